@@ -1,0 +1,104 @@
+//! One verdict, a full compile and one event, by Criterion: `cargo bench --package benches --bench policy`.
+//!
+//! A verdict is timed over packets in turn from pods all over the cluster, so that caches are as cold as that makes them.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use benches::workload::{NODE, Peers, Shape, Workload, cluster, pod};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use policy::{Change, Compiler, Directions, Packet, Scope, Snapshot, Verdict};
+
+const PODS: usize = 10_000;
+const RULES: usize = 5;
+
+fn shape(policies: usize, peers: Peers) -> Shape {
+    Shape { pods: PODS, policies, rules: RULES, peers }
+}
+
+fn compiled(changes: &[Change]) -> (Compiler, Arc<Snapshot>) {
+    let mut compiler = Compiler::new(Scope::Node(NODE.into()));
+    let snapshot = compiler.apply(changes.iter().cloned());
+    (compiler, snapshot)
+}
+
+/// Both directions of one packet, as a worker of the server's node judges it.
+fn verdict(criterion: &mut Criterion) {
+    for (peers, name) in [(Peers::Selector, "selector"), (Peers::IpBlock, "ipBlock")] {
+        let mut group = criterion.benchmark_group(format!("verdict/{name}"));
+        group.throughput(Throughput::Elements(1));
+        for policies in [1, 10, 100, 1_000] {
+            let Workload { changes, hits, misses } = cluster(shape(policies, peers));
+            let (_, snapshot) = compiled(&changes);
+            for (name, packets, expected) in
+                [("hit", &hits, Verdict::Allow), ("miss", &misses, Verdict::Deny)]
+            {
+                let judge = |packet: &Packet| snapshot.judge(packet, Directions::Both).verdict();
+                assert!(
+                    packets.iter().all(|packet| judge(packet) == expected),
+                    "{name} at {policies} policies"
+                );
+                let mut turn = packets.iter().cycle();
+                group.bench_function(BenchmarkId::new(name, policies), |bencher| {
+                    bencher.iter(|| turn.next().map(|packet| judge(black_box(packet))));
+                });
+            }
+        }
+        group.finish();
+    }
+}
+
+/// From nothing to the first snapshot, the inventory included.
+fn full_compile(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("compile");
+    group.sample_size(20);
+    for (peers, name) in [(Peers::Selector, "selector"), (Peers::IpBlock, "ipBlock")] {
+        let Workload { changes, .. } = cluster(shape(1_000, peers));
+        group.bench_function(BenchmarkId::new("full", name), |bencher| {
+            let compile = |changes: Vec<Change>| Compiler::new(Scope::Node(NODE.into())).apply(changes);
+            bencher.iter_batched(|| changes.clone(), compile, BatchSize::LargeInput);
+        });
+    }
+    group.finish();
+}
+
+/// One event, from change to snapshot.
+fn event(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("event");
+    for pods in [100, 10_000, 100_000] {
+        let workload = cluster(Shape { pods, ..shape(1_000, Peers::Selector) });
+        let (mut compiler, _) = compiled(&workload.changes);
+        let mut number = 0;
+        group.bench_function(BenchmarkId::new("pod", pods), |bencher| {
+            bencher.iter(|| {
+                number += 1;
+                let mut pod = pod(1 + number * 37 % (pods - 1));
+                pod.created += number as i64;
+                compiler.apply([Change::Pod(pod)])
+            });
+        });
+    }
+    let workload = cluster(shape(1_000, Peers::Selector));
+    let policies: Vec<_> = workload
+        .changes
+        .iter()
+        .filter_map(|change| if let Change::Policy(policy) = change { Some(policy) } else { None })
+        .collect();
+    let (mut compiler, _) = compiled(&workload.changes);
+    let mut turn = 0;
+    group.bench_function("policy edited", |bencher| {
+        bencher.iter(|| {
+            let mut policy = (**policies[turn % policies.len()]).clone();
+            // Loses its last rule, and in the next round gets it back.
+            if turn / policies.len() % 2 == 0 {
+                policy.ingress.pop();
+            }
+            turn += 1;
+            compiler.apply([Change::Policy(Arc::new(policy))])
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, verdict, full_compile, event);
+criterion_main!(benches);

@@ -1,0 +1,112 @@
+//! The floor: the same rules and queues as the agent's, and a program behind them that accepts every packet unseen.
+//!
+//! What the agent costs above it is the agent's own; what it costs itself is the kernel's. It runs as a process of its
+//! own, in the node's network namespace, as the agent does.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+use dataplane::marks::{Mark, Marks};
+use dataplane::queues::QueueRange;
+use dataplane::table::{OpenAddresses, Table, TableConfig, WhenDown};
+use integration::namespace::Namespace;
+use ipnet::IpNet;
+use nfq::{Queue, Verdict};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
+/// The hidden command of this program that is the floor.
+pub const COMMAND: &str = "accept-all";
+/// What it says when its rules are in force.
+const READY: &str = "ready";
+/// The first of its queues. The namespace is ours alone: any number will do.
+const FIRST_QUEUE: u16 = 100;
+/// As the agent's workers have it.
+const COPY_RANGE: u16 = 128;
+
+/// A running floor. It ends when this goes; its table stays until someone removes it, as an agent's does.
+#[derive(Debug)]
+pub struct Floor {
+    child: Child,
+}
+
+impl Floor {
+    /// Starts it on a node with these pod CIDRs, and waits until its rules are in force. `program` is the one that has
+    /// [`COMMAND`].
+    pub fn start(program: &Path, node: &Namespace, pod_cidrs: &[IpNet]) -> Result<Self> {
+        let mut command = Command::new(program);
+        command
+            .arg(COMMAND)
+            .args(pod_cidrs.iter().map(IpNet::to_string))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        let mut floor =
+            Self { child: node.run(|| command.spawn())?.context("starting the accept-all program")? };
+        let mut said = String::new();
+        if let Some(output) = floor.child.stdout.take() {
+            BufReader::new(output).read_line(&mut said)?;
+        }
+        if said.trim() != READY {
+            bail!("the accept-all program ended before it was ready; it said {said:?}");
+        }
+        Ok(floor)
+    }
+}
+
+impl Drop for Floor {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The program itself: sets up its queues, turns the rules to them, and accepts until it is killed.
+pub fn serve(pod_cidrs: Vec<IpNet>) -> Result<()> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let [queues, _] = QueueRange::pair(FIRST_QUEUE, u16::try_from(cores)?)?;
+    let marks = Marks::default();
+    let workers: Vec<_> = queues
+        .numbers()
+        .enumerate()
+        .map(|(core, number)| {
+            let queue = open(number).with_context(|| format!("setting up queue {number}"))?;
+            Ok(thread::spawn(move || accept(core, queue, marks.verdict())))
+        })
+        .collect::<Result<_>>()?;
+    let holder = format!("accept-all pid {}", std::process::id());
+    let open = OpenAddresses::default();
+    let config =
+        TableConfig { marks, when_down: WhenDown::Closed, judge_dns: false, holder, pod_cidrs, open };
+    let _table = Table::install(config, queues)?;
+    println!("{READY}");
+    for worker in workers {
+        let Ok(result) = worker.join() else { bail!("a thread that accepts panicked") };
+        result?;
+    }
+    Ok(())
+}
+
+fn open(number: u16) -> std::io::Result<Queue> {
+    let mut queue = Queue::open()?;
+    queue.bind(number)?;
+    queue.set_copy_range(number, COPY_RANGE)?;
+    queue.set_recv_gso(number, true)?;
+    Ok(queue)
+}
+
+/// Accepts what comes to a queue, on the core whose packets it gets.
+fn accept(core: usize, mut queue: Queue, mark: Mark) -> Result<()> {
+    let mut cores = CpuSet::new();
+    cores.set(core)?;
+    sched_setaffinity(Pid::from_raw(0), &cores)
+        .with_context(|| format!("pinning a thread to core {core}"))?;
+    loop {
+        let mut message = queue.recv()?;
+        message.set_nfmark(message.get_nfmark() | mark.0);
+        message.set_verdict(Verdict::Accept);
+        queue.verdict(message)?;
+    }
+}

@@ -1,0 +1,218 @@
+//! Generated clusters: the same shape always gives the same cluster, so that figures can be compared.
+//!
+//! One server pod is selected by every policy. Its peers are pods of many apps in many namespaces, or blocks of addresses.
+//! Pods carry labels that no policy mentions, one of them unique to each, as pods of real clusters do.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use policy::{
+    Action, Change, IpBlock, Labels, Namespace, NamespaceMatch, Node, Packet, Peer, Pod, PodName, PolicyName,
+    PolicySpec, PortMatch, PortNumbers, Protocol, Requirement, RuleSpec, Selector, Subject, Tier,
+};
+
+/// The namespace of the server and of all policies.
+pub const NAMESPACE: &str = "namespace-0";
+
+/// The server pod's node.
+pub const NODE: &str = "node-0";
+
+/// Pods on each node.
+const PODS_OF_A_NODE: usize = 100;
+
+/// Namespaces over which pods are spread.
+const NAMESPACES: usize = 20;
+
+/// Apps over which pods are spread.
+const APPS: usize = 50;
+
+/// TCP ports of rules are this one and those after it.
+const FIRST_PORT: u16 = 2_000;
+
+/// Over how many ports rules are spread.
+const PORTS: usize = 500;
+
+/// A port of no rule.
+const UNUSED_PORT: u16 = 1;
+
+/// What a cluster is made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shape {
+    /// Pods in all, the server among them.
+    pub pods: usize,
+    /// Policies, all of which select the server.
+    pub policies: usize,
+    /// Ingress rules of each policy.
+    pub rules: usize,
+    /// What the rules' peers are.
+    pub peers: Peers,
+}
+
+/// What peers are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Peers {
+    /// Pods of a namespace and an app.
+    Selector,
+    /// A node's pod CIDR without one eighth of it.
+    IpBlock,
+}
+
+/// A generated cluster and packets to its server.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// Everything in the cluster, in the order in which an agent may come to know of it.
+    pub changes: Vec<Change>,
+    /// Packets that some rule allows, over all rules.
+    pub hits: Vec<Packet>,
+    /// Packets that no rule allows: in turn the port, the peer and both don't match.
+    pub misses: Vec<Packet>,
+}
+
+/// Generates a cluster. There must be at least one pod.
+pub fn cluster(shape: Shape) -> Workload {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let nodes = (0..shape.pods.div_ceil(PODS_OF_A_NODE)).map(node);
+    let namespaces = (0..NAMESPACES).map(namespace);
+    let policies: Vec<PolicySpec> = (0..shape.policies).map(|number| policy(shape, number)).collect();
+    let changes = nodes
+        .map(Change::Node)
+        .chain(namespaces.map(Change::Namespace))
+        .chain(policies.iter().cloned().map(Arc::new).map(Change::Policy))
+        .chain((0..shape.pods).map(|number| Change::Pod(pod(number))))
+        .collect();
+    let packet = |from: usize, port| Packet::new(address(from), address(0), Protocol::TCP).to_port(port);
+    let outside =
+        |port| Packet::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), address(0), Protocol::TCP).to_port(port);
+    let (mut hits, mut misses) = (Vec::new(), Vec::new());
+    let rules = shape.policies * shape.rules;
+    for turn in 0..if rules == 0 || shape.pods == 1 { 0 } else { 4_096 } {
+        let rule = random.below(rules);
+        // Pods are dealt over apps and namespaces in turn, so every rule's choice comes back after that many pods.
+        let from = match shape.peers {
+            Peers::Selector => {
+                (rule % (APPS * NAMESPACES))
+                    + APPS * NAMESPACES * random.below(shape.pods / (APPS * NAMESPACES) + 1)
+            }
+            Peers::IpBlock => {
+                (rule % shape.pods.div_ceil(PODS_OF_A_NODE)) * PODS_OF_A_NODE + 40 + random.below(40)
+            }
+        };
+        if from > 0 && from < shape.pods {
+            hits.push(packet(from, port_of(rule)));
+        }
+        let anybody = 1 + random.below(shape.pods - 1);
+        misses.push(match turn % 3 {
+            0 => packet(anybody, UNUSED_PORT),
+            1 => outside(port_of(rule)),
+            _ => outside(UNUSED_PORT),
+        });
+    }
+    Workload { changes, hits, misses }
+}
+
+/// Pod number `number`; the server is number 0.
+pub fn pod(number: usize) -> Pod {
+    let app = if number == 0 { "server".to_owned() } else { format!("app-{}", number % APPS) };
+    let namespace = format!("namespace-{}", if number == 0 { 0 } else { number / APPS % NAMESPACES });
+    let name = format!("{app}-{number}");
+    let labels = Labels::from_iter([
+        ("app.kubernetes.io/managed-by", "helm".to_owned()),
+        ("app", app),
+        ("pod-template-hash", format!("{:08x}", (number % 3_000).wrapping_mul(2_654_435_761) as u32)),
+        ("statefulset.kubernetes.io/pod-name", name.clone()),
+    ]);
+    Pod {
+        name: PodName::new(namespace, name),
+        labels,
+        addresses: vec![address(number)],
+        ports: Vec::new(),
+        node: Some(format!("node-{}", number / PODS_OF_A_NODE).into()),
+        host_network: false,
+        created: number as i64,
+    }
+}
+
+fn namespace(number: usize) -> Namespace {
+    let name = format!("namespace-{number}");
+    let labels = Labels::from_iter([
+        ("kubernetes.io/metadata.name", name.clone()),
+        ("team", format!("team-{}", number % 5)),
+    ]);
+    Namespace { name: name.into(), labels }
+}
+
+fn node(number: usize) -> Node {
+    Node {
+        name: format!("node-{number}").into(),
+        addresses: vec![IpAddr::V4(Ipv4Addr::from(0xac10_0000 + number as u32))],
+        pod_cidrs: vec![ipnet::Ipv4Net::new_assert(Ipv4Addr::from(network_of(number)), 24).into()],
+    }
+}
+
+/// 10.0.0.0 and up, a /24 for each node.
+fn network_of(node: usize) -> u32 {
+    0x0a00_0000 + ((node as u32) << 8)
+}
+
+fn address(pod: usize) -> IpAddr {
+    let (node, place) = (pod / PODS_OF_A_NODE, (pod % PODS_OF_A_NODE) as u32);
+    IpAddr::V4(Ipv4Addr::from(network_of(node) + 2 + place))
+}
+
+fn policy(shape: Shape, number: usize) -> PolicySpec {
+    let rules = (0..shape.rules).map(|rule| self::rule(shape, number * shape.rules + rule));
+    PolicySpec {
+        name: PolicyName::network_policy(NAMESPACE, format!("policy-{number:05}")),
+        tier: Tier::NetworkPolicy,
+        priority: 0,
+        subject: Subject {
+            namespaces: NamespaceMatch::Named(NAMESPACE.into()),
+            pods: equals("app", "server".into()),
+        },
+        isolates_ingress: true,
+        isolates_egress: false,
+        ingress: rules.collect(),
+        egress: Vec::new(),
+    }
+}
+
+fn rule(shape: Shape, number: usize) -> RuleSpec {
+    let peer = match shape.peers {
+        Peers::Selector => Peer::Pods {
+            namespaces: NamespaceMatch::Labels(equals(
+                "kubernetes.io/metadata.name",
+                format!("namespace-{}", number / APPS % NAMESPACES),
+            )),
+            pods: equals("app", format!("app-{}", number % APPS)),
+        },
+        Peers::IpBlock => {
+            let network = network_of(number % shape.pods.div_ceil(PODS_OF_A_NODE));
+            let net = |length| ipnet::Ipv4Net::new_assert(Ipv4Addr::from(network), length).into();
+            Peer::Block(IpBlock { cidr: net(24), except: vec![net(27)] })
+        }
+    };
+    let port = port_of(number);
+    let port = PortMatch { protocol: Some(Protocol::TCP), numbers: PortNumbers::Range(port, port) };
+    RuleSpec { name: None, action: Action::Accept, peers: Some(vec![peer]), ports: Some(vec![port]) }
+}
+
+fn port_of(rule: usize) -> u16 {
+    // Rules that share a peer differ in their ports.
+    FIRST_PORT + (rule.wrapping_mul(7) / 3 % PORTS) as u16
+}
+
+fn equals(key: &str, value: String) -> Selector {
+    Selector::All(Arc::from([Requirement::In(key.into(), Arc::from([Arc::from(value)]))]))
+}
+
+/// A generator of numbers that look random and are always the same (Marsaglia's xorshift64).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % bound as u64) as usize
+    }
+}

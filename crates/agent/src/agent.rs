@@ -1,0 +1,522 @@
+//! The thread of a running agent: from not ready to enforcing, and on to standing by where another takes over.
+//!
+//! From: the source's updates. To: the [`Engine`]. Invariant: whatever is missing, the agent stays live, says in one sentence
+//! what it waits for, and tries again; rules that are in the kernel stay there when it ends.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use audit::Audit;
+use cluster::{Folder, Update, Watch};
+use dataplane::conntrack::Conntrack;
+use dataplane::marks::Marks;
+use dataplane::needs::{self, NeedState, NeedsConfig};
+use dataplane::queues::QueueRange;
+use dataplane::table::{Table, TableConfig, TableError, WhenDown};
+use dataplane::workers::{Workers, WorkersConfig};
+use ipnet::IpNet;
+use policy::{Change, Compiler, Published, Scope, Snapshot, Verdict};
+
+use crate::engine::{Applied, Engine, EngineError, open_addresses};
+use crate::health::{Health, Topic};
+use crate::metrics::observe;
+use crate::overrides::PodCidrs;
+use crate::status::{self, Phase};
+
+/// How often the agent looks whether all is still as it was.
+const LOOK_AROUND: Duration = Duration::from_secs(1);
+
+/// How often it tries again what did not work.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+
+/// How often it looks at the needs of a running agent.
+const CHECK_NEEDS: Duration = Duration::from_secs(10);
+
+/// What an agent is to do.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// Folder of manifests.
+    pub source: PathBuf,
+    /// The node whose pods are judged.
+    pub node: Arc<str>,
+    /// Over the Node object's.
+    pub pod_cidrs: PodCidrs,
+    /// What rules do with first packets while no agent listens.
+    pub when_down: WhenDown,
+    /// What becomes of packets of unknown pods.
+    pub when_unsure: Verdict,
+    /// The two ranges of queues to choose from.
+    pub queues: [QueueRange; 2],
+    /// Packets that may wait in one queue.
+    pub queue_length: u32,
+    /// The bits by which rules and workers speak.
+    pub marks: Marks,
+    /// Whether every connection is judged, so that it is recorded.
+    pub record_open: bool,
+    /// Whether DNS queries are judged before they are routed.
+    pub judge_dns: bool,
+    /// Whether this node's pods hang on a bridge.
+    pub bridge: bool,
+}
+
+impl AgentConfig {
+    /// What this asks of kernel and node.
+    fn needs(&self, pod_cidrs: &[IpNet], queues: &[QueueRange]) -> NeedsConfig {
+        NeedsConfig {
+            ipv4: pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv4()),
+            ipv6: pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv6()),
+            bridge: self.bridge,
+            judge_dns: self.judge_dns,
+            queues: queues.to_vec(),
+        }
+    }
+}
+
+/// What the agent's thread is told.
+#[derive(Debug)]
+pub enum Message {
+    /// The source changed.
+    Update(Update),
+    /// End.
+    Stop,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Agent {
+    config: AgentConfig,
+    health: Arc<Health>,
+    audit: Audit,
+    inbox: Receiver<Message>,
+    outbox: Sender<Message>,
+    compiler: Compiler,
+    /// The source is read and watched while this lives.
+    watch: Option<Watch>,
+    /// The newest; `None` before the source was read.
+    snapshot: Option<Arc<Snapshot>>,
+    /// `None` before the rules are in the kernel.
+    engine: Option<Engine>,
+    /// Whether the newest snapshot is not in force yet though it was tried.
+    behind: bool,
+}
+
+impl Agent {
+    /// An agent that hears from `inbox` and sends itself the source's updates by `outbox`, its other end.
+    pub fn new(
+        config: AgentConfig,
+        health: Arc<Health>,
+        audit: Audit,
+        inbox: Receiver<Message>,
+        outbox: Sender<Message>,
+    ) -> Self {
+        let compiler = Compiler::new(Scope::Node(Arc::clone(&config.node))).when_unsure(config.when_unsure);
+        Self {
+            config,
+            health,
+            audit,
+            inbox,
+            outbox,
+            compiler,
+            watch: None,
+            snapshot: None,
+            engine: None,
+            behind: false,
+        }
+    }
+
+    /// Runs until it is told to end.
+    pub fn run(mut self) {
+        let now = Instant::now();
+        let (mut try_at, mut look_at, mut check_at) = (now, now + LOOK_AROUND, now + CHECK_NEEDS);
+        loop {
+            let now = Instant::now();
+            if self.engine.is_none() && now >= try_at {
+                self.bring_up();
+                try_at = Instant::now() + TRY_AGAIN;
+            }
+            if now >= look_at {
+                self.look_around();
+                look_at = now + LOOK_AROUND;
+            }
+            if now >= check_at && self.is_enforcing() {
+                // Our queues are ours by now.
+                self.check_needs(&[]);
+                check_at = now + CHECK_NEEDS;
+            }
+            let wake = if self.engine.is_none() { look_at.min(try_at) } else { look_at };
+            match self.inbox.recv_timeout(wake.saturating_duration_since(Instant::now())) {
+                Ok(Message::Update(update)) => {
+                    let Some(update) = self.merged(update) else { break };
+                    self.update(update);
+                    // What was missing may just have come.
+                    try_at = Instant::now();
+                }
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+        self.end();
+    }
+
+    /// All updates that wait, as one; `None` if the agent is to end.
+    fn merged(&self, mut update: Update) -> Option<Update> {
+        while let Ok(message) = self.inbox.try_recv() {
+            match message {
+                Message::Update(next) => {
+                    update.changes.extend(next.changes);
+                    update.problems = next.problems;
+                }
+                Message::Stop => return None,
+            }
+        }
+        Some(update)
+    }
+
+    /// Takes the next steps towards enforcing, as far as they go.
+    fn bring_up(&mut self) {
+        if self.watch.is_none() && !self.open_source() {
+            return;
+        }
+        let Some(snapshot) = self.snapshot.clone() else { return };
+        let mut state = self.health.state();
+        if snapshot.pod_cidrs().is_empty() {
+            let node = &self.config.node;
+            state.not_ready(
+                Topic::Node,
+                format!("the pod CIDR of node {node} is unknown: the source needs a Node {node} with spec.podCIDRs, or give --pod-cidr"),
+            );
+            return;
+        }
+        state.settled(Topic::Node);
+        drop(state);
+        if !self.check_needs(&self.config.queues) {
+            return;
+        }
+        match self.install(&snapshot) {
+            Ok(engine) => {
+                self.engine = Some(engine);
+                self.health.state().settled(Topic::Install);
+                // Adopts the connections that exist.
+                self.put_in_force(0, Duration::ZERO);
+                self.health.state().settled(Topic::Starting);
+            }
+            Err(why) => self.health.state().not_ready(Topic::Install, format!("{why:#}")),
+        }
+    }
+
+    /// Whether kernel and node have what is needed; `queues` must be free, or be served by an agent.
+    fn check_needs(&self, queues: &[QueueRange]) -> bool {
+        let pod_cidrs = self.snapshot.as_ref().map_or(&[][..], |snapshot| snapshot.pod_cidrs());
+        let wrong: Vec<String> = needs::check(&self.config.needs(pod_cidrs, queues))
+            .into_iter()
+            .filter_map(|need| match need.state {
+                NeedState::Wrong { what, todo } => Some(format!("{}: {what}: {todo}", need.name)),
+                NeedState::Fine { .. } | NeedState::Warning { .. } => None,
+            })
+            .collect();
+        let mut state = self.health.state();
+        if wrong.is_empty() {
+            state.settled(Topic::Needs);
+            return true;
+        }
+        state.not_ready(Topic::Needs, wrong.join("; "));
+        false
+    }
+
+    /// Reads the source and begins to watch it.
+    fn open_source(&mut self) -> bool {
+        let outbox = self.outbox.clone();
+        let opened = Folder::read(&self.config.source).and_then(|(folder, update)| {
+            // An update that finds no agent any more has nothing to change.
+            let watch = folder.watch(move |update| drop(outbox.send(Message::Update(update))))?;
+            Ok((watch, update))
+        });
+        match opened {
+            Ok((watch, mut update)) => {
+                self.watch = Some(watch);
+                update.changes.splice(0..0, self.config.pod_cidrs.first());
+                self.update(update);
+                self.health.state().settled(Topic::Source);
+                true
+            }
+            Err(error) => {
+                self.health.state().not_ready(Topic::Source, format!("the source can't be read: {error:#}"));
+                false
+            }
+        }
+    }
+
+    /// Sets up queues, workers and rules, in this order: no packet may come before it can be answered.
+    fn install(&mut self, snapshot: &Arc<Snapshot>) -> anyhow::Result<Engine> {
+        let conntrack = Conntrack::open()?;
+        let (published, workers, queues) = self.start_workers(snapshot)?;
+        self.health.set_workers(Some(workers));
+        let table = match Table::install(self.table_config(snapshot), queues) {
+            Ok(table) => table,
+            Err(error) => {
+                self.health.set_workers(None);
+                return Err(error.into());
+            }
+        };
+        let mut state = self.health.state();
+        state.queues = Some(queues);
+        state.status.phase = Phase::Enforcing;
+        state.status.table = Some(self.table_status(&table));
+        drop(state);
+        tracing::info!(%queues, form = ?table.form(), node = %self.config.node, "rules installed");
+        Ok(Engine::new(published, table, conntrack, self.config.marks, self.config.record_open))
+    }
+
+    /// On the range of queues that the rules in the kernel don't use now; on the other where that one is taken.
+    fn start_workers(
+        &self,
+        snapshot: &Arc<Snapshot>,
+    ) -> anyhow::Result<(Arc<Published>, Workers, QueueRange)> {
+        let in_use = Table::queues_in_use()?;
+        let overlaps = |range: &QueueRange| {
+            in_use
+                .is_some_and(|used| range.numbers().any(|number| used.numbers().any(|other| other == number)))
+        };
+        let mut ranges = self.config.queues;
+        ranges.sort_by_key(overlaps);
+        let [first, second] = ranges.map(|queues| {
+            let published = Published::new(Arc::clone(snapshot), usize::from(queues.count));
+            let config = WorkersConfig {
+                queues,
+                marks: self.config.marks,
+                queue_length: self.config.queue_length,
+                fail_open: false,
+            };
+            move |audit: &Audit| {
+                let recorder = |_| {
+                    let mut recorder = audit.recorder();
+                    move |judgement| recorder.record(judgement)
+                };
+                Workers::start(config, &published, recorder).map(|workers| (published, workers, queues))
+            }
+        });
+        match first(&self.audit) {
+            Ok(started) => Ok(started),
+            // The rules point to the other range, of an agent that is dead: its queues are free, and this is as good as any.
+            Err(_) if !overlaps(&ranges[0]) && overlaps(&ranges[1]) => Ok(second(&self.audit)?),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn table_config(&self, snapshot: &Snapshot) -> TableConfig {
+        TableConfig {
+            marks: self.config.marks,
+            when_down: self.config.when_down,
+            judge_dns: self.config.judge_dns,
+            holder: format!("{} pid {}", self.config.node, std::process::id()),
+            pod_cidrs: snapshot.pod_cidrs().to_vec(),
+            open: open_addresses(snapshot, self.config.record_open),
+        }
+    }
+
+    fn table_status(&self, table: &Table) -> status::Table {
+        status::Table {
+            form: format!("{:?}", table.form()).to_lowercase(),
+            queues: table.queues().to_string(),
+            when_down: match self.config.when_down {
+                WhenDown::Open => "open".to_owned(),
+                WhenDown::Closed => "closed".to_owned(),
+            },
+        }
+    }
+
+    /// The source changed: compiles, and puts the result in force if there are rules.
+    fn update(&mut self, update: Update) {
+        let started = Instant::now();
+        let count = update.changes.len() as u64;
+        let first = self.snapshot.is_none();
+        self.health.state().status.problems = update.problems.iter().map(status::Problem::from).collect();
+        if count == 0 && !first {
+            return;
+        }
+        let tallies = self.audit.monitor();
+        for change in &update.changes {
+            if let Change::PolicyGone(policy) = change {
+                tallies.tallies().forget(policy);
+            }
+        }
+        let pod_cidrs = &self.config.pod_cidrs;
+        let snapshot = self.compiler.apply(update.changes.into_iter().map(|change| pod_cidrs.apply(change)));
+        self.describe(&snapshot);
+        self.snapshot = Some(snapshot);
+        self.put_in_force(count, started.elapsed());
+    }
+
+    /// Puts the newest snapshot in force. Does nothing before the rules are installed.
+    fn put_in_force(&mut self, changes: u64, compile: Duration) {
+        let (Some(engine), Some(snapshot)) = (&mut self.engine, &self.snapshot) else { return };
+        let generation = snapshot.generation().0;
+        self.health.state().status.published_generation = generation;
+        if !self.health.state().status.is_enforcing() {
+            // Packets that were queued for this agent follow the newest policy; kernel state is the other agent's.
+            engine.publish(snapshot);
+            return;
+        }
+        match engine.put_in_force(snapshot) {
+            Ok(applied) => {
+                self.behind = false;
+                self.note(generation, changes, compile, &applied);
+            }
+            Err(error) => {
+                self.behind = true;
+                self.failed(generation, &error);
+            }
+        }
+    }
+
+    fn failed(&mut self, generation: u64, error: &EngineError) {
+        match error {
+            EngineError::Table(TableError::Superseded(queues)) => self.superseded(Some(*queues)),
+            EngineError::Table(TableError::Missing) => self.reinstall(),
+            EngineError::Grace => self.health.state().status.dead = Some(error.to_string()),
+            _ => {}
+        }
+        let mut state = self.health.state();
+        if state.status.is_enforcing() {
+            state
+                .not_ready(Topic::Change, format!("generation {generation} is not wholly in force: {error}"));
+        }
+    }
+
+    /// Says in log, status and metrics that a snapshot is in force.
+    fn note(&self, generation: u64, changes: u64, compile: Duration, applied: &Applied) {
+        let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let swept = &applied.swept;
+        let change = status::Change {
+            generation,
+            changes,
+            connections: swept.entries,
+            revoked: swept.revoked,
+            restored: swept.restored,
+            compile_micros: micros(compile),
+            grace_micros: micros(applied.grace),
+            table_micros: micros(applied.table),
+            sweep_micros: micros(swept.elapsed),
+        };
+        let durations = self.health.durations();
+        observe(&durations.apply, applied.whole);
+        observe(&durations.sweep, swept.elapsed);
+        let mut state = self.health.state();
+        state.status.applied_generation = generation;
+        state.status.sweeps.count += 1;
+        state.status.sweeps.revoked += swept.revoked;
+        state.status.sweeps.restored += swept.restored;
+        state.status.last_change = Some(change);
+        state.settled(Topic::Change);
+        drop(state);
+        tracing::info!(
+            generation,
+            changes,
+            connections = change.connections,
+            revoked = change.revoked,
+            restored = change.restored,
+            compile_micros = change.compile_micros,
+            grace_micros = change.grace_micros,
+            table_micros = change.table_micros,
+            sweep_micros = change.sweep_micros,
+            "policy in force"
+        );
+    }
+
+    fn describe(&self, snapshot: &Snapshot) {
+        let inventory = self.compiler.inventory();
+        let count = |objects: usize| objects as u64;
+        let mut state = self.health.state();
+        state.status.pod_cidrs = snapshot.pod_cidrs().iter().map(ToString::to_string).collect();
+        state.status.inventory = status::Inventory {
+            pods: count(inventory.pods.len()),
+            namespaces: count(inventory.namespaces.len()),
+            nodes: count(inventory.nodes.len()),
+            policies: count(inventory.policies.len()),
+        };
+    }
+
+    fn is_enforcing(&self) -> bool {
+        self.engine.is_some() && self.health.state().status.is_enforcing()
+    }
+
+    /// Once a second: is everything still as it was?
+    fn look_around(&mut self) {
+        if let Some(why) = self.health.dead_worker() {
+            let mut state = self.health.state();
+            state.not_ready(Topic::Workers, why.clone());
+            state.status.dead = Some(why);
+        }
+        if !self.is_enforcing() {
+            return;
+        }
+        match self.engine.as_ref().map(|engine| engine.table().superseded()) {
+            Some(Ok(true)) => self.superseded(None),
+            Some(Err(TableError::Missing)) => self.reinstall(),
+            // Reading the rules is not enforcing them: what stands, stands.
+            Some(Err(error)) => tracing::warn!(%error, "cannot look at the rules"),
+            Some(Ok(false)) | None => {}
+        }
+        if self.behind {
+            self.put_in_force(0, Duration::ZERO);
+        }
+    }
+
+    /// Another agent's queues are in the rules now: from here on this one only answers what was queued for it.
+    fn superseded(&mut self, queues: Option<QueueRange>) {
+        self.behind = false;
+        let mut state = self.health.state();
+        state.status.phase = Phase::Superseded;
+        state.settled(Topic::Change);
+        let to = queues.map(|queues| format!(" (queues {queues})")).unwrap_or_default();
+        state.not_ready(
+            Topic::Superseded,
+            format!("superseded: another agent has taken over on this node{to}; this one can be ended"),
+        );
+    }
+
+    /// Someone deleted our rules: writes them anew, and looks at all connections, since everything passed meanwhile.
+    fn reinstall(&mut self) {
+        let (Some(snapshot), Some(queues)) = (self.snapshot.clone(), self.health.state().queues) else {
+            return;
+        };
+        tracing::warn!("the rules were deleted by another program: writing them anew");
+        match Table::install(self.table_config(&snapshot), queues) {
+            Ok(table) => {
+                if let Some(engine) = &mut self.engine {
+                    engine.replace_table(table);
+                }
+                // Tried at once by `look_around`, which follows within a second.
+                self.behind = true;
+            }
+            Err(error) => {
+                let why =
+                    format!("the rules were deleted by another program and can't be written anew: {error}");
+                self.health.state().not_ready(Topic::Change, why);
+            }
+        }
+    }
+
+    /// Ends in order: no more updates, then what is queued is answered, then what was judged is recorded. The rules stay.
+    fn end(mut self) {
+        let mut state = self.health.state();
+        let superseded = state.status.phase == Phase::Superseded;
+        state.stopping();
+        drop(state);
+        self.watch = None;
+        let installed = self.engine.take().is_some();
+        self.health.set_workers(None);
+        let audit = self.audit.stop();
+        let rules = match (installed, superseded, self.config.when_down) {
+            (false, ..) => "none of this agent's",
+            (true, true, _) => "another agent's",
+            (true, false, WhenDown::Open) => "stay: new connections pass unjudged until an agent runs again",
+            (true, false, WhenDown::Closed) => {
+                "stay: new connections of this node's pods wait for the next agent, and are dropped"
+            }
+        };
+        tracing::info!(records = audit.written, lost = audit.lost, rules, "ended");
+    }
+}

@@ -1,0 +1,97 @@
+//! `kube-verdict cleanup`: takes the rules, and the marks on connections, out of the kernel.
+
+use std::io::{self, Write};
+
+use anyhow::bail;
+use clap::Args;
+use dataplane::conntrack::{Conntrack, MarkChange, MarkFilter};
+use dataplane::marks::{Mark, Marks};
+use dataplane::queue_statistics::QueueStatistics;
+use dataplane::table::Table;
+use serde::Serialize;
+
+use super::Output;
+use super::run::mark;
+use crate::exit;
+
+const EXAMPLES: &str = "\
+Examples:
+  After the agent was uninstalled:
+    kube-verdict cleanup
+  Although an agent still runs (it writes its rules anew within a second: end it first):
+    kube-verdict cleanup --force
+
+Exit codes: 0 nothing of kube-verdict is in the kernel any more, 1 something is wrong, 2 the command line is wrong.";
+
+/// Removes kube-verdict's rules and connection marks: policy is no longer enforced on this node, and connections that it had
+/// cut pass again.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Cleanup {
+    /// Also while an agent runs.
+    #[arg(long)]
+    force: bool,
+
+    /// The agent's --mark-accepted.
+    #[arg(long, value_name = "BIT", value_parser = mark, default_value_t = Marks::default().accepted())]
+    mark_accepted: Mark,
+
+    /// The agent's --mark-revoked.
+    #[arg(long, value_name = "BIT", value_parser = mark, default_value_t = Marks::default().revoked())]
+    mark_revoked: Mark,
+
+    /// How to print what was done.
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// What was done.
+#[derive(Debug, Serialize)]
+struct Done {
+    /// Whether there were rules.
+    rules_removed: bool,
+    /// Connections that carried a mark.
+    connections_cleared: u64,
+}
+
+impl Cleanup {
+    /// Removes what is there.
+    pub fn run(self) -> anyhow::Result<u8> {
+        if !self.force
+            && let Some(queue) = served_queue()?
+        {
+            bail!("an agent serves queue {queue}, to which the rules point: end it first, or use --force");
+        }
+        // The rules first: while they stand, a connection without marks would be judged, and marked, again.
+        let rules_removed = Table::remove()?;
+        let connections_cleared = clear(self.mark_accepted.0 | self.mark_revoked.0)?;
+        let done = Done { rules_removed, connections_cleared };
+        let mut stdout = io::stdout().lock();
+        match self.output {
+            Output::Text => {
+                let rules = if rules_removed { "removed the rules" } else { "there were no rules" };
+                writeln!(stdout, "{rules}; cleared the marks of {connections_cleared} connections")?;
+            }
+            Output::Json => {
+                serde_json::to_writer_pretty(&mut stdout, &done).map_err(io::Error::from)?;
+                writeln!(stdout)?;
+            }
+        }
+        Ok(exit::FINE)
+    }
+}
+
+/// A queue to which the rules point and that some program serves: an agent is alive, whether or not it serves HTTP.
+fn served_queue() -> anyhow::Result<Option<u16>> {
+    let Some(queues) = Table::queues_in_use()? else { return Ok(None) };
+    let bound = QueueStatistics::read()?;
+    Ok(queues.numbers().find(|number| bound.iter().any(|queue| queue.number == *number)))
+}
+
+/// Takes the bits of `mask` from every connection that has any of them.
+fn clear(mask: u32) -> anyhow::Result<u64> {
+    let visited = Conntrack::open()?.visit(MarkFilter::default(), |entry| {
+        (entry.mark & mask != 0).then_some(MarkChange { value: 0, mask })
+    })?;
+    Ok(visited.changed)
+}

@@ -1,0 +1,148 @@
+//! `kube-verdict explain`: asks the policies in a folder about a connection, or about many.
+//!
+//! It needs neither a cluster nor root: the folder is read and compiled for pods of every node, and judged as an agent would.
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Args;
+use policy::{Compiler, Packet, Scope, Snapshot, Verdict};
+
+use super::Output;
+use crate::{exit, source};
+
+mod answer;
+mod end;
+mod packets;
+mod port;
+
+use end::End;
+use port::PortArgument;
+
+const EXAMPLES: &str = "\
+Examples:
+  May the web server reach the database?
+    kube-verdict explain --source manifests --from web/a --to db/b --port 5432/TCP
+  The same by the port's name on the destination pod, for a program:
+    kube-verdict explain --source manifests --from web/a --to db/b --port postgres/TCP --output json
+  May an address outside the cluster?
+    kube-verdict explain --source manifests --from 192.0.2.7 --to web/a --port 443
+  May it be pinged?
+    kube-verdict explain --source manifests --from web/a --to db/b --port ICMP
+  Many at once, one JSON object a line, `-` for standard input:
+    echo '{\"src\":\"10.0.0.1\",\"dst\":\"10.0.1.2\",\"protocol\":\"TCP\",\"dst_port\":80}' \\
+      | kube-verdict explain --source manifests --packets -
+
+Exit codes: 0 the connection is allowed (with --packets: every line was read), 1 something is wrong,
+2 the command line is wrong (also: no such folder, no such pod), 3 the connection is denied.";
+
+/// Says whether a connection is allowed, and by which policy and rule.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Explain {
+    /// Folder of manifests: Namespaces, Pods, Nodes and NetworkPolicies, in YAML or JSON.
+    #[arg(long, value_name = "DIR")]
+    source: PathBuf,
+
+    /// Where the connection comes from: a pod as NAMESPACE/NAME, or an IP address.
+    #[arg(long, value_name = "POD|IP", required_unless_present = "packets", conflicts_with = "packets")]
+    from: Option<End>,
+
+    /// Where it goes.
+    #[arg(long, value_name = "POD|IP", required_unless_present = "packets", conflicts_with = "packets")]
+    to: Option<End>,
+
+    /// Destination port: a number or a port's name on the destination pod, with the protocol (TCP if absent); or a
+    /// protocol that has no ports, such as ICMP.
+    #[arg(
+        long,
+        value_name = "PORT[/PROTOCOL]",
+        required_unless_present = "packets",
+        conflicts_with = "packets"
+    )]
+    port: Option<PortArgument>,
+
+    /// Judges the packets in this file (`-`: standard input): one JSON object a line with src, dst, protocol (a name or
+    /// number; TCP if absent), dst_port, and if need be src_port and icmp_type. Prints one JSON object a line, in the same
+    /// order. Of a line that can't be read it prints {"error": ...} and goes on.
+    #[arg(long, value_name = "FILE")]
+    packets: Option<PathBuf>,
+
+    /// How to print the answer. Answers to --packets are always JSON.
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+impl Explain {
+    /// Reads the folder and answers.
+    pub fn run(self) -> anyhow::Result<u8> {
+        let changes = source::read_once(&self.source)?;
+        let mut compiler = Compiler::new(Scope::Cluster);
+        let snapshot = compiler.apply(changes);
+        match (self.packets, self.from, self.to, self.port) {
+            (Some(file), ..) => judge_all(&snapshot, &file),
+            (None, Some(from), Some(to), Some(port)) => {
+                judge_one(&compiler, &snapshot, &from, &to, &port, self.output)
+            }
+            // clap has seen to it; said again for whoever changes the attributes above.
+            _ => Err(exit::Usage("give --from, --to and --port, or --packets".to_owned()).into()),
+        }
+    }
+}
+
+fn judge_one(
+    compiler: &Compiler,
+    snapshot: &Arc<Snapshot>,
+    from: &End,
+    to: &End,
+    port: &PortArgument,
+    output: Output,
+) -> anyhow::Result<u8> {
+    let inventory = compiler.inventory();
+    let (from, to) = (from.resolve(inventory)?, to.resolve(inventory)?);
+    let (protocol, number) = port.resolve(&to, inventory)?;
+    let packets: Vec<Packet> = end::pairs(&from, &to)?
+        .into_iter()
+        .map(|(source, destination)| {
+            let packet = Packet::new(source, destination, protocol);
+            number.map_or(packet, |number| packet.to_port(number))
+        })
+        .collect();
+    let answer = answer::Answer::new(snapshot, &from, &to, &packets)?;
+    match output {
+        Output::Text => answer.print(&mut anstream::stdout().lock())?,
+        Output::Json => {
+            let mut stdout = io::stdout().lock();
+            serde_json::to_writer_pretty(&mut stdout, &answer).map_err(io::Error::from)?;
+            writeln!(stdout)?;
+        }
+    }
+    Ok(match answer.verdict() {
+        Verdict::Allow => exit::FINE,
+        Verdict::Deny => exit::DENIED,
+    })
+}
+
+fn judge_all(snapshot: &Snapshot, file: &Path) -> anyhow::Result<u8> {
+    let output = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    let counts = if file.as_os_str() == "-" {
+        packets::judge(snapshot, BufReader::with_capacity(1 << 16, io::stdin().lock()), output)
+    } else {
+        let opened = File::open(file).map_err(|error| {
+            exit::Usage(format!("cannot open the packets in {}: {error}", file.display()))
+        })?;
+        packets::judge(snapshot, BufReader::with_capacity(1 << 16, opened), output)
+    }
+    .with_context(|| format!("judging the packets in {}", file.display()))?;
+    if counts.unreadable == 0 {
+        return Ok(exit::FINE);
+    }
+    anyhow::bail!(
+        "{} of {} lines could not be read: see the \"error\" in their place",
+        counts.unreadable,
+        counts.lines
+    )
+}

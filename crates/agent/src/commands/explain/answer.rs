@@ -1,0 +1,201 @@
+//! The answer about one connection, for people and for programs.
+
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use policy::{Decision, Direction, Directions, Packet, Reason, Snapshot, Verdict, explanation};
+use serde::Serialize;
+
+use super::end::ResolvedEnd;
+use crate::paint;
+
+/// Both directions' decisions, explained.
+#[derive(Debug, Serialize)]
+pub struct Answer {
+    verdict: Verdict,
+    from: Party,
+    to: Party,
+    protocol: String,
+    /// Null where the protocol has no ports.
+    port: Option<u16>,
+    egress: Side,
+    ingress: Side,
+    /// The other family, where both ends have addresses of both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    other_family: Option<OtherFamily>,
+}
+
+#[derive(Debug, Serialize)]
+struct Party {
+    /// `namespace/name`; null for an address that no pod has.
+    pod: Option<String>,
+    address: IpAddr,
+}
+
+#[derive(Debug, Serialize)]
+struct OtherFamily {
+    from: IpAddr,
+    to: IpAddr,
+    verdict: Verdict,
+}
+
+#[derive(Debug, Serialize)]
+struct Side {
+    verdict: Verdict,
+    reason: &'static str,
+    sentence: &'static str,
+    policy: Option<String>,
+    rule: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule_name: Option<Arc<str>>,
+    isolated_by: Vec<String>,
+    nearest_miss: Option<NearestMiss>,
+}
+
+#[derive(Debug, Serialize)]
+struct NearestMiss {
+    policy: String,
+    rule: usize,
+    miss: explanation::Miss,
+}
+
+impl Answer {
+    /// Judges the first packet, and the second, of the other family, beside it.
+    pub fn new(
+        snapshot: &Snapshot,
+        from: &ResolvedEnd,
+        to: &ResolvedEnd,
+        packets: &[Packet],
+    ) -> anyhow::Result<Self> {
+        let packet = packets.first().context("no packet to judge")?;
+        let decision = snapshot.judge(packet, Directions::Both);
+        let party = |end: &ResolvedEnd, address| Party {
+            pod: end.pod.as_ref().or_else(|| snapshot.pod_at(address)).map(ToString::to_string),
+            address,
+        };
+        Ok(Self {
+            verdict: decision.verdict(),
+            from: party(from, packet.source()),
+            to: party(to, packet.destination()),
+            protocol: packet.protocol.to_string(),
+            port: packet.destination_port,
+            egress: Side::new(snapshot, packet, &decision, Direction::Egress),
+            ingress: Side::new(snapshot, packet, &decision, Direction::Ingress),
+            other_family: packets.get(1).map(|packet| OtherFamily {
+                from: packet.source(),
+                to: packet.destination(),
+                verdict: snapshot.judge(packet, Directions::Both).verdict(),
+            }),
+        })
+    }
+
+    /// Whether the connection is allowed.
+    pub fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// Prints it for people.
+    pub fn print(&self, out: &mut impl Write) -> io::Result<()> {
+        let what = match self.port {
+            Some(port) => format!("{port}/{}", self.protocol),
+            None => self.protocol.clone(),
+        };
+        let verdict = match self.verdict {
+            Verdict::Allow => paint::verdict(self.verdict, "ALLOWED"),
+            Verdict::Deny => paint::verdict(self.verdict, "DENIED"),
+        };
+        writeln!(out, "{verdict}  {} -> {}  {what}", self.from.text(), self.to.text())?;
+        writeln!(out)?;
+        self.egress.print(out, Direction::Egress, &format!("egress of {}", self.from.name()))?;
+        self.ingress.print(out, Direction::Ingress, &format!("ingress of {}", self.to.name()))?;
+        if let Some(other) = &self.other_family {
+            let family = if other.from.is_ipv4() { "IPv4" } else { "IPv6" };
+            let (same, verdict) =
+                (if other.verdict == self.verdict { "also" } else { "but" }, past(other.verdict));
+            writeln!(out)?;
+            writeln!(out, "over {family}, {} -> {}, it is {same} {verdict}", other.from, other.to)?;
+        }
+        Ok(())
+    }
+}
+
+impl Party {
+    /// With the address.
+    fn text(&self) -> String {
+        match &self.pod {
+            Some(pod) => format!("{pod} {}", paint::dim(format_args!("({})", self.address))),
+            None => self.address.to_string(),
+        }
+    }
+
+    fn name(&self) -> String {
+        self.pod.clone().unwrap_or_else(|| self.address.to_string())
+    }
+}
+
+impl Side {
+    fn new(snapshot: &Snapshot, packet: &Packet, decision: &Decision, direction: Direction) -> Self {
+        let explained = snapshot.explain(packet, decision, direction);
+        let reason = decision.outcome(direction).reason;
+        Self {
+            verdict: explained.verdict,
+            reason: explained.reason,
+            sentence: reason.sentence(),
+            policy: explained
+                .rule
+                .as_ref()
+                .map(|rule| &rule.policy)
+                .or_else(|| explained.isolated_by.first())
+                .map(ToString::to_string),
+            rule: explained.rule.as_ref().map(|rule| rule.index),
+            rule_name: explained.rule.as_ref().and_then(|rule| rule.name.clone()),
+            isolated_by: explained.isolated_by.iter().map(ToString::to_string).collect(),
+            nearest_miss: explained.nearest_miss.map(|near| NearestMiss {
+                policy: near.rule.policy.to_string(),
+                rule: near.rule.index,
+                miss: near.miss,
+            }),
+        }
+    }
+
+    fn print(&self, out: &mut impl Write, direction: Direction, title: &str) -> io::Result<()> {
+        let list = match direction {
+            Direction::Ingress => "ingress",
+            Direction::Egress => "egress",
+        };
+        let verdict = paint::verdict(self.verdict, past(self.verdict));
+        writeln!(out, "{title}: {verdict}")?;
+        match (&self.policy, self.rule) {
+            (Some(policy), Some(rule)) => {
+                let name = self.rule_name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+                writeln!(out, "  {policy} {list}[{rule}]{name} is the first rule that matches")?;
+            }
+            _ => writeln!(out, "  {}", self.sentence)?,
+        }
+        if self.reason == Reason::DefaultDeny.code() {
+            writeln!(out, "  isolated by   {}", self.isolated_by.join(", "))?;
+            match &self.nearest_miss {
+                Some(near) => {
+                    writeln!(
+                        out,
+                        "  nearest miss  {} {list}[{}]: {}",
+                        near.policy,
+                        near.rule,
+                        near.miss.sentence()
+                    )?;
+                }
+                None => writeln!(out, "  nearest miss  none: no rule matches either the peer or the port")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn past(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allow => "allowed",
+        Verdict::Deny => "denied",
+    }
+}

@@ -1,0 +1,157 @@
+//! `--from` and `--to`: a pod or an address.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use policy::{Inventory, Pod, PodName};
+
+use crate::exit::Usage;
+
+/// One end of the connection, as people write it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum End {
+    /// An IP address.
+    Address(IpAddr),
+    /// A pod.
+    Pod(PodName),
+}
+
+impl FromStr for End {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self::Address(address.to_canonical()));
+        }
+        match text.split_once('/') {
+            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+                Ok(Self::Pod(PodName::new(namespace, name)))
+            }
+            _ => Err("write a pod as NAMESPACE/NAME, or an IP address".to_owned()),
+        }
+    }
+}
+
+/// One end with its addresses.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ResolvedEnd {
+    /// The pod that was asked for.
+    pub pod: Option<PodName>,
+    /// At least one.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl fmt::Display for ResolvedEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.pod, self.addresses.first()) {
+            (Some(pod), _) => pod.fmt(f),
+            (None, Some(address)) => address.fmt(f),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+impl End {
+    /// Finds the pod's addresses.
+    pub fn resolve(&self, inventory: &Inventory) -> Result<ResolvedEnd, Usage> {
+        let name = match self {
+            Self::Address(address) => return Ok(ResolvedEnd { pod: None, addresses: vec![*address] }),
+            Self::Pod(name) => name,
+        };
+        let pod = inventory.pods.get(name).ok_or_else(|| Usage(unknown(name, inventory)))?;
+        if pod.addresses.is_empty() {
+            return Err(Usage(without_address(pod, inventory)));
+        }
+        Ok(ResolvedEnd { pod: Some(name.clone()), addresses: pod.addresses.clone() })
+    }
+}
+
+/// The pairs of addresses over which the two can talk: one for each family that both have, IPv4 first.
+pub fn pairs(from: &ResolvedEnd, to: &ResolvedEnd) -> Result<Vec<(IpAddr, IpAddr)>, Usage> {
+    let first =
+        |end: &ResolvedEnd, v4: bool| end.addresses.iter().copied().find(|address| address.is_ipv4() == v4);
+    let pairs: Vec<_> =
+        [true, false].into_iter().filter_map(|v4| Some((first(from, v4)?, first(to, v4)?))).collect();
+    if pairs.is_empty() {
+        return Err(Usage(format!("{from} and {to} have no address of one family (IPv4 or IPv6) in common")));
+    }
+    Ok(pairs)
+}
+
+fn unknown(name: &PodName, inventory: &Inventory) -> String {
+    let text = name.to_string();
+    let mut near: Vec<(usize, String)> = inventory
+        .pods
+        .keys()
+        .filter_map(|known| {
+            let known_text = known.to_string();
+            let distance = if known.name == name.name { 0 } else { distance(&known_text, &text) };
+            (distance <= 2 || known.name.starts_with(&*name.name) && known.namespace == name.namespace)
+                .then_some((distance, known_text))
+        })
+        .collect();
+    near.sort();
+    near.truncate(5);
+    let near: Vec<_> = near.into_iter().map(|(_, name)| name).collect();
+    if near.is_empty() {
+        format!("the source has no pod {text} ({} pods in all)", inventory.pods.len())
+    } else {
+        format!("the source has no pod {text}; did you mean {}?", near.join(" or "))
+    }
+}
+
+fn without_address(pod: &Pod, inventory: &Inventory) -> String {
+    let name = &pod.name;
+    if !pod.host_network {
+        return format!("pod {name} has no address: it has not started yet, or is finished");
+    }
+    let node = pod.node.as_ref().and_then(|node| inventory.nodes.get(node));
+    match node.and_then(|node| Some((&node.name, node.addresses.first()?))) {
+        Some((node, address)) => format!(
+            "pod {name} uses the network of its node, so no policy applies to it: ask about the node {node} itself, {address}"
+        ),
+        None => format!(
+            "pod {name} uses the network of its node, so no policy applies to it: ask about the node's address"
+        ),
+    }
+}
+
+/// How many letters must be added, removed or replaced to turn one text into the other.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, letter) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, other) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(letter != *other);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_pods_and_addresses() {
+        assert_eq!("web/a".parse(), Ok(End::Pod(PodName::new("web", "a"))));
+        assert_eq!("::ffff:10.0.0.1".parse(), Ok(End::Address([10, 0, 0, 1].into())));
+        for text in ["web", "/a", "web/", "a/b/c", ""] {
+            text.parse::<End>().expect_err(text);
+        }
+    }
+
+    #[test]
+    fn counts_letters() {
+        for (a, b, letters) in
+            [("web/a", "web/a", 0), ("web/a", "wbe/a", 2), ("", "ab", 2), ("kitten", "sitting", 3)]
+        {
+            assert_eq!(distance(a, b), letters, "{a} {b}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! `--port`: what the connection is for.
+
+use std::str::FromStr;
+
+use policy::{Inventory, Protocol};
+
+use super::end::ResolvedEnd;
+use crate::exit::Usage;
+
+/// A port and protocol as people write them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PortArgument {
+    /// `5432/TCP`, or `5432`.
+    Number(u16, Protocol),
+    /// `postgres/TCP`: resolved on the destination pod, as in a policy.
+    Name(String, Protocol),
+    /// `ICMP`: no port at all.
+    None(Protocol),
+}
+
+impl FromStr for PortArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (port, protocol) = match text.split_once('/') {
+            Some((port, protocol)) => {
+                (port, protocol.parse::<Protocol>().map_err(|error| error.to_string())?)
+            }
+            // A number alone is a port, although numbers name protocols, too.
+            None => match text.parse::<Protocol>() {
+                Ok(protocol) if !is_number(text) => return Ok(Self::None(protocol)),
+                _ => (text, Protocol::TCP),
+            },
+        };
+        if port.is_empty() {
+            return Ok(Self::None(protocol));
+        }
+        if is_number(port) {
+            return match port.parse() {
+                Ok(number @ 1..) => Ok(Self::Number(number, protocol)),
+                _ => Err(format!("{port} is no port: ports are 1 to 65535")),
+            };
+        }
+        Ok(Self::Name(port.to_owned(), protocol))
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+impl PortArgument {
+    /// Protocol and destination port, the name resolved on `to`: a named port belongs to the destination (semantics 17, 18).
+    pub fn resolve(&self, to: &ResolvedEnd, inventory: &Inventory) -> Result<(Protocol, Option<u16>), Usage> {
+        let (name, protocol) = match self {
+            Self::Number(number, protocol) => return Ok((*protocol, Some(*number))),
+            Self::None(protocol) => return Ok((*protocol, None)),
+            Self::Name(name, protocol) => (name, *protocol),
+        };
+        let pod = to.pod.as_ref().and_then(|pod| inventory.pods.get(pod)).ok_or_else(|| {
+            Usage(format!("{to} is an address: only a pod has a port named {name:?}; give its number"))
+        })?;
+        if let Some(port) = pod.ports.iter().find(|port| *port.name == **name && port.protocol == protocol) {
+            return Ok((protocol, Some(port.number)));
+        }
+        let known: Vec<_> = pod.ports.iter().map(|port| format!("{}/{}", port.name, port.protocol)).collect();
+        Err(Usage(if known.is_empty() {
+            format!("{to} has no port named {name:?}: it names none; give the number")
+        } else {
+            format!("{to} has no port {name}/{protocol}; it has {}", known.join(", "))
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_people_write() {
+        let cases = [
+            ("5432/TCP", PortArgument::Number(5432, Protocol::TCP)),
+            ("53/udp", PortArgument::Number(53, Protocol::UDP)),
+            ("80", PortArgument::Number(80, Protocol::TCP)),
+            ("http/TCP", PortArgument::Name("http".to_owned(), Protocol::TCP)),
+            ("http", PortArgument::Name("http".to_owned(), Protocol::TCP)),
+            ("ICMP", PortArgument::None(Protocol::ICMP)),
+            ("/47", PortArgument::None(Protocol(47))),
+            ("7/132", PortArgument::Number(7, Protocol::SCTP)),
+        ];
+        for (text, port) in cases {
+            assert_eq!(text.parse(), Ok(port), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_no_port() {
+        for text in ["0", "65536/TCP", "80/TPC", "80/300"] {
+            text.parse::<PortArgument>().expect_err(text);
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! `kube-verdict run`: the agent of a node.
+
+use std::path::PathBuf;
+use std::process;
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use anyhow::{Context, bail};
+use audit::{Audit, AuditConfig, Destination};
+use clap::{Args, ValueEnum};
+use dataplane::marks::{Mark, Marks};
+use dataplane::needs::{self, KernelVersion, NeedState, NeedsConfig};
+use dataplane::queues::QueueRange;
+use dataplane::table::WhenDown;
+use dataplane::workers::DEFAULT_QUEUE_LENGTH;
+use ipnet::IpNet;
+use policy::Verdict;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::DEFAULT_HTTP_PORT;
+use crate::agent::{Agent, AgentConfig, Message};
+use crate::exit::{self, Usage};
+use crate::health::Health;
+use crate::logging::{self, EnvFilterText, LogFormat};
+use crate::metrics::{Durations, observe};
+use crate::overrides::PodCidrs;
+use crate::{http, source};
+
+const EXAMPLES: &str = "\
+Examples:
+  Enforce the policies in a folder on the pods of node-a:
+    kube-verdict run --source manifests --node node-a
+  With the pod CIDRs given here, and every verdict recorded:
+    kube-verdict run --source manifests --node node-a --pod-cidr 10.244.1.0/24 --audit-log /var/log/kube-verdict/audit.log
+  Let new connections pass while no agent runs, and log as JSON:
+    kube-verdict run --source manifests --node node-a --when-down open --log-format json
+
+The folder is watched: a change holds within a tenth of a second, on connections that exist, too. A second agent on the same node
+takes over from the first without losing a packet. Ending the agent leaves its rules in the kernel; `kube-verdict cleanup`
+removes them.
+
+Exit codes: 0 ended by SIGTERM or SIGINT, 1 something is wrong (no CAP_NET_ADMIN, no audit log), 2 the command line is wrong.";
+
+/// Judgements that all rings together have room for: half a second of a busy node, in 4 MB.
+const RINGS: usize = 32 * 1024;
+
+/// Enforces the policies in a folder on the pods of this node.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Run {
+    /// Folder of manifests: Namespaces, Pods, Nodes and NetworkPolicies, in YAML or JSON; subfolders, too. It is watched.
+    #[arg(long, value_name = "DIR")]
+    source: PathBuf,
+
+    /// This node's name, as in spec.nodeName of its pods.
+    #[arg(long, value_name = "NAME")]
+    node: String,
+
+    /// The addresses of this node's pods. Repeat it for the other family. Wins over the Node object's spec.podCIDRs.
+    #[arg(long = "pod-cidr", value_name = "CIDR")]
+    pod_cidrs: Vec<IpNet>,
+
+    /// What becomes of new connections of this node's pods while no agent runs. Connections that were accepted go on.
+    #[arg(long, value_enum, default_value = "closed")]
+    when_down: OpenOrClosed,
+
+    /// What becomes of packets from or to an address of this node's pods that no known pod has.
+    #[arg(long, value_enum, default_value = "deny")]
+    when_unsure: WhenUnsure,
+
+    /// First NFQUEUE number. Twice as many as there are workers are used, so that a second agent can take over.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    queue_base: u16,
+
+    /// Packets that may wait in one queue.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_QUEUE_LENGTH, value_parser = clap::value_parser!(u32).range(1..))]
+    queue_length: u32,
+
+    /// Worker threads, one for each queue. Default: one per core.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    workers: Option<u16>,
+
+    /// Packet mark of a packet that was allowed, from the verdict to the end of the hook: one bit.
+    #[arg(long, value_name = "BIT", value_parser = mark, default_value_t = Marks::default().verdict())]
+    mark_verdict: Mark,
+
+    /// Connection mark of a connection that is allowed: one bit.
+    #[arg(long, value_name = "BIT", value_parser = mark, default_value_t = Marks::default().accepted())]
+    mark_accepted: Mark,
+
+    /// Connection mark of a connection that is no longer allowed: one bit.
+    #[arg(long, value_name = "BIT", value_parser = mark, default_value_t = Marks::default().revoked())]
+    mark_revoked: Mark,
+
+    /// Whether DNS queries are judged before they are routed: kernels before 6.12 lose one of two that a pod sends at once
+    /// otherwise.
+    #[arg(long, value_enum, default_value_t)]
+    judge_dns: JudgeDns,
+
+    /// This node's pods don't hang on a bridge, so br_netfilter is not needed.
+    #[arg(long)]
+    no_bridge: bool,
+
+    /// Where to record verdicts, one JSON object a line: a file, `-` for standard output, or `off`.
+    #[arg(long, value_name = "FILE|-|off", default_value = "off")]
+    audit_log: String,
+
+    /// Rotate the audit log before it is larger than this: bytes, or with K, M or G (powers of 1024).
+    #[arg(long, value_name = "SIZE", value_parser = bytes, default_value = "100M")]
+    audit_max_size: u64,
+
+    /// How many rotated audit logs to keep, as FILE.1 (the newest) and so on.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    audit_keep: u32,
+
+    /// Judge, and so record, connections of pods that no policy isolates, too. They pass without a verdict otherwise.
+    #[arg(long)]
+    record_open: bool,
+
+    /// Port on 127.0.0.1 for /livez, /readyz, /metrics and /status; 0 serves none.
+    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = DEFAULT_HTTP_PORT)]
+    http_port: u16,
+
+    /// How log lines look, on standard error.
+    #[arg(long, value_enum, default_value_t)]
+    log_format: LogFormat,
+
+    /// What is logged: error, warn, info, debug or trace; or by part, such as info,dataplane=debug.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log_level: EnvFilterText,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum OpenOrClosed {
+    /// They pass, unjudged.
+    Open,
+    /// They are dropped.
+    Closed,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum WhenUnsure {
+    /// They are dropped.
+    Deny,
+    /// They pass.
+    Open,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum JudgeDns {
+    /// On kernels before 6.12.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+impl Run {
+    /// Runs until it is told to end.
+    pub fn run(self) -> anyhow::Result<u8> {
+        source::must_be_a_folder(&self.source)?;
+        let config = self.agent_config()?;
+        logging::start(self.log_format, &self.log_level);
+        must_be_permitted()?;
+        let durations = Durations::default();
+        let audit = self.start_audit(usize::from(config.queues[0].count), durations.clone())?;
+        let health = Health::new(&config.node, audit.monitor(), durations);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the HTTP server's runtime")?;
+        runtime.block_on(supervise(config, health, audit, self.http_port))
+    }
+
+    fn agent_config(&self) -> Result<AgentConfig, Usage> {
+        let marks = Marks::new(self.mark_verdict, self.mark_accepted, self.mark_revoked)
+            .map_err(|error| Usage(error.to_string()))?;
+        let queues = QueueRange::pair(self.queue_base, self.workers.unwrap_or_else(cores))
+            .map_err(|error| Usage(error.to_string()))?;
+        if self.node.is_empty() {
+            return Err(Usage("--node must not be empty".to_owned()));
+        }
+        let node: Arc<str> = self.node.as_str().into();
+        Ok(AgentConfig {
+            source: self.source.clone(),
+            pod_cidrs: PodCidrs::new(Arc::clone(&node), self.pod_cidrs.iter().map(IpNet::trunc).collect()),
+            node,
+            when_down: match self.when_down {
+                OpenOrClosed::Open => WhenDown::Open,
+                OpenOrClosed::Closed => WhenDown::Closed,
+            },
+            when_unsure: match self.when_unsure {
+                WhenUnsure::Deny => Verdict::Deny,
+                WhenUnsure::Open => Verdict::Allow,
+            },
+            queues,
+            queue_length: self.queue_length,
+            marks,
+            record_open: self.record_open,
+            judge_dns: match self.judge_dns {
+                JudgeDns::Auto => KernelVersion::running().is_some_and(KernelVersion::loses_parallel_dns),
+                JudgeDns::On => true,
+                JudgeDns::Off => false,
+            },
+            bridge: !self.no_bridge,
+        })
+    }
+
+    fn start_audit(&self, workers: usize, durations: Durations) -> anyhow::Result<Audit> {
+        let destination = match self.audit_log.as_str() {
+            "off" => Destination::Off,
+            "-" => Destination::Stdout,
+            path => {
+                Destination::File { path: path.into(), max_bytes: self.audit_max_size, keep: self.audit_keep }
+            }
+        };
+        let ring = (RINGS / workers.max(1)).clamp(512, RINGS / 2);
+        let config = AuditConfig { node: self.node.as_str().into(), destination, ring };
+        Ok(Audit::start(config, move |judgement| observe(&durations.verdict, judgement.elapsed))?)
+    }
+}
+
+/// Without this right nothing works and nothing will: better said at once than waited for.
+fn must_be_permitted() -> anyhow::Result<()> {
+    let permission = needs::check(&NeedsConfig::default()).into_iter().find(|need| need.name == "permission");
+    if let Some(NeedState::Wrong { what, todo }) = permission.map(|need| need.state) {
+        bail!("{what}: {todo}");
+    }
+    Ok(())
+}
+
+/// Serves HTTP and waits for signals while the agent's own thread works.
+async fn supervise(
+    config: AgentConfig,
+    health: Arc<Health>,
+    audit: Audit,
+    http_port: u16,
+) -> anyhow::Result<u8> {
+    let mut stop = Stop::listen().context("cannot listen for signals")?;
+    let (outbox, inbox) = mpsc::channel();
+    let agent = Agent::new(config, Arc::clone(&health), audit, inbox, outbox.clone());
+    let (done, mut ended) = oneshot::channel();
+    let thread = thread::Builder::new()
+        .name("agent".to_owned())
+        .spawn(move || {
+            agent.run();
+            let _ = done.send(());
+        })
+        .context("cannot start the agent's thread")?;
+    if http_port != 0 {
+        tokio::spawn(http::serve(http_port, health));
+    }
+    tokio::select! {
+        name = stop.signal() => tracing::info!(signal = name, "ending; a second signal ends at once"),
+        _ = &mut ended => bail!("the agent's thread has ended by itself"),
+    }
+    let _ = outbox.send(Message::Stop);
+    tokio::select! {
+        _ = &mut ended => {}
+        name = stop.signal() => {
+            tracing::warn!(signal = name, "ended before all was done");
+            process::exit(exit::WRONG.into());
+        }
+    }
+    if thread.join().is_err() {
+        bail!("the agent's thread failed while it ended");
+    }
+    Ok(exit::FINE)
+}
+
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn signal(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Cores that may receive packets: all that are online, whatever share of them this process may use.
+pub fn cores() -> u16 {
+    let is_core = |line: &&str| {
+        line.strip_prefix("cpu").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let online =
+        std::fs::read_to_string("/proc/stat").map(|text| text.lines().filter(is_core).count()).unwrap_or(0);
+    let cores = if online > 0 { online } else { thread::available_parallelism().map_or(1, usize::from) };
+    u16::try_from(cores).unwrap_or(u16::MAX).min(1024)
+}
+
+/// A mark as people write it.
+pub fn mark(text: &str) -> Result<Mark, String> {
+    let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number.map(Mark).map_err(|_| format!("{text:?} is no mark: write one bit, such as 0x1000000"))
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is no size: write bytes, or 100M, 2G");
+    let (digits, unit) = match text.char_indices().next_back() {
+        Some((at, 'k' | 'K')) => (&text[..at], 1 << 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 1 << 20),
+        Some((at, 'g' | 'G')) => (&text[..at], 1 << 30),
+        _ => (text, 1),
+    };
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    number.checked_mul(unit).filter(|bytes| *bytes > 0).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_marks_as_people_write_them() {
+        for (text, number) in [("1", 1), ("10k", 10 << 10), ("100M", 100 << 20), ("2G", 2 << 30)] {
+            assert_eq!(bytes(text), Ok(number), "{text}");
+        }
+        for text in ["", "0", "M", "1T", "-1", "99999999999G", "é"] {
+            bytes(text).expect_err(text);
+        }
+        assert_eq!(mark("0x4000"), Ok(Mark(0x4000)));
+        assert_eq!(mark("16384"), Ok(Mark(0x4000)));
+        for text in ["", "0x", "bit", "0x100000000"] {
+            mark(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn a_core_is_counted() {
+        assert!(cores() >= 1);
+    }
+}

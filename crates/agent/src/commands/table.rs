@@ -1,0 +1,115 @@
+//! Tables for people, as wide as their terminal.
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{ContentArrangement, Table};
+
+use crate::paint;
+
+/// How wide where there is no terminal.
+const WIDTH: u16 = 100;
+
+/// Without lines, wrapped to the terminal.
+fn plain() -> Table {
+    let mut table = Table::new();
+    table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    table.set_width(columns.unwrap_or(WIDTH));
+    table
+}
+
+/// A name and a text a row.
+pub fn pairs(rows: &[(String, String)]) -> String {
+    let mut table = plain();
+    for (name, text) in rows {
+        table.add_row([name, text]);
+    }
+    table.trim_fmt()
+}
+
+/// How something stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// As it should.
+    Fine,
+    /// It may soon not.
+    Warning,
+    /// It does not.
+    Wrong,
+    /// It is not there, which is neither right nor wrong.
+    None,
+}
+
+impl State {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Fine => "fine",
+            Self::Warning => "warning",
+            Self::Wrong => "wrong",
+            Self::None => "none",
+        }
+    }
+
+    fn painted(self) -> String {
+        match self {
+            Self::Fine => paint::fine(self.word()),
+            Self::Warning => paint::warning(self.word()),
+            Self::Wrong => paint::wrong(self.word()),
+            Self::None => paint::dim(self.word()),
+        }
+    }
+}
+
+/// A name, how it stands, and a text a row. Painted after it is laid out: colours would count as letters.
+pub fn states(rows: &[(String, State, String)]) -> String {
+    let mut table = plain();
+    for (name, state, text) in rows {
+        table.add_row([name, state.word(), text]);
+    }
+    let laid_out = table.trim_fmt();
+    let Some((name, state, _)) = rows.first() else { return laid_out };
+    let Some(column) = laid_out.find(name).and_then(|at| {
+        let after = at + name.len();
+        laid_out[after..].find(state.word()).map(|found| after + found)
+    }) else {
+        return laid_out;
+    };
+    let mut rest = rows.iter().map(|(_, state, _)| *state).peekable();
+    let lines = laid_out.lines().map(|line| {
+        // Lines that a long text goes on in have nothing in this column.
+        match (line.get(..column), line.get(column..), rest.peek().copied()) {
+            (Some(before), Some(after), Some(state)) if after.starts_with(state.word()) => {
+                rest.next();
+                format!("{before}{}{}", state.painted(), &after[state.word().len()..])
+            }
+            _ => line.to_owned(),
+        }
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_whatever_their_colours() {
+        let row = |name: &str, state, text: &str| (name.to_owned(), state, text.to_owned());
+        let painted = states(&[
+            row("a", State::Fine, "as it should be"),
+            row("longer", State::Warning, "look at it\n-> do this"),
+            row("b", State::Wrong, "broken"),
+        ]);
+        let plain = anstream::adapter::strip_str(&painted).to_string();
+        assert_ne!(painted, plain, "it is painted");
+        let lines: Vec<_> = plain.lines().map(str::trim_end).collect();
+        assert_eq!(
+            lines,
+            [
+                " a       fine     as it should be",
+                " longer  warning  look at it",
+                "                  -> do this",
+                " b       wrong    broken",
+            ]
+        );
+    }
+}

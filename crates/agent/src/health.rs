@@ -1,0 +1,205 @@
+//! What the agent knows of itself, shared between its thread, which writes it, and the HTTP server, which reads it.
+//!
+//! Invariant: nothing here is on a packet's path; a lock is held for copying alone.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use audit::Monitor;
+use dataplane::queue_statistics::QueueStatistics;
+use dataplane::queues::QueueRange;
+use dataplane::workers::Workers;
+use policy::Verdict;
+
+use crate::metrics::Durations;
+use crate::status::{self, Phase, Status};
+
+/// What can keep an agent from being ready: at most one sentence each.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Topic {
+    /// It is not as far yet.
+    Starting,
+    /// The kernel or the node lacks something.
+    Needs,
+    /// The folder of manifests can't be read.
+    Source,
+    /// This node's pod CIDR is unknown.
+    Node,
+    /// Queues or rules could not be set up.
+    Install,
+    /// A change could not be put in force.
+    Change,
+    /// A worker ended.
+    Workers,
+    /// Another agent has taken over.
+    Superseded,
+    /// It was told to end.
+    Stopping,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Health {
+    state: Mutex<State>,
+    workers: Mutex<Option<Workers>>,
+    audit: Monitor,
+    durations: Durations,
+}
+
+/// The parts of the status that the agent's thread sets.
+#[derive(Debug, Default)]
+pub struct State {
+    /// See [`Status`]; its other fields are filled in when it is asked for.
+    pub status: Status,
+    /// The queues of this agent.
+    pub queues: Option<QueueRange>,
+    reasons: BTreeMap<Topic, String>,
+}
+
+impl State {
+    /// Not ready, because of this.
+    pub fn not_ready(&mut self, topic: Topic, why: impl Into<String>) {
+        let why = why.into();
+        if self.reasons.get(&topic) != Some(&why) {
+            tracing::warn!(reason = %why, "not ready");
+            self.reasons.insert(topic, why);
+        }
+    }
+
+    /// Told to end: from here on it is not ready, which is no news to anybody.
+    pub fn stopping(&mut self) {
+        self.status.phase = Phase::Stopping;
+        self.reasons.insert(Topic::Stopping, "stopping".to_owned());
+    }
+
+    /// This no longer keeps the agent from being ready.
+    pub fn settled(&mut self, topic: Topic) {
+        if self.reasons.remove(&topic).is_some() && self.reasons.is_empty() {
+            tracing::info!("ready");
+        }
+    }
+}
+
+impl Health {
+    /// Of an agent that has just started on `node`.
+    pub fn new(node: &str, audit: Monitor, durations: Durations) -> Arc<Self> {
+        let status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            node: node.to_owned(),
+            ..Status::default()
+        };
+        let reasons = BTreeMap::from([(Topic::Starting, "starting: no policy is in force yet".to_owned())]);
+        let state = Mutex::new(State { status, queues: None, reasons });
+        Arc::new(Self { state, workers: Mutex::new(None), audit, durations })
+    }
+
+    /// The histograms.
+    pub fn durations(&self) -> &Durations {
+        &self.durations
+    }
+
+    /// What the agent's thread sets. Don't hold it while waiting for anything.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The agent's workers from here on.
+    pub fn set_workers(&self, workers: Option<Workers>) {
+        // The old ones, if any, end outside of the lock: they answer what is queued first.
+        let old = std::mem::replace(&mut *self.workers(), workers);
+        if let Some(old) = old {
+            let packets = packets(&old);
+            self.state().status.packets = packets;
+            old.stop();
+        }
+    }
+
+    /// Why a queue is no longer served.
+    pub fn dead_worker(&self) -> Option<String> {
+        self.workers().as_ref()?.health().err().map(ToString::to_string)
+    }
+
+    /// Why the agent must be started anew.
+    pub fn dead(&self) -> Option<String> {
+        self.state().status.dead.clone()
+    }
+
+    /// Why policy is not in force; empty if it is.
+    pub fn not_ready(&self) -> Vec<String> {
+        self.state().reasons.values().cloned().collect()
+    }
+
+    /// All of it, as it is now.
+    pub fn status(&self) -> Status {
+        let (mut status, queues) = {
+            let state = self.state();
+            let mut status = state.status.clone();
+            status.not_ready = state.reasons.values().cloned().collect();
+            (status, state.queues)
+        };
+        status.ready = status.not_ready.is_empty();
+        if let Some(workers) = self.workers().as_ref() {
+            status.packets = packets(workers);
+        }
+        status.queues = queues.map(queue_rows).unwrap_or_default();
+        let audit::Counters { written, lost, write_errors, failing } = self.audit.counters();
+        status.audit = status::Audit { written, lost, write_errors, failing };
+        status.conntrack = status::Conntrack::read();
+        status.policies = policy_verdicts(&self.audit);
+        status
+    }
+
+    fn workers(&self) -> MutexGuard<'_, Option<Workers>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Status {
+    /// Whether this agent changes the kernel's state.
+    pub fn is_enforcing(&self) -> bool {
+        self.phase == Phase::Enforcing
+    }
+}
+
+fn packets(workers: &Workers) -> status::Packets {
+    workers.counters().iter().fold(status::Packets::default(), |sum, one| status::Packets {
+        allowed: sum.allowed + one.allowed,
+        denied: sum.denied + one.denied,
+        unparsable: sum.unparsable + one.unparsable,
+        gone: sum.gone + one.gone,
+        overflows: sum.overflows + one.enobufs,
+    })
+}
+
+/// The kernel's numbers of our queues; none if it doesn't say.
+fn queue_rows(ours: QueueRange) -> Vec<status::Queue> {
+    let rows = QueueStatistics::read().unwrap_or_default();
+    rows.into_iter()
+        .filter(|row| ours.numbers().any(|number| number == row.number))
+        .map(|row| status::Queue {
+            number: row.number,
+            waiting: row.waiting,
+            dropped_full: row.dropped_full,
+            dropped_by_socket: row.dropped_by_socket,
+        })
+        .collect()
+}
+
+fn policy_verdicts(audit: &Monitor) -> Vec<status::PolicyVerdicts> {
+    let mut rows: Vec<status::PolicyVerdicts> = Vec::new();
+    for (policy, verdict, count) in audit.tallies().all() {
+        let policy = policy.to_string();
+        // Sorted: the two verdicts of a policy are neighbours.
+        if rows.last().is_none_or(|row| row.policy != policy) {
+            rows.push(status::PolicyVerdicts { policy, allowed: 0, denied: 0 });
+        }
+        if let Some(row) = rows.last_mut() {
+            match verdict {
+                Verdict::Allow => row.allowed = count,
+                Verdict::Deny => row.denied = count,
+            }
+        }
+    }
+    rows
+}

@@ -1,0 +1,36 @@
+//! The program `kube-verdict`: joins the sources, the kernel and the audit log, and answers people.
+//!
+//! ```text
+//!  a policy's life:  [ cluster::Folder ] -> Update -> [ policy::Compiler ] -> snapshot -> [ engine ] publish, grace, sweep
+//!  a packet's life:  [ dataplane::Workers ] -> judge -> verdict -> Judgement -> [ audit::Audit ]
+//!
+//!  [ agent ]   brings both up, keeps them up, and ends them
+//!  [ health ]  what they say of themselves -> [ http ] /livez /readyz /metrics /status -> `status`, `doctor`
+//! ```
+//!
+//! - [`commands`]: one file for each of `run`, `explain`, `doctor`, `status` and `cleanup`.
+//! - [`engine`]: the one short function that puts a snapshot in force.
+//! - [`agent`]: the thread of a running agent: from not ready to enforcing to standing by.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod agent;
+mod client;
+mod commands;
+mod engine;
+mod exit;
+mod health;
+mod http;
+mod logging;
+mod metrics;
+mod overrides;
+mod paint;
+mod source;
+mod status;
+
+fn main() -> ExitCode {
+    exit::code(commands::Cli::parse().run())
+}

@@ -1,0 +1,326 @@
+//! `/metrics`: the numbers of [`Status`] and three histograms, in the text form of OpenMetrics.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::health::Health;
+use crate::status::Status;
+
+/// How long things take. Clones share their numbers.
+#[derive(Clone, Debug)]
+pub struct Durations {
+    /// One verdict: parsing and evaluation.
+    pub verdict: Histogram,
+    /// A change, from its publication until nothing contradicts it.
+    pub apply: Histogram,
+    /// One sweep over connections.
+    pub sweep: Histogram,
+}
+
+impl Default for Durations {
+    fn default() -> Self {
+        Self {
+            // 50 ns to 1.6 ms.
+            verdict: Histogram::new(exponential_buckets(50e-9, 2.0, 16)),
+            // 100 us to 6.5 s.
+            apply: Histogram::new(exponential_buckets(100e-6, 2.0, 17)),
+            sweep: Histogram::new(exponential_buckets(100e-6, 2.0, 17)),
+        }
+    }
+}
+
+/// Adds one measurement.
+pub fn observe(histogram: &Histogram, duration: Duration) {
+    histogram.observe(duration.as_secs_f64());
+}
+
+/// All metrics of an agent.
+pub fn registry(health: &Arc<Health>) -> Registry {
+    let mut registry = Registry::with_prefix("kube_verdict");
+    let Durations { verdict, apply, sweep } = health.durations().clone();
+    registry.register("verdict_duration_seconds", "Parsing and evaluating one packet", verdict);
+    registry.register(
+        "apply_duration_seconds",
+        "From a snapshot's publication until it holds everywhere",
+        apply,
+    );
+    registry.register("sweep_duration_seconds", "Judging the connections that exist again", sweep);
+    registry.register_collector(Box::new(StatusCollector { health: Arc::clone(health) }));
+    registry
+}
+
+/// The text of `/metrics`.
+pub fn text(registry: &Registry) -> Result<String, fmt::Error> {
+    let mut text = String::new();
+    encode(&mut text, registry)?;
+    Ok(text)
+}
+
+/// Asks for the status at each scrape: no number is kept twice.
+#[derive(Debug)]
+struct StatusCollector {
+    health: Arc<Health>,
+}
+
+impl Collector for StatusCollector {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        encode_status(&self.health.status(), encoder)
+    }
+}
+
+fn encode_status(status: &Status, mut encoder: DescriptorEncoder) -> fmt::Result {
+    let Status { packets, audit, sweeps, inventory, .. } = status;
+    let mut metrics = Metrics { encoder: &mut encoder };
+
+    metrics.counters(
+        "packets",
+        "Packets judged, by verdict.",
+        "verdict",
+        [("allow", packets.allowed), ("deny", packets.denied)],
+    )?;
+    metrics.counter(
+        "packets_unparsable",
+        "Packets denied because they could not be parsed.",
+        packets.unparsable,
+    )?;
+    metrics.counter(
+        "packets_gone",
+        "Packets that the kernel had dropped before the verdict came.",
+        packets.gone,
+    )?;
+    metrics.counter("socket_overflows", "Times that a worker's socket overflowed.", packets.overflows)?;
+
+    let queues = |number: fn(&crate::status::Queue) -> u64| {
+        status.queues.iter().map(move |queue| (queue.number.to_string(), number(queue)))
+    };
+    metrics.gauges(
+        "queue_waiting",
+        "Packets that wait for a verdict.",
+        "queue",
+        queues(|queue| queue.waiting.into()),
+    )?;
+    metrics.counters(
+        "queue_full_drops",
+        "Packets dropped by the kernel because the queue was full.",
+        "queue",
+        queues(|queue| queue.dropped_full.into()),
+    )?;
+    metrics.counters(
+        "queue_socket_drops",
+        "Packets dropped by the kernel because the worker's socket was full.",
+        "queue",
+        queues(|queue| queue.dropped_by_socket.into()),
+    )?;
+
+    metrics.gauge("published_generation", "Generation that verdicts follow.", status.published_generation)?;
+    metrics.gauge(
+        "applied_generation",
+        "Generation that nothing contradicts any more.",
+        status.applied_generation,
+    )?;
+    metrics.gauge("ready", "1 if policy is in force as it stands in the source.", status.ready.into())?;
+    metrics.gauge("superseded", "1 if another agent has taken over.", {
+        (status.phase == crate::status::Phase::Superseded).into()
+    })?;
+
+    metrics.counter("sweeps", "Sweeps over connections.", sweeps.count)?;
+    metrics.counters(
+        "swept_connections",
+        "Connections whose standing a sweep changed.",
+        "to",
+        [("revoked", sweeps.revoked), ("restored", sweeps.restored)],
+    )?;
+
+    metrics.gauges(
+        "objects",
+        "Objects known, by kind.",
+        "kind",
+        [
+            ("Namespace", inventory.namespaces),
+            ("Node", inventory.nodes),
+            ("Pod", inventory.pods),
+            ("policy", inventory.policies),
+        ],
+    )?;
+    let mut problems = std::collections::BTreeMap::<&str, u64>::new();
+    for problem in &status.problems {
+        *problems.entry(&problem.kind).or_default() += 1;
+    }
+    metrics.gauges("problems", "What the source's objects got wrong, by kind.", "kind", problems)?;
+
+    metrics.counter("audit_records_written", "Audit records written.", audit.written)?;
+    metrics.counter("audit_records_lost", "Audit records lost.", audit.lost)?;
+    metrics.counter("audit_write_errors", "Failed writes to the audit log.", audit.write_errors)?;
+    metrics.gauge(
+        "audit_failing",
+        "1 if the last write to the audit log failed.",
+        audit.failing.is_some().into(),
+    )?;
+
+    if let Some(conntrack) = &status.conntrack {
+        metrics.gauge("conntrack_entries", "Connections in the kernel's table.", conntrack.entries)?;
+        metrics.gauge("conntrack_max", "Room in the kernel's table of connections.", conntrack.max)?;
+    }
+    if let Some(table) = &status.table {
+        let labels = [("form", &*table.form), ("queues", &*table.queues), ("when_down", &*table.when_down)];
+        metrics.info("table_info", "The rules in the kernel.", &labels)?;
+    }
+    metrics.info("build_info", "This program.", &[("version", &*status.version)])?;
+    metrics.policies(status)
+}
+
+/// Writes metrics, each with its help text and type.
+struct Metrics<'a, 'b> {
+    encoder: &'a mut DescriptorEncoder<'b>,
+}
+
+impl Metrics<'_, '_> {
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.one(name, help, &ConstCounter::new(value))
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.one(name, help, &ConstGauge::new(value))
+    }
+
+    fn one(&mut self, name: &str, help: &str, metric: &impl EncodeMetric) -> fmt::Result {
+        metric.encode(self.encoder.encode_descriptor(name, help, None, metric.metric_type())?)
+    }
+
+    fn counters<L: AsRef<str>>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        self.family(name, help, label, values, ConstCounter::new)
+    }
+
+    fn gauges<L: AsRef<str>>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        self.family(name, help, label, values, ConstGauge::new)
+    }
+
+    fn family<L: AsRef<str>, M: EncodeMetric>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (L, u64)>,
+        metric: fn(u64) -> M,
+    ) -> fmt::Result {
+        let mut family = self.encoder.encode_descriptor(name, help, None, metric(0).metric_type())?;
+        for (value, number) in values {
+            metric(number).encode(family.encode_family(&[(label, value.as_ref())])?)?;
+        }
+        Ok(())
+    }
+
+    fn info(&mut self, name: &str, help: &str, labels: &[(&str, &str)]) -> fmt::Result {
+        let metric = ConstGauge::new(1_u64);
+        let mut family = self.encoder.encode_descriptor(name, help, None, metric.metric_type())?;
+        metric.encode(family.encode_family(&labels)?)
+    }
+
+    fn policies(&mut self, status: &Status) -> fmt::Result {
+        let metric = ConstCounter::new(0_u64).metric_type();
+        let mut family =
+            self.encoder.encode_descriptor("policy_verdicts", "Verdicts by policy.", None, metric)?;
+        for policy in &status.policies {
+            for (verdict, count) in [("allow", policy.allowed), ("deny", policy.denied)] {
+                let labels = [("policy", &*policy.policy), ("verdict", verdict)];
+                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use audit::{Audit, AuditConfig, Destination};
+
+    use super::*;
+    use crate::status::{Conntrack, Problem, Queue, Table};
+
+    #[test]
+    fn the_text_holds_every_number_of_the_status() {
+        let config = AuditConfig { node: "n".into(), destination: Destination::Off, ring: 1 };
+        let audit = Audit::start(config, |_| {}).expect("starts");
+        let health = Health::new("n", audit.monitor(), Durations::default());
+        observe(&health.durations().sweep, Duration::from_millis(3));
+        {
+            let mut state = health.state();
+            state.status.packets.denied = 7;
+            state.status.applied_generation = 3;
+            state.status.table = Some(Table {
+                form: "target".to_owned(),
+                queues: "100-101".to_owned(),
+                when_down: "closed".to_owned(),
+            });
+            let problem = Problem { kind: "Pod".to_owned(), text: "a".to_owned() };
+            state.status.problems = vec![problem.clone(), problem];
+        }
+        let text = text(&registry(&health)).expect("text");
+        for line in [
+            "kube_verdict_packets_total{verdict=\"deny\"} 7",
+            "kube_verdict_applied_generation 3",
+            "kube_verdict_ready 0",
+            "kube_verdict_problems{kind=\"Pod\"} 2",
+            "kube_verdict_table_info{form=\"target\",queues=\"100-101\",when_down=\"closed\"} 1",
+            "kube_verdict_sweep_duration_seconds_count 1",
+            "kube_verdict_audit_records_lost_total 0",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+    }
+
+    #[test]
+    fn queues_connections_and_policies_have_their_labels() {
+        let status = Status {
+            queues: vec![Queue { number: 100, waiting: 2, dropped_full: 5, dropped_by_socket: 1 }],
+            conntrack: Some(Conntrack { entries: 10, max: 100 }),
+            policies: vec![crate::status::PolicyVerdicts {
+                policy: "db/a".to_owned(),
+                allowed: 4,
+                denied: 1,
+            }],
+            ..Status::default()
+        };
+        #[derive(Debug)]
+        struct Fixed(Status);
+        impl Collector for Fixed {
+            fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+                encode_status(&self.0, encoder)
+            }
+        }
+        let mut registry = Registry::with_prefix("kube_verdict");
+        registry.register_collector(Box::new(Fixed(status)));
+        let text = text(&registry).expect("text");
+        for line in [
+            "kube_verdict_queue_waiting{queue=\"100\"} 2",
+            "kube_verdict_queue_full_drops_total{queue=\"100\"} 5",
+            "kube_verdict_conntrack_max 100",
+            "kube_verdict_policy_verdicts_total{policy=\"db/a\",verdict=\"allow\"} 4",
+            "kube_verdict_policy_verdicts_total{policy=\"db/a\",verdict=\"deny\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+    }
+}

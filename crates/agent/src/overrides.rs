@@ -1,0 +1,77 @@
+//! `--pod-cidr`: the operator's word over the Node object's.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use policy::{Change, Node};
+
+/// Gives this node the pod CIDRs of the command line, whatever its Node object says, and even if there is none.
+#[derive(Clone, Debug)]
+pub struct PodCidrs {
+    /// The node of this agent.
+    node: Arc<str>,
+    /// Empty: the Node object decides.
+    cidrs: Vec<IpNet>,
+}
+
+impl PodCidrs {
+    /// For `node`; with no CIDRs nothing is overridden.
+    pub fn new(node: Arc<str>, cidrs: Vec<IpNet>) -> Self {
+        Self { node, cidrs }
+    }
+
+    /// What must be known before anything that the source says: the node, as far as the command line knows it.
+    pub fn first(&self) -> Option<Change> {
+        (!self.cidrs.is_empty()).then(|| Change::Node(self.with(Vec::new())))
+    }
+
+    /// A change of the source, as the compiler shall see it.
+    pub fn apply(&self, change: Change) -> Change {
+        match change {
+            Change::Node(node) if self.overrides(&node.name) => Change::Node(self.with(node.addresses)),
+            Change::NodeGone(name) if self.overrides(&name) => Change::Node(self.with(Vec::new())),
+            change => change,
+        }
+    }
+
+    fn overrides(&self, node: &str) -> bool {
+        !self.cidrs.is_empty() && *self.node == *node
+    }
+
+    fn with(&self, addresses: Vec<IpAddr>) -> Node {
+        Node { name: Arc::clone(&self.node), addresses, pod_cidrs: self.cidrs.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, cidr: &str) -> Change {
+        let cidr = cidr.parse().expect("CIDR");
+        Change::Node(Node {
+            name: name.into(),
+            addresses: vec![[192, 0, 2, 1].into()],
+            pod_cidrs: vec![cidr],
+        })
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_node_and_leaves_others_alone() {
+        let ours = PodCidrs::new("a".into(), vec!["10.9.0.0/24".parse().expect("CIDR")]);
+        assert_eq!(ours.apply(node("a", "10.1.0.0/24")), node("a", "10.9.0.0/24"));
+        assert_eq!(ours.apply(node("b", "10.2.0.0/24")), node("b", "10.2.0.0/24"));
+        let Some(first) = ours.first() else { panic!("known from the start") };
+        assert_eq!(ours.apply(Change::NodeGone("a".into())), first, "as known from the start");
+        assert_eq!(ours.apply(Change::NodeGone("b".into())), Change::NodeGone("b".into()));
+    }
+
+    #[test]
+    fn without_a_flag_the_node_object_decides() {
+        let none = PodCidrs::new("a".into(), Vec::new());
+        assert_eq!(none.first(), None);
+        assert_eq!(none.apply(node("a", "10.1.0.0/24")), node("a", "10.1.0.0/24"));
+        assert_eq!(none.apply(Change::NodeGone("a".into())), Change::NodeGone("a".into()));
+    }
+}

@@ -1,0 +1,233 @@
+//! What `kube-verdict explain` answers about a small cluster.
+
+mod support;
+
+use support::{CLUSTER, folder, run, run_with, text};
+
+/// Asks about one connection in [`CLUSTER`].
+fn ask(from: &str, to: &str, port: &str) -> support::Ran {
+    let folder = folder(CLUSTER);
+    run(&["explain", "--source", text(folder.path()), "--from", from, "--to", to, "--port", port])
+}
+
+#[test]
+fn an_allowed_connection_names_policy_and_rule() {
+    let ran = ask("web/a", "db/db", "5432/TCP");
+    assert_eq!(
+        ran.out,
+        "\
+ALLOWED  web/a (10.244.1.2) -> db/db (10.244.2.2)  5432/TCP
+
+egress of web/a: allowed
+  no policy isolates the pod in this direction
+ingress of db/db: allowed
+  db/allow-web ingress[1] is the first rule that matches
+
+over IPv6, fd00:1::2 -> fd00:2::2, it is also allowed
+"
+    );
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+}
+
+#[test]
+fn a_default_deny_names_who_isolates_and_the_nearest_miss() {
+    let ran = ask("web/a", "db/db", "80");
+    let expected = "\
+ingress of db/db: denied
+  policies isolate the pod in this direction and none of their rules matches
+  isolated by   db/allow-web
+  nearest miss  db/allow-web ingress[1]: peer matches, port does not
+";
+    assert!(ran.out.starts_with("DENIED  web/a"), "{}", ran.out);
+    assert!(ran.out.contains(expected), "{}", ran.out);
+    assert_eq!(ran.code, 3);
+
+    let ran = ask("web/b", "db/db", "sql/TCP");
+    assert!(
+        ran.out.contains("nearest miss  db/allow-web ingress[1]: port matches, peer does not"),
+        "{}",
+        ran.out
+    );
+    assert_eq!(ran.code, 3);
+
+    let ran = ask("web/b", "db/db", "ICMP");
+    assert!(ran.out.starts_with("DENIED  web/b (10.244.1.3) -> db/db (10.244.2.2)  ICMP\n"), "{}", ran.out);
+    assert!(ran.out.contains("nearest miss  none"), "{}", ran.out);
+}
+
+#[test]
+fn addresses_are_ends_too() {
+    let ran = ask("192.0.2.9", "db/db", "22");
+    assert!(ran.out.starts_with("ALLOWED  192.0.2.9 -> db/db (10.244.2.2)  22/TCP\n"), "{}", ran.out);
+    assert!(ran.out.contains("the address belongs to no pod"), "{}", ran.out);
+    assert_eq!(ran.code, 0);
+    // An address that a pod has is that pod.
+    let ran = ask("::ffff:10.244.1.2", "10.244.2.2", "5432");
+    assert!(ran.out.starts_with("ALLOWED  web/a (10.244.1.2) -> db/db (10.244.2.2)"), "{}", ran.out);
+    // The pod's address of the other end's family is taken.
+    let ran = ask("web/a", "2001:db8::1", "443");
+    assert!(ran.out.starts_with("ALLOWED  web/a (fd00:1::2) -> 2001:db8::1"), "{}", ran.out);
+}
+
+#[test]
+fn what_has_no_answer_is_said_in_a_sentence() {
+    let cases = [
+        ("web/aa", "db/db", "80", "the source has no pod web/aa; did you mean web/a or web/b?"),
+        ("front/a", "db/db", "80", "did you mean web/a?"),
+        ("web/nobody-like-that", "db/db", "80", "the source has no pod web/nobody-like-that (5 pods in all)"),
+        (
+            "web/host",
+            "db/db",
+            "80",
+            "uses the network of its node, so no policy applies to it: ask about the node node-a itself, 198.51.100.1",
+        ),
+        ("web/done", "db/db", "80", "pod web/done has no address: it has not started yet, or is finished"),
+        ("web/a", "db/db", "http/TCP", "db/db has no port http/TCP; it has sql/TCP"),
+        ("web/a", "db/db", "sql/UDP", "db/db has no port sql/UDP; it has sql/TCP"),
+        (
+            "web/a",
+            "192.0.2.1",
+            "sql",
+            "192.0.2.1 is an address: only a pod has a port named \"sql\"; give its number",
+        ),
+        ("web/b", "2001:db8::1", "80", "web/b and 2001:db8::1 have no address of one family"),
+        ("a", "db/db", "80", "write a pod as NAMESPACE/NAME, or an IP address"),
+        ("web/a", "db/db", "80/TPC", "is no protocol"),
+        ("web/a", "db/db", "70000", "70000 is no port: ports are 1 to 65535"),
+    ];
+    for (from, to, port, sentence) in cases {
+        let ran = ask(from, to, port);
+        assert!(ran.err.contains(sentence), "{from} {to} {port}: {}", ran.err);
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{from} {to} {port}");
+    }
+}
+
+#[test]
+fn json_says_the_same() {
+    let folder = folder(CLUSTER);
+    let source = text(folder.path());
+    let ran = run(&[
+        "explain", "--source", source, "--from", "web/b", "--to", "db/db", "--port", "sql", "--output",
+        "json",
+    ]);
+    let answer: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON");
+    assert_eq!(answer["verdict"], "deny");
+    assert_eq!(answer["from"]["pod"], "web/b");
+    assert_eq!(answer["to"]["address"], "10.244.2.2");
+    assert_eq!(answer["port"], 5432);
+    assert_eq!(answer["egress"]["reason"], "not-isolated");
+    assert_eq!(answer["ingress"]["reason"], "default-deny");
+    assert_eq!(answer["ingress"]["isolated_by"], serde_json::json!(["db/allow-web"]));
+    assert_eq!(
+        answer["ingress"]["nearest_miss"],
+        serde_json::json!({"policy": "db/allow-web", "rule": 1, "miss": "peer"})
+    );
+    assert_eq!(ran.code, 3);
+}
+
+#[test]
+fn packets_are_answered_line_by_line() {
+    let folder = folder(CLUSTER);
+    let input = br#"{"src":"10.244.1.2","dst":"10.244.2.2","protocol":"TCP","dst_port":5432}
+{"src":"10.244.1.3","dst":"10.244.2.2","protocol":6,"dst_port":5432,"src_port":40000,"note":"anything"}
+{"src":"192.0.2.7","dst":"10.244.2.2","dst_port":22}
+{"src":"10.244.1.2","dst":"10.244.2.2","protocol":"icmp","icmp_type":8}
+{"src":"fd00:1::2","dst":"fd00:2::2","protocol":"SCTP","dst_port":5432}"#;
+    let ran = run_with(&["explain", "--source", text(folder.path()), "--packets", "-"], input);
+    let open = r#"{"verdict":"allow","reason":"not-isolated","policy":null,"rule":null}"#;
+    let outside = r#"{"verdict":"allow","reason":"not-a-pod","policy":null,"rule":null}"#;
+    let denied = r#"{"verdict":"deny","reason":"default-deny","policy":"db/allow-web","rule":null}"#;
+    let rule =
+        |n: u32| format!(r#"{{"verdict":"allow","reason":"rule","policy":"db/allow-web","rule":{n}}}"#);
+    let line = |verdict: &str, egress: &str, ingress: &str| {
+        format!("{{\"verdict\":\"{verdict}\",\"egress\":{egress},\"ingress\":{ingress}}}\n")
+    };
+    let expected = [
+        line("allow", open, &rule(1)),
+        line("deny", open, denied),
+        line("allow", outside, &rule(0)),
+        line("deny", open, denied),
+        line("deny", open, denied),
+    ];
+    assert_eq!(ran.out, expected.concat());
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+}
+
+#[test]
+fn packets_that_cannot_be_read_keep_their_place() {
+    let folder = folder(CLUSTER);
+    let good = r#"{"src":"192.0.2.7","dst":"10.244.1.3","dst_port":80}"#;
+    let long = format!(r#"{{"src":"192.0.2.7","note":"{}"}}"#, "x".repeat(1 << 17));
+    let bad = [
+        ("", "EOF while parsing a value"),
+        ("not json", "expected"),
+        (r#"{"src":"10.0.0.300","dst":"10.0.0.1"}"#, "invalid IP address"),
+        (r#"{"src":"10.0.0.3"}"#, "missing field `dst`"),
+        (r#"{"src":"10.0.0.3","dst":"10.0.0.1","dst_port":65536}"#, "65536"),
+        (r#"{"src":"10.0.0.3","dst":"10.0.0.1","protocol":"TPC"}"#, r#"\"TPC\" is no protocol"#),
+        (r#"{"src":"10.0.0.3","dst":"10.0.0.1","protocol":256}"#, "256 is no protocol"),
+        (r#"[{"src":"10.0.0.3","dst":"10.0.0.1"}]"#, "invalid type"),
+        (&long, "longer than 65536 bytes"),
+    ];
+    let mut input = Vec::new();
+    for (line, _) in bad {
+        input.extend_from_slice(format!("{line}\n{good}\n").as_bytes());
+    }
+    input.extend_from_slice(b"\xff\xfe\n");
+    let file = folder.path().join("packets.jsonl");
+    std::fs::write(&file, input).expect("packets");
+    let ran = run(&["explain", "--source", text(folder.path()), "--packets", text(&file)]);
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert_eq!(lines.len(), 2 * bad.len() + 1, "as many lines out as in: {}", ran.out);
+    for (index, (input, error)) in bad.iter().enumerate() {
+        let (line, next) = (lines[2 * index], lines[2 * index + 1]);
+        assert!(line.starts_with(&format!("{{\"error\":\"line {}: ", 2 * index + 1)), "{line}");
+        assert!(line.contains(error), "{:.80}: {line}", input);
+        serde_json::from_str::<serde_json::Value>(line).expect("an error is JSON too");
+        assert!(next.starts_with(r#"{"verdict":"allow","#), "{next}");
+    }
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("10 of 19 lines could not be read"), "{}", ran.err);
+}
+
+#[test]
+fn what_the_source_got_wrong_is_named_and_never_widens() {
+    let broken = CLUSTER.replace("192.0.2.0/24", "192.0.2.0/99");
+    let folder = folder(&broken);
+    let source = text(folder.path());
+    let ran = run(&["explain", "--source", source, "--from", "192.0.2.9", "--to", "db/db", "--port", "22"]);
+    assert!(ran.out.starts_with("DENIED"), "{}", ran.out);
+    assert!(
+        ran.err.contains("cluster.yaml") && ran.err.contains("NetworkPolicy db/allow-web"),
+        "{}",
+        ran.err
+    );
+    assert!(ran.err.contains("192.0.2.0/99"), "{}", ran.err);
+    assert_eq!(ran.code, 3);
+    let ran = run_with(&["explain", "--source", source, "--packets", "-"], b"");
+    assert!(ran.err.contains("192.0.2.0/99"), "{}", ran.err);
+    assert_eq!((ran.code, ran.out.as_str()), (0, ""));
+}
+
+#[test]
+fn a_source_that_is_no_folder_is_a_usage_error() {
+    let ran = run(&["explain", "--source", "/nowhere", "--from", "web/a", "--to", "db/db", "--port", "1"]);
+    assert!(ran.err.contains("--source /nowhere: No such file"), "{}", ran.err);
+    assert_eq!(ran.code, 2);
+    let folder = folder(CLUSTER);
+    let ran = run(&["explain", "--source", text(folder.path()), "--packets", "/nowhere"]);
+    assert!(ran.err.contains("cannot open the packets in /nowhere"), "{}", ran.err);
+    assert_eq!(ran.code, 2);
+}
+
+#[test]
+fn the_shop_of_the_examples_is_understood_wholly() {
+    let shop = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests/examples/shop");
+    let ran =
+        run(&["explain", "--source", shop, "--from", "web/shop", "--to", "db/orders", "--port", "postgres"]);
+    assert!(ran.out.contains("db/allow-shop ingress[0] is the first rule that matches"), "{}", ran.out);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    let ran =
+        run(&["explain", "--source", shop, "--from", "web/blog", "--to", "db/orders", "--port", "postgres"]);
+    assert_eq!((ran.code, ran.err.as_str()), (3, ""));
+}

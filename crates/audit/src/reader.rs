@@ -1,0 +1,101 @@
+//! Reads a log again, line by line.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use crate::record::{Lost, Record};
+
+/// One line of a log.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Line {
+    /// A verdict.
+    Record(Box<Record>),
+    /// Records are missing here.
+    Lost(Lost),
+}
+
+/// A log, or a line of it, that can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The file can't be read.
+    #[error("cannot read the audit log {}: {error}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// A line is no record; those after it can still be read.
+    #[error("{}: line {line} is no audit record: {error}", path.display())]
+    Line {
+        /// Which file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: u64,
+        /// What is wrong with it.
+        error: serde_json::Error,
+    },
+}
+
+/// The lines of the log at `path`, oldest first. Empty lines are passed over.
+pub fn read(path: impl AsRef<Path>) -> Result<Records<BufReader<File>>, ReadError> {
+    let path = path.as_ref();
+    match File::open(path) {
+        Ok(file) => Ok(Records::new(path, BufReader::with_capacity(1 << 16, file))),
+        Err(error) => Err(ReadError::File { path: path.to_owned(), error }),
+    }
+}
+
+/// See [`read`].
+#[derive(Debug)]
+pub struct Records<R> {
+    input: R,
+    path: PathBuf,
+    line: u64,
+    buffer: Vec<u8>,
+    /// The input failed: nothing more comes.
+    failed: bool,
+}
+
+impl<R: BufRead> Records<R> {
+    /// The lines of any input; errors call it `path`.
+    pub fn new(path: impl Into<PathBuf>, input: R) -> Self {
+        Self { input, path: path.into(), line: 0, buffer: Vec::new(), failed: false }
+    }
+}
+
+impl<R: BufRead> Iterator for Records<R> {
+    type Item = Result<Line, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.failed {
+            self.buffer.clear();
+            match self.input.read_until(b'\n', &mut self.buffer) {
+                Ok(0) => return None,
+                Ok(_) => self.line += 1,
+                Err(error) => {
+                    self.failed = true;
+                    return Some(Err(ReadError::File { path: self.path.clone(), error }));
+                }
+            }
+            if !self.buffer.trim_ascii().is_empty() {
+                let line = parse(&self.buffer);
+                return Some(line.map_err(|error| ReadError::Line {
+                    path: self.path.clone(),
+                    line: self.line,
+                    error,
+                }));
+            }
+        }
+        None
+    }
+}
+
+/// A line is what its own fields make it; the error is the record's, since that is what nearly every line is.
+fn parse(line: &[u8]) -> Result<Line, serde_json::Error> {
+    match serde_json::from_slice(line) {
+        Ok(record) => Ok(Line::Record(Box::new(record))),
+        Err(error) => serde_json::from_slice(line).map(Line::Lost).map_err(|_| error),
+    }
+}

@@ -1,0 +1,40 @@
+//! The worker's end: hands a judgement over without ever waiting.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use policy::Judgement;
+use rtrb::{Consumer, Producer, PushError, RingBuffer};
+
+/// Records the verdicts of one worker.
+#[derive(Debug)]
+pub struct Recorder {
+    ring: Producer<Judgement>,
+    /// Only this recorder adds to it.
+    lost: Arc<AtomicU64>,
+}
+
+/// The writer's end of one recorder.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    /// What the recorder handed over, oldest first.
+    pub(crate) judgements: Consumer<Judgement>,
+    /// How many found the ring full, ever.
+    pub(crate) lost: Arc<AtomicU64>,
+}
+
+/// A recorder that has room for `capacity` judgements between two looks of the writer.
+pub(crate) fn ring(capacity: usize) -> (Recorder, Ring) {
+    let (ring, judgements) = RingBuffer::new(capacity);
+    let lost = Arc::new(AtomicU64::new(0));
+    (Recorder { ring, lost: Arc::clone(&lost) }, Ring { judgements, lost })
+}
+
+impl Recorder {
+    /// Hands a judgement to the writer; if there is no room it is lost, and counted.
+    pub fn record(&mut self, judgement: Judgement) {
+        if let Err(PushError::Full(_)) = self.ring.push(judgement) {
+            self.lost.store(self.lost.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        }
+    }
+}

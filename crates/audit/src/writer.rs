@@ -1,0 +1,372 @@
+//! The thread that turns judgements into lines.
+//!
+//! From: the rings of all recorders. To: the [`Destination`]. Invariant: every judgement handed over is written or counted as
+//! lost, and the log says how many were lost before it says anything newer.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use policy::Judgement;
+
+use crate::destination::{Destination, DestinationError, Sink};
+use crate::record::{Lost, Record};
+use crate::recorder::{self, Recorder, Ring};
+use crate::tallies::Tallies;
+
+/// How long the writer sleeps between two looks into the rings. Nobody wakes it: a wake-up costs the worker more than the
+/// record does.
+pub const POLL: Duration = Duration::from_millis(20);
+
+/// So many bytes of lines are gathered at most before they are written.
+pub const BATCH: usize = 1 << 16;
+
+/// How often trouble is told to the log of the program, at most.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+
+/// How often the file is looked after.
+const LOOK_AFTER_EVERY: Duration = Duration::from_secs(1);
+
+/// How long [`Audit::stop`] waits for a destination that doesn't take the last lines.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the writer needs to know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AuditConfig {
+    /// The node named in each record.
+    pub node: Arc<str>,
+    /// Where records go.
+    pub destination: Destination,
+    /// How many judgements each recorder can hand over between two looks of the writer; at least 1. Some 130 bytes each.
+    pub ring: usize,
+}
+
+/// An audit log that can't begin.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The destination can't be opened.
+    #[error(transparent)]
+    Destination(#[from] DestinationError),
+    /// The system gives no thread.
+    #[error("cannot start the audit writer's thread: {0}; look at the limits on processes and memory")]
+    Thread(io::Error),
+}
+
+/// The numbers of the audit log since its start.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Records written.
+    pub written: u64,
+    /// Records lost: their ring was full, or they could not be written.
+    pub lost: u64,
+    /// Writes that failed.
+    pub write_errors: u64,
+    /// What the last write failed with; `None` while all is well.
+    pub failing: Option<String>,
+}
+
+/// A running audit log. [`Audit::stop`] writes what is left; dropping it does the same.
+#[derive(Debug)]
+pub struct Audit {
+    shared: Arc<Shared>,
+    register: mpsc::Sender<Ring>,
+    ring: usize,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    stopping: AtomicBool,
+    written: AtomicU64,
+    lost: AtomicU64,
+    write_errors: AtomicU64,
+    failing: Mutex<Option<String>>,
+    tallies: Tallies,
+}
+
+impl Audit {
+    /// Opens the destination and starts the writer. `observe` sees every judgement that was not lost in a ring, on the writer's
+    /// thread: the place for statistics.
+    pub fn start(
+        config: AuditConfig,
+        observe: impl FnMut(&Judgement) + Send + 'static,
+    ) -> Result<Self, AuditError> {
+        let sink = Sink::open(config.destination)?;
+        let shared = Arc::new(Shared::default());
+        let (register, registered) = mpsc::channel();
+        let writer = Writer::new(config.node, sink, registered, Arc::clone(&shared), observe);
+        let thread = thread::Builder::new()
+            .name("audit".to_owned())
+            .spawn(move || writer.run())
+            .map_err(AuditError::Thread)?;
+        Ok(Self { shared, register, ring: config.ring.max(1), thread: Some(thread) })
+    }
+
+    /// A recorder for one more worker. Its ring is given back once the recorder is dropped and all of it is written.
+    pub fn recorder(&self) -> Recorder {
+        let (recorder, ring) = recorder::ring(self.ring);
+        // The writer lives as long as `self`; if its thread died, what is recorded is counted as lost by the ring.
+        let _ = self.register.send(ring);
+        recorder
+    }
+
+    /// A way to look at the log from elsewhere.
+    pub fn monitor(&self) -> Monitor {
+        Monitor { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Writes what the recorders handed over before this call, and ends. Gives up on a destination that takes nothing for five
+    /// seconds.
+    pub fn stop(mut self) -> Counters {
+        self.finish();
+        self.monitor().counters()
+    }
+
+    fn finish(&mut self) {
+        self.shared.stopping.store(true, Relaxed);
+        let Some(thread) = self.thread.take() else { return };
+        let give_up = Instant::now() + STOP_PATIENCE;
+        while !thread.is_finished() && Instant::now() < give_up {
+            thread::sleep(POLL / 10);
+        }
+        if thread.is_finished() {
+            let _ = thread.join();
+        } else {
+            tracing::warn!("the audit log's destination does not take the last records: they are lost");
+        }
+    }
+}
+
+/// Looks at a log while it is written, and after its end.
+#[derive(Clone, Debug)]
+pub struct Monitor {
+    shared: Arc<Shared>,
+}
+
+impl Monitor {
+    /// The numbers now.
+    pub fn counters(&self) -> Counters {
+        let failing = self.shared.failing.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Counters {
+            written: self.shared.written.load(Relaxed),
+            lost: self.shared.lost.load(Relaxed),
+            write_errors: self.shared.write_errors.load(Relaxed),
+            failing,
+        }
+    }
+
+    /// Verdicts by policy.
+    pub fn tallies(&self) -> &Tallies {
+        &self.shared.tallies
+    }
+}
+
+impl Drop for Audit {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+/// The writer's own state. Time is passed in, so that tests need not wait.
+struct Writer<F> {
+    node: Arc<str>,
+    sink: Sink,
+    rings: Vec<Ring>,
+    registered: mpsc::Receiver<Ring>,
+    shared: Arc<Shared>,
+    observe: F,
+    /// Whole lines, not yet written.
+    lines: Vec<u8>,
+    /// How many records are among them.
+    records: u64,
+    /// Lost in rings that are gone by now.
+    lost_in_old_rings: u64,
+    /// Lost because a write failed.
+    lost_in_writes: u64,
+    /// How many of all that were lost the log has told of.
+    told: u64,
+    /// What `told` becomes once `lines` are written.
+    telling: u64,
+    complained: Option<Instant>,
+    looked_after: Option<Instant>,
+}
+
+impl<F: FnMut(&Judgement)> Writer<F> {
+    fn new(
+        node: Arc<str>,
+        sink: Sink,
+        registered: mpsc::Receiver<Ring>,
+        shared: Arc<Shared>,
+        observe: F,
+    ) -> Self {
+        Self {
+            node,
+            sink,
+            rings: Vec::new(),
+            registered,
+            shared,
+            observe,
+            lines: Vec::with_capacity(BATCH + (BATCH >> 4)),
+            records: 0,
+            lost_in_old_rings: 0,
+            lost_in_writes: 0,
+            told: 0,
+            telling: 0,
+            complained: None,
+            looked_after: None,
+        }
+    }
+
+    fn run(mut self) {
+        loop {
+            // Read before the rings are: what was handed over before the stop is then still seen.
+            let stopping = self.shared.stopping.load(Relaxed);
+            self.round(Instant::now(), Timestamp::now());
+            if stopping {
+                return;
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// One look into every ring, and all of it written.
+    fn round(&mut self, now: Instant, time: Timestamp) {
+        self.rings.extend(self.registered.try_iter());
+        self.look_after(now);
+        self.tell_lost(now, time);
+        for ring in 0..self.rings.len() {
+            // Not more than lies there now: a busy worker must not keep the others' records waiting.
+            for _ in 0..self.rings[ring].judgements.slots() {
+                let Ok(judgement) = self.rings[ring].judgements.pop() else { break };
+                self.line(&judgement);
+                if self.lines.len() >= BATCH {
+                    self.write(now);
+                }
+            }
+        }
+        self.write(now);
+        let lost_in_old_rings = &mut self.lost_in_old_rings;
+        self.rings.retain(|ring| {
+            // In this order: after a recorder is dropped nothing is added to its ring any more.
+            let done = ring.judgements.is_abandoned() && ring.judgements.is_empty();
+            if done {
+                *lost_in_old_rings += ring.lost.load(Relaxed);
+            }
+            !done
+        });
+        self.shared.lost.store(self.lost(), Relaxed);
+    }
+
+    fn line(&mut self, judgement: &Judgement) {
+        (self.observe)(judgement);
+        let record = Record::new(&self.node, judgement);
+        if let Some(policy) = &record.policy {
+            self.shared.tallies.count(policy, record.verdict);
+        }
+        if !self.sink.is_off() {
+            append(&mut self.lines, &record);
+            self.records += 1;
+        }
+    }
+
+    /// All that were lost so far.
+    fn lost(&self) -> u64 {
+        let in_rings: u64 = self.rings.iter().map(|ring| ring.lost.load(Relaxed)).sum();
+        in_rings + self.lost_in_old_rings + self.lost_in_writes
+    }
+
+    fn tell_lost(&mut self, now: Instant, time: Timestamp) {
+        let lost = self.lost();
+        if lost == self.told {
+            return;
+        }
+        if self.sink.is_off() {
+            self.told = lost;
+            return;
+        }
+        append(&mut self.lines, &Lost { lost: lost - self.told, time, node: Arc::clone(&self.node) });
+        self.telling = lost;
+        if self.may_complain(now) {
+            tracing::warn!(
+                lost = lost - self.told,
+                "audit records lost: the log is slower than the verdicts"
+            );
+        }
+    }
+
+    fn write(&mut self, now: Instant) {
+        if self.lines.is_empty() {
+            return;
+        }
+        match self.sink.write(&self.lines) {
+            Ok(()) => {
+                self.shared.written.fetch_add(self.records, Relaxed);
+                self.told = self.told.max(self.telling);
+                self.set_failing(None);
+            }
+            Err(error) => {
+                self.lost_in_writes += self.records;
+                self.telling = self.told;
+                self.failed(now, &error);
+            }
+        }
+        self.lines.clear();
+        self.records = 0;
+    }
+
+    fn look_after(&mut self, now: Instant) {
+        if self.looked_after.is_none_or(|last| now.duration_since(last) >= LOOK_AFTER_EVERY) {
+            self.looked_after = Some(now);
+            if let Err(error) = self.sink.look_after() {
+                self.shared.write_errors.fetch_add(1, Relaxed);
+                self.complain(now, &error);
+            }
+        }
+    }
+
+    /// The agent goes on whatever becomes of the log: verdicts matter more than their records.
+    fn failed(&mut self, now: Instant, error: &io::Error) {
+        self.shared.write_errors.fetch_add(1, Relaxed);
+        self.set_failing(Some(error.to_string()));
+        self.complain(now, error);
+    }
+
+    fn complain(&mut self, now: Instant, error: &io::Error) {
+        if self.may_complain(now) {
+            tracing::error!(%error, "the audit log cannot be written: its records are lost until it can");
+        }
+    }
+
+    fn set_failing(&mut self, failing: Option<String>) {
+        let mut cell = self.shared.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        if failing.is_none() && cell.is_some() {
+            tracing::info!("the audit log can be written again");
+            self.complained = None;
+        }
+        *cell = failing;
+    }
+
+    fn may_complain(&mut self, now: Instant) -> bool {
+        let may = self.complained.is_none_or(|last| now.duration_since(last) >= COMPLAIN_EVERY);
+        if may {
+            self.complained = Some(now);
+        }
+        may
+    }
+}
+
+/// Adds one line.
+fn append(lines: &mut Vec<u8>, value: &impl serde::Serialize) {
+    let before = lines.len();
+    match serde_json::to_writer(&mut *lines, value) {
+        Ok(()) => lines.push(b'\n'),
+        // Nothing in our types can fail to be written to memory; if it could, half a line must not stay.
+        Err(_) => lines.truncate(before),
+    }
+}
+
+#[cfg(test)]
+mod tests;

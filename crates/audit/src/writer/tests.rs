@@ -1,0 +1,166 @@
+use std::fs;
+use std::path::Path;
+
+use policy::Snapshot;
+
+use super::*;
+use crate::reader::{Line, read};
+use crate::record::tests::{from_to, judgement, snapshot};
+
+fn config(path: &Path, ring: usize) -> AuditConfig {
+    let destination = Destination::File { path: path.to_owned(), max_bytes: 1 << 30, keep: 1 };
+    AuditConfig { node: "node-a".into(), destination, ring }
+}
+
+/// A writer without a thread, with one recorder.
+fn writer(path: &Path, ring: usize) -> (Writer<impl FnMut(&Judgement)>, Recorder) {
+    let destination = config(path, ring).destination;
+    let (register, registered) = mpsc::channel();
+    let (recorder, ring) = recorder::ring(ring);
+    register.send(ring).expect("registers");
+    let sink = Sink::open(destination).expect("opens");
+    (Writer::new("node-a".into(), sink, registered, Arc::default(), |_: &Judgement| {}), recorder)
+}
+
+fn connection(snapshot: &Arc<Snapshot>, port: u16) -> Judgement {
+    judgement(snapshot, Some(from_to("10.0.0.1", "10.0.1.2", port)))
+}
+
+fn time() -> Timestamp {
+    "2026-01-02T03:04:06Z".parse().expect("time")
+}
+
+/// `lost N` or the destination port.
+fn summary(path: &Path) -> Vec<String> {
+    read(path)
+        .expect("opens")
+        .map(|line| match line.expect("reads") {
+            Line::Lost(lost) => format!("lost {}", lost.lost),
+            Line::Record(record) => {
+                record.destination.and_then(|end| end.port).map_or_else(String::new, |port| port.to_string())
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn a_stop_writes_all_that_was_recorded() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("audit.log");
+    let seen = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&seen);
+    let audit = Audit::start(config(&path, 4096), move |_| {
+        counted.fetch_add(1, Relaxed);
+    })
+    .expect("starts");
+    let snapshot = snapshot();
+    let workers: Vec<_> = (0..2)
+        .map(|_| {
+            let (mut recorder, snapshot) = (audit.recorder(), Arc::clone(&snapshot));
+            thread::spawn(move || (1..=1000).for_each(|port| recorder.record(connection(&snapshot, port))))
+        })
+        .collect();
+    for worker in workers {
+        worker.join().expect("records");
+    }
+    let monitor = audit.monitor();
+    let counters = audit.stop();
+    assert_eq!(counters, Counters { written: 2000, ..Counters::default() });
+    assert_eq!(seen.load(Relaxed), 2000);
+    assert_eq!(summary(&path).len(), 2000);
+    let policy = Arc::new(policy::PolicyName::network_policy("db", "allow-web"));
+    assert_eq!(monitor.tallies().of(&policy, policy::Verdict::Deny), 2000, "none to 5432");
+    assert_eq!(monitor.tallies().of(&policy, policy::Verdict::Allow), 0);
+    monitor.tallies().forget(&policy);
+    assert_eq!(monitor.tallies().all(), []);
+}
+
+#[test]
+fn what_finds_the_ring_full_is_counted_and_the_log_says_so_before_anything_newer() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("audit.log");
+    let (mut writer, mut recorder) = writer(&path, 2);
+    let (snapshot, now) = (snapshot(), Instant::now());
+    for port in 1..=5 {
+        recorder.record(connection(&snapshot, port));
+    }
+    writer.round(now, time());
+    recorder.record(connection(&snapshot, 6));
+    writer.round(now, time());
+    assert_eq!(summary(&path), ["lost 3", "1", "2", "6"]);
+    let text = fs::read_to_string(&path).expect("log");
+    assert_eq!(
+        text.lines().next(),
+        Some(r#"{"lost":3,"time":"2026-01-02T03:04:06.000000Z","node":"node-a"}"#)
+    );
+    assert_eq!(writer.shared.lost.load(Relaxed), 3);
+}
+
+#[test]
+fn losses_of_a_recorder_that_is_gone_stay_counted() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("audit.log");
+    let (mut writer, mut recorder) = writer(&path, 1);
+    let snapshot = snapshot();
+    recorder.record(connection(&snapshot, 1));
+    recorder.record(connection(&snapshot, 2));
+    drop(recorder);
+    for _ in 0..3 {
+        writer.round(Instant::now(), time());
+    }
+    assert!(writer.rings.is_empty(), "the ring is given back");
+    assert_eq!(summary(&path), ["lost 1", "1"], "said once");
+    assert_eq!(writer.shared.lost.load(Relaxed), 1);
+}
+
+#[test]
+fn a_full_disk_loses_records_and_the_log_says_so_once_there_is_room() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("audit.log");
+    std::os::unix::fs::symlink("/dev/full", &path).expect("links");
+    let (mut writer, mut recorder) = writer(&path, 8);
+    let (snapshot, now) = (snapshot(), Instant::now());
+    recorder.record(connection(&snapshot, 1));
+    recorder.record(connection(&snapshot, 2));
+    writer.round(now, time());
+    recorder.record(connection(&snapshot, 3));
+    writer.round(now, time());
+    assert_eq!(writer.shared.write_errors.load(Relaxed), 2);
+    let failing = writer.shared.failing.lock().expect("lock").clone().expect("failing");
+    assert!(failing.contains("No space left"), "{failing}");
+
+    fs::remove_file(&path).expect("room again");
+    recorder.record(connection(&snapshot, 4));
+    writer.round(now + LOOK_AFTER_EVERY, time());
+    assert_eq!(summary(&path), ["lost 3", "4"]);
+    assert_eq!(writer.shared.failing.lock().expect("lock").clone(), None, "healthy again");
+    assert_eq!((writer.shared.written.load(Relaxed), writer.shared.lost.load(Relaxed)), (1, 3));
+}
+
+#[test]
+fn switched_off_it_writes_nothing_and_still_counts() {
+    let config = AuditConfig { node: "node-a".into(), destination: Destination::Off, ring: 8 };
+    let audit = Audit::start(config, |_| {}).expect("starts");
+    let mut recorder = audit.recorder();
+    recorder.record(connection(&snapshot(), 5432));
+    let monitor = audit.monitor();
+    assert_eq!(audit.stop(), Counters::default());
+    let policy = Arc::new(policy::PolicyName::network_policy("db", "allow-web"));
+    assert_eq!(monitor.tallies().of(&policy, policy::Verdict::Allow), 1);
+}
+
+#[test]
+fn a_line_that_is_no_record_is_named_and_the_next_is_read() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("audit.log");
+    fs::write(&path, "\n{\"lost\":2,\"time\":\"2026-01-02T03:04:06Z\",\"node\":\"n\"}\n{\"time\":\n{}\n")
+        .expect("file");
+    let lines: Vec<_> = read(&path).expect("opens").collect();
+    assert!(matches!(&lines[0], Ok(Line::Lost(lost)) if lost.lost == 2));
+    let error = lines[1].as_ref().expect_err("half a line").to_string();
+    assert!(error.contains("audit.log: line 3 is no audit record: "), "{error}");
+    let error = lines[2].as_ref().expect_err("empty object").to_string();
+    assert!(error.contains("line 4") && error.contains("missing field `time`"), "{error}");
+    assert_eq!(lines.len(), 3);
+    assert!(read(folder.path().join("none")).is_err());
+}

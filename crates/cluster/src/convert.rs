@@ -1,0 +1,158 @@
+//! Turns Kubernetes objects, as their API writes them, into what the engine understands.
+//!
+//! From: any source, as an object's fields ([`serde_json::Value`]). To: a [`policy::Change`]. One resource kind a file.
+//!
+//! Objects may come from a file that no API server ever checked, or from an API server that is newer than this
+//! program. So everything is looked at in its raw form, and the rule is semantics 28: **what can't be understood never
+//! widens what is allowed**. A peer, port or rule that has something unknown in it matches nothing; a policy of which
+//! more is unknown isolates its pods and allows nothing; a pod or namespace whose labels can't be read is no object at
+//! all ([`Unusable`]), so that no policy is escaped by it. Each of these is named with its field and its effect.
+
+mod metadata;
+mod namespace;
+mod network_policy;
+mod node;
+mod peer;
+mod place;
+mod pod;
+mod port;
+mod selector;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::networking::v1 as networking;
+use kube::Resource;
+use policy::Change;
+use serde_json::Value;
+
+use crate::interner::Interner;
+pub use place::{FieldPath, Step};
+use place::{Flaws, Place};
+
+/// Converts one object. Its `apiVersion` and `kind` have been looked at already: see [`Kind::of`].
+pub fn convert(kind: Kind, object: &Value, interner: &Interner) -> Result<Converted, Unusable> {
+    let mut flaws = Flaws::default();
+    let object = Place::root(object);
+    let change = match kind {
+        Kind::Namespace => Change::Namespace(namespace::namespace(&object, interner)?),
+        Kind::Pod => Change::Pod(pod::pod(&object, interner, &mut flaws)?),
+        Kind::Node => Change::Node(node::node(&object, interner, &mut flaws)?),
+        Kind::NetworkPolicy => {
+            Change::Policy(Arc::new(network_policy::network_policy(&object, interner, &mut flaws)?))
+        }
+    };
+    Ok(Converted { change, flaws: flaws.0 })
+}
+
+/// An object as the engine understands it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Converted {
+    /// The object is there, in this form.
+    pub change: Change,
+    /// What of it was not understood, in the order of the object.
+    pub flaws: Vec<Flaw>,
+}
+
+/// A part of an object that was not understood.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Flaw {
+    /// The field.
+    pub at: FieldPath,
+    /// What is wrong with it.
+    pub what: String,
+    /// What follows: never more access.
+    pub effect: &'static str,
+}
+
+/// An object that can't be understood at all: not even which one it is, or not safely.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{at}: {what}")]
+pub struct Unusable {
+    /// The field.
+    pub at: FieldPath,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+/// The kinds of objects that are converted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Kind {
+    /// `v1`.
+    Namespace,
+    /// `v1`.
+    Pod,
+    /// `v1`.
+    Node,
+    /// `networking.k8s.io/v1`.
+    NetworkPolicy,
+}
+
+/// What an object's `apiVersion` and `kind` say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Recognition {
+    /// One of ours.
+    Ours(Kind),
+    /// A kind that has nothing to do with verdicts.
+    Foreign,
+    /// The name of one of our kinds under an API version that is not understood; says which one is.
+    WrongVersion(String),
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 4] = [Self::Namespace, Self::Pod, Self::Node, Self::NetworkPolicy];
+
+    /// Recognises an object by its `apiVersion` and `kind`.
+    ///
+    /// A foreign API group may have a Pod or Node of its own, which is none of ours. A NetworkPolicy of any other group
+    /// or version is always named: someone believes that it is enforced.
+    pub fn of(api_version: &str, kind: &str) -> Recognition {
+        let Some(ours) = Self::named(kind) else { return Recognition::Foreign };
+        let understood = ours.api_version();
+        if understood == api_version {
+            Recognition::Ours(ours)
+        } else if ours != Self::NetworkPolicy && api_version.contains('/') {
+            Recognition::Foreign
+        } else {
+            Recognition::WrongVersion(format!(
+                "apiVersion {api_version:?} of kind {kind} is not understood: use {understood:?}"
+            ))
+        }
+    }
+
+    /// The one of this name, whatever API group is meant.
+    pub fn named(kind: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|ours| ours.name() == kind)
+    }
+
+    /// The `kind` of its objects.
+    pub fn name(self) -> Cow<'static, str> {
+        match self {
+            Self::Namespace => core::Namespace::kind(&()),
+            Self::Pod => core::Pod::kind(&()),
+            Self::Node => core::Node::kind(&()),
+            Self::NetworkPolicy => networking::NetworkPolicy::kind(&()),
+        }
+    }
+
+    /// The `apiVersion` of the objects that are converted.
+    pub fn api_version(self) -> Cow<'static, str> {
+        match self {
+            Self::Namespace => core::Namespace::api_version(&()),
+            Self::Pod => core::Pod::api_version(&()),
+            Self::Node => core::Node::api_version(&()),
+            Self::NetworkPolicy => networking::NetworkPolicy::api_version(&()),
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.name())
+    }
+}

@@ -1,0 +1,65 @@
+//! `metadata`: which object it is, and its labels.
+
+use std::sync::Arc;
+
+use policy::Labels;
+
+use super::Unusable;
+use super::place::Place;
+use crate::interner::Interner;
+
+/// Where a namespaced object is that names no namespace: what `kubectl apply` would do with it.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// `metadata.name`.
+pub(super) fn name<'a>(object: &'a Place<'a>) -> Result<&'a str, Unusable> {
+    let metadata = object.field("metadata").ok_or_else(|| object.unusable("there is no metadata"))?;
+    let name = metadata.value.get("name").filter(|name| !name.is_null());
+    match name.map(|name| name.as_str()) {
+        Some(Some("")) | None => Err(metadata.unusable("there is no name")),
+        Some(Some(name)) => Ok(name),
+        Some(None) => Err(metadata.unusable("the name is no text")),
+    }
+}
+
+/// `metadata.namespace`; [`DEFAULT_NAMESPACE`] where there is none.
+pub(super) fn namespace(object: &Place<'_>, interner: &Interner) -> Result<Arc<str>, Unusable> {
+    let Some(metadata) = object.field("metadata") else { return Ok(interner.text(DEFAULT_NAMESPACE)) };
+    let Some(namespace) = metadata.field("namespace") else { return Ok(interner.text(DEFAULT_NAMESPACE)) };
+    match namespace.value.as_str() {
+        Some("") => Ok(interner.text(DEFAULT_NAMESPACE)),
+        Some(name) => Ok(interner.text(name)),
+        None => Err(namespace.unusable(format!("{} is no text", namespace.shown()))),
+    }
+}
+
+/// `metadata.labels`, and over them the labels `fixed`.
+///
+/// One label that can't be read makes the object unusable: without it, a policy that selects the object by that label
+/// would no longer apply to it, and that would widen access (semantics 28).
+pub(super) fn labels(
+    object: &Place<'_>,
+    fixed: &[(&str, &str)],
+    interner: &Interner,
+) -> Result<Labels, Unusable> {
+    let metadata = object.field("metadata");
+    let Some(labels) = metadata.as_ref().and_then(|metadata| metadata.field("labels")) else {
+        return Ok(interner.labels(fixed.iter().copied()));
+    };
+    let fields = labels
+        .value
+        .as_object()
+        .ok_or_else(|| labels.unusable(format!("{} is no mapping", labels.shown())))?;
+    let mut pairs = Vec::with_capacity(fields.len() + fixed.len());
+    for (key, value) in fields {
+        // The API reads null, `app:` with nothing behind it, as the empty text.
+        let text = if value.is_null() { Some("") } else { value.as_str() };
+        let Some(text) = text else {
+            let place = labels.field(key).unwrap_or(labels);
+            return Err(place.unusable(format!("the value {} is no text: put it in quotes", place.shown())));
+        };
+        pairs.push((key.as_str(), text));
+    }
+    pairs.extend_from_slice(fixed);
+    Ok(interner.labels(pairs))
+}

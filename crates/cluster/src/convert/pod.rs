@@ -1,0 +1,148 @@
+//! Pod, `v1`.
+
+use std::net::IpAddr;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use policy::{NamedPort, Pod, PodName, Protocol};
+use serde::Deserialize;
+
+use super::place::{Flaws, Place};
+use super::{Unusable, metadata, port};
+use crate::interner::Interner;
+
+/// What a flaw in a pod's ports means.
+const NO_SUCH_PORT: &str = "rules can't find this port by its name";
+
+/// Converts a Pod.
+pub(super) fn pod(object: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> Result<Pod, Unusable> {
+    let name = PodName::new(metadata::namespace(object, interner)?, metadata::name(object)?);
+    let labels = metadata::labels(object, &[], interner)?;
+    let spec = object.field("spec");
+    let status = object.field("status");
+    let host_network = match spec.as_ref().and_then(|spec| spec.field("hostNetwork")) {
+        None => false,
+        Some(flag) => {
+            flag.value.as_bool().ok_or_else(|| flag.unusable("hostNetwork is neither true nor false"))?
+        }
+    };
+    let phase = status.as_ref().and_then(|status| status.value.get("phase")?.as_str());
+    // A finished pod has released its addresses (semantics 22); a hostNetwork pod's are its node's (semantics 20).
+    let has_addresses = !host_network && !matches!(phase, Some("Succeeded" | "Failed"));
+    let addresses = match &status {
+        Some(status) if has_addresses => addresses(status, flaws),
+        _ => Vec::new(),
+    };
+    let ports = spec.as_ref().map(|spec| named_ports(spec, interner, flaws)).unwrap_or_default();
+    let node = spec.as_ref().and_then(|spec| spec.value.get("nodeName")?.as_str());
+    let node = node.filter(|node| !node.is_empty()).map(|node| interner.text(node));
+    Ok(Pod { name, labels, addresses, ports, node, host_network, created: created(object, flaws) })
+}
+
+/// `status.podIPs` and `status.podIP`, each address once, in order.
+fn addresses(status: &Place<'_>, flaws: &mut Flaws) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    let mut take = |text: &Place<'_>, flaws: &mut Flaws| {
+        if let Some(address) = address(text, flaws)
+            && !addresses.contains(&address)
+        {
+            addresses.push(address);
+        }
+    };
+    status.each("podIPs", flaws, "no policy holds for the pod's addresses", |entry, flaws| {
+        if let Some(ip) = entry.field("ip") {
+            take(&ip, flaws);
+        }
+    });
+    if let Some(ip) = status.field("podIP") {
+        take(&ip, flaws);
+    }
+    addresses.shrink_to_fit();
+    addresses
+}
+
+/// An address in its canonical form: `::ffff:a.b.c.d` is the IPv4 address (semantics 26). Empty text is none.
+pub(super) fn address(place: &Place<'_>, flaws: &mut Flaws) -> Option<IpAddr> {
+    let text = place.value.as_str();
+    if text == Some("") {
+        return None;
+    }
+    let address = text.and_then(|text| text.parse::<IpAddr>().ok());
+    if address.is_none() {
+        flaws.push(place, format!("{} is no IP address", place.shown()), "this address is not known");
+    }
+    address.map(|address| address.to_canonical())
+}
+
+/// Named ports of the containers and then of the sidecars: initContainers that run as long as the pod does
+/// (semantics 19). Of two ports of one name and protocol the first counts, as for the API's own consumers.
+fn named_ports(spec: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> Vec<NamedPort> {
+    let mut ports: Vec<NamedPort> = Vec::new();
+    for (list, sidecars_only) in [("containers", false), ("initContainers", true)] {
+        spec.each(list, flaws, NO_SUCH_PORT, |container, flaws| {
+            let restart = container.value.get("restartPolicy").and_then(|policy| policy.as_str());
+            if sidecars_only && restart != Some("Always") {
+                return;
+            }
+            container.each("ports", flaws, NO_SUCH_PORT, |entry, flaws| {
+                if let Some(named) = named_port(entry, interner, flaws)
+                    && !ports.iter().any(|p| p.name == named.name && p.protocol == named.protocol)
+                {
+                    ports.push(named);
+                }
+            });
+        });
+    }
+    ports.sort();
+    ports.shrink_to_fit();
+    ports
+}
+
+/// One container port; `None` if it has no name, or can't be understood.
+fn named_port(entry: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> Option<NamedPort> {
+    let name = entry.field("name").filter(|name| name.value.as_str() != Some(""))?;
+    let Some(text) = name.value.as_str() else {
+        flaws.push(&name, format!("{} is no text", name.shown()), NO_SUCH_PORT);
+        return None;
+    };
+    let protocol = match entry.field("protocol") {
+        None => Protocol::TCP,
+        Some(protocol) => match port::protocol(&protocol) {
+            Ok(protocol) => protocol,
+            Err(what) => {
+                flaws.push(&protocol, what, NO_SUCH_PORT);
+                return None;
+            }
+        },
+    };
+    let number = entry.field("containerPort").map(|number| (port::number(&number), number));
+    match number {
+        Some((Ok(number), _)) => Some(NamedPort { name: interner.text(text), protocol, number }),
+        Some((Err(what), place)) => {
+            flaws.push(&place, what, NO_SUCH_PORT);
+            None
+        }
+        None => {
+            flaws.push(entry, "there is no containerPort", NO_SUCH_PORT);
+            None
+        }
+    }
+}
+
+/// `metadata.creationTimestamp` in seconds since 1970; 0 where there is none.
+fn created(object: &Place<'_>, flaws: &mut Flaws) -> i64 {
+    let metadata = object.field("metadata");
+    let Some(time) = metadata.as_ref().and_then(|metadata| metadata.field("creationTimestamp")) else {
+        return 0;
+    };
+    match Time::deserialize(time.value) {
+        Ok(Time(time)) => time.as_second(),
+        Err(_) => {
+            flaws.push(
+                &time,
+                format!("{} is no time such as \"2026-01-31T12:00:00Z\"", time.shown()),
+                "the pod counts as older than any other that claims its address",
+            );
+            0
+        }
+    }
+}

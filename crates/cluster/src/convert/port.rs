@@ -1,0 +1,96 @@
+//! An entry of a rule's `ports`.
+
+use policy::{PortMatch, PortNumbers, Protocol};
+
+use super::place::{Flaws, Place};
+use crate::interner::Interner;
+
+/// What follows from a port that is not understood.
+const EFFECT: &str = "the port matches nothing";
+
+/// Converts one entry. What is not understood matches nothing (semantics 28).
+pub(super) fn port(place: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> PortMatch {
+    understand(place, interner, flaws)
+        .unwrap_or(PortMatch { protocol: Some(Protocol::TCP), numbers: PortNumbers::Nothing })
+}
+
+/// The same; `None` after a flaw was noted.
+fn understand(place: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> Option<PortMatch> {
+    if !place.value.is_object() {
+        flaws.push(place, format!("{} is no port", place.shown()), EFFECT);
+        return None;
+    }
+    if !flaws.all_known(place, &["protocol", "port", "endPort"], EFFECT) {
+        return None;
+    }
+    let mut refuse = |place: &Place<'_>, what: String| {
+        flaws.push(place, what, EFFECT);
+        None
+    };
+    // An absent protocol means TCP (semantics 14).
+    let protocol = match place.field("protocol") {
+        None => Protocol::TCP,
+        Some(text) => match protocol(&text) {
+            Ok(protocol) => protocol,
+            Err(what) => return refuse(&text, what),
+        },
+    };
+    let end = place.field("endPort");
+    let numbers = match (place.field("port"), &end) {
+        // A protocol without a port: every port of that protocol (semantics 15).
+        (None, None) => PortNumbers::Any,
+        (None, Some(end)) => return refuse(end, "endPort needs a port".into()),
+        (Some(name), end) if name.value.is_string() => {
+            let text = name.value.as_str().unwrap_or_default();
+            if !is_port_name(text) {
+                let hint = if text.parse::<u16>().is_ok() { ": a number stands without quotes" } else { "" };
+                return refuse(&name, format!("{} is no port's name{hint}", name.shown()));
+            }
+            if let Some(end) = end {
+                return refuse(end, "endPort needs a port that is a number, not a name".into());
+            }
+            PortNumbers::Named(interner.text(text))
+        }
+        (Some(first), end) => {
+            let first = match number(&first) {
+                Ok(first) => first,
+                Err(what) => return refuse(&first, what),
+            };
+            // endPort is inclusive and not below port (semantics 16).
+            match end.as_ref().map(|end| (number(end), end)) {
+                None => PortNumbers::Range(first, first),
+                Some((Ok(last), _)) if last >= first => PortNumbers::Range(first, last),
+                Some((Ok(last), end)) => return refuse(end, format!("endPort {last} is below port {first}")),
+                Some((Err(what), end)) => return refuse(end, what),
+            }
+        }
+    };
+    Some(PortMatch { protocol: Some(protocol), numbers })
+}
+
+/// A protocol by the API's own names, in their own case: nothing else is taken for one of them (semantics 14).
+pub(super) fn protocol(place: &Place<'_>) -> Result<Protocol, String> {
+    match place.value.as_str() {
+        Some("TCP") => Ok(Protocol::TCP),
+        Some("UDP") => Ok(Protocol::UDP),
+        Some("SCTP") => Ok(Protocol::SCTP),
+        _ => Err(format!("{} is no protocol: use TCP, UDP or SCTP", place.shown())),
+    }
+}
+
+/// A port number, 1 to 65535.
+pub(super) fn number(place: &Place<'_>) -> Result<u16, String> {
+    let number =
+        place.value.as_u64().and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0);
+    number.ok_or_else(|| format!("{} is no port: use a number from 1 to 65535", place.shown()))
+}
+
+/// Whether this can be the name of a container's port [apimachinery, IsValidPortName].
+fn is_port_name(text: &str) -> bool {
+    (1..=15).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && text.bytes().any(|b| b.is_ascii_lowercase())
+        && !text.contains("--")
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}

@@ -1,0 +1,153 @@
+//! Namespaces, pods and nodes.
+
+use super::*;
+
+#[test]
+fn item_11_a_namespace_has_its_name_as_a_label() {
+    let (change, flaws) =
+        one("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: web\n  labels:\n    team: x\n    \
+                               kubernetes.io/metadata.name: wrong\n");
+    assert_eq!(flaws, Vec::<String>::new());
+    let labels = [("kubernetes.io/metadata.name", "web"), ("team", "x")].into_iter().collect();
+    assert_eq!(change, Change::Namespace(Namespace { name: "web".into(), labels }));
+}
+
+/// A pod `default/a` with these fields.
+fn flawed_pod(spec: Value, status: Value) -> (Pod, Vec<String>) {
+    let object = json!({"metadata": {"name": "a"}, "spec": spec, "status": status});
+    let converted = convert(Kind::Pod, &object, &Interner::new()).expect("a pod");
+    let Change::Pod(pod) = converted.change else { panic!("no pod") };
+    (pod, converted.flaws.iter().map(|flaw| format!("{}: {}; {}", flaw.at, flaw.what, flaw.effect)).collect())
+}
+
+#[test]
+fn item_26_every_address_counts_in_its_canonical_form() {
+    let (pod, flaws) = flawed_pod(
+        json!({}),
+        json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "::ffff:10.0.0.1"}, {"ip": "fd00::1"}, {"ip": ""}, {}]}),
+    );
+    assert_eq!(pod.addresses, addresses(&["10.0.0.1", "fd00::1"]));
+    assert_eq!(flaws, Vec::<String>::new());
+    let (pod, flaws) = flawed_pod(json!({}), json!({"podIP": "10.0.0.256", "podIPs": [{"ip": "10.0.0.2"}]}));
+    assert_eq!(pod.addresses, addresses(&["10.0.0.2"]));
+    assert_eq!(flaws, ["status.podIP: \"10.0.0.256\" is no IP address; this address is not known"]);
+}
+
+#[test]
+fn items_20_and_22_pods_that_have_no_address_of_their_own() {
+    for phase in ["Succeeded", "Failed"] {
+        let (pod, _) = flawed_pod(json!({}), json!({"phase": phase, "podIP": "10.0.0.1"}));
+        assert_eq!(pod.addresses, addresses(&[]));
+    }
+    let (pod, _) = flawed_pod(json!({}), json!({"phase": "Running", "podIP": "10.0.0.1"}));
+    assert_eq!(pod.addresses, addresses(&["10.0.0.1"]));
+    let (pod, _) = flawed_pod(json!({"hostNetwork": true}), json!({"podIP": "10.0.0.1"}));
+    assert!(pod.host_network);
+    assert_eq!(pod.addresses, addresses(&[]));
+}
+
+#[test]
+fn items_18_and_19_named_ports() {
+    let (pod, flaws) = flawed_pod(
+        json!({
+            "initContainers": [
+                {"restartPolicy": "Always", "ports": [{"name": "proxy", "containerPort": 15001}, {"name": "dns", "containerPort": 1}]},
+                {"ports": [{"name": "setup", "containerPort": 9}]},
+            ],
+            "containers": [
+                {"ports": [
+                    {"name": "dns", "containerPort": 53},
+                    {"name": "dns", "containerPort": 5353, "protocol": "UDP"},
+                    {"containerPort": 8080},
+                ]},
+                {"ports": [{"name": "dns", "containerPort": 54, "protocol": "TCP"}]},
+                {},
+            ],
+        }),
+        json!({}),
+    );
+    let port = |name: &str, protocol, number| NamedPort { name: name.into(), protocol, number };
+    assert_eq!(flaws, Vec::<String>::new());
+    assert_eq!(
+        pod.ports,
+        [
+            port("dns", Protocol::TCP, 53),
+            port("dns", Protocol::UDP, 5353),
+            port("proxy", Protocol::TCP, 15001),
+        ]
+    );
+}
+
+#[test]
+fn a_named_port_that_is_not_understood_is_not_known_by_its_name() {
+    let (pod, flaws) = flawed_pod(
+        json!({"containers": [{"ports": [
+            {"name": "a", "containerPort": 0},
+            {"name": "b"},
+            {"name": "c", "containerPort": 1, "protocol": "QUIC"},
+            {"name": 5, "containerPort": 1},
+            {"name": "e", "containerPort": 5},
+        ]}, {"ports": {}}]}),
+        json!({}),
+    );
+    assert_eq!(pod.ports, [NamedPort { name: "e".into(), protocol: Protocol::TCP, number: 5 }]);
+    let at = "spec.containers[0].ports";
+    let effect = "rules can't find this port by its name";
+    assert_eq!(
+        flaws,
+        [
+            format!("{at}[0].containerPort: 0 is no port: use a number from 1 to 65535; {effect}"),
+            format!("{at}[1]: there is no containerPort; {effect}"),
+            format!("{at}[2].protocol: \"QUIC\" is no protocol: use TCP, UDP or SCTP; {effect}"),
+            format!("{at}[3].name: 5 is no text; {effect}"),
+            format!("spec.containers[1].ports: a mapping is no list; {effect}"),
+        ]
+    );
+}
+
+#[test]
+fn a_pods_age_and_node() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  creationTimestamp: 2026-01-31T12:00:00Z\n\
+               spec:\n  nodeName: node-1\n";
+    let (Change::Pod(pod), _) = one(pod) else { panic!("no pod") };
+    assert_eq!((pod.created, pod.node.as_deref()), (1_769_860_800, Some("node-1")));
+    assert_eq!(&*pod.name.namespace, "default", "as kubectl apply would have it");
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  creationTimestamp: yesterday\nspec:\n  nodeName: ''\n";
+    let (Change::Pod(pod), flaws) = one(pod) else { panic!("no pod") };
+    assert_eq!((pod.created, pod.node.as_deref()), (0, None));
+    assert_eq!(
+        flaws,
+        ["metadata.creationTimestamp: \"yesterday\" is no time such as \"2026-01-31T12:00:00Z\"; \
+                        the pod counts as older than any other that claims its address"]
+    );
+}
+
+#[test]
+fn a_node_has_addresses_and_ranges_of_pods() {
+    let (change, flaws) = one(concat!(
+        "apiVersion: v1\nkind: Node\nmetadata: {name: n}\n",
+        "spec: {podCIDR: 10.244.1.0/24, podCIDRs: [10.244.1.0/24, 'fd00:1::/64', '10.244.1.0/240']}\n",
+        "status:\n  addresses:\n  - {type: InternalIP, address: 192.0.2.1}\n  - {type: Hostname, address: n}\n",
+        "  - {type: ExternalIP, address: '::ffff:192.0.2.1'}\n  - {type: InternalIP, address: '2001:db8::1'}\n",
+        "  - {type: InternalIP, address: n.example}\n",
+    ));
+    assert_eq!(
+        change,
+        Change::Node(Node {
+            name: "n".into(),
+            addresses: addresses(&["192.0.2.1", "2001:db8::1"]),
+            pod_cidrs: ["10.244.1.0/24", "fd00:1::/64"]
+                .iter()
+                .map(|cidr| cidr.parse().expect("a CIDR"))
+                .collect(),
+        })
+    );
+    assert_eq!(
+        flaws,
+        [
+            "spec.podCIDRs[2]: \"10.244.1.0/240\" is no CIDR such as \"10.0.0.0/8\" or \"fd00::/8\"; \
+         this range is not known as one of pods",
+            "status.addresses[4].address: \"n.example\" is no IP address; this address is not known",
+        ]
+    );
+}

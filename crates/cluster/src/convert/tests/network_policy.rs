@@ -1,0 +1,135 @@
+//! Policies as a whole: types, lists of rules, and what closes them.
+
+use super::*;
+
+// Semantics 1: policyTypes.
+
+#[test]
+fn item_1_policy_types_default_by_the_rules_that_are_there() {
+    let isolates = |spec: Value| {
+        let policy = policy(spec);
+        (policy.isolates_ingress, policy.isolates_egress)
+    };
+    assert_eq!(isolates(json!({})), (true, false));
+    assert_eq!(isolates(json!({"ingress": [{}]})), (true, false));
+    assert_eq!(isolates(json!({"egress": [{}]})), (true, true));
+    assert_eq!(isolates(json!({"egress": []})), (true, false), "no rule for egress");
+    assert_eq!(isolates(json!({"policyTypes": [], "egress": [{}]})), (true, true), "an empty list is absent");
+    assert_eq!(isolates(json!({"policyTypes": null})), (true, false));
+    assert_eq!(isolates(json!({"policyTypes": ["Egress"]})), (false, true));
+    assert_eq!(isolates(json!({"policyTypes": ["Ingress"], "egress": [{}]})), (true, false));
+    assert_eq!(isolates(json!({"policyTypes": ["Egress", "Ingress"]})), (true, true));
+}
+
+#[test]
+fn a_policy_type_that_is_not_known_isolates_in_both_directions() {
+    for (types, said) in [
+        (json!(["ingress"]), "spec.policyTypes[0]: \"ingress\" is no policy type: use Ingress or Egress"),
+        (json!(["Egress", "Both"]), "spec.policyTypes[1]: \"Both\" is no policy type: use Ingress or Egress"),
+        (json!("Ingress"), "spec.policyTypes: \"Ingress\" is no list"),
+    ] {
+        let (policy, flaws) = flawed_policy(json!({"policyTypes": types, "ingress": [{}]}));
+        assert!(policy.isolates_ingress && policy.isolates_egress);
+        assert_eq!(policy.ingress.len(), 1, "what is understood counts");
+        assert_eq!(flaws, [format!("{said}; the policy isolates its pods in both directions")]);
+    }
+}
+
+#[test]
+fn rules_in_a_direction_that_is_not_isolated_have_no_meaning() {
+    assert_eq!(policy(json!({"policyTypes": ["Egress"], "ingress": [{}]})).ingress, []);
+}
+
+// Semantics 2 and 3: absent, null and empty.
+
+#[test]
+fn item_2_no_rules_in_any_spelling() {
+    for spec in [json!({}), json!({"ingress": null}), json!({"ingress": []})] {
+        assert_eq!(policy(spec).ingress, []);
+    }
+    let all = RuleSpec { name: None, action: policy::Action::Accept, peers: None, ports: None };
+    assert_eq!(policy(json!({"ingress": [{}]})).ingress, [all], "one empty rule allows all");
+}
+
+#[test]
+fn item_3_absent_null_and_empty_lists_match_everything() {
+    for rule in [json!({}), json!({"from": null, "ports": null}), json!({"from": [], "ports": []})] {
+        let rules = policy(json!({"ingress": [rule]})).ingress;
+        assert_eq!((&rules[0].peers, &rules[0].ports), (&None, &None));
+    }
+}
+
+// Semantics 28: what stands above.
+
+#[test]
+fn a_rule_that_is_not_understood_matches_nothing_and_keeps_its_place() {
+    for (rule, said) in [
+        (json!(null), ": null is no rule"),
+        (json!({"from": {}}), ".from: a mapping is no list"),
+        (json!({"ports": 80}), ".ports: 80 is no list"),
+        (json!({"to": []}), ".to: this field is not known"),
+        (json!({"from": [{"podSelector": {}}], "schedule": "night"}), ".schedule: this field is not known"),
+    ] {
+        let (policy, flaws) = flawed_policy(json!({"ingress": [rule, {}]}));
+        assert_eq!(policy.ingress[0].peers, Some(Vec::new()), "an empty list of peers matches nothing");
+        assert_eq!(policy.ingress[1].peers, None);
+        assert_eq!(flaws, [format!("spec.ingress[0]{said}; the rule matches nothing")]);
+    }
+}
+
+#[test]
+fn rules_that_are_no_list_are_none() {
+    let (policy, flaws) = flawed_policy(json!({"egress": {"to": []}}));
+    assert!(policy.isolates_egress, "something stands there");
+    assert_eq!(policy.egress, []);
+    assert_eq!(flaws, ["spec.egress: a mapping is no list; the policy has no rules in this direction"]);
+}
+
+#[test]
+fn a_field_that_may_narrow_the_whole_policy_closes_it() {
+    let closed = "the policy isolates its pods in both directions and its rules allow nothing";
+    let close = |object: Value, said: &str| {
+        let converted = convert(Kind::NetworkPolicy, &object, &Interner::new()).expect("a policy");
+        let Change::Policy(policy) = converted.change else { panic!("no policy") };
+        assert!(policy.isolates_ingress && policy.isolates_egress);
+        assert_eq!((&policy.ingress, &policy.egress), (&vec![], &vec![]));
+        let flaws: Vec<_> =
+            converted.flaws.iter().map(|f| format!("{}: {}; {}", f.at, f.what, f.effect)).collect();
+        assert_eq!(flaws, [format!("{said}; {closed}")]);
+    };
+    let metadata = json!({"name": "p"});
+    close(
+        json!({"metadata": metadata, "spec": {"ingress": [{}], "policyType": ["Egress"]}}),
+        "spec.policyType: this field is not known",
+    );
+    close(
+        json!({"metadata": metadata, "specs": null, "spec": {"ingress": [{}]}}),
+        "specs: this field is not known",
+    );
+    close(json!({"metadata": metadata, "spec": []}), "spec: a list is no spec of a policy");
+}
+
+#[test]
+fn an_object_without_name_or_with_labels_that_cant_be_read_is_unusable() {
+    let unusable =
+        |kind, object: Value| convert(kind, &object, &Interner::new()).expect_err("unusable").to_string();
+    assert_eq!(unusable(Kind::NetworkPolicy, json!({})), "the object: there is no metadata");
+    assert_eq!(unusable(Kind::Pod, json!({"metadata": {"generateName": "x"}})), "metadata: there is no name");
+    assert_eq!(unusable(Kind::Node, json!({"metadata": {"name": 1}})), "metadata: the name is no text");
+    assert_eq!(
+        unusable(Kind::Pod, json!({"metadata": {"name": "a", "namespace": 5}})),
+        "metadata.namespace: 5 is no text"
+    );
+    assert_eq!(
+        unusable(Kind::Pod, json!({"metadata": {"name": "a", "labels": {"version": 1.1}}})),
+        "metadata.labels.version: the value 1.1 is no text: put it in quotes"
+    );
+    assert_eq!(
+        unusable(Kind::Namespace, json!({"metadata": {"name": "a", "labels": []}})),
+        "metadata.labels: a list is no mapping"
+    );
+    assert_eq!(
+        unusable(Kind::Pod, json!({"metadata": {"name": "a"}, "spec": {"hostNetwork": "yes"}})),
+        "spec.hostNetwork: hostNetwork is neither true nor false"
+    );
+}

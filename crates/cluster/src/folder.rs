@@ -1,0 +1,236 @@
+//! A folder of manifests as a source: read once, then watched.
+//!
+//! ```text
+//!   inotify -> [ pending ] -> [ scan ] -> manifest::read -> [ files ] -> Update
+//!              when to look   where to    what a file       whose word    what differs
+//!                             look        holds             counts
+//! ```
+//!
+//! Files whose names end in `.yaml`, `.yml` or `.json` count, in subfolders too; hidden ones don't. Symbolic links are
+//! followed. A change is published within 50 ms of the last write: `pending` says how that and an editor's habits go
+//! together. What inotify doesn't see (a file behind a symbolic link that leads out of the folder) is seen within some
+//! ten seconds, when the folder is walked through in any case.
+//!
+//! A file that breaks keeps its last good objects in force; a folder that can't be read keeps all of its files'. Only a
+//! file that is really gone takes its objects with it.
+
+mod files;
+mod key;
+mod pending;
+mod scan;
+mod stamp;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+pub(crate) use self::key::Key;
+pub use self::watch::Watch;
+
+use self::files::Files;
+use self::scan::{Found, scan};
+use self::stamp::Stamp;
+use crate::interner::Interner;
+use crate::manifest::{self, Reading};
+use crate::problem::{Problem, Update};
+
+/// The largest manifest that is read, in bytes: 10,000 large pods fit into it.
+const LARGEST: u64 = 256 << 20;
+
+/// A folder of manifests, read.
+#[derive(Debug)]
+pub struct Folder {
+    root: PathBuf,
+    interner: Arc<Interner>,
+    files: Files,
+}
+
+/// Why a folder is no source.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// It can't be read at all.
+    #[error("the folder {} can't be read: {error}; name one that is there and that this user may read", path.display())]
+    Read {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// It can't be watched.
+    #[error(
+        "the folder {} can't be watched: {error}; if a limit is reached, raise the sysctls \
+         fs.inotify.max_user_watches and fs.inotify.max_user_instances",
+        path.display()
+    )]
+    Watch {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        error: notify::Error,
+    },
+    /// No thread for watching it could be started.
+    #[error("no thread could be started to watch the folder {}: {error}", path.display())]
+    Thread {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+}
+
+impl Folder {
+    /// Reads the folder for the first time. The update holds everything that is in it.
+    pub fn read(path: impl AsRef<Path>) -> Result<(Self, Update), FolderError> {
+        let path = path.as_ref();
+        // What is no folder is an error now; later it is a problem, and the last good objects stay in force.
+        fs::read_dir(path).map_err(|error| FolderError::Read { path: path.to_owned(), error })?;
+        let mut folder =
+            Self { root: path.to_owned(), interner: Arc::new(Interner::new()), files: Files::default() };
+        let found = scan(&folder.root, |_, _| {});
+        for path in found.manifests.keys() {
+            // A file that is being written to is there in a moment; one that always is, is named.
+            const TRIES: usize = 5;
+            let mut tries = 0;
+            while folder.look(path, Trust::AsItIs) == Look::Doubtful {
+                tries += 1;
+                if tries == TRIES {
+                    folder.unread(path, "the file changes while it is read".into());
+                    break;
+                }
+                std::thread::sleep(pending::QUIET);
+            }
+        }
+        folder.unreadable(&found, Vec::new());
+        let update = folder.files.update(&folder.interner).unwrap_or_default();
+        Ok((folder, update))
+    }
+
+    /// Watches the folder on a thread of its own and calls `publish` there with each update, none of them empty. Ends
+    /// when the [`Watch`] is dropped.
+    pub fn watch(self, publish: impl FnMut(Update) + Send + 'static) -> Result<Watch, FolderError> {
+        Watch::start(self, publish)
+    }
+
+    /// The interner of the objects that were read.
+    pub fn interner(&self) -> &Arc<Interner> {
+        &self.interner
+    }
+
+    /// Looks at one file and takes in what it holds now.
+    fn look(&mut self, path: &Path, trust: Trust) -> Look {
+        let metadata = match fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                if trust == Trust::Doubt && self.files.is_known(path) {
+                    return Look::Doubtful;
+                }
+                // If the whole folder is not there, nobody removed a manifest: all stays in force.
+                if fs::read_dir(&self.root).is_err() {
+                    return Look::Done;
+                }
+                self.files.gone(path);
+                return Look::Done;
+            }
+            Err(error) => return self.unread(path, format!("the file can't be read: {error}")),
+        };
+        if metadata.is_dir() {
+            self.files.gone(path);
+            return Look::Folder;
+        }
+        if !metadata.is_file() {
+            // A pipe would block the reader, a device might never end.
+            return self.unread(path, "this is not an ordinary file".into());
+        }
+        if trust == Trust::Doubt && metadata.len() == 0 && self.files.holds_objects(path) {
+            return Look::Doubtful;
+        }
+        match read_whole(path) {
+            Ok(Content::Whole(bytes, stamp)) => {
+                let reading = manifest::read(path, &bytes, &self.interner);
+                drop(bytes);
+                self.files.read(path, stamp.unless_fresh(SystemTime::now()), reading);
+                Look::Done
+            }
+            Ok(Content::Torn) => Look::Doubtful,
+            Ok(Content::TooLarge) => {
+                self.unread(path, format!("the file is larger than {} MiB", LARGEST >> 20))
+            }
+            // It vanished after we looked.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Look::Doubtful,
+            Err(error) => self.unread(path, format!("the file can't be read: {error}")),
+        }
+    }
+
+    /// A file that is there and can't be read is a broken file. It has no stamp: each walk tries it again.
+    fn unread(&mut self, path: &Path, what: String) -> Look {
+        let failure = Problem {
+            file: path.to_owned(),
+            document: 0,
+            line: None,
+            object: None,
+            what,
+            effect: "nothing of it is in force".into(),
+        };
+        self.files.read(path, None, Reading { failures: vec![failure], ..Reading::default() });
+        Look::Done
+    }
+
+    /// Takes in which folders a walk could not read, and which can't be watched.
+    fn unreadable(&mut self, found: &Found, unwatched: Vec<Problem>) {
+        let problem = |(path, error): &(PathBuf, io::Error)| Problem {
+            file: path.clone(),
+            document: 0,
+            line: None,
+            object: None,
+            what: format!("the folder can't be read: {error}"),
+            effect: "the last good objects of its files stay in force".into(),
+        };
+        self.files.folders(found.unreadable.iter().map(problem).chain(unwatched).collect());
+    }
+}
+
+/// Whether a file that vanished or turned empty is taken at its word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Trust {
+    /// It may be between two steps of being saved.
+    Doubt,
+    /// It is as it is.
+    AsItIs,
+}
+
+/// What came of looking at a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Look {
+    /// It was taken in.
+    Done,
+    /// It should be looked at again a little later; what was known of it stands.
+    Doubtful,
+    /// It is a folder.
+    Folder,
+}
+
+/// What a file holds.
+enum Content {
+    Whole(Vec<u8>, Stamp),
+    /// It changed while it was read.
+    Torn,
+    TooLarge,
+}
+
+/// Reads a file, and makes sure that nobody wrote to it meanwhile.
+fn read_whole(path: &Path) -> io::Result<Content> {
+    let mut file = File::open(path)?;
+    let before = file.metadata()?;
+    if before.len() > LARGEST {
+        return Ok(Content::TooLarge);
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(before.len()).unwrap_or(0) + 1);
+    Read::by_ref(&mut file).take(LARGEST + 1).read_to_end(&mut bytes)?;
+    let (before, after) = (Stamp::of(&before), Stamp::of(&file.metadata()?));
+    Ok(if before == after { Content::Whole(bytes, after) } else { Content::Torn })
+}

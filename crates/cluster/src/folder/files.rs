@@ -1,0 +1,256 @@
+//! Which objects each file holds, and which file's word counts: from the readings of files to differences.
+//!
+//! Knows nothing of disks and clocks. Invariants: `holders` names exactly the files that hold an object, sorted, and
+//! the last one's object is the one in force; `before` has an entry for each object that was touched since the last
+//! update, with what was in force then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use policy::{Change, Labels};
+
+use super::key::Key;
+use super::stamp::Stamp;
+use crate::interner::Interner;
+use crate::manifest::{Held, Reading};
+use crate::namespaces::Namespaces;
+use crate::problem::{Problem, Update};
+
+/// What follows from a file that breaks after it was good.
+const KEPT: &str = "the last good objects of the file stay in force";
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    files: BTreeMap<Arc<Path>, File>,
+    holders: BTreeMap<Key, Vec<Arc<Path>>>,
+    /// Objects with more than one holder.
+    contested: BTreeSet<Key>,
+    before: BTreeMap<Key, Option<Change>>,
+    namespaces: Namespaces,
+    /// Problems of folders, not of files.
+    folders: Vec<Problem>,
+    /// The problems of the last update.
+    reported: Vec<Problem>,
+    /// Whether anything was taken in since the last update.
+    news: bool,
+}
+
+/// One file.
+#[derive(Debug, Default)]
+struct File {
+    /// Which version of the file was read last.
+    stamp: Option<Stamp>,
+    /// Sorted by key, each once.
+    objects: Vec<Held>,
+    flaws: Vec<Problem>,
+    failures: Vec<Problem>,
+    /// Whether some version of it was understood as a whole.
+    was_good: bool,
+}
+
+impl Files {
+    /// Takes in what a file holds now. A broken file keeps its last good objects; one that never was good has in force
+    /// what could be understood of it: a policy that stands in it should hold even if its neighbour is broken.
+    pub fn read(&mut self, path: &Path, stamp: Option<Stamp>, mut reading: Reading) {
+        self.news = true;
+        let path = match self.files.get_key_value(path) {
+            Some((known, _)) => known.clone(),
+            None => Arc::from(path),
+        };
+        let file = self.files.entry(path.clone()).or_default();
+        file.stamp = stamp;
+        let broken = !reading.failures.is_empty();
+        if broken && file.was_good {
+            for problem in &mut reading.failures {
+                problem.effect = KEPT.into();
+            }
+            for flaw in &mut file.flaws {
+                // The flaws of the objects in force still stand; their lines are those of a text that is gone.
+                flaw.line = None;
+            }
+            file.failures = reading.failures;
+            return;
+        }
+        file.was_good |= !broken;
+        file.flaws = reading.flaws;
+        file.failures = reading.failures;
+        self.replace(&path, reading.objects);
+    }
+
+    /// Takes in that a file is gone.
+    pub fn gone(&mut self, path: &Path) {
+        let Some((path, _)) = self.files.get_key_value(path) else { return };
+        let path = path.clone();
+        self.news = true;
+        self.replace(&path, Vec::new());
+        self.files.remove(&path);
+    }
+
+    /// Takes in what is wrong with folders now.
+    pub fn folders(&mut self, problems: Vec<Problem>) {
+        self.news |= self.folders != problems;
+        self.folders = problems;
+    }
+
+    /// The version of the file that was read last.
+    pub fn stamp(&self, path: &Path) -> Option<Stamp> {
+        self.files.get(path)?.stamp
+    }
+
+    /// Whether this file was read before.
+    pub fn is_known(&self, path: &Path) -> bool {
+        self.files.contains_key(path)
+    }
+
+    /// Whether some object of this file is known.
+    pub fn holds_objects(&self, path: &Path) -> bool {
+        self.files.get(path).is_some_and(|file| !file.objects.is_empty())
+    }
+
+    /// The known files at or below `path`.
+    pub fn below<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = &'a Path> {
+        let from = (std::ops::Bound::Included(path), std::ops::Bound::Unbounded);
+        self.files
+            .range::<Path, _>(from)
+            .map(|(file, _)| &**file)
+            .take_while(move |file| file.starts_with(path))
+    }
+
+    /// What differs from the last update; `None` if nothing does, and no problem came or went.
+    pub fn update(&mut self, interner: &Interner) -> Option<Update> {
+        if !std::mem::take(&mut self.news) {
+            return None;
+        }
+        let (mut there, mut gone) = (Vec::new(), Vec::new());
+        for (key, before) in std::mem::take(&mut self.before) {
+            let after = self.in_force(&key).cloned();
+            if before == after {
+                continue;
+            }
+            match (&key, &before, &after) {
+                (Key::Pod(pod), None, Some(_)) => self.namespaces.pod_added(&pod.namespace),
+                (Key::Pod(pod), Some(_), None) => self.namespaces.pod_removed(&pod.namespace),
+                _ => {}
+            }
+            match (key, after) {
+                // Whether a namespace is there depends on its pods too.
+                (_, Some(Change::Namespace(namespace))) => self.namespaces.described(namespace),
+                (Key::Namespace(name), _) => self.namespaces.undescribed(&name),
+                (_, Some(change)) => there.push(change),
+                (key, None) => gone.push(key.gone()),
+            }
+        }
+        let mut changes = self.namespaces.changes(interner);
+        changes.append(&mut there);
+        changes.append(&mut gone);
+        if interner.wants_sweep() {
+            interner.sweep(self.labels());
+        }
+        let problems = self.problems();
+        if changes.is_empty() && problems == self.reported {
+            return None;
+        }
+        log_new(&self.reported, &problems);
+        self.reported.clone_from(&problems);
+        Some(Update { changes, problems })
+    }
+
+    /// Exchanges the objects of a file that is known.
+    fn replace(&mut self, path: &Arc<Path>, objects: Vec<Held>) {
+        let old: Vec<Key> =
+            self.files.get(path).into_iter().flat_map(|file| file.objects.iter().map(Held::key)).collect();
+        let new: Vec<Key> = objects.iter().map(Held::key).collect();
+        for key in old.iter().chain(&new) {
+            if !self.before.contains_key(key) {
+                let before = self.in_force(key).cloned();
+                self.before.insert(key.clone(), before);
+            }
+        }
+        for key in old {
+            if let Some(holders) = self.holders.get_mut(&key) {
+                holders.retain(|holder| holder != path);
+                if holders.len() < 2 {
+                    self.contested.remove(&key);
+                }
+                if holders.is_empty() {
+                    self.holders.remove(&key);
+                }
+            }
+        }
+        for key in new {
+            let holders = self.holders.entry(key.clone()).or_default();
+            let at = holders.binary_search(path).unwrap_or_else(|at| at);
+            holders.insert(at, path.clone());
+            if holders.len() > 1 {
+                self.contested.insert(key);
+            }
+        }
+        if let Some(file) = self.files.get_mut(path) {
+            file.objects = objects;
+        }
+    }
+
+    /// The object in force: that of the file whose path sorts last.
+    fn in_force(&self, key: &Key) -> Option<&Change> {
+        let path = self.holders.get(key)?.last()?;
+        Some(&self.held(path, key)?.change)
+    }
+
+    fn held(&self, path: &Path, key: &Key) -> Option<&Held> {
+        let objects = &self.files.get(path)?.objects;
+        objects.get(objects.binary_search_by(|held| held.key().cmp(key)).ok()?)
+    }
+
+    /// All problems that stand, sorted.
+    fn problems(&self) -> Vec<Problem> {
+        let mut problems = self.folders.clone();
+        for file in self.files.values() {
+            problems.extend(file.flaws.iter().chain(&file.failures).cloned());
+        }
+        for key in &self.contested {
+            let Some((last, others)) = self.holders.get(key).and_then(|holders| holders.split_last()) else {
+                continue;
+            };
+            for other in others {
+                let held = self.held(other, key);
+                problems.push(Problem {
+                    file: PathBuf::from(&**other),
+                    document: held.map_or(0, |held| held.document as usize),
+                    line: held.map(|held| held.line as usize).filter(|line| *line > 0),
+                    object: Some(key.to_string()),
+                    what: format!("the same object is in {} too", last.display()),
+                    effect: "that file's counts, since its path sorts last".into(),
+                });
+            }
+        }
+        problems.sort();
+        problems
+    }
+
+    /// The label sets in use.
+    fn labels(&self) -> impl Iterator<Item = &Labels> {
+        let objects = self.files.values().flat_map(|file| &file.objects);
+        let own = objects.filter_map(|held| match &held.change {
+            Change::Pod(pod) => Some(&pod.labels),
+            Change::Namespace(namespace) => Some(&namespace.labels),
+            _ => None,
+        });
+        own.chain(self.namespaces.labels())
+    }
+}
+
+/// Writes each problem to the log when it comes up. Both lists are sorted.
+fn log_new(old: &[Problem], new: &[Problem]) {
+    /// More lines than this say no more, and could fill a disk.
+    const MOST: usize = 100;
+    let fresh: Vec<&Problem> = new.iter().filter(|problem| old.binary_search(problem).is_err()).collect();
+    fresh.iter().take(MOST).for_each(|problem| problem.log());
+    if fresh.len() > MOST {
+        tracing::warn!(
+            problems = fresh.len() - MOST,
+            "more manifests were not understood: `doctor` lists them"
+        );
+    }
+}

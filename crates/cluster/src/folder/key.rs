@@ -1,0 +1,60 @@
+//! What identifies an object, whichever file it comes from.
+
+use std::fmt;
+use std::sync::Arc;
+
+use policy::{Change, PodName, PolicyKind, PolicyName};
+
+/// Kind and name. Sorted in the order in which an update mentions its objects.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) enum Key {
+    /// A namespace.
+    Namespace(Arc<str>),
+    /// A node.
+    Node(Arc<str>),
+    /// A pod.
+    Pod(PodName),
+    /// A policy.
+    Policy(PolicyName),
+}
+
+impl Key {
+    /// The object that the change is about.
+    pub fn of(change: &Change) -> Self {
+        match change {
+            Change::Namespace(namespace) => Self::Namespace(namespace.name.clone()),
+            Change::NamespaceGone(name) => Self::Namespace(name.clone()),
+            Change::Pod(pod) => Self::Pod(pod.name.clone()),
+            Change::PodGone(name) => Self::Pod(name.clone()),
+            Change::Node(node) => Self::Node(node.name.clone()),
+            Change::NodeGone(name) => Self::Node(name.clone()),
+            Change::Policy(policy) => Self::Policy(policy.name.clone()),
+            Change::PolicyGone(name) => Self::Policy(name.clone()),
+        }
+    }
+
+    /// The change that says that the object is gone.
+    pub fn gone(self) -> Change {
+        match self {
+            Self::Namespace(name) => Change::NamespaceGone(name),
+            Self::Node(name) => Change::NodeGone(name),
+            Self::Pod(name) => Change::PodGone(name),
+            Self::Policy(name) => Change::PolicyGone(name),
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    /// `NetworkPolicy web/a`, `Pod web/b`, `Node n`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespace(name) => write!(f, "Namespace {name}"),
+            Self::Node(name) => write!(f, "Node {name}"),
+            Self::Pod(name) => write!(f, "Pod {name}"),
+            Self::Policy(name) => match name.kind {
+                PolicyKind::NetworkPolicy => write!(f, "NetworkPolicy {name}"),
+                PolicyKind::ClusterNetworkPolicy => write!(f, "ClusterNetworkPolicy {name}"),
+            },
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! When is it time to read a file? Collects what inotify tells and waits until things fall quiet, but never long.
+//!
+//! - A file that was written and closed, or renamed into place, is read [`QUIET`] after its last event.
+//! - However much is going on, what can be read is read [`LONGEST`] after its first event.
+//! - A file that is **in doubt** is looked at [`DOUBT`] after its last event: one that is still open for writing, one
+//!   that vanished and one that turned empty. An editor may be between two steps of saving it, and its objects must not
+//!   go for a moment. Such a file waits for at most [`LONGEST_DOUBT`], however often it is written.
+//!
+//! Passed the clock, returns what is due: no thread, no sleep, no disk.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long nothing must happen to a file that was closed.
+pub(super) const QUIET: Duration = Duration::from_millis(10);
+/// How long nothing must happen to a file that is in doubt.
+pub(super) const DOUBT: Duration = Duration::from_millis(30);
+/// The longest wait for quiet.
+pub(super) const LONGEST: Duration = Duration::from_millis(40);
+/// The longest wait for a file in doubt.
+pub(super) const LONGEST_DOUBT: Duration = Duration::from_millis(400);
+
+/// What happened to a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Event {
+    /// It was created or written to: somebody has it open.
+    Written,
+    /// Who wrote to it has closed it, or it was renamed to this name.
+    Complete,
+    /// Something else about it changed, its permissions for example.
+    Touched,
+    /// It was removed, or renamed to another name.
+    Vanished,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    files: BTreeMap<PathBuf, Wait>,
+    scan: Option<Wait>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Wait {
+    first: Instant,
+    last: Instant,
+    doubt: bool,
+}
+
+/// What is due.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Due {
+    /// Files to look at, and whether each was in doubt for long enough to be taken as it is.
+    pub files: Vec<(PathBuf, bool)>,
+    /// Whether to walk through the whole folder.
+    pub scan: bool,
+}
+
+impl Pending {
+    /// Takes note of an event.
+    pub fn event(&mut self, path: &Path, event: Event, now: Instant) {
+        let wait = match self.files.get_mut(path) {
+            Some(wait) => wait,
+            None => self.files.entry(path.to_owned()).or_insert(Wait { first: now, last: now, doubt: false }),
+        };
+        wait.last = now;
+        match event {
+            Event::Written | Event::Vanished => wait.doubt = true,
+            Event::Complete => wait.doubt = false,
+            Event::Touched => {}
+        }
+    }
+
+    /// A file was looked at and is in doubt: look again later.
+    pub fn doubt(&mut self, path: &Path, now: Instant) {
+        self.event(path, Event::Vanished, now);
+    }
+
+    /// Takes note that something happened that can't be told from one file.
+    pub fn scan(&mut self, now: Instant) {
+        self.scan.get_or_insert(Wait { first: now, last: now, doubt: false }).last = now;
+    }
+
+    /// Whether this file waits.
+    pub fn has(&self, path: &Path) -> bool {
+        self.files.contains_key(path)
+    }
+
+    /// When something will be due, if nothing more happens.
+    ///
+    /// Everything that waits is taken together, so that a file and its new name come in one update: at the last of the
+    /// times at which each is ready, but not after the longest wait, and not before anything is ready.
+    pub fn due(&self) -> Option<Instant> {
+        let earliest = self.waits().map(|wait| wait.ready()).min()?;
+        let latest = self.waits().map(|wait| wait.ready()).max()?;
+        let limit = self.waits().map(|wait| wait.first).min()? + LONGEST;
+        Some(earliest.max(latest.min(limit)))
+    }
+
+    /// Takes out what is due. Empty if nothing is.
+    pub fn take(&mut self, now: Instant) -> Due {
+        let mut due = Due::default();
+        if self.due().is_none_or(|at| at > now) {
+            return due;
+        }
+        self.files.retain(|path, wait| {
+            let ready = wait.ready() <= now;
+            if ready || !wait.doubt {
+                due.files.push((path.clone(), wait.doubt));
+            }
+            wait.doubt && !ready
+        });
+        due.scan = self.scan.take().is_some();
+        due
+    }
+
+    fn waits(&self) -> impl Iterator<Item = &Wait> {
+        self.files.values().chain(&self.scan)
+    }
+}
+
+impl Wait {
+    fn ready(&self) -> Instant {
+        if self.doubt {
+            (self.last + DOUBT).min(self.first + LONGEST_DOUBT)
+        } else {
+            (self.last + QUIET).min(self.first + LONGEST)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A story of events at milliseconds; gives what is due at which millisecond.
+    fn story(events: &[(u64, &str, Event)]) -> Vec<(u64, Vec<(String, bool)>)> {
+        let start = Instant::now();
+        let mut pending = Pending::default();
+        let mut taken = Vec::new();
+        for ms in 0..2000 {
+            let now = start + Duration::from_millis(ms);
+            for (_, path, event) in events.iter().filter(|(at, _, _)| *at == ms) {
+                pending.event(Path::new(path), *event, now);
+            }
+            let due = pending.take(now);
+            if !due.files.is_empty() {
+                let files = due.files.into_iter().map(|(path, doubt)| (path.display().to_string(), doubt));
+                taken.push((ms, files.collect()));
+            }
+        }
+        assert_eq!(pending.due(), None, "nothing is forgotten");
+        taken
+    }
+
+    fn one(at: u64, path: &str, doubt: bool) -> (u64, Vec<(String, bool)>) {
+        (at, vec![(path.to_owned(), doubt)])
+    }
+
+    use Event::{Complete, Vanished, Written};
+
+    #[test]
+    fn a_file_that_was_closed_is_read_when_it_is_quiet() {
+        assert_eq!(story(&[(0, "a", Written), (1, "a", Written), (2, "a", Complete)]), [one(12, "a", false)]);
+    }
+
+    #[test]
+    fn a_file_that_stays_open_is_read_a_little_later() {
+        assert_eq!(story(&[(0, "a", Written), (5, "a", Written)]), [one(35, "a", true)]);
+    }
+
+    #[test]
+    fn a_file_that_is_rewritten_all_the_time_is_read_all_the_time() {
+        let events: Vec<_> = (0..200).step_by(5).map(|ms| (ms, "a", Complete)).collect();
+        let times: Vec<u64> = story(&events).into_iter().map(|(at, _)| at).collect();
+        assert_eq!(times, [40, 85, 130, 175, 205]);
+    }
+
+    #[test]
+    fn a_file_that_is_written_all_the_time_and_never_closed_is_read_now_and_then() {
+        let events: Vec<_> = (0..1000).step_by(5).map(|ms| (ms, "a", Written)).collect();
+        let times: Vec<u64> = story(&events).into_iter().map(|(at, _)| at).collect();
+        assert_eq!(times, [400, 805, 1025]);
+    }
+
+    #[test]
+    fn a_file_in_doubt_does_not_hold_up_the_others_for_long() {
+        let mut events: Vec<_> = (0..100).step_by(5).map(|ms| (ms, "open", Written)).collect();
+        events.push((3, "ready", Complete));
+        assert_eq!(story(&events), [one(40, "ready", false), one(125, "open", true)]);
+    }
+
+    #[test]
+    fn a_file_and_its_new_name_are_taken_together() {
+        let both = vec![("new".to_owned(), false), ("old".to_owned(), true)];
+        assert_eq!(story(&[(0, "old", Vanished), (0, "new", Complete)]), [(30, both)]);
+    }
+
+    #[test]
+    fn a_file_that_vanishes_and_is_written_anew_was_never_gone() {
+        assert_eq!(
+            story(&[(0, "a", Vanished), (8, "a", Written), (9, "a", Complete)]),
+            [one(19, "a", false)],
+            "an editor moved it away and saved it"
+        );
+    }
+}

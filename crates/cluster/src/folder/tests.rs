@@ -1,0 +1,523 @@
+//! Folders as stories, with real files and real inotify: what is written, and what the consumer is told.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use policy::Inventory;
+use tempfile::TempDir;
+
+use super::*;
+
+/// Longer than anything takes on a busy machine; only waited for when a test fails.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Long enough for a wrong update to show itself.
+const SILENCE: Duration = Duration::from_millis(150);
+
+/// A policy in namespace `web`.
+fn policy(name: &str) -> String {
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}, namespace: web}}\n\
+         spec: {{podSelector: {{}}}}\n"
+    )
+}
+
+/// The same, with a rule, so that it differs.
+fn other_policy(name: &str) -> String {
+    policy(name).replace("{podSelector: {}}", "{podSelector: {}, ingress: [{}]}")
+}
+
+fn pod(name: &str, ip: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: web}}\nstatus: {{podIP: {ip}}}\n"
+    )
+}
+
+/// A watched folder and what its consumer knows.
+struct Story {
+    dir: TempDir,
+    updates: Receiver<Update>,
+    known: Inventory,
+    problems: Vec<Problem>,
+    /// Every object that ever went.
+    gone: Vec<String>,
+    watch: Option<Watch>,
+}
+
+impl Story {
+    /// Files, by name and content, that are there before the folder is read.
+    fn begin(files: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).expect("a file");
+        }
+        let (send, updates) = channel();
+        let (folder, first) = Folder::read(dir.path()).expect("a readable folder");
+        let watch = folder.watch(move |update| drop(send.send(update))).expect("a watch");
+        let mut story = Self {
+            dir,
+            updates,
+            known: Inventory::default(),
+            problems: Vec::new(),
+            gone: Vec::new(),
+            watch: Some(watch),
+        };
+        story.take_in(first);
+        story
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).expect("a file");
+    }
+
+    /// Writes beside and renames over, as careful programs do.
+    fn replace(&self, name: &str, text: &str) {
+        self.write(&format!("{name}.tmp"), text);
+        self.rename(&format!("{name}.tmp"), name);
+    }
+
+    fn rename(&self, from: &str, to: &str) {
+        fs::rename(self.path(from), self.path(to)).expect("a rename");
+    }
+
+    fn take_in(&mut self, update: Update) {
+        assert!(
+            !update.changes.is_empty()
+                || update.problems != self.problems
+                || self.known == Inventory::default()
+        );
+        for change in update.changes {
+            if matches!(
+                change,
+                policy::Change::NamespaceGone(_)
+                    | policy::Change::NodeGone(_)
+                    | policy::Change::PodGone(_)
+                    | policy::Change::PolicyGone(_)
+            ) {
+                self.gone.push(Key::of(&change).to_string());
+            }
+            let before = self.known.clone();
+            self.known.apply(change.clone());
+            assert_ne!(before, self.known, "a change that changes nothing: {change:?}");
+        }
+        self.problems = update.problems;
+    }
+
+    /// What is in force.
+    fn objects(&self) -> Vec<String> {
+        let policies = self
+            .known
+            .policies
+            .values()
+            .map(|policy| format!("{} with {} rules", policy.name, policy.ingress.len()));
+        let pods = self.known.pods.values().map(|pod| {
+            format!(
+                "{} at {}",
+                pod.name,
+                pod.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+            )
+        });
+        policies.chain(pods).collect()
+    }
+
+    /// Waits until this is in force. Returns how long that took.
+    fn until(&mut self, objects: &[&str]) -> Duration {
+        let start = Instant::now();
+        while self.objects() != objects {
+            match self.updates.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
+                Ok(update) => self.take_in(update),
+                Err(_) => {
+                    panic!("expected {objects:?}, found {:?}, problems {:?}", self.objects(), self.problems)
+                }
+            }
+        }
+        start.elapsed()
+    }
+
+    /// Waits until these problems stand, each given as a part of its text.
+    fn until_problems(&mut self, parts: &[&str]) {
+        let start = Instant::now();
+        let stand = |problems: &[Problem]| {
+            problems.len() == parts.len()
+                && problems.iter().zip(parts).all(|(problem, part)| problem.to_string().contains(part))
+        };
+        while !stand(&self.problems) {
+            match self.updates.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
+                Ok(update) => self.take_in(update),
+                Err(_) => panic!("expected {parts:?}, found {:?}", self.problems),
+            }
+        }
+    }
+
+    /// Nothing is said.
+    fn silence(&mut self) {
+        if let Ok(update) = self.updates.recv_timeout(SILENCE) {
+            panic!("unexpected: {update:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_there_at_the_start_comes_with_the_first_update() {
+    let mut story = Story::begin(&[
+        ("a.yaml", &format!("{}---\n{}", policy("a"), pod("p", "10.0.0.1"))),
+        ("b.json", r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"j","namespace":"web"}}"#),
+        (".hidden.yaml", &policy("hidden")),
+        ("notes.txt", &policy("notes")),
+    ]);
+    assert_eq!(story.objects(), ["web/a with 0 rules", "web/j at ", "web/p at 10.0.0.1"]);
+    assert_eq!(story.known.namespaces.len(), 1, "the pods' namespace is known by its name");
+    story.silence();
+}
+
+#[test]
+fn a_file_is_created_edited_and_removed() {
+    let mut story = Story::begin(&[]);
+    story.write("a.yaml", &policy("a"));
+    story.until(&["web/a with 0 rules"]);
+    story.write("a.yaml", &other_policy("a"));
+    story.until(&["web/a with 1 rules"]);
+    fs::remove_file(story.path("a.yaml")).expect("removed");
+    story.until(&[]);
+}
+
+#[test]
+fn writing_the_same_again_is_no_change() {
+    let mut story = Story::begin(&[("a.yaml", &policy("a"))]);
+    story.write("a.yaml", &policy("a"));
+    story.replace("a.yaml", &format!("# only a comment is new\n{}", policy("a")));
+    story.silence();
+}
+
+#[test]
+fn a_file_replaced_by_rename_is_never_gone() {
+    let mut story = Story::begin(&[("a.yaml", &policy("a"))]);
+    story.replace("a.yaml", &other_policy("a"));
+    story.until(&["web/a with 1 rules"]);
+    // As vim does it: the old file is moved away, the new one written, the old one removed.
+    story.rename("a.yaml", "a.yaml~");
+    story.write("a.yaml", &policy("a"));
+    fs::remove_file(story.path("a.yaml~")).expect("removed");
+    story.until(&["web/a with 0 rules"]);
+    assert_eq!(story.gone, Vec::<String>::new());
+}
+
+#[test]
+fn a_file_under_a_new_name_keeps_its_objects() {
+    let mut story = Story::begin(&[("a.yaml", &policy("a")), ("m.yaml", &policy("m"))]);
+    story.rename("a.yaml", "z.yaml");
+    story.rename("m.yaml", "b.yaml");
+    story.silence();
+    fs::remove_file(story.path("z.yaml")).expect("removed");
+    story.until(&["web/m with 0 rules"]);
+}
+
+#[test]
+fn a_change_is_published_within_50_ms_of_the_last_write() {
+    let mut story = Story::begin(&[("a.yaml", &policy("a"))]);
+    let mut times = Vec::new();
+    for round in 0..5 {
+        let rules = if round % 2 == 0 { other_policy("a") } else { policy("a") };
+        if round < 3 {
+            story.write("a.yaml", &rules)
+        } else {
+            story.replace("a.yaml", &rules)
+        }
+        times.push(story.until(&[&format!("web/a with {} rules", (round + 1) % 2)]));
+    }
+    times.sort();
+    assert!(times[0] < Duration::from_millis(50), "{times:?}");
+    assert!(
+        times[2] < Duration::from_millis(100),
+        "the median, on a machine that is busy with other tests: {times:?}"
+    );
+}
+
+#[test]
+fn constant_writing_elsewhere_holds_nothing_up() {
+    let mut story = Story::begin(&[("a.yaml", &policy("a"))]);
+    let noise = story.path("noise.yaml");
+    let (stop, stopped) = channel::<()>();
+    let writer = std::thread::spawn(move || {
+        let mut number = 0;
+        while stopped.recv_timeout(Duration::from_millis(3))
+            == Err(std::sync::mpsc::RecvTimeoutError::Timeout)
+        {
+            number += 1;
+            fs::write(&noise, format!("# {number}\n{}", pod("noise", "10.0.0.9"))).expect("a file");
+        }
+    });
+    story.until(&["web/a with 0 rules", "web/noise at 10.0.0.9"]);
+    story.write("a.yaml", &other_policy("a"));
+    story.until(&["web/a with 1 rules", "web/noise at 10.0.0.9"]);
+    drop(stop);
+    writer.join().expect("the writer");
+    assert_eq!(story.gone, Vec::<String>::new(), "a file that is always being rewritten was never empty");
+}
+
+#[test]
+fn a_configmap_mount_is_swapped_by_its_link() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mount = dir.path().join("mount");
+    for (version, text) in [("..1", policy("a")), ("..2", other_policy("a"))] {
+        fs::create_dir_all(mount.join(version)).expect("a folder");
+        fs::write(mount.join(version).join("a.yaml"), text).expect("a file");
+    }
+    fs::write(mount.join("..1/b.yaml"), policy("b")).expect("a file");
+    symlink("..1", mount.join("..data")).expect("a link");
+    symlink("..data/a.yaml", mount.join("a.yaml")).expect("a link");
+    symlink("..data/b.yaml", mount.join("b.yaml")).expect("a link");
+
+    let mut story = Story::begin(&[]);
+    let (send, updates) = channel();
+    let (folder, first) = Folder::read(&mount).expect("a readable folder");
+    story.watch = Some(folder.watch(move |update| drop(send.send(update))).expect("a watch"));
+    story.updates = updates;
+    story.take_in(first);
+    assert_eq!(story.objects(), ["web/a with 0 rules", "web/b with 0 rules"]);
+    symlink("..2", mount.join("..data_tmp")).expect("a link");
+    fs::rename(mount.join("..data_tmp"), mount.join("..data")).expect("a rename");
+    story.until(&["web/a with 1 rules"]);
+    assert_eq!(story.gone, ["NetworkPolicy web/b"], "b.yaml leads to nothing now; a was never gone");
+}
+
+#[test]
+fn subfolders_come_move_and_go() {
+    let mut story = Story::begin(&[]);
+    fs::create_dir_all(story.path("x/y")).expect("folders");
+    story.write("x/y/a.yaml", &policy("a"));
+    story.until(&["web/a with 0 rules"]);
+    story.write("x/y/b.yaml", &policy("b"));
+    story.until(&["web/a with 0 rules", "web/b with 0 rules"]);
+    story.rename("x", "z");
+    story.silence();
+    story.write("z/y/b.yaml", &other_policy("b"));
+    story.until(&["web/a with 0 rules", "web/b with 1 rules"]);
+    fs::remove_dir_all(story.path("z")).expect("removed");
+    story.until(&[]);
+    fs::create_dir_all(story.path("z/y")).expect("folders");
+    story.write("z/y/c.yaml", &policy("c"));
+    story.until(&["web/c with 0 rules"]);
+}
+
+#[test]
+fn many_files_at_once_are_all_seen() {
+    let mut story = Story::begin(&[]);
+    fs::create_dir(story.path("many")).expect("a folder");
+    for number in 0..300 {
+        story.write(&format!("many/{number:03}.yaml"), &pod(&format!("p{number:03}"), "10.0.0.1"));
+    }
+    let expected: Vec<String> = (0..300).map(|number| format!("web/p{number:03} at 10.0.0.1")).collect();
+    story.until(&expected.iter().map(String::as_str).collect::<Vec<_>>());
+    fs::remove_dir_all(story.path("many")).expect("removed");
+    story.until(&[]);
+}
+
+#[test]
+fn a_broken_file_keeps_its_last_good_objects_until_it_is_mended() {
+    let mut story = Story::begin(&[("a.yaml", &format!("{}---\n{}", policy("a"), policy("b")))]);
+    story.write("a.yaml", &format!("{}---\n{}---\nbroken: [\n", other_policy("a"), policy("b")));
+    story.until_problems(&["a.yaml:11 (document 3): "]);
+    assert!(story.problems[0].to_string().ends_with("the last good objects of the file stay in force"));
+    assert_eq!((story.problems[0].document, story.problems[0].line), (3, Some(11)));
+    assert_eq!(
+        story.objects(),
+        ["web/a with 0 rules", "web/b with 0 rules"],
+        "not even the good half of it counts"
+    );
+    story.write("a.yaml", &other_policy("a"));
+    story.until(&["web/a with 1 rules"]);
+    story.until_problems(&[]);
+}
+
+#[test]
+fn of_a_file_that_never_was_good_what_is_understood_counts() {
+    let mut story =
+        Story::begin(&[("a.yaml", &format!("{}---\nbroken: [\n---\n{}", policy("a"), policy("b")))]);
+    assert_eq!(story.objects(), ["web/a with 0 rules", "web/b with 0 rules"]);
+    story.until_problems(&["a.yaml:6 (document 2)"]);
+    assert_eq!(story.problems[0].effect, "it is not in force");
+}
+
+#[test]
+fn an_unknown_version_or_missing_name_breaks_the_file_as_a_syntax_error_does() {
+    let mut story = Story::begin(&[("a.yaml", &policy("a"))]);
+    for (broken, said) in [
+        (
+            policy("a").replace("networking.k8s.io/v1", "networking.k8s.io/v2"),
+            "a.yaml:1: NetworkPolicy web/a: apiVersion",
+        ),
+        (policy("a").replace("name: a, ", ""), "a.yaml:3: NetworkPolicy: metadata: there is no name"),
+        ("metadata: {name: a}\n".into(), "a.yaml:1: the object has no kind"),
+        ("just text\n".into(), "a.yaml:1: this is no object"),
+    ] {
+        story.write("a.yaml", &broken);
+        story.until_problems(&[said]);
+        assert_eq!(story.objects(), ["web/a with 0 rules"]);
+    }
+    fs::write(story.path("a.yaml"), b"\n\n\xff").expect("a file");
+    story.until_problems(&[
+        "a.yaml:3: the text is not UTF-8; the last good objects of the file stay in force",
+    ]);
+}
+
+#[test]
+fn a_file_that_is_emptied_and_written_again_is_never_empty() {
+    use std::io::Write;
+    let mut story = Story::begin(&[("a.yaml", &policy("a"))]);
+    // A slow program: truncates, is interrupted, writes half, writes the rest.
+    let text = format!("{}---\n{}", other_policy("a"), policy("b"));
+    let mut file = fs::File::create(story.path("a.yaml")).expect("a file");
+    std::thread::sleep(Duration::from_millis(15));
+    file.write_all(text.as_bytes()).expect("written");
+    drop(file);
+    story.until(&["web/a with 1 rules", "web/b with 0 rules"]);
+    assert_eq!(story.gone, Vec::<String>::new());
+    // It stays empty: then its objects are gone.
+    story.write("a.yaml", "");
+    story.until(&[]);
+}
+
+#[test]
+fn the_same_object_in_two_files_is_the_last_ones() {
+    let mut story = Story::begin(&[("a.yaml", &policy("p")), ("b.yaml", &other_policy("p"))]);
+    assert_eq!(story.objects(), ["web/p with 1 rules"]);
+    story.until_problems(&["a.yaml:1: NetworkPolicy web/p: the same object is in "]);
+    fs::remove_file(story.path("b.yaml")).expect("removed");
+    story.until(&["web/p with 0 rules"]);
+    story.until_problems(&[]);
+    assert_eq!(story.gone, Vec::<String>::new(), "the other one came back in the same update");
+    story.write("0.yaml", &other_policy("p"));
+    story.until_problems(&["0.yaml:1: NetworkPolicy web/p: the same object is in "]);
+    assert_eq!(story.objects(), ["web/p with 0 rules"]);
+}
+
+#[test]
+fn the_same_object_twice_in_a_file_is_the_later_one() {
+    let mut story = Story::begin(&[("a.yaml", &format!("{}---\n{}", policy("p"), other_policy("p")))]);
+    assert_eq!(story.objects(), ["web/p with 1 rules"]);
+    story.until_problems(&[
+        "a.yaml:1: NetworkPolicy web/p: the same object comes again in document 2 of this file",
+    ]);
+}
+
+#[test]
+fn lists_hold_objects_and_lists() {
+    let list = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: PodList\n  items:\n\
+                \x20 - metadata: {name: typed}\n    status: {podIP: 10.0.0.1}\n- kind: Secret\n  apiVersion: v1\n\
+                - apiVersion: v1\n  kind: Pod\n  metadata: {name: plain}\n  status: {podIP: x}\n";
+    let json = r#"{"apiVersion":"v1","items":[{"apiVersion":"v1","kind":"Pod","metadata":{"name":"early"}}],"kind":"List"}"#;
+    let mut story = Story::begin(&[("a.yaml", list), ("b.json", json)]);
+    assert_eq!(story.objects(), ["default/early at ", "default/plain at ", "default/typed at 10.0.0.1"]);
+    story.until_problems(&["a.yaml:14: Pod default/plain: status.podIP: \"x\" is no IP address"]);
+}
+
+#[test]
+fn a_namespace_known_by_name_gives_way_to_its_object() {
+    let mut story = Story::begin(&[("pod.yaml", &pod("p", "10.0.0.1"))]);
+    story.write("ns.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: web, labels: {team: x}}\n");
+    while story.known.namespaces["web"].labels.value("team").is_none() {
+        let update = story.updates.recv_timeout(PATIENCE).expect("the namespace's labels");
+        story.take_in(update);
+    }
+    fs::remove_file(story.path("pod.yaml")).expect("removed");
+    story.until(&[]);
+    assert_eq!(story.known.namespaces.len(), 1, "its object is still there");
+    assert_eq!(story.gone, ["Pod web/p"]);
+}
+
+#[test]
+fn a_folder_that_is_gone_keeps_all_in_force_and_comes_back() {
+    let mut story = Story::begin(&[]);
+    fs::create_dir(story.path("root")).expect("a folder");
+    story.write("root/a.yaml", &policy("a"));
+    let (send, updates) = channel();
+    let (folder, first) = Folder::read(story.path("root")).expect("a readable folder");
+    story.watch = Some(folder.watch(move |update| drop(send.send(update))).expect("a watch"));
+    story.updates = updates;
+    story.take_in(first);
+    story.rename("root", "elsewhere");
+    story.until_problems(&["root: the folder can't be read"]);
+    assert_eq!(story.objects(), ["web/a with 0 rules"]);
+    fs::create_dir(story.path("root")).expect("a folder");
+    story.write("root/a.yaml", &other_policy("a"));
+    story.until(&["web/a with 1 rules"]);
+    story.until_problems(&[]);
+    story.write("root/a.yaml", &policy("a"));
+    story.until(&["web/a with 0 rules"]);
+}
+
+#[test]
+fn what_is_no_ordinary_file_is_named_and_not_read() {
+    let mut story = Story::begin(&[("a.yaml", &policy("a"))]);
+    let made =
+        std::process::Command::new("mkfifo").arg(story.path("pipe.yaml")).status().expect("mkfifo runs");
+    assert!(made.success());
+    story.until_problems(&["pipe.yaml: this is not an ordinary file; nothing of it is in force"]);
+    symlink("nowhere", story.path("dangling.yaml")).expect("a link");
+    symlink(".", story.path("loop")).expect("a link");
+    story.write("b.yaml", &policy("b"));
+    story.until(&["web/a with 0 rules", "web/b with 0 rules"]);
+    assert_eq!(story.problems.len(), 1);
+}
+
+#[test]
+fn dropping_the_watch_ends_it() {
+    let mut story = Story::begin(&[("a.yaml", &policy("a"))]);
+    drop(story.watch.take());
+    story.write("a.yaml", &other_policy("a"));
+    assert!(
+        story
+            .updates
+            .recv_timeout(PATIENCE)
+            .is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Disconnected)
+    );
+}
+
+#[test]
+fn what_is_no_folder_is_refused_with_a_sentence() {
+    let error = Folder::read(Path::new("does/not/exist")).expect_err("no folder").to_string();
+    assert!(error.starts_with("the folder does/not/exist can't be read: "), "{error}");
+}
+
+#[test]
+fn a_broken_file_is_one_line_of_the_log() {
+    #[derive(Clone, Default)]
+    struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("the log").write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+    let dir = tempfile::tempdir().expect("a folder");
+    fs::write(dir.path().join("a.yaml"), format!("{}---\nkind: [\n", policy("a"))).expect("a file");
+    tracing::subscriber::with_default(subscriber, || {
+        let (mut folder, _) = Folder::read(dir.path()).expect("a readable folder");
+        folder.look(&dir.path().join("a.yaml"), Trust::AsItIs);
+        assert_eq!(folder.files.update(&folder.interner), None, "broken as before");
+    });
+    let log = String::from_utf8(log.0.lock().expect("the log").clone()).expect("text");
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    let line: serde_json::Value = serde_json::from_str(lines[0]).expect("JSON");
+    assert_eq!(line["level"], "WARN");
+    let fields = &line["fields"];
+    assert_eq!(fields["file"], dir.path().join("a.yaml").display().to_string());
+    assert_eq!((&fields["document"], &fields["line"]), (&2.into(), &6.into()));
+    assert_eq!(
+        (&fields["error"], &fields["effect"]),
+        (&"unclosed bracket '['".into(), &"it is not in force".into())
+    );
+}

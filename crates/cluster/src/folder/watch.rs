@@ -1,0 +1,300 @@
+//! The thread that watches a folder.
+//!
+//! Each folder is watched for itself, from before its entries are first read: so nothing that happens in a new subfolder
+//! is missed. inotify's word is taken as a hint only: what a file holds is found out by looking at it.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RenameMode};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+
+use super::pending::{Event, Pending};
+use super::scan::{is_hidden, is_manifest, scan};
+use super::{Folder, FolderError, Look, Trust};
+use crate::problem::{Problem, Update};
+
+/// How often it is checked that the path of the folder still leads to the folder that is watched.
+const CHECK_ROOT: Duration = Duration::from_secs(1);
+/// How often the whole folder is walked through without any reason. A large folder less often: at most this share of
+/// the time goes into it.
+const WALK: Duration = Duration::from_secs(10);
+const WALK_SHARE: u32 = 1000;
+
+/// A folder that is being watched. Dropping it ends that.
+#[derive(Debug)]
+pub struct Watch {
+    tell: Sender<Message>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Message {
+    Event(notify::Result<notify::Event>),
+    Stop,
+}
+
+impl Watch {
+    /// Starts to watch.
+    pub(super) fn start(
+        folder: Folder,
+        mut publish: impl FnMut(Update) + Send + 'static,
+    ) -> Result<Self, FolderError> {
+        let path = folder.root.clone();
+        let (tell, hear) = mpsc::channel();
+        let events = tell.clone();
+        let inotify = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if event.as_ref().map_or(true, is_of_interest) {
+                // The receiver is gone only when watching ends.
+                let _ = events.send(Message::Event(event));
+            }
+        });
+        let inotify = inotify.map_err(|error| FolderError::Watch { path: path.clone(), error })?;
+        let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
+        let (watched, pending) = (HashMap::new(), Pending::default());
+        let mut watcher = Watcher { folder, inotify, absolute, watched, pending };
+        // Also sees what changed since the folder was read.
+        if let Some(error) = watcher.walk(Instant::now()) {
+            return Err(FolderError::Watch { path, error });
+        }
+        let run = move || watcher.run(&hear, &mut publish);
+        let thread = thread::Builder::new().name("folder".into()).spawn(run);
+        let thread = thread.map_err(|error| FolderError::Thread { path, error })?;
+        Ok(Self { tell, thread: Some(thread) })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // A thread that ended already hears nothing; and one can't wait for itself.
+        let _ = self.tell.send(Message::Stop);
+        if let Some(thread) =
+            self.thread.take().filter(|thread| thread.thread().id() != thread::current().id())
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Watcher {
+    folder: Folder,
+    inotify: RecommendedWatcher,
+    /// The folder's path as inotify's events have it; everywhere else it stands as it was given.
+    absolute: PathBuf,
+    /// The folders that are watched, by path, each with device and inode of what the path led to.
+    watched: HashMap<PathBuf, (u64, u64)>,
+    pending: Pending,
+}
+
+impl Watcher {
+    fn run(mut self, hear: &Receiver<Message>, publish: &mut dyn FnMut(Update)) {
+        let now = Instant::now();
+        let (mut next_check, mut next_walk) = (now + CHECK_ROOT, now + WALK);
+        loop {
+            self.publish(publish);
+            let until = self.pending.due().map_or(next_check, |due| due.min(next_check));
+            match hear.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Message::Event(event)) => self.absorb(event, Instant::now()),
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            // Takes what has come already, but not for ever.
+            const AT_ONCE: usize = 4096;
+            for message in hear.try_iter().take(AT_ONCE) {
+                match message {
+                    Message::Event(event) => self.absorb(event, Instant::now()),
+                    Message::Stop => return,
+                }
+            }
+            let now = Instant::now();
+            if now >= next_check {
+                next_check = now + CHECK_ROOT;
+                if self.root_is_elsewhere() {
+                    self.pending.scan(now);
+                }
+                if now >= next_walk {
+                    // Watches are asked for anew: what inotify lost, comes back.
+                    self.watched.clear();
+                    let _ = self.walk(now);
+                    next_walk = Instant::now() + WALK.max(now.elapsed() * WALK_SHARE);
+                }
+            }
+            self.look(now);
+        }
+    }
+
+    fn publish(&mut self, publish: &mut dyn FnMut(Update)) {
+        if let Some(update) = self.folder.files.update(&self.folder.interner) {
+            publish(update);
+        }
+    }
+
+    /// Looks at what is due.
+    fn look(&mut self, now: Instant) {
+        let due = self.pending.take(now);
+        let mut walk = due.scan;
+        for (path, settled) in due.files {
+            let trust = if settled { Trust::AsItIs } else { Trust::Doubt };
+            match self.folder.look(&path, trust) {
+                Look::Done => {}
+                Look::Doubtful => self.pending.doubt(&path, Instant::now()),
+                Look::Folder => walk = true,
+            }
+        }
+        if walk {
+            let _ = self.walk(now);
+        }
+    }
+
+    /// Takes note of what inotify says.
+    fn absorb(&mut self, event: notify::Result<notify::Event>, now: Instant) {
+        let event = match event {
+            Ok(event) if event.need_rescan() => {
+                tracing::info!(folder = %self.folder.root.display(), "too many changes at once: walking through all");
+                return self.pending.scan(now);
+            }
+            Ok(event) => event,
+            Err(error) => {
+                tracing::warn!(folder = %self.folder.root.display(), %error, "watching the folder failed in part");
+                return self.pending.scan(now);
+            }
+        };
+        let path = event.paths.first().and_then(|path| path.strip_prefix(&self.absolute).ok());
+        let Some(path) = path.map(|path| self.folder.root.join(path)) else { return self.pending.scan(now) };
+        let path = path.as_path();
+        let vanished = matches!(event.kind, EventKind::Remove(_))
+            || matches!(event.kind, EventKind::Modify(ModifyKind::Name(RenameMode::From)));
+        if vanished {
+            // All that was below goes with it, and inotify's watch with the folder.
+            let below: Vec<PathBuf> = self.folder.files.below(path).map(Path::to_owned).collect();
+            below.iter().for_each(|file| self.pending.event(file, Event::Vanished, now));
+            if self.watched.remove(path).is_some() || below.len() > 1 {
+                self.pending.scan(now);
+            }
+        }
+        if self.watched.contains_key(path) || path == self.folder.root {
+            // Something about a folder itself: who may read it, for example.
+            return self.pending.scan(now);
+        }
+        if is_hidden(path) {
+            // `..data` of a mounted ConfigMap leads to another folder now; other hidden entries mean nothing.
+            if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"..")) {
+                self.pending.scan(now);
+            }
+            return;
+        }
+        if !is_manifest(path) {
+            let came = matches!(
+                event.kind,
+                EventKind::Create(_) | EventKind::Modify(ModifyKind::Name(RenameMode::To))
+            );
+            if came && path.is_dir() {
+                self.pending.scan(now);
+            }
+            return;
+        }
+        let what = match event.kind {
+            _ if vanished => Event::Vanished,
+            EventKind::Access(_) | EventKind::Modify(ModifyKind::Name(_)) => Event::Complete,
+            // A symbolic link is whole when it is there; nobody has it open.
+            EventKind::Create(_) if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) => {
+                Event::Complete
+            }
+            EventKind::Create(CreateKind::Folder) => return self.pending.scan(now),
+            EventKind::Create(_) | EventKind::Modify(ModifyKind::Data(_)) => Event::Written,
+            _ => Event::Touched,
+        };
+        self.pending.event(path, what, now);
+    }
+
+    /// Walks through the folder: watches what is not watched yet, and looks at every file that changed. Returns why the
+    /// folder itself can't be watched.
+    fn walk(&mut self, now: Instant) -> Option<notify::Error> {
+        let root = self.folder.root.clone();
+        let (watched, inotify) = (&mut self.watched, &mut self.inotify);
+        let mut seen: HashMap<PathBuf, (u64, u64)> = HashMap::new();
+        let mut unwatched = Vec::new();
+        let mut root_error = None;
+        let found = scan(&root, |path, metadata| {
+            let identity = identity(metadata);
+            match watched.entry(path.to_owned()) {
+                Entry::Occupied(known) if *known.get() == identity => {}
+                known => {
+                    if let Entry::Occupied(other) = &known {
+                        // What the path led to before. If it is gone, so is its watch.
+                        let _ = inotify.unwatch(other.key());
+                    }
+                    if let Err(error) = inotify.watch(path, RecursiveMode::NonRecursive) {
+                        unwatched.push(not_watched(path, &error));
+                        if *path == root {
+                            root_error = Some(error);
+                        }
+                        return;
+                    }
+                }
+            }
+            seen.insert(path.to_owned(), identity);
+        });
+        for gone in watched.keys().filter(|path| !seen.contains_key(*path)) {
+            let _ = inotify.unwatch(gone);
+        }
+        *watched = seen;
+        for (path, stamp) in &found.manifests {
+            if self.folder.files.stamp(path) != Some(*stamp)
+                && !self.pending.has(path)
+                && self.folder.look(path, Trust::Doubt) == Look::Doubtful
+            {
+                self.pending.doubt(path, now);
+            }
+        }
+        let unseen = |path: &&Path| {
+            !found.manifests.contains_key(*path)
+                && !found.unreadable.iter().any(|(folder, _)| path.starts_with(folder))
+        };
+        for path in self.folder.files.below(&root).filter(unseen) {
+            if !self.pending.has(path) {
+                self.pending.doubt(path, now);
+            }
+        }
+        self.folder.unreadable(&found, unwatched);
+        root_error
+    }
+
+    /// Whether the folder's path leads to another folder than the one that is watched, or to none.
+    fn root_is_elsewhere(&self) -> bool {
+        let now = fs::metadata(&self.folder.root).ok().map(|metadata| identity(&metadata));
+        now.is_none() || self.watched.get(&self.folder.root).copied() != now
+    }
+}
+
+/// What a path leads to.
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+/// Whether the event can mean a change. Each reading of a file is an event too.
+fn is_of_interest(event: &notify::Event) -> bool {
+    match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Access(_) => false,
+        // Comes behind the two that it sums up.
+        EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => false,
+        _ => true,
+    }
+}
+
+fn not_watched(path: &Path, error: &notify::Error) -> Problem {
+    Problem {
+        file: path.to_owned(),
+        document: 0,
+        line: None,
+        object: None,
+        what: format!("the folder can't be watched: {error}: raise the sysctl fs.inotify.max_user_watches"),
+        effect: format!("changes in it come into force only after {} s", WALK.as_secs()),
+    }
+}

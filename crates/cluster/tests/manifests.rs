@@ -1,0 +1,98 @@
+//! Replays every manifest that once was a bug, a find of the fuzzer, or a case that is easily got wrong.
+//!
+//! Each data file has a twin `NAME.expected`: one sentence that says what the file is about, then the objects that
+//! are read from it, then what is said about the rest. After a change that is meant to change one, run the test with
+//! `UPDATE_EXPECTED=1` and look at the difference.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cluster::{Interner, manifest};
+use policy::{Change, Labels, Peer, PortNumbers, RuleSpec, Selector};
+
+#[test]
+fn every_manifest_reads_as_expected() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/resources/manifests");
+    let files =
+        fs::read_dir(folder).expect("the folder of manifests").map(|entry| entry.expect("an entry").path());
+    let files: BTreeSet<PathBuf> =
+        files.filter(|path| path.extension().is_none_or(|e| e != "expected")).collect();
+    assert!(!files.is_empty());
+    let mut wrong = Vec::new();
+    for file in files {
+        let mut expected = file.clone().into_os_string();
+        expected.push(".expected");
+        let expected = PathBuf::from(expected);
+        let text = fs::read_to_string(&expected).unwrap_or_default();
+        let sentence = text.lines().next().unwrap_or_default();
+        assert!(sentence.starts_with("# "), "{} begins with a sentence about its file", expected.display());
+        let found = format!("{sentence}\n{}", summary(&file));
+        if found != text {
+            if std::env::var_os("UPDATE_EXPECTED").is_some() {
+                fs::write(&expected, &found).expect("written");
+            }
+            wrong.push(format!("{}:\n{found}\ninstead of\n{text}", file.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+/// The objects of a file, and what is said about the rest, one a line.
+fn summary(file: &Path) -> String {
+    let bytes = fs::read(file).expect("a manifest");
+    let name = Path::new(file.file_name().expect("a name"));
+    let reading = manifest::read(name, &bytes, &Interner::new());
+    let mut text = String::new();
+    for change in reading.changes() {
+        writeln!(text, "{}", object(change)).expect("a String takes all");
+    }
+    for problem in reading.flaws.iter().chain(&reading.failures) {
+        writeln!(text, "{problem}").expect("a String takes all");
+    }
+    text
+}
+
+/// An object in one line.
+fn object(change: &Change) -> String {
+    let labels =
+        |labels: &Labels| labels.iter().map(|(key, value)| format!(" {key}={value}")).collect::<String>();
+    match change {
+        Change::Namespace(namespace) => format!("Namespace {}{}", namespace.name, labels(&namespace.labels)),
+        Change::Node(node) => format!("Node {} {:?} {:?}", node.name, node.addresses, node.pod_cidrs),
+        Change::Pod(pod) => {
+            let ports =
+                pod.ports.iter().map(|port| format!(" {}={}/{}", port.name, port.number, port.protocol));
+            let ports: String = ports.collect();
+            format!("Pod {}{} {:?}{ports}", pod.name, labels(&pod.labels), pod.addresses)
+        }
+        Change::Policy(policy) => {
+            let direction = |isolates: bool, rules: &[RuleSpec]| {
+                if isolates { rules.iter().map(rule).collect::<Vec<_>>().join(", ") } else { "open".into() }
+            };
+            let ingress = direction(policy.isolates_ingress, &policy.ingress);
+            let egress = direction(policy.isolates_egress, &policy.egress);
+            let Selector::All(requirements) = &policy.subject.pods else { panic!("{policy:?}") };
+            let requirements = requirements.len();
+            format!(
+                "NetworkPolicy {}, {requirements} requirements, ingress [{ingress}], egress [{egress}]",
+                policy.name
+            )
+        }
+        gone => panic!("a file has no object that is gone: {gone:?}"),
+    }
+}
+
+/// How much of a rule matches something.
+fn rule(rule: &RuleSpec) -> String {
+    let peers = rule.peers.as_ref().map_or("all peers".into(), |peers| {
+        let alive = peers.iter().filter(|peer| **peer != Peer::Nothing).count();
+        format!("{alive} of {} peers", peers.len())
+    });
+    let ports = rule.ports.as_ref().map_or("all ports".into(), |ports| {
+        let alive = ports.iter().filter(|port| port.numbers != PortNumbers::Nothing).count();
+        format!("{alive} of {} ports", ports.len())
+    });
+    format!("{peers} and {ports}")
+}

@@ -1,0 +1,257 @@
+//! The kernel's table of connections, over ctnetlink (`nf_conntrack_netlink.c`): visited entry by entry, and the marks
+//! of entries changed under a mask.
+//!
+//! From: the kernel. To: the sweep. Invariant: only the bits under a change's mask change; entries are neither made nor
+//! deleted (a TCP flow whose entry is deleted comes back as a new connection).
+
+use std::net::IpAddr;
+
+use nix::errno::Errno;
+
+use crate::netlink::{Attributes, DUMP, Header, Messages, NetlinkError, REQUEST, Socket};
+
+pub mod entry;
+pub use entry::{Entry, Tuple};
+
+/// `NFNL_SUBSYS_CTNETLINK` in the high byte.
+const CTNETLINK: u16 = 1 << 8;
+/// `IPCTNL_MSG_CT_NEW`: with `NLM_F_CREATE` it makes entries, without it changes those that exist.
+const CT_NEW: u16 = CTNETLINK;
+/// `IPCTNL_MSG_CT_GET`.
+const CT_GET: u16 = CTNETLINK | 1;
+
+const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_STATUS: u16 = 3;
+const CTA_MARK: u16 = 8;
+const CTA_ID: u16 = 12;
+const CTA_ZONE: u16 = 18;
+const CTA_MARK_MASK: u16 = 21;
+const CTA_FILTER: u16 = 25;
+const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+/// `CTA_FILTER_F_CTA_IP_SRC`: compare the source address of the direction.
+const FILTER_SOURCE_ADDRESS: u32 = 1;
+
+/// Both families in one pass over the table.
+const ANY_FAMILY: u8 = 0;
+/// Changes are sent when they have grown to this many bytes, so a sweep needs no more memory for a large table. Below
+/// the kernel's default limit for one message to it (`net.core.wmem_default`, 208 KiB).
+const CHANGES: usize = 64 * 1024;
+
+/// A way to the table of connections of one network namespace.
+#[derive(Debug)]
+pub struct Conntrack {
+    reader: Socket,
+    writer: Writer,
+}
+
+/// Which entries are visited: those that pass ALL parts. To leave an entry out costs the kernel a tenth of what it costs
+/// to hand it over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Filter {
+    /// The mark is this under this mask.
+    pub mark: Option<MarkFilter>,
+    /// The first packet came from this address.
+    pub source: Option<IpAddr>,
+    /// The replies come from this address: after DNAT the first packet went there.
+    pub destination: Option<IpAddr>,
+}
+
+/// A mark with `value` in the bits of `mask`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MarkFilter {
+    /// The bits that must be set among those of the mask.
+    pub value: u32,
+    /// The bits that count.
+    pub mask: u32,
+}
+
+impl Filter {
+    /// The family to ask for: an address can only be compared within its own.
+    fn family(&self) -> u8 {
+        match self.source.or(self.destination) {
+            None => ANY_FAMILY,
+            Some(IpAddr::V4(_)) => libc::NFPROTO_IPV4 as u8,
+            Some(IpAddr::V6(_)) => libc::NFPROTO_IPV6 as u8,
+        }
+    }
+
+    fn write(&self, attributes: &mut Attributes<'_>) {
+        if let Some(MarkFilter { value, mask }) = self.mark {
+            attributes.be32(CTA_MARK, value).be32(CTA_MARK_MASK, mask);
+        }
+        let sides = [
+            (self.source, CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS),
+            (self.destination, CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS),
+        ];
+        // The kernel compares IPv6 addresses the wrong way round (`ctnetlink_filter_match_tuple`): it only gets to know the
+        // family, and `passes` does the rest.
+        if sides.iter().all(|(address, ..)| !address.is_some_and(|address| address.is_ipv4())) {
+            return;
+        }
+        // Both compare the source of a direction: of the original one, and of the replies.
+        for (address, tuple, _) in sides {
+            if let Some(address) = address {
+                attributes.nested(tuple, |attributes| entry::write_source(attributes, address));
+            }
+        }
+        attributes.nested(CTA_FILTER, |attributes| {
+            for (address, _, flags) in sides {
+                let compared = if address.is_some() { FILTER_SOURCE_ADDRESS } else { 0 };
+                attributes.bytes(flags, &u32::to_ne_bytes(compared));
+            }
+        });
+    }
+
+    /// Whether an entry has the addresses that are wanted. Kernels before 5.8 compare none.
+    fn passes(&self, entry: &Entry<'_>) -> bool {
+        self.source.is_none_or(|address| entry.original.source == address)
+            && self.destination.is_none_or(|address| entry.reply.source == address)
+    }
+}
+
+/// What becomes of an entry's mark: the bits under `mask` become `value`, the others stay.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MarkChange {
+    /// The bits to set among those of the mask.
+    pub value: u32,
+    /// The bits to change.
+    pub mask: u32,
+}
+
+/// What a visit met.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Visited {
+    /// Entries handed over.
+    pub entries: u64,
+    /// Entries whose mark was changed.
+    pub changed: u64,
+    /// Entries that were to change and had ended meanwhile.
+    pub gone: u64,
+}
+
+/// The table of connections can't be read or changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ConntrackError {
+    /// No socket, no right, or no such kernel feature.
+    #[error(
+        "the kernel's table of connections can't be read: {0}; it takes CAP_NET_ADMIN and the module nf_conntrack_netlink"
+    )]
+    Read(#[source] NetlinkError),
+    /// A mark can't be changed.
+    #[error(
+        "the mark of a connection can't be changed: {0}; it takes CAP_NET_ADMIN and the module nf_conntrack_netlink"
+    )]
+    Change(#[source] NetlinkError),
+}
+
+impl Conntrack {
+    /// The table of the calling thread's network namespace.
+    pub fn open() -> Result<Self, ConntrackError> {
+        let open = || Socket::open().map_err(ConntrackError::Read);
+        Ok(Self { reader: open()?, writer: Writer::new(open()?) })
+    }
+
+    /// Hands every confirmed entry that passes `filter` to `each`, and makes the changes that it asks for while the table
+    /// is still being read. Connections that begin or end meanwhile may be missed; of those that live throughout, none is.
+    pub fn visit(
+        &mut self,
+        filter: Filter,
+        mut each: impl FnMut(&Entry<'_>) -> Option<MarkChange>,
+    ) -> Result<Visited, ConntrackError> {
+        let Self { reader, writer } = self;
+        writer.begin();
+        let mut request = Messages::default();
+        let sequence = reader.next_sequence();
+        let header = Header { kind: CT_GET, flags: REQUEST | DUMP, sequence, family: filter.family() };
+        request.push(header, |attributes| filter.write(attributes));
+        let mut entries = 0;
+        let mut failed = None;
+        let read = reader.dump(request.as_bytes(), |message| {
+            // An entry that lacks what every entry has is none of a kind that a packet of ours could belong to.
+            let Some(entry) = Entry::parse(&message).filter(|entry| filter.passes(entry)) else { return };
+            entries += 1;
+            if failed.is_none()
+                && let Some(change) = each(&entry)
+            {
+                failed = writer.push(&entry, change).err();
+            }
+        });
+        let flushed = writer.flush();
+        read.map_err(ConntrackError::Read)?;
+        failed.map_or(flushed, Err).map_err(ConntrackError::Change)?;
+        Ok(Visited { entries, changed: writer.changed, gone: writer.gone })
+    }
+}
+
+/// Sends changes many at a time.
+#[derive(Debug)]
+struct Writer {
+    socket: Socket,
+    /// Changes not sent yet.
+    pending: Messages,
+    /// How many `pending` holds.
+    count: u64,
+    /// The sequence number of the latest.
+    latest: u32,
+    changed: u64,
+    gone: u64,
+}
+
+impl Writer {
+    fn new(socket: Socket) -> Self {
+        Self { socket, pending: Messages::default(), count: 0, latest: 0, changed: 0, gone: 0 }
+    }
+
+    /// Forgets what an earlier visit left.
+    fn begin(&mut self) {
+        self.pending.clear();
+        (self.count, self.changed, self.gone) = (0, 0, 0);
+    }
+
+    /// Adds a change; sends what has gathered if that is much.
+    fn push(&mut self, entry: &Entry<'_>, change: MarkChange) -> Result<(), NetlinkError> {
+        let sequence = self.socket.next_sequence();
+        let header = Header { kind: CT_NEW, flags: REQUEST, sequence, family: entry.family };
+        self.pending.push(header, |attributes| {
+            // The kernel's own bytes name the entry best, whatever its protocol.
+            attributes.bytes(entry::nested(CTA_TUPLE_ORIG), entry.original_bytes);
+            if let Some(zone) = entry.zone {
+                attributes.be16(CTA_ZONE, zone);
+            }
+            attributes.be32(CTA_MARK, change.value & change.mask).be32(CTA_MARK_MASK, change.mask);
+        });
+        self.count += 1;
+        self.latest = sequence;
+        if self.pending.as_bytes().len() < CHANGES { Ok(()) } else { self.flush() }
+    }
+
+    /// Sends what has gathered and reads the answers: the kernel answers each refusal, and the last message in any case.
+    fn flush(&mut self) -> Result<(), NetlinkError> {
+        if self.count == 0 {
+            return Ok(());
+        }
+        let last = self.latest;
+        self.pending.answer_latest();
+        let sent = self.socket.send(self.pending.as_bytes());
+        let count = std::mem::take(&mut self.count);
+        self.pending.clear();
+        sent?;
+        let (mut gone, mut refused, mut answered) = (0, None, false);
+        while !answered {
+            self.socket.receive(|message| {
+                let Err((sequence, errno)) = message else { return };
+                match errno {
+                    Errno::UnknownErrno => {}
+                    Errno::ENOENT => gone += 1,
+                    _ => drop(refused.get_or_insert(NetlinkError::Refused { sequence, errno })),
+                }
+                answered |= sequence == last;
+            })?;
+        }
+        self.gone += gone;
+        self.changed += count - gone;
+        refused.map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,173 @@
+//! One entry of the table of connections, read in place without allocating.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use policy::{Packet, Protocol};
+
+use super::{CTA_ID, CTA_MARK, CTA_STATUS, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ZONE};
+use crate::netlink::{AttributeReader, Attributes, Received};
+
+const CTA_TUPLE_IP: u16 = 1;
+const CTA_TUPLE_PROTO: u16 = 2;
+const CTA_IP_V4_SRC: u16 = 1;
+const CTA_IP_V4_DST: u16 = 2;
+const CTA_IP_V6_SRC: u16 = 3;
+const CTA_IP_V6_DST: u16 = 4;
+const CTA_PROTO_NUM: u16 = 1;
+const CTA_PROTO_SRC_PORT: u16 = 2;
+const CTA_PROTO_DST_PORT: u16 = 3;
+const CTA_PROTO_ICMP_TYPE: u16 = 5;
+const CTA_PROTO_ICMPV6_TYPE: u16 = 8;
+
+/// The type of an attribute that holds attributes (`NLA_F_NESTED`).
+pub(super) fn nested(kind: u16) -> u16 {
+    kind | 1 << 15
+}
+
+/// One direction of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tuple {
+    /// Where its packets come from.
+    pub source: IpAddr,
+    /// Where they go.
+    pub destination: IpAddr,
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// Source port; `None` where the protocol has none.
+    pub source_port: Option<u16>,
+    /// Destination port; `None` where the protocol has none.
+    pub destination_port: Option<u16>,
+    /// The ICMP or ICMPv6 type; `None` for other protocols.
+    pub icmp_type: Option<u8>,
+}
+
+/// One connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry<'a> {
+    /// `NFPROTO_IPV4` or `NFPROTO_IPV6`.
+    pub family: u8,
+    /// The direction of its first packet, as that packet was sent: before DNAT.
+    pub original: Tuple,
+    /// The direction of replies: from where DNAT sent the first packet, to where SNAT made it come from.
+    pub reply: Tuple,
+    /// The conntrack zone, if not the default one.
+    pub zone: Option<u16>,
+    /// The connection mark.
+    pub mark: u32,
+    /// `IPS_` bits.
+    pub status: u32,
+    /// The kernel's number for the entry; another connection between the same ends has another.
+    pub id: u32,
+    /// `CTA_TUPLE_ORIG` as the kernel wrote it: names the entry in a request.
+    pub(super) original_bytes: &'a [u8],
+}
+
+impl<'a> Entry<'a> {
+    /// Reads an entry of a dump; `None` if it lacks a direction.
+    pub fn parse(message: &Received<'a>) -> Option<Self> {
+        let (mut original, mut reply, mut original_bytes) = (None, None, [].as_slice());
+        let (mut zone, mut mark, mut status, mut id) = (None, 0, 0, 0);
+        for (kind, value) in AttributeReader::new(message.attributes) {
+            match kind {
+                CTA_TUPLE_ORIG => (original, original_bytes) = (Tuple::parse(value), value),
+                CTA_TUPLE_REPLY => reply = Tuple::parse(value),
+                CTA_STATUS => status = be32(value)?,
+                CTA_MARK => mark = be32(value)?,
+                CTA_ID => id = be32(value)?,
+                CTA_ZONE => zone = Some(be16(value)?),
+                _ => {}
+            }
+        }
+        Some(Self {
+            family: message.family,
+            original: original?,
+            reply: reply?,
+            zone,
+            mark,
+            status,
+            id,
+            original_bytes,
+        })
+    }
+
+    /// The packet that a policy judges when it judges this connection: after DNAT and before SNAT (semantics 12). It
+    /// comes from where the first packet came, and goes to where the replies come from: there DNAT shows, while SNAT
+    /// shows only in where they go.
+    pub fn judged(&self) -> Packet {
+        let mut packet = Packet::new(self.original.source, self.reply.source, self.original.protocol);
+        packet.source_port = self.original.source_port;
+        packet.destination_port = self.reply.source_port;
+        // As in a packet: the type of ICMP counts in IPv4, that of ICMPv6 in IPv6.
+        let own_family = (packet.protocol == Protocol::ICMPV6) == packet.destination().is_ipv6();
+        packet.icmp_type = self.original.icmp_type.filter(|_| own_family);
+        packet
+    }
+}
+
+impl Tuple {
+    fn parse(attributes: &[u8]) -> Option<Self> {
+        let (mut source, mut destination) = (None, None);
+        let (mut protocol, mut source_port, mut destination_port, mut icmp_type) = (None, None, None, None);
+        for (kind, value) in AttributeReader::new(attributes) {
+            match kind {
+                CTA_TUPLE_IP => {
+                    for (kind, value) in AttributeReader::new(value) {
+                        match kind {
+                            CTA_IP_V4_SRC => source = ipv4(value),
+                            CTA_IP_V4_DST => destination = ipv4(value),
+                            CTA_IP_V6_SRC => source = ipv6(value),
+                            CTA_IP_V6_DST => destination = ipv6(value),
+                            _ => {}
+                        }
+                    }
+                }
+                CTA_TUPLE_PROTO => {
+                    for (kind, value) in AttributeReader::new(value) {
+                        match kind {
+                            CTA_PROTO_NUM => protocol = value.first().copied().map(Protocol),
+                            CTA_PROTO_SRC_PORT => source_port = be16(value),
+                            CTA_PROTO_DST_PORT => destination_port = be16(value),
+                            CTA_PROTO_ICMP_TYPE | CTA_PROTO_ICMPV6_TYPE => icmp_type = value.first().copied(),
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        Some(Self {
+            source: source?,
+            destination: destination?,
+            protocol: protocol?,
+            source_port,
+            destination_port,
+            icmp_type,
+        })
+    }
+}
+
+/// Writes a direction of which only the source address is known.
+pub(super) fn write_source(tuple: &mut Attributes<'_>, address: IpAddr) {
+    tuple.nested(CTA_TUPLE_IP, |addresses| {
+        match address {
+            IpAddr::V4(address) => addresses.bytes(CTA_IP_V4_SRC, &address.octets()),
+            IpAddr::V6(address) => addresses.bytes(CTA_IP_V6_SRC, &address.octets()),
+        };
+    });
+}
+
+fn be16(value: &[u8]) -> Option<u16> {
+    Some(u16::from_be_bytes(value.try_into().ok()?))
+}
+
+fn be32(value: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(value.try_into().ok()?))
+}
+
+fn ipv4(value: &[u8]) -> Option<IpAddr> {
+    Some(IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(value).ok()?)))
+}
+
+fn ipv6(value: &[u8]) -> Option<IpAddr> {
+    Some(IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(value).ok()?)))
+}

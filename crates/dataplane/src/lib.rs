@@ -1,0 +1,31 @@
+//! The kernel's side: nftables rules, NFQUEUE workers, conntrack marks, packet parsing.
+//!
+//! ```text
+//!  [ Table ]  rules send first packets to -> NFQUEUE -> [ Workers ] -> parse -> Snapshot::judge -> verdict mark
+//!                                                                                     |
+//!  settle chain: verdict mark -> ACCEPTED in the connection mark                      v
+//!                                                                                 Judgement -> (audit)
+//!  [ Sweep ]  conntrack entries of judged pods -> judge again -> ACCEPTED / REVOKED
+//! ```
+//!
+//! - [`marks`], [`queues`]: the bits and numbers that rules and workers must agree on.
+//! - [`netlink`]: messages to and from the kernel's netfilter subsystems.
+//! - [`table`]: chains, sets and rules in the kernel, and how they change. [`needs`]: what that asks of kernel and node.
+//! - [`packet`]: the first 128 bytes of a packet -> [`policy::Packet`].
+//! - [`workers`], [`worker`]: a pinned thread for each queue, from the kernel's question to its verdict.
+//! - [`queue_statistics`]: what waits in the queues, and what they dropped.
+//! - [`conntrack`], [`sweep`]: connections that exist already, judged again when policy changes.
+#![deny(unsafe_code)]
+
+pub mod conntrack;
+pub mod marks;
+pub mod needs;
+pub mod netlink;
+mod nft;
+pub mod packet;
+pub mod queue_statistics;
+pub mod queues;
+pub mod sweep;
+pub mod table;
+pub mod worker;
+pub mod workers;

@@ -1,0 +1,99 @@
+//! What the agent needs of kernel and node, each with what is wrong and what to do about it: for `doctor` and readiness.
+//!
+//! Looking changes nothing: the kernel is asked with requests that read, and with a batch that is never committed. At
+//! most, asking makes the kernel load a module that the agent needs anyhow.
+//!
+//! All that belongs to a network namespace is that of the calling thread.
+
+mod files;
+mod kernel;
+mod version;
+
+use serde::Serialize;
+
+use self::files::Files;
+pub use self::version::KernelVersion;
+use crate::queues::QueueRange;
+
+/// One thing that the agent needs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Need {
+    /// A stable name, such as `br_netfilter`.
+    pub name: &'static str,
+    /// How it stands.
+    #[serde(flatten)]
+    pub state: NeedState,
+}
+
+/// How a need stands.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum NeedState {
+    /// It is met.
+    Fine {
+        /// What was found.
+        what: String,
+    },
+    /// It is met now, and may soon not be.
+    Warning {
+        /// What was found.
+        what: String,
+        /// What to do about it.
+        todo: String,
+    },
+    /// It is not met: the agent can't enforce policy and is not ready.
+    Wrong {
+        /// What was found.
+        what: String,
+        /// What to do about it.
+        todo: String,
+    },
+}
+
+impl NeedState {
+    /// Whether the agent can't be ready.
+    pub fn is_wrong(&self) -> bool {
+        matches!(self, Self::Wrong { .. })
+    }
+
+    fn fine(what: impl Into<String>) -> Self {
+        Self::Fine { what: what.into() }
+    }
+
+    fn warning(what: impl Into<String>, todo: impl Into<String>) -> Self {
+        Self::Warning { what: what.into(), todo: todo.into() }
+    }
+
+    fn wrong(what: impl Into<String>, todo: impl Into<String>) -> Self {
+        Self::Wrong { what: what.into(), todo: todo.into() }
+    }
+}
+
+/// What the agent is going to do, as far as needs depend on it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NeedsConfig {
+    /// Pods have IPv4 addresses.
+    pub ipv4: bool,
+    /// Pods have IPv6 addresses.
+    pub ipv6: bool,
+    /// Pods of one node hang on a bridge, as Flannel's `cni0`: their packets reach the rules by br_netfilter alone.
+    pub bridge: bool,
+    /// DNS queries are judged before they are routed ([`TableConfig::judge_dns`](crate::table::TableConfig::judge_dns)).
+    pub judge_dns: bool,
+    /// The queues that the agent may use.
+    pub queues: Vec<QueueRange>,
+}
+
+impl Default for NeedsConfig {
+    /// Both families, Flannel's bridge, no queues.
+    fn default() -> Self {
+        Self { ipv4: true, ipv6: true, bridge: true, judge_dns: false, queues: Vec::new() }
+    }
+}
+
+/// Looks at all needs, in the order in which they build on one another.
+pub fn check(config: &NeedsConfig) -> Vec<Need> {
+    let mut needs = kernel::needs();
+    needs.extend(files::needs(&Files::of_this_thread(), config, kernel::queues_in_use));
+    needs
+}

@@ -1,0 +1,170 @@
+//! Needs that show in files under `/proc`: sysctls, the bound queues, the kernel's version.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::version::KernelVersion;
+use super::{Need, NeedState, NeedsConfig};
+use crate::queue_statistics::QueueStatistics;
+use crate::queues::QueueRange;
+use crate::table::TableError;
+
+/// The `/proc` to look at. Files under `sys/net` are those of the reading thread's network namespace.
+pub(super) struct Files {
+    proc: PathBuf,
+}
+
+impl Files {
+    pub(super) fn of_this_thread() -> Self {
+        Self { proc: "/proc".into() }
+    }
+
+    /// The text of a file without white space around it; `None` if it isn't there or may not be read.
+    fn read(&self, path: &str) -> Option<String> {
+        Some(fs::read_to_string(self.proc.join(path)).ok()?.trim().to_owned())
+    }
+
+    fn sysctl(&self, name: &str) -> Option<String> {
+        self.read(&format!("sys/{}", name.replace('.', "/")))
+    }
+
+    fn process_name(&self, pid: u32) -> Option<String> {
+        self.read(&format!("{pid}/comm"))
+    }
+}
+
+/// The needs, in order. `in_use` tells where our rules send packets.
+pub(super) fn needs(
+    files: &Files,
+    config: &NeedsConfig,
+    in_use: impl Fn() -> Result<Option<QueueRange>, TableError>,
+) -> Vec<Need> {
+    let mut needs = vec![Need { name: "br_netfilter", state: bridge(files, config) }];
+    needs.push(Need { name: "forwarding", state: forwarding(files, config) });
+    needs.push(Need {
+        name: "kernel",
+        state: kernel(files.sysctl("kernel.osrelease").as_deref(), config.judge_dns),
+    });
+    let bound = QueueStatistics::read();
+    let state = match (bound, in_use()) {
+        (Ok(bound), Ok(in_use)) => queues(&bound, &config.queues, in_use, |pid| files.process_name(pid)),
+        (Err(error), _) => NeedState::warning(
+            format!("which queues are bound can't be read ({error})"),
+            "mount /proc, so that /proc/thread-self/net/netfilter/nfnetlink_queue can be read",
+        ),
+        (_, Err(error)) => NeedState::warning(
+            format!("to which queues the rules send packets can't be read ({error})"),
+            "do first what the needs above say",
+        ),
+    };
+    needs.push(Need { name: "queues", state });
+    needs
+}
+
+/// ALL sysctls of the families in use must be 1.
+fn bridge(files: &Files, config: &NeedsConfig) -> NeedState {
+    if !config.bridge {
+        return NeedState::fine("not needed: no pods of one node are joined by a bridge");
+    }
+    let wanted = [
+        (config.ipv4, "net.bridge.bridge-nf-call-iptables"),
+        (config.ipv6, "net.bridge.bridge-nf-call-ip6tables"),
+    ];
+    for (_, name) in wanted.into_iter().filter(|(wanted, _)| *wanted) {
+        match files.sysctl(name).as_deref() {
+            Some("1") => {}
+            None => {
+                return NeedState::wrong(
+                    "br_netfilter is not loaded: packets between pods of this node, which hang on one bridge, pass by \
+                     every rule",
+                    format!("`modprobe br_netfilter && sysctl -w {name}=1`"),
+                );
+            }
+            Some(value) => {
+                return NeedState::wrong(
+                    format!(
+                        "{name} is {value}: packets between pods of this node, which hang on one bridge, pass by every rule"
+                    ),
+                    format!("`sysctl -w {name}=1`"),
+                );
+            }
+        }
+    }
+    NeedState::fine("packets between pods of this node, over the bridge, reach the rules")
+}
+
+/// ALL families in use must be forwarded. The CNI sees to that, perhaps after this agent starts: so it is a warning.
+fn forwarding(files: &Files, config: &NeedsConfig) -> NeedState {
+    let wanted = [(config.ipv4, "net.ipv4.ip_forward"), (config.ipv6, "net.ipv6.conf.all.forwarding")];
+    for (_, name) in wanted.into_iter().filter(|(wanted, _)| *wanted) {
+        match files.sysctl(name) {
+            Some(value) if value != "0" => {}
+            value => {
+                return NeedState::warning(
+                    format!(
+                        "{name} is {}: pods of this node can't be reached from elsewhere, with policy or without",
+                        value.as_deref().unwrap_or("not there")
+                    ),
+                    format!("`sysctl -w {name}=1`"),
+                );
+            }
+        }
+    }
+    NeedState::fine("this node forwards the packets of its pods")
+}
+
+fn kernel(release: Option<&str>, judge_dns: bool) -> NeedState {
+    let release = release.unwrap_or("an unknown version");
+    match release.parse::<KernelVersion>() {
+        Ok(version) if version.loses_parallel_dns() && !judge_dns => NeedState::warning(
+            format!(
+                "kernel {release} can lose one of two DNS queries that a pod sends at once (netfilter bug 1766, mended in 6.12)"
+            ),
+            "let DNS be judged before it is routed, or use kernel 6.12 or later",
+        ),
+        Ok(version) if version.loses_parallel_dns() => {
+            NeedState::fine(format!("kernel {release}: DNS is judged before it is routed"))
+        }
+        Ok(_) => NeedState::fine(format!("kernel {release}")),
+        Err(_) => NeedState::warning(
+            format!("the kernel's version is not understood: {release}"),
+            "if it is older than 6.12, let DNS be judged before it is routed",
+        ),
+    }
+}
+
+/// ANY queue of ours that somebody has bound and to which our rules don't send packets is a stranger's.
+fn queues(
+    bound: &[QueueStatistics],
+    ours: &[QueueRange],
+    in_use: Option<QueueRange>,
+    process_name: impl Fn(u32) -> Option<String>,
+) -> NeedState {
+    let holds = |range: &QueueRange, number| range.numbers().any(|n| n == number);
+    let stranger = bound.iter().find(|queue| {
+        ours.iter().any(|range| holds(range, queue.number))
+            && !in_use.is_some_and(|range| holds(&range, queue.number))
+    });
+    if let Some(QueueStatistics { number, port_id, .. }) = stranger {
+        let process = process_name(*port_id)
+            .map(|name| format!(", perhaps process {port_id}, {name}"))
+            .unwrap_or_default();
+        return NeedState::wrong(
+            format!("queue {number} is bound by another program (netlink port {port_id}{process})"),
+            "stop that program, or let the agent use other queue numbers; if it is an agent that is just leaving or just \
+             taking over, wait a moment",
+        );
+    }
+    match in_use {
+        Some(range) if bound.iter().any(|queue| holds(&range, queue.number)) => {
+            NeedState::fine(format!("queues {range} are served by the agent whose rules are in force"))
+        }
+        Some(range) => {
+            NeedState::fine(format!("the rules send packets to queues {range}, which no agent serves now"))
+        }
+        None => NeedState::fine("the queues are free"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

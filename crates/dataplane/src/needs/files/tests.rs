@@ -1,0 +1,104 @@
+use super::*;
+
+/// A `/proc` with these files.
+fn proc(files: &[(&str, &str)]) -> (tempfile::TempDir, Files) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (path, text) in files {
+        let path = folder.path().join(path);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+        fs::write(path, text).expect("a file");
+    }
+    let files = Files { proc: folder.path().to_owned() };
+    (folder, files)
+}
+
+const IPTABLES: &str = "sys/net/bridge/bridge-nf-call-iptables";
+const IP6TABLES: &str = "sys/net/bridge/bridge-nf-call-ip6tables";
+
+fn wrong(state: NeedState) -> (String, String) {
+    match state {
+        NeedState::Wrong { what, todo } => (what, todo),
+        other => panic!("not wrong: {other:?}"),
+    }
+}
+
+#[test]
+fn a_bridge_needs_both_sysctls() {
+    let config = NeedsConfig::default();
+    let (_folder, both) = proc(&[(IPTABLES, "1\n"), (IP6TABLES, "1\n")]);
+    assert!(matches!(bridge(&both, &config), NeedState::Fine { .. }));
+
+    let (_folder, off) = proc(&[(IPTABLES, "1\n"), (IP6TABLES, "0\n")]);
+    let (what, todo) = wrong(bridge(&off, &config));
+    assert!(what.contains("net.bridge.bridge-nf-call-ip6tables is 0"), "{what}");
+    assert_eq!(todo, "`sysctl -w net.bridge.bridge-nf-call-ip6tables=1`");
+    // No pod has an IPv6 address there.
+    assert!(matches!(bridge(&off, &NeedsConfig { ipv6: false, ..config.clone() }), NeedState::Fine { .. }));
+
+    let (_folder, missing) = proc(&[]);
+    let (what, todo) = wrong(bridge(&missing, &config));
+    assert!(what.contains("br_netfilter is not loaded"), "{what}");
+    assert!(todo.contains("modprobe br_netfilter"), "{todo}");
+    assert!(matches!(bridge(&missing, &NeedsConfig { bridge: false, ..config }), NeedState::Fine { .. }));
+}
+
+#[test]
+fn a_node_that_does_not_forward_is_warned_about() {
+    let config = NeedsConfig::default();
+    let (_folder, files) =
+        proc(&[("sys/net/ipv4/ip_forward", "1\n"), ("sys/net/ipv6/conf/all/forwarding", "0\n")]);
+    let NeedState::Warning { what, todo } = forwarding(&files, &config) else { panic!("no warning") };
+    assert!(what.contains("net.ipv6.conf.all.forwarding is 0"), "{what}");
+    assert_eq!(todo, "`sysctl -w net.ipv6.conf.all.forwarding=1`");
+    assert!(matches!(forwarding(&files, &NeedsConfig { ipv6: false, ..config }), NeedState::Fine { .. }));
+}
+
+#[test]
+fn an_old_kernel_is_fine_once_dns_is_judged_early() {
+    assert!(matches!(kernel(Some("6.1.0-28-amd64"), false), NeedState::Warning { .. }));
+    assert!(matches!(kernel(Some("6.1.0-28-amd64"), true), NeedState::Fine { .. }));
+    assert!(matches!(kernel(Some("6.18.44"), false), NeedState::Fine { .. }));
+    assert!(matches!(kernel(None, false), NeedState::Warning { .. }));
+}
+
+fn bound(number: u16, port_id: u32) -> QueueStatistics {
+    QueueStatistics {
+        number,
+        port_id,
+        waiting: 0,
+        copy_mode: 2,
+        copy_range: 128,
+        dropped_full: 0,
+        dropped_by_socket: 0,
+        last_packet: 0,
+    }
+}
+
+#[test]
+fn a_queue_that_a_stranger_has_bound_is_named() {
+    let ours = QueueRange::pair(100, 2).expect("two ranges");
+    let name = |pid| (pid == 77).then(|| "suricata".to_owned());
+
+    let (what, todo) = wrong(queues(&[bound(99, 1), bound(103, 77)], &ours, None, name));
+    assert_eq!(what, "queue 103 is bound by another program (netlink port 77, perhaps process 77, suricata)");
+    assert!(todo.contains("other queue numbers"), "{todo}");
+    let (what, _) = wrong(queues(&[bound(100, 4_000_000_000)], &ours, None, name));
+    assert_eq!(what, "queue 100 is bound by another program (netlink port 4000000000)");
+    // The rules send packets to the first range: its listener is the agent in force, that of the second is not.
+    assert!(queues(&[bound(100, 5), bound(102, 6)], &ours, Some(ours[0]), name).is_wrong());
+}
+
+#[test]
+fn queues_of_the_agent_in_force_and_of_others_elsewhere_are_fine() {
+    let ours = QueueRange::pair(100, 2).expect("two ranges");
+    let what = |bound: &[QueueStatistics], in_use| match queues(bound, &ours, in_use, |_| None) {
+        NeedState::Fine { what } => what,
+        other => panic!("not fine: {other:?}"),
+    };
+    assert_eq!(what(&[bound(0, 1)], None), "the queues are free");
+    assert_eq!(
+        what(&[bound(102, 6), bound(103, 7)], Some(ours[1])),
+        "queues 102-103 are served by the agent whose rules are in force"
+    );
+    assert!(what(&[], Some(ours[0])).contains("which no agent serves now"));
+}

@@ -1,0 +1,179 @@
+//! Needs that only the kernel itself can answer, asked over netlink.
+
+use super::{Need, NeedState};
+use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
+use crate::queues::QueueRange;
+use crate::table::{self, Table, TableError};
+
+/// `NFNL_SUBSYS_CTNETLINK` in the high byte.
+const CONNTRACK: u16 = 1 << 8;
+/// `NFNL_SUBSYS_QUEUE` in the high byte.
+const QUEUE: u16 = 3 << 8;
+/// `IPCTNL_MSG_CT_GET_STATS`: how many connections are known, and how many can be (kernel 4.18 or later).
+const CONNTRACK_STATISTICS: u16 = CONNTRACK | 5;
+/// `CTA_STATS_GLOBAL_ENTRIES` and `CTA_STATS_GLOBAL_MAX_ENTRIES`.
+const ENTRIES: u16 = 1;
+const MAX_ENTRIES: u16 = 2;
+/// `NFQNL_MSG_CONFIG` with `NFQA_CFG_CMD`, command `NFQNL_CFG_CMD_PF_BIND`: without effect since kernel 3.8, answered
+/// if the subsystem is there.
+const QUEUE_CONFIG: u16 = QUEUE | 2;
+const CONFIG_COMMAND: u16 = 1;
+const BIND_FAMILY: u8 = 3;
+
+/// From here on a conntrack table is too full to be calm about, in percent.
+const NEARLY_FULL: u64 = 80;
+
+const RAISE_CONNTRACK: &str = "raise the limit, for example `sysctl -w net.netfilter.nf_conntrack_max=262144`, and find out \
+                               what opens so many connections (`conntrack -L`)";
+
+/// The needs, in order: without permission the kernel answers nothing else.
+pub(super) fn needs() -> Vec<Need> {
+    let mut needs = Vec::new();
+    let generation = Socket::open()
+        .map_err(TableError::from_reading)
+        .and_then(|mut socket| table::read_generation(&mut socket));
+    match generation {
+        Err(TableError::NotPermitted) => {
+            let todo = "run as root, or add the capability NET_ADMIN to the container";
+            needs
+                .push(Need { name: "permission", state: NeedState::wrong("CAP_NET_ADMIN is missing", todo) });
+            return needs;
+        }
+        Err(error) => {
+            needs.push(Need { name: "permission", state: NeedState::fine("CAP_NET_ADMIN is there") });
+            needs.push(Need {
+                name: "nf_tables",
+                state: NeedState::wrong(error.to_string(), "load the module nf_tables"),
+            });
+        }
+        Ok(_) => {
+            needs.push(Need { name: "permission", state: NeedState::fine("CAP_NET_ADMIN is there") });
+            needs.push(Need { name: "nf_tables", state: NeedState::fine("nftables answers") });
+            needs.push(Need { name: "queue-rule", state: queue_rule() });
+            needs.push(Need { name: "table", state: table() });
+        }
+    }
+    needs.push(Need { name: "nfnetlink_queue", state: nfnetlink_queue(ask_queue()) });
+    needs.push(Need { name: "conntrack", state: conntrack(ask_conntrack()) });
+    needs
+}
+
+/// The queues to which our rules send packets now, or why that isn't known.
+pub(super) fn queues_in_use() -> Result<Option<QueueRange>, TableError> {
+    Table::queues_in_use()
+}
+
+fn queue_rule() -> NeedState {
+    match table::available_form() {
+        Ok(form) => NeedState::fine(format!("packets go to userspace by {form}")),
+        Err(error) => NeedState::wrong(
+            error.to_string(),
+            "load the module nft_queue (or nft_compat and xt_NFQUEUE), or use a kernel built with CONFIG_NFT_QUEUE",
+        ),
+    }
+}
+
+fn table() -> NeedState {
+    match table::check_holder() {
+        Ok(()) => NeedState::fine("no other program holds the table inet kube-verdict"),
+        Err(error) => NeedState::wrong(
+            error.to_string(),
+            "look who it is (`nft list table inet kube-verdict`), stop that program, and start the agent anew",
+        ),
+    }
+}
+
+fn nfnetlink_queue(answer: Result<(), NetlinkError>) -> NeedState {
+    match answer {
+        Ok(()) => NeedState::fine("NFQUEUE answers"),
+        Err(error) => NeedState::wrong(
+            format!("NFQUEUE doesn't answer ({error})"),
+            "load the module nfnetlink_queue, or use a kernel built with CONFIG_NETFILTER_NETLINK_QUEUE",
+        ),
+    }
+}
+
+fn ask_queue() -> Result<(), NetlinkError> {
+    let mut socket = Socket::open()?;
+    let sequence = socket.next_sequence();
+    let mut request = Messages::default();
+    let header = Header { kind: QUEUE_CONFIG, flags: netlink::REQUEST | netlink::ACK, sequence, family: 0 };
+    request.push(header, |config| {
+        // `struct nfqnl_msg_config_cmd`: command, padding, family.
+        config.bytes(CONFIG_COMMAND, &[BIND_FAMILY, 0, 0, 0]);
+    });
+    socket.send_and_wait(request.as_bytes(), sequence)
+}
+
+/// Entries and the most entries there can be.
+fn ask_conntrack() -> Result<(u32, u32), NetlinkError> {
+    let mut socket = Socket::open()?;
+    let sequence = socket.next_sequence();
+    let mut request = Messages::default();
+    request.push(Header { kind: CONNTRACK_STATISTICS, flags: netlink::REQUEST, sequence, family: 0 }, |_| {});
+    socket.ask(request.as_bytes(), sequence, |answer| numbers(answer.attributes))
+}
+
+fn numbers(attributes: &[u8]) -> Option<(u32, u32)> {
+    let number = |kind| {
+        let (_, value) = AttributeReader::new(attributes).find(|(k, _)| *k == kind)?;
+        Some(u32::from_be_bytes(value.try_into().ok()?))
+    };
+    Some((number(ENTRIES)?, number(MAX_ENTRIES)?))
+}
+
+fn conntrack(answer: Result<(u32, u32), NetlinkError>) -> NeedState {
+    let (entries, most) = match answer {
+        Ok(numbers) => numbers,
+        Err(error) => {
+            return NeedState::wrong(
+                format!("the connection tracking table can't be read ({error})"),
+                "load the modules nf_conntrack and nf_conntrack_netlink, or use a kernel built with CONFIG_NF_CT_NETLINK",
+            );
+        }
+    };
+    let what = format!("{entries} of {most} connections are in the connection tracking table");
+    if entries >= most {
+        NeedState::wrong(format!("{what}: it is full, and new connections are dropped"), RAISE_CONNTRACK)
+    } else if u64::from(entries) * 100 > u64::from(most) * NEARLY_FULL {
+        NeedState::warning(format!("{what}: when it is full, new connections are dropped"), RAISE_CONNTRACK)
+    } else {
+        NeedState::fine(what)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+
+    #[test]
+    fn a_conntrack_table_is_fine_to_80_percent_and_wrong_when_full() {
+        let state = |entries, most| match conntrack(Ok((entries, most))) {
+            NeedState::Fine { .. } => "fine",
+            NeedState::Warning { todo, .. } => {
+                assert!(todo.contains("sysctl -w net.netfilter.nf_conntrack_max="), "{todo}");
+                "warning"
+            }
+            NeedState::Wrong { todo, .. } => {
+                assert!(todo.contains("sysctl -w net.netfilter.nf_conntrack_max="), "{todo}");
+                "wrong"
+            }
+        };
+        assert_eq!(state(0, 1000), "fine");
+        assert_eq!(state(800, 1000), "fine");
+        assert_eq!(state(801, 1000), "warning");
+        assert_eq!(state(999, 1000), "warning");
+        assert_eq!(state(1000, 1000), "wrong");
+        assert_eq!(state(u32::MAX - 1, u32::MAX), "warning");
+    }
+
+    #[test]
+    fn a_subsystem_that_does_not_answer_is_wrong() {
+        let refused = NetlinkError::Refused { sequence: 1, errno: Errno::EINVAL };
+        assert!(conntrack(Err(refused)).is_wrong());
+        assert!(nfnetlink_queue(Err(refused)).is_wrong());
+        assert!(!nfnetlink_queue(Ok(())).is_wrong());
+    }
+}

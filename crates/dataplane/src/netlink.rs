@@ -1,0 +1,412 @@
+//! Messages to and from the kernel's netfilter subsystems (`include/uapi/linux/netlink.h`, `netfilter/nfnetlink.h`):
+//! just enough to write what the libraries lack and to read a large conntrack table fast.
+//!
+//! Reading never trusts a length: a message that is cut short ends the iteration.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
+    socket, sockopt,
+};
+
+/// `struct nlmsghdr`: length, type, flags, sequence number, port id.
+const NLMSGHDR: usize = 16;
+/// `struct nfgenmsg`: family, version, resource id.
+const NFGENMSG: usize = 4;
+/// `struct nlattr`: length, type.
+const NLATTR: usize = 4;
+/// `NLA_F_NESTED`.
+const NESTED: u16 = 1 << 15;
+/// The bits of an attribute's type that are flags.
+const TYPE_FLAGS: u16 = 0xc000;
+
+/// `NLM_F_REQUEST`.
+pub const REQUEST: u16 = 1;
+/// `NLM_F_ACK`.
+pub const ACK: u16 = 4;
+/// `NLM_F_ROOT | NLM_F_MATCH`.
+pub const DUMP: u16 = 0x300;
+/// `NLM_F_CREATE`.
+pub const CREATE: u16 = 0x400;
+/// `NLM_F_APPEND`.
+pub const APPEND: u16 = 0x800;
+
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLMSG_OVERRUN: u16 = 4;
+/// `NLM_F_DUMP_INTR`: what a dump shows changed while it was read.
+const DUMP_INTERRUPTED: u16 = 0x10;
+
+/// Builds netlink messages one after another in one buffer.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Messages {
+    bytes: Vec<u8>,
+    /// Where the latest message begins.
+    latest: usize,
+}
+
+/// What stands in a message's two headers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// Subsystem in the high byte, message in the low one.
+    pub kind: u16,
+    /// `NLM_F_` flags.
+    pub flags: u16,
+    /// Comes back in the answer.
+    pub sequence: u32,
+    /// `NFPROTO_` family.
+    pub family: u8,
+}
+
+impl Messages {
+    /// Adds one message, whose attributes `fill` writes.
+    pub fn push(&mut self, header: Header, fill: impl FnOnce(&mut Attributes<'_>)) {
+        let start = self.bytes.len();
+        self.latest = start;
+        self.bytes.extend_from_slice(&[0; 4]);
+        self.bytes.extend_from_slice(&header.kind.to_ne_bytes());
+        self.bytes.extend_from_slice(&header.flags.to_ne_bytes());
+        self.bytes.extend_from_slice(&header.sequence.to_ne_bytes());
+        self.bytes.extend_from_slice(&[0; 4]);
+        self.bytes.extend_from_slice(&[header.family, 0, 0, 0]);
+        fill(&mut Attributes { bytes: &mut self.bytes });
+        let length = (self.bytes.len() - start) as u32;
+        self.bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
+    }
+
+    /// Has the latest message ask for an answer ([`ACK`]) if there is one.
+    pub fn answer_latest(&mut self) {
+        if let Some(flags) = self.bytes.get_mut(self.latest + 6..self.latest + 8) {
+            let asked = u16::from_ne_bytes([flags[0], flags[1]]) | ACK;
+            flags.copy_from_slice(&asked.to_ne_bytes());
+        }
+    }
+
+    /// All messages so far.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Forgets all messages and keeps the room.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+    }
+}
+
+/// Writes the attributes of a message, or those nested in one of them.
+#[derive(Debug)]
+pub struct Attributes<'a> {
+    bytes: &'a mut Vec<u8>,
+}
+
+impl Attributes<'_> {
+    /// One attribute with these bytes.
+    pub fn bytes(&mut self, kind: u16, value: &[u8]) -> &mut Self {
+        // Attributes are far below 64 KiB: names, numbers, addresses, short lists.
+        let length = (NLATTR + value.len()) as u16;
+        self.bytes.extend_from_slice(&length.to_ne_bytes());
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.bytes.extend_from_slice(value);
+        self.pad();
+        self
+    }
+
+    /// A byte.
+    pub fn u8(&mut self, kind: u16, value: u8) -> &mut Self {
+        self.bytes(kind, &[value])
+    }
+
+    /// A 16-bit number in network order, as netfilter has it.
+    pub fn be16(&mut self, kind: u16, value: u16) -> &mut Self {
+        self.bytes(kind, &value.to_be_bytes())
+    }
+
+    /// A 32-bit number in network order, as netfilter has it.
+    pub fn be32(&mut self, kind: u16, value: u32) -> &mut Self {
+        self.bytes(kind, &value.to_be_bytes())
+    }
+
+    /// A text with its final zero.
+    pub fn string(&mut self, kind: u16, value: &str) -> &mut Self {
+        let mut bytes = value.as_bytes().to_vec();
+        bytes.push(0);
+        self.bytes(kind, &bytes)
+    }
+
+    /// Attributes inside an attribute.
+    pub fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Attributes<'_>)) -> &mut Self {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 2]);
+        self.bytes.extend_from_slice(&(kind | NESTED).to_ne_bytes());
+        fill(&mut Attributes { bytes: self.bytes });
+        let length = (self.bytes.len() - start) as u16;
+        self.bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+        self
+    }
+
+    fn pad(&mut self) {
+        let rest = self.bytes.len().next_multiple_of(4) - self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 4][..rest]);
+    }
+}
+
+/// Reads attributes one after another: type without flags, and payload.
+#[derive(Clone, Debug)]
+pub struct AttributeReader<'a>(&'a [u8]);
+
+impl<'a> AttributeReader<'a> {
+    /// Reads the attributes that `bytes` holds.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl<'a> Iterator for AttributeReader<'a> {
+    type Item = (u16, &'a [u8]);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let length = usize::from(u16::from_ne_bytes(self.0.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(self.0.get(2..4)?.try_into().ok()?) & !TYPE_FLAGS;
+        let payload = self.0.get(NLATTR..length)?;
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+        Some((kind, payload))
+    }
+}
+
+/// One message as received.
+#[derive(Clone, Copy, Debug)]
+pub struct Received<'a> {
+    /// Subsystem in the high byte, message in the low one.
+    pub kind: u16,
+    /// The sequence number of the request that it answers.
+    pub sequence: u32,
+    /// `NFPROTO_` family.
+    pub family: u8,
+    /// Its attributes.
+    pub attributes: &'a [u8],
+}
+
+/// A netlink request failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// A system call on the socket failed.
+    #[error("netlink socket: {call}: {errno}")]
+    Socket {
+        /// The call.
+        call: &'static str,
+        /// What it answered.
+        errno: Errno,
+    },
+    /// The kernel refused a message.
+    #[error("the kernel refused message {sequence}: {errno}")]
+    Refused {
+        /// The sequence number of the message.
+        sequence: u32,
+        /// Why.
+        errno: Errno,
+    },
+    /// What a dump shows changed while it was read, so entries may be missing or doubled: read again.
+    #[error("the kernel's table changed while it was read")]
+    Interrupted,
+}
+
+impl NetlinkError {
+    /// The error number behind it.
+    pub fn errno(self) -> Errno {
+        match self {
+            Self::Socket { errno, .. } | Self::Refused { errno, .. } => errno,
+            Self::Interrupted => Errno::EINTR,
+        }
+    }
+}
+
+/// A blocking netlink socket of family `NETLINK_NETFILTER`.
+#[derive(Debug)]
+pub struct Socket {
+    fd: OwnedFd,
+    buffer: Vec<u8>,
+    sequence: u32,
+    /// A message since the last dump began said that what is dumped changed meanwhile.
+    interrupted: bool,
+}
+
+/// The kernel fills a dump in pieces of at most this size; a larger buffer is not used (`netlink_dump`, 32 KiB).
+const RECEIVE_BUFFER: usize = 64 * 1024;
+
+impl Socket {
+    /// Opens a socket in the network namespace of the calling thread.
+    pub fn open() -> Result<Self, NetlinkError> {
+        let failed = |call| move |errno| NetlinkError::Socket { call, errno };
+        let fd = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkNetFilter,
+        )
+        .map_err(failed("socket"))?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(failed("bind"))?;
+        // Room for the answers to a large batch. Without CAP_NET_ADMIN the default stays, and the batch fails anyhow.
+        let _ = setsockopt(&fd, sockopt::RcvBufForce, &(8 << 20));
+        let _ = setsockopt(&fd, sockopt::SndBufForce, &(8 << 20));
+        cap_answers(&fd).map_err(failed("setsockopt NETLINK_CAP_ACK"))?;
+        Ok(Self { fd, buffer: vec![0; RECEIVE_BUFFER], sequence: 0, interrupted: false })
+    }
+
+    /// A sequence number that this socket has not used yet.
+    pub fn next_sequence(&mut self) -> u32 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    /// Sends messages as one datagram: for nftables that is one atomic batch.
+    pub fn send(&self, bytes: &[u8]) -> Result<(), NetlinkError> {
+        send(self.fd.as_raw_fd(), bytes, MsgFlags::empty())
+            .map_err(|errno| NetlinkError::Socket { call: "send", errno })?;
+        Ok(())
+    }
+
+    /// Receives one datagram and hands each message of it to `each`; an error answer is handed over as `Err`.
+    /// Returns whether the end of a dump was seen.
+    pub fn receive(
+        &mut self,
+        mut each: impl FnMut(Result<Received<'_>, (u32, Errno)>),
+    ) -> Result<bool, NetlinkError> {
+        let length = loop {
+            match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(NetlinkError::Socket { call: "recv", errno }),
+                Ok(length) => break length,
+            }
+        };
+        let mut rest = &self.buffer[..length];
+        let mut done = false;
+        while let Some((message, tail)) = split_message(rest) {
+            rest = tail;
+            let kind = u16::from_ne_bytes([message[4], message[5]]);
+            let flags = u16::from_ne_bytes([message[6], message[7]]);
+            let sequence = u32::from_ne_bytes([message[8], message[9], message[10], message[11]]);
+            self.interrupted |= flags & DUMP_INTERRUPTED != 0 || kind == NLMSG_OVERRUN;
+            match kind {
+                NLMSG_ERROR => each(Err((sequence, error_code(message)))),
+                NLMSG_DONE => {
+                    done = true;
+                    // The end of a dump carries 0, or the error that ended it early.
+                    match error_code(message) {
+                        Errno::UnknownErrno => {}
+                        errno => each(Err((sequence, errno))),
+                    }
+                }
+                NLMSG_OVERRUN => {}
+                _ => {
+                    let Some(attributes) = message.get(NLMSGHDR + NFGENMSG..) else { continue };
+                    each(Ok(Received { kind, sequence, family: message[NLMSGHDR], attributes }));
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// Sends a batch and waits for the answer to message `last`, which must ask for one ([`ACK`]). The first refusal,
+    /// if any, is the result.
+    pub fn send_and_wait(&mut self, bytes: &[u8], last: u32) -> Result<(), NetlinkError> {
+        self.send(bytes)?;
+        let mut refused = None;
+        let mut answered = false;
+        while !answered {
+            self.receive(|message| {
+                if let Err((sequence, errno)) = message {
+                    if errno != Errno::UnknownErrno {
+                        refused.get_or_insert(NetlinkError::Refused { sequence, errno });
+                        // A refused batch is answered once for the message at fault, and possibly never for the last.
+                        answered = true;
+                    }
+                    answered |= sequence == last;
+                }
+            })?;
+        }
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Sends one request, numbered `sequence`, that is answered by one message, which `read` reads; an answer that it
+    /// can't read is refused as `EPROTO`.
+    pub fn ask<T>(
+        &mut self,
+        bytes: &[u8],
+        sequence: u32,
+        read: impl Fn(Received<'_>) -> Option<T>,
+    ) -> Result<T, NetlinkError> {
+        self.send(bytes)?;
+        let mut answer = None;
+        loop {
+            self.receive(|message| {
+                answer = match message {
+                    Ok(received) if received.sequence == sequence => {
+                        Some(read(received).ok_or(Errno::EPROTO))
+                    }
+                    Err((of, errno)) if of == sequence => Some(Err(errno)),
+                    _ => answer.take(),
+                };
+            })?;
+            if let Some(answer) = answer {
+                return answer.map_err(|errno| NetlinkError::Refused { sequence, errno });
+            }
+        }
+    }
+
+    /// Sends a dump request and hands each message of the dump to `each`. After [`NetlinkError::Interrupted`] the whole
+    /// dump was handed over, and is not to be relied on.
+    pub fn dump(&mut self, bytes: &[u8], mut each: impl FnMut(Received<'_>)) -> Result<(), NetlinkError> {
+        self.interrupted = false;
+        self.send(bytes)?;
+        let mut refused = None;
+        loop {
+            let done = self.receive(|message| match message {
+                Ok(received) => each(received),
+                Err((sequence, errno)) => {
+                    refused = Some(NetlinkError::Refused { sequence, errno });
+                }
+            })?;
+            match refused {
+                Some(error) => return Err(error),
+                None if done && self.interrupted => return Err(NetlinkError::Interrupted),
+                None if done => return Ok(()),
+                None => {}
+            }
+        }
+    }
+}
+
+/// Asks for answers without a copy of the message answered: a copy of a large one would not fit the receive buffer.
+#[allow(unsafe_code)]
+fn cap_answers(fd: &OwnedFd) -> Result<(), Errno> {
+    let on: libc::c_int = 1;
+    // SAFETY: the option's value is the `int` behind the pointer, whose size is given; `fd` is open.
+    let answer = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_NETLINK,
+            libc::NETLINK_CAP_ACK,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    Errno::result(answer).map(drop)
+}
+
+/// The error that an answer or the end of a dump carries as a negative number; `UnknownErrno` for 0, which is none.
+fn error_code(message: &[u8]) -> Errno {
+    let code = message.get(NLMSGHDR..NLMSGHDR + 4).map_or([0; 4], |b| [b[0], b[1], b[2], b[3]]);
+    Errno::from_raw(i32::from_ne_bytes(code).wrapping_neg())
+}
+
+/// Splits the first whole message off.
+fn split_message(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
+    if length < NLMSGHDR || length > bytes.len() {
+        return None;
+    }
+    Some((&bytes[..length], bytes.get(length.next_multiple_of(4)..).unwrap_or(&[])))
+}

@@ -1,0 +1,250 @@
+//! Several messages that the kernel takes as one: all of them, or none.
+//!
+//! Invariant: sequence numbers run from 0 (the beginning) without a gap, so a refusal names the part it is about.
+
+use nix::errno::Errno;
+use rustables::sys::{NFNL_BATCH_GENID, NFNL_SUBSYS_NFTABLES};
+
+use super::{FAMILY, SUBSYSTEM};
+use crate::netlink::{self, Attributes, Header, Messages, NetlinkError, Socket};
+
+/// `struct nlmsghdr` and `struct nfgenmsg`: what the beginning and the end of a batch consist of.
+const EMPTY_MESSAGE: usize = 20;
+
+/// The module without which there is no nftables.
+pub(super) const PLAIN: &str = "nf_tables";
+
+/// A batch in the making.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    messages: Vec<Message>,
+}
+
+#[derive(Debug)]
+struct Message {
+    part: Part,
+    bytes: Vec<u8>,
+}
+
+/// What a message of a batch is about, for the sentence that an operator reads when the kernel refuses it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Part {
+    /// The object, such as `chain judge`.
+    pub object: String,
+    /// The kernel's modules that it needs.
+    pub modules: String,
+}
+
+impl Part {
+    /// An object that nf_tables alone can do.
+    pub(crate) fn plain(object: impl Into<String>) -> Self {
+        Self { object: object.into(), modules: PLAIN.to_owned() }
+    }
+
+    /// Whether nf_tables alone can do it.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.modules == PLAIN
+    }
+}
+
+/// Why a batch was not committed. The state before it is in force as if it had not been sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Refusal {
+    /// One message was refused.
+    Part(Part, Errno),
+    /// The batch was refused as a whole, before or after its messages were looked at.
+    Whole(Errno),
+    /// The ruleset is no longer of the generation for which the batch was made.
+    Outdated,
+    /// The socket failed.
+    Socket(NetlinkError),
+}
+
+impl Batch {
+    /// Whether nothing was added.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Adds the objects that `fill` puts into a batch of the library's.
+    pub(crate) fn library(&mut self, part: Part, fill: impl FnOnce(&mut rustables::Batch)) {
+        let mut batch = rustables::Batch::new();
+        fill(&mut batch);
+        let bytes = batch.finalize();
+        let mut rest = &bytes[EMPTY_MESSAGE..bytes.len() - EMPTY_MESSAGE];
+        while let Some(length) = rest.first_chunk().map(|length| u32::from_ne_bytes(*length) as usize) {
+            let (message, tail) = rest.split_at(length);
+            self.messages.push(Message { part: part.clone(), bytes: message.to_vec() });
+            rest = tail;
+        }
+    }
+
+    /// Adds one message of the nf_tables subsystem: `kind` is `NFT_MSG_`, `flags` are `NLM_F_` beside the request flag.
+    pub(crate) fn raw(&mut self, part: Part, kind: u32, flags: u16, fill: impl FnOnce(&mut Attributes<'_>)) {
+        let mut message = Messages::default();
+        let kind = SUBSYSTEM | kind as u16;
+        message.push(Header { kind, flags: netlink::REQUEST | flags, sequence: 0, family: FAMILY }, fill);
+        self.messages.push(Message { part, bytes: message.as_bytes().to_vec() });
+    }
+
+    /// Sends the batch and waits for the kernel's word. With a `generation` it is refused as [`Refusal::Outdated`]
+    /// if anyone has changed any rule of this network namespace since the generation was read.
+    pub(crate) fn commit(self, generation: Option<u32>) -> Result<(), Refusal> {
+        let bytes = self.encode(generation, true);
+        self.send(&bytes)
+    }
+
+    /// Lets the kernel check the batch and forget it: a batch without an end is never committed, which is how
+    /// `nft --check` works.
+    ///
+    /// It must hold no base chain: the kernel registers those while it checks, and taking them back drops every queued
+    /// packet of the network namespace.
+    pub(crate) fn rehearse(self) -> Result<(), Refusal> {
+        let bytes = self.encode(None, false);
+        self.send(&bytes)
+    }
+
+    /// The bytes of the batch: only the last message asks for an answer, so a large batch can't overflow the socket.
+    fn encode(&self, generation: Option<u32>, with_end: bool) -> Vec<u8> {
+        // The library writes the resource id (the subsystem) of the two frames.
+        let frame = rustables::Batch::new().finalize();
+        let (begin, end) = frame.split_at(EMPTY_MESSAGE);
+        let mut begin = begin.to_vec();
+        if let Some(generation) = generation {
+            let attribute_length = 8_u16;
+            begin.extend_from_slice(&attribute_length.to_ne_bytes());
+            begin.extend_from_slice(&(NFNL_BATCH_GENID as u16).to_ne_bytes());
+            begin.extend_from_slice(&generation.to_be_bytes());
+            let length = begin.len() as u32;
+            begin[..4].copy_from_slice(&length.to_ne_bytes());
+        }
+        let last = self.messages.len();
+        let mut bytes = Vec::new();
+        append(&mut bytes, &begin, 0, false);
+        for (message, sequence) in self.messages.iter().zip(1..) {
+            append(&mut bytes, &message.bytes, sequence, sequence as usize == last);
+        }
+        if with_end {
+            append(&mut bytes, end, last as u32 + 1, false);
+        }
+        bytes
+    }
+
+    fn send(mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        // A socket of its own: a refused batch leaves answers behind that the next one must not read.
+        let mut socket = Socket::open().map_err(Refusal::Socket)?;
+        match socket.send_and_wait(bytes, self.messages.len() as u32) {
+            Ok(()) => Ok(()),
+            Err(NetlinkError::Refused { errno: Errno::ERESTART, .. }) => Err(Refusal::Outdated),
+            Err(NetlinkError::Refused { sequence, errno }) => match (sequence as usize).checked_sub(1) {
+                Some(index) if index < self.messages.len() => {
+                    Err(Refusal::Part(self.messages.swap_remove(index).part, errno))
+                }
+                _ => Err(Refusal::Whole(errno)),
+            },
+            Err(error) => Err(Refusal::Socket(error)),
+        }
+    }
+
+    /// One line per message: what it is about, and its bytes; for golden files.
+    #[cfg(test)]
+    pub(crate) fn to_text(&self) -> String {
+        use std::fmt::Write;
+
+        let bytes = self.encode(None, true);
+        let names = std::iter::once("begin".to_owned())
+            .chain(self.messages.iter().map(|message| message.part.object.clone()))
+            .chain(std::iter::once("end".to_owned()));
+        let mut rest = bytes.as_slice();
+        let mut text = String::new();
+        for name in names {
+            let length = u32::from_ne_bytes(*rest.first_chunk().expect("a whole message")) as usize;
+            let (message, tail) = rest.split_at(length);
+            rest = tail;
+            writeln!(text, "# {name}").expect("a text takes all");
+            for line in message.chunks(32) {
+                let words: Vec<String> = line
+                    .chunks(4)
+                    .map(|word| word.iter().map(|byte| format!("{byte:02x}")).collect())
+                    .collect();
+                writeln!(text, "{}", words.join(" ")).expect("a text takes all");
+            }
+        }
+        assert!(rest.is_empty(), "bytes after the end of the batch");
+        text
+    }
+}
+
+/// Adds a message with its sequence number in place, and the flag that asks for an answer set or cleared.
+fn append(bytes: &mut Vec<u8>, message: &[u8], sequence: u32, answer: bool) {
+    let start = bytes.len();
+    bytes.extend_from_slice(message);
+    // `struct nlmsghdr`: length 4, type 2, flags 2, sequence 4. Both sources write whole headers.
+    let flags =
+        u16::from_ne_bytes([message[6], message[7]]) & !netlink::ACK | if answer { netlink::ACK } else { 0 };
+    bytes[start + 6..start + 8].copy_from_slice(&flags.to_ne_bytes());
+    bytes[start + 8..start + 12].copy_from_slice(&sequence.to_ne_bytes());
+}
+
+const _: () = assert!(NFNL_SUBSYS_NFTABLES == 10, "the resource id of a batch, as the kernel numbers it");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Type, flags and sequence number of each message.
+    fn headers(mut bytes: &[u8]) -> Vec<(u16, u16, u32)> {
+        let mut headers = Vec::new();
+        while let Some(length) = bytes.first_chunk().map(|length| u32::from_ne_bytes(*length) as usize) {
+            headers.push((
+                u16::from_ne_bytes([bytes[4], bytes[5]]),
+                u16::from_ne_bytes([bytes[6], bytes[7]]),
+                u32::from_ne_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]),
+            ));
+            bytes = &bytes[length..];
+        }
+        headers
+    }
+
+    fn two_messages() -> Batch {
+        let mut batch = Batch::default();
+        batch.library(Part::plain("a table"), |library| {
+            let table = rustables::Table::new(rustables::ProtocolFamily::Inet).with_name("t");
+            library.add(&table, rustables::MsgType::Add);
+        });
+        batch.raw(Part::plain("a flush"), rustables::sys::NFT_MSG_DELRULE, 0, |attributes| {
+            attributes.string(1, "t");
+        });
+        batch
+    }
+
+    #[test]
+    fn numbers_run_on_and_only_the_last_message_asks_for_an_answer() {
+        let headers = headers(&two_messages().encode(None, true));
+        assert_eq!(
+            headers,
+            [
+                (0x10, netlink::REQUEST, 0),
+                (0x0a00, netlink::REQUEST | netlink::CREATE, 1),
+                (0x0a08, netlink::REQUEST | netlink::ACK, 2),
+                (0x11, netlink::REQUEST, 3),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_rehearsal_has_no_end() {
+        let headers = headers(&two_messages().encode(None, false));
+        assert_eq!(headers.len(), 3);
+        assert!(headers.iter().all(|(kind, ..)| *kind != 0x11));
+    }
+
+    #[test]
+    fn a_generation_stands_in_the_beginning() {
+        let bytes = two_messages().encode(Some(0x0102_0304), true);
+        assert_eq!(bytes[..4], 28_u32.to_ne_bytes());
+        assert_eq!(bytes[20..28], [8, 0, 1, 0, 1, 2, 3, 4]);
+        assert_eq!(headers(&bytes).len(), 4);
+    }
+}

@@ -1,0 +1,80 @@
+//! A rule: expressions in order, in a chain.
+
+use rustables::sys;
+
+use super::batch::{Batch, Part};
+use super::expression::{Expression, modules};
+use crate::netlink;
+
+/// The longest comment that `nft` prints, in bytes (`NFTNL_UDATA_COMMENT_MAXLEN` without the final zero).
+const LONGEST_COMMENT: usize = 127;
+
+/// The kind of a comment among a rule's user data (`NFTNL_UDATA_RULE_COMMENT`).
+const COMMENT: u8 = 0;
+
+/// A rule of one of our chains.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Rule {
+    /// The chain at whose end it stands.
+    pub chain: &'static str,
+    /// What it is for, in a few words.
+    pub purpose: &'static str,
+    /// ALL comparisons must hold; the first that fails ends the rule.
+    pub expressions: Vec<Expression>,
+    /// Shown by `nft list ruleset`.
+    pub comment: Option<String>,
+}
+
+impl Rule {
+    /// Adds it to the batch, at the end of its chain in `table`.
+    pub(crate) fn add_to(&self, table: &str, batch: &mut Batch) {
+        let part = Part {
+            object: format!("rule of chain {}: {}", self.chain, self.purpose),
+            modules: modules(&self.expressions).into_owned(),
+        };
+        batch.raw(part, sys::NFT_MSG_NEWRULE, netlink::CREATE | netlink::APPEND, |rule| {
+            rule.string(sys::NFTA_RULE_TABLE, table).string(sys::NFTA_RULE_CHAIN, self.chain);
+            rule.nested(sys::NFTA_RULE_EXPRESSIONS, |list| {
+                for expression in &self.expressions {
+                    expression.encode(list);
+                }
+            });
+            if let Some(comment) = &self.comment {
+                rule.bytes(sys::NFTA_RULE_USERDATA, &comment_bytes(comment));
+            }
+        });
+    }
+}
+
+/// A comment as `libnftnl` lays it down: kind, length, text with a final zero. What is too long is cut.
+fn comment_bytes(comment: &str) -> Vec<u8> {
+    let mut end = comment.len().min(LONGEST_COMMENT);
+    while !comment.is_char_boundary(end) {
+        end -= 1;
+    }
+    let text = &comment.as_bytes()[..end];
+    let mut bytes = vec![COMMENT, text.len() as u8 + 1];
+    bytes.extend(text.iter().map(|byte| if byte.is_ascii_control() { b' ' } else { *byte }));
+    bytes.push(0);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comment_has_kind_length_and_a_final_zero() {
+        assert_eq!(comment_bytes("a b"), [0, 4, b'a', b' ', b'b', 0]);
+        assert_eq!(comment_bytes("a\nb\0"), [0, 5, b'a', b' ', b'b', b' ', 0]);
+    }
+
+    #[test]
+    fn a_long_comment_is_cut_between_characters() {
+        let bytes = comment_bytes(&format!("{}é", "x".repeat(126)));
+        assert_eq!(bytes.len(), 2 + 126 + 1);
+        assert_eq!(bytes[1], 127);
+        assert!(std::str::from_utf8(&bytes[2..]).is_ok());
+        assert_eq!(comment_bytes(&"x".repeat(500)).len(), 2 + 127 + 1);
+    }
+}

@@ -1,0 +1,245 @@
+//! The nftables table of this agent: which packets go to userspace, and which connections need no more verdict.
+//!
+//! Place in a packet's life: the first step (`judge` sends it to the workers) and the last (`settle` marks its
+//! connection). Place in a policy's life: [`Table::update`] at the start of the sweep.
+//!
+//! Invariants: every change is one batch, committed whole or not at all. Chains are created once and never deleted or
+//! recreated while an agent lives, because taking any base chain out of a network namespace drops every queued packet
+//! there. An agent whose rules another agent has taken over changes nothing any more, not even in a race: its batches
+//! hold for one generation of the ruleset only.
+//!
+//! All calls act in the network namespace of the calling thread.
+
+mod chains;
+mod error;
+mod in_force;
+mod sets;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use nix::errno::Errno;
+use rustables::{Chain, ChainPolicy, ChainType, MsgType, ProtocolFamily, sys};
+
+use self::in_force::InForce;
+pub(crate) use self::in_force::{check_holder, read_generation};
+use self::sets::Contents;
+use crate::marks::Marks;
+use crate::nft::batch::{Batch, Part, Refusal};
+use crate::nft::expression::Expression;
+use crate::nft::queue::Queue;
+use crate::nft::rule::Rule;
+use crate::queues::QueueRange;
+
+pub use self::error::TableError;
+pub use crate::nft::queue::QueueForm;
+
+/// The name of the table, in family `inet`.
+pub const TABLE: &str = "kube-verdict";
+
+/// How often an update is tried anew because somebody else changed the ruleset meanwhile.
+const TRIES: usize = 64;
+
+/// What happens to first packets while no agent listens.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum WhenDown {
+    /// They pass, unjudged.
+    Open,
+    /// They are dropped. Connections that were accepted before go on.
+    Closed,
+}
+
+/// What the table is made from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TableConfig {
+    /// The bits by which rules and workers speak.
+    pub marks: Marks,
+    /// What happens to first packets while no agent listens.
+    pub when_down: WhenDown,
+    /// Whether DNS queries of local pods are judged before they are routed: needed on kernels before 6.12.
+    pub judge_dns: bool,
+    /// Who holds the queues, for people who read the ruleset: `node-a pid 123`. The queue rules' comment; up to 127 bytes
+    /// are shown.
+    pub holder: String,
+    /// This node's pod CIDRs, of both families: packets from and to them are judged.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Addresses in them that need no verdict.
+    pub open: OpenAddresses,
+}
+
+/// Addresses of local pods that no policy isolates: their packets pass without a question, in that direction.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct OpenAddresses {
+    /// Pods that no policy isolates for ingress.
+    pub ingress: BTreeSet<IpAddr>,
+    /// Pods that no policy isolates for egress.
+    pub egress: BTreeSet<IpAddr>,
+}
+
+/// The table in the kernel, as this agent wrote it. It stays when this value is dropped: stopping an agent never removes
+/// the rules.
+#[derive(Debug)]
+pub struct Table {
+    queues: QueueRange,
+    form: QueueForm,
+    /// What the sets hold in the kernel.
+    contents: Contents,
+}
+
+impl Table {
+    /// The queues to which the rules in the kernel send packets now; `None` without table or rules. An agent that starts
+    /// sets itself up on another range.
+    pub fn queues_in_use() -> Result<Option<QueueRange>, TableError> {
+        Ok(InForce::read()?.queue.map(|queue| queue.queues))
+    }
+
+    /// Writes table, chains, sets and rules in one atomic batch: creates what is missing, rewrites rules and sets, leaves
+    /// chains that exist in place. The same call is the first start, a restart over the table of a dead agent, an upgrade
+    /// with other marks or flags, and a live takeover: the queues must be ready before, since packets come at once.
+    pub fn install(config: TableConfig, queues: QueueRange) -> Result<Self, TableError> {
+        let form = available_form()?;
+        let contents = Contents::new(&config.pod_cidrs, &config.open);
+        install_batch(&config, &contents, queues, form).commit(None)?;
+        Ok(Self { queues, form, contents })
+    }
+
+    /// Makes the sets hold these networks and addresses, in one atomic batch with only what differs from before. If
+    /// nothing does, nothing is sent.
+    ///
+    /// # Errors
+    /// [`TableError::Superseded`] if another agent has taken over, [`TableError::Missing`] if the rules are gone: in both
+    /// cases, and all others, nothing was changed.
+    pub fn update(&mut self, pod_cidrs: &[IpNet], open: &OpenAddresses) -> Result<(), TableError> {
+        let wanted = Contents::new(pod_cidrs, open);
+        if wanted == self.contents {
+            return Ok(());
+        }
+        // Set when the sets turn out not to hold what was written into them: somebody changed them by hand.
+        let mut anew = false;
+        for _ in 0..TRIES {
+            let in_force = self.check_ours()?;
+            let mut batch = Batch::default();
+            if anew {
+                wanted.fill(&mut batch);
+            } else {
+                wanted.change_from(&self.contents, &mut batch);
+            }
+            match batch.commit(Some(in_force.generation)) {
+                Ok(()) => {
+                    self.contents = wanted;
+                    return Ok(());
+                }
+                Err(Refusal::Outdated) => {}
+                Err(Refusal::Part(_, Errno::ENOENT | Errno::EEXIST)) if !anew => anew = true,
+                Err(refusal) => return Err(refusal.into()),
+            }
+        }
+        Err(TableError::Unquiet)
+    }
+
+    /// Whether the rules send packets to other queues than ours: another agent has taken over, and this one should leave
+    /// once its own queues are empty.
+    ///
+    /// # Errors
+    /// [`TableError::Missing`] if there is no queue rule at all: somebody deleted it.
+    pub fn superseded(&self) -> Result<bool, TableError> {
+        match self.check_ours() {
+            Ok(_) => Ok(false),
+            Err(TableError::Superseded(_)) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The form of the queue rules, chosen by what the kernel answers.
+    pub fn form(&self) -> QueueForm {
+        self.form
+    }
+
+    /// The queues to which this agent's rules send packets.
+    pub fn queues(&self) -> QueueRange {
+        self.queues
+    }
+
+    /// Deletes the table; `false` if there was none. Packets that wait in queues are dropped by the kernel, and policy
+    /// is no longer enforced on this node.
+    pub fn remove() -> Result<bool, TableError> {
+        let mut batch = Batch::default();
+        let part = Part::plain("deletion of table inet kube-verdict");
+        batch.library(part, |library| library.add(&library_table(), MsgType::Del));
+        match batch.commit(None) {
+            Ok(()) => Ok(true),
+            Err(Refusal::Part(_, Errno::ENOENT)) => Ok(false),
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+
+    fn check_ours(&self) -> Result<InForce, TableError> {
+        let in_force = InForce::read()?;
+        match in_force.queue {
+            None => Err(TableError::Missing),
+            Some(Queue { queues, .. }) if queues != self.queues => Err(TableError::Superseded(queues)),
+            Some(_) => Ok(in_force),
+        }
+    }
+}
+
+/// The form of the queue rule that this kernel has, tried with a batch that is never committed.
+///
+/// It is tried before and not by installing: a refused batch that brought new base chains takes them back, which drops
+/// every queued packet of the network namespace.
+pub(crate) fn available_form() -> Result<QueueForm, TableError> {
+    for form in [QueueForm::Native, QueueForm::Target] {
+        match form_trial(form).rehearse() {
+            Ok(()) => return Ok(form),
+            Err(Refusal::Part(_, Errno::ENOENT | Errno::EOPNOTSUPP)) => {}
+            Err(refusal) => return Err(refusal.into()),
+        }
+    }
+    Err(TableError::NoQueue)
+}
+
+/// A queue rule in a chain without a hook, in a table of its own.
+fn form_trial(form: QueueForm) -> Batch {
+    const TRIAL: &str = "kube-verdict-trial";
+    let table = rustables::Table::new(ProtocolFamily::Inet).with_name(TRIAL);
+    let chain = Chain::new(&table).with_name(TRIAL);
+    let mut batch = Batch::default();
+    batch.library(Part::plain("table for a trial"), |library| library.add(&table, MsgType::Add));
+    batch.library(Part::plain("chain for a trial"), |library| library.add(&chain, MsgType::Add));
+    let queue = Expression::Queue(Queue { queues: QueueRange { first: 0, count: 1 }, bypass: true }, form);
+    Rule { chain: TRIAL, purpose: "try the queue", expressions: vec![queue], comment: None }
+        .add_to(TRIAL, &mut batch);
+    batch
+}
+
+fn install_batch(config: &TableConfig, contents: &Contents, queues: QueueRange, form: QueueForm) -> Batch {
+    let mut batch = Batch::default();
+    let table = library_table();
+    batch.library(Part::plain("table inet kube-verdict"), |library| library.add(&table, MsgType::Add));
+    for (name, hook) in chains::chains(config.judge_dns) {
+        let chain = Chain::new(&table)
+            .with_name(name)
+            .with_hook(hook)
+            .with_type(ChainType::Filter)
+            .with_policy(ChainPolicy::Accept);
+        batch.library(Part::plain(format!("chain {name}")), |library| library.add(&chain, MsgType::Add));
+    }
+    Contents::create(&mut batch);
+    // Without a chain's name: the rules of all chains of the table, also of those that this configuration doesn't use.
+    batch.raw(Part::plain("removal of the old rules"), sys::NFT_MSG_DELRULE, 0, |rule| {
+        rule.string(sys::NFTA_RULE_TABLE, TABLE);
+    });
+    contents.fill(&mut batch);
+    for rule in chains::rules(config, queues, form) {
+        rule.add_to(TABLE, &mut batch);
+    }
+    batch
+}
+
+fn library_table() -> rustables::Table {
+    rustables::Table::new(ProtocolFamily::Inet).with_name(TABLE)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! What the kernel has now: read back, because another agent may have written it.
+
+use nix::errno::Errno;
+use rustables::sys;
+
+use super::chains::JUDGE;
+use super::{TABLE, TableError};
+use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
+use crate::nft::queue::{Queue, text};
+use crate::nft::{FAMILY, SUBSYSTEM};
+
+/// How often a reading is tried anew because somebody changed the ruleset meanwhile.
+const TRIES: usize = 64;
+
+/// What stands in the kernel's tables, at one generation of the ruleset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct InForce {
+    /// The number of the ruleset: it changes with every committed batch of anyone in this network namespace.
+    pub generation: u32,
+    /// Where chain `judge` sends packets; `None` without table, chain or queue rule.
+    pub queue: Option<Queue>,
+}
+
+impl InForce {
+    /// Reads, of one and the same generation.
+    pub(super) fn read() -> Result<Self, TableError> {
+        let mut socket = Socket::open().map_err(TableError::from_reading)?;
+        let mut generation = read_generation(&mut socket)?;
+        for _ in 0..TRIES {
+            let queue = match read_queue(&mut socket) {
+                Err(TableError::Unquiet) => None,
+                queue => Some(queue?),
+            };
+            let after = read_generation(&mut socket)?;
+            if let (Some(queue), true) = (queue, after == generation) {
+                return Ok(Self { generation, queue });
+            }
+            generation = after;
+        }
+        Err(TableError::Unquiet)
+    }
+}
+
+/// The number of the ruleset. The request changes nothing, and only asks that nf_tables be there.
+pub(crate) fn read_generation(socket: &mut Socket) -> Result<u32, TableError> {
+    let mut request = Messages::default();
+    let sequence = socket.next_sequence();
+    let kind = SUBSYSTEM | sys::NFT_MSG_GETGEN as u16;
+    request.push(Header { kind, flags: netlink::REQUEST, sequence, family: FAMILY }, |_| {});
+    socket
+        .ask(request.as_bytes(), sequence, |answer| be32(attribute(answer.attributes, sys::NFTA_GEN_ID)?))
+        .map_err(TableError::from_reading)
+}
+
+/// Whether our table, if there is one, is free of an owner: [`TableError::Held`] if not.
+pub(crate) fn check_holder() -> Result<(), TableError> {
+    let mut socket = Socket::open().map_err(TableError::from_reading)?;
+    let mut request = Messages::default();
+    let sequence = socket.next_sequence();
+    let kind = SUBSYSTEM | sys::NFT_MSG_GETTABLE as u16;
+    request.push(Header { kind, flags: netlink::REQUEST, sequence, family: FAMILY }, |table| {
+        table.string(sys::NFTA_TABLE_NAME, TABLE);
+    });
+    let flags = socket.ask(request.as_bytes(), sequence, |answer| {
+        be32(attribute(answer.attributes, sys::NFTA_TABLE_FLAGS)?)
+    });
+    match flags {
+        Ok(flags) if flags & sys::NFT_TABLE_F_OWNER != 0 => Err(TableError::Held),
+        Ok(_) | Err(NetlinkError::Refused { errno: Errno::ENOENT, .. }) => Ok(()),
+        Err(error) => Err(TableError::from_reading(error)),
+    }
+}
+
+/// The first queue rule of chain `judge`. All its queue rules are written in one batch, with one range.
+fn read_queue(socket: &mut Socket) -> Result<Option<Queue>, TableError> {
+    let mut request = Messages::default();
+    let kind = SUBSYSTEM | sys::NFT_MSG_GETRULE as u16;
+    let flags = netlink::REQUEST | netlink::DUMP;
+    request.push(Header { kind, flags, sequence: socket.next_sequence(), family: FAMILY }, |rule| {
+        rule.string(sys::NFTA_RULE_TABLE, TABLE).string(sys::NFTA_RULE_CHAIN, JUDGE);
+    });
+    let mut queue = None;
+    let result = socket.dump(request.as_bytes(), |message| {
+        if message.kind == SUBSYSTEM | sys::NFT_MSG_NEWRULE as u16 && queue.is_none() {
+            queue = queue_of_rule(message.attributes);
+        }
+    });
+    match result {
+        Ok(()) => Ok(queue),
+        // Some kernels say so of a table or chain that isn't there; others end the list at once.
+        Err(NetlinkError::Refused { errno: Errno::ENOENT, .. }) => Ok(None),
+        Err(error) => Err(TableError::from_reading(error)),
+    }
+}
+
+fn queue_of_rule(rule: &[u8]) -> Option<Queue> {
+    // The kernel filters by table and chain where it can; older ones send more.
+    let names = [(sys::NFTA_RULE_TABLE, TABLE), (sys::NFTA_RULE_CHAIN, JUDGE)];
+    if names.into_iter().any(|(kind, name)| attribute(rule, kind).map(text) != Some(name.as_bytes())) {
+        return None;
+    }
+    AttributeReader::new(attribute(rule, sys::NFTA_RULE_EXPRESSIONS)?).find_map(|(_, expression)| {
+        let name = text(attribute(expression, sys::NFTA_EXPR_NAME)?);
+        Queue::decode(name, attribute(expression, sys::NFTA_EXPR_DATA)?)
+    })
+}
+
+fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    AttributeReader::new(attributes).find(|(k, _)| *k == kind).map(|(_, value)| value)
+}
+
+fn be32(bytes: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(bytes.try_into().ok()?))
+}

@@ -1,0 +1,71 @@
+//! Why a queue can't be served.
+
+use std::io;
+
+use super::socket::Owner;
+
+/// A queue can't be served, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// Netfilter's netlink socket can't be opened.
+    #[error(
+        "no netlink socket for NFQUEUE: {0}; the kernel must have nfnetlink_queue (`modprobe nfnetlink_queue`)"
+    )]
+    Open(#[source] io::Error),
+    /// Another program serves a queue of this number.
+    #[error(
+        "NFQUEUE {queue} is taken by {owner}: stop that program, or choose other numbers with --queue-base"
+    )]
+    Taken {
+        /// The queue.
+        queue: u16,
+        /// Who has it.
+        owner: Owner,
+    },
+    /// The right is missing.
+    #[error(
+        "NFQUEUE {queue} can't be bound without CAP_NET_ADMIN: run as root, or add the capability NET_ADMIN"
+    )]
+    NotPermitted {
+        /// The queue.
+        queue: u16,
+    },
+    /// The kernel refused to bind a queue or to set it up.
+    #[error(
+        "NFQUEUE {queue} can't be set up: {setting}: {source}; the kernel must have nfnetlink_queue (`modprobe nfnetlink_queue`)"
+    )]
+    Setup {
+        /// The queue.
+        queue: u16,
+        /// What was to be set.
+        setting: &'static str,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+    /// The thread can't be started.
+    #[error(
+        "no thread for NFQUEUE {queue}: {source}; the limit on processes (`ulimit -u`, or the container's pids limit) may be reached"
+    )]
+    Thread {
+        /// The queue.
+        queue: u16,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+    /// The socket failed while packets came.
+    #[error("NFQUEUE {queue} is no longer served: {source}; restart the agent")]
+    Receive {
+        /// The queue.
+        queue: u16,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+    /// The thread ended by a panic.
+    #[error(
+        "NFQUEUE {queue} is no longer served: its thread panicked; restart the agent and report the message it printed"
+    )]
+    Panicked {
+        /// The queue.
+        queue: u16,
+    },
+}

@@ -1,0 +1,126 @@
+//! The netlink socket behind a queue, which the queue's library keeps to itself: found by its port, so that its receive
+//! buffer can match the queue's length, its reader can be woken, and the owner of a queue can be named.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sendto, setsockopt, socket,
+    sockopt,
+};
+
+/// The netlink sockets of the calling thread's network namespace.
+const SOCKETS: &str = "/proc/thread-self/net/netlink";
+/// `NETLINK_NETFILTER`.
+const NETFILTER: &str = "12";
+/// What a packet waiting in the socket's buffer takes of it, and some room: a message with 128 bytes of packet was charged
+/// 832 bytes (`skb->truesize`), and the kernel doubles the size that is asked for.
+const BYTES_PER_PACKET: usize = 1024;
+
+/// What a worker's `recv` answers when it was woken.
+pub(super) const WAKE: i32 = libc::ECANCELED;
+
+/// Lets the socket's buffer hold as many packets as the queue does. By default it holds some 250, and drops the
+/// others whatever the queue's length.
+pub(super) fn enlarge_receive_buffer(port_id: u32, queue_length: u32) -> io::Result<()> {
+    let missing =
+        || io::Error::new(io::ErrorKind::NotFound, "the queue's socket is not among this process's files");
+    let inode = inode_of_port(port_id)?.ok_or_else(missing)?;
+    let fd = descriptor_of(Path::new("/proc/self/fd"), inode).ok_or_else(missing)?;
+    let size =
+        usize::try_from(queue_length).unwrap_or(usize::MAX).saturating_mul(BYTES_PER_PACKET).min(1 << 30);
+    // SAFETY: the descriptor is that of the queue in the caller's hands, which stays open throughout.
+    #[allow(unsafe_code)]
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    setsockopt(&fd, sockopt::RcvBufForce, &size).map_err(io::Error::from)
+}
+
+/// Wakes workers that wait for a packet, without any cost to packets: an error message, sent to the worker's own socket,
+/// comes out of its `recv`.
+#[derive(Debug)]
+pub(crate) struct Wake {
+    socket: OwnedFd,
+}
+
+impl Wake {
+    /// For workers in the calling thread's network namespace.
+    pub(crate) fn open() -> io::Result<Self> {
+        let protocol = SockProtocol::NetlinkNetFilter;
+        let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
+        Ok(Self { socket })
+    }
+
+    /// Wakes the worker whose socket has this port. A worker with its buffer full is awake already.
+    pub(crate) fn wake(&self, port_id: u32) -> io::Result<()> {
+        // struct nlmsghdr { length, type NLMSG_ERROR, flags, sequence, port }, struct nlmsgerr { error, struct nlmsghdr }.
+        let mut message = [0; 36];
+        message[0..4].copy_from_slice(&36u32.to_ne_bytes());
+        message[4..6].copy_from_slice(&(libc::NLMSG_ERROR as u16).to_ne_bytes());
+        message[16..20].copy_from_slice(&(-WAKE).to_ne_bytes());
+        let to = NetlinkAddr::new(port_id, 0);
+        match sendto(self.socket.as_raw_fd(), &message, &to, MsgFlags::MSG_DONTWAIT) {
+            Ok(_) | Err(Errno::EAGAIN) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+/// Who has a netlink port, as far as can be seen from here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Owner {
+    /// The netlink port.
+    pub port_id: u32,
+    /// The process and its name; `None` if it can't be seen (another process namespace, or no right).
+    pub process: Option<(u32, String)>,
+}
+
+impl Owner {
+    /// Looks for the process that holds the socket with this port.
+    pub(super) fn of_port(port_id: u32) -> Self {
+        let process = inode_of_port(port_id).ok().flatten().and_then(|inode| {
+            let pids = fs::read_dir("/proc")
+                .ok()?
+                .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+            pids.into_iter().find_map(|pid: u32| {
+                let process = PathBuf::from(format!("/proc/{pid}"));
+                descriptor_of(&process.join("fd"), inode)?;
+                let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+                Some((pid, name.trim_end().to_owned()))
+            })
+        });
+        Self { port_id, process }
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.process {
+            Some((pid, name)) => write!(f, "process {pid} ({name})"),
+            None => write!(f, "another program (netlink port {})", self.port_id),
+        }
+    }
+}
+
+/// The inode of the netfilter socket with this port: of the rows `sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode` the
+/// one of our protocol and port.
+fn inode_of_port(port_id: u32) -> io::Result<Option<u64>> {
+    let port = port_id.to_string();
+    Ok(fs::read_to_string(SOCKETS)?.lines().find_map(|row| {
+        let mut fields = row.split_ascii_whitespace().skip(1);
+        (fields.next()? == NETFILTER && fields.next()? == port).then(|| fields.last()?.parse().ok())?
+    }))
+}
+
+/// The descriptor, among those in a `/proc/PID/fd`, of the socket with this inode.
+fn descriptor_of(folder: &Path, inode: u64) -> Option<RawFd> {
+    let socket = format!("socket:[{inode}]");
+    fs::read_dir(folder).ok()?.find_map(|entry| {
+        let entry = entry.ok()?;
+        let target = fs::read_link(entry.path()).ok()?;
+        (target.as_os_str() == socket.as_str()).then(|| entry.file_name().to_str()?.parse().ok())?
+    })
+}

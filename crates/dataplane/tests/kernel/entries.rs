@@ -1,0 +1,126 @@
+//! Entries of the kernel's table of connections, made and deleted by hand.
+
+use std::net::IpAddr;
+
+use dataplane::netlink::{ACK, Attributes, CREATE, Header, Messages, REQUEST, Socket};
+
+const CT_NEW: u16 = 1 << 8;
+const CT_DELETE: u16 = 1 << 8 | 2;
+
+/// A connection to make: who opened it, to whom, and where DNAT and SNAT took it.
+#[derive(Clone, Copy, Debug)]
+pub struct Made {
+    pub protocol: u8,
+    pub from: (IpAddr, u16),
+    pub to: (IpAddr, u16),
+    /// Where the replies come from: elsewhere than `to` under DNAT.
+    pub answered_by: (IpAddr, u16),
+    /// Where the replies go: elsewhere than `from` under SNAT.
+    pub answered_to: (IpAddr, u16),
+    pub mark: u32,
+    pub zone: Option<u16>,
+}
+
+impl Made {
+    /// A UDP connection without NAT.
+    pub fn udp(from: (&str, u16), to: (&str, u16)) -> Self {
+        let end = |(address, port): (&str, u16)| (address.parse().unwrap(), port);
+        let (from, to) = (end(from), end(to));
+        Self { protocol: 17, from, to, answered_by: to, answered_to: from, mark: 0, zone: None }
+    }
+
+    /// The same over TCP.
+    pub fn tcp(self) -> Self {
+        Self { protocol: 6, ..self }
+    }
+
+    /// The same, sent on to another end by DNAT.
+    pub fn sent_on_to(self, (address, port): (&str, u16)) -> Self {
+        Self { answered_by: (address.parse().unwrap(), port), ..self }
+    }
+
+    /// The same, with its source hidden by SNAT.
+    pub fn hidden_as(self, (address, port): (&str, u16)) -> Self {
+        Self { answered_to: (address.parse().unwrap(), port), ..self }
+    }
+
+    /// The same with a mark.
+    pub fn marked(self, mark: u32) -> Self {
+        Self { mark, ..self }
+    }
+
+    /// The same in a conntrack zone.
+    pub fn in_zone(self, zone: u16) -> Self {
+        Self { zone: Some(zone), ..self }
+    }
+
+    fn family(&self) -> u8 {
+        if self.from.0.is_ipv4() { 2 } else { 10 }
+    }
+
+    fn name(&self, attributes: &mut Attributes<'_>) {
+        attributes.nested(1, |tuple| self.tuple(tuple, self.from, self.to));
+        if let Some(zone) = self.zone {
+            attributes.be16(18, zone);
+        }
+    }
+
+    fn tuple(&self, tuple: &mut Attributes<'_>, from: (IpAddr, u16), to: (IpAddr, u16)) {
+        tuple.nested(1, |addresses| {
+            for (address, at) in [(from.0, 0), (to.0, 1)] {
+                match address {
+                    IpAddr::V4(address) => addresses.bytes(1 + at, &address.octets()),
+                    IpAddr::V6(address) => addresses.bytes(3 + at, &address.octets()),
+                };
+            }
+        });
+        tuple.nested(2, |protocol| {
+            protocol.u8(1, self.protocol);
+            match self.protocol {
+                // An echo: the identifier in place of the port, type and code.
+                1 => protocol.be16(4, self.from.1).u8(5, if from == self.from { 8 } else { 0 }).u8(6, 0),
+                58 => protocol.be16(7, self.from.1).u8(8, if from == self.from { 128 } else { 129 }).u8(9, 0),
+                _ => protocol.be16(2, from.1).be16(3, to.1),
+            };
+        });
+    }
+}
+
+/// Makes these connections.
+pub fn make(connections: impl IntoIterator<Item = Made>) {
+    let mut socket = Socket::open().unwrap();
+    let mut messages = Messages::default();
+    let mut connections = connections.into_iter().peekable();
+    while let Some(made) = connections.next() {
+        let last = socket.next_sequence();
+        let header = Header { kind: CT_NEW, flags: REQUEST | CREATE, sequence: last, family: made.family() };
+        messages.push(header, |attributes| {
+            made.name(attributes);
+            attributes.nested(2, |tuple| made.tuple(tuple, made.answered_by, made.answered_to));
+            attributes.be32(7, 600).be32(8, made.mark);
+            if made.protocol == 6 {
+                // Established.
+                attributes.nested(4, |info| {
+                    info.nested(1, |tcp| {
+                        tcp.u8(1, 3);
+                    });
+                });
+            }
+        });
+        if messages.as_bytes().len() > 60_000 || connections.peek().is_none() {
+            messages.answer_latest();
+            socket.send_and_wait(messages.as_bytes(), last).unwrap();
+            messages.clear();
+        }
+    }
+}
+
+/// Ends a connection.
+pub fn delete(made: Made) {
+    let mut socket = Socket::open().unwrap();
+    let mut messages = Messages::default();
+    let sequence = socket.next_sequence();
+    let header = Header { kind: CT_DELETE, flags: REQUEST | ACK, sequence, family: made.family() };
+    messages.push(header, |attributes| made.name(attributes));
+    socket.send_and_wait(messages.as_bytes(), sequence).unwrap();
+}

@@ -1,0 +1,249 @@
+//! Connections that exist, judged again when policy changes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use dataplane::conntrack::{Conntrack, Filter};
+use dataplane::marks::Marks;
+use dataplane::sweep::{
+    LocalAddresses, Scope, SweepReport, clear_marks, sweep, sweep_after_rules_changed, sweep_scope,
+};
+use nix::time::{ClockId, clock_gettime};
+use policy::{Direction, Snapshot};
+
+use crate::entries::{Made, make};
+use crate::namespace::in_namespace;
+use crate::shop::{self, BRIDGE, DB, NOBODY, OTHER, WEB};
+
+const ACCEPTED: u32 = 0x0100_0000;
+const REVOKED: u32 = 0x0200_0000;
+/// kube-proxy's.
+const FOREIGN: u32 = 0x4000;
+
+/// The mark of each connection, by its source port: the stories give each its own.
+fn marks_by_port() -> BTreeMap<u16, u32> {
+    let mut marks = BTreeMap::new();
+    let mut conntrack = Conntrack::open().unwrap();
+    conntrack
+        .visit(Filter::default(), |entry| {
+            marks.insert(entry.original.source_port.unwrap_or_default(), entry.mark);
+            None
+        })
+        .unwrap();
+    marks
+}
+
+/// Times differ, and are not what these tests are about.
+fn untimed(report: SweepReport) -> SweepReport {
+    SweepReport { elapsed: Default::default(), ..report }
+}
+
+#[test]
+fn what_is_no_longer_allowed_is_revoked_and_what_is_allowed_again_restored() {
+    in_namespace(&[], || {
+        make([
+            Made::udp((WEB, 1), (DB, 5000)).tcp().marked(ACCEPTED | FOREIGN),
+            Made::udp((WEB, 2), (DB, 6000)).tcp().marked(ACCEPTED | FOREIGN),
+            Made::udp((OTHER, 3), (DB, 5000)).marked(ACCEPTED),
+            Made::udp((WEB, 4), (OTHER, 7000)),
+            Made::udp(("fd09::3", 5), ("fd09::2", 5000)).tcp(),
+        ]);
+        let (mut compiler, snapshot) = shop::open(&[5000]);
+        let (marks, local) = (Marks::default(), LocalAddresses::default());
+        let mut conntrack = Conntrack::open().unwrap();
+
+        let report = sweep(&mut conntrack, &snapshot, &marks, &local).unwrap();
+        assert_eq!(untimed(report), SweepReport { entries: 5, judged: 5, revoked: 3, ..Default::default() });
+        let expected = [
+            (1, ACCEPTED | FOREIGN),
+            (2, ACCEPTED | REVOKED | FOREIGN),
+            (3, ACCEPTED | REVOKED),
+            // Allowed and not yet judged by a worker: that is its next packet's business.
+            (4, 0),
+            (5, REVOKED),
+        ];
+        assert_eq!(marks_by_port(), BTreeMap::from(expected));
+
+        let again = sweep(&mut conntrack, &snapshot, &marks, &local).unwrap();
+        assert_eq!(untimed(again), SweepReport { entries: 5, judged: 5, ..Default::default() });
+
+        let snapshot = compiler.apply([shop::policy(&[5000, 6000])]);
+        let report = sweep(&mut conntrack, &snapshot, &marks, &local).unwrap();
+        assert_eq!(untimed(report), SweepReport { entries: 5, judged: 5, restored: 1, ..Default::default() });
+        assert_eq!(marks_by_port()[&2], ACCEPTED | FOREIGN);
+    });
+}
+
+#[test]
+fn the_pod_behind_a_service_is_judged_and_not_the_service() {
+    in_namespace(&[], || {
+        make([
+            Made::udp((WEB, 1), ("10.96.0.10", 80)).tcp().sent_on_to((DB, 5000)),
+            Made::udp((WEB, 2), ("10.96.0.10", 80)).tcp().sent_on_to((DB, 6000)),
+            Made::udp((OTHER, 3), ("10.96.0.10", 80)).tcp().sent_on_to((DB, 5000)).hidden_as((WEB, 9)),
+        ]);
+        let (_, snapshot) = shop::open(&[5000]);
+        let mut conntrack = Conntrack::open().unwrap();
+        sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default()).unwrap();
+        assert_eq!(marks_by_port(), BTreeMap::from([(1, 0), (2, REVOKED), (3, REVOKED)]));
+    });
+}
+
+#[test]
+fn the_nodes_own_connections_are_never_revoked() {
+    in_namespace(&["10.9.0.254/24", "192.0.2.1/24"], || {
+        make([
+            // A kubelet's probe, from the node's end of the bridge and from the node's own address.
+            Made::udp((BRIDGE, 1), (DB, 8080)).tcp(),
+            Made::udp(("192.0.2.1", 2), (DB, 8080)).tcp(),
+            // A pod to the bridge's address: inside the pod CIDR, and no pod.
+            Made::udp((WEB, 3), (BRIDGE, 53)),
+            // Marked by an agent that did not know better.
+            Made::udp((BRIDGE, 4), (DB, 8080)).tcp().marked(REVOKED),
+            Made::udp(("192.0.2.9", 5), (DB, 8080)).tcp(),
+        ]);
+        let (_, snapshot) = shop::open(&[5000]);
+        let local = LocalAddresses::read().unwrap();
+        let mut conntrack = Conntrack::open().unwrap();
+        let report = sweep(&mut conntrack, &snapshot, &Marks::default(), &local).unwrap();
+        assert_eq!((report.revoked, report.restored, report.unknown), (1, 1, 0));
+        assert_eq!(marks_by_port(), BTreeMap::from([(1, 0), (2, 0), (3, 0), (4, 0), (5, REVOKED)]));
+    });
+}
+
+#[test]
+fn connections_of_pods_not_known_yet_are_left_as_they_are() {
+    in_namespace(&[], || {
+        make([
+            Made::udp((NOBODY, 1), ("192.0.2.9", 80)).tcp().marked(ACCEPTED),
+            Made::udp((WEB, 2), (NOBODY, 80)).tcp(),
+            Made::udp((NOBODY, 3), (OTHER, 80)).tcp().marked(REVOKED),
+            // The known pod denies whoever that is.
+            Made::udp((NOBODY, 4), (DB, 80)).tcp(),
+        ]);
+        let (_, snapshot) = shop::open(&[5000]);
+        let mut conntrack = Conntrack::open().unwrap();
+        let report = sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default()).unwrap();
+        assert_eq!((report.judged, report.unknown, report.revoked), (4, 3, 1));
+        assert_eq!(marks_by_port(), BTreeMap::from([(1, ACCEPTED), (2, 0), (3, REVOKED), (4, REVOKED)]));
+    });
+}
+
+#[test]
+fn connections_between_others_are_not_touched() {
+    in_namespace(&[], || {
+        make([Made::udp(("192.0.2.9", 1), ("198.51.100.7", 80)).tcp().marked(FOREIGN)]);
+        let (_, snapshot) = shop::open(&[5000]);
+        let mut conntrack = Conntrack::open().unwrap();
+        let report = sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default()).unwrap();
+        assert_eq!(untimed(report), SweepReport { entries: 1, ..Default::default() });
+        assert_eq!(marks_by_port(), BTreeMap::from([(1, FOREIGN)]));
+    });
+}
+
+#[test]
+fn a_pass_over_unmarked_connections_finds_those_that_no_worker_has_judged() {
+    in_namespace(&[], || {
+        make([
+            Made::udp((OTHER, 1), (DB, 5000)).marked(ACCEPTED),
+            Made::udp((OTHER, 2), (DB, 5000)).marked(FOREIGN),
+            Made::udp((WEB, 3), (DB, 5000)),
+        ]);
+        let (_, snapshot) = shop::open(&[5000]);
+        let (marks, local) = (Marks::default(), LocalAddresses::default());
+        let mut conntrack = Conntrack::open().unwrap();
+        let report = sweep_scope(&mut conntrack, &snapshot, &marks, &local, Scope::Unmarked).unwrap();
+        assert_eq!((report.entries, report.revoked), (2, 1));
+        assert_eq!(marks_by_port(), BTreeMap::from([(1, ACCEPTED), (2, REVOKED | FOREIGN), (3, 0)]));
+
+        let report = sweep_after_rules_changed(&mut conntrack, &snapshot, &marks, &local).unwrap();
+        assert_eq!((report.entries, report.revoked), (3, 1));
+        assert_eq!(
+            marks_by_port(),
+            BTreeMap::from([(1, ACCEPTED | REVOKED), (2, REVOKED | FOREIGN), (3, 0)])
+        );
+    });
+}
+
+#[test]
+fn one_pods_connections_are_swept_without_the_others() {
+    in_namespace(&[], || {
+        make([
+            Made::udp((OTHER, 1), (DB, 5000)).marked(ACCEPTED),
+            Made::udp((OTHER, 2), ("10.96.0.10", 80)).sent_on_to((DB, 5000)),
+            Made::udp((WEB, 3), (OTHER, 5000)),
+        ]);
+        let (_, snapshot) = shop::open(&[5000]);
+        let (marks, local) = (Marks::default(), LocalAddresses::default());
+        let mut conntrack = Conntrack::open().unwrap();
+        let scope = Scope::Pod(Direction::Ingress, DB.parse().unwrap());
+        let report = sweep_scope(&mut conntrack, &snapshot, &marks, &local, scope).unwrap();
+        assert_eq!((report.entries, report.revoked), (2, 2));
+        assert_eq!(marks_by_port(), BTreeMap::from([(1, ACCEPTED | REVOKED), (2, REVOKED), (3, 0)]));
+    });
+}
+
+#[test]
+fn clean_up_leaves_only_the_marks_of_others() {
+    in_namespace(&[], || {
+        let from = |port, mark| Made::udp((WEB, port), (DB, 5000)).marked(mark);
+        make([from(1, ACCEPTED), from(2, REVOKED | FOREIGN), from(3, FOREIGN), from(4, 0)]);
+        let mut conntrack = Conntrack::open().unwrap();
+        assert_eq!(clear_marks(&mut conntrack, &Marks::default()), Ok(2));
+        assert_eq!(marks_by_port(), BTreeMap::from([(1, 0), (2, FOREIGN), (3, FOREIGN), (4, 0)]));
+    });
+}
+
+/// Run it optimised and with `--nocapture` for the figures.
+#[test]
+fn a_hundred_thousand_connections_are_all_judged() {
+    const MANY: u32 = 100_000;
+    in_namespace(&[], || {
+        let address = |i: u32| format!("203.0.{}.{}", i / 50_000, i % 250);
+        make((0..MANY).map(|i| {
+            let (from, port) = (address(i), (i % 50_000) as u16 + 1);
+            // Every tenth goes where the policy allows nobody.
+            let to = if i % 10 == 0 { 6000 } else { 5000 };
+            Made { from: (from.parse().unwrap(), port), ..Made::udp((WEB, 1), (DB, to)) }
+                .tcp()
+                .hidden_as((&from, port))
+                .marked(ACCEPTED)
+        }));
+        let (mut compiler, snapshot) = shop::open(&[5000]);
+        let (marks, local) = (Marks::default(), LocalAddresses::default());
+        let mut conntrack = Conntrack::open().unwrap();
+        let all = u64::from(MANY);
+        let mut timed = |what: &str, snapshot: &Snapshot, scope| {
+            let before = cpu_time();
+            let report = sweep_scope(&mut conntrack, snapshot, &marks, &local, scope).unwrap();
+            eprintln!("{what}: {:?}, {:?} of it at work", report.elapsed, cpu_time() - before);
+            untimed(report)
+        };
+
+        let report = timed("all revoked", &snapshot, Scope::Every);
+        assert_eq!(report, SweepReport { entries: all, judged: all, revoked: all, ..Default::default() });
+        let snapshot = compiler.apply([shop::everybody_may_reach(&[5000])]);
+        let report = timed("nine of ten restored", &snapshot, Scope::Every);
+        assert_eq!(
+            report,
+            SweepReport { entries: all, judged: all, restored: all / 10 * 9, ..Default::default() }
+        );
+        let report = timed("nothing to change", &snapshot, Scope::Every);
+        assert_eq!(report, SweepReport { entries: all, judged: all, ..Default::default() });
+        let report = timed("none unmarked", &snapshot, Scope::Unmarked);
+        assert_eq!(report, SweepReport::default());
+
+        let report =
+            timed("another pod's", &snapshot, Scope::Pod(Direction::Ingress, OTHER.parse().unwrap()));
+        assert_eq!(report, SweepReport::default());
+
+        let before = cpu_time();
+        conntrack.visit(Filter::default(), |_| None).unwrap();
+        eprintln!("read alone: {:?} at work", cpu_time() - before);
+    });
+}
+
+/// What this thread has worked, in the kernel too: other load on the machine does not show in it.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
+}

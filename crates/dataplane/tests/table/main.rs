@@ -1,0 +1,334 @@
+//! The table in a real kernel, each test in a network namespace of its own. They need root, and fail without it.
+
+mod namespace;
+mod needs;
+mod packets;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+
+use dataplane::marks::{Mark, Marks};
+use dataplane::queues::QueueRange;
+use dataplane::table::{OpenAddresses, Table, TableConfig, TableError, WhenDown};
+
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, send, socket,
+};
+
+use self::namespace::{become_nobody, in_namespace, list_set, list_table, run};
+
+const RANGE_A: QueueRange = QueueRange { first: 100, count: 2 };
+const RANGE_B: QueueRange = QueueRange { first: 102, count: 2 };
+
+fn addresses(texts: &[&str]) -> BTreeSet<IpAddr> {
+    texts.iter().map(|text| text.parse().expect("an address")).collect()
+}
+
+fn open(ingress: &[&str], egress: &[&str]) -> OpenAddresses {
+    OpenAddresses { ingress: addresses(ingress), egress: addresses(egress) }
+}
+
+fn node_a() -> TableConfig {
+    TableConfig {
+        marks: Marks::default(),
+        when_down: WhenDown::Open,
+        judge_dns: true,
+        holder: "node-a pid 123".to_owned(),
+        pod_cidrs: vec![
+            "10.244.1.0/24".parse().expect("a CIDR"),
+            "fd00:10:244:1::/64".parse().expect("a CIDR"),
+        ],
+        open: open(&["10.244.1.2", "fd00:10:244:1::2"], &["10.244.1.2", "10.244.1.3"]),
+    }
+}
+
+fn install(config: TableConfig, queues: QueueRange) -> Table {
+    Table::install(config, queues).expect("the table can be installed")
+}
+
+/// Compares with a golden file (`nft` 1.0.6); `UPDATE_GOLDEN=1` writes it anew.
+fn check_golden(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, text).expect("the golden file can be written");
+    }
+    let golden = std::fs::read_to_string(&path).expect("the golden file is there");
+    assert!(golden == text, "{name} differs; UPDATE_GOLDEN=1 writes it anew:\n{text}");
+}
+
+#[test]
+fn the_ruleset_with_dns_judged_early() {
+    in_namespace(|| {
+        install(node_a(), RANGE_A);
+        check_golden("with-dns.nft", &list_table());
+    });
+}
+
+#[test]
+fn the_ruleset_with_other_marks() {
+    in_namespace(|| {
+        let marks = Marks::new(Mark(1 << 3), Mark(1 << 4), Mark(1 << 20)).expect("three bits");
+        install(TableConfig { marks, judge_dns: false, ..node_a() }, RANGE_A);
+        check_golden("other-marks.nft", &list_table());
+    });
+}
+
+#[test]
+fn queues_in_use_are_read_back() {
+    in_namespace(|| {
+        assert_eq!(Table::queues_in_use(), Ok(None));
+        let table = install(node_a(), RANGE_A);
+        assert_eq!(Table::queues_in_use(), Ok(Some(RANGE_A)));
+        assert_eq!(table.queues(), RANGE_A);
+        run("nft", &["flush", "table", "inet", "kube-verdict"]);
+        assert_eq!(Table::queues_in_use(), Ok(None));
+        assert_eq!(table.superseded(), Err(TableError::Missing));
+    });
+}
+
+#[test]
+fn a_restart_over_the_table_of_a_dead_agent_changes_nothing() {
+    in_namespace(|| {
+        install(node_a(), RANGE_A);
+        let first = list_table();
+        install(node_a(), RANGE_A);
+        assert_eq!(list_table(), first);
+    });
+}
+
+#[test]
+fn an_upgrade_rewrites_rules_and_sets_and_keeps_the_chains() {
+    in_namespace(|| {
+        install(node_a(), RANGE_A);
+        let chains = || {
+            let text = run("nft", &["--handle", "list", "chains"]);
+            text.lines().filter(|line| line.contains("chain ")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let before = chains();
+        let marks = Marks::new(Mark(1 << 3), Mark(1 << 4), Mark(1 << 5)).expect("three bits");
+        let upgraded = TableConfig {
+            marks,
+            judge_dns: false,
+            when_down: WhenDown::Closed,
+            pod_cidrs: vec![
+                "10.244.1.0/24".parse().expect("a CIDR"),
+                "10.244.7.0/24".parse().expect("a CIDR"),
+            ],
+            open: open(&["10.244.1.9"], &[]),
+            ..node_a()
+        };
+        install(upgraded, RANGE_B);
+        assert_eq!(chains(), before);
+        assert_eq!(list_set("pod-cidrs4"), ["10.244.1.0/24", "10.244.7.0/24"]);
+        assert!(list_set("pod-cidrs6").is_empty());
+        assert_eq!(list_set("open-ingress4"), ["10.244.1.9"]);
+        assert!(list_set("open-egress4").is_empty());
+        let text = list_table();
+        assert!(!text.contains("0x01000000"), "old marks: {text}");
+        // The chain of an option that is off stays, without rules.
+        let dns = run("nft", &["list", "chain", "inet", "kube-verdict", "judge-dns"]);
+        assert!(dns.contains("hook prerouting") && !dns.contains("udp"), "{dns}");
+    });
+}
+
+#[test]
+fn a_takeover_turns_the_rules_to_the_other_range() {
+    in_namespace(|| {
+        let mut old = install(node_a(), RANGE_A);
+        assert_eq!(old.superseded(), Ok(false));
+        let new = install(TableConfig { holder: "node-a pid 456".to_owned(), ..node_a() }, RANGE_B);
+        assert_eq!(Table::queues_in_use(), Ok(Some(RANGE_B)));
+        assert_eq!(new.superseded(), Ok(false));
+        assert_eq!(old.superseded(), Ok(true));
+        let text = list_table();
+        assert!(text.contains("node-a pid 456") && !text.contains("node-a pid 123"), "{text}");
+        // The old agent, late, changes nothing.
+        let before = list_table();
+        let late = old.update(&node_a().pod_cidrs, &open(&["10.244.1.77"], &[]));
+        assert_eq!(late, Err(TableError::Superseded(RANGE_B)));
+        assert_eq!(list_table(), before);
+    });
+}
+
+#[test]
+fn updates_change_sets_and_nothing_else() {
+    in_namespace(|| {
+        let config = node_a();
+        let mut table = install(config.clone(), RANGE_A);
+        let rules = || {
+            let text = run("nft", &["--handle", "--stateless", "list", "table", "inet", "kube-verdict"]);
+            text.split_once("\tchain ").expect("a chain").1.to_owned()
+        };
+        let before = rules();
+        table
+            .update(&config.pod_cidrs, &open(&["10.244.1.5", "fd00:10:244:1::2"], &["fd00:10:244:1::6"]))
+            .expect("update");
+        assert_eq!(list_set("open-ingress4"), ["10.244.1.5"]);
+        assert_eq!(list_set("open-ingress6"), ["fd00:10:244:1::2"]);
+        assert!(list_set("open-egress4").is_empty());
+        assert_eq!(list_set("open-egress6"), ["fd00:10:244:1::6"]);
+        // Neighbours, overlaps, and the whole of an address family.
+        let cidrs = ["10.0.0.0/24", "10.0.1.0/24", "10.0.1.128/25", "10.0.3.0/24", "::/0"];
+        let cidrs: Vec<_> = cidrs.iter().map(|cidr| cidr.parse().expect("a CIDR")).collect();
+        table.update(&cidrs, &open(&[], &[])).expect("update");
+        assert_eq!(list_set("pod-cidrs4"), ["10.0.0.0/23", "10.0.3.0/24"]);
+        assert_eq!(list_set("pod-cidrs6"), ["::/0"]);
+        assert!(list_set("open-ingress4").is_empty());
+        assert_eq!(rules(), before);
+    });
+}
+
+#[test]
+fn an_update_without_difference_sends_nothing() {
+    in_namespace(|| {
+        let config = node_a();
+        let mut table = install(config.clone(), RANGE_A);
+        // If anything were sent, the missing table would be noticed.
+        run("nft", &["delete", "table", "inet", "kube-verdict"]);
+        assert_eq!(table.update(&config.pod_cidrs, &config.open), Ok(()));
+        assert_eq!(table.update(&config.pod_cidrs, &open(&[], &[])), Err(TableError::Missing));
+    });
+}
+
+#[test]
+fn an_update_mends_sets_that_were_changed_by_hand() {
+    in_namespace(|| {
+        let config = node_a();
+        let mut table = install(config.clone(), RANGE_A);
+        run("nft", &["flush", "set", "inet", "kube-verdict", "open-egress4"]);
+        table
+            .update(&config.pod_cidrs, &open(&["10.244.1.2"], &["10.244.1.3", "10.244.1.4"]))
+            .expect("update");
+        assert_eq!(list_set("open-egress4"), ["10.244.1.3", "10.244.1.4"]);
+        assert_eq!(list_set("open-ingress4"), ["10.244.1.2"]);
+    });
+}
+
+#[test]
+fn ten_thousand_addresses_of_each_family_are_one_batch() {
+    in_namespace(|| {
+        let v4 = |i: u32| IpAddr::from(Ipv4Addr::from_bits(0x0af4_0000 + i));
+        let v6 = |i: u32| IpAddr::from(Ipv6Addr::from_bits((0xfd00 << 112) + u128::from(i)));
+        let many = |range: std::ops::Range<u32>| -> BTreeSet<IpAddr> {
+            range.clone().map(v4).chain(range.map(v6)).collect()
+        };
+        let config = TableConfig {
+            open: OpenAddresses { ingress: many(0..10_000), egress: many(0..10_000) },
+            ..node_a()
+        };
+        let mut table = install(config.clone(), RANGE_A);
+        assert_eq!(list_set("open-ingress4").len(), 10_000);
+        assert_eq!(list_set("open-egress6").len(), 10_000);
+        let open = OpenAddresses { ingress: many(5_000..15_000), egress: BTreeSet::new() };
+        table.update(&config.pod_cidrs, &open).expect("update");
+        let set = list_set("open-ingress4");
+        assert_eq!(set.len(), 10_000);
+        assert!(set.contains(&v4(14_999).to_string()) && !set.contains(&v4(4_999).to_string()));
+        assert!(list_set("open-egress6").is_empty());
+        // Over the same table, full again.
+        install(config, RANGE_B);
+        assert_eq!(list_set("open-ingress6").len(), 10_000);
+    });
+}
+
+#[test]
+fn a_batch_that_fails_leaves_the_old_state() {
+    in_namespace(|| {
+        install(TableConfig { judge_dns: false, ..node_a() }, RANGE_A);
+        // A chain of our name with another priority, as another version might have left it.
+        run(
+            "nft",
+            &[
+                "add",
+                "chain",
+                "inet",
+                "kube-verdict",
+                "judge-dns",
+                "{ type filter hook prerouting priority -90; }",
+            ],
+        );
+        let before = list_table();
+        let error = Table::install(
+            TableConfig { when_down: WhenDown::Closed, open: open(&[], &[]), ..node_a() },
+            RANGE_B,
+        );
+        let error = error.expect_err("the chain is in the way");
+        assert!(
+            matches!(&error, TableError::OtherKind { object, .. } if object == "chain judge-dns"),
+            "{error:?}"
+        );
+        assert!(error.to_string().contains("kube-verdict cleanup"), "{error}");
+        assert_eq!(list_table(), before);
+        assert_eq!(Table::queues_in_use(), Ok(Some(RANGE_A)));
+    });
+}
+
+#[test]
+fn updates_get_through_while_others_change_the_ruleset() {
+    in_namespace(|| {
+        let config = node_a();
+        let mut table = install(config.clone(), RANGE_A);
+        run("nft", &["add", "table", "inet", "other"]);
+        let script = "for i in $(seq 1 60); do nft add chain inet other c$i; done";
+        let mut other = std::process::Command::new("sh").args(["-c", script]).spawn().expect("a shell");
+        let mut updates = 0_u32;
+        while other.try_wait().expect("the other program").is_none() || updates < 100 {
+            let address = Ipv4Addr::from_bits(0x0af4_0100 + updates).to_string();
+            table.update(&config.pod_cidrs, &open(&[&address], &[])).expect("update");
+            updates += 1;
+        }
+        assert_eq!(list_set("open-ingress4"), [Ipv4Addr::from_bits(0x0af4_0100 + updates - 1).to_string()]);
+    });
+}
+
+#[test]
+fn remove_says_whether_there_was_a_table() {
+    in_namespace(|| {
+        assert_eq!(Table::remove(), Ok(false));
+        install(node_a(), RANGE_A);
+        assert_eq!(Table::remove(), Ok(true));
+        assert_eq!(run("nft", &["list", "ruleset"]), "");
+        assert_eq!(Table::remove(), Ok(false));
+    });
+}
+
+#[test]
+fn a_table_that_another_program_holds_is_left_alone() {
+    in_namespace(|| {
+        let _socket = hold_table();
+        for error in [Table::install(node_a(), RANGE_A).map(drop), Table::remove().map(drop)] {
+            assert_eq!(error, Err(TableError::Held));
+        }
+    });
+}
+
+/// Makes the table the property of a socket, as a firewall daemon does; it goes when the socket does.
+fn hold_table() -> OwnedFd {
+    // A port of its own choice: the kernel deletes tables by the owner's port, and would take this one for that of an
+    // earlier socket of this process if that is only just being closed.
+    const PORT: u32 = 0x7000_0001;
+    let socket =
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)
+            .expect("a socket");
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(PORT, 0)).expect("a free port");
+    let mut batch = rustables::Batch::new();
+    let table = rustables::Table::new(rustables::ProtocolFamily::Inet)
+        .with_name("kube-verdict")
+        .with_flags(rustables::sys::NFT_TABLE_F_OWNER);
+    batch.add(&table, rustables::MsgType::Add);
+    send(socket.as_raw_fd(), &batch.finalize(), MsgFlags::empty()).expect("the kernel takes the batch");
+    socket
+}
+
+#[test]
+fn without_the_capability_the_sentence_names_it() {
+    in_namespace(|| {
+        become_nobody();
+        let error = Table::install(node_a(), RANGE_A).expect_err("nobody may change nothing");
+        assert_eq!(error, TableError::NotPermitted);
+        assert!(error.to_string().contains("NET_ADMIN"), "{error}");
+        assert_eq!(Table::queues_in_use(), Err(TableError::NotPermitted));
+    });
+}

@@ -1,0 +1,105 @@
+//! A fresh network namespace for each test, entered by a thread of its own.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{getpid, gettid};
+
+/// Runs `test` in a network namespace that ends with it. Without root it fails: a test that can't run has not passed.
+/// On failure the ruleset is printed.
+pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let outcome = thread::spawn(move || -> Result<(), Box<dyn Any + Send>> {
+        if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
+            panic!("this test needs root, to make a network namespace of its own ({error}): run the tests as root");
+        }
+        run("ip", &["link", "set", "lo", "up"]);
+        let outcome = catch_unwind(AssertUnwindSafe(test));
+        if outcome.is_err() {
+            eprintln!("the ruleset at failure:\n{}", run("nft", &["list", "ruleset"]));
+            eprintln!("to get in while the thread lives: nsenter --net=/proc/{}/task/{}/ns/net", getpid(), gettid());
+        }
+        outcome
+    })
+    .join();
+    if let Err(panic) = outcome.and_then(|outcome| outcome) {
+        resume_unwind(panic);
+    }
+}
+
+/// Another network namespace, in which a thread waits for work. It ends with this value.
+pub struct Place {
+    /// Its thread, by which the kernel finds the namespace.
+    pub tid: i32,
+    work: Sender<Box<dyn FnOnce() + Send>>,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        let (work, waiting) = channel::<Box<dyn FnOnce() + Send>>();
+        let (ready, is_ready) = channel();
+        thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("root may make a network namespace");
+            ready.send(gettid().as_raw()).expect("the test waits");
+            waiting.into_iter().for_each(|work| work());
+        });
+        Self { tid: is_ready.recv().expect("the namespace is there"), work }
+    }
+
+    /// Runs `work` in the namespace and returns what it returned.
+    pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, result) = channel();
+        let work = move || drop(done.send(work()));
+        self.work.send(Box::new(work)).expect("the thread of the namespace lives");
+        result.recv().expect("the work in the namespace succeeds")
+    }
+}
+
+/// Takes every permission from this thread, for good.
+pub fn become_nobody() {
+    const NOBODY: libc::uid_t = 65534;
+    // SAFETY: the call takes numbers alone. It is made without the C library, whose function of that name would change
+    // the threads of all other tests too.
+    let answer = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
+    assert_eq!(answer, 0, "root may become nobody");
+}
+
+/// Runs a program in the namespace of this thread and returns what it printed; it must succeed.
+pub fn run(program: &str, arguments: &[&str]) -> String {
+    let output =
+        Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap_or_else(|error| {
+            panic!("{program} can't be run ({error}): install it (packages nftables, iproute2)")
+        });
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?} failed: {errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The table as `nft` lists it, with `QUEUE` in place of the queue statement: kernels have it in two forms, and `nft`
+/// prints one of them only where iptables' libraries are installed.
+pub fn list_table() -> String {
+    let text = run("nft", &["list", "table", "inet", "kube-verdict"]);
+    let mut lines: Vec<String> = Vec::new();
+    for line in text.lines() {
+        let queue = line.split_once(" != @open-").and_then(|(match_, rest)| {
+            let (set, rest) = rest.split_once(' ')?;
+            let (_, comment) = rest.split_once("comment ")?;
+            Some(format!("{match_} != @open-{set} QUEUE comment {comment}"))
+        });
+        lines.push(queue.unwrap_or_else(|| line.to_owned()));
+    }
+    lines.join("\n") + "\n"
+}
+
+/// The addresses or networks in a set.
+pub fn list_set(name: &str) -> Vec<String> {
+    let text = run("nft", &["list", "set", "inet", "kube-verdict", name]);
+    let Some((_, elements)) = text.split_once("elements = {") else { return Vec::new() };
+    let (elements, _) = elements.split_once('}').expect("a closing brace");
+    let mut elements: Vec<String> = elements.split(',').map(|element| element.trim().to_owned()).collect();
+    elements.sort();
+    elements
+}

@@ -1,0 +1,337 @@
+//! Real packets through the rules, without an agent: what needs no verdict passes, all else is dropped, since the queue
+//! has no listener and `when_down` is closed.
+//!
+//! ```text
+//!  pod 10.244.1.9 --- 10.244.1.1 node (the table) 192.0.2.1 --- 192.0.2.2 remote
+//! ```
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use dataplane::queue_statistics::QueueStatistics;
+use dataplane::table::{Table, TableConfig, WhenDown};
+
+use crate::namespace::{Place, in_namespace, run};
+use crate::{RANGE_A, RANGE_B, install, node_a, open};
+
+const POD: &str = "10.244.1.9";
+const POD_6: &str = "fd00:10:244:1::9";
+const NODE: &str = "10.244.1.1";
+const REMOTE: &str = "192.0.2.2";
+const REMOTE_6: &str = "2001:db8::2";
+
+/// How long a packet may take that is expected, and how long one is waited for that is not.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+struct World {
+    pod: Place,
+    remote: Place,
+}
+
+impl World {
+    /// The calling thread's namespace becomes the node.
+    fn new() -> Self {
+        let world = Self { pod: Place::new(), remote: Place::new() };
+        // Without it, no neighbour is asked for until the link's own address has been tried for a second.
+        let no_trial = || {
+            fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").expect("a sysctl of this namespace")
+        };
+        no_trial();
+        world.pod.run(no_trial);
+        world.remote.run(no_trial);
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("a sysctl of this namespace");
+        fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").expect("a sysctl of this namespace");
+        let ends = [
+            (&world.pod, "pod", [NODE, "fd00:10:244:1::1"], [POD, POD_6]),
+            (&world.remote, "remote", ["192.0.2.1", "2001:db8::1"], [REMOTE, REMOTE_6]),
+        ];
+        for (place, name, here, there) in ends {
+            let tid = place.tid.to_string();
+            run("ip", &["link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", &tid]);
+            run("ip", &["link", "set", name, "up"]);
+            run("ip", &["addr", "add", &format!("{}/24", here[0]), "dev", name]);
+            run("ip", &["addr", "add", &format!("{}/64", here[1]), "dev", name, "nodad"]);
+            place.run(move || {
+                run("ip", &["link", "set", "lo", "up"]);
+                run("ip", &["link", "set", "eth0", "up"]);
+                run("ip", &["addr", "add", &format!("{}/24", there[0]), "dev", "eth0"]);
+                run("ip", &["addr", "add", &format!("{}/64", there[1]), "dev", "eth0", "nodad"]);
+                run("ip", &["route", "add", "default", "via", here[0]]);
+                run("ip", &["route", "add", "default", "via", here[1]]);
+            });
+        }
+        world
+    }
+}
+
+fn closed() -> TableConfig {
+    TableConfig { when_down: WhenDown::Closed, open: open(&[], &[]), ..node_a() }
+}
+
+fn socket(address: &str, port: u16) -> UdpSocket {
+    let address: SocketAddr = (address.parse::<std::net::IpAddr>().expect("an address"), port).into();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let socket = loop {
+        match UdpSocket::bind(address) {
+            Ok(socket) => break socket,
+            // A program that another test is just starting holds a copy of an earlier socket for a moment.
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(error) => panic!("{address} can't be bound: {error}"),
+        }
+    };
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    socket
+}
+
+/// What came, or why nothing did; a signal is no reason.
+fn receive(socket: &UdpSocket) -> Result<usize, ErrorKind> {
+    loop {
+        match socket.recv(&mut [0; 16]) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            outcome => return outcome.map_err(|error| error.kind()),
+        }
+    }
+}
+
+fn received(socket: &UdpSocket) -> bool {
+    match receive(socket) {
+        Ok(_) => true,
+        Err(ErrorKind::WouldBlock | ErrorKind::TimedOut) => false,
+        Err(kind) => panic!("receiving: {kind}"),
+    }
+}
+
+/// Whether a datagram of a new connection from the pod reaches the remote's `port`.
+fn pod_reaches_remote(world: &World, port: u16) -> bool {
+    let server = world.remote.run(move || socket(REMOTE, port));
+    world.pod.run(move || socket(POD, 0).send_to(b"x", (REMOTE, port)).expect("sent"));
+    received(&server)
+}
+
+fn remote_reaches_pod(world: &World, port: u16) -> bool {
+    let server = world.pod.run(move || socket(POD, port));
+    world.remote.run(move || socket(REMOTE, 0).send_to(b"x", (POD, port)).expect("sent"));
+    received(&server)
+}
+
+fn pod_reaches_node(world: &World, port: u16) -> bool {
+    let server = socket(NODE, port);
+    world.pod.run(move || socket(POD, 0).send_to(b"x", (NODE, port)).expect("sent"));
+    received(&server)
+}
+
+/// How many packets the counter in this chain of table `other` has seen.
+fn counted(chain: &str) -> u32 {
+    let text = run("nft", &["list", "chain", "inet", "other", chain]);
+    let (_, rest) = text.split_once("counter packets ").expect("a counter");
+    rest.split(' ').next().and_then(|number| number.parse().ok()).expect("a number")
+}
+
+#[test]
+fn what_is_not_known_is_dropped_and_what_is_open_passes_in_that_direction() {
+    in_namespace(|| {
+        let world = World::new();
+        let mut table = install(closed(), RANGE_A);
+        let cidrs = closed().pod_cidrs;
+        assert!(
+            !pod_reaches_remote(&world, 7000)
+                && !remote_reaches_pod(&world, 7001)
+                && !pod_reaches_node(&world, 7002)
+        );
+        table.update(&cidrs, &open(&[], &[POD])).expect("update");
+        assert!(
+            pod_reaches_remote(&world, 7010)
+                && !remote_reaches_pod(&world, 7011)
+                && pod_reaches_node(&world, 7012)
+        );
+        table.update(&cidrs, &open(&[POD], &[])).expect("update");
+        assert!(
+            !pod_reaches_remote(&world, 7020)
+                && remote_reaches_pod(&world, 7021)
+                && !pod_reaches_node(&world, 7022)
+        );
+        // DNS of a pod takes another chain.
+        assert!(!pod_reaches_remote(&world, 53));
+        table.update(&cidrs, &open(&[], &[POD])).expect("update");
+        assert!(pod_reaches_remote(&world, 53));
+        // Outside the pod CIDRs nothing is asked.
+        table.update(&["10.9.0.0/16".parse().expect("a CIDR")], &open(&[], &[])).expect("update");
+        assert!(pod_reaches_remote(&world, 7030) && remote_reaches_pod(&world, 7031));
+    });
+}
+
+#[test]
+fn the_node_reaches_its_pods_and_replies_pass() {
+    in_namespace(|| {
+        let world = World::new();
+        install(closed(), RANGE_A);
+        // Semantics 21, and the answer of the pod is a reply (semantics 24).
+        let server = world.pod.run(|| socket(POD, 7000));
+        let client = socket(NODE, 7000);
+        client.send_to(b"x", (POD, 7000)).expect("sent");
+        assert!(received(&server), "from the node to its pod");
+        world.pod.run(move || server.send_to(b"y", (NODE, 7000)).expect("sent"));
+        assert!(received(&client), "the pod's answer");
+    });
+}
+
+#[test]
+fn ipv6_is_judged_as_well_and_neighbour_discovery_passes() {
+    in_namespace(|| {
+        let world = World::new();
+        let mut table = install(closed(), RANGE_A);
+        let reaches = |port| {
+            let server = world.remote.run(move || socket(REMOTE_6, port));
+            world.pod.run(move || socket(POD_6, 0).send_to(b"x", (REMOTE_6, port)).expect("sent"));
+            received(&server)
+        };
+        assert!(!reaches(7000));
+        // Semantics 25: the open set lets the datagram pass, neighbour discovery must have passed before it.
+        table.update(&closed().pod_cidrs, &open(&[], &[POD_6])).expect("update");
+        assert!(reaches(7001));
+    });
+}
+
+#[test]
+fn while_the_agent_is_down_first_packets_pass_if_the_operator_wants_it() {
+    in_namespace(|| {
+        let world = World::new();
+        install(TableConfig { when_down: WhenDown::Open, ..closed() }, RANGE_A);
+        assert!(
+            pod_reaches_remote(&world, 7000)
+                && remote_reaches_pod(&world, 7001)
+                && pod_reaches_node(&world, 7002)
+        );
+    });
+}
+
+#[test]
+fn connection_marks_decide_before_anything_else() {
+    in_namespace(|| {
+        let world = World::new();
+        // As the sweep would have it: 7001 accepted, 7002 revoked, 7003 both.
+        other(
+            "chain marks { type filter hook prerouting priority -140; \
+             udp dport 7001 ct mark set 0x01000000; \
+             udp dport 7002 ct mark set 0x02000000; \
+             udp dport 7003 ct mark set 0x03000000; }",
+        );
+        let mut table = install(closed(), RANGE_A);
+        assert!(!pod_reaches_remote(&world, 7000));
+        assert!(
+            pod_reaches_remote(&world, 7001)
+                && remote_reaches_pod(&world, 7001)
+                && pod_reaches_node(&world, 7001)
+        );
+        table.update(&closed().pod_cidrs, &open(&[POD], &[POD])).expect("update");
+        for port in [7002, 7003] {
+            assert!(!pod_reaches_remote(&world, port), "{port}");
+            assert!(!remote_reaches_pod(&world, port), "{port}");
+            assert!(!pod_reaches_node(&world, port), "{port}");
+        }
+        assert!(pod_reaches_remote(&world, 7000));
+    });
+}
+
+/// A table of another program.
+fn other(chains: &str) {
+    run("nft", &[&format!("table inet other {{ {} }}", chains.replace('}', "}\n"))]);
+}
+
+#[test]
+fn a_verdict_is_settled_and_foreign_marks_stay() {
+    in_namespace(|| {
+        let world = World::new();
+        // The verdict's mark beside kube-proxy's 0x4000, as a worker leaves them; 7001 is not tracked.
+        other(
+            "chain untracking { type filter hook prerouting priority -300; udp dport 7001 notrack; } \
+             chain marks { type filter hook prerouting priority -140; \
+               meta mark set 0x01004000; udp dport 7000 ct mark set 0x00000040; } \
+             chain settled { type filter hook postrouting priority 97; \
+               udp dport 7000 meta mark 0x00004000 ct mark 0x01000040 counter; } \
+             chain untracked { type filter hook postrouting priority 97; \
+               udp dport 7001 meta mark 0x00004000 ct state untracked counter; }",
+        );
+        install(TableConfig { judge_dns: false, open: open(&[], &[POD]), ..closed() }, RANGE_A);
+        assert!(pod_reaches_remote(&world, 7000) && pod_reaches_remote(&world, 7001));
+        assert_eq!((counted("settled"), counted("untracked")), (1, 1));
+    });
+}
+
+#[test]
+fn what_conntrack_does_not_track_is_judged_every_time() {
+    in_namespace(|| {
+        let world = World::new();
+        other("chain untracking { type filter hook prerouting priority -300; udp dport 7000 notrack; }");
+        let mut table = install(closed(), RANGE_A);
+        assert!(!pod_reaches_remote(&world, 7000));
+        table.update(&closed().pod_cidrs, &open(&[], &[POD])).expect("update");
+        assert!(pod_reaches_remote(&world, 7000));
+        table.update(&closed().pod_cidrs, &open(&[], &[])).expect("update");
+        assert!(!pod_reaches_remote(&world, 7000));
+    });
+}
+
+#[test]
+fn an_icmp_error_sees_mark_and_direction_of_the_connection_it_is_about() {
+    in_namespace(|| {
+        let world = World::new();
+        other(
+            "chain marks { type filter hook prerouting priority -140; udp dport 7000 ct mark set 0x00000040; } \
+             chain related { type filter hook postrouting priority 94; \
+               icmp type destination-unreachable ct state related ct direction reply ct mark 0x00000040 counter; }",
+        );
+        // The pod may send, and be sent nothing: the error passes as a reply (semantics 24).
+        install(TableConfig { open: open(&[], &[POD]), ..closed() }, RANGE_A);
+        let refused = |world: &World| {
+            world.pod.run(|| {
+                let client = socket(POD, 0);
+                client.connect((REMOTE, 7000)).expect("a route");
+                client.send(b"x").expect("sent");
+                receive(&client)
+            })
+        };
+        assert_eq!(refused(&world), Err(ErrorKind::ConnectionRefused));
+        assert_eq!(counted("related"), 1);
+    });
+}
+
+/// Waits until this many packets are queued, or for good measure.
+fn waiting() -> u32 {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let waiting =
+            QueueStatistics::read().expect("the kernel tells").iter().map(|queue| queue.waiting).sum();
+        if waiting > 0 || Instant::now() > deadline {
+            return waiting;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn waiting_packets_survive_all_but_the_removal_of_the_table() {
+    in_namespace(|| {
+        let world = World::new();
+        let mut listener = nfq::Queue::open().expect("a queue socket");
+        RANGE_A.numbers().for_each(|number| listener.bind(number).expect("a free queue"));
+        let mut table = install(TableConfig { judge_dns: false, ..closed() }, RANGE_A);
+        world.pod.run(|| socket(POD, 0).send_to(b"x", (REMOTE, 7000)).expect("sent"));
+        assert_eq!(waiting(), 1);
+        table.update(&closed().pod_cidrs, &open(&[POD], &[])).expect("update");
+        assert_eq!(waiting(), 1, "after an update");
+        install(TableConfig { judge_dns: false, ..closed() }, RANGE_B);
+        assert_eq!(waiting(), 1, "after a takeover");
+        // New chains come in; none goes.
+        install(closed(), RANGE_A);
+        assert_eq!(waiting(), 1, "after an upgrade that adds chains");
+        dataplane::needs::check(&dataplane::needs::NeedsConfig::default());
+        assert_eq!(waiting(), 1, "after a look at the needs");
+        Table::remove().expect("the table is ours");
+        assert_eq!(waiting(), 0, "the kernel drops what waits when base chains go");
+    });
+}

@@ -1,0 +1,166 @@
+//! Changes in, snapshots out: keeps the inventory and compiles only what a change touches.
+//!
+//! From: a source (`cluster`), as [`Change`]s. To: [`Snapshot`]s. What a change costs:
+//!
+//! - a pod of a known class: its addresses, in a persistent map;
+//! - a pod of a new class: also the rulesets that choose the class as a peer;
+//! - a policy, in words that other policies use: also the rulesets of the pods that it selects;
+//! - a policy with new words (a label, a value, a port's name): everything, once.
+
+pub(crate) mod claims;
+pub(crate) mod classes;
+pub(crate) mod compiled;
+pub(crate) mod policies;
+pub(crate) mod rulesets;
+pub(crate) mod selectors;
+pub(crate) mod vocabulary;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use rustc_hash::FxHashSet;
+
+use crate::compiler::claims::Claims;
+use crate::compiler::compiled::Compiled;
+use crate::decision::Verdict;
+use crate::inventory::{Change, Inventory, Pod};
+use crate::names::{Generation, PolicyName};
+use crate::snapshot::Snapshot;
+use crate::snapshot::hosts::AddressKey;
+
+/// Whose pods a snapshot judges.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// Pods of every node: what `explain` asks about.
+    Cluster,
+    /// Pods of this node alone: what an agent enforces. Pods of other nodes are known as peers.
+    Node(Arc<str>),
+}
+
+/// Makes snapshots.
+#[derive(Debug)]
+pub struct Compiler {
+    scope: Scope,
+    when_unsure: Verdict,
+    generation: Generation,
+    inventory: Inventory,
+    claims: Claims,
+    compiled: Compiled,
+}
+
+/// What a batch of changes touched.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    pub addresses: FxHashSet<AddressKey>,
+    pub namespaces: BTreeSet<Arc<str>>,
+    pub policies: BTreeSet<PolicyName>,
+    /// Whether this node's pod CIDRs changed.
+    pub pod_cidrs: bool,
+}
+
+impl Compiler {
+    /// A compiler that knows of nothing yet.
+    pub fn new(scope: Scope) -> Self {
+        Self {
+            scope,
+            when_unsure: Verdict::Deny,
+            generation: Generation::default(),
+            inventory: Inventory::default(),
+            claims: Claims::default(),
+            compiled: Compiled::default(),
+        }
+    }
+
+    /// What becomes of packets from or to a pod of this node that is not known (yet): denied unless this says otherwise.
+    #[must_use]
+    pub fn when_unsure(mut self, verdict: Verdict) -> Self {
+        self.when_unsure = verdict;
+        self
+    }
+
+    /// Applies the changes, in order, and compiles the next snapshot: its generation is one higher than the last.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Arc<Snapshot> {
+        let mut touched = Touched::default();
+        for change in changes {
+            self.note(&change, &mut touched);
+            self.inventory.apply(change);
+        }
+        let pod_cidrs = self.scope.pod_cidrs(&self.inventory);
+        touched.pod_cidrs = pod_cidrs != self.compiled.pod_cidrs();
+        self.generation = self.generation.next();
+        let Self { scope, inventory, claims, compiled, .. } = self;
+        compiled.update(scope, inventory, claims, touched);
+        Arc::new(compiled.snapshot(self.generation, self.when_unsure))
+    }
+
+    /// What is known about the cluster.
+    pub fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
+
+    /// Brings the claims on addresses up to date with a change, and notes what it will touch once it is in the inventory.
+    fn note(&mut self, change: &Change, touched: &mut Touched) {
+        let Self { inventory, claims, .. } = self;
+        match change {
+            Change::Pod(pod) => {
+                let before = inventory.pods.get(&pod.name);
+                if before != Some(pod) {
+                    touched.addresses.extend(before.into_iter().flat_map(|pod| claims.leave_pod(pod)));
+                    touched.addresses.extend(claims.enter_pod(pod));
+                }
+            }
+            Change::PodGone(name) => {
+                touched
+                    .addresses
+                    .extend(inventory.pods.get(name).into_iter().flat_map(|pod| claims.leave_pod(pod)));
+            }
+            Change::Node(node) => {
+                let before = inventory.nodes.get(&node.name);
+                if before != Some(node) {
+                    touched.addresses.extend(before.into_iter().flat_map(|node| claims.leave_node(node)));
+                    touched.addresses.extend(claims.enter_node(node));
+                }
+            }
+            Change::NodeGone(name) => {
+                touched
+                    .addresses
+                    .extend(inventory.nodes.get(name).into_iter().flat_map(|node| claims.leave_node(node)));
+            }
+            Change::Namespace(namespace) => {
+                if inventory.namespaces.get(&namespace.name) != Some(namespace) {
+                    touched.namespaces.insert(Arc::clone(&namespace.name));
+                }
+            }
+            Change::NamespaceGone(name) => drop(touched.namespaces.insert(Arc::clone(name))),
+            Change::Policy(policy) => {
+                if inventory.policies.get(&policy.name) != Some(policy) {
+                    touched.policies.insert(policy.name.clone());
+                }
+            }
+            Change::PolicyGone(name) => drop(touched.policies.insert(name.clone())),
+        }
+    }
+}
+
+impl Scope {
+    /// The pod CIDRs of the scope's node.
+    fn pod_cidrs<'a>(&self, inventory: &'a Inventory) -> &'a [IpNet] {
+        match self {
+            Self::Cluster => &[],
+            Self::Node(name) => inventory.nodes.get(name).map_or(&[], |node| &node.pod_cidrs),
+        }
+    }
+
+    /// Whether a pod is judged. One that has an address but no node yet belongs to the node in whose pod CIDRs it is.
+    fn judges(&self, pod: &Pod, pod_cidrs: &[IpNet]) -> bool {
+        match (self, &pod.node) {
+            (Self::Cluster, _) => true,
+            (Self::Node(here), Some(node)) => here == node,
+            // ANY address in ANY of the CIDRs.
+            (Self::Node(_), None) => {
+                pod.addresses.iter().any(|address| pod_cidrs.iter().any(|cidr| cidr.contains(address)))
+            }
+        }
+    }
+}

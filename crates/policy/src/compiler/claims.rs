@@ -1,0 +1,183 @@
+//! Who claims which address. The owner of a claimed address is not decided here but wherever it is asked for, so that it
+//! comes back to an older claimant when a newer one goes (semantics 22).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use rustc_hash::FxHashMap;
+
+use crate::inventory::{Inventory, Node, Pod};
+use crate::names::PodName;
+use crate::snapshot::hosts::{AddressKey, NodeId, key_of};
+
+/// Claims of pods and nodes, by address.
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    pods: FxHashMap<AddressKey, PodClaims>,
+    nodes: FxHashMap<AddressKey, NodeClaims>,
+    node_ids: FxHashMap<Arc<str>, NodeId>,
+}
+
+/// Nearly always one.
+#[derive(Debug)]
+enum PodClaims {
+    One(Arc<PodName>),
+    Several(Vec<Arc<PodName>>),
+}
+
+#[derive(Debug, Default)]
+struct NodeClaims {
+    /// Nodes that report the address as their own.
+    reported: Vec<NodeId>,
+    /// Nodes that have it because of where it stands in their pod CIDR.
+    implied: Vec<NodeId>,
+}
+
+impl Claims {
+    /// Enters a pod's claims; returns the addresses that they touch.
+    pub(crate) fn enter_pod(&mut self, pod: &Pod) -> Vec<AddressKey> {
+        let addresses = addresses_of(pod);
+        if addresses.is_empty() {
+            return addresses;
+        }
+        let name = Arc::new(pod.name.clone());
+        for address in &addresses {
+            match self.pods.get_mut(address) {
+                None => drop(self.pods.insert(*address, PodClaims::One(Arc::clone(&name)))),
+                Some(claims) => claims.enter(&name),
+            }
+        }
+        addresses
+    }
+
+    /// Takes a pod's claims back; returns the addresses that they touched.
+    pub(crate) fn leave_pod(&mut self, pod: &Pod) -> Vec<AddressKey> {
+        let addresses = addresses_of(pod);
+        for address in &addresses {
+            if self.pods.get_mut(address).is_some_and(|claims| claims.leave(&pod.name)) {
+                self.pods.remove(address);
+            }
+        }
+        addresses
+    }
+
+    /// Enters a node's claims; returns the addresses that they touch.
+    pub(crate) fn enter_node(&mut self, node: &Node) -> Vec<AddressKey> {
+        let id = self.node_id(&node.name);
+        let (reported, implied) = own_addresses(node);
+        for address in &reported {
+            self.nodes.entry(*address).or_default().reported.push(id);
+        }
+        for address in &implied {
+            self.nodes.entry(*address).or_default().implied.push(id);
+        }
+        [reported, implied].concat()
+    }
+
+    /// Takes a node's claims back; returns the addresses that they touched.
+    pub(crate) fn leave_node(&mut self, node: &Node) -> Vec<AddressKey> {
+        let id = self.node_id(&node.name);
+        let (reported, implied) = own_addresses(node);
+        let touched = [reported, implied].concat();
+        for address in &touched {
+            if let Some(claims) = self.nodes.get_mut(address) {
+                claims.reported.retain(|node| *node != id);
+                claims.implied.retain(|node| *node != id);
+                if claims.reported.is_empty() && claims.implied.is_empty() {
+                    self.nodes.remove(address);
+                }
+            }
+        }
+        touched
+    }
+
+    /// The pod to which an address belongs: of those that claim it the newest, of equally old ones the last by name
+    /// (semantics 22).
+    pub(crate) fn owner<'a>(
+        &self,
+        address: AddressKey,
+        inventory: &'a Inventory,
+    ) -> Option<(&Arc<PodName>, &'a Pod)> {
+        let claims: &[Arc<PodName>] = match self.pods.get(&address)? {
+            PodClaims::One(name) => std::slice::from_ref(name),
+            PodClaims::Several(names) => names,
+        };
+        claims
+            .iter()
+            .filter_map(|name| Some((name, inventory.pods.get(&**name)?)))
+            .max_by(|(_, a), (_, b)| (a.created, &a.name).cmp(&(b.created, &b.name)))
+    }
+
+    /// The nodes whose own an address is. Where a pod has the address, only a node that reports it counts.
+    pub(crate) fn nodes(&self, address: AddressKey, has_pod: bool) -> Option<Arc<Vec<NodeId>>> {
+        let claims = self.nodes.get(&address)?;
+        let implied: &[NodeId] = if has_pod { &[] } else { &claims.implied };
+        let nodes = [&claims.reported, implied].concat();
+        (!nodes.is_empty()).then(|| Arc::new(nodes))
+    }
+
+    /// The number of a node: it stays the same for as long as the program lives.
+    pub(crate) fn node_id(&mut self, name: &Arc<str>) -> NodeId {
+        if let Some(id) = self.node_ids.get(name) {
+            return *id;
+        }
+        let id = self.node_ids.len() as NodeId;
+        self.node_ids.insert(Arc::clone(name), id);
+        id
+    }
+
+    /// Every address that somebody claims; those of pods and nodes both come twice.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = AddressKey> + '_ {
+        self.pods.keys().chain(self.nodes.keys()).copied()
+    }
+}
+
+impl PodClaims {
+    fn enter(&mut self, name: &Arc<PodName>) {
+        match self {
+            Self::One(one) if one == name => {}
+            Self::One(one) => *self = Self::Several(vec![Arc::clone(one), Arc::clone(name)]),
+            Self::Several(names) if names.contains(name) => {}
+            Self::Several(names) => names.push(Arc::clone(name)),
+        }
+    }
+
+    /// Whether nobody is left.
+    fn leave(&mut self, name: &PodName) -> bool {
+        match self {
+            Self::One(one) => **one == *name,
+            Self::Several(names) => {
+                names.retain(|claimant| **claimant != *name);
+                names.is_empty()
+            }
+        }
+    }
+}
+
+/// The addresses that a pod claims, each once. A hostNetwork pod is its node and claims none (semantics 20).
+fn addresses_of(pod: &Pod) -> Vec<AddressKey> {
+    if pod.host_network { Vec::new() } else { keys(pod.addresses.iter().copied()) }
+}
+
+/// The addresses that a node reports, and those that it has in its pod CIDRs whether or not it reports them: Flannel gives
+/// the network address to `flannel.1` and the first after it to the bridge.
+fn own_addresses(node: &Node) -> (Vec<AddressKey>, Vec<AddressKey>) {
+    (keys(node.addresses.iter().copied()), keys(node.pod_cidrs.iter().flat_map(first_addresses)))
+}
+
+fn first_addresses(cidr: &IpNet) -> impl Iterator<Item = IpAddr> + use<> {
+    let cidr = cidr.trunc();
+    let next = match cidr.network() {
+        IpAddr::V4(network) => u32::from(network).checked_add(1).map(|next| IpAddr::V4(next.into())),
+        IpAddr::V6(network) => u128::from(network).checked_add(1).map(|next| IpAddr::V6(next.into())),
+    };
+    [Some(cidr.network()), next].into_iter().flatten().filter(move |address| cidr.contains(address))
+}
+
+fn keys(addresses: impl Iterator<Item = IpAddr>) -> Vec<AddressKey> {
+    let mut keys: Vec<AddressKey> = addresses.map(|address| key_of(address.to_canonical())).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}

@@ -1,0 +1,344 @@
+//! Everything compiled, kept from one snapshot to the next.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::compiler::claims::Claims;
+use crate::compiler::classes::Classes;
+use crate::compiler::policies::{CompiledPolicy, PortSets};
+use crate::compiler::rulesets::Built;
+use crate::compiler::selectors::{SelectorId, Selectors};
+use crate::compiler::vocabulary::Vocabulary;
+use crate::compiler::{Scope, Touched};
+use crate::decision::Verdict;
+use crate::inventory::Inventory;
+use crate::names::{Generation, PodName, PolicyName};
+use crate::snapshot::hosts::{AddressKey, Host, HostPod, Hosts, NodeId, address_of, key_of};
+use crate::snapshot::ports::{ResolvedPort, ResolvedPorts};
+use crate::snapshot::ruleset::{ClassId, Rulesets};
+use crate::snapshot::{NumberedPolicy, PolicyTable, Size, Snapshot};
+
+/// Rule ids are given out in ascending order and never twice; past this many everything is numbered anew.
+const LAST_RULE: u32 = 1 << 31;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Compiled {
+    here: Option<NodeId>,
+    pod_cidrs: Arc<[IpNet]>,
+    vocabulary: Vocabulary,
+    selectors: Selectors,
+    classes: Classes,
+    port_sets: PortSets,
+    policies: BTreeMap<PolicyName, CompiledPolicy>,
+    /// By subject: the policies that have it. A selector that is no policy's subject is not in it.
+    subjects: FxHashMap<SelectorId, Vec<PolicyName>>,
+    next_rule: u32,
+    /// How many rules the policies have.
+    rules: usize,
+    /// By the subjects that choose a pod, sorted.
+    built: FxHashMap<Arc<[SelectorId]>, Built>,
+    /// Classes that have judged pods and perhaps no rulesets yet.
+    wanting: Vec<ClassId>,
+    hosts: Hosts,
+    judged: imbl::OrdSet<IpAddr>,
+    /// By class: as the next snapshot will have it.
+    rulesets: Vec<Option<Arc<Rulesets>>>,
+    /// The same as the last snapshot has it; `None` if it changed since.
+    published_rulesets: Option<Arc<[Option<Arc<Rulesets>>]>>,
+    published_policies: Option<Arc<PolicyTable>>,
+    /// Named ports of pods, equal ones shared.
+    resolved_ports: FxHashSet<Arc<Vec<ResolvedPort>>>,
+}
+
+impl Compiled {
+    /// This node's pod CIDRs, as compiled.
+    pub(crate) fn pod_cidrs(&self) -> &[IpNet] {
+        &self.pod_cidrs
+    }
+
+    /// Compiles what was touched; the inventory and the claims are already up to date.
+    pub(crate) fn update(
+        &mut self,
+        scope: &Scope,
+        inventory: &Inventory,
+        claims: &mut Claims,
+        mut touched: Touched,
+    ) {
+        if touched.pod_cidrs {
+            self.pod_cidrs = scope.pod_cidrs(inventory).into();
+            // Which pods are judged may hang on it.
+            touched.addresses.extend(claims.addresses());
+        }
+        if self.must_start_anew(inventory, &touched) {
+            self.start_anew(inventory);
+            touched.policies = inventory.policies.keys().cloned().collect();
+            touched.addresses.extend(claims.addresses());
+        }
+        self.here = match scope {
+            Scope::Node(name) if inventory.nodes.contains_key(name) => Some(claims.node_id(name)),
+            _ => None,
+        };
+        let changed_subjects = self.update_policies(inventory, &touched);
+        self.update_namespaces(inventory, &mut touched);
+        for address in &touched.addresses {
+            self.update_host(*address, scope, inventory, claims);
+        }
+        self.update_classes();
+        self.detach(&changed_subjects);
+        self.build_wanted();
+    }
+
+    /// The next snapshot.
+    pub(crate) fn snapshot(&mut self, generation: Generation, when_unsure: Verdict) -> Snapshot {
+        let rulesets = self.published_rulesets.get_or_insert_with(|| self.rulesets.as_slice().into());
+        let policies = self.published_policies.get_or_insert_with(|| {
+            let numbered = |policy: &CompiledPolicy| {
+                let (name, spec) = (Arc::clone(&policy.name), Arc::clone(&policy.spec));
+                (policy.first_rule, NumberedPolicy { name, spec })
+            };
+            // Policies without rules have no ids, and must not hide those that do.
+            Arc::new(self.policies.values().filter(|policy| policy.len() > 0).map(numbered).collect())
+        });
+        Snapshot {
+            generation,
+            when_unsure,
+            here: self.here,
+            pod_cidrs: Arc::clone(&self.pod_cidrs),
+            hosts: self.hosts.clone(),
+            judged: self.judged.clone(),
+            rulesets: Arc::clone(rulesets),
+            policies: Arc::clone(policies),
+            size: Size {
+                pod_addresses: self.classes.addresses(),
+                judged_addresses: self.judged.len(),
+                policies: self.policies.len(),
+                rules: self.rules,
+                classes: self.classes.inhabited(),
+                rulesets: self.built.len(),
+            },
+        }
+    }
+
+    /// Whether numbers must be given anew: for new words, or to be rid of those that nobody uses any more.
+    fn must_start_anew(&self, inventory: &Inventory, touched: &Touched) -> bool {
+        let uncovered =
+            |name| inventory.policies.get(name).is_some_and(|policy| !self.vocabulary.covers(policy));
+        self.classes.is_stale()
+            || self.selectors.is_stale()
+            || self.next_rule > LAST_RULE
+            || touched.policies.iter().any(uncovered)
+    }
+
+    fn start_anew(&mut self, inventory: &Inventory) {
+        let pod_cidrs = std::mem::take(&mut self.pod_cidrs);
+        *self = Self { pod_cidrs, ..Self::default() };
+        inventory.policies.values().for_each(|policy| self.vocabulary.learn(policy));
+    }
+
+    /// Brings the touched policies up to date. Returns the subjects whose policies changed.
+    fn update_policies(&mut self, inventory: &Inventory, touched: &Touched) -> FxHashSet<SelectorId> {
+        let mut changed = FxHashSet::default();
+        if !touched.policies.is_empty() {
+            self.published_policies = None;
+        }
+        for name in &touched.policies {
+            if let Some(before) = self.policies.remove(name) {
+                before.leave(&mut self.selectors);
+                self.rules -= before.len();
+                changed.insert(before.subject);
+                self.leave_subject(before.subject, name);
+            }
+            if let Some(spec) = inventory.policies.get(name) {
+                let mut fresh = Vec::new();
+                let Self { vocabulary, selectors, port_sets, .. } = self;
+                let policy =
+                    CompiledPolicy::new(spec, self.next_rule, vocabulary, selectors, port_sets, &mut fresh);
+                for selector in fresh {
+                    self.selectors.fill(selector, &self.classes, self.classes.index());
+                }
+                self.next_rule += policy.len() as u32;
+                self.rules += policy.len();
+                changed.insert(policy.subject);
+                self.enter_subject(policy.subject, name);
+                self.policies.insert(name.clone(), policy);
+            }
+        }
+        changed
+    }
+
+    fn enter_subject(&mut self, subject: SelectorId, policy: &PolicyName) {
+        let policies = self.subjects.entry(subject).or_default();
+        policies.push(policy.clone());
+        if policies.len() == 1 {
+            for class in self.selectors.classes(subject) {
+                let subjects = &mut self.classes.get_mut(*class).subjects;
+                if let Err(place) = subjects.binary_search(&subject) {
+                    subjects.insert(place, subject);
+                }
+            }
+        }
+    }
+
+    fn leave_subject(&mut self, subject: SelectorId, policy: &PolicyName) {
+        let Some(policies) = self.subjects.get_mut(&subject) else { return };
+        policies.retain(|name| name != policy);
+        if policies.is_empty() {
+            self.subjects.remove(&subject);
+            for class in self.selectors.classes(subject) {
+                self.classes.get_mut(*class).subjects.retain(|id| *id != subject);
+            }
+        }
+    }
+
+    /// Looks at the touched namespaces: where policies see a difference, all their pods are touched.
+    fn update_namespaces(&mut self, inventory: &Inventory, touched: &mut Touched) {
+        for namespace in &touched.namespaces {
+            if self.classes.namespace_changed(&self.vocabulary, inventory, namespace) {
+                let first = PodName { namespace: Arc::clone(namespace), name: Arc::from("") };
+                let pods = inventory
+                    .pods
+                    .range((Bound::Included(first), Bound::Unbounded))
+                    .take_while(|(name, _)| name.namespace == *namespace);
+                for (_, pod) in pods {
+                    touched
+                        .addresses
+                        .extend(pod.addresses.iter().map(|address| key_of(address.to_canonical())));
+                }
+            }
+        }
+    }
+
+    /// Brings what is known of an address up to date.
+    fn update_host(&mut self, key: AddressKey, scope: &Scope, inventory: &Inventory, claims: &mut Claims) {
+        let pod = claims.owner(key, inventory).map(|(name, pod)| (Arc::clone(name), pod));
+        let pod = pod.map(|(name, pod)| {
+            let class = self.classes.of_pod(&self.vocabulary, inventory, pod);
+            let node = pod.node.as_ref().map(|node| claims.node_id(node));
+            let ports = self.share_ports(self.vocabulary.resolved_ports(pod));
+            HostPod::new(name, class, scope.judges(pod, &self.pod_cidrs), node, ports)
+        });
+        let host = Host { nodes: claims.nodes(key, pod.is_some()), pod };
+        let before =
+            self.hosts.get(key).and_then(|host| host.pod.as_ref()).map(|pod| (pod.class(), pod.is_judged()));
+        let now = host.pod.as_ref().map(|pod| (pod.class(), pod.is_judged()));
+        // In before out: a class whose only pod merely changes keeps its rulesets.
+        if let Some((class, judged)) = now {
+            self.classes.count_in(class, judged);
+            if judged && self.classes.get(class).judged == 1 {
+                self.wanting.push(class);
+            }
+        }
+        if let Some((class, judged)) = before {
+            self.classes.count_out(class, judged);
+            if judged && self.classes.get(class).judged == 0 {
+                self.detach_class(class);
+            }
+        }
+        let was_judged = before.is_some_and(|(_, judged)| judged);
+        let is_judged = now.is_some_and(|(_, judged)| judged);
+        if was_judged && !is_judged {
+            self.judged.remove(&address_of(key));
+        } else if is_judged && !was_judged {
+            self.judged.insert(address_of(key));
+        }
+        if host.pod.is_none() && host.nodes.is_none() {
+            self.hosts.remove(key);
+        } else {
+            self.hosts.insert(key, host);
+        }
+    }
+
+    fn share_ports(&mut self, ports: ResolvedPorts) -> ResolvedPorts {
+        let ports = ports?;
+        if let Some(shared) = self.resolved_ports.get(&ports) {
+            return Some(Arc::clone(shared));
+        }
+        self.resolved_ports.insert(Arc::clone(&ports));
+        Some(ports)
+    }
+
+    /// Tells selectors, and the rulesets that exist, of the classes that are new.
+    fn update_classes(&mut self) {
+        let index = self.classes.fresh();
+        if index.is_empty() {
+            return;
+        }
+        self.rulesets.resize(self.classes.len(), None);
+        self.published_rulesets = None;
+        let mut chosen_by: FxHashMap<ClassId, Vec<SelectorId>> = FxHashMap::default();
+        let extend = !self.built.is_empty();
+        let mut subjects: Vec<(ClassId, SelectorId)> = Vec::new();
+        self.selectors.add_classes(&self.classes, &index, |selector, class| {
+            if extend {
+                chosen_by.entry(class).or_default().push(selector);
+            }
+            if self.subjects.contains_key(&selector) {
+                subjects.push((class, selector));
+            }
+        });
+        for (class, subject) in subjects {
+            // Selectors come in ascending order.
+            self.classes.get_mut(class).subjects.push(subject);
+        }
+        self.classes.settle();
+        for built in self.built.values_mut() {
+            if built.add_classes(&chosen_by) {
+                for user in &built.users {
+                    self.rulesets[*user as usize] = Some(Arc::clone(&built.rulesets));
+                }
+            }
+        }
+    }
+
+    /// Takes their rulesets from all classes that a changed subject chooses.
+    fn detach(&mut self, changed: &FxHashSet<SelectorId>) {
+        let classes: FxHashSet<ClassId> =
+            changed.iter().flat_map(|subject| self.selectors.classes(*subject)).copied().collect();
+        for class in classes {
+            self.detach_class(class);
+            if self.classes.get(class).judged > 0 {
+                self.wanting.push(class);
+            }
+        }
+    }
+
+    fn detach_class(&mut self, class: ClassId) {
+        let Some(key) = self.classes.get_mut(class).rulesets.take() else { return };
+        if let Some(built) = self.built.get_mut(&key) {
+            built.users.remove(&class);
+            if built.users.is_empty() {
+                self.built.remove(&key);
+            }
+        }
+        self.rulesets[class as usize] = None;
+        self.published_rulesets = None;
+    }
+
+    /// Finds or builds rulesets for every class that has judged pods and no rulesets.
+    fn build_wanted(&mut self) {
+        for class in std::mem::take(&mut self.wanting) {
+            let facts = self.classes.get(class);
+            if facts.judged == 0 || facts.rulesets.is_some() {
+                continue;
+            }
+            let key: Arc<[SelectorId]> = facts.subjects.as_slice().into();
+            if !self.built.contains_key(&key) {
+                let names = key.iter().filter_map(|subject| self.subjects.get(subject)).flatten();
+                let policies = names.filter_map(|name| self.policies.get(name)).collect();
+                self.built.insert(Arc::clone(&key), Built::new(policies, &self.selectors));
+            }
+            if let Some(built) = self.built.get_mut(&key) {
+                built.users.insert(class);
+                self.rulesets[class as usize] = Some(Arc::clone(&built.rulesets));
+            }
+            self.classes.get_mut(class).rulesets = Some(key);
+            self.published_rulesets = None;
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Builds the rulesets of the pods to which the same policies apply, and keeps them current as classes come.
+
+use std::sync::Arc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::compiler::policies::CompiledPolicy;
+use crate::compiler::selectors::{SelectorId, Selectors};
+use crate::decision::{Direction, RuleId};
+use crate::names::PolicyName;
+use crate::snapshot::addresses::{self, Block, SetIndex};
+use crate::snapshot::class_table::ClassTable;
+use crate::snapshot::ports::{PortSet, PortTable, PortsId, RuleIndex};
+use crate::snapshot::ruleset::{ClassId, Peers, Ruleset, Rulesets, TierRules};
+use crate::spec::Tier;
+
+/// Rulesets with what it takes to extend them.
+#[derive(Debug)]
+pub(crate) struct Built {
+    pub rulesets: Arc<Rulesets>,
+    /// The classes of pods that have them.
+    pub users: FxHashSet<ClassId>,
+    ingress: Box<[Growth]>,
+    egress: Box<[Growth]>,
+}
+
+/// What it takes to add a class to a tier's rules.
+#[derive(Debug, Default)]
+struct Growth {
+    /// By selector: the rules that have it as a peer, ascending, of those with equal ports the first alone.
+    by_selector: FxHashMap<SelectorId, Vec<(RuleIndex, SetIndex)>>,
+    /// The rules that choose every pod there can be.
+    every_pod: Vec<(RuleIndex, SetIndex)>,
+    /// The distinct port sets.
+    sets: Vec<Arc<PortSet>>,
+    /// Ports compiled so far, by the rules in them.
+    known: FxHashMap<Box<[(RuleIndex, SetIndex)]>, PortsId>,
+}
+
+impl Built {
+    /// Builds the rulesets for pods to which `policies` apply.
+    pub(crate) fn new(mut policies: Vec<&CompiledPolicy>, selectors: &Selectors) -> Self {
+        policies.sort_unstable_by(|a, b| a.order().cmp(&b.order()));
+        let (ingress, ingress_growth) = build(&policies, Direction::Ingress, selectors);
+        let (egress, egress_growth) = build(&policies, Direction::Egress, selectors);
+        let rulesets = Arc::new(Rulesets { ingress, egress });
+        Self { rulesets, users: FxHashSet::default(), ingress: ingress_growth, egress: egress_growth }
+    }
+
+    /// Adds new classes, each with the selectors that choose it. True if that made a difference.
+    pub(crate) fn add_classes(&mut self, fresh: &FxHashMap<ClassId, Vec<SelectorId>>) -> bool {
+        let mut changed = false;
+        for (class, chosen_by) in fresh {
+            let concerns = |growth: &Growth| chosen_by.iter().any(|id| growth.by_selector.contains_key(id));
+            if !self.ingress.iter().chain(&self.egress).any(concerns) {
+                continue;
+            }
+            changed = true;
+            // Snapshots may still share the rulesets: then this works on a copy.
+            let Rulesets { ingress, egress } = Arc::make_mut(&mut self.rulesets);
+            let tiers = ingress.tiers.iter_mut().chain(&mut egress.tiers);
+            for (tier, growth) in tiers.zip(self.ingress.iter_mut().chain(&mut self.egress)) {
+                growth.add_class(tier, *class, chosen_by);
+            }
+        }
+        changed
+    }
+}
+
+fn build(
+    policies: &[&CompiledPolicy],
+    direction: Direction,
+    selectors: &Selectors,
+) -> (Ruleset, Box<[Growth]>) {
+    let mut isolating: Vec<Arc<PolicyName>> = policies
+        .iter()
+        .filter(|policy| policy.isolates(direction))
+        .map(|policy| Arc::clone(&policy.name))
+        .collect();
+    isolating.sort_unstable();
+    let (mut tiers, mut growths) = (Vec::new(), Vec::new());
+    for tier in [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline] {
+        // Baseline is for pods that no NetworkPolicy isolates in this direction (semantics 9).
+        if tier == Tier::Baseline && !isolating.is_empty() {
+            continue;
+        }
+        let of_tier: Vec<_> = policies.iter().filter(|policy| policy.spec.tier == tier).copied().collect();
+        if let Some((rules, growth)) = build_tier(tier, &of_tier, direction, selectors) {
+            tiers.push(rules);
+            growths.push(growth);
+        }
+    }
+    (Ruleset { tiers: tiers.into(), isolating: isolating.into() }, growths.into())
+}
+
+/// Builds one tier, whose policies come in order; `None` if it has no rules.
+fn build_tier(
+    tier: Tier,
+    policies: &[&CompiledPolicy],
+    direction: Direction,
+    selectors: &Selectors,
+) -> Option<(TierRules, Growth)> {
+    let mut growth = Growth::default();
+    let mut set_ids: FxHashMap<*const PortSet, SetIndex> = FxHashMap::default();
+    let (mut rules, mut everyone, mut blocks, mut all) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    // What has been seen with each port set: of rules with equal ports only the first can ever decide.
+    let (mut seen, mut seen_everyone) = (FxHashSet::default(), FxHashSet::default());
+    for (id, rule) in policies.iter().flat_map(|policy| policy.rules(direction)) {
+        let index = rules.len() as RuleIndex;
+        rules.push((RuleId(id), rule.action));
+        // Equal port sets are shared, so their place in memory tells them apart.
+        let set = *set_ids.entry(Arc::as_ptr(&rule.ports)).or_insert_with(|| {
+            growth.sets.push(Arc::clone(&rule.ports));
+            all.push((index, growth.sets.len() as SetIndex - 1));
+            growth.sets.len() as SetIndex - 1
+        });
+        if rule.everyone && seen_everyone.insert(set) {
+            everyone.push((index, set));
+        }
+        blocks.extend(rule.blocks.iter().map(|block| Block { rule: index, set, block: block.clone() }));
+        for selector in &rule.selectors {
+            if seen.insert((*selector, set)) {
+                growth.by_selector.entry(*selector).or_default().push((index, set));
+            }
+        }
+    }
+    if rules.is_empty() {
+        return None;
+    }
+    let mut ports = PortTable::default();
+    let any_peer = growth.compile(&mut ports, &all);
+    let mut rules = TierRules { tier, rules: rules.into(), peers: Peers::default(), ports, any_peer };
+    growth.take_every_pod(selectors);
+    growth.add_all_classes(&mut rules, selectors);
+    rules.peers.everyone = growth.ports_of(&mut rules.ports, everyone.clone());
+    [rules.peers.ipv4, rules.peers.ipv6] =
+        addresses::compile(&blocks, &everyone, growth.sets.len(), |held| {
+            growth.ports_of(&mut rules.ports, held.to_vec())
+        });
+    rules.ports.shrink();
+    Some((rules, growth))
+}
+
+impl Growth {
+    /// Moves rules that choose every pod there can be out of `by_selector`, so that no class needs an entry for them.
+    fn take_every_pod(&mut self, selectors: &Selectors) {
+        let every: Vec<SelectorId> =
+            self.by_selector.keys().copied().filter(|id| selectors.is_every_pod(*id)).collect();
+        self.every_pod = every.into_iter().filter_map(|id| self.by_selector.remove(&id)).flatten().collect();
+    }
+
+    /// Enters every class that some rule chooses.
+    fn add_all_classes(&mut self, rules: &mut TierRules, selectors: &Selectors) {
+        let mut chosen: FxHashMap<ClassId, Vec<SelectorId>> = FxHashMap::default();
+        let mut ids: Vec<SelectorId> = self.by_selector.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            for class in selectors.classes(id) {
+                chosen.entry(*class).or_default().push(id);
+            }
+        }
+        rules.peers.classes = ClassTable::new(self.ports_of(&mut rules.ports, self.every_pod.clone()));
+        // Many classes are chosen by the same selectors.
+        let mut known: FxHashMap<Vec<SelectorId>, PortsId> = FxHashMap::default();
+        for (class, chosen_by) in chosen {
+            let ports = match known.get(&chosen_by) {
+                Some(ports) => *ports,
+                None => {
+                    let ports = self.ports_of(&mut rules.ports, self.chosen_by(&chosen_by));
+                    known.insert(chosen_by, ports);
+                    ports
+                }
+            };
+            rules.peers.classes.insert(class, ports);
+        }
+    }
+
+    fn add_class(&mut self, rules: &mut TierRules, class: ClassId, chosen_by: &[SelectorId]) {
+        if chosen_by.iter().any(|id| self.by_selector.contains_key(id)) {
+            let ports = self.ports_of(&mut rules.ports, self.chosen_by(chosen_by));
+            rules.peers.classes.insert(class, ports);
+        }
+    }
+
+    /// The rules with ANY of these selectors as a peer.
+    fn chosen_by(&self, selectors: &[SelectorId]) -> Vec<(RuleIndex, SetIndex)> {
+        let by_selector = selectors.iter().filter_map(|id| self.by_selector.get(id)).flatten();
+        by_selector.chain(&self.every_pod).copied().collect()
+    }
+
+    /// The ports of these rules, compiled if they are not yet.
+    fn ports_of(&mut self, ports: &mut PortTable, mut rules: Vec<(RuleIndex, SetIndex)>) -> PortsId {
+        rules.sort_unstable();
+        let mut seen = FxHashSet::default();
+        rules.retain(|(_, set)| seen.insert(*set));
+        if let Some(id) = self.known.get(&rules[..]) {
+            return *id;
+        }
+        let id = self.compile(ports, &rules);
+        self.known.insert(rules.into(), id);
+        id
+    }
+
+    fn compile(&self, ports: &mut PortTable, rules: &[(RuleIndex, SetIndex)]) -> PortsId {
+        let rules: Vec<(RuleIndex, &PortSet)> =
+            rules.iter().map(|(rule, set)| (*rule, &*self.sets[*set as usize])).collect();
+        ports.compile(&rules)
+    }
+}

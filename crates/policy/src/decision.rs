@@ -1,0 +1,185 @@
+//! What came out for a packet. Small and `Copy`, so that the packet's path can hand it on without allocating.
+//!
+//! From: [`Snapshot::judge`](crate::Snapshot::judge). To: the kernel as a verdict, and the audit log as a record.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use crate::packet::Packet;
+use crate::snapshot::Snapshot;
+
+/// Whether a packet passes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// It passes.
+    Allow,
+    /// It is dropped, never rejected (semantics 29).
+    Deny,
+}
+
+/// The side of a pod on which a policy works.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// Connections to the pod.
+    Ingress,
+    /// Connections from the pod.
+    Egress,
+}
+
+/// A rule of a snapshot: an index into its table of rules, valid for that snapshot alone.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RuleId(pub u32);
+
+/// Why an outcome came out. Each has a sentence in [`Reason::sentence`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Reason {
+    /// The address on this side belongs to no pod: it is outside the cluster, or a node's.
+    NotAPod,
+    /// The pod on this side lives on another node, which judges it.
+    OtherNode,
+    /// The packet comes from the pod's own node (semantics 21).
+    OwnNode,
+    /// The pod reaches its own address (semantics 21).
+    OwnAddress,
+    /// IPv6 neighbour discovery (semantics 25).
+    NeighbourDiscovery,
+    /// No policy applies to the pod in this direction, or none that applies decides.
+    NotIsolated,
+    /// This rule matched first and decided.
+    Rule(RuleId),
+    /// Policies isolate the pod in this direction and no rule of theirs matched (semantics 2, 8).
+    DefaultDeny,
+    /// The address is one of this node's pods', and no such pod is known (yet).
+    UnknownPod,
+    /// The packet could not be parsed (semantics 28).
+    Unparsable,
+}
+
+impl Reason {
+    /// The stable name of the reason, as records and `explain` show it.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NotAPod => "not-a-pod",
+            Self::OtherNode => "other-node",
+            Self::OwnNode => "own-node",
+            Self::OwnAddress => "own-address",
+            Self::NeighbourDiscovery => "neighbour-discovery",
+            Self::NotIsolated => "not-isolated",
+            Self::Rule(_) => "rule",
+            Self::DefaultDeny => "default-deny",
+            Self::UnknownPod => "unknown-pod",
+            Self::Unparsable => "unparsable",
+        }
+    }
+
+    /// The reason in words.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::NotAPod => "the address belongs to no pod, so no policy applies to it",
+            Self::OtherNode => "the pod lives on another node, which judges it",
+            Self::OwnNode => "a pod's own node always reaches it",
+            Self::OwnAddress => "a pod always reaches its own address",
+            Self::NeighbourDiscovery => "IPv6 neighbour discovery always passes",
+            Self::NotIsolated => "no policy isolates the pod in this direction",
+            Self::Rule(_) => "this rule is the first that matches",
+            Self::DefaultDeny => "policies isolate the pod in this direction and none of their rules matches",
+            Self::UnknownPod => "the address is in this node's pod CIDR and no pod is known to have it",
+            Self::Unparsable => "the packet could not be parsed",
+        }
+    }
+
+    /// The words for a reason by its stable name.
+    pub(crate) fn sentence_of(code: &str) -> Option<&'static str> {
+        [
+            Self::NotAPod,
+            Self::OtherNode,
+            Self::OwnNode,
+            Self::OwnAddress,
+            Self::NeighbourDiscovery,
+            Self::NotIsolated,
+            Self::Rule(RuleId(0)),
+            Self::DefaultDeny,
+            Self::UnknownPod,
+            Self::Unparsable,
+        ]
+        .into_iter()
+        .find(|reason| reason.code() == code)
+        .map(Self::sentence)
+    }
+}
+
+/// What came out in one direction.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Outcome {
+    /// Whether this direction lets the packet pass.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl Outcome {
+    /// An outcome that lets the packet pass.
+    pub const fn allow(reason: Reason) -> Self {
+        Self { verdict: Verdict::Allow, reason }
+    }
+
+    /// An outcome that drops the packet.
+    pub const fn deny(reason: Reason) -> Self {
+        Self { verdict: Verdict::Deny, reason }
+    }
+}
+
+/// What came out in both directions: the packet passes only if BOTH let it (semantics 8).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Decision {
+    /// From the view of the source.
+    pub egress: Outcome,
+    /// From the view of the destination.
+    pub ingress: Outcome,
+}
+
+impl Decision {
+    /// The decision on a packet that can't be parsed: denied (semantics 28).
+    pub const UNPARSABLE: Self =
+        Self { egress: Outcome::deny(Reason::Unparsable), ingress: Outcome::deny(Reason::Unparsable) };
+
+    /// The same outcome in both directions.
+    pub(crate) const fn both(outcome: Outcome) -> Self {
+        Self { egress: outcome, ingress: outcome }
+    }
+
+    /// Whether the packet passes.
+    pub fn verdict(&self) -> Verdict {
+        match (self.egress.verdict, self.ingress.verdict) {
+            (Verdict::Allow, Verdict::Allow) => Verdict::Allow,
+            _ => Verdict::Deny,
+        }
+    }
+
+    /// The outcome in one direction.
+    pub fn outcome(&self, direction: Direction) -> Outcome {
+        match direction {
+            Direction::Egress => self.egress,
+            Direction::Ingress => self.ingress,
+        }
+    }
+}
+
+/// A decision with all that a record of it needs. The worker makes it, `audit` receives it.
+#[derive(Clone, Debug)]
+pub struct Judgement {
+    /// When the verdict was given.
+    pub at: SystemTime,
+    /// What was judged; `None` if the packet could not be parsed.
+    pub packet: Option<Packet>,
+    /// What came out.
+    pub decision: Decision,
+    /// How long parsing and evaluation took.
+    pub elapsed: Duration,
+    /// The snapshot under which it was judged: names its rules and pods.
+    pub snapshot: Arc<Snapshot>,
+}

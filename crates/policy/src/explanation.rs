@@ -1,0 +1,115 @@
+//! A decision in words, made off the packet's path.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::decision::{Direction, Reason, Verdict};
+use crate::names::PolicyName;
+
+/// One direction of a decision, explained.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Explanation {
+    /// Whether this direction lets the packet pass.
+    pub verdict: Verdict,
+    /// The reason's stable name: [`Reason::code`](crate::Reason::code).
+    pub reason: &'static str,
+    /// Which direction this is.
+    pub direction: Direction,
+    /// The rule that decided.
+    pub rule: Option<RuleName>,
+    /// For a default deny: the policies that isolate the pod in this direction, sorted by name.
+    pub isolated_by: Vec<Arc<PolicyName>>,
+    /// For a default deny: the rule that came nearest.
+    pub nearest_miss: Option<NearestMiss>,
+}
+
+impl fmt::Display for Explanation {
+    /// One sentence, as `allowed by NetworkPolicy web/allow-api, ingress[1]`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = match self.verdict {
+            Verdict::Allow => "allowed",
+            Verdict::Deny => "denied",
+        };
+        if let Some(rule) = &self.rule {
+            write!(f, "{verdict} by {:?} ", rule.policy.kind)?;
+            return rule.write(f, self.direction, ", ");
+        }
+        if self.isolated_by.is_empty() {
+            return write!(f, "{verdict}: {}", Reason::sentence_of(self.reason).unwrap_or(self.reason));
+        }
+        write!(f, "{verdict}: isolated by ")?;
+        for (place, policy) in self.isolated_by.iter().take(SHOWN_POLICIES).enumerate() {
+            write!(f, "{}{policy}", if place == 0 { "" } else { ", " })?;
+        }
+        if let Some(more) = self.isolated_by.len().checked_sub(SHOWN_POLICIES).filter(|more| *more > 0) {
+            write!(f, " and {more} more")?;
+        }
+        match &self.nearest_miss {
+            None => f.write_str("; no rule of theirs matches peer or port"),
+            Some(NearestMiss { rule, miss }) => {
+                f.write_str("; nearest miss: ")?;
+                rule.write(f, self.direction, " ")?;
+                write!(f, " ({})", miss.sentence())
+            }
+        }
+    }
+}
+
+/// Of the policies that isolate a pod a sentence names this many.
+const SHOWN_POLICIES: usize = 3;
+
+impl RuleName {
+    fn write(&self, f: &mut fmt::Formatter<'_>, direction: Direction, before_rule: &str) -> fmt::Result {
+        let list = match direction {
+            Direction::Ingress => "ingress",
+            Direction::Egress => "egress",
+        };
+        write!(f, "{}{before_rule}{list}[{}]", self.policy, self.index)?;
+        match &self.name {
+            Some(name) => write!(f, " {name:?}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Names a rule: its policy and its place in it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RuleName {
+    /// The policy.
+    pub policy: Arc<PolicyName>,
+    /// Index in the policy's `ingress` or `egress` list, from 0.
+    pub index: usize,
+    /// The rule's own name, where its kind has one.
+    pub name: Option<Arc<str>>,
+}
+
+/// A rule that almost matched.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NearestMiss {
+    /// The rule.
+    pub rule: RuleName,
+    /// What kept it from matching.
+    pub miss: Miss,
+}
+
+/// What keeps a rule from matching.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Miss {
+    /// The peer matches, the port does not: the nearest of all.
+    Port,
+    /// The port matches, the peer does not.
+    Peer,
+}
+
+impl Miss {
+    /// The miss in words.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::Port => "peer matches, port does not",
+            Self::Peer => "port matches, peer does not",
+        }
+    }
+}

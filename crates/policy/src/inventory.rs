@@ -1,0 +1,116 @@
+//! The few facts about a cluster that a verdict or a record needs, and the changes that keep them current.
+//!
+//! From: a source (`cluster`), as [`Change`]s. To: the compiler. Invariant: each object appears once under its name.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::labels::Labels;
+use crate::names::{PodName, PolicyName};
+use crate::packet::Protocol;
+use crate::spec::PolicySpec;
+
+/// A namespace.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Namespace {
+    /// `metadata.name`.
+    pub name: Arc<str>,
+    /// Its labels, `kubernetes.io/metadata.name` among them (semantics 11).
+    pub labels: Labels,
+}
+
+/// A pod.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pod {
+    /// Namespace and name.
+    pub name: PodName,
+    /// Its labels.
+    pub labels: Labels,
+    /// Every address of `status.podIPs`, canonical. Empty for a hostNetwork pod (semantics 20) and for one that is
+    /// finished and so has released its addresses (semantics 22).
+    pub addresses: Vec<IpAddr>,
+    /// Named ports of its containers and sidecars (semantics 17 to 19). Sorted, each once.
+    pub ports: Vec<NamedPort>,
+    /// `spec.nodeName`; `None` while it is not scheduled.
+    pub node: Option<Arc<str>>,
+    /// Whether the pod uses its node's network: then it is the node (semantics 20).
+    pub host_network: bool,
+    /// `metadata.creationTimestamp` in seconds since 1970, 0 where unknown: of two pods that claim one address it belongs
+    /// to the newer (semantics 22); of two equally old ones, to the one whose name sorts last.
+    pub created: i64,
+}
+
+/// A named container port: a name can mean one number for each protocol (semantics 18).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct NamedPort {
+    /// `name`.
+    pub name: Arc<str>,
+    /// `protocol`.
+    pub protocol: Protocol,
+    /// `containerPort`.
+    pub number: u16,
+}
+
+/// A node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Node {
+    /// `metadata.name`.
+    pub name: Arc<str>,
+    /// Its own addresses, canonical (`status.addresses` of types InternalIP and ExternalIP).
+    pub addresses: Vec<IpAddr>,
+    /// `spec.podCIDRs`: the addresses of its pods.
+    pub pod_cidrs: Vec<IpNet>,
+}
+
+/// One change in the cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// A namespace is there, with these labels now.
+    Namespace(Namespace),
+    /// A namespace is gone.
+    NamespaceGone(Arc<str>),
+    /// A pod is there, in this state now.
+    Pod(Pod),
+    /// A pod is gone.
+    PodGone(PodName),
+    /// A node is there, in this state now.
+    Node(Node),
+    /// A node is gone.
+    NodeGone(Arc<str>),
+    /// A policy is there, in this form now.
+    Policy(Arc<PolicySpec>),
+    /// A policy is gone.
+    PolicyGone(PolicyName),
+}
+
+/// Everything known about the cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Inventory {
+    /// By name.
+    pub namespaces: BTreeMap<Arc<str>, Namespace>,
+    /// By namespace and name.
+    pub pods: BTreeMap<PodName, Pod>,
+    /// By name.
+    pub nodes: BTreeMap<Arc<str>, Node>,
+    /// By kind, namespace and name.
+    pub policies: BTreeMap<PolicyName, Arc<PolicySpec>>,
+}
+
+impl Inventory {
+    /// Brings the inventory up to date with one change.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Namespace(namespace) => drop(self.namespaces.insert(namespace.name.clone(), namespace)),
+            Change::NamespaceGone(name) => drop(self.namespaces.remove(&name)),
+            Change::Pod(pod) => drop(self.pods.insert(pod.name.clone(), pod)),
+            Change::PodGone(name) => drop(self.pods.remove(&name)),
+            Change::Node(node) => drop(self.nodes.insert(node.name.clone(), node)),
+            Change::NodeGone(name) => drop(self.nodes.remove(&name)),
+            Change::Policy(policy) => drop(self.policies.insert(policy.name.clone(), policy)),
+            Change::PolicyGone(name) => drop(self.policies.remove(&name)),
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! What a verdict is: NetworkPolicies and the inventory of a cluster, compiled into tries, answer for a packet.
+//!
+//! The crate is pure: no IO, no clock, no async. Both lives of the project meet here:
+//!
+//! ```text
+//!  a policy's life                                          a packet's life
+//!
+//!  [ Change ] -> [ Inventory ] -> [ Compiler ]              [ Packet ]
+//!                                      |                        |
+//!                                      v                        v
+//!                                 [ Snapshot ] -> [ Published ] -> judge -> [ Decision ]
+//!                                                                              |
+//!                                                        [ Judgement ] -> [ Explanation ]
+//! ```
+//!
+//! - [`spec`], [`selector`], [`inventory`]: the few facts that a verdict needs, valid once they exist.
+//! - [`compiler`]: turns changes into the next immutable [`Snapshot`], doing only the work that a change calls for.
+//! - [`snapshot`]: judges a packet, without allocation, lock or loop over policies.
+//! - [`explanation`]: says in words, off the packet's path, why a decision came out as it did.
+//! - [`published`]: the one cell through which a new snapshot reaches the workers, and their grace period.
+//! - [`mod@reference`]: the same semantics written naively from the API's text; property tests hold the two equal.
+#![forbid(unsafe_code)]
+
+pub mod compiler;
+pub mod decision;
+pub mod explanation;
+pub mod inventory;
+pub mod labels;
+pub mod names;
+pub mod packet;
+pub mod published;
+pub mod reference;
+pub mod selector;
+pub mod snapshot;
+pub mod spec;
+
+pub use compiler::{Compiler, Scope};
+pub use decision::{Decision, Direction, Judgement, Outcome, Reason, RuleId, Verdict};
+pub use explanation::Explanation;
+pub use inventory::{Change, Inventory, NamedPort, Namespace, Node, Pod};
+pub use labels::Labels;
+pub use names::{Generation, PodName, PolicyKind, PolicyName};
+pub use packet::{Packet, Protocol};
+pub use published::{Published, Reader};
+pub use selector::{Requirement, Selector};
+pub use snapshot::{Directions, Snapshot};
+pub use spec::{
+    Action, IpBlock, NamespaceMatch, Peer, PolicySpec, PortMatch, PortNumbers, RuleSpec, Subject, Tier,
+};

@@ -1,0 +1,120 @@
+//! The facts of a packet that a verdict depends on: after DNAT and before SNAT, defragmented (semantics 12, 27).
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+/// An IP protocol number, as assigned by IANA. Every number is itself alone: SCTP or an unknown protocol is never
+/// taken for TCP (semantics 14).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Protocol(pub u8);
+
+impl Protocol {
+    /// Internet Control Message Protocol (RFC 792).
+    pub const ICMP: Self = Self(1);
+    /// Transmission Control Protocol (RFC 9293).
+    pub const TCP: Self = Self(6);
+    /// User Datagram Protocol (RFC 768).
+    pub const UDP: Self = Self(17);
+    /// ICMP for IPv6 (RFC 4443).
+    pub const ICMPV6: Self = Self(58);
+    /// Stream Control Transmission Protocol (RFC 9260).
+    pub const SCTP: Self = Self(132);
+}
+
+/// The names that Kubernetes and the kernel use.
+const PROTOCOL_NAMES: [(Protocol, &str); 5] = [
+    (Protocol::TCP, "TCP"),
+    (Protocol::UDP, "UDP"),
+    (Protocol::SCTP, "SCTP"),
+    (Protocol::ICMP, "ICMP"),
+    (Protocol::ICMPV6, "ICMPv6"),
+];
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match PROTOCOL_NAMES.iter().find(|(protocol, _)| protocol == self) {
+            Some((_, name)) => f.pad(name),
+            None => self.0.fmt(f),
+        }
+    }
+}
+
+/// A text that names no IP protocol.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UnknownProtocol(pub String);
+
+impl fmt::Display for UnknownProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is no protocol: use TCP, UDP, SCTP, ICMP, ICMPv6 or a number from 0 to 255", self.0)
+    }
+}
+
+impl std::error::Error for UnknownProtocol {}
+
+impl FromStr for Protocol {
+    type Err = UnknownProtocol;
+
+    /// Reads a name (in any case) or a number from 0 to 255.
+    fn from_str(text: &str) -> Result<Self, UnknownProtocol> {
+        PROTOCOL_NAMES
+            .iter()
+            .find(|(_, name)| name.eq_ignore_ascii_case(text))
+            .map(|(protocol, _)| *protocol)
+            .or_else(|| text.parse().ok().map(Self))
+            .ok_or_else(|| UnknownProtocol(text.to_owned()))
+    }
+}
+
+/// The first packet of a connection, as the judging hook sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Packet {
+    /// Canonical: `::ffff:a.b.c.d` is held as the IPv4 address (semantics 26).
+    source: IpAddr,
+    /// Canonical, likewise.
+    destination: IpAddr,
+    /// The transport protocol: the one after all IPv6 extension headers.
+    pub protocol: Protocol,
+    /// Source port; `None` where the protocol has none or the packet carries none. Recorded, never judged.
+    pub source_port: Option<u16>,
+    /// Destination port. `None` matches only rules without ports (semantics 25, 27).
+    pub destination_port: Option<u16>,
+    /// The ICMP or ICMPv6 type; `None` for other protocols.
+    pub icmp_type: Option<u8>,
+}
+
+impl Packet {
+    /// A packet without ports or ICMP type: set the fields that it has.
+    pub fn new(source: IpAddr, destination: IpAddr, protocol: Protocol) -> Self {
+        Self {
+            source: source.to_canonical(),
+            destination: destination.to_canonical(),
+            protocol,
+            source_port: None,
+            destination_port: None,
+            icmp_type: None,
+        }
+    }
+
+    /// The same packet to port `port`.
+    #[must_use]
+    pub fn to_port(mut self, port: u16) -> Self {
+        self.destination_port = Some(port);
+        self
+    }
+
+    /// The source address: canonical, after DNAT, before SNAT.
+    pub fn source(&self) -> IpAddr {
+        self.source
+    }
+
+    /// The destination address: canonical, after DNAT, before SNAT.
+    pub fn destination(&self) -> IpAddr {
+        self.destination
+    }
+
+    /// Whether this is IPv6 neighbour discovery (ICMPv6 types 133 to 137, RFC 4861), which always passes (semantics 25).
+    pub fn is_neighbour_discovery(&self) -> bool {
+        self.protocol == Protocol::ICMPV6 && matches!(self.icmp_type, Some(133..=137))
+    }
+}

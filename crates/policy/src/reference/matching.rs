@@ -1,0 +1,125 @@
+//! Whether a policy selects a pod, and whether a rule's peers and ports match a connection: one function for each noun of
+//! the API.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::decision::Direction;
+use crate::inventory::{Inventory, Pod};
+use crate::labels::Labels;
+use crate::packet::Packet;
+use crate::reference::pod_at;
+use crate::spec::{IpBlock, NamespaceMatch, Peer, PolicySpec, PortMatch, PortNumbers, RuleSpec, Subject};
+
+/// A connection as the rules of one direction see it.
+pub(super) struct Connection<'a> {
+    packet: &'a Packet,
+    /// The address at the other end.
+    peer: IpAddr,
+    /// The pod that has it.
+    peer_pod: Option<&'a Pod>,
+    /// The pod on which named ports are resolved: always the destination's (semantics 17).
+    destination_pod: Option<&'a Pod>,
+}
+
+impl<'a> Connection<'a> {
+    pub(super) fn new(inventory: &'a Inventory, packet: &'a Packet, direction: Direction) -> Self {
+        let peer = match direction {
+            Direction::Ingress => packet.source(),
+            Direction::Egress => packet.destination(),
+        };
+        let pod = |address| pod_at(inventory, address);
+        Self { packet, peer, peer_pod: pod(peer), destination_pod: pod(packet.destination()) }
+    }
+}
+
+/// Whether the policy applies to the pod: BOTH its namespace and its labels must be selected (semantics 4).
+pub(super) fn selects(inventory: &Inventory, policy: &PolicySpec, pod: &Pod) -> bool {
+    let Subject { namespaces, pods } = &policy.subject;
+    namespace_matches(inventory, namespaces, &pod.name.namespace) && pods.matches(&pod.labels)
+}
+
+fn namespace_matches(inventory: &Inventory, chosen: &NamespaceMatch, namespace: &str) -> bool {
+    match chosen {
+        NamespaceMatch::Named(name) => **name == *namespace,
+        NamespaceMatch::Labels(selector) => match inventory.namespaces.get(namespace) {
+            Some(namespace) => selector.matches(&namespace.labels),
+            // Not known (yet): it has the label that every namespace has (semantics 11).
+            None => selector.matches(&Labels::from_iter([("kubernetes.io/metadata.name", namespace)])),
+        },
+    }
+}
+
+/// Whether ANY of the rule's peers matches; a rule without peers matches everyone (semantics 3, 6).
+pub(super) fn peers_match(inventory: &Inventory, connection: &Connection<'_>, rule: &RuleSpec) -> bool {
+    match &rule.peers {
+        None => true,
+        Some(peers) => peers.iter().any(|peer| peer_matches(inventory, connection, peer)),
+    }
+}
+
+fn peer_matches(inventory: &Inventory, connection: &Connection<'_>, peer: &Peer) -> bool {
+    match peer {
+        // BOTH selectors must match (semantics 5, 6), and only a pod can: never an address outside the cluster, not even
+        // for `{}` (semantics 7).
+        Peer::Pods { namespaces, pods } => connection.peer_pod.is_some_and(|pod| {
+            namespace_matches(inventory, namespaces, &pod.name.namespace) && pods.matches(&pod.labels)
+        }),
+        // Pods' addresses too (semantics 12).
+        Peer::Block(block) => block_matches(block, connection.peer),
+        // What could not be understood matches nothing (semantics 28).
+        Peer::Nothing => false,
+    }
+}
+
+/// Whether the block holds the address and NONE of its exceptions does (semantics 13).
+fn block_matches(block: &IpBlock, address: IpAddr) -> bool {
+    holds(&block.cidr, address) && !block.except.iter().any(|except| holds(except, address))
+}
+
+/// A block within `::ffff:0:0/96` holds IPv4 addresses (semantics 26); no other block mixes the families.
+fn holds(net: &IpNet, address: IpAddr) -> bool {
+    let mapped = match address {
+        IpAddr::V4(address) => IpAddr::V6(address.to_ipv6_mapped()),
+        IpAddr::V6(address) => IpAddr::V6(address),
+    };
+    let is_mapped_block =
+        matches!(net, IpNet::V6(net) if net.prefix_len() >= 96 && net.addr().to_ipv4_mapped().is_some());
+    net.contains(&address) || (is_mapped_block && net.contains(&mapped))
+}
+
+/// Whether ANY of the rule's ports matches; a rule without ports matches every packet (semantics 3).
+pub(super) fn ports_match(connection: &Connection<'_>, rule: &RuleSpec) -> bool {
+    match &rule.ports {
+        None => true,
+        Some(ports) => ports.iter().any(|port| port_matches(connection, port)),
+    }
+}
+
+fn port_matches(connection: &Connection<'_>, port: &PortMatch) -> bool {
+    let packet = connection.packet;
+    // BOTH the protocol and the number must match. An unknown protocol is itself alone (semantics 14).
+    if port.protocol.is_some_and(|protocol| protocol != packet.protocol) {
+        return false;
+    }
+    match &port.numbers {
+        // Every port of the protocol (semantics 15).
+        PortNumbers::Any => true,
+        // Both ends count (semantics 16). A packet that carries no port matches only rules without ports (semantics 27).
+        PortNumbers::Range(first, last) => {
+            packet.destination_port.is_some_and(|number| (*first..=*last).contains(&number))
+        }
+        // ANY port of the destination pod that has the name, for the packet's protocol (semantics 18). On a destination
+        // that is no pod, or has no such name, it matches nothing.
+        PortNumbers::Named(name) => connection.destination_pod.is_some_and(|pod| {
+            pod.ports.iter().any(|named| {
+                named.name == *name
+                    && named.protocol == packet.protocol
+                    && Some(named.number) == packet.destination_port
+            })
+        }),
+        // What could not be understood matches nothing (semantics 28).
+        PortNumbers::Nothing => false,
+    }
+}

@@ -1,0 +1,289 @@
+//! An immutable, compiled view of the cluster under which packets are judged.
+//!
+//! From: the compiler, through [`Published`](crate::Published). To: workers, which judge, and the audit, which explains.
+//! Invariant: nothing in it ever changes; the next snapshot shares with this one whatever stayed the same.
+
+pub(crate) mod addresses;
+pub(crate) mod class_table;
+pub(crate) mod hosts;
+pub(crate) mod ports;
+pub(crate) mod ruleset;
+pub(crate) mod trie;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::decision::{Decision, Direction, Outcome, Reason, RuleId, Verdict};
+use crate::explanation::{Explanation, NearestMiss, RuleName};
+use crate::names::{Generation, PodName, PolicyName};
+use crate::packet::Packet;
+use crate::snapshot::hosts::{Host, HostPod, Hosts, NodeId, key_of};
+use crate::snapshot::ports::Target;
+use crate::snapshot::ruleset::{PeerFacts, Ruleset, Rulesets};
+use crate::spec::PolicySpec;
+
+/// Which directions a hook is there to judge.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Directions {
+    /// The source's egress and the destination's ingress: forwarded packets.
+    Both,
+    /// The source's egress alone: packets from a pod to its own node. The ingress outcome is `NotAPod`.
+    Egress,
+}
+
+/// How much a snapshot holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Size {
+    /// Addresses of pods, on every node.
+    pub pod_addresses: usize,
+    /// Addresses of pods that this snapshot judges.
+    pub judged_addresses: usize,
+    /// Policies of every tier.
+    pub policies: usize,
+    /// Rules of these policies, both directions.
+    pub rules: usize,
+    /// Classes of pods that no policy can tell apart as peers.
+    pub classes: usize,
+    /// Pairs of rulesets (ingress and egress), each shared by the pods to which the same policies apply.
+    pub rulesets: usize,
+}
+
+/// See the module.
+pub struct Snapshot {
+    pub(crate) generation: Generation,
+    /// What becomes of packets from or to a pod that is not known (yet).
+    pub(crate) when_unsure: Verdict,
+    /// This node; `None` in scope `Cluster`, or while the Node is unknown.
+    pub(crate) here: Option<NodeId>,
+    /// This node's.
+    pub(crate) pod_cidrs: Arc<[IpNet]>,
+    pub(crate) hosts: Hosts,
+    /// Addresses of judged pods: a subset of `hosts`.
+    pub(crate) judged: imbl::OrdSet<IpAddr>,
+    /// By class: what applies to its pods. There for every class that has judged pods.
+    pub(crate) rulesets: Arc<[Option<Arc<Rulesets>>]>,
+    pub(crate) policies: Arc<PolicyTable>,
+    pub(crate) size: Size,
+}
+
+/// Policies by the number of their first rule.
+pub(crate) type PolicyTable = BTreeMap<u32, NumberedPolicy>;
+
+/// A policy whose ingress rules have the ids from its number on, and then its egress rules.
+#[derive(Clone, Debug)]
+pub(crate) struct NumberedPolicy {
+    pub name: Arc<PolicyName>,
+    pub spec: Arc<PolicySpec>,
+}
+
+impl Snapshot {
+    /// The number of this snapshot.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Judges a packet: no allocation, no lock, no loop over policies.
+    pub fn judge(&self, packet: &Packet, directions: Directions) -> Decision {
+        let decision = self.judge_both(packet, directions);
+        match directions {
+            Directions::Both => decision,
+            // The packet goes to the node itself.
+            Directions::Egress => Decision { ingress: Outcome::allow(Reason::NotAPod), ..decision },
+        }
+    }
+
+    fn judge_both(&self, packet: &Packet, directions: Directions) -> Decision {
+        if packet.is_neighbour_discovery() {
+            return Decision::both(Outcome::allow(Reason::NeighbourDiscovery));
+        }
+        let ends = self.ends(packet);
+        // A pod's own node always reaches it (semantics 21), also a pod that is not known yet.
+        if ends.source.is_some_and(|source| source.is_of(self.node_of(&ends, packet))) {
+            return Decision {
+                egress: Outcome::allow(Reason::NotAPod),
+                ingress: Outcome::allow(Reason::OwnNode),
+            };
+        }
+        // A pod always reaches its own address (semantics 21).
+        if packet.source() == packet.destination() {
+            return Decision::both(Outcome::allow(Reason::OwnAddress));
+        }
+        let egress = self.judge_side(packet.source(), ends.source, |rulesets| {
+            rulesets.egress.judge(ends.peer(packet, Direction::Egress), ends.target(packet))
+        });
+        let ingress = match directions {
+            Directions::Egress => Outcome::allow(Reason::NotAPod),
+            Directions::Both => self.judge_side(packet.destination(), ends.destination, |rulesets| {
+                rulesets.ingress.judge(ends.peer(packet, Direction::Ingress), ends.target(packet))
+            }),
+        };
+        Decision { egress, ingress }
+    }
+
+    /// Judges the side of the pod at `address`.
+    #[inline]
+    fn judge_side(
+        &self,
+        address: IpAddr,
+        host: Option<&Host>,
+        rules: impl FnOnce(&Rulesets) -> Outcome,
+    ) -> Outcome {
+        let unknown = Outcome { verdict: self.when_unsure, reason: Reason::UnknownPod };
+        match host.and_then(|host| host.pod.as_ref()) {
+            Some(pod) if !pod.is_judged() => Outcome::allow(Reason::OtherNode),
+            Some(pod) => self.rulesets_of(pod).map_or(unknown, rules),
+            None if self.is_unknown_pod(address, host) => unknown,
+            None => Outcome::allow(Reason::NotAPod),
+        }
+    }
+
+    /// Whether an address that no pod has is one of this node's pods' all the same: in its pod CIDRs, and not its own.
+    fn is_unknown_pod(&self, address: IpAddr, host: Option<&Host>) -> bool {
+        // ANY of the CIDRs.
+        self.pod_cidrs.iter().any(|cidr| cidr.contains(&address))
+            && !host.is_some_and(|host| host.is_of(self.here))
+    }
+
+    /// The node of the pod at the packet's destination.
+    fn node_of(&self, ends: &Ends<'_>, packet: &Packet) -> Option<NodeId> {
+        match ends.destination.and_then(|host| host.pod.as_ref()) {
+            Some(pod) => pod.node(),
+            None if self.is_unknown_pod(packet.destination(), ends.destination) => self.here,
+            None => None,
+        }
+    }
+
+    fn rulesets_of(&self, pod: &HostPod) -> Option<&Rulesets> {
+        self.rulesets.get(pod.class() as usize)?.as_deref()
+    }
+
+    #[inline]
+    fn ends(&self, packet: &Packet) -> Ends<'_> {
+        Ends {
+            source: self.hosts.get(key_of(packet.source())),
+            destination: self.hosts.get(key_of(packet.destination())),
+        }
+    }
+
+    /// Says in words why `decision` came out for `packet` in `direction`. `decision` must be this snapshot's own.
+    pub fn explain(&self, packet: &Packet, decision: &Decision, direction: Direction) -> Explanation {
+        let Outcome { verdict, reason } = decision.outcome(direction);
+        let mut explanation = Explanation {
+            verdict,
+            reason: reason.code(),
+            direction,
+            rule: None,
+            isolated_by: Vec::new(),
+            nearest_miss: None,
+        };
+        match reason {
+            Reason::Rule(rule) => explanation.rule = self.rule_name(rule),
+            Reason::DefaultDeny => {
+                let ends = self.ends(packet);
+                if let Some(ruleset) = self.ruleset(&ends, direction) {
+                    explanation.isolated_by = ruleset.isolating.to_vec();
+                    explanation.nearest_miss = ruleset
+                        .nearest_miss(ends.peer(packet, direction), ends.target(packet))
+                        .and_then(|(rule, miss)| Some(NearestMiss { rule: self.rule_name(rule)?, miss }));
+                }
+            }
+            _ => {}
+        }
+        explanation
+    }
+
+    fn ruleset(&self, ends: &Ends<'_>, direction: Direction) -> Option<&Ruleset> {
+        let host = match direction {
+            Direction::Ingress => ends.destination,
+            Direction::Egress => ends.source,
+        };
+        let rulesets = self.rulesets_of(host?.pod.as_ref()?)?;
+        Some(match direction {
+            Direction::Ingress => &rulesets.ingress,
+            Direction::Egress => &rulesets.egress,
+        })
+    }
+
+    /// Names a rule of this snapshot; `None` if it has no such rule.
+    pub fn rule_name(&self, rule: RuleId) -> Option<RuleName> {
+        let (first, policy) = self.policies.range(..=rule.0).next_back()?;
+        let index = (rule.0 - first) as usize;
+        let (ingress, egress) = (&policy.spec.ingress, &policy.spec.egress);
+        let (index, spec) = match index.checked_sub(ingress.len()) {
+            None => (index, ingress.get(index)?),
+            Some(index) => (index, egress.get(index)?),
+        };
+        Some(RuleName { policy: Arc::clone(&policy.name), index, name: spec.name.clone() })
+    }
+
+    /// The pod that has this address (not finished, not hostNetwork; of several the newest).
+    pub fn pod_at(&self, address: IpAddr) -> Option<&PodName> {
+        self.hosts.get(key_of(address))?.pod.as_ref().map(|pod| &*pod.name)
+    }
+
+    /// Addresses of the pods that this snapshot judges.
+    pub fn judged_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.judged.iter().copied()
+    }
+
+    /// Addresses of judged pods to which no policy applies in `direction`: their packets need no verdict there.
+    pub fn open_addresses(&self, direction: Direction) -> impl Iterator<Item = IpAddr> + '_ {
+        self.judged.iter().copied().filter(move |address| {
+            let pod = self.hosts.get(key_of(*address)).and_then(|host| host.pod.as_ref());
+            pod.and_then(|pod| self.rulesets_of(pod)).is_some_and(|rulesets| match direction {
+                Direction::Ingress => rulesets.ingress.is_open(),
+                Direction::Egress => rulesets.egress.is_open(),
+            })
+        })
+    }
+
+    /// The pod CIDRs of the scope's node; empty while the Node is unknown, and in scope `Cluster`.
+    pub fn pod_cidrs(&self) -> &[IpNet] {
+        &self.pod_cidrs
+    }
+
+    /// How much the snapshot holds.
+    pub fn size(&self) -> Size {
+        self.size
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The whole would be megabytes: what a person asks first is which snapshot this is.
+        f.debug_struct("Snapshot")
+            .field("generation", &self.generation)
+            .field("pod_cidrs", &self.pod_cidrs)
+            .field("size", &self.size)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Who is at either end of a packet.
+struct Ends<'a> {
+    source: Option<&'a Host>,
+    destination: Option<&'a Host>,
+}
+
+impl Ends<'_> {
+    /// The other end, as seen in `direction`.
+    #[inline]
+    fn peer(&self, packet: &Packet, direction: Direction) -> PeerFacts {
+        let (address, host) = match direction {
+            Direction::Ingress => (packet.source(), self.source),
+            Direction::Egress => (packet.destination(), self.destination),
+        };
+        PeerFacts { address, class: host.and_then(|host| host.pod.as_ref()).map(|pod| pod.class()) }
+    }
+
+    /// Where the packet goes: named ports are the destination pod's in both directions (semantics 17).
+    #[inline]
+    fn target(&self, packet: &Packet) -> Target<'_> {
+        let names = self.destination.and_then(|host| host.pod.as_ref()).and_then(|pod| pod.ports.as_deref());
+        Target { protocol: packet.protocol, port: packet.destination_port, names }
+    }
+}

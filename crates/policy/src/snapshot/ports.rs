@@ -1,0 +1,298 @@
+//! From a packet's protocol and port to the first rule, among rules whose peer is known to match.
+//!
+//! Rules are compiled into disjoint intervals of ports, each with the first rule that holds there: a verdict is one
+//! binary search, however many rules there are.
+
+use std::sync::Arc;
+
+use crate::packet::Protocol;
+
+/// A rule's place in the order of its tier, or [`NO_RULE`].
+pub(crate) type RuleIndex = u32;
+
+/// Stands for "no rule": greater than every index, so that `min` chooses the first of two.
+pub(crate) const NO_RULE: RuleIndex = u32::MAX;
+
+/// A named port that some policy mentions, as a pod has it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct ResolvedPort {
+    /// Its protocol: one name can mean another number for another protocol (semantics 18).
+    pub protocol: Protocol,
+    /// Its number.
+    pub number: u16,
+    /// The name, as the compiler numbers names.
+    pub name: u32,
+}
+
+/// The named ports of a pod; `None` where it has none that a policy mentions.
+pub(crate) type ResolvedPorts = Option<Arc<Vec<ResolvedPort>>>;
+
+/// A packet's destination as rules with `ports` see it.
+#[derive(Clone, Copy)]
+pub(crate) struct Target<'a> {
+    pub protocol: Protocol,
+    pub port: Option<u16>,
+    /// The named ports of the destination's pod (semantics 17), if it is one and has any that policies mention.
+    pub names: Option<&'a Vec<ResolvedPort>>,
+}
+
+/// What one rule says of ports.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct PortSet {
+    pub ranges: Box<[PortRange]>,
+    pub names: Box<[PortAlias]>,
+}
+
+/// Numbered ports of one protocol, or of every protocol.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct PortRange {
+    /// `None` is every protocol.
+    pub protocol: Option<Protocol>,
+    pub first: u16,
+    pub last: u16,
+    /// Whether packets that carry no port match too (semantics 15, 25, 27).
+    pub portless: bool,
+}
+
+/// A port by its name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct PortAlias {
+    pub name: u32,
+    /// `None` is every protocol for which the pod has the name.
+    pub protocol: Option<Protocol>,
+}
+
+impl PortSet {
+    /// No `ports` at all: every protocol, with or without ports.
+    pub(crate) fn everything() -> Self {
+        let all = PortRange { protocol: None, first: 0, last: u16::MAX, portless: true };
+        Self { ranges: Box::from([all]), names: Box::from([]) }
+    }
+}
+
+/// Where in a [`PortTable`] the ports of some rules begin.
+pub(crate) type PortsId = u32;
+
+/// See the module. One array of words holds the ports of many peers, so that a verdict touches few lines of memory.
+///
+/// At each [`PortsId`] stand: the first rule of all; the number of protocols that rules name; the number of aliases; for each
+/// protocol, and last for all others, [`PROTOCOL_WORDS`]: its number, the rule for packets without a port, where its
+/// intervals begin in the table, and how many there are; then the aliases, [`ALIAS_WORDS`] each: name, protocol or
+/// [`ANY_PROTOCOL`], rule; then the intervals, [`INTERVAL_WORDS`] each: start and first rule. The first starts at 0.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PortTable {
+    words: Vec<u32>,
+}
+
+const HEADER_WORDS: usize = 3;
+const PROTOCOL_WORDS: usize = 4;
+const ALIAS_WORDS: usize = 3;
+const INTERVAL_WORDS: usize = 2;
+
+/// No IP protocol has this number.
+const ANY_PROTOCOL: u32 = 256;
+
+impl PortTable {
+    /// Of the rules kept at `ports`, the first that matches.
+    #[inline]
+    pub(crate) fn first_match(&self, ports: PortsId, target: Target<'_>) -> RuleIndex {
+        let words = &self.words[ports as usize..];
+        let (protocols, aliases) = (words[1] as usize, words[2] as usize);
+        let mut entry = HEADER_WORDS;
+        while entry < HEADER_WORDS + protocols * PROTOCOL_WORDS
+            && words[entry] != u32::from(target.protocol.0)
+        {
+            entry += PROTOCOL_WORDS;
+        }
+        let Some(port) = target.port else { return words[entry + 1] };
+        let (from, count) = (words[entry + 2] as usize, words[entry + 3] as usize);
+        let first = interval_at(&self.words[from..from + count * INTERVAL_WORDS], u32::from(port));
+        let (1.., Some(names)) = (aliases, target.names) else { return first };
+        let from = HEADER_WORDS + (protocols + 1) * PROTOCOL_WORDS;
+        first.min(first_alias(&words[from..from + aliases * ALIAS_WORDS], names, target.protocol, port))
+    }
+
+    /// The first of the rules kept at `ports`, whatever its ports.
+    pub(crate) fn first(&self, ports: PortsId) -> RuleIndex {
+        self.words[ports as usize]
+    }
+
+    /// Compiles rules, which must come in ascending order.
+    pub(crate) fn compile(&mut self, rules: &[(RuleIndex, &PortSet)]) -> PortsId {
+        let ranges =
+            || rules.iter().flat_map(|(rule, set)| set.ranges.iter().map(move |range| (*rule, *range)));
+        let mut named: Vec<Protocol> = ranges().filter_map(|(_, range)| range.protocol).collect();
+        named.sort_unstable();
+        named.dedup();
+        let mut intervals: Vec<(u32, Intervals)> = named
+            .into_iter()
+            .map(|protocol| {
+                let holds = |range: &PortRange| range.protocol.is_none_or(|p| p == protocol);
+                (u32::from(protocol.0), Intervals::compile(ranges().filter(|(_, range)| holds(range))))
+            })
+            .collect();
+        let others = Intervals::compile(ranges().filter(|(_, range)| range.protocol.is_none()));
+        intervals.push((ANY_PROTOCOL, others));
+        let mut aliases: Vec<(PortAlias, RuleIndex)> =
+            rules.iter().flat_map(|(rule, set)| set.names.iter().map(move |alias| (*alias, *rule))).collect();
+        aliases.sort_unstable();
+        aliases.dedup_by_key(|(alias, _)| *alias);
+
+        let id = self.words.len();
+        let first = rules.first().map_or(NO_RULE, |(rule, _)| *rule);
+        self.words.extend([first, intervals.len() as u32 - 1, aliases.len() as u32]);
+        let mut from = id + HEADER_WORDS + intervals.len() * PROTOCOL_WORDS + aliases.len() * ALIAS_WORDS;
+        for (protocol, of_protocol) in &intervals {
+            let count = of_protocol.starts.len();
+            self.words.extend([*protocol, of_protocol.portless, from as u32, count as u32]);
+            from += count * INTERVAL_WORDS;
+        }
+        for (alias, rule) in aliases {
+            let protocol = alias.protocol.map_or(ANY_PROTOCOL, |protocol| u32::from(protocol.0));
+            self.words.extend([alias.name, protocol, rule]);
+        }
+        for (_, Intervals { starts, .. }) in intervals {
+            self.words.extend(starts.into_iter().flat_map(|(start, rule)| [start, rule]));
+        }
+        id as PortsId
+    }
+
+    /// Gives spare memory back.
+    pub(crate) fn shrink(&mut self) {
+        self.words.shrink_to_fit();
+    }
+}
+
+/// The rule of the interval in which `port` lies. The first begins at 0, so at least one begins at or before the port.
+#[inline]
+fn interval_at(intervals: &[u32], port: u32) -> RuleIndex {
+    let (intervals, _) = intervals.as_chunks::<INTERVAL_WORDS>();
+    // The standard library's search has no branches that a processor could guess wrong.
+    let after = intervals.partition_point(|[start, _]| *start <= port);
+    intervals[after - 1][1]
+}
+
+/// The first rule with ANY name that the destination's pod gives to this port; a name that it has not matches nothing.
+fn first_alias(aliases: &[u32], names: &[ResolvedPort], protocol: Protocol, port: u16) -> RuleIndex {
+    let mut first = NO_RULE;
+    for resolved in names {
+        if resolved.number == port && resolved.protocol == protocol {
+            let (aliases, _) = aliases.as_chunks::<ALIAS_WORDS>();
+            let from = aliases.partition_point(|[name, ..]| *name < resolved.name);
+            for [_, protocol, rule] in aliases[from..].iter().take_while(|[name, ..]| *name == resolved.name)
+            {
+                if *protocol == ANY_PROTOCOL || *protocol == u32::from(resolved.protocol.0) {
+                    first = first.min(*rule);
+                }
+            }
+        }
+    }
+    first
+}
+
+/// The ports of one protocol.
+struct Intervals {
+    /// For packets without a port.
+    portless: RuleIndex,
+    /// Where each interval begins, ascending from 0, and the first rule in it.
+    starts: Vec<(u32, RuleIndex)>,
+}
+
+impl Intervals {
+    /// Paints the ranges, which come in ascending order of rules: the first to paint a port keeps it.
+    fn compile(ranges: impl Iterator<Item = (RuleIndex, PortRange)>) -> Self {
+        let mut portless = NO_RULE;
+        let mut segments: Vec<(RuleIndex, u32, u32)> = Vec::new();
+        for (rule, range) in ranges {
+            if range.portless && portless == NO_RULE {
+                portless = rule;
+            }
+            segments.push((rule, u32::from(range.first), u32::from(range.last) + 1));
+            if range.first == 0 && range.last == u16::MAX && range.portless {
+                break; // Nothing after this rule can be first anywhere.
+            }
+        }
+        let mut bounds: Vec<u32> =
+            segments.iter().flat_map(|(_, from, to)| [*from, *to]).chain([0]).collect();
+        bounds.sort_unstable();
+        bounds.dedup();
+        let place = |bound: u32| bounds.partition_point(|b| *b < bound);
+        let mut painted = vec![NO_RULE; bounds.len()];
+        // The next interval at or after each that nobody has painted yet, with shortcuts as they are learnt.
+        let mut unpainted: Vec<usize> = (0..=bounds.len()).collect();
+        for (rule, from, to) in segments {
+            let end = place(to);
+            let mut at = follow(&mut unpainted, place(from));
+            while at < end {
+                painted[at] = rule;
+                unpainted[at] = at + 1;
+                at = follow(&mut unpainted, at + 1);
+            }
+        }
+        let mut starts: Vec<(u32, RuleIndex)> = bounds.into_iter().zip(painted).collect();
+        // Past the last port there is nothing to look up, and neighbours with one rule are one interval.
+        starts.retain(|(start, _)| *start <= u32::from(u16::MAX));
+        starts.dedup_by_key(|(_, rule)| *rule);
+        Self { portless, starts }
+    }
+}
+
+/// The end of a chain of shortcuts, halving the way for whoever comes next.
+fn follow(next: &mut [usize], mut at: usize) -> usize {
+    while next[at] != at {
+        next[at] = next[next[at]];
+        at = next[at];
+    }
+    at
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(protocol: Option<Protocol>, first: u16, last: u16) -> PortSet {
+        let range = PortRange { protocol, first, last, portless: false };
+        PortSet { ranges: Box::from([range]), names: Box::from([]) }
+    }
+
+    fn to(protocol: Protocol, port: u16) -> Target<'static> {
+        Target { protocol, port: Some(port), names: None }
+    }
+
+    #[test]
+    fn the_first_rule_keeps_a_port() {
+        let tcp = Some(Protocol::TCP);
+        let sets = [range(tcp, 80, 90), range(tcp, 85, 100), range(tcp, 0, 65535), range(None, 99, 99)];
+        let rules: Vec<_> = (10..).zip(&sets).collect();
+        let mut table = PortTable::default();
+        table.compile(&rules[1..2]);
+        let ports = table.compile(&rules);
+        for (port, rule) in
+            [(0, 12), (79, 12), (80, 10), (90, 10), (91, 11), (100, 11), (101, 12), (65535, 12)]
+        {
+            assert_eq!(table.first_match(ports, to(Protocol::TCP, port)), rule, "TCP port {port}");
+        }
+        assert_eq!(table.first_match(ports, to(Protocol::UDP, 99)), 13);
+        assert_eq!(table.first_match(ports, to(Protocol::UDP, 98)), NO_RULE);
+        assert_eq!(
+            table.first_match(ports, Target { protocol: Protocol::TCP, port: None, names: None }),
+            NO_RULE
+        );
+        assert_eq!(table.first(ports), 10);
+    }
+
+    #[test]
+    fn a_name_matches_only_where_the_pod_has_it() {
+        let alias = PortAlias { name: 7, protocol: Some(Protocol::TCP) };
+        let set = PortSet { ranges: Box::from([]), names: Box::from([alias]) };
+        let mut table = PortTable::default();
+        table.compile(&[]);
+        let ports = table.compile(&[(3, &set)]);
+        let names = vec![ResolvedPort { protocol: Protocol::TCP, number: 8080, name: 7 }];
+        let target = Target { names: Some(&names), ..to(Protocol::TCP, 8080) };
+        assert_eq!(table.first_match(ports, target), 3);
+        assert_eq!(table.first_match(ports, Target { protocol: Protocol::UDP, ..target }), NO_RULE);
+        assert_eq!(table.first_match(ports, Target { port: Some(8081), ..target }), NO_RULE);
+        assert_eq!(table.first_match(ports, to(Protocol::TCP, 8080)), NO_RULE);
+    }
+}

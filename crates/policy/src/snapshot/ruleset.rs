@@ -1,0 +1,134 @@
+//! What applies to one pod in one direction; pods that are selected by the same policies share one.
+//!
+//! A rule matches when its peer AND its port match. Who the peer is leads to the rules whose peer matches: by its class if
+//! it is a pod, by the longest prefix of its address in any case. Each of the two leads on by port to the first rule,
+//! and the smaller of the two decides.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::decision::{Outcome, Reason, RuleId};
+use crate::explanation::Miss;
+use crate::names::PolicyName;
+use crate::snapshot::class_table::ClassTable;
+use crate::snapshot::ports::{NO_RULE, PortTable, PortsId, RuleIndex, Target};
+use crate::snapshot::trie::Trie;
+use crate::spec::{Action, Tier};
+
+/// A class of pods that no policy can tell apart as peers.
+pub(crate) type ClassId = u32;
+
+/// The rulesets of a pod, one for each direction.
+#[derive(Clone, Debug)]
+pub(crate) struct Rulesets {
+    pub ingress: Ruleset,
+    pub egress: Ruleset,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ruleset {
+    /// In order of evaluation; tiers without rules are left out, and so is `Baseline` where a NetworkPolicy isolates
+    /// (semantics 9).
+    pub tiers: Box<[TierRules]>,
+    /// The NetworkPolicies that isolate the pod in this direction, sorted by name.
+    pub isolating: Box<[Arc<PolicyName>]>,
+}
+
+/// The rules of one tier, in order.
+#[derive(Clone, Debug)]
+pub(crate) struct TierRules {
+    pub tier: Tier,
+    /// What each rule does, and its name in the snapshot.
+    pub rules: Box<[(RuleId, Action)]>,
+    pub peers: Peers,
+    /// Ports by who matched.
+    pub ports: PortTable,
+    /// Ports of all rules, whoever the peer: finds the nearest miss.
+    pub any_peer: PortsId,
+}
+
+/// From a peer to the rules whose peer matches.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Peers {
+    /// By class.
+    pub classes: ClassTable,
+    /// Rules with a block that holds the address, and rules without peers; `None` if no rule has a block of the family.
+    pub ipv4: Option<Trie>,
+    /// Likewise.
+    pub ipv6: Option<Trie>,
+    /// Rules without peers: for families without blocks.
+    pub everyone: PortsId,
+}
+
+/// The other end of a connection.
+#[derive(Clone, Copy)]
+pub(crate) struct PeerFacts {
+    pub address: IpAddr,
+    /// `None` if the address is not a pod's: no selector matches it (semantics 7).
+    pub class: Option<ClassId>,
+}
+
+impl Ruleset {
+    /// Whether no policy applies: the pod is open in this direction.
+    pub(crate) fn is_open(&self) -> bool {
+        self.tiers.is_empty() && self.isolating.is_empty()
+    }
+
+    /// Judges a connection with `peer`.
+    #[inline]
+    pub(crate) fn judge(&self, peer: PeerFacts, target: Target<'_>) -> Outcome {
+        // The first tier whose first matching rule is not a Pass decides.
+        for tier in &self.tiers {
+            if let Some((rule, action)) = tier.rules.get(tier.first_match(peer, target) as usize) {
+                match action {
+                    Action::Accept => return Outcome::allow(Reason::Rule(*rule)),
+                    Action::Deny => return Outcome::deny(Reason::Rule(*rule)),
+                    Action::Pass => {}
+                }
+            }
+        }
+        // Isolation is what remains when no rule decided (semantics 2, 8); without it the default is to allow.
+        if self.isolating.is_empty() {
+            Outcome::allow(Reason::NotIsolated)
+        } else {
+            Outcome::deny(Reason::DefaultDeny)
+        }
+    }
+
+    /// The NetworkPolicy rule that came nearest to matching, when none did.
+    pub(crate) fn nearest_miss(&self, peer: PeerFacts, target: Target<'_>) -> Option<(RuleId, Miss)> {
+        let tier = self.tiers.iter().find(|tier| tier.tier == Tier::NetworkPolicy)?;
+        // No rule matched both, so the first whose peer matches misses by its port, and the other way round.
+        let by_peer = tier.first_by_peer(peer, |ports| tier.ports.first(ports));
+        if let Some((rule, _)) = tier.rules.get(by_peer as usize) {
+            return Some((*rule, Miss::Port));
+        }
+        let (rule, _) = tier.rules.get(tier.ports.first_match(tier.any_peer, target) as usize)?;
+        Some((*rule, Miss::Peer))
+    }
+}
+
+impl TierRules {
+    /// The first rule whose peer AND port match.
+    #[inline]
+    fn first_match(&self, peer: PeerFacts, target: Target<'_>) -> RuleIndex {
+        self.first_by_peer(peer, |ports| self.ports.first_match(ports, target))
+    }
+
+    /// Of the rules whose peer matches, by selector or by address, the first that `first` finds.
+    #[inline]
+    fn first_by_peer(&self, peer: PeerFacts, first: impl Fn(PortsId) -> RuleIndex) -> RuleIndex {
+        let by_address = first(self.peers.by_address(peer.address));
+        let by_class = peer.class.map_or(NO_RULE, |class| first(self.peers.classes.get(class)));
+        by_address.min(by_class)
+    }
+}
+
+impl Peers {
+    #[inline]
+    fn by_address(&self, address: IpAddr) -> PortsId {
+        let trie = if address.is_ipv4() { &self.ipv4 } else { &self.ipv6 };
+        trie.as_ref().map_or(self.everyone, |trie| trie.longest_prefix(address))
+    }
+}

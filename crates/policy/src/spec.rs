@@ -1,0 +1,135 @@
+//! A policy as the engine understands it: one form for NetworkPolicy and for the tiers around it.
+//!
+//! From: a Kubernetes object, converted once at the edge (`cluster`). To: the compiler and the reference.
+//! Invariant: what could not be understood is already here as the variant that matches nothing.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::names::PolicyName;
+use crate::packet::Protocol;
+use crate::selector::Selector;
+
+/// One policy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PolicySpec {
+    /// Kind, namespace and name.
+    pub name: PolicyName,
+    /// Where in the order of evaluation the policy stands.
+    pub tier: Tier,
+    /// 0 to 1000, lower first, within `Admin` and `Baseline`; 0 for NetworkPolicy. Equal priorities go by name, so that
+    /// every node agrees.
+    pub priority: u16,
+    /// The pods to which the policy applies.
+    pub subject: Subject,
+    /// Whether the policy isolates its pods for ingress (NetworkPolicy alone isolates; semantics 1, 8).
+    pub isolates_ingress: bool,
+    /// Whether the policy isolates its pods for egress.
+    pub isolates_egress: bool,
+    /// Rules for connections to the subject, in order.
+    pub ingress: Vec<RuleSpec>,
+    /// Rules for connections from the subject, in order.
+    pub egress: Vec<RuleSpec>,
+}
+
+/// The order of evaluation: Admin, then NetworkPolicy, then Baseline.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Tier {
+    /// ClusterNetworkPolicy of tier Admin: before every NetworkPolicy.
+    Admin,
+    /// NetworkPolicy: a union of what its rules allow, and isolation for the rest.
+    NetworkPolicy,
+    /// ClusterNetworkPolicy of tier Baseline: only in a direction in which no NetworkPolicy isolates (semantics 9).
+    Baseline,
+}
+
+/// The pods that a policy applies to: BOTH selectors must match. hostNetwork pods never are (semantics 20).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Subject {
+    /// Which namespaces.
+    pub namespaces: NamespaceMatch,
+    /// Which pods in them.
+    pub pods: Selector,
+}
+
+/// Chooses namespaces.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum NamespaceMatch {
+    /// The one of this name: a NetworkPolicy's own.
+    Named(Arc<str>),
+    /// Those whose labels match.
+    Labels(Selector),
+}
+
+/// One rule: matches when its peers AND its ports match (semantics 3).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RuleSpec {
+    /// The rule's own name, where its kind has one.
+    pub name: Option<Arc<str>>,
+    /// What happens to a packet that matches. Always `Accept` in NetworkPolicy.
+    pub action: Action,
+    /// `from` or `to`: `None` matches every peer, a list matches when ANY entry does; so an empty list matches nothing.
+    pub peers: Option<Vec<Peer>>,
+    /// `ports`: `None` matches every protocol and port, a list matches when ANY entry does; an empty list nothing.
+    pub ports: Option<Vec<PortMatch>>,
+}
+
+/// What a matching rule does.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Action {
+    /// Allow; nothing after this rule is looked at.
+    Accept,
+    /// Deny; nothing after this rule is looked at.
+    Deny,
+    /// Skip the rest of the rule's own tier.
+    Pass,
+}
+
+/// The other end of a connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Peer {
+    /// Pods whose namespace AND labels match. Never an address outside the cluster (semantics 7), never a hostNetwork
+    /// pod (semantics 20).
+    Pods {
+        /// Which namespaces.
+        namespaces: NamespaceMatch,
+        /// Which pods in them.
+        pods: Selector,
+    },
+    /// Any address of a block, pods' addresses too (semantics 12).
+    Block(IpBlock),
+    /// Stands for a peer that could not be understood: matches nothing (semantics 28).
+    Nothing,
+}
+
+/// An `ipBlock`: a CIDR without its exceptions, which remove from this block alone (semantics 13).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct IpBlock {
+    /// The block; host bits are ignored.
+    pub cidr: IpNet,
+    /// Cut out of it.
+    pub except: Vec<IpNet>,
+}
+
+/// One entry of a rule's ports: BOTH protocol and numbers must match.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortMatch {
+    /// `None` is every protocol that the named port has (a ClusterNetworkPolicy's `destinationNamedPort`).
+    pub protocol: Option<Protocol>,
+    /// Which destination ports.
+    pub numbers: PortNumbers,
+}
+
+/// Destination ports.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PortNumbers {
+    /// Every port of the protocol, and packets of it that carry no port (semantics 15).
+    Any,
+    /// `first` to `last`, both included (semantics 16). `first <= last`.
+    Range(u16, u16),
+    /// A name, resolved on the destination pod and per protocol (semantics 17, 18).
+    Named(Arc<str>),
+    /// Stands for a port that could not be understood: matches nothing (semantics 28).
+    Nothing,
+}

@@ -1,0 +1,107 @@
+//! A verdict allocates nothing: asserted by an allocator that counts, at 10,000 pods and 1,000 policies.
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use common::build::{namespace, network_policy, node, pod, rule, tcp};
+use policy::{Change, Directions, Scope, Verdict};
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: everything is passed on to the system's allocator as it came; counting touches no memory of anybody's.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller keeps the contract of `realloc`.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+fn count(work: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.with(Cell::get);
+    work();
+    ALLOCATIONS.with(Cell::get) - before
+}
+
+#[test]
+fn the_allocator_counts() {
+    assert_eq!(count(|| drop(std::hint::black_box(Box::new(1)))), 2);
+}
+
+#[test]
+fn a_verdict_allocates_nothing() {
+    let address =
+        |number: usize| format!("10.{}.{}.{}", number / 25_600, number / 100 % 256, number % 100 + 2);
+    let pods = (0..10_000).map(|number| {
+        let app = if number == 0 {
+            "app=server".to_owned()
+        } else {
+            format!("app=app-{},unique=u{number}", number % 50)
+        };
+        let pod = pod(&format!("web/p{number}")).labels(&app).at(&address(number)).created(number as i64);
+        Change::from(pod.port("http", policy::Protocol::TCP, 8080))
+    });
+    // Selectors, blocks, numbers, ranges and names: every way through the engine.
+    let policies = (0..1_000).map(|number| {
+        let app = format!("app=app-{}", number % 40);
+        Change::from(
+            network_policy(&format!("web/policy{number}"), "app=server")
+                .ingress(rule().pods_in("web", &app).tcp(1_000 + number))
+                .ingress(rule().pods("team=front", &app).named(policy::Protocol::TCP, "http"))
+                .ingress(rule().block("192.0.2.0/24", &["192.0.2.64/26"]).tcp(2_000 + number))
+                .ingress(rule().block(&format!("198.51.{}.0/24", number % 256), &[]))
+                .egress(rule().pods("", &app).tcp(3_000 + number)),
+        )
+    });
+    let cluster = [node("n1", "192.168.0.1", "10.0.0.0/8"), namespace("web", "team=front")];
+    let changes: Vec<Change> = cluster.into_iter().chain(policies).chain(pods).collect();
+    for scope in [Scope::Cluster, Scope::Node("n1".into())] {
+        let (_, snapshot) = common::compile(scope, Verdict::Deny, &changes);
+        assert_eq!((snapshot.size().policies, snapshot.size().rules), (1_000, 5_000));
+        let outside =
+            ["192.0.2.1", "192.0.2.65", "198.51.7.9", "203.0.113.1", "192.168.0.1", "fd00::1", "10.9.9.9"];
+        let peers: Vec<String> = (0..200).map(address).chain(outside.map(str::to_owned)).collect();
+        let ports = [1, 1_007, 2_007, 3_007, 8_080];
+        let packets: Vec<_> = peers
+            .iter()
+            .filter(|peer| !peer.contains(':'))
+            .flat_map(|peer| ports.map(|port| [tcp(peer, &address(0), port), tcp(&address(0), peer, port)]))
+            .flatten()
+            .collect();
+        let (mut allowed, mut denied) = (0, 0);
+        let allocations = count(|| {
+            for packet in &packets {
+                match snapshot.judge(packet, Directions::Both).verdict() {
+                    Verdict::Allow => allowed += 1,
+                    Verdict::Deny => denied += 1,
+                }
+            }
+        });
+        assert!(
+            allowed > 100 && denied > 100,
+            "{allowed} allowed, {denied} denied: too one-sided to prove anything"
+        );
+        assert_eq!(allocations, 0, "allocations in {} verdicts", packets.len());
+    }
+}

@@ -1,0 +1,37 @@
+//! What the tests of the engine share: clusters built in few words, printed as stories, judged by engine and reference.
+#![allow(dead_code, reason = "each test uses its own part")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a story that can't be built is a mistake of the test, and must end it"
+)]
+
+pub mod build;
+pub mod story;
+pub mod told;
+
+use policy::{
+    Change, Compiler, Decision, Direction, Directions, Explanation, Generation, Packet, Scope, Snapshot,
+    Verdict, reference,
+};
+
+/// What the engine says of a packet, in the form of the reference.
+pub fn engine(snapshot: &Snapshot, packet: &Packet, directions: Directions) -> reference::Expected {
+    let decision: Decision = snapshot.judge(packet, directions);
+    let explain = |direction| -> Explanation { snapshot.explain(packet, &decision, direction) };
+    let expected =
+        reference::Expected { egress: explain(Direction::Egress), ingress: explain(Direction::Ingress) };
+    assert_eq!(expected.verdict(), decision.verdict());
+    expected
+}
+
+/// A compiler that has been told these changes at once, and its first snapshot.
+pub fn compile(
+    scope: Scope,
+    when_unsure: Verdict,
+    changes: &[Change],
+) -> (Compiler, std::sync::Arc<Snapshot>) {
+    let mut compiler = Compiler::new(scope).when_unsure(when_unsure);
+    let snapshot = compiler.apply(changes.iter().cloned());
+    assert_eq!(snapshot.generation(), Generation(1));
+    (compiler, snapshot)
+}

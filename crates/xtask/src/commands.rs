@@ -1,0 +1,6 @@
+//! One file for each command.
+
+pub mod bench;
+pub mod demo;
+pub mod fuzz;
+pub mod test;

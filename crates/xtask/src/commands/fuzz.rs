@@ -1,0 +1,60 @@
+//! `cargo xtask fuzz`: random packets at the parser and random manifests at the YAML edge, each for a while.
+
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::machine::program;
+use crate::need::Purpose;
+use crate::setup;
+use crate::workspace::Workspace;
+
+/// The fuzz targets, as fuzz/Cargo.toml names them.
+const TARGETS: [&str; 2] = ["packet", "manifest"];
+
+/// How long.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// How long each target runs.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// One target alone.
+    #[arg(long, value_parser = TARGETS)]
+    only: Option<String>,
+}
+
+/// Runs the command.
+pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+    setup::ensure(workspace, &[Purpose::Build])?;
+    let rustup = program("rustup")
+        .context("fuzzing needs a nightly compiler, which rustup manages: https://rustup.rs")?;
+    let nightly = Command::new(&rustup).args(["run", "nightly", "rustc", "--version"]).output()?;
+    if !nightly.status.success() {
+        bail!("fuzzing needs a nightly compiler: rustup toolchain install nightly --profile minimal");
+    }
+    if program("cargo-fuzz").is_none() {
+        bail!("fuzzing needs cargo-fuzz: cargo install cargo-fuzz --locked");
+    }
+    let mut found = Vec::new();
+    for target in
+        TARGETS.into_iter().filter(|target| arguments.only.as_deref().is_none_or(|only| only == *target))
+    {
+        let limit = format!("-max_total_time={}", Duration::from_secs(arguments.seconds).as_secs());
+        let status = Command::new(&rustup)
+            .args(["run", "nightly", "cargo", "fuzz", "run", target, "--", &limit])
+            .current_dir(workspace.root())
+            .status()
+            .context("cargo-fuzz could not be started")?;
+        if !status.success() {
+            found.push(target);
+        }
+    }
+    if found.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    bail!(
+        "{} ended early: keep what fuzz/artifacts holds as a data file with a sentence (fuzz/README.md)",
+        found.join(", ")
+    )
+}

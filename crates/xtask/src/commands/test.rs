@@ -1,0 +1,251 @@
+//! `cargo xtask test`: every check of the project, in the order in which they share what is built.
+//!
+//! All steps run even if one fails; the list at the end says which did.
+
+use std::fs;
+use std::io::{self, IsTerminal};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::machine::Machine;
+use crate::need::{Purpose, cargo_deny};
+use crate::setup;
+use crate::task::{Done, Output, Task, report};
+use crate::workspace::Workspace;
+
+/// Which steps.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Only this step, and what it builds on. May be given several times.
+    #[arg(long, value_enum)]
+    only: Vec<Step>,
+}
+
+/// One step. They run in this order: the cheap ones first, then those that share the development build, then those that
+/// need the optimised agent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Step {
+    /// rustfmt.
+    Format,
+    /// Licences, sources and versions of what is linked in.
+    Licences,
+    /// clippy, with warnings as errors.
+    Clippy,
+    /// Unit, property, golden and conversion tests of every crate.
+    Unit,
+    /// The documentation builds without a warning.
+    Docs,
+    /// The optimised agent, for the two that follow.
+    Agent,
+    /// Stories between network namespaces (as root).
+    Namespaces,
+    /// The smoke story on another kernel, in a virtual machine (as root).
+    Vm,
+}
+
+/// A step that hangs must end before whoever waits for the whole run gives up.
+const LIMIT: Duration = Duration::from_secs(20 * 60);
+
+/// Runs the command.
+pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+    let steps = chosen(&arguments.only);
+    setup::ensure(workspace, &purposes(&steps))?;
+    let started = Instant::now();
+    let mut results: Vec<(String, Done)> = Vec::new();
+    let mut agent_built = true;
+    for step in steps {
+        let name = step.name();
+        let done = if step.needs_root() && !Machine::this().root {
+            not_run("needs root, since it makes network namespaces: sudo -E cargo xtask test")
+        } else if step.needs_agent() && !agent_built {
+            not_run("not run: the agent did not build")
+        } else {
+            let task = Task {
+                name: &name,
+                command: step.command(workspace)?,
+                limit: LIMIT,
+                output: Output::PassedOn,
+            };
+            task.run(&workspace.logs())?
+        };
+        if step == Step::Agent {
+            agent_built = done.failure.is_none();
+        }
+        results.push((name, done));
+    }
+    Ok(sum_up(&results, started.elapsed()))
+}
+
+/// The steps asked for, or all, with the agent where one of them needs it, in their order.
+fn chosen(only: &[Step]) -> Vec<Step> {
+    let wanted = |step: &Step| {
+        only.is_empty()
+            || only.contains(step)
+            || (*step == Step::Agent && only.iter().any(|step| step.needs_agent()))
+    };
+    Step::value_variants().iter().copied().filter(wanted).collect()
+}
+
+fn purposes(steps: &[Step]) -> Vec<Purpose> {
+    let mut purposes = Vec::new();
+    for step in steps {
+        purposes.extend_from_slice(match step {
+            Step::Format | Step::Licences => &[Purpose::Checks],
+            Step::Clippy => &[Purpose::Checks, Purpose::Build],
+            Step::Docs | Step::Agent => &[Purpose::Build],
+            Step::Unit | Step::Namespaces => &[Purpose::Build, Purpose::Namespaces],
+            Step::Vm => &[Purpose::Build, Purpose::Namespaces, Purpose::VirtualMachine],
+        });
+    }
+    purposes
+}
+
+fn not_run(why: &str) -> Done {
+    Done { failure: Some(why.to_owned()), elapsed: Duration::ZERO }
+}
+
+fn sum_up(results: &[(String, Done)], elapsed: Duration) -> ExitCode {
+    anstream::println!("\n==== all steps, {:.0} s", elapsed.as_secs_f64());
+    for (name, done) in results {
+        anstream::println!("{}", report(name, done.failure.as_deref(), done.elapsed));
+    }
+    let failed: Vec<&str> =
+        results.iter().filter(|(_, done)| done.failure.is_some()).map(|(name, _)| name.as_str()).collect();
+    if failed.is_empty() {
+        anstream::println!("all passed");
+        return ExitCode::SUCCESS;
+    }
+    anstream::println!("failed: {}", failed.join(", "));
+    ExitCode::FAILURE
+}
+
+impl Step {
+    /// As `--only` takes it.
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    fn needs_agent(self) -> bool {
+        matches!(self, Self::Namespaces | Self::Vm)
+    }
+
+    fn needs_root(self) -> bool {
+        matches!(self, Self::Namespaces | Self::Vm)
+    }
+
+    fn command(self, workspace: &Workspace) -> Result<Command> {
+        let mut command = match self {
+            Self::Format => {
+                let mut command = workspace.cargo("fmt");
+                command.args(["--all", "--check"]);
+                command
+            }
+            Self::Licences => {
+                let mut command = Command::new(cargo_deny(workspace).context("cargo-deny is missing")?);
+                command.args(["check", "--hide-inclusion-graph", "licenses", "bans", "sources"]);
+                command.current_dir(workspace.root());
+                command
+            }
+            Self::Clippy => {
+                let mut command = workspace.cargo("clippy");
+                command.args(["--workspace", "--all-targets", "--", "-D", "warnings"]);
+                command
+            }
+            Self::Unit => {
+                let mut command = workspace.cargo("test");
+                command.args(["--workspace", "--exclude", "integration", "--no-fail-fast"]);
+                command
+            }
+            Self::Docs => {
+                let mut command = workspace.cargo("doc");
+                command.args(["--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
+                command
+            }
+            Self::Agent => {
+                let mut command = workspace.cargo("build");
+                command.args(["--release", "-p", "kube-verdict"]);
+                command
+            }
+            Self::Namespaces => {
+                let mut command = integration(workspace);
+                command.args(["--lib", "--bins"]);
+                for story in stories(workspace)? {
+                    command.args(["--test", &story]);
+                }
+                command
+            }
+            Self::Vm => {
+                let mut command = integration(workspace);
+                command.args(["--test", VM]);
+                command
+            }
+        };
+        if io::stdout().is_terminal() {
+            // The log and the end of it on the screen are read by people.
+            command.env("CARGO_TERM_COLOR", "always");
+        }
+        Ok(command)
+    }
+}
+
+/// The file in integration/tests that holds the virtual machine's story.
+const VM: &str = "vm";
+
+fn integration(workspace: &Workspace) -> Command {
+    let mut command = workspace.cargo("test");
+    command
+        .args(["-p", "integration", "--no-fail-fast"])
+        .env("KUBE_VERDICT_BIN", workspace.release_program("kube-verdict"));
+    command
+}
+
+/// The files in integration/tests, without the virtual machine's.
+fn stories(workspace: &Workspace) -> Result<Vec<String>> {
+    let folder = workspace.root().join("integration/tests");
+    let entries = fs::read_dir(&folder).with_context(|| format!("{} can't be read", folder.display()))?;
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".rs")?.to_owned()))
+        .filter(|name| name != VM)
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_choice_every_step_runs_in_order() {
+        assert_eq!(chosen(&[]), Step::value_variants());
+    }
+
+    #[test]
+    fn a_step_brings_what_it_builds_on() {
+        assert_eq!(chosen(&[Step::Vm, Step::Format]), [Step::Format, Step::Agent, Step::Vm]);
+        assert_eq!(chosen(&[Step::Unit]), [Step::Unit]);
+    }
+
+    #[test]
+    fn the_virtual_machine_has_a_step_of_its_own() {
+        let workspace = Workspace::locate().unwrap();
+        let folder = workspace.root().join("integration/tests");
+        assert!(folder.join(format!("{VM}.rs")).is_file(), "{} holds it", folder.display());
+        assert!(stories(&workspace).unwrap().iter().all(|name| name != VM));
+    }
+
+    #[test]
+    fn one_failure_fails_the_run() {
+        let done =
+            |failure: Option<&str>| Done { failure: failure.map(str::to_owned), elapsed: Duration::ZERO };
+        let code = |results: &[(String, Done)]| format!("{:?}", sum_up(results, Duration::ZERO));
+        let good = ("format".to_owned(), done(None));
+        let bad = ("unit".to_owned(), done(Some("exit status: 101")));
+        assert_eq!(code(&[good]), format!("{:?}", ExitCode::SUCCESS));
+        assert_eq!(code(&[("format".to_owned(), done(None)), bad]), format!("{:?}", ExitCode::FAILURE));
+    }
+}

@@ -1,0 +1,71 @@
+//! The one door for people: `cargo xtask demo|test|bench|fuzz|setup`.
+//!
+//! ```text
+//!  [ command ] -> [ setup ] asks each [ Need ], installs what the [ Machine ] lacks
+//!       |
+//!       +-------> [ Task ]s: a child process each, its output in a log, its time and end reported
+//! ```
+//!
+//! It builds without the system libraries that the other crates need, so it can always say which of them are missing.
+#![forbid(unsafe_code)]
+
+mod commands;
+mod machine;
+mod need;
+mod processes;
+mod setup;
+mod task;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{bench, demo, fuzz, test};
+use crate::workspace::Workspace;
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Try, test and measure kube-verdict. What the machine lacks is named, and installed when run as root on \
+             Debian or Ubuntu.",
+    after_help = "Examples:\n  cargo xtask demo\n  cargo xtask test\n  cargo xtask test --only unit --only clippy\n  \
+                  cargo xtask bench connections\n  cargo xtask fuzz --seconds 60"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Watch NetworkPolicies being enforced between network namespaces (as root).
+    Demo(demo::Arguments),
+    /// Run every check: format, licences, lints, tests, namespaces, virtual machine, documentation.
+    Test(test::Arguments),
+    /// Measure what a verdict, a connection and a change cost.
+    Bench(bench::Arguments),
+    /// Throw random packets and manifests at what reads them.
+    Fuzz(fuzz::Arguments),
+    /// Show what all of the above need, and install what is missing.
+    Setup,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = Workspace::locate().and_then(|workspace| match arguments.command {
+        Command::Demo(arguments) => demo::run(&workspace, &arguments),
+        Command::Test(arguments) => test::run(&workspace, &arguments),
+        Command::Bench(arguments) => bench::run(&workspace, &arguments),
+        Command::Fuzz(arguments) => fuzz::run(&workspace, &arguments),
+        Command::Setup => setup::show_and_ensure(&workspace),
+    });
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            anstream::eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

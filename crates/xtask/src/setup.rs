@@ -1,0 +1,235 @@
+//! Compares what a command needs with what the machine has, and installs the difference where that is ours to do.
+
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use comfy_table::Table;
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+
+use crate::machine::{Distribution, Machine, program};
+use crate::need::{CARGO_DENY, NEEDS, Need, Purpose, Remedy};
+use crate::task::{Output, Task};
+use crate::workspace::Workspace;
+
+/// Packages come over a network that may be slow.
+const DOWNLOAD_LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// `cargo xtask setup`: shows every need, then meets those that are missing.
+pub fn show_and_ensure(workspace: &Workspace) -> Result<ExitCode> {
+    anstream::println!("{}", table(workspace, &NEEDS.iter().collect::<Vec<_>>()));
+    let everything = [Purpose::Build, Purpose::Namespaces, Purpose::VirtualMachine, Purpose::Checks];
+    ensure(workspace, &everything)?;
+    anstream::println!("Nothing is missing.");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes sure that all that `purposes` need is there. Silent if it is; else it says what is missing and installs it, or
+/// says how to.
+pub fn ensure(workspace: &Workspace, purposes: &[Purpose]) -> Result<()> {
+    let missing = missing(workspace, purposes);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let machine = Machine::this();
+    anstream::println!("This machine lacks:\n{}", table(workspace, &missing));
+    let plan = Plan::of(&missing);
+    if let Some(advice) = plan.beyond_us(&machine) {
+        bail!("{advice}");
+    }
+    plan.carry_out(workspace)?;
+    // An archive without Debian's kernel (Ubuntu's) costs the virtual machine's step alone, which says so itself.
+    let still: Vec<&str> = self::missing(workspace, purposes)
+        .iter()
+        .filter(|need| need.remedy != Remedy::PackageLists)
+        .map(|need| need.name)
+        .collect();
+    if still.is_empty() {
+        Ok(())
+    } else {
+        bail!("still missing after all was installed: {}", still.join(", "))
+    }
+}
+
+fn missing(workspace: &Workspace, purposes: &[Purpose]) -> Vec<&'static Need> {
+    NEEDS.iter().filter(|need| purposes.contains(&need.purpose) && need.found(workspace).is_none()).collect()
+}
+
+fn table(workspace: &Workspace, needs: &[&Need]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_FULL_CONDENSED).set_header(["need", "for", "found", "from"]);
+    for need in needs {
+        let found = need.found(workspace).unwrap_or_else(|| "missing".to_owned());
+        table.add_row([need.name.to_owned(), need.purpose.name().to_owned(), found, need.remedy.describe()]);
+    }
+    table
+}
+
+/// What is to be done, sorted by how it is done.
+#[derive(Default, PartialEq, Eq, Debug)]
+struct Plan {
+    /// Names of packages, each once.
+    packages: Vec<&'static str>,
+    /// Whether apt must first hear what its archive holds.
+    package_lists: bool,
+    /// Modules of the kernel.
+    modules: Vec<&'static str>,
+    /// Components of the Rust toolchain.
+    components: Vec<&'static str>,
+    cargo_deny: bool,
+}
+
+impl Plan {
+    fn of(missing: &[&Need]) -> Self {
+        let mut plan = Self::default();
+        for need in missing {
+            match need.remedy {
+                Remedy::Package(name) if !plan.packages.contains(&name) => plan.packages.push(name),
+                Remedy::Package(_) => {}
+                Remedy::PackageLists => plan.package_lists = true,
+                Remedy::Module(name) => plan.modules.push(name),
+                Remedy::Component(name) => plan.components.push(name),
+                Remedy::CargoDeny => plan.cargo_deny = true,
+            }
+        }
+        plan
+    }
+
+    /// What someone else must do first, and how; `None` if the plan is ours to carry out.
+    fn beyond_us(&self, machine: &Machine) -> Option<String> {
+        let mut commands = Vec::new();
+        match &machine.distribution {
+            Distribution::Debian if machine.root => {}
+            Distribution::Debian if self.packages.is_empty() && self.package_lists => {
+                commands.push("sudo apt-get update".to_owned());
+            }
+            _ if self.packages.is_empty() => {}
+            Distribution::Debian => commands.push(format!(
+                "sudo apt-get update && sudo apt-get install -y --no-install-recommends {}",
+                self.packages.join(" ")
+            )),
+            Distribution::Other(name) => commands.push(format!(
+                "the packages of {name} that hold what Debian calls {}",
+                self.packages.join(", ")
+            )),
+        }
+        if !machine.root {
+            commands.extend(self.modules.iter().map(|module| format!("sudo modprobe {module}")));
+        }
+        let how = if machine.root { "install it" } else { "run this as root, or install it by hand" };
+        (!commands.is_empty()).then(|| format!("{how}, then try again:\n  {}", commands.join("\n  ")))
+    }
+
+    fn carry_out(&self, workspace: &Workspace) -> Result<()> {
+        // Where there is no apt there is no archive to ask either.
+        let lists = self.package_lists && program("apt-get").is_some();
+        if lists || !self.packages.is_empty() {
+            install(workspace, "apt-get update", apt_get(&["update"]))?;
+        }
+        if !self.packages.is_empty() {
+            let mut command = apt_get(&["install", "-y", "--no-install-recommends"]);
+            command.args(&self.packages);
+            install(workspace, "apt-get install", command)?;
+        }
+        for module in &self.modules {
+            // kmod may have come with the packages just now, and where Debian keeps it need not be in PATH.
+            let mut command = Command::new(program("modprobe").context("modprobe is missing: install kmod")?);
+            command.arg(module);
+            install(workspace, "modprobe", command)
+                .with_context(|| format!("this kernel has no module {module}, nor has it built in"))?;
+        }
+        if !self.components.is_empty() {
+            let rustup = program("rustup").with_context(|| {
+                format!(
+                    "{} came without rustup: install it from where Rust came from",
+                    self.components.join(" and ")
+                )
+            })?;
+            let mut command = Command::new(rustup);
+            command.args(["component", "add"]).args(&self.components);
+            install(workspace, "rustup", command)?;
+        }
+        if self.cargo_deny {
+            install(workspace, "cargo-deny", cargo_deny(workspace))?;
+        }
+        Ok(())
+    }
+}
+
+fn apt_get(arguments: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive").args(["-o", "DPkg::Lock::Timeout=120"]).args(arguments);
+    command
+}
+
+/// Builds cargo-deny. Without optimisation that takes half the time, and its checks take a second either way.
+fn cargo_deny(workspace: &Workspace) -> Command {
+    let mut command = workspace.cargo("install");
+    command
+        .args(["cargo-deny", "--locked", "--debug", "--version", CARGO_DENY, "--root"])
+        .arg(workspace.tools());
+    // Its objects are needed once: they stay out of the target folder, and go when it is built.
+    command.env_remove("CARGO_TARGET_DIR");
+    command
+}
+
+fn install(workspace: &Workspace, name: &str, command: Command) -> Result<()> {
+    let task = Task { name, command, limit: DOWNLOAD_LIMIT, output: Output::Logged };
+    match task.run(&workspace.logs())?.failure {
+        None => Ok(()),
+        Some(failure) => bail!("{name}: {failure}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(root: bool, distribution: Distribution) -> Machine {
+        Machine { root, distribution }
+    }
+
+    fn everything_missing() -> Plan {
+        Plan::of(&NEEDS.iter().collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_package_that_meets_two_needs_is_installed_once() {
+        let plan = everything_missing();
+        assert_eq!(plan.packages.iter().filter(|name| **name == "libclang-dev").count(), 1);
+        assert!(plan.package_lists);
+        assert_eq!(plan.modules, ["br_netfilter"]);
+        assert_eq!(plan.components, ["rustfmt", "clippy"]);
+        assert!(plan.cargo_deny);
+    }
+
+    #[test]
+    fn root_on_debian_may_do_everything() {
+        assert_eq!(everything_missing().beyond_us(&machine(true, Distribution::Debian)), None);
+    }
+
+    #[test]
+    fn others_are_told_what_to_do() {
+        let plan = everything_missing();
+        let user = plan.beyond_us(&machine(false, Distribution::Debian)).unwrap();
+        assert!(user.contains("sudo apt-get install -y --no-install-recommends libclang-dev "), "{user}");
+        assert!(user.contains("sudo modprobe br_netfilter"), "{user}");
+        let fedora = plan.beyond_us(&machine(true, Distribution::Other("Fedora".to_owned()))).unwrap();
+        assert!(fedora.contains("Fedora") && fedora.contains("nftables"), "{fedora}");
+        assert!(!fedora.contains("modprobe"), "root's modules are loaded for them: {fedora}");
+    }
+
+    #[test]
+    fn lists_of_packages_alone_are_no_reason_to_stop_elsewhere() {
+        let plan = Plan { package_lists: true, ..Plan::default() };
+        assert_eq!(plan.beyond_us(&machine(true, Distribution::Other("Fedora".to_owned()))), None);
+        let user = plan.beyond_us(&machine(false, Distribution::Debian)).unwrap();
+        assert!(user.contains("sudo apt-get update"), "{user}");
+    }
+
+    #[test]
+    fn what_needs_no_root_is_ours_everywhere() {
+        let plan = Plan { cargo_deny: true, components: vec!["clippy"], ..Plan::default() };
+        assert_eq!(plan.beyond_us(&machine(false, Distribution::Other("Fedora".to_owned()))), None);
+    }
+}

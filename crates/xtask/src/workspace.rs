@@ -1,0 +1,67 @@
+//! Where the sources and what is built from them lie, as cargo itself says.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+/// The checkout in which the command was given, and its target folder.
+#[derive(Debug, Deserialize)]
+pub struct Workspace {
+    #[serde(rename = "workspace_root")]
+    root: PathBuf,
+    /// Follows `CARGO_TARGET_DIR` and cargo's configuration.
+    #[serde(rename = "target_directory")]
+    target: PathBuf,
+}
+
+impl Workspace {
+    /// Asks cargo.
+    pub fn locate() -> Result<Self> {
+        let output = Command::new(cargo_program())
+            .args(["metadata", "--format-version", "1", "--no-deps"])
+            .output()
+            .context("cargo could not be started: is Rust installed (https://rustup.rs)?")?;
+        if !output.status.success() {
+            bail!("cargo metadata failed:\n{}", String::from_utf8_lossy(&output.stderr).trim_end());
+        }
+        serde_json::from_slice(&output.stdout).context("cargo metadata said something that could not be read")
+    }
+
+    /// The folder that holds the workspace's `Cargo.toml`.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Logs of the tasks of the last run.
+    pub fn logs(&self) -> PathBuf {
+        self.target.join("xtask")
+    }
+
+    /// Tools that were built for this checkout alone.
+    pub fn tools(&self) -> PathBuf {
+        self.target.join("tools")
+    }
+
+    /// A program that `cargo build --release` left.
+    pub fn release_program(&self, name: &str) -> PathBuf {
+        self.target.join("release").join(name)
+    }
+
+    /// A cargo command in the workspace's folder. The versions of dependencies are those of `Cargo.lock`.
+    pub fn cargo(&self, subcommand: &str) -> Command {
+        let mut command = Command::new(cargo_program());
+        command.current_dir(&self.root).arg(subcommand);
+        if !matches!(subcommand, "fmt" | "install") {
+            command.arg("--locked");
+        }
+        command
+    }
+}
+
+/// The cargo that runs us, so that a `+toolchain` given to it holds for everything that follows.
+fn cargo_program() -> PathBuf {
+    env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+}

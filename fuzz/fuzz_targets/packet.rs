@@ -1,0 +1,25 @@
+//! Any bytes, read as a packet: a packet or a reason comes out, never a panic, and nothing behind the copied range
+//! matters.
+#![no_main]
+
+use dataplane::packet::{COPY_RANGE, parse};
+use libfuzzer_sys::fuzz_target;
+use policy::Protocol;
+
+/// UDP-Lite (RFC 3828).
+const UDP_LITE: Protocol = Protocol(136);
+
+fuzz_target!(|bytes: &[u8]| {
+    let parsed = parse(bytes);
+    assert_eq!(parsed, parse(&bytes[..bytes.len().min(COPY_RANGE)]), "bytes behind the copy were looked at");
+    let Ok(packet) = parsed else { return };
+    let with_ports = [Protocol::TCP, Protocol::UDP, Protocol::SCTP, UDP_LITE];
+    assert_eq!(packet.source_port.is_some(), packet.destination_port.is_some());
+    assert!(packet.destination_port.is_none() || with_ports.contains(&packet.protocol));
+    assert!(
+        packet.icmp_type.is_none()
+            || packet.protocol == Protocol::ICMP
+            || packet.protocol == Protocol::ICMPV6
+    );
+    assert!(!packet.is_neighbour_discovery() || bytes[0] >> 4 == 6, "neighbour discovery is IPv6's alone");
+});

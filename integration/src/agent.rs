@@ -1,0 +1,325 @@
+//! The real program `kube-verdict` on a node of the testbed.
+
+use std::env;
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::http::{self, HttpAnswer};
+use crate::namespace::{Namespace, kept};
+use crate::record::{self, Record};
+use crate::testbed::Testbed;
+
+/// How long an agent may take to start, to become ready or to apply a change, on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The port on 127.0.0.1 at which an agent answers, unless it is told otherwise.
+pub const HTTP_PORT: u16 = 9476;
+
+/// A running agent. It is killed when this goes; where a test panics it first prints what it knows.
+#[derive(Debug)]
+pub struct Agent {
+    child: Child,
+    node: String,
+    namespace: Arc<Namespace>,
+    http_port: u16,
+    audit_log: PathBuf,
+    log: PathBuf,
+    ended: Option<ExitStatus>,
+}
+
+/// How to start an agent.
+#[derive(Clone, Debug)]
+pub struct Launch<'a> {
+    /// Flags for `kube-verdict run` beside `--source`, `--node`, `--audit-log` and `--http-port`.
+    pub flags: &'a [&'a str],
+    /// A program and its arguments that start the agent in their place, such as `setpriv ... `.
+    pub through: &'a [&'a str],
+    /// The port on which it answers: two agents of one node need two.
+    pub http_port: u16,
+    /// The folder of manifests, if not the testbed's own.
+    pub source: Option<&'a Path>,
+}
+
+impl Default for Launch<'_> {
+    fn default() -> Self {
+        Self { flags: &[], through: &[], http_port: HTTP_PORT, source: None }
+    }
+}
+
+impl Agent {
+    /// Starts an agent on a node; it need not be ready yet.
+    pub fn start(testbed: &Testbed, node: &str, launch: &Launch<'_>) -> Result<Self> {
+        static AGENTS: AtomicU32 = AtomicU32::new(1);
+        let number = AGENTS.fetch_add(1, Ordering::Relaxed);
+        let namespace = Arc::clone(testbed.namespace(node)?);
+        let file = |kind| testbed.manifests().beside(&format!("{node}-{number}.{kind}"));
+        let (audit_log, log) = (file("audit"), file("log"));
+        let output = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
+        let mut words: Vec<&str> = launch.through.to_vec();
+        let binary = binary()?;
+        let binary = binary.to_str().context("the path of kube-verdict is not UTF-8")?;
+        words.push(binary);
+        let Some((program, arguments)) = words.split_first() else { bail!("nothing to start") };
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .args(["run", "--node", node, "--http-port", &launch.http_port.to_string()])
+            .arg("--source")
+            .arg(launch.source.unwrap_or(testbed.manifests().path()))
+            .arg("--audit-log")
+            .arg(&audit_log)
+            .args(launch.flags)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        // A process begins in the namespace of the thread that starts it.
+        let child = namespace.run(|| command.spawn())?.with_context(|| format!("starting {program}"))?;
+        let http_port = launch.http_port;
+        Ok(Self { child, node: node.to_owned(), namespace, http_port, audit_log, log, ended: None })
+    }
+
+    /// The node on which it runs.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// Its process id.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it is ready. Fails with what it says, if it ends or takes too long.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        self.wait_for("the agent to be ready", |answer| answer.status == 200)
+    }
+
+    /// Waits until it lives, answers, and says that it is not ready for a reason that contains `naming`; returns all
+    /// that it says.
+    pub fn wait_not_ready(&mut self, naming: &str) -> Result<String> {
+        let mut said = String::new();
+        self.wait_for(&format!("the agent to be not ready and to name {naming:?}"), |answer| {
+            said.clone_from(&answer.body);
+            answer.status != 200 && said.contains(naming)
+        })?;
+        Ok(said)
+    }
+
+    /// What it answers to `/readyz`.
+    pub fn readiness(&self) -> Result<HttpAnswer> {
+        self.get("/readyz")
+    }
+
+    /// Its answer to a path such as `/metrics`.
+    pub fn get(&self, path: &str) -> Result<HttpAnswer> {
+        http::get(&self.namespace, self.http_port, path)
+    }
+
+    /// Its status, as `/status` tells it.
+    pub fn status(&self) -> Result<Value> {
+        let answer = self.get("/status")?;
+        serde_json::from_str(&answer.body).with_context(|| format!("the status is no JSON: {}", answer.body))
+    }
+
+    /// The generation that is in force: nothing passes that it denies.
+    pub fn applied_generation(&self) -> Result<u64> {
+        let status = self.status()?;
+        status["applied_generation"].as_u64().with_context(|| format!("no applied_generation: {status}"))
+    }
+
+    /// Waits until a generation later than `before` is in force.
+    pub fn wait_applied_after(&self, before: u64) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        while self.applied_generation()? <= before {
+            if Instant::now() > end {
+                bail!("{}: no generation after {before} came into force in {PATIENCE:?}", self.node);
+            }
+            sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    /// The sum of all samples of a metric of this name, over its labels that contain `label` (empty: all).
+    pub fn metric(&self, name: &str, label: &str) -> Result<f64> {
+        let text = self.get("/metrics")?.body;
+        let samples = text.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(label)
+        });
+        let values: Vec<f64> = samples.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
+        if values.is_empty() {
+            bail!("no metric {name} with {label:?} in:\n{text}");
+        }
+        Ok(values.iter().sum())
+    }
+
+    /// The place after the last record that its audit log holds now.
+    pub fn mark(&self) -> u64 {
+        fs::metadata(&self.audit_log).map_or(0, |metadata| metadata.len())
+    }
+
+    /// The records after a place in its audit log.
+    pub fn records_after(&self, mark: u64) -> Result<Vec<Record>> {
+        if self.audit_log.exists() { Ok(record::read(&self.audit_log, mark)?.0) } else { Ok(Vec::new()) }
+    }
+
+    /// Waits for a record, after a place in its audit log, that fits.
+    pub fn wait_record(&self, mark: u64, fits: impl Fn(&Record) -> bool) -> Result<Record> {
+        let end = Instant::now() + Duration::from_secs(3);
+        loop {
+            let records = self.records_after(mark)?;
+            if let Some(record) = records.iter().find(|record| fits(record)) {
+                return Ok(record.clone());
+            }
+            if Instant::now() > end {
+                bail!("{}: no record fits; these came: {records:#?}", self.node);
+            }
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// What it has written to standard output and standard error.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_else(|error| format!("({}: {error})", self.log.display()))
+    }
+
+    /// Ends it as a crash would, at once (SIGKILL).
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill().context("killing the agent")?;
+        self.wait().map(drop)
+    }
+
+    /// Asks it to end (SIGTERM), waits for that, and returns how it ended.
+    pub fn terminate(&mut self) -> Result<ExitStatus> {
+        let process = i32::try_from(self.child.id()).context("a process id")?;
+        kill(Pid::from_raw(process), Signal::SIGTERM).context("asking the agent to end")?;
+        self.wait()
+    }
+
+    /// Waits until it has ended.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > end {
+                bail!("{}: the agent did not end in {PATIENCE:?}:\n{}", self.node, self.log());
+            }
+            sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Prints its status, its last records and its last words.
+    pub fn print_state(&self) {
+        match self.status() {
+            Ok(status) => eprintln!("--- status of the agent on {}\n{status:#}", self.node),
+            Err(error) => eprintln!("--- status of the agent on {}: {error:#}", self.node),
+        }
+        let records = fs::read_to_string(&self.audit_log).unwrap_or_default();
+        eprintln!("--- last audit records on {}\n{}", self.node, last_lines(&records, 20));
+        eprintln!("--- last words of the agent on {}\n{}", self.node, last_lines(&self.log(), 40));
+    }
+
+    fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().context("waiting for the agent")?;
+        }
+        Ok(self.ended)
+    }
+
+    fn wait_for(&mut self, what: &str, mut seen: impl FnMut(&HttpAnswer) -> bool) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        let mut last = String::from("nothing");
+        loop {
+            if let Some(status) = self.try_wait()? {
+                bail!("{}: waiting for {what}, it ended ({}):\n{}", self.node, how(status), self.log());
+            }
+            match self.readiness() {
+                Ok(answer) if seen(&answer) => return Ok(()),
+                Ok(answer) => last = answer.body,
+                // It does not listen yet.
+                Err(_) => {}
+            }
+            if Instant::now() > end {
+                bail!("{}: waited {PATIENCE:?} for {what}; it says: {last}\n{}", self.node, self.log());
+            }
+            sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print_state();
+        }
+        if !kept() && self.ended.is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Runs another command of `kube-verdict` in a node's namespace: its exit code, standard output and standard error.
+pub fn command(namespace: &Namespace, arguments: &[&str]) -> Result<(i32, String, String)> {
+    let binary = binary()?;
+    let output = namespace.run(|| Command::new(&binary).args(arguments).stdin(Stdio::null()).output())?;
+    let output = output.with_context(|| format!("running {}", binary.display()))?;
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))
+}
+
+/// The program under test: `KUBE_VERDICT_BIN`, or the workspace's own, built anew if its sources have changed.
+pub fn binary() -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    if let Some(path) = env::var_os("KUBE_VERDICT_BIN") {
+        return Ok(PathBuf::from(path));
+    }
+    BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))).clone().map_err(anyhow::Error::msg)
+}
+
+/// Builds the program in the same profile and target folder as the running test, so that nothing is built twice.
+fn build() -> Result<PathBuf> {
+    let test = env::current_exe().context("finding the running program")?;
+    let profile_folder = test
+        .ancestors()
+        .find(|folder| folder.file_name().is_some_and(|name| name == "debug" || name == "release"))
+        .context("the running program is in no target folder: set KUBE_VERDICT_BIN")?;
+    let target = profile_folder.parent().context("a target folder")?;
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--quiet", "--package", "kube-verdict", "--bin", "kube-verdict"]);
+    if profile_folder.ends_with("release") {
+        cargo.arg("--release");
+    }
+    let output = cargo
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("CARGO_TARGET_DIR", target)
+        .output()
+        .context("running cargo to build kube-verdict (or set KUBE_VERDICT_BIN)")?;
+    if !output.status.success() {
+        bail!("kube-verdict does not build:\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(profile_folder.join("kube-verdict"))
+}
+
+fn how(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, signal) => format!("signal {}", signal.unwrap_or_default()),
+    }
+}
+
+fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}

@@ -1,0 +1,363 @@
+//! The description of a small cluster: what the testbed builds, and what the manifests say.
+//!
+//! Pure data with checked input; a description that names something unknown is refused when it is built.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::testbed::Testbed;
+
+/// The name of the host outside of the cluster, wherever a pod can be named.
+pub const OUTSIDE: &str = "outside";
+
+/// A transport protocol that a port can have.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP, where the kernel has it.
+    Sctp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        })
+    }
+}
+
+/// A port of a pod: `80`, `53/UDP`, `http=8080/TCP`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Port {
+    /// The name by which policies may call it.
+    pub name: Option<String>,
+    /// Its number.
+    pub number: u16,
+    /// Its protocol.
+    pub transport: Transport,
+}
+
+impl FromStr for Port {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, rest) = match text.split_once('=') {
+            Some((name, rest)) => (Some(name.to_owned()), rest),
+            None => (None, text),
+        };
+        let (number, transport) = rest.split_once('/').unwrap_or((rest, "TCP"));
+        let transport = match transport {
+            "TCP" => Transport::Tcp,
+            "UDP" => Transport::Udp,
+            "SCTP" => Transport::Sctp,
+            other => bail!("port {text:?}: {other:?} is none of TCP, UDP and SCTP"),
+        };
+        let number =
+            number.parse().with_context(|| format!("port {text:?}: {number:?} is no port number"))?;
+        Ok(Self { name, number, transport })
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.number, self.transport)
+    }
+}
+
+/// How packets travel from node to node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Links {
+    /// Routes by way of the other node's address (Flannel's backend `host-gw`).
+    #[default]
+    Routes,
+    /// VXLAN through a device `flannel.1` on each node (Flannel's default).
+    Vxlan,
+}
+
+/// A node.
+#[derive(Clone, Debug)]
+pub struct NodeSpec {
+    /// Its name.
+    pub name: String,
+    /// Addresses of its pods.
+    pub cidr4: Ipv4Net,
+    /// IPv6 addresses of its pods.
+    pub cidr6: Ipv6Net,
+    /// Its own address, towards other nodes.
+    pub address4: Ipv4Addr,
+    /// Its own IPv6 address, towards other nodes.
+    pub address6: Ipv6Addr,
+}
+
+impl NodeSpec {
+    /// The address of `cni0`: the first of the pod CIDR.
+    pub fn gateway4(&self) -> Ipv4Addr {
+        nth4(self.cidr4, 1)
+    }
+
+    /// The IPv6 address of `cni0`: the first of the pod CIDR.
+    pub fn gateway6(&self) -> Ipv6Addr {
+        nth6(self.cidr6, 1)
+    }
+
+    /// Its own addresses towards other nodes.
+    pub fn addresses(&self) -> [IpAddr; 2] {
+        [self.address4.into(), self.address6.into()]
+    }
+
+    /// The pod CIDRs, IPv4 first.
+    pub fn cidrs(&self) -> [IpNet; 2] {
+        [self.cidr4.into(), self.cidr6.into()]
+    }
+}
+
+/// A pod. It answers on each of its ports.
+#[derive(Clone, Debug)]
+pub struct PodSpec {
+    /// Namespace of the cluster.
+    pub namespace: String,
+    /// Name within it.
+    pub name: String,
+    /// The node on which it runs.
+    pub node: String,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// Its ports.
+    pub ports: Vec<Port>,
+    /// Whether it runs in the node's own network namespace.
+    pub host_network: bool,
+    /// Its addresses: IPv4, then IPv6.
+    pub addresses: [IpAddr; 2],
+}
+
+impl PodSpec {
+    /// Its name as `namespace/name`.
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A service address that is translated to one of its pods on every node, as kube-proxy does it.
+#[derive(Clone, Debug)]
+pub struct ServiceSpec {
+    /// Its addresses: IPv4, then IPv6.
+    pub addresses: [IpAddr; 2],
+    /// The port at that address.
+    pub port: Port,
+    /// The pods behind it, as `namespace/name`.
+    pub pods: Vec<String>,
+    /// The port of the pods.
+    pub target: u16,
+}
+
+/// The description. Errors of its parts are kept until [`Cluster::build`], so that a story reads without noise.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    /// Nodes, in the order in which they were named.
+    pub nodes: Vec<NodeSpec>,
+    /// Namespaces with their labels.
+    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Pods, in the order in which they were named.
+    pub pods: Vec<PodSpec>,
+    /// Services.
+    pub services: Vec<ServiceSpec>,
+    /// How nodes are joined.
+    pub links: Links,
+    problem: Option<anyhow::Error>,
+}
+
+impl Cluster {
+    /// A cluster without nodes.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The cluster that most stories play in: two nodes, `node-a` and `node-b`, and no pods.
+    pub fn of_two_nodes() -> Self {
+        Self::new().node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64").node(
+            "node-b",
+            "10.244.2.0/24",
+            "fd00:10:244:2::/64",
+        )
+    }
+
+    /// Adds a node with the addresses of its pods in both families.
+    #[must_use]
+    pub fn node(self, name: &str, cidr4: &str, cidr6: &str) -> Self {
+        self.try_to(|cluster| {
+            let number = u8::try_from(cluster.nodes.len() + 10).context("too many nodes")?;
+            cluster.nodes.push(NodeSpec {
+                name: name.to_owned(),
+                cidr4: cidr4.parse().with_context(|| format!("node {name}: {cidr4:?}"))?,
+                cidr6: cidr6.parse().with_context(|| format!("node {name}: {cidr6:?}"))?,
+                address4: Ipv4Addr::new(192, 0, 2, number),
+                address6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(number)),
+            });
+            Ok(())
+        })
+    }
+
+    /// Adds a namespace of the cluster with labels. Namespaces that only pods name have no labels of their own.
+    #[must_use]
+    pub fn namespace(mut self, name: &str, labels: &[(&str, &str)]) -> Self {
+        self.namespaces.insert(name.to_owned(), owned(labels));
+        self
+    }
+
+    /// Adds a pod, named `namespace/name`, on a node, with labels and ports such as `http=80/TCP`.
+    #[must_use]
+    pub fn pod(self, name: &str, node: &str, labels: &[(&str, &str)], ports: &[&str]) -> Self {
+        self.add_pod(name, node, labels, ports, false)
+    }
+
+    /// Adds a pod with `hostNetwork: true`: it has the addresses of its node.
+    #[must_use]
+    pub fn host_pod(self, name: &str, node: &str, labels: &[(&str, &str)], ports: &[&str]) -> Self {
+        self.add_pod(name, node, labels, ports, true)
+    }
+
+    /// Adds a service with addresses of both families; `port` is translated to `target` of one of `pods`, in turn.
+    #[must_use]
+    pub fn service(self, address4: &str, address6: &str, port: &str, pods: &[&str], target: u16) -> Self {
+        self.try_to(|cluster| {
+            let address4: Ipv4Addr =
+                address4.parse().with_context(|| format!("service address {address4:?}"))?;
+            let address6: Ipv6Addr =
+                address6.parse().with_context(|| format!("service address {address6:?}"))?;
+            for pod in pods {
+                cluster.pod_named(pod)?;
+            }
+            cluster.services.push(ServiceSpec {
+                addresses: [address4.into(), address6.into()],
+                port: port.parse()?,
+                pods: pods.iter().map(|pod| (*pod).to_owned()).collect(),
+                target,
+            });
+            Ok(())
+        })
+    }
+
+    /// Chooses how packets travel from node to node.
+    #[must_use]
+    pub fn links(mut self, links: Links) -> Self {
+        self.links = links;
+        self
+    }
+
+    /// Builds it, for real. Says what is wrong with the description, if something is.
+    pub fn build(mut self) -> Result<Testbed> {
+        match self.problem.take() {
+            Some(problem) => Err(problem),
+            None => Testbed::build(self),
+        }
+    }
+
+    /// The pod of this name (`namespace/name`).
+    pub fn pod_named(&self, name: &str) -> Result<&PodSpec> {
+        self.pods
+            .iter()
+            .find(|pod| pod.full_name() == name)
+            .with_context(|| format!("there is no pod {name:?}"))
+    }
+
+    /// The node of this name.
+    pub fn node_named(&self, name: &str) -> Result<&NodeSpec> {
+        self.nodes.iter().find(|node| node.name == name).with_context(|| format!("there is no node {name:?}"))
+    }
+
+    fn add_pod(
+        self,
+        name: &str,
+        node: &str,
+        labels: &[(&str, &str)],
+        ports: &[&str],
+        host_network: bool,
+    ) -> Self {
+        self.try_to(|cluster| {
+            let Some((namespace, short)) = name.split_once('/') else {
+                bail!("pod {name:?} needs a namespace")
+            };
+            let neighbours = cluster.pods.iter().filter(|pod| pod.node == node && !pod.host_network).count();
+            let spec = cluster.node_named(node).with_context(|| format!("pod {name}"))?;
+            // The network address is flannel.1's and the first cni0's: pods come after them.
+            let number = neighbours as u32 + 2;
+            let addresses = if host_network {
+                spec.addresses()
+            } else {
+                [nth4(spec.cidr4, number).into(), nth6(spec.cidr6, number).into()]
+            };
+            let ports = ports.iter().map(|port| port.parse()).collect::<Result<_>>()?;
+            cluster.namespaces.entry(namespace.to_owned()).or_default();
+            cluster.pods.push(PodSpec {
+                namespace: namespace.to_owned(),
+                name: short.to_owned(),
+                node: node.to_owned(),
+                labels: owned(labels),
+                ports,
+                host_network,
+                addresses,
+            });
+            Ok(())
+        })
+    }
+
+    fn try_to(mut self, change: impl FnOnce(&mut Self) -> Result<()>) -> Self {
+        if self.problem.is_none() {
+            self.problem = change(&mut self).err();
+        }
+        self
+    }
+}
+
+fn owned(labels: &[(&str, &str)]) -> BTreeMap<String, String> {
+    labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+/// The address `number` places after the network address.
+fn nth4(cidr: Ipv4Net, number: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(cidr.network().to_bits() + number)
+}
+
+/// The address `number` places after the network address.
+fn nth6(cidr: Ipv6Net, number: u32) -> Ipv6Addr {
+    Ipv6Addr::from_bits(cidr.network().to_bits() + u128::from(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_read() {
+        let port: Port = "http=8080/TCP".parse().unwrap();
+        assert_eq!((port.name.as_deref(), port.number, port.transport), (Some("http"), 8080, Transport::Tcp));
+        assert_eq!("53/UDP".parse::<Port>().unwrap().transport, Transport::Udp);
+        assert!("80/ICMP".parse::<Port>().is_err());
+        assert!("x".parse::<Port>().is_err());
+    }
+
+    #[test]
+    fn pods_get_addresses_after_the_gateway() {
+        let cluster =
+            Cluster::of_two_nodes().pod("web/a", "node-a", &[], &["80"]).pod("web/b", "node-a", &[], &[]);
+        assert_eq!(cluster.pod_named("web/b").unwrap().addresses[0].to_string(), "10.244.1.3");
+        assert_eq!(cluster.pod_named("web/a").unwrap().addresses[1].to_string(), "fd00:10:244:1::2");
+        assert_eq!(cluster.nodes[0].gateway4().to_string(), "10.244.1.1");
+    }
+
+    #[test]
+    fn a_pod_on_an_unknown_node_is_refused() {
+        let error = Cluster::new().pod("web/a", "nowhere", &[], &[]).build().unwrap_err();
+        assert!(format!("{error:#}").contains("nowhere"), "{error:#}");
+    }
+}

@@ -1,0 +1,90 @@
+//! Pairs of A and AAAA queries as resolvers send them: two datagrams from one socket, at once.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::cluster::Cluster;
+use crate::probe::Family;
+use crate::story::Story;
+use crate::testbed::Testbed;
+
+/// How many pairs are under way at once.
+const AT_ONCE: usize = 50;
+
+/// The name servers' service.
+pub const SERVICE: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
+
+/// A client, and two name servers behind one service, one on each node. All of their traffic is judged.
+#[track_caller]
+pub fn story() -> Story {
+    let servers = ["kube-system/dns-0", "kube-system/dns-1"];
+    let cluster = Cluster::of_two_nodes()
+        .pod("web/a", "node-a", &[], &[])
+        .pod(servers[0], "node-a", &[("app", "dns")], &["53/UDP"])
+        .pod(servers[1], "node-b", &[("app", "dns")], &["53/UDP"])
+        .service(SERVICE[0], SERVICE[1], "53/UDP", &servers, 53);
+    let mut story = Story::begin(cluster);
+    let ports = "ports: [{protocol: UDP, port: 53}]";
+    story.policy(
+        "web/to-dns",
+        &format!("podSelector: {{}}\npolicyTypes: [Egress]\negress:\n- to: [{{namespaceSelector: {{}}}}]\n  {ports}"),
+    );
+    story.policy("kube-system/dns", &format!("podSelector: {{}}\ningress:\n- {ports}"));
+    story.start_agents(&[]);
+    story
+}
+
+/// Sends `pairs` pairs of queries from a pod to a name server's service address, each pair from a socket of its own;
+/// returns how many of the queries were never answered. Nothing is sent again.
+pub fn lost_queries(
+    testbed: &Testbed,
+    from: &str,
+    service: &str,
+    family: Family,
+    pairs: usize,
+    patience: Duration,
+) -> Result<usize> {
+    let server = SocketAddr::new(family.of(testbed.addresses(service)?), 53);
+    let namespace = testbed.namespace(from)?;
+    let mut lost = 0;
+    for begun in (0..pairs).step_by(AT_ONCE) {
+        let count = AT_ONCE.min(pairs - begun);
+        lost += namespace
+            .run(|| burst(server, count, patience))?
+            .with_context(|| format!("asking {server} from {from}"))?;
+    }
+    Ok(lost)
+}
+
+/// Sends a number of pairs, one directly after the other, and waits for the answers.
+fn burst(server: SocketAddr, count: usize, patience: Duration) -> io::Result<usize> {
+    let any: IpAddr = match server {
+        SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let mut sockets = Vec::with_capacity(count);
+    for _ in 0..count {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect(server)?;
+        sockets.push(socket);
+    }
+    for socket in &sockets {
+        socket.send(b"A")?;
+        socket.send(b"AAAA")?;
+    }
+    let end = Instant::now() + patience;
+    let mut lost = 0;
+    for socket in &sockets {
+        for _ in 0..2 {
+            let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            socket.set_read_timeout(Some(left))?;
+            if socket.recv(&mut [0; 512]).is_err() {
+                lost += 1;
+            }
+        }
+    }
+    Ok(lost)
+}

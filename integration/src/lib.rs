@@ -1,0 +1,44 @@
+//! A testbed of network namespaces, and a virtual machine, for tests that read as cluster stories.
+//!
+//! ```text
+//!  [ Cluster ] -> [ Testbed ] -> [ Manifests ] -> [ Agent ] (the real program, in a node's namespace)
+//!                     |                               |
+//!                     v                               v
+//!              [ Server ] <- [ probe ] -> [ Observed ] == [ Record ] (of its audit log)
+//! ```
+//!
+//! - [`cluster`], [`testbed`], [`manifests`]: nodes, pods and services, built from one description.
+//! - [`probe`], [`stream`], [`load`], [`server`]: connections, once, for long, and all the time; and who answers them.
+//! - [`agent`], [`record`]: the program under test, and its audit log.
+//! - [`story`]: all of it in the words of a test.
+//!
+//! Without root every test fails, with one sentence.
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod cluster;
+pub mod command;
+pub mod dns;
+pub mod flood;
+pub mod http;
+pub mod load;
+pub mod manifests;
+pub mod namespace;
+pub mod probe;
+pub mod record;
+pub mod server;
+pub mod smoke;
+pub mod socket;
+pub mod story;
+pub mod stream;
+pub mod testbed;
+pub mod vm;
+mod wiring;
+
+pub use agent::{Agent, Launch};
+pub use cluster::{Cluster, Links, OUTSIDE, Transport};
+pub use load::{Load, LoadReport};
+pub use probe::{Answer, Family, Observed, Way};
+pub use story::{Expected, Side, Story, allowed, allowed_because, denied, denied_because, unjudged};
+pub use stream::{Stream, StreamReport};
+pub use testbed::Testbed;

@@ -1,0 +1,199 @@
+//! The folder of manifests from which the agents of a testbed read their cluster.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::cluster::{Cluster, PodSpec};
+use crate::namespace::{alive, kept, maker};
+
+/// What the folder's name begins with; the id of the process follows.
+const PREFIX: &str = "kube-verdict-testbed-";
+
+/// A folder of manifests. It goes when this goes, unless `KEEP_TESTBED=1` is in the environment.
+#[derive(Debug)]
+pub struct Manifests {
+    path: PathBuf,
+    around: TempDir,
+}
+
+impl Manifests {
+    /// Makes an empty folder.
+    pub fn new() -> Result<Self> {
+        remove_stale();
+        let prefix = format!("{PREFIX}{}-", std::process::id());
+        let around = tempfile::Builder::new()
+            .prefix(&prefix)
+            .disable_cleanup(kept())
+            .tempdir()
+            .context("making a folder for manifests")?;
+        let path = around.path().join("manifests");
+        fs::create_dir(&path).with_context(|| format!("making the folder {}", path.display()))?;
+        Ok(Self { path, around })
+    }
+
+    /// The folder of manifests.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of a file beside the folder, which goes with it: for logs.
+    pub fn beside(&self, file: &str) -> PathBuf {
+        self.around.path().join(file)
+    }
+
+    /// Writes the namespaces, nodes and pods of a cluster as `cluster.yaml`.
+    pub fn write_cluster(&self, cluster: &Cluster) -> Result<Instant> {
+        self.write("cluster.yaml", &cluster_text(cluster))
+    }
+
+    /// Writes the NetworkPolicy `name` (`namespace/name`) with this `spec` as a file of its own; returns when it was in
+    /// place.
+    pub fn policy(&self, name: &str, spec: &str) -> Result<Instant> {
+        self.write(&policy_file(name), &policy_text(name, spec))
+    }
+
+    /// Removes the file of a policy that [`Manifests::policy`] wrote; returns when it was gone.
+    pub fn remove_policy(&self, name: &str) -> Result<Instant> {
+        self.remove(&policy_file(name))
+    }
+
+    /// Writes a file as editors do: whole, and then renamed into place. Returns when it was in place.
+    pub fn write(&self, file: &str, text: &str) -> Result<Instant> {
+        let new = self.path().join(format!(".{file}.new"));
+        let path = self.path().join(file);
+        fs::write(&new, text).with_context(|| format!("writing {}", new.display()))?;
+        fs::rename(&new, &path).with_context(|| format!("writing {}", path.display()))?;
+        Ok(Instant::now())
+    }
+
+    /// Removes a file; returns when it was gone.
+    pub fn remove(&self, file: &str) -> Result<Instant> {
+        let path = self.path().join(file);
+        fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+        Ok(Instant::now())
+    }
+}
+
+/// The text of a NetworkPolicy `namespace/name` with this `spec`, which may be indented as a whole.
+pub fn policy_text(name: &str, spec: &str) -> String {
+    let (namespace, short) = name.split_once('/').unwrap_or(("default", name));
+    let mut text = format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+         metadata:\n  name: {short}\n  namespace: {namespace}\nspec:\n"
+    );
+    let lines = || spec.lines().filter(|line| !line.trim().is_empty());
+    let margin = lines().map(|line| line.len() - line.trim_start().len()).min().unwrap_or(0);
+    for line in lines() {
+        let _ = writeln!(text, "  {}", &line[margin..]);
+    }
+    text
+}
+
+fn policy_file(name: &str) -> String {
+    format!("policy-{}.yaml", name.replace('/', "."))
+}
+
+fn cluster_text(cluster: &Cluster) -> String {
+    let mut documents = Vec::new();
+    for (name, labels) in &cluster.namespaces {
+        let labels = labels_text(labels);
+        documents.push(format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n  labels: {labels}\n"
+        ));
+    }
+    for node in &cluster.nodes {
+        let [cidr4, cidr6] = node.cidrs();
+        let [address4, address6] = node.addresses();
+        let name = &node.name;
+        documents.push(format!(
+            "apiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\n\
+             spec:\n  podCIDR: {cidr4}\n  podCIDRs: [\"{cidr4}\", \"{cidr6}\"]\n\
+             status:\n  addresses:\n  - {{type: InternalIP, address: \"{address4}\"}}\n  \
+             - {{type: InternalIP, address: \"{address6}\"}}\n"
+        ));
+    }
+    documents.extend(cluster.pods.iter().map(pod_text));
+    documents.join("---\n")
+}
+
+fn pod_text(pod: &PodSpec) -> String {
+    let PodSpec { namespace, name, node, host_network, .. } = pod;
+    let labels = labels_text(&pod.labels);
+    let [address4, address6] = pod.addresses;
+    let mut text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: {namespace}\n  labels: {labels}\n  \
+         creationTimestamp: \"2024-01-01T00:00:00Z\"\n\
+         spec:\n  nodeName: {node}\n  hostNetwork: {host_network}\n  containers:\n  - name: server\n    ports:"
+    );
+    if pod.ports.is_empty() {
+        text.push_str(" []");
+    }
+    text.push('\n');
+    for port in &pod.ports {
+        let name = port.name.as_ref().map(|name| format!("name: {name}, ")).unwrap_or_default();
+        let (number, transport) = (port.number, port.transport);
+        let _ = writeln!(text, "    - {{{name}containerPort: {number}, protocol: {transport}}}");
+    }
+    let _ = write!(
+        text,
+        "status:\n  phase: Running\n  podIP: \"{address4}\"\n  podIPs:\n  \
+         - ip: \"{address4}\"\n  - ip: \"{address6}\"\n"
+    );
+    text
+}
+
+fn labels_text(labels: &std::collections::BTreeMap<String, String>) -> String {
+    let pairs: Vec<String> = labels.iter().map(|(key, value)| format!("\"{key}\": \"{value}\"")).collect();
+    format!("{{{}}}", pairs.join(", "))
+}
+
+/// Removes folders that killed processes have left.
+fn remove_stale() {
+    let folder: PathBuf = std::env::temp_dir();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name.to_str().and_then(|name| maker(name, PREFIX)).is_some_and(|process| !alive(process)) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_is_indented_under_its_spec() {
+        let text = policy_text(
+            "db/allow",
+            "
+            podSelector: {}
+            ingress:
+            - from: []
+            ",
+        );
+        let expected = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  name: allow\n  \
+                        namespace: db\nspec:\n  podSelector: {}\n  ingress:\n  - from: []\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_cluster_is_told_in_manifests() {
+        let cluster = Cluster::of_two_nodes().namespace("web", &[("team", "front")]).pod(
+            "web/a",
+            "node-a",
+            &[("app", "web")],
+            &["http=80/TCP"],
+        );
+        let text = cluster_text(&cluster);
+        assert!(text.contains("  podCIDRs: [\"10.244.1.0/24\", \"fd00:10:244:1::/64\"]\n"), "{text}");
+        assert!(text.contains("    - {name: http, containerPort: 80, protocol: TCP}\n"), "{text}");
+        assert!(text.contains("  - ip: \"fd00:10:244:1::2\"\n"), "{text}");
+        assert!(text.contains("  labels: {\"team\": \"front\"}\n"), "{text}");
+    }
+}

@@ -1,0 +1,122 @@
+//! The agent's audit log, read as anybody would read it: by its documented form alone.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use crate::cluster::Transport;
+use crate::probe::{Observed, Way};
+
+/// What a story needs of one record.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+pub struct Record {
+    /// `allow` or `deny`.
+    pub verdict: String,
+    /// Why, in a word.
+    pub reason: String,
+    /// The direction that decided: `ingress` or `egress`.
+    pub direction: String,
+    /// The protocol by name; `None` if the packet could not be parsed.
+    pub protocol: Option<String>,
+    /// Where the packet came from, before SNAT.
+    pub source: Option<Endpoint>,
+    /// Where it went, after DNAT.
+    pub destination: Option<Endpoint>,
+    /// The policy that decided.
+    pub policy: Option<String>,
+    /// The index of its rule.
+    pub rule: Option<usize>,
+    /// What the source's side said.
+    pub egress: Side,
+    /// What the destination's side said.
+    pub ingress: Side,
+    /// For a default deny, the rule that came nearest to allowing.
+    #[serde(default)]
+    pub nearest_miss: Option<NearestMiss>,
+    /// How long the verdict took.
+    pub nanoseconds: u64,
+}
+
+/// The rule that came nearest to allowing.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct NearestMiss {
+    /// Its policy.
+    pub policy: String,
+    /// Its index.
+    pub rule: usize,
+    /// What did not match: `port` or `peer`.
+    pub miss: String,
+}
+
+/// One end of a connection.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Endpoint {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port, if it has one.
+    pub port: Option<u16>,
+    /// The namespace of its pod.
+    pub namespace: Option<String>,
+    /// Its pod.
+    pub pod: Option<String>,
+}
+
+/// What one direction said.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Side {
+    /// `allow` or `deny`.
+    pub verdict: String,
+    /// Why, in a word.
+    pub reason: String,
+    /// The policy that decided.
+    pub policy: Option<String>,
+    /// The index of its rule.
+    pub rule: Option<usize>,
+}
+
+impl Record {
+    /// Whether it is about this probe, that was judged towards `destination` (the pod's own address and port).
+    pub fn is_of(&self, observed: &Observed, destination: SocketAddr) -> bool {
+        let (Some(source), Some(found)) = (&self.source, &self.destination) else { return false };
+        let addresses = (source.address, found.address) == (observed.source.ip(), destination.ip());
+        match observed.way {
+            Way::Ping => addresses && matches!(self.protocol.as_deref(), Some("ICMP" | "ICMPv6")),
+            Way::Port(_, transport) => {
+                let ports = (source.port, found.port);
+                addresses
+                    && ports == (Some(observed.source.port()), Some(destination.port()))
+                    && self.protocol.as_deref() == Some(name(transport))
+            }
+        }
+    }
+}
+
+fn name(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Tcp => "TCP",
+        Transport::Udp => "UDP",
+        Transport::Sctp => "SCTP",
+    }
+}
+
+/// The records of a log from its byte `from` on, and the place after the last whole line. Lines about lost records and
+/// a last line that is still being written are left out.
+pub fn read(log: &Path, from: u64) -> Result<(Vec<Record>, u64)> {
+    let bytes = fs::read(log).with_context(|| format!("reading {}", log.display()))?;
+    let from = usize::try_from(from)?;
+    let new = bytes.get(from..).unwrap_or_default();
+    let whole = new.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let mut records = Vec::new();
+    for line in new[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        if line.starts_with(b"{\"lost\"") {
+            continue;
+        }
+        let record = serde_json::from_slice(line)
+            .with_context(|| format!("{}: {}", log.display(), String::from_utf8_lossy(line)))?;
+        records.push(record);
+    }
+    Ok((records, (from + whole) as u64))
+}

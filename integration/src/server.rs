@@ -1,0 +1,249 @@
+//! The server in a pod: it says who it is and whom it sees, and echoes what it gets.
+//!
+//! One thread serves all ports of a pod. On a connection it first writes a [`Greeting`] line; a datagram is answered by
+//! that line followed by the datagram. It notes when the last byte came from each peer, because a cut connection is one
+//! whose bytes no longer arrive.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::pipe;
+
+use crate::cluster::{Port, Transport};
+use crate::namespace::Namespace;
+use crate::socket;
+
+/// What a server says first: its pod, and the address and port from which it sees the client come.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Greeting {
+    /// The pod (`namespace/name`), or the host.
+    pub server: String,
+    /// The client as the server sees it: after all translation of addresses.
+    pub client: SocketAddr,
+}
+
+impl fmt::Display for Greeting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} {}", self.server, self.client)
+    }
+}
+
+impl FromStr for Greeting {
+    type Err = io::Error;
+
+    fn from_str(line: &str) -> io::Result<Self> {
+        let parsed = line.trim_end().split_once(' ').and_then(|(server, client)| {
+            Some(Self { server: server.to_owned(), client: client.parse().ok()? })
+        });
+        parsed.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, format!("{line:?} is no greeting")))
+    }
+}
+
+/// A running server. It stops when this goes.
+#[derive(Debug)]
+pub struct Server {
+    arrivals: Arc<Mutex<HashMap<SocketAddr, Instant>>>,
+    /// Closing it wakes the thread and ends it.
+    stop: Option<OwnedFd>,
+    thread: Option<JoinHandle<Result<io::Result<()>>>>,
+}
+
+impl Server {
+    /// Starts the server of `name` on each of its addresses and ports. It listens when this returns.
+    pub fn start(namespace: &Namespace, name: &str, addresses: &[IpAddr], ports: &[Port]) -> Result<Self> {
+        let mut loop_ = namespace
+            .run(|| Loop::listen(name, addresses, ports))?
+            .with_context(|| format!("starting the server of {name} in {}", namespace.name()))?;
+        let (stopped, stop) = pipe()?;
+        let arrivals = Arc::clone(&loop_.arrivals);
+        let thread = namespace.spawn(move || loop_.serve(&stopped))?;
+        Ok(Self { arrivals, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// When the last byte came from this client, as the server sees it; `None` if none ever came.
+    pub fn last_arrival(&self, client: SocketAddr) -> Option<Instant> {
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).get(&client).copied()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the server's thread works on.
+struct Loop {
+    name: String,
+    listeners: Vec<TcpListener>,
+    datagrams: Vec<UdpSocket>,
+    connections: Vec<Connection>,
+    arrivals: Arc<Mutex<HashMap<SocketAddr, Instant>>>,
+}
+
+/// A connection and what is still to be written to it.
+struct Connection {
+    stream: TcpStream,
+    peer: SocketAddr,
+    pending: Vec<u8>,
+}
+
+/// A connection whose client doesn't read is not read from either beyond this many pending bytes.
+const MOST_PENDING: usize = 64 * 1024;
+
+impl Loop {
+    fn listen(name: &str, addresses: &[IpAddr], ports: &[Port]) -> io::Result<Self> {
+        let mut listeners = Vec::new();
+        let mut datagrams = Vec::new();
+        for address in addresses {
+            for port in ports {
+                let at = SocketAddr::new(*address, port.number);
+                if port.transport == Transport::Udp {
+                    let socket = UdpSocket::bind(at)?;
+                    socket.set_nonblocking(true)?;
+                    datagrams.push(socket);
+                } else {
+                    listeners.push(socket::listener(port.transport, at)?);
+                }
+            }
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            listeners,
+            datagrams,
+            connections: Vec::new(),
+            arrivals: Arc::default(),
+        })
+    }
+
+    fn serve(&mut self, stopped: &OwnedFd) -> io::Result<()> {
+        loop {
+            let mut fds = vec![PollFd::new(stopped.as_fd(), PollFlags::POLLIN)];
+            fds.extend(self.listeners.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
+            fds.extend(self.datagrams.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
+            fds.extend(self.connections.iter().map(|c| PollFd::new(c.stream.as_fd(), c.events())));
+            match poll(&mut fds, PollTimeout::NONE) {
+                Err(nix::errno::Errno::EINTR) => continue,
+                other => other?,
+            };
+            let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+            let (first, rest) = ready.split_at(1);
+            if first == [true] {
+                return Ok(());
+            }
+            let (listeners, rest) = rest.split_at(self.listeners.len());
+            let (datagrams, connections) = rest.split_at(self.datagrams.len());
+            self.work_on_connections(connections);
+            self.answer_datagrams(datagrams);
+            self.accept(listeners);
+        }
+    }
+
+    fn work_on_connections(&mut self, ready: &[bool]) {
+        let mut ready = ready.iter();
+        let arrivals = &self.arrivals;
+        self.connections.retain_mut(|connection| match ready.next() {
+            Some(true) => connection.work(arrivals).is_ok(),
+            _ => true,
+        });
+    }
+
+    fn answer_datagrams(&self, ready: &[bool]) {
+        let mut buffer = [0; 2048];
+        for socket in self.datagrams.iter().zip(ready).filter_map(|(socket, ready)| ready.then_some(socket)) {
+            while let Ok((length, client)) = socket.recv_from(&mut buffer) {
+                note(&self.arrivals, client);
+                let mut answer = Greeting { server: self.name.clone(), client }.to_string().into_bytes();
+                answer.extend_from_slice(&buffer[..length]);
+                // A client that has gone away is no concern of the server.
+                let _ = socket.send_to(&answer, client);
+            }
+        }
+    }
+
+    fn accept(&mut self, ready: &[bool]) {
+        for listener in
+            self.listeners.iter().zip(ready).filter_map(|(listener, ready)| ready.then_some(listener))
+        {
+            while let Ok((stream, peer)) = listener.accept() {
+                let greeting = Greeting { server: self.name.clone(), client: peer };
+                let mut connection = Connection { stream, peer, pending: greeting.to_string().into_bytes() };
+                // SCTP refuses TCP's option: there is nothing to turn off there.
+                let _ = connection.stream.set_nodelay(true);
+                if connection.stream.set_nonblocking(true).is_ok() && connection.flush().is_ok() {
+                    self.connections.push(connection);
+                }
+            }
+        }
+    }
+}
+
+impl Connection {
+    fn events(&self) -> PollFlags {
+        let mut events = PollFlags::empty();
+        events.set(PollFlags::POLLOUT, !self.pending.is_empty());
+        events.set(PollFlags::POLLIN, self.pending.len() < MOST_PENDING);
+        events
+    }
+
+    /// Reads what there is and writes what can be written. An error ends the connection.
+    fn work(&mut self, arrivals: &Mutex<HashMap<SocketAddr, Instant>>) -> io::Result<()> {
+        let mut buffer = [0; 4096];
+        while self.pending.len() < MOST_PENDING {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(length) => {
+                    note(arrivals, self.peer);
+                    self.pending.extend_from_slice(&buffer[..length]);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.flush()
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        while !self.pending.is_empty() {
+            match self.stream.write(&self.pending) {
+                Ok(written) => drop(self.pending.drain(..written)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn note(arrivals: &Mutex<HashMap<SocketAddr, Instant>>, client: SocketAddr) {
+    let mut arrivals = arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+    arrivals.insert(client, Instant::now());
+    // Under load each connection comes from a port of its own: what is long past is forgotten.
+    if arrivals.len() > 10_000 {
+        arrivals.retain(|_, at| at.elapsed() < Duration::from_secs(60));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_greeting_is_read_back() {
+        let greeting = Greeting { server: "web/a".into(), client: "[fd00::1]:80".parse().unwrap() };
+        assert_eq!(greeting.to_string().parse::<Greeting>().unwrap(), greeting);
+        assert!("nonsense".parse::<Greeting>().is_err());
+    }
+}

@@ -1,0 +1,211 @@
+//! A running cluster of network namespaces, with servers in its pods.
+//!
+//! From: a [`Cluster`] description. To: probes, agents and stories. All of it goes when the testbed goes, also when its
+//! process panics; after a process that was killed the next one cleans up. With `KEEP_TESTBED=1` in the environment
+//! everything stays, for a person to look at.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cluster::{Cluster, Links, OUTSIDE, Port};
+use crate::command::{bridge, ip, nft, nft_answer};
+use crate::manifests::Manifests;
+use crate::namespace::{self, Namespace};
+use crate::probe::{Family, Observed, Way, probe};
+use crate::server::Server;
+use crate::wiring;
+
+/// Ports on which the nodes and the host outside answer, beside the pods.
+const HOST_PORTS: [&str; 2] = ["7000/TCP", "7000/UDP"];
+
+/// See the module.
+#[derive(Debug)]
+pub struct Testbed {
+    // Dropped in this order: servers and folder before the namespaces that they live in.
+    servers: BTreeMap<String, Server>,
+    manifests: Manifests,
+    /// By the name of a pod (`namespace/name`), of a node, or [`OUTSIDE`]. A pod of the host network has none.
+    namespaces: BTreeMap<String, Arc<Namespace>>,
+    cluster: Cluster,
+}
+
+impl Testbed {
+    /// Begins the description of a cluster.
+    #[expect(clippy::new_ret_no_self, reason = "a testbed begins as the description of its cluster")]
+    pub fn new() -> Cluster {
+        Cluster::new()
+    }
+
+    /// Builds what `cluster` describes.
+    pub(crate) fn build(cluster: Cluster) -> Result<Self> {
+        namespace::require_root()?;
+        namespace::remove_stale();
+        let mut testbed = Self {
+            servers: BTreeMap::new(),
+            manifests: Manifests::new()?,
+            namespaces: namespaces(&cluster)?,
+            cluster,
+        };
+        testbed.configure()?;
+        testbed.manifests.write_cluster(&testbed.cluster)?;
+        testbed.start_servers()?;
+        Ok(testbed)
+    }
+
+    /// What it was built from.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The folder of manifests that describe it.
+    pub fn manifests(&self) -> &Manifests {
+        &self.manifests
+    }
+
+    /// The network namespace of a pod (`namespace/name`), of a node, or of [`OUTSIDE`].
+    pub fn namespace(&self, name: &str) -> Result<&Arc<Namespace>> {
+        if let Some(namespace) = self.namespaces.get(name) {
+            return Ok(namespace);
+        }
+        let pod = self.cluster.pod_named(name)?;
+        self.namespaces.get(&pod.node).with_context(|| format!("there is no node {:?}", pod.node))
+    }
+
+    /// The addresses of a pod, of a node, or of [`OUTSIDE`]: IPv4, then IPv6. An address stands for itself.
+    pub fn addresses(&self, name: &str) -> Result<[IpAddr; 2]> {
+        if let Ok(address) = name.parse() {
+            return Ok([address; 2]);
+        }
+        if name == OUTSIDE {
+            let [v4, v6] = wiring::OUTSIDE_ADDRESSES;
+            return Ok([v4.parse()?, v6.parse()?]);
+        }
+        match self.cluster.node_named(name) {
+            Ok(node) => Ok(node.addresses()),
+            Err(_) => Ok(self.cluster.pod_named(name)?.addresses),
+        }
+    }
+
+    /// The server of a pod, of a node, or of [`OUTSIDE`] (the latter two answer on ports 7000/TCP and 7000/UDP).
+    pub fn server(&self, name: &str) -> Result<&Server> {
+        self.servers.get(name).with_context(|| format!("{name:?} has no server"))
+    }
+
+    /// Tries to reach `to` from `from`; either is a pod, a node, or [`OUTSIDE`], and `to` can be an address.
+    pub fn probe(
+        &self,
+        from: &str,
+        to: &str,
+        way: Way,
+        family: Family,
+        patience: Duration,
+    ) -> Result<Observed> {
+        let address = family.of(self.addresses(to)?);
+        self.namespace(from)?
+            .run(|| probe(address, way, patience))?
+            .with_context(|| format!("probing {way} of {to} ({address}) from {from}"))
+    }
+
+    /// The nftables rules of a node, as `nft list ruleset` shows them.
+    pub fn ruleset(&self, node: &str) -> Result<String> {
+        nft_answer(self.namespace(node)?, &["list", "ruleset"])
+    }
+
+    /// Prints, for a person who looks for what went wrong, the way into each namespace and the rules of each node.
+    pub fn print_state(&self) {
+        eprintln!("--- ways in (KEEP_TESTBED=1 keeps the testbed alive)");
+        for (name, namespace) in &self.namespaces {
+            eprintln!("{name:>16}: {}", namespace.way_in());
+        }
+        eprintln!("{:>16}: {}", "manifests", self.manifests.path().display());
+        for node in &self.cluster.nodes {
+            match self.ruleset(&node.name) {
+                Ok(rules) => eprintln!("--- nft list ruleset in {}\n{rules}", node.name),
+                Err(error) => eprintln!("--- nft list ruleset in {}: {error:#}", node.name),
+            }
+        }
+    }
+
+    fn configure(&mut self) -> Result<()> {
+        let cluster = &self.cluster;
+        for (name, namespace) in &self.namespaces {
+            namespace.sysctls(&wiring::EVERYWHERE)?;
+            if let Ok(node) = cluster.node_named(name) {
+                namespace.sysctls(&wiring::NODE)?;
+                for sysctl in wiring::BRIDGED {
+                    namespace.sysctl(sysctl, "1").with_context(|| {
+                        format!("node {}: load the kernel module first: modprobe br_netfilter", node.name)
+                    })?;
+                }
+            } else if name == OUTSIDE {
+                for sysctl in wiring::BRIDGED {
+                    // Frames between nodes are the wire here, and not to be filtered; without the module they aren't.
+                    let _ = namespace.sysctl(sysctl, "0");
+                }
+            }
+        }
+        let path = |name: &str| self.namespaces.get(name).map(|n| n.name().to_owned()).unwrap_or_default();
+        ip(self.namespace(OUTSIDE)?, &wiring::outside(cluster, path))?;
+        for node in &cluster.nodes {
+            let pods = cluster.pods.iter().filter(|pod| pod.node == node.name && !pod.host_network);
+            let mut lines = wiring::node(cluster, node);
+            for (number, pod) in pods.clone().enumerate() {
+                lines.push_str(&wiring::plug(number, &path(&pod.full_name())));
+            }
+            let namespace = self.namespace(&node.name)?;
+            ip(namespace, &lines)?;
+            if cluster.links == Links::Vxlan {
+                bridge(namespace, &wiring::forwarding(cluster, node))?;
+            }
+            nft(namespace, &wiring::rules(cluster))?;
+            for pod in pods {
+                ip(self.namespace(&pod.full_name())?, &wiring::pod(pod, node))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn start_servers(&mut self) -> Result<()> {
+        let host_ports: Vec<Port> = HOST_PORTS.iter().map(|port| port.parse()).collect::<Result<_>>()?;
+        let mut wanted = vec![(OUTSIDE.to_owned(), self.addresses(OUTSIDE)?, host_ports.clone())];
+        for node in &self.cluster.nodes {
+            wanted.push((node.name.clone(), node.addresses(), host_ports.clone()));
+        }
+        wanted
+            .extend(self.cluster.pods.iter().map(|pod| (pod.full_name(), pod.addresses, pod.ports.clone())));
+        for (name, addresses, ports) in wanted {
+            let server = Server::start(self.namespace(&name)?, &name, &addresses, &ports)?;
+            self.servers.insert(name, server);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Testbed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print_state();
+        }
+    }
+}
+
+fn namespaces(cluster: &Cluster) -> Result<BTreeMap<String, Arc<Namespace>>> {
+    static TESTBEDS: AtomicU32 = AtomicU32::new(1);
+    let number = TESTBEDS.fetch_add(1, Ordering::Relaxed);
+    let mut names = vec![OUTSIDE.to_owned()];
+    names.extend(cluster.nodes.iter().map(|node| node.name.clone()));
+    names.extend(cluster.pods.iter().filter(|pod| !pod.host_network).map(|pod| pod.full_name()));
+    let mut made = BTreeMap::new();
+    for name in names {
+        let namespace = Namespace::create(&format!("{number}-{}", name.replace('/', ".")))?;
+        if made.insert(name.clone(), Arc::new(namespace)).is_some() {
+            bail!("two nodes or pods are named {name:?}");
+        }
+    }
+    Ok(made)
+}

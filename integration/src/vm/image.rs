@@ -1,0 +1,191 @@
+//! The machine's first and only file system: busybox, modules, programs with their libraries, and what to run.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::RESULT;
+use super::archive::{Archive, Kind};
+use super::kernel::Kernel;
+
+/// Modules that the testbed, the agent and SCTP need.
+const MODULES: [&str; 26] = [
+    "nf_tables",
+    "nf_conntrack",
+    "nf_conntrack_netlink",
+    "nfnetlink_queue",
+    "nft_queue",
+    "nft_ct",
+    "nft_fib",
+    "nft_fib_ipv4",
+    "nft_fib_ipv6",
+    "nft_fib_inet",
+    "nft_compat",
+    "xt_NFQUEUE",
+    "nft_nat",
+    "nft_chain_nat",
+    "nft_masq",
+    "nft_numgen",
+    "nft_limit",
+    "nft_log",
+    "nft_reject_inet",
+    "nf_defrag_ipv4",
+    "nf_defrag_ipv6",
+    "veth",
+    "bridge",
+    "br_netfilter",
+    "vxlan",
+    "sctp",
+];
+
+/// Programs of the system that the testbed calls.
+const PROGRAMS: [&str; 3] = ["ip", "bridge", "nft"];
+
+/// What to put in, and what to run there.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Image {
+    programs: Vec<(PathBuf, String)>,
+    commands: Vec<(String, String)>,
+}
+
+impl Image {
+    /// An image without programs of one's own.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Puts a program of this machine, with the libraries that it needs, into `/bin`.
+    #[must_use]
+    pub fn program(mut self, path: &Path, name: &str) -> Self {
+        self.programs.push((path.to_owned(), name.to_owned()));
+        self
+    }
+
+    /// Adds a command, run after the earlier ones by a shell; its exit code is reported under `name`.
+    #[must_use]
+    pub fn command(mut self, name: &str, command: &str) -> Self {
+        self.commands.push((name.to_owned(), command.to_owned()));
+        self
+    }
+
+    /// Writes it as an archive.
+    pub(super) fn write(&self, kernel: &Kernel, to: &Path) -> Result<()> {
+        let busybox = program("busybox").context("busybox is missing: install the package busybox-static")?;
+        let modules = kernel.modules(&MODULES)?;
+        let mut files = vec![(busybox, "bin/busybox".to_owned())];
+        for name in PROGRAMS {
+            let path =
+                program(name).with_context(|| format!("{name} is missing: install iproute2, nftables"))?;
+            files.push((path, format!("bin/{name}")));
+        }
+        for (path, name) in &self.programs {
+            files.push((path.clone(), format!("bin/{name}")));
+        }
+        let libraries: BTreeSet<PathBuf> = files
+            .iter()
+            .skip(1)
+            .map(|(path, _)| libraries(path))
+            .collect::<Result<Vec<_>>>()?
+            .into_iter()
+            .flatten()
+            .collect();
+        for library in libraries {
+            let name = library.to_string_lossy().trim_start_matches('/').to_owned();
+            files.push((library, name));
+        }
+        let mut order = String::new();
+        for (number, module) in modules.iter().enumerate() {
+            let name = format!("modules/{number:03}.ko");
+            order.push_str(&format!("/{name}\n"));
+            files.push((module.clone(), name));
+        }
+        let file = File::create(to).with_context(|| format!("creating {}", to.display()))?;
+        let mut archive = Archive::new(BufWriter::new(file));
+        for folder in folders(&files) {
+            archive.add(Kind::Folder, &folder, &[])?;
+        }
+        for (path, name) in &files {
+            let bytes = contents(path).with_context(|| format!("reading {}", path.display()))?;
+            archive.add(Kind::File, name, &bytes)?;
+        }
+        archive.add(Kind::Link, "bin/sh", b"busybox")?;
+        archive.add(Kind::File, "modules/order", order.as_bytes())?;
+        archive.add(Kind::File, "init", self.init().as_bytes())?;
+        archive.finish().context("writing the first file system")
+    }
+
+    /// The first process: mounts, loads the modules, runs the commands, and powers off.
+    fn init(&self) -> String {
+        let mut script = String::from(
+            "#!/bin/sh\n\
+             export PATH=/bin HOME=/tmp RUST_BACKTRACE=0\n\
+             busybox mount -t proc proc /proc\n\
+             busybox mount -t sysfs sysfs /sys\n\
+             busybox mount -t devtmpfs devtmpfs /dev\n\
+             busybox mount -t tmpfs tmpfs /run\n\
+             busybox mount -t tmpfs tmpfs /tmp\n\
+             while read module; do busybox insmod $module || echo \"insmod $module failed\"; done </modules/order\n\
+             ip link set lo up\n",
+        );
+        for (name, command) in &self.commands {
+            script.push_str(&format!("{command} </dev/null\necho \"{RESULT} {name} $?\"\n"));
+        }
+        script.push_str("busybox sync\nbusybox poweroff -f\n");
+        script
+    }
+}
+
+/// All folders that the files are in, and those of the file systems to mount; each after the one that it is in.
+fn folders(files: &[(PathBuf, String)]) -> BTreeSet<String> {
+    let mut all: BTreeSet<String> = ["proc", "sys", "dev", "run", "tmp"].map(str::to_owned).into();
+    for (_, name) in files {
+        let parents = Path::new(name).ancestors().skip(1).map(|folder| folder.to_string_lossy().into_owned());
+        all.extend(parents.filter(|folder| !folder.is_empty()));
+    }
+    all
+}
+
+/// The libraries that a program loads, and the loader itself, as ldd(1) lists them.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let listed = Command::new("ldd").arg(program).output().context("running ldd")?;
+    let text = String::from_utf8_lossy(&listed.stdout);
+    let mut found = Vec::new();
+    for line in text.lines() {
+        if line.contains("not found") {
+            bail!("{} needs a library that is missing: {}", program.display(), line.trim());
+        }
+        let path = line.split("=>").last().unwrap_or_default().trim().split(' ').next().unwrap_or_default();
+        if path.starts_with('/') {
+            found.push(PathBuf::from(path));
+        }
+    }
+    Ok(found)
+}
+
+/// A file's bytes; those of a compressed module unpacked.
+fn contents(path: &Path) -> Result<Vec<u8>> {
+    let unpack = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("xz") => "xz",
+        Some("zst") => "zstd",
+        _ => return Ok(fs::read(path)?),
+    };
+    let unpacked =
+        Command::new(unpack).arg("-dc").arg(path).output().with_context(|| format!("running {unpack}"))?;
+    if !unpacked.status.success() {
+        bail!("{unpack}: {}", String::from_utf8_lossy(&unpacked.stderr).trim());
+    }
+    Ok(unpacked.stdout)
+}
+
+/// Where a program lies: in PATH, or where Debian keeps those for root.
+fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+}

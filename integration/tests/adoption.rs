@@ -1,0 +1,64 @@
+//! Connections that are older than the agent: kept or cut as policy says, never broken blindly.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use integration::{Family, Links, Story, Stream, smoke};
+
+fn streams(story: &Story, from: &str, to: &str, way: &str) -> Vec<Stream> {
+    let open = |family| Stream::open(&story.testbed, from, to, way.parse().unwrap(), family).unwrap();
+    Family::BOTH.map(open).into()
+}
+
+#[test]
+fn connections_older_than_the_agent_are_kept_or_cut() {
+    let mut story = Story::begin(smoke::cluster(Links::Vxlan));
+    smoke::write_policies(&mut story);
+    let mut kept = streams(&story, "web/front", "db/store", "5432");
+    kept.extend(streams(&story, "other/client", "db/store", "53/UDP"));
+    kept.extend(streams(&story, "web/far", "db/backup", "6432"));
+    kept.extend(streams(&story, "other/client", "web/front", "80"));
+    kept.extend(streams(&story, "node-a", "db/store", "8080"));
+    let mut cut = streams(&story, "other/client", "db/store", "5432");
+    cut.extend(streams(&story, "web/far", "db/store", "8080"));
+    cut.extend(streams(&story, "other/caged", "other/client", "80"));
+    cut.extend(streams(&story, "other/caged", "node-b", "7000/UDP"));
+    cut.extend(streams(&story, "node-b", "db/store", "8080"));
+    story.start_agents(&[]);
+    let ready = Instant::now();
+    sleep(Duration::from_millis(600));
+    for stream in &cut {
+        assert!(stream.last_echo() <= ready, "{} is not allowed and still goes on", stream.client());
+    }
+    for stream in kept {
+        stream.wait_progress(100).unwrap();
+        let report = stream.finish().unwrap();
+        assert!(report.longest_gap < Duration::from_millis(900), "{report:?}");
+    }
+}
+
+#[test]
+fn a_connection_through_a_service_is_adopted_by_the_pod_behind_it() {
+    let mut story = Story::begin(smoke::cluster(Links::Routes));
+    smoke::write_policies(&mut story);
+    let way = "5432".parse().unwrap();
+    let open = |from, family: Family| {
+        Stream::open(&story.testbed, from, smoke::SERVICE[family as usize], way, family).unwrap()
+    };
+    let kept = Family::BOTH.map(|family| open("web/front", family));
+    let cut = Family::BOTH.map(|family| open("other/client", family));
+    // Its own address: masqueraded, so that only the connection's original direction tells who it is.
+    let own = Family::BOTH.map(|family| open("db/store", family));
+    story.start_agents(&[]);
+    let ready = Instant::now();
+    sleep(Duration::from_millis(600));
+    for stream in &cut {
+        assert!(stream.last_echo() <= ready, "{} is not allowed and still goes on", stream.client());
+    }
+    for stream in kept.into_iter().chain(own) {
+        stream.wait_progress(100).unwrap();
+        stream.finish().unwrap();
+    }
+}

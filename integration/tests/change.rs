@@ -1,0 +1,151 @@
+//! Edits of the manifests, and the connections that exist meanwhile: cut at once, healed, or never disturbed.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use integration::{Cluster, Family, Story, Stream, Testbed, flood};
+
+/// Not one byte passes later than this after the file was written.
+const BOUND: Duration = Duration::from_millis(100);
+
+const OPEN: &str = "
+    podSelector: {}
+    ingress:
+    - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]
+";
+const CLOSED: &str = "
+    podSelector: {}
+    ingress:
+    - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: nobody}}}]
+";
+
+fn cluster() -> Cluster {
+    Testbed::new()
+        .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
+        .pod("web/a", "node-a", &[("app", "a")], &["80"])
+        .pod("db/s", "node-a", &[("app", "s")], &["5432", "53/UDP"])
+        .pod("other/x", "node-a", &[], &["80"])
+        .pod("other/y", "node-a", &[], &["80"])
+}
+
+fn streams(story: &Story) -> Vec<Stream> {
+    let ways =
+        ["5432", "53/UDP"].iter().flat_map(|way| Family::BOTH.map(|family| (way.parse().unwrap(), family)));
+    ways.map(|(way, family)| Stream::open(&story.testbed, "web/a", "db/s", way, family).unwrap()).collect()
+}
+
+/// Writes a policy that forbids the streams and holds the last byte of each against the bound.
+fn cut(story: &Story, streams: &[Stream]) {
+    let written = story.testbed.manifests().policy("db/allow-web", CLOSED).unwrap();
+    // Longer than TCP waits before it sends again.
+    sleep(Duration::from_millis(600));
+    let server = story.testbed.server("db/s").unwrap();
+    for stream in streams {
+        let arrived = server.last_arrival(stream.client()).unwrap().saturating_duration_since(written);
+        let echoed = stream.last_echo().saturating_duration_since(written);
+        eprintln!(
+            "{}: last byte arrived {arrived:?}, last answer {echoed:?} after the edit",
+            stream.client()
+        );
+        assert!(arrived < BOUND && echoed < BOUND, "{}: bytes passed {arrived:?} later", stream.client());
+    }
+}
+
+#[test]
+fn an_established_connection_is_cut_within_a_tenth_of_a_second_and_heals() {
+    let mut story = Story::begin(cluster());
+    // 100,000 connections that the agent has to look at besides.
+    flood::fill_conntrack(&story.testbed, "other/x", "other/y", 100_000).unwrap();
+    story.policy("db/allow-web", OPEN);
+    story.start_agents(&[]);
+    let streams = streams(&story);
+    for _ in 0..3 {
+        cut(&story, &streams);
+        story.policy("db/allow-web", OPEN);
+        for stream in &streams {
+            stream.wait_progress(50).unwrap();
+        }
+    }
+    assert!(flood::tracked(&story.testbed, "node-a").unwrap() >= 100_000);
+}
+
+#[test]
+fn a_stream_arrives_whole_across_200_edits_that_leave_it_allowed() {
+    let mut story = Story::begin(cluster());
+    story.policy("db/allow-web", OPEN);
+    story.start_agents(&[]);
+    let streams = streams(&story);
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let manifests = story.testbed.manifests();
+    for _ in 0..200 {
+        // Each is another policy that applies to one end of the streams, or another way to say the one that allows.
+        let number = random.below(6);
+        let extra = format!("db/extra-{number}");
+        let written = match random.below(5) {
+            0 => manifests.policy("db/allow-web", OPEN),
+            1 => {
+                let spec = format!("podSelector: {{}}\ningress:\n- ports: [{{port: {number}}}]\n- {{}}");
+                manifests.policy("db/allow-web", &spec)
+            }
+            2 => {
+                let spec =
+                    format!("podSelector: {{}}\ningress:\n- ports: [{{port: 1000, endPort: 100{number}}}]");
+                manifests.policy(&extra, &spec)
+            }
+            3 => {
+                let spec = "podSelector: {}\npolicyTypes: [Egress]\negress:\n- to: [{podSelector: {}}]\n- {}";
+                manifests.policy(&format!("web/extra-{number}"), spec)
+            }
+            // It may not be there.
+            _ => manifests.remove_policy(&extra).or_else(|_| manifests.policy("db/allow-web", OPEN)),
+        };
+        written.unwrap();
+        sleep(Duration::from_millis(random.below(20)));
+    }
+    // What comes after all edits is in force, and so are they.
+    story.policy("other/last", "podSelector: {}");
+    for stream in streams {
+        stream.wait_progress(50).unwrap();
+        let report = stream.finish().unwrap();
+        eprintln!("{report:?}");
+    }
+}
+
+#[test]
+fn policies_on_either_end_and_of_labels_cut_as_well() {
+    let mut story = Story::begin(cluster());
+    story.start_agents(&[]);
+    let streams = streams(&story);
+    // No policy at all before: these connections were never judged.
+    cut(&story, &streams);
+    story.remove_policy("db/allow-web");
+    for stream in &streams {
+        stream.wait_progress(50).unwrap();
+    }
+    // The source's egress, by the first policy that isolates it.
+    let begun = Instant::now();
+    story.policy("web/closed", "podSelector: {matchLabels: {app: a}}\npolicyTypes: [Egress]");
+    let in_force = Instant::now();
+    sleep(Duration::from_millis(600));
+    for stream in &streams {
+        assert!(
+            stream.last_echo() <= in_force,
+            "bytes passed after the policy was in force ({:?})",
+            begun.elapsed()
+        );
+    }
+}
+
+/// A small generator of numbers (xorshift), the same on every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}

@@ -1,0 +1,141 @@
+//! What the machine lacks or others hold: one sentence that says what to do, and not ready.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
+
+use std::path::Path;
+
+use dataplane::netlink::{ACK, Attributes, CREATE, Header, Messages, REQUEST, Socket};
+use integration::{Agent, Cluster, Family, Launch, Side, Story, Stream, Testbed, allowed};
+
+fn cluster() -> Cluster {
+    Testbed::new()
+        .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
+        .pod("web/a", "node-a", &[], &["80"])
+        .pod("db/s", "node-a", &[], &["5432"])
+}
+
+fn begin() -> Story {
+    let mut story = Story::begin(cluster());
+    story.policy("db/allow", "podSelector: {}\ningress:\n- ports: [{port: 5432}]");
+    story
+}
+
+/// Starts an agent that must not become ready, but live and say why, and with what to do.
+fn not_ready(story: &mut Story, launch: &Launch<'_>, naming: &str) {
+    let mut agent = Agent::start(&story.testbed, "node-a", launch).unwrap();
+    let said = agent.wait_not_ready(naming).unwrap();
+    eprintln!("{said}");
+    assert_eq!(agent.get("/livez").unwrap().status, 200, "starting it anew would not help");
+    story.put_agent(agent);
+}
+
+#[test]
+fn without_br_netfilter_it_is_not_ready_until_that_is_on() {
+    let mut story = begin();
+    let node = story.testbed.namespace("node-a").unwrap().clone();
+    node.sysctl("net.bridge.bridge-nf-call-iptables", "0").unwrap();
+    not_ready(&mut story, &Launch::default(), "sysctl -w net.bridge.bridge-nf-call-iptables=1");
+    node.sysctl("net.bridge.bridge-nf-call-iptables", "1").unwrap();
+    story.agent("node-a").wait_ready().unwrap();
+    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow", 0));
+}
+
+#[test]
+fn queue_numbers_that_others_hold_are_named_and_not_stolen() {
+    let mut story = begin();
+    let node = story.testbed.namespace("node-a").unwrap().clone();
+    let mut other = node.run(nfq::Queue::open).unwrap().unwrap();
+    other.bind(4242).unwrap();
+    not_ready(&mut story, &Launch { flags: &["--queue-base", "4242"], ..Launch::default() }, "4242");
+    other.unbind(4242).unwrap();
+    story.agent("node-a").wait_ready().unwrap();
+}
+
+#[test]
+fn without_the_capability_it_ends_with_one_sentence() {
+    let story = begin();
+    let through = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"];
+    let launch = Launch { through: &through, ..Launch::default() };
+    let mut agent = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+    assert_eq!(agent.wait().unwrap().code(), Some(1), "{}", agent.log());
+    assert!(agent.log().contains("CAP_NET_ADMIN"), "{}", agent.log());
+}
+
+#[test]
+fn a_node_without_addresses_for_pods_is_not_ready() {
+    let mut story = begin();
+    let manifests = tempfile::tempdir().unwrap();
+    std::fs::write(
+        manifests.path().join("node.yaml"),
+        "apiVersion: v1\nkind: Node\nmetadata: {name: node-a}\nspec: {}\n",
+    )
+    .unwrap();
+    let source: &Path = manifests.path();
+    let launch = Launch { source: Some(source), ..Launch::default() };
+    not_ready(&mut story, &launch, "the pod CIDR of node node-a is unknown");
+}
+
+#[test]
+fn a_full_table_of_connections_is_named() {
+    let mut story = begin();
+    story.start_agents(&[]);
+    let stream = Stream::open(&story.testbed, "web/a", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
+    let node = story.testbed.namespace("node-a").unwrap().clone();
+    let most: u32 = node.read_sysctl("net.netfilter.nf_conntrack_max").unwrap().parse().unwrap();
+    node.run(|| fill_conntrack(most)).unwrap();
+    story.agent("node-a").wait_not_ready("sysctl -w net.netfilter.nf_conntrack_max=").unwrap();
+    // What is known goes on.
+    stream.wait_progress(50).unwrap();
+
+    node.run(flush_conntrack).unwrap();
+    story.agent("node-a").wait_ready().unwrap();
+    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow", 0));
+}
+
+/// `NFNL_SUBSYS_CTNETLINK`, and its messages `IPCTNL_MSG_CT_NEW` and `IPCTNL_MSG_CT_DELETE`.
+const NEW: u16 = 1 << 8;
+const DELETE: u16 = (1 << 8) | 2;
+const AF_INET: u8 = 2;
+
+/// Adds connections, until the kernel refuses, that it doesn't evict by itself: answered datagrams ("assured") between
+/// addresses that nobody has, with ten minutes to live.
+fn fill_conntrack(most: u32) {
+    const SEEN_REPLY_ASSURED_CONFIRMED: u32 = 0b1110;
+    let mut socket = Socket::open().unwrap();
+    for chunk in 0..most.div_ceil(1_000) {
+        let mut messages = Messages::default();
+        let mut last = 0;
+        for number in chunk * 1_000..(chunk + 1) * 1_000 {
+            last = socket.next_sequence();
+            let header = Header { kind: NEW, flags: REQUEST | CREATE | ACK, sequence: last, family: AF_INET };
+            let (client, server) = (0xc633_6400 + number / 60_000, 0xcb00_7101);
+            let port = 2_000 + (number % 60_000) as u16;
+            messages.push(header, |entry| {
+                entry.nested(1, |tuple| udp_tuple(tuple, (client, port), (server, 9)));
+                entry.nested(2, |tuple| udp_tuple(tuple, (server, 9), (client, port)));
+                entry.be32(3, SEEN_REPLY_ASSURED_CONFIRMED).be32(7, 600);
+            });
+        }
+        // The last of them are refused: the table is full.
+        let _ = socket.send_and_wait(messages.as_bytes(), last);
+    }
+}
+
+/// `CTA_TUPLE_IP` with both addresses, and `CTA_TUPLE_PROTO` with protocol and both ports.
+fn udp_tuple(tuple: &mut Attributes<'_>, source: (u32, u16), destination: (u32, u16)) {
+    tuple.nested(1, |ip| {
+        ip.be32(1, source.0).be32(2, destination.0);
+    });
+    tuple.nested(2, |protocol| {
+        protocol.u8(1, 17).be16(2, source.1).be16(3, destination.1);
+    });
+}
+
+/// Empties the table of connections of the calling thread's namespace: to delete without a tuple is to delete all.
+fn flush_conntrack() {
+    let mut socket = Socket::open().unwrap();
+    let sequence = socket.next_sequence();
+    let mut messages = Messages::default();
+    messages.push(Header { kind: DELETE, flags: REQUEST | ACK, sequence, family: 0 }, |_| {});
+    socket.send_and_wait(messages.as_bytes(), sequence).unwrap();
+}

@@ -1,0 +1,78 @@
+//! Marks of others: a verdict must leave them as they are, on packets and on connections.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
+
+use integration::command::{nft, nft_answer};
+use integration::{Answer, Family, Links, Side, Story, allowed, denied, smoke};
+use std::time::Duration;
+
+/// Foreign rules on a node: they mark packets and connections from `web/front` before the verdict, and count what they
+/// find after it. 0x4000 is kube-proxy's "masquerade this" (`wiring`'s postrouting chain does so, after the verdict).
+const FOREIGN: &str = "
+table inet foreign {
+  counter packet-mark-kept {}
+  counter verdict-left-behind {}
+  counter connection-marks-kept {}
+  counter connection-mark-lost {}
+  chain before {
+    type filter hook prerouting priority -150
+    ip saddr 10.244.1.2 meta mark set meta mark or 0x4000
+    ip6 saddr fd00:10:244:1::2 meta mark set meta mark or 0x4000
+    ct direction original ct mark set ct mark or 0x10
+  }
+  chain after {
+    type filter hook postrouting priority 97
+    tcp dport 5432 meta mark & 0x4000 == 0x4000 counter name packet-mark-kept
+    tcp dport 5432 meta mark & 0x01000000 == 0x01000000 counter name verdict-left-behind
+    tcp dport 5432 ct mark & 0x01000010 == 0x01000010 counter name connection-marks-kept
+    tcp dport 5432 ct mark & 0x10 == 0 counter name connection-mark-lost
+  }
+}
+";
+
+fn count(story: &Story, counter: &str) -> u64 {
+    let node = story.testbed.namespace("node-a").unwrap();
+    let text = nft_answer(node, &["list", "counter", "inet", "foreign", counter]).unwrap();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let at = words.iter().position(|word| *word == "packets").unwrap();
+    words[at + 1].parse().unwrap()
+}
+
+#[test]
+fn a_foreign_packet_mark_survives_the_verdict() {
+    let mut story = Story::begin(smoke::cluster(Links::Routes));
+    smoke::write_policies(&mut story);
+    story.start_agents(&[]);
+    nft(story.testbed.namespace("node-a").unwrap(), FOREIGN).unwrap();
+    for (family, node) in [(Family::V4, "10.244.1.1"), (Family::V6, "fd00:10:244:1::1")] {
+        story.expect_in(
+            family,
+            "web/front",
+            "db/store",
+            "5432",
+            &allowed(Side::Ingress, "db/allow-front", 0),
+        );
+        let way = "5432".parse().unwrap();
+        let patience = Duration::from_secs(5);
+        let observed = story.testbed.probe("web/front", "db/store", way, family, patience).unwrap();
+        // The server sees the node: the mark still stood when it came to masquerading, and the verdict before it was
+        // given on the pod's own address.
+        let Answer::Reached(greeting) = observed.answer else { panic!("{observed:?}") };
+        assert_eq!(greeting.client.ip().to_string(), node);
+    }
+    assert!(count(&story, "packet-mark-kept") >= 4);
+    assert_eq!(count(&story, "verdict-left-behind"), 0);
+    assert!(count(&story, "connection-marks-kept") >= 4);
+    assert_eq!(count(&story, "connection-mark-lost"), 0);
+}
+
+#[test]
+fn marks_can_be_chosen() {
+    let mut story = Story::begin(smoke::cluster(Links::Routes));
+    smoke::write_policies(&mut story);
+    story.start_agents(&["--mark-verdict", "0x1", "--mark-accepted", "0x2", "--mark-revoked", "0x4"]);
+    story.expect("web/front", "db/store", "5432", &allowed(Side::Ingress, "db/allow-front", 0));
+    story.expect("other/client", "db/store", "5432", &denied(Side::Ingress, "db/allow-dns"));
+    let rules = story.testbed.ruleset("node-a").unwrap();
+    assert!(!rules.contains("0x01000000") && !rules.contains("0x02000000"), "{rules}");
+}

@@ -1,0 +1,159 @@
+//! Agents that come and go: by handing over, by a crash, and by being asked to end.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use integration::{
+    Agent, Answer, Cluster, Family, Launch, Load, Side, Story, Stream, Testbed, Way, agent, allowed, denied,
+    unjudged,
+};
+
+/// A SYN that was lost comes again after one second: a connection that took less has lost none.
+const NO_SYN_LOST: Duration = Duration::from_millis(900);
+const PATIENT: Duration = Duration::from_secs(4);
+const WHILE: Duration = Duration::from_millis(700);
+
+fn cluster() -> Cluster {
+    Testbed::new()
+        .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
+        .pod("web/a", "node-a", &[], &["80"])
+        .pod("db/s", "node-a", &[], &["5432"])
+        .pod("other/x", "node-a", &[], &["80"])
+}
+
+/// `web` may reach `db`, `other` may not; no policy applies to `web` and `other` themselves.
+fn story(flags: &[&str]) -> Story {
+    let mut story = Story::begin(cluster());
+    story.policy(
+        "db/allow-web",
+        "
+        podSelector: {}
+        ingress:
+        - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]
+        ",
+    );
+    story.start_agents(flags);
+    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+    story.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+    story
+}
+
+fn port() -> Way {
+    "5432".parse().unwrap()
+}
+
+fn load(story: &Story, from: &str, clients: usize, patience: Duration) -> Vec<Load> {
+    let start =
+        |family| Load::start(&story.testbed, (from, "db/s"), port(), family, clients, patience).unwrap();
+    Family::BOTH.map(start).into()
+}
+
+fn stream(story: &Story) -> Stream {
+    Stream::open(&story.testbed, "web/a", "db/s", port(), Family::V4).unwrap()
+}
+
+fn answer(story: &Story, from: &str, to: &str) -> Answer {
+    let way = if to == "db/s" { port() } else { "80".parse().unwrap() };
+    story.testbed.probe(from, to, way, Family::V4, Duration::from_millis(400)).unwrap().answer
+}
+
+#[test]
+fn a_second_agent_takes_over_and_no_connection_is_lost() {
+    let mut story = story(&[]);
+    let stream = stream(&story);
+    let allowed_load = load(&story, "web/a", 3, PATIENT);
+    let denied_load = load(&story, "other/x", 2, Duration::from_millis(100));
+    for round in 0..3 {
+        sleep(WHILE);
+        let http_port = agent::HTTP_PORT + 1 + round;
+        let mut next =
+            Agent::start(&story.testbed, "node-a", &Launch { http_port, ..Launch::default() }).unwrap();
+        next.wait_ready().unwrap();
+        let mut old = story.take_agent("node-a");
+        old.wait_not_ready("taken over").unwrap();
+        assert_eq!(old.terminate().unwrap().code(), Some(0), "{}", old.log());
+        story.put_agent(next);
+    }
+    sleep(WHILE);
+    for load in allowed_load {
+        let report = load.finish().unwrap();
+        eprintln!("{} connections, the slowest took {:?}", report.reached, report.slowest);
+        assert!(report.reached > 100 && report.timed_out == 0 && report.failed.is_empty(), "{report:?}");
+        assert!(report.slowest < NO_SYN_LOST, "{report:?}");
+    }
+    for load in denied_load {
+        let report = load.finish().unwrap();
+        assert!(report.reached == 0 && report.timed_out > 10 && report.failed.is_empty(), "{report:?}");
+    }
+    stream.finish().unwrap();
+}
+
+#[test]
+fn a_crash_lets_nothing_through_when_down_means_closed() {
+    let mut story = story(&["--when-down=closed"]);
+    let stream = stream(&story);
+    let denied_load = load(&story, "other/x", 4, Duration::from_millis(50));
+    sleep(WHILE);
+    for _ in 0..2 {
+        story.take_agent("node-a").kill().unwrap();
+        // Known connections go on, new ones wait for an agent, and pods without policy don't notice.
+        stream.wait_progress(200).unwrap();
+        assert_eq!(answer(&story, "web/a", "db/s"), Answer::TimedOut);
+        assert!(answer(&story, "web/a", "other/x").reached());
+        sleep(WHILE);
+        story.start_agents(&["--when-down=closed"]);
+        story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+        sleep(WHILE);
+    }
+    for load in denied_load {
+        let report = load.finish().unwrap();
+        assert!(report.reached == 0 && report.timed_out > 50 && report.failed.is_empty(), "{report:?}");
+    }
+    stream.finish().unwrap();
+}
+
+#[test]
+fn a_crash_lets_everything_through_when_down_means_open() {
+    let mut story = story(&["--when-down=open"]);
+    let known = stream(&story);
+    story.take_agent("node-a").kill().unwrap();
+    known.wait_progress(50).unwrap();
+    assert!(answer(&story, "web/a", "db/s").reached());
+    assert!(answer(&story, "other/x", "db/s").reached());
+    let uninvited = Stream::open(&story.testbed, "other/x", "db/s", port(), Family::V4).unwrap();
+    // The next agent finds what came in meanwhile, and cuts it.
+    story.start_agents(&["--when-down=open"]);
+    let before = uninvited.echoed();
+    sleep(WHILE);
+    assert_eq!(uninvited.echoed(), before);
+    story.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+    known.wait_progress(50).unwrap();
+    known.finish().unwrap();
+}
+
+#[test]
+fn an_agent_that_is_asked_to_end_leaves_the_rules_and_cleanup_removes_them() {
+    let mut story = story(&["--when-down=closed"]);
+    let known = stream(&story);
+    let mut agent = story.take_agent("node-a");
+    assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
+    assert_eq!(answer(&story, "other/x", "db/s"), Answer::TimedOut);
+    known.wait_progress(50).unwrap();
+    let node = story.testbed.namespace("node-a").unwrap();
+    let (code, said, error) = agent::command(node, &["cleanup"]).unwrap();
+    assert_eq!(code, 0, "{said}{error}");
+    assert!(!story.testbed.ruleset("node-a").unwrap().contains("kube-verdict"));
+    story.expect("other/x", "db/s", "5432", &unjudged());
+    known.finish().unwrap();
+}
+
+#[test]
+fn cleanup_refuses_while_an_agent_is_live() {
+    let story = story(&[]);
+    let node = story.testbed.namespace("node-a").unwrap();
+    let (code, ..) = agent::command(node, &["cleanup"]).unwrap();
+    assert_ne!(code, 0);
+    story.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+}

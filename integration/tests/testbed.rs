@@ -1,0 +1,151 @@
+//! The testbed itself, without any agent: everybody reaches everybody, in both families, by every way there is.
+
+use std::time::{Duration, Instant};
+
+use integration::command::nft;
+use integration::{Answer, Cluster, Family, Links, Load, OUTSIDE, Stream, Testbed, Way};
+
+const PATIENCE: Duration = Duration::from_secs(3);
+const IMPATIENCE: Duration = Duration::from_millis(300);
+
+fn cluster(links: Links) -> Cluster {
+    Cluster::of_two_nodes()
+        .links(links)
+        .pod("web/a", "node-a", &[], &["80", "53/UDP"])
+        .pod("web/b", "node-a", &[], &["80", "53/UDP"])
+        .pod("db/c", "node-b", &[], &["80", "53/UDP"])
+        .host_pod("kube-system/h", "node-b", &[], &["8080"])
+        .service("10.96.0.10", "fd00:10:96::10", "80", &["web/a"], 80)
+        .service("10.96.0.10", "fd00:10:96::10", "53/UDP", &["db/c"], 53)
+}
+
+/// Probes and returns who answered and whom they saw.
+fn reach(testbed: &Testbed, from: &str, to: &str, way: &str, family: Family) -> (String, String) {
+    let observed = testbed.probe(from, to, way.parse().unwrap(), family, PATIENCE).unwrap();
+    match observed.answer {
+        Answer::Reached(greeting) => (greeting.server, greeting.client.ip().to_string()),
+        Answer::Replied => ("replied".into(), String::new()),
+        other => panic!("{from} to {to} {way} {family:?}: {other}"),
+    }
+}
+
+fn everybody_reaches_everybody(links: Links) {
+    let begun = Instant::now();
+    let testbed = cluster(links).build().unwrap();
+    eprintln!("built in {:?}", begun.elapsed());
+    for family in Family::BOTH {
+        for from in ["web/a", "web/b", "db/c", "node-a", "node-b", OUTSIDE] {
+            for to in ["web/a", "web/b", "db/c"].into_iter().filter(|to| *to != from) {
+                for way in ["80", "53/UDP"] {
+                    assert_eq!(reach(&testbed, from, to, way, family).0, to, "{from} {way} {family:?}");
+                }
+                reach(&testbed, from, to, "ping", family);
+            }
+            assert_eq!(reach(&testbed, from, "kube-system/h", "8080", family).0, "kube-system/h");
+            assert_eq!(reach(&testbed, from, "node-a", "7000/UDP", family).0, "node-a");
+        }
+    }
+}
+
+#[test]
+fn routes_join_the_nodes() {
+    everybody_reaches_everybody(Links::Routes);
+}
+
+#[test]
+fn vxlan_joins_the_nodes() {
+    everybody_reaches_everybody(Links::Vxlan);
+}
+
+#[test]
+fn services_are_translated_and_what_leaves_the_cluster_is_masqueraded() {
+    let testbed = cluster(Links::Routes).build().unwrap();
+    for family in Family::BOTH {
+        let service = ["10.96.0.10", "fd00:10:96::10"][family as usize];
+        for from in ["web/b", "db/c", "node-a"] {
+            assert_eq!(reach(&testbed, from, service, "80", family).0, "web/a");
+            assert_eq!(reach(&testbed, from, service, "53/UDP", family).0, "db/c");
+        }
+        // A pod that reaches itself through its service sees its node.
+        let gateway = ["10.244.1.1", "fd00:10:244:1::1"][family as usize];
+        assert_eq!(reach(&testbed, "web/a", service, "80", family), ("web/a".into(), gateway.into()));
+        // Between pods no address is translated; towards the world it is the node's.
+        let pod = family.of(testbed.addresses("web/a").unwrap()).to_string();
+        assert_eq!(reach(&testbed, "web/a", "db/c", "80", family).1, pod);
+        let node = family.of(testbed.addresses("node-a").unwrap()).to_string();
+        assert_eq!(reach(&testbed, "web/a", OUTSIDE, "7000", family).1, node);
+    }
+}
+
+#[test]
+fn drops_and_refusals_are_told_apart_on_the_bridge() {
+    let testbed = cluster(Links::Routes).build().unwrap();
+    let rules = "table inet t {\nchain c {\ntype filter hook postrouting priority 0\ntcp dport 80 drop\n}\n}";
+    nft(testbed.namespace("node-a").unwrap(), rules).unwrap();
+    for family in Family::BOTH {
+        let answer = |to: &str, way: &str| {
+            testbed.probe("web/a", to, way.parse::<Way>().unwrap(), family, IMPATIENCE).unwrap().answer
+        };
+        // Both pods hang on one bridge: without br_netfilter the rule would not see this packet.
+        assert_eq!(answer("web/b", "80"), Answer::TimedOut);
+        assert_eq!(answer("web/b", "81"), Answer::Refused);
+        assert_eq!(answer("web/b", "99/UDP"), Answer::Refused);
+        assert!(answer("web/b", "53/UDP").reached());
+    }
+}
+
+#[test]
+fn everything_is_removed() {
+    let testbed = cluster(Links::Routes).build().unwrap();
+    let name = testbed.namespace("web/a").unwrap().name().to_owned();
+    let folder = testbed.manifests().path().to_owned();
+    let namespace = std::path::Path::new("/run/netns").join(name);
+    assert!(namespace.exists() && folder.exists());
+    let panicked = std::thread::spawn(move || {
+        let _testbed = testbed;
+        panic!("as a failed test does");
+    });
+    assert!(panicked.join().is_err());
+    assert!(!namespace.exists() && !folder.exists());
+}
+
+#[test]
+fn streams_come_back_whole_and_stand_still_when_cut() {
+    let testbed = cluster(Links::Routes).build().unwrap();
+    let node = testbed.namespace("node-a").unwrap();
+    let streams: Vec<Stream> = ["80", "53/UDP"]
+        .iter()
+        .flat_map(|way| Family::BOTH.map(|family| (way.parse().unwrap(), family)))
+        .map(|(way, family)| Stream::open(&testbed, "web/a", "web/b", way, family).unwrap())
+        .collect();
+    for stream in &streams {
+        stream.wait_progress(100).unwrap();
+        assert!(testbed.server("web/b").unwrap().last_arrival(stream.client()).is_some());
+    }
+    nft(
+        node,
+        "table inet t {\nchain c {\ntype filter hook postrouting priority 0\ntcp dport 80 drop\nudp dport 53 drop\n}\n}",
+    )
+    .unwrap();
+    std::thread::sleep(IMPATIENCE);
+    let stopped: Vec<u64> = streams.iter().map(Stream::echoed).collect();
+    std::thread::sleep(IMPATIENCE);
+    assert_eq!(streams.iter().map(Stream::echoed).collect::<Vec<_>>(), stopped);
+    nft(node, "delete table inet t").unwrap();
+    for (number, stream) in streams.into_iter().enumerate() {
+        stream.wait_progress(100).unwrap();
+        // TCP makes up for what was dropped; of datagrams it stays lost, and that is noticed.
+        assert_eq!(stream.finish().is_ok(), number < 2);
+    }
+}
+
+#[test]
+fn a_load_meets_servers() {
+    let testbed = cluster(Links::Routes).build().unwrap();
+    let way: Way = "80".parse().unwrap();
+    let load = Load::start(&testbed, ("web/a", "db/c"), way, Family::V4, 2, PATIENCE).unwrap();
+    std::thread::sleep(IMPATIENCE);
+    let report = load.finish().unwrap();
+    assert!(report.reached > 10, "{report:?}");
+    assert_eq!((report.timed_out, report.failed.len()), (0, 0), "{report:?}");
+}
