@@ -192,6 +192,18 @@ impl Agent {
         fs::read_to_string(&self.log).unwrap_or_else(|error| format!("({}: {error})", self.log.display()))
     }
 
+    /// Waits until it has logged a text.
+    pub fn wait_log(&self, text: &str) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        while !self.log().contains(text) {
+            if Instant::now() > end {
+                bail!("{}: waited {PATIENCE:?} for a log line with {text:?}:\n{}", self.node, self.log());
+            }
+            sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
     /// Ends it as a crash would, at once (SIGKILL).
     pub fn kill(&mut self) -> Result<()> {
         self.child.kill().context("killing the agent")?;
@@ -288,20 +300,17 @@ pub fn binary() -> Result<PathBuf> {
     BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))).clone().map_err(anyhow::Error::msg)
 }
 
-/// Builds the program in the same profile and target folder as the running test, so that nothing is built twice.
+/// Builds the program as people install it, optimised, since stories hold it to bounds in time; in the target folder of
+/// the running test.
 fn build() -> Result<PathBuf> {
     let test = env::current_exe().context("finding the running program")?;
-    let profile_folder = test
+    let target = test
         .ancestors()
         .find(|folder| folder.file_name().is_some_and(|name| name == "debug" || name == "release"))
+        .and_then(Path::parent)
         .context("the running program is in no target folder: set KUBE_VERDICT_BIN")?;
-    let target = profile_folder.parent().context("a target folder")?;
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--package", "kube-verdict", "--bin", "kube-verdict"]);
-    if profile_folder.ends_with("release") {
-        cargo.arg("--release");
-    }
-    let output = cargo
+    let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--quiet", "--release", "--package", "kube-verdict", "--bin", "kube-verdict"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("CARGO_TARGET_DIR", target)
         .output()
@@ -309,7 +318,7 @@ fn build() -> Result<PathBuf> {
     if !output.status.success() {
         bail!("kube-verdict does not build:\n{}", String::from_utf8_lossy(&output.stderr));
     }
-    Ok(profile_folder.join("kube-verdict"))
+    Ok(target.join("release/kube-verdict"))
 }
 
 fn how(status: ExitStatus) -> String {

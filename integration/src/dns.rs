@@ -19,7 +19,7 @@ pub const SERVICE: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
 
 /// A client, and two name servers behind one service, one on each node. All of their traffic is judged.
 #[track_caller]
-pub fn story() -> Story {
+pub fn story(flags: &[&str]) -> Story {
     let servers = ["kube-system/dns-0", "kube-system/dns-1"];
     let cluster = Cluster::of_two_nodes()
         .pod("web/a", "node-a", &[], &[])
@@ -33,7 +33,7 @@ pub fn story() -> Story {
         &format!("podSelector: {{}}\npolicyTypes: [Egress]\negress:\n- to: [{{namespaceSelector: {{}}}}]\n  {ports}"),
     );
     story.policy("kube-system/dns", &format!("podSelector: {{}}\ningress:\n- {ports}"));
-    story.start_agents(&[]);
+    story.start_agents(flags);
     story
 }
 

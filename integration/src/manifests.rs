@@ -51,31 +51,34 @@ impl Manifests {
         self.write("cluster.yaml", &cluster_text(cluster))
     }
 
-    /// Writes the NetworkPolicy `name` (`namespace/name`) with this `spec` as a file of its own; returns when it was in
-    /// place.
+    /// Writes the NetworkPolicy `name` (`namespace/name`) with this `spec` as a file of its own; returns when, as
+    /// [`Manifests::write`] does.
     pub fn policy(&self, name: &str, spec: &str) -> Result<Instant> {
         self.write(&policy_file(name), &policy_text(name, spec))
     }
 
-    /// Removes the file of a policy that [`Manifests::policy`] wrote; returns when it was gone.
+    /// Removes the file of a policy that [`Manifests::policy`] wrote; returns when, as [`Manifests::remove`] does.
     pub fn remove_policy(&self, name: &str) -> Result<Instant> {
         self.remove(&policy_file(name))
     }
 
-    /// Writes a file as editors do: whole, and then renamed into place. Returns when it was in place.
+    /// Writes a file as editors do: whole, and then renamed into place. Returns the moment before the rename: nobody can
+    /// have seen the change earlier, however long this thread is kept from going on.
     pub fn write(&self, file: &str, text: &str) -> Result<Instant> {
         let new = self.path().join(format!(".{file}.new"));
         let path = self.path().join(file);
         fs::write(&new, text).with_context(|| format!("writing {}", new.display()))?;
+        let written = Instant::now();
         fs::rename(&new, &path).with_context(|| format!("writing {}", path.display()))?;
-        Ok(Instant::now())
+        Ok(written)
     }
 
-    /// Removes a file; returns when it was gone.
+    /// Removes a file; returns the moment before that.
     pub fn remove(&self, file: &str) -> Result<Instant> {
         let path = self.path().join(file);
+        let removed = Instant::now();
         fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
-        Ok(Instant::now())
+        Ok(removed)
     }
 }
 

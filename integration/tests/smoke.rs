@@ -1,5 +1,7 @@
 //! Each kind of rule, met once, over each way between the nodes; and the ways by which packets need no verdict.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
+
 use integration::{Family, Links, Side, Story, Stream, allowed, denied, dns, smoke, unjudged};
 use std::time::Duration;
 
@@ -73,7 +75,7 @@ fn only_the_first_packet_of_a_connection_is_judged() {
 
 #[test]
 fn parallel_queries_of_one_resolver_are_all_answered() {
-    let story = dns::story();
+    let story = dns::story(&[]);
     for family in Family::BOTH {
         let service = dns::SERVICE[family as usize];
         let lost = dns::lost_queries(&story.testbed, "web/a", service, family, 1000, Duration::from_secs(3))

@@ -1,5 +1,7 @@
 //! The testbed itself, without any agent: everybody reaches everybody, in both families, by every way there is.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
+
 use std::time::{Duration, Instant};
 
 use integration::command::nft;

@@ -3,7 +3,7 @@
 //! From: the source's updates. To: the [`Engine`]. Invariant: whatever is missing, the agent stays live, says in one sentence
 //! what it waits for, and tries again; rules that are in the kernel stay there when it ends.
 
-use std::path::PathBuf;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -11,19 +11,20 @@ use std::time::{Duration, Instant};
 use audit::Audit;
 use cluster::{Folder, Update, Watch};
 use dataplane::conntrack::Conntrack;
-use dataplane::marks::Marks;
-use dataplane::needs::{self, NeedState, NeedsConfig};
+use dataplane::needs::{self, NeedState};
 use dataplane::queues::QueueRange;
 use dataplane::table::{Table, TableConfig, TableError, WhenDown};
 use dataplane::workers::{Workers, WorkersConfig};
-use ipnet::IpNet;
-use policy::{Change, Compiler, Published, Scope, Snapshot, Verdict};
+use policy::{Change, Compiler, Direction, Published, Scope, Snapshot};
 
 use crate::engine::{Applied, Engine, EngineError, open_addresses};
 use crate::health::{Health, Topic};
 use crate::metrics::observe;
-use crate::overrides::PodCidrs;
 use crate::status::{self, Phase};
+use crate::touched;
+
+mod config;
+pub use config::AgentConfig;
 
 /// How often the agent looks whether all is still as it was.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
@@ -34,45 +35,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(2);
 /// How often it looks at the needs of a running agent.
 const CHECK_NEEDS: Duration = Duration::from_secs(10);
 
-/// What an agent is to do.
-#[derive(Clone, Debug)]
-pub struct AgentConfig {
-    /// Folder of manifests.
-    pub source: PathBuf,
-    /// The node whose pods are judged.
-    pub node: Arc<str>,
-    /// Over the Node object's.
-    pub pod_cidrs: PodCidrs,
-    /// What rules do with first packets while no agent listens.
-    pub when_down: WhenDown,
-    /// What becomes of packets of unknown pods.
-    pub when_unsure: Verdict,
-    /// The two ranges of queues to choose from.
-    pub queues: [QueueRange; 2],
-    /// Packets that may wait in one queue.
-    pub queue_length: u32,
-    /// The bits by which rules and workers speak.
-    pub marks: Marks,
-    /// Whether every connection is judged, so that it is recorded.
-    pub record_open: bool,
-    /// Whether DNS queries are judged before they are routed.
-    pub judge_dns: bool,
-    /// Whether this node's pods hang on a bridge.
-    pub bridge: bool,
-}
-
-impl AgentConfig {
-    /// What this asks of kernel and node.
-    fn needs(&self, pod_cidrs: &[IpNet], queues: &[QueueRange]) -> NeedsConfig {
-        NeedsConfig {
-            ipv4: pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv4()),
-            ipv6: pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv6()),
-            bridge: self.bridge,
-            judge_dns: self.judge_dns,
-            queues: queues.to_vec(),
-        }
-    }
-}
+/// With fewer connections than this a look at all of them is as quick as one at a single pod's: both walk the whole hash table.
+const CROWDED: u64 = 20_000;
 
 /// What the agent's thread is told.
 #[derive(Debug)]
@@ -199,7 +163,7 @@ impl Agent {
                 self.engine = Some(engine);
                 self.health.state().settled(Topic::Install);
                 // Adopts the connections that exist.
-                self.put_in_force(0, Duration::ZERO);
+                self.put_in_force(0, Duration::ZERO, &[]);
                 self.health.state().settled(Topic::Starting);
             }
             Err(why) => self.health.state().not_ready(Topic::Install, format!("{why:#}")),
@@ -342,15 +306,21 @@ impl Agent {
                 tallies.tallies().forget(policy);
             }
         }
+        let touched = match status::Conntrack::read() {
+            Some(table) if table.entries >= CROWDED => {
+                touched::pods(&update.changes, self.compiler.inventory(), &self.config.node)
+            }
+            _ => Vec::new(),
+        };
         let pod_cidrs = &self.config.pod_cidrs;
         let snapshot = self.compiler.apply(update.changes.into_iter().map(|change| pod_cidrs.apply(change)));
         self.describe(&snapshot);
         self.snapshot = Some(snapshot);
-        self.put_in_force(count, started.elapsed());
+        self.put_in_force(count, started.elapsed(), &touched);
     }
 
     /// Puts the newest snapshot in force. Does nothing before the rules are installed.
-    fn put_in_force(&mut self, changes: u64, compile: Duration) {
+    fn put_in_force(&mut self, changes: u64, compile: Duration, first: &[(Direction, IpAddr)]) {
         let (Some(engine), Some(snapshot)) = (&mut self.engine, &self.snapshot) else { return };
         let generation = snapshot.generation().0;
         self.health.state().status.published_generation = generation;
@@ -359,7 +329,7 @@ impl Agent {
             engine.publish(snapshot);
             return;
         }
-        match engine.put_in_force(snapshot) {
+        match engine.put_in_force(snapshot, first) {
             Ok(applied) => {
                 self.behind = false;
                 self.note(generation, changes, compile, &applied);
@@ -460,7 +430,7 @@ impl Agent {
             Some(Ok(false)) | None => {}
         }
         if self.behind {
-            self.put_in_force(0, Duration::ZERO);
+            self.put_in_force(0, Duration::ZERO, &[]);
         }
     }
 

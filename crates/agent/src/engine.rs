@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use dataplane::conntrack::{Conntrack, ConntrackError};
 use dataplane::marks::Marks;
-use dataplane::sweep::{LocalAddresses, SweepReport, sweep, sweep_after_rules_changed};
+use dataplane::sweep::{LocalAddresses, Scope, SweepReport, sweep, sweep_after_rules_changed, sweep_scope};
 use dataplane::table::{OpenAddresses, Table, TableError};
 use ipnet::IpNet;
 use policy::published::Grace;
@@ -81,8 +81,12 @@ impl Engine {
         Self { published, table, conntrack, marks, record_open, unjudged: Unjudged::Everything }
     }
 
-    /// Publish, grace, rules, sweep.
-    pub fn put_in_force(&mut self, next: &Arc<Snapshot>) -> Result<Applied, EngineError> {
+    /// Publish, grace, rules, sweep. `first` are the pods whose connections are looked at before all others.
+    pub fn put_in_force(
+        &mut self,
+        next: &Arc<Snapshot>,
+        first: &[(Direction, IpAddr)],
+    ) -> Result<Applied, EngineError> {
         let started = Instant::now();
         // 1. From here on every verdict that begins follows `next`...
         let mut grace = self.published.publish(Arc::clone(next));
@@ -93,7 +97,7 @@ impl Engine {
         let narrowed = self.update_rules(next)?;
         let updated = Instant::now();
         // 4. Connections that got in before are judged again.
-        let swept = self.sweep(next, narrowed)?;
+        let swept = self.sweep(next, narrowed, first)?;
         Ok(Applied { swept, grace: graced - started, table: updated - graced, whole: started.elapsed() })
     }
 
@@ -124,12 +128,31 @@ impl Engine {
         Ok(narrowed)
     }
 
-    /// Where the rules let less pass than before, packets that passed the older ones may have had no connection yet: the
-    /// longer sweep looks at those, too.
-    fn sweep(&mut self, snapshot: &Snapshot, narrowed: bool) -> Result<SweepReport, EngineError> {
+    /// The pods of `first`, then all. Where the rules let less pass than before, packets that passed the older ones may have
+    /// had no connection yet: the longer sweep looks at those, too.
+    fn sweep(
+        &mut self,
+        snapshot: &Snapshot,
+        narrowed: bool,
+        first: &[(Direction, IpAddr)],
+    ) -> Result<SweepReport, EngineError> {
+        let started = Instant::now();
         let local = LocalAddresses::read().map_err(EngineError::LocalAddresses)?;
+        let (mut revoked, mut restored) = (0, 0);
+        for (direction, address) in first {
+            let scope = Scope::Pod(*direction, *address);
+            let swept = sweep_scope(&mut self.conntrack, snapshot, &self.marks, &local, scope)?;
+            revoked += swept.revoked;
+            restored += swept.restored;
+        }
         let sweep = if narrowed { sweep_after_rules_changed } else { sweep };
-        Ok(sweep(&mut self.conntrack, snapshot, &self.marks, &local)?)
+        let all = sweep(&mut self.conntrack, snapshot, &self.marks, &local)?;
+        Ok(SweepReport {
+            revoked: all.revoked + revoked,
+            restored: all.restored + restored,
+            elapsed: started.elapsed(),
+            ..all
+        })
     }
 }
 

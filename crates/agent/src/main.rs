@@ -25,11 +25,13 @@ mod exit;
 mod health;
 mod http;
 mod logging;
+mod memory;
 mod metrics;
 mod overrides;
 mod paint;
 mod source;
 mod status;
+mod touched;
 
 fn main() -> ExitCode {
     exit::code(commands::Cli::parse().run())

@@ -15,6 +15,9 @@ use policy::{
 use serde::{Deserialize, Serialize};
 
 mod form;
+mod line;
+
+pub(crate) use line::Lines;
 
 /// How many isolating policies a record names: where hundreds select a pod, a line must not grow to kilobytes.
 pub const MOST_ISOLATING: usize = 8;

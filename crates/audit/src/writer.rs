@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use policy::Judgement;
 
 use crate::destination::{Destination, DestinationError, Sink};
-use crate::record::{Lost, Record};
+use crate::record::{Lines, Lost, Record};
 use crate::recorder::{self, Recorder, Ring};
 use crate::tallies::Tallies;
 
@@ -179,7 +179,7 @@ struct Writer<F> {
     shared: Arc<Shared>,
     observe: F,
     /// Whole lines, not yet written.
-    lines: Vec<u8>,
+    lines: Lines,
     /// How many records are among them.
     records: u64,
     /// Lost in rings that are gone by now.
@@ -209,7 +209,7 @@ impl<F: FnMut(&Judgement)> Writer<F> {
             registered,
             shared,
             observe,
-            lines: Vec::with_capacity(BATCH + (BATCH >> 4)),
+            lines: Lines::with_capacity(BATCH + (BATCH >> 4)),
             records: 0,
             lost_in_old_rings: 0,
             lost_in_writes: 0,
@@ -242,7 +242,7 @@ impl<F: FnMut(&Judgement)> Writer<F> {
             for _ in 0..self.rings[ring].judgements.slots() {
                 let Ok(judgement) = self.rings[ring].judgements.pop() else { break };
                 self.line(&judgement);
-                if self.lines.len() >= BATCH {
+                if self.lines.bytes.len() >= BATCH {
                     self.write(now);
                 }
             }
@@ -267,7 +267,7 @@ impl<F: FnMut(&Judgement)> Writer<F> {
             self.shared.tallies.count(policy, record.verdict);
         }
         if !self.sink.is_off() {
-            append(&mut self.lines, &record);
+            self.lines.push(&record);
             self.records += 1;
         }
     }
@@ -287,7 +287,7 @@ impl<F: FnMut(&Judgement)> Writer<F> {
             self.told = lost;
             return;
         }
-        append(&mut self.lines, &Lost { lost: lost - self.told, time, node: Arc::clone(&self.node) });
+        append(&mut self.lines.bytes, &Lost { lost: lost - self.told, time, node: Arc::clone(&self.node) });
         self.telling = lost;
         if self.may_complain(now) {
             tracing::warn!(
@@ -298,10 +298,10 @@ impl<F: FnMut(&Judgement)> Writer<F> {
     }
 
     fn write(&mut self, now: Instant) {
-        if self.lines.is_empty() {
+        if self.lines.bytes.is_empty() {
             return;
         }
-        match self.sink.write(&self.lines) {
+        match self.sink.write(&self.lines.bytes) {
             Ok(()) => {
                 self.shared.written.fetch_add(self.records, Relaxed);
                 self.told = self.told.max(self.telling);
@@ -313,7 +313,7 @@ impl<F: FnMut(&Judgement)> Writer<F> {
                 self.failed(now, &error);
             }
         }
-        self.lines.clear();
+        self.lines.bytes.clear();
         self.records = 0;
     }
 

@@ -5,7 +5,7 @@
 //!                                                                                     |
 //!  settle chain: verdict mark -> ACCEPTED in the connection mark                      v
 //!                                                                                 Judgement -> (audit)
-//!  [ Sweep ]  conntrack entries of judged pods -> judge again -> ACCEPTED / REVOKED
+//!  [ Sweep ]  conntrack entries of judged pods -> judge again -> REVOKED set or cleared
 //! ```
 //!
 //! - [`marks`], [`queues`]: the bits and numbers that rules and workers must agree on.

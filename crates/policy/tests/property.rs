@@ -154,12 +154,12 @@ fn open(snapshot: &policy::Snapshot) -> Vec<String> {
 }
 
 fn world() -> impl Strategy<Value = World> {
-    let batches = (vec(change(), 20..60), vec(vec(change(), 1..4), 0..6)).prop_map(|(first, mut more)| {
+    let batches = (vec(change(), 0..80), vec(vec(change(), 1..4), 0..6)).prop_map(|(first, mut more)| {
         more.insert(0, first);
         more
     });
     let unsure = prop_oneof![Just(Verdict::Deny), Just(Verdict::Allow)];
-    (batches, vec(packet(), 30), unsure).prop_map(|(batches, packets, when_unsure)| World {
+    (batches, vec(packet(), 0..64), unsure).prop_map(|(batches, packets, when_unsure)| World {
         batches,
         packets,
         when_unsure,

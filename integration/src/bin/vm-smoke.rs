@@ -1,4 +1,5 @@
-//! What runs inside the virtual machine: one story, named by the argument. It panics where the story goes another way.
+//! What runs inside the virtual machine: one story, named by the first argument; the others are flags for its agents.
+//! It panics where the story goes another way.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -7,37 +8,37 @@ use anyhow::{Result, bail, ensure};
 use integration::{Family, Links, Side, Story, Testbed, allowed, denied, dns, smoke, socket};
 
 fn main() -> Result<()> {
-    match std::env::args().nth(1).as_deref() {
-        Some("smoke") => {
-            play_smoke(Links::Vxlan);
-            Ok(())
-        }
-        Some("native") => native(),
-        Some("sctp") => sctp(),
-        Some("dns") => dns_race(),
-        other => bail!("{other:?} is no story: smoke, native, sctp, dns"),
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.split_first() {
+        Some((&"smoke", flags)) => play_smoke(flags),
+        Some((&"native", flags)) => native(flags),
+        Some((&"sctp", flags)) => sctp(flags),
+        Some((&"dns", flags)) => dns_race(flags),
+        _ => bail!("which story? smoke, native, sctp or dns, and flags for the agents"),
     }
 }
 
 /// The story that plays in namespaces, too.
-fn play_smoke(links: Links) {
-    let mut story = Story::begin(smoke::cluster(links));
+fn play_smoke(flags: &[&str]) -> Result<()> {
+    let mut story = Story::begin(smoke::cluster(Links::Vxlan));
     smoke::write_policies(&mut story);
-    story.start_agents(&["--record-open"]);
+    story.start_agents(&[&["--record-open"], flags].concat());
     smoke::play(&story);
+    Ok(())
 }
 
 /// This kernel has nft_queue: the agent must use it, and say so.
-fn native() -> Result<()> {
+fn native(flags: &[&str]) -> Result<()> {
     let mut story = Story::begin(smoke::cluster(Links::Routes));
-    story.start_agents(&[]);
+    story.start_agents(flags);
     let status = story.agent("node-a").status()?;
     ensure!(status["table"]["form"] == "native", "the agent does not use the native expression: {status:#}");
     Ok(())
 }
 
 /// Associations of SCTP are judged as what they are: never as TCP, by a rule for SCTP only.
-fn sctp() -> Result<()> {
+fn sctp(flags: &[&str]) -> Result<()> {
     ensure!(socket::has_sctp(), "this kernel has no SCTP sockets");
     let cluster = Testbed::new()
         .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
@@ -54,7 +55,7 @@ fn sctp() -> Result<()> {
           ports: [{protocol: SCTP, port: 9}, {protocol: TCP, port: 10}]
         ",
     );
-    story.start_agents(&[]);
+    story.start_agents(flags);
     story.expect("web/a", "db/s", "9/SCTP", &allowed(Side::Ingress, "db/allow-sctp", 0));
     story.expect("web/a", "db/s", "9/TCP", &denied(Side::Ingress, "db/allow-sctp"));
     story.expect("web/a", "db/s", "10/SCTP", &denied(Side::Ingress, "db/allow-sctp"));
@@ -64,8 +65,8 @@ fn sctp() -> Result<()> {
 
 /// Two queries at once from one socket, both to be judged: kernels before 6.12 lose the second if they are queued
 /// after its connection was made known (netfilter bug 1766).
-fn dns_race() -> Result<()> {
-    let story = dns::story();
+fn dns_race(flags: &[&str]) -> Result<()> {
+    let story = dns::story(flags);
     for family in Family::BOTH {
         let service = dns::SERVICE[family as usize];
         let lost = dns::lost_queries(&story.testbed, "web/a", service, family, 1000, Duration::from_secs(5))?;

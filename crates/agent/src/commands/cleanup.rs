@@ -4,9 +4,10 @@ use std::io::{self, Write};
 
 use anyhow::bail;
 use clap::Args;
-use dataplane::conntrack::{Conntrack, MarkChange, MarkFilter};
+use dataplane::conntrack::Conntrack;
 use dataplane::marks::{Mark, Marks};
 use dataplane::queue_statistics::QueueStatistics;
+use dataplane::sweep::clear_marks;
 use dataplane::table::Table;
 use serde::Serialize;
 
@@ -57,6 +58,8 @@ struct Done {
 impl Cleanup {
     /// Removes what is there.
     pub fn run(self) -> anyhow::Result<u8> {
+        let marks = Marks::new(Marks::default().verdict(), self.mark_accepted, self.mark_revoked)
+            .map_err(|error| exit::Usage(error.to_string()))?;
         if !self.force
             && let Some(queue) = served_queue()?
         {
@@ -64,7 +67,7 @@ impl Cleanup {
         }
         // The rules first: while they stand, a connection without marks would be judged, and marked, again.
         let rules_removed = Table::remove()?;
-        let connections_cleared = clear(self.mark_accepted.0 | self.mark_revoked.0)?;
+        let connections_cleared = clear_marks(&mut Conntrack::open()?, &marks)?;
         let done = Done { rules_removed, connections_cleared };
         let mut stdout = io::stdout().lock();
         match self.output {
@@ -86,12 +89,4 @@ fn served_queue() -> anyhow::Result<Option<u16>> {
     let Some(queues) = Table::queues_in_use()? else { return Ok(None) };
     let bound = QueueStatistics::read()?;
     Ok(queues.numbers().find(|number| bound.iter().any(|queue| queue.number == *number)))
-}
-
-/// Takes the bits of `mask` from every connection that has any of them.
-fn clear(mask: u32) -> anyhow::Result<u64> {
-    let visited = Conntrack::open()?.visit(MarkFilter::default(), |entry| {
-        (entry.mark & mask != 0).then_some(MarkChange { value: 0, mask })
-    })?;
-    Ok(visited.changed)
 }

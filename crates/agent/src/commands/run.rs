@@ -25,7 +25,7 @@ use crate::health::Health;
 use crate::logging::{self, EnvFilterText, LogFormat};
 use crate::metrics::{Durations, observe};
 use crate::overrides::PodCidrs;
-use crate::{http, source};
+use crate::{http, memory, source};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -163,7 +163,11 @@ impl Run {
     pub fn run(self) -> anyhow::Result<u8> {
         source::must_be_a_folder(&self.source)?;
         let config = self.agent_config()?;
+        let kept_small = memory::keep_small();
         logging::start(self.log_format, &self.log_level);
+        if let Err(error) = kept_small {
+            tracing::info!(%error, "the program can't begin with settings that keep it small: it takes more memory");
+        }
         must_be_permitted()?;
         let durations = Durations::default();
         let audit = self.start_audit(usize::from(config.queues[0].count), durations.clone())?;

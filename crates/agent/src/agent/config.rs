@@ -1,0 +1,53 @@
+//! What an agent is to do: the command line of `run`, as far as its thread needs it, valid.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dataplane::marks::Marks;
+use dataplane::needs::NeedsConfig;
+use dataplane::queues::QueueRange;
+use dataplane::table::WhenDown;
+use ipnet::IpNet;
+use policy::Verdict;
+
+use crate::overrides::PodCidrs;
+
+/// What an agent is to do.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// Folder of manifests.
+    pub source: PathBuf,
+    /// The node whose pods are judged.
+    pub node: Arc<str>,
+    /// Over the Node object's.
+    pub pod_cidrs: PodCidrs,
+    /// What rules do with first packets while no agent listens.
+    pub when_down: WhenDown,
+    /// What becomes of packets of unknown pods.
+    pub when_unsure: Verdict,
+    /// The two ranges of queues to choose from.
+    pub queues: [QueueRange; 2],
+    /// Packets that may wait in one queue.
+    pub queue_length: u32,
+    /// The bits by which rules and workers speak.
+    pub marks: Marks,
+    /// Whether every connection is judged, so that it is recorded.
+    pub record_open: bool,
+    /// Whether DNS queries are judged before they are routed.
+    pub judge_dns: bool,
+    /// Whether this node's pods hang on a bridge.
+    pub bridge: bool,
+}
+
+impl AgentConfig {
+    /// What this asks of kernel and node.
+    pub(super) fn needs(&self, pod_cidrs: &[IpNet], queues: &[QueueRange]) -> NeedsConfig {
+        NeedsConfig {
+            ipv4: pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv4()),
+            ipv6: pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv6()),
+            bridge: self.bridge,
+            judge_dns: self.judge_dns,
+            queues: queues.to_vec(),
+        }
+    }
+}

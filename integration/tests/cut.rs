@@ -1,0 +1,63 @@
+//! An established connection that an edit forbids: cut within a tenth of a second, among 100,000 others.
+//!
+//! Alone in its file, so that no other test works beside it: it is held to a bound in time.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use integration::{Family, Story, Stream, Testbed, flood};
+
+/// Not one byte passes later than this after the file was written.
+const BOUND: Duration = Duration::from_millis(100);
+
+/// Connections that the agent has to look at besides.
+const OTHERS: u32 = 100_000;
+
+const ALLOWED: &str = "
+    podSelector: {}
+    ingress:
+    - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]
+";
+const FORBIDDEN: &str = "
+    podSelector: {}
+    ingress:
+    - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: nobody}}}]
+";
+
+#[test]
+fn an_established_connection_is_cut_within_a_tenth_of_a_second_and_heals() {
+    let cluster = Testbed::new()
+        .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
+        .pod("web/a", "node-a", &[], &[])
+        .pod("db/s", "node-a", &[], &["5432", "53/UDP"])
+        .pod("other/x", "node-a", &[], &[])
+        .pod("other/y", "node-a", &[], &[]);
+    let mut story = Story::begin(cluster);
+    flood::fill_conntrack(&story.testbed, "other/x", "other/y", OTHERS).unwrap();
+    story.policy("db/allow-web", ALLOWED);
+    story.start_agents(&[]);
+    let mut streams = Vec::new();
+    for way in ["5432", "53/UDP"] {
+        for family in Family::BOTH {
+            let way = way.parse().unwrap();
+            streams.push(Stream::open(&story.testbed, "web/a", "db/s", way, family).unwrap());
+        }
+    }
+    for _ in 0..3 {
+        let written = story.testbed.manifests().policy("db/allow-web", FORBIDDEN).unwrap();
+        // Longer than TCP waits before it sends again.
+        sleep(Duration::from_millis(600));
+        let server = story.testbed.server("db/s").unwrap();
+        for stream in &streams {
+            let arrived = server.last_arrival(stream.client()).unwrap().saturating_duration_since(written);
+            let echoed = stream.last_echo().saturating_duration_since(written);
+            eprintln!("{}: last byte {arrived:?}, last answer {echoed:?} after the edit", stream.client());
+            assert!(arrived < BOUND && echoed < BOUND, "{}: bytes passed {arrived:?} later", stream.client());
+        }
+        story.policy("db/allow-web", ALLOWED);
+        for stream in &streams {
+            stream.wait_progress(50).unwrap();
+        }
+    }
+    assert!(flood::tracked(&story.testbed, "node-a").unwrap() >= OTHERS);
+}
