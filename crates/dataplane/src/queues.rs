@@ -13,7 +13,9 @@ pub struct QueueRange {
 
 /// Queue numbers that don't exist.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("queues {first} (and {count} in all) don't exist: numbers end at 65535, and there must be at least one")]
+#[error(
+    "queues {first} (and {count} in all) don't exist: numbers end at 65535, and there must be at least one"
+)]
 pub struct NoSuchQueues {
     first: u16,
     count: u16,

@@ -24,7 +24,7 @@ mod socket;
 pub use counters::Counters;
 pub(crate) use counters::SharedCounters;
 pub use error::WorkerError;
-pub(crate) use setup::{open, pin, prioritise};
+pub(crate) use setup::{open, pin};
 pub(crate) use socket::Wake;
 
 /// `NF_INET_LOCAL_IN`: packets to the node itself.

@@ -10,7 +10,7 @@ use policy::{Judgement, Published};
 use crate::marks::Marks;
 use crate::queues::QueueRange;
 pub use crate::worker::{Counters, WorkerError};
-use crate::worker::{SharedCounters, Wake, Worker, open, pin, prioritise};
+use crate::worker::{SharedCounters, Wake, Worker, open, pin};
 
 /// How many packets may wait in one queue before the kernel drops: some 80 ms of work for one core, so that what waits is
 /// answered well before its sender tries again (1 s).
@@ -131,7 +131,6 @@ impl Start<'_> {
                 // Signals are for other threads: here they would only end a system call early.
                 let _ = SigSet::all().thread_block();
                 pin(index as u16, config.queues.count);
-                prioritise();
                 let (queue, port_id) = match open(number, config.queue_length, config.fail_open) {
                     Ok(opened) => opened,
                     Err(error) => {

@@ -163,14 +163,24 @@ impl Chains<'_> {
     /// The rules with which every judging chain begins: what needs no verdict.
     fn known(&self, chain: &'static str) -> Vec<Rule> {
         let marks = &self.config.marks;
+        let ours = marks.accepted().0 | marks.revoked().0;
+        // ACCEPTED alone: REVOKED is the stronger one. First, because nearly every packet ends here.
+        let accepted = [
+            Expression::LoadConnection(Connection::Mark),
+            Expression::Bits { mask: ours, flip: 0 },
+            Expression::Compare(Comparison::Equal, marks.accepted().0.to_ne_bytes().to_vec()),
+            Expression::Accept,
+        ];
         let revoked = connection_has(marks.revoked()).into_iter().chain([Expression::Drop]);
-        let accepted = connection_has(marks.accepted()).into_iter().chain([Expression::Accept]);
         let reply = [
             Expression::LoadConnection(Connection::Direction),
             Expression::Compare(Comparison::Equal, vec![REPLY]),
             Expression::Accept,
         ];
+        // In IPv6 alone: protocol 58 in an IPv4 packet is no neighbour discovery.
         let neighbours = [
+            Expression::LoadMeta(Meta::Family),
+            Expression::Compare(Comparison::Equal, vec![libc::NFPROTO_IPV6 as u8]),
             Expression::LoadMeta(Meta::Transport),
             Expression::Compare(Comparison::Equal, vec![libc::IPPROTO_ICMPV6 as u8]),
             Expression::LoadPayload(Payload::Icmpv6Type),
@@ -179,8 +189,8 @@ impl Chains<'_> {
             Expression::Accept,
         ];
         vec![
+            rule(chain, "accept what was accepted and not revoked", accepted),
             rule(chain, "drop what was revoked, in both directions", revoked),
-            rule(chain, "accept what was accepted", accepted),
             // Only the original direction is judged (semantics 24).
             rule(chain, "accept replies", reply),
             // Semantics 25.
@@ -228,27 +238,28 @@ impl Chains<'_> {
         Rule { comment, ..rule(chain, purpose, expressions) }
     }
 
-    /// Two rules, because the first ends early for a packet without a connection, and the mark must not leave the node.
+    /// Nearly every packet leaves at the first rule. Two more, because the second ends early for a packet without a
+    /// connection, and the mark must not leave the node.
     fn settle(&self, chain: &'static str) -> Vec<Rule> {
         let (verdict, accepted) = (self.config.marks.verdict().0, self.config.marks.accepted().0);
-        let has_verdict = || {
-            [
-                Expression::LoadMeta(Meta::Mark),
-                Expression::Bits { mask: verdict, flip: 0 },
-                Expression::Compare(Comparison::NotEqual, vec![0; 4]),
-            ]
-        };
-        let mark_connection = has_verdict().into_iter().chain([
+        let no_verdict = [
+            Expression::LoadMeta(Meta::Mark),
+            Expression::Bits { mask: verdict, flip: 0 },
+            Expression::Compare(Comparison::Equal, vec![0; 4]),
+            Expression::Accept,
+        ];
+        let mark_connection = [
             Expression::LoadConnection(Connection::Mark),
             Expression::Bits { mask: !accepted, flip: accepted },
             Expression::StoreConnectionMark,
-        ]);
-        let clean_packet = has_verdict().into_iter().chain([
+        ];
+        let clean_packet = [
             Expression::LoadMeta(Meta::Mark),
             Expression::Bits { mask: !verdict, flip: 0 },
             Expression::StorePacketMark,
-        ]);
+        ];
         vec![
+            rule(chain, "leave a packet that has no verdict as it is", no_verdict),
             rule(chain, "mark the connection of an allowed packet", mark_connection),
             rule(chain, "take the verdict's mark off the packet", clean_packet),
         ]

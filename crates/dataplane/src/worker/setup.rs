@@ -58,28 +58,3 @@ pub(crate) fn pin(index: u16, count: u16) {
         tracing::info!(index, count, %error, "this queue's thread is not pinned: none of its cores is open to this process");
     }
 }
-
-/// EXPERIMENT
-#[allow(unsafe_code)]
-pub(crate) fn prioritise() {
-    let mode = std::env::var("KV_PRIO").unwrap_or_default();
-    // SAFETY: plain system calls on the calling thread.
-    unsafe {
-        match mode.as_str() {
-            "nice" => { let r = libc::setpriority(libc::PRIO_PROCESS, 0, -20); eprintln!("nice {r}"); }
-            "fifo" => {
-                let p = libc::sched_param { sched_priority: 1 };
-                let r = libc::sched_setscheduler(0, libc::SCHED_FIFO, &p);
-                eprintln!("fifo {r}");
-            }
-            "slice" => {
-                #[repr(C)]
-                struct Attr { size: u32, policy: u32, flags: u64, nice: i32, prio: u32, runtime: u64, deadline: u64, period: u64 }
-                let a = Attr { size: 48, policy: 0, flags: 0, nice: 0, prio: 0, runtime: 100_000, deadline: 0, period: 0 };
-                let r = libc::syscall(libc::SYS_sched_setattr, 0, &a as *const Attr, 0);
-                eprintln!("slice {r}");
-            }
-            _ => {}
-        }
-    }
-}
