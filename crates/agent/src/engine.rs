@@ -138,13 +138,7 @@ impl Engine {
     ) -> Result<SweepReport, EngineError> {
         let started = Instant::now();
         let local = LocalAddresses::read().map_err(EngineError::LocalAddresses)?;
-        let (mut revoked, mut restored) = (0, 0);
-        for (direction, address) in first {
-            let scope = Scope::Pod(*direction, *address);
-            let swept = sweep_scope(&mut self.conntrack, snapshot, &self.marks, &local, scope)?;
-            revoked += swept.revoked;
-            restored += swept.restored;
-        }
+        let (revoked, restored) = self.sweep_pods(snapshot, &local, first)?;
         let sweep = if narrowed { sweep_after_rules_changed } else { sweep };
         let all = sweep(&mut self.conntrack, snapshot, &self.marks, &local)?;
         Ok(SweepReport {
@@ -152,6 +146,30 @@ impl Engine {
             restored: all.restored + restored,
             elapsed: started.elapsed(),
             ..all
+        })
+    }
+
+    /// Each of these pods on a thread of its own: whatever a pass finds, it is a walk through the kernel's whole table.
+    /// Returns how many connections were revoked, and how many restored.
+    fn sweep_pods(
+        &self,
+        snapshot: &Snapshot,
+        local: &LocalAddresses,
+        pods: &[(Direction, IpAddr)],
+    ) -> Result<(u64, u64), ConntrackError> {
+        let sweep_pod = |direction, address| {
+            let scope = Scope::Pod(direction, address);
+            sweep_scope(&mut Conntrack::open()?, snapshot, &self.marks, local, scope)
+        };
+        thread::scope(|threads| {
+            let passes: Vec<_> = pods
+                .iter()
+                .map(|&(direction, address)| threads.spawn(move || sweep_pod(direction, address)))
+                .collect();
+            passes.into_iter().try_fold((0, 0), |(revoked, restored), pass| {
+                let swept = pass.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+                Ok((revoked + swept.revoked, restored + swept.restored))
+            })
         })
     }
 }
