@@ -22,9 +22,9 @@ const BIND_FAMILY: u8 = 3;
 
 /// From here on a conntrack table is too full to be calm about, in percent.
 const NEARLY_FULL: u64 = 80;
-
-const RAISE_CONNTRACK: &str = "raise the limit, for example `sysctl -w net.netfilter.nf_conntrack_max=262144`, and find out \
-                               what opens so many connections (`conntrack -L`)";
+/// From which part of the table on it counts as full, in percent: at its limit the kernel evicts some entries to let others
+/// in, so that the number stands a little below.
+const FULL: u64 = 99;
 
 /// The needs, in order: without permission the kernel answers nothing else.
 pub(super) fn needs() -> Vec<Need> {
@@ -133,10 +133,16 @@ fn conntrack(answer: Result<(u32, u32), NetlinkError>) -> NeedState {
         }
     };
     let what = format!("{entries} of {most} connections are in the connection tracking table");
-    if entries >= most {
-        NeedState::wrong(format!("{what}: it is full, and new connections are dropped"), RAISE_CONNTRACK)
-    } else if u64::from(entries) * 100 > u64::from(most) * NEARLY_FULL {
-        NeedState::warning(format!("{what}: when it is full, new connections are dropped"), RAISE_CONNTRACK)
+    let todo = format!(
+        "raise the limit, for example `sysctl -w net.netfilter.nf_conntrack_max={}`, and find out what opens so many \
+         connections (`conntrack -L`)",
+        most.saturating_mul(2)
+    );
+    let percent = |share: u64| u64::from(most) * share;
+    if u64::from(entries) * 100 >= percent(FULL) {
+        NeedState::wrong(format!("{what}: it is full, and new connections are dropped"), todo)
+    } else if u64::from(entries) * 100 > percent(NEARLY_FULL) {
+        NeedState::warning(format!("{what}: when it is full, new connections are dropped"), todo)
     } else {
         NeedState::fine(what)
     }
@@ -162,11 +168,14 @@ mod tests {
             }
         };
         assert_eq!(state(0, 1000), "fine");
+        // A full table is seldom full to the last entry: one ends, and the next has not come yet.
+        assert_eq!(state(262_140, 262_144), "wrong");
         assert_eq!(state(800, 1000), "fine");
         assert_eq!(state(801, 1000), "warning");
-        assert_eq!(state(999, 1000), "warning");
+        assert_eq!(state(989, 1000), "warning");
+        assert_eq!(state(990, 1000), "wrong");
         assert_eq!(state(1000, 1000), "wrong");
-        assert_eq!(state(u32::MAX - 1, u32::MAX), "warning");
+        assert_eq!(state(u32::MAX - 1, u32::MAX), "wrong");
     }
 
     #[test]
