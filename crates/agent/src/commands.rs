@@ -1,10 +1,13 @@
 //! The command line: one file for each command.
 
+use std::ffi::OsString;
+
 use clap::{Parser, Subcommand, ValueEnum};
 
 mod cleanup;
 mod doctor;
 mod explain;
+mod netpol;
 mod run;
 mod status;
 mod table;
@@ -40,9 +43,17 @@ pub enum Output {
     Json,
 }
 
+/// Does what the words of a command line ask, of which the first is the program's name; the answer is the exit code.
+pub fn run(words: impl Iterator<Item = OsString>) -> anyhow::Result<u8> {
+    let words: Vec<OsString> = words.collect();
+    match words.split_first() {
+        Some((program, flags)) if netpol::is_name_of(program) => netpol::run(flags),
+        _ => Cli::parse_from(words).run(),
+    }
+}
+
 impl Cli {
-    /// Does what was asked; the answer is the exit code.
-    pub fn run(self) -> anyhow::Result<u8> {
+    fn run(self) -> anyhow::Result<u8> {
         match self.command {
             Command::Run(run) => run.run(),
             Command::Explain(explain) => explain.run(),

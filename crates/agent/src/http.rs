@@ -1,6 +1,8 @@
-//! The agent's HTTP server, on 127.0.0.1 alone: /livez, /readyz, /metrics, /status.
+//! The agent's HTTP server, on 127.0.0.1: /livez, /readyz, /metrics, /status; and, where it is asked for, /metrics alone on
+//! another address, for who scrapes from elsewhere.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,37 +27,98 @@ struct Served {
     registry: Arc<Registry>,
 }
 
-/// Serves until the program ends. A port that is taken is tried again and again: enforcement doesn't wait for it.
+/// Serves everything on 127.0.0.1 until the program ends. A port that is taken is tried again and again: enforcement doesn't
+/// wait for it.
 pub async fn serve(port: u16, health: Arc<Health>) {
-    let registry = Arc::new(metrics::registry(&health));
     let routes = Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
-        .route("/status", get(status))
-        .with_state(Served { health, registry });
-    let listener = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await;
-    if let Err(error) = axum::serve(listener, routes).await {
-        tracing::error!(%error, "the HTTP server has ended");
+        .route("/status", get(status));
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    serve_routes(&[address], "--http-port", "/livez, /readyz, /metrics and /status", routes, health).await;
+}
+
+/// Serves /metrics until the program ends, as [`serve`] does.
+pub async fn serve_metrics(address: MetricsAddress, health: Arc<Health>) {
+    let routes = Router::new().route("/metrics", get(metrics_text));
+    serve_routes(&address.candidates(), "--metrics-address", "/metrics", routes, health).await;
+}
+
+/// Where /metrics alone is served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MetricsAddress {
+    /// On this address.
+    One(SocketAddr),
+    /// On this port of all addresses, of both families where the node has both.
+    All(u16),
+}
+
+impl MetricsAddress {
+    /// The first that can be bound is served. A node without IPv6 can't bind the first of all addresses.
+    fn candidates(self) -> Vec<SocketAddr> {
+        match self {
+            Self::One(address) => vec![address],
+            Self::All(port) => {
+                vec![(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()]
+            }
+        }
     }
 }
 
-async fn listen(address: SocketAddr) -> TcpListener {
-    let mut told = false;
-    loop {
-        match TcpListener::bind(address).await {
-            Ok(listener) => {
-                tracing::info!(%address, "serving /livez, /readyz, /metrics and /status");
-                return listener;
-            }
-            Err(error) => {
-                if !told {
-                    tracing::warn!(%address, %error, "cannot serve HTTP yet; choose another --http-port if this lasts");
-                    told = true;
-                }
-                tokio::time::sleep(TRY_AGAIN).await;
+impl FromStr for MetricsAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || format!("{text:?} is no address: write 192.0.2.1:9080, [2001:db8::1]:9080 or :9080");
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
+        match host {
+            "" => Ok(Self::All(port)),
+            "localhost" => Ok(Self::One((Ipv4Addr::LOCALHOST, port).into())),
+            _ => {
+                let address: SocketAddr = text.parse().map_err(|_| wrong())?;
+                Ok(if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+                    Self::All(port)
+                } else {
+                    Self::One(address)
+                })
             }
         }
+    }
+}
+
+async fn serve_routes(
+    addresses: &[SocketAddr],
+    flag: &str,
+    paths: &str,
+    routes: Router<Served>,
+    health: Arc<Health>,
+) {
+    let registry = Arc::new(metrics::registry(&health));
+    let listener = listen(addresses, flag, paths).await;
+    if let Err(error) = axum::serve(listener, routes.with_state(Served { health, registry })).await {
+        tracing::error!(%error, paths, "the HTTP server has ended");
+    }
+}
+
+async fn listen(addresses: &[SocketAddr], flag: &str, paths: &str) -> TcpListener {
+    let mut told = false;
+    loop {
+        let error = match TcpListener::bind(addresses).await {
+            Ok(listener) => {
+                let address = listener.local_addr().ok().or(addresses.first().copied());
+                tracing::info!(address = address.map(tracing::field::display), "serving {paths}");
+                return listener;
+            }
+            Err(error) => error,
+        };
+        if !told {
+            let address = addresses.first().map(tracing::field::display);
+            tracing::warn!(address, %error, "cannot serve {paths} yet; choose another {flag} if this lasts");
+            told = true;
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
     }
 }
 
@@ -88,4 +151,40 @@ async fn metrics_text(State(served): State<Served>) -> Response {
 
 async fn status(State(served): State<Served>) -> Json<Status> {
     Json(served.health.status())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metrics_address_as_people_write_it() {
+        let one = |text: &str| Ok(MetricsAddress::One(text.parse().expect("an address")));
+        let cases = [
+            (":9080", Ok(MetricsAddress::All(9080))),
+            ("[::]:9080", Ok(MetricsAddress::All(9080))),
+            ("0.0.0.0:9080", one("0.0.0.0:9080")),
+            ("localhost:9080", one("127.0.0.1:9080")),
+            ("192.0.2.1:1", one("192.0.2.1:1")),
+            ("[2001:db8::1]:65535", one("[2001:db8::1]:65535")),
+        ];
+        for (text, address) in cases {
+            assert_eq!(text.parse(), address, "{text}");
+        }
+        for text in ["", "9080", ":", ":0", ":65536", ":http", "node-a:9080", "2001:db8::1", "192.0.2.1:"] {
+            text.parse::<MetricsAddress>().expect_err(text);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_served_once_it_is_free() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = taken.local_addr().expect("its address");
+        let waiting =
+            tokio::spawn(async move { listen(&[address], "--http-port", "/livez").await.local_addr() });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!waiting.is_finished(), "it waits and does not end the program");
+        drop(taken);
+        assert_eq!(waiting.await.expect("no panic").expect("its address"), address);
+    }
 }
