@@ -8,12 +8,10 @@ mod cleanup;
 mod doctor;
 mod explain;
 mod netpol;
+mod probe;
 mod run;
 mod status;
 mod table;
-
-/// Where an agent serves HTTP on 127.0.0.1 unless told otherwise.
-pub const DEFAULT_HTTP_PORT: u16 = 9476;
 
 /// Network policy for clusters whose CNI has none: nftables, NFQUEUE, and policies compiled into tries.
 #[derive(Debug, Parser)]
@@ -30,6 +28,7 @@ enum Command {
     Explain(explain::Explain),
     Doctor(doctor::Doctor),
     Status(status::StatusCommand),
+    Probe(probe::Probe),
     Cleanup(cleanup::Cleanup),
 }
 
@@ -59,6 +58,7 @@ impl Cli {
             Command::Explain(explain) => explain.run(),
             Command::Doctor(doctor) => doctor.run(),
             Command::Status(status) => status.run(),
+            Command::Probe(probe) => probe.run(),
             Command::Cleanup(cleanup) => cleanup.run(),
         }
     }

@@ -1,22 +1,31 @@
 //! The agent's HTTP server, on 127.0.0.1: /livez, /readyz, /metrics, /status; and, where it is asked for, /metrics alone on
-//! another address, for who scrapes from elsewhere.
+//! another address, for who scrapes from elsewhere. On a Unix socket the same: of two agents of one node only one has the port, but
+//! each has a socket of its own, by which a probe finds the agent of its own container.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::Listener;
 use axum::{Json, Router};
+use clap::Args;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 
 use crate::health::Health;
 use crate::metrics;
 use crate::status::Status;
+
+/// The port on 127.0.0.1 unless told otherwise.
+pub const DEFAULT_PORT: u16 = 9476;
 
 /// How long to wait before the port is tried again: the agent that this one takes over from may still hold it.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -27,22 +36,67 @@ struct Served {
     registry: Arc<Registry>,
 }
 
-/// Serves everything on 127.0.0.1 until the program ends. A port that is taken is tried again and again: enforcement doesn't
-/// wait for it.
-pub async fn serve(port: u16, health: Arc<Health>) {
-    let routes = Router::new()
+/// Where the agent serves HTTP.
+#[derive(Clone, Debug, Args)]
+pub struct Places {
+    /// Port on 127.0.0.1 for /livez, /readyz, /metrics and /status; 0 serves none.
+    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = DEFAULT_PORT)]
+    http_port: u16,
+
+    /// Serve the same on this Unix socket, too, for `kube-verdict probe`: of two agents of one node only one has the port.
+    #[arg(long, value_name = "FILE")]
+    http_socket: Option<PathBuf>,
+
+    /// Serve /metrics, and nothing else, on this address, too: IP:PORT, or :PORT for all addresses of the node.
+    #[arg(long, value_name = "IP:PORT")]
+    metrics_address: Option<MetricsAddress>,
+}
+
+impl Places {
+    /// Serves on all of them until the program ends. A port that is taken is tried again and again: enforcement doesn't wait
+    /// for it.
+    pub fn serve(self, health: &Arc<Health>) {
+        const EVERYTHING: &str = "/livez, /readyz, /metrics and /status";
+        let served = Served { health: Arc::clone(health), registry: Arc::new(metrics::registry(health)) };
+        let everything = everything().with_state(served.clone());
+        if self.http_port != 0 {
+            let (routes, address) =
+                (everything.clone(), SocketAddr::from((Ipv4Addr::LOCALHOST, self.http_port)));
+            tokio::spawn(async move {
+                answer(listen(&[address], "--http-port", EVERYTHING).await, routes).await;
+            });
+        }
+        if let Some(address) = self.metrics_address {
+            let routes = Router::new().route("/metrics", get(metrics_text)).with_state(served);
+            tokio::spawn(async move {
+                answer(listen(&address.candidates(), "--metrics-address", "/metrics").await, routes).await;
+            });
+        }
+        if let Some(socket) = self.http_socket {
+            match bind(&socket) {
+                Ok(listener) => drop(tokio::spawn(answer(listener, everything))),
+                Err(error) => {
+                    tracing::error!(socket = %socket.display(), %error, "cannot serve HTTP on --http-socket");
+                }
+            }
+        }
+    }
+}
+
+/// A socket that lies there already is a dead agent's, and is replaced; anything else is not ours to touch.
+fn bind(socket: &Path) -> io::Result<UnixListener> {
+    if std::fs::symlink_metadata(socket).is_ok_and(|found| found.file_type().is_socket()) {
+        std::fs::remove_file(socket)?;
+    }
+    UnixListener::bind(socket)
+}
+
+fn everything() -> Router<Served> {
+    Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
-        .route("/status", get(status));
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    serve_routes(&[address], "--http-port", "/livez, /readyz, /metrics and /status", routes, health).await;
-}
-
-/// Serves /metrics until the program ends, as [`serve`] does.
-pub async fn serve_metrics(address: MetricsAddress, health: Arc<Health>) {
-    let routes = Router::new().route("/metrics", get(metrics_text));
-    serve_routes(&address.candidates(), "--metrics-address", "/metrics", routes, health).await;
+        .route("/status", get(status))
 }
 
 /// Where /metrics alone is served.
@@ -88,17 +142,12 @@ impl FromStr for MetricsAddress {
     }
 }
 
-async fn serve_routes(
-    addresses: &[SocketAddr],
-    flag: &str,
-    paths: &str,
-    routes: Router<Served>,
-    health: Arc<Health>,
-) {
-    let registry = Arc::new(metrics::registry(&health));
-    let listener = listen(addresses, flag, paths).await;
-    if let Err(error) = axum::serve(listener, routes.with_state(Served { health, registry })).await {
-        tracing::error!(%error, paths, "the HTTP server has ended");
+async fn answer<L>(listener: L, routes: Router)
+where
+    L: Listener<Addr: fmt::Debug>,
+{
+    if let Err(error) = axum::serve(listener, routes).await {
+        tracing::error!(%error, "an HTTP server has ended");
     }
 }
 
@@ -174,6 +223,18 @@ mod tests {
         for text in ["", "9080", ":", ":0", ":65536", ":http", "node-a:9080", "2001:db8::1", "192.0.2.1:"] {
             text.parse::<MetricsAddress>().expect_err(text);
         }
+    }
+
+    #[tokio::test]
+    async fn a_dead_agents_socket_is_replaced_and_a_file_is_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("http.sock");
+        drop(bind(&socket).expect("a new socket"));
+        bind(&socket).expect("in place of the one that was left");
+        let file = folder.path().join("notes");
+        std::fs::write(&file, "kept").expect("a file");
+        bind(&file).expect_err("a file lies there");
+        assert_eq!(std::fs::read_to_string(&file).expect("the file"), "kept");
     }
 
     #[tokio::test]

@@ -18,11 +18,10 @@ use policy::Verdict;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::DEFAULT_HTTP_PORT;
 use crate::agent::{Agent, AgentConfig, Message};
 use crate::exit::{self, Usage};
 use crate::health::Health;
-use crate::http::{self, MetricsAddress};
+use crate::http::Places;
 use crate::logging::{self, EnvFilterText, LogFormat};
 use crate::metrics::{Durations, observe};
 use crate::overrides::PodCidrs;
@@ -119,13 +118,8 @@ pub struct Run {
     #[arg(long)]
     record_open: bool,
 
-    /// Port on 127.0.0.1 for /livez, /readyz, /metrics and /status; 0 serves none.
-    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = DEFAULT_HTTP_PORT)]
-    http_port: u16,
-
-    /// Serve /metrics, and nothing else, on this address, too: IP:PORT, or :PORT for all addresses of the node.
-    #[arg(long, value_name = "IP:PORT")]
-    metrics_address: Option<MetricsAddress>,
+    #[command(flatten)]
+    http: Places,
 
     /// How log lines look, on standard error.
     #[arg(long, value_enum, default_value_t)]
@@ -187,7 +181,7 @@ impl Run {
             .enable_all()
             .build()
             .context("cannot start the HTTP server's runtime")?;
-        runtime.block_on(supervise(config, health, audit, self.http_port, self.metrics_address))
+        runtime.block_on(supervise(config, health, audit, self.http))
     }
 
     fn agent_config(&self) -> Result<AgentConfig, Usage> {
@@ -252,8 +246,7 @@ async fn supervise(
     config: AgentConfig,
     health: Arc<Health>,
     audit: Audit,
-    http_port: u16,
-    metrics_address: Option<MetricsAddress>,
+    http: Places,
 ) -> anyhow::Result<u8> {
     let mut stop = Stop::listen().context("cannot listen for signals")?;
     let (outbox, inbox) = mpsc::channel();
@@ -266,12 +259,7 @@ async fn supervise(
             let _ = done.send(());
         })
         .context("cannot start the agent's thread")?;
-    if http_port != 0 {
-        tokio::spawn(http::serve(http_port, Arc::clone(&health)));
-    }
-    if let Some(address) = metrics_address {
-        tokio::spawn(http::serve_metrics(address, health));
-    }
+    http.serve(&health);
     tokio::select! {
         name = stop.signal() => tracing::info!(signal = name, "ending; a second signal ends at once"),
         _ = &mut ended => bail!("the agent's thread has ended by itself"),
