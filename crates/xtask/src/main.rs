@@ -1,4 +1,4 @@
-//! The one door for people: `cargo xtask demo|test|bench|fuzz|image|setup`.
+//! The one door for people: `cargo xtask demo|test|bench|fuzz|image|manifests|setup`.
 //!
 //! ```text
 //!  [ command ] -> [ setup ] asks each [ Need ], installs what the [ Machine ] lacks
@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, demo, fuzz, image, test};
+use crate::commands::{bench, demo, fuzz, image, manifests, test};
 use crate::workspace::Workspace;
 
 #[derive(Parser)]
@@ -50,6 +50,8 @@ enum Command {
     Fuzz(fuzz::Arguments),
     /// Build the container image, without a container engine.
     Image(image::Arguments),
+    /// Render manifests/base from the Helm chart.
+    Manifests(manifests::Arguments),
     /// Show what all of the above need, and install what is missing.
     Setup,
 }
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&workspace, &arguments),
         Command::Fuzz(arguments) => fuzz::run(&workspace, &arguments),
         Command::Image(arguments) => image::run(&workspace, &arguments),
+        Command::Manifests(arguments) => manifests::run(&workspace, &arguments),
         Command::Setup => setup::show_and_ensure(&workspace),
     });
     match result {
