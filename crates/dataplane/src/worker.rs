@@ -85,8 +85,8 @@ impl<R: FnMut(Judgement)> Worker<R> {
         self.queue.set_nonblocking(true);
         let mut received = self.queue.recv();
         if received.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
-            socket::wait_readable(&self.socket, end.saturating_duration_since(Instant::now()))?;
-            received = self.queue.recv();
+            received = socket::wait_readable(&self.socket, end.saturating_duration_since(Instant::now()))
+                .and_then(|()| self.queue.recv());
         }
         self.queue.set_nonblocking(false);
         received
@@ -190,7 +190,7 @@ impl<R: FnMut(Judgement)> Worker<R> {
     /// Takes what the socket may say beside packets. Only what can't be endured is an error.
     fn endure(&self, error: std::io::Error) -> Result<(), WorkerError> {
         match error.raw_os_error() {
-            // A signal, or a call to stop: the loop looks by itself.
+            // A signal, a call to stop, a newer snapshot, or the time of a held packet is over: the loop looks by itself.
             Some(libc::EINTR | libc::EAGAIN) | Some(socket::WAKE) => Ok(()),
             // The kernel's answer to a verdict on a packet that it had dropped: a base chain or a device went away.
             Some(libc::ENOENT) => {

@@ -67,9 +67,8 @@ pub struct Run {
     #[arg(long, value_enum, default_value = "closed")]
     when_down: OpenOrClosed,
 
-    /// What becomes of packets about which a pod decides that is still not known when they have been held as long as they may,
-    /// or for which there is no room: those from or to an address of this node's pods that no known pod has, and those that
-    /// only such an address at the other end, on any node, keeps from being allowed.
+    /// What becomes of packets that were held in vain for a pod to be known: those from or to an address of this node's pods
+    /// that no known pod has, and those that are denied only because the other end, an address of any node's pods, is unknown.
     #[arg(long, value_enum, default_value = "deny")]
     when_unsure: WhenUnsure,
 
@@ -77,7 +76,7 @@ pub struct Run {
     #[arg(long, value_name = "TIME", value_parser = hold_time, default_value = "5s")]
     hold_time: Duration,
 
-    /// How many are held at once, one source a sixteenth of them (8 at least); 0 holds none. Each takes some 5 KB.
+    /// How many are held at once, of one source a sixteenth of them or 8; 0 holds none. Each takes some 5 KB.
     #[arg(long, value_name = "N", default_value_t = HoldLimits::default().packets)]
     hold_packets: u32,
 
