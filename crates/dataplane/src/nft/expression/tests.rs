@@ -66,7 +66,7 @@ fn every_expression_in_bytes() {
             [be32(1, 1), be32(2, 1), be32(3, 24), be32(4, 16)].concat(),
         ),
         (
-            Expression::LoadPayload(Payload::UdpDestinationPort),
+            Expression::LoadPayload(Payload::DestinationPort),
             "payload",
             [be32(1, 1), be32(2, 2), be32(3, 2), be32(4, 2)].concat(),
         ),
