@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use audit::Monitor;
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
+use dataplane::table::Table;
 use dataplane::workers::Workers;
 use policy::Verdict;
 
@@ -142,6 +143,7 @@ impl Health {
         if let Some(workers) = self.workers().as_ref() {
             status.packets = packets(workers);
         }
+        status.packets.remembered = Table::remembered_connections().unwrap_or_default();
         status.queues = queues.map(queue_rows).unwrap_or_default();
         let audit::Counters { written, lost, write_errors, failing } = self.audit.counters();
         status.audit = status::Audit { written, lost, write_errors, failing };
@@ -169,6 +171,7 @@ fn packets(workers: &Workers) -> status::Packets {
         unparsable: sum.unparsable + one.unparsable,
         gone: sum.gone + one.gone,
         overflows: sum.overflows + one.enobufs,
+        ..sum
     })
 }
 

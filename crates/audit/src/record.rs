@@ -76,8 +76,13 @@ pub struct Record {
     /// For a default deny, the rule that came nearest to allowing. Only there, and only if one came near.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nearest_miss: Option<NearestMiss>,
-    /// How long parsing and evaluation took, in nanoseconds.
+    /// How long parsing and evaluation took, in nanoseconds; 0 where it was remembered.
     pub nanoseconds: u64,
+    /// `true` where the kernel let the connection pass by itself, because it remembered an earlier verdict of the same generation on
+    /// the same addresses, protocol and destination port; `time` is then when that was heard, some hundredths of a second later. Only
+    /// there.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub remembered: bool,
 }
 
 /// One end of a connection.
@@ -124,7 +129,8 @@ pub struct NearestMiss {
 /// A line that says that records are missing from the log at this place.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Lost {
-    /// How many since the last such line: their ring was full, or the log could not be written.
+    /// How many since the last such line: their ring was full, the log could not be written, or what the kernel told of
+    /// remembered connections was not heard.
     pub lost: u64,
     /// When that was noticed: RFC 3339, UTC, microseconds.
     #[serde(with = "form::time")]
@@ -136,7 +142,7 @@ pub struct Lost {
 impl Record {
     /// The record of a judgement by the agent of `node`.
     pub fn new(node: &Arc<str>, judgement: &Judgement) -> Self {
-        let Judgement { at, packet, decision, elapsed, snapshot } = judgement;
+        let Judgement { at, packet, decision, elapsed, snapshot, remembered } = judgement;
         let explain = |direction| match packet {
             Some(packet) => snapshot.explain(packet, decision, direction),
             None => unexplained(decision.outcome(direction), direction),
@@ -176,6 +182,7 @@ impl Record {
                 miss: near.miss,
             }),
             nanoseconds: u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX),
+            remembered: *remembered,
         }
     }
 
@@ -229,6 +236,10 @@ fn unexplained(outcome: Outcome, direction: Direction) -> Explanation {
         isolated_by: Vec::new(),
         nearest_miss: None,
     }
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 fn is_zero(number: &usize) -> bool {

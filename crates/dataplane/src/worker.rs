@@ -25,6 +25,7 @@ pub use counters::Counters;
 pub(crate) use counters::SharedCounters;
 pub use error::WorkerError;
 pub(crate) use setup::{open, pin};
+pub use socket::Owner;
 pub(crate) use socket::Wake;
 
 /// `NF_INET_LOCAL_IN`: packets to the node itself.
@@ -88,7 +89,7 @@ impl<R: FnMut(Judgement)> Worker<R> {
         let sent = self.queue.verdict(message);
         drop(pass);
         self.counters.count(verdict, parsed.is_err());
-        (self.record)(Judgement { at, packet: parsed.ok(), decision, elapsed, snapshot });
+        (self.record)(Judgement { at, packet: parsed.ok(), decision, elapsed, snapshot, remembered: false });
         sent.or_else(|error| self.endure(error))
     }
 

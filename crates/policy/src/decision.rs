@@ -178,8 +178,11 @@ pub struct Judgement {
     pub packet: Option<Packet>,
     /// What came out.
     pub decision: Decision,
-    /// How long parsing and evaluation took.
+    /// How long parsing and evaluation took; zero where it was remembered.
     pub elapsed: Duration,
     /// The snapshot under which it was judged: names its rules and pods.
     pub snapshot: Arc<Snapshot>,
+    /// Whether the kernel let the connection pass by itself, because it remembered an earlier verdict of the same snapshot on
+    /// the same addresses, protocol and destination port.
+    pub remembered: bool,
 }

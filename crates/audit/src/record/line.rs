@@ -48,6 +48,7 @@ impl Lines {
             isolated_by_more,
             nearest_miss,
             nanoseconds,
+            remembered,
         } = record;
         self.raw(r#"{"time":"#).time(*time);
         self.raw(r#","node":"#).text(node);
@@ -84,6 +85,9 @@ impl Lines {
             self.raw(r#","nearest_miss":"#).nearest_miss(near);
         }
         self.raw(r#","nanoseconds":"#).number(*nanoseconds);
+        if *remembered {
+            self.raw(r#","remembered":true"#);
+        }
         self.raw("}\n");
     }
 
@@ -274,6 +278,7 @@ mod tests {
             isolated_by_more: 3,
             nearest_miss: Some(NearestMiss { policy: policy("b"), rule: 7, miss: Miss::Port }),
             nanoseconds: 0,
+            remembered: true,
         }
     }
 
@@ -282,7 +287,13 @@ mod tests {
         let second_later = Record { time: "2026-01-02T03:04:06.999999Z".parse().expect("time"), ..full() };
         let cases = [
             full(),
-            Record { protocol: Some(Protocol::TCP), icmp_type: None, rule_name: None, ..full() },
+            Record {
+                protocol: Some(Protocol::TCP),
+                icmp_type: None,
+                rule_name: None,
+                remembered: false,
+                ..full()
+            },
             Record {
                 protocol: Some(Protocol(47)),
                 isolated_by: vec![policy("a")],

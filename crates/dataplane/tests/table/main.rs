@@ -3,6 +3,7 @@
 mod namespace;
 mod needs;
 mod packets;
+mod remembered;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

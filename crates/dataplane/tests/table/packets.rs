@@ -16,23 +16,23 @@ use dataplane::table::{Table, TableConfig, WhenDown};
 use crate::namespace::{Place, in_namespace, run};
 use crate::{GENERATION, RANGE_A, RANGE_B, install, node_a, open};
 
-const POD: &str = "10.244.1.9";
-const POD_6: &str = "fd00:10:244:1::9";
+pub const POD: &str = "10.244.1.9";
+pub const POD_6: &str = "fd00:10:244:1::9";
 const NODE: &str = "10.244.1.1";
-const REMOTE: &str = "192.0.2.2";
-const REMOTE_6: &str = "2001:db8::2";
+pub const REMOTE: &str = "192.0.2.2";
+pub const REMOTE_6: &str = "2001:db8::2";
 
 /// How long a packet may take that is expected, and how long one is waited for that is not.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-struct World {
-    pod: Place,
-    remote: Place,
+pub struct World {
+    pub pod: Place,
+    pub remote: Place,
 }
 
 impl World {
     /// The calling thread's namespace becomes the node.
-    fn new() -> Self {
+    pub fn new() -> Self {
         let world = Self { pod: Place::new(), remote: Place::new() };
         // Without it, no neighbour is asked for until the link's own address has been tried for a second.
         let no_trial = || {
@@ -66,11 +66,11 @@ impl World {
     }
 }
 
-fn closed() -> TableConfig {
+pub fn closed() -> TableConfig {
     TableConfig { when_down: WhenDown::Closed, open: open(&[], &[]), ..node_a() }
 }
 
-fn socket(address: &str, port: u16) -> UdpSocket {
+pub fn socket(address: &str, port: u16) -> UdpSocket {
     let address: SocketAddr = (address.parse::<std::net::IpAddr>().expect("an address"), port).into();
     let deadline = Instant::now() + Duration::from_secs(5);
     let socket = loop {
@@ -97,7 +97,7 @@ fn receive(socket: &UdpSocket) -> Result<usize, ErrorKind> {
     }
 }
 
-fn received(socket: &UdpSocket) -> bool {
+pub fn received(socket: &UdpSocket) -> bool {
     match receive(socket) {
         Ok(_) => true,
         Err(ErrorKind::WouldBlock | ErrorKind::TimedOut) => false,
@@ -125,7 +125,7 @@ fn pod_reaches_node(world: &World, port: u16) -> bool {
 }
 
 /// How many packets the counter in this chain of table `other` has seen.
-fn counted(chain: &str) -> u32 {
+pub fn counted(chain: &str) -> u32 {
     let text = run("nft", &["list", "chain", "inet", "other", chain]);
     let (_, rest) = text.split_once("counter packets ").expect("a counter");
     rest.split(' ').next().and_then(|number| number.parse().ok()).expect("a number")
@@ -238,7 +238,7 @@ fn connection_marks_decide_before_anything_else() {
 }
 
 /// A table of another program.
-fn other(chains: &str) {
+pub fn other(chains: &str) {
     run("nft", &[&format!("table inet other {{ {} }}", chains.replace('}', "}\n"))]);
 }
 
