@@ -48,6 +48,9 @@ const QUIET: Duration = Duration::from_millis(1);
 /// ... and after this in any case.
 const LONGEST: Duration = Duration::from_millis(5);
 
+/// A server that is there takes a connection sooner.
+const CONNECT: Duration = Duration::from_secs(5);
+
 /// Events that may wait to be taken in: listing goes on only as fast as that, so that few objects are held in their raw form.
 const WAITING: usize = 64;
 
@@ -119,6 +122,7 @@ impl Kubernetes {
         let mut config: Config = self.access.load().await?;
         // Requests are repeated here, where it is counted.
         config.default_retry = false;
+        config.connect_timeout = Some(CONNECT);
         let server = config.cluster_url.to_string();
         let client =
             Client::try_from(config).map_err(|error| KubernetesError::Client(failure::chain(&error)))?;

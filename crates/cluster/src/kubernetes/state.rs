@@ -314,3 +314,6 @@ fn key(kind: Kind, object: &Object, interner: &Interner) -> Option<Key> {
         Kind::NetworkPolicy => Key::Policy(PolicyName::network_policy(namespace(), name)),
     })
 }
+
+#[cfg(test)]
+mod tests;
