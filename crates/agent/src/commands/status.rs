@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use cluster::Link;
 
-use super::{DEFAULT_HTTP_PORT, Output, table};
+use super::{Output, table};
 use crate::status::{Connection, Phase, Source, Status};
-use crate::{client, exit, paint};
+use crate::{client, exit, http, paint};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,7 +27,7 @@ Exit codes: 0 policy is in force, 1 it is not, or no agent answers, 2 the comman
 #[command(after_help = EXAMPLES)]
 pub struct StatusCommand {
     /// The agent's --http-port.
-    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = DEFAULT_HTTP_PORT)]
+    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = http::DEFAULT_PORT)]
     http_port: u16,
 
     /// How to print it.
@@ -104,6 +104,16 @@ fn print(status: &Status, out: &mut impl Write) -> io::Result<()> {
             packets.allowed, packets.denied, packets.unparsable, packets.gone
         ),
     );
+    let hold = &status.hold;
+    if hold.held + hold.no_room > 0 {
+        row(
+            "held",
+            format!(
+                "{} now, {} in all: {} allowed, {} denied, {} out of time; {} without room, {} repeated",
+                hold.now, hold.held, hold.allowed, hold.denied, hold.expired, hold.no_room, hold.repeated
+            ),
+        );
+    }
     let sum = |number: fn(&crate::status::Queue) -> u32| {
         status.queues.iter().map(|q| u64::from(number(q))).sum::<u64>()
     };
