@@ -10,7 +10,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Query, State};
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use cluster::namespaces::Namespaces;
 use cluster::{Interner, Kind, convert};
@@ -31,8 +32,8 @@ const BOOKMARK: Duration = Duration::from_millis(100);
 pub struct Day {
     /// 403 for these resources.
     pub forbidden: BTreeSet<&'static str>,
-    /// So many of the next requests are answered by 401.
-    pub unauthorized: usize,
+    /// The token that is accepted; empty: any.
+    pub token: String,
     /// So many of the next watches say nothing, for ever.
     pub silent: usize,
     /// So many of the next pages that follow a first one break off in the middle.
@@ -92,9 +93,10 @@ impl Server {
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
             "clusters": [{"name": "test", "cluster": {"server": format!("http://{}", server.address)}}],
-            "users": [{"name": "test", "user": {"token": "t"}}],
+            "users": [{"name": "test", "user": {"tokenFile": server.token()}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         });
+        std::fs::write(server.token(), "first").expect("a token");
         std::fs::write(server.kubeconfig(), kubeconfig.to_string()).expect("a kubeconfig");
         server
     }
@@ -102,6 +104,11 @@ impl Server {
     /// The file by which it is found.
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
+    }
+
+    /// The file with the token by which readers come.
+    pub fn token(&self) -> PathBuf {
+        self.folder.path().join("token")
     }
 
     /// All connections break, and no new one is accepted.
@@ -113,8 +120,11 @@ impl Server {
 
     /// There again, at the same address.
     pub fn up(&mut self) {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
         let listener = runtime.block_on(TcpListener::bind(self.address)).expect("the address");
         self.address = listener.local_addr().expect("an address");
         let routes = Router::new().fallback(answer).with_state(self.shared.clone());
@@ -179,7 +189,8 @@ impl Server {
 
     /// What a reader should know, made from the objects that there are, without any history.
     pub fn model(&self) -> Inventory {
-        let (interner, mut inventory, mut namespaces) = (Interner::new(), Inventory::default(), Namespaces::default());
+        let (interner, mut inventory, mut namespaces) =
+            (Interner::new(), Inventory::default(), Namespaces::default());
         for ((resource, _), object) in &self.held().objects {
             let kind = Kind::ALL.into_iter().find(|kind| kind.plural() == *resource).expect("a kind");
             match convert(kind, object, &interner).expect("an object").change {
@@ -200,7 +211,8 @@ impl Server {
     pub fn policy_versions(&self) -> BTreeMap<String, String> {
         let held = self.held();
         let policies = held.objects.iter().filter(|((resource, _), _)| *resource == "networkpolicies");
-        let version = |object: &Value| object["metadata"]["resourceVersion"].as_str().expect("a version").to_owned();
+        let version =
+            |object: &Value| object["metadata"]["resourceVersion"].as_str().expect("a version").to_owned();
         policies.map(|((_, name), object)| (name.clone(), version(object))).collect()
     }
 
@@ -257,6 +269,7 @@ fn refusal(code: u16, reason: &str) -> Response {
 async fn answer(
     State(shared): State<Shared>,
     method: Method,
+    headers: HeaderMap,
     uri: Uri,
     Query(query): Query<BTreeMap<String, String>>,
     body: String,
@@ -270,8 +283,9 @@ async fn answer(
         return refusal(404, "NotFound");
     };
     {
-        let mut held = shared.held();
-        if once(&mut held.day.unauthorized) {
+        let held = shared.held();
+        let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        if !held.day.token.is_empty() && token != Some(&format!("Bearer {}", held.day.token)) {
             return refusal(401, "Unauthorized");
         }
         if held.day.forbidden.contains(resource(kind)) {
@@ -365,7 +379,17 @@ fn watch(shared: Shared, kind: Kind, from: u64) -> Response {
         let silent = !is_old && once(&mut held.day.silent);
         let (cut, news) = (held.cut, shared.news.subscribe());
         drop(held);
-        At { shared, kind, seen: from, cut, news, bookmark: Instant::now() + BOOKMARK, first, silent, over: is_old }
+        At {
+            shared,
+            kind,
+            seen: from,
+            cut,
+            news,
+            bookmark: Instant::now() + BOOKMARK,
+            first,
+            silent,
+            over: is_old,
+        }
     };
     Body::from_stream(stream::unfold(at, next_lines)).into_response()
 }
@@ -383,7 +407,8 @@ async fn next_lines(mut at: At) -> Option<(Result<String, Infallible>, At)> {
             if held.cut != at.cut {
                 return None;
             }
-            let new = held.log.iter().filter(|(version, of, _)| *version > at.seen && *of == resource(at.kind));
+            let new =
+                held.log.iter().filter(|(version, of, _)| *version > at.seen && *of == resource(at.kind));
             let lines: Vec<String> = new.map(|(_, _, event)| event.to_string() + "\n").collect();
             if !at.silent {
                 at.seen = held.version;

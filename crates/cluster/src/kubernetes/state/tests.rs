@@ -138,8 +138,11 @@ fn nodes_are_done_without_where_they_may_not_be_read_and_pods_are_not() {
 #[test]
 fn a_list_after_a_gap_tells_only_what_differs() {
     let mut story = Story::begun();
-    let (a, b, c) =
-        (pod("a", "1", "Running", &["10.0.0.2"]), pod("b", "2", "Running", &["10.0.0.3"]), pod("c", "3", "", &[]));
+    let (a, b, c) = (
+        pod("a", "1", "Running", &["10.0.0.2"]),
+        pod("b", "2", "Running", &["10.0.0.3"]),
+        pod("c", "3", "", &[]),
+    );
     [&a, &b, &c].into_iter().for_each(|pod| story.applied(Kind::Pod, pod));
     assert_eq!(story.told().expect("pods").len(), 4, "and their namespace");
     story.state.take_in(Kind::Pod, Event::Began);
@@ -147,7 +150,11 @@ fn a_list_after_a_gap_tells_only_what_differs() {
     // The connection broke: the list begins again.
     story.state.take_in(Kind::Pod, Event::Began);
     story.listed(Kind::Pod, &[a, pod("c", "9", "Running", &["10.0.0.4"])]);
-    assert_eq!(story.told().expect("what is listed is there"), ["Pod web/c"], "what was not listed yet is not gone yet");
+    assert_eq!(
+        story.told().expect("what is listed is there"),
+        ["Pod web/c"],
+        "what was not listed yet is not gone yet"
+    );
     story.state.take_in(Kind::Pod, Event::Complete);
     assert_eq!(story.told().expect("b vanished"), ["-Pod web/b"]);
 }
@@ -180,6 +187,9 @@ fn the_version_of_a_policy_is_told_also_where_it_means_the_same() {
     story.deleted(Kind::NetworkPolicy, &policy("p", "12", json!({})));
     assert_eq!(story.told().expect("gone"), ["-NetworkPolicy web/p"]);
     assert_eq!(story.versions["web/p"], None);
+    story.applied(Kind::NetworkPolicy, &policy("q", "13", json!({})));
+    story.deleted(Kind::NetworkPolicy, &policy("q", "14", json!({})));
+    assert_eq!(story.told(), None, "it came and went between two updates");
 }
 
 #[test]
@@ -188,10 +198,14 @@ fn a_policy_of_a_newer_api_is_named_until_it_is_understood_or_gone() {
     let future = json!({"ingress": [{"from": [{"services": {}}]}]});
     story.applied(Kind::NetworkPolicy, &policy("p", "10", future.clone()));
     assert_eq!(story.told().expect("a policy"), ["NetworkPolicy web/p"]);
-    let said = "NetworkPolicy web/p (version 10): spec.ingress[0].from[0].services: this field is not known; ";
+    let said =
+        "NetworkPolicy web/p (version 10): spec.ingress[0].from[0].services: this field is not known; ";
     assert!(story.problems[0].starts_with(said), "{:?}", story.problems);
     let [misunderstood] = &story.state.misunderstood()[..] else { panic!("one Event") };
-    assert_eq!((&*misunderstood.name, &*misunderstood.uid, &*misunderstood.resource_version), ("p", "uid-p", "10"));
+    assert_eq!(
+        (&*misunderstood.name, &*misunderstood.uid, &*misunderstood.resource_version),
+        ("p", "uid-p", "10")
+    );
     assert!(misunderstood.message.contains("services"), "{misunderstood:?}");
     story.list(Kind::NetworkPolicy, &[policy("p", "10", future)]);
     assert_eq!((story.told(), story.state.misunderstood()), (None, vec![]), "told once for each version");
