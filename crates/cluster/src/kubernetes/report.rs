@@ -127,7 +127,8 @@ fn event(object: &Misunderstood, node: &str) -> Event {
 
 /// At most `longest` bytes of a text.
 fn shortened(text: &str, longest: usize) -> &str {
-    &text[..text.floor_char_boundary(longest)]
+    let end = (0..=longest.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
 }
 
 /// A part of `whole` that is each node's own.
