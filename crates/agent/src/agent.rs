@@ -3,6 +3,7 @@
 //! From: the source's updates. To: the [`Engine`]. Invariant: whatever is missing, the agent stays live, says in one sentence
 //! what it waits for, and tries again; rules that are in the kernel stay there when it ends.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -67,7 +68,7 @@ pub struct Agent {
     /// Whether the newest snapshot is not in force yet though it was tried.
     behind: bool,
     /// Versions of policies that the newest snapshot holds and that are not in force yet.
-    versions: Vec<(PolicyName, Option<ResourceVersion>)>,
+    versions: BTreeMap<PolicyName, Option<ResourceVersion>>,
     /// The queues of the agent from which this one took over, until nothing waits in them any more.
     predecessor: Option<QueueRange>,
     /// Hears of connections that pass without a question; `None` if none do, or if nothing is recorded.
@@ -96,7 +97,7 @@ impl Agent {
             snapshot: None,
             engine: None,
             behind: false,
-            versions: Vec::new(),
+            versions: BTreeMap::new(),
             predecessor: None,
             remembered: None,
             history: Arc::default(),
@@ -335,12 +336,12 @@ impl Agent {
             self.health.state().settled(Topic::Source);
         }
         let count = update.changes.len() as u64;
-        self.versions.append(&mut update.versions);
+        self.versions.extend(std::mem::take(&mut update.versions));
         self.health.state().status.problems = update.problems.iter().map(status::Problem::from).collect();
         if count == 0 && !first {
             // A version that means the same is in force already.
             if self.is_enforcing() && !self.behind {
-                self.health.state().in_force(self.versions.drain(..));
+                self.health.state().in_force(std::mem::take(&mut self.versions));
             }
             return;
         }
@@ -376,7 +377,7 @@ impl Agent {
         match engine.put_in_force(snapshot, first) {
             Ok(applied) => {
                 self.behind = false;
-                self.health.state().in_force(self.versions.drain(..));
+                self.health.state().in_force(std::mem::take(&mut self.versions));
                 self.note(generation, changes, compile, &applied);
             }
             Err(error) => {

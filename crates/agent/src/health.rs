@@ -79,7 +79,7 @@ impl State {
     }
 
     /// These versions of policies are in force from now on; `None` for a policy that is gone.
-    pub fn in_force(&mut self, versions: impl Iterator<Item = (PolicyName, Option<ResourceVersion>)>) {
+    pub fn in_force(&mut self, versions: BTreeMap<PolicyName, Option<ResourceVersion>>) {
         for (policy, version) in versions {
             match version {
                 Some(version) => drop(self.versions.insert(policy, version)),

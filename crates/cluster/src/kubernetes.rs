@@ -11,6 +11,7 @@
 //! known stays in force; when it is there again, what vanished meanwhile is found out, so that there is no gap. A burst of changes
 //! becomes one update; a single one is told within some milliseconds.
 
+mod clients;
 mod configuration;
 mod failure;
 mod follow;
@@ -26,7 +27,6 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
-use kube::{Client, Config};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, interval, sleep_until};
@@ -35,6 +35,7 @@ pub use self::configuration::{Access, AccessError};
 pub use self::follow::Patience;
 pub use self::review::{Permission, Review};
 
+use self::clients::Clients;
 use self::follow::{Event, Follower};
 use self::report::Reporter;
 use self::state::State;
@@ -47,6 +48,9 @@ use crate::problem::Update;
 const QUIET: Duration = Duration::from_millis(1);
 /// ... and after this in any case.
 const LONGEST: Duration = Duration::from_millis(5);
+
+/// A server that is there takes a connection sooner.
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// Events that may wait to be taken in: listing goes on only as fast as that, so that few objects are held in their raw form.
 const WAITING: usize = 64;
@@ -90,18 +94,19 @@ impl Kubernetes {
     /// Watches on a thread of its own and calls `publish` there with each update. Ends when [`Watching`] is dropped.
     pub fn watch(&self, publish: impl FnMut(Update) + Send + 'static) -> Result<Watching, KubernetesError> {
         let runtime = runtime().map_err(KubernetesError::Thread)?;
-        let (client, server) = runtime.block_on(self.connect())?;
+        let clients = Clients::new(self.access.clone(), self.patience.longest);
+        let (clients, server) = runtime.block_on(clients)?;
         let connections = Connections::new(&server, Kind::ALL);
         let (stop, stopped) = oneshot::channel();
         let source = Running {
             state: State::new(Arc::clone(&self.node)),
-            reporter: Reporter::new(client.clone(), Arc::clone(&self.node)),
+            reporter: Reporter::new(clients.clone(), Arc::clone(&self.node)),
             cache: self.cni_cache.folder().map(Cache::new),
         };
         let (followed, patience) = (connections.clone(), self.patience);
         let thread = thread::Builder::new().name("kubernetes".into()).spawn(move || {
             runtime.block_on(async {
-                let events = follow_all(&client, &followed, patience);
+                let events = follow_all(&clients, &followed, patience);
                 tokio::select! {
                     () = source.run(events, publish) => {}
                     _ = stopped => {}
@@ -112,17 +117,6 @@ impl Kubernetes {
         });
         let thread = thread.map_err(KubernetesError::Thread)?;
         Ok(Watching { connections, stop: Some(stop), thread: Some(thread) })
-    }
-
-    /// A client, and the URL of the API server.
-    async fn connect(&self) -> Result<(Client, String), KubernetesError> {
-        let mut config: Config = self.access.load().await?;
-        // Requests are repeated here, where it is counted.
-        config.default_retry = false;
-        let server = config.cluster_url.to_string();
-        let client =
-            Client::try_from(config).map_err(|error| KubernetesError::Client(failure::chain(&error)))?;
-        Ok((client, server))
     }
 }
 
@@ -150,14 +144,14 @@ fn runtime() -> io::Result<Runtime> {
 
 /// Starts to follow every kind.
 fn follow_all(
-    client: &Client,
+    clients: &Clients,
     connections: &Connections,
     patience: Patience,
 ) -> mpsc::Receiver<(Kind, Event)> {
     let (events, receiver) = mpsc::channel(WAITING);
     for kind in Kind::ALL {
         let follower = Follower {
-            client: client.clone(),
+            clients: clients.clone(),
             connections: connections.clone(),
             patience,
             events: events.clone(),

@@ -37,8 +37,8 @@ impl Failure {
             401 => (
                 FailureClass::Unauthorized,
                 format!(
-                    "the API server does not accept this agent's credentials ({said}): a renewed token is read within a minute; \
-                     if this lasts, look at its service account or kubeconfig"
+                    "the API server does not accept this agent's credentials ({said}): they are read \
+                     anew; if this lasts, look at its service account or kubeconfig"
                 ),
             ),
             403 => (

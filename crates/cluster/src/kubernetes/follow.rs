@@ -16,12 +16,12 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures_util::StreamExt;
-use kube::Client;
 use kube::api::{ListParams, WatchParams};
 use kube::core::{Request, WatchEvent};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::clients::Clients;
 use super::failure::Failure;
 use super::object::{Object, Page, Slim};
 use crate::connection::{Connections, FailureClass};
@@ -79,7 +79,7 @@ const TOO_SHORT: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(super) struct Follower {
-    pub client: Client,
+    pub clients: Clients,
     pub connections: Connections,
     pub patience: Patience,
     /// Nobody receives once the program ends.
@@ -104,10 +104,11 @@ impl Follower {
                 backoff = following.follower.patience.backoff();
                 continue;
             };
-            let Follower { connections, patience, dispensable, .. } = &following.follower;
+            let Follower { clients, connections, patience, dispensable, .. } = &following.follower;
             connections.failed(kind, failure.class, &failure.sentence, *dispensable);
             match failure.class {
                 FailureClass::Gone | FailureClass::Malformed => following.version = None,
+                FailureClass::Unauthorized | FailureClass::Unreachable => clients.renew().await,
                 FailureClass::Forbidden | FailureClass::Missing if !listed => {
                     following.tell(Event::Refused).await
                 }
@@ -172,8 +173,8 @@ impl Following {
             let request = self.request.list(&params).map_err(kube::Error::BuildRequest);
             let request = request.map_err(|error| Failure::of(&error, VERB, self.kind))?;
             let page: Page<T> = {
-                let answer =
-                    timeout(self.follower.patience.answer, self.follower.client.request_text(request));
+                let client = self.follower.clients.client();
+                let answer = timeout(self.follower.patience.answer, client.request_text(request));
                 let text = answer.await.map_err(|_| self.hung(VERB, self.follower.patience.answer))?;
                 let text = text.map_err(|error| Failure::of(&error, VERB, self.kind))?;
                 serde_json::from_str(&text)
@@ -205,7 +206,8 @@ impl Following {
         let params = WatchParams::default().timeout(WATCH);
         let request = self.request.watch(&params, version).map_err(kube::Error::BuildRequest);
         let request = request.map_err(|error| Failure::of(&error, VERB, self.kind))?;
-        let started = timeout(answer, self.follower.client.request_events::<Slim<T>>(request)).await;
+        let client = self.follower.clients.client();
+        let started = timeout(answer, client.request_events::<Slim<T>>(request)).await;
         let events = started.map_err(|_| self.hung(VERB, answer))?;
         let mut events = pin!(events.map_err(|error| Failure::of(&error, VERB, self.kind))?);
         self.follower.connections.watching(self.kind);

@@ -11,11 +11,12 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
+use kube::Api;
 use kube::api::PostParams;
-use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
+use super::clients::Clients;
 use super::failure::chain;
 use super::state::Misunderstood;
 use crate::convert::Kind;
@@ -35,7 +36,7 @@ const LONGEST_NAME: usize = 200;
 
 /// See the module.
 pub(super) struct Reporter {
-    client: Client,
+    clients: Clients,
     node: Arc<str>,
     /// To the task that creates Events; `None` before there was any.
     task: Option<mpsc::Sender<Misunderstood>>,
@@ -43,8 +44,8 @@ pub(super) struct Reporter {
 
 impl Reporter {
     /// Of the agent on `node`.
-    pub fn new(client: Client, node: Arc<str>) -> Self {
-        Self { client, node, task: None }
+    pub fn new(clients: Clients, node: Arc<str>) -> Self {
+        Self { clients, node, task: None }
     }
 
     /// Says so on these objects, some time soon. To be called in a runtime.
@@ -52,7 +53,7 @@ impl Reporter {
         for object in objects {
             let task = self.task.get_or_insert_with(|| {
                 let (send, receive) = mpsc::channel(WAITING);
-                tokio::spawn(create_all(self.client.clone(), Arc::clone(&self.node), receive));
+                tokio::spawn(create_all(self.clients.clone(), Arc::clone(&self.node), receive));
                 send
             });
             // Full, or given up.
@@ -62,12 +63,12 @@ impl Reporter {
 }
 
 /// Creates Events until it may not.
-async fn create_all(client: Client, node: Arc<str>, mut objects: mpsc::Receiver<Misunderstood>) {
+async fn create_all(clients: Clients, node: Arc<str>, mut objects: mpsc::Receiver<Misunderstood>) {
     sleep(share_of(SPREAD, &node)).await;
     while let Some(object) = objects.recv().await {
         let event = event(&object, &node);
         let namespace = event.metadata.namespace.clone().unwrap_or_default();
-        let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
+        let api: Api<Event> = Api::namespaced(clients.client(), &namespace);
         match timeout(ANSWER, api.create(&PostParams::default(), &event)).await {
             Ok(Ok(_)) => {}
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => {}
@@ -126,7 +127,8 @@ fn event(object: &Misunderstood, node: &str) -> Event {
 
 /// At most `longest` bytes of a text.
 fn shortened(text: &str, longest: usize) -> &str {
-    &text[..text.floor_char_boundary(longest)]
+    let end = (0..=longest.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
 }
 
 /// A part of `whole` that is each node's own.

@@ -9,6 +9,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::time::timeout;
 
+use super::clients::Clients;
 use super::{Kubernetes, KubernetesError, failure, runtime};
 use crate::convert::Kind;
 
@@ -46,7 +47,8 @@ impl Kubernetes {
     pub fn review(&self) -> Result<Review, KubernetesError> {
         let runtime = runtime().map_err(KubernetesError::Thread)?;
         let review = runtime.block_on(async {
-            let (client, server) = self.connect().await?;
+            let (clients, server) = Clients::new(self.access.clone(), ANSWER).await?;
+            let client = clients.client();
             let version = match timeout(ANSWER, client.apiserver_version()).await {
                 Ok(Ok(info)) => Ok(info.git_version),
                 Ok(Err(error)) => Err(failure::chain(&error)),

@@ -27,8 +27,8 @@ pub(super) struct State {
     objects: BTreeMap<Key, Change>,
     differences: Differences,
     versions: BTreeMap<PolicyName, ResourceVersion>,
-    /// Those that differ since the last update.
-    new_versions: BTreeSet<PolicyName>,
+    /// What the consumer knows of those that changed since the last update.
+    told_versions: BTreeMap<PolicyName, Option<ResourceVersion>>,
     local: LocalPods,
     /// What the CNI cache says that the API server doesn't.
     given: BTreeMap<PodName, Vec<IpAddr>>,
@@ -77,7 +77,7 @@ impl State {
             objects: BTreeMap::new(),
             differences: Differences::default(),
             versions: BTreeMap::new(),
-            new_versions: BTreeSet::new(),
+            told_versions: BTreeMap::new(),
             local: LocalPods::default(),
             given: BTreeMap::new(),
             claims: Vec::new(),
@@ -147,10 +147,11 @@ impl State {
             log_new(&self.reported, &problems);
             self.reported = problems;
         }
-        let versions: Vec<_> = std::mem::take(&mut self.new_versions)
+        let versions: Vec<_> = std::mem::take(&mut self.told_versions)
             .into_iter()
-            .map(|name| (self.versions.get(&name).cloned(), name))
-            .map(|(version, name)| (name, version))
+            .map(|(name, told)| (self.versions.get(&name).cloned(), told, name))
+            .filter(|(version, told, _)| version != told)
+            .map(|(version, _, name)| (name, version))
             .collect();
         let is_first = !std::mem::replace(&mut self.begun, true);
         (is_first || new_problems || !changes.is_empty() || !versions.is_empty()).then(|| Update {
@@ -194,7 +195,7 @@ impl State {
             converted.flaws.into_iter().map(|flaw| (format!("{}: {}", flaw.at, flaw.what), flaw.effect));
         self.problems(kind, object, key.clone(), flaws.collect());
         match &converted.change {
-            Change::Policy(policy) => self.version(&policy.name, object.resource_version()),
+            Change::Policy(policy) => self.version(&policy.name, Some(object.resource_version())),
             Change::Pod(pod) => {
                 let is_local = !pod.host_network && pod.node.as_ref() == Some(&self.node);
                 let finished = matches!(object.phase(), "Succeeded" | "Failed");
@@ -219,9 +220,7 @@ impl State {
 
     fn drop_object(&mut self, key: &Key) {
         match key {
-            Key::Policy(name) if self.versions.remove(name).is_some() => {
-                drop(self.new_versions.insert(name.clone()))
-            }
+            Key::Policy(name) => self.version(name, None),
             Key::Pod(name) => self.unsettled |= self.local.remove(name),
             _ => {}
         }
@@ -230,11 +229,13 @@ impl State {
         objects.remove(key);
     }
 
-    fn version(&mut self, name: &PolicyName, version: &str) {
-        if self.versions.get(name).is_none_or(|known| **known != *version) {
-            self.versions.insert(name.clone(), version.into());
-            self.new_versions.insert(name.clone());
-        }
+    /// A policy has this version now; `None`: it is gone.
+    fn version(&mut self, name: &PolicyName, version: Option<&str>) {
+        let old = match version {
+            Some(version) => self.versions.insert(name.clone(), version.into()),
+            None => self.versions.remove(name),
+        };
+        self.told_versions.entry(name.clone()).or_insert(old);
     }
 
     /// What of an object was not understood: what and to what effect.
@@ -314,3 +315,6 @@ fn key(kind: Kind, object: &Object, interner: &Interner) -> Option<Key> {
         Kind::NetworkPolicy => Key::Policy(PolicyName::network_policy(namespace(), name)),
     })
 }
+
+#[cfg(test)]
+mod tests;

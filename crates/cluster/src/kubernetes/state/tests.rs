@@ -1,0 +1,298 @@
+//! Lists and watches as stories: what the API server says, and what the consumer is told.
+
+use policy::{Inventory, Namespace};
+use serde_json::{Value, json};
+
+use super::*;
+
+/// A state of node `n`, and what its consumer knows.
+struct Story {
+    state: State,
+    known: Inventory,
+    problems: Vec<String>,
+    versions: BTreeMap<String, Option<String>>,
+}
+
+impl Story {
+    fn new() -> Self {
+        Self {
+            state: State::new("n".into()),
+            known: Inventory::default(),
+            problems: Vec::new(),
+            versions: BTreeMap::new(),
+        }
+    }
+
+    /// With every list complete and empty, and told.
+    fn begun() -> Self {
+        let mut story = Self::new();
+        Kind::ALL.into_iter().for_each(|kind| story.list(kind, &[]));
+        assert_eq!(story.told(), Some(Vec::new()), "the first update comes also if there is nothing");
+        story
+    }
+
+    fn list(&mut self, kind: Kind, objects: &[Value]) {
+        self.state.take_in(kind, Event::Began);
+        self.listed(kind, objects);
+        self.state.take_in(kind, Event::Complete);
+    }
+
+    fn listed(&mut self, kind: Kind, objects: &[Value]) {
+        for fields in objects {
+            self.state.take_in(kind, Event::Listed(Object { fields: fields.clone() }));
+        }
+    }
+
+    fn applied(&mut self, kind: Kind, fields: &Value) {
+        self.state.take_in(kind, Event::Applied(Object { fields: fields.clone() }));
+    }
+
+    fn deleted(&mut self, kind: Kind, fields: &Value) {
+        self.state.take_in(kind, Event::Deleted(Object { fields: fields.clone() }));
+    }
+
+    fn files(&mut self, claims: &[(&str, &str, &str)]) {
+        let claim = |(name, uid, address): &(&str, &str, &str)| Claim {
+            pod: PodName::new("web", *name),
+            uid: (*uid).into(),
+            addresses: vec![address.parse().expect("address")],
+        };
+        self.state.claims(claims.iter().map(claim).collect());
+    }
+
+    /// The objects that the next update mentions, those that are gone behind a `-`; `None` if there is no update.
+    fn told(&mut self) -> Option<Vec<String>> {
+        let update = self.state.update()?;
+        let mut mentioned = Vec::new();
+        for change in update.changes {
+            let key = Key::of(&change);
+            let is_gone = key.clone().gone() == change;
+            mentioned.push(if is_gone { format!("-{key}") } else { key.to_string() });
+            let before = self.known.clone();
+            self.known.apply(change.clone());
+            assert_ne!(before, self.known, "a change that changes nothing: {change:?}");
+        }
+        self.problems = update.problems.iter().map(ToString::to_string).collect();
+        let version = |(name, version): (PolicyName, Option<ResourceVersion>)| {
+            (name.to_string(), version.map(|version| version.to_string()))
+        };
+        self.versions.extend(update.versions.into_iter().map(version));
+        Some(mentioned)
+    }
+
+    fn addresses(&self, pod: &str) -> Vec<String> {
+        self.known.pods[&PodName::new("web", pod)].addresses.iter().map(ToString::to_string).collect()
+    }
+}
+
+fn metadata(name: &str, version: &str) -> Value {
+    json!({"name": name, "namespace": "web", "uid": format!("uid-{name}"), "resourceVersion": version})
+}
+
+fn pod(name: &str, version: &str, phase: &str, addresses: &[&str]) -> Value {
+    let addresses: Vec<Value> = addresses.iter().map(|address| json!({"ip": address})).collect();
+    json!({
+        "metadata": metadata(name, version),
+        "spec": {"nodeName": "n"},
+        "status": {"phase": phase, "podIPs": addresses},
+    })
+}
+
+fn policy(name: &str, version: &str, spec: Value) -> Value {
+    json!({"metadata": metadata(name, version), "spec": spec})
+}
+
+fn namespace(labels: Value) -> Value {
+    json!({"metadata": {"name": "web", "labels": labels, "resourceVersion": "1"}})
+}
+
+#[test]
+fn nothing_is_told_before_every_list_is_complete() {
+    let mut story = Story::new();
+    story.list(Kind::Namespace, &[namespace(json!({}))]);
+    story.list(Kind::Node, &[json!({"metadata": {"name": "n"}, "spec": {"podCIDRs": ["10.0.0.0/24"]}})]);
+    story.list(Kind::NetworkPolicy, &[policy("p", "3", json!({}))]);
+    story.state.take_in(Kind::Pod, Event::Began);
+    story.listed(Kind::Pod, &[pod("a", "4", "Running", &["10.0.0.2"])]);
+    assert_eq!(story.told(), None);
+    story.listed(Kind::Pod, &[pod("b", "5", "Running", &["10.0.0.3"])]);
+    story.state.take_in(Kind::Pod, Event::Complete);
+    let all = ["Namespace web", "Node n", "Pod web/a", "Pod web/b", "NetworkPolicy web/p"];
+    assert_eq!(story.told().expect("all at once"), all);
+    assert_eq!(story.told(), None, "nothing new");
+}
+
+#[test]
+fn nodes_are_done_without_where_they_may_not_be_read_and_pods_are_not() {
+    let mut story = Story::new();
+    [Kind::Namespace, Kind::NetworkPolicy].into_iter().for_each(|kind| story.list(kind, &[]));
+    story.state.take_in(Kind::Node, Event::Refused);
+    story.state.take_in(Kind::Pod, Event::Refused);
+    assert_eq!(story.told(), None);
+    story.list(Kind::Pod, &[]);
+    assert_eq!(story.told(), Some(vec![]));
+    story.list(Kind::Node, &[json!({"metadata": {"name": "n"}})]);
+    assert_eq!(story.told().expect("allowed at last"), ["Node n"]);
+}
+
+#[test]
+fn a_list_after_a_gap_tells_only_what_differs() {
+    let mut story = Story::begun();
+    let (a, b, c) = (
+        pod("a", "1", "Running", &["10.0.0.2"]),
+        pod("b", "2", "Running", &["10.0.0.3"]),
+        pod("c", "3", "", &[]),
+    );
+    [&a, &b, &c].into_iter().for_each(|pod| story.applied(Kind::Pod, pod));
+    assert_eq!(story.told().expect("pods").len(), 4, "and their namespace");
+    story.state.take_in(Kind::Pod, Event::Began);
+    story.listed(Kind::Pod, std::slice::from_ref(&b));
+    // The connection broke: the list begins again.
+    story.state.take_in(Kind::Pod, Event::Began);
+    story.listed(Kind::Pod, &[a, pod("c", "9", "Running", &["10.0.0.4"])]);
+    assert_eq!(
+        story.told().expect("what is listed is there"),
+        ["Pod web/c"],
+        "what was not listed yet is not gone yet"
+    );
+    story.state.take_in(Kind::Pod, Event::Complete);
+    assert_eq!(story.told().expect("b vanished"), ["-Pod web/b"]);
+}
+
+#[test]
+fn what_changes_nothing_that_matters_is_not_told() {
+    let mut story = Story::begun();
+    story.applied(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
+    story.told().expect("a pod");
+    story.applied(Kind::Pod, &pod("a", "2", "Running", &["10.0.0.2"]));
+    assert_eq!(story.told(), None, "another version of the same");
+    story.applied(Kind::Pod, &pod("a", "3", "Running", &["10.0.0.9"]));
+    story.applied(Kind::Pod, &pod("a", "4", "Running", &["10.0.0.2"]));
+    assert_eq!(story.told(), None, "there and back");
+    story.applied(Kind::Pod, &pod("a", "5", "Succeeded", &["10.0.0.2"]));
+    assert_eq!(story.told().expect("released"), ["Pod web/a"]);
+    assert_eq!(story.addresses("a"), Vec::<String>::new());
+}
+
+#[test]
+fn the_version_of_a_policy_is_told_also_where_it_means_the_same() {
+    let mut story = Story::begun();
+    story.applied(Kind::NetworkPolicy, &policy("p", "10", json!({})));
+    assert_eq!(story.told().expect("new"), ["NetworkPolicy web/p"]);
+    story.applied(Kind::NetworkPolicy, &policy("p", "11", json!({})));
+    assert_eq!(story.told(), Some(vec![]));
+    assert_eq!(story.versions["web/p"].as_deref(), Some("11"));
+    story.list(Kind::NetworkPolicy, &[policy("p", "11", json!({}))]);
+    assert_eq!(story.told(), None);
+    story.deleted(Kind::NetworkPolicy, &policy("p", "12", json!({})));
+    assert_eq!(story.told().expect("gone"), ["-NetworkPolicy web/p"]);
+    assert_eq!(story.versions["web/p"], None);
+    story.applied(Kind::NetworkPolicy, &policy("q", "13", json!({})));
+    story.deleted(Kind::NetworkPolicy, &policy("q", "14", json!({})));
+    assert_eq!(story.told(), None, "it came and went between two updates");
+}
+
+#[test]
+fn a_policy_of_a_newer_api_is_named_until_it_is_understood_or_gone() {
+    let mut story = Story::begun();
+    let future = json!({"ingress": [{"from": [{"services": {}}]}]});
+    story.applied(Kind::NetworkPolicy, &policy("p", "10", future.clone()));
+    assert_eq!(story.told().expect("a policy"), ["NetworkPolicy web/p"]);
+    let said =
+        "NetworkPolicy web/p (version 10): spec.ingress[0].from[0].services: this field is not known; ";
+    assert!(story.problems[0].starts_with(said), "{:?}", story.problems);
+    let [misunderstood] = &story.state.misunderstood()[..] else { panic!("one Event") };
+    assert_eq!(
+        (&*misunderstood.name, &*misunderstood.uid, &*misunderstood.resource_version),
+        ("p", "uid-p", "10")
+    );
+    assert!(misunderstood.message.contains("services"), "{misunderstood:?}");
+    story.list(Kind::NetworkPolicy, &[policy("p", "10", future)]);
+    assert_eq!((story.told(), story.state.misunderstood()), (None, vec![]), "told once for each version");
+    story.applied(Kind::NetworkPolicy, &policy("p", "11", json!({"ingress": []})));
+    story.told().expect("understood");
+    assert_eq!(story.problems, Vec::<String>::new());
+    story.applied(Kind::NetworkPolicy, &policy("p", "12", json!({"policyTypes": ["Sideways"]})));
+    story.deleted(Kind::NetworkPolicy, &policy("p", "13", json!({})));
+    story.told().expect("gone");
+    assert_eq!(story.problems, Vec::<String>::new());
+}
+
+#[test]
+fn an_object_of_which_nothing_is_understood_gives_access_to_nobody() {
+    let mut story = Story::begun();
+    story.applied(Kind::Namespace, &namespace(json!({"team": "a"})));
+    story.applied(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
+    story.told().expect("a pod");
+    let mut odd = pod("a", "2", "Running", &["10.0.0.2"]);
+    odd["metadata"]["labels"] = json!({"app": 7});
+    story.applied(Kind::Pod, &odd);
+    assert_eq!(story.told().expect("it is not known any more"), ["-Pod web/a"]);
+    assert!(story.problems[0].starts_with("Pod web/a (version 2): "), "{:?}", story.problems);
+    story.applied(Kind::Namespace, &namespace(json!({"team": 7})));
+    assert_eq!(story.told(), Some(vec![]), "a policy that chooses by these labels goes on to do so");
+    let Namespace { labels, .. } = &story.known.namespaces["web"];
+    assert_eq!(labels.value("team"), Some("a"));
+    story.list(Kind::Pod, &[]);
+    story.list(Kind::Namespace, &[namespace(json!({"team": "a"}))]);
+    assert_eq!((story.told(), story.problems.len()), (Some(vec![]), 0));
+}
+
+#[test]
+fn a_new_pod_has_the_address_in_the_cni_cache_until_the_api_server_says_one() {
+    let mut story = Story::begun();
+    story.files(&[("a", "uid-a", "10.0.0.2")]);
+    assert_eq!(story.told(), None, "a pod that the API server doesn't know has no labels");
+    story.applied(Kind::Pod, &pod("a", "1", "Pending", &[]));
+    story.told().expect("a pod");
+    assert_eq!(story.addresses("a"), ["10.0.0.2"]);
+    story.applied(Kind::Pod, &pod("a", "2", "Running", &["10.0.0.2", "fd00::2"]));
+    assert_eq!(story.told().expect("the other family, too"), ["Pod web/a"]);
+    assert_eq!(story.addresses("a"), ["10.0.0.2", "fd00::2"]);
+    story.files(&[]);
+    assert_eq!(story.told(), None, "the API server's word wins: it is the pod's until it is gone");
+    story.deleted(Kind::Pod, &pod("a", "3", "Running", &[]));
+    story.files(&[("a", "uid-a", "10.0.0.2")]);
+    assert_eq!(story.told().expect("a and its namespace"), ["-Namespace web", "-Pod web/a"]);
+}
+
+#[test]
+fn an_address_comes_with_the_file_and_goes_with_it() {
+    let mut story = Story::begun();
+    story.applied(Kind::Pod, &pod("a", "1", "Pending", &[]));
+    story.told().expect("a pod");
+    story.files(&[("a", "uid-a", "10.0.0.2")]);
+    assert_eq!(story.told().expect("its sandbox is up"), ["Pod web/a"]);
+    story.applied(Kind::Pod, &pod("a", "2", "Pending", &[]));
+    assert_eq!(story.told(), None, "an update that knows of no address takes none away");
+    story.files(&[]);
+    assert_eq!(story.told().expect("its sandbox failed"), ["Pod web/a"]);
+    assert_eq!(story.addresses("a"), Vec::<String>::new());
+}
+
+#[test]
+fn a_pod_of_another_node_or_of_the_nodes_own_network_is_given_nothing() {
+    let mut story = Story::begun();
+    let mut elsewhere = pod("a", "1", "Pending", &[]);
+    elsewhere["spec"]["nodeName"] = json!("other");
+    let mut host = pod("b", "2", "Pending", &[]);
+    host["spec"]["hostNetwork"] = json!(true);
+    story.applied(Kind::Pod, &elsewhere);
+    story.applied(Kind::Pod, &host);
+    story.files(&[("a", "uid-a", "10.0.0.2"), ("b", "uid-b", "10.0.0.3")]);
+    story.told().expect("pods");
+    assert_eq!((story.addresses("a"), story.addresses("b")), (vec![], vec![]));
+}
+
+#[test]
+fn a_jobs_address_is_the_next_pods_at_once() {
+    let mut story = Story::begun();
+    story.applied(Kind::Pod, &pod("job", "1", "Running", &["10.0.0.2"]));
+    story.applied(Kind::Pod, &pod("next", "2", "Pending", &[]));
+    story.told().expect("pods");
+    story.files(&[("next", "uid-next", "10.0.0.2")]);
+    assert_eq!(story.told().expect("both"), ["Pod web/job", "Pod web/next"]);
+    assert_eq!((story.addresses("job"), story.addresses("next")), (vec![], vec!["10.0.0.2".to_owned()]));
+    story.applied(Kind::Pod, &pod("job", "3", "Succeeded", &["10.0.0.2"]));
+    assert_eq!(story.told(), None, "known before the API server said so");
+}

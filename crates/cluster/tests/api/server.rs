@@ -1,0 +1,431 @@
+//! An API server as far as a reader sees it: lists in pages, watches with bookmarks, versions; and, on demand, its bad days.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use cluster::namespaces::Namespaces;
+use cluster::{Interner, Kind, convert};
+use futures_util::stream;
+use policy::{Change, Inventory};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+/// How often a watch on which nothing happens says where it is.
+const BOOKMARK: Duration = Duration::from_millis(100);
+
+/// What is wrong with the server.
+#[derive(Debug, Default)]
+pub struct Day {
+    /// 403 for these resources.
+    pub forbidden: BTreeSet<&'static str>,
+    /// The token that is accepted; empty: any.
+    pub token: String,
+    /// So many of the next watches say nothing, for ever.
+    pub silent: usize,
+    /// So many of the next pages that follow a first one break off in the middle.
+    pub torn_pages: usize,
+    /// So many of the next continue tokens are too old.
+    pub old_tokens: usize,
+    /// So many of the next watches begin with a line that is no JSON.
+    pub garbled: usize,
+    /// A watch from a version that is too old is answered by 410, and not by an event that says so.
+    pub gone_at_once: bool,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    version: u64,
+    /// By resource and `namespace/name`.
+    objects: BTreeMap<(&'static str, String), Value>,
+    /// What happened, with its version.
+    log: Vec<(u64, &'static str, Value)>,
+    /// What happened up to here is forgotten.
+    forgotten: u64,
+    /// The rest of lists that are under way.
+    rests: BTreeMap<String, (u64, Vec<Value>)>,
+    /// The watches that are to end, by number.
+    cut: u64,
+    day: Day,
+    /// The Events that were created, or the name that was there already.
+    events: Vec<Value>,
+    /// How many lists were begun.
+    lists: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Shared {
+    held: Arc<Mutex<Held>>,
+    news: Arc<watch::Sender<u64>>,
+}
+
+/// See the module.
+pub struct Server {
+    shared: Shared,
+    address: SocketAddr,
+    /// `None` while the server is down.
+    runtime: Option<Runtime>,
+    folder: TempDir,
+}
+
+impl Server {
+    /// Up, and empty.
+    pub fn start() -> Self {
+        let shared = Shared { held: Arc::default(), news: Arc::new(watch::Sender::new(0)) };
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut server =
+            Self { shared, address: SocketAddr::from(([127, 0, 0, 1], 0)), runtime: None, folder };
+        server.held().version = 100;
+        server.up();
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": format!("http://{}", server.address)}}],
+            "users": [{"name": "test", "user": {"tokenFile": server.token()}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        });
+        std::fs::write(server.token(), "first").expect("a token");
+        std::fs::write(server.kubeconfig(), kubeconfig.to_string()).expect("a kubeconfig");
+        server
+    }
+
+    /// The file by which it is found.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
+    }
+
+    /// The file with the token by which readers come.
+    pub fn token(&self) -> PathBuf {
+        self.folder.path().join("token")
+    }
+
+    /// All connections break, and no new one is accepted.
+    pub fn down(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(Duration::from_secs(10));
+        }
+    }
+
+    /// There again, at the same address.
+    pub fn up(&mut self) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let listener = runtime.block_on(TcpListener::bind(self.address)).expect("the address");
+        self.address = listener.local_addr().expect("an address");
+        let routes = Router::new().fallback(answer).with_state(self.shared.clone());
+        runtime.spawn(async move { axum::serve(listener, routes).await });
+        self.runtime = Some(runtime);
+    }
+
+    /// Changes what is wrong with it.
+    pub fn day(&self, change: impl FnOnce(&mut Day)) {
+        change(&mut self.held().day);
+    }
+
+    /// Creates or changes an object.
+    pub fn put(&self, kind: Kind, mut object: Value) {
+        let mut held = self.held();
+        held.version += 1;
+        let version = held.version;
+        let key = (resource(kind), full_name(&object));
+        object["metadata"]["resourceVersion"] = json!(version.to_string());
+        object["metadata"]["uid"] = json!(format!("uid-{}", key.1));
+        let what = if held.objects.contains_key(&key) { "MODIFIED" } else { "ADDED" };
+        held.log.push((version, key.0, event(what, kind, &object)));
+        held.objects.insert(key, object);
+        drop(held);
+        self.shared.news.send_modify(|news| *news += 1);
+    }
+
+    /// Deletes an object.
+    pub fn delete(&self, kind: Kind, name: &str) {
+        let mut held = self.held();
+        let Some(mut object) = held.objects.remove(&(resource(kind), name.to_owned())) else { return };
+        held.version += 1;
+        let version = held.version;
+        object["metadata"]["resourceVersion"] = json!(version.to_string());
+        held.log.push((version, resource(kind), event("DELETED", kind, &object)));
+        drop(held);
+        self.shared.news.send_modify(|news| *news += 1);
+    }
+
+    /// Ends all watches as a server does that restarts.
+    pub fn cut(&self) {
+        self.held().cut += 1;
+        self.shared.news.send_modify(|news| *news += 1);
+    }
+
+    /// Forgets what happened until now: whoever asks from an older version must list anew.
+    pub fn forget(&self) {
+        let mut held = self.held();
+        held.forgotten = held.version;
+        held.rests.clear();
+    }
+
+    /// The Events that were created.
+    pub fn events(&self) -> Vec<Value> {
+        self.held().events.clone()
+    }
+
+    /// How many lists were begun.
+    pub fn lists(&self) -> usize {
+        self.held().lists
+    }
+
+    /// What a reader should know, made from the objects that there are, without any history.
+    pub fn model(&self) -> Inventory {
+        let (interner, mut inventory, mut namespaces) =
+            (Interner::new(), Inventory::default(), Namespaces::default());
+        for ((resource, _), object) in &self.held().objects {
+            let kind = Kind::ALL.into_iter().find(|kind| kind.plural() == *resource).expect("a kind");
+            match convert(kind, object, &interner).expect("an object").change {
+                Change::Namespace(namespace) => namespaces.described(namespace),
+                change => {
+                    if let Change::Pod(pod) = &change {
+                        namespaces.pod_added(&pod.name.namespace);
+                    }
+                    inventory.apply(change);
+                }
+            }
+        }
+        namespaces.changes(&interner).into_iter().for_each(|change| inventory.apply(change));
+        inventory
+    }
+
+    /// The versions of the policies that there are.
+    pub fn policy_versions(&self) -> BTreeMap<String, String> {
+        let held = self.held();
+        let policies = held.objects.iter().filter(|((resource, _), _)| *resource == "networkpolicies");
+        let version =
+            |object: &Value| object["metadata"]["resourceVersion"].as_str().expect("a version").to_owned();
+        policies.map(|((_, name), object)| (name.clone(), version(object))).collect()
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.shared.held()
+    }
+}
+
+impl Shared {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of several times.
+fn once(left: &mut usize) -> bool {
+    let is_left = *left > 0;
+    *left = left.saturating_sub(1);
+    is_left
+}
+
+fn resource(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Namespace => "namespaces",
+        Kind::Node => "nodes",
+        Kind::Pod => "pods",
+        Kind::NetworkPolicy => "networkpolicies",
+    }
+}
+
+fn full_name(object: &Value) -> String {
+    let text = |name: &str| object["metadata"][name].as_str();
+    let name = text("name").expect("a name");
+    text("namespace").map_or_else(|| name.to_owned(), |namespace| format!("{namespace}/{name}"))
+}
+
+/// A line of a watch. Here, unlike in lists, objects say their kind.
+fn event(what: &str, kind: Kind, object: &Value) -> Value {
+    let mut object = object.clone();
+    object["apiVersion"] = json!(kind.api_version());
+    object["kind"] = json!(kind.name());
+    json!({"type": what, "object": object})
+}
+
+fn status(code: u16, reason: &str) -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": reason})
+}
+
+fn refusal(code: u16, reason: &str) -> Response {
+    let code_of = StatusCode::from_u16(code).expect("a code");
+    (code_of, status(code, reason).to_string()).into_response()
+}
+
+async fn answer(
+    State(shared): State<Shared>,
+    method: Method,
+    headers: HeaderMap,
+    uri: Uri,
+    Query(query): Query<BTreeMap<String, String>>,
+    body: String,
+) -> Response {
+    let path = uri.path();
+    let last = path.rsplit('/').next().unwrap_or_default();
+    if method == Method::POST && last == "events" {
+        return create_event(&shared, &body);
+    }
+    let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.url_path() == path) else {
+        return refusal(404, "NotFound");
+    };
+    {
+        let held = shared.held();
+        let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        if !held.day.token.is_empty() && token != Some(&format!("Bearer {}", held.day.token)) {
+            return refusal(401, "Unauthorized");
+        }
+        if held.day.forbidden.contains(resource(kind)) {
+            return refusal(403, "Forbidden");
+        }
+    }
+    if query.get("watch").is_some_and(|watch| watch == "true") {
+        let from = query.get("resourceVersion").and_then(|version| version.parse().ok()).expect("a version");
+        return watch(shared, kind, from);
+    }
+    list(&shared, kind, &query)
+}
+
+fn create_event(shared: &Shared, body: &str) -> Response {
+    let mut held = shared.held();
+    if held.day.forbidden.contains("events") {
+        return refusal(403, "Forbidden");
+    }
+    let event: Value = serde_json::from_str(body).expect("JSON");
+    if held.events.iter().any(|known| known["metadata"]["name"] == event["metadata"]["name"]) {
+        return refusal(409, "AlreadyExists");
+    }
+    held.events.push(event.clone());
+    (StatusCode::CREATED, event.to_string()).into_response()
+}
+
+fn list(shared: &Shared, kind: Kind, query: &BTreeMap<String, String>) -> Response {
+    let mut held = shared.held();
+    let limit: usize = query.get("limit").and_then(|limit| limit.parse().ok()).expect("a limit");
+    let (version, mut items) = match query.get("continue") {
+        None => {
+            held.lists += 1;
+            let items = held.objects.iter().filter(|((of, _), _)| *of == resource(kind));
+            (held.version, items.map(|(_, object)| object.clone()).collect::<Vec<_>>())
+        }
+        Some(token) => {
+            if once(&mut held.day.old_tokens) {
+                return refusal(410, "Expired");
+            }
+            match held.rests.remove(token) {
+                Some(rest) => rest,
+                None => return refusal(410, "Expired"),
+            }
+        }
+    };
+    let rest = items.split_off(limit.min(items.len()));
+    let mut metadata = json!({"resourceVersion": version.to_string()});
+    if !rest.is_empty() {
+        let token = format!("{}-{version}-{}", resource(kind), rest.len());
+        metadata["continue"] = json!(token);
+        held.rests.insert(token, (version, rest));
+    }
+    let text = json!({
+        "kind": format!("{}List", kind.name()), "apiVersion": kind.api_version(), "metadata": metadata, "items": items,
+    })
+    .to_string();
+    if query.contains_key("continue") && once(&mut held.day.torn_pages) {
+        let half = text[..text.len() / 2].to_owned();
+        let broken = std::io::Error::other("torn");
+        return Body::from_stream(stream::iter([Ok(half), Err(broken)])).into_response();
+    }
+    text.into_response()
+}
+
+/// Where a watch is.
+struct At {
+    shared: Shared,
+    kind: Kind,
+    seen: u64,
+    cut: u64,
+    news: watch::Receiver<u64>,
+    bookmark: Instant,
+    first: Vec<String>,
+    silent: bool,
+    over: bool,
+}
+
+fn watch(shared: Shared, kind: Kind, from: u64) -> Response {
+    let at = {
+        let mut held = shared.held();
+        let is_old = from < held.forgotten;
+        if is_old && held.day.gone_at_once {
+            return refusal(410, "Expired");
+        }
+        let mut first = Vec::new();
+        if is_old {
+            first.push(json!({"type": "ERROR", "object": status(410, "Expired")}).to_string());
+        } else if once(&mut held.day.garbled) {
+            first.push("{\"type\": \"ADDED\", \"object\": {\"metadata\": ]}}".to_owned());
+        }
+        let silent = !is_old && once(&mut held.day.silent);
+        let (cut, news) = (held.cut, shared.news.subscribe());
+        drop(held);
+        At {
+            shared,
+            kind,
+            seen: from,
+            cut,
+            news,
+            bookmark: Instant::now() + BOOKMARK,
+            first,
+            silent,
+            over: is_old,
+        }
+    };
+    Body::from_stream(stream::unfold(at, next_lines)).into_response()
+}
+
+async fn next_lines(mut at: At) -> Option<(Result<String, Infallible>, At)> {
+    loop {
+        if let Some(line) = at.first.pop() {
+            return Some((Ok(line + "\n"), at));
+        }
+        if at.over {
+            return None;
+        }
+        let lines = {
+            let held = at.shared.held();
+            if held.cut != at.cut {
+                return None;
+            }
+            let new =
+                held.log.iter().filter(|(version, of, _)| *version > at.seen && *of == resource(at.kind));
+            let lines: Vec<String> = new.map(|(_, _, event)| event.to_string() + "\n").collect();
+            if !at.silent {
+                at.seen = held.version;
+            }
+            lines
+        };
+        if !lines.is_empty() && !at.silent {
+            at.bookmark = Instant::now() + BOOKMARK;
+            return Some((Ok(lines.concat()), at));
+        }
+        tokio::select! {
+            changed = at.news.changed() => if changed.is_err() { return None },
+            () = sleep_until(at.bookmark), if !at.silent => {
+                at.bookmark = Instant::now() + BOOKMARK;
+                let object = json!({"metadata": {"resourceVersion": at.seen.to_string()}});
+                return Some((Ok(event("BOOKMARK", at.kind, &object).to_string() + "\n"), at));
+            }
+        }
+    }
+}

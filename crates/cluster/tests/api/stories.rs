@@ -1,0 +1,349 @@
+//! Bad days, one by one and all together.
+
+use std::time::Duration;
+
+use cluster::{CniCache, FailureClass, Kind, Link};
+use serde_json::{Value, json};
+
+use crate::follower::Follower;
+use crate::server::Server;
+
+fn pod(name: &str, app: &str, address: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": "web", "labels": {"app": app}, "annotations": {"not": "of interest"}},
+        "spec": {"nodeName": "n", "containers": [{"name": "main", "ports": [{"name": "http", "containerPort": 8080}]}]},
+        "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]},
+    })
+}
+
+fn policy(name: &str, app: &str) -> Value {
+    json!({"metadata": {"name": name, "namespace": "web"}, "spec": {"podSelector": {"matchLabels": {"app": app}}}})
+}
+
+fn namespace(name: &str, team: &str) -> Value {
+    json!({"metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name, "team": team}}})
+}
+
+fn node(name: &str, cidrs: &[&str]) -> Value {
+    json!({"metadata": {"name": name}, "spec": {"podCIDRs": cidrs}, "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}})
+}
+
+/// A server with something of everything, and more pods than fit into a page.
+fn cluster() -> Server {
+    let server = Server::start();
+    server.put(Kind::Namespace, namespace("web", "a"));
+    server.put(Kind::Node, node("n", &["10.0.0.0/24", "fd00::/64"]));
+    server.put(Kind::NetworkPolicy, policy("p", "one"));
+    for number in 0..250 {
+        server.put(
+            Kind::Pod,
+            pod(&format!("pod-{number}"), "one", &format!("10.0.{}.{}", number / 100, number % 100)),
+        );
+    }
+    server
+}
+
+fn failures(follower: &Follower, kind: Kind, class: FailureClass) -> u64 {
+    follower.connection(kind).failures.get(&class).copied().unwrap_or_default()
+}
+
+#[test]
+fn all_that_there_is_comes_at_once_and_then_what_changes() {
+    let server = cluster();
+    let mut follower = Follower::of(&server);
+    follower.until_like(&server);
+    assert_eq!(follower.count, 1, "one update for all lists and all pages");
+    assert_eq!(follower.known.nodes["n"].pod_cidrs.len(), 2);
+    server.put(Kind::Pod, pod("pod-1", "two", "10.0.0.1"));
+    follower.until_like(&server);
+    assert_eq!(follower.count, 2);
+    server.delete(Kind::Pod, "web/pod-2");
+    server.put(Kind::NetworkPolicy, policy("q", "two"));
+    server.put(Kind::Namespace, namespace("web", "b"));
+    server.delete(Kind::Node, "n");
+    follower.until_like(&server);
+    assert_eq!(server.lists(), 4, "each kind was listed once");
+    for kind in Kind::ALL {
+        let connection = follower.connection(kind);
+        assert_eq!(
+            (connection.link, connection.relists, connection.last_error),
+            (Link::Watching, 0, None),
+            "{kind}"
+        );
+    }
+}
+
+#[test]
+fn a_burst_is_few_updates() {
+    let server = cluster();
+    let mut follower = Follower::of(&server);
+    follower.until_like(&server);
+    for number in 0..200 {
+        server.put(Kind::Pod, pod(&format!("pod-{number}"), "two", &format!("10.1.0.{number}")));
+    }
+    follower.until_like(&server);
+    assert!(follower.count < 100, "{} updates for 200 events", follower.count);
+}
+
+#[test]
+fn watches_that_are_cut_go_on_where_they_were() {
+    let server = cluster();
+    let mut follower = Follower::of(&server);
+    follower.until_like(&server);
+    for round in 0..5 {
+        server.cut();
+        server.put(Kind::Pod, pod("pod-1", &format!("round-{round}"), "10.0.0.1"));
+        server.delete(Kind::Pod, &format!("web/pod-{}", 10 + round));
+        follower.until_like(&server);
+    }
+    assert_eq!(server.lists(), 4, "nothing was listed anew");
+    follower.until("reconnects", |follower| follower.connection(Kind::Pod).link == Link::Watching);
+}
+
+#[test]
+fn what_the_server_has_forgotten_is_found_out_by_a_list() {
+    for gone_at_once in [false, true] {
+        let mut server = cluster();
+        server.day(|day| day.gone_at_once = gone_at_once);
+        let mut follower = Follower::of(&server);
+        follower.until_like(&server);
+        server.down();
+        follower.until("lost", |follower| follower.connection(Kind::Pod).link == Link::Lost);
+        server.delete(Kind::Pod, "web/pod-3");
+        server.put(Kind::Pod, pod("pod-4", "two", "10.0.0.4"));
+        server.delete(Kind::NetworkPolicy, "web/p");
+        server.put(Kind::NetworkPolicy, policy("q", "two"));
+        server.forget();
+        server.up();
+        follower.until_like(&server);
+        assert!(failures(&follower, Kind::Pod, FailureClass::Gone) > 0);
+        assert_eq!(follower.connection(Kind::Pod).relists, 1);
+        follower.until("connected", |follower| follower.connection(Kind::Pod).link == Link::Watching);
+    }
+}
+
+#[test]
+fn while_the_server_is_down_what_was_known_holds_and_then_nothing_is_missing() {
+    let mut server = cluster();
+    let mut follower = Follower::of(&server);
+    follower.until_like(&server);
+    let known = follower.known.clone();
+    server.down();
+    follower
+        .until("lost", |follower| Kind::ALL.iter().all(|kind| follower.connection(*kind).link == Link::Lost));
+    assert_eq!(follower.during(Duration::from_millis(300)), 0);
+    assert_eq!(follower.known, known);
+    assert_eq!(follower.waits_for(), None, "policy as last known is in force");
+    let why = follower.connection(Kind::Pod).last_error.expect("why");
+    assert!(why.starts_with("the API server can't be reached: "), "{why}");
+    server.put(Kind::Pod, pod("pod-9", "two", "10.0.0.9"));
+    server.delete(Kind::Pod, "web/pod-8");
+    server.up();
+    follower.until_like(&server);
+    assert_eq!(server.lists(), 4, "the watches went on where they were");
+}
+
+#[test]
+fn a_watch_that_hangs_is_ended_and_goes_on() {
+    let server = cluster();
+    server.day(|day| day.silent = 4);
+    let mut follower = Follower::of(&server);
+    follower.until("all of it", |follower| follower.count == 1);
+    server.put(Kind::Pod, pod("pod-1", "two", "10.0.0.1"));
+    follower.until_like(&server);
+    assert_eq!(failures(&follower, Kind::Pod, FailureClass::Hung), 1);
+    assert_eq!(server.lists(), 4, "nothing was listed anew");
+    let why = follower.connection(Kind::Pod).last_error.expect("why");
+    assert!(why.contains("nothing came from the API server for 0.6 s"), "{why}");
+}
+
+#[test]
+fn a_list_that_breaks_begins_anew() {
+    let server = cluster();
+    server.day(|day| (day.torn_pages, day.old_tokens) = (2, 1));
+    let mut follower = Follower::of(&server);
+    follower.until_like(&server);
+    assert_eq!(follower.count, 1, "nothing was told before it was complete");
+    assert_eq!(failures(&follower, Kind::Pod, FailureClass::Gone), 1);
+    assert_eq!(failures(&follower, Kind::Pod, FailureClass::Unreachable), 2);
+}
+
+#[test]
+fn a_line_that_cannot_be_read_is_no_gap() {
+    let server = cluster();
+    server.day(|day| day.garbled = 4);
+    let mut follower = Follower::of(&server);
+    follower.until_like(&server);
+    server.put(Kind::Pod, pod("pod-1", "two", "10.0.0.1"));
+    follower.until_like(&server);
+    assert_eq!(failures(&follower, Kind::Pod, FailureClass::Malformed), 1);
+    assert_eq!(follower.connection(Kind::Pod).relists, 1, "what the line said is found out by a list");
+}
+
+#[test]
+fn an_expired_token_loses_nothing() {
+    let server = cluster();
+    server.day(|day| day.token = "first".to_owned());
+    let mut follower = Follower::of(&server);
+    follower.until_like(&server);
+    server.day(|day| day.token = "second".to_owned());
+    server.cut();
+    server.put(Kind::Pod, pod("pod-1", "two", "10.0.0.1"));
+    server.delete(Kind::Pod, "web/pod-2");
+    follower.until("refusals", |follower| failures(follower, Kind::Pod, FailureClass::Unauthorized) > 2);
+    let why = follower.connection(Kind::Pod).last_error.expect("why");
+    assert!(why.contains("does not accept this agent's credentials"), "{why}");
+    std::fs::write(server.token(), "second").expect("a token");
+    follower.until_like(&server);
+    assert_eq!(server.lists(), 4, "the watches went on where they were");
+}
+
+#[test]
+fn pods_that_may_not_be_read_are_waited_for_with_the_rule_to_add() {
+    let server = cluster();
+    server.day(|day| day.forbidden.extend(["pods"]));
+    let mut follower = Follower::of(&server);
+    follower
+        .until("a reason", |follower| follower.waits_for().is_some_and(|why| why.contains("ClusterRole")));
+    let why = follower.waits_for().expect("why");
+    assert!(
+        why.contains("does not let this agent list pods")
+            && why.contains(r#"apiGroups [""], resources ["pods"], verbs ["list", "watch"]"#),
+        "{why}"
+    );
+    assert_eq!(follower.during(Duration::from_millis(200)), 0);
+    server.day(|day| day.forbidden.clear());
+    follower.until_like(&server);
+    assert_eq!(follower.waits_for(), None);
+}
+
+#[test]
+fn nodes_that_may_not_be_read_are_done_without_and_tried_again() {
+    let server = cluster();
+    server.day(|day| day.forbidden.extend(["nodes"]));
+    let mut follower = Follower::of(&server);
+    follower.until("pods", |follower| follower.known.pods.len() == 250);
+    assert_eq!((follower.connection(Kind::Node).link, follower.waits_for()), (Link::Absent, None));
+    server.day(|day| day.forbidden.clear());
+    follower.until_like(&server);
+}
+
+#[test]
+fn a_policy_that_is_not_understood_gets_one_event_from_all_agents() {
+    let server = cluster();
+    let mut odd = policy("odd", "one");
+    odd["spec"]["ingress"] = json!([{"from": [{"services": {"name": "s"}}]}]);
+    server.put(Kind::NetworkPolicy, odd.clone());
+    let (mut one, mut other) = (Follower::of(&server), Follower::of(&server));
+    for follower in [&mut one, &mut other] {
+        follower.until_like(&server);
+        assert!(follower.problems[0].contains("NetworkPolicy web/odd (version "), "{:?}", follower.problems);
+        follower.until("an Event", |_| !server.events().is_empty());
+    }
+    one.during(Duration::from_millis(300));
+    let [event] = &server.events()[..] else { panic!("one Event: {:?}", server.events()) };
+    assert_eq!(
+        (&event["reason"], &event["involvedObject"]["name"]),
+        (&json!("PolicyNotUnderstood"), &json!("odd"))
+    );
+    odd["spec"]["ingress"] = json!([]);
+    server.put(Kind::NetworkPolicy, odd);
+    one.until_like(&server);
+    assert_eq!(one.problems, Vec::<String>::new());
+}
+
+#[test]
+fn a_new_pods_address_is_known_from_the_cni_cache_first() {
+    let server = cluster();
+    let folder = tempfile::tempdir().expect("a folder");
+    // The folder of results comes into being with the first pod.
+    let mut follower = Follower::with(&server, CniCache::Folder(folder.path().to_owned()));
+    follower.until_like(&server);
+    let mut new = pod("new", "one", "");
+    new["status"] = json!({"phase": "Pending"});
+    server.put(Kind::Pod, new.clone());
+    follower.until_like(&server);
+    let results = folder.path().join("results");
+    std::fs::create_dir(&results).expect("a folder");
+    let entry = json!({
+        "kind": "cniCacheV1", "containerId": "c", "ifName": "eth0", "networkName": "cbr0",
+        "cniArgs": [["K8S_POD_NAMESPACE", "web"], ["K8S_POD_NAME", "new"], ["K8S_POD_UID", "uid-web/new"]],
+        "result": {"cniVersion": "1.0.0", "ips": [{"address": "10.0.9.9/24"}]},
+    });
+    let name = policy::PodName::new("web", "new");
+    let has = |follower: &Follower, address: &str| {
+        let known = follower.known.pods.get(&name).map(|pod| pod.addresses.clone()).unwrap_or_default();
+        known.iter().map(ToString::to_string).collect::<Vec<_>>() == [address]
+    };
+    std::fs::write(results.join("cbr0-c-eth0"), entry.to_string()).expect("a file");
+    follower.until("the file's address", |follower| has(follower, "10.0.9.9"));
+    // A second sandbox of the same pod, and the first is taken down.
+    let second = entry.to_string().replace("10.0.9.9", "10.0.9.10");
+    std::fs::write(results.join("cbr0-d-eth0"), second).expect("a file");
+    std::fs::remove_file(results.join("cbr0-c-eth0")).expect("removed");
+    follower.until("the newer address", |follower| has(follower, "10.0.9.10"));
+    new["status"] = json!({"phase": "Running", "podIPs": [{"ip": "10.0.9.11"}]});
+    server.put(Kind::Pod, new);
+    follower.until("the API server's word", |follower| has(follower, "10.0.9.11"));
+    follower.until_like(&server);
+}
+
+/// Whatever happens in whatever order, the end is what the server holds.
+#[test]
+fn after_any_run_of_bad_days_nothing_is_missing_and_nothing_was_told_twice() {
+    for seed in 1..=6_u64 {
+        let mut random = Random(seed);
+        let mut server = cluster();
+        let mut follower = Follower::of(&server);
+        for _ in 0..60 {
+            let number = random.below(40);
+            let address = format!("10.0.7.{}", random.below(250));
+            match random.below(16) {
+                0..=4 => server.put(
+                    Kind::Pod,
+                    pod(&format!("pod-{number}"), &format!("app-{}", random.below(4)), &address),
+                ),
+                5..=6 => server.delete(Kind::Pod, &format!("web/pod-{number}")),
+                7 => server.put(
+                    Kind::NetworkPolicy,
+                    policy(&format!("policy-{}", number % 5), &format!("app-{}", random.below(4))),
+                ),
+                8 => server.delete(Kind::NetworkPolicy, &format!("web/policy-{}", number % 5)),
+                9 => server.put(Kind::Namespace, namespace("web", &format!("team-{}", random.below(3)))),
+                10 => server.delete(Kind::Namespace, "web"),
+                11 => server.cut(),
+                12 => {
+                    server.forget();
+                    server.cut();
+                }
+                13 => server.day(|day| match number % 4 {
+                    0 => day.silent = 1,
+                    1 => day.torn_pages = 1,
+                    2 => day.old_tokens = 1,
+                    _ => day.garbled = 1,
+                }),
+                14 => {
+                    server.down();
+                    std::thread::sleep(Duration::from_millis(20));
+                    server.up();
+                }
+                _ => drop(follower.during(Duration::from_millis(10))),
+            }
+        }
+        println!("seed {seed}");
+        follower.until_like(&server);
+        assert_eq!(follower.during(Duration::from_millis(100)), 0, "seed {seed}");
+    }
+}
+
+/// Numbers that look random and are the same in each run (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}
