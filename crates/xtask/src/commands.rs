@@ -1,6 +1,8 @@
 //! One file for each command.
 
 pub mod bench;
+pub mod cluster;
 pub mod demo;
+pub mod e2e;
 pub mod fuzz;
 pub mod test;

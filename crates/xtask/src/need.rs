@@ -18,6 +18,8 @@ pub enum Purpose {
     VirtualMachine,
     /// Lints, format and licences.
     Checks,
+    /// A real Kubernetes cluster.
+    Cluster,
 }
 
 impl Purpose {
@@ -28,6 +30,7 @@ impl Purpose {
             Self::Namespaces => "namespaces",
             Self::VirtualMachine => "virtual machine",
             Self::Checks => "checks",
+            Self::Cluster => "cluster",
         }
     }
 }
@@ -58,6 +61,8 @@ pub enum Remedy {
     Component(&'static str),
     /// cargo-deny, built from source into the target folder.
     CargoDeny,
+    /// Something that people install themselves: what, and where it is to be had.
+    ByHand(&'static str),
 }
 
 impl Remedy {
@@ -69,6 +74,7 @@ impl Remedy {
             Self::Module(name) => format!("modprobe {name}"),
             Self::Component(name) => format!("rustup component add {name}"),
             Self::CargoDeny => format!("cargo install cargo-deny@{CARGO_DENY}"),
+            Self::ByHand(what) => what.to_owned(),
         }
     }
 }
@@ -87,7 +93,7 @@ pub const CARGO_DENY: &str = "0.20.2";
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 
 /// All needs, in the order in which they are met.
-pub const NEEDS: [Need; 14] = [
+pub const NEEDS: [Need; 22] = [
     // rustables generates its constants from the kernel's headers by bindgen, which loads libclang.
     need("libclang", Purpose::Build, Remedy::Package("libclang-dev"), |_| path(libclang()?)),
     need("clang's headers", Purpose::Build, Remedy::Package("libclang-dev"), |_| path(clang_headers()?)),
@@ -122,6 +128,19 @@ pub const NEEDS: [Need; 14] = [
             .or_else(|| version(workspace.cargo("clippy").arg("--version")))
     }),
     need("cargo-deny", Purpose::Checks, Remedy::CargoDeny, |workspace| path(cargo_deny(workspace)?)),
+    // What apt has is too old on most distributions. From this version on Go fetches a newer one by itself.
+    need("Go", Purpose::Cluster, Remedy::ByHand("Go 1.24 or later (https://go.dev/dl)"), |_| go()),
+    need("cc", Purpose::Cluster, Remedy::Package("gcc"), |_| path(program("cc")?)),
+    need("containerd", Purpose::Cluster, Remedy::Package("containerd"), |_| path(program("containerd")?)),
+    need("runc", Purpose::Cluster, Remedy::Package("runc"), |_| path(program("runc")?)),
+    need("CNI plugins", Purpose::Cluster, Remedy::Package("containernetworking-plugins"), |_| {
+        existing("/usr/lib/cni/bridge")
+    }),
+    need("iptables", Purpose::Cluster, Remedy::Package("iptables"), |_| path(program("iptables-nft")?)),
+    need("busybox for images", Purpose::Cluster, Remedy::Package("busybox-static"), |_| {
+        path(static_busybox()?)
+    }),
+    need("static C library", Purpose::Cluster, Remedy::Package("libc6-dev"), |_| path(static_c_library()?)),
 ];
 
 const fn need(
@@ -141,6 +160,25 @@ pub fn cargo_deny(workspace: &Workspace) -> Option<PathBuf> {
                 .is_some_and(|text| text.ends_with(&format!(" {CARGO_DENY}")))
         },
     )
+}
+
+/// The first version of Go that knows how to fetch what Kubernetes is written for.
+const GO: (u32, u32) = (1, 24);
+
+fn go() -> Option<String> {
+    let text = version(Command::new("go").arg("version"))?;
+    (go_version(&text)? >= GO).then_some(text)
+}
+
+/// Reads `go version go1.26.8 linux/amd64`.
+fn go_version(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.split(' ').nth(2)?.strip_prefix("go")?.split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn static_c_library() -> Option<PathBuf> {
+    let file = version(Command::new("cc").arg("-print-file-name=libc.a")).map(PathBuf::from)?;
+    file.is_file().then_some(file)
 }
 
 /// The library as bindgen looks for it: in `LIBCLANG_PATH`, or up to two folders below the system's library folders.
@@ -251,6 +289,13 @@ mod tests {
         );
         assert_eq!(version(Command::new("sh").args(["-c", "echo tool 1.2; exit 1"])), None);
         assert_eq!(version(&mut Command::new("a-program-that-nobody-has")), None);
+    }
+
+    #[test]
+    fn the_version_of_go_is_read() {
+        assert_eq!(go_version("go version go1.26.8 linux/amd64"), Some((1, 26)));
+        assert!(go_version("go version go1.9 linux/amd64").is_some_and(|version| version < GO));
+        assert_eq!(go_version("go version devel +abc linux/amd64"), None);
     }
 
     #[test]
