@@ -5,4 +5,6 @@ pub mod cluster;
 pub mod demo;
 pub mod e2e;
 pub mod fuzz;
+pub mod image;
+pub mod manifests;
 pub mod test;

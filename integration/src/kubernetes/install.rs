@@ -136,11 +136,17 @@ pub fn flannel_manifest(parts: &Parts) -> Result<String> {
 /// Flannel's manifest under our overlay, as `kubectl kustomize` joins them.
 fn with_overlay(kubectl: &Kubectl, parts: &Parts, image: &str) -> Result<String> {
     let folder = tempfile::tempdir().context("making a folder for the overlay")?;
+    let overlay = folder.path().join("overlay");
+    fs::create_dir(&overlay).context("making a folder for the overlay")?;
     for entry in fs::read_dir(manifests("flannel")).context("reading manifests/flannel")?.flatten() {
-        fs::copy(entry.path(), folder.path().join(entry.file_name())).context("copying the overlay")?;
+        fs::copy(entry.path(), overlay.join(entry.file_name())).context("copying the overlay")?;
     }
-    fs::write(folder.path().join("kube-flannel.yml"), flannel_manifest(parts)?)
-        .context("writing Flannel's manifest")?;
+    for (name, text) in [
+        ("kube-flannel.yml", flannel_manifest(parts)?),
+        ("kustomization.yaml", "resources: [kube-flannel.yml]\ncomponents: [overlay]\n".to_owned()),
+    ] {
+        fs::write(folder.path().join(name), text).with_context(|| format!("writing {name}"))?;
+    }
     let joined = kubectl.run(&["kustomize", &folder.path().to_string_lossy()])?;
     with_image(&joined, image)
 }

@@ -11,9 +11,9 @@ use serde::Serialize;
 
 use super::run::cores;
 use super::table::State;
-use super::{DEFAULT_HTTP_PORT, Output, table};
+use super::{Output, table};
 use crate::status::{Problem, Status};
-use crate::{client, exit, source};
+use crate::{client, exit, http, source};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -43,7 +43,7 @@ pub struct Doctor {
     no_bridge: bool,
 
     /// The agent's --http-port.
-    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = DEFAULT_HTTP_PORT)]
+    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = http::DEFAULT_PORT)]
     http_port: u16,
 
     /// How to print it.

@@ -18,14 +18,14 @@ use policy::Verdict;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::DEFAULT_HTTP_PORT;
 use crate::agent::{Agent, AgentConfig, Message};
 use crate::exit::{self, Usage};
 use crate::health::Health;
+use crate::http::Places;
 use crate::logging::{self, EnvFilterText, LogFormat};
 use crate::metrics::{Durations, observe};
 use crate::overrides::PodCidrs;
-use crate::{http, memory, source};
+use crate::source;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -118,9 +118,8 @@ pub struct Run {
     #[arg(long)]
     record_open: bool,
 
-    /// Port on 127.0.0.1 for /livez, /readyz, /metrics and /status; 0 serves none.
-    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = DEFAULT_HTTP_PORT)]
-    http_port: u16,
+    #[command(flatten)]
+    http: Places,
 
     /// How log lines look, on standard error.
     #[arg(long, value_enum, default_value_t)]
@@ -161,13 +160,19 @@ enum JudgeDns {
 impl Run {
     /// Runs until it is told to end.
     pub fn run(self) -> anyhow::Result<u8> {
+        self.start_log();
+        self.enforce()
+    }
+
+    /// Starts the program's log. To be called once.
+    pub fn start_log(&self) {
+        logging::start(self.log_format, &self.log_level);
+    }
+
+    /// Enforces until it is told to end.
+    pub fn enforce(self) -> anyhow::Result<u8> {
         source::must_be_a_folder(&self.source)?;
         let config = self.agent_config()?;
-        let kept_small = memory::keep_small();
-        logging::start(self.log_format, &self.log_level);
-        if let Err(error) = kept_small {
-            tracing::info!(%error, "the program can't begin with settings that keep it small: it takes more memory");
-        }
         must_be_permitted()?;
         let durations = Durations::default();
         let audit = self.start_audit(usize::from(config.queues[0].count), durations.clone())?;
@@ -176,7 +181,7 @@ impl Run {
             .enable_all()
             .build()
             .context("cannot start the HTTP server's runtime")?;
-        runtime.block_on(supervise(config, health, audit, self.http_port))
+        runtime.block_on(supervise(config, health, audit, self.http))
     }
 
     fn agent_config(&self) -> Result<AgentConfig, Usage> {
@@ -241,7 +246,7 @@ async fn supervise(
     config: AgentConfig,
     health: Arc<Health>,
     audit: Audit,
-    http_port: u16,
+    http: Places,
 ) -> anyhow::Result<u8> {
     let mut stop = Stop::listen().context("cannot listen for signals")?;
     let (outbox, inbox) = mpsc::channel();
@@ -254,9 +259,7 @@ async fn supervise(
             let _ = done.send(());
         })
         .context("cannot start the agent's thread")?;
-    if http_port != 0 {
-        tokio::spawn(http::serve(http_port, health));
-    }
+    http.serve(&health);
     tokio::select! {
         name = stop.signal() => tracing::info!(signal = name, "ending; a second signal ends at once"),
         _ = &mut ended => bail!("the agent's thread has ended by itself"),

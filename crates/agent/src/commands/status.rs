@@ -4,9 +4,9 @@ use std::io::{self, Write};
 
 use clap::Args;
 
-use super::{DEFAULT_HTTP_PORT, Output, table};
+use super::{Output, table};
 use crate::status::{Phase, Status};
-use crate::{client, exit, paint};
+use crate::{client, exit, http, paint};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -23,7 +23,7 @@ Exit codes: 0 policy is in force, 1 it is not, or no agent answers, 2 the comman
 #[command(after_help = EXAMPLES)]
 pub struct StatusCommand {
     /// The agent's --http-port.
-    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = DEFAULT_HTTP_PORT)]
+    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = http::DEFAULT_PORT)]
     http_port: u16,
 
     /// How to print it.
