@@ -24,6 +24,7 @@ use anyhow::{Context, Result, bail};
 
 pub mod control_plane;
 pub mod credentials;
+pub mod e2e;
 pub mod evidence;
 pub mod image;
 pub mod images;
@@ -35,6 +36,7 @@ pub mod parts;
 pub mod place;
 pub mod progress;
 pub mod stage;
+pub mod stories;
 pub mod suite;
 
 pub use install::Way;

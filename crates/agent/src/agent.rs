@@ -9,13 +9,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use audit::Audit;
-use cluster::{Folder, Update, Watch};
+use cluster::{Connections, ResourceVersion, Update, Watch};
 use dataplane::conntrack::Conntrack;
 use dataplane::needs::{self, NeedState};
 use dataplane::queues::QueueRange;
 use dataplane::table::{Table, TableConfig, TableError, WhenDown};
 use dataplane::workers::{Workers, WorkersConfig};
-use policy::{Change, Compiler, Direction, Published, Scope, Snapshot};
+use policy::{Change, Compiler, Direction, PolicyName, Published, Scope, Snapshot};
 
 use crate::engine::{Applied, Engine, EngineError, open_addresses};
 use crate::health::{Health, Topic};
@@ -64,6 +64,8 @@ pub struct Agent {
     engine: Option<Engine>,
     /// Whether the newest snapshot is not in force yet though it was tried.
     behind: bool,
+    /// Versions of policies that the newest snapshot holds and that are not in force yet.
+    versions: Vec<(PolicyName, Option<ResourceVersion>)>,
 }
 
 impl Agent {
@@ -87,6 +89,7 @@ impl Agent {
             snapshot: None,
             engine: None,
             behind: false,
+            versions: Vec::new(),
         }
     }
 
@@ -128,10 +131,7 @@ impl Agent {
     fn merged(&self, mut update: Update) -> Option<Update> {
         while let Ok(message) = self.inbox.try_recv() {
             match message {
-                Message::Update(next) => {
-                    update.changes.extend(next.changes);
-                    update.problems = next.problems;
-                }
+                Message::Update(next) => update.then(next),
                 Message::Stop => return None,
             }
         }
@@ -140,10 +140,13 @@ impl Agent {
 
     /// Takes the next steps towards enforcing, as far as they go.
     fn bring_up(&mut self) {
-        if self.watch.is_none() && !self.open_source() {
+        let Some(watch) = &self.watch else { return self.open_source() };
+        let Some(snapshot) = self.snapshot.clone() else {
+            if let Some(why) = watch.connections().and_then(Connections::waits_for) {
+                self.health.state().not_ready(Topic::Source, why);
+            }
             return;
-        }
-        let Some(snapshot) = self.snapshot.clone() else { return };
+        };
         let mut state = self.health.state();
         if snapshot.pod_cidrs().is_empty() {
             let node = &self.config.node;
@@ -189,26 +192,20 @@ impl Agent {
         false
     }
 
-    /// Reads the source and begins to watch it.
-    fn open_source(&mut self) -> bool {
+    /// Begins to watch the source: its first update comes when all of it is known.
+    fn open_source(&mut self) {
         let outbox = self.outbox.clone();
-        let opened = Folder::read(&self.config.source).and_then(|(folder, update)| {
-            // An update that finds no agent any more has nothing to change.
-            let watch = folder.watch(move |update| drop(outbox.send(Message::Update(update))))?;
-            Ok((watch, update))
-        });
+        // An update that finds no agent any more has nothing to change.
+        let opened = self.config.source.watch(move |update| drop(outbox.send(Message::Update(update))));
+        let mut state = self.health.state();
         match opened {
-            Ok((watch, mut update)) => {
+            Ok(watch) => {
+                state.connections = watch.connections().cloned();
+                state.settled(Topic::Source);
+                drop(state);
                 self.watch = Some(watch);
-                update.changes.splice(0..0, self.config.pod_cidrs.first());
-                self.update(update);
-                self.health.state().settled(Topic::Source);
-                true
             }
-            Err(error) => {
-                self.health.state().not_ready(Topic::Source, format!("the source can't be read: {error:#}"));
-                false
-            }
+            Err(error) => state.not_ready(Topic::Source, format!("the source can't be read: {error}")),
         }
     }
 
@@ -292,12 +289,21 @@ impl Agent {
     }
 
     /// The source changed: compiles, and puts the result in force if there are rules.
-    fn update(&mut self, update: Update) {
+    fn update(&mut self, mut update: Update) {
         let started = Instant::now();
-        let count = update.changes.len() as u64;
         let first = self.snapshot.is_none();
+        if first {
+            update.changes.splice(0..0, self.config.pod_cidrs.first());
+            self.health.state().settled(Topic::Source);
+        }
+        let count = update.changes.len() as u64;
+        self.versions.append(&mut update.versions);
         self.health.state().status.problems = update.problems.iter().map(status::Problem::from).collect();
         if count == 0 && !first {
+            // A version that means the same is in force already.
+            if self.is_enforcing() && !self.behind {
+                self.health.state().in_force(self.versions.drain(..));
+            }
             return;
         }
         let tallies = self.audit.monitor();
@@ -332,6 +338,7 @@ impl Agent {
         match engine.put_in_force(snapshot, first) {
             Ok(applied) => {
                 self.behind = false;
+                self.health.state().in_force(self.versions.drain(..));
                 self.note(generation, changes, compile, &applied);
             }
             Err(error) => {

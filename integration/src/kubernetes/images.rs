@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use super::image::{Image, save};
 use super::parts::Parts;
+use super::stage::PROBER;
 use crate::programs::{libraries, program};
 
 /// The image of the container that holds a pod's namespaces.
@@ -71,9 +72,17 @@ pub fn write(parts: &Parts, flannel: &FlannelImages, folder: &Path) -> Result<Pa
             .file(&parts.program("flannel"), "/flannel")
             .file(&busybox, "/bin/busybox")
             .link("/bin/cp", "busybox"),
+        Image::new(PROBER).file(&prober()?, "/prober").entrypoint(&["/prober"]),
     ];
     save(&images, &archive)?;
     Ok(archive)
+}
+
+/// Our prober, which is built beside this program.
+fn prober() -> Result<PathBuf> {
+    let ourselves = std::env::current_exe().context("finding our own program")?;
+    let prober = ourselves.with_file_name("prober");
+    if prober.is_file() { Ok(prober) } else { bail!("{} is missing: start by cargo xtask", prober.display()) }
 }
 
 /// The name by which upstream's suite asks for its test server.

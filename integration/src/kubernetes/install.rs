@@ -61,6 +61,11 @@ impl Way {
         }
     }
 
+    /// Whether the agents see the CNI's cache: Flannel's chart gives them no more than the kernel's modules.
+    pub fn sees_cni_cache(self) -> bool {
+        matches!(self, Self::Overlay | Self::Daemonset)
+    }
+
     /// Where the agents are.
     pub fn agents(self) -> Option<Agents> {
         let beside_flannel = |container| Agents {

@@ -161,6 +161,12 @@ impl<'a> Stage<'a> {
         }
     }
 
+    /// What a server answers to a word of its own.
+    pub fn ask_local(&self, pod: &str, word: &str) -> Result<String> {
+        let answer = self.ask(pod, word, &format!("127.0.0.1:{PORT}"))?;
+        answer.with_context(|| format!("the server in {pod} does not answer"))
+    }
+
     /// Fails unless a pod reaches an address, or doesn't.
     pub fn expect(&self, pod: &str, to: &str, allowed: bool) -> Result<()> {
         let reached = self.ask(pod, "expect", to)?.is_some();

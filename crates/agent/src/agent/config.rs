@@ -1,8 +1,8 @@
 //! What an agent is to do: the command line of `run`, as far as its thread needs it, valid.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use cluster::Source;
 use dataplane::marks::Marks;
 use dataplane::needs::NeedsConfig;
 use dataplane::queues::QueueRange;
@@ -15,8 +15,8 @@ use crate::overrides::PodCidrs;
 /// What an agent is to do.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
-    /// Folder of manifests.
-    pub source: PathBuf,
+    /// Where objects come from.
+    pub source: Source,
     /// The node whose pods are judged.
     pub node: Arc<str>,
     /// Over the Node object's.

@@ -1,6 +1,5 @@
 //! `kube-verdict run`: the agent of a node.
 
-use std::path::PathBuf;
 use std::process;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -8,6 +7,7 @@ use std::thread;
 use anyhow::{Context, bail};
 use audit::{Audit, AuditConfig, Destination};
 use clap::{Args, ValueEnum};
+use cluster::CniCache;
 use dataplane::marks::{Mark, Marks};
 use dataplane::needs::{self, KernelVersion, NeedState, NeedsConfig};
 use dataplane::queues::QueueRange;
@@ -25,18 +25,22 @@ use crate::http::Places;
 use crate::logging::{self, EnvFilterText, LogFormat};
 use crate::metrics::{Durations, observe};
 use crate::overrides::PodCidrs;
-use crate::source;
+use crate::source::{self, SourceArguments};
 
 const EXAMPLES: &str = "\
 Examples:
-  Enforce the policies in a folder on the pods of node-a:
+  Enforce the cluster's policies on the pods of node-a, from outside of a pod:
+    kube-verdict run --kubeconfig /etc/kubernetes/kubelet.conf --node node-a
+  Enforce the policies in a folder instead:
     kube-verdict run --source manifests --node node-a
   With the pod CIDRs given here, and every verdict recorded:
     kube-verdict run --source manifests --node node-a --pod-cidr 10.244.1.0/24 --audit-log /var/log/kube-verdict/audit.log
   Let new connections pass while no agent runs, and log as JSON:
     kube-verdict run --source manifests --node node-a --when-down open --log-format json
 
-The folder is watched: a change holds within a tenth of a second, on connections that exist, too. A second agent on the same node
+In a pod neither --kubeconfig nor --node is needed if NODE_NAME is set: the service account may list and watch pods, namespaces,
+nodes and networkpolicies. The source is watched: a change holds within a tenth of a second, on connections that exist, too. While
+the API server can't be reached, the policy that was last known holds; `kube-verdict status` says so. A second agent on the same node
 takes over from the first without losing a packet. Ending the agent leaves its rules in the kernel; `kube-verdict cleanup`
 removes them.
 
@@ -45,17 +49,21 @@ Exit codes: 0 ended by SIGTERM or SIGINT, 1 something is wrong (no CAP_NET_ADMIN
 /// Judgements that all rings together have room for: half a second of a busy node, in 4 MB.
 const RINGS: usize = 32 * 1024;
 
-/// Enforces the policies in a folder on the pods of this node.
+/// Enforces the policies of the cluster, or of a folder, on the pods of this node.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Run {
-    /// Folder of manifests: Namespaces, Pods, Nodes and NetworkPolicies, in YAML or JSON; subfolders, too. It is watched.
-    #[arg(long, value_name = "DIR")]
-    source: PathBuf,
+    #[command(flatten)]
+    source: SourceArguments,
 
     /// This node's name, as in spec.nodeName of its pods.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node: String,
+
+    /// The CNI's cache, from which this node's pods are known before their first packet: a folder, off, or auto, which is
+    /// /var/lib/cni if that is there. Not used with --source.
+    #[arg(long, value_name = "DIR|auto|off", value_parser = source::cni_cache, default_value = "auto")]
+    cni_cache: CniCache,
 
     /// The addresses of this node's pods. Repeat it for the other family. Wins over the Node object's spec.podCIDRs.
     #[arg(long = "pod-cidr", value_name = "CIDR")]
@@ -171,7 +179,6 @@ impl Run {
 
     /// Enforces until it is told to end.
     pub fn enforce(self) -> anyhow::Result<u8> {
-        source::must_be_a_folder(&self.source)?;
         let config = self.agent_config()?;
         must_be_permitted()?;
         let durations = Durations::default();
@@ -194,7 +201,7 @@ impl Run {
         }
         let node: Arc<str> = self.node.as_str().into();
         Ok(AgentConfig {
-            source: self.source.clone(),
+            source: self.source.source(&self.node, self.cni_cache.clone())?,
             pod_cidrs: PodCidrs::new(Arc::clone(&node), self.pod_cidrs.iter().map(IpNet::trunc).collect()),
             node,
             when_down: match self.when_down {

@@ -86,13 +86,15 @@ pub fn prepare(workspace: &Workspace) -> Result<Command> {
         bail!("a cluster needs root, since it is made of namespaces and containers: sudo -E cargo xtask cluster");
     }
     setup::ensure(workspace, &[Purpose::Build, Purpose::Namespaces, Purpose::Cluster])?;
-    let built = workspace
-        .cargo("build")
-        .args(["-p", "integration", "--bin", "cluster"])
-        .status()
-        .context("cargo could not be started")?;
-    if !built.success() {
-        bail!("the build failed: its errors stand above");
+    // The prober is alone in its image, and finds no libraries there.
+    let prober = ["-p", "integration", "--bin", "prober", "--", "-C", "target-feature=+crt-static"];
+    for (subcommand, what) in
+        [("rustc", &prober[..]), ("build", &["-p", "integration", "--bin", "cluster"])]
+    {
+        let built = workspace.cargo(subcommand).args(what).status().context("cargo could not be started")?;
+        if !built.success() {
+            bail!("the build failed: its errors stand above");
+        }
     }
     let mut command = Command::new(workspace.development_program("cluster"));
     command.current_dir(workspace.root());
@@ -101,13 +103,14 @@ pub fn prepare(workspace: &Workspace) -> Result<Command> {
 
 /// Builds our image and returns its archive.
 pub fn build_image(workspace: &Workspace) -> Result<PathBuf> {
-    let archive = workspace.target().join("image/kube-verdict.tar");
-    let built = workspace
-        .cargo("run")
-        .args(["--quiet", "-p", "xtask", "--", "image", "--output"])
+    let archive = workspace.target().join("kube-verdict-e2e.tar");
+    let ourselves = std::env::current_exe().context("finding our own program")?;
+    let built = Command::new(ourselves)
+        .args(["image", "--output"])
         .arg(&archive)
+        .current_dir(workspace.root())
         .status()
-        .context("cargo could not be started")?;
+        .context("cargo xtask image could not be started")?;
     if built.success() { Ok(archive) } else { bail!("the image was not built: its errors stand above") }
 }
 
