@@ -213,6 +213,7 @@ impl Agent {
     fn install(&mut self, snapshot: &Arc<Snapshot>) -> anyhow::Result<Engine> {
         let conntrack = Conntrack::open()?;
         let (published, workers, queues) = self.start_workers(snapshot)?;
+        let holders = workers.holders();
         self.health.set_workers(Some(workers));
         let table = match Table::install(self.table_config(snapshot), queues) {
             Ok(table) => table,
@@ -227,7 +228,7 @@ impl Agent {
         state.status.table = Some(self.table_status(&table));
         drop(state);
         tracing::info!(%queues, form = ?table.form(), node = %self.config.node, "rules installed");
-        Ok(Engine::new(published, table, conntrack, self.config.marks, self.config.record_open))
+        Ok(Engine::new(published, holders, table, conntrack, self.config.marks, self.config.record_open))
     }
 
     /// On the range of queues that the rules in the kernel don't use now; on the other where that one is taken.
@@ -249,6 +250,7 @@ impl Agent {
                 marks: self.config.marks,
                 queue_length: self.config.queue_length,
                 fail_open: false,
+                hold: self.config.hold,
             };
             move |audit: &Audit| {
                 let recorder = |_| {

@@ -14,6 +14,7 @@ use dataplane::conntrack::{Conntrack, ConntrackError};
 use dataplane::marks::Marks;
 use dataplane::sweep::{LocalAddresses, Scope, SweepReport, sweep, sweep_after_rules_changed, sweep_scope};
 use dataplane::table::{OpenAddresses, Table, TableError};
+use dataplane::workers::Holders;
 use ipnet::IpNet;
 use policy::published::Grace;
 use policy::{Direction, Published, Snapshot};
@@ -28,6 +29,8 @@ const GRACE_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Engine {
     published: Arc<Published>,
+    /// Workers whose packets wait for a snapshot that knows more.
+    holders: Holders,
     table: Table,
     conntrack: Conntrack,
     marks: Marks,
@@ -72,13 +75,14 @@ impl Engine {
     /// [`Engine::put_in_force`] does that.
     pub fn new(
         published: Arc<Published>,
+        holders: Holders,
         table: Table,
         conntrack: Conntrack,
         marks: Marks,
         record_open: bool,
     ) -> Self {
         // Before the rules were installed everything passed.
-        Self { published, table, conntrack, marks, record_open, unjudged: Unjudged::Everything }
+        Self { published, holders, table, conntrack, marks, record_open, unjudged: Unjudged::Everything }
     }
 
     /// Publish, grace, rules, sweep. `first` are the pods whose connections are looked at before all others.
@@ -90,6 +94,7 @@ impl Engine {
         let started = Instant::now();
         // 1. From here on every verdict that begins follows `next`...
         let mut grace = self.published.publish(Arc::clone(next));
+        self.holders.wake();
         // 2. ... and from here on no verdict of an older snapshot reaches the kernel any more.
         wait_for(&mut grace, started)?;
         let graced = Instant::now();
@@ -105,6 +110,7 @@ impl Engine {
     pub fn publish(&self, next: &Arc<Snapshot>) {
         // No one waits: what an older verdict allowed is for whoever changes the rules to look at.
         drop(self.published.publish(Arc::clone(next)));
+        self.holders.wake();
     }
 
     /// The rules.

@@ -9,7 +9,7 @@ use audit::Monitor;
 use cluster::{Connections, ResourceVersion};
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
-use dataplane::workers::Workers;
+use dataplane::workers::{Counters, HoldCounters, Workers};
 use policy::{PolicyName, Verdict};
 
 use crate::metrics::Durations;
@@ -124,8 +124,11 @@ impl Health {
         // The old ones, if any, end outside of the lock: they answer what is queued first.
         let old = std::mem::replace(&mut *self.workers(), workers);
         if let Some(old) = old {
-            let packets = packets(&old);
-            self.state().status.packets = packets;
+            let counters = counters(&old);
+            let mut state = self.state();
+            state.status.packets = counters.into();
+            state.status.hold = counters.hold.into();
+            drop(state);
             old.stop();
         }
     }
@@ -156,7 +159,9 @@ impl Health {
         status.source = connections.as_ref().map(status::Source::from);
         status.ready = status.not_ready.is_empty();
         if let Some(workers) = self.workers().as_ref() {
-            status.packets = packets(workers);
+            let counters = counters(workers);
+            status.packets = counters.into();
+            status.hold = counters.hold.into();
         }
         status.queues = queues.map(queue_rows).unwrap_or_default();
         let audit::Counters { written, lost, write_errors, failing } = self.audit.counters();
@@ -178,14 +183,23 @@ impl Status {
     }
 }
 
-fn packets(workers: &Workers) -> status::Packets {
-    workers.counters().iter().fold(status::Packets::default(), |sum, one| status::Packets {
-        allowed: sum.allowed + one.allowed,
-        denied: sum.denied + one.denied,
-        unparsable: sum.unparsable + one.unparsable,
-        gone: sum.gone + one.gone,
-        overflows: sum.overflows + one.enobufs,
-    })
+/// What all workers have done.
+fn counters(workers: &Workers) -> Counters {
+    workers.counters().into_iter().sum()
+}
+
+impl From<Counters> for status::Packets {
+    fn from(counters: Counters) -> Self {
+        let Counters { packets: _, allowed, denied, unparsable, gone, enobufs, hold: _ } = counters;
+        Self { allowed, denied, unparsable, gone, overflows: enobufs }
+    }
+}
+
+impl From<HoldCounters> for status::Hold {
+    fn from(counters: HoldCounters) -> Self {
+        let HoldCounters { now, held, allowed, denied, expired, no_room, repeated } = counters;
+        Self { now, held, allowed, denied, expired, no_room, repeated }
+    }
 }
 
 /// The kernel's numbers of our queues; none if it doesn't say.

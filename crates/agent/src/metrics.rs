@@ -100,6 +100,22 @@ fn encode_status(status: &Status, mut encoder: DescriptorEncoder) -> fmt::Result
     )?;
     metrics.counter("socket_overflows", "Times that a worker's socket overflowed.", packets.overflows)?;
 
+    let hold = &status.hold;
+    metrics.gauge("held_packets", "Packets held now until a pod is known.", hold.now)?;
+    metrics.counter("packets_held", "Packets held until a pod is known.", hold.held)?;
+    metrics.counters(
+        "held_packets_ended",
+        "Packets no longer held, by the verdict once the pod was known, or because their time was over.",
+        "by",
+        [("allow", hold.allowed), ("deny", hold.denied), ("time", hold.expired)],
+    )?;
+    metrics.counter("hold_no_room", "Packets not held for lack of room.", hold.no_room)?;
+    metrics.counter(
+        "hold_repeated",
+        "Packets dropped since the connection's first packet is held.",
+        hold.repeated,
+    )?;
+
     let queues = |number: fn(&crate::status::Queue) -> u64| {
         status.queues.iter().map(move |queue| (queue.number.to_string(), number(queue)))
     };
@@ -300,7 +316,7 @@ mod tests {
     use audit::{Audit, AuditConfig, Destination};
 
     use super::*;
-    use crate::status::{Connection, Conntrack, Problem, Queue, Table};
+    use crate::status::{Connection, Conntrack, Hold, Problem, Queue, Table};
 
     #[test]
     fn the_text_holds_every_number_of_the_status() {
@@ -340,6 +356,7 @@ mod tests {
         let status = Status {
             queues: vec![Queue { number: 100, waiting: 2, dropped_full: 5, dropped_by_socket: 1 }],
             conntrack: Some(Conntrack { entries: 10, max: 100 }),
+            hold: Hold { now: 1, held: 9, allowed: 4, denied: 1, expired: 3, no_room: 6, repeated: 2 },
             policies: vec![crate::status::Policy {
                 policy: "db/a".to_owned(),
                 allowed: 4,
@@ -376,6 +393,13 @@ mod tests {
             "kube_verdict_queue_waiting{queue=\"100\"} 2",
             "kube_verdict_queue_full_drops_total{queue=\"100\"} 5",
             "kube_verdict_conntrack_max 100",
+            "kube_verdict_held_packets 1",
+            "kube_verdict_packets_held_total 9",
+            "kube_verdict_held_packets_ended_total{by=\"allow\"} 4",
+            "kube_verdict_held_packets_ended_total{by=\"deny\"} 1",
+            "kube_verdict_held_packets_ended_total{by=\"time\"} 3",
+            "kube_verdict_hold_no_room_total 6",
+            "kube_verdict_hold_repeated_total 2",
             "kube_verdict_policy_verdicts_total{policy=\"db/a\",verdict=\"allow\"} 4",
             "kube_verdict_policy_verdicts_total{policy=\"db/a\",verdict=\"deny\"} 1",
             "kube_verdict_source_connected{kind=\"Pod\"} 0",

@@ -38,6 +38,8 @@ pub struct Status {
     pub inventory: Inventory,
     /// Packets judged.
     pub packets: Packets,
+    /// Packets that waited for a pod to be known.
+    pub hold: Hold,
     /// The kernel's queues.
     pub queues: Vec<Queue>,
     /// Sweeps over connections.
@@ -106,6 +108,25 @@ pub struct Packets {
     pub gone: u64,
     /// How often the kernel said that a worker's socket had overflowed.
     pub overflows: u64,
+}
+
+/// Packets about which a pod decides that is not known (yet), since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Hold {
+    /// Held now.
+    pub now: u64,
+    /// Held in all.
+    pub held: u64,
+    /// Of those: allowed since the pod became known.
+    pub allowed: u64,
+    /// Of those: denied since the pod became known.
+    pub denied: u64,
+    /// Of those: held as long as they may be, and then judged by `--when-unsure`.
+    pub expired: u64,
+    /// Not held for lack of room, and judged by `--when-unsure` at once.
+    pub no_room: u64,
+    /// Dropped without a verdict: what a connection sent again while its first packet was held.
+    pub repeated: u64,
 }
 
 /// One queue.

@@ -73,7 +73,7 @@ fn it_reads_what_policy_needs_and_writes_events_alone() {
         json!([
             { "apiGroups": [""], "resources": ["namespaces", "nodes", "pods"], "verbs": ["list", "watch"] },
             { "apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["list", "watch"] },
-            { "apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"] },
+            { "apiGroups": [""], "resources": ["events"], "verbs": ["create"] },
         ])
     );
     for (file, account, namespace) in [

@@ -7,6 +7,7 @@ use dataplane::marks::Marks;
 use dataplane::needs::NeedsConfig;
 use dataplane::queues::QueueRange;
 use dataplane::table::WhenDown;
+use dataplane::workers::HoldLimits;
 use ipnet::IpNet;
 use policy::Verdict;
 
@@ -23,8 +24,10 @@ pub struct AgentConfig {
     pub pod_cidrs: PodCidrs,
     /// What rules do with first packets while no agent listens.
     pub when_down: WhenDown,
-    /// What becomes of packets of unknown pods.
+    /// What becomes of packets of unknown pods in the end.
     pub when_unsure: Verdict,
+    /// How long they wait before that, and how many.
+    pub hold: HoldLimits,
     /// The two ranges of queues to choose from.
     pub queues: [QueueRange; 2],
     /// Packets that may wait in one queue.

@@ -3,6 +3,7 @@
 use std::process;
 use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use audit::{Audit, AuditConfig, Destination};
@@ -12,8 +13,9 @@ use dataplane::marks::{Mark, Marks};
 use dataplane::needs::{self, KernelVersion, NeedState, NeedsConfig};
 use dataplane::queues::QueueRange;
 use dataplane::table::WhenDown;
-use dataplane::workers::DEFAULT_QUEUE_LENGTH;
+use dataplane::workers::{DEFAULT_QUEUE_LENGTH, HoldLimits};
 use ipnet::IpNet;
+use jiff::SignedDuration;
 use policy::Verdict;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -73,9 +75,18 @@ pub struct Run {
     #[arg(long, value_enum, default_value = "closed")]
     when_down: OpenOrClosed,
 
-    /// What becomes of packets from or to an address of this node's pods that no known pod has.
+    /// What becomes of packets that were held in vain for a pod to be known: those from or to an address of this node's pods
+    /// that no known pod has, and those that are denied only because the other end, an address of any node's pods, is unknown.
     #[arg(long, value_enum, default_value = "deny")]
     when_unsure: WhenUnsure,
+
+    /// How long such a packet is held until the pod is known: 5s, 300ms; 0s holds none.
+    #[arg(long, value_name = "TIME", value_parser = hold_time, default_value = "5s")]
+    hold_time: Duration,
+
+    /// How many are held at once, of one source a sixteenth of them or 8; 0 holds none. Each takes some 5 KB.
+    #[arg(long, value_name = "N", default_value_t = HoldLimits::default().packets)]
+    hold_packets: u32,
 
     /// First NFQUEUE number. Twice as many as there are workers are used, so that a second agent can take over.
     #[arg(long, value_name = "N", default_value_t = 100)]
@@ -212,6 +223,7 @@ impl Run {
                 WhenUnsure::Deny => Verdict::Deny,
                 WhenUnsure::Open => Verdict::Allow,
             },
+            hold: HoldLimits { time: self.hold_time, packets: self.hold_packets },
             queues,
             queue_length: self.queue_length,
             marks,
@@ -323,6 +335,15 @@ pub fn mark(text: &str) -> Result<Mark, String> {
     number.map(Mark).map_err(|_| format!("{text:?} is no mark: write one bit, such as 0x1000000"))
 }
 
+/// Longer than this no packet is of use to anybody.
+const LONGEST_HOLD: Duration = Duration::from_secs(60);
+
+fn hold_time(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no time to hold a packet: write 5s, or 300ms, up to 60s");
+    let time: SignedDuration = text.parse().map_err(|_| wrong())?;
+    Duration::try_from(time).ok().filter(|time| *time <= LONGEST_HOLD).ok_or_else(wrong)
+}
+
 fn bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is no size: write bytes, or 100M, 2G");
     let (digits, unit) = match text.char_indices().next_back() {
@@ -351,6 +372,16 @@ mod tests {
         assert_eq!(mark("16384"), Ok(Mark(0x4000)));
         for text in ["", "0x", "bit", "0x100000000"] {
             mark(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn a_packet_is_held_for_no_longer_than_a_minute() {
+        for (text, millis) in [("5s", 5_000), ("300ms", 300), ("1m", 60_000), ("0s", 0)] {
+            assert_eq!(hold_time(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "5", "-1s", "61s", "1h", "soon"] {
+            hold_time(text).expect_err(text);
         }
     }
 

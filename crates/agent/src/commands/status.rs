@@ -104,6 +104,16 @@ fn print(status: &Status, out: &mut impl Write) -> io::Result<()> {
             packets.allowed, packets.denied, packets.unparsable, packets.gone
         ),
     );
+    let hold = &status.hold;
+    if hold.held + hold.no_room > 0 {
+        row(
+            "held",
+            format!(
+                "{} now, {} in all: {} allowed, {} denied, {} out of time; {} without room, {} repeated",
+                hold.now, hold.held, hold.allowed, hold.denied, hold.expired, hold.no_room, hold.repeated
+            ),
+        );
+    }
     let sum = |number: fn(&crate::status::Queue) -> u32| {
         status.queues.iter().map(|q| u64::from(number(q))).sum::<u64>()
     };
