@@ -181,22 +181,16 @@ impl<'a> Stage<'a> {
     pub fn reports(&self, selector: &str, pods: usize, patience: Duration) -> Result<Vec<(String, Value)>> {
         let end = Instant::now() + patience;
         loop {
-            let text = self.kubectl(&[
-                "logs",
-                "-l",
-                selector,
-                "--prefix",
-                "--tail=1",
-                "--max-log-requests=400",
-                "--ignore-errors",
-            ])?;
+            // It fails while one of them has not started.
+            let logs = self.kubectl(&["logs", "-l", selector, "--prefix", "--tail=1", "--max-log-requests=400"]);
             let reports: Vec<(String, Value)> =
-                text.lines().filter_map(|line| report(line)).collect();
+                logs.iter().flat_map(|text| text.lines()).filter_map(report).collect();
             if reports.len() == pods {
                 return Ok(reports);
             }
             if Instant::now() > end {
-                bail!("only {} of {pods} pods ({selector}) have reported:\n{text}", reports.len());
+                let said = logs.unwrap_or_else(|error| format!("{error:#}"));
+                bail!("only {} of {pods} pods ({selector}) have reported:\n{said}", reports.len());
             }
             sleep(Duration::from_secs(1));
         }

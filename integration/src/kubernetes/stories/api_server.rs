@@ -49,7 +49,7 @@ pub fn play(stage: &Stage<'_>) -> Result<String> {
         ensure!(number(&report, "answered")? == 0, "{pod} got through: {report}");
     }
     let mut answered = 0;
-    for (pod, report) in stage.reports("app=load", 2, LOAD).map(|reports| reports)? {
+    for (pod, report) in stage.reports("app=load", 2, LOAD)? {
         let count = number(&report, "answered")?;
         ensure!(count > 1_000, "{pod} was hardly answered while the API server was away: {report}");
         answered += count;

@@ -29,6 +29,8 @@ pub fn play(stage: &Stage<'_>) -> Result<String> {
         PodSpec::server("closed", "node-1").label("app", "closed"),
         PodSpec::server("friend", "node-2").label("app", "friend"),
         PodSpec::server("stranger", "node-2").label("app", "stranger"),
+        PodSpec::server("near-friend", "node-1").label("app", "friend"),
+        PodSpec::server("near-stranger", "node-1").label("app", "stranger"),
         PodSpec::new("host", "node-1", &["serve", &HOST_NETWORK_PORT.to_string()])
             .label("app", "friend")
             .spec("hostNetwork", json!(true)),
@@ -52,10 +54,11 @@ pub fn play(stage: &Stage<'_>) -> Result<String> {
     stage.expect("server", &host, true)?;
     stage.expect("closed", &host, false)?;
 
-    // A host port leads to the pod: its policy holds.
+    // A host port leads to the pod: its policy holds. From another node Flannel would put the node's address in the pod's
+    // place.
     let through_host_port = format!("{}:{HOST_PORT}", first.address);
-    stage.expect("friend", &through_host_port, true)?;
-    stage.expect("stranger", &through_host_port, false)?;
+    stage.expect("near-friend", &through_host_port, true)?;
+    stage.expect("near-stranger", &through_host_port, false)?;
 
     // So does a node port, and a service that always leads the same client to the same pod.
     let service = |name: &str, spec: serde_json::Value| {

@@ -16,7 +16,7 @@ const WATCHED: Duration = Duration::from_secs(15);
 pub fn play(stage: &Stage<'_>) -> Result<String> {
     stage.policy("all", &deny_all(None))?;
     let image = test_server(&stage.cluster.parts)?;
-    let probe = |action| json!({action: {"port": 8080}, "periodSeconds": 1, "failureThreshold": 2, "timeoutSeconds": 1});
+    let probe = |action: &str| json!({action: {"port": 8080}, "periodSeconds": 1, "failureThreshold": 2, "timeoutSeconds": 1});
     let mut http = probe("httpGet");
     http["httpGet"]["path"] = json!("/healthz");
     let pods: Vec<PodSpec> = ["node-1", "node-2"]

@@ -1,10 +1,15 @@
 //! All agents are replaced, one after the other, while pods open connections all the time.
+//!
+//! A DaemonSet of its own starts the new agent beside the old one: nothing is lost, and nothing passes that policy denies. A
+//! container of Flannel's pods goes before the next one comes. Meanwhile Flannel's chart asks for open, and the overlay for
+//! closed: then the one that is given up is only counted.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use super::{allow_ingress, deny_all};
+use crate::kubernetes::Way;
 use crate::kubernetes::stage::{PORT, PodSpec, Stage, number};
 
 /// How long the load lasts: a rollout of two nodes takes half of it.
@@ -32,15 +37,19 @@ pub fn play(stage: &Stage<'_>) -> Result<String> {
     stage.cluster.kubectl.wait_for_rollout(agents.namespace, agents.workload, LOAD)?;
     let rollout = began.elapsed();
     ensure!(rollout < LOAD, "the rollout took {rollout:?}: longer than the load");
-    let reports = stage.reports("app=load", 2, LOAD * 2)?;
-    let mut answered = 0;
-    for (pod, report) in &reports {
-        ensure!(number(report, "lost")? == 0, "{pod} lost connections: {report}");
-        answered += number(report, "answered")?;
+    let (mut answered, mut lost, mut passed) = (0, 0, 0);
+    for (_, report) in stage.reports("app=load", 2, LOAD * 2)? {
+        answered += number(&report, "answered")?;
+        lost += number(&report, "lost")?;
     }
-    for (pod, report) in stage.reports("app=stranger", 1, LOAD)? {
-        ensure!(number(&report, "answered")? == 0, "{pod} got through while agents were replaced: {report}");
+    for (_, report) in stage.reports("app=stranger", 1, LOAD)? {
+        passed += number(&report, "answered")?;
     }
     ensure!(answered > 1_000, "hardly any load: {answered} connections");
-    Ok(format!("{answered} connections, none lost, during a rollout of {} s", rollout.as_secs()))
+    ensure!(lost == 0 || stage.way == Way::Overlay, "{lost} of {answered} allowed connections were lost");
+    ensure!(passed == 0 || stage.way == Way::Chart, "{passed} denied connections got through");
+    Ok(format!(
+        "{answered} connections during a rollout of {} s: {lost} lost; of denied ones {passed} passed",
+        rollout.as_secs()
+    ))
 }
