@@ -24,19 +24,47 @@ const FOLDER: &str = "/run/netns";
 /// What every name of ours begins with; the id of the process follows.
 pub const PREFIX: &str = "kv-";
 
-/// A network namespace of this process. It goes when this goes, unless `KEEP_TESTBED=1` is in the environment.
+/// A network namespace. One of this process goes when this goes, unless `KEEP_TESTBED=1` is in the environment.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
     file: File,
+    /// Whether it stays when this goes, and even when the process goes.
+    lasting: bool,
 }
 
 impl Namespace {
     /// Makes the network namespace `kv-<process id>-<name>`, with its loopback device still down.
     pub fn create(name: &str) -> Result<Self> {
+        Self::make(format!("{PREFIX}{}-{name}", std::process::id()), false)
+    }
+
+    /// Makes a network namespace of exactly this name, which stays until [`Namespace::end`].
+    pub fn create_lasting(name: &str) -> Result<Self> {
+        Self::make(name.to_owned(), true)
+    }
+
+    /// The lasting network namespace of this name, or `None` if there is none.
+    pub fn existing(name: &str) -> Result<Option<Self>> {
+        let path = Path::new(FOLDER).join(name);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let file =
+            File::open(&path).with_context(|| format!("opening the network namespace {}", path.display()))?;
+        Ok(Some(Self { name: name.to_owned(), file, lasting: true }))
+    }
+
+    /// Kills the processes in it, and removes it.
+    pub fn end(self) {
+        let path = Path::new(FOLDER).join(&self.name);
+        end_inhabitants(&path);
+        remove(&path);
+    }
+
+    fn make(name: String, lasting: bool) -> Result<Self> {
         require_root()?;
         prepare_folder()?;
-        let name = format!("{PREFIX}{}-{name}", std::process::id());
         let path = Path::new(FOLDER).join(&name);
         OpenOptions::new()
             .write(true)
@@ -50,7 +78,7 @@ impl Namespace {
         });
         let opened = made.and_then(|()| Ok(File::open(&path)?));
         match opened.with_context(|| format!("making the network namespace {}", path.display())) {
-            Ok(file) => Ok(Self { name, file }),
+            Ok(file) => Ok(Self { name, file, lasting }),
             Err(error) => {
                 remove(&path);
                 Err(error)
@@ -115,7 +143,17 @@ impl Namespace {
         format!("nsenter --net={FOLDER}/{}", self.name)
     }
 
-    fn enter(&self) -> Result<()> {
+    /// Whether a process is in it.
+    pub(crate) fn holds(&self, process: u32) -> bool {
+        let (Ok(ours), Ok(theirs)) =
+            (self.file.metadata(), fs::metadata(format!("/proc/{process}/ns/net")))
+        else {
+            return false;
+        };
+        ours.st_ino() == theirs.st_ino() && ours.st_dev() == theirs.st_dev()
+    }
+
+    pub(crate) fn enter(&self) -> Result<()> {
         setns(&self.file, CloneFlags::CLONE_NEWNET)
             .with_context(|| format!("entering the network namespace {}", self.name))
     }
@@ -123,7 +161,7 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        if !kept() {
+        if !self.lasting && !kept() {
             remove(&Path::new(FOLDER).join(&self.name));
         }
     }
@@ -215,7 +253,7 @@ fn sysctl_path(name: &str) -> PathBuf {
 }
 
 /// Runs `work` on a fresh thread, because a namespace is changed for a whole thread; a panic goes on in the caller.
-fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+pub(crate) fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| match thread::Builder::new().spawn_scoped(scope, work) {
         Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
         Err(error) => Err(io::Error::into(error)),

@@ -1,7 +1,9 @@
 //! One file for each command.
 
 pub mod bench;
+pub mod cluster;
 pub mod demo;
+pub mod e2e;
 pub mod fuzz;
 pub mod image;
 pub mod manifests;

@@ -18,6 +18,8 @@ pub enum Purpose {
     VirtualMachine,
     /// Lints, format and licences.
     Checks,
+    /// A real Kubernetes cluster.
+    Cluster,
     /// The image for the platform that this machine is not.
     Foreign,
 }
@@ -30,6 +32,7 @@ impl Purpose {
             Self::Namespaces => "namespaces",
             Self::VirtualMachine => "virtual machine",
             Self::Checks => "checks",
+            Self::Cluster => "cluster",
             Self::Foreign => "other platform",
         }
     }
@@ -63,6 +66,8 @@ pub enum Remedy {
     Target(&'static str),
     /// cargo-deny, built from source into the target folder.
     CargoDeny,
+    /// Something that people install themselves: what, and where it is to be had.
+    ByHand(&'static str),
 }
 
 impl Remedy {
@@ -75,6 +80,7 @@ impl Remedy {
             Self::Component(name) => format!("rustup component add {name}"),
             Self::Target(name) => format!("rustup target add {name}"),
             Self::CargoDeny => format!("cargo install cargo-deny@{CARGO_DENY}"),
+            Self::ByHand(what) => what.to_owned(),
         }
     }
 }
@@ -93,7 +99,7 @@ pub const CARGO_DENY: &str = "0.20.2";
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 
 /// All needs, in the order in which they are met.
-pub const NEEDS: [Need; 18] = [
+pub const NEEDS: [Need; 26] = [
     // rustables generates its constants from the kernel's headers by bindgen, which loads libclang.
     need("libclang", Purpose::Build, Remedy::Package("libclang-dev"), |_| path(libclang()?)),
     need("clang's headers", Purpose::Build, Remedy::Package("libclang-dev"), |_| path(clang_headers()?)),
@@ -128,6 +134,19 @@ pub const NEEDS: [Need; 18] = [
             .or_else(|| version(workspace.cargo("clippy").arg("--version")))
     }),
     need("cargo-deny", Purpose::Checks, Remedy::CargoDeny, |workspace| path(cargo_deny(workspace)?)),
+    // What apt has is too old on most distributions. From this version on Go fetches a newer one by itself.
+    need("Go", Purpose::Cluster, Remedy::ByHand("Go 1.24 or later (https://go.dev/dl)"), |_| go()),
+    need("cc", Purpose::Cluster, Remedy::Package("gcc"), |_| path(program("cc")?)),
+    need("containerd", Purpose::Cluster, Remedy::Package("containerd"), |_| path(program("containerd")?)),
+    need("runc", Purpose::Cluster, Remedy::Package("runc"), |_| path(program("runc")?)),
+    need("CNI plugins", Purpose::Cluster, Remedy::Package("containernetworking-plugins"), |_| {
+        existing("/usr/lib/cni/bridge")
+    }),
+    need("iptables", Purpose::Cluster, Remedy::Package("iptables"), |_| path(program("iptables-nft")?)),
+    need("busybox for images", Purpose::Cluster, Remedy::Package("busybox-static"), |_| {
+        path(static_busybox()?)
+    }),
+    need("static C library", Purpose::Cluster, Remedy::Package("libc6-dev"), |_| path(static_c_library()?)),
     need("cross compiler", Purpose::Foreign, Remedy::Package(OTHER.compiler), |_| {
         path(program(&format!("{}-gcc", OTHER.gnu))?)
     }),
@@ -188,6 +207,23 @@ pub fn cargo_deny(workspace: &Workspace) -> Option<PathBuf> {
     )
 }
 
+/// The first version of Go that knows how to fetch what Kubernetes is written for.
+const GO: (u32, u32) = (1, 24);
+
+fn go() -> Option<String> {
+    let text = version(Command::new("go").arg("version"))?;
+    (go_version(&text)? >= GO).then_some(text)
+}
+
+/// Reads `go version go1.26.8 linux/amd64`.
+fn go_version(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.split(' ').nth(2)?.strip_prefix("go")?.split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn static_c_library() -> Option<PathBuf> {
+    let file = version(Command::new("cc").arg("-print-file-name=libc.a")).map(PathBuf::from)?;
+    file.is_file().then_some(file)
 /// The standard library of a target, in the toolchain that builds.
 fn rust_library(target: &str) -> Option<String> {
     let folder = version(Command::new("rustc").args(["--print", "target-libdir", "--target", target]))?;
@@ -302,6 +338,13 @@ mod tests {
         );
         assert_eq!(version(Command::new("sh").args(["-c", "echo tool 1.2; exit 1"])), None);
         assert_eq!(version(&mut Command::new("a-program-that-nobody-has")), None);
+    }
+
+    #[test]
+    fn the_version_of_go_is_read() {
+        assert_eq!(go_version("go version go1.26.8 linux/amd64"), Some((1, 26)));
+        assert!(go_version("go version go1.9 linux/amd64").is_some_and(|version| version < GO));
+        assert_eq!(go_version("go version devel +abc linux/amd64"), None);
     }
 
     #[test]

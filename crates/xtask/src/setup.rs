@@ -18,8 +18,14 @@ const DOWNLOAD_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// `cargo xtask setup`: shows every need, then meets those that are missing.
 pub fn show_and_ensure(workspace: &Workspace) -> Result<ExitCode> {
     anstream::println!("{}", table(workspace, &NEEDS.iter().collect::<Vec<_>>()));
-    let everything =
-        [Purpose::Build, Purpose::Namespaces, Purpose::VirtualMachine, Purpose::Checks, Purpose::Foreign];
+    let everything = [
+        Purpose::Build,
+        Purpose::Namespaces,
+        Purpose::VirtualMachine,
+        Purpose::Checks,
+        Purpose::Foreign,
+        Purpose::Cluster,
+    ];
     ensure(workspace, &everything)?;
     anstream::println!("Nothing is missing.");
     Ok(ExitCode::SUCCESS)
@@ -80,6 +86,8 @@ struct Plan {
     /// Platforms whose standard library is wanted.
     targets: Vec<&'static str>,
     cargo_deny: bool,
+    /// What people install themselves.
+    by_hand: Vec<&'static str>,
 }
 
 impl Plan {
@@ -94,6 +102,7 @@ impl Plan {
                 Remedy::Component(name) => plan.components.push(name),
                 Remedy::Target(name) => plan.targets.push(name),
                 Remedy::CargoDeny => plan.cargo_deny = true,
+                Remedy::ByHand(what) => plan.by_hand.push(what),
             }
         }
         plan
@@ -120,6 +129,7 @@ impl Plan {
         if !machine.root {
             commands.extend(self.modules.iter().map(|module| format!("sudo modprobe {module}")));
         }
+        commands.extend(self.by_hand.iter().map(|what| (*what).to_owned()));
         let how = if machine.root { "install it" } else { "run this as root, or install it by hand" };
         (!commands.is_empty()).then(|| format!("{how}, then try again:\n  {}", commands.join("\n  ")))
     }
@@ -208,8 +218,12 @@ mod tests {
     }
 
     #[test]
-    fn root_on_debian_may_do_everything() {
-        assert_eq!(everything_missing().beyond_us(&machine(true, Distribution::Debian)), None);
+    fn root_on_debian_may_do_everything_but_what_apt_does_not_have() {
+        let mut plan = everything_missing();
+        let advice = plan.beyond_us(&machine(true, Distribution::Debian)).unwrap();
+        assert!(advice.contains("Go 1.24") && !advice.contains("apt-get"), "{advice}");
+        plan.by_hand.clear();
+        assert_eq!(plan.beyond_us(&machine(true, Distribution::Debian)), None);
     }
 
     #[test]

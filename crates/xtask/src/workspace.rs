@@ -50,6 +50,16 @@ impl Workspace {
         self.target.join("tools")
     }
 
+    /// Where everything that is built lies.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// A program that `cargo build` left.
+    pub fn development_program(&self, name: &str) -> PathBuf {
+        self.target.join("debug").join(name)
+    }
+
     /// A program that `cargo build --release` left.
     pub fn release_program(&self, name: &str) -> PathBuf {
         self.target.join("release").join(name)

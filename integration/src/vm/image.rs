@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use super::RESULT;
 use super::archive::{Archive, Kind};
 use super::kernel::Kernel;
+use crate::programs::{libraries, program};
 
 /// Modules that the testbed, the agent and SCTP need.
 const MODULES: [&str; 26] = [
@@ -149,23 +150,6 @@ fn folders(files: &[(PathBuf, String)]) -> BTreeSet<String> {
     all
 }
 
-/// The libraries that a program loads, and the loader itself, as ldd(1) lists them.
-fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let listed = Command::new("ldd").arg(program).output().context("running ldd")?;
-    let text = String::from_utf8_lossy(&listed.stdout);
-    let mut found = Vec::new();
-    for line in text.lines() {
-        if line.contains("not found") {
-            bail!("{} needs a library that is missing: {}", program.display(), line.trim());
-        }
-        let path = line.split("=>").last().unwrap_or_default().trim().split(' ').next().unwrap_or_default();
-        if path.starts_with('/') {
-            found.push(PathBuf::from(path));
-        }
-    }
-    Ok(found)
-}
-
 /// A file's bytes; those of a compressed module unpacked.
 fn contents(path: &Path) -> Result<Vec<u8>> {
     let unpack = match path.extension().and_then(|extension| extension.to_str()) {
@@ -179,13 +163,4 @@ fn contents(path: &Path) -> Result<Vec<u8>> {
         bail!("{unpack}: {}", String::from_utf8_lossy(&unpacked.stderr).trim());
     }
     Ok(unpacked.stdout)
-}
-
-/// Where a program lies: in PATH, or where Debian keeps those for root.
-fn program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
-        .map(|folder| folder.join(name))
-        .find(|file| file.is_file())
 }

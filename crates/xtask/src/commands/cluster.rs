@@ -1,0 +1,127 @@
+//! `cargo xtask cluster up|down|shell`: a real Kubernetes cluster on this machine.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+use crate::machine::Machine;
+use crate::need::Purpose;
+use crate::setup;
+use crate::workspace::Workspace;
+
+/// What to do with the cluster.
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(clap::Subcommand)]
+enum Action {
+    /// Bring two nodes up, with kube-verdict installed. The first time Kubernetes is built, which takes many minutes.
+    Up {
+        /// How kube-verdict is installed.
+        #[arg(long, value_enum, default_value = "chart")]
+        way: Way,
+        /// Our image, instead of one that is built now.
+        #[arg(long)]
+        image: Option<PathBuf>,
+    },
+    /// Take it down.
+    Down,
+    /// Open a shell that reaches it, with kubectl and helm in PATH.
+    Shell,
+}
+
+/// A way to install kube-verdict.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Way {
+    /// Flannel's own chart, with netpol.enabled=true and our image.
+    Chart,
+    /// Flannel's manifest under our overlay.
+    Overlay,
+    /// Flannel as it is, and a DaemonSet of our own.
+    Daemonset,
+    /// Not at all: Flannel alone.
+    None,
+}
+
+impl Way {
+    /// As the command line takes it.
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
+/// Runs the command.
+pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+    let mut command = prepare(workspace)?;
+    match &arguments.action {
+        Action::Up { way, image } => {
+            command.arg("up");
+            if *way != Way::None {
+                let image = match image {
+                    Some(image) => image.clone(),
+                    None => build_image(workspace)?,
+                };
+                command.arg("--image").arg(image);
+            }
+            command.args(["--way", &way.name()]);
+        }
+        Action::Down => {
+            command.arg("down");
+        }
+        Action::Shell => {
+            command.arg("shell");
+        }
+    }
+    finish(workspace, command)
+}
+
+/// Meets the needs of a cluster, and builds the program that runs it.
+pub fn prepare(workspace: &Workspace) -> Result<Command> {
+    if !Machine::this().root {
+        bail!("a cluster needs root, since it is made of namespaces and containers: sudo -E cargo xtask cluster");
+    }
+    setup::ensure(workspace, &[Purpose::Build, Purpose::Namespaces, Purpose::Cluster])?;
+    // The prober is alone in its image, and finds no libraries there.
+    let prober = ["-p", "integration", "--bin", "prober", "--", "-C", "target-feature=+crt-static"];
+    for (subcommand, what) in
+        [("rustc", &prober[..]), ("build", &["-p", "integration", "--bin", "cluster"])]
+    {
+        let built = workspace.cargo(subcommand).args(what).status().context("cargo could not be started")?;
+        if !built.success() {
+            bail!("the build failed: its errors stand above");
+        }
+    }
+    let mut command = Command::new(workspace.development_program("cluster"));
+    command.current_dir(workspace.root());
+    Ok(command)
+}
+
+/// Builds our image and returns its archive.
+pub fn build_image(workspace: &Workspace) -> Result<PathBuf> {
+    let archive = workspace.target().join("kube-verdict-e2e.tar");
+    let ourselves = std::env::current_exe().context("finding our own program")?;
+    let built = Command::new(ourselves)
+        .args(["image", "--output"])
+        .arg(&archive)
+        .current_dir(workspace.root())
+        .status()
+        .context("cargo xtask image could not be started")?;
+    if built.success() { Ok(archive) } else { bail!("the image was not built: its errors stand above") }
+}
+
+/// Runs what was prepared, with the folders of this checkout.
+pub fn finish(workspace: &Workspace, mut command: Command) -> Result<ExitCode> {
+    let status = command
+        .arg("--folder")
+        .arg(workspace.target().join("cluster"))
+        .arg("--parts")
+        .arg(workspace.target().join("parts"))
+        .status()
+        .context("the cluster's program could not be started")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

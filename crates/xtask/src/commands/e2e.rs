@@ -1,0 +1,64 @@
+//! `cargo xtask e2e`: upstream's NetworkPolicy suite and our own stories on a real cluster.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::commands::cluster::{Way, build_image, finish, prepare};
+use crate::workspace::Workspace;
+
+/// What to run.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The suite and all stories through this way alone. Without it: the suite through Flannel's chart, and the smoke story
+    /// through the other two ways.
+    #[arg(long, value_enum, conflicts_with = "all_ways")]
+    way: Option<Way>,
+    /// The suite through all three ways.
+    #[arg(long)]
+    all_ways: bool,
+    /// How many times in a row the suite must pass.
+    #[arg(long, default_value_t = 1)]
+    runs: u32,
+    /// Our own stories, too: all of them, or those whose names follow.
+    #[arg(long, num_args = 0.., value_name = "STORY")]
+    stories: Option<Vec<String>>,
+    /// Only stories, without the suite.
+    #[arg(long)]
+    no_suite: bool,
+    /// Our image, instead of one that is built now.
+    #[arg(long)]
+    image: Option<PathBuf>,
+    /// Leave the last cluster up.
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Runs the command.
+pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+    let mut command = prepare(workspace)?;
+    let image = match &arguments.image {
+        Some(image) => image.clone(),
+        None => build_image(workspace)?,
+    };
+    command.arg("e2e").arg("--image").arg(image);
+    command.args(["--runs", &arguments.runs.to_string()]);
+    if let Some(way) = arguments.way {
+        command.args(["--way", &way.name()]);
+    }
+    for (flag, given) in [
+        ("--all-ways", arguments.all_ways),
+        ("--no-suite", arguments.no_suite),
+        ("--keep", arguments.keep),
+    ] {
+        if given {
+            command.arg(flag);
+        }
+    }
+    if let Some(stories) = &arguments.stories {
+        command.arg("--stories").args(stories.iter().map(OsString::from));
+    }
+    finish(workspace, command)
+}

@@ -1,0 +1,157 @@
+//! What runs in the pods of our stories: answers, or tries to reach somebody from its first instant on. Linked statically,
+//! alone in its image. What it has seen is its standard output, one line of JSON.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// How long one connection may take. A lost first packet is sent again after a second.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+fn main() -> Result<()> {
+    let started = Instant::now();
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words[..] {
+        ["serve", port] => serve(port.parse()?),
+        ["first", to, seconds] => {
+            first(started, to.parse()?, Duration::from_secs(seconds.parse()?));
+            // The pod stays, so that its address is its own until the story is over.
+            loop {
+                thread::park();
+            }
+        }
+        ["load", to, seconds] => load(to.parse()?, Duration::from_secs(seconds.parse()?)),
+        ["ask", word, to] => {
+            println!("{}", question(to.parse()?, word.as_bytes())?);
+            Ok(())
+        }
+        _ => bail!("serve PORT | first ADDRESS:PORT SECONDS | load ADDRESS:PORT SECONDS | ask WORD ADDRESS:PORT"),
+    }
+}
+
+/// Answers every connection with the name of the pod, and counts the datagrams of each address. `datagrams` as a
+/// connection's first word is answered with those counts.
+fn serve(port: u16) -> Result<()> {
+    let name = std::env::var("HOSTNAME").unwrap_or_default();
+    let any = SocketAddr::from(([0; 4], port));
+    let listener = TcpListener::bind(any).with_context(|| format!("listening at {any}"))?;
+    let socket = UdpSocket::bind(any).with_context(|| format!("listening at {any}"))?;
+    let counts: Mutex<BTreeMap<String, u64>> = Mutex::default();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut buffer = [0; 64];
+            loop {
+                if let Ok((_, from)) = socket.recv_from(&mut buffer)
+                    && let Ok(mut counts) = counts.lock()
+                {
+                    *counts.entry(from.ip().to_string()).or_default() += 1;
+                }
+            }
+        });
+        for connection in listener.incoming() {
+            let (Ok(mut connection), name, counts) = (connection, &name, &counts) else { continue };
+            scope.spawn(move || {
+                let _ = connection.set_read_timeout(Some(PATIENCE));
+                let mut word = [0; 16];
+                let length = connection.read(&mut word).unwrap_or_default();
+                let answer = if word.get(..length) == Some(b"datagrams") {
+                    let counts = counts.lock().map(|counts| counts.clone()).unwrap_or_default();
+                    let counts: Vec<String> =
+                        counts.iter().map(|(from, count)| format!("\"{from}\":{count}")).collect();
+                    format!("{{{}}}", counts.join(","))
+                } else {
+                    name.clone()
+                };
+                let _ = connection.write_all(answer.as_bytes());
+            });
+        }
+    });
+    Ok(())
+}
+
+/// Begins a connection every 20 ms, each on a thread of its own, and sends a datagram with each. Says when the first
+/// connection succeeded, counted from the first instruction of this process.
+fn first(started: Instant, to: SocketAddr, how_long: Duration) {
+    let (tries, successes) = (AtomicU64::new(0), AtomicU64::new(0));
+    let first: Mutex<Option<Duration>> = Mutex::default();
+    let slowest: Mutex<Duration> = Mutex::default();
+    let datagrams = UdpSocket::bind(SocketAddr::from(([0; 4], 0)));
+    thread::scope(|scope| {
+        while started.elapsed() < how_long {
+            if let Ok(socket) = &datagrams {
+                let _ = socket.send_to(b"first", to);
+            }
+            tries.fetch_add(1, Ordering::Relaxed);
+            scope.spawn(|| {
+                let began = Instant::now();
+                if TcpStream::connect_timeout(&to, PATIENCE).is_ok() {
+                    successes.fetch_add(1, Ordering::Relaxed);
+                    if let (Ok(mut first), Ok(mut slowest)) = (first.lock(), slowest.lock()) {
+                        let at = started.elapsed();
+                        *first = Some(first.map_or(at, |earlier| earlier.min(at)));
+                        *slowest = slowest.max(began.elapsed());
+                    }
+                }
+            });
+            sleep(Duration::from_millis(20));
+        }
+    });
+    let first = first.into_inner().unwrap_or_default().map_or("null".to_owned(), |at| at.as_millis().to_string());
+    println!(
+        "{{\"tries\":{},\"successes\":{},\"first_ms\":{first},\"slowest_ms\":{}}}",
+        tries.into_inner(),
+        successes.into_inner(),
+        slowest.into_inner().unwrap_or_default().as_millis()
+    );
+}
+
+/// One connection after the other on four threads; counts those that were not answered.
+fn load(to: SocketAddr, how_long: Duration) -> Result<()> {
+    let (answered, lost) = (AtomicU64::new(0), AtomicU64::new(0));
+    let over = AtomicBool::new(false);
+    let slowest: Mutex<Duration> = Mutex::default();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let began = Instant::now();
+                    let counter = if question(to, b"load").is_ok() { &answered } else { &lost };
+                    counter.fetch_add(1, Ordering::Relaxed);
+                    if let Ok(mut slowest) = slowest.lock() {
+                        *slowest = slowest.max(began.elapsed());
+                    }
+                    // Each connection leaves an entry in the table of connections.
+                    sleep(Duration::from_millis(4));
+                }
+            });
+        }
+        sleep(how_long);
+        over.store(true, Ordering::Relaxed);
+    });
+    println!(
+        "{{\"answered\":{},\"lost\":{},\"slowest_ms\":{}}}",
+        answered.into_inner(),
+        lost.into_inner(),
+        slowest.into_inner().unwrap_or_default().as_millis()
+    );
+    Ok(())
+}
+
+/// Sends one word and returns the answer.
+fn question(to: SocketAddr, word: &[u8]) -> Result<String> {
+    let mut connection = TcpStream::connect_timeout(&to, PATIENCE)?;
+    connection.set_read_timeout(Some(PATIENCE))?;
+    connection.write_all(word)?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer)?;
+    if answer.is_empty() { bail!("{to} closed the connection without an answer") }
+    Ok(answer)
+}

@@ -1,0 +1,171 @@
+//! The images of the cluster's own pods: the pause container, the test server, Flannel and its CNI plugin.
+//!
+//! Each goes by the name that whoever runs it asks for: upstream's suite, Flannel's manifest, the configuration of
+//! containerd. So nothing is fetched.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::image::{Image, save};
+use super::parts::Parts;
+use super::stage::PROBER;
+use crate::programs::{libraries, program};
+
+/// The image of the container that holds a pod's namespaces.
+pub const PAUSE: &str = "localhost/pause:1";
+
+/// A process that holds namespaces, reaps orphans, and ends when told.
+const PAUSE_SOURCE: &str = "
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static void end(int signal) { _exit(0); }
+static void reap(int signal) { while (waitpid(-1, 0, WNOHANG) > 0); }
+int main(void) {
+    signal(SIGINT, end);
+    signal(SIGTERM, end);
+    signal(SIGCHLD, reap);
+    for (;;) pause();
+}
+";
+
+/// The names under which Flannel's manifest asks for its images.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FlannelImages {
+    /// The daemon.
+    pub flannel: String,
+    /// The CNI plugin.
+    pub plugin: String,
+}
+
+impl FlannelImages {
+    /// Reads them in `Documentation/kube-flannel.yml` of Flannel's sources.
+    pub fn in_manifest(manifest: &str) -> Result<Self> {
+        let images = || manifest.lines().filter_map(|line| line.trim().strip_prefix("image: "));
+        let find = |plugin: bool| {
+            images()
+                .find(|image| image.contains("cni-plugin") == plugin)
+                .map(str::to_owned)
+                .context("Flannel's manifest names no image: its form has changed")
+        };
+        Ok(Self { flannel: find(false)?, plugin: find(true)? })
+    }
+}
+
+/// Writes all of them as one archive to `folder` and returns its path.
+pub fn write(parts: &Parts, flannel: &FlannelImages, folder: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    let archive = folder.join("images.tar");
+    let busybox = program("busybox").context("busybox is missing: install the package busybox-static")?;
+    let images = [
+        Image::new(PAUSE).file(&pause(folder)?, "/pause").entrypoint(&["/pause"]),
+        Image::new(&test_server(parts)?)
+            .file(&parts.program("agnhost"), "/agnhost")
+            .file(&busybox, "/bin/busybox")
+            .link("/bin/sh", "busybox")
+            .entrypoint(&["/agnhost"]),
+        flannel_daemon(parts, &flannel.flannel)?,
+        Image::new(&flannel.plugin)
+            .file(&parts.program("flannel"), "/flannel")
+            .file(&busybox, "/bin/busybox")
+            .link("/bin/cp", "busybox"),
+        Image::new(PROBER).file(&prober()?, "/prober").entrypoint(&["/prober"]),
+    ];
+    save(&images, &archive)?;
+    Ok(archive)
+}
+
+/// Our prober, which is built beside this program.
+fn prober() -> Result<PathBuf> {
+    let ourselves = std::env::current_exe().context("finding our own program")?;
+    let prober = ourselves.with_file_name("prober");
+    if prober.is_file() { Ok(prober) } else { bail!("{} is missing: start by cargo xtask", prober.display()) }
+}
+
+/// The name by which upstream's suite asks for its test server.
+pub fn test_server(parts: &Parts) -> Result<String> {
+    let listed = Command::new(parts.program("e2e.test"))
+        .arg("--list-images")
+        .output()
+        .context("asking e2e.test for its images")?;
+    String::from_utf8_lossy(&listed.stdout)
+        .lines()
+        .find(|image| image.contains("/e2e-test-images/agnhost:"))
+        .map(str::to_owned)
+        .context("e2e.test names no image of agnhost")
+}
+
+/// flanneld makes masquerading rules by iptables, which therefore comes along with its libraries and extensions.
+fn flannel_daemon(parts: &Parts, reference: &str) -> Result<Image> {
+    let iptables = program("iptables-nft").context("iptables-nft is missing: install the package iptables")?;
+    let iptables = fs::canonicalize(&iptables).with_context(|| format!("{}", iptables.display()))?;
+    let mut image = Image::new(reference)
+        .file(&parts.program("flanneld"), "/opt/bin/flanneld")
+        .file(&parts.program("install-conf"), "/opt/bin/install-conf")
+        .folder("/run")
+        .file(&iptables, "/usr/sbin/xtables-nft-multi");
+    for name in ["iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"] {
+        image = image.link(&format!("/usr/sbin/{name}"), "xtables-nft-multi");
+    }
+    for library in libraries(&iptables)? {
+        let at = library.to_string_lossy().into_owned();
+        image = image.file(&library, &at);
+    }
+    let extensions = extensions()?;
+    for extension in fs::read_dir(&extensions)
+        .with_context(|| format!("reading {}", extensions.display()))?
+        .flatten()
+        .map(|entry| entry.path())
+    {
+        image = image.file(&extension, &extension.to_string_lossy());
+    }
+    Ok(image.entrypoint(&["/opt/bin/flanneld"]))
+}
+
+/// Where Debian keeps the extensions of iptables.
+fn extensions() -> Result<PathBuf> {
+    fs::read_dir("/usr/lib")
+        .context("reading /usr/lib")?
+        .flatten()
+        .map(|entry| entry.path().join("xtables"))
+        .find(|folder| folder.is_dir())
+        .context("the extensions of iptables are missing: install the package iptables")
+}
+
+fn pause(folder: &Path) -> Result<PathBuf> {
+    let (source, program) = (folder.join("pause.c"), folder.join("pause"));
+    fs::write(&source, PAUSE_SOURCE).with_context(|| format!("writing {}", source.display()))?;
+    let compiled = Command::new("cc")
+        .args(["-static", "-Os", "-s", "-o"])
+        .args([&program, &source])
+        .output()
+        .context("cc could not be started: install the package gcc")?;
+    if !compiled.status.success() {
+        bail!("compiling the pause program: {}", String::from_utf8_lossy(&compiled.stderr).trim());
+    }
+    Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flannels_images_are_told_apart() {
+        let manifest = "
+      initContainers:
+      - name: install-cni-plugin
+        image: registry.example/flannel-cni-plugin:v1
+      containers:
+      - name: kube-flannel
+        image: registry.example/flannel:v2
+";
+        let images = FlannelImages::in_manifest(manifest).unwrap();
+        assert_eq!(images.plugin, "registry.example/flannel-cni-plugin:v1");
+        assert_eq!(images.flannel, "registry.example/flannel:v2");
+        assert!(FlannelImages::in_manifest("kind: DaemonSet").is_err());
+    }
+}

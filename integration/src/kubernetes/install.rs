@@ -1,0 +1,232 @@
+//! The ways by which kube-verdict comes into a cluster that Flannel connects.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use serde_json::json;
+
+use super::kubectl::Kubectl;
+use super::parts::Parts;
+
+/// How long the pods of a new DaemonSet may take, images present.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Where Flannel runs.
+pub const FLANNEL_NAMESPACE: &str = "kube-flannel";
+/// Flannel's DaemonSet, by the chart and by the manifest.
+pub const FLANNEL: &str = "daemonset/kube-flannel-ds";
+
+/// A way to install.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Way {
+    /// Flannel's own chart, with `netpol.enabled` and our image.
+    Chart,
+    /// Flannel's manifest, with our overlay that adds a container.
+    Overlay,
+    /// Flannel as it is, and a DaemonSet of our own.
+    Daemonset,
+    /// Flannel alone: no policy is enforced.
+    None,
+}
+
+/// Where an agent's container is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Agents {
+    /// Namespace of the DaemonSet.
+    pub namespace: &'static str,
+    /// `daemonset/<name>`.
+    pub workload: &'static str,
+    /// Label selector of its pods.
+    pub selector: &'static str,
+    /// Name of the container.
+    pub container: &'static str,
+}
+
+impl Way {
+    /// All that enforce policy.
+    pub const ENFORCING: [Self; 3] = [Self::Chart, Self::Overlay, Self::Daemonset];
+
+    /// As the command line names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Chart => "chart",
+            Self::Overlay => "overlay",
+            Self::Daemonset => "daemonset",
+            Self::None => "none",
+        }
+    }
+
+    /// Whether the agents see the CNI's cache: Flannel's chart gives them no more than the kernel's modules.
+    pub fn sees_cni_cache(self) -> bool {
+        matches!(self, Self::Overlay | Self::Daemonset)
+    }
+
+    /// Where the agents are.
+    pub fn agents(self) -> Option<Agents> {
+        let beside_flannel = |container| Agents {
+            namespace: FLANNEL_NAMESPACE,
+            workload: FLANNEL,
+            selector: "app=flannel",
+            container,
+        };
+        match self {
+            Self::Chart => Some(beside_flannel("kube-network-policies")),
+            Self::Overlay => Some(beside_flannel("kube-verdict")),
+            Self::Daemonset => Some(Agents {
+                namespace: "kube-system",
+                workload: "daemonset/kube-verdict",
+                selector: "app.kubernetes.io/name=kube-verdict",
+                container: "kube-verdict",
+            }),
+            Self::None => None,
+        }
+    }
+
+    /// Applies what this way needs. `image` is the name and tag that the nodes know our image by.
+    pub fn apply(self, kubectl: &Kubectl, parts: &Parts, image: &str) -> Result<()> {
+        let flannel = match self {
+            Self::Overlay => with_overlay(kubectl, parts, image)?,
+            Self::Chart => chart(parts, Some(image))?,
+            Self::Daemonset | Self::None => chart(parts, None)?,
+        };
+        kubectl.apply(&flannel_namespace())?;
+        kubectl.apply(&with_older_cni(&flannel)?)?;
+        if self == Self::Daemonset {
+            let own = kubectl.run(&["kustomize", &manifests("base").to_string_lossy()])?;
+            kubectl.apply(&with_image(&own, image)?)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every pod of it is ready.
+    pub fn wait(self, kubectl: &Kubectl) -> Result<()> {
+        kubectl.wait_for_rollout(FLANNEL_NAMESPACE, FLANNEL, PATIENCE)?;
+        match self.agents() {
+            Some(agents) => kubectl.wait_for_rollout(agents.namespace, agents.workload, PATIENCE),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Flannel's chart rendered, with the policy container if there is an image for it.
+fn chart(parts: &Parts, image: Option<&str>) -> Result<String> {
+    let chart = parts.flannel_sources()?.join("chart/kube-flannel");
+    let mut command = Command::new(parts.program("helm"));
+    command.args(["template", "flannel"]).arg(&chart).args(["--namespace", FLANNEL_NAMESPACE]);
+    if let Some(image) = image {
+        let (repository, tag) = image.rsplit_once(':').context("the image's name has no tag")?;
+        command
+            .args(["--set", "netpol.enabled=true"])
+            .args(["--set", &format!("netpol.image.repository={repository}")])
+            .args(["--set", &format!("netpol.image.tag={tag}")]);
+    }
+    let output = command.stdin(Stdio::null()).output().context("running helm")?;
+    if !output.status.success() {
+        bail!("helm template: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Flannel's manifest, as its sources have it.
+pub fn flannel_manifest(parts: &Parts) -> Result<String> {
+    let path = parts.flannel_sources()?.join("Documentation/kube-flannel.yml");
+    fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+}
+
+/// Flannel's manifest under our overlay, as `kubectl kustomize` joins them.
+fn with_overlay(kubectl: &Kubectl, parts: &Parts, image: &str) -> Result<String> {
+    let folder = tempfile::tempdir().context("making a folder for the overlay")?;
+    let overlay = folder.path().join("overlay");
+    fs::create_dir(&overlay).context("making a folder for the overlay")?;
+    for entry in fs::read_dir(manifests("flannel")).context("reading manifests/flannel")?.flatten() {
+        fs::copy(entry.path(), overlay.join(entry.file_name())).context("copying the overlay")?;
+    }
+    for (name, text) in [
+        ("kube-flannel.yml", flannel_manifest(parts)?),
+        ("kustomization.yaml", "resources: [kube-flannel.yml]\ncomponents: [overlay]\n".to_owned()),
+    ] {
+        fs::write(folder.path().join(name), text).with_context(|| format!("writing {name}"))?;
+    }
+    let joined = kubectl.run(&["kustomize", &folder.path().to_string_lossy()])?;
+    with_image(&joined, image)
+}
+
+fn flannel_namespace() -> String {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {
+            "name": FLANNEL_NAMESPACE,
+            "labels": {"pod-security.kubernetes.io/enforce": "privileged"},
+        },
+    })
+    .to_string()
+}
+
+fn manifests(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests").join(name)
+}
+
+/// Flannel's plugin of the last version that can be built from source speaks an older version of CNI than the
+/// configuration asks for.
+fn with_older_cni(manifest: &str) -> Result<String> {
+    let mut found = false;
+    let mut text = String::new();
+    for line in manifest.lines() {
+        let mut line = line.to_owned();
+        for quote in ["\"", "\\\""] {
+            let asked = format!("{quote}cniVersion{quote}: {quote}1.0.0{quote}");
+            if line.contains(&asked) {
+                found = true;
+                line = line.replace(&asked, &format!("{quote}cniVersion{quote}: {quote}0.3.1{quote}"));
+            }
+        }
+        let _ = writeln!(text, "{line}");
+    }
+    if found { Ok(text) } else { bail!("Flannel's manifest asks for another version of CNI than before") }
+}
+
+/// The same manifest with every image of ours replaced by this one.
+fn with_image(manifest: &str, image: &str) -> Result<String> {
+    let mut found = false;
+    let mut text = String::new();
+    for line in manifest.lines() {
+        match line.split_once("image: ") {
+            Some((before, name)) if name.contains("kube-verdict") => {
+                found = true;
+                let _ = writeln!(text, "{before}image: {image}");
+            }
+            _ => {
+                let _ = writeln!(text, "{line}");
+            }
+        }
+    }
+    if found { Ok(text) } else { bail!("the manifests name no image of kube-verdict") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_cni_is_lowered_in_both_forms() {
+        let yaml = "data:\n  cni-conf.json: |\n    {\n      \"cniVersion\": \"1.0.0\",\n";
+        assert!(with_older_cni(yaml).unwrap().contains("\"cniVersion\": \"0.3.1\","));
+        let json = r#"  cni-conf.json: "{\n  \"name\": \"cbr0\",\n  \"cniVersion\": \"1.0.0\",\n"#;
+        assert!(with_older_cni(json).unwrap().contains(r#"\"cniVersion\": \"0.3.1\""#));
+        assert!(with_older_cni("kind: ConfigMap").is_err());
+    }
+
+    #[test]
+    fn only_our_image_is_replaced() {
+        let manifest = "      - image: example/flannel:1\n      - image: example/kube-verdict:latest\n";
+        let replaced = with_image(manifest, "localhost/kube-verdict:2").unwrap();
+        assert_eq!(replaced, "      - image: example/flannel:1\n      - image: localhost/kube-verdict:2\n");
+        assert!(with_image("kind: DaemonSet", "x:1").is_err());
+    }
+}

@@ -1,0 +1,372 @@
+//! A node: a network namespace, a process namespace and a mount namespace, with a containerd, a kubelet and a kube-proxy.
+//!
+//! All processes of a node descend from its init, the first process of its process namespace: when that is killed, the
+//! kernel kills the kubelet, the shims and every container with it. That is how a node goes down, and how it reboots.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sched::{CloneFlags, setns, unshare};
+use serde_json::json;
+
+use super::credentials::kubeconfig_name;
+use super::images::PAUSE;
+use super::parts::Parts;
+use super::place::{Place, log_file, start, tail};
+use crate::command::ip;
+use crate::namespace::{Namespace, on_a_thread};
+
+/// Folders of the machine that each node has for itself.
+pub const PRIVATE: [&str; 11] = [
+    "/var/lib/kubelet",
+    "/var/lib/containerd",
+    "/var/lib/cni",
+    "/var/log/pods",
+    "/var/log/containers",
+    "/var/log/kube-verdict",
+    "/etc/cni/net.d",
+    "/opt/cni/bin",
+    "/run/containerd",
+    "/run/flannel",
+    "/run/netns",
+];
+
+/// Those of them that a reboot empties.
+const VOLATILE: [&str; 4] = ["/var/lib/cni", "/run/containerd", "/run/flannel", "/run/netns"];
+
+/// Plugins that Flannel's hands its work on to, and where Debian keeps them.
+const PLUGINS: [&str; 4] = ["bridge", "host-local", "loopback", "portmap"];
+const PLUGIN_FOLDER: &str = "/usr/lib/cni";
+
+/// More than the 110 of other clusters, so that a story has room for 200 pods; an address range holds 254.
+const MAX_PODS: u32 = 240;
+
+/// How long a daemon of a node may take to answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Settings of a node's network namespace.
+const SYSCTLS: [(&str, &str); 5] = [
+    ("net.ipv4.ip_forward", "1"),
+    ("net.ipv6.conf.all.forwarding", "1"),
+    ("net.ipv4.ping_group_range", "0 0"),
+    ("net.bridge.bridge-nf-call-iptables", "1"),
+    ("net.bridge.bridge-nf-call-ip6tables", "1"),
+];
+
+/// One node of a cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Node {
+    /// Its name in the API.
+    pub name: String,
+    /// Its address, the kubelet's `--node-ip`.
+    pub address: Ipv4Addr,
+    place: Place,
+}
+
+impl Node {
+    /// The node of this number, from 1.
+    pub fn new(place: &Place, number: u8) -> Self {
+        let address = Ipv4Addr::new(172, 30, 0, 10 + number);
+        Self { name: format!("node-{number}"), address, place: place.clone() }
+    }
+
+    /// The file of the machine that a path on the node leads to.
+    pub fn path(&self, on_node: &str) -> PathBuf {
+        self.place.join(&self.name).join(on_node.trim_start_matches('/'))
+    }
+
+    /// Boots it: namespaces, wire, containerd, images, kubelet, kube-proxy.
+    pub fn boot(&self, parts: &Parts, control: &Namespace, images: &[PathBuf]) -> Result<()> {
+        self.prepare_folders()?;
+        let namespace = Namespace::create_lasting(&self.place.namespace(&self.name))?;
+        self.wire(control, &namespace)?;
+        namespace.sysctls(&SYSCTLS)?;
+        self.start_init(&namespace)?;
+        self.start_containerd()?;
+        for image in images {
+            self.import(image)?;
+        }
+        self.start_kubelet(parts)?;
+        self.start_kube_proxy(parts)
+    }
+
+    /// Kills everything on it and removes its namespaces, as a power cut does. What it has on disk stays.
+    pub fn cut_power(&self) -> Result<()> {
+        if let Some(namespace) = Namespace::existing(&self.place.namespace(&self.name))? {
+            namespace.end();
+        }
+        let tasks = self.path("/run/containerd/io.containerd.runtime.v2.task/k8s.io");
+        for container in fs::read_dir(tasks).into_iter().flatten().flatten() {
+            remove_control_groups(&container.file_name().to_string_lossy());
+        }
+        for folder in VOLATILE {
+            let _ = fs::remove_dir_all(self.path(folder));
+        }
+        Ok(())
+    }
+
+    /// Runs `work` on a thread inside all namespaces of the node: files that it opens and processes that it starts are
+    /// those of the node.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let init = self.init()?;
+        let open = |kind: &str| {
+            let path = format!("/proc/{init}/ns/{kind}");
+            File::open(&path).with_context(|| format!("opening {path}: is {} down?", self.name))
+        };
+        let (pid, net, mnt) = (open("pid")?, open("net")?, open("mnt")?);
+        on_a_thread(|| {
+            // A mount namespace is only for who shares root and working folder with nobody.
+            unshare(CloneFlags::CLONE_FS)?;
+            setns(pid, CloneFlags::CLONE_NEWPID)?;
+            setns(net, CloneFlags::CLONE_NEWNET)?;
+            setns(mnt, CloneFlags::CLONE_NEWNS)?;
+            Ok(work())
+        })
+    }
+
+    /// Runs a program on the node to its end and returns what it printed.
+    pub fn output(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        let output = self
+            .run(|| command(program).args(arguments).current_dir("/").stdin(Stdio::null()).output())?
+            .with_context(|| format!("running {program} on {}", self.name))?;
+        if !output.status.success() {
+            bail!(
+                "{program} {} on {}: {}",
+                arguments.join(" "),
+                self.name,
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Brings an archive of images to the node.
+    pub fn import(&self, archive: &Path) -> Result<()> {
+        let archive = archive.to_string_lossy().into_owned();
+        self.output("ctr", &["-n", "k8s.io", "images", "import", &archive]).map(drop)
+    }
+
+    /// The command by which a person gets in.
+    pub fn way_in(&self) -> Result<String> {
+        Ok(format!("nsenter --target {} --net --mount --pid", self.init()?))
+    }
+
+    fn prepare_folders(&self) -> Result<()> {
+        for folder in PRIVATE {
+            for path in [self.path(folder), PathBuf::from(folder)] {
+                fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+            }
+        }
+        for plugin in PLUGINS {
+            let from = Path::new(PLUGIN_FOLDER).join(plugin);
+            fs::copy(&from, self.path("/opt/cni/bin").join(plugin)).with_context(|| {
+                format!("copying {} (from the package containernetworking-plugins)", from.display())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A cable from the node to the bridge of the control plane's namespace, which is its way to everything else.
+    fn wire(&self, control: &Namespace, namespace: &Namespace) -> Result<()> {
+        ip(
+            control,
+            &format!(
+                "link add {0} type veth peer name eth0 netns {1}\nlink set {0} master {BRIDGE} up\n",
+                self.name,
+                namespace.name()
+            ),
+        )?;
+        ip(
+            namespace,
+            &format!(
+                "link set lo up\naddress add {}/24 dev eth0\nlink set eth0 up\nroute add default via {CONTROL}\n",
+                self.address
+            ),
+        )
+    }
+
+    fn start_init(&self, namespace: &Namespace) -> Result<()> {
+        let ourselves = std::env::current_exe().context("finding our own program")?;
+        let root = self.place.join(&self.name);
+        let log = self.place.log(&self.name, "init");
+        let errors = log_file(&log)?;
+        let mut init = on_a_thread(|| {
+            namespace.enter()?;
+            unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)?;
+            let mut command = Command::new(&ourselves);
+            command.arg(super::init::COMMAND).arg(&root).stdin(Stdio::null());
+            // Whoever reads our own output must not wait for a process that stays.
+            Ok(command.stdout(Stdio::piped()).stderr(errors).spawn()?)
+        })
+        .with_context(|| format!("starting the first process of {}", self.name))?;
+        let mut line = String::new();
+        if let Some(output) = init.stdout.take() {
+            BufReader::new(output).read_line(&mut line)?;
+        }
+        if line.trim() != super::init::READY {
+            bail!("the first process of {} did not mount its file systems:\n{}", self.name, tail(&log));
+        }
+        fs::write(self.init_file(), init.id().to_string())
+            .with_context(|| format!("writing {}", self.init_file().display()))
+    }
+
+    fn init_file(&self) -> PathBuf {
+        self.place.join(&self.name).join("init.pid")
+    }
+
+    /// The node's first process, as this machine numbers it.
+    fn init(&self) -> Result<u32> {
+        let down = || format!("{} is down: cargo xtask cluster up", self.name);
+        let init: u32 =
+            fs::read_to_string(self.init_file()).with_context(down)?.trim().parse().with_context(down)?;
+        let namespace = Namespace::existing(&self.place.namespace(&self.name))?.with_context(down)?;
+        // The number may be another's by now.
+        if namespace.holds(init) { Ok(init) } else { bail!(down()) }
+    }
+
+    fn start_containerd(&self) -> Result<()> {
+        let config = self.place.write(&format!("{}/containerd.toml", self.name), &containerd_config())?;
+        self.daemon("containerd", "containerd".as_ref(), &["--config".as_ref(), config.as_path()])?;
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match self.output("ctr", &["version"]) {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() > end => {
+                    let log = tail(&self.place.log(&self.name, "containerd"));
+                    return Err(error.context(format!("containerd of {} does not answer:\n{log}", self.name)));
+                }
+                Err(_) => sleep(Duration::from_millis(100)),
+            }
+        }
+    }
+
+    fn start_kubelet(&self, parts: &Parts) -> Result<()> {
+        let config = self.place.write(&format!("{}/kubelet.json", self.name), &kubelet_config())?;
+        let kubeconfig = self.place.join(&kubeconfig_name(&self.name));
+        self.daemon(
+            "kubelet",
+            &parts.program("kubelet"),
+            &[
+                "--config".as_ref(),
+                config.as_path(),
+                "--kubeconfig".as_ref(),
+                kubeconfig.as_path(),
+                format!("--hostname-override={}", self.name).as_ref(),
+                format!("--node-ip={}", self.address).as_ref(),
+                "--v=2".as_ref(),
+            ],
+        )
+    }
+
+    fn start_kube_proxy(&self, parts: &Parts) -> Result<()> {
+        let kubeconfig = self.place.join(&kubeconfig_name("kube-proxy"));
+        self.daemon(
+            "kube-proxy",
+            &parts.program("kube-proxy"),
+            &[
+                "--kubeconfig".as_ref(),
+                kubeconfig.as_path(),
+                format!("--hostname-override={}", self.name).as_ref(),
+                "--proxy-mode=nftables".as_ref(),
+                format!("--cluster-cidr={}", super::control_plane::POD_RANGE).as_ref(),
+                // Limits of the connection table are the machine's: a namespace may not set them.
+                "--conntrack-max-per-core=0".as_ref(),
+                "--conntrack-min=0".as_ref(),
+                "--conntrack-tcp-timeout-established=0s".as_ref(),
+                "--conntrack-tcp-timeout-close-wait=0s".as_ref(),
+            ],
+        )
+    }
+
+    fn daemon(&self, name: &str, program: &Path, arguments: &[&Path]) -> Result<()> {
+        let log = self.place.log(&self.name, name);
+        self.run(|| {
+            let mut command = command(program);
+            command.args(arguments).current_dir("/");
+            start(command, &log)
+        })?
+        .map(drop)
+    }
+}
+
+/// A command with a PATH that finds what Debian keeps for root.
+fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new(program);
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"));
+    command
+}
+
+/// The bridge that all nodes hang on, and its address, at which the API server listens.
+pub const BRIDGE: &str = "cluster0";
+/// The address of the control plane.
+pub const CONTROL: &str = "172.30.0.1";
+
+/// A container that was killed by the kernel leaves its empty control groups behind.
+fn remove_control_groups(container: &str) {
+    for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+        let _ = fs::remove_dir(hierarchy.path().join("k8s.io").join(container));
+    }
+    let _ = fs::remove_dir(Path::new("/sys/fs/cgroup/k8s.io").join(container));
+}
+
+fn containerd_config() -> String {
+    format!(
+        r#"version = 2
+root = "/var/lib/containerd"
+state = "/run/containerd"
+oom_score = 0
+disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.internal.v1.opt"]
+
+[grpc]
+address = "/run/containerd/containerd.sock"
+
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{PAUSE}"
+# Without CAP_SYS_RESOURCE nobody may lower an out-of-memory score.
+restrict_oom_score_adj = true
+
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "/opt/cni/bin"
+conf_dir = "/etc/cni/net.d"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+SystemdCgroup = false
+"#
+    )
+}
+
+/// Settings that let a kubelet live in a namespace, on control groups of either version.
+fn kubelet_config() -> String {
+    json!({
+        "kind": "KubeletConfiguration",
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        // Nobody reaches a kubelet but its cluster.
+        "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
+        "authorization": {"mode": "AlwaysAllow"},
+        "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+        "cgroupDriver": "cgroupfs",
+        "cgroupsPerQOS": false,
+        "enforceNodeAllocatable": [],
+        "failCgroupV1": false,
+        "failSwapOn": false,
+        "localStorageCapacityIsolation": false,
+        "imageGCHighThresholdPercent": 100,
+        "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+        "maxPods": MAX_PODS,
+        // Stories start many pods at once.
+        "kubeAPIQPS": 200,
+        "kubeAPIBurst": 400,
+        "eventRecordQPS": 0,
+    })
+    .to_string()
+}

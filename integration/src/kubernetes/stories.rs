@@ -1,0 +1,125 @@
+//! Our own stories: what upstream's suite doesn't ask, on a real cluster.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::stage::Stage;
+use super::{Cluster, Way};
+
+mod api_server;
+mod first_packet;
+mod hosts;
+mod probes;
+mod reboot;
+mod restart;
+mod reuse;
+mod smoke;
+
+/// One story.
+#[derive(Clone, Copy, Debug)]
+pub struct Story {
+    /// As `--stories` takes it, and the namespace that it plays in.
+    pub name: &'static str,
+    /// What it shows, in one sentence.
+    pub about: &'static str,
+    play: fn(&Stage<'_>) -> Result<String>,
+}
+
+/// The story that plays whichever way kube-verdict was installed.
+pub const SMOKE: Story = Story {
+    name: "smoke",
+    about: "pods of both nodes reach what policy allows and nothing else, at once when policy changes",
+    play: smoke::play,
+};
+
+/// All of them, the shortest first; a node is cut off last.
+pub const STORIES: [Story; 8] = [
+    SMOKE,
+    Story {
+        name: "probes",
+        about: "a kubelet's probes reach a pod that nobody else may reach",
+        play: probes::play,
+    },
+    Story {
+        name: "hosts",
+        about: "nodes, pods of the host's network, host ports, node ports and sticky services",
+        play: hosts::play,
+    },
+    Story {
+        name: "reuse",
+        about: "the address of a finished Job belongs to its next owner at once",
+        play: reuse::play,
+    },
+    Story {
+        name: "first-packet",
+        about: "200 new pods that policy denies pass nothing; 200 that it allows wait for nothing",
+        play: first_packet::play,
+    },
+    Story {
+        name: "restart",
+        about: "a rolling restart of the agents under load loses no connection",
+        play: restart::play,
+    },
+    Story {
+        name: "api-server",
+        about: "policy holds while the API server is away for a minute, and follows when it is back",
+        play: api_server::play,
+    },
+    Story { name: "reboot", about: "policy holds after a node's power was cut", play: reboot::play },
+];
+
+impl Story {
+    /// The story of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        STORIES.into_iter().find(|story| story.name == name)
+    }
+
+    /// Plays it in a namespace of its own. Returns what was measured.
+    pub fn play(self, cluster: &Cluster, way: Way) -> Result<String> {
+        let stage = Stage::new(cluster, way, self.name)?;
+        (self.play)(&stage)
+    }
+}
+
+/// The spec of a policy that denies both directions to pods of a label, and all pods without one.
+fn deny_all(label: Option<(&str, &str)>) -> Value {
+    json!({"podSelector": selector(label), "policyTypes": ["Ingress", "Egress"]})
+}
+
+/// The spec of a policy that lets pods of one label reach pods of another at the stories' port.
+fn allow_ingress(to: (&str, &str), from: (&str, &str)) -> Value {
+    json!({
+        "podSelector": selector(Some(to)),
+        "policyTypes": ["Ingress"],
+        "ingress": [{"from": [{"podSelector": selector(Some(from))}], "ports": [{"port": super::stage::PORT}]}],
+    })
+}
+
+/// The spec of a policy that lets pods of one label out to pods of another.
+fn allow_egress(from: (&str, &str), to: (&str, &str)) -> Value {
+    json!({
+        "podSelector": selector(Some(from)),
+        "policyTypes": ["Egress"],
+        "egress": [{"to": [{"podSelector": selector(Some(to))}]}],
+    })
+}
+
+fn selector(label: Option<(&str, &str)>) -> Value {
+    match label {
+        Some((key, value)) => json!({"matchLabels": {key: value}}),
+        None => json!({}),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_story_has_a_name_of_its_own() {
+        let names: std::collections::BTreeSet<_> = STORIES.iter().map(|story| story.name).collect();
+        assert_eq!(names.len(), STORIES.len());
+        assert!(names.into_iter().all(|name| Story::named(name).is_some()));
+        assert!(Story::named("none").is_none());
+    }
+}

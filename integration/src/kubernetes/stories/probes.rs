@@ -1,0 +1,42 @@
+//! Liveness and readiness by HTTP and TCP, from the pod's own node, under a policy that denies everything.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use super::deny_all;
+use crate::kubernetes::images::test_server;
+use crate::kubernetes::stage::{PodSpec, Stage};
+
+/// Long enough for a dozen probes, of which two in a row may not fail.
+const WATCHED: Duration = Duration::from_secs(15);
+
+pub fn play(stage: &Stage<'_>) -> Result<String> {
+    stage.policy("all", &deny_all(None))?;
+    let image = test_server(&stage.cluster.parts)?;
+    let probe = |action: &str| json!({action: {"port": 8080}, "periodSeconds": 1, "failureThreshold": 2, "timeoutSeconds": 1});
+    let mut http = probe("httpGet");
+    http["httpGet"]["path"] = json!("/healthz");
+    let pods: Vec<PodSpec> = ["node-1", "node-2"]
+        .into_iter()
+        .map(|node| {
+            PodSpec::new(&format!("watched-{node}"), node, &["netexec", "--http-port=8080"])
+                .container("image", json!(image))
+                .container("command", json!(["/agnhost"]))
+                .container("readinessProbe", http.clone())
+                .container("livenessProbe", probe("tcpSocket"))
+        })
+        .collect();
+    stage.start(&pods)?;
+    sleep(WATCHED);
+    let listed = stage.cluster.kubectl.get(&["-n", &stage.namespace, "pods"])?;
+    for pod in listed["items"].as_array().into_iter().flatten() {
+        let status = &pod["status"]["containerStatuses"][0];
+        let name = &pod["metadata"]["name"];
+        ensure!(status["restartCount"] == 0, "{name} was restarted: its liveness probe did not get through");
+        ensure!(status["ready"] == true, "{name} is not ready: its readiness probe did not get through");
+    }
+    Ok(format!("ready and never restarted over {} s of probes a second apart", WATCHED.as_secs()))
+}

@@ -1,0 +1,196 @@
+//! Upstream's NetworkPolicy suite: run by ginkgo with three processes, each case tried once, its report read.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use super::Cluster;
+use super::credentials::kubeconfig_name;
+
+/// The suite, by the text that all its cases share.
+const FOCUS: &str = "Netpol";
+/// Cases that need sockets of SCTP, which not every kernel has.
+const SKIP: &str = "SCTP|Sctp";
+/// How many cases there are without them. Fewer means that the suite has not been run, whatever it says.
+const CASES: usize = 45;
+const PROCESSES: u32 = 3;
+
+/// How one case ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Case {
+    /// Its text, as upstream words it.
+    pub name: String,
+    /// How long it took.
+    pub took: Duration,
+    /// `None` if it passed, else what went wrong.
+    pub failure: Option<String>,
+}
+
+/// How the suite ended.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Outcome {
+    /// Cases that ran.
+    pub ran: Vec<Case>,
+    /// Cases that were left out.
+    pub left_out: Vec<String>,
+}
+
+impl Outcome {
+    /// How many passed.
+    pub fn passed(&self) -> usize {
+        self.ran.iter().filter(|case| case.failure.is_none()).count()
+    }
+
+    /// Whether every case there is has run and passed.
+    pub fn complete(&self) -> bool {
+        self.passed() == self.ran.len() && self.ran.len() >= CASES
+    }
+
+    /// Reads ginkgo's report.
+    fn read(text: &str) -> Result<Self> {
+        let reports: Vec<Report> = serde_json::from_str(text).context("reading ginkgo's report")?;
+        let mut outcome = Self::default();
+        let cases = reports
+            .into_iter()
+            .flat_map(|report| report.spec_reports)
+            .filter(|spec| spec.leaf_node_type == "It" && spec.name().contains(FOCUS));
+        for spec in cases {
+            match spec.state.as_str() {
+                // By the filter; a case that skips itself says why.
+                "skipped" | "pending" => outcome.left_out.push(spec.name()),
+                state => {
+                    let failure = (state != "passed").then(|| match &spec.failure {
+                        Some(failure) => format!("{state}: {}", failure.message),
+                        None => state.to_owned(),
+                    });
+                    let took = Duration::from_nanos(spec.run_time);
+                    outcome.ran.push(Case { name: spec.name(), took, failure });
+                }
+            }
+        }
+        Ok(outcome)
+    }
+}
+
+/// Runs the suite on a cluster. Its output and report stay in `folder`.
+pub fn run(cluster: &Cluster, folder: &Path) -> Result<Outcome> {
+    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    let (log, report) = (folder.join("suite.log"), folder.join("suite.json"));
+    let _ = fs::remove_file(&report);
+    let output = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
+    let errors = output.try_clone()?;
+    let kubeconfig = cluster.place.join(&kubeconfig_name("admin"));
+    cluster
+        .control
+        .namespace()
+        .run(|| {
+            Command::new(cluster.parts.program("ginkgo"))
+                .args([&format!("-procs={PROCESSES}"), "-focus", FOCUS, "-skip", SKIP, "-flake-attempts=0"])
+                .args(["-no-color", "-timeout=40m", "-json-report=suite.json", "-output-dir"])
+                .arg(folder)
+                .arg(cluster.parts.program("e2e.test"))
+                .args(["--", "--provider=local", &format!("--num-nodes={}", cluster.nodes.len())])
+                .arg(format!("--kubeconfig={}", kubeconfig.display()))
+                .current_dir(folder)
+                .stdin(Stdio::null())
+                .stdout(output)
+                .stderr(errors)
+                .status()
+        })?
+        .context("ginkgo could not be started")?;
+    let text = fs::read_to_string(&report)
+        .with_context(|| format!("the suite left no report: its output is in {}", log.display()))?;
+    let outcome = Outcome::read(&text)?;
+    if outcome.ran.is_empty() {
+        bail!("the suite ran no case: its output is in {}", log.display());
+    }
+    Ok(outcome)
+}
+
+/// The files that a run leaves in its folder.
+pub fn files(folder: &Path) -> [PathBuf; 2] {
+    [folder.join("suite.log"), folder.join("suite.json")]
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Report {
+    #[serde(default)]
+    spec_reports: Vec<Spec>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Spec {
+    #[serde(default)]
+    container_hierarchy_texts: Option<Vec<String>>,
+    #[serde(default)]
+    leaf_node_type: String,
+    #[serde(default)]
+    leaf_node_text: String,
+    #[serde(default)]
+    state: String,
+    /// In nanoseconds.
+    #[serde(default)]
+    run_time: u64,
+    #[serde(default)]
+    failure: Option<Failure>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Failure {
+    #[serde(default)]
+    message: String,
+}
+
+impl Spec {
+    fn name(&self) -> String {
+        let mut words = self.container_hierarchy_texts.clone().unwrap_or_default();
+        words.push(self.leaf_node_text.clone());
+        words.join(" ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(name: &str, state: &str) -> String {
+        format!(
+            r#"{{"ContainerHierarchyTexts": ["[sig-network] Netpol"], "LeafNodeType": "It", "LeafNodeText": "{name}",
+                "State": "{state}", "RunTime": 1500000000, "Failure": {{"Message": "timed out"}}}}"#
+        )
+    }
+
+    #[test]
+    fn a_report_is_read() {
+        let elsewhere = r#"{"LeafNodeType": "It", "LeafNodeText": "pods start", "State": "skipped"}"#;
+        let setup = r#"{"ContainerHierarchyTexts": null, "LeafNodeType": "SynchronizedBeforeSuite", "State": "passed"}"#;
+        let report = format!(
+            r#"[{{"SpecReports": [{}, {}, {}, {elsewhere}, {setup}]}}]"#,
+            spec("deny", "passed"),
+            spec("allow", "failed"),
+            spec("SCTP", "skipped")
+        );
+        let outcome = Outcome::read(&report).unwrap();
+        assert_eq!(outcome.ran.len(), 2);
+        assert_eq!(outcome.passed(), 1);
+        assert_eq!(outcome.ran[0].took, Duration::from_millis(1500));
+        assert_eq!(outcome.ran[1].failure.as_deref(), Some("failed: timed out"));
+        assert_eq!(outcome.left_out, ["[sig-network] Netpol SCTP"]);
+        assert!(!outcome.complete());
+    }
+
+    #[test]
+    fn a_run_of_too_few_cases_is_not_complete() {
+        let case = Case { name: String::new(), took: Duration::ZERO, failure: None };
+        let outcome = |number| Outcome { ran: vec![case.clone(); number], left_out: Vec::new() };
+        assert!(outcome(CASES).complete());
+        assert!(!outcome(CASES - 1).complete());
+    }
+}

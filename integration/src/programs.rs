@@ -1,0 +1,32 @@
+//! Programs of this machine, with the libraries that they load, for images that hold nothing else.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// Where a program lies: in PATH, or where Debian keeps those for root.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+}
+
+/// The libraries that a program loads, and the loader itself, as ldd(1) lists them.
+pub fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let listed = Command::new("ldd").arg(program).output().context("running ldd")?;
+    let text = String::from_utf8_lossy(&listed.stdout);
+    let mut found = Vec::new();
+    for line in text.lines() {
+        if line.contains("not found") {
+            bail!("{} needs a library that is missing: {}", program.display(), line.trim());
+        }
+        let path = line.split("=>").last().unwrap_or_default().trim().split(' ').next().unwrap_or_default();
+        if path.starts_with('/') {
+            found.push(PathBuf::from(path));
+        }
+    }
+    Ok(found)
+}
