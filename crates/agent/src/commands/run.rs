@@ -425,4 +425,21 @@ mod tests {
     fn a_core_is_counted() {
         assert!(cores() >= 1);
     }
+
+    #[test]
+    fn the_manifests_start_it_with_flags_that_it_has() {
+        for file in ["base/kube-verdict.yaml", "flannel/sidecar.yaml"] {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../manifests").join(file);
+            let text = std::fs::read_to_string(&path).expect("the manifest");
+            let flags: Vec<&str> = text
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix("- "))
+                .filter(|item| item.starts_with("--"))
+                .collect();
+            assert!(flags.contains(&"--node=$(NODE_NAME)"), "{file}: {flags:?}");
+            let line = ["kube-verdict", "run"].into_iter().chain(flags);
+            let cli = <crate::commands::Cli as clap::Parser>::try_parse_from(line);
+            cli.unwrap_or_else(|error| panic!("{file}: {error}"));
+        }
+    }
 }

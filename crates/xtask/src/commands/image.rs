@@ -4,10 +4,10 @@
 //!  [ Platform ] -> static program, tried -> [ Layer ] -> [ Archive ] -> one file that Docker, Podman and containerd take
 //! ```
 //!
-//! The same sources and compiler give the same bytes: no time, no user and no order of a file system goes into the archive.
+//! The same programs give the same archive: no time, no user and no order of a file system goes into it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -98,12 +98,18 @@ fn build(workspace: &Workspace, platform: Platform) -> Result<PathBuf> {
     let mut command = workspace.cargo("build");
     command.args(["--release", "-p", "kube-verdict", "--target", platform.rust_target()]);
     platform.set_up(&mut command);
-    carry_out(workspace, &format!("build {}", platform.architecture()), command, BUILD_LIMIT)?;
+    carry_out(
+        workspace,
+        &format!("build {}", platform.architecture()),
+        command,
+        BUILD_LIMIT,
+        Output::PassedOn,
+    )?;
     Ok(workspace.target().join(platform.rust_target()).join("release/kube-verdict"))
 }
 
 /// Lets the program say its version, and explain a packet: on the machine itself, or in qemu's user mode.
-fn try_it(workspace: &Workspace, platform: Platform, file: &std::path::Path) -> Result<()> {
+fn try_it(workspace: &Workspace, platform: Platform, file: &Path) -> Result<()> {
     let start = || -> Result<Command> {
         if platform.is_own() {
             return Ok(Command::new(file));
@@ -121,13 +127,20 @@ fn try_it(workspace: &Workspace, platform: Platform, file: &std::path::Path) -> 
         .args(["--from", "web/shop", "--to", "db/orders", "--port", "5432"])
         .current_dir(workspace.root());
     for (what, command) in [("version", version), ("explain", explain)] {
-        carry_out(workspace, &format!("{what} {}", platform.architecture()), command, TRIAL_LIMIT)?;
+        let name = format!("{what} {}", platform.architecture());
+        carry_out(workspace, &name, command, TRIAL_LIMIT, Output::Logged)?;
     }
     Ok(())
 }
 
-fn carry_out(workspace: &Workspace, name: &str, command: Command, limit: Duration) -> Result<()> {
-    let task = Task { name, command, limit, output: Output::Logged };
+fn carry_out(
+    workspace: &Workspace,
+    name: &str,
+    command: Command,
+    limit: Duration,
+    output: Output,
+) -> Result<()> {
+    let task = Task { name, command, limit, output };
     match task.run(&workspace.logs())?.failure {
         None => Ok(()),
         Some(failure) => bail!("{name}: {failure}"),
@@ -135,7 +148,7 @@ fn carry_out(workspace: &Workspace, name: &str, command: Command, limit: Duratio
 }
 
 /// Says what was made. An image that is too large is a failure, though its archive stays for a look.
-fn report(images: &[Image], reference: &archive::Reference, output: &std::path::Path) -> Result<ExitCode> {
+fn report(images: &[Image], reference: &archive::Reference, output: &Path) -> Result<ExitCode> {
     let megabytes = |bytes: u64| bytes as f64 / 1e6;
     for image in images {
         anstream::println!(
