@@ -18,6 +18,8 @@ pub enum Purpose {
     VirtualMachine,
     /// Lints, format and licences.
     Checks,
+    /// Counting the instructions of a verdict.
+    Instructions,
 }
 
 impl Purpose {
@@ -28,6 +30,7 @@ impl Purpose {
             Self::Namespaces => "namespaces",
             Self::VirtualMachine => "virtual machine",
             Self::Checks => "checks",
+            Self::Instructions => "instructions",
         }
     }
 }
@@ -87,7 +90,7 @@ pub const CARGO_DENY: &str = "0.20.2";
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 
 /// All needs, in the order in which they are met.
-pub const NEEDS: [Need; 14] = [
+pub const NEEDS: [Need; 15] = [
     // rustables generates its constants from the kernel's headers by bindgen, which loads libclang.
     need("libclang", Purpose::Build, Remedy::Package("libclang-dev"), |_| path(libclang()?)),
     need("clang's headers", Purpose::Build, Remedy::Package("libclang-dev"), |_| path(clang_headers()?)),
@@ -122,6 +125,7 @@ pub const NEEDS: [Need; 14] = [
             .or_else(|| version(workspace.cargo("clippy").arg("--version")))
     }),
     need("cargo-deny", Purpose::Checks, Remedy::CargoDeny, |workspace| path(cargo_deny(workspace)?)),
+    need("valgrind", Purpose::Instructions, Remedy::Package("valgrind"), |_| path(program("valgrind")?)),
 ];
 
 const fn need(

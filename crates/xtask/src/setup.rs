@@ -18,7 +18,13 @@ const DOWNLOAD_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// `cargo xtask setup`: shows every need, then meets those that are missing.
 pub fn show_and_ensure(workspace: &Workspace) -> Result<ExitCode> {
     anstream::println!("{}", table(workspace, &NEEDS.iter().collect::<Vec<_>>()));
-    let everything = [Purpose::Build, Purpose::Namespaces, Purpose::VirtualMachine, Purpose::Checks];
+    let everything = [
+        Purpose::Build,
+        Purpose::Namespaces,
+        Purpose::VirtualMachine,
+        Purpose::Checks,
+        Purpose::Instructions,
+    ];
     ensure(workspace, &everything)?;
     anstream::println!("Nothing is missing.");
     Ok(ExitCode::SUCCESS)

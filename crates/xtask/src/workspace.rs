@@ -40,6 +40,11 @@ impl Workspace {
         self.target.join("xtask")
     }
 
+    /// Results and reports of benchmarks.
+    pub fn bench(&self) -> PathBuf {
+        self.target.join("bench")
+    }
+
     /// Tools that were built for this checkout alone.
     pub fn tools(&self) -> PathBuf {
         self.target.join("tools")
