@@ -105,6 +105,7 @@ fn build_tier(
     let (mut rules, mut everyone, mut blocks, mut all) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     // What has been seen with each port set: of rules with equal ports only the first can ever decide.
     let (mut seen, mut seen_everyone) = (FxHashSet::default(), FxHashSet::default());
+    let mut seen_blocks = FxHashSet::default();
     for (id, rule) in policies.iter().flat_map(|policy| policy.rules(direction)) {
         let index = rules.len() as RuleIndex;
         rules.push((RuleId(id), rule.action));
@@ -117,7 +118,8 @@ fn build_tier(
         if rule.everyone && seen_everyone.insert(set) {
             everyone.push((index, set));
         }
-        blocks.extend(rule.blocks.iter().map(|block| Block { rule: index, set, block: block.clone() }));
+        let new_blocks = rule.blocks.iter().filter(|block| seen_blocks.insert((*block, set)));
+        blocks.extend(new_blocks.map(|block| Block { rule: index, set, block }));
         for selector in &rule.selectors {
             if seen.insert((*selector, set)) {
                 growth.by_selector.entry(*selector).or_default().push((index, set));
