@@ -159,3 +159,39 @@ impl What {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn what_follows_the_measurement_is_handed_on() {
+        let read =
+            |line: &[&str]| Line::try_parse_from(["bench"].iter().chain(line)).map(|line| line.arguments);
+        for line in
+            [&["apply", "--entries", "0,10", "--help"][..], &["apply", "--", "--entries", "0,10", "--help"]]
+        {
+            let arguments = read(line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+            assert_eq!(
+                (arguments.what, arguments.rest),
+                (What::Apply, ["--entries", "0,10", "--help"].map(Into::into).to_vec())
+            );
+        }
+        let all = read(&[]).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((all.what, all.rest.len()), (What::All, 0));
+        assert!(read(&["scale"]).is_err(), "what does not exist is not listed");
+    }
+
+    #[test]
+    fn everything_that_all_measures_has_a_quick_form() {
+        assert!(MEASUREMENTS.iter().all(|what| !what.quick().is_empty()));
+    }
+}
