@@ -9,13 +9,15 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use audit::Audit;
-use cluster::{Folder, Update, Watch};
+use cluster::{Connections, ResourceVersion, Update, Watch};
 use dataplane::conntrack::Conntrack;
 use dataplane::needs::{self, NeedState};
+use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
-use dataplane::table::{Table, TableConfig, TableError, WhenDown};
+use dataplane::remembered::{Heard, History, RememberedLog};
+use dataplane::table::{Remember, Table, TableConfig, TableError, WhenDown};
 use dataplane::workers::{Workers, WorkersConfig};
-use policy::{Change, Compiler, Direction, Published, Scope, Snapshot};
+use policy::{Change, Compiler, Direction, PolicyName, Published, Scope, Snapshot};
 
 use crate::engine::{Applied, Engine, EngineError, open_addresses};
 use crate::health::{Health, Topic};
@@ -64,6 +66,13 @@ pub struct Agent {
     engine: Option<Engine>,
     /// Whether the newest snapshot is not in force yet though it was tried.
     behind: bool,
+    /// Versions of policies that the newest snapshot holds and that are not in force yet.
+    versions: Vec<(PolicyName, Option<ResourceVersion>)>,
+    /// The queues of the agent from which this one took over, until nothing waits in them any more.
+    predecessor: Option<QueueRange>,
+    /// Hears of connections that pass without a question; `None` if none do, or if nothing is recorded.
+    remembered: Option<RememberedLog>,
+    history: Arc<History>,
 }
 
 impl Agent {
@@ -87,6 +96,10 @@ impl Agent {
             snapshot: None,
             engine: None,
             behind: false,
+            versions: Vec::new(),
+            predecessor: None,
+            remembered: None,
+            history: Arc::default(),
         }
     }
 
@@ -128,10 +141,7 @@ impl Agent {
     fn merged(&self, mut update: Update) -> Option<Update> {
         while let Ok(message) = self.inbox.try_recv() {
             match message {
-                Message::Update(next) => {
-                    update.changes.extend(next.changes);
-                    update.problems = next.problems;
-                }
+                Message::Update(next) => update.then(next),
                 Message::Stop => return None,
             }
         }
@@ -140,10 +150,13 @@ impl Agent {
 
     /// Takes the next steps towards enforcing, as far as they go.
     fn bring_up(&mut self) {
-        if self.watch.is_none() && !self.open_source() {
+        let Some(watch) = &self.watch else { return self.open_source() };
+        let Some(snapshot) = self.snapshot.clone() else {
+            if let Some(why) = watch.connections().and_then(Connections::waits_for) {
+                self.health.state().not_ready(Topic::Source, why);
+            }
             return;
-        }
-        let Some(snapshot) = self.snapshot.clone() else { return };
+        };
         let mut state = self.health.state();
         if snapshot.pod_cidrs().is_empty() {
             let node = &self.config.node;
@@ -189,56 +202,74 @@ impl Agent {
         false
     }
 
-    /// Reads the source and begins to watch it.
-    fn open_source(&mut self) -> bool {
+    /// Begins to watch the source: its first update comes when all of it is known.
+    fn open_source(&mut self) {
         let outbox = self.outbox.clone();
-        let opened = Folder::read(&self.config.source).and_then(|(folder, update)| {
-            // An update that finds no agent any more has nothing to change.
-            let watch = folder.watch(move |update| drop(outbox.send(Message::Update(update))))?;
-            Ok((watch, update))
-        });
+        // An update that finds no agent any more has nothing to change.
+        let opened = self.config.source.watch(move |update| drop(outbox.send(Message::Update(update))));
+        let mut state = self.health.state();
         match opened {
-            Ok((watch, mut update)) => {
+            Ok(watch) => {
+                state.connections = watch.connections().cloned();
+                state.settled(Topic::Source);
+                drop(state);
                 self.watch = Some(watch);
-                update.changes.splice(0..0, self.config.pod_cidrs.first());
-                self.update(update);
-                self.health.state().settled(Topic::Source);
-                true
             }
-            Err(error) => {
-                self.health.state().not_ready(Topic::Source, format!("the source can't be read: {error:#}"));
-                false
-            }
+            Err(error) => state.not_ready(Topic::Source, format!("the source can't be read: {error}")),
         }
     }
 
     /// Sets up queues, workers and rules, in this order: no packet may come before it can be answered.
     fn install(&mut self, snapshot: &Arc<Snapshot>) -> anyhow::Result<Engine> {
         let conntrack = Conntrack::open()?;
-        let (published, workers, queues) = self.start_workers(snapshot)?;
+        let in_use = Table::queues_in_use()?;
+        let (published, workers, queues) = self.start_workers(snapshot, in_use)?;
+        let holders = workers.holders();
         self.health.set_workers(Some(workers));
-        let table = match Table::install(self.table_config(snapshot), queues) {
+        self.history.publish(snapshot, Instant::now());
+        let installed = self
+            .hear_of_remembered(queues)
+            .and_then(|()| Ok(Table::install(self.table_config(snapshot, queues), queues)?));
+        let table = match installed {
             Ok(table) => table,
             Err(error) => {
                 self.health.set_workers(None);
-                return Err(error.into());
+                self.remembered = None;
+                return Err(error);
             }
         };
+        self.predecessor = in_use.filter(|theirs| *theirs != queues);
         let mut state = self.health.state();
         state.queues = Some(queues);
         state.status.phase = Phase::Enforcing;
         state.status.table = Some(self.table_status(&table));
         drop(state);
         tracing::info!(%queues, form = ?table.form(), node = %self.config.node, "rules installed");
-        Ok(Engine::new(published, table, conntrack, self.config.marks, self.config.record_open))
+        let (marks, record_open) = (self.config.marks, self.config.record_open);
+        Ok(Engine::new(published, holders, table, conntrack, marks, record_open, Arc::clone(&self.history)))
+    }
+
+    /// Listens to the NFLOG group that goes with these queues, if anything is to be recorded of what is remembered.
+    fn hear_of_remembered(&mut self, queues: QueueRange) -> anyhow::Result<()> {
+        // The group must be free again before it can be bound anew.
+        self.remembered = None;
+        if let Some(group) = self.config.remember.and_then(|_| self.config.log_group(queues)) {
+            let mut recorder = self.audit.recorder();
+            let tell = move |heard| match heard {
+                Heard::Connection(judgement) => recorder.record(judgement),
+                Heard::Lost(number) => recorder.lose(number),
+            };
+            self.remembered = Some(RememberedLog::start(group, Arc::clone(&self.history), tell)?);
+        }
+        Ok(())
     }
 
     /// On the range of queues that the rules in the kernel don't use now; on the other where that one is taken.
     fn start_workers(
         &self,
         snapshot: &Arc<Snapshot>,
+        in_use: Option<QueueRange>,
     ) -> anyhow::Result<(Arc<Published>, Workers, QueueRange)> {
-        let in_use = Table::queues_in_use()?;
         let overlaps = |range: &QueueRange| {
             in_use
                 .is_some_and(|used| range.numbers().any(|number| used.numbers().any(|other| other == number)))
@@ -252,6 +283,7 @@ impl Agent {
                 marks: self.config.marks,
                 queue_length: self.config.queue_length,
                 fail_open: false,
+                hold: self.config.hold,
             };
             move |audit: &Audit| {
                 let recorder = |_| {
@@ -269,7 +301,8 @@ impl Agent {
         }
     }
 
-    fn table_config(&self, snapshot: &Snapshot) -> TableConfig {
+    fn table_config(&self, snapshot: &Snapshot, queues: QueueRange) -> TableConfig {
+        let log_group = self.config.log_group(queues);
         TableConfig {
             marks: self.config.marks,
             when_down: self.config.when_down,
@@ -277,6 +310,8 @@ impl Agent {
             holder: format!("{} pid {}", self.config.node, std::process::id()),
             pod_cidrs: snapshot.pod_cidrs().to_vec(),
             open: open_addresses(snapshot, self.config.record_open),
+            remember: self.config.remember.map(|time| Remember { time, log_group }),
+            generation: snapshot.generation(),
         }
     }
 
@@ -292,12 +327,21 @@ impl Agent {
     }
 
     /// The source changed: compiles, and puts the result in force if there are rules.
-    fn update(&mut self, update: Update) {
+    fn update(&mut self, mut update: Update) {
         let started = Instant::now();
-        let count = update.changes.len() as u64;
         let first = self.snapshot.is_none();
+        if first {
+            update.changes.splice(0..0, self.config.pod_cidrs.first());
+            self.health.state().settled(Topic::Source);
+        }
+        let count = update.changes.len() as u64;
+        self.versions.append(&mut update.versions);
         self.health.state().status.problems = update.problems.iter().map(status::Problem::from).collect();
         if count == 0 && !first {
+            // A version that means the same is in force already.
+            if self.is_enforcing() && !self.behind {
+                self.health.state().in_force(self.versions.drain(..));
+            }
             return;
         }
         let tallies = self.audit.monitor();
@@ -332,6 +376,7 @@ impl Agent {
         match engine.put_in_force(snapshot, first) {
             Ok(applied) => {
                 self.behind = false;
+                self.health.state().in_force(self.versions.drain(..));
                 self.note(generation, changes, compile, &applied);
             }
             Err(error) => {
@@ -419,8 +464,16 @@ impl Agent {
             state.not_ready(Topic::Workers, why.clone());
             state.status.dead = Some(why);
         }
+        if let Some(why) = self.remembered.as_ref().and_then(RememberedLog::failure) {
+            self.health.state().not_ready(Topic::Workers, why.to_string());
+        }
         if !self.is_enforcing() {
             return;
+        }
+        if self.predecessor.is_some_and(|queues| !is_waiting(queues)) {
+            // What the agent before this one still answered may have been remembered, and is in the table of connections now.
+            self.predecessor = None;
+            self.behind = true;
         }
         match self.engine.as_ref().map(|engine| engine.table().superseded()) {
             Some(Ok(true)) => self.superseded(None),
@@ -453,7 +506,7 @@ impl Agent {
             return;
         };
         tracing::warn!("the rules were deleted by another program: writing them anew");
-        match Table::install(self.table_config(&snapshot), queues) {
+        match Table::install(self.table_config(&snapshot, queues), queues) {
             Ok(table) => {
                 if let Some(engine) = &mut self.engine {
                     engine.replace_table(table);
@@ -476,8 +529,16 @@ impl Agent {
         state.stopping();
         drop(state);
         self.watch = None;
+        // New connections are the next agent's business at once, and not when what is remembered has run out.
+        match self.engine.as_ref().map(|engine| engine.table().forget()) {
+            Some(Err(error)) if !superseded => {
+                tracing::warn!(%error, "what is remembered stays until it runs out")
+            }
+            _ => {}
+        }
         let installed = self.engine.take().is_some();
         self.health.set_workers(None);
+        self.remembered = None;
         let audit = self.audit.stop();
         let rules = match (installed, superseded, self.config.when_down) {
             (false, ..) => "none of this agent's",
@@ -489,4 +550,10 @@ impl Agent {
         };
         tracing::info!(records = audit.written, lost = audit.lost, rules, "ended");
     }
+}
+
+/// Whether packets still wait in these queues for their agent's answer, as far as the kernel says.
+fn is_waiting(queues: QueueRange) -> bool {
+    let rows = QueueStatistics::read().unwrap_or_default();
+    rows.iter().any(|row| row.waiting > 0 && queues.numbers().any(|number| number == row.number))
 }

@@ -7,12 +7,11 @@
 //! Why this is exact. A connection is in the table once its first packet has left the hook. When the sweep begins
 //! - no worker is still to send a verdict of an older snapshot (grace), and a verdict's packet has left the hook when the
 //!   system call that sent the verdict returns: what the older snapshot allowed is in the table;
-//! - packets that the older rules let through without a verdict (open sets) may still be in the hook. They are in the
-//!   table once [`wait_for_packets_under_way`] has returned, without any mark of ours. [`Scope::Unmarked`] looks at just
-//!   those.
+//! - what the older rules let through without a verdict (open sets, remembered pairs) has left the hook, too, once
+//!   [`wait_for_packets_under_way`] has returned: it is called before.
 //!
-//! ACCEPTED is neither set nor cleared here: it always means that a worker allowed a packet of the connection and the
-//! settle chain saw it. An allowed connection without it is judged, and recorded, at its next packet. REVOKED wins over
+//! ACCEPTED is neither set nor cleared here: it always means that a worker allowed a packet of the connection, or one of its
+//! pair a moment before. An allowed connection without it is judged, and recorded, at its next packet. REVOKED wins over
 //! ACCEPTED in the rules, so clearing REVOKED restores what was there before.
 
 use std::net::IpAddr;
@@ -20,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use policy::{Decision, Direction, Directions, Outcome, Reason, Snapshot, Verdict};
 
-use crate::conntrack::{Conntrack, ConntrackError, Entry, Filter, MarkChange, MarkFilter};
+use crate::conntrack::{Conntrack, ConntrackError, Entry, Filter, MarkChange};
 use crate::marks::Marks;
 
 mod local;
@@ -33,8 +32,6 @@ pub use under_way::wait_for_packets_under_way;
 pub enum Scope {
     /// All.
     Every,
-    /// Those that are neither ACCEPTED nor REVOKED: no worker has judged them. The kernel leaves the others out.
-    Unmarked,
     /// Those from a pod's address (egress) or to it (ingress). The kernel leaves the others out, so in a large table this
     /// takes a small part of the time of [`Scope::Every`]: looked at first, what a change denies to one pod is cut sooner.
     Pod(Direction, IpAddr),
@@ -42,11 +39,9 @@ pub enum Scope {
 
 impl Scope {
     /// Which connections the kernel is to hand over.
-    fn filter(self, marks: &Marks) -> Filter {
-        let unmarked = MarkFilter { value: 0, mask: marks.accepted().0 | marks.revoked().0 };
+    fn filter(self) -> Filter {
         match self {
             Self::Every => Filter::default(),
-            Self::Unmarked => Filter { mark: Some(unmarked), ..Filter::default() },
             Self::Pod(Direction::Egress, address) => Filter { source: Some(address), ..Filter::default() },
             Self::Pod(Direction::Ingress, address) => {
                 Filter { destination: Some(address), ..Filter::default() }
@@ -66,7 +61,8 @@ pub struct SweepReport {
     pub revoked: u64,
     /// Connections that were REVOKED and are no longer.
     pub restored: u64,
-    /// Connections left as they are because an address of this node's pod CIDR has no pod yet: known pods allow them.
+    /// Connections left as they are because only a pod that is not known (yet) denies them: this node's own, or a peer that
+    /// some rule might allow.
     pub unknown: u64,
     /// Connections that ended before their mark could be changed.
     pub gone: u64,
@@ -74,8 +70,7 @@ pub struct SweepReport {
     pub elapsed: Duration,
 }
 
-/// Judges every connection under `snapshot`, where the rules let through what they did before. `local` are the node's own
-/// addresses, read just before.
+/// Judges every connection under `snapshot`. `local` are the node's own addresses, read just before.
 pub fn sweep(
     conntrack: &mut Conntrack,
     snapshot: &Snapshot,
@@ -83,27 +78,6 @@ pub fn sweep(
     local: &LocalAddresses,
 ) -> Result<SweepReport, ConntrackError> {
     sweep_scope(conntrack, snapshot, marks, local, Scope::Every)
-}
-
-/// Judges every connection under `snapshot` after rules or open sets changed: at once those in the table, and then those
-/// whose first packet was under way under the old rules. That wait takes some milliseconds.
-pub fn sweep_after_rules_changed(
-    conntrack: &mut Conntrack,
-    snapshot: &Snapshot,
-    marks: &Marks,
-    local: &LocalAddresses,
-) -> Result<SweepReport, ConntrackError> {
-    let started = Instant::now();
-    let first = sweep_scope(conntrack, snapshot, marks, local, Scope::Every)?;
-    wait_for_packets_under_way();
-    let second = sweep_scope(conntrack, snapshot, marks, local, Scope::Unmarked)?;
-    Ok(SweepReport {
-        revoked: first.revoked + second.revoked,
-        restored: first.restored + second.restored,
-        gone: first.gone + second.gone,
-        elapsed: started.elapsed(),
-        ..first
-    })
 }
 
 /// One pass over the connections in `scope`.
@@ -117,7 +91,7 @@ pub fn sweep_scope(
     let started = Instant::now();
     let revoked = marks.revoked().0;
     let mut report = SweepReport::default();
-    let visited = conntrack.visit(scope.filter(marks), |entry| {
+    let visited = conntrack.visit(scope.filter(), |entry| {
         let is_revoked = entry.mark & revoked != 0;
         let decision = judge(entry, snapshot, local);
         report.judged += u64::from(concerns_us(&decision));
@@ -180,11 +154,12 @@ fn concerns_us(decision: &Decision) -> bool {
 }
 
 /// A connection is denied if ANY direction denies it for a reason that more knowledge can't take away. One that only an
-/// unknown pod denies is left as it is: it belongs to a pod that is just coming, or to one that is gone.
+/// unknown pod denies is left as it is: it belongs to a pod that is just coming, and will be judged when that is known, or to
+/// one that is gone, and with it the connection's use. Of new connections such packets are held, or dropped.
 fn standing(decision: &Decision) -> Standing {
     let denies = |outcome: Outcome| outcome.verdict == Verdict::Deny;
     let [egress, ingress] = [decision.egress, decision.ingress];
-    if [egress, ingress].into_iter().any(|outcome| denies(outcome) && outcome.reason != Reason::UnknownPod) {
+    if [egress, ingress].into_iter().any(|outcome| denies(outcome) && !outcome.reason.is_unsure()) {
         Standing::Denied
     } else if denies(egress) || denies(ingress) {
         Standing::Unknown
@@ -209,6 +184,7 @@ mod tests {
         let closed = Outcome::deny(Reason::DefaultDeny);
         let ruled_out = Outcome::deny(Reason::Rule(RuleId(3)));
         let unknown = Outcome::deny(Reason::UnknownPod);
+        let peer = Outcome::deny(Reason::UnknownPeer);
         for (egress, ingress, expected) in [
             (open, open, Standing::Allowed),
             (open, closed, Standing::Denied),
@@ -218,6 +194,9 @@ mod tests {
             (unknown, unknown, Standing::Unknown),
             (unknown, closed, Standing::Denied),
             (closed, unknown, Standing::Denied),
+            (open, peer, Standing::Unknown),
+            (unknown, peer, Standing::Unknown),
+            (peer, closed, Standing::Denied),
             // With `--when-unsure=open` an unknown pod does not deny.
             (Outcome::allow(Reason::UnknownPod), open, Standing::Allowed),
         ] {

@@ -24,6 +24,7 @@ pub fn show_and_ensure(workspace: &Workspace) -> Result<ExitCode> {
         Purpose::VirtualMachine,
         Purpose::Checks,
         Purpose::Instructions,
+        Purpose::Foreign,
     ];
     ensure(workspace, &everything)?;
     anstream::println!("Nothing is missing.");
@@ -82,6 +83,8 @@ struct Plan {
     modules: Vec<&'static str>,
     /// Components of the Rust toolchain.
     components: Vec<&'static str>,
+    /// Platforms whose standard library is wanted.
+    targets: Vec<&'static str>,
     cargo_deny: bool,
 }
 
@@ -95,6 +98,7 @@ impl Plan {
                 Remedy::PackageLists => plan.package_lists = true,
                 Remedy::Module(name) => plan.modules.push(name),
                 Remedy::Component(name) => plan.components.push(name),
+                Remedy::Target(name) => plan.targets.push(name),
                 Remedy::CargoDeny => plan.cargo_deny = true,
             }
         }
@@ -144,15 +148,15 @@ impl Plan {
             install(workspace, "modprobe", command)
                 .with_context(|| format!("this kernel has no module {module}, nor has it built in"))?;
         }
-        if !self.components.is_empty() {
+        for (kind, names) in [("component", &self.components), ("target", &self.targets)] {
+            if names.is_empty() {
+                continue;
+            }
             let rustup = program("rustup").with_context(|| {
-                format!(
-                    "{} came without rustup: install it from where Rust came from",
-                    self.components.join(" and ")
-                )
+                format!("{} came without rustup: install it from where Rust came from", names.join(" and "))
             })?;
             let mut command = Command::new(rustup);
-            command.args(["component", "add"]).args(&self.components);
+            command.args([kind, "add"]).args(names);
             install(workspace, "rustup", command)?;
         }
         if self.cargo_deny {

@@ -1,12 +1,14 @@
 //! What an agent is to do: the command line of `run`, as far as its thread needs it, valid.
 
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use cluster::Source;
 use dataplane::marks::Marks;
 use dataplane::needs::NeedsConfig;
 use dataplane::queues::QueueRange;
 use dataplane::table::WhenDown;
+use dataplane::workers::HoldLimits;
 use ipnet::IpNet;
 use policy::Verdict;
 
@@ -15,22 +17,28 @@ use crate::overrides::PodCidrs;
 /// What an agent is to do.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
-    /// Folder of manifests.
-    pub source: PathBuf,
+    /// Where objects come from.
+    pub source: Source,
     /// The node whose pods are judged.
     pub node: Arc<str>,
     /// Over the Node object's.
     pub pod_cidrs: PodCidrs,
     /// What rules do with first packets while no agent listens.
     pub when_down: WhenDown,
-    /// What becomes of packets of unknown pods.
+    /// What becomes of packets of unknown pods in the end.
     pub when_unsure: Verdict,
+    /// How long they wait before that, and how many.
+    pub hold: HoldLimits,
     /// The two ranges of queues to choose from.
     pub queues: [QueueRange; 2],
     /// Packets that may wait in one queue.
     pub queue_length: u32,
     /// The bits by which rules and workers speak.
     pub marks: Marks,
+    /// How long the kernel remembers an allowed pair; `None` if it is to ask about every connection.
+    pub remember: Option<Duration>,
+    /// The NFLOG groups that hear of remembered connections, one for each range of queues; `None` if nothing is recorded.
+    pub log_groups: Option<[u16; 2]>,
     /// Whether every connection is judged, so that it is recorded.
     pub record_open: bool,
     /// Whether DNS queries are judged before they are routed.
@@ -40,6 +48,12 @@ pub struct AgentConfig {
 }
 
 impl AgentConfig {
+    /// The NFLOG group that goes with these queues.
+    pub(super) fn log_group(&self, queues: QueueRange) -> Option<u16> {
+        let index = usize::from(queues != self.queues[0]);
+        self.log_groups.map(|groups| groups[index])
+    }
+
     /// What this asks of kernel and node.
     pub(super) fn needs(&self, pod_cidrs: &[IpNet], queues: &[QueueRange]) -> NeedsConfig {
         NeedsConfig {

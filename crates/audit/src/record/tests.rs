@@ -70,7 +70,9 @@ pub(crate) fn judgement(snapshot: &Arc<Snapshot>, packet: Option<Packet>) -> Jud
         packet,
         decision,
         elapsed: Duration::from_nanos(123),
+        held: None,
         snapshot: Arc::clone(snapshot),
+        remembered: false,
     }
 }
 
@@ -106,6 +108,16 @@ fn an_allowed_connection_names_the_rule() {
 }
 
 #[test]
+fn what_the_kernel_remembered_is_said_so() {
+    let packet = Some(from_to("10.0.0.1", "10.0.1.2", 5432));
+    let judgement = Judgement { remembered: true, elapsed: Duration::ZERO, ..judgement(&snapshot(), packet) };
+    let record = Record::new(&Arc::from("node-a"), &judgement);
+    let text = serde_json::to_string(&record).expect("writes");
+    assert!(text.ends_with(r#""nanoseconds":0,"remembered":true}"#), "{text}");
+    assert!(serde_json::from_str::<Record>(&text).expect("reads").remembered);
+}
+
+#[test]
 fn a_default_deny_names_who_isolates_and_what_came_near() {
     assert_eq!(
         line(Some(from_to("10.0.0.1", "10.0.1.2", 80))),
@@ -121,6 +133,18 @@ fn a_default_deny_names_who_isolates_and_what_came_near() {
             r#""nearest_miss":{"policy":"db/allow-web","rule":1,"miss":"port"},"nanoseconds":123}"#,
         )
     );
+}
+
+#[test]
+fn a_packet_that_was_held_says_how_long() {
+    let judgement = Judgement {
+        held: Some(Duration::from_micros(312_900)),
+        ..judgement(&snapshot(), Some(from_to("10.0.0.1", "10.0.1.2", 5432)))
+    };
+    let line = serde_json::to_string(&Record::new(&Arc::from("node-a"), &judgement)).expect("writes");
+    assert!(line.ends_with(r#""nanoseconds":123,"held_ms":312}"#), "{line}");
+    let again: Record = serde_json::from_str(&line).expect("reads");
+    assert_eq!(again.held_ms, Some(312));
 }
 
 #[test]
