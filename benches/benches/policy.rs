@@ -1,4 +1,6 @@
-//! One verdict, a full compile and one event, by Criterion: `cargo bench --package benches --bench policy`.
+//! One verdict, a full compile and one event, before and after a change to the engine: `cargo bench --package benches --bench
+//! policy` compares with its last run, and Criterion tells a difference from noise. Figures over the whole grid are those of
+//! `cargo xtask bench policy`.
 //!
 //! A verdict is timed over packets in turn from pods all over the cluster, so that caches are as cold as that makes them.
 

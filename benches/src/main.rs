@@ -1,16 +1,22 @@
-//! The measurements that need a kernel: `cargo xtask bench connections|apply|memory`, as root.
+//! Every measurement: `cargo xtask bench` builds and runs it. Those that need a kernel need root.
 #![forbid(unsafe_code)]
 
+use std::path::PathBuf;
+
 use anyhow::Result;
-use benches::{apply, connections, floor, memory};
+use benches::report::page;
+use benches::{apply, compile, connections, export, floor, instructions, memory, verdicts};
 use clap::{Parser, Subcommand};
 use ipnet::IpNet;
 
 #[derive(Parser)]
 #[command(
-    about = "Measures new connections, changes and memory on this machine, as root",
-    after_help = "Examples:\n  cargo xtask bench connections -- --clients 1,8,64 --rounds 3\n  \
-                  cargo xtask bench apply -- --entries 10000\n  cargo xtask bench memory -- --output json"
+    name = "cargo xtask bench",
+    bin_name = "cargo xtask bench",
+    about = "Measures verdicts, changes, connections and memory on this machine",
+    after_help = "Examples:\n  cargo xtask bench policy --point 10000-pods-1000-policies-5-rules-selector\n  \
+                  cargo xtask bench connections --clients 1,8,64 --rounds 3\n  cargo xtask bench apply --entries 10000\n  \
+                  cargo xtask bench export --case 10000-pods-1000-policies-5-rules-selector target/case"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -19,25 +25,51 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// New connections between two pods of one node.
+    /// One verdict, over a grid of clusters.
+    Policy(verdicts::Arguments),
+    /// A full compile and single changes, over the same grid.
+    Compile(compile::Arguments),
+    /// New connections between two pods of one node (as root).
     Connections(connections::Arguments),
-    /// From an edited file to the last byte of a connection that it forbids.
+    /// From an edited file to the last byte of a connection that it forbids (as root).
     Apply(apply::Arguments),
-    /// Resident memory of an agent with a large cluster.
+    /// Resident memory of an agent with a large cluster (as root).
     Memory(memory::Arguments),
+    /// Instructions of one verdict, compared with those that are committed.
+    Instructions(instructions::Arguments),
+    /// Write a point of the grid as manifests and packets with the verdicts that must come out.
+    Export(export::Arguments),
+    /// Write performance.md, its plots and its figures from a folder of results.
+    Report {
+        /// The folder of results, as the measurements left them.
+        #[arg(long)]
+        from: PathBuf,
+        /// The folder for the page.
+        #[arg(long)]
+        into: PathBuf,
+    },
     /// The program that accepts every packet unseen; started by `connections` in a node's network namespace.
     #[command(name = floor::COMMAND, hide = true)]
     AcceptAll {
         /// The node's pod CIDRs.
         pod_cidrs: Vec<IpNet>,
     },
+    /// The program whose verdicts are counted; started by `instructions` under callgrind.
+    #[command(name = instructions::COMMAND, hide = true)]
+    JudgeCounted(instructions::Counted),
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
+        Command::Policy(arguments) => verdicts::run(&arguments),
+        Command::Compile(arguments) => compile::run(&arguments),
         Command::Connections(arguments) => connections::run(&arguments),
         Command::Apply(arguments) => apply::run(&arguments),
         Command::Memory(arguments) => memory::run(&arguments),
+        Command::Instructions(arguments) => instructions::run(&arguments),
+        Command::Export(arguments) => export::run(&arguments),
+        Command::Report { from, into } => page::write(&from, &into),
         Command::AcceptAll { pod_cidrs } => floor::serve(pod_cidrs),
+        Command::JudgeCounted(counted) => instructions::judge_once(&counted),
     }
 }

@@ -131,7 +131,7 @@ fn weigh(agent: &Agent, when: String, after: Duration) -> Result<Row> {
 }
 
 /// The manifests of a cluster: a file for each kind of object and namespace.
-fn files(cluster: &[Change]) -> Result<BTreeMap<String, String>> {
+pub fn files(cluster: &[Change]) -> Result<BTreeMap<String, String>> {
     let mut objects: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for change in cluster {
         let object = object(change)?;

@@ -1,13 +1,26 @@
-//! Figures as a table for people or as JSON for programs.
+//! The one form of all results: what was measured, on which machine, as a table for people and as JSON for programs.
+//!
+//! From: a measurement's figures. To: the screen, a folder of results, and from there a [`page`] with [`plots`].
 
-use std::fs;
+pub mod page;
+pub mod plots;
 
-use anyhow::Result;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
-use serde::Serialize;
-use serde_json::json;
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The environment variable that names the folder in which results are kept, each as `NAME.json`; unset: nowhere.
+pub const RESULTS: &str = "KUBE_VERDICT_RESULTS";
 
 /// How figures are shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -23,40 +36,172 @@ pub trait Figures: Serialize {
     /// The name of the measurement, as the command line takes it.
     const NAME: &'static str;
 
-    /// What the table's columns say; the first is text, the others are numbers.
+    /// What the table's columns say.
     fn header() -> Vec<&'static str>;
 
     /// One row, a cell for each column.
     fn row(&self) -> Vec<String>;
 }
 
-/// Shows figures on standard output.
+/// One measurement with all that its figures hang on.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// [`Figures::NAME`].
+    pub benchmark: String,
+    /// Where and when.
+    pub taken: Taken,
+    /// What the table's columns say.
+    pub columns: Vec<String>,
+    /// The table, as people read it.
+    pub table: Vec<Vec<String>>,
+    /// The figures, as the measurement names them.
+    pub results: Vec<Value>,
+}
+
+/// Where and when figures were taken: those of two machines can't be compared.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Taken {
+    /// Cores and the processor's name.
+    pub machine: String,
+    /// Its release.
+    pub kernel: String,
+    /// The commit that was measured; with `+` if files differed from it.
+    pub commit: String,
+    /// RFC 3339, UTC, to the second.
+    pub date: String,
+    /// The compiler's own words.
+    pub compiler: String,
+}
+
+/// Shows figures on standard output, and keeps them in the folder that [`RESULTS`] names.
 pub fn show<F: Figures>(output: Output, figures: &[F]) -> Result<()> {
+    let report = Report::new(figures, Taken::now())?;
+    if let Some(folder) = env::var_os(RESULTS).map(PathBuf::from) {
+        report.keep(&folder)?;
+    }
     match output {
-        Output::Table => println!("{}\n{}", machine(), table(figures)),
-        Output::Json => {
-            println!("{}", json!({"benchmark": F::NAME, "machine": machine(), "results": figures}))
-        }
+        Output::Table => println!("{}\n{}", report.taken.machine(), report.screen_table()),
+        Output::Json => println!("{}", serde_json::to_string(&report)?),
     }
     Ok(())
 }
 
-fn table<F: Figures>(figures: &[F]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header(F::header());
-    table.add_rows(figures.iter().map(Figures::row));
-    table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
-    table
+/// A bar on standard error for so many steps.
+pub fn progress(steps: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}");
+    ProgressBar::new(steps as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-/// The machine in one line: figures of two machines can't be compared.
-fn machine() -> String {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model =
-        cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name);
-    format!("{cores} cores ({}), Linux {}", model.unwrap_or("unknown"), kernel.trim())
+impl Report {
+    /// A report of these figures.
+    pub fn new<F: Figures>(figures: &[F], taken: Taken) -> Result<Self> {
+        let results: Result<_, _> = figures.iter().map(serde_json::to_value).collect();
+        Ok(Self {
+            benchmark: F::NAME.to_owned(),
+            taken,
+            columns: F::header().into_iter().map(str::to_owned).collect(),
+            table: figures.iter().map(Figures::row).collect(),
+            results: results.context("writing figures as JSON")?,
+        })
+    }
+
+    /// Reads every report in a folder, in the order of their names.
+    pub fn read_all(folder: &Path) -> Result<Vec<Self>> {
+        let unreadable = || format!("reading results in {}", folder.display());
+        let mut files: Vec<PathBuf> = fs::read_dir(folder)
+            .with_context(unreadable)?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<Result<_>>()
+            .with_context(unreadable)?;
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
+        files.sort();
+        let read = |file: &PathBuf| {
+            let text = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+            serde_json::from_slice(&text)
+                .with_context(|| format!("{} is no report of a measurement", file.display()))
+        };
+        files.iter().map(read).collect()
+    }
+
+    /// The figures, if this is a report of their kind.
+    pub fn figures<F: Figures + DeserializeOwned>(&self) -> Result<Vec<F>> {
+        let read = |value: &Value| {
+            F::deserialize(value).with_context(|| format!("figures of {} that can't be read", self.benchmark))
+        };
+        self.results.iter().filter(|_| self.benchmark == F::NAME).map(read).collect()
+    }
+
+    fn keep(&self, folder: &Path) -> Result<()> {
+        let file = folder.join(format!("{}.json", self.benchmark));
+        fs::create_dir_all(folder)
+            .and_then(|()| fs::write(&file, serde_json::to_string_pretty(self)? + "\n"))
+            .with_context(|| format!("keeping results in {}", file.display()))
+    }
+
+    /// The columns in which all cells are numbers stand to the right.
+    fn is_number(&self, column: usize) -> bool {
+        self.table.iter().all(|row| row.get(column).is_some_and(|cell| cell.parse::<f64>().is_ok()))
+    }
+
+    fn screen_table(&self) -> Table {
+        let mut table = Table::new();
+        table.load_preset(UTF8_FULL_CONDENSED).set_header(&self.columns);
+        table.add_rows(&self.table);
+        for (place, column) in table.column_iter_mut().enumerate() {
+            if self.is_number(place) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        table
+    }
+
+    /// The table in Markdown.
+    pub fn markdown_table(&self) -> String {
+        let line = |cells: Vec<&str>| format!("| {} |\n", cells.join(" | "));
+        let mut text = line(self.columns.iter().map(String::as_str).collect());
+        let rule = |column| if self.is_number(column) { "---:" } else { "---" };
+        text += &line((0..self.columns.len()).map(rule).collect());
+        self.table.iter().for_each(|row| text += &line(row.iter().map(String::as_str).collect()));
+        text
+    }
+}
+
+impl Taken {
+    /// Here and now.
+    pub fn now() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        Self {
+            machine: format!("{cores} cores ({})", model.map_or("unknown", |(_, name)| name)),
+            kernel: kernel.trim().to_owned(),
+            commit: commit().unwrap_or_else(|| "unknown".to_owned()),
+            date: Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            compiler: COMPILER.to_owned(),
+        }
+    }
+
+    /// The machine in one line.
+    fn machine(&self) -> String {
+        format!("{}, Linux {}", self.machine, self.kernel)
+    }
+}
+
+/// The compiler that built this, in its own words.
+pub const COMPILER: &str = env!("BENCHES_RUSTC");
+
+/// The commit of the checkout from which this was built, as git says.
+fn commit() -> Option<String> {
+    let git = |arguments: &[&str]| {
+        let output =
+            Command::new("git").args(["-C", env!("CARGO_MANIFEST_DIR")]).args(arguments).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
+    let differs =
+        git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|files| !files.is_empty());
+    Some(if differs { commit + "+" } else { commit })
 }
 
 /// The median: of an even number of values the mean of the middle two, of none NaN.
@@ -74,9 +219,9 @@ pub fn median(values: &[f64]) -> f64 {
 mod tests {
     use super::*;
 
-    #[derive(Serialize)]
+    #[derive(Serialize, Deserialize, PartialEq, Debug)]
     struct Ping {
-        name: &'static str,
+        name: String,
         micros: u32,
     }
 
@@ -88,8 +233,14 @@ mod tests {
         }
 
         fn row(&self) -> Vec<String> {
-            vec![self.name.to_owned(), self.micros.to_string()]
+            vec![self.name.clone(), self.micros.to_string()]
         }
+    }
+
+    fn report() -> Report {
+        let figures =
+            [("near", 7), ("far", 1200)].map(|(name, micros)| Ping { name: name.to_owned(), micros });
+        Report::new(&figures, Taken::now()).unwrap()
     }
 
     #[test]
@@ -101,7 +252,31 @@ mod tests {
 
     #[test]
     fn numbers_stand_to_the_right() {
-        let text = table(&[Ping { name: "near", micros: 7 }, Ping { name: "far", micros: 1200 }]).to_string();
+        let text = report().screen_table().to_string();
         assert!(text.contains("│ near ┆    7 │"), "{text}");
+        assert_eq!(
+            report().markdown_table(),
+            "| what | us |\n| --- | ---: |\n| near | 7 |\n| far | 1200 |\n"
+        );
+    }
+
+    #[test]
+    fn what_is_kept_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = report();
+        kept.keep(folder.path()).unwrap();
+        let read = Report::read_all(folder.path()).unwrap();
+        assert_eq!(read, std::slice::from_ref(&kept));
+        assert_eq!(read[0].figures::<Ping>().unwrap()[1], Ping { name: "far".to_owned(), micros: 1200 });
+        fs::write(folder.path().join("pong.json"), "{}").unwrap();
+        let error = Report::read_all(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("pong.json is no report"), "{error}");
+    }
+
+    #[test]
+    fn figures_say_where_they_were_taken() {
+        let taken = Taken::now();
+        assert!(taken.compiler.starts_with("rustc 1."), "{taken:?}");
+        assert!(taken.machine.contains("cores (") && !taken.kernel.is_empty(), "{taken:?}");
     }
 }

@@ -3,13 +3,16 @@
 //! One server pod is selected by every policy. Its peers are pods of many apps in many namespaces, or blocks of addresses.
 //! Pods carry labels that no policy mentions, one of them unique to each, as pods of real clusters do.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use clap::ValueEnum;
 use policy::{
     Action, Change, IpBlock, Labels, Namespace, NamespaceMatch, Node, Packet, Peer, Pod, PodName, PolicyName,
     PolicySpec, PortMatch, PortNumbers, Protocol, Requirement, RuleSpec, Selector, Subject, Tier,
 };
+use serde::{Deserialize, Serialize};
 
 /// The namespace of the server and of all policies.
 pub const NAMESPACE: &str = "namespace-0";
@@ -25,6 +28,12 @@ const NAMESPACES: usize = 20;
 
 /// Apps over which pods are spread.
 const APPS: usize = 50;
+
+/// Pods are dealt over apps and namespaces in turn: after so many the same pair comes again.
+const GROUPS: usize = APPS * NAMESPACES;
+
+/// Packets of each kind that are drawn.
+const PACKETS: usize = 4_096;
 
 /// TCP ports of rules are this one and those after it.
 const FIRST_PORT: u16 = 2_000;
@@ -49,12 +58,23 @@ pub struct Shape {
 }
 
 /// What peers are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[value(rename_all = "camelCase")]
 pub enum Peers {
     /// Pods of a namespace and an app.
     Selector,
     /// A node's pod CIDR without one eighth of it.
     IpBlock,
+}
+
+impl fmt::Display for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Selector => "selector",
+            Self::IpBlock => "ipBlock",
+        })
+    }
 }
 
 /// A generated cluster and packets to its server.
@@ -85,18 +105,15 @@ pub fn cluster(shape: Shape) -> Workload {
         |port| Packet::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), address(0), Protocol::TCP).to_port(port);
     let (mut hits, mut misses) = (Vec::new(), Vec::new());
     let rules = shape.policies * shape.rules;
-    for turn in 0..if rules == 0 || shape.pods == 1 { 0 } else { 4_096 } {
+    for turn in 0..if rules == 0 || shape.pods == 1 { 0 } else { PACKETS } {
         let rule = random.below(rules);
-        // Pods are dealt over apps and namespaces in turn, so every rule's choice comes back after that many pods.
         let from = match shape.peers {
-            Peers::Selector => {
-                (rule % (APPS * NAMESPACES))
-                    + APPS * NAMESPACES * random.below(shape.pods / (APPS * NAMESPACES) + 1)
-            }
+            Peers::Selector => chosen_pod(shape, rule) + GROUPS * random.below(shape.pods.div_ceil(GROUPS)),
             Peers::IpBlock => {
                 (rule % shape.pods.div_ceil(PODS_OF_A_NODE)) * PODS_OF_A_NODE + 40 + random.below(40)
             }
         };
+        // A few draws fall behind the last pod, or on the server, which always reaches itself.
         if from > 0 && from < shape.pods {
             hits.push(packet(from, port_of(rule)));
         }
@@ -178,13 +195,14 @@ fn policy(shape: Shape, number: usize) -> PolicySpec {
 
 fn rule(shape: Shape, number: usize) -> RuleSpec {
     let peer = match shape.peers {
-        Peers::Selector => Peer::Pods {
-            namespaces: NamespaceMatch::Labels(equals(
-                "kubernetes.io/metadata.name",
-                format!("namespace-{}", number / APPS % NAMESPACES),
-            )),
-            pods: equals("app", format!("app-{}", number % APPS)),
-        },
+        Peers::Selector => {
+            let pod = chosen_pod(shape, number);
+            let namespace = format!("namespace-{}", pod / APPS % NAMESPACES);
+            Peer::Pods {
+                namespaces: NamespaceMatch::Labels(equals("kubernetes.io/metadata.name", namespace)),
+                pods: equals("app", format!("app-{}", pod % APPS)),
+            }
+        }
         Peers::IpBlock => {
             let network = network_of(number % shape.pods.div_ceil(PODS_OF_A_NODE));
             let net = |length| ipnet::Ipv4Net::new_assert(Ipv4Addr::from(network), length).into();
@@ -194,6 +212,11 @@ fn rule(shape: Shape, number: usize) -> RuleSpec {
     let port = port_of(number);
     let port = PortMatch { protocol: Some(Protocol::TCP), numbers: PortNumbers::Range(port, port) };
     RuleSpec { name: None, action: Action::Accept, peers: Some(vec![peer]), ports: Some(vec![port]) }
+}
+
+/// The first of the pods that a rule chooses by selectors. The server is none of them.
+fn chosen_pod(shape: Shape, rule: usize) -> usize {
+    1 + rule % GROUPS.min(shape.pods.saturating_sub(1).max(1))
 }
 
 fn port_of(rule: usize) -> u16 {

@@ -104,7 +104,7 @@ pub enum Peer {
 }
 
 /// An `ipBlock`: a CIDR without its exceptions, which remove from this block alone (semantics 13).
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct IpBlock {
     /// The block; host bits are ignored.
     pub cidr: IpNet,

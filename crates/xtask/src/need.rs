@@ -20,6 +20,8 @@ pub enum Purpose {
     Checks,
     /// A real Kubernetes cluster.
     Cluster,
+    /// Counting the instructions of a verdict.
+    Instructions,
     /// The image for the platform that this machine is not.
     Foreign,
 }
@@ -33,6 +35,7 @@ impl Purpose {
             Self::VirtualMachine => "virtual machine",
             Self::Checks => "checks",
             Self::Cluster => "cluster",
+            Self::Instructions => "instructions",
             Self::Foreign => "other platform",
         }
     }
@@ -99,7 +102,7 @@ pub const CARGO_DENY: &str = "0.20.2";
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 
 /// All needs, in the order in which they are met.
-pub const NEEDS: [Need; 26] = [
+pub const NEEDS: [Need; 27] = [
     // rustables generates its constants from the kernel's headers by bindgen, which loads libclang.
     need("libclang", Purpose::Build, Remedy::Package("libclang-dev"), |_| path(libclang()?)),
     need("clang's headers", Purpose::Build, Remedy::Package("libclang-dev"), |_| path(clang_headers()?)),
@@ -147,6 +150,7 @@ pub const NEEDS: [Need; 26] = [
         path(static_busybox()?)
     }),
     need("static C library", Purpose::Cluster, Remedy::Package("libc6-dev"), |_| path(static_c_library()?)),
+    need("valgrind", Purpose::Instructions, Remedy::Package("valgrind"), |_| path(program("valgrind")?)),
     need("cross compiler", Purpose::Foreign, Remedy::Package(OTHER.compiler), |_| {
         path(program(&format!("{}-gcc", OTHER.gnu))?)
     }),
@@ -224,6 +228,8 @@ fn go_version(text: &str) -> Option<(u32, u32)> {
 fn static_c_library() -> Option<PathBuf> {
     let file = version(Command::new("cc").arg("-print-file-name=libc.a")).map(PathBuf::from)?;
     file.is_file().then_some(file)
+}
+
 /// The standard library of a target, in the toolchain that builds.
 fn rust_library(target: &str) -> Option<String> {
     let folder = version(Command::new("rustc").args(["--print", "target-libdir", "--target", target]))?;

@@ -25,6 +25,7 @@ pub fn show_and_ensure(workspace: &Workspace) -> Result<ExitCode> {
         Purpose::Checks,
         Purpose::Foreign,
         Purpose::Cluster,
+        Purpose::Instructions,
     ];
     ensure(workspace, &everything)?;
     anstream::println!("Nothing is missing.");

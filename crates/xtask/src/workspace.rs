@@ -45,14 +45,14 @@ impl Workspace {
         self.target.join("xtask")
     }
 
+    /// Results and reports of benchmarks.
+    pub fn bench(&self) -> PathBuf {
+        self.target.join("bench")
+    }
+
     /// Tools that were built for this checkout alone.
     pub fn tools(&self) -> PathBuf {
         self.target.join("tools")
-    }
-
-    /// Where everything that is built lies.
-    pub fn target(&self) -> &Path {
-        &self.target
     }
 
     /// A program that `cargo build` left.

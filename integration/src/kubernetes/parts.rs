@@ -41,7 +41,10 @@ const PARTS: [Part; 14] = [
     Part { test: true, ..part("e2e.test", "kubernetes", "k8s.io/kubernetes/test/e2e") },
     part("ginkgo", "kubernetes", "github.com/onsi/ginkgo/v2/ginkgo"),
     Part { contained: true, ..part("flanneld", "flannel", "github.com/flannel-io/flannel") },
-    Part { contained: true, ..part("install-conf", "flannel", "github.com/flannel-io/flannel/cmd/install_conf") },
+    Part {
+        contained: true,
+        ..part("install-conf", "flannel", "github.com/flannel-io/flannel/cmd/install_conf")
+    },
     // The last version of the CNI project that still has Flannel's plugin.
     part("flannel", "flannel-cni", "github.com/containernetworking/plugins/plugins/meta/flannel"),
     part("helm", "helm", "helm.sh/helm/v3/cmd/helm"),

@@ -12,7 +12,7 @@ use crate::snapshot::addresses::{self, Block, SetIndex};
 use crate::snapshot::class_table::ClassTable;
 use crate::snapshot::ports::{PortSet, PortTable, PortsId, RuleIndex};
 use crate::snapshot::ruleset::{Addresses, ClassId, Hopes, Peers, Ruleset, Rulesets, TierRules};
-use crate::spec::{Action, Tier};
+use crate::spec::{Action, IpBlock, Tier};
 
 /// Rulesets with what it takes to extend them.
 #[derive(Debug)]
@@ -155,20 +155,27 @@ fn build_tier(
 
 /// Rules by the address of a peer.
 #[derive(Default)]
-struct ByAddress {
-    blocks: Vec<Block>,
+struct ByAddress<'a> {
+    blocks: Vec<Block<'a>>,
+    /// Each block with each port set: of rules that have both alike only the first can ever decide.
+    seen: FxHashSet<(&'a IpBlock, SetIndex)>,
     /// Those that match every address.
     everyone: Vec<(RuleIndex, SetIndex)>,
 }
 
-impl ByAddress {
-    fn add_blocks(&mut self, index: RuleIndex, set: SetIndex, rule: &CompiledRule) {
-        self.blocks.extend(rule.blocks.iter().map(|block| Block { rule: index, set, block: block.clone() }));
+impl<'a> ByAddress<'a> {
+    fn add_blocks(&mut self, index: RuleIndex, set: SetIndex, rule: &'a CompiledRule) {
+        let new = rule.blocks.iter().filter(|block| self.seen.insert((*block, set)));
+        self.blocks.extend(new.map(|block| Block { rule: index, set, block }));
     }
 }
 
 impl Growth {
-    fn addresses(&mut self, ports: &mut PortTable, ByAddress { blocks, everyone }: ByAddress) -> Addresses {
+    fn addresses(
+        &mut self,
+        ports: &mut PortTable,
+        ByAddress { blocks, everyone, .. }: ByAddress<'_>,
+    ) -> Addresses {
         let sets = self.sets.len();
         let [ipv4, ipv6] =
             addresses::compile(&blocks, &everyone, sets, |held| self.ports_of(ports, held.to_vec()));

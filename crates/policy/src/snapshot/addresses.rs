@@ -3,9 +3,10 @@
 //! A prefix inherits what holds around it and then applies what begins there (blocks) or ends there (`except`), so that a
 //! lookup never has to climb.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use rustc_hash::FxHashMap;
 
 use crate::snapshot::ports::{PortsId, RuleIndex};
 use crate::snapshot::trie::Trie;
@@ -15,24 +16,25 @@ use crate::spec::IpBlock;
 pub(crate) type SetIndex = u32;
 
 /// One rule's peer by address.
-#[derive(Clone, Debug)]
-pub(crate) struct Block {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Block<'a> {
     pub rule: RuleIndex,
     pub set: SetIndex,
     /// `cidr` canonical and without host bits; each exception inside it and outside every other.
-    pub block: IpBlock,
+    pub block: &'a IpBlock,
 }
 
 /// Builds the tries of IPv4 and IPv6. `ports` gives the ports for rules, ascending, each with another port set, the first
 /// that has it. A family without blocks needs none.
 pub(crate) fn compile(
-    blocks: &[Block],
+    blocks: &[Block<'_>],
     everyone: &[(RuleIndex, SetIndex)],
     sets: usize,
     mut ports: impl FnMut(&[(RuleIndex, SetIndex)]) -> PortsId,
 ) -> [Option<Trie>; 2] {
     [false, true].map(|ipv6| {
-        let blocks: Vec<&Block> = blocks.iter().filter(|block| is_ipv6(&block.block.cidr) == ipv6).collect();
+        let blocks: Vec<Block<'_>> =
+            blocks.iter().filter(|block| is_ipv6(&block.block.cidr) == ipv6).copied().collect();
         if blocks.is_empty() {
             return None;
         }
@@ -99,23 +101,23 @@ fn canonical(net: IpNet) -> IpNet {
 /// A walk over nested prefixes that knows which rules hold where it stands.
 struct Walk<'a> {
     /// By prefix: the blocks that begin there (true) or are cut out there (false).
-    edges: HashMap<IpNet, Vec<(&'a Block, bool)>>,
+    edges: FxHashMap<IpNet, Vec<(Block<'a>, bool)>>,
     active: Active,
 }
 
 impl<'a> Walk<'a> {
-    fn new(blocks: &[&'a Block], sets: usize) -> Self {
-        let mut edges: HashMap<IpNet, Vec<(&Block, bool)>> = HashMap::new();
+    fn new(blocks: &[Block<'a>], sets: usize) -> Self {
+        let mut edges: FxHashMap<IpNet, Vec<(Block<'a>, bool)>> = FxHashMap::default();
         for block in blocks {
-            edges.entry(block.block.cidr).or_default().push((block, true));
+            edges.entry(block.block.cidr).or_default().push((*block, true));
             for except in &block.block.except {
-                edges.entry(*except).or_default().push((block, false));
+                edges.entry(*except).or_default().push((*block, false));
             }
         }
         Self {
             edges,
             active: Active {
-                blocks: HashMap::new(),
+                blocks: FxHashMap::default(),
                 rules: vec![BTreeSet::new(); sets],
                 sets: BTreeSet::new(),
             },
@@ -146,7 +148,7 @@ impl<'a> Walk<'a> {
 /// The rules that hold at one place: ANY of a rule's blocks is enough.
 struct Active {
     /// How many of each rule's blocks hold.
-    blocks: HashMap<RuleIndex, u32>,
+    blocks: FxHashMap<RuleIndex, u32>,
     /// By port set: its rules.
     rules: Vec<BTreeSet<RuleIndex>>,
     /// Port sets that have rules.

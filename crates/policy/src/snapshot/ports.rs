@@ -79,10 +79,14 @@ pub(crate) type PortsId = u32;
 /// protocol, and last for all others, [`PROTOCOL_WORDS`]: its number, the rule for packets without a port, where its
 /// intervals begin in the table, and how many there are; then the aliases, [`ALIAS_WORDS`] each: name, protocol or
 /// [`ANY_PROTOCOL`], rule; then the intervals, [`INTERVAL_WORDS`] each: start and first rule. The first starts at 0.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct PortTable {
+    /// The first stands for [`NO_PORTS`].
     words: Vec<u32>,
 }
+
+/// The ports of no rules at all: most peers have them by address or by selector, and need no search.
+const NO_PORTS: PortsId = 0;
 
 const HEADER_WORDS: usize = 3;
 const PROTOCOL_WORDS: usize = 4;
@@ -91,6 +95,12 @@ const INTERVAL_WORDS: usize = 2;
 
 /// No IP protocol has this number.
 const ANY_PROTOCOL: u32 = 256;
+
+impl Default for PortTable {
+    fn default() -> Self {
+        Self { words: vec![NO_RULE] }
+    }
+}
 
 impl PortTable {
     /// Of the rules kept at `ports`, the first that matches.
@@ -119,6 +129,9 @@ impl PortTable {
     /// without a port has no aliases.
     #[inline]
     fn by_number(&self, ports: PortsId, target: Target<'_>) -> (RuleIndex, &[u32], u16) {
+        if ports == NO_PORTS {
+            return (NO_RULE, &[], 0);
+        }
         let words = &self.words[ports as usize..];
         let (protocols, aliases) = (words[1] as usize, words[2] as usize);
         let mut entry = HEADER_WORDS;
@@ -141,6 +154,9 @@ impl PortTable {
 
     /// Compiles rules, which must come in ascending order.
     pub(crate) fn compile(&mut self, rules: &[(RuleIndex, &PortSet)]) -> PortsId {
+        if rules.is_empty() {
+            return NO_PORTS;
+        }
         let ranges =
             || rules.iter().flat_map(|(rule, set)| set.ranges.iter().map(move |range| (*rule, *range)));
         let mut named: Vec<Protocol> = ranges().filter_map(|(_, range)| range.protocol).collect();
@@ -308,7 +324,11 @@ mod tests {
         let alias = PortAlias { name: 7, protocol: Some(Protocol::TCP) };
         let set = PortSet { ranges: Box::from([]), names: Box::from([alias]) };
         let mut table = PortTable::default();
-        table.compile(&[]);
+        assert_eq!(table.compile(&[]), NO_PORTS);
+        assert_eq!(
+            [table.first(NO_PORTS), table.first_match(NO_PORTS, to(Protocol::TCP, 8080))],
+            [NO_RULE; 2]
+        );
         let ports = table.compile(&[(3, &set)]);
         let names = vec![ResolvedPort { protocol: Protocol::TCP, number: 8080, name: 7 }];
         let target = Target { names: Some(&names), ..to(Protocol::TCP, 8080) };

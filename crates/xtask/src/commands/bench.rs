@@ -1,4 +1,6 @@
-//! `cargo xtask bench`: measures verdicts, connections, changes and memory on this machine.
+//! `cargo xtask bench`: measures verdicts, changes, connections and memory on this machine, and reports.
+//!
+//! Results are kept in target/bench/results, a file for each measurement; the report is made from what lies there.
 
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};
@@ -14,72 +16,182 @@ use crate::workspace::Workspace;
 
 /// What to measure.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n  cargo xtask bench all\n  cargo xtask bench policy --quick\n  \
+                  cargo xtask bench connections --help\n  cargo xtask bench report --into docs\n  \
+                  cargo xtask bench export --case 10000-pods-1000-policies-5-rules-selector target/case")]
 pub struct Arguments {
-    /// What to measure.
+    /// What to do.
     #[arg(value_enum, default_value = "all")]
     what: What,
-    /// Handed on to the benchmark: `cargo xtask bench connections -- --help` lists what it takes.
-    #[arg(last = true)]
+    /// Handed on to the benchmark: `cargo xtask bench connections --help` lists what it takes.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<OsString>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum What {
-    /// One verdict: nanoseconds, with few and with many policies.
+    /// One verdict over a grid of clusters: nanoseconds, allocations, verdicts a second.
     Policy,
+    /// A full compile and single changes over the same grid: time and memory.
+    Compile,
     /// New connections between two pods of one node: rate and latency (as root).
     Connections,
     /// From an edited file to the last byte of a connection that it forbids (as root).
     Apply,
     /// Resident memory of an agent with 10,000 pods and 1,000 policies (as root).
     Memory,
-    /// All of these, one after the other.
+    /// All of these, one after the other, and then the report. `--quick`: only whether they work.
     All,
+    /// Instructions of one verdict, compared with the committed figures; `--renew` commits these.
+    Instructions,
+    /// A point of the grid as manifests and packets with the verdicts that must come out: `--case NAME DIR`.
+    Export,
+    /// performance.md with plots from the results that lie there: `--into DIR`.
+    Report,
 }
+
+/// What `all` measures.
+const MEASUREMENTS: [What; 5] = [What::Policy, What::Compile, What::Connections, What::Apply, What::Memory];
 
 /// Runs the command.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
-    let chosen: &[What] = match &arguments.what {
-        What::All => &[What::Policy, What::Connections, What::Apply, What::Memory],
-        one => std::slice::from_ref(one),
-    };
-    let in_the_kernel = chosen.iter().any(|what| *what != What::Policy);
-    if in_the_kernel && !Machine::this().root {
+    let Arguments { what, rest } = arguments;
+    let chosen: &[What] = if *what == What::All { &MEASUREMENTS } else { std::slice::from_ref(what) };
+    let quick = *what == What::All && rest.iter().any(|argument| argument == "--quick");
+    let help = rest.iter().any(|argument| argument == "--help" || argument == "-h");
+    if !help && chosen.iter().any(|what| what.needs_root()) && !Machine::this().root {
         bail!(
-            "all but `bench policy` need root, since they make network namespaces: sudo -E cargo xtask bench"
+            "connections, apply and memory need root, since they make network namespaces: sudo -E cargo xtask bench"
         );
     }
-    setup::ensure(workspace, &[Purpose::Build, Purpose::Namespaces])?;
-    if in_the_kernel {
-        build(
-            workspace,
-            &["-p", "kube-verdict", "-p", "benches", "--bin", "kube-verdict", "--bin", "benches"],
-        )?;
-    }
+    setup::ensure(workspace, purposes(*what))?;
+    build_for(workspace, chosen)?;
     let mut code = ExitCode::SUCCESS;
     for what in chosen {
-        let status =
-            measurement(workspace, *what, &arguments.rest).status().context("the benchmark did not start")?;
-        if !status.success() {
+        let mut command = program(workspace, *what);
+        if quick {
+            command.args(what.quick());
+        }
+        // `--quick` of `all` stands for something else in each measurement.
+        command.args(rest.iter().filter(|argument| !(quick && *argument == "--quick")));
+        if !command.status().context("the benchmark did not start")?.success() {
             code = ExitCode::FAILURE;
         }
+    }
+    if *what == What::All && !help {
+        let into = workspace.bench().join("report");
+        let status = program(workspace, What::Report).arg("--into").arg(&into).status()?;
+        if !status.success() {
+            return Ok(ExitCode::FAILURE);
+        }
+        anstream::eprintln!("the report: {}", into.join("performance.md").display());
     }
     Ok(code)
 }
 
-fn measurement(workspace: &Workspace, what: What, rest: &[OsString]) -> Command {
-    let name = what.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
-    let mut command;
-    if what == What::Policy {
-        command = workspace.cargo("bench");
-        command.args(["-p", "benches", "--bench", &name, "--"]);
-    } else {
-        command = Command::new(workspace.release_program("benches"));
-        command
-            .arg(name)
-            .env("KUBE_VERDICT_BIN", workspace.release_program("kube-verdict"))
-            .current_dir(workspace.root());
+/// Builds what the chosen benchmarks run.
+fn build_for(workspace: &Workspace, chosen: &[What]) -> Result<()> {
+    let mut what = vec!["-p", "benches", "--bin", "benches"];
+    if chosen.iter().any(|what| what.needs_root()) {
+        what.extend(["-p", "kube-verdict", "--bin", "kube-verdict"]);
     }
-    command.args(rest);
+    build(workspace, &what)
+}
+
+fn purposes(what: What) -> &'static [Purpose] {
+    match what {
+        What::Instructions => &[Purpose::Build, Purpose::Instructions],
+        _ if what == What::All || what.needs_root() => &[Purpose::Build, Purpose::Namespaces],
+        _ => &[Purpose::Build],
+    }
+}
+
+/// The program of a benchmark, without arguments of its own; [`build_for`] must have built it.
+fn program(workspace: &Workspace, what: What) -> Command {
+    let results = workspace.bench().join("results");
+    let mut command = Command::new(workspace.release_program("benches"));
+    command.arg(what.name()).env("KUBE_VERDICT_BIN", workspace.release_program("kube-verdict"));
+    match what {
+        What::Report => drop(command.arg("--from").arg(results)),
+        // Paths in its arguments are the caller's.
+        What::Export => {}
+        _ => drop(command.env("KUBE_VERDICT_RESULTS", results)),
+    }
     command
+}
+
+/// The step of `cargo xtask test` that counts instructions.
+pub fn instructions(workspace: &Workspace) -> Command {
+    let mut command = workspace.cargo("run");
+    command.args(["--release", "-p", "benches", "--bin", "benches", "--", &What::Instructions.name()]);
+    command
+}
+
+impl What {
+    /// As the command line takes it.
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    fn needs_root(self) -> bool {
+        matches!(self, Self::Connections | Self::Apply | Self::Memory)
+    }
+
+    /// The arguments with which a measurement takes seconds: whether it works, not how fast anything is.
+    fn quick(self) -> &'static [&'static str] {
+        match self {
+            Self::Policy | Self::Compile => &["--quick"],
+            Self::Connections => &[
+                "--clients",
+                "1",
+                "--policies",
+                "1",
+                "--rounds",
+                "1",
+                "--seconds",
+                "0.2",
+                "--warm-up",
+                "0.1",
+            ],
+            Self::Apply => &["--entries", "0", "--rounds", "1"],
+            Self::Memory => &["--pods", "100", "--policies", "10", "--edits", "2"],
+            Self::All | Self::Instructions | Self::Export | Self::Report => &[],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn what_follows_the_measurement_is_handed_on() {
+        let read =
+            |line: &[&str]| Line::try_parse_from(["bench"].iter().chain(line)).map(|line| line.arguments);
+        for line in
+            [&["apply", "--entries", "0,10", "--help"][..], &["apply", "--", "--entries", "0,10", "--help"]]
+        {
+            let arguments = read(line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+            assert_eq!(
+                (arguments.what, arguments.rest),
+                (What::Apply, ["--entries", "0,10", "--help"].map(Into::into).to_vec())
+            );
+        }
+        let all = read(&[]).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((all.what, all.rest.len()), (What::All, 0));
+        assert!(read(&["scale"]).is_err(), "what does not exist is not listed");
+    }
+
+    #[test]
+    fn everything_that_all_measures_has_a_quick_form() {
+        assert!(MEASUREMENTS.iter().all(|what| !what.quick().is_empty()));
+    }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
+use crate::commands::bench;
 use crate::machine::Machine;
 use crate::need::{Purpose, cargo_deny};
 use crate::setup;
@@ -38,6 +39,8 @@ enum Step {
     Unit,
     /// The documentation builds without a warning.
     Docs,
+    /// No verdict takes more than 3 % more instructions than is committed.
+    Instructions,
     /// The optimised agent, for the two that follow.
     Agent,
     /// Stories between network namespaces (as root).
@@ -96,6 +99,7 @@ fn purposes(steps: &[Step]) -> Vec<Purpose> {
             Step::Format | Step::Licences => &[Purpose::Checks],
             Step::Clippy => &[Purpose::Checks, Purpose::Build],
             Step::Docs | Step::Agent => &[Purpose::Build],
+            Step::Instructions => &[Purpose::Build, Purpose::Instructions],
             Step::Unit | Step::Namespaces => &[Purpose::Build, Purpose::Namespaces],
             Step::Vm => &[Purpose::Build, Purpose::Namespaces, Purpose::VirtualMachine],
         });
@@ -164,6 +168,7 @@ impl Step {
                 command.args(["--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
                 command
             }
+            Self::Instructions => bench::instructions(workspace),
             Self::Agent => {
                 let mut command = workspace.cargo("build");
                 command.args(["--release", "-p", "kube-verdict"]);

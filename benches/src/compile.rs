@@ -1,0 +1,285 @@
+//! What a change costs, from the change to the next snapshot, in time and in memory.
+//!
+//! The snapshot before is held meanwhile, as workers hold it: what the next one can't share has to be copied.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use policy::{Change, Compiler, Labels, Pod, PodName, PolicySpec, Scope, Snapshot};
+use serde::{Deserialize, Serialize};
+
+use crate::allocations::{self, Allocated};
+use crate::grid::{Extent, Point};
+use crate::report::{Figures, Output, median, progress, show};
+use crate::workload::{self, NODE};
+
+/// For how long each kind of change is repeated.
+const TIMED: Duration = Duration::from_millis(100);
+/// At least so often, however long one takes.
+const FEWEST: usize = 3;
+/// And no more often than that.
+const MOST: usize = 400;
+
+/// What to measure.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// A few small points and little time: whether it works, not how fast it is.
+    #[arg(long)]
+    quick: bool,
+    /// This point alone, such as 10000-pods-1000-policies-5-rules-selector.
+    #[arg(long)]
+    point: Option<Point>,
+    /// How figures are shown.
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+/// What changes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Event {
+    /// Everything comes at once, as when an agent starts.
+    Full,
+    /// A pod comes, labelled like others.
+    PodAdded,
+    /// A pod goes.
+    PodRemoved,
+    /// A pod becomes one of another app, which policies can tell from the first.
+    LabelChanged,
+    /// A policy loses its last rule, or gets it back.
+    PolicyChanged,
+}
+
+/// One row of figures.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Row {
+    /// Where.
+    #[serde(flatten)]
+    pub point: Point,
+    /// What.
+    pub event: Event,
+    /// How often it was measured.
+    pub times: usize,
+    /// Microseconds from the change to the snapshot, the median.
+    pub median_us: f64,
+    /// The longest.
+    pub worst_us: f64,
+    /// Bytes that were held at most while it was compiled, beyond those before it: the median.
+    pub peak_bytes: f64,
+    /// Bytes held afterwards beyond those before it, with the snapshot before let go: the median.
+    pub kept_bytes: f64,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "full compile",
+            Self::PodAdded => "pod added",
+            Self::PodRemoved => "pod removed",
+            Self::LabelChanged => "label changed",
+            Self::PolicyChanged => "policy changed",
+        })
+    }
+}
+
+impl Figures for Row {
+    const NAME: &'static str = "compile";
+
+    fn header() -> Vec<&'static str> {
+        vec![
+            "change",
+            "pods",
+            "policies",
+            "rules each",
+            "peers",
+            "median us",
+            "worst us",
+            "peak kB",
+            "kept kB",
+        ]
+    }
+
+    fn row(&self) -> Vec<String> {
+        let Point { pods, policies, rules, peers } = self.point;
+        vec![
+            self.event.to_string(),
+            pods.to_string(),
+            policies.to_string(),
+            rules.to_string(),
+            peers.to_string(),
+            format!("{:.1}", self.median_us),
+            format!("{:.1}", self.worst_us),
+            format!("{:.1}", self.peak_bytes / 1e3),
+            format!("{:.1}", self.kept_bytes / 1e3),
+        ]
+    }
+}
+
+/// Measures, and shows the figures.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let points = match arguments.point {
+        Some(point) => vec![point],
+        None => Extent::of(arguments.quick).points(),
+    };
+    let timed = if arguments.quick { TIMED / 20 } else { TIMED };
+    let progress = progress(points.len());
+    let mut rows = Vec::new();
+    for point in points {
+        progress.set_message(point.to_string());
+        rows.extend(measure(point, timed)?);
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    show(arguments.output, &rows)
+}
+
+/// Measures every kind of change at one point.
+pub fn measure(point: Point, timed: Duration) -> Result<Vec<Row>> {
+    let changes = workload::cluster(point.into()).changes;
+    let full = repeated(timed, |_| from_nothing(&changes));
+    let mut cluster = Running::start(changes)?;
+    let mut removed = Costs::default();
+    let added = repeated(timed, |turn| {
+        let pod = cluster.one_more_pod(turn);
+        let name = pod.name.clone();
+        let cost = cluster.compile(Change::Pod(pod));
+        removed.0.push(cluster.compile(Change::PodGone(name)));
+        cost
+    });
+    let label = repeated(timed, |turn| {
+        let pod = cluster.relabelled_pod(turn);
+        cluster.compile(Change::Pod(pod))
+    });
+    let policy = repeated(timed, |turn| {
+        let policy = cluster.edited_policy(turn);
+        cluster.compile(Change::Policy(policy))
+    });
+    let measured = [
+        (Event::Full, full),
+        (Event::PodAdded, added),
+        (Event::PodRemoved, removed),
+        (Event::LabelChanged, label),
+        (Event::PolicyChanged, policy),
+    ];
+    Ok(measured.map(|(event, costs)| costs.row(point, event)).into())
+}
+
+/// What one change cost.
+struct Cost {
+    took: Duration,
+    allocated: Allocated,
+}
+
+/// What each of several changes of one kind cost.
+#[derive(Default)]
+struct Costs(Vec<Cost>);
+
+/// Does something again and again; `once` is told how often it was done before.
+fn repeated(timed: Duration, mut once: impl FnMut(usize) -> Cost) -> Costs {
+    let started = Instant::now();
+    let mut costs = Vec::with_capacity(MOST);
+    while costs.len() < FEWEST || (costs.len() < MOST && started.elapsed() < timed) {
+        let cost = once(costs.len());
+        costs.push(cost);
+    }
+    Costs(costs)
+}
+
+impl Costs {
+    fn row(&self, point: Point, event: Event) -> Row {
+        let of = |value: fn(&Cost) -> f64| self.0.iter().map(value).collect::<Vec<_>>();
+        let micros = of(|cost| cost.took.as_secs_f64() * 1e6);
+        Row {
+            point,
+            event,
+            times: micros.len(),
+            median_us: median(&micros),
+            worst_us: micros.iter().copied().fold(0.0, f64::max),
+            peak_bytes: median(&of(|cost| cost.allocated.peak as f64)),
+            kept_bytes: median(&of(|cost| cost.allocated.kept as f64)),
+        }
+    }
+}
+
+/// A compiler under way, and the snapshot that is in force.
+struct Running {
+    compiler: Compiler,
+    current: Arc<Snapshot>,
+    pods: usize,
+    policies: Vec<Arc<PolicySpec>>,
+}
+
+impl Running {
+    fn start(changes: Vec<Change>) -> Result<Self> {
+        let policies: Vec<_> = changes
+            .iter()
+            .filter_map(
+                |change| if let Change::Policy(policy) = change { Some(policy.clone()) } else { None },
+            )
+            .collect();
+        policies.first().context("the cluster has no policy")?;
+        let pods = changes.iter().filter(|change| matches!(change, Change::Pod(_))).count();
+        let mut compiler = Compiler::new(Scope::Node(NODE.into()));
+        let current = compiler.apply(changes);
+        Ok(Self { compiler, current, pods, policies })
+    }
+
+    /// A pod that is not there yet, labelled like one that is.
+    fn one_more_pod(&self, turn: usize) -> Pod {
+        let like = workload::pod(self.somewhere(turn));
+        let new = workload::pod(self.pods + turn);
+        let name = PodName::new(like.name.namespace, new.name.name);
+        Pod { name, labels: like.labels, ..new }
+    }
+
+    /// A pod that is there, with the app of another.
+    fn relabelled_pod(&self, turn: usize) -> Pod {
+        let number = self.somewhere(turn);
+        let pod = workload::pod(number);
+        // Another one than the last time that this pod's turn came.
+        let other = workload::pod(number + 1 + turn % 7);
+        let labels = pod.labels.iter().map(|(key, value)| match key {
+            "app" => (key, other.labels.value(key).unwrap_or(value).to_owned()),
+            _ => (key, value.to_owned()),
+        });
+        Pod { labels: Labels::from_iter(labels), ..pod }
+    }
+
+    /// A policy without its last rule; in the next round with it.
+    fn edited_policy(&self, turn: usize) -> Arc<PolicySpec> {
+        let count = self.policies.len();
+        let mut policy = (*self.policies[turn % count]).clone();
+        if (turn / count).is_multiple_of(2) {
+            policy.ingress.pop();
+        }
+        Arc::new(policy)
+    }
+
+    /// The number of a pod, anywhere in the cluster and not the server.
+    fn somewhere(&self, turn: usize) -> usize {
+        1 + turn * 37 % (self.pods - 1)
+    }
+
+    fn compile(&mut self, change: Change) -> Cost {
+        let started = Instant::now();
+        let (next, while_compiled) = allocations::during(|| self.compiler.apply([change]));
+        let took = started.elapsed();
+        let ((), let_go) = allocations::during(|| self.current = next);
+        let kept = while_compiled.kept + let_go.kept;
+        Cost { took, allocated: Allocated { kept, ..while_compiled } }
+    }
+}
+
+/// A full compile. What the source hands over counts as memory, but not as time.
+fn from_nothing(changes: &[Change]) -> Cost {
+    let ((took, ..), allocated) = allocations::during(|| {
+        let changes = changes.to_vec();
+        let started = Instant::now();
+        let mut compiler = Compiler::new(Scope::Node(NODE.into()));
+        let snapshot = compiler.apply(changes);
+        (started.elapsed(), compiler, snapshot)
+    });
+    Cost { took, allocated }
+}

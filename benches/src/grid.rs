@@ -1,0 +1,132 @@
+//! The points at which verdicts and compiles are measured, each with a name by which it can be asked for again.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Context, Error, Result, bail};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::workload::{Peers, Shape};
+
+/// How many points.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extent {
+    /// Every point: what figures are quoted from.
+    Full,
+    /// A few small ones: whether the measurement works at all.
+    Quick,
+}
+
+/// One point: a [`Shape`] as it stands in figures.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Point {
+    /// Pods in the cluster.
+    pub pods: usize,
+    /// Policies, all of which select the server.
+    pub policies: usize,
+    /// Rules of each policy.
+    pub rules: usize,
+    /// What the rules' peers are.
+    pub peers: Peers,
+}
+
+impl Extent {
+    /// `--quick` as it stands on the command line.
+    pub fn of(quick: bool) -> Self {
+        if quick { Self::Quick } else { Self::Full }
+    }
+
+    /// All points, small clusters first.
+    pub fn points(self) -> Vec<Point> {
+        let (pods, policies, rules): (&[usize], &[usize], &[usize]) = match self {
+            Self::Full => (&[100, 10_000, 100_000], &[1, 10, 100, 1_000, 5_000], &[1, 5, 25]),
+            Self::Quick => (&[100, 1_500], &[1, 100], &[1, 5]),
+        };
+        let mut points = Vec::new();
+        for &pods in pods {
+            for &policies in policies {
+                for &rules in rules {
+                    let point = |peers| Point { pods, policies, rules, peers };
+                    points.extend(Peers::value_variants().iter().copied().map(point));
+                }
+            }
+        }
+        points
+    }
+}
+
+impl From<Point> for Shape {
+    fn from(point: Point) -> Self {
+        let Point { pods, policies, rules, peers } = point;
+        Self { pods, policies, rules, peers }
+    }
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pods, policies, rules, peers } = self;
+        write!(f, "{pods}-pods-{policies}-policies-{rules}-rules-{peers}")
+    }
+}
+
+impl FromStr for Point {
+    type Err = Error;
+
+    /// Reads the name that [`Display`](fmt::Display) writes.
+    fn from_str(name: &str) -> Result<Self> {
+        let parts: Vec<&str> = name.split('-').collect();
+        let &[pods, "pods", policies, "policies", rules, "rules", peers] = &parts[..] else {
+            bail!("{name:?} is no point of the grid: write it like 10000-pods-1000-policies-5-rules-selector")
+        };
+        let number = |text: &str| {
+            text.parse::<usize>()
+                .ok()
+                .filter(|number| *number > 0)
+                .with_context(|| format!("{name:?}: {text:?} must be a number of at least 1"))
+        };
+        let point = Self {
+            pods: number(pods)?,
+            policies: number(policies)?,
+            rules: number(rules)?,
+            peers: Peers::from_str(peers, true)
+                .map_err(|_| anyhow::anyhow!("{name:?}: peers are `selector` or `ipblock`, not {peers:?}"))?,
+        };
+        if point.pods < 2 {
+            bail!("{name:?}: a server alone has no peer; give it at least 2 pods");
+        }
+        Ok(point)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_point_is_found_again_by_its_name() {
+        for extent in [Extent::Full, Extent::Quick] {
+            let points = extent.points();
+            assert_eq!(points.iter().collect::<BTreeSet<_>>().len(), points.len(), "each point once");
+            for point in points {
+                assert_eq!(point.to_string().parse::<Point>().unwrap(), point);
+            }
+        }
+        assert_eq!(Extent::Full.points().len(), 3 * 5 * 3 * 2);
+    }
+
+    #[test]
+    fn what_is_no_point_is_said_to_be_none() {
+        for (name, sentence) in [
+            ("", "is no point of the grid"),
+            ("10-pods-1-policies-1-rules", "is no point of the grid"),
+            ("10-pods-1-policies-1-rules-names", "peers are `selector` or `ipblock`"),
+            ("10-pods-0-policies-1-rules-selector", "at least 1"),
+            ("1-pods-1-policies-1-rules-selector", "at least 2 pods"),
+        ] {
+            assert!(name.parse::<Point>().unwrap_err().to_string().contains(sentence), "{name}");
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! How many instructions a verdict takes: the same number on every run, so a change that makes verdicts dearer is seen at once.
+//!
+//! ```text
+//!  this program, under valgrind's callgrind -> [ judge_counted ] alone is counted -> per verdict
+//!                                                   benches/instructions.json -> [ Comparison ]
+//! ```
+//!
+//! The figures belong to one compiler and one kind of processor: the file says which, and so does what fails.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use policy::{Compiler, Directions, Packet, Scope, Snapshot};
+use serde::{Deserialize, Serialize};
+
+use crate::grid::Point;
+use crate::report::{COMPILER, Figures, Output, progress, show};
+use crate::verdicts::Kind;
+use crate::workload::{self, NODE, Workload};
+
+/// The hidden command of this program that runs under callgrind.
+pub const COMMAND: &str = "judge-counted";
+/// By how much a verdict may become dearer before it counts: inlining moves a few instructions to and fro.
+pub const TOLERANCE: f64 = 0.03;
+/// Where the points lie whose figures are committed: small and large, and both ways to find a peer.
+const POINTS: [&str; 4] = [
+    "100-pods-1-policies-1-rules-selector",
+    "10000-pods-100-policies-5-rules-ipBlock",
+    "10000-pods-1000-policies-5-rules-selector",
+    "10000-pods-1000-policies-5-rules-ipBlock",
+];
+
+/// What to do.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Write the figures down instead of comparing with those that are committed.
+    #[arg(long)]
+    renew: bool,
+    /// How figures are shown.
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+/// What runs under callgrind.
+#[derive(clap::Args)]
+pub struct Counted {
+    point: Point,
+    #[arg(value_enum)]
+    packets: Kind,
+}
+
+/// The committed figures.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Committed {
+    /// The compiler's own words.
+    pub compiler: String,
+    /// The processor's kind, as Rust names it.
+    pub processor: String,
+    /// Instructions for each verdict, by case: a point of the grid and what becomes of the packets.
+    pub instructions: BTreeMap<String, f64>,
+}
+
+/// One row of figures.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Comparison {
+    /// The case.
+    pub case: String,
+    /// Instructions for each verdict as committed; `None` if the case is new.
+    pub committed: Option<f64>,
+    /// Instructions for each verdict now.
+    pub now: f64,
+}
+
+impl Comparison {
+    /// How much dearer it became: 0.01 is one per cent. `None` without a figure to compare with.
+    pub fn growth(&self) -> Option<f64> {
+        self.committed.map(|committed| self.now / committed - 1.0)
+    }
+}
+
+impl Figures for Comparison {
+    const NAME: &'static str = "instructions";
+
+    fn header() -> Vec<&'static str> {
+        vec!["case", "committed", "now", "growth"]
+    }
+
+    fn row(&self) -> Vec<String> {
+        let text =
+            |value: Option<f64>| value.map_or_else(|| "none".to_owned(), |value| format!("{value:.1}"));
+        let growth = self.growth().map_or_else(String::new, |growth| format!("{:+.1} %", growth * 100.0));
+        vec![self.case.clone(), text(self.committed), text(Some(self.now)), growth]
+    }
+}
+
+/// Counts, and compares with the committed figures or renews them.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let now = count()?;
+    let file = file();
+    if arguments.renew {
+        let committed = Committed {
+            compiler: COMPILER.to_owned(),
+            processor: env::consts::ARCH.to_owned(),
+            instructions: now,
+        };
+        fs::write(&file, serde_json::to_string_pretty(&committed)? + "\n")
+            .with_context(|| format!("writing {}", file.display()))?;
+        println!("renewed {}", file.display());
+        return Ok(());
+    }
+    let text = fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
+    let committed: Committed =
+        serde_json::from_slice(&text).with_context(|| format!("understanding {}", file.display()))?;
+    let comparisons = committed.compare(&now);
+    show(arguments.output, &comparisons)?;
+    match committed.complaint(&comparisons, env::consts::ARCH, COMPILER) {
+        Some(complaint) => bail!("{complaint}"),
+        None => Ok(()),
+    }
+}
+
+/// The committed figures lie beside the code that they are about.
+fn file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("instructions.json")
+}
+
+/// How the figures are renewed.
+const RENEW: &str = "cargo xtask bench instructions --renew";
+
+impl Committed {
+    /// Every case that is counted now, with its committed figure.
+    pub fn compare(&self, now: &BTreeMap<String, f64>) -> Vec<Comparison> {
+        let compare = |(case, now): (&String, &f64)| {
+            let committed = self.instructions.get(case).copied();
+            Comparison { case: case.clone(), committed, now: *now }
+        };
+        now.iter().map(compare).collect()
+    }
+
+    /// What is wrong, and what to do; `None` if nothing is. On another kind of processor nothing can be compared: that is said
+    /// by the table, whose figures then differ, and is no failure.
+    pub fn complaint(&self, comparisons: &[Comparison], processor: &str, compiler: &str) -> Option<String> {
+        if processor != self.processor {
+            eprintln!("not compared: the committed figures are for {}, this is {processor}", self.processor);
+            return None;
+        }
+        let mut wrong: Vec<String> = comparisons
+            .iter()
+            .filter_map(|comparison| match comparison.growth() {
+                None => Some(format!("{}: no committed figure", comparison.case)),
+                Some(growth) if growth > TOLERANCE => Some(format!(
+                    "{}: {:.1} instructions for a verdict, {:.1} % more than the committed {:.1}",
+                    comparison.case,
+                    comparison.now,
+                    growth * 100.0,
+                    comparison.committed.unwrap_or_default(),
+                )),
+                Some(_) => None,
+            })
+            .collect();
+        let counted = |case: &&String| comparisons.iter().any(|comparison| comparison.case == **case);
+        let gone = self.instructions.keys().filter(|case| !counted(case));
+        wrong.extend(gone.map(|case| format!("{case}: a committed figure that nobody counts any more")));
+        if wrong.is_empty() {
+            return None;
+        }
+        let mut text = wrong.join("\n");
+        if compiler != self.compiler {
+            text += &format!(
+                "\nThe committed figures were counted with {}, these with {compiler}: that may be the cause.",
+                self.compiler
+            );
+        }
+        text += &format!("\nIf it is worth its price: {RENEW}, and say in the commit why.");
+        Some(text)
+    }
+}
+
+/// Counts every case.
+fn count() -> Result<BTreeMap<String, f64>> {
+    let progress = progress(POINTS.len() * 2);
+    let mut counted = BTreeMap::new();
+    for name in POINTS {
+        let point: Point = name.parse()?;
+        for packets in [Kind::Hit, Kind::Miss] {
+            let case = format!("{point}, {packets}");
+            progress.set_message(case.clone());
+            let instructions = count_one(point, packets).with_context(|| format!("counting {case}"))?;
+            // A tenth of an instruction is finer than anybody asks.
+            counted.insert(case, (instructions * 10.0).round() / 10.0);
+            progress.inc(1);
+        }
+    }
+    progress.finish_and_clear();
+    Ok(counted)
+}
+
+/// Runs this program under callgrind; returns the instructions of one verdict.
+fn count_one(point: Point, packets: Kind) -> Result<f64> {
+    let folder = tempfile::tempdir().context("making a folder for callgrind")?;
+    let counts = folder.path().join("counts");
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--toggle-collect=*judge_counted*"])
+        .arg(format!("--callgrind-out-file={}", counts.display()))
+        .arg(env::current_exe().context("finding this program")?)
+        .args([COMMAND, &point.to_string(), &packets.to_string()])
+        .output()
+        .context("starting valgrind (Debian's package valgrind)")?;
+    if !output.status.success() {
+        bail!("valgrind failed: {}", String::from_utf8_lossy(&output.stderr).trim_end());
+    }
+    let verdicts: u64 =
+        String::from_utf8_lossy(&output.stdout).trim().parse().context("how many verdicts")?;
+    let counts = fs::read_to_string(&counts).context("reading callgrind's counts")?;
+    match total(&counts) {
+        Some(instructions) if instructions > verdicts && verdicts > 0 => {
+            Ok(instructions as f64 / verdicts as f64)
+        }
+        _ => bail!("callgrind counted nothing in judge_counted: was the program stripped of its symbols?"),
+    }
+}
+
+/// The sum that stands at the end of callgrind's file.
+fn total(counts: &str) -> Option<u64> {
+    counts.lines().find_map(|line| line.strip_prefix("totals:"))?.trim().parse().ok()
+}
+
+/// The program under callgrind: says how many verdicts it gave.
+pub fn judge_once(counted: &Counted) -> Result<()> {
+    let Workload { changes, hits, misses } = workload::cluster(counted.point.into());
+    let snapshot = Compiler::new(Scope::Node(NODE.into())).apply(changes);
+    let packets = match counted.packets {
+        Kind::Hit => hits,
+        Kind::Miss => misses,
+    };
+    judge_counted(&snapshot, &packets);
+    println!("{}", packets.len());
+    Ok(())
+}
+
+/// What is counted: callgrind finds it by its name.
+#[inline(never)]
+fn judge_counted(snapshot: &Snapshot, packets: &[Packet]) {
+    for packet in packets {
+        black_box(snapshot.judge(black_box(packet), Directions::Both));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn committed(instructions: &[(&str, f64)]) -> Committed {
+        Committed {
+            compiler: "rustc 1".to_owned(),
+            processor: "x86_64".to_owned(),
+            instructions: instructions.iter().map(|(case, count)| ((*case).to_owned(), *count)).collect(),
+        }
+    }
+
+    fn complaint(
+        committed: &Committed,
+        now: &[(&str, f64)],
+        processor: &str,
+        compiler: &str,
+    ) -> Option<String> {
+        let now = now.iter().map(|(case, count)| ((*case).to_owned(), *count)).collect();
+        committed.complaint(&committed.compare(&now), processor, compiler)
+    }
+
+    #[test]
+    fn up_to_three_per_cent_pass() {
+        let committed = committed(&[("small, hit", 100.0), ("large, hit", 200.0)]);
+        assert_eq!(
+            complaint(&committed, &[("small, hit", 102.9), ("large, hit", 90.0)], "x86_64", "rustc 1"),
+            None
+        );
+        let text =
+            complaint(&committed, &[("small, hit", 103.1), ("large, hit", 200.0)], "x86_64", "rustc 1")
+                .unwrap();
+        assert!(text.starts_with("small, hit: 103.1 instructions for a verdict, 3.1 % more than"), "{text}");
+        assert!(text.contains(RENEW) && !text.contains("large") && !text.contains("rustc"), "{text}");
+    }
+
+    #[test]
+    fn another_compiler_is_named_where_something_is_wrong() {
+        let committed = committed(&[("small, hit", 100.0)]);
+        let text = complaint(&committed, &[("small, hit", 110.0)], "x86_64", "rustc 2").unwrap();
+        assert!(text.contains("counted with rustc 1, these with rustc 2"), "{text}");
+        assert_eq!(complaint(&committed, &[("small, hit", 100.0)], "x86_64", "rustc 2"), None);
+    }
+
+    #[test]
+    fn another_processor_can_not_be_compared() {
+        let committed = committed(&[("small, hit", 100.0)]);
+        assert_eq!(complaint(&committed, &[("small, hit", 170.0)], "aarch64", "rustc 1"), None);
+    }
+
+    #[test]
+    fn cases_come_and_go_only_with_their_figures() {
+        let committed = committed(&[("old, hit", 100.0)]);
+        let text = complaint(&committed, &[("new, hit", 100.0)], "x86_64", "rustc 1").unwrap();
+        assert!(text.contains("new, hit: no committed figure"), "{text}");
+        assert!(text.contains("old, hit: a committed figure that nobody counts"), "{text}");
+    }
+
+    #[test]
+    fn the_sum_is_found_in_callgrinds_file() {
+        let counts = "# callgrind format\nevents: Ir\nsummary: 7\n\nfn=(1) main\n16 400\n\ntotals: 123456\n";
+        assert_eq!(total(counts), Some(123_456));
+        assert_eq!(total("events: Ir\n"), None);
+    }
+
+    #[test]
+    fn the_committed_figures_are_those_that_are_counted() {
+        let committed: Committed = serde_json::from_slice(&fs::read(file()).unwrap()).unwrap();
+        for name in POINTS {
+            for packets in [Kind::Hit, Kind::Miss] {
+                let case = format!("{}, {packets}", name.parse::<Point>().unwrap());
+                assert!(committed.instructions.contains_key(&case), "{case}: {RENEW}");
+            }
+        }
+    }
+}

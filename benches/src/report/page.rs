@@ -1,0 +1,315 @@
+//! `docs/performance.md`: what README and documentation may say about speed, with plots, from the reports of one full run.
+//!
+//! From: a folder of reports. To: the page, and beside it a folder with the plots and the reports themselves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::compile::{self, Event};
+use crate::grid::Point;
+use crate::report::Report;
+use crate::report::plots::{Curve, Plot, Scale};
+use crate::verdicts::{self, Kind, QUANTILES};
+
+/// The page's name, and without its ending that of the folder beside it.
+const PAGE: &str = "performance.md";
+const BESIDE: &str = "performance";
+
+/// The rules of each policy where a plot shows one curve for each size of cluster.
+const USUAL_RULES: usize = 5;
+/// The policies where a plot shows one curve for each size of cluster.
+const USUAL_POLICIES: usize = 1_000;
+
+/// What a measurement is about: its name, a heading and a sentence.
+const SUBJECTS: [(&str, &str, &str); 5] = [
+    (
+        "policy",
+        "A verdict",
+        "From a parsed packet to what becomes of it. Packets come in turn from peers all over the cluster.",
+    ),
+    ("compile", "A change", "From a change to the snapshot under which the next packet is judged."),
+    (
+        "connections",
+        "A connection",
+        "New TCP connections between pods: without an agent, through the same rules and queues with a program behind them that \
+         accepts every packet unseen (the floor), and with the agent.",
+    ),
+    (
+        "apply",
+        "An edit",
+        "From an edited policy to the last byte of an established connection that it forbids.",
+    ),
+    ("memory", "Memory", "What the agent holds of a large cluster."),
+];
+
+/// Writes the page of all reports in `results` into the folder `into`. Without any there is nothing to write.
+pub fn write(results: &Path, into: &Path) -> Result<()> {
+    let reports = Report::read_all(results)?;
+    if reports.is_empty() {
+        bail!("{} holds no results: cargo xtask bench all", results.display());
+    }
+    let beside = into.join(BESIDE);
+    fs::create_dir_all(&beside).with_context(|| format!("creating {}", beside.display()))?;
+    for report in &reports {
+        report.keep(&beside)?;
+    }
+    let text = page(&reports, &beside)?;
+    let file = into.join(PAGE);
+    fs::write(&file, text).with_context(|| format!("writing {}", file.display()))
+}
+
+/// The page; its plots are drawn into the folder `beside`.
+fn page(reports: &[Report], beside: &Path) -> Result<String> {
+    let mut text = String::from("# Performance\n\n");
+    text += "Written by `cargo xtask bench report` from the figures of `cargo xtask bench all`, which lie beside it as \
+             JSON; not by hand.\nFigures of two machines can't be compared: run it on yours.\n\n";
+    text += &taken(reports);
+    let bars = bars(reports)?;
+    if !bars.is_empty() {
+        text += "\n## What must hold\n\n| what | at most | measured | |\n| --- | ---: | ---: | --- |\n";
+        for Bar { what, most, measured, unit } in bars {
+            let holds = if measured <= most { "holds" } else { "**does not hold**" };
+            let _ = writeln!(text, "| {what} | {most} {unit} | {measured:.1} {unit} | {holds} |");
+        }
+    }
+    for report in in_order(reports) {
+        let known = SUBJECTS.iter().find(|(name, ..)| *name == report.benchmark);
+        let (heading, sentence) =
+            known.map_or((report.benchmark.as_str(), ""), |(_, heading, sentence)| (heading, sentence));
+        let _ = write!(text, "\n## {heading}\n\n{sentence}\n\n");
+        let (figures, plots) = match report.benchmark.as_str() {
+            "policy" => verdicts_section(&report.figures()?),
+            "compile" => compile_section(&report.figures()?),
+            _ => (report.markdown_table(), Vec::new()),
+        };
+        text += &figures;
+        for (name, plot) in plots.iter().filter(|(_, plot)| !plot.is_empty()) {
+            plot.draw(&beside.join(format!("{name}.svg")))?;
+            let _ = write!(text, "\n![{}]({BESIDE}/{name}.svg)\n", plot.title);
+        }
+        let _ = write!(text, "\n[Every figure]({BESIDE}/{}.json)\n", report.benchmark);
+    }
+    Ok(text)
+}
+
+/// First those that the page knows, in its order, then the others.
+fn in_order(reports: &[Report]) -> Vec<&Report> {
+    let place = |report: &&Report| SUBJECTS.iter().position(|(name, ..)| *name == report.benchmark);
+    let mut sorted: Vec<&Report> = reports.iter().collect();
+    sorted.sort_by_key(|report| place(report).unwrap_or(SUBJECTS.len()));
+    sorted
+}
+
+/// Where and when: said once for all reports of one run.
+fn taken(reports: &[Report]) -> String {
+    let mut places: BTreeMap<[&str; 4], (Vec<&str>, BTreeSet<&str>)> = BTreeMap::new();
+    for Report { benchmark, taken, .. } in reports {
+        let place = [&*taken.machine, &*taken.kernel, &*taken.commit, &*taken.compiler];
+        let (names, days) = places.entry(place).or_default();
+        names.push(benchmark);
+        days.insert(taken.date.split('T').next().unwrap_or_default());
+    }
+    let mut text = String::from(
+        "| measured | machine | Linux | commit | compiler | date |\n| --- | --- | --- | --- | --- | --- |\n",
+    );
+    for ([machine, kernel, commit, compiler], (names, days)) in places {
+        let days = Vec::from_iter(days).join(", ");
+        let _ = writeln!(
+            text,
+            "| {} | {machine} | {kernel} | {commit} | {compiler} | {days} |",
+            names.join(", ")
+        );
+    }
+    text
+}
+
+/// One thing that must hold.
+struct Bar {
+    what: &'static str,
+    most: f64,
+    measured: f64,
+    unit: &'static str,
+}
+
+/// Those about which the reports say anything.
+fn bars(reports: &[Report]) -> Result<Vec<Bar>> {
+    let mut bars = Vec::new();
+    let mut hold = |what, most, unit, measured: &mut dyn Iterator<Item = f64>| {
+        bars.extend(measured.reduce(f64::max).map(|measured| Bar { what, most, measured, unit }));
+    };
+    for report in in_order(reports) {
+        let verdicts: Vec<verdicts::Row> = report.figures()?;
+        let p50 = |few: bool| {
+            verdicts.iter().filter(move |row| (row.point.policies <= 1_000) == few).map(|row| row.p50_ns)
+        };
+        hold(
+            "a verdict, p50, any cluster with up to 1,000 policies that select the pod",
+            100.0,
+            "ns",
+            &mut p50(true),
+        );
+        hold("a verdict, p50, with 5,000 policies", 150.0, "ns", &mut p50(false));
+        let allocations = &mut verdicts.iter().map(|row| row.allocations);
+        hold("calls of the allocator for a verdict", 0.0, "", allocations);
+        let changes: Vec<compile::Row> = report.figures()?;
+        let usual =
+            |row: &&compile::Row| row.point.rules == USUAL_RULES && row.point.policies == USUAL_POLICIES;
+        let full =
+            changes.iter().filter(usual).filter(|row| row.event == Event::Full && row.point.pods == 10_000);
+        hold(
+            "a full compile, 10,000 pods, 1,000 policies of 5 rules, median",
+            50.0,
+            "ms",
+            &mut full.map(|row| row.median_us / 1e3),
+        );
+        let pods = [Event::PodAdded, Event::PodRemoved, Event::LabelChanged];
+        let events =
+            changes.iter().filter(usual).filter(|row| pods.contains(&row.event) && row.point.pods == 100_000);
+        hold(
+            "a pod that comes, goes or is relabelled among 100,000, 1,000 policies of 5 rules, median",
+            100.0,
+            "us",
+            &mut events.map(|row| row.median_us),
+        );
+    }
+    Ok(bars)
+}
+
+type Section = (String, Vec<(&'static str, Plot)>);
+
+fn verdicts_section(rows: &[verdicts::Row]) -> Section {
+    let mut text = String::from(
+        "Nanoseconds for a verdict, p50 / p99 of batches, the worst over rules, peers, hits and misses:\n\n",
+    );
+    text += &grid_table(rows.iter().map(|row| (row.point, (row.p50_ns, row.p99_ns))), |cells| {
+        let worst = |values: &dyn Fn(&(f64, f64)) -> f64| cells.iter().map(values).fold(0.0, f64::max);
+        format!("{:.0} / {:.0}", worst(&|cell| cell.0), worst(&|cell| cell.1))
+    });
+    let fewest = rows.iter().map(|row| row.verdicts_per_second).fold(f64::INFINITY, f64::min);
+    let most = rows.iter().map(|row| row.verdicts_per_second).fold(0.0, f64::max);
+    let _ = write!(
+        text,
+        "\nAll cores together give between {:.1} and {:.1} million verdicts a second.\n",
+        fewest / 1e6,
+        most / 1e6
+    );
+    let growth = Plot {
+        title: "A verdict as policies grow: p50, the worst over rules and peers".to_owned(),
+        x: "policies that select the pod".to_owned(),
+        x_scale: Scale::Logarithmic,
+        y: "ns".to_owned(),
+        y_scale: Scale::Linear,
+        curves: curves(rows.iter().map(|row| {
+            let kind = if row.packets == Kind::Hit { "allowed" } else { "denied" };
+            (format!("{kind}, {} pods", row.point.pods), row.point.policies as f64, row.p50_ns)
+        })),
+    };
+    let spread = Plot {
+        title: format!("How verdicts are spread: {USUAL_POLICIES} policies of {USUAL_RULES} rules, allowed"),
+        x: "per cent of batches".to_owned(),
+        x_scale: Scale::Linear,
+        y: "ns".to_owned(),
+        y_scale: Scale::Linear,
+        curves: rows
+            .iter()
+            .filter(|row| row.packets == Kind::Hit)
+            .filter(|row| row.point.policies == USUAL_POLICIES && row.point.rules == USUAL_RULES)
+            .map(|row| Curve {
+                name: format!("{} pods, {}", row.point.pods, row.point.peers),
+                points: QUANTILES
+                    .map(|quantile| quantile * 100.0)
+                    .into_iter()
+                    .zip(row.quantiles_ns.clone())
+                    .collect(),
+            })
+            .collect(),
+    };
+    (text, vec![("verdict-growth", growth), ("verdict-spread", spread)])
+}
+
+fn compile_section(rows: &[compile::Row]) -> Section {
+    let mut text = String::new();
+    for event in [Event::Full, Event::PodAdded, Event::PodRemoved, Event::LabelChanged, Event::PolicyChanged]
+    {
+        let (unit, scale) = if event == Event::Full { ("milliseconds", 1e3) } else { ("microseconds", 1.0) };
+        let _ = write!(text, "{event}, {unit}, median, the worst over rules and peers:\n\n");
+        let cells =
+            rows.iter().filter(|row| row.event == event).map(|row| (row.point, row.median_us / scale));
+        text += &grid_table(cells, |cells| format!("{:.1}", cells.iter().copied().fold(0.0, f64::max)));
+        text.push('\n');
+    }
+    text += "Memory that a full compile leaves in use, the source's objects included, megabytes:\n\n";
+    let kept =
+        rows.iter().filter(|row| row.event == Event::Full).map(|row| (row.point, row.kept_bytes / 1e6));
+    text += &grid_table(kept, |cells| format!("{:.1}", cells.iter().copied().fold(0.0, f64::max)));
+    let full =
+        Plot {
+            title: "A full compile as policies grow: median, the worst over rules and peers".to_owned(),
+            x: "policies".to_owned(),
+            x_scale: Scale::Logarithmic,
+            y: "ms".to_owned(),
+            y_scale: Scale::Logarithmic,
+            curves: curves(rows.iter().filter(|row| row.event == Event::Full).map(|row| {
+                (format!("{} pods", row.point.pods), row.point.policies as f64, row.median_us / 1e3)
+            })),
+        };
+    let events = Plot {
+        title: format!(
+            "One change as clusters grow: median, {USUAL_POLICIES} policies of {USUAL_RULES} rules"
+        ),
+        x: "pods".to_owned(),
+        x_scale: Scale::Logarithmic,
+        y: "us".to_owned(),
+        y_scale: Scale::Logarithmic,
+        curves: curves(
+            rows.iter()
+                .filter(|row| row.event != Event::Full)
+                .filter(|row| row.point.policies == USUAL_POLICIES && row.point.rules == USUAL_RULES)
+                .map(|row| (row.event.to_string(), row.point.pods as f64, row.median_us)),
+        ),
+    };
+    (text, vec![("compile-growth", full), ("change-growth", events)])
+}
+
+/// A table with a row for each number of pods and a column for each number of policies.
+fn grid_table<V>(cells: impl Iterator<Item = (Point, V)>, cell: impl Fn(&[V]) -> String) -> String {
+    let mut grid: BTreeMap<usize, BTreeMap<usize, Vec<V>>> = BTreeMap::new();
+    for (point, value) in cells {
+        grid.entry(point.pods).or_default().entry(point.policies).or_default().push(value);
+    }
+    let policies: BTreeSet<usize> = grid.values().flat_map(BTreeMap::keys).copied().collect();
+    let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+    let named = |count: &usize| format!("{count} {}", if *count == 1 { "policy" } else { "policies" });
+    let mut text = line(["pods".to_owned()].into_iter().chain(policies.iter().map(named)).collect());
+    text += &line(vec!["---:".to_owned(); policies.len() + 1]);
+    for (pods, row) in &grid {
+        let cells =
+            policies.iter().map(|policies| row.get(policies).map_or_else(String::new, |values| cell(values)));
+        text += &line([pods.to_string()].into_iter().chain(cells).collect());
+    }
+    text
+}
+
+/// A curve for each name, in the order in which they come; of several values at one place the greatest.
+fn curves(values: impl Iterator<Item = (String, f64, f64)>) -> Vec<Curve> {
+    let mut curves: Vec<Curve> = Vec::new();
+    for (name, x, y) in values {
+        let place = curves.iter().position(|curve| curve.name == name).unwrap_or_else(|| {
+            curves.push(Curve { name, points: Vec::new() });
+            curves.len() - 1
+        });
+        let points = &mut curves[place].points;
+        match points.iter_mut().find(|point| point.0 == x) {
+            Some(point) => point.1 = point.1.max(y),
+            None => points.push((x, y)),
+        }
+    }
+    for curve in &mut curves {
+        curve.points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    }
+    curves
+}

@@ -1,0 +1,217 @@
+//! One verdict: how long it takes at each point of the grid, what it allocates, and how many all cores give.
+//!
+//! Packets come in turn from peers all over the cluster, so that caches are as cold as that makes them. The clock is read
+//! once for a small batch: a single verdict takes little longer than reading it.
+
+use std::fmt;
+use std::hint::black_box;
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use hdrhistogram::Histogram;
+use policy::{Compiler, Directions, Packet, Scope, Snapshot, Verdict};
+use serde::{Deserialize, Serialize};
+
+use crate::allocations;
+use crate::grid::{Extent, Point};
+use crate::report::{Figures, Output, progress, show};
+use crate::workload::{self, NODE, Workload};
+
+/// Verdicts of a batch.
+const BATCH: usize = 64;
+/// For how long batches are timed.
+const TIMED: Duration = Duration::from_millis(200);
+/// For how long all cores judge.
+const TOGETHER: Duration = Duration::from_millis(100);
+/// The shares of batches that took at most as long as [`Row::quantiles_ns`] says.
+pub const QUANTILES: [f64; 12] = [0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999];
+
+/// What to measure.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// A few small points and little time: whether it works, not how fast it is.
+    #[arg(long)]
+    quick: bool,
+    /// This point alone, such as 10000-pods-1000-policies-5-rules-selector.
+    #[arg(long)]
+    point: Option<Point>,
+    /// How figures are shown.
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+/// What becomes of the packets.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A rule allows each.
+    Hit,
+    /// No rule allows any.
+    Miss,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+        })
+    }
+}
+
+/// One row of figures.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Row {
+    /// Where.
+    #[serde(flatten)]
+    pub point: Point,
+    /// What becomes of the packets.
+    pub packets: Kind,
+    /// Nanoseconds for each verdict of a batch, of all batches the median.
+    pub p50_ns: f64,
+    /// Likewise, at most so many in 99 of 100 batches.
+    pub p99_ns: f64,
+    /// Calls of the allocator for each verdict.
+    pub allocations: f64,
+    /// Verdicts in a second on all cores together.
+    pub verdicts_per_second: f64,
+    /// Nanoseconds for each verdict of a batch, at each of [`QUANTILES`].
+    pub quantiles_ns: Vec<f64>,
+}
+
+impl Figures for Row {
+    const NAME: &'static str = "policy";
+
+    fn header() -> Vec<&'static str> {
+        vec![
+            "packets",
+            "pods",
+            "policies",
+            "rules each",
+            "peers",
+            "p50 ns",
+            "p99 ns",
+            "allocations",
+            "verdicts/s, all cores",
+        ]
+    }
+
+    fn row(&self) -> Vec<String> {
+        let Point { pods, policies, rules, peers } = self.point;
+        vec![
+            self.packets.to_string(),
+            pods.to_string(),
+            policies.to_string(),
+            rules.to_string(),
+            peers.to_string(),
+            format!("{:.1}", self.p50_ns),
+            format!("{:.1}", self.p99_ns),
+            self.allocations.to_string(),
+            format!("{:.0}", self.verdicts_per_second),
+        ]
+    }
+}
+
+/// Measures, and shows the figures.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let points = match arguments.point {
+        Some(point) => vec![point],
+        None => Extent::of(arguments.quick).points(),
+    };
+    let shorter = if arguments.quick { 20 } else { 1 };
+    let progress = progress(points.len());
+    let mut rows = Vec::new();
+    for point in points {
+        progress.set_message(point.to_string());
+        rows.extend(measure(point, TIMED / shorter, TOGETHER / shorter)?);
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    show(arguments.output, &rows)
+}
+
+/// Measures hits and misses at one point.
+pub fn measure(point: Point, timed: Duration, together: Duration) -> Result<[Row; 2]> {
+    let Workload { changes, hits, misses } = workload::cluster(point.into());
+    let snapshot = Compiler::new(Scope::Node(NODE.into())).apply(changes);
+    let row = |packets, of: &[Packet], expected| -> Result<Row> {
+        check(&snapshot, of, expected).map_err(|error| error.context(format!("{packets} at {point}")))?;
+        let ((), allocated) = allocations::during(|| judge(&snapshot, of));
+        let batches = time(&snapshot, of, timed);
+        let at = |quantile| batches.value_at_quantile(quantile) as f64 / BATCH as f64;
+        Ok(Row {
+            point,
+            packets,
+            p50_ns: at(0.5),
+            p99_ns: at(0.99),
+            allocations: allocated.count as f64 / of.len() as f64,
+            verdicts_per_second: on_all_cores(&snapshot, of, together),
+            quantiles_ns: QUANTILES.map(at).to_vec(),
+        })
+    };
+    Ok([row(Kind::Hit, &hits, Verdict::Allow)?, row(Kind::Miss, &misses, Verdict::Deny)?])
+}
+
+/// A figure about verdicts that come out wrong would be worth nothing.
+fn check(snapshot: &Snapshot, packets: &[Packet], expected: Verdict) -> Result<()> {
+    if packets.len() < BATCH {
+        bail!("{} packets are too few to measure with", packets.len());
+    }
+    match packets.iter().find(|packet| snapshot.judge(packet, Directions::Both).verdict() != expected) {
+        Some(packet) => bail!("{packet:?} does not come out as {expected:?}"),
+        None => Ok(()),
+    }
+}
+
+/// Judges every packet once, both directions, as a worker of the server's node does.
+fn judge(snapshot: &Snapshot, packets: &[Packet]) {
+    for packet in packets {
+        black_box(snapshot.judge(black_box(packet), Directions::Both));
+    }
+}
+
+/// Nanoseconds of each batch. The packets were all judged before: the first round warms up.
+fn time(snapshot: &Snapshot, packets: &[Packet], timed: Duration) -> Histogram<u64> {
+    // Three digits, from 1 ns to a second: what takes longer counts as a second.
+    let mut batches = Histogram::new_with_bounds(1, 1_000_000_000, 3).expect("these bounds are possible");
+    let ends = Instant::now() + timed;
+    while Instant::now() < ends {
+        for batch in packets.chunks_exact(BATCH) {
+            let started = Instant::now();
+            judge(snapshot, batch);
+            let took = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            batches.saturating_record(took);
+        }
+    }
+    batches
+}
+
+/// Verdicts in a second, by as many threads as there are cores, each beginning with another packet.
+fn on_all_cores(snapshot: &Snapshot, packets: &[Packet], together: Duration) -> f64 {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let start = Barrier::new(cores);
+    let rates = thread::scope(|scope| {
+        let judges: Vec<_> = (0..cores)
+            .map(|core| {
+                let start = &start;
+                scope.spawn(move || {
+                    let (after, before) = packets.split_at(packets.len() * core / cores);
+                    start.wait();
+                    let started = Instant::now();
+                    let mut verdicts = 0;
+                    while started.elapsed() < together {
+                        judge(snapshot, before);
+                        judge(snapshot, after);
+                        verdicts += packets.len();
+                    }
+                    verdicts as f64 / started.elapsed().as_secs_f64()
+                })
+            })
+            .collect();
+        judges.into_iter().map(|judge| judge.join().unwrap_or(f64::NAN)).collect::<Vec<_>>()
+    });
+    rates.iter().sum()
+}

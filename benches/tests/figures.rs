@@ -1,0 +1,93 @@
+//! The measurements measure what they say, and the page is made from their results.
+#![allow(clippy::unwrap_used, reason = "what goes wrong here is what the test reports")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use benches::compile::{self, Event};
+use benches::grid::{Extent, Point};
+use benches::instructions;
+use benches::report::page;
+use benches::verdicts::{self, Kind};
+
+const SHORT: Duration = Duration::from_millis(5);
+
+#[test]
+fn verdicts_are_timed_at_every_quick_point() {
+    for point in Extent::Quick.points() {
+        let rows = verdicts::measure(point, SHORT, SHORT).unwrap();
+        assert_eq!([rows[0].packets, rows[1].packets], [Kind::Hit, Kind::Miss]);
+        for row in rows {
+            assert!(row.p50_ns > 1.0 && row.p50_ns <= row.p99_ns, "{row:?}");
+            assert!(row.quantiles_ns.is_sorted(), "{row:?}");
+            assert_eq!(row.allocations, 0.0, "a verdict allocates nothing: {row:?}");
+            assert!(row.verdicts_per_second > 1_000.0, "{row:?}");
+        }
+    }
+}
+
+#[test]
+fn every_change_is_timed_and_weighed() {
+    let point: Point = "1500-pods-100-policies-5-rules-selector".parse().unwrap();
+    let rows = compile::measure(point, SHORT).unwrap();
+    let of = |event| rows.iter().find(|row| row.event == event).unwrap();
+    let full = of(Event::Full);
+    for event in [Event::PodAdded, Event::PodRemoved, Event::LabelChanged, Event::PolicyChanged] {
+        let row = of(event);
+        assert!(row.times >= 3 && row.median_us > 0.0 && row.median_us <= row.worst_us, "{row:?}");
+        assert!(row.peak_bytes < full.peak_bytes, "less than a full compile: {row:?}");
+        assert!(row.peak_bytes > 0.0, "{row:?}");
+    }
+    // 1,500 pods with four labels each need some memory, and it stays.
+    assert!(full.kept_bytes > 100_000.0 && full.peak_bytes >= full.kept_bytes, "{full:?}");
+    assert!(of(Event::PodAdded).kept_bytes > of(Event::PodRemoved).kept_bytes);
+}
+
+#[test]
+fn the_page_is_made_from_results() {
+    let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/resources/results");
+    let into = tempfile::tempdir().unwrap();
+    page::write(&results, into.path()).unwrap();
+    let text = fs::read_to_string(into.path().join("performance.md")).unwrap();
+    for line in [
+        "| a verdict, p50, any cluster with up to 1,000 policies that select the pod | 100 ns | 61.5 ns | holds |",
+        "| a verdict, p50, with 5,000 policies | 150 ns | 171.0 ns | **does not hold** |",
+        "| calls of the allocator for a verdict | 0  | 0.0  | holds |",
+        "| a full compile, 10,000 pods, 1,000 policies of 5 rules, median | 50 ms | 36.5 ms | holds |",
+        "| pods | 1000 policies | 5000 policies |",
+        "| 10000 | 62 / 94 | 171 / 260 |",
+        "| mode | clients | conn/s |",
+        "| agent, 1 policy | 8 | 52000 |",
+        "![A verdict as policies grow: p50, the worst over rules and peers](performance/verdict-growth.svg)",
+        "[Every figure](performance/policy.json)",
+    ] {
+        assert!(text.contains(line), "{line}\nis not in\n{text}");
+    }
+    assert!(text.find("## A verdict") < text.find("## A change"), "in the page's own order");
+    assert!(text.find("## A change") < text.find("## A connection"));
+    for plot in ["verdict-growth", "verdict-spread", "compile-growth"] {
+        let svg = fs::read_to_string(into.path().join(format!("performance/{plot}.svg"))).unwrap();
+        assert!(svg.starts_with("<svg"), "{plot}");
+    }
+    let kept = fs::read_to_string(into.path().join("performance/connections.json")).unwrap();
+    assert!(kept.contains("\"agent, 1 policy\""), "the figures lie beside the page");
+}
+
+#[test]
+fn a_folder_without_results_makes_no_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = page::write(folder.path(), folder.path()).unwrap_err().to_string();
+    assert!(error.contains("cargo xtask bench all"), "{error}");
+}
+
+#[test]
+fn what_runs_under_callgrind_says_how_many_verdicts_it_gave() {
+    let output = Command::new(env!("CARGO_BIN_EXE_benches"))
+        .args([instructions::COMMAND, "100-pods-10-policies-1-rules-selector", "miss"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "4096");
+}
