@@ -68,7 +68,10 @@ impl<R: FnMut(Judgement)> Worker<R> {
     fn answer(&mut self, mut message: Message) -> Result<(), WorkerError> {
         let at = SystemTime::now();
         let pass = self.reader.enter();
-        let parsed = packet::parse(message.get_payload());
+        // On its way here the verdict's bit says that the packet is a reply: its connection is judged.
+        let is_reply = message.get_nfmark() & self.verdict_mark.0 != 0;
+        let parsed = packet::parse(message.get_payload())
+            .map(|packet| if is_reply { packet.reversed() } else { packet });
         let decision = match &parsed {
             Ok(packet) => pass.judge(packet, directions(message.get_hook())),
             Err(_) => Decision::UNPARSABLE,
