@@ -48,7 +48,12 @@ impl Manifests {
 
     /// Writes the namespaces, nodes and pods of a cluster as `cluster.yaml`.
     pub fn write_cluster(&self, cluster: &Cluster) -> Result<Instant> {
-        self.write("cluster.yaml", &cluster_text(cluster))
+        self.write_cluster_without(cluster, &[])
+    }
+
+    /// Likewise, without some of the pods (`namespace/name`): they are there, and nobody knows of them.
+    pub fn write_cluster_without(&self, cluster: &Cluster, pods: &[&str]) -> Result<Instant> {
+        self.write("cluster.yaml", &cluster_text(cluster, pods))
     }
 
     /// Writes the NetworkPolicy `name` (`namespace/name`) with this `spec` as a file of its own; returns when, as
@@ -101,7 +106,7 @@ fn policy_file(name: &str) -> String {
     format!("policy-{}.yaml", name.replace('/', "."))
 }
 
-fn cluster_text(cluster: &Cluster) -> String {
+fn cluster_text(cluster: &Cluster, without: &[&str]) -> String {
     let mut documents = Vec::new();
     for (name, labels) in &cluster.namespaces {
         let labels = labels_text(labels);
@@ -120,7 +125,8 @@ fn cluster_text(cluster: &Cluster) -> String {
              - {{type: InternalIP, address: \"{address6}\"}}\n"
         ));
     }
-    documents.extend(cluster.pods.iter().map(pod_text));
+    let known = |pod: &&PodSpec| !without.contains(&pod.full_name().as_str());
+    documents.extend(cluster.pods.iter().filter(known).map(pod_text));
     documents.join("---\n")
 }
 
@@ -193,7 +199,7 @@ mod tests {
             &[("app", "web")],
             &["http=80/TCP"],
         );
-        let text = cluster_text(&cluster);
+        let text = cluster_text(&cluster, &[]);
         assert!(text.contains("  podCIDRs: [\"10.244.1.0/24\", \"fd00:10:244:1::/64\"]\n"), "{text}");
         assert!(text.contains("    - {name: http, containerPort: 80, protocol: TCP}\n"), "{text}");
         assert!(text.contains("  - ip: \"fd00:10:244:1::2\"\n"), "{text}");

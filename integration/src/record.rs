@@ -38,6 +38,9 @@ pub struct Record {
     pub nearest_miss: Option<NearestMiss>,
     /// How long the verdict took.
     pub nanoseconds: u64,
+    /// How long the packet waited for a pod to be known, in milliseconds; `None` if it did not.
+    #[serde(default)]
+    pub held_ms: Option<u64>,
     /// The snapshot under which it was given.
     pub generation: u64,
     /// The kernel let the connection pass by itself.

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use audit::Audit;
-use cluster::{Folder, Update, Watch};
+use cluster::{Connections, ResourceVersion, Update, Watch};
 use dataplane::conntrack::Conntrack;
 use dataplane::needs::{self, NeedState};
 use dataplane::queue_statistics::QueueStatistics;
@@ -18,7 +18,7 @@ use dataplane::queues::QueueRange;
 use dataplane::remembered::{Heard, History, RememberedLog};
 use dataplane::table::{Remember, Table, TableConfig, TableError, WhenDown};
 use dataplane::workers::{Workers, WorkersConfig};
-use policy::{Change, Compiler, Published, Scope, Snapshot};
+use policy::{Change, Compiler, PolicyName, Published, Scope, Snapshot};
 
 use crate::engine::{Applied, Engine, EngineError, open_addresses};
 use crate::health::{Health, Topic};
@@ -64,6 +64,8 @@ pub struct Agent {
     engine: Option<Engine>,
     /// Whether the newest snapshot is not in force yet though it was tried.
     behind: bool,
+    /// Versions of policies that the newest snapshot holds and that are not in force yet.
+    versions: Vec<(PolicyName, Option<ResourceVersion>)>,
     /// The queues of the agent from which this one took over, until nothing waits in them any more.
     predecessor: Option<QueueRange>,
     /// Hears of connections that pass without a question; `None` if none do, or if nothing is recorded.
@@ -92,6 +94,7 @@ impl Agent {
             snapshot: None,
             engine: None,
             behind: false,
+            versions: Vec::new(),
             predecessor: None,
             remembered: None,
             history: Arc::default(),
@@ -136,10 +139,7 @@ impl Agent {
     fn merged(&self, mut update: Update) -> Option<Update> {
         while let Ok(message) = self.inbox.try_recv() {
             match message {
-                Message::Update(next) => {
-                    update.changes.extend(next.changes);
-                    update.problems = next.problems;
-                }
+                Message::Update(next) => update.then(next),
                 Message::Stop => return None,
             }
         }
@@ -148,10 +148,13 @@ impl Agent {
 
     /// Takes the next steps towards enforcing, as far as they go.
     fn bring_up(&mut self) {
-        if self.watch.is_none() && !self.open_source() {
+        let Some(watch) = &self.watch else { return self.open_source() };
+        let Some(snapshot) = self.snapshot.clone() else {
+            if let Some(why) = watch.connections().and_then(Connections::waits_for) {
+                self.health.state().not_ready(Topic::Source, why);
+            }
             return;
-        }
-        let Some(snapshot) = self.snapshot.clone() else { return };
+        };
         let mut state = self.health.state();
         if snapshot.pod_cidrs().is_empty() {
             let node = &self.config.node;
@@ -197,26 +200,20 @@ impl Agent {
         false
     }
 
-    /// Reads the source and begins to watch it.
-    fn open_source(&mut self) -> bool {
+    /// Begins to watch the source: its first update comes when all of it is known.
+    fn open_source(&mut self) {
         let outbox = self.outbox.clone();
-        let opened = Folder::read(&self.config.source).and_then(|(folder, update)| {
-            // An update that finds no agent any more has nothing to change.
-            let watch = folder.watch(move |update| drop(outbox.send(Message::Update(update))))?;
-            Ok((watch, update))
-        });
+        // An update that finds no agent any more has nothing to change.
+        let opened = self.config.source.watch(move |update| drop(outbox.send(Message::Update(update))));
+        let mut state = self.health.state();
         match opened {
-            Ok((watch, mut update)) => {
+            Ok(watch) => {
+                state.connections = watch.connections().cloned();
+                state.settled(Topic::Source);
+                drop(state);
                 self.watch = Some(watch);
-                update.changes.splice(0..0, self.config.pod_cidrs.first());
-                self.update(update);
-                self.health.state().settled(Topic::Source);
-                true
             }
-            Err(error) => {
-                self.health.state().not_ready(Topic::Source, format!("the source can't be read: {error:#}"));
-                false
-            }
+            Err(error) => state.not_ready(Topic::Source, format!("the source can't be read: {error}")),
         }
     }
 
@@ -225,6 +222,7 @@ impl Agent {
         let conntrack = Conntrack::open()?;
         let in_use = Table::queues_in_use()?;
         let (published, workers, queues) = self.start_workers(snapshot, in_use)?;
+        let holders = workers.holders();
         self.health.set_workers(Some(workers));
         self.history.publish(snapshot, Instant::now());
         let installed = self
@@ -246,7 +244,7 @@ impl Agent {
         drop(state);
         tracing::info!(%queues, form = ?table.form(), node = %self.config.node, "rules installed");
         let (marks, record_open) = (self.config.marks, self.config.record_open);
-        Ok(Engine::new(published, table, conntrack, marks, record_open, Arc::clone(&self.history)))
+        Ok(Engine::new(published, holders, table, conntrack, marks, record_open, Arc::clone(&self.history)))
     }
 
     /// Listens to the NFLOG group that goes with these queues, if anything is to be recorded of what is remembered.
@@ -283,6 +281,7 @@ impl Agent {
                 marks: self.config.marks,
                 queue_length: self.config.queue_length,
                 fail_open: false,
+                hold: self.config.hold,
             };
             move |audit: &Audit| {
                 let recorder = |_| {
@@ -326,12 +325,21 @@ impl Agent {
     }
 
     /// The source changed: compiles, and puts the result in force if there are rules.
-    fn update(&mut self, update: Update) {
+    fn update(&mut self, mut update: Update) {
         let started = Instant::now();
-        let count = update.changes.len() as u64;
         let first = self.snapshot.is_none();
+        if first {
+            update.changes.splice(0..0, self.config.pod_cidrs.first());
+            self.health.state().settled(Topic::Source);
+        }
+        let count = update.changes.len() as u64;
+        self.versions.append(&mut update.versions);
         self.health.state().status.problems = update.problems.iter().map(status::Problem::from).collect();
         if count == 0 && !first {
+            // A version that means the same is in force already.
+            if self.is_enforcing() && !self.behind {
+                self.health.state().in_force(self.versions.drain(..));
+            }
             return;
         }
         let tallies = self.audit.monitor();
@@ -364,6 +372,7 @@ impl Agent {
         match engine.put_in_force(snapshot, changing) {
             Ok(applied) => {
                 self.behind = false;
+                self.health.state().in_force(self.versions.drain(..));
                 self.note(generation, changes, compile, &applied);
             }
             Err(error) => {

@@ -1,16 +1,17 @@
 //! The command line: one file for each command.
 
+use std::ffi::OsString;
+
 use clap::{Parser, Subcommand, ValueEnum};
 
 mod cleanup;
 mod doctor;
 mod explain;
+mod netpol;
+mod probe;
 mod run;
 mod status;
 mod table;
-
-/// Where an agent serves HTTP on 127.0.0.1 unless told otherwise.
-pub const DEFAULT_HTTP_PORT: u16 = 9476;
 
 /// Network policy for clusters whose CNI has none: nftables, NFQUEUE, and policies compiled into tries.
 #[derive(Debug, Parser)]
@@ -27,6 +28,7 @@ enum Command {
     Explain(explain::Explain),
     Doctor(doctor::Doctor),
     Status(status::StatusCommand),
+    Probe(probe::Probe),
     Cleanup(cleanup::Cleanup),
 }
 
@@ -40,14 +42,23 @@ pub enum Output {
     Json,
 }
 
+/// Does what the words of a command line ask, of which the first is the program's name; the answer is the exit code.
+pub fn run(words: impl Iterator<Item = OsString>) -> anyhow::Result<u8> {
+    let words: Vec<OsString> = words.collect();
+    match words.split_first() {
+        Some((program, flags)) if netpol::is_name_of(program) => netpol::run(flags),
+        _ => Cli::parse_from(words).run(),
+    }
+}
+
 impl Cli {
-    /// Does what was asked; the answer is the exit code.
-    pub fn run(self) -> anyhow::Result<u8> {
+    fn run(self) -> anyhow::Result<u8> {
         match self.command {
             Command::Run(run) => run.run(),
             Command::Explain(explain) => explain.run(),
             Command::Doctor(doctor) => doctor.run(),
             Command::Status(status) => status.run(),
+            Command::Probe(probe) => probe.run(),
             Command::Cleanup(cleanup) => cleanup.run(),
         }
     }

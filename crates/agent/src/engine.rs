@@ -15,6 +15,7 @@ use dataplane::marks::Marks;
 use dataplane::remembered::History;
 use dataplane::sweep::{LocalAddresses, SweepReport, sweep, wait_for_packets_under_way};
 use dataplane::table::{OpenAddresses, Table, TableError};
+use dataplane::workers::Holders;
 use policy::published::Grace;
 use policy::{Direction, Published, Snapshot};
 
@@ -28,6 +29,8 @@ const GRACE_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Engine {
     published: Arc<Published>,
+    /// Workers whose packets wait for a snapshot that knows more.
+    holders: Holders,
     table: Table,
     conntrack: Conntrack,
     marks: Marks,
@@ -72,13 +75,14 @@ impl Engine {
     /// [`Engine::put_in_force`] does that.
     pub fn new(
         published: Arc<Published>,
+        holders: Holders,
         table: Table,
         conntrack: Conntrack,
         marks: Marks,
         record_open: bool,
         history: Arc<History>,
     ) -> Self {
-        Self { published, table, conntrack, marks, record_open, history }
+        Self { published, holders, table, conntrack, marks, record_open, history }
     }
 
     /// Publish, grace, rules, sweep. What passes from or to the pods at the addresses `changing` is judged under `next` from the rules'
@@ -92,6 +96,7 @@ impl Engine {
         // 1. From here on every verdict that begins follows `next`...
         self.history.publish(next, started);
         let mut grace = self.published.publish(Arc::clone(next));
+        self.holders.wake();
         // 2. ... and from here on no verdict of an older snapshot reaches the kernel any more, so none is remembered.
         wait_for(&mut grace, started)?;
         let graced = Instant::now();
@@ -114,6 +119,7 @@ impl Engine {
         self.history.publish(next, Instant::now());
         // No one waits: what an older verdict allowed is for whoever changes the rules to look at.
         drop(self.published.publish(Arc::clone(next)));
+        self.holders.wake();
     }
 
     /// The rules.

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use audit::Monitor;
+use cluster::{Connections, ResourceVersion};
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
 use dataplane::table::Table;
-use dataplane::workers::Workers;
-use policy::Verdict;
+use dataplane::workers::{Counters, HoldCounters, Workers};
+use policy::{PolicyName, Verdict};
 
 use crate::metrics::Durations;
 use crate::status::{self, Phase, Status};
@@ -22,7 +23,7 @@ pub enum Topic {
     Starting,
     /// The kernel or the node lacks something.
     Needs,
-    /// The folder of manifests can't be read.
+    /// The source can't be read, or not all of it is known yet. Losing the API server later is none: policy as last known holds.
     Source,
     /// This node's pod CIDR is unknown.
     Node,
@@ -54,6 +55,10 @@ pub struct State {
     pub status: Status,
     /// The queues of this agent.
     pub queues: Option<QueueRange>,
+    /// How the API server is reached; `None` for a folder.
+    pub connections: Option<Connections>,
+    /// The version of each policy that is in force on this node, connections that exist included.
+    versions: BTreeMap<PolicyName, ResourceVersion>,
     reasons: BTreeMap<Topic, String>,
 }
 
@@ -71,6 +76,16 @@ impl State {
     pub fn stopping(&mut self) {
         self.status.phase = Phase::Stopping;
         self.reasons.insert(Topic::Stopping, "stopping".to_owned());
+    }
+
+    /// These versions of policies are in force from now on; `None` for a policy that is gone.
+    pub fn in_force(&mut self, versions: impl Iterator<Item = (PolicyName, Option<ResourceVersion>)>) {
+        for (policy, version) in versions {
+            match version {
+                Some(version) => drop(self.versions.insert(policy, version)),
+                None => drop(self.versions.remove(&policy)),
+            }
+        }
     }
 
     /// This no longer keeps the agent from being ready.
@@ -91,7 +106,7 @@ impl Health {
             ..Status::default()
         };
         let reasons = BTreeMap::from([(Topic::Starting, "starting: no policy is in force yet".to_owned())]);
-        let state = Mutex::new(State { status, queues: None, reasons });
+        let state = Mutex::new(State { status, reasons, ..State::default() });
         Arc::new(Self { state, workers: Mutex::new(None), audit, durations })
     }
 
@@ -110,8 +125,11 @@ impl Health {
         // The old ones, if any, end outside of the lock: they answer what is queued first.
         let old = std::mem::replace(&mut *self.workers(), workers);
         if let Some(old) = old {
-            let packets = packets(&old);
-            self.state().status.packets = packets;
+            let counters = counters(&old);
+            let mut state = self.state();
+            state.status.packets = counters.into();
+            state.status.hold = counters.hold.into();
+            drop(state);
             old.stop();
         }
     }
@@ -133,22 +151,25 @@ impl Health {
 
     /// All of it, as it is now.
     pub fn status(&self) -> Status {
-        let (mut status, queues) = {
+        let (mut status, queues, connections, versions) = {
             let state = self.state();
             let mut status = state.status.clone();
             status.not_ready = state.reasons.values().cloned().collect();
-            (status, state.queues)
+            (status, state.queues, state.connections.clone(), state.versions.clone())
         };
+        status.source = connections.as_ref().map(status::Source::from);
         status.ready = status.not_ready.is_empty();
         if let Some(workers) = self.workers().as_ref() {
-            status.packets = packets(workers);
+            let counters = counters(workers);
+            status.packets = counters.into();
+            status.hold = counters.hold.into();
         }
         status.packets.remembered = Table::remembered_connections().unwrap_or_default();
         status.queues = queues.map(queue_rows).unwrap_or_default();
         let audit::Counters { written, lost, write_errors, failing } = self.audit.counters();
         status.audit = status::Audit { written, lost, write_errors, failing };
         status.conntrack = status::Conntrack::read();
-        status.policies = policy_verdicts(&self.audit);
+        status.policies = policies(versions, &self.audit);
         status
     }
 
@@ -164,15 +185,23 @@ impl Status {
     }
 }
 
-fn packets(workers: &Workers) -> status::Packets {
-    workers.counters().iter().fold(status::Packets::default(), |sum, one| status::Packets {
-        allowed: sum.allowed + one.allowed,
-        denied: sum.denied + one.denied,
-        unparsable: sum.unparsable + one.unparsable,
-        gone: sum.gone + one.gone,
-        overflows: sum.overflows + one.enobufs,
-        ..sum
-    })
+/// What all workers have done.
+fn counters(workers: &Workers) -> Counters {
+    workers.counters().into_iter().sum()
+}
+
+impl From<Counters> for status::Packets {
+    fn from(counters: Counters) -> Self {
+        let Counters { packets: _, allowed, denied, unparsable, gone, enobufs, hold: _ } = counters;
+        Self { allowed, denied, unparsable, gone, overflows: enobufs, ..Self::default() }
+    }
+}
+
+impl From<HoldCounters> for status::Hold {
+    fn from(counters: HoldCounters) -> Self {
+        let HoldCounters { now, held, allowed, denied, expired, no_room, repeated } = counters;
+        Self { now, held, allowed, denied, expired, no_room, repeated }
+    }
 }
 
 /// The kernel's numbers of our queues; none if it doesn't say.
@@ -189,20 +218,20 @@ fn queue_rows(ours: QueueRange) -> Vec<status::Queue> {
         .collect()
 }
 
-fn policy_verdicts(audit: &Monitor) -> Vec<status::PolicyVerdicts> {
-    let mut rows: Vec<status::PolicyVerdicts> = Vec::new();
-    for (policy, verdict, count) in audit.tallies().all() {
-        let policy = policy.to_string();
-        // Sorted: the two verdicts of a policy are neighbours.
-        if rows.last().is_none_or(|row| row.policy != policy) {
-            rows.push(status::PolicyVerdicts { policy, allowed: 0, denied: 0 });
-        }
-        if let Some(row) = rows.last_mut() {
-            match verdict {
-                Verdict::Allow => row.allowed = count,
-                Verdict::Deny => row.denied = count,
-            }
+/// Policies that are in force, and those that decided.
+fn policies(versions: BTreeMap<PolicyName, ResourceVersion>, audit: &Monitor) -> Vec<status::Policy> {
+    let mut rows: BTreeMap<PolicyName, status::Policy> = BTreeMap::new();
+    let new = |name: &PolicyName| status::Policy { policy: name.to_string(), ..status::Policy::default() };
+    for (name, version) in versions {
+        let row = status::Policy { resource_version: Some(version.to_string()), ..new(&name) };
+        rows.insert(name, row);
+    }
+    for (name, verdict, count) in audit.tallies().all() {
+        let row = rows.entry((*name).clone()).or_insert_with(|| new(&name));
+        match verdict {
+            Verdict::Allow => row.allowed = count,
+            Verdict::Deny => row.denied = count,
         }
     }
-    rows
+    rows.into_values().collect()
 }

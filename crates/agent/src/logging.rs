@@ -38,7 +38,8 @@ impl std::str::FromStr for EnvFilterText {
 }
 
 impl EnvFilterText {
+    /// The API client's own lines say at each try what the source says once, and may hold whole answers.
     fn filter(&self) -> EnvFilter {
-        EnvFilter::new(&self.0)
+        EnvFilter::new(format!("kube_client=off,{}", self.0))
     }
 }

@@ -8,14 +8,12 @@
 //!  [ health ]  what they say of themselves -> [ http ] /livez /readyz /metrics /status -> `status`, `doctor`
 //! ```
 //!
-//! - [`commands`]: one file for each of `run`, `explain`, `doctor`, `status` and `cleanup`.
+//! - [`commands`]: one file for each of `run`, `explain`, `doctor`, `status` and `cleanup`; and `netpol`, a second way to `run`.
 //! - [`engine`]: the one short function that puts a snapshot in force.
 //! - [`agent`]: the thread of a running agent: from not ready to enforcing to standing by.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 use std::process::ExitCode;
-
-use clap::Parser;
 
 mod agent;
 mod client;
@@ -34,5 +32,6 @@ mod status;
 mod touched;
 
 fn main() -> ExitCode {
-    exit::code(commands::Cli::parse().run())
+    memory::keep_small();
+    exit::code(commands::run(std::env::args_os()))
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cluster::Link;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -13,7 +14,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::health::Health;
-use crate::status::Status;
+use crate::status::{Source, Status};
 
 /// How long things take. Clones share their numbers.
 #[derive(Clone, Debug)]
@@ -104,6 +105,22 @@ fn encode_status(status: &Status, mut encoder: DescriptorEncoder) -> fmt::Result
     )?;
     metrics.counter("socket_overflows", "Times that a worker's socket overflowed.", packets.overflows)?;
 
+    let hold = &status.hold;
+    metrics.gauge("held_packets", "Packets held now until a pod is known.", hold.now)?;
+    metrics.counter("packets_held", "Packets held until a pod is known.", hold.held)?;
+    metrics.counters(
+        "held_packets_ended",
+        "Packets no longer held, by the verdict once the pod was known, or because their time was over.",
+        "by",
+        [("allow", hold.allowed), ("deny", hold.denied), ("time", hold.expired)],
+    )?;
+    metrics.counter("hold_no_room", "Packets not held for lack of room.", hold.no_room)?;
+    metrics.counter(
+        "hold_repeated",
+        "Packets dropped since the connection's first packet is held.",
+        hold.repeated,
+    )?;
+
     let queues = |number: fn(&crate::status::Queue) -> u64| {
         status.queues.iter().map(move |queue| (queue.number.to_string(), number(queue)))
     };
@@ -161,6 +178,35 @@ fn encode_status(status: &Status, mut encoder: DescriptorEncoder) -> fmt::Result
         *problems.entry(&problem.kind).or_default() += 1;
     }
     metrics.gauges("problems", "What the source's objects got wrong, by kind.", "kind", problems)?;
+
+    if let Some(source) = &status.source {
+        let connections = || source.connections.iter();
+        metrics.gauges(
+            "source_connected",
+            "1 if each change of this kind is heard of when it happens.",
+            "kind",
+            connections().map(|one| (&*one.kind, u64::from(one.state == Link::Watching.name()))),
+        )?;
+        metrics.gauges(
+            "source_since_seconds",
+            "When the connection for this kind came or went, in seconds since 1970.",
+            "kind",
+            connections().map(|one| (&*one.kind, one.since)),
+        )?;
+        metrics.counters(
+            "source_reconnects",
+            "Watches that went on where another had ended.",
+            "kind",
+            connections().map(|one| (&*one.kind, one.reconnects)),
+        )?;
+        metrics.counters(
+            "source_relists",
+            "Times that all objects of a kind were listed anew.",
+            "kind",
+            connections().map(|one| (&*one.kind, one.relists)),
+        )?;
+        metrics.source_failures(source)?;
+    }
 
     metrics.counter("audit_records_written", "Audit records written.", audit.written)?;
     metrics.counter("audit_records_lost", "Audit records lost.", audit.lost)?;
@@ -242,11 +288,25 @@ impl Metrics<'_, '_> {
         metric.encode(family.encode_family(&labels)?)
     }
 
+    fn source_failures(&mut self, source: &Source) -> fmt::Result {
+        let metric = ConstCounter::new(0_u64).metric_type();
+        let help = "Requests to the API server that failed, by kind and class.";
+        let mut family = self.encoder.encode_descriptor("source_failures", help, None, metric)?;
+        for connection in &source.connections {
+            for (class, count) in &connection.failures {
+                let labels = [("kind", &*connection.kind), ("class", &**class)];
+                ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
     fn policies(&mut self, status: &Status) -> fmt::Result {
         let metric = ConstCounter::new(0_u64).metric_type();
         let mut family =
             self.encoder.encode_descriptor("policy_verdicts", "Verdicts by policy.", None, metric)?;
-        for policy in &status.policies {
+        // A policy that never decided has nothing to count.
+        for policy in status.policies.iter().filter(|policy| policy.allowed + policy.denied > 0) {
             for (verdict, count) in [("allow", policy.allowed), ("deny", policy.denied)] {
                 let labels = [("policy", &*policy.policy), ("verdict", verdict)];
                 ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
@@ -261,7 +321,7 @@ mod tests {
     use audit::{Audit, AuditConfig, Destination};
 
     use super::*;
-    use crate::status::{Conntrack, Problem, Queue, Table};
+    use crate::status::{Connection, Conntrack, Hold, Problem, Queue, Table};
 
     #[test]
     fn the_text_holds_every_number_of_the_status() {
@@ -301,11 +361,27 @@ mod tests {
         let status = Status {
             queues: vec![Queue { number: 100, waiting: 2, dropped_full: 5, dropped_by_socket: 1 }],
             conntrack: Some(Conntrack { entries: 10, max: 100 }),
-            policies: vec![crate::status::PolicyVerdicts {
+            hold: Hold { now: 1, held: 9, allowed: 4, denied: 1, expired: 3, no_room: 6, repeated: 2 },
+            policies: vec![crate::status::Policy {
                 policy: "db/a".to_owned(),
                 allowed: 4,
                 denied: 1,
+                ..crate::status::Policy::default()
             }],
+            source: Some(Source {
+                server: "https://192.0.2.1".to_owned(),
+                connected: false,
+                connections: vec![Connection {
+                    kind: "Pod".to_owned(),
+                    state: "lost".to_owned(),
+                    since: 1_700_000_000,
+                    last_error: Some("no route".to_owned()),
+                    resource_version: Some("12".to_owned()),
+                    reconnects: 3,
+                    relists: 1,
+                    failures: [("unreachable".to_owned(), 2)].into(),
+                }],
+            }),
             ..Status::default()
         };
         #[derive(Debug)]
@@ -322,8 +398,20 @@ mod tests {
             "kube_verdict_queue_waiting{queue=\"100\"} 2",
             "kube_verdict_queue_full_drops_total{queue=\"100\"} 5",
             "kube_verdict_conntrack_max 100",
+            "kube_verdict_held_packets 1",
+            "kube_verdict_packets_held_total 9",
+            "kube_verdict_held_packets_ended_total{by=\"allow\"} 4",
+            "kube_verdict_held_packets_ended_total{by=\"deny\"} 1",
+            "kube_verdict_held_packets_ended_total{by=\"time\"} 3",
+            "kube_verdict_hold_no_room_total 6",
+            "kube_verdict_hold_repeated_total 2",
             "kube_verdict_policy_verdicts_total{policy=\"db/a\",verdict=\"allow\"} 4",
             "kube_verdict_policy_verdicts_total{policy=\"db/a\",verdict=\"deny\"} 1",
+            "kube_verdict_source_connected{kind=\"Pod\"} 0",
+            "kube_verdict_source_since_seconds{kind=\"Pod\"} 1700000000",
+            "kube_verdict_source_reconnects_total{kind=\"Pod\"} 3",
+            "kube_verdict_source_relists_total{kind=\"Pod\"} 1",
+            "kube_verdict_source_failures_total{kind=\"Pod\",class=\"unreachable\"} 2",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }

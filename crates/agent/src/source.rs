@@ -1,23 +1,76 @@
-//! The folder of manifests, read once.
+//! Where objects come from, as the command line says, and a source that is read once.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
-use anyhow::Context;
-use cluster::Folder;
+use anyhow::{Context, bail};
+use clap::Args;
+use cluster::kubernetes::Patience;
+use cluster::{Access, CniCache, Folder, Kubernetes, Source};
 use policy::Change;
 
 use crate::exit::Usage;
 use crate::paint;
 
-/// All that the folder holds. What its objects got wrong is named on standard error.
-pub fn read_once(folder: &Path) -> anyhow::Result<Vec<Change>> {
-    must_be_a_folder(folder)?;
-    let (_, update) =
-        Folder::read(folder).with_context(|| format!("reading the manifests in {}", folder.display()))?;
-    for problem in &update.problems {
-        anstream::eprintln!("{} {problem}", paint::warning("warning:"));
+/// Whoever asks once doesn't wait longer for the API server.
+const ONCE: Duration = Duration::from_secs(30);
+
+/// The flags that say where objects come from.
+#[derive(Clone, Debug, Args)]
+pub struct SourceArguments {
+    /// Folder of manifests: Namespaces, Pods, Nodes and NetworkPolicies, in YAML or JSON; subfolders, too. Without it, the
+    /// Kubernetes API.
+    #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
+    pub source: Option<PathBuf>,
+
+    /// How to reach the API server. Default: by the environment variable KUBECONFIG, or as a pod with its service account does.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+impl SourceArguments {
+    /// The source, for the agent of `node`, with this CNI cache.
+    pub fn source(&self, node: &str, cni_cache: CniCache) -> Result<Source, Usage> {
+        match (&self.source, &self.kubeconfig) {
+            (Some(folder), _) => {
+                must_be_a_folder(folder)?;
+                Ok(Source::Folder(folder.clone()))
+            }
+            (None, kubeconfig) => Ok(Source::Kubernetes(Kubernetes {
+                access: kubeconfig.clone().map_or(Access::Environment, Access::Kubeconfig),
+                node: node.into(),
+                cni_cache,
+                patience: Patience::default(),
+            })),
+        }
     }
-    Ok(update.changes)
+
+    /// All that the source holds now. What its objects got wrong is named on standard error.
+    pub fn read_once(&self) -> anyhow::Result<Vec<Change>> {
+        let update = match self.source("", CniCache::Off)? {
+            Source::Folder(folder) => {
+                let read = Folder::read(&folder);
+                read.with_context(|| format!("reading the manifests in {}", folder.display()))?.1
+            }
+            Source::Kubernetes(kubernetes) => {
+                let (send, receive) = mpsc::channel();
+                // Later updates find nobody.
+                let watching = kubernetes.watch(move |update| drop(send.send(update)))?;
+                match receive.recv_timeout(ONCE) {
+                    Ok(update) => update,
+                    Err(_) => match watching.connections().waits_for() {
+                        Some(why) => bail!("{why}"),
+                        None => bail!("the API server {} does not answer", watching.connections().server()),
+                    },
+                }
+            }
+        };
+        for problem in &update.problems {
+            anstream::eprintln!("{} {problem}", paint::warning("warning:"));
+        }
+        Ok(update.changes)
+    }
 }
 
 /// A source that is no folder is a mistake on the command line.
@@ -26,5 +79,15 @@ pub fn must_be_a_folder(folder: &Path) -> Result<(), Usage> {
         Ok(metadata) if metadata.is_dir() => Ok(()),
         Ok(_) => Err(Usage(format!("--source {}: not a folder", folder.display()))),
         Err(error) => Err(Usage(format!("--source {}: {error}", folder.display()))),
+    }
+}
+
+/// The CNI cache as the command line says it.
+pub fn cni_cache(text: &str) -> Result<CniCache, String> {
+    match text {
+        "" => Err("a folder, auto or off".to_owned()),
+        "auto" => Ok(CniCache::Auto),
+        "off" => Ok(CniCache::Off),
+        folder => Ok(CniCache::Folder(folder.into())),
     }
 }

@@ -1,5 +1,9 @@
 //! What a running agent says of itself: one documented type behind `/status`, `/metrics` and `kube-verdict status`.
 
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cluster::Link;
 use serde::{Deserialize, Serialize};
 
 /// The state of an agent.
@@ -23,6 +27,9 @@ pub struct Status {
     pub published_generation: u64,
     /// The generation that nothing on this node contradicts any more, connections that exist included.
     pub applied_generation: u64,
+    /// How the API server is reached; null where a folder is the source.
+    #[serde(default)]
+    pub source: Option<Source>,
     /// The rules in the kernel; null before they are installed.
     pub table: Option<Table>,
     /// The addresses of this node's pods.
@@ -31,6 +38,8 @@ pub struct Status {
     pub inventory: Inventory,
     /// Packets judged.
     pub packets: Packets,
+    /// Packets that waited for a pod to be known.
+    pub hold: Hold,
     /// The kernel's queues.
     pub queues: Vec<Queue>,
     /// Sweeps over connections.
@@ -43,8 +52,8 @@ pub struct Status {
     pub conntrack: Option<Conntrack>,
     /// What the source's objects got wrong, all that stand.
     pub problems: Vec<Problem>,
-    /// How often each policy decided.
-    pub policies: Vec<PolicyVerdicts>,
+    /// The policies that are in force on this node, and how often each decided.
+    pub policies: Vec<Policy>,
 }
 
 /// A part of an agent's life.
@@ -103,6 +112,25 @@ pub struct Packets {
     pub gone: u64,
     /// How often the kernel said that a worker's socket had overflowed.
     pub overflows: u64,
+}
+
+/// Packets about which a pod decides that is not known (yet), since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Hold {
+    /// Held now.
+    pub now: u64,
+    /// Held in all.
+    pub held: u64,
+    /// Of those: allowed since the pod became known.
+    pub allowed: u64,
+    /// Of those: denied since the pod became known.
+    pub denied: u64,
+    /// Of those: held as long as they may be, and then judged by `--when-unsure`.
+    pub expired: u64,
+    /// Not held for lack of room, and judged by `--when-unsure` at once.
+    pub no_room: u64,
+    /// Dropped without a verdict: what a connection sent again while its first packet was held.
+    pub repeated: u64,
 }
 
 /// One queue.
@@ -183,15 +211,82 @@ pub struct Problem {
     pub text: String,
 }
 
-/// Verdicts of one policy.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct PolicyVerdicts {
+/// One policy.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Policy {
     /// `namespace/name`, or `name`.
     pub policy: String,
+    /// The `metadata.resourceVersion` that nothing on this node contradicts any more, connections that exist included. Null
+    /// where a folder is the source, or for a policy that decided and is gone.
+    #[serde(default)]
+    pub resource_version: Option<String>,
     /// How often it allowed.
     pub allowed: u64,
     /// How often it denied: by a rule, or because it was the first to isolate.
     pub denied: u64,
+}
+
+/// How the API server is reached. While it can't be, what was last known stays in force.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Source {
+    /// Its URL.
+    pub server: String,
+    /// Whether each change is heard of when it happens.
+    pub connected: bool,
+    /// By kind of object.
+    pub connections: Vec<Connection>,
+}
+
+/// How the objects of one kind are followed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Connection {
+    /// The kind of object.
+    pub kind: String,
+    /// `listing`: nothing is known yet. `watching`: each change is heard of. `lost`: what was last known holds. `absent`: it may
+    /// not be read, and is done without.
+    pub state: String,
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+    /// The last failure, which may be over; null if there was none.
+    pub last_error: Option<String>,
+    /// All up to this version is known.
+    pub resource_version: Option<String>,
+    /// How often a watch went on where another had ended.
+    pub reconnects: u64,
+    /// How often all objects were listed anew.
+    pub relists: u64,
+    /// Failures by class.
+    pub failures: BTreeMap<String, u64>,
+}
+
+impl Connection {
+    /// Whether changes are heard of, or are not waited for.
+    pub fn is_fine(&self) -> bool {
+        self.state == Link::Watching.name() || self.state == Link::Absent.name()
+    }
+}
+
+impl From<&cluster::Connections> for Source {
+    fn from(connections: &cluster::Connections) -> Self {
+        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let all = connections.all().into_iter().map(|(kind, connection)| Connection {
+            kind: kind.to_string(),
+            state: connection.link.name().to_owned(),
+            since: seconds(connection.since),
+            last_error: connection.last_error,
+            resource_version: connection.resource_version.map(|version| version.to_string()),
+            reconnects: connection.reconnects,
+            relists: connection.relists,
+            failures: connection
+                .failures
+                .into_iter()
+                .map(|(class, count)| (class.name().to_owned(), count))
+                .collect(),
+        });
+        let connections_of: Vec<Connection> = all.collect();
+        let connected = connections_of.iter().all(Connection::is_fine);
+        Self { server: connections.server().to_owned(), connected, connections: connections_of }
+    }
 }
 
 impl From<&cluster::Problem> for Problem {

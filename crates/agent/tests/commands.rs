@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::io::{Read, Write};
+
 use support::{CLUSTER, folder, run, text};
 
 /// A port on which nothing listens: bound and given back.
@@ -12,7 +14,7 @@ fn free_port() -> String {
 
 #[test]
 fn help_of_every_command_has_examples_and_exit_codes() {
-    for command in ["run", "explain", "doctor", "status", "cleanup"] {
+    for command in ["run", "explain", "doctor", "status", "probe", "cleanup"] {
         let ran = run(&[command, "--help"]);
         assert_eq!(ran.code, 0, "{command}");
         for part in ["Examples:", &format!("kube-verdict {command}"), "Exit codes:"] {
@@ -82,4 +84,51 @@ fn doctor_names_each_need_and_what_the_manifests_got_wrong() {
     let ran = run(&arguments);
     assert!(ran.out.contains("permission") && ran.out.contains("192.0.2.0/99"), "{}", ran.out);
     assert_eq!(ran.code, 1);
+}
+
+#[test]
+fn a_probe_finds_the_agent_of_its_own_socket() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("http.sock");
+    let place = ["--http-socket", text(&socket)];
+    let ran = run(&[&["probe", "ready"], &place[..]].concat());
+    assert_eq!((ran.code, ran.out.as_str()), (1, ""));
+    assert!(ran.err.contains(&format!("no agent answers on {}", socket.display())), "{}", ran.err);
+
+    let listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+    let agent = std::thread::spawn(move || {
+        for (path, line, body) in [
+            ("/livez", "200 OK", "ok\n"),
+            ("/readyz", "503 Service Unavailable", "the source can't be read\n"),
+        ] {
+            let (mut stream, _) = listener.accept().expect("a probe");
+            let mut asked = [0; 64];
+            let length = stream.read(&mut asked).expect("a question");
+            assert!(asked[..length].starts_with(format!("GET {path} HTTP/1.0").as_bytes()));
+            write!(stream, "HTTP/1.0 {line}\r\n\r\n{body}").expect("an answer");
+        }
+    });
+    let live = run(&[&["probe", "live"], &place[..]].concat());
+    assert_eq!((live.code, live.out.as_str()), (0, "ok\n"));
+    let ready = run(&[&["probe", "ready"], &place[..]].concat());
+    assert_eq!((ready.code, ready.out.as_str()), (1, "the source can't be read\n"), "as the agent says it");
+    agent.join().expect("it was asked both");
+}
+
+#[test]
+fn under_the_name_netpol_it_takes_the_flags_of_flannels_policy_container() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let netpol = folder.path().join("netpol");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_kube-verdict"), &netpol).expect("a link");
+    let ran = |words: &[&str]| {
+        let output = std::process::Command::new(&netpol).args(words).output().expect("it starts");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, out, _) = ran(&["-help"]);
+    assert_eq!(code, Some(0));
+    assert!(out.contains("--fail-open") && out.contains("--nfqueue-id"), "{out}");
+    let (code, _, err) = ran(&["--hostname-override=node-a", "--fail-open=perhaps"]);
+    assert_eq!(code, Some(2));
+    assert!(err.contains("--fail-open=perhaps: true or false"), "{err}");
 }

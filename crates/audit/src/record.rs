@@ -54,7 +54,7 @@ pub struct Record {
     /// Where it went, after DNAT. Null if the packet could not be parsed.
     pub destination: Option<Endpoint>,
     /// The policy that decided, as `namespace/name`, or `name` alone for a cluster-wide one. For a default deny the first of
-    /// `isolated_by`.
+    /// `isolated_by`. For an unknown peer that of the rule, or the first that isolates, that denies until the peer is known.
     #[serde(with = "form::policy_or_null")]
     pub policy: Option<Arc<PolicyName>>,
     /// The rule that decided: its index, from 0, in that policy's list for `direction`. Null for a default deny.
@@ -76,8 +76,13 @@ pub struct Record {
     /// For a default deny, the rule that came nearest to allowing. Only there, and only if one came near.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nearest_miss: Option<NearestMiss>,
-    /// How long parsing and evaluation took, in nanoseconds; 0 where it was remembered.
+    /// How long parsing and evaluation took, in nanoseconds; of a packet that was held, its last evaluation alone; 0 where it was
+    /// remembered.
     pub nanoseconds: u64,
+    /// How long the packet was held, in whole milliseconds, because a pod decides about it that was not known. Only if it was.
+    /// Where `reason` is `unknown-pod` or `unknown-peer` the pod did not become known in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_ms: Option<u64>,
     /// `true` where the kernel let the connection pass by itself, because it remembered an earlier verdict of the same generation on
     /// the same addresses, protocol and destination port; `time` is then when that was heard, some hundredths of a second later. Only
     /// there.
@@ -142,7 +147,7 @@ pub struct Lost {
 impl Record {
     /// The record of a judgement by the agent of `node`.
     pub fn new(node: &Arc<str>, judgement: &Judgement) -> Self {
-        let Judgement { at, packet, decision, elapsed, snapshot, remembered } = judgement;
+        let Judgement { at, packet, decision, elapsed, held, snapshot, remembered } = judgement;
         let explain = |direction| match packet {
             Some(packet) => snapshot.explain(packet, decision, direction),
             None => unexplained(decision.outcome(direction), direction),
@@ -182,6 +187,7 @@ impl Record {
                 miss: near.miss,
             }),
             nanoseconds: u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX),
+            held_ms: held.map(|held| u64::try_from(held.as_millis()).unwrap_or(u64::MAX)),
             remembered: *remembered,
         }
     }
@@ -263,7 +269,11 @@ fn weight(reason: Reason) -> u8 {
     match reason {
         Reason::Rule(_) => 3,
         Reason::NotIsolated => 2,
-        Reason::OwnNode | Reason::OwnAddress | Reason::NeighbourDiscovery | Reason::UnknownPod => 1,
+        Reason::OwnNode
+        | Reason::OwnAddress
+        | Reason::NeighbourDiscovery
+        | Reason::UnknownPod
+        | Reason::UnknownPeer => 1,
         Reason::NotAPod | Reason::OtherNode | Reason::DefaultDeny | Reason::Unparsable => 0,
     }
 }

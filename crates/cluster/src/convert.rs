@@ -140,6 +140,36 @@ impl Kind {
         }
     }
 
+    /// The resource of its objects, as in URLs and ClusterRoles.
+    pub fn plural(self) -> Cow<'static, str> {
+        match self {
+            Self::Namespace => core::Namespace::plural(&()),
+            Self::Pod => core::Pod::plural(&()),
+            Self::Node => core::Node::plural(&()),
+            Self::NetworkPolicy => networking::NetworkPolicy::plural(&()),
+        }
+    }
+
+    /// The API group, as in ClusterRoles: empty for the core group.
+    pub fn group(self) -> Cow<'static, str> {
+        match self {
+            Self::Namespace => core::Namespace::group(&()),
+            Self::Pod => core::Pod::group(&()),
+            Self::Node => core::Node::group(&()),
+            Self::NetworkPolicy => networking::NetworkPolicy::group(&()),
+        }
+    }
+
+    /// The path under which the API has its objects, those of all namespaces.
+    pub fn url_path(self) -> String {
+        match self {
+            Self::Namespace => core::Namespace::url_path(&(), None),
+            Self::Pod => core::Pod::url_path(&(), None),
+            Self::Node => core::Node::url_path(&(), None),
+            Self::NetworkPolicy => networking::NetworkPolicy::url_path(&(), None),
+        }
+    }
+
     /// The `apiVersion` of the objects that are converted.
     pub fn api_version(self) -> Cow<'static, str> {
         match self {

@@ -15,10 +15,8 @@
 //! file that is really gone takes its objects with it.
 
 mod files;
-mod key;
 mod pending;
 mod scan;
-mod stamp;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -29,15 +27,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-pub(crate) use self::key::Key;
 pub use self::watch::Watch;
 
 use self::files::Files;
 use self::scan::{Found, scan};
-use self::stamp::Stamp;
 use crate::interner::Interner;
 use crate::manifest::{self, Reading};
-use crate::problem::{Problem, Update};
+use crate::problem::{Origin, Problem, Update};
+use crate::stamp::Stamp;
 
 /// The largest manifest that is read, in bytes: 10,000 large pods fit into it.
 const LARGEST: u64 = 256 << 20;
@@ -169,9 +166,7 @@ impl Folder {
     /// A file that is there and can't be read is a broken file. It has no stamp: each walk tries it again.
     fn unread(&mut self, path: &Path, what: String) -> Look {
         let failure = Problem {
-            file: path.to_owned(),
-            document: 0,
-            line: None,
+            origin: Origin::whole_file(path),
             object: None,
             what,
             effect: "nothing of it is in force".into(),
@@ -183,9 +178,7 @@ impl Folder {
     /// Takes in which folders a walk could not read, and which can't be watched.
     fn unreadable(&mut self, found: &Found, unwatched: Vec<Problem>) {
         let problem = |(path, error): &(PathBuf, io::Error)| Problem {
-            file: path.clone(),
-            document: 0,
-            line: None,
+            origin: Origin::whole_file(path),
             object: None,
             what: format!("the folder can't be read: {error}"),
             effect: "the last good objects of its files stay in force".into(),

@@ -6,14 +6,20 @@
 //!  [ Folder ] -> [ manifest ] -+
 //!    files        documents    |
 //!                              +-> [ RawObject ] -> [ convert ] -> policy::Change -> [ Update ] -> agent
-//!                              |                        |                                ^
-//!  (Kubernetes API, later) ----+                        +----> Flaw -> [ Problem ] ------+
+//!                              |                        |              ^                 ^
+//!  [ Kubernetes ] -------------+                        +-> Flaw ------|-> [ Problem ] --+
+//!    lists, watches                                                    |
+//!  [ cni ] --------------------------------------- addresses ----------+
+//!    the CNI's cache
 //! ```
 //!
 //! - [`mod@manifest`]: YAML or JSON text to [`RawObject`]s, one at a time, keeping only the fields that matter.
 //! - [`mod@convert`]: a [`RawObject`] to a [`policy::Change`], one resource kind per file; what can't be understood
 //!   never widens access and comes back as a [`Flaw`] with the path of its field. Knows nothing of files.
+//! - [`source`]: the one type behind which a consumer need not know which source it has.
 //! - [`folder`]: a folder of manifests as a source: read once, then watched by inotify.
+//! - [`kubernetes`]: the Kubernetes API as a source: listed once, then watched; [`connection`] says how it is connected.
+//! - [`cni`]: the CNI's cache, which knows the addresses of this node's pods a second earlier.
 //! - [`namespaces`]: stands in for a namespace that pods name and no object describes. For every source.
 //! - [`interner`]: equal texts and label sets are held once, by every source.
 //! - [`problem`]: what a source got wrong, for logs, metrics and people.
@@ -22,15 +28,26 @@
 //! source now, and an object that did not change is never mentioned twice.
 #![forbid(unsafe_code)]
 
+pub mod cni;
+pub mod connection;
 pub mod convert;
+mod differences;
 pub mod folder;
 pub mod interner;
+mod key;
+pub mod kubernetes;
 pub mod manifest;
 pub mod namespaces;
 pub mod problem;
+pub mod source;
+mod stamp;
 
+pub use cni::CniCache;
+pub use connection::{Connection, Connections, FailureClass, Link};
 pub use convert::{Converted, FieldPath, Flaw, Kind, Unusable, convert};
-pub use folder::{Folder, FolderError, Watch};
+pub use folder::{Folder, FolderError};
 pub use interner::Interner;
+pub use kubernetes::{Access, Kubernetes};
 pub use manifest::{RawObject, Reading};
-pub use problem::{Problem, Update};
+pub use problem::{Origin, Problem, ResourceVersion, Update};
+pub use source::{Source, SourceError, Watch};

@@ -22,9 +22,9 @@ pub use object::RawObject;
 use self::documents::Document;
 use self::object::Objects;
 use crate::convert::{self, FieldPath, Kind, Recognition, Step};
-use crate::folder::Key;
 use crate::interner::Interner;
-use crate::problem::Problem;
+use crate::key::Key;
+use crate::problem::{Origin, Problem};
 
 /// What was read from one file.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -147,7 +147,7 @@ impl Reader<'_> {
         // Lines are looked for only where something is wrong, in one more walk through the document.
         let lines = lines::find(document.text, unplaced.iter().map(|(path, _, _)| path));
         for ((_, failure, mut problem), line) in unplaced.into_iter().zip(lines) {
-            problem.line = line.map(|line| document.line_of(line));
+            problem.origin = self.origin(document.number, line.map(|line| document.line_of(line)));
             if failure { self.reading.failures.push(problem) } else { self.reading.flaws.push(problem) }
         }
         result
@@ -164,9 +164,7 @@ impl Reader<'_> {
         let mut note = |at: &FieldPath, what: String, effect: Option<&str>| {
             let path = FieldPath(object.at.iter().chain(&at.0).cloned().collect());
             let problem = Problem {
-                file: self.file.to_owned(),
-                document: document.number,
-                line: None,
+                origin: self.origin(document.number, None),
                 object: label.clone(),
                 what,
                 effect: effect.unwrap_or(LOST).to_owned(),
@@ -212,13 +210,15 @@ impl Reader<'_> {
     fn failure(&mut self, document: usize, line: Option<usize>, what: String) {
         let effect = LOST.to_owned();
         self.reading.failures.push(Problem {
-            file: self.file.to_owned(),
-            document,
-            line,
+            origin: self.origin(document, line),
             object: None,
             what,
             effect,
         });
+    }
+
+    fn origin(&self, document: usize, line: Option<usize>) -> Origin {
+        Origin::File { path: self.file.to_owned(), document, line }
     }
 
     /// Sorts the objects. Of one that comes twice the later counts, as it would for `kubectl apply`.
@@ -228,10 +228,9 @@ impl Reader<'_> {
             let key = held.key();
             let (document, name) = (held.document, key.to_string());
             if let Some(earlier) = by_key.insert(key, held) {
+                let line = (earlier.line > 0).then_some(earlier.line as usize);
                 self.reading.flaws.push(Problem {
-                    file: self.file.to_owned(),
-                    document: earlier.document as usize,
-                    line: (earlier.line > 0).then_some(earlier.line as usize),
+                    origin: self.origin(earlier.document as usize, line),
                     object: Some(name),
                     what: format!("the same object comes again in document {document} of this file"),
                     effect: "the later one counts".into(),

@@ -4,9 +4,10 @@
 //! widened what is allowed (semantics 28).
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use policy::Change;
+use policy::{Change, PolicyName};
 use serde::Serialize;
 
 /// One step of a source: from what stood before to what stands now.
@@ -16,17 +17,28 @@ pub struct Update {
     pub changes: Vec<Change>,
     /// ALL problems that stand now, old ones too, sorted.
     pub problems: Vec<Problem>,
+    /// The policies whose version differs from the update before, with the version that they have now; `None` for one that
+    /// is gone. A version can change though the policy means the same. Empty where a source knows of no versions.
+    pub versions: Vec<(PolicyName, Option<ResourceVersion>)>,
 }
 
-/// Something in a manifest that could not be understood, and what follows from that.
+impl Update {
+    /// Takes in the update that followed this one.
+    pub fn then(&mut self, next: Self) {
+        self.changes.extend(next.changes);
+        self.versions.extend(next.versions);
+        self.problems = next.problems;
+    }
+}
+
+/// `metadata.resourceVersion`: says which of two readings of an object is the same; nothing else can be told by it.
+pub type ResourceVersion = Arc<str>;
+
+/// Something in an object or a manifest that could not be understood, and what follows from that.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 pub struct Problem {
-    /// The file, or the folder itself.
-    pub file: PathBuf,
-    /// The document in the file, from 1; 0 where the problem is the file's as a whole.
-    pub document: usize,
-    /// The line in the file, from 1, where it can be told.
-    pub line: Option<usize>,
+    /// Where it stands.
+    pub origin: Origin,
     /// The object, for example `NetworkPolicy web/a`, where it can be told.
     pub object: Option<String>,
     /// What is wrong, with the field where there is one.
@@ -35,35 +47,103 @@ pub struct Problem {
     pub effect: String,
 }
 
+/// Where something stands that could not be understood.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// In a file of a folder.
+    File {
+        /// The file, or the folder itself.
+        path: PathBuf,
+        /// The document in the file, from 1; 0 where the problem is the file's as a whole.
+        document: usize,
+        /// The line in the file, from 1, where it can be told.
+        line: Option<usize>,
+    },
+    /// In the Kubernetes API.
+    Api {
+        /// The object's version that has the problem.
+        resource_version: ResourceVersion,
+    },
+}
+
+impl Origin {
+    /// A file as a whole, or a folder.
+    pub(crate) fn whole_file(path: &Path) -> Self {
+        Self::File { path: path.to_owned(), document: 0, line: None }
+    }
+}
+
 impl Problem {
+    /// The problem of a file whose text has changed since: the line says nothing any more.
+    pub(crate) fn forget_line(&mut self) {
+        if let Origin::File { line, .. } = &mut self.origin {
+            *line = None;
+        }
+    }
+
     /// Writes the problem to the log: one warning, its fields under stable names.
     pub(crate) fn log(&self) {
+        let (object, error, effect) = (self.object.as_deref(), &*self.what, &*self.effect);
+        match &self.origin {
+            Origin::File { path, document, line } => tracing::warn!(
+                file = %path.display(),
+                document,
+                line,
+                object,
+                error,
+                effect,
+                "a manifest was not understood"
+            ),
+            Origin::Api { resource_version } => tracing::warn!(
+                object,
+                resource_version = &**resource_version,
+                error,
+                effect,
+                "an object was not understood"
+            ),
+        }
+    }
+}
+
+/// Writes each problem to the log when it comes up. Both lists are sorted.
+pub(crate) fn log_new(old: &[Problem], new: &[Problem]) {
+    /// More lines than this say no more, and could fill a disk.
+    const MOST: usize = 100;
+    let fresh: Vec<&Problem> = new.iter().filter(|problem| old.binary_search(problem).is_err()).collect();
+    fresh.iter().take(MOST).for_each(|problem| problem.log());
+    if fresh.len() > MOST {
         tracing::warn!(
-            file = %self.file.display(),
-            document = self.document,
-            line = self.line,
-            object = self.object.as_deref(),
-            error = %self.what,
-            effect = %self.effect,
-            "a manifest was not understood"
+            problems = fresh.len() - MOST,
+            "more objects were not understood: `doctor` lists them"
         );
     }
 }
 
 impl fmt::Display for Problem {
-    /// One line: `policies/web.yaml:12 (document 2): NetworkPolicy web/a: ...; the peer matches nothing`.
+    /// One line: `policies/web.yaml:12 (document 2): NetworkPolicy web/a: ...; the peer matches nothing`, or
+    /// `NetworkPolicy web/a (version 1234): ...; the peer matches nothing`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = self.file.display().to_string();
-        if let Some(line) = self.line {
-            text += &format!(":{line}");
-        }
-        if self.document > 1 {
-            text += &format!(" (document {})", self.document);
-        }
-        if let Some(object) = &self.object {
-            text += &format!(": {object}");
-        }
-        text += &format!(": {}; {}", self.what, self.effect);
+        let object = self.object.as_deref();
+        let place = match &self.origin {
+            Origin::File { path, document, line } => {
+                let mut text = path.display().to_string();
+                if let Some(line) = line {
+                    text += &format!(":{line}");
+                }
+                if *document > 1 {
+                    text += &format!(" (document {document})");
+                }
+                if let Some(object) = object {
+                    text += &format!(": {object}");
+                }
+                text
+            }
+            Origin::Api { resource_version } => {
+                format!("{} (version {resource_version})", object.unwrap_or("an object"))
+            }
+        };
+        let text = format!("{place}: {}; {}", self.what, self.effect);
         // Names and values come from outside: a line break in one must not look like a second problem.
         text.chars().try_for_each(|c| {
             if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") }
@@ -77,10 +157,8 @@ mod tests {
 
     #[test]
     fn a_problem_is_one_line() {
-        let problem = Problem {
-            file: PathBuf::from("dir/web.yaml"),
-            document: 2,
-            line: Some(12),
+        let mut problem = Problem {
+            origin: Origin::File { path: PathBuf::from("dir/web.yaml"), document: 2, line: Some(12) },
             object: Some("NetworkPolicy web/a\nb".into()),
             what: "spec.ingress[0].from[0].ipBlock.cidr: \"x\" is no CIDR".into(),
             effect: "the peer matches nothing".into(),
@@ -88,6 +166,12 @@ mod tests {
         assert_eq!(
             problem.to_string(),
             "dir/web.yaml:12 (document 2): NetworkPolicy web/a\\nb: \
+             spec.ingress[0].from[0].ipBlock.cidr: \"x\" is no CIDR; the peer matches nothing"
+        );
+        problem.origin = Origin::Api { resource_version: "77".into() };
+        assert_eq!(
+            problem.to_string(),
+            "NetworkPolicy web/a\\nb (version 77): \
              spec.ingress[0].from[0].ipBlock.cidr: \"x\" is no CIDR; the peer matches nothing"
         );
     }

@@ -15,7 +15,8 @@
 //! - [`netlink`]: messages to and from the kernel's netfilter subsystems.
 //! - [`table`]: chains, sets and rules in the kernel, and how they change. [`needs`]: what that asks of kernel and node.
 //! - [`packet`]: the first 128 bytes of a packet -> [`policy::Packet`].
-//! - [`workers`], [`worker`]: a pinned thread for each queue, from the kernel's question to its verdict.
+//! - [`workers`], [`worker`]: a pinned thread for each queue, from the kernel's question to its verdict; packets about which a
+//!   pod decides that is not known yet wait here.
 //! - [`queue_statistics`]: what waits in the queues, and what they dropped.
 //! - [`remembered`]: connections that passed without a question, heard of afterwards.
 //! - [`conntrack`], [`sweep`]: connections that exist already, judged again when policy changes.

@@ -223,6 +223,7 @@ fn hear(message: &Received<'_>, history: &History, next: &mut u32, tell: &mut im
             decision,
             elapsed: Duration::ZERO,
             snapshot,
+            held: None,
             remembered: true,
         })
     });

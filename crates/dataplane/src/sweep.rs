@@ -37,7 +37,8 @@ pub struct SweepReport {
     pub revoked: u64,
     /// Connections that were REVOKED and are no longer.
     pub restored: u64,
-    /// Connections left as they are because an address of this node's pod CIDR has no pod yet: known pods allow them.
+    /// Connections left as they are because only a pod that is not known (yet) denies them: this node's own, or a peer that
+    /// some rule might allow.
     pub unknown: u64,
     /// Connections that ended before their mark could be changed.
     pub gone: u64,
@@ -118,11 +119,12 @@ fn concerns_us(decision: &Decision) -> bool {
 }
 
 /// A connection is denied if ANY direction denies it for a reason that more knowledge can't take away. One that only an
-/// unknown pod denies is left as it is: it belongs to a pod that is just coming, or to one that is gone.
+/// unknown pod denies is left as it is: it belongs to a pod that is just coming, and will be judged when that is known, or to
+/// one that is gone, and with it the connection's use. Of new connections such packets are held, or dropped.
 fn standing(decision: &Decision) -> Standing {
     let denies = |outcome: Outcome| outcome.verdict == Verdict::Deny;
     let [egress, ingress] = [decision.egress, decision.ingress];
-    if [egress, ingress].into_iter().any(|outcome| denies(outcome) && outcome.reason != Reason::UnknownPod) {
+    if [egress, ingress].into_iter().any(|outcome| denies(outcome) && !outcome.reason.is_unsure()) {
         Standing::Denied
     } else if denies(egress) || denies(ingress) {
         Standing::Unknown
@@ -147,6 +149,7 @@ mod tests {
         let closed = Outcome::deny(Reason::DefaultDeny);
         let ruled_out = Outcome::deny(Reason::Rule(RuleId(3)));
         let unknown = Outcome::deny(Reason::UnknownPod);
+        let peer = Outcome::deny(Reason::UnknownPeer);
         for (egress, ingress, expected) in [
             (open, open, Standing::Allowed),
             (open, closed, Standing::Denied),
@@ -156,6 +159,9 @@ mod tests {
             (unknown, unknown, Standing::Unknown),
             (unknown, closed, Standing::Denied),
             (closed, unknown, Standing::Denied),
+            (open, peer, Standing::Unknown),
+            (unknown, peer, Standing::Unknown),
+            (peer, closed, Standing::Denied),
             // With `--when-unsure=open` an unknown pod does not deny.
             (Outcome::allow(Reason::UnknownPod), open, Standing::Allowed),
         ] {

@@ -3,14 +3,18 @@
 //! From: NFQUEUE. To: the kernel as a verdict with the packet's mark, and then the recorder. Invariant: every packet that
 //! is received gets exactly one verdict, under the snapshot that is current when its turn comes; nothing on the way
 //! allocates, locks, or waits for anybody but the kernel.
+//!
+//! A packet of which the snapshot is unsure has its turn later: it is held until a newer snapshot is sure, or for as long as
+//! it may. Nobody waits with it: it is inside no verdict, so a grace period does not see it.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use nfq::{Message, Queue, Verdict as KernelVerdict};
-use policy::{Decision, Directions, Judgement, Reader, Verdict};
+use policy::{Decision, Directions, Generation, Judgement, Packet, Reader, Verdict};
 
 use crate::marks::Mark;
 use crate::packet;
@@ -18,13 +22,19 @@ use crate::queue_statistics::QueueStatistics;
 
 mod counters;
 mod error;
+mod hold;
+mod room;
 mod setup;
 mod socket;
 
-pub use counters::Counters;
 pub(crate) use counters::SharedCounters;
+pub use counters::{Counters, HoldCounters};
 pub use error::WorkerError;
-pub(crate) use setup::{open, pin};
+pub(crate) use hold::Hold;
+pub use hold::HoldLimits;
+use hold::{Held, Offered};
+pub(crate) use room::Room;
+pub(crate) use setup::{Opened, open, pin};
 pub use socket::Owner;
 pub(crate) use socket::Wake;
 
@@ -42,9 +52,12 @@ pub(crate) struct Worker<R> {
     pub(crate) number: u16,
     /// The netlink port by which the kernel knows the queue's socket.
     pub(crate) port_id: u32,
+    /// That socket.
+    pub(crate) socket: OwnedFd,
     pub(crate) reader: Reader,
     /// Added to the mark of an allowed packet.
     pub(crate) verdict_mark: Mark,
+    pub(crate) hold: Hold,
     pub(crate) counters: Arc<SharedCounters>,
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) record: R,
@@ -54,9 +67,12 @@ impl<R: FnMut(Judgement)> Worker<R> {
     /// Answers the kernel until told to stop; then answers what is still queued and gives the queue up.
     pub(crate) fn run(mut self) -> Result<(), WorkerError> {
         while !self.stop.load(Ordering::Acquire) {
-            match self.queue.recv() {
+            match self.receive() {
                 Ok(message) => self.answer(message)?,
                 Err(error) => self.endure(error)?,
+            }
+            if !self.hold.is_empty() {
+                self.look_after_held()?;
             }
         }
         self.drain()?;
@@ -64,18 +80,95 @@ impl<R: FnMut(Judgement)> Worker<R> {
         self.queue.unbind(self.number).map_err(|source| WorkerError::Receive { queue: self.number, source })
     }
 
-    /// From the kernel's question to its verdict, and then the record.
-    fn answer(&mut self, mut message: Message) -> Result<(), WorkerError> {
+    /// The kernel's next question. While packets are held it is waited for only until the first of them is to end.
+    fn receive(&mut self) -> io::Result<Message> {
+        let Some(end) = self.hold.first_end() else { return self.queue.recv() };
+        self.queue.set_nonblocking(true);
+        let mut received = self.queue.recv();
+        if received.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
+            received = socket::wait_readable(&self.socket, end.saturating_duration_since(Instant::now()))
+                .and_then(|()| self.queue.recv());
+        }
+        self.queue.set_nonblocking(false);
+        received
+    }
+
+    /// From the kernel's question to its verdict, or into the hold.
+    fn answer(&mut self, message: Message) -> Result<(), WorkerError> {
         let at = SystemTime::now();
-        let pass = self.reader.enter();
+        let packet = packet::parse(message.get_payload()).ok();
         // On its way here the verdict's bit says that the packet is a reply: its connection is judged.
         let is_reply = message.get_nfmark() & self.verdict_mark.0 != 0;
-        let parsed = packet::parse(message.get_payload())
-            .map(|packet| if is_reply { packet.reversed() } else { packet });
-        let decision = match &parsed {
-            Ok(packet) => pass.judge(packet, directions(message.get_hook())),
-            Err(_) => Decision::UNPARSABLE,
+        let packet = packet.map(|packet| if is_reply { packet.reversed() } else { packet });
+        let question = Question { message, packet, since: None };
+        let Judged::Unsure(message, packet, generation) = self.judge(at, question, self.hold.is_open())?
+        else {
+            return Ok(());
         };
+        match self.hold.offer(message, packet, generation) {
+            Offered::Taken => {
+                self.counters.hold(self.hold.len());
+                Ok(())
+            }
+            Offered::Repeated(mut message) => {
+                self.counters.repeated();
+                message.set_verdict(KernelVerdict::Drop);
+                self.queue.verdict(message).or_else(|error| self.endure(error))
+            }
+            Offered::NoRoom(message) => {
+                self.counters.no_room();
+                let question = Question { message, packet: Some(packet), since: None };
+                self.judge(SystemTime::now(), question, false).map(drop)
+            }
+        }
+    }
+
+    /// Judges held packets anew: all of them under a snapshot that they have not seen, else those that have waited as long as
+    /// they may.
+    fn look_after_held(&mut self) -> Result<(), WorkerError> {
+        // The count of held packets was written before this: a publisher sees it, or this sees what it published.
+        let current = self.reader.enter().generation();
+        let anew = current != self.hold.generation();
+        let now = Instant::now();
+        // Those that stay go to the end, so each is looked at once.
+        for _ in 0..self.hold.len() {
+            if !anew && self.hold.first_end().is_none_or(|end| end > now) {
+                break;
+            }
+            let Some(Held { message, ticket }) = self.hold.next() else { break };
+            let may_wait = self.hold.end(&ticket) > now;
+            let question = Question { message, packet: Some(ticket.packet), since: Some(ticket.since) };
+            match self.judge(SystemTime::now(), question, may_wait)? {
+                Judged::Unsure(message, ..) => self.hold.keep(Held { message, ticket }),
+                Judged::Told(decision) => {
+                    self.hold.release(ticket);
+                    let verdict = (!decision.is_unsure()).then(|| decision.verdict());
+                    self.counters.release(verdict, self.hold.len());
+                }
+            }
+        }
+        if anew {
+            self.hold.set_generation(current);
+        }
+        Ok(())
+    }
+
+    /// Judges a packet, tells the kernel, and then the recorder. One of which the snapshot is unsure comes back instead if it
+    /// `may_wait`.
+    #[inline]
+    fn judge(&mut self, at: SystemTime, question: Question, may_wait: bool) -> Result<Judged, WorkerError> {
+        let Question { mut message, packet, since } = question;
+        let pass = self.reader.enter();
+        let decision = match &packet {
+            Some(packet) => pass.judge(packet, directions(message.get_hook())),
+            None => Decision::UNPARSABLE,
+        };
+        if may_wait
+            && decision.is_unsure()
+            && let Some(packet) = packet
+        {
+            return Ok(Judged::Unsure(message, packet, pass.generation()));
+        }
         // A clock that is set back within these microseconds costs a record its duration, and nothing else.
         let elapsed = at.elapsed().unwrap_or_default();
         let verdict = decision.verdict();
@@ -91,15 +184,17 @@ impl<R: FnMut(Judgement)> Worker<R> {
         // The kernel takes the packet through the rest of the hook within this call.
         let sent = self.queue.verdict(message);
         drop(pass);
-        self.counters.count(verdict, parsed.is_err());
-        (self.record)(Judgement { at, packet: parsed.ok(), decision, elapsed, snapshot, remembered: false });
-        sent.or_else(|error| self.endure(error))
+        self.counters.count(verdict, packet.is_none());
+        let held = since.map(|since| since.elapsed());
+        (self.record)(Judgement { at, packet, decision, elapsed, held, snapshot, remembered: false });
+        sent.or_else(|error| self.endure(error))?;
+        Ok(Judged::Told(decision))
     }
 
     /// Takes what the socket may say beside packets. Only what can't be endured is an error.
     fn endure(&self, error: std::io::Error) -> Result<(), WorkerError> {
         match error.raw_os_error() {
-            // A signal, or a call to stop: the loop looks by itself.
+            // A signal, a call to stop, a newer snapshot, or the time of a held packet is over: the loop looks by itself.
             Some(libc::EINTR | libc::EAGAIN) | Some(socket::WAKE) => Ok(()),
             // The kernel's answer to a verdict on a packet that it had dropped: a base chain or a device went away.
             Some(libc::ENOENT) => {
@@ -117,6 +212,7 @@ impl<R: FnMut(Judgement)> Worker<R> {
 
     /// Answers what is still queued. The rules have turned elsewhere before, so this comes to an end.
     fn drain(&mut self) -> Result<(), WorkerError> {
+        self.end_hold()?;
         self.queue.set_nonblocking(true);
         let started = Instant::now();
         let mut latest = started;
@@ -140,11 +236,34 @@ impl<R: FnMut(Judgement)> Worker<R> {
         }
     }
 
+    /// Judges what is held for the last time. From here on nothing waits.
+    fn end_hold(&mut self) -> Result<(), WorkerError> {
+        self.hold.close();
+        self.look_after_held()
+    }
+
     /// Whether the kernel still waits for a verdict on a packet of this queue.
     fn is_waiting(&self) -> bool {
         let statistics = QueueStatistics::of(self.number).ok().flatten();
         statistics.is_some_and(|queue| queue.port_id == self.port_id && queue.waiting > 0)
     }
+}
+
+/// A packet that the kernel asks about.
+struct Question {
+    message: Message,
+    /// `None` if it could not be parsed.
+    packet: Option<Packet>,
+    /// Since when it is held; `None` if it has just come.
+    since: Option<Instant>,
+}
+
+/// What came of a question.
+enum Judged {
+    /// The kernel has its verdict.
+    Told(Decision),
+    /// This snapshot is unsure, and the packet is to wait.
+    Unsure(Message, Packet, Generation),
 }
 
 /// Which directions a packet at this hook is judged in: on its way to the node itself the sender's egress alone.

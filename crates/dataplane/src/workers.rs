@@ -9,8 +9,8 @@ use policy::{Judgement, Published};
 
 use crate::marks::Marks;
 use crate::queues::QueueRange;
-pub use crate::worker::{Counters, WorkerError};
-use crate::worker::{SharedCounters, Wake, Worker, open, pin};
+pub use crate::worker::{Counters, HoldCounters, HoldLimits, WorkerError};
+use crate::worker::{Hold, Opened, Room, SharedCounters, Wake, Worker, open, pin};
 
 /// How many packets may wait in one queue before the kernel drops: some 80 ms of work for one core, so that what waits is
 /// answered well before its sender tries again (1 s).
@@ -27,6 +27,8 @@ pub struct WorkersConfig {
     pub queue_length: u32,
     /// Whether a packet that finds its queue full passes instead of being dropped.
     pub fail_open: bool,
+    /// Which packets wait for a pod to be known, before they are judged all the same.
+    pub hold: HoldLimits,
 }
 
 /// The workers of one range of queues. Dropping them stops them.
@@ -34,7 +36,30 @@ pub struct WorkersConfig {
 pub struct Workers {
     workers: Vec<Running>,
     stop: Arc<AtomicBool>,
-    wake: Wake,
+    wake: Arc<Wake>,
+}
+
+/// Wakes those workers that hold packets, so that they judge them anew: to be called after each publication.
+#[derive(Clone, Debug)]
+pub struct Holders {
+    wake: Arc<Wake>,
+    /// Netlink port and counters of each worker.
+    workers: Vec<(u32, Arc<SharedCounters>)>,
+}
+
+impl Holders {
+    /// Wakes them. Costs nothing where nothing is held.
+    pub fn wake(&self) {
+        for (port_id, counters) in &self.workers {
+            // A worker that begins to hold just now looks at the newest snapshot by itself.
+            if counters.held_now() > 0
+                && let Err(error) = self.wake.wake(*port_id)
+            {
+                // It has ended, or looks again at the end of its packets' time.
+                tracing::warn!(port_id, %error, "a worker that holds packets can't be told of a new snapshot");
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -61,11 +86,13 @@ impl Workers {
     where
         R: FnMut(Judgement) + Send + 'static,
     {
-        let wake = Wake::open().map_err(WorkerError::Open)?;
+        let wake = Arc::new(Wake::open().map_err(WorkerError::Open)?);
+        let room = Arc::new(Room::new(config.hold.packets));
         let mut workers = Self { workers: Vec::new(), stop: Arc::default(), wake };
         for (index, number) in config.queues.numbers().enumerate() {
             // An error drops those that run already, and so stops them.
-            let worker = Start { config, index, number, stop: Arc::clone(&workers.stop), published };
+            let (stop, room) = (Arc::clone(&workers.stop), Arc::clone(&room));
+            let worker = Start { config, index, number, stop, room, published };
             workers.workers.push(worker.start(record(index))?);
         }
         Ok(workers)
@@ -74,6 +101,13 @@ impl Workers {
     /// What each worker has done, in the order of their queues.
     pub fn counters(&self) -> Vec<Counters> {
         self.workers.iter().map(|worker| worker.counters.read()).collect()
+    }
+
+    /// A way to wake those that hold packets, for whoever publishes snapshots.
+    pub fn holders(&self) -> Holders {
+        let workers =
+            self.workers.iter().map(|worker| (worker.port_id, Arc::clone(&worker.counters))).collect();
+        Holders { wake: Arc::clone(&self.wake), workers }
     }
 
     /// Whether every queue is served; else why one is not.
@@ -113,13 +147,14 @@ struct Start<'a> {
     index: usize,
     number: u16,
     stop: Arc<AtomicBool>,
+    room: Arc<Room>,
     published: &'a Arc<Published>,
 }
 
 impl Start<'_> {
     /// Starts the thread and waits until its queue is set up.
     fn start<R: FnMut(Judgement) + Send + 'static>(self, record: R) -> Result<Running, WorkerError> {
-        let Self { config, index, number, stop, published } = self;
+        let Self { config, index, number, stop, room, published } = self;
         let counters = Arc::<SharedCounters>::default();
         let failure = Arc::<OnceLock<WorkerError>>::default();
         let guard = Guard { queue: number, failure: Arc::clone(&failure), ended: false };
@@ -131,16 +166,26 @@ impl Start<'_> {
                 // Signals are for other threads: here they would only end a system call early.
                 let _ = SigSet::all().thread_block();
                 pin(index as u16, config.queues.count);
-                let (queue, port_id) = match open(number, config.queue_length, config.fail_open) {
-                    Ok(opened) => opened,
-                    Err(error) => {
-                        let _ = ready.send(Err(error));
-                        return guard.end(Ok(()));
-                    }
+                let Opened { queue, port_id, socket } =
+                    match open(number, config.queue_length, config.fail_open) {
+                        Ok(opened) => opened,
+                        Err(error) => {
+                            let _ = ready.send(Err(error));
+                            return guard.end(Ok(()));
+                        }
+                    };
+                let worker = Worker {
+                    queue,
+                    number,
+                    port_id,
+                    socket,
+                    reader,
+                    verdict_mark: config.marks.verdict(),
+                    hold: Hold::new(config.hold, room, config.queue_length),
+                    counters: shared,
+                    stop,
+                    record,
                 };
-                let verdict_mark = config.marks.verdict();
-                let worker =
-                    Worker { queue, number, port_id, reader, verdict_mark, counters: shared, stop, record };
                 let _ = ready.send(Ok(port_id));
                 guard.end(worker.run());
             })

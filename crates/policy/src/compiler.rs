@@ -57,6 +57,8 @@ pub(crate) struct Touched {
     pub policies: BTreeSet<PolicyName>,
     /// Whether this node's pod CIDRs changed.
     pub pod_cidrs: bool,
+    /// Whether any node's did.
+    pub cluster_cidrs: bool,
 }
 
 impl Compiler {
@@ -72,7 +74,7 @@ impl Compiler {
         }
     }
 
-    /// What becomes of packets from or to a pod of this node that is not known (yet): denied unless this says otherwise.
+    /// What becomes of packets about which only a pod that is not known (yet) can decide: denied unless this says otherwise.
     #[must_use]
     pub fn when_unsure(mut self, verdict: Verdict) -> Self {
         self.when_unsure = verdict;
@@ -117,12 +119,14 @@ impl Compiler {
             }
             Change::Node(node) => {
                 let before = inventory.nodes.get(&node.name);
+                touched.cluster_cidrs |= before.map(|node| &node.pod_cidrs) != Some(&node.pod_cidrs);
                 if before != Some(node) {
                     touched.addresses.extend(before.into_iter().flat_map(|node| claims.leave_node(node)));
                     touched.addresses.extend(claims.enter_node(node));
                 }
             }
             Change::NodeGone(name) => {
+                touched.cluster_cidrs |= inventory.nodes.contains_key(name);
                 touched
                     .addresses
                     .extend(inventory.nodes.get(name).into_iter().flat_map(|node| claims.leave_node(node)));

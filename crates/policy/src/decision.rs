@@ -55,6 +55,9 @@ pub enum Reason {
     DefaultDeny,
     /// The address is one of this node's pods', and no such pod is known (yet).
     UnknownPod,
+    /// Known rules deny it, but the other end's address is one of the cluster's pods', no such pod is known (yet), and a rule
+    /// might allow it once it is.
+    UnknownPeer,
     /// The packet could not be parsed (semantics 28).
     Unparsable,
 }
@@ -72,6 +75,7 @@ impl Reason {
             Self::Rule(_) => "rule",
             Self::DefaultDeny => "default-deny",
             Self::UnknownPod => "unknown-pod",
+            Self::UnknownPeer => "unknown-peer",
             Self::Unparsable => "unparsable",
         }
     }
@@ -88,8 +92,14 @@ impl Reason {
             Self::Rule(_) => "this rule is the first that matches",
             Self::DefaultDeny => "policies isolate the pod in this direction and none of their rules matches",
             Self::UnknownPod => "the address is in this node's pod CIDR and no pod is known to have it",
+            Self::UnknownPeer => "a rule might allow the other end, which no pod is known to have",
             Self::Unparsable => "the packet could not be parsed",
         }
+    }
+
+    /// Whether knowing a pod might change the outcome: its verdict is only what stands in for knowledge.
+    pub fn is_unsure(self) -> bool {
+        matches!(self, Self::UnknownPod | Self::UnknownPeer)
     }
 
     /// The words for a reason by its stable name.
@@ -104,6 +114,7 @@ impl Reason {
             Self::Rule(RuleId(0)),
             Self::DefaultDeny,
             Self::UnknownPod,
+            Self::UnknownPeer,
             Self::Unparsable,
         ]
         .into_iter()
@@ -160,6 +171,13 @@ impl Decision {
         }
     }
 
+    /// Whether knowing a pod might change the verdict: ANY direction is unsure, and NONE denies for sure.
+    pub fn is_unsure(&self) -> bool {
+        let outcomes = [self.egress, self.ingress];
+        outcomes.iter().any(|outcome| outcome.reason.is_unsure())
+            && outcomes.iter().all(|outcome| outcome.reason.is_unsure() || outcome.verdict == Verdict::Allow)
+    }
+
     /// The outcome in one direction.
     pub fn outcome(&self, direction: Direction) -> Outcome {
         match direction {
@@ -178,8 +196,10 @@ pub struct Judgement {
     pub packet: Option<Packet>,
     /// What came out.
     pub decision: Decision,
-    /// How long parsing and evaluation took; zero where it was remembered.
+    /// How long parsing and evaluation took; of a packet that was held, the last evaluation alone; zero where it was remembered.
     pub elapsed: Duration,
+    /// How long it was held until a pod would be known; `None` if the verdict was given at once.
+    pub held: Option<Duration>,
     /// The snapshot under which it was judged: names its rules and pods.
     pub snapshot: Arc<Snapshot>,
     /// Whether the kernel let the connection pass by itself, because it remembered an earlier verdict of the same snapshot on

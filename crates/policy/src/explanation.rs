@@ -17,9 +17,9 @@ pub struct Explanation {
     pub reason: &'static str,
     /// Which direction this is.
     pub direction: Direction,
-    /// The rule that decided.
+    /// The rule that decided, or that denies until the peer is known.
     pub rule: Option<RuleName>,
-    /// For a default deny: the policies that isolate the pod in this direction, sorted by name.
+    /// For a default deny, also one until the peer is known: the policies that isolate the pod in this direction, sorted by name.
     pub isolated_by: Vec<Arc<PolicyName>>,
     /// For a default deny: the rule that came nearest.
     pub nearest_miss: Option<NearestMiss>,
@@ -28,10 +28,14 @@ pub struct Explanation {
 impl fmt::Display for Explanation {
     /// One sentence, as `allowed by NetworkPolicy web/allow-api, ingress[1]`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = match self.verdict {
+        let mut verdict = match self.verdict {
             Verdict::Allow => "allowed",
             Verdict::Deny => "denied",
         };
+        if self.reason == Reason::UnknownPeer.code() {
+            write!(f, "{verdict}: {}; else ", Reason::UnknownPeer.sentence())?;
+            verdict = "denied";
+        }
         if let Some(rule) = &self.rule {
             write!(f, "{verdict} by {:?} ", rule.policy.kind)?;
             return rule.write(f, self.direction, ", ");

@@ -13,7 +13,9 @@ use crate::decision::{Direction, Outcome, Reason, RuleId, Verdict};
 use crate::explanation::{Explanation, Miss, NearestMiss, RuleName};
 use crate::inventory::{Inventory, Node, Pod};
 use crate::packet::Packet;
-use crate::reference::matching::{Connection, peers_match, ports_match, selects};
+use crate::reference::matching::{
+    Connection, peers_match, peers_might_match, ports_match, ports_might_match, selects,
+};
 use crate::snapshot::Directions;
 use crate::spec::{Action, PolicySpec, RuleSpec, Tier};
 
@@ -52,7 +54,7 @@ pub fn judge(
     packet: &Packet,
     directions: Directions,
 ) -> Expected {
-    let expected = judge_both(inventory, scope, when_unsure, packet);
+    let expected = judge_both(inventory, scope, when_unsure, packet, directions);
     match directions {
         Directions::Both => expected,
         // A packet from a pod to its own node: the node is not a pod.
@@ -62,7 +64,13 @@ pub fn judge(
     }
 }
 
-fn judge_both(inventory: &Inventory, scope: &Scope, when_unsure: Verdict, packet: &Packet) -> Expected {
+fn judge_both(
+    inventory: &Inventory,
+    scope: &Scope,
+    when_unsure: Verdict,
+    packet: &Packet,
+    directions: Directions,
+) -> Expected {
     let sides = |egress: Outcome, ingress: Outcome| Expected {
         egress: plain(Direction::Egress, egress),
         ingress: plain(Direction::Ingress, ingress),
@@ -87,9 +95,23 @@ fn judge_both(inventory: &Inventory, scope: &Scope, when_unsure: Verdict, packet
         return sides(passes, passes);
     }
     let side = |direction, address| judge_side(inventory, scope, when_unsure, packet, direction, address);
+    let egress = side(Direction::Egress, packet.source());
+    let ingress = side(Direction::Ingress, packet.destination());
+    // What goes to the node itself has a peer that is known: the node.
+    let to_unknown = directions == Directions::Both && is_unknown_peer(inventory, packet.destination());
+    let from_unknown = is_unknown_peer(inventory, packet.source());
+    let unsure = |judged: Explanation, address| match pod_at(inventory, address) {
+        // Denied only because the peer is not known (yet). The rest of the explanation stays: it holds until then.
+        Some(pod)
+            if judged.verdict == Verdict::Deny && might_allow(inventory, packet, judged.direction, pod) =>
+        {
+            Explanation { verdict: when_unsure, reason: Reason::UnknownPeer.code(), ..judged }
+        }
+        _ => judged,
+    };
     Expected {
-        egress: side(Direction::Egress, packet.source()),
-        ingress: side(Direction::Ingress, packet.destination()),
+        egress: if to_unknown { unsure(egress, packet.source()) } else { egress },
+        ingress: if from_unknown { unsure(ingress, packet.destination()) } else { ingress },
     }
 }
 
@@ -113,18 +135,7 @@ fn judge_side(
 
 /// Judges a packet by the policies of the pod on this side.
 fn judge_pod(inventory: &Inventory, packet: &Packet, direction: Direction, pod: &Pod) -> Explanation {
-    // ALL policies that select the pod apply (semantics 4).
-    let mut policies: Vec<&PolicySpec> = inventory
-        .policies
-        .values()
-        .map(|policy| &**policy)
-        .filter(|policy| selects(inventory, policy, pod))
-        .collect();
-    // Admin by priority and then by name, NetworkPolicy by name, Baseline by priority and then by name.
-    policies.sort_by_key(|policy| {
-        let priority = if policy.tier == Tier::NetworkPolicy { 0 } else { policy.priority };
-        (policy.tier, priority, policy.name.clone())
-    });
+    let policies = applying(inventory, pod);
     let isolating: Vec<&PolicySpec> =
         policies.iter().copied().filter(|policy| isolates(policy, direction)).collect();
     let connection = Connection::new(inventory, packet, direction);
@@ -158,6 +169,54 @@ fn judge_pod(inventory: &Inventory, packet: &Packet, direction: Direction, pod: 
         nearest_miss: nearest_miss(inventory, &policies, &connection, direction),
         ..plain(direction, Outcome::deny(Reason::DefaultDeny))
     }
+}
+
+/// Whether ANY pod that might come to have the other end's address would be allowed, as far as each rule alone can tell: a pod
+/// of any namespace, with any labels, and, where it is the destination, with any name for its port.
+fn might_allow(inventory: &Inventory, packet: &Packet, direction: Direction, pod: &Pod) -> bool {
+    let policies = applying(inventory, pod);
+    let isolated = policies.iter().any(|policy| isolates(policy, direction));
+    let connection = Connection::new(inventory, packet, direction);
+    for tier in [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline] {
+        if tier == Tier::Baseline && isolated {
+            continue;
+        }
+        let mut might_pass = false;
+        for (_, _, rule) in rules(&policies, tier, direction) {
+            if !(peers_might_match(&connection, rule) && ports_might_match(&connection, rule)) {
+                continue;
+            }
+            // Whoever the pod is, nothing after this rule is looked at.
+            let surely = peers_match(inventory, &connection, rule) && ports_match(&connection, rule);
+            match rule.action {
+                Action::Accept => return true,
+                Action::Deny if surely && !might_pass => return false,
+                Action::Deny => {}
+                Action::Pass => might_pass = true,
+            }
+            if surely {
+                break;
+            }
+        }
+    }
+    !isolated
+}
+
+/// The policies that apply to a pod, in order.
+fn applying<'a>(inventory: &'a Inventory, pod: &Pod) -> Vec<&'a PolicySpec> {
+    // ALL policies that select the pod apply (semantics 4).
+    let mut policies: Vec<&PolicySpec> = inventory
+        .policies
+        .values()
+        .map(|policy| &**policy)
+        .filter(|policy| selects(inventory, policy, pod))
+        .collect();
+    // Admin by priority and then by name, NetworkPolicy by name, Baseline by priority and then by name.
+    policies.sort_by_key(|policy| {
+        let priority = if policy.tier == Tier::NetworkPolicy { 0 } else { policy.priority };
+        (policy.tier, priority, policy.name.clone())
+    });
+    policies
 }
 
 /// The first NetworkPolicy rule whose peer matches; if there is none, the first whose port does.
@@ -247,6 +306,14 @@ fn is_in_pod_cidrs(inventory: &Inventory, scope: &Scope, address: IpAddr) -> boo
 fn is_unknown_pod(inventory: &Inventory, scope: &Scope, address: IpAddr) -> bool {
     is_in_pod_cidrs(inventory, scope, address)
         && !own_node(inventory, scope).is_some_and(|node| is_address_of_node(inventory, node, address))
+}
+
+/// Whether the address is one that ANY node gives to pods, and neither a pod nor a node is known to have it.
+fn is_unknown_peer(inventory: &Inventory, address: IpAddr) -> bool {
+    let nodes = || inventory.nodes.values();
+    nodes().any(|node| node.pod_cidrs.iter().any(|cidr| cidr.contains(&address)))
+        && pod_at(inventory, address).is_none()
+        && !nodes().any(|node| is_address_of_node(inventory, node, address))
 }
 
 /// Whether the address is one that the node reports, or the network address or the one after it of one of its pod CIDRs,

@@ -5,6 +5,7 @@
 
 pub(crate) mod addresses;
 pub(crate) mod class_table;
+pub(crate) mod cluster_cidrs;
 pub(crate) mod hosts;
 pub(crate) mod ports;
 pub(crate) mod ruleset;
@@ -21,6 +22,7 @@ use crate::decision::{Decision, Direction, Outcome, Reason, RuleId, Verdict};
 use crate::explanation::{Explanation, NearestMiss, RuleName};
 use crate::names::{Generation, PodName, PolicyName};
 use crate::packet::Packet;
+use crate::snapshot::cluster_cidrs::ClusterCidrs;
 use crate::snapshot::hosts::{Host, HostPod, Hosts, NodeId, key_of};
 use crate::snapshot::ports::Target;
 use crate::snapshot::ruleset::{PeerFacts, Ruleset, Rulesets};
@@ -55,12 +57,14 @@ pub struct Size {
 /// See the module.
 pub struct Snapshot {
     pub(crate) generation: Generation,
-    /// What becomes of packets from or to a pod that is not known (yet).
+    /// What becomes of packets about which a pod that is not known (yet) decides.
     pub(crate) when_unsure: Verdict,
     /// This node; `None` in scope `Cluster`, or while the Node is unknown.
     pub(crate) here: Option<NodeId>,
     /// This node's.
     pub(crate) pod_cidrs: Arc<[IpNet]>,
+    /// Those of all nodes.
+    pub(crate) cluster_cidrs: Arc<ClusterCidrs>,
     pub(crate) hosts: Hosts,
     /// Addresses of judged pods: a subset of `hosts`.
     pub(crate) judged: imbl::OrdSet<IpAddr>,
@@ -113,12 +117,14 @@ impl Snapshot {
             return Decision::both(Outcome::allow(Reason::OwnAddress));
         }
         let egress = self.judge_side(packet.source(), ends.source, |rulesets| {
-            rulesets.egress.judge(ends.peer(packet, Direction::Egress), ends.target(packet))
+            // The node is no pod: what is on its way to it has a peer that is known.
+            let peer_is_known = directions == Directions::Egress;
+            self.judge_rules(&rulesets.egress, &ends, packet, Direction::Egress, peer_is_known)
         });
         let ingress = match directions {
             Directions::Egress => Outcome::allow(Reason::NotAPod),
             Directions::Both => self.judge_side(packet.destination(), ends.destination, |rulesets| {
-                rulesets.ingress.judge(ends.peer(packet, Direction::Ingress), ends.target(packet))
+                self.judge_rules(&rulesets.ingress, &ends, packet, Direction::Ingress, false)
             }),
         };
         Decision { egress, ingress }
@@ -139,6 +145,32 @@ impl Snapshot {
             None if self.is_unknown_pod(address, host) => unknown,
             None => Outcome::allow(Reason::NotAPod),
         }
+    }
+
+    /// Judges by the rules for a pod that is known. A denial is unsure if the peer is a pod that is not known (yet) and that
+    /// some rule might allow.
+    #[inline]
+    fn judge_rules(
+        &self,
+        ruleset: &Ruleset,
+        ends: &Ends<'_>,
+        packet: &Packet,
+        direction: Direction,
+        peer_is_known: bool,
+    ) -> Outcome {
+        let (peer, target) = (ends.peer(packet, direction), ends.target(packet));
+        let outcome = ruleset.judge(peer, target);
+        let unsure = outcome.verdict == Verdict::Deny
+            && !peer_is_known
+            && self.is_unknown_peer(peer.address, ends.peer_host(direction))
+            && ruleset.might_allow(peer, target, direction);
+        if unsure { Outcome { verdict: self.when_unsure, reason: Reason::UnknownPeer } } else { outcome }
+    }
+
+    /// Whether an address belongs to a pod of the cluster that is not known (yet): it is in the pod CIDRs of ANY node, no pod
+    /// is known to have it, and it is no node's own. Flannel gives each node two addresses of its pod CIDR.
+    fn is_unknown_peer(&self, address: IpAddr, host: Option<&Host>) -> bool {
+        host.is_none() && self.cluster_cidrs.contains(address)
     }
 
     /// Whether an address that no pod has is one of this node's pods' all the same: in its pod CIDRs, and not its own.
@@ -182,18 +214,25 @@ impl Snapshot {
         };
         match reason {
             Reason::Rule(rule) => explanation.rule = self.rule_name(rule),
-            Reason::DefaultDeny => {
-                let ends = self.ends(packet);
-                if let Some(ruleset) = self.ruleset(&ends, direction) {
-                    explanation.isolated_by = ruleset.isolating.to_vec();
-                    explanation.nearest_miss = ruleset
-                        .nearest_miss(ends.peer(packet, direction), ends.target(packet))
-                        .and_then(|(rule, miss)| Some(NearestMiss { rule: self.rule_name(rule)?, miss }));
-                }
-            }
+            Reason::DefaultDeny | Reason::UnknownPeer => self.explain_denial(packet, &mut explanation),
             _ => {}
         }
         explanation
+    }
+
+    /// Fills in what denies a packet, or does until its peer is known: a rule, or isolation that no rule breaks.
+    fn explain_denial(&self, packet: &Packet, explanation: &mut Explanation) {
+        let ends = self.ends(packet);
+        let Some(ruleset) = self.ruleset(&ends, explanation.direction) else { return };
+        let (peer, target) = (ends.peer(packet, explanation.direction), ends.target(packet));
+        if let Reason::Rule(rule) = ruleset.judge(peer, target).reason {
+            explanation.rule = self.rule_name(rule);
+            return;
+        }
+        explanation.isolated_by = ruleset.isolating.to_vec();
+        explanation.nearest_miss = ruleset
+            .nearest_miss(peer, target)
+            .and_then(|(rule, miss)| Some(NearestMiss { rule: self.rule_name(rule)?, miss }));
     }
 
     fn ruleset(&self, ends: &Ends<'_>, direction: Direction) -> Option<&Ruleset> {
@@ -273,11 +312,23 @@ impl Ends<'_> {
     /// The other end, as seen in `direction`.
     #[inline]
     fn peer(&self, packet: &Packet, direction: Direction) -> PeerFacts {
-        let (address, host) = match direction {
-            Direction::Ingress => (packet.source(), self.source),
-            Direction::Egress => (packet.destination(), self.destination),
+        let address = match direction {
+            Direction::Ingress => packet.source(),
+            Direction::Egress => packet.destination(),
         };
-        PeerFacts { address, class: host.and_then(|host| host.pod.as_ref()).map(|pod| pod.class()) }
+        PeerFacts {
+            address,
+            class: self.peer_host(direction).and_then(|host| host.pod.as_ref()).map(|pod| pod.class()),
+        }
+    }
+
+    /// Who has the other end's address.
+    #[inline]
+    fn peer_host(&self, direction: Direction) -> Option<&Host> {
+        match direction {
+            Direction::Ingress => self.source,
+            Direction::Egress => self.destination,
+        }
     }
 
     /// Where the packet goes: named ports are the destination pod's in both directions (semantics 17).

@@ -79,6 +79,7 @@ fn a_verdict_allocates_nothing() {
     for scope in [Scope::Cluster, Scope::Node("n1".into())] {
         let (_, snapshot) = common::compile(scope, Verdict::Deny, &changes);
         assert_eq!((snapshot.size().policies, snapshot.size().rules), (1_000, 5_000));
+        // 10.9.9.9 is in the node's pod CIDR and no pod's: a rule might allow it once it is.
         let outside =
             ["192.0.2.1", "192.0.2.65", "198.51.7.9", "203.0.113.1", "192.168.0.1", "fd00::1", "10.9.9.9"];
         let peers: Vec<String> = (0..200).map(address).chain(outside.map(str::to_owned)).collect();

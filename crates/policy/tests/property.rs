@@ -98,6 +98,7 @@ fn compiled_equals_reference() {
     let compared = Cell::new(0_u64);
     let denied = Cell::new(0_u64);
     let by_rule = Cell::new(0_u64);
+    let unknown_peer = Cell::new(0_u64);
     let mut runner = TestRunner::new(Config { cases: 1_200, failure_persistence: None, ..Config::default() });
     let outcome = runner.run(&world(), |world| {
         for scope in [Scope::Cluster, Scope::Node("n1".into())] {
@@ -121,6 +122,9 @@ fn compiled_equals_reference() {
                     prop_assert_eq!(&found, &expected, "anew, {:?}: {}", scope, packet_in_words(packet));
                     compared.set(compared.get() + 1);
                     denied.set(denied.get() + u64::from(expected.verdict() == Verdict::Deny));
+                    let unsure =
+                        [&expected.egress, &expected.ingress].map(|side| side.reason == "unknown-peer");
+                    unknown_peer.set(unknown_peer.get() + u64::from(unsure != [false, false]));
                     by_rule.set(
                         by_rule.get() + u64::from(expected.ingress.rule.or(expected.egress.rule).is_some()),
                     );
@@ -133,15 +137,17 @@ fn compiled_equals_reference() {
         panic!("{failure}");
     }
     println!(
-        "{} packets compared, {} denied, {} decided by a rule",
+        "{} packets compared, {} denied, {} decided by a rule, {} by an unknown peer",
         compared.get(),
         denied.get(),
-        by_rule.get()
+        by_rule.get(),
+        unknown_peer.get()
     );
     assert!(compared.get() >= 200_000, "{} packets compared", compared.get());
     // The random clusters must be worth comparing: neither all open nor all shut.
     assert!(denied.get() * 10 >= compared.get(), "only {} denied", denied.get());
     assert!(by_rule.get() * 10 >= compared.get(), "only {} decided by a rule", by_rule.get());
+    assert!(unknown_peer.get() * 100 >= compared.get(), "only {} by an unknown peer", unknown_peer.get());
 }
 
 /// Judged and open addresses, and what the pods there are called.

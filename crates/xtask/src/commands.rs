@@ -3,4 +3,6 @@
 pub mod bench;
 pub mod demo;
 pub mod fuzz;
+pub mod image;
+pub mod manifests;
 pub mod test;

@@ -1,4 +1,4 @@
-//! The one door for people: `cargo xtask demo|test|bench|fuzz|setup`.
+//! The one door for people: `cargo xtask demo|test|bench|fuzz|image|manifests|setup`.
 //!
 //! ```text
 //!  [ command ] -> [ setup ] asks each [ Need ], installs what the [ Machine ] lacks
@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, demo, fuzz, test};
+use crate::commands::{bench, demo, fuzz, image, manifests, test};
 use crate::workspace::Workspace;
 
 #[derive(Parser)]
@@ -31,7 +31,7 @@ use crate::workspace::Workspace;
     about = "Try, test and measure kube-verdict. What the machine lacks is named, and installed when run as root on \
              Debian or Ubuntu.",
     after_help = "Examples:\n  cargo xtask demo\n  cargo xtask test\n  cargo xtask test --only unit --only clippy\n  \
-                  cargo xtask bench connections\n  cargo xtask fuzz --seconds 60"
+                  cargo xtask bench connections\n  cargo xtask fuzz --seconds 60\n  cargo xtask image --all"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -48,6 +48,10 @@ enum Command {
     Bench(bench::Arguments),
     /// Throw random packets and manifests at what reads them.
     Fuzz(fuzz::Arguments),
+    /// Build the container image, without a container engine.
+    Image(image::Arguments),
+    /// Render manifests/base from the Helm chart.
+    Manifests(manifests::Arguments),
     /// Show what all of the above need, and install what is missing.
     Setup,
 }
@@ -59,6 +63,8 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&workspace, &arguments),
         Command::Bench(arguments) => bench::run(&workspace, &arguments),
         Command::Fuzz(arguments) => fuzz::run(&workspace, &arguments),
+        Command::Image(arguments) => image::run(&workspace, &arguments),
+        Command::Manifests(arguments) => manifests::run(&workspace, &arguments),
         Command::Setup => setup::show_and_ensure(&workspace),
     });
     match result {

@@ -18,6 +18,8 @@ pub enum Purpose {
     VirtualMachine,
     /// Lints, format and licences.
     Checks,
+    /// The image for the platform that this machine is not.
+    Foreign,
 }
 
 impl Purpose {
@@ -28,6 +30,7 @@ impl Purpose {
             Self::Namespaces => "namespaces",
             Self::VirtualMachine => "virtual machine",
             Self::Checks => "checks",
+            Self::Foreign => "other platform",
         }
     }
 }
@@ -56,6 +59,8 @@ pub enum Remedy {
     Module(&'static str),
     /// A component of the Rust toolchain.
     Component(&'static str),
+    /// The standard library of another platform.
+    Target(&'static str),
     /// cargo-deny, built from source into the target folder.
     CargoDeny,
 }
@@ -68,6 +73,7 @@ impl Remedy {
             Self::PackageLists => "apt-get update".to_owned(),
             Self::Module(name) => format!("modprobe {name}"),
             Self::Component(name) => format!("rustup component add {name}"),
+            Self::Target(name) => format!("rustup target add {name}"),
             Self::CargoDeny => format!("cargo install cargo-deny@{CARGO_DENY}"),
         }
     }
@@ -87,7 +93,7 @@ pub const CARGO_DENY: &str = "0.20.2";
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 
 /// All needs, in the order in which they are met.
-pub const NEEDS: [Need; 14] = [
+pub const NEEDS: [Need; 18] = [
     // rustables generates its constants from the kernel's headers by bindgen, which loads libclang.
     need("libclang", Purpose::Build, Remedy::Package("libclang-dev"), |_| path(libclang()?)),
     need("clang's headers", Purpose::Build, Remedy::Package("libclang-dev"), |_| path(clang_headers()?)),
@@ -122,7 +128,46 @@ pub const NEEDS: [Need; 14] = [
             .or_else(|| version(workspace.cargo("clippy").arg("--version")))
     }),
     need("cargo-deny", Purpose::Checks, Remedy::CargoDeny, |workspace| path(cargo_deny(workspace)?)),
+    need("cross compiler", Purpose::Foreign, Remedy::Package(OTHER.compiler), |_| {
+        path(program(&format!("{}-gcc", OTHER.gnu))?)
+    }),
+    need("its C library and headers", Purpose::Foreign, Remedy::Package(OTHER.library), |_| {
+        existing(&format!("/usr/{}/lib/libc.a", OTHER.gnu))
+    }),
+    need("its emulator", Purpose::Foreign, Remedy::Package("qemu-user-static"), |_| {
+        path(program(OTHER.emulator)?)
+    }),
+    need("its Rust library", Purpose::Foreign, Remedy::Target(OTHER.rust_target), |_| {
+        rust_library(OTHER.rust_target)
+    }),
 ];
+
+/// What builds for the platform that this machine is not.
+struct Other {
+    /// The prefix of the cross compiler's tools, and the folder of its libraries.
+    gnu: &'static str,
+    compiler: &'static str,
+    library: &'static str,
+    emulator: &'static str,
+    rust_target: &'static str,
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+const OTHER: Other = Other {
+    gnu: "aarch64-linux-gnu",
+    compiler: "gcc-aarch64-linux-gnu",
+    library: "libc6-dev-arm64-cross",
+    emulator: "qemu-aarch64-static",
+    rust_target: "aarch64-unknown-linux-gnu",
+};
+#[cfg(target_arch = "aarch64")]
+const OTHER: Other = Other {
+    gnu: "x86_64-linux-gnu",
+    compiler: "gcc-x86-64-linux-gnu",
+    library: "libc6-dev-amd64-cross",
+    emulator: "qemu-x86_64-static",
+    rust_target: "x86_64-unknown-linux-gnu",
+};
 
 const fn need(
     name: &'static str,
@@ -141,6 +186,12 @@ pub fn cargo_deny(workspace: &Workspace) -> Option<PathBuf> {
                 .is_some_and(|text| text.ends_with(&format!(" {CARGO_DENY}")))
         },
     )
+}
+
+/// The standard library of a target, in the toolchain that builds.
+fn rust_library(target: &str) -> Option<String> {
+    let folder = version(Command::new("rustc").args(["--print", "target-libdir", "--target", target]))?;
+    fs::read_dir(&folder).ok()?.next().map(|_| folder)
 }
 
 /// The library as bindgen looks for it: in `LIBCLANG_PATH`, or up to two folders below the system's library folders.
@@ -191,7 +242,7 @@ fn static_busybox() -> Option<PathBuf> {
 }
 
 /// Whether an ELF program names no loader. The name stands right behind the headers, so its text is enough to tell.
-fn is_static(program: &[u8]) -> bool {
+pub fn is_static(program: &[u8]) -> bool {
     let start = &program[..program.len().min(4096)];
     start.starts_with(b"\x7fELF")
         && ![&b"/ld-linux"[..], b"/ld-musl", b"/ld64"].iter().any(|name| contains(start, name))

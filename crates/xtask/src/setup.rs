@@ -18,7 +18,8 @@ const DOWNLOAD_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// `cargo xtask setup`: shows every need, then meets those that are missing.
 pub fn show_and_ensure(workspace: &Workspace) -> Result<ExitCode> {
     anstream::println!("{}", table(workspace, &NEEDS.iter().collect::<Vec<_>>()));
-    let everything = [Purpose::Build, Purpose::Namespaces, Purpose::VirtualMachine, Purpose::Checks];
+    let everything =
+        [Purpose::Build, Purpose::Namespaces, Purpose::VirtualMachine, Purpose::Checks, Purpose::Foreign];
     ensure(workspace, &everything)?;
     anstream::println!("Nothing is missing.");
     Ok(ExitCode::SUCCESS)
@@ -76,6 +77,8 @@ struct Plan {
     modules: Vec<&'static str>,
     /// Components of the Rust toolchain.
     components: Vec<&'static str>,
+    /// Platforms whose standard library is wanted.
+    targets: Vec<&'static str>,
     cargo_deny: bool,
 }
 
@@ -89,6 +92,7 @@ impl Plan {
                 Remedy::PackageLists => plan.package_lists = true,
                 Remedy::Module(name) => plan.modules.push(name),
                 Remedy::Component(name) => plan.components.push(name),
+                Remedy::Target(name) => plan.targets.push(name),
                 Remedy::CargoDeny => plan.cargo_deny = true,
             }
         }
@@ -138,15 +142,15 @@ impl Plan {
             install(workspace, "modprobe", command)
                 .with_context(|| format!("this kernel has no module {module}, nor has it built in"))?;
         }
-        if !self.components.is_empty() {
+        for (kind, names) in [("component", &self.components), ("target", &self.targets)] {
+            if names.is_empty() {
+                continue;
+            }
             let rustup = program("rustup").with_context(|| {
-                format!(
-                    "{} came without rustup: install it from where Rust came from",
-                    self.components.join(" and ")
-                )
+                format!("{} came without rustup: install it from where Rust came from", names.join(" and "))
             })?;
             let mut command = Command::new(rustup);
-            command.args(["component", "add"]).args(&self.components);
+            command.args([kind, "add"]).args(names);
             install(workspace, "rustup", command)?;
         }
         if self.cargo_deny {

@@ -35,6 +35,11 @@ impl Workspace {
         &self.root
     }
 
+    /// The target folder.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
     /// Logs of the tasks of the last run.
     pub fn logs(&self) -> PathBuf {
         self.target.join("xtask")

@@ -1,13 +1,14 @@
 //! What an agent is to do: the command line of `run`, as far as its thread needs it, valid.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cluster::Source;
 use dataplane::marks::Marks;
 use dataplane::needs::NeedsConfig;
 use dataplane::queues::QueueRange;
 use dataplane::table::WhenDown;
+use dataplane::workers::HoldLimits;
 use ipnet::IpNet;
 use policy::Verdict;
 
@@ -16,16 +17,18 @@ use crate::overrides::PodCidrs;
 /// What an agent is to do.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
-    /// Folder of manifests.
-    pub source: PathBuf,
+    /// Where objects come from.
+    pub source: Source,
     /// The node whose pods are judged.
     pub node: Arc<str>,
     /// Over the Node object's.
     pub pod_cidrs: PodCidrs,
     /// What rules do with first packets while no agent listens.
     pub when_down: WhenDown,
-    /// What becomes of packets of unknown pods.
+    /// What becomes of packets of unknown pods in the end.
     pub when_unsure: Verdict,
+    /// How long they wait before that, and how many.
+    pub hold: HoldLimits,
     /// The two ranges of queues to choose from.
     pub queues: [QueueRange; 2],
     /// Packets that may wait in one queue.

@@ -4,22 +4,26 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use cluster::Folder;
+use cluster::{Access, CniCache, Folder};
 use dataplane::needs::{self, KernelVersion, Need, NeedState, NeedsConfig};
 use dataplane::queues::QueueRange;
 use serde::Serialize;
 
+mod sources;
+
 use super::run::cores;
 use super::table::State;
-use super::{DEFAULT_HTTP_PORT, Output, table};
+use super::{Output, table};
 use crate::status::{Problem, Status};
-use crate::{client, exit, source};
+use crate::{client, exit, http, source};
 
 const EXAMPLES: &str = "\
 Examples:
   Does this machine have what an agent needs?
     kube-verdict doctor
-  And are the manifests understood?
+  May the agent read what it has to, with this kubeconfig?
+    kube-verdict doctor --kubeconfig /etc/kubernetes/kubelet.conf
+  Are the manifests understood?
     kube-verdict doctor --source manifests
   Only what is wrong:
     kube-verdict doctor --output json | jq '.needs[] | select(.state == \"wrong\")'
@@ -30,9 +34,17 @@ Exit codes: 0 all is fine (warnings included), 1 something is wrong, 2 the comma
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Doctor {
-    /// Folder of manifests: names what in it can't be understood.
-    #[arg(long, value_name = "DIR")]
+    /// Folder of manifests: names what in it can't be understood. Without it, asks the API server, if there is a way to one.
+    #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
     source: Option<PathBuf>,
+
+    /// How to reach the API server. Default: by the environment variable KUBECONFIG, or as a pod with its service account does.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+
+    /// The CNI's cache: a folder, off, or auto, which is /var/lib/cni if that is there.
+    #[arg(long, value_name = "DIR|auto|off", value_parser = source::cni_cache, default_value = "auto")]
+    cni_cache: CniCache,
 
     /// First NFQUEUE number of the agent, to see whether another program has it.
     #[arg(long, value_name = "N", default_value_t = 100)]
@@ -43,7 +55,7 @@ pub struct Doctor {
     no_bridge: bool,
 
     /// The agent's --http-port.
-    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = DEFAULT_HTTP_PORT)]
+    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = http::DEFAULT_PORT)]
     http_port: u16,
 
     /// How to print it.
@@ -101,16 +113,28 @@ impl Doctor {
         };
         let family =
             |ipv6: bool| pod_cidrs.is_empty() || pod_cidrs.iter().any(|cidr| cidr.contains(':') == ipv6);
-        let needs = needs::check(&NeedsConfig {
+        let mut needs = needs::check(&NeedsConfig {
             ipv4: family(false),
             ipv6: family(true),
             bridge: !self.no_bridge,
             judge_dns: KernelVersion::running().is_some_and(KernelVersion::loses_parallel_dns),
             queues,
         });
+        if let Some(access) = self.access() {
+            needs.extend(sources::look(access, &self.cni_cache));
+        }
         let agent =
             status.map(|Status { pid, ready, not_ready, .. }| AgentFindings { pid, ready, not_ready });
         Ok(Findings { needs, agent, problems })
+    }
+
+    /// How the API server is to be reached, if there is a way to one.
+    fn access(&self) -> Option<Access> {
+        match (&self.source, &self.kubeconfig) {
+            (Some(_), _) => None,
+            (None, Some(file)) => Some(Access::Kubeconfig(file.clone())),
+            (None, None) => Access::Environment.is_there().then_some(Access::Environment),
+        }
     }
 
     fn queues(&self) -> Result<[QueueRange; 2], exit::Usage> {

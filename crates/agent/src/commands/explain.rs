@@ -1,6 +1,7 @@
-//! `kube-verdict explain`: asks the policies in a folder about a connection, or about many.
+//! `kube-verdict explain`: asks the policies of a folder or a cluster about a connection, or about many.
 //!
-//! It needs neither a cluster nor root: the folder is read and compiled for pods of every node, and judged as an agent would.
+//! It needs no root, and for a folder no cluster: the source is read once and compiled for pods of every node, and judged as an
+//! agent would.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write};
@@ -12,7 +13,8 @@ use clap::Args;
 use policy::{Compiler, Packet, Scope, Snapshot, Verdict};
 
 use super::Output;
-use crate::{exit, source};
+use crate::exit;
+use crate::source::SourceArguments;
 
 mod answer;
 mod end;
@@ -30,6 +32,8 @@ Examples:
     kube-verdict explain --source manifests --from web/a --to db/b --port postgres/TCP --output json
   May an address outside the cluster?
     kube-verdict explain --source manifests --from 192.0.2.7 --to web/a --port 443
+  The same of a cluster's policies, as they are now:
+    kube-verdict explain --kubeconfig ~/.kube/config --from 192.0.2.7 --to web/a --port 443
   May it be pinged?
     kube-verdict explain --source manifests --from web/a --to db/b --port ICMP
   Many at once, one JSON object a line, `-` for standard input:
@@ -43,9 +47,8 @@ Exit codes: 0 the connection is allowed (with --packets: every line was read), 1
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Explain {
-    /// Folder of manifests: Namespaces, Pods, Nodes and NetworkPolicies, in YAML or JSON.
-    #[arg(long, value_name = "DIR")]
-    source: PathBuf,
+    #[command(flatten)]
+    source: SourceArguments,
 
     /// Where the connection comes from: a pod as NAMESPACE/NAME, or an IP address.
     #[arg(long, value_name = "POD|IP", required_unless_present = "packets", conflicts_with = "packets")]
@@ -77,9 +80,9 @@ pub struct Explain {
 }
 
 impl Explain {
-    /// Reads the folder and answers.
+    /// Reads the source and answers.
     pub fn run(self) -> anyhow::Result<u8> {
-        let changes = source::read_once(&self.source)?;
+        let changes = self.source.read_once()?;
         let mut compiler = Compiler::new(Scope::Cluster);
         let snapshot = compiler.apply(changes);
         match (self.packets, self.from, self.to, self.port) {

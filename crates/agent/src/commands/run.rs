@@ -1,6 +1,5 @@
 //! `kube-verdict run`: the agent of a node.
 
-use std::path::PathBuf;
 use std::process;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -9,35 +8,41 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use audit::{Audit, AuditConfig, Destination};
 use clap::{Args, ValueEnum};
+use cluster::CniCache;
 use dataplane::marks::{Mark, Marks};
 use dataplane::needs::{self, KernelVersion, NeedState, NeedsConfig};
 use dataplane::queues::QueueRange;
 use dataplane::table::WhenDown;
-use dataplane::workers::DEFAULT_QUEUE_LENGTH;
+use dataplane::workers::{DEFAULT_QUEUE_LENGTH, HoldLimits};
 use ipnet::IpNet;
+use jiff::SignedDuration;
 use policy::{Judgement, Verdict};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::DEFAULT_HTTP_PORT;
 use crate::agent::{Agent, AgentConfig, Message};
 use crate::exit::{self, Usage};
 use crate::health::Health;
+use crate::http::Places;
 use crate::logging::{self, EnvFilterText, LogFormat};
 use crate::metrics::{Durations, observe};
 use crate::overrides::PodCidrs;
-use crate::{http, memory, source};
+use crate::source::{self, SourceArguments};
 
 const EXAMPLES: &str = "\
 Examples:
-  Enforce the policies in a folder on the pods of node-a:
+  Enforce the cluster's policies on the pods of node-a, from outside of a pod:
+    kube-verdict run --kubeconfig /etc/kubernetes/kubelet.conf --node node-a
+  Enforce the policies in a folder instead:
     kube-verdict run --source manifests --node node-a
   With the pod CIDRs given here, and every verdict recorded:
     kube-verdict run --source manifests --node node-a --pod-cidr 10.244.1.0/24 --audit-log /var/log/kube-verdict/audit.log
   Let new connections pass while no agent runs, and log as JSON:
     kube-verdict run --source manifests --node node-a --when-down open --log-format json
 
-The folder is watched: a change holds within a tenth of a second, on connections that exist, too. A second agent on the same node
+In a pod neither --kubeconfig nor --node is needed if NODE_NAME is set: the service account may list and watch pods, namespaces,
+nodes and networkpolicies. The source is watched: a change holds within a tenth of a second, on connections that exist, too. While
+the API server can't be reached, the policy that was last known holds; `kube-verdict status` says so. A second agent on the same node
 takes over from the first without losing a packet. Ending the agent leaves its rules in the kernel; `kube-verdict cleanup`
 removes them.
 
@@ -46,17 +51,21 @@ Exit codes: 0 ended by SIGTERM or SIGINT, 1 something is wrong (no CAP_NET_ADMIN
 /// Judgements that all rings together have room for: half a second of a busy node, in 4 MB.
 const RINGS: usize = 32 * 1024;
 
-/// Enforces the policies in a folder on the pods of this node.
+/// Enforces the policies of the cluster, or of a folder, on the pods of this node.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Run {
-    /// Folder of manifests: Namespaces, Pods, Nodes and NetworkPolicies, in YAML or JSON; subfolders, too. It is watched.
-    #[arg(long, value_name = "DIR")]
-    source: PathBuf,
+    #[command(flatten)]
+    source: SourceArguments,
 
     /// This node's name, as in spec.nodeName of its pods.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node: String,
+
+    /// The CNI's cache, from which this node's pods are known before their first packet: a folder, off, or auto, which is
+    /// /var/lib/cni if that is there. Not used with --source.
+    #[arg(long, value_name = "DIR|auto|off", value_parser = source::cni_cache, default_value = "auto")]
+    cni_cache: CniCache,
 
     /// The addresses of this node's pods. Repeat it for the other family. Wins over the Node object's spec.podCIDRs.
     #[arg(long = "pod-cidr", value_name = "CIDR")]
@@ -66,9 +75,18 @@ pub struct Run {
     #[arg(long, value_enum, default_value = "closed")]
     when_down: OpenOrClosed,
 
-    /// What becomes of packets from or to an address of this node's pods that no known pod has.
+    /// What becomes of packets that were held in vain for a pod to be known: those from or to an address of this node's pods
+    /// that no known pod has, and those that are denied only because the other end, an address of any node's pods, is unknown.
     #[arg(long, value_enum, default_value = "deny")]
     when_unsure: WhenUnsure,
+
+    /// How long such a packet is held until the pod is known: 5s, 300ms; 0s holds none.
+    #[arg(long, value_name = "TIME", value_parser = hold_time, default_value = "5s")]
+    hold_time: Duration,
+
+    /// How many are held at once, of one source a sixteenth of them or 8; 0 holds none. Each takes some 5 KB.
+    #[arg(long, value_name = "N", default_value_t = HoldLimits::default().packets)]
+    hold_packets: u32,
 
     /// First NFQUEUE number. Twice as many as there are workers are used, so that a second agent can take over.
     #[arg(long, value_name = "N", default_value_t = 100)]
@@ -129,9 +147,8 @@ pub struct Run {
     #[arg(long)]
     record_open: bool,
 
-    /// Port on 127.0.0.1 for /livez, /readyz, /metrics and /status; 0 serves none.
-    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = DEFAULT_HTTP_PORT)]
-    http_port: u16,
+    #[command(flatten)]
+    http: Places,
 
     /// How log lines look, on standard error.
     #[arg(long, value_enum, default_value_t)]
@@ -176,13 +193,18 @@ enum JudgeDns {
 impl Run {
     /// Runs until it is told to end.
     pub fn run(self) -> anyhow::Result<u8> {
-        source::must_be_a_folder(&self.source)?;
-        let config = self.agent_config()?;
-        let kept_small = memory::keep_small();
+        self.start_log();
+        self.enforce()
+    }
+
+    /// Starts the program's log. To be called once.
+    pub fn start_log(&self) {
         logging::start(self.log_format, &self.log_level);
-        if let Err(error) = kept_small {
-            tracing::info!(%error, "the program can't begin with settings that keep it small: it takes more memory");
-        }
+    }
+
+    /// Enforces until it is told to end.
+    pub fn enforce(self) -> anyhow::Result<u8> {
+        let config = self.agent_config()?;
         must_be_permitted()?;
         let durations = Durations::default();
         let audit = self.start_audit(usize::from(config.queues[0].count), durations.clone())?;
@@ -191,7 +213,7 @@ impl Run {
             .enable_all()
             .build()
             .context("cannot start the HTTP server's runtime")?;
-        runtime.block_on(supervise(config, health, audit, self.http_port))
+        runtime.block_on(supervise(config, health, audit, self.http))
     }
 
     fn agent_config(&self) -> Result<AgentConfig, Usage> {
@@ -204,7 +226,7 @@ impl Run {
         }
         let node: Arc<str> = self.node.as_str().into();
         Ok(AgentConfig {
-            source: self.source.clone(),
+            source: self.source.source(&self.node, self.cni_cache.clone())?,
             pod_cidrs: PodCidrs::new(Arc::clone(&node), self.pod_cidrs.iter().map(IpNet::trunc).collect()),
             node,
             when_down: match self.when_down {
@@ -215,6 +237,7 @@ impl Run {
                 WhenUnsure::Deny => Verdict::Deny,
                 WhenUnsure::Open => Verdict::Allow,
             },
+            hold: HoldLimits { time: self.hold_time, packets: self.hold_packets },
             queues,
             queue_length: self.queue_length,
             marks,
@@ -263,7 +286,7 @@ async fn supervise(
     config: AgentConfig,
     health: Arc<Health>,
     audit: Audit,
-    http_port: u16,
+    http: Places,
 ) -> anyhow::Result<u8> {
     let mut stop = Stop::listen().context("cannot listen for signals")?;
     let (outbox, inbox) = mpsc::channel();
@@ -276,9 +299,7 @@ async fn supervise(
             let _ = done.send(());
         })
         .context("cannot start the agent's thread")?;
-    if http_port != 0 {
-        tokio::spawn(http::serve(http_port, health));
-    }
+    http.serve(&health);
     tokio::select! {
         name = stop.signal() => tracing::info!(signal = name, "ending; a second signal ends at once"),
         _ = &mut ended => bail!("the agent's thread has ended by itself"),
@@ -335,6 +356,15 @@ pub fn mark(text: &str) -> Result<Mark, String> {
     number.map(Mark).map_err(|_| format!("{text:?} is no mark: write one bit, such as 0x1000000"))
 }
 
+/// Longer than this no packet is of use to anybody.
+const LONGEST_HOLD: Duration = Duration::from_secs(60);
+
+fn hold_time(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no time to hold a packet: write 5s, or 300ms, up to 60s");
+    let time: SignedDuration = text.parse().map_err(|_| wrong())?;
+    Duration::try_from(time).ok().filter(|time| *time <= LONGEST_HOLD).ok_or_else(wrong)
+}
+
 fn remember(text: &str) -> Result<RememberFor, String> {
     if text == "off" {
         return Ok(RememberFor(None));
@@ -378,6 +408,16 @@ mod tests {
         assert_eq!(mark("16384"), Ok(Mark(0x4000)));
         for text in ["", "0x", "bit", "0x100000000"] {
             mark(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn a_packet_is_held_for_no_longer_than_a_minute() {
+        for (text, millis) in [("5s", 5_000), ("300ms", 300), ("1m", 60_000), ("0s", 0)] {
+            assert_eq!(hold_time(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "5", "-1s", "61s", "1h", "soon"] {
+            hold_time(text).expect_err(text);
         }
     }
 

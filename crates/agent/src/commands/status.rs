@@ -1,16 +1,20 @@
 //! `kube-verdict status`: what the agent on this node says of itself.
 
 use std::io::{self, Write};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use cluster::Link;
 
-use super::{DEFAULT_HTTP_PORT, Output, table};
-use crate::status::{Phase, Status};
-use crate::{client, exit, paint};
+use super::{Output, table};
+use crate::status::{Connection, Phase, Source, Status};
+use crate::{client, exit, http, paint};
 
 const EXAMPLES: &str = "\
 Examples:
   kube-verdict status
+  Which version of a policy is in force on this node:
+    kube-verdict status --output json | jq -r '.policies[] | select(.policy == \"web/a\") | .resource_version'
   Which policies decided, and how often:
     kube-verdict status --output json | jq '.policies'
   Wait until a change is in force:
@@ -23,7 +27,7 @@ Exit codes: 0 policy is in force, 1 it is not, or no agent answers, 2 the comman
 #[command(after_help = EXAMPLES)]
 pub struct StatusCommand {
     /// The agent's --http-port.
-    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = DEFAULT_HTTP_PORT)]
+    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = http::DEFAULT_PORT)]
     http_port: u16,
 
     /// How to print it.
@@ -71,6 +75,12 @@ fn print(status: &Status, out: &mut impl Write) -> io::Result<()> {
         "generation",
         format!("{} in force, {} published", status.applied_generation, status.published_generation),
     );
+    if let Some(source) = &status.source {
+        row("source", source_text(source));
+        for connection in source.connections.iter().filter(|one| one.state != Link::Watching.name()) {
+            row(&format!("  {}", connection.kind), connection_text(connection, SystemTime::now()));
+        }
+    }
     let inventory = &status.inventory;
     row(
         "cluster",
@@ -94,6 +104,16 @@ fn print(status: &Status, out: &mut impl Write) -> io::Result<()> {
             packets.allowed, packets.remembered, packets.denied, packets.unparsable, packets.gone
         ),
     );
+    let hold = &status.hold;
+    if hold.held + hold.no_room > 0 {
+        row(
+            "held",
+            format!(
+                "{} now, {} in all: {} allowed, {} denied, {} out of time; {} without room, {} repeated",
+                hold.now, hold.held, hold.allowed, hold.denied, hold.expired, hold.no_room, hold.repeated
+            ),
+        );
+    }
     let sum = |number: fn(&crate::status::Queue) -> u32| {
         status.queues.iter().map(|q| u64::from(number(q))).sum::<u64>()
     };
@@ -128,6 +148,10 @@ fn print(status: &Status, out: &mut impl Write) -> io::Result<()> {
     if let Some(conntrack) = &status.conntrack {
         row("connections", format!("{} of {}", conntrack.entries, conntrack.max));
     }
+    let versions = status.policies.iter().filter(|policy| policy.resource_version.is_some()).count();
+    if versions > 0 {
+        row("in force", format!("{versions} policies (--output json lists the version of each)"));
+    }
     let decided = status.policies.iter().filter(|policy| policy.allowed + policy.denied > 0).count();
     if decided > 0 {
         row("policies", format!("{decided} decided so far (--output json lists them)"));
@@ -137,4 +161,24 @@ fn print(status: &Status, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "{} {}", paint::warning("problem:"), problem.text)?;
     }
     Ok(())
+}
+
+fn source_text(source: &Source) -> String {
+    let Source { server, connected, connections } = source;
+    if *connected {
+        let sum = |number: fn(&Connection) -> u64| connections.iter().map(number).sum::<u64>();
+        return format!(
+            "{server}, connected; {} reconnects, {} relists so far",
+            sum(|one| one.reconnects),
+            sum(|one| one.relists)
+        );
+    }
+    format!("{server}, not connected: what was last known of these stays in force")
+}
+
+fn connection_text(connection: &Connection, now: SystemTime) -> String {
+    let since = UNIX_EPOCH + Duration::from_secs(connection.since);
+    let seconds = now.duration_since(since).unwrap_or_default().as_secs();
+    let why = connection.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+    format!("{} for {seconds} s{why}", connection.state)
 }

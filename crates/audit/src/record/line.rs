@@ -48,6 +48,7 @@ impl Lines {
             isolated_by_more,
             nearest_miss,
             nanoseconds,
+            held_ms,
             remembered,
         } = record;
         self.raw(r#"{"time":"#).time(*time);
@@ -85,6 +86,9 @@ impl Lines {
             self.raw(r#","nearest_miss":"#).nearest_miss(near);
         }
         self.raw(r#","nanoseconds":"#).number(*nanoseconds);
+        if let Some(held_ms) = held_ms {
+            self.raw(r#","held_ms":"#).number(*held_ms);
+        }
         if *remembered {
             self.raw(r#","remembered":true"#);
         }
@@ -278,6 +282,7 @@ mod tests {
             isolated_by_more: 3,
             nearest_miss: Some(NearestMiss { policy: policy("b"), rule: 7, miss: Miss::Port }),
             nanoseconds: 0,
+            held_ms: Some(5_000),
             remembered: true,
         }
     }
@@ -311,7 +316,7 @@ mod tests {
             },
             Record { source: None, destination: None, protocol: None, ..full() },
             Record { time: "1969-12-31T23:59:59.25Z".parse().expect("time"), ..full() },
-            Record { time: Timestamp::default(), nanoseconds: 1_000_000_007, ..full() },
+            Record { time: Timestamp::default(), nanoseconds: 1_000_000_007, held_ms: None, ..full() },
         ];
         let mut lines = Lines::with_capacity(0);
         let mut expected = String::new();

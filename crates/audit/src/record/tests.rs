@@ -70,6 +70,7 @@ pub(crate) fn judgement(snapshot: &Arc<Snapshot>, packet: Option<Packet>) -> Jud
         packet,
         decision,
         elapsed: Duration::from_nanos(123),
+        held: None,
         snapshot: Arc::clone(snapshot),
         remembered: false,
     }
@@ -132,6 +133,18 @@ fn a_default_deny_names_who_isolates_and_what_came_near() {
             r#""nearest_miss":{"policy":"db/allow-web","rule":1,"miss":"port"},"nanoseconds":123}"#,
         )
     );
+}
+
+#[test]
+fn a_packet_that_was_held_says_how_long() {
+    let judgement = Judgement {
+        held: Some(Duration::from_micros(312_900)),
+        ..judgement(&snapshot(), Some(from_to("10.0.0.1", "10.0.1.2", 5432)))
+    };
+    let line = serde_json::to_string(&Record::new(&Arc::from("node-a"), &judgement)).expect("writes");
+    assert!(line.ends_with(r#""nanoseconds":123,"held_ms":312}"#), "{line}");
+    let again: Record = serde_json::from_str(&line).expect("reads");
+    assert_eq!(again.held_ms, Some(312));
 }
 
 #[test]

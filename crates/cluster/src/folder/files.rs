@@ -1,21 +1,20 @@
 //! Which objects each file holds, and which file's word counts: from the readings of files to differences.
 //!
 //! Knows nothing of disks and clocks. Invariants: `holders` names exactly the files that hold an object, sorted, and
-//! the last one's object is the one in force; `before` has an entry for each object that was touched since the last
-//! update, with what was in force then.
+//! the last one's object is the one in force.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use policy::{Change, Labels};
 
-use super::key::Key;
-use super::stamp::Stamp;
+use crate::differences::Differences;
 use crate::interner::Interner;
+use crate::key::Key;
 use crate::manifest::{Held, Reading};
-use crate::namespaces::Namespaces;
-use crate::problem::{Problem, Update};
+use crate::problem::{Origin, Problem, Update, log_new};
+use crate::stamp::Stamp;
 
 /// What follows from a file that breaks after it was good.
 const KEPT: &str = "the last good objects of the file stay in force";
@@ -27,8 +26,7 @@ pub(super) struct Files {
     holders: BTreeMap<Key, Vec<Arc<Path>>>,
     /// Objects with more than one holder.
     contested: BTreeSet<Key>,
-    before: BTreeMap<Key, Option<Change>>,
-    namespaces: Namespaces,
+    differences: Differences,
     /// Problems of folders, not of files.
     folders: Vec<Problem>,
     /// The problems of the last update.
@@ -68,7 +66,7 @@ impl Files {
             }
             for flaw in &mut file.flaws {
                 // The flaws of the objects in force still stand; their lines are those of a text that is gone.
-                flaw.line = None;
+                flaw.forget_line();
             }
             file.failures = reading.failures;
             return;
@@ -123,28 +121,8 @@ impl Files {
         if !std::mem::take(&mut self.news) {
             return None;
         }
-        let (mut there, mut gone) = (Vec::new(), Vec::new());
-        for (key, before) in std::mem::take(&mut self.before) {
-            let after = self.in_force(&key).cloned();
-            if before == after {
-                continue;
-            }
-            match (&key, &before, &after) {
-                (Key::Pod(pod), None, Some(_)) => self.namespaces.pod_added(&pod.namespace),
-                (Key::Pod(pod), Some(_), None) => self.namespaces.pod_removed(&pod.namespace),
-                _ => {}
-            }
-            match (key, after) {
-                // Whether a namespace is there depends on its pods too.
-                (_, Some(Change::Namespace(namespace))) => self.namespaces.described(namespace),
-                (Key::Namespace(name), _) => self.namespaces.undescribed(&name),
-                (_, Some(change)) => there.push(change),
-                (key, None) => gone.push(key.gone()),
-            }
-        }
-        let mut changes = self.namespaces.changes(interner);
-        changes.append(&mut there);
-        changes.append(&mut gone);
+        let Self { differences, files, holders, .. } = self;
+        let changes = differences.take(|key| in_force(holders, files, key).cloned(), interner);
         if interner.wants_sweep() {
             interner.sweep(self.labels());
         }
@@ -154,7 +132,7 @@ impl Files {
         }
         log_new(&self.reported, &problems);
         self.reported.clone_from(&problems);
-        Some(Update { changes, problems })
+        Some(Update { changes, problems, ..Update::default() })
     }
 
     /// Exchanges the objects of a file that is known.
@@ -163,10 +141,7 @@ impl Files {
             self.files.get(path).into_iter().flat_map(|file| file.objects.iter().map(Held::key)).collect();
         let new: Vec<Key> = objects.iter().map(Held::key).collect();
         for key in old.iter().chain(&new) {
-            if !self.before.contains_key(key) {
-                let before = self.in_force(key).cloned();
-                self.before.insert(key.clone(), before);
-            }
+            self.differences.touch(key, || in_force(&self.holders, &self.files, key));
         }
         for key in old {
             if let Some(holders) = self.holders.get_mut(&key) {
@@ -192,17 +167,6 @@ impl Files {
         }
     }
 
-    /// The object in force: that of the file whose path sorts last.
-    fn in_force(&self, key: &Key) -> Option<&Change> {
-        let path = self.holders.get(key)?.last()?;
-        Some(&self.held(path, key)?.change)
-    }
-
-    fn held(&self, path: &Path, key: &Key) -> Option<&Held> {
-        let objects = &self.files.get(path)?.objects;
-        objects.get(objects.binary_search_by(|held| held.key().cmp(key)).ok()?)
-    }
-
     /// All problems that stand, sorted.
     fn problems(&self) -> Vec<Problem> {
         let mut problems = self.folders.clone();
@@ -214,11 +178,13 @@ impl Files {
                 continue;
             };
             for other in others {
-                let held = self.held(other, key);
+                let held = held(&self.files, other, key);
                 problems.push(Problem {
-                    file: PathBuf::from(&**other),
-                    document: held.map_or(0, |held| held.document as usize),
-                    line: held.map(|held| held.line as usize).filter(|line| *line > 0),
+                    origin: Origin::File {
+                        path: other.to_path_buf(),
+                        document: held.map_or(0, |held| held.document as usize),
+                        line: held.map(|held| held.line as usize).filter(|line| *line > 0),
+                    },
                     object: Some(key.to_string()),
                     what: format!("the same object is in {} too", last.display()),
                     effect: "that file's counts, since its path sorts last".into(),
@@ -237,20 +203,20 @@ impl Files {
             Change::Namespace(namespace) => Some(&namespace.labels),
             _ => None,
         });
-        own.chain(self.namespaces.labels())
+        own.chain(self.differences.labels())
     }
 }
 
-/// Writes each problem to the log when it comes up. Both lists are sorted.
-fn log_new(old: &[Problem], new: &[Problem]) {
-    /// More lines than this say no more, and could fill a disk.
-    const MOST: usize = 100;
-    let fresh: Vec<&Problem> = new.iter().filter(|problem| old.binary_search(problem).is_err()).collect();
-    fresh.iter().take(MOST).for_each(|problem| problem.log());
-    if fresh.len() > MOST {
-        tracing::warn!(
-            problems = fresh.len() - MOST,
-            "more manifests were not understood: `doctor` lists them"
-        );
-    }
+/// The object in force: that of the file whose path sorts last.
+fn in_force<'a>(
+    holders: &BTreeMap<Key, Vec<Arc<Path>>>,
+    files: &'a BTreeMap<Arc<Path>, File>,
+    key: &Key,
+) -> Option<&'a Change> {
+    Some(&held(files, holders.get(key)?.last()?, key)?.change)
+}
+
+fn held<'a>(files: &'a BTreeMap<Arc<Path>, File>, path: &Path, key: &Key) -> Option<&'a Held> {
+    let objects = &files.get(path)?.objects;
+    objects.get(objects.binary_search_by(|held| held.key().cmp(key)).ok()?)
 }

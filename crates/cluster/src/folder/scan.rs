@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use super::stamp::Stamp;
+use crate::stamp::Stamp;
 
 /// What a walk found.
 #[derive(Debug, Default)]

@@ -10,6 +10,7 @@ use policy::Inventory;
 use tempfile::TempDir;
 
 use super::*;
+use crate::key::Key;
 
 /// Longer than anything takes on a busy machine; only waited for when a test fails.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -325,7 +326,8 @@ fn a_broken_file_keeps_its_last_good_objects_until_it_is_mended() {
     story.write("a.yaml", &format!("{}---\n{}---\nbroken: [\n", other_policy("a"), policy("b")));
     story.until_problems(&["a.yaml:11 (document 3): "]);
     assert!(story.problems[0].to_string().ends_with("the last good objects of the file stay in force"));
-    assert_eq!((story.problems[0].document, story.problems[0].line), (3, Some(11)));
+    let Origin::File { document, line, .. } = story.problems[0].origin else { panic!("no file") };
+    assert_eq!((document, line), (3, Some(11)));
     assert_eq!(
         story.objects(),
         ["web/a with 0 rules", "web/b with 0 rules"],

@@ -18,7 +18,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use super::pending::{Event, Pending};
 use super::scan::{is_hidden, is_manifest, scan};
 use super::{Folder, FolderError, Look, Trust};
-use crate::problem::{Problem, Update};
+use crate::problem::{Origin, Problem, Update};
 
 /// How often it is checked that the path of the folder still leads to the folder that is watched.
 const CHECK_ROOT: Duration = Duration::from_secs(1);
@@ -290,9 +290,7 @@ fn is_of_interest(event: &notify::Event) -> bool {
 
 fn not_watched(path: &Path, error: &notify::Error) -> Problem {
     Problem {
-        file: path.to_owned(),
-        document: 0,
-        line: None,
+        origin: Origin::whole_file(path),
         object: None,
         what: format!("the folder can't be watched: {error}: raise the sysctl fs.inotify.max_user_watches"),
         effect: format!("changes in it come into force only after {} s", WALK.as_secs()),

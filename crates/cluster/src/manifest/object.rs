@@ -34,6 +34,17 @@ impl<'de> de::Deserialize<'de> for RawObject {
     }
 }
 
+impl RawObject {
+    /// Reads one object that need not say its kind: an element of a list of the API, which are all of one kind.
+    pub(crate) fn of_kind<'de, D: Deserializer<'de>>(kind: Kind, deserializer: D) -> Result<Self, D::Error> {
+        let mut found = None;
+        let default = Some((kind.api_version().into_owned(), kind.name().into_owned()));
+        Objects { sink: &mut |object| found = Some(object), at: Vec::new(), default }
+            .deserialize(deserializer)?;
+        found.ok_or_else(|| de::Error::custom("an object was expected, and not a list of them"))
+    }
+}
+
 /// Reads a document and hands over the objects in it, those of `List` objects one by one.
 pub(super) struct Objects<'a> {
     sink: &'a mut dyn FnMut(RawObject),
@@ -264,6 +275,8 @@ const METADATA: Keep = Keep::Fields(&[
     ("namespace", Keep::All),
     ("labels", Keep::All),
     ("creationTimestamp", Keep::All),
+    ("uid", Keep::All),
+    ("resourceVersion", Keep::All),
 ]);
 const CONTAINERS: Keep = Keep::Each(&Keep::Fields(&[("restartPolicy", Keep::All), ("ports", Keep::All)]));
 const POD_SPEC: Keep = Keep::Fields(&[

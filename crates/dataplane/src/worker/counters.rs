@@ -1,5 +1,6 @@
 //! What a worker has done, counted without waiting for anybody.
 
+use std::iter::Sum;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
@@ -20,6 +21,49 @@ pub struct Counters {
     pub gone: u64,
     /// Messages to or from the kernel for which there was no memory.
     pub enobufs: u64,
+    /// Packets that had to wait.
+    pub hold: HoldCounters,
+}
+
+/// Packets about which a pod decides that is not known (yet).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HoldCounters {
+    /// Packets held now.
+    pub now: u64,
+    /// Packets that were held: those held now, and the sum of the three below.
+    pub held: u64,
+    /// Held, and then allowed since the pod became known.
+    pub allowed: u64,
+    /// Held, and then denied since the pod became known.
+    pub denied: u64,
+    /// Held as long as may be (or until the agent ended), and then let pass or dropped as the operator says.
+    pub expired: u64,
+    /// Not held for lack of room, and so let pass or dropped at once.
+    pub no_room: u64,
+    /// Dropped without a verdict: what a connection sent again while its first packet was held.
+    pub repeated: u64,
+}
+
+impl Sum for Counters {
+    fn sum<I: Iterator<Item = Self>>(counters: I) -> Self {
+        counters.fold(Self::default(), |sum, one| Self {
+            packets: sum.packets + one.packets,
+            allowed: sum.allowed + one.allowed,
+            denied: sum.denied + one.denied,
+            unparsable: sum.unparsable + one.unparsable,
+            gone: sum.gone + one.gone,
+            enobufs: sum.enobufs + one.enobufs,
+            hold: HoldCounters {
+                now: sum.hold.now + one.hold.now,
+                held: sum.hold.held + one.hold.held,
+                allowed: sum.hold.allowed + one.hold.allowed,
+                denied: sum.hold.denied + one.hold.denied,
+                expired: sum.hold.expired + one.hold.expired,
+                no_room: sum.hold.no_room + one.hold.no_room,
+                repeated: sum.hold.repeated + one.hold.repeated,
+            },
+        })
+    }
 }
 
 /// The counters of one worker, on cache lines of their own. Only the worker writes, anybody reads.
@@ -33,6 +77,13 @@ struct Cells {
     unparsable: AtomicU64,
     gone: AtomicU64,
     enobufs: AtomicU64,
+    held_now: AtomicU64,
+    held: AtomicU64,
+    held_allowed: AtomicU64,
+    held_denied: AtomicU64,
+    expired: AtomicU64,
+    no_room: AtomicU64,
+    repeated: AtomicU64,
 }
 
 impl SharedCounters {
@@ -57,6 +108,37 @@ impl SharedCounters {
         add(&self.0.enobufs);
     }
 
+    /// Counts a packet that is held from here on: one of so many.
+    pub(crate) fn hold(&self, now: usize) {
+        add(&self.0.held);
+        self.0.held_now.store(now as u64, Ordering::Relaxed);
+    }
+
+    /// Counts the verdict on a held packet: `None` if the snapshot was still unsure. So many are held still.
+    pub(crate) fn release(&self, verdict: Option<Verdict>, now: usize) {
+        add(match verdict {
+            Some(Verdict::Allow) => &self.0.held_allowed,
+            Some(Verdict::Deny) => &self.0.held_denied,
+            None => &self.0.expired,
+        });
+        self.0.held_now.store(now as u64, Ordering::Relaxed);
+    }
+
+    /// Counts a packet for which there was no room.
+    pub(crate) fn no_room(&self) {
+        add(&self.0.no_room);
+    }
+
+    /// Counts a packet that repeats a held one.
+    pub(crate) fn repeated(&self) {
+        add(&self.0.repeated);
+    }
+
+    /// How many packets are held now.
+    pub(crate) fn held_now(&self) -> u64 {
+        self.0.held_now.load(Ordering::Relaxed)
+    }
+
     /// The numbers now.
     pub(crate) fn read(&self) -> Counters {
         let read = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
@@ -68,6 +150,15 @@ impl SharedCounters {
             unparsable: read(&self.0.unparsable),
             gone: read(&self.0.gone),
             enobufs: read(&self.0.enobufs),
+            hold: HoldCounters {
+                now: read(&self.0.held_now),
+                held: read(&self.0.held),
+                allowed: read(&self.0.held_allowed),
+                denied: read(&self.0.held_denied),
+                expired: read(&self.0.expired),
+                no_room: read(&self.0.no_room),
+                repeated: read(&self.0.repeated),
+            },
         }
     }
 }

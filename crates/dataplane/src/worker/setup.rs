@@ -1,6 +1,7 @@
 //! Opening a queue, complete before the first packet can come, and pinning its thread.
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use nfq::Queue;
 use nix::errno::Errno;
@@ -8,14 +9,23 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::error::WorkerError;
-use super::socket::{Owner, enlarge_receive_buffer};
+use super::socket::{Owner, enlarge_receive_buffer, of_port};
 use crate::packet::COPY_RANGE;
 use crate::queue_statistics::QueueStatistics;
 
-/// Opens queue `number` and sets everything; returns it with the netlink port of its socket.
+/// A queue that is completely set up.
+pub(crate) struct Opened {
+    pub(crate) queue: Queue,
+    /// The netlink port by which the kernel knows the queue's socket.
+    pub(crate) port_id: u32,
+    /// A second descriptor of that socket.
+    pub(crate) socket: OwnedFd,
+}
+
+/// Opens queue `number` and sets everything.
 ///
 /// To be called while no rule sends packets there: each setting waits for its answer and throws away what comes before.
-pub(crate) fn open(number: u16, queue_length: u32, fail_open: bool) -> Result<(Queue, u32), WorkerError> {
+pub(crate) fn open(number: u16, queue_length: u32, fail_open: bool) -> Result<Opened, WorkerError> {
     let mut queue = Queue::open().map_err(WorkerError::Open)?;
     queue.bind(number).map_err(|source| explain_bind(number, source))?;
     let failed = |setting| move |source| WorkerError::Setup { queue: number, setting, source };
@@ -29,10 +39,11 @@ pub(crate) fn open(number: u16, queue_length: u32, fail_open: bool) -> Result<(Q
         io::Error::new(io::ErrorKind::NotFound, "the queue has no row in /proc/net/netfilter/nfnetlink_queue")
     };
     let port_id = bound.ok_or_else(missing).map_err(failed("finding its socket"))?.port_id;
-    if let Err(error) = enlarge_receive_buffer(port_id, queue_length) {
+    let socket = of_port(port_id).map_err(failed("finding its socket"))?;
+    if let Err(error) = enlarge_receive_buffer(&socket, queue_length) {
         tracing::warn!(queue = number, %error, "the queue's socket keeps its usual receive buffer: bursts of new connections may be dropped early");
     }
-    Ok((queue, port_id))
+    Ok(Opened { queue, port_id, socket })
 }
 
 /// The kernel says EPERM to those without the right, and to those whose queue another has.

@@ -1,17 +1,20 @@
 //! The netlink socket behind a queue, which the queue's library keeps to itself: found by its port, so that its receive
-//! buffer can match the queue's length, its reader can be woken, and the owner of a queue can be named.
+//! buffer can match the queue's length, its reader can wait with a limit or be woken, and the owner of a queue can be named.
 
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sendto, setsockopt, socket,
     sockopt,
 };
+use nix::sys::time::TimeSpec;
 
 /// The netlink sockets of the calling thread's network namespace.
 const SOCKETS: &str = "/proc/thread-self/net/netlink";
@@ -24,19 +27,33 @@ const BYTES_PER_PACKET: usize = 1024;
 /// What a worker's `recv` answers when it was woken.
 pub(super) const WAKE: i32 = libc::ECANCELED;
 
-/// Lets the socket's buffer hold as many packets as the queue does. By default it holds some 250, and drops the
-/// others whatever the queue's length.
-pub(super) fn enlarge_receive_buffer(port_id: u32, queue_length: u32) -> io::Result<()> {
+/// A second descriptor of the socket with this port, which must be one of this process's. The socket lives as long as either.
+pub(super) fn of_port(port_id: u32) -> io::Result<OwnedFd> {
     let missing =
         || io::Error::new(io::ErrorKind::NotFound, "the queue's socket is not among this process's files");
     let inode = inode_of_port(port_id)?.ok_or_else(missing)?;
     let fd = descriptor_of(Path::new("/proc/self/fd"), inode).ok_or_else(missing)?;
-    let size =
-        usize::try_from(queue_length).unwrap_or(usize::MAX).saturating_mul(BYTES_PER_PACKET).min(1 << 30);
     // SAFETY: the descriptor is that of the queue in the caller's hands, which stays open throughout.
     #[allow(unsafe_code)]
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    setsockopt(&fd, sockopt::RcvBufForce, &size).map_err(io::Error::from)
+    fd.try_clone_to_owned()
+}
+
+/// Lets the socket's buffer hold as many packets as the queue does. By default it holds some 250, and drops the
+/// others whatever the queue's length.
+pub(super) fn enlarge_receive_buffer(socket: &OwnedFd, queue_length: u32) -> io::Result<()> {
+    let size =
+        usize::try_from(queue_length).unwrap_or(usize::MAX).saturating_mul(BYTES_PER_PACKET).min(1 << 30);
+    setsockopt(socket, sockopt::RcvBufForce, &size).map_err(io::Error::from)
+}
+
+/// Waits until something can be read from the socket, but not longer than `most`.
+pub(super) fn wait_readable(socket: &OwnedFd, most: Duration) -> io::Result<()> {
+    let mut sockets = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    match ppoll(&mut sockets, Some(TimeSpec::from_duration(most)), None) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Wakes workers that wait for a packet, without any cost to packets: an error message, sent to the worker's own socket,

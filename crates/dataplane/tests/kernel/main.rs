@@ -4,6 +4,7 @@
 
 mod conntrack;
 mod entries;
+mod hold;
 mod namespace;
 mod rules;
 mod shop;

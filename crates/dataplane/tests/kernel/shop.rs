@@ -86,7 +86,7 @@ fn policy_from(peers: Option<Vec<Peer>>, ports: &[u16]) -> Change {
     }))
 }
 
-fn pod(name: &str, addresses: &[&str]) -> Pod {
+pub fn pod(name: &str, addresses: &[&str]) -> Pod {
     Pod {
         name: PodName::new("shop", name),
         labels: [("app", name)].into_iter().collect(),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use dataplane::marks::Marks;
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
-use dataplane::workers::{Counters, DEFAULT_QUEUE_LENGTH, WorkerError, Workers, WorkersConfig};
+use dataplane::workers::{Counters, DEFAULT_QUEUE_LENGTH, HoldLimits, WorkerError, Workers, WorkersConfig};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, setsockopt, socket,
     sockopt,
@@ -25,11 +25,17 @@ use crate::shop::{self, ADDRESSES, DB, OTHER, WEB};
 /// How long nothing must come before that is taken for a drop.
 const SILENCE: Duration = Duration::from_millis(200);
 /// How long to wait for what must come.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 const QUEUES: QueueRange = QueueRange { first: 100, count: 2 };
 
 pub fn config(queues: QueueRange) -> WorkersConfig {
-    WorkersConfig { queues, marks: Marks::default(), queue_length: DEFAULT_QUEUE_LENGTH, fail_open: false }
+    WorkersConfig {
+        queues,
+        marks: Marks::default(),
+        queue_length: DEFAULT_QUEUE_LENGTH,
+        fail_open: false,
+        hold: HoldLimits::default(),
+    }
 }
 
 /// Workers for [`QUEUES`] and what they record.
@@ -53,24 +59,17 @@ fn after(packets: u64, workers: &Workers) -> Counters {
     total(workers)
 }
 
-fn total(workers: &Workers) -> Counters {
-    workers.counters().into_iter().fold(Counters::default(), |sum, one| Counters {
-        packets: sum.packets + one.packets,
-        allowed: sum.allowed + one.allowed,
-        denied: sum.denied + one.denied,
-        unparsable: sum.unparsable + one.unparsable,
-        gone: sum.gone + one.gone,
-        enobufs: sum.enobufs + one.enobufs,
-    })
+pub fn total(workers: &Workers) -> Counters {
+    workers.counters().into_iter().sum()
 }
 
-fn receiver(port: u16) -> UdpSocket {
+pub fn receiver(port: u16) -> UdpSocket {
     let socket = UdpSocket::bind((DB, port)).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }
 
-fn send(from: &str, to: &UdpSocket) {
+pub fn send(from: &str, to: &UdpSocket) {
     UdpSocket::bind((from, 0)).unwrap().send_to(b"hello", to.local_addr().unwrap()).unwrap();
 }
 

@@ -18,6 +18,7 @@ use crate::compiler::{Scope, Touched};
 use crate::decision::Verdict;
 use crate::inventory::Inventory;
 use crate::names::{Generation, PodName, PolicyName};
+use crate::snapshot::cluster_cidrs::ClusterCidrs;
 use crate::snapshot::hosts::{AddressKey, Host, HostPod, Hosts, NodeId, address_of, key_of};
 use crate::snapshot::ports::{ResolvedPort, ResolvedPorts};
 use crate::snapshot::ruleset::{ClassId, Rulesets};
@@ -31,6 +32,8 @@ const LAST_RULE: u32 = 1 << 31;
 pub(crate) struct Compiled {
     here: Option<NodeId>,
     pod_cidrs: Arc<[IpNet]>,
+    /// Of all nodes.
+    cluster_cidrs: Arc<ClusterCidrs>,
     vocabulary: Vocabulary,
     selectors: Selectors,
     classes: Classes,
@@ -75,6 +78,10 @@ impl Compiled {
             // Which pods are judged may hang on it.
             touched.addresses.extend(claims.addresses());
         }
+        if touched.cluster_cidrs {
+            let cidrs = inventory.nodes.values().flat_map(|node| &node.pod_cidrs);
+            self.cluster_cidrs = Arc::new(ClusterCidrs::new(cidrs));
+        }
         if self.must_start_anew(inventory, &touched) {
             self.start_anew(inventory);
             touched.policies = inventory.policies.keys().cloned().collect();
@@ -110,6 +117,7 @@ impl Compiled {
             when_unsure,
             here: self.here,
             pod_cidrs: Arc::clone(&self.pod_cidrs),
+            cluster_cidrs: Arc::clone(&self.cluster_cidrs),
             hosts: self.hosts.clone(),
             judged: self.judged.clone(),
             rulesets: Arc::clone(rulesets),
@@ -137,7 +145,8 @@ impl Compiled {
 
     fn start_anew(&mut self, inventory: &Inventory) {
         let pod_cidrs = std::mem::take(&mut self.pod_cidrs);
-        *self = Self { pod_cidrs, ..Self::default() };
+        let cluster_cidrs = std::mem::take(&mut self.cluster_cidrs);
+        *self = Self { pod_cidrs, cluster_cidrs, ..Self::default() };
         inventory.policies.values().for_each(|policy| self.vocabulary.learn(policy));
     }
 

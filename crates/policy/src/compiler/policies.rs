@@ -34,6 +34,8 @@ pub(crate) struct CompiledRule {
     pub action: Action,
     /// Whether the rule has no peers at all, and so matches every peer.
     pub everyone: bool,
+    /// Whether ANY of its selectors might choose a pod: one that could not be understood never does.
+    pub pods: bool,
     pub selectors: Box<[SelectorId]>,
     /// Normalised: see [`addresses::normalise`].
     pub blocks: Box<[IpBlock]>,
@@ -77,6 +79,7 @@ impl CompiledPolicy {
                     CompiledRule {
                         action: rule.action,
                         everyone: rule.peers.is_none(),
+                        pods: rule.peers.iter().flatten().any(might_choose_pods),
                         selectors: chosen.into(),
                         blocks: blocks.into(),
                         ports: port_sets.share(port_set(vocabulary, rule.ports.as_deref())),
@@ -137,6 +140,15 @@ impl PortSets {
         let set = Arc::new(set);
         self.sets.insert(Arc::clone(&set));
         set
+    }
+}
+
+fn might_choose_pods(peer: &Peer) -> bool {
+    match peer {
+        Peer::Pods { namespaces, pods } => {
+            *pods != Selector::Nothing && *namespaces != NamespaceMatch::Labels(Selector::Nothing)
+        }
+        Peer::Block(_) | Peer::Nothing => false,
     }
 }
 

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::compiler::policies::CompiledPolicy;
+use crate::compiler::policies::{CompiledPolicy, CompiledRule};
 use crate::compiler::selectors::{SelectorId, Selectors};
 use crate::decision::{Direction, RuleId};
 use crate::names::PolicyName;
 use crate::snapshot::addresses::{self, Block, SetIndex};
 use crate::snapshot::class_table::ClassTable;
 use crate::snapshot::ports::{PortSet, PortTable, PortsId, RuleIndex};
-use crate::snapshot::ruleset::{ClassId, Peers, Ruleset, Rulesets, TierRules};
-use crate::spec::Tier;
+use crate::snapshot::ruleset::{Addresses, ClassId, Hopes, Peers, Ruleset, Rulesets, TierRules};
+use crate::spec::{Action, Tier};
 
 /// Rulesets with what it takes to extend them.
 #[derive(Debug)]
@@ -102,7 +102,9 @@ fn build_tier(
 ) -> Option<(TierRules, Growth)> {
     let mut growth = Growth::default();
     let mut set_ids: FxHashMap<*const PortSet, SetIndex> = FxHashMap::default();
-    let (mut rules, mut everyone, mut blocks, mut all) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut rules, mut all) = (Vec::new(), Vec::new());
+    let (mut certain, mut accept, mut pass) =
+        (ByAddress::default(), ByAddress::default(), ByAddress::default());
     // What has been seen with each port set: of rules with equal ports only the first can ever decide.
     let (mut seen, mut seen_everyone) = (FxHashSet::default(), FxHashSet::default());
     for (id, rule) in policies.iter().flat_map(|policy| policy.rules(direction)) {
@@ -115,9 +117,21 @@ fn build_tier(
             growth.sets.len() as SetIndex - 1
         });
         if rule.everyone && seen_everyone.insert(set) {
-            everyone.push((index, set));
+            certain.everyone.push((index, set));
         }
-        blocks.extend(rule.blocks.iter().map(|block| Block { rule: index, set, block: block.clone() }));
+        certain.add_blocks(index, set, rule);
+        let hope = match rule.action {
+            Action::Accept => Some(&mut accept),
+            Action::Pass => Some(&mut pass),
+            Action::Deny => None,
+        };
+        if let Some(hope) = hope {
+            if rule.everyone || rule.pods {
+                hope.everyone.push((index, set));
+            } else if direction == Direction::Egress && !rule.ports.names.is_empty() {
+                hope.add_blocks(index, set, rule);
+            }
+        }
         for selector in &rule.selectors {
             if seen.insert((*selector, set)) {
                 growth.by_selector.entry(*selector).or_default().push((index, set));
@@ -128,20 +142,39 @@ fn build_tier(
         return None;
     }
     let mut ports = PortTable::default();
-    let any_peer = growth.compile(&mut ports, &all);
-    let mut rules = TierRules { tier, rules: rules.into(), peers: Peers::default(), ports, any_peer };
+    let any_peer = growth.ports_of(&mut ports, all);
+    let hopes =
+        Hopes { accept: growth.addresses(&mut ports, accept), pass: growth.addresses(&mut ports, pass) };
+    let peers = Peers { classes: ClassTable::default(), addresses: growth.addresses(&mut ports, certain) };
+    let mut rules = TierRules { tier, rules: rules.into(), peers, ports, any_peer, hopes };
     growth.take_every_pod(selectors);
     growth.add_all_classes(&mut rules, selectors);
-    rules.peers.everyone = growth.ports_of(&mut rules.ports, everyone.clone());
-    [rules.peers.ipv4, rules.peers.ipv6] =
-        addresses::compile(&blocks, &everyone, growth.sets.len(), |held| {
-            growth.ports_of(&mut rules.ports, held.to_vec())
-        });
     rules.ports.shrink();
     Some((rules, growth))
 }
 
+/// Rules by the address of a peer.
+#[derive(Default)]
+struct ByAddress {
+    blocks: Vec<Block>,
+    /// Those that match every address.
+    everyone: Vec<(RuleIndex, SetIndex)>,
+}
+
+impl ByAddress {
+    fn add_blocks(&mut self, index: RuleIndex, set: SetIndex, rule: &CompiledRule) {
+        self.blocks.extend(rule.blocks.iter().map(|block| Block { rule: index, set, block: block.clone() }));
+    }
+}
+
 impl Growth {
+    fn addresses(&mut self, ports: &mut PortTable, ByAddress { blocks, everyone }: ByAddress) -> Addresses {
+        let sets = self.sets.len();
+        let [ipv4, ipv6] =
+            addresses::compile(&blocks, &everyone, sets, |held| self.ports_of(ports, held.to_vec()));
+        Addresses { ipv4, ipv6, everyone: self.ports_of(ports, everyone) }
+    }
+
     /// Moves rules that choose every pod there can be out of `by_selector`, so that no class needs an entry for them.
     fn take_every_pod(&mut self, selectors: &Selectors) {
         let every: Vec<SelectorId> =

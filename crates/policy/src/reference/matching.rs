@@ -10,6 +10,7 @@ use crate::inventory::{Inventory, Pod};
 use crate::labels::Labels;
 use crate::packet::Packet;
 use crate::reference::pod_at;
+use crate::selector::Selector;
 use crate::spec::{IpBlock, NamespaceMatch, Peer, PolicySpec, PortMatch, PortNumbers, RuleSpec, Subject};
 
 /// A connection as the rules of one direction see it.
@@ -73,6 +74,18 @@ fn peer_matches(inventory: &Inventory, connection: &Connection<'_>, peer: &Peer)
     }
 }
 
+/// Whether ANY of the rule's peers might match a pod of which nothing is known but its address.
+pub(super) fn peers_might_match(connection: &Connection<'_>, rule: &RuleSpec) -> bool {
+    let might_match = |peer: &Peer| match peer {
+        Peer::Pods { namespaces, pods } => {
+            *pods != Selector::Nothing && *namespaces != NamespaceMatch::Labels(Selector::Nothing)
+        }
+        Peer::Block(block) => block_matches(block, connection.peer),
+        Peer::Nothing => false,
+    };
+    rule.peers.as_ref().is_none_or(|peers| peers.iter().any(might_match))
+}
+
 /// Whether the block holds the address and NONE of its exceptions does (semantics 13).
 fn block_matches(block: &IpBlock, address: IpAddr) -> bool {
     holds(&block.cidr, address) && !block.except.iter().any(|except| holds(except, address))
@@ -95,6 +108,19 @@ pub(super) fn ports_match(connection: &Connection<'_>, rule: &RuleSpec) -> bool 
         None => true,
         Some(ports) => ports.iter().any(|port| port_matches(connection, port)),
     }
+}
+
+/// Whether ANY of the rule's ports might match if nothing is known of the destination, unless it is a pod that is known.
+pub(super) fn ports_might_match(connection: &Connection<'_>, rule: &RuleSpec) -> bool {
+    let packet = connection.packet;
+    let might_match = |port: &PortMatch| match &port.numbers {
+        PortNumbers::Named(_) if connection.destination_pod.is_none() => {
+            port.protocol.is_none_or(|protocol| protocol == packet.protocol)
+                && packet.destination_port.is_some()
+        }
+        _ => port_matches(connection, port),
+    };
+    rule.ports.as_ref().is_none_or(|ports| ports.iter().any(might_match))
 }
 
 fn port_matches(connection: &Connection<'_>, port: &PortMatch) -> bool {

@@ -96,6 +96,29 @@ impl PortTable {
     /// Of the rules kept at `ports`, the first that matches.
     #[inline]
     pub(crate) fn first_match(&self, ports: PortsId, target: Target<'_>) -> RuleIndex {
+        let (first, aliases, port) = self.by_number(ports, target);
+        match target.names {
+            Some(names) if !aliases.is_empty() => {
+                first.min(first_alias(aliases, names, target.protocol, port))
+            }
+            _ => first,
+        }
+    }
+
+    /// Of the rules kept at `ports`, the first that matches if the destination, which is not known, gives its port every
+    /// name that a rule asks for.
+    pub(crate) fn first_possible(&self, ports: PortsId, target: Target<'_>) -> RuleIndex {
+        let (first, aliases, _) = self.by_number(ports, target);
+        let (aliases, _) = aliases.as_chunks::<ALIAS_WORDS>();
+        let of_protocol = |protocol| protocol == ANY_PROTOCOL || protocol == u32::from(target.protocol.0);
+        let named = aliases.iter().filter(|[_, protocol, _]| of_protocol(*protocol)).map(|[.., rule]| *rule);
+        named.fold(first, RuleIndex::min)
+    }
+
+    /// The first of the rules kept at `ports` that matches by number, the aliases kept there, and the packet's port. A packet
+    /// without a port has no aliases.
+    #[inline]
+    fn by_number(&self, ports: PortsId, target: Target<'_>) -> (RuleIndex, &[u32], u16) {
         let words = &self.words[ports as usize..];
         let (protocols, aliases) = (words[1] as usize, words[2] as usize);
         let mut entry = HEADER_WORDS;
@@ -104,12 +127,11 @@ impl PortTable {
         {
             entry += PROTOCOL_WORDS;
         }
-        let Some(port) = target.port else { return words[entry + 1] };
+        let Some(port) = target.port else { return (words[entry + 1], &[], 0) };
         let (from, count) = (words[entry + 2] as usize, words[entry + 3] as usize);
         let first = interval_at(&self.words[from..from + count * INTERVAL_WORDS], u32::from(port));
-        let (1.., Some(names)) = (aliases, target.names) else { return first };
         let from = HEADER_WORDS + (protocols + 1) * PROTOCOL_WORDS;
-        first.min(first_alias(&words[from..from + aliases * ALIAS_WORDS], names, target.protocol, port))
+        (first, &words[from..from + aliases * ALIAS_WORDS], port)
     }
 
     /// The first of the rules kept at `ports`, whatever its ports.

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::decision::{Outcome, Reason, RuleId};
+use crate::decision::{Direction, Outcome, Reason, RuleId};
 use crate::explanation::Miss;
 use crate::names::PolicyName;
 use crate::snapshot::class_table::ClassTable;
@@ -46,6 +46,16 @@ pub(crate) struct TierRules {
     pub ports: PortTable,
     /// Ports of all rules, whoever the peer: finds the nearest miss.
     pub any_peer: PortsId,
+    /// The rules that a peer who is not known might match, of those that can lead to an allowance.
+    pub hopes: Hopes,
+}
+
+/// By action: rules that choose pods, of which the peer might be one, rules without peers, and those by block that ask for a
+/// named port, which the peer might have.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hopes {
+    pub accept: Addresses,
+    pub pass: Addresses,
 }
 
 /// From a peer to the rules whose peer matches.
@@ -53,11 +63,18 @@ pub(crate) struct TierRules {
 pub(crate) struct Peers {
     /// By class.
     pub classes: ClassTable,
-    /// Rules with a block that holds the address, and rules without peers; `None` if no rule has a block of the family.
+    /// Rules with a block that holds the address, and rules without peers.
+    pub addresses: Addresses,
+}
+
+/// From an address to rules.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Addresses {
+    /// `None` if no rule has a block of the family.
     pub ipv4: Option<Trie>,
     /// Likewise.
     pub ipv6: Option<Trie>,
-    /// Rules without peers: for families without blocks.
+    /// Rules that ask for no block: for families without blocks.
     pub everyone: PortsId,
 }
 
@@ -96,6 +113,28 @@ impl Ruleset {
         }
     }
 
+    /// Whether a connection with `peer`, an address of a pod that is not known, might be allowed once it is: as far as each rule
+    /// alone can tell, for any labels and, where the peer is the `target`, any names of its ports.
+    pub(crate) fn might_allow(&self, peer: PeerFacts, target: Target<'_>, direction: Direction) -> bool {
+        for tier in &self.tiers {
+            let first = |hope: &Addresses| match direction {
+                Direction::Ingress => tier.ports.first_match(hope.get(peer.address), target),
+                Direction::Egress => tier.ports.first_possible(hope.get(peer.address), target),
+            };
+            // What matches whoever the peer is.
+            let certain = tier.first_match(peer, target);
+            if first(&tier.hopes.accept) < certain {
+                return true;
+            }
+            match tier.rules.get(certain as usize) {
+                Some((_, Action::Accept)) => return true,
+                Some((_, Action::Deny)) if certain <= first(&tier.hopes.pass) => return false,
+                _ => {}
+            }
+        }
+        self.isolating.is_empty()
+    }
+
     /// The NetworkPolicy rule that came nearest to matching, when none did.
     pub(crate) fn nearest_miss(&self, peer: PeerFacts, target: Target<'_>) -> Option<(RuleId, Miss)> {
         let tier = self.tiers.iter().find(|tier| tier.tier == Tier::NetworkPolicy)?;
@@ -119,15 +158,15 @@ impl TierRules {
     /// Of the rules whose peer matches, by selector or by address, the first that `first` finds.
     #[inline]
     fn first_by_peer(&self, peer: PeerFacts, first: impl Fn(PortsId) -> RuleIndex) -> RuleIndex {
-        let by_address = first(self.peers.by_address(peer.address));
+        let by_address = first(self.peers.addresses.get(peer.address));
         let by_class = peer.class.map_or(NO_RULE, |class| first(self.peers.classes.get(class)));
         by_address.min(by_class)
     }
 }
 
-impl Peers {
+impl Addresses {
     #[inline]
-    fn by_address(&self, address: IpAddr) -> PortsId {
+    fn get(&self, address: IpAddr) -> PortsId {
         let trie = if address.is_ipv4() { &self.ipv4 } else { &self.ipv6 };
         trie.as_ref().map_or(self.everyone, |trie| trie.longest_prefix(address))
     }

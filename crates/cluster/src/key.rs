@@ -1,9 +1,11 @@
-//! What identifies an object, whichever file it comes from.
+//! What identifies an object, whatever source it comes from.
 
 use std::fmt;
 use std::sync::Arc;
 
 use policy::{Change, PodName, PolicyKind, PolicyName};
+
+use crate::convert::Kind;
 
 /// Kind and name. Sorted in the order in which an update mentions its objects.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -30,6 +32,17 @@ impl Key {
             Change::NodeGone(name) => Self::Node(name.clone()),
             Change::Policy(policy) => Self::Policy(policy.name.clone()),
             Change::PolicyGone(name) => Self::Policy(name.clone()),
+        }
+    }
+
+    /// The kind of the object.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Namespace(_) => Kind::Namespace,
+            Self::Node(_) => Kind::Node,
+            Self::Pod(_) => Kind::Pod,
+            // No source has any other policies yet.
+            Self::Policy(_) => Kind::NetworkPolicy,
         }
     }
 

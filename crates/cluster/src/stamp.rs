@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// Device, inode, size and the times of the last change of content and of inode, in ns since 1970. A file that was
 /// written, replaced, or put behind the same symbolic link has another stamp.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Stamp {
+pub(crate) struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
@@ -27,6 +27,12 @@ impl Stamp {
             changed: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
         }
     }
+
+    /// Tells one folder from another at the same path, and nothing of what is in it.
+    pub fn identity(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino(), size: 0, modified: 0, changed: 0 }
+    }
+
     /// The stamp, unless the file changed so shortly before `now` that one more write could leave the same: the kernel's
     /// times move on in steps of up to 10 ms.
     pub fn unless_fresh(self, now: SystemTime) -> Option<Self> {

@@ -1,0 +1,139 @@
+//! Flags in, command line of `run` and notes out.
+
+use super::*;
+
+/// The command line behind `kube-verdict run`, and the flags of which something is said.
+fn translated(words: &[&str]) -> Result<(String, Vec<String>), String> {
+    let words: Vec<String> = words.iter().copied().map(str::to_owned).collect();
+    let Asked::Run(flags) = flags::parse(&words).map_err(|error| error.to_string())? else {
+        return Err("help".to_owned());
+    };
+    let hostname = || Some("Machine-1".to_owned());
+    let (line, notes) = translate(&flags, hostname).map_err(|error| error.to_string())?;
+    let noted = flags.notes().iter().chain(&notes).map(|note| note.flag.clone()).collect();
+    Ok((line[2..].join(" "), noted))
+}
+
+const DEFAULTS: &str = "--node machine-1 --when-down open --metrics-address :9080";
+
+#[test]
+fn each_flag_does_what_it_means_here_or_is_spoken_of() {
+    let machine = "--node machine-1 --when-down";
+    let cases: [(&[&str], String, &[&str]); 24] = [
+        (&[], DEFAULTS.to_owned(), &[]),
+        // As Flannel's chart starts it.
+        (
+            &["--hostname-override=node-a", "--v=2"],
+            "--node node-a --when-down open --metrics-address :9080".to_owned(),
+            &[],
+        ),
+        (
+            &["--hostname-override= Node-A.example "],
+            "--node node-a.example --when-down open --metrics-address :9080".to_owned(),
+            &[],
+        ),
+        (&["--fail-open"], DEFAULTS.to_owned(), &[]),
+        (&["--fail-open=true"], DEFAULTS.to_owned(), &[]),
+        (&["--fail-open=F"], format!("{machine} closed --metrics-address :9080"), &[]),
+        (&["--fail-open", "--fail-open=0"], format!("{machine} closed --metrics-address :9080"), &[]),
+        // Go, too, takes this for the switch alone, and the next word for no flag; it stays as open as the switch says.
+        (&["--fail-open", "false"], DEFAULTS.to_owned(), &["false"]),
+        (&["--nfqueue-id=200"], format!("{machine} open --queue-base 200 --metrics-address :9080"), &[]),
+        (&["-nfqueue-id", "0"], format!("{machine} open --queue-base 0 --metrics-address :9080"), &[]),
+        (
+            &["--kubeconfig", "/etc/config"],
+            "--node machine-1 --kubeconfig /etc/config --when-down open --metrics-address :9080".to_owned(),
+            &[],
+        ),
+        (
+            &["--netfilter-bug-1766-fix"],
+            format!("{machine} open --judge-dns on --metrics-address :9080"),
+            &[],
+        ),
+        (
+            &["--netfilter-bug-1766-fix=false"],
+            format!("{machine} open --judge-dns off --metrics-address :9080"),
+            &[],
+        ),
+        (
+            &["--metrics-bind-address=127.0.0.1:9081"],
+            format!("{machine} open --metrics-address 127.0.0.1:9081"),
+            &[],
+        ),
+        (&["--disable-nri"], DEFAULTS.to_owned(), &["--disable-nri"]),
+        (&["--disable-nri=false"], DEFAULTS.to_owned(), &["--disable-nri"]),
+        (&["--strict-mode"], DEFAULTS.to_owned(), &[]),
+        (&["--strict-mode=false"], DEFAULTS.to_owned(), &["--strict-mode"]),
+        (&["-v", "4"], format!("{DEFAULTS} --log-level debug"), &[]),
+        (&["-v=10"], format!("{DEFAULTS} --log-level trace"), &[]),
+        (&["--logging-format=json"], format!("{DEFAULTS} --log-format json"), &[]),
+        (
+            &["--vmodule=a=1", "--log-flush-frequency", "5s"],
+            DEFAULTS.to_owned(),
+            &["--vmodule", "--log-flush-frequency"],
+        ),
+        // A chart of tomorrow: what follows an unknown flag still counts.
+        (
+            &["--new-flag=1", "--newer", "x", "--fail-open=false"],
+            format!("{machine} closed --metrics-address :9080"),
+            &["--new-flag=1", "--newer", "x"],
+        ),
+        (&["--", "-", "---v", "=1"], DEFAULTS.to_owned(), &["--", "-", "---v", "=1"]),
+    ];
+    for (words, line, noted) in cases {
+        let noted: Vec<String> = noted.iter().copied().map(str::to_owned).collect();
+        assert_eq!(translated(words), Ok((line, noted)), "{words:?}");
+    }
+}
+
+#[test]
+fn a_value_that_cannot_be_right_is_a_usage_error_in_the_givers_words() {
+    let cases: [(&[&str], &str); 9] = [
+        (&["--fail-open=maybe"], "--fail-open=maybe: true or false"),
+        (&["--disable-nri=2"], "--disable-nri=2: true or false"),
+        (&["--strict-mode=off"], "--strict-mode=off: true or false"),
+        (&["--nfqueue-id=-1"], "--nfqueue-id=-1: not a number in range"),
+        (&["--nfqueue-id=65536"], "--nfqueue-id=65536: not a number in range"),
+        (&["--v=high"], "--v=high: not a number in range"),
+        (&["--logging-format=xml"], "--logging-format=xml: text or json"),
+        (&["--kubeconfig"], "--kubeconfig needs a value"),
+        (&["--hostname-override=$(MY_NODE_NAME)"], "no node has such a name"),
+    ];
+    for (words, part) in cases {
+        let error = translated(words).expect_err("a usage error");
+        assert!(error.contains(part), "{words:?}: {error}");
+    }
+}
+
+#[test]
+fn each_translation_is_a_command_line_of_run() {
+    let cases: [&[&str]; 3] = [
+        &[],
+        &["--hostname-override=node-a", "--v=2"],
+        &[
+            "--kubeconfig=/etc/config",
+            "--fail-open=false",
+            "--nfqueue-id=300",
+            "--metrics-bind-address=[::1]:9080",
+            "--netfilter-bug-1766-fix=true",
+            "--v=9",
+            "--logging-format=json",
+        ],
+    ];
+    for words in cases {
+        let (line, _) = translated(words).expect("a translation");
+        let line: Vec<String> =
+            ["kube-verdict", "run"].into_iter().chain(line.split(' ')).map(str::to_owned).collect();
+        parsed(&line).expect("a command line of run");
+    }
+}
+
+#[test]
+fn it_goes_by_the_name_of_the_program() {
+    for name in ["netpol", "/bin/netpol", "./netpol"] {
+        assert!(is_name_of(OsStr::new(name)), "{name}");
+    }
+    for name in ["kube-verdict", "/kube-verdict", "/netpol/kube-verdict", ""] {
+        assert!(!is_name_of(OsStr::new(name)), "{name}");
+    }
+}

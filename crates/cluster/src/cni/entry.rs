@@ -1,0 +1,178 @@
+//! One file of the CNI's cache: what it says, of whom.
+//!
+//! From: bytes that a container runtime wrote. To: a [`Claim`]. The form is libcni's `cniCacheV1`; the result in it has the form of
+//! the CNI version that the plugin speaks, 0.2.0 to 1.1.0.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use policy::PodName;
+use serde::Deserialize;
+use serde_json::Value;
+
+/// A sandbox's claim on addresses.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Claim {
+    /// The pod that the sandbox is for.
+    pub pod: PodName,
+    /// The pod's UID: a later pod of the same name has another.
+    pub uid: Box<str>,
+    /// The addresses, canonical, each once, in order.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A file that can't be understood.
+#[derive(Debug, thiserror::Error)]
+pub enum EntryError {
+    /// It is no JSON, or of another form; perhaps it is being written.
+    #[error("it is not understood: {0}")]
+    Form(#[from] serde_json::Error),
+    /// A field says something that can't be.
+    #[error("{0}")]
+    Field(String),
+}
+
+/// The `kind` that is understood.
+const KIND: &str = "cniCacheV1";
+
+/// The interface by which the Kubernetes network reaches a pod. Others belong to networks that the API doesn't know.
+const INTERFACE: &str = "eth0";
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry {
+    kind: String,
+    if_name: String,
+    #[serde(default)]
+    cni_args: Option<Vec<(String, String)>>,
+    #[serde(default)]
+    result: Value,
+}
+
+impl Claim {
+    /// Reads one file; `None` for one that says nothing about a pod's address.
+    pub fn read(bytes: &[u8]) -> Result<Option<Self>, EntryError> {
+        let entry: Entry = serde_json::from_slice(bytes)?;
+        if entry.kind != KIND {
+            return Err(EntryError::Field(format!("its kind is {:?}, and not {KIND}", entry.kind)));
+        }
+        if entry.if_name != INTERFACE {
+            return Ok(None);
+        }
+        let arguments = entry.cni_args.unwrap_or_default();
+        let argument = |name: &str| {
+            let found = arguments.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str());
+            found.filter(|value| !value.is_empty())
+        };
+        // A sandbox that is no pod's, or of a runtime too old to say which of several pods of one name it is for.
+        let (Some(namespace), Some(name), Some(uid)) =
+            (argument("K8S_POD_NAMESPACE"), argument("K8S_POD_NAME"), argument("K8S_POD_UID"))
+        else {
+            return Ok(None);
+        };
+        let addresses = addresses(&entry.result)?;
+        Ok(Some(Self { pod: PodName::new(namespace, name), uid: uid.into(), addresses }))
+    }
+}
+
+/// `ips[].address` of CNI 0.3.0 and later; `ip4.ip` and `ip6.ip` before.
+fn addresses(result: &Value) -> Result<Vec<IpAddr>, EntryError> {
+    let listed = result.get("ips").and_then(Value::as_array).into_iter().flatten();
+    let listed = listed.filter_map(|entry| entry.get("address"));
+    let old = ["ip4", "ip6"].into_iter().filter_map(|family| result.get(family)?.get("ip"));
+    let mut addresses = Vec::new();
+    for text in listed.chain(old) {
+        let parsed = text.as_str().and_then(|text| text.parse::<IpNet>().ok());
+        let net = parsed.ok_or_else(|| EntryError::Field(format!("{text} is no address with a prefix")))?;
+        let address = net.addr().to_canonical();
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn file(if_name: &str, arguments: Value, result: Value) -> Vec<u8> {
+        let entry = json!({
+            "kind": "cniCacheV1", "containerId": "c1", "config": "e30=", "ifName": if_name, "networkName": "cbr0",
+            "netns": "/var/run/netns/cni-1", "cniArgs": arguments, "result": result,
+        });
+        serde_json::to_vec(&entry).expect("JSON")
+    }
+
+    fn arguments() -> Value {
+        json!([
+            ["IgnoreUnknown", "1"],
+            ["K8S_POD_NAMESPACE", "web"],
+            ["K8S_POD_NAME", "a"],
+            ["K8S_POD_INFRA_CONTAINER_ID", "c1"],
+            ["K8S_POD_UID", "u1"],
+        ])
+    }
+
+    #[test]
+    fn results_of_every_cni_version_name_the_addresses() {
+        let cases = [
+            (
+                "1.0.0, containerd with Flannel",
+                json!({"cniVersion": "1.0.0", "interfaces": [{"name": "cni0"}, {"name": "eth0", "sandbox": "/var/run/netns/cni-1"}],
+                       "ips": [{"interface": 1, "address": "10.244.1.5/24", "gateway": "10.244.1.1"}], "routes": [], "dns": {}}),
+                vec!["10.244.1.5"],
+            ),
+            (
+                "1.1.0, both families",
+                json!({"cniVersion": "1.1.0", "ips": [{"address": "10.244.1.5/24"}, {"address": "fd00:1::5/64"}]}),
+                vec!["10.244.1.5", "fd00:1::5"],
+            ),
+            (
+                "0.3.1 and 0.4.0, CRI-O",
+                json!({"cniVersion": "0.3.1", "ips": [{"version": "4", "address": "10.85.0.9/16"}]}),
+                vec!["10.85.0.9"],
+            ),
+            (
+                "0.2.0",
+                json!({"cniVersion": "0.2.0", "ip4": {"ip": "10.1.0.2/24"}, "ip6": {"ip": "fd00::2/64"}}),
+                vec!["10.1.0.2", "fd00::2"],
+            ),
+            ("IPv4 as IPv6", json!({"ips": [{"address": "::ffff:10.1.0.2/120"}]}), vec!["10.1.0.2"]),
+            ("no address", json!({"cniVersion": "1.0.0"}), vec![]),
+        ];
+        for (name, result, expected) in cases {
+            let claim = Claim::read(&file("eth0", arguments(), result)).expect(name).expect(name);
+            let expected = expected.into_iter().map(|text| text.parse().expect("address")).collect();
+            let of_a = Claim { pod: PodName::new("web", "a"), uid: "u1".into(), addresses: expected };
+            assert_eq!(claim, of_a, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_pods_address_is_no_claim() {
+        let result = json!({"ips": [{"address": "10.1.0.2/24"}]});
+        let no_uid = json!([["K8S_POD_NAMESPACE", "web"], ["K8S_POD_NAME", "a"]]);
+        for (name, file) in [
+            ("the loopback network", file("lo", arguments(), json!({"ips": [{"address": "127.0.0.1/8"}]}))),
+            ("a second network", file("net1", arguments(), result.clone())),
+            ("a container that is no pod's", file("eth0", Value::Null, result.clone())),
+            ("a runtime that gives no UID", file("eth0", no_uid, result.clone())),
+        ] {
+            assert_eq!(Claim::read(&file).expect(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error() {
+        let bad = file("eth0", arguments(), json!({"ips": [{"address": "10.1.0.300/24"}]}));
+        let other = br#"{"kind": "cniCacheV2", "ifName": "eth0"}"#;
+        for (name, bytes) in
+            [("half a file", &bad[..bad.len() / 2]), ("no address", &bad[..]), ("another form", other)]
+        {
+            Claim::read(bytes).expect_err(name);
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The Kubernetes API as a source: Namespaces, Nodes, Pods and NetworkPolicies, listed once and watched from there.
+//!
+//! ```text
+//!   API server -> [ follow ] one for each kind -> Event --+
+//!                                                         +-> [ state ] -> Update -> agent
+//!   CNI cache  -> [ cni ] ------------------------ Claim -+         |
+//!                                                                   +-> [ report ] -> Event on the object
+//! ```
+//!
+//! The first update is sent when the first list of every kind is complete. While the API server can't be reached, what was last
+//! known stays in force; when it is there again, what vanished meanwhile is found out, so that there is no gap. A burst of changes
+//! becomes one update; a single one is told within some milliseconds.
+
+mod configuration;
+mod failure;
+mod follow;
+mod object;
+mod report;
+mod review;
+mod state;
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::networking::v1 as networking;
+use kube::{Client, Config};
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, interval, sleep_until};
+
+pub use self::configuration::{Access, AccessError};
+pub use self::follow::Patience;
+pub use self::review::{Permission, Review};
+
+use self::follow::{Event, Follower};
+use self::report::Reporter;
+use self::state::State;
+use crate::cni::{Cache, CniCache, Hint, WALK};
+use crate::connection::Connections;
+use crate::convert::Kind;
+use crate::problem::Update;
+
+/// After this without a further event an update is told...
+const QUIET: Duration = Duration::from_millis(1);
+/// ... and after this in any case.
+const LONGEST: Duration = Duration::from_millis(5);
+
+/// Events that may wait to be taken in: listing goes on only as fast as that, so that few objects are held in their raw form.
+const WAITING: usize = 64;
+
+/// The Kubernetes API as a source.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Kubernetes {
+    /// How the API server is found.
+    pub access: Access,
+    /// The node whose pods may be known from the CNI cache.
+    pub node: Arc<str>,
+    /// Which CNI cache.
+    pub cni_cache: CniCache,
+    /// How long answers are waited for.
+    pub patience: Patience,
+}
+
+/// The API is no source.
+#[derive(Debug, thiserror::Error)]
+pub enum KubernetesError {
+    /// The API server can't be found.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// What is known of the API server can't be used.
+    #[error("no connection to the API server can be made with this configuration: {0}")]
+    Client(String),
+    /// No thread for it could be started.
+    #[error("no thread could be started to watch the Kubernetes API: {0}")]
+    Thread(io::Error),
+}
+
+/// The API being watched. Dropping it ends that.
+#[derive(Debug)]
+pub struct Watching {
+    connections: Connections,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Kubernetes {
+    /// Watches on a thread of its own and calls `publish` there with each update. Ends when [`Watching`] is dropped.
+    pub fn watch(&self, publish: impl FnMut(Update) + Send + 'static) -> Result<Watching, KubernetesError> {
+        let runtime = runtime().map_err(KubernetesError::Thread)?;
+        let (client, server) = runtime.block_on(self.connect())?;
+        let connections = Connections::new(&server, Kind::ALL);
+        let (stop, stopped) = oneshot::channel();
+        let source = Running {
+            state: State::new(Arc::clone(&self.node)),
+            reporter: Reporter::new(client.clone(), Arc::clone(&self.node)),
+            cache: self.cni_cache.folder().map(Cache::new),
+        };
+        let (followed, patience) = (connections.clone(), self.patience);
+        let thread = thread::Builder::new().name("kubernetes".into()).spawn(move || {
+            runtime.block_on(async {
+                let events = follow_all(&client, &followed, patience);
+                tokio::select! {
+                    () = source.run(events, publish) => {}
+                    _ = stopped => {}
+                }
+            });
+            // A request that is under way is not waited for.
+            runtime.shutdown_background();
+        });
+        let thread = thread.map_err(KubernetesError::Thread)?;
+        Ok(Watching { connections, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// A client, and the URL of the API server.
+    async fn connect(&self) -> Result<(Client, String), KubernetesError> {
+        let mut config: Config = self.access.load().await?;
+        // Requests are repeated here, where it is counted.
+        config.default_retry = false;
+        let server = config.cluster_url.to_string();
+        let client =
+            Client::try_from(config).map_err(|error| KubernetesError::Client(failure::chain(&error)))?;
+        Ok((client, server))
+    }
+}
+
+impl Watching {
+    /// How each kind of object is connected.
+    pub fn connections(&self) -> &Connections {
+        &self.connections
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let own = |thread: &JoinHandle<()>| thread.thread().id() == thread::current().id();
+        // A thread can't wait for itself.
+        if let Some(thread) = self.thread.take().filter(|thread| !own(thread)) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Starts to follow every kind.
+fn follow_all(
+    client: &Client,
+    connections: &Connections,
+    patience: Patience,
+) -> mpsc::Receiver<(Kind, Event)> {
+    let (events, receiver) = mpsc::channel(WAITING);
+    for kind in Kind::ALL {
+        let follower = Follower {
+            client: client.clone(),
+            connections: connections.clone(),
+            patience,
+            events: events.clone(),
+            // Without Nodes --pod-cidr says where this node's pods are.
+            dispensable: kind == Kind::Node,
+        };
+        match kind {
+            Kind::Namespace => drop(tokio::spawn(follower.follow::<core::Namespace>(kind))),
+            Kind::Pod => drop(tokio::spawn(follower.follow::<core::Pod>(kind))),
+            Kind::Node => drop(tokio::spawn(follower.follow::<core::Node>(kind))),
+            Kind::NetworkPolicy => drop(tokio::spawn(follower.follow::<networking::NetworkPolicy>(kind))),
+        }
+    }
+    receiver
+}
+
+/// What the thread works on.
+struct Running {
+    state: State,
+    reporter: Reporter,
+    cache: Option<Cache>,
+}
+
+impl Running {
+    async fn run(mut self, mut events: mpsc::Receiver<(Kind, Event)>, mut publish: impl FnMut(Update)) {
+        let (hint, mut hints) = mpsc::unbounded_channel();
+        // Nobody looks once this ends.
+        let tell = move |what: Hint| drop(hint.send(what));
+        let mut walks = interval(WALK);
+        // When an update is told: after a while of quiet, but not too late.
+        let mut due: Option<(Instant, Instant)> = None;
+        loop {
+            tokio::select! {
+                biased;
+                () = wait_until(due), if due.is_some() => {
+                    due = None;
+                    if let Some(update) = self.state.update() {
+                        publish(update);
+                    }
+                    self.reporter.report(self.state.misunderstood());
+                    continue;
+                }
+                event = events.recv() => {
+                    let Some((kind, event)) = event else { return };
+                    self.state.take_in(kind, event);
+                }
+                Some(hint) = hints.recv() => {
+                    if !self.look(hint, &tell) {
+                        continue;
+                    }
+                }
+                _ = walks.tick() => {
+                    if !self.look(Hint::All, &tell) {
+                        continue;
+                    }
+                }
+            }
+            let now = Instant::now();
+            let latest = due.map_or(now + LONGEST, |(_, latest)| latest);
+            due = Some((now + QUIET, latest));
+        }
+    }
+
+    /// Looks at the CNI cache. Whether it says anything else now.
+    fn look(&mut self, hint: Hint, tell: &(impl Fn(Hint) + Send + Clone + 'static)) -> bool {
+        let Some(cache) = &mut self.cache else { return false };
+        let news = cache.look(hint, tell);
+        if news {
+            self.state.claims(cache.claims().into_iter().cloned().collect());
+        }
+        news
+    }
+}
+
+async fn wait_until(due: Option<(Instant, Instant)>) {
+    if let Some((quiet, latest)) = due {
+        sleep_until(quiet.min(latest)).await;
+    }
+}

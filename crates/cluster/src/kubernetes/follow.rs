@@ -1,0 +1,254 @@
+//! Follows the objects of one kind: lists them page by page, watches them from there, and never gives up.
+//!
+//! ```text
+//!            +--------------------- 410 Gone, an answer that can't be read --------------------+
+//!            v                                                                                 |
+//!   list: Began, Listed, Listed, ..., Complete  ->  watch: Applied, Deleted, ...  -------------+
+//!                                                     ^            | ends, breaks, is silent
+//!                                                     +------------+ goes on at the last version seen
+//! ```
+//!
+//! The client library has a watcher of its own. This one is here since that one tells neither how far it has come nor that a watch
+//! hung, begins its waits anew before each list, and holds whole pages of whole objects.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use futures_util::StreamExt;
+use kube::Client;
+use kube::api::{ListParams, WatchParams};
+use kube::core::{Request, WatchEvent};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::failure::Failure;
+use super::object::{Object, Page, Slim};
+use crate::connection::{Connections, FailureClass};
+use crate::convert::Kind;
+
+/// What is heard of the objects of a kind.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum Event {
+    /// A list begins: what is known and not listed before [`Event::Complete`] is gone. It can begin again before it is complete.
+    Began,
+    /// Is there, says the list.
+    Listed(Object),
+    /// The list is complete.
+    Complete,
+    /// Is there, in this form now.
+    Applied(Object),
+    /// Is gone.
+    Deleted(Object),
+    /// Before any list was complete: this kind may not be read, or isn't there.
+    Refused,
+}
+
+/// What is waited for, and how long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Patience {
+    /// For the answer to a request, and for each page of a list.
+    pub answer: Duration,
+    /// For anything to come on a watch. The API server sends a bookmark at least each 75 s.
+    pub silence: Duration,
+    /// The first wait after a failure. Each further wait is twice as long...
+    pub shortest: Duration,
+    /// ... up to this. As much again is added at random, so that the agents of a cluster don't all come at once.
+    pub longest: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            answer: Duration::from_secs(30),
+            silence: Duration::from_secs(100),
+            shortest: Duration::from_millis(200),
+            longest: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Objects in one page: of 10 KB each they take a megabyte while they are read.
+const PAGE: u32 = 100;
+
+/// After this the API server ends a watch, in seconds: it then starts another, with a fresh token.
+const WATCH: u32 = 290;
+
+/// A watch that ends sooner without a word was not a watch.
+const TOO_SHORT: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(super) struct Follower {
+    pub client: Client,
+    pub connections: Connections,
+    pub patience: Patience,
+    /// Nobody receives once the program ends.
+    pub events: mpsc::Sender<(Kind, Event)>,
+    /// Whether the agent does without this kind if it may not read it.
+    pub dispensable: bool,
+}
+
+impl Follower {
+    /// Follows the objects of the API type `T`, which are of `kind`, until nobody receives.
+    pub async fn follow<T: kube::Resource<DynamicType = ()>>(self, kind: Kind) {
+        let mut following =
+            Following { kind, request: Request::new(kind.url_path()), version: None, follower: self };
+        let mut backoff = following.follower.patience.backoff();
+        let mut listed = false;
+        while !following.follower.events.is_closed() {
+            let step = match following.version.clone() {
+                None => following.list::<T>(listed).await.inspect(|()| listed = true),
+                Some(version) => following.watch::<T>(&version).await,
+            };
+            let Err((failure, came)) = step.map_err(|Broken { failure, came }| (failure, came)) else {
+                backoff = following.follower.patience.backoff();
+                continue;
+            };
+            let Follower { connections, patience, dispensable, .. } = &following.follower;
+            connections.failed(kind, failure.class, &failure.sentence, *dispensable);
+            match failure.class {
+                FailureClass::Gone | FailureClass::Malformed => following.version = None,
+                FailureClass::Forbidden | FailureClass::Missing if !listed => {
+                    following.tell(Event::Refused).await
+                }
+                _ => {}
+            }
+            if came {
+                backoff = patience.backoff();
+            }
+            sleep(backoff.next().unwrap_or(patience.longest)).await;
+        }
+    }
+}
+
+impl Patience {
+    fn backoff(&self) -> ExponentialBackoff {
+        ExponentialBuilder::default()
+            .with_min_delay(self.shortest)
+            .with_max_delay(self.longest)
+            .with_factor(2.0)
+            .without_max_times()
+            .with_jitter()
+            .build()
+    }
+}
+
+/// A list or a watch that failed.
+struct Broken {
+    failure: Failure,
+    /// Whether anything good had come before.
+    came: bool,
+}
+
+impl From<Failure> for Broken {
+    fn from(failure: Failure) -> Self {
+        Self { failure, came: false }
+    }
+}
+
+struct Following {
+    kind: Kind,
+    request: Request,
+    /// Where the next watch begins; `None` if the list must be read first.
+    version: Option<String>,
+    follower: Follower,
+}
+
+impl Following {
+    async fn tell(&self, event: Event) {
+        // If nobody receives, the program ends.
+        let _ = self.follower.events.send((self.kind, event)).await;
+    }
+
+    /// Lists all objects, consistently: every page is of the same version.
+    async fn list<T: kube::Resource<DynamicType = ()>>(&mut self, again: bool) -> Result<(), Broken> {
+        const VERB: &str = "list";
+        if again {
+            self.follower.connections.relisting(self.kind);
+        }
+        self.tell(Event::Began).await;
+        let mut params = ListParams::default().limit(PAGE);
+        loop {
+            let request = self.request.list(&params).map_err(kube::Error::BuildRequest);
+            let request = request.map_err(|error| Failure::of(&error, VERB, self.kind))?;
+            let page: Page<T> = {
+                let answer =
+                    timeout(self.follower.patience.answer, self.follower.client.request_text(request));
+                let text = answer.await.map_err(|_| self.hung(VERB, self.follower.patience.answer))?;
+                let text = text.map_err(|error| Failure::of(&error, VERB, self.kind))?;
+                serde_json::from_str(&text)
+                    .map_err(|error| Failure::malformed(&error.to_string(), VERB, self.kind))?
+            };
+            for Slim { object, .. } in page.items.into_iter().flatten() {
+                self.tell(Event::Listed(object)).await;
+            }
+            match page.metadata.next.filter(|next| !next.is_empty()) {
+                Some(next) => params = params.continue_token(&next),
+                None => {
+                    let version = page.metadata.resource_version.filter(|version| !version.is_empty());
+                    let version = version.ok_or_else(|| {
+                        Failure::malformed("the list has no resourceVersion", VERB, self.kind)
+                    })?;
+                    self.follower.connections.seen(self.kind, &version);
+                    self.version = Some(version);
+                    self.tell(Event::Complete).await;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Watches from `version` on until the watch ends.
+    async fn watch<T: kube::Resource<DynamicType = ()>>(&mut self, version: &str) -> Result<(), Broken> {
+        const VERB: &str = "watch";
+        let Patience { answer, silence, .. } = self.follower.patience;
+        let params = WatchParams::default().timeout(WATCH);
+        let request = self.request.watch(&params, version).map_err(kube::Error::BuildRequest);
+        let request = request.map_err(|error| Failure::of(&error, VERB, self.kind))?;
+        let started = timeout(answer, self.follower.client.request_events::<Slim<T>>(request)).await;
+        let events = started.map_err(|_| self.hung(VERB, answer))?;
+        let mut events = pin!(events.map_err(|error| Failure::of(&error, VERB, self.kind))?);
+        self.follower.connections.watching(self.kind);
+        let begun = Instant::now();
+        let mut came = false;
+        let broken = |failure, came| Broken { failure, came };
+        loop {
+            let Ok(event) = timeout(silence, events.next()).await else {
+                return Err(broken(self.hung(VERB, silence), came));
+            };
+            let Some(event) = event else {
+                if !came && begun.elapsed() < TOO_SHORT {
+                    return Err(Failure::cut_short(VERB, self.kind).into());
+                }
+                self.follower.connections.reconnecting(self.kind);
+                return Ok(());
+            };
+            let seen = match event {
+                Ok(WatchEvent::Added(Slim { object, .. }) | WatchEvent::Modified(Slim { object, .. })) => {
+                    let seen = object.resource_version().to_owned();
+                    self.tell(Event::Applied(object)).await;
+                    seen
+                }
+                Ok(WatchEvent::Deleted(Slim { object, .. })) => {
+                    let seen = object.resource_version().to_owned();
+                    self.tell(Event::Deleted(object)).await;
+                    seen
+                }
+                Ok(WatchEvent::Bookmark(bookmark)) => bookmark.metadata.resource_version,
+                Ok(WatchEvent::Error(status)) => {
+                    return Err(broken(Failure::answered(&status, VERB, self.kind), came));
+                }
+                Err(error) => return Err(broken(Failure::of(&error, VERB, self.kind), came)),
+            };
+            came = true;
+            if !seen.is_empty() {
+                self.follower.connections.seen(self.kind, &seen);
+                self.version = Some(seen);
+            }
+        }
+    }
+
+    fn hung(&self, verb: &str, waited: Duration) -> Failure {
+        Failure::hung(verb, self.kind, waited.as_secs_f64())
+    }
+}

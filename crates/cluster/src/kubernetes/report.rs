@@ -1,0 +1,186 @@
+//! Says on an object itself, as an Event, that it was not understood, so that its author sees it in `kubectl describe`.
+//!
+//! Every node runs an agent, and all find the same: so the Event's name follows from the object and its version, the first agent
+//! creates it, and the others find it there. Where the ClusterRole doesn't allow Events nothing is tried again: log and status say
+//! the same.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::PostParams;
+use kube::{Api, Client};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use super::failure::chain;
+use super::state::Misunderstood;
+use crate::convert::Kind;
+
+/// Who says so.
+const COMPONENT: &str = "kube-verdict";
+/// The agents of a cluster come within this time, one by one.
+const SPREAD: Duration = Duration::from_secs(5);
+/// No answer takes so long.
+const ANSWER: Duration = Duration::from_secs(30);
+/// What waits to be told; what doesn't fit is in log and status alone.
+const WAITING: usize = 256;
+/// The longest message that the API takes, in bytes.
+const LONGEST_MESSAGE: usize = 1024;
+/// The longest name that is left when the version's part is added, in bytes.
+const LONGEST_NAME: usize = 200;
+
+/// See the module.
+pub(super) struct Reporter {
+    client: Client,
+    node: Arc<str>,
+    /// To the task that creates Events; `None` before there was any.
+    task: Option<mpsc::Sender<Misunderstood>>,
+}
+
+impl Reporter {
+    /// Of the agent on `node`.
+    pub fn new(client: Client, node: Arc<str>) -> Self {
+        Self { client, node, task: None }
+    }
+
+    /// Says so on these objects, some time soon. To be called in a runtime.
+    pub fn report(&mut self, objects: Vec<Misunderstood>) {
+        for object in objects {
+            let task = self.task.get_or_insert_with(|| {
+                let (send, receive) = mpsc::channel(WAITING);
+                tokio::spawn(create_all(self.client.clone(), Arc::clone(&self.node), receive));
+                send
+            });
+            // Full, or given up.
+            let _ = task.try_send(object);
+        }
+    }
+}
+
+/// Creates Events until it may not.
+async fn create_all(client: Client, node: Arc<str>, mut objects: mpsc::Receiver<Misunderstood>) {
+    sleep(share_of(SPREAD, &node)).await;
+    while let Some(object) = objects.recv().await {
+        let event = event(&object, &node);
+        let namespace = event.metadata.namespace.clone().unwrap_or_default();
+        let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
+        match timeout(ANSWER, api.create(&PostParams::default(), &event)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 => {}
+            Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
+                tracing::info!(
+                    error = status.message,
+                    "objects that are not understood get no Event: that takes the ClusterRole rule apiGroups [\"\"], \
+                     resources [\"events\"], verbs [\"create\"]"
+                );
+                return;
+            }
+            Ok(Err(error)) => tracing::debug!(error = chain(&error), "no Event could be created"),
+            Err(_) => tracing::debug!("the API server doesn't answer: no Event"),
+        }
+    }
+}
+
+/// What is said.
+fn event(object: &Misunderstood, node: &str) -> Event {
+    let Misunderstood { kind, name, uid, resource_version, .. } = object;
+    let mut hasher = DefaultHasher::new();
+    (uid, resource_version).hash(&mut hasher);
+    let now = Time(Timestamp::now());
+    // Where Events of objects without a namespace are.
+    let namespace = if object.namespace.is_empty() { "default" } else { &object.namespace };
+    let optional = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{}.{:016x}", shortened(name, LONGEST_NAME), hasher.finish())),
+            namespace: Some(namespace.to_owned()),
+            ..ObjectMeta::default()
+        },
+        involved_object: ObjectReference {
+            api_version: Some(kind.api_version().into_owned()),
+            kind: Some(kind.name().into_owned()),
+            name: Some(name.clone()),
+            namespace: optional(&object.namespace),
+            uid: optional(uid),
+            resource_version: optional(resource_version),
+            ..ObjectReference::default()
+        },
+        reason: Some(
+            if *kind == Kind::NetworkPolicy { "PolicyNotUnderstood" } else { "NotUnderstood" }.to_owned(),
+        ),
+        message: Some(shortened(&object.message, LONGEST_MESSAGE).to_owned()),
+        type_: Some("Warning".to_owned()),
+        count: Some(1),
+        first_timestamp: Some(now.clone()),
+        last_timestamp: Some(now),
+        source: Some(EventSource { component: Some(COMPONENT.to_owned()), host: Some(node.to_owned()) }),
+        reporting_component: Some(COMPONENT.to_owned()),
+        reporting_instance: Some(node.to_owned()),
+        ..Event::default()
+    }
+}
+
+/// At most `longest` bytes of a text.
+fn shortened(text: &str, longest: usize) -> &str {
+    &text[..text.floor_char_boundary(longest)]
+}
+
+/// A part of `whole` that is each node's own.
+fn share_of(whole: Duration, node: &str) -> Duration {
+    let mut hasher = DefaultHasher::new();
+    node.hash(&mut hasher);
+    whole.mul_f64((hasher.finish() % 1000) as f64 / 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(version: &str) -> Misunderstood {
+        Misunderstood {
+            kind: Kind::NetworkPolicy,
+            namespace: "web".into(),
+            name: "p".into(),
+            uid: "u".into(),
+            resource_version: version.into(),
+            message: format!("spec.ingress[0]: {}; the rule matches nothing", "ä".repeat(1000)),
+        }
+    }
+
+    #[test]
+    fn all_agents_give_the_event_of_a_version_one_name() {
+        let name = |version: &str, node: &str| event(&policy(version), node).metadata.name;
+        assert_eq!(name("7", "a"), name("7", "b"));
+        assert_ne!(name("7", "a"), name("8", "a"));
+    }
+
+    #[test]
+    fn the_event_is_on_the_object_and_no_longer_than_the_api_takes() {
+        let event = event(&policy("7"), "a");
+        let about = &event.involved_object;
+        assert_eq!(
+            (
+                about.kind.as_deref(),
+                about.namespace.as_deref(),
+                about.uid.as_deref(),
+                about.api_version.as_deref()
+            ),
+            (Some("NetworkPolicy"), Some("web"), Some("u"), Some("networking.k8s.io/v1"))
+        );
+        assert_eq!(event.reason.as_deref(), Some("PolicyNotUnderstood"));
+        let message = event.message.expect("a message");
+        assert!(message.starts_with("spec.ingress[0]: ä") && message.len() <= 1024, "{message}");
+    }
+
+    #[test]
+    fn an_object_without_a_namespace_has_its_event_in_the_default_one() {
+        let node = Misunderstood { kind: Kind::Node, namespace: String::new(), ..policy("7") };
+        let event = event(&node, "a");
+        assert_eq!(event.metadata.namespace.as_deref(), Some("default"));
+        assert_eq!((event.involved_object.namespace, event.reason.as_deref()), (None, Some("NotUnderstood")));
+    }
+}

@@ -1,0 +1,316 @@
+//! What the API server has said so far, and what the consumer must be told of it.
+//!
+//! Knows nothing of connections and clocks. Invariants: `objects` holds exactly what is in force, so the objects of the API server
+//! with the addresses that the CNI cache gives; nothing is told before the first list of every kind is complete.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use policy::{Change, Labels, PodName, PolicyName};
+
+use super::follow::Event;
+use super::object::Object;
+use crate::cni::{Claim, LocalPod, LocalPods};
+use crate::convert::{Kind, convert};
+use crate::differences::Differences;
+use crate::interner::Interner;
+use crate::key::Key;
+use crate::problem::{Origin, Problem, ResourceVersion, Update, log_new};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct State {
+    node: Arc<str>,
+    interner: Interner,
+    lists: BTreeMap<Kind, List>,
+    objects: BTreeMap<Key, Change>,
+    differences: Differences,
+    versions: BTreeMap<PolicyName, ResourceVersion>,
+    /// Those that differ since the last update.
+    new_versions: BTreeSet<PolicyName>,
+    local: LocalPods,
+    /// What the CNI cache says that the API server doesn't.
+    given: BTreeMap<PodName, Vec<IpAddr>>,
+    claims: Vec<Claim>,
+    /// Whether `given` must be looked at again.
+    unsettled: bool,
+    problems: BTreeMap<Key, Vec<Problem>>,
+    /// The problems of the last update, sorted.
+    reported: Vec<Problem>,
+    /// Whether `problems` changed since.
+    new_problems: bool,
+    /// Objects that were not understood since the last update.
+    misunderstood: Vec<Misunderstood>,
+    /// Whether there has been an update.
+    begun: bool,
+}
+
+/// An object that was not understood, for the Event that says so.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Misunderstood {
+    pub kind: Kind,
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    pub resource_version: ResourceVersion,
+    /// What and to what effect.
+    pub message: String,
+}
+
+/// How far the list of a kind is.
+#[derive(Debug, Default)]
+struct List {
+    /// What was listed so far, while a list is under way.
+    seen: Option<BTreeSet<Key>>,
+    /// Whether a list was complete, or will not be had.
+    is_known: bool,
+}
+
+impl State {
+    /// Nothing is known yet; pods of `node` are local.
+    pub fn new(node: Arc<str>) -> Self {
+        Self {
+            node,
+            interner: Interner::new(),
+            lists: Kind::ALL.into_iter().map(|kind| (kind, List::default())).collect(),
+            objects: BTreeMap::new(),
+            differences: Differences::default(),
+            versions: BTreeMap::new(),
+            new_versions: BTreeSet::new(),
+            local: LocalPods::default(),
+            given: BTreeMap::new(),
+            claims: Vec::new(),
+            unsettled: false,
+            problems: BTreeMap::new(),
+            reported: Vec::new(),
+            new_problems: false,
+            misunderstood: Vec::new(),
+            begun: false,
+        }
+    }
+
+    /// Takes in what was heard of a kind.
+    pub fn take_in(&mut self, kind: Kind, event: Event) {
+        match event {
+            Event::Began => self.list(kind).seen = Some(BTreeSet::new()),
+            Event::Listed(object) => {
+                if let Some(key) = key(kind, &object, &self.interner)
+                    && let Some(seen) = &mut self.list(kind).seen
+                {
+                    seen.insert(key);
+                }
+                self.put(kind, &object);
+            }
+            Event::Complete => {
+                let list = self.list(kind);
+                list.is_known = true;
+                let seen = list.seen.take().unwrap_or_default();
+                // What vanished while nobody was listening.
+                let of_kind =
+                    self.objects.keys().chain(self.problems.keys()).filter(|key| key.kind() == kind);
+                let gone: Vec<Key> = of_kind.filter(|key| !seen.contains(key)).cloned().collect();
+                gone.iter().for_each(|key| self.remove(key));
+            }
+            Event::Applied(object) => self.put(kind, &object),
+            Event::Deleted(object) => {
+                if let Some(key) = key(kind, &object, &self.interner) {
+                    self.remove(&key);
+                }
+            }
+            Event::Refused => self.list(kind).is_known |= kind == Kind::Node,
+        }
+    }
+
+    /// Takes in all that the CNI cache says now, the oldest first.
+    pub fn claims(&mut self, claims: Vec<Claim>) {
+        self.unsettled |= self.claims != claims;
+        self.claims = claims;
+    }
+
+    /// What differs from the last update; `None` if nothing does, or not everything is known yet.
+    pub fn update(&mut self) -> Option<Update> {
+        if !self.lists.values().all(|list| list.is_known) {
+            return None;
+        }
+        self.settle();
+        let objects = &self.objects;
+        let changes = self.differences.take(|key| objects.get(key).cloned(), &self.interner);
+        if self.interner.wants_sweep() {
+            self.interner.sweep(self.labels());
+        }
+        let mut new_problems = false;
+        if std::mem::take(&mut self.new_problems) {
+            let mut problems: Vec<Problem> = self.problems.values().flatten().cloned().collect();
+            problems.sort();
+            new_problems = problems != self.reported;
+            log_new(&self.reported, &problems);
+            self.reported = problems;
+        }
+        let versions: Vec<_> = std::mem::take(&mut self.new_versions)
+            .into_iter()
+            .map(|name| (self.versions.get(&name).cloned(), name))
+            .map(|(version, name)| (name, version))
+            .collect();
+        let is_first = !std::mem::replace(&mut self.begun, true);
+        (is_first || new_problems || !changes.is_empty() || !versions.is_empty()).then(|| Update {
+            changes,
+            problems: self.reported.clone(),
+            versions,
+        })
+    }
+
+    /// The objects that were not understood since this was last asked.
+    pub fn misunderstood(&mut self) -> Vec<Misunderstood> {
+        std::mem::take(&mut self.misunderstood)
+    }
+
+    fn list(&mut self, kind: Kind) -> &mut List {
+        self.lists.entry(kind).or_default()
+    }
+
+    /// An object is there, in this form now.
+    fn put(&mut self, kind: Kind, object: &Object) {
+        let converted = match convert(kind, &object.fields, &self.interner) {
+            Ok(converted) => converted,
+            Err(unusable) => {
+                let Some(key) = key(kind, object, &self.interner) else {
+                    tracing::warn!(kind = %kind, error = %unusable, "an object without a name is not understood");
+                    return;
+                };
+                // A pod or policy of which nothing is known gives access to nobody; a namespace's pods might escape a policy by it.
+                let keeps = matches!(key, Key::Namespace(_)) && self.objects.contains_key(&key);
+                let effect =
+                    if keeps { "what was last understood of it holds" } else { "it is not in force" };
+                if !keeps {
+                    self.drop_object(&key);
+                }
+                self.problems(kind, object, key, vec![(unusable.to_string(), effect)]);
+                return;
+            }
+        };
+        let key = Key::of(&converted.change);
+        let flaws =
+            converted.flaws.into_iter().map(|flaw| (format!("{}: {}", flaw.at, flaw.what), flaw.effect));
+        self.problems(kind, object, key.clone(), flaws.collect());
+        match &converted.change {
+            Change::Policy(policy) => self.version(&policy.name, object.resource_version()),
+            Change::Pod(pod) => {
+                let is_local = !pod.host_network && pod.node.as_ref() == Some(&self.node);
+                let finished = matches!(object.phase(), "Succeeded" | "Failed");
+                let local = LocalPod { uid: object.uid().into(), finished, reported: pod.addresses.clone() };
+                self.unsettled |=
+                    if is_local { self.local.put(&pod.name, local) } else { self.local.remove(&pod.name) };
+                // Its addresses may be the CNI cache's until now: settled before the consumer is told.
+                self.unsettled |= self.given.contains_key(&pod.name);
+            }
+            _ => {}
+        }
+        let objects = &mut self.objects;
+        self.differences.touch(&key, || objects.get(&key));
+        objects.insert(key, converted.change);
+    }
+
+    /// An object is gone.
+    fn remove(&mut self, key: &Key) {
+        self.new_problems |= self.problems.remove(key).is_some();
+        self.drop_object(key);
+    }
+
+    fn drop_object(&mut self, key: &Key) {
+        match key {
+            Key::Policy(name) if self.versions.remove(name).is_some() => {
+                drop(self.new_versions.insert(name.clone()))
+            }
+            Key::Pod(name) => self.unsettled |= self.local.remove(name),
+            _ => {}
+        }
+        let objects = &mut self.objects;
+        self.differences.touch(key, || objects.get(key));
+        objects.remove(key);
+    }
+
+    fn version(&mut self, name: &PolicyName, version: &str) {
+        if self.versions.get(name).is_none_or(|known| **known != *version) {
+            self.versions.insert(name.clone(), version.into());
+            self.new_versions.insert(name.clone());
+        }
+    }
+
+    /// What of an object was not understood: what and to what effect.
+    fn problems(&mut self, kind: Kind, object: &Object, key: Key, flaws: Vec<(String, &str)>) {
+        if flaws.is_empty() {
+            self.new_problems |= self.problems.remove(&key).is_some();
+            return;
+        }
+        let resource_version: ResourceVersion = object.resource_version().into();
+        let origin = Origin::Api { resource_version: Arc::clone(&resource_version) };
+        let name = key.to_string();
+        let message =
+            flaws.iter().map(|(what, effect)| format!("{what}; {effect}")).collect::<Vec<_>>().join(". ");
+        let problem = |(what, effect): (String, &str)| Problem {
+            origin: origin.clone(),
+            object: Some(name.clone()),
+            what,
+            effect: effect.to_owned(),
+        };
+        let problems: Vec<Problem> = flaws.into_iter().map(problem).collect();
+        if self.problems.get(&key) == Some(&problems) {
+            return;
+        }
+        self.problems.insert(key, problems);
+        self.new_problems = true;
+        self.misunderstood.push(Misunderstood {
+            kind,
+            namespace: object.namespace().to_owned(),
+            name: object.name().to_owned(),
+            uid: object.uid().to_owned(),
+            resource_version,
+            message,
+        });
+    }
+
+    /// Brings the addresses of this node's pods to what API server and CNI cache say together.
+    fn settle(&mut self) {
+        if !std::mem::take(&mut self.unsettled) {
+            return;
+        }
+        let given = self.local.given(&self.claims);
+        let old = std::mem::replace(&mut self.given, given);
+        for name in old.keys().chain(self.given.keys()) {
+            let key = Key::Pod(name.clone());
+            let addresses = self.given.get(name).map(Vec::as_slice).or_else(|| self.local.reported(name));
+            let (Some(Change::Pod(pod)), Some(addresses)) = (self.objects.get(&key), addresses) else {
+                continue;
+            };
+            if pod.addresses != addresses {
+                let pod = policy::Pod { addresses: addresses.to_vec(), ..pod.clone() };
+                let objects = &mut self.objects;
+                self.differences.touch(&key, || objects.get(&key));
+                objects.insert(key, Change::Pod(pod));
+            }
+        }
+    }
+
+    /// The label sets in use.
+    fn labels(&self) -> impl Iterator<Item = &Labels> {
+        let own = self.objects.values().filter_map(|change| match change {
+            Change::Pod(pod) => Some(&pod.labels),
+            Change::Namespace(namespace) => Some(&namespace.labels),
+            _ => None,
+        });
+        own.chain(self.differences.labels())
+    }
+}
+
+/// What identifies an object, also one of which nothing else is understood; `None` if it has no name.
+fn key(kind: Kind, object: &Object, interner: &Interner) -> Option<Key> {
+    let name = Some(object.name()).filter(|name| !name.is_empty())?;
+    let namespace = || interner.text(object.namespace());
+    Some(match kind {
+        Kind::Namespace => Key::Namespace(interner.text(name)),
+        Kind::Node => Key::Node(interner.text(name)),
+        Kind::Pod => Key::Pod(PodName::new(namespace(), name)),
+        Kind::NetworkPolicy => Key::Policy(PolicyName::network_policy(namespace(), name)),
+    })
+}

@@ -1,0 +1,428 @@
+//! Packets that wait for a pod to be known, through real queues.
+
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+use dataplane::queues::QueueRange;
+use dataplane::workers::{HoldCounters, HoldLimits, Holders, Workers, WorkersConfig};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, bind, connect, recv, sendto,
+    setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
+use policy::{Change, Compiler, Judgement, Node, Outcome, PodName, Published, Reason, Scope, Verdict};
+
+use crate::namespace::in_namespace;
+use crate::rules::{make_chains, queue_to};
+use crate::shop::{self, ADDRESSES, DB, WEB};
+use crate::workers::{PATIENCE, config, receiver, total};
+
+/// In this node's pod CIDR: pods that the inventory does not know yet.
+const COMING: &str = "10.9.0.9";
+const ALSO_COMING: &str = "10.9.0.10";
+/// In the pod CIDR of node `node-b`: a pod that is not known yet, and what Flannel gives to the node itself.
+const FAR: &str = "10.9.1.9";
+const FAR_BRIDGE: &str = "10.9.1.1";
+/// One queue, so that all packets of a story come to one worker.
+const QUEUE: QueueRange = QueueRange { first: 100, count: 1 };
+/// Long enough for a packet to come through, short enough to be told from any hold.
+const SOON: Duration = Duration::from_millis(400);
+
+/// The shop with a second node, its workers, and what they record.
+struct Story {
+    compiler: Compiler,
+    published: Arc<Published>,
+    workers: Workers,
+    holders: Holders,
+    records: Receiver<Judgement>,
+}
+
+impl Story {
+    fn begin(hold: HoldLimits, when_unsure: Verdict) -> Self {
+        make_chains("postrouting", &[]);
+        let (first, _) = shop::open(&[5000]);
+        let mut compiler = Compiler::new(Scope::Node("node-a".into())).when_unsure(when_unsure);
+        let inventory = first.inventory();
+        let nodes = inventory.nodes.values().cloned().map(Change::Node);
+        let pods = inventory.pods.values().cloned().map(Change::Pod);
+        let policies = inventory.policies.values().cloned().map(Change::Policy);
+        let far = Node {
+            name: "node-b".into(),
+            addresses: vec!["192.0.2.2".parse().unwrap()],
+            pod_cidrs: vec!["10.9.1.0/24".parse().unwrap()],
+        };
+        let changes = nodes.chain(pods).chain(policies).chain([Change::Node(far)]);
+        let published = Published::new(compiler.apply(changes), 1);
+        let (recorder, records) = channel();
+        let workers = Workers::start(WorkersConfig { hold, ..config(QUEUE) }, &published, |_| {
+            let recorder = recorder.clone();
+            move |judgement| recorder.send(judgement).unwrap_or(())
+        });
+        let workers = workers.unwrap();
+        queue_to(Some(QUEUE));
+        Self { compiler, published, holders: workers.holders(), workers, records }
+    }
+
+    /// Publishes what comes of a change, as the agent does.
+    fn change(&mut self, change: Change) {
+        let mut grace = self.published.publish(self.compiler.apply([change]));
+        self.holders.wake();
+        let started = Instant::now();
+        while !grace.over() {
+            assert!(
+                started.elapsed() < Duration::from_secs(2),
+                "held packets must not delay the grace period"
+            );
+            thread::yield_now();
+        }
+    }
+
+    /// Waits until the workers have counted so.
+    #[track_caller]
+    fn wait(&self, what: &str, reached: impl Fn(HoldCounters) -> bool) -> HoldCounters {
+        let started = Instant::now();
+        loop {
+            let counters = total(&self.workers).hold;
+            if reached(counters) {
+                return counters;
+            }
+            assert!(started.elapsed() < PATIENCE, "waited for {what}: {counters:?}");
+            sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn record(&self) -> Judgement {
+        self.records.recv_timeout(PATIENCE).unwrap()
+    }
+}
+
+/// A pod with the labels of `like`, under another name.
+fn pod(name: &str, like: &str, node: &str, address: &str) -> Change {
+    let pod = shop::pod(like, &[address]);
+    Change::Pod(policy::Pod { name: PodName::new("shop", name), node: Some(node.into()), ..pod })
+}
+
+fn in_shop(story: impl FnOnce() + Send) {
+    let more = [COMING, ALSO_COMING, FAR, FAR_BRIDGE].map(|address| format!("{address}/24"));
+    let addresses: Vec<&str> = ADDRESSES.into_iter().chain(more.iter().map(String::as_str)).collect();
+    in_namespace(&addresses, story);
+}
+
+fn from(source: &str) -> UdpSocket {
+    UdpSocket::bind((source, 0)).unwrap()
+}
+
+fn send(from: &UdpSocket, to: &UdpSocket) {
+    from.send_to(b"hello", to.local_addr().unwrap()).unwrap();
+}
+
+/// How many packets are there, or come soon.
+fn arrived(to: &UdpSocket) -> usize {
+    to.set_read_timeout(Some(SOON)).unwrap();
+    std::iter::from_fn(|| to.recv(&mut [0; 16]).ok()).count()
+}
+
+#[test]
+fn a_packet_waits_for_its_pod_and_passes_once_policy_allows_the_pod() {
+    in_shop(|| {
+        for (address, node) in [(COMING, "node-a"), (FAR, "node-b")] {
+            let mut story = Story::begin(HoldLimits::default(), Verdict::Deny);
+            let to = receiver(5000);
+            send(&from(address), &to);
+            story.wait("the packet to be held", |hold| hold.now == 1);
+            // A change that brings nothing new of the pod.
+            story.change(pod("else", "other", "node-a", "10.9.0.40"));
+            assert_eq!(arrived(&to), 0, "nobody knows who {address} is");
+
+            let published = Instant::now();
+            story.change(pod("new", "web", node, address));
+            to.set_read_timeout(Some(PATIENCE)).unwrap();
+            to.recv(&mut [0; 16]).unwrap();
+            let took = published.elapsed();
+            assert!(took < SOON, "it came {took:?} after its pod");
+            let record = story.record();
+            assert_eq!(record.decision.verdict(), Verdict::Allow);
+            assert!(matches!(record.decision.ingress.reason, Reason::Rule(_)), "{record:?}");
+            assert!(record.held.unwrap() >= SOON && record.elapsed < SOON, "{record:?}");
+            let counters = story.wait("its end", |hold| hold.now == 0);
+            assert_eq!(counters, HoldCounters { held: 1, allowed: 1, ..Default::default() });
+            queue_to(None);
+            story.workers.stop();
+            crate::namespace::run("nft delete table inet t");
+        }
+    });
+}
+
+#[test]
+fn a_packet_waits_for_its_pod_and_is_dropped_once_policy_denies_the_pod() {
+    in_shop(|| {
+        let mut story = Story::begin(HoldLimits::default(), Verdict::Allow);
+        let to = receiver(5000);
+        send(&from(FAR), &to);
+        story.wait("the packet to be held", |hold| hold.now == 1);
+        story.change(pod("new", "other", "node-b", FAR));
+        let record = story.record();
+        assert_eq!(record.decision.ingress, Outcome::deny(Reason::DefaultDeny));
+        assert!(record.held.is_some());
+        let counters = story.wait("its end", |hold| hold.now == 0);
+        assert_eq!(counters, HoldCounters { held: 1, denied: 1, ..Default::default() });
+        assert_eq!(arrived(&to), 0);
+    });
+}
+
+#[test]
+fn a_denial_that_no_pod_can_change_is_given_at_once() {
+    in_shop(|| {
+        let story = Story::begin(HoldLimits::default(), Verdict::Deny);
+        // No rule opens port 6000; the other node's own address is no pod's and never will be.
+        for (source, port) in [(FAR, 6000), (FAR_BRIDGE, 5000), (COMING, 6000)] {
+            send(&from(source), &receiver(port));
+            let record = story.record();
+            assert_eq!(record.decision.ingress, Outcome::deny(Reason::DefaultDeny), "{source} to {port}");
+            assert_eq!(record.held, None);
+        }
+        assert_eq!(total(&story.workers).hold, HoldCounters::default());
+    });
+}
+
+#[test]
+fn a_pod_that_does_not_come_ends_the_hold_as_the_operator_says() {
+    let time = Duration::from_millis(300);
+    for when_unsure in [Verdict::Deny, Verdict::Allow] {
+        in_shop(|| {
+            let story = Story::begin(HoldLimits { time, ..HoldLimits::default() }, when_unsure);
+            let to = receiver(5000);
+            for source in [COMING, FAR] {
+                send(&from(source), &to);
+            }
+            let records = [story.record(), story.record()];
+            assert_eq!(
+                records[0].decision.egress,
+                Outcome { verdict: when_unsure, reason: Reason::UnknownPod }
+            );
+            for record in records {
+                let held = record.held.unwrap();
+                assert!((time..time + SOON).contains(&held), "held {held:?}");
+                assert_eq!(
+                    record.decision.ingress,
+                    Outcome { verdict: when_unsure, reason: Reason::UnknownPeer }
+                );
+            }
+            let counters = story.wait("the end", |hold| hold.now == 0);
+            assert_eq!(counters, HoldCounters { held: 2, expired: 2, ..Default::default() });
+            assert_eq!(arrived(&to), if when_unsure == Verdict::Allow { 2 } else { 0 });
+        });
+    }
+}
+
+#[test]
+fn known_pods_go_on_while_others_are_waited_for() {
+    in_shop(|| {
+        let story =
+            Story::begin(HoldLimits { time: Duration::from_secs(2), ..HoldLimits::default() }, Verdict::Deny);
+        let to = receiver(5000);
+        send(&from(COMING), &to);
+        story.wait("the packet to be held", |hold| hold.now == 1);
+        let web = from(WEB);
+        for _ in 0..100 {
+            send(&web, &to);
+            to.recv(&mut [0; 16]).unwrap();
+        }
+        let counters = story.wait("the end, though packets keep coming", |hold| {
+            send(&web, &to);
+            hold.now == 0
+        });
+        assert_eq!(counters.expired, 1);
+    });
+}
+
+#[test]
+fn what_finds_no_room_is_judged_at_once() {
+    for when_unsure in [Verdict::Deny, Verdict::Allow] {
+        in_shop(|| {
+            let limits = HoldLimits { packets: 8, ..HoldLimits::default() };
+            let story = Story::begin(limits, when_unsure);
+            let (to, web) = (receiver(5000), from(COMING));
+            (0..10).for_each(|_| send(&web, &to));
+            let expected = HoldCounters { now: 8, held: 8, no_room: 2, ..Default::default() };
+            let counters = story.wait("ten packets", |hold| hold.held + hold.no_room == 10);
+            assert_eq!(counters, expected);
+            for _ in 0..2 {
+                let record = story.record();
+                assert_eq!((record.held, record.decision.verdict()), (None, when_unsure));
+            }
+            assert_eq!(arrived(&to), if when_unsure == Verdict::Allow { 2 } else { 0 });
+        });
+    }
+}
+
+#[test]
+fn nothing_is_held_where_the_operator_wants_none_held() {
+    for limits in [
+        HoldLimits { packets: 0, ..Default::default() },
+        HoldLimits { time: Duration::ZERO, ..Default::default() },
+    ] {
+        in_shop(|| {
+            let story = Story::begin(limits, Verdict::Deny);
+            send(&from(COMING), &receiver(5000));
+            assert_eq!(story.record().held, None);
+            assert_eq!(total(&story.workers).hold, HoldCounters::default());
+        });
+    }
+}
+
+#[test]
+fn held_packets_leave_half_of_the_kernels_queue_free() {
+    in_shop(|| {
+        make_chains("postrouting", &[]);
+        let published = shop::published(&[5000], 1);
+        let workers =
+            Workers::start(WorkersConfig { queue_length: 16, ..config(QUEUE) }, &published, |_| |_| {})
+                .unwrap();
+        queue_to(Some(QUEUE));
+        let (to, web) = (receiver(5000), from(WEB));
+        for source in [COMING, ALSO_COMING] {
+            let unknown = from(source);
+            (0..8).for_each(|_| send(&unknown, &to));
+        }
+        while total(&workers).hold.no_room < 8 {
+            thread::yield_now();
+        }
+        // Were the queue full, these would be dropped.
+        for _ in 0..100 {
+            send(&web, &to);
+            to.recv(&mut [0; 16]).unwrap();
+        }
+        let HoldCounters { now, no_room, .. } = total(&workers).hold;
+        assert_eq!((now, no_room), (8, 8));
+    });
+}
+
+#[test]
+fn a_flood_from_one_unknown_address_leaves_room_for_others() {
+    in_shop(|| {
+        let mut story = Story::begin(HoldLimits { packets: 160, ..HoldLimits::default() }, Verdict::Deny);
+        let to = receiver(5000);
+        let flood = from(COMING);
+        (0..500).for_each(|_| send(&flood, &to));
+        story.wait("the flood", |hold| hold.held + hold.no_room == 500);
+        send(&from(ALSO_COMING), &to);
+        let counters = story.wait("another packet", |hold| hold.held + hold.no_room == 501);
+        assert_eq!((counters.now, counters.no_room), (11, 490), "a sixteenth of the room, and one more");
+        story.change(pod("new", "web", "node-a", ALSO_COMING));
+        to.recv(&mut [0; 16]).unwrap();
+    });
+}
+
+#[test]
+fn workers_that_stop_judge_what_they_hold_by_what_is_known_then() {
+    in_shop(|| {
+        let mut story = Story::begin(HoldLimits::default(), Verdict::Deny);
+        let to = receiver(5000);
+        for source in [COMING, ALSO_COMING] {
+            send(&from(source), &to);
+        }
+        story.wait("both to be held", |hold| hold.now == 2);
+        // Nobody tells the worker, so it looks for itself at its end.
+        drop(story.published.publish(story.compiler.apply([pod("new", "web", "node-a", COMING)])));
+        queue_to(None);
+        let stopping = Instant::now();
+        story.workers.stop();
+        let took = stopping.elapsed();
+        assert!(took < Duration::from_secs(3), "to stop took {took:?}");
+        assert_eq!(arrived(&to), 1, "the one that is known passes");
+        let verdicts = [(); 2].map(|()| story.records.recv_timeout(PATIENCE).unwrap().decision.verdict());
+        assert_eq!(verdicts, [Verdict::Allow, Verdict::Deny]);
+    });
+}
+
+#[test]
+fn a_connection_that_waits_for_its_pod_succeeds() {
+    in_shop(|| {
+        let mut story = Story::begin(HoldLimits::default(), Verdict::Deny);
+        let listener = TcpListener::bind((DB, 5000)).unwrap();
+        let connected = thread::scope(|scope| {
+            let client = scope.spawn(|| {
+                let client =
+                    socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp)
+                        .unwrap();
+                bind(client.as_raw_fd(), &SockaddrIn::new(10, 9, 0, 9, 0)).unwrap();
+                connect(client.as_raw_fd(), &SockaddrIn::new(10, 9, 0, 2, 5000)).unwrap();
+                TcpStream::from(client)
+            });
+            story.wait("its first packet to be held", |hold| hold.now == 1);
+            story.change(pod("new", "web", "node-a", COMING));
+            client.join().unwrap()
+        });
+        let (_, peer) = listener.accept().unwrap();
+        assert_eq!(connected.local_addr().unwrap(), peer);
+    });
+}
+
+#[test]
+fn what_a_connection_sends_again_takes_no_more_room() {
+    in_shop(|| {
+        let mut story = Story::begin(HoldLimits::default(), Verdict::Deny);
+        let raw = |protocol| -> OwnedFd {
+            // SAFETY: `socket` returns a descriptor that nobody else has, or -1, which the assertion refuses.
+            #[allow(unsafe_code)]
+            unsafe {
+                let fd = libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol);
+                assert!(fd >= 0, "a raw socket");
+                FromRawFd::from_raw_fd(fd)
+            }
+        };
+        let (sender, receiver) = (raw(libc::IPPROTO_RAW), raw(libc::IPPROTO_TCP));
+        setsockopt(&receiver, sockopt::ReceiveTimeout, &TimeVal::new(0, 400_000)).unwrap();
+        // A node's own TCP does not send again what its own kernel still holds; one on another node does.
+        let first_packet_from_port = |port: u8| {
+            let header = [0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0, 10, 9, 0, 9, 10, 9, 0, 2];
+            let tcp = [0x9c, port, 0x13, 0x88, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0];
+            let to = SockaddrIn::new(10, 9, 0, 2, 0);
+            sendto(sender.as_raw_fd(), &[header, tcp].concat(), &to, MsgFlags::empty()).unwrap();
+        };
+        [1, 1, 2, 1].into_iter().for_each(first_packet_from_port);
+        let counters = story.wait("four packets", |hold| hold.held + hold.repeated == 4);
+        assert_eq!(counters, HoldCounters { now: 2, held: 2, repeated: 2, ..Default::default() });
+        story.change(pod("new", "web", "node-a", COMING));
+        story.wait("their end", |hold| hold.now == 0);
+        let received = std::iter::from_fn(|| {
+            let mut packet = [0; 64];
+            recv(receiver.as_raw_fd(), &mut packet, MsgFlags::empty()).ok().map(|_| packet)
+        });
+        // Their answers come by here, too.
+        let ports: Vec<u8> =
+            received.filter(|packet| packet[12..16] == [10, 9, 0, 9]).map(|packet| packet[21]).collect();
+        assert_eq!(ports, [1, 2], "each connection's first packet, once");
+        let verdicts = [(); 2].map(|()| story.record().decision.verdict());
+        assert_eq!(verdicts, [Verdict::Allow; 2]);
+    });
+}
+
+#[test]
+fn a_pod_that_becomes_known_at_the_same_instant_is_not_missed() {
+    in_shop(|| {
+        let mut story = Story::begin(HoldLimits::default(), Verdict::Deny);
+        let (to, from) = (receiver(5000), from(COMING));
+        to.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        for round in 0..500u32 {
+            story.change(Change::PodGone(PodName::new("shop", "new")));
+            let next = story.compiler.apply([pod("new", "web", "node-a", COMING)]);
+            let pause = round % 50;
+            thread::scope(|scope| {
+                scope.spawn(|| send(&from, &to));
+                (0..pause * 20).for_each(|_| std::hint::spin_loop());
+                drop(story.published.publish(next));
+                story.holders.wake();
+            });
+            to.recv(&mut [0; 16]).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        }
+        let counters = total(&story.workers).hold;
+        assert_eq!((counters.expired, counters.now), (0, 0), "{counters:?}");
+        assert!(counters.held > 0, "no packet came before its pod: {counters:?}");
+    });
+}

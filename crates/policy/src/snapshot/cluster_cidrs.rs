@@ -1,0 +1,68 @@
+//! The pod CIDRs of all nodes: whether an address that no known pod has is one that pods are given.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::snapshot::trie::Trie;
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ClusterCidrs {
+    /// 1 inside of a CIDR and 0 outside; `None` if there is none of the family.
+    ipv4: Option<Trie>,
+    /// Likewise.
+    ipv6: Option<Trie>,
+}
+
+impl ClusterCidrs {
+    /// Of these CIDRs, in any order; host bits are ignored.
+    pub(crate) fn new<'a>(cidrs: impl IntoIterator<Item = &'a IpNet>) -> Self {
+        let cidrs: BTreeSet<IpNet> = cidrs.into_iter().map(IpNet::trunc).collect();
+        let (ipv4, ipv6) = cidrs.into_iter().partition(|cidr| cidr.addr().is_ipv4());
+        Self { ipv4: trie(Ipv4Net::default().into(), ipv4), ipv6: trie(Ipv6Net::default().into(), ipv6) }
+    }
+
+    /// Whether ANY of the CIDRs holds `address`.
+    #[inline]
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        let trie = if address.is_ipv4() { &self.ipv4 } else { &self.ipv6 };
+        trie.as_ref().is_some_and(|trie| trie.longest_prefix(address) == 1)
+    }
+}
+
+/// `everything` is the empty prefix of the family.
+fn trie(everything: IpNet, cidrs: BTreeSet<IpNet>) -> Option<Trie> {
+    let around = (everything, u32::from(cidrs.contains(&everything)));
+    let inner = cidrs.iter().filter(|cidr| **cidr != everything).map(|cidr| (*cidr, 1));
+    (!cidrs.is_empty()).then(|| Trie::new(&[around].into_iter().chain(inner).collect::<Vec<_>>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn holds(cidrs: &[&str], inside: &[&str], outside: &[&str]) {
+        let cidrs: Vec<IpNet> = cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
+        let cluster = ClusterCidrs::new(&cidrs);
+        for (addresses, expected) in [(inside, true), (outside, false)] {
+            for address in addresses {
+                assert_eq!(cluster.contains(address.parse().unwrap()), expected, "{address} in {cidrs:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_is_the_clusters_if_any_node_gives_it_to_pods() {
+        holds(
+            &["10.244.2.0/24", "10.244.1.7/24", "10.244.2.0/25", "fd00:2::/64"],
+            &["10.244.1.0", "10.244.1.255", "10.244.2.1", "10.244.2.200", "fd00:2::1"],
+            &["10.244.0.255", "10.244.3.0", "192.0.2.1", "fd00:1::1", "::1"],
+        );
+        holds(&["10.244.1.0/24"], &["10.244.1.9"], &["fd00:1::1"]);
+        holds(&["0.0.0.0/0"], &["192.0.2.1"], &["fd00:1::1"]);
+        holds(&[], &[], &["10.244.1.1", "::1"]);
+    }
+}

@@ -1,0 +1,159 @@
+//! `cargo xtask image`: the container image, built without a container engine.
+//!
+//! ```text
+//!  [ Platform ] -> static program, tried -> [ Layer ] -> [ Archive ] -> one file that Docker, Podman and containerd take
+//! ```
+//!
+//! The same sources and compiler give the same bytes: no time, no user and no order of a file system goes into the archive.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::machine::program;
+use crate::need::{Purpose, is_static};
+use crate::setup;
+use crate::task::{Output, Task};
+use crate::workspace::Workspace;
+
+mod archive;
+mod layer;
+mod platform;
+
+use archive::Image;
+use platform::Platform;
+
+/// No image may be larger: what a node downloads before its first pod has policy.
+const LARGEST: u64 = 20_000_000;
+
+/// An optimised build of everything, on a slow machine.
+const BUILD_LIMIT: Duration = Duration::from_secs(40 * 60);
+
+/// A program that only answers a question.
+const TRIAL_LIMIT: Duration = Duration::from_secs(60);
+
+/// What to build, and where to.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// For this platform. May be given several times, or separated by commas. Default: this machine's own.
+    #[arg(long, value_enum, value_delimiter = ',', conflicts_with = "all")]
+    platform: Vec<Platform>,
+    /// For all platforms.
+    #[arg(long)]
+    all: bool,
+    /// The image's name and tag. Default: kube-verdict and the version.
+    #[arg(long, value_name = "NAME:TAG", value_parser = archive::Reference::parse)]
+    tag: Option<archive::Reference>,
+    /// The archive. Default: kube-verdict-VERSION.tar in the target folder.
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+    let platforms = arguments.platforms()?;
+    let foreign = platforms.iter().any(|platform| !platform.is_own());
+    setup::ensure(workspace, if foreign { &[Purpose::Build, Purpose::Foreign] } else { &[Purpose::Build] })?;
+    let version = env!("CARGO_PKG_VERSION");
+    let mut images = Vec::new();
+    for platform in platforms {
+        let program = build(workspace, platform)?;
+        let bytes = fs::read(&program).with_context(|| format!("reading {}", program.display()))?;
+        ensure!(is_static(&bytes), "{} is not linked statically: no image can run it", program.display());
+        try_it(workspace, platform, &program)?;
+        images.push(Image::new(platform, layer::pack(&bytes)?, version)?);
+    }
+    let reference = match &arguments.tag {
+        Some(reference) => reference.clone(),
+        None => archive::Reference::parse(&format!("kube-verdict:{version}")).map_err(anyhow::Error::msg)?,
+    };
+    let output = match &arguments.output {
+        Some(file) => file.clone(),
+        None => workspace.target().join(format!("kube-verdict-{version}.tar")),
+    };
+    let bytes = archive::pack(&images, &reference)?;
+    fs::write(&output, bytes).with_context(|| format!("writing {}", output.display()))?;
+    report(&images, &reference, &output)
+}
+
+impl Arguments {
+    /// Each once, in a fixed order.
+    fn platforms(&self) -> Result<Vec<Platform>> {
+        let mut platforms = match (self.all, self.platform.is_empty()) {
+            (true, _) => Platform::ALL.into(),
+            (false, true) => vec![Platform::own()?],
+            (false, false) => self.platform.clone(),
+        };
+        platforms.sort_unstable();
+        platforms.dedup();
+        Ok(platforms)
+    }
+}
+
+/// Builds the program for a platform, static and without symbols.
+fn build(workspace: &Workspace, platform: Platform) -> Result<PathBuf> {
+    let mut command = workspace.cargo("build");
+    command.args(["--release", "-p", "kube-verdict", "--target", platform.rust_target()]);
+    platform.set_up(&mut command);
+    carry_out(workspace, &format!("build {}", platform.architecture()), command, BUILD_LIMIT)?;
+    Ok(workspace.target().join(platform.rust_target()).join("release/kube-verdict"))
+}
+
+/// Lets the program say its version, and explain a packet: on the machine itself, or in qemu's user mode.
+fn try_it(workspace: &Workspace, platform: Platform, file: &std::path::Path) -> Result<()> {
+    let start = || -> Result<Command> {
+        if platform.is_own() {
+            return Ok(Command::new(file));
+        }
+        let emulator = platform.emulator();
+        let mut command = Command::new(program(emulator).with_context(|| format!("{emulator} is missing"))?);
+        command.arg(file);
+        Ok(command)
+    };
+    let mut version = start()?;
+    version.arg("--version");
+    let mut explain = start()?;
+    explain
+        .args(["explain", "--source", "manifests/examples/shop"])
+        .args(["--from", "web/shop", "--to", "db/orders", "--port", "5432"])
+        .current_dir(workspace.root());
+    for (what, command) in [("version", version), ("explain", explain)] {
+        carry_out(workspace, &format!("{what} {}", platform.architecture()), command, TRIAL_LIMIT)?;
+    }
+    Ok(())
+}
+
+fn carry_out(workspace: &Workspace, name: &str, command: Command, limit: Duration) -> Result<()> {
+    let task = Task { name, command, limit, output: Output::Logged };
+    match task.run(&workspace.logs())?.failure {
+        None => Ok(()),
+        Some(failure) => bail!("{name}: {failure}"),
+    }
+}
+
+/// Says what was made. An image that is too large is a failure, though its archive stays for a look.
+fn report(images: &[Image], reference: &archive::Reference, output: &std::path::Path) -> Result<ExitCode> {
+    let megabytes = |bytes: u64| bytes as f64 / 1e6;
+    for image in images {
+        anstream::println!(
+            "{}  {:.1} MB to download, {:.1} MB unpacked",
+            image.platform().name(),
+            megabytes(image.compressed()),
+            megabytes(image.unpacked()),
+        );
+    }
+    anstream::println!("{reference} in {}", output.display());
+    anstream::println!("  docker load -i {0}\n  ctr -n k8s.io images import {0}", output.display());
+    for image in images {
+        ensure!(
+            image.unpacked() <= LARGEST,
+            "{} is larger than {:.0} MB",
+            image.platform().name(),
+            megabytes(LARGEST)
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}

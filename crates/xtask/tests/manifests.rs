@@ -1,0 +1,134 @@
+//! What `kubectl apply` takes, under manifests: the agent may do what it needs and nothing else, in each way to install it.
+#![allow(clippy::unwrap_used, reason = "what goes wrong here is what the test reports")]
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+/// The objects of a file.
+fn objects(file: &str) -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../manifests").join(file);
+    serde_saphyr::from_multiple(&fs::read_to_string(&path).unwrap()).unwrap()
+}
+
+fn object(file: &str, kind: &str) -> Value {
+    let mut found = objects(file).into_iter().filter(|object| object["kind"] == kind);
+    let object = found.next().unwrap_or_else(|| panic!("{file} has no {kind}"));
+    assert!(found.next().is_none(), "{file} has two of {kind}");
+    object
+}
+
+/// The pod of the DaemonSet of its own, and the part that is added to Flannel's.
+fn pods() -> [Value; 2] {
+    ["base/kube-verdict.yaml", "flannel/sidecar.yaml"]
+        .map(|file| object(file, "DaemonSet")["spec"]["template"]["spec"].take())
+}
+
+fn container(pod: &Value) -> &Value {
+    let [container] = &pod["containers"].as_array().unwrap()[..] else { panic!("one container: {pod}") };
+    container
+}
+
+#[test]
+fn both_ways_run_the_same_container() {
+    let [own, flannel] = pods();
+    assert_eq!(container(&own), container(&flannel));
+    assert_eq!(own["volumes"], flannel["volumes"]);
+    let roles = ["base/kube-verdict.yaml", "flannel/rbac.yaml"].map(|file| object(file, "ClusterRole"));
+    assert_eq!(roles[0]["rules"], roles[1]["rules"]);
+}
+
+#[test]
+fn it_has_one_capability_and_writes_nothing_on_the_node() {
+    for pod in pods() {
+        let container = container(&pod);
+        assert_eq!(
+            container["securityContext"],
+            json!({
+                "privileged": false,
+                "allowPrivilegeEscalation": false,
+                "readOnlyRootFilesystem": true,
+                "capabilities": { "drop": ["ALL"], "add": ["NET_ADMIN"] },
+                "seccompProfile": { "type": "RuntimeDefault" },
+            })
+        );
+        for volume in pod["volumes"].as_array().unwrap() {
+            let mounts = container["volumeMounts"].as_array().unwrap();
+            let mount = mounts.iter().find(|mount| mount["name"] == volume["name"]).unwrap();
+            let on_the_node = volume.get("hostPath").is_some();
+            assert_eq!(mount["readOnly"] == true, on_the_node, "{volume}");
+        }
+        for shared in ["hostPID", "hostIPC", "shareProcessNamespace"] {
+            assert_eq!(pod[shared], Value::Null, "{shared}");
+        }
+    }
+}
+
+#[test]
+fn it_reads_what_policy_needs_and_writes_events_alone() {
+    let rules = object("base/kube-verdict.yaml", "ClusterRole")["rules"].take();
+    assert_eq!(
+        rules,
+        json!([
+            { "apiGroups": [""], "resources": ["namespaces", "nodes", "pods"], "verbs": ["list", "watch"] },
+            { "apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["list", "watch"] },
+            { "apiGroups": [""], "resources": ["events"], "verbs": ["create"] },
+        ])
+    );
+    for (file, account, namespace) in [
+        ("base/kube-verdict.yaml", "kube-verdict", "kube-system"),
+        ("flannel/rbac.yaml", "flannel", "kube-flannel"),
+    ] {
+        let role = object(file, "ClusterRole");
+        let binding = object(file, "ClusterRoleBinding");
+        assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"]);
+        assert_eq!(
+            binding["subjects"],
+            json!([{ "kind": "ServiceAccount", "name": account, "namespace": namespace }])
+        );
+    }
+}
+
+#[test]
+fn two_agents_of_a_node_can_run_side_by_side_during_an_upgrade() {
+    let daemon_set = object("base/kube-verdict.yaml", "DaemonSet");
+    assert_eq!(
+        daemon_set["spec"]["updateStrategy"],
+        json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } })
+    );
+    let [pod, _] = pods();
+    assert_eq!(pod["hostNetwork"], true);
+    let container = container(&pod);
+    assert_eq!(container["ports"], Value::Null, "a port on the node's network is a port of one pod");
+    for (probe, question) in [("livenessProbe", "live"), ("readinessProbe", "ready")] {
+        let socket = "--http-socket=/run/kube-verdict/http.sock";
+        let command = json!(["/kube-verdict", "probe", question, socket]);
+        assert_eq!(container[probe]["exec"]["command"], command, "each asks its own agent");
+        assert!(container["args"].as_array().unwrap().contains(&json!(socket)));
+    }
+}
+
+#[test]
+fn it_runs_on_every_node_and_is_not_the_first_to_go() {
+    let [pod, _] = pods();
+    assert_eq!(pod["priorityClassName"], "system-node-critical");
+    assert_eq!(pod["tolerations"], json!([{ "operator": "Exists" }]));
+    let resources = &container(&pod)["resources"];
+    for resource in
+        [&resources["requests"]["cpu"], &resources["requests"]["memory"], &resources["limits"]["memory"]]
+    {
+        assert!(resource.is_string(), "{resources}");
+    }
+    assert_eq!(resources["limits"]["cpu"], Value::Null, "no verdict waits for a share of the processor");
+}
+
+#[test]
+fn flannels_own_container_stays_the_one_that_kubectl_means() {
+    let patch = object("flannel/sidecar.yaml", "DaemonSet");
+    assert_eq!(patch["metadata"]["name"], "kube-flannel-ds");
+    assert_eq!(
+        patch["spec"]["template"]["metadata"]["annotations"],
+        json!({ "kubectl.kubernetes.io/default-container": "kube-flannel" })
+    );
+}
