@@ -3,7 +3,7 @@
 //! From: the source's updates. To: the [`Engine`]. Invariant: whatever is missing, the agent stays live, says in one sentence
 //! what it waits for, and tries again; rules that are in the kernel stay there when it ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -18,7 +18,7 @@ use dataplane::queues::QueueRange;
 use dataplane::remembered::{Heard, History, RememberedLog};
 use dataplane::table::{Remember, Table, TableConfig, TableError, WhenDown};
 use dataplane::workers::{Workers, WorkersConfig};
-use policy::{Change, Compiler, Direction, PolicyName, Published, Scope, Snapshot};
+use policy::{Change, Compiler, PolicyName, Published, Scope, Snapshot};
 
 use crate::engine::{Applied, Engine, EngineError, open_addresses};
 use crate::health::{Health, Topic};
@@ -37,9 +37,6 @@ const TRY_AGAIN: Duration = Duration::from_secs(2);
 
 /// How often it looks at the needs of a running agent.
 const CHECK_NEEDS: Duration = Duration::from_secs(10);
-
-/// With fewer connections than this a look at all of them is as quick as one at a single pod's: both walk the whole hash table.
-const CROWDED: u64 = 20_000;
 
 /// What the agent's thread is told.
 #[derive(Debug)]
@@ -177,7 +174,7 @@ impl Agent {
                 self.engine = Some(engine);
                 self.health.state().settled(Topic::Install);
                 // Adopts the connections that exist.
-                self.put_in_force(0, Duration::ZERO, &[]);
+                self.put_in_force(0, Duration::ZERO, &BTreeSet::new());
                 self.health.state().settled(Topic::Starting);
             }
             Err(why) => self.health.state().not_ready(Topic::Install, format!("{why:#}")),
@@ -351,11 +348,9 @@ impl Agent {
                 tallies.tallies().forget(policy);
             }
         }
-        let touched = match status::Conntrack::read() {
-            Some(table) if table.entries >= CROWDED => {
-                touched::pods(&update.changes, self.compiler.inventory(), &self.config.node)
-            }
-            _ => Vec::new(),
+        let touched = match self.engine {
+            Some(_) => touched::pods(&update.changes, self.compiler.inventory(), &self.config.node),
+            None => BTreeSet::new(),
         };
         let pod_cidrs = &self.config.pod_cidrs;
         let snapshot = self.compiler.apply(update.changes.into_iter().map(|change| pod_cidrs.apply(change)));
@@ -365,7 +360,7 @@ impl Agent {
     }
 
     /// Puts the newest snapshot in force. Does nothing before the rules are installed.
-    fn put_in_force(&mut self, changes: u64, compile: Duration, first: &[(Direction, IpAddr)]) {
+    fn put_in_force(&mut self, changes: u64, compile: Duration, changing: &BTreeSet<IpAddr>) {
         let (Some(engine), Some(snapshot)) = (&mut self.engine, &self.snapshot) else { return };
         let generation = snapshot.generation().0;
         self.health.state().status.published_generation = generation;
@@ -374,7 +369,7 @@ impl Agent {
             engine.publish(snapshot);
             return;
         }
-        match engine.put_in_force(snapshot, first) {
+        match engine.put_in_force(snapshot, changing) {
             Ok(applied) => {
                 self.behind = false;
                 self.health.state().in_force(std::mem::take(&mut self.versions));
@@ -484,7 +479,7 @@ impl Agent {
             Some(Ok(false)) | None => {}
         }
         if self.behind {
-            self.put_in_force(0, Duration::ZERO, &[]);
+            self.put_in_force(0, Duration::ZERO, &BTreeSet::new());
         }
     }
 

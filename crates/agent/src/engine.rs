@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use dataplane::conntrack::{Conntrack, ConntrackError};
 use dataplane::marks::Marks;
 use dataplane::remembered::History;
-use dataplane::sweep::{LocalAddresses, Scope, SweepReport, sweep, sweep_scope, wait_for_packets_under_way};
+use dataplane::sweep::{LocalAddresses, SweepReport, sweep, wait_for_packets_under_way};
 use dataplane::table::{OpenAddresses, Table, TableError};
 use dataplane::workers::Holders;
 use policy::published::Grace;
@@ -60,7 +60,7 @@ pub enum EngineError {
 /// What it took to put a snapshot in force.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Applied {
-    /// What became of the connections; both passes together.
+    /// What became of the connections.
     pub swept: SweepReport,
     /// Waiting for verdicts under way.
     pub grace: Duration,
@@ -85,11 +85,12 @@ impl Engine {
         Self { published, holders, table, conntrack, marks, record_open, history }
     }
 
-    /// Publish, grace, rules, sweep. `first` are the pods whose connections are looked at before all others.
+    /// Publish, grace, rules, sweep. What passes from or to the pods at the addresses `changing` is judged under `next` from the rules'
+    /// update on, connections that exist included, without waiting for the sweep.
     pub fn put_in_force(
         &mut self,
         next: &Arc<Snapshot>,
-        first: &[(Direction, IpAddr)],
+        changing: &BTreeSet<IpAddr>,
     ) -> Result<Applied, EngineError> {
         let started = Instant::now();
         // 1. From here on every verdict that begins follows `next`...
@@ -99,12 +100,17 @@ impl Engine {
         // 2. ... and from here on no verdict of an older snapshot reaches the kernel any more, so none is remembered.
         wait_for(&mut grace, started)?;
         let graced = Instant::now();
-        // 3. What passes without a question follows `next` from here on: packets of open pods, and of remembered pairs.
+        // 3. What passes without a question follows `next` from here on: packets of open pods, and of remembered pairs. So does all
+        //    that changing pods send and receive.
         let open = open_addresses(next, self.record_open);
-        self.table.update(next.pod_cidrs(), &open, next.generation())?;
+        self.table.update(next.pod_cidrs(), &open, next.generation(), changing)?;
         let updated = Instant::now();
-        // 4. Connections that got in before are judged again.
-        let swept = self.sweep(next, first)?;
+        // 4. What the older rules let through is in the table of connections...
+        wait_for_packets_under_way();
+        // 5. ... in which all are judged again.
+        let local = LocalAddresses::read().map_err(EngineError::LocalAddresses)?;
+        let swept = sweep(&mut self.conntrack, next, &self.marks, &local)?;
+        self.table.end_recheck()?;
         Ok(Applied { swept, grace: graced - started, table: updated - graced, whole: started.elapsed() })
     }
 
@@ -124,50 +130,6 @@ impl Engine {
     /// Goes on with rules that were written anew, since someone had deleted the old ones: everything passed meanwhile.
     pub fn replace_table(&mut self, table: Table) {
         self.table = table;
-    }
-
-    /// The connections of the pods of `first` that are in the table already, and then all, once what the older rules let
-    /// through is there, too.
-    fn sweep(
-        &mut self,
-        snapshot: &Snapshot,
-        first: &[(Direction, IpAddr)],
-    ) -> Result<SweepReport, EngineError> {
-        let started = Instant::now();
-        let local = LocalAddresses::read().map_err(EngineError::LocalAddresses)?;
-        let (revoked, restored) = self.sweep_pods(snapshot, &local, first)?;
-        wait_for_packets_under_way();
-        let all = sweep(&mut self.conntrack, snapshot, &self.marks, &local)?;
-        Ok(SweepReport {
-            revoked: all.revoked + revoked,
-            restored: all.restored + restored,
-            elapsed: started.elapsed(),
-            ..all
-        })
-    }
-
-    /// Each of these pods on a thread of its own: whatever a pass finds, it is a walk through the kernel's whole table.
-    /// Returns how many connections were revoked, and how many restored.
-    fn sweep_pods(
-        &self,
-        snapshot: &Snapshot,
-        local: &LocalAddresses,
-        pods: &[(Direction, IpAddr)],
-    ) -> Result<(u64, u64), ConntrackError> {
-        let sweep_pod = |direction, address| {
-            let scope = Scope::Pod(direction, address);
-            sweep_scope(&mut Conntrack::open()?, snapshot, &self.marks, local, scope)
-        };
-        thread::scope(|threads| {
-            let passes: Vec<_> = pods
-                .iter()
-                .map(|&(direction, address)| threads.spawn(move || sweep_pod(direction, address)))
-                .collect();
-            passes.into_iter().try_fold((0, 0), |(revoked, restored), pass| {
-                let swept = pass.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-                Ok((revoked + swept.revoked, restored + swept.restored))
-            })
-        })
     }
 }
 

@@ -4,11 +4,9 @@
 //! From: the kernel. To: the sweep. Invariant: only the bits under a change's mask change; entries are neither made nor
 //! deleted (a TCP flow whose entry is deleted comes back as a new connection).
 
-use std::net::IpAddr;
-
 use nix::errno::Errno;
 
-use crate::netlink::{Attributes, DUMP, Header, Messages, NetlinkError, REQUEST, Socket};
+use crate::netlink::{DUMP, Header, Messages, NetlinkError, REQUEST, Socket};
 
 pub mod entry;
 pub use entry::{Entry, Tuple};
@@ -27,11 +25,6 @@ const CTA_MARK: u16 = 8;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_MARK_MASK: u16 = 21;
-const CTA_FILTER: u16 = 25;
-const CTA_FILTER_ORIG_FLAGS: u16 = 1;
-const CTA_FILTER_REPLY_FLAGS: u16 = 2;
-/// `CTA_FILTER_F_CTA_IP_SRC`: compare the source address of the direction.
-const FILTER_SOURCE_ADDRESS: u32 = 1;
 
 /// Both families in one pass over the table.
 const ANY_FAMILY: u8 = 0;
@@ -44,71 +37,6 @@ const CHANGES: usize = 64 * 1024;
 pub struct Conntrack {
     reader: Socket,
     writer: Writer,
-}
-
-/// Which entries are visited: those that pass ALL parts. To leave an entry out costs the kernel a tenth of what it costs
-/// to hand it over.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Filter {
-    /// The mark is this under this mask.
-    pub mark: Option<MarkFilter>,
-    /// The first packet came from this address.
-    pub source: Option<IpAddr>,
-    /// The replies come from this address: after DNAT the first packet went there.
-    pub destination: Option<IpAddr>,
-}
-
-/// A mark with `value` in the bits of `mask`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MarkFilter {
-    /// The bits that must be set among those of the mask.
-    pub value: u32,
-    /// The bits that count.
-    pub mask: u32,
-}
-
-impl Filter {
-    /// The family to ask for: an address can only be compared within its own.
-    fn family(&self) -> u8 {
-        match self.source.or(self.destination) {
-            None => ANY_FAMILY,
-            Some(IpAddr::V4(_)) => libc::NFPROTO_IPV4 as u8,
-            Some(IpAddr::V6(_)) => libc::NFPROTO_IPV6 as u8,
-        }
-    }
-
-    fn write(&self, attributes: &mut Attributes<'_>) {
-        if let Some(MarkFilter { value, mask }) = self.mark {
-            attributes.be32(CTA_MARK, value).be32(CTA_MARK_MASK, mask);
-        }
-        let sides = [
-            (self.source, CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS),
-            (self.destination, CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS),
-        ];
-        // The kernel compares IPv6 addresses the wrong way round (`ctnetlink_filter_match_tuple`): it only gets to know the
-        // family, and `passes` does the rest.
-        if sides.iter().all(|(address, ..)| !address.is_some_and(|address| address.is_ipv4())) {
-            return;
-        }
-        // Both compare the source of a direction: of the original one, and of the replies.
-        for (address, tuple, _) in sides {
-            if let Some(address) = address {
-                attributes.nested(tuple, |attributes| entry::write_source(attributes, address));
-            }
-        }
-        attributes.nested(CTA_FILTER, |attributes| {
-            for (address, _, flags) in sides {
-                let compared = if address.is_some() { FILTER_SOURCE_ADDRESS } else { 0 };
-                attributes.bytes(flags, &u32::to_ne_bytes(compared));
-            }
-        });
-    }
-
-    /// Whether an entry has the addresses that are wanted. Kernels before 5.8 compare none.
-    fn passes(&self, entry: &Entry<'_>) -> bool {
-        self.source.is_none_or(|address| entry.original.source == address)
-            && self.destination.is_none_or(|address| entry.reply.source == address)
-    }
 }
 
 /// What becomes of an entry's mark: the bits under `mask` become `value`, the others stay.
@@ -153,24 +81,23 @@ impl Conntrack {
         Ok(Self { reader: open()?, writer: Writer::new(open()?) })
     }
 
-    /// Hands every confirmed entry that passes `filter` to `each`, and makes the changes that it asks for while the table
+    /// Hands every confirmed entry to `each`, and makes the changes that it asks for while the table
     /// is still being read. Connections that begin or end meanwhile may be missed; of those that live throughout, none is.
     pub fn visit(
         &mut self,
-        filter: Filter,
         mut each: impl FnMut(&Entry<'_>) -> Option<MarkChange>,
     ) -> Result<Visited, ConntrackError> {
         let Self { reader, writer } = self;
         writer.begin();
         let mut request = Messages::default();
         let sequence = reader.next_sequence();
-        let header = Header { kind: CT_GET, flags: REQUEST | DUMP, sequence, family: filter.family() };
-        request.push(header, |attributes| filter.write(attributes));
+        let header = Header { kind: CT_GET, flags: REQUEST | DUMP, sequence, family: ANY_FAMILY };
+        request.push(header, |_| {});
         let mut entries = 0;
         let mut failed = None;
         let read = reader.dump(request.as_bytes(), |message| {
             // An entry that lacks what every entry has is none of a kind that a packet of ours could belong to.
-            let Some(entry) = Entry::parse(&message).filter(|entry| filter.passes(entry)) else { return };
+            let Some(entry) = Entry::parse(&message) else { return };
             entries += 1;
             if failed.is_none()
                 && let Some(change) = each(&entry)

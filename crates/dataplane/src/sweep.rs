@@ -14,12 +14,11 @@
 //! pair a moment before. An allowed connection without it is judged, and recorded, at its next packet. REVOKED wins over
 //! ACCEPTED in the rules, so clearing REVOKED restores what was there before.
 
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use policy::{Decision, Direction, Directions, Outcome, Reason, Snapshot, Verdict};
+use policy::{Decision, Directions, Outcome, Reason, Snapshot, Verdict};
 
-use crate::conntrack::{Conntrack, ConntrackError, Entry, Filter, MarkChange};
+use crate::conntrack::{Conntrack, ConntrackError, Entry, MarkChange};
 use crate::marks::Marks;
 
 mod local;
@@ -27,33 +26,10 @@ mod under_way;
 pub use local::LocalAddresses;
 pub use under_way::wait_for_packets_under_way;
 
-/// Which connections a sweep looks at.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Scope {
-    /// All.
-    Every,
-    /// Those from a pod's address (egress) or to it (ingress). The kernel leaves the others out, so in a large table this
-    /// takes a small part of the time of [`Scope::Every`]: looked at first, what a change denies to one pod is cut sooner.
-    Pod(Direction, IpAddr),
-}
-
-impl Scope {
-    /// Which connections the kernel is to hand over.
-    fn filter(self) -> Filter {
-        match self {
-            Self::Every => Filter::default(),
-            Self::Pod(Direction::Egress, address) => Filter { source: Some(address), ..Filter::default() },
-            Self::Pod(Direction::Ingress, address) => {
-                Filter { destination: Some(address), ..Filter::default() }
-            }
-        }
-    }
-}
-
 /// What a sweep did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SweepReport {
-    /// Connections in the table, within the sweep's scope.
+    /// Connections in the table.
     pub entries: u64,
     /// Connections of pods that the snapshot judges.
     pub judged: u64,
@@ -77,21 +53,10 @@ pub fn sweep(
     marks: &Marks,
     local: &LocalAddresses,
 ) -> Result<SweepReport, ConntrackError> {
-    sweep_scope(conntrack, snapshot, marks, local, Scope::Every)
-}
-
-/// One pass over the connections in `scope`.
-pub fn sweep_scope(
-    conntrack: &mut Conntrack,
-    snapshot: &Snapshot,
-    marks: &Marks,
-    local: &LocalAddresses,
-    scope: Scope,
-) -> Result<SweepReport, ConntrackError> {
     let started = Instant::now();
     let revoked = marks.revoked().0;
     let mut report = SweepReport::default();
-    let visited = conntrack.visit(scope.filter(), |entry| {
+    let visited = conntrack.visit(|entry| {
         let is_revoked = entry.mark & revoked != 0;
         let decision = judge(entry, snapshot, local);
         report.judged += u64::from(concerns_us(&decision));
@@ -119,7 +84,7 @@ pub fn sweep_scope(
 pub fn clear_marks(conntrack: &mut Conntrack, marks: &Marks) -> Result<u64, ConntrackError> {
     let ours = marks.accepted().0 | marks.revoked().0;
     let clear = |entry: &Entry<'_>| (entry.mark & ours != 0).then_some(MarkChange { value: 0, mask: ours });
-    Ok(conntrack.visit(Filter::default(), clear)?.changed)
+    Ok(conntrack.visit(clear)?.changed)
 }
 
 /// What a snapshot makes of a connection.

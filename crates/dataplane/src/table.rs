@@ -14,6 +14,7 @@ mod chains;
 mod error;
 mod in_force;
 mod memory;
+mod recheck;
 mod sets;
 
 use std::collections::BTreeSet;
@@ -93,10 +94,13 @@ pub struct OpenAddresses {
 pub struct Table {
     queues: QueueRange,
     form: QueueForm,
+    config: TableConfig,
     /// What the sets hold in the kernel.
     contents: Contents,
     /// The epoch of what the kernel remembers.
-    memory: Option<Memory>,
+    memory: Memory,
+    /// Whether the rules judge changing pods again.
+    window: bool,
 }
 
 impl Table {
@@ -113,12 +117,15 @@ impl Table {
         let form = available_form()?;
         let contents = Contents::new(&config.pod_cidrs, &config.open);
         let memory = Memory::new(&config, SystemTime::now());
-        install_batch(&config, &contents, memory.as_ref(), queues, form).commit(None)?;
-        Ok(Self { queues, form, contents, memory })
+        install_batch(&config, &contents, &memory, queues, form).commit(None)?;
+        Ok(Self { queues, form, config, contents, memory, window: false })
     }
 
     /// Makes the sets hold these networks and addresses, as the snapshot of this generation wants it, and has the kernel
     /// forget all pairs, in one atomic batch with only what differs from before. If nothing does, nothing is sent.
+    ///
+    /// From then on, and until [`Table::end_recheck`], what passes from or to the pods at the addresses `changing` was judged
+    /// since, connections that exist included, in both directions.
     ///
     /// To be called when no verdict of an older snapshot is under way any more: it would be remembered.
     ///
@@ -130,37 +137,45 @@ impl Table {
         pod_cidrs: &[IpNet],
         open: &OpenAddresses,
         generation: Generation,
+        changing: &BTreeSet<IpAddr>,
     ) -> Result<(), TableError> {
         let wanted = Contents::new(pod_cidrs, open);
-        let memory = self.memory.as_ref().map(|memory| memory.next(generation));
-        if wanted == self.contents && memory.is_none() {
+        let window = !changing.is_empty();
+        let rewrite = window || self.window;
+        if wanted == self.contents && !rewrite && self.config.remember.is_none() {
             return Ok(());
         }
-        // Set when the sets turn out not to hold what was written into them: somebody changed them by hand.
-        let mut anew = false;
-        for _ in 0..TRIES {
-            let in_force = self.check_ours()?;
-            let mut batch = Batch::default();
+        let memory = self.memory.next(generation);
+        self.commit(|batch, anew| {
             if anew {
-                wanted.fill(&mut batch);
+                wanted.fill(batch);
             } else {
-                wanted.change_from(&self.contents, &mut batch);
+                wanted.change_from(&self.contents, batch);
             }
-            if let Some(memory) = &memory {
-                memory.replace(&mut batch);
+            if rewrite {
+                recheck::watch(changing, batch);
+                self.rewrite(&memory, window, batch);
+            } else {
+                memory.replace(batch);
             }
-            match batch.commit(Some(in_force.generation)) {
-                Ok(()) => {
-                    self.contents = wanted;
-                    self.memory = memory;
-                    return Ok(());
-                }
-                Err(Refusal::Outdated) => {}
-                Err(Refusal::Part(_, Errno::ENOENT | Errno::EEXIST)) if !anew => anew = true,
-                Err(refusal) => return Err(refusal.into()),
-            }
+        })?;
+        (self.contents, self.memory, self.window) = (wanted, memory, window);
+        Ok(())
+    }
+
+    /// Judges changing pods no more: all connections have been looked at. Does nothing if none are.
+    ///
+    /// # Errors
+    /// As [`Table::update`].
+    pub fn end_recheck(&mut self) -> Result<(), TableError> {
+        if self.window {
+            self.commit(|batch, _| {
+                self.rewrite(&self.memory, false, batch);
+                recheck::watch(&BTreeSet::new(), batch);
+            })?;
+            self.window = false;
         }
-        Err(TableError::Unquiet)
+        Ok(())
     }
 
     /// Has the kernel forget all pairs, for an agent that ends: from here on every first packet is for the next one.
@@ -168,19 +183,7 @@ impl Table {
     /// # Errors
     /// As [`Table::update`].
     pub fn forget(&self) -> Result<(), TableError> {
-        if self.memory.is_none() {
-            return Ok(());
-        }
-        for _ in 0..TRIES {
-            let in_force = self.check_ours()?;
-            let mut batch = Batch::default();
-            memory::forget(&mut batch);
-            match batch.commit(Some(in_force.generation)) {
-                Err(Refusal::Outdated) => {}
-                outcome => return outcome.map_err(TableError::from),
-            }
-        }
-        Err(TableError::Unquiet)
+        self.commit(|batch, _| memory::forget(batch))
     }
 
     /// How many connections passed without a question because their pair was remembered, since the table was created:
@@ -225,6 +228,31 @@ impl Table {
         }
     }
 
+    /// Commits what `fill` puts into a batch, as often as it takes; once it was refused for what the sets
+    /// hold, `fill` is told that this is not what it should be: somebody changed them by hand.
+    fn commit(&self, fill: impl Fn(&mut Batch, bool)) -> Result<(), TableError> {
+        let mut anew = false;
+        for _ in 0..TRIES {
+            let in_force = self.check_ours()?;
+            let mut batch = Batch::default();
+            fill(&mut batch, anew);
+            match batch.commit(Some(in_force.generation)) {
+                Ok(()) => return Ok(()),
+                Err(Refusal::Outdated) => {}
+                Err(Refusal::Part(_, Errno::ENOENT | Errno::EEXIST)) if !anew => anew = true,
+                Err(refusal) => return Err(refusal.into()),
+            }
+        }
+        Err(TableError::Unquiet)
+    }
+
+    /// Replaces all rules, and keeps all chains.
+    fn rewrite(&self, memory: &Memory, window: bool, batch: &mut Batch) {
+        remove_rules(batch);
+        let rules = chains::rules(&self.config, memory, self.queues, self.form, window);
+        rules.iter().for_each(|rule| rule.add_to(TABLE, batch));
+    }
+
     fn check_ours(&self) -> Result<InForce, TableError> {
         let in_force = InForce::read()?;
         match in_force.queue {
@@ -267,7 +295,7 @@ fn form_trial(form: QueueForm) -> Batch {
 fn install_batch(
     config: &TableConfig,
     contents: &Contents,
-    memory: Option<&Memory>,
+    memory: &Memory,
     queues: QueueRange,
     form: QueueForm,
 ) -> Batch {
@@ -282,24 +310,25 @@ fn install_batch(
             .with_policy(ChainPolicy::Accept);
         batch.library(Part::plain(format!("chain {name}")), |library| library.add(&chain, MsgType::Add));
     }
-    for name in chains::PLAIN_CHAINS {
+    for name in chains::plain_chains() {
         let chain = Chain::new(&table).with_name(name);
         batch.library(Part::plain(format!("chain {name}")), |library| library.add(&chain, MsgType::Add));
     }
     Contents::create(&mut batch);
     Memory::create(&mut batch);
+    remove_rules(&mut batch);
+    contents.fill(&mut batch);
+    recheck::watch(&BTreeSet::new(), &mut batch);
+    let rules = chains::rules(config, memory, queues, form, false);
+    rules.iter().for_each(|rule| rule.add_to(TABLE, &mut batch));
+    batch
+}
+
+fn remove_rules(batch: &mut Batch) {
     // Without a chain's name: the rules of all chains of the table, also of those that this configuration doesn't use.
     batch.raw(Part::plain("removal of the old rules"), sys::NFT_MSG_DELRULE, 0, |rule| {
         rule.string(sys::NFTA_RULE_TABLE, TABLE);
     });
-    contents.fill(&mut batch);
-    for rule in chains::rules(config, queues, form) {
-        rule.add_to(TABLE, &mut batch);
-    }
-    if let Some(memory) = memory {
-        memory.add_to(&mut batch);
-    }
-    batch
 }
 
 fn library_table() -> rustables::Table {

@@ -97,6 +97,9 @@ impl<R: FnMut(Judgement)> Worker<R> {
     fn answer(&mut self, message: Message) -> Result<(), WorkerError> {
         let at = SystemTime::now();
         let packet = packet::parse(message.get_payload()).ok();
+        // On its way here the verdict's bit says that the packet is a reply: its connection is judged.
+        let is_reply = message.get_nfmark() & self.verdict_mark.0 != 0;
+        let packet = packet.map(|packet| if is_reply { packet.reversed() } else { packet });
         let question = Question { message, packet, since: None };
         let Judged::Unsure(message, packet, generation) = self.judge(at, question, self.hold.is_open())?
         else {

@@ -103,6 +103,18 @@ impl Packet {
         self
     }
 
+    /// The packet in the other direction, for which this one is a reply.
+    #[must_use]
+    pub fn reversed(self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            ..self
+        }
+    }
+
     /// The source address: canonical, after DNAT, before SNAT.
     pub fn source(&self) -> IpAddr {
         self.source

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use policy::{Packet, Protocol};
 
 use super::{CTA_ID, CTA_MARK, CTA_STATUS, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ZONE};
-use crate::netlink::{AttributeReader, Attributes, Received};
+use crate::netlink::{AttributeReader, Received};
 
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
@@ -144,16 +144,6 @@ impl Tuple {
             icmp_type,
         })
     }
-}
-
-/// Writes a direction of which only the source address is known.
-pub(super) fn write_source(tuple: &mut Attributes<'_>, address: IpAddr) {
-    tuple.nested(CTA_TUPLE_IP, |addresses| {
-        match address {
-            IpAddr::V4(address) => addresses.bytes(CTA_IP_V4_SRC, &address.octets()),
-            IpAddr::V6(address) => addresses.bytes(CTA_IP_V6_SRC, &address.octets()),
-        };
-    });
 }
 
 fn be16(value: &[u8]) -> Option<u16> {

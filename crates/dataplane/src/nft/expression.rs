@@ -53,6 +53,8 @@ pub(crate) enum Expression {
     Log(Log),
     /// On to the rules of another chain; back here if none of them decides.
     Jump(&'static str),
+    /// Back to where the jump to this chain came from.
+    Return,
     /// The chain ends: on to the next chain of the hook.
     Accept,
     /// The packet ends.
@@ -102,8 +104,12 @@ pub(crate) enum Connection {
     /// The packet's direction in it, a byte: 0 or [`REPLY`]. An ICMP error has the direction opposite to
     /// the packet it is about (`nf_conntrack_inet_error`), and the mark of that packet's connection.
     Direction,
+    /// Its state, as bits of 32 in host order: [`RELATED`] is one.
+    State,
 }
 
+/// `NF_CT_STATE_BIT(IP_CT_RELATED)`: an ICMP error about a connection, or the first packet of one that a helper expects.
+pub(crate) const RELATED: u32 = 1 << 2;
 /// `IP_CT_DIR_ORIGINAL`: the direction of the connection's first packet.
 pub(crate) const ORIGINAL: u8 = 0;
 /// `IP_CT_DIR_REPLY`: against the direction of the connection's first packet.
@@ -120,6 +126,8 @@ pub(crate) enum Payload {
     V6(Address),
     /// The destination port of a TCP, UDP or SCTP header, big-endian: the same place in all.
     DestinationPort,
+    /// The source port of one of these headers, likewise.
+    SourcePort,
     /// The type of an ICMPv6 message (RFC 4443), a byte.
     Icmpv6Type,
 }
@@ -182,7 +190,7 @@ impl Expression {
             Self::AddToSet(..) => "dynset",
             Self::Count(_) => "objref",
             Self::Log(_) => "log",
-            Self::Jump(_) | Self::Accept | Self::Drop => "immediate",
+            Self::Jump(_) | Self::Return | Self::Accept | Self::Drop => "immediate",
             Self::Queue(_, form) => Queue::name(*form),
         }
     }
@@ -253,6 +261,7 @@ impl Expression {
                     .be32(sys::NFTA_LOG_SNAPLEN, *length);
             }
             Self::Jump(chain) => encode_verdict(data, sys::NFT_JUMP, Some(chain)),
+            Self::Return => encode_verdict(data, sys::NFT_RETURN, None),
             Self::Accept => encode_verdict(data, libc::NF_ACCEPT, None),
             Self::Drop => encode_verdict(data, libc::NF_DROP, None),
             Self::Queue(queue, form) => queue.encode(*form, data),
@@ -301,6 +310,7 @@ impl Connection {
         match self {
             Self::Mark => sys::NFT_CT_MARK,
             Self::Direction => sys::NFT_CT_DIRECTION,
+            Self::State => sys::NFT_CT_STATE,
         }
     }
 }
@@ -322,6 +332,7 @@ impl Payload {
             Self::V6(Address::Source) => (sys::NFT_PAYLOAD_NETWORK_HEADER, 8, 16),
             Self::V6(Address::Destination) => (sys::NFT_PAYLOAD_NETWORK_HEADER, 24, 16),
             Self::DestinationPort => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2),
+            Self::SourcePort => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2),
             Self::Icmpv6Type => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1),
         }
     }

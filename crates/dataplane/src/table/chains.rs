@@ -8,7 +8,7 @@
 //! ```
 //!
 //! `judge` and `judge-dns` ask the chain `remembered` before they queue, and their settle chains tell the chain `remember`
-//! (see `memory`).
+//! (see `memory`). While a change is being put in force, `judge` and `judge-local` begin with what `recheck` says.
 //!
 //! `judge-local` stands behind IPVS's hooks (srcnat - 2 and - 1): IPVS takes the packets of a service away there, and
 //! they come by `judge` with the address of the pod that serves them. In front of IPVS they would be judged by the
@@ -25,7 +25,8 @@
 
 use rustables::{Hook, HookClass};
 
-use super::memory::{self, ALLOWED_4, ALLOWED_6, REMEMBER, REMEMBERED};
+use super::memory::{self, ALLOWED_4, ALLOWED_6, Memory, PairOf};
+use super::recheck::{self, RECHECK, RECHECK_LOCAL};
 use super::sets;
 use super::{TableConfig, WhenDown};
 use crate::marks::Mark;
@@ -39,7 +40,7 @@ pub(super) const JUDGE: &str = "judge";
 /// Marks the connections of the packets that came back allowed.
 const SETTLE: &str = "settle";
 /// The same for packets from local pods to the node.
-const JUDGE_LOCAL: &str = "judge-local";
+pub(super) const JUDGE_LOCAL: &str = "judge-local";
 /// The same for packets from local pods to the node.
 const SETTLE_LOCAL: &str = "settle-local";
 /// The same for DNS queries of local pods: two queries from one socket at once lose one of them if they wait in a queue
@@ -69,14 +70,20 @@ pub(super) fn chains(judge_dns: bool) -> Vec<(&'static str, Hook)> {
 }
 
 /// Names of the chains that have no hook: others jump to them.
-pub(super) const PLAIN_CHAINS: [&str; 2] = [REMEMBERED, REMEMBER];
+pub(super) fn plain_chains() -> impl Iterator<Item = &'static str> {
+    memory::CHAINS.into_iter().chain([RECHECK, RECHECK_LOCAL])
+}
 
-/// All rules of the chains that have a hook, chain by chain.
-pub(super) fn rules(config: &TableConfig, queues: QueueRange, form: QueueForm) -> Vec<Rule> {
-    let chains = Chains {
-        config,
-        queue: Expression::Queue(Queue { queues, bypass: config.when_down == WhenDown::Open }, form),
-    };
+/// All rules, chain by chain; with those of the window in which changing pods are judged again, or without.
+pub(super) fn rules(
+    config: &TableConfig,
+    memory: &Memory,
+    queues: QueueRange,
+    form: QueueForm,
+    window: bool,
+) -> Vec<Rule> {
+    let queue = Expression::Queue(Queue { queues, bypass: config.when_down == WhenDown::Open }, form);
+    let chains = Chains { config, queue, window };
     let mut rules = chains.judge();
     rules.extend(chains.settle(SETTLE));
     rules.extend(chains.judge_local());
@@ -85,12 +92,17 @@ pub(super) fn rules(config: &TableConfig, queues: QueueRange, form: QueueForm) -
         rules.extend(chains.judge_dns());
         rules.extend(chains.settle(SETTLE_DNS));
     }
+    rules.extend(memory.rules());
+    if window {
+        rules.extend(recheck::rules(config, memory, &chains.queue_again()));
+    }
     rules
 }
 
 struct Chains<'a> {
     config: &'a TableConfig,
     queue: Expression,
+    window: bool,
 }
 
 /// An address family: its number (`NFPROTO_`), and what the sets about it are called.
@@ -100,6 +112,7 @@ pub(super) struct Family {
     /// 32-bit words of an address.
     pub(super) words: u32,
     pub(super) allowed: &'static str,
+    pub(super) changing: &'static str,
     pod_cidrs: &'static str,
     open_ingress: &'static str,
     open_egress: &'static str,
@@ -111,6 +124,7 @@ pub(super) const FAMILIES: [Family; 2] = [
         payload: Payload::V4,
         words: 1,
         allowed: ALLOWED_4,
+        changing: sets::CHANGING_4,
         pod_cidrs: sets::POD_CIDRS_4,
         open_ingress: sets::OPEN_INGRESS_4,
         open_egress: sets::OPEN_EGRESS_4,
@@ -120,11 +134,19 @@ pub(super) const FAMILIES: [Family; 2] = [
         payload: Payload::V6,
         words: 4,
         allowed: ALLOWED_6,
+        changing: sets::CHANGING_6,
         pod_cidrs: sets::POD_CIDRS_6,
         open_ingress: sets::OPEN_INGRESS_6,
         open_egress: sets::OPEN_EGRESS_6,
     },
 ];
+
+impl Family {
+    /// Goes on if the packet is of this family.
+    pub(super) fn is_it(&self) -> [Expression; 2] {
+        [Expression::LoadMeta(Meta::Family), Expression::Compare(Comparison::Equal, vec![self.number as u8])]
+    }
+}
 
 impl Chains<'_> {
     /// First match decides. Egress of local pods and ingress of local pods are judged at once, by the first of the
@@ -204,7 +226,8 @@ impl Chains<'_> {
             Expression::Compare(Comparison::AtMost, vec![137]),
             Expression::Accept,
         ];
-        vec![
+        let mut rules = if self.window { recheck::jumps(chain, self.config) } else { Vec::new() };
+        rules.extend([
             rule(chain, "accept what was accepted and not revoked", accepted),
             rule(chain, "drop what was revoked, in both directions", revoked),
             // Only the original direction is judged (semantics 24).
@@ -213,11 +236,18 @@ impl Chains<'_> {
             rule(chain, "accept IPv6 neighbour discovery", neighbours),
             // Semantics 21: kubelet's probes and the host's processes always reach pods.
             rule(chain, "accept what the node itself sends", is_local(Address::Source)),
-        ]
+        ]);
+        rules
     }
 
     fn ask_memory(&self, chain: &'static str) -> Option<Rule> {
-        self.config.remember.map(|_| memory::jump(chain, REMEMBERED))
+        self.config.remember.map(|_| memory::ask(chain))
+    }
+
+    /// The rule that ends the chains in which packets of changing pods are judged again; its chain is theirs.
+    fn queue_again(&self) -> Rule {
+        let comment = Some(self.config.holder.clone()).filter(|holder| !holder.is_empty());
+        Rule { comment, ..rule(RECHECK, "judge it again", [self.queue.clone()]) }
     }
 
     fn queue_egress(&self, chain: &'static str, family: &Family) -> Rule {
@@ -245,9 +275,10 @@ impl Chains<'_> {
         open: &'static str,
     ) -> Rule {
         let load = Expression::LoadPayload((family.payload)(address));
+        let [load_family, compare_family] = family.is_it();
         let expressions = [
-            Expression::LoadMeta(Meta::Family),
-            Expression::Compare(Comparison::Equal, vec![family.number as u8]),
+            load_family,
+            compare_family,
             load.clone(),
             Expression::InSet(family.pod_cidrs),
             load,
@@ -283,9 +314,13 @@ impl Chains<'_> {
             rule(chain, "mark the connection of an allowed packet", mark_connection),
             rule(chain, "take the verdict's mark off the packet", clean_packet),
         ];
-        // A packet to the node itself was judged for its sender's egress alone: that says nothing to the other hooks.
-        if chain != SETTLE_LOCAL {
-            rules.extend(self.config.remember.map(|_| memory::jump(chain, REMEMBER)));
+        if self.window && chain == SETTLE_LOCAL {
+            rules.push(memory::tell(chain, PairOf::Local));
+        } else if chain != SETTLE_LOCAL && (self.window || self.config.remember.is_some()) {
+            rules.push(memory::tell(chain, PairOf::Forwarded));
+        }
+        if self.window && chain == SETTLE {
+            rules.push(memory::tell(chain, PairOf::Reply));
         }
         rules
     }
@@ -307,11 +342,19 @@ fn connection_has(mark: Mark) -> [Expression; 3] {
     ]
 }
 
+/// Goes on if the packet comes from the node itself.
+pub(super) fn local_source() -> [Expression; 2] {
+    has_local(Address::Source)
+}
+
 /// Accepts if the address is the node's own.
-fn is_local(address: Address) -> [Expression; 3] {
+fn is_local(address: Address) -> impl Iterator<Item = Expression> {
+    has_local(address).into_iter().chain([Expression::Accept])
+}
+
+fn has_local(address: Address) -> [Expression; 2] {
     [
         Expression::LoadAddressType(address),
         Expression::Compare(Comparison::Equal, LOCAL.to_ne_bytes().to_vec()),
-        Expression::Accept,
     ]
 }

@@ -6,8 +6,9 @@
 //! ```
 //!
 //! A pair is both addresses, the protocol (TCP, UDP, SCTP) and the destination port: all that a verdict depends on beside
-//! the snapshot and the hook, and both chains stand where both directions are judged. Packets to the node itself, judged for
-//! egress alone, are not remembered. What was denied never is: its packets don't come to `settle`.
+//! the snapshot and the hook. What was denied is never remembered: its packets don't come to `settle`. Packets to the node
+//! itself are judged for egress alone, so their pairs are kept apart, and are only remembered for `recheck`; so are those of
+//! replies (`remember-local`, `remember-reply`).
 //!
 //! Invariant: a pair holds for one epoch alone, whose number is part of the set's key. Each snapshot begins another one, by
 //! one batch that rewrites these two chains, whatever the sets hold: so old pairs are forgotten at once, and go by their
@@ -25,16 +26,23 @@ use crate::marks::Mark;
 use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
 use crate::nft::batch::{Batch, Part};
 use crate::nft::expression::{
-    Address, Comparison, Connection, Expression, Log, Meta, ORIGINAL, Part as KeyPart, Payload,
+    Address, Comparison, Connection, Expression, Log, Meta, ORIGINAL, Part as KeyPart, Payload, REPLY,
 };
 use crate::nft::rule::Rule;
 use crate::nft::{FAMILY, SUBSYSTEM};
 use crate::packet::COPY_RANGE;
 
 /// Lets connections of remembered pairs pass.
-pub(super) const REMEMBERED: &str = "remembered";
+const REMEMBERED: &str = "remembered";
 /// Remembers the pair of a packet that came back allowed.
-pub(super) const REMEMBER: &str = "remember";
+const REMEMBER: &str = "remember";
+/// Remembers the pair of a connection whose reply came back allowed.
+const REMEMBER_REPLY: &str = "remember-reply";
+/// Remembers the pair of a packet to the node that came back allowed.
+const REMEMBER_LOCAL: &str = "remember-local";
+/// The chains whose rules each epoch brings anew.
+pub(super) const CHAINS: [&str; 4] = [REMEMBERED, REMEMBER, REMEMBER_REPLY, REMEMBER_LOCAL];
+
 /// The remembered pairs, IPv4.
 pub(super) const ALLOWED_4: &str = "allowed4";
 /// The remembered pairs, IPv6.
@@ -48,7 +56,9 @@ const COUNTER: &str = "remembered-connections";
 pub(crate) const LOG_PREFIX: &str = "kube-verdict ";
 
 /// Pairs in each set at most: a set that is full remembers no more, and workers are asked.
-const MOST: u32 = 65_535;
+const MOST: u32 = 32_767;
+/// How long a pair is remembered for `recheck` where nothing else asks: longer than a sweep takes.
+const FOR_RECHECK: Duration = Duration::from_secs(60);
 
 // How `nft` names the types of a key's parts (`enum datatypes`), for `nft list`: six bits each.
 const IPV4_ADDRESS: u32 = 7;
@@ -66,34 +76,46 @@ pub struct Remember {
     pub log_group: Option<u16>,
 }
 
-/// The two chains, as they are or are to be in the kernel.
+/// The chains, as they are or are to be in the kernel.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Memory {
     remember: Remember,
     accepted: Mark,
     /// Of the snapshot that is in force with the epoch.
     generation: Generation,
-    /// Part of each key. No two epochs whose pairs might still be in a set have the same.
+    /// Part of each key. No two epochs whose pairs might still be in a set have the same. An even number: pairs of packets to the
+    /// node have the odd one behind it.
     epoch: u32,
 }
 
+/// Which pair of a packet is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum PairOf {
+    /// Of a packet that is forwarded, in the direction of its connection's first packet.
+    Forwarded,
+    /// Of a forwarded reply: its connection's, whose ends are the other way round.
+    Reply,
+    /// Of a packet to the node itself.
+    Local,
+}
+
 impl Memory {
-    /// The first epoch of an agent, or `None` if nothing is to be remembered.
-    pub(super) fn new(config: &TableConfig, now: SystemTime) -> Option<Self> {
-        // Each change of policy adds one, and takes much longer than a microsecond: the next agent begins behind the last
+    /// The first epoch of an agent.
+    pub(super) fn new(config: &TableConfig, now: SystemTime) -> Self {
+        // Each change of policy adds two, and takes much longer than two microseconds: the next agent begins behind the last
         // number of this one.
         let micros = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
-        Some(Self {
-            remember: config.remember?,
+        Self {
+            remember: config.remember.unwrap_or(Remember { time: FOR_RECHECK, log_group: None }),
             accepted: config.marks.accepted(),
             generation: config.generation,
-            epoch: micros as u32,
-        })
+            epoch: micros as u32 & !1,
+        }
     }
 
     /// Another epoch, of this snapshot: all pairs are forgotten.
     pub(super) fn next(&self, generation: Generation) -> Self {
-        Self { generation, epoch: self.epoch.wrapping_add(1), ..self.clone() }
+        Self { generation, epoch: self.epoch.wrapping_add(2), ..self.clone() }
     }
 
     /// Creates sets and counter where they don't exist. The chains must.
@@ -139,29 +161,30 @@ impl Memory {
         });
     }
 
-    /// Adds the rules of both chains, which must be empty.
-    pub(super) fn add_to(&self, batch: &mut Batch) {
-        for family in &FAMILIES {
-            self.remembered(family).add_to(TABLE, batch);
-        }
-        for family in &FAMILIES {
-            self.remember(family).add_to(TABLE, batch);
-        }
+    /// The rules of all its chains.
+    pub(super) fn rules(&self) -> Vec<Rule> {
+        let remember =
+            [(REMEMBER, PairOf::Forwarded), (REMEMBER_REPLY, PairOf::Reply), (REMEMBER_LOCAL, PairOf::Local)];
+        let remember = remember
+            .into_iter()
+            .flat_map(|(chain, of)| FAMILIES.iter().map(move |family| (chain, family, of)));
+        let mut rules: Vec<Rule> = FAMILIES.iter().map(|family| self.remembered(family)).collect();
+        rules.extend(remember.map(|(chain, family, of)| self.remember(chain, family, of)));
+        rules
     }
 
-    /// Replaces the rules of both chains.
+    /// Replaces the rules of all its chains.
     pub(super) fn replace(&self, batch: &mut Batch) {
-        forget(batch);
-        empty_chain(batch, REMEMBER);
-        self.add_to(batch);
+        CHAINS.into_iter().for_each(|chain| empty_chain(batch, chain));
+        self.rules().iter().for_each(|rule| rule.add_to(TABLE, batch));
     }
 
     /// Comes behind the rules that know marks and directions: the packet is the first of a connection, or of one that no
     /// worker has judged yet.
     fn remembered(&self, family: &Family) -> Rule {
         let accepted = self.accepted.0;
-        let mut expressions = in_family(family);
-        expressions.extend(self.pair(family));
+        let mut expressions = family.is_it().to_vec();
+        expressions.extend(self.pair(family, PairOf::Forwarded));
         expressions.extend([Expression::InSet(family.allowed), Expression::Count(COUNTER)]);
         expressions.extend(self.remember.log_group.map(|group| {
             let prefix = format!("{LOG_PREFIX}{}", self.generation.0);
@@ -176,38 +199,61 @@ impl Memory {
         rule(REMEMBERED, "let connections of a remembered pair pass", expressions)
     }
 
-    fn remember(&self, family: &Family) -> Rule {
-        let mut expressions = in_family(family);
+    fn remember(&self, chain: &'static str, family: &Family, of: PairOf) -> Rule {
+        let mut expressions = family.is_it().to_vec();
         expressions.extend([Expression::LoadMeta(Meta::Transport), Expression::InSet(WITH_PORTS)]);
-        expressions.extend(self.pair(family));
+        expressions.extend(self.pair(family, of));
         // Last: a full set ends this rule, and nothing else.
         expressions.push(Expression::AddToSet(family.allowed, self.remember.time));
-        rule(REMEMBER, "remember the pair of an allowed packet", expressions)
+        rule(chain, "remember the pair of an allowed packet", expressions)
     }
 
     /// Loads the key of the packet's pair.
-    fn pair(&self, family: &Family) -> [Expression; 5] {
-        let address = family.words;
-        let payload = |payload, words| Expression::LoadPart(KeyPart::Payload(payload), words);
+    pub(super) fn pair(&self, family: &Family, of: PairOf) -> [Expression; 5] {
+        let (from, to, port, epoch) = match of {
+            PairOf::Forwarded => {
+                (Address::Source, Address::Destination, Payload::DestinationPort, self.epoch)
+            }
+            PairOf::Reply => (Address::Destination, Address::Source, Payload::SourcePort, self.epoch),
+            PairOf::Local => {
+                (Address::Source, Address::Destination, Payload::DestinationPort, self.epoch | 1)
+            }
+        };
+        let words = family.words;
+        let payload = |payload, at| Expression::LoadPart(KeyPart::Payload(payload), at);
         [
-            payload((family.payload)(Address::Source), 0),
-            payload((family.payload)(Address::Destination), address),
-            Expression::LoadPart(KeyPart::Transport, 2 * address),
-            payload(Payload::DestinationPort, 2 * address + 1),
-            Expression::LoadPart(KeyPart::Number(self.epoch), 2 * address + 2),
+            payload((family.payload)(from), 0),
+            payload((family.payload)(to), words),
+            Expression::LoadPart(KeyPart::Transport, 2 * words),
+            payload(port, 2 * words + 1),
+            Expression::LoadPart(KeyPart::Number(epoch), 2 * words + 2),
         ]
     }
 }
 
-/// A rule that sends packets of a connection's original direction to one of the two chains. Packets without a connection
-/// have no direction: nothing is remembered of them, and nothing known.
-pub(super) fn jump(from: &'static str, to: &'static str) -> Rule {
+/// A rule of judge or judge-dns: is it of a remembered pair? Packets without a connection have no direction: nothing is known of
+/// them, and nothing remembered.
+pub(super) fn ask(chain: &'static str) -> Rule {
+    jump(chain, "see what is remembered", ORIGINAL, REMEMBERED)
+}
+
+/// The rule of a settle chain that remembers pairs of this kind.
+pub(super) fn tell(chain: &'static str, of: PairOf) -> Rule {
+    let (direction, to) = match of {
+        PairOf::Forwarded => (ORIGINAL, REMEMBER),
+        PairOf::Reply => (REPLY, REMEMBER_REPLY),
+        PairOf::Local => (ORIGINAL, REMEMBER_LOCAL),
+    };
+    jump(chain, "remember what was allowed", direction, to)
+}
+
+fn jump(chain: &'static str, purpose: &'static str, direction: u8, to: &'static str) -> Rule {
     let expressions = [
         Expression::LoadConnection(Connection::Direction),
-        Expression::Compare(Comparison::Equal, vec![ORIGINAL]),
+        Expression::Compare(Comparison::Equal, vec![direction]),
         Expression::Jump(to),
     ];
-    rule(from, "see what is remembered", expressions)
+    rule(chain, purpose, expressions)
 }
 
 /// From here on no pair is remembered any more.
@@ -235,7 +281,7 @@ pub(super) fn count() -> Result<u64, NetlinkError> {
 }
 
 /// Behind the numbers of the other sets: within a batch each has its own.
-const FIRST_SET_ID: u32 = 7;
+const FIRST_SET_ID: u32 = 9;
 
 fn create_set(
     batch: &mut Batch,
@@ -251,13 +297,6 @@ fn create_set(
             .be32(sys::NFTA_SET_ID, id);
         describe(set);
     });
-}
-
-fn in_family(family: &Family) -> Vec<Expression> {
-    vec![
-        Expression::LoadMeta(Meta::Family),
-        Expression::Compare(Comparison::Equal, vec![family.number as u8]),
-    ]
 }
 
 fn empty_chain(batch: &mut Batch, chain: &'static str) {

@@ -25,6 +25,11 @@ pub(super) const OPEN_EGRESS_4: &str = "open-egress4";
 /// Addresses of local pods that no policy isolates for egress, IPv6.
 pub(super) const OPEN_EGRESS_6: &str = "open-egress6";
 
+/// Addresses of pods whose policy is just changing, IPv4.
+pub(super) const CHANGING_4: &str = "changing4";
+/// Addresses of pods whose policy is just changing, IPv6.
+pub(super) const CHANGING_6: &str = "changing6";
+
 /// Elements in one message: a list is an attribute, and an attribute ends at 64 KiB.
 const ELEMENTS_A_MESSAGE: usize = 1000;
 
@@ -73,10 +78,10 @@ impl Contents {
 
     /// Creates the sets where they don't exist.
     pub(super) fn create(batch: &mut Batch) {
-        for (id, name) in (1..).zip([POD_CIDRS_4, OPEN_INGRESS_4, OPEN_EGRESS_4]) {
+        for (id, name) in (1..).zip([POD_CIDRS_4, OPEN_INGRESS_4, OPEN_EGRESS_4, CHANGING_4]) {
             create::<Ipv4Addr>(batch, name, id);
         }
-        for (id, name) in (4..).zip([POD_CIDRS_6, OPEN_INGRESS_6, OPEN_EGRESS_6]) {
+        for (id, name) in (5..).zip([POD_CIDRS_6, OPEN_INGRESS_6, OPEN_EGRESS_6, CHANGING_6]) {
             create::<Ipv6Addr>(batch, name, id);
         }
     }
@@ -111,6 +116,15 @@ impl Contents {
         change(batch, OPEN_EGRESS_4, &old.egress4, &self.egress4);
         change(batch, OPEN_EGRESS_6, &old.egress6, &self.egress6);
     }
+}
+
+/// Makes the sets of changing pods hold these addresses, whatever they held.
+pub(super) fn fill_changing(addresses: &BTreeSet<IpAddr>, batch: &mut Batch) {
+    let (v4, v6) = by_family(addresses);
+    flush(batch, CHANGING_4);
+    flush(batch, CHANGING_6);
+    elements(batch, CHANGING_4, MsgType::Add, &v4);
+    elements(batch, CHANGING_6, MsgType::Add, &v6);
 }
 
 fn by_family(addresses: &BTreeSet<IpAddr>) -> (BTreeSet<Ipv4Addr>, BTreeSet<Ipv6Addr>) {

@@ -32,7 +32,7 @@ fn node_a() -> TableConfig {
 }
 
 /// At a moment whose microseconds are 0x02030405 in 32 bits.
-fn memory(config: &TableConfig) -> Option<Memory> {
+fn memory(config: &TableConfig) -> Memory {
     Memory::new(config, SystemTime::UNIX_EPOCH + Duration::from_micros(0x01_0203_0405))
 }
 
@@ -49,13 +49,7 @@ fn check_golden(name: &str, batch: &Batch) {
 }
 
 fn install(config: &TableConfig, form: QueueForm) -> Batch {
-    install_batch(
-        config,
-        &Contents::new(&config.pod_cidrs, &config.open),
-        memory(config).as_ref(),
-        QUEUES,
-        form,
-    )
+    install_batch(config, &Contents::new(&config.pod_cidrs, &config.open), &memory(config), QUEUES, form)
 }
 
 #[cfg(target_endian = "little")]
@@ -82,9 +76,7 @@ fn update_sends_the_difference_alone() {
     let new = Contents::new(&["10.244.0.0/23".parse().expect("a CIDR"), node_a().pod_cidrs[1]], &open);
     let mut batch = Batch::default();
     new.change_from(&old, &mut batch);
-    if let Some(memory) = memory(&node_a()) {
-        memory.next(Generation(8)).replace(&mut batch);
-    }
+    memory(&node_a()).next(Generation(8)).replace(&mut batch);
     check_golden("update.batch", &batch);
 }
 
@@ -99,9 +91,8 @@ fn the_trial_of_both_forms() {
 fn takeover_differs_from_the_first_install_in_the_queue_rules_alone() {
     let config = node_a();
     let contents = Contents::new(&config.pod_cidrs, &config.open);
-    let install = |queues| {
-        install_batch(&config, &contents, memory(&config).as_ref(), queues, QueueForm::Native).to_text()
-    };
+    let install =
+        |queues| install_batch(&config, &contents, &memory(&config), queues, QueueForm::Native).to_text();
     let (first, second) = (install(QUEUES), install(QueueRange { first: 102, count: 2 }));
     let part = |text: &str| text.split("# ").map(str::to_owned).collect::<Vec<_>>();
     let (first, second) = (part(&first), part(&second));

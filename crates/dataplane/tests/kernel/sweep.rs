@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dataplane::conntrack::{Conntrack, Filter};
+use dataplane::conntrack::Conntrack;
 use dataplane::marks::Marks;
-use dataplane::sweep::{LocalAddresses, Scope, SweepReport, clear_marks, sweep, sweep_scope};
+use dataplane::sweep::{LocalAddresses, SweepReport, clear_marks, sweep};
 use nix::time::{ClockId, clock_gettime};
-use policy::{Direction, Snapshot};
+use policy::Snapshot;
 
 use crate::entries::{Made, make};
 use crate::namespace::in_namespace;
@@ -23,7 +23,7 @@ fn marks_by_port() -> BTreeMap<u16, u32> {
     let mut marks = BTreeMap::new();
     let mut conntrack = Conntrack::open().unwrap();
     conntrack
-        .visit(Filter::default(), |entry| {
+        .visit(|entry| {
             marks.insert(entry.original.source_port.unwrap_or_default(), entry.mark);
             None
         })
@@ -140,24 +140,6 @@ fn connections_between_others_are_not_touched() {
 }
 
 #[test]
-fn one_pods_connections_are_swept_without_the_others() {
-    in_namespace(&[], || {
-        make([
-            Made::udp((OTHER, 1), (DB, 5000)).marked(ACCEPTED),
-            Made::udp((OTHER, 2), ("10.96.0.10", 80)).sent_on_to((DB, 5000)),
-            Made::udp((WEB, 3), (OTHER, 5000)),
-        ]);
-        let (_, snapshot) = shop::open(&[5000]);
-        let (marks, local) = (Marks::default(), LocalAddresses::default());
-        let mut conntrack = Conntrack::open().unwrap();
-        let scope = Scope::Pod(Direction::Ingress, DB.parse().unwrap());
-        let report = sweep_scope(&mut conntrack, &snapshot, &marks, &local, scope).unwrap();
-        assert_eq!((report.entries, report.revoked), (2, 2));
-        assert_eq!(marks_by_port(), BTreeMap::from([(1, ACCEPTED | REVOKED), (2, REVOKED), (3, 0)]));
-    });
-}
-
-#[test]
 fn clean_up_leaves_only_the_marks_of_others() {
     in_namespace(&[], || {
         let from = |port, mark| Made::udp((WEB, port), (DB, 5000)).marked(mark);
@@ -187,29 +169,25 @@ fn a_hundred_thousand_connections_are_all_judged() {
         let (marks, local) = (Marks::default(), LocalAddresses::default());
         let mut conntrack = Conntrack::open().unwrap();
         let all = u64::from(MANY);
-        let mut timed = |what: &str, snapshot: &Snapshot, scope| {
+        let mut timed = |what: &str, snapshot: &Snapshot| {
             let before = cpu_time();
-            let report = sweep_scope(&mut conntrack, snapshot, &marks, &local, scope).unwrap();
+            let report = sweep(&mut conntrack, snapshot, &marks, &local).unwrap();
             eprintln!("{what}: {:?}, {:?} of it at work", report.elapsed, cpu_time() - before);
             untimed(report)
         };
 
-        let report = timed("all revoked", &snapshot, Scope::Every);
+        let report = timed("all revoked", &snapshot);
         assert_eq!(report, SweepReport { entries: all, judged: all, revoked: all, ..Default::default() });
         let snapshot = compiler.apply([shop::everybody_may_reach(&[5000])]);
-        let report = timed("nine of ten restored", &snapshot, Scope::Every);
+        let report = timed("nine of ten restored", &snapshot);
         assert_eq!(
             report,
             SweepReport { entries: all, judged: all, restored: all / 10 * 9, ..Default::default() }
         );
-        let report = timed("nothing to change", &snapshot, Scope::Every);
+        let report = timed("nothing to change", &snapshot);
         assert_eq!(report, SweepReport { entries: all, judged: all, ..Default::default() });
-        let report =
-            timed("another pod's", &snapshot, Scope::Pod(Direction::Ingress, OTHER.parse().unwrap()));
-        assert_eq!(report, SweepReport::default());
-
         let before = cpu_time();
-        conntrack.visit(Filter::default(), |_| None).unwrap();
+        conntrack.visit(|_| None).unwrap();
         eprintln!("read alone: {:?} at work", cpu_time() - before);
     });
 }

@@ -85,16 +85,19 @@ pub fn list_table() -> String {
     let text = run("nft", &["list", "table", "inet", "kube-verdict"]);
     let mut lines: Vec<String> = Vec::new();
     for line in text.lines() {
+        let bare = line.trim_start().starts_with(['q', 'Q']).then(|| line.split_once("comment ")).flatten();
+        let bare = bare.map(|(_, comment)| format!("\t\tQUEUE comment {comment}"));
         let queue = line.split_once(" != @open-").and_then(|(match_, rest)| {
             let (set, rest) = rest.split_once(' ')?;
             let (_, comment) = rest.split_once("comment ")?;
             Some(format!("{match_} != @open-{set} QUEUE comment {comment}"))
         });
-        let epoch = line.split_once("th dport . ").and_then(|(pair, rest)| {
+        let epoch = ["th dport . ", "th sport . "].into_iter().find_map(|port| {
+            let (pair, rest) = line.split_once(port)?;
             let (_, rest) = rest.split_once(' ')?;
-            Some(format!("{pair}th dport . EPOCH {}", rest.trim_start_matches("[invalid type] ")))
+            Some(format!("{pair}{port}EPOCH {}", rest.trim_start_matches("[invalid type] ")))
         });
-        lines.push(queue.or(epoch).unwrap_or_else(|| line.to_owned()));
+        lines.push(bare.or(queue).or(epoch).unwrap_or_else(|| line.to_owned()));
     }
     lines.join("\n") + "\n"
 }

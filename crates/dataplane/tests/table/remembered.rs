@@ -28,11 +28,11 @@ use crate::namespace::{in_namespace, run};
 use crate::packets::{POD, POD_6, REMOTE, REMOTE_6, World, counted, other, received, socket};
 
 /// Another address of the remote, whose every port is open to the pod.
-const TRUSTED: &str = "192.0.2.3";
+pub const TRUSTED: &str = "192.0.2.3";
 const GROUP: u16 = 100;
 const PATIENCE: Duration = Duration::from_secs(5);
 
-fn policy(ports: &[u16]) -> Change {
+pub fn policy(ports: &[u16]) -> Change {
     let numbers = |port: &u16| {
         [Protocol::TCP, Protocol::UDP]
             .map(|protocol| PortMatch { protocol: Some(protocol), numbers: PortNumbers::Range(*port, *port) })
@@ -56,13 +56,13 @@ fn policy(ports: &[u16]) -> Change {
 }
 
 /// The node with an agent's workers, table and listener.
-struct Agent {
-    world: World,
+pub struct Agent {
+    pub world: World,
     compiler: Compiler,
-    snapshot: Arc<Snapshot>,
+    pub snapshot: Arc<Snapshot>,
     published: Arc<Published>,
-    workers: Workers,
-    table: Table,
+    pub workers: Workers,
+    pub table: Table,
     history: Arc<History>,
     log: Option<RememberedLog>,
     heard: Receiver<Heard>,
@@ -114,12 +114,18 @@ impl Agent {
     }
 
     /// Remembers for so long that no test sees the end of it.
-    fn with_long_memory() -> Self {
+    pub fn with_long_memory() -> Self {
         Self::new(Duration::from_secs(3600))
     }
 
     /// Puts another policy in force, up to the sweep.
     fn change(&mut self, change: Change) {
+        self.change_watching(change, &[]);
+    }
+
+    /// The same, and connections of the pods at these addresses are judged again.
+    pub fn change_watching(&mut self, change: Change, changing: &[&str]) {
+        let changing = changing.iter().map(|text| text.parse().expect("an address")).collect();
         self.snapshot = self.compiler.apply([change]);
         self.history.publish(&self.snapshot, Instant::now());
         let mut grace = self.published.publish(Arc::clone(&self.snapshot));
@@ -127,11 +133,13 @@ impl Agent {
             sleep(Duration::from_millis(1));
         }
         let cidrs = self.snapshot.pod_cidrs();
-        self.table.update(cidrs, &OpenAddresses::default(), self.snapshot.generation()).expect("update");
+        self.table
+            .update(cidrs, &OpenAddresses::default(), self.snapshot.generation(), &changing)
+            .expect("update");
     }
 
     /// Whether a datagram of a new connection arrives.
-    fn reaches(&self, (to, port): (&'static str, u16)) -> bool {
+    pub fn reaches(&self, (to, port): (&'static str, u16)) -> bool {
         let from = if to.contains(':') { POD_6 } else { POD };
         let server = self.world.remote.run(move || socket(to, port));
         self.world.pod.run(move || socket(from, 0).send_to(b"x", (to, port)).expect("sent"));
@@ -170,7 +178,7 @@ fn start(queues: QueueRange, published: &Arc<Published>) -> Workers {
 }
 
 #[track_caller]
-fn expect(agent: &Agent, allowed: u64, denied: u64, remembered: u64) {
+pub fn expect(agent: &Agent, allowed: u64, denied: u64, remembered: u64) {
     assert_eq!(agent.numbers((allowed, denied, remembered)), (allowed, denied, remembered));
 }
 
@@ -222,7 +230,7 @@ fn what_has_no_ports_is_judged_every_time() {
 }
 
 /// Sends an ICMP echo request to the trusted address.
-fn echo_request(identifier: u8) {
+pub fn echo_request(identifier: u8) {
     let socket = socket_of(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Icmp)
         .expect("a raw socket");
     // Type 8, code 0, checksum, identifier, number 0: the sum of all words is 0xffff.
@@ -297,9 +305,9 @@ fn a_full_memory_remembers_no_more_and_does_no_harm() {
     in_namespace(|| {
         let agent = Agent::with_long_memory();
         let mut text = String::new();
-        for thousand in 0..66 {
+        for thousand in 0..33 {
             text += "add element inet kube-verdict allowed4 {";
-            for number in 0..1000.min(65_535 - thousand * 1000) {
+            for number in 0..1000.min(32_767 - thousand * 1000) {
                 let address = std::net::Ipv4Addr::from_bits(0x0b00_0000 + thousand * 1000 + number);
                 text += &format!(" {address} . 10.1.1.1 . 6 . 80 . 0x1 timeout 1h,");
             }

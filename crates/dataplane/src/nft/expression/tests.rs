@@ -147,6 +147,17 @@ fn every_expression_in_bytes() {
             ]
             .concat(),
         ),
+        (
+            Expression::Return,
+            "immediate",
+            [be32(1, 0), nested(2, &nested(2, &be32(1, u32::MAX - 4)))].concat(),
+        ),
+        (Expression::LoadConnection(Connection::State), "ct", [be32(2, 0), be32(1, 1)].concat()),
+        (
+            Expression::LoadPayload(Payload::SourcePort),
+            "payload",
+            [be32(1, 1), be32(2, 2), be32(3, 0), be32(4, 2)].concat(),
+        ),
         (Expression::Accept, "immediate", [be32(1, 0), nested(2, &nested(2, &be32(1, 1)))].concat()),
         (Expression::Drop, "immediate", [be32(1, 0), nested(2, &nested(2, &be32(1, 0)))].concat()),
     ];

@@ -1,0 +1,117 @@
+//! The window between a change of policy and the end of the sweep, in which the pods that the change concerns are watched.
+//!
+//! ```text
+//!  judge, judge-local: from or to a changing pod, not revoked  --jump-->  recheck, recheck-local
+//!                                                   pair remembered in this epoch: back, and on as ever; else: queue
+//! ```
+//!
+//! A connection that was accepted before the change passes the ordinary rules until the sweep has come to it. In a large table of
+//! connections that takes a while; so meanwhile a packet of such a pod passes only if its pair was allowed in the new epoch. If not, it
+//! goes to a worker, like a first packet: once for each pair, since the verdict is remembered. A reply is judged as the
+//! connection that it belongs to, with its two ends exchanged; it goes to the worker with the verdict's bit in its mark, which says so.
+//!
+//! Left as they are, here as in the ordinary rules: what the node itself sends; ICMP errors; first packets, which are not accepted yet.
+//! Replies of the node itself to a pod wait for the sweep. Outside of the window there is no trace of it in the way of a packet.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::chains::{FAMILIES, Family, JUDGE, JUDGE_LOCAL, local_source, rule};
+use super::memory::{Memory, PairOf};
+use super::{TableConfig, sets};
+use crate::nft::batch::Batch;
+use crate::nft::expression::{Address, Comparison, Connection, Expression, Meta, ORIGINAL, RELATED, REPLY};
+use crate::nft::rule::Rule;
+
+/// Judges packets of changing pods again.
+pub(super) const RECHECK: &str = "recheck";
+/// The same for packets from changing pods to the node.
+pub(super) const RECHECK_LOCAL: &str = "recheck-local";
+
+/// Makes the changing pods those at these addresses.
+pub(super) fn watch(changing: &BTreeSet<IpAddr>, batch: &mut Batch) {
+    sets::fill_changing(changing, batch);
+}
+
+/// The rules with which a judging chain begins during the window.
+pub(super) fn jumps(chain: &'static str, config: &TableConfig) -> Vec<Rule> {
+    let ends = |family| match chain {
+        JUDGE => vec![(family, Address::Source, RECHECK), (family, Address::Destination, RECHECK)],
+        JUDGE_LOCAL => vec![(family, Address::Source, RECHECK_LOCAL)],
+        _ => Vec::new(),
+    };
+    let jump = |(family, address, to): (&Family, Address, &'static str)| {
+        let mut expressions = vec![
+            Expression::LoadConnection(Connection::Mark),
+            Expression::Bits { mask: config.marks.revoked().0, flip: 0 },
+            Expression::Compare(Comparison::Equal, vec![0; 4]),
+        ];
+        expressions.extend(family.is_it());
+        expressions.extend([
+            Expression::LoadPayload((family.payload)(address)),
+            Expression::InSet(family.changing),
+            Expression::Jump(to),
+        ]);
+        rule(chain, "judge changing pods again", expressions)
+    };
+    FAMILIES.iter().flat_map(ends).map(jump).collect()
+}
+
+/// The rules of both chains.
+pub(super) fn rules(config: &TableConfig, memory: &Memory, queue: &Rule) -> Vec<Rule> {
+    let marks = &config.marks;
+    let direction = |direction| {
+        [
+            Expression::LoadConnection(Connection::Direction),
+            Expression::Compare(Comparison::Equal, vec![direction]),
+        ]
+    };
+    let back = [Expression::Return];
+    let back_if_remembered = |chain, pair_of| {
+        FAMILIES.iter().map(move |family| {
+            let way = if pair_of == PairOf::Reply { REPLY } else { ORIGINAL };
+            let mut expressions = family.is_it().to_vec();
+            expressions.extend(direction(way));
+            expressions.extend(memory.pair(family, pair_of));
+            expressions.extend([Expression::InSet(family.allowed), Expression::Return]);
+            rule(chain, "leave a pair that was judged since", expressions)
+        })
+    };
+    let related = [
+        Expression::LoadConnection(Connection::State),
+        Expression::Bits { mask: RELATED, flip: 0 },
+        Expression::Compare(Comparison::NotEqual, vec![0; 4]),
+        Expression::Return,
+    ];
+    let not_accepted = [
+        Expression::LoadConnection(Connection::Mark),
+        Expression::Bits { mask: marks.accepted().0, flip: 0 },
+        Expression::Compare(Comparison::Equal, vec![0; 4]),
+        Expression::Return,
+    ];
+    let say_reply = direction(REPLY).into_iter().chain([
+        Expression::LoadMeta(Meta::Mark),
+        Expression::Bits { mask: !marks.verdict().0, flip: marks.verdict().0 },
+        Expression::StorePacketMark,
+    ]);
+    let mut rules = Vec::new();
+    for chain in [RECHECK, RECHECK_LOCAL] {
+        rules.push(rule(chain, "leave ICMP errors as they are", related.clone()));
+        rules.push(rule(
+            chain,
+            "leave what the node itself sends",
+            local_source().into_iter().chain(back.clone()),
+        ));
+    }
+    let first = direction(ORIGINAL).into_iter().chain(not_accepted.clone());
+    rules.push(rule(RECHECK, "leave first packets to judge", first));
+    rules.extend(back_if_remembered(RECHECK, PairOf::Forwarded));
+    rules.extend(back_if_remembered(RECHECK, PairOf::Reply));
+    rules.push(rule(RECHECK, "say that it is a reply", say_reply));
+    // Only the sender's egress is judged on the way to the node: its replies are its own.
+    rules.push(rule(RECHECK_LOCAL, "leave replies", direction(REPLY).into_iter().chain(back.clone())));
+    rules.push(rule(RECHECK_LOCAL, "leave first packets to judge-local", not_accepted));
+    rules.extend(back_if_remembered(RECHECK_LOCAL, PairOf::Local));
+    rules.extend([RECHECK, RECHECK_LOCAL].map(|chain| Rule { chain, ..queue.clone() }));
+    rules
+}
