@@ -58,8 +58,11 @@ enum Mode {
     NoAgent,
     /// A program that accepts every packet unseen.
     Floor,
-    /// The agent with so many policies that select the server.
+    /// The agent with so many policies that select the server. All clients are one pod, so that nearly every connection is of a
+    /// pair that the kernel remembers.
     Agent { policies: usize },
+    /// The agent that remembers nothing: what the first connection of a pair costs.
+    Asking { policies: usize },
 }
 
 impl fmt::Display for Mode {
@@ -69,6 +72,8 @@ impl fmt::Display for Mode {
             Self::Floor => f.write_str("accept-all (floor)"),
             Self::Agent { policies: 1 } => f.write_str("agent, 1 policy"),
             Self::Agent { policies } => write!(f, "agent, {policies} policies"),
+            Self::Asking { policies: 1 } => f.write_str("agent, 1 policy, first of a pair"),
+            Self::Asking { policies } => write!(f, "agent, {policies} policies, first of a pair"),
         }
     }
 }
@@ -120,6 +125,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let modes: Vec<Mode> = [Mode::NoAgent, Mode::Floor]
         .into_iter()
         .chain(arguments.policies.iter().map(|&policies| Mode::Agent { policies }))
+        .chain(arguments.policies.iter().map(|&policies| Mode::Asking { policies }))
         .collect();
     let testbed = Cluster::new()
         .node(NODE, "10.244.1.0/24", "fd00:10:244:1::/64")
@@ -212,13 +218,16 @@ impl Running {
                 let program = env::current_exe().context("finding this program")?;
                 Self::Floor(Floor::start(&program, testbed.namespace(NODE)?, &cidrs)?)
             }
-            Mode::Agent { policies } => {
-                testbed.manifests().write("policies.yaml", &policies_for(policies))?;
-                let mut agent = Agent::start(testbed, NODE, &Launch::default())?;
-                agent.wait_ready()?;
-                Self::Agent(agent)
-            }
+            Mode::Agent { policies } => Self::agent(testbed, policies, &[])?,
+            Mode::Asking { policies } => Self::agent(testbed, policies, &["--remember=off"])?,
         })
+    }
+
+    fn agent(testbed: &Testbed, policies: usize, flags: &[&str]) -> Result<Self> {
+        testbed.manifests().write("policies.yaml", &policies_for(policies))?;
+        let mut agent = Agent::start(testbed, NODE, &Launch { flags, ..Launch::default() })?;
+        agent.wait_ready()?;
+        Ok(Self::Agent(agent))
     }
 
     /// Ends it and takes its rules away.

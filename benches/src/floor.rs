@@ -17,6 +17,7 @@ use ipnet::IpNet;
 use nfq::{Queue, Verdict};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use policy::Generation;
 
 /// The hidden command of this program that is the floor.
 pub const COMMAND: &str = "accept-all";
@@ -78,8 +79,17 @@ pub fn serve(pod_cidrs: Vec<IpNet>) -> Result<()> {
         .collect::<Result<_>>()?;
     let holder = format!("accept-all pid {}", std::process::id());
     let open = OpenAddresses::default();
-    let config =
-        TableConfig { marks, when_down: WhenDown::Closed, judge_dns: false, holder, pod_cidrs, open };
+    let config = TableConfig {
+        marks,
+        when_down: WhenDown::Closed,
+        judge_dns: false,
+        holder,
+        pod_cidrs,
+        open,
+        // The floor is a question about every connection.
+        remember: None,
+        generation: Generation(0),
+    };
     let _table = Table::install(config, queues)?;
     println!("{READY}");
     for worker in workers {

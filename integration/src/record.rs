@@ -41,6 +41,11 @@ pub struct Record {
     /// How long the packet waited for a pod to be known, in milliseconds; `None` if it did not.
     #[serde(default)]
     pub held_ms: Option<u64>,
+    /// The snapshot under which it was given.
+    pub generation: u64,
+    /// The kernel let the connection pass by itself.
+    #[serde(default)]
+    pub remembered: bool,
 }
 
 /// The rule that came nearest to allowing.

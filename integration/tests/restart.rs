@@ -14,6 +14,8 @@ use integration::{
 const NO_SYN_LOST: Duration = Duration::from_millis(900);
 const PATIENT: Duration = Duration::from_secs(4);
 const WHILE: Duration = Duration::from_millis(700);
+/// The kernel remembers an allowed pair for so long, in the stories in which an agent crashes.
+const REMEMBERED: Duration = Duration::from_secs(1);
 
 fn cluster() -> Cluster {
     Testbed::new()
@@ -92,18 +94,21 @@ fn a_second_agent_takes_over_and_no_connection_is_lost() {
 
 #[test]
 fn a_crash_lets_nothing_through_when_down_means_closed() {
-    let mut story = story(&["--when-down=closed"]);
+    let flags = ["--when-down=closed", "--remember=1"];
+    let mut story = story(&flags);
     let stream = stream(&story);
     let denied_load = load(&story, "other/x", 4, Duration::from_millis(50));
     sleep(WHILE);
     for _ in 0..2 {
         story.take_agent("node-a").kill().unwrap();
-        // Known connections go on, new ones wait for an agent, and pods without policy don't notice.
+        // Known connections go on; new ones wait for an agent once what the dead one allowed is no longer remembered; and pods
+        // without policy don't notice.
         stream.wait_progress(200).unwrap();
+        sleep(REMEMBERED);
         assert_eq!(answer(&story, "web/a", "db/s"), Answer::TimedOut);
         assert!(answer(&story, "web/a", "other/x").reached());
         sleep(WHILE);
-        story.start_agents(&["--when-down=closed"]);
+        story.start_agents(&flags);
         story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
         sleep(WHILE);
     }
@@ -140,6 +145,8 @@ fn an_agent_that_is_asked_to_end_leaves_the_rules_and_cleanup_removes_them() {
     let mut agent = story.take_agent("node-a");
     assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
     assert_eq!(answer(&story, "other/x", "db/s"), Answer::TimedOut);
+    // What was remembered is forgotten at once, unlike after a crash.
+    assert_eq!(answer(&story, "web/a", "db/s"), Answer::TimedOut);
     known.wait_progress(50).unwrap();
     let node = story.testbed.namespace("node-a").unwrap();
     let (code, said, error) = agent::command(node, &["cleanup"]).unwrap();

@@ -13,8 +13,10 @@ use audit::Audit;
 use cluster::{Connections, ResourceVersion, Update, Watch};
 use dataplane::conntrack::Conntrack;
 use dataplane::needs::{self, NeedState};
+use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
-use dataplane::table::{Table, TableConfig, TableError, WhenDown};
+use dataplane::remembered::{Heard, History, RememberedLog};
+use dataplane::table::{Remember, Table, TableConfig, TableError, WhenDown};
 use dataplane::workers::{Workers, WorkersConfig};
 use policy::{Change, Compiler, Direction, PolicyName, Published, Scope, Snapshot};
 
@@ -67,6 +69,11 @@ pub struct Agent {
     behind: bool,
     /// Versions of policies that the newest snapshot holds and that are not in force yet.
     versions: BTreeMap<PolicyName, Option<ResourceVersion>>,
+    /// The queues of the agent from which this one took over, until nothing waits in them any more.
+    predecessor: Option<QueueRange>,
+    /// Hears of connections that pass without a question; `None` if none do, or if nothing is recorded.
+    remembered: Option<RememberedLog>,
+    history: Arc<History>,
 }
 
 impl Agent {
@@ -91,6 +98,9 @@ impl Agent {
             engine: None,
             behind: false,
             versions: BTreeMap::new(),
+            predecessor: None,
+            remembered: None,
+            history: Arc::default(),
         }
     }
 
@@ -213,31 +223,54 @@ impl Agent {
     /// Sets up queues, workers and rules, in this order: no packet may come before it can be answered.
     fn install(&mut self, snapshot: &Arc<Snapshot>) -> anyhow::Result<Engine> {
         let conntrack = Conntrack::open()?;
-        let (published, workers, queues) = self.start_workers(snapshot)?;
+        let in_use = Table::queues_in_use()?;
+        let (published, workers, queues) = self.start_workers(snapshot, in_use)?;
         let holders = workers.holders();
         self.health.set_workers(Some(workers));
-        let table = match Table::install(self.table_config(snapshot), queues) {
+        self.history.publish(snapshot, Instant::now());
+        let installed = self
+            .hear_of_remembered(queues)
+            .and_then(|()| Ok(Table::install(self.table_config(snapshot, queues), queues)?));
+        let table = match installed {
             Ok(table) => table,
             Err(error) => {
                 self.health.set_workers(None);
-                return Err(error.into());
+                self.remembered = None;
+                return Err(error);
             }
         };
+        self.predecessor = in_use.filter(|theirs| *theirs != queues);
         let mut state = self.health.state();
         state.queues = Some(queues);
         state.status.phase = Phase::Enforcing;
         state.status.table = Some(self.table_status(&table));
         drop(state);
         tracing::info!(%queues, form = ?table.form(), node = %self.config.node, "rules installed");
-        Ok(Engine::new(published, holders, table, conntrack, self.config.marks, self.config.record_open))
+        let (marks, record_open) = (self.config.marks, self.config.record_open);
+        Ok(Engine::new(published, holders, table, conntrack, marks, record_open, Arc::clone(&self.history)))
+    }
+
+    /// Listens to the NFLOG group that goes with these queues, if anything is to be recorded of what is remembered.
+    fn hear_of_remembered(&mut self, queues: QueueRange) -> anyhow::Result<()> {
+        // The group must be free again before it can be bound anew.
+        self.remembered = None;
+        if let Some(group) = self.config.remember.and_then(|_| self.config.log_group(queues)) {
+            let mut recorder = self.audit.recorder();
+            let tell = move |heard| match heard {
+                Heard::Connection(judgement) => recorder.record(judgement),
+                Heard::Lost(number) => recorder.lose(number),
+            };
+            self.remembered = Some(RememberedLog::start(group, Arc::clone(&self.history), tell)?);
+        }
+        Ok(())
     }
 
     /// On the range of queues that the rules in the kernel don't use now; on the other where that one is taken.
     fn start_workers(
         &self,
         snapshot: &Arc<Snapshot>,
+        in_use: Option<QueueRange>,
     ) -> anyhow::Result<(Arc<Published>, Workers, QueueRange)> {
-        let in_use = Table::queues_in_use()?;
         let overlaps = |range: &QueueRange| {
             in_use
                 .is_some_and(|used| range.numbers().any(|number| used.numbers().any(|other| other == number)))
@@ -269,7 +302,8 @@ impl Agent {
         }
     }
 
-    fn table_config(&self, snapshot: &Snapshot) -> TableConfig {
+    fn table_config(&self, snapshot: &Snapshot, queues: QueueRange) -> TableConfig {
+        let log_group = self.config.log_group(queues);
         TableConfig {
             marks: self.config.marks,
             when_down: self.config.when_down,
@@ -277,6 +311,8 @@ impl Agent {
             holder: format!("{} pid {}", self.config.node, std::process::id()),
             pod_cidrs: snapshot.pod_cidrs().to_vec(),
             open: open_addresses(snapshot, self.config.record_open),
+            remember: self.config.remember.map(|time| Remember { time, log_group }),
+            generation: snapshot.generation(),
         }
     }
 
@@ -429,8 +465,16 @@ impl Agent {
             state.not_ready(Topic::Workers, why.clone());
             state.status.dead = Some(why);
         }
+        if let Some(why) = self.remembered.as_ref().and_then(RememberedLog::failure) {
+            self.health.state().not_ready(Topic::Workers, why.to_string());
+        }
         if !self.is_enforcing() {
             return;
+        }
+        if self.predecessor.is_some_and(|queues| !is_waiting(queues)) {
+            // What the agent before this one still answered may have been remembered, and is in the table of connections now.
+            self.predecessor = None;
+            self.behind = true;
         }
         match self.engine.as_ref().map(|engine| engine.table().superseded()) {
             Some(Ok(true)) => self.superseded(None),
@@ -463,7 +507,7 @@ impl Agent {
             return;
         };
         tracing::warn!("the rules were deleted by another program: writing them anew");
-        match Table::install(self.table_config(&snapshot), queues) {
+        match Table::install(self.table_config(&snapshot, queues), queues) {
             Ok(table) => {
                 if let Some(engine) = &mut self.engine {
                     engine.replace_table(table);
@@ -486,8 +530,16 @@ impl Agent {
         state.stopping();
         drop(state);
         self.watch = None;
+        // New connections are the next agent's business at once, and not when what is remembered has run out.
+        match self.engine.as_ref().map(|engine| engine.table().forget()) {
+            Some(Err(error)) if !superseded => {
+                tracing::warn!(%error, "what is remembered stays until it runs out")
+            }
+            _ => {}
+        }
         let installed = self.engine.take().is_some();
         self.health.set_workers(None);
+        self.remembered = None;
         let audit = self.audit.stop();
         let rules = match (installed, superseded, self.config.when_down) {
             (false, ..) => "none of this agent's",
@@ -499,4 +551,10 @@ impl Agent {
         };
         tracing::info!(records = audit.written, lost = audit.lost, rules, "ended");
     }
+}
+
+/// Whether packets still wait in these queues for their agent's answer, as far as the kernel says.
+fn is_waiting(queues: QueueRange) -> bool {
+    let rows = QueueStatistics::read().unwrap_or_default();
+    rows.iter().any(|row| row.waiting > 0 && queues.numbers().any(|number| number == row.number))
 }

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use dataplane::conntrack::{Conntrack, ConntrackError};
 use dataplane::marks::Marks;
-use dataplane::sweep::{LocalAddresses, Scope, SweepReport, sweep, sweep_after_rules_changed, sweep_scope};
+use dataplane::remembered::History;
+use dataplane::sweep::{LocalAddresses, Scope, SweepReport, sweep, sweep_scope, wait_for_packets_under_way};
 use dataplane::table::{OpenAddresses, Table, TableError};
 use dataplane::workers::Holders;
-use ipnet::IpNet;
 use policy::published::Grace;
 use policy::{Direction, Published, Snapshot};
 
@@ -36,8 +36,8 @@ pub struct Engine {
     marks: Marks,
     /// Whether every connection is judged, even where no policy applies, so that it is recorded.
     record_open: bool,
-    /// What passes the rules without a verdict now.
-    unjudged: Unjudged,
+    /// Who hears of remembered connections looks here for the snapshot that allowed them.
+    history: Arc<History>,
 }
 
 /// A snapshot that is not, or not wholly, in force. What was in force before may be so still; trying again is safe.
@@ -80,9 +80,9 @@ impl Engine {
         conntrack: Conntrack,
         marks: Marks,
         record_open: bool,
+        history: Arc<History>,
     ) -> Self {
-        // Before the rules were installed everything passed.
-        Self { published, holders, table, conntrack, marks, record_open, unjudged: Unjudged::Everything }
+        Self { published, holders, table, conntrack, marks, record_open, history }
     }
 
     /// Publish, grace, rules, sweep. `first` are the pods whose connections are looked at before all others.
@@ -93,21 +93,24 @@ impl Engine {
     ) -> Result<Applied, EngineError> {
         let started = Instant::now();
         // 1. From here on every verdict that begins follows `next`...
+        self.history.publish(next, started);
         let mut grace = self.published.publish(Arc::clone(next));
         self.holders.wake();
-        // 2. ... and from here on no verdict of an older snapshot reaches the kernel any more.
+        // 2. ... and from here on no verdict of an older snapshot reaches the kernel any more, so none is remembered.
         wait_for(&mut grace, started)?;
         let graced = Instant::now();
-        // 3. Packets of pods that are open no longer come to the workers from here on.
-        let narrowed = self.update_rules(next)?;
+        // 3. What passes without a question follows `next` from here on: packets of open pods, and of remembered pairs.
+        let open = open_addresses(next, self.record_open);
+        self.table.update(next.pod_cidrs(), &open, next.generation())?;
         let updated = Instant::now();
         // 4. Connections that got in before are judged again.
-        let swept = self.sweep(next, narrowed, first)?;
+        let swept = self.sweep(next, first)?;
         Ok(Applied { swept, grace: graced - started, table: updated - graced, whole: started.elapsed() })
     }
 
     /// Lets verdicts follow `next`, and changes nothing else.
     pub fn publish(&self, next: &Arc<Snapshot>) {
+        self.history.publish(next, Instant::now());
         // No one waits: what an older verdict allowed is for whoever changes the rules to look at.
         drop(self.published.publish(Arc::clone(next)));
         self.holders.wake();
@@ -121,31 +124,19 @@ impl Engine {
     /// Goes on with rules that were written anew, since someone had deleted the old ones: everything passed meanwhile.
     pub fn replace_table(&mut self, table: Table) {
         self.table = table;
-        self.unjudged = Unjudged::Everything;
     }
 
-    /// Whether the rules let less pass unjudged than before.
-    fn update_rules(&mut self, next: &Snapshot) -> Result<bool, TableError> {
-        let open = open_addresses(next, self.record_open);
-        let pod_cidrs = next.pod_cidrs();
-        self.table.update(pod_cidrs, &open)?;
-        let narrowed = self.unjudged.narrows_to(pod_cidrs, &open);
-        self.unjudged = Unjudged::Only { pod_cidrs: pod_cidrs.to_vec(), open };
-        Ok(narrowed)
-    }
-
-    /// The pods of `first`, then all. Where the rules let less pass than before, packets that passed the older ones may have
-    /// had no connection yet: the longer sweep looks at those, too.
+    /// The connections of the pods of `first` that are in the table already, and then all, once what the older rules let
+    /// through is there, too.
     fn sweep(
         &mut self,
         snapshot: &Snapshot,
-        narrowed: bool,
         first: &[(Direction, IpAddr)],
     ) -> Result<SweepReport, EngineError> {
         let started = Instant::now();
         let local = LocalAddresses::read().map_err(EngineError::LocalAddresses)?;
         let (revoked, restored) = self.sweep_pods(snapshot, &local, first)?;
-        let sweep = if narrowed { sweep_after_rules_changed } else { sweep };
+        wait_for_packets_under_way();
         let all = sweep(&mut self.conntrack, snapshot, &self.marks, &local)?;
         Ok(SweepReport {
             revoked: all.revoked + revoked,
@@ -197,57 +188,4 @@ fn wait_for(grace: &mut Grace, started: Instant) -> Result<(), EngineError> {
         thread::sleep(GRACE_POLL);
     }
     Ok(())
-}
-
-/// What the rules in the kernel let pass without a verdict.
-#[derive(Debug)]
-enum Unjudged {
-    Everything,
-    Only { pod_cidrs: Vec<IpNet>, open: OpenAddresses },
-}
-
-impl Unjudged {
-    /// Whether anything that passes now would not under these sets.
-    fn narrows_to(&self, pod_cidrs: &[IpNet], open: &OpenAddresses) -> bool {
-        let Self::Only { pod_cidrs: before, open: open_before } = self else { return true };
-        let lost = |before: &BTreeSet<IpAddr>, now: &BTreeSet<IpAddr>| !before.is_subset(now);
-        // A CIDR that is new holds addresses that passed as foreign ones until now.
-        pod_cidrs.iter().any(|cidr| !before.contains(cidr))
-            || lost(&open_before.ingress, &open.ingress)
-            || lost(&open_before.egress, &open.egress)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn set(addresses: &[&str]) -> BTreeSet<IpAddr> {
-        addresses.iter().map(|address| address.parse().expect("address")).collect()
-    }
-
-    #[test]
-    fn a_second_look_is_needed_only_where_less_passes_unjudged() {
-        let cidr: Vec<IpNet> = vec!["10.0.0.0/24".parse().expect("CIDR")];
-        let open =
-            |ingress: &[&str], egress: &[&str]| OpenAddresses { ingress: set(ingress), egress: set(egress) };
-        let before =
-            Unjudged::Only { pod_cidrs: cidr.clone(), open: open(&["10.0.0.2", "10.0.0.3"], &["10.0.0.2"]) };
-        assert!(Unjudged::Everything.narrows_to(&cidr, &open(&["10.0.0.2"], &[])), "at the start");
-        assert!(
-            !before.narrows_to(&cidr, &open(&["10.0.0.2", "10.0.0.3"], &["10.0.0.2"])),
-            "nothing changed"
-        );
-        assert!(
-            !before.narrows_to(&cidr, &open(&["10.0.0.2", "10.0.0.3", "10.0.0.4"], &["10.0.0.2"])),
-            "one more is open"
-        );
-        assert!(before.narrows_to(&cidr, &open(&["10.0.0.2"], &["10.0.0.2"])), "one less for ingress");
-        assert!(
-            before.narrows_to(&cidr, &open(&["10.0.0.2", "10.0.0.3"], &["10.0.0.3"])),
-            "another for egress"
-        );
-        let wider: Vec<IpNet> = vec![cidr[0], "10.0.1.0/24".parse().expect("CIDR")];
-        assert!(before.narrows_to(&wider, &open(&["10.0.0.2", "10.0.0.3"], &["10.0.0.2"])), "one more CIDR");
-    }
 }

@@ -9,6 +9,7 @@ use audit::Monitor;
 use cluster::{Connections, ResourceVersion};
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
+use dataplane::table::Table;
 use dataplane::workers::{Counters, HoldCounters, Workers};
 use policy::{PolicyName, Verdict};
 
@@ -163,6 +164,7 @@ impl Health {
             status.packets = counters.into();
             status.hold = counters.hold.into();
         }
+        status.packets.remembered = Table::remembered_connections().unwrap_or_default();
         status.queues = queues.map(queue_rows).unwrap_or_default();
         let audit::Counters { written, lost, write_errors, failing } = self.audit.counters();
         status.audit = status::Audit { written, lost, write_errors, failing };
@@ -191,7 +193,7 @@ fn counters(workers: &Workers) -> Counters {
 impl From<Counters> for status::Packets {
     fn from(counters: Counters) -> Self {
         let Counters { packets: _, allowed, denied, unparsable, gone, enobufs, hold: _ } = counters;
-        Self { allowed, denied, unparsable, gone, overflows: enobufs }
+        Self { allowed, denied, unparsable, gone, overflows: enobufs, ..Self::default() }
     }
 }
 

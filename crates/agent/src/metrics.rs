@@ -89,6 +89,11 @@ fn encode_status(status: &Status, mut encoder: DescriptorEncoder) -> fmt::Result
         [("allow", packets.allowed), ("deny", packets.denied)],
     )?;
     metrics.counter(
+        "remembered_connections",
+        "Connections that the kernel let pass without asking, because an earlier one to the same port had just been allowed.",
+        packets.remembered,
+    )?;
+    metrics.counter(
         "packets_unparsable",
         "Packets denied because they could not be parsed.",
         packets.unparsable,

@@ -98,8 +98,12 @@ pub struct Inventory {
 /// Packets since the start, by what became of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Packets {
-    /// Allowed.
+    /// Allowed by a worker.
     pub allowed: u64,
+    /// First packets of connections that passed without a question, because an earlier one to the same port had just been
+    /// allowed: since the rules were first installed.
+    #[serde(default)]
+    pub remembered: u64,
     /// Denied.
     pub denied: u64,
     /// Denied because they could not be parsed (among `denied`, too).

@@ -76,12 +76,18 @@ pub struct Record {
     /// For a default deny, the rule that came nearest to allowing. Only there, and only if one came near.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nearest_miss: Option<NearestMiss>,
-    /// How long parsing and evaluation took, in nanoseconds; of a packet that was held, its last evaluation alone.
+    /// How long parsing and evaluation took, in nanoseconds; of a packet that was held, its last evaluation alone; 0 where it was
+    /// remembered.
     pub nanoseconds: u64,
     /// How long the packet was held, in whole milliseconds, because a pod decides about it that was not known. Only if it was.
     /// Where `reason` is `unknown-pod` or `unknown-peer` the pod did not become known in time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_ms: Option<u64>,
+    /// `true` where the kernel let the connection pass by itself, because it remembered an earlier verdict of the same generation on
+    /// the same addresses, protocol and destination port; `time` is then when that was heard, some hundredths of a second later. Only
+    /// there.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub remembered: bool,
 }
 
 /// One end of a connection.
@@ -128,7 +134,8 @@ pub struct NearestMiss {
 /// A line that says that records are missing from the log at this place.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Lost {
-    /// How many since the last such line: their ring was full, or the log could not be written.
+    /// How many since the last such line: their ring was full, the log could not be written, or what the kernel told of
+    /// remembered connections was not heard.
     pub lost: u64,
     /// When that was noticed: RFC 3339, UTC, microseconds.
     #[serde(with = "form::time")]
@@ -140,7 +147,7 @@ pub struct Lost {
 impl Record {
     /// The record of a judgement by the agent of `node`.
     pub fn new(node: &Arc<str>, judgement: &Judgement) -> Self {
-        let Judgement { at, packet, decision, elapsed, held, snapshot } = judgement;
+        let Judgement { at, packet, decision, elapsed, held, snapshot, remembered } = judgement;
         let explain = |direction| match packet {
             Some(packet) => snapshot.explain(packet, decision, direction),
             None => unexplained(decision.outcome(direction), direction),
@@ -181,6 +188,7 @@ impl Record {
             }),
             nanoseconds: u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX),
             held_ms: held.map(|held| u64::try_from(held.as_millis()).unwrap_or(u64::MAX)),
+            remembered: *remembered,
         }
     }
 
@@ -234,6 +242,10 @@ fn unexplained(outcome: Outcome, direction: Direction) -> Explanation {
         isolated_by: Vec::new(),
         nearest_miss: None,
     }
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 fn is_zero(number: &usize) -> bool {

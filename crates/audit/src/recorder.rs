@@ -34,7 +34,12 @@ impl Recorder {
     /// Hands a judgement to the writer; if there is no room it is lost, and counted.
     pub fn record(&mut self, judgement: Judgement) {
         if let Err(PushError::Full(_)) = self.ring.push(judgement) {
-            self.lost.store(self.lost.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            self.lose(1);
         }
+    }
+
+    /// Counts so many judgements as lost: they did not even get as far as here.
+    pub fn lose(&mut self, number: u64) {
+        self.lost.store(self.lost.load(Ordering::Relaxed) + number, Ordering::Relaxed);
     }
 }

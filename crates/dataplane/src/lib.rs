@@ -4,7 +4,10 @@
 //!  [ Table ]  rules send first packets to -> NFQUEUE -> [ Workers ] -> parse -> Snapshot::judge -> verdict mark
 //!                                                                                     |
 //!  settle chain: verdict mark -> ACCEPTED in the connection mark                      v
-//!                                                                                 Judgement -> (audit)
+//!           |                                                                     Judgement -> (audit)
+//!           v                                                                         ^
+//!  pairs remembered for some seconds: their next connections pass -> NFLOG -> [ RememberedLog ]
+//!
 //!  [ Sweep ]  conntrack entries of judged pods -> judge again -> REVOKED set or cleared
 //! ```
 //!
@@ -15,6 +18,7 @@
 //! - [`workers`], [`worker`]: a pinned thread for each queue, from the kernel's question to its verdict; packets about which a
 //!   pod decides that is not known yet wait here.
 //! - [`queue_statistics`]: what waits in the queues, and what they dropped.
+//! - [`remembered`]: connections that passed without a question, heard of afterwards.
 //! - [`conntrack`], [`sweep`]: connections that exist already, judged again when policy changes.
 #![deny(unsafe_code)]
 
@@ -26,6 +30,7 @@ mod nft;
 pub mod packet;
 pub mod queue_statistics;
 pub mod queues;
+pub mod remembered;
 pub mod sweep;
 pub mod table;
 pub mod worker;

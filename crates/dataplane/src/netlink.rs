@@ -4,12 +4,14 @@
 //! Reading never trusts a length: a message that is cut short ends the iteration.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
     socket, sockopt,
 };
+use nix::sys::time::{TimeVal, TimeValLike};
 
 /// `struct nlmsghdr`: length, type, flags, sequence number, port id.
 const NLMSGHDR: usize = 16;
@@ -81,6 +83,13 @@ impl Messages {
         if let Some(flags) = self.bytes.get_mut(self.latest + 6..self.latest + 8) {
             let asked = u16::from_ne_bytes([flags[0], flags[1]]) | ACK;
             flags.copy_from_slice(&asked.to_ne_bytes());
+        }
+    }
+
+    /// Names the resource that the latest message is about (`res_id`): a group or queue, where the subsystem has them.
+    pub fn about(&mut self, resource: u16) {
+        if let Some(bytes) = self.bytes.get_mut(self.latest + NLMSGHDR + 2..self.latest + NLMSGHDR + 4) {
+            bytes.copy_from_slice(&resource.to_be_bytes());
         }
     }
 
@@ -253,6 +262,13 @@ impl Socket {
         let _ = setsockopt(&fd, sockopt::SndBufForce, &(8 << 20));
         cap_answers(&fd).map_err(failed("setsockopt NETLINK_CAP_ACK"))?;
         Ok(Self { fd, buffer: vec![0; RECEIVE_BUFFER], sequence: 0, interrupted: false })
+    }
+
+    /// Lets [`Socket::receive`] fail with `EAGAIN` when nothing has come for this long.
+    pub fn set_patience(&self, patience: Duration) -> Result<(), NetlinkError> {
+        let micros = i64::try_from(patience.as_micros()).unwrap_or(i64::MAX);
+        setsockopt(&self.fd, sockopt::ReceiveTimeout, &TimeVal::microseconds(micros))
+            .map_err(|errno| NetlinkError::Socket { call: "setsockopt SO_RCVTIMEO", errno })
     }
 
     /// A sequence number that this socket has not used yet.

@@ -7,12 +7,11 @@
 //! Why this is exact. A connection is in the table once its first packet has left the hook. When the sweep begins
 //! - no worker is still to send a verdict of an older snapshot (grace), and a verdict's packet has left the hook when the
 //!   system call that sent the verdict returns: what the older snapshot allowed is in the table;
-//! - packets that the older rules let through without a verdict (open sets) may still be in the hook. They are in the
-//!   table once [`wait_for_packets_under_way`] has returned, without any mark of ours. [`Scope::Unmarked`] looks at just
-//!   those.
+//! - what the older rules let through without a verdict (open sets, remembered pairs) has left the hook, too, once
+//!   [`wait_for_packets_under_way`] has returned: it is called before.
 //!
-//! ACCEPTED is neither set nor cleared here: it always means that a worker allowed a packet of the connection and the
-//! settle chain saw it. An allowed connection without it is judged, and recorded, at its next packet. REVOKED wins over
+//! ACCEPTED is neither set nor cleared here: it always means that a worker allowed a packet of the connection, or one of its
+//! pair a moment before. An allowed connection without it is judged, and recorded, at its next packet. REVOKED wins over
 //! ACCEPTED in the rules, so clearing REVOKED restores what was there before.
 
 use std::net::IpAddr;
@@ -20,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use policy::{Decision, Direction, Directions, Outcome, Reason, Snapshot, Verdict};
 
-use crate::conntrack::{Conntrack, ConntrackError, Entry, Filter, MarkChange, MarkFilter};
+use crate::conntrack::{Conntrack, ConntrackError, Entry, Filter, MarkChange};
 use crate::marks::Marks;
 
 mod local;
@@ -33,8 +32,6 @@ pub use under_way::wait_for_packets_under_way;
 pub enum Scope {
     /// All.
     Every,
-    /// Those that are neither ACCEPTED nor REVOKED: no worker has judged them. The kernel leaves the others out.
-    Unmarked,
     /// Those from a pod's address (egress) or to it (ingress). The kernel leaves the others out, so in a large table this
     /// takes a small part of the time of [`Scope::Every`]: looked at first, what a change denies to one pod is cut sooner.
     Pod(Direction, IpAddr),
@@ -42,11 +39,9 @@ pub enum Scope {
 
 impl Scope {
     /// Which connections the kernel is to hand over.
-    fn filter(self, marks: &Marks) -> Filter {
-        let unmarked = MarkFilter { value: 0, mask: marks.accepted().0 | marks.revoked().0 };
+    fn filter(self) -> Filter {
         match self {
             Self::Every => Filter::default(),
-            Self::Unmarked => Filter { mark: Some(unmarked), ..Filter::default() },
             Self::Pod(Direction::Egress, address) => Filter { source: Some(address), ..Filter::default() },
             Self::Pod(Direction::Ingress, address) => {
                 Filter { destination: Some(address), ..Filter::default() }
@@ -75,8 +70,7 @@ pub struct SweepReport {
     pub elapsed: Duration,
 }
 
-/// Judges every connection under `snapshot`, where the rules let through what they did before. `local` are the node's own
-/// addresses, read just before.
+/// Judges every connection under `snapshot`. `local` are the node's own addresses, read just before.
 pub fn sweep(
     conntrack: &mut Conntrack,
     snapshot: &Snapshot,
@@ -84,27 +78,6 @@ pub fn sweep(
     local: &LocalAddresses,
 ) -> Result<SweepReport, ConntrackError> {
     sweep_scope(conntrack, snapshot, marks, local, Scope::Every)
-}
-
-/// Judges every connection under `snapshot` after rules or open sets changed: at once those in the table, and then those
-/// whose first packet was under way under the old rules. That wait takes some milliseconds.
-pub fn sweep_after_rules_changed(
-    conntrack: &mut Conntrack,
-    snapshot: &Snapshot,
-    marks: &Marks,
-    local: &LocalAddresses,
-) -> Result<SweepReport, ConntrackError> {
-    let started = Instant::now();
-    let first = sweep_scope(conntrack, snapshot, marks, local, Scope::Every)?;
-    wait_for_packets_under_way();
-    let second = sweep_scope(conntrack, snapshot, marks, local, Scope::Unmarked)?;
-    Ok(SweepReport {
-        revoked: first.revoked + second.revoked,
-        restored: first.restored + second.restored,
-        gone: first.gone + second.gone,
-        elapsed: started.elapsed(),
-        ..first
-    })
 }
 
 /// One pass over the connections in `scope`.
@@ -118,7 +91,7 @@ pub fn sweep_scope(
     let started = Instant::now();
     let revoked = marks.revoked().0;
     let mut report = SweepReport::default();
-    let visited = conntrack.visit(scope.filter(marks), |entry| {
+    let visited = conntrack.visit(scope.filter(), |entry| {
         let is_revoked = entry.mark & revoked != 0;
         let decision = judge(entry, snapshot, local);
         report.judged += u64::from(concerns_us(&decision));

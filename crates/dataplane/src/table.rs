@@ -13,17 +13,22 @@
 mod chains;
 mod error;
 mod in_force;
+mod memory;
 mod sets;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 use nix::errno::Errno;
+use policy::Generation;
 use rustables::{Chain, ChainPolicy, ChainType, MsgType, ProtocolFamily, sys};
 
 use self::in_force::InForce;
 pub(crate) use self::in_force::{check_holder, read_generation};
+pub(crate) use self::memory::LOG_PREFIX;
+use self::memory::Memory;
 use self::sets::Contents;
 use crate::marks::Marks;
 use crate::nft::batch::{Batch, Part, Refusal};
@@ -33,6 +38,7 @@ use crate::nft::rule::Rule;
 use crate::queues::QueueRange;
 
 pub use self::error::TableError;
+pub use self::memory::Remember;
 pub use crate::nft::queue::QueueForm;
 
 /// The name of the table, in family `inet`.
@@ -66,6 +72,10 @@ pub struct TableConfig {
     pub pod_cidrs: Vec<IpNet>,
     /// Addresses in them that need no verdict.
     pub open: OpenAddresses,
+    /// What the kernel remembers of verdicts; `None` if it is to ask about every connection.
+    pub remember: Option<Remember>,
+    /// Of the snapshot that `open` comes from.
+    pub generation: Generation,
 }
 
 /// Addresses of local pods that no policy isolates: their packets pass without a question, in that direction.
@@ -85,6 +95,8 @@ pub struct Table {
     form: QueueForm,
     /// What the sets hold in the kernel.
     contents: Contents,
+    /// The epoch of what the kernel remembers.
+    memory: Option<Memory>,
 }
 
 impl Table {
@@ -100,19 +112,28 @@ impl Table {
     pub fn install(config: TableConfig, queues: QueueRange) -> Result<Self, TableError> {
         let form = available_form()?;
         let contents = Contents::new(&config.pod_cidrs, &config.open);
-        install_batch(&config, &contents, queues, form).commit(None)?;
-        Ok(Self { queues, form, contents })
+        let memory = Memory::new(&config, SystemTime::now());
+        install_batch(&config, &contents, memory.as_ref(), queues, form).commit(None)?;
+        Ok(Self { queues, form, contents, memory })
     }
 
-    /// Makes the sets hold these networks and addresses, in one atomic batch with only what differs from before. If
-    /// nothing does, nothing is sent.
+    /// Makes the sets hold these networks and addresses, as the snapshot of this generation wants it, and has the kernel
+    /// forget all pairs, in one atomic batch with only what differs from before. If nothing does, nothing is sent.
+    ///
+    /// To be called when no verdict of an older snapshot is under way any more: it would be remembered.
     ///
     /// # Errors
     /// [`TableError::Superseded`] if another agent has taken over, [`TableError::Missing`] if the rules are gone: in both
     /// cases, and all others, nothing was changed.
-    pub fn update(&mut self, pod_cidrs: &[IpNet], open: &OpenAddresses) -> Result<(), TableError> {
+    pub fn update(
+        &mut self,
+        pod_cidrs: &[IpNet],
+        open: &OpenAddresses,
+        generation: Generation,
+    ) -> Result<(), TableError> {
         let wanted = Contents::new(pod_cidrs, open);
-        if wanted == self.contents {
+        let memory = self.memory.as_ref().map(|memory| memory.next(generation));
+        if wanted == self.contents && memory.is_none() {
             return Ok(());
         }
         // Set when the sets turn out not to hold what was written into them: somebody changed them by hand.
@@ -125,9 +146,13 @@ impl Table {
             } else {
                 wanted.change_from(&self.contents, &mut batch);
             }
+            if let Some(memory) = &memory {
+                memory.replace(&mut batch);
+            }
             match batch.commit(Some(in_force.generation)) {
                 Ok(()) => {
                     self.contents = wanted;
+                    self.memory = memory;
                     return Ok(());
                 }
                 Err(Refusal::Outdated) => {}
@@ -136,6 +161,32 @@ impl Table {
             }
         }
         Err(TableError::Unquiet)
+    }
+
+    /// Has the kernel forget all pairs, for an agent that ends: from here on every first packet is for the next one.
+    ///
+    /// # Errors
+    /// As [`Table::update`].
+    pub fn forget(&self) -> Result<(), TableError> {
+        if self.memory.is_none() {
+            return Ok(());
+        }
+        for _ in 0..TRIES {
+            let in_force = self.check_ours()?;
+            let mut batch = Batch::default();
+            memory::forget(&mut batch);
+            match batch.commit(Some(in_force.generation)) {
+                Err(Refusal::Outdated) => {}
+                outcome => return outcome.map_err(TableError::from),
+            }
+        }
+        Err(TableError::Unquiet)
+    }
+
+    /// How many connections passed without a question because their pair was remembered, since the table was created:
+    /// by agents before this one, too.
+    pub fn remembered_connections() -> Result<u64, TableError> {
+        memory::count().map_err(TableError::from_reading)
     }
 
     /// Whether the rules send packets to other queues than ours: another agent has taken over, and this one should leave
@@ -213,7 +264,13 @@ fn form_trial(form: QueueForm) -> Batch {
     batch
 }
 
-fn install_batch(config: &TableConfig, contents: &Contents, queues: QueueRange, form: QueueForm) -> Batch {
+fn install_batch(
+    config: &TableConfig,
+    contents: &Contents,
+    memory: Option<&Memory>,
+    queues: QueueRange,
+    form: QueueForm,
+) -> Batch {
     let mut batch = Batch::default();
     let table = library_table();
     batch.library(Part::plain("table inet kube-verdict"), |library| library.add(&table, MsgType::Add));
@@ -225,7 +282,12 @@ fn install_batch(config: &TableConfig, contents: &Contents, queues: QueueRange, 
             .with_policy(ChainPolicy::Accept);
         batch.library(Part::plain(format!("chain {name}")), |library| library.add(&chain, MsgType::Add));
     }
+    for name in chains::PLAIN_CHAINS {
+        let chain = Chain::new(&table).with_name(name);
+        batch.library(Part::plain(format!("chain {name}")), |library| library.add(&chain, MsgType::Add));
+    }
     Contents::create(&mut batch);
+    Memory::create(&mut batch);
     // Without a chain's name: the rules of all chains of the table, also of those that this configuration doesn't use.
     batch.raw(Part::plain("removal of the old rules"), sys::NFT_MSG_DELRULE, 0, |rule| {
         rule.string(sys::NFTA_RULE_TABLE, TABLE);
@@ -233,6 +295,9 @@ fn install_batch(config: &TableConfig, contents: &Contents, queues: QueueRange, 
     contents.fill(&mut batch);
     for rule in chains::rules(config, queues, form) {
         rule.add_to(TABLE, &mut batch);
+    }
+    if let Some(memory) = memory {
+        memory.add_to(&mut batch);
     }
     batch
 }

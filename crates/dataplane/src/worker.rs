@@ -35,6 +35,7 @@ pub use hold::HoldLimits;
 use hold::{Held, Offered};
 pub(crate) use room::Room;
 pub(crate) use setup::{Opened, open, pin};
+pub use socket::Owner;
 pub(crate) use socket::Wake;
 
 /// `NF_INET_LOCAL_IN`: packets to the node itself.
@@ -182,7 +183,7 @@ impl<R: FnMut(Judgement)> Worker<R> {
         drop(pass);
         self.counters.count(verdict, packet.is_none());
         let held = since.map(|since| since.elapsed());
-        (self.record)(Judgement { at, packet, decision, elapsed, held, snapshot });
+        (self.record)(Judgement { at, packet, decision, elapsed, held, snapshot, remembered: false });
         sent.or_else(|error| self.endure(error))?;
         Ok(Judged::Told(decision))
     }

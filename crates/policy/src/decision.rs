@@ -196,10 +196,13 @@ pub struct Judgement {
     pub packet: Option<Packet>,
     /// What came out.
     pub decision: Decision,
-    /// How long parsing and evaluation took; of a packet that was held, the last evaluation alone.
+    /// How long parsing and evaluation took; of a packet that was held, the last evaluation alone; zero where it was remembered.
     pub elapsed: Duration,
     /// How long it was held until a pod would be known; `None` if the verdict was given at once.
     pub held: Option<Duration>,
     /// The snapshot under which it was judged: names its rules and pods.
     pub snapshot: Arc<Snapshot>,
+    /// Whether the kernel let the connection pass by itself, because it remembered an earlier verdict of the same snapshot on
+    /// the same addresses, protocol and destination port.
+    pub remembered: bool,
 }

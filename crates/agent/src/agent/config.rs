@@ -1,6 +1,7 @@
 //! What an agent is to do: the command line of `run`, as far as its thread needs it, valid.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cluster::Source;
 use dataplane::marks::Marks;
@@ -34,6 +35,10 @@ pub struct AgentConfig {
     pub queue_length: u32,
     /// The bits by which rules and workers speak.
     pub marks: Marks,
+    /// How long the kernel remembers an allowed pair; `None` if it is to ask about every connection.
+    pub remember: Option<Duration>,
+    /// The NFLOG groups that hear of remembered connections, one for each range of queues; `None` if nothing is recorded.
+    pub log_groups: Option<[u16; 2]>,
     /// Whether every connection is judged, so that it is recorded.
     pub record_open: bool,
     /// Whether DNS queries are judged before they are routed.
@@ -43,6 +48,12 @@ pub struct AgentConfig {
 }
 
 impl AgentConfig {
+    /// The NFLOG group that goes with these queues.
+    pub(super) fn log_group(&self, queues: QueueRange) -> Option<u16> {
+        let index = usize::from(queues != self.queues[0]);
+        self.log_groups.map(|groups| groups[index])
+    }
+
     /// What this asks of kernel and node.
     pub(super) fn needs(&self, pod_cidrs: &[IpNet], queues: &[QueueRange]) -> NeedsConfig {
         NeedsConfig {

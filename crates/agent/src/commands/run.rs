@@ -16,7 +16,7 @@ use dataplane::table::WhenDown;
 use dataplane::workers::{DEFAULT_QUEUE_LENGTH, HoldLimits};
 use ipnet::IpNet;
 use jiff::SignedDuration;
-use policy::Verdict;
+use policy::{Judgement, Verdict};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -100,6 +100,16 @@ pub struct Run {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Option<u16>,
 
+    /// How many seconds the kernel remembers who was allowed to reach whom on which port. Until then further connections pass
+    /// without a question; they are recorded all the same. `off` asks about every connection. A change of policy is never late,
+    /// but when an agent dies, what is remembered goes on passing for so long.
+    #[arg(long, value_name = "SECONDS|off", value_parser = remember, default_value = "5")]
+    remember: RememberFor,
+
+    /// First of two NFLOG groups, by which the kernel tells of remembered connections. Used if there is an audit log.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(..=65534))]
+    nflog_group: u16,
+
     /// Packet mark of a packet that was allowed, from the verdict to the end of the hook: one bit.
     #[arg(long, value_name = "BIT", value_parser = mark, default_value_t = Marks::default().verdict())]
     mark_verdict: Mark,
@@ -148,6 +158,10 @@ pub struct Run {
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: EnvFilterText,
 }
+
+/// How long something is remembered; `None` if not at all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct RememberFor(Option<Duration>);
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum OpenOrClosed {
@@ -227,6 +241,8 @@ impl Run {
             queues,
             queue_length: self.queue_length,
             marks,
+            remember: self.remember.0,
+            log_groups: (self.audit_log != "off").then_some([self.nflog_group, self.nflog_group + 1]),
             record_open: self.record_open,
             judge_dns: match self.judge_dns {
                 JudgeDns::Auto => KernelVersion::running().is_some_and(KernelVersion::loses_parallel_dns),
@@ -247,7 +263,12 @@ impl Run {
         };
         let ring = (RINGS / workers.max(1)).clamp(512, RINGS / 2);
         let config = AuditConfig { node: self.node.as_str().into(), destination, ring };
-        Ok(Audit::start(config, move |judgement| observe(&durations.verdict, judgement.elapsed))?)
+        let observe = move |judgement: &Judgement| {
+            if !judgement.remembered {
+                observe(&durations.verdict, judgement.elapsed);
+            }
+        };
+        Ok(Audit::start(config, observe)?)
     }
 }
 
@@ -344,6 +365,16 @@ fn hold_time(text: &str) -> Result<Duration, String> {
     Duration::try_from(time).ok().filter(|time| *time <= LONGEST_HOLD).ok_or_else(wrong)
 }
 
+fn remember(text: &str) -> Result<RememberFor, String> {
+    if text == "off" {
+        return Ok(RememberFor(None));
+    }
+    match text.parse() {
+        Ok(seconds @ 1..=3600_u64) => Ok(RememberFor(Some(Duration::from_secs(seconds)))),
+        _ => Err(format!("{text:?} is no time to remember: write seconds, from 1 to 3600, or `off`")),
+    }
+}
+
 fn bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is no size: write bytes, or 100M, 2G");
     let (digits, unit) = match text.char_indices().next_back() {
@@ -367,6 +398,11 @@ mod tests {
         }
         for text in ["", "0", "M", "1T", "-1", "99999999999G", "é"] {
             bytes(text).expect_err(text);
+        }
+        assert_eq!(remember("off"), Ok(RememberFor(None)));
+        assert_eq!(remember("30"), Ok(RememberFor(Some(Duration::from_secs(30)))));
+        for text in ["", "0", "-1", "1.5", "3601", "on"] {
+            remember(text).expect_err(text);
         }
         assert_eq!(mark("0x4000"), Ok(Mark(0x4000)));
         assert_eq!(mark("16384"), Ok(Mark(0x4000)));

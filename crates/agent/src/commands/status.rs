@@ -100,8 +100,8 @@ fn print(status: &Status, out: &mut impl Write) -> io::Result<()> {
     row(
         "packets",
         format!(
-            "{} allowed, {} denied ({} unparsable), {} gone before their verdict",
-            packets.allowed, packets.denied, packets.unparsable, packets.gone
+            "{} allowed, {} more remembered, {} denied ({} unparsable), {} gone before their verdict",
+            packets.allowed, packets.remembered, packets.denied, packets.unparsable, packets.gone
         ),
     );
     let hold = &status.hold;

@@ -49,6 +49,7 @@ impl Lines {
             nearest_miss,
             nanoseconds,
             held_ms,
+            remembered,
         } = record;
         self.raw(r#"{"time":"#).time(*time);
         self.raw(r#","node":"#).text(node);
@@ -87,6 +88,9 @@ impl Lines {
         self.raw(r#","nanoseconds":"#).number(*nanoseconds);
         if let Some(held_ms) = held_ms {
             self.raw(r#","held_ms":"#).number(*held_ms);
+        }
+        if *remembered {
+            self.raw(r#","remembered":true"#);
         }
         self.raw("}\n");
     }
@@ -279,6 +283,7 @@ mod tests {
             nearest_miss: Some(NearestMiss { policy: policy("b"), rule: 7, miss: Miss::Port }),
             nanoseconds: 0,
             held_ms: Some(5_000),
+            remembered: true,
         }
     }
 
@@ -287,7 +292,13 @@ mod tests {
         let second_later = Record { time: "2026-01-02T03:04:06.999999Z".parse().expect("time"), ..full() };
         let cases = [
             full(),
-            Record { protocol: Some(Protocol::TCP), icmp_type: None, rule_name: None, ..full() },
+            Record {
+                protocol: Some(Protocol::TCP),
+                icmp_type: None,
+                rule_name: None,
+                remembered: false,
+                ..full()
+            },
             Record {
                 protocol: Some(Protocol(47)),
                 isolated_by: vec![policy("a")],

@@ -72,6 +72,7 @@ pub(crate) fn judgement(snapshot: &Arc<Snapshot>, packet: Option<Packet>) -> Jud
         elapsed: Duration::from_nanos(123),
         held: None,
         snapshot: Arc::clone(snapshot),
+        remembered: false,
     }
 }
 
@@ -104,6 +105,16 @@ fn an_allowed_connection_names_the_rule() {
             r#""ingress":{"verdict":"allow","reason":"rule","policy":"db/allow-web","rule":1},"nanoseconds":123}"#,
         )
     );
+}
+
+#[test]
+fn what_the_kernel_remembered_is_said_so() {
+    let packet = Some(from_to("10.0.0.1", "10.0.1.2", 5432));
+    let judgement = Judgement { remembered: true, elapsed: Duration::ZERO, ..judgement(&snapshot(), packet) };
+    let record = Record::new(&Arc::from("node-a"), &judgement);
+    let text = serde_json::to_string(&record).expect("writes");
+    assert!(text.ends_with(r#""nanoseconds":0,"remembered":true}"#), "{text}");
+    assert!(serde_json::from_str::<Record>(&text).expect("reads").remembered);
 }
 
 #[test]

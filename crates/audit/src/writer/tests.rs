@@ -104,13 +104,14 @@ fn losses_of_a_recorder_that_is_gone_stay_counted() {
     let snapshot = snapshot();
     recorder.record(connection(&snapshot, 1));
     recorder.record(connection(&snapshot, 2));
+    recorder.lose(5);
     drop(recorder);
     for _ in 0..3 {
         writer.round(Instant::now(), time());
     }
     assert!(writer.rings.is_empty(), "the ring is given back");
-    assert_eq!(summary(&path), ["lost 1", "1"], "said once");
-    assert_eq!(writer.shared.lost.load(Relaxed), 1);
+    assert_eq!(summary(&path), ["lost 6", "1"], "said once");
+    assert_eq!(writer.shared.lost.load(Relaxed), 6);
 }
 
 #[test]

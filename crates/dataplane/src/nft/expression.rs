@@ -1,6 +1,8 @@
-//! The expressions of our rules: each loads, compares or sets one thing, or decides. All work on register 1.
+//! The expressions of our rules: each loads, compares or sets one thing, or decides. All work on register 1; the parts of a
+//! key stand side by side from there on.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use rustables::sys::{self, nft_registers};
 
@@ -8,7 +10,7 @@ use super::batch::PLAIN;
 use super::queue::{Queue, QueueForm};
 use crate::netlink::Attributes;
 
-/// The 16-byte register that every expression here reads and writes: an IPv6 address fits.
+/// The 16-byte register that every expression here reads and writes: an IPv6 address fits. A longer key goes on behind it.
 const REGISTER: nft_registers = sys::NFT_REG_1;
 
 /// One step of a rule. A comparison or lookup that fails ends the rule, and so does a load that isn't possible, such as
@@ -27,6 +29,8 @@ pub(crate) enum Expression {
     LoadPayload(Payload),
     /// Loads the routing type (`RTN_`) of an address of the packet.
     LoadAddressType(Address),
+    /// Loads one part of a key of several, so many 32-bit words behind the key's beginning.
+    LoadPart(Part, u32),
     /// register = (register & mask) ^ flip, 32 bits in host order.
     Bits {
         /// Bits that stay.
@@ -40,12 +44,43 @@ pub(crate) enum Expression {
     InSet(&'static str),
     /// Goes on if the register's value is not in the set.
     NotInSet(&'static str),
+    /// Puts the register's value into the set, unless it is there, to stay for this long (in milliseconds at the finest)
+    /// whatever happens to it. Where the set is full the rule ends.
+    AddToSet(&'static str, Duration),
+    /// Counts the packet in a counter of the table.
+    Count(&'static str),
+    /// Hands a copy of the packet to the listener of an NFLOG group, if there is one, and goes on.
+    Log(Log),
+    /// On to the rules of another chain; back here if none of them decides.
+    Jump(&'static str),
     /// The chain ends: on to the next chain of the hook.
     Accept,
     /// The packet ends.
     Drop,
     /// The packet goes to userspace; it comes back at the next chain of the hook.
     Queue(Queue, QueueForm),
+}
+
+/// A copy of a packet for userspace.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Log {
+    /// The NFLOG group.
+    pub group: u16,
+    /// A text that goes with it; the kernel takes up to 127 bytes.
+    pub prefix: String,
+    /// So many bytes of the packet, from its IP header on.
+    pub length: u32,
+}
+
+/// A part of a key of several.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Part {
+    /// Bytes of the packet; the word in which they end is filled up with zeros.
+    Payload(Payload),
+    /// The transport protocol's number, in a word of its own.
+    Transport,
+    /// This number, in host order.
+    Number(u32),
 }
 
 /// What there is to know about a packet beside its bytes.
@@ -69,6 +104,8 @@ pub(crate) enum Connection {
     Direction,
 }
 
+/// `IP_CT_DIR_ORIGINAL`: the direction of the connection's first packet.
+pub(crate) const ORIGINAL: u8 = 0;
 /// `IP_CT_DIR_REPLY`: against the direction of the connection's first packet.
 pub(crate) const REPLY: u8 = 1;
 /// `RTN_LOCAL`: the address is one of this network namespace's own.
@@ -81,8 +118,8 @@ pub(crate) enum Payload {
     V4(Address),
     /// An address of an IPv6 header (RFC 8200).
     V6(Address),
-    /// The destination port of a UDP header (RFC 768), big-endian.
-    UdpDestinationPort,
+    /// The destination port of a TCP, UDP or SCTP header, big-endian: the same place in all.
+    DestinationPort,
     /// The type of an ICMPv6 message (RFC 4443), a byte.
     Icmpv6Type,
 }
@@ -115,6 +152,8 @@ impl Expression {
         match self {
             Self::LoadConnection(_) | Self::StoreConnectionMark => "nft_ct",
             Self::LoadAddressType(_) => "nft_fib_inet",
+            Self::Count(_) => "nft_objref",
+            Self::Log(_) => "nft_log and nfnetlink_log",
             Self::Queue(_, form) => form.modules(),
             _ => PLAIN,
         }
@@ -134,19 +173,23 @@ impl Expression {
             Self::LoadConnection(_) | Self::StoreConnectionMark => "ct",
             Self::LoadPayload(_) => "payload",
             Self::LoadAddressType(_) => "fib",
+            Self::LoadPart(Part::Payload(_), _) => "payload",
+            Self::LoadPart(Part::Transport, _) => "meta",
+            Self::LoadPart(Part::Number(_), _) => "immediate",
             Self::Bits { .. } => "bitwise",
             Self::Compare(..) => "cmp",
             Self::InSet(_) | Self::NotInSet(_) => "lookup",
-            Self::Accept | Self::Drop => "immediate",
+            Self::AddToSet(..) => "dynset",
+            Self::Count(_) => "objref",
+            Self::Log(_) => "log",
+            Self::Jump(_) | Self::Accept | Self::Drop => "immediate",
             Self::Queue(_, form) => Queue::name(*form),
         }
     }
 
     fn encode_data(&self, data: &mut Attributes<'_>) {
         match self {
-            Self::LoadMeta(key) => {
-                data.be32(sys::NFTA_META_KEY, key.number()).be32(sys::NFTA_META_DREG, REGISTER);
-            }
+            Self::LoadMeta(key) => key.encode(data, REGISTER),
             Self::StorePacketMark => {
                 data.be32(sys::NFTA_META_KEY, Meta::Mark.number()).be32(sys::NFTA_META_SREG, REGISTER);
             }
@@ -156,13 +199,15 @@ impl Expression {
             Self::StoreConnectionMark => {
                 data.be32(sys::NFTA_CT_KEY, Connection::Mark.number()).be32(sys::NFTA_CT_SREG, REGISTER);
             }
-            Self::LoadPayload(payload) => {
-                let (base, offset, length) = payload.place();
-                data.be32(sys::NFTA_PAYLOAD_DREG, REGISTER)
-                    .be32(sys::NFTA_PAYLOAD_BASE, base)
-                    .be32(sys::NFTA_PAYLOAD_OFFSET, offset)
-                    .be32(sys::NFTA_PAYLOAD_LEN, length);
-            }
+            Self::LoadPayload(payload) => payload.encode(data, REGISTER),
+            Self::LoadPart(part, words) => match part {
+                Part::Payload(payload) => payload.encode(data, register(*words)),
+                Part::Transport => Meta::Transport.encode(data, register(*words)),
+                Part::Number(number) => {
+                    data.be32(sys::NFTA_IMMEDIATE_DREG, register(*words));
+                    encode_value(data, sys::NFTA_IMMEDIATE_DATA, &number.to_ne_bytes());
+                }
+            },
             Self::LoadAddressType(address) => {
                 let flags = match address {
                     Address::Source => sys::NFTA_FIB_F_SADDR,
@@ -191,8 +236,25 @@ impl Expression {
                     .be32(sys::NFTA_LOOKUP_SREG, REGISTER)
                     .be32(sys::NFTA_LOOKUP_FLAGS, sys::NFT_LOOKUP_F_INV);
             }
-            Self::Accept => encode_verdict(data, libc::NF_ACCEPT),
-            Self::Drop => encode_verdict(data, libc::NF_DROP),
+            Self::AddToSet(set, stay) => {
+                let milliseconds = u64::try_from(stay.as_millis()).unwrap_or(u64::MAX);
+                data.string(sys::NFTA_DYNSET_SET_NAME, set)
+                    .be32(sys::NFTA_DYNSET_OP, sys::NFT_DYNSET_OP_ADD)
+                    .be32(sys::NFTA_DYNSET_SREG_KEY, REGISTER)
+                    .bytes(sys::NFTA_DYNSET_TIMEOUT, &milliseconds.to_be_bytes());
+            }
+            Self::Count(counter) => {
+                data.be32(sys::NFTA_OBJREF_IMM_TYPE, sys::NFT_OBJECT_COUNTER)
+                    .string(sys::NFTA_OBJREF_IMM_NAME, counter);
+            }
+            Self::Log(Log { group, prefix, length }) => {
+                data.be16(sys::NFTA_LOG_GROUP, *group)
+                    .string(sys::NFTA_LOG_PREFIX, prefix)
+                    .be32(sys::NFTA_LOG_SNAPLEN, *length);
+            }
+            Self::Jump(chain) => encode_verdict(data, sys::NFT_JUMP, Some(chain)),
+            Self::Accept => encode_verdict(data, libc::NF_ACCEPT, None),
+            Self::Drop => encode_verdict(data, libc::NF_DROP, None),
             Self::Queue(queue, form) => queue.encode(*form, data),
         }
     }
@@ -204,15 +266,27 @@ fn encode_value(data: &mut Attributes<'_>, kind: u16, value: &[u8]) {
     });
 }
 
-fn encode_verdict(data: &mut Attributes<'_>, code: i32) {
+fn encode_verdict(data: &mut Attributes<'_>, code: i32, chain: Option<&str>) {
     data.be32(sys::NFTA_IMMEDIATE_DREG, sys::NFT_REG_VERDICT).nested(sys::NFTA_IMMEDIATE_DATA, |nested| {
         nested.nested(sys::NFTA_DATA_VERDICT, |verdict| {
             verdict.be32(sys::NFTA_VERDICT_CODE, code as u32);
+            if let Some(chain) = chain {
+                verdict.string(sys::NFTA_VERDICT_CHAIN, chain);
+            }
         });
     });
 }
 
+/// The register so many 32-bit words behind the beginning of register 1. A 16-byte register has two names.
+fn register(words: u32) -> nft_registers {
+    if words.is_multiple_of(4) { REGISTER + words / 4 } else { sys::NFT_REG32_00 + words }
+}
+
 impl Meta {
+    fn encode(self, data: &mut Attributes<'_>, register: nft_registers) {
+        data.be32(sys::NFTA_META_KEY, self.number()).be32(sys::NFTA_META_DREG, register);
+    }
+
     fn number(self) -> u32 {
         match self {
             Self::Mark => sys::NFT_META_MARK,
@@ -232,6 +306,14 @@ impl Connection {
 }
 
 impl Payload {
+    fn encode(self, data: &mut Attributes<'_>, register: nft_registers) {
+        let (base, offset, length) = self.place();
+        data.be32(sys::NFTA_PAYLOAD_DREG, register)
+            .be32(sys::NFTA_PAYLOAD_BASE, base)
+            .be32(sys::NFTA_PAYLOAD_OFFSET, offset)
+            .be32(sys::NFTA_PAYLOAD_LEN, length);
+    }
+
     /// Header (`NFT_PAYLOAD_`), offset and length in bytes.
     fn place(self) -> (u32, u32, u32) {
         match self {
@@ -239,7 +321,7 @@ impl Payload {
             Self::V4(Address::Destination) => (sys::NFT_PAYLOAD_NETWORK_HEADER, 16, 4),
             Self::V6(Address::Source) => (sys::NFT_PAYLOAD_NETWORK_HEADER, 8, 16),
             Self::V6(Address::Destination) => (sys::NFT_PAYLOAD_NETWORK_HEADER, 24, 16),
-            Self::UdpDestinationPort => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2),
+            Self::DestinationPort => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2),
             Self::Icmpv6Type => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1),
         }
     }

@@ -7,6 +7,9 @@
 //!  prerouting    judge-dns (dstnat + 5)     settle-dns (dstnat + 6)    DNS queries of local pods, kernels before 6.12
 //! ```
 //!
+//! `judge` and `judge-dns` ask the chain `remembered` before they queue, and their settle chains tell the chain `remember`
+//! (see `memory`).
+//!
 //! `judge-local` stands behind IPVS's hooks (srcnat - 2 and - 1): IPVS takes the packets of a service away there, and
 //! they come by `judge` with the address of the pod that serves them. In front of IPVS they would be judged by the
 //! address of the service, which no policy speaks about.
@@ -22,6 +25,7 @@
 
 use rustables::{Hook, HookClass};
 
+use super::memory::{self, ALLOWED_4, ALLOWED_6, REMEMBER, REMEMBERED};
 use super::sets;
 use super::{TableConfig, WhenDown};
 use crate::marks::Mark;
@@ -64,7 +68,10 @@ pub(super) fn chains(judge_dns: bool) -> Vec<(&'static str, Hook)> {
     chains
 }
 
-/// All rules, chain by chain.
+/// Names of the chains that have no hook: others jump to them.
+pub(super) const PLAIN_CHAINS: [&str; 2] = [REMEMBERED, REMEMBER];
+
+/// All rules of the chains that have a hook, chain by chain.
 pub(super) fn rules(config: &TableConfig, queues: QueueRange, form: QueueForm) -> Vec<Rule> {
     let chains = Chains {
         config,
@@ -87,18 +94,23 @@ struct Chains<'a> {
 }
 
 /// An address family: its number (`NFPROTO_`), and what the sets about it are called.
-struct Family {
-    number: i32,
-    payload: fn(Address) -> Payload,
+pub(super) struct Family {
+    pub(super) number: i32,
+    pub(super) payload: fn(Address) -> Payload,
+    /// 32-bit words of an address.
+    pub(super) words: u32,
+    pub(super) allowed: &'static str,
     pod_cidrs: &'static str,
     open_ingress: &'static str,
     open_egress: &'static str,
 }
 
-const FAMILIES: [Family; 2] = [
+pub(super) const FAMILIES: [Family; 2] = [
     Family {
         number: libc::NFPROTO_IPV4,
         payload: Payload::V4,
+        words: 1,
+        allowed: ALLOWED_4,
         pod_cidrs: sets::POD_CIDRS_4,
         open_ingress: sets::OPEN_INGRESS_4,
         open_egress: sets::OPEN_EGRESS_4,
@@ -106,6 +118,8 @@ const FAMILIES: [Family; 2] = [
     Family {
         number: libc::NFPROTO_IPV6,
         payload: Payload::V6,
+        words: 4,
+        allowed: ALLOWED_6,
         pod_cidrs: sets::POD_CIDRS_6,
         open_ingress: sets::OPEN_INGRESS_6,
         open_egress: sets::OPEN_EGRESS_6,
@@ -117,6 +131,7 @@ impl Chains<'_> {
     /// queue rules that matches: a packet that comes back goes on behind this chain.
     fn judge(&self) -> Vec<Rule> {
         let mut rules = self.known(JUDGE);
+        rules.extend(self.ask_memory(JUDGE));
         for family in &FAMILIES {
             rules.push(self.queue_egress(JUDGE, family));
             rules.push(self.queue_ingress(JUDGE, family));
@@ -142,7 +157,7 @@ impl Chains<'_> {
         };
         let not_udp = udp(Comparison::NotEqual).into_iter().chain([Expression::Accept]);
         let not_dns = udp(Comparison::Equal).into_iter().chain([
-            Expression::LoadPayload(Payload::UdpDestinationPort),
+            Expression::LoadPayload(Payload::DestinationPort),
             Expression::Compare(Comparison::NotEqual, 53_u16.to_be_bytes().to_vec()),
             Expression::Accept,
         ]);
@@ -156,6 +171,7 @@ impl Chains<'_> {
             "leave what goes to the node to judge-local",
             is_local(Address::Destination),
         ));
+        rules.extend(self.ask_memory(JUDGE_DNS));
         rules.extend(FAMILIES.iter().map(|family| self.queue_egress(JUDGE_DNS, family)));
         rules
     }
@@ -198,6 +214,10 @@ impl Chains<'_> {
             // Semantics 21: kubelet's probes and the host's processes always reach pods.
             rule(chain, "accept what the node itself sends", is_local(Address::Source)),
         ]
+    }
+
+    fn ask_memory(&self, chain: &'static str) -> Option<Rule> {
+        self.config.remember.map(|_| memory::jump(chain, REMEMBERED))
     }
 
     fn queue_egress(&self, chain: &'static str, family: &Family) -> Rule {
@@ -258,15 +278,20 @@ impl Chains<'_> {
             Expression::Bits { mask: !verdict, flip: 0 },
             Expression::StorePacketMark,
         ];
-        vec![
+        let mut rules = vec![
             rule(chain, "leave a packet that has no verdict as it is", no_verdict),
             rule(chain, "mark the connection of an allowed packet", mark_connection),
             rule(chain, "take the verdict's mark off the packet", clean_packet),
-        ]
+        ];
+        // A packet to the node itself was judged for its sender's egress alone: that says nothing to the other hooks.
+        if chain != SETTLE_LOCAL {
+            rules.extend(self.config.remember.map(|_| memory::jump(chain, REMEMBER)));
+        }
+        rules
     }
 }
 
-fn rule(
+pub(super) fn rule(
     chain: &'static str,
     purpose: &'static str,
     expressions: impl IntoIterator<Item = Expression>,

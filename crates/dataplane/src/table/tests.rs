@@ -2,6 +2,7 @@
 //! for a person to read the difference.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::*;
 
@@ -25,7 +26,14 @@ fn node_a() -> TableConfig {
             ingress: addresses(&["10.244.1.2", "fd00:10:244:1::2"]),
             egress: addresses(&["10.244.1.2", "10.244.1.3"]),
         },
+        remember: Some(Remember { time: Duration::from_secs(5), log_group: Some(100) }),
+        generation: Generation(7),
     }
+}
+
+/// At a moment whose microseconds are 0x02030405 in 32 bits.
+fn memory(config: &TableConfig) -> Option<Memory> {
+    Memory::new(config, SystemTime::UNIX_EPOCH + Duration::from_micros(0x01_0203_0405))
 }
 
 /// Compares with the golden file of this name. The bytes are those of a little-endian machine.
@@ -41,7 +49,13 @@ fn check_golden(name: &str, batch: &Batch) {
 }
 
 fn install(config: &TableConfig, form: QueueForm) -> Batch {
-    install_batch(config, &Contents::new(&config.pod_cidrs, &config.open), QUEUES, form)
+    install_batch(
+        config,
+        &Contents::new(&config.pod_cidrs, &config.open),
+        memory(config).as_ref(),
+        QUEUES,
+        form,
+    )
 }
 
 #[cfg(target_endian = "little")]
@@ -53,7 +67,7 @@ fn install_with_the_native_queue() {
 #[cfg(target_endian = "little")]
 #[test]
 fn install_with_the_target() {
-    let config = TableConfig { when_down: WhenDown::Closed, judge_dns: false, ..node_a() };
+    let config = TableConfig { when_down: WhenDown::Closed, judge_dns: false, remember: None, ..node_a() };
     check_golden("install-target.batch", &install(&config, QueueForm::Target));
 }
 
@@ -68,6 +82,9 @@ fn update_sends_the_difference_alone() {
     let new = Contents::new(&["10.244.0.0/23".parse().expect("a CIDR"), node_a().pod_cidrs[1]], &open);
     let mut batch = Batch::default();
     new.change_from(&old, &mut batch);
+    if let Some(memory) = memory(&node_a()) {
+        memory.next(Generation(8)).replace(&mut batch);
+    }
     check_golden("update.batch", &batch);
 }
 
@@ -82,9 +99,10 @@ fn the_trial_of_both_forms() {
 fn takeover_differs_from_the_first_install_in_the_queue_rules_alone() {
     let config = node_a();
     let contents = Contents::new(&config.pod_cidrs, &config.open);
-    let first = install_batch(&config, &contents, QUEUES, QueueForm::Native).to_text();
-    let second =
-        install_batch(&config, &contents, QueueRange { first: 102, count: 2 }, QueueForm::Native).to_text();
+    let install = |queues| {
+        install_batch(&config, &contents, memory(&config).as_ref(), queues, QueueForm::Native).to_text()
+    };
+    let (first, second) = (install(QUEUES), install(QueueRange { first: 102, count: 2 }));
     let part = |text: &str| text.split("# ").map(str::to_owned).collect::<Vec<_>>();
     let (first, second) = (part(&first), part(&second));
     assert_eq!(first.len(), second.len());

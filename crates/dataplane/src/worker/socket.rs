@@ -97,7 +97,7 @@ pub struct Owner {
 
 impl Owner {
     /// Looks for the process that holds the socket with this port.
-    pub(super) fn of_port(port_id: u32) -> Self {
+    pub(crate) fn of_port(port_id: u32) -> Self {
         let process = inode_of_port(port_id).ok().flatten().and_then(|inode| {
             let pids = fs::read_dir("/proc")
                 .ok()?

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use dataplane::conntrack::{Conntrack, Filter};
 use dataplane::marks::Marks;
-use dataplane::sweep::{
-    LocalAddresses, Scope, SweepReport, clear_marks, sweep, sweep_after_rules_changed, sweep_scope,
-};
+use dataplane::sweep::{LocalAddresses, Scope, SweepReport, clear_marks, sweep, sweep_scope};
 use nix::time::{ClockId, clock_gettime};
 use policy::{Direction, Snapshot};
 
@@ -142,30 +140,6 @@ fn connections_between_others_are_not_touched() {
 }
 
 #[test]
-fn a_pass_over_unmarked_connections_finds_those_that_no_worker_has_judged() {
-    in_namespace(&[], || {
-        make([
-            Made::udp((OTHER, 1), (DB, 5000)).marked(ACCEPTED),
-            Made::udp((OTHER, 2), (DB, 5000)).marked(FOREIGN),
-            Made::udp((WEB, 3), (DB, 5000)),
-        ]);
-        let (_, snapshot) = shop::open(&[5000]);
-        let (marks, local) = (Marks::default(), LocalAddresses::default());
-        let mut conntrack = Conntrack::open().unwrap();
-        let report = sweep_scope(&mut conntrack, &snapshot, &marks, &local, Scope::Unmarked).unwrap();
-        assert_eq!((report.entries, report.revoked), (2, 1));
-        assert_eq!(marks_by_port(), BTreeMap::from([(1, ACCEPTED), (2, REVOKED | FOREIGN), (3, 0)]));
-
-        let report = sweep_after_rules_changed(&mut conntrack, &snapshot, &marks, &local).unwrap();
-        assert_eq!((report.entries, report.revoked), (3, 1));
-        assert_eq!(
-            marks_by_port(),
-            BTreeMap::from([(1, ACCEPTED | REVOKED), (2, REVOKED | FOREIGN), (3, 0)])
-        );
-    });
-}
-
-#[test]
 fn one_pods_connections_are_swept_without_the_others() {
     in_namespace(&[], || {
         make([
@@ -230,9 +204,6 @@ fn a_hundred_thousand_connections_are_all_judged() {
         );
         let report = timed("nothing to change", &snapshot, Scope::Every);
         assert_eq!(report, SweepReport { entries: all, judged: all, ..Default::default() });
-        let report = timed("none unmarked", &snapshot, Scope::Unmarked);
-        assert_eq!(report, SweepReport::default());
-
         let report =
             timed("another pod's", &snapshot, Scope::Pod(Direction::Ingress, OTHER.parse().unwrap()));
         assert_eq!(report, SweepReport::default());

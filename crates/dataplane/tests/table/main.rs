@@ -3,15 +3,18 @@
 mod namespace;
 mod needs;
 mod packets;
+mod remembered;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use dataplane::marks::{Mark, Marks};
 use dataplane::queues::QueueRange;
-use dataplane::table::{OpenAddresses, Table, TableConfig, TableError, WhenDown};
+use dataplane::table::{OpenAddresses, Remember, Table, TableConfig, TableError, WhenDown};
+use policy::Generation;
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, send, socket,
@@ -21,6 +24,8 @@ use self::namespace::{become_nobody, in_namespace, list_set, list_table, run};
 
 const RANGE_A: QueueRange = QueueRange { first: 100, count: 2 };
 const RANGE_B: QueueRange = QueueRange { first: 102, count: 2 };
+/// Of what an update puts in force.
+const GENERATION: Generation = Generation(8);
 
 fn addresses(texts: &[&str]) -> BTreeSet<IpAddr> {
     texts.iter().map(|text| text.parse().expect("an address")).collect()
@@ -41,6 +46,8 @@ fn node_a() -> TableConfig {
             "fd00:10:244:1::/64".parse().expect("a CIDR"),
         ],
         open: open(&["10.244.1.2", "fd00:10:244:1::2"], &["10.244.1.2", "10.244.1.3"]),
+        remember: Some(Remember { time: Duration::from_secs(5), log_group: Some(100) }),
+        generation: Generation(7),
     }
 }
 
@@ -146,24 +153,30 @@ fn a_takeover_turns_the_rules_to_the_other_range() {
         assert!(text.contains("node-a pid 456") && !text.contains("node-a pid 123"), "{text}");
         // The old agent, late, changes nothing.
         let before = list_table();
-        let late = old.update(&node_a().pod_cidrs, &open(&["10.244.1.77"], &[]));
+        let late = old.update(&node_a().pod_cidrs, &open(&["10.244.1.77"], &[]), GENERATION);
         assert_eq!(late, Err(TableError::Superseded(RANGE_B)));
         assert_eq!(list_table(), before);
     });
 }
 
 #[test]
-fn updates_change_sets_and_nothing_else() {
+fn updates_change_sets_and_what_is_remembered_and_nothing_else() {
     in_namespace(|| {
         let config = node_a();
         let mut table = install(config.clone(), RANGE_A);
         let rules = || {
             let text = run("nft", &["--handle", "--stateless", "list", "table", "inet", "kube-verdict"]);
-            text.split_once("\tchain ").expect("a chain").1.to_owned()
+            let (_, chains) = text.split_once("\tchain ").expect("a chain");
+            // The two chains about what is remembered come last.
+            chains.split_once("chain remembered {").expect("the chain").0.to_owned()
         };
         let before = rules();
         table
-            .update(&config.pod_cidrs, &open(&["10.244.1.5", "fd00:10:244:1::2"], &["fd00:10:244:1::6"]))
+            .update(
+                &config.pod_cidrs,
+                &open(&["10.244.1.5", "fd00:10:244:1::2"], &["fd00:10:244:1::6"]),
+                GENERATION,
+            )
             .expect("update");
         assert_eq!(list_set("open-ingress4"), ["10.244.1.5"]);
         assert_eq!(list_set("open-ingress6"), ["fd00:10:244:1::2"]);
@@ -172,7 +185,7 @@ fn updates_change_sets_and_nothing_else() {
         // Neighbours, overlaps, and the whole of an address family.
         let cidrs = ["10.0.0.0/24", "10.0.1.0/24", "10.0.1.128/25", "10.0.3.0/24", "::/0"];
         let cidrs: Vec<_> = cidrs.iter().map(|cidr| cidr.parse().expect("a CIDR")).collect();
-        table.update(&cidrs, &open(&[], &[])).expect("update");
+        table.update(&cidrs, &open(&[], &[]), GENERATION).expect("update");
         assert_eq!(list_set("pod-cidrs4"), ["10.0.0.0/23", "10.0.3.0/24"]);
         assert_eq!(list_set("pod-cidrs6"), ["::/0"]);
         assert!(list_set("open-ingress4").is_empty());
@@ -181,14 +194,14 @@ fn updates_change_sets_and_nothing_else() {
 }
 
 #[test]
-fn an_update_without_difference_sends_nothing() {
+fn an_update_without_difference_sends_nothing_if_nothing_is_remembered() {
     in_namespace(|| {
-        let config = node_a();
+        let config = TableConfig { remember: None, ..node_a() };
         let mut table = install(config.clone(), RANGE_A);
         // If anything were sent, the missing table would be noticed.
         run("nft", &["delete", "table", "inet", "kube-verdict"]);
-        assert_eq!(table.update(&config.pod_cidrs, &config.open), Ok(()));
-        assert_eq!(table.update(&config.pod_cidrs, &open(&[], &[])), Err(TableError::Missing));
+        assert_eq!(table.update(&config.pod_cidrs, &config.open, GENERATION), Ok(()));
+        assert_eq!(table.update(&config.pod_cidrs, &open(&[], &[]), GENERATION), Err(TableError::Missing));
     });
 }
 
@@ -199,7 +212,7 @@ fn an_update_mends_sets_that_were_changed_by_hand() {
         let mut table = install(config.clone(), RANGE_A);
         run("nft", &["flush", "set", "inet", "kube-verdict", "open-egress4"]);
         table
-            .update(&config.pod_cidrs, &open(&["10.244.1.2"], &["10.244.1.3", "10.244.1.4"]))
+            .update(&config.pod_cidrs, &open(&["10.244.1.2"], &["10.244.1.3", "10.244.1.4"]), GENERATION)
             .expect("update");
         assert_eq!(list_set("open-egress4"), ["10.244.1.3", "10.244.1.4"]);
         assert_eq!(list_set("open-ingress4"), ["10.244.1.2"]);
@@ -222,7 +235,7 @@ fn ten_thousand_addresses_of_each_family_are_one_batch() {
         assert_eq!(list_set("open-ingress4").len(), 10_000);
         assert_eq!(list_set("open-egress6").len(), 10_000);
         let open = OpenAddresses { ingress: many(5_000..15_000), egress: BTreeSet::new() };
-        table.update(&config.pod_cidrs, &open).expect("update");
+        table.update(&config.pod_cidrs, &open, GENERATION).expect("update");
         let set = list_set("open-ingress4");
         assert_eq!(set.len(), 10_000);
         assert!(set.contains(&v4(14_999).to_string()) && !set.contains(&v4(4_999).to_string()));
@@ -276,7 +289,7 @@ fn updates_get_through_while_others_change_the_ruleset() {
         let mut updates = 0_u32;
         while other.try_wait().expect("the other program").is_none() || updates < 100 {
             let address = Ipv4Addr::from_bits(0x0af4_0100 + updates).to_string();
-            table.update(&config.pod_cidrs, &open(&[&address], &[])).expect("update");
+            table.update(&config.pod_cidrs, &open(&[&address], &[]), GENERATION).expect("update");
             updates += 1;
         }
         assert_eq!(list_set("open-ingress4"), [Ipv4Addr::from_bits(0x0af4_0100 + updates - 1).to_string()]);

@@ -79,7 +79,8 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 /// The table as `nft` lists it, with `QUEUE` in place of the queue statement: kernels have it in two forms, and `nft`
-/// prints one of them only where iptables' libraries are installed.
+/// prints one of them only where iptables' libraries are installed. And with `EPOCH` for that of the remembered pairs,
+/// which begins with the time of day, and which `nft` calls a number of an invalid type.
 pub fn list_table() -> String {
     let text = run("nft", &["list", "table", "inet", "kube-verdict"]);
     let mut lines: Vec<String> = Vec::new();
@@ -89,7 +90,11 @@ pub fn list_table() -> String {
             let (_, comment) = rest.split_once("comment ")?;
             Some(format!("{match_} != @open-{set} QUEUE comment {comment}"))
         });
-        lines.push(queue.unwrap_or_else(|| line.to_owned()));
+        let epoch = line.split_once("th dport . ").and_then(|(pair, rest)| {
+            let (_, rest) = rest.split_once(' ')?;
+            Some(format!("{pair}th dport . EPOCH {}", rest.trim_start_matches("[invalid type] ")))
+        });
+        lines.push(queue.or(epoch).unwrap_or_else(|| line.to_owned()));
     }
     lines.join("\n") + "\n"
 }

@@ -14,25 +14,25 @@ use dataplane::queue_statistics::QueueStatistics;
 use dataplane::table::{Table, TableConfig, WhenDown};
 
 use crate::namespace::{Place, in_namespace, run};
-use crate::{RANGE_A, RANGE_B, install, node_a, open};
+use crate::{GENERATION, RANGE_A, RANGE_B, install, node_a, open};
 
-const POD: &str = "10.244.1.9";
-const POD_6: &str = "fd00:10:244:1::9";
+pub const POD: &str = "10.244.1.9";
+pub const POD_6: &str = "fd00:10:244:1::9";
 const NODE: &str = "10.244.1.1";
-const REMOTE: &str = "192.0.2.2";
-const REMOTE_6: &str = "2001:db8::2";
+pub const REMOTE: &str = "192.0.2.2";
+pub const REMOTE_6: &str = "2001:db8::2";
 
 /// How long a packet may take that is expected, and how long one is waited for that is not.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-struct World {
-    pod: Place,
-    remote: Place,
+pub struct World {
+    pub pod: Place,
+    pub remote: Place,
 }
 
 impl World {
     /// The calling thread's namespace becomes the node.
-    fn new() -> Self {
+    pub fn new() -> Self {
         let world = Self { pod: Place::new(), remote: Place::new() };
         // Without it, no neighbour is asked for until the link's own address has been tried for a second.
         let no_trial = || {
@@ -66,11 +66,11 @@ impl World {
     }
 }
 
-fn closed() -> TableConfig {
+pub fn closed() -> TableConfig {
     TableConfig { when_down: WhenDown::Closed, open: open(&[], &[]), ..node_a() }
 }
 
-fn socket(address: &str, port: u16) -> UdpSocket {
+pub fn socket(address: &str, port: u16) -> UdpSocket {
     let address: SocketAddr = (address.parse::<std::net::IpAddr>().expect("an address"), port).into();
     let deadline = Instant::now() + Duration::from_secs(5);
     let socket = loop {
@@ -97,7 +97,7 @@ fn receive(socket: &UdpSocket) -> Result<usize, ErrorKind> {
     }
 }
 
-fn received(socket: &UdpSocket) -> bool {
+pub fn received(socket: &UdpSocket) -> bool {
     match receive(socket) {
         Ok(_) => true,
         Err(ErrorKind::WouldBlock | ErrorKind::TimedOut) => false,
@@ -125,7 +125,7 @@ fn pod_reaches_node(world: &World, port: u16) -> bool {
 }
 
 /// How many packets the counter in this chain of table `other` has seen.
-fn counted(chain: &str) -> u32 {
+pub fn counted(chain: &str) -> u32 {
     let text = run("nft", &["list", "chain", "inet", "other", chain]);
     let (_, rest) = text.split_once("counter packets ").expect("a counter");
     rest.split(' ').next().and_then(|number| number.parse().ok()).expect("a number")
@@ -142,13 +142,13 @@ fn what_is_not_known_is_dropped_and_what_is_open_passes_in_that_direction() {
                 && !remote_reaches_pod(&world, 7001)
                 && !pod_reaches_node(&world, 7002)
         );
-        table.update(&cidrs, &open(&[], &[POD])).expect("update");
+        table.update(&cidrs, &open(&[], &[POD]), GENERATION).expect("update");
         assert!(
             pod_reaches_remote(&world, 7010)
                 && !remote_reaches_pod(&world, 7011)
                 && pod_reaches_node(&world, 7012)
         );
-        table.update(&cidrs, &open(&[POD], &[])).expect("update");
+        table.update(&cidrs, &open(&[POD], &[]), GENERATION).expect("update");
         assert!(
             !pod_reaches_remote(&world, 7020)
                 && remote_reaches_pod(&world, 7021)
@@ -156,10 +156,10 @@ fn what_is_not_known_is_dropped_and_what_is_open_passes_in_that_direction() {
         );
         // DNS of a pod takes another chain.
         assert!(!pod_reaches_remote(&world, 53));
-        table.update(&cidrs, &open(&[], &[POD])).expect("update");
+        table.update(&cidrs, &open(&[], &[POD]), GENERATION).expect("update");
         assert!(pod_reaches_remote(&world, 53));
         // Outside the pod CIDRs nothing is asked.
-        table.update(&["10.9.0.0/16".parse().expect("a CIDR")], &open(&[], &[])).expect("update");
+        table.update(&["10.9.0.0/16".parse().expect("a CIDR")], &open(&[], &[]), GENERATION).expect("update");
         assert!(pod_reaches_remote(&world, 7030) && remote_reaches_pod(&world, 7031));
     });
 }
@@ -191,7 +191,7 @@ fn ipv6_is_judged_as_well_and_neighbour_discovery_passes() {
         };
         assert!(!reaches(7000));
         // Semantics 25: the open set lets the datagram pass, neighbour discovery must have passed before it.
-        table.update(&closed().pod_cidrs, &open(&[], &[POD_6])).expect("update");
+        table.update(&closed().pod_cidrs, &open(&[], &[POD_6]), GENERATION).expect("update");
         assert!(reaches(7001));
     });
 }
@@ -227,7 +227,7 @@ fn connection_marks_decide_before_anything_else() {
                 && remote_reaches_pod(&world, 7001)
                 && pod_reaches_node(&world, 7001)
         );
-        table.update(&closed().pod_cidrs, &open(&[POD], &[POD])).expect("update");
+        table.update(&closed().pod_cidrs, &open(&[POD], &[POD]), GENERATION).expect("update");
         for port in [7002, 7003] {
             assert!(!pod_reaches_remote(&world, port), "{port}");
             assert!(!remote_reaches_pod(&world, port), "{port}");
@@ -238,7 +238,7 @@ fn connection_marks_decide_before_anything_else() {
 }
 
 /// A table of another program.
-fn other(chains: &str) {
+pub fn other(chains: &str) {
     run("nft", &[&format!("table inet other {{ {} }}", chains.replace('}', "}\n"))]);
 }
 
@@ -269,9 +269,9 @@ fn what_conntrack_does_not_track_is_judged_every_time() {
         other("chain untracking { type filter hook prerouting priority -300; udp dport 7000 notrack; }");
         let mut table = install(closed(), RANGE_A);
         assert!(!pod_reaches_remote(&world, 7000));
-        table.update(&closed().pod_cidrs, &open(&[], &[POD])).expect("update");
+        table.update(&closed().pod_cidrs, &open(&[], &[POD]), GENERATION).expect("update");
         assert!(pod_reaches_remote(&world, 7000));
-        table.update(&closed().pod_cidrs, &open(&[], &[])).expect("update");
+        table.update(&closed().pod_cidrs, &open(&[], &[]), GENERATION).expect("update");
         assert!(!pod_reaches_remote(&world, 7000));
     });
 }
@@ -322,7 +322,7 @@ fn waiting_packets_survive_all_but_the_removal_of_the_table() {
         let mut table = install(TableConfig { judge_dns: false, ..closed() }, RANGE_A);
         world.pod.run(|| socket(POD, 0).send_to(b"x", (REMOTE, 7000)).expect("sent"));
         assert_eq!(waiting(), 1);
-        table.update(&closed().pod_cidrs, &open(&[POD], &[])).expect("update");
+        table.update(&closed().pod_cidrs, &open(&[POD], &[]), GENERATION).expect("update");
         assert_eq!(waiting(), 1, "after an update");
         install(TableConfig { judge_dns: false, ..closed() }, RANGE_B);
         assert_eq!(waiting(), 1, "after a takeover");

@@ -66,7 +66,7 @@ fn every_expression_in_bytes() {
             [be32(1, 1), be32(2, 1), be32(3, 24), be32(4, 16)].concat(),
         ),
         (
-            Expression::LoadPayload(Payload::UdpDestinationPort),
+            Expression::LoadPayload(Payload::DestinationPort),
             "payload",
             [be32(1, 1), be32(2, 2), be32(3, 2), be32(4, 2)].concat(),
         ),
@@ -115,6 +115,38 @@ fn every_expression_in_bytes() {
         ),
         (Expression::InSet("abc"), "lookup", [value(b"abc\0"), be32(2, 1)].concat()),
         (Expression::NotInSet("abc"), "lookup", [value(b"abc\0"), be32(2, 1), be32(5, 1)].concat()),
+        (
+            Expression::LoadPart(Part::Payload(Payload::V6(Address::Destination)), 4),
+            "payload",
+            [be32(1, 2), be32(2, 1), be32(3, 24), be32(4, 16)].concat(),
+        ),
+        (Expression::LoadPart(Part::Transport, 2), "meta", [be32(2, 16), be32(1, 10)].concat()),
+        (
+            Expression::LoadPart(Part::Number(mark), 10),
+            "immediate",
+            [be32(1, 18), nested(2, &value(&mark.to_ne_bytes()))].concat(),
+        ),
+        (
+            Expression::AddToSet("abc", Duration::from_millis(0x1234)),
+            "dynset",
+            [value(b"abc\0"), be32(3, 0), be32(4, 1), vec![12, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0x12, 0x34]]
+                .concat(),
+        ),
+        (Expression::Count("abc"), "objref", [be32(1, 1), vec![8, 0, 2, 0], b"abc\0".to_vec()].concat()),
+        (
+            Expression::Log(Log { group: 7, prefix: "abc".to_owned(), length: 128 }),
+            "log",
+            [vec![6, 0, 1, 0, 0, 7, 0, 0, 8, 0, 2, 0], b"abc\0".to_vec(), be32(3, 128)].concat(),
+        ),
+        (
+            Expression::Jump("abc"),
+            "immediate",
+            [
+                be32(1, 0),
+                nested(2, &nested(2, &[be32(1, u32::MAX - 2), vec![8, 0, 2, 0], b"abc\0".to_vec()].concat())),
+            ]
+            .concat(),
+        ),
         (Expression::Accept, "immediate", [be32(1, 0), nested(2, &nested(2, &be32(1, 1)))].concat()),
         (Expression::Drop, "immediate", [be32(1, 0), nested(2, &nested(2, &be32(1, 0)))].concat()),
     ];

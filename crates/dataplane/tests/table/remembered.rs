@@ -1,0 +1,417 @@
+//! What the kernel remembers: real packets, real workers and the whole table. The policy lets pod `a` (10.244.1.9) reach UDP and TCP
+//! ports 53 and 7000 of everybody, and every port of 192.0.2.3, and nothing else.
+
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use dataplane::marks::Marks;
+use dataplane::queue_statistics::QueueStatistics;
+use dataplane::queues::QueueRange;
+use dataplane::remembered::{Heard, History, RememberedLog, RememberedLogError};
+use dataplane::table::{OpenAddresses, Remember, Table, TableConfig, WhenDown};
+use dataplane::workers::{Counters, DEFAULT_QUEUE_LENGTH, Workers, WorkersConfig};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket as socket_of,
+};
+use policy::{
+    Action, Change, Compiler, IpBlock, Labels, Namespace, NamespaceMatch, Node, Peer, Pod, PodName,
+    PolicyName, PolicySpec, PortMatch, PortNumbers, Protocol, Published, Reason, RuleSpec, Scope, Selector,
+    Snapshot, Subject, Tier, Verdict,
+};
+
+use crate::RANGE_A;
+use crate::namespace::{in_namespace, run};
+use crate::packets::{POD, POD_6, REMOTE, REMOTE_6, World, counted, other, received, socket};
+
+/// Another address of the remote, whose every port is open to the pod.
+const TRUSTED: &str = "192.0.2.3";
+const GROUP: u16 = 100;
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn policy(ports: &[u16]) -> Change {
+    let numbers = |port: &u16| {
+        [Protocol::TCP, Protocol::UDP]
+            .map(|protocol| PortMatch { protocol: Some(protocol), numbers: PortNumbers::Range(*port, *port) })
+    };
+    let accept = |peers, ports| RuleSpec { name: None, action: Action::Accept, peers, ports };
+    let trusted =
+        Peer::Block(IpBlock { cidr: format!("{TRUSTED}/32").parse().expect("a CIDR"), except: Vec::new() });
+    Change::Policy(Arc::new(PolicySpec {
+        name: PolicyName::network_policy("shop", "a"),
+        tier: Tier::NetworkPolicy,
+        priority: 0,
+        subject: Subject { namespaces: NamespaceMatch::Named("shop".into()), pods: Selector::everything() },
+        isolates_ingress: false,
+        isolates_egress: true,
+        ingress: Vec::new(),
+        egress: vec![
+            accept(None, Some(ports.iter().flat_map(numbers).collect())),
+            accept(Some(vec![trusted]), None),
+        ],
+    }))
+}
+
+/// The node with an agent's workers, table and listener.
+struct Agent {
+    world: World,
+    compiler: Compiler,
+    snapshot: Arc<Snapshot>,
+    published: Arc<Published>,
+    workers: Workers,
+    table: Table,
+    history: Arc<History>,
+    log: Option<RememberedLog>,
+    heard: Receiver<Heard>,
+}
+
+impl Agent {
+    fn new(time: Duration) -> Self {
+        let world = World::new();
+        world.remote.run(|| run("ip", &["addr", "add", &format!("{TRUSTED}/24"), "dev", "eth0"]));
+        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let mut compiler = Compiler::new(Scope::Node("node-a".into()));
+        let snapshot = compiler.apply([
+            Change::Node(Node {
+                name: "node-a".into(),
+                addresses: vec![address("192.0.2.1")],
+                pod_cidrs: ["10.244.1.0/24", "fd00:10:244:1::/64"].map(|c| c.parse().expect("a CIDR")).into(),
+            }),
+            Change::Namespace(Namespace { name: "shop".into(), labels: Labels::none() }),
+            Change::Pod(Pod {
+                name: PodName::new("shop", "a"),
+                labels: Labels::none(),
+                addresses: vec![address(POD), address(POD_6)],
+                ports: Vec::new(),
+                node: Some("node-a".into()),
+                host_network: false,
+                created: 0,
+            }),
+            policy(&[53, 7000]),
+        ]);
+        let published = Published::new(Arc::clone(&snapshot), usize::from(RANGE_A.count));
+        let workers = start(RANGE_A, &published);
+        let history = Arc::<History>::default();
+        history.publish(&snapshot, Instant::now());
+        let (tell, heard) = channel();
+        let log = RememberedLog::start(GROUP, Arc::clone(&history), move |heard| drop(tell.send(heard)));
+        let config = TableConfig {
+            marks: Marks::default(),
+            when_down: WhenDown::Closed,
+            judge_dns: true,
+            holder: "node-a pid 1".to_owned(),
+            pod_cidrs: snapshot.pod_cidrs().to_vec(),
+            open: OpenAddresses::default(),
+            remember: Some(Remember { time, log_group: Some(GROUP) }),
+            generation: snapshot.generation(),
+        };
+        let table = Table::install(config, RANGE_A).expect("the table can be installed");
+        let log = Some(log.expect("the group is free"));
+        Self { world, compiler, snapshot, published, workers, table, history, log, heard }
+    }
+
+    /// Remembers for so long that no test sees the end of it.
+    fn with_long_memory() -> Self {
+        Self::new(Duration::from_secs(3600))
+    }
+
+    /// Puts another policy in force, up to the sweep.
+    fn change(&mut self, change: Change) {
+        self.snapshot = self.compiler.apply([change]);
+        self.history.publish(&self.snapshot, Instant::now());
+        let mut grace = self.published.publish(Arc::clone(&self.snapshot));
+        while !grace.over() {
+            sleep(Duration::from_millis(1));
+        }
+        let cidrs = self.snapshot.pod_cidrs();
+        self.table.update(cidrs, &OpenAddresses::default(), self.snapshot.generation()).expect("update");
+    }
+
+    /// Whether a datagram of a new connection arrives.
+    fn reaches(&self, (to, port): (&'static str, u16)) -> bool {
+        let from = if to.contains(':') { POD_6 } else { POD };
+        let server = self.world.remote.run(move || socket(to, port));
+        self.world.pod.run(move || socket(from, 0).send_to(b"x", (to, port)).expect("sent"));
+        received(&server)
+    }
+
+    /// Packets judged by workers, allowed and denied, and connections remembered, once all there should be are there.
+    fn numbers(&self, expected: (u64, u64, u64)) -> (u64, u64, u64) {
+        let now = || {
+            let sum = |number: fn(&Counters) -> u64| self.workers.counters().iter().map(number).sum::<u64>();
+            let remembered = Table::remembered_connections().expect("the counter is there");
+            (sum(|one| one.allowed), sum(|one| one.denied), remembered)
+        };
+        let deadline = Instant::now() + PATIENCE;
+        // A packet is counted a moment after its verdict.
+        while now() != expected && Instant::now() < deadline {
+            sleep(Duration::from_millis(5));
+        }
+        now()
+    }
+
+    /// What is heard next.
+    fn heard(&self) -> Heard {
+        self.heard.recv_timeout(PATIENCE).expect("something is heard")
+    }
+}
+
+fn start(queues: QueueRange, published: &Arc<Published>) -> Workers {
+    let config = WorkersConfig {
+        queues,
+        marks: Marks::default(),
+        queue_length: DEFAULT_QUEUE_LENGTH,
+        fail_open: false,
+    };
+    Workers::start(config, published, |_| |_| {}).expect("the queues are free")
+}
+
+#[track_caller]
+fn expect(agent: &Agent, allowed: u64, denied: u64, remembered: u64) {
+    assert_eq!(agent.numbers((allowed, denied, remembered)), (allowed, denied, remembered));
+}
+
+#[test]
+fn the_next_connections_of_an_allowed_pair_pass_without_a_question_in_both_families_and_in_dns() {
+    in_namespace(|| {
+        let agent = Agent::with_long_memory();
+        for (number, to) in
+            (1..).zip([(REMOTE, 7000), (REMOTE_6, 7000), (REMOTE, 53), (REMOTE_6, 53), (TRUSTED, 9)])
+        {
+            for _ in 0..3 {
+                assert!(agent.reaches(to), "{to:?}");
+            }
+            expect(&agent, number, 0, 2 * number);
+        }
+    });
+}
+
+#[test]
+fn another_port_or_protocol_or_address_is_another_pair_and_what_is_denied_is_never_remembered() {
+    in_namespace(|| {
+        let agent = Agent::with_long_memory();
+        assert!(agent.reaches((REMOTE, 7000)));
+        assert!(!agent.reaches((REMOTE, 7001)) && !agent.reaches((REMOTE, 7001)));
+        expect(&agent, 1, 2, 0);
+        assert!(agent.reaches((TRUSTED, 7001)));
+        assert!(!agent.reaches((REMOTE, 7001)));
+        expect(&agent, 2, 3, 0);
+        // TCP to the same port: nobody listens there, and the answer says so.
+        let refused =
+            agent.world.pod.run(|| std::net::TcpStream::connect((REMOTE, 7000)).expect_err("refused"));
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        expect(&agent, 3, 3, 0);
+        let set = run("nft", &["list", "set", "inet", "kube-verdict", "allowed4"]);
+        let pairs = set.matches("expires").count();
+        assert_eq!(pairs, 3, "{set}");
+    });
+}
+
+#[test]
+fn what_has_no_ports_is_judged_every_time() {
+    in_namespace(|| {
+        let agent = Agent::with_long_memory();
+        for number in 1..=3 {
+            agent.world.pod.run(move || echo_request(number as u8));
+            expect(&agent, number, 0, 0);
+        }
+    });
+}
+
+/// Sends an ICMP echo request to the trusted address.
+fn echo_request(identifier: u8) {
+    let socket = socket_of(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Icmp)
+        .expect("a raw socket");
+    // Type 8, code 0, checksum, identifier, number 0: the sum of all words is 0xffff.
+    let request = [8, 0, !8, !identifier, 0, identifier, 0, 0];
+    sendto(socket.as_raw_fd(), &request, &SockaddrIn::new(192, 0, 2, 3, 0), MsgFlags::empty()).expect("sent");
+}
+
+#[test]
+fn what_conntrack_does_not_track_is_not_remembered_and_not_known() {
+    in_namespace(|| {
+        let agent = Agent::with_long_memory();
+        assert!(agent.reaches((REMOTE, 7000)));
+        other("chain untracking { type filter hook prerouting priority -300; udp dport 7000 notrack; }");
+        assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)));
+        expect(&agent, 3, 0, 0);
+    });
+}
+
+#[test]
+fn a_change_of_policy_forgets_all_pairs_at_once() {
+    in_namespace(|| {
+        let mut agent = Agent::with_long_memory();
+        assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)));
+        expect(&agent, 1, 0, 1);
+        agent.change(policy(&[7001]));
+        assert!(!agent.reaches((REMOTE, 7000)));
+        assert!(agent.reaches((REMOTE, 7001)));
+        expect(&agent, 2, 1, 1);
+        // Back: what was remembered under the first policy is not known under the third, which says the same.
+        agent.change(policy(&[7000]));
+        assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)));
+        expect(&agent, 3, 1, 2);
+        agent.table.forget().expect("the table is ours");
+        assert!(agent.reaches((REMOTE, 7000)));
+        expect(&agent, 4, 1, 2);
+    });
+}
+
+#[test]
+fn a_busy_pair_is_judged_anew_all_the_same() {
+    in_namespace(|| {
+        let agent = Agent::new(Duration::from_secs(1));
+        let started = Instant::now();
+        assert!(agent.reaches((REMOTE, 7000)));
+        while started.elapsed() < Duration::from_millis(2500) {
+            assert!(agent.reaches((REMOTE, 7000)));
+            sleep(Duration::from_millis(20));
+        }
+        let allowed: u64 = agent.workers.counters().iter().map(|one| one.allowed).sum();
+        assert!((3..=4).contains(&allowed), "{allowed} verdicts in two and a half seconds");
+    });
+}
+
+#[test]
+fn foreign_marks_stay_and_the_connection_is_marked() {
+    in_namespace(|| {
+        let agent = Agent::with_long_memory();
+        other(
+            "chain marks { type filter hook prerouting priority -140; \
+               meta mark set 0x00004000; ct mark set 0x00000040; } \
+             chain passed { type filter hook postrouting priority 97; \
+               udp dport 7000 meta mark 0x00004000 ct mark 0x01000040 counter; }",
+        );
+        assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)));
+        expect(&agent, 1, 0, 1);
+        assert_eq!(counted("passed"), 2);
+    });
+}
+
+#[test]
+fn a_full_memory_remembers_no_more_and_does_no_harm() {
+    in_namespace(|| {
+        let agent = Agent::with_long_memory();
+        let mut text = String::new();
+        for thousand in 0..66 {
+            text += "add element inet kube-verdict allowed4 {";
+            for number in 0..1000.min(65_535 - thousand * 1000) {
+                let address = std::net::Ipv4Addr::from_bits(0x0b00_0000 + thousand * 1000 + number);
+                text += &format!(" {address} . 10.1.1.1 . 6 . 80 . 0x1 timeout 1h,");
+            }
+            text.pop();
+            text += "}\n";
+        }
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), text).expect("written");
+        run("nft", &["-f", file.path().to_str().expect("UTF-8")]);
+        assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)));
+        assert!(!agent.reaches((REMOTE, 7001)));
+        expect(&agent, 2, 1, 0);
+        // Later packets of a connection that could not be remembered are not asked about, and the mark is off the packet.
+        assert!(agent.reaches((REMOTE_6, 7000)) && agent.reaches((REMOTE_6, 7000)));
+        expect(&agent, 3, 1, 1);
+    });
+}
+
+#[test]
+fn each_remembered_connection_is_heard_of_with_rule_and_generation() {
+    in_namespace(|| {
+        let mut agent = Agent::with_long_memory();
+        let first = agent.snapshot.generation();
+        assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)));
+        let Heard::Connection(judgement) = agent.heard() else { panic!("lost") };
+        assert!(judgement.remembered && judgement.decision.verdict() == Verdict::Allow);
+        assert_eq!(judgement.snapshot.generation(), first);
+        let packet = judgement.packet.expect("a packet");
+        assert_eq!(
+            (packet.source().to_string(), packet.destination().to_string()),
+            (POD.into(), REMOTE.into())
+        );
+        assert_eq!((packet.protocol, packet.destination_port), (Protocol::UDP, Some(7000)));
+        assert!(packet.source_port.is_some_and(|port| port != 0));
+        let Reason::Rule(rule) = judgement.decision.egress.reason else { panic!("{judgement:?}") };
+        assert_eq!(judgement.snapshot.rule_name(rule).map(|name| name.index), Some(0));
+
+        agent.change(policy(&[7000, 7001]));
+        assert!(agent.reaches((REMOTE_6, 7001)) && agent.reaches((REMOTE_6, 7001)));
+        let Heard::Connection(judgement) = agent.heard() else { panic!("lost") };
+        assert_eq!(judgement.snapshot.generation(), agent.snapshot.generation());
+        assert_eq!(judgement.packet.map(|packet| packet.destination().to_string()), Some(REMOTE_6.into()));
+        // Dropping the listener hears the last ones.
+        assert!(agent.reaches((REMOTE_6, 7001)));
+        agent.log = None;
+        assert!(matches!(agent.heard.try_recv(), Ok(Heard::Connection(_))));
+        assert!(agent.heard.try_recv().is_err(), "nothing twice");
+    });
+}
+
+#[test]
+fn remembered_while_the_next_snapshot_was_published_names_the_one_that_allowed() {
+    in_namespace(|| {
+        let mut agent = Agent::with_long_memory();
+        // Published, and not in the rules yet: a worker allows what the older snapshot would not.
+        let next = agent.compiler.apply([policy(&[7001])]);
+        agent.history.publish(&next, Instant::now());
+        drop(agent.published.publish(Arc::clone(&next)));
+        assert!(agent.reaches((REMOTE, 7001)) && agent.reaches((REMOTE, 7001)));
+        let Heard::Connection(judgement) = agent.heard() else { panic!("lost") };
+        assert_eq!(judgement.snapshot.generation(), next.generation());
+    });
+}
+
+#[test]
+fn a_burst_is_heard_whole() {
+    in_namespace(|| {
+        const BURST: u16 = 3_000;
+        let agent = Agent::with_long_memory();
+        assert!(agent.reaches((REMOTE, 7000)));
+        let _server = agent.world.remote.run(|| socket(REMOTE, 7000));
+        agent.world.pod.run(|| {
+            // Each from a port of its own: a port that comes again is a connection that is known.
+            for number in 0..BURST {
+                socket(POD, 10_000 + number).send_to(b"x", (REMOTE, 7000)).expect("sent");
+            }
+        });
+        expect(&agent, 1, 0, BURST.into());
+        for number in 0..BURST {
+            assert!(matches!(agent.heard(), Heard::Connection(_)), "number {number}");
+        }
+    });
+}
+
+#[test]
+fn a_group_that_another_has_is_named_with_its_owner() {
+    in_namespace(|| {
+        let start = || RememberedLog::start(GROUP, Arc::default(), |_| {});
+        let _first = start().expect("the group is free");
+        let error = start().expect_err("it is taken");
+        assert!(matches!(error, RememberedLogError::Taken { group: GROUP, .. }), "{error:?}");
+        let pid = std::process::id();
+        assert!(
+            error.to_string().starts_with(&format!("NFLOG group 100 is taken by process {pid} (")),
+            "{error}"
+        );
+    });
+}
+
+#[test]
+fn while_nobody_listens_remembered_connections_pass_and_queues_stay_as_they_are() {
+    in_namespace(|| {
+        let mut agent = Agent::with_long_memory();
+        assert!(agent.reaches((REMOTE, 7000)));
+        agent.log = None;
+        assert!(agent.reaches((REMOTE, 7000)));
+        expect(&agent, 1, 0, 1);
+        let dropped: u32 = QueueStatistics::read()
+            .expect("the kernel tells")
+            .iter()
+            .map(|queue| queue.dropped_full + queue.dropped_by_socket)
+            .sum();
+        assert_eq!(dropped, 0);
+    });
+}

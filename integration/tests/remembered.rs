@@ -1,0 +1,127 @@
+//! What the kernel remembers of verdicts: it saves questions, and never outlives a change of policy.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use integration::probe::probe;
+use integration::record::Record;
+use integration::{Cluster, Family, Side, Story, Testbed, Way, allowed};
+
+const OPEN: &str = "
+    podSelector: {}
+    ingress:
+    - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]
+";
+const CLOSED: &str = "podSelector: {}\ningress: []";
+
+/// A probe that takes longer was dropped. Less than TCP waits before it sends a SYN again.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+fn cluster() -> Cluster {
+    Testbed::new().node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64").pod("web/a", "node-a", &[], &[]).pod(
+        "db/s",
+        "node-a",
+        &[],
+        &["5432", "53/UDP"],
+    )
+}
+
+/// One connection.
+struct Try {
+    way: Way,
+    begun: Instant,
+    reached: bool,
+}
+
+/// Clients that open one connection after the other, over each protocol and family.
+fn clients(story: &Story, stop: &Arc<AtomicBool>) -> Vec<JoinHandle<Result<Result<Vec<Try>>>>> {
+    let ways = ["5432", "53/UDP"]
+        .into_iter()
+        .flat_map(|way| Family::BOTH.map(|family| (way.parse::<Way>(), family)));
+    ways.map(|(way, family)| {
+        let (way, stop) = (way.unwrap(), Arc::clone(stop));
+        let address = family.of(story.testbed.addresses("db/s").unwrap());
+        let client = move || {
+            let mut tries = Vec::new();
+            while !stop.load(Ordering::Acquire) {
+                let begun = Instant::now();
+                tries.push(Try { way, begun, reached: probe(address, way, PATIENCE)?.answer.reached() });
+                sleep(Duration::from_millis(1));
+            }
+            Ok(tries)
+        };
+        story.testbed.namespace("web/a").unwrap().spawn(client).unwrap()
+    })
+    .collect()
+}
+
+#[test]
+fn what_is_remembered_never_passes_once_a_change_that_denies_it_is_in_force() {
+    let mut story = Story::begin(cluster());
+    story.policy("db/allow-web", OPEN);
+    // Remembered for longer than the story takes: only a change can end it.
+    story.start_agents(&["--remember=3600"]);
+    let mark = story.agent("node-a").mark();
+    let stop = Arc::<AtomicBool>::default();
+    let clients = clients(&story, &stop);
+    let mut closed = Vec::new();
+    let mut open_generations = vec![story.agent("node-a").applied_generation().unwrap()];
+    for _ in 0..20 {
+        sleep(Duration::from_millis(50));
+        story.policy("db/allow-web", CLOSED);
+        let from = Instant::now();
+        sleep(Duration::from_millis(50));
+        closed.push((from, Instant::now()));
+        story.policy("db/allow-web", OPEN);
+        open_generations.push(story.agent("node-a").applied_generation().unwrap());
+    }
+    stop.store(true, Ordering::Release);
+    let tries: Vec<Try> =
+        clients.into_iter().flat_map(|client| client.join().unwrap().unwrap().unwrap()).collect();
+    let is_closed = |one: &&Try| closed.iter().any(|(from, to)| (*from..*to).contains(&one.begun));
+    let late = tries.iter().filter(is_closed).filter(|one| one.reached).count();
+    assert_eq!(late, 0, "connections passed after they were forbidden");
+    assert!(tries.iter().any(|one| is_closed(&one)), "nobody tried while it was forbidden");
+
+    // The last records come a moment later.
+    sleep(Duration::from_millis(500));
+    let records = story.agent("node-a").records_after(mark).unwrap();
+    let remembered: Vec<_> = records.iter().filter(|record| record.remembered).collect();
+    let reached = tries.iter().filter(|one| one.reached).count();
+    eprintln!("{} tries, {reached} reached, {} remembered", tries.len(), remembered.len());
+    assert!(remembered.len() * 2 > reached, "the kernel remembered too little");
+    for record in remembered {
+        assert_eq!((record.policy.as_deref(), record.rule), (Some("db/allow-web"), Some(0)), "{record:?}");
+        assert!(open_generations.contains(&record.generation), "{record:?} of {open_generations:?}");
+    }
+    // Every connection that passed is recorded, by a worker or from memory. In UDP a client's port that comes again is the
+    // connection of before.
+    let reached = tries.iter().filter(|one| one.reached && one.way == "5432".parse().unwrap()).count();
+    let is_tcp = |record: &&Record| record.verdict == "allow" && record.protocol.as_deref() == Some("TCP");
+    let recorded = records.iter().filter(is_tcp).count();
+    assert!(recorded >= reached, "{recorded} records of {reached} connections");
+    assert_eq!(story.agent("node-a").metric("kube_verdict_audit_records_lost_total", "").unwrap(), 0.0);
+}
+
+#[test]
+fn remembered_connections_are_counted_and_remembering_can_be_switched_off() {
+    for (flags, some) in [(&[][..], true), (&["--remember=off"], false)] {
+        let mut story = Story::begin(cluster());
+        story.policy("db/allow-web", OPEN);
+        story.start_agents(flags);
+        for _ in 0..5 {
+            story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+        }
+        let agent = story.agent("node-a");
+        let remembered = agent.metric("kube_verdict_remembered_connections_total", "").unwrap();
+        let judged = agent.metric("kube_verdict_packets_total", "allow").unwrap();
+        let by_policy = agent.metric("kube_verdict_policy_verdicts_total", "db/allow-web").unwrap();
+        assert_eq!((judged + remembered, by_policy), (10.0, 10.0));
+        assert_eq!(remembered > 0.0, some, "{flags:?}: {remembered} remembered");
+    }
+}
