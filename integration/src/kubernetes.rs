@@ -136,7 +136,8 @@ impl Cluster {
 
     /// The way by which kube-verdict was installed.
     pub fn way(&self) -> Result<Way> {
-        let recorded = fs::read_to_string(self.place.join("way")).context("the cluster is not completely up")?;
+        let recorded =
+            fs::read_to_string(self.place.join("way")).context("the cluster is not completely up")?;
         clap::ValueEnum::from_str(recorded.trim(), false).map_err(anyhow::Error::msg)
     }
 

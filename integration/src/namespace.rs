@@ -145,8 +145,7 @@ impl Namespace {
 
     /// Whether a process is in it.
     pub(crate) fn holds(&self, process: u32) -> bool {
-        let (Ok(ours), Ok(theirs)) =
-            (self.file.metadata(), fs::metadata(format!("/proc/{process}/ns/net")))
+        let (Ok(ours), Ok(theirs)) = (self.file.metadata(), fs::metadata(format!("/proc/{process}/ns/net")))
         else {
             return false;
         };

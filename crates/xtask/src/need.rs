@@ -224,6 +224,8 @@ fn go_version(text: &str) -> Option<(u32, u32)> {
 fn static_c_library() -> Option<PathBuf> {
     let file = version(Command::new("cc").arg("-print-file-name=libc.a")).map(PathBuf::from)?;
     file.is_file().then_some(file)
+}
+
 /// The standard library of a target, in the toolchain that builds.
 fn rust_library(target: &str) -> Option<String> {
     let folder = version(Command::new("rustc").args(["--print", "target-libdir", "--target", target]))?;

@@ -50,11 +50,6 @@ impl Workspace {
         self.target.join("tools")
     }
 
-    /// Where everything that is built lies.
-    pub fn target(&self) -> &Path {
-        &self.target
-    }
-
     /// A program that `cargo build` left.
     pub fn development_program(&self, name: &str) -> PathBuf {
         self.target.join("debug").join(name)

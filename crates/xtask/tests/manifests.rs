@@ -115,7 +115,9 @@ fn it_runs_on_every_node_and_is_not_the_first_to_go() {
     assert_eq!(pod["priorityClassName"], "system-node-critical");
     assert_eq!(pod["tolerations"], json!([{ "operator": "Exists" }]));
     let resources = &container(&pod)["resources"];
-    for resource in [&resources["requests"]["cpu"], &resources["requests"]["memory"], &resources["limits"]["memory"]] {
+    for resource in
+        [&resources["requests"]["cpu"], &resources["requests"]["memory"], &resources["limits"]["memory"]]
+    {
         assert!(resource.is_string(), "{resources}");
     }
     assert_eq!(resources["limits"]["cpu"], Value::Null, "no verdict waits for a share of the processor");

@@ -33,7 +33,9 @@ fn main() -> Result<()> {
             println!("{}", question(to.parse()?, word.as_bytes())?);
             Ok(())
         }
-        _ => bail!("serve PORT | first ADDRESS:PORT SECONDS | load ADDRESS:PORT SECONDS | ask WORD ADDRESS:PORT"),
+        _ => bail!(
+            "serve PORT | first ADDRESS:PORT SECONDS | load ADDRESS:PORT SECONDS | ask WORD ADDRESS:PORT"
+        ),
     }
 }
 
@@ -104,7 +106,8 @@ fn first(started: Instant, to: SocketAddr, how_long: Duration) {
             sleep(Duration::from_millis(20));
         }
     });
-    let first = first.into_inner().unwrap_or_default().map_or("null".to_owned(), |at| at.as_millis().to_string());
+    let first =
+        first.into_inner().unwrap_or_default().map_or("null".to_owned(), |at| at.as_millis().to_string());
     println!(
         "{{\"tries\":{},\"successes\":{},\"first_ms\":{first},\"slowest_ms\":{}}}",
         tries.into_inner(),
@@ -152,6 +155,8 @@ fn question(to: SocketAddr, word: &[u8]) -> Result<String> {
     connection.write_all(word)?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer)?;
-    if answer.is_empty() { bail!("{to} closed the connection without an answer") }
+    if answer.is_empty() {
+        bail!("{to} closed the connection without an answer")
+    }
     Ok(answer)
 }

@@ -40,7 +40,9 @@ impl ControlPlane {
         let namespace = Namespace::create_lasting(&place.namespace("control"))?;
         ip(
             &namespace,
-            &format!("link set lo up\nlink add {BRIDGE} type bridge\naddress add {CONTROL}/24 dev {BRIDGE}\nlink set {BRIDGE} up\n"),
+            &format!(
+                "link set lo up\nlink add {BRIDGE} type bridge\naddress add {CONTROL}/24 dev {BRIDGE}\nlink set {BRIDGE} up\n"
+            ),
         )?;
         let names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"];
         let names = [&names[..], &[CONTROL, API_SERVICE, "127.0.0.1"]].concat();

@@ -67,13 +67,24 @@ pub fn run(place: &Place, parts: &Parts, image: &Path, programmes: &[Programme],
                 // The cluster is there in part: what it says is what is wanted.
                 let kept = Cluster::running(place, parts.clone())
                     .and_then(|cluster| evidence::keep(&cluster, way, &folder));
-                let said = format!("{error:#}\nmore in {}", kept.map_or_else(|_| place.root().to_owned(), |()| folder).display());
-                rows.push(Row { way, what: "cluster up".to_owned(), passed: false, said, took: began.elapsed() });
+                let said = format!(
+                    "{error:#}\nmore in {}",
+                    kept.map_or_else(|_| place.root().to_owned(), |()| folder).display()
+                );
+                rows.push(Row {
+                    way,
+                    what: "cluster up".to_owned(),
+                    passed: false,
+                    said,
+                    took: began.elapsed(),
+                });
                 continue;
             }
         };
         for number in 1..=programme.suites {
-            rows.push(one(&cluster, way, &format!("suite, run {number}"), || suite_row(&cluster, way, number)));
+            rows.push(one(&cluster, way, &format!("suite, run {number}"), || {
+                suite_row(&cluster, way, number)
+            }));
         }
         for story in &programme.stories {
             rows.push(one(&cluster, way, &format!("story {}", story.name), || story.play(&cluster, way)));
@@ -96,7 +107,10 @@ fn one(cluster: &Cluster, way: Way, what: &str, play: impl FnOnce() -> Result<St
         Err(error) => {
             let folder = evidence_folder(&cluster.place, way, what);
             let kept = evidence::keep(cluster, way, &folder);
-            let place = kept.map_or_else(|error| format!("no evidence kept: {error:#}"), |()| format!("evidence in {}", folder.display()));
+            let place = kept.map_or_else(
+                |error| format!("no evidence kept: {error:#}"),
+                |()| format!("evidence in {}", folder.display()),
+            );
             anstream::println!("{error:#}\n{place}");
             (false, format!("{error:#}"))
         }
@@ -147,7 +161,9 @@ mod tests {
     fn the_suite_goes_through_flannels_chart_and_smoke_through_all() {
         let programmes = Programme::standard(1);
         assert_eq!(programmes.iter().map(|programme| programme.suites).collect::<Vec<_>>(), [1, 0, 0]);
-        assert!(programmes.iter().all(|programme| programme.stories.iter().any(|story| story.name == SMOKE.name)));
+        assert!(
+            programmes.iter().all(|programme| programme.stories.iter().any(|story| story.name == SMOKE.name))
+        );
         assert!(Programme::all_ways(3).iter().all(|programme| programme.suites == 3));
     }
 }

@@ -28,7 +28,8 @@ pub fn keep(cluster: &Cluster, way: Way, folder: &Path) -> Result<()> {
         write(&format!("{}-connections.txt", node.name), connections.and_then(|text| text))?;
     }
     let Some(agents) = way.agents() else { return Ok(()) };
-    let pods = cluster.kubectl.run(&["-n", agents.namespace, "get", "pods", "-l", agents.selector, "-o", "name"])?;
+    let pods =
+        cluster.kubectl.run(&["-n", agents.namespace, "get", "pods", "-l", agents.selector, "-o", "name"])?;
     for pod in pods.lines() {
         let name = pod.trim_start_matches("pod/");
         let logs = |previous: bool| {
@@ -37,7 +38,8 @@ pub fn keep(cluster: &Cluster, way: Way, folder: &Path) -> Result<()> {
         };
         write(&format!("{name}.log"), logs(false))?;
         write(&format!("{name}-before-restart.log"), logs(true))?;
-        let status = ["-n", agents.namespace, "exec", pod, "-c", agents.container, "--", "/kube-verdict", "status"];
+        let status =
+            ["-n", agents.namespace, "exec", pod, "-c", agents.container, "--", "/kube-verdict", "status"];
         write(&format!("{name}-status.txt"), cluster.kubectl.run(&status))?;
     }
     Ok(())

@@ -105,9 +105,8 @@ pub fn save(images: &[Image], to: &Path) -> Result<()> {
                 (format!("{}.json", digest(&config)), format!("{layer_digest}/layer.tar"));
             add(&mut archive, &config_name, &config)?;
             add(&mut archive, &layer_name, &layer)?;
-            manifest.push(
-                json!({"Config": config_name, "RepoTags": [image.reference], "Layers": [layer_name]}),
-            );
+            manifest
+                .push(json!({"Config": config_name, "RepoTags": [image.reference], "Layers": [layer_name]}));
         }
         add(&mut archive, "manifest.json", &serde_json::to_vec(&manifest)?)?;
         archive.into_inner()?.flush()?;
@@ -157,8 +156,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("program");
         fs::write(&program, "#!/bin/sh\n").unwrap();
-        let image =
-            Image::new("localhost/tool:1").file(&program, "/bin/tool").link("/bin/sh", "tool").entrypoint(&["tool"]);
+        let image = Image::new("localhost/tool:1")
+            .file(&program, "/bin/tool")
+            .link("/bin/sh", "tool")
+            .entrypoint(&["tool"]);
         let to = folder.path().join("images.tar");
         save(&[image.clone(), image], &to).unwrap();
 
@@ -172,8 +173,7 @@ mod tests {
         }
         let manifest: Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
         assert_eq!(manifest.as_array().unwrap().len(), 2);
-        let config: Value =
-            serde_json::from_slice(&files[manifest[0]["Config"].as_str().unwrap()]).unwrap();
+        let config: Value = serde_json::from_slice(&files[manifest[0]["Config"].as_str().unwrap()]).unwrap();
         assert_eq!(config["config"]["Entrypoint"][0], "tool");
         let layer = &files[manifest[0]["Layers"][0].as_str().unwrap()];
         assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{}", digest(layer)));

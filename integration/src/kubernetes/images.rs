@@ -100,14 +100,17 @@ pub fn test_server(parts: &Parts) -> Result<String> {
 
 /// flanneld makes masquerading rules by iptables, which therefore comes along with its libraries and extensions.
 fn flannel_daemon(parts: &Parts, reference: &str) -> Result<Image> {
-    let iptables = program("iptables-nft").context("iptables-nft is missing: install the package iptables")?;
+    let iptables =
+        program("iptables-nft").context("iptables-nft is missing: install the package iptables")?;
     let iptables = fs::canonicalize(&iptables).with_context(|| format!("{}", iptables.display()))?;
     let mut image = Image::new(reference)
         .file(&parts.program("flanneld"), "/opt/bin/flanneld")
         .file(&parts.program("install-conf"), "/opt/bin/install-conf")
         .folder("/run")
         .file(&iptables, "/usr/sbin/xtables-nft-multi");
-    for name in ["iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"] {
+    for name in
+        ["iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"]
+    {
         image = image.link(&format!("/usr/sbin/{name}"), "xtables-nft-multi");
     }
     for library in libraries(&iptables)? {

@@ -182,7 +182,8 @@ impl<'a> Stage<'a> {
         let end = Instant::now() + patience;
         loop {
             // It fails while one of them has not started.
-            let logs = self.kubectl(&["logs", "-l", selector, "--prefix", "--tail=1", "--max-log-requests=400"]);
+            let logs =
+                self.kubectl(&["logs", "-l", selector, "--prefix", "--tail=1", "--max-log-requests=400"]);
             let reports: Vec<(String, Value)> =
                 logs.iter().flat_map(|text| text.lines()).filter_map(report).collect();
             if reports.len() == pods {
@@ -197,7 +198,12 @@ impl<'a> Stage<'a> {
     }
 
     /// Waits until `done` is true.
-    pub fn until(&self, what: &str, patience: Duration, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    pub fn until(
+        &self,
+        what: &str,
+        patience: Duration,
+        mut done: impl FnMut() -> Result<bool>,
+    ) -> Result<()> {
         let end = Instant::now() + patience;
         while !done()? {
             if Instant::now() > end {

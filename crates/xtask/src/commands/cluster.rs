@@ -83,13 +83,14 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
 /// Meets the needs of a cluster, and builds the program that runs it.
 pub fn prepare(workspace: &Workspace) -> Result<Command> {
     if !Machine::this().root {
-        bail!("a cluster needs root, since it is made of namespaces and containers: sudo -E cargo xtask cluster");
+        bail!(
+            "a cluster needs root, since it is made of namespaces and containers: sudo -E cargo xtask cluster"
+        );
     }
     setup::ensure(workspace, &[Purpose::Build, Purpose::Namespaces, Purpose::Cluster])?;
     // The prober is alone in its image, and finds no libraries there.
     let prober = ["-p", "integration", "--bin", "prober", "--", "-C", "target-feature=+crt-static"];
-    for (subcommand, what) in
-        [("rustc", &prober[..]), ("build", &["-p", "integration", "--bin", "cluster"])]
+    for (subcommand, what) in [("rustc", &prober[..]), ("build", &["-p", "integration", "--bin", "cluster"])]
     {
         let built = workspace.cargo(subcommand).args(what).status().context("cargo could not be started")?;
         if !built.success() {

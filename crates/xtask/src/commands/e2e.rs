@@ -48,11 +48,9 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     if let Some(way) = arguments.way {
         command.args(["--way", &way.name()]);
     }
-    for (flag, given) in [
-        ("--all-ways", arguments.all_ways),
-        ("--no-suite", arguments.no_suite),
-        ("--keep", arguments.keep),
-    ] {
+    for (flag, given) in
+        [("--all-ways", arguments.all_ways), ("--no-suite", arguments.no_suite), ("--keep", arguments.keep)]
+    {
         if given {
             command.arg(flag);
         }

@@ -40,7 +40,10 @@ const REFUSED: [&str; 14] = [
 
 /// Values beside the defaults with which the chart must render, and what must be in the result.
 const RENDERED: [(&[&str], &str); 8] = [
-    (&["image.repository=registry.example/kube-verdict", "image.tag=1.2"], "\"registry.example/kube-verdict:1.2\""),
+    (
+        &["image.repository=registry.example/kube-verdict", "image.tag=1.2"],
+        "\"registry.example/kube-verdict:1.2\"",
+    ),
     (&["whenDown=open"], "--when-down=open"),
     (&["cniCache="], "--cni-cache=off"),
     (&["metrics.address=:9080"], "prometheus.io/port: \"9080\""),
@@ -82,7 +85,8 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
 /// The version for which is rendered: a cluster is not asked.
 const KUBERNETES: &str = "1.34.0";
 
-const HEAD: &str = "# Rendered from manifests/helm/kube-verdict by `cargo xtask manifests`: change it there.\n";
+const HEAD: &str =
+    "# Rendered from manifests/helm/kube-verdict by `cargo xtask manifests`: change it there.\n";
 
 fn helm(workspace: &Workspace, named: Option<&Path>) -> Result<PathBuf> {
     let built = workspace.target().join("parts/helm");

@@ -54,5 +54,8 @@ pub fn play(stage: &Stage<'_>) -> Result<String> {
         ensure!(count > 1_000, "{pod} was hardly answered while the API server was away: {report}");
         answered += count;
     }
-    Ok(format!("{answered} connections meanwhile; a new policy held {:.1} s after its return", healed.as_secs_f64()))
+    Ok(format!(
+        "{answered} connections meanwhile; a new policy held {:.1} s after its return",
+        healed.as_secs_f64()
+    ))
 }

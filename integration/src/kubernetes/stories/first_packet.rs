@@ -50,9 +50,9 @@ pub fn play(stage: &Stage<'_>) -> Result<String> {
             allowed_first.extend(first.map(Duration::from_millis));
         }
         // What arrived at the server without having been asked for: a datagram needs no answer.
-        let counted: serde_json::Value =
-            serde_json::from_str(&stage.ask_local("server", "datagrams")?)?;
-        let addresses = stage.kubectl(&["get", "pods", "-l", "app=denied", "-o", "jsonpath={.items[*].status.podIP}"])?;
+        let counted: serde_json::Value = serde_json::from_str(&stage.ask_local("server", "datagrams")?)?;
+        let addresses =
+            stage.kubectl(&["get", "pods", "-l", "app=denied", "-o", "jsonpath={.items[*].status.podIP}"])?;
         let arrived: Vec<&str> =
             addresses.split_whitespace().filter(|address| !counted[*address].is_null()).collect();
         ensure!(arrived.is_empty(), "datagrams of denied pods arrived, from {}", arrived.join(", "));

@@ -87,13 +87,15 @@ pub fn play(stage: &Stage<'_>) -> Result<String> {
     let sticky = stage.kubectl(&["get", "service", "sticky", "-o", "jsonpath={.spec.clusterIP}"])? + ":80";
     let by_node = format!("{}:{NODE_PORT}", second.address);
     stage.until("a service has its pods", PATIENCE, || {
-        Ok(stage.ask("friend", "expect", &sticky)?.is_some() && stage.ask("friend", "expect", &by_node)?.is_some())
+        Ok(stage.ask("friend", "expect", &sticky)?.is_some()
+            && stage.ask("friend", "expect", &by_node)?.is_some())
     })?;
     stage.expect("stranger", &by_node, false)?;
     stage.expect("stranger", &sticky, false)?;
     let mut answered = BTreeSet::new();
     for _ in 0..6 {
-        answered.insert(stage.ask("friend", "expect", &sticky)?.context("the sticky service did not answer")?);
+        answered
+            .insert(stage.ask("friend", "expect", &sticky)?.context("the sticky service did not answer")?);
     }
     ensure!(answered.len() == 1, "a sticky service led one client to {answered:?}");
     Ok("own node, other node, host network, host port, node port, sticky service".to_owned())

@@ -50,9 +50,15 @@ pub fn play(stage: &Stage<'_>) -> Result<String> {
     let far = format!("{far}:{PORT}");
     stage.until("an egress policy holds", SOON, || Ok(stage.ask("friend", "expect", &far)?.is_none()))?;
     stage.expect("friend", &server, true)?;
-    stage.kubectl(&["expose", "pod", "server", "--name=service", "--port=80", &format!("--target-port={PORT}")])?;
-    let service =
-        stage.kubectl(&["get", "service", "service", "-o", "jsonpath={.spec.clusterIP}"])? + ":80";
+    stage.kubectl(&[
+        "expose",
+        "pod",
+        "server",
+        "--name=service",
+        "--port=80",
+        &format!("--target-port={PORT}"),
+    ])?;
+    let service = stage.kubectl(&["get", "service", "service", "-o", "jsonpath={.spec.clusterIP}"])? + ":80";
     stage.until("a service has its pod", Duration::from_secs(20), || {
         Ok(stage.ask("friend", "expect", &service)?.is_some())
     })?;
