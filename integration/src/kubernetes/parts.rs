@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::progress::Step;
+use crate::programs::libraries;
 
 /// One program.
 #[derive(Clone, Copy, Hash, Debug)]
@@ -104,20 +105,30 @@ impl Parts {
 
 impl Part {
     fn build(&self, to: &Path) -> Result<()> {
-        let mut flags = version_flags(self.module)?;
-        if self.contained {
-            flags.push_str(" -extldflags=-static");
-        }
+        let flags = self.flags()?;
         let to = to.to_str().context("the folder for built programs has a name that is no text")?;
         let mut arguments = if self.test { vec!["test", "-c"] } else { vec!["build"] };
         arguments.extend(["-ldflags", &flags, "-o", to, self.package]);
-        go(&module(self.module), &arguments).map(drop)
+        go(&module(self.module), &arguments)?;
+        if self.contained && !libraries(Path::new(to))?.is_empty() {
+            bail!("{} is not linked statically: no image can run it", self.program);
+        }
+        Ok(())
+    }
+
+    /// Flags for the linker.
+    fn flags(&self) -> Result<String> {
+        let mut flags = version_flags(self.module)?;
+        if self.contained {
+            flags.push_str(" -linkmode=external -extldflags=-static");
+        }
+        Ok(flags)
     }
 
     /// What the built program depends on, in a short form.
     fn stamp(&self, compiler: &str) -> Result<String> {
         let mut hasher = DefaultHasher::new();
-        (self, compiler).hash(&mut hasher);
+        (self, compiler, self.flags()?).hash(&mut hasher);
         for file in ["go.mod", "go.sum"] {
             let path = module(self.module).join(file);
             fs::read(&path).with_context(|| format!("reading {}", path.display()))?.hash(&mut hasher);
@@ -126,7 +137,7 @@ impl Part {
     }
 }
 
-/// Flags for the linker. Programs of Kubernetes refuse one another unless they know their version, which a build of
+/// Programs of Kubernetes refuse one another unless they know their version, which a build of
 /// one's own doesn't set.
 fn version_flags(module_name: &str) -> Result<String> {
     let mut flags = String::from("-s -w");
