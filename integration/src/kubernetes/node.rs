@@ -81,6 +81,12 @@ impl Node {
         self.place.join(&self.name).join(on_node.trim_start_matches('/'))
     }
 
+    /// Its network namespace.
+    pub fn network(&self) -> Result<Namespace> {
+        Namespace::existing(&self.place.namespace(&self.name))?
+            .with_context(|| format!("{} is down: cargo xtask cluster up", self.name))
+    }
+
     /// Boots it: namespaces, wire, containerd, images, kubelet, kube-proxy.
     pub fn boot(&self, parts: &Parts, control: &Namespace, images: &[PathBuf]) -> Result<()> {
         self.prepare_folders()?;
