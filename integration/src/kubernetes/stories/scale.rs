@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::agent::HTTP_PORT;
 use crate::kubernetes::Node;
 use crate::kubernetes::bulk::{Bulk, Request};
-use crate::kubernetes::stage::{PORT, PodSpec, Stage};
+use crate::kubernetes::stage::{PORT, PodSpec, Stage, wait_for_service_account};
 
 const NODES: usize = 50;
 const PODS: usize = 10_000;
@@ -40,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub fn play(stage: &Stage<'_>) -> Result<String> {
     let bulk = Bulk::start(stage.cluster)?;
     // The podless nodes and the namespaces go with all that is on them.
-    let result = populate(&bulk).and_then(|()| measure(stage, &bulk));
+    let result = populate(stage, &bulk).and_then(|()| measure(stage, &bulk));
     let gone: Vec<Request> = (0..NAMESPACES)
         .map(|number| Request::Delete(format!("/api/v1/namespaces/{}", namespace(number))))
         .chain((0..NODES).map(|number| Request::Delete(format!("/api/v1/nodes/far-{number}"))))
@@ -54,7 +54,7 @@ fn namespace(number: usize) -> String {
 }
 
 /// Makes all the objects.
-fn populate(bulk: &Bulk<'_>) -> Result<()> {
+fn populate(stage: &Stage<'_>, bulk: &Bulk<'_>) -> Result<()> {
     let nodes: Vec<Request> = (0..NODES)
         .map(|number| {
             let range = format!("10.244.{}.0/24", 100 + number);
@@ -89,6 +89,9 @@ fn populate(bulk: &Bulk<'_>) -> Result<()> {
         })
         .collect();
     bulk.send(&policies)?;
+    for number in 0..NAMESPACES {
+        wait_for_service_account(stage.cluster, &namespace(number))?;
+    }
     let padding = "x".repeat(POD_BYTES);
     let pods: Vec<Request> = (0..PODS)
         .map(|number| {
