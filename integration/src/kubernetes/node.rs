@@ -180,6 +180,8 @@ impl Node {
 
     /// A cable from the node to the bridge of the control plane's namespace, which is its way to everything else.
     fn wire(&self, control: &Namespace, namespace: &Namespace) -> Result<()> {
+        // After a power cut the kernel takes its time to remove the old one.
+        let _ = ip(control, &format!("link delete {}\n", self.name));
         ip(
             control,
             &format!(

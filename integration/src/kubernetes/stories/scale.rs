@@ -315,9 +315,14 @@ fn pod_network(stage: &Stage<'_>, node: &Node, pod: &str) -> Result<String> {
             .collect();
         if arguments.get("K8S_POD_NAME") == Some(&pod)
             && arguments.get("K8S_POD_NAMESPACE") == Some(&stage.namespace.as_str())
-            && let Some(file) = cached["netns"].as_str()
         {
-            return Ok(file.to_owned());
+            let interfaces = cached["result"]["interfaces"].as_array();
+            // The one in the pod; others are on the node.
+            let sandbox =
+                interfaces.into_iter().flatten().find_map(|interface| interface["sandbox"].as_str());
+            return sandbox
+                .map(str::to_owned)
+                .with_context(|| format!("the CNI's cache has no namespace for {pod}"));
         }
     }
     bail!("the CNI's cache does not know {pod}")
