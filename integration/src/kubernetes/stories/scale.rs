@@ -269,7 +269,7 @@ fn latencies(stage: &Stage<'_>, bulk: &Bulk<'_>, node: &Node) -> Result<Vec<Dura
                 !over.load(Ordering::Relaxed)
             })
         });
-        let echoing = scope.spawn(|| node.run(|| inside(&server, || echo(address, &over)))?);
+        let echoing = scope.spawn(|| node.look(|| inside(&server, || echo(address, &over)))?);
         let measured = (|| {
             // The server's thread may not listen yet.
             sleep(Duration::from_millis(200));
@@ -280,12 +280,12 @@ fn latencies(stage: &Stage<'_>, bulk: &Bulk<'_>, node: &Node) -> Result<Vec<Dura
                 }
                 let create = Request::Create(policies.clone(), forbids.clone());
                 let last =
-                    node.run(|| inside(&client, || last_answers(address, || bulk.send(&[create]))))??;
+                    node.look(|| inside(&client, || last_answers(address, || bulk.send(&[create]))))??;
                 let event =
                     seen.lock().ok().and_then(|seen| *seen).context("the policy's event was not seen")?;
                 latencies.push(last.saturating_duration_since(event));
                 bulk.send(&[Request::Delete(format!("{policies}/forbids"))])?;
-                node.run(|| inside(&client, || answered_again(address)))??;
+                node.look(|| inside(&client, || answered_again(address)))??;
             }
             Ok(latencies)
         })();
