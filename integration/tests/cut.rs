@@ -41,23 +41,27 @@ fn cut_among((from, to): (&str, &str)) {
         .pod("other/x", "node-a", &[], &[])
         .pod("other/y", "node-a", &[], &[]);
     let mut story = Story::begin(cluster);
-    flood::fill_conntrack(&story.testbed, from, to, OTHERS).unwrap();
+    flood::fill_conntrack(&story.testbed, from, to, OTHERS).expect("the table is filled");
     story.policy("db/allow-web", ALLOWED);
     story.start_agents(&[]);
     let mut streams = Vec::new();
     for way in ["5432", "53/UDP"] {
         for family in Family::BOTH {
-            let way = way.parse().unwrap();
-            streams.push(Stream::open(&story.testbed, "web/a", "db/s", way, family).unwrap());
+            let way = way.parse().expect("a way");
+            streams.push(Stream::open(&story.testbed, "web/a", "db/s", way, family).expect("a stream"));
         }
     }
     for _ in 0..3 {
-        let written = story.testbed.manifests().policy("db/allow-web", FORBIDDEN).unwrap();
+        let written =
+            story.testbed.manifests().policy("db/allow-web", FORBIDDEN).expect("the policy is written");
         // Longer than TCP waits before it sends again.
         sleep(Duration::from_millis(600));
-        let server = story.testbed.server("db/s").unwrap();
+        let server = story.testbed.server("db/s").expect("a server");
         for stream in &streams {
-            let arrived = server.last_arrival(stream.client()).unwrap().saturating_duration_since(written);
+            let arrived = server
+                .last_arrival(stream.client())
+                .expect("something arrived")
+                .saturating_duration_since(written);
             let echoed = stream.last_echo().saturating_duration_since(written);
             eprintln!(
                 "{from} > {to}, {}: last byte {arrived:?}, last answer {echoed:?} after the edit",
@@ -67,8 +71,8 @@ fn cut_among((from, to): (&str, &str)) {
         }
         story.policy("db/allow-web", ALLOWED);
         for stream in &streams {
-            stream.wait_progress(50).unwrap();
+            stream.wait_progress(50).expect("the stream runs");
         }
     }
-    assert!(flood::tracked(&story.testbed, "node-a").unwrap() >= OTHERS);
+    assert!(flood::tracked(&story.testbed, "node-a").expect("the table is read") >= OTHERS);
 }

@@ -173,6 +173,9 @@ fn source_text(source: &Source) -> String {
             sum(|one| one.relists)
         );
     }
+    if connections.iter().any(|one| one.state == Link::Listing.name()) {
+        return format!("{server}, not all is known yet");
+    }
     format!("{server}, not connected: what was last known of these stays in force")
 }
 

@@ -79,7 +79,8 @@ pub struct Remember {
 /// The chains, as they are or are to be in the kernel.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Memory {
-    remember: Remember,
+    /// `None` if only `recheck` asks.
+    remember: Option<Remember>,
     accepted: Mark,
     /// Of the snapshot that is in force with the epoch.
     generation: Generation,
@@ -106,7 +107,7 @@ impl Memory {
         // number of this one.
         let micros = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
         Self {
-            remember: config.remember.unwrap_or(Remember { time: FOR_RECHECK, log_group: None }),
+            remember: config.remember,
             accepted: config.marks.accepted(),
             generation: config.generation,
             epoch: micros as u32 & !1,
@@ -168,7 +169,10 @@ impl Memory {
         let remember = remember
             .into_iter()
             .flat_map(|(chain, of)| FAMILIES.iter().map(move |family| (chain, family, of)));
-        let mut rules: Vec<Rule> = FAMILIES.iter().map(|family| self.remembered(family)).collect();
+        let remembered = |remember: Remember| {
+            FAMILIES.iter().map(move |family| self.remembered(family, remember.log_group))
+        };
+        let mut rules: Vec<Rule> = self.remember.into_iter().flat_map(remembered).collect();
         rules.extend(remember.map(|(chain, family, of)| self.remember(chain, family, of)));
         rules
     }
@@ -181,12 +185,12 @@ impl Memory {
 
     /// Comes behind the rules that know marks and directions: the packet is the first of a connection, or of one that no
     /// worker has judged yet.
-    fn remembered(&self, family: &Family) -> Rule {
+    fn remembered(&self, family: &Family, log_group: Option<u16>) -> Rule {
         let accepted = self.accepted.0;
         let mut expressions = family.is_it().to_vec();
         expressions.extend(self.pair(family, PairOf::Forwarded));
         expressions.extend([Expression::InSet(family.allowed), Expression::Count(COUNTER)]);
-        expressions.extend(self.remember.log_group.map(|group| {
+        expressions.extend(log_group.map(|group| {
             let prefix = format!("{LOG_PREFIX}{}", self.generation.0);
             Expression::Log(Log { group, prefix, length: COPY_RANGE as u32 })
         }));
@@ -203,8 +207,9 @@ impl Memory {
         let mut expressions = family.is_it().to_vec();
         expressions.extend([Expression::LoadMeta(Meta::Transport), Expression::InSet(WITH_PORTS)]);
         expressions.extend(self.pair(family, of));
+        let time = self.remember.map_or(FOR_RECHECK, |remember| remember.time);
         // Last: a full set ends this rule, and nothing else.
-        expressions.push(Expression::AddToSet(family.allowed, self.remember.time));
+        expressions.push(Expression::AddToSet(family.allowed, time));
         rule(chain, "remember the pair of an allowed packet", expressions)
     }
 

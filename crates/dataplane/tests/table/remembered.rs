@@ -13,7 +13,7 @@ use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
 use dataplane::remembered::{Heard, History, RememberedLog, RememberedLogError};
 use dataplane::table::{OpenAddresses, Remember, Table, TableConfig, WhenDown};
-use dataplane::workers::{Counters, DEFAULT_QUEUE_LENGTH, Workers, WorkersConfig};
+use dataplane::workers::{Counters, DEFAULT_QUEUE_LENGTH, HoldLimits, Workers, WorkersConfig};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket as socket_of,
 };
@@ -173,6 +173,7 @@ fn start(queues: QueueRange, published: &Arc<Published>) -> Workers {
         marks: Marks::default(),
         queue_length: DEFAULT_QUEUE_LENGTH,
         fail_open: false,
+        hold: HoldLimits::default(),
     };
     Workers::start(config, published, |_| |_| {}).expect("the queues are free")
 }
