@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+pub mod bulk;
 pub mod control_plane;
 pub mod credentials;
 pub mod e2e;

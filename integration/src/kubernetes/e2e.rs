@@ -124,6 +124,9 @@ fn suite_row(cluster: &Cluster, way: Way, number: u32) -> Result<String> {
     let summary = format!("{} of {} cases passed", outcome.passed(), outcome.ran.len());
     if outcome.complete() {
         let slowest = outcome.ran.iter().max_by_key(|case| case.took).context("no case ran")?;
+        for case in &outcome.left_out {
+            anstream::println!("       left out, since it needs SCTP: {case}");
+        }
         return Ok(format!(
             "{summary}, the slowest in {:.0} s; {} left out, which need SCTP",
             slowest.took.as_secs_f64(),

@@ -81,6 +81,12 @@ impl Node {
         self.place.join(&self.name).join(on_node.trim_start_matches('/'))
     }
 
+    /// Its network namespace.
+    pub fn network(&self) -> Result<Namespace> {
+        Namespace::existing(&self.place.namespace(&self.name))?
+            .with_context(|| format!("{} is down: cargo xtask cluster up", self.name))
+    }
+
     /// Boots it: namespaces, wire, containerd, images, kubelet, kube-proxy.
     pub fn boot(&self, parts: &Parts, control: &Namespace, images: &[PathBuf]) -> Result<()> {
         self.prepare_folders()?;
@@ -112,22 +118,32 @@ impl Node {
     }
 
     /// Runs `work` on a thread inside all namespaces of the node: files that it opens and processes that it starts are
-    /// those of the node.
+    /// those of the node. It can't start threads: [`Node::look`] can.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        let init = self.init()?;
-        let open = |kind: &str| {
-            let path = format!("/proc/{init}/ns/{kind}");
-            File::open(&path).with_context(|| format!("opening {path}: is {} down?", self.name))
-        };
-        let (pid, net, mnt) = (open("pid")?, open("net")?, open("mnt")?);
+        let processes = self.open("pid")?;
+        self.look(|| {
+            setns(processes, CloneFlags::CLONE_NEWPID)?;
+            Ok(work())
+        })?
+    }
+
+    /// Runs `work` on a thread inside the node's network and mounts. Threads that it starts are there, too; it starts no
+    /// process.
+    pub fn look<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let (network, mounts) = (self.open("net")?, self.open("mnt")?);
         on_a_thread(|| {
             // A mount namespace is only for who shares root and working folder with nobody.
             unshare(CloneFlags::CLONE_FS)?;
-            setns(pid, CloneFlags::CLONE_NEWPID)?;
-            setns(net, CloneFlags::CLONE_NEWNET)?;
-            setns(mnt, CloneFlags::CLONE_NEWNS)?;
+            setns(network, CloneFlags::CLONE_NEWNET)?;
+            setns(mounts, CloneFlags::CLONE_NEWNS)?;
             Ok(work())
         })
+    }
+
+    /// A namespace of the node's first process.
+    fn open(&self, kind: &str) -> Result<File> {
+        let path = format!("/proc/{}/ns/{kind}", self.init()?);
+        File::open(&path).with_context(|| format!("opening {path}: is {} down?", self.name))
     }
 
     /// Runs a program on the node to its end and returns what it printed.
@@ -174,6 +190,8 @@ impl Node {
 
     /// A cable from the node to the bridge of the control plane's namespace, which is its way to everything else.
     fn wire(&self, control: &Namespace, namespace: &Namespace) -> Result<()> {
+        // After a power cut the kernel takes its time to remove the old one.
+        let _ = ip(control, &format!("link delete {}\n", self.name));
         ip(
             control,
             &format!(

@@ -95,6 +95,7 @@ impl<'a> Stage<'a> {
         // One that an earlier run has left would bring its pods along.
         cluster.kubectl.run(&["delete", "namespace", &namespace, "--ignore-not-found"])?;
         cluster.kubectl.run(&["create", "namespace", &namespace])?;
+        wait_for_service_account(cluster, &namespace)?;
         Ok(Self { cluster, way, namespace })
     }
 
@@ -220,6 +221,12 @@ impl Drop for Stage<'_> {
         // Whoever deletes the cluster deletes it all.
         let _ = self.cluster.kubectl.run(&["delete", "namespace", &self.namespace, "--wait=false"]);
     }
+}
+
+/// Waits until a new namespace has the service account without which it takes no pods.
+pub fn wait_for_service_account(cluster: &Cluster, namespace: &str) -> Result<()> {
+    let wait = ["-n", namespace, "wait", "--for=create", "--timeout=60s", "serviceaccount/default"];
+    cluster.kubectl.run(&wait).map(drop)
 }
 
 /// A number in a pod's report.

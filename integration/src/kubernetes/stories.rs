@@ -13,6 +13,7 @@ mod probes;
 mod reboot;
 mod restart;
 mod reuse;
+mod scale;
 mod smoke;
 
 /// One story.
@@ -33,7 +34,7 @@ pub const SMOKE: Story = Story {
 };
 
 /// All of them, the shortest first; a node is cut off last.
-pub const STORIES: [Story; 8] = [
+pub const STORIES: [Story; 9] = [
     SMOKE,
     Story {
         name: "probes",
@@ -65,6 +66,11 @@ pub const STORIES: [Story; 8] = [
         about: "policy holds while the API server is away for a minute, and follows when it is back",
         play: api_server::play,
     },
+    Story {
+        name: "scale",
+        about: "10,000 pods and 1,000 policies: memory, start, and how soon a policy is enforced",
+        play: scale::play,
+    },
     Story { name: "reboot", about: "policy holds after a node's power was cut", play: reboot::play },
 ];
 
@@ -88,10 +94,16 @@ fn deny_all(label: Option<(&str, &str)>) -> Value {
 
 /// The spec of a policy that lets pods of one label reach pods of another at the stories' port.
 fn allow_ingress(to: (&str, &str), from: (&str, &str)) -> Value {
+    allow_ingress_from(to, json!({"podSelector": selector(Some(from))}))
+}
+
+/// The spec of a policy that lets a peer reach pods of a label at the stories' port, by TCP and by UDP.
+fn allow_ingress_from(to: (&str, &str), peer: Value) -> Value {
+    let port = super::stage::PORT;
     json!({
         "podSelector": selector(Some(to)),
         "policyTypes": ["Ingress"],
-        "ingress": [{"from": [{"podSelector": selector(Some(from))}], "ports": [{"port": super::stage::PORT}]}],
+        "ingress": [{"from": [peer], "ports": [{"port": port}, {"port": port, "protocol": "UDP"}]}],
     })
 }
 

@@ -1,0 +1,131 @@
+//! Many objects at once, by plain HTTP through `kubectl proxy`: kubectl itself starts a process for each change of a status.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use ureq::Agent;
+
+use super::Cluster;
+use super::credentials::kubeconfig_name;
+
+/// Where the proxy answers, in the control plane's network namespace.
+const PROXY: &str = "http://127.0.0.1:8001";
+
+/// Requests that are under way at once.
+const THREADS: usize = 8;
+
+/// A way to the API that is ended when this goes.
+#[derive(Debug)]
+pub struct Bulk<'a> {
+    cluster: &'a Cluster,
+    proxy: Child,
+}
+
+/// One request.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Request {
+    /// Creates an object in a collection such as `/api/v1/namespaces/shop/pods`.
+    Create(String, Value),
+    /// Merges into the object, or part of one, at a path.
+    Merge(String, Value),
+    /// Deletes the object at a path.
+    Delete(String),
+}
+
+impl<'a> Bulk<'a> {
+    /// Starts the proxy.
+    pub fn start(cluster: &'a Cluster) -> Result<Self> {
+        let kubeconfig = cluster.place.join(&kubeconfig_name("admin"));
+        let mut proxy = cluster
+            .control
+            .namespace()
+            .run(|| {
+                Command::new(cluster.parts.program("kubectl"))
+                    .args(["proxy", "--port=8001"])
+                    .env("KUBECONFIG", kubeconfig)
+                    .stdin(Stdio::null())
+                    .stdout(Stdio::piped())
+                    .spawn()
+            })?
+            .context("starting kubectl proxy")?;
+        let mut line = String::new();
+        if let Some(output) = proxy.stdout.take() {
+            BufReader::new(output).read_line(&mut line)?;
+        }
+        if !line.contains("Starting to serve") {
+            bail!("kubectl proxy does not serve: {line}");
+        }
+        Ok(Self { cluster, proxy })
+    }
+
+    /// Sends requests, several at once and in no order. All must succeed; what is to be deleted may be gone.
+    pub fn send(&self, requests: &[Request]) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<()> {
+            let agent = Agent::new_with_defaults();
+            while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
+                request.send(&agent)?;
+            }
+            Ok(())
+        };
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS)
+                .map(|_| scope.spawn(|| self.cluster.control.namespace().run(work).flatten()))
+                .collect();
+            threads.into_iter().try_for_each(|thread| match thread.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+        })
+    }
+
+    /// Watches a collection from now on and hands each event's object to `see`, until that returns false.
+    pub fn watch(&self, collection: &str, mut see: impl FnMut(&str, &Value) -> bool + Send) -> Result<()> {
+        let url = format!("{PROXY}{collection}?watch=1");
+        let watched = self.cluster.control.namespace().run(|| -> Result<()> {
+            let answer = Agent::new_with_defaults().get(&url).call()?;
+            for line in BufReader::new(answer.into_body().into_reader()).lines() {
+                let event: Value = serde_json::from_str(&line?)?;
+                if !see(event["type"].as_str().unwrap_or_default(), &event["object"]) {
+                    return Ok(());
+                }
+            }
+            bail!("the watch ended")
+        });
+        watched.flatten().with_context(|| format!("watching {collection}"))
+    }
+}
+
+impl Drop for Bulk<'_> {
+    fn drop(&mut self) {
+        let _ = self.proxy.kill();
+        let _ = self.proxy.wait();
+    }
+}
+
+impl Request {
+    fn send(&self, agent: &Agent) -> Result<()> {
+        let sent = match self {
+            Self::Create(path, object) => agent
+                .post(format!("{PROXY}{path}"))
+                .header("content-type", "application/json")
+                .send(object.to_string()),
+            Self::Merge(path, patch) => agent
+                .patch(format!("{PROXY}{path}"))
+                .header("content-type", "application/merge-patch+json")
+                .send(patch.to_string()),
+            Self::Delete(path) => match agent.delete(format!("{PROXY}{path}")).call() {
+                Err(ureq::Error::StatusCode(404)) => return Ok(()),
+                other => other,
+            },
+        };
+        let mut answer = sent.with_context(|| format!("{self:.60?}"))?;
+        // Read to its end, so that the connection serves the next one.
+        answer.body_mut().read_to_vec()?;
+        Ok(())
+    }
+}
