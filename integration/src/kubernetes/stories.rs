@@ -33,7 +33,10 @@ pub const SMOKE: Story = Story {
     play: smoke::play,
 };
 
-/// All of them, the shortest first; a node is cut off last.
+/// How many of [`STORIES`] take less than half a minute.
+pub const QUICK: usize = 4;
+
+/// All of them, the quick ones first; a node is cut off last.
 pub const STORIES: [Story; 9] = [
     SMOKE,
     Story {

@@ -12,8 +12,8 @@ use crate::workspace::Workspace;
 /// What to run.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The suite and all stories through this way alone. Without it: the suite through Flannel's chart, and the smoke story
-    /// through the other two ways.
+    /// The suite and all stories through this way alone. Without it: the suite and the quick stories through Flannel's chart,
+    /// and the smoke story through the other two ways.
     #[arg(long, value_enum, conflicts_with = "all_ways")]
     way: Option<Way>,
     /// The suite through all three ways.
@@ -22,7 +22,7 @@ pub struct Arguments {
     /// How many times in a row the suite must pass.
     #[arg(long, default_value_t = 1)]
     runs: u32,
-    /// Our own stories, too: all of them, or those whose names follow.
+    /// Which of our own stories: those whose names follow, or without a name all of them.
     #[arg(long, num_args = 0.., value_name = "STORY")]
     stories: Option<Vec<String>>,
     /// Only stories, without the suite.
