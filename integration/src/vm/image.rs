@@ -14,11 +14,12 @@ use super::kernel::Kernel;
 use crate::programs::{libraries, program};
 
 /// Modules that the testbed, the agent and SCTP need.
-const MODULES: [&str; 26] = [
+const MODULES: [&str; 28] = [
     "nf_tables",
     "nf_conntrack",
     "nf_conntrack_netlink",
     "nfnetlink_queue",
+    "nfnetlink_log",
     "nft_queue",
     "nft_ct",
     "nft_fib",
@@ -33,6 +34,7 @@ const MODULES: [&str; 26] = [
     "nft_numgen",
     "nft_limit",
     "nft_log",
+    "nft_objref",
     "nft_reject_inet",
     "nf_defrag_ipv4",
     "nf_defrag_ipv6",
