@@ -71,11 +71,12 @@ fn what_is_remembered_never_passes_once_a_change_that_denies_it_is_in_force() {
     let clients = clients(&story, &stop);
     let mut closed = Vec::new();
     let mut open_generations = vec![story.agent("node-a").applied_generation().unwrap()];
-    for _ in 0..20 {
-        sleep(Duration::from_millis(50));
+    for _ in 0..10 {
+        sleep(Duration::from_millis(100));
         story.policy("db/allow-web", CLOSED);
         let from = Instant::now();
-        sleep(Duration::from_millis(50));
+        // Longer than a probe that was dropped just before it waits: each client begins one while it is forbidden.
+        sleep(2 * PATIENCE);
         closed.push((from, Instant::now()));
         story.policy("db/allow-web", OPEN);
         open_generations.push(story.agent("node-a").applied_generation().unwrap());
