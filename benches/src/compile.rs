@@ -88,32 +88,14 @@ impl Figures for Row {
     const NAME: &'static str = "compile";
 
     fn header() -> Vec<&'static str> {
-        vec![
-            "change",
-            "pods",
-            "policies",
-            "rules each",
-            "peers",
-            "median us",
-            "worst us",
-            "peak kB",
-            "kept kB",
-        ]
+        let figures = ["median us", "worst us", "peak kB", "kept kB"];
+        [&["change"][..], &Point::COLUMNS, &figures].concat()
     }
 
     fn row(&self) -> Vec<String> {
-        let Point { pods, policies, rules, peers } = self.point;
-        vec![
-            self.event.to_string(),
-            pods.to_string(),
-            policies.to_string(),
-            rules.to_string(),
-            peers.to_string(),
-            format!("{:.1}", self.median_us),
-            format!("{:.1}", self.worst_us),
-            format!("{:.1}", self.peak_bytes / 1e3),
-            format!("{:.1}", self.kept_bytes / 1e3),
-        ]
+        let figures = [self.median_us, self.worst_us, self.peak_bytes / 1e3, self.kept_bytes / 1e3];
+        let figures = figures.map(|figure| format!("{figure:.1}"));
+        [&[self.event.to_string()][..], &self.point.cells(), &figures].concat()
     }
 }
 

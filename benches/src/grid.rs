@@ -56,6 +56,17 @@ impl Extent {
     }
 }
 
+impl Point {
+    /// What the columns of a table say that stand for a point.
+    pub const COLUMNS: [&str; 4] = ["pods", "policies", "rules each", "peers"];
+
+    /// What stands in them.
+    pub fn cells(self) -> [String; 4] {
+        let Self { pods, policies, rules, peers } = self;
+        [pods.to_string(), policies.to_string(), rules.to_string(), peers.to_string()]
+    }
+}
+
 impl From<Point> for Shape {
     fn from(point: Point) -> Self {
         let Point { pods, policies, rules, peers } = point;

@@ -1,7 +1,7 @@
 //! Programs of the system that the testbed calls: `ip`, `bridge` and `nft`.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::io::{self, Write};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -29,20 +29,9 @@ pub fn nft_answer(namespace: &Namespace, arguments: &[&str]) -> Result<String> {
 
 /// Runs a program in a namespace, gives it `input`, and returns its standard output. It must succeed.
 fn feed(namespace: &Namespace, program: &str, arguments: &[&str], input: &str) -> Result<String> {
-    let output = namespace.run(|| -> std::io::Result<_> {
-        let mut child = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A program that ends early says why on its standard error.
-            let _ = stdin.write_all(input.as_bytes());
-        }
-        child.wait_with_output()
-    })?;
-    let output = output
+    let mut command = Command::new(program);
+    command.args(arguments);
+    let output = fed(namespace, command, input)
         .with_context(|| format!("running {program} (are the packages iproute2 and nftables installed?)"))?;
     if !output.status.success() {
         bail!(
@@ -53,4 +42,18 @@ fn feed(namespace: &Namespace, program: &str, arguments: &[&str], input: &str) -
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs a command in a namespace, gives it `input`, and returns how it ended.
+pub(crate) fn fed(namespace: &Namespace, mut command: Command, input: &str) -> Result<Output> {
+    let output = namespace.run(|| -> io::Result<Output> {
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // A program that ends early says why on its standard error.
+            let _ = stdin.write_all(input.as_bytes());
+        }
+        child.wait_with_output()
+    })?;
+    Ok(output?)
 }

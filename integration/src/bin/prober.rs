@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, sleep};
@@ -21,12 +21,16 @@ fn main() -> Result<()> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
         ["serve", port] => serve(port.parse()?),
-        ["first", to, seconds] => {
-            first(started, to.parse()?, Duration::from_secs(seconds.parse()?));
+        ["first", to, port, seconds] => {
+            first(started, to.parse()?, port.parse()?, Duration::from_secs(seconds.parse()?))?;
             // The pod stays, so that its address is its own until the story is over.
             loop {
                 thread::park();
             }
+        }
+        ["knock", port, addresses, seconds] => {
+            let addresses: Result<Vec<IpAddr>, _> = addresses.split(',').map(str::parse).collect();
+            knock(port.parse()?, &addresses?, Duration::from_secs(seconds.parse()?))
         }
         ["load", to, seconds] => load(to.parse()?, Duration::from_secs(seconds.parse()?)),
         ["ask", word, to] => {
@@ -34,7 +38,8 @@ fn main() -> Result<()> {
             Ok(())
         }
         _ => bail!(
-            "serve PORT | first ADDRESS:PORT SECONDS | load ADDRESS:PORT SECONDS | ask WORD ADDRESS:PORT"
+            "serve PORT | first ADDRESS:PORT PORT SECONDS | knock PORT ADDRESS,... SECONDS | load ADDRESS:PORT SECONDS \
+             | ask WORD ADDRESS:PORT"
         ),
     }
 }
@@ -80,8 +85,10 @@ fn serve(port: u16) -> Result<()> {
 }
 
 /// Begins a connection every 20 ms, each on a thread of its own, and sends a datagram with each. Says when the first
-/// connection succeeded, counted from the first instruction of this process.
-fn first(started: Instant, to: SocketAddr, how_long: Duration) {
+/// connection succeeded, counted from the first instruction of this process, and how many datagrams came in at `port`.
+fn first(started: Instant, to: SocketAddr, port: u16, how_long: Duration) -> Result<()> {
+    let any = SocketAddr::from(([0; 4], port));
+    let knocked_at = UdpSocket::bind(any).with_context(|| format!("listening at {any}"))?;
     let (tries, successes) = (AtomicU64::new(0), AtomicU64::new(0));
     let first: Mutex<Option<Duration>> = Mutex::default();
     let slowest: Mutex<Duration> = Mutex::default();
@@ -108,12 +115,33 @@ fn first(started: Instant, to: SocketAddr, how_long: Duration) {
     });
     let first =
         first.into_inner().unwrap_or_default().map_or("null".to_owned(), |at| at.as_millis().to_string());
+    // The kernel has kept those that came, up to its buffer's size.
+    knocked_at.set_nonblocking(true)?;
+    let mut knocks = 0;
+    while knocked_at.recv(&mut [0; 64]).is_ok() {
+        knocks += 1;
+    }
     println!(
-        "{{\"tries\":{},\"successes\":{},\"first_ms\":{first},\"slowest_ms\":{}}}",
+        "{{\"tries\":{},\"successes\":{},\"first_ms\":{first},\"slowest_ms\":{},\"knocks\":{knocks}}}",
         tries.into_inner(),
         successes.into_inner(),
         slowest.into_inner().unwrap_or_default().as_millis()
     );
+    Ok(())
+}
+
+/// Sends a datagram to each address every 20 ms, whether somebody is there or not.
+fn knock(port: u16, addresses: &[IpAddr], how_long: Duration) -> Result<()> {
+    let socket = UdpSocket::bind(SocketAddr::from(([0; 4], 0)))?;
+    let started = Instant::now();
+    while started.elapsed() < how_long {
+        for address in addresses {
+            // An error tells of a datagram before, to which nobody answered.
+            let _ = socket.send_to(b"knock", (*address, port));
+        }
+        sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 /// One connection after the other on four threads; counts those that were not answered.

@@ -1,8 +1,7 @@
 //! `kubectl`, as the administrator, from the control plane's network namespace.
 
-use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -11,6 +10,7 @@ use serde_json::Value;
 use super::credentials::kubeconfig_name;
 use super::parts::Parts;
 use super::place::Place;
+use crate::command::fed;
 use crate::namespace::Namespace;
 
 /// The way to ask the cluster for something.
@@ -46,21 +46,9 @@ impl Kubectl {
 
     /// Runs it and returns how it ended.
     pub fn output(&self, arguments: &[&str], input: &str) -> Result<Output> {
-        let output = self.namespace.run(|| -> std::io::Result<Output> {
-            let mut child = Command::new(&self.program)
-                .args(arguments)
-                .env("KUBECONFIG", &self.kubeconfig)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()?;
-            if let Some(mut stdin) = child.stdin.take() {
-                // A program that ends early says why on its standard error.
-                let _ = stdin.write_all(input.as_bytes());
-            }
-            child.wait_with_output()
-        })?;
-        output.with_context(|| format!("running {}", self.program.display()))
+        let mut command = Command::new(&self.program);
+        command.args(arguments).env("KUBECONFIG", &self.kubeconfig);
+        fed(&self.namespace, command, input).with_context(|| format!("running {}", self.program.display()))
     }
 
     /// Applies objects.

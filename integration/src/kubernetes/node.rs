@@ -3,6 +3,7 @@
 //! All processes of a node descend from its init, the first process of its process namespace: when that is killed, the
 //! kernel kills the kubelet, the shims and every container with it. That is how a node goes down, and how it reboots.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
@@ -108,9 +109,9 @@ impl Node {
             namespace.end();
         }
         let tasks = self.path("/run/containerd/io.containerd.runtime.v2.task/k8s.io");
-        for container in fs::read_dir(tasks).into_iter().flatten().flatten() {
-            remove_control_groups(&container.file_name().to_string_lossy());
-        }
+        let containers: Vec<OsString> =
+            fs::read_dir(tasks).into_iter().flatten().flatten().map(|container| container.file_name()).collect();
+        remove_control_groups(&containers);
         for folder in VOLATILE {
             let _ = fs::remove_dir_all(self.path(folder));
         }
@@ -210,14 +211,14 @@ impl Node {
     }
 
     fn start_init(&self, namespace: &Namespace) -> Result<()> {
-        let ourselves = std::env::current_exe().context("finding our own program")?;
         let root = self.place.join(&self.name);
         let log = self.place.log(&self.name, "init");
         let errors = log_file(&log)?;
         let mut init = on_a_thread(|| {
             namespace.enter()?;
             unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)?;
-            let mut command = Command::new(&ourselves);
+            // Whatever became of its file meanwhile.
+            let mut command = Command::new("/proc/self/exe");
             command.arg(super::init::COMMAND).arg(&root).stdin(Stdio::null());
             // Whoever reads our own output must not wait for a process that stays.
             Ok(command.stdout(Stdio::piped()).stderr(errors).spawn()?)
@@ -326,12 +327,23 @@ pub const BRIDGE: &str = "cluster0";
 /// The address of the control plane.
 pub const CONTROL: &str = "172.30.0.1";
 
-/// A container that was killed by the kernel leaves its empty control groups behind.
-fn remove_control_groups(container: &str) {
-    for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        let _ = fs::remove_dir(hierarchy.path().join("k8s.io").join(container));
+/// Removes the empty control groups that containers leave behind when the kernel kills them: as soon as their last
+/// process is gone, which takes a moment.
+fn remove_control_groups(containers: &[OsString]) {
+    let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
+    let roots: Vec<PathBuf> = hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]).collect();
+    let mut groups: Vec<PathBuf> = containers
+        .iter()
+        .flat_map(|container| roots.iter().map(move |root| root.join("k8s.io").join(container)))
+        .collect();
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        groups.retain(|group| fs::remove_dir(group).is_err() && group.is_dir());
+        if groups.is_empty() || Instant::now() > end {
+            return;
+        }
+        sleep(Duration::from_millis(50));
     }
-    let _ = fs::remove_dir(Path::new("/sys/fs/cgroup/k8s.io").join(container));
 }
 
 fn containerd_config() -> String {

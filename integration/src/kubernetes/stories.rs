@@ -56,7 +56,7 @@ pub const STORIES: [Story; 9] = [
     },
     Story {
         name: "first-packet",
-        about: "200 new pods that policy denies pass nothing; 200 that it allows wait for nothing",
+        about: "200 new pods that policy denies send and get nothing; 200 that it allows wait for nothing",
         play: first_packet::play,
     },
     Story {

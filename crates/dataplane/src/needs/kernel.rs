@@ -1,5 +1,7 @@
 //! Needs that only the kernel itself can answer, asked over netlink.
 
+use nix::errno::Errno;
+
 use super::{Need, NeedState};
 use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
 use crate::queues::QueueRange;
@@ -19,6 +21,8 @@ const MAX_ENTRIES: u16 = 2;
 const QUEUE_CONFIG: u16 = QUEUE | 2;
 const CONFIG_COMMAND: u16 = 1;
 const BIND_FAMILY: u8 = 3;
+/// `NFNL_SUBSYS_ULOG` in the high byte, and `NFULNL_MSG_CONFIG`.
+const LOG_CONFIG: u16 = (4 << 8) | 1;
 
 /// From here on a conntrack table is too full to be calm about, in percent.
 const NEARLY_FULL: u64 = 80;
@@ -54,6 +58,7 @@ pub(super) fn needs() -> Vec<Need> {
         }
     }
     needs.push(Need { name: "nfnetlink_queue", state: nfnetlink_queue(ask_queue()) });
+    needs.push(Need { name: "nfnetlink_log", state: nfnetlink_log(ask_log()) });
     needs.push(Need { name: "conntrack", state: conntrack(ask_conntrack()) });
     needs
 }
@@ -105,6 +110,29 @@ fn ask_queue() -> Result<(), NetlinkError> {
     socket.send_and_wait(request.as_bytes(), sequence)
 }
 
+fn nfnetlink_log(answer: Result<(), NetlinkError>) -> NeedState {
+    match answer {
+        // Nobody has the group, or somebody has: either way the subsystem has looked.
+        Ok(()) | Err(NetlinkError::Refused { errno: Errno::ENODEV | Errno::EPERM, .. }) => {
+            NeedState::fine("NFLOG answers")
+        }
+        Err(error) => NeedState::warning(
+            format!("NFLOG doesn't answer ({error}): connections that the kernel remembers can't be recorded"),
+            "load the modules nft_log and nfnetlink_log, or start the agent with --remember=off",
+        ),
+    }
+}
+
+/// Asks for no change of group 0, which tells whether the subsystem is there, and changes nothing.
+fn ask_log() -> Result<(), NetlinkError> {
+    let mut socket = Socket::open()?;
+    let sequence = socket.next_sequence();
+    let mut request = Messages::default();
+    let flags = netlink::REQUEST | netlink::ACK;
+    request.push(Header { kind: LOG_CONFIG, flags, sequence, family: 0 }, |_| {});
+    socket.send_and_wait(request.as_bytes(), sequence)
+}
+
 /// Entries and the most entries there can be.
 fn ask_conntrack() -> Result<(u32, u32), NetlinkError> {
     let mut socket = Socket::open()?;
@@ -150,8 +178,6 @@ fn conntrack(answer: Result<(u32, u32), NetlinkError>) -> NeedState {
 
 #[cfg(test)]
 mod tests {
-    use nix::errno::Errno;
-
     use super::*;
 
     #[test]
@@ -184,5 +210,8 @@ mod tests {
         assert!(conntrack(Err(refused)).is_wrong());
         assert!(nfnetlink_queue(Err(refused)).is_wrong());
         assert!(!nfnetlink_queue(Ok(())).is_wrong());
+        assert!(matches!(nfnetlink_log(Err(refused)), NeedState::Warning { .. }));
+        let nobody = NetlinkError::Refused { sequence: 1, errno: Errno::ENODEV };
+        assert!(matches!(nfnetlink_log(Err(nobody)), NeedState::Fine { .. }));
     }
 }

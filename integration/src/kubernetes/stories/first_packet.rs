@@ -1,17 +1,23 @@
-//! New pods that connect, and send datagrams, from the first instruction of their only process on.
+//! New pods that connect, and send datagrams, from the first instruction of their only process on; and that others send
+//! datagrams to before they exist.
 
+use std::fs;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{allow_egress, allow_ingress, allow_ingress_from, deny_all};
+use crate::kubernetes::Node;
 use crate::kubernetes::stage::{PORT, PodSpec, Stage, number};
 
 /// Pods of each kind.
 const PODS: usize = 200;
 /// How many of each kind start at once, half of them on each node.
 const BATCH: usize = 20;
+/// How many of a node's next addresses are knocked at: those of a batch, and of what else starts meanwhile.
+const NEXT_ADDRESSES: u8 = 30;
 /// How long each tries, in seconds: longer than the API server needs to hear of its address.
 const TRIES: &str = "6";
 /// How late the first connection that policy allows may be where the new pod's own node decides, with the CNI's cache and
@@ -30,6 +36,12 @@ pub fn play(stage: &Stage<'_>) -> Result<String> {
         "server",
         &allow_ingress_from(("app", "server"), json!({"ipBlock": {"cidr": "0.0.0.0/0"}})),
     )?;
+    // Callers may call everybody: the ingress of the new pod alone decides.
+    stage.policy(
+        "caller",
+        &json!({"podSelector": {"matchLabels": {"app": "caller"}}, "policyTypes": ["Egress"], "egress": [{}]}),
+    )?;
+    stage.policy("called", &allow_ingress(("app", "allowed"), ("app", "caller")))?;
     // That one asks who comes.
     stage.policy("host", &allow_ingress(("app", "host"), ("app", "known")))?;
     stage.start(&[
@@ -41,6 +53,7 @@ pub fn play(stage: &Stage<'_>) -> Result<String> {
 
     let mut first = Vec::new();
     for batch in 0..PODS / BATCH {
+        stage.start(&callers(stage, batch)?)?;
         stage.create(&[pods("denied", batch, &server), pods("allowed", batch, &server)].concat())?;
         for (pod, report) in stage.reports("app=denied", BATCH, PATIENCE)? {
             ensure!(number(&report, "tries")? > 10, "{pod} hardly tried: {report}");
@@ -48,6 +61,10 @@ pub fn play(stage: &Stage<'_>) -> Result<String> {
                 number(&report, "successes")? == 0,
                 "{pod} got through, though policy denies it: {report}"
             );
+            ensure!(number(&report, "knocks")? == 0, "{pod} was reached, though policy denies it: {report}");
+        }
+        for (pod, report) in stage.reports("app=allowed", BATCH, PATIENCE)? {
+            ensure!(number(&report, "knocks")? > 0, "{pod} was not reached, though policy allows it: {report}");
         }
         first.extend(first_successes(stage, "allowed")?);
         nothing_arrived(stage, "denied")?;
@@ -59,7 +76,7 @@ pub fn play(stage: &Stage<'_>) -> Result<String> {
     ensure!(first.len() == PODS, "only {} of {PODS} allowed pods got through", first.len());
     let bound = if stage.way.sees_cni_cache() { WITH_CACHE } else { WITHOUT_CACHE };
     let said = format!(
-        "{PODS} denied: nothing passed; {PODS} allowed: {}; where another node asks who comes: {}",
+        "{PODS} denied: nothing passed, out or in; {PODS} allowed: {}; where another node asks who comes: {}",
         spread(&mut first, bound),
         spread(&mut known.clone(), WITHOUT_CACHE)
     );
@@ -73,11 +90,36 @@ fn pods(kind: &str, batch: usize, to: &str) -> Vec<PodSpec> {
     (0..BATCH)
         .map(|number| {
             let node = if number % 2 == 0 { "node-1" } else { "node-2" };
-            PodSpec::new(&format!("{kind}-{batch}-{number}"), node, &["first", to, TRIES])
+            PodSpec::new(&format!("{kind}-{batch}-{number}"), node, &["first", to, &PORT.to_string(), TRIES])
                 .label("app", kind)
                 .label("role", "client")
         })
         .collect()
+}
+
+/// A pod on each node that sends to the addresses which the nodes' next pods will have.
+fn callers(stage: &Stage<'_>, batch: usize) -> Result<Vec<PodSpec>> {
+    let mut addresses = Vec::new();
+    for node in &stage.cluster.nodes {
+        addresses.extend(next_addresses(node)?.map(|address| address.to_string()));
+    }
+    let words = ["knock", &PORT.to_string(), &addresses.join(","), "3600"];
+    let caller = |node: &Node| {
+        PodSpec::new(&format!("caller-{batch}-{}", node.name), &node.name, &words)
+            .label("app", "caller")
+            .label("role", "client")
+    };
+    Ok(stage.cluster.nodes.iter().map(caller).collect())
+}
+
+/// The addresses that a node gives next: its plugin, host-local, takes them in turn.
+fn next_addresses(node: &Node) -> Result<impl Iterator<Item = Ipv4Addr>> {
+    let file = node.path("/var/lib/cni/networks/cbr0/last_reserved_ip.0");
+    let last = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+    let [a, b, c, last] = last.trim().parse::<Ipv4Addr>()?.octets();
+    // Of the 253 that a range has for pods, from 2 on.
+    let after = move |number: u8| 2 + ((u16::from(last) - 2 + u16::from(number)) % 253) as u8;
+    Ok((1..=NEXT_ADDRESSES).map(move |number| Ipv4Addr::new(a, b, c, after(number))))
 }
 
 /// When each pod of a kind got through first, counted from its process's first instant.
