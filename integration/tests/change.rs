@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
-use std::thread::sleep;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use integration::{Cluster, Family, Story, Stream, Testbed};
@@ -90,6 +91,53 @@ fn a_stream_arrives_whole_across_200_edits_that_leave_it_allowed() {
         stream.wait_progress(50).unwrap();
         let report = stream.finish().unwrap();
         eprintln!("{report:?}");
+    }
+}
+
+#[test]
+fn while_pods_come_and_go_all_the_time_a_cut_comes_as_soon_and_sweeps_rest() {
+    let mut story = Story::begin(cluster());
+    story.policy("db/allow-web", OPEN);
+    story.policy("web/allow-all", "podSelector: {}\ningress: [{}]");
+    story.start_agents(&[]);
+    let streams = streams(&story);
+    let open = |family| Stream::open(&story.testbed, "db/s", "web/a", "80".parse().unwrap(), family).unwrap();
+    let undisturbed = Family::BOTH.map(open);
+    let counts = |story: &mut Story| {
+        let status = story.agent("node-a").status().unwrap();
+        (status["applied_generation"].as_u64().unwrap(), status["sweeps"]["count"].as_u64().unwrap())
+    };
+    let before = counts(&mut story);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // A hundred events a second, of pods on another node that web/a and db/s might talk to.
+            for turn in (0..).take_while(|_| !over.load(Ordering::Acquire)) {
+                let (number, label) = (turn % 50, turn / 50);
+                let pod = format!(
+                    "apiVersion: v1\nkind: Pod\nmetadata: {{name: far-{number}, namespace: web, labels: {{turn: t{label}}}}}\n\
+                     spec: {{nodeName: node-b}}\nstatus: {{phase: Running, podIP: 10.244.9.{number}}}\n"
+                );
+                story.testbed.manifests().write(&format!("far-{number}.yaml"), &pod).unwrap();
+                sleep(Duration::from_millis(10));
+            }
+        });
+        for _ in 0..3 {
+            sleep(Duration::from_millis(500));
+            cut(&story, &streams);
+            story.testbed.manifests().policy("db/allow-web", OPEN).unwrap();
+            for stream in &streams {
+                stream.wait_progress(50).unwrap();
+            }
+        }
+        over.store(true, Ordering::Release);
+    });
+    let after = counts(&mut story);
+    let (changes, sweeps) = (after.0 - before.0, after.1 - before.1);
+    eprintln!("{changes} changes, {sweeps} sweeps");
+    assert!(changes > 50 && sweeps * 2 < changes, "{changes} changes took {sweeps} sweeps");
+    for stream in undisturbed {
+        eprintln!("{:?}", stream.finish().unwrap());
     }
 }
 

@@ -3,8 +3,7 @@
 //! From: the source's updates. To: the [`Engine`]. Invariant: whatever is missing, the agent stays live, says in one sentence
 //! what it waits for, and tries again; rules that are in the kernel stay there when it ends.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -16,15 +15,15 @@ use dataplane::needs::{self, NeedState};
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
 use dataplane::remembered::{Heard, History, RememberedLog};
+use dataplane::sweep::SweepReport;
 use dataplane::table::{Remember, Table, TableConfig, TableError, WhenDown};
 use dataplane::workers::{Workers, WorkersConfig};
-use policy::{Change, Compiler, PolicyName, Published, Scope, Snapshot};
+use policy::{Change, Compiler, PolicyName, Published, Scope, Snapshot, Touched, touched};
 
 use crate::engine::{Applied, Engine, EngineError, open_addresses};
 use crate::health::{Health, Topic};
 use crate::metrics::observe;
 use crate::status::{self, Phase};
-use crate::touched;
 
 mod config;
 pub use config::AgentConfig;
@@ -120,7 +119,14 @@ impl Agent {
                 self.check_needs(&[]);
                 check_at = now + CHECK_NEEDS;
             }
-            let wake = if self.engine.is_none() { look_at.min(try_at) } else { look_at };
+            let sweep_at = self.engine.as_ref().and_then(Engine::sweep_at);
+            if sweep_at.is_some_and(|sweep_at| now >= sweep_at) {
+                self.sweep();
+            }
+            let wake = match &self.engine {
+                None => look_at.min(try_at),
+                Some(engine) => engine.sweep_at().map_or(look_at, |sweep_at| look_at.min(sweep_at)),
+            };
             match self.inbox.recv_timeout(wake.saturating_duration_since(Instant::now())) {
                 Ok(Message::Update(update)) => {
                     let Some(update) = self.merged(update) else { break };
@@ -174,7 +180,7 @@ impl Agent {
                 self.engine = Some(engine);
                 self.health.state().settled(Topic::Install);
                 // Adopts the connections that exist.
-                self.put_in_force(0, Duration::ZERO, &BTreeSet::new());
+                self.put_in_force(0, Duration::ZERO, Touched::All);
                 self.health.state().settled(Topic::Starting);
             }
             Err(why) => self.health.state().not_ready(Topic::Install, format!("{why:#}")),
@@ -349,18 +355,21 @@ impl Agent {
             }
         }
         let touched = match self.engine {
-            Some(_) => touched::pods(&update.changes, self.compiler.inventory(), &self.config.node),
-            None => BTreeSet::new(),
+            // A change before was not put in force, and may have touched others.
+            Some(_) if !self.behind => {
+                touched::by(&update.changes, self.compiler.inventory(), &self.config.node)
+            }
+            _ => Touched::All,
         };
         let pod_cidrs = &self.config.pod_cidrs;
         let snapshot = self.compiler.apply(update.changes.into_iter().map(|change| pod_cidrs.apply(change)));
         self.describe(&snapshot);
         self.snapshot = Some(snapshot);
-        self.put_in_force(count, started.elapsed(), &touched);
+        self.put_in_force(count, started.elapsed(), touched);
     }
 
     /// Puts the newest snapshot in force. Does nothing before the rules are installed.
-    fn put_in_force(&mut self, changes: u64, compile: Duration, changing: &BTreeSet<IpAddr>) {
+    fn put_in_force(&mut self, changes: u64, compile: Duration, touched: Touched) {
         let (Some(engine), Some(snapshot)) = (&mut self.engine, &self.snapshot) else { return };
         let generation = snapshot.generation().0;
         self.health.state().status.published_generation = generation;
@@ -369,7 +378,7 @@ impl Agent {
             engine.publish(snapshot);
             return;
         }
-        match engine.put_in_force(snapshot, changing) {
+        match engine.put_in_force(snapshot, touched) {
             Ok(applied) => {
                 self.behind = false;
                 self.health.state().in_force(std::mem::take(&mut self.versions));
@@ -378,6 +387,22 @@ impl Agent {
             Err(error) => {
                 self.behind = true;
                 self.failed(generation, &error);
+            }
+        }
+    }
+
+    /// Looks at the connections of pods that changed while sweeps rested.
+    fn sweep(&mut self) {
+        let (Some(engine), Some(snapshot)) = (&mut self.engine, &self.snapshot) else { return };
+        // Of the table of connections another agent takes care now; what is behind is tried anew, and swept with it.
+        if self.behind || !self.health.state().status.is_enforcing() {
+            return;
+        }
+        match engine.sweep(snapshot) {
+            Ok(swept) => self.note_sweep(&swept),
+            Err(error) => {
+                self.behind = true;
+                self.failed(snapshot.generation().0, &error);
             }
         }
     }
@@ -398,41 +423,48 @@ impl Agent {
 
     /// Says in log, status and metrics that a snapshot is in force.
     fn note(&self, generation: u64, changes: u64, compile: Duration, applied: &Applied) {
-        let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let swept = &applied.swept;
         let change = status::Change {
             generation,
             changes,
-            connections: swept.entries,
-            revoked: swept.revoked,
-            restored: swept.restored,
             compile_micros: micros(compile),
             grace_micros: micros(applied.grace),
             table_micros: micros(applied.table),
-            sweep_micros: micros(swept.elapsed),
         };
-        let durations = self.health.durations();
-        observe(&durations.apply, applied.whole);
-        observe(&durations.sweep, swept.elapsed);
+        observe(&self.health.durations().apply, applied.whole);
         let mut state = self.health.state();
         state.status.applied_generation = generation;
-        state.status.sweeps.count += 1;
-        state.status.sweeps.revoked += swept.revoked;
-        state.status.sweeps.restored += swept.restored;
         state.status.last_change = Some(change);
         state.settled(Topic::Change);
         drop(state);
         tracing::info!(
             generation,
             changes,
-            connections = change.connections,
-            revoked = change.revoked,
-            restored = change.restored,
             compile_micros = change.compile_micros,
             grace_micros = change.grace_micros,
             table_micros = change.table_micros,
-            sweep_micros = change.sweep_micros,
             "policy in force"
+        );
+        if let Some(swept) = &applied.swept {
+            self.note_sweep(swept);
+        }
+    }
+
+    /// Says in log, status and metrics what a sweep did.
+    fn note_sweep(&self, swept: &SweepReport) {
+        observe(&self.health.durations().sweep, swept.elapsed);
+        let last = status::Sweep {
+            connections: swept.entries,
+            revoked: swept.revoked,
+            restored: swept.restored,
+            micros: micros(swept.elapsed),
+        };
+        self.health.state().status.sweeps.add(last);
+        tracing::info!(
+            connections = last.connections,
+            revoked = last.revoked,
+            restored = last.restored,
+            micros = last.micros,
+            "connections swept"
         );
     }
 
@@ -479,7 +511,7 @@ impl Agent {
             Some(Ok(false)) | None => {}
         }
         if self.behind {
-            self.put_in_force(0, Duration::ZERO, &BTreeSet::new());
+            self.put_in_force(0, Duration::ZERO, Touched::All);
         }
     }
 
@@ -520,6 +552,10 @@ impl Agent {
 
     /// Ends in order: no more updates, then what is queued is answered, then what was judged is recorded. The rules stay.
     fn end(mut self) {
+        // No packet of a connection that policy allows may wait for an answer any more.
+        if self.engine.as_ref().is_some_and(|engine| engine.sweep_at().is_some()) {
+            self.sweep();
+        }
         let mut state = self.health.state();
         let superseded = state.status.phase == Phase::Superseded;
         state.stopping();
@@ -546,6 +582,11 @@ impl Agent {
         };
         tracing::info!(records = audit.written, lost = audit.lost, rules, "ended");
     }
+}
+
+/// Whole microseconds.
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Whether packets still wait in these queues for their agent's answer, as far as the kernel says.

@@ -17,13 +17,18 @@ use dataplane::sweep::{LocalAddresses, SweepReport, sweep, wait_for_packets_unde
 use dataplane::table::{OpenAddresses, Table, TableError};
 use dataplane::workers::Holders;
 use policy::published::Grace;
-use policy::{Direction, Published, Snapshot};
+use policy::{Direction, Published, Snapshot, Touched};
 
 /// How long to sleep between two looks at workers that are inside a verdict; a verdict takes some microseconds.
 const GRACE_POLL: Duration = Duration::from_micros(50);
 
 /// No verdict takes so long: a worker that is still inside then is not coming back.
 const GRACE_LIMIT: Duration = Duration::from_secs(10);
+
+/// While changes come one after the other, sweeps take this part of one core's time at most: a fifth.
+const SWEEPS_REST: u32 = 4;
+/// And yet one is never put off for longer.
+const LONGEST_REST: Duration = Duration::from_secs(2);
 
 /// See the module.
 #[derive(Debug)]
@@ -38,6 +43,10 @@ pub struct Engine {
     record_open: bool,
     /// Who hears of remembered connections looks here for the snapshot that allowed them.
     history: Arc<History>,
+    /// Pods whose packets are judged again, since the sweep after their change is still to come.
+    unswept: BTreeSet<IpAddr>,
+    /// When the next sweep may begin.
+    rested: Instant,
 }
 
 /// A snapshot that is not, or not wholly, in force. What was in force before may be so still; trying again is safe.
@@ -60,8 +69,8 @@ pub enum EngineError {
 /// What it took to put a snapshot in force.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Applied {
-    /// What became of the connections.
-    pub swept: SweepReport,
+    /// What became of the connections; `None` if they are swept later, or none can be concerned.
+    pub swept: Option<SweepReport>,
     /// Waiting for verdicts under way.
     pub grace: Duration,
     /// Bringing the rules' sets up to date.
@@ -82,17 +91,31 @@ impl Engine {
         record_open: bool,
         history: Arc<History>,
     ) -> Self {
-        Self { published, holders, table, conntrack, marks, record_open, history }
+        let unswept = BTreeSet::new();
+        Self {
+            published,
+            holders,
+            table,
+            conntrack,
+            marks,
+            record_open,
+            history,
+            unswept,
+            rested: Instant::now(),
+        }
     }
 
-    /// Publish, grace, rules, sweep. What passes from or to the pods at the addresses `changing` is judged under `next` from the rules'
-    /// update on, connections that exist included, without waiting for the sweep.
-    pub fn put_in_force(
-        &mut self,
-        next: &Arc<Snapshot>,
-        changing: &BTreeSet<IpAddr>,
-    ) -> Result<Applied, EngineError> {
+    /// Publish, grace, rules, sweep. What passes from or to the pods that are `touched` is judged under `next` from the rules'
+    /// update on, connections that exist included: so the sweep may come later, and [`Engine::sweep_at`] says when. If all are
+    /// touched, it comes now.
+    ///
+    /// After an error it is to be called again, with all touched.
+    pub fn put_in_force(&mut self, next: &Arc<Snapshot>, touched: Touched) -> Result<Applied, EngineError> {
         let started = Instant::now();
+        let (changing, all) = match touched.and(&self.unswept) {
+            Touched::Pods(pods) => (pods, false),
+            Touched::All => (BTreeSet::new(), true),
+        };
         // 1. From here on every verdict that begins follows `next`...
         self.history.publish(next, started);
         let mut grace = self.published.publish(Arc::clone(next));
@@ -103,15 +126,31 @@ impl Engine {
         // 3. What passes without a question follows `next` from here on: packets of open pods, and of remembered pairs. So does all
         //    that changing pods send and receive.
         let open = open_addresses(next, self.record_open);
-        self.table.update(next.pod_cidrs(), &open, next.generation(), changing)?;
+        self.table.update(next.pod_cidrs(), &open, next.generation(), &changing)?;
         let updated = Instant::now();
+        self.unswept = changing;
+        let due = all || (!self.unswept.is_empty() && updated >= self.rested);
+        let swept = if due { Some(self.sweep(next)?) } else { None };
+        Ok(Applied { swept, grace: graced - started, table: updated - graced, whole: started.elapsed() })
+    }
+
+    /// When [`Engine::sweep`] is to be called, if it is.
+    pub fn sweep_at(&self) -> Option<Instant> {
+        (!self.unswept.is_empty()).then_some(self.rested)
+    }
+
+    /// Judges all connections under `current`, which is in force, and ends the time in which packets of pods that changed are judged
+    /// again.
+    pub fn sweep(&mut self, current: &Snapshot) -> Result<SweepReport, EngineError> {
         // 4. What the older rules let through is in the table of connections...
         wait_for_packets_under_way();
         // 5. ... in which all are judged again.
         let local = LocalAddresses::read().map_err(EngineError::LocalAddresses)?;
-        let swept = sweep(&mut self.conntrack, next, &self.marks, &local)?;
+        let swept = sweep(&mut self.conntrack, current, &self.marks, &local)?;
         self.table.end_recheck()?;
-        Ok(Applied { swept, grace: graced - started, table: updated - graced, whole: started.elapsed() })
+        self.unswept.clear();
+        self.rested = Instant::now() + LONGEST_REST.min(swept.elapsed * SWEEPS_REST);
+        Ok(swept)
     }
 
     /// Lets verdicts follow `next`, and changes nothing else.

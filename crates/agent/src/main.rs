@@ -29,7 +29,6 @@ mod overrides;
 mod paint;
 mod source;
 mod status;
-mod touched;
 
 fn main() -> ExitCode {
     memory::keep_small();

@@ -155,6 +155,31 @@ pub struct Sweeps {
     pub revoked: u64,
     /// Connections that were allowed again.
     pub restored: u64,
+    /// The latest.
+    pub last: Sweep,
+}
+
+/// One sweep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Sweep {
+    /// Connections looked at.
+    pub connections: u64,
+    /// Connections that were no longer allowed.
+    pub revoked: u64,
+    /// Connections that were allowed again.
+    pub restored: u64,
+    /// Microseconds that it took.
+    pub micros: u64,
+}
+
+impl Sweeps {
+    /// One more.
+    pub fn add(&mut self, sweep: Sweep) {
+        self.count += 1;
+        self.revoked += sweep.revoked;
+        self.restored += sweep.restored;
+        self.last = sweep;
+    }
 }
 
 /// How one change was put in force; times in microseconds.
@@ -164,20 +189,12 @@ pub struct Change {
     pub generation: u64,
     /// Objects that changed.
     pub changes: u64,
-    /// Connections looked at.
-    pub connections: u64,
-    /// Connections that were no longer allowed.
-    pub revoked: u64,
-    /// Connections that were allowed again.
-    pub restored: u64,
     /// Making the snapshot.
     pub compile_micros: u64,
     /// Waiting for verdicts under way.
     pub grace_micros: u64,
     /// Bringing the rules' sets up to date.
     pub table_micros: u64,
-    /// Judging connections again.
-    pub sweep_micros: u64,
 }
 
 /// The audit log.

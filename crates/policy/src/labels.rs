@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+/// The label that every namespace has, and whose value is its name (semantics 11).
+pub(crate) const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
 /// An immutable set of labels.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Labels {

@@ -18,6 +18,7 @@
 //! - [`snapshot`]: judges a packet, without allocation, lock or loop over policies.
 //! - [`explanation`]: says in words, off the packet's path, why a decision came out as it did.
 //! - [`published`]: the one cell through which a new snapshot reaches the workers, and their grace period.
+//! - [`touched`]: whose connections a change may allow or forbid.
 //! - [`mod@reference`]: the same semantics written naively from the API's text; property tests hold the two equal.
 #![forbid(unsafe_code)]
 
@@ -33,6 +34,7 @@ pub mod reference;
 pub mod selector;
 pub mod snapshot;
 pub mod spec;
+pub mod touched;
 
 pub use compiler::{Compiler, Scope};
 pub use decision::{Decision, Direction, Judgement, Outcome, Reason, RuleId, Verdict};
@@ -47,3 +49,4 @@ pub use snapshot::{Directions, Snapshot};
 pub use spec::{
     Action, IpBlock, NamespaceMatch, Peer, PolicySpec, PortMatch, PortNumbers, RuleSpec, Subject, Tier,
 };
+pub use touched::Touched;

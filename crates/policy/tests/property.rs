@@ -1,4 +1,5 @@
-//! The compiled engine equals the reference: over random clusters, random changes and random packets, in both scopes.
+//! The compiled engine equals the reference: over random clusters, random changes and random packets, in both scopes; and no
+//! change alters a verdict about pods that it does not touch.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,7 +17,7 @@ use common::story::{Story, packet_in_words};
 use policy::{
     Action, Change, Compiler, Directions, IpBlock, Labels, NamedPort, Namespace, NamespaceMatch, Node,
     Packet, Peer, Pod, PolicyKind, PolicyName, PolicySpec, PortMatch, PortNumbers, Protocol, Requirement,
-    RuleSpec, Scope, Selector, Subject, Tier, Verdict, reference,
+    RuleSpec, Scope, Selector, Subject, Tier, Touched, Verdict, reference, touched,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -99,12 +100,15 @@ fn compiled_equals_reference() {
     let denied = Cell::new(0_u64);
     let by_rule = Cell::new(0_u64);
     let unknown_peer = Cell::new(0_u64);
+    let verdicts_changed = Cell::new(0_u64);
     let mut runner = TestRunner::new(Config { cases: 1_200, failure_persistence: None, ..Config::default() });
     let outcome = runner.run(&world(), |world| {
         for scope in [Scope::Cluster, Scope::Node("n1".into())] {
             let mut compiler = Compiler::new(scope.clone()).when_unsure(world.when_unsure);
             let mut so_far = Vec::new();
+            let mut before = compiler.apply([]);
             for batch in &world.batches {
+                let touched = touched::by(batch, compiler.inventory(), "n1");
                 let snapshot = compiler.apply(batch.iter().cloned());
                 so_far.extend(batch.iter().cloned());
                 // From scratch, and through every state in between, must come out the same.
@@ -121,6 +125,22 @@ fn compiled_equals_reference() {
                     let found = common::engine(&anew, packet, directions);
                     prop_assert_eq!(&found, &expected, "anew, {:?}: {}", scope, packet_in_words(packet));
                     compared.set(compared.get() + 1);
+                    if scope != Scope::Cluster {
+                        // Whoever is not touched keeps its verdicts.
+                        let changed =
+                            common::engine(&before, packet, directions).verdict() != found.verdict();
+                        verdicts_changed.set(verdicts_changed.get() + u64::from(changed));
+                        let is_touched = |address| match &touched {
+                            Touched::All => true,
+                            Touched::Pods(pods) => pods.contains(&address),
+                        };
+                        prop_assert!(
+                            !changed || is_touched(packet.source()) || is_touched(packet.destination()),
+                            "not {:?}: {}",
+                            touched,
+                            packet_in_words(packet)
+                        );
+                    }
                     denied.set(denied.get() + u64::from(expected.verdict() == Verdict::Deny));
                     let unsure =
                         [&expected.egress, &expected.ingress].map(|side| side.reason == "unknown-peer");
@@ -129,6 +149,7 @@ fn compiled_equals_reference() {
                         by_rule.get() + u64::from(expected.ingress.rule.or(expected.egress.rule).is_some()),
                     );
                 }
+                before = snapshot;
             }
         }
         Ok(())
@@ -137,17 +158,20 @@ fn compiled_equals_reference() {
         panic!("{failure}");
     }
     println!(
-        "{} packets compared, {} denied, {} decided by a rule, {} by an unknown peer",
+        "{} packets compared, {} denied, {} decided by a rule, {} by an unknown peer, {} otherwise than before",
         compared.get(),
         denied.get(),
         by_rule.get(),
-        unknown_peer.get()
+        unknown_peer.get(),
+        verdicts_changed.get()
     );
     assert!(compared.get() >= 200_000, "{} packets compared", compared.get());
     // The random clusters must be worth comparing: neither all open nor all shut.
     assert!(denied.get() * 10 >= compared.get(), "only {} denied", denied.get());
     assert!(by_rule.get() * 10 >= compared.get(), "only {} decided by a rule", by_rule.get());
     assert!(unknown_peer.get() * 100 >= compared.get(), "only {} by an unknown peer", unknown_peer.get());
+    let changed = verdicts_changed.get();
+    assert!(changed * 200 >= compared.get(), "only {changed} verdicts changed by a change");
 }
 
 /// Judged and open addresses, and what the pods there are called.

@@ -109,8 +109,12 @@ impl Node {
             namespace.end();
         }
         let tasks = self.path("/run/containerd/io.containerd.runtime.v2.task/k8s.io");
-        let containers: Vec<OsString> =
-            fs::read_dir(tasks).into_iter().flatten().flatten().map(|container| container.file_name()).collect();
+        let containers: Vec<OsString> = fs::read_dir(tasks)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|container| container.file_name())
+            .collect();
         remove_control_groups(&containers);
         for folder in VOLATILE {
             let _ = fs::remove_dir_all(self.path(folder));
@@ -330,7 +334,8 @@ pub const CONTROL: &str = "172.30.0.1";
 /// Removes the empty control groups that containers leave behind when the kernel kills them: as soon as their last
 /// process is gone, which takes a moment.
 fn remove_control_groups(containers: &[OsString]) {
-    let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
+    let hierarchies =
+        fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
     let roots: Vec<PathBuf> = hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]).collect();
     let mut groups: Vec<PathBuf> = containers
         .iter()

@@ -130,18 +130,19 @@ fn print(status: &Status, out: &mut impl Write) -> io::Result<()> {
         row(
             "last change",
             format!(
-                "{} objects; {} connections revoked, {} restored of {}; compile {}, grace {}, rules {}, sweep {} us",
-                change.changes,
-                change.revoked,
-                change.restored,
-                change.connections,
-                change.compile_micros,
-                change.grace_micros,
-                change.table_micros,
-                change.sweep_micros
+                "{} objects; compile {}, grace {}, rules {} us",
+                change.changes, change.compile_micros, change.grace_micros, change.table_micros
             ),
         );
     }
+    let sweep = &status.sweeps.last;
+    row(
+        "last sweep",
+        format!(
+            "{} connections in {} us: {} revoked, {} restored",
+            sweep.connections, sweep.micros, sweep.revoked, sweep.restored
+        ),
+    );
     let audit = &status.audit;
     let failing = audit.failing.as_ref().map(|why| format!(", failing: {why}")).unwrap_or_default();
     row("audit log", format!("{} written, {} lost{failing}", audit.written, audit.lost));

@@ -117,7 +117,9 @@ fn nfnetlink_log(answer: Result<(), NetlinkError>) -> NeedState {
             NeedState::fine("NFLOG answers")
         }
         Err(error) => NeedState::warning(
-            format!("NFLOG doesn't answer ({error}): connections that the kernel remembers can't be recorded"),
+            format!(
+                "NFLOG doesn't answer ({error}): connections that the kernel remembers can't be recorded"
+            ),
             "load the modules nft_log and nfnetlink_log, or start the agent with --remember=off",
         ),
     }

@@ -8,11 +8,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::compiler::selectors::{LabelTest, NamespaceTest, Need, SelectorId, Test};
 use crate::compiler::vocabulary::{Facts, NamespaceFacts, Vocabulary};
 use crate::inventory::{Inventory, Namespace, Pod};
-use crate::labels::Labels;
+use crate::labels::{Labels, NAME_LABEL};
 use crate::snapshot::ruleset::ClassId;
-
-/// The label that the API server sets on every namespace (semantics 11).
-const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// See the module. Numbers stay as they are until everything is compiled anew.
 #[derive(Debug, Default)]

@@ -64,7 +64,10 @@ pub fn play(stage: &Stage<'_>) -> Result<String> {
             ensure!(number(&report, "knocks")? == 0, "{pod} was reached, though policy denies it: {report}");
         }
         for (pod, report) in stage.reports("app=allowed", BATCH, PATIENCE)? {
-            ensure!(number(&report, "knocks")? > 0, "{pod} was not reached, though policy allows it: {report}");
+            ensure!(
+                number(&report, "knocks")? > 0,
+                "{pod} was not reached, though policy allows it: {report}"
+            );
         }
         first.extend(first_successes(stage, "allowed")?);
         nothing_arrived(stage, "denied")?;
