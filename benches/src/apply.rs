@@ -1,25 +1,27 @@
-//! From an edited file to the last byte of an established connection that it forbids.
+//! From an edited file to its effect: the last byte of an established connection that it forbids, and the last new connection.
 //!
-//! A client sends without a pause; the server notes when each piece arrives. A policy file is replaced by one that allows
-//! nothing: how long after that does the last piece arrive? And again, with many other connections in the kernel's table,
-//! which the change either does not touch or forbids as well.
+//! A client sends without a pause, and another opens connections without a pause; the server notes when each piece arrives. A policy
+//! file is replaced by one that allows nothing: how long after that does the last piece arrive, and the last connection come about? And
+//! again, with many other connections in the kernel's table, which the change either does not touch or forbids as well; and while pods
+//! of another node come and change all the time.
 
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
-use std::thread::{JoinHandle, sleep};
+use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use indicatif::ProgressBar;
+use anyhow::{Context, Result, anyhow, bail};
 use integration::agent::{Agent, Launch};
 use integration::flood::fill_conntrack;
 use integration::{Cluster, Testbed};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::report::{Figures, Output, median, show};
+use crate::load::ByteServer;
+use crate::report::{Figures, Output, median, progress, show};
 
 /// The node and its pods: the policy selects the server; the bystander is selected by none.
 const NODE: &str = "node-a";
@@ -28,6 +30,8 @@ const SERVER: &str = "bench/server";
 const BYSTANDER: &str = "bench/bystander";
 /// The server's port.
 const PORT: u16 = 9000;
+/// The port at which new connections come about.
+const PORT_OF_NEW: u16 = 9001;
 /// The policy that is edited, and what it says.
 const POLICY: &str = "bench/server";
 const ALLOWS: &str = "
@@ -42,6 +46,10 @@ ingress: []
 ";
 /// How often the client sends: the figures are no finer than this.
 const PAUSE: Duration = Duration::from_micros(100);
+/// How long the connections are there before the edit.
+const BEFOREHAND: Duration = Duration::from_millis(300);
+/// Pods that come and change on another node.
+const FAR_PODS: u32 = 50;
 /// How long after an edit is looked for what still arrives.
 const AFTERWARDS: Duration = Duration::from_millis(700);
 /// How long a connection may take to come about, or a change to come into force.
@@ -50,9 +58,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What to measure.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Other connections in the kernel's table while the file is edited.
-    #[arg(long, value_delimiter = ',', default_value = "0,100000")]
+    /// Other connections in the kernel's table while the file is edited; as many as it takes, if it does not take so many.
+    #[arg(long, value_delimiter = ',', default_value = "1000,100000,1000000")]
     entries: Vec<u32>,
+    /// Pod events a second under which the first two numbers of connections are measured once more; 0: none.
+    #[arg(long, default_value_t = 100)]
+    events: u32,
     /// How often each is measured.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -70,6 +81,15 @@ enum Others {
     Forbidden,
 }
 
+/// What is there besides.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Case {
+    entries: u32,
+    others: Others,
+    /// Pod events a second.
+    events: u32,
+}
+
 impl Others {
     fn pod(self) -> &'static str {
         match self {
@@ -82,91 +102,229 @@ impl Others {
 impl fmt::Display for Others {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Untouched => "not touched by the change",
-            Self::Forbidden => "forbidden by the change too",
+            Self::Untouched => "untouched",
+            Self::Forbidden => "forbidden too",
         })
     }
 }
 
-/// One row of figures.
-#[derive(Clone, Debug, Serialize)]
-struct Row {
-    others: String,
+/// One row of figures; times in milliseconds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Row {
+    /// What the change makes of the other connections.
+    pub others: String,
     /// Entries in the node's table when the file was edited, at least.
-    entries: u32,
-    /// Milliseconds from the file being in place to the last byte, in each round.
-    cut_ms: Vec<f64>,
-    median_ms: f64,
-    worst_ms: f64,
+    pub entries: u32,
+    /// Pod events a second.
+    pub events: u32,
+    /// From the file being in place to the last byte of the established connection, in each round.
+    pub cut_ms: Vec<f64>,
+    /// Their median.
+    pub cut_median_ms: f64,
+    /// The longest.
+    pub cut_worst_ms: f64,
+    /// From the file being in place to the last new connection, in each round.
+    pub new_ms: Vec<f64>,
+    /// Their median.
+    pub new_median_ms: f64,
+    /// The longest.
+    pub new_worst_ms: f64,
+    /// How long the sweep took that looked at all connections after the change: the median.
+    pub sweep_ms: f64,
 }
 
 impl Figures for Row {
     const NAME: &'static str = "apply";
 
     fn header() -> Vec<&'static str> {
-        vec!["other connections", "entries", "cut after ms, median", "worst"]
+        vec!["others", "entries", "events/s", "last byte ms", "worst", "last new ms", "worst", "sweep ms"]
     }
 
     fn row(&self) -> Vec<String> {
-        let worst = format!("{:.1}", self.worst_ms);
-        vec![self.others.clone(), self.entries.to_string(), format!("{:.1}", self.median_ms), worst]
+        let figures =
+            [self.cut_median_ms, self.cut_worst_ms, self.new_median_ms, self.new_worst_ms, self.sweep_ms];
+        let mut cells = vec![self.others.clone(), self.entries.to_string(), self.events.to_string()];
+        cells.extend(figures.map(|figure| format!("{figure:.1}")));
+        cells
     }
+}
+
+/// What one round came to.
+struct Effect {
+    cut: Duration,
+    new: Duration,
+    sweep: Duration,
 }
 
 /// Measures, and shows the figures.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let mut cases = Vec::new();
     for &entries in &arguments.entries {
-        cases.push((entries, Others::Untouched));
-        if entries > 0 {
-            cases.push((entries, Others::Forbidden));
-        }
+        cases.push(Case { entries, others: Others::Untouched, events: 0 });
+        // Pods' own connections can be as many, too.
+        cases.push(Case { entries, others: Others::Forbidden, events: 0 });
     }
-    let progress = ProgressBar::new(cases.len() as u64 * u64::from(arguments.rounds));
-    let mut rows = Vec::new();
-    for (entries, others) in cases {
+    if arguments.events > 0 {
+        let events = arguments.events;
+        let busy = |&entries: &u32| Case { entries, others: Others::Untouched, events };
+        cases.extend(arguments.entries.iter().take(2).map(busy));
+    }
+    let progress = progress(cases.len() * arguments.rounds as usize);
+    let mut rows: Vec<Row> = Vec::new();
+    for case in cases {
         let testbed = Cluster::new()
             .node(NODE, "10.244.1.0/24", "fd00:10:244:1::/64")
             .pod(CLIENT, NODE, &[("app", "client")], &[])
             .pod(SERVER, NODE, &[("app", "server")], &[])
             .pod(BYSTANDER, NODE, &[("app", "bystander")], &[])
             .build()?;
-        if entries > 0 {
-            fill_conntrack(&testbed, CLIENT, others.pod(), entries)?;
-        }
-        let mut cut_ms = Vec::new();
-        for _ in 0..arguments.rounds {
-            let took = once(&testbed).with_context(|| format!("{entries} entries, {others}"))?;
-            cut_ms.push(took.as_secs_f64() * 1e3);
+        let case = Case { entries: case.entries.min(room(&testbed)?), ..case };
+        progress
+            .set_message(format!("{} connections, {}, {} events/s", case.entries, case.others, case.events));
+        fill_conntrack(&testbed, CLIENT, case.others.pod(), case.entries)?;
+        let effect = |_| {
+            let effect = once(&testbed, case.events);
             progress.inc(1);
-        }
-        let worst_ms = cut_ms.iter().copied().fold(0.0, f64::max);
-        rows.push(Row { others: others.to_string(), entries, median_ms: median(&cut_ms), worst_ms, cut_ms });
+            effect.with_context(|| format!("{case:?}"))
+        };
+        let effects: Vec<Effect> = (0..arguments.rounds).map(effect).collect::<Result<_>>()?;
+        rows.push(row(case, &effects));
     }
     progress.finish_and_clear();
     show(arguments.output, &rows)
 }
 
-/// One round: a fresh agent over the connections that are there, one more connection, one edit.
-fn once(testbed: &Testbed) -> Result<Duration> {
+/// How many entries the kernel's table takes, with some left for what is measured.
+fn room(testbed: &Testbed) -> Result<u32> {
+    let most: u32 = testbed.namespace(NODE)?.read_sysctl("net.netfilter.nf_conntrack_max")?.parse()?;
+    Ok(most / 100 * 95)
+}
+
+fn row(case: Case, effects: &[Effect]) -> Row {
+    let values = |of: fn(&Effect) -> Duration| -> Vec<f64> {
+        effects.iter().map(|effect| of(effect).as_secs_f64() * 1e3).collect()
+    };
+    let worst = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
+    let (cut_ms, new_ms) = (values(|effect| effect.cut), values(|effect| effect.new));
+    Row {
+        others: case.others.to_string(),
+        entries: case.entries,
+        events: case.events,
+        cut_median_ms: median(&cut_ms),
+        cut_worst_ms: worst(&cut_ms),
+        cut_ms,
+        new_median_ms: median(&new_ms),
+        new_worst_ms: worst(&new_ms),
+        new_ms,
+        sweep_ms: median(&values(|effect| effect.sweep)),
+    }
+}
+
+/// One round: a fresh agent over the connections that are there, connections more, one edit.
+fn once(testbed: &Testbed, events: u32) -> Result<Effect> {
     testbed.manifests().policy(POLICY, ALLOWS)?;
     let mut agent = Agent::start(testbed, NODE, &Launch::default())?;
     agent.wait_ready()?;
     let stream = Stream::open(testbed)?;
-    sleep(Duration::from_millis(200));
-    let before = agent.applied_generation()?;
-    let edited = testbed.manifests().policy(POLICY, FORBIDS)?;
-    sleep(AFTERWARDS);
-    let last = stream.last_arrival();
-    let took = last.saturating_duration_since(edited);
-    if took + Duration::from_millis(100) > AFTERWARDS {
-        bail!("the connection was not cut: bytes still came {took:?} after the edit");
-    }
-    agent.wait_applied_after(before)?;
+    let over = AtomicBool::new(false);
+    let effect = thread::scope(|scope| -> Result<Effect> {
+        let busy = scope.spawn(|| pod_events(testbed, events, &over));
+        let opener = scope.spawn(|| open_connections(testbed, &over));
+        let edited = edit(testbed, &agent, &stream);
+        over.store(true, Ordering::Release);
+        busy.join().map_err(|_| anyhow!("the thread of pod events panicked"))??;
+        let last = opener.join().map_err(|_| anyhow!("the thread that opens connections panicked"))??;
+        let (edited, sweep) = edited?;
+        let since = |at: Instant| at.saturating_duration_since(edited);
+        let new = since(last.context("no new connection came about")?);
+        Ok(Effect { cut: since(stream.last_arrival()), new, sweep })
+    })?;
     stream.close()?;
     agent.terminate()?;
     testbed.namespace(NODE)?.run(dataplane::table::Table::remove)??;
-    Ok(took)
+    Ok(effect)
+}
+
+/// Edits the policy and waits until all is over; when it was edited, and how long the sweep took.
+fn edit(testbed: &Testbed, agent: &Agent, stream: &Stream) -> Result<(Instant, Duration)> {
+    // Of the sweep at its start the agent rests some time.
+    sleep(BEFOREHAND);
+    let before = sweeps(agent)?.0;
+    let edited = testbed.manifests().policy(POLICY, FORBIDS)?;
+    sleep(AFTERWARDS);
+    let cut = stream.last_arrival().saturating_duration_since(edited);
+    if cut + Duration::from_millis(100) > AFTERWARDS {
+        bail!("the connection was not cut: bytes still came {cut:?} after the edit");
+    }
+    Ok((edited, wait_for_sweep(agent, before)?))
+}
+
+/// How many sweeps there were, and how long the latest took.
+fn sweeps(agent: &Agent) -> Result<(u64, Duration)> {
+    let status = agent.status()?;
+    let number = |pointer: &str| {
+        status.pointer(pointer).and_then(Value::as_u64).with_context(|| format!("no {pointer} in its status"))
+    };
+    Ok((number("/sweeps/count")?, Duration::from_micros(number("/sweeps/last/micros")?)))
+}
+
+/// How long the sweep took that came after so many.
+fn wait_for_sweep(agent: &Agent, before: u64) -> Result<Duration> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let (count, took) = sweeps(agent)?;
+        if count > before {
+            return Ok(took);
+        }
+        if Instant::now() > end {
+            bail!("no sweep came within {PATIENCE:?}");
+        }
+        sleep(Duration::from_millis(20));
+    }
+}
+
+/// So many times a second a pod of another node comes, or changes its labels.
+fn pod_events(testbed: &Testbed, a_second: u32, over: &AtomicBool) -> Result<()> {
+    if a_second == 0 {
+        return Ok(());
+    }
+    let begun = Instant::now();
+    for turn in 0.. {
+        if over.load(Ordering::Acquire) {
+            break;
+        }
+        let (number, label) = (turn % FAR_PODS, turn / FAR_PODS);
+        let pod = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: far-{number}, namespace: bench, labels: {{turn: t{label}}}}}\n\
+             spec: {{nodeName: node-b}}\nstatus: {{phase: Running, podIP: 10.244.2.{number}}}\n"
+        );
+        testbed.manifests().write(&format!("far-{number}.yaml"), &pod)?;
+        let next = begun + Duration::from_secs(1) * (turn + 1) / a_second;
+        sleep(next.saturating_duration_since(Instant::now()));
+    }
+    for number in 0..FAR_PODS {
+        // Not all of them have come.
+        let _ = testbed.manifests().remove(&format!("far-{number}.yaml"));
+    }
+    Ok(())
+}
+
+/// Opens connections to the server, one after the other; when the last of them came about.
+fn open_connections(testbed: &Testbed, over: &AtomicBool) -> Result<Option<Instant>> {
+    let [address, _] = testbed.addresses(SERVER)?;
+    let server = SocketAddr::new(address, PORT_OF_NEW);
+    let _server = ByteServer::start(testbed.namespace(SERVER)?, server, 1)?;
+    testbed.namespace(CLIENT)?.run(|| {
+        let mut last = None;
+        while !over.load(Ordering::Acquire) {
+            // Shorter than TCP waits before it sends again: what is late was dropped.
+            if TcpStream::connect_timeout(&server, Duration::from_millis(100)).is_ok() {
+                last = Some(Instant::now());
+            }
+            sleep(PAUSE * 5);
+        }
+        last
+    })
 }
 
 /// A connection on which the client sends without a pause.

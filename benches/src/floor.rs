@@ -55,6 +55,11 @@ impl Floor {
         }
         Ok(floor)
     }
+
+    /// Its process id.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
 }
 
 impl Drop for Floor {

@@ -8,8 +8,10 @@
 //!        +-> [ objects ] its manifests -> [ memory ] of an agent that reads them
 //!                                      -> [ export ] for other implementations
 //!
-//!  testbed -> [ load ] through nothing, the [ floor ], the agent -> [ connections ]
-//!          -> one connection, cut by an edited file              -> [ apply ]
+//!  testbed -> [ load ] through one of the [ modes ] (nothing, the [ floor ], the agent, another) -> [ connections ]
+//!          -> one flow through the same                                                        -> [ flows ]
+//!          -> connections, cut by an edited file                                               -> [ apply ]
+//!  API server -> an agent in a cluster of pods without kubelets                                -> [ scale ]
 //!
 //!  all of them -> [ report ] as table, JSON, plots and docs/performance.md
 //! ```
@@ -21,11 +23,15 @@ pub mod compile;
 pub mod connections;
 pub mod export;
 pub mod floor;
+pub mod flows;
 pub mod grid;
 pub mod instructions;
 pub mod load;
 pub mod memory;
+pub mod modes;
 pub mod objects;
+pub mod processes;
 pub mod report;
+pub mod scale;
 pub mod verdicts;
 pub mod workload;

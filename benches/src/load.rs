@@ -90,6 +90,8 @@ pub struct Shape {
 pub struct Sample {
     /// Connections that began after the warm-up and ended well.
     pub connections: u64,
+    /// Those, and all that were tried during the warm-up.
+    pub all_connections: u64,
     /// Those that did not.
     pub failures: u64,
     /// Connections a second.
@@ -110,11 +112,13 @@ pub fn run(namespace: &Namespace, server: SocketAddr, shape: Shape) -> Result<Sa
             namespace.spawn(move || client(server, shape, &start))
         })
         .collect::<Result<_>>()?;
-    let mut sample = Sample { connections: 0, failures: 0, rate: 0.0, connect: histogram()? };
+    let mut sample =
+        Sample { connections: 0, all_connections: 0, failures: 0, rate: 0.0, connect: histogram()? };
     for thread in clients {
         let Ok(result) = thread.join() else { bail!("a client thread panicked") };
         let one = result??;
         sample.connections += one.connections;
+        sample.all_connections += one.all_connections;
         sample.failures += one.failures;
         sample.rate += one.rate;
         sample.connect.add(&one.connect)?;
@@ -129,12 +133,13 @@ fn histogram() -> Result<Histogram<u64>> {
 
 fn client(server: SocketAddr, shape: Shape, start: &Barrier) -> Result<Sample> {
     let mut connect = histogram()?;
-    let (mut connections, mut failures) = (0, 0);
+    let (mut connections, mut failures, mut warm_up) = (0, 0, 0);
     start.wait();
     let begin = Instant::now() + shape.warm_up;
     while Instant::now() < begin {
         // What fails now fails later too, and is counted then.
         let _ = connection(server);
+        warm_up += 1;
     }
     let started = Instant::now();
     let end = started + shape.measured;
@@ -150,7 +155,7 @@ fn client(server: SocketAddr, shape: Shape, start: &Barrier) -> Result<Sample> {
         now = Instant::now();
     }
     let rate = connections as f64 / (now - started).as_secs_f64();
-    Ok(Sample { connections, failures, rate, connect })
+    Ok(Sample { connections, all_connections: warm_up + connections, failures, rate, connect })
 }
 
 /// One connection; how long its `connect` took.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use benches::report::page;
-use benches::{apply, compile, connections, export, floor, instructions, memory, verdicts};
+use benches::{apply, compile, connections, export, floor, flows, instructions, memory, scale, verdicts};
 use clap::{Parser, Subcommand};
 use ipnet::IpNet;
 
@@ -29,12 +29,16 @@ enum Command {
     Policy(verdicts::Arguments),
     /// A full compile and single changes, over the same grid.
     Compile(compile::Arguments),
-    /// New connections between two pods of one node (as root).
+    /// New connections between two pods, of one node and of two (as root).
     Connections(connections::Arguments),
+    /// Bytes and packets a second of long flows between two pods (as root).
+    Flows(flows::Arguments),
     /// From an edited file to the last byte of a connection that it forbids (as root).
     Apply(apply::Arguments),
     /// Resident memory of an agent with a large cluster (as root).
     Memory(memory::Arguments),
+    /// One agent in a cluster of up to 50,000 pods, over a real API server (as root).
+    Scale(scale::Arguments),
     /// Instructions of one verdict, compared with those that are committed.
     Instructions(instructions::Arguments),
     /// Write a point of the grid as manifests and packets with the verdicts that must come out.
@@ -64,8 +68,10 @@ fn main() -> Result<()> {
         Command::Policy(arguments) => verdicts::run(&arguments),
         Command::Compile(arguments) => compile::run(&arguments),
         Command::Connections(arguments) => connections::run(&arguments),
+        Command::Flows(arguments) => flows::run(&arguments),
         Command::Apply(arguments) => apply::run(&arguments),
         Command::Memory(arguments) => memory::run(&arguments),
+        Command::Scale(arguments) => scale::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Report { from, into } => page::write(&from, &into),

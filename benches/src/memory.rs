@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::objects::{object, yaml};
+use crate::processes::memory;
 use crate::report::{Figures, Output, show};
 use crate::workload::{self, Peers, Shape};
 
@@ -119,14 +120,7 @@ fn one_more_policy(port: &str) -> String {
 /// Reads the agent's memory after a rest.
 fn weigh(agent: &Agent, when: String, after: Duration) -> Result<Row> {
     sleep(REST);
-    let status =
-        fs::read_to_string(format!("/proc/{}/status", agent.process())).context("reading its memory")?;
-    let megabytes = |key: &str| -> Result<f64> {
-        let value = status.lines().find_map(|line| line.strip_prefix(key)?.strip_suffix(" kB"));
-        let kilobytes: f64 = value.with_context(|| format!("no {key} in its status"))?.trim().parse()?;
-        Ok(kilobytes * 1024.0 / 1e6)
-    };
-    let (resident_mb, peak_mb) = (megabytes("VmRSS:")?, megabytes("VmHWM:")?);
+    let (resident_mb, peak_mb) = (memory(agent.process(), "VmRSS:")?, memory(agent.process(), "VmHWM:")?);
     Ok(Row { when, resident_mb, peak_mb, seconds: after.as_secs_f64() })
 }
 

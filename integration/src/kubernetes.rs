@@ -25,6 +25,7 @@ use anyhow::{Context, Result, bail};
 pub mod bulk;
 pub mod control_plane;
 pub mod credentials;
+pub mod crowd;
 pub mod e2e;
 pub mod evidence;
 pub mod image;
@@ -107,6 +108,15 @@ impl Cluster {
         })?;
         place.write("way", way.name())?;
         Ok(cluster)
+    }
+
+    /// Brings up a cluster without nodes: etcd, the API server, and service accounts.
+    pub fn without_nodes(place: &Place, parts: Parts) -> Result<Self> {
+        require_root()?;
+        Self::down(place)?;
+        let control = Step::run("API server", |_| ControlPlane::start_alone(place, &parts))?;
+        let kubectl = Kubectl::new(place, &parts)?;
+        Ok(Self { place: place.clone(), parts, nodes: Vec::new(), control, kubectl })
     }
 
     /// The cluster that is up in `place`.

@@ -37,6 +37,21 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Starts all of it and waits until the API server is ready. The nodes' credentials are made with it.
     pub fn start(place: &Place, parts: &Parts, nodes: &[String]) -> Result<Self> {
+        let (control, credentials) = Self::start_api(place, parts, nodes)?;
+        control.start_controllers(parts, &credentials, "*")?;
+        let scheduler = [format!("--kubeconfig={}", control.admin()), "--leader-elect=false".to_owned()];
+        control.daemon("kube-scheduler", &parts.program("kube-scheduler"), &scheduler)?;
+        Ok(control)
+    }
+
+    /// Starts what it takes to keep objects, pods included: nobody acts on any of them.
+    pub fn start_alone(place: &Place, parts: &Parts) -> Result<Self> {
+        let (control, credentials) = Self::start_api(place, parts, &[])?;
+        control.start_controllers(parts, &credentials, "serviceaccount-controller")?;
+        Ok(control)
+    }
+
+    fn start_api(place: &Place, parts: &Parts, nodes: &[String]) -> Result<(Self, Credentials)> {
         let namespace = Namespace::create_lasting(&place.namespace("control"))?;
         ip(
             &namespace,
@@ -50,15 +65,18 @@ impl ControlPlane {
         let control = Self { place: place.clone(), namespace };
         control.daemon("etcd", &parts.program("etcd"), &control.etcd())?;
         control.start_api_server(parts)?;
-        let admin = place.join(&kubeconfig_name("admin")).display().to_string();
-        control.daemon(
-            "kube-controller-manager",
-            &parts.program("kube-controller-manager"),
-            &controller_manager(&credentials, &admin),
-        )?;
-        let scheduler = [format!("--kubeconfig={admin}"), "--leader-elect=false".to_owned()];
-        control.daemon("kube-scheduler", &parts.program("kube-scheduler"), &scheduler)?;
-        Ok(control)
+        Ok((control, credentials))
+    }
+
+    fn start_controllers(&self, parts: &Parts, credentials: &Credentials, which: &str) -> Result<()> {
+        let mut arguments = controller_manager(credentials, &self.admin());
+        arguments.push(format!("--controllers={which}"));
+        self.daemon("kube-controller-manager", &parts.program("kube-controller-manager"), &arguments)
+            .map(drop)
+    }
+
+    fn admin(&self) -> String {
+        self.place.join(&kubeconfig_name("admin")).display().to_string()
     }
 
     /// The one that runs.

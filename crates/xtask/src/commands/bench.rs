@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: measures verdicts, changes, connections and memory on this machine, and reports.
+//! `cargo xtask bench`: measures verdicts, changes, connections, memory and scale on this machine, and reports.
 //!
 //! Results are kept in target/bench/results, a file for each measurement; the report is made from what lies there.
 
@@ -34,12 +34,16 @@ enum What {
     Policy,
     /// A full compile and single changes over the same grid: time and memory.
     Compile,
-    /// New connections between two pods of one node: rate and latency (as root).
+    /// New connections between two pods, of one node and of two: rate, latency and processor time (as root).
     Connections,
-    /// From an edited file to the last byte of a connection that it forbids (as root).
+    /// Bytes and packets a second of long flows (as root).
+    Flows,
+    /// From an edited file to the last byte, and the last new connection, that it forbids (as root).
     Apply,
     /// Resident memory of an agent with 10,000 pods and 1,000 policies (as root).
     Memory,
+    /// One agent among up to 50,000 pods in a real API server: start, memory, bytes, events (as root).
+    Scale,
     /// All of these, one after the other, and then the report. `--quick`: only whether they work.
     All,
     /// Instructions of one verdict, compared with the committed figures; `--renew` commits these.
@@ -51,7 +55,8 @@ enum What {
 }
 
 /// What `all` measures.
-const MEASUREMENTS: [What; 5] = [What::Policy, What::Compile, What::Connections, What::Apply, What::Memory];
+const MEASUREMENTS: [What; 7] =
+    [What::Policy, What::Compile, What::Connections, What::Flows, What::Apply, What::Memory, What::Scale];
 
 /// Runs the command.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
@@ -61,7 +66,9 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     let help = rest.iter().any(|argument| argument == "--help" || argument == "-h");
     if !help && chosen.iter().any(|what| what.needs_root()) && !Machine::this().root {
         bail!(
-            "connections, apply and memory need root, since they make network namespaces: sudo -E cargo xtask bench"
+            "{} needs root, since it makes network namespaces: sudo -E cargo xtask bench {}",
+            what.name(),
+            what.name()
         );
     }
     setup::ensure(workspace, purposes(*what))?;
@@ -101,7 +108,8 @@ fn build_for(workspace: &Workspace, chosen: &[What]) -> Result<()> {
 fn purposes(what: What) -> &'static [Purpose] {
     match what {
         What::Instructions => &[Purpose::Build, Purpose::Instructions],
-        _ if what == What::All || what.needs_root() => &[Purpose::Build, Purpose::Namespaces],
+        What::All | What::Scale => &[Purpose::Build, Purpose::Namespaces, Purpose::Cluster],
+        _ if what.needs_root() => &[Purpose::Build, Purpose::Namespaces],
         _ => &[Purpose::Build],
     }
 }
@@ -115,6 +123,11 @@ fn program(workspace: &Workspace, what: What) -> Command {
         What::Report => drop(command.arg("--from").arg(results)),
         // Paths in its arguments are the caller's.
         What::Export => {}
+        What::Scale => {
+            command.env("KUBE_VERDICT_RESULTS", results);
+            command.arg("--folder").arg(workspace.bench().join("cluster"));
+            command.arg("--parts").arg(workspace.target().join("parts"));
+        }
         _ => drop(command.env("KUBE_VERDICT_RESULTS", results)),
     }
     command
@@ -134,7 +147,7 @@ impl What {
     }
 
     fn needs_root(self) -> bool {
-        matches!(self, Self::Connections | Self::Apply | Self::Memory)
+        matches!(self, Self::Connections | Self::Flows | Self::Apply | Self::Memory | Self::Scale)
     }
 
     /// The arguments with which a measurement takes seconds: whether it works, not how fast anything is.
@@ -142,19 +155,18 @@ impl What {
         match self {
             Self::Policy | Self::Compile => &["--quick"],
             Self::Connections => &[
-                "--clients",
-                "1",
-                "--policies",
-                "1",
-                "--rounds",
-                "1",
-                "--seconds",
-                "0.2",
-                "--warm-up",
-                "0.1",
+                "--clients=1",
+                "--policies=1",
+                "--first-of-pair=1",
+                "--routes=same-node",
+                "--rounds=1",
+                "--seconds=0.2",
+                "--warm-up=0.1",
             ],
-            Self::Apply => &["--entries", "0", "--rounds", "1"],
-            Self::Memory => &["--pods", "100", "--policies", "10", "--edits", "2"],
+            Self::Flows => &["--policies=1", "--rounds=1", "--seconds=0.2", "--warm-up=0.1"],
+            Self::Apply => &["--entries=1000", "--rounds=1"],
+            Self::Memory => &["--pods=100", "--policies=10", "--edits=2"],
+            Self::Scale => &["--pods=100,200", "--policies=10", "--pod-bytes=100", "--rounds=1"],
             Self::All | Self::Instructions | Self::Export | Self::Report => &[],
         }
     }
@@ -187,7 +199,7 @@ mod tests {
         }
         let all = read(&[]).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!((all.what, all.rest.len()), (What::All, 0));
-        assert!(read(&["scale"]).is_err(), "what does not exist is not listed");
+        assert!(read(&["speed"]).is_err(), "what does not exist is not listed");
     }
 
     #[test]

@@ -17,14 +17,12 @@ use serde_json::{Value, json};
 use crate::agent::HTTP_PORT;
 use crate::kubernetes::Node;
 use crate::kubernetes::bulk::{Bulk, Request};
-use crate::kubernetes::stage::{PORT, PodSpec, Stage, wait_for_service_account};
+use crate::kubernetes::crowd::Crowd;
+use crate::kubernetes::stage::{PodSpec, Stage};
 
-const NODES: usize = 50;
 const PODS: usize = 10_000;
 const POLICIES: usize = 1_000;
-const NAMESPACES: usize = 20;
-/// What a pod weighs in the API.
-const POD_BYTES: usize = 10_000;
+const CROWD: Crowd = Crowd { namespaces: 20, policies: POLICIES, pod_bytes: 10_000 };
 
 /// Resident memory of an agent.
 const MEMORY: u64 = 40 * 1024;
@@ -39,106 +37,12 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 pub fn play(stage: &Stage<'_>) -> Result<String> {
     let bulk = Bulk::start(stage.cluster)?;
-    // The podless nodes and the namespaces go with all that is on them.
-    let result = populate(stage, &bulk).and_then(|()| measure(stage, &bulk));
-    let gone: Vec<Request> = (0..NAMESPACES)
-        .map(|number| Request::Delete(format!("/api/v1/namespaces/{}", namespace(number))))
-        .chain((0..NODES).map(|number| Request::Delete(format!("/api/v1/nodes/far-{number}"))))
-        .collect();
-    bulk.send(&gone)?;
+    let result = CROWD
+        .found(stage.cluster, &bulk)
+        .and_then(|()| CROWD.settle(&bulk, 0..PODS))
+        .and_then(|()| measure(stage, &bulk));
+    CROWD.disperse(&bulk, PODS)?;
     result
-}
-
-fn namespace(number: usize) -> String {
-    format!("scale-{number}")
-}
-
-/// Makes all the objects.
-fn populate(stage: &Stage<'_>, bulk: &Bulk<'_>) -> Result<()> {
-    let nodes: Vec<Request> = (0..NODES)
-        .map(|number| {
-            let range = format!("10.244.{}.0/24", 100 + number);
-            let node = json!({
-                "metadata": {"name": format!("far-{number}")},
-                "spec": {"podCIDR": range, "podCIDRs": [range]},
-            });
-            Request::Create("/api/v1/nodes".to_owned(), node)
-        })
-        .collect();
-    let namespaces: Vec<Request> = (0..NAMESPACES)
-        .map(|number| {
-            let labels = json!({"team": format!("team-{}", number % 5)});
-            Request::Create(
-                "/api/v1/namespaces".to_owned(),
-                json!({"metadata": {"name": namespace(number), "labels": labels}}),
-            )
-        })
-        .collect();
-    bulk.send(&nodes)?;
-    bulk.send(&namespaces)?;
-    let policies: Vec<Request> = (0..POLICIES)
-        .map(|number| {
-            let path = format!(
-                "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
-                namespace(number % NAMESPACES)
-            );
-            Request::Create(
-                path,
-                json!({"metadata": {"name": format!("policy-{number}")}, "spec": policy(number)}),
-            )
-        })
-        .collect();
-    bulk.send(&policies)?;
-    for number in 0..NAMESPACES {
-        wait_for_service_account(stage.cluster, &namespace(number))?;
-    }
-    let padding = "x".repeat(POD_BYTES);
-    let pods: Vec<Request> = (0..PODS)
-        .map(|number| {
-            let pod = json!({
-                "metadata": {
-                    "name": format!("pod-{number}"),
-                    "labels": {"app": format!("app-{}", number % 100), "version": format!("v{}", number % 3)},
-                    "annotations": {"padding": padding},
-                },
-                "spec": {
-                    "nodeName": format!("far-{}", number % NODES),
-                    "automountServiceAccountToken": false,
-                    "containers": [{"name": "main", "image": "none", "ports": [{"name": "http", "containerPort": PORT}]}],
-                },
-            });
-            Request::Create(pods_of(number), pod)
-        })
-        .collect();
-    bulk.send(&pods)?;
-    let statuses: Vec<Request> = (0..PODS)
-        .map(|number| {
-            let address = format!("10.244.{}.{}", 100 + number % NODES, 1 + number / NODES);
-            let status = json!({"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]});
-            Request::Merge(format!("{}/pod-{number}/status", pods_of(number)), json!({"status": status}))
-        })
-        .collect();
-    bulk.send(&statuses)
-}
-
-fn pods_of(number: usize) -> String {
-    format!("/api/v1/namespaces/{}/pods", namespace(number % NAMESPACES))
-}
-
-fn policy(number: usize) -> Value {
-    let app = |number: usize| json!({"matchLabels": {"app": format!("app-{}", number % 100)}});
-    json!({
-        "podSelector": app(number),
-        "policyTypes": ["Ingress"],
-        "ingress": [{
-            "from": [
-                {"podSelector": app(number + 1)},
-                {"namespaceSelector": {"matchLabels": {"team": format!("team-{}", number % 5)}}, "podSelector": app(number + 2)},
-                {"ipBlock": {"cidr": format!("192.0.{}.0/24", number % 200)}},
-            ],
-            "ports": [{"port": "http"}, {"port": 9000 + number % 50}],
-        }],
-    })
 }
 
 fn measure(stage: &Stage<'_>, bulk: &Bulk<'_>) -> Result<String> {

@@ -1,0 +1,276 @@
+//! What can stand between two pods: nothing, a program that accepts unseen, the agent, or somebody else's agent.
+
+use std::env;
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use dataplane::table::Table;
+use integration::agent::{Agent, Launch};
+use integration::command::{nft, nft_answer};
+use integration::namespace::Namespace;
+use integration::{Cluster, Testbed};
+use ipnet::IpNet;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use crate::floor::Floor;
+use crate::processes;
+
+/// The client's node, and the other.
+pub const NODES: [&str; 2] = ["node-a", "node-b"];
+/// The pod that opens connections.
+pub const CLIENT: &str = "bench/client";
+/// The servers' port. The testbed has no server of its own there.
+pub const PORT: u16 = 9000;
+
+/// How long another agent may take to end before it is killed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// From where to where.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, clap::ValueEnum, Serialize, Deserialize)]
+pub enum Route {
+    /// Both pods are on one node.
+    SameNode,
+    /// A route leads to the server's node: both nodes judge.
+    AcrossNodes,
+}
+
+impl Route {
+    /// The pod that serves.
+    pub fn server(self) -> &'static str {
+        match self {
+            Self::SameNode => "bench/near",
+            Self::AcrossNodes => "bench/far",
+        }
+    }
+
+    /// Where it serves.
+    pub fn address(self, testbed: &Testbed) -> Result<SocketAddr> {
+        let [address, _] = testbed.addresses(self.server())?;
+        Ok(SocketAddr::new(address, PORT))
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SameNode => "same node",
+            Self::AcrossNodes => "across nodes",
+        })
+    }
+}
+
+/// What stands between the two pods.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Mode {
+    /// Connection tracking and the rules of services, as on every node.
+    NoAgent,
+    /// A program that accepts every packet unseen.
+    Floor,
+    /// The agent with so many policies that select the server. All clients are one pod, so that nearly every connection is of a
+    /// pair that the kernel remembers.
+    Agent {
+        /// How many.
+        policies: usize,
+    },
+    /// The agent that remembers nothing: what the first connection of a pair costs.
+    Asking {
+        /// How many.
+        policies: usize,
+    },
+    /// Somebody else's agent.
+    Other {
+        /// How many.
+        policies: usize,
+    },
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = |count: usize| if count == 1 { "policy" } else { "policies" };
+        match *self {
+            Self::NoAgent => f.write_str("no agent"),
+            Self::Floor => f.write_str("accept-all (floor)"),
+            Self::Agent { policies } => write!(f, "agent, {policies} {}", named(policies)),
+            Self::Asking { policies } => write!(f, "agent, {policies} {}, first of pair", named(policies)),
+            Self::Other { policies } => write!(f, "the other, {policies} {}", named(policies)),
+        }
+    }
+}
+
+/// Two nodes, a client on the first and a server on each.
+pub fn testbed() -> Result<Testbed> {
+    let [near, far] = NODES;
+    let testbed = Cluster::new()
+        .node(near, "10.244.1.0/24", "fd00:10:244:1::/64")
+        .node(far, "10.244.2.0/24", "fd00:10:244:2::/64")
+        .pod(CLIENT, near, &[("app", "client")], &[])
+        .pod(Route::SameNode.server(), near, &[("app", "server")], &[])
+        .pod(Route::AcrossNodes.server(), far, &[("app", "server")], &[])
+        .build()?;
+    for node in NODES {
+        // A client that comes back to a port finds its old connection's entry; what is closed should go soon.
+        testbed.namespace(node)?.sysctl("net.netfilter.nf_conntrack_tcp_timeout_close", "1")?;
+    }
+    Ok(testbed)
+}
+
+/// What a mode has started on the nodes.
+#[derive(Debug)]
+pub struct Running<'a> {
+    testbed: &'a Testbed,
+    started: Vec<Started>,
+}
+
+#[derive(Debug)]
+enum Started {
+    Floor(Floor),
+    Agent(Agent),
+    Other(Other),
+}
+
+/// How somebody else's agent is started.
+#[derive(Clone, Debug, Default)]
+pub struct Against {
+    /// A shell command.
+    pub command: String,
+    /// How long after that its rules are in force.
+    pub wait: Duration,
+}
+
+impl<'a> Running<'a> {
+    /// Starts it on every node, and waits until it is in force. `against` is what [`Mode::Other`] starts.
+    pub fn start(testbed: &'a Testbed, mode: Mode, against: &Against) -> Result<Self> {
+        let mut running = Self { testbed, started: Vec::new() };
+        if let Mode::Agent { policies } | Mode::Asking { policies } | Mode::Other { policies } = mode {
+            testbed.manifests().write("policies.yaml", &policies_for(policies))?;
+        }
+        for node in NODES {
+            let started = match mode {
+                Mode::NoAgent => continue,
+                Mode::Floor => {
+                    let cidrs: Vec<IpNet> = testbed.cluster().node_named(node)?.cidrs().into();
+                    let program = env::current_exe().context("finding this program")?;
+                    Started::Floor(Floor::start(&program, testbed.namespace(node)?, &cidrs)?)
+                }
+                Mode::Agent { .. } => Started::agent(testbed, node, &[])?,
+                Mode::Asking { .. } => Started::agent(testbed, node, &["--remember=off"])?,
+                Mode::Other { .. } => Started::Other(Other::start(testbed, node, against)?),
+            };
+            running.started.push(started);
+        }
+        for started in &mut running.started {
+            match started {
+                Started::Agent(agent) => agent.wait_ready()?,
+                Started::Other(other) => other.must_run()?,
+                Started::Floor(_) => {}
+            }
+        }
+        if matches!(mode, Mode::Other { .. }) {
+            sleep(against.wait);
+        }
+        Ok(running)
+    }
+
+    /// The time of processors that its processes have taken so far.
+    pub fn cpu(&self) -> Result<Duration> {
+        let cpu = |started: &Started| match started {
+            Started::Floor(floor) => processes::cpu(floor.process()),
+            Started::Agent(agent) => processes::cpu(agent.process()),
+            Started::Other(other) => processes::cpu_of_group(other.child.id()),
+        };
+        self.started.iter().map(cpu).sum()
+    }
+
+    /// Ends it and takes its rules away.
+    pub fn stop(self) -> Result<()> {
+        for (started, node) in self.started.into_iter().zip(NODES) {
+            let namespace = self.testbed.namespace(node)?;
+            match started {
+                Started::Floor(floor) => drop(floor),
+                Started::Agent(mut agent) => drop(agent.terminate()?),
+                Started::Other(other) => {
+                    other.stop(namespace)?;
+                    continue;
+                }
+            }
+            namespace.run(Table::remove)??;
+        }
+        Ok(())
+    }
+}
+
+impl Started {
+    fn agent(testbed: &Testbed, node: &str, flags: &[&str]) -> Result<Self> {
+        Ok(Self::Agent(Agent::start(testbed, node, &Launch { flags, ..Launch::default() })?))
+    }
+}
+
+/// Somebody else's agent on one node: a process group. What it does to the node's ruleset is undone at its end.
+#[derive(Debug)]
+struct Other {
+    child: Child,
+    /// The node's ruleset before it.
+    rules: String,
+}
+
+impl Other {
+    fn start(testbed: &Testbed, node: &str, against: &Against) -> Result<Self> {
+        let namespace = testbed.namespace(node)?;
+        let rules = nft_answer(namespace, &["list", "ruleset"])?;
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &against.command])
+            .env("NODE", node)
+            .env("MANIFESTS", testbed.manifests().path())
+            .process_group(0)
+            .stdin(Stdio::null());
+        let child = namespace.run(|| command.spawn())?.context("starting a shell")?;
+        Ok(Self { child, rules })
+    }
+
+    fn must_run(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("the other agent ended at once ({status}); its words stand above"),
+        }
+    }
+
+    fn stop(mut self, namespace: &Namespace) -> Result<()> {
+        let group = Pid::from_raw(self.child.id().cast_signed());
+        let end = Instant::now() + PATIENCE;
+        // A group that is gone has ended by itself.
+        let _ = killpg(group, Signal::SIGTERM);
+        while self.child.try_wait()?.is_none() && Instant::now() < end {
+            sleep(Duration::from_millis(20));
+        }
+        let _ = killpg(group, Signal::SIGKILL);
+        self.child.wait()?;
+        nft(namespace, &format!("flush ruleset\n{}", self.rules))
+    }
+}
+
+/// So many policies that select the servers. The last by name allows the client; each of the others allows somebody else,
+/// half of them by address and half by label.
+fn policies_for(count: usize) -> String {
+    let policy = |number: usize| {
+        let peer = match number + 1 {
+            last if last == count => "podSelector: {matchLabels: {app: client}}".to_owned(),
+            other if other % 2 == 0 => format!("podSelector: {{matchLabels: {{app: other-{number}}}}}"),
+            _ => format!("ipBlock: {{cidr: 172.16.{}.{}/32}}", number / 256 % 256, number % 256),
+        };
+        format!(
+            "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+             metadata: {{name: policy-{number:05}, namespace: bench}}\n\
+             spec:\n  podSelector: {{matchLabels: {{app: server}}}}\n  policyTypes: [Ingress]\n  \
+             ingress:\n  - from: [{{{peer}}}]\n    ports: [{{port: {PORT}}}, {{port: {PORT}, protocol: UDP}}]\n"
+        )
+    };
+    (0..count).map(policy).collect()
+}
