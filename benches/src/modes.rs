@@ -3,6 +3,7 @@
 use std::env;
 use std::fmt;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -60,8 +61,8 @@ impl Route {
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::SameNode => "same node",
-            Self::AcrossNodes => "across nodes",
+            Self::SameNode => "one node",
+            Self::AcrossNodes => "two nodes",
         })
     }
 }
@@ -96,9 +97,9 @@ impl fmt::Display for Mode {
         let named = |count: usize| if count == 1 { "policy" } else { "policies" };
         match *self {
             Self::NoAgent => f.write_str("no agent"),
-            Self::Floor => f.write_str("accept-all (floor)"),
+            Self::Floor => f.write_str("floor"),
             Self::Agent { policies } => write!(f, "agent, {policies} {}", named(policies)),
-            Self::Asking { policies } => write!(f, "agent, {policies} {}, first of pair", named(policies)),
+            Self::Asking { policies } => write!(f, "asking, {policies} {}", named(policies)),
             Self::Other { policies } => write!(f, "the other, {policies} {}", named(policies)),
         }
     }
@@ -230,7 +231,9 @@ impl Other {
             .env("NODE", node)
             .env("MANIFESTS", testbed.manifests().path())
             .process_group(0)
-            .stdin(Stdio::null());
+            .stdin(Stdio::null())
+            // Our own output is figures alone.
+            .stdout(Stdio::from(std::io::stderr().as_fd().try_clone_to_owned()?));
         let child = namespace.run(|| command.spawn())?.context("starting a shell")?;
         Ok(Self { child, rules })
     }

@@ -24,6 +24,7 @@ use crate::engine::{Applied, Engine, EngineError, open_addresses};
 use crate::health::{Health, Topic};
 use crate::metrics::observe;
 use crate::status::{self, Phase};
+use crate::sweeper::Sweeper;
 
 mod config;
 pub use config::AgentConfig;
@@ -119,13 +120,13 @@ impl Agent {
                 self.check_needs(&[]);
                 check_at = now + CHECK_NEEDS;
             }
-            let sweep_at = self.engine.as_ref().and_then(Engine::sweep_at);
-            if sweep_at.is_some_and(|sweep_at| now >= sweep_at) {
-                self.sweep();
-            }
+            self.sweep();
             let wake = match &self.engine {
                 None => look_at.min(try_at),
-                Some(engine) => engine.sweep_at().map_or(look_at, |sweep_at| look_at.min(sweep_at)),
+                Some(engine) if self.is_enforcing() => {
+                    engine.sweep_at().map_or(look_at, |at| look_at.min(at))
+                }
+                Some(_) => look_at,
             };
             match self.inbox.recv_timeout(wake.saturating_duration_since(Instant::now())) {
                 Ok(Message::Update(update)) => {
@@ -225,7 +226,7 @@ impl Agent {
 
     /// Sets up queues, workers and rules, in this order: no packet may come before it can be answered.
     fn install(&mut self, snapshot: &Arc<Snapshot>) -> anyhow::Result<Engine> {
-        let conntrack = Conntrack::open()?;
+        let sweeper = Sweeper::start(Conntrack::open()?, self.config.marks)?;
         let in_use = Table::queues_in_use()?;
         let (published, workers, queues) = self.start_workers(snapshot, in_use)?;
         let holders = workers.holders();
@@ -249,8 +250,8 @@ impl Agent {
         state.status.table = Some(self.table_status(&table));
         drop(state);
         tracing::info!(%queues, form = ?table.form(), node = %self.config.node, "rules installed");
-        let (marks, record_open) = (self.config.marks, self.config.record_open);
-        Ok(Engine::new(published, holders, table, conntrack, marks, record_open, Arc::clone(&self.history)))
+        let (record_open, history) = (self.config.record_open, Arc::clone(&self.history));
+        Ok(Engine::new(published, holders, table, sweeper, record_open, history))
     }
 
     /// Listens to the NFLOG group that goes with these queues, if anything is to be recorded of what is remembered.
@@ -391,7 +392,7 @@ impl Agent {
         }
     }
 
-    /// Looks at the connections of pods that changed while sweeps rested.
+    /// Goes on with sweeps: of connections of pods that changed.
     fn sweep(&mut self) {
         let (Some(engine), Some(snapshot)) = (&mut self.engine, &self.snapshot) else { return };
         // Of the table of connections another agent takes care now; what is behind is tried anew, and swept with it.
@@ -399,10 +400,25 @@ impl Agent {
             return;
         }
         match engine.sweep(snapshot) {
-            Ok(swept) => self.note_sweep(&swept),
+            Ok(None) => {}
+            Ok(Some(swept)) => self.note_sweep(&swept),
             Err(error) => {
                 self.behind = true;
                 self.failed(snapshot.generation().0, &error);
+            }
+        }
+    }
+
+    /// No packet of a connection that exists and that policy allows may wait for an answer when this agent is gone.
+    fn sweep_to_the_end(&mut self) {
+        let enforcing = self.is_enforcing();
+        let (Some(engine), Some(snapshot)) = (&mut self.engine, &self.snapshot) else { return };
+        if enforcing && engine.sweep_at().is_some() {
+            match engine.sweep_now(snapshot) {
+                Ok(swept) => self.note_sweep(&swept),
+                Err(error) => {
+                    tracing::warn!(%error, "connections of pods that changed wait for the next agent")
+                }
             }
         }
     }
@@ -552,10 +568,7 @@ impl Agent {
 
     /// Ends in order: no more updates, then what is queued is answered, then what was judged is recorded. The rules stay.
     fn end(mut self) {
-        // No packet of a connection that policy allows may wait for an answer any more.
-        if self.engine.as_ref().is_some_and(|engine| engine.sweep_at().is_some()) {
-            self.sweep();
-        }
+        self.sweep_to_the_end();
         let mut state = self.health.state();
         let superseded = state.status.phase == Phase::Superseded;
         state.stopping();

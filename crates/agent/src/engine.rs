@@ -2,28 +2,34 @@
 //!
 //! From: the compiler. To: workers, rules and connections. Invariant: once [`Engine::put_in_force`] has returned, nothing passes on
 //! this node that the snapshot denies, on new connections or old.
+//!
+//! Whose connections a change touches is known, and their packets are judged again until a sweep has looked at all connections: so
+//! no change waits for a sweep, and sweeps may rest while changes come one after the other. Only a change that may touch anybody is
+//! in force when its sweep is over.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dataplane::conntrack::{Conntrack, ConntrackError};
-use dataplane::marks::Marks;
 use dataplane::remembered::History;
-use dataplane::sweep::{LocalAddresses, SweepReport, sweep, wait_for_packets_under_way};
+use dataplane::sweep::SweepReport;
 use dataplane::table::{OpenAddresses, Table, TableError};
 use dataplane::workers::Holders;
 use policy::published::Grace;
 use policy::{Direction, Published, Snapshot, Touched};
+
+use crate::sweeper::{SweepError, Sweeper, Swept};
 
 /// How long to sleep between two looks at workers that are inside a verdict; a verdict takes some microseconds.
 const GRACE_POLL: Duration = Duration::from_micros(50);
 
 /// No verdict takes so long: a worker that is still inside then is not coming back.
 const GRACE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How soon to look again whether a sweep is over.
+const SWEEP_POLL: Duration = Duration::from_millis(5);
 
 /// While changes come one after the other, sweeps take this part of one core's time at most: a fifth.
 const SWEEPS_REST: u32 = 4;
@@ -37,14 +43,15 @@ pub struct Engine {
     /// Workers whose packets wait for a snapshot that knows more.
     holders: Holders,
     table: Table,
-    conntrack: Conntrack,
-    marks: Marks,
+    sweeper: Sweeper,
     /// Whether every connection is judged, even where no policy applies, so that it is recorded.
     record_open: bool,
     /// Who hears of remembered connections looks here for the snapshot that allowed them.
     history: Arc<History>,
-    /// Pods whose packets are judged again, since the sweep after their change is still to come.
+    /// Pods whose packets are judged again, since the sweep after their change is still to begin.
     unswept: BTreeSet<IpAddr>,
+    /// Pods whose packets are judged again until the sweep under way is over; `None` if none is.
+    sweeping: Option<BTreeSet<IpAddr>>,
     /// When the next sweep may begin.
     rested: Instant,
 }
@@ -60,16 +67,13 @@ pub enum EngineError {
     Table(#[from] TableError),
     /// The connections.
     #[error(transparent)]
-    Conntrack(#[from] ConntrackError),
-    /// The node's own addresses.
-    #[error("cannot list this node's own addresses: {0}")]
-    LocalAddresses(io::Error),
+    Sweep(#[from] SweepError),
 }
 
 /// What it took to put a snapshot in force.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Applied {
-    /// What became of the connections; `None` if they are swept later, or none can be concerned.
+    /// What became of the connections, if all had to be looked at; others are looked at later.
     pub swept: Option<SweepReport>,
     /// Waiting for verdicts under way.
     pub grace: Duration,
@@ -86,35 +90,26 @@ impl Engine {
         published: Arc<Published>,
         holders: Holders,
         table: Table,
-        conntrack: Conntrack,
-        marks: Marks,
+        sweeper: Sweeper,
         record_open: bool,
         history: Arc<History>,
     ) -> Self {
-        let unswept = BTreeSet::new();
-        Self {
-            published,
-            holders,
-            table,
-            conntrack,
-            marks,
-            record_open,
-            history,
-            unswept,
-            rested: Instant::now(),
-        }
+        let (unswept, sweeping, rested) = (BTreeSet::new(), None, Instant::now());
+        Self { published, holders, table, sweeper, record_open, history, unswept, sweeping, rested }
     }
 
     /// Publish, grace, rules, sweep. What passes from or to the pods that are `touched` is judged under `next` from the rules'
-    /// update on, connections that exist included: so the sweep may come later, and [`Engine::sweep_at`] says when. If all are
-    /// touched, it comes now.
+    /// update on, connections that exist included: so their sweep comes later, by [`Engine::sweep`]. If all are touched, it is over
+    /// when this returns.
     ///
     /// After an error it is to be called again, with all touched.
     pub fn put_in_force(&mut self, next: &Arc<Snapshot>, touched: Touched) -> Result<Applied, EngineError> {
         let started = Instant::now();
-        let (changing, all) = match touched.and(&self.unswept) {
-            Touched::Pods(pods) => (pods, false),
-            Touched::All => (BTreeSet::new(), true),
+        // Of pods that wait for the end of the sweep under way it finds the right verdict, unless they are touched again.
+        let touched = touched.and(&self.unswept);
+        let changing = match touched.clone().and(self.sweeping.as_ref().unwrap_or(&BTreeSet::new())) {
+            Touched::Pods(pods) => pods,
+            Touched::All => BTreeSet::new(),
         };
         // 1. From here on every verdict that begins follows `next`...
         self.history.publish(next, started);
@@ -128,28 +123,58 @@ impl Engine {
         let open = open_addresses(next, self.record_open);
         self.table.update(next.pod_cidrs(), &open, next.generation(), &changing)?;
         let updated = Instant::now();
-        self.unswept = changing;
-        let due = all || (!self.unswept.is_empty() && updated >= self.rested);
-        let swept = if due { Some(self.sweep(next)?) } else { None };
+        let swept = match touched {
+            Touched::Pods(pods) if !changing.is_empty() || pods.is_empty() => {
+                self.unswept = pods;
+                None
+            }
+            _ => Some(self.sweep_now(next)?),
+        };
         Ok(Applied { swept, grace: graced - started, table: updated - graced, whole: started.elapsed() })
     }
 
     /// When [`Engine::sweep`] is to be called, if it is.
     pub fn sweep_at(&self) -> Option<Instant> {
-        (!self.unswept.is_empty()).then_some(self.rested)
+        match &self.sweeping {
+            Some(_) => Some(Instant::now() + SWEEP_POLL),
+            None => (!self.unswept.is_empty()).then_some(self.rested),
+        }
     }
 
-    /// Judges all connections under `current`, which is in force, and ends the time in which packets of pods that changed are judged
-    /// again.
-    pub fn sweep(&mut self, current: &Snapshot) -> Result<SweepReport, EngineError> {
-        // 4. What the older rules let through is in the table of connections...
-        wait_for_packets_under_way();
-        // 5. ... in which all are judged again.
-        let local = LocalAddresses::read().map_err(EngineError::LocalAddresses)?;
-        let swept = sweep(&mut self.conntrack, current, &self.marks, &local)?;
-        self.table.end_recheck()?;
+    /// Begins a sweep under `current`, which is in force, if one is due; or takes the report of one that is over, and ends the time in
+    /// which packets of the pods that changed before it are judged again.
+    ///
+    /// After an error [`Engine::put_in_force`] is to be called, with all touched.
+    pub fn sweep(&mut self, current: &Arc<Snapshot>) -> Result<Option<SweepReport>, EngineError> {
+        if self.sweeping.is_some() {
+            return self.sweeper.look().map(|swept| self.take(swept)).transpose();
+        }
+        if !self.unswept.is_empty() && Instant::now() >= self.rested {
+            self.sweeper.begin(current)?;
+            self.sweeping = Some(std::mem::take(&mut self.unswept));
+        }
+        Ok(None)
+    }
+
+    /// Judges all connections under `current`, which is in force. When it returns no packet is judged again any more.
+    pub fn sweep_now(&mut self, current: &Arc<Snapshot>) -> Result<SweepReport, EngineError> {
+        if self.sweeping.take().is_some() {
+            // It followed an older snapshot, and is over before another begins.
+            let _ = self.sweeper.wait();
+        }
+        self.sweeper.begin(current)?;
         self.unswept.clear();
+        let swept = self.sweeper.wait();
+        self.take(swept)
+    }
+
+    fn take(&mut self, swept: Swept) -> Result<SweepReport, EngineError> {
+        self.sweeping = None;
+        let swept = swept?;
         self.rested = Instant::now() + LONGEST_REST.min(swept.elapsed * SWEEPS_REST);
+        if self.unswept.is_empty() {
+            self.table.end_recheck()?;
+        }
         Ok(swept)
     }
 

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! - [`commands`]: one file for each of `run`, `explain`, `doctor`, `status` and `cleanup`; and `netpol`, a second way to `run`.
-//! - [`engine`]: the one short function that puts a snapshot in force.
+//! - [`engine`]: puts a snapshot in force; [`sweeper`] looks at the connections that exist.
 //! - [`agent`]: the thread of a running agent: from not ready to enforcing to standing by.
 #![deny(unsafe_code)]
 
@@ -29,6 +29,7 @@ mod overrides;
 mod paint;
 mod source;
 mod status;
+mod sweeper;
 
 fn main() -> ExitCode {
     memory::keep_small();

@@ -1,0 +1,92 @@
+//! The thread that looks at all connections, so that the next change need not wait for it.
+//!
+//! From: the engine, a snapshot that is in force. To: the engine, what became of the connections. One sweep at a time.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::thread::{self, JoinHandle};
+
+use dataplane::conntrack::{Conntrack, ConntrackError};
+use dataplane::marks::Marks;
+use dataplane::sweep::{LocalAddresses, SweepReport, sweep, wait_for_packets_under_way};
+use policy::Snapshot;
+
+/// What a sweep came to.
+pub type Swept = Result<SweepReport, SweepError>;
+
+/// Connections that were not, or not all, looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum SweepError {
+    /// The connections.
+    #[error(transparent)]
+    Conntrack(#[from] ConntrackError),
+    /// The node's own addresses.
+    #[error("cannot list this node's own addresses: {0}")]
+    LocalAddresses(io::Error),
+    /// A bug.
+    #[error("the thread that sweeps connections has ended: start the agent anew")]
+    Ended,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Sweeper {
+    /// `None` once it is told to end.
+    snapshots: Option<Sender<Arc<Snapshot>>>,
+    reports: Receiver<Swept>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sweeper {
+    /// Starts the thread, in the network namespace of this one.
+    pub fn start(mut conntrack: Conntrack, marks: Marks) -> io::Result<Self> {
+        let (snapshots, inbox) = channel::<Arc<Snapshot>>();
+        let (outbox, reports) = channel();
+        let work = move || {
+            for snapshot in inbox {
+                // What the older rules let through is in the table of connections...
+                wait_for_packets_under_way();
+                // ... in which all are judged again.
+                let swept = LocalAddresses::read()
+                    .map_err(SweepError::LocalAddresses)
+                    .and_then(|local| Ok(sweep(&mut conntrack, &snapshot, &marks, &local)?));
+                if outbox.send(swept).is_err() {
+                    return;
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("sweeper".to_owned()).spawn(work)?;
+        Ok(Self { snapshots: Some(snapshots), reports, thread: Some(thread) })
+    }
+
+    /// Has all connections judged under a snapshot. None may be under way.
+    pub fn begin(&self, snapshot: &Arc<Snapshot>) -> Result<(), SweepError> {
+        let snapshots = self.snapshots.as_ref().ok_or(SweepError::Ended)?;
+        snapshots.send(Arc::clone(snapshot)).map_err(|_| SweepError::Ended)
+    }
+
+    /// What the sweep under way came to, if it is over.
+    pub fn look(&self) -> Option<Swept> {
+        match self.reports.try_recv() {
+            Ok(swept) => Some(swept),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => Some(Err(SweepError::Ended)),
+        }
+    }
+
+    /// The same, as soon as it is over.
+    pub fn wait(&self) -> Swept {
+        self.reports.recv().unwrap_or(Err(SweepError::Ended))
+    }
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        self.snapshots = None;
+        if let Some(thread) = self.thread.take() {
+            // What it could say would be nobody's to hear.
+            let _ = thread.join();
+        }
+    }
+}
