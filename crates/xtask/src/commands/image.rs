@@ -93,11 +93,30 @@ impl Arguments {
     }
 }
 
-/// Builds the program for a platform, static and without symbols.
-fn build(workspace: &Workspace, platform: Platform) -> Result<PathBuf> {
+/// What builds the program of this machine's image.
+pub fn own_build(workspace: &Workspace) -> Result<Command> {
+    Ok(build_command(workspace, Platform::own()?))
+}
+
+/// The program of this machine's image, once it is built.
+pub fn own_program(workspace: &Workspace) -> Result<PathBuf> {
+    Ok(program_of(workspace, Platform::own()?))
+}
+
+fn build_command(workspace: &Workspace, platform: Platform) -> Command {
     let mut command = workspace.cargo("build");
     command.args(["--release", "-p", "kube-verdict", "--target", platform.rust_target()]);
     platform.set_up(&mut command);
+    command
+}
+
+fn program_of(workspace: &Workspace, platform: Platform) -> PathBuf {
+    workspace.target().join(platform.rust_target()).join("release/kube-verdict")
+}
+
+/// Builds the program for a platform, static and without symbols.
+fn build(workspace: &Workspace, platform: Platform) -> Result<PathBuf> {
+    let command = build_command(workspace, platform);
     carry_out(
         workspace,
         &format!("build {}", platform.architecture()),
@@ -105,7 +124,7 @@ fn build(workspace: &Workspace, platform: Platform) -> Result<PathBuf> {
         BUILD_LIMIT,
         Output::PassedOn,
     )?;
-    Ok(workspace.target().join(platform.rust_target()).join("release/kube-verdict"))
+    Ok(program_of(workspace, platform))
 }
 
 /// Lets the program say its version, and explain a packet: on the machine itself, or in qemu's user mode.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
-use crate::commands::bench;
+use crate::commands::{bench, image};
 use crate::machine::Machine;
 use crate::need::{Purpose, cargo_deny};
 use crate::setup;
@@ -25,8 +25,7 @@ pub struct Arguments {
     only: Vec<Step>,
 }
 
-/// One step. They run in this order: the cheap ones first, then those that share the development build, then those that
-/// need the optimised agent.
+/// One step. They run in this order: the cheap ones first, and the agent before those that need it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum Step {
     /// rustfmt.
@@ -35,14 +34,14 @@ enum Step {
     Licences,
     /// clippy, with warnings as errors.
     Clippy,
+    /// The agent as an image holds it, for the steps that run it.
+    Agent,
     /// Unit, property, golden and conversion tests of every crate.
     Unit,
     /// The documentation builds without a warning.
     Docs,
     /// No verdict takes more than 3 % more instructions than is committed.
     Instructions,
-    /// The optimised agent, for the two that follow.
-    Agent,
     /// Stories between network namespaces (as root).
     Namespaces,
     /// The smoke story on another kernel, in a virtual machine (as root).
@@ -133,7 +132,7 @@ impl Step {
     }
 
     fn needs_agent(self) -> bool {
-        matches!(self, Self::Namespaces | Self::Vm)
+        matches!(self, Self::Unit | Self::Namespaces | Self::Vm)
     }
 
     fn needs_root(self) -> bool {
@@ -160,7 +159,9 @@ impl Step {
             }
             Self::Unit => {
                 let mut command = workspace.cargo("test");
-                command.args(["--workspace", "--exclude", "integration", "--no-fail-fast"]);
+                command
+                    .args(["--workspace", "--exclude", "integration", "--no-fail-fast"])
+                    .env("KUBE_VERDICT_BIN", image::own_program(workspace)?);
                 command
             }
             Self::Docs => {
@@ -169,13 +170,9 @@ impl Step {
                 command
             }
             Self::Instructions => bench::instructions(workspace),
-            Self::Agent => {
-                let mut command = workspace.cargo("build");
-                command.args(["--release", "-p", "kube-verdict"]);
-                command
-            }
+            Self::Agent => image::own_build(workspace)?,
             Self::Namespaces => {
-                let mut command = integration(workspace);
+                let mut command = integration(workspace)?;
                 command.args(["--lib", "--bins"]);
                 for story in stories(workspace)? {
                     command.args(["--test", &story]);
@@ -183,7 +180,7 @@ impl Step {
                 command
             }
             Self::Vm => {
-                let mut command = integration(workspace);
+                let mut command = integration(workspace)?;
                 command.args(["--test", VM]);
                 command
             }
@@ -199,12 +196,12 @@ impl Step {
 /// The file in integration/tests that holds the virtual machine's story.
 const VM: &str = "vm";
 
-fn integration(workspace: &Workspace) -> Command {
+fn integration(workspace: &Workspace) -> Result<Command> {
     let mut command = workspace.cargo("test");
     command
         .args(["-p", "integration", "--no-fail-fast"])
-        .env("KUBE_VERDICT_BIN", workspace.release_program("kube-verdict"));
-    command
+        .env("KUBE_VERDICT_BIN", image::own_program(workspace)?);
+    Ok(command)
 }
 
 /// The files in integration/tests, without the virtual machine's.
@@ -232,7 +229,7 @@ mod tests {
     #[test]
     fn a_step_brings_what_it_builds_on() {
         assert_eq!(chosen(&[Step::Vm, Step::Format]), [Step::Format, Step::Agent, Step::Vm]);
-        assert_eq!(chosen(&[Step::Unit]), [Step::Unit]);
+        assert_eq!(chosen(&[Step::Unit]), [Step::Agent, Step::Unit]);
     }
 
     #[test]
