@@ -52,6 +52,7 @@ pub struct Arguments {
 
 /// What flows.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Flow {
     /// Bytes through one TCP connection.
     Bytes,

@@ -35,6 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// From where to where.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Route {
     /// Both pods are on one node.
     SameNode,
