@@ -64,7 +64,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 100)]
     events: u32,
     /// How often each is measured.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// How figures are shown.
     #[arg(long, value_enum, default_value = "table")]

@@ -31,10 +31,10 @@ const GRACE_LIMIT: Duration = Duration::from_secs(10);
 /// How soon to look again whether a sweep is over.
 const SWEEP_POLL: Duration = Duration::from_millis(5);
 
-/// While changes come one after the other, sweeps take this part of one core's time at most: a fifth.
-const SWEEPS_REST: u32 = 4;
+/// While changes come one after the other, sweeps take a twentieth of one core's time: they rest so many times as long as they took.
+const SWEEPS_REST: u32 = 19;
 /// And yet one is never put off for longer.
-const LONGEST_REST: Duration = Duration::from_secs(2);
+const LONGEST_REST: Duration = Duration::from_secs(5);
 
 /// See the module.
 #[derive(Debug)]
