@@ -50,7 +50,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 10_000)]
     pod_bytes: usize,
     /// How often an agent is started at each size; an odd number has a middle.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// The folder in which the cluster keeps its files.
     #[arg(long)]
