@@ -47,6 +47,8 @@ pub fn play(stage: &Stage<'_>) -> Result<String> {
     stage.start(&[
         PodSpec::server("server", "node-1").label("app", "server"),
         PodSpec::server("host", "node-1").label("app", "host"),
+        // The plugin of the other node has given its first address, too.
+        PodSpec::server("other", "node-2"),
     ])?;
     let server = format!("{}:{PORT}", stage.address("server")?);
     let host = format!("{}:{PORT}", stage.address("host")?);
