@@ -15,18 +15,17 @@ use dataplane::needs::{self, NeedState};
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
 use dataplane::remembered::{Heard, History, RememberedLog};
-use dataplane::sweep::SweepReport;
 use dataplane::table::{Remember, Table, TableConfig, TableError, WhenDown};
 use dataplane::workers::{Workers, WorkersConfig};
 use policy::{Change, Compiler, PolicyName, Published, Scope, Snapshot, Touched, touched};
 
-use crate::engine::{Applied, Engine, EngineError, open_addresses};
+use crate::engine::{Engine, EngineError, open_addresses};
 use crate::health::{Health, Topic};
-use crate::metrics::observe;
 use crate::status::{self, Phase};
 use crate::sweeper::Sweeper;
 
 mod config;
+mod notes;
 pub use config::AgentConfig;
 
 /// How often the agent looks whether all is still as it was.
@@ -437,66 +436,6 @@ impl Agent {
         }
     }
 
-    /// Says in log, status and metrics that a snapshot is in force.
-    fn note(&self, generation: u64, changes: u64, compile: Duration, applied: &Applied) {
-        let change = status::Change {
-            generation,
-            changes,
-            compile_micros: micros(compile),
-            grace_micros: micros(applied.grace),
-            table_micros: micros(applied.table),
-        };
-        observe(&self.health.durations().apply, applied.whole);
-        let mut state = self.health.state();
-        state.status.applied_generation = generation;
-        state.status.last_change = Some(change);
-        state.settled(Topic::Change);
-        drop(state);
-        tracing::info!(
-            generation,
-            changes,
-            compile_micros = change.compile_micros,
-            grace_micros = change.grace_micros,
-            table_micros = change.table_micros,
-            "policy in force"
-        );
-        if let Some(swept) = &applied.swept {
-            self.note_sweep(swept);
-        }
-    }
-
-    /// Says in log, status and metrics what a sweep did.
-    fn note_sweep(&self, swept: &SweepReport) {
-        observe(&self.health.durations().sweep, swept.elapsed);
-        let last = status::Sweep {
-            connections: swept.entries,
-            revoked: swept.revoked,
-            restored: swept.restored,
-            micros: micros(swept.elapsed),
-        };
-        self.health.state().status.sweeps.add(last);
-        tracing::info!(
-            connections = last.connections,
-            revoked = last.revoked,
-            restored = last.restored,
-            micros = last.micros,
-            "connections swept"
-        );
-    }
-
-    fn describe(&self, snapshot: &Snapshot) {
-        let inventory = self.compiler.inventory();
-        let count = |objects: usize| objects as u64;
-        let mut state = self.health.state();
-        state.status.pod_cidrs = snapshot.pod_cidrs().iter().map(ToString::to_string).collect();
-        state.status.inventory = status::Inventory {
-            pods: count(inventory.pods.len()),
-            namespaces: count(inventory.namespaces.len()),
-            nodes: count(inventory.nodes.len()),
-            policies: count(inventory.policies.len()),
-        };
-    }
-
     fn is_enforcing(&self) -> bool {
         self.engine.is_some() && self.health.state().status.is_enforcing()
     }
@@ -595,11 +534,6 @@ impl Agent {
         };
         tracing::info!(records = audit.written, lost = audit.lost, rules, "ended");
     }
-}
-
-/// Whole microseconds.
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Whether packets still wait in these queues for their agent's answer, as far as the kernel says.

@@ -1,0 +1,80 @@
+//! What the agent says of its work, in log, status and metrics.
+
+use std::time::Duration;
+
+use dataplane::sweep::SweepReport;
+use policy::Snapshot;
+
+use super::Agent;
+use crate::engine::Applied;
+use crate::health::Topic;
+use crate::metrics::observe;
+use crate::status;
+
+impl Agent {
+    /// Says in log, status and metrics that a snapshot is in force.
+    pub(super) fn note(&self, generation: u64, changes: u64, compile: Duration, applied: &Applied) {
+        let change = status::Change {
+            generation,
+            changes,
+            compile_micros: micros(compile),
+            grace_micros: micros(applied.grace),
+            table_micros: micros(applied.table),
+        };
+        observe(&self.health.durations().apply, applied.whole);
+        let mut state = self.health.state();
+        state.status.applied_generation = generation;
+        state.status.last_change = Some(change);
+        state.settled(Topic::Change);
+        drop(state);
+        tracing::info!(
+            generation,
+            changes,
+            compile_micros = change.compile_micros,
+            grace_micros = change.grace_micros,
+            table_micros = change.table_micros,
+            "policy in force"
+        );
+        if let Some(swept) = &applied.swept {
+            self.note_sweep(swept);
+        }
+    }
+
+    /// Says in log, status and metrics what a sweep did.
+    pub(super) fn note_sweep(&self, swept: &SweepReport) {
+        observe(&self.health.durations().sweep, swept.elapsed);
+        let last = status::Sweep {
+            connections: swept.entries,
+            revoked: swept.revoked,
+            restored: swept.restored,
+            micros: micros(swept.elapsed),
+        };
+        self.health.state().status.sweeps.add(last);
+        tracing::info!(
+            connections = last.connections,
+            revoked = last.revoked,
+            restored = last.restored,
+            micros = last.micros,
+            "connections swept"
+        );
+    }
+
+    /// Says in status what the newest snapshot was made from.
+    pub(super) fn describe(&self, snapshot: &Snapshot) {
+        let inventory = self.compiler.inventory();
+        let count = |objects: usize| objects as u64;
+        let mut state = self.health.state();
+        state.status.pod_cidrs = snapshot.pod_cidrs().iter().map(ToString::to_string).collect();
+        state.status.inventory = status::Inventory {
+            pods: count(inventory.pods.len()),
+            namespaces: count(inventory.namespaces.len()),
+            nodes: count(inventory.nodes.len()),
+            policies: count(inventory.policies.len()),
+        };
+    }
+}
+
+/// Whole microseconds.
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
