@@ -33,8 +33,8 @@ const SWEEP_POLL: Duration = Duration::from_millis(5);
 
 /// While changes come one after the other, sweeps take a twentieth of one core's time: they rest so many times as long as they took.
 const SWEEPS_REST: u32 = 19;
-/// And yet one is never put off for longer.
-const LONGEST_REST: Duration = Duration::from_secs(5);
+/// And yet one is never put off for longer: a connection that is allowed again waits for it.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Debug)]

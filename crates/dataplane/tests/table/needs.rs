@@ -30,6 +30,7 @@ fn a_namespace_with_everything_has_nothing_wrong() {
             "queue-rule",
             "table",
             "nfnetlink_queue",
+            "nfnetlink_log",
             "conntrack",
             "br_netfilter",
             "forwarding",
