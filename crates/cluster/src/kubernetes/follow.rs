@@ -19,11 +19,12 @@ use futures_util::StreamExt;
 use kube::api::{ListParams, WatchParams};
 use kube::core::{Request, WatchEvent};
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::clients::Clients;
 use super::failure::Failure;
-use super::object::{Object, Page, Slim};
+use super::object::{Object, Page, PageMetadata, Slim};
 use crate::connection::{Connections, FailureClass};
 use crate::convert::Kind;
 
@@ -68,8 +69,11 @@ impl Default for Patience {
     }
 }
 
-/// Objects in one page: of 10 KB each they take a megabyte while they are read.
+/// Objects in one page: of 10 KB each they take a megabyte while they are read, and as much again the page that follows.
 const PAGE: u32 = 100;
+
+/// The verb of a list, as failures name it.
+const LIST: &str = "list";
 
 /// After this the API server ends a watch, in seconds: it then starts another, with a fresh token.
 const WATCH: u32 = 290;
@@ -90,7 +94,7 @@ pub(super) struct Follower {
 
 impl Follower {
     /// Follows the objects of the API type `T`, which are of `kind`, until nobody receives.
-    pub async fn follow<T: kube::Resource<DynamicType = ()>>(self, kind: Kind) {
+    pub async fn follow<T: kube::Resource<DynamicType = ()> + 'static>(self, kind: Kind) {
         let mut following =
             Following { kind, request: Request::new(kind.url_path()), version: None, follower: self };
         let mut backoff = following.follower.patience.backoff();
@@ -162,41 +166,67 @@ impl Following {
     }
 
     /// Lists all objects, consistently: every page is of the same version.
-    async fn list<T: kube::Resource<DynamicType = ()>>(&mut self, again: bool) -> Result<(), Broken> {
-        const VERB: &str = "list";
+    async fn list<T: kube::Resource<DynamicType = ()> + 'static>(
+        &mut self,
+        again: bool,
+    ) -> Result<(), Broken> {
         if again {
             self.follower.connections.relisting(self.kind);
         }
         self.tell(Event::Began).await;
-        let mut params = ListParams::default().limit(PAGE);
-        loop {
-            let request = self.request.list(&params).map_err(kube::Error::BuildRequest);
-            let request = request.map_err(|error| Failure::of(&error, VERB, self.kind))?;
-            let page: Page<T> = {
-                let client = self.follower.clients.client();
-                let answer = timeout(self.follower.patience.answer, client.request_text(request));
-                let text = answer.await.map_err(|_| self.hung(VERB, self.follower.patience.answer))?;
-                let text = text.map_err(|error| Failure::of(&error, VERB, self.kind))?;
-                serde_json::from_str(&text)
-                    .map_err(|error| Failure::malformed(&error.to_string(), VERB, self.kind))?
-            };
-            for Slim { object, .. } in page.items.into_iter().flatten() {
-                self.tell(Event::Listed(object)).await;
-            }
-            match page.metadata.next.filter(|next| !next.is_empty()) {
-                Some(next) => params = params.continue_token(&next),
-                None => {
-                    let version = page.metadata.resource_version.filter(|version| !version.is_empty());
-                    let version = version.ok_or_else(|| {
-                        Failure::malformed("the list has no resourceVersion", VERB, self.kind)
-                    })?;
-                    self.follower.connections.seen(self.kind, &version);
-                    self.version = Some(version);
-                    self.tell(Event::Complete).await;
-                    return Ok(());
+        let mut page = self.page(None).await?;
+        let metadata = loop {
+            let metadata = PageMetadata::of(&page).map_err(|error| self.malformed(&error))?;
+            // While this page is read, the API server prepares the next.
+            let ((), next) = tokio::try_join!(self.tell_all::<T>(page), async {
+                match metadata.next() {
+                    Some(next) => self.page(Some(next)).await.map(Some),
+                    None => Ok(None),
                 }
+            })?;
+            match next {
+                Some(next) => page = next,
+                None => break metadata,
             }
+        };
+        let version = metadata.resource_version.filter(|version| !version.is_empty());
+        let version =
+            version.ok_or_else(|| Failure::malformed("the list has no resourceVersion", LIST, self.kind))?;
+        self.follower.connections.seen(self.kind, &version);
+        self.version = Some(version);
+        self.tell(Event::Complete).await;
+        Ok(())
+    }
+
+    /// The text of a page of the list: of the first, or of the one that `next` leads to.
+    async fn page(&self, next: Option<&str>) -> Result<String, Failure> {
+        let mut params = ListParams::default().limit(PAGE);
+        params.continue_token = next.map(str::to_owned);
+        let request = self.request.list(&params).map_err(kube::Error::BuildRequest);
+        let request = request.map_err(|error| Failure::of(&error, LIST, self.kind))?;
+        let client = self.follower.clients.client();
+        let patience = self.follower.patience.answer;
+        let answer = timeout(patience, client.request_text(request)).await;
+        let text = answer.map_err(|_| self.hung(LIST, patience))?;
+        text.map_err(|error| Failure::of(&error, LIST, self.kind))
+    }
+
+    /// Tells the objects of a page. They are read on a thread apart, since that takes as long as all the rest.
+    async fn tell_all<T: kube::Resource<DynamicType = ()> + 'static>(
+        &self,
+        page: String,
+    ) -> Result<(), Failure> {
+        let read = spawn_blocking(move || serde_json::from_str::<Page<T>>(&page)).await;
+        // It is cut short only where the program ends.
+        let Ok(read) = read else { return Ok(()) };
+        for Slim { object, .. } in read.map_err(|error| self.malformed(&error))?.items.into_iter().flatten() {
+            self.tell(Event::Listed(object)).await;
         }
+        Ok(())
+    }
+
+    fn malformed(&self, error: &serde_json::Error) -> Failure {
+        Failure::malformed(&error.to_string(), LIST, self.kind)
     }
 
     /// Watches from `version` on until the watch ends.

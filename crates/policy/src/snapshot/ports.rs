@@ -1,10 +1,13 @@
 //! From a packet's protocol and port to the first rule, among rules whose peer is known to match.
 //!
-//! Rules are compiled into disjoint intervals of ports, each with the first rule that holds there: a verdict is one
-//! binary search, however many rules there are.
+//! Rules are compiled into disjoint intervals of ports, each with the first rule that holds there: a verdict finds one
+//! interval, however many rules there are.
+
+mod intervals;
 
 use std::sync::Arc;
 
+use self::intervals::{Intervals, rule_at};
 use crate::packet::Protocol;
 
 /// A rule's place in the order of its tier, or [`NO_RULE`].
@@ -78,7 +81,7 @@ pub(crate) type PortsId = u32;
 /// At each [`PortsId`] stand: the first rule of all; the number of protocols that rules name; the number of aliases; for each
 /// protocol, and last for all others, [`PROTOCOL_WORDS`]: its number, the rule for packets without a port, where its
 /// intervals begin in the table, and how many there are; then the aliases, [`ALIAS_WORDS`] each: name, protocol or
-/// [`ANY_PROTOCOL`], rule; then the intervals, [`INTERVAL_WORDS`] each: start and first rule. The first starts at 0.
+/// [`ANY_PROTOCOL`], rule; then the intervals of each protocol.
 #[derive(Clone, Debug)]
 pub(crate) struct PortTable {
     /// The first stands for [`NO_PORTS`].
@@ -91,7 +94,6 @@ const NO_PORTS: PortsId = 0;
 const HEADER_WORDS: usize = 3;
 const PROTOCOL_WORDS: usize = 4;
 const ALIAS_WORDS: usize = 3;
-const INTERVAL_WORDS: usize = 2;
 
 /// No IP protocol has this number.
 const ANY_PROTOCOL: u32 = 256;
@@ -142,7 +144,7 @@ impl PortTable {
         }
         let Some(port) = target.port else { return (words[entry + 1], &[], 0) };
         let (from, count) = (words[entry + 2] as usize, words[entry + 3] as usize);
-        let first = interval_at(&self.words[from..from + count * INTERVAL_WORDS], u32::from(port));
+        let first = rule_at(&self.words[from..], count, port);
         let from = HEADER_WORDS + (protocols + 1) * PROTOCOL_WORDS;
         (first, &words[from..from + aliases * ALIAS_WORDS], port)
     }
@@ -179,18 +181,17 @@ impl PortTable {
         let id = self.words.len();
         let first = rules.first().map_or(NO_RULE, |(rule, _)| *rule);
         self.words.extend([first, intervals.len() as u32 - 1, aliases.len() as u32]);
-        let mut from = id + HEADER_WORDS + intervals.len() * PROTOCOL_WORDS + aliases.len() * ALIAS_WORDS;
-        for (protocol, of_protocol) in &intervals {
-            let count = of_protocol.starts.len();
-            self.words.extend([*protocol, of_protocol.portless, from as u32, count as u32]);
-            from += count * INTERVAL_WORDS;
-        }
+        let entries = self.words.len();
+        self.words.resize(entries + intervals.len() * PROTOCOL_WORDS, 0);
         for (alias, rule) in aliases {
             let protocol = alias.protocol.map_or(ANY_PROTOCOL, |protocol| u32::from(protocol.0));
             self.words.extend([alias.name, protocol, rule]);
         }
-        for (_, Intervals { starts, .. }) in intervals {
-            self.words.extend(starts.into_iter().flat_map(|(start, rule)| [start, rule]));
+        for (number, (protocol, intervals)) in intervals.iter().enumerate() {
+            let entry = [*protocol, intervals.portless, self.words.len() as u32, intervals.count() as u32];
+            let place = entries + number * PROTOCOL_WORDS;
+            self.words[place..place + PROTOCOL_WORDS].copy_from_slice(&entry);
+            intervals.append(&mut self.words);
         }
         id as PortsId
     }
@@ -199,15 +200,6 @@ impl PortTable {
     pub(crate) fn shrink(&mut self) {
         self.words.shrink_to_fit();
     }
-}
-
-/// The rule of the interval in which `port` lies. The first begins at 0, so at least one begins at or before the port.
-#[inline]
-fn interval_at(intervals: &[u32], port: u32) -> RuleIndex {
-    let (intervals, _) = intervals.as_chunks::<INTERVAL_WORDS>();
-    // The standard library's search has no branches that a processor could guess wrong.
-    let after = intervals.partition_point(|[start, _]| *start <= port);
-    intervals[after - 1][1]
 }
 
 /// The first rule with ANY name that the destination's pod gives to this port; a name that it has not matches nothing.
@@ -226,62 +218,6 @@ fn first_alias(aliases: &[u32], names: &[ResolvedPort], protocol: Protocol, port
         }
     }
     first
-}
-
-/// The ports of one protocol.
-struct Intervals {
-    /// For packets without a port.
-    portless: RuleIndex,
-    /// Where each interval begins, ascending from 0, and the first rule in it.
-    starts: Vec<(u32, RuleIndex)>,
-}
-
-impl Intervals {
-    /// Paints the ranges, which come in ascending order of rules: the first to paint a port keeps it.
-    fn compile(ranges: impl Iterator<Item = (RuleIndex, PortRange)>) -> Self {
-        let mut portless = NO_RULE;
-        let mut segments: Vec<(RuleIndex, u32, u32)> = Vec::new();
-        for (rule, range) in ranges {
-            if range.portless && portless == NO_RULE {
-                portless = rule;
-            }
-            segments.push((rule, u32::from(range.first), u32::from(range.last) + 1));
-            if range.first == 0 && range.last == u16::MAX && range.portless {
-                break; // Nothing after this rule can be first anywhere.
-            }
-        }
-        let mut bounds: Vec<u32> =
-            segments.iter().flat_map(|(_, from, to)| [*from, *to]).chain([0]).collect();
-        bounds.sort_unstable();
-        bounds.dedup();
-        let place = |bound: u32| bounds.partition_point(|b| *b < bound);
-        let mut painted = vec![NO_RULE; bounds.len()];
-        // The next interval at or after each that nobody has painted yet, with shortcuts as they are learnt.
-        let mut unpainted: Vec<usize> = (0..=bounds.len()).collect();
-        for (rule, from, to) in segments {
-            let end = place(to);
-            let mut at = follow(&mut unpainted, place(from));
-            while at < end {
-                painted[at] = rule;
-                unpainted[at] = at + 1;
-                at = follow(&mut unpainted, at + 1);
-            }
-        }
-        let mut starts: Vec<(u32, RuleIndex)> = bounds.into_iter().zip(painted).collect();
-        // Past the last port there is nothing to look up, and neighbours with one rule are one interval.
-        starts.retain(|(start, _)| *start <= u32::from(u16::MAX));
-        starts.dedup_by_key(|(_, rule)| *rule);
-        Self { portless, starts }
-    }
-}
-
-/// The end of a chain of shortcuts, halving the way for whoever comes next.
-fn follow(next: &mut [usize], mut at: usize) -> usize {
-    while next[at] != at {
-        next[at] = next[next[at]];
-        at = next[at];
-    }
-    at
 }
 
 #[cfg(test)]

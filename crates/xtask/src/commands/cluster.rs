@@ -1,6 +1,7 @@
 //! `cargo xtask cluster up|down|shell`: a real Kubernetes cluster on this machine.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
@@ -62,11 +63,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
         Action::Up { way, image } => {
             command.arg("up");
             if *way != Way::None {
-                let image = match image {
-                    Some(image) => image.clone(),
-                    None => build_image(workspace)?,
-                };
-                command.arg("--image").arg(image);
+                command.arg("--image").arg(self::image(workspace, image.as_deref())?);
             }
             command.args(["--way", &way.name()]);
         }
@@ -102,8 +99,12 @@ pub fn prepare(workspace: &Workspace) -> Result<Command> {
     Ok(command)
 }
 
-/// Builds our image and returns its archive.
-pub fn build_image(workspace: &Workspace) -> Result<PathBuf> {
+/// The archive of our image: the one that is given, or one that is built now.
+pub fn image(workspace: &Workspace, given: Option<&Path>) -> Result<PathBuf> {
+    if let Some(given) = given {
+        // It is read on the nodes, where the working folder is another.
+        return fs::canonicalize(given).with_context(|| format!("reading the image {}", given.display()));
+    }
     let archive = workspace.target().join("kube-verdict-e2e.tar");
     let ourselves = std::env::current_exe().context("finding our own program")?;
     let built = Command::new(ourselves)

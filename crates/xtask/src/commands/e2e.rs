@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::commands::cluster::{Way, build_image, finish, prepare};
+use crate::commands::cluster::{Way, finish, image, prepare};
 use crate::workspace::Workspace;
 
 /// What to run.
@@ -39,10 +39,7 @@ pub struct Arguments {
 /// Runs the command.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     let mut command = prepare(workspace)?;
-    let image = match &arguments.image {
-        Some(image) => image.clone(),
-        None => build_image(workspace)?,
-    };
+    let image = image(workspace, arguments.image.as_deref())?;
     command.arg("e2e").arg("--image").arg(image);
     command.args(["--runs", &arguments.runs.to_string()]);
     if let Some(way) = arguments.way {

@@ -14,8 +14,10 @@ use crate::kubernetes::stage::{PORT, PodSpec, Stage, number};
 
 /// Pods of each kind.
 const PODS: usize = 200;
-/// How many of each kind start at once, half of them on each node.
-const BATCH: usize = 20;
+/// How many of each kind start at once, with the CNI's cache and without. A kubelet reports addresses the later the more pods
+/// it starts, and without the cache there is no other way to know them.
+const BATCH_WITH_CACHE: usize = 20;
+const BATCH_WITHOUT_CACHE: usize = 5;
 /// How many of a node's next addresses are knocked at: those of a batch, and of what else starts meanwhile.
 const NEXT_ADDRESSES: u8 = 30;
 /// How long each tries, in seconds: longer than the API server needs to hear of its address.
@@ -53,11 +55,17 @@ pub fn play(stage: &Stage<'_>) -> Result<String> {
     let server = format!("{}:{PORT}", stage.address("server")?);
     let host = format!("{}:{PORT}", stage.address("host")?);
 
+    let (size, bound) = match stage.way.sees_cni_cache() {
+        true => (BATCH_WITH_CACHE, WITH_CACHE),
+        false => (BATCH_WITHOUT_CACHE, WITHOUT_CACHE),
+    };
     let mut first = Vec::new();
-    for batch in 0..PODS / BATCH {
+    for batch in 0..PODS / size {
         stage.start(&callers(stage, batch)?)?;
-        stage.create(&[pods("denied", batch, &server), pods("allowed", batch, &server)].concat())?;
-        for (pod, report) in stage.reports("app=denied", BATCH, PATIENCE)? {
+        stage.create(
+            &[pods("denied", batch, size, &server), pods("allowed", batch, size, &server)].concat(),
+        )?;
+        for (pod, report) in stage.reports("app=denied", size, PATIENCE)? {
             ensure!(number(&report, "tries")? > 10, "{pod} hardly tried: {report}");
             ensure!(
                 number(&report, "successes")? == 0,
@@ -65,23 +73,22 @@ pub fn play(stage: &Stage<'_>) -> Result<String> {
             );
             ensure!(number(&report, "knocks")? == 0, "{pod} was reached, though policy denies it: {report}");
         }
-        for (pod, report) in stage.reports("app=allowed", BATCH, PATIENCE)? {
+        for (pod, report) in stage.reports("app=allowed", size, PATIENCE)? {
             ensure!(
                 number(&report, "knocks")? > 0,
                 "{pod} was not reached, though policy allows it: {report}"
             );
         }
-        first.extend(first_successes(stage, "allowed")?);
+        first.extend(first_successes(stage, "allowed", size)?);
         nothing_arrived(stage, "denied")?;
         stage.kubectl(&["delete", "pods", "-l", "role=client", "--wait=true", "--grace-period=0"])?;
     }
-    stage.create(&pods("known", 0, &host))?;
-    let known = first_successes(stage, "known")?;
+    stage.create(&pods("known", 0, size, &host))?;
+    let known = first_successes(stage, "known", size)?;
 
     ensure!(first.len() == PODS, "only {} of {PODS} allowed pods got through", first.len());
-    let bound = if stage.way.sees_cni_cache() { WITH_CACHE } else { WITHOUT_CACHE };
     let said = format!(
-        "{PODS} denied: nothing passed, out or in; {PODS} allowed: {}; where another node asks who comes: {}",
+        "{PODS} denied: nothing passed, out or in; {PODS} allowed, {size} at a time: {}; where another node asks who comes: {}",
         spread(&mut first, bound),
         spread(&mut known.clone(), WITHOUT_CACHE)
     );
@@ -91,8 +98,8 @@ pub fn play(stage: &Stage<'_>) -> Result<String> {
 }
 
 /// A batch of pods of one kind, half of them on each node.
-fn pods(kind: &str, batch: usize, to: &str) -> Vec<PodSpec> {
-    (0..BATCH)
+fn pods(kind: &str, batch: usize, size: usize, to: &str) -> Vec<PodSpec> {
+    (0..size)
         .map(|number| {
             let node = if number % 2 == 0 { "node-1" } else { "node-2" };
             PodSpec::new(&format!("{kind}-{batch}-{number}"), node, &["first", to, &PORT.to_string(), TRIES])
@@ -128,8 +135,8 @@ fn next_addresses(node: &Node) -> Result<impl Iterator<Item = Ipv4Addr>> {
 }
 
 /// When each pod of a kind got through first, counted from its process's first instant.
-fn first_successes(stage: &Stage<'_>, kind: &str) -> Result<Vec<Duration>> {
-    let reports = stage.reports(&format!("app={kind}"), BATCH, PATIENCE)?;
+fn first_successes(stage: &Stage<'_>, kind: &str, count: usize) -> Result<Vec<Duration>> {
+    let reports = stage.reports(&format!("app={kind}"), count, PATIENCE)?;
     reports
         .into_iter()
         .map(|(pod, report)| {

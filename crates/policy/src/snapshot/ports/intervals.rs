@@ -1,0 +1,185 @@
+//! Disjoint intervals that together hold every port, each with the first rule that holds there, as words of a table.
+//!
+//! A few stand as they are, start and rule, and are searched. Many stand behind an index, so that a port is found in four
+//! loads however many they are: which of the 1,024 blocks of 64 neighbouring ports hold the start of an interval; which
+//! ports of such a block are starts; and the rules, in order. Counting the starts up to a port leads to its rule.
+
+use super::{NO_RULE, PortRange, RuleIndex};
+
+/// Intervals that are searched: not more than two lines of memory.
+const FEW: usize = 16;
+
+/// Of an interval that is searched: start and rule.
+const INTERVAL_WORDS: usize = 2;
+
+/// Ports of a block.
+const BLOCK: usize = 64;
+/// Of a block that holds a start: which of its ports are starts, low ones first, and where the rule of the first of them stands.
+const BLOCK_WORDS: usize = 3;
+
+/// Blocks of a group.
+const GROUP: usize = 32;
+/// Of each group: which of its blocks hold a start, and how many such blocks come before it.
+const GROUP_WORDS: usize = 2;
+const GROUPS: usize = (u16::MAX as usize + 1) / (BLOCK * GROUP);
+const INDEX_WORDS: usize = GROUPS * GROUP_WORDS;
+
+/// The rule of the interval in which `port` lies, of the `count` intervals that `words` begins with.
+#[inline]
+pub(super) fn rule_at(words: &[u32], count: usize, port: u16) -> RuleIndex {
+    if count > FEW {
+        return indexed(words, port);
+    }
+    let (intervals, _) = words[..count * INTERVAL_WORDS].as_chunks::<INTERVAL_WORDS>();
+    // The standard library's search has no branches that a processor could guess wrong. The first interval starts at 0, so
+    // at least one starts at or before the port.
+    let after = intervals.partition_point(|[start, _]| *start <= u32::from(port));
+    intervals[after - 1][1]
+}
+
+#[inline]
+fn indexed(words: &[u32], port: u16) -> RuleIndex {
+    let (block, port) = (usize::from(port) / BLOCK, usize::from(port) % BLOCK);
+    let group = block / GROUP * GROUP_WORDS;
+    let (held, before) = (words[group], words[group + 1]);
+    let bit = 1 << (block % GROUP);
+    let place = INDEX_WORDS + (before + (held & (bit - 1)).count_ones()) as usize * BLOCK_WORDS;
+    let starts = u64::from(words[place]) | u64::from(words[place + 1]) << 32;
+    // In a block without a start the last interval before goes on: the place is the next block's.
+    let starts = if held & bit == 0 { 0 } else { starts & (u64::MAX >> (BLOCK - 1 - port)) };
+    words[(words[place + 2] + starts.count_ones() - 1) as usize]
+}
+
+/// The ports of one protocol.
+pub(super) struct Intervals {
+    /// For packets without a port.
+    pub portless: RuleIndex,
+    /// Where each interval begins, ascending from 0, and the first rule in it.
+    starts: Vec<(u16, RuleIndex)>,
+}
+
+impl Intervals {
+    /// Paints the ranges, which come in ascending order of rules: the first to paint a port keeps it.
+    pub(super) fn compile(ranges: impl Iterator<Item = (RuleIndex, PortRange)>) -> Self {
+        let mut portless = NO_RULE;
+        let mut segments: Vec<(RuleIndex, u32, u32)> = Vec::new();
+        for (rule, range) in ranges {
+            if range.portless && portless == NO_RULE {
+                portless = rule;
+            }
+            segments.push((rule, u32::from(range.first), u32::from(range.last) + 1));
+            if range.first == 0 && range.last == u16::MAX && range.portless {
+                break; // Nothing after this rule can be first anywhere.
+            }
+        }
+        let mut bounds: Vec<u32> =
+            segments.iter().flat_map(|(_, from, to)| [*from, *to]).chain([0]).collect();
+        bounds.sort_unstable();
+        bounds.dedup();
+        let place = |bound: u32| bounds.partition_point(|b| *b < bound);
+        let mut painted = vec![NO_RULE; bounds.len()];
+        // The next interval at or after each that nobody has painted yet, with shortcuts as they are learnt.
+        let mut unpainted: Vec<usize> = (0..=bounds.len()).collect();
+        for (rule, from, to) in segments {
+            let end = place(to);
+            let mut at = follow(&mut unpainted, place(from));
+            while at < end {
+                painted[at] = rule;
+                unpainted[at] = at + 1;
+                at = follow(&mut unpainted, at + 1);
+            }
+        }
+        // Past the last port there is nothing to look up, and neighbours with one rule are one interval.
+        let mut starts: Vec<(u16, RuleIndex)> = bounds
+            .into_iter()
+            .zip(painted)
+            .filter_map(|(start, rule)| Some((u16::try_from(start).ok()?, rule)))
+            .collect();
+        starts.dedup_by_key(|(_, rule)| *rule);
+        Self { portless, starts }
+    }
+
+    /// How many intervals there are: at least one.
+    pub(super) fn count(&self) -> usize {
+        self.starts.len()
+    }
+
+    /// Appends the words that [`rule_at`] reads.
+    pub(super) fn append(&self, words: &mut Vec<u32>) {
+        if self.starts.len() <= FEW {
+            words.extend(self.starts.iter().flat_map(|(start, rule)| [u32::from(*start), *rule]));
+            return;
+        }
+        let block_of = |start: u16| usize::from(start) / BLOCK;
+        let blocks: Vec<&[(u16, RuleIndex)]> =
+            self.starts.chunk_by(|(a, _), (b, _)| block_of(*a) == block_of(*b)).collect();
+        let mut groups = [[0_u32; GROUP_WORDS]; GROUPS];
+        for block in &blocks {
+            let block = block_of(block[0].0);
+            groups[block / GROUP][0] |= 1 << (block % GROUP);
+        }
+        let mut before = 0;
+        for [held, so_far] in &mut groups {
+            *so_far = before;
+            before += held.count_ones();
+        }
+        words.extend(groups.as_flattened());
+        // One more stands for the end.
+        let mut rule = INDEX_WORDS + (blocks.len() + 1) * BLOCK_WORDS;
+        for block in blocks {
+            let starts =
+                block.iter().fold(0, |bits, (start, _)| bits | 1_u64 << (usize::from(*start) % BLOCK));
+            words.extend([starts as u32, (starts >> 32) as u32, rule as u32]);
+            rule += block.len();
+        }
+        words.extend([0, 0, rule as u32]);
+        words.extend(self.starts.iter().map(|(_, rule)| *rule));
+    }
+}
+
+/// The end of a chain of shortcuts, halving the way for whoever comes next.
+fn follow(next: &mut [usize], mut at: usize) -> usize {
+    while next[at] != at {
+        next[at] = next[next[at]];
+        at = next[at];
+    }
+    at
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::btree_map;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(starts: Vec<(u16, RuleIndex)>) {
+        let intervals = Intervals { portless: NO_RULE, starts };
+        let mut words = Vec::new();
+        intervals.append(&mut words);
+        for port in 0..=u16::MAX {
+            let found = rule_at(&words, intervals.count(), port);
+            let (_, rule) = intervals.starts.iter().rfind(|(start, _)| *start <= port).unwrap();
+            assert_eq!(found, *rule, "port {port} of {:?}", intervals.starts);
+        }
+    }
+
+    #[test]
+    fn every_port_is_found_where_intervals_are_many() {
+        let every = |step: usize| (0..=u16::MAX).step_by(step).map(|start| (start, u32::from(start) + 1));
+        for step in [1, 7, 64, 2048, 4095, 4096, 32_768] {
+            check(every(step).collect());
+        }
+        // All in one block, and the last port alone.
+        check((0..FEW as u16 + 1).map(|start| (start, 5 + u32::from(start))).collect());
+        check((0..FEW as u16).chain([u16::MAX]).map(|start| (start, 5 + u32::from(start))).collect());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn every_port_is_found(starts in btree_map(any::<u16>(), 0_u32..9, 0..100)) {
+            check([(0, NO_RULE)].into_iter().chain(starts.into_iter().filter(|(start, _)| *start > 0)).collect());
+        }
+    }
+}
