@@ -211,7 +211,7 @@ impl Following {
         text.map_err(|error| Failure::of(&error, LIST, self.kind))
     }
 
-    /// Tells the objects of a page. They are read on a thread apart, since that takes as long as all the rest.
+    /// Tells the objects of a page. They are read on a thread apart, so that the next page comes in meanwhile.
     async fn tell_all<T: kube::Resource<DynamicType = ()> + 'static>(
         &self,
         page: String,

@@ -91,7 +91,7 @@ pub(super) struct PageMetadata {
 }
 
 impl PageMetadata {
-    /// Those of the page that this text holds. Its objects are passed over, which takes a tenth of reading them.
+    /// Those of the page that this text holds. Its objects are passed over.
     pub fn of(page: &str) -> Result<Self, serde_json::Error> {
         #[derive(Deserialize)]
         struct Envelope {
