@@ -217,8 +217,8 @@ impl Following {
         page: String,
     ) -> Result<(), Failure> {
         let read = spawn_blocking(move || serde_json::from_str::<Page<T>>(&page)).await;
-        // It is cut short only where the program ends.
-        let Ok(read) = read else { return Ok(()) };
+        // Should reading fail by a fault of ours, the list is not taken to be complete without these objects.
+        let read = read.map_err(|error| Failure::malformed(&error.to_string(), LIST, self.kind))?;
         for Slim { object, .. } in read.map_err(|error| self.malformed(&error))?.items.into_iter().flatten() {
             self.tell(Event::Listed(object)).await;
         }
