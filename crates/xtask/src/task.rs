@@ -18,6 +18,10 @@ use crate::processes::kill_tree;
 
 /// How many lines of a log are shown when its task has failed.
 const TAIL: usize = 60;
+/// How many lines from each panic on are told again at the end: where it was, and the beginning of what it said.
+const OF_A_PANIC: usize = 4;
+/// How much of each of those lines, in characters.
+const WIDTH: usize = 400;
 /// How long output may still come after a task has ended: a process that it left behind may hold the pipe for ever.
 const AFTERWARDS: Duration = Duration::from_secs(3);
 /// How often a running task is looked at.
@@ -52,6 +56,8 @@ pub struct Done {
     pub failure: Option<String>,
     /// How long it took.
     pub elapsed: Duration,
+    /// If it failed: the first lines of each panic, which stand long before the end of a log.
+    pub panics: Vec<String>,
 }
 
 impl Task<'_> {
@@ -88,7 +94,8 @@ impl Task<'_> {
         let held = output.recv_timeout(AFTERWARDS) == Err(mpsc::RecvTimeoutError::Timeout);
         let failure = failure(status, timed_out.then_some(self.limit), held);
         screen.end(self.name, failure.as_deref(), elapsed, &log);
-        Ok(Done { failure, elapsed })
+        let panics = if failure.is_some() { panics(&text(&log)) } else { Vec::new() };
+        Ok(Done { failure, elapsed, panics })
     }
 }
 
@@ -183,10 +190,23 @@ pub fn report(name: &str, failure: Option<&str>, elapsed: Duration) -> String {
 
 /// The last lines of a log.
 fn tail(log: &Path) -> String {
-    let bytes = fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
+    let text = text(log);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(TAIL)..].join("\n")
+}
+
+/// The first lines of each panic in a log, cut to what a terminal shows.
+fn panics(text: &str) -> Vec<String> {
+    let lines: Vec<&str> = text.lines().collect();
+    let starts = (0..lines.len())
+        .filter(|at| lines[*at].starts_with("thread '") && lines[*at].contains(" panicked at "));
+    let shown = |line: &&str| line.chars().take(WIDTH).collect::<String>();
+    starts.map(|at| lines[at..].iter().take(OF_A_PANIC).map(shown).collect::<Vec<_>>().join("\n")).collect()
+}
+
+/// A log, as far as it can be read.
+fn text(log: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned()
 }
 
 /// The log of a task of this name.
@@ -242,6 +262,17 @@ mod tests {
         let done = shell("leaves", "sleep 8 & exit 0", Duration::from_secs(60)).run(logs.path()).unwrap();
         assert!(done.failure.is_some_and(|what| what.contains("left a process behind")));
         assert!(done.elapsed < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_panic_far_from_the_end_of_a_log_is_told_again() {
+        let logs = tempfile::tempdir().unwrap();
+        let script =
+            "echo \"thread 'story' (7) panicked at a.rs:1:2:\"; echo expected this; seq 100; exit 101";
+        let done = shell("panics", script, AFTERWARDS).run(logs.path()).unwrap();
+        assert_eq!(done.panics, ["thread 'story' (7) panicked at a.rs:1:2:\nexpected this\n1\n2"]);
+        let done = shell("fine", "echo \"thread 'story' panicked at\"", AFTERWARDS).run(logs.path()).unwrap();
+        assert_eq!(done.panics, Vec::<String>::new(), "what passed has nothing to tell");
     }
 
     #[test]

@@ -69,6 +69,8 @@ pub fn start(mut command: Command, log: &Path) -> Result<Child> {
         .stdin(Stdio::null())
         .stdout(file.try_clone()?)
         .stderr(file)
+        // Kubernetes' own programs, and what they start in turn, are short of cores here and not of memory.
+        .env("GOGC", "300")
         // Ctrl-C in the terminal is not meant for it.
         .process_group(0)
         .spawn()

@@ -34,14 +34,14 @@ pub struct Day {
     pub forbidden: BTreeSet<&'static str>,
     /// The token that is accepted; empty: any.
     pub token: String,
-    /// So many of the next watches say nothing, for ever.
-    pub silent: usize,
+    /// The next watch of each of these says nothing, for ever.
+    pub silent: Vec<Kind>,
     /// So many of the next pages that follow a first one break off in the middle.
     pub torn_pages: usize,
     /// So many of the next continue tokens are too old.
     pub old_tokens: usize,
-    /// So many of the next watches begin with a line that is no JSON.
-    pub garbled: usize,
+    /// The next watch of each of these begins with a line that is no JSON.
+    pub garbled: Vec<Kind>,
     /// A watch from a version that is too old is answered by 410, and not by an event that says so.
     pub gone_at_once: bool,
 }
@@ -234,6 +234,11 @@ fn once(left: &mut usize) -> bool {
     is_left
 }
 
+fn once_for(left: &mut Vec<Kind>, kind: Kind) -> bool {
+    let at = left.iter().position(|of| *of == kind);
+    at.map(|at| left.swap_remove(at)).is_some()
+}
+
 fn resource(kind: Kind) -> &'static str {
     match kind {
         Kind::Namespace => "namespaces",
@@ -373,10 +378,10 @@ fn watch(shared: Shared, kind: Kind, from: u64) -> Response {
         let mut first = Vec::new();
         if is_old {
             first.push(json!({"type": "ERROR", "object": status(410, "Expired")}).to_string());
-        } else if once(&mut held.day.garbled) {
+        } else if once_for(&mut held.day.garbled, kind) {
             first.push("{\"type\": \"ADDED\", \"object\": {\"metadata\": ]}}".to_owned());
         }
-        let silent = !is_old && once(&mut held.day.silent);
+        let silent = !is_old && once_for(&mut held.day.silent, kind);
         let (cut, news) = (held.cut, shared.news.subscribe());
         drop(held);
         At {

@@ -146,7 +146,7 @@ fn while_the_server_is_down_what_was_known_holds_and_then_nothing_is_missing() {
 #[test]
 fn a_watch_that_hangs_is_ended_and_goes_on() {
     let server = cluster();
-    server.day(|day| day.silent = 4);
+    server.day(|day| day.silent = Kind::ALL.to_vec());
     let mut follower = Follower::of(&server);
     follower.until("all of it", |follower| follower.count == 1);
     server.put(Kind::Pod, pod("pod-1", "two", "10.0.0.1"));
@@ -171,7 +171,7 @@ fn a_list_that_breaks_begins_anew() {
 #[test]
 fn a_line_that_cannot_be_read_is_no_gap() {
     let server = cluster();
-    server.day(|day| day.garbled = 4);
+    server.day(|day| day.garbled = Kind::ALL.to_vec());
     let mut follower = Follower::of(&server);
     follower.until_like(&server);
     server.put(Kind::Pod, pod("pod-1", "two", "10.0.0.1"));
@@ -316,12 +316,14 @@ fn after_any_run_of_bad_days_nothing_is_missing_and_nothing_was_told_twice() {
                     server.forget();
                     server.cut();
                 }
-                13 => server.day(|day| match number % 4 {
-                    0 => day.silent = 1,
-                    1 => day.torn_pages = 1,
-                    2 => day.old_tokens = 1,
-                    _ => day.garbled = 1,
-                }),
+                13 => {
+                    server.day(|day| match (number % 4, Kind::ALL[number as usize / 4 % Kind::ALL.len()]) {
+                        (0, of) => day.silent = vec![of],
+                        (1, _) => day.torn_pages = 1,
+                        (2, _) => day.old_tokens = 1,
+                        (_, of) => day.garbled = vec![of],
+                    })
+                }
                 14 => {
                     server.down();
                     std::thread::sleep(Duration::from_millis(20));

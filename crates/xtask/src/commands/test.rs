@@ -107,7 +107,7 @@ fn purposes(steps: &[Step]) -> Vec<Purpose> {
 }
 
 fn not_run(why: &str) -> Done {
-    Done { failure: Some(why.to_owned()), elapsed: Duration::ZERO }
+    Done { failure: Some(why.to_owned()), elapsed: Duration::ZERO, panics: Vec::new() }
 }
 
 fn sum_up(results: &[(String, Done)], elapsed: Duration) -> ExitCode {
@@ -121,7 +121,10 @@ fn sum_up(results: &[(String, Done)], elapsed: Duration) -> ExitCode {
         anstream::println!("all passed");
         return ExitCode::SUCCESS;
     }
-    anstream::println!("failed: {}", failed.join(", "));
+    for panic in results.iter().flat_map(|(_, done)| &done.panics) {
+        anstream::println!("\n{panic}");
+    }
+    anstream::println!("\nfailed: {}", failed.join(", "));
     ExitCode::FAILURE
 }
 
@@ -242,8 +245,11 @@ mod tests {
 
     #[test]
     fn one_failure_fails_the_run() {
-        let done =
-            |failure: Option<&str>| Done { failure: failure.map(str::to_owned), elapsed: Duration::ZERO };
+        let done = |failure: Option<&str>| Done {
+            failure: failure.map(str::to_owned),
+            elapsed: Duration::ZERO,
+            panics: Vec::new(),
+        };
         let code = |results: &[(String, Done)]| format!("{:?}", sum_up(results, Duration::ZERO));
         let good = ("format".to_owned(), done(None));
         let bad = ("unit".to_owned(), done(Some("exit status: 101")));
