@@ -112,6 +112,7 @@ impl Loop {
                 let at = SocketAddr::new(*address, port.number);
                 if port.transport == Transport::Udp {
                     let socket = UdpSocket::bind(at)?;
+                    socket::keep_many_datagrams(&socket)?;
                     socket.set_nonblocking(true)?;
                     datagrams.push(socket);
                 } else {

@@ -31,6 +31,12 @@ pub fn listener(transport: Transport, address: SocketAddr) -> io::Result<TcpList
     Ok(TcpListener::from(fd))
 }
 
+/// Keeps what comes while a busy machine leaves the reader no time: some thousands of datagrams, beyond what the system
+/// allows everybody.
+pub fn keep_many_datagrams(socket: &UdpSocket) -> io::Result<()> {
+    Ok(setsockopt(socket, sockopt::RcvBufForce, &(4 << 20))?)
+}
+
 /// An attempt to reach something: from where, and what came of it.
 #[derive(Debug)]
 pub struct Attempt<T> {

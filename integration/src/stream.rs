@@ -1,5 +1,8 @@
-//! A long-lived connection that carries numbered messages and checks that all come back whole and in order.
+//! A long-lived connection that carries numbered messages and checks that all come back whole, and over a connection
+//! in order. Datagrams may overtake one another: those that wait for the verdict of the first are passed by those that
+//! are sent when it has been given.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -40,7 +43,6 @@ struct Progress {
     stop: AtomicBool,
     sent: AtomicU64,
     echoed: AtomicU64,
-    lost: AtomicU64,
     /// When the last echo came, and the longest time without one so far.
     echo: Mutex<(Instant, Duration)>,
 }
@@ -69,7 +71,6 @@ impl Stream {
             stop: AtomicBool::new(false),
             sent: AtomicU64::new(0),
             echoed: AtomicU64::new(0),
-            lost: AtomicU64::new(0),
             echo: Mutex::new((Instant::now(), Duration::ZERO)),
         });
         let shared = Arc::clone(&progress);
@@ -98,11 +99,14 @@ impl Stream {
     pub fn wait_progress(&self, count: u64) -> Result<()> {
         let (begun, before) = (Instant::now(), self.echoed());
         while self.echoed() < before + count {
-            if begun.elapsed() > PATIENCE {
+            let ended = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
+            if ended || begun.elapsed() > PATIENCE {
+                let how = if ended { "has failed" } else { "stands still" };
                 bail!(
-                    "the stream of {} stands still: {} of {count} messages came back in {PATIENCE:?}",
+                    "the stream of {} {how}: {} of {count} messages came back in {:?}",
                     self.client,
-                    self.echoed() - before
+                    self.echoed() - before,
+                    begun.elapsed()
                 );
             }
             sleep(INTERVAL);
@@ -110,7 +114,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Stops sending, waits for what is outstanding, and reports. Fails if one message was lost or came out of order.
+    /// Stops sending, waits for what is outstanding, and reports. Fails if one message was lost, came twice, or over a
+    /// connection out of order.
     pub fn finish(mut self) -> Result<StreamReport> {
         self.progress.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
@@ -118,10 +123,9 @@ impl Stream {
             ended?.with_context(|| format!("the stream of {}", self.client))?;
         }
         let sent = self.progress.sent.load(Ordering::Acquire);
-        let lost = self.progress.lost.load(Ordering::Acquire);
         let longest_gap = self.progress.echo.lock().unwrap_or_else(PoisonError::into_inner).1;
         let report = StreamReport { sent, echoed: self.echoed(), longest_gap };
-        if lost > 0 || report.echoed != sent {
+        if report.echoed != sent {
             bail!("the stream of {} lost messages: {report:?}", self.client);
         }
         Ok(report)
@@ -145,6 +149,7 @@ impl Wire {
         if transport == Transport::Udp {
             let any: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
             let socket = UdpSocket::bind(any)?;
+            socket::keep_many_datagrams(&socket)?;
             socket.connect(to)?;
             socket.set_nonblocking(true)?;
             return Ok((socket.local_addr()?, Self::Datagrams(socket)));
@@ -200,13 +205,15 @@ impl AsFd for Wire {
 fn exchange(mut wire: Wire, progress: &Progress) -> io::Result<()> {
     let (mut outgoing, mut incoming) = (Vec::new(), Vec::new());
     let (mut next, mut expected) = (0u64, 0u64);
+    // Sent before one that is back, and not back themselves.
+    let mut missing = BTreeSet::new();
     let mut due = Instant::now();
     let mut stopped_at = None;
     loop {
         let stopping = progress.stop.load(Ordering::Acquire);
         if stopping {
             let since = *stopped_at.get_or_insert_with(Instant::now);
-            if expected == next || since.elapsed() > PATIENCE {
+            if (expected == next && missing.is_empty()) || since.elapsed() > PATIENCE {
                 return Ok(());
             }
         } else if Instant::now() >= due {
@@ -234,11 +241,15 @@ fn exchange(mut wire: Wire, progress: &Progress) -> io::Result<()> {
         let whole = incoming.len() - incoming.len() % MESSAGE;
         for message in incoming.drain(..whole).collect::<Vec<u8>>().chunks_exact(MESSAGE) {
             let number = message.try_into().map(u64::from_be_bytes).map_err(io::Error::other)?;
-            if number < expected || (number > expected && matches!(wire, Wire::Connection(_))) {
+            let in_place = match wire {
+                Wire::Connection(_) => number == expected,
+                Wire::Datagrams(_) => number >= expected || missing.remove(&number),
+            };
+            if !in_place {
                 return Err(io::Error::other(format!("message {number} came back in place of {expected}")));
             }
-            progress.lost.fetch_add(number - expected, Ordering::AcqRel);
-            expected = number + 1;
+            missing.extend(expected..number);
+            expected = expected.max(number + 1);
             progress.echoed.fetch_add(1, Ordering::AcqRel);
             let now = Instant::now();
             let mut echo = progress.echo.lock().unwrap_or_else(PoisonError::into_inner);
