@@ -26,6 +26,9 @@ const MESSAGE: usize = size_of::<u64>();
 /// One message is sent in this time.
 const INTERVAL: Duration = Duration::from_millis(1);
 
+/// How long a datagram may come after the last one that was sent.
+const OVERTAKEN: Duration = Duration::from_millis(500);
+
 /// How long a connection may take to be set up, and outstanding messages to come back at the end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -213,7 +216,8 @@ fn exchange(mut wire: Wire, progress: &Progress) -> io::Result<()> {
         let stopping = progress.stop.load(Ordering::Acquire);
         if stopping {
             let since = *stopped_at.get_or_insert_with(Instant::now);
-            if (expected == next && missing.is_empty()) || since.elapsed() > PATIENCE {
+            let is_over = missing.is_empty() || since.elapsed() > OVERTAKEN;
+            if (expected == next && is_over) || since.elapsed() > PATIENCE {
                 return Ok(());
             }
         } else if Instant::now() >= due {
