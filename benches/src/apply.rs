@@ -128,7 +128,7 @@ pub struct Row {
     pub new_median_ms: f64,
     /// The longest.
     pub new_worst_ms: f64,
-    /// How long the sweep took that looked at all connections after the change: the median.
+    /// How long the sweep took that looked at connections after the change: the median.
     pub sweep_ms: f64,
 }
 

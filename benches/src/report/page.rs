@@ -51,7 +51,7 @@ const SUBJECTS: [(&str, &str, &str); 7] = [
         "apply",
         "An edit",
         "From an edited policy file to the last byte of an established connection that it forbids, and to the last new connection; with \
-         other connections in the kernel's table, and under pod events. The sweep looks at all of them afterwards; nothing waits for it. \
+         other connections in the kernel's table, and under pod events. The sweep looks at them afterwards; nothing waits for it. \
          The kernel's table bounds how many there can be.",
     ),
     ("memory", "Memory", "What the agent holds of a large cluster in a folder of manifests."),

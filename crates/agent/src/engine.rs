@@ -150,8 +150,9 @@ impl Engine {
             return self.sweeper.look().map(|swept| self.take(swept)).transpose();
         }
         if !self.unswept.is_empty() && Instant::now() >= self.rested {
-            self.sweeper.begin(current)?;
-            self.sweeping = Some(std::mem::take(&mut self.unswept));
+            let pods = std::mem::take(&mut self.unswept);
+            self.sweeper.begin(current, Some(pods.clone()))?;
+            self.sweeping = Some(pods);
         }
         Ok(None)
     }
@@ -162,7 +163,7 @@ impl Engine {
             // It followed an older snapshot, and is over before another begins.
             let _ = self.sweeper.wait();
         }
-        self.sweeper.begin(current)?;
+        self.sweeper.begin(current, None)?;
         self.unswept.clear();
         let swept = self.sweeper.wait();
         self.take(swept)

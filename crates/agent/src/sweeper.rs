@@ -1,8 +1,10 @@
-//! The thread that looks at all connections, so that the next change need not wait for it.
+//! The thread that looks at connections that exist, so that the next change need not wait for it.
 //!
 //! From: the engine, a snapshot that is in force. To: the engine, what became of the connections. One sweep at a time.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::{self, JoinHandle};
@@ -29,11 +31,14 @@ pub enum SweepError {
     Ended,
 }
 
+/// Under which snapshot whose connections are to be judged; without addresses all.
+type Order = (Arc<Snapshot>, Option<BTreeSet<IpAddr>>);
+
 /// See the module.
 #[derive(Debug)]
 pub struct Sweeper {
     /// `None` once it is told to end.
-    snapshots: Option<Sender<Arc<Snapshot>>>,
+    orders: Option<Sender<Order>>,
     reports: Receiver<Swept>,
     thread: Option<JoinHandle<()>>,
 }
@@ -41,29 +46,29 @@ pub struct Sweeper {
 impl Sweeper {
     /// Starts the thread, in the network namespace of this one.
     pub fn start(mut conntrack: Conntrack, marks: Marks) -> io::Result<Self> {
-        let (snapshots, inbox) = channel::<Arc<Snapshot>>();
+        let (orders, inbox) = channel::<Order>();
         let (outbox, reports) = channel();
         let work = move || {
-            for snapshot in inbox {
+            for (snapshot, of) in inbox {
                 // What the older rules let through is in the table of connections...
                 wait_for_packets_under_way();
-                // ... in which all are judged again.
+                // ... in which they are judged again.
                 let swept = LocalAddresses::read()
                     .map_err(SweepError::LocalAddresses)
-                    .and_then(|local| Ok(sweep(&mut conntrack, &snapshot, &marks, &local)?));
+                    .and_then(|local| Ok(sweep(&mut conntrack, &snapshot, &marks, &local, of.as_ref())?));
                 if outbox.send(swept).is_err() {
                     return;
                 }
             }
         };
         let thread = thread::Builder::new().name("sweeper".to_owned()).spawn(work)?;
-        Ok(Self { snapshots: Some(snapshots), reports, thread: Some(thread) })
+        Ok(Self { orders: Some(orders), reports, thread: Some(thread) })
     }
 
-    /// Has all connections judged under a snapshot. None may be under way.
-    pub fn begin(&self, snapshot: &Arc<Snapshot>) -> Result<(), SweepError> {
-        let snapshots = self.snapshots.as_ref().ok_or(SweepError::Ended)?;
-        snapshots.send(Arc::clone(snapshot)).map_err(|_| SweepError::Ended)
+    /// Has connections judged under a snapshot: all, or at least those of the pods at these addresses. No sweep may be under way.
+    pub fn begin(&self, snapshot: &Arc<Snapshot>, of: Option<BTreeSet<IpAddr>>) -> Result<(), SweepError> {
+        let orders = self.orders.as_ref().ok_or(SweepError::Ended)?;
+        orders.send((Arc::clone(snapshot), of)).map_err(|_| SweepError::Ended)
     }
 
     /// What the sweep under way came to, if it is over.
@@ -83,7 +88,7 @@ impl Sweeper {
 
 impl Drop for Sweeper {
     fn drop(&mut self) {
-        self.snapshots = None;
+        self.orders = None;
         if let Some(thread) = self.thread.take() {
             // What it could say would be nobody's to hear.
             let _ = thread.join();

@@ -4,12 +4,17 @@
 //! From: the kernel. To: the sweep. Invariant: only the bits under a change's mask change; entries are neither made nor
 //! deleted (a TCP flow whose entry is deleted comes back as a new connection).
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use nix::errno::Errno;
 
-use crate::netlink::{DUMP, Header, Messages, NetlinkError, REQUEST, Socket};
+use crate::netlink::{AttributeReader, DUMP, Header, Messages, NetlinkError, REQUEST, Socket};
 
 pub mod entry;
+mod filter;
 pub use entry::{Entry, Tuple};
+use filter::End;
 
 /// `NFNL_SUBSYS_CTNETLINK` in the high byte.
 const CTNETLINK: u16 = 1 << 8;
@@ -17,6 +22,8 @@ const CTNETLINK: u16 = 1 << 8;
 const CT_NEW: u16 = CTNETLINK;
 /// `IPCTNL_MSG_CT_GET`.
 const CT_GET: u16 = CTNETLINK | 1;
+/// `IPCTNL_MSG_CT_GET_STATS`.
+const CT_GET_STATS: u16 = CTNETLINK | 5;
 
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
@@ -26,17 +33,29 @@ const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_MARK_MASK: u16 = 21;
 
+const CTA_STATS_GLOBAL_ENTRIES: u16 = 1;
+const CTA_STATS_GLOBAL_MAX_ENTRIES: u16 = 2;
+
 /// Both families in one pass over the table.
 const ANY_FAMILY: u8 = 0;
 /// Changes are sent when they have grown to this many bytes, so a sweep needs no more memory for a large table. Below
 /// the kernel's default limit for one message to it (`net.core.wmem_default`, 208 KiB).
 const CHANGES: usize = 64 * 1024;
 
+/// Of more addresses than this, all entries are read.
+const FEW_ADDRESSES: usize = 4;
+/// Of an address two passes are made over the table, in which the kernel looks at each of its buckets and entries; it
+/// takes twelve times as long to write an entry down. With fewer entries than this for each address, one pass that
+/// writes all of them down is done sooner.
+const MANY_ENTRIES: usize = 10_000;
+
 /// A way to the table of connections of one network namespace.
 #[derive(Debug)]
 pub struct Conntrack {
     reader: Socket,
     writer: Writer,
+    /// Cleared where the kernel refuses to pass entries over.
+    filters: bool,
 }
 
 /// What becomes of an entry's mark: the bits under `mask` become `value`, the others stay.
@@ -78,21 +97,73 @@ impl Conntrack {
     /// The table of the calling thread's network namespace.
     pub fn open() -> Result<Self, ConntrackError> {
         let open = || Socket::open().map_err(ConntrackError::Read);
-        Ok(Self { reader: open()?, writer: Writer::new(open()?) })
+        Ok(Self { reader: open()?, writer: Writer::new(open()?), filters: true })
     }
 
     /// Hands every confirmed entry to `each`, and makes the changes that it asks for while the table
     /// is still being read. Connections that begin or end meanwhile may be missed; of those that live throughout, none is.
     pub fn visit(
         &mut self,
+        each: impl FnMut(&Entry<'_>) -> Option<MarkChange>,
+    ) -> Result<Visited, ConntrackError> {
+        self.pass(None, each)
+    }
+
+    /// [`Conntrack::visit`], for whom entries count that have one of `addresses` at an end of [`Entry::judged`]. Others are
+    /// handed over as well where that is done sooner, or where the kernel can't tell them apart (before 5.8); and one that has
+    /// two of them may be handed over twice, the second time with the mark that it has then.
+    pub fn visit_of(
+        &mut self,
+        addresses: &BTreeSet<IpAddr>,
         mut each: impl FnMut(&Entry<'_>) -> Option<MarkChange>,
     ) -> Result<Visited, ConntrackError> {
-        let Self { reader, writer } = self;
+        let is_worth_it = self.filters
+            && addresses.len() <= FEW_ADDRESSES
+            && self.entries()? as usize >= MANY_ENTRIES * addresses.len();
+        if !is_worth_it {
+            return self.pass(None, each);
+        }
+        let mut sum = Visited::default();
+        for end in addresses.iter().flat_map(|address| [End::Source(*address), End::Destination(*address)]) {
+            match self.pass(Some(end), &mut each) {
+                Ok(visited) => {
+                    sum.entries += visited.entries;
+                    sum.changed += visited.changed;
+                    sum.gone += visited.gone;
+                }
+                Err(ConntrackError::Read(NetlinkError::Refused { .. })) => {
+                    self.filters = false;
+                    return self.pass(None, each);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sum)
+    }
+
+    /// How many entries there are.
+    fn entries(&mut self) -> Result<u32, ConntrackError> {
+        let (entries, _) = statistics(&mut self.reader).map_err(ConntrackError::Read)?;
+        Ok(entries)
+    }
+
+    /// One pass over the table, or over the entries at an end.
+    fn pass(
+        &mut self,
+        end: Option<End>,
+        mut each: impl FnMut(&Entry<'_>) -> Option<MarkChange>,
+    ) -> Result<Visited, ConntrackError> {
+        let Self { reader, writer, .. } = self;
         writer.begin();
         let mut request = Messages::default();
         let sequence = reader.next_sequence();
-        let header = Header { kind: CT_GET, flags: REQUEST | DUMP, sequence, family: ANY_FAMILY };
-        request.push(header, |_| {});
+        let family = end.map_or(ANY_FAMILY, End::family);
+        let header = Header { kind: CT_GET, flags: REQUEST | DUMP, sequence, family };
+        request.push(header, |attributes| {
+            if let Some(end) = end {
+                end.write(attributes);
+            }
+        });
         let mut entries = 0;
         let mut failed = None;
         let read = reader.dump(request.as_bytes(), |message| {
@@ -110,6 +181,20 @@ impl Conntrack {
         failed.map_or(flushed, Err).map_err(ConntrackError::Change)?;
         Ok(Visited { entries, changed: writer.changed, gone: writer.gone })
     }
+}
+
+/// How many entries the table has, and the most there can be (since Linux 4.18).
+pub(crate) fn statistics(socket: &mut Socket) -> Result<(u32, u32), NetlinkError> {
+    let sequence = socket.next_sequence();
+    let mut request = Messages::default();
+    request.push(Header { kind: CT_GET_STATS, flags: REQUEST, sequence, family: ANY_FAMILY }, |_| {});
+    socket.ask(request.as_bytes(), sequence, |answer| {
+        let number = |kind| {
+            let (_, value) = AttributeReader::new(answer.attributes).find(|(k, _)| *k == kind)?;
+            Some(u32::from_be_bytes(value.try_into().ok()?))
+        };
+        Some((number(CTA_STATS_GLOBAL_ENTRIES)?, number(CTA_STATS_GLOBAL_MAX_ENTRIES)?))
+    })
 }
 
 /// Sends changes many at a time.

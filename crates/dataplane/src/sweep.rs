@@ -14,6 +14,8 @@
 //! pair a moment before. An allowed connection without it is judged, and recorded, at its next packet. REVOKED wins over
 //! ACCEPTED in the rules, so clearing REVOKED restores what was there before.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use policy::{Decision, Directions, Outcome, Reason, Snapshot, Verdict};
@@ -29,7 +31,7 @@ pub use under_way::wait_for_packets_under_way;
 /// What a sweep did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SweepReport {
-    /// Connections in the table.
+    /// Connections looked at: all, or those of the pods that it was about.
     pub entries: u64,
     /// Connections of pods that the snapshot judges.
     pub judged: u64,
@@ -46,17 +48,19 @@ pub struct SweepReport {
     pub elapsed: Duration,
 }
 
-/// Judges every connection under `snapshot`. `local` are the node's own addresses, read just before.
+/// Judges every connection under `snapshot`, or at least those of the pods at these addresses. `local` are the node's own
+/// addresses, read just before.
 pub fn sweep(
     conntrack: &mut Conntrack,
     snapshot: &Snapshot,
     marks: &Marks,
     local: &LocalAddresses,
+    of: Option<&BTreeSet<IpAddr>>,
 ) -> Result<SweepReport, ConntrackError> {
     let started = Instant::now();
     let revoked = marks.revoked().0;
     let mut report = SweepReport::default();
-    let visited = conntrack.visit(|entry| {
+    let each = |entry: &Entry<'_>| {
         let is_revoked = entry.mark & revoked != 0;
         let decision = judge(entry, snapshot, local);
         report.judged += u64::from(concerns_us(&decision));
@@ -75,7 +79,11 @@ pub fn sweep(
             }
             Standing::Allowed | Standing::Denied => None,
         }
-    })?;
+    };
+    let visited = match of {
+        Some(addresses) => conntrack.visit_of(addresses, each),
+        None => conntrack.visit(each),
+    }?;
     Ok(SweepReport { entries: visited.entries, gone: visited.gone, elapsed: started.elapsed(), ..report })
 }
 

@@ -3,19 +3,13 @@
 use nix::errno::Errno;
 
 use super::{Need, NeedState};
-use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
+use crate::conntrack::statistics;
+use crate::netlink::{self, Header, Messages, NetlinkError, Socket};
 use crate::queues::QueueRange;
 use crate::table::{self, Table, TableError};
 
-/// `NFNL_SUBSYS_CTNETLINK` in the high byte.
-const CONNTRACK: u16 = 1 << 8;
 /// `NFNL_SUBSYS_QUEUE` in the high byte.
 const QUEUE: u16 = 3 << 8;
-/// `IPCTNL_MSG_CT_GET_STATS`: how many connections are known, and how many can be (kernel 4.18 or later).
-const CONNTRACK_STATISTICS: u16 = CONNTRACK | 5;
-/// `CTA_STATS_GLOBAL_ENTRIES` and `CTA_STATS_GLOBAL_MAX_ENTRIES`.
-const ENTRIES: u16 = 1;
-const MAX_ENTRIES: u16 = 2;
 /// `NFQNL_MSG_CONFIG` with `NFQA_CFG_CMD`, command `NFQNL_CFG_CMD_PF_BIND`: without effect since kernel 3.8, answered
 /// if the subsystem is there.
 const QUEUE_CONFIG: u16 = QUEUE | 2;
@@ -59,7 +53,10 @@ pub(super) fn needs() -> Vec<Need> {
     }
     needs.push(Need { name: "nfnetlink_queue", state: nfnetlink_queue(ask_queue()) });
     needs.push(Need { name: "nfnetlink_log", state: nfnetlink_log(ask_log()) });
-    needs.push(Need { name: "conntrack", state: conntrack(ask_conntrack()) });
+    needs.push(Need {
+        name: "conntrack",
+        state: conntrack(Socket::open().and_then(|mut socket| statistics(&mut socket))),
+    });
     needs
 }
 
@@ -133,23 +130,6 @@ fn ask_log() -> Result<(), NetlinkError> {
     let flags = netlink::REQUEST | netlink::ACK;
     request.push(Header { kind: LOG_CONFIG, flags, sequence, family: 0 }, |_| {});
     socket.send_and_wait(request.as_bytes(), sequence)
-}
-
-/// Entries and the most entries there can be.
-fn ask_conntrack() -> Result<(u32, u32), NetlinkError> {
-    let mut socket = Socket::open()?;
-    let sequence = socket.next_sequence();
-    let mut request = Messages::default();
-    request.push(Header { kind: CONNTRACK_STATISTICS, flags: netlink::REQUEST, sequence, family: 0 }, |_| {});
-    socket.ask(request.as_bytes(), sequence, |answer| numbers(answer.attributes))
-}
-
-fn numbers(attributes: &[u8]) -> Option<(u32, u32)> {
-    let number = |kind| {
-        let (_, value) = AttributeReader::new(attributes).find(|(k, _)| *k == kind)?;
-        Some(u32::from_be_bytes(value.try_into().ok()?))
-    };
-    Some((number(ENTRIES)?, number(MAX_ENTRIES)?))
 }
 
 fn conntrack(answer: Result<(u32, u32), NetlinkError>) -> NeedState {

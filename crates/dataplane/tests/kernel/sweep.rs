@@ -1,6 +1,6 @@
 //! Connections that exist, judged again when policy changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dataplane::conntrack::Conntrack;
@@ -50,7 +50,7 @@ fn what_is_no_longer_allowed_is_revoked_and_what_is_allowed_again_restored() {
         let (marks, local) = (Marks::default(), LocalAddresses::default());
         let mut conntrack = Conntrack::open().unwrap();
 
-        let report = sweep(&mut conntrack, &snapshot, &marks, &local).unwrap();
+        let report = sweep(&mut conntrack, &snapshot, &marks, &local, None).unwrap();
         assert_eq!(untimed(report), SweepReport { entries: 5, judged: 5, revoked: 3, ..Default::default() });
         let expected = [
             (1, ACCEPTED | FOREIGN),
@@ -62,11 +62,11 @@ fn what_is_no_longer_allowed_is_revoked_and_what_is_allowed_again_restored() {
         ];
         assert_eq!(marks_by_port(), BTreeMap::from(expected));
 
-        let again = sweep(&mut conntrack, &snapshot, &marks, &local).unwrap();
+        let again = sweep(&mut conntrack, &snapshot, &marks, &local, None).unwrap();
         assert_eq!(untimed(again), SweepReport { entries: 5, judged: 5, ..Default::default() });
 
         let snapshot = compiler.apply([shop::policy(&[5000, 6000])]);
-        let report = sweep(&mut conntrack, &snapshot, &marks, &local).unwrap();
+        let report = sweep(&mut conntrack, &snapshot, &marks, &local, None).unwrap();
         assert_eq!(untimed(report), SweepReport { entries: 5, judged: 5, restored: 1, ..Default::default() });
         assert_eq!(marks_by_port()[&2], ACCEPTED | FOREIGN);
     });
@@ -82,7 +82,7 @@ fn the_pod_behind_a_service_is_judged_and_not_the_service() {
         ]);
         let (_, snapshot) = shop::open(&[5000]);
         let mut conntrack = Conntrack::open().unwrap();
-        sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default()).unwrap();
+        sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), None).unwrap();
         assert_eq!(marks_by_port(), BTreeMap::from([(1, 0), (2, REVOKED), (3, REVOKED)]));
     });
 }
@@ -103,7 +103,7 @@ fn the_nodes_own_connections_are_never_revoked() {
         let (_, snapshot) = shop::open(&[5000]);
         let local = LocalAddresses::read().unwrap();
         let mut conntrack = Conntrack::open().unwrap();
-        let report = sweep(&mut conntrack, &snapshot, &Marks::default(), &local).unwrap();
+        let report = sweep(&mut conntrack, &snapshot, &Marks::default(), &local, None).unwrap();
         assert_eq!((report.revoked, report.restored, report.unknown), (1, 1, 0));
         assert_eq!(marks_by_port(), BTreeMap::from([(1, 0), (2, 0), (3, 0), (4, 0), (5, REVOKED)]));
     });
@@ -121,7 +121,8 @@ fn connections_of_pods_not_known_yet_are_left_as_they_are() {
         ]);
         let (_, snapshot) = shop::open(&[5000]);
         let mut conntrack = Conntrack::open().unwrap();
-        let report = sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default()).unwrap();
+        let report =
+            sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), None).unwrap();
         assert_eq!((report.judged, report.unknown, report.revoked), (4, 3, 1));
         assert_eq!(marks_by_port(), BTreeMap::from([(1, ACCEPTED), (2, 0), (3, REVOKED), (4, REVOKED)]));
     });
@@ -133,9 +134,48 @@ fn connections_between_others_are_not_touched() {
         make([Made::udp(("192.0.2.9", 1), ("198.51.100.7", 80)).tcp().marked(FOREIGN)]);
         let (_, snapshot) = shop::open(&[5000]);
         let mut conntrack = Conntrack::open().unwrap();
-        let report = sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default()).unwrap();
+        let report =
+            sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), None).unwrap();
         assert_eq!(untimed(report), SweepReport { entries: 1, ..Default::default() });
         assert_eq!(marks_by_port(), BTreeMap::from([(1, FOREIGN)]));
+    });
+}
+
+#[test]
+fn in_a_large_table_the_connections_of_changed_pods_alone_are_read_and_none_of_them_is_missed() {
+    in_namespace(&[], || {
+        make((1..=40_000).map(|port| Made::udp(("203.0.113.7", port), (OTHER, 53)).marked(ACCEPTED)));
+        let service = ("10.96.0.10", 80);
+        let of_db = [
+            Made::udp((WEB, 60_001), (DB, 6000)).tcp(),
+            Made::udp((WEB, 60_002), service).sent_on_to((DB, 6000)),
+            Made::udp((OTHER, 60_003), service).tcp().sent_on_to((DB, 5000)).hidden_as((BRIDGE, 9)),
+            Made::udp((OTHER, 60_004), (DB, 5000)).in_zone(7),
+            Made::udp(("fd09::3", 60_005), ("fd09::2", 5000)).tcp(),
+            Made::udp((WEB, 60_006), (DB, 5000)).tcp(),
+            Made::udp((DB, 60_007), (OTHER, 7000)).marked(REVOKED),
+        ];
+        make(of_db);
+        make([Made::udp((OTHER, 60_008), (WEB, 80)).marked(REVOKED)]);
+        let (_, snapshot) = shop::open(&[5000]);
+        let mut conntrack = Conntrack::open().unwrap();
+        let db = BTreeSet::from([DB, "fd09::2"].map(|address| address.parse().unwrap()));
+        let mut sweep =
+            |of| sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), of).unwrap();
+
+        let report = sweep(Some(&db));
+        let expected = SweepReport { entries: 7, judged: 7, revoked: 5, restored: 1, ..Default::default() };
+        assert_eq!(untimed(report), expected);
+        let marks = marks_by_port();
+        let of = |port: u16| marks[&port];
+        assert_eq!([60_001, 60_002, 60_003, 60_004, 60_005].map(of), [REVOKED; 5]);
+        assert_eq!([60_006, 60_007].map(of), [0; 2]);
+        assert_eq!(of(60_008), REVOKED, "nobody asked about it");
+
+        let all = sweep(None);
+        let expected = SweepReport { entries: 40_008, judged: 40_008, restored: 1, ..Default::default() };
+        assert_eq!(untimed(all), expected);
+        eprintln!("of one pod {:?}, all {:?}", report.elapsed, all.elapsed);
     });
 }
 
@@ -171,7 +211,7 @@ fn a_hundred_thousand_connections_are_all_judged() {
         let all = u64::from(MANY);
         let mut timed = |what: &str, snapshot: &Snapshot| {
             let before = cpu_time();
-            let report = sweep(&mut conntrack, snapshot, &marks, &local).unwrap();
+            let report = sweep(&mut conntrack, snapshot, &marks, &local, None).unwrap();
             eprintln!("{what}: {:?}, {:?} of it at work", report.elapsed, cpu_time() - before);
             untimed(report)
         };

@@ -1,0 +1,61 @@
+//! What a dump of the table passes over: the kernel looks at an entry's addresses before it writes it down
+//! (`ctnetlink_filter_match`, since Linux 5.8). Older kernels don't know the attribute and write all down.
+
+use std::net::IpAddr;
+
+use super::entry::{CTA_IP_V4_SRC, CTA_IP_V6_SRC, CTA_TUPLE_IP};
+use super::{CTA_TUPLE_ORIG, CTA_TUPLE_REPLY};
+use crate::netlink::Attributes;
+
+const CTA_FILTER: u16 = 25;
+const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+/// `CTA_FILTER_F_CTA_IP_SRC`: of a tuple's fields the source counts.
+const SOURCE: u32 = 1;
+
+/// An end of connections as policy sees it (see [`Entry::judged`](super::Entry::judged)): either is the source of a tuple.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    /// From where the first packet came.
+    Source(IpAddr),
+    /// Where DNAT sent it: from there replies come.
+    Destination(IpAddr),
+}
+
+impl End {
+    /// The family that a request about it must have: `NFPROTO_`.
+    pub(super) fn family(self) -> u8 {
+        match self.address() {
+            IpAddr::V4(_) => libc::NFPROTO_IPV4 as u8,
+            IpAddr::V6(_) => libc::NFPROTO_IPV6 as u8,
+        }
+    }
+
+    /// Asks for the entries at this end.
+    pub(super) fn write(self, attributes: &mut Attributes<'_>) {
+        let (tuple, flags) = match self {
+            Self::Source(_) => (CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS),
+            Self::Destination(_) => (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS),
+        };
+        let ip = |attributes: &mut Attributes<'_>| {
+            match self.address() {
+                IpAddr::V4(address) => attributes.bytes(CTA_IP_V4_SRC, &address.octets()),
+                IpAddr::V6(address) => attributes.bytes(CTA_IP_V6_SRC, &address.octets()),
+            };
+        };
+        // Unlike other numbers of netfilter's in the machine's own order (`nla_get_u32`).
+        let fields = |attributes: &mut Attributes<'_>| {
+            attributes.bytes(flags, &SOURCE.to_ne_bytes());
+        };
+        let addresses = |attributes: &mut Attributes<'_>| {
+            attributes.nested(CTA_TUPLE_IP, ip);
+        };
+        attributes.nested(tuple, addresses).nested(CTA_FILTER, fields);
+    }
+
+    fn address(self) -> IpAddr {
+        match self {
+            Self::Source(address) | Self::Destination(address) => address,
+        }
+    }
+}
