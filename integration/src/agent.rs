@@ -162,9 +162,9 @@ impl Agent {
         Ok(values.iter().sum())
     }
 
-    /// The place after the last record that its audit log holds now.
+    /// The place after the last whole record that its audit log holds now.
     pub fn mark(&self) -> u64 {
-        fs::metadata(&self.audit_log).map_or(0, |metadata| metadata.len())
+        record::end(&self.audit_log).unwrap_or(0)
     }
 
     /// The records after a place in its audit log.

@@ -1,6 +1,7 @@
 //! The agent's audit log, read as anybody would read it: by its documented form alone.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
@@ -108,6 +109,20 @@ fn name(transport: Transport) -> &'static str {
         Transport::Udp => "UDP",
         Transport::Sctp => "SCTP",
     }
+}
+
+/// No record is longer.
+const LONGEST: u64 = 64 * 1024;
+
+/// The place after the last whole record of a log: the last line may be half written.
+pub fn end(log: &Path) -> io::Result<u64> {
+    let mut file = File::open(log)?;
+    let from = file.metadata()?.len().saturating_sub(LONGEST);
+    file.seek(SeekFrom::Start(from))?;
+    let mut tail = Vec::new();
+    file.read_to_end(&mut tail)?;
+    let whole = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at as u64 + 1);
+    Ok(from + whole)
 }
 
 /// The records of a log from its byte `from` on, and the place after the last whole line. Lines about lost records and
