@@ -117,9 +117,11 @@ impl Conntrack {
         addresses: &BTreeSet<IpAddr>,
         mut each: impl FnMut(&Entry<'_>) -> Option<MarkChange>,
     ) -> Result<Visited, ConntrackError> {
+        // A kernel that does not count them is older than the filter.
+        let are_many = |(entries, _)| entries as usize >= MANY_ENTRIES * addresses.len();
         let is_worth_it = self.filters
             && addresses.len() <= FEW_ADDRESSES
-            && self.entries()? as usize >= MANY_ENTRIES * addresses.len();
+            && statistics(&mut self.reader).is_ok_and(are_many);
         if !is_worth_it {
             return self.pass(None, each);
         }
@@ -139,12 +141,6 @@ impl Conntrack {
             }
         }
         Ok(sum)
-    }
-
-    /// How many entries there are.
-    fn entries(&mut self) -> Result<u32, ConntrackError> {
-        let (entries, _) = statistics(&mut self.reader).map_err(ConntrackError::Read)?;
-        Ok(entries)
     }
 
     /// One pass over the table, or over the entries at an end.

@@ -31,8 +31,8 @@ const ANSWER: Duration = Duration::from_secs(30);
 const WAITING: usize = 256;
 /// The longest message that the API takes, in bytes.
 const LONGEST_MESSAGE: usize = 1024;
-/// The longest name that is left when the version's part is added, in bytes.
-const LONGEST_NAME: usize = 200;
+/// What of an object's name goes into its Event's, in bytes: of the 253 that a name may have, a uid takes 36 and a version some 20.
+const LONGEST_NAME: usize = 190;
 
 /// See the module.
 pub(super) struct Reporter {
@@ -89,15 +89,14 @@ async fn create_all(clients: Clients, node: Arc<str>, mut objects: mpsc::Receive
 /// What is said.
 fn event(object: &Misunderstood, node: &str) -> Event {
     let Misunderstood { kind, name, uid, resource_version, .. } = object;
-    let mut hasher = DefaultHasher::new();
-    (uid, resource_version).hash(&mut hasher);
     let now = Time(Timestamp::now());
     // Where Events of objects without a namespace are.
     let namespace = if object.namespace.is_empty() { "default" } else { &object.namespace };
     let optional = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     Event {
         metadata: ObjectMeta {
-            name: Some(format!("{}.{:016x}", shortened(name, LONGEST_NAME), hasher.finish())),
+            // The same from agents of every version, so that one Event comes of it.
+            name: Some(format!("{}.{uid}.{resource_version}", beginning(name))),
             namespace: Some(namespace.to_owned()),
             ..ObjectMeta::default()
         },
@@ -123,6 +122,11 @@ fn event(object: &Misunderstood, node: &str) -> Event {
         reporting_instance: Some(node.to_owned()),
         ..Event::default()
     }
+}
+
+/// What of a name can stand in front of a dot.
+fn beginning(name: &str) -> &str {
+    shortened(name, LONGEST_NAME).trim_end_matches(['.', '-'])
 }
 
 /// At most `longest` bytes of a text.
@@ -158,6 +162,15 @@ mod tests {
         let name = |version: &str, node: &str| event(&policy(version), node).metadata.name;
         assert_eq!(name("7", "a"), name("7", "b"));
         assert_ne!(name("7", "a"), name("8", "a"));
+    }
+
+    #[test]
+    fn a_long_name_leaves_room_for_uid_and_version() {
+        let uid = "0f2c4b6a-7d1e-4c55-9a40-1f2e3d4c5b6a";
+        let name = format!("{}-{}", "a".repeat(LONGEST_NAME - 1), "b".repeat(60));
+        let event = event(&Misunderstood { name, uid: uid.into(), ..policy("18446744073709551615") }, "a");
+        let name = event.metadata.name.expect("a name");
+        assert!(name.len() <= 253 && name.contains(&format!("a.{uid}.1844")), "{name}");
     }
 
     #[test]
