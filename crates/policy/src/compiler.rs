@@ -16,6 +16,7 @@ pub(crate) mod selectors;
 pub(crate) mod vocabulary;
 
 use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -85,8 +86,7 @@ impl Compiler {
     pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Arc<Snapshot> {
         let mut touched = Touched::default();
         for change in changes {
-            self.note(&change, &mut touched);
-            self.inventory.apply(change);
+            self.take(change, &mut touched);
         }
         let pod_cidrs = self.scope.pod_cidrs(&self.inventory);
         touched.pod_cidrs = pod_cidrs != self.compiled.pod_cidrs();
@@ -101,17 +101,11 @@ impl Compiler {
         &self.inventory
     }
 
-    /// Brings the claims on addresses up to date with a change, and notes what it will touch once it is in the inventory.
-    fn note(&mut self, change: &Change, touched: &mut Touched) {
+    /// Brings the inventory and the claims on addresses up to date with a change, and notes what it touches.
+    fn take(&mut self, change: Change, touched: &mut Touched) {
         let Self { inventory, claims, .. } = self;
-        match change {
-            Change::Pod(pod) => {
-                let before = inventory.pods.get(&pod.name);
-                if before != Some(pod) {
-                    touched.addresses.extend(before.into_iter().flat_map(|pod| claims.leave_pod(pod)));
-                    touched.addresses.extend(claims.enter_pod(pod));
-                }
-            }
+        match &change {
+            Change::Pod(_) => {}
             Change::PodGone(name) => {
                 touched
                     .addresses
@@ -144,6 +138,25 @@ impl Compiler {
             }
             Change::PolicyGone(name) => drop(touched.policies.insert(name.clone())),
         }
+        match change {
+            Change::Pod(pod) => self.take_pod(pod, touched),
+            change => inventory.apply(change),
+        }
+    }
+
+    /// The same for a pod. Of these there are many, so their map is searched once.
+    fn take_pod(&mut self, pod: Pod, touched: &mut Touched) {
+        let Self { inventory, claims, .. } = self;
+        let pod = match inventory.pods.entry(pod.name.clone()) {
+            Entry::Occupied(before) if **before.get() == pod => return,
+            Entry::Occupied(mut before) => {
+                let pod = Arc::new(pod);
+                touched.addresses.extend(claims.leave_pod(&before.insert(Arc::clone(&pod))));
+                pod
+            }
+            Entry::Vacant(place) => Arc::clone(place.insert(Arc::new(pod))),
+        };
+        touched.addresses.extend(claims.enter_pod(&pod));
     }
 }
 

@@ -92,7 +92,7 @@ pub struct Inventory {
     /// By name.
     pub namespaces: BTreeMap<Arc<str>, Namespace>,
     /// By namespace and name.
-    pub pods: BTreeMap<PodName, Pod>,
+    pub pods: BTreeMap<PodName, Arc<Pod>>,
     /// By name.
     pub nodes: BTreeMap<Arc<str>, Node>,
     /// By kind, namespace and name.
@@ -105,7 +105,7 @@ impl Inventory {
         match change {
             Change::Namespace(namespace) => drop(self.namespaces.insert(namespace.name.clone(), namespace)),
             Change::NamespaceGone(name) => drop(self.namespaces.remove(&name)),
-            Change::Pod(pod) => drop(self.pods.insert(pod.name.clone(), pod)),
+            Change::Pod(pod) => drop(self.pods.insert(pod.name.clone(), Arc::new(pod))),
             Change::PodGone(name) => drop(self.pods.remove(&name)),
             Change::Node(node) => drop(self.nodes.insert(node.name.clone(), node)),
             Change::NodeGone(name) => drop(self.nodes.remove(&name)),

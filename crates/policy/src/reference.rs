@@ -274,7 +274,8 @@ fn pod_at(inventory: &Inventory, address: IpAddr) -> Option<&Pod> {
     inventory
         .pods
         .values()
-        .filter(|pod| !pod.host_network)
+        .map(Arc::as_ref)
+        .filter(|pod: &&Pod| !pod.host_network)
         // Every address counts, both families (semantics 26).
         .filter(|pod| pod.addresses.iter().any(|a| a.to_canonical() == address))
         .max_by_key(|pod| (pod.created, pod.name.clone()))

@@ -261,7 +261,7 @@ impl Snapshot {
 
     /// The pod that has this address (not finished, not hostNetwork; of several the newest).
     pub fn pod_at(&self, address: IpAddr) -> Option<&PodName> {
-        self.hosts.get(key_of(address))?.pod.as_ref().map(|pod| &*pod.name)
+        self.hosts.get(key_of(address))?.pod.as_ref().map(HostPod::name)
     }
 
     /// Addresses of the pods that this snapshot judges.

@@ -65,10 +65,10 @@ pub fn by(changes: &[Change], before: &Inventory, node: &str) -> Touched {
                 add(&mut selected_by(before.policies.get(name).into_iter(), before, node))
             }
             Change::Pod(pod) => {
-                let old = before.pods.get(&pod.name);
+                let old = before.pods.get(&pod.name).map(Arc::as_ref);
                 old == Some(pod) || add(&mut old.into_iter().chain([pod]))
             }
-            Change::PodGone(name) => add(&mut before.pods.get(name).into_iter()),
+            Change::PodGone(name) => add(&mut before.pods.get(name).map(Arc::as_ref).into_iter()),
             Change::Namespace(namespace) => {
                 let is_same = before.namespaces.get(&namespace.name) == Some(namespace);
                 is_same || add(&mut pods_in(&namespace.name, before))
@@ -85,7 +85,7 @@ pub fn by(changes: &[Change], before: &Inventory, node: &str) -> Touched {
 }
 
 fn pods_in<'a>(namespace: &'a str, inventory: &'a Inventory) -> impl Iterator<Item = &'a Pod> {
-    inventory.pods.values().filter(move |pod| &*pod.name.namespace == namespace)
+    inventory.pods.values().map(Arc::as_ref).filter(move |pod: &&Pod| &*pod.name.namespace == namespace)
 }
 
 /// The pods on `node` that ANY of the policies selects.
@@ -100,7 +100,7 @@ fn selected_by<'a>(
         Some(its) => **its == *node,
         None => pod.addresses.iter().any(|address| pod_cidrs.iter().any(|cidr| cidr.contains(address))),
     };
-    let here = inventory.pods.values().filter(is_here);
+    let here = inventory.pods.values().map(Arc::as_ref).filter(is_here);
     here.filter(move |pod| policies.clone().any(|policy| selects(policy, pod, inventory)))
 }
 

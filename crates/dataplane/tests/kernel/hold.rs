@@ -14,7 +14,7 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
-use policy::{Change, Compiler, Judgement, Node, Outcome, PodName, Published, Reason, Scope, Verdict};
+use policy::{Change, Compiler, Judgement, Node, Outcome, Pod, PodName, Published, Reason, Scope, Verdict};
 
 use crate::namespace::in_namespace;
 use crate::rules::{make_chains, queue_to};
@@ -48,7 +48,7 @@ impl Story {
         let mut compiler = Compiler::new(Scope::Node("node-a".into())).when_unsure(when_unsure);
         let inventory = first.inventory();
         let nodes = inventory.nodes.values().cloned().map(Change::Node);
-        let pods = inventory.pods.values().cloned().map(Change::Pod);
+        let pods = inventory.pods.values().map(|pod| Change::Pod(Pod::clone(pod)));
         let policies = inventory.policies.values().cloned().map(Change::Policy);
         let far = Node {
             name: "node-b".into(),

@@ -1,13 +1,14 @@
 //! Who claims which address. The owner of a claimed address is not decided here but wherever it is asked for, so that it
 //! comes back to an older claimant when a newer one goes (semantics 22).
 
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 
-use crate::inventory::{Inventory, Node, Pod};
+use crate::inventory::{Node, Pod};
 use crate::names::PodName;
 use crate::snapshot::hosts::{AddressKey, NodeId, key_of};
 
@@ -22,8 +23,8 @@ pub(crate) struct Claims {
 /// Nearly always one.
 #[derive(Debug)]
 enum PodClaims {
-    One(Arc<PodName>),
-    Several(Vec<Arc<PodName>>),
+    One(Arc<Pod>),
+    Several(Vec<Arc<Pod>>),
 }
 
 #[derive(Debug, Default)]
@@ -36,16 +37,12 @@ struct NodeClaims {
 
 impl Claims {
     /// Enters a pod's claims; returns the addresses that they touch.
-    pub(crate) fn enter_pod(&mut self, pod: &Pod) -> Vec<AddressKey> {
+    pub(crate) fn enter_pod(&mut self, pod: &Arc<Pod>) -> Vec<AddressKey> {
         let addresses = addresses_of(pod);
-        if addresses.is_empty() {
-            return addresses;
-        }
-        let name = Arc::new(pod.name.clone());
         for address in &addresses {
-            match self.pods.get_mut(address) {
-                None => drop(self.pods.insert(*address, PodClaims::One(Arc::clone(&name)))),
-                Some(claims) => claims.enter(&name),
+            match self.pods.entry(*address) {
+                Entry::Vacant(place) => drop(place.insert(PodClaims::One(Arc::clone(pod)))),
+                Entry::Occupied(mut claims) => claims.get_mut().enter(pod),
             }
         }
         addresses
@@ -94,19 +91,13 @@ impl Claims {
 
     /// The pod to which an address belongs: of those that claim it the newest, of equally old ones the last by name
     /// (semantics 22).
-    pub(crate) fn owner<'a>(
-        &self,
-        address: AddressKey,
-        inventory: &'a Inventory,
-    ) -> Option<(&Arc<PodName>, &'a Pod)> {
-        let claims: &[Arc<PodName>] = match self.pods.get(&address)? {
-            PodClaims::One(name) => std::slice::from_ref(name),
-            PodClaims::Several(names) => names,
-        };
-        claims
-            .iter()
-            .filter_map(|name| Some((name, inventory.pods.get(&**name)?)))
-            .max_by(|(_, a), (_, b)| (a.created, &a.name).cmp(&(b.created, &b.name)))
+    pub(crate) fn owner(&self, address: AddressKey) -> Option<&Arc<Pod>> {
+        match self.pods.get(&address)? {
+            PodClaims::One(pod) => Some(pod),
+            PodClaims::Several(pods) => {
+                pods.iter().max_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)))
+            }
+        }
     }
 
     /// The nodes whose own an address is. Where a pod has the address, only a node that reports it counts.
@@ -134,22 +125,20 @@ impl Claims {
 }
 
 impl PodClaims {
-    fn enter(&mut self, name: &Arc<PodName>) {
+    fn enter(&mut self, pod: &Arc<Pod>) {
         match self {
-            Self::One(one) if one == name => {}
-            Self::One(one) => *self = Self::Several(vec![Arc::clone(one), Arc::clone(name)]),
-            Self::Several(names) if names.contains(name) => {}
-            Self::Several(names) => names.push(Arc::clone(name)),
+            Self::One(one) => *self = Self::Several(vec![Arc::clone(one), Arc::clone(pod)]),
+            Self::Several(pods) => pods.push(Arc::clone(pod)),
         }
     }
 
     /// Whether nobody is left.
     fn leave(&mut self, name: &PodName) -> bool {
         match self {
-            Self::One(one) => **one == *name,
-            Self::Several(names) => {
-                names.retain(|claimant| **claimant != *name);
-                names.is_empty()
+            Self::One(one) => one.name == *name,
+            Self::Several(pods) => {
+                pods.retain(|pod| pod.name != *name);
+                pods.is_empty()
             }
         }
     }

@@ -93,8 +93,11 @@ impl Compiled {
         };
         let changed_subjects = self.update_policies(inventory, &touched);
         self.update_namespaces(inventory, &mut touched);
-        for address in &touched.addresses {
-            self.update_host(*address, scope, inventory, claims);
+        // Neighbours one after the other: they are kept together.
+        let mut addresses: Vec<AddressKey> = touched.addresses.into_iter().collect();
+        addresses.sort_unstable();
+        for address in addresses {
+            self.update_host(address, scope, inventory, claims);
         }
         self.update_classes();
         self.detach(&changed_subjects);
@@ -225,12 +228,12 @@ impl Compiled {
 
     /// Brings what is known of an address up to date.
     fn update_host(&mut self, key: AddressKey, scope: &Scope, inventory: &Inventory, claims: &mut Claims) {
-        let pod = claims.owner(key, inventory).map(|(name, pod)| (Arc::clone(name), pod));
-        let pod = pod.map(|(name, pod)| {
-            let class = self.classes.of_pod(&self.vocabulary, inventory, pod);
+        let pod = claims.owner(key).map(Arc::clone).map(|pod| {
+            let class = self.classes.of_pod(&self.vocabulary, inventory, &pod);
             let node = pod.node.as_ref().map(|node| claims.node_id(node));
-            let ports = self.share_ports(self.vocabulary.resolved_ports(pod));
-            HostPod::new(name, class, scope.judges(pod, &self.pod_cidrs), node, ports)
+            let ports = self.share_ports(self.vocabulary.resolved_ports(&pod));
+            let judged = scope.judges(&pod, &self.pod_cidrs);
+            HostPod::new(pod, class, judged, node, ports)
         });
         let host = Host { nodes: claims.nodes(key, pod.is_some()), pod };
         let before =

@@ -178,7 +178,7 @@ impl Growth {
     ) -> Addresses {
         let sets = self.sets.len();
         let [ipv4, ipv6] =
-            addresses::compile(&blocks, &everyone, sets, |held| self.ports_of(ports, held.to_vec()));
+            addresses::compile(&blocks, &everyone, sets, |held| self.ports_of(ports, held));
         Addresses { ipv4, ipv6, everyone: self.ports_of(ports, everyone) }
     }
 
@@ -231,8 +231,10 @@ impl Growth {
     /// The ports of these rules, compiled if they are not yet.
     fn ports_of(&mut self, ports: &mut PortTable, mut rules: Vec<(RuleIndex, SetIndex)>) -> PortsId {
         rules.sort_unstable();
-        let mut seen = FxHashSet::default();
-        rules.retain(|(_, set)| seen.insert(*set));
+        if rules.len() > 1 {
+            let mut seen = FxHashSet::default();
+            rules.retain(|(_, set)| seen.insert(*set));
+        }
         if let Some(id) = self.known.get(&rules[..]) {
             return *id;
         }

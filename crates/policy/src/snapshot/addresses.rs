@@ -30,7 +30,7 @@ pub(crate) fn compile(
     blocks: &[Block<'_>],
     everyone: &[(RuleIndex, SetIndex)],
     sets: usize,
-    mut ports: impl FnMut(&[(RuleIndex, SetIndex)]) -> PortsId,
+    mut ports: impl FnMut(Vec<(RuleIndex, SetIndex)>) -> PortsId,
 ) -> [Option<Trie>; 2] {
     [false, true].map(|ipv6| {
         let blocks: Vec<Block<'_>> =
@@ -43,7 +43,9 @@ pub(crate) fn compile(
             walk.active.enter(*rule, *set);
         }
         let root = if ipv6 { IpNet::V6(Ipv6Net::default()) } else { IpNet::V4(Ipv4Net::default()) };
-        let prefixes: BTreeSet<IpNet> = walk.edges.keys().copied().chain([root]).collect();
+        let mut prefixes: Vec<IpNet> = walk.edges.keys().copied().chain([root]).collect();
+        prefixes.sort_unstable();
+        prefixes.dedup();
         // `IpNet` sorts by address and then by length: outer prefixes come before what is inside them.
         let mut around: Vec<IpNet> = Vec::new();
         let mut values = Vec::new();
@@ -55,7 +57,7 @@ pub(crate) fn compile(
             }
             walk.enter(&prefix);
             around.push(prefix);
-            values.push((prefix, ports(&walk.active.first_of_each_set())));
+            values.push((prefix, ports(walk.active.first_of_each_set())));
         }
         Some(Trie::new(&values))
     })

@@ -8,6 +8,7 @@ mod pages;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::inventory::Pod;
 use crate::names::PodName;
 use crate::snapshot::hosts::pages::Pages;
 use crate::snapshot::ports::ResolvedPorts;
@@ -62,7 +63,7 @@ pub(crate) struct Host {
 /// A pod behind an address.
 #[derive(Clone, Debug)]
 pub(crate) struct HostPod {
-    pub name: Arc<PodName>,
+    pod: Arc<Pod>,
     /// The class, and in the lowest bit whether this snapshot judges the pod.
     class_and_judged: u32,
     /// Its node, or [`NO_NODE`].
@@ -151,14 +152,19 @@ impl Host {
 impl HostPod {
     /// A pod of a class below 2^31.
     pub(crate) fn new(
-        name: Arc<PodName>,
+        pod: Arc<Pod>,
         class: ClassId,
         judged: bool,
         node: Option<NodeId>,
         ports: ResolvedPorts,
     ) -> Self {
         let class_and_judged = class << 1 | u32::from(judged);
-        Self { name, class_and_judged, node: node.unwrap_or(NO_NODE), ports }
+        Self { pod, class_and_judged, node: node.unwrap_or(NO_NODE), ports }
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &PodName {
+        &self.pod.name
     }
 
     /// The class of its pod.
@@ -183,15 +189,24 @@ impl HostPod {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::labels::Labels;
 
     fn host(name: &str) -> Host {
-        let name = Arc::new(PodName::new("web", name));
-        Host { pod: Some(HostPod::new(name, 5, true, None, None)), nodes: None }
+        let pod = Pod {
+            name: PodName::new("web", name),
+            labels: Labels::none(),
+            addresses: Vec::new(),
+            ports: Vec::new(),
+            node: None,
+            host_network: false,
+            created: 0,
+        };
+        Host { pod: Some(HostPod::new(Arc::new(pod), 5, true, None, None)), nodes: None }
     }
 
     fn name_at(hosts: &Hosts, address: &str) -> Option<String> {
         let host = hosts.get(key_of(address.parse().unwrap()))?;
-        host.pod.as_ref().map(|pod| pod.name.name.to_string())
+        host.pod.as_ref().map(|pod| pod.name().name.to_string())
     }
 
     #[test]

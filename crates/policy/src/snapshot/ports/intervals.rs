@@ -72,6 +72,10 @@ impl Intervals {
                 break; // Nothing after this rule can be first anywhere.
             }
         }
+        // Most peers have a rule of their own, or none for a protocol.
+        if segments.len() <= 1 {
+            return Self { portless, starts: starts_of_one(segments.first().copied()) };
+        }
         let mut bounds: Vec<u32> =
             segments.iter().flat_map(|(_, from, to)| [*from, *to]).chain([0]).collect();
         bounds.sort_unstable();
@@ -137,6 +141,15 @@ impl Intervals {
     }
 }
 
+/// The intervals of one segment: a rule, its first port, and the one after its last.
+fn starts_of_one(segment: Option<(RuleIndex, u32, u32)>) -> Vec<(u16, RuleIndex)> {
+    let Some((rule, from, to)) = segment else { return vec![(0, NO_RULE)] };
+    let before = (from > 0).then_some((0, NO_RULE));
+    let starts = [before, Some((from, rule)), Some((to, NO_RULE))].into_iter().flatten();
+    // Past the last port there is nothing to look up.
+    starts.filter_map(|(start, rule)| Some((u16::try_from(start).ok()?, rule))).collect()
+}
+
 /// The end of a chain of shortcuts, halving the way for whoever comes next.
 fn follow(next: &mut [usize], mut at: usize) -> usize {
     while next[at] != at {
@@ -173,6 +186,21 @@ mod tests {
         // All in one block, and the last port alone.
         check((0..FEW as u16 + 1).map(|start| (start, 5 + u32::from(start))).collect());
         check((0..FEW as u16).chain([u16::MAX]).map(|start| (start, 5 + u32::from(start))).collect());
+    }
+
+    #[test]
+    fn a_range_of_one_rule_is_found_from_end_to_end() {
+        let last = u16::MAX;
+        for (first, to) in [(0, 0), (0, 79), (80, 80), (80, last - 1), (80, last), (last, last), (0, last)] {
+            let range = PortRange { protocol: None, first, last: to, portless: false };
+            let intervals = Intervals::compile([(7, range)].into_iter());
+            let rule = |port| intervals.starts.iter().rfind(|(start, _)| *start <= port).unwrap().1;
+            for port in [0, 1, 79, 80, 81, last - 1, last] {
+                let expected = if (first..=to).contains(&port) { 7 } else { NO_RULE };
+                assert_eq!(rule(port), expected, "port {port} of {first}-{to}");
+            }
+        }
+        assert_eq!(Intervals::compile(std::iter::empty()).starts, [(0, NO_RULE)]);
     }
 
     proptest! {
