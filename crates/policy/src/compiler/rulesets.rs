@@ -177,8 +177,7 @@ impl Growth {
         ByAddress { blocks, everyone, .. }: ByAddress<'_>,
     ) -> Addresses {
         let sets = self.sets.len();
-        let [ipv4, ipv6] =
-            addresses::compile(&blocks, &everyone, sets, |held| self.ports_of(ports, held));
+        let [ipv4, ipv6] = addresses::compile(&blocks, &everyone, sets, |held| self.ports_of(ports, held));
         Addresses { ipv4, ipv6, everyone: self.ports_of(ports, everyone) }
     }
 
