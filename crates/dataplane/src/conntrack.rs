@@ -42,10 +42,10 @@ const ANY_FAMILY: u8 = 0;
 /// the kernel's default limit for one message to it (`net.core.wmem_default`, 208 KiB).
 const CHANGES: usize = 64 * 1024;
 
-/// Of more addresses than this, all entries are read.
-const FEW_ADDRESSES: usize = 4;
+/// Of more addresses than this, all entries are read: those of one pod, in both families.
+const FEW_ADDRESSES: usize = 2;
 /// Of an address two passes are made over the table, in which the kernel looks at each of its buckets and entries; it
-/// takes twelve times as long to write an entry down. With fewer entries than this for each address, one pass that
+/// takes six to nine times as long to write an entry down. With fewer entries than this for each address, one pass that
 /// writes all of them down is done sooner.
 const MANY_ENTRIES: usize = 10_000;
 
