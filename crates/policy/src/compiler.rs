@@ -16,7 +16,7 @@ pub(crate) mod selectors;
 pub(crate) mod vocabulary;
 
 use std::collections::BTreeSet;
-use std::collections::btree_map::Entry;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use ipnet::IpNet;

@@ -2,7 +2,7 @@
 //!
 //! From: a source (`cluster`), as [`Change`]s. To: the compiler. Invariant: each object appears once under its name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -91,8 +91,9 @@ pub enum Change {
 pub struct Inventory {
     /// By name.
     pub namespaces: BTreeMap<Arc<str>, Namespace>,
-    /// By namespace and name.
-    pub pods: BTreeMap<PodName, Arc<Pod>>,
+    /// By namespace and name, in no order: of all objects these are the most, and a map that sorted them would take longer than all
+    /// else that is done with one.
+    pub pods: HashMap<PodName, Arc<Pod>>,
     /// By name.
     pub nodes: BTreeMap<Arc<str>, Node>,
     /// By kind, namespace and name.
@@ -100,6 +101,11 @@ pub struct Inventory {
 }
 
 impl Inventory {
+    /// The pods of one namespace, in no order. Looks at all there are.
+    pub fn pods_in(&self, namespace: &str) -> impl Iterator<Item = &Pod> {
+        self.pods.values().map(Arc::as_ref).filter(move |pod: &&Pod| &*pod.name.namespace == namespace)
+    }
+
     /// Brings the inventory up to date with one change.
     pub fn apply(&mut self, change: Change) {
         match change {

@@ -23,7 +23,7 @@ use crate::explanation::{Explanation, NearestMiss, RuleName};
 use crate::names::{Generation, PodName, PolicyName};
 use crate::packet::Packet;
 use crate::snapshot::cluster_cidrs::ClusterCidrs;
-use crate::snapshot::hosts::{Host, HostPod, Hosts, NodeId, key_of};
+use crate::snapshot::hosts::{AddressKey, Host, HostPod, Hosts, NodeId, key_of};
 use crate::snapshot::ports::Target;
 use crate::snapshot::ruleset::{PeerFacts, Ruleset, Rulesets};
 use crate::spec::PolicySpec;
@@ -113,7 +113,7 @@ impl Snapshot {
             };
         }
         // A pod always reaches its own address (semantics 21).
-        if packet.source() == packet.destination() {
+        if ends.source_key == ends.destination_key {
             return Decision::both(Outcome::allow(Reason::OwnAddress));
         }
         let egress = self.judge_side(packet.source(), ends.source, |rulesets| {
@@ -158,7 +158,7 @@ impl Snapshot {
         direction: Direction,
         peer_is_known: bool,
     ) -> Outcome {
-        let (peer, target) = (ends.peer(packet, direction), ends.target(packet));
+        let (peer, target) = (ends.peer(direction), ends.target(packet));
         let outcome = ruleset.judge(peer, target);
         let unsure = outcome.verdict == Verdict::Deny
             && !peer_is_known
@@ -169,7 +169,7 @@ impl Snapshot {
 
     /// Whether an address belongs to a pod of the cluster that is not known (yet): it is in the pod CIDRs of ANY node, no pod
     /// is known to have it, and it is no node's own. Flannel gives each node two addresses of its pod CIDR.
-    fn is_unknown_peer(&self, address: IpAddr, host: Option<&Host>) -> bool {
+    fn is_unknown_peer(&self, address: AddressKey, host: Option<&Host>) -> bool {
         host.is_none() && self.cluster_cidrs.contains(address)
     }
 
@@ -195,10 +195,9 @@ impl Snapshot {
 
     #[inline]
     fn ends(&self, packet: &Packet) -> Ends<'_> {
-        Ends {
-            source: self.hosts.get(key_of(packet.source())),
-            destination: self.hosts.get(key_of(packet.destination())),
-        }
+        let (source_key, destination_key) = (key_of(packet.source()), key_of(packet.destination()));
+        let (source, destination) = (self.hosts.get(source_key), self.hosts.get(destination_key));
+        Ends { source_key, destination_key, source, destination }
     }
 
     /// Says in words why `decision` came out for `packet` in `direction`. `decision` must be this snapshot's own.
@@ -224,7 +223,7 @@ impl Snapshot {
     fn explain_denial(&self, packet: &Packet, explanation: &mut Explanation) {
         let ends = self.ends(packet);
         let Some(ruleset) = self.ruleset(&ends, explanation.direction) else { return };
-        let (peer, target) = (ends.peer(packet, explanation.direction), ends.target(packet));
+        let (peer, target) = (ends.peer(explanation.direction), ends.target(packet));
         if let Reason::Rule(rule) = ruleset.judge(peer, target).reason {
             explanation.rule = self.rule_name(rule);
             return;
@@ -304,6 +303,8 @@ impl fmt::Debug for Snapshot {
 
 /// Who is at either end of a packet.
 struct Ends<'a> {
+    source_key: AddressKey,
+    destination_key: AddressKey,
     source: Option<&'a Host>,
     destination: Option<&'a Host>,
 }
@@ -311,10 +312,10 @@ struct Ends<'a> {
 impl Ends<'_> {
     /// The other end, as seen in `direction`.
     #[inline]
-    fn peer(&self, packet: &Packet, direction: Direction) -> PeerFacts {
+    fn peer(&self, direction: Direction) -> PeerFacts {
         let address = match direction {
-            Direction::Ingress => packet.source(),
-            Direction::Egress => packet.destination(),
+            Direction::Ingress => self.source_key,
+            Direction::Egress => self.destination_key,
         };
         PeerFacts {
             address,

@@ -71,9 +71,9 @@ pub fn by(changes: &[Change], before: &Inventory, node: &str) -> Touched {
             Change::PodGone(name) => add(&mut before.pods.get(name).map(Arc::as_ref).into_iter()),
             Change::Namespace(namespace) => {
                 let is_same = before.namespaces.get(&namespace.name) == Some(namespace);
-                is_same || add(&mut pods_in(&namespace.name, before))
+                is_same || add(&mut before.pods_in(&namespace.name))
             }
-            Change::NamespaceGone(name) => add(&mut pods_in(name, before)),
+            Change::NamespaceGone(name) => add(&mut before.pods_in(name)),
             Change::Node(node) => before.nodes.get(&node.name) == Some(node),
             Change::NodeGone(_) => false,
         };
@@ -82,10 +82,6 @@ pub fn by(changes: &[Change], before: &Inventory, node: &str) -> Touched {
         }
     }
     Touched::Pods(touched)
-}
-
-fn pods_in<'a>(namespace: &'a str, inventory: &'a Inventory) -> impl Iterator<Item = &'a Pod> {
-    inventory.pods.values().map(Arc::as_ref).filter(move |pod: &&Pod| &*pod.name.namespace == namespace)
 }
 
 /// The pods on `node` that ANY of the policies selects.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -17,7 +16,7 @@ use crate::compiler::vocabulary::Vocabulary;
 use crate::compiler::{Scope, Touched};
 use crate::decision::Verdict;
 use crate::inventory::Inventory;
-use crate::names::{Generation, PodName, PolicyName};
+use crate::names::{Generation, PolicyName};
 use crate::snapshot::cluster_cidrs::ClusterCidrs;
 use crate::snapshot::hosts::{AddressKey, Host, HostPod, Hosts, NodeId, address_of, key_of};
 use crate::snapshot::ports::{ResolvedPort, ResolvedPorts};
@@ -96,9 +95,9 @@ impl Compiled {
         // Neighbours one after the other: they are kept together.
         let mut addresses: Vec<AddressKey> = touched.addresses.into_iter().collect();
         addresses.sort_unstable();
-        for address in addresses {
-            self.update_host(address, scope, inventory, claims);
-        }
+        let hosts =
+            addresses.into_iter().map(|key| (key, self.host(key, scope, inventory, claims))).collect();
+        self.hosts.update(hosts);
         self.update_classes();
         self.detach(&changed_subjects);
         self.build_wanted();
@@ -212,22 +211,14 @@ impl Compiled {
     fn update_namespaces(&mut self, inventory: &Inventory, touched: &mut Touched) {
         for namespace in &touched.namespaces {
             if self.classes.namespace_changed(&self.vocabulary, inventory, namespace) {
-                let first = PodName { namespace: Arc::clone(namespace), name: Arc::from("") };
-                let pods = inventory
-                    .pods
-                    .range((Bound::Included(first), Bound::Unbounded))
-                    .take_while(|(name, _)| name.namespace == *namespace);
-                for (_, pod) in pods {
-                    touched
-                        .addresses
-                        .extend(pod.addresses.iter().map(|address| key_of(address.to_canonical())));
-                }
+                let addresses = inventory.pods_in(namespace).flat_map(|pod| &pod.addresses);
+                touched.addresses.extend(addresses.map(|address| key_of(address.to_canonical())));
             }
         }
     }
 
-    /// Brings what is known of an address up to date.
-    fn update_host(&mut self, key: AddressKey, scope: &Scope, inventory: &Inventory, claims: &mut Claims) {
+    /// Who has an address now. The classes, and which addresses are judged, are brought up to date with it.
+    fn host(&mut self, key: AddressKey, scope: &Scope, inventory: &Inventory, claims: &mut Claims) -> Host {
         let pod = claims.owner(key).map(Arc::clone).map(|pod| {
             let class = self.classes.of_pod(&self.vocabulary, inventory, &pod);
             let node = pod.node.as_ref().map(|node| claims.node_id(node));
@@ -259,11 +250,7 @@ impl Compiled {
         } else if is_judged && !was_judged {
             self.judged.insert(address_of(key));
         }
-        if host.pod.is_none() && host.nodes.is_none() {
-            self.hosts.remove(key);
-        } else {
-            self.hosts.insert(key, host);
-        }
+        host
     }
 
     fn share_ports(&mut self, ports: ResolvedPorts) -> ResolvedPorts {

@@ -177,8 +177,8 @@ impl Growth {
         ByAddress { blocks, everyone, .. }: ByAddress<'_>,
     ) -> Addresses {
         let sets = self.sets.len();
-        let [ipv4, ipv6] = addresses::compile(&blocks, &everyone, sets, |held| self.ports_of(ports, held));
-        Addresses { ipv4, ipv6, everyone: self.ports_of(ports, everyone) }
+        let tries = addresses::compile(&blocks, &everyone, sets, |held| self.ports_of(ports, held));
+        Addresses { tries, everyone: self.ports_of(ports, everyone) }
     }
 
     /// Moves rules that choose every pod there can be out of `by_selector`, so that no class needs an entry for them.

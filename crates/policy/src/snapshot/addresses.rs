@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rustc_hash::FxHashMap;
 
 use crate::snapshot::ports::{PortsId, RuleIndex};
-use crate::snapshot::trie::Trie;
+use crate::snapshot::trie::{Trie, Tries};
 use crate::spec::IpBlock;
 
 /// Which of a ruleset's distinct port sets a rule has.
@@ -31,8 +31,8 @@ pub(crate) fn compile(
     everyone: &[(RuleIndex, SetIndex)],
     sets: usize,
     mut ports: impl FnMut(Vec<(RuleIndex, SetIndex)>) -> PortsId,
-) -> [Option<Trie>; 2] {
-    [false, true].map(|ipv6| {
+) -> Tries {
+    let [ipv4, ipv6] = [false, true].map(|ipv6| {
         let blocks: Vec<Block<'_>> =
             blocks.iter().filter(|block| is_ipv6(&block.block.cidr) == ipv6).copied().collect();
         if blocks.is_empty() {
@@ -60,7 +60,8 @@ pub(crate) fn compile(
             values.push((prefix, ports(walk.active.first_of_each_set())));
         }
         Some(Trie::new(&values))
-    })
+    });
+    Tries { ipv4, ipv6 }
 }
 
 fn is_ipv6(net: &IpNet) -> bool {

@@ -1,19 +1,17 @@
 //! The pod CIDRs of all nodes: whether an address that no known pod has is one that pods are given.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::snapshot::trie::Trie;
+use crate::snapshot::hosts::AddressKey;
+use crate::snapshot::trie::{Trie, Tries};
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ClusterCidrs {
-    /// 1 inside of a CIDR and 0 outside; `None` if there is none of the family.
-    ipv4: Option<Trie>,
-    /// Likewise.
-    ipv6: Option<Trie>,
+    /// 1 inside of a CIDR and 0 outside.
+    tries: Tries,
 }
 
 impl ClusterCidrs {
@@ -21,14 +19,14 @@ impl ClusterCidrs {
     pub(crate) fn new<'a>(cidrs: impl IntoIterator<Item = &'a IpNet>) -> Self {
         let cidrs: BTreeSet<IpNet> = cidrs.into_iter().map(IpNet::trunc).collect();
         let (ipv4, ipv6) = cidrs.into_iter().partition(|cidr| cidr.addr().is_ipv4());
-        Self { ipv4: trie(Ipv4Net::default().into(), ipv4), ipv6: trie(Ipv6Net::default().into(), ipv6) }
+        let ipv4 = trie(Ipv4Net::default().into(), ipv4);
+        Self { tries: Tries { ipv4, ipv6: trie(Ipv6Net::default().into(), ipv6) } }
     }
 
     /// Whether ANY of the CIDRs holds `address`.
     #[inline]
-    pub(crate) fn contains(&self, address: IpAddr) -> bool {
-        let trie = if address.is_ipv4() { &self.ipv4 } else { &self.ipv6 };
-        trie.as_ref().is_some_and(|trie| trie.longest_prefix(address) == 1)
+    pub(crate) fn contains(&self, address: AddressKey) -> bool {
+        self.tries.longest_prefix(address) == Some(1)
     }
 }
 
@@ -42,6 +40,7 @@ fn trie(everything: IpNet, cidrs: BTreeSet<IpNet>) -> Option<Trie> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::hosts::key_of;
 
     #[track_caller]
     fn holds(cidrs: &[&str], inside: &[&str], outside: &[&str]) {
@@ -49,7 +48,11 @@ mod tests {
         let cluster = ClusterCidrs::new(&cidrs);
         for (addresses, expected) in [(inside, true), (outside, false)] {
             for address in addresses {
-                assert_eq!(cluster.contains(address.parse().unwrap()), expected, "{address} in {cidrs:?}");
+                assert_eq!(
+                    cluster.contains(key_of(address.parse().unwrap())),
+                    expected,
+                    "{address} in {cidrs:?}"
+                );
             }
         }
     }

@@ -29,6 +29,12 @@ pub(crate) fn key_of(address: IpAddr) -> AddressKey {
     }
 }
 
+/// Whether the address kept at `key` is one of IPv4.
+#[inline]
+pub(crate) fn is_ipv4(key: AddressKey) -> bool {
+    key >> 32 == 0xffff
+}
+
 /// The canonical address kept at `key`.
 pub(crate) fn address_of(key: AddressKey) -> IpAddr {
     IpAddr::V6(key.into()).to_canonical()
@@ -42,7 +48,7 @@ pub(crate) struct Hosts {
 }
 
 /// Neighbours.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Page {
     /// Which of the 64 addresses are there.
     present: u64,
@@ -84,24 +90,22 @@ impl Hosts {
         if page.present & bit == 0 { None } else { page.hosts.get(page.place(bit)) }
     }
 
-    /// Says who has an address.
-    pub(crate) fn insert(&mut self, key: AddressKey, host: Host) {
-        let bit = bit_of(key);
-        match self.pages.get_mut(key >> 6) {
-            None => self.pages.insert(key >> 6, Page { present: bit, hosts: Arc::from([host]) }),
-            Some(page) => page.replace(bit, Some(host)),
-        }
-    }
-
-    /// Says that nobody has an address.
-    pub(crate) fn remove(&mut self, key: AddressKey) {
-        let bit = bit_of(key);
-        let Some(page) = self.pages.get_mut(key >> 6).filter(|page| page.present & bit != 0) else {
-            return;
-        };
-        page.replace(bit, None);
-        if page.present == 0 {
-            self.pages.remove(key >> 6);
+    /// Says who has each of these addresses now: none twice, and neighbours one after the other.
+    pub(crate) fn update(&mut self, mut hosts: Vec<(AddressKey, Host)>) {
+        for of_page in hosts.chunk_by_mut(|(one, _), (next, _)| one >> 6 == next >> 6) {
+            let number = of_page[0].0 >> 6;
+            if let Some(page) = self.pages.get_mut(number) {
+                page.update(of_page);
+                if page.present == 0 {
+                    self.pages.remove(number);
+                }
+            } else {
+                let mut page = Page::default();
+                page.update(of_page);
+                if page.present != 0 {
+                    self.pages.insert(number, page);
+                }
+            }
         }
     }
 }
@@ -113,23 +117,29 @@ impl Page {
         (self.present & (bit - 1)).count_ones() as usize
     }
 
-    /// Puts `host` where `bit` is, or nothing.
-    fn replace(&mut self, bit: u64, host: Option<Host>) {
-        let place = self.place(bit);
-        let after = place + usize::from(self.present & bit != 0);
-        self.present = if host.is_some() { self.present | bit } else { self.present & !bit };
-        self.hosts = match Arc::get_mut(&mut self.hosts) {
+    /// Puts each of these hosts where its address belongs, in ascending order.
+    fn update(&mut self, updates: &mut [(AddressKey, Host)]) {
+        let before: Vec<Host> = match Arc::get_mut(&mut self.hosts) {
             // No snapshot shares the page: its hosts can move.
-            Some(hosts) => {
-                let (before, after) = hosts.split_at_mut(after);
-                let before = before[..place].iter_mut().map(std::mem::take);
-                before.chain(host).chain(after.iter_mut().map(std::mem::take)).collect()
-            }
-            None => {
-                let (before, after) = (&self.hosts[..place], &self.hosts[after..]);
-                before.iter().cloned().chain(host).chain(after.iter().cloned()).collect()
-            }
+            Some(hosts) => hosts.iter_mut().map(std::mem::take).collect(),
+            None => self.hosts.to_vec(),
         };
+        let mut before = before.into_iter();
+        let mut updates = updates.iter_mut().peekable();
+        let mut hosts = Vec::with_capacity(before.len() + updates.len());
+        let mut present = 0;
+        for bit in (0..u64::BITS).map(|place| 1 << place) {
+            let was = if self.present & bit == 0 { None } else { before.next() };
+            let host = match updates.next_if(|(key, _)| bit_of(*key) == bit) {
+                Some((_, host)) => Some(std::mem::take(host)).filter(|host| !host.is_nobody()),
+                None => was,
+            };
+            if let Some(host) = host {
+                present |= bit;
+                hosts.push(host);
+            }
+        }
+        *self = Self { present, hosts: hosts.into() };
     }
 }
 
@@ -139,6 +149,11 @@ fn bit_of(key: AddressKey) -> u64 {
 }
 
 impl Host {
+    /// Whether nobody has the address.
+    fn is_nobody(&self) -> bool {
+        self.pod.is_none() && self.nodes.is_none()
+    }
+
     /// Whether the address is `node`'s own.
     #[inline]
     pub(crate) fn is_of(&self, node: Option<NodeId>) -> bool {
@@ -220,19 +235,26 @@ mod tests {
     fn neighbours_come_and_go_and_older_maps_stay_as_they_were() {
         let key = |address: &str| key_of(address.parse().unwrap());
         let mut hosts = Hosts::default();
-        for (address, name) in [("10.0.0.2", "a"), ("10.0.0.63", "b"), ("10.0.0.64", "c"), ("fd00::2", "d")] {
-            hosts.insert(key(address), host(name));
-        }
+        let all = [("10.0.0.2", "a"), ("10.0.0.63", "b"), ("10.0.0.64", "c"), ("fd00::2", "d")];
+        hosts.update(all.map(|(address, name)| (key(address), host(name))).into());
         let older = hosts.clone();
-        hosts.insert(key("10.0.0.63"), host("e"));
-        hosts.remove(key("10.0.0.2"));
-        hosts.remove(key("10.0.0.3"));
-        hosts.remove(key("10.0.0.64"));
+        hosts.update(vec![
+            (key("10.0.0.2"), Host::default()),
+            (key("10.0.0.3"), Host::default()),
+            (key("10.0.0.63"), host("e")),
+            (key("10.0.0.64"), Host::default()),
+            (key("10.0.0.128"), Host::default()),
+        ]);
         let all = ["10.0.0.2", "10.0.0.63", "10.0.0.64", "fd00::2", "10.0.0.3", "fd00::3"];
         let names = |hosts: &Hosts| all.map(|address| name_at(hosts, address).unwrap_or_default());
         assert_eq!(names(&hosts), ["", "e", "", "d", "", ""]);
         assert_eq!(names(&older), ["a", "b", "c", "d", "", ""]);
-        assert!(hosts.pages.get(key("10.0.0.64") >> 6).is_none(), "no page is empty");
+        for address in ["10.0.0.64", "10.0.0.128"] {
+            assert!(hosts.pages.get(key(address) >> 6).is_none(), "no page is empty");
+        }
+        hosts.update(vec![(key("10.0.0.0"), host("f")), (key("10.0.0.2"), host("g"))]);
+        assert_eq!(names(&hosts), ["g", "e", "", "d", "", ""], "before, between and after those that stay");
+        assert_eq!(name_at(&hosts, "10.0.0.0").as_deref(), Some("f"));
         assert_eq!(address_of(key("::ffff:10.0.0.2")), "10.0.0.2".parse::<IpAddr>().unwrap());
     }
 }

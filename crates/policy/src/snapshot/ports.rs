@@ -108,10 +108,13 @@ impl PortTable {
     /// Of the rules kept at `ports`, the first that matches.
     #[inline]
     pub(crate) fn first_match(&self, ports: PortsId, target: Target<'_>) -> RuleIndex {
-        let (first, aliases, port) = self.by_number(ports, target);
-        match target.names {
-            Some(names) if !aliases.is_empty() => {
-                first.min(first_alias(aliases, names, target.protocol, port))
+        if ports == NO_PORTS {
+            return NO_RULE;
+        }
+        let (first, port) = self.by_number(ports, target);
+        match (target.names, port) {
+            (Some(names), Some(port)) => {
+                first.min(first_alias(self.aliases(ports), names, target.protocol, port))
             }
             _ => first,
         }
@@ -120,33 +123,39 @@ impl PortTable {
     /// Of the rules kept at `ports`, the first that matches if the destination, which is not known, gives its port every
     /// name that a rule asks for.
     pub(crate) fn first_possible(&self, ports: PortsId, target: Target<'_>) -> RuleIndex {
-        let (first, aliases, _) = self.by_number(ports, target);
-        let (aliases, _) = aliases.as_chunks::<ALIAS_WORDS>();
+        if ports == NO_PORTS {
+            return NO_RULE;
+        }
+        let (first, port) = self.by_number(ports, target);
+        let aliases = if port.is_some() { self.aliases(ports) } else { &[] };
         let of_protocol = |protocol| protocol == ANY_PROTOCOL || protocol == u32::from(target.protocol.0);
         let named = aliases.iter().filter(|[_, protocol, _]| of_protocol(*protocol)).map(|[.., rule]| *rule);
         named.fold(first, RuleIndex::min)
     }
 
-    /// The first of the rules kept at `ports` that matches by number, the aliases kept there, and the packet's port. A packet
-    /// without a port has no aliases.
+    /// The first of the rules kept at `ports` that matches by number, and the packet's port. Not for [`NO_PORTS`].
     #[inline]
-    fn by_number(&self, ports: PortsId, target: Target<'_>) -> (RuleIndex, &[u32], u16) {
-        if ports == NO_PORTS {
-            return (NO_RULE, &[], 0);
+    fn by_number(&self, ports: PortsId, target: Target<'_>) -> (RuleIndex, Option<u16>) {
+        let [_, protocols, _, entries @ ..] = &self.words[ports as usize..] else { return (NO_RULE, None) };
+        let (protocols, (entries, _)) = (*protocols as usize, entries.as_chunks::<PROTOCOL_WORDS>());
+        let entries = &entries[..=protocols];
+        let mut entry = 0;
+        while entry < protocols && entries[entry][0] != u32::from(target.protocol.0) {
+            entry += 1;
         }
+        let [_, portless, from, count] = entries[entry];
+        match target.port {
+            None => (portless, None),
+            Some(port) => (rule_at(&self.words[from as usize..], count as usize, port), Some(port)),
+        }
+    }
+
+    /// The aliases kept at `ports`. Not for [`NO_PORTS`].
+    fn aliases(&self, ports: PortsId) -> &[[u32; ALIAS_WORDS]] {
         let words = &self.words[ports as usize..];
         let (protocols, aliases) = (words[1] as usize, words[2] as usize);
-        let mut entry = HEADER_WORDS;
-        while entry < HEADER_WORDS + protocols * PROTOCOL_WORDS
-            && words[entry] != u32::from(target.protocol.0)
-        {
-            entry += PROTOCOL_WORDS;
-        }
-        let Some(port) = target.port else { return (words[entry + 1], &[], 0) };
-        let (from, count) = (words[entry + 2] as usize, words[entry + 3] as usize);
-        let first = rule_at(&self.words[from..], count, port);
         let from = HEADER_WORDS + (protocols + 1) * PROTOCOL_WORDS;
-        (first, &words[from..from + aliases * ALIAS_WORDS], port)
+        words[from..from + aliases * ALIAS_WORDS].as_chunks::<ALIAS_WORDS>().0
     }
 
     /// The first of the rules kept at `ports`, whatever its ports.
@@ -203,11 +212,15 @@ impl PortTable {
 }
 
 /// The first rule with ANY name that the destination's pod gives to this port; a name that it has not matches nothing.
-fn first_alias(aliases: &[u32], names: &[ResolvedPort], protocol: Protocol, port: u16) -> RuleIndex {
+fn first_alias(
+    aliases: &[[u32; ALIAS_WORDS]],
+    names: &[ResolvedPort],
+    protocol: Protocol,
+    port: u16,
+) -> RuleIndex {
     let mut first = NO_RULE;
     for resolved in names {
         if resolved.number == port && resolved.protocol == protocol {
-            let (aliases, _) = aliases.as_chunks::<ALIAS_WORDS>();
             let from = aliases.partition_point(|[name, ..]| *name < resolved.name);
             for [_, protocol, rule] in aliases[from..].iter().take_while(|[name, ..]| *name == resolved.name)
             {

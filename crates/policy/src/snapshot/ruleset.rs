@@ -4,15 +4,15 @@
 //! it is a pod, by the longest prefix of its address in any case. Each of the two leads on by port to the first rule,
 //! and the smaller of the two decides.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::decision::{Direction, Outcome, Reason, RuleId};
 use crate::explanation::Miss;
 use crate::names::PolicyName;
 use crate::snapshot::class_table::ClassTable;
+use crate::snapshot::hosts::AddressKey;
 use crate::snapshot::ports::{NO_RULE, PortTable, PortsId, RuleIndex, Target};
-use crate::snapshot::trie::Trie;
+use crate::snapshot::trie::Tries;
 use crate::spec::{Action, Tier};
 
 /// A class of pods that no policy can tell apart as peers.
@@ -70,10 +70,8 @@ pub(crate) struct Peers {
 /// From an address to rules.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Addresses {
-    /// `None` if no rule has a block of the family.
-    pub ipv4: Option<Trie>,
-    /// Likewise.
-    pub ipv6: Option<Trie>,
+    /// Of the families of which some rule has a block.
+    pub tries: Tries,
     /// Rules that ask for no block: for families without blocks.
     pub everyone: PortsId,
 }
@@ -81,7 +79,7 @@ pub(crate) struct Addresses {
 /// The other end of a connection.
 #[derive(Clone, Copy)]
 pub(crate) struct PeerFacts {
-    pub address: IpAddr,
+    pub address: AddressKey,
     /// `None` if the address is not a pod's: no selector matches it (semantics 7).
     pub class: Option<ClassId>,
 }
@@ -166,8 +164,7 @@ impl TierRules {
 
 impl Addresses {
     #[inline]
-    fn get(&self, address: IpAddr) -> PortsId {
-        let trie = if address.is_ipv4() { &self.ipv4 } else { &self.ipv6 };
-        trie.as_ref().map_or(self.everyone, |trie| trie.longest_prefix(address))
+    fn get(&self, address: AddressKey) -> PortsId {
+        self.tries.longest_prefix(address).unwrap_or(self.everyone)
     }
 }

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::snapshot::hosts::{AddressKey, is_ipv4};
 use crate::snapshot::ports::PortsId;
 
 /// Bits that one step goes down.
@@ -14,6 +15,24 @@ const STEP: u32 = 4;
 
 /// Marks an entry as a leaf; the other bits are its value. Without it they are the next node's place.
 const LEAF: u32 = 1 << 31;
+
+/// Those of both families.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tries {
+    /// `None` if nothing is known of the family.
+    pub ipv4: Option<Trie>,
+    /// Likewise.
+    pub ipv6: Option<Trie>,
+}
+
+impl Tries {
+    /// The value of the longest prefix of `address`.
+    #[inline]
+    pub(crate) fn longest_prefix(&self, address: AddressKey) -> Option<PortsId> {
+        let (trie, bits) = if is_ipv4(address) { (&self.ipv4, address << 96) } else { (&self.ipv6, address) };
+        Some(trie.as_ref()?.longest_prefix(bits))
+    }
+}
 
 /// See the module. All its addresses are of one family.
 #[derive(Clone, Debug)]
@@ -24,6 +43,8 @@ pub(crate) struct Trie {
     shared: u128,
     /// How many bits that is: a multiple of [`STEP`].
     shared_bits: u32,
+    /// Which bits these are.
+    shared_mask: u128,
     /// For addresses that begin otherwise.
     elsewhere: PortsId,
 }
@@ -42,7 +63,9 @@ impl Trie {
             .min()
             // At least one bit stays for the last step.
             .map_or(0, |bits| bits.saturating_sub(1) / STEP * STEP);
-        let mut trie = Self { nodes: vec![[LEAF | elsewhere; 1 << STEP]], shared, shared_bits, elsewhere };
+        let shared_mask = !(u128::MAX >> shared_bits);
+        let nodes = vec![[LEAF | elsewhere; 1 << STEP]];
+        let mut trie = Self { nodes, shared, shared_bits, shared_mask, elsewhere };
         for (prefix, value) in inner {
             trie.insert(
                 bits_of(prefix.network()) << shared_bits,
@@ -53,11 +76,10 @@ impl Trie {
         trie
     }
 
-    /// The value of the longest prefix of `address`.
+    /// The value of the longest prefix of an address, which is in the high bits.
     #[inline]
-    pub(crate) fn longest_prefix(&self, address: IpAddr) -> PortsId {
-        let mut bits = bits_of(address);
-        if self.shared_bits > 0 && (bits ^ self.shared) >> (u128::BITS - self.shared_bits) != 0 {
+    fn longest_prefix(&self, mut bits: u128) -> PortsId {
+        if (bits ^ self.shared) & self.shared_mask != 0 {
             return self.elsewhere;
         }
         bits <<= self.shared_bits;
@@ -123,7 +145,7 @@ mod tests {
 
     #[track_caller]
     fn finds(trie: &Trie, address: &str, value: PortsId) {
-        assert_eq!(trie.longest_prefix(address.parse().unwrap()), value, "{address}");
+        assert_eq!(trie.longest_prefix(bits_of(address.parse().unwrap())), value, "{address}");
     }
 
     #[test]
