@@ -131,7 +131,7 @@ impl Snapshot {
     }
 
     /// Judges the side of the pod at `address`.
-    #[inline]
+    #[inline(always)]
     fn judge_side(
         &self,
         address: IpAddr,
@@ -149,7 +149,7 @@ impl Snapshot {
 
     /// Judges by the rules for a pod that is known. A denial is unsure if the peer is a pod that is not known (yet) and that
     /// some rule might allow.
-    #[inline]
+    #[inline(always)]
     fn judge_rules(
         &self,
         ruleset: &Ruleset,

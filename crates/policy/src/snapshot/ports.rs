@@ -106,11 +106,12 @@ impl Default for PortTable {
 
 impl PortTable {
     /// Of the rules kept at `ports`, the first that matches.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn first_match(&self, ports: PortsId, target: Target<'_>) -> RuleIndex {
-        if ports == NO_PORTS {
-            return NO_RULE;
-        }
+        if ports == NO_PORTS { NO_RULE } else { self.first_of_some(ports, target) }
+    }
+
+    fn first_of_some(&self, ports: PortsId, target: Target<'_>) -> RuleIndex {
         let (first, port) = self.by_number(ports, target);
         match (target.names, port) {
             (Some(names), Some(port)) => {

@@ -91,7 +91,7 @@ impl Ruleset {
     }
 
     /// Judges a connection with `peer`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn judge(&self, peer: PeerFacts, target: Target<'_>) -> Outcome {
         // The first tier whose first matching rule is not a Pass decides.
         for tier in &self.tiers {
@@ -148,13 +148,13 @@ impl Ruleset {
 
 impl TierRules {
     /// The first rule whose peer AND port match.
-    #[inline]
+    #[inline(always)]
     fn first_match(&self, peer: PeerFacts, target: Target<'_>) -> RuleIndex {
         self.first_by_peer(peer, |ports| self.ports.first_match(ports, target))
     }
 
     /// Of the rules whose peer matches, by selector or by address, the first that `first` finds.
-    #[inline]
+    #[inline(always)]
     fn first_by_peer(&self, peer: PeerFacts, first: impl Fn(PortsId) -> RuleIndex) -> RuleIndex {
         let by_address = first(self.peers.addresses.get(peer.address));
         let by_class = peer.class.map_or(NO_RULE, |class| first(self.peers.classes.get(class)));
