@@ -110,6 +110,37 @@ fn what_is_remembered_never_passes_once_a_change_that_denies_it_is_in_force() {
 }
 
 #[test]
+fn pods_that_come_elsewhere_make_nobody_be_asked_about_again_and_a_pod_that_changes_is() {
+    let mut story = Story::begin(cluster());
+    story.policy("db/allow-web", OPEN);
+    story.start_agents(&["--remember=3600"]);
+    let asked = |story: &mut Story| {
+        // A connection of each family.
+        story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+        story.agent("node-a").metric("kube_verdict_packets_total", "allow").unwrap()
+    };
+    assert_eq!(asked(&mut story), 2.0);
+    for number in 1..=20 {
+        let pod = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: far-{number}, namespace: web}}\n\
+             spec: {{nodeName: node-b}}\nstatus: {{phase: Running, podIP: 10.244.2.{number}}}\n"
+        );
+        story.change(|testbed| {
+            testbed.manifests().write(&format!("far-{number}.yaml"), &pod)?;
+            Ok(())
+        });
+        assert_eq!(asked(&mut story), 2.0, "after {number} pods");
+    }
+    let relabelled = Testbed::new()
+        .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
+        .pod("web/a", "node-a", &[("app", "other")], &[])
+        .pod("db/s", "node-a", &[], &["5432", "53/UDP"]);
+    story.change(|testbed| testbed.manifests().write_cluster(&relabelled).map(drop));
+    assert_eq!(asked(&mut story), 4.0);
+    assert_eq!(asked(&mut story), 4.0);
+}
+
+#[test]
 fn remembered_connections_are_counted_and_remembering_can_be_switched_off() {
     for (flags, some) in [(&[][..], true), (&["--remember=off"], false)] {
         let mut story = Story::begin(cluster());

@@ -46,7 +46,7 @@ pub struct Engine {
     sweeper: Sweeper,
     /// Whether every connection is judged, even where no policy applies, so that it is recorded.
     record_open: bool,
-    /// Who hears of remembered connections looks here for the snapshot that allowed them.
+    /// Who hears of remembered connections looks here for the snapshot under which they passed.
     history: Arc<History>,
     /// Pods whose packets are judged again, since the sweep after their change is still to begin.
     unswept: BTreeSet<IpAddr>,
@@ -107,10 +107,7 @@ impl Engine {
         let started = Instant::now();
         // Of pods that wait for the end of the sweep under way it finds the right verdict, unless they are touched again.
         let touched = touched.and(&self.unswept);
-        let changing = match touched.clone().and(self.sweeping.as_ref().unwrap_or(&BTreeSet::new())) {
-            Touched::Pods(pods) => pods,
-            Touched::All => BTreeSet::new(),
-        };
+        let changing = touched.clone().and(self.sweeping.as_ref().unwrap_or(&BTreeSet::new()));
         // 1. From here on every verdict that begins follows `next`...
         self.history.publish(next, started);
         let mut grace = self.published.publish(Arc::clone(next));
@@ -123,8 +120,8 @@ impl Engine {
         let open = open_addresses(next, self.record_open);
         self.table.update(next.pod_cidrs(), &open, next.generation(), &changing)?;
         let updated = Instant::now();
-        let swept = match touched {
-            Touched::Pods(pods) if !changing.is_empty() || pods.is_empty() => {
+        let swept = match (touched, changing) {
+            (Touched::Pods(pods), Touched::Pods(_)) => {
                 self.unswept = pods;
                 None
             }

@@ -19,11 +19,11 @@ mod sets;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use ipnet::IpNet;
 use nix::errno::Errno;
-use policy::Generation;
+use policy::{Generation, Touched};
 use rustables::{Chain, ChainPolicy, ChainType, MsgType, ProtocolFamily, sys};
 
 use self::in_force::InForce;
@@ -115,17 +115,18 @@ impl Table {
     /// with other marks or flags, and a live takeover: the queues must be ready before, since packets come at once.
     pub fn install(config: TableConfig, queues: QueueRange) -> Result<Self, TableError> {
         let form = available_form()?;
-        let contents = Contents::new(&config.pod_cidrs, &config.open);
+        let contents = Contents::new(&config.pod_cidrs, &config.open, []);
         let memory = Memory::new(&config, SystemTime::now());
         install_batch(&config, &contents, &memory, queues, form).commit(None)?;
         Ok(Self { queues, form, config, contents, memory, window: false })
     }
 
-    /// Makes the sets hold these networks and addresses, as the snapshot of this generation wants it, and has the kernel
-    /// forget all pairs, in one atomic batch with only what differs from before. If nothing does, nothing is sent.
+    /// Makes the sets hold these networks and addresses, as the snapshot of this generation wants it, and has the kernel forget
+    /// what it remembers of those that are `touched`, in one atomic batch with only what differs from before. If nothing does,
+    /// nothing is sent.
     ///
-    /// From then on, and until [`Table::end_recheck`], what passes from or to the pods at the addresses `changing` was judged
-    /// since, connections that exist included, in both directions.
+    /// From then on, and until [`Table::end_recheck`], what passes from or to pods that are touched was judged since, connections
+    /// that exist included, in both directions. If all are, their connections are left to a sweep.
     ///
     /// To be called when no verdict of an older snapshot is under way any more: it would be remembered.
     ///
@@ -137,15 +138,20 @@ impl Table {
         pod_cidrs: &[IpNet],
         open: &OpenAddresses,
         generation: Generation,
-        changing: &BTreeSet<IpAddr>,
+        touched: &Touched,
     ) -> Result<(), TableError> {
-        let wanted = Contents::new(pod_cidrs, open);
+        let mut memory = self.memory.next(generation, touched, Instant::now());
+        let wanted = Contents::new(pod_cidrs, open, memory.changed());
+        let none = BTreeSet::new();
+        let changing = match touched {
+            Touched::Pods(pods) => pods,
+            Touched::All => &none,
+        };
         let window = !changing.is_empty();
         let rewrite = window || self.window;
         if wanted == self.contents && !rewrite && self.config.remember.is_none() {
             return Ok(());
         }
-        let memory = self.memory.next(generation);
         self.commit(|batch, anew| {
             if anew {
                 wanted.fill(batch);
@@ -159,6 +165,7 @@ impl Table {
                 memory.replace(batch);
             }
         })?;
+        memory.committed(touched, Instant::now());
         (self.contents, self.memory, self.window) = (wanted, memory, window);
         Ok(())
     }

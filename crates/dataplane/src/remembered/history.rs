@@ -1,8 +1,9 @@
 //! The snapshots whose verdicts the kernel may remember, or may have remembered when a connection of which we hear only now passed.
 //!
-//! A pair that is let pass by the rules of generation N was allowed by a worker after the rules began to carry N. Verdicts followed N
-//! then, or, in the moment between the publication of the next snapshot and the batch that begins its epoch, that next one.
-//! So the first of them that allows the packet is one whose verdict was remembered: N itself wherever N allows it.
+//! A pair that is let pass by the rules of generation N was allowed by a worker, and nothing that N changed touches it: N allows it,
+//! too. Or a worker allowed it after the rules began to carry N. Verdicts followed N then, or, in the moment between the publication
+//! of the next snapshot and the batch that puts it in force, that next one. So the first of them that allows the packet is one
+//! whose verdict holds for it: N itself wherever N allows it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

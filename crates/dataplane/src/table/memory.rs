@@ -10,14 +10,20 @@
 //! itself are judged for egress alone, so their pairs are kept apart, and are only remembered for `recheck`; so are those of
 //! replies (`remember-local`, `remember-reply`).
 //!
-//! Invariant: a pair holds for one epoch alone, whose number is part of the set's key. Each snapshot begins another one, by
-//! one batch that rewrites these two chains, whatever the sets hold: so old pairs are forgotten at once, and go by their
-//! timeout. A pair is judged anew when that is over, however busy it is, and at the latest then nothing passes any more on
-//! the word of an agent that is gone.
+//! A pair holds for one epoch alone, whose number is part of the set's key, and two epochs run side by side. The *latest* begins
+//! with each snapshot: in it are pairs of pods that changed lately. The *lasting* one is for all other pods, whose pairs no change
+//! has touched: it goes on until a change may touch anybody. Both begin by one batch that rewrites these chains, whatever the sets
+//! hold: so what a change touches is forgotten at once, and goes by its timeout.
+//!
+//! Invariant: what a pod's pairs were in the lasting epoch before it changed has timed out when it is no more among those that
+//! changed lately. A pair is judged anew when its time is over, however busy it is, and at the latest then nothing passes any more
+//! on the word of an agent that is gone.
 
-use std::time::{Duration, SystemTime};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant, SystemTime};
 
-use policy::Generation;
+use policy::{Generation, Touched};
 use rustables::sys;
 
 use super::chains::{FAMILIES, Family, rule};
@@ -59,6 +65,11 @@ pub(crate) const LOG_PREFIX: &str = "kube-verdict ";
 const MOST: u32 = 32_767;
 /// How long a pair is remembered for `recheck` where nothing else asks: longer than a sweep takes.
 const FOR_RECHECK: Duration = Duration::from_secs(60);
+/// How much longer than a pair is remembered a pod counts as changed lately: the kernel's clock for timeouts ticks a few
+/// milliseconds at a time.
+const TO_BE_SURE: Duration = Duration::from_secs(1);
+/// Addresses that count as changed lately, at most; past that all pairs are forgotten, and none is.
+const MOST_CHANGED: usize = 4096;
 
 // How `nft` names the types of a key's parts (`enum datatypes`), for `nft list`: six bits each.
 const IPV4_ADDRESS: u32 = 7;
@@ -82,11 +93,15 @@ pub(super) struct Memory {
     /// `None` if only `recheck` asks.
     remember: Option<Remember>,
     accepted: Mark,
-    /// Of the snapshot that is in force with the epoch.
+    /// Of the snapshot that is in force.
     generation: Generation,
-    /// Part of each key. No two epochs whose pairs might still be in a set have the same. An even number: pairs of packets to the
-    /// node have the odd one behind it.
-    epoch: u32,
+    /// The epoch of pods that changed lately. No two epochs whose pairs might still be in a set have the same number. An even one:
+    /// pairs of packets to the node have the odd one behind it.
+    latest: u32,
+    /// The epoch of all others.
+    lasting: u32,
+    /// The pods that changed lately, by address: since when they are in force as they are now.
+    changed: BTreeMap<IpAddr, Instant>,
 }
 
 /// Which pair of a packet is meant.
@@ -106,17 +121,52 @@ impl Memory {
         // Each change of policy adds two, and takes much longer than two microseconds: the next agent begins behind the last
         // number of this one.
         let micros = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
+        let first = micros as u32 & !1;
         Self {
             remember: config.remember,
             accepted: config.marks.accepted(),
             generation: config.generation,
-            epoch: micros as u32 & !1,
+            latest: first,
+            lasting: first,
+            changed: BTreeMap::new(),
         }
     }
 
-    /// Another epoch, of this snapshot: all pairs are forgotten.
-    pub(super) fn next(&self, generation: Generation) -> Self {
-        Self { generation, epoch: self.epoch.wrapping_add(2), ..self.clone() }
+    /// What is remembered once this snapshot is in force: nothing of those that are `touched`.
+    pub(super) fn next(&self, generation: Generation, touched: &Touched, now: Instant) -> Self {
+        let latest = self.latest.wrapping_add(2);
+        let begin = |lasting, changed| Self { generation, latest, lasting, changed, ..self.clone() };
+        let Touched::Pods(pods) = touched else { return begin(latest, BTreeMap::new()) };
+        let pods = pods.iter().map(|address| (address.to_canonical(), now));
+        let kept = self.remember.map_or(Duration::ZERO, |remember| remember.time + TO_BE_SURE);
+        let lately = |since: &Instant| now.saturating_duration_since(*since) <= kept;
+        let mut changed = self.changed.clone();
+        changed.retain(|_, since| lately(since));
+        changed.extend(pods.clone());
+        if changed.len() > MOST_CHANGED {
+            begin(latest, pods.collect())
+        } else {
+            begin(self.lasting, changed)
+        }
+    }
+
+    /// Takes note of when the batch that forgets those that are `touched` was committed: until then their pairs may have been
+    /// remembered in the lasting epoch.
+    pub(super) fn committed(&mut self, touched: &Touched, now: Instant) {
+        if let Touched::Pods(pods) = touched {
+            self.changed.extend(pods.iter().map(|address| (address.to_canonical(), now)));
+        }
+    }
+
+    /// Addresses of the pods that changed lately.
+    pub(super) fn changed(&self) -> impl Iterator<Item = IpAddr> {
+        self.changed.keys().copied()
+    }
+
+    /// The latest epoch and the lasting one.
+    #[cfg(test)]
+    pub(super) fn epochs(&self) -> (u32, u32) {
+        (self.latest, self.lasting)
     }
 
     /// Creates sets and counter where they don't exist. The chains must.
@@ -164,16 +214,15 @@ impl Memory {
 
     /// The rules of all its chains.
     pub(super) fn rules(&self) -> Vec<Rule> {
-        let remember =
-            [(REMEMBER, PairOf::Forwarded), (REMEMBER_REPLY, PairOf::Reply), (REMEMBER_LOCAL, PairOf::Local)];
-        let remember = remember
-            .into_iter()
-            .flat_map(|(chain, of)| FAMILIES.iter().map(move |family| (chain, family, of)));
-        let remembered = |remember: Remember| {
-            FAMILIES.iter().map(move |family| self.remembered(family, remember.log_group))
-        };
-        let mut rules: Vec<Rule> = self.remember.into_iter().flat_map(remembered).collect();
-        rules.extend(remember.map(|(chain, family, of)| self.remember(chain, family, of)));
+        let mut rules = Vec::new();
+        for family in &FAMILIES {
+            if let Some(Remember { log_group, .. }) = self.remember {
+                rules.extend(self.remembered(family, log_group));
+            }
+            rules.extend(self.remember(family));
+            rules.push(self.remember_in(REMEMBER_REPLY, family, self.pair(family, PairOf::Reply)));
+            rules.push(self.remember_in(REMEMBER_LOCAL, family, self.pair(family, PairOf::Local)));
+        }
         rules
     }
 
@@ -183,12 +232,26 @@ impl Memory {
         self.rules().iter().for_each(|rule| rule.add_to(TABLE, batch));
     }
 
-    /// Comes behind the rules that know marks and directions: the packet is the first of a connection, or of one that no
-    /// worker has judged yet.
-    fn remembered(&self, family: &Family, log_group: Option<u16>) -> Rule {
+    /// Come behind the rules that know marks and directions: the packet is the first of a connection, or of one that no
+    /// worker has judged yet. Whoever changed lately has no pair in the lasting epoch.
+    fn remembered(&self, family: &Family, log_group: Option<u16>) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        if !self.changed.is_empty() {
+            rules.push(self.let_pass(family, self.latest, log_group));
+            rules.extend([Address::Source, Address::Destination].map(|end| {
+                let changed = family.is_it().into_iter().chain(is_changed(family, end));
+                let leave = changed.chain([Expression::Return]);
+                rule(REMEMBERED, "know nothing else of pods that changed lately", leave)
+            }));
+        }
+        rules.push(self.let_pass(family, self.lasting, log_group));
+        rules
+    }
+
+    fn let_pass(&self, family: &Family, epoch: u32, log_group: Option<u16>) -> Rule {
         let accepted = self.accepted.0;
         let mut expressions = family.is_it().to_vec();
-        expressions.extend(self.pair(family, PairOf::Forwarded));
+        expressions.extend(pair_in(epoch, family, PairOf::Forwarded));
         expressions.extend([Expression::InSet(family.allowed), Expression::Count(COUNTER)]);
         expressions.extend(log_group.map(|group| {
             let prefix = format!("{LOG_PREFIX}{}", self.generation.0);
@@ -203,37 +266,65 @@ impl Memory {
         rule(REMEMBERED, "let connections of a remembered pair pass", expressions)
     }
 
-    fn remember(&self, chain: &'static str, family: &Family, of: PairOf) -> Rule {
+    /// Pairs of pods that changed lately go into both epochs: so they are known in the lasting one when that is theirs again.
+    fn remember(&self, family: &Family) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        if !self.changed.is_empty() {
+            rules.extend([Address::Source, Address::Destination].map(|end| {
+                let key = is_changed(family, end).into_iter().chain(self.pair(family, PairOf::Forwarded));
+                self.remember_in(REMEMBER, family, key)
+            }));
+        }
+        if self.remember.is_some() {
+            let key = pair_in(self.lasting, family, PairOf::Forwarded);
+            rules.push(self.remember_in(REMEMBER, family, key));
+        }
+        rules
+    }
+
+    /// Remembers the pair that `key` loads, if it goes on so far.
+    fn remember_in(
+        &self,
+        chain: &'static str,
+        family: &Family,
+        key: impl IntoIterator<Item = Expression>,
+    ) -> Rule {
         let mut expressions = family.is_it().to_vec();
         expressions.extend([Expression::LoadMeta(Meta::Transport), Expression::InSet(WITH_PORTS)]);
-        expressions.extend(self.pair(family, of));
+        expressions.extend(key);
         let time = self.remember.map_or(FOR_RECHECK, |remember| remember.time);
         // Last: a full set ends this rule, and nothing else.
         expressions.push(Expression::AddToSet(family.allowed, time));
         rule(chain, "remember the pair of an allowed packet", expressions)
     }
 
-    /// Loads the key of the packet's pair.
+    /// Loads the key of the packet's pair, as it is for pods that changed lately.
     pub(super) fn pair(&self, family: &Family, of: PairOf) -> [Expression; 5] {
-        let (from, to, port, epoch) = match of {
-            PairOf::Forwarded => {
-                (Address::Source, Address::Destination, Payload::DestinationPort, self.epoch)
-            }
-            PairOf::Reply => (Address::Destination, Address::Source, Payload::SourcePort, self.epoch),
-            PairOf::Local => {
-                (Address::Source, Address::Destination, Payload::DestinationPort, self.epoch | 1)
-            }
-        };
-        let words = family.words;
-        let payload = |payload, at| Expression::LoadPart(KeyPart::Payload(payload), at);
-        [
-            payload((family.payload)(from), 0),
-            payload((family.payload)(to), words),
-            Expression::LoadPart(KeyPart::Transport, 2 * words),
-            payload(port, 2 * words + 1),
-            Expression::LoadPart(KeyPart::Number(epoch), 2 * words + 2),
-        ]
+        pair_in(self.latest, family, of)
     }
+}
+
+/// Goes on if the pod at this end changed lately.
+fn is_changed(family: &Family, end: Address) -> [Expression; 2] {
+    [Expression::LoadPayload((family.payload)(end)), Expression::InSet(family.changed)]
+}
+
+/// Loads the key of the packet's pair in an epoch.
+fn pair_in(epoch: u32, family: &Family, of: PairOf) -> [Expression; 5] {
+    let (from, to, port, epoch) = match of {
+        PairOf::Forwarded => (Address::Source, Address::Destination, Payload::DestinationPort, epoch),
+        PairOf::Reply => (Address::Destination, Address::Source, Payload::SourcePort, epoch),
+        PairOf::Local => (Address::Source, Address::Destination, Payload::DestinationPort, epoch | 1),
+    };
+    let words = family.words;
+    let payload = |payload, at| Expression::LoadPart(KeyPart::Payload(payload), at);
+    [
+        payload((family.payload)(from), 0),
+        payload((family.payload)(to), words),
+        Expression::LoadPart(KeyPart::Transport, 2 * words),
+        payload(port, 2 * words + 1),
+        Expression::LoadPart(KeyPart::Number(epoch), 2 * words + 2),
+    ]
 }
 
 /// A rule of judge or judge-dns: is it of a remembered pair? Packets without a connection have no direction: nothing is known of
@@ -286,7 +377,7 @@ pub(super) fn count() -> Result<u64, NetlinkError> {
 }
 
 /// Behind the numbers of the other sets: within a batch each has its own.
-const FIRST_SET_ID: u32 = 9;
+const FIRST_SET_ID: u32 = 11;
 
 fn create_set(
     batch: &mut Batch,

@@ -30,6 +30,11 @@ pub(super) const CHANGING_4: &str = "changing4";
 /// Addresses of pods whose policy is just changing, IPv6.
 pub(super) const CHANGING_6: &str = "changing6";
 
+/// Addresses of pods that changed lately, IPv4: see `memory`.
+pub(super) const CHANGED_4: &str = "changed4";
+/// Addresses of pods that changed lately, IPv6.
+pub(super) const CHANGED_6: &str = "changed6";
+
 /// Elements in one message: a list is an attribute, and an attribute ends at 64 KiB.
 const ELEMENTS_A_MESSAGE: usize = 1000;
 
@@ -42,6 +47,8 @@ pub(super) struct Contents {
     ingress6: BTreeSet<Ipv6Addr>,
     egress4: BTreeSet<Ipv4Addr>,
     egress6: BTreeSet<Ipv6Addr>,
+    changed4: BTreeSet<Ipv4Addr>,
+    changed6: BTreeSet<Ipv6Addr>,
 }
 
 /// Where an interval starts, or the first address behind its end: what the kernel keeps of it.
@@ -53,8 +60,13 @@ struct Boundary {
 }
 
 impl Contents {
-    /// Contents for these networks and addresses; an IPv4 address in IPv6's clothes is the IPv4 address (semantics 26).
-    pub(super) fn new(pod_cidrs: &[IpNet], open: &OpenAddresses) -> Self {
+    /// Contents for these networks, open addresses, and addresses that changed lately; an IPv4 address in IPv6's clothes is the
+    /// IPv4 address (semantics 26).
+    pub(super) fn new(
+        pod_cidrs: &[IpNet],
+        open: &OpenAddresses,
+        changed: impl IntoIterator<Item = IpAddr>,
+    ) -> Self {
         let (mut ranges4, mut ranges6) = (Vec::new(), Vec::new());
         for cidr in pod_cidrs {
             match cidr {
@@ -64,8 +76,9 @@ impl Contents {
                 IpNet::V6(net) => ranges6.push((net.network().to_bits(), net.broadcast().to_bits())),
             }
         }
-        let (ingress4, ingress6) = by_family(&open.ingress);
-        let (egress4, egress6) = by_family(&open.egress);
+        let (ingress4, ingress6) = by_family(open.ingress.iter().copied());
+        let (egress4, egress6) = by_family(open.egress.iter().copied());
+        let (changed4, changed6) = by_family(changed);
         Self {
             pod_cidrs4: boundaries(ranges4, 4),
             pod_cidrs6: boundaries(ranges6, 16),
@@ -73,22 +86,33 @@ impl Contents {
             ingress6,
             egress4,
             egress6,
+            changed4,
+            changed6,
         }
     }
 
     /// Creates the sets where they don't exist.
     pub(super) fn create(batch: &mut Batch) {
-        for (id, name) in (1..).zip([POD_CIDRS_4, OPEN_INGRESS_4, OPEN_EGRESS_4, CHANGING_4]) {
+        for (id, name) in (1..).zip([POD_CIDRS_4, OPEN_INGRESS_4, OPEN_EGRESS_4, CHANGING_4, CHANGED_4]) {
             create::<Ipv4Addr>(batch, name, id);
         }
-        for (id, name) in (5..).zip([POD_CIDRS_6, OPEN_INGRESS_6, OPEN_EGRESS_6, CHANGING_6]) {
+        for (id, name) in (6..).zip([POD_CIDRS_6, OPEN_INGRESS_6, OPEN_EGRESS_6, CHANGING_6, CHANGED_6]) {
             create::<Ipv6Addr>(batch, name, id);
         }
     }
 
     /// Fills the sets anew, whatever they hold.
     pub(super) fn fill(&self, batch: &mut Batch) {
-        for name in [POD_CIDRS_4, POD_CIDRS_6, OPEN_INGRESS_4, OPEN_INGRESS_6, OPEN_EGRESS_4, OPEN_EGRESS_6] {
+        for name in [
+            POD_CIDRS_4,
+            POD_CIDRS_6,
+            OPEN_INGRESS_4,
+            OPEN_INGRESS_6,
+            OPEN_EGRESS_4,
+            OPEN_EGRESS_6,
+            CHANGED_4,
+            CHANGED_6,
+        ] {
             flush(batch, name);
         }
         add_boundaries(batch, POD_CIDRS_4, &self.pod_cidrs4);
@@ -97,6 +121,8 @@ impl Contents {
         elements(batch, OPEN_INGRESS_6, MsgType::Add, &self.ingress6);
         elements(batch, OPEN_EGRESS_4, MsgType::Add, &self.egress4);
         elements(batch, OPEN_EGRESS_6, MsgType::Add, &self.egress6);
+        elements(batch, CHANGED_4, MsgType::Add, &self.changed4);
+        elements(batch, CHANGED_6, MsgType::Add, &self.changed6);
     }
 
     /// Turns sets that hold `old` into sets that hold this. Intervals are few and are written anew; of addresses only
@@ -115,19 +141,21 @@ impl Contents {
         change(batch, OPEN_INGRESS_6, &old.ingress6, &self.ingress6);
         change(batch, OPEN_EGRESS_4, &old.egress4, &self.egress4);
         change(batch, OPEN_EGRESS_6, &old.egress6, &self.egress6);
+        change(batch, CHANGED_4, &old.changed4, &self.changed4);
+        change(batch, CHANGED_6, &old.changed6, &self.changed6);
     }
 }
 
 /// Makes the sets of changing pods hold these addresses, whatever they held.
 pub(super) fn fill_changing(addresses: &BTreeSet<IpAddr>, batch: &mut Batch) {
-    let (v4, v6) = by_family(addresses);
+    let (v4, v6) = by_family(addresses.iter().copied());
     flush(batch, CHANGING_4);
     flush(batch, CHANGING_6);
     elements(batch, CHANGING_4, MsgType::Add, &v4);
     elements(batch, CHANGING_6, MsgType::Add, &v6);
 }
 
-fn by_family(addresses: &BTreeSet<IpAddr>) -> (BTreeSet<Ipv4Addr>, BTreeSet<Ipv6Addr>) {
+fn by_family(addresses: impl IntoIterator<Item = IpAddr>) -> (BTreeSet<Ipv4Addr>, BTreeSet<Ipv6Addr>) {
     let (mut v4, mut v6) = (BTreeSet::new(), BTreeSet::new());
     for address in addresses {
         match address.to_canonical() {
@@ -241,7 +269,7 @@ mod tests {
 
     fn starts_and_ends(cidrs: &[&str]) -> Vec<(String, bool)> {
         let cidrs: Vec<IpNet> = cidrs.iter().map(|cidr| cidr.parse().expect("a CIDR")).collect();
-        let contents = Contents::new(&cidrs, &OpenAddresses::default());
+        let contents = Contents::new(&cidrs, &OpenAddresses::default(), []);
         let v4 = contents.pod_cidrs4.iter().map(|boundary| {
             let octets: [u8; 4] = boundary.address[..].try_into().expect("four octets");
             (Ipv4Addr::from(octets).to_string(), boundary.is_end)
@@ -293,7 +321,7 @@ mod tests {
             ingress: ["::ffff:10.0.0.1".parse().expect("an address")].into(),
             egress: ["fd00::1".parse().expect("an address")].into(),
         };
-        let contents = Contents::new(&[], &open);
+        let contents = Contents::new(&[], &open, []);
         assert_eq!(contents.ingress4, [Ipv4Addr::new(10, 0, 0, 1)].into());
         assert!(contents.ingress6.is_empty() && contents.egress4.is_empty());
         assert_eq!(contents.egress6.len(), 1);
@@ -301,7 +329,7 @@ mod tests {
 
     #[test]
     fn no_difference_is_no_message() {
-        let contents = Contents::new(&["10.0.0.0/8".parse().expect("a CIDR")], &OpenAddresses::default());
+        let contents = Contents::new(&["10.0.0.0/8".parse().expect("a CIDR")], &OpenAddresses::default(), []);
         let mut batch = Batch::default();
         contents.change_from(&contents.clone(), &mut batch);
         assert!(batch.is_empty());

@@ -1,6 +1,7 @@
 //! Golden files: the bytes of each kind of batch (`tests/golden/*.batch`). With `UPDATE_GOLDEN=1` they are written anew,
 //! for a person to read the difference.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ fn check_golden(name: &str, batch: &Batch) {
 }
 
 fn install(config: &TableConfig, form: QueueForm) -> Batch {
-    install_batch(config, &Contents::new(&config.pod_cidrs, &config.open), &memory(config), QUEUES, form)
+    install_batch(config, &Contents::new(&config.pod_cidrs, &config.open, []), &memory(config), QUEUES, form)
 }
 
 #[cfg(target_endian = "little")]
@@ -68,16 +69,68 @@ fn install_with_the_target() {
 #[cfg(target_endian = "little")]
 #[test]
 fn update_sends_the_difference_alone() {
-    let old = Contents::new(&node_a().pod_cidrs, &node_a().open);
+    let old = Contents::new(&node_a().pod_cidrs, &node_a().open, []);
     let open = OpenAddresses {
         ingress: addresses(&["10.244.1.2"]),
         egress: addresses(&["10.244.1.3", "10.244.1.4", "fd00:10:244:1::4"]),
     };
-    let new = Contents::new(&["10.244.0.0/23".parse().expect("a CIDR"), node_a().pod_cidrs[1]], &open);
+    let touched = Touched::Pods(addresses(&["10.244.1.4"]));
+    let memory = memory(&node_a()).next(Generation(8), &touched, Instant::now());
+    let cidrs = ["10.244.0.0/23".parse().expect("a CIDR"), node_a().pod_cidrs[1]];
     let mut batch = Batch::default();
-    new.change_from(&old, &mut batch);
-    memory(&node_a()).next(Generation(8)).replace(&mut batch);
+    Contents::new(&cidrs, &open, memory.changed()).change_from(&old, &mut batch);
+    memory.replace(&mut batch);
     check_golden("update.batch", &batch);
+}
+
+#[test]
+fn a_pod_counts_as_changed_for_longer_than_its_pairs_are_remembered() {
+    let pods = |texts: &[&str]| Touched::Pods(addresses(texts));
+    let changed = |memory: &Memory| memory.changed().map(|address| address.to_string()).collect::<Vec<_>>();
+    let second = |number| Duration::from_secs(number);
+    let (first, start) = (memory(&node_a()), Instant::now());
+    let mut one = first.next(Generation(8), &pods(&["10.244.1.4", "::ffff:10.244.1.5"]), start);
+    // The batch took a while.
+    one.committed(&pods(&["10.244.1.4"]), start + second(3));
+    let two = one.next(Generation(9), &pods(&[]), start + second(6));
+    assert_eq!(changed(&two), ["10.244.1.4", "10.244.1.5"]);
+    let three = two.next(Generation(10), &pods(&["10.244.1.6"]), start + second(7));
+    assert_eq!(changed(&three), ["10.244.1.4", "10.244.1.6"], "a pair is remembered for five seconds");
+    let four = three.next(Generation(11), &Touched::All, start + second(7));
+    assert!(changed(&four).is_empty());
+    let five = four.next(Generation(12), &pods(&["10.244.1.7"]), start + second(7));
+    // Which epochs are the same.
+    let epochs = [&first, &one, &two, &three, &four, &five].map(Memory::epochs);
+    assert!(epochs.is_sorted_by_key(|(latest, _)| *latest) && epochs[0].0 < epochs[1].0, "{epochs:?}");
+    assert!(epochs[..4].iter().all(|(_, lasting)| *lasting == epochs[0].1), "{epochs:?}");
+    assert_eq!(epochs[4].0, epochs[4].1, "all is forgotten");
+    assert_eq!(epochs[5].1, epochs[4].1);
+}
+
+#[test]
+fn where_very_many_pods_changed_lately_everybody_is_forgotten() {
+    let of = |range: std::ops::Range<u32>| {
+        Touched::Pods(range.map(|i| IpAddr::V4(Ipv4Addr::from_bits(0x0af4_0000 + i))).collect())
+    };
+    let (mut last, now) = (memory(&node_a()), Instant::now());
+    for number in 0..4 {
+        last = last.next(Generation(8), &of(number * 1000..(number + 1) * 1000), now);
+    }
+    let before = last.epochs();
+    let next = last.next(Generation(9), &of(4_000..5_000), now);
+    assert_eq!((last.changed().count(), next.changed().count()), (4_000, 1_000));
+    let (latest, lasting) = next.epochs();
+    assert!(latest == lasting && lasting != before.1, "{before:?} {:?}", next.epochs());
+}
+
+#[test]
+fn without_a_memory_a_pod_counts_as_changed_until_the_next_change() {
+    let config = TableConfig { remember: None, ..node_a() };
+    let touched = Touched::Pods(addresses(&["10.244.1.4"]));
+    let one = memory(&config).next(Generation(8), &touched, Instant::now());
+    assert_eq!(one.changed().count(), 1);
+    let later = Instant::now() + Duration::from_millis(1);
+    assert_eq!(one.next(Generation(9), &Touched::Pods(BTreeSet::new()), later).changed().count(), 0);
 }
 
 #[cfg(target_endian = "little")]
@@ -90,7 +143,7 @@ fn the_trial_of_both_forms() {
 #[test]
 fn takeover_differs_from_the_first_install_in_the_queue_rules_alone() {
     let config = node_a();
-    let contents = Contents::new(&config.pod_cidrs, &config.open);
+    let contents = Contents::new(&config.pod_cidrs, &config.open, []);
     let install =
         |queues| install_batch(&config, &contents, &memory(&config), queues, QueueForm::Native).to_text();
     let (first, second) = (install(QUEUES), install(QueueRange { first: 102, count: 2 }));
@@ -130,7 +183,7 @@ fn a_batch_for_another_generation_is_refused_and_changes_nothing() {
         let read = InForce::read().expect("the rules can be read");
         let emptied = || {
             let mut batch = Batch::default();
-            Contents::new(&[], &OpenAddresses::default()).change_from(&table.contents, &mut batch);
+            Contents::new(&[], &OpenAddresses::default(), []).change_from(&table.contents, &mut batch);
             batch
         };
         assert_eq!(emptied().commit(Some(read.generation.wrapping_sub(1))), Err(Refusal::Outdated));

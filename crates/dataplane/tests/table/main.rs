@@ -15,7 +15,7 @@ use std::time::Duration;
 use dataplane::marks::{Mark, Marks};
 use dataplane::queues::QueueRange;
 use dataplane::table::{OpenAddresses, Remember, Table, TableConfig, TableError, WhenDown};
-use policy::Generation;
+use policy::{Generation, Touched};
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, send, socket,
@@ -154,8 +154,7 @@ fn a_takeover_turns_the_rules_to_the_other_range() {
         assert!(text.contains("node-a pid 456") && !text.contains("node-a pid 123"), "{text}");
         // The old agent, late, changes nothing.
         let before = list_table();
-        let late =
-            old.update(&node_a().pod_cidrs, &open(&["10.244.1.77"], &[]), GENERATION, &BTreeSet::new());
+        let late = old.update(&node_a().pod_cidrs, &open(&["10.244.1.77"], &[]), GENERATION, &Touched::All);
         assert_eq!(late, Err(TableError::Superseded(RANGE_B)));
         assert_eq!(list_table(), before);
     });
@@ -178,7 +177,7 @@ fn updates_change_sets_and_what_is_remembered_and_nothing_else() {
                 &config.pod_cidrs,
                 &open(&["10.244.1.5", "fd00:10:244:1::2"], &["fd00:10:244:1::6"]),
                 GENERATION,
-                &BTreeSet::new(),
+                &Touched::All,
             )
             .expect("update");
         assert_eq!(list_set("open-ingress4"), ["10.244.1.5"]);
@@ -188,7 +187,7 @@ fn updates_change_sets_and_what_is_remembered_and_nothing_else() {
         // Neighbours, overlaps, and the whole of an address family.
         let cidrs = ["10.0.0.0/24", "10.0.1.0/24", "10.0.1.128/25", "10.0.3.0/24", "::/0"];
         let cidrs: Vec<_> = cidrs.iter().map(|cidr| cidr.parse().expect("a CIDR")).collect();
-        table.update(&cidrs, &open(&[], &[]), GENERATION, &BTreeSet::new()).expect("update");
+        table.update(&cidrs, &open(&[], &[]), GENERATION, &Touched::All).expect("update");
         assert_eq!(list_set("pod-cidrs4"), ["10.0.0.0/23", "10.0.3.0/24"]);
         assert_eq!(list_set("pod-cidrs6"), ["::/0"]);
         assert!(list_set("open-ingress4").is_empty());
@@ -203,9 +202,9 @@ fn an_update_without_difference_sends_nothing_if_nothing_is_remembered() {
         let mut table = install(config.clone(), RANGE_A);
         // If anything were sent, the missing table would be noticed.
         run("nft", &["delete", "table", "inet", "kube-verdict"]);
-        assert_eq!(table.update(&config.pod_cidrs, &config.open, GENERATION, &BTreeSet::new()), Ok(()));
+        assert_eq!(table.update(&config.pod_cidrs, &config.open, GENERATION, &Touched::All), Ok(()));
         assert_eq!(
-            table.update(&config.pod_cidrs, &open(&[], &[]), GENERATION, &BTreeSet::new()),
+            table.update(&config.pod_cidrs, &open(&[], &[]), GENERATION, &Touched::All),
             Err(TableError::Missing)
         );
     });
@@ -222,7 +221,7 @@ fn an_update_mends_sets_that_were_changed_by_hand() {
                 &config.pod_cidrs,
                 &open(&["10.244.1.2"], &["10.244.1.3", "10.244.1.4"]),
                 GENERATION,
-                &BTreeSet::new(),
+                &Touched::All,
             )
             .expect("update");
         assert_eq!(list_set("open-egress4"), ["10.244.1.3", "10.244.1.4"]);
@@ -246,7 +245,7 @@ fn ten_thousand_addresses_of_each_family_are_one_batch() {
         assert_eq!(list_set("open-ingress4").len(), 10_000);
         assert_eq!(list_set("open-egress6").len(), 10_000);
         let open = OpenAddresses { ingress: many(5_000..15_000), egress: BTreeSet::new() };
-        table.update(&config.pod_cidrs, &open, GENERATION, &BTreeSet::new()).expect("update");
+        table.update(&config.pod_cidrs, &open, GENERATION, &Touched::All).expect("update");
         let set = list_set("open-ingress4");
         assert_eq!(set.len(), 10_000);
         assert!(set.contains(&v4(14_999).to_string()) && !set.contains(&v4(4_999).to_string()));
@@ -301,7 +300,7 @@ fn updates_get_through_while_others_change_the_ruleset() {
         while other.try_wait().expect("the other program").is_none() || updates < 100 {
             let address = Ipv4Addr::from_bits(0x0af4_0100 + updates).to_string();
             table
-                .update(&config.pod_cidrs, &open(&[&address], &[]), GENERATION, &BTreeSet::new())
+                .update(&config.pod_cidrs, &open(&[&address], &[]), GENERATION, &Touched::All)
                 .expect("update");
             updates += 1;
         }

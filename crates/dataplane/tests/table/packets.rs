@@ -5,7 +5,6 @@
 //!  pod 10.244.1.9 --- 10.244.1.1 node (the table) 192.0.2.1 --- 192.0.2.2 remote
 //! ```
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
@@ -13,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::table::{Table, TableConfig, WhenDown};
+use policy::Touched;
 
 use crate::namespace::{Place, in_namespace, run};
 use crate::{GENERATION, RANGE_A, RANGE_B, install, node_a, open};
@@ -143,13 +143,13 @@ fn what_is_not_known_is_dropped_and_what_is_open_passes_in_that_direction() {
                 && !remote_reaches_pod(&world, 7001)
                 && !pod_reaches_node(&world, 7002)
         );
-        table.update(&cidrs, &open(&[], &[POD]), GENERATION, &BTreeSet::new()).expect("update");
+        table.update(&cidrs, &open(&[], &[POD]), GENERATION, &Touched::All).expect("update");
         assert!(
             pod_reaches_remote(&world, 7010)
                 && !remote_reaches_pod(&world, 7011)
                 && pod_reaches_node(&world, 7012)
         );
-        table.update(&cidrs, &open(&[POD], &[]), GENERATION, &BTreeSet::new()).expect("update");
+        table.update(&cidrs, &open(&[POD], &[]), GENERATION, &Touched::All).expect("update");
         assert!(
             !pod_reaches_remote(&world, 7020)
                 && remote_reaches_pod(&world, 7021)
@@ -157,11 +157,11 @@ fn what_is_not_known_is_dropped_and_what_is_open_passes_in_that_direction() {
         );
         // DNS of a pod takes another chain.
         assert!(!pod_reaches_remote(&world, 53));
-        table.update(&cidrs, &open(&[], &[POD]), GENERATION, &BTreeSet::new()).expect("update");
+        table.update(&cidrs, &open(&[], &[POD]), GENERATION, &Touched::All).expect("update");
         assert!(pod_reaches_remote(&world, 53));
         // Outside the pod CIDRs nothing is asked.
         table
-            .update(&["10.9.0.0/16".parse().expect("a CIDR")], &open(&[], &[]), GENERATION, &BTreeSet::new())
+            .update(&["10.9.0.0/16".parse().expect("a CIDR")], &open(&[], &[]), GENERATION, &Touched::All)
             .expect("update");
         assert!(pod_reaches_remote(&world, 7030) && remote_reaches_pod(&world, 7031));
     });
@@ -194,9 +194,7 @@ fn ipv6_is_judged_as_well_and_neighbour_discovery_passes() {
         };
         assert!(!reaches(7000));
         // Semantics 25: the open set lets the datagram pass, neighbour discovery must have passed before it.
-        table
-            .update(&closed().pod_cidrs, &open(&[], &[POD_6]), GENERATION, &BTreeSet::new())
-            .expect("update");
+        table.update(&closed().pod_cidrs, &open(&[], &[POD_6]), GENERATION, &Touched::All).expect("update");
         assert!(reaches(7001));
     });
 }
@@ -232,9 +230,7 @@ fn connection_marks_decide_before_anything_else() {
                 && remote_reaches_pod(&world, 7001)
                 && pod_reaches_node(&world, 7001)
         );
-        table
-            .update(&closed().pod_cidrs, &open(&[POD], &[POD]), GENERATION, &BTreeSet::new())
-            .expect("update");
+        table.update(&closed().pod_cidrs, &open(&[POD], &[POD]), GENERATION, &Touched::All).expect("update");
         for port in [7002, 7003] {
             assert!(!pod_reaches_remote(&world, port), "{port}");
             assert!(!remote_reaches_pod(&world, port), "{port}");
@@ -276,9 +272,9 @@ fn what_conntrack_does_not_track_is_judged_every_time() {
         other("chain untracking { type filter hook prerouting priority -300; udp dport 7000 notrack; }");
         let mut table = install(closed(), RANGE_A);
         assert!(!pod_reaches_remote(&world, 7000));
-        table.update(&closed().pod_cidrs, &open(&[], &[POD]), GENERATION, &BTreeSet::new()).expect("update");
+        table.update(&closed().pod_cidrs, &open(&[], &[POD]), GENERATION, &Touched::All).expect("update");
         assert!(pod_reaches_remote(&world, 7000));
-        table.update(&closed().pod_cidrs, &open(&[], &[]), GENERATION, &BTreeSet::new()).expect("update");
+        table.update(&closed().pod_cidrs, &open(&[], &[]), GENERATION, &Touched::All).expect("update");
         assert!(!pod_reaches_remote(&world, 7000));
     });
 }
@@ -329,7 +325,7 @@ fn waiting_packets_survive_all_but_the_removal_of_the_table() {
         let mut table = install(TableConfig { judge_dns: false, ..closed() }, RANGE_A);
         world.pod.run(|| socket(POD, 0).send_to(b"x", (REMOTE, 7000)).expect("sent"));
         assert_eq!(waiting(), 1);
-        table.update(&closed().pod_cidrs, &open(&[POD], &[]), GENERATION, &BTreeSet::new()).expect("update");
+        table.update(&closed().pod_cidrs, &open(&[POD], &[]), GENERATION, &Touched::All).expect("update");
         assert_eq!(waiting(), 1, "after an update");
         install(TableConfig { judge_dns: false, ..closed() }, RANGE_B);
         assert_eq!(waiting(), 1, "after a takeover");

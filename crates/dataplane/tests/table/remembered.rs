@@ -20,12 +20,12 @@ use nix::sys::socket::{
 use policy::{
     Action, Change, Compiler, IpBlock, Labels, Namespace, NamespaceMatch, Node, Peer, Pod, PodName,
     PolicyName, PolicySpec, PortMatch, PortNumbers, Protocol, Published, Reason, RuleSpec, Scope, Selector,
-    Snapshot, Subject, Tier, Verdict,
+    Snapshot, Subject, Tier, Touched, Verdict,
 };
 
-use crate::RANGE_A;
-use crate::namespace::{in_namespace, run};
+use crate::namespace::{in_namespace, list_set, run};
 use crate::packets::{POD, POD_6, REMOTE, REMOTE_6, World, counted, other, received, socket};
+use crate::{RANGE_A, addresses};
 
 /// Another address of the remote, whose every port is open to the pod.
 pub const TRUSTED: &str = "192.0.2.3";
@@ -118,14 +118,17 @@ impl Agent {
         Self::new(Duration::from_secs(3600))
     }
 
-    /// Puts another policy in force, up to the sweep.
+    /// Puts another policy in force, up to the sweep, as one that may touch anybody.
     fn change(&mut self, change: Change) {
-        self.change_watching(change, &[]);
+        self.put_in_force(change, &Touched::All);
     }
 
-    /// The same, and connections of the pods at these addresses are judged again.
-    pub fn change_watching(&mut self, change: Change, changing: &[&str]) {
-        let changing = changing.iter().map(|text| text.parse().expect("an address")).collect();
+    /// The same, as one that touches the pods at these addresses alone.
+    pub fn change_touching(&mut self, change: Change, touched: &[&str]) {
+        self.put_in_force(change, &Touched::Pods(addresses(touched)));
+    }
+
+    fn put_in_force(&mut self, change: Change, touched: &Touched) {
         self.snapshot = self.compiler.apply([change]);
         self.history.publish(&self.snapshot, Instant::now());
         let mut grace = self.published.publish(Arc::clone(&self.snapshot));
@@ -134,7 +137,7 @@ impl Agent {
         }
         let cidrs = self.snapshot.pod_cidrs();
         self.table
-            .update(cidrs, &OpenAddresses::default(), self.snapshot.generation(), &changing)
+            .update(cidrs, &OpenAddresses::default(), self.snapshot.generation(), touched)
             .expect("update");
     }
 
@@ -251,7 +254,7 @@ fn what_conntrack_does_not_track_is_not_remembered_and_not_known() {
 }
 
 #[test]
-fn a_change_of_policy_forgets_all_pairs_at_once() {
+fn a_change_that_may_touch_anybody_forgets_all_pairs_at_once() {
     in_namespace(|| {
         let mut agent = Agent::with_long_memory();
         assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)));
@@ -267,6 +270,62 @@ fn a_change_of_policy_forgets_all_pairs_at_once() {
         agent.table.forget().expect("the table is ours");
         assert!(agent.reaches((REMOTE, 7000)));
         expect(&agent, 4, 1, 2);
+    });
+}
+
+#[test]
+fn a_change_forgets_the_pairs_of_those_that_it_touches_and_no_other() {
+    in_namespace(|| {
+        let mut agent = Agent::with_long_memory();
+        for to in [(REMOTE, 7000), (REMOTE_6, 7000), (TRUSTED, 9)] {
+            assert!(agent.reaches(to) && agent.reaches(to));
+        }
+        expect(&agent, 3, 0, 3);
+        // A peer changes, at whichever end.
+        agent.change_touching(policy(&[7000, 7001]), &[REMOTE, REMOTE_6]);
+        assert!(agent.reaches((TRUSTED, 9)));
+        expect(&agent, 3, 0, 4);
+        for to in [(REMOTE, 7000), (REMOTE_6, 7000)] {
+            assert!(agent.reaches(to) && agent.reaches(to));
+        }
+        expect(&agent, 5, 0, 6);
+        agent.table.end_recheck().expect("the table is ours");
+        assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((TRUSTED, 9)));
+        expect(&agent, 5, 0, 8);
+        // The next change touches nobody: who changed lately is asked about once more, and the others are not.
+        agent.change_touching(policy(&[7000, 7002]), &[]);
+        assert!(
+            agent.reaches((TRUSTED, 9)) && agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000))
+        );
+        expect(&agent, 6, 0, 10);
+        // The pod itself.
+        agent.change_touching(policy(&[7001]), &[POD]);
+        assert!(!agent.reaches((REMOTE, 7000)) && !agent.reaches((REMOTE, 7000)));
+        assert!(agent.reaches((TRUSTED, 9)) && agent.reaches((TRUSTED, 9)));
+        expect(&agent, 7, 2, 11);
+    });
+}
+
+#[test]
+fn what_was_remembered_before_a_change_never_comes_back() {
+    in_namespace(|| {
+        let mut agent = Agent::new(Duration::from_secs(1));
+        for _ in 0..2 {
+            // Remembered up to the moment of the change.
+            assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)));
+            agent.change_touching(policy(&[7001]), &[POD]);
+            assert!(!agent.reaches((REMOTE, 7000)));
+            // Changes that touch nobody: while the pair would still be remembered, and when the pod counts as changed no more.
+            agent.change_touching(policy(&[7001, 7002]), &[]);
+            assert!(!agent.reaches((REMOTE, 7000)));
+            sleep(Duration::from_millis(2100));
+            agent.change_touching(policy(&[7001]), &[]);
+            let changed = list_set("changed4");
+            assert!(changed.is_empty(), "{changed:?}");
+            assert!(!agent.reaches((REMOTE, 7000)));
+            assert!(agent.reaches((REMOTE, 7001)));
+            agent.change_touching(policy(&[7000]), &[POD]);
+        }
     });
 }
 
@@ -351,6 +410,11 @@ fn each_remembered_connection_is_heard_of_with_rule_and_generation() {
         let Heard::Connection(judgement) = agent.heard() else { panic!("lost") };
         assert_eq!(judgement.snapshot.generation(), agent.snapshot.generation());
         assert_eq!(judgement.packet.map(|packet| packet.destination().to_string()), Some(REMOTE_6.into()));
+        // A change that touches nobody: the pair is remembered still, and recorded under what is in force now.
+        agent.change_touching(policy(&[7000, 7001, 7002]), &[]);
+        assert!(agent.reaches((REMOTE_6, 7001)));
+        let Heard::Connection(judgement) = agent.heard() else { panic!("lost") };
+        assert_eq!(judgement.snapshot.generation(), agent.snapshot.generation());
         // Dropping the listener hears the last ones.
         assert!(agent.reaches((REMOTE_6, 7001)));
         agent.log = None;
