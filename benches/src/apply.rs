@@ -20,6 +20,7 @@ use integration::{Cluster, Testbed};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::events;
 use crate::report::{Figures, Output, median, progress, show};
 
 /// The node and its pods: the policy selects the server; the bystander is selected by none.
@@ -47,8 +48,6 @@ ingress: []
 const PAUSE: Duration = Duration::from_micros(100);
 /// How long the connections are there before the edit.
 const BEFOREHAND: Duration = Duration::from_millis(300);
-/// Pods that come and change on another node.
-const FAR_PODS: u32 = 50;
 /// How long after an edit is looked for what still arrives.
 const AFTERWARDS: Duration = Duration::from_millis(700);
 /// How long a connection may take to come about, or a change to come into force.
@@ -227,11 +226,9 @@ fn once(testbed: &Testbed, events: u32) -> Result<Effect> {
     let stream = Stream::open(testbed)?;
     let over = AtomicBool::new(false);
     let effect = thread::scope(|scope| -> Result<Effect> {
-        let busy = scope.spawn(|| pod_events(testbed, events, &over));
         let opener = scope.spawn(|| open_connections(testbed, &over));
-        let edited = edit(testbed, &agent, &stream);
+        let edited = events::during(testbed, events, || edit(testbed, &agent, &stream));
         over.store(true, Ordering::Release);
-        busy.join().map_err(|_| anyhow!("the thread of pod events panicked"))??;
         let last = opener.join().map_err(|_| anyhow!("the thread that opens connections panicked"))??;
         let (edited, sweep) = edited?;
         let since = |at: Instant| at.saturating_duration_since(edited);
@@ -280,32 +277,6 @@ fn wait_for_sweep(agent: &Agent, before: u64) -> Result<Duration> {
         }
         sleep(Duration::from_millis(20));
     }
-}
-
-/// So many times a second a pod of another node comes, or changes its labels.
-fn pod_events(testbed: &Testbed, a_second: u32, over: &AtomicBool) -> Result<()> {
-    if a_second == 0 {
-        return Ok(());
-    }
-    let begun = Instant::now();
-    for turn in 0.. {
-        if over.load(Ordering::Acquire) {
-            break;
-        }
-        let (number, label) = (turn % FAR_PODS, turn / FAR_PODS);
-        let pod = format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: far-{number}, namespace: bench, labels: {{turn: t{label}}}}}\n\
-             spec: {{nodeName: node-b}}\nstatus: {{phase: Running, podIP: 10.244.2.{number}}}\n"
-        );
-        testbed.manifests().write(&format!("far-{number}.yaml"), &pod)?;
-        let next = begun + Duration::from_secs(1) * (turn + 1) / a_second;
-        sleep(next.saturating_duration_since(Instant::now()));
-    }
-    for number in 0..FAR_PODS {
-        // Not all of them have come.
-        let _ = testbed.manifests().remove(&format!("far-{number}.yaml"));
-    }
-    Ok(())
 }
 
 /// Opens connections to the server, one after the other; when the last of them came about.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::events;
 use crate::load::{self, ByteServer, Sample, Shape};
 use crate::modes::{Against, CLIENT, Mode, Route, Running, testbed};
 use crate::report::{Figures, Output, median, progress, show};
@@ -26,9 +27,15 @@ pub struct Arguments {
     /// Numbers of policies that select the server; the last of them is the one that allows the client.
     #[arg(long, value_delimiter = ',', default_value = "1,10,100,500,5000")]
     policies: Vec<usize>,
+    /// Numbers of policies with which the agent is measured once more under pod events.
+    #[arg(long, value_delimiter = ',', default_value = "500")]
+    busy: Vec<usize>,
+    /// How many of these events there are a second.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    events: u32,
     /// Numbers of policies with which the agent is measured once more while it remembers nothing: what the first connection of a
     /// pair costs.
-    #[arg(long, value_delimiter = ',', default_value = "1,500")]
+    #[arg(long, value_delimiter = ',', default_value = "500")]
     first_of_pair: Vec<usize>,
     /// Measure another policy agent too: a shell command that runs it until it is ended, in the network namespace of each node.
     /// It finds the node's name in NODE, and Namespaces, Pods, Nodes and NetworkPolicies as YAML in the folder MANIFESTS.
@@ -146,7 +153,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                         measured: Duration::from_secs_f64(arguments.seconds),
                     };
                     let before = running.cpu()?;
-                    let sample = load::run(testbed.namespace(CLIENT)?, route.address(&testbed)?, shape)?;
+                    let (client, server) = (testbed.namespace(CLIENT)?, route.address(&testbed)?);
+                    let sample =
+                        events::during(&testbed, mode.events(), || load::run(client, server, shape))?;
                     let cpu = running.cpu()?.saturating_sub(before);
                     samples.entry((route, clients, mode)).or_default().push(Run { sample, cpu });
                     progress.inc(1);
@@ -163,6 +172,8 @@ impl Arguments {
     fn modes(&self) -> Vec<Mode> {
         let mut modes = vec![Mode::NoAgent, Mode::Floor];
         modes.extend(self.policies.iter().map(|&policies| Mode::Agent { policies }));
+        let busy = |&policies: &usize| Mode::Busy { policies, events: self.events };
+        modes.extend(self.busy.iter().map(busy));
         modes.extend(self.first_of_pair.iter().map(|&policies| Mode::Asking { policies }));
         if self.against.is_some() {
             modes.extend(self.policies.iter().map(|&policies| Mode::Other { policies }));

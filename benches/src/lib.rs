@@ -11,6 +11,7 @@
 //!  testbed -> [ load ] through one of the [ modes ] (nothing, the [ floor ], the agent, another) -> [ connections ]
 //!          -> one flow through the same                                                        -> [ flows ]
 //!          -> connections, cut by an edited file                                               -> [ apply ]
+//!             (both while pods of another node come and change: [ events ])
 //!  API server -> an agent in a cluster of pods without kubelets                                -> [ scale ]
 //!
 //!  all of them -> [ report ] as table, JSON, plots and docs/performance.md
@@ -21,6 +22,7 @@ pub mod allocations;
 pub mod apply;
 pub mod compile;
 pub mod connections;
+pub mod events;
 pub mod export;
 pub mod floor;
 pub mod flows;

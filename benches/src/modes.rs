@@ -81,6 +81,13 @@ pub enum Mode {
         /// How many.
         policies: usize,
     },
+    /// The same while pods of another node come and change all the time.
+    Busy {
+        /// How many policies.
+        policies: usize,
+        /// Pod events a second.
+        events: u32,
+    },
     /// The agent that remembers nothing: what the first connection of a pair costs.
     Asking {
         /// How many.
@@ -93,6 +100,16 @@ pub enum Mode {
     },
 }
 
+impl Mode {
+    /// Pod events a second that go with it.
+    pub fn events(self) -> u32 {
+        match self {
+            Self::Busy { events, .. } => events,
+            _ => 0,
+        }
+    }
+}
+
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let named = |count: usize| if count == 1 { "policy" } else { "policies" };
@@ -100,6 +117,9 @@ impl fmt::Display for Mode {
             Self::NoAgent => f.write_str("no agent"),
             Self::Floor => f.write_str("floor"),
             Self::Agent { policies } => write!(f, "agent, {policies} {}", named(policies)),
+            Self::Busy { policies, events } => {
+                write!(f, "agent, {policies} {}, {events} events/s", named(policies))
+            }
             Self::Asking { policies } => write!(f, "asking, {policies} {}", named(policies)),
             Self::Other { policies } => write!(f, "the other, {policies} {}", named(policies)),
         }
@@ -150,7 +170,11 @@ impl<'a> Running<'a> {
     /// Starts it on every node, and waits until it is in force. `against` is what [`Mode::Other`] starts.
     pub fn start(testbed: &'a Testbed, mode: Mode, against: &Against) -> Result<Self> {
         let mut running = Self { testbed, started: Vec::new() };
-        if let Mode::Agent { policies } | Mode::Asking { policies } | Mode::Other { policies } = mode {
+        if let Mode::Agent { policies }
+        | Mode::Busy { policies, .. }
+        | Mode::Asking { policies }
+        | Mode::Other { policies } = mode
+        {
             testbed.manifests().write("policies.yaml", &policies_for(policies))?;
         }
         for node in NODES {
@@ -161,7 +185,7 @@ impl<'a> Running<'a> {
                     let program = env::current_exe().context("finding this program")?;
                     Started::Floor(Floor::start(&program, testbed.namespace(node)?, &cidrs)?)
                 }
-                Mode::Agent { .. } => Started::agent(testbed, node, &[])?,
+                Mode::Agent { .. } | Mode::Busy { .. } => Started::agent(testbed, node, &[])?,
                 Mode::Asking { .. } => Started::agent(testbed, node, &["--remember=off"])?,
                 Mode::Other { .. } => Started::Other(Other::start(testbed, node, against)?),
             };

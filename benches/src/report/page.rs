@@ -38,8 +38,9 @@ const SUBJECTS: [(&str, &str, &str); 7] = [
         "connections",
         "A connection",
         "New TCP connections between two pods: without an agent, through the same rules and queues with a program behind them that \
-         accepts every packet unseen (the floor), and with the agent; `asking` is the agent that remembers nothing, so that every connection is a \
-         question, as the first of a pair always is. `/none` and `/floor` are the rate over that without an agent and over that of the floor; `above` is \
+         accepts every packet unseen (the floor), and with the agent; `events/s` is the agent while pods of another \
+         node come and change all the time; `asking` is the agent that remembers nothing, so that every connection is a question, as the first of \
+         a pair always is. `/none` and `/floor` are the rate over that without an agent and over that of the floor; `above` is \
          the p50 less that without an agent; `CPU us` is the processor time that the agents of both nodes took for each connection.",
     ),
     (
