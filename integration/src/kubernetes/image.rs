@@ -15,6 +15,7 @@ use tar::{Builder, EntryType, Header};
 pub struct Image {
     reference: String,
     files: Vec<(String, Content)>,
+    environment: Vec<String>,
     entrypoint: Vec<String>,
 }
 
@@ -31,8 +32,13 @@ enum Content {
 impl Image {
     /// An empty image of this name and tag.
     pub fn new(reference: &str) -> Self {
-        let image = Self { reference: reference.to_owned(), files: Vec::new(), entrypoint: Vec::new() };
-        image.folder("tmp")
+        let image = Self {
+            reference: reference.to_owned(),
+            files: Vec::new(),
+            environment: Vec::new(),
+            entrypoint: Vec::new(),
+        };
+        image.env("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").folder("tmp")
     }
 
     /// Puts a file of this machine at a path in the image.
@@ -53,6 +59,13 @@ impl Image {
     #[must_use]
     pub fn folder(mut self, at: &str) -> Self {
         self.files.push((relative(at), Content::Folder));
+        self
+    }
+
+    /// Sets a variable (`NAME=value`) for all that runs in the container.
+    #[must_use]
+    pub fn env(mut self, variable: &str) -> Self {
+        self.environment.push(variable.to_owned());
         self
     }
 
@@ -120,7 +133,7 @@ fn config(image: &Image, layer_digest: &str) -> Value {
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         "os": "linux",
         "config": {
-            "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+            "Env": image.environment,
             "Entrypoint": image.entrypoint,
             "WorkingDir": "/",
         },
@@ -159,6 +172,7 @@ mod tests {
         let image = Image::new("localhost/tool:1")
             .file(&program, "/bin/tool")
             .link("/bin/sh", "tool")
+            .env("COLOUR=none")
             .entrypoint(&["tool"]);
         let to = folder.path().join("images.tar");
         save(&[image.clone(), image], &to).unwrap();
@@ -175,6 +189,7 @@ mod tests {
         assert_eq!(manifest.as_array().unwrap().len(), 2);
         let config: Value = serde_json::from_slice(&files[manifest[0]["Config"].as_str().unwrap()]).unwrap();
         assert_eq!(config["config"]["Entrypoint"][0], "tool");
+        assert_eq!(config["config"]["Env"][1], "COLOUR=none");
         let layer = &files[manifest[0]["Layers"][0].as_str().unwrap()];
         assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{}", digest(layer)));
         let mut layer = tar::Archive::new(&**layer);

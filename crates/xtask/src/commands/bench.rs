@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::commands::demo::build;
+use crate::commands::image;
 use crate::machine::Machine;
 use crate::need::Purpose;
 use crate::setup;
@@ -133,11 +134,11 @@ fn program(workspace: &Workspace, what: What) -> Command {
     command
 }
 
-/// The step of `cargo xtask test` that counts instructions.
-pub fn instructions(workspace: &Workspace) -> Command {
-    let mut command = workspace.cargo("run");
-    command.args(["--release", "-p", "benches", "--bin", "benches", "--", &What::Instructions.name()]);
-    command
+/// The step of `cargo xtask test` that counts instructions, of what the agent in the image is made of.
+pub fn instructions(workspace: &Workspace) -> Result<Command> {
+    let mut command = image::own_cargo(workspace, "run")?;
+    command.args(["-p", "benches", "--bin", "benches", "--", &What::Instructions.name()]);
+    Ok(command)
 }
 
 impl What {
@@ -157,6 +158,7 @@ impl What {
             Self::Connections => &[
                 "--clients=1",
                 "--policies=1",
+                "--busy=1",
                 "--first-of-pair=1",
                 "--routes=same-node",
                 "--rounds=1",

@@ -103,9 +103,20 @@ pub fn own_program(workspace: &Workspace) -> Result<PathBuf> {
     Ok(program_of(workspace, Platform::own()?))
 }
 
+/// A cargo command (`build`, `run`) that shares what it builds with the program of this machine's image.
+pub fn own_cargo(workspace: &Workspace, verb: &str) -> Result<Command> {
+    Ok(cargo(workspace, verb, Platform::own()?))
+}
+
 fn build_command(workspace: &Workspace, platform: Platform) -> Command {
-    let mut command = workspace.cargo("build");
-    command.args(["--release", "-p", "kube-verdict", "--target", platform.rust_target()]);
+    let mut command = cargo(workspace, "build", platform);
+    command.args(["-p", "kube-verdict"]);
+    command
+}
+
+fn cargo(workspace: &Workspace, verb: &str, platform: Platform) -> Command {
+    let mut command = workspace.cargo(verb);
+    command.args(["--release", "--target", platform.rust_target()]);
     platform.set_up(&mut command);
     command
 }

@@ -172,7 +172,7 @@ impl Step {
                 command.args(["--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
                 command
             }
-            Self::Instructions => bench::instructions(workspace),
+            Self::Instructions => bench::instructions(workspace)?,
             Self::Agent => image::own_build(workspace)?,
             Self::Namespaces => {
                 let mut command = integration(workspace)?;

@@ -71,7 +71,7 @@ impl Platform {
         }
     }
 
-    /// Makes a cargo command build for it: static, without symbols, and by a cross compiler where it is not our own.
+    /// Makes a cargo command build for it: static, the agent without symbols, and by a cross compiler where it is not our own.
     pub(super) fn set_up(self, command: &mut Command) {
         let target = self.rust_target();
         let variable = target.replace('-', "_");
@@ -80,7 +80,7 @@ impl Platform {
             // These would win over the target's own.
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
-            .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
+            .args(["--config", "profile.release.package.kube-verdict.strip = 'symbols'"])
             .env(cargo("RUSTFLAGS"), "-C target-feature=+crt-static");
         if !self.is_own() {
             let gnu = format!("{}-linux-gnu", self.machine());
