@@ -91,6 +91,8 @@ impl Snapshot {
     }
 
     /// Judges a packet: no allocation, no lock, no loop over policies.
+    ///
+    /// All its steps but the last (`PortTable::first_of_some`) are told to be inlined: as calls they were a fifth of its instructions.
     pub fn judge(&self, packet: &Packet, directions: Directions) -> Decision {
         let decision = self.judge_both(packet, directions);
         match directions {
