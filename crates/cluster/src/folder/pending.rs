@@ -2,9 +2,11 @@
 //!
 //! - A file that was written and closed, or renamed into place, is read [`QUIET`] after its last event.
 //! - However much is going on, what can be read is read [`LONGEST`] after its first event.
-//! - A file that is **in doubt** is looked at [`DOUBT`] after its last event: one that is still open for writing, one
-//!   that vanished and one that turned empty. An editor may be between two steps of saving it, and its objects must not
-//!   go for a moment. Such a file waits for at most [`LONGEST_DOUBT`], however often it is written.
+//! - A file that is **in doubt** is looked at [`DOUBT`] after its last event: one that is new, one that vanished and one that
+//!   turned empty. An editor may be between two steps of saving it, and its objects must not go for a moment.
+//! - A file that was written to and is not closed is in doubt as well, and looked at [`OPEN`] after its last event: on a busy node
+//!   whoever emptied it may have to wait before it is the turn to fill it.
+//! - A file in doubt waits for at most [`LONGEST_DOUBT`], however often it is written.
 //!
 //! Passed the clock, returns what is due: no thread, no sleep, no disk.
 
@@ -16,6 +18,8 @@ use std::time::{Duration, Instant};
 pub(super) const QUIET: Duration = Duration::from_millis(10);
 /// How long nothing must happen to a file that is in doubt.
 pub(super) const DOUBT: Duration = Duration::from_millis(30);
+/// How long nothing must happen to a file that somebody has open for writing.
+pub(super) const OPEN: Duration = Duration::from_millis(250);
 /// The longest wait for quiet.
 pub(super) const LONGEST: Duration = Duration::from_millis(40);
 /// The longest wait for a file in doubt.
@@ -24,7 +28,9 @@ pub(super) const LONGEST_DOUBT: Duration = Duration::from_millis(400);
 /// What happened to a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Event {
-    /// It was created or written to: somebody has it open.
+    /// It was created: a link is whole then, into a file something is yet to be written.
+    Created,
+    /// It was written to, or emptied: somebody has it open.
     Written,
     /// Who wrote to it has closed it, or it was renamed to this name.
     Complete,
@@ -45,7 +51,18 @@ pub(super) struct Pending {
 struct Wait {
     first: Instant,
     last: Instant,
-    doubt: bool,
+    state: State,
+}
+
+/// What is known of a file that waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// It is as somebody meant it to be.
+    Settled,
+    /// It may be between two steps.
+    Doubt,
+    /// Likewise, and somebody has it open for writing.
+    Open,
 }
 
 /// What is due.
@@ -62,14 +79,19 @@ impl Pending {
     pub fn event(&mut self, path: &Path, event: Event, now: Instant) {
         let wait = match self.files.get_mut(path) {
             Some(wait) => wait,
-            None => self.files.entry(path.to_owned()).or_insert(Wait { first: now, last: now, doubt: false }),
+            None => self.files.entry(path.to_owned()).or_insert(Wait {
+                first: now,
+                last: now,
+                state: State::Settled,
+            }),
         };
         wait.last = now;
-        match event {
-            Event::Written | Event::Vanished => wait.doubt = true,
-            Event::Complete => wait.doubt = false,
-            Event::Touched => {}
-        }
+        wait.state = match event {
+            Event::Created | Event::Vanished => State::Doubt,
+            Event::Written => State::Open,
+            Event::Complete => State::Settled,
+            Event::Touched => wait.state,
+        };
     }
 
     /// A file was looked at and is in doubt: look again later.
@@ -79,7 +101,7 @@ impl Pending {
 
     /// Takes note that something happened that can't be told from one file.
     pub fn scan(&mut self, now: Instant) {
-        self.scan.get_or_insert(Wait { first: now, last: now, doubt: false }).last = now;
+        self.scan.get_or_insert(Wait { first: now, last: now, state: State::Settled }).last = now;
     }
 
     /// Whether this file waits.
@@ -105,11 +127,11 @@ impl Pending {
             return due;
         }
         self.files.retain(|path, wait| {
-            let ready = wait.ready() <= now;
-            if ready || !wait.doubt {
-                due.files.push((path.clone(), wait.doubt));
+            let (ready, doubt) = (wait.ready() <= now, wait.state != State::Settled);
+            if ready || !doubt {
+                due.files.push((path.clone(), doubt));
             }
-            wait.doubt && !ready
+            doubt && !ready
         });
         due.scan = self.scan.take().is_some();
         due
@@ -122,11 +144,12 @@ impl Pending {
 
 impl Wait {
     fn ready(&self) -> Instant {
-        if self.doubt {
-            (self.last + DOUBT).min(self.first + LONGEST_DOUBT)
-        } else {
-            (self.last + QUIET).min(self.first + LONGEST)
-        }
+        let (quiet, longest) = match self.state {
+            State::Settled => (QUIET, LONGEST),
+            State::Doubt => (DOUBT, LONGEST_DOUBT),
+            State::Open => (OPEN, LONGEST_DOUBT),
+        };
+        (self.last + quiet).min(self.first + longest)
     }
 }
 
@@ -158,7 +181,7 @@ mod tests {
         (at, vec![(path.to_owned(), doubt)])
     }
 
-    use Event::{Complete, Vanished, Written};
+    use Event::{Complete, Created, Vanished, Written};
 
     #[test]
     fn a_file_that_was_closed_is_read_when_it_is_quiet() {
@@ -167,7 +190,18 @@ mod tests {
 
     #[test]
     fn a_file_that_stays_open_is_read_a_little_later() {
-        assert_eq!(story(&[(0, "a", Written), (5, "a", Written)]), [one(35, "a", true)]);
+        assert_eq!(story(&[(0, "a", Written), (5, "a", Written)]), [one(255, "a", true)]);
+    }
+
+    #[test]
+    fn a_file_that_is_emptied_and_filled_only_after_a_while_was_never_empty() {
+        let (empty, full) = ((0, "a", Written), (200, "a", Written));
+        assert_eq!(story(&[empty, full, (200, "a", Complete)]), [one(200, "a", false)]);
+    }
+
+    #[test]
+    fn a_link_is_read_a_little_after_it_was_made() {
+        assert_eq!(story(&[(0, "a", Created)]), [one(30, "a", true)]);
     }
 
     #[test]
@@ -181,14 +215,14 @@ mod tests {
     fn a_file_that_is_written_all_the_time_and_never_closed_is_read_now_and_then() {
         let events: Vec<_> = (0..1000).step_by(5).map(|ms| (ms, "a", Written)).collect();
         let times: Vec<u64> = story(&events).into_iter().map(|(at, _)| at).collect();
-        assert_eq!(times, [400, 805, 1025]);
+        assert_eq!(times, [400, 805, 1210]);
     }
 
     #[test]
     fn a_file_in_doubt_does_not_hold_up_the_others_for_long() {
         let mut events: Vec<_> = (0..100).step_by(5).map(|ms| (ms, "open", Written)).collect();
         events.push((3, "ready", Complete));
-        assert_eq!(story(&events), [one(40, "ready", false), one(125, "open", true)]);
+        assert_eq!(story(&events), [one(40, "ready", false), one(345, "open", true)]);
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use policy::Inventory;
+use policy::{Inventory, Pod};
 use tempfile::TempDir;
 
 use super::*;
@@ -117,13 +118,12 @@ impl Story {
             .policies
             .values()
             .map(|policy| format!("{} with {} rules", policy.name, policy.ingress.len()));
-        let pods = self.known.pods.values().map(|pod| {
-            format!(
-                "{} at {}",
-                pod.name,
-                pod.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-            )
-        });
+        let pod = |pod: &Arc<Pod>| {
+            let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
+            format!("{} at {}", pod.name, addresses.join(" "))
+        };
+        let mut pods: Vec<String> = self.known.pods.values().map(pod).collect();
+        pods.sort();
         policies.chain(pods).collect()
     }
 

@@ -206,7 +206,8 @@ impl Watcher {
                 Event::Complete
             }
             EventKind::Create(CreateKind::Folder) => return self.pending.scan(now),
-            EventKind::Create(_) | EventKind::Modify(ModifyKind::Data(_)) => Event::Written,
+            EventKind::Create(_) => Event::Created,
+            EventKind::Modify(ModifyKind::Data(_)) => Event::Written,
             _ => Event::Touched,
         };
         self.pending.event(path, what, now);
