@@ -141,7 +141,7 @@ pub const NEEDS: [Need; 27] = [
     need("Go", Purpose::Cluster, Remedy::ByHand("Go 1.24 or later (https://go.dev/dl)"), |_| go()),
     need("cc", Purpose::Cluster, Remedy::Package("gcc"), |_| path(program("cc")?)),
     need("containerd", Purpose::Cluster, Remedy::Package("containerd"), |_| path(program("containerd")?)),
-    need("crun", Purpose::Cluster, Remedy::Package("crun"), |_| path(program("crun")?)),
+    need("runc", Purpose::Cluster, Remedy::Package("runc"), |_| path(program("runc")?)),
     need("CNI plugins", Purpose::Cluster, Remedy::Package("containernetworking-plugins"), |_| {
         existing("/usr/lib/cni/bridge")
     }),

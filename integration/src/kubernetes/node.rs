@@ -351,7 +351,6 @@ fn remove_control_groups(containers: &[OsString]) {
     }
 }
 
-/// With crun: upstream's suite starts thousands of processes in containers, each in a few milliseconds less a tenth of a second.
 fn containerd_config() -> String {
     format!(
         r#"version = 2
@@ -372,14 +371,10 @@ restrict_oom_score_adj = true
 bin_dir = "/opt/cni/bin"
 conf_dir = "/etc/cni/net.d"
 
-[plugins."io.containerd.grpc.v1.cri".containerd]
-default_runtime_name = "crun"
-
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun]
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
 
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun.options]
-BinaryName = "crun"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
 SystemdCgroup = false
 "#
     )
