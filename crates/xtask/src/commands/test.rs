@@ -2,8 +2,10 @@
 //!
 //! All steps run even if one fails; the list at the end says which did.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -36,7 +38,7 @@ enum Step {
     Clippy,
     /// The agent as an image holds it, for the steps that run it.
     Agent,
-    /// Unit, property, golden and conversion tests of every crate.
+    /// Unit, property, golden and conversion tests of every member.
     Unit,
     /// The documentation builds without a warning.
     Docs,
@@ -161,10 +163,11 @@ impl Step {
                 command
             }
             Self::Unit => {
-                let mut command = workspace.cargo("test");
-                command
-                    .args(["--workspace", "--exclude", "integration", "--no-fail-fast"])
-                    .env("KUBE_VERDICT_BIN", image::own_program(workspace)?);
+                let mut command = cargo_test(workspace)?;
+                command.args(["--lib", "--bins"]);
+                for member in members(workspace)? {
+                    select(&mut command, tests_of(&member)?);
+                }
                 command
             }
             Self::Docs => {
@@ -175,16 +178,13 @@ impl Step {
             Self::Instructions => bench::instructions(workspace)?,
             Self::Agent => image::own_build(workspace)?,
             Self::Namespaces => {
-                let mut command = integration(workspace)?;
-                command.args(["--lib", "--bins"]);
-                for story in stories(workspace)? {
-                    command.args(["--test", &story]);
-                }
+                let mut command = cargo_test(workspace)?;
+                select(&mut command, stories(workspace)?);
                 command
             }
             Self::Vm => {
-                let mut command = integration(workspace)?;
-                command.args(["--test", VM]);
+                let mut command = cargo_test(workspace)?;
+                select(&mut command, [VM.to_owned()]);
                 command
             }
         };
@@ -199,25 +199,47 @@ impl Step {
 /// The file in integration/tests that holds the virtual machine's story.
 const VM: &str = "vm";
 
-fn integration(workspace: &Workspace) -> Result<Command> {
+/// `cargo test` over the whole workspace: were it over some members, dependencies would be built with fewer features, and so once more.
+fn cargo_test(workspace: &Workspace) -> Result<Command> {
     let mut command = workspace.cargo("test");
-    command
-        .args(["-p", "integration", "--no-fail-fast"])
-        .env("KUBE_VERDICT_BIN", image::own_program(workspace)?);
+    command.args(["--workspace", "--no-fail-fast"]).env("KUBE_VERDICT_BIN", image::own_program(workspace)?);
     Ok(command)
 }
 
-/// The files in integration/tests, without the virtual machine's.
-fn stories(workspace: &Workspace) -> Result<Vec<String>> {
-    let folder = workspace.root().join("integration/tests");
+fn select(command: &mut Command, tests: impl IntoIterator<Item = String>) {
+    for test in tests {
+        command.args(["--test", &test]);
+    }
+}
+
+/// The folders of all members but `integration`.
+fn members(workspace: &Workspace) -> Result<Vec<PathBuf>> {
+    let crates = workspace.root().join("crates");
+    let entries = fs::read_dir(&crates).with_context(|| format!("{} can't be read", crates.display()))?;
+    let mut members: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    members.push(workspace.root().join("benches"));
+    Ok(members)
+}
+
+/// The integration tests of a member, by name: files, and folders with a `main.rs`.
+fn tests_of(member: &Path) -> Result<BTreeSet<String>> {
+    let folder = member.join("tests");
+    if !folder.is_dir() {
+        return Ok(BTreeSet::new());
+    }
     let entries = fs::read_dir(&folder).with_context(|| format!("{} can't be read", folder.display()))?;
-    let mut names: Vec<String> = entries
-        .flatten()
-        .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".rs")?.to_owned()))
-        .filter(|name| name != VM)
-        .collect();
-    names.sort();
-    Ok(names)
+    let name = |path: PathBuf| {
+        let is_test = path.extension().is_some_and(|end| end == "rs") || path.join("main.rs").is_file();
+        is_test.then(|| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()))?
+    };
+    Ok(entries.flatten().filter_map(|entry| name(entry.path())).collect())
+}
+
+/// The stories between network namespaces: the tests of `integration` without the virtual machine's.
+fn stories(workspace: &Workspace) -> Result<BTreeSet<String>> {
+    let mut stories = tests_of(&workspace.root().join("integration"))?;
+    stories.remove(VM);
+    Ok(stories)
 }
 
 #[cfg(test)]
@@ -240,7 +262,22 @@ mod tests {
         let workspace = Workspace::locate().unwrap();
         let folder = workspace.root().join("integration/tests");
         assert!(folder.join(format!("{VM}.rs")).is_file(), "{} holds it", folder.display());
-        assert!(stories(&workspace).unwrap().iter().all(|name| name != VM));
+        assert!(!stories(&workspace).unwrap().contains(VM));
+    }
+
+    #[test]
+    fn every_test_belongs_to_one_step() {
+        let workspace = Workspace::locate().unwrap();
+        let stories = stories(&workspace).unwrap();
+        assert!(stories.contains("smoke"), "{stories:?}");
+        let all: Vec<_> =
+            members(&workspace).unwrap().iter().map(|member| tests_of(member).unwrap()).collect();
+        let unit: BTreeSet<String> = all.into_iter().flatten().collect();
+        for name in ["kernel", "table", "api", "property", "explain"] {
+            assert!(unit.contains(name), "{name} in {unit:?}");
+        }
+        // A name stands for every test that has it, in whatever member.
+        assert!(unit.is_disjoint(&stories) && !unit.contains(VM), "{unit:?} {stories:?}");
     }
 
     #[test]
