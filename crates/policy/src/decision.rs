@@ -202,7 +202,7 @@ pub struct Judgement {
     pub held: Option<Duration>,
     /// The snapshot under which it was judged: names its rules and pods.
     pub snapshot: Arc<Snapshot>,
-    /// Whether the kernel let the connection pass by itself, because it remembered an earlier verdict of the same snapshot on
-    /// the same addresses, protocol and destination port.
+    /// Whether the kernel let the connection pass by itself, because it remembered an earlier verdict on the same addresses, protocol
+    /// and destination port that no change has touched since.
     pub remembered: bool,
 }
