@@ -9,12 +9,13 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
-use dataplane::marks::{Mark, Marks};
+use dataplane::marks::Marks;
 use dataplane::queues::QueueRange;
 use dataplane::table::{OpenAddresses, Table, TableConfig, WhenDown};
+use dataplane::worker::allow;
 use integration::namespace::Namespace;
 use ipnet::IpNet;
-use nfq::{Queue, Verdict};
+use nfq::Queue;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use policy::Generation;
@@ -79,7 +80,7 @@ pub fn serve(pod_cidrs: Vec<IpNet>) -> Result<()> {
         .enumerate()
         .map(|(core, number)| {
             let queue = open(number).with_context(|| format!("setting up queue {number}"))?;
-            Ok(thread::spawn(move || accept(core, queue, marks.verdict())))
+            Ok(thread::spawn(move || accept(core, queue, marks)))
         })
         .collect::<Result<_>>()?;
     let holder = format!("accept-all pid {}", std::process::id());
@@ -113,15 +114,16 @@ fn open(number: u16) -> std::io::Result<Queue> {
 }
 
 /// Accepts what comes to a queue, on the core whose packets it gets.
-fn accept(core: usize, mut queue: Queue, mark: Mark) -> Result<()> {
+fn accept(core: usize, mut queue: Queue, marks: Marks) -> Result<()> {
     let mut cores = CpuSet::new();
     cores.set(core)?;
     sched_setaffinity(Pid::from_raw(0), &cores)
         .with_context(|| format!("pinning a thread to core {core}"))?;
     loop {
         let mut message = queue.recv()?;
-        message.set_nfmark(message.get_nfmark() | mark.0);
-        message.set_verdict(Verdict::Accept);
+        let (mark, verdict) = allow(&marks, message.get_nfmark());
+        message.set_nfmark(mark);
+        message.set_verdict(verdict);
         queue.verdict(message)?;
     }
 }

@@ -70,9 +70,17 @@ fn a_foreign_packet_mark_survives_the_verdict() {
 fn marks_can_be_chosen() {
     let mut story = Story::begin(smoke::cluster(Links::Routes));
     smoke::write_policies(&mut story);
-    story.start_agents(&["--mark-verdict", "0x1", "--mark-accepted", "0x2", "--mark-revoked", "0x4"]);
+    story.start_agents(&[
+        "--mark-verdict=0x1",
+        "--mark-untracked=0x2",
+        "--mark-accepted=0x2",
+        "--mark-revoked=0x4",
+        "--mark-asked=0x8",
+    ]);
     story.expect("web/front", "db/store", "5432", &allowed(Side::Ingress, "db/allow-front", 0));
     story.expect("other/client", "db/store", "5432", &denied(Side::Ingress, "db/allow-dns"));
     let rules = story.testbed.ruleset("node-a").unwrap();
-    assert!(!rules.contains("0x01000000") && !rules.contains("0x02000000"), "{rules}");
+    for ours in ["0x01000000", "0x02000000", "0x04000000"] {
+        assert!(!rules.contains(ours), "{ours}: {rules}");
+    }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!  [ Table ]  rules send first packets to -> NFQUEUE -> [ Workers ] -> parse -> Snapshot::judge -> verdict mark
 //!                                                                                     |
-//!  settle chain: verdict mark -> ACCEPTED in the connection mark                      v
+//!  chain allowed: verdict mark -> ACCEPTED in the connection mark                     v
 //!           |                                                                     Judgement -> (audit)
 //!           v                                                                         ^
 //!  pairs remembered for some seconds: their next connections pass -> NFLOG -> [ RememberedLog ]

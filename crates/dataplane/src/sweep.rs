@@ -87,10 +87,10 @@ pub fn sweep(
     Ok(SweepReport { entries: visited.entries, gone: visited.gone, elapsed: started.elapsed(), ..report })
 }
 
-/// Takes both marks from every connection, for when the rules are gone: nothing of the agent stays in the kernel.
+/// Takes our marks from every connection, for when the rules are gone: nothing of the agent stays in the kernel.
 /// Returns how many connections had one.
 pub fn clear_marks(conntrack: &mut Conntrack, marks: &Marks) -> Result<u64, ConntrackError> {
-    let ours = marks.accepted().0 | marks.revoked().0;
+    let ours = marks.accepted().0 | marks.revoked().0 | marks.asked().0;
     let clear = |entry: &Entry<'_>| (entry.mark & ours != 0).then_some(MarkChange { value: 0, mask: ours });
     Ok(conntrack.visit(clear)?.changed)
 }

@@ -1,6 +1,6 @@
 //! The nftables table of this agent: which packets go to userspace, and which connections need no more verdict.
 //!
-//! Place in a packet's life: the first step (`judge` sends it to the workers) and the last (`settle` marks its
+//! Place in a packet's life: the first step (`judge` sends it to the workers) and the last (`allowed` marks its
 //! connection). Place in a policy's life: [`Table::update`] at the start of the sweep.
 //!
 //! Invariants: every change is one batch, committed whole or not at all. Chains are created once and never deleted or

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nfq::{Message, Queue, Verdict as KernelVerdict};
 use policy::{Decision, Directions, Generation, Judgement, Packet, Reader, Verdict};
 
-use crate::marks::Mark;
+use crate::marks::Marks;
 use crate::packet;
 use crate::queue_statistics::QueueStatistics;
 
@@ -55,8 +55,7 @@ pub(crate) struct Worker<R> {
     /// That socket.
     pub(crate) socket: OwnedFd,
     pub(crate) reader: Reader,
-    /// Added to the mark of an allowed packet.
-    pub(crate) verdict_mark: Mark,
+    pub(crate) marks: Marks,
     pub(crate) hold: Hold,
     pub(crate) counters: Arc<SharedCounters>,
     pub(crate) stop: Arc<AtomicBool>,
@@ -98,7 +97,7 @@ impl<R: FnMut(Judgement)> Worker<R> {
         let at = SystemTime::now();
         let packet = packet::parse(message.get_payload()).ok();
         // On its way here the verdict's bit says that the packet is a reply: its connection is judged.
-        let is_reply = message.get_nfmark() & self.verdict_mark.0 != 0;
+        let is_reply = message.get_nfmark() & self.marks.verdict().0 != 0;
         let packet = packet.map(|packet| if is_reply { packet.reversed() } else { packet });
         let question = Question { message, packet, since: None };
         let Judged::Unsure(message, packet, generation) = self.judge(at, question, self.hold.is_open())?
@@ -174,9 +173,9 @@ impl<R: FnMut(Judgement)> Worker<R> {
         let verdict = decision.verdict();
         match verdict {
             Verdict::Allow => {
-                // The verdict's mark replaces the packet's whole mark: keep all bits that it came with.
-                message.set_nfmark(message.get_nfmark() | self.verdict_mark.0);
-                message.set_verdict(KernelVerdict::Accept);
+                let (mark, kernel_verdict) = allow(&self.marks, message.get_nfmark());
+                message.set_nfmark(mark);
+                message.set_verdict(kernel_verdict);
             }
             Verdict::Deny => message.set_verdict(KernelVerdict::Drop),
         }
@@ -256,6 +255,19 @@ struct Question {
     packet: Option<Packet>,
     /// Since when it is held; `None` if it has just come.
     since: Option<Instant>,
+}
+
+/// How the kernel is told that a packet with this mark is allowed: the mark that replaces the whole of it, and where it goes on.
+///
+/// Once more to the chain that asked, which marks its connection; where there is none, behind it.
+#[inline]
+pub fn allow(marks: &Marks, mark: u32) -> (u32, KernelVerdict) {
+    let (verdict, untracked) = (marks.verdict().0, marks.untracked().0);
+    if mark & untracked == 0 {
+        (mark | verdict, KernelVerdict::Repeat)
+    } else {
+        (mark & !untracked, KernelVerdict::Accept)
+    }
 }
 
 /// What came of a question.

@@ -180,7 +180,7 @@ impl Start<'_> {
                     port_id,
                     socket,
                     reader,
-                    verdict_mark: config.marks.verdict(),
+                    marks: config.marks,
                     hold: Hold::new(config.hold, room, config.queue_length),
                     counters: shared,
                     stop,

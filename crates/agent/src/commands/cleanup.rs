@@ -41,6 +41,10 @@ pub struct Cleanup {
     #[arg(long, value_name = "BIT", value_parser = mark, default_value_t = Marks::default().revoked())]
     mark_revoked: Mark,
 
+    /// The agent's --mark-asked.
+    #[arg(long, value_name = "BIT", value_parser = mark, default_value_t = Marks::default().asked())]
+    mark_asked: Mark,
+
     /// How to print what was done.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -58,7 +62,8 @@ struct Done {
 impl Cleanup {
     /// Removes what is there.
     pub fn run(self) -> anyhow::Result<u8> {
-        let marks = Marks::new(Marks::default().verdict(), self.mark_accepted, self.mark_revoked)
+        let packet = [Marks::default().verdict(), Marks::default().untracked()];
+        let marks = Marks::new(packet, [self.mark_accepted, self.mark_revoked, self.mark_asked])
             .map_err(|error| exit::Usage(error.to_string()))?;
         if !self.force
             && let Some(queue) = served_queue()?

@@ -110,9 +110,13 @@ pub struct Run {
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(..=65534))]
     nflog_group: u16,
 
-    /// Packet mark of a packet that was allowed, from the verdict to the end of the hook: one bit.
+    /// Packet mark of a packet that was allowed, from the verdict until its connection is marked: one bit.
     #[arg(long, value_name = "BIT", value_parser = mark, default_value_t = Marks::default().verdict())]
     mark_verdict: Mark,
+
+    /// Packet mark of a packet that waits for a verdict and has no connection: one bit.
+    #[arg(long, value_name = "BIT", value_parser = mark, default_value_t = Marks::default().untracked())]
+    mark_untracked: Mark,
 
     /// Connection mark of a connection that is allowed: one bit.
     #[arg(long, value_name = "BIT", value_parser = mark, default_value_t = Marks::default().accepted())]
@@ -121,6 +125,10 @@ pub struct Run {
     /// Connection mark of a connection that is no longer allowed: one bit.
     #[arg(long, value_name = "BIT", value_parser = mark, default_value_t = Marks::default().revoked())]
     mark_revoked: Mark,
+
+    /// Connection mark of a connection that waits for a verdict: one bit.
+    #[arg(long, value_name = "BIT", value_parser = mark, default_value_t = Marks::default().asked())]
+    mark_asked: Mark,
 
     /// Whether DNS queries are judged before they are routed: kernels before 6.12 lose one of two that a pod sends at once
     /// otherwise.
@@ -217,8 +225,11 @@ impl Run {
     }
 
     fn agent_config(&self) -> Result<AgentConfig, Usage> {
-        let marks = Marks::new(self.mark_verdict, self.mark_accepted, self.mark_revoked)
-            .map_err(|error| Usage(error.to_string()))?;
+        let marks = Marks::new(
+            [self.mark_verdict, self.mark_untracked],
+            [self.mark_accepted, self.mark_revoked, self.mark_asked],
+        )
+        .map_err(|error| Usage(error.to_string()))?;
         let queues = QueueRange::pair(self.queue_base, self.workers.unwrap_or_else(cores))
             .map_err(|error| Usage(error.to_string()))?;
         if self.node.is_empty() {

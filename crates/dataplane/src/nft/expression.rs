@@ -53,13 +53,16 @@ pub(crate) enum Expression {
     Log(Log),
     /// On to the rules of another chain; back here if none of them decides.
     Jump(&'static str),
+    /// On to the rules of another chain, and not back here: if none of them decides, on as from a jump to here.
+    Goto(&'static str),
     /// Back to where the jump to this chain came from.
     Return,
     /// The chain ends: on to the next chain of the hook.
     Accept,
     /// The packet ends.
     Drop,
-    /// The packet goes to userspace; it comes back at the next chain of the hook.
+    /// The packet goes to userspace; it comes back where the answer says: at the next chain of the hook (NF_ACCEPT), or at this
+    /// one (NF_REPEAT).
     Queue(Queue, QueueForm),
 }
 
@@ -104,12 +107,16 @@ pub(crate) enum Connection {
     /// The packet's direction in it, a byte: 0 or [`REPLY`]. An ICMP error has the direction opposite to
     /// the packet it is about (`nf_conntrack_inet_error`), and the mark of that packet's connection.
     Direction,
-    /// Its state, as bits of 32 in host order: [`RELATED`] is one.
+    /// Its state, as bits of 32 in host order: [`RELATED`] is one. A packet without a connection has one as well.
     State,
 }
 
 /// `NF_CT_STATE_BIT(IP_CT_RELATED)`: an ICMP error about a connection, or the first packet of one that a helper expects.
 pub(crate) const RELATED: u32 = 1 << 2;
+/// `NF_CT_STATE_INVALID_BIT`: the packet belongs to no connection.
+pub(crate) const INVALID: u32 = 1 << 0;
+/// `NF_CT_STATE_UNTRACKED_BIT`: nobody asks to what it belongs.
+pub(crate) const UNTRACKED: u32 = 1 << 6;
 /// `IP_CT_DIR_ORIGINAL`: the direction of the connection's first packet.
 pub(crate) const ORIGINAL: u8 = 0;
 /// `IP_CT_DIR_REPLY`: against the direction of the connection's first packet.
@@ -190,7 +197,7 @@ impl Expression {
             Self::AddToSet(..) => "dynset",
             Self::Count(_) => "objref",
             Self::Log(_) => "log",
-            Self::Jump(_) | Self::Return | Self::Accept | Self::Drop => "immediate",
+            Self::Jump(_) | Self::Goto(_) | Self::Return | Self::Accept | Self::Drop => "immediate",
             Self::Queue(_, form) => Queue::name(*form),
         }
     }
@@ -261,6 +268,7 @@ impl Expression {
                     .be32(sys::NFTA_LOG_SNAPLEN, *length);
             }
             Self::Jump(chain) => encode_verdict(data, sys::NFT_JUMP, Some(chain)),
+            Self::Goto(chain) => encode_verdict(data, sys::NFT_GOTO, Some(chain)),
             Self::Return => encode_verdict(data, sys::NFT_RETURN, None),
             Self::Accept => encode_verdict(data, libc::NF_ACCEPT, None),
             Self::Drop => encode_verdict(data, libc::NF_DROP, None),

@@ -1,14 +1,26 @@
 //! The chains and their rules, in the order in which a packet meets them.
 //!
 //! ```text
-//!  hook          judges (priority)          settles (priority)   which packets
-//!  postrouting   judge (srcnat - 5)         settle (srcnat - 4)        from and to pods: after DNAT, before SNAT
-//!  input         judge-local (srcnat + 5)   settle-local (srcnat + 6)  from local pods to the node itself
-//!  prerouting    judge-dns (dstnat + 5)     settle-dns (dstnat + 6)    DNS queries of local pods, kernels before 6.12
+//!  hook          chain (priority)             which packets
+//!  postrouting   judge (srcnat - 5)           from and to pods: after DNAT, before SNAT
+//!  input         judge-local (srcnat + 5)     from local pods to the node itself
+//!  prerouting    judge-dns (dstnat + 5)       DNS queries of local pods, kernels before 6.12
+//!
+//!  judge, judge-dns  --goto-->  ask        --queue-->  a worker  --NF_REPEAT-->  the same chain anew  --goto-->  allowed
+//!  judge-local       --goto-->  ask        --queue-->  a worker  --NF_REPEAT-->  the same chain anew  --goto-->  allowed-local
+//!  judge, judge-local  --goto-->  free     no verdict is needed
 //! ```
 //!
-//! `judge` and `judge-dns` ask the chain `remembered` before they queue, and their settle chains tell the chain `remember`
-//! (see `memory`). While a change is being put in force, `judge` and `judge-local` begin with what `recheck` says.
+//! One chain a hook, since each chain costs every packet of every connection some tenth of a microsecond. So a packet that comes
+//! back allowed meets the chain that asked once more, and what tells the two times apart are two marks: the bit that the worker puts
+//! into the packet's mark, and the one that `ask` put into its connection's. The packet's alone doesn't count: others could have brought
+//! it along.
+//!
+//! What passes has its connection marked, for whatever reason it passes: so all but the first packet leave at the first rule. A change of
+//! policy finds marked connections by whom it touches (`recheck`, and the sweep); why they were marked makes no difference to it.
+//!
+//! `judge` and `judge-dns` ask the chain `remembered` before they queue, and `allowed` tells the chain `remember` (see `memory`). While
+//! a change is being put in force, `judge` and `judge-local` begin with what `recheck` says.
 //!
 //! `judge-local` stands behind IPVS's hooks (srcnat - 2 and - 1): IPVS takes the packets of a service away there, and
 //! they come by `judge` with the address of the pod that serves them. In front of IPVS they would be judged by the
@@ -16,7 +28,8 @@
 //!
 //! What has no connection (`ct state invalid` or `untracked`) has no mark and no direction: the rules that ask for them
 //! fail, the packet goes to userspace like a first packet, is judged in the direction in which it travels, and again
-//! the next time, because there is nothing to settle. So nothing passes that policy would not allow as a new connection.
+//! the next time, because there is nothing that could take the verdict down. `ask` tells the worker, which then answers NF_ACCEPT:
+//! by NF_REPEAT it would be asked for ever. So nothing passes that policy would not allow as a new connection.
 //!
 //! An ICMP error about a packet of a connection (`ct state related`) shares that connection: it sees its marks, and the
 //! direction opposite to the packet it is about. So it passes like a reply, and is cut with a revoked connection
@@ -30,24 +43,29 @@ use super::recheck::{self, RECHECK, RECHECK_LOCAL};
 use super::sets;
 use super::{TableConfig, WhenDown};
 use crate::marks::Mark;
-use crate::nft::expression::{Address, Comparison, Connection, Expression, LOCAL, Meta, Payload, REPLY};
+use crate::nft::expression::{
+    Address, Comparison, Connection, Expression, INVALID, LOCAL, Meta, Payload, RELATED, REPLY, UNTRACKED,
+};
 use crate::nft::queue::{Queue, QueueForm};
 use crate::nft::rule::Rule;
 use crate::queues::QueueRange;
 
-/// Sends first packets from and to pods to userspace.
+/// Knows which packets from and to pods need a verdict.
 pub(super) const JUDGE: &str = "judge";
-/// Marks the connections of the packets that came back allowed.
-const SETTLE: &str = "settle";
 /// The same for packets from local pods to the node.
 pub(super) const JUDGE_LOCAL: &str = "judge-local";
-/// The same for packets from local pods to the node.
-const SETTLE_LOCAL: &str = "settle-local";
 /// The same for DNS queries of local pods: two queries from one socket at once lose one of them if they wait in a queue
 /// after they were routed (netfilter bug 1766, kernels before 6.12).
 const JUDGE_DNS: &str = "judge-dns";
-/// The same for DNS queries of local pods.
-const SETTLE_DNS: &str = "settle-dns";
+/// Sends packets to userspace.
+pub(super) const ASK: &str = "ask";
+/// Passes what needs no verdict, and marks its connection, so that its next packets leave at the first rule: between pods that
+/// nobody isolates, and of the node itself, tunnels' packets among them.
+const FREE: &str = "free";
+/// Settles packets that came back allowed: marks their connections.
+const ALLOWED: &str = "allowed";
+/// The same for packets from local pods to the node.
+const ALLOWED_LOCAL: &str = "allowed-local";
 
 /// `NF_IP_PRI_NAT_SRC`, which nft calls srcnat.
 const SRCNAT: i32 = libc::NF_IP_PRI_NAT_SRC;
@@ -58,20 +76,17 @@ const DSTNAT: i32 = libc::NF_IP_PRI_NAT_DST;
 pub(super) fn chains(judge_dns: bool) -> Vec<(&'static str, Hook)> {
     let mut chains = vec![
         (JUDGE, Hook::new(HookClass::PostRouting, SRCNAT - 5)),
-        (SETTLE, Hook::new(HookClass::PostRouting, SRCNAT - 4)),
         (JUDGE_LOCAL, Hook::new(HookClass::In, SRCNAT + 5)),
-        (SETTLE_LOCAL, Hook::new(HookClass::In, SRCNAT + 6)),
     ];
     if judge_dns {
         chains.push((JUDGE_DNS, Hook::new(HookClass::PreRouting, DSTNAT + 5)));
-        chains.push((SETTLE_DNS, Hook::new(HookClass::PreRouting, DSTNAT + 6)));
     }
     chains
 }
 
 /// Names of the chains that have no hook: others jump to them.
 pub(super) fn plain_chains() -> impl Iterator<Item = &'static str> {
-    memory::CHAINS.into_iter().chain([RECHECK, RECHECK_LOCAL])
+    memory::CHAINS.into_iter().chain([FREE, ASK, ALLOWED, ALLOWED_LOCAL, RECHECK, RECHECK_LOCAL])
 }
 
 /// All rules, chain by chain; with those of the window in which changing pods are judged again, or without.
@@ -82,26 +97,25 @@ pub(super) fn rules(
     form: QueueForm,
     window: bool,
 ) -> Vec<Rule> {
-    let queue = Expression::Queue(Queue { queues, bypass: config.when_down == WhenDown::Open }, form);
-    let chains = Chains { config, queue, window };
+    let chains = Chains { config, window };
     let mut rules = chains.judge();
-    rules.extend(chains.settle(SETTLE));
     rules.extend(chains.judge_local());
-    rules.extend(chains.settle(SETTLE_LOCAL));
     if config.judge_dns {
         rules.extend(chains.judge_dns());
-        rules.extend(chains.settle(SETTLE_DNS));
     }
+    rules.extend(chains.free());
+    rules.extend(chains.ask(Queue { queues, bypass: config.when_down == WhenDown::Open }, form));
+    rules.extend(chains.allowed(ALLOWED));
+    rules.extend(chains.allowed(ALLOWED_LOCAL));
     rules.extend(memory.rules());
     if window {
-        rules.extend(recheck::rules(config, memory, &chains.queue_again()));
+        rules.extend(recheck::rules(config, memory));
     }
     rules
 }
 
 struct Chains<'a> {
     config: &'a TableConfig,
-    queue: Expression,
     window: bool,
 }
 
@@ -152,22 +166,24 @@ impl Family {
 }
 
 impl Chains<'_> {
-    /// First match decides. Egress of local pods and ingress of local pods are judged at once, by the first of the
-    /// queue rules that matches: a packet that comes back goes on behind this chain.
+    /// First match decides. Egress of local pods and ingress of local pods are judged at once, whichever of the last rules it is
+    /// that asks.
     fn judge(&self) -> Vec<Rule> {
         let mut rules = self.known(JUDGE);
         rules.extend(self.ask_memory(JUDGE));
         for family in &FAMILIES {
-            rules.push(self.queue_egress(JUDGE, family));
-            rules.push(self.queue_ingress(JUDGE, family));
+            rules.push(self.ask_egress(JUDGE, family));
+            rules.push(self.ask_ingress(JUDGE, family));
         }
+        rules.push(Self::needs_no_verdict(JUDGE));
         rules
     }
 
     /// Egress alone: the node is never the subject of a policy (semantics 20).
     fn judge_local(&self) -> Vec<Rule> {
         let mut rules = self.known(JUDGE_LOCAL);
-        rules.extend(FAMILIES.iter().map(|family| self.queue_egress(JUDGE_LOCAL, family)));
+        rules.extend(FAMILIES.iter().map(|family| self.ask_egress(JUDGE_LOCAL, family)));
+        rules.push(Self::needs_no_verdict(JUDGE_LOCAL));
         rules
     }
 
@@ -194,10 +210,10 @@ impl Chains<'_> {
         rules.push(rule(
             JUDGE_DNS,
             "leave what goes to the node to judge-local",
-            is_local(Address::Destination),
+            has_local(Address::Destination).into_iter().chain([Expression::Accept]),
         ));
         rules.extend(self.ask_memory(JUDGE_DNS));
-        rules.extend(FAMILIES.iter().map(|family| self.queue_egress(JUDGE_DNS, family)));
+        rules.extend(FAMILIES.iter().map(|family| self.ask_egress(JUDGE_DNS, family)));
         rules
     }
 
@@ -229,7 +245,13 @@ impl Chains<'_> {
             Expression::Compare(Comparison::AtMost, vec![137]),
             Expression::Accept,
         ];
-        let mut rules = if self.window { recheck::jumps(chain, self.config) } else { Vec::new() };
+        let from_node = local_source().into_iter().chain([Expression::Goto(FREE)]);
+        let mut rules = Vec::new();
+        if self.window {
+            // First, or what comes back would be judged again.
+            rules.push(self.came_back(chain));
+            rules.extend(recheck::jumps(chain, self.config));
+        }
         rules.extend([
             rule(chain, "accept what was accepted and not revoked", accepted),
             rule(chain, "drop what was revoked, in both directions", revoked),
@@ -238,27 +260,63 @@ impl Chains<'_> {
             // Semantics 25.
             rule(chain, "accept IPv6 neighbour discovery", neighbours),
             // Semantics 21: kubelet's probes and the host's processes always reach pods.
-            rule(chain, "accept what the node itself sends", is_local(Address::Source)),
+            rule(chain, "pass what the node itself sends", from_node),
         ]);
+        if !self.window {
+            rules.push(self.came_back(chain));
+        }
         rules
+    }
+
+    /// The end of a chain: no end is a pod that somebody isolates in this direction.
+    fn needs_no_verdict(chain: &'static str) -> Rule {
+        rule(chain, "pass what needs no verdict", [Expression::Goto(FREE)])
+    }
+
+    /// When a change isolates an end after all, its connections are among those that the change touches, as if a worker had
+    /// allowed them. An ICMP error has the connection that it is about, of which nothing is known here.
+    fn free(&self) -> [Rule; 2] {
+        let related = [
+            Expression::LoadConnection(Connection::State),
+            Expression::Bits { mask: RELATED, flip: 0 },
+            Expression::Compare(Comparison::NotEqual, vec![0; 4]),
+            Expression::Accept,
+        ];
+        let accepted = self.config.marks.accepted().0;
+        let mark_connection = [
+            Expression::LoadConnection(Connection::Mark),
+            Expression::Bits { mask: !accepted, flip: accepted },
+            Expression::StoreConnectionMark,
+        ];
+        [
+            rule(FREE, "accept ICMP errors", related),
+            rule(FREE, "mark the connection of what needs no verdict", mark_connection),
+        ]
+    }
+
+    /// A worker allowed the packet, and its connection is one about which it was asked.
+    fn came_back(&self, chain: &'static str) -> Rule {
+        let verdict = self.config.marks.verdict();
+        let to = if chain == JUDGE_LOCAL { ALLOWED_LOCAL } else { ALLOWED };
+        let has_verdict = [
+            Expression::LoadMeta(Meta::Mark),
+            Expression::Bits { mask: verdict.0, flip: 0 },
+            Expression::Compare(Comparison::NotEqual, vec![0; 4]),
+        ];
+        let expressions = has_verdict.into_iter().chain(connection_has(self.config.marks.asked()));
+        rule(chain, "settle what came back allowed", expressions.chain([Expression::Goto(to)]))
     }
 
     fn ask_memory(&self, chain: &'static str) -> Option<Rule> {
         self.config.remember.map(|_| memory::ask(chain))
     }
 
-    /// The rule that ends the chains in which packets of changing pods are judged again; its chain is theirs.
-    fn queue_again(&self) -> Rule {
-        let comment = Some(self.config.holder.clone()).filter(|holder| !holder.is_empty());
-        Rule { comment, ..rule(RECHECK, "judge it again", [self.queue.clone()]) }
+    fn ask_egress(&self, chain: &'static str, family: &Family) -> Rule {
+        self.ask_rule(chain, "judge what local pods send", family, Address::Source, family.open_egress)
     }
 
-    fn queue_egress(&self, chain: &'static str, family: &Family) -> Rule {
-        self.queue_rule(chain, "judge what local pods send", family, Address::Source, family.open_egress)
-    }
-
-    fn queue_ingress(&self, chain: &'static str, family: &Family) -> Rule {
-        self.queue_rule(
+    fn ask_ingress(&self, chain: &'static str, family: &Family) -> Rule {
+        self.ask_rule(
             chain,
             "judge what local pods receive",
             family,
@@ -269,7 +327,7 @@ impl Chains<'_> {
 
     /// The address is in this node's pod CIDRs, so that a pod nobody has heard of yet is judged as well, AND not known
     /// to be open in this direction.
-    fn queue_rule(
+    fn ask_rule(
         &self,
         chain: &'static str,
         purpose: &'static str,
@@ -286,43 +344,60 @@ impl Chains<'_> {
             Expression::InSet(family.pod_cidrs),
             load,
             Expression::NotInSet(open),
-            self.queue.clone(),
+            Expression::Goto(ASK),
         ];
-        let comment = Some(self.config.holder.clone()).filter(|holder| !holder.is_empty());
-        Rule { comment, ..rule(chain, purpose, expressions) }
+        rule(chain, purpose, expressions)
     }
 
-    /// Nearly every packet leaves at the first rule. Two more, because the second ends early for a packet without a
-    /// connection, and the mark must not leave the node.
-    fn settle(&self, chain: &'static str) -> Vec<Rule> {
-        let (verdict, accepted) = (self.config.marks.verdict().0, self.config.marks.accepted().0);
-        let no_verdict = [
+    /// Two rules before the last, since the second ends early for a packet without a connection.
+    fn ask(&self, queue: Queue, form: QueueForm) -> [Rule; 3] {
+        let marks = &self.config.marks;
+        let without_connection = [
+            Expression::LoadConnection(Connection::State),
+            Expression::Bits { mask: INVALID | UNTRACKED, flip: 0 },
+            Expression::Compare(Comparison::NotEqual, vec![0; 4]),
             Expression::LoadMeta(Meta::Mark),
-            Expression::Bits { mask: verdict, flip: 0 },
-            Expression::Compare(Comparison::Equal, vec![0; 4]),
-            Expression::Accept,
+            Expression::Bits { mask: !marks.untracked().0, flip: marks.untracked().0 },
+            Expression::StorePacketMark,
         ];
+        let ask = [
+            Expression::LoadConnection(Connection::Mark),
+            Expression::Bits { mask: !marks.asked().0, flip: marks.asked().0 },
+            Expression::StoreConnectionMark,
+        ];
+        let queue = Expression::Queue(queue, form);
+        let comment = Some(self.config.holder.clone()).filter(|holder| !holder.is_empty());
+        [
+            rule(ASK, "say that there is no connection", without_connection),
+            rule(ASK, "say that a worker is asked", ask),
+            Rule { comment, ..rule(ASK, "ask", [queue]) },
+        ]
+    }
+
+    /// The mark must not leave the node.
+    fn allowed(&self, chain: &'static str) -> Vec<Rule> {
+        let marks = &self.config.marks;
+        let changed = marks.accepted().0 | marks.asked().0;
         let mark_connection = [
             Expression::LoadConnection(Connection::Mark),
-            Expression::Bits { mask: !accepted, flip: accepted },
+            Expression::Bits { mask: !changed, flip: marks.accepted().0 },
             Expression::StoreConnectionMark,
         ];
         let clean_packet = [
             Expression::LoadMeta(Meta::Mark),
-            Expression::Bits { mask: !verdict, flip: 0 },
+            Expression::Bits { mask: !marks.verdict().0, flip: 0 },
             Expression::StorePacketMark,
         ];
         let mut rules = vec![
-            rule(chain, "leave a packet that has no verdict as it is", no_verdict),
             rule(chain, "mark the connection of an allowed packet", mark_connection),
             rule(chain, "take the verdict's mark off the packet", clean_packet),
         ];
-        if self.window && chain == SETTLE_LOCAL {
+        if self.window && chain == ALLOWED_LOCAL {
             rules.push(memory::tell(chain, PairOf::Local));
-        } else if chain != SETTLE_LOCAL && (self.window || self.config.remember.is_some()) {
+        } else if chain != ALLOWED_LOCAL && (self.window || self.config.remember.is_some()) {
             rules.push(memory::tell(chain, PairOf::Forwarded));
         }
-        if self.window && chain == SETTLE {
+        if self.window && chain == ALLOWED {
             rules.push(memory::tell(chain, PairOf::Reply));
         }
         rules
@@ -348,11 +423,6 @@ fn connection_has(mark: Mark) -> [Expression; 3] {
 /// Goes on if the packet comes from the node itself.
 pub(super) fn local_source() -> [Expression; 2] {
     has_local(Address::Source)
-}
-
-/// Accepts if the address is the node's own.
-fn is_local(address: Address) -> impl Iterator<Item = Expression> {
-    has_local(address).into_iter().chain([Expression::Accept])
 }
 
 fn has_local(address: Address) -> [Expression; 2] {

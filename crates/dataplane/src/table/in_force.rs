@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use rustables::sys;
 
-use super::chains::JUDGE;
+use super::chains::ASK;
 use super::{TABLE, TableError};
 use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
 use crate::nft::queue::{Queue, text};
@@ -17,7 +17,7 @@ const TRIES: usize = 64;
 pub(super) struct InForce {
     /// The number of the ruleset: it changes with every committed batch of anyone in this network namespace.
     pub generation: u32,
-    /// Where chain `judge` sends packets; `None` without table, chain or queue rule.
+    /// Where chain `ask` sends packets; `None` without table, chain or queue rule.
     pub queue: Option<Queue>,
 }
 
@@ -71,13 +71,13 @@ pub(crate) fn check_holder() -> Result<(), TableError> {
     }
 }
 
-/// The first queue rule of chain `judge`. All its queue rules are written in one batch, with one range.
+/// The queue rule of chain `ask`, the only one there is.
 fn read_queue(socket: &mut Socket) -> Result<Option<Queue>, TableError> {
     let mut request = Messages::default();
     let kind = SUBSYSTEM | sys::NFT_MSG_GETRULE as u16;
     let flags = netlink::REQUEST | netlink::DUMP;
     request.push(Header { kind, flags, sequence: socket.next_sequence(), family: FAMILY }, |rule| {
-        rule.string(sys::NFTA_RULE_TABLE, TABLE).string(sys::NFTA_RULE_CHAIN, JUDGE);
+        rule.string(sys::NFTA_RULE_TABLE, TABLE).string(sys::NFTA_RULE_CHAIN, ASK);
     });
     let mut queue = None;
     let result = socket.dump(request.as_bytes(), |message| {
@@ -95,7 +95,7 @@ fn read_queue(socket: &mut Socket) -> Result<Option<Queue>, TableError> {
 
 fn queue_of_rule(rule: &[u8]) -> Option<Queue> {
     // The kernel filters by table and chain where it can; older ones send more.
-    let names = [(sys::NFTA_RULE_TABLE, TABLE), (sys::NFTA_RULE_CHAIN, JUDGE)];
+    let names = [(sys::NFTA_RULE_TABLE, TABLE), (sys::NFTA_RULE_CHAIN, ASK)];
     if names.into_iter().any(|(kind, name)| attribute(rule, kind).map(text) != Some(name.as_bytes())) {
         return None;
     }

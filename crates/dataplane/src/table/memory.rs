@@ -1,12 +1,12 @@
 //! What the kernel remembers: pairs that a worker has just allowed, so that their next connections need no question.
 //!
 //! ```text
-//!  settle, settle-dns  --jump-->  remember    the packet comes back allowed: its pair goes into a set
-//!  judge, judge-dns    --jump-->  remembered  the pair is in the set: count, log, mark the connection, accept
+//!  allowed           --jump-->  remember    the packet came back allowed: its pair goes into a set
+//!  judge, judge-dns  --jump-->  remembered  the pair is in the set: count, log, mark the connection, accept
 //! ```
 //!
 //! A pair is both addresses, the protocol (TCP, UDP, SCTP) and the destination port: all that a verdict depends on beside
-//! the snapshot and the hook. What was denied is never remembered: its packets don't come to `settle`. Packets to the node
+//! the snapshot and the hook. What was denied is never remembered: its packets don't come to `allowed`. Packets to the node
 //! itself are judged for egress alone, so their pairs are kept apart, and are only remembered for `recheck`; so are those of
 //! replies (`remember-local`, `remember-reply`).
 //!
@@ -333,7 +333,7 @@ pub(super) fn ask(chain: &'static str) -> Rule {
     jump(chain, "see what is remembered", ORIGINAL, REMEMBERED)
 }
 
-/// The rule of a settle chain that remembers pairs of this kind.
+/// The rule of a chain of allowed packets that remembers pairs of this kind.
 pub(super) fn tell(chain: &'static str, of: PairOf) -> Rule {
     let (direction, to) = match of {
         PairOf::Forwarded => (ORIGINAL, REMEMBER),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  judge, judge-local: from or to a changing pod, not revoked  --jump-->  recheck, recheck-local
-//!                                                   pair remembered in this epoch: back, and on as ever; else: queue
+//!                                                   pair remembered in this epoch: back, and on as ever; else: ask
 //! ```
 //!
 //! A connection that was accepted before the change passes the ordinary rules until the sweep has come to it. In a large table of
@@ -16,7 +16,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::chains::{FAMILIES, Family, JUDGE, JUDGE_LOCAL, local_source, rule};
+use super::chains::{ASK, FAMILIES, Family, JUDGE, JUDGE_LOCAL, local_source, rule};
 use super::memory::{Memory, PairOf};
 use super::{TableConfig, sets};
 use crate::nft::batch::Batch;
@@ -58,7 +58,7 @@ pub(super) fn jumps(chain: &'static str, config: &TableConfig) -> Vec<Rule> {
 }
 
 /// The rules of both chains.
-pub(super) fn rules(config: &TableConfig, memory: &Memory, queue: &Rule) -> Vec<Rule> {
+pub(super) fn rules(config: &TableConfig, memory: &Memory) -> Vec<Rule> {
     let marks = &config.marks;
     let direction = |direction| {
         [
@@ -112,6 +112,7 @@ pub(super) fn rules(config: &TableConfig, memory: &Memory, queue: &Rule) -> Vec<
     rules.push(rule(RECHECK_LOCAL, "leave replies", direction(REPLY).into_iter().chain(back.clone())));
     rules.push(rule(RECHECK_LOCAL, "leave first packets to judge-local", not_accepted));
     rules.extend(back_if_remembered(RECHECK_LOCAL, PairOf::Local));
-    rules.extend([RECHECK, RECHECK_LOCAL].map(|chain| Rule { chain, ..queue.clone() }));
+    rules
+        .extend([RECHECK, RECHECK_LOCAL].map(|chain| rule(chain, "judge it again", [Expression::Goto(ASK)])));
     rules
 }

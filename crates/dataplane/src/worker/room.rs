@@ -82,8 +82,9 @@ mod tests {
         let room = Room::new(320);
         let flood: Vec<Place> = std::iter::from_fn(|| room.take(source(1))).collect();
         assert_eq!(flood.len(), 20);
-        let others = (2..).map_while(|number| room.take(source(number))).take(100).count();
-        assert!(others >= 20, "{others} others found a place");
+        // A few may share its count.
+        let others = (2..102).filter(|&number| room.take(source(number)).is_some()).count();
+        assert!(others >= 90, "{others} of 100 others found a place");
         flood.into_iter().for_each(|place| room.give_back(place));
         assert!(room.take(source(1)).is_some(), "its places are free again");
     }

@@ -1,4 +1,4 @@
-//! The least ruleset that sends packets to workers: one rule, queueing all that crosses one hook.
+//! The least ruleset that sends packets to workers: one rule, queueing all that crosses one hook and has no verdict yet.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -10,17 +10,21 @@ const NFPROTO_INET: u8 = 1;
 const NFT_MSG_NEWRULE: u16 = 10 << 8 | 6;
 const NFT_MSG_DELRULE: u16 = 10 << 8 | 8;
 
-/// Makes the table `t` with the empty chain `judge` at `hook`, and behind it chain `settle` with these rules.
-pub fn make_chains(hook: &str, settle: &[&str]) {
-    let mut text = format!("table inet t {{\nchain judge {{ type filter hook {hook} priority 95; }}\n");
-    text += &format!("chain settle {{ type filter hook {hook} priority 96;\n{}\n}}\n}}\n", settle.join("\n"));
+/// Makes the table `t` with the empty chain `ask`, to which all at `hook` goes but what came back allowed, and behind that
+/// chain `after` with these rules.
+pub fn make_chains(hook: &str, after: &[&str]) {
+    let rules = "meta mark & 0x01000000 != 0 accept\njump ask";
+    let mut text = format!(
+        "table inet t {{\nchain ask {{ }}\nchain judge {{ type filter hook {hook} priority 95;\n{rules}\n}}\n"
+    );
+    text += &format!("chain after {{ type filter hook {hook} priority 96;\n{}\n}}\n}}\n", after.join("\n"));
     let mut nft =
         Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft is installed");
     nft.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     assert!(nft.wait().unwrap().success(), "nft refused:\n{text}");
 }
 
-/// Makes the chain `judge` send all packets to these queues, by core, and to no others; to none and onwards for `None`. In
+/// Makes the chain `ask` send all packets to these queues, by core, and to no others; to none and onwards for `None`. In
 /// one step: no packet sees the chain empty.
 pub fn queue_to(queues: Option<QueueRange>) {
     let mut socket = Socket::open().unwrap();
@@ -29,7 +33,7 @@ pub fn queue_to(queues: Option<QueueRange>) {
     messages.push(
         Header { kind: NFT_MSG_DELRULE, flags: REQUEST | ACK, sequence: delete, family: NFPROTO_INET },
         |rule| {
-            rule.string(1, "t").string(2, "judge");
+            rule.string(1, "t").string(2, "ask");
         },
     );
     let mut last = delete;
@@ -39,7 +43,7 @@ pub fn queue_to(queues: Option<QueueRange>) {
         messages.push(
             Header { kind: NFT_MSG_NEWRULE, flags, sequence: last, family: NFPROTO_INET },
             |rule| {
-                rule.string(1, "t").string(2, "judge").nested(4, |expressions| {
+                rule.string(1, "t").string(2, "ask").nested(4, |expressions| {
                     expressions.nested(1, |expression| {
                         expression.string(1, "target").nested(2, |target| {
                             // struct xt_NFQ_info_v3, padded: first queue, how many, flags (2: by core).

@@ -138,7 +138,7 @@ fn a_foreign_mark_survives_beside_the_verdicts_bit() {
         setsockopt(&from, sockopt::Mark, &0x4000).unwrap();
         from.send_to(b"hello", to.local_addr().unwrap()).unwrap();
         to.recv(&mut [0; 16]).unwrap();
-        let rules = run("nft list chain inet t settle");
+        let rules = run("nft list chain inet t after");
         assert!(rules.contains("counter packets 1 "), "{rules}");
         workers.stop();
     });

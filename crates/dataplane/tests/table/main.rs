@@ -52,6 +52,10 @@ fn node_a() -> TableConfig {
     }
 }
 
+fn bit(number: u32) -> Mark {
+    Mark(1 << number)
+}
+
 fn install(config: TableConfig, queues: QueueRange) -> Table {
     Table::install(config, queues).expect("the table can be installed")
 }
@@ -77,7 +81,7 @@ fn the_ruleset_with_dns_judged_early() {
 #[test]
 fn the_ruleset_with_other_marks() {
     in_namespace(|| {
-        let marks = Marks::new(Mark(1 << 3), Mark(1 << 4), Mark(1 << 20)).expect("three bits");
+        let marks = Marks::new([3, 5].map(bit), [4, 20, 6].map(bit)).expect("five bits");
         install(TableConfig { marks, judge_dns: false, ..node_a() }, RANGE_A);
         check_golden("other-marks.nft", &list_table());
     });
@@ -115,7 +119,7 @@ fn an_upgrade_rewrites_rules_and_sets_and_keeps_the_chains() {
             text.lines().filter(|line| line.contains("chain ")).map(str::to_owned).collect::<Vec<_>>()
         };
         let before = chains();
-        let marks = Marks::new(Mark(1 << 3), Mark(1 << 4), Mark(1 << 5)).expect("three bits");
+        let marks = Marks::new([3, 4].map(bit), [4, 5, 6].map(bit)).expect("five bits");
         let upgraded = TableConfig {
             marks,
             judge_dns: false,

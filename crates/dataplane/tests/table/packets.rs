@@ -249,19 +249,35 @@ pub fn other(chains: &str) {
 fn a_verdict_is_settled_and_foreign_marks_stay() {
     in_namespace(|| {
         let world = World::new();
-        // The verdict's mark beside kube-proxy's 0x4000, as a worker leaves them; 7001 is not tracked.
+        // As a worker that was asked leaves them, beside kube-proxy's 0x4000 and a bit of somebody's in the connection's.
         other(
-            "chain untracking { type filter hook prerouting priority -300; udp dport 7001 notrack; } \
-             chain marks { type filter hook prerouting priority -140; \
-               meta mark set 0x01004000; udp dport 7000 ct mark set 0x00000040; } \
+            "chain marks { type filter hook prerouting priority -140; \
+               meta mark set 0x01004000; ct mark set 0x04000040; } \
              chain settled { type filter hook postrouting priority 97; \
                udp dport 7000 meta mark 0x00004000 ct mark 0x01000040 counter; } \
-             chain untracked { type filter hook postrouting priority 97; \
-               udp dport 7001 meta mark 0x00004000 ct state untracked counter; }",
+             chain settled-local { type filter hook input priority 107; \
+               udp dport 7001 meta mark 0x00004000 ct mark 0x01000040 counter; }",
         );
-        install(TableConfig { judge_dns: false, open: open(&[], &[POD]), ..closed() }, RANGE_A);
-        assert!(pod_reaches_remote(&world, 7000) && pod_reaches_remote(&world, 7001));
-        assert_eq!((counted("settled"), counted("untracked")), (1, 1));
+        install(TableConfig { judge_dns: false, ..closed() }, RANGE_A);
+        assert!(pod_reaches_remote(&world, 7000) && pod_reaches_node(&world, 7001));
+        assert_eq!((counted("settled"), counted("settled-local")), (1, 1));
+    });
+}
+
+#[test]
+fn a_packet_that_brings_the_verdicts_mark_along_is_judged_all_the_same() {
+    in_namespace(|| {
+        let world = World::new();
+        other(
+            "chain untracking { type filter hook prerouting priority -300; udp dport 7001 notrack; } \
+             chain marks { type filter hook prerouting priority -140; meta mark set 0x03004000; }",
+        );
+        install(closed(), RANGE_A);
+        for port in [53, 7000, 7001] {
+            assert!(!pod_reaches_remote(&world, port), "{port}");
+            assert!(!remote_reaches_pod(&world, port), "{port}");
+            assert!(!pod_reaches_node(&world, port), "{port}");
+        }
     });
 }
 
@@ -286,7 +302,7 @@ fn an_icmp_error_sees_mark_and_direction_of_the_connection_it_is_about() {
         other(
             "chain marks { type filter hook prerouting priority -140; udp dport 7000 ct mark set 0x00000040; } \
              chain related { type filter hook postrouting priority 94; \
-               icmp type destination-unreachable ct state related ct direction reply ct mark 0x00000040 counter; }",
+               icmp type destination-unreachable ct state related ct direction reply ct mark 0x01000040 counter; }",
         );
         // The pod may send, and be sent nothing: the error passes as a reply (semantics 24).
         install(TableConfig { open: open(&[], &[POD]), ..closed() }, RANGE_A);
@@ -300,6 +316,55 @@ fn an_icmp_error_sees_mark_and_direction_of_the_connection_it_is_about() {
         };
         assert_eq!(refused(&world), Err(ErrorKind::ConnectionRefused));
         assert_eq!(counted("related"), 1);
+    });
+}
+
+#[test]
+fn an_icmp_error_of_the_node_does_not_vouch_for_the_connection_it_is_about() {
+    in_namespace(|| {
+        let world = World::new();
+        other(
+            "chain related { type filter hook postrouting priority 97; \
+               icmp type destination-unreachable ct state related ct direction original counter; } \
+             chain unmarked { type filter hook postrouting priority 97; \
+               icmp type destination-unreachable ct state related ct mark 0x00000000 counter; }",
+        );
+        // A connection from before the agent's time.
+        let server = world.remote.run(|| socket(REMOTE, 7000));
+        let _client = world.pod.run(|| {
+            let client = socket(POD, 0);
+            client.send_to(b"x", (REMOTE, 7000)).expect("sent");
+            client
+        });
+        let (_, client) = server.recv_from(&mut [0; 16]).expect("nothing is in the way");
+        install(closed(), RANGE_A);
+        // The node answers in place of the pod, in the direction of the connection's first packet.
+        run("ip", &["route", "add", "unreachable", POD]);
+        server.send_to(b"y", client).expect("sent");
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while counted("related") == 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!((counted("related"), counted("unmarked")), (1, 1));
+    });
+}
+
+#[test]
+fn the_connection_of_what_needs_no_verdict_is_marked() {
+    in_namespace(|| {
+        let world = World::new();
+        other(
+            "chain forwarded { type filter hook postrouting priority 97; \
+               udp dport { 7000, 7001 } ct mark 0x01000000 counter; } \
+             chain delivered { type filter hook input priority 107; \
+               udp dport 7002 ct mark 0x01000000 counter; }",
+        );
+        install(TableConfig { judge_dns: false, open: open(&[POD], &[POD]), ..closed() }, RANGE_A);
+        assert!(pod_reaches_remote(&world, 7000) && pod_reaches_node(&world, 7002));
+        let server = world.pod.run(|| socket(POD, 7001));
+        socket(NODE, 0).send_to(b"x", (POD, 7001)).expect("sent");
+        assert!(received(&server));
+        assert_eq!((counted("forwarded"), counted("delivered")), (2, 1));
     });
 }
 
