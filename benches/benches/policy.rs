@@ -7,9 +7,9 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use benches::workload::{NODE, Peers, Shape, Workload, cluster, pod};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use policy::{Change, Compiler, Directions, Packet, Scope, Snapshot, Verdict};
+use workload::{NODE, Peers, Shape, Workload, cluster, pod};
 
 const PODS: usize = 10_000;
 const RULES: usize = 5;

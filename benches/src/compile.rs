@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use policy::{Change, Compiler, Labels, Pod, PodName, PolicySpec, Scope, Snapshot};
 use serde::{Deserialize, Serialize};
+use workload::NODE;
+use workload::grid::{Extent, Point};
 
 use crate::allocations::{self, Allocated};
-use crate::grid::{Extent, Point};
 use crate::report::{Figures, Output, median, progress, show};
-use crate::workload::{self, NODE};
 
 /// For how long each kind of change is repeated.
 const TIMED: Duration = Duration::from_millis(100);

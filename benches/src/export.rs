@@ -10,10 +10,10 @@ use anyhow::{Context, Result, bail};
 use audit::Side;
 use policy::{Change, Directions, Inventory, Packet, Scope, Verdict, reference};
 use serde_json::{Value, json};
+use workload::Workload;
+use workload::grid::Point;
 
-use crate::grid::Point;
 use crate::memory::files;
-use crate::workload::{self, Workload};
 
 /// The folder of manifests, and the file of packets, one JSON object a line.
 pub const MANIFESTS: &str = "manifests";

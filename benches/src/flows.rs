@@ -1,7 +1,9 @@
 //! Long flows: bytes a second of one TCP connection, and packets a second of one UDP flow, with and without the agent.
 //!
-//! After its first packet a connection meets one rule of the agent's, and nothing else of it. Measured in turns, as connections
-//! are.
+//! After its first packet a connection meets one rule of the agent's, and nothing else of it. That costs less than a processor's speed
+//! changes from one second to the next, or than it costs to wake a thread or to move it to another core. So each end keeps to a
+//! core of its own, datagrams are received without sleeping, and within one flow the agent's table is put to sleep and woken in
+//! turns, several times a second (nft's flag `dormant` takes its chains out of a packet's way): each turn is compared with the one beside it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,21 +11,29 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{JoinHandle, sleep};
+use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
+use indicatif::ProgressBar;
 use integration::Testbed;
+use integration::command::nft;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use crate::modes::{Against, CLIENT, Mode, PORT, Route, Running, testbed};
+use crate::modes::{Against, CLIENT, Mode, NODES, PORT, Route, Running, testbed};
 use crate::report::{Figures, Output, median, progress, show};
 
 /// How much is written, and read, by one call.
 const PIECE: usize = 128 * 1024;
 /// What each datagram carries: as little as a query or a sample has.
 const DATAGRAM: [u8; 64] = [b'.'; 64];
+/// Takes the agent's chains out of the way of packets.
+const ASLEEP: &str = "add table inet kube-verdict { flags dormant; }";
+/// Puts them back.
+const AWAKE: &str = "add table inet kube-verdict";
 /// How long an end waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -36,13 +46,13 @@ pub struct Arguments {
     /// Numbers of policies that select the server.
     #[arg(long, value_delimiter = ',', default_value = "1,500")]
     policies: Vec<usize>,
-    /// How often each is measured; an odd number has a middle.
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Pairs of turns, with the agent's rules and without; an odd number has a middle.
+    #[arg(long, default_value_t = 41, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Seconds that count, in each run.
-    #[arg(long, default_value_t = 1.0)]
+    /// Seconds of each turn.
+    #[arg(long, default_value_t = 0.12)]
     seconds: f64,
-    /// Seconds before them that don't.
+    /// Seconds before the first turn of a flow.
     #[arg(long, default_value_t = 0.25)]
     warm_up: f64,
     /// How figures are shown.
@@ -69,12 +79,20 @@ pub struct Row {
     pub route: Route,
     /// What stood between.
     pub mode: String,
-    /// Bytes or packets a second that arrived, in each round.
+    /// Bytes or packets a second that arrived, in each turn.
     pub rates: Vec<f64>,
     /// Their median.
     pub rate: f64,
-    /// The median over that without an agent.
+    /// A turn's rate over that of the turn beside it without the agent's rules: the median.
     pub of_no_agent: f64,
+}
+
+/// What arrived a second through one flow, in pairs of turns.
+struct Turns {
+    /// With the agent's rules.
+    with: Vec<f64>,
+    /// Without them.
+    without: Vec<f64>,
 }
 
 impl fmt::Display for Flow {
@@ -105,52 +123,72 @@ impl Figures for Row {
 
 /// Measures, and shows the figures.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let mut modes = vec![Mode::NoAgent];
-    modes.extend(arguments.policies.iter().map(|&policies| Mode::Agent { policies }));
     let testbed = testbed()?;
     let flows = Flow::value_variants();
-    let progress = progress(arguments.rounds as usize * modes.len() * arguments.routes.len() * flows.len());
-    let mut rates: BTreeMap<(Flow, Route, Mode), Vec<f64>> = BTreeMap::new();
-    for round in 0..arguments.rounds as usize {
-        for turn in 0..modes.len() {
-            let mode = modes[(round + turn) % modes.len()];
-            let running =
-                Running::start(&testbed, mode, &Against::default()).with_context(|| mode.to_string())?;
-            for &route in &arguments.routes {
-                for &flow in flows {
-                    progress.set_message(format!("{flow}, {route}, {mode}"));
-                    let rate = measure(&testbed, route, flow, arguments)
-                        .with_context(|| format!("{flow}, {route}, {mode}"))?;
-                    rates.entry((flow, route, mode)).or_default().push(rate);
-                    progress.inc(1);
-                }
+    let turns = arguments.rounds as usize * arguments.policies.len() * arguments.routes.len() * flows.len();
+    let progress = progress(turns);
+    let mut measured: BTreeMap<(Flow, Route), Vec<(Mode, Turns)>> = BTreeMap::new();
+    for mode in arguments.policies.iter().map(|&policies| Mode::Agent { policies }) {
+        let running =
+            Running::start(&testbed, mode, &Against::default()).with_context(|| mode.to_string())?;
+        for &route in &arguments.routes {
+            for &flow in flows {
+                let what = format!("{flow}, {route}, {mode}");
+                progress.set_message(what.clone());
+                let turns = measure(&testbed, route, flow, arguments, &progress).context(what)?;
+                measured.entry((flow, route)).or_default().push((mode, turns));
             }
-            running.stop()?;
         }
+        running.stop()?;
     }
     progress.finish_and_clear();
-    let rows: Vec<Row> = rates
-        .iter()
-        .map(|(&(flow, route, mode), of)| {
-            let without = rates.get(&(flow, route, Mode::NoAgent)).map_or(&[][..], Vec::as_slice);
-            let rate = median(of);
-            let of_no_agent = rate / median(without);
-            Row { flow, route, mode: mode.to_string(), rates: of.clone(), rate, of_no_agent }
-        })
-        .collect();
+    let mut rows = Vec::new();
+    for ((flow, route), modes) in measured {
+        let row = |mode: Mode, rates: Vec<f64>, of_no_agent| {
+            let rate = median(&rates);
+            Row { flow, route, mode: mode.to_string(), rates, rate, of_no_agent }
+        };
+        let without = modes.iter().flat_map(|(_, turns)| turns.without.iter().copied()).collect();
+        rows.push(row(Mode::NoAgent, without, 1.0));
+        rows.extend(modes.into_iter().map(|(mode, Turns { with, without })| {
+            let shares: Vec<f64> = with.iter().zip(without).map(|(with, without)| with / without).collect();
+            row(mode, with, median(&shares))
+        }));
+    }
     show(arguments.output, &rows)
 }
 
-/// What arrives a second.
-fn measure(testbed: &Testbed, route: Route, flow: Flow, arguments: &Arguments) -> Result<f64> {
+/// Measures one flow in turns; the agent's rules have seen its first packet.
+fn measure(
+    testbed: &Testbed,
+    route: Route,
+    flow: Flow,
+    arguments: &Arguments,
+    progress: &ProgressBar,
+) -> Result<Turns> {
     let ends = Ends::start(testbed, route, flow)?;
     sleep(Duration::from_secs_f64(arguments.warm_up));
-    let (begun, before) = (Instant::now(), ends.arrived.load(Ordering::Relaxed));
-    sleep(Duration::from_secs_f64(arguments.seconds));
-    let (took, arrived) = (begun.elapsed(), ends.arrived.load(Ordering::Relaxed) - before);
+    let turn = |asleep: bool| -> Result<f64> {
+        for node in NODES {
+            nft(testbed.namespace(node)?, if asleep { ASLEEP } else { AWAKE })?;
+        }
+        let (begun, before) = (Instant::now(), ends.arrived.load(Ordering::Relaxed));
+        sleep(Duration::from_secs_f64(arguments.seconds));
+        let (took, arrived) = (begun.elapsed(), ends.arrived.load(Ordering::Relaxed) - before);
+        ensure!(arrived > 0, "nothing arrived");
+        Ok(arrived as f64 / took.as_secs_f64())
+    };
+    let mut turns = Turns { with: Vec::new(), without: Vec::new() };
+    for round in 0..arguments.rounds {
+        // What comes second in one pair comes first in the next.
+        for asleep in [round % 2 == 0, round % 2 != 0] {
+            if asleep { &mut turns.without } else { &mut turns.with }.push(turn(asleep)?);
+        }
+        progress.inc(1);
+    }
+    turn(false)?;
     ends.stop()?;
-    ensure!(arrived > 0, "nothing arrived");
-    Ok(arrived as f64 / took.as_secs_f64())
+    Ok(turns)
 }
 
 /// Who sends and who receives.
@@ -170,17 +208,20 @@ impl Ends {
         let receiver = match flow {
             Flow::Bytes => {
                 let listener = server.run(|| TcpListener::bind(to))??;
-                server.spawn(move || take_bytes(&listener, &count))?
+                server.spawn(move || keep_to(1).and_then(|()| take_bytes(&listener, &count)))?
             }
             Flow::Packets => {
                 let socket = server.run(|| UdpSocket::bind(to))??;
-                server.spawn(move || take_packets(&socket, &end, &count))?
+                server.spawn(move || keep_to(1).and_then(|()| take_packets(&socket, &end, &count)))?
             }
         };
         let end = Arc::clone(&over);
-        let sender = client.spawn(move || match flow {
-            Flow::Bytes => send_bytes(to, &end),
-            Flow::Packets => send_packets(to, &end),
+        let sender = client.spawn(move || {
+            keep_to(0)?;
+            match flow {
+                Flow::Bytes => send_bytes(to, &end),
+                Flow::Packets => send_packets(to, &end),
+            }
         })?;
         Ok(Self { over, arrived, threads: [sender, receiver] })
     }
@@ -193,6 +234,13 @@ impl Ends {
         }
         Ok(())
     }
+}
+
+/// Has the calling thread run on this core alone, if there is one of that number.
+fn keep_to(core: usize) -> Result<()> {
+    let mut cores = CpuSet::new();
+    cores.set(core % thread::available_parallelism().map_or(1, usize::from))?;
+    sched_setaffinity(Pid::from_raw(0), &cores).context("keeping an end of the flow to a core")
 }
 
 fn send_bytes(to: SocketAddr, over: &AtomicBool) -> Result<()> {
@@ -229,7 +277,7 @@ fn send_packets(to: SocketAddr, over: &AtomicBool) -> Result<()> {
 }
 
 fn take_packets(socket: &UdpSocket, over: &AtomicBool, arrived: &AtomicU64) -> Result<()> {
-    socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+    socket.set_nonblocking(true)?;
     let mut datagram = [0; 128];
     while !over.load(Ordering::Relaxed) {
         if socket.recv(&mut datagram).is_ok() {

@@ -1,8 +1,8 @@
 //! How many instructions a verdict takes: the same number on every run, so a change that makes verdicts dearer is seen at once.
 //!
 //! ```text
-//!  this program, under valgrind's callgrind -> [ judge_counted ] alone is counted -> per verdict
-//!                                                   benches/instructions.json -> [ Comparison ]
+//!  workload's program, under valgrind's callgrind -> its judge_counted alone is counted -> per verdict
+//!                                                      benches/instructions.json -> [ Comparison ]
 //! ```
 //!
 //! The figures belong to one compiler and one kind of processor: the file says which, and so does what fails.
@@ -10,21 +10,18 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
-use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use policy::{Compiler, Directions, Packet, Scope, Snapshot};
 use serde::{Deserialize, Serialize};
+use workload::Kind;
+use workload::grid::Point;
 
-use crate::grid::Point;
 use crate::report::{COMPILER, Figures, Output, progress, show};
-use crate::verdicts::Kind;
-use crate::workload::{self, NODE, Workload};
 
-/// The hidden command of this program that runs under callgrind.
-pub const COMMAND: &str = "judge-counted";
+/// The environment variable that names the program to count: `count-verdicts` of the member `workload`.
+pub const COUNTED: &str = "KUBE_VERDICT_COUNTED";
 /// By how much a verdict may become dearer before it counts: inlining moves a few instructions to and fro.
 pub const TOLERANCE: f64 = 0.03;
 /// Where the points lie whose figures are committed: small and large, and both ways to find a peer.
@@ -40,18 +37,13 @@ const POINTS: [&str; 4] = [
 pub struct Arguments {
     /// Write the figures down instead of comparing with those that are committed.
     #[arg(long)]
-    renew: bool,
+    pub renew: bool,
+    /// The program to count: count-verdicts, optimised. `cargo xtask bench instructions` builds it, and names it.
+    #[arg(long, value_name = "PROGRAM", env = COUNTED)]
+    pub counted: PathBuf,
     /// How figures are shown.
     #[arg(long, value_enum, default_value = "table")]
-    output: Output,
-}
-
-/// What runs under callgrind.
-#[derive(clap::Args)]
-pub struct Counted {
-    point: Point,
-    #[arg(value_enum)]
-    packets: Kind,
+    pub output: Output,
 }
 
 /// The committed figures.
@@ -100,7 +92,7 @@ impl Figures for Comparison {
 
 /// Counts, and compares with the committed figures or renews them.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let now = count()?;
+    let now = count(&arguments.counted)?;
     let file = file();
     if arguments.renew {
         let committed = Committed {
@@ -182,7 +174,7 @@ impl Committed {
 }
 
 /// Counts every case.
-fn count() -> Result<BTreeMap<String, f64>> {
+fn count(program: &Path) -> Result<BTreeMap<String, f64>> {
     let progress = progress(POINTS.len() * 2);
     let mut counted = BTreeMap::new();
     for name in POINTS {
@@ -190,7 +182,8 @@ fn count() -> Result<BTreeMap<String, f64>> {
         for packets in [Kind::Hit, Kind::Miss] {
             let case = format!("{point}, {packets}");
             progress.set_message(case.clone());
-            let instructions = count_one(point, packets).with_context(|| format!("counting {case}"))?;
+            let instructions =
+                count_one(program, point, packets).with_context(|| format!("counting {case}"))?;
             // A tenth of an instruction is finer than anybody asks.
             counted.insert(case, (instructions * 10.0).round() / 10.0);
             progress.inc(1);
@@ -200,15 +193,15 @@ fn count() -> Result<BTreeMap<String, f64>> {
     Ok(counted)
 }
 
-/// Runs this program under callgrind; returns the instructions of one verdict.
-fn count_one(point: Point, packets: Kind) -> Result<f64> {
+/// Runs the program under callgrind; returns the instructions of one verdict.
+fn count_one(program: &Path, point: Point, packets: Kind) -> Result<f64> {
     let folder = tempfile::tempdir().context("making a folder for callgrind")?;
     let counts = folder.path().join("counts");
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--toggle-collect=*judge_counted*"])
         .arg(format!("--callgrind-out-file={}", counts.display()))
-        .arg(env::current_exe().context("finding this program")?)
-        .args([COMMAND, &point.to_string(), &packets.to_string()])
+        .arg(program)
+        .args([point.to_string(), packets.to_string()])
         .output()
         .context("starting valgrind (Debian's package valgrind)")?;
     if !output.status.success() {
@@ -228,27 +221,6 @@ fn count_one(point: Point, packets: Kind) -> Result<f64> {
 /// The sum that stands at the end of callgrind's file.
 fn total(counts: &str) -> Option<u64> {
     counts.lines().find_map(|line| line.strip_prefix("totals:"))?.trim().parse().ok()
-}
-
-/// The program under callgrind: says how many verdicts it gave.
-pub fn judge_once(counted: &Counted) -> Result<()> {
-    let Workload { changes, hits, misses } = workload::cluster(counted.point.into());
-    let snapshot = Compiler::new(Scope::Node(NODE.into())).apply(changes);
-    let packets = match counted.packets {
-        Kind::Hit => hits,
-        Kind::Miss => misses,
-    };
-    judge_counted(&snapshot, &packets);
-    println!("{}", packets.len());
-    Ok(())
-}
-
-/// What is counted: callgrind finds it by its name.
-#[inline(never)]
-fn judge_counted(snapshot: &Snapshot, packets: &[Packet]) {
-    for packet in packets {
-        black_box(snapshot.judge(black_box(packet), Directions::Both));
-    }
 }
 
 #[cfg(test)]

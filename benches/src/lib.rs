@@ -1,7 +1,7 @@
 //! What a verdict, a connection, a change and a cluster cost.
 //!
 //! ```text
-//!  [ workload ] a generated cluster for each point of the [ grid ]
+//!  workload: a generated cluster for each point of its grid
 //!        |
 //!        +-> [ verdicts ] by the clock, [ instructions ] by callgrind, [ allocations ] by count
 //!        +-> [ compile ] from nothing, and one change
@@ -26,7 +26,6 @@ pub mod events;
 pub mod export;
 pub mod floor;
 pub mod flows;
-pub mod grid;
 pub mod instructions;
 pub mod load;
 pub mod memory;
@@ -36,4 +35,3 @@ pub mod processes;
 pub mod report;
 pub mod scale;
 pub mod verdicts;
-pub mod workload;

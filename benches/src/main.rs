@@ -58,9 +58,6 @@ enum Command {
         /// The node's pod CIDRs.
         pod_cidrs: Vec<IpNet>,
     },
-    /// The program whose verdicts are counted; started by `instructions` under callgrind.
-    #[command(name = instructions::COMMAND, hide = true)]
-    JudgeCounted(instructions::Counted),
 }
 
 fn main() -> Result<()> {
@@ -76,6 +73,5 @@ fn main() -> Result<()> {
         Command::Export(arguments) => export::run(&arguments),
         Command::Report { from, into } => page::write(&from, &into),
         Command::AcceptAll { pod_cidrs } => floor::serve(pod_cidrs),
-        Command::JudgeCounted(counted) => instructions::judge_once(&counted),
     }
 }

@@ -15,11 +15,11 @@ use integration::agent::{Agent, Launch};
 use policy::Change;
 use serde::Serialize;
 use serde_json::Value;
+use workload::{Peers, Shape};
 
 use crate::objects::{object, yaml};
 use crate::processes::memory;
 use crate::report::{Figures, Output, show};
-use crate::workload::{self, Peers, Shape};
 
 /// Rules of each policy.
 const RULES: usize = 5;

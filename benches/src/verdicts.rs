@@ -3,22 +3,20 @@
 //! Packets come in turn from peers all over the cluster, so that caches are as cold as that makes them. The clock is read
 //! once for a small batch: a single verdict takes little longer than reading it.
 
-use std::fmt;
 use std::hint::black_box;
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use policy::{Compiler, Directions, Packet, Scope, Snapshot, Verdict};
 use serde::{Deserialize, Serialize};
+use workload::grid::{Extent, Point};
+use workload::{Kind, NODE, Workload};
 
 use crate::allocations;
-use crate::grid::{Extent, Point};
 use crate::report::{Figures, Output, progress, show};
-use crate::workload::{self, NODE, Workload};
 
 /// Verdicts of a batch.
 const BATCH: usize = 64;
@@ -41,25 +39,6 @@ pub struct Arguments {
     /// How figures are shown.
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
-}
-
-/// What becomes of the packets.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// A rule allows each.
-    Hit,
-    /// No rule allows any.
-    Miss,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Hit => "hit",
-            Self::Miss => "miss",
-        })
-    }
 }
 
 /// One row of figures.

@@ -5,9 +5,9 @@ use std::fs;
 use std::process::Command;
 
 use benches::export::{self, MANIFESTS, PACKETS};
-use benches::grid::Point;
 use integration::agent;
 use serde_json::Value;
+use workload::grid::Point;
 
 #[test]
 fn the_program_answers_as_the_reference_expects() {

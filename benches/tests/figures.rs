@@ -3,14 +3,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use benches::compile::{self, Event};
-use benches::grid::{Extent, Point};
-use benches::instructions;
 use benches::report::page;
-use benches::verdicts::{self, Kind};
+use benches::verdicts;
+use workload::Kind;
+use workload::grid::{Extent, Point};
 
 const SHORT: Duration = Duration::from_millis(5);
 
@@ -91,14 +90,4 @@ fn a_folder_without_results_makes_no_page() {
     let folder = tempfile::tempdir().unwrap();
     let error = page::write(folder.path(), folder.path()).unwrap_err().to_string();
     assert!(error.contains("cargo xtask bench all"), "{error}");
-}
-
-#[test]
-fn what_runs_under_callgrind_says_how_many_verdicts_it_gave() {
-    let output = Command::new(env!("CARGO_BIN_EXE_benches"))
-        .args([instructions::COMMAND, "100-pods-10-policies-1-rules-selector", "miss"])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "4096");
 }

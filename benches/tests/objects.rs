@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use benches::objects::{object, yaml};
-use benches::workload::{Peers, Shape, cluster};
 use cluster::Folder;
 use policy::{Change, Inventory, PolicyName};
+use workload::{Peers, Shape, cluster};
 
 fn inventory(changes: impl IntoIterator<Item = Change>) -> Inventory {
     let mut inventory = Inventory::default();

@@ -8,13 +8,14 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use workload::Kind;
+use workload::grid::Point;
 
 use crate::compile::{self, Event};
-use crate::grid::Point;
 use crate::modes::{Mode, Route};
 use crate::report::Report;
 use crate::report::plots::{Curve, Plot, Scale};
-use crate::verdicts::{self, Kind, QUANTILES};
+use crate::verdicts::{self, QUANTILES};
 use crate::{apply, connections, flows, scale};
 
 /// The page's name, and without its ending that of the folder beside it.

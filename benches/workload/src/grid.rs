@@ -7,7 +7,7 @@ use anyhow::{Context, Error, Result, bail};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::workload::{Peers, Shape};
+use crate::{Peers, Shape};
 
 /// How many points.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

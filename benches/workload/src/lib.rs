@@ -3,6 +3,8 @@
 //! One server pod is selected by every policy. Its peers are pods of many apps in many namespaces, or blocks of addresses.
 //! Pods carry labels that no policy mentions, one of them unique to each, as pods of real clusters do.
 
+#![forbid(unsafe_code)]
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -13,6 +15,8 @@ use policy::{
     PolicySpec, PortMatch, PortNumbers, Protocol, Requirement, RuleSpec, Selector, Subject, Tier,
 };
 use serde::{Deserialize, Serialize};
+
+pub mod grid;
 
 /// The namespace of the server and of all policies.
 pub const NAMESPACE: &str = "namespace-0";
@@ -73,6 +77,25 @@ impl fmt::Display for Peers {
         f.write_str(match self {
             Self::Selector => "selector",
             Self::IpBlock => "ipBlock",
+        })
+    }
+}
+
+/// What becomes of the packets.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A rule allows each.
+    Hit,
+    /// No rule allows any.
+    Miss,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
         })
     }
 }

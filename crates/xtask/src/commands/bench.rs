@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
 use crate::commands::demo::build;
@@ -55,6 +55,9 @@ enum What {
     Report,
 }
 
+/// Names the program whose verdicts are counted.
+pub const COUNTED: &str = "KUBE_VERDICT_COUNTED";
+
 /// What `all` measures.
 const MEASUREMENTS: [What; 7] =
     [What::Policy, What::Compile, What::Connections, What::Flows, What::Apply, What::Memory, What::Scale];
@@ -76,7 +79,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     build_for(workspace, chosen)?;
     let mut code = ExitCode::SUCCESS;
     for what in chosen {
-        let mut command = program(workspace, *what);
+        let mut command = program(workspace, *what)?;
         if quick {
             command.args(what.quick());
         }
@@ -88,7 +91,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     }
     if *what == What::All && !help {
         let into = workspace.bench().join("report");
-        let status = program(workspace, What::Report).arg("--into").arg(&into).status()?;
+        let status = program(workspace, What::Report)?.arg("--into").arg(&into).status()?;
         if !status.success() {
             return Ok(ExitCode::FAILURE);
         }
@@ -103,7 +106,12 @@ fn build_for(workspace: &Workspace, chosen: &[What]) -> Result<()> {
     if chosen.iter().any(|what| what.needs_root()) {
         what.extend(["-p", "kube-verdict", "--bin", "kube-verdict"]);
     }
-    build(workspace, &what)
+    build(workspace, &what)?;
+    if chosen.contains(&What::Instructions) {
+        let built = image::own_build(workspace)?.status().context("cargo could not be started")?;
+        ensure!(built.success(), "the build failed: its errors stand above");
+    }
+    Ok(())
 }
 
 fn purposes(what: What) -> &'static [Purpose] {
@@ -116,7 +124,7 @@ fn purposes(what: What) -> &'static [Purpose] {
 }
 
 /// The program of a benchmark, without arguments of its own; [`build_for`] must have built it.
-fn program(workspace: &Workspace, what: What) -> Command {
+fn program(workspace: &Workspace, what: What) -> Result<Command> {
     let results = workspace.bench().join("results");
     let mut command = Command::new(workspace.release_program("benches"));
     command.arg(what.name()).env("KUBE_VERDICT_BIN", workspace.release_program("kube-verdict"));
@@ -124,6 +132,7 @@ fn program(workspace: &Workspace, what: What) -> Command {
         What::Report => drop(command.arg("--from").arg(results)),
         // Paths in its arguments are the caller's.
         What::Export => {}
+        What::Instructions => drop(command.env(COUNTED, image::counted_program(workspace)?)),
         What::Scale => {
             command.env("KUBE_VERDICT_RESULTS", results);
             command.arg("--folder").arg(workspace.bench().join("cluster"));
@@ -131,13 +140,6 @@ fn program(workspace: &Workspace, what: What) -> Command {
         }
         _ => drop(command.env("KUBE_VERDICT_RESULTS", results)),
     }
-    command
-}
-
-/// The step of `cargo xtask test` that counts instructions, of what the agent in the image is made of.
-pub fn instructions(workspace: &Workspace) -> Result<Command> {
-    let mut command = image::own_cargo(workspace, "run")?;
-    command.args(["-p", "benches", "--bin", "benches", "--", &What::Instructions.name()]);
     Ok(command)
 }
 

@@ -29,6 +29,9 @@ use platform::Platform;
 /// No image may be larger: what a node downloads before its first pod has policy.
 const LARGEST: u64 = 20_000_000;
 
+/// The program in the image.
+const AGENT: &str = "kube-verdict";
+
 /// An optimised build of everything, on a slow machine.
 const BUILD_LIMIT: Duration = Duration::from_secs(40 * 60);
 
@@ -93,36 +96,32 @@ impl Arguments {
     }
 }
 
-/// What builds the program of this machine's image.
+/// What builds the program of this machine's image, and with it the one whose verdicts are counted.
 pub fn own_build(workspace: &Workspace) -> Result<Command> {
-    Ok(build_command(workspace, Platform::own()?))
+    let mut command = build_command(workspace, Platform::own()?);
+    command.args(["-p", "workload"]);
+    Ok(command)
 }
 
 /// The program of this machine's image, once it is built.
 pub fn own_program(workspace: &Workspace) -> Result<PathBuf> {
-    Ok(program_of(workspace, Platform::own()?))
+    Ok(program_of(workspace, Platform::own()?, AGENT))
 }
 
-/// A cargo command (`build`, `run`) that shares what it builds with the program of this machine's image.
-pub fn own_cargo(workspace: &Workspace, verb: &str) -> Result<Command> {
-    Ok(cargo(workspace, verb, Platform::own()?))
+/// The program whose verdicts are counted, once it is built: of what the agent in the image is made of.
+pub fn counted_program(workspace: &Workspace) -> Result<PathBuf> {
+    Ok(program_of(workspace, Platform::own()?, "count-verdicts"))
 }
 
 fn build_command(workspace: &Workspace, platform: Platform) -> Command {
-    let mut command = cargo(workspace, "build", platform);
-    command.args(["-p", "kube-verdict"]);
-    command
-}
-
-fn cargo(workspace: &Workspace, verb: &str, platform: Platform) -> Command {
-    let mut command = workspace.cargo(verb);
-    command.args(["--release", "--target", platform.rust_target()]);
+    let mut command = workspace.cargo("build");
+    command.args(["--release", "--target", platform.rust_target(), "-p", "kube-verdict"]);
     platform.set_up(&mut command);
     command
 }
 
-fn program_of(workspace: &Workspace, platform: Platform) -> PathBuf {
-    workspace.target().join(platform.rust_target()).join("release/kube-verdict")
+fn program_of(workspace: &Workspace, platform: Platform, name: &str) -> PathBuf {
+    workspace.target().join(platform.rust_target()).join("release").join(name)
 }
 
 /// Builds the program for a platform, static and without symbols.
@@ -135,7 +134,7 @@ fn build(workspace: &Workspace, platform: Platform) -> Result<PathBuf> {
         BUILD_LIMIT,
         Output::PassedOn,
     )?;
-    Ok(program_of(workspace, platform))
+    Ok(program_of(workspace, platform, AGENT))
 }
 
 /// Lets the program say its version, and explain a packet: on the machine itself, or in qemu's user mode.

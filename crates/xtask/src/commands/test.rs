@@ -36,7 +36,7 @@ enum Step {
     Licences,
     /// clippy, with warnings as errors.
     Clippy,
-    /// The agent as an image holds it, for the steps that run it.
+    /// The agent as an image holds it, and the program whose verdicts are counted, for the steps that run them.
     Agent,
     /// Unit, property, golden and conversion tests of every member.
     Unit,
@@ -137,7 +137,7 @@ impl Step {
     }
 
     fn needs_agent(self) -> bool {
-        matches!(self, Self::Unit | Self::Namespaces | Self::Vm)
+        matches!(self, Self::Unit | Self::Instructions | Self::Namespaces | Self::Vm)
     }
 
     fn needs_root(self) -> bool {
@@ -165,9 +165,7 @@ impl Step {
             Self::Unit => {
                 let mut command = cargo_test(workspace)?;
                 command.args(["--lib", "--bins"]);
-                for member in members(workspace)? {
-                    select(&mut command, tests_of(&member)?);
-                }
+                select(&mut command, unit_tests(workspace)?);
                 command
             }
             Self::Docs => {
@@ -175,7 +173,14 @@ impl Step {
                 command.args(["--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
                 command
             }
-            Self::Instructions => bench::instructions(workspace)?,
+            Self::Instructions => {
+                let mut command = cargo_test(workspace)?;
+                command.env(bench::COUNTED, image::counted_program(workspace)?);
+                // What is counted is shown.
+                select(&mut command, [INSTRUCTIONS.to_owned()]);
+                command.args(["--", "--nocapture"]);
+                command
+            }
             Self::Agent => image::own_build(workspace)?,
             Self::Namespaces => {
                 let mut command = cargo_test(workspace)?;
@@ -198,6 +203,8 @@ impl Step {
 
 /// The file in integration/tests that holds the virtual machine's story.
 const VM: &str = "vm";
+/// The file in benches/tests that compares what is counted with what is committed.
+const INSTRUCTIONS: &str = "instructions";
 
 /// `cargo test` over the whole workspace: were it over some members, dependencies would be built with fewer features, and so once more.
 fn cargo_test(workspace: &Workspace) -> Result<Command> {
@@ -212,12 +219,22 @@ fn select(command: &mut Command, tests: impl IntoIterator<Item = String>) {
     }
 }
 
+/// The integration tests of all members but those that have a step of their own.
+fn unit_tests(workspace: &Workspace) -> Result<BTreeSet<String>> {
+    let mut tests = BTreeSet::new();
+    for member in members(workspace)? {
+        tests.extend(tests_of(&member)?);
+    }
+    tests.remove(INSTRUCTIONS);
+    Ok(tests)
+}
+
 /// The folders of all members but `integration`.
 fn members(workspace: &Workspace) -> Result<Vec<PathBuf>> {
     let crates = workspace.root().join("crates");
     let entries = fs::read_dir(&crates).with_context(|| format!("{} can't be read", crates.display()))?;
     let mut members: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    members.push(workspace.root().join("benches"));
+    members.extend(["benches", "benches/workload"].map(|member| workspace.root().join(member)));
     Ok(members)
 }
 
@@ -266,18 +283,27 @@ mod tests {
     }
 
     #[test]
+    fn what_a_verdict_takes_has_a_step_of_its_own() {
+        let workspace = Workspace::locate().unwrap();
+        let folder = workspace.root().join("benches/tests");
+        assert!(folder.join(format!("{INSTRUCTIONS}.rs")).is_file(), "{} holds it", folder.display());
+        assert!(!unit_tests(&workspace).unwrap().contains(INSTRUCTIONS));
+    }
+
+    #[test]
     fn every_test_belongs_to_one_step() {
         let workspace = Workspace::locate().unwrap();
         let stories = stories(&workspace).unwrap();
         assert!(stories.contains("smoke"), "{stories:?}");
-        let all: Vec<_> =
-            members(&workspace).unwrap().iter().map(|member| tests_of(member).unwrap()).collect();
-        let unit: BTreeSet<String> = all.into_iter().flatten().collect();
-        for name in ["kernel", "table", "api", "property", "explain"] {
+        let unit = unit_tests(&workspace).unwrap();
+        for name in ["kernel", "table", "api", "property", "explain", "counted"] {
             assert!(unit.contains(name), "{name} in {unit:?}");
         }
         // A name stands for every test that has it, in whatever member.
-        assert!(unit.is_disjoint(&stories) && !unit.contains(VM), "{unit:?} {stories:?}");
+        assert!(
+            unit.is_disjoint(&stories) && !unit.contains(VM) && !stories.contains(INSTRUCTIONS),
+            "{unit:?} {stories:?}"
+        );
     }
 
     #[test]

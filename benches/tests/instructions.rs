@@ -1,0 +1,18 @@
+//! What a verdict costs is committed, and a change that makes it dearer says so.
+
+use std::env;
+use std::path::PathBuf;
+
+use benches::instructions::{self, Arguments, COUNTED};
+use benches::report::Output;
+
+#[test]
+fn no_verdict_takes_more_instructions_than_is_committed() {
+    let Some(counted) = env::var_os(COUNTED).map(PathBuf::from) else {
+        panic!("{COUNTED} names no program: cargo xtask test --only instructions builds it")
+    };
+    let counting = Arguments { renew: false, counted, output: Output::Table };
+    if let Err(complaint) = instructions::run(&counting) {
+        panic!("{complaint:?}");
+    }
+}

@@ -1,0 +1,45 @@
+//! The program that callgrind counts: judges every packet of one kind at one point of the grid, and says how many they were.
+//!
+//! A program of its own, since the check that counts builds it optimised on every change: it needs the engine and nothing else.
+#![forbid(unsafe_code)]
+
+use std::hint::black_box;
+
+use clap::Parser;
+use policy::{Compiler, Directions, Packet, Scope, Snapshot};
+use workload::grid::Point;
+use workload::{Kind, NODE, Workload, cluster};
+
+#[derive(Parser)]
+#[command(
+    about = "Judges generated packets in a function that callgrind can be told to count",
+    after_help = "Example:\n  valgrind --tool=callgrind '--toggle-collect=*judge_counted*' \\\n    \
+                  count-verdicts 10000-pods-1000-policies-5-rules-selector hit"
+)]
+struct Arguments {
+    /// The cluster.
+    point: Point,
+    /// What becomes of the packets.
+    #[arg(value_enum)]
+    packets: Kind,
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    let Workload { changes, hits, misses } = cluster(arguments.point.into());
+    let snapshot = Compiler::new(Scope::Node(NODE.into())).apply(changes);
+    let packets = match arguments.packets {
+        Kind::Hit => hits,
+        Kind::Miss => misses,
+    };
+    judge_counted(&snapshot, &packets);
+    println!("{}", packets.len());
+}
+
+/// What is counted: callgrind finds it by its name, which nothing else may have in its own, the program included.
+#[inline(never)]
+fn judge_counted(snapshot: &Snapshot, packets: &[Packet]) {
+    for packet in packets {
+        black_box(snapshot.judge(black_box(packet), Directions::Both));
+    }
+}

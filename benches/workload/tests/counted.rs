@@ -1,0 +1,14 @@
+//! The program that is counted judges what it says.
+#![allow(clippy::unwrap_used, reason = "what goes wrong here is what the test reports")]
+
+use std::process::Command;
+
+#[test]
+fn what_runs_under_callgrind_says_how_many_verdicts_it_gave() {
+    let output = Command::new(env!("CARGO_BIN_EXE_count-verdicts"))
+        .args(["100-pods-10-policies-1-rules-selector", "miss"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "4096");
+}
