@@ -10,9 +10,10 @@
 //! - what the older rules let through without a verdict (open sets, remembered pairs) has left the hook, too, once
 //!   [`wait_for_packets_under_way`] has returned: it is called before.
 //!
-//! ACCEPTED is neither set nor cleared here: it always means that a worker allowed a packet of the connection, or one of its
-//! pair a moment before. An allowed connection without it is judged, and recorded, at its next packet. REVOKED wins over
-//! ACCEPTED in the rules, so clearing REVOKED restores what was there before.
+//! ACCEPTED is never set here: it means that a worker allowed a packet of the connection, or one of its pair a moment before, or
+//! that it needed no verdict. It is taken from connections of addresses whose pod is not known any more: the next packet is a
+//! question again, since the next pod there may be another. An allowed connection without it is judged, and recorded, at its next
+//! packet. REVOKED wins over ACCEPTED in the rules, so clearing REVOKED restores what was there before.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -39,8 +40,8 @@ pub struct SweepReport {
     pub revoked: u64,
     /// Connections that were REVOKED and are no longer.
     pub restored: u64,
-    /// Connections left as they are because only a pod that is not known (yet) denies them: this node's own, or a peer that
-    /// some rule might allow.
+    /// Connections that only a pod that is not known (yet) denies: this node's own, or a peer that some rule might allow. They
+    /// are not ACCEPTED any more.
     pub unknown: u64,
     /// Connections that ended before their mark could be changed.
     pub gone: u64,
@@ -58,7 +59,7 @@ pub fn sweep(
     of: Option<&BTreeSet<IpAddr>>,
 ) -> Result<SweepReport, ConntrackError> {
     let started = Instant::now();
-    let revoked = marks.revoked().0;
+    let (revoked, accepted) = (marks.revoked().0, marks.accepted().0);
     let mut report = SweepReport::default();
     let each = |entry: &Entry<'_>| {
         let is_revoked = entry.mark & revoked != 0;
@@ -75,7 +76,7 @@ pub fn sweep(
             }
             Standing::Unknown => {
                 report.unknown += 1;
-                None
+                (entry.mark & accepted != 0).then_some(MarkChange { value: 0, mask: accepted })
             }
             Standing::Allowed | Standing::Denied => None,
         }
@@ -127,8 +128,8 @@ fn concerns_us(decision: &Decision) -> bool {
 }
 
 /// A connection is denied if ANY direction denies it for a reason that more knowledge can't take away. One that only an
-/// unknown pod denies is left as it is: it belongs to a pod that is just coming, and will be judged when that is known, or to
-/// one that is gone, and with it the connection's use. Of new connections such packets are held, or dropped.
+/// unknown pod denies belongs to a pod that is just coming, or to one that is gone, whose address another may get: its packets are
+/// held from now on, or dropped, like those of new connections, and judged when the pod is known.
 fn standing(decision: &Decision) -> Standing {
     let denies = |outcome: Outcome| outcome.verdict == Verdict::Deny;
     let [egress, ingress] = [decision.egress, decision.ingress];

@@ -110,10 +110,10 @@ fn the_nodes_own_connections_are_never_revoked() {
 }
 
 #[test]
-fn connections_of_pods_not_known_yet_are_left_as_they_are() {
+fn connections_of_pods_not_known_any_more_are_a_question_again() {
     in_namespace(&[], || {
         make([
-            Made::udp((NOBODY, 1), ("192.0.2.9", 80)).tcp().marked(ACCEPTED),
+            Made::udp((NOBODY, 1), ("192.0.2.9", 80)).tcp().marked(ACCEPTED | FOREIGN),
             Made::udp((WEB, 2), (NOBODY, 80)).tcp(),
             Made::udp((NOBODY, 3), (OTHER, 80)).tcp().marked(REVOKED),
             // The known pod denies whoever that is.
@@ -124,7 +124,7 @@ fn connections_of_pods_not_known_yet_are_left_as_they_are() {
         let report =
             sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), None).unwrap();
         assert_eq!((report.judged, report.unknown, report.revoked), (4, 3, 1));
-        assert_eq!(marks_by_port(), BTreeMap::from([(1, ACCEPTED), (2, 0), (3, REVOKED), (4, REVOKED)]));
+        assert_eq!(marks_by_port(), BTreeMap::from([(1, FOREIGN), (2, 0), (3, REVOKED), (4, REVOKED)]));
     });
 }
 
