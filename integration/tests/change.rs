@@ -142,6 +142,34 @@ fn while_pods_come_and_go_all_the_time_a_cut_comes_as_soon_and_sweeps_rest() {
 }
 
 #[test]
+fn the_next_pod_at_an_address_gets_nothing_on_the_word_of_the_one_before() {
+    let mut story = Story::begin(cluster());
+    story.start_agents(&["--hold-time", "300ms"]);
+    // Nobody isolates the server, so no worker is ever asked about these.
+    let streams = streams(&story);
+    let expect_silence = |story: &Story| {
+        let since = Instant::now();
+        sleep(Duration::from_millis(600));
+        let server = story.testbed.server("db/s").unwrap();
+        for stream in &streams {
+            let arrived = server.last_arrival(stream.client()).unwrap().saturating_duration_since(since);
+            assert!(arrived < BOUND, "{}: bytes passed {arrived:?} later", stream.client());
+        }
+    };
+    // The pod is gone; who has its address now, nobody knows yet.
+    story.change(|testbed| testbed.manifests().write_cluster_without(testbed.cluster(), &["db/s"]).map(drop));
+    expect_silence(&story);
+    // It is one that policy isolates.
+    story.policy("db/allow-nobody", CLOSED);
+    story.change(|testbed| testbed.manifests().write_cluster(testbed.cluster()).map(drop));
+    expect_silence(&story);
+    story.remove_policy("db/allow-nobody");
+    for stream in &streams {
+        stream.wait_progress(50).unwrap();
+    }
+}
+
+#[test]
 fn policies_on_either_end_and_of_labels_cut_as_well() {
     let mut story = Story::begin(cluster());
     story.start_agents(&[]);

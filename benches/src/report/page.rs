@@ -47,7 +47,9 @@ const SUBJECTS: [(&str, &str, &str); 7] = [
     (
         "flows",
         "A long flow",
-        "What arrives of one TCP connection, and of one UDP flow of 64-byte datagrams, in a second.",
+        "What arrives of one TCP connection, and of one UDP flow of 64-byte datagrams, in a second. Within each flow the agent's chains are \
+         taken out of the packets' way and put back several times a second (nft's flag `dormant`): that is the line without an agent, and \
+         `/none` is the median over turns that stand side by side.",
     ),
     (
         "apply",
