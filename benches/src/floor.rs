@@ -16,9 +16,9 @@ use dataplane::worker::allow;
 use integration::namespace::Namespace;
 use ipnet::IpNet;
 use nfq::Queue;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use policy::Generation;
+
+use crate::processes::keep_to;
 
 /// The hidden command of this program that is the floor.
 pub const COMMAND: &str = "accept-all";
@@ -115,10 +115,7 @@ fn open(number: u16) -> std::io::Result<Queue> {
 
 /// Accepts what comes to a queue, on the core whose packets it gets.
 fn accept(core: usize, mut queue: Queue, marks: Marks) -> Result<()> {
-    let mut cores = CpuSet::new();
-    cores.set(core)?;
-    sched_setaffinity(Pid::from_raw(0), &cores)
-        .with_context(|| format!("pinning a thread to core {core}"))?;
+    keep_to(core)?;
     loop {
         let mut message = queue.recv()?;
         let (mark, verdict) = allow(&marks, message.get_nfmark());

@@ -11,7 +11,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle, sleep};
+use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -19,11 +19,10 @@ use clap::ValueEnum;
 use indicatif::ProgressBar;
 use integration::Testbed;
 use integration::command::nft;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::modes::{Against, CLIENT, Mode, NODES, PORT, Route, Running, testbed};
+use crate::processes::keep_to;
 use crate::report::{Figures, Output, median, progress, show};
 
 /// How much is written, and read, by one call.
@@ -168,10 +167,9 @@ fn measure(
 ) -> Result<Turns> {
     let ends = Ends::start(testbed, route, flow)?;
     sleep(Duration::from_secs_f64(arguments.warm_up));
+    let put = |table| NODES.iter().try_for_each(|node| nft(testbed.namespace(node)?, table));
     let turn = |asleep: bool| -> Result<f64> {
-        for node in NODES {
-            nft(testbed.namespace(node)?, if asleep { ASLEEP } else { AWAKE })?;
-        }
+        put(if asleep { ASLEEP } else { AWAKE })?;
         let (begun, before) = (Instant::now(), ends.arrived.load(Ordering::Relaxed));
         sleep(Duration::from_secs_f64(arguments.seconds));
         let (took, arrived) = (begun.elapsed(), ends.arrived.load(Ordering::Relaxed) - before);
@@ -186,7 +184,7 @@ fn measure(
         }
         progress.inc(1);
     }
-    turn(false)?;
+    put(AWAKE)?;
     ends.stop()?;
     Ok(turns)
 }
@@ -234,13 +232,6 @@ impl Ends {
         }
         Ok(())
     }
-}
-
-/// Has the calling thread run on this core alone, if there is one of that number.
-fn keep_to(core: usize) -> Result<()> {
-    let mut cores = CpuSet::new();
-    cores.set(core % thread::available_parallelism().map_or(1, usize::from))?;
-    sched_setaffinity(Pid::from_raw(0), &cores).context("keeping an end of the flow to a core")
 }
 
 fn send_bytes(to: SocketAddr, over: &AtomicBool) -> Result<()> {

@@ -1,9 +1,12 @@
-//! What processes have used, as the kernel says.
+//! What processes have used, as the kernel says, and where threads run.
 
 use std::fs;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
 /// The time of processors that a process has taken, all its threads that live, to the nanosecond
 /// (`/proc/PID/task/TID/schedstat`, its first number).
@@ -30,6 +33,13 @@ pub fn cpu_of_group(group: u32) -> Result<Duration> {
         }
     }
     Ok(all)
+}
+
+/// Has the calling thread run on one core alone: on that of this number, counted round where there are fewer.
+pub fn keep_to(core: usize) -> Result<()> {
+    let mut cores = CpuSet::new();
+    cores.set(core % available_parallelism().map_or(1, usize::from))?;
+    sched_setaffinity(Pid::from_raw(0), &cores).with_context(|| format!("pinning a thread to core {core}"))
 }
 
 /// The fifth field of `/proc/PID/stat`; the second is in brackets and may hold anything.

@@ -276,21 +276,11 @@ impl Chains<'_> {
     /// When a change isolates an end after all, its connections are among those that the change touches, as if a worker had
     /// allowed them. An ICMP error has the connection that it is about, of which nothing is known here.
     fn free(&self) -> [Rule; 2] {
-        let related = [
-            Expression::LoadConnection(Connection::State),
-            Expression::Bits { mask: RELATED, flip: 0 },
-            Expression::Compare(Comparison::NotEqual, vec![0; 4]),
-            Expression::Accept,
-        ];
-        let accepted = self.config.marks.accepted().0;
-        let mark_connection = [
-            Expression::LoadConnection(Connection::Mark),
-            Expression::Bits { mask: !accepted, flip: accepted },
-            Expression::StoreConnectionMark,
-        ];
+        let related = state_is(RELATED).into_iter().chain([Expression::Accept]);
+        let accepted = self.config.marks.accepted();
         [
             rule(FREE, "accept ICMP errors", related),
-            rule(FREE, "mark the connection of what needs no verdict", mark_connection),
+            rule(FREE, "mark the connection of what needs no verdict", mark_connection(accepted, accepted)),
         ]
     }
 
@@ -352,19 +342,10 @@ impl Chains<'_> {
     /// Two rules before the last, since the second ends early for a packet without a connection.
     fn ask(&self, queue: Queue, form: QueueForm) -> [Rule; 3] {
         let marks = &self.config.marks;
-        let without_connection = [
-            Expression::LoadConnection(Connection::State),
-            Expression::Bits { mask: INVALID | UNTRACKED, flip: 0 },
-            Expression::Compare(Comparison::NotEqual, vec![0; 4]),
-            Expression::LoadMeta(Meta::Mark),
-            Expression::Bits { mask: !marks.untracked().0, flip: marks.untracked().0 },
-            Expression::StorePacketMark,
-        ];
-        let ask = [
-            Expression::LoadConnection(Connection::Mark),
-            Expression::Bits { mask: !marks.asked().0, flip: marks.asked().0 },
-            Expression::StoreConnectionMark,
-        ];
+        let without_connection = state_is(INVALID | UNTRACKED)
+            .into_iter()
+            .chain(mark_packet(marks.untracked(), marks.untracked()));
+        let ask = mark_connection(marks.asked(), marks.asked());
         let queue = Expression::Queue(queue, form);
         let comment = Some(self.config.holder.clone()).filter(|holder| !holder.is_empty());
         [
@@ -377,20 +358,11 @@ impl Chains<'_> {
     /// The mark must not leave the node.
     fn allowed(&self, chain: &'static str) -> Vec<Rule> {
         let marks = &self.config.marks;
-        let changed = marks.accepted().0 | marks.asked().0;
-        let mark_connection = [
-            Expression::LoadConnection(Connection::Mark),
-            Expression::Bits { mask: !changed, flip: marks.accepted().0 },
-            Expression::StoreConnectionMark,
-        ];
-        let clean_packet = [
-            Expression::LoadMeta(Meta::Mark),
-            Expression::Bits { mask: !marks.verdict().0, flip: 0 },
-            Expression::StorePacketMark,
-        ];
+        let answered = Mark(marks.accepted().0 | marks.asked().0);
+        let accept = mark_connection(answered, marks.accepted());
         let mut rules = vec![
-            rule(chain, "mark the connection of an allowed packet", mark_connection),
-            rule(chain, "take the verdict's mark off the packet", clean_packet),
+            rule(chain, "mark the connection of an allowed packet", accept),
+            rule(chain, "take the verdict's mark off the packet", mark_packet(marks.verdict(), Mark(0))),
         ];
         if self.window && chain == ALLOWED_LOCAL {
             rules.push(memory::tell(chain, PairOf::Local));
@@ -410,6 +382,33 @@ pub(super) fn rule(
     expressions: impl IntoIterator<Item = Expression>,
 ) -> Rule {
     Rule { chain, purpose, expressions: expressions.into_iter().collect(), comment: None }
+}
+
+/// Makes the bits `of` the connection's mark those of `value`. Without a connection the rule ends.
+pub(super) fn mark_connection(of: Mark, value: Mark) -> [Expression; 3] {
+    [
+        Expression::LoadConnection(Connection::Mark),
+        Expression::Bits { mask: !of.0, flip: value.0 },
+        Expression::StoreConnectionMark,
+    ]
+}
+
+/// Makes the bits `of` the packet's mark those of `value`.
+pub(super) fn mark_packet(of: Mark, value: Mark) -> [Expression; 3] {
+    [
+        Expression::LoadMeta(Meta::Mark),
+        Expression::Bits { mask: !of.0, flip: value.0 },
+        Expression::StorePacketMark,
+    ]
+}
+
+/// Goes on if the connection's state is one of these.
+pub(super) fn state_is(states: u32) -> [Expression; 3] {
+    [
+        Expression::LoadConnection(Connection::State),
+        Expression::Bits { mask: states, flip: 0 },
+        Expression::Compare(Comparison::NotEqual, vec![0; 4]),
+    ]
 }
 
 fn connection_has(mark: Mark) -> [Expression; 3] {

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant, SystemTime};
 use policy::{Generation, Touched};
 use rustables::sys;
 
-use super::chains::{FAMILIES, Family, rule};
+use super::chains::{FAMILIES, Family, mark_connection, rule};
 use super::{TABLE, TableConfig};
 use crate::marks::Mark;
 use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
@@ -249,7 +249,6 @@ impl Memory {
     }
 
     fn let_pass(&self, family: &Family, epoch: u32, log_group: Option<u16>) -> Rule {
-        let accepted = self.accepted.0;
         let mut expressions = family.is_it().to_vec();
         expressions.extend(pair_in(epoch, family, PairOf::Forwarded));
         expressions.extend([Expression::InSet(family.allowed), Expression::Count(COUNTER)]);
@@ -257,12 +256,8 @@ impl Memory {
             let prefix = format!("{LOG_PREFIX}{}", self.generation.0);
             Expression::Log(Log { group, prefix, length: COPY_RANGE as u32 })
         }));
-        expressions.extend([
-            Expression::LoadConnection(Connection::Mark),
-            Expression::Bits { mask: !accepted, flip: accepted },
-            Expression::StoreConnectionMark,
-            Expression::Accept,
-        ]);
+        expressions.extend(mark_connection(self.accepted, self.accepted));
+        expressions.push(Expression::Accept);
         rule(REMEMBERED, "let connections of a remembered pair pass", expressions)
     }
 

@@ -16,11 +16,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::chains::{ASK, FAMILIES, Family, JUDGE, JUDGE_LOCAL, local_source, rule};
+use super::chains::{ASK, FAMILIES, Family, JUDGE, JUDGE_LOCAL, local_source, mark_packet, rule, state_is};
 use super::memory::{Memory, PairOf};
 use super::{TableConfig, sets};
 use crate::nft::batch::Batch;
-use crate::nft::expression::{Address, Comparison, Connection, Expression, Meta, ORIGINAL, RELATED, REPLY};
+use crate::nft::expression::{Address, Comparison, Connection, Expression, ORIGINAL, RELATED, REPLY};
 use crate::nft::rule::Rule;
 
 /// Judges packets of changing pods again.
@@ -77,23 +77,14 @@ pub(super) fn rules(config: &TableConfig, memory: &Memory) -> Vec<Rule> {
             rule(chain, "leave a pair that was judged since", expressions)
         })
     };
-    let related = [
-        Expression::LoadConnection(Connection::State),
-        Expression::Bits { mask: RELATED, flip: 0 },
-        Expression::Compare(Comparison::NotEqual, vec![0; 4]),
-        Expression::Return,
-    ];
+    let related = state_is(RELATED).into_iter().chain(back.clone());
     let not_accepted = [
         Expression::LoadConnection(Connection::Mark),
         Expression::Bits { mask: marks.accepted().0, flip: 0 },
         Expression::Compare(Comparison::Equal, vec![0; 4]),
         Expression::Return,
     ];
-    let say_reply = direction(REPLY).into_iter().chain([
-        Expression::LoadMeta(Meta::Mark),
-        Expression::Bits { mask: !marks.verdict().0, flip: marks.verdict().0 },
-        Expression::StorePacketMark,
-    ]);
+    let say_reply = direction(REPLY).into_iter().chain(mark_packet(marks.verdict(), marks.verdict()));
     let mut rules = Vec::new();
     for chain in [RECHECK, RECHECK_LOCAL] {
         rules.push(rule(chain, "leave ICMP errors as they are", related.clone()));
