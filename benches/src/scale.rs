@@ -121,7 +121,7 @@ impl Figures for Row {
 /// Measures, and shows the figures.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let place = Place::at(&arguments.folder)?;
-    let cluster = Cluster::without_nodes(&place, Parts::build(&arguments.parts)?)?;
+    let cluster = Cluster::without_nodes(&place, Parts::at(&arguments.parts)?)?;
     let measured = grow(arguments, &cluster);
     Cluster::down(&place)?;
     show(arguments.output, &measured?)

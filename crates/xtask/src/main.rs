@@ -12,6 +12,7 @@
 mod commands;
 mod machine;
 mod need;
+mod parts;
 mod processes;
 mod setup;
 mod task;

@@ -1,11 +1,13 @@
 //! Compares what a command needs with what the machine has, and installs the difference where that is ours to do.
 
+use std::fs::File;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::machine::{Distribution, Machine, program};
 use crate::need::{CARGO_DENY, NEEDS, Need, Purpose, Remedy};
@@ -35,6 +37,11 @@ pub fn show_and_ensure(workspace: &Workspace) -> Result<ExitCode> {
 /// Makes sure that all that `purposes` need is there. Silent if it is; else it says what is missing and installs it, or
 /// says how to.
 pub fn ensure(workspace: &Workspace, purposes: &[Purpose]) -> Result<()> {
+    if missing(workspace, purposes).is_empty() {
+        return Ok(());
+    }
+    // Two commands may begin on a new machine at once: what the first installs, the second finds.
+    let _lock = lock(workspace)?;
     let missing = missing(workspace, purposes);
     if missing.is_empty() {
         return Ok(());
@@ -57,6 +64,14 @@ pub fn ensure(workspace: &Workspace, purposes: &[Purpose]) -> Result<()> {
     } else {
         bail!("still missing after all was installed: {}", still.join(", "))
     }
+}
+
+fn lock(workspace: &Workspace) -> Result<Flock<File>> {
+    let folder = workspace.target();
+    let file = File::open(folder).with_context(|| format!("opening {}", folder.display()))?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| errno)
+        .with_context(|| format!("locking {}", folder.display()))
 }
 
 fn missing(workspace: &Workspace, purposes: &[Purpose]) -> Vec<&'static Need> {

@@ -50,6 +50,11 @@ impl Workspace {
         self.target.join("bench")
     }
 
+    /// Built programs of Kubernetes.
+    pub fn parts(&self) -> PathBuf {
+        self.target.join("parts")
+    }
+
     /// Tools that were built for this checkout alone.
     pub fn tools(&self) -> PathBuf {
         self.target.join("tools")

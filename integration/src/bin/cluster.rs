@@ -23,7 +23,7 @@ struct Folders {
     /// The cluster's files.
     #[arg(long)]
     folder: PathBuf,
-    /// Built programs, kept between clusters.
+    /// Built programs of Kubernetes.
     #[arg(long)]
     parts: PathBuf,
 }
@@ -133,17 +133,17 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Up { folders, way, image } => {
-            let parts = Parts::build(&folders.parts)?;
+            let parts = Parts::at(&folders.parts)?;
             Cluster::up(&Place::at(&folders.folder)?, parts, way, image.as_deref())?;
         }
         Command::Down { folders } => Cluster::down(&Place::at(&folders.folder)?)?,
         Command::Shell { folders } => {
-            let parts = Parts::build(&folders.parts)?;
+            let parts = Parts::at(&folders.parts)?;
             Cluster::running(&Place::at(&folders.folder)?, parts)?.shell()?;
         }
         Command::E2e(e2e) => {
             let programmes = e2e.programmes()?;
-            let (place, parts) = (Place::at(&e2e.folders.folder)?, Parts::build(&e2e.folders.parts)?);
+            let (place, parts) = (Place::at(&e2e.folders.folder)?, Parts::at(&e2e.folders.parts)?);
             let passed = e2e::run(&place, &parts, &e2e.image, &programmes, e2e.keep)?;
             return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }

@@ -90,15 +90,15 @@ fn prober() -> Result<PathBuf> {
 
 /// The name by which upstream's suite asks for its test server.
 pub fn test_server(parts: &Parts) -> Result<String> {
-    let listed = Command::new(parts.program("e2e.test"))
+    let listed = Command::new(parts.program("netpol.test"))
         .arg("--list-images")
         .output()
-        .context("asking e2e.test for its images")?;
+        .context("asking netpol.test for its images")?;
     String::from_utf8_lossy(&listed.stdout)
         .lines()
         .find(|image| image.contains("/e2e-test-images/agnhost:"))
         .map(str::to_owned)
-        .context("e2e.test names no image of agnhost")
+        .context("netpol.test names no image of agnhost")
 }
 
 /// flanneld makes masquerading rules by iptables, which therefore comes along with its libraries and extensions.

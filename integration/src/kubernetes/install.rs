@@ -115,7 +115,7 @@ impl Way {
 
 /// Flannel's chart rendered, with the policy container if there is an image for it.
 fn chart(parts: &Parts, image: Option<&str>) -> Result<String> {
-    let chart = parts.flannel_sources()?.join("chart/kube-flannel");
+    let chart = parts.flannel_sources().join("chart/kube-flannel");
     let mut command = Command::new(parts.program("helm"));
     command.args(["template", "flannel"]).arg(&chart).args(["--namespace", FLANNEL_NAMESPACE]);
     if let Some(image) = image {
@@ -134,7 +134,7 @@ fn chart(parts: &Parts, image: Option<&str>) -> Result<String> {
 
 /// Flannel's manifest, as its sources have it.
 pub fn flannel_manifest(parts: &Parts) -> Result<String> {
-    let path = parts.flannel_sources()?.join("Documentation/kube-flannel.yml");
+    let path = parts.flannel_sources().join("Documentation/kube-flannel.yml");
     fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
 }
 

@@ -92,7 +92,7 @@ pub fn run(cluster: &Cluster, folder: &Path) -> Result<Outcome> {
                 .args([&format!("-procs={PROCESSES}"), "-focus", FOCUS, "-skip", SKIP, "-flake-attempts=0"])
                 .args(["-no-color", "-timeout=40m", "-json-report=suite.json", "-output-dir"])
                 .arg(folder)
-                .arg(cluster.parts.program("e2e.test"))
+                .arg(cluster.parts.program("netpol.test"))
                 .args(["--", "--provider=local", &format!("--num-nodes={}", cluster.nodes.len())])
                 .arg(format!("--kubeconfig={}", kubeconfig.display()))
                 .current_dir(folder)

@@ -12,6 +12,7 @@ use crate::commands::demo::build;
 use crate::commands::image;
 use crate::machine::Machine;
 use crate::need::Purpose;
+use crate::parts;
 use crate::setup;
 use crate::workspace::Workspace;
 
@@ -77,6 +78,9 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     }
     setup::ensure(workspace, purposes(*what))?;
     build_for(workspace, chosen)?;
+    if !help && chosen.contains(&What::Scale) {
+        parts::build(workspace)?;
+    }
     let mut code = ExitCode::SUCCESS;
     for what in chosen {
         let mut command = program(workspace, *what)?;
@@ -136,7 +140,7 @@ fn program(workspace: &Workspace, what: What) -> Result<Command> {
         What::Scale => {
             command.env("KUBE_VERDICT_RESULTS", results);
             command.arg("--folder").arg(workspace.bench().join("cluster"));
-            command.arg("--parts").arg(workspace.target().join("parts"));
+            command.arg("--parts").arg(workspace.parts());
         }
         _ => drop(command.env("KUBE_VERDICT_RESULTS", results)),
     }

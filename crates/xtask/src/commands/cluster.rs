@@ -1,4 +1,4 @@
-//! `cargo xtask cluster up|down|shell`: a real Kubernetes cluster on this machine.
+//! `cargo xtask cluster up|build|down|shell`: a real Kubernetes cluster on this machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use clap::ValueEnum;
 
 use crate::machine::Machine;
 use crate::need::Purpose;
+use crate::parts;
 use crate::setup;
 use crate::workspace::Workspace;
 
@@ -30,6 +31,8 @@ enum Action {
         #[arg(long)]
         image: Option<PathBuf>,
     },
+    /// Build the programs that it is made of, as the others do at need.
+    Build,
     /// Take it down.
     Down,
     /// Open a shell that reaches it, with kubectl and helm in PATH.
@@ -58,27 +61,34 @@ impl Way {
 
 /// Runs the command.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
-    let mut command = prepare(workspace)?;
-    match &arguments.action {
+    let command = match &arguments.action {
         Action::Up { way, image } => {
-            command.arg("up");
+            let mut command = prepare(workspace, "up")?;
             if *way != Way::None {
                 command.arg("--image").arg(self::image(workspace, image.as_deref())?);
             }
             command.args(["--way", &way.name()]);
+            command
         }
-        Action::Down => {
-            command.arg("down");
+        Action::Build => {
+            setup::ensure(workspace, &[Purpose::Cluster])?;
+            parts::build(workspace)?;
+            return Ok(ExitCode::SUCCESS);
         }
-        Action::Shell => {
-            command.arg("shell");
-        }
-    }
+        Action::Down => program(workspace, "down")?,
+        Action::Shell => prepare(workspace, "shell")?,
+    };
     finish(workspace, command)
 }
 
-/// Meets the needs of a cluster, and builds the program that runs it.
-pub fn prepare(workspace: &Workspace) -> Result<Command> {
+/// Meets the needs of a cluster, and builds what it is made of. Returns the program that runs it, with a command for it.
+pub fn prepare(workspace: &Workspace, what: &str) -> Result<Command> {
+    let program = program(workspace, what)?;
+    parts::build(workspace)?;
+    Ok(program)
+}
+
+fn program(workspace: &Workspace, what: &str) -> Result<Command> {
     if !Machine::this().root {
         bail!(
             "a cluster needs root, since it is made of namespaces and containers: sudo -E cargo xtask cluster"
@@ -95,7 +105,7 @@ pub fn prepare(workspace: &Workspace) -> Result<Command> {
         }
     }
     let mut command = Command::new(workspace.development_program("cluster"));
-    command.current_dir(workspace.root());
+    command.arg(what).current_dir(workspace.root());
     Ok(command)
 }
 
@@ -122,7 +132,7 @@ pub fn finish(workspace: &Workspace, mut command: Command) -> Result<ExitCode> {
         .arg("--folder")
         .arg(workspace.target().join("cluster"))
         .arg("--parts")
-        .arg(workspace.target().join("parts"))
+        .arg(workspace.parts())
         .status()
         .context("the cluster's program could not be started")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

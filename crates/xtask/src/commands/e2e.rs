@@ -38,9 +38,9 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
-    let mut command = prepare(workspace)?;
+    let mut command = prepare(workspace, "e2e")?;
     let image = image(workspace, arguments.image.as_deref())?;
-    command.arg("e2e").arg("--image").arg(image);
+    command.arg("--image").arg(image);
     command.args(["--runs", &arguments.runs.to_string()]);
     if let Some(way) = arguments.way {
         command.args(["--way", &way.name()]);

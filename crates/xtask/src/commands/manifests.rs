@@ -89,7 +89,7 @@ const HEAD: &str =
     "# Rendered from manifests/helm/kube-verdict by `cargo xtask manifests`: change it there.\n";
 
 fn helm(workspace: &Workspace, named: Option<&Path>) -> Result<PathBuf> {
-    let built = workspace.target().join("parts/helm");
+    let built = workspace.parts().join("helm");
     named
         .map(Path::to_owned)
         .or_else(|| program("helm"))

@@ -1,0 +1,255 @@
+//! The programs of a cluster, built from their sources: Kubernetes, etcd, Flannel, Helm and upstream's test suite.
+//!
+//! From: the modules under `integration/parts`, each a `go.mod` that pins versions and a `go.sum` that pins contents. To:
+//! one folder of programs, kept until a version, a flag, the compiler or a source of our own changes. All but one are of
+//! one module: what they share is compiled once.
+
+use std::collections::hash_map::DefaultHasher;
+use std::fs::{self, File};
+use std::hash::{Hash, Hasher};
+use std::io::ErrorKind;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::need::is_static;
+use crate::task::{Output, Task};
+use crate::workspace::Workspace;
+
+/// The largest program, on a slow machine that compiles all it is made of.
+const LIMIT: Duration = Duration::from_secs(60 * 60);
+
+/// A link to Flannel's sources, which hold its Helm chart and its manifest.
+const FLANNEL_SOURCES: &str = "flannel-sources";
+
+/// One program.
+#[derive(Clone, Copy, Hash, Debug)]
+struct Part {
+    /// Its file name.
+    program: &'static str,
+    /// The names of programs that it is when it is called by them.
+    names: &'static [&'static str],
+    /// The folder under `integration/parts` that pins it.
+    module: &'static str,
+    /// Its Go package; `./` before one of our own.
+    package: &'static str,
+    /// Whether the package is a test, which another command builds.
+    test: bool,
+    /// Whether it goes into a container, where it finds no libraries.
+    contained: bool,
+}
+
+const PARTS: [Part; 9] = [
+    Part {
+        names: &[
+            "kube-apiserver",
+            "kube-controller-manager",
+            "kube-proxy",
+            "kube-scheduler",
+            "kubectl",
+            "kubelet",
+        ],
+        ..part("kubernetes", "./kubernetes")
+    },
+    part("etcd", "go.etcd.io/etcd/server/v3"),
+    Part { contained: true, ..part("agnhost", "./agnhost") },
+    Part { test: true, ..part("netpol.test", "./netpol") },
+    part("ginkgo", "github.com/onsi/ginkgo/v2/ginkgo"),
+    Part { contained: true, ..part("flanneld", FLANNEL) },
+    Part { contained: true, ..part("install-conf", "github.com/flannel-io/flannel/cmd/install_conf") },
+    // The last version of the CNI project that still has Flannel's plugin: Flannel itself needs a later one.
+    Part {
+        module: "flannel-cni",
+        ..part("flannel", "github.com/containernetworking/plugins/plugins/meta/flannel")
+    },
+    part("helm", "helm.sh/helm/v3/cmd/helm"),
+];
+
+const FLANNEL: &str = "github.com/flannel-io/flannel";
+const KUBERNETES: &str = "k8s.io/kubernetes";
+
+const fn part(program: &'static str, package: &'static str) -> Part {
+    Part { program, names: &[], module: ".", package, test: false, contained: false }
+}
+
+/// Builds what isn't there in the pinned version, and returns the folder of all of it. The first time that takes many minutes.
+pub fn build(workspace: &Workspace) -> Result<PathBuf> {
+    let sources = Sources { folder: workspace.root().join("integration/parts") };
+    let cache = workspace.parts();
+    fs::create_dir_all(&cache).with_context(|| format!("making {}", cache.display()))?;
+    let _lock = lock(&cache)?;
+    let compiler = sources.ask(&["version"])?;
+    let version = sources.ask(&["list", "-m", "-f", "{{.Version}}", KUBERNETES])?;
+    for part in PARTS {
+        let flags = part.linker_flags(&version);
+        let stamp = sources.stamp(&part, &compiler, &flags)?;
+        let (program, stamp_file) =
+            (cache.join(part.program), cache.join(format!(".{}.stamp", part.program)));
+        if program.is_file() && fs::read_to_string(&stamp_file).is_ok_and(|found| found == stamp) {
+            continue;
+        }
+        let task = Task {
+            name: part.program,
+            command: sources.build(&part, &flags, &program),
+            limit: LIMIT,
+            output: Output::Logged,
+        };
+        if let Some(failure) = task.run(&workspace.logs())?.failure {
+            bail!("{} was not built: {failure}", part.program);
+        }
+        if part.contained {
+            let bytes = fs::read(&program).with_context(|| format!("reading {}", program.display()))?;
+            ensure!(is_static(&bytes), "{} is not linked statically: no image can run it", part.program);
+        }
+        for name in part.names {
+            link(&cache.join(name), Path::new(part.program))?;
+        }
+        fs::write(&stamp_file, stamp).with_context(|| format!("writing {}", stamp_file.display()))?;
+    }
+    let flannel = sources.ask(&["list", "-m", "-f", "{{.Dir}}", FLANNEL])?;
+    link(&cache.join(FLANNEL_SOURCES), Path::new(&flannel))?;
+    Ok(cache)
+}
+
+/// Waits until nobody else builds into `folder`.
+fn lock(folder: &Path) -> Result<Flock<File>> {
+    let file = File::open(folder).with_context(|| format!("opening {}", folder.display()))?;
+    let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock).or_else(|(file, errno)| {
+        if errno != Errno::EWOULDBLOCK {
+            return Err(errno);
+        }
+        anstream::println!("waiting for another build of what a cluster is made of");
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)
+    });
+    locked.with_context(|| format!("locking {}", folder.display()))
+}
+
+/// Makes `at` a link to `target`.
+fn link(at: &Path, target: &Path) -> Result<()> {
+    match fs::remove_file(at) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => symlink(target, at),
+    }
+    .with_context(|| format!("linking {}", at.display()))
+}
+
+impl Part {
+    /// Programs of Kubernetes refuse one another unless they know their version, which a build of one's own doesn't set.
+    fn linker_flags(&self, version: &str) -> String {
+        let mut numbers = version.trim_start_matches('v').split('.');
+        let mut flags = String::from("-s -w");
+        for (variable, value) in [
+            ("gitVersion", version),
+            ("gitMajor", numbers.next().unwrap_or_default()),
+            ("gitMinor", numbers.next().unwrap_or_default()),
+        ] {
+            flags.push_str(&format!(" -X k8s.io/component-base/version.{variable}={value}"));
+        }
+        if self.contained {
+            flags.push_str(" -linkmode=external -extldflags=-static");
+        }
+        flags
+    }
+}
+
+/// The modules of the parts.
+struct Sources {
+    folder: PathBuf,
+}
+
+impl Sources {
+    fn build(&self, part: &Part, linker_flags: &str, to: &Path) -> Command {
+        let mut command = self.go(part.module);
+        command.args(if part.test { &["test", "-c"][..] } else { &["build"] });
+        // Nobody debugs them, and a compiler that writes nothing for debuggers is done sooner.
+        command.args(["-gcflags=all=-dwarf=false", "-ldflags", linker_flags]);
+        command.arg("-o").arg(to).arg(part.package);
+        command
+    }
+
+    /// What the built program depends on, in a short form.
+    fn stamp(&self, part: &Part, compiler: &str, linker_flags: &str) -> Result<String> {
+        let mut hasher = DefaultHasher::new();
+        (part, compiler, linker_flags).hash(&mut hasher);
+        let module = self.folder.join(part.module);
+        let mut files = vec![module.join("go.mod"), module.join("go.sum")];
+        if part.package.starts_with("./") {
+            let folder = module.join(part.package);
+            let entries = fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
+            files.extend(entries.flatten().map(|entry| entry.path()));
+        }
+        for path in files {
+            fs::read(&path).with_context(|| format!("reading {}", path.display()))?.hash(&mut hasher);
+        }
+        Ok(format!("{:016x}", hasher.finish()))
+    }
+
+    /// What `go` prints.
+    fn ask(&self, arguments: &[&str]) -> Result<String> {
+        let output = self
+            .go(".")
+            .args(arguments)
+            .output()
+            .context("go could not be started: is Go installed (https://go.dev/dl)?")?;
+        if !output.status.success() {
+            bail!("go {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    fn go(&self, module: &str) -> Command {
+        let mut command = Command::new("go");
+        command
+            .current_dir(self.folder.join(module))
+            // flanneld is partly C. One setting for all, so that what they share is compiled once.
+            .env("CGO_ENABLED", "1")
+            .env("GOFLAGS", "-mod=readonly -buildvcs=false")
+            .env("GOWORK", "off")
+            // A compiler that lives for seconds need not tidy up.
+            .env("GOGC", "300");
+        command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources() -> Sources {
+        Sources { folder: Path::new(env!("CARGO_MANIFEST_DIR")).join("../../integration/parts") }
+    }
+
+    #[test]
+    fn every_program_is_pinned_by_contents() {
+        for part in PARTS {
+            let sums = fs::read_to_string(sources().folder.join(part.module).join("go.sum")).unwrap();
+            assert!(sums.lines().count() > 1, "{} has no go.sum", part.program);
+        }
+    }
+
+    #[test]
+    fn a_stamp_changes_with_the_compiler_the_flags_and_the_package() {
+        let [one, two, ..] = PARTS;
+        let stamp = |part, compiler, flags| sources().stamp(part, compiler, flags).unwrap();
+        let stamped = stamp(&one, "go 1", "-s");
+        assert_eq!(stamped, stamp(&one, "go 1", "-s"));
+        for other in [stamp(&two, "go 1", "-s"), stamp(&one, "go 2", "-s"), stamp(&one, "go 1", "-w")] {
+            assert_ne!(stamped, other);
+        }
+    }
+
+    #[test]
+    fn kubernetes_knows_its_version_and_what_goes_into_an_image_is_static() {
+        let [kubernetes, _, agnhost, ..] = PARTS;
+        let flags = kubernetes.linker_flags("v1.34.1");
+        for part in ["gitVersion=v1.34.1", "gitMajor=1", "gitMinor=34"] {
+            assert!(flags.contains(&format!(" -X k8s.io/component-base/version.{part}")), "{flags}");
+        }
+        assert!(!flags.contains("static") && agnhost.linker_flags("v1.34.1").contains("-static"));
+    }
+}
