@@ -176,6 +176,7 @@ impl Snapshot {
     }
 
     /// Whether an address that no pod has is one of this node's pods' all the same: in its pod CIDRs, and not its own.
+    #[inline]
     fn is_unknown_pod(&self, address: IpAddr, host: Option<&Host>) -> bool {
         // ANY of the CIDRs.
         self.pod_cidrs.iter().any(|cidr| cidr.contains(&address))

@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rustc_hash::FxHashMap;
 
 use crate::snapshot::ports::{PortsId, RuleIndex};
-use crate::snapshot::trie::{Trie, Tries};
+use crate::snapshot::trie::{Bits, Trie, Tries};
 use crate::spec::IpBlock;
 
 /// Which of a ruleset's distinct port sets a rule has.
@@ -32,36 +32,45 @@ pub(crate) fn compile(
     sets: usize,
     mut ports: impl FnMut(Vec<(RuleIndex, SetIndex)>) -> PortsId,
 ) -> Tries {
-    let [ipv4, ipv6] = [false, true].map(|ipv6| {
-        let blocks: Vec<Block<'_>> =
-            blocks.iter().filter(|block| is_ipv6(&block.block.cidr) == ipv6).copied().collect();
-        if blocks.is_empty() {
-            return None;
-        }
-        let mut walk = Walk::new(&blocks, sets);
-        for (rule, set) in everyone {
-            walk.active.enter(*rule, *set);
-        }
-        let root = if ipv6 { IpNet::V6(Ipv6Net::default()) } else { IpNet::V4(Ipv4Net::default()) };
-        let mut prefixes: Vec<IpNet> = walk.edges.keys().copied().chain([root]).collect();
-        prefixes.sort_unstable();
-        prefixes.dedup();
-        // `IpNet` sorts by address and then by length: outer prefixes come before what is inside them.
-        let mut around: Vec<IpNet> = Vec::new();
-        let mut values = Vec::new();
-        for prefix in prefixes {
-            while around.last().is_some_and(|outer| !outer.contains(&prefix)) {
-                if let Some(outer) = around.pop() {
-                    walk.leave(&outer);
-                }
-            }
-            walk.enter(&prefix);
-            around.push(prefix);
-            values.push((prefix, ports(walk.active.first_of_each_set())));
-        }
-        Some(Trie::new(&values))
-    });
+    let ipv4 = of_family(blocks, IpNet::V4(Ipv4Net::default()), everyone, sets, &mut ports);
+    let ipv6 = of_family(blocks, IpNet::V6(Ipv6Net::default()), everyone, sets, &mut ports);
     Tries { ipv4, ipv6 }
+}
+
+/// The trie of the family of which `root` is everything.
+fn of_family<B: Bits>(
+    blocks: &[Block<'_>],
+    root: IpNet,
+    everyone: &[(RuleIndex, SetIndex)],
+    sets: usize,
+    mut ports: impl FnMut(Vec<(RuleIndex, SetIndex)>) -> PortsId,
+) -> Option<Trie<B>> {
+    let blocks: Vec<Block<'_>> =
+        blocks.iter().filter(|block| is_ipv6(&block.block.cidr) == is_ipv6(&root)).copied().collect();
+    if blocks.is_empty() {
+        return None;
+    }
+    let mut walk = Walk::new(&blocks, sets);
+    for (rule, set) in everyone {
+        walk.active.enter(*rule, *set);
+    }
+    let mut prefixes: Vec<IpNet> = walk.edges.keys().copied().chain([root]).collect();
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    // `IpNet` sorts by address and then by length: outer prefixes come before what is inside them.
+    let mut around: Vec<IpNet> = Vec::new();
+    let mut values = Vec::new();
+    for prefix in prefixes {
+        while around.last().is_some_and(|outer| !outer.contains(&prefix)) {
+            if let Some(outer) = around.pop() {
+                walk.leave(&outer);
+            }
+        }
+        walk.enter(&prefix);
+        around.push(prefix);
+        values.push((prefix, ports(walk.active.first_of_each_set())));
+    }
+    Some(Trie::new(&values))
 }
 
 fn is_ipv6(net: &IpNet) -> bool {

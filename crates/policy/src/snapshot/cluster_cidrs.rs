@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::snapshot::hosts::AddressKey;
-use crate::snapshot::trie::{Trie, Tries};
+use crate::snapshot::trie::{Bits, Trie, Tries};
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
@@ -31,7 +31,7 @@ impl ClusterCidrs {
 }
 
 /// `everything` is the empty prefix of the family.
-fn trie(everything: IpNet, cidrs: BTreeSet<IpNet>) -> Option<Trie> {
+fn trie<B: Bits>(everything: IpNet, cidrs: BTreeSet<IpNet>) -> Option<Trie<B>> {
     let around = (everything, u32::from(cidrs.contains(&everything)));
     let inner = cidrs.iter().filter(|cidr| **cidr != everything).map(|cidr| (*cidr, 1));
     (!cidrs.is_empty()).then(|| Trie::new(&[around].into_iter().chain(inner).collect::<Vec<_>>()))

@@ -1,133 +1,177 @@
-//! A prefix trie that never changes: each step goes four bits down, and a leaf already says what the longest prefix says.
+//! A prefix trie that never changes: its first step goes down as many bits as its prefixes fill, each further one four, and a
+//! leaf already says what the longest prefix says.
 //!
-//! The field's own crate needs some 40 ns for an address; this one needs a load for every four bits below the prefix that
-//! all blocks share.
+//! The field's own crate needs some 40 ns for an address; this one needs a load or two below the prefix that all blocks share.
 
 use std::net::IpAddr;
+use std::ops::{BitAnd, BitXor, Not, Shl, ShlAssign};
 
 use ipnet::IpNet;
 
 use crate::snapshot::hosts::{AddressKey, is_ipv4};
 use crate::snapshot::ports::PortsId;
 
-/// Bits that one step goes down.
+/// Bits that a step below the first goes down.
 const STEP: u32 = 4;
 
-/// Marks an entry as a leaf; the other bits are its value. Without it they are the next node's place.
+/// Bits that the first step goes down at most.
+const FIRST_STEP: u32 = 16;
+
+/// Entries of the first step for each prefix, at most: what is below a prefix takes several times as much.
+const ENTRIES_OF_A_PREFIX: usize = 8;
+
+/// Marks an entry as a leaf; the other bits are its value.
 const LEAF: u32 = 1 << 31;
 
 /// Those of both families.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tries {
     /// `None` if nothing is known of the family.
-    pub ipv4: Option<Trie>,
+    pub ipv4: Option<Trie<u32>>,
     /// Likewise.
-    pub ipv6: Option<Trie>,
+    pub ipv6: Option<Trie<u128>>,
 }
 
 impl Tries {
     /// The value of the longest prefix of `address`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn longest_prefix(&self, address: AddressKey) -> Option<PortsId> {
-        let (trie, bits) = if is_ipv4(address) { (&self.ipv4, address << 96) } else { (&self.ipv6, address) };
-        Some(trie.as_ref()?.longest_prefix(bits))
+        if is_ipv4(address) {
+            Some(self.ipv4.as_ref()?.longest_prefix(address as u32))
+        } else {
+            Some(self.ipv6.as_ref()?.longest_prefix(address))
+        }
     }
 }
 
-/// See the module. All its addresses are of one family.
+/// The bits of an address of one family.
+pub(crate) trait Bits:
+    Copy
+    + Eq
+    + BitAnd<Output = Self>
+    + BitXor<Output = Self>
+    + Not<Output = Self>
+    + Shl<u32, Output = Self>
+    + ShlAssign<u32>
+{
+    const NONE: Self;
+    /// How many.
+    const NUMBER: u32;
+
+    /// Those of an address, which is of this family.
+    fn of(address: IpAddr) -> Self;
+
+    /// How many bits two have in common from the first on.
+    fn common(self, other: Self) -> u32;
+
+    /// The first `count`, which is at most [`FIRST_STEP`], as a number.
+    fn first(self, count: u32) -> usize;
+}
+
+macro_rules! bits_of {
+    ($family:ident, $bits:ty) => {
+        impl Bits for $bits {
+            const NONE: Self = 0;
+            const NUMBER: u32 = Self::BITS;
+
+            fn of(address: IpAddr) -> Self {
+                if let IpAddr::$family(address) = address { address.into() } else { Self::NONE }
+            }
+
+            fn common(self, other: Self) -> u32 {
+                (self ^ other).leading_zeros()
+            }
+
+            #[inline(always)]
+            fn first(self, count: u32) -> usize {
+                (self >> (Self::NUMBER - count)) as usize
+            }
+        }
+    };
+}
+
+bits_of!(V4, u32);
+bits_of!(V6, u128);
+
+/// See the module.
 #[derive(Clone, Debug)]
-pub(crate) struct Trie {
-    /// The root is the first. Each has an entry for every value of the next four bits.
-    nodes: Vec<[u32; 1 << STEP]>,
-    /// What all prefixes but the empty one begin with, in the high bits.
-    shared: u128,
+pub(crate) struct Trie<B> {
+    /// What all prefixes but the empty one begin with.
+    shared: B,
     /// How many bits that is: a multiple of [`STEP`].
     shared_bits: u32,
     /// Which bits these are.
-    shared_mask: u128,
+    shared_mask: B,
     /// For addresses that begin otherwise.
     elsewhere: PortsId,
+    /// How many bits the first step goes down: a multiple of [`STEP`], at least one.
+    first_step: u32,
+    /// An entry for every value of the bits of the first step, then in runs of 16 those of further steps. An entry is a leaf,
+    /// or where the entries of the next step begin.
+    entries: Vec<u32>,
 }
 
-impl Trie {
-    /// Builds a trie from values below 2^31. Prefixes come sorted, outer ones first; the first is the empty one.
+impl<B: Bits> Trie<B> {
+    /// Builds a trie from values below 2^31. Prefixes are of one family and sorted, outer ones first; the first is the empty one.
     pub(crate) fn new(prefixes: &[(IpNet, PortsId)]) -> Self {
         let elsewhere = prefixes.first().map_or(0, |(_, value)| *value);
         let inner = prefixes.get(1..).unwrap_or_default();
-        let shared = inner.first().map_or(0, |(prefix, _)| bits_of(prefix.network()));
+        let shared = inner.first().map_or(B::NONE, |(prefix, _)| B::of(prefix.network()));
         let shared_bits = inner
             .iter()
-            .map(|(prefix, _)| {
-                (shared ^ bits_of(prefix.network())).leading_zeros().min(prefix.prefix_len().into())
-            })
+            .map(|(prefix, _)| shared.common(B::of(prefix.network())).min(prefix.prefix_len().into()))
             .min()
-            // At least one bit stays for the last step.
+            // At least one bit stays for the first step.
             .map_or(0, |bits| bits.saturating_sub(1) / STEP * STEP);
-        let shared_mask = !(u128::MAX >> shared_bits);
-        let nodes = vec![[LEAF | elsewhere; 1 << STEP]];
-        let mut trie = Self { nodes, shared, shared_bits, shared_mask, elsewhere };
+        let shared_mask = if shared_bits == 0 { B::NONE } else { !B::NONE << (B::NUMBER - shared_bits) };
+        let first_step = (inner.len().saturating_mul(ENTRIES_OF_A_PREFIX).max(1).ilog2() / STEP * STEP)
+            .clamp(STEP, FIRST_STEP.min(B::NUMBER - shared_bits));
+        let entries = vec![LEAF | elsewhere; 1 << first_step];
+        let mut trie = Self { shared, shared_bits, shared_mask, elsewhere, first_step, entries };
         for (prefix, value) in inner {
-            trie.insert(
-                bits_of(prefix.network()) << shared_bits,
-                u32::from(prefix.prefix_len()) - shared_bits,
-                *value,
-            );
+            let length = u32::from(prefix.prefix_len()) - shared_bits;
+            trie.insert(B::of(prefix.network()) << shared_bits, length, *value);
         }
         trie
     }
 
-    /// The value of the longest prefix of an address, which is in the high bits.
-    #[inline]
-    fn longest_prefix(&self, mut bits: u128) -> PortsId {
-        if (bits ^ self.shared) & self.shared_mask != 0 {
+    /// The value of the longest prefix of an address.
+    #[inline(always)]
+    fn longest_prefix(&self, mut bits: B) -> PortsId {
+        if (bits ^ self.shared) & self.shared_mask != B::NONE {
             return self.elsewhere;
         }
         bits <<= self.shared_bits;
-        let mut node = 0;
-        loop {
-            let entry = self.nodes[node][top(bits)];
-            if entry & LEAF != 0 {
-                return entry & !LEAF;
-            }
-            node = entry as usize;
+        let mut entry = self.entries[bits.first(self.first_step)];
+        bits <<= self.first_step;
+        while entry & LEAF == 0 {
+            entry = self.entries[entry as usize + bits.first(STEP)];
             bits <<= STEP;
         }
+        entry & !LEAF
     }
 
-    fn insert(&mut self, mut bits: u128, mut length: u32, value: PortsId) {
-        let mut node = 0;
-        while length > STEP {
-            let entry = self.nodes[node][top(bits)];
-            node = if entry & LEAF == 0 {
+    fn insert(&mut self, mut bits: B, mut length: u32, value: PortsId) {
+        let (mut begin, mut step) = (0, self.first_step);
+        while length > step {
+            let place = begin + bits.first(step);
+            let entry = self.entries[place];
+            begin = if entry & LEAF == 0 {
                 entry as usize
             } else {
                 // What held for the whole of the leaf holds for all of it still, until something below says otherwise.
-                self.nodes.push([entry; 1 << STEP]);
-                let below = self.nodes.len() - 1;
-                self.nodes[node][top(bits)] = below as u32;
+                let below = self.entries.len();
+                self.entries.resize(below + (1 << STEP), entry);
+                self.entries[place] = below as u32;
                 below
             };
-            bits <<= STEP;
-            length -= STEP;
+            bits <<= step;
+            length -= step;
+            step = STEP;
         }
-        let span = 1 << (STEP - length);
-        let from = top(bits) / span * span;
-        self.nodes[node][from..from + span].fill(LEAF | value);
-    }
-}
-
-/// The next four bits.
-#[inline]
-fn top(bits: u128) -> usize {
-    (bits >> (u128::BITS - STEP)) as usize
-}
-
-/// An address in the high bits.
-#[inline]
-fn bits_of(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => u128::from(u32::from(address)) << 96,
-        IpAddr::V6(address) => u128::from(address),
+        let span = 1 << (step - length);
+        let from = begin + bits.first(step) / span * span;
+        self.entries[from..from + span].fill(LEAF | value);
     }
 }
 
@@ -136,7 +180,7 @@ mod tests {
     use super::*;
 
     /// Builds a trie in which every prefix has its own number.
-    fn trie(prefixes: &[&str]) -> Trie {
+    fn trie<B: Bits>(prefixes: &[&str]) -> Trie<B> {
         let values: Vec<(IpNet, PortsId)> =
             prefixes.iter().map(|prefix| prefix.parse().unwrap()).zip(0..).collect();
         assert!(values.is_sorted_by_key(|(prefix, _)| *prefix));
@@ -144,13 +188,13 @@ mod tests {
     }
 
     #[track_caller]
-    fn finds(trie: &Trie, address: &str, value: PortsId) {
-        assert_eq!(trie.longest_prefix(bits_of(address.parse().unwrap())), value, "{address}");
+    fn finds<B: Bits>(trie: &Trie<B>, address: &str, value: PortsId) {
+        assert_eq!(trie.longest_prefix(B::of(address.parse().unwrap())), value, "{address}");
     }
 
     #[test]
     fn the_longest_prefix_decides() {
-        let trie =
+        let trie: Trie<u32> =
             trie(&["0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/23", "10.1.2.3/32", "10.128.0.0/9"]);
         for (address, value) in [
             ("9.255.255.255", 0),
@@ -178,7 +222,7 @@ mod tests {
     fn one_prefix_of_any_length_is_found() {
         for length in 1..=32 {
             let prefix = ipnet::Ipv4Net::new([10, 170, 85, 201].into(), length).unwrap().trunc();
-            let trie = trie(&["0.0.0.0/0", &prefix.to_string()]);
+            let trie: Trie<u32> = trie(&["0.0.0.0/0", &prefix.to_string()]);
             finds(&trie, &prefix.network().to_string(), 1);
             finds(&trie, &prefix.broadcast().to_string(), 1);
             let before = u32::from(prefix.network()).wrapping_sub(1);
@@ -189,8 +233,34 @@ mod tests {
     }
 
     #[test]
+    fn the_first_step_is_as_wide_as_its_prefixes_fill() {
+        let networks: Vec<String> = (0..1_000).map(|n| format!("10.{}.{}.0/24", n / 256, n % 256)).collect();
+        let mut prefixes = vec!["0.0.0.0/0"];
+        prefixes.extend(networks.iter().map(String::as_str));
+        let trie: Trie<u32> = trie(&prefixes);
+        assert_eq!(
+            (trie.shared_bits, trie.first_step, trie.entries.len()),
+            (12, 12, 1 << 12),
+            "one load finds each"
+        );
+        for (address, value) in
+            [("10.0.0.9", 1), ("10.3.231.255", 1_000), ("10.3.232.0", 0), ("10.255.0.0", 0), ("11.0.0.0", 0)]
+        {
+            finds(&trie, address, value);
+        }
+        let one_in_each: Vec<String> = (0..64).map(|n| format!("10.0.{n}.{n}/32")).collect();
+        let mut prefixes = vec!["0.0.0.0/0"];
+        prefixes.extend(one_in_each.iter().map(String::as_str));
+        let trie: Trie<u32> = super::tests::trie(&prefixes);
+        assert_eq!((trie.shared_bits, trie.first_step), (16, 8));
+        for (address, value) in [("10.0.0.0", 1), ("10.0.63.63", 64), ("10.0.63.62", 0), ("10.0.64.64", 0)] {
+            finds(&trie, address, value);
+        }
+    }
+
+    #[test]
     fn ipv6_goes_down_to_the_last_bit() {
-        let trie = trie(&["::/0", "fd00:1::/64", "fd00:1::2/128", "fd00:1:0:1::/64"]);
+        let trie: Trie<u128> = trie(&["::/0", "fd00:1::/64", "fd00:1::2/128", "fd00:1:0:1::/64"]);
         for (address, value) in
             [("fd00:1::1", 1), ("fd00:1::2", 2), ("fd00:1::3", 1), ("fd00:1:0:1::9", 3), ("fd00:1:0:2::", 0)]
         {
@@ -200,6 +270,6 @@ mod tests {
 
     #[test]
     fn the_empty_prefix_alone_holds_everywhere() {
-        finds(&trie(&["0.0.0.0/0"]), "10.0.0.1", 0);
+        finds::<u32>(&trie(&["0.0.0.0/0"]), "10.0.0.1", 0);
     }
 }
