@@ -1,7 +1,7 @@
 //! From an address to the pod or node that has it, as a persistent map: one event costs the same in every cluster size.
 //!
 //! Addresses of pods come in runs, so they are kept in pages of 64 neighbours: the table of [`pages`] stays small enough for
-//! the processor's caches, and a page holds only the addresses that are there.
+//! the processor's caches, and a page holds no more than what lies between the first and the last address that is there.
 
 mod pages;
 
@@ -50,9 +50,9 @@ pub(crate) struct Hosts {
 /// Neighbours.
 #[derive(Clone, Debug, Default)]
 struct Page {
-    /// Which of the 64 addresses are there.
-    present: u64,
-    /// They, in order: as many as there are bits in `present`.
+    /// The place of the first of them, of 64.
+    first: u64,
+    /// From the first to the last, nobody among them where an address is not there.
     hosts: Arc<[Host]>,
 }
 
@@ -86,8 +86,8 @@ impl Hosts {
     #[inline]
     pub(crate) fn get(&self, key: AddressKey) -> Option<&Host> {
         let page = self.pages.get(key >> 6)?;
-        let bit = bit_of(key);
-        if page.present & bit == 0 { None } else { page.hosts.get(page.place(bit)) }
+        let place = place_of(key).wrapping_sub(page.first);
+        page.hosts.get(place as usize).filter(|host| !host.is_nobody())
     }
 
     /// Says who has each of these addresses now: none twice, and neighbours one after the other.
@@ -96,13 +96,13 @@ impl Hosts {
             let number = of_page[0].0 >> 6;
             if let Some(page) = self.pages.get_mut(number) {
                 page.update(of_page);
-                if page.present == 0 {
+                if page.hosts.is_empty() {
                     self.pages.remove(number);
                 }
             } else {
                 let mut page = Page::default();
                 page.update(of_page);
-                if page.present != 0 {
+                if !page.hosts.is_empty() {
                     self.pages.insert(number, page);
                 }
             }
@@ -111,45 +111,46 @@ impl Hosts {
 }
 
 impl Page {
-    /// How many addresses come before that of `bit`.
-    #[inline]
-    fn place(&self, bit: u64) -> usize {
-        (self.present & (bit - 1)).count_ones() as usize
-    }
-
     /// Puts each of these hosts where its address belongs, in ascending order.
     fn update(&mut self, updates: &mut [(AddressKey, Host)]) {
-        let before: Vec<Host> = match Arc::get_mut(&mut self.hosts) {
+        let mut hosts: Vec<Host> = match Arc::get_mut(&mut self.hosts) {
             // No snapshot shares the page: its hosts can move.
             Some(hosts) => hosts.iter_mut().map(std::mem::take).collect(),
             None => self.hosts.to_vec(),
         };
-        let mut before = before.into_iter();
-        let mut updates = updates.iter_mut().peekable();
-        let mut hosts = Vec::with_capacity(before.len() + updates.len());
-        let mut present = 0;
-        for bit in (0..u64::BITS).map(|place| 1 << place) {
-            let was = if self.present & bit == 0 { None } else { before.next() };
-            let host = match updates.next_if(|(key, _)| bit_of(*key) == bit) {
-                Some((_, host)) => Some(std::mem::take(host)).filter(|host| !host.is_nobody()),
-                None => was,
-            };
-            if let Some(host) = host {
-                present |= bit;
-                hosts.push(host);
+        let mut first = if hosts.is_empty() { PLACES } else { self.first };
+        for (key, host) in updates {
+            let place = place_of(*key);
+            if place < first {
+                let before = if hosts.is_empty() { 0 } else { (first - place) as usize };
+                hosts.splice(..0, std::iter::repeat_n(Host::default(), before));
+                first = place;
             }
+            let place = (place - first) as usize;
+            if place >= hosts.len() {
+                hosts.resize_with(place + 1, Host::default);
+            }
+            hosts[place] = std::mem::take(host);
         }
-        *self = Self { present, hosts: hosts.into() };
+        let there = |host: &Host| !host.is_nobody();
+        hosts.truncate(hosts.iter().rposition(there).map_or(0, |last| last + 1));
+        let before = hosts.iter().position(there).unwrap_or(0);
+        *self = Self { first: first + before as u64, hosts: hosts.drain(before..).collect() };
     }
 }
 
+/// Addresses of a page.
+const PLACES: u64 = 64;
+
+/// The place of an address in its page.
 #[inline]
-fn bit_of(key: AddressKey) -> u64 {
-    1 << (key as u64 & 63)
+fn place_of(key: AddressKey) -> u64 {
+    key as u64 % PLACES
 }
 
 impl Host {
     /// Whether nobody has the address.
+    #[inline]
     fn is_nobody(&self) -> bool {
         self.pod.is_none() && self.nodes.is_none()
     }

@@ -174,12 +174,12 @@ mod tests {
     use super::*;
     use crate::snapshot::hosts::Host;
 
-    fn page(present: u64) -> Page {
-        Page { present, hosts: Arc::from([Host::default()]) }
+    fn page(first: u64) -> Page {
+        Page { first, hosts: Arc::from([Host::default()]) }
     }
 
-    fn present(pages: &Pages, numbers: impl Iterator<Item = u128>) -> Vec<u64> {
-        numbers.map(|number| pages.get(number).map_or(0, |page| page.present)).collect()
+    fn firsts(pages: &Pages, numbers: impl Iterator<Item = u128>) -> Vec<u64> {
+        numbers.map(|number| pages.get(number).map_or(0, |page| page.first)).collect()
     }
 
     #[test]
@@ -196,10 +196,10 @@ mod tests {
             .collect();
         let mut pages = Pages::default();
         assert!(pages.get(numbers[0]).is_none(), "nothing in an empty table");
-        for (present, number) in (1..).zip(&numbers) {
-            pages.insert(*number, page(present));
+        for (first, number) in (1..).zip(&numbers) {
+            pages.insert(*number, page(first));
         }
-        let all = present(&pages, numbers.iter().copied());
+        let all = firsts(&pages, numbers.iter().copied());
         assert_eq!(all, (1..=6_000).collect::<Vec<u64>>());
         assert!(pages.blocks.len() <= 512, "{} blocks for 6,000 pages", pages.blocks.len());
 
@@ -208,15 +208,15 @@ mod tests {
             pages.remove(*number);
         }
         for number in numbers.iter().skip(1).step_by(3) {
-            pages.get_mut(*number).unwrap().present = 7_777;
+            pages.get_mut(*number).unwrap().first = 7_777;
         }
         pages.remove(1 << 100);
         assert!(pages.get_mut(1 << 100).is_none());
         for (place, number) in numbers.iter().enumerate() {
             let expected = [None, Some(7_777), Some(place as u64 + 1)][place % 3];
-            assert_eq!(pages.get(*number).map(|page| page.present), expected, "{place}");
+            assert_eq!(pages.get(*number).map(|page| page.first), expected, "{place}");
         }
-        assert_eq!(present(&older, numbers.iter().copied()), all, "shared blocks are copied, not changed");
+        assert_eq!(firsts(&older, numbers.iter().copied()), all, "shared blocks are copied, not changed");
         for number in numbers.iter().step_by(3) {
             pages.insert(*number, page(1));
         }
