@@ -210,8 +210,9 @@ impl Sources {
             .env("CGO_ENABLED", "1")
             .env("GOFLAGS", "-mod=readonly -buildvcs=false")
             .env("GOWORK", "off")
-            // A compiler that lives for seconds need not tidy up.
-            .env("GOGC", "300");
+            // A compiler that lives for seconds need not tidy up, unless it grows large.
+            .env("GOGC", "off")
+            .env("GOMEMLIMIT", "2GiB");
         command
     }
 }

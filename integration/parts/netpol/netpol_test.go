@@ -1,5 +1,5 @@
-// Upstream's NetworkPolicy suite and what upstream sets up around it, without the other packages of its end-to-end tests,
-// which take minutes to compile.
+// Upstream's NetworkPolicy suite alone. Its other end-to-end tests, and what it sets up for them in clusters of all kinds, take
+// minutes to compile.
 package netpol
 
 import (
@@ -7,11 +7,11 @@ import (
 	"os"
 	"testing"
 
-	"k8s.io/kubernetes/test/e2e"
+	"github.com/onsi/ginkgo/v2"
+	"github.com/onsi/gomega"
 	"k8s.io/kubernetes/test/e2e/framework"
 	"k8s.io/kubernetes/test/e2e/framework/config"
 	_ "k8s.io/kubernetes/test/e2e/framework/debug/init"
-	_ "k8s.io/kubernetes/test/e2e/framework/metrics/init"
 	_ "k8s.io/kubernetes/test/e2e/framework/node/init"
 	_ "k8s.io/kubernetes/test/e2e/network/netpol"
 )
@@ -26,5 +26,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestNetpol(t *testing.T) {
-	e2e.RunE2ETests(t)
+	gomega.RegisterFailHandler(framework.Fail)
+	suite, reporter := framework.CreateGinkgoConfig()
+	ginkgo.RunSpecs(t, "NetworkPolicy", suite, reporter)
 }
