@@ -51,10 +51,13 @@ impl Follower {
         }
     }
 
-    /// Waits until what was told is what the server holds.
+    /// Waits until what was told is what the server holds, and is said to be complete.
     pub fn until_like(&mut self, server: &Server) {
         self.until(&format!("{:?}", server.model().pods.keys()), |follower| {
-            follower.known == server.model() && follower.versions == server.policy_versions()
+            // The last object is known a moment before its list is said to be complete.
+            follower.known == server.model()
+                && follower.versions == server.policy_versions()
+                && follower.waits_for().is_none()
         });
     }
 
