@@ -14,6 +14,7 @@ use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use dataplane::conntrack::Conntrack;
 use integration::agent::{Agent, Launch};
 use integration::flood::fill_conntrack;
 use integration::{Cluster, Testbed};
@@ -129,18 +130,37 @@ pub struct Row {
     pub new_worst_ms: f64,
     /// How long the sweep took that looked at connections after the change: the median.
     pub sweep_ms: f64,
+    /// How long the kernel took to write all entries down afterwards, for nobody who does anything with them: the median. A sweep of
+    /// all of them can't be shorter.
+    pub dump_ms: f64,
 }
 
 impl Figures for Row {
     const NAME: &'static str = "apply";
 
     fn header() -> Vec<&'static str> {
-        vec!["others", "entries", "events/s", "last byte ms", "worst", "last new ms", "worst", "sweep ms"]
+        vec![
+            "others",
+            "entries",
+            "events/s",
+            "last byte ms",
+            "worst",
+            "last new ms",
+            "worst",
+            "sweep ms",
+            "dump ms",
+        ]
     }
 
     fn row(&self) -> Vec<String> {
-        let figures =
-            [self.cut_median_ms, self.cut_worst_ms, self.new_median_ms, self.new_worst_ms, self.sweep_ms];
+        let figures = [
+            self.cut_median_ms,
+            self.cut_worst_ms,
+            self.new_median_ms,
+            self.new_worst_ms,
+            self.sweep_ms,
+            self.dump_ms,
+        ];
         let mut cells = vec![self.others.clone(), self.entries.to_string(), self.events.to_string()];
         cells.extend(figures.map(|figure| format!("{figure:.1}")));
         cells
@@ -152,6 +172,7 @@ struct Effect {
     cut: Duration,
     new: Duration,
     sweep: Duration,
+    dump: Duration,
 }
 
 /// Measures, and shows the figures.
@@ -215,6 +236,7 @@ fn row(case: Case, effects: &[Effect]) -> Row {
         new_worst_ms: worst(&new_ms),
         new_ms,
         sweep_ms: median(&values(|effect| effect.sweep)),
+        dump_ms: median(&values(|effect| effect.dump)),
     }
 }
 
@@ -233,7 +255,7 @@ fn once(testbed: &Testbed, events: u32) -> Result<Effect> {
         let (edited, sweep) = edited?;
         let since = |at: Instant| at.saturating_duration_since(edited);
         let new = since(last.context("no new connection came about")?);
-        Ok(Effect { cut: since(stream.last_arrival()), new, sweep })
+        Ok(Effect { cut: since(stream.last_arrival()), new, sweep, dump: dump(testbed)? })
     })?;
     stream.close()?;
     agent.terminate()?;
@@ -253,6 +275,16 @@ fn edit(testbed: &Testbed, agent: &Agent, stream: &Stream) -> Result<(Instant, D
         bail!("the connection was not cut: bytes still came {cut:?} after the edit");
     }
     Ok((edited, wait_for_sweep(agent, before)?))
+}
+
+/// How long the kernel takes to write its table down.
+fn dump(testbed: &Testbed) -> Result<Duration> {
+    testbed.namespace(NODE)?.run(|| -> Result<Duration> {
+        let mut conntrack = Conntrack::open()?;
+        let begun = Instant::now();
+        conntrack.visit(|_| None)?;
+        Ok(begun.elapsed())
+    })?
 }
 
 /// How many sweeps there were, and how long the latest took.

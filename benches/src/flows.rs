@@ -4,6 +4,8 @@
 //! changes from one second to the next, or than it costs to wake a thread or to move it to another core. So each end keeps to a
 //! core of its own, datagrams are received without sleeping, and within one flow the agent's table is put to sleep and woken in
 //! turns, several times a second (nft's flag `dormant` takes its chains out of a packet's way): each turn is compared with the one beside it.
+//!
+//! The floor is what one chain with one rule costs in the same place: no agent that uses nftables can be under it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,10 +31,13 @@ use crate::report::{Figures, Output, median, progress, show};
 const PIECE: usize = 128 * 1024;
 /// What each datagram carries: as little as a query or a sample has.
 const DATAGRAM: [u8; 64] = [b'.'; 64];
-/// Takes the agent's chains out of the way of packets.
-const ASLEEP: &str = "add table inet kube-verdict { flags dormant; }";
-/// Puts them back.
-const AWAKE: &str = "add table inet kube-verdict";
+/// The agent's table.
+const AGENT: &str = "kube-verdict";
+/// The floor's, and what is in it: of the agent's rules the one that an accepted connection meets.
+const FLOOR: &str = "floor";
+const FLOOR_RULES: &str = "table inet floor {
+    chain forward { type filter hook forward priority filter; ct mark & 0x1 == 0x0 accept; }
+}";
 /// How long an end waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -45,7 +50,7 @@ pub struct Arguments {
     /// Numbers of policies that select the server.
     #[arg(long, value_delimiter = ',', default_value = "1,500")]
     policies: Vec<usize>,
-    /// Pairs of turns, with the agent's rules and without; an odd number has a middle.
+    /// Pairs of turns, with rules and without; an odd number has a middle.
     #[arg(long, default_value_t = 41, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Seconds of each turn.
@@ -82,13 +87,13 @@ pub struct Row {
     pub rates: Vec<f64>,
     /// Their median.
     pub rate: f64,
-    /// A turn's rate over that of the turn beside it without the agent's rules: the median.
+    /// A turn's rate over that of the turn beside it without rules: the median.
     pub of_no_agent: f64,
 }
 
 /// What arrived a second through one flow, in pairs of turns.
 struct Turns {
-    /// With the agent's rules.
+    /// With rules.
     with: Vec<f64>,
     /// Without them.
     without: Vec<f64>,
@@ -124,21 +129,30 @@ impl Figures for Row {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let testbed = testbed()?;
     let flows = Flow::value_variants();
-    let turns = arguments.rounds as usize * arguments.policies.len() * arguments.routes.len() * flows.len();
-    let progress = progress(turns);
+    let agents = arguments.policies.iter().map(|&policies| Mode::Agent { policies });
+    let modes: Vec<Mode> = [Mode::Floor].into_iter().chain(agents).collect();
+    let progress = progress(arguments.rounds as usize * modes.len() * arguments.routes.len() * flows.len());
     let mut measured: BTreeMap<(Flow, Route), Vec<(Mode, Turns)>> = BTreeMap::new();
-    for mode in arguments.policies.iter().map(|&policies| Mode::Agent { policies }) {
-        let running =
-            Running::start(&testbed, mode, &Against::default()).with_context(|| mode.to_string())?;
+    for mode in modes {
+        let agent = if mode == Mode::Floor {
+            on_nodes(&testbed, FLOOR_RULES)?;
+            None
+        } else {
+            Some(Running::start(&testbed, mode, &Against::default()).with_context(|| mode.to_string())?)
+        };
+        let table = if agent.is_some() { AGENT } else { FLOOR };
         for &route in &arguments.routes {
             for &flow in flows {
                 let what = format!("{flow}, {route}, {mode}");
                 progress.set_message(what.clone());
-                let turns = measure(&testbed, route, flow, arguments, &progress).context(what)?;
+                let turns = measure(&testbed, route, flow, table, arguments, &progress).context(what)?;
                 measured.entry((flow, route)).or_default().push((mode, turns));
             }
         }
-        running.stop()?;
+        match agent {
+            Some(running) => running.stop()?,
+            None => on_nodes(&testbed, &format!("delete table inet {FLOOR}"))?,
+        }
     }
     progress.finish_and_clear();
     let mut rows = Vec::new();
@@ -157,19 +171,25 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     show(arguments.output, &rows)
 }
 
-/// Measures one flow in turns; the agent's rules have seen its first packet.
+fn on_nodes(testbed: &Testbed, rules: &str) -> Result<()> {
+    NODES.iter().try_for_each(|node| nft(testbed.namespace(node)?, rules))
+}
+
+/// Measures one flow in turns; the rules of `table` have seen its first packet.
 fn measure(
     testbed: &Testbed,
     route: Route,
     flow: Flow,
+    table: &str,
     arguments: &Arguments,
     progress: &ProgressBar,
 ) -> Result<Turns> {
     let ends = Ends::start(testbed, route, flow)?;
     sleep(Duration::from_secs_f64(arguments.warm_up));
-    let put = |table| NODES.iter().try_for_each(|node| nft(testbed.namespace(node)?, table));
-    let turn = |asleep: bool| -> Result<f64> {
-        put(if asleep { ASLEEP } else { AWAKE })?;
+    // Takes the table's chains out of the way of packets, and puts them back.
+    let [asleep, awake] = &[" { flags dormant; }", ""].map(|flags| format!("add table inet {table}{flags}"));
+    let turn = |sleeps: bool| -> Result<f64> {
+        on_nodes(testbed, if sleeps { asleep } else { awake })?;
         let (begun, before) = (Instant::now(), ends.arrived.load(Ordering::Relaxed));
         sleep(Duration::from_secs_f64(arguments.seconds));
         let (took, arrived) = (begun.elapsed(), ends.arrived.load(Ordering::Relaxed) - before);
@@ -179,12 +199,12 @@ fn measure(
     let mut turns = Turns { with: Vec::new(), without: Vec::new() };
     for round in 0..arguments.rounds {
         // What comes second in one pair comes first in the next.
-        for asleep in [round % 2 == 0, round % 2 != 0] {
-            if asleep { &mut turns.without } else { &mut turns.with }.push(turn(asleep)?);
+        for sleeps in [round % 2 == 0, round % 2 != 0] {
+            if sleeps { &mut turns.without } else { &mut turns.with }.push(turn(sleeps)?);
         }
         progress.inc(1);
     }
-    put(AWAKE)?;
+    on_nodes(testbed, awake)?;
     ends.stop()?;
     Ok(turns)
 }
