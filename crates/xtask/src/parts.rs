@@ -5,7 +5,7 @@
 //! one module: what they share is compiled once.
 
 use std::collections::hash_map::DefaultHasher;
-use std::fs::{self, File};
+use std::fs;
 use std::hash::{Hash, Hasher};
 use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
@@ -14,12 +14,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 
 use crate::need::is_static;
 use crate::task::{Output, Task};
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, lock};
 
 /// The largest program, on a slow machine that compiles all it is made of.
 const LIMIT: Duration = Duration::from_secs(60 * 60);
@@ -116,19 +114,6 @@ pub fn build(workspace: &Workspace) -> Result<PathBuf> {
     Ok(cache)
 }
 
-/// Waits until nobody else builds into `folder`.
-fn lock(folder: &Path) -> Result<Flock<File>> {
-    let file = File::open(folder).with_context(|| format!("opening {}", folder.display()))?;
-    let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock).or_else(|(file, errno)| {
-        if errno != Errno::EWOULDBLOCK {
-            return Err(errno);
-        }
-        anstream::println!("waiting for another build of what a cluster is made of");
-        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)
-    });
-    locked.with_context(|| format!("locking {}", folder.display()))
-}
-
 /// Makes `at` a link to `target`.
 fn link(at: &Path, target: &Path) -> Result<()> {
     match fs::remove_file(at) {
@@ -165,7 +150,7 @@ struct Sources {
 impl Sources {
     fn build(&self, part: &Part, linker_flags: &str, to: &Path) -> Command {
         let mut command = self.go(part.module);
-        // Its author has vetted the suite, which takes as long as to compile it.
+        // Upstream vets the suite itself; here go would vet all that it imports.
         command.args(if part.test { &["test", "-c", "-vet=off"][..] } else { &["build"] });
         // Nobody debugs them, and a compiler that writes nothing for debuggers is done sooner.
         command.args(["-gcflags=all=-dwarf=false", "-ldflags", linker_flags]);

@@ -1,18 +1,16 @@
 //! Compares what a command needs with what the machine has, and installs the difference where that is ours to do.
 
-use std::fs::File;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
-use nix::fcntl::{Flock, FlockArg};
 
 use crate::machine::{Distribution, Machine, program};
 use crate::need::{CARGO_DENY, NEEDS, Need, Purpose, Remedy};
 use crate::task::{Output, Task};
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, lock};
 
 /// Packages come over a network that may be slow.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -41,7 +39,7 @@ pub fn ensure(workspace: &Workspace, purposes: &[Purpose]) -> Result<()> {
         return Ok(());
     }
     // Two commands may begin on a new machine at once: what the first installs, the second finds.
-    let _lock = lock(workspace)?;
+    let _lock = lock(workspace.target())?;
     let missing = missing(workspace, purposes);
     if missing.is_empty() {
         return Ok(());
@@ -64,14 +62,6 @@ pub fn ensure(workspace: &Workspace, purposes: &[Purpose]) -> Result<()> {
     } else {
         bail!("still missing after all was installed: {}", still.join(", "))
     }
-}
-
-fn lock(workspace: &Workspace) -> Result<Flock<File>> {
-    let folder = workspace.target();
-    let file = File::open(folder).with_context(|| format!("opening {}", folder.display()))?;
-    Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| errno)
-        .with_context(|| format!("locking {}", folder.display()))
 }
 
 fn missing(workspace: &Workspace, purposes: &[Purpose]) -> Vec<&'static Need> {

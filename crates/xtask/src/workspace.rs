@@ -1,10 +1,13 @@
 //! Where the sources and what is built from them lie, as cargo itself says.
 
 use std::env;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use serde::Deserialize;
 
 /// The checkout in which the command was given, and its target folder.
@@ -79,6 +82,19 @@ impl Workspace {
         }
         command
     }
+}
+
+/// Waits until no other command of ours works in `folder`, and keeps others out until the lock is dropped.
+pub fn lock(folder: &Path) -> Result<Flock<File>> {
+    let file = File::open(folder).with_context(|| format!("opening {}", folder.display()))?;
+    let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock).or_else(|(file, errno)| {
+        if errno != Errno::EWOULDBLOCK {
+            return Err(errno);
+        }
+        anstream::println!("waiting for another command that works in {}", folder.display());
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)
+    });
+    locked.with_context(|| format!("locking {}", folder.display()))
 }
 
 /// The cargo that runs us, so that a `+toolchain` given to it holds for everything that follows.
