@@ -48,10 +48,10 @@ pub struct Arguments {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Seconds that count, in each run.
-    #[arg(long, default_value_t = 0.7)]
+    #[arg(long, default_value_t = 0.55)]
     seconds: f64,
     /// Seconds before them that don't.
-    #[arg(long, default_value_t = 0.25)]
+    #[arg(long, default_value_t = 0.2)]
     warm_up: f64,
     /// How figures are shown.
     #[arg(long, value_enum, default_value = "table")]

@@ -51,7 +51,7 @@ pub struct Arguments {
     #[arg(long, value_delimiter = ',', default_value = "1,500")]
     policies: Vec<usize>,
     /// Pairs of turns, with rules and without; an odd number has a middle.
-    #[arg(long, default_value_t = 41, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 31, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Seconds of each turn.
     #[arg(long, default_value_t = 0.12)]

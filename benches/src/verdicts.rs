@@ -21,9 +21,9 @@ use crate::report::{Figures, Output, progress, show};
 /// Verdicts of a batch.
 const BATCH: usize = 64;
 /// For how long batches are timed.
-const TIMED: Duration = Duration::from_millis(200);
+const TIMED: Duration = Duration::from_millis(150);
 /// For how long all cores judge.
-const TOGETHER: Duration = Duration::from_millis(100);
+const TOGETHER: Duration = Duration::from_millis(75);
 /// The shares of batches that took at most as long as [`Row::quantiles_ns`] says.
 pub const QUANTILES: [f64; 12] = [0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999];
 

@@ -28,7 +28,7 @@ use crate::decision::Verdict;
 use crate::inventory::{Change, Inventory, Pod};
 use crate::names::{Generation, PolicyName};
 use crate::snapshot::Snapshot;
-use crate::snapshot::hosts::AddressKey;
+use crate::snapshot::address::AddressKey;
 
 /// Whose pods a snapshot judges.
 #[derive(Clone, PartialEq, Eq, Debug)]

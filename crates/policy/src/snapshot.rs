@@ -3,6 +3,7 @@
 //! From: the compiler, through [`Published`](crate::Published). To: workers, which judge, and the audit, which explains.
 //! Invariant: nothing in it ever changes; the next snapshot shares with this one whatever stayed the same.
 
+pub(crate) mod address;
 pub(crate) mod addresses;
 pub(crate) mod class_table;
 pub(crate) mod cluster_cidrs;
@@ -22,8 +23,9 @@ use crate::decision::{Decision, Direction, Outcome, Reason, RuleId, Verdict};
 use crate::explanation::{Explanation, NearestMiss, RuleName};
 use crate::names::{Generation, PodName, PolicyName};
 use crate::packet::Packet;
+use crate::snapshot::address::Address;
 use crate::snapshot::cluster_cidrs::ClusterCidrs;
-use crate::snapshot::hosts::{AddressKey, Host, HostPod, Hosts, NodeId, key_of};
+use crate::snapshot::hosts::{Host, HostPod, Hosts, NodeId};
 use crate::snapshot::ports::Target;
 use crate::snapshot::ruleset::{PeerFacts, Ruleset, Rulesets};
 use crate::spec::PolicySpec;
@@ -94,7 +96,13 @@ impl Snapshot {
     ///
     /// All its steps but the last (`PortTable::first_of_some`) are told to be inlined: as calls they were a fifth of its instructions.
     pub fn judge(&self, packet: &Packet, directions: Directions) -> Decision {
-        let decision = self.judge_both(packet, directions);
+        // Both halves say the same: the first is compiled without the steps that IPv6 takes.
+        let decision = match (packet.source(), packet.destination()) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                self.judge_between(&self.ends(source, destination), packet, directions)
+            }
+            (source, destination) => self.judge_between(&self.ends(source, destination), packet, directions),
+        };
         match directions {
             Directions::Both => decision,
             // The packet goes to the node itself.
@@ -102,50 +110,54 @@ impl Snapshot {
         }
     }
 
-    fn judge_both(&self, packet: &Packet, directions: Directions) -> Decision {
+    #[inline(always)]
+    fn judge_between(
+        &self,
+        ends: &Ends<'_, impl Address>,
+        packet: &Packet,
+        directions: Directions,
+    ) -> Decision {
         if packet.is_neighbour_discovery() {
             return Decision::both(Outcome::allow(Reason::NeighbourDiscovery));
         }
-        let ends = self.ends(packet);
         // A pod's own node always reaches it (semantics 21), also a pod that is not known yet.
-        if ends.source.is_some_and(|source| source.is_of(self.node_of(&ends, packet))) {
+        if ends.source.is_some_and(|source| source.is_of_a_node() && source.is_of(self.node_of(ends))) {
             return Decision {
                 egress: Outcome::allow(Reason::NotAPod),
                 ingress: Outcome::allow(Reason::OwnNode),
             };
         }
         // A pod always reaches its own address (semantics 21).
-        if ends.source_key == ends.destination_key {
+        if ends.source_address == ends.destination_address {
             return Decision::both(Outcome::allow(Reason::OwnAddress));
         }
-        let egress = self.judge_side(packet.source(), ends.source, |rulesets| {
-            // The node is no pod: what is on its way to it has a peer that is known.
-            let peer_is_known = directions == Directions::Egress;
-            self.judge_rules(&rulesets.egress, &ends, packet, Direction::Egress, peer_is_known)
-        });
+        let egress = match self.rules_for(ends.source_address, ends.source) {
+            Ok(rulesets) => {
+                // The node is no pod: what is on its way to it has a peer that is known.
+                let peer_is_known = directions == Directions::Egress;
+                self.judge_rules(&rulesets.egress, ends, packet, Direction::Egress, peer_is_known)
+            }
+            Err(outcome) => outcome,
+        };
         let ingress = match directions {
             Directions::Egress => Outcome::allow(Reason::NotAPod),
-            Directions::Both => self.judge_side(packet.destination(), ends.destination, |rulesets| {
-                self.judge_rules(&rulesets.ingress, &ends, packet, Direction::Ingress, false)
-            }),
+            Directions::Both => match self.rules_for(ends.destination_address, ends.destination) {
+                Ok(rulesets) => self.judge_rules(&rulesets.ingress, ends, packet, Direction::Ingress, false),
+                Err(outcome) => outcome,
+            },
         };
         Decision { egress, ingress }
     }
 
-    /// Judges the side of the pod at `address`.
+    /// What applies to the pod at `address`, or what comes out for that side without asking any rule.
     #[inline(always)]
-    fn judge_side(
-        &self,
-        address: IpAddr,
-        host: Option<&Host>,
-        rules: impl FnOnce(&Rulesets) -> Outcome,
-    ) -> Outcome {
+    fn rules_for(&self, address: impl Address, host: Option<&Host>) -> Result<&Rulesets, Outcome> {
         let unknown = Outcome { verdict: self.when_unsure, reason: Reason::UnknownPod };
         match host.and_then(|host| host.pod.as_ref()) {
-            Some(pod) if !pod.is_judged() => Outcome::allow(Reason::OtherNode),
-            Some(pod) => self.rulesets_of(pod).map_or(unknown, rules),
-            None if self.is_unknown_pod(address, host) => unknown,
-            None => Outcome::allow(Reason::NotAPod),
+            Some(pod) if !pod.is_judged() => Err(Outcome::allow(Reason::OtherNode)),
+            Some(pod) => self.rulesets_of(pod).ok_or(unknown),
+            None if self.is_unknown_pod(address, host) => Err(unknown),
+            None => Err(Outcome::allow(Reason::NotAPod)),
         }
     }
 
@@ -155,7 +167,7 @@ impl Snapshot {
     fn judge_rules(
         &self,
         ruleset: &Ruleset,
-        ends: &Ends<'_>,
+        ends: &Ends<'_, impl Address>,
         packet: &Packet,
         direction: Direction,
         peer_is_known: bool,
@@ -171,36 +183,41 @@ impl Snapshot {
 
     /// Whether an address belongs to a pod of the cluster that is not known (yet): it is in the pod CIDRs of ANY node, no pod
     /// is known to have it, and it is no node's own. Flannel gives each node two addresses of its pod CIDR.
-    fn is_unknown_peer(&self, address: AddressKey, host: Option<&Host>) -> bool {
+    fn is_unknown_peer(&self, address: impl Address, host: Option<&Host>) -> bool {
         host.is_none() && self.cluster_cidrs.contains(address)
     }
 
     /// Whether an address that no pod has is one of this node's pods' all the same: in its pod CIDRs, and not its own.
     #[inline]
-    fn is_unknown_pod(&self, address: IpAddr, host: Option<&Host>) -> bool {
+    fn is_unknown_pod(&self, address: impl Address, host: Option<&Host>) -> bool {
+        let address: IpAddr = address.into();
         // ANY of the CIDRs.
         self.pod_cidrs.iter().any(|cidr| cidr.contains(&address))
             && !host.is_some_and(|host| host.is_of(self.here))
     }
 
     /// The node of the pod at the packet's destination.
-    fn node_of(&self, ends: &Ends<'_>, packet: &Packet) -> Option<NodeId> {
+    fn node_of(&self, ends: &Ends<'_, impl Address>) -> Option<NodeId> {
         match ends.destination.and_then(|host| host.pod.as_ref()) {
             Some(pod) => pod.node(),
-            None if self.is_unknown_pod(packet.destination(), ends.destination) => self.here,
+            None if self.is_unknown_pod(ends.destination_address, ends.destination) => self.here,
             None => None,
         }
     }
 
+    #[inline(always)]
     fn rulesets_of(&self, pod: &HostPod) -> Option<&Rulesets> {
         self.rulesets.get(pod.class() as usize)?.as_deref()
     }
 
-    #[inline]
-    fn ends(&self, packet: &Packet) -> Ends<'_> {
-        let (source_key, destination_key) = (key_of(packet.source()), key_of(packet.destination()));
-        let (source, destination) = (self.hosts.get(source_key), self.hosts.get(destination_key));
-        Ends { source_key, destination_key, source, destination }
+    #[inline(always)]
+    fn ends<A: Address>(&self, source_address: A, destination_address: A) -> Ends<'_, A> {
+        Ends {
+            source_address,
+            destination_address,
+            source: self.hosts.get(source_address),
+            destination: self.hosts.get(destination_address),
+        }
     }
 
     /// Says in words why `decision` came out for `packet` in `direction`. `decision` must be this snapshot's own.
@@ -224,7 +241,7 @@ impl Snapshot {
 
     /// Fills in what denies a packet, or does until its peer is known: a rule, or isolation that no rule breaks.
     fn explain_denial(&self, packet: &Packet, explanation: &mut Explanation) {
-        let ends = self.ends(packet);
+        let ends = self.ends(packet.source(), packet.destination());
         let Some(ruleset) = self.ruleset(&ends, explanation.direction) else { return };
         let (peer, target) = (ends.peer(explanation.direction), ends.target(packet));
         if let Reason::Rule(rule) = ruleset.judge(peer, target).reason {
@@ -237,7 +254,7 @@ impl Snapshot {
             .and_then(|(rule, miss)| Some(NearestMiss { rule: self.rule_name(rule)?, miss }));
     }
 
-    fn ruleset(&self, ends: &Ends<'_>, direction: Direction) -> Option<&Ruleset> {
+    fn ruleset(&self, ends: &Ends<'_, impl Address>, direction: Direction) -> Option<&Ruleset> {
         let host = match direction {
             Direction::Ingress => ends.destination,
             Direction::Egress => ends.source,
@@ -263,7 +280,7 @@ impl Snapshot {
 
     /// The pod that has this address (not finished, not hostNetwork; of several the newest).
     pub fn pod_at(&self, address: IpAddr) -> Option<&PodName> {
-        self.hosts.get(key_of(address))?.pod.as_ref().map(HostPod::name)
+        self.hosts.get(address.to_canonical())?.pod.as_ref().map(HostPod::name)
     }
 
     /// Addresses of the pods that this snapshot judges.
@@ -274,7 +291,7 @@ impl Snapshot {
     /// Addresses of judged pods to which no policy applies in `direction`: their packets need no verdict there.
     pub fn open_addresses(&self, direction: Direction) -> impl Iterator<Item = IpAddr> + '_ {
         self.judged.iter().copied().filter(move |address| {
-            let pod = self.hosts.get(key_of(*address)).and_then(|host| host.pod.as_ref());
+            let pod = self.hosts.get(*address).and_then(|host| host.pod.as_ref());
             pod.and_then(|pod| self.rulesets_of(pod)).is_some_and(|rulesets| match direction {
                 Direction::Ingress => rulesets.ingress.is_open(),
                 Direction::Egress => rulesets.egress.is_open(),
@@ -305,20 +322,20 @@ impl fmt::Debug for Snapshot {
 }
 
 /// Who is at either end of a packet.
-struct Ends<'a> {
-    source_key: AddressKey,
-    destination_key: AddressKey,
+struct Ends<'a, A> {
+    source_address: A,
+    destination_address: A,
     source: Option<&'a Host>,
     destination: Option<&'a Host>,
 }
 
-impl Ends<'_> {
+impl<A: Address> Ends<'_, A> {
     /// The other end, as seen in `direction`.
     #[inline]
-    fn peer(&self, direction: Direction) -> PeerFacts {
+    fn peer(&self, direction: Direction) -> PeerFacts<A> {
         let address = match direction {
-            Direction::Ingress => self.source_key,
-            Direction::Egress => self.destination_key,
+            Direction::Ingress => self.source_address,
+            Direction::Egress => self.destination_address,
         };
         PeerFacts {
             address,

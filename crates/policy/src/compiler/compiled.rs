@@ -17,8 +17,9 @@ use crate::compiler::{Scope, Touched};
 use crate::decision::Verdict;
 use crate::inventory::Inventory;
 use crate::names::{Generation, PolicyName};
+use crate::snapshot::address::{AddressKey, address_of, key_of};
 use crate::snapshot::cluster_cidrs::ClusterCidrs;
-use crate::snapshot::hosts::{AddressKey, Host, HostPod, Hosts, NodeId, address_of, key_of};
+use crate::snapshot::hosts::{Host, HostPod, Hosts, NodeId};
 use crate::snapshot::ports::{ResolvedPort, ResolvedPorts};
 use crate::snapshot::ruleset::{ClassId, Rulesets};
 use crate::snapshot::{NumberedPolicy, PolicyTable, Size, Snapshot};
@@ -227,8 +228,9 @@ impl Compiled {
             HostPod::new(pod, class, judged, node, ports)
         });
         let host = Host { nodes: claims.nodes(key, pod.is_some()), pod };
-        let before =
-            self.hosts.get(key).and_then(|host| host.pod.as_ref()).map(|pod| (pod.class(), pod.is_judged()));
+        let address = address_of(key);
+        let before = self.hosts.get(address).and_then(|host| host.pod.as_ref());
+        let before = before.map(|pod| (pod.class(), pod.is_judged()));
         let now = host.pod.as_ref().map(|pod| (pod.class(), pod.is_judged()));
         // In before out: a class whose only pod merely changes keeps its rulesets.
         if let Some((class, judged)) = now {
@@ -246,9 +248,9 @@ impl Compiled {
         let was_judged = before.is_some_and(|(_, judged)| judged);
         let is_judged = now.is_some_and(|(_, judged)| judged);
         if was_judged && !is_judged {
-            self.judged.remove(&address_of(key));
+            self.judged.remove(&address);
         } else if is_judged && !was_judged {
-            self.judged.insert(address_of(key));
+            self.judged.insert(address);
         }
         host
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::snapshot::hosts::AddressKey;
+use crate::snapshot::address::Address;
 use crate::snapshot::trie::{Bits, Trie, Tries};
 
 /// See the module.
@@ -25,7 +25,7 @@ impl ClusterCidrs {
 
     /// Whether ANY of the CIDRs holds `address`.
     #[inline]
-    pub(crate) fn contains(&self, address: AddressKey) -> bool {
+    pub(crate) fn contains(&self, address: impl Address) -> bool {
         self.tries.longest_prefix(address) == Some(1)
     }
 }
@@ -40,19 +40,16 @@ fn trie<B: Bits>(everything: IpNet, cidrs: BTreeSet<IpNet>) -> Option<Trie<B>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::hosts::key_of;
+    use std::net::IpAddr;
 
     #[track_caller]
     fn holds(cidrs: &[&str], inside: &[&str], outside: &[&str]) {
         let cidrs: Vec<IpNet> = cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
         let cluster = ClusterCidrs::new(&cidrs);
         for (addresses, expected) in [(inside, true), (outside, false)] {
-            for address in addresses {
-                assert_eq!(
-                    cluster.contains(key_of(address.parse().unwrap())),
-                    expected,
-                    "{address} in {cidrs:?}"
-                );
+            for text in addresses {
+                let address: IpAddr = text.parse().unwrap();
+                assert_eq!(cluster.contains(address), expected, "{text} in {cidrs:?}");
             }
         }
     }

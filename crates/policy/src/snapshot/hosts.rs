@@ -5,53 +5,30 @@
 
 mod pages;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::inventory::Pod;
 use crate::names::PodName;
-use crate::snapshot::hosts::pages::Pages;
+use crate::snapshot::address::{Address, AddressBits, AddressKey, address_of};
+use crate::snapshot::hosts::pages::{PageNumber, Pages};
 use crate::snapshot::ports::ResolvedPorts;
 use crate::snapshot::ruleset::ClassId;
 
 /// A node, as the compiler numbers nodes.
 pub(crate) type NodeId = u32;
 
-/// An address, both families in one space (semantics 26).
-pub(crate) type AddressKey = u128;
-
-/// Where `address` is kept.
-#[inline]
-pub(crate) fn key_of(address: IpAddr) -> AddressKey {
-    match address {
-        IpAddr::V4(address) => 0xffff_0000_0000 | u128::from(u32::from(address)),
-        IpAddr::V6(address) => u128::from(address),
-    }
-}
-
-/// Whether the address kept at `key` is one of IPv4.
-#[inline]
-pub(crate) fn is_ipv4(key: AddressKey) -> bool {
-    key >> 32 == 0xffff
-}
-
-/// The canonical address kept at `key`.
-pub(crate) fn address_of(key: AddressKey) -> IpAddr {
-    IpAddr::V6(key.into()).to_canonical()
-}
-
-/// Every address that something in the cluster has.
+/// Every address that something in the cluster has: pages by all but the last six bits of an address, of which none is empty.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hosts {
-    /// By all but the last six bits of an address. No page is empty.
-    pages: Pages,
+    ipv4: Pages<u32>,
+    ipv6: Pages<u128>,
 }
 
 /// Neighbours.
 #[derive(Clone, Debug, Default)]
 struct Page {
     /// The place of the first of them, of 64.
-    first: u64,
+    first: u8,
     /// From the first to the last, nobody among them where an address is not there.
     hosts: Arc<[Host]>,
 }
@@ -83,29 +60,38 @@ const NO_NODE: NodeId = NodeId::MAX;
 
 impl Hosts {
     /// Who has an address.
-    #[inline]
-    pub(crate) fn get(&self, key: AddressKey) -> Option<&Host> {
-        let page = self.pages.get(key >> 6)?;
-        let place = place_of(key).wrapping_sub(page.first);
-        page.hosts.get(place as usize).filter(|host| !host.is_nobody())
+    #[inline(always)]
+    pub(crate) fn get(&self, address: impl Address) -> Option<&Host> {
+        let (page, place) = match address.bits() {
+            AddressBits::Ipv4(bits) => (self.ipv4.get(bits >> PLACE_BITS)?, place_of(bits.into())),
+            AddressBits::Ipv6(bits) => (self.ipv6.get(bits >> PLACE_BITS)?, place_of(bits)),
+        };
+        page.hosts.get(place.wrapping_sub(page.first) as usize).filter(|host| !host.is_nobody())
     }
 
     /// Says who has each of these addresses now: none twice, and neighbours one after the other.
     pub(crate) fn update(&mut self, mut hosts: Vec<(AddressKey, Host)>) {
-        for of_page in hosts.chunk_by_mut(|(one, _), (next, _)| one >> 6 == next >> 6) {
-            let number = of_page[0].0 >> 6;
-            if let Some(page) = self.pages.get_mut(number) {
-                page.update(of_page);
-                if page.hosts.is_empty() {
-                    self.pages.remove(number);
-                }
-            } else {
-                let mut page = Page::default();
-                page.update(of_page);
-                if !page.hosts.is_empty() {
-                    self.pages.insert(number, page);
-                }
+        for of_page in hosts.chunk_by_mut(|(one, _), (next, _)| one >> PLACE_BITS == next >> PLACE_BITS) {
+            match address_of(of_page[0].0).bits() {
+                AddressBits::Ipv4(bits) => update_page(&mut self.ipv4, bits >> PLACE_BITS, of_page),
+                AddressBits::Ipv6(bits) => update_page(&mut self.ipv6, bits >> PLACE_BITS, of_page),
             }
+        }
+    }
+}
+
+/// Puts hosts into the page of this number, which is there afterwards if somebody is left in it.
+fn update_page<N: PageNumber>(pages: &mut Pages<N>, number: N, hosts: &mut [(AddressKey, Host)]) {
+    if let Some(page) = pages.get_mut(number) {
+        page.update(hosts);
+        if page.hosts.is_empty() {
+            pages.remove(number);
+        }
+    } else {
+        let mut page = Page::default();
+        page.update(hosts);
+        if !page.hosts.is_empty() {
+            pages.insert(number, page);
         }
     }
 }
@@ -135,17 +121,20 @@ impl Page {
         let there = |host: &Host| !host.is_nobody();
         hosts.truncate(hosts.iter().rposition(there).map_or(0, |last| last + 1));
         let before = hosts.iter().position(there).unwrap_or(0);
-        *self = Self { first: first + before as u64, hosts: hosts.drain(before..).collect() };
+        *self = Self { first: first + before as u8, hosts: hosts.drain(before..).collect() };
     }
 }
 
-/// Addresses of a page.
-const PLACES: u64 = 64;
+/// The last bits of an address: they say where in its page it is.
+const PLACE_BITS: u32 = 6;
 
-/// The place of an address in its page.
-#[inline]
-fn place_of(key: AddressKey) -> u64 {
-    key as u64 % PLACES
+/// Addresses of a page.
+const PLACES: u8 = 1 << PLACE_BITS;
+
+/// The place of an address, by its bits or its key, in its page.
+#[inline(always)]
+fn place_of(bits: u128) -> u8 {
+    bits as u8 % PLACES
 }
 
 impl Host {
@@ -153,6 +142,12 @@ impl Host {
     #[inline]
     fn is_nobody(&self) -> bool {
         self.pod.is_none() && self.nodes.is_none()
+    }
+
+    /// Whether the address is a node's own.
+    #[inline]
+    pub(crate) fn is_of_a_node(&self) -> bool {
+        self.nodes.is_some()
     }
 
     /// Whether the address is `node`'s own.
@@ -204,8 +199,11 @@ impl HostPod {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
     use crate::labels::Labels;
+    use crate::snapshot::address::key_of;
 
     fn host(name: &str) -> Host {
         let pod = Pod {
@@ -221,7 +219,8 @@ mod tests {
     }
 
     fn name_at(hosts: &Hosts, address: &str) -> Option<String> {
-        let host = hosts.get(key_of(address.parse().unwrap()))?;
+        let address: IpAddr = address.parse().unwrap();
+        let host = hosts.get(address)?;
         host.pod.as_ref().map(|pod| pod.name().name.to_string())
     }
 
@@ -251,7 +250,7 @@ mod tests {
         assert_eq!(names(&hosts), ["", "e", "", "d", "", ""]);
         assert_eq!(names(&older), ["a", "b", "c", "d", "", ""]);
         for address in ["10.0.0.64", "10.0.0.128"] {
-            assert!(hosts.pages.get(key(address) >> 6).is_none(), "no page is empty");
+            assert!(hosts.ipv4.get(key(address) as u32 >> PLACE_BITS).is_none(), "no page is empty");
         }
         hosts.update(vec![(key("10.0.0.0"), host("f")), (key("10.0.0.2"), host("g"))]);
         assert_eq!(names(&hosts), ["g", "e", "", "d", "", ""], "before, between and after those that stay");

@@ -135,7 +135,7 @@ impl PortTable {
     }
 
     /// The first of the rules kept at `ports` that matches by number, and the packet's port. Not for [`NO_PORTS`].
-    #[inline]
+    #[inline(always)]
     fn by_number(&self, ports: PortsId, target: Target<'_>) -> (RuleIndex, Option<u16>) {
         let [_, protocols, _, entries @ ..] = &self.words[ports as usize..] else { return (NO_RULE, None) };
         let (protocols, (entries, _)) = (*protocols as usize, entries.as_chunks::<PROTOCOL_WORDS>());

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use crate::decision::{Direction, Outcome, Reason, RuleId};
 use crate::explanation::Miss;
 use crate::names::PolicyName;
+use crate::snapshot::address::Address;
 use crate::snapshot::class_table::ClassTable;
-use crate::snapshot::hosts::AddressKey;
 use crate::snapshot::ports::{NO_RULE, PortTable, PortsId, RuleIndex, Target};
 use crate::snapshot::trie::Tries;
 use crate::spec::{Action, Tier};
@@ -78,8 +78,8 @@ pub(crate) struct Addresses {
 
 /// The other end of a connection.
 #[derive(Clone, Copy)]
-pub(crate) struct PeerFacts {
-    pub address: AddressKey,
+pub(crate) struct PeerFacts<A> {
+    pub address: A,
     /// `None` if the address is not a pod's: no selector matches it (semantics 7).
     pub class: Option<ClassId>,
 }
@@ -92,7 +92,7 @@ impl Ruleset {
 
     /// Judges a connection with `peer`.
     #[inline(always)]
-    pub(crate) fn judge(&self, peer: PeerFacts, target: Target<'_>) -> Outcome {
+    pub(crate) fn judge(&self, peer: PeerFacts<impl Address>, target: Target<'_>) -> Outcome {
         // The first tier whose first matching rule is not a Pass decides.
         for tier in &self.tiers {
             if let Some((rule, action)) = tier.rules.get(tier.first_match(peer, target) as usize) {
@@ -113,7 +113,12 @@ impl Ruleset {
 
     /// Whether a connection with `peer`, an address of a pod that is not known, might be allowed once it is: as far as each rule
     /// alone can tell, for any labels and, where the peer is the `target`, any names of its ports.
-    pub(crate) fn might_allow(&self, peer: PeerFacts, target: Target<'_>, direction: Direction) -> bool {
+    pub(crate) fn might_allow(
+        &self,
+        peer: PeerFacts<impl Address>,
+        target: Target<'_>,
+        direction: Direction,
+    ) -> bool {
         for tier in &self.tiers {
             let first = |hope: &Addresses| match direction {
                 Direction::Ingress => tier.ports.first_match(hope.get(peer.address), target),
@@ -134,7 +139,11 @@ impl Ruleset {
     }
 
     /// The NetworkPolicy rule that came nearest to matching, when none did.
-    pub(crate) fn nearest_miss(&self, peer: PeerFacts, target: Target<'_>) -> Option<(RuleId, Miss)> {
+    pub(crate) fn nearest_miss(
+        &self,
+        peer: PeerFacts<impl Address>,
+        target: Target<'_>,
+    ) -> Option<(RuleId, Miss)> {
         let tier = self.tiers.iter().find(|tier| tier.tier == Tier::NetworkPolicy)?;
         // No rule matched both, so the first whose peer matches misses by its port, and the other way round.
         let by_peer = tier.first_by_peer(peer, |ports| tier.ports.first(ports));
@@ -149,13 +158,17 @@ impl Ruleset {
 impl TierRules {
     /// The first rule whose peer AND port match.
     #[inline(always)]
-    fn first_match(&self, peer: PeerFacts, target: Target<'_>) -> RuleIndex {
+    fn first_match(&self, peer: PeerFacts<impl Address>, target: Target<'_>) -> RuleIndex {
         self.first_by_peer(peer, |ports| self.ports.first_match(ports, target))
     }
 
     /// Of the rules whose peer matches, by selector or by address, the first that `first` finds.
     #[inline(always)]
-    fn first_by_peer(&self, peer: PeerFacts, first: impl Fn(PortsId) -> RuleIndex) -> RuleIndex {
+    fn first_by_peer(
+        &self,
+        peer: PeerFacts<impl Address>,
+        first: impl Fn(PortsId) -> RuleIndex,
+    ) -> RuleIndex {
         let by_address = first(self.peers.addresses.get(peer.address));
         let by_class = peer.class.map_or(NO_RULE, |class| first(self.peers.classes.get(class)));
         by_address.min(by_class)
@@ -164,7 +177,7 @@ impl TierRules {
 
 impl Addresses {
     #[inline]
-    fn get(&self, address: AddressKey) -> PortsId {
+    fn get(&self, address: impl Address) -> PortsId {
         self.tries.longest_prefix(address).unwrap_or(self.everyone)
     }
 }

@@ -8,7 +8,7 @@ use std::ops::{BitAnd, BitXor, Not, Shl, ShlAssign};
 
 use ipnet::IpNet;
 
-use crate::snapshot::hosts::{AddressKey, is_ipv4};
+use crate::snapshot::address::{Address, AddressBits};
 use crate::snapshot::ports::PortsId;
 
 /// Bits that a step below the first goes down.
@@ -35,11 +35,10 @@ pub(crate) struct Tries {
 impl Tries {
     /// The value of the longest prefix of `address`.
     #[inline(always)]
-    pub(crate) fn longest_prefix(&self, address: AddressKey) -> Option<PortsId> {
-        if is_ipv4(address) {
-            Some(self.ipv4.as_ref()?.longest_prefix(address as u32))
-        } else {
-            Some(self.ipv6.as_ref()?.longest_prefix(address))
+    pub(crate) fn longest_prefix(&self, address: impl Address) -> Option<PortsId> {
+        match address.bits() {
+            AddressBits::Ipv4(bits) => Some(self.ipv4.as_ref()?.longest_prefix(bits)),
+            AddressBits::Ipv6(bits) => Some(self.ipv6.as_ref()?.longest_prefix(bits)),
         }
     }
 }

@@ -8,10 +8,38 @@ use std::sync::Arc;
 
 use rustc_hash::FxHasher;
 
-use crate::snapshot::hosts::{AddressKey, Page};
+use crate::snapshot::hosts::Page;
 
-/// The higher bits of an address: see [`Page`].
-pub(crate) type PageNumber = AddressKey;
+/// The higher bits of an address of one family: see [`Page`].
+pub(crate) trait PageNumber: Copy + Eq {
+    /// No page has this number: numbers lack the lowest bits of an address.
+    const NO_PAGE: Self;
+
+    fn hash(self) -> u64;
+}
+
+impl PageNumber for u32 {
+    const NO_PAGE: Self = Self::MAX;
+
+    #[inline(always)]
+    fn hash(self) -> u64 {
+        let mut hasher = FxHasher::default();
+        hasher.write_u32(self);
+        hasher.finish()
+    }
+}
+
+impl PageNumber for u128 {
+    const NO_PAGE: Self = Self::MAX;
+
+    #[inline(always)]
+    fn hash(self) -> u64 {
+        let mut hasher = FxHasher::default();
+        hasher.write_u64((self >> 64) as u64);
+        hasher.write_u64(self as u64);
+        hasher.finish()
+    }
+}
 
 /// Slots of a block.
 const SLOTS: usize = 64;
@@ -20,54 +48,61 @@ const SLOTS: usize = 64;
 const FULL: usize = 48;
 
 /// See the module.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Pages {
+#[derive(Clone, Debug)]
+pub(crate) struct Pages<N> {
     /// None, or a power of two of them.
-    blocks: Arc<[Arc<Block>]>,
+    blocks: Arc<[Arc<Block<N>>]>,
 }
 
+/// Begins where a line of memory does, so that no slot lies in two.
 #[derive(Clone, Debug)]
-struct Block {
+#[repr(align(64))]
+struct Block<N> {
     /// A page stands in the slot that its number hashes to, or in the next after it (round the end) that was empty.
-    slots: [Slot; SLOTS],
+    slots: [Slot<N>; SLOTS],
     used: usize,
 }
 
-/// One line of memory.
+/// One line of memory, or for IPv4 half of one.
 #[derive(Clone, Debug)]
-#[repr(align(64))]
-struct Slot {
-    /// [`NO_PAGE`] exactly where there is no page.
-    number: PageNumber,
+#[repr(align(32))]
+struct Slot<N> {
+    /// [`PageNumber::NO_PAGE`] exactly where there is no page.
+    number: N,
     page: Option<Page>,
 }
 
-/// No page has this number: numbers lack the lowest bits of an address.
-const NO_PAGE: PageNumber = PageNumber::MAX;
+impl<N: PageNumber> Slot<N> {
+    const EMPTY: Self = Self { number: N::NO_PAGE, page: None };
+}
 
-const EMPTY: Slot = Slot { number: NO_PAGE, page: None };
+impl<N> Default for Pages<N> {
+    fn default() -> Self {
+        Self { blocks: Arc::default() }
+    }
+}
 
-impl Pages {
+impl<N: PageNumber> Pages<N> {
     /// The page of this number.
-    #[inline]
-    pub(crate) fn get(&self, number: PageNumber) -> Option<&Page> {
-        let hash = hash_of(number);
+    #[inline(always)]
+    pub(crate) fn get(&self, number: N) -> Option<&Page> {
+        let hash = number.hash();
         let block = self.blocks.get(self.block_of(hash))?;
         block.slots[block.find(hash, number)].page.as_ref()
     }
 
     /// The page of this number, to be changed.
-    pub(crate) fn get_mut(&mut self, number: PageNumber) -> Option<&mut Page> {
+    pub(crate) fn get_mut(&mut self, number: N) -> Option<&mut Page> {
         self.get(number)?;
-        let hash = hash_of(number);
+        let hash = number.hash();
         let block = self.block_mut(hash);
         let slot = block.find(hash, number);
         block.slots[slot].page.as_mut()
     }
 
     /// Takes a page in. There must be none of this number.
-    pub(crate) fn insert(&mut self, number: PageNumber, page: Page) {
-        let hash = hash_of(number);
+    pub(crate) fn insert(&mut self, number: N, page: Page) {
+        let hash = number.hash();
         while self.blocks.get(self.block_of(hash)).is_none_or(|block| block.used == FULL) {
             self.grow();
         }
@@ -75,8 +110,8 @@ impl Pages {
     }
 
     /// Takes a page out. It must be there.
-    pub(crate) fn remove(&mut self, number: PageNumber) {
-        let hash = hash_of(number);
+    pub(crate) fn remove(&mut self, number: N) {
+        let hash = number.hash();
         self.block_mut(hash).remove(hash, number);
     }
 
@@ -86,7 +121,7 @@ impl Pages {
         let last = blocks.len() - 1;
         for slot in self.blocks.iter().flat_map(|block| &block.slots) {
             if let Some(page) = &slot.page {
-                let hash = hash_of(slot.number);
+                let hash = slot.number.hash();
                 // Half of a block's pages stay together, so none gets fuller than it was.
                 blocks[hash as usize & last].insert(hash, slot.number, page.clone());
             }
@@ -99,47 +134,47 @@ impl Pages {
         hash as usize & self.blocks.len().wrapping_sub(1)
     }
 
-    fn block_mut(&mut self, hash: u64) -> &mut Block {
+    fn block_mut(&mut self, hash: u64) -> &mut Block<N> {
         let place = self.block_of(hash);
         // Snapshots may share both: then this works on copies.
         Arc::make_mut(&mut Arc::make_mut(&mut self.blocks)[place])
     }
 }
 
-impl Default for Block {
+impl<N: PageNumber> Default for Block<N> {
     fn default() -> Self {
-        Self { slots: [EMPTY; SLOTS], used: 0 }
+        Self { slots: [Slot::EMPTY; SLOTS], used: 0 }
     }
 }
 
-impl Block {
+impl<N: PageNumber> Block<N> {
     /// The slot of the page of this number, or the empty one where it would stand.
     #[inline]
-    fn find(&self, hash: u64, number: PageNumber) -> usize {
+    fn find(&self, hash: u64, number: N) -> usize {
         let mut slot = slot_of(hash);
-        while self.slots[slot].number != number && self.slots[slot].number != NO_PAGE {
+        while self.slots[slot].number != number && self.slots[slot].number != N::NO_PAGE {
             slot = next(slot);
         }
         slot
     }
 
-    fn insert(&mut self, hash: u64, number: PageNumber, page: Page) {
+    fn insert(&mut self, hash: u64, number: N, page: Page) {
         let slot = self.find(hash, number);
         self.slots[slot] = Slot { number, page: Some(page) };
         self.used += 1;
     }
 
     /// Empties a slot, and moves up those behind it that stand there only because it was taken.
-    fn remove(&mut self, hash: u64, number: PageNumber) {
+    fn remove(&mut self, hash: u64, number: N) {
         let mut empty = self.find(hash, number);
         if self.slots[empty].page.is_none() {
             return;
         }
-        self.slots[empty] = EMPTY;
+        self.slots[empty] = Slot::EMPTY;
         self.used -= 1;
         let mut slot = next(empty);
         while self.slots[slot].page.is_some() {
-            let home = slot_of(hash_of(self.slots[slot].number));
+            let home = slot_of(self.slots[slot].number.hash());
             let from = |start: usize| slot.wrapping_sub(start) % SLOTS;
             if from(home) >= from(empty) {
                 self.slots.swap(slot, empty);
@@ -148,14 +183,6 @@ impl Block {
             slot = next(slot);
         }
     }
-}
-
-#[inline]
-fn hash_of(number: PageNumber) -> u64 {
-    let mut hasher = FxHasher::default();
-    hasher.write_u64((number >> 64) as u64);
-    hasher.write_u64(number as u64);
-    hasher.finish()
 }
 
 /// Where in its block a page belongs. The lower bits of the hash chose the block.
@@ -174,49 +201,64 @@ mod tests {
     use super::*;
     use crate::snapshot::hosts::Host;
 
-    fn page(first: u64) -> Page {
-        Page { first, hosts: Arc::from([Host::default()]) }
+    /// A page by which a number is known again.
+    fn page(number: usize) -> Page {
+        Page { first: number as u8, hosts: vec![Host::default(); number >> 8].into() }
     }
 
-    fn firsts(pages: &Pages, numbers: impl Iterator<Item = u128>) -> Vec<u64> {
-        numbers.map(|number| pages.get(number).map_or(0, |page| page.first)).collect()
+    fn number_of(page: &Page) -> usize {
+        page.hosts.len() << 8 | usize::from(page.first)
+    }
+
+    fn all<N: PageNumber>(pages: &Pages<N>, numbers: &[N]) -> Vec<Option<usize>> {
+        numbers.iter().map(|number| pages.get(*number).map(number_of)).collect()
     }
 
     #[test]
-    fn a_slot_is_a_line_of_memory() {
-        assert_eq!(size_of::<Slot>(), 64);
+    fn a_slot_is_a_line_of_memory_or_half_of_one() {
+        assert_eq!((size_of::<Slot<u32>>(), size_of::<Slot<u128>>()), (32, 64));
+        let block = Arc::new(Block::<u32>::default());
+        assert_eq!(std::ptr::from_ref(&block.slots[0]).addr() % 64, 0);
     }
 
     #[test]
-    fn pages_come_and_go_in_any_order_and_older_tables_stay_as_they_were() {
-        // Neighbours, as in pod CIDRs, and numbers far from one another, of both families.
-        let numbers: Vec<u128> = (0..3_000)
-            .map(|n| 0x3_fffc_0028_0000 + n)
-            .chain((0..3_000).map(|n| (0xfd00_0000_0000_0000 + n * 0x1_0001) << 58))
-            .collect();
+    fn pages_of_ipv4_come_and_go() {
+        // Neighbours, as in pod CIDRs, and numbers far from one another.
+        let numbers = (0..3_000).map(|n| 0x28_0000 + n).chain((0..3_000).map(|n| 0x100_0000 + n * 0x3ff1));
+        come_and_go(&numbers.collect::<Vec<u32>>(), 1);
+    }
+
+    #[test]
+    fn pages_of_ipv6_come_and_go() {
+        let neighbours = (0..3_000).map(|n| (0xfe00 << 106) + n);
+        let numbers = neighbours.chain((0..3_000).map(|n| (0xfd00_0000_0000_0000 + n * 0x1_0001) << 58));
+        come_and_go(&numbers.collect::<Vec<u128>>(), 1 << 100);
+    }
+
+    /// Pages come, go and change in any order, and older tables stay as they were. `other` is none of the numbers.
+    fn come_and_go<N: PageNumber>(numbers: &[N], other: N) {
         let mut pages = Pages::default();
         assert!(pages.get(numbers[0]).is_none(), "nothing in an empty table");
-        for (first, number) in (1..).zip(&numbers) {
-            pages.insert(*number, page(first));
+        for (place, number) in numbers.iter().enumerate() {
+            pages.insert(*number, page(place));
         }
-        let all = firsts(&pages, numbers.iter().copied());
-        assert_eq!(all, (1..=6_000).collect::<Vec<u64>>());
-        assert!(pages.blocks.len() <= 512, "{} blocks for 6,000 pages", pages.blocks.len());
+        let before = all(&pages, numbers);
+        assert!(before.iter().enumerate().all(|(place, found)| *found == Some(place)));
+        assert!(pages.blocks.len() <= 512, "{} blocks for {} pages", pages.blocks.len(), numbers.len());
 
         let older = pages.clone();
         for number in numbers.iter().step_by(3) {
             pages.remove(*number);
         }
         for number in numbers.iter().skip(1).step_by(3) {
-            pages.get_mut(*number).unwrap().first = 7_777;
+            *pages.get_mut(*number).unwrap() = page(7_777);
         }
-        pages.remove(1 << 100);
-        assert!(pages.get_mut(1 << 100).is_none());
-        for (place, number) in numbers.iter().enumerate() {
-            let expected = [None, Some(7_777), Some(place as u64 + 1)][place % 3];
-            assert_eq!(pages.get(*number).map(|page| page.first), expected, "{place}");
+        pages.remove(other);
+        assert!(pages.get_mut(other).is_none());
+        for (place, found) in all(&pages, numbers).into_iter().enumerate() {
+            assert_eq!(found, [None, Some(7_777), Some(place)][place % 3], "{place}");
         }
-        assert_eq!(firsts(&older, numbers.iter().copied()), all, "shared blocks are copied, not changed");
+        assert_eq!(all(&older, numbers), before, "shared blocks are copied, not changed");
         for number in numbers.iter().step_by(3) {
             pages.insert(*number, page(1));
         }

@@ -25,7 +25,7 @@ const GROUPS: usize = (u16::MAX as usize + 1) / (BLOCK * GROUP);
 const INDEX_WORDS: usize = GROUPS * GROUP_WORDS;
 
 /// The rule of the interval in which `port` lies, of the `count` intervals that `words` begins with.
-#[inline]
+#[inline(always)]
 pub(super) fn rule_at(words: &[u32], count: usize, port: u16) -> RuleIndex {
     if count > FEW {
         return indexed(words, port);
@@ -37,7 +37,7 @@ pub(super) fn rule_at(words: &[u32], count: usize, port: u16) -> RuleIndex {
     intervals[after - 1][1]
 }
 
-#[inline]
+#[inline(always)]
 fn indexed(words: &[u32], port: u16) -> RuleIndex {
     let (block, port) = (usize::from(port) / BLOCK, usize::from(port) % BLOCK);
     let group = block / GROUP * GROUP_WORDS;
