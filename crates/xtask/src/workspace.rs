@@ -1,6 +1,7 @@
 //! Where the sources and what is built from them lie, as cargo itself says.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -77,6 +78,9 @@ impl Workspace {
     pub fn cargo(&self, subcommand: &str) -> Command {
         let mut command = Command::new(cargo_program());
         command.current_dir(&self.root).arg(subcommand);
+        for (name, _) in env::vars_os().filter(|(name, _)| says_who_we_are(name)) {
+            command.env_remove(name);
+        }
         if !matches!(subcommand, "fmt" | "install") {
             command.arg("--locked");
         }
@@ -97,7 +101,27 @@ pub fn lock(folder: &Path) -> Result<Flock<File>> {
     locked.with_context(|| format!("locking {}", folder.display()))
 }
 
+/// Whether cargo set a variable to tell the program that it runs, us, of which package it is. Some build scripts read these
+/// (ring's): with ours they would run anew, and all above them be compiled, after each call of cargo by hand.
+fn says_who_we_are(variable: &OsStr) -> bool {
+    let name = variable.to_string_lossy();
+    name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "OUT_DIR"
+}
+
 /// The cargo that runs us, so that a `+toolchain` given to it holds for everything that follows.
 fn cargo_program() -> PathBuf {
     env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_hears_of_our_own_package_nothing_and_of_the_callers_settings_all() {
+        let ours = ["CARGO_PKG_NAME", "CARGO_PKG_VERSION_MAJOR", "CARGO_MANIFEST_DIR", "OUT_DIR"];
+        let callers = ["CARGO", "CARGO_HOME", "CARGO_TARGET_DIR", "CARGO_BUILD_JOBS", "PATH"];
+        assert!(ours.iter().all(|name| says_who_we_are(name.as_ref())));
+        assert!(!callers.iter().any(|name| says_who_we_are(name.as_ref())));
+    }
 }
