@@ -5,7 +5,7 @@
 //! core of its own, datagrams are received without sleeping, and within one flow the agent's table is put to sleep and woken in
 //! turns, several times a second (nft's flag `dormant` takes its chains out of a packet's way): each turn is compared with the one beside it.
 //!
-//! The floor is what one chain with one rule costs in the same place: no agent that uses nftables can be under it.
+//! The floor is what one chain with one rule costs in the same place: no agent with a rule there can be under it.
 
 use std::collections::BTreeMap;
 use std::fmt;

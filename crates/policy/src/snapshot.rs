@@ -120,7 +120,8 @@ impl Snapshot {
         if packet.is_neighbour_discovery() {
             return Decision::both(Outcome::allow(Reason::NeighbourDiscovery));
         }
-        // A pod's own node always reaches it (semantics 21), also a pod that is not known yet.
+        // A pod's own node always reaches it (semantics 21), also a pod that is not known yet. Few sources are a node: that is
+        // asked first.
         if ends.source.is_some_and(|source| source.is_of_a_node() && source.is_of(self.node_of(ends))) {
             return Decision {
                 egress: Outcome::allow(Reason::NotAPod),
