@@ -36,7 +36,7 @@ const AGENT: &str = "kube-verdict";
 /// The floor's, and what is in it: of the agent's rules the one that an accepted connection meets.
 const FLOOR: &str = "floor";
 const FLOOR_RULES: &str = "table inet floor {
-    chain forward { type filter hook forward priority filter; ct mark & 0x1 == 0x0 accept; }
+    chain judge { type filter hook postrouting priority srcnat - 5; ct mark & 0x1 == 0x0 accept; }
 }";
 /// How long an end waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -51,10 +51,10 @@ pub struct Arguments {
     #[arg(long, value_delimiter = ',', default_value = "1,500")]
     policies: Vec<usize>,
     /// Pairs of turns, with rules and without; an odd number has a middle.
-    #[arg(long, default_value_t = 31, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 75, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Seconds of each turn.
-    #[arg(long, default_value_t = 0.12)]
+    #[arg(long, default_value_t = 0.05)]
     seconds: f64,
     /// Seconds before the first turn of a flow.
     #[arg(long, default_value_t = 0.25)]
@@ -164,11 +164,18 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let without = modes.iter().flat_map(|(_, turns)| turns.without.iter().copied()).collect();
         rows.push(row(Mode::NoAgent, without, 1.0));
         rows.extend(modes.into_iter().map(|(mode, Turns { with, without })| {
-            let shares: Vec<f64> = with.iter().zip(without).map(|(with, without)| with / without).collect();
+            let shares: Vec<f64> =
+                with.iter().zip(without).map(|(with, without)| share(*with, without)).collect();
             row(mode, with, median(&shares))
         }));
     }
     show(arguments.output, &rows)
+}
+
+/// A turn's rate over that of the turn beside it. Nothing arrives while TCP waits to send again what a full queue lost, which it
+/// does for 200 ms, with rules and without.
+fn share(with: f64, without: f64) -> f64 {
+    if with == without { 1.0 } else { with / without }
 }
 
 fn on_nodes(testbed: &Testbed, rules: &str) -> Result<()> {
@@ -193,7 +200,6 @@ fn measure(
         let (begun, before) = (Instant::now(), ends.arrived.load(Ordering::Relaxed));
         sleep(Duration::from_secs_f64(arguments.seconds));
         let (took, arrived) = (begun.elapsed(), ends.arrived.load(Ordering::Relaxed) - before);
-        ensure!(arrived > 0, "nothing arrived");
         Ok(arrived as f64 / took.as_secs_f64())
     };
     let mut turns = Turns { with: Vec::new(), without: Vec::new() };
@@ -206,6 +212,9 @@ fn measure(
     }
     on_nodes(testbed, awake)?;
     ends.stop()?;
+    for rates in [&turns.with, &turns.without] {
+        ensure!(median(rates) > 0.0, "nothing arrived in most turns");
+    }
     Ok(turns)
 }
 

@@ -49,8 +49,8 @@ const SUBJECTS: [(&str, &str, &str); 7] = [
         "A long flow",
         "What arrives of one TCP connection, and of one UDP flow of 64-byte datagrams, in a second. Within each flow the agent's chains are \
          taken out of the packets' way and put back several times a second (nft's flag `dormant`): that is the line without an agent, and \
-         `/none` is the median over turns that stand side by side. The floor is one chain with one rule, made by hand, at the hook of \
-         forwarded packets: an agent with a rule there costs no less.",
+         `/none` is the median over turns that stand side by side. The floor is one chain with one rule, made by hand, where the \
+         agent has its own: an agent with a rule there costs no less.",
     ),
     (
         "apply",
