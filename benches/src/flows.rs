@@ -5,7 +5,7 @@
 //! core of its own, datagrams are received without sleeping, and within one flow the agent's table is put to sleep and woken in
 //! turns, several times a second (nft's flag `dormant` takes its chains out of a packet's way): each turn is compared with the one beside it.
 //!
-//! The floor is what one chain with one rule costs in the same place: no agent with a rule there can be under it.
+//! The floor is what one chain costs in the same place, with the one rule that an accepted connection meets, made by hand.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -305,4 +305,18 @@ fn take_packets(socket: &UdpSocket, over: &AtomicBool, arrived: &AtomicU64) -> R
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_in_which_tcp_waits_counts_against_its_side() {
+        assert_eq!(share(9.0, 10.0), 0.9);
+        assert_eq!(share(0.0, 10.0), 0.0);
+        assert_eq!(share(0.0, 0.0), 1.0);
+        // Of a flow most turns are compared all the same.
+        assert_eq!(median(&[share(10.0, 0.0), share(9.0, 10.0), share(8.0, 10.0)]), 0.9);
+    }
 }

@@ -49,8 +49,8 @@ const SUBJECTS: [(&str, &str, &str); 7] = [
         "A long flow",
         "What arrives of one TCP connection, and of one UDP flow of 64-byte datagrams, in a second. Within each flow the agent's chains are \
          taken out of the packets' way and put back several times a second (nft's flag `dormant`): that is the line without an agent, and \
-         `/none` is the median over turns that stand side by side. The floor is one chain with one rule, made by hand, where the \
-         agent has its own: an agent with a rule there costs no less.",
+         `/none` is the median over turns that stand side by side. The floor is one chain where the agent \
+         has its own, with the one rule that an accepted connection meets, made by hand.",
     ),
     (
         "apply",
@@ -173,7 +173,7 @@ enum Bound {
     AtLeast(f64),
 }
 
-/// What two of them can't get below on this machine, whatever the agent does: the kernel's part, measured in the same run.
+/// What the kernel alone takes of two of them, measured beside them.
 fn kernel_alone(reports: &[Report]) -> Result<String> {
     let mut text = String::new();
     for report in in_order(reports) {
