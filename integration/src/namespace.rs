@@ -9,11 +9,14 @@ use std::os::linux::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::ifaddrs::getifaddrs;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::net::if_::InterfaceFlags;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
@@ -23,6 +26,9 @@ const FOLDER: &str = "/run/netns";
 
 /// What every name of ours begins with; the id of the process follows.
 pub const PREFIX: &str = "kv-";
+
+/// The kernel brings a device up within a second, if it can.
+const LINKS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A network namespace. One of this process goes when this goes, unless `KEEP_TESTBED=1` is in the environment.
 #[derive(Debug)]
@@ -136,6 +142,33 @@ impl Namespace {
     pub fn read_sysctl(&self, name: &str) -> Result<String> {
         let text = self.run(|| fs::read_to_string(sysctl_path(name)))?;
         Ok(text.with_context(|| format!("reading {name} in {}", self.name))?.trim().to_owned())
+    }
+
+    /// Waits until every device that has a carrier passes packets too. The kernel sees to that a moment after the carrier
+    /// comes, in a worker (net/core/link_watch.c); until then it drops what is sent, and a lost ARP request costs a
+    /// second.
+    pub fn wait_for_links(&self) -> Result<()> {
+        let doing = || format!("waiting for the devices of {}", self.name);
+        self.run(|| {
+            let deadline = Instant::now() + LINKS_PATIENCE;
+            loop {
+                let late: Vec<String> = getifaddrs()
+                    .with_context(doing)?
+                    .filter(|device| {
+                        device.flags.contains(InterfaceFlags::IFF_LOWER_UP)
+                            && !device.flags.contains(InterfaceFlags::IFF_RUNNING)
+                    })
+                    .map(|device| device.interface_name)
+                    .collect();
+                if late.is_empty() {
+                    return Ok(());
+                }
+                if Instant::now() > deadline {
+                    bail!("{}: {} has a carrier and does not run", doing(), late.join(", "));
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+        })?
     }
 
     /// The command by which a person gets in.
@@ -262,6 +295,7 @@ pub(crate) fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::ip;
 
     #[test]
     fn a_name_tells_its_process() {
@@ -283,5 +317,22 @@ mod tests {
         assert!(path.exists());
         drop(namespace);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_device_that_has_a_carrier_and_does_not_run_yet_is_waited_for() {
+        let namespace = Namespace::create("links").unwrap();
+        ip(
+            &namespace,
+            "link add near type veth peer name far\nlink set near mode dormant\nlink set near up\nlink set far up\n",
+        )
+        .unwrap();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| namespace.wait_for_links());
+            thread::sleep(Duration::from_millis(100));
+            assert!(!waiting.is_finished());
+            ip(&namespace, "link set near state up\n").unwrap();
+            waiting.join().unwrap().unwrap();
+        });
     }
 }

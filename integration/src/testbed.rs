@@ -167,7 +167,7 @@ impl Testbed {
                 ip(self.namespace(&pod.full_name())?, &wiring::pod(pod, node))?;
             }
         }
-        Ok(())
+        self.namespaces.values().try_for_each(|namespace| namespace.wait_for_links())
     }
 
     fn start_servers(&mut self) -> Result<()> {

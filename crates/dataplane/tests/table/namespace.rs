@@ -5,7 +5,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
+use std::time::{Duration, Instant};
 
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getpid, gettid};
 
@@ -55,6 +58,23 @@ impl Place {
         let work = move || drop(done.send(work()));
         self.work.send(Box::new(work)).expect("the thread of the namespace lives");
         result.recv().expect("the work in the namespace succeeds")
+    }
+}
+
+/// Waits until each device of this thread's namespace that has a carrier passes packets too; until then the kernel drops
+/// what is sent (net/core/link_watch.c).
+pub fn wait_for_links() {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let late = |flags: InterfaceFlags| {
+        flags.contains(InterfaceFlags::IFF_LOWER_UP) && !flags.contains(InterfaceFlags::IFF_RUNNING)
+    };
+    while getifaddrs().expect("the devices of this namespace").any(|device| late(device.flags)) {
+        assert!(
+            Instant::now() < deadline,
+            "a device has a carrier and does not run: {}",
+            run("ip", &["link"])
+        );
+        thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -14,7 +14,7 @@ use dataplane::queue_statistics::QueueStatistics;
 use dataplane::table::{Table, TableConfig, WhenDown};
 use policy::Touched;
 
-use crate::namespace::{Place, in_namespace, run};
+use crate::namespace::{Place, in_namespace, run, wait_for_links};
 use crate::{GENERATION, RANGE_A, RANGE_B, install, node_a, open};
 
 pub const POD: &str = "10.244.1.9";
@@ -61,8 +61,10 @@ impl World {
                 run("ip", &["addr", "add", &format!("{}/64", there[1]), "dev", "eth0", "nodad"]);
                 run("ip", &["route", "add", "default", "via", here[0]]);
                 run("ip", &["route", "add", "default", "via", here[1]]);
+                wait_for_links();
             });
         }
+        wait_for_links();
         world
     }
 }
