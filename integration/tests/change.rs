@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
@@ -96,6 +97,18 @@ fn a_stream_arrives_whole_across_200_edits_that_leave_it_allowed() {
 
 #[test]
 fn while_pods_come_and_go_all_the_time_a_cut_comes_as_soon_and_sweeps_rest() {
+    cut_while_pods_come_and_go();
+}
+
+/// The kernel then takes its time to let go of rules that were deleted, for which no change of policy may wait.
+#[test]
+fn while_all_processors_are_busy_as_well_a_cut_comes_as_soon() {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let _busy: Vec<Burner> = (0..=processors).map(|_| Burner::start()).collect();
+    cut_while_pods_come_and_go();
+}
+
+fn cut_while_pods_come_and_go() {
     let mut story = Story::begin(cluster());
     story.policy("db/allow-web", OPEN);
     story.policy("web/allow-all", "podSelector: {}\ningress: [{}]");
@@ -110,6 +123,7 @@ fn while_pods_come_and_go_all_the_time_a_cut_comes_as_soon_and_sweeps_rest() {
     let before = counts(&mut story);
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _events_end = Ends(&over);
         scope.spawn(|| {
             // A hundred events a second, of pods on another node that web/a and db/s might talk to.
             for turn in (0..).take_while(|_| !over.load(Ordering::Acquire)) {
@@ -130,7 +144,6 @@ fn while_pods_come_and_go_all_the_time_a_cut_comes_as_soon_and_sweeps_rest() {
                 stream.wait_progress(50).unwrap();
             }
         }
-        over.store(true, Ordering::Release);
     });
     let after = counts(&mut story);
     let (changes, sweeps) = (after.0 - before.0, after.1 - before.1);
@@ -191,6 +204,33 @@ fn policies_on_either_end_and_of_labels_cut_as_well() {
             "bytes passed after the policy was in force ({:?})",
             begun.elapsed()
         );
+    }
+}
+
+/// Ends a thread of a scope when this goes: a panic in the scope waits for its threads, too.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// A program that takes what is left of a processor.
+struct Burner(Child);
+
+impl Burner {
+    fn start() -> Self {
+        let mut command = Command::new("chrt");
+        command.args(["--idle", "0", "sh", "-c", "while :; do :; done"]);
+        Self(command.spawn().expect("chrt can be run (package util-linux)"))
+    }
+}
+
+impl Drop for Burner {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -458,7 +458,7 @@ impl Agent {
             self.predecessor = None;
             self.behind = true;
         }
-        match self.engine.as_ref().map(|engine| engine.table().superseded()) {
+        match self.engine.as_mut().map(|engine| engine.table().superseded()) {
             Some(Ok(true)) => self.superseded(None),
             Some(Err(TableError::Missing)) => self.reinstall(),
             // Reading the rules is not enforcing them: what stands, stands.
@@ -514,7 +514,7 @@ impl Agent {
         drop(state);
         self.watch = None;
         // New connections are the next agent's business at once, and not when what is remembered has run out.
-        match self.engine.as_ref().map(|engine| engine.table().forget()) {
+        match self.engine.as_mut().map(|engine| engine.table().forget()) {
             Some(Err(error)) if !superseded => {
                 tracing::warn!(%error, "what is remembered stays until it runs out")
             }

@@ -185,8 +185,8 @@ impl Engine {
     }
 
     /// The rules.
-    pub fn table(&self) -> &Table {
-        &self.table
+    pub fn table(&mut self) -> &mut Table {
+        &mut self.table
     }
 
     /// Goes on with rules that were written anew, since someone had deleted the old ones: everything passed meanwhile.

@@ -1,6 +1,6 @@
 //! What the agent knows of itself, shared between its thread, which writes it, and the HTTP server, which reads it.
 //!
-//! Invariant: nothing here is on a packet's path; a lock is held for copying alone.
+//! Invariant: nothing here is on a packet's path; a lock is held for copying alone, or for one question to the kernel.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use audit::Monitor;
 use cluster::{Connections, ResourceVersion};
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
-use dataplane::table::Table;
+use dataplane::table::RememberedConnections;
 use dataplane::workers::{Counters, HoldCounters, Workers};
 use policy::{PolicyName, Verdict};
 
@@ -44,6 +44,8 @@ pub enum Topic {
 pub struct Health {
     state: Mutex<State>,
     workers: Mutex<Option<Workers>>,
+    /// `None` before it is asked for.
+    remembered: Mutex<Option<RememberedConnections>>,
     audit: Monitor,
     durations: Durations,
 }
@@ -107,7 +109,7 @@ impl Health {
         };
         let reasons = BTreeMap::from([(Topic::Starting, "starting: no policy is in force yet".to_owned())]);
         let state = Mutex::new(State { status, reasons, ..State::default() });
-        Arc::new(Self { state, workers: Mutex::new(None), audit, durations })
+        Arc::new(Self { state, workers: Mutex::new(None), remembered: Mutex::new(None), audit, durations })
     }
 
     /// The histograms.
@@ -164,13 +166,22 @@ impl Health {
             status.packets = counters.into();
             status.hold = counters.hold.into();
         }
-        status.packets.remembered = Table::remembered_connections().unwrap_or_default();
+        status.packets.remembered = self.remembered_connections().unwrap_or_default();
         status.queues = queues.map(queue_rows).unwrap_or_default();
         let audit::Counters { written, lost, write_errors, failing } = self.audit.counters();
         status.audit = status::Audit { written, lost, write_errors, failing };
         status.conntrack = status::Conntrack::read();
         status.policies = policies(versions, &self.audit);
         status
+    }
+
+    /// `None` if there is no table.
+    fn remembered_connections(&self) -> Option<u64> {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.is_none() {
+            *remembered = RememberedConnections::open().ok();
+        }
+        remembered.as_mut()?.count().ok()
     }
 
     fn workers(&self) -> MutexGuard<'_, Option<Workers>> {

@@ -237,7 +237,10 @@ impl NetlinkError {
 pub struct Socket {
     fd: OwnedFd,
     buffer: Vec<u8>,
+    /// The last sequence number given out.
     sequence: u32,
+    /// What was numbered below this is over: a refused batch may leave answers behind.
+    pending_from: u32,
     /// A message since the last dump began said that what is dumped changed meanwhile.
     interrupted: bool,
 }
@@ -261,7 +264,7 @@ impl Socket {
         let _ = setsockopt(&fd, sockopt::RcvBufForce, &(8 << 20));
         let _ = setsockopt(&fd, sockopt::SndBufForce, &(8 << 20));
         cap_answers(&fd).map_err(failed("setsockopt NETLINK_CAP_ACK"))?;
-        Ok(Self { fd, buffer: vec![0; RECEIVE_BUFFER], sequence: 0, interrupted: false })
+        Ok(Self { fd, buffer: vec![0; RECEIVE_BUFFER], sequence: 0, pending_from: 0, interrupted: false })
     }
 
     /// Lets [`Socket::receive`] fail with `EAGAIN` when nothing has come for this long.
@@ -273,8 +276,17 @@ impl Socket {
 
     /// A sequence number that this socket has not used yet.
     pub fn next_sequence(&mut self) -> u32 {
-        self.sequence += 1;
-        self.sequence
+        self.next_sequences(1)
+    }
+
+    /// The first of `count` sequence numbers in a row that this socket has not used yet.
+    pub fn next_sequences(&mut self, count: u32) -> u32 {
+        // Begun anew after four billion messages: of those before, no answer is left.
+        let last = self.sequence.checked_add(count).unwrap_or_else(|| {
+            (self.sequence, self.pending_from) = (0, 0);
+            count
+        });
+        std::mem::replace(&mut self.sequence, last) + 1
     }
 
     /// Sends messages as one datagram: for nftables that is one atomic batch.
@@ -284,7 +296,8 @@ impl Socket {
         Ok(())
     }
 
-    /// Receives one datagram and hands each message of it to `each`; an error answer is handed over as `Err`.
+    /// Receives one datagram and hands each message of it to `each`; an error answer is handed over as `Err`, unless what it
+    /// answers is over.
     /// Returns whether the end of a dump was seen.
     pub fn receive(
         &mut self,
@@ -306,6 +319,7 @@ impl Socket {
             let sequence = u32::from_ne_bytes([message[8], message[9], message[10], message[11]]);
             self.interrupted |= flags & DUMP_INTERRUPTED != 0 || kind == NLMSG_OVERRUN;
             match kind {
+                NLMSG_ERROR if sequence < self.pending_from => {}
                 NLMSG_ERROR => each(Err((sequence, error_code(message)))),
                 NLMSG_DONE => {
                     done = true;
@@ -326,9 +340,14 @@ impl Socket {
     }
 
     /// Sends a batch and waits for the answer to message `last`, which must ask for one ([`ACK`]). The first refusal,
-    /// if any, is the result.
+    /// if any, is the result; then all that is numbered up to `last` is over.
     pub fn send_and_wait(&mut self, bytes: &[u8], last: u32) -> Result<(), NetlinkError> {
-        self.send(bytes)?;
+        let result = self.send(bytes).and_then(|()| self.wait_answer(last));
+        self.pending_from = last.saturating_add(1);
+        result
+    }
+
+    fn wait_answer(&mut self, last: u32) -> Result<(), NetlinkError> {
         let mut refused = None;
         let mut answered = false;
         while !answered {

@@ -26,12 +26,14 @@ use nix::errno::Errno;
 use policy::{Generation, Touched};
 use rustables::{Chain, ChainPolicy, ChainType, MsgType, ProtocolFamily, sys};
 
+use self::chains::ASK;
 use self::in_force::InForce;
 pub(crate) use self::in_force::{check_holder, read_generation};
 pub(crate) use self::memory::LOG_PREFIX;
 use self::memory::Memory;
 use self::sets::Contents;
 use crate::marks::Marks;
+use crate::netlink::Socket;
 use crate::nft::batch::{Batch, Part, Refusal};
 use crate::nft::expression::Expression;
 use crate::nft::queue::Queue;
@@ -39,7 +41,7 @@ use crate::nft::rule::Rule;
 use crate::queues::QueueRange;
 
 pub use self::error::TableError;
-pub use self::memory::Remember;
+pub use self::memory::{Remember, RememberedConnections};
 pub use crate::nft::queue::QueueForm;
 
 /// The name of the table, in family `inet`.
@@ -92,6 +94,8 @@ pub struct OpenAddresses {
 /// the rules.
 #[derive(Debug)]
 pub struct Table {
+    /// For all its life: see [`Batch::commit`].
+    socket: Socket,
     queues: QueueRange,
     form: QueueForm,
     config: TableConfig,
@@ -107,18 +111,19 @@ impl Table {
     /// The queues to which the rules in the kernel send packets now; `None` without table or rules. An agent that starts
     /// sets itself up on another range.
     pub fn queues_in_use() -> Result<Option<QueueRange>, TableError> {
-        Ok(InForce::read()?.queue.map(|queue| queue.queues))
+        Ok(InForce::read(&mut open()?)?.queue.map(|(queue, _)| queue.queues))
     }
 
     /// Writes table, chains, sets and rules in one atomic batch: creates what is missing, rewrites rules and sets, leaves
     /// chains that exist in place. The same call is the first start, a restart over the table of a dead agent, an upgrade
     /// with other marks or flags, and a live takeover: the queues must be ready before, since packets come at once.
     pub fn install(config: TableConfig, queues: QueueRange) -> Result<Self, TableError> {
-        let form = available_form()?;
+        let mut socket = open()?;
+        let form = available_form(&mut socket)?;
         let contents = Contents::new(&config.pod_cidrs, &config.open, []);
         let memory = Memory::new(&config, SystemTime::now());
-        install_batch(&config, &contents, &memory, queues, form).commit(None)?;
-        Ok(Self { queues, form, config, contents, memory, window: false })
+        install_batch(&config, &contents, &memory, queues, form).commit(&mut socket, None)?;
+        Ok(Self { socket, queues, form, config, contents, memory, window: false })
     }
 
     /// Makes the sets hold these networks and addresses, as the snapshot of this generation wants it, and has the kernel forget
@@ -152,15 +157,15 @@ impl Table {
         if wanted == self.contents && !rewrite && self.config.remember.is_none() {
             return Ok(());
         }
-        self.commit(|batch, anew| {
+        self.commit(|table, batch, anew| {
             if anew {
                 wanted.fill(batch);
             } else {
-                wanted.change_from(&self.contents, batch);
+                wanted.change_from(&table.contents, batch);
             }
             if rewrite {
                 recheck::watch(changing, batch);
-                self.rewrite(&memory, window, batch);
+                table.rewrite(&memory, window, batch);
             } else {
                 memory.replace(batch);
             }
@@ -176,8 +181,8 @@ impl Table {
     /// As [`Table::update`].
     pub fn end_recheck(&mut self) -> Result<(), TableError> {
         if self.window {
-            self.commit(|batch, _| {
-                self.rewrite(&self.memory, false, batch);
+            self.commit(|table, batch, _| {
+                table.rewrite(&table.memory, false, batch);
                 recheck::watch(&BTreeSet::new(), batch);
             })?;
             self.window = false;
@@ -189,14 +194,8 @@ impl Table {
     ///
     /// # Errors
     /// As [`Table::update`].
-    pub fn forget(&self) -> Result<(), TableError> {
-        self.commit(|batch, _| memory::forget(batch))
-    }
-
-    /// How many connections passed without a question because their pair was remembered, since the table was created:
-    /// by agents before this one, too.
-    pub fn remembered_connections() -> Result<u64, TableError> {
-        memory::count().map_err(TableError::from_reading)
+    pub fn forget(&mut self) -> Result<(), TableError> {
+        self.commit(|_, batch, _| memory::forget(batch))
     }
 
     /// Whether the rules send packets to other queues than ours: another agent has taken over, and this one should leave
@@ -204,7 +203,7 @@ impl Table {
     ///
     /// # Errors
     /// [`TableError::Missing`] if there is no queue rule at all: somebody deleted it.
-    pub fn superseded(&self) -> Result<bool, TableError> {
+    pub fn superseded(&mut self) -> Result<bool, TableError> {
         match self.check_ours() {
             Ok(_) => Ok(false),
             Err(TableError::Superseded(_)) => Ok(true),
@@ -228,7 +227,7 @@ impl Table {
         let mut batch = Batch::default();
         let part = Part::plain("deletion of table inet kube-verdict");
         batch.library(part, |library| library.add(&library_table(), MsgType::Del));
-        match batch.commit(None) {
+        match batch.commit(&mut open()?, None) {
             Ok(()) => Ok(true),
             Err(Refusal::Part(_, Errno::ENOENT)) => Ok(false),
             Err(refusal) => Err(refusal.into()),
@@ -237,13 +236,13 @@ impl Table {
 
     /// Commits what `fill` puts into a batch, as often as it takes; once it was refused for what the sets
     /// hold, `fill` is told that this is not what it should be: somebody changed them by hand.
-    fn commit(&self, fill: impl Fn(&mut Batch, bool)) -> Result<(), TableError> {
+    fn commit(&mut self, fill: impl Fn(&Self, &mut Batch, bool)) -> Result<(), TableError> {
         let mut anew = false;
         for _ in 0..TRIES {
             let in_force = self.check_ours()?;
             let mut batch = Batch::default();
-            fill(&mut batch, anew);
-            match batch.commit(Some(in_force.generation)) {
+            fill(self, &mut batch, anew);
+            match batch.commit(&mut self.socket, Some(in_force.generation)) {
                 Ok(()) => return Ok(()),
                 Err(Refusal::Outdated) => {}
                 Err(Refusal::Part(_, Errno::ENOENT | Errno::EEXIST)) if !anew => anew = true,
@@ -253,30 +252,43 @@ impl Table {
         Err(TableError::Unquiet)
     }
 
-    /// Replaces all rules, and keeps all chains.
+    /// Replaces the rules of all chains but `ask`, which are always the same: to write an xtables target takes the kernel a grace
+    /// period of RCU if a batch has just deleted something (`nft_target_init`).
     fn rewrite(&self, memory: &Memory, window: bool, batch: &mut Batch) {
-        remove_rules(batch);
+        let hooked = chains::chains(self.config.judge_dns).into_iter().map(|(name, _)| name);
+        let names = hooked.chain(chains::plain_chains()).filter(|name| *name != ASK);
+        names.for_each(|name| empty_chain(batch, name));
         let rules = chains::rules(&self.config, memory, self.queues, self.form, window);
-        rules.iter().for_each(|rule| rule.add_to(TABLE, batch));
+        rules.iter().filter(|rule| rule.chain != ASK).for_each(|rule| rule.add_to(TABLE, batch));
     }
 
-    fn check_ours(&self) -> Result<InForce, TableError> {
-        let in_force = InForce::read()?;
+    fn check_ours(&mut self) -> Result<InForce, TableError> {
+        let in_force = InForce::read(&mut self.socket)?;
         match in_force.queue {
             None => Err(TableError::Missing),
-            Some(Queue { queues, .. }) if queues != self.queues => Err(TableError::Superseded(queues)),
+            Some((Queue { queues, .. }, _)) if queues != self.queues => Err(TableError::Superseded(queues)),
             Some(_) => Ok(in_force),
         }
     }
 }
 
-/// The form of the queue rule that this kernel has, tried with a batch that is never committed.
+/// A socket to read and change rules by, in the network namespace of the calling thread.
+fn open() -> Result<Socket, TableError> {
+    Socket::open().map_err(TableError::from_reading)
+}
+
+/// The form of the queue rule that this kernel has: that of the rule in force, or else tried with a batch that is never
+/// committed.
 ///
 /// It is tried before and not by installing: a refused batch that brought new base chains takes them back, which drops
-/// every queued packet of the network namespace.
-pub(crate) fn available_form() -> Result<QueueForm, TableError> {
+/// every queued packet of the network namespace. And not while there is a rule: to take a trial back costs the kernel a
+/// grace period of RCU, in which nobody can change a rule.
+pub(crate) fn available_form(socket: &mut Socket) -> Result<QueueForm, TableError> {
+    if let Some((_, form)) = InForce::read(socket)?.queue {
+        return Ok(form);
+    }
     for form in [QueueForm::Native, QueueForm::Target] {
-        match form_trial(form).rehearse() {
+        match form_trial(form).rehearse(socket) {
             Ok(()) => return Ok(form),
             Err(Refusal::Part(_, Errno::ENOENT | Errno::EOPNOTSUPP)) => {}
             Err(refusal) => return Err(refusal.into()),
@@ -335,6 +347,12 @@ fn remove_rules(batch: &mut Batch) {
     // Without a chain's name: the rules of all chains of the table, also of those that this configuration doesn't use.
     batch.raw(Part::plain("removal of the old rules"), sys::NFT_MSG_DELRULE, 0, |rule| {
         rule.string(sys::NFTA_RULE_TABLE, TABLE);
+    });
+}
+
+fn empty_chain(batch: &mut Batch, chain: &'static str) {
+    batch.raw(Part::plain(format!("emptying chain {chain}")), sys::NFT_MSG_DELRULE, 0, |rule| {
+        rule.string(sys::NFTA_RULE_TABLE, TABLE).string(sys::NFTA_RULE_CHAIN, chain);
     });
 }
 

@@ -24,13 +24,19 @@ const NEARLY_FULL: u64 = 80;
 /// in, so that the number stands a little below.
 const FULL: u64 = 99;
 
+/// Whom the kernel is asked by, or why it can't be.
+type Asked<'a> = Result<&'a mut Socket, NetlinkError>;
+
+fn ask(socket: &mut Result<Socket, NetlinkError>) -> Asked<'_> {
+    socket.as_mut().map_err(|error| *error)
+}
+
 /// The needs, in order: without permission the kernel answers nothing else.
 pub(super) fn needs() -> Vec<Need> {
     let mut needs = Vec::new();
-    let generation = Socket::open()
-        .map_err(TableError::from_reading)
-        .and_then(|mut socket| table::read_generation(&mut socket));
-    match generation {
+    // One for all questions: to close it may take the kernel a while (see `Batch::commit`).
+    let mut socket = Socket::open();
+    match ask(&mut socket).map_err(TableError::from_reading).and_then(table::read_generation) {
         Err(TableError::NotPermitted) => {
             let todo = "run as root, or add the capability NET_ADMIN to the container";
             needs
@@ -47,16 +53,14 @@ pub(super) fn needs() -> Vec<Need> {
         Ok(_) => {
             needs.push(Need { name: "permission", state: NeedState::fine("CAP_NET_ADMIN is there") });
             needs.push(Need { name: "nf_tables", state: NeedState::fine("nftables answers") });
-            needs.push(Need { name: "queue-rule", state: queue_rule() });
-            needs.push(Need { name: "table", state: table() });
+            needs.push(Need { name: "queue-rule", state: queue_rule(ask(&mut socket)) });
+            needs.push(Need { name: "table", state: table(ask(&mut socket)) });
         }
     }
-    needs.push(Need { name: "nfnetlink_queue", state: nfnetlink_queue(ask_queue()) });
-    needs.push(Need { name: "nfnetlink_log", state: nfnetlink_log(ask_log()) });
-    needs.push(Need {
-        name: "conntrack",
-        state: conntrack(Socket::open().and_then(|mut socket| statistics(&mut socket))),
-    });
+    needs
+        .push(Need { name: "nfnetlink_queue", state: nfnetlink_queue(ask(&mut socket).and_then(ask_queue)) });
+    needs.push(Need { name: "nfnetlink_log", state: nfnetlink_log(ask(&mut socket).and_then(ask_log)) });
+    needs.push(Need { name: "conntrack", state: conntrack(ask(&mut socket).and_then(statistics)) });
     needs
 }
 
@@ -65,8 +69,8 @@ pub(super) fn queues_in_use() -> Result<Option<QueueRange>, TableError> {
     Table::queues_in_use()
 }
 
-fn queue_rule() -> NeedState {
-    match table::available_form() {
+fn queue_rule(socket: Asked<'_>) -> NeedState {
+    match socket.map_err(TableError::from_reading).and_then(table::available_form) {
         Ok(form) => NeedState::fine(format!("packets go to userspace by {form}")),
         Err(error) => NeedState::wrong(
             error.to_string(),
@@ -75,8 +79,8 @@ fn queue_rule() -> NeedState {
     }
 }
 
-fn table() -> NeedState {
-    match table::check_holder() {
+fn table(socket: Asked<'_>) -> NeedState {
+    match socket.map_err(TableError::from_reading).and_then(table::check_holder) {
         Ok(()) => NeedState::fine("no other program holds the table inet kube-verdict"),
         Err(error) => NeedState::wrong(
             error.to_string(),
@@ -95,8 +99,7 @@ fn nfnetlink_queue(answer: Result<(), NetlinkError>) -> NeedState {
     }
 }
 
-fn ask_queue() -> Result<(), NetlinkError> {
-    let mut socket = Socket::open()?;
+fn ask_queue(socket: &mut Socket) -> Result<(), NetlinkError> {
     let sequence = socket.next_sequence();
     let mut request = Messages::default();
     let header = Header { kind: QUEUE_CONFIG, flags: netlink::REQUEST | netlink::ACK, sequence, family: 0 };
@@ -123,8 +126,7 @@ fn nfnetlink_log(answer: Result<(), NetlinkError>) -> NeedState {
 }
 
 /// Asks for no change of group 0, which tells whether the subsystem is there, and changes nothing.
-fn ask_log() -> Result<(), NetlinkError> {
-    let mut socket = Socket::open()?;
+fn ask_log(socket: &mut Socket) -> Result<(), NetlinkError> {
     let sequence = socket.next_sequence();
     let mut request = Messages::default();
     let flags = netlink::REQUEST | netlink::ACK;

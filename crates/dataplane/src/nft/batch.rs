@@ -1,6 +1,6 @@
 //! Several messages that the kernel takes as one: all of them, or none.
 //!
-//! Invariant: sequence numbers run from 0 (the beginning) without a gap, so a refusal names the part it is about.
+//! Invariant: sequence numbers run from that of the beginning without a gap, so a refusal names the part it is about.
 
 use nix::errno::Errno;
 use rustables::sys::{NFNL_BATCH_GENID, NFNL_SUBSYS_NFTABLES};
@@ -90,9 +90,11 @@ impl Batch {
 
     /// Sends the batch and waits for the kernel's word. With a `generation` it is refused as [`Refusal::Outdated`]
     /// if anyone has changed any rule of this network namespace since the generation was read.
-    pub(crate) fn commit(self, generation: Option<u32>) -> Result<(), Refusal> {
-        let bytes = self.encode(generation, true);
-        self.send(&bytes)
+    ///
+    /// The socket should live on: whenever a netfilter socket is closed, the kernel waits for a grace period of RCU if a
+    /// batch has just deleted something, and nobody can change a rule until then (`nft_rcv_nl_event`).
+    pub(crate) fn commit(self, socket: &mut Socket, generation: Option<u32>) -> Result<(), Refusal> {
+        self.send(socket, generation, true)
     }
 
     /// Lets the kernel check the batch and forget it: a batch without an end is never committed, which is how
@@ -100,13 +102,18 @@ impl Batch {
     ///
     /// It must hold no base chain: the kernel registers those while it checks, and taking them back drops every queued
     /// packet of the network namespace.
-    pub(crate) fn rehearse(self) -> Result<(), Refusal> {
-        let bytes = self.encode(None, false);
-        self.send(&bytes)
+    pub(crate) fn rehearse(self, socket: &mut Socket) -> Result<(), Refusal> {
+        self.send(socket, None, false)
     }
 
-    /// The bytes of the batch: only the last message asks for an answer, so a large batch can't overflow the socket.
-    fn encode(&self, generation: Option<u32>, with_end: bool) -> Vec<u8> {
+    /// How many messages it is sent as: its beginning and end are two.
+    fn count(&self) -> u32 {
+        self.messages.len() as u32 + 2
+    }
+
+    /// The bytes of the batch, whose beginning is numbered `first`: only the last message asks for an answer, so a large
+    /// batch can't overflow the socket.
+    fn encode(&self, first: u32, generation: Option<u32>, with_end: bool) -> Vec<u8> {
         // The library writes the resource id (the subsystem) of the two frames.
         let frame = rustables::Batch::new().finalize();
         let (begin, end) = frame.split_at(EMPTY_MESSAGE);
@@ -121,28 +128,30 @@ impl Batch {
         }
         let last = self.messages.len();
         let mut bytes = Vec::new();
-        append(&mut bytes, &begin, 0, false);
-        for (message, sequence) in self.messages.iter().zip(1..) {
-            append(&mut bytes, &message.bytes, sequence, sequence as usize == last);
+        append(&mut bytes, &begin, first, false);
+        for (message, number) in self.messages.iter().zip(1..) {
+            append(&mut bytes, &message.bytes, first + number, number as usize == last);
         }
         if with_end {
-            append(&mut bytes, end, last as u32 + 1, false);
+            append(&mut bytes, end, first + last as u32 + 1, false);
         }
         bytes
     }
 
-    fn send(mut self, bytes: &[u8]) -> Result<(), Refusal> {
-        // A socket of its own: a refused batch leaves answers behind that the next one must not read.
-        let mut socket = Socket::open().map_err(Refusal::Socket)?;
-        match socket.send_and_wait(bytes, self.messages.len() as u32) {
+    fn send(mut self, socket: &mut Socket, generation: Option<u32>, with_end: bool) -> Result<(), Refusal> {
+        let first = socket.next_sequences(self.count());
+        let bytes = self.encode(first, generation, with_end);
+        match socket.send_and_wait(&bytes, first + self.messages.len() as u32) {
             Ok(()) => Ok(()),
             Err(NetlinkError::Refused { errno: Errno::ERESTART, .. }) => Err(Refusal::Outdated),
-            Err(NetlinkError::Refused { sequence, errno }) => match (sequence as usize).checked_sub(1) {
-                Some(index) if index < self.messages.len() => {
-                    Err(Refusal::Part(self.messages.swap_remove(index).part, errno))
+            Err(NetlinkError::Refused { sequence, errno }) => {
+                match (sequence as usize).checked_sub(first as usize + 1) {
+                    Some(index) if index < self.messages.len() => {
+                        Err(Refusal::Part(self.messages.swap_remove(index).part, errno))
+                    }
+                    _ => Err(Refusal::Whole(errno)),
                 }
-                _ => Err(Refusal::Whole(errno)),
-            },
+            }
             Err(error) => Err(Refusal::Socket(error)),
         }
     }
@@ -152,7 +161,7 @@ impl Batch {
     pub(crate) fn to_text(&self) -> String {
         use std::fmt::Write;
 
-        let bytes = self.encode(None, true);
+        let bytes = self.encode(0, None, true);
         let names = std::iter::once("begin".to_owned())
             .chain(self.messages.iter().map(|message| message.part.object.clone()))
             .chain(std::iter::once("end".to_owned()));
@@ -221,28 +230,28 @@ mod tests {
 
     #[test]
     fn numbers_run_on_and_only_the_last_message_asks_for_an_answer() {
-        let headers = headers(&two_messages().encode(None, true));
+        let headers = headers(&two_messages().encode(7, None, true));
         assert_eq!(
             headers,
             [
-                (0x10, netlink::REQUEST, 0),
-                (0x0a00, netlink::REQUEST | netlink::CREATE, 1),
-                (0x0a08, netlink::REQUEST | netlink::ACK, 2),
-                (0x11, netlink::REQUEST, 3),
+                (0x10, netlink::REQUEST, 7),
+                (0x0a00, netlink::REQUEST | netlink::CREATE, 8),
+                (0x0a08, netlink::REQUEST | netlink::ACK, 9),
+                (0x11, netlink::REQUEST, 10),
             ]
         );
     }
 
     #[test]
     fn a_rehearsal_has_no_end() {
-        let headers = headers(&two_messages().encode(None, false));
+        let headers = headers(&two_messages().encode(0, None, false));
         assert_eq!(headers.len(), 3);
         assert!(headers.iter().all(|(kind, ..)| *kind != 0x11));
     }
 
     #[test]
     fn a_generation_stands_in_the_beginning() {
-        let bytes = two_messages().encode(Some(0x0102_0304), true);
+        let bytes = two_messages().encode(0, Some(0x0102_0304), true);
         assert_eq!(bytes[..4], 28_u32.to_ne_bytes());
         assert_eq!(bytes[20..28], [8, 0, 1, 0, 1, 2, 3, 4]);
         assert_eq!(headers(&bytes).len(), 4);

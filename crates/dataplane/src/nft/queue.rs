@@ -84,26 +84,27 @@ impl Queue {
         }
     }
 
-    /// Reads an expression in either form; `None` if it is another expression.
-    pub(crate) fn decode(name: &[u8], data: &[u8]) -> Option<Self> {
+    /// Reads an expression, and tells its form; `None` if it is another expression.
+    pub(crate) fn decode(name: &[u8], data: &[u8]) -> Option<(Self, QueueForm)> {
         let attribute = |kind| AttributeReader::new(data).find(|(k, _)| *k == kind).map(|(_, value)| value);
-        let (first, count, flags) = match name {
+        let (first, count, flags, form) = match name {
             b"queue" => {
                 let be16 = |kind| Some(u16::from_be_bytes(attribute(kind)?.try_into().ok()?));
                 (
                     be16(NFTA_QUEUE_NUM)?,
                     be16(NFTA_QUEUE_TOTAL).unwrap_or(1),
                     be16(NFTA_QUEUE_FLAGS).unwrap_or(0),
+                    QueueForm::Native,
                 )
             }
             b"target" if text(attribute(NFTA_TARGET_NAME)?) == TARGET_NAME.as_bytes() => {
                 let info = attribute(NFTA_TARGET_INFO)?;
                 let u16_at = |at: usize| Some(u16::from_ne_bytes(info.get(at..at + 2)?.try_into().ok()?));
-                (u16_at(0)?, u16_at(2)?, u16_at(4)?)
+                (u16_at(0)?, u16_at(2)?, u16_at(4)?, QueueForm::Target)
             }
             _ => return None,
         };
-        Some(Self { queues: QueueRange { first, count }, bypass: flags & BYPASS != 0 })
+        Some((Self { queues: QueueRange { first, count }, bypass: flags & BYPASS != 0 }, form))
     }
 }
 
@@ -148,7 +149,7 @@ mod tests {
             for bypass in [true, false] {
                 let queue = Queue { queues: QueueRange { first: 100, count: 2 }, bypass };
                 let name = Queue::name(form).as_bytes();
-                assert_eq!(Queue::decode(name, &encoded(queue, form)), Some(queue), "{form:?}");
+                assert_eq!(Queue::decode(name, &encoded(queue, form)), Some((queue, form)), "{form:?}");
             }
         }
     }

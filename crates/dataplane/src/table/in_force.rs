@@ -6,7 +6,7 @@ use rustables::sys;
 use super::chains::ASK;
 use super::{TABLE, TableError};
 use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
-use crate::nft::queue::{Queue, text};
+use crate::nft::queue::{Queue, QueueForm, text};
 use crate::nft::{FAMILY, SUBSYSTEM};
 
 /// How often a reading is tried anew because somebody changed the ruleset meanwhile.
@@ -17,21 +17,20 @@ const TRIES: usize = 64;
 pub(super) struct InForce {
     /// The number of the ruleset: it changes with every committed batch of anyone in this network namespace.
     pub generation: u32,
-    /// Where chain `ask` sends packets; `None` without table, chain or queue rule.
-    pub queue: Option<Queue>,
+    /// Where chain `ask` sends packets, and how; `None` without table, chain or queue rule.
+    pub queue: Option<(Queue, QueueForm)>,
 }
 
 impl InForce {
     /// Reads, of one and the same generation.
-    pub(super) fn read() -> Result<Self, TableError> {
-        let mut socket = Socket::open().map_err(TableError::from_reading)?;
-        let mut generation = read_generation(&mut socket)?;
+    pub(super) fn read(socket: &mut Socket) -> Result<Self, TableError> {
+        let mut generation = read_generation(socket)?;
         for _ in 0..TRIES {
-            let queue = match read_queue(&mut socket) {
+            let queue = match read_queue(socket) {
                 Err(TableError::Unquiet) => None,
                 queue => Some(queue?),
             };
-            let after = read_generation(&mut socket)?;
+            let after = read_generation(socket)?;
             if let (Some(queue), true) = (queue, after == generation) {
                 return Ok(Self { generation, queue });
             }
@@ -53,8 +52,7 @@ pub(crate) fn read_generation(socket: &mut Socket) -> Result<u32, TableError> {
 }
 
 /// Whether our table, if there is one, is free of an owner: [`TableError::Held`] if not.
-pub(crate) fn check_holder() -> Result<(), TableError> {
-    let mut socket = Socket::open().map_err(TableError::from_reading)?;
+pub(crate) fn check_holder(socket: &mut Socket) -> Result<(), TableError> {
     let mut request = Messages::default();
     let sequence = socket.next_sequence();
     let kind = SUBSYSTEM | sys::NFT_MSG_GETTABLE as u16;
@@ -72,7 +70,7 @@ pub(crate) fn check_holder() -> Result<(), TableError> {
 }
 
 /// The queue rule of chain `ask`, the only one there is.
-fn read_queue(socket: &mut Socket) -> Result<Option<Queue>, TableError> {
+fn read_queue(socket: &mut Socket) -> Result<Option<(Queue, QueueForm)>, TableError> {
     let mut request = Messages::default();
     let kind = SUBSYSTEM | sys::NFT_MSG_GETRULE as u16;
     let flags = netlink::REQUEST | netlink::DUMP;
@@ -93,7 +91,7 @@ fn read_queue(socket: &mut Socket) -> Result<Option<Queue>, TableError> {
     }
 }
 
-fn queue_of_rule(rule: &[u8]) -> Option<Queue> {
+fn queue_of_rule(rule: &[u8]) -> Option<(Queue, QueueForm)> {
     // The kernel filters by table and chain where it can; older ones send more.
     let names = [(sys::NFTA_RULE_TABLE, TABLE), (sys::NFTA_RULE_CHAIN, ASK)];
     if names.into_iter().any(|(kind, name)| attribute(rule, kind).map(text) != Some(name.as_bytes())) {

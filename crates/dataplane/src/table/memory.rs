@@ -27,9 +27,9 @@ use policy::{Generation, Touched};
 use rustables::sys;
 
 use super::chains::{FAMILIES, Family, mark_connection, rule};
-use super::{TABLE, TableConfig};
+use super::{TABLE, TableConfig, TableError, empty_chain};
 use crate::marks::Mark;
-use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
+use crate::netlink::{self, AttributeReader, Header, Messages, Socket};
 use crate::nft::batch::{Batch, Part};
 use crate::nft::expression::{
     Address, Comparison, Connection, Expression, Log, Meta, ORIGINAL, Part as KeyPart, Payload, REPLY,
@@ -352,23 +352,39 @@ pub(super) fn forget(batch: &mut Batch) {
     empty_chain(batch, REMEMBERED);
 }
 
-/// How many connections have passed because their pair was remembered, since the table was created.
-pub(super) fn count() -> Result<u64, NetlinkError> {
-    let mut socket = Socket::open()?;
-    let sequence = socket.next_sequence();
-    let mut request = Messages::default();
-    let kind = SUBSYSTEM | sys::NFT_MSG_GETOBJ as u16;
-    request.push(Header { kind, flags: netlink::REQUEST, sequence, family: FAMILY }, |object| {
-        object
-            .string(sys::NFTA_OBJ_TABLE, TABLE)
-            .string(sys::NFTA_OBJ_NAME, COUNTER)
-            .be32(sys::NFTA_OBJ_TYPE, sys::NFT_OBJECT_COUNTER);
-    });
-    socket.ask(request.as_bytes(), sequence, |answer| {
-        let attribute = |bytes, kind| Some(AttributeReader::new(bytes).find(|(k, _)| *k == kind)?.1);
-        let data = attribute(answer.attributes, sys::NFTA_OBJ_DATA)?;
-        Some(u64::from_be_bytes(attribute(data, sys::NFTA_COUNTER_PACKETS)?.try_into().ok()?))
-    })
+/// The kernel's count of connections that passed without a question because their pair was remembered.
+#[derive(Debug)]
+pub struct RememberedConnections {
+    socket: Socket,
+}
+
+impl RememberedConnections {
+    /// Of the calling thread's network namespace.
+    pub fn open() -> Result<Self, TableError> {
+        Ok(Self { socket: super::open()? })
+    }
+
+    /// How many since the table was created: by agents before this one, too.
+    ///
+    /// # Errors
+    /// [`TableError::Refused`] if there is no table.
+    pub fn count(&mut self) -> Result<u64, TableError> {
+        let sequence = self.socket.next_sequence();
+        let mut request = Messages::default();
+        let kind = SUBSYSTEM | sys::NFT_MSG_GETOBJ as u16;
+        request.push(Header { kind, flags: netlink::REQUEST, sequence, family: FAMILY }, |object| {
+            object
+                .string(sys::NFTA_OBJ_TABLE, TABLE)
+                .string(sys::NFTA_OBJ_NAME, COUNTER)
+                .be32(sys::NFTA_OBJ_TYPE, sys::NFT_OBJECT_COUNTER);
+        });
+        let read = self.socket.ask(request.as_bytes(), sequence, |answer| {
+            let attribute = |bytes, kind| Some(AttributeReader::new(bytes).find(|(k, _)| *k == kind)?.1);
+            let data = attribute(answer.attributes, sys::NFTA_OBJ_DATA)?;
+            Some(u64::from_be_bytes(attribute(data, sys::NFTA_COUNTER_PACKETS)?.try_into().ok()?))
+        });
+        read.map_err(TableError::from_reading)
+    }
 }
 
 /// Behind the numbers of the other sets: within a batch each has its own.
@@ -387,11 +403,5 @@ fn create_set(
             .be32(sys::NFTA_SET_FLAGS, flags)
             .be32(sys::NFTA_SET_ID, id);
         describe(set);
-    });
-}
-
-fn empty_chain(batch: &mut Batch, chain: &'static str) {
-    batch.raw(Part::plain(format!("emptying chain {chain}")), sys::NFT_MSG_DELRULE, 0, |rule| {
-        rule.string(sys::NFTA_RULE_TABLE, TABLE).string(sys::NFTA_RULE_CHAIN, chain);
     });
 }

@@ -179,17 +179,19 @@ fn a_batch_for_another_generation_is_refused_and_changes_nothing() {
             .expect("this test needs root, to make a network namespace of its own: run the tests as root");
         let table = Table::install(TableConfig { judge_dns: false, ..node_a() }, QUEUES)
             .expect("the table can be installed");
-        let read = InForce::read().expect("the rules can be read");
+        let mut socket = open().expect("root may open it");
+        let read = InForce::read(&mut socket).expect("the rules can be read");
         let emptied = || {
             let mut batch = Batch::default();
             Contents::new(&[], &OpenAddresses::default(), []).change_from(&table.contents, &mut batch);
             batch
         };
-        assert_eq!(emptied().commit(Some(read.generation.wrapping_sub(1))), Err(Refusal::Outdated));
-        assert_eq!(InForce::read().map(|now| now.generation), Ok(read.generation));
-        assert_eq!(emptied().commit(Some(read.generation)), Ok(()));
+        let before = Some(read.generation.wrapping_sub(1));
+        assert_eq!(emptied().commit(&mut socket, before), Err(Refusal::Outdated));
+        assert_eq!(InForce::read(&mut socket).map(|now| now.generation), Ok(read.generation));
+        assert_eq!(emptied().commit(&mut socket, Some(read.generation)), Ok(()));
         // The batch that was committed made a new generation.
-        assert_eq!(emptied().commit(Some(read.generation)), Err(Refusal::Outdated));
+        assert_eq!(emptied().commit(&mut socket, Some(read.generation)), Err(Refusal::Outdated));
     };
     if let Err(panic) = std::thread::spawn(in_namespace).join() {
         std::panic::resume_unwind(panic);

@@ -49,12 +49,12 @@ fn not_one_packet_is_lost_over_ten_restarts() {
                 std::mem::replace(&mut workers, successor).stop();
                 std::mem::swap(&mut ours, &mut next);
             }
-            let dropped: u32 =
-                QueueStatistics::read().unwrap().iter().map(|q| q.dropped_full + q.dropped_by_socket).sum();
-            assert_eq!(dropped, 0);
             done.store(true, Ordering::Relaxed);
             sender.join().unwrap()
         });
+        let dropped: u32 =
+            QueueStatistics::read().unwrap().iter().map(|q| q.dropped_full + q.dropped_by_socket).sum();
+        assert_eq!(dropped, 0);
         let mut arrived = vec![false; sent as usize];
         for _ in 0..sent {
             let mut bytes = [0; 4];

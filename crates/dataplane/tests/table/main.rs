@@ -91,7 +91,7 @@ fn the_ruleset_with_other_marks() {
 fn queues_in_use_are_read_back() {
     in_namespace(|| {
         assert_eq!(Table::queues_in_use(), Ok(None));
-        let table = install(node_a(), RANGE_A);
+        let mut table = install(node_a(), RANGE_A);
         assert_eq!(Table::queues_in_use(), Ok(Some(RANGE_A)));
         assert_eq!(table.queues(), RANGE_A);
         run("nft", &["flush", "table", "inet", "kube-verdict"]);
@@ -150,7 +150,7 @@ fn a_takeover_turns_the_rules_to_the_other_range() {
     in_namespace(|| {
         let mut old = install(node_a(), RANGE_A);
         assert_eq!(old.superseded(), Ok(false));
-        let new = install(TableConfig { holder: "node-a pid 456".to_owned(), ..node_a() }, RANGE_B);
+        let mut new = install(TableConfig { holder: "node-a pid 456".to_owned(), ..node_a() }, RANGE_B);
         assert_eq!(Table::queues_in_use(), Ok(Some(RANGE_B)));
         assert_eq!(new.superseded(), Ok(false));
         assert_eq!(old.superseded(), Ok(true));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use dataplane::table::OpenAddresses;
 use policy::Touched;
 
-use crate::namespace::{in_namespace, list_set, list_table};
+use crate::namespace::{in_namespace, list_set, list_table, run};
 use crate::packets::{POD, POD_6, REMOTE, REMOTE_6, counted, other, received, socket};
 use crate::remembered::{Agent, TRUSTED, expect, policy};
 use crate::{RANGE_A, addresses, check_golden, install, node_a};
@@ -202,10 +202,14 @@ fn the_ruleset_of_the_window_and_after_it() {
     in_namespace(|| {
         let mut table = install(node_a(), RANGE_A);
         let before = list_table();
+        // With the rules' numbers: these are never written anew, which may take the kernel long.
+        let ask = || run("nft", &["--handle", "list", "chain", "inet", "kube-verdict", "ask"]);
+        let asked_before = ask();
         let touched = Touched::Pods(addresses(&[POD, POD_6]));
         let (cidrs, open) = (node_a().pod_cidrs, node_a().open);
         table.update(&cidrs, &open, node_a().generation, &touched).expect("update");
         check_golden("window.nft", &list_table());
+        assert_eq!(ask(), asked_before);
         table.end_recheck().expect("the table is ours");
         // What is remembered comes last: of that, more than before is known.
         let without_memory = |text: String| {

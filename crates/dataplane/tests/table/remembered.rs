@@ -12,7 +12,7 @@ use dataplane::marks::Marks;
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
 use dataplane::remembered::{Heard, History, RememberedLog, RememberedLogError};
-use dataplane::table::{OpenAddresses, Remember, Table, TableConfig, WhenDown};
+use dataplane::table::{OpenAddresses, Remember, RememberedConnections, Table, TableConfig, WhenDown};
 use dataplane::workers::{Counters, DEFAULT_QUEUE_LENGTH, HoldLimits, Workers, WorkersConfig};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket as socket_of,
@@ -153,7 +153,8 @@ impl Agent {
     fn numbers(&self, expected: (u64, u64, u64)) -> (u64, u64, u64) {
         let now = || {
             let sum = |number: fn(&Counters) -> u64| self.workers.counters().iter().map(number).sum::<u64>();
-            let remembered = Table::remembered_connections().expect("the counter is there");
+            let remembered =
+                RememberedConnections::open().and_then(|mut all| all.count()).expect("the counter is there");
             (sum(|one| one.allowed), sum(|one| one.denied), remembered)
         };
         let deadline = Instant::now() + PATIENCE;
