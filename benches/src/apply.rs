@@ -2,8 +2,8 @@
 //!
 //! A client sends without a pause, and another opens connections without a pause; the server notes when each piece arrives. A policy
 //! file is replaced by one that allows nothing: how long after that does the last piece arrive, and the last connection come about? And
-//! again, with many other connections in the kernel's table, which the change either does not touch or forbids as well; and while pods
-//! of another node come and change all the time.
+//! again, with many other connections in the kernel's table, which the change either does not touch or forbids as well; while pods
+//! of another node come and change all the time; and while no processor rests, either.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -17,7 +17,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use dataplane::conntrack::Conntrack;
 use integration::agent::{Agent, Launch};
 use integration::flood::fill_conntrack;
-use integration::{Cluster, Testbed};
+use integration::{Busy, Cluster, Testbed};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -60,7 +60,8 @@ pub struct Arguments {
     /// Other connections in the kernel's table while the file is edited; as many as it takes, if it does not take so many.
     #[arg(long, value_delimiter = ',', default_value = "1000,100000,1000000")]
     entries: Vec<u32>,
-    /// Pod events a second under which the first two numbers of connections are measured once more; 0: none.
+    /// Pod events a second under which the first two numbers of connections are measured twice more, the second time with all
+    /// processors busy; 0: none.
     #[arg(long, default_value_t = 100)]
     events: u32,
     /// How often each is measured.
@@ -87,6 +88,8 @@ struct Case {
     others: Others,
     /// Pod events a second.
     events: u32,
+    /// Whether every processor has something else to do as well.
+    busy: bool,
 }
 
 impl Others {
@@ -96,6 +99,12 @@ impl Others {
             Self::Forbidden => SERVER,
         }
     }
+}
+
+/// What else goes on, in a few words.
+fn beside(events: u32, busy: bool) -> String {
+    let busy = if busy { ", busy" } else { "" };
+    format!("{events}/s{busy}")
 }
 
 impl fmt::Display for Others {
@@ -116,6 +125,8 @@ pub struct Row {
     pub entries: u32,
     /// Pod events a second.
     pub events: u32,
+    /// Whether every processor had something else to do as well.
+    pub busy: bool,
     /// From the file being in place to the last byte of the established connection, in each round.
     pub cut_ms: Vec<f64>,
     /// Their median.
@@ -142,7 +153,7 @@ impl Figures for Row {
         vec![
             "others",
             "entries",
-            "events/s",
+            "pod events",
             "last byte ms",
             "worst",
             "last new ms",
@@ -161,7 +172,7 @@ impl Figures for Row {
             self.sweep_ms,
             self.dump_ms,
         ];
-        let mut cells = vec![self.others.clone(), self.entries.to_string(), self.events.to_string()];
+        let mut cells = vec![self.others.clone(), self.entries.to_string(), beside(self.events, self.busy)];
         cells.extend(figures.map(|figure| format!("{figure:.1}")));
         cells
     }
@@ -179,14 +190,16 @@ struct Effect {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let mut cases = Vec::new();
     for &entries in &arguments.entries {
-        cases.push(Case { entries, others: Others::Untouched, events: 0 });
+        cases.push(Case { entries, others: Others::Untouched, events: 0, busy: false });
         // Pods' own connections can be as many, too.
-        cases.push(Case { entries, others: Others::Forbidden, events: 0 });
+        cases.push(Case { entries, others: Others::Forbidden, events: 0, busy: false });
     }
     if arguments.events > 0 {
         let events = arguments.events;
-        let busy = |&entries: &u32| Case { entries, others: Others::Untouched, events };
-        cases.extend(arguments.entries.iter().take(2).map(busy));
+        for busy in [false, true] {
+            let case = |&entries: &u32| Case { entries, others: Others::Untouched, events, busy };
+            cases.extend(arguments.entries.iter().take(2).map(case));
+        }
     }
     let progress = progress(cases.len() * arguments.rounds as usize);
     let mut rows: Vec<Row> = Vec::new();
@@ -198,9 +211,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             .pod(BYSTANDER, NODE, &[("app", "bystander")], &[])
             .build()?;
         let case = Case { entries: case.entries.min(room(&testbed)?), ..case };
-        progress
-            .set_message(format!("{} connections, {}, {} events/s", case.entries, case.others, case.events));
+        progress.set_message(format!(
+            "{} connections, {}, {}",
+            case.entries,
+            case.others,
+            beside(case.events, case.busy)
+        ));
         fill_conntrack(&testbed, CLIENT, case.others.pod(), case.entries)?;
+        let _busy = case.busy.then(Busy::start).transpose()?;
         let effect = |_| {
             let effect = once(&testbed, case.events);
             progress.inc(1);
@@ -229,6 +247,7 @@ fn row(case: Case, effects: &[Effect]) -> Row {
         others: case.others.to_string(),
         entries: case.entries,
         events: case.events,
+        busy: case.busy,
         cut_median_ms: median(&cut_ms),
         cut_worst_ms: worst(&cut_ms),
         cut_ms,

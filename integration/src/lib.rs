@@ -10,12 +10,14 @@
 //! - [`cluster`], [`testbed`], [`manifests`]: nodes, pods and services, built from one description.
 //! - [`probe`], [`stream`], [`load`], [`server`]: connections, once, for long, and all the time; and who answers them.
 //! - [`agent`], [`record`]: the program under test, and its audit log.
+//! - [`busy`]: the load beside them.
 //! - [`story`]: all of it in the words of a test.
 //!
 //! Without root every test fails, with one sentence.
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod busy;
 pub mod cluster;
 pub mod command;
 pub mod dns;
@@ -38,6 +40,7 @@ pub mod vm;
 mod wiring;
 
 pub use agent::{Agent, Launch};
+pub use busy::Busy;
 pub use cluster::{Cluster, Links, OUTSIDE, Transport};
 pub use load::{Load, LoadReport};
 pub use probe::{Answer, Family, Observed, Way};

@@ -2,12 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
-use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use integration::{Cluster, Family, Story, Stream, Testbed};
+use integration::{Busy, Cluster, Family, Story, Stream, Testbed};
 
 /// Not one byte passes later than this after the file was written.
 const BOUND: Duration = Duration::from_millis(100);
@@ -103,8 +102,7 @@ fn while_pods_come_and_go_all_the_time_a_cut_comes_as_soon_and_sweeps_rest() {
 /// The kernel then takes its time to let go of rules that were deleted, for which no change of policy may wait.
 #[test]
 fn while_all_processors_are_busy_as_well_a_cut_comes_as_soon() {
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    let _busy: Vec<Burner> = (0..=processors).map(|_| Burner::start()).collect();
+    let _busy = Busy::start().unwrap();
     cut_while_pods_come_and_go();
 }
 
@@ -213,24 +211,6 @@ struct Ends<'a>(&'a AtomicBool);
 impl Drop for Ends<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Release);
-    }
-}
-
-/// A program that takes what is left of a processor.
-struct Burner(Child);
-
-impl Burner {
-    fn start() -> Self {
-        let mut command = Command::new("chrt");
-        command.args(["--idle", "0", "sh", "-c", "while :; do :; done"]);
-        Self(command.spawn().expect("chrt can be run (package util-linux)"))
-    }
-}
-
-impl Drop for Burner {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

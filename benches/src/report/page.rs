@@ -56,7 +56,8 @@ const SUBJECTS: [(&str, &str, &str); 7] = [
         "apply",
         "An edit",
         "From an edited policy file to the last byte of an established connection that it forbids, and to the last new connection; with \
-         other connections in the kernel's table, and under pod events. The sweep looks at them afterwards; nothing waits for it. \
+         other connections in the kernel's table, under pod events, and while every processor has something else to do as well (`busy`, at the \
+         lowest priority). The sweep looks at them afterwards; nothing waits for it. \
          `dump` is how long the kernel takes to write all of them down for nobody, without a sweep. Its table bounds how many there can be.",
     ),
     ("memory", "Memory", "What the agent holds of a large cluster in a folder of manifests."),
