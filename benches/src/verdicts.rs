@@ -1,14 +1,15 @@
 //! One verdict: how long it takes at each point of the grid, what it allocates, and how many all cores give.
 //!
 //! Packets come in turn from peers all over the cluster, so that caches are as cold as that makes them. The clock is read
-//! once for a small batch: a single verdict takes little longer than reading it.
+//! once for a small batch: a single verdict takes little longer than reading it. The grid is gone through several times, since
+//! a machine may change its speed from one second to the next.
 
 use std::hint::black_box;
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
 use policy::{Compiler, Directions, Packet, Scope, Snapshot, Verdict};
 use serde::{Deserialize, Serialize};
@@ -16,14 +17,16 @@ use workload::grid::{Extent, Point};
 use workload::{Kind, NODE, Workload};
 
 use crate::allocations;
-use crate::report::{Figures, Output, progress, show};
+use crate::report::{Figures, Output, median, progress, show};
 
 /// Verdicts of a batch.
 const BATCH: usize = 64;
-/// For how long batches are timed.
-const TIMED: Duration = Duration::from_millis(150);
-/// For how long all cores judge.
-const TOGETHER: Duration = Duration::from_millis(75);
+/// How often the grid is gone through.
+const PASSES: usize = 3;
+/// For how long batches are timed in each pass.
+const TIMED: Duration = Duration::from_millis(50);
+/// For how long all cores judge in each pass.
+const TOGETHER: Duration = Duration::from_millis(25);
 /// The shares of batches that took at most as long as [`Row::quantiles_ns`] says.
 pub const QUANTILES: [f64; 12] = [0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999];
 
@@ -55,7 +58,7 @@ pub struct Row {
     pub p99_ns: f64,
     /// Calls of the allocator for each verdict.
     pub allocations: f64,
-    /// Verdicts in a second on all cores together.
+    /// Verdicts in a second on all cores together: the median of the passes.
     pub verdicts_per_second: f64,
     /// Nanoseconds for each verdict of a batch, at each of [`QUANTILES`].
     pub quantiles_ns: Vec<f64>,
@@ -87,37 +90,80 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         None => Extent::of(arguments.quick).points(),
     };
     let shorter = if arguments.quick { 20 } else { 1 };
-    let progress = progress(points.len());
-    let mut rows = Vec::new();
-    for point in points {
-        progress.set_message(point.to_string());
-        rows.extend(measure(point, TIMED / shorter, TOGETHER / shorter)?);
-        progress.inc(1);
-    }
-    progress.finish_and_clear();
-    show(arguments.output, &rows)
+    show(arguments.output, &measure(&points, TIMED / shorter, TOGETHER / shorter)?)
 }
 
-/// Measures hits and misses at one point.
-pub fn measure(point: Point, timed: Duration, together: Duration) -> Result<[Row; 2]> {
-    let Workload { changes, hits, misses } = workload::cluster(point.into());
-    let snapshot = Compiler::new(Scope::Node(NODE.into())).apply(changes);
-    let row = |packets, of: &[Packet], expected| -> Result<Row> {
-        check(&snapshot, of, expected).map_err(|error| error.context(format!("{packets} at {point}")))?;
-        let ((), allocated) = allocations::during(|| judge(&snapshot, of));
-        let batches = time(&snapshot, of, timed);
-        let at = |quantile| batches.value_at_quantile(quantile) as f64 / BATCH as f64;
-        Ok(Row {
-            point,
-            packets,
+/// Measures hits and misses at these points.
+pub fn measure(points: &[Point], timed: Duration, together: Duration) -> Result<Vec<Row>> {
+    let progress = progress(points.len() * PASSES);
+    let mut series: Vec<Series> = points.iter().flat_map(|point| Series::both(*point)).collect();
+    for _ in 0..PASSES {
+        for (point, series) in points.iter().zip(series.chunks_exact_mut(2)) {
+            progress.set_message(point.to_string());
+            let Workload { changes, hits, misses } = workload::cluster((*point).into());
+            let snapshot = Compiler::new(Scope::Node(NODE.into())).apply(changes);
+            for (series, packets) in series.iter_mut().zip([hits, misses]) {
+                series.pass(&snapshot, &packets, timed, together)?;
+            }
+            progress.inc(1);
+        }
+    }
+    progress.finish_and_clear();
+    Ok(series.iter().map(Series::row).collect())
+}
+
+/// What is measured of one kind of packets at one point, pass by pass.
+struct Series {
+    point: Point,
+    packets: Kind,
+    /// Nanoseconds of each batch.
+    batches: Histogram<u64>,
+    /// Calls of the allocator for each verdict: the most of a pass.
+    allocations: f64,
+    /// Verdicts in a second on all cores.
+    rates: Vec<f64>,
+}
+
+impl Series {
+    fn both(point: Point) -> [Self; 2] {
+        [Kind::Hit, Kind::Miss].map(|packets| {
+            // Three digits, from 1 ns to a second: what takes longer counts as a second.
+            let batches = Histogram::new_with_bounds(1, 1_000_000_000, 3).expect("these bounds are possible");
+            Self { point, packets, batches, allocations: 0.0, rates: Vec::new() }
+        })
+    }
+
+    fn pass(
+        &mut self,
+        snapshot: &Snapshot,
+        packets: &[Packet],
+        timed: Duration,
+        together: Duration,
+    ) -> Result<()> {
+        let expected = match self.packets {
+            Kind::Hit => Verdict::Allow,
+            Kind::Miss => Verdict::Deny,
+        };
+        check(snapshot, packets, expected).with_context(|| format!("{} at {}", self.packets, self.point))?;
+        let ((), allocated) = allocations::during(|| judge(snapshot, packets));
+        self.allocations = self.allocations.max(allocated.count as f64 / packets.len() as f64);
+        time(snapshot, packets, timed, &mut self.batches);
+        self.rates.push(on_all_cores(snapshot, packets, together));
+        Ok(())
+    }
+
+    fn row(&self) -> Row {
+        let at = |quantile| self.batches.value_at_quantile(quantile) as f64 / BATCH as f64;
+        Row {
+            point: self.point,
+            packets: self.packets,
             p50_ns: at(0.5),
             p99_ns: at(0.99),
-            allocations: allocated.count as f64 / of.len() as f64,
-            verdicts_per_second: on_all_cores(&snapshot, of, together),
+            allocations: self.allocations,
+            verdicts_per_second: median(&self.rates),
             quantiles_ns: QUANTILES.map(at).to_vec(),
-        })
-    };
-    Ok([row(Kind::Hit, &hits, Verdict::Allow)?, row(Kind::Miss, &misses, Verdict::Deny)?])
+        }
+    }
 }
 
 /// A figure about verdicts that come out wrong would be worth nothing.
@@ -138,10 +184,8 @@ fn judge(snapshot: &Snapshot, packets: &[Packet]) {
     }
 }
 
-/// Nanoseconds of each batch. The packets were all judged before: the first round warms up.
-fn time(snapshot: &Snapshot, packets: &[Packet], timed: Duration) -> Histogram<u64> {
-    // Three digits, from 1 ns to a second: what takes longer counts as a second.
-    let mut batches = Histogram::new_with_bounds(1, 1_000_000_000, 3).expect("these bounds are possible");
+/// Notes the nanoseconds of each batch. The packets were all judged before: that warms up.
+fn time(snapshot: &Snapshot, packets: &[Packet], timed: Duration, batches: &mut Histogram<u64>) {
     let ends = Instant::now() + timed;
     while Instant::now() < ends {
         for batch in packets.chunks_exact(BATCH) {
@@ -151,7 +195,6 @@ fn time(snapshot: &Snapshot, packets: &[Packet], timed: Duration) -> Histogram<u
             batches.saturating_record(took);
         }
     }
-    batches
 }
 
 /// Verdicts in a second, by as many threads as there are cores, each beginning with another packet.

@@ -15,10 +15,13 @@ const SHORT: Duration = Duration::from_millis(5);
 
 #[test]
 fn verdicts_are_timed_at_every_quick_point() {
-    for point in Extent::Quick.points() {
-        let rows = verdicts::measure(point, SHORT, SHORT).unwrap();
+    let points = Extent::Quick.points();
+    let rows = verdicts::measure(&points, SHORT, SHORT).unwrap();
+    assert_eq!(rows.len(), points.len() * 2);
+    for (point, rows) in points.iter().zip(rows.chunks_exact(2)) {
         assert_eq!([rows[0].packets, rows[1].packets], [Kind::Hit, Kind::Miss]);
         for row in rows {
+            assert_eq!(row.point, *point);
             assert!(row.p50_ns > 1.0 && row.p50_ns <= row.p99_ns, "{row:?}");
             assert!(row.quantiles_ns.is_sorted(), "{row:?}");
             assert_eq!(row.allocations, 0.0, "a verdict allocates nothing: {row:?}");

@@ -32,7 +32,7 @@ const SUBJECTS: [(&str, &str, &str); 7] = [
     (
         "policy",
         "A verdict",
-        "From a parsed packet to what becomes of it. Packets come in turn from peers all over the cluster.",
+        "From a parsed packet to what becomes of it. Packets come in turn from peers all over the cluster; the grid is gone through three times.",
     ),
     ("compile", "A change", "From a change to the snapshot under which the next packet is judged."),
     (

@@ -445,3 +445,40 @@ fn split_message(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     }
     Some((&bytes[..length], bytes.get(length.next_multiple_of(4)..).unwrap_or(&[])))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequence_numbers_run_on_and_begin_anew_before_they_run_out() {
+        let mut socket = Socket::open().expect("anybody may open it");
+        assert_eq!([socket.next_sequence(), socket.next_sequences(3), socket.next_sequence()], [1, 2, 5]);
+        (socket.sequence, socket.pending_from) = (u32::MAX - 2, u32::MAX - 2);
+        assert_eq!(socket.next_sequences(2), u32::MAX - 1);
+        assert_eq!((socket.next_sequences(2), socket.pending_from, socket.next_sequence()), (1, 0, 3));
+    }
+
+    #[test]
+    fn an_answer_to_what_is_over_is_not_taken_for_one_to_what_is_asked_now() {
+        // A message of no subsystem is refused, whoever sends it.
+        const NOBODYS: u16 = 0xff00;
+        let mut socket = Socket::open().expect("anybody may open it");
+        let request = |socket: &mut Socket, count: u32| {
+            let first = socket.next_sequences(count);
+            let mut messages = Messages::default();
+            for sequence in first..first + count {
+                messages.push(Header { kind: NOBODYS, flags: REQUEST | ACK, sequence, family: 0 }, |_| {});
+            }
+            socket.send_and_wait(messages.as_bytes(), first + count - 1)
+        };
+        // The first of three refusals ends it; two are left in the socket.
+        for first in [1, 4, 7] {
+            let refused = request(&mut socket, 3);
+            assert!(
+                matches!(refused, Err(NetlinkError::Refused { sequence, .. }) if sequence == first),
+                "{refused:?}"
+            );
+        }
+    }
+}

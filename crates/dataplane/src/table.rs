@@ -8,7 +8,10 @@
 //! there. An agent whose rules another agent has taken over changes nothing any more, not even in a race: its batches
 //! hold for one generation of the ruleset only.
 //!
-//! All calls act in the network namespace of the calling thread.
+//! No change waits for the kernel to let go of what the one before it deleted (a grace period of RCU, tenths of a second on a busy
+//! node): all batches of an agent go by one socket, and the queue rule, once written, stays.
+//!
+//! Calls without a [`Table`] act in the network namespace of the calling thread, a [`Table`] in that in which it was installed.
 
 mod chains;
 mod error;
