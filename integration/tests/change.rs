@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{TryRecvError, channel};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
@@ -119,18 +119,20 @@ fn cut_while_pods_come_and_go() {
         (status["applied_generation"].as_u64().unwrap(), status["sweeps"]["count"].as_u64().unwrap())
     };
     let before = counts(&mut story);
-    let over = AtomicBool::new(false);
+    // Closed by a panic, too: the scope waits for its threads.
+    let (going_on, over) = channel::<()>();
     thread::scope(|scope| {
-        let _events_end = Ends(&over);
-        scope.spawn(|| {
+        let _going_on = going_on;
+        let testbed = &story.testbed;
+        scope.spawn(move || {
             // A hundred events a second, of pods on another node that web/a and db/s might talk to.
-            for turn in (0..).take_while(|_| !over.load(Ordering::Acquire)) {
+            for turn in (0..).take_while(|_| over.try_recv() == Err(TryRecvError::Empty)) {
                 let (number, label) = (turn % 50, turn / 50);
                 let pod = format!(
                     "apiVersion: v1\nkind: Pod\nmetadata: {{name: far-{number}, namespace: web, labels: {{turn: t{label}}}}}\n\
                      spec: {{nodeName: node-b}}\nstatus: {{phase: Running, podIP: 10.244.9.{number}}}\n"
                 );
-                story.testbed.manifests().write(&format!("far-{number}.yaml"), &pod).unwrap();
+                testbed.manifests().write(&format!("far-{number}.yaml"), &pod).unwrap();
                 sleep(Duration::from_millis(10));
             }
         });
@@ -202,15 +204,6 @@ fn policies_on_either_end_and_of_labels_cut_as_well() {
             "bytes passed after the policy was in force ({:?})",
             begun.elapsed()
         );
-    }
-}
-
-/// Ends a thread of a scope when this goes: a panic in the scope waits for its threads, too.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
     }
 }
 

@@ -1,7 +1,7 @@
 //! One agent's workers give way to the next's while packets keep coming.
 
 use std::net::UdpSocket;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{TryRecvError, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -28,12 +28,13 @@ fn not_one_packet_is_lost_over_ten_restarts() {
         let to = UdpSocket::bind((DB, 5000)).unwrap();
         setsockopt(&to, sockopt::RcvBufForce, &(256 << 20)).unwrap();
         to.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        let done = AtomicBool::new(false);
+        // Closed by a panic, too: the scope waits for its threads.
+        let (going_on, over) = channel::<()>();
         let sent = thread::scope(|scope| {
-            let sender = scope.spawn(|| {
+            let sender = scope.spawn(move || {
                 let from = UdpSocket::bind((WEB, 0)).unwrap();
                 let mut sent = 0u32;
-                while !done.load(Ordering::Relaxed) {
+                while over.try_recv() == Err(TryRecvError::Empty) {
                     from.send_to(&sent.to_ne_bytes(), (DB, 5000)).unwrap();
                     sent += 1;
                     if sent.is_multiple_of(64) {
@@ -49,7 +50,7 @@ fn not_one_packet_is_lost_over_ten_restarts() {
                 std::mem::replace(&mut workers, successor).stop();
                 std::mem::swap(&mut ours, &mut next);
             }
-            done.store(true, Ordering::Relaxed);
+            drop(going_on);
             sender.join().unwrap()
         });
         let dropped: u32 =
