@@ -61,7 +61,10 @@ fn install(config: TableConfig, queues: QueueRange) -> Table {
 }
 
 /// Compares with a golden file (`nft` 1.0.6); `UPDATE_GOLDEN=1` writes it anew.
+///
+/// `nft` names the xtables target of the queue rule only where the package iptables is installed, so the name is left out.
 fn check_golden(name: &str, text: &str) {
+    let text = &text.replace("\t\tQUEUE comment", "\t\t comment");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, text).expect("the golden file can be written");
