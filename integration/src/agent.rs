@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::dropped::{self, Dropped};
 use crate::http::{self, HttpAnswer};
 use crate::namespace::{Namespace, kept};
 use crate::record::{self, Record};
@@ -170,6 +171,11 @@ impl Agent {
     /// The records after a place in its audit log.
     pub fn records_after(&self, mark: u64) -> Result<Vec<Record>> {
         if self.audit_log.exists() { Ok(record::read(&self.audit_log, mark)?.0) } else { Ok(Vec::new()) }
+    }
+
+    /// The lines about dropped packets after a place in its audit log.
+    pub fn drops_after(&self, mark: u64) -> Result<Vec<Dropped>> {
+        if self.audit_log.exists() { dropped::read(&self.audit_log, mark) } else { Ok(Vec::new()) }
     }
 
     /// Waits for a record, after a place in its audit log, that fits.

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::attachment::Attachment;
 use crate::testbed::Testbed;
 
 /// The name of the host outside of the cluster, wherever a pod can be named.
@@ -173,6 +174,8 @@ pub struct Cluster {
     pub services: Vec<ServiceSpec>,
     /// How nodes are joined.
     pub links: Links,
+    /// How pods are attached to their node.
+    pub attachment: Attachment,
     problem: Option<anyhow::Error>,
 }
 
@@ -217,13 +220,13 @@ impl Cluster {
     /// Adds a pod, named `namespace/name`, on a node, with labels and ports such as `http=80/TCP`.
     #[must_use]
     pub fn pod(self, name: &str, node: &str, labels: &[(&str, &str)], ports: &[&str]) -> Self {
-        self.add_pod(name, node, labels, ports, false)
+        self.try_to(|cluster| cluster.push_pod(name, node, labels, ports, false).map(drop))
     }
 
     /// Adds a pod with `hostNetwork: true`: it has the addresses of its node.
     #[must_use]
     pub fn host_pod(self, name: &str, node: &str, labels: &[(&str, &str)], ports: &[&str]) -> Self {
-        self.add_pod(name, node, labels, ports, true)
+        self.try_to(|cluster| cluster.push_pod(name, node, labels, ports, true).map(drop))
     }
 
     /// Adds a service with addresses of both families; `port` is translated to `target` of one of `pods`, in turn.
@@ -254,6 +257,13 @@ impl Cluster {
         self
     }
 
+    /// Chooses how pods are attached to their node.
+    #[must_use]
+    pub fn attachment(mut self, attachment: Attachment) -> Self {
+        self.attachment = attachment;
+        self
+    }
+
     /// Builds it, for real. Says what is wrong with the description, if something is.
     pub fn build(mut self) -> Result<Testbed> {
         match self.problem.take() {
@@ -275,40 +285,38 @@ impl Cluster {
         self.nodes.iter().find(|node| node.name == name).with_context(|| format!("there is no node {name:?}"))
     }
 
-    fn add_pod(
-        self,
+    /// Adds a pod with the first free addresses of its node, or with those of the node itself.
+    pub(crate) fn push_pod(
+        &mut self,
         name: &str,
         node: &str,
         labels: &[(&str, &str)],
         ports: &[&str],
         host_network: bool,
-    ) -> Self {
-        self.try_to(|cluster| {
-            let Some((namespace, short)) = name.split_once('/') else {
-                bail!("pod {name:?} needs a namespace")
-            };
-            let neighbours = cluster.pods.iter().filter(|pod| pod.node == node && !pod.host_network).count();
-            let spec = cluster.node_named(node).with_context(|| format!("pod {name}"))?;
-            // The network address is flannel.1's and the first cni0's: pods come after them.
-            let number = neighbours as u32 + 2;
-            let addresses = if host_network {
-                spec.addresses()
-            } else {
-                [nth4(spec.cidr4, number).into(), nth6(spec.cidr6, number).into()]
-            };
-            let ports = ports.iter().map(|port| port.parse()).collect::<Result<_>>()?;
-            cluster.namespaces.entry(namespace.to_owned()).or_default();
-            cluster.pods.push(PodSpec {
-                namespace: namespace.to_owned(),
-                name: short.to_owned(),
-                node: node.to_owned(),
-                labels: owned(labels),
-                ports,
-                host_network,
-                addresses,
-            });
-            Ok(())
-        })
+    ) -> Result<&PodSpec> {
+        let Some((namespace, short)) = name.split_once('/') else { bail!("pod {name:?} needs a namespace") };
+        let spec = self.node_named(node).with_context(|| format!("pod {name}"))?;
+        let addresses = if host_network { spec.addresses() } else { self.free_addresses(spec)? };
+        let ports = ports.iter().map(|port| port.parse()).collect::<Result<_>>()?;
+        self.namespaces.entry(namespace.to_owned()).or_default();
+        self.pods.push(PodSpec {
+            namespace: namespace.to_owned(),
+            name: short.to_owned(),
+            node: node.to_owned(),
+            labels: owned(labels),
+            ports,
+            host_network,
+            addresses,
+        });
+        self.pod_named(name)
+    }
+
+    /// The network address is flannel.1's and the first the gateway's: pods come after them.
+    fn free_addresses(&self, node: &NodeSpec) -> Result<[IpAddr; 2]> {
+        (2..=254)
+            .map(|number| [nth4(node.cidr4, number).into(), nth6(node.cidr6, number).into()])
+            .find(|addresses| self.pods.iter().all(|pod| pod.addresses != *addresses))
+            .context("too many pods")
     }
 
     fn try_to(mut self, change: impl FnOnce(&mut Self) -> Result<()>) -> Self {

@@ -12,6 +12,11 @@ pub fn ip(namespace: &Namespace, lines: &str) -> Result<()> {
     feed(namespace, "ip", &["-batch", "-"], lines).map(drop)
 }
 
+/// What `ip` answers in a namespace, such as to `neigh show`.
+pub fn ip_answer(namespace: &Namespace, arguments: &[&str]) -> Result<String> {
+    feed(namespace, "ip", arguments, "")
+}
+
 /// Runs lines of `bridge` commands (`fdb add ...`) by one process in a namespace.
 pub fn bridge(namespace: &Namespace, lines: &str) -> Result<()> {
     feed(namespace, "bridge", &["-batch", "-"], lines).map(drop)

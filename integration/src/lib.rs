@@ -7,9 +7,10 @@
 //!              [ Server ] <- [ probe ] -> [ Observed ] == [ Record ] (of its audit log)
 //! ```
 //!
-//! - [`cluster`], [`testbed`], [`manifests`]: nodes, pods and services, built from one description.
+//! - [`cluster`], [`attachment`], [`testbed`], [`manifests`]: nodes, pods and services, built from one description.
 //! - [`probe`], [`stream`], [`load`], [`server`]: connections, once, for long, and all the time; and who answers them.
-//! - [`agent`], [`record`]: the program under test, and its audit log.
+//! - [`agent`], [`record`], [`dropped`]: the program under test, and its audit log.
+//! - [`attack`]: what a pod does that wants to reach what policy denies.
 //! - [`busy`]: the load beside them.
 //! - [`story`]: all of it in the words of a test.
 //!
@@ -17,10 +18,13 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod attachment;
+pub mod attack;
 pub mod busy;
 pub mod cluster;
 pub mod command;
 pub mod dns;
+pub mod dropped;
 pub mod flood;
 pub mod http;
 pub mod kubernetes;
@@ -40,8 +44,10 @@ pub mod vm;
 mod wiring;
 
 pub use agent::{Agent, Launch};
+pub use attachment::Attachment;
 pub use busy::Busy;
 pub use cluster::{Cluster, Links, OUTSIDE, Transport};
+pub use dropped::Dropped;
 pub use load::{Load, LoadReport};
 pub use probe::{Answer, Family, Observed, Way};
 pub use story::{Expected, Side, Story, allowed, allowed_because, denied, denied_because, unjudged};

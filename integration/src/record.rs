@@ -111,6 +111,9 @@ fn name(transport: Transport) -> &'static str {
     }
 }
 
+/// What lines begin with that are about lost records, or about packets that were dropped because of where they came from.
+const OTHER_LINES: [&[u8]; 2] = [b"{\"lost\"", b"{\"dropped\""];
+
 /// No record is longer.
 const LONGEST: u64 = 64 * 1024;
 
@@ -125,21 +128,44 @@ pub fn end(log: &Path) -> io::Result<u64> {
     Ok(from + whole)
 }
 
-/// The records of a log from its byte `from` on, and the place after the last whole line. Lines about lost records and
-/// a last line that is still being written are left out.
+/// The records of a log from its byte `from` on, and the place after the last whole line. Lines about lost records, those
+/// about dropped packets and a last line that is still being written are left out.
 pub fn read(log: &Path, from: u64) -> Result<(Vec<Record>, u64)> {
+    let (lines, end) = lines(log, from)?;
+    let mut records = Vec::new();
+    for line in lines {
+        if OTHER_LINES.iter().any(|begin| line.starts_with(begin)) {
+            continue;
+        }
+        let record = serde_json::from_slice(&line)
+            .with_context(|| format!("{}: {}", log.display(), String::from_utf8_lossy(&line)))?;
+        records.push(record);
+    }
+    Ok((records, end))
+}
+
+/// The whole lines of a log from its byte `from` on, and the place after them.
+pub(crate) fn lines(log: &Path, from: u64) -> Result<(Vec<Vec<u8>>, u64)> {
     let bytes = fs::read(log).with_context(|| format!("reading {}", log.display()))?;
     let from = usize::try_from(from)?;
     let new = bytes.get(from..).unwrap_or_default();
     let whole = new.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-    let mut records = Vec::new();
-    for line in new[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-        if line.starts_with(b"{\"lost\"") {
-            continue;
-        }
-        let record = serde_json::from_slice(line)
-            .with_context(|| format!("{}: {}", log.display(), String::from_utf8_lossy(line)))?;
-        records.push(record);
+    let lines = new[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    Ok((lines.map(<[u8]>::to_vec).collect(), (from + whole) as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_about_dropped_packets_are_no_records() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("audit");
+        let whole = "{\"lost\":3}\n{\"dropped\":\"overlay\",\"node\":\"a\",\"packets\":1}\n";
+        fs::write(&log, format!("{whole}half")).unwrap();
+        let (records, end) = read(&log, 0).unwrap();
+        assert_eq!((records.len(), end), (0, whole.len() as u64));
+        assert_eq!(lines(&log, 0).unwrap().0.len(), 2);
     }
-    Ok((records, (from + whole) as u64))
 }

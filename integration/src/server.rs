@@ -15,8 +15,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::pipe;
+use nix::unistd::pipe2;
 
 use crate::cluster::{Port, Transport};
 use crate::namespace::Namespace;
@@ -63,7 +64,8 @@ impl Server {
         let mut loop_ = namespace
             .run(|| Loop::listen(name, addresses, ports))?
             .with_context(|| format!("starting the server of {name} in {}", namespace.name()))?;
-        let (stopped, stop) = pipe()?;
+        // An agent that inherited the end that is written to would keep the server alive.
+        let (stopped, stop) = pipe2(OFlag::O_CLOEXEC)?;
         let arrivals = Arc::clone(&loop_.arrivals);
         let thread = namespace.spawn(move || loop_.serve(&stopped))?;
         Ok(Self { arrivals, stop: Some(stop), thread: Some(thread) })

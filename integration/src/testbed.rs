@@ -20,6 +20,8 @@ use crate::probe::{Family, Observed, Way, probe};
 use crate::server::Server;
 use crate::wiring;
 
+mod turnover;
+
 /// Ports on which the nodes and the host outside answer, beside the pods.
 const HOST_PORTS: [&str; 2] = ["7000/TCP", "7000/UDP"];
 
@@ -31,6 +33,8 @@ pub struct Testbed {
     manifests: Manifests,
     /// By the name of a pod (`namespace/name`), of a node, or [`OUTSIDE`]. A pod of the host network has none.
     namespaces: BTreeMap<String, Arc<Namespace>>,
+    /// The node's end of each pod's veth pair.
+    devices: BTreeMap<String, String>,
     cluster: Cluster,
 }
 
@@ -49,6 +53,7 @@ impl Testbed {
             servers: BTreeMap::new(),
             manifests: Manifests::new()?,
             namespaces: namespaces(&cluster)?,
+            devices: BTreeMap::new(),
             cluster,
         };
         testbed.configure()?;
@@ -74,6 +79,11 @@ impl Testbed {
         }
         let pod = self.cluster.pod_named(name)?;
         self.namespaces.get(&pod.node).with_context(|| format!("there is no node {:?}", pod.node))
+    }
+
+    /// The interface of its node through which a pod's packets enter.
+    pub fn device(&self, pod: &str) -> Result<&str> {
+        self.devices.get(pod).map(String::as_str).with_context(|| format!("{pod:?} is not plugged in"))
     }
 
     /// The addresses of a pod, of a node, or of [`OUTSIDE`]: IPv4, then IPv6. An address stands for itself.
@@ -155,7 +165,9 @@ impl Testbed {
             let pods = cluster.pods.iter().filter(|pod| pod.node == node.name && !pod.host_network);
             let mut lines = wiring::node(cluster, node);
             for (number, pod) in pods.clone().enumerate() {
-                lines.push_str(&wiring::plug(number, &path(&pod.full_name())));
+                let (name, device) = (pod.full_name(), format!("veth{number}"));
+                lines.push_str(&cluster.attachment.plug(&device, pod, node, &path(&name)));
+                self.devices.insert(name, device);
             }
             let namespace = self.namespace(&node.name)?;
             ip(namespace, &lines)?;
@@ -164,7 +176,7 @@ impl Testbed {
             }
             nft(namespace, &wiring::rules(cluster))?;
             for pod in pods {
-                ip(self.namespace(&pod.full_name())?, &wiring::pod(pod, node))?;
+                ip(self.namespace(&pod.full_name())?, &cluster.attachment.pod(pod, node))?;
             }
         }
         self.namespaces.values().try_for_each(|namespace| namespace.wait_for_links())

@@ -1,4 +1,4 @@
-//! How the namespaces are joined: the `ip` commands and nftables rules of each, as texts.
+//! How the nodes' namespaces are joined: the `ip` commands and nftables rules of each, as texts.
 //!
 //! ```text
 //!   pod eth0 -- cni0 (node) eth0 -- lan0 (outside) -- eth0 (other node) cni0 -- eth0 pod
@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use crate::cluster::{Cluster, Links, NodeSpec, PodSpec, ServiceSpec, Transport};
+use crate::cluster::{Cluster, Links, NodeSpec, ServiceSpec, Transport};
 use crate::probe::Family;
 
 /// The address of the host outside, which is also where nodes send what is not for the cluster.
@@ -54,7 +54,7 @@ pub fn outside(cluster: &Cluster, namespace_of: impl Fn(&str) -> String) -> Stri
     text
 }
 
-/// Commands for a node: its address, `cni0`, and the ways to other nodes.
+/// Commands for a node: its address, the bridge of its pods if they have one, and the ways to other nodes.
 pub fn node(cluster: &Cluster, node: &NodeSpec) -> String {
     let NodeSpec { address4, address6, .. } = node;
     let [outside4, outside6] = OUTSIDE_ADDRESSES;
@@ -64,16 +64,9 @@ pub fn node(cluster: &Cluster, node: &NodeSpec) -> String {
          addr add {address6}/64 dev eth0 nodad\n\
          link set eth0 up\n\
          route add default via {outside4}\n\
-         route add ::/0 via {outside6}\n\
-         link add cni0 type bridge mcast_snooping 0\n\
-         addr add {}/{} dev cni0\n\
-         addr add {}/{} dev cni0 nodad\n\
-         link set cni0 up\n",
-        node.gateway4(),
-        node.cidr4.prefix_len(),
-        node.gateway6(),
-        node.cidr6.prefix_len(),
+         route add ::/0 via {outside6}\n"
     );
+    text.push_str(&cluster.attachment.node(node));
     let others = || cluster.nodes.iter().filter(|other| other.name != node.name);
     match cluster.links {
         Links::Routes => others().for_each(|other| text.push_str(&routes(other, "eth0"))),
@@ -92,32 +85,6 @@ pub fn node(cluster: &Cluster, node: &NodeSpec) -> String {
         }
     }
     text
-}
-
-/// Commands for a node: plugs a pod into `cni0`, as the CNI plugins bridge and flannel do (hairpin mode on).
-pub fn plug(number: usize, namespace: &str) -> String {
-    format!(
-        "link add veth{number} type veth peer name eth0 netns {namespace}\n\
-         link set veth{number} master cni0 up\n\
-         link set veth{number} type bridge_slave hairpin on\n"
-    )
-}
-
-/// Commands for a pod.
-pub fn pod(pod: &PodSpec, node: &NodeSpec) -> String {
-    let [address4, address6] = pod.addresses;
-    format!(
-        "link set lo up\n\
-         addr add {address4}/{} dev eth0\n\
-         addr add {address6}/{} dev eth0 nodad\n\
-         link set eth0 up\n\
-         route add default via {}\n\
-         route add ::/0 via {}\n",
-        node.cidr4.prefix_len(),
-        node.cidr6.prefix_len(),
-        node.gateway4(),
-        node.gateway6(),
-    )
 }
 
 /// Rules for a node: what Flannel masquerades, and the services as kube-proxy translates them. With `0x4000` a packet
@@ -223,8 +190,12 @@ fn tunnel(other: &NodeSpec) -> String {
 }
 
 /// The hardware address of a node's `flannel.1`: locally administered, the last byte as its own address.
+pub(crate) fn vtep_bytes(node: &NodeSpec) -> [u8; 6] {
+    [0x02, 0, 0, 0, 0x01, node.address4.octets()[3]]
+}
+
 fn vtep(node: &NodeSpec) -> String {
-    format!("02:00:00:00:01:{:02x}", node.address4.octets()[3])
+    vtep_bytes(node).map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// Where frames for another node's `flannel.1` go: lines for `bridge fdb`, which is a program apart from `ip`.

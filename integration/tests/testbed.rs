@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use integration::command::nft;
-use integration::{Answer, Cluster, Family, Links, Load, OUTSIDE, Stream, Testbed, Way};
+use integration::{Answer, Attachment, Cluster, Family, Links, Load, OUTSIDE, Stream, Testbed, Way};
 
 const PATIENCE: Duration = Duration::from_secs(3);
 const IMPATIENCE: Duration = Duration::from_millis(300);
@@ -31,9 +31,9 @@ fn reach(testbed: &Testbed, from: &str, to: &str, way: &str, family: Family) -> 
     }
 }
 
-fn everybody_reaches_everybody(links: Links) {
+fn everybody_reaches_everybody(links: Links, attachment: Attachment) {
     let begun = Instant::now();
-    let testbed = cluster(links).build().unwrap();
+    let testbed = cluster(links).attachment(attachment).build().unwrap();
     eprintln!("built in {:?}", begun.elapsed());
     for family in Family::BOTH {
         for from in ["web/a", "web/b", "db/c", "node-a", "node-b", OUTSIDE] {
@@ -51,12 +51,33 @@ fn everybody_reaches_everybody(links: Links) {
 
 #[test]
 fn routes_join_the_nodes() {
-    everybody_reaches_everybody(Links::Routes);
+    everybody_reaches_everybody(Links::Routes, Attachment::Bridge);
 }
 
 #[test]
 fn vxlan_joins_the_nodes() {
-    everybody_reaches_everybody(Links::Vxlan);
+    everybody_reaches_everybody(Links::Vxlan, Attachment::Bridge);
+}
+
+#[test]
+fn pods_are_routed_without_a_bridge() {
+    everybody_reaches_everybody(Links::Routes, Attachment::Routed);
+}
+
+#[test]
+fn a_pod_goes_and_another_gets_its_addresses() {
+    for attachment in [Attachment::Bridge, Attachment::Routed] {
+        let mut testbed = cluster(Links::Routes).attachment(attachment).build().unwrap();
+        let (addresses, device) =
+            (testbed.addresses("web/a").unwrap(), testbed.device("web/a").unwrap().to_owned());
+        testbed.remove_pod("web/a").unwrap();
+        testbed.add_pod("web/new", "node-a", &[], &["80"]).unwrap();
+        assert_eq!(testbed.addresses("web/new").unwrap(), addresses);
+        assert_ne!(testbed.device("web/new").unwrap(), device);
+        for family in Family::BOTH {
+            assert_eq!(reach(&testbed, "db/c", "web/new", "80", family).0, "web/new");
+        }
+    }
 }
 
 #[test]

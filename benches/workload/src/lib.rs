@@ -169,6 +169,7 @@ pub fn pod(number: usize) -> Pod {
         node: Some(format!("node-{}", number / PODS_OF_A_NODE).into()),
         host_network: false,
         created: number as i64,
+            uid: Default::default(),
     }
 }
 
@@ -185,6 +186,7 @@ fn node(number: usize) -> Node {
     Node {
         name: format!("node-{number}").into(),
         addresses: vec![IpAddr::V4(Ipv4Addr::from(0xac10_0000 + number as u32))],
+        has_all_addresses: false,
         pod_cidrs: vec![ipnet::Ipv4Net::new_assert(Ipv4Addr::from(network_of(number)), 24).into()],
     }
 }

@@ -4,6 +4,7 @@
 //! what it waits for, and tries again; rules that are in the kernel stay there when it ends.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -14,13 +15,15 @@ use dataplane::conntrack::Conntrack;
 use dataplane::needs::{self, NeedState};
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
+use dataplane::ports::{self, Interfaces, Monitor, PortQueue, PortQueueConfig};
 use dataplane::remembered::{Heard, History, RememberedLog};
-use dataplane::table::{Remember, Table, TableConfig, TableError, WhenDown};
+use dataplane::table::{OriginConfig, Origins, Remember, Table, TableConfig, TableError, WhenDown};
 use dataplane::workers::{Workers, WorkersConfig};
-use policy::{Change, Compiler, PolicyName, Published, Scope, Snapshot, Touched, touched};
+use policy::{Change, Compiler, PodUid, PolicyName, Published, Scope, Snapshot, Touched, Verdict, touched};
 
 use crate::engine::{Engine, EngineError, open_addresses};
 use crate::health::{Health, Topic};
+use crate::origins::{OriginTracker, overlay_flows};
 use crate::status::{self, Phase};
 use crate::sweeper::Sweeper;
 
@@ -42,6 +45,8 @@ const CHECK_NEEDS: Duration = Duration::from_secs(10);
 pub enum Message {
     /// The source changed.
     Update(Update),
+    /// The node's interfaces are these now.
+    Interfaces(Interfaces),
     /// End.
     Stop,
 }
@@ -70,6 +75,12 @@ pub struct Agent {
     /// Hears of connections that pass without a question; `None` if none do, or if nothing is recorded.
     remembered: Option<RememberedLog>,
     history: Arc<History>,
+    /// Where packets may come from.
+    origins: OriginTracker,
+    /// Interfaces are followed while this lives.
+    monitor: Option<Monitor>,
+    /// Packets of new ports wait here.
+    port_queue: Option<PortQueue>,
 }
 
 impl Agent {
@@ -82,6 +93,7 @@ impl Agent {
         outbox: Sender<Message>,
     ) -> Self {
         let compiler = Compiler::new(Scope::Node(Arc::clone(&config.node))).when_unsure(config.when_unsure);
+        let origins = OriginTracker::new(config.origins.clone());
         Self {
             config,
             health,
@@ -97,6 +109,9 @@ impl Agent {
             predecessor: None,
             remembered: None,
             history: Arc::default(),
+            origins,
+            monitor: None,
+            port_queue: None,
         }
     }
 
@@ -128,28 +143,42 @@ impl Agent {
                 Some(_) => look_at,
             };
             match self.inbox.recv_timeout(wake.saturating_duration_since(Instant::now())) {
-                Ok(Message::Update(update)) => {
-                    let Some(update) = self.merged(update) else { break };
-                    self.update(update);
-                    // What was missing may just have come.
-                    try_at = Instant::now();
+                Ok(message) => {
+                    let Some(News { interfaces, update }) = self.news(message) else { break };
+                    // New ports first: their packets wait.
+                    if let Some(interfaces) = interfaces {
+                        self.origins.set_interfaces(interfaces);
+                        self.refresh_origins();
+                    }
+                    if let Some(update) = update {
+                        self.update(update);
+                        // What was missing may just have come.
+                        try_at = Instant::now();
+                    }
                 }
-                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
         self.end();
     }
 
-    /// All updates that wait, as one; `None` if the agent is to end.
-    fn merged(&self, mut update: Update) -> Option<Update> {
-        while let Ok(message) = self.inbox.try_recv() {
+    /// All messages that wait, as one; `None` if the agent is to end.
+    fn news(&self, first: Message) -> Option<News> {
+        let mut news = News::default();
+        let mut next = Some(first);
+        while let Some(message) = next {
             match message {
-                Message::Update(next) => update.then(next),
+                Message::Update(update) => match &mut news.update {
+                    Some(before) => before.then(update),
+                    None => news.update = Some(update),
+                },
+                Message::Interfaces(interfaces) => news.interfaces = Some(interfaces),
                 Message::Stop => return None,
             }
+            next = self.inbox.try_recv().ok();
         }
-        Some(update)
+        Some(news)
     }
 
     /// Takes the next steps towards enforcing, as far as they go.
@@ -227,21 +256,29 @@ impl Agent {
     fn install(&mut self, snapshot: &Arc<Snapshot>) -> anyhow::Result<Engine> {
         let sweeper = Sweeper::start(Conntrack::open()?, self.config.marks)?;
         let in_use = Table::queues_in_use()?;
+        // First bindings stay: an agent before this one has seen them first.
+        self.origins.begin(ports::read_interfaces()?, Table::bindings_in_force()?);
+        let snapshot = &self.with_own_addresses(snapshot);
         let (published, workers, queues) = self.start_workers(snapshot, in_use)?;
         let holders = workers.holders();
         self.health.set_workers(Some(workers));
         self.history.publish(snapshot, Instant::now());
+        let (origins, left) = self.origins.derive(snapshot, self.compiler.inventory());
+        let overlay = overlay_flows(&origins);
         let installed = self
             .hear_of_remembered(queues)
-            .and_then(|()| Ok(Table::install(self.table_config(snapshot, queues), queues)?));
-        let table = match installed {
+            .and_then(|()| self.follow_ports(queues))
+            .and_then(|()| Ok(Table::install(self.table_config(snapshot, queues, origins)?, queues)?));
+        let mut table = match installed {
             Ok(table) => table,
             Err(error) => {
                 self.health.set_workers(None);
-                self.remembered = None;
+                (self.remembered, self.port_queue, self.monitor) = (None, None, None);
                 return Err(error);
             }
         };
+        self.release_ports();
+        self.origins.ledger.begin(table.drop_counts()?);
         self.predecessor = in_use.filter(|theirs| *theirs != queues);
         let mut state = self.health.state();
         state.queues = Some(queues);
@@ -250,17 +287,91 @@ impl Agent {
         drop(state);
         tracing::info!(%queues, form = ?table.form(), node = %self.config.node, "rules installed");
         let (record_open, history) = (self.config.record_open, Arc::clone(&self.history));
-        Ok(Engine::new(published, holders, table, sweeper, record_open, history))
+        let mut engine = Engine::new(published, holders, table, sweeper, record_open, history);
+        engine.set_overlay(overlay);
+        engine.reassign(left);
+        Ok(engine)
+    }
+
+    /// Follows the node's interfaces, and has packets of new ports wait until the rules know them.
+    fn follow_ports(&mut self, queues: QueueRange) -> anyhow::Result<()> {
+        // The queue must be free again before it can be bound again.
+        (self.port_queue, self.monitor) = (None, None);
+        let outbox = self.outbox.clone();
+        let monitor = Monitor::start(move |interfaces| drop(outbox.send(Message::Interfaces(interfaces))))?;
+        let config = PortQueueConfig {
+            queue: self.config.port_queue(queues),
+            marks: self.config.marks,
+            timeout: self.config.hold.time,
+            limit: self.config.hold.packets,
+            pass_unknown: self.config.when_unsure == Verdict::Allow,
+        };
+        self.port_queue = Some(PortQueue::start(config, &monitor, self.origins.sampler(true))?);
+        self.monitor = Some(monitor);
+        Ok(())
+    }
+
+    /// Brings the rules up to date with the node's interfaces.
+    fn refresh_origins(&mut self) {
+        let Some(snapshot) = self.snapshot.clone() else { return };
+        if !self.is_enforcing() {
+            return;
+        }
+        // The node's own addresses are among what a verdict depends on.
+        let snapshot = self.with_own_addresses(&snapshot);
+        let is_new = self.snapshot.as_ref().is_none_or(|before| before.generation() != snapshot.generation());
+        let (origins, left) = self.origins.derive(&snapshot, self.compiler.inventory());
+        let Some(engine) = &mut self.engine else { return };
+        engine.set_overlay(overlay_flows(&origins));
+        let is_news = engine.table().set_origins(origins);
+        if !left.is_empty() {
+            // What a pod that is gone has opened is none of the next one's, which sends nothing before it is bound.
+            if let Err(error) = Conntrack::open().and_then(|mut table| table.delete_of(&left)) {
+                tracing::warn!(%error, "connections of pods that are gone could not be deleted: tried again by the next sweep");
+                engine.reassign(left);
+            }
+        }
+        if is_new {
+            self.snapshot = Some(snapshot);
+            self.put_in_force(0, Duration::ZERO, Touched::All);
+        } else if is_news {
+            match engine.table().update_origins() {
+                Ok(()) => self.release_ports(),
+                Err(error) => self.failed(snapshot.generation().0, &error.into()),
+            }
+        }
+    }
+
+    /// The snapshot with the node's own addresses as its interfaces have them now: the same one if they are no news.
+    fn with_own_addresses(&mut self, snapshot: &Arc<Snapshot>) -> Arc<Snapshot> {
+        let own = self.origins.own_addresses();
+        match self.config.pod_cidrs.set_own_addresses(own, self.compiler.inventory()) {
+            Some(change) => {
+                let snapshot = self.compiler.apply([change]);
+                self.snapshot = Some(Arc::clone(&snapshot));
+                snapshot
+            }
+            None => Arc::clone(snapshot),
+        }
+    }
+
+    /// What waits of ports that are bound goes on.
+    fn release_ports(&self) {
+        if let Some(queue) = &self.port_queue {
+            queue.release(self.origins.port_states());
+        }
     }
 
     /// Listens to the NFLOG group that goes with these queues, if anything is to be recorded of what is remembered.
     fn hear_of_remembered(&mut self, queues: QueueRange) -> anyhow::Result<()> {
         // The group must be free again before it can be bound anew.
         self.remembered = None;
-        if let Some(group) = self.config.remember.and_then(|_| self.config.log_group(queues)) {
+        if let Some(group) = self.config.log_group(queues) {
             let mut recorder = self.audit.recorder();
+            let sample = self.origins.sampler(false);
             let tell = move |heard| match heard {
                 Heard::Connection(judgement) => recorder.record(judgement),
+                Heard::Dropped(example) => sample(example),
                 Heard::Lost(number) => recorder.lose(number),
             };
             self.remembered = Some(RememberedLog::start(group, Arc::clone(&self.history), tell)?);
@@ -305,9 +416,20 @@ impl Agent {
         }
     }
 
-    fn table_config(&self, snapshot: &Snapshot, queues: QueueRange) -> TableConfig {
+    fn table_config(
+        &self,
+        snapshot: &Snapshot,
+        queues: QueueRange,
+        origins: Origins,
+    ) -> Result<TableConfig, TableError> {
         let log_group = self.config.log_group(queues);
-        TableConfig {
+        let origin = OriginConfig {
+            queue: self.config.port_queue(queues),
+            log_group,
+            overlay_sources_are_nodes: self.origins.settings().overlay_sources_are_nodes,
+            origins,
+        };
+        Ok(TableConfig {
             marks: self.config.marks,
             when_down: self.config.when_down,
             judge_dns: self.config.judge_dns,
@@ -316,7 +438,10 @@ impl Agent {
             open: open_addresses(snapshot, self.config.record_open),
             remember: self.config.remember.map(|time| Remember { time, log_group }),
             generation: snapshot.generation(),
-        }
+            origin: Some(origin),
+            // Under rules that let nothing pass unevaluated every connection is marked already.
+            trust_replies: Table::passes_unevaluated()?,
+        })
     }
 
     fn table_status(&self, table: &Table) -> status::Table {
@@ -340,6 +465,12 @@ impl Agent {
         }
         let count = update.changes.len() as u64;
         self.versions.extend(std::mem::take(&mut update.versions));
+        if let Some(cni) = update.cni_ports.take() {
+            self.origins.set_cni(cni);
+            if count == 0 && !first {
+                self.refresh_origins();
+            }
+        }
         self.health.state().status.problems = update.problems.iter().map(status::Problem::from).collect();
         if count == 0 && !first {
             // A version that means the same is in force already.
@@ -361,16 +492,39 @@ impl Agent {
             }
             _ => Touched::All,
         };
+        let before = self.addresses_of_changed_pods(&update.changes);
         let pod_cidrs = &self.config.pod_cidrs;
         let snapshot = self.compiler.apply(update.changes.into_iter().map(|change| pod_cidrs.apply(change)));
+        if let Some(engine) = &mut self.engine {
+            let is_anothers = |(address, uid): &(IpAddr, PodUid)| {
+                snapshot.pod(*address).is_none_or(|pod| pod.uid != *uid)
+            };
+            engine.reassign(before.into_iter().filter(is_anothers).map(|(address, _)| address).collect());
+        }
         self.describe(&snapshot);
         self.snapshot = Some(snapshot);
         self.put_in_force(count, started.elapsed(), touched);
     }
 
+    /// The addresses of pods that change or go, with who has them now.
+    fn addresses_of_changed_pods(&self, changes: &[Change]) -> Vec<(IpAddr, PodUid)> {
+        let (inventory, snapshot) = (self.compiler.inventory(), &self.snapshot);
+        let pods = changes.iter().filter_map(|change| match change {
+            Change::Pod(pod) => inventory.pods.get(&pod.name),
+            Change::PodGone(name) => inventory.pods.get(name),
+            _ => None,
+        });
+        let owner = |address: IpAddr| Some((address, snapshot.as_ref()?.pod(address)?.uid));
+        pods.flat_map(|pod| pod.addresses.iter().copied()).filter_map(owner).collect()
+    }
+
     /// Puts the newest snapshot in force. Does nothing before the rules are installed.
     fn put_in_force(&mut self, changes: u64, compile: Duration, touched: Touched) {
         let (Some(engine), Some(snapshot)) = (&mut self.engine, &self.snapshot) else { return };
+        let (origins, left) = self.origins.derive(snapshot, self.compiler.inventory());
+        engine.set_overlay(overlay_flows(&origins));
+        engine.table().set_origins(origins);
+        engine.reassign(left);
         let generation = snapshot.generation().0;
         self.health.state().status.published_generation = generation;
         if !self.health.state().status.is_enforcing() {
@@ -381,6 +535,7 @@ impl Agent {
         match engine.put_in_force(snapshot, touched) {
             Ok(applied) => {
                 self.behind = false;
+                self.release_ports();
                 self.health.state().in_force(std::mem::take(&mut self.versions));
                 self.note(generation, changes, compile, &applied);
             }
@@ -453,6 +608,10 @@ impl Agent {
         if !self.is_enforcing() {
             return;
         }
+        self.record_drops();
+        if self.port_queue.as_ref().is_some_and(PortQueue::has_ended) {
+            self.health.state().not_ready(Topic::Workers, "the thread for packets of new ports has ended: start the agent again");
+        }
         if self.predecessor.is_some_and(|queues| !is_waiting(queues)) {
             // What the agent before this one still answered may have been remembered, and is in the table of connections now.
             self.predecessor = None;
@@ -468,6 +627,20 @@ impl Agent {
         if self.behind {
             self.put_in_force(0, Duration::ZERO, Touched::All);
         }
+    }
+
+    /// Records what rules have dropped by themselves, and says in status what is known of ports.
+    fn record_drops(&mut self) {
+        let (Some(engine), Some(snapshot)) = (&mut self.engine, &self.snapshot) else { return };
+        match engine.table().drop_counts() {
+            Ok(counts) => {
+                let lines = self.origins.drain_drops(counts, &self.config.node, snapshot);
+                lines.into_iter().for_each(|line| self.audit.record_dropped(line));
+            }
+            Err(error) => tracing::warn!(%error, "what rules dropped can't be read"),
+        }
+        let status = status::Origins::new(&self.origins, engine.table().protections(), snapshot);
+        self.health.state().status.origins = Some(status);
     }
 
     /// Another agent's queues are in the rules now: from here on this one only answers what was queued for it.
@@ -488,8 +661,10 @@ impl Agent {
         let (Some(snapshot), Some(queues)) = (self.snapshot.clone(), self.health.state().queues) else {
             return;
         };
-        tracing::warn!("the rules were deleted by another program: writing them anew");
-        match Table::install(self.table_config(&snapshot, queues), queues) {
+        tracing::warn!("the rules were deleted by another program: writing them again");
+        let (origins, _) = self.origins.derive(&snapshot, self.compiler.inventory());
+        let config = self.table_config(&snapshot, queues, origins);
+        match config.and_then(|config| Table::install(config, queues)) {
             Ok(table) => {
                 if let Some(engine) = &mut self.engine {
                     engine.replace_table(table);
@@ -522,6 +697,7 @@ impl Agent {
         }
         let installed = self.engine.take().is_some();
         self.health.set_workers(None);
+        (self.port_queue, self.monitor) = (None, None);
         self.remembered = None;
         let audit = self.audit.stop();
         let rules = match (installed, superseded, self.config.when_down) {
@@ -534,6 +710,13 @@ impl Agent {
         };
         tracing::info!(records = audit.written, lost = audit.lost, rules, "ended");
     }
+}
+
+/// What came since the agent's thread looked last.
+#[derive(Debug, Default)]
+struct News {
+    interfaces: Option<Interfaces>,
+    update: Option<Update>,
 }
 
 /// Whether packets still wait in these queues for their agent's answer, as far as the kernel says.

@@ -14,13 +14,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dataplane::remembered::History;
-use dataplane::sweep::SweepReport;
+use dataplane::sweep::{OverlayFlows, Scope, SweepReport};
 use dataplane::table::{OpenAddresses, Table, TableError};
 use dataplane::workers::Holders;
 use policy::published::Grace;
 use policy::{Direction, Published, Snapshot, Touched};
 
-use crate::sweeper::{SweepError, Sweeper, Swept};
+use crate::revoked::RevokedConnections;
+use crate::sweeper::{Outcome, SweepError, Sweeper};
 
 /// How long to sleep between two looks at workers that are inside a verdict; a verdict takes some microseconds.
 const GRACE_POLL: Duration = Duration::from_micros(50);
@@ -54,6 +55,13 @@ pub struct Engine {
     sweeping: Option<BTreeSet<IpAddr>>,
     /// When the next sweep may begin.
     rested: Instant,
+    /// Addresses that have another pod than before, whose connections are still to be deleted.
+    reassigned: BTreeSet<IpAddr>,
+    /// What pods may not send to nodes.
+    overlay: OverlayFlows,
+    /// Whether connections that no agent has seen are still to be taken up.
+    adopts: bool,
+    revoked: RevokedConnections,
 }
 
 /// A snapshot that is not, or not wholly, in force. What was in force before may be so still; trying again is safe.
@@ -94,8 +102,31 @@ impl Engine {
         record_open: bool,
         history: Arc<History>,
     ) -> Self {
-        let (unswept, sweeping, rested) = (BTreeSet::new(), None, Instant::now());
-        Self { published, holders, table, sweeper, record_open, history, unswept, sweeping, rested }
+        Self {
+            published,
+            holders,
+            table,
+            sweeper,
+            record_open,
+            history,
+            unswept: BTreeSet::new(),
+            sweeping: None,
+            rested: Instant::now(),
+            reassigned: BTreeSet::new(),
+            overlay: OverlayFlows::default(),
+            adopts: true,
+            revoked: RevokedConnections::default(),
+        }
+    }
+
+    /// Connections of these addresses are another pod's from the next sweep on, which deletes them.
+    pub fn reassign(&mut self, addresses: BTreeSet<IpAddr>) {
+        self.reassigned.extend(addresses);
+    }
+
+    /// What pods may not send to nodes, from the next sweep on.
+    pub fn set_overlay(&mut self, overlay: OverlayFlows) {
+        self.overlay = overlay;
     }
 
     /// Publish, grace, rules, sweep. What passes from or to the pods that are `touched` is judged under `next` from the rules'
@@ -144,11 +175,12 @@ impl Engine {
     /// After an error [`Engine::put_in_force`] is to be called, with all touched.
     pub fn sweep(&mut self, current: &Arc<Snapshot>) -> Result<Option<SweepReport>, EngineError> {
         if self.sweeping.is_some() {
-            return self.sweeper.look().map(|swept| self.take(swept)).transpose();
+            return self.sweeper.look().map(|swept| self.take(swept, current)).transpose();
         }
         if !self.unswept.is_empty() && Instant::now() >= self.rested {
             let pods = std::mem::take(&mut self.unswept);
-            self.sweeper.begin(current, Some(pods.clone()))?;
+            let scope = self.scope(Some(pods.clone()));
+            self.sweeper.begin(current, scope)?;
             self.sweeping = Some(pods);
         }
         Ok(None)
@@ -160,20 +192,31 @@ impl Engine {
             // It followed an older snapshot, and is over before another begins.
             let _ = self.sweeper.wait();
         }
-        self.sweeper.begin(current, None)?;
+        let scope = self.scope(None);
+        self.sweeper.begin(current, scope)?;
         self.unswept.clear();
         let swept = self.sweeper.wait();
-        self.take(swept)
+        self.take(swept, current)
     }
 
-    fn take(&mut self, swept: Swept) -> Result<SweepReport, EngineError> {
-        self.sweeping = None;
+    fn scope(&mut self, of: Option<BTreeSet<IpAddr>>) -> Scope {
+        let reassigned = std::mem::take(&mut self.reassigned);
+        Scope { of, reassigned, adopts: self.adopts, overlay: self.overlay.clone() }
+    }
+
+    fn take(&mut self, swept: Outcome, current: &Snapshot) -> Result<SweepReport, EngineError> {
+        let of = self.sweeping.take();
         let swept = swept?;
-        self.rested = Instant::now() + LONGEST_REST.min(swept.elapsed * SWEEPS_REST);
+        self.rested = Instant::now() + LONGEST_REST.min(swept.report.elapsed * SWEEPS_REST);
+        self.revoked.change(&swept, of.as_ref(), current, &mut self.table)?;
+        if of.is_none() && self.adopts {
+            self.adopts = false;
+            self.table.distrust_replies()?;
+        }
         if self.unswept.is_empty() {
             self.table.end_recheck()?;
         }
-        Ok(swept)
+        Ok(swept.report)
     }
 
     /// Lets verdicts follow `next`, and changes nothing else.

@@ -1,10 +1,10 @@
-//! `--pod-cidr`: the operator's word over the Node object's.
+//! What is known better of this node than its Node object says: `--pod-cidr`, and the addresses of its interfaces.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use policy::{Change, Node};
+use policy::{Change, Inventory, Node};
 
 /// Gives this node the pod CIDRs of the command line, whatever its Node object says, and even if there is none.
 #[derive(Clone, Debug)]
@@ -13,12 +13,30 @@ pub struct PodCidrs {
     node: Arc<str>,
     /// Empty: the Node object decides.
     cidrs: Vec<IpNet>,
+    /// The addresses of its interfaces; `None` before they were read.
+    own: Option<Vec<IpAddr>>,
 }
 
 impl PodCidrs {
     /// For `node`; with no CIDRs nothing is overridden.
     pub fn new(node: Arc<str>, cidrs: Vec<IpNet>) -> Self {
-        Self { node, cidrs }
+        Self { node, cidrs, own: None }
+    }
+
+    /// The node's interfaces have these addresses. What that changes, if anything; nothing while the node is not known.
+    pub fn set_own_addresses(&mut self, own: Vec<IpAddr>, inventory: &Inventory) -> Option<Change> {
+        self.own = Some(own);
+        let before = inventory.nodes.get(&self.node)?;
+        let next = self.with_own_addresses(before.clone());
+        (next != *before).then_some(Change::Node(next))
+    }
+
+    /// What its interfaces tell is all there is.
+    fn with_own_addresses(&self, mut node: Node) -> Node {
+        if let Some(own) = &self.own {
+            (node.addresses, node.has_all_addresses) = (own.clone(), true);
+        }
+        node
     }
 
     /// What must be known before anything that the source says: the node, as far as the command line knows it.
@@ -29,8 +47,13 @@ impl PodCidrs {
     /// A change of the source, as the compiler shall see it.
     pub fn apply(&self, change: Change) -> Change {
         match change {
-            Change::Node(node) if self.overrides(&node.name) => Change::Node(self.with(node.addresses)),
-            Change::NodeGone(name) if self.overrides(&name) => Change::Node(self.with(Vec::new())),
+            Change::Node(node) if *self.node == *node.name => {
+                let node = if self.overrides(&node.name) { self.with(node.addresses) } else { node };
+                Change::Node(self.with_own_addresses(node))
+            }
+            Change::NodeGone(name) if self.overrides(&name) => {
+                Change::Node(self.with_own_addresses(self.with(Vec::new())))
+            }
             change => change,
         }
     }
@@ -40,7 +63,7 @@ impl PodCidrs {
     }
 
     fn with(&self, addresses: Vec<IpAddr>) -> Node {
-        Node { name: Arc::clone(&self.node), addresses, pod_cidrs: self.cidrs.clone() }
+        Node { name: Arc::clone(&self.node), addresses, pod_cidrs: self.cidrs.clone(), has_all_addresses: false }
     }
 }
 
@@ -54,6 +77,7 @@ mod tests {
             name: name.into(),
             addresses: vec![[192, 0, 2, 1].into()],
             pod_cidrs: vec![cidr],
+            has_all_addresses: false,
         })
     }
 

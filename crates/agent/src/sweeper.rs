@@ -2,20 +2,18 @@
 //!
 //! From: the engine, a snapshot that is in force. To: the engine, what became of the connections. One sweep at a time.
 
-use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::{self, JoinHandle};
 
 use dataplane::conntrack::{Conntrack, ConntrackError};
 use dataplane::marks::Marks;
-use dataplane::sweep::{LocalAddresses, SweepReport, sweep, wait_for_packets_under_way};
+use dataplane::sweep::{LocalAddresses, Scope, Swept, sweep, wait_for_packets_under_way};
 use policy::Snapshot;
 
 /// What a sweep came to.
-pub type Swept = Result<SweepReport, SweepError>;
+pub type Outcome = Result<Swept, SweepError>;
 
 /// Connections that were not, or not all, looked at.
 #[derive(Debug, thiserror::Error)]
@@ -31,15 +29,15 @@ pub enum SweepError {
     Ended,
 }
 
-/// Under which snapshot whose connections are to be judged; without addresses all.
-type Order = (Arc<Snapshot>, Option<BTreeSet<IpAddr>>);
+/// Under which snapshot which connections are to be evaluated.
+type Order = (Arc<Snapshot>, Scope);
 
 /// See the module.
 #[derive(Debug)]
 pub struct Sweeper {
     /// `None` once it is told to end.
     orders: Option<Sender<Order>>,
-    reports: Receiver<Swept>,
+    reports: Receiver<Outcome>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -49,13 +47,13 @@ impl Sweeper {
         let (orders, inbox) = channel::<Order>();
         let (outbox, reports) = channel();
         let work = move || {
-            for (snapshot, of) in inbox {
+            for (snapshot, scope) in inbox {
                 // What the older rules let through is in the table of connections...
                 wait_for_packets_under_way();
                 // ... in which they are judged again.
                 let swept = LocalAddresses::read()
                     .map_err(SweepError::LocalAddresses)
-                    .and_then(|local| Ok(sweep(&mut conntrack, &snapshot, &marks, &local, of.as_ref())?));
+                    .and_then(|local| Ok(sweep(&mut conntrack, &snapshot, &marks, &local, &scope)?));
                 if outbox.send(swept).is_err() {
                     return;
                 }
@@ -65,14 +63,14 @@ impl Sweeper {
         Ok(Self { orders: Some(orders), reports, thread: Some(thread) })
     }
 
-    /// Has connections judged under a snapshot: all, or at least those of the pods at these addresses. No sweep may be under way.
-    pub fn begin(&self, snapshot: &Arc<Snapshot>, of: Option<BTreeSet<IpAddr>>) -> Result<(), SweepError> {
+    /// Has connections evaluated under a snapshot. No sweep may be in progress.
+    pub fn begin(&self, snapshot: &Arc<Snapshot>, scope: Scope) -> Result<(), SweepError> {
         let orders = self.orders.as_ref().ok_or(SweepError::Ended)?;
-        orders.send((Arc::clone(snapshot), of)).map_err(|_| SweepError::Ended)
+        orders.send((Arc::clone(snapshot), scope)).map_err(|_| SweepError::Ended)
     }
 
     /// What the sweep under way came to, if it is over.
-    pub fn look(&self) -> Option<Swept> {
+    pub fn look(&self) -> Option<Outcome> {
         match self.reports.try_recv() {
             Ok(swept) => Some(swept),
             Err(TryRecvError::Empty) => None,
@@ -81,7 +79,7 @@ impl Sweeper {
     }
 
     /// The same, as soon as it is over.
-    pub fn wait(&self) -> Swept {
+    pub fn wait(&self) -> Outcome {
         self.reports.recv().unwrap_or(Err(SweepError::Ended))
     }
 }

@@ -39,7 +39,7 @@ fn a_command_line_that_cannot_be_right_is_a_usage_error() {
         (&["run", "--source", source, "--node", ""], "--node must not be empty"),
         (&[run_flags[0], run_flags[1], source, "--node", "n", "--pod-cidr", "10.0.0.0"], "--pod-cidr"),
         (
-            &[run_flags[0], run_flags[1], source, "--node", "n", "--mark-revoked", "0x3"],
+            &[run_flags[0], run_flags[1], source, "--node", "n", "--connection-marks", "0x3"],
             "must have exactly one bit set",
         ),
         (

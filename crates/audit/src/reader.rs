@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use crate::record::{Lost, Record};
+use crate::record::{Dropped, Lost, Record};
 
 /// One line of a log.
 #[derive(Clone, PartialEq, Debug)]
@@ -13,6 +13,8 @@ pub enum Line {
     Record(Box<Record>),
     /// Records are missing here.
     Lost(Lost),
+    /// Packets that rules dropped by themselves.
+    Dropped(Box<Dropped>),
 }
 
 /// A log, or a line of it, that can't be read.
@@ -96,6 +98,9 @@ impl<R: BufRead> Iterator for Records<R> {
 fn parse(line: &[u8]) -> Result<Line, serde_json::Error> {
     match serde_json::from_slice(line) {
         Ok(record) => Ok(Line::Record(Box::new(record))),
-        Err(error) => serde_json::from_slice(line).map(Line::Lost).map_err(|_| error),
+        Err(error) => serde_json::from_slice(line)
+            .map(Line::Lost)
+            .or_else(|_| serde_json::from_slice(line).map(|dropped| Line::Dropped(Box::new(dropped))))
+            .map_err(|_| error),
     }
 }

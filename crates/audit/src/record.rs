@@ -144,6 +144,39 @@ pub struct Lost {
     pub node: Arc<str>,
 }
 
+/// A line about packets that rules dropped by themselves, folded: of one reason and interface one line a second at most.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Why: the stable name of the reason.
+    #[serde(rename = "dropped")]
+    pub reason: Cow<'static, str>,
+    /// When that was noticed: RFC 3339, UTC, microseconds.
+    #[serde(with = "form::time")]
+    pub time: Timestamp,
+    /// The node whose rules dropped them.
+    pub node: Arc<str>,
+    /// The interface where they entered; null where the rule does not know it.
+    pub interface: Option<Arc<str>>,
+    /// The namespace of the pod behind that interface, or, where it is not known, of the pod that has the source address; null if
+    /// neither is known.
+    pub namespace: Option<Arc<str>>,
+    /// The pod's name; null likewise.
+    pub pod: Option<Arc<str>>,
+    /// How many since the last such line of this reason and interface.
+    pub packets: u64,
+    /// Of one of them: the protocol behind the Ethernet header, such as `0x86dd`. Null where it is not known.
+    pub ether_type: Option<String>,
+    /// Of one of them: the frame's source. Null where it has none.
+    pub mac: Option<String>,
+    /// Of one of them: as [`Record::protocol`]. Null where it was no IP packet, or can't be parsed.
+    #[serde(with = "form::protocol")]
+    pub protocol: Option<Protocol>,
+    /// Of one of them: where it claimed to come from. Null likewise.
+    pub source: Option<Endpoint>,
+    /// Of one of them: where it would have gone. Null likewise.
+    pub destination: Option<Endpoint>,
+}
+
 impl Record {
     /// The record of a judgement by the agent of `node`.
     pub fn new(node: &Arc<str>, judgement: &Judgement) -> Self {
@@ -204,7 +237,8 @@ impl Record {
 }
 
 impl Endpoint {
-    fn new(address: IpAddr, port: Option<u16>, snapshot: &Snapshot) -> Self {
+    /// The end of a connection that has this address, as `snapshot` knows it.
+    pub fn new(address: IpAddr, port: Option<u16>, snapshot: &Snapshot) -> Self {
         let pod = snapshot.pod_at(address);
         Self {
             address,
@@ -271,10 +305,9 @@ fn weight(reason: Reason) -> u8 {
         Reason::NotIsolated => 2,
         Reason::OwnNode
         | Reason::OwnAddress
-        | Reason::NeighbourDiscovery
         | Reason::UnknownPod
         | Reason::UnknownPeer => 1,
-        Reason::NotAPod | Reason::OtherNode | Reason::DefaultDeny | Reason::Unparsable => 0,
+        Reason::NotAPod | Reason::OtherNode | Reason::DefaultDeny | Reason::Unproven | Reason::Unparsable => 0,
     }
 }
 

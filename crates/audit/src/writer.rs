@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use policy::Judgement;
 
 use crate::destination::{Destination, DestinationError, Sink};
-use crate::record::{Lines, Lost, Record};
+use crate::record::{Dropped, Lines, Lost, Record};
 use crate::recorder::{self, Recorder, Ring};
 use crate::tallies::Tallies;
 
@@ -73,6 +73,7 @@ pub struct Counters {
 pub struct Audit {
     shared: Arc<Shared>,
     register: mpsc::Sender<Ring>,
+    drops: mpsc::Sender<Dropped>,
     ring: usize,
     thread: Option<JoinHandle<()>>,
 }
@@ -97,12 +98,13 @@ impl Audit {
         let sink = Sink::open(config.destination)?;
         let shared = Arc::new(Shared::default());
         let (register, registered) = mpsc::channel();
-        let writer = Writer::new(config.node, sink, registered, Arc::clone(&shared), observe);
+        let (drops, dropped) = mpsc::channel();
+        let writer = Writer::new(config.node, sink, (registered, dropped), Arc::clone(&shared), observe);
         let thread = thread::Builder::new()
             .name("audit".to_owned())
             .spawn(move || writer.run())
             .map_err(AuditError::Thread)?;
-        Ok(Self { shared, register, ring: config.ring.max(1), thread: Some(thread) })
+        Ok(Self { shared, register, drops, ring: config.ring.max(1), thread: Some(thread) })
     }
 
     /// A recorder for one more worker. Its ring is given back once the recorder is dropped and all of it is written.
@@ -111,6 +113,12 @@ impl Audit {
         // The writer lives as long as `self`; if its thread died, what is recorded is counted as lost by the ring.
         let _ = self.register.send(ring);
         recorder
+    }
+
+    /// Has a line written about dropped packets. Not for a packet's path: it allocates.
+    pub fn record_dropped(&self, dropped: Dropped) {
+        // Without a writer there is no log that could lack it.
+        let _ = self.drops.send(dropped);
     }
 
     /// A way to look at the log from elsewhere.
@@ -176,6 +184,7 @@ struct Writer<F> {
     sink: Sink,
     rings: Vec<Ring>,
     registered: mpsc::Receiver<Ring>,
+    dropped: mpsc::Receiver<Dropped>,
     shared: Arc<Shared>,
     observe: F,
     /// Whole lines, not yet written.
@@ -198,7 +207,7 @@ impl<F: FnMut(&Judgement)> Writer<F> {
     fn new(
         node: Arc<str>,
         sink: Sink,
-        registered: mpsc::Receiver<Ring>,
+        (registered, dropped): (mpsc::Receiver<Ring>, mpsc::Receiver<Dropped>),
         shared: Arc<Shared>,
         observe: F,
     ) -> Self {
@@ -207,6 +216,7 @@ impl<F: FnMut(&Judgement)> Writer<F> {
             sink,
             rings: Vec::new(),
             registered,
+            dropped,
             shared,
             observe,
             lines: Lines::with_capacity(BATCH + (BATCH >> 4)),
@@ -237,6 +247,12 @@ impl<F: FnMut(&Judgement)> Writer<F> {
         self.rings.extend(self.registered.try_iter());
         self.look_after(now);
         self.tell_lost(now, time);
+        while let Ok(dropped) = self.dropped.try_recv() {
+            if !self.sink.is_off() {
+                append(&mut self.lines.bytes, &dropped);
+                self.records += 1;
+            }
+        }
         for ring in 0..self.rings.len() {
             // Not more than lies there now: a busy worker must not keep the others' records waiting.
             for _ in 0..self.rings[ring].judgements.slots() {

@@ -31,6 +31,7 @@ use policy::Change;
 use serde_json::Value;
 
 use crate::interner::Interner;
+pub(crate) use node::PUBLIC_ADDRESSES;
 pub use place::{FieldPath, Step};
 use place::{Flaws, Place};
 

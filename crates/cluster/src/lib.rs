@@ -49,5 +49,5 @@ pub use folder::{Folder, FolderError};
 pub use interner::Interner;
 pub use kubernetes::{Access, Kubernetes};
 pub use manifest::{RawObject, Reading};
-pub use problem::{Origin, Problem, ResourceVersion, Update};
+pub use problem::{CniPorts, Origin, Problem, ResourceVersion, Update};
 pub use source::{Source, SourceError, Watch};

@@ -3,7 +3,9 @@
 //! From: a source. To: the agent's log, metrics, `doctor` and `explain`. Invariant: whatever is named here never
 //! widened what is allowed (semantics 28).
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,7 +22,12 @@ pub struct Update {
     /// The policies whose version differs from the update before, with the version that they have now; `None` for one that
     /// is gone. A version can change though the policy means the same. Empty where a source knows of no versions.
     pub versions: Vec<(PolicyName, Option<ResourceVersion>)>,
+    /// The addresses behind interfaces of this node, by the interfaces' names, as the CNI cache has them; `None` if that is no news.
+    pub cni_ports: Option<CniPorts>,
 }
+
+/// Addresses behind interfaces of the node, by the interfaces' names.
+pub type CniPorts = Arc<BTreeMap<Box<str>, Vec<IpAddr>>>;
 
 impl Update {
     /// Takes in the update that followed this one.
@@ -28,6 +35,7 @@ impl Update {
         self.changes.extend(next.changes);
         self.versions.extend(next.versions);
         self.problems = next.problems;
+        self.cni_ports = next.cni_ports.or(self.cni_ports.take());
     }
 }
 

@@ -1,8 +1,8 @@
 //! The kernel's table of connections, over ctnetlink (`nf_conntrack_netlink.c`): visited entry by entry, and the marks
 //! of entries changed under a mask.
 //!
-//! From: the kernel. To: the sweep. Invariant: only the bits under a change's mask change; entries are neither made nor
-//! deleted (a TCP flow whose entry is deleted comes back as a new connection).
+//! From: the kernel. To: the sweep. Invariant: only the bits under a change's mask change. Entries are not made, and deleted only where
+//! their address has gone to another pod: a TCP flow whose entry is deleted comes back as a new connection.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -22,6 +22,8 @@ const CTNETLINK: u16 = 1 << 8;
 const CT_NEW: u16 = CTNETLINK;
 /// `IPCTNL_MSG_CT_GET`.
 const CT_GET: u16 = CTNETLINK | 1;
+/// `IPCTNL_MSG_CT_DELETE`.
+const CT_DELETE: u16 = CTNETLINK | 2;
 /// `IPCTNL_MSG_CT_GET_STATS`.
 const CT_GET_STATS: u16 = CTNETLINK | 5;
 
@@ -56,6 +58,21 @@ pub struct Conntrack {
     writer: Writer,
     /// Cleared where the kernel refuses to pass entries over.
     filters: bool,
+}
+
+/// What becomes of an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EntryChange {
+    /// Its mark changes.
+    Mark(MarkChange),
+    /// It is deleted: the next packet of either end is a first one.
+    Delete,
+}
+
+impl From<MarkChange> for EntryChange {
+    fn from(change: MarkChange) -> Self {
+        Self::Mark(change)
+    }
 }
 
 /// What becomes of an entry's mark: the bits under `mask` become `value`, the others stay.
@@ -102,9 +119,9 @@ impl Conntrack {
 
     /// Hands every confirmed entry to `each`, and makes the changes that it asks for while the table
     /// is still being read. Connections that begin or end meanwhile may be missed; of those that live throughout, none is.
-    pub fn visit(
+    pub fn visit<C: Into<EntryChange>>(
         &mut self,
-        each: impl FnMut(&Entry<'_>) -> Option<MarkChange>,
+        each: impl FnMut(&Entry<'_>) -> Option<C>,
     ) -> Result<Visited, ConntrackError> {
         self.pass(None, each)
     }
@@ -112,10 +129,10 @@ impl Conntrack {
     /// [`Conntrack::visit`], for whom entries count that have one of `addresses` at an end of [`Entry::judged`]. Others are
     /// handed over as well where that is done sooner, or where the kernel can't tell them apart (before 5.8); and one that has
     /// two of them may be handed over twice, the second time with the mark that it has then.
-    pub fn visit_of(
+    pub fn visit_of<C: Into<EntryChange>>(
         &mut self,
         addresses: &BTreeSet<IpAddr>,
-        mut each: impl FnMut(&Entry<'_>) -> Option<MarkChange>,
+        mut each: impl FnMut(&Entry<'_>) -> Option<C>,
     ) -> Result<Visited, ConntrackError> {
         // A kernel that does not count them is older than the filter.
         let are_many = |(entries, _)| entries as usize >= MANY_ENTRIES * addresses.len();
@@ -143,11 +160,21 @@ impl Conntrack {
         Ok(sum)
     }
 
+    /// Deletes the connections that have one of these addresses at an end. Returns how many.
+    pub fn delete_of(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<u64, ConntrackError> {
+        let delete = |entry: &Entry<'_>| {
+            let packet = entry.judged();
+            let ends = [packet.source(), packet.destination(), entry.original.destination, entry.reply.destination];
+            ends.iter().any(|end| addresses.contains(end)).then_some(EntryChange::Delete)
+        };
+        Ok(self.visit_of(addresses, delete)?.changed)
+    }
+
     /// One pass over the table, or over the entries at an end.
-    fn pass(
+    fn pass<C: Into<EntryChange>>(
         &mut self,
         end: Option<End>,
-        mut each: impl FnMut(&Entry<'_>) -> Option<MarkChange>,
+        mut each: impl FnMut(&Entry<'_>) -> Option<C>,
     ) -> Result<Visited, ConntrackError> {
         let Self { reader, writer, .. } = self;
         writer.begin();
@@ -169,7 +196,7 @@ impl Conntrack {
             if failed.is_none()
                 && let Some(change) = each(&entry)
             {
-                failed = writer.push(&entry, change).err();
+                failed = writer.push(&entry, change.into()).err();
             }
         });
         let flushed = writer.flush();
@@ -219,16 +246,26 @@ impl Writer {
     }
 
     /// Adds a change; sends what has gathered if that is much.
-    fn push(&mut self, entry: &Entry<'_>, change: MarkChange) -> Result<(), NetlinkError> {
+    fn push(&mut self, entry: &Entry<'_>, change: EntryChange) -> Result<(), NetlinkError> {
         let sequence = self.socket.next_sequence();
-        let header = Header { kind: CT_NEW, flags: REQUEST, sequence, family: entry.family };
+        let kind = match change {
+            EntryChange::Mark(_) => CT_NEW,
+            EntryChange::Delete => CT_DELETE,
+        };
+        let header = Header { kind, flags: REQUEST, sequence, family: entry.family };
         self.pending.push(header, |attributes| {
             // The kernel's own bytes name the entry best, whatever its protocol.
             attributes.bytes(entry::nested(CTA_TUPLE_ORIG), entry.original_bytes);
             if let Some(zone) = entry.zone {
                 attributes.be16(CTA_ZONE, zone);
             }
-            attributes.be32(CTA_MARK, change.value & change.mask).be32(CTA_MARK_MASK, change.mask);
+            match change {
+                EntryChange::Mark(MarkChange { value, mask }) => {
+                    attributes.be32(CTA_MARK, value & mask).be32(CTA_MARK_MASK, mask);
+                }
+                // Not another one that has begun between the same ends meanwhile.
+                EntryChange::Delete => drop(attributes.be32(CTA_ID, entry.id)),
+            }
         });
         self.count += 1;
         self.latest = sequence;

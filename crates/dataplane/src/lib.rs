@@ -14,6 +14,7 @@
 //! - [`marks`], [`queues`]: the bits and numbers that rules and workers must agree on.
 //! - [`netlink`]: messages to and from the kernel's netfilter subsystems.
 //! - [`table`]: chains, sets and rules in the kernel, and how they change. [`needs`]: what that asks of kernel and node.
+//! - [`ports`]: which pod is behind which interface. [`drops`]: what rules drop by themselves.
 //! - [`packet`]: the first 128 bytes of a packet -> [`policy::Packet`].
 //! - [`workers`], [`worker`]: a pinned thread for each queue, from the kernel's question to its verdict; packets about which a
 //!   pod decides that is not known yet wait here.
@@ -23,11 +24,13 @@
 #![deny(unsafe_code)]
 
 pub mod conntrack;
+pub mod drops;
 pub mod marks;
 pub mod needs;
 pub mod netlink;
 mod nft;
 pub mod packet;
+pub mod ports;
 pub mod queue_statistics;
 pub mod queues;
 pub mod remembered;

@@ -1,4 +1,8 @@
-//! The bits in packet marks and connection marks by which rules, workers and the sweep speak to one another.
+//! The bits in packet marks and connection marks by which rules, workers and the sweep tell one another what they know.
+//!
+//! No packet's mark is proof of anything, since other programs on the node write marks, too. What a rule asks is cleared before it
+//! is asked ([`Marks::question`]); and a packet counts as answered only if its answer bit has changed since it was asked about,
+//! which the connection remembers ([`Marks::asked`]).
 
 use std::fmt;
 
@@ -12,87 +16,148 @@ impl fmt::Display for Mark {
     }
 }
 
-/// The bits of this agent: two in packet marks, three in connection marks. All other bits of both are kept as they are:
-/// kube-proxy's 0x4000 is one of them.
+/// What a worker is asked about a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Question {
+    /// The packet may begin a connection.
+    First,
+    /// The packet is a reply of a connection that was not evaluated: connection tracking's word alone gives it no direction
+    /// (semantics 34).
+    UnprovenReply,
+    /// The packet's connection was evaluated, and policy has changed since.
+    Established,
+    /// Likewise, and the packet is a reply: its connection is evaluated.
+    EstablishedReply,
+    /// There is no connection that could take a verdict down.
+    Untracked,
+}
+
+/// The bits of this agent: four in packet marks, four in connection marks, none in both. All other bits of both are kept as they
+/// are: kube-proxy's 0x4000 is one of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Marks {
-    verdict: Mark,
-    untracked: Mark,
-    accepted: Mark,
-    revoked: Mark,
-    asked: Mark,
+    packet: [u32; 4],
+    connection: [u32; 4],
 }
 
 /// Bits that can't serve as marks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum MarksError {
-    /// A mark is not one bit.
-    #[error("mark {0} must have exactly one bit set")]
-    NotOneBit(Mark),
-    /// Two marks of the same kind, of packets or of connections, are the same bit.
-    #[error("two {0} marks are both {1}: choose different bits")]
-    Same(&'static str, Mark),
+    /// A mask has another number of bits.
+    #[error("{0} marks need exactly four bits, and {1} has {count}", count = .1.0.count_ones())]
+    NotFourBits(&'static str, Mark),
+    /// A bit serves twice: a program that copies marks between packets and connections would turn one into the other.
+    #[error("packet marks {0} and connection marks {1} have a bit in common: choose different bits")]
+    Overlap(Mark, Mark),
 }
 
 impl Default for Marks {
     /// Bits that kube-proxy (0x4000, 0x8000), Flannel and portmap (0x2000) leave alone.
     fn default() -> Self {
-        Self {
-            verdict: Mark(0x0100_0000),
-            untracked: Mark(0x0200_0000),
-            accepted: Mark(0x0100_0000),
-            revoked: Mark(0x0200_0000),
-            asked: Mark(0x0400_0000),
-        }
+        Self { packet: bits(0x0f00_0000), connection: bits(0xf000_0000) }
     }
 }
 
 impl Marks {
-    /// Marks of the operator's choice, one bit each: of packets `verdict` and `untracked`, of connections `accepted`, `revoked`
-    /// and `asked`. Those of packets are different, and so are those of connections.
-    pub fn new(packet: [Mark; 2], connection: [Mark; 3]) -> Result<Self, MarksError> {
-        for (kind, marks) in [("packet", &packet[..]), ("connection", &connection[..])] {
-            let mut seen = 0;
-            for mark in marks {
-                if mark.0.count_ones() != 1 {
-                    return Err(MarksError::NotOneBit(*mark));
-                }
-                if seen & mark.0 != 0 {
-                    return Err(MarksError::Same(kind, *mark));
-                }
-                seen |= mark.0;
+    /// Marks of the operator's choice: two masks of four bits each that have none in common.
+    ///
+    /// # Errors
+    /// [`MarksError`] if they are not.
+    pub fn new(packet: Mark, connection: Mark) -> Result<Self, MarksError> {
+        for (kind, mask) in [("packet", packet), ("connection", connection)] {
+            if mask.0.count_ones() != 4 {
+                return Err(MarksError::NotFourBits(kind, mask));
             }
         }
-        let ([verdict, untracked], [accepted, revoked, asked]) = (packet, connection);
-        Ok(Self { verdict, untracked, accepted, revoked, asked })
+        if packet.0 & connection.0 != 0 {
+            return Err(MarksError::Overlap(packet, connection));
+        }
+        Ok(Self { packet: bits(packet.0), connection: bits(connection.0) })
     }
 
-    /// In the packet mark. On the way to a worker: the packet is a reply, to be judged as the connection that it belongs to.
-    /// From there to chain `allowed`: a worker allowed it.
-    pub fn verdict(&self) -> Mark {
-        self.verdict
+    /// All bits in packet marks.
+    pub fn of_packets(&self) -> Mark {
+        Mark(self.packet.iter().sum())
     }
 
-    /// In the packet mark, on the way to a worker: there is no connection that could take a verdict down.
-    pub fn untracked(&self) -> Mark {
-        self.untracked
+    /// All bits in connection marks.
+    pub fn of_connections(&self) -> Mark {
+        Mark(self.connection.iter().sum())
     }
 
-    /// In the connection mark: the connection was judged and is allowed, or needs no verdict.
+    /// In the packet mark: the worker turns it over when it allows the packet, whatever it was. [`Marks::asked`] and
+    /// [`Marks::asked_inverted`] tell what it was.
+    pub fn answer(&self) -> Mark {
+        Mark(self.packet[0])
+    }
+
+    /// In the packet mark, on its way to a worker: the bits that say what is asked.
+    pub fn questions(&self) -> Mark {
+        Mark(self.packet[1..].iter().sum())
+    }
+
+    /// The value of [`Marks::questions`] that asks this.
+    pub fn question(&self, question: Question) -> Mark {
+        let [_, reply, established, untracked] = self.packet;
+        Mark(match question {
+            Question::First => 0,
+            Question::UnprovenReply => reply,
+            Question::Established => established,
+            Question::EstablishedReply => established | reply,
+            Question::Untracked => untracked,
+        })
+    }
+
+    /// The value of [`Marks::questions`] of a packet that entered by a port without bindings, between the bridge's hook and the first
+    /// one of IP: there it waits.
+    pub(crate) fn new_port(&self) -> Mark {
+        self.questions()
+    }
+
+    /// What a packet with this mark asks.
+    #[inline]
+    pub fn asks(&self, mark: u32) -> Question {
+        let [_, reply, established, untracked] = self.packet;
+        match (mark & untracked != 0, mark & established != 0, mark & reply != 0) {
+            (true, ..) => Question::Untracked,
+            (false, true, true) => Question::EstablishedReply,
+            (false, true, false) => Question::Established,
+            (false, false, true) => Question::UnprovenReply,
+            (false, false, false) => Question::First,
+        }
+    }
+
+    /// In the connection mark: the connection was evaluated and is allowed, or needs no evaluation.
     pub fn accepted(&self) -> Mark {
-        self.accepted
+        Mark(self.connection[0])
     }
 
     /// In the connection mark: the connection is no longer allowed; stronger than [`Self::accepted`].
     pub fn revoked(&self) -> Mark {
-        self.revoked
+        Mark(self.connection[1])
     }
 
-    /// In the connection mark: a worker was asked about a packet of it, and has not allowed one since. Without it a packet that
-    /// brings the verdict's bit along is like any other.
+    /// In the connection mark: a worker was asked about a packet of it whose answer bit was clear, and has allowed none since.
     pub fn asked(&self) -> Mark {
-        self.asked
+        Mark(self.connection[2])
     }
+
+    /// In the connection mark: likewise, about a packet whose answer bit another program had set.
+    pub fn asked_inverted(&self) -> Mark {
+        Mark(self.connection[3])
+    }
+}
+
+/// The four bits of a mask, lowest first.
+const fn bits(mask: u32) -> [u32; 4] {
+    let mut bits = [0; 4];
+    let (mut rest, mut at) = (mask, 0);
+    while at < 4 {
+        bits[at] = rest & rest.wrapping_neg();
+        rest &= !bits[at];
+        at += 1;
+    }
+    bits
 }
 
 #[cfg(test)]
@@ -100,14 +165,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_mark_is_a_bit_of_its_own_among_those_of_its_kind() {
-        let marks = |packet: [u32; 2], connection: [u32; 3]| {
-            Marks::new(packet.map(Mark), connection.map(Mark)).map(|_| ())
-        };
-        assert_eq!(marks([1, 2], [1, 2, 4]), Ok(()));
-        assert_eq!(marks([3, 2], [1, 2, 4]), Err(MarksError::NotOneBit(Mark(3))));
-        assert_eq!(marks([1, 2], [1, 0, 4]), Err(MarksError::NotOneBit(Mark(0))));
-        assert_eq!(marks([2, 2], [1, 2, 4]), Err(MarksError::Same("packet", Mark(2))));
-        assert_eq!(marks([1, 2], [4, 2, 4]), Err(MarksError::Same("connection", Mark(4))));
+    fn masks_have_four_bits_each_and_none_in_common() {
+        let marks = |packet, connection| Marks::new(Mark(packet), Mark(connection)).map(|_| ());
+        assert_eq!(marks(0x0f, 0xf0), Ok(()));
+        assert_eq!(marks(0x8421, 0x1248_0000), Ok(()));
+        assert_eq!(marks(0x07, 0xf0), Err(MarksError::NotFourBits("packet", Mark(0x07))));
+        assert_eq!(marks(0x0f, 0x1f0), Err(MarksError::NotFourBits("connection", Mark(0x1f0))));
+        assert_eq!(marks(0x0f, 0x78), Err(MarksError::Overlap(Mark(0x0f), Mark(0x78))));
+    }
+
+    #[test]
+    fn each_question_is_read_back_whatever_the_answer_bit_and_other_bits_are() {
+        use Question::{Established, EstablishedReply, First, UnprovenReply, Untracked};
+        let marks = Marks::default();
+        for question in [First, UnprovenReply, Established, EstablishedReply, Untracked] {
+            for others in [0, 0x4000, marks.answer().0] {
+                assert_eq!(marks.asks(marks.question(question).0 | others), question);
+            }
+        }
+        let all = [marks.accepted(), marks.revoked(), marks.asked(), marks.asked_inverted()];
+        assert_eq!(all.map(|mark| mark.0).into_iter().sum::<u32>(), marks.of_connections().0);
     }
 }

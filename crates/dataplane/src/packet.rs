@@ -25,6 +25,11 @@ pub const COPY_RANGE: usize = 128;
 /// UDP-Lite (RFC 3828).
 const UDP_LITE: Protocol = Protocol(136);
 
+/// TCP's flags (RFC 9293) that begin or end a connection: FIN, SYN, RST; and ACK.
+const BEGINS_OR_ENDS: u8 = 0x01 | SYN | 0x04 | 0x10;
+/// TCP's flag SYN: alone, it begins a connection.
+const SYN: u8 = 0x02;
+
 /// The bytes of an IPv6 header.
 const IPV6_HEADER: usize = 40;
 
@@ -177,11 +182,19 @@ fn transport(mut packet: Packet, bytes: &[u8]) -> Result<Packet, Unparsable> {
         Protocol::ICMPV6 => packet.icmp_type = packet.destination().is_ipv6().then_some(header[0]),
         // RFC 9293: the data offset counts words and covers the header itself.
         Protocol::TCP if usize::from(header[12] >> 4) * 4 < TCP_HEADER => return Err(malformed),
-        // All others carry the two ports first.
-        _ => {
-            packet.source_port = Some(u16::from_be_bytes([header[0], header[1]]));
-            packet.destination_port = Some(u16::from_be_bytes([header[2], header[3]]));
+        Protocol::TCP => {
+            (packet.source_port, packet.destination_port) = ports(header);
+            packet.is_mid_stream = header[13] & BEGINS_OR_ENDS != SYN;
         }
+        // All others carry the two ports first.
+        _ => (packet.source_port, packet.destination_port) = ports(header),
     }
     Ok(packet)
+}
+
+/// The two ports with which the header begins.
+#[inline]
+fn ports(header: &[u8]) -> (Option<u16>, Option<u16>) {
+    let port = |at: usize| Some(u16::from_be_bytes([header[at], header[at + 1]]));
+    (port(0), port(2))
 }

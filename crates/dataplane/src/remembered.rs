@@ -1,5 +1,5 @@
 //! Connections that passed without a question, because their pair was remembered: told by NFLOG, judged again, and recorded as
-//! if a worker had judged them.
+//! if a worker had judged them. By the same way come examples of the packets that rules dropped by themselves.
 //!
 //! From: the chain `remembered`, whose log carries the generation in force as a prefix. To: the recorder. Invariant: every connection
 //! that passed so is told of, or counted as lost, exactly once; what is told of is what some snapshot, whose verdict could be
@@ -17,10 +17,12 @@ use nix::errno::Errno;
 use nix::sys::signal::SigSet;
 use policy::{Generation, Judgement};
 
+use crate::drops::{DROP_PREFIX, DropReason, DropSample};
 use crate::netlink::{
     ACK, AttributeReader, Attributes, Header, Messages, NetlinkError, REQUEST, Received, Socket,
 };
 use crate::packet::{self, COPY_RANGE};
+use crate::ports::{InterfaceIndex, Mac};
 use crate::table::LOG_PREFIX;
 pub use crate::worker::Owner;
 
@@ -35,9 +37,15 @@ const PACKET: u16 = ULOG;
 const CONFIG: u16 = ULOG | 1;
 
 // Attributes of a packet (`linux/netfilter/nfnetlink_log.h`).
+const NFULA_PACKET_HDR: u16 = 1;
+const NFULA_IFINDEX_INDEV: u16 = 4;
+const NFULA_IFINDEX_PHYSINDEV: u16 = 6;
+const NFULA_HWADDR: u16 = 8;
 const NFULA_PAYLOAD: u16 = 9;
 const NFULA_PREFIX: u16 = 10;
 const NFULA_SEQ: u16 = 12;
+const NFULA_VLAN: u16 = 19;
+const NFULA_VLAN_PROTO: u16 = 1;
 
 // Attributes of a configuration.
 const NFULA_CFG_CMD: u16 = 1;
@@ -68,6 +76,8 @@ const END: Duration = Duration::from_secs(1);
 pub enum Heard {
     /// One of them.
     Connection(Judgement),
+    /// An example of packets that rules dropped.
+    Dropped(DropSample),
     /// So many of them passed of which no more is known: the reader was too slow.
     Lost(u64),
 }
@@ -214,6 +224,11 @@ fn hear(message: &Received<'_>, history: &History, next: &mut u32, tell: &mut im
         tell(Heard::Lost(missing.into()));
     }
     let packet = logged.payload.and_then(|bytes| packet::parse(bytes).ok());
+    if let Some(reason) = logged.dropped {
+        let Logged { interface, mac, ether_type, .. } = logged;
+        let packet = packet.filter(|_| matches!(ether_type, None | Some(ETH_P_IP | ETH_P_IPV6)));
+        return tell(Heard::Dropped(DropSample { reason, interface, mac, ether_type, packet }));
+    }
     let judged = packet.zip(logged.generation).and_then(|(packet, generation)| {
         let (snapshot, decision) = history.allowing(generation, &packet)?;
         let at = SystemTime::now();
@@ -235,8 +250,16 @@ fn hear(message: &Received<'_>, history: &History, next: &mut u32, tell: &mut im
 struct Logged<'a> {
     number: Option<u32>,
     generation: Option<Generation>,
+    dropped: Option<DropReason>,
+    interface: InterfaceIndex,
+    mac: Option<Mac>,
+    ether_type: Option<u16>,
     payload: Option<&'a [u8]>,
 }
+
+/// `ETH_P_IP` and `ETH_P_IPV6`.
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_IPV6: u16 = 0x86dd;
 
 impl<'a> Logged<'a> {
     /// What is missing or can't be read is `None`.
@@ -245,13 +268,40 @@ impl<'a> Logged<'a> {
         for (kind, value) in AttributeReader::new(message.attributes) {
             match kind {
                 NFULA_SEQ => logged.number = value.try_into().ok().map(u32::from_be_bytes),
-                NFULA_PREFIX => logged.generation = generation(value),
+                NFULA_PREFIX => {
+                    (logged.generation, logged.dropped) = (generation(value), dropped(value));
+                }
+                // `struct nfulnl_msg_packet_hdr`: protocol, hook, padding.
+                NFULA_PACKET_HDR if logged.ether_type.is_none() => logged.ether_type = be16(value),
+                NFULA_VLAN => {
+                    let tag = AttributeReader::new(value).find(|(kind, _)| *kind == NFULA_VLAN_PROTO);
+                    logged.ether_type = tag.and_then(|(_, value)| be16(value)).or(logged.ether_type);
+                }
+                NFULA_IFINDEX_INDEV if logged.interface.0 == 0 => logged.interface = interface(value),
+                NFULA_IFINDEX_PHYSINDEV => logged.interface = interface(value),
+                // `struct nfulnl_msg_packet_hw`: length, padding, address.
+                NFULA_HWADDR if be16(value) == Some(6) => {
+                    logged.mac = value.get(4..10).and_then(|bytes| Some(Mac(bytes.try_into().ok()?)));
+                }
                 NFULA_PAYLOAD => logged.payload = Some(value),
                 _ => {}
             }
         }
         logged
     }
+}
+
+fn be16(value: &[u8]) -> Option<u16> {
+    Some(u16::from_be_bytes(*value.first_chunk()?))
+}
+
+fn interface(value: &[u8]) -> InterfaceIndex {
+    InterfaceIndex(value.try_into().map(u32::from_be_bytes).unwrap_or_default())
+}
+
+fn dropped(prefix: &[u8]) -> Option<DropReason> {
+    let text = std::str::from_utf8(prefix.strip_suffix(&[0]).unwrap_or(prefix)).ok()?;
+    DropReason::from_code(text.strip_prefix(DROP_PREFIX)?)
 }
 
 fn generation(prefix: &[u8]) -> Option<Generation> {
@@ -325,6 +375,9 @@ mod tests {
         {
             assert_eq!(generation(other), None, "{other:?}");
         }
+        assert_eq!(dropped(b"kube-verdict drop spoofed-source\0"), Some(DropReason::SpoofedSource));
+        assert_eq!(dropped(b"kube-verdict drop something\0"), None);
+        assert_eq!(dropped(b"kube-verdict 17\0"), None);
     }
 
     #[test]
@@ -341,7 +394,7 @@ mod tests {
             let message = Received { kind: PACKET, sequence: 0, family: 2, attributes };
             hear(&message, &history, &mut next, &mut |heard| match heard {
                 Heard::Lost(number) => lost.push(number),
-                Heard::Connection(judgement) => panic!("a packet without bytes: {judgement:?}"),
+                heard => panic!("a packet without bytes: {heard:?}"),
             });
         }
         assert_eq!(lost, [1, 1, 2, 1]);

@@ -10,19 +10,21 @@
 //! - what the older rules let through without a verdict (open sets, remembered pairs) has left the hook, too, once
 //!   [`wait_for_packets_under_way`] has returned: it is called before.
 //!
-//! ACCEPTED is never set here: it means that a worker allowed a packet of the connection, or one of its pair a moment before, or
-//! that it needed no verdict. It is taken from connections of addresses whose pod is not known any more: the next packet is a
-//! question again, since the next pod there may be another. An allowed connection without it is judged, and recorded, at its next
-//! packet. REVOKED wins over ACCEPTED in the rules, so clearing REVOKED restores what was there before.
+//! ACCEPTED means that a worker allowed a packet of the connection, or one of its pair a moment before, or that it needed no verdict.
+//! It is set here at the agent's start alone, on connections that no agent has seen and that policy allows in the direction in which
+//! they were opened (semantics 34). It is taken from connections of addresses whose pod is not known any more: the next packet is a
+//! question again, since the next pod there may be another. REVOKED wins over ACCEPTED in the rules, so clearing REVOKED restores what
+//! was there before. Connections of an address that has another pod now are deleted: they were never the new pod's (semantics 36).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use policy::{Decision, Directions, Outcome, Reason, Snapshot, Verdict};
+use policy::{Decision, Directions, Outcome, Packet, Protocol, Reason, Snapshot, Verdict};
 
-use crate::conntrack::{Conntrack, ConntrackError, Entry, MarkChange};
+use crate::conntrack::{Conntrack, ConntrackError, Entry, EntryChange, MarkChange};
 use crate::marks::Marks;
+use crate::ports::Overlay;
 
 mod local;
 mod under_way;
@@ -45,53 +47,128 @@ pub struct SweepReport {
     pub unknown: u64,
     /// Connections that ended before their mark could be changed.
     pub gone: u64,
+    /// Connections that were deleted, since their address has another pod now.
+    pub deleted: u64,
     /// How long it took.
     pub elapsed: Duration,
 }
 
-/// Judges every connection under `snapshot`, or at least those of the pods at these addresses. `local` are the node's own
-/// addresses, read just before.
+/// Which connections a sweep is about, and what it does beside evaluating them.
+#[derive(Clone, Debug, Default)]
+pub struct Scope {
+    /// Connections of these addresses, and perhaps others; `None` for all.
+    pub of: Option<BTreeSet<IpAddr>>,
+    /// Addresses that another pod has than before: their connections are deleted.
+    pub reassigned: BTreeSet<IpAddr>,
+    /// Whether connections that no agent has seen are accepted if policy allows them.
+    pub adopts: bool,
+    /// What pods may not send to nodes, whatever policy says.
+    pub overlay: OverlayFlows,
+}
+
+/// Packets of the nodes' overlay to nodes: none of a pod's business (semantics 32).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct OverlayFlows {
+    /// What carries it.
+    pub overlays: BTreeSet<Overlay>,
+    /// The addresses of all nodes.
+    pub node_addresses: BTreeSet<IpAddr>,
+}
+
+impl OverlayFlows {
+    fn contains(&self, packet: &Packet) -> bool {
+        let overlay = match (packet.protocol, packet.destination_port) {
+            (Protocol::UDP, Some(port)) => Overlay::Udp(port),
+            (protocol, _) => Overlay::Protocol(protocol.0),
+        };
+        self.overlays.contains(&overlay) && self.node_addresses.contains(&packet.destination())
+    }
+}
+
+/// What a sweep came to, and which connections are to be kept cut, or no longer.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Swept {
+    /// The numbers.
+    pub report: SweepReport,
+    /// Connections that are REVOKED, as evaluated; at most [`MOST_REVOKED`].
+    pub revoked: Vec<Packet>,
+    /// Connections that are REVOKED no longer.
+    pub restored: Vec<Packet>,
+}
+
+/// Connections that are named in [`Swept::revoked`] at most: as many as the kernel's set of them holds.
+pub const MOST_REVOKED: usize = 65_536;
+
+/// Evaluates every connection under `snapshot`, or at least those that `scope` is about. `local` are the node's own addresses, read
+/// just before.
 pub fn sweep(
     conntrack: &mut Conntrack,
     snapshot: &Snapshot,
     marks: &Marks,
     local: &LocalAddresses,
-    of: Option<&BTreeSet<IpAddr>>,
-) -> Result<SweepReport, ConntrackError> {
+    scope: &Scope,
+) -> Result<Swept, ConntrackError> {
     let started = Instant::now();
     let (revoked, accepted) = (marks.revoked().0, marks.accepted().0);
-    let mut report = SweepReport::default();
+    let mut swept = Swept::default();
     let each = |entry: &Entry<'_>| {
+        let report = &mut swept.report;
         let is_revoked = entry.mark & revoked != 0;
-        let decision = judge(entry, snapshot, local);
-        report.judged += u64::from(concerns_us(&decision));
-        match standing(&decision) {
+        let packet = entry.judged();
+        if [packet.source(), packet.destination()].iter().any(|end| scope.reassigned.contains(end)) {
+            report.deleted += 1;
+            return Some(EntryChange::Delete);
+        }
+        let decision = evaluate(&packet, snapshot, local);
+        let concerns_us = concerns_us(&decision);
+        report.judged += u64::from(concerns_us);
+        let is_overlay = concerns_us && !local.contains(packet.source()) && scope.overlay.contains(&packet);
+        let standing = if is_overlay { Standing::Denied } else { standing(&decision) };
+        let change = match standing {
             Standing::Denied if !is_revoked => {
                 report.revoked += 1;
-                Some(MarkChange { value: revoked, mask: revoked })
+                if swept.revoked.len() < MOST_REVOKED {
+                    swept.revoked.push(packet);
+                }
+                MarkChange { value: revoked, mask: revoked }
             }
             Standing::Allowed if is_revoked => {
                 report.restored += 1;
-                Some(MarkChange { value: 0, mask: revoked })
+                swept.restored.push(packet);
+                MarkChange { value: 0, mask: revoked }
+            }
+            Standing::Allowed if scope.adopts && concerns_us && entry.mark & accepted == 0 => {
+                MarkChange { value: accepted, mask: accepted }
             }
             Standing::Unknown => {
                 report.unknown += 1;
-                (entry.mark & accepted != 0).then_some(MarkChange { value: 0, mask: accepted })
+                return (entry.mark & accepted != 0)
+                    .then_some(MarkChange { value: 0, mask: accepted }.into());
             }
-            Standing::Allowed | Standing::Denied => None,
-        }
+            Standing::Allowed | Standing::Denied => return None,
+        };
+        Some(change.into())
     };
-    let visited = match of {
+    let visited = match &scope.of {
         Some(addresses) => conntrack.visit_of(addresses, each),
         None => conntrack.visit(each),
     }?;
-    Ok(SweepReport { entries: visited.entries, gone: visited.gone, elapsed: started.elapsed(), ..report })
+    let report = &mut swept.report;
+    (report.entries, report.gone, report.elapsed) = (visited.entries, visited.gone, started.elapsed());
+    Ok(swept)
+}
+
+/// Whether policy allows a connection that was cut again. One that could have been opened by either end is allowed only if policy
+/// allows it from both.
+pub fn is_allowed_again(connection: &Packet, is_oriented: bool, snapshot: &Snapshot, local: &LocalAddresses) -> bool {
+    let allows = |packet: &Packet| standing(&evaluate(packet, snapshot, local)) == Standing::Allowed;
+    allows(connection) && (is_oriented || allows(&connection.reversed()))
 }
 
 /// Takes our marks from every connection, for when the rules are gone: nothing of the agent stays in the kernel.
 /// Returns how many connections had one.
 pub fn clear_marks(conntrack: &mut Conntrack, marks: &Marks) -> Result<u64, ConntrackError> {
-    let ours = marks.accepted().0 | marks.revoked().0 | marks.asked().0;
+    let ours = marks.of_connections().0;
     let clear = |entry: &Entry<'_>| (entry.mark & ours != 0).then_some(MarkChange { value: 0, mask: ours });
     Ok(conntrack.visit(clear)?.changed)
 }
@@ -105,9 +182,8 @@ enum Standing {
     Unknown,
 }
 
-/// Judges a connection as the hooks judge its packets.
-fn judge(entry: &Entry<'_>, snapshot: &Snapshot, local: &LocalAddresses) -> Decision {
-    let packet = entry.judged();
+/// Evaluates a connection as the hooks evaluate its packets.
+fn evaluate(packet: &Packet, snapshot: &Snapshot, local: &LocalAddresses) -> Decision {
     if local.contains(packet.source()) {
         // The node always reaches its pods (semantics 21); by the rules such packets never get to a queue.
         return Decision {
@@ -117,7 +193,7 @@ fn judge(entry: &Entry<'_>, snapshot: &Snapshot, local: &LocalAddresses) -> Deci
     }
     // The node's own end of the pods' bridge lies in the pod CIDR and is no pod.
     let directions = if local.contains(packet.destination()) { Directions::Egress } else { Directions::Both };
-    snapshot.judge(&packet, directions)
+    snapshot.judge(packet, directions)
 }
 
 /// Whether ANY side of the connection is a pod of this node, or might be one.

@@ -13,11 +13,15 @@
 //!
 //! Calls without a [`Table`] act in the network namespace of the calling thread, a [`Table`] in that in which it was installed.
 
+mod bridge;
 mod chains;
+mod drops;
 mod error;
 mod in_force;
 mod memory;
+mod origin;
 mod recheck;
+mod revoked;
 mod sets;
 
 use std::collections::BTreeSet;
@@ -26,32 +30,44 @@ use std::time::{Instant, SystemTime};
 
 use ipnet::IpNet;
 use nix::errno::Errno;
-use policy::{Generation, Touched};
-use rustables::{Chain, ChainPolicy, ChainType, MsgType, ProtocolFamily, sys};
+use policy::{Generation, Packet, Touched};
+use rustables::{Chain, ChainPolicy, ChainType, MsgType, sys};
 
-use self::chains::ASK;
+use self::bridge::{BridgeContents, BridgeRules};
+use self::chains::QUEUE;
 use self::in_force::InForce;
 pub(crate) use self::in_force::{check_holder, read_generation};
 pub(crate) use self::memory::LOG_PREFIX;
 use self::memory::Memory;
+use self::origin::{OriginContents, OriginPolicy};
 use self::sets::Contents;
+use crate::drops::DropCounts;
 use crate::marks::Marks;
 use crate::netlink::Socket;
+use crate::nft::TableId;
 use crate::nft::batch::{Batch, Part, Refusal};
 use crate::nft::expression::Expression;
 use crate::nft::queue::Queue;
 use crate::nft::rule::Rule;
+use crate::ports::{Bindings, InterfaceIndex};
 use crate::queues::QueueRange;
 
 pub use self::error::TableError;
 pub use self::memory::{Remember, RememberedConnections};
+pub use self::origin::{OriginConfig, Origins};
 pub use crate::nft::queue::QueueForm;
 
 /// The name of the table, in family `inet`.
 pub const TABLE: &str = "kube-verdict";
 
+/// The table at the hooks of IPv4 and IPv6.
+const INET: TableId = TableId::inet(TABLE);
+
 /// How often an update is tried anew because somebody else changed the ruleset meanwhile.
 const TRIES: usize = 64;
+
+/// Revoked connections in one batch: two tuples each, at most some 200 bytes.
+const REVOKED_AT_ONCE: usize = 4096;
 
 /// What happens to first packets while no agent listens.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -82,6 +98,11 @@ pub struct TableConfig {
     pub remember: Option<Remember>,
     /// Of the snapshot that `open` comes from.
     pub generation: Generation,
+    /// Where packets may come from; `None` if their sources are believed.
+    pub origin: Option<OriginConfig>,
+    /// Whether replies pass on connection tracking's word, until [`Table::distrust_replies`]: for an agent that finds connections
+    /// that no agent has seen.
+    pub trust_replies: bool,
 }
 
 /// Addresses of local pods that no policy isolates: their packets pass without a question, in that direction.
@@ -108,6 +129,30 @@ pub struct Table {
     memory: Memory,
     /// Whether the rules judge changing pods again.
     window: bool,
+    /// What is known of ports; `None` if sources are believed.
+    origin: Option<Origin>,
+}
+
+/// Where packets may come from, in the kernel and as it is to be.
+#[derive(Debug)]
+struct Origin {
+    /// As the next batch shall have it.
+    wanted: Origins,
+    /// What the sets of table `inet` hold in the kernel.
+    inet: OriginContents,
+    /// What the sets of table `bridge` hold; `None` if the kernel can't have that table.
+    bridge: Option<BridgeContents>,
+    /// The pods' bridges by the rules in the kernel.
+    bridges: BTreeSet<InterfaceIndex>,
+}
+
+/// Which protections hold in the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Protections {
+    /// The sources of packets are checked where they enter by routed ports, and of packets from outside.
+    pub routed: bool,
+    /// The frames of pods that hang on a bridge are checked.
+    pub bridged: bool,
 }
 
 impl Table {
@@ -125,8 +170,122 @@ impl Table {
         let form = available_form(&mut socket)?;
         let contents = Contents::new(&config.pod_cidrs, &config.open, []);
         let memory = Memory::new(&config, SystemTime::now());
-        install_batch(&config, &contents, &memory, queues, form).commit(&mut socket, None)?;
-        Ok(Self { socket, queues, form, config, contents, memory, window: false })
+        let mut batch = install_batch(&config, &contents, &memory, queues, form);
+        let origin = match &config.origin {
+            Some(origin) => Some(install_origin(origin, &config, form, &mut socket, &mut batch)?),
+            None => None,
+        };
+        batch.commit(&mut socket, None)?;
+        Ok(Self { socket, queues, form, config, contents, memory, window: false, origin })
+    }
+
+    /// Which protections of packets' origins this kernel can have, whether or not rules are there: for `doctor`.
+    pub fn protections_available() -> Result<Protections, TableError> {
+        Ok(Protections { routed: true, bridged: has_bridge_family(&mut open()?)? })
+    }
+
+    /// Which protections of packets' origins are in force.
+    pub fn protections(&self) -> Protections {
+        let origin = self.origin.as_ref();
+        Protections {
+            routed: origin.is_some(),
+            bridged: origin.is_some_and(|origin| origin.bridge.is_some()),
+        }
+    }
+
+    /// Whether the rules that are in the kernel now, if any, let what no worker was asked about pass while nobody listens. Without
+    /// rules everything passes.
+    pub fn passes_unevaluated() -> Result<bool, TableError> {
+        Ok(InForce::read(&mut open()?)?.queue.is_none_or(|(queue, _)| queue.bypass))
+    }
+
+    /// The bindings that the rules in the kernel have now, as an earlier agent left them, without the names of ports; none without
+    /// rules.
+    ///
+    /// # Errors
+    /// [`TableError`] if they can't be read.
+    pub fn bindings_in_force() -> Result<Bindings, TableError> {
+        let mut socket = open()?;
+        let mut bindings = Bindings::default();
+        bridge::read_bindings(&mut socket, &mut bindings)
+            .and_then(|()| origin::read_bindings(&mut socket, &mut bindings))
+            .map_err(TableError::from_reading)?;
+        Ok(bindings)
+    }
+
+    /// Where packets may come from from the next [`Table::update`] or [`Table::update_origins`] on. Returns whether that is news.
+    pub fn set_origins(&mut self, origins: Origins) -> bool {
+        let Some(origin) = &mut self.origin else { return false };
+        let is_news = origin.wanted != origins;
+        origin.wanted = origins;
+        is_news
+    }
+
+    /// Brings the sets of ports up to date with what [`Table::set_origins`] was given, in one atomic batch with only what differs. If
+    /// nothing does, nothing is sent.
+    ///
+    /// # Errors
+    /// As [`Table::update`].
+    pub fn update_origins(&mut self) -> Result<(), TableError> {
+        if self.wanted_origins().is_some_and(|wanted| !self.holds(&wanted)) {
+            self.commit_all(|_, _, _| {})?;
+        }
+        Ok(())
+    }
+
+    /// From here on a reply passes because its connection was accepted, not because connection tracking calls it one: the connections
+    /// that were there before this agent are marked.
+    ///
+    /// # Errors
+    /// As [`Table::update`].
+    pub fn distrust_replies(&mut self) -> Result<(), TableError> {
+        if self.config.trust_replies {
+            self.config.trust_replies = false;
+            let committed =
+                self.commit(|table, batch, _| table.rewrite(&table.memory, table.window, batch));
+            self.config.trust_replies = committed.is_err();
+            committed?;
+        }
+        Ok(())
+    }
+
+    /// Keeps connections cut, and lets others be new ones again, whatever connection tracking remembers.
+    ///
+    /// # Errors
+    /// As [`Table::update`].
+    pub fn change_revoked(&mut self, revoked: &[Packet], restored: &[Packet]) -> Result<(), TableError> {
+        // Many at a time: a batch has a size, too.
+        for some in revoked.chunks(REVOKED_AT_ONCE) {
+            self.commit(|_, batch, _| revoked::add(some, batch))?;
+        }
+        for some in restored.chunks(REVOKED_AT_ONCE) {
+            // In first: what has gone by its timeout can't be taken out.
+            self.commit(|_, batch, _| revoked::add(some, batch))?;
+            self.commit(|_, batch, _| revoked::remove(some, batch))?;
+        }
+        Ok(())
+    }
+
+    /// The connections that are kept cut, each in one of its orientations, or in both.
+    ///
+    /// # Errors
+    /// [`TableError`] if they can't be read.
+    pub fn revoked(&mut self) -> Result<Vec<Packet>, TableError> {
+        revoked::read(&mut self.socket)
+    }
+
+    /// What rules have dropped since they were first installed.
+    ///
+    /// # Errors
+    /// [`TableError`] if the counts can't be read.
+    pub fn drop_counts(&mut self) -> Result<DropCounts, TableError> {
+        let mut counts = DropCounts::new();
+        for drops in [origin::DROPS, bridge::DROPS] {
+            for (key, packets) in drops.read(&mut self.socket).map_err(TableError::from_reading)? {
+                *counts.entry(key).or_default() += packets;
+            }
+        }
+        Ok(counts)
     }
 
     /// Makes the sets hold these networks and addresses, as the snapshot of this generation wants it, and has the kernel forget
@@ -157,10 +316,12 @@ impl Table {
         };
         let window = !changing.is_empty();
         let rewrite = window || self.window;
-        if wanted == self.contents && !rewrite && self.config.remember.is_none() {
+        let origins = self.wanted_origins();
+        let are_same = origins.is_none_or(|origins| self.holds(&origins));
+        if wanted == self.contents && are_same && !rewrite && self.config.remember.is_none() {
             return Ok(());
         }
-        self.commit(|table, batch, anew| {
+        self.commit_all(|table, batch, anew| {
             if anew {
                 wanted.fill(batch);
             } else {
@@ -227,14 +388,65 @@ impl Table {
     /// Deletes the table; `false` if there was none. Packets that wait in queues are dropped by the kernel, and policy
     /// is no longer enforced on this node.
     pub fn remove() -> Result<bool, TableError> {
-        let mut batch = Batch::default();
-        let part = Part::plain("deletion of table inet kube-verdict");
-        batch.library(part, |library| library.add(&library_table(), MsgType::Del));
-        match batch.commit(&mut open()?, None) {
-            Ok(()) => Ok(true),
-            Err(Refusal::Part(_, Errno::ENOENT)) => Ok(false),
-            Err(refusal) => Err(refusal.into()),
+        let mut socket = open()?;
+        let mut any = false;
+        // The inet table last: while it stands, an agent that starts finds rules.
+        for table in [bridge::TABLE, INET] {
+            let mut batch = Batch::default();
+            let part = Part::plain(format!("deletion of table {table}"));
+            batch.library(part, |library| library.add(&table.library(), MsgType::Del));
+            match batch.commit(&mut socket, None) {
+                Ok(()) => any = true,
+                // A kernel without the family has no such table either.
+                Err(Refusal::Part(_, Errno::ENOENT | Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP)) => {}
+                Err(refusal) => return Err(refusal.into()),
+            }
         }
+        Ok(any)
+    }
+
+    /// What the sets of ports shall hold.
+    fn wanted_origins(&self) -> Option<(OriginContents, Option<BridgeContents>)> {
+        let Origin { wanted, bridge, .. } = self.origin.as_ref()?;
+        let contents = || BridgeContents::new(&wanted.bindings, &OriginPolicy(&wanted.open));
+        Some((OriginContents::new(wanted), bridge.is_some().then(contents)))
+    }
+
+    fn holds(&self, (inet, bridge): &(OriginContents, Option<BridgeContents>)) -> bool {
+        self.origin.as_ref().is_none_or(|origin| origin.inet == *inet && origin.bridge == *bridge)
+    }
+
+    /// [`Table::commit`], and the sets of ports in the same batch.
+    fn commit_all(&mut self, fill: impl Fn(&Self, &mut Batch, bool)) -> Result<(), TableError> {
+        let wanted = self.wanted_origins();
+        self.commit(|table, batch, anew| {
+            if let (Some((inet, bridge)), Some(origin)) = (&wanted, &table.origin) {
+                if anew {
+                    inet.fill(batch);
+                    bridge.iter().for_each(|bridge| bridge.fill(batch));
+                } else {
+                    inet.change_from(&origin.inet, batch);
+                    if let (Some(new), Some(old)) = (bridge, &origin.bridge) {
+                        new.change_from(old, batch);
+                    }
+                }
+                let rules = table.first_rules(&origin.wanted.bindings.pod_bridges, origin);
+                if anew || rules != table.first_rules(&origin.bridges, origin) {
+                    empty_chain(batch, origin::PREROUTING);
+                    rules.iter().for_each(|rule| rule.add_to(INET, batch));
+                }
+            }
+            fill(table, batch, anew);
+        })?;
+        if let (Some((inet, bridge)), Some(origin)) = (wanted, &mut self.origin) {
+            origin.bridges = origin.wanted.bindings.pod_bridges.clone();
+            (origin.inet, origin.bridge) = (inet, bridge);
+        }
+        Ok(())
+    }
+
+    fn first_rules(&self, bridges: &BTreeSet<InterfaceIndex>, origin: &Origin) -> Vec<Rule> {
+        origin::first_rules(bridges, &self.config.marks, origin.bridge.is_some())
     }
 
     /// Commits what `fill` puts into a batch, as often as it takes; once it was refused for what the sets
@@ -255,14 +467,14 @@ impl Table {
         Err(TableError::Unquiet)
     }
 
-    /// Replaces the rules of all chains but `ask`, which are always the same: to write an xtables target takes the kernel a grace
+    /// Replaces the rules of all chains but `queue`, which is always the same: to write an xtables target takes the kernel a grace
     /// period of RCU if a batch has just deleted something (`nft_target_init`).
     fn rewrite(&self, memory: &Memory, window: bool, batch: &mut Batch) {
         let hooked = chains::chains(self.config.judge_dns).into_iter().map(|(name, _)| name);
-        let names = hooked.chain(chains::plain_chains()).filter(|name| *name != ASK);
+        let names = hooked.chain(chains::plain_chains()).filter(|name| *name != QUEUE);
         names.for_each(|name| empty_chain(batch, name));
         let rules = chains::rules(&self.config, memory, self.queues, self.form, window);
-        rules.iter().filter(|rule| rule.chain != ASK).for_each(|rule| rule.add_to(TABLE, batch));
+        rules.iter().filter(|rule| rule.chain != QUEUE).for_each(|rule| rule.add_to(INET, batch));
     }
 
     fn check_ours(&mut self) -> Result<InForce, TableError> {
@@ -302,14 +514,14 @@ pub(crate) fn available_form(socket: &mut Socket) -> Result<QueueForm, TableErro
 
 /// A queue rule in a chain without a hook, in a table of its own.
 fn form_trial(form: QueueForm) -> Batch {
-    const TRIAL: &str = "kube-verdict-trial";
-    let table = rustables::Table::new(ProtocolFamily::Inet).with_name(TRIAL);
-    let chain = Chain::new(&table).with_name(TRIAL);
+    const TRIAL: TableId = TableId::inet("kube-verdict-trial");
+    let table = TRIAL.library();
+    let chain = Chain::new(&table).with_name(TRIAL.name);
     let mut batch = Batch::default();
     batch.library(Part::plain("table for a trial"), |library| library.add(&table, MsgType::Add));
     batch.library(Part::plain("chain for a trial"), |library| library.add(&chain, MsgType::Add));
     let queue = Expression::Queue(Queue { queues: QueueRange { first: 0, count: 1 }, bypass: true }, form);
-    Rule { chain: TRIAL, purpose: "try the queue", expressions: vec![queue], comment: None }
+    Rule { chain: TRIAL.name, purpose: "try the queue", expressions: vec![queue], comment: None }
         .add_to(TRIAL, &mut batch);
     batch
 }
@@ -324,26 +536,83 @@ fn install_batch(
     let mut batch = Batch::default();
     let table = library_table();
     batch.library(Part::plain("table inet kube-verdict"), |library| library.add(&table, MsgType::Add));
-    for (name, hook) in chains::chains(config.judge_dns) {
-        let chain = Chain::new(&table)
-            .with_name(name)
-            .with_hook(hook)
-            .with_type(ChainType::Filter)
-            .with_policy(ChainPolicy::Accept);
-        batch.library(Part::plain(format!("chain {name}")), |library| library.add(&chain, MsgType::Add));
+    for chain in chains::chains(config.judge_dns) {
+        add_hooked_chain(&mut batch, chain);
     }
     for name in chains::plain_chains() {
         let chain = Chain::new(&table).with_name(name);
         batch.library(Part::plain(format!("chain {name}")), |library| library.add(&chain, MsgType::Add));
     }
+    if config.origin.is_some() {
+        add_hooked_chain(&mut batch, chains::prerouting());
+    }
+    for name in origin::plain_chains() {
+        let chain = Chain::new(&table).with_name(name);
+        batch.library(Part::plain(format!("chain {name}")), |library| library.add(&chain, MsgType::Add));
+    }
     Contents::create(&mut batch);
     Memory::create(&mut batch);
+    revoked::create(&mut batch);
+    origin::create_sets(&mut batch);
     remove_rules(&mut batch);
     contents.fill(&mut batch);
     recheck::watch(&BTreeSet::new(), &mut batch);
     let rules = chains::rules(config, memory, queues, form, false);
-    rules.iter().for_each(|rule| rule.add_to(TABLE, &mut batch));
+    rules.iter().for_each(|rule| rule.add_to(INET, &mut batch));
+    let log_group = config.origin.as_ref().and_then(|origin| origin.log_group);
+    if config.origin.is_none() {
+        // Rules above drop by these chains.
+        origin::DROPS.rules(log_group).iter().for_each(|rule| rule.add_to(INET, &mut batch));
+    }
     batch
+}
+
+/// The sets and rules about origins: those of table `inet`, and table `bridge` where the kernel can have it.
+fn install_origin(
+    origin: &OriginConfig,
+    config: &TableConfig,
+    form: QueueForm,
+    socket: &mut Socket,
+    batch: &mut Batch,
+) -> Result<Origin, TableError> {
+    let range = QueueRange { first: origin.queue, count: 1 };
+    let queue = Queue { queues: range, bypass: config.when_down == WhenDown::Open };
+    let wanted = &origin.origins;
+    let inet = OriginContents::new(wanted);
+    inet.fill(batch);
+    let has_bridge = has_bridge_family(socket)?;
+    let mut rules = origin::first_rules(&wanted.bindings.pod_bridges, &config.marks, has_bridge);
+    rules.extend(origin::rules(queue, form, origin.log_group));
+    rules.iter().for_each(|rule| rule.add_to(INET, batch));
+    let bridge = if has_bridge {
+        let contents = BridgeContents::new(&wanted.bindings, &OriginPolicy(&wanted.open));
+        let knows_bridges = bridge::trial_of_names().rehearse(socket).is_ok();
+        let (marks, log_group) = (config.marks, origin.log_group);
+        BridgeRules { marks, log_group, knows_bridges }.install(&contents, batch);
+        Some(contents)
+    } else {
+        None
+    };
+    let bridges = wanted.bindings.pod_bridges.clone();
+    Ok(Origin { wanted: wanted.clone(), inet, bridge, bridges })
+}
+
+/// Whether the kernel has nftables' bridge family.
+fn has_bridge_family(socket: &mut Socket) -> Result<bool, TableError> {
+    match bridge::trial().rehearse(socket) {
+        Ok(()) => Ok(true),
+        Err(Refusal::Part(_, Errno::ENOENT | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT)) => Ok(false),
+        Err(refusal) => Err(refusal.into()),
+    }
+}
+
+fn add_hooked_chain(batch: &mut Batch, (name, hook): (&'static str, rustables::Hook)) {
+    let chain = Chain::new(&library_table())
+        .with_name(name)
+        .with_hook(hook)
+        .with_type(ChainType::Filter)
+        .with_policy(ChainPolicy::Accept);
+    batch.library(Part::plain(format!("chain {name}")), |library| library.add(&chain, MsgType::Add));
 }
 
 fn remove_rules(batch: &mut Batch) {
@@ -360,7 +629,7 @@ fn empty_chain(batch: &mut Batch, chain: &'static str) {
 }
 
 fn library_table() -> rustables::Table {
-    rustables::Table::new(ProtocolFamily::Inet).with_name(TABLE)
+    INET.library()
 }
 
 #[cfg(test)]

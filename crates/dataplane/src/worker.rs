@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nfq::{Message, Queue, Verdict as KernelVerdict};
 use policy::{Decision, Directions, Generation, Judgement, Packet, Reader, Verdict};
 
-use crate::marks::Marks;
+use crate::marks::{Marks, Question as Kind};
 use crate::packet;
 use crate::queue_statistics::QueueStatistics;
 
@@ -96,8 +96,7 @@ impl<R: FnMut(Judgement)> Worker<R> {
     fn answer(&mut self, message: Message) -> Result<(), WorkerError> {
         let at = SystemTime::now();
         let packet = packet::parse(message.get_payload()).ok();
-        // On its way here the verdict's bit says that the packet is a reply: its connection is judged.
-        let is_reply = message.get_nfmark() & self.marks.verdict().0 != 0;
+        let is_reply = self.marks.asks(message.get_nfmark()) == Kind::EstablishedReply;
         let packet = packet.map(|packet| if is_reply { packet.reversed() } else { packet });
         let question = Question { message, packet, since: None };
         let Judged::Unsure(message, packet, generation) = self.judge(at, question, self.hold.is_open())?
@@ -159,7 +158,15 @@ impl<R: FnMut(Judgement)> Worker<R> {
         let Question { mut message, packet, since } = question;
         let pass = self.reader.enter();
         let decision = match &packet {
-            Some(packet) => pass.judge(packet, directions(message.get_hook())),
+            Some(packet) => {
+                let directions = directions(message.get_hook());
+                match self.marks.asks(message.get_nfmark()) {
+                    // Who opened the connection is not known (semantics 34).
+                    Kind::UnprovenReply => pass.evaluate_unproven(packet, directions),
+                    Kind::First if packet.is_mid_stream => pass.evaluate_unproven(packet, directions),
+                    _ => pass.judge(packet, directions),
+                }
+            }
             None => Decision::UNPARSABLE,
         };
         if may_wait
@@ -262,11 +269,10 @@ struct Question {
 /// Once more to the chain that asked, which marks its connection; where there is none, behind it.
 #[inline]
 pub fn allow(marks: &Marks, mark: u32) -> (u32, KernelVerdict) {
-    let (verdict, untracked) = (marks.verdict().0, marks.untracked().0);
-    if mark & untracked == 0 {
-        (mark | verdict, KernelVerdict::Repeat)
-    } else {
-        (mark & !untracked, KernelVerdict::Accept)
+    let others = mark & !marks.questions().0;
+    match marks.asks(mark) {
+        Kind::Untracked => (others, KernelVerdict::Accept),
+        _ => (others ^ marks.answer().0, KernelVerdict::Repeat),
     }
 }
 

@@ -30,6 +30,16 @@ pub enum Direction {
     Egress,
 }
 
+impl Direction {
+    /// The other one.
+    pub(crate) fn opposite(self) -> Self {
+        match self {
+            Self::Ingress => Self::Egress,
+            Self::Egress => Self::Ingress,
+        }
+    }
+}
+
 /// A rule of a snapshot: an index into its table of rules, valid for that snapshot alone.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RuleId(pub u32);
@@ -45,8 +55,6 @@ pub enum Reason {
     OwnNode,
     /// The pod reaches its own address (semantics 21).
     OwnAddress,
-    /// IPv6 neighbour discovery (semantics 25).
-    NeighbourDiscovery,
     /// No policy applies to the pod in this direction, or none that applies decides.
     NotIsolated,
     /// This rule matched first and decided.
@@ -58,6 +66,9 @@ pub enum Reason {
     /// Known rules deny it, but the other end's address is one of the cluster's pods', no such pod is known (yet), and a rule
     /// might allow it once it is.
     UnknownPeer,
+    /// The packet does not show which end opened its connection, and policy denies the connection opened by the other end
+    /// (semantics 34).
+    Unproven,
     /// The packet could not be parsed (semantics 28).
     Unparsable,
 }
@@ -70,12 +81,12 @@ impl Reason {
             Self::OtherNode => "other-node",
             Self::OwnNode => "own-node",
             Self::OwnAddress => "own-address",
-            Self::NeighbourDiscovery => "neighbour-discovery",
             Self::NotIsolated => "not-isolated",
             Self::Rule(_) => "rule",
             Self::DefaultDeny => "default-deny",
             Self::UnknownPod => "unknown-pod",
             Self::UnknownPeer => "unknown-peer",
+            Self::Unproven => "unproven",
             Self::Unparsable => "unparsable",
         }
     }
@@ -87,12 +98,14 @@ impl Reason {
             Self::OtherNode => "the pod lives on another node, which judges it",
             Self::OwnNode => "a pod's own node always reaches it",
             Self::OwnAddress => "a pod always reaches its own address",
-            Self::NeighbourDiscovery => "IPv6 neighbour discovery always passes",
             Self::NotIsolated => "no policy isolates the pod in this direction",
             Self::Rule(_) => "this rule is the first that matches",
             Self::DefaultDeny => "policies isolate the pod in this direction and none of their rules matches",
             Self::UnknownPod => "the address is in this node's pod CIDR and no pod is known to have it",
             Self::UnknownPeer => "a rule might allow the other end, which no pod is known to have",
+            Self::Unproven => {
+                "the packet does not show which end opened the connection, and policy denies it from the other end"
+            }
             Self::Unparsable => "the packet could not be parsed",
         }
     }
@@ -109,12 +122,12 @@ impl Reason {
             Self::OtherNode,
             Self::OwnNode,
             Self::OwnAddress,
-            Self::NeighbourDiscovery,
             Self::NotIsolated,
             Self::Rule(RuleId(0)),
             Self::DefaultDeny,
             Self::UnknownPod,
             Self::UnknownPeer,
+            Self::Unproven,
             Self::Unparsable,
         ]
         .into_iter()

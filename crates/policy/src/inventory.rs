@@ -3,6 +3,7 @@
 //! From: a source (`cluster`), as [`Change`]s. To: the compiler. Invariant: each object appears once under its name.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -41,6 +42,31 @@ pub struct Pod {
     /// `metadata.creationTimestamp` in seconds since 1970, 0 where unknown: of two pods that claim one address it belongs
     /// to the newer (semantics 22); of two equally old ones, to the one whose name sorts last.
     pub created: i64,
+    /// `metadata.uid`: a later pod of the same name has another, and none of the connections of this one (semantics 36).
+    pub uid: PodUid,
+}
+
+/// A pod's `metadata.uid`, in 16 bytes; zero where it is not known.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct PodUid(pub u128);
+
+impl PodUid {
+    /// The UID with this text: as the API server writes it, 32 hexadecimal digits in five groups (RFC 9562). Any other text gets a
+    /// number of its own, too, of 64 bits.
+    pub fn of(text: &str) -> Self {
+        let digits = text.bytes().filter(|byte| *byte != b'-').count();
+        let number = text.bytes().filter(|byte| *byte != b'-').try_fold(0_u128, |number, byte| {
+            Some(number << 4 | u128::from(char::from(byte).to_digit(16)?))
+        });
+        match number {
+            Some(number) if digits == 32 => Self(number),
+            _ => {
+                let mut hasher = rustc_hash::FxHasher::default();
+                text.hash(&mut hasher);
+                Self(hasher.finish().into())
+            }
+        }
+    }
 }
 
 /// A named container port: a name can mean one number for each protocol (semantics 18).
@@ -63,6 +89,9 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// `spec.podCIDRs`: the addresses of its pods.
     pub pod_cidrs: Vec<IpNet>,
+    /// Whether `addresses` are all that it has, as its interfaces tell. If not, the first two of each pod CIDR are its own as well:
+    /// Flannel gives them to `flannel.1` and to the pods' bridge.
+    pub has_all_addresses: bool,
 }
 
 /// One change in the cluster.

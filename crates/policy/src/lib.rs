@@ -39,7 +39,7 @@ pub mod touched;
 pub use compiler::{Compiler, Scope};
 pub use decision::{Decision, Direction, Judgement, Outcome, Reason, RuleId, Verdict};
 pub use explanation::Explanation;
-pub use inventory::{Change, Inventory, NamedPort, Namespace, Node, Pod};
+pub use inventory::{Change, Inventory, NamedPort, Namespace, Node, Pod, PodUid};
 pub use labels::Labels;
 pub use names::{Generation, PodName, PolicyKind, PolicyName};
 pub use packet::{Packet, Protocol};

@@ -81,6 +81,8 @@ pub struct Packet {
     pub destination_port: Option<u16>,
     /// The ICMP or ICMPv6 type; `None` for other protocols.
     pub icmp_type: Option<u8>,
+    /// Whether it is a TCP packet that begins no connection: it does not show which end opened its connection (semantics 34).
+    pub is_mid_stream: bool,
 }
 
 impl Packet {
@@ -93,6 +95,7 @@ impl Packet {
             source_port: None,
             destination_port: None,
             icmp_type: None,
+            is_mid_stream: false,
         }
     }
 
@@ -123,10 +126,5 @@ impl Packet {
     /// The destination address: canonical, after DNAT, before SNAT.
     pub fn destination(&self) -> IpAddr {
         self.destination
-    }
-
-    /// Whether this is IPv6 neighbour discovery (ICMPv6 types 133 to 137, RFC 4861), which always passes (semantics 25).
-    pub fn is_neighbour_discovery(&self) -> bool {
-        self.protocol == Protocol::ICMPV6 && matches!(self.icmp_type, Some(133..=137))
     }
 }

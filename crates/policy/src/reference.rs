@@ -75,11 +75,6 @@ fn judge_both(
         egress: plain(Direction::Egress, egress),
         ingress: plain(Direction::Ingress, ingress),
     };
-    // IPv6 neighbour discovery always passes (semantics 25).
-    if packet.is_neighbour_discovery() {
-        let passes = Outcome::allow(Reason::NeighbourDiscovery);
-        return sides(passes, passes);
-    }
     // Traffic from the pod's own node to the pod is always allowed (semantics 21), also to a pod that is not known yet.
     let node = match pod_at(inventory, packet.destination()) {
         Some(pod) => pod.node.as_ref().and_then(|node| inventory.nodes.get(node)),
@@ -321,7 +316,7 @@ fn is_unknown_peer(inventory: &Inventory, address: IpAddr) -> bool {
 /// which are its own unless a pod has them.
 fn is_address_of_node(inventory: &Inventory, node: &Node, address: IpAddr) -> bool {
     let reports = node.addresses.iter().any(|a| a.to_canonical() == address);
-    let implied = node.pod_cidrs.iter().any(|cidr| {
+    let implied = !node.has_all_addresses && node.pod_cidrs.iter().any(|cidr| {
         let offset = match (address, cidr.network()) {
             (IpAddr::V4(address), IpAddr::V4(network)) => {
                 u128::from(u32::from(address)).checked_sub(u32::from(network).into())

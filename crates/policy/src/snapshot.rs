@@ -21,6 +21,7 @@ use ipnet::IpNet;
 
 use crate::decision::{Decision, Direction, Outcome, Reason, RuleId, Verdict};
 use crate::explanation::{Explanation, NearestMiss, RuleName};
+use crate::inventory::Pod;
 use crate::names::{Generation, PodName, PolicyName};
 use crate::packet::Packet;
 use crate::snapshot::address::Address;
@@ -110,6 +111,30 @@ impl Snapshot {
         }
     }
 
+    /// Evaluates a packet that does not show which end opened its connection: it passes only if policy allows the connection as opened
+    /// by either end (semantics 34).
+    #[cold]
+    pub fn evaluate_unproven(&self, packet: &Packet, directions: Directions) -> Decision {
+        let decision = self.judge(packet, directions);
+        // The node may open a connection to any of its pods.
+        if directions == Directions::Egress {
+            return decision;
+        }
+        let reversed = self.judge(&packet.reversed(), directions);
+        let both = |own: Outcome, other: Outcome| match (own.verdict, other.verdict) {
+            (Verdict::Allow, Verdict::Deny) if other.reason.is_unsure() => other,
+            (Verdict::Allow, Verdict::Deny) => Outcome::deny(Reason::Unproven),
+            (Verdict::Deny, Verdict::Deny) if own.reason.is_unsure() && !other.reason.is_unsure() => {
+                Outcome::deny(Reason::Unproven)
+            }
+            _ => own,
+        };
+        Decision {
+            egress: both(decision.egress, reversed.ingress),
+            ingress: both(decision.ingress, reversed.egress),
+        }
+    }
+
     #[inline(always)]
     fn judge_between(
         &self,
@@ -117,9 +142,6 @@ impl Snapshot {
         packet: &Packet,
         directions: Directions,
     ) -> Decision {
-        if packet.is_neighbour_discovery() {
-            return Decision::both(Outcome::allow(Reason::NeighbourDiscovery));
-        }
         // A pod's own node always reaches it (semantics 21), also a pod that is not known yet. Few sources are a node: that is
         // asked first.
         if ends.source.is_some_and(|source| source.is_of_a_node() && source.is_of(self.node_of(ends))) {
@@ -235,6 +257,12 @@ impl Snapshot {
         match reason {
             Reason::Rule(rule) => explanation.rule = self.rule_name(rule),
             Reason::DefaultDeny | Reason::UnknownPeer => self.explain_denial(packet, &mut explanation),
+            // What denies the connection as the other end would have opened it.
+            Reason::Unproven => {
+                explanation.direction = direction.opposite();
+                self.explain_denial(&packet.reversed(), &mut explanation);
+                explanation.direction = direction;
+            }
             _ => {}
         }
         explanation
@@ -282,6 +310,11 @@ impl Snapshot {
     /// The pod that has this address (not finished, not hostNetwork; of several the newest).
     pub fn pod_at(&self, address: IpAddr) -> Option<&PodName> {
         self.hosts.get(address.to_canonical())?.pod.as_ref().map(HostPod::name)
+    }
+
+    /// What is known of the pod that has this address, likewise.
+    pub fn pod(&self, address: IpAddr) -> Option<&Pod> {
+        self.hosts.get(address.to_canonical())?.pod.as_ref().map(HostPod::pod)
     }
 
     /// Addresses of the pods that this snapshot judges.

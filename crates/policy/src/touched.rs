@@ -127,6 +127,7 @@ mod tests {
             node: Some(node.into()),
             host_network: false,
             created: 0,
+            uid: Default::default(),
         })
     }
 

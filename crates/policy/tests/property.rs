@@ -238,6 +238,7 @@ fn pod() -> impl Strategy<Value = Pod> {
                 node: node.map(Arc::from),
                 host_network,
                 created,
+            uid: Default::default(),
             }
         },
     )
@@ -251,6 +252,7 @@ fn node() -> impl Strategy<Value = Node> {
         Node {
             name: NODES[which].into(),
             addresses: vec![format!("192.168.0.{number}").parse().unwrap()],
+            has_all_addresses: false,
             pod_cidrs: [v4, v6].into_iter().flatten().map(|cidr| cidr.parse().unwrap()).collect(),
         }
     })

@@ -122,7 +122,7 @@ fn a_node_that_changes_or_goes_takes_its_addresses_along() {
         &[(tcp("192.168.0.1", A, 1), denied), (tcp("10.244.1.1", A, 1), denied)],
     );
     let moved =
-        Node { name: "n1".into(), addresses: vec!["192.168.0.9".parse().unwrap()], pod_cidrs: Vec::new() };
+        Node { name: "n1".into(), addresses: vec!["192.168.0.9".parse().unwrap()], pod_cidrs: Vec::new(), has_all_addresses: false };
     story(
         [deny(), Change::Node(moved)],
         &[(tcp("192.168.0.1", A, 1), denied), (tcp("192.168.0.9", A, 1), "allow not-a-pod | allow own-node")],

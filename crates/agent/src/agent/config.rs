@@ -12,6 +12,7 @@ use dataplane::workers::HoldLimits;
 use ipnet::IpNet;
 use policy::Verdict;
 
+use crate::origins::OriginSettings;
 use crate::overrides::PodCidrs;
 
 /// What an agent is to do.
@@ -45,6 +46,8 @@ pub struct AgentConfig {
     pub judge_dns: bool,
     /// Whether this node's pods hang on a bridge.
     pub bridge: bool,
+    /// What the command line says of where packets may come from.
+    pub origins: OriginSettings,
 }
 
 impl AgentConfig {
@@ -52,6 +55,12 @@ impl AgentConfig {
     pub(super) fn log_group(&self, queues: QueueRange) -> Option<u16> {
         let index = usize::from(queues != self.queues[0]);
         self.log_groups.map(|groups| groups[index])
+    }
+
+    /// The queue of new ports that goes with these queues: behind both ranges, one for each.
+    pub(super) fn port_queue(&self, queues: QueueRange) -> u16 {
+        let [first, second] = self.queues;
+        second.first + second.count + u16::from(queues != first)
     }
 
     /// What this asks of kernel and node.

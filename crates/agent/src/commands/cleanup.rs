@@ -33,17 +33,9 @@ pub struct Cleanup {
     #[arg(long)]
     force: bool,
 
-    /// The agent's --mark-accepted.
-    #[arg(long, value_name = "BIT", value_parser = mark, default_value_t = Marks::default().accepted())]
-    mark_accepted: Mark,
-
-    /// The agent's --mark-revoked.
-    #[arg(long, value_name = "BIT", value_parser = mark, default_value_t = Marks::default().revoked())]
-    mark_revoked: Mark,
-
-    /// The agent's --mark-asked.
-    #[arg(long, value_name = "BIT", value_parser = mark, default_value_t = Marks::default().asked())]
-    mark_asked: Mark,
+    /// The agent's --connection-marks.
+    #[arg(long, value_name = "MASK", value_parser = mark, default_value_t = Marks::default().of_connections())]
+    connection_marks: Mark,
 
     /// How to print what was done.
     #[arg(long, value_enum, default_value_t)]
@@ -62,8 +54,10 @@ struct Done {
 impl Cleanup {
     /// Removes what is there.
     pub fn run(self) -> anyhow::Result<u8> {
-        let packet = [Marks::default().verdict(), Marks::default().untracked()];
-        let marks = Marks::new(packet, [self.mark_accepted, self.mark_revoked, self.mark_asked])
+        // Packets carry none when they leave the node; any other four bits do.
+        let others = [Marks::default().of_packets(), Marks::default().of_connections(), Mark(0x0f)];
+        let free = others.into_iter().find(|packet| packet.0 & self.connection_marks.0 == 0);
+        let marks = Marks::new(free.unwrap_or(Mark(0)), self.connection_marks)
             .map_err(|error| exit::Usage(error.to_string()))?;
         if !self.force
             && let Some(queue) = served_queue()?

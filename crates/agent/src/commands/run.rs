@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use cluster::CniCache;
 use dataplane::marks::{Mark, Marks};
 use dataplane::needs::{self, KernelVersion, NeedState, NeedsConfig};
+use dataplane::ports::Overlay;
 use dataplane::queues::QueueRange;
 use dataplane::table::WhenDown;
 use dataplane::workers::{DEFAULT_QUEUE_LENGTH, HoldLimits};
@@ -26,6 +27,7 @@ use crate::health::Health;
 use crate::http::Places;
 use crate::logging::{self, EnvFilterText, LogFormat};
 use crate::metrics::{Durations, observe};
+use crate::origins::{Exemption, OriginSettings};
 use crate::overrides::PodCidrs;
 use crate::source::{self, SourceArguments};
 
@@ -88,7 +90,8 @@ pub struct Run {
     #[arg(long, value_name = "N", default_value_t = HoldLimits::default().packets)]
     hold_packets: u32,
 
-    /// First NFQUEUE number. Twice as many as there are workers are used, so that a second agent can take over.
+    /// First NFQUEUE number. Twice as many as there are workers are used, and two more for packets of new pods, so that a second agent
+    /// can take over.
     #[arg(long, value_name = "N", default_value_t = 100)]
     queue_base: u16,
 
@@ -110,25 +113,29 @@ pub struct Run {
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(..=65534))]
     nflog_group: u16,
 
-    /// Packet mark of a packet that was allowed, from the verdict until its connection is marked: one bit.
-    #[arg(long, value_name = "BIT", value_parser = mark, default_value_t = Marks::default().verdict())]
-    mark_verdict: Mark,
+    /// The four bits in packet marks by which rules and workers tell one another what they know of a packet. They are cleared before
+    /// they are used, whatever other programs have written there.
+    #[arg(long, value_name = "MASK", value_parser = mark, default_value_t = Marks::default().of_packets())]
+    packet_marks: Mark,
 
-    /// Packet mark of a packet that waits for a verdict and has no connection: one bit.
-    #[arg(long, value_name = "BIT", value_parser = mark, default_value_t = Marks::default().untracked())]
-    mark_untracked: Mark,
+    /// The four bits in connection marks that say what was found about a connection: none of those in packet marks.
+    #[arg(long, value_name = "MASK", value_parser = mark, default_value_t = Marks::default().of_connections())]
+    connection_marks: Mark,
 
-    /// Connection mark of a connection that is allowed: one bit.
-    #[arg(long, value_name = "BIT", value_parser = mark, default_value_t = Marks::default().accepted())]
-    mark_accepted: Mark,
+    /// Let these pods send from addresses that are not theirs (virtual machines, VPN gateways, virtual addresses): a namespace, or those
+    /// of its pods that have all of these labels. Never from an address of another pod here or of the node. Can be repeated.
+    #[arg(long = "exempt-origin", value_name = "NAMESPACE[:KEY=VALUE,...]")]
+    exempt_origins: Vec<Exemption>,
 
-    /// Connection mark of a connection that is no longer allowed: one bit.
-    #[arg(long, value_name = "BIT", value_parser = mark, default_value_t = Marks::default().revoked())]
-    mark_revoked: Mark,
+    /// What carries packets between nodes, beside what this node's devices tell (VXLAN, IPIP, Geneve, WireGuard): a UDP port such as
+    /// 8472/udp, or the number of an IP protocol. Pods never send it to nodes. Can be repeated.
+    #[arg(long = "overlay", value_name = "PORT/udp|PROTOCOL", value_parser = overlay)]
+    overlays: Vec<Overlay>,
 
-    /// Connection mark of a connection that waits for a verdict: one bit.
-    #[arg(long, value_name = "BIT", value_parser = mark, default_value_t = Marks::default().asked())]
-    mark_asked: Mark,
+    /// From where this node takes overlay packets: from any address, or from those of the cluster's nodes alone (Node addresses, and
+    /// Flannel's public-ip annotations).
+    #[arg(long, value_enum, default_value = "any")]
+    overlay_sources: OverlaySources,
 
     /// Whether DNS queries are judged before they are routed: kernels before 6.12 lose one of two that a pod sends at once
     /// otherwise.
@@ -187,6 +194,14 @@ enum WhenUnsure {
     Open,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum OverlaySources {
+    /// From any address.
+    Any,
+    /// From the cluster's nodes alone.
+    Nodes,
+}
+
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum JudgeDns {
     /// On kernels before 6.12.
@@ -225,13 +240,19 @@ impl Run {
     }
 
     fn agent_config(&self) -> Result<AgentConfig, Usage> {
-        let marks = Marks::new(
-            [self.mark_verdict, self.mark_untracked],
-            [self.mark_accepted, self.mark_revoked, self.mark_asked],
-        )
-        .map_err(|error| Usage(error.to_string()))?;
+        let marks = Marks::new(self.packet_marks, self.connection_marks)
+            .map_err(|error| Usage(error.to_string()))?;
         let queues = QueueRange::pair(self.queue_base, self.workers.unwrap_or_else(cores))
             .map_err(|error| Usage(error.to_string()))?;
+        // Behind both ranges stand the two queues of new ports.
+        let end = u32::from(queues[1].first) + u32::from(queues[1].count) + 2;
+        if end > 1 << 16 {
+            return Err(Usage(format!(
+                "--queue-base {}: queue numbers end at 65535, and {} are needed from there",
+                self.queue_base,
+                end - u32::from(self.queue_base)
+            )));
+        }
         if self.node.is_empty() {
             return Err(Usage("--node must not be empty".to_owned()));
         }
@@ -261,6 +282,11 @@ impl Run {
                 JudgeDns::Off => false,
             },
             bridge: !self.no_bridge,
+            origins: OriginSettings {
+                exemptions: self.exempt_origins.clone(),
+                overlays: self.overlays.iter().copied().collect(),
+                overlay_sources_are_nodes: matches!(self.overlay_sources, OverlaySources::Nodes),
+            },
         })
     }
 
@@ -358,6 +384,16 @@ pub fn cores() -> u16 {
     u16::try_from(cores).unwrap_or(u16::MAX).min(1024)
 }
 
+/// What carries packets between nodes, as people write it.
+fn overlay(text: &str) -> Result<Overlay, String> {
+    let parsed = match text.split_once('/') {
+        Some((port, "udp")) => port.parse().ok().filter(|port| *port > 0).map(Overlay::Udp),
+        Some(_) => None,
+        None => text.parse().ok().map(Overlay::Protocol),
+    };
+    parsed.ok_or_else(|| format!("{text:?} is neither a UDP port such as 8472/udp nor the number of an IP protocol"))
+}
+
 /// A mark as people write it.
 pub fn mark(text: &str) -> Result<Mark, String> {
     let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
@@ -419,6 +455,11 @@ mod tests {
         assert_eq!(mark("16384"), Ok(Mark(0x4000)));
         for text in ["", "0x", "bit", "0x100000000"] {
             mark(text).expect_err(text);
+        }
+        assert_eq!(overlay("8472/udp"), Ok(Overlay::Udp(8472)));
+        assert_eq!(overlay("4"), Ok(Overlay::Protocol(4)));
+        for text in ["", "8472", "0/udp", "8472/tcp", "udp", "256", "65536/udp"] {
+            overlay(text).expect_err(text);
         }
     }
 

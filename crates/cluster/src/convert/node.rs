@@ -14,6 +14,15 @@ use crate::interner::Interner;
 /// The kinds of addresses in `status.addresses` that are the node's own; host names are not looked up.
 const OWN_ADDRESSES: [&str; 2] = ["InternalIP", "ExternalIP"];
 
+/// Flannel's annotations for the address at which other nodes reach this one (`pkg/subnet/kube/annotations.go` of Flannel, with its
+/// default prefix).
+pub(crate) const PUBLIC_ADDRESSES: [&str; 4] = [
+    "flannel.alpha.coreos.com/public-ip",
+    "flannel.alpha.coreos.com/public-ip-overwrite",
+    "flannel.alpha.coreos.com/public-ipv6",
+    "flannel.alpha.coreos.com/public-ipv6-overwrite",
+];
+
 /// Converts a Node.
 pub(super) fn node(object: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> Result<Node, Unusable> {
     let name = interner.text(metadata::name(object)?);
@@ -27,6 +36,13 @@ pub(super) fn node(object: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -
             let found = entry.field("address").and_then(|text| address(&text, flaws));
             addresses.extend(found.filter(|found| !addresses.contains(found)));
         });
+    }
+    let metadata = object.field("metadata");
+    let annotations = metadata.as_ref().and_then(|metadata| metadata.field("annotations"));
+    for name in PUBLIC_ADDRESSES {
+        if let Some(text) = annotations.as_ref().and_then(|annotations| annotations.field(name)) {
+            addresses.extend(address(&text, flaws).filter(|found| !addresses.contains(found)));
+        }
     }
     let mut pod_cidrs: Vec<IpNet> = Vec::new();
     if let Some(spec) = object.field("spec") {
@@ -42,5 +58,5 @@ pub(super) fn node(object: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -
             take(&single, flaws);
         }
     }
-    Ok(Node { name, addresses, pod_cidrs })
+    Ok(Node { name, addresses, pod_cidrs, has_all_addresses: false })
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use policy::{NamedPort, Pod, PodName, Protocol};
+use policy::{NamedPort, Pod, PodName, PodUid, Protocol};
 use serde::Deserialize;
 
 use super::place::{Flaws, Place};
@@ -35,7 +35,10 @@ pub(super) fn pod(object: &Place<'_>, interner: &Interner, flaws: &mut Flaws) ->
     let ports = spec.as_ref().map(|spec| named_ports(spec, interner, flaws)).unwrap_or_default();
     let node = spec.as_ref().and_then(|spec| spec.value.get("nodeName")?.as_str());
     let node = node.filter(|node| !node.is_empty()).map(|node| interner.text(node));
-    Ok(Pod { name, labels, addresses, ports, node, host_network, created: created(object, flaws) })
+    let metadata = object.field("metadata");
+    let uid = metadata.as_ref().and_then(|metadata| metadata.value.get("uid")?.as_str());
+    let uid = uid.map(PodUid::of).unwrap_or_default();
+    Ok(Pod { name, labels, addresses, ports, node, host_network, created: created(object, flaws), uid })
 }
 
 /// `status.podIPs` and `status.podIP`, each address once, in order.

@@ -123,6 +123,7 @@ fn real_objects_are_understood_without_a_flaw() {
                 node: Some("n".into()),
                 host_network: false,
                 created: 1_769_860_800,
+                uid: Default::default(),
             }),
             flaws: vec![],
         }

@@ -16,7 +16,7 @@ use crate::convert::{Kind, convert};
 use crate::differences::Differences;
 use crate::interner::Interner;
 use crate::key::Key;
-use crate::problem::{Origin, Problem, ResourceVersion, Update, log_new};
+use crate::problem::{CniPorts, Origin, Problem, ResourceVersion, Update, log_new};
 
 /// See the module.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub(super) struct State {
     /// What the CNI cache says that the API server doesn't.
     given: BTreeMap<PodName, Vec<IpAddr>>,
     claims: Vec<Claim>,
+    /// Whether they have changed since the last update.
+    new_claims: bool,
     /// Whether `given` must be looked at again.
     unsettled: bool,
     problems: BTreeMap<Key, Vec<Problem>>,
@@ -81,6 +83,7 @@ impl State {
             local: LocalPods::default(),
             given: BTreeMap::new(),
             claims: Vec::new(),
+            new_claims: false,
             unsettled: false,
             problems: BTreeMap::new(),
             reported: Vec::new(),
@@ -124,7 +127,9 @@ impl State {
 
     /// Takes in all that the CNI cache says now, the oldest first.
     pub fn claims(&mut self, claims: Vec<Claim>) {
-        self.unsettled |= self.claims != claims;
+        let is_news = self.claims != claims;
+        self.unsettled |= is_news;
+        self.new_claims |= is_news;
         self.claims = claims;
     }
 
@@ -154,11 +159,16 @@ impl State {
             .map(|(version, _, name)| (name, version))
             .collect();
         let is_first = !std::mem::replace(&mut self.begun, true);
-        (is_first || new_problems || !changes.is_empty() || !versions.is_empty()).then(|| Update {
-            changes,
-            problems: self.reported.clone(),
-            versions,
-        })
+        let cni_ports = std::mem::take(&mut self.new_claims).then(|| self.cni_ports());
+        let is_news = new_problems || cni_ports.is_some() || !changes.is_empty() || !versions.is_empty();
+        (is_first || is_news).then(|| Update { changes, problems: self.reported.clone(), versions, cni_ports })
+    }
+
+    /// What the CNI cache says of interfaces: of one that several files name, the newest file counts.
+    fn cni_ports(&self) -> CniPorts {
+        let claims = self.claims.iter();
+        let named = claims.filter_map(|claim| Some((claim.host_interface.clone()?, claim.addresses.clone())));
+        Arc::new(named.collect())
     }
 
     /// The objects that were not understood since this was last asked.

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::convert::{Kind, Step};
+use crate::convert::{Kind, PUBLIC_ADDRESSES, Step};
 
 /// An object's fields, as far as they matter.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -278,6 +278,21 @@ const METADATA: Keep = Keep::Fields(&[
     ("uid", Keep::All),
     ("resourceVersion", Keep::All),
 ]);
+const NODE_METADATA: Keep = Keep::Fields(&[
+    ("name", Keep::All),
+    ("labels", Keep::All),
+    ("creationTimestamp", Keep::All),
+    ("uid", Keep::All),
+    ("resourceVersion", Keep::All),
+    ("annotations", Keep::Fields(&FLANNELS_ANNOTATIONS)),
+]);
+/// Addresses between which Flannel carries the overlay, where they are not among the node's own ([`crate::convert`]).
+const FLANNELS_ANNOTATIONS: [(&str, Keep); 4] = [
+    (PUBLIC_ADDRESSES[0], Keep::All),
+    (PUBLIC_ADDRESSES[1], Keep::All),
+    (PUBLIC_ADDRESSES[2], Keep::All),
+    (PUBLIC_ADDRESSES[3], Keep::All),
+];
 const CONTAINERS: Keep = Keep::Each(&Keep::Fields(&[("restartPolicy", Keep::All), ("ports", Keep::All)]));
 const POD_SPEC: Keep = Keep::Fields(&[
     ("nodeName", Keep::All),
@@ -297,6 +312,7 @@ fn keep_of(kind: Option<&str>, name: &str) -> &'static Keep {
         return if name == "metadata" { &METADATA } else { &Keep::Nothing };
     };
     match (kind, name) {
+        (Kind::Node, "metadata") => &NODE_METADATA,
         (_, "metadata") => &METADATA,
         (Kind::Pod, "spec") => &POD_SPEC,
         (Kind::Pod, "status") => &POD_STATUS,

@@ -80,12 +80,31 @@ impl Batch {
         }
     }
 
-    /// Adds one message of the nf_tables subsystem: `kind` is `NFT_MSG_`, `flags` are `NLM_F_` beside the request flag.
+    /// Adds one message of the nf_tables subsystem about a table of family `inet`: `kind` is `NFT_MSG_`, `flags` are `NLM_F_`
+    /// beside the request flag.
     pub(crate) fn raw(&mut self, part: Part, kind: u32, flags: u16, fill: impl FnOnce(&mut Attributes<'_>)) {
+        self.raw_in(FAMILY, part, kind, flags, fill);
+    }
+
+    /// [`Batch::raw`] about a table of another family (`NFPROTO_`).
+    pub(crate) fn raw_in(
+        &mut self,
+        family: u8,
+        part: Part,
+        kind: u32,
+        flags: u16,
+        fill: impl FnOnce(&mut Attributes<'_>),
+    ) {
         let mut message = Messages::default();
         let kind = SUBSYSTEM | kind as u16;
-        message.push(Header { kind, flags: netlink::REQUEST | flags, sequence: 0, family: FAMILY }, fill);
+        message.push(Header { kind, flags: netlink::REQUEST | flags, sequence: 0, family }, fill);
         self.messages.push(Message { part, bytes: message.as_bytes().to_vec() });
+    }
+
+    /// The size of its largest part, in bytes.
+    #[cfg(test)]
+    pub(crate) fn largest(&self) -> usize {
+        self.messages.iter().map(|message| message.bytes.len()).max().unwrap_or_default()
     }
 
     /// Sends the batch and waits for the kernel's word. With a `generation` it is refused as [`Refusal::Outdated`]

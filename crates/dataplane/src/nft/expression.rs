@@ -38,15 +38,23 @@ pub(crate) enum Expression {
         /// Bits that are then turned over.
         flip: u32,
     },
+    /// Turns a 32-bit number in host order into one in network order, in which comparisons are.
+    ToNetworkOrder,
     /// Goes on if the register's first bytes compare so with these.
     Compare(Comparison, Vec<u8>),
     /// Goes on if the register's value is in the set.
     InSet(&'static str),
     /// Goes on if the register's value is not in the set.
     NotInSet(&'static str),
+    /// The verdict that the map has for the register's value; goes on if it has none.
+    VerdictOf(&'static str),
     /// Puts the register's value into the set, unless it is there, to stay for this long (in milliseconds at the finest)
     /// whatever happens to it. Where the set is full the rule ends.
     AddToSet(&'static str, Duration),
+    /// The same, but the time starts again each time.
+    RefreshInSet(&'static str, Duration),
+    /// Counts the packet in the set's counter of the register's value. Where the set is full the rule ends.
+    CountInSet(&'static str),
     /// Counts the packet in a counter of the table.
     Count(&'static str),
     /// Hands a copy of the packet to the listener of an NFLOG group, if there is one, and goes on.
@@ -86,6 +94,8 @@ pub(crate) enum Part {
     Transport,
     /// This number, in host order.
     Number(u32),
+    /// What [`Meta`] says of the packet.
+    Meta(Meta),
 }
 
 /// What there is to know about a packet beside its bytes.
@@ -97,6 +107,23 @@ pub(crate) enum Meta {
     Family,
     /// The transport protocol's number, a byte.
     Transport,
+    /// The index of the interface through which the packet entered, 32 bits in host order; 0 where the hook has none. In a
+    /// bridge the port.
+    Iif,
+    /// The index of the interface through which it leaves, likewise.
+    Oif,
+    /// The kind of [`Meta::Iif`], such as `veth`: 16 bytes, filled up with zeros. The rule ends for a device without a kind.
+    IifKind,
+    /// The kind of [`Meta::Oif`], likewise.
+    OifKind,
+    /// The name of the bridge through whose port the frame entered: 16 bytes, filled up with zeros.
+    BridgeName,
+    /// The name of the bridge through whose port the frame leaves, likewise.
+    OutBridgeName,
+    /// The protocol behind the link layer's header (`ETH_P_`), 16 bits in network order.
+    Protocol,
+    /// Bytes from the network header on, 32 bits in host order.
+    Length,
 }
 
 /// What there is to know about a connection.
@@ -137,6 +164,26 @@ pub(crate) enum Payload {
     SourcePort,
     /// The type of an ICMPv6 message (RFC 4443), a byte.
     Icmpv6Type,
+    /// The target address of a neighbour solicitation or advertisement (RFC 4861, 4.3 and 4.4), 16 bytes.
+    NeighbourTarget,
+    /// Byte 13 of a TCP header (RFC 9293): its flags.
+    TcpFlags,
+    /// The first byte of an IPv4 destination.
+    V4DestinationStart,
+    /// The first two bytes of an IPv6 destination.
+    V6DestinationStart,
+    /// The hop limit of an IPv6 header, a byte.
+    HopLimit,
+    /// The first byte of a frame's destination; its lowest bit says that it is a group.
+    DestinationMacStart,
+    /// A frame's source, 6 bytes.
+    SourceMac,
+    /// A frame's protocol as it stands in the frame, 16 bits in network order: that of the outermost VLAN tag if there is one.
+    EtherType,
+    /// The sender of an ARP message for Ethernet and IPv4 (RFC 826): hardware and protocol address, 10 bytes.
+    ArpSender,
+    /// The sender's protocol address alone, 4 bytes.
+    ArpSenderAddress,
 }
 
 /// One of a packet's two addresses.
@@ -189,12 +236,13 @@ impl Expression {
             Self::LoadPayload(_) => "payload",
             Self::LoadAddressType(_) => "fib",
             Self::LoadPart(Part::Payload(_), _) => "payload",
-            Self::LoadPart(Part::Transport, _) => "meta",
+            Self::LoadPart(Part::Transport | Part::Meta(_), _) => "meta",
             Self::LoadPart(Part::Number(_), _) => "immediate",
             Self::Bits { .. } => "bitwise",
+            Self::ToNetworkOrder => "byteorder",
             Self::Compare(..) => "cmp",
-            Self::InSet(_) | Self::NotInSet(_) => "lookup",
-            Self::AddToSet(..) => "dynset",
+            Self::InSet(_) | Self::NotInSet(_) | Self::VerdictOf(_) => "lookup",
+            Self::AddToSet(..) | Self::RefreshInSet(..) | Self::CountInSet(_) => "dynset",
             Self::Count(_) => "objref",
             Self::Log(_) => "log",
             Self::Jump(_) | Self::Goto(_) | Self::Return | Self::Accept | Self::Drop => "immediate",
@@ -218,6 +266,7 @@ impl Expression {
             Self::LoadPart(part, words) => match part {
                 Part::Payload(payload) => payload.encode(data, register(*words)),
                 Part::Transport => Meta::Transport.encode(data, register(*words)),
+                Part::Meta(meta) => meta.encode(data, register(*words)),
                 Part::Number(number) => {
                     data.be32(sys::NFTA_IMMEDIATE_DREG, register(*words));
                     encode_value(data, sys::NFTA_IMMEDIATE_DATA, &number.to_ne_bytes());
@@ -239,6 +288,13 @@ impl Expression {
                 encode_value(data, sys::NFTA_BITWISE_MASK, &mask.to_ne_bytes());
                 encode_value(data, sys::NFTA_BITWISE_XOR, &flip.to_ne_bytes());
             }
+            Self::ToNetworkOrder => {
+                data.be32(sys::NFTA_BYTEORDER_SREG, REGISTER)
+                    .be32(sys::NFTA_BYTEORDER_DREG, REGISTER)
+                    .be32(sys::NFTA_BYTEORDER_OP, sys::NFT_BYTEORDER_HTON)
+                    .be32(sys::NFTA_BYTEORDER_LEN, 4)
+                    .be32(sys::NFTA_BYTEORDER_SIZE, 4);
+            }
             Self::Compare(comparison, value) => {
                 data.be32(sys::NFTA_CMP_SREG, REGISTER).be32(sys::NFTA_CMP_OP, comparison.number());
                 encode_value(data, sys::NFTA_CMP_DATA, value);
@@ -251,12 +307,20 @@ impl Expression {
                     .be32(sys::NFTA_LOOKUP_SREG, REGISTER)
                     .be32(sys::NFTA_LOOKUP_FLAGS, sys::NFT_LOOKUP_F_INV);
             }
-            Self::AddToSet(set, stay) => {
-                let milliseconds = u64::try_from(stay.as_millis()).unwrap_or(u64::MAX);
+            Self::VerdictOf(map) => {
+                data.string(sys::NFTA_LOOKUP_SET, map)
+                    .be32(sys::NFTA_LOOKUP_SREG, REGISTER)
+                    .be32(sys::NFTA_LOOKUP_DREG, sys::NFT_REG_VERDICT);
+            }
+            Self::AddToSet(set, stay) => encode_timed(data, set, sys::NFT_DYNSET_OP_ADD, *stay),
+            Self::RefreshInSet(set, stay) => encode_timed(data, set, sys::NFT_DYNSET_OP_UPDATE, *stay),
+            Self::CountInSet(set) => {
                 data.string(sys::NFTA_DYNSET_SET_NAME, set)
                     .be32(sys::NFTA_DYNSET_OP, sys::NFT_DYNSET_OP_ADD)
                     .be32(sys::NFTA_DYNSET_SREG_KEY, REGISTER)
-                    .bytes(sys::NFTA_DYNSET_TIMEOUT, &milliseconds.to_be_bytes());
+                    .nested(sys::NFTA_DYNSET_EXPR, |counter| {
+                        counter.string(sys::NFTA_EXPR_NAME, "counter").nested(sys::NFTA_EXPR_DATA, |_| {});
+                    });
             }
             Self::Count(counter) => {
                 data.be32(sys::NFTA_OBJREF_IMM_TYPE, sys::NFT_OBJECT_COUNTER)
@@ -277,6 +341,14 @@ impl Expression {
     }
 }
 
+fn encode_timed(data: &mut Attributes<'_>, set: &str, operation: u32, stay: Duration) {
+    let milliseconds = u64::try_from(stay.as_millis()).unwrap_or(u64::MAX);
+    data.string(sys::NFTA_DYNSET_SET_NAME, set)
+        .be32(sys::NFTA_DYNSET_OP, operation)
+        .be32(sys::NFTA_DYNSET_SREG_KEY, REGISTER)
+        .bytes(sys::NFTA_DYNSET_TIMEOUT, &milliseconds.to_be_bytes());
+}
+
 fn encode_value(data: &mut Attributes<'_>, kind: u16, value: &[u8]) {
     data.nested(kind, |nested| {
         nested.bytes(sys::NFTA_DATA_VALUE, value);
@@ -284,13 +356,17 @@ fn encode_value(data: &mut Attributes<'_>, kind: u16, value: &[u8]) {
 }
 
 fn encode_verdict(data: &mut Attributes<'_>, code: i32, chain: Option<&str>) {
-    data.be32(sys::NFTA_IMMEDIATE_DREG, sys::NFT_REG_VERDICT).nested(sys::NFTA_IMMEDIATE_DATA, |nested| {
-        nested.nested(sys::NFTA_DATA_VERDICT, |verdict| {
-            verdict.be32(sys::NFTA_VERDICT_CODE, code as u32);
-            if let Some(chain) = chain {
-                verdict.string(sys::NFTA_VERDICT_CHAIN, chain);
-            }
-        });
+    data.be32(sys::NFTA_IMMEDIATE_DREG, sys::NFT_REG_VERDICT)
+        .nested(sys::NFTA_IMMEDIATE_DATA, |nested| verdict_data(nested, code, chain));
+}
+
+/// A verdict as data: `NF_` or `NFT_` code, and the chain where it needs one.
+pub(crate) fn verdict_data(data: &mut Attributes<'_>, code: i32, chain: Option<&str>) {
+    data.nested(sys::NFTA_DATA_VERDICT, |verdict| {
+        verdict.be32(sys::NFTA_VERDICT_CODE, code as u32);
+        if let Some(chain) = chain {
+            verdict.string(sys::NFTA_VERDICT_CHAIN, chain);
+        }
     });
 }
 
@@ -309,6 +385,14 @@ impl Meta {
             Self::Mark => sys::NFT_META_MARK,
             Self::Family => sys::NFT_META_NFPROTO,
             Self::Transport => sys::NFT_META_L4PROTO,
+            Self::Iif => sys::NFT_META_IIF,
+            Self::Oif => sys::NFT_META_OIF,
+            Self::IifKind => sys::NFT_META_IIFKIND,
+            Self::OifKind => sys::NFT_META_OIFKIND,
+            Self::BridgeName => sys::NFT_META_BRI_IIFNAME,
+            Self::OutBridgeName => sys::NFT_META_BRI_OIFNAME,
+            Self::Protocol => sys::NFT_META_PROTOCOL,
+            Self::Length => sys::NFT_META_LEN,
         }
     }
 }
@@ -342,6 +426,16 @@ impl Payload {
             Self::DestinationPort => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2),
             Self::SourcePort => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2),
             Self::Icmpv6Type => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1),
+            Self::NeighbourTarget => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 8, 16),
+            Self::TcpFlags => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1),
+            Self::V4DestinationStart => (sys::NFT_PAYLOAD_NETWORK_HEADER, 16, 1),
+            Self::V6DestinationStart => (sys::NFT_PAYLOAD_NETWORK_HEADER, 24, 2),
+            Self::HopLimit => (sys::NFT_PAYLOAD_NETWORK_HEADER, 7, 1),
+            Self::DestinationMacStart => (sys::NFT_PAYLOAD_LL_HEADER, 0, 1),
+            Self::SourceMac => (sys::NFT_PAYLOAD_LL_HEADER, 6, 6),
+            Self::EtherType => (sys::NFT_PAYLOAD_LL_HEADER, 12, 2),
+            Self::ArpSender => (sys::NFT_PAYLOAD_NETWORK_HEADER, 8, 10),
+            Self::ArpSenderAddress => (sys::NFT_PAYLOAD_NETWORK_HEADER, 14, 4),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use rustables::sys;
 
+use super::TableId;
 use super::batch::{Batch, Part};
 use super::expression::{Expression, modules};
 use crate::netlink;
@@ -27,13 +28,14 @@ pub(crate) struct Rule {
 
 impl Rule {
     /// Adds it to the batch, at the end of its chain in `table`.
-    pub(crate) fn add_to(&self, table: &str, batch: &mut Batch) {
+    pub(crate) fn add_to(&self, table: TableId, batch: &mut Batch) {
         let part = Part {
             object: format!("rule of chain {}: {}", self.chain, self.purpose),
             modules: modules(&self.expressions).into_owned(),
         };
-        batch.raw(part, sys::NFT_MSG_NEWRULE, netlink::CREATE | netlink::APPEND, |rule| {
-            rule.string(sys::NFTA_RULE_TABLE, table).string(sys::NFTA_RULE_CHAIN, self.chain);
+        let flags = netlink::CREATE | netlink::APPEND;
+        batch.raw_in(table.family, part, sys::NFT_MSG_NEWRULE, flags, |rule| {
+            rule.string(sys::NFTA_RULE_TABLE, table.name).string(sys::NFTA_RULE_CHAIN, self.chain);
             rule.nested(sys::NFTA_RULE_EXPRESSIONS, |list| {
                 for expression in &self.expressions {
                     expression.encode(list);

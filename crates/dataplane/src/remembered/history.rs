@@ -83,6 +83,7 @@ mod tests {
             Change::Node(Node {
                 name: "a".into(),
                 addresses: Vec::new(),
+                has_all_addresses: false,
                 pod_cidrs: vec![cidr.parse().expect("a CIDR")],
             })
         };

@@ -6,15 +6,23 @@
 //!  input         judge-local (srcnat + 5)     from local pods to the node itself
 //!  prerouting    judge-dns (dstnat + 5)       DNS queries of local pods, kernels before 6.12
 //!
-//!  judge, judge-dns  --goto-->  ask        --queue-->  a worker  --NF_REPEAT-->  the same chain anew  --goto-->  allowed
-//!  judge-local       --goto-->  ask        --queue-->  a worker  --NF_REPEAT-->  the same chain anew  --goto-->  allowed-local
-//!  judge, judge-local  --goto-->  free     no verdict is needed
+//!  prerouting    prerouting (raw)           all: where they enter (see `origin`)
+//!
+//!  judge, judge-dns  --goto-->  ask  --goto-->  queue  -->  a worker  --NF_REPEAT-->  the same chain again  --goto-->  allowed
+//!  judge-local       --goto-->  ask  --goto-->  queue  -->  a worker  --NF_REPEAT-->  the same chain again  --goto-->  allowed-local
+//!  judge               --goto-->  unproven  a reply of a connection that was not evaluated, TCP in mid-stream: both ends, both directions
+//!  judge, judge-local  --goto-->  free      no verdict is needed
 //! ```
 //!
+//! Connection tracking's direction is no proof (semantics 34): one forged or stray packet makes the real originator's packets
+//! replies. So a reply passes because its connection was accepted. A reply of any other connection, and a TCP packet in mid-stream
+//! that begins an entry, pass only if policy allows the connection whichever end opened it. While an agent takes up connections
+//! that were there before it, replies are trusted ([`TableConfig::trust_replies`]).
+//!
 //! One chain a hook, since each chain costs every packet of every connection some tenth of a microsecond. So a packet that comes
-//! back allowed meets the chain that asked once more, and what tells the two times apart are two marks: the bit that the worker puts
-//! into the packet's mark, and the one that `ask` put into its connection's. The packet's alone doesn't count: others could have brought
-//! it along.
+//! back allowed meets the chain that asked once more, and what tells the two times apart are two marks: the bit that the worker turns
+//! over in the packet's mark, and what `ask` noted of it in its connection's. The packet's alone doesn't count: other programs may set
+//! it on every packet.
 //!
 //! What passes has its connection marked, for whatever reason it passes: so all but the first packet leave at the first rule. A change of
 //! policy finds marked connections by whom it touches (`recheck`, and the sweep); why they were marked makes no difference to it.
@@ -40,9 +48,11 @@ use rustables::{Hook, HookClass};
 
 use super::memory::{self, ALLOWED_4, ALLOWED_6, Memory, PairOf};
 use super::recheck::{self, RECHECK, RECHECK_LOCAL};
-use super::sets;
+use super::revoked;
 use super::{TableConfig, WhenDown};
-use crate::marks::Mark;
+use super::{drops, origin, sets};
+use crate::drops::DropReason;
+use crate::marks::{Mark, Marks, Question};
 use crate::nft::expression::{
     Address, Comparison, Connection, Expression, INVALID, LOCAL, Meta, Payload, RELATED, REPLY, UNTRACKED,
 };
@@ -57,8 +67,12 @@ pub(super) const JUDGE_LOCAL: &str = "judge-local";
 /// The same for DNS queries of local pods: two queries from one socket at once lose one of them if they wait in a queue
 /// after they were routed (netfilter bug 1766, kernels before 6.12).
 const JUDGE_DNS: &str = "judge-dns";
-/// Sends packets to userspace.
+/// Says what is asked about a packet.
 pub(super) const ASK: &str = "ask";
+/// Sends packets to userspace. Its rule is written once and stays.
+pub(super) const QUEUE: &str = "queue";
+/// What connection tracking alone says is a reply, and TCP in mid-stream.
+const UNPROVEN: &str = "unproven";
 /// Passes what needs no verdict, and marks its connection, so that its next packets leave at the first rule: between pods that
 /// nobody isolates, and of the node itself, tunnels' packets among them.
 const FREE: &str = "free";
@@ -84,9 +98,14 @@ pub(super) fn chains(judge_dns: bool) -> Vec<(&'static str, Hook)> {
     chains
 }
 
+/// The hooked chain of `origin`, where it is used.
+pub(super) fn prerouting() -> (&'static str, Hook) {
+    (origin::PREROUTING, Hook::new(HookClass::PreRouting, origin::RAW))
+}
+
 /// Names of the chains that have no hook: others jump to them.
 pub(super) fn plain_chains() -> impl Iterator<Item = &'static str> {
-    memory::CHAINS.into_iter().chain([FREE, ASK, ALLOWED, ALLOWED_LOCAL, RECHECK, RECHECK_LOCAL])
+    memory::CHAINS.into_iter().chain([FREE, ASK, QUEUE, UNPROVEN, ALLOWED, ALLOWED_LOCAL, RECHECK, RECHECK_LOCAL])
 }
 
 /// All rules, chain by chain; with those of the window in which changing pods are judged again, or without.
@@ -104,7 +123,9 @@ pub(super) fn rules(
         rules.extend(chains.judge_dns());
     }
     rules.extend(chains.free());
-    rules.extend(chains.ask(Queue { queues, bypass: config.when_down == WhenDown::Open }, form));
+    rules.extend(chains.unproven());
+    rules.extend(chains.ask());
+    rules.push(chains.queue(Queue { queues, bypass: config.when_down == WhenDown::Open }, form));
     rules.extend(chains.allowed(ALLOWED));
     rules.extend(chains.allowed(ALLOWED_LOCAL));
     rules.extend(memory.rules());
@@ -128,6 +149,9 @@ pub(super) struct Family {
     pub(super) allowed: &'static str,
     pub(super) changing: &'static str,
     pub(super) changed: &'static str,
+    /// The set of tuples of revoked connections.
+    revoked: &'static str,
+    node_addresses: &'static str,
     pod_cidrs: &'static str,
     open_ingress: &'static str,
     open_egress: &'static str,
@@ -141,6 +165,8 @@ pub(super) const FAMILIES: [Family; 2] = [
         allowed: ALLOWED_4,
         changing: sets::CHANGING_4,
         changed: sets::CHANGED_4,
+        revoked: revoked::REVOKED_4,
+        node_addresses: origin::NODES_4.name,
         pod_cidrs: sets::POD_CIDRS_4,
         open_ingress: sets::OPEN_INGRESS_4,
         open_egress: sets::OPEN_EGRESS_4,
@@ -152,6 +178,8 @@ pub(super) const FAMILIES: [Family; 2] = [
         allowed: ALLOWED_6,
         changing: sets::CHANGING_6,
         changed: sets::CHANGED_6,
+        revoked: revoked::REVOKED_6,
+        node_addresses: origin::NODES_6.name,
         pod_cidrs: sets::POD_CIDRS_6,
         open_ingress: sets::OPEN_INGRESS_6,
         open_egress: sets::OPEN_EGRESS_6,
@@ -170,6 +198,8 @@ impl Chains<'_> {
     /// that asks.
     fn judge(&self) -> Vec<Rule> {
         let mut rules = self.known(JUDGE);
+        rules.extend(self.overlay(JUDGE));
+        rules.extend(self.unproven_jumps());
         rules.extend(self.ask_memory(JUDGE));
         for family in &FAMILIES {
             rules.push(self.ask_egress(JUDGE, family));
@@ -182,6 +212,7 @@ impl Chains<'_> {
     /// Egress alone: the node is never the subject of a policy (semantics 20).
     fn judge_local(&self) -> Vec<Rule> {
         let mut rules = self.known(JUDGE_LOCAL);
+        rules.extend(self.overlay(JUDGE_LOCAL));
         rules.extend(FAMILIES.iter().map(|family| self.ask_egress(JUDGE_LOCAL, family)));
         rules.push(Self::needs_no_verdict(JUDGE_LOCAL));
         rules
@@ -229,42 +260,124 @@ impl Chains<'_> {
             Expression::Accept,
         ];
         let revoked = connection_has(marks.revoked()).into_iter().chain([Expression::Drop]);
-        let reply = [
+        let is_reply = [
             Expression::LoadConnection(Connection::Direction),
             Expression::Compare(Comparison::Equal, vec![REPLY]),
-            Expression::Accept,
         ];
+        let reply = is_reply.clone().into_iter().chain([Expression::Accept]);
+        let nodes_reply = local_source().into_iter().chain(is_reply).chain([Expression::Accept]);
         // In IPv6 alone: protocol 58 in an IPv4 packet is no neighbour discovery.
         let neighbours = [
             Expression::LoadMeta(Meta::Family),
             Expression::Compare(Comparison::Equal, vec![libc::NFPROTO_IPV6 as u8]),
             Expression::LoadMeta(Meta::Transport),
             Expression::Compare(Comparison::Equal, vec![libc::IPPROTO_ICMPV6 as u8]),
+            // Sent on this link (RFC 4861, 7.1); forwarded, it is ICMPv6 like any other. Router advertisements and redirects are the
+            // node's own alone.
+            Expression::LoadPayload(Payload::HopLimit),
+            Expression::Compare(Comparison::Equal, vec![255]),
             Expression::LoadPayload(Payload::Icmpv6Type),
             Expression::Compare(Comparison::AtLeast, vec![133]),
-            Expression::Compare(Comparison::AtMost, vec![137]),
+            Expression::Compare(Comparison::AtMost, vec![136]),
+            Expression::Compare(Comparison::NotEqual, vec![134]),
             Expression::Accept,
         ];
         let from_node = local_source().into_iter().chain([Expression::Goto(FREE)]);
         let mut rules = Vec::new();
         if self.window {
             // First, or what comes back would be judged again.
-            rules.push(self.came_back(chain));
+            rules.extend(self.came_back(chain));
             rules.extend(recheck::jumps(chain, self.config));
         }
         rules.extend([
             rule(chain, "accept what was accepted and not revoked", accepted),
             rule(chain, "drop what was revoked, in both directions", revoked),
-            // Only the original direction is judged (semantics 24).
-            rule(chain, "accept replies", reply),
+        ]);
+        if self.config.trust_replies {
+            rules.push(rule(chain, "accept replies of connections that were there before", reply));
+        }
+        rules.extend([
             // Semantics 25.
             rule(chain, "accept IPv6 neighbour discovery", neighbours),
+            // Whether the connection may go on is not for the node's answer to say.
+            rule(chain, "accept what the node itself replies", nodes_reply),
             // Semantics 21: kubelet's probes and the host's processes always reach pods.
             rule(chain, "pass what the node itself sends", from_node),
         ]);
         if !self.window {
-            rules.push(self.came_back(chain));
+            rules.extend(self.came_back(chain));
         }
+        rules.extend(FAMILIES.iter().map(|family| revoked::drop_rule(chain, family, family.revoked)));
+        rules
+    }
+
+    /// Pods send no overlay packets to nodes (semantics 32), and, if so configured, nodes take them from nodes alone.
+    fn overlay(&self, chain: &'static str) -> Vec<Rule> {
+        let Some(origin) = &self.config.origin else { return Vec::new() };
+        let transports = [
+            vec![
+                Expression::LoadMeta(Meta::Transport),
+                Expression::Compare(Comparison::Equal, vec![libc::IPPROTO_UDP as u8]),
+                Expression::LoadPayload(Payload::DestinationPort),
+                Expression::InSet(origin::OVERLAY_PORTS.name),
+            ],
+            vec![Expression::LoadMeta(Meta::Transport), Expression::InSet(origin::OVERLAY_PROTOCOLS.name)],
+        ];
+        let mut rules = Vec::new();
+        for (family, transport) in FAMILIES.iter().flat_map(|family| transports.iter().map(move |t| (family, t))) {
+            let load = |address| Expression::LoadPayload((family.payload)(address));
+            let from_pod = family.is_it().into_iter().chain(transport.clone()).chain([
+                load(Address::Source),
+                Expression::InSet(family.pod_cidrs),
+                load(Address::Destination),
+                Expression::InSet(family.node_addresses),
+                Expression::Goto(drops::chain(DropReason::Overlay)),
+            ]);
+            rules.push(rule(chain, "drop overlay packets of pods to nodes", from_pod));
+            if chain == JUDGE_LOCAL && origin.overlay_sources_are_nodes {
+                let from_others = family.is_it().into_iter().chain(transport.clone()).chain([
+                    load(Address::Source),
+                    Expression::NotInSet(family.node_addresses),
+                    Expression::Goto(drops::chain(DropReason::ForeignOverlay)),
+                ]);
+                rules.push(rule(chain, "drop overlay packets that are no node's", from_others));
+            }
+        }
+        rules
+    }
+
+    /// Where neither a verdict nor a handshake says who opened a connection, nothing but policy in both directions does.
+    fn unproven_jumps(&self) -> [Rule; 2] {
+        let reply = [
+            Expression::LoadConnection(Connection::Direction),
+            Expression::Compare(Comparison::Equal, vec![REPLY]),
+            Expression::Goto(UNPROVEN),
+        ];
+        let mid_stream = [
+            Expression::LoadMeta(Meta::Transport),
+            Expression::Compare(Comparison::Equal, vec![libc::IPPROTO_TCP as u8]),
+            Expression::LoadPayload(Payload::TcpFlags),
+            Expression::Bits { mask: u32::from_ne_bytes([BEGINS_OR_ENDS, 0, 0, 0]), flip: 0 },
+            Expression::Compare(Comparison::NotEqual, vec![SYN]),
+            Expression::Goto(UNPROVEN),
+        ];
+        [
+            rule(JUDGE, "ask about replies of connections that were not evaluated", reply),
+            rule(JUDGE, "ask about TCP in mid-stream", mid_stream),
+        ]
+    }
+
+    /// Either end may have opened the connection: both directions of both ends must be open, or a worker is asked.
+    fn unproven(&self) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        for family in &FAMILIES {
+            for address in [Address::Source, Address::Destination] {
+                for open in [family.open_egress, family.open_ingress] {
+                    rules.push(self.ask_rule(UNPROVEN, "ask about a pod that is isolated", family, address, open));
+                }
+            }
+        }
+        rules.push(Self::needs_no_verdict(UNPROVEN));
         rules
     }
 
@@ -284,17 +397,20 @@ impl Chains<'_> {
         ]
     }
 
-    /// A worker allowed the packet, and its connection is one about which it was asked.
-    fn came_back(&self, chain: &'static str) -> Rule {
-        let verdict = self.config.marks.verdict();
+    /// A worker allowed the packet: its answer bit is not what it was when the worker was asked.
+    fn came_back(&self, chain: &'static str) -> [Rule; 2] {
+        let marks = &self.config.marks;
         let to = if chain == JUDGE_LOCAL { ALLOWED_LOCAL } else { ALLOWED };
-        let has_verdict = [
-            Expression::LoadMeta(Meta::Mark),
-            Expression::Bits { mask: verdict.0, flip: 0 },
-            Expression::Compare(Comparison::NotEqual, vec![0; 4]),
-        ];
-        let expressions = has_verdict.into_iter().chain(connection_has(self.config.marks.asked()));
-        rule(chain, "settle what came back allowed", expressions.chain([Expression::Goto(to)]))
+        let when = |asked: Mark, answer| {
+            let answered = [
+                Expression::LoadMeta(Meta::Mark),
+                Expression::Bits { mask: marks.answer().0, flip: 0 },
+                Expression::Compare(answer, vec![0; 4]),
+            ];
+            let expressions = connection_has(asked).into_iter().chain(answered).chain([Expression::Goto(to)]);
+            rule(chain, "settle what came back allowed", expressions)
+        };
+        [when(marks.asked(), Comparison::NotEqual), when(marks.asked_inverted(), Comparison::Equal)]
     }
 
     fn ask_memory(&self, chain: &'static str) -> Option<Rule> {
@@ -339,30 +455,61 @@ impl Chains<'_> {
         rule(chain, purpose, expressions)
     }
 
-    /// Two rules before the last, since the second ends early for a packet without a connection.
-    fn ask(&self, queue: Queue, form: QueueForm) -> [Rule; 3] {
+    /// Says what is asked, whatever other programs have written into the packet's mark.
+    fn ask(&self) -> Vec<Rule> {
         let marks = &self.config.marks;
+        let invalid = state_is(INVALID).into_iter().chain([
+            Expression::LoadMeta(Meta::Transport),
+            Expression::Compare(Comparison::Equal, vec![libc::IPPROTO_TCP as u8]),
+            Expression::Goto(drops::chain(DropReason::InvalidTcp)),
+        ]);
+        let question = |question| mark_packet(marks.questions(), marks.question(question));
         let without_connection = state_is(INVALID | UNTRACKED)
             .into_iter()
-            .chain(mark_packet(marks.untracked(), marks.untracked()));
-        let ask = mark_connection(marks.asked(), marks.asked());
-        let queue = Expression::Queue(queue, form);
-        let comment = Some(self.config.holder.clone()).filter(|holder| !holder.is_empty());
-        [
+            .chain(question(Question::Untracked))
+            .chain([Expression::Goto(QUEUE)]);
+        let reply = [
+            Expression::LoadConnection(Connection::Direction),
+            Expression::Compare(Comparison::Equal, vec![REPLY]),
+        ];
+        let mut rules = vec![
+            rule(ASK, "drop TCP of no connection", invalid),
             rule(ASK, "say that there is no connection", without_connection),
-            rule(ASK, "say that a worker is asked", ask),
-            Rule { comment, ..rule(ASK, "ask", [queue]) },
-        ]
+            rule(ASK, "ask about a first packet", question(Question::First)),
+            rule(
+                ASK,
+                "ask about a reply of a connection that was not evaluated",
+                reply.into_iter().chain(question(Question::UnprovenReply)),
+            ),
+        ];
+        rules.extend(self.note_question(ASK));
+        rules.push(rule(ASK, "ask", [Expression::Goto(QUEUE)]));
+        rules
     }
 
-    /// The mark must not leave the node.
+    /// Notes in the connection that a worker is asked, and what the packet's answer bit is.
+    fn note_question(&self, chain: &'static str) -> [Rule; 2] {
+        note_question(&self.config.marks, chain)
+    }
+
+    fn queue(&self, queue: Queue, form: QueueForm) -> Rule {
+        let comment = Some(self.config.holder.clone()).filter(|holder| !holder.is_empty());
+        Rule { comment, ..rule(QUEUE, "ask a worker", [Expression::Queue(queue, form)]) }
+    }
+
+    /// The packet leaves with the mark that it came with.
     fn allowed(&self, chain: &'static str) -> Vec<Rule> {
         let marks = &self.config.marks;
-        let answered = Mark(marks.accepted().0 | marks.asked().0);
+        let answered = Mark(marks.accepted().0 | marks.asked().0 | marks.asked_inverted().0);
         let accept = mark_connection(answered, marks.accepted());
+        let turn_back = [
+            Expression::LoadMeta(Meta::Mark),
+            Expression::Bits { mask: u32::MAX, flip: marks.answer().0 },
+            Expression::StorePacketMark,
+        ];
         let mut rules = vec![
             rule(chain, "mark the connection of an allowed packet", accept),
-            rule(chain, "take the verdict's mark off the packet", mark_packet(marks.verdict(), Mark(0))),
+            rule(chain, "turn the packet's answer bit back", turn_back),
         ];
         if self.window && chain == ALLOWED_LOCAL {
             rules.push(memory::tell(chain, PairOf::Local));
@@ -399,6 +546,30 @@ pub(super) fn mark_packet(of: Mark, value: Mark) -> [Expression; 3] {
         Expression::LoadMeta(Meta::Mark),
         Expression::Bits { mask: !of.0, flip: value.0 },
         Expression::StorePacketMark,
+    ]
+}
+
+/// TCP's flags (RFC 9293) that begin or end a connection: FIN, SYN, RST; and ACK.
+const BEGINS_OR_ENDS: u8 = 0x01 | SYN | 0x04 | 0x10;
+/// TCP's flag SYN: alone, it begins a connection.
+const SYN: u8 = 0x02;
+
+/// Notes in the connection that a worker is asked, and what the packet's answer bit is: if it was set by another program, the
+/// worker's answer is that it is clear.
+pub(super) fn note_question(marks: &Marks, chain: &'static str) -> [Rule; 2] {
+    let asked = Mark(marks.asked().0 | marks.asked_inverted().0);
+    let answer_is_set = [
+        Expression::LoadMeta(Meta::Mark),
+        Expression::Bits { mask: marks.answer().0, flip: 0 },
+        Expression::Compare(Comparison::NotEqual, vec![0; 4]),
+    ];
+    [
+        rule(chain, "say that a worker is asked", mark_connection(asked, marks.asked())),
+        rule(
+            chain,
+            "say that the answer bit is set already",
+            answer_is_set.into_iter().chain(mark_connection(asked, marks.asked_inverted())),
+        ),
     ]
 }
 

@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use rustables::sys;
 
-use super::chains::ASK;
+use super::chains::QUEUE;
 use super::{TABLE, TableError};
 use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
 use crate::nft::queue::{Queue, QueueForm, text};
@@ -17,7 +17,7 @@ const TRIES: usize = 64;
 pub(super) struct InForce {
     /// The number of the ruleset: it changes with every committed batch of anyone in this network namespace.
     pub generation: u32,
-    /// Where chain `ask` sends packets, and how; `None` without table, chain or queue rule.
+    /// Where chain `queue` sends packets, and how; `None` without table, chain or queue rule.
     pub queue: Option<(Queue, QueueForm)>,
 }
 
@@ -69,13 +69,13 @@ pub(crate) fn check_holder(socket: &mut Socket) -> Result<(), TableError> {
     }
 }
 
-/// The queue rule of chain `ask`, the only one there is.
+/// The queue rule of chain `queue`, the only one there is.
 fn read_queue(socket: &mut Socket) -> Result<Option<(Queue, QueueForm)>, TableError> {
     let mut request = Messages::default();
     let kind = SUBSYSTEM | sys::NFT_MSG_GETRULE as u16;
     let flags = netlink::REQUEST | netlink::DUMP;
     request.push(Header { kind, flags, sequence: socket.next_sequence(), family: FAMILY }, |rule| {
-        rule.string(sys::NFTA_RULE_TABLE, TABLE).string(sys::NFTA_RULE_CHAIN, ASK);
+        rule.string(sys::NFTA_RULE_TABLE, TABLE).string(sys::NFTA_RULE_CHAIN, QUEUE);
     });
     let mut queue = None;
     let result = socket.dump(request.as_bytes(), |message| {
@@ -93,7 +93,7 @@ fn read_queue(socket: &mut Socket) -> Result<Option<(Queue, QueueForm)>, TableEr
 
 fn queue_of_rule(rule: &[u8]) -> Option<(Queue, QueueForm)> {
     // The kernel filters by table and chain where it can; older ones send more.
-    let names = [(sys::NFTA_RULE_TABLE, TABLE), (sys::NFTA_RULE_CHAIN, ASK)];
+    let names = [(sys::NFTA_RULE_TABLE, TABLE), (sys::NFTA_RULE_CHAIN, QUEUE)];
     if names.into_iter().any(|(kind, name)| attribute(rule, kind).map(text) != Some(name.as_bytes())) {
         return None;
     }

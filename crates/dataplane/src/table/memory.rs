@@ -27,7 +27,7 @@ use policy::{Generation, Touched};
 use rustables::sys;
 
 use super::chains::{FAMILIES, Family, mark_connection, rule};
-use super::{TABLE, TableConfig, TableError, empty_chain};
+use super::{INET, TABLE, TableConfig, TableError, empty_chain};
 use crate::marks::Mark;
 use crate::netlink::{self, AttributeReader, Header, Messages, Socket};
 use crate::nft::batch::{Batch, Part};
@@ -54,7 +54,7 @@ pub(super) const ALLOWED_4: &str = "allowed4";
 /// The remembered pairs, IPv6.
 pub(super) const ALLOWED_6: &str = "allowed6";
 /// The protocols whose pairs are remembered: those with ports.
-const WITH_PORTS: &str = "protocols-with-ports";
+pub(super) const WITH_PORTS: &str = "protocols-with-ports";
 /// Counts the connections of remembered pairs that passed.
 const COUNTER: &str = "remembered-connections";
 
@@ -229,7 +229,7 @@ impl Memory {
     /// Replaces the rules of all its chains.
     pub(super) fn replace(&self, batch: &mut Batch) {
         CHAINS.into_iter().for_each(|chain| empty_chain(batch, chain));
-        self.rules().iter().for_each(|rule| rule.add_to(TABLE, batch));
+        self.rules().iter().for_each(|rule| rule.add_to(INET, batch));
     }
 
     /// Come behind the rules that know marks and directions: the packet is the first of a connection, or of one that no

@@ -8,7 +8,8 @@
 //! A connection that was accepted before the change passes the ordinary rules until the sweep has come to it. In a large table of
 //! connections that takes a while; so meanwhile a packet of such a pod passes only if its pair was allowed in the new epoch. If not, it
 //! goes to a worker, like a first packet: once for each pair, since the verdict is remembered. A reply is judged as the
-//! connection that it belongs to, with its two ends exchanged; it goes to the worker with the verdict's bit in its mark, which says so.
+//! connection that it belongs to, with its two ends exchanged; a mark on its way to the worker says so. A connection that was not
+//! accepted yet is left to the ordinary rules.
 //!
 //! Left as they are, here as in the ordinary rules: what the node itself sends; ICMP errors; first packets, which are not accepted yet.
 //! Replies of the node itself to a pod wait for the sweep. Outside of the window there is no trace of it in the way of a packet.
@@ -16,9 +17,12 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::chains::{ASK, FAMILIES, Family, JUDGE, JUDGE_LOCAL, local_source, mark_packet, rule, state_is};
+use super::chains::{
+    FAMILIES, Family, JUDGE, JUDGE_LOCAL, QUEUE, local_source, mark_packet, note_question, rule, state_is,
+};
 use super::memory::{Memory, PairOf};
 use super::{TableConfig, sets};
+use crate::marks::Question;
 use crate::nft::batch::Batch;
 use crate::nft::expression::{Address, Comparison, Connection, Expression, ORIGINAL, RELATED, REPLY};
 use crate::nft::rule::Rule;
@@ -84,7 +88,8 @@ pub(super) fn rules(config: &TableConfig, memory: &Memory) -> Vec<Rule> {
         Expression::Compare(Comparison::Equal, vec![0; 4]),
         Expression::Return,
     ];
-    let say_reply = direction(REPLY).into_iter().chain(mark_packet(marks.verdict(), marks.verdict()));
+    let question = |question| mark_packet(marks.questions(), marks.question(question));
+    let say_reply = direction(REPLY).into_iter().chain(question(Question::EstablishedReply));
     let mut rules = Vec::new();
     for chain in [RECHECK, RECHECK_LOCAL] {
         rules.push(rule(chain, "leave ICMP errors as they are", related.clone()));
@@ -94,16 +99,19 @@ pub(super) fn rules(config: &TableConfig, memory: &Memory) -> Vec<Rule> {
             local_source().into_iter().chain(back.clone()),
         ));
     }
-    let first = direction(ORIGINAL).into_iter().chain(not_accepted.clone());
-    rules.push(rule(RECHECK, "leave first packets to judge", first));
+    rules.push(rule(RECHECK, "leave what was not accepted to judge", not_accepted.clone()));
     rules.extend(back_if_remembered(RECHECK, PairOf::Forwarded));
     rules.extend(back_if_remembered(RECHECK, PairOf::Reply));
+    rules.push(rule(RECHECK, "say that the connection was evaluated", question(Question::Established)));
     rules.push(rule(RECHECK, "say that it is a reply", say_reply));
     // Only the sender's egress is judged on the way to the node: its replies are its own.
     rules.push(rule(RECHECK_LOCAL, "leave replies", direction(REPLY).into_iter().chain(back.clone())));
     rules.push(rule(RECHECK_LOCAL, "leave first packets to judge-local", not_accepted));
     rules.extend(back_if_remembered(RECHECK_LOCAL, PairOf::Local));
-    rules
-        .extend([RECHECK, RECHECK_LOCAL].map(|chain| rule(chain, "judge it again", [Expression::Goto(ASK)])));
+    rules.push(rule(RECHECK_LOCAL, "say that the connection was evaluated", question(Question::Established)));
+    for chain in [RECHECK, RECHECK_LOCAL] {
+        rules.extend(note_question(marks, chain));
+        rules.push(rule(chain, "judge it again", [Expression::Goto(QUEUE)]));
+    }
     rules
 }

@@ -29,6 +29,8 @@ fn node_a() -> TableConfig {
         },
         remember: Some(Remember { time: Duration::from_secs(5), log_group: Some(100) }),
         generation: Generation(7),
+        origin: None,
+        trust_replies: false,
     }
 }
 

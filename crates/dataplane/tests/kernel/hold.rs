@@ -53,6 +53,7 @@ impl Story {
         let far = Node {
             name: "node-b".into(),
             addresses: vec!["192.0.2.2".parse().unwrap()],
+            has_all_addresses: false,
             pod_cidrs: vec!["10.9.1.0/24".parse().unwrap()],
         };
         let changes = nodes.chain(pods).chain(policies).chain([Change::Node(far)]);

@@ -25,6 +25,7 @@ pub fn open(ports: &[u16]) -> (Compiler, Arc<Snapshot>) {
     let node = Node {
         name: "node-a".into(),
         addresses: vec!["192.0.2.1".parse().unwrap()],
+        has_all_addresses: false,
         pod_cidrs: vec!["10.9.0.0/24".parse().unwrap(), "fd09::/64".parse().unwrap()],
     };
     let namespace = Namespace { name: "shop".into(), labels: Labels::none() };
@@ -95,5 +96,6 @@ pub fn pod(name: &str, addresses: &[&str]) -> Pod {
         node: Some("node-a".into()),
         host_network: false,
         created: 0,
+            uid: Default::default(),
     }
 }

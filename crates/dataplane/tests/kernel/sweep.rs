@@ -1,11 +1,12 @@
 //! Connections that exist, judged again when policy changes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use dataplane::conntrack::Conntrack;
 use dataplane::marks::Marks;
-use dataplane::sweep::{LocalAddresses, SweepReport, clear_marks, sweep};
+use dataplane::sweep::{LocalAddresses, Scope, SweepReport, clear_marks, sweep};
 use nix::time::{ClockId, clock_gettime};
 use policy::Snapshot;
 
@@ -50,7 +51,7 @@ fn what_is_no_longer_allowed_is_revoked_and_what_is_allowed_again_restored() {
         let (marks, local) = (Marks::default(), LocalAddresses::default());
         let mut conntrack = Conntrack::open().unwrap();
 
-        let report = sweep(&mut conntrack, &snapshot, &marks, &local, None).unwrap();
+        let report = sweep(&mut conntrack, &snapshot, &marks, &local, &Scope::default()).unwrap().report;
         assert_eq!(untimed(report), SweepReport { entries: 5, judged: 5, revoked: 3, ..Default::default() });
         let expected = [
             (1, ACCEPTED | FOREIGN),
@@ -62,11 +63,11 @@ fn what_is_no_longer_allowed_is_revoked_and_what_is_allowed_again_restored() {
         ];
         assert_eq!(marks_by_port(), BTreeMap::from(expected));
 
-        let again = sweep(&mut conntrack, &snapshot, &marks, &local, None).unwrap();
+        let again = sweep(&mut conntrack, &snapshot, &marks, &local, &Scope::default()).unwrap().report;
         assert_eq!(untimed(again), SweepReport { entries: 5, judged: 5, ..Default::default() });
 
         let snapshot = compiler.apply([shop::policy(&[5000, 6000])]);
-        let report = sweep(&mut conntrack, &snapshot, &marks, &local, None).unwrap();
+        let report = sweep(&mut conntrack, &snapshot, &marks, &local, &Scope::default()).unwrap().report;
         assert_eq!(untimed(report), SweepReport { entries: 5, judged: 5, restored: 1, ..Default::default() });
         assert_eq!(marks_by_port()[&2], ACCEPTED | FOREIGN);
     });
@@ -82,7 +83,7 @@ fn the_pod_behind_a_service_is_judged_and_not_the_service() {
         ]);
         let (_, snapshot) = shop::open(&[5000]);
         let mut conntrack = Conntrack::open().unwrap();
-        sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), None).unwrap();
+        sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), &Scope::default()).unwrap().report;
         assert_eq!(marks_by_port(), BTreeMap::from([(1, 0), (2, REVOKED), (3, REVOKED)]));
     });
 }
@@ -103,7 +104,7 @@ fn the_nodes_own_connections_are_never_revoked() {
         let (_, snapshot) = shop::open(&[5000]);
         let local = LocalAddresses::read().unwrap();
         let mut conntrack = Conntrack::open().unwrap();
-        let report = sweep(&mut conntrack, &snapshot, &Marks::default(), &local, None).unwrap();
+        let report = sweep(&mut conntrack, &snapshot, &Marks::default(), &local, &Scope::default()).unwrap().report;
         assert_eq!((report.revoked, report.restored, report.unknown), (1, 1, 0));
         assert_eq!(marks_by_port(), BTreeMap::from([(1, 0), (2, 0), (3, 0), (4, 0), (5, REVOKED)]));
     });
@@ -122,7 +123,7 @@ fn connections_of_pods_not_known_any_more_are_a_question_again() {
         let (_, snapshot) = shop::open(&[5000]);
         let mut conntrack = Conntrack::open().unwrap();
         let report =
-            sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), None).unwrap();
+            sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), &Scope::default()).unwrap().report;
         assert_eq!((report.judged, report.unknown, report.revoked), (4, 3, 1));
         assert_eq!(marks_by_port(), BTreeMap::from([(1, FOREIGN), (2, 0), (3, REVOKED), (4, REVOKED)]));
     });
@@ -135,7 +136,7 @@ fn connections_between_others_are_not_touched() {
         let (_, snapshot) = shop::open(&[5000]);
         let mut conntrack = Conntrack::open().unwrap();
         let report =
-            sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), None).unwrap();
+            sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), &Scope::default()).unwrap().report;
         assert_eq!(untimed(report), SweepReport { entries: 1, ..Default::default() });
         assert_eq!(marks_by_port(), BTreeMap::from([(1, FOREIGN)]));
     });
@@ -161,7 +162,10 @@ fn in_a_large_table_the_connections_of_changed_pods_alone_are_read_and_none_of_t
         let mut conntrack = Conntrack::open().unwrap();
         let db = BTreeSet::from([DB, "fd09::2"].map(|address| address.parse().unwrap()));
         let mut sweep =
-            |of| sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), of).unwrap();
+            |of: Option<&BTreeSet<IpAddr>>| {
+                let scope = Scope { of: of.cloned(), ..Scope::default() };
+                sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), &scope).unwrap().report
+            };
 
         let report = sweep(Some(&db));
         let expected = SweepReport { entries: 7, judged: 7, revoked: 5, restored: 1, ..Default::default() };

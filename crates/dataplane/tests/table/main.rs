@@ -49,11 +49,9 @@ fn node_a() -> TableConfig {
         open: open(&["10.244.1.2", "fd00:10:244:1::2"], &["10.244.1.2", "10.244.1.3"]),
         remember: Some(Remember { time: Duration::from_secs(5), log_group: Some(100) }),
         generation: Generation(7),
+        origin: None,
+        trust_replies: false,
     }
-}
-
-fn bit(number: u32) -> Mark {
-    Mark(1 << number)
 }
 
 fn install(config: TableConfig, queues: QueueRange) -> Table {
@@ -70,7 +68,7 @@ fn check_golden(name: &str, text: &str) {
         std::fs::write(&path, text).expect("the golden file can be written");
     }
     let golden = std::fs::read_to_string(&path).expect("the golden file is there");
-    assert!(golden == text, "{name} differs; UPDATE_GOLDEN=1 writes it anew:\n{text}");
+    assert!(golden == *text, "{name} differs; UPDATE_GOLDEN=1 writes it anew:\n{text}");
 }
 
 #[test]
@@ -84,7 +82,7 @@ fn the_ruleset_with_dns_judged_early() {
 #[test]
 fn the_ruleset_with_other_marks() {
     in_namespace(|| {
-        let marks = Marks::new([3, 5].map(bit), [4, 20, 6].map(bit)).expect("five bits");
+        let marks = Marks::new(Mark(0x0000_0f00), Mark(0x00f0_0000)).expect("eight bits");
         install(TableConfig { marks, judge_dns: false, ..node_a() }, RANGE_A);
         check_golden("other-marks.nft", &list_table());
     });
@@ -122,7 +120,7 @@ fn an_upgrade_rewrites_rules_and_sets_and_keeps_the_chains() {
             text.lines().filter(|line| line.contains("chain ")).map(str::to_owned).collect::<Vec<_>>()
         };
         let before = chains();
-        let marks = Marks::new([3, 4].map(bit), [4, 5, 6].map(bit)).expect("five bits");
+        let marks = Marks::new(Mark(0x0000_0f00), Mark(0x00f0_0000)).expect("eight bits");
         let upgraded = TableConfig {
             marks,
             judge_dns: false,

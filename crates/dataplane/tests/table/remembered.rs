@@ -78,6 +78,7 @@ impl Agent {
             Change::Node(Node {
                 name: "node-a".into(),
                 addresses: vec![address("192.0.2.1")],
+                has_all_addresses: false,
                 pod_cidrs: ["10.244.1.0/24", "fd00:10:244:1::/64"].map(|c| c.parse().expect("a CIDR")).into(),
             }),
             Change::Namespace(Namespace { name: "shop".into(), labels: Labels::none() }),
@@ -89,6 +90,7 @@ impl Agent {
                 node: Some("node-a".into()),
                 host_network: false,
                 created: 0,
+            uid: Default::default(),
             }),
             policy(&[53, 7000]),
         ]);
@@ -107,6 +109,8 @@ impl Agent {
             open: OpenAddresses::default(),
             remember: Some(Remember { time, log_group: Some(GROUP) }),
             generation: snapshot.generation(),
+            origin: None,
+            trust_replies: false,
         };
         let table = Table::install(config, RANGE_A).expect("the table can be installed");
         let log = Some(log.expect("the group is free"));

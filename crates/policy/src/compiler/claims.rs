@@ -150,10 +150,11 @@ fn addresses_of(pod: &Pod) -> Vec<AddressKey> {
     if pod.host_network { Vec::new() } else { keys(pod.addresses.iter().copied()) }
 }
 
-/// The addresses that a node reports, and those that it has in its pod CIDRs whether or not it reports them: Flannel gives
+/// The addresses that a node reports, and those that it has in its pod CIDRs though it does not report them: Flannel gives
 /// the network address to `flannel.1` and the first after it to the bridge.
 fn own_addresses(node: &Node) -> (Vec<AddressKey>, Vec<AddressKey>) {
-    (keys(node.addresses.iter().copied()), keys(node.pod_cidrs.iter().flat_map(first_addresses)))
+    let implied = node.pod_cidrs.iter().filter(|_| !node.has_all_addresses).flat_map(first_addresses);
+    (keys(node.addresses.iter().copied()), keys(implied))
 }
 
 fn first_addresses(cidr: &IpNet) -> impl Iterator<Item = IpAddr> + use<> {

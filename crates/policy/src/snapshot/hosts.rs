@@ -173,6 +173,11 @@ impl HostPod {
         Self { pod, class_and_judged, node: node.unwrap_or(NO_NODE), ports }
     }
 
+    /// What is known of it.
+    pub(crate) fn pod(&self) -> &Pod {
+        &self.pod
+    }
+
     /// Its name.
     pub(crate) fn name(&self) -> &PodName {
         &self.pod.name
@@ -214,6 +219,7 @@ mod tests {
             node: None,
             host_network: false,
             created: 0,
+            uid: Default::default(),
         };
         Host { pod: Some(HostPod::new(Arc::new(pod), 5, true, None, None)), nodes: None }
     }

@@ -41,7 +41,7 @@ pub fn namespace(name: &str, text: &str) -> Change {
 /// A node with one address and one pod CIDR.
 pub fn node(name: &str, address: &str, cidr: &str) -> Change {
     let (addresses, pod_cidrs) = (vec![address.parse().unwrap()], vec![cidr.parse().unwrap()]);
-    Change::Node(Node { name: name.into(), addresses, pod_cidrs })
+    Change::Node(Node { name: name.into(), addresses, pod_cidrs, has_all_addresses: false })
 }
 
 /// `namespace/name`.
@@ -60,6 +60,7 @@ pub fn pod(name: &str) -> PodBuilder {
         node: Some("n1".into()),
         host_network: false,
         created: 1,
+        uid: Default::default(),
     })
 }
 

@@ -56,6 +56,7 @@ impl Story {
             pod: PodName::new("web", *name),
             uid: (*uid).into(),
             addresses: vec![address.parse().expect("address")],
+            host_interface: None,
         };
         self.state.claims(claims.iter().map(claim).collect());
     }

@@ -1,0 +1,226 @@
+//! Where packets may come from: joins what the kernel shows of interfaces with what the cluster and the administrator say of pods.
+//!
+//! From: [`Interfaces`], the CNI cache, snapshots, flags. To: the rules, as [`Origins`]; to the status, as protections and conflicts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use cluster::CniPorts;
+use dataplane::drops::{DropCounts, DropSample};
+use dataplane::ports::{Bindings, InterfaceIndex, Interfaces, Overlay, Owners, PortState};
+use dataplane::sweep::OverlayFlows;
+use dataplane::table::Origins;
+use ipnet::IpNet;
+use policy::{Inventory, PodName, Snapshot};
+
+use crate::drops::DropLedger;
+use crate::engine::open_addresses;
+
+/// Pods that may send from addresses that are not theirs: virtual machines, VPN gateways, virtual addresses. An administrator's word
+/// alone: `NAMESPACE`, or `NAMESPACE:KEY=VALUE,...` for the pods with all of these labels.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Exemption {
+    namespace: Arc<str>,
+    labels: Vec<(String, String)>,
+}
+
+impl FromStr for Exemption {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = || format!("{text:?} is not of the form NAMESPACE or NAMESPACE:KEY=VALUE,KEY=VALUE");
+        let (namespace, labels) = match text.split_once(':') {
+            Some((namespace, labels)) => (namespace, Some(labels)),
+            None => (text, None),
+        };
+        let pair = |pair: &str| {
+            let (key, value) = pair.split_once('=')?;
+            (!key.is_empty()).then(|| (key.to_owned(), value.to_owned()))
+        };
+        let labels = labels.map(|labels| labels.split(',').map(pair).collect::<Option<Vec<_>>>());
+        match (namespace.is_empty(), labels) {
+            (true, _) | (_, Some(None)) => Err(form()),
+            (false, labels) => {
+                Ok(Self { namespace: namespace.into(), labels: labels.flatten().unwrap_or_default() })
+            }
+        }
+    }
+}
+
+impl fmt::Display for Exemption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.namespace)?;
+        for (number, (key, value)) in self.labels.iter().enumerate() {
+            write!(f, "{}{key}={value}", if number == 0 { ':' } else { ',' })?;
+        }
+        Ok(())
+    }
+}
+
+/// What the command line says of origins.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct OriginSettings {
+    /// Pods that may send from other addresses. ANY exempts.
+    pub exemptions: Vec<Exemption>,
+    /// What carries an overlay beside what this node's devices tell.
+    pub overlays: BTreeSet<Overlay>,
+    /// Whether overlay packets from addresses that are no node's are dropped.
+    pub overlay_sources_are_nodes: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct OriginTracker {
+    settings: OriginSettings,
+    interfaces: Interfaces,
+    cni: CniPorts,
+    bindings: Bindings,
+    states: BTreeMap<InterfaceIndex, PortState>,
+    /// What rules dropped, by port, until it is recorded.
+    pub ledger: DropLedger,
+}
+
+impl OriginTracker {
+    /// Nothing is known yet.
+    pub fn new(settings: OriginSettings) -> Self {
+        Self {
+            settings,
+            interfaces: Interfaces::default(),
+            cni: CniPorts::default(),
+            bindings: Bindings::default(),
+            states: BTreeMap::new(),
+            ledger: DropLedger::default(),
+        }
+    }
+
+    /// What the command line says.
+    pub fn settings(&self) -> &OriginSettings {
+        &self.settings
+    }
+
+    /// Begins with the bindings that an earlier agent left in the kernel: first bindings stay.
+    pub fn begin(&mut self, interfaces: Interfaces, in_kernel: Bindings) {
+        (self.interfaces, self.bindings) = (interfaces, in_kernel);
+    }
+
+    /// The node's interfaces are these now.
+    pub fn set_interfaces(&mut self, interfaces: Interfaces) {
+        self.interfaces = interfaces;
+    }
+
+    /// The CNI cache says this of interfaces now.
+    pub fn set_cni(&mut self, cni: CniPorts) {
+        self.cni = cni;
+    }
+
+    /// The node's own addresses, as its interfaces have them.
+    pub fn own_addresses(&self) -> Vec<IpAddr> {
+        self.interfaces.own_addresses().collect()
+    }
+
+    /// The bindings now.
+    pub fn bindings(&self) -> &Bindings {
+        &self.bindings
+    }
+
+    /// Where packets may come from under this snapshot, and the addresses that are no longer behind the port where they were.
+    pub fn derive(&mut self, snapshot: &Snapshot, inventory: &Inventory) -> (Origins, BTreeSet<IpAddr>) {
+        let owners = KnownOwners { snapshot, cni: &self.cni, exemptions: &self.settings.exemptions };
+        let next = self.bindings.derive(&self.interfaces, &owners);
+        let left = next.left_since(&self.bindings);
+        for conflict in next.conflicts.difference(&self.bindings.conflicts) {
+            tracing::warn!(
+                address = %conflict.address, bound_to = %conflict.bound_to, claimed_by = %conflict.claimed_by,
+                "two ports claim one address: the first one has it"
+            );
+        }
+        self.bindings = next;
+        let nodes = inventory.nodes.values().flat_map(|node| node.addresses.iter().copied());
+        let origins = Origins {
+            bindings: self.bindings.clone(),
+            open: open_addresses(snapshot, false),
+            node_addresses: nodes.collect(),
+            more_overlays: self.settings.overlays.clone(),
+        };
+        self.states = origins.port_states();
+        (origins, left)
+    }
+
+    /// Each port as the queue of new ports has to know it.
+    pub fn port_states(&self) -> BTreeMap<InterfaceIndex, PortState> {
+        self.states.clone()
+    }
+
+    /// The lines of the audit log about what rules dropped since the last call.
+    pub fn drain_drops(&mut self, counts: DropCounts, node: &Arc<str>, snapshot: &Snapshot) -> Vec<audit::Dropped> {
+        self.ledger.drain(counts, node, snapshot, &self.bindings)
+    }
+
+    /// See [`DropLedger::sampler`].
+    pub fn sampler(&self, is_own: bool) -> impl Fn(DropSample) + Send + Clone + use<> {
+        self.ledger.sampler(is_own)
+    }
+}
+
+/// What pods may not send to nodes.
+pub fn overlay_flows(origins: &Origins) -> OverlayFlows {
+    let Origins { bindings, node_addresses, more_overlays, .. } = origins;
+    OverlayFlows {
+        overlays: &bindings.overlays | more_overlays,
+        node_addresses: node_addresses | &bindings.own_addresses,
+    }
+}
+
+struct KnownOwners<'a> {
+    snapshot: &'a Snapshot,
+    cni: &'a CniPorts,
+    exemptions: &'a [Exemption],
+}
+
+impl Owners for KnownOwners<'_> {
+    fn pod_at(&self, address: IpAddr) -> Option<PodName> {
+        self.snapshot.pod_at(address).cloned()
+    }
+
+    fn addresses_of(&self, pod: &PodName, address: IpAddr) -> Vec<IpAddr> {
+        let found = self.snapshot.pod(address).filter(|found| found.name == *pod);
+        found.map(|pod| pod.addresses.clone()).unwrap_or_default()
+    }
+
+    fn in_cni_cache(&self, interface: &str) -> Option<Vec<IpAddr>> {
+        self.cni.get(interface).cloned()
+    }
+
+    fn pod_cidrs(&self) -> &[IpNet] {
+        self.snapshot.pod_cidrs()
+    }
+
+    fn is_exempt(&self, pod: &PodName, address: IpAddr) -> bool {
+        let labels = self.snapshot.pod(address).filter(|found| found.name == *pod).map(|pod| &pod.labels);
+        let has = |(key, value): &(String, String)| {
+            labels.is_some_and(|labels| labels.value(key) == Some(value.as_str()))
+        };
+        // ANY exemption, ALL of its labels.
+        self.exemptions
+            .iter()
+            .any(|exemption| exemption.namespace == pod.namespace && exemption.labels.iter().all(has))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exemptions_are_read_and_shown() {
+        for text in ["vpn", "vpn:app=gateway", "vpn:app=gateway,tier=edge", "vpn:empty="] {
+            assert_eq!(text.parse::<Exemption>().map(|exemption| exemption.to_string()), Ok(text.to_owned()));
+        }
+        for text in ["", ":app=x", "vpn:", "vpn:app", "vpn:=x", "vpn:a=b,"] {
+            text.parse::<Exemption>().expect_err(text);
+        }
+    }
+}

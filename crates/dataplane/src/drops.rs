@@ -1,0 +1,158 @@
+//! Packets that rules drop by themselves: why, how many, and an example of each.
+//!
+//! ```text
+//!  a rule drops a packet --> counter of its reason and interface     (read once a second)
+//!                        \-> NFLOG, an example a second at most  --> [ DropSample ]
+//! ```
+//!
+//! A flood so costs neither a queue nor a record for each packet, and is counted to the packet.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use policy::Packet;
+
+use crate::ports::{InterfaceIndex, Mac};
+
+/// Why a rule drops a packet.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum DropReason {
+    /// The source's address, or hardware address, or what ARP or neighbour discovery says of the sender, is not bound to the port
+    /// (semantics 30).
+    SpoofedSource,
+    /// The frame has a VLAN tag, or carries neither IP nor ARP (semantics 32).
+    EtherType,
+    /// A pod sends a router advertisement or a redirect (semantics 32).
+    RouterAdvertisement,
+    /// A message of neighbour discovery is longer than any that means something (semantics 31).
+    NeighbourDiscovery,
+    /// A packet to a multicast, broadcast or link-local address comes from a pod that isolates egress, or is for one that isolates
+    /// ingress (semantics 31).
+    IsolatedScope,
+    /// The bridge would deliver a frame to a port behind which its destination isn't.
+    UnboundDestination,
+    /// A pod sends the nodes' overlay protocol to a node (semantics 32).
+    Overlay,
+    /// The nodes' overlay protocol from an address that is no node's.
+    ForeignOverlay,
+    /// A packet from elsewhere has one of this node's own addresses as its source (semantics 33).
+    LocalSource,
+    /// A TCP packet of no connection that isn't its beginning either, from or to an isolated pod.
+    InvalidTcp,
+    /// A packet of a connection that policy has cut, and that connection tracking has forgotten (semantics 35).
+    Revoked,
+    /// The port's addresses did not become known in time.
+    UnboundPort,
+}
+
+impl DropReason {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 12] = [
+        Self::SpoofedSource,
+        Self::EtherType,
+        Self::RouterAdvertisement,
+        Self::NeighbourDiscovery,
+        Self::IsolatedScope,
+        Self::UnboundDestination,
+        Self::Overlay,
+        Self::ForeignOverlay,
+        Self::LocalSource,
+        Self::InvalidTcp,
+        Self::Revoked,
+        Self::UnboundPort,
+    ];
+
+    /// The stable name of the reason, as records and metrics show it.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::SpoofedSource => "spoofed-source",
+            Self::EtherType => "ether-type",
+            Self::RouterAdvertisement => "router-advertisement",
+            Self::NeighbourDiscovery => "neighbour-discovery",
+            Self::IsolatedScope => "isolated-scope",
+            Self::UnboundDestination => "unbound-destination",
+            Self::Overlay => "overlay",
+            Self::ForeignOverlay => "foreign-overlay",
+            Self::LocalSource => "local-source",
+            Self::InvalidTcp => "invalid-tcp",
+            Self::Revoked => "revoked",
+            Self::UnboundPort => "unbound-port",
+        }
+    }
+
+    /// The reason in words.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::SpoofedSource => "the source does not belong to the pod behind the port where the packet entered",
+            Self::EtherType => "pods send IP and ARP without VLAN tags only",
+            Self::RouterAdvertisement => "router advertisements and redirects come from the node alone",
+            Self::NeighbourDiscovery => "the message is longer than neighbour discovery needs",
+            Self::IsolatedScope => {
+                "multicast, broadcast and link-local packets neither leave nor reach a pod that is isolated in that direction"
+            }
+            Self::UnboundDestination => "the destination does not belong to the pod behind the port where the packet would leave",
+            Self::Overlay => "pods do not send the nodes' overlay protocol to nodes",
+            Self::ForeignOverlay => "the nodes' overlay protocol comes from nodes alone (--overlay-sources=nodes)",
+            Self::LocalSource => "a packet that arrives from elsewhere has one of this node's own addresses as its source",
+            Self::InvalidTcp => "the TCP packet belongs to no connection and begins none",
+            Self::Revoked => "policy has cut the connection, and it has not been silent for an hour since",
+            Self::UnboundPort => "which addresses belong behind the port did not become known in time",
+        }
+    }
+
+    /// The reason's number in the kernel's sets.
+    pub(crate) fn number(self) -> u32 {
+        self as u32
+    }
+
+    /// The reason with this stable name.
+    pub(crate) fn from_code(code: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.code() == code)
+    }
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+/// Where and why: what packets are counted by.
+pub type DropKey = (InterfaceIndex, DropReason);
+
+/// Counts of dropped packets since the rules were first installed.
+pub type DropCounts = BTreeMap<DropKey, u64>;
+
+/// An example of the packets that were dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DropSample {
+    /// Why.
+    pub reason: DropReason,
+    /// Where it entered: in a bridge the port. 0 where the rule's hook does not know.
+    pub interface: InterfaceIndex,
+    /// The frame's source; `None` where it has no Ethernet header.
+    pub mac: Option<Mac>,
+    /// The protocol behind the Ethernet header (`ETH_P_`); that of the outer VLAN tag if there is one.
+    pub ether_type: Option<u16>,
+    /// What it carries; `None` if that is no IP packet, or can't be parsed.
+    pub packet: Option<Packet>,
+}
+
+/// Begins the prefix of a logged packet that was dropped; the reason follows.
+pub(crate) const DROP_PREFIX: &str = "kube-verdict drop ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_has_a_number_a_name_and_a_sentence_of_its_own() {
+        for (number, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.number() as usize, number);
+            assert_eq!(DropReason::from_code(reason.code()), Some(reason));
+            assert!(!reason.sentence().is_empty());
+            // The kernel takes 127 bytes of a log prefix.
+            assert!(DROP_PREFIX.len() + reason.code().len() < 64);
+        }
+    }
+}

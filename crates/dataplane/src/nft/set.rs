@@ -1,0 +1,330 @@
+//! A set or map of the kernel's, described once: created, filled, changed and read by its description.
+//!
+//! Keys and verdicts are bytes as the kernel holds them: the parts of a key one after the other, each filled up with zeros to
+//! whole 32-bit words (`nft_concat`).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use rustables::sys;
+
+use super::batch::{Batch, Part};
+use super::expression::verdict_data;
+use super::{SUBSYSTEM, TableId};
+use crate::netlink::{self, AttributeReader, Attributes, Header, Messages, NetlinkError, Socket};
+
+/// Elements in one message: a list is an attribute, and an attribute ends at 64 KiB. An element takes at most some 120 bytes.
+const ELEMENTS_A_MESSAGE: usize = 400;
+
+/// A part of a key, with the number by which `nft` names its type (`enum datatypes`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum KeyPart {
+    /// An interface, by its index in host order.
+    Interface,
+    /// An Ethernet address.
+    Mac,
+    /// A protocol behind the link layer's header (`ETH_P_`), in network order.
+    EtherType,
+    /// An IPv4 address.
+    Ipv4,
+    /// An IPv6 address.
+    Ipv6,
+    /// A transport protocol.
+    Protocol,
+    /// A port, in network order.
+    Port,
+    /// A number in host order.
+    Number,
+    /// An interface's name, filled up with zeros.
+    InterfaceName,
+    /// Bytes without a name: so many.
+    Bytes(u32),
+}
+
+impl KeyPart {
+    /// The type's number, which fits into six bits.
+    fn kind(self) -> u32 {
+        match self {
+            Self::Interface => 20,
+            Self::Mac => 9,
+            Self::EtherType => 10,
+            Self::Ipv4 => 7,
+            Self::Ipv6 => 8,
+            Self::Protocol => 12,
+            Self::Port => 13,
+            Self::Number => 19,
+            Self::InterfaceName => 41,
+            Self::Bytes(_) => 4,
+        }
+    }
+
+    /// Bytes in a key, whole words.
+    fn length(self) -> u32 {
+        match self {
+            Self::Interface | Self::Ipv4 | Self::Number => 4,
+            // Filled up to a word.
+            Self::EtherType | Self::Protocol | Self::Port => 4,
+            Self::Mac => 8,
+            Self::Ipv6 | Self::InterfaceName => 16,
+            Self::Bytes(length) => length.next_multiple_of(4),
+        }
+    }
+}
+
+/// What the elements of a set carry beside their key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Carries {
+    /// Nothing.
+    Keys,
+    /// A verdict each.
+    Verdicts,
+    /// Nothing; rules put them in, and they go when their time is over.
+    Timeouts,
+    /// A count of packets each; rules put them in.
+    Counters,
+}
+
+/// A set: see the module.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Set {
+    /// Its table.
+    pub table: TableId,
+    /// Its name: unique in the table.
+    pub name: &'static str,
+    /// Its number within the batch that creates it: another one for each set of the batch.
+    pub id: u32,
+    /// What keys consist of.
+    pub key: &'static [KeyPart],
+    /// What elements carry.
+    pub carries: Carries,
+    /// How many elements it takes at most; `None` for as many as there is memory for.
+    pub size: Option<u32>,
+}
+
+/// What an element of a map says.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) enum ElementVerdict {
+    /// The packet passes the chain.
+    Accept,
+    /// On to another chain.
+    Goto(&'static str),
+}
+
+/// Elements: keys, and the verdict of each where the set is a map.
+pub(crate) type Elements = BTreeMap<Vec<u8>, Option<ElementVerdict>>;
+
+/// Puts a key together from its parts, each filled up to whole words.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Key(Vec<u8>);
+
+impl Key {
+    /// One more part.
+    #[must_use]
+    pub(crate) fn with(mut self, bytes: &[u8]) -> Self {
+        self.0.extend_from_slice(bytes);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self
+    }
+
+    /// An address in network order.
+    #[must_use]
+    pub(crate) fn address(self, address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => self.with(&address.octets()),
+            IpAddr::V6(address) => self.with(&address.octets()),
+        }
+    }
+
+    /// The whole.
+    pub(crate) fn bytes(self) -> Vec<u8> {
+        self.0
+    }
+}
+
+impl Set {
+    /// The length of a key in bytes.
+    pub(crate) fn key_length(&self) -> usize {
+        self.key.iter().map(|part| part.length() as usize).sum()
+    }
+
+    /// Creates it where it doesn't exist.
+    pub(crate) fn create(&self, batch: &mut Batch) {
+        let flags = match self.carries {
+            Carries::Keys => 0,
+            Carries::Verdicts => sys::NFT_SET_MAP,
+            Carries::Timeouts => sys::NFT_SET_TIMEOUT | sys::NFT_SET_EVAL,
+            Carries::Counters => sys::NFT_SET_EVAL,
+        };
+        let part = Part::plain(format!("set {} of table {}", self.name, self.table));
+        batch.raw_in(self.table.family, part, sys::NFT_MSG_NEWSET, netlink::CREATE, |set| {
+            let kind = self.key.iter().fold(0, |kind, part| kind << 6 | part.kind());
+            set.string(sys::NFTA_SET_TABLE, self.table.name)
+                .string(sys::NFTA_SET_NAME, self.name)
+                .be32(sys::NFTA_SET_FLAGS, flags)
+                .be32(sys::NFTA_SET_ID, self.id)
+                .be32(sys::NFTA_SET_KEY_TYPE, kind)
+                .be32(sys::NFTA_SET_KEY_LEN, self.key_length() as u32);
+            if self.carries == Carries::Verdicts {
+                set.be32(sys::NFTA_SET_DATA_TYPE, sys::NFT_DATA_VERDICT);
+            }
+            if let Some(size) = self.size {
+                set.nested(sys::NFTA_SET_DESC, |desc| {
+                    desc.be32(sys::NFTA_SET_DESC_SIZE, size);
+                });
+            }
+        });
+    }
+
+    /// Makes it hold these elements, whatever it holds.
+    pub(crate) fn fill(&self, elements: &Elements, batch: &mut Batch) {
+        let part = Part::plain(format!("emptying set {}", self.name));
+        batch.raw_in(self.table.family, part, sys::NFT_MSG_DELSETELEM, 0, |list| self.name_it(list));
+        self.add(elements, batch);
+    }
+
+    /// Turns a set that holds `old` into one that holds `new`.
+    pub(crate) fn change(&self, old: &Elements, new: &Elements, batch: &mut Batch) {
+        let differing = |of: &Elements, from: &Elements| -> Elements {
+            of.iter().filter(|(key, value)| from.get(*key) != Some(value)).map(|(k, v)| (k.clone(), *v)).collect()
+        };
+        self.elements(&differing(old, new), sys::NFT_MSG_DELSETELEM, 0, None, batch);
+        self.add(&differing(new, old), batch);
+    }
+
+    /// Adds elements that it does not hold.
+    pub(crate) fn add(&self, elements: &Elements, batch: &mut Batch) {
+        self.elements(elements, sys::NFT_MSG_NEWSETELEM, netlink::CREATE, None, batch);
+    }
+
+    /// Adds elements that go when they have been there for this long.
+    pub(crate) fn add_for(&self, elements: &Elements, stay: Duration, batch: &mut Batch) {
+        self.elements(elements, sys::NFT_MSG_NEWSETELEM, netlink::CREATE, Some(stay), batch);
+    }
+
+    /// Takes out elements that it holds.
+    pub(crate) fn remove(&self, elements: &Elements, batch: &mut Batch) {
+        self.elements(elements, sys::NFT_MSG_DELSETELEM, 0, None, batch);
+    }
+
+    fn elements(&self, elements: &Elements, kind: u32, flags: u16, stay: Option<Duration>, batch: &mut Batch) {
+        let all: Vec<_> = elements.iter().collect();
+        for some in all.chunks(ELEMENTS_A_MESSAGE) {
+            let verb = if kind == sys::NFT_MSG_NEWSETELEM { "adding to" } else { "taking from" };
+            let part = Part::plain(format!("{verb} set {}", self.name));
+            batch.raw_in(self.table.family, part, kind, flags, |message| {
+                self.name_it(message);
+                message.nested(sys::NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+                    some.iter().for_each(|(key, verdict)| encode_element(key, **verdict, stay, list));
+                });
+            });
+        }
+    }
+
+    fn name_it(&self, list: &mut Attributes<'_>) {
+        list.string(sys::NFTA_SET_ELEM_LIST_TABLE, self.table.name)
+            .string(sys::NFTA_SET_ELEM_LIST_SET, self.name);
+    }
+
+    /// Reads the keys that it holds, each with its count of packets where it counts (else 0). Without the set there are none.
+    pub(crate) fn read(&self, socket: &mut Socket) -> Result<BTreeMap<Vec<u8>, u64>, NetlinkError> {
+        let mut request = Messages::default();
+        let kind = SUBSYSTEM | sys::NFT_MSG_GETSETELEM as u16;
+        let sequence = socket.next_sequence();
+        let flags = netlink::REQUEST | netlink::DUMP;
+        request.push(Header { kind, flags, sequence, family: self.table.family }, |list| self.name_it(list));
+        let mut elements = BTreeMap::new();
+        let read = socket.dump(request.as_bytes(), |message| {
+            let attribute = AttributeReader::new(message.attributes)
+                .find(|(kind, _)| *kind == sys::NFTA_SET_ELEM_LIST_ELEMENTS);
+            for (_, element) in attribute.into_iter().flat_map(|(_, list)| AttributeReader::new(list)) {
+                if let Some((key, packets)) = decode_element(element) {
+                    elements.insert(key, packets);
+                }
+            }
+        });
+        match read {
+            Ok(()) => Ok(elements),
+            Err(NetlinkError::Refused { errno: Errno::ENOENT, .. }) => Ok(BTreeMap::new()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn encode_element(
+    key: &[u8],
+    verdict: Option<ElementVerdict>,
+    stay: Option<Duration>,
+    list: &mut Attributes<'_>,
+) {
+    list.nested(sys::NFTA_LIST_ELEM, |element| {
+        element.nested(sys::NFTA_SET_ELEM_KEY, |data| {
+            data.bytes(sys::NFTA_DATA_VALUE, key);
+        });
+        if let Some(verdict) = verdict {
+            let (code, chain) = match verdict {
+                ElementVerdict::Accept => (libc::NF_ACCEPT, None),
+                ElementVerdict::Goto(chain) => (sys::NFT_GOTO, Some(chain)),
+            };
+            element.nested(sys::NFTA_SET_ELEM_DATA, |data| verdict_data(data, code, chain));
+        }
+        if let Some(stay) = stay {
+            let milliseconds = u64::try_from(stay.as_millis()).unwrap_or(u64::MAX);
+            element.bytes(sys::NFTA_SET_ELEM_TIMEOUT, &milliseconds.to_be_bytes());
+        }
+    });
+}
+
+fn decode_element(element: &[u8]) -> Option<(Vec<u8>, u64)> {
+    let attribute = |bytes, kind| Some(AttributeReader::new(bytes).find(|(k, _)| *k == kind)?.1);
+    let key = attribute(attribute(element, sys::NFTA_SET_ELEM_KEY)?, sys::NFTA_DATA_VALUE)?;
+    let count = || {
+        let data = attribute(attribute(element, sys::NFTA_SET_ELEM_EXPR)?, sys::NFTA_EXPR_DATA)?;
+        Some(u64::from_be_bytes(attribute(data, sys::NFTA_COUNTER_PACKETS)?.try_into().ok()?))
+    };
+    Some((key.to_vec(), count().unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAIRS: Set = Set {
+        table: TableId::inet("t"),
+        name: "pairs",
+        id: 1,
+        key: &[KeyPart::Interface, KeyPart::Mac, KeyPart::EtherType, KeyPart::Ipv4],
+        carries: Carries::Verdicts,
+        size: None,
+    };
+
+    #[test]
+    fn parts_of_a_key_are_whole_words() {
+        let key = Key::default().with(&7_u32.to_ne_bytes()).with(&[1, 2, 3, 4, 5, 6]).with(&[8, 0]);
+        let bytes = key.address([10, 0, 0, 1].into()).bytes();
+        assert_eq!(bytes.len(), PAIRS.key_length());
+        assert_eq!(bytes[4..], [1, 2, 3, 4, 5, 6, 0, 0, 8, 0, 0, 0, 10, 0, 0, 1]);
+    }
+
+    #[test]
+    fn a_change_sends_what_differs_and_another_verdict_is_a_difference() {
+        let one: Elements = [(vec![1; 20], Some(ElementVerdict::Accept))].into();
+        let other: Elements = [(vec![1; 20], Some(ElementVerdict::Goto("isolated")))].into();
+        let mut batch = Batch::default();
+        PAIRS.change(&one, &one, &mut batch);
+        assert!(batch.is_empty());
+        PAIRS.change(&one, &other, &mut batch);
+        assert_eq!(batch.to_text().matches("# taking from set pairs").count(), 1);
+        assert_eq!(batch.to_text().matches("# adding to set pairs").count(), 1);
+    }
+
+    #[test]
+    fn a_message_of_many_elements_stays_below_what_an_attribute_holds() {
+        let elements: Elements =
+            (0..2_000_u32).map(|n| ([n.to_ne_bytes(); 8].concat(), Some(ElementVerdict::Goto("a-chain-with-a-long-name")))).collect();
+        let mut batch = Batch::default();
+        PAIRS.add(&elements, &mut batch);
+        assert!(batch.largest() < 1 << 16, "{}", batch.largest());
+    }
+}

@@ -1,0 +1,256 @@
+//! Which addresses belong behind which port: derived from what the kernel shows, checked against what the cluster says.
+//!
+//! Pure: no IO and no clock. A pod with NET_ADMIN can give itself any address, so what the kernel shows of a pod's namespace is a
+//! claim. The rules, in order:
+//!
+//! 1. A port keeps what it is bound to until it goes: the CNI plugin sets addresses before a process of the pod runs, so the first
+//!    ones are true.
+//! 2. An address that the cluster gives to another pod than the port's is not bound to it, nor one outside the node's pod CIDRs, nor
+//!    one of the node's own.
+//! 3. Where the CNI cache or the cluster names the addresses of the port's pod, it has these and no others.
+//! 4. A port is *settled* once its addresses are known: from then on it gets new addresses only by rule 3. Until it is, its unbound
+//!    packets wait.
+//! 5. IPv6 link-local addresses are as the pod's namespace shows them, each bound to the first port that has it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use policy::PodName;
+
+use super::interfaces::{Interface, Interfaces};
+use super::{Attachment, InterfaceIndex, Mac, Overlay};
+
+/// The bridge of Flannel's CNI configuration. It counts as the pods' bridge before it has an address.
+const FLANNELS_BRIDGE: &str = "cni0";
+
+/// What the cluster says of pods and their addresses.
+pub trait Owners {
+    /// The pod that has this address.
+    fn pod_at(&self, address: IpAddr) -> Option<PodName>;
+    /// All addresses of that pod, which has this one; empty if it is not known.
+    fn addresses_of(&self, pod: &PodName, address: IpAddr) -> Vec<IpAddr>;
+    /// The addresses that the CNI cache names for an interface of the node; `None` if it names none.
+    fn in_cni_cache(&self, interface: &str) -> Option<Vec<IpAddr>>;
+    /// This node's pod CIDRs.
+    fn pod_cidrs(&self) -> &[IpNet];
+    /// Whether an administrator lets this pod, which has this address, send from any other.
+    fn is_exempt(&self, pod: &PodName, address: IpAddr) -> bool;
+}
+
+/// A port and what is bound to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Port {
+    /// Its name, such as `veth1a2b3c4d`.
+    pub name: Arc<str>,
+    /// How it is attached.
+    pub attachment: Attachment,
+    /// The hardware address of the pod's end.
+    pub mac: Mac,
+    /// What belongs behind it: addresses of the pod, and link-local ones.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Whether its addresses are known: a packet with another source is forged.
+    pub is_settled: bool,
+    /// Whether its pod may send from any address that no other port here has.
+    pub is_exempt: bool,
+}
+
+impl Port {
+    /// Addresses of the pod: not link-local.
+    pub fn pod_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addresses.iter().copied().filter(|address| !is_link_local(*address))
+    }
+}
+
+/// Two ports claim one address.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Conflict {
+    /// The address.
+    pub address: IpAddr,
+    /// The port that has it.
+    pub bound_to: Arc<str>,
+    /// The port whose pod claims it, too.
+    pub claimed_by: Arc<str>,
+}
+
+/// What is known of all interfaces.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Bindings {
+    /// Pods' ports.
+    pub ports: BTreeMap<InterfaceIndex, Port>,
+    /// Veth devices that are no pod's port: their frames and packets are none of our business.
+    pub other_ports: BTreeSet<InterfaceIndex>,
+    /// Names of bridges that are not the pods'.
+    pub other_bridges: BTreeSet<Arc<str>>,
+    /// The pods' bridges.
+    pub pod_bridges: BTreeSet<InterfaceIndex>,
+    /// The node's own addresses, link-local ones and loopback aside.
+    pub own_addresses: BTreeSet<IpAddr>,
+    /// What carries the cluster's overlay on this node.
+    pub overlays: BTreeSet<Overlay>,
+    /// Addresses that two ports claim.
+    pub conflicts: BTreeSet<Conflict>,
+}
+
+impl Bindings {
+    /// The bindings of these interfaces, where `self` are those so far.
+    #[must_use]
+    pub fn derive(&self, interfaces: &Interfaces, owners: &impl Owners) -> Self {
+        let mut next = Self {
+            own_addresses: interfaces.own_addresses().collect(),
+            overlays: interfaces.overlays().collect(),
+            ..Self::default()
+        };
+        let pod_bridges = pod_bridges(interfaces, owners.pod_cidrs());
+        for bridge in interfaces.iter().filter(|interface| interface.is_bridge()) {
+            if pod_bridges.contains(&bridge.index) {
+                next.pod_bridges.insert(bridge.index);
+            } else {
+                next.other_bridges.insert(Arc::clone(&bridge.name));
+            }
+        }
+        let mut ports = Vec::new();
+        for interface in interfaces.iter().filter(|interface| interface.is_veth()) {
+            match attachment(interface, &pod_bridges, owners.pod_cidrs()) {
+                Role::Port(attachment) => ports.push((interface, attachment)),
+                Role::Other => drop(next.other_ports.insert(interface.index)),
+                // Its packets wait until it shows what it is.
+                Role::Unknown => {}
+            }
+        }
+        // A port that is bound already keeps what it has before a newer one gets anything (rule 1).
+        ports.sort_by_key(|(interface, _)| (!self.ports.contains_key(&interface.index), interface.index));
+        let mut bound: BTreeMap<IpAddr, Arc<str>> = BTreeMap::new();
+        for (interface, attachment) in ports {
+            let before = self.ports.get(&interface.index);
+            let mut port = port(interface, attachment, before, owners, &next.own_addresses);
+            port.addresses.retain(|address| match bound.get(address) {
+                Some(holder) => {
+                    let (bound_to, claimed_by) = (Arc::clone(holder), Arc::clone(&port.name));
+                    next.conflicts.insert(Conflict { address: *address, bound_to, claimed_by });
+                    false
+                }
+                None => true,
+            });
+            bound.extend(port.addresses.iter().map(|address| (*address, Arc::clone(&port.name))));
+            next.ports.insert(interface.index, port);
+        }
+        next
+    }
+
+    /// Every address that is bound, with its port.
+    pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, InterfaceIndex)> + '_ {
+        self.ports.iter().flat_map(|(index, port)| port.addresses.iter().map(|address| (*address, *index)))
+    }
+
+    /// Addresses of pods that were bound to a port in `before` and are not bound to the same port here.
+    pub fn left_since(&self, before: &Self) -> BTreeSet<IpAddr> {
+        let is_pods = |(address, _): &(IpAddr, InterfaceIndex)| !is_link_local(*address);
+        let now: BTreeSet<_> = self.addresses().collect();
+        before.addresses().filter(is_pods).filter(|bound| !now.contains(bound)).map(|(address, _)| address).collect()
+    }
+}
+
+/// What a veth device is.
+enum Role {
+    Port(Attachment),
+    Other,
+    Unknown,
+}
+
+fn attachment(interface: &Interface, pod_bridges: &BTreeSet<InterfaceIndex>, pod_cidrs: &[IpNet]) -> Role {
+    let in_pod_cidrs = |address: &IpAddr| contains(pod_cidrs, *address);
+    let is_global = |address: &&IpAddr| !is_link_local(**address);
+    match interface.master {
+        Some(master) if pod_bridges.contains(&master) => Role::Port(Attachment::Bridged),
+        Some(_) => Role::Other,
+        None if interface.peer_namespace.is_none() => Role::Other,
+        // A way out of the node, as in a node that is a container itself.
+        None if interface.addresses.iter().any(|address| !is_link_local(*address) && !in_pod_cidrs(address)) => {
+            Role::Other
+        }
+        None if interface.addresses_inside.iter().any(in_pod_cidrs) => Role::Port(Attachment::Routed),
+        None if interface.addresses_inside.iter().filter(is_global).count() > 0 => Role::Other,
+        None => Role::Unknown,
+    }
+}
+
+/// The pods' bridges: those with an address in the pod CIDRs, and Flannel's by its name.
+fn pod_bridges(interfaces: &Interfaces, pod_cidrs: &[IpNet]) -> BTreeSet<InterfaceIndex> {
+    let is_pods = |bridge: &&Interface| {
+        &*bridge.name == FLANNELS_BRIDGE
+            || bridge.addresses.iter().any(|address| contains(pod_cidrs, *address))
+    };
+    interfaces.iter().filter(|interface| interface.is_bridge()).filter(is_pods).map(|bridge| bridge.index).collect()
+}
+
+fn port(
+    interface: &Interface,
+    attachment: Attachment,
+    before: Option<&Port>,
+    owners: &impl Owners,
+    own_addresses: &BTreeSet<IpAddr>,
+) -> Port {
+    let mut addresses: BTreeSet<IpAddr> = before.map(|port| port.addresses.clone()).unwrap_or_default();
+    let was_settled = before.is_some_and(|port| port.is_settled);
+    let named = owners.in_cni_cache(&interface.name);
+    // Whose port it is shows the address that it had first.
+    let mut all = addresses.iter().chain(&interface.addresses_inside).copied();
+    let first = all.find(|address| contains(owners.pod_cidrs(), *address));
+    let pod = first.and_then(|address| Some((owners.pod_at(address)?, address)));
+    let of_pod = pod.as_ref().map(|(pod, address)| owners.addresses_of(pod, *address));
+    let of_pod = of_pod.filter(|addresses| !addresses.is_empty());
+    for address in &interface.addresses_inside {
+        let is_named = [&named, &of_pod].into_iter().flatten().any(|named| named.contains(address));
+        // Rules 4 and 5.
+        if is_link_local(*address) || !was_settled || is_named {
+            addresses.insert(*address);
+        }
+    }
+    let is_another_pods = |address: IpAddr| match (owners.pod_at(address), &pod) {
+        (Some(owner), Some((pod, _))) => owner != *pod,
+        // The port's pod is not known: what the cluster says of the address is all there is.
+        _ => false,
+    };
+    addresses.retain(|address| {
+        is_link_local(*address)
+            || contains(owners.pod_cidrs(), *address)
+                && !own_addresses.contains(address)
+                && !is_another_pods(*address)
+                && named.as_ref().or(of_pod.as_ref()).is_none_or(|named| named.contains(address))
+    });
+    let has_all = |named: &Option<Vec<IpAddr>>| {
+        named.as_ref().is_some_and(|named| {
+            !named.is_empty() && named.iter().filter(|a| contains(owners.pod_cidrs(), **a)).all(|a| addresses.contains(a))
+        })
+    };
+    let is_settled = was_settled
+        || addresses.iter().any(|address| !is_link_local(*address))
+            && (interface.is_settled || has_all(&named) || has_all(&of_pod));
+    Port {
+        name: Arc::clone(&interface.name),
+        attachment,
+        // The first one, likewise (rule 1).
+        mac: before.map_or(interface.mac_inside, |port| port.mac),
+        addresses,
+        is_settled,
+        is_exempt: pod.is_some_and(|(pod, address)| owners.is_exempt(&pod, address)),
+    }
+}
+
+fn contains(cidrs: &[IpNet], address: IpAddr) -> bool {
+    // ANY of the CIDRs.
+    cidrs.iter().any(|cidr| cidr.contains(&address))
+}
+
+/// Whether an address holds on one link alone: fe80::/10 (RFC 4291, 2.5.6). IPv4's 169.254.0.0/16 is not meant: nodes route it,
+/// for metadata services and DNS caches.
+pub(crate) fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if is_link_local_v6(address))
+}
+
+fn is_link_local_v6(address: Ipv6Addr) -> bool {
+    address.segments()[0] & 0xffc0 == 0xfe80
+}
+

@@ -1,0 +1,208 @@
+//! What the bridge table says of a packet, in Rust: for the packets that met its rules before their port was known.
+//!
+//! Pure: a packet's bytes and what is known of its port in, what becomes of it out. The rules it stands in for are those of
+//! `table::bridge` and `table::origin`; what they pass, this passes, and nothing else.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use policy::{Packet, Protocol};
+
+use super::Mac;
+use super::bindings::is_link_local;
+use crate::drops::DropReason;
+
+/// A port, as far as it matters to its packets.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortState {
+    /// The source of its frames; `None` for a routed port, whose frames end at the node.
+    pub mac: Option<Mac>,
+    /// What is bound to it.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Whether that is all: a packet with another source is forged.
+    pub is_settled: bool,
+    /// Whether a policy isolates the pod's egress, or the pod is not known.
+    pub isolates_egress: bool,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Check {
+    /// It is from where it says.
+    Pass,
+    /// It is not, or says what pods don't say.
+    Drop(DropReason),
+    /// The port is not known well enough.
+    Wait,
+}
+
+/// `IPPROTO_IGMP`.
+const IGMP: Protocol = Protocol(2);
+/// See `table::bridge`.
+const LONGEST_NEIGHBOUR_DISCOVERY: usize = 40 + 24 + 2 * 8;
+
+const ROUTER_SOLICITATION: u8 = 133;
+const ROUTER_ADVERTISEMENT: u8 = 134;
+const NEIGHBOUR_SOLICITATION: u8 = 135;
+const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+const REDIRECT: u8 = 137;
+
+/// Checks a packet of a port. `packet` is what `bytes` hold, from the IP header on: at least the first 128 of them; `length` is how
+/// many there are.
+pub(super) fn check(port: Option<&PortState>, mac: Option<Mac>, packet: &Packet, bytes: &[u8], length: usize) -> Check {
+    let Some(port) = port else { return Check::Wait };
+    let forged = if port.is_settled { Check::Drop(DropReason::SpoofedSource) } else { Check::Wait };
+    if port.mac.is_some_and(|expected| mac != Some(expected)) {
+        return forged;
+    }
+    let discovery = Discovery::read(packet, bytes, length);
+    if matches!(discovery, Some(Discovery::Router)) {
+        return Check::Drop(DropReason::RouterAdvertisement);
+    }
+    if packet.source().is_unspecified() {
+        return match discovery {
+            Some(Discovery::Solicitation(target)) if port.addresses.contains(&target) => Check::Pass,
+            Some(Discovery::RouterSolicitation | Discovery::Listener) => Check::Pass,
+            _ => forged,
+        };
+    }
+    if !port.addresses.contains(&packet.source()) {
+        return forged;
+    }
+    match discovery {
+        Some(Discovery::TooLong) => Check::Drop(DropReason::NeighbourDiscovery),
+        Some(Discovery::Advertisement(target)) if !port.addresses.contains(&target) => forged,
+        Some(_) => Check::Pass,
+        None if packet.protocol == IGMP || !port.isolates_egress || has_one_destination(packet) => Check::Pass,
+        None => Check::Drop(DropReason::IsolatedScope),
+    }
+}
+
+/// Whether a packet goes to one address, beyond its link.
+fn has_one_destination(packet: &Packet) -> bool {
+    match packet.destination() {
+        IpAddr::V4(address) => address.octets()[0] < 224,
+        IpAddr::V6(address) => address.octets()[0] < 0xff && !is_link_local(IpAddr::V6(address)),
+    }
+}
+
+/// What the link's own protocols say (RFC 4861, RFC 3810).
+enum Discovery {
+    RouterSolicitation,
+    Solicitation(IpAddr),
+    Advertisement(IpAddr),
+    /// A report of a multicast listener.
+    Listener,
+    /// Router advertisement or redirect.
+    Router,
+    TooLong,
+}
+
+impl Discovery {
+    /// `None` for what is ICMPv6 like any other, or none at all.
+    fn read(packet: &Packet, bytes: &[u8], length: usize) -> Option<Self> {
+        let kind = packet.icmp_type.filter(|_| packet.protocol == Protocol::ICMPV6)?;
+        if matches!(kind, ROUTER_ADVERTISEMENT | REDIRECT) {
+            return Some(Self::Router);
+        }
+        if matches!(kind, 131 | 132 | 143) {
+            return packet.destination().is_multicast().then_some(Self::Listener);
+        }
+        // Sent on this link: RFC 4861, 7.1.
+        if bytes.get(7) != Some(&255) {
+            return None;
+        }
+        // No extension header stands in front of neighbour discovery; with one, the target is not where it is read from.
+        let target = || {
+            let target: [u8; 16] = bytes.get(48..64)?.try_into().ok()?;
+            (bytes.get(6) == Some(&Protocol::ICMPV6.0)).then_some(IpAddr::from(target))
+        };
+        match kind {
+            ROUTER_SOLICITATION | NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT
+                if length > LONGEST_NEIGHBOUR_DISCOVERY =>
+            {
+                Some(Self::TooLong)
+            }
+            ROUTER_SOLICITATION => Some(Self::RouterSolicitation),
+            NEIGHBOUR_SOLICITATION => Some(target().map_or(Self::TooLong, Self::Solicitation)),
+            NEIGHBOUR_ADVERTISEMENT => Some(target().map_or(Self::TooLong, Self::Advertisement)),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::parse;
+
+    const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+
+    fn port(addresses: &[&str], is_settled: bool, isolates_egress: bool) -> PortState {
+        let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        PortState { mac: Some(MAC), addresses, is_settled, isolates_egress }
+    }
+
+    fn udp4(source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {
+        let header = etherparse::PacketBuilder::ipv4(source, destination, 64).udp(1, 2);
+        let mut bytes = Vec::new();
+        header.write(&mut bytes, b"x").unwrap();
+        bytes
+    }
+
+    fn icmpv6(source: &str, destination: &str, kind: u8, hop_limit: u8, body: &[u8]) -> Vec<u8> {
+        let ip = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+        let header = etherparse::PacketBuilder::ipv6(ip(source), ip(destination), hop_limit);
+        let mut bytes = Vec::new();
+        header.icmpv6_raw(kind, 0, [0; 4]).write(&mut bytes, body).unwrap();
+        bytes
+    }
+
+    fn checked(port: Option<&PortState>, bytes: &[u8]) -> Check {
+        check(port, Some(MAC), &parse(bytes).unwrap(), bytes, bytes.len())
+    }
+
+    #[test]
+    fn a_packet_waits_until_its_port_is_known_and_passes_from_a_bound_address() {
+        let packet = udp4([10, 0, 0, 2], [10, 0, 0, 3]);
+        assert_eq!(checked(None, &packet), Check::Wait);
+        assert_eq!(checked(Some(&port(&[], false, true)), &packet), Check::Wait);
+        assert_eq!(checked(Some(&port(&["10.0.0.2"], false, true)), &packet), Check::Pass);
+        assert_eq!(checked(Some(&port(&["10.0.0.9"], false, true)), &packet), Check::Wait, "an address may be to come");
+        let spoofed = Check::Drop(DropReason::SpoofedSource);
+        assert_eq!(checked(Some(&port(&["10.0.0.9"], true, true)), &packet), spoofed);
+        let other_mac = Some(Mac([2, 0, 0, 0, 0, 2]));
+        let known = port(&["10.0.0.2"], true, false);
+        assert_eq!(check(Some(&known), other_mac, &parse(&packet).unwrap(), &packet, packet.len()), spoofed);
+    }
+
+    #[test]
+    fn multicast_leaves_no_pod_that_isolates_egress() {
+        let to_all = udp4([10, 0, 0, 2], [224, 0, 0, 1]);
+        assert_eq!(checked(Some(&port(&["10.0.0.2"], true, false)), &to_all), Check::Pass);
+        let isolated = Check::Drop(DropReason::IsolatedScope);
+        assert_eq!(checked(Some(&port(&["10.0.0.2"], true, true)), &to_all), isolated);
+        let isolating = port(&["fe80::2"], true, true);
+        assert_eq!(checked(Some(&isolating), &icmpv6("fe80::2", "fe80::3", 128, 64, b"")), isolated);
+    }
+
+    #[test]
+    fn neighbour_discovery_speaks_of_its_own_addresses_alone() {
+        let own = |target: &str| target.parse::<std::net::Ipv6Addr>().unwrap().octets();
+        let known = port(&["fd00::2", "fe80::2"], true, true);
+        let advertisement = |target| icmpv6("fd00::2", "ff02::1", 136, 255, &own(target));
+        assert_eq!(checked(Some(&known), &advertisement("fd00::2")), Check::Pass);
+        assert_eq!(checked(Some(&known), &advertisement("fd00::9")), Check::Drop(DropReason::SpoofedSource));
+        let duplicate = |target| icmpv6("::", "ff02::1:ff00:2", 135, 255, &own(target));
+        assert_eq!(checked(Some(&known), &duplicate("fd00::2")), Check::Pass);
+        assert_eq!(checked(Some(&known), &duplicate("fd00::9")), Check::Drop(DropReason::SpoofedSource));
+        let forwarded = icmpv6("fd00::2", "fe80::3", 136, 64, &own("fd00::2"));
+        assert_eq!(checked(Some(&known), &forwarded), Check::Drop(DropReason::IsolatedScope));
+        for kind in [ROUTER_ADVERTISEMENT, REDIRECT] {
+            let router = icmpv6("fe80::2", "ff02::1", kind, 255, &[0; 40]);
+            assert_eq!(checked(Some(&known), &router), Check::Drop(DropReason::RouterAdvertisement));
+        }
+        let long = icmpv6("fd00::2", "fd00::3", 135, 255, &[0; 200]);
+        assert_eq!(checked(Some(&known), &long), Check::Drop(DropReason::NeighbourDiscovery));
+    }
+}

@@ -1,0 +1,160 @@
+//! The thread that follows the node's interfaces.
+//!
+//! From: rtnetlink's notifications. To: whoever derives bindings, all interfaces each time something changed. The kernel does not
+//! notify one namespace of addresses in another, so the namespaces of ports whose addresses are still to come are asked every few
+//! milliseconds.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::SigSet;
+
+use super::interfaces::{Interfaces, InterfacesError, Rtnetlink};
+
+/// How often namespaces are asked while a port is new.
+const ASK_EVERY: Duration = Duration::from_millis(4);
+/// How long a port without addresses counts as new.
+const NEW: Duration = Duration::from_secs(30);
+/// How often namespaces are asked when no port is new. A frame of a port that has no binding wakes the thread, too.
+const ASK_SELDOM: Duration = Duration::from_millis(500);
+/// How often all is read again, whatever is notified.
+const READ_EVERY: Duration = Duration::from_secs(30);
+/// How long to wait after an error.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// See the module. Dropping it ends the thread.
+#[derive(Debug)]
+pub struct Monitor {
+    wake: Wake,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Has the monitor look again at once.
+#[derive(Clone, Debug)]
+pub(super) struct Wake(Arc<EventFd>);
+
+impl Wake {
+    /// Wakes the thread.
+    pub(super) fn wake(&self) {
+        // A counter that is full has woken it already.
+        let _ = self.0.write(1);
+    }
+}
+
+impl Monitor {
+    /// Starts the thread in the calling thread's network namespace. `tell` is called on it: first with all interfaces that are
+    /// there, whose addresses count as settled, then whenever something changed.
+    pub fn start(tell: impl FnMut(Interfaces) + Send + 'static) -> Result<Self, InterfacesError> {
+        let failed = |call| move |source| InterfacesError::Socket { call, source };
+        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+        let wake = Wake(Arc::new(event.map_err(|errno| failed("eventfd")(errno.into()))?));
+        let stop = Arc::<AtomicBool>::default();
+        let follower = Follower {
+            // In this order: what changes between the two is notified.
+            notifications: Rtnetlink::listen()?,
+            requests: Rtnetlink::open(&[])?,
+            wake: wake.clone(),
+            stop: Arc::clone(&stop),
+            interfaces: Interfaces::default(),
+            tell,
+        };
+        let thread = thread::Builder::new()
+            .name("ports".to_owned())
+            .spawn(move || {
+                // Signals are for other threads.
+                let _ = SigSet::all().thread_block();
+                follower.run();
+            })
+            .map_err(failed("starting a thread"))?;
+        Ok(Self { wake, stop, thread: Some(thread) })
+    }
+
+    pub(super) fn waker(&self) -> Wake {
+        self.wake.clone()
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.wake.wake();
+        if let Some(thread) = self.thread.take() {
+            // A panic has been printed already.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Follower<T> {
+    notifications: Rtnetlink,
+    requests: Rtnetlink,
+    wake: Wake,
+    stop: Arc<AtomicBool>,
+    interfaces: Interfaces,
+    tell: T,
+}
+
+impl<T: FnMut(Interfaces)> Follower<T> {
+    fn run(mut self) {
+        let mut is_first = true;
+        let mut read_at = Instant::now();
+        let mut newest = Instant::now();
+        while !self.stop.load(Ordering::Acquire) {
+            let now = Instant::now();
+            let before = self.interfaces.clone();
+            let looked = if now >= read_at {
+                read_at = now + READ_EVERY;
+                self.requests.refresh(&mut self.interfaces, now)
+            } else {
+                self.requests.look_inside(&mut self.interfaces, now)
+            };
+            if let Err(error) = looked {
+                tracing::warn!(%error, "this node's interfaces can't be read: new pods' packets wait");
+                thread::sleep(PAUSE);
+                read_at = Instant::now();
+                continue;
+            }
+            if is_first {
+                self.interfaces.settle();
+            }
+            if is_first || self.interfaces != before {
+                is_first = false;
+                newest = now;
+                (self.tell)(self.interfaces.clone());
+            }
+            match self.wait(newest) {
+                Ok(true) => read_at = Instant::now(),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "changes of this node's interfaces are not notified");
+                    thread::sleep(PAUSE);
+                    read_at = Instant::now();
+                }
+            }
+        }
+    }
+
+    /// Waits until something may have changed; whether something was notified.
+    fn wait(&mut self, newest: Instant) -> Result<bool, InterfacesError> {
+        let pause = match self.interfaces.is_waiting() {
+            true if newest.elapsed() < NEW => ASK_EVERY,
+            true => ASK_SELDOM,
+            false => READ_EVERY,
+        };
+        let timeout = PollTimeout::try_from(pause).unwrap_or(PollTimeout::NONE);
+        let mut descriptors = [
+            PollFd::new(self.notifications.descriptor(), PollFlags::POLLIN),
+            PollFd::new(self.wake.0.as_fd(), PollFlags::POLLIN),
+        ];
+        // An interrupted wait is a short one.
+        let _ = poll(&mut descriptors, timeout);
+        while self.wake.0.read().is_ok() {}
+        self.notifications.drain()
+    }
+}

@@ -1,0 +1,339 @@
+//! Where the packets of a port wait that has no bindings yet.
+//!
+//! From: NFQUEUE at the first hook of IP, packets of a bridge's ports and of routed ones alike. Back to the kernel: once the port's
+//! bindings are in the sets, as the rules would have it ([`check`]). Invariant: nothing passes that the rules would not pass, unless
+//! the operator lets unknown pods pass.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nfq::{Message, Queue, Verdict};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::SigSet;
+
+use super::check::{Check, PortState, check};
+use super::monitor::Wake;
+use super::{InterfaceIndex, Mac, Monitor};
+use crate::drops::{DropReason, DropSample};
+use crate::marks::Marks;
+use crate::packet;
+use crate::worker::{Opened, WorkerError, open};
+
+/// Packets that one port may have waiting: what a pod that starts sends at once.
+const MOST_OF_A_PORT: usize = 64;
+
+/// How long packets wait, and how many.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortQueueConfig {
+    /// The queue's number.
+    pub queue: u16,
+    /// By which packets of new ports are known to the rules.
+    pub marks: Marks,
+    /// How long a packet waits at most for its port to be known.
+    pub timeout: Duration,
+    /// How many wait at most.
+    pub limit: u32,
+    /// Whether packets pass whose port did not become known.
+    pub pass_unknown: bool,
+}
+
+/// What became of packets of new ports, since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PortQueueCounters {
+    /// Packets that came.
+    pub queued: u64,
+    /// Passed, as the rules would have it.
+    pub passed: u64,
+    /// Dropped, likewise.
+    pub dropped: u64,
+    /// Dropped, or passed if the operator says so, since their port did not become known in time.
+    pub expired: u64,
+    /// Dropped for lack of room.
+    pub no_room: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    queued: AtomicU64,
+    passed: AtomicU64,
+    dropped: AtomicU64,
+    expired: AtomicU64,
+    no_room: AtomicU64,
+}
+
+/// See the module. Dropping it answers what waits, and ends.
+#[derive(Debug)]
+pub struct PortQueue {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    stop: AtomicBool,
+    wake: EventFd,
+    /// Ports whose bindings are in the kernel's sets.
+    in_force: Mutex<BTreeMap<InterfaceIndex, PortState>>,
+    counters: Counters,
+}
+
+impl PortQueue {
+    /// Starts the thread in the calling thread's network namespace, and returns when the queue is bound. No rule may send packets
+    /// there before that. `monitor` is told when a packet of a port comes that has no bindings; `report` gets an example of what
+    /// was dropped.
+    pub fn start(
+        config: PortQueueConfig,
+        monitor: &Monitor,
+        report: impl FnMut(DropSample) + Send + 'static,
+    ) -> Result<Self, WorkerError> {
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(|errno| WorkerError::Open(errno.into()))?;
+        let shared = Arc::new(Shared {
+            stop: AtomicBool::new(false),
+            wake,
+            in_force: Mutex::default(),
+            counters: Counters::default(),
+        });
+        let length = config.limit.saturating_mul(2).max(MOST_OF_A_PORT as u32);
+        let Opened { mut queue, socket, .. } = open(config.queue, length, false)?;
+        queue.set_nonblocking(true);
+        let monitor = monitor.waker();
+        let waiting = Waiting {
+            config,
+            queue,
+            socket,
+            shared: Arc::clone(&shared),
+            monitor,
+            report,
+            packets: VecDeque::new(),
+        };
+        let thread = thread::Builder::new()
+            .name("port-queue".to_owned())
+            .spawn(move || {
+                // Signals are for other threads.
+                let _ = SigSet::all().thread_block();
+                waiting.run();
+            })
+            .map_err(|source| WorkerError::Thread { queue: config.queue, source })?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// These ports' bindings are in the kernel's sets now: what waits of them is looked at again. To be called after each change of
+    /// the sets.
+    pub fn release(&self, ports: BTreeMap<InterfaceIndex, PortState>) {
+        *self.shared.in_force.lock().unwrap_or_else(PoisonError::into_inner) = ports;
+        // A counter that is full has woken it already.
+        let _ = self.shared.wake.write(1);
+    }
+
+    /// What became of packets.
+    pub fn counters(&self) -> PortQueueCounters {
+        let Counters { queued, passed, dropped, expired, no_room } = &self.shared.counters;
+        PortQueueCounters {
+            queued: queued.load(Ordering::Relaxed),
+            passed: passed.load(Ordering::Relaxed),
+            dropped: dropped.load(Ordering::Relaxed),
+            expired: expired.load(Ordering::Relaxed),
+            no_room: no_room.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether the thread has ended by itself.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for PortQueue {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        let _ = self.shared.wake.write(1);
+        if let Some(thread) = self.thread.take() {
+            // A panic has been printed already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A packet that waits.
+struct Held {
+    message: Message,
+    port: InterfaceIndex,
+    since: Instant,
+}
+
+struct Waiting<R> {
+    config: PortQueueConfig,
+    queue: Queue,
+    socket: OwnedFd,
+    shared: Arc<Shared>,
+    monitor: Wake,
+    report: R,
+    /// Oldest first.
+    packets: VecDeque<Held>,
+}
+
+impl<R: FnMut(DropSample)> Waiting<R> {
+    fn run(mut self) {
+        while !self.shared.stop.load(Ordering::Acquire) {
+            self.wait();
+            if self.shared.wake.read().is_ok() {
+                self.release();
+            }
+            self.receive();
+            self.look_after();
+        }
+        self.end();
+    }
+
+    fn wait(&self) {
+        let end = self.packets.front().map(|held| held.since + self.config.timeout);
+        let timeout = end.map_or(PollTimeout::NONE, |end| {
+            // Rounded up: a wait that ends early would be a busy one.
+            let pause = end.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            PollTimeout::try_from(pause).unwrap_or(PollTimeout::MAX)
+        });
+        let mut descriptors = [
+            PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.shared.wake.as_fd(), PollFlags::POLLIN),
+        ];
+        // An interrupted wait is a short one.
+        let _ = poll(&mut descriptors, timeout);
+    }
+
+    fn receive(&mut self) {
+        loop {
+            match self.queue.recv() {
+                Ok(message) => self.take(message),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::ENOBUFS | libc::ENOMEM | libc::EINTR) => {}
+                    Some(libc::EAGAIN) => return,
+                    _ => {
+                        tracing::error!(%error, "packets of new ports can't be received");
+                        thread::sleep(Duration::from_millis(100));
+                        return;
+                    }
+                },
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        self.shared.counters.queued.fetch_add(1, Ordering::Relaxed);
+        let port = match (message.get_physindev(), message.get_indev()) {
+            (0, index) | (index, _) => InterfaceIndex(index),
+        };
+        let Some(message) = self.look_at(message, port) else { return };
+        self.monitor.wake();
+        let of_port = self.packets.iter().filter(|held| held.port == port).count();
+        if of_port >= MOST_OF_A_PORT || self.packets.len() >= self.config.limit as usize {
+            self.shared.counters.no_room.fetch_add(1, Ordering::Relaxed);
+            return self.give_up(message, port);
+        }
+        self.packets.push_back(Held { message, port, since: Instant::now() });
+    }
+
+    /// Answers a packet if its port is known; else it comes back.
+    fn look_at(&mut self, message: Message, port: InterfaceIndex) -> Option<Message> {
+        let bytes = message.get_payload();
+        let found = match packet::parse(bytes) {
+            Ok(packet) => {
+                let ports = self.shared.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+                check(ports.get(&port), mac_of(&message), &packet, bytes, message.get_original_len())
+            }
+            // What can't be read has no source that could be bound.
+            Err(_) => Check::Drop(DropReason::SpoofedSource),
+        };
+        match found {
+            Check::Wait => return Some(message),
+            Check::Pass => {
+                self.shared.counters.passed.fetch_add(1, Ordering::Relaxed);
+                self.pass(message);
+            }
+            Check::Drop(reason) => {
+                self.shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
+                self.drop(message, port, reason);
+            }
+        }
+        None
+    }
+
+    /// Looks again at what waits.
+    fn release(&mut self) {
+        for Held { message, port, since } in std::mem::take(&mut self.packets) {
+            if let Some(message) = self.look_at(message, port) {
+                self.packets.push_back(Held { message, port, since });
+            }
+        }
+    }
+
+    fn look_after(&mut self) {
+        let now = Instant::now();
+        while let Some(held) = self.packets.pop_front() {
+            if held.since + self.config.timeout > now {
+                self.packets.push_front(held);
+                return;
+            }
+            self.shared.counters.expired.fetch_add(1, Ordering::Relaxed);
+            self.give_up(held.message, held.port);
+        }
+    }
+
+    fn give_up(&mut self, message: Message, port: InterfaceIndex) {
+        if self.config.pass_unknown {
+            self.pass(message);
+        } else {
+            self.drop(message, port, DropReason::UnboundPort);
+        }
+    }
+
+    /// The mark by which it came here is for nobody else.
+    fn pass(&mut self, mut message: Message) {
+        message.set_nfmark(message.get_nfmark() & !self.config.marks.questions().0);
+        self.answer(message, Verdict::Accept);
+    }
+
+    fn drop(&mut self, message: Message, port: InterfaceIndex, reason: DropReason) {
+        let sample = DropSample {
+            reason,
+            interface: port,
+            mac: mac_of(&message),
+            ether_type: Some(message.get_hw_protocol()),
+            packet: packet::parse(message.get_payload()).ok(),
+        };
+        self.answer(message, Verdict::Drop);
+        (self.report)(sample);
+    }
+
+    fn answer(&mut self, mut message: Message, verdict: Verdict) {
+        message.set_verdict(verdict);
+        if let Err(error) = self.queue.verdict(message) {
+            // ENOENT: the kernel had dropped it, since its device or a chain went away.
+            if error.raw_os_error() != Some(libc::ENOENT) {
+                tracing::warn!(%error, "the kernel takes no verdict on a packet of a new port");
+            }
+        }
+    }
+
+    /// What still waits is dropped, as the kernel would drop it: its sender tries again, and finds the next agent.
+    fn end(&mut self) {
+        self.receive();
+        for held in std::mem::take(&mut self.packets) {
+            self.give_up(held.message, held.port);
+        }
+        if let Err(error) = self.queue.unbind(self.config.queue) {
+            tracing::warn!(queue = self.config.queue, %error, "the queue of new ports is given up late");
+        }
+    }
+}
+
+/// The frame's source, of which the kernel copies some bytes.
+fn mac_of(message: &Message) -> Option<Mac> {
+    let bytes = message.get_hw_addr()?;
+    Some(Mac(bytes.get(..6)?.try_into().ok()?))
+}

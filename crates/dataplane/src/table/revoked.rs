@@ -1,0 +1,156 @@
+//! Connections that policy has cut, by their tuples: they stay cut when connection tracking forgets them (semantics 35).
+//!
+//! The mark REVOKED goes with its entry: a forged RST, a timeout or a full table ends that, and the next packet of either end would
+//! be a first one. So the tuple is kept in a set as well, in both orientations, until policy allows the connection again or no packet
+//! of it has come for an hour.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use policy::{Packet, Protocol};
+
+use super::chains::{Family, rule};
+use super::drops;
+use super::memory::WITH_PORTS;
+use super::{INET, TableError};
+use crate::drops::DropReason;
+use crate::netlink::Socket;
+use crate::nft::batch::Batch;
+use crate::nft::expression::{Address, Expression, Meta, Part, Payload};
+use crate::nft::rule::Rule;
+use crate::nft::set::{Carries, Elements, Key, KeyPart, Set};
+
+/// Tuples of revoked connections, IPv4.
+pub(super) const REVOKED_4: &str = "revoked4";
+/// Tuples of revoked connections, IPv6.
+pub(super) const REVOKED_6: &str = "revoked6";
+
+/// How long a revoked connection stays revoked without a packet.
+const SILENCE: Duration = Duration::from_secs(3600);
+
+/// Tuples in each set at most, two for each connection: past that a cut connection is remembered by its mark alone.
+const MOST: u32 = 131_072;
+
+const SET_4: Set = Set {
+    table: INET,
+    name: REVOKED_4,
+    id: 301,
+    key: &[KeyPart::Ipv4, KeyPart::Ipv4, KeyPart::Protocol, KeyPart::Port, KeyPart::Port],
+    carries: Carries::Timeouts,
+    size: Some(MOST),
+};
+const SET_6: Set = Set {
+    name: REVOKED_6,
+    id: 302,
+    key: &[KeyPart::Ipv6, KeyPart::Ipv6, KeyPart::Protocol, KeyPart::Port, KeyPart::Port],
+    ..SET_4
+};
+
+/// Creates the sets where they don't exist. What they hold outlives an agent.
+pub(super) fn create(batch: &mut Batch) {
+    SET_4.create(batch);
+    SET_6.create(batch);
+}
+
+/// Drops a packet of a revoked connection, and counts its silence from here.
+pub(super) fn drop_rule(chain: &'static str, family: &Family, set: &'static str) -> Rule {
+    let words = family.words;
+    let payload = |payload, at| Expression::LoadPart(Part::Payload(payload), at);
+    let mut expressions = family.is_it().to_vec();
+    expressions.extend([
+        Expression::LoadMeta(Meta::Transport),
+        Expression::InSet(WITH_PORTS),
+        payload((family.payload)(Address::Source), 0),
+        payload((family.payload)(Address::Destination), words),
+        Expression::LoadPart(Part::Transport, 2 * words),
+        payload(Payload::SourcePort, 2 * words + 1),
+        payload(Payload::DestinationPort, 2 * words + 2),
+        Expression::InSet(set),
+        Expression::RefreshInSet(set, SILENCE),
+        Expression::Goto(drops::chain(DropReason::Revoked)),
+    ]);
+    rule(chain, "drop what belongs to a revoked connection", expressions)
+}
+
+/// The connection of a packet, if it has a tuple: TCP, UDP, SCTP.
+fn key(packet: &Packet) -> Option<Vec<u8>> {
+    let (source, destination) = (packet.source_port?, packet.destination_port?);
+    let has_ports = matches!(packet.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
+    has_ports.then(|| {
+        Key::default()
+            .address(packet.source())
+            .address(packet.destination())
+            .with(&[packet.protocol.0])
+            .with(&source.to_be_bytes())
+            .with(&destination.to_be_bytes())
+            .bytes()
+    })
+}
+
+fn packet(key: &[u8]) -> Option<Packet> {
+    let words: Vec<&[u8]> = key.chunks(4).collect();
+    let length = words.len().checked_sub(3)? * 2;
+    let address = |bytes: &[u8]| match bytes.len() {
+        4 => Some(IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?)),
+        16 => Some(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?)),
+        _ => None,
+    };
+    let (source, destination) = (address(key.get(..length)?)?, address(key.get(length..2 * length)?)?);
+    let rest = key.get(2 * length..)?;
+    let port = |at: usize| Some(u16::from_be_bytes(rest.get(at..at + 2)?.try_into().ok()?));
+    let mut packet = Packet::new(source, destination, Protocol(*rest.first()?));
+    (packet.source_port, packet.destination_port) = (Some(port(4)?), Some(port(8)?));
+    Some(packet)
+}
+
+/// The tuples of these connections in both orientations, by family.
+fn elements<'a>(connections: impl IntoIterator<Item = &'a Packet>) -> [(Set, Elements); 2] {
+    let mut sets = [(SET_4, Elements::new()), (SET_6, Elements::new())];
+    for connection in connections {
+        let (_, of_family) = &mut sets[usize::from(connection.destination().is_ipv6())];
+        for way in [*connection, connection.reversed()] {
+            of_family.extend(key(&way).map(|key| (key, None)));
+        }
+    }
+    sets
+}
+
+/// Puts connections in.
+pub(super) fn add<'a>(connections: impl IntoIterator<Item = &'a Packet>, batch: &mut Batch) {
+    for (set, elements) in elements(connections) {
+        set.add_for(&elements, SILENCE, batch);
+    }
+}
+
+/// Takes connections out that are in.
+pub(super) fn remove<'a>(connections: impl IntoIterator<Item = &'a Packet>, batch: &mut Batch) {
+    for (set, elements) in elements(connections) {
+        set.remove(&elements, batch);
+    }
+}
+
+/// The connections that are in, in one of their two orientations each, or in both.
+pub(super) fn read(socket: &mut Socket) -> Result<Vec<Packet>, TableError> {
+    let mut connections = Vec::new();
+    for set in [SET_4, SET_6] {
+        let keys = set.read(socket).map_err(TableError::from_reading)?;
+        connections.extend(keys.keys().filter_map(|key| packet(key)));
+    }
+    Ok(connections)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tuple_is_read_back() {
+        for (source, destination) in [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")] {
+            let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
+            let mut connection = Packet::new(source, destination, Protocol::UDP);
+            (connection.source_port, connection.destination_port) = (Some(4000), Some(53));
+            assert_eq!(packet(&key(&connection).unwrap()), Some(connection));
+        }
+        assert_eq!(key(&Packet::new([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), Protocol::ICMP)), None);
+    }
+}

@@ -1,0 +1,145 @@
+//! What policy allows: it must work before the attacks and after them.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+
+use super::case::Case;
+use super::frame;
+use super::layout::SERVICE;
+use super::message::{self, Path};
+use super::packet::packet_for;
+use super::suite::Suite;
+use crate::cluster::OUTSIDE;
+use crate::command::ip;
+use crate::probe::{Answer, Family};
+use crate::testbed::Testbed;
+
+/// How long a probe waits: long, since machines are busy.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// TCP sends a lost SYN again after a second: what takes less was not lost.
+const FIRST_PACKET: Duration = Duration::from_millis(900);
+
+/// Who reaches whom by TCP, UDP and ping.
+const PATHS: [(&str, &str); 12] = [
+    ("friend/f", "victim/v"),
+    ("friend/f", "victim/w"),
+    ("friend/g", "victim/v"),
+    ("open/o", "open/p"),
+    ("open/p", "open/o"),
+    ("open/o", "evil/a"),
+    ("evil/a", "open/o"),
+    ("limited/l", "open/o"),
+    ("node-a", "victim/v"),
+    ("node-a", "open/o"),
+    (OUTSIDE, "open/o"),
+    (OUTSIDE, "open/p"),
+];
+
+/// All of it. `when` tells rows apart.
+pub fn all(suite: &mut Suite, when: &str) {
+    forget_neighbours(suite);
+    everybody_who_may(suite, when);
+    hosts(suite, when);
+    service(suite, when);
+    if suite.field.is_bridged() {
+        multicast(suite, when);
+    }
+    new_pod(suite, when);
+}
+
+/// Pods and nodes find one another from scratch, by ARP and neighbour discovery.
+fn forget_neighbours(suite: &mut Suite) {
+    let testbed = &suite.story.testbed;
+    let hosts = testbed.cluster().pods.iter().map(|pod| pod.full_name());
+    for name in hosts.chain(testbed.cluster().nodes.iter().map(|node| node.name.clone())) {
+        if let Ok(namespace) = testbed.namespace(&name) {
+            // Neighbours that flanneld wrote are permanent, and stay.
+            let _ = ip(namespace, "neigh flush all\n");
+        }
+    }
+}
+
+/// TCP, UDP and ping between pods, from a node and from outside, in both families.
+fn everybody_who_may(suite: &mut Suite, when: &str) {
+    for family in Family::BOTH {
+        for (from, to) in PATHS {
+            for way in ["80", "53/UDP", "ping"] {
+                let case =
+                    Case::new(format!("{when}: {from} reaches {to} by {way}"), from, to).family(family);
+                let result = reach(&suite.story.testbed, from, to, way, family);
+                suite.note_allowed(case, result);
+            }
+        }
+    }
+}
+
+/// A pod reaches nodes and the host outside.
+fn hosts(suite: &mut Suite, when: &str) {
+    for family in Family::BOTH {
+        for to in ["node-a", "node-b", OUTSIDE] {
+            let case = Case::new(format!("{when}: open/o reaches {to}"), "open/o", to).family(family);
+            let result = reach(&suite.story.testbed, "open/o", to, "7000", family);
+            suite.note_allowed(case, result);
+        }
+    }
+}
+
+/// Pods reach a service: of another pod, of the same pod (hairpin), from the other node.
+fn service(suite: &mut Suite, when: &str) {
+    for family in Family::BOTH {
+        for from in ["evil/a", "open/o", "open/p"] {
+            let case = Case::new(format!("{when}: {from} reaches a service"), from, "open/o").family(family);
+            let address = SERVICE[family as usize];
+            let result = reach(&suite.story.testbed, from, address, "80", family);
+            suite.note_allowed(case, result);
+        }
+    }
+}
+
+/// Multicast between pods of one bridge that no policy selects.
+fn multicast(suite: &mut Suite, when: &str) {
+    for group in ["224.0.0.251", "ff02::fb"] {
+        let Ok(group) = group.parse::<std::net::IpAddr>() else { continue };
+        let family = if group.is_ipv6() { Family::V6 } else { Family::V4 };
+        let mut case = Case::new(format!("{when}: open/o reaches evil/a by {group}"), "open/o", "victim/v");
+        case.must_reach = vec!["evil/a".to_owned()];
+        case.must_miss.clear();
+        suite.frame(case.family(family), |field, mark| {
+            let host = &field["open/o"];
+            let path = Path::new(host.address(family), group);
+            let datagram = message::udp(path, (5353, 5353), &mark.bytes());
+            frame::of_packet(frame::group_mac(group), host.mac(), &packet_for(path, &datagram, 255))
+        });
+    }
+}
+
+/// The first packets of a pod that was just plugged in are not lost.
+fn new_pod(suite: &mut Suite, when: &str) {
+    let name = "open/new";
+    let plugged = suite.story.testbed.add_pod(name, "node-a", &[], &["80"]);
+    let families = Family::BOTH.map(|family| {
+        let begun = Instant::now();
+        (family, reach(&suite.story.testbed, name, "open/o", "80", family), begun.elapsed())
+    });
+    let case = |what: &str| Case::new(format!("{when}: {what}"), "evil/a", "open/o");
+    suite.note_allowed(case("a pod is plugged in"), plugged);
+    for (family, result, took) in families {
+        let in_time = result.and_then(|()| {
+            ensure!(took < FIRST_PACKET, "it took {took:?}");
+            Ok(())
+        });
+        suite.note_allowed(case("a new pod's first packet passes").family(family), in_time);
+    }
+    let removed = suite.story.testbed.remove_pod(name);
+    suite.note_allowed(case("the pod goes"), removed);
+}
+
+fn reach(testbed: &Testbed, from: &str, to: &str, way: &str, family: Family) -> Result<()> {
+    let observed = testbed.probe(from, to, way.parse()?, family, PATIENCE)?;
+    match observed.answer {
+        Answer::Reached(_) | Answer::Replied => Ok(()),
+        other => bail!("{other}"),
+    }
+}

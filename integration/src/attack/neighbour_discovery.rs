@@ -1,0 +1,228 @@
+//! Messages of neighbour discovery and ARP as tunnels, and those that only a router may send.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use super::case::Case;
+use super::field::Field;
+use super::frame::{self, Arp, Mac};
+use super::mark::Mark;
+use super::message::{self, Path};
+use super::packet::packet_for;
+use super::suite::Suite;
+use crate::cluster::OUTSIDE;
+use crate::probe::Family;
+
+/// Types of ICMPv6 that link-scope protocols use, and what they are.
+const TYPES: [(&str, u8); 9] = [
+    ("router solicitation", 133),
+    ("router advertisement", 134),
+    ("neighbour solicitation", 135),
+    ("neighbour advertisement", 136),
+    ("redirect", 137),
+    ("router renumbering", 138),
+    ("inverse neighbour solicitation", 141),
+    ("certification path solicitation", 148),
+    ("multicast router solicitation", 152),
+];
+
+/// Attacker and peer: isolated ingress on either node, isolated egress to either node, to the node itself and outside.
+const PAIRS: [(&str, &str); 5] = [
+    ("evil/a", "victim/v"),
+    ("evil/a", "victim/w"),
+    ("closed/c", "open/o"),
+    ("closed/c", "open/p"),
+    ("closed/c", OUTSIDE),
+];
+
+/// All attempts.
+pub fn all(suite: &mut Suite) {
+    with_a_payload(suite);
+    between_link_local(suite);
+    from_a_router(suite);
+    for_another(suite);
+    arp_with_a_payload(suite);
+}
+
+/// Sends every type with a payload to one pod, with a hop limit that shows a router between, and as from the link.
+fn with_a_payload(suite: &mut Suite) {
+    for (what, kind) in TYPES {
+        for (from, to) in PAIRS {
+            for hop_limit in [64, 255] {
+                let name = format!("{what} with a payload, hop limit {hop_limit}");
+                let case = Case::new(name, from, to).family(Family::V6);
+                let is_same_node = matches!(to, "victim/v" | "open/o");
+                let case = match kind {
+                    134 | 137 => case.dropped("router-advertisement"),
+                    133 | 135 | 136 if is_same_node && hop_limit == 255 => {
+                        case.dropped_on_bridge("neighbour-discovery|isolated-scope")
+                    }
+                    _ => case,
+                };
+                suite.frame(case, |field, mark| {
+                    let path = field.path(from, to, Family::V6);
+                    discovery(
+                        field,
+                        (from, field.next_hop(from, to)),
+                        path,
+                        (kind, hop_limit),
+                        &oversized(mark, path),
+                    )
+                });
+            }
+        }
+    }
+}
+
+/// Sends neighbour discovery with a payload between link-local addresses, and to the node's.
+fn between_link_local(suite: &mut Suite) {
+    for (what, kind) in
+        [("router solicitation", 133), ("neighbour solicitation", 135), ("neighbour advertisement", 136)]
+    {
+        for (from, to) in [("evil/a", "victim/v"), ("closed/c", "open/o"), ("closed/c", "node-a")] {
+            let case = Case::new(format!("{what} with a payload by fe80::"), from, to).family(Family::V6);
+            let reasons = "neighbour-discovery|isolated-scope";
+            let case = if to == "node-a" { case.dropped(reasons) } else { case.dropped_on_bridge(reasons) };
+            suite.frame(case, |field, mark| {
+                let host = &field[from];
+                let (destination, mac) = match to {
+                    "node-a" => (host.gateway.link_local, host.gateway.mac),
+                    to => (field[to].link_local(), field.next_hop(from, to)),
+                };
+                let path = Path::new(host.link_local(), destination);
+                discovery(field, (from, mac), path, (kind, 255), &oversized(mark, path))
+            });
+        }
+    }
+}
+
+/// Sends router advertisements and redirects to all and to one, by the own and by the gateway's address.
+fn from_a_router(suite: &mut Suite) {
+    for (what, kind) in [("router advertisement", 134), ("redirect", 137)] {
+        for as_gateway in [false, true] {
+            for (whom, to) in
+                [("all", "open/o"), ("one", "open/o"), ("one", "victim/v"), ("the node", "node-a")]
+            {
+                let source = if as_gateway { "the gateway's" } else { "its own" };
+                let case = Case::new(format!("{what} to {whom} by {source} fe80::"), "evil/a", to);
+                let case =
+                    if whom == "all" { case.nor("victim/v").nor("evil/b").nor("node-a") } else { case };
+                let reasons =
+                    if as_gateway { "router-advertisement|spoofed-source" } else { "router-advertisement" };
+                suite.frame(case.family(Family::V6).dropped(reasons), |field, mark| {
+                    let host = &field["evil/a"];
+                    let all = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+                    let (destination, mac) = match (whom, to) {
+                        ("all", _) => (all, frame::group_mac(all.into())),
+                        (_, "node-a") => (host.gateway.link_local, host.gateway.mac),
+                        (_, to) => (field[to].link_local(), field.next_hop("evil/a", to)),
+                    };
+                    let source = if as_gateway { host.gateway.link_local } else { host.link_local() };
+                    let path = Path::new(source, destination);
+                    let body = match kind {
+                        134 => router_advertisement(mark),
+                        _ => [octets(field["friend/f"].v6()), octets(host.v6()), option(mark)].concat(),
+                    };
+                    let rest = if kind == 134 { [64, 0, 0xff, 0xff] } else { [0; 4] };
+                    let message = message::icmp(path, kind, 0, rest, &body);
+                    frame::of_packet(mac, host.mac(), &packet_for(path, &message, 255))
+                });
+            }
+        }
+    }
+}
+
+/// Sends, without an address, what asks whether another pod's address is taken (RFC 4862): whoever comes up with it then
+/// gives it up. And an advertisement of another pod's address to all.
+fn for_another(suite: &mut Suite) {
+    let case = Case::new("duplicate address detection of a friend's address", "evil/a", "friend/f");
+    suite.frame(
+        case.family(Family::V6).dropped_on_bridge("spoofed-source|neighbour-discovery"),
+        |field, mark| {
+            let target = field["friend/f"].v6();
+            let group = frame::solicited_node(target);
+            let path = Path::new(Ipv6Addr::UNSPECIFIED, group);
+            let body = [octets(target), nonce(mark)].concat();
+            discovery(field, ("evil/a", frame::group_mac(group.into())), path, (135, 255), &body)
+        },
+    );
+    let case = Case::new("advertisement of a friend's address to all", "evil/a", "open/o").nor("victim/v");
+    suite.frame(case.family(Family::V6).dropped("spoofed-source|neighbour-discovery"), |field, mark| {
+        let all: IpAddr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).into();
+        let path = Path::new(field["evil/a"].v6(), all);
+        let body = [octets(field["friend/f"].v6()), nonce(mark)].concat();
+        discovery(field, ("evil/a", frame::group_mac(all)), path, (136, 255), &body)
+    });
+}
+
+/// Sends ARP with bytes behind it, to one and to all: a tunnel beside every rule about IP.
+fn arp_with_a_payload(suite: &mut Suite) {
+    for (from, to) in [("evil/a", "victim/v"), ("closed/c", "open/o"), ("evil/b", "evil/a")] {
+        for whom in ["one", "all"] {
+            for operation in [1, 2] {
+                let what = ["request", "reply"][usize::from(operation) - 1];
+                let case =
+                    Case::new(format!("ARP {what} with a payload to {whom}"), from, to).family(Family::V4);
+                suite.frame(case, |field, mark| {
+                    let (host, peer) = (&field[from], &field[to]);
+                    let mac: Mac = if whom == "all" { frame::BROADCAST } else { field.next_hop(from, to) };
+                    let arp =
+                        Arp { operation, sender: (host.mac(), host.v4()), target: (peer.mac(), peer.v4()) };
+                    frame::arp(mac, host.mac(), arp, &[&mark.bytes()[..], &[0; 400]].concat())
+                });
+            }
+        }
+    }
+    let case = Case::new("an unknown operation of ARP", "evil/a", "victim/v").family(Family::V4);
+    suite.frame(case, |field, mark| {
+        let (host, peer) = (&field["evil/a"], &field["victim/v"]);
+        let [a, b, c, d, e, f, ..] = mark.bytes();
+        let arp =
+            Arp { operation: 9, sender: (host.mac(), host.v4()), target: ([a, b, c, d, e, f], peer.v4()) };
+        frame::arp(field.next_hop("evil/a", "victim/v"), host.mac(), arp, &mark.bytes())
+    });
+}
+
+/// The frame of a message whose first word is zero.
+fn discovery(
+    field: &Field,
+    (from, mac): (&str, Mac),
+    path: Path,
+    (kind, hop_limit): (u8, u8),
+    body: &[u8],
+) -> Vec<u8> {
+    let message = message::icmp(path, kind, 0, [0; 4], body);
+    frame::of_packet(mac, field[from].mac(), &packet_for(path, &message, hop_limit))
+}
+
+/// A target and 600 bytes of options that nobody knows, with the mark in the first.
+fn oversized(mark: Mark, path: Path) -> Vec<u8> {
+    let mut body = message::octets(path.destination);
+    body.extend(option(mark));
+    for _ in 0..36 {
+        body.extend([253, 2]);
+        body.extend([0; 14]);
+    }
+    body
+}
+
+/// An option that nobody knows, with the mark.
+fn option(mark: Mark) -> Vec<u8> {
+    [&[253, 2][..], &mark.bytes(), &[0; 6]].concat()
+}
+
+/// The option "nonce" (RFC 3971), with the mark.
+fn nonce(mark: Mark) -> Vec<u8> {
+    [&[14, 2][..], &mark.bytes(), &[0; 6]].concat()
+}
+
+/// What follows the first two words: timers, a prefix from which to make addresses, and the mark.
+fn router_advertisement(mark: Mark) -> Vec<u8> {
+    let lifetime = 600_u32.to_be_bytes();
+    let prefix = [0xfd, 0xee, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let prefix = [&[3, 4, 64, 0xc0], &lifetime[..], &lifetime, &[0; 4], &prefix].concat();
+    [&[0; 8][..], &prefix, &option(mark)].concat()
+}
+
+fn octets(address: Ipv6Addr) -> Vec<u8> {
+    address.octets().to_vec()
+}

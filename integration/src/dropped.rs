@@ -1,0 +1,81 @@
+//! Lines of the audit log about packets that were dropped because of where they came from.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use crate::record::{self, Endpoint};
+
+/// What every such line begins with.
+const BEGIN: &[u8] = b"{\"dropped\"";
+
+/// Packets of one interface that were dropped for one reason, within a second.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Dropped {
+    /// Why, in a word, such as `spoofed-source`.
+    #[serde(rename = "dropped")]
+    pub reason: String,
+    /// The node that dropped them.
+    pub node: String,
+    /// Where they entered.
+    #[serde(default)]
+    pub interface: Option<String>,
+    /// The namespace of the pod behind the interface.
+    #[serde(default)]
+    pub namespace: Option<String>,
+    /// The pod behind the interface.
+    #[serde(default)]
+    pub pod: Option<String>,
+    /// How many.
+    pub packets: u64,
+    /// The protocol of the first by name; `None` of a frame that is no IP.
+    #[serde(default)]
+    pub protocol: Option<String>,
+    /// Where the first claimed to be from.
+    #[serde(default)]
+    pub source: Option<Endpoint>,
+    /// Where it went.
+    #[serde(default)]
+    pub destination: Option<Endpoint>,
+    /// The EtherType of a frame that is no IP, such as `0x8100`.
+    #[serde(default)]
+    pub ether_type: Option<String>,
+}
+
+impl Dropped {
+    /// Whether the pod `namespace/name` is behind the interface.
+    pub fn is_from(&self, pod: &str) -> bool {
+        let named = self.namespace.as_deref().zip(self.pod.as_deref());
+        named == pod.split_once('/')
+    }
+}
+
+/// Such lines of a log, from its byte `from` on.
+pub fn read(log: &Path, from: u64) -> Result<Vec<Dropped>> {
+    let (lines, _) = record::lines(log, from)?;
+    let of_drops = lines.iter().filter(|line| line.starts_with(BEGIN));
+    of_drops
+        .map(|line| {
+            serde_json::from_slice(line)
+                .with_context(|| format!("{}: {}", log.display(), String::from_utf8_lossy(line)))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_a_frame_that_is_no_ip_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("audit");
+        let line = r#"{"dropped":"ether-type","time":"2026-11-28T10:00:00Z","node":"node-a","interface":"veth0",
+            "namespace":"evil","pod":"a","packets":3,"protocol":null,"source":null,"destination":null,"ether_type":"0x8100"}"#;
+        std::fs::write(&log, line.replace('\n', "") + "\n{\"lost\":3}\n").unwrap();
+        let lines = read(&log, 0).unwrap();
+        assert_eq!((lines.len(), lines[0].packets, lines[0].is_from("evil/a")), (1, 3, true));
+        assert_eq!(lines[0].ether_type.as_deref(), Some("0x8100"));
+    }
+}

@@ -1,0 +1,80 @@
+//! What a pod can send to reach what policy denies, in every layout: none of it arrives, and each attempt is recorded with
+//! the pod behind the port. See `integration::attack`.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
+
+use integration::attack::layout::{self, FailMode};
+use integration::attack::{
+    Suite, controls, ether_type, forged_originator, forged_source, forwarding_table, group_address,
+    icmp_error, link_local, malformed, marks, mismatch, multicast, neighbour_cache, neighbour_discovery,
+    overlay, own_node, tcp_state,
+};
+use integration::{Attachment, Links};
+
+fn attack(title: &str, links: Links, attachment: Attachment, fail_mode: FailMode) {
+    let mut suite = Suite::begin(layout::begin(links, attachment, fail_mode)).unwrap();
+    suite.kind("allowed", |suite| controls::all(suite, "before")).unwrap();
+    suite.kind("link-local", link_local::all).unwrap();
+    suite.kind("multicast", multicast::all).unwrap();
+    suite.kind("forged source", forged_source::all).unwrap();
+    suite.kind("forged originator", forged_originator::all).unwrap();
+    suite.kind("overlay", overlay::all).unwrap();
+    suite.kind("EtherType", ether_type::all).unwrap();
+    suite.kind("bridge's group", group_address::all).unwrap();
+    suite.kind("neighbour discovery", neighbour_discovery::all).unwrap();
+    suite.kind("neighbour cache", neighbour_cache::all).unwrap();
+    suite.kind("mismatch", mismatch::all).unwrap();
+    suite.kind("forwarding table", forwarding_table::all).unwrap();
+    suite.kind("own node", own_node::all).unwrap();
+    suite.kind("TCP state", tcp_state::all).unwrap();
+    suite.kind("malformed", malformed::all).unwrap();
+    suite.kind("ICMP error", icmp_error::all).unwrap();
+    suite.kind("marks", marks::all).unwrap();
+    suite.kind("allowed", |suite| controls::all(suite, "after")).unwrap();
+    let (story, report) = suite.finish();
+    // The state of agents and nodes would bury the table.
+    drop(story);
+    report.check(title);
+}
+
+#[test]
+fn vxlan_and_bridge() {
+    attack("VXLAN, bridge", Links::Vxlan, Attachment::Bridge, FailMode::Closed);
+}
+
+#[test]
+fn vxlan_and_bridge_that_fails_open() {
+    attack("VXLAN, bridge, fails open", Links::Vxlan, Attachment::Bridge, FailMode::Open);
+}
+
+#[test]
+fn host_gateway_and_bridge() {
+    attack("host-gw, bridge", Links::Routes, Attachment::Bridge, FailMode::Closed);
+}
+
+#[test]
+fn host_gateway_and_routed_pods() {
+    attack("host-gw, routed", Links::Routes, Attachment::Routed, FailMode::Closed);
+}
+
+/// The rules stay in the kernel when the agent has gone: what they alone decide is decided as before.
+#[test]
+fn vxlan_and_bridge_while_no_agent_runs() {
+    let story = layout::begin(Links::Vxlan, Attachment::Bridge, FailMode::Closed);
+    let mut suite = Suite::begin(story).unwrap();
+    suite.kill_agents().unwrap();
+    suite.kind("link-local", link_local::all).unwrap();
+    suite.kind("multicast", multicast::all).unwrap();
+    suite.kind("forged source", forged_source::all).unwrap();
+    suite.kind("forged originator", forged_originator::all).unwrap();
+    suite.kind("overlay", overlay::all).unwrap();
+    suite.kind("EtherType", ether_type::all).unwrap();
+    suite.kind("bridge's group", group_address::all).unwrap();
+    suite.kind("neighbour discovery", neighbour_discovery::all).unwrap();
+    suite.kind("mismatch", mismatch::all).unwrap();
+    suite.kind("forwarding table", forwarding_table::all).unwrap();
+    suite.kind("own node", own_node::all).unwrap();
+    let (story, report) = suite.finish();
+    drop(story);
+    report.check("VXLAN, bridge, no agent");
+}

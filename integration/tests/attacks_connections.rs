@@ -1,0 +1,228 @@
+//! Connections that were allowed once: what a peer can do with them after a change forbids them, or after the pod has gone
+//! and another has its address.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use integration::attack::message::{self, Path, flag};
+use integration::attack::suite::Means;
+use integration::attack::{Case, Flow, Mark, Suite, frame, packet, wire};
+use integration::cluster::Transport;
+use integration::command::{ip, nft};
+use integration::{Attachment, Cluster, Family, Links, Story, Testbed};
+
+/// Conntrack forgets in a second what the protocols would keep for minutes.
+const FORGETFUL: [(&str, &str); 3] = [
+    ("net.netfilter.nf_conntrack_tcp_timeout_close", "1"),
+    ("net.netfilter.nf_conntrack_udp_timeout", "1"),
+    ("net.netfilter.nf_conntrack_udp_timeout_stream", "1"),
+];
+
+/// By then TCP has sent again what it did not see acknowledged, at 0.2, 0.6, 1.4 and 3.0 seconds; the pause before the
+/// last is longer than conntrack remembers.
+const SENT_AGAIN: Duration = Duration::from_millis(4_000);
+
+const ALLOWED: &str = "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]}]}";
+const FORBIDDEN: &str = "{podSelector: {}, ingress: []}";
+
+/// For a pod whose kernel knows no such connection (any more): what it would answer would end what the attacker wants to
+/// revive.
+const SILENT: &str = "table inet silent {
+  chain c {
+    type filter hook output priority 0
+    tcp flags & rst == rst drop
+    icmp type destination-unreachable drop
+    icmpv6 type destination-unreachable drop
+  }
+}
+";
+
+fn story(cluster: Cluster) -> Story {
+    let mut story = Story::begin(cluster);
+    for node in ["node-a", "node-b"] {
+        story.testbed.namespace(node).unwrap().sysctls(&FORGETFUL).unwrap();
+    }
+    story.policy("db/allow-web", ALLOWED);
+    let routed = story.testbed.cluster().attachment == Attachment::Routed;
+    story.start_agents(if routed { &["--no-bridge"] } else { &[] });
+    story
+}
+
+/// Every transport and family, from each client.
+fn flows(testbed: &Testbed, pairs: &[(&str, &str)], first_port: u16) -> Vec<Flow> {
+    let mut flows = Vec::new();
+    for (number, pair) in (first_port..).zip(pairs) {
+        for transport in [Transport::Tcp, Transport::Udp] {
+            for family in Family::BOTH {
+                flows.push(Flow::open(testbed, *pair, transport, family, number).unwrap());
+            }
+        }
+    }
+    flows
+}
+
+fn name(what: &str, flow: &Flow) -> String {
+    format!("{what} of {} between {} and {}", flow.transport, flow.client, flow.server)
+}
+
+/// Sends data by a frame from the client of a flow, as if the flow went on.
+fn client_data(means: Means<'_>, flow: &Flow, servers: Mark, data: &[u8]) -> anyhow::Result<()> {
+    let Means { testbed, field, ears } = means;
+    let (client, server) = (flow.client.as_str(), flow.server.as_str());
+    let path = Path::new(flow.client_address.ip(), flow.server_address.ip());
+    let ports = (flow.client_address.port(), flow.server_address.port());
+    let message = match flow.transport {
+        Transport::Udp => message::udp(path, ports, data),
+        _ => {
+            // What the server's packet says, if it has come: its data is acknowledged.
+            let header = if flow.family == Family::V4 { 14 + 20 } else { 14 + 40 };
+            let word = |frame: &[u8], at: usize| {
+                frame.get(at..at + 4).and_then(|word| word.try_into().ok()).map(u32::from_be_bytes)
+            };
+            let seen = ears.first(servers, client).unwrap_or_default();
+            let seq = word(&seen, header + 8).unwrap_or(1);
+            let ack = word(&seen, header + 4).unwrap_or(1).wrapping_add(Mark::LENGTH as u32);
+            message::tcp(path, ports, flag::PSH | flag::ACK, (seq, ack), data)
+        }
+    };
+    let packet = packet::packet(path, &message);
+    let frame = frame::of_packet(field.next_hop(client, server), field[client].mac(), &packet);
+    wire::send_frames(testbed.namespace(client)?, &field[client].interface, &[frame])
+}
+
+/// A connection that a change forbids stays cut, though its client makes conntrack forget it and its server sends again.
+fn revoked(title: &str, links: Links, attachment: Attachment) {
+    let cluster = Cluster::of_two_nodes()
+        .links(links)
+        .attachment(attachment)
+        .pod("web/a", "node-a", &[], &[])
+        .pod("web/b", "node-b", &[], &[])
+        .pod("db/s", "node-a", &[], &[]);
+    let story = story(cluster);
+    let mut flows = flows(&story.testbed, &[("web/a", "db/s"), ("web/b", "db/s")], 6000);
+    let mut suite = Suite::begin(story).unwrap();
+    suite.story.policy("db/allow-web", FORBIDDEN);
+    let mut servers = Vec::new();
+    suite
+        .kind("revoked", |suite| {
+            for flow in flows.iter_mut().filter(|flow| flow.transport == Transport::Tcp) {
+                let (case, reset) = (name("the server's data", flow), flow.reset_by_client());
+                let case = Case::new(case, &flow.server, &flow.client).family(flow.family);
+                // Sent while the connection is revoked, and again until the server gives up.
+                servers.push(suite.attempt(case, |_, mark| reset.and(flow.server_sends(&mark.bytes()))));
+            }
+            sleep(Duration::from_millis(50));
+            for client in ["web/a", "web/b"] {
+                nft(suite.story.testbed.namespace(client).unwrap(), SILENT).unwrap();
+            }
+            sleep(SENT_AGAIN);
+            for flow in flows.iter_mut().filter(|flow| flow.transport == Transport::Udp) {
+                let case = name("the server's data", flow);
+                let case = Case::new(case, &flow.server, &flow.client).family(flow.family);
+                servers.push(suite.attempt(case, |_, mark| flow.server_sends(&mark.bytes())));
+            }
+            sleep(Duration::from_millis(200));
+            // In the order in which the servers sent.
+            flows.sort_by_key(|flow| flow.transport);
+            for (flow, servers) in flows.iter().zip(&servers) {
+                let case = name("the client's data", flow);
+                let case = Case::new(case, &flow.client, &flow.server).family(flow.family);
+                suite.attempt(case, |means, mark| client_data(means, flow, *servers, &mark.bytes()));
+            }
+        })
+        .unwrap();
+    let (story, report) = suite.finish();
+    drop(story);
+    report.check(title);
+}
+
+/// A pod that gets the addresses of another that has gone hears nothing of the other's peers.
+fn reused(title: &str, links: Links, attachment: Attachment) {
+    let cluster = Cluster::of_two_nodes()
+        .links(links)
+        .attachment(attachment)
+        .pod("web/a", "node-a", &[], &["80"])
+        .pod("web/b", "node-b", &[], &["80"])
+        .pod("app/old", "node-a", &[], &[]);
+    let mut story = story(cluster);
+    story.policy("db/allow-web", FORBIDDEN);
+    let peers = ["web/a", "web/b"];
+    // Packets of the peer are those of the flow's originator in the first half, and replies in the second.
+    let mut to_old = flows(&story.testbed, &peers.map(|peer| (peer, "app/old")), 6000);
+    let mut from_old = flows(&story.testbed, &peers.map(|peer| ("app/old", peer)), 7000);
+    let addresses = story.testbed.addresses("app/old").unwrap();
+    remove_pod(&mut story, "app/old");
+    story.testbed.plug_pod("db/new", "node-a", &[], &[]).unwrap();
+    assert_eq!(story.testbed.addresses("db/new").unwrap(), addresses);
+    nft(story.testbed.namespace("db/new").unwrap(), SILENT).unwrap();
+    for neighbour in ["web/a", "node-a"] {
+        ip(story.testbed.namespace(neighbour).unwrap(), "neigh flush all\n").unwrap();
+    }
+    let mut suite = Suite::begin(story).unwrap();
+    let attempts = |suite: &mut Suite, when: &str, to_old: &mut [Flow], from_old: &mut [Flow]| {
+        for flow in to_old {
+            let case = name(&format!("{when}: more data"), flow);
+            let case = Case::new(case, &flow.client, "db/new").family(flow.family);
+            suite.attempt(case, |_, mark| flow.client_sends(&mark.bytes()));
+        }
+        for flow in from_old {
+            let case = name(&format!("{when}: more replies"), flow);
+            let case = Case::new(case, &flow.server, "db/new").family(flow.family);
+            suite.attempt(case, |_, mark| flow.server_sends(&mark.bytes()));
+        }
+    };
+    suite
+        .kind("address reuse", |suite| {
+            attempts(suite, "pod not known yet", &mut to_old, &mut from_old);
+            suite.story.change(|testbed| testbed.manifests().write_cluster(testbed.cluster()).map(drop));
+            attempts(suite, "pod known", &mut to_old, &mut from_old);
+            // Its own connections to the same peers work.
+            for family in Family::BOTH {
+                for to in peers {
+                    let case = Case::new(format!("db/new reaches {to}"), "db/new", to).family(family);
+                    let way = "80".parse().unwrap();
+                    let testbed = &suite.story.testbed;
+                    let observed = testbed.probe("db/new", to, way, family, Duration::from_secs(5)).unwrap();
+                    let reached =
+                        anyhow::Context::context(observed.answer.reached().then_some(()), "timed out");
+                    suite.note_allowed(case, reached);
+                }
+            }
+        })
+        .unwrap();
+    let (story, report) = suite.finish();
+    drop(story);
+    report.check(title);
+}
+
+/// Removes a pod and waits until every agent has applied that.
+fn remove_pod(story: &mut Story, pod: &str) {
+    let nodes = ["node-a", "node-b"];
+    let before = nodes.map(|node| story.agent(node).applied_generation().unwrap());
+    story.testbed.remove_pod(pod).unwrap();
+    for (node, before) in nodes.iter().zip(before) {
+        story.agent(node).wait_applied_after(before).unwrap();
+    }
+}
+
+#[test]
+fn revoked_connections_stay_cut_on_a_bridge() {
+    revoked("revoked, VXLAN, bridge", Links::Vxlan, Attachment::Bridge);
+}
+
+#[test]
+fn revoked_connections_stay_cut_between_routed_pods() {
+    revoked("revoked, host-gw, routed", Links::Routes, Attachment::Routed);
+}
+
+#[test]
+fn an_address_has_no_connections_of_its_last_owner_on_a_bridge() {
+    reused("address reuse, VXLAN, bridge", Links::Vxlan, Attachment::Bridge);
+}
+
+#[test]
+fn an_address_has_no_connections_of_its_last_owner_of_routed_pods() {
+    reused("address reuse, host-gw, routed", Links::Routes, Attachment::Routed);
+}
