@@ -23,8 +23,8 @@ table inet foreign {
   chain after {
     type filter hook postrouting priority 97
     tcp dport 5432 meta mark & 0x4000 == 0x4000 counter name packet-mark-kept
-    tcp dport 5432 meta mark & 0x01000000 == 0x01000000 counter name verdict-left-behind
-    tcp dport 5432 ct mark & 0x01000010 == 0x01000010 counter name connection-marks-kept
+    tcp dport 5432 meta mark & 0x0f000000 != 0 counter name verdict-left-behind
+    tcp dport 5432 ct mark & 0x10000010 == 0x10000010 counter name connection-marks-kept
     tcp dport 5432 ct mark & 0x10 == 0 counter name connection-mark-lost
   }
 }
@@ -70,17 +70,11 @@ fn a_foreign_packet_mark_survives_the_verdict() {
 fn marks_can_be_chosen() {
     let mut story = Story::begin(smoke::cluster(Links::Routes));
     smoke::write_policies(&mut story);
-    story.start_agents(&[
-        "--mark-verdict=0x1",
-        "--mark-untracked=0x2",
-        "--mark-accepted=0x2",
-        "--mark-revoked=0x4",
-        "--mark-asked=0x8",
-    ]);
+    story.start_agents(&["--packet-marks=0xf", "--connection-marks=0xf0"]);
     story.expect("web/front", "db/store", "5432", &allowed(Side::Ingress, "db/allow-front", 0));
     story.expect("other/client", "db/store", "5432", &denied(Side::Ingress, "db/allow-dns"));
     let rules = story.testbed.ruleset("node-a").unwrap();
-    for ours in ["0x01000000", "0x02000000", "0x04000000"] {
+    for ours in ["0x01000000", "0x0e000000", "0x10000000", "0x20000000"] {
         assert!(!rules.contains(ours), "{ours}: {rules}");
     }
 }

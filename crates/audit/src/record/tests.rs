@@ -23,6 +23,7 @@ fn pod(namespace: &str, name: &str, at: &str) -> Change {
         node: Some("node-a".into()),
         host_network: false,
         created: 0,
+        uid: Default::default(),
     })
 }
 

@@ -36,6 +36,7 @@ fn summary(path: &Path) -> Vec<String> {
         .expect("opens")
         .map(|line| match line.expect("reads") {
             Line::Lost(lost) => format!("lost {}", lost.lost),
+            Line::Dropped(dropped) => format!("dropped {}", dropped.packets),
             Line::Record(record) => {
                 record.destination.and_then(|end| end.port).map_or_else(String::new, |port| port.to_string())
             }

@@ -180,10 +180,18 @@ pub(crate) enum Payload {
     SourceMac,
     /// A frame's protocol as it stands in the frame, 16 bits in network order: that of the outermost VLAN tag if there is one.
     EtherType,
-    /// The sender of an ARP message for Ethernet and IPv4 (RFC 826): hardware and protocol address, 10 bytes.
-    ArpSender,
-    /// The sender's protocol address alone, 4 bytes.
+    /// The sender's hardware address of an ARP message for Ethernet and IPv4 (RFC 826), 6 bytes.
+    ArpSenderMac,
+    /// The sender's protocol address of one, 4 bytes.
     ArpSenderAddress,
+    /// The type of an ICMP message (RFC 792), a byte.
+    IcmpType,
+    /// The IPv4 destination of the packet that an ICMP error quotes.
+    QuotedV4Destination,
+    /// The IPv6 destination of the packet that an ICMPv6 error quotes (RFC 4443, 3).
+    QuotedV6Destination,
+    /// The first five bytes of a frame's destination.
+    DestinationMacGroup,
 }
 
 /// One of a packet's two addresses.
@@ -434,7 +442,11 @@ impl Payload {
             Self::DestinationMacStart => (sys::NFT_PAYLOAD_LL_HEADER, 0, 1),
             Self::SourceMac => (sys::NFT_PAYLOAD_LL_HEADER, 6, 6),
             Self::EtherType => (sys::NFT_PAYLOAD_LL_HEADER, 12, 2),
-            Self::ArpSender => (sys::NFT_PAYLOAD_NETWORK_HEADER, 8, 10),
+            Self::ArpSenderMac => (sys::NFT_PAYLOAD_NETWORK_HEADER, 8, 6),
+            Self::IcmpType => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1),
+            Self::QuotedV4Destination => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 8 + 16, 4),
+            Self::QuotedV6Destination => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 8 + 24, 16),
+            Self::DestinationMacGroup => (sys::NFT_PAYLOAD_LL_HEADER, 0, 5),
             Self::ArpSenderAddress => (sys::NFT_PAYLOAD_NETWORK_HEADER, 14, 4),
         }
     }

@@ -39,8 +39,6 @@ pub(crate) enum KeyPart {
     Number,
     /// An interface's name, filled up with zeros.
     InterfaceName,
-    /// Bytes without a name: so many.
-    Bytes(u32),
 }
 
 impl KeyPart {
@@ -56,7 +54,6 @@ impl KeyPart {
             Self::Port => 13,
             Self::Number => 19,
             Self::InterfaceName => 41,
-            Self::Bytes(_) => 4,
         }
     }
 
@@ -68,7 +65,6 @@ impl KeyPart {
             Self::EtherType | Self::Protocol | Self::Port => 4,
             Self::Mac => 8,
             Self::Ipv6 | Self::InterfaceName => 16,
-            Self::Bytes(length) => length.next_multiple_of(4),
         }
     }
 }

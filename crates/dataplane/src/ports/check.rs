@@ -69,13 +69,35 @@ pub(super) fn check(port: Option<&PortState>, mac: Option<Mac>, packet: &Packet,
     if !port.addresses.contains(&packet.source()) {
         return forged;
     }
+    if quotes_another(packet, bytes, &port.addresses) {
+        return Check::Drop(DropReason::SpoofedSource);
+    }
     match discovery {
         Some(Discovery::TooLong) => Check::Drop(DropReason::NeighbourDiscovery),
         Some(Discovery::Advertisement(target)) if !port.addresses.contains(&target) => forged,
         Some(_) => Check::Pass,
-        None if packet.protocol == IGMP || !port.isolates_egress || has_one_destination(packet) => Check::Pass,
+        None if packet.protocol == IGMP && packet.destination().is_multicast() => Check::Pass,
+        None if !port.isolates_egress || has_one_destination(packet) => Check::Pass,
         None => Check::Drop(DropReason::IsolatedScope),
     }
+}
+
+/// Whether a packet is an ICMP error about a packet that was not sent there.
+fn quotes_another(packet: &Packet, bytes: &[u8], addresses: &BTreeSet<IpAddr>) -> bool {
+    let quoted = match (packet.protocol, packet.icmp_type) {
+        (Protocol::ICMP, Some(3..=5 | 11 | 12)) => {
+            let header = usize::from(bytes.first().copied().unwrap_or_default() & 0x0f) * 4;
+            let octets = bytes.get(header + 24..header + 28).and_then(|octets| <[u8; 4]>::try_from(octets).ok());
+            octets.map(IpAddr::from)
+        }
+        // Behind extension headers it is not looked for.
+        (Protocol::ICMPV6, Some(1..=4)) => {
+            let octets = bytes.get(72..88).and_then(|octets| <[u8; 16]>::try_from(octets).ok());
+            octets.filter(|_| bytes.get(6) == Some(&Protocol::ICMPV6.0)).map(IpAddr::from)
+        }
+        _ => return false,
+    };
+    quoted.is_none_or(|quoted| !addresses.contains(&quoted))
 }
 
 /// Whether a packet goes to one address, beyond its link.

@@ -4,10 +4,11 @@
 //!  hook         chain (priority)        before br_netfilter (0) shows the packet to the inet hooks
 //!  prerouting   prerouting (-300)       source:       bound4, bound6 (maps)  -> accept, or one of the chains below
 //!  forward      forward (filter)        destination:  deliver4, deliver6     -> accept, or open-ports for what has no one destination
+//!  input        input (filter)          nothing to Ethernet's link-local groups, which go past the other two and teach the bridge
 //!
 //!  isolated4, isolated6   of a pod that isolates egress: no multicast, broadcast, link-local
-//!  open6                  of a pod that does not
-//!  icmpv6                 what neighbour discovery may say
+//!  open4, open6           of a pod that does not
+//!  icmp, icmpv6           what errors and neighbour discovery may say
 //!  unmatched              ARP, unspecified sources, exempt pods; all else is forged, or of a port that is new
 //! ```
 //!
@@ -48,14 +49,18 @@ const FIRST: i32 = -300;
 
 const PREROUTING: &str = "prerouting";
 const FORWARD: &str = "forward";
+const INPUT: &str = "input";
 const ISOLATED_4: &str = "isolated4";
 const ISOLATED_6: &str = "isolated6";
+const OPEN_4: &str = "open4";
 const OPEN_6: &str = "open6";
+const ICMP: &str = "icmp";
 const ICMPV6: &str = "icmpv6";
 const UNMATCHED: &str = "unmatched";
 const EXEMPT: &str = "exempt";
 const UNSPECIFIED: &str = "unspecified";
-const CHAINS: [&str; 7] = [ISOLATED_4, ISOLATED_6, OPEN_6, ICMPV6, UNMATCHED, EXEMPT, UNSPECIFIED];
+const CHAINS: [&str; 9] =
+    [ISOLATED_4, ISOLATED_6, OPEN_4, OPEN_6, ICMP, ICMPV6, UNMATCHED, EXEMPT, UNSPECIFIED];
 
 const REASONS: [DropReason; 6] = [
     DropReason::SpoofedSource,
@@ -90,11 +95,13 @@ const BOUND_6: Set = set(
 const BOUND_ARP: Set = set(
     "bound-arp",
     103,
-    &[KeyPart::Interface, KeyPart::Mac, KeyPart::EtherType, KeyPart::Bytes(10)],
+    &[KeyPart::Interface, KeyPart::Mac, KeyPart::EtherType, KeyPart::Mac, KeyPart::Ipv4],
     Carries::Keys,
 );
-/// Port and IPv6 address: of what neighbour discovery may speak.
-const TARGETS_6: Set = set("targets6", 104, &[KeyPart::Interface, KeyPart::Ipv6], Carries::Keys);
+/// Port and IPv4 address: to what a packet that an error quotes was sent.
+const OWN_4: Set = set("own4", 114, &[KeyPart::Interface, KeyPart::Ipv4], Carries::Keys);
+/// Port and IPv6 address: likewise, and of what neighbour discovery may speak.
+const OWN_6: Set = set("own6", 104, &[KeyPart::Interface, KeyPart::Ipv6], Carries::Keys);
 /// Every address that is bound to a port, or the node's own.
 const TAKEN_4: Set = set("taken4", 105, &[KeyPart::Ipv4], Carries::Keys);
 /// The same for IPv6.
@@ -115,8 +122,8 @@ const EXEMPT_PORTS: Set = set("exempt-ports", 111, &[KeyPart::Interface], Carrie
 const OTHER_PORTS: Set = set("other-ports", 112, &[KeyPart::Interface], Carries::Keys);
 /// Bridges that are not the pods'.
 const OTHER_BRIDGES: Set = set("other-bridges", 113, &[KeyPart::InterfaceName], Carries::Keys);
-const SETS: [Set; 13] = [
-    BOUND_4, BOUND_6, BOUND_ARP, TARGETS_6, TAKEN_4, TAKEN_6, DELIVER_4, DELIVER_6, SETTLED, OPEN, EXEMPT_PORTS,
+const SETS: [Set; 14] = [
+    BOUND_4, BOUND_6, BOUND_ARP, OWN_4, OWN_6, TAKEN_4, TAKEN_6, DELIVER_4, DELIVER_6, SETTLED, OPEN, EXEMPT_PORTS,
     OTHER_PORTS, OTHER_BRIDGES,
 ];
 
@@ -185,24 +192,25 @@ impl BridgeContents {
             Key::default().with(&index.0.to_ne_bytes()).with(&mac.0).with(&ether_type).address(address).bytes()
         };
         self.take(address);
+        let own = Key::default().with(&index.0.to_ne_bytes()).address(address).bytes();
         match address {
-            IpAddr::V4(address) => {
-                let verdict = if is_open { ElementVerdict::Accept } else { ElementVerdict::Goto(ISOLATED_4) };
-                self.put(BOUND_4, key(IP), Some(verdict));
-                self.arp(index, mac, address.octets());
+            IpAddr::V4(v4) => {
+                let chain = if is_open { OPEN_4 } else { ISOLATED_4 };
+                self.put(BOUND_4, key(IP), Some(ElementVerdict::Goto(chain)));
+                self.arp(index, mac, v4.octets());
+                self.put(OWN_4, own, None);
             }
             IpAddr::V6(_) => {
                 let chain = if is_open { OPEN_6 } else { ISOLATED_6 };
                 self.put(BOUND_6, key(IPV6), Some(ElementVerdict::Goto(chain)));
-                let target = Key::default().with(&index.0.to_ne_bytes()).address(address);
-                self.put(TARGETS_6, target.bytes(), None);
+                self.put(OWN_6, own, None);
             }
         }
     }
 
     fn arp(&mut self, index: InterfaceIndex, mac: Mac, address: [u8; 4]) {
-        let sender = [&mac.0[..], &address].concat();
-        let key = Key::default().with(&index.0.to_ne_bytes()).with(&mac.0).with(&ARP).with(&sender);
+        let sent = Key::default().with(&index.0.to_ne_bytes()).with(&mac.0).with(&ARP);
+        let key = sent.with(&mac.0).with(&address);
         self.put(BOUND_ARP, key.bytes(), None);
     }
 
@@ -289,7 +297,7 @@ impl BridgeRules {
         let table = TABLE.library();
         batch.library(BatchPart::plain(format!("table {TABLE}")), |library| library.add(&table, MsgType::Add));
         for (name, class, priority) in
-            [(PREROUTING, HookClass::PreRouting, FIRST), (FORWARD, HookClass::Forward, FILTER)]
+            [(PREROUTING, HookClass::PreRouting, FIRST), (FORWARD, HookClass::Forward, FILTER), (INPUT, HookClass::In, FILTER)]
         {
             let chain = Chain::new(&table)
                 .with_name(name)
@@ -319,7 +327,9 @@ impl BridgeRules {
     fn rules(&self) -> Vec<Rule> {
         let mut rules = self.prerouting();
         rules.extend(self.forward());
+        rules.extend(self.input());
         rules.extend(isolated());
+        rules.extend(icmp());
         rules.extend(icmpv6());
         rules.extend(unmatched(&self.marks));
         rules.extend(exempt());
@@ -359,6 +369,20 @@ impl BridgeRules {
         rules
     }
 
+    /// 01:80:c2:00:00:0x is for the bridge itself (IEEE 802.1D): such a frame meets no other hook, teaches the bridge where its source
+    /// is, and comes up at the port as if it had no bridge. Pods have nothing to say there.
+    fn input(&self) -> Vec<Rule> {
+        let other = [
+            Expression::LoadPayload(Payload::DestinationMacGroup),
+            Expression::Compare(Comparison::NotEqual, vec![0x01, 0x80, 0xc2, 0x00, 0x00]),
+            Expression::Accept,
+        ];
+        let mut rules = vec![rule(INPUT, "leave what is for the node", other)];
+        rules.extend(self.not_pods(INPUT, Meta::Iif, Meta::IifKind, Meta::BridgeName));
+        rules.push(rule(INPUT, "drop what is for the bridge", [Expression::Goto(drops::chain(DropReason::EtherType))]));
+        rules
+    }
+
     /// First match decides.
     fn forward(&self) -> Vec<Rule> {
         let delivered = |address: Payload, set: Set| {
@@ -391,8 +415,6 @@ impl BridgeRules {
         rules.extend([
             rule(FORWARD, "pass ARP", arp),
             rule(FORWARD, "pass neighbour solicitations and advertisements", solicitation),
-            rule(FORWARD, "pass IPv4 multicast to pods that isolate no ingress", to_open(is_multicast4())),
-            rule(FORWARD, "pass IPv6 multicast to pods that isolate no ingress", to_open(is_multicast6())),
         ]);
         // These are for bridge and node alone, and every pod sends them when it starts: no news.
         let igmp = is(Meta::Protocol, &IP)
@@ -404,6 +426,10 @@ impl BridgeRules {
             let multicast = is_icmpv6(from, to).into_iter().chain(is_multicast6()).chain([Expression::Drop]);
             rules.push(rule(FORWARD, "drop listeners' reports and router solicitations to other pods", multicast));
         }
+        rules.extend([
+            rule(FORWARD, "pass IPv4 multicast to pods that isolate no ingress", to_open(is_multicast4())),
+            rule(FORWARD, "pass IPv6 multicast to pods that isolate no ingress", to_open(is_multicast6())),
+        ]);
         for is_multicast in [is_multicast4(), is_multicast6()] {
             let drop = is_multicast.into_iter().chain([Expression::Goto(drops::chain(DropReason::IsolatedScope))]);
             rules.push(rule(FORWARD, "drop multicast to others", drop));
@@ -514,7 +540,11 @@ fn isolated() -> Vec<Rule> {
         Expression::Compare(Comparison::AtMost, vec![223]),
         Expression::Accept,
     ]);
-    let igmp = is(Meta::Transport, &[libc::IPPROTO_IGMP as u8]).into_iter().chain([Expression::Accept]);
+    let igmp = is(Meta::Transport, &[libc::IPPROTO_IGMP as u8])
+        .into_iter()
+        .chain(is_multicast4())
+        .chain([Expression::Accept]);
+    let icmp = is(Meta::Transport, &[libc::IPPROTO_ICMP as u8]).into_iter().chain([Expression::Jump(ICMP)]);
     let icmpv6 =
         is(Meta::Transport, &[libc::IPPROTO_ICMPV6 as u8]).into_iter().chain([Expression::Jump(ICMPV6)]);
     let link_local = is_link_local().into_iter().chain(drop());
@@ -524,6 +554,9 @@ fn isolated() -> Vec<Rule> {
         Expression::Accept,
     ]);
     vec![
+        rule(ISOLATED_4, "look at ICMP", icmp.clone()),
+        rule(OPEN_4, "look at ICMP", icmp),
+        rule(OPEN_4, "pass all else", [Expression::Accept]),
         rule(ISOLATED_4, "pass what goes to one place", unicast4),
         rule(ISOLATED_4, "pass IGMP", igmp),
         rule(ISOLATED_4, "drop multicast and broadcast", drop()),
@@ -533,6 +566,37 @@ fn isolated() -> Vec<Rule> {
         rule(ISOLATED_6, "drop multicast", drop()),
         rule(OPEN_6, "look at ICMPv6", icmpv6),
         rule(OPEN_6, "pass all else", [Expression::Accept]),
+    ]
+}
+
+/// An error has the connection of the packet that it quotes, and so its marks: a pod may speak of packets that were sent to it, and of
+/// no others. The rest comes back to the chain it came from.
+fn icmp() -> Vec<Rule> {
+    let error = |kinds: (u8, u8)| {
+        [
+            Expression::LoadPayload(Payload::IcmpType),
+            Expression::Compare(Comparison::AtLeast, vec![kinds.0]),
+            Expression::Compare(Comparison::AtMost, vec![kinds.1]),
+        ]
+    };
+    let to = |reason| [Expression::Goto(drops::chain(reason))];
+    let redirect = error((5, 5)).into_iter().chain(to(DropReason::RouterAdvertisement));
+    let mut rules = vec![rule(ICMP, "drop redirects", redirect)];
+    // Destination unreachable, source quench; time exceeded, parameter problem (RFC 792).
+    for kinds in [(3, 4), (11, 12)] {
+        let own = error(kinds).into_iter().chain(quotes(Payload::QuotedV4Destination, OWN_4));
+        rules.push(rule(ICMP, "leave errors about a packet that was sent there", own.chain([Expression::Return])));
+        let forged = error(kinds).into_iter().chain(to(DropReason::SpoofedSource));
+        rules.push(rule(ICMP, "drop other errors", forged));
+    }
+    rules
+}
+
+fn quotes(destination: Payload, own: Set) -> [Expression; 3] {
+    [
+        Expression::LoadPart(Part::Meta(Meta::Iif), 0),
+        Expression::LoadPart(Part::Payload(destination), 1),
+        Expression::InSet(own.name),
     ]
 }
 
@@ -548,9 +612,12 @@ fn icmpv6() -> Vec<Rule> {
     let forged = is_neighbour_discovery(136, 136).into_iter().chain([
         Expression::LoadPart(Part::Meta(Meta::Iif), 0),
         Expression::LoadPart(Part::Payload(Payload::NeighbourTarget), 1),
-        Expression::NotInSet(TARGETS_6.name),
+        Expression::NotInSet(OWN_6.name),
     ]);
     let discovery = is_neighbour_discovery(133, 136).into_iter().chain([Expression::Accept]);
+    // RFC 4443, 3: errors.
+    let quotes_own =
+        is_icmpv6(1, 4).into_iter().chain(quotes(Payload::QuotedV6Destination, OWN_6)).chain([Expression::Return]);
     let listener = |from, to| is_icmpv6(from, to).into_iter().chain(is_multicast6()).chain([Expression::Accept]);
     vec![
         rule(ICMPV6, "drop router advertisements", router(134)),
@@ -560,6 +627,8 @@ fn icmpv6() -> Vec<Rule> {
         rule(ICMPV6, "pass neighbour discovery", discovery),
         rule(ICMPV6, "pass reports of multicast listeners", listener(131, 132)),
         rule(ICMPV6, "pass reports of multicast listeners", listener(143, 143)),
+        rule(ICMPV6, "leave errors about a packet that was sent there", quotes_own),
+        rule(ICMPV6, "drop other errors", is_icmpv6(1, 4).into_iter().chain(to(DropReason::SpoofedSource))),
     ]
 }
 
@@ -569,7 +638,8 @@ fn unmatched(marks: &Marks) -> Vec<Rule> {
         Expression::LoadPart(Part::Meta(Meta::Iif), 0),
         Expression::LoadPart(Part::Payload(Payload::SourceMac), 1),
         Expression::LoadPart(Part::Payload(Payload::EtherType), 3),
-        Expression::LoadPart(Part::Payload(Payload::ArpSender), 4),
+        Expression::LoadPart(Part::Payload(Payload::ArpSenderMac), 4),
+        Expression::LoadPart(Part::Payload(Payload::ArpSenderAddress), 6),
         Expression::InSet(BOUND_ARP.name),
         Expression::Accept,
     ];
@@ -629,9 +699,10 @@ fn exempt() -> Vec<Rule> {
             .chain([Expression::LoadPayload(address), Expression::InSet(set.name)])
             .chain(to(DropReason::SpoofedSource))
     };
-    let icmpv6 =
-        is(Meta::Transport, &[libc::IPPROTO_ICMPV6 as u8]).into_iter().chain([Expression::Jump(ICMPV6)]);
-    let ipv6 = is(Meta::Protocol, &IPV6).into_iter().chain(icmpv6);
+    let ipv6 = is(Meta::Protocol, &IPV6)
+        .into_iter()
+        .chain(is(Meta::Transport, &[libc::IPPROTO_ICMPV6 as u8]))
+        .chain([Expression::Jump(ICMPV6)]);
     vec![
         rule(EXEMPT, "drop another's IPv4 address", taken(IP, Payload::V4(Address::Source), TAKEN_4)),
         rule(EXEMPT, "drop another's IPv6 address", taken(IPV6, Payload::V6(Address::Source), TAKEN_6)),
@@ -647,7 +718,7 @@ fn unspecified() -> Vec<Rule> {
     let own = is_neighbour_discovery(135, 135).into_iter().chain(at_most(Meta::Length, LONGEST_NEIGHBOUR_DISCOVERY)).chain([
         Expression::LoadPart(Part::Meta(Meta::Iif), 0),
         Expression::LoadPart(Part::Payload(Payload::NeighbourTarget), 1),
-        Expression::InSet(TARGETS_6.name),
+        Expression::InSet(OWN_6.name),
         Expression::Accept,
     ]);
     let solicitation =

@@ -152,7 +152,7 @@ pub(super) struct Family {
     /// The set of tuples of revoked connections.
     revoked: &'static str,
     node_addresses: &'static str,
-    pod_cidrs: &'static str,
+    pub(super) pod_cidrs: &'static str,
     open_ingress: &'static str,
     open_egress: &'static str,
 }

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::chains::rule;
+use super::chains::{FAMILIES, Family, rule};
 use super::drops::{self, Drops};
 use super::{OpenAddresses, TABLE, bridge};
 use crate::drops::DropReason;
@@ -33,9 +33,11 @@ pub(super) const PREROUTING: &str = "prerouting";
 pub(super) const RAW: i32 = libc::NF_IP_PRI_RAW;
 const FROM_PORT: &str = "from-port";
 const FROM_ELSEWHERE: &str = "from-elsewhere";
+const FROM_EXEMPT: &str = "from-exempt";
+const ICMP: &str = "icmp-from-port";
 const FROM_ISOLATED: &str = "from-isolated";
 const QUEUE: &str = "queue-port";
-const CHAINS: [&str; 4] = [FROM_PORT, FROM_ELSEWHERE, FROM_ISOLATED, QUEUE];
+const CHAINS: [&str; 6] = [FROM_PORT, FROM_ELSEWHERE, FROM_EXEMPT, ICMP, FROM_ISOLATED, QUEUE];
 
 const REASONS: [DropReason; 8] = [
     DropReason::SpoofedSource,
@@ -81,8 +83,12 @@ pub(super) const NODES_6: Set = set("node-addresses6", 211, &[KeyPart::Ipv6], Ca
 pub(super) const OVERLAY_PORTS: Set = set("overlay-ports", 212, &[KeyPart::Port], Carries::Keys);
 /// IP protocols of the overlay.
 pub(super) const OVERLAY_PROTOCOLS: Set = set("overlay-protocols", 213, &[KeyPart::Protocol], Carries::Keys);
-const SETS: [Set; 13] = [
-    SOURCES_4, SOURCES_6, SETTLED, EXEMPT, OTHER_PORTS, OWN_4, OWN_6, TAKEN_4, TAKEN_6, NODES_4, NODES_6,
+/// Routed port and IPv4 address behind it.
+const BEHIND_4: Set = set("behind4", 214, &[KeyPart::Interface, KeyPart::Ipv4], Carries::Keys);
+/// Routed port and IPv6 address behind it.
+const BEHIND_6: Set = set("behind6", 215, &[KeyPart::Interface, KeyPart::Ipv6], Carries::Keys);
+const SETS: [Set; 15] = [
+    BEHIND_4, BEHIND_6, SOURCES_4, SOURCES_6, SETTLED, EXEMPT, OTHER_PORTS, OWN_4, OWN_6, TAKEN_4, TAKEN_6, NODES_4, NODES_6,
     OVERLAY_PORTS, OVERLAY_PROTOCOLS,
 ];
 
@@ -168,6 +174,7 @@ impl OriginContents {
                     let set = if address.is_ipv4() { SOURCES_4 } else { SOURCES_6 };
                     let verdict = if is_open { ElementVerdict::Accept } else { ElementVerdict::Goto(FROM_ISOLATED) };
                     let key = Key::default().with(&index).address(*address).bytes();
+                    contents.put(if address.is_ipv4() { BEHIND_4 } else { BEHIND_6 }, key.clone());
                     contents.0.entry(set.name).or_default().insert(key, Some(verdict));
                 }
             }
@@ -265,6 +272,14 @@ pub(super) fn first_rules(pod_bridges: &BTreeSet<InterfaceIndex>, marks: &Marks,
     // By whatever bridge it came.
     let wait = is_new(Comparison::Equal).into_iter().chain([Expression::Goto(QUEUE)]);
     rules.push(rule(PREROUTING, "let a new port's packet wait", wait));
+    for bridge in pod_bridges.iter().filter(|_| !has_bridge_table) {
+        let unchecked = [
+            Expression::LoadMeta(Meta::Iif),
+            Expression::Compare(Comparison::Equal, bridge.0.to_ne_bytes().to_vec()),
+            Expression::Goto(FROM_EXEMPT),
+        ];
+        rules.push(rule(PREROUTING, "believe what comes from a bridge that can't be checked", unchecked));
+    }
     let mut veth = b"veth".to_vec();
     veth.resize(16, 0);
     let from_veth = [
@@ -280,6 +295,7 @@ pub(super) fn first_rules(pod_bridges: &BTreeSet<InterfaceIndex>, marks: &Marks,
 /// The rules of all other chains: written once.
 pub(super) fn rules(queue: Queue, form: QueueForm, log_group: Option<u16>) -> Vec<Rule> {
     let mut rules = from_port();
+    rules.extend(icmp_errors());
     rules.extend(from_elsewhere());
     rules.extend(from_isolated());
     rules.push(rule(QUEUE, "wait for the port to be known", [Expression::Queue(queue, form)]));
@@ -333,6 +349,15 @@ fn from_port() -> Vec<Rule> {
         "look at what comes from elsewhere",
         in_set(OTHER_PORTS, Expression::Goto(FROM_ELSEWHERE)),
     )];
+    let icmp = |number, protocol: i32| {
+        family(number).into_iter().chain([
+            Expression::LoadMeta(Meta::Transport),
+            Expression::Compare(Comparison::Equal, vec![protocol as u8]),
+            Expression::Jump(ICMP),
+        ])
+    };
+    rules.push(rule(FROM_PORT, "look at ICMP", icmp(libc::NFPROTO_IPV4, libc::IPPROTO_ICMP)));
+    rules.push(rule(FROM_PORT, "look at ICMPv6", icmp(libc::NFPROTO_IPV6, libc::IPPROTO_ICMPV6)));
     rules.extend([134, 137].map(|kind| {
         let router = icmpv6_of(kind, kind).into_iter().chain(to(DropReason::RouterAdvertisement));
         rule(FROM_PORT, "drop router advertisements and redirects", router)
@@ -360,7 +385,7 @@ fn from_port() -> Vec<Rule> {
             "drop another's IPv6 address",
             taken(libc::NFPROTO_IPV6, Payload::V6(Address::Source), TAKEN_6),
         ),
-        rule(FROM_PORT, "pass what exempt pods send", in_set(EXEMPT, Expression::Goto(FROM_ELSEWHERE))),
+        rule(FROM_PORT, "pass what exempt pods send", in_set(EXEMPT, Expression::Goto(FROM_EXEMPT))),
         rule(FROM_PORT, "drop what has another source", settled),
         rule(FROM_PORT, "let a new port wait", [Expression::Goto(QUEUE)]),
     ]);
@@ -381,12 +406,49 @@ fn from_elsewhere() -> Vec<Rule> {
             Expression::Goto(drops::chain(DropReason::LocalSource)),
         ])
     };
+    // What this node's pods send enters by their ports, and nowhere else.
+    let pods = |family: &Family| {
+        family.is_it().into_iter().chain([
+            Expression::LoadPayload((family.payload)(Address::Source)),
+            Expression::InSet(family.pod_cidrs),
+            Expression::Goto(drops::chain(DropReason::SpoofedSource)),
+        ])
+    };
     let name = "drop what has one of the node's own addresses";
-    vec![
-        rule(FROM_ELSEWHERE, "pass what the node sends to itself", lo),
-        rule(FROM_ELSEWHERE, name, own(libc::NFPROTO_IPV4, Payload::V4(Address::Source), OWN_4)),
-        rule(FROM_ELSEWHERE, name, own(libc::NFPROTO_IPV6, Payload::V6(Address::Source), OWN_6)),
-    ]
+    let mut rules = vec![rule(FROM_ELSEWHERE, "pass what the node sends to itself", lo)];
+    for chain in [FROM_ELSEWHERE, FROM_EXEMPT] {
+        rules.push(rule(chain, name, own(libc::NFPROTO_IPV4, Payload::V4(Address::Source), OWN_4)));
+        rules.push(rule(chain, name, own(libc::NFPROTO_IPV6, Payload::V6(Address::Source), OWN_6)));
+    }
+    let of_pods = FAMILIES.iter().map(|family| rule(FROM_ELSEWHERE, "drop what has a local pod's address", pods(family)));
+    rules.extend(of_pods);
+    rules
+}
+
+/// As the bridge table's chains `icmp` and `icmpv6`: an error of a pod quotes a packet that was sent to it.
+fn icmp_errors() -> Vec<Rule> {
+    let to = |reason| [Expression::Goto(drops::chain(reason))];
+    let icmp = |from: u8, to: u8| {
+        family(libc::NFPROTO_IPV4).into_iter().chain([
+            Expression::LoadPayload(Payload::IcmpType),
+            Expression::Compare(Comparison::AtLeast, vec![from]),
+            Expression::Compare(Comparison::AtMost, vec![to]),
+        ])
+    };
+    let quotes = |destination, own: Set| {
+        port_key(destination).into_iter().chain([Expression::InSet(own.name), Expression::Return])
+    };
+    let leave = "leave errors about a packet that was sent there";
+    let mut rules = vec![rule(ICMP, "drop redirects", icmp(5, 5).chain(to(DropReason::RouterAdvertisement)))];
+    for (first, last) in [(3, 4), (11, 12)] {
+        let own = icmp(first, last).chain(quotes(Payload::QuotedV4Destination, BEHIND_4));
+        rules.push(rule(ICMP, leave, own));
+        rules.push(rule(ICMP, "drop other errors", icmp(first, last).chain(to(DropReason::SpoofedSource))));
+    }
+    let own = icmpv6_of(1, 4).into_iter().chain(quotes(Payload::QuotedV6Destination, BEHIND_6));
+    rules.push(rule(ICMP, leave, own));
+    rules.push(rule(ICMP, "drop other errors", icmpv6_of(1, 4).into_iter().chain(to(DropReason::SpoofedSource))));
+    rules
 }
 
 /// From a routed pod that isolates egress: no multicast, broadcast or link-local but what the link itself needs.
