@@ -169,7 +169,7 @@ pub fn pod(number: usize) -> Pod {
         node: Some(format!("node-{}", number / PODS_OF_A_NODE).into()),
         host_network: false,
         created: number as i64,
-            uid: Default::default(),
+        uid: Default::default(),
     }
 }
 

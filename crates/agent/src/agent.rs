@@ -13,9 +13,9 @@ use audit::Audit;
 use cluster::{Connections, ResourceVersion, Update, Watch};
 use dataplane::conntrack::Conntrack;
 use dataplane::needs::{self, NeedState};
+use dataplane::ports::{self, Interfaces, Monitor, PortQueue, PortQueueConfig};
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
-use dataplane::ports::{self, Interfaces, Monitor, PortQueue, PortQueueConfig};
 use dataplane::remembered::{Heard, History, RememberedLog};
 use dataplane::table::{OriginConfig, Origins, Remember, Table, TableConfig, TableError, WhenDown};
 use dataplane::workers::{Workers, WorkersConfig};
@@ -496,9 +496,8 @@ impl Agent {
         let pod_cidrs = &self.config.pod_cidrs;
         let snapshot = self.compiler.apply(update.changes.into_iter().map(|change| pod_cidrs.apply(change)));
         if let Some(engine) = &mut self.engine {
-            let is_anothers = |(address, uid): &(IpAddr, PodUid)| {
-                snapshot.pod(*address).is_none_or(|pod| pod.uid != *uid)
-            };
+            let is_anothers =
+                |(address, uid): &(IpAddr, PodUid)| snapshot.pod(*address).is_none_or(|pod| pod.uid != *uid);
             engine.reassign(before.into_iter().filter(is_anothers).map(|(address, _)| address).collect());
         }
         self.describe(&snapshot);
@@ -610,7 +609,10 @@ impl Agent {
         }
         self.record_drops();
         if self.port_queue.as_ref().is_some_and(PortQueue::has_ended) {
-            self.health.state().not_ready(Topic::Workers, "the thread for packets of new ports has ended: start the agent again");
+            self.health.state().not_ready(
+                Topic::Workers,
+                "the thread for packets of new ports has ended: start the agent again",
+            );
         }
         if self.predecessor.is_some_and(|queues| !is_waiting(queues)) {
             // What the agent before this one still answered may have been remembered, and is in the table of connections now.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use audit::{Dropped, Endpoint};
-use dataplane::drops::{DropCounts, DropKey, DropReason, DropSample};
+use dataplane::drops::{DropCounts, DropKey, DropPlace, DropReason, DropSample};
 use dataplane::ports::{Bindings, InterfaceIndex};
 use jiff::Timestamp;
 use policy::{PodName, Snapshot};
@@ -46,7 +46,7 @@ impl DropLedger {
         let shared = Arc::clone(&self.shared);
         move |sample: DropSample| {
             let mut shared = lock(&shared);
-            let key = (sample.interface, sample.reason);
+            let Some(key) = sample.key() else { return };
             shared.samples.insert(key, sample);
             if is_own {
                 *shared.own.entry(key).or_default() += 1;
@@ -96,24 +96,21 @@ impl DropLedger {
 
     fn line(
         &self,
-        (interface, reason): DropKey,
+        (place, reason): DropKey,
         packets: u64,
         sample: Option<&DropSample>,
         time: Timestamp,
         node: &Arc<str>,
         snapshot: &Snapshot,
     ) -> Dropped {
-        let named = self.names.get(&interface);
         let packet = sample.and_then(|sample| sample.packet);
-        let of_source = || packet.and_then(|packet| snapshot.pod_at(packet.source()).cloned());
-        // Only where the rule does not know the interface is the source's word worth anything.
-        let pod = match (named, interface.0) {
-            (Some((_, pod)), _) => pod.clone(),
-            (None, 0) => of_source(),
-            (None, _) => None,
+        let (name, pod) = match place {
+            DropPlace::Interface(index) => match self.names.get(&index) {
+                Some((name, pod)) => (Some(Arc::clone(name)), pod.clone()),
+                None => (Some(format!("interface {index}").into()), None),
+            },
+            DropPlace::Source(address) => (None, snapshot.pod_at(address).cloned()),
         };
-        let name = named.map(|(name, _)| Arc::clone(name));
-        let name = name.or_else(|| (interface.0 != 0).then(|| format!("interface {interface}").into()));
         Dropped {
             reason: reason.code().into(),
             time,

@@ -14,7 +14,7 @@ use dataplane::ports::{Bindings, InterfaceIndex, Interfaces, Overlay, Owners, Po
 use dataplane::sweep::OverlayFlows;
 use dataplane::table::Origins;
 use ipnet::IpNet;
-use policy::{Inventory, PodName, Snapshot};
+use policy::{Inventory, Node, PodName, Snapshot};
 
 use crate::drops::DropLedger;
 use crate::engine::open_addresses;
@@ -138,7 +138,7 @@ impl OriginTracker {
             );
         }
         self.bindings = next;
-        let nodes = inventory.nodes.values().flat_map(|node| node.addresses.iter().copied());
+        let nodes = inventory.nodes.values().flat_map(Node::own_addresses);
         let origins = Origins {
             bindings: self.bindings.clone(),
             open: open_addresses(snapshot, false),
@@ -155,7 +155,12 @@ impl OriginTracker {
     }
 
     /// The lines of the audit log about what rules dropped since the last call.
-    pub fn drain_drops(&mut self, counts: DropCounts, node: &Arc<str>, snapshot: &Snapshot) -> Vec<audit::Dropped> {
+    pub fn drain_drops(
+        &mut self,
+        counts: DropCounts,
+        node: &Arc<str>,
+        snapshot: &Snapshot,
+    ) -> Vec<audit::Dropped> {
         self.ledger.drain(counts, node, snapshot, &self.bindings)
     }
 

@@ -63,7 +63,12 @@ impl PodCidrs {
     }
 
     fn with(&self, addresses: Vec<IpAddr>) -> Node {
-        Node { name: Arc::clone(&self.node), addresses, pod_cidrs: self.cidrs.clone(), has_all_addresses: false }
+        Node {
+            name: Arc::clone(&self.node),
+            addresses,
+            pod_cidrs: self.cidrs.clone(),
+            has_all_addresses: false,
+        }
     }
 }
 

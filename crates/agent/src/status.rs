@@ -138,7 +138,11 @@ impl Origins {
                     protections.bridged,
                     "the kernel lacks nftables' bridge family: load nf_tables_bridge (CONFIG_NF_TABLES_BRIDGE) and start the agent again",
                 ),
-                protection("routed pods send from their own addresses", protections.routed, "the rules are not installed"),
+                protection(
+                    "routed pods send from their own addresses",
+                    protections.routed,
+                    "the rules are not installed",
+                ),
                 protection(
                     "nothing from elsewhere has one of this node's addresses as its source",
                     protections.routed,
@@ -146,7 +150,8 @@ impl Origins {
                 ),
                 protection(
                     "pods send no overlay packets to nodes",
-                    protections.routed && !(bindings.overlays.is_empty() && tracker.settings().overlays.is_empty()),
+                    protections.routed
+                        && !(bindings.overlays.is_empty() && tracker.settings().overlays.is_empty()),
                     "this node has no overlay device, and --overlay names none: nothing to protect with host-gw",
                 ),
                 protection(
@@ -165,12 +170,18 @@ impl Origins {
                     claimed_by: conflict.claimed_by.to_string(),
                 })
                 .collect(),
-            overlays: (&bindings.overlays | &tracker.settings().overlays).iter().map(ToString::to_string).collect(),
+            overlays: (&bindings.overlays | &tracker.settings().overlays)
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             exemptions: tracker.settings().exemptions.iter().map(ToString::to_string).collect(),
             dropped: DropReason::ALL
                 .into_iter()
                 .map(|reason| {
-                    (reason.code().to_owned(), tracker.ledger.totals().get(&reason).copied().unwrap_or_default())
+                    (
+                        reason.code().to_owned(),
+                        tracker.ledger.totals().get(&reason).copied().unwrap_or_default(),
+                    )
                 })
                 .collect(),
         }

@@ -303,11 +303,10 @@ fn weight(reason: Reason) -> u8 {
     match reason {
         Reason::Rule(_) => 3,
         Reason::NotIsolated => 2,
-        Reason::OwnNode
-        | Reason::OwnAddress
-        | Reason::UnknownPod
-        | Reason::UnknownPeer => 1,
-        Reason::NotAPod | Reason::OtherNode | Reason::DefaultDeny | Reason::Unproven | Reason::Unparsable => 0,
+        Reason::OwnNode | Reason::OwnAddress | Reason::UnknownPod | Reason::UnknownPeer => 1,
+        Reason::NotAPod | Reason::OtherNode | Reason::DefaultDeny | Reason::Unproven | Reason::Unparsable => {
+            0
+        }
     }
 }
 

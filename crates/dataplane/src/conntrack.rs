@@ -164,7 +164,8 @@ impl Conntrack {
     pub fn delete_of(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<u64, ConntrackError> {
         let delete = |entry: &Entry<'_>| {
             let packet = entry.judged();
-            let ends = [packet.source(), packet.destination(), entry.original.destination, entry.reply.destination];
+            let ends =
+                [packet.source(), packet.destination(), entry.original.destination, entry.reply.destination];
             ends.iter().any(|end| addresses.contains(end)).then_some(EntryChange::Delete)
         };
         Ok(self.visit_of(addresses, delete)?.changed)

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 
 use policy::Packet;
 
@@ -83,21 +84,35 @@ impl DropReason {
     /// The reason in words.
     pub fn sentence(self) -> &'static str {
         match self {
-            Self::SpoofedSource => "the source does not belong to the pod behind the port where the packet entered",
+            Self::SpoofedSource => {
+                "the source does not belong to the pod behind the port where the packet entered"
+            }
             Self::EtherType => "pods send IP and ARP without VLAN tags only",
             Self::RouterAdvertisement => "router advertisements and redirects come from the node alone",
             Self::NeighbourDiscovery => "the message is longer than neighbour discovery needs",
             Self::IsolatedScope => {
                 "multicast, broadcast and link-local packets neither leave nor reach a pod that is isolated in that direction"
             }
-            Self::UnboundDestination => "the destination does not belong to the pod behind the port where the packet would leave",
+            Self::UnboundDestination => {
+                "the destination does not belong to the pod behind the port where the packet would leave"
+            }
             Self::Overlay => "pods do not send the nodes' overlay protocol to nodes",
-            Self::ForeignOverlay => "the nodes' overlay protocol comes from nodes alone (--overlay-sources=nodes)",
-            Self::LocalSource => "a packet that arrives from elsewhere has one of this node's own addresses as its source",
+            Self::ForeignOverlay => {
+                "the nodes' overlay protocol comes from nodes alone (--overlay-sources=nodes)"
+            }
+            Self::LocalSource => {
+                "a packet that arrives from elsewhere has one of this node's own addresses as its source"
+            }
             Self::InvalidTcp => "the TCP packet belongs to no connection and begins none",
             Self::Revoked => "policy has cut the connection, and it has not been silent for an hour since",
             Self::UnboundPort => "which addresses belong behind the port did not become known in time",
         }
+    }
+
+    /// Whether packets are counted by their source, and not by where they entered: at the hooks where these are dropped that is not
+    /// known, and the source was checked before.
+    pub(crate) fn is_by_source(self) -> bool {
+        matches!(self, Self::Overlay | Self::ForeignOverlay | Self::InvalidTcp | Self::Revoked)
     }
 
     /// The reason's number in the kernel's sets.
@@ -117,8 +132,17 @@ impl fmt::Display for DropReason {
     }
 }
 
-/// Where and why: what packets are counted by.
-pub type DropKey = (InterfaceIndex, DropReason);
+/// Who sent a packet that was dropped, as far as the rule knows it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum DropPlace {
+    /// Whoever is behind the interface where it entered: in a bridge the port.
+    Interface(InterfaceIndex),
+    /// Whoever has this address.
+    Source(IpAddr),
+}
+
+/// Who and why: what packets are counted by.
+pub type DropKey = (DropPlace, DropReason);
 
 /// Counts of dropped packets since the rules were first installed.
 pub type DropCounts = BTreeMap<DropKey, u64>;
@@ -136,6 +160,17 @@ pub struct DropSample {
     pub ether_type: Option<u16>,
     /// What it carries; `None` if that is no IP packet, or can't be parsed.
     pub packet: Option<Packet>,
+}
+
+impl DropSample {
+    /// What it is counted by; `None` if it is counted by a source that can't be read.
+    pub fn key(&self) -> Option<DropKey> {
+        let place = match self.reason.is_by_source() {
+            true => DropPlace::Source(self.packet?.source()),
+            false => DropPlace::Interface(self.interface),
+        };
+        Some((place, self.reason))
+    }
 }
 
 /// Begins the prefix of a logged packet that was dropped; the reason follows.

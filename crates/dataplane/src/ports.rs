@@ -22,6 +22,7 @@ mod queue;
 
 use std::fmt;
 
+pub(crate) use bindings::is_link_local;
 pub use bindings::{Bindings, Conflict, Owners, Port};
 pub use check::PortState;
 pub use interfaces::{Interface, Interfaces, InterfacesError, read_interfaces};

@@ -160,7 +160,12 @@ pub fn sweep(
 
 /// Whether policy allows a connection that was cut again. One that could have been opened by either end is allowed only if policy
 /// allows it from both.
-pub fn is_allowed_again(connection: &Packet, is_oriented: bool, snapshot: &Snapshot, local: &LocalAddresses) -> bool {
+pub fn is_allowed_again(
+    connection: &Packet,
+    is_oriented: bool,
+    snapshot: &Snapshot,
+    local: &LocalAddresses,
+) -> bool {
     let allows = |packet: &Packet| standing(&evaluate(packet, snapshot, local)) == Standing::Allowed;
     allows(connection) && (is_oriented || allows(&connection.reversed()))
 }

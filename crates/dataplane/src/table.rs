@@ -241,8 +241,7 @@ impl Table {
     pub fn distrust_replies(&mut self) -> Result<(), TableError> {
         if self.config.trust_replies {
             self.config.trust_replies = false;
-            let committed =
-                self.commit(|table, batch, _| table.rewrite(&table.memory, table.window, batch));
+            let committed = self.commit(|table, batch, _| table.rewrite(&table.memory, table.window, batch));
             self.config.trust_replies = committed.is_err();
             committed?;
         }

@@ -55,9 +55,10 @@ impl PodUid {
     /// number of its own, too, of 64 bits.
     pub fn of(text: &str) -> Self {
         let digits = text.bytes().filter(|byte| *byte != b'-').count();
-        let number = text.bytes().filter(|byte| *byte != b'-').try_fold(0_u128, |number, byte| {
-            Some(number << 4 | u128::from(char::from(byte).to_digit(16)?))
-        });
+        let number = text
+            .bytes()
+            .filter(|byte| *byte != b'-')
+            .try_fold(0_u128, |number, byte| Some(number << 4 | u128::from(char::from(byte).to_digit(16)?)));
         match number {
             Some(number) if digits == 32 => Self(number),
             _ => {
@@ -92,6 +93,28 @@ pub struct Node {
     /// Whether `addresses` are all that it has, as its interfaces tell. If not, the first two of each pod CIDR are its own as well:
     /// Flannel gives them to `flannel.1` and to the pods' bridge.
     pub has_all_addresses: bool,
+}
+
+impl Node {
+    /// All addresses that it has as far as is known: those that it reports, and those that Flannel gives it.
+    pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addresses.iter().copied().chain(self.implied_addresses())
+    }
+
+    /// The first two addresses of each of its pod CIDRs: Flannel gives the network address to `flannel.1` and the first after it to
+    /// the bridge. None where all its addresses are known.
+    pub(crate) fn implied_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.pod_cidrs.iter().filter(|_| !self.has_all_addresses).flat_map(first_addresses)
+    }
+}
+
+fn first_addresses(cidr: &IpNet) -> impl Iterator<Item = IpAddr> + use<> {
+    let cidr = cidr.trunc();
+    let next = match cidr.network() {
+        IpAddr::V4(network) => u32::from(network).checked_add(1).map(|next| IpAddr::V4(next.into())),
+        IpAddr::V6(network) => u128::from(network).checked_add(1).map(|next| IpAddr::V6(next.into())),
+    };
+    [Some(cidr.network()), next].into_iter().flatten().filter(move |address| cidr.contains(address))
 }
 
 /// One change in the cluster.

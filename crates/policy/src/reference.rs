@@ -316,16 +316,17 @@ fn is_unknown_peer(inventory: &Inventory, address: IpAddr) -> bool {
 /// which are its own unless a pod has them.
 fn is_address_of_node(inventory: &Inventory, node: &Node, address: IpAddr) -> bool {
     let reports = node.addresses.iter().any(|a| a.to_canonical() == address);
-    let implied = !node.has_all_addresses && node.pod_cidrs.iter().any(|cidr| {
-        let offset = match (address, cidr.network()) {
-            (IpAddr::V4(address), IpAddr::V4(network)) => {
-                u128::from(u32::from(address)).checked_sub(u32::from(network).into())
-            }
-            (IpAddr::V6(address), IpAddr::V6(network)) => u128::from(address).checked_sub(network.into()),
-            _ => None,
-        };
-        cidr.contains(&address) && matches!(offset, Some(0 | 1))
-    });
+    let implied = !node.has_all_addresses
+        && node.pod_cidrs.iter().any(|cidr| {
+            let offset = match (address, cidr.network()) {
+                (IpAddr::V4(address), IpAddr::V4(network)) => {
+                    u128::from(u32::from(address)).checked_sub(u32::from(network).into())
+                }
+                (IpAddr::V6(address), IpAddr::V6(network)) => u128::from(address).checked_sub(network.into()),
+                _ => None,
+            };
+            cidr.contains(&address) && matches!(offset, Some(0 | 1))
+        });
     reports || (implied && pod_at(inventory, address).is_none())
 }
 

@@ -238,7 +238,7 @@ fn pod() -> impl Strategy<Value = Pod> {
                 node: node.map(Arc::from),
                 host_network,
                 created,
-            uid: Default::default(),
+                uid: Default::default(),
             }
         },
     )

@@ -121,8 +121,12 @@ fn a_node_that_changes_or_goes_takes_its_addresses_along() {
         [deny(), Change::NodeGone("n1".into())],
         &[(tcp("192.168.0.1", A, 1), denied), (tcp("10.244.1.1", A, 1), denied)],
     );
-    let moved =
-        Node { name: "n1".into(), addresses: vec!["192.168.0.9".parse().unwrap()], pod_cidrs: Vec::new(), has_all_addresses: false };
+    let moved = Node {
+        name: "n1".into(),
+        addresses: vec!["192.168.0.9".parse().unwrap()],
+        pod_cidrs: Vec::new(),
+        has_all_addresses: false,
+    };
     story(
         [deny(), Change::Node(moved)],
         &[(tcp("192.168.0.1", A, 1), denied), (tcp("192.168.0.9", A, 1), "allow not-a-pod | allow own-node")],

@@ -240,8 +240,8 @@ impl Run {
     }
 
     fn agent_config(&self) -> Result<AgentConfig, Usage> {
-        let marks = Marks::new(self.packet_marks, self.connection_marks)
-            .map_err(|error| Usage(error.to_string()))?;
+        let marks =
+            Marks::new(self.packet_marks, self.connection_marks).map_err(|error| Usage(error.to_string()))?;
         let queues = QueueRange::pair(self.queue_base, self.workers.unwrap_or_else(cores))
             .map_err(|error| Usage(error.to_string()))?;
         // Behind both ranges stand the two queues of new ports.
@@ -391,7 +391,9 @@ fn overlay(text: &str) -> Result<Overlay, String> {
         Some(_) => None,
         None => text.parse().ok().map(Overlay::Protocol),
     };
-    parsed.ok_or_else(|| format!("{text:?} is neither a UDP port such as 8472/udp nor the number of an IP protocol"))
+    parsed.ok_or_else(|| {
+        format!("{text:?} is neither a UDP port such as 8472/udp nor the number of an IP protocol")
+    })
 }
 
 /// A mark as people write it.

@@ -19,7 +19,16 @@ fn writer(path: &Path, ring: usize) -> (Writer<impl FnMut(&Judgement)>, Recorder
     let (recorder, ring) = recorder::ring(ring);
     register.send(ring).expect("registers");
     let sink = Sink::open(destination).expect("opens");
-    (Writer::new("node-a".into(), sink, (registered, mpsc::channel().1), Arc::default(), |_: &Judgement| {}), recorder)
+    (
+        Writer::new(
+            "node-a".into(),
+            sink,
+            (registered, mpsc::channel().1),
+            Arc::default(),
+            |_: &Judgement| {},
+        ),
+        recorder,
+    )
 }
 
 fn connection(snapshot: &Arc<Snapshot>, port: u16) -> Judgement {

@@ -209,7 +209,12 @@ mod tests {
     #[test]
     fn a_pod_stops_waiting_when_it_is_known_or_gone() {
         let mut local = LocalPods::default();
-        let claim = Claim { pod: name("a"), uid: "1".into(), addresses: addresses(&["10.0.0.2"]), host_interface: None };
+        let claim = Claim {
+            pod: name("a"),
+            uid: "1".into(),
+            addresses: addresses(&["10.0.0.2"]),
+            host_interface: None,
+        };
         let pod =
             |reported: &[&str]| LocalPod { uid: "1".into(), finished: false, reported: addresses(reported) };
         local.put(&name("a"), pod(&[]));

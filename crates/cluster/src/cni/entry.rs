@@ -81,12 +81,14 @@ impl Claim {
 /// Of `interfaces[]` the last one without a sandbox: a plugin lists the bridge, if there is one, then the node's end, then the pod's.
 fn host_interface(result: &Value) -> Option<Box<str>> {
     let interfaces = result.get("interfaces")?.as_array()?;
-    let is_on_node = |interface: &&Value| {
-        interface.get("sandbox").and_then(Value::as_str).is_none_or(str::is_empty)
-    };
+    let is_on_node =
+        |interface: &&Value| interface.get("sandbox").and_then(Value::as_str).is_none_or(str::is_empty);
     // A bridge alone is no end of anything.
-    let mut on_node: Vec<&str> =
-        interfaces.iter().filter(is_on_node).filter_map(|interface| interface.get("name")?.as_str()).collect();
+    let mut on_node: Vec<&str> = interfaces
+        .iter()
+        .filter(is_on_node)
+        .filter_map(|interface| interface.get("name")?.as_str())
+        .collect();
     let last = on_node.pop()?;
     (!on_node.is_empty() || last.starts_with("veth")).then(|| last.into())
 }
@@ -162,7 +164,12 @@ mod tests {
         for (name, result, expected) in cases {
             let claim = Claim::read(&file("eth0", arguments(), result)).expect(name).expect(name);
             let expected = expected.into_iter().map(|text| text.parse().expect("address")).collect();
-            let of_a = Claim { pod: PodName::new("web", "a"), uid: "u1".into(), addresses: expected, host_interface: None };
+            let of_a = Claim {
+                pod: PodName::new("web", "a"),
+                uid: "u1".into(),
+                addresses: expected,
+                host_interface: None,
+            };
             assert_eq!(claim, of_a, "{name}");
         }
     }
@@ -171,7 +178,11 @@ mod tests {
     fn the_nodes_end_is_named_by_bridge_and_ptp_alike() {
         let pods_end = json!({"name": "eth0", "sandbox": "/var/run/netns/cni-1"});
         for (name, interfaces, expected) in [
-            ("bridge", json!([{"name": "cni0"}, {"name": "veth1a", "mac": "02:00:00:00:00:01"}, pods_end]), Some("veth1a")),
+            (
+                "bridge",
+                json!([{"name": "cni0"}, {"name": "veth1a", "mac": "02:00:00:00:00:01"}, pods_end]),
+                Some("veth1a"),
+            ),
             ("ptp", json!([{"name": "veth2b", "sandbox": ""}, pods_end]), Some("veth2b")),
             ("the bridge alone", json!([{"name": "cni0"}, pods_end]), None),
             ("none", json!([]), None),

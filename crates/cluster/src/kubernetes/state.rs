@@ -161,7 +161,12 @@ impl State {
         let is_first = !std::mem::replace(&mut self.begun, true);
         let cni_ports = std::mem::take(&mut self.new_claims).then(|| self.cni_ports());
         let is_news = new_problems || cni_ports.is_some() || !changes.is_empty() || !versions.is_empty();
-        (is_first || is_news).then(|| Update { changes, problems: self.reported.clone(), versions, cni_ports })
+        (is_first || is_news).then(|| Update {
+            changes,
+            problems: self.reported.clone(),
+            versions,
+            cni_ports,
+        })
     }
 
     /// What the CNI cache says of interfaces: of one that several files name, the newest file counts.

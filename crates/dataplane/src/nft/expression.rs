@@ -172,6 +172,8 @@ pub(crate) enum Payload {
     V4DestinationStart,
     /// The first two bytes of an IPv6 destination.
     V6DestinationStart,
+    /// The first two bytes of an IPv6 source.
+    V6SourceStart,
     /// The hop limit of an IPv6 header, a byte.
     HopLimit,
     /// The first byte of a frame's destination; its lowest bit says that it is a group.
@@ -180,6 +182,8 @@ pub(crate) enum Payload {
     SourceMac,
     /// A frame's protocol as it stands in the frame, 16 bits in network order: that of the outermost VLAN tag if there is one.
     EtherType,
+    /// The operation of an ARP message (RFC 826), 2 bytes.
+    ArpOperation,
     /// The sender's hardware address of an ARP message for Ethernet and IPv4 (RFC 826), 6 bytes.
     ArpSenderMac,
     /// The sender's protocol address of one, 4 bytes.
@@ -438,10 +442,12 @@ impl Payload {
             Self::TcpFlags => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1),
             Self::V4DestinationStart => (sys::NFT_PAYLOAD_NETWORK_HEADER, 16, 1),
             Self::V6DestinationStart => (sys::NFT_PAYLOAD_NETWORK_HEADER, 24, 2),
+            Self::V6SourceStart => (sys::NFT_PAYLOAD_NETWORK_HEADER, 8, 2),
             Self::HopLimit => (sys::NFT_PAYLOAD_NETWORK_HEADER, 7, 1),
             Self::DestinationMacStart => (sys::NFT_PAYLOAD_LL_HEADER, 0, 1),
             Self::SourceMac => (sys::NFT_PAYLOAD_LL_HEADER, 6, 6),
             Self::EtherType => (sys::NFT_PAYLOAD_LL_HEADER, 12, 2),
+            Self::ArpOperation => (sys::NFT_PAYLOAD_NETWORK_HEADER, 6, 2),
             Self::ArpSenderMac => (sys::NFT_PAYLOAD_NETWORK_HEADER, 8, 6),
             Self::IcmpType => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1),
             Self::QuotedV4Destination => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 8 + 16, 4),

@@ -183,7 +183,10 @@ impl Set {
     /// Turns a set that holds `old` into one that holds `new`.
     pub(crate) fn change(&self, old: &Elements, new: &Elements, batch: &mut Batch) {
         let differing = |of: &Elements, from: &Elements| -> Elements {
-            of.iter().filter(|(key, value)| from.get(*key) != Some(value)).map(|(k, v)| (k.clone(), *v)).collect()
+            of.iter()
+                .filter(|(key, value)| from.get(*key) != Some(value))
+                .map(|(k, v)| (k.clone(), *v))
+                .collect()
         };
         self.elements(&differing(old, new), sys::NFT_MSG_DELSETELEM, 0, None, batch);
         self.add(&differing(new, old), batch);
@@ -204,7 +207,14 @@ impl Set {
         self.elements(elements, sys::NFT_MSG_DELSETELEM, 0, None, batch);
     }
 
-    fn elements(&self, elements: &Elements, kind: u32, flags: u16, stay: Option<Duration>, batch: &mut Batch) {
+    fn elements(
+        &self,
+        elements: &Elements,
+        kind: u32,
+        flags: u16,
+        stay: Option<Duration>,
+        batch: &mut Batch,
+    ) {
         let all: Vec<_> = elements.iter().collect();
         for some in all.chunks(ELEMENTS_A_MESSAGE) {
             let verb = if kind == sys::NFT_MSG_NEWSETELEM { "adding to" } else { "taking from" };
@@ -317,8 +327,9 @@ mod tests {
 
     #[test]
     fn a_message_of_many_elements_stays_below_what_an_attribute_holds() {
-        let elements: Elements =
-            (0..2_000_u32).map(|n| ([n.to_ne_bytes(); 8].concat(), Some(ElementVerdict::Goto("a-chain-with-a-long-name")))).collect();
+        let elements: Elements = (0..2_000_u32)
+            .map(|n| ([n.to_ne_bytes(); 8].concat(), Some(ElementVerdict::Goto("a-chain-with-a-long-name"))))
+            .collect();
         let mut batch = Batch::default();
         PAIRS.add(&elements, &mut batch);
         assert!(batch.largest() < 1 << 16, "{}", batch.largest());

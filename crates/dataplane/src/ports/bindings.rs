@@ -148,7 +148,12 @@ impl Bindings {
     pub fn left_since(&self, before: &Self) -> BTreeSet<IpAddr> {
         let is_pods = |(address, _): &(IpAddr, InterfaceIndex)| !is_link_local(*address);
         let now: BTreeSet<_> = self.addresses().collect();
-        before.addresses().filter(is_pods).filter(|bound| !now.contains(bound)).map(|(address, _)| address).collect()
+        before
+            .addresses()
+            .filter(is_pods)
+            .filter(|bound| !now.contains(bound))
+            .map(|(address, _)| address)
+            .collect()
     }
 }
 
@@ -167,7 +172,11 @@ fn attachment(interface: &Interface, pod_bridges: &BTreeSet<InterfaceIndex>, pod
         Some(_) => Role::Other,
         None if interface.peer_namespace.is_none() => Role::Other,
         // A way out of the node, as in a node that is a container itself.
-        None if interface.addresses.iter().any(|address| !is_link_local(*address) && !in_pod_cidrs(address)) => {
+        None if interface
+            .addresses
+            .iter()
+            .any(|address| !is_link_local(*address) && !in_pod_cidrs(address)) =>
+        {
             Role::Other
         }
         None if interface.addresses_inside.iter().any(in_pod_cidrs) => Role::Port(Attachment::Routed),
@@ -182,7 +191,12 @@ fn pod_bridges(interfaces: &Interfaces, pod_cidrs: &[IpNet]) -> BTreeSet<Interfa
         &*bridge.name == FLANNELS_BRIDGE
             || bridge.addresses.iter().any(|address| contains(pod_cidrs, *address))
     };
-    interfaces.iter().filter(|interface| interface.is_bridge()).filter(is_pods).map(|bridge| bridge.index).collect()
+    interfaces
+        .iter()
+        .filter(|interface| interface.is_bridge())
+        .filter(is_pods)
+        .map(|bridge| bridge.index)
+        .collect()
 }
 
 fn port(
@@ -222,7 +236,8 @@ fn port(
     });
     let has_all = |named: &Option<Vec<IpAddr>>| {
         named.as_ref().is_some_and(|named| {
-            !named.is_empty() && named.iter().filter(|a| contains(owners.pod_cidrs(), **a)).all(|a| addresses.contains(a))
+            !named.is_empty()
+                && named.iter().filter(|a| contains(owners.pod_cidrs(), **a)).all(|a| addresses.contains(a))
         })
     };
     let is_settled = was_settled
@@ -253,4 +268,3 @@ pub(crate) fn is_link_local(address: IpAddr) -> bool {
 fn is_link_local_v6(address: Ipv6Addr) -> bool {
     address.segments()[0] & 0xffc0 == 0xfe80
 }
-

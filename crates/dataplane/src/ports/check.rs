@@ -49,7 +49,13 @@ const REDIRECT: u8 = 137;
 
 /// Checks a packet of a port. `packet` is what `bytes` hold, from the IP header on: at least the first 128 of them; `length` is how
 /// many there are.
-pub(super) fn check(port: Option<&PortState>, mac: Option<Mac>, packet: &Packet, bytes: &[u8], length: usize) -> Check {
+pub(super) fn check(
+    port: Option<&PortState>,
+    mac: Option<Mac>,
+    packet: &Packet,
+    bytes: &[u8],
+    length: usize,
+) -> Check {
     let Some(port) = port else { return Check::Wait };
     let forged = if port.is_settled { Check::Drop(DropReason::SpoofedSource) } else { Check::Wait };
     if port.mac.is_some_and(|expected| mac != Some(expected)) {
@@ -77,6 +83,10 @@ pub(super) fn check(port: Option<&PortState>, mac: Option<Mac>, packet: &Packet,
         Some(Discovery::Advertisement(target)) if !port.addresses.contains(&target) => forged,
         Some(_) => Check::Pass,
         None if packet.protocol == IGMP && packet.destination().is_multicast() => Check::Pass,
+        // By its source it could not be evaluated.
+        None if is_link_local(packet.source()) && has_one_destination(packet) => {
+            Check::Drop(DropReason::IsolatedScope)
+        }
         None if !port.isolates_egress || has_one_destination(packet) => Check::Pass,
         None => Check::Drop(DropReason::IsolatedScope),
     }
@@ -87,7 +97,8 @@ fn quotes_another(packet: &Packet, bytes: &[u8], addresses: &BTreeSet<IpAddr>) -
     let quoted = match (packet.protocol, packet.icmp_type) {
         (Protocol::ICMP, Some(3..=5 | 11 | 12)) => {
             let header = usize::from(bytes.first().copied().unwrap_or_default() & 0x0f) * 4;
-            let octets = bytes.get(header + 24..header + 28).and_then(|octets| <[u8; 4]>::try_from(octets).ok());
+            let octets =
+                bytes.get(header + 24..header + 28).and_then(|octets| <[u8; 4]>::try_from(octets).ok());
             octets.map(IpAddr::from)
         }
         // Behind extension headers it is not looked for.
@@ -190,7 +201,11 @@ mod tests {
         assert_eq!(checked(None, &packet), Check::Wait);
         assert_eq!(checked(Some(&port(&[], false, true)), &packet), Check::Wait);
         assert_eq!(checked(Some(&port(&["10.0.0.2"], false, true)), &packet), Check::Pass);
-        assert_eq!(checked(Some(&port(&["10.0.0.9"], false, true)), &packet), Check::Wait, "an address may be to come");
+        assert_eq!(
+            checked(Some(&port(&["10.0.0.9"], false, true)), &packet),
+            Check::Wait,
+            "an address may be to come"
+        );
         let spoofed = Check::Drop(DropReason::SpoofedSource);
         assert_eq!(checked(Some(&port(&["10.0.0.9"], true, true)), &packet), spoofed);
         let other_mac = Some(Mac([2, 0, 0, 0, 0, 2]));

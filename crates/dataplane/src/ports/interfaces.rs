@@ -129,7 +129,8 @@ impl Interface {
             self.addresses_inside = addresses;
         }
         self.mac_inside = mac.unwrap_or(self.mac_inside);
-        self.is_settled = self.changed.is_some_and(|changed| now.saturating_duration_since(changed) >= SETTLING);
+        self.is_settled =
+            self.changed.is_some_and(|changed| now.saturating_duration_since(changed) >= SETTLING);
     }
 }
 
@@ -208,7 +209,10 @@ impl Rtnetlink {
         }
         let timeout = TimeVal::microseconds(i64::try_from(TIMEOUT.as_micros()).unwrap_or(i64::MAX));
         let set = setsockopt(&fd(&socket), sockopt::ReceiveTimeout, &timeout);
-        set.map_err(|errno| InterfacesError::Socket { call: "setsockopt SO_RCVTIMEO", source: errno.into() })?;
+        set.map_err(|errno| InterfacesError::Socket {
+            call: "setsockopt SO_RCVTIMEO",
+            source: errno.into(),
+        })?;
         // Bursts of pods that come and go; without CAP_NET_ADMIN the default stays.
         let _ = setsockopt(&fd(&socket), sockopt::RcvBufForce, &(4 << 20));
         Ok(Self { socket, sequence: 0, asked: BTreeMap::new() })
@@ -238,7 +242,11 @@ impl Rtnetlink {
 
     /// Brings `interfaces` up to date: reads all links and own addresses, and the namespaces of veth devices whose addresses are
     /// still to come.
-    pub(super) fn refresh(&mut self, interfaces: &mut Interfaces, now: Instant) -> Result<(), InterfacesError> {
+    pub(super) fn refresh(
+        &mut self,
+        interfaces: &mut Interfaces,
+        now: Instant,
+    ) -> Result<(), InterfacesError> {
         let mut by_index = BTreeMap::new();
         for link in self.links()? {
             if let Some(interface) = interface(&link) {
@@ -267,7 +275,11 @@ impl Rtnetlink {
     }
 
     /// Asks the namespaces of veth devices whose addresses are still to come.
-    pub(super) fn look_inside(&mut self, interfaces: &mut Interfaces, now: Instant) -> Result<(), InterfacesError> {
+    pub(super) fn look_inside(
+        &mut self,
+        interfaces: &mut Interfaces,
+        now: Instant,
+    ) -> Result<(), InterfacesError> {
         self.asked.retain(|_, asked| now.saturating_duration_since(*asked) < SETTLING);
         for interface in interfaces.by_index.values_mut().filter(|interface| interface.is_waiting()) {
             let Some(namespace) = interface.peer_namespace else { continue };
@@ -301,7 +313,11 @@ impl Rtnetlink {
     }
 
     /// Addresses of this namespace, or of one interface of another, in order, each with the number of its interface.
-    fn addresses(&mut self, namespace: Option<i32>, index: u32) -> Result<Vec<(u32, IpAddr)>, InterfacesError> {
+    fn addresses(
+        &mut self,
+        namespace: Option<i32>,
+        index: u32,
+    ) -> Result<Vec<(u32, IpAddr)>, InterfacesError> {
         let mut request = AddressMessage::default();
         request.header.index = index;
         request.attributes.extend(namespace.map(AddressAttribute::TargetNetNsId));
@@ -329,7 +345,11 @@ impl Rtnetlink {
     }
 
     /// Sends a request and returns its answers.
-    fn ask(&mut self, request: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>, InterfacesError> {
+    fn ask(
+        &mut self,
+        request: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Vec<RouteNetlinkMessage>, InterfacesError> {
         let failed = |call| move |source| InterfacesError::Socket { call, source };
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();

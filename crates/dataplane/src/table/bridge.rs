@@ -8,6 +8,7 @@
 //!
 //!  isolated4, isolated6   of a pod that isolates egress: no multicast, broadcast, link-local
 //!  open4, open6           of a pod that does not
+//!  link-local-...         from a link-local source, likewise: to none but link-local and multicast destinations
 //!  icmp, icmpv6           what errors and neighbour discovery may say
 //!  unmatched              ARP, unspecified sources, exempt pods; all else is forged, or of a port that is new
 //! ```
@@ -37,7 +38,7 @@ use crate::nft::batch::{Batch, Part as BatchPart};
 use crate::nft::expression::{Address, Comparison, Expression, Meta, Part, Payload};
 use crate::nft::rule::Rule;
 use crate::nft::set::{Carries, ElementVerdict, Elements, Key, KeyPart, Set};
-use crate::ports::{Attachment, Bindings, InterfaceIndex, Mac, Port};
+use crate::ports::{Attachment, Bindings, InterfaceIndex, Mac, Port, is_link_local as is_link_local_address};
 
 /// The table.
 pub(super) const TABLE: TableId = TableId::bridge(super::TABLE);
@@ -54,13 +55,26 @@ const ISOLATED_4: &str = "isolated4";
 const ISOLATED_6: &str = "isolated6";
 const OPEN_4: &str = "open4";
 const OPEN_6: &str = "open6";
+const LINK_LOCAL_ISOLATED: &str = "link-local-isolated";
+const LINK_LOCAL_OPEN: &str = "link-local-open";
 const ICMP: &str = "icmp";
 const ICMPV6: &str = "icmpv6";
 const UNMATCHED: &str = "unmatched";
 const EXEMPT: &str = "exempt";
 const UNSPECIFIED: &str = "unspecified";
-const CHAINS: [&str; 9] =
-    [ISOLATED_4, ISOLATED_6, OPEN_4, OPEN_6, ICMP, ICMPV6, UNMATCHED, EXEMPT, UNSPECIFIED];
+const CHAINS: [&str; 11] = [
+    ISOLATED_4,
+    ISOLATED_6,
+    OPEN_4,
+    OPEN_6,
+    LINK_LOCAL_ISOLATED,
+    LINK_LOCAL_OPEN,
+    ICMP,
+    ICMPV6,
+    UNMATCHED,
+    EXEMPT,
+    UNSPECIFIED,
+];
 
 const REASONS: [DropReason; 6] = [
     DropReason::SpoofedSource,
@@ -123,8 +137,20 @@ const OTHER_PORTS: Set = set("other-ports", 112, &[KeyPart::Interface], Carries:
 /// Bridges that are not the pods'.
 const OTHER_BRIDGES: Set = set("other-bridges", 113, &[KeyPart::InterfaceName], Carries::Keys);
 const SETS: [Set; 14] = [
-    BOUND_4, BOUND_6, BOUND_ARP, OWN_4, OWN_6, TAKEN_4, TAKEN_6, DELIVER_4, DELIVER_6, SETTLED, OPEN, EXEMPT_PORTS,
-    OTHER_PORTS, OTHER_BRIDGES,
+    BOUND_4,
+    BOUND_6,
+    BOUND_ARP,
+    OWN_4,
+    OWN_6,
+    TAKEN_4,
+    TAKEN_6,
+    DELIVER_4,
+    DELIVER_6,
+    SETTLED,
+    OPEN,
+    EXEMPT_PORTS,
+    OTHER_PORTS,
+    OTHER_BRIDGES,
 ];
 
 /// `ETH_P_IP`, `ETH_P_IPV6`, `ETH_P_ARP` in network order.
@@ -151,7 +177,8 @@ impl BridgeContents {
             // ALL of the pod's addresses; a pod that is not known is not open.
             let is_known = !addresses.is_empty();
             let open_egress = is_known && addresses.iter().all(|address| policy.is_open_for_egress(*address));
-            let open_ingress = is_known && addresses.iter().all(|address| policy.is_open_for_ingress(*address));
+            let open_ingress =
+                is_known && addresses.iter().all(|address| policy.is_open_for_ingress(*address));
             for address in &port.addresses {
                 contents.bind(*index, port.mac, *address, open_egress);
                 let is_pods = addresses.contains(address);
@@ -163,7 +190,9 @@ impl BridgeContents {
                 contents.arp(*index, port.mac, [0; 4]);
             }
             let port_key = || Key::default().with(&index.0.to_ne_bytes()).bytes();
-            for (set, holds) in [(SETTLED, port.is_settled), (OPEN, open_ingress), (EXEMPT_PORTS, port.is_exempt)] {
+            for (set, holds) in
+                [(SETTLED, port.is_settled), (OPEN, open_ingress), (EXEMPT_PORTS, port.is_exempt)]
+            {
                 if holds {
                     contents.put(set, port_key(), None);
                 }
@@ -189,7 +218,12 @@ impl BridgeContents {
 
     fn bind(&mut self, index: InterfaceIndex, mac: Mac, address: IpAddr, is_open: bool) {
         let key = |ether_type: [u8; 2]| {
-            Key::default().with(&index.0.to_ne_bytes()).with(&mac.0).with(&ether_type).address(address).bytes()
+            Key::default()
+                .with(&index.0.to_ne_bytes())
+                .with(&mac.0)
+                .with(&ether_type)
+                .address(address)
+                .bytes()
         };
         self.take(address);
         let own = Key::default().with(&index.0.to_ne_bytes()).address(address).bytes();
@@ -201,7 +235,12 @@ impl BridgeContents {
                 self.put(OWN_4, own, None);
             }
             IpAddr::V6(_) => {
-                let chain = if is_open { OPEN_6 } else { ISOLATED_6 };
+                let chain = match (is_link_local_address(address), is_open) {
+                    (false, true) => OPEN_6,
+                    (false, false) => ISOLATED_6,
+                    (true, true) => LINK_LOCAL_OPEN,
+                    (true, false) => LINK_LOCAL_ISOLATED,
+                };
                 self.put(BOUND_6, key(IPV6), Some(ElementVerdict::Goto(chain)));
                 self.put(OWN_6, own, None);
             }
@@ -295,10 +334,13 @@ impl BridgeRules {
     /// Creates table, chains and sets where they don't exist, and writes all rules again.
     pub(super) fn install(&self, contents: &BridgeContents, batch: &mut Batch) {
         let table = TABLE.library();
-        batch.library(BatchPart::plain(format!("table {TABLE}")), |library| library.add(&table, MsgType::Add));
-        for (name, class, priority) in
-            [(PREROUTING, HookClass::PreRouting, FIRST), (FORWARD, HookClass::Forward, FILTER), (INPUT, HookClass::In, FILTER)]
-        {
+        batch
+            .library(BatchPart::plain(format!("table {TABLE}")), |library| library.add(&table, MsgType::Add));
+        for (name, class, priority) in [
+            (PREROUTING, HookClass::PreRouting, FIRST),
+            (FORWARD, HookClass::Forward, FILTER),
+            (INPUT, HookClass::In, FILTER),
+        ] {
             let chain = Chain::new(&table)
                 .with_name(name)
                 .with_hook(Hook::new(class, priority))
@@ -340,10 +382,20 @@ impl BridgeRules {
 
     /// First match decides.
     fn prerouting(&self) -> Vec<Rule> {
-        let bound = |address: Payload, map: Set| source_key(address).into_iter().chain([Expression::VerdictOf(map.name)]);
+        let bound = |address: Payload, map: Set| {
+            source_key(address).into_iter().chain([Expression::VerdictOf(map.name)])
+        };
         let mut rules = vec![
-            rule(PREROUTING, "pass what comes from a bound IPv4 address", bound(Payload::V4(Address::Source), BOUND_4)),
-            rule(PREROUTING, "pass what comes from a bound IPv6 address", bound(Payload::V6(Address::Source), BOUND_6)),
+            rule(
+                PREROUTING,
+                "pass what comes from a bound IPv4 address",
+                bound(Payload::V4(Address::Source), BOUND_4),
+            ),
+            rule(
+                PREROUTING,
+                "pass what comes from a bound IPv6 address",
+                bound(Payload::V6(Address::Source), BOUND_6),
+            ),
         ];
         rules.extend(self.not_pods(PREROUTING, Meta::Iif, Meta::IifKind, Meta::BridgeName));
         rules.push(rule(PREROUTING, "look at what a pod sends otherwise", [Expression::Goto(UNMATCHED)]));
@@ -354,7 +406,8 @@ impl BridgeRules {
     fn not_pods(&self, chain: &'static str, index: Meta, kind: Meta, bridge: Meta) -> Vec<Rule> {
         let mut veth = b"veth".to_vec();
         veth.resize(16, 0);
-        let not_veth = [Expression::LoadMeta(kind), Expression::Compare(Comparison::NotEqual, veth), Expression::Accept];
+        let not_veth =
+            [Expression::LoadMeta(kind), Expression::Compare(Comparison::NotEqual, veth), Expression::Accept];
         let other_port =
             [Expression::LoadMeta(index), Expression::InSet(OTHER_PORTS.name), Expression::Accept];
         let mut rules = vec![
@@ -379,7 +432,11 @@ impl BridgeRules {
         ];
         let mut rules = vec![rule(INPUT, "leave what is for the node", other)];
         rules.extend(self.not_pods(INPUT, Meta::Iif, Meta::IifKind, Meta::BridgeName));
-        rules.push(rule(INPUT, "drop what is for the bridge", [Expression::Goto(drops::chain(DropReason::EtherType))]));
+        rules.push(rule(
+            INPUT,
+            "drop what is for the bridge",
+            [Expression::Goto(drops::chain(DropReason::EtherType))],
+        ));
         rules
     }
 
@@ -395,8 +452,16 @@ impl BridgeRules {
             ]
         };
         let mut rules = vec![
-            rule(FORWARD, "pass to where the IPv4 address is", delivered(Payload::V4(Address::Destination), DELIVER_4)),
-            rule(FORWARD, "pass to where the IPv6 address is", delivered(Payload::V6(Address::Destination), DELIVER_6)),
+            rule(
+                FORWARD,
+                "pass to where the IPv4 address is",
+                delivered(Payload::V4(Address::Destination), DELIVER_4),
+            ),
+            rule(
+                FORWARD,
+                "pass to where the IPv6 address is",
+                delivered(Payload::V6(Address::Destination), DELIVER_6),
+            ),
         ];
         rules.extend(self.not_pods(FORWARD, Meta::Oif, Meta::OifKind, Meta::OutBridgeName));
         let to_exempt =
@@ -409,7 +474,8 @@ impl BridgeRules {
         };
         let new_port = |protocol: &[u8], address: Payload, taken: Set| {
             let unsettled = [Expression::LoadMeta(Meta::Oif), Expression::NotInSet(SETTLED.name)];
-            let free = [Expression::LoadPayload(address), Expression::NotInSet(taken.name), Expression::Accept];
+            let free =
+                [Expression::LoadPayload(address), Expression::NotInSet(taken.name), Expression::Accept];
             unsettled.into_iter().chain(is(Meta::Protocol, protocol)).chain(free)
         };
         rules.extend([
@@ -424,14 +490,19 @@ impl BridgeRules {
         rules.push(rule(FORWARD, "drop IGMP to other pods", igmp));
         for (from, to) in [(131, 133), (143, 143)] {
             let multicast = is_icmpv6(from, to).into_iter().chain(is_multicast6()).chain([Expression::Drop]);
-            rules.push(rule(FORWARD, "drop listeners' reports and router solicitations to other pods", multicast));
+            rules.push(rule(
+                FORWARD,
+                "drop listeners' reports and router solicitations to other pods",
+                multicast,
+            ));
         }
         rules.extend([
             rule(FORWARD, "pass IPv4 multicast to pods that isolate no ingress", to_open(is_multicast4())),
             rule(FORWARD, "pass IPv6 multicast to pods that isolate no ingress", to_open(is_multicast6())),
         ]);
         for is_multicast in [is_multicast4(), is_multicast6()] {
-            let drop = is_multicast.into_iter().chain([Expression::Goto(drops::chain(DropReason::IsolatedScope))]);
+            let drop =
+                is_multicast.into_iter().chain([Expression::Goto(drops::chain(DropReason::IsolatedScope))]);
             rules.push(rule(FORWARD, "drop multicast to others", drop));
         }
         let link_local = is(Meta::Protocol, &IPV6)
@@ -476,10 +547,24 @@ fn at_most(meta: Meta, value: u32) -> [Expression; 3] {
     ]
 }
 
+/// Goes on for a request or reply that is no longer than one is.
+fn is_short_arp() -> Vec<Expression> {
+    let mut expressions = at_most(Meta::Length, LONGEST_ARP).to_vec();
+    expressions.extend([
+        Expression::LoadPayload(Payload::ArpOperation),
+        Expression::Compare(Comparison::AtLeast, vec![0, 1]),
+        Expression::Compare(Comparison::AtMost, vec![0, 2]),
+    ]);
+    expressions
+}
+
 /// Goes on for ICMPv6 of these types with hop limit 255: sent on this link (RFC 4861, 7.1).
 fn is_neighbour_discovery(from: u8, to: u8) -> Vec<Expression> {
     let mut expressions = is_icmpv6(from, to);
-    expressions.extend([Expression::LoadPayload(Payload::HopLimit), Expression::Compare(Comparison::Equal, vec![255])]);
+    expressions.extend([
+        Expression::LoadPayload(Payload::HopLimit),
+        Expression::Compare(Comparison::Equal, vec![255]),
+    ]);
     expressions
 }
 
@@ -548,6 +633,11 @@ fn isolated() -> Vec<Rule> {
     let icmpv6 =
         is(Meta::Transport, &[libc::IPPROTO_ICMPV6 as u8]).into_iter().chain([Expression::Jump(ICMPV6)]);
     let link_local = is_link_local().into_iter().chain(drop());
+    let stays = [
+        Expression::LoadPayload(Payload::V6DestinationStart),
+        Expression::Compare(Comparison::AtLeast, vec![0xfe, 0x80]),
+        Expression::Accept,
+    ];
     let unicast6 = is_for_one_station().into_iter().chain([
         Expression::LoadPayload(Payload::V6DestinationStart),
         Expression::Compare(Comparison::AtMost, vec![0xfe, 0xff]),
@@ -564,8 +654,14 @@ fn isolated() -> Vec<Rule> {
         rule(ISOLATED_6, "drop link-local", link_local),
         rule(ISOLATED_6, "pass what goes to one place", unicast6),
         rule(ISOLATED_6, "drop multicast", drop()),
-        rule(OPEN_6, "look at ICMPv6", icmpv6),
+        rule(OPEN_6, "look at ICMPv6", icmpv6.clone()),
         rule(OPEN_6, "pass all else", [Expression::Accept]),
+        rule(LINK_LOCAL_ISOLATED, "look at ICMPv6", icmpv6.clone()),
+        rule(LINK_LOCAL_ISOLATED, "drop all else", drop()),
+        rule(LINK_LOCAL_OPEN, "look at ICMPv6", icmpv6),
+        // To other destinations it could only be evaluated by an address that is no pod's.
+        rule(LINK_LOCAL_OPEN, "pass what stays on the link", stays),
+        rule(LINK_LOCAL_OPEN, "drop all else", drop()),
     ]
 }
 
@@ -585,7 +681,11 @@ fn icmp() -> Vec<Rule> {
     // Destination unreachable, source quench; time exceeded, parameter problem (RFC 792).
     for kinds in [(3, 4), (11, 12)] {
         let own = error(kinds).into_iter().chain(quotes(Payload::QuotedV4Destination, OWN_4));
-        rules.push(rule(ICMP, "leave errors about a packet that was sent there", own.chain([Expression::Return])));
+        rules.push(rule(
+            ICMP,
+            "leave errors about a packet that was sent there",
+            own.chain([Expression::Return]),
+        ));
         let forged = error(kinds).into_iter().chain(to(DropReason::SpoofedSource));
         rules.push(rule(ICMP, "drop other errors", forged));
     }
@@ -616,9 +716,12 @@ fn icmpv6() -> Vec<Rule> {
     ]);
     let discovery = is_neighbour_discovery(133, 136).into_iter().chain([Expression::Accept]);
     // RFC 4443, 3: errors.
-    let quotes_own =
-        is_icmpv6(1, 4).into_iter().chain(quotes(Payload::QuotedV6Destination, OWN_6)).chain([Expression::Return]);
-    let listener = |from, to| is_icmpv6(from, to).into_iter().chain(is_multicast6()).chain([Expression::Accept]);
+    let quotes_own = is_icmpv6(1, 4)
+        .into_iter()
+        .chain(quotes(Payload::QuotedV6Destination, OWN_6))
+        .chain([Expression::Return]);
+    let listener =
+        |from, to| is_icmpv6(from, to).into_iter().chain(is_multicast6()).chain([Expression::Accept]);
     vec![
         rule(ICMPV6, "drop router advertisements", router(134)),
         rule(ICMPV6, "drop redirects", router(137)),
@@ -643,14 +746,19 @@ fn unmatched(marks: &Marks) -> Vec<Rule> {
         Expression::InSet(BOUND_ARP.name),
         Expression::Accept,
     ];
-    let arp = at_most(Meta::Length, LONGEST_ARP).into_iter().chain(arp);
+    let arp = is_short_arp().into_iter().chain(arp);
     let exempt =
         [Expression::LoadMeta(Meta::Iif), Expression::InSet(EXEMPT_PORTS.name), Expression::Jump(EXEMPT)];
     let ether_type = |value: [u8; 2]| {
-        [Expression::LoadPayload(Payload::EtherType), Expression::Compare(Comparison::NotEqual, value.to_vec())]
+        [
+            Expression::LoadPayload(Payload::EtherType),
+            Expression::Compare(Comparison::NotEqual, value.to_vec()),
+        ]
     };
-    let other =
-        [IP, IPV6, ARP].into_iter().flat_map(ether_type).chain([Expression::Goto(drops::chain(DropReason::EtherType))]);
+    let other = [IP, IPV6, ARP]
+        .into_iter()
+        .flat_map(ether_type)
+        .chain([Expression::Goto(drops::chain(DropReason::EtherType))]);
     let unspecified = [
         Expression::LoadPayload(Payload::EtherType),
         Expression::Compare(Comparison::Equal, IPV6.to_vec()),
@@ -663,19 +771,18 @@ fn unmatched(marks: &Marks) -> Vec<Rule> {
         Expression::InSet(SETTLED.name),
         Expression::Goto(drops::chain(DropReason::SpoofedSource)),
     ];
-    let is_arp = [
-        Expression::LoadPayload(Payload::EtherType),
-        Expression::Compare(Comparison::Equal, ARP.to_vec()),
-    ];
+    let is_arp =
+        [Expression::LoadPayload(Payload::EtherType), Expression::Compare(Comparison::Equal, ARP.to_vec())];
     let taken_arp = is_arp.clone().into_iter().chain([
         Expression::LoadPayload(Payload::ArpSenderAddress),
         Expression::InSet(TAKEN_4.name),
         Expression::Goto(drops::chain(DropReason::SpoofedSource)),
     ]);
-    let new_arp = is_arp.into_iter().chain(at_most(Meta::Length, LONGEST_ARP)).chain([Expression::Accept]);
-    let long_arp = [Expression::LoadPayload(Payload::EtherType), Expression::Compare(Comparison::Equal, ARP.to_vec())]
-        .into_iter()
-        .chain([Expression::Goto(drops::chain(DropReason::NeighbourDiscovery))]);
+    let new_arp = is_arp.into_iter().chain(is_short_arp()).chain([Expression::Accept]);
+    let long_arp =
+        [Expression::LoadPayload(Payload::EtherType), Expression::Compare(Comparison::Equal, ARP.to_vec())]
+            .into_iter()
+            .chain([Expression::Goto(drops::chain(DropReason::NeighbourDiscovery))]);
     let new_port = mark_packet(marks.questions(), marks.new_port()).into_iter().chain([Expression::Accept]);
     vec![
         rule(UNMATCHED, "pass ARP from a bound sender", arp),
@@ -685,7 +792,7 @@ fn unmatched(marks: &Marks) -> Vec<Rule> {
         rule(UNMATCHED, "drop what has another source", settled),
         rule(UNMATCHED, "drop ARP of a new port for another's address", taken_arp),
         rule(UNMATCHED, "pass ARP of a new port", new_arp),
-        rule(UNMATCHED, "drop ARP that is too long", long_arp),
+        rule(UNMATCHED, "drop ARP that means nothing", long_arp),
         rule(UNMATCHED, "let a new port's packet wait", new_port),
     ]
 }
@@ -715,15 +822,21 @@ fn exempt() -> Vec<Rule> {
 /// IPv6 from ::, as a host speaks that has no address yet (RFC 4862, RFC 3810): solicitations for an address that is its own, and
 /// reports of listeners. A port that is new waits with all else.
 fn unspecified() -> Vec<Rule> {
-    let own = is_neighbour_discovery(135, 135).into_iter().chain(at_most(Meta::Length, LONGEST_NEIGHBOUR_DISCOVERY)).chain([
-        Expression::LoadPart(Part::Meta(Meta::Iif), 0),
-        Expression::LoadPart(Part::Payload(Payload::NeighbourTarget), 1),
-        Expression::InSet(OWN_6.name),
-        Expression::Accept,
-    ]);
-    let solicitation =
-        is_neighbour_discovery(133, 133).into_iter().chain(at_most(Meta::Length, LONGEST_NEIGHBOUR_DISCOVERY)).chain([Expression::Accept]);
-    let listener = |from, to| is_icmpv6(from, to).into_iter().chain(is_multicast6()).chain([Expression::Accept]);
+    let own = is_neighbour_discovery(135, 135)
+        .into_iter()
+        .chain(at_most(Meta::Length, LONGEST_NEIGHBOUR_DISCOVERY))
+        .chain([
+            Expression::LoadPart(Part::Meta(Meta::Iif), 0),
+            Expression::LoadPart(Part::Payload(Payload::NeighbourTarget), 1),
+            Expression::InSet(OWN_6.name),
+            Expression::Accept,
+        ]);
+    let solicitation = is_neighbour_discovery(133, 133)
+        .into_iter()
+        .chain(at_most(Meta::Length, LONGEST_NEIGHBOUR_DISCOVERY))
+        .chain([Expression::Accept]);
+    let listener =
+        |from, to| is_icmpv6(from, to).into_iter().chain(is_multicast6()).chain([Expression::Accept]);
     vec![
         rule(UNSPECIFIED, "pass detection of duplicates", own),
         rule(UNSPECIFIED, "pass router solicitations", solicitation),

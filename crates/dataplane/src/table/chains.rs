@@ -105,7 +105,16 @@ pub(super) fn prerouting() -> (&'static str, Hook) {
 
 /// Names of the chains that have no hook: others jump to them.
 pub(super) fn plain_chains() -> impl Iterator<Item = &'static str> {
-    memory::CHAINS.into_iter().chain([FREE, ASK, QUEUE, UNPROVEN, ALLOWED, ALLOWED_LOCAL, RECHECK, RECHECK_LOCAL])
+    memory::CHAINS.into_iter().chain([
+        FREE,
+        ASK,
+        QUEUE,
+        UNPROVEN,
+        ALLOWED,
+        ALLOWED_LOCAL,
+        RECHECK,
+        RECHECK_LOCAL,
+    ])
 }
 
 /// All rules, chain by chain; with those of the window in which changing pods are judged again, or without.
@@ -324,7 +333,9 @@ impl Chains<'_> {
             vec![Expression::LoadMeta(Meta::Transport), Expression::InSet(origin::OVERLAY_PROTOCOLS.name)],
         ];
         let mut rules = Vec::new();
-        for (family, transport) in FAMILIES.iter().flat_map(|family| transports.iter().map(move |t| (family, t))) {
+        for (family, transport) in
+            FAMILIES.iter().flat_map(|family| transports.iter().map(move |t| (family, t)))
+        {
             let load = |address| Expression::LoadPayload((family.payload)(address));
             let from_pod = family.is_it().into_iter().chain(transport.clone()).chain([
                 load(Address::Source),
@@ -373,7 +384,13 @@ impl Chains<'_> {
         for family in &FAMILIES {
             for address in [Address::Source, Address::Destination] {
                 for open in [family.open_egress, family.open_ingress] {
-                    rules.push(self.ask_rule(UNPROVEN, "ask about a pod that is isolated", family, address, open));
+                    rules.push(self.ask_rule(
+                        UNPROVEN,
+                        "ask about a pod that is isolated",
+                        family,
+                        address,
+                        open,
+                    ));
                 }
             }
         }

@@ -2,27 +2,50 @@
 
 use std::time::Duration;
 
-use super::chains::rule;
-use crate::drops::{DROP_PREFIX, DropCounts, DropReason};
+use super::bridge::{address_of, index_of};
+use super::chains::{FAMILIES, Family, rule};
+use crate::drops::{DROP_PREFIX, DropCounts, DropPlace, DropReason};
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::TableId;
 use crate::nft::batch::Batch;
-use crate::nft::expression::{Expression, Log, Meta, Part};
+use crate::nft::expression::{Address, Expression, Log, Meta, Part};
 use crate::nft::rule::Rule;
 use crate::nft::set::{Carries, KeyPart, Set};
 use crate::packet::COPY_RANGE;
-use crate::ports::InterfaceIndex;
 
 /// How often an example is logged of each reason and interface.
 const AN_EXAMPLE_EVERY: Duration = Duration::from_secs(1);
 
-/// Interfaces times reasons; past that packets are dropped uncounted.
+/// Senders times reasons; past that packets are dropped uncounted.
 const MOST: u32 = 16_384;
 
-/// What was dropped, by interface and reason.
-const DROPPED: &str = "dropped";
-/// Of what an example was logged within the last second.
-const LOGGED: &str = "logged";
+/// Counts packets, and remembers of which an example was logged within the last second.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Counter {
+    counts: &'static str,
+    logged: &'static str,
+    key: &'static [KeyPart],
+    /// Between the first number of a table's sets and that of its own.
+    id: u32,
+}
+
+/// By the interface where they entered.
+const BY_INTERFACE: Counter =
+    Counter { counts: "dropped", logged: "logged", key: &[KeyPart::Number, KeyPart::Interface], id: 0 };
+/// By their IPv4 source.
+const BY_SOURCE_4: Counter = Counter {
+    counts: "dropped-from4",
+    logged: "logged-from4",
+    key: &[KeyPart::Number, KeyPart::Ipv4],
+    id: 2,
+};
+/// By their IPv6 source.
+const BY_SOURCE_6: Counter = Counter {
+    counts: "dropped-from6",
+    logged: "logged-from6",
+    key: &[KeyPart::Number, KeyPart::Ipv6],
+    id: 4,
+};
 
 /// The chain that drops for a reason.
 pub(super) fn chain(reason: DropReason) -> &'static str {
@@ -46,7 +69,7 @@ pub(super) fn chain(reason: DropReason) -> &'static str {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Drops {
     table: TableId,
-    /// The first of two numbers for its sets.
+    /// The first of six numbers for its sets.
     first_id: u32,
     reasons: &'static [DropReason],
 }
@@ -56,14 +79,19 @@ impl Drops {
         Self { table, first_id, reasons }
     }
 
-    fn counters(&self) -> Set {
-        let key = &[KeyPart::Interface, KeyPart::Number];
-        let (table, id) = (self.table, self.first_id);
-        Set { table, name: DROPPED, id, key, carries: Carries::Counters, size: Some(MOST) }
+    fn sets(&self, counter: Counter) -> [Set; 2] {
+        let Counter { counts: name, logged, key, id } = counter;
+        let (table, id) = (self.table, self.first_id + id);
+        let counts = Set { table, name, id, key, carries: Carries::Counters, size: Some(MOST) };
+        [counts, Set { name: logged, id: id + 1, carries: Carries::Timeouts, ..counts }]
     }
 
-    fn logged(&self) -> Set {
-        Set { name: LOGGED, id: self.first_id + 1, carries: Carries::Timeouts, ..self.counters() }
+    /// What its reasons need.
+    fn counters(&self) -> Vec<Counter> {
+        let by_source = self.reasons.iter().any(|reason| reason.is_by_source());
+        let mut counters = vec![BY_INTERFACE];
+        counters.extend([BY_SOURCE_4, BY_SOURCE_6].into_iter().filter(|_| by_source));
+        counters
     }
 
     /// Its chains.
@@ -73,8 +101,8 @@ impl Drops {
 
     /// Creates its sets where they don't exist.
     pub(super) fn create(&self, batch: &mut Batch) {
-        self.counters().create(batch);
-        self.logged().create(batch);
+        let sets = self.counters().into_iter().flat_map(|counter| self.sets(counter));
+        sets.for_each(|set| set.create(batch));
     }
 
     /// The rules of its chains; examples go to `log_group`, if there is one.
@@ -84,31 +112,52 @@ impl Drops {
 
     /// What was dropped since the table was created.
     pub(super) fn read(&self, socket: &mut Socket) -> Result<DropCounts, NetlinkError> {
-        let elements = self.counters().read(socket)?;
-        let parsed = elements.into_iter().filter_map(|(key, packets)| {
-            let word = |at: usize| Some(u32::from_ne_bytes(key.get(at..at + 4)?.try_into().ok()?));
-            let reason = DropReason::ALL.get(word(4)? as usize)?;
-            Some(((InterfaceIndex(word(0)?), *reason), packets))
-        });
-        Ok(parsed.collect())
+        let mut counts = DropCounts::new();
+        for counter in self.counters() {
+            let [set, _] = self.sets(counter);
+            for (key, packets) in set.read(socket)? {
+                let reason = key.first_chunk().map(|number| u32::from_ne_bytes(*number) as usize);
+                let reason = reason.and_then(|number| DropReason::ALL.get(number));
+                let place = key.get(4..).and_then(|place| match counter {
+                    BY_INTERFACE => Some(DropPlace::Interface(index_of(place)?)),
+                    _ => Some(DropPlace::Source(address_of(place)?)),
+                });
+                counts.extend(place.zip(reason).map(|(place, reason)| ((place, *reason), packets)));
+            }
+        }
+        Ok(counts)
     }
 }
 
 fn rules(reason: DropReason, log_group: Option<u16>) -> Vec<Rule> {
     let name = chain(reason);
-    let key = [
-        Expression::LoadPart(Part::Meta(Meta::Iif), 0),
-        Expression::LoadPart(Part::Number(reason.number()), 1),
-    ];
-    let mut rules = vec![rule(name, "count", key.clone().into_iter().chain([Expression::CountInSet(DROPPED)]))];
-    if let Some(group) = log_group {
-        let log = Log { group, prefix: format!("{DROP_PREFIX}{}", reason.code()), length: COPY_RANGE as u32 };
-        let example = key.into_iter().chain([
-            Expression::NotInSet(LOGGED),
-            Expression::AddToSet(LOGGED, AN_EXAMPLE_EVERY),
-            Expression::Log(log),
-        ]);
-        rules.push(rule(name, "log an example", example));
+    let number = Expression::LoadPart(Part::Number(reason.number()), 0);
+    let by = |counter, family: Option<&Family>| {
+        let place = match family {
+            Some(family) => Part::Payload((family.payload)(Address::Source)),
+            None => Part::Meta(Meta::Iif),
+        };
+        let mut key: Vec<Expression> = family.into_iter().flat_map(|family| family.is_it()).collect();
+        key.extend([number.clone(), Expression::LoadPart(place, 1)]);
+        (counter, key)
+    };
+    let [v4, v6] = &FAMILIES;
+    let counters = match reason.is_by_source() {
+        true => vec![by(BY_SOURCE_4, Some(v4)), by(BY_SOURCE_6, Some(v6))],
+        false => vec![by(BY_INTERFACE, None)],
+    };
+    let mut rules = Vec::new();
+    for (Counter { counts, logged, .. }, key) in counters {
+        rules.push(rule(name, "count", key.iter().cloned().chain([Expression::CountInSet(counts)])));
+        if let Some(group) = log_group {
+            let prefix = format!("{DROP_PREFIX}{}", reason.code());
+            let example = key.into_iter().chain([
+                Expression::NotInSet(logged),
+                Expression::AddToSet(logged, AN_EXAMPLE_EVERY),
+                Expression::Log(Log { group, prefix, length: COPY_RANGE as u32 }),
+            ]);
+            rules.push(rule(name, "log an example", example));
+        }
     }
     rules.push(rule(name, "drop", [Expression::Drop]));
     rules

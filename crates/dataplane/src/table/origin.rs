@@ -88,9 +88,25 @@ const BEHIND_4: Set = set("behind4", 214, &[KeyPart::Interface, KeyPart::Ipv4], 
 /// Routed port and IPv6 address behind it.
 const BEHIND_6: Set = set("behind6", 215, &[KeyPart::Interface, KeyPart::Ipv6], Carries::Keys);
 const SETS: [Set; 15] = [
-    BEHIND_4, BEHIND_6, SOURCES_4, SOURCES_6, SETTLED, EXEMPT, OTHER_PORTS, OWN_4, OWN_6, TAKEN_4, TAKEN_6, NODES_4, NODES_6,
-    OVERLAY_PORTS, OVERLAY_PROTOCOLS,
+    BEHIND_4,
+    BEHIND_6,
+    SOURCES_4,
+    SOURCES_6,
+    SETTLED,
+    EXEMPT,
+    OTHER_PORTS,
+    OWN_4,
+    OWN_6,
+    TAKEN_4,
+    TAKEN_6,
+    NODES_4,
+    NODES_6,
+    OVERLAY_PORTS,
+    OVERLAY_PROTOCOLS,
 ];
+
+/// See [`super::bridge`].
+const LONGEST_NEIGHBOUR_DISCOVERY: u32 = 40 + 24 + 2 * 8;
 
 /// Where packets may come from and go to, by port.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -115,7 +131,8 @@ impl Origins {
                 mac: (port.attachment == Attachment::Bridged).then_some(port.mac),
                 addresses: port.addresses.clone(),
                 is_settled: port.is_settled,
-                isolates_egress: pods.peek().is_none() || !pods.all(|address| policy.is_open_for_egress(address)),
+                isolates_egress: pods.peek().is_none()
+                    || !pods.all(|address| policy.is_open_for_egress(address)),
             }
         };
         self.bindings.ports.iter().map(|(index, port)| (*index, state(port))).collect()
@@ -172,7 +189,8 @@ impl OriginContents {
                 contents.put_address((TAKEN_4, TAKEN_6), *address);
                 if port.attachment == Attachment::Routed {
                     let set = if address.is_ipv4() { SOURCES_4 } else { SOURCES_6 };
-                    let verdict = if is_open { ElementVerdict::Accept } else { ElementVerdict::Goto(FROM_ISOLATED) };
+                    let verdict =
+                        if is_open { ElementVerdict::Accept } else { ElementVerdict::Goto(FROM_ISOLATED) };
                     let key = Key::default().with(&index).address(*address).bytes();
                     contents.put(if address.is_ipv4() { BEHIND_4 } else { BEHIND_6 }, key.clone());
                     contents.0.entry(set.name).or_default().insert(key, Some(verdict));
@@ -252,7 +270,11 @@ pub(super) fn create_sets(batch: &mut Batch) {
 }
 
 /// The rule in front of all: the bridge table has looked at what comes from the pods' bridges. Written again when these change.
-pub(super) fn first_rules(pod_bridges: &BTreeSet<InterfaceIndex>, marks: &Marks, has_bridge_table: bool) -> Vec<Rule> {
+pub(super) fn first_rules(
+    pod_bridges: &BTreeSet<InterfaceIndex>,
+    marks: &Marks,
+    has_bridge_table: bool,
+) -> Vec<Rule> {
     let mut rules = Vec::new();
     let is_new = |comparison| {
         [
@@ -325,7 +347,8 @@ fn icmpv6_of(from: u8, to: u8) -> Vec<Expression> {
 
 fn from_port() -> Vec<Rule> {
     let to = |reason| [Expression::Goto(drops::chain(reason))];
-    let in_set = |set: Set, then: Expression| [Expression::LoadMeta(Meta::Iif), Expression::InSet(set.name), then];
+    let in_set =
+        |set: Set, then: Expression| [Expression::LoadMeta(Meta::Iif), Expression::InSet(set.name), then];
     let source = |number, address, set: Set| {
         family(number).into_iter().chain(port_key(address)).chain([Expression::VerdictOf(set.name)])
     };
@@ -420,7 +443,9 @@ fn from_elsewhere() -> Vec<Rule> {
         rules.push(rule(chain, name, own(libc::NFPROTO_IPV4, Payload::V4(Address::Source), OWN_4)));
         rules.push(rule(chain, name, own(libc::NFPROTO_IPV6, Payload::V6(Address::Source), OWN_6)));
     }
-    let of_pods = FAMILIES.iter().map(|family| rule(FROM_ELSEWHERE, "drop what has a local pod's address", pods(family)));
+    let of_pods = FAMILIES
+        .iter()
+        .map(|family| rule(FROM_ELSEWHERE, "drop what has a local pod's address", pods(family)));
     rules.extend(of_pods);
     rules
 }
@@ -447,7 +472,11 @@ fn icmp_errors() -> Vec<Rule> {
     }
     let own = icmpv6_of(1, 4).into_iter().chain(quotes(Payload::QuotedV6Destination, BEHIND_6));
     rules.push(rule(ICMP, leave, own));
-    rules.push(rule(ICMP, "drop other errors", icmpv6_of(1, 4).into_iter().chain(to(DropReason::SpoofedSource))));
+    rules.push(rule(
+        ICMP,
+        "drop other errors",
+        icmpv6_of(1, 4).into_iter().chain(to(DropReason::SpoofedSource)),
+    ));
     rules
 }
 
@@ -469,9 +498,19 @@ fn from_isolated() -> Vec<Rule> {
     let discovery = icmpv6_of(133, 136).into_iter().chain([
         Expression::LoadPayload(Payload::HopLimit),
         Expression::Compare(Comparison::Equal, vec![255]),
+        Expression::LoadMeta(Meta::Length),
+        Expression::ToNetworkOrder,
+        Expression::Compare(Comparison::AtMost, LONGEST_NEIGHBOUR_DISCOVERY.to_be_bytes().to_vec()),
         Expression::Accept,
     ]);
     let listener = icmpv6_of(143, 143).into_iter().chain([Expression::Accept]);
+    // From a link-local source it could not be evaluated.
+    let from_link_local = family(libc::NFPROTO_IPV6).into_iter().chain([
+        Expression::LoadPayload(Payload::V6SourceStart),
+        Expression::Compare(Comparison::AtLeast, vec![0xfe, 0x80]),
+        Expression::Compare(Comparison::AtMost, vec![0xfe, 0xbf]),
+        Expression::Goto(drops::chain(DropReason::IsolatedScope)),
+    ]);
     let one_place6 = start(libc::NFPROTO_IPV6, Payload::V6DestinationStart, vec![0xfe, 0x7f]);
     vec![
         rule(
@@ -479,10 +518,11 @@ fn from_isolated() -> Vec<Rule> {
             "pass what goes to one place",
             start(libc::NFPROTO_IPV4, Payload::V4DestinationStart, vec![223]),
         ),
-        rule(FROM_ISOLATED, "pass what goes to one place", one_place6),
         rule(FROM_ISOLATED, "pass IGMP", igmp),
         rule(FROM_ISOLATED, "pass neighbour discovery", discovery),
         rule(FROM_ISOLATED, "pass reports of multicast listeners", listener),
+        rule(FROM_ISOLATED, "drop what comes from a link-local address", from_link_local),
+        rule(FROM_ISOLATED, "pass what goes to one place", one_place6),
         rule(FROM_ISOLATED, "drop multicast, broadcast and link-local", drop()),
     ]
 }

@@ -96,6 +96,6 @@ pub fn pod(name: &str, addresses: &[&str]) -> Pod {
         node: Some("node-a".into()),
         host_network: false,
         created: 0,
-            uid: Default::default(),
+        uid: Default::default(),
     }
 }

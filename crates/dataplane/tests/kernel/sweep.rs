@@ -83,7 +83,9 @@ fn the_pod_behind_a_service_is_judged_and_not_the_service() {
         ]);
         let (_, snapshot) = shop::open(&[5000]);
         let mut conntrack = Conntrack::open().unwrap();
-        sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), &Scope::default()).unwrap().report;
+        sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), &Scope::default())
+            .unwrap()
+            .report;
         assert_eq!(marks_by_port(), BTreeMap::from([(1, 0), (2, REVOKED), (3, REVOKED)]));
     });
 }
@@ -104,7 +106,8 @@ fn the_nodes_own_connections_are_never_revoked() {
         let (_, snapshot) = shop::open(&[5000]);
         let local = LocalAddresses::read().unwrap();
         let mut conntrack = Conntrack::open().unwrap();
-        let report = sweep(&mut conntrack, &snapshot, &Marks::default(), &local, &Scope::default()).unwrap().report;
+        let report =
+            sweep(&mut conntrack, &snapshot, &Marks::default(), &local, &Scope::default()).unwrap().report;
         assert_eq!((report.revoked, report.restored, report.unknown), (1, 1, 0));
         assert_eq!(marks_by_port(), BTreeMap::from([(1, 0), (2, 0), (3, 0), (4, 0), (5, REVOKED)]));
     });
@@ -122,8 +125,15 @@ fn connections_of_pods_not_known_any_more_are_a_question_again() {
         ]);
         let (_, snapshot) = shop::open(&[5000]);
         let mut conntrack = Conntrack::open().unwrap();
-        let report =
-            sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), &Scope::default()).unwrap().report;
+        let report = sweep(
+            &mut conntrack,
+            &snapshot,
+            &Marks::default(),
+            &LocalAddresses::default(),
+            &Scope::default(),
+        )
+        .unwrap()
+        .report;
         assert_eq!((report.judged, report.unknown, report.revoked), (4, 3, 1));
         assert_eq!(marks_by_port(), BTreeMap::from([(1, FOREIGN), (2, 0), (3, REVOKED), (4, REVOKED)]));
     });
@@ -135,8 +145,15 @@ fn connections_between_others_are_not_touched() {
         make([Made::udp(("192.0.2.9", 1), ("198.51.100.7", 80)).tcp().marked(FOREIGN)]);
         let (_, snapshot) = shop::open(&[5000]);
         let mut conntrack = Conntrack::open().unwrap();
-        let report =
-            sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), &Scope::default()).unwrap().report;
+        let report = sweep(
+            &mut conntrack,
+            &snapshot,
+            &Marks::default(),
+            &LocalAddresses::default(),
+            &Scope::default(),
+        )
+        .unwrap()
+        .report;
         assert_eq!(untimed(report), SweepReport { entries: 1, ..Default::default() });
         assert_eq!(marks_by_port(), BTreeMap::from([(1, FOREIGN)]));
     });
@@ -161,11 +178,12 @@ fn in_a_large_table_the_connections_of_changed_pods_alone_are_read_and_none_of_t
         let (_, snapshot) = shop::open(&[5000]);
         let mut conntrack = Conntrack::open().unwrap();
         let db = BTreeSet::from([DB, "fd09::2"].map(|address| address.parse().unwrap()));
-        let mut sweep =
-            |of: Option<&BTreeSet<IpAddr>>| {
-                let scope = Scope { of: of.cloned(), ..Scope::default() };
-                sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), &scope).unwrap().report
-            };
+        let mut sweep = |of: Option<&BTreeSet<IpAddr>>| {
+            let scope = Scope { of: of.cloned(), ..Scope::default() };
+            sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), &scope)
+                .unwrap()
+                .report
+        };
 
         let report = sweep(Some(&db));
         let expected = SweepReport { entries: 7, judged: 7, revoked: 5, restored: 1, ..Default::default() };

@@ -90,7 +90,7 @@ impl Agent {
                 node: Some("node-a".into()),
                 host_network: false,
                 created: 0,
-            uid: Default::default(),
+                uid: Default::default(),
             }),
             policy(&[53, 7000]),
         ]);

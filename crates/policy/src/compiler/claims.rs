@@ -5,7 +5,6 @@ use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 
 use crate::inventory::{Node, Pod};
@@ -150,20 +149,9 @@ fn addresses_of(pod: &Pod) -> Vec<AddressKey> {
     if pod.host_network { Vec::new() } else { keys(pod.addresses.iter().copied()) }
 }
 
-/// The addresses that a node reports, and those that it has in its pod CIDRs though it does not report them: Flannel gives
-/// the network address to `flannel.1` and the first after it to the bridge.
+/// The addresses that a node reports, and those that it has in its pod CIDRs though it does not report them.
 fn own_addresses(node: &Node) -> (Vec<AddressKey>, Vec<AddressKey>) {
-    let implied = node.pod_cidrs.iter().filter(|_| !node.has_all_addresses).flat_map(first_addresses);
-    (keys(node.addresses.iter().copied()), keys(implied))
-}
-
-fn first_addresses(cidr: &IpNet) -> impl Iterator<Item = IpAddr> + use<> {
-    let cidr = cidr.trunc();
-    let next = match cidr.network() {
-        IpAddr::V4(network) => u32::from(network).checked_add(1).map(|next| IpAddr::V4(next.into())),
-        IpAddr::V6(network) => u128::from(network).checked_add(1).map(|next| IpAddr::V6(next.into())),
-    };
-    [Some(cidr.network()), next].into_iter().flatten().filter(move |address| cidr.contains(address))
+    (keys(node.addresses.iter().copied()), keys(node.implied_addresses()))
 }
 
 fn keys(addresses: impl Iterator<Item = IpAddr>) -> Vec<AddressKey> {
