@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use cluster::CniPorts;
 use dataplane::drops::{DropCounts, DropSample};
-use dataplane::ports::{Bindings, InterfaceIndex, Interfaces, Overlay, Owners, PortState};
+use dataplane::ports::{
+    Bindings, InterfaceIndex, Interfaces, Overlay, Owners, PortState, set_link_local_learning,
+};
 use dataplane::sweep::OverlayFlows;
 use dataplane::table::Origins;
 use ipnet::IpNet;
@@ -79,6 +81,8 @@ pub struct OriginTracker {
     cni: CniPorts,
     bindings: Bindings,
     states: BTreeMap<InterfaceIndex, PortState>,
+    /// Bridges that learn from no frame that meets no hook.
+    taught: BTreeSet<InterfaceIndex>,
     /// What rules dropped, by port, until it is recorded.
     pub ledger: DropLedger,
 }
@@ -92,6 +96,7 @@ impl OriginTracker {
             cni: CniPorts::default(),
             bindings: Bindings::default(),
             states: BTreeMap::new(),
+            taught: BTreeSet::new(),
             ledger: DropLedger::default(),
         }
     }
@@ -137,6 +142,12 @@ impl OriginTracker {
                 "two ports claim one address: the first one has it"
             );
         }
+        for bridge in next.pod_bridges.difference(&self.taught) {
+            if let Err(error) = set_link_local_learning(*bridge, false) {
+                tracing::warn!(%bridge, %error, "a pod can draw another pod's packets to itself, where they are dropped");
+            }
+        }
+        self.taught.clone_from(&next.pod_bridges);
         self.bindings = next;
         let nodes = inventory.nodes.values().flat_map(Node::own_addresses);
         let origins = Origins {

@@ -17,6 +17,7 @@
 mod bindings;
 mod check;
 mod interfaces;
+mod learning;
 mod monitor;
 mod queue;
 
@@ -26,6 +27,7 @@ pub(crate) use bindings::is_link_local;
 pub use bindings::{Bindings, Conflict, Owners, Port};
 pub use check::PortState;
 pub use interfaces::{Interface, Interfaces, InterfacesError, read_interfaces};
+pub use learning::set_link_local_learning;
 pub use monitor::Monitor;
 pub use queue::{PortQueue, PortQueueConfig, PortQueueCounters};
 

@@ -466,7 +466,7 @@ impl Table {
         Err(TableError::Unquiet)
     }
 
-    /// Replaces the rules of all chains but `queue`, which is always the same: to write an xtables target takes the kernel a grace
+    /// Replaces the rules of all chains but `enqueue`, which is always the same: to write an xtables target takes the kernel a grace
     /// period of RCU if a batch has just deleted something (`nft_target_init`).
     fn rewrite(&self, memory: &Memory, window: bool, batch: &mut Batch) {
         let hooked = chains::chains(self.config.judge_dns).into_iter().map(|(name, _)| name);

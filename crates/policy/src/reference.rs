@@ -46,6 +46,19 @@ impl Expected {
     }
 }
 
+/// The verdict on a packet that does not show which end opened its connection: it passes only if BOTH packets that could have opened
+/// it would (semantics 34).
+pub fn verdict_unproven(
+    inventory: &Inventory,
+    scope: &Scope,
+    when_unsure: Verdict,
+    packet: &Packet,
+) -> Verdict {
+    let ways = [*packet, packet.reversed()];
+    let verdict = |packet| judge(inventory, scope, when_unsure, packet, Directions::Both).verdict();
+    if ways.iter().all(|packet| verdict(packet) == Verdict::Allow) { Verdict::Allow } else { Verdict::Deny }
+}
+
 /// Judges a packet.
 pub fn judge(
     inventory: &Inventory,

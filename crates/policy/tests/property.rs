@@ -124,6 +124,10 @@ fn compiled_equals_reference() {
                     prop_assert_eq!(&found, &expected, "{:?}: {}", scope, packet_in_words(packet));
                     let found = common::engine(&anew, packet, directions);
                     prop_assert_eq!(&found, &expected, "anew, {:?}: {}", scope, packet_in_words(packet));
+                    let unproven = snapshot.evaluate_unproven(packet, Directions::Both);
+                    let expected_unproven =
+                        reference::verdict_unproven(inventory, &scope, world.when_unsure, packet);
+                    prop_assert_eq!(unproven.verdict(), expected_unproven, "{}", packet_in_words(packet));
                     compared.set(compared.get() + 1);
                     if scope != Scope::Cluster {
                         // Whoever is not touched keeps its verdicts.
@@ -245,14 +249,15 @@ fn pod() -> impl Strategy<Value = Pod> {
 }
 
 fn node() -> impl Strategy<Value = Node> {
-    (0..2_usize, prop::bool::weighted(0.9), prop::bool::weighted(0.9)).prop_map(|(which, v4, v6)| {
+    let flag = prop::bool::weighted;
+    (0..2_usize, flag(0.9), flag(0.9), flag(0.3)).prop_map(|(which, v4, v6, has_all_addresses)| {
         let number = which + 1;
         let v4 = v4.then(|| format!("10.244.{number}.0/24"));
         let v6 = v6.then(|| format!("fd00:{number}::/64"));
         Node {
             name: NODES[which].into(),
             addresses: vec![format!("192.168.0.{number}").parse().unwrap()],
-            has_all_addresses: false,
+            has_all_addresses,
             pod_cidrs: [v4, v6].into_iter().flatten().map(|cidr| cidr.parse().unwrap()).collect(),
         }
     })

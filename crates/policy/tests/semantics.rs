@@ -5,6 +5,7 @@ mod common;
 
 use common::build::*;
 use common::told::*;
+use policy::Reason;
 use policy::{
     Action, Change, Directions, Packet, Peer, PortNumbers, Protocol, Scope, Selector, Tier, Verdict,
 };
@@ -407,6 +408,29 @@ fn s25_only_rules_without_ports_match_icmp() {
         [v6(), network_policy("web/p", "").ingress(rule().pods("", "")).into()],
         &[(raw(B, A, Protocol::ICMP), "allow not-isolated | allow rule web/p[0]")],
     );
+}
+
+#[test]
+fn s34_a_packet_in_mid_stream_passes_only_if_either_end_may_have_opened_the_connection() {
+    let from_b = || network_policy("web/p", "app=a").ingress(rule().pods("", "app=b")).into();
+    let evaluated = |changes: Vec<Change>, packet| {
+        let (_, snapshot) = common::compile(Scope::Cluster, Verdict::Deny, &changes);
+        snapshot.evaluate_unproven(&packet, Directions::Both)
+    };
+    let pods = || vec![pod("web/a").labels("app=a").at(A).into(), pod("web/b").labels("app=b").at(B).into()];
+    let (request, answer) = (tcp(B, A, 80), tcp(A, B, 40_000));
+    // B may open connections to A; nothing isolates B.
+    let open: Vec<Change> = pods().into_iter().chain([from_b()]).collect();
+    assert_eq!(evaluated(open.clone(), request).verdict(), Verdict::Allow);
+    assert_eq!(evaluated(open, answer).verdict(), Verdict::Allow);
+    // A may not open connections to B: neither may revive one that A has opened.
+    let isolated = network_policy("web/q", "app=b").ingress(rule().pods("", "app=c")).into();
+    let shut: Vec<Change> = pods().into_iter().chain([from_b(), isolated]).collect();
+    for packet in [request, answer] {
+        let decision = evaluated(shut.clone(), packet);
+        assert_eq!(decision.verdict(), Verdict::Deny);
+    }
+    assert_eq!(evaluated(shut, request).egress.reason, Reason::Unproven);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use anyhow::bail;
 use clap::Args;
 use dataplane::conntrack::Conntrack;
 use dataplane::marks::{Mark, Marks};
+use dataplane::ports::set_link_local_learning;
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::sweep::clear_marks;
 use dataplane::table::Table;
@@ -65,7 +66,12 @@ impl Cleanup {
             bail!("an agent serves queue {queue}, to which the rules point: end it first, or use --force");
         }
         // The rules first: while they stand, a connection without marks would be judged, and marked, again.
+        let bridges = Table::bindings_in_force()?.pod_bridges;
         let rules_removed = Table::remove()?;
+        for bridge in bridges {
+            // One that is gone learns from nothing.
+            let _ = set_link_local_learning(bridge, true);
+        }
         let connections_cleared = clear_marks(&mut Conntrack::open()?, &marks)?;
         let done = Done { rules_removed, connections_cleared };
         let mut stdout = io::stdout().lock();

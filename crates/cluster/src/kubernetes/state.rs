@@ -35,6 +35,8 @@ pub(super) struct State {
     claims: Vec<Claim>,
     /// Whether they have changed since the last update.
     new_claims: bool,
+    /// What the last update said of interfaces.
+    cni_ports: CniPorts,
     /// Whether `given` must be looked at again.
     unsettled: bool,
     problems: BTreeMap<Key, Vec<Problem>>,
@@ -84,6 +86,7 @@ impl State {
             given: BTreeMap::new(),
             claims: Vec::new(),
             new_claims: false,
+            cni_ports: CniPorts::default(),
             unsettled: false,
             problems: BTreeMap::new(),
             reported: Vec::new(),
@@ -159,7 +162,7 @@ impl State {
             .map(|(version, _, name)| (name, version))
             .collect();
         let is_first = !std::mem::replace(&mut self.begun, true);
-        let cni_ports = std::mem::take(&mut self.new_claims).then(|| self.cni_ports());
+        let cni_ports = self.new_cni_ports();
         let is_news = new_problems || cni_ports.is_some() || !changes.is_empty() || !versions.is_empty();
         (is_first || is_news).then(|| Update {
             changes,
@@ -169,11 +172,19 @@ impl State {
         })
     }
 
-    /// What the CNI cache says of interfaces: of one that several files name, the newest file counts.
-    fn cni_ports(&self) -> CniPorts {
+    /// What the CNI cache says of interfaces, if that differs from the last update: of one that several files name, the newest file
+    /// counts.
+    fn new_cni_ports(&mut self) -> Option<CniPorts> {
+        if !std::mem::take(&mut self.new_claims) {
+            return None;
+        }
         let claims = self.claims.iter();
         let named = claims.filter_map(|claim| Some((claim.host_interface.clone()?, claim.addresses.clone())));
-        Arc::new(named.collect())
+        let ports = CniPorts::new(named.collect());
+        (ports != self.cni_ports).then(|| {
+            self.cni_ports = Arc::clone(&ports);
+            ports
+        })
     }
 
     /// The objects that were not understood since this was last asked.

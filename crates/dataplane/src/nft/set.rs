@@ -18,6 +18,10 @@ use crate::netlink::{self, AttributeReader, Attributes, Header, Messages, Netlin
 /// Elements in one message: a list is an attribute, and an attribute ends at 64 KiB. An element takes at most some 120 bytes.
 const ELEMENTS_A_MESSAGE: usize = 400;
 
+/// `NFTNL_UDATA_SET_KEYBYTEORDER` and nft's `BYTEORDER_HOST_ENDIAN`.
+const KEY_BYTE_ORDER: u8 = 0;
+const HOST_ORDER: u32 = 1;
+
 /// A part of a key, with the number by which `nft` names its type (`enum datatypes`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum KeyPart {
@@ -57,13 +61,13 @@ impl KeyPart {
         }
     }
 
-    /// Bytes in a key, whole words.
+    /// Its bytes. Among several parts of a key it is filled up to whole words.
     fn length(self) -> u32 {
         match self {
+            Self::Protocol => 1,
+            Self::EtherType | Self::Port => 2,
             Self::Interface | Self::Ipv4 | Self::Number => 4,
-            // Filled up to a word.
-            Self::EtherType | Self::Protocol | Self::Port => 4,
-            Self::Mac => 8,
+            Self::Mac => 6,
             Self::Ipv6 | Self::InterfaceName => 16,
         }
     }
@@ -111,7 +115,7 @@ pub(crate) enum ElementVerdict {
 /// Elements: keys, and the verdict of each where the set is a map.
 pub(crate) type Elements = BTreeMap<Vec<u8>, Option<ElementVerdict>>;
 
-/// Puts a key together from its parts, each filled up to whole words.
+/// Puts a key together from several parts, each filled up to whole words.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Key(Vec<u8>);
 
@@ -140,9 +144,12 @@ impl Key {
 }
 
 impl Set {
-    /// The length of a key in bytes.
+    /// The length of a key in bytes: that of its one part, or of all, each filled up.
     pub(crate) fn key_length(&self) -> usize {
-        self.key.iter().map(|part| part.length() as usize).sum()
+        match self.key {
+            [part] => part.length() as usize,
+            parts => parts.iter().map(|part| part.length().next_multiple_of(4) as usize).sum(),
+        }
     }
 
     /// Creates it where it doesn't exist.
@@ -164,6 +171,11 @@ impl Set {
                 .be32(sys::NFTA_SET_KEY_LEN, self.key_length() as u32);
             if self.carries == Carries::Verdicts {
                 set.be32(sys::NFTA_SET_DATA_TYPE, sys::NFT_DATA_VERDICT);
+            }
+            if let [KeyPart::Interface | KeyPart::InterfaceName | KeyPart::Number] = self.key {
+                // For `nft list`, which takes numbers for big-endian ones otherwise.
+                let byte_order = [&[KEY_BYTE_ORDER, 4][..], &HOST_ORDER.to_ne_bytes()].concat();
+                set.bytes(sys::NFTA_SET_USERDATA, &byte_order);
             }
             if let Some(size) = self.size {
                 set.nested(sys::NFTA_SET_DESC, |desc| {

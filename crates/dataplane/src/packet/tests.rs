@@ -93,7 +93,19 @@ proptest! {
         builder.write(&mut bytes, &vec![0x5a; size]).unwrap();
         let mut expected = Packet::new(source.into(), destination.into(), Protocol::TCP).to_port(to);
         expected.source_port = Some(from);
+        // Without a flag it begins nothing.
+        expected.is_mid_stream = true;
         prop_assert_eq!(parse(&bytes[..bytes.len().min(COPY_RANGE)]), Ok(expected));
+    }
+
+    #[test]
+    fn only_syn_alone_begins_a_connection(flags: u8) {
+        let mut bytes = Vec::new();
+        PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 9).tcp(1, 2, 3, 4).write(&mut bytes, b"x").unwrap();
+        bytes[20 + 13] = flags;
+        // FIN, SYN, RST, PSH, ACK, URG and two of congestion control (RFC 9293).
+        let begins = flags & 0b0001_0111 == 0b0000_0010;
+        prop_assert_eq!(parse(&bytes).map(|packet| packet.is_mid_stream), Ok(!begins));
     }
 
     #[test]

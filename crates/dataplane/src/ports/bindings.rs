@@ -268,3 +268,6 @@ pub(crate) fn is_link_local(address: IpAddr) -> bool {
 fn is_link_local_v6(address: Ipv6Addr) -> bool {
     address.segments()[0] & 0xffc0 == 0xfe80
 }
+
+#[cfg(test)]
+mod tests;

@@ -107,6 +107,17 @@ pub enum Kind {
 }
 
 impl Interface {
+    /// One without addresses; a veth device whose other end is in another namespace.
+    #[cfg(test)]
+    pub(super) fn for_tests(index: u32, name: &str, kind: Kind) -> Self {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        let mut interface = interface(&link).expect("it has a name");
+        (interface.kind, interface.peer_namespace) = (kind, (kind == Kind::Veth).then_some(0));
+        interface
+    }
+
     /// Whether it is one end of a pair.
     pub fn is_veth(&self) -> bool {
         self.kind == Kind::Veth
@@ -171,6 +182,13 @@ impl Interfaces {
         for interface in self.by_index.values_mut() {
             interface.is_settled = interface.addresses_inside.iter().any(|address| !is_link_local(*address));
         }
+    }
+}
+
+#[cfg(test)]
+impl FromIterator<Interface> for Interfaces {
+    fn from_iter<I: IntoIterator<Item = Interface>>(interfaces: I) -> Self {
+        Self { by_index: interfaces.into_iter().map(|interface| (interface.index, interface)).collect() }
     }
 }
 
@@ -345,7 +363,7 @@ impl Rtnetlink {
     }
 
     /// Sends a request and returns its answers.
-    fn ask(
+    pub(super) fn ask(
         &mut self,
         request: RouteNetlinkMessage,
         flags: u16,

@@ -9,7 +9,7 @@
 //!  isolated4, isolated6   of a pod that isolates egress: no multicast, broadcast, link-local
 //!  open4, open6           of a pod that does not
 //!  link-local-...         from a link-local source, likewise: to none but link-local and multicast destinations
-//!  icmp, icmpv6           what errors and neighbour discovery may say
+//!  icmp-errors, icmpv6-messages   what errors and neighbour discovery may say
 //!  unmatched              ARP, unspecified sources, exempt pods; all else is forged, or of a port that is new
 //! ```
 //!
@@ -57,8 +57,8 @@ const OPEN_4: &str = "open4";
 const OPEN_6: &str = "open6";
 const LINK_LOCAL_ISOLATED: &str = "link-local-isolated";
 const LINK_LOCAL_OPEN: &str = "link-local-open";
-const ICMP: &str = "icmp";
-const ICMPV6: &str = "icmpv6";
+const ICMP: &str = "icmp-errors";
+const ICMPV6: &str = "icmpv6-messages";
 const UNMATCHED: &str = "unmatched";
 const EXEMPT: &str = "exempt";
 const UNSPECIFIED: &str = "unspecified";

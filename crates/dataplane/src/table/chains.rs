@@ -8,8 +8,8 @@
 //!
 //!  prerouting    prerouting (raw)           all: where they enter (see `origin`)
 //!
-//!  judge, judge-dns  --goto-->  ask  --goto-->  queue  -->  a worker  --NF_REPEAT-->  the same chain again  --goto-->  allowed
-//!  judge-local       --goto-->  ask  --goto-->  queue  -->  a worker  --NF_REPEAT-->  the same chain again  --goto-->  allowed-local
+//!  judge, judge-dns  --goto-->  ask  --goto-->  enqueue  -->  a worker  --NF_REPEAT-->  the same chain again  --goto-->  allowed
+//!  judge-local       --goto-->  ask  --goto-->  enqueue  -->  a worker  --NF_REPEAT-->  the same chain again  --goto-->  allowed-local
 //!  judge               --goto-->  unproven  a reply of a connection that was not evaluated, TCP in mid-stream: both ends, both directions
 //!  judge, judge-local  --goto-->  free      no verdict is needed
 //! ```
@@ -70,7 +70,7 @@ const JUDGE_DNS: &str = "judge-dns";
 /// Says what is asked about a packet.
 pub(super) const ASK: &str = "ask";
 /// Sends packets to userspace. Its rule is written once and stays.
-pub(super) const QUEUE: &str = "queue";
+pub(super) const QUEUE: &str = "enqueue";
 /// What connection tracking alone says is a reply, and TCP in mid-stream.
 const UNPROVEN: &str = "unproven";
 /// Passes what needs no verdict, and marks its connection, so that its next packets leave at the first rule: between pods that

@@ -17,7 +17,7 @@ const TRIES: usize = 64;
 pub(super) struct InForce {
     /// The number of the ruleset: it changes with every committed batch of anyone in this network namespace.
     pub generation: u32,
-    /// Where chain `queue` sends packets, and how; `None` without table, chain or queue rule.
+    /// Where chain `enqueue` sends packets, and how; `None` without table, chain or queue rule.
     pub queue: Option<(Queue, QueueForm)>,
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn check_holder(socket: &mut Socket) -> Result<(), TableError> {
     }
 }
 
-/// The queue rule of chain `queue`, the only one there is.
+/// The queue rule of chain `enqueue`, the only one there is.
 fn read_queue(socket: &mut Socket) -> Result<Option<(Queue, QueueForm)>, TableError> {
     let mut request = Messages::default();
     let kind = SUBSYSTEM | sys::NFT_MSG_GETRULE as u16;

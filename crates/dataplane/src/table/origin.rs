@@ -87,7 +87,10 @@ pub(super) const OVERLAY_PROTOCOLS: Set = set("overlay-protocols", 213, &[KeyPar
 const BEHIND_4: Set = set("behind4", 214, &[KeyPart::Interface, KeyPart::Ipv4], Carries::Keys);
 /// Routed port and IPv6 address behind it.
 const BEHIND_6: Set = set("behind6", 215, &[KeyPart::Interface, KeyPart::Ipv6], Carries::Keys);
-const SETS: [Set; 15] = [
+/// The pods' bridges: no rule looks there, but whoever takes the table away.
+const POD_BRIDGES: Set = set("pod-bridges", 216, &[KeyPart::Interface], Carries::Keys);
+const SETS: [Set; 16] = [
+    POD_BRIDGES,
     BEHIND_4,
     BEHIND_6,
     SOURCES_4,
@@ -197,6 +200,9 @@ impl OriginContents {
                 }
             }
         }
+        for index in &bindings.pod_bridges {
+            contents.put(POD_BRIDGES, index.0.to_ne_bytes().to_vec());
+        }
         for index in &bindings.other_ports {
             contents.put(OTHER_PORTS, index.0.to_ne_bytes().to_vec());
         }
@@ -209,10 +215,10 @@ impl OriginContents {
         for overlay in bindings.overlays.iter().chain(more_overlays) {
             match overlay {
                 Overlay::Udp(port) => {
-                    contents.put(OVERLAY_PORTS, Key::default().with(&port.to_be_bytes()).bytes())
+                    contents.put(OVERLAY_PORTS, port.to_be_bytes().to_vec());
                 }
                 Overlay::Protocol(protocol) => {
-                    contents.put(OVERLAY_PROTOCOLS, Key::default().with(&[*protocol]).bytes());
+                    contents.put(OVERLAY_PROTOCOLS, vec![*protocol]);
                 }
             }
         }
@@ -245,6 +251,7 @@ impl OriginContents {
 
 /// Adds the bindings of routed ports that the kernel's sets hold now.
 pub(super) fn read_bindings(socket: &mut Socket, bindings: &mut Bindings) -> Result<(), NetlinkError> {
+    bindings.pod_bridges = POD_BRIDGES.read(socket)?.keys().filter_map(|key| bridge::index_of(key)).collect();
     let settled = SETTLED.read(socket)?;
     for set in [SOURCES_4, SOURCES_6] {
         for key in set.read(socket)?.keys() {
@@ -450,7 +457,7 @@ fn from_elsewhere() -> Vec<Rule> {
     rules
 }
 
-/// As the bridge table's chains `icmp` and `icmpv6`: an error of a pod quotes a packet that was sent to it.
+/// As the bridge table's chains `icmp-errors` and `icmpv6-messages`: an error of a pod quotes a packet that was sent to it.
 fn icmp_errors() -> Vec<Rule> {
     let to = |reason| [Expression::Goto(drops::chain(reason))];
     let icmp = |from: u8, to: u8| {

@@ -154,7 +154,7 @@ fn takeover_differs_from_the_first_install_in_the_queue_rule_alone() {
     assert_eq!(first.len(), second.len());
     let differing: Vec<&str> =
         first.iter().zip(&second).filter(|(a, b)| a != b).filter_map(|(a, _)| a.lines().next()).collect();
-    assert_eq!(differing, ["rule of chain ask: ask"]);
+    assert_eq!(differing, ["rule of chain enqueue: ask a worker"]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ fn table() -> BTreeMap<String, u32> {
     conntrack
         .visit(|entry| {
             table.insert(story(&entry.judged()), entry.mark);
-            None
+            None::<MarkChange>
         })
         .unwrap();
     table

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use dataplane::conntrack::Conntrack;
+use dataplane::conntrack::{Conntrack, MarkChange};
 use dataplane::marks::Marks;
 use dataplane::sweep::{LocalAddresses, Scope, SweepReport, clear_marks, sweep};
 use nix::time::{ClockId, clock_gettime};
@@ -14,8 +14,8 @@ use crate::entries::{Made, make};
 use crate::namespace::in_namespace;
 use crate::shop::{self, BRIDGE, DB, NOBODY, OTHER, WEB};
 
-const ACCEPTED: u32 = 0x0100_0000;
-const REVOKED: u32 = 0x0200_0000;
+const ACCEPTED: u32 = 0x1000_0000;
+const REVOKED: u32 = 0x2000_0000;
 /// kube-proxy's.
 const FOREIGN: u32 = 0x4000;
 
@@ -26,7 +26,7 @@ fn marks_by_port() -> BTreeMap<u16, u32> {
     conntrack
         .visit(|entry| {
             marks.insert(entry.original.source_port.unwrap_or_default(), entry.mark);
-            None
+            None::<MarkChange>
         })
         .unwrap();
     marks
@@ -233,7 +233,7 @@ fn a_hundred_thousand_connections_are_all_judged() {
         let all = u64::from(MANY);
         let mut timed = |what: &str, snapshot: &Snapshot| {
             let before = cpu_time();
-            let report = sweep(&mut conntrack, snapshot, &marks, &local, None).unwrap();
+            let report = sweep(&mut conntrack, snapshot, &marks, &local, &Scope::default()).unwrap().report;
             eprintln!("{what}: {:?}, {:?} of it at work", report.elapsed, cpu_time() - before);
             untimed(report)
         };
@@ -249,7 +249,7 @@ fn a_hundred_thousand_connections_are_all_judged() {
         let report = timed("nothing to change", &snapshot);
         assert_eq!(report, SweepReport { entries: all, judged: all, ..Default::default() });
         let before = cpu_time();
-        conntrack.visit(|_| None).unwrap();
+        conntrack.visit(|_| None::<MarkChange>).unwrap();
         eprintln!("read alone: {:?} at work", cpu_time() - before);
     });
 }

@@ -13,9 +13,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use dataplane::marks::{Mark, Marks};
+use dataplane::ports::{Attachment, Bindings, InterfaceIndex, Mac, Overlay, Port};
 use dataplane::queues::QueueRange;
-use dataplane::table::{OpenAddresses, Remember, Table, TableConfig, TableError, WhenDown};
-use policy::{Generation, Touched};
+use dataplane::table::{
+    OpenAddresses, OriginConfig, Origins, Remember, Table, TableConfig, TableError, WhenDown,
+};
+use policy::{Generation, Packet, Protocol, Touched};
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, send, socket,
@@ -85,6 +88,144 @@ fn the_ruleset_with_other_marks() {
         let marks = Marks::new(Mark(0x0000_0f00), Mark(0x00f0_0000)).expect("eight bits");
         install(TableConfig { marks, judge_dns: false, ..node_a() }, RANGE_A);
         check_golden("other-marks.nft", &list_table());
+    });
+}
+
+/// Two ports on a bridge and one routed one: a pod that no policy isolates, one that all isolate, one that is not known.
+fn origins() -> Origins {
+    let port = |name: &str, attachment, last: u8, at: &[&str]| Port {
+        name: name.into(),
+        attachment,
+        mac: Mac([2, 0, 0, 0, 0, last]),
+        addresses: addresses(at),
+        is_settled: last != 4,
+        is_exempt: last == 3,
+    };
+    let bridged = Attachment::Bridged;
+    let ports = [
+        (2, port("veth2", bridged, 2, &["10.244.1.2", "fd00:10:244:1::2", "fe80::2"])),
+        (3, port("veth3", bridged, 3, &["10.244.1.3", "fd00:10:244:1::3", "fe80::3"])),
+        (4, port("veth4", Attachment::Routed, 4, &["10.244.1.4"])),
+    ];
+    let bindings = Bindings {
+        ports: ports.map(|(index, port)| (InterfaceIndex(index), port)).into(),
+        other_ports: [InterfaceIndex(5)].into(),
+        other_bridges: ["docker0".into()].into(),
+        pod_bridges: [InterfaceIndex(9)].into(),
+        own_addresses: addresses(&["10.244.1.1", "192.0.2.7"]),
+        overlays: [Overlay::Udp(8472)].into(),
+        conflicts: BTreeSet::new(),
+    };
+    Origins {
+        bindings,
+        open: open(&["10.244.1.2", "fd00:10:244:1::2"], &["10.244.1.2", "fd00:10:244:1::2"]),
+        node_addresses: addresses(&["192.0.2.8", "2001:db8::8"]),
+        more_overlays: [Overlay::Protocol(4)].into(),
+    }
+}
+
+fn with_origins(origins: Origins) -> TableConfig {
+    let origin = OriginConfig { queue: 104, log_group: Some(100), overlay_sources_are_nodes: true, origins };
+    TableConfig { origin: Some(origin), judge_dns: false, ..node_a() }
+}
+
+#[test]
+fn the_rulesets_with_ports() {
+    in_namespace(|| {
+        install(with_origins(origins()), RANGE_A);
+        check_golden("origins.nft", &list_table());
+        check_golden("bridge.nft", &run("nft", &["list", "table", "bridge", "kube-verdict"]));
+    });
+}
+
+/// A name that is a word of nft's grammar could be listed with its table alone.
+#[test]
+fn each_chain_and_set_can_be_listed_by_its_name() {
+    in_namespace(|| {
+        install(with_origins(origins()), RANGE_A);
+        for family in ["inet", "bridge"] {
+            let table = run("nft", &["list", "table", family, "kube-verdict"]);
+            let named = table.lines().filter_map(|line| {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                let kind = *words.first().filter(|kind| ["chain", "set", "map"].contains(kind))?;
+                Some((kind, *words.get(1)?))
+            });
+            let mut count = 0;
+            for (kind, name) in named {
+                run("nft", &["list", kind, family, "kube-verdict", name]);
+                count += 1;
+            }
+            assert!(count > 20, "{family}: {count}");
+        }
+    });
+}
+
+#[test]
+fn bindings_that_are_in_the_kernel_are_read_back() {
+    in_namespace(|| {
+        install(with_origins(origins()), RANGE_A);
+        let mut expected = origins().bindings.ports;
+        for port in expected.values_mut() {
+            // Neither is in the kernel, but for the hardware addresses of bridged ports.
+            (port.name, port.is_exempt) = ("".into(), false);
+            if port.attachment == Attachment::Routed {
+                port.mac = Mac::default();
+            }
+        }
+        let read = Table::bindings_in_force().expect("they can be read");
+        assert_eq!(read.ports, expected);
+        assert_eq!(read.pod_bridges, origins().bindings.pod_bridges);
+    });
+}
+
+#[test]
+fn a_change_of_ports_leaves_what_a_new_table_would_hold() {
+    in_namespace(|| {
+        let mut table = install(with_origins(Origins::default()), RANGE_A);
+        let list = || (list_table(), run("nft", &["list", "table", "bridge", "kube-verdict"]));
+        assert!(table.set_origins(origins()));
+        table.update_origins().expect("updated");
+        let changed = list();
+        let mut open_to_all = origins();
+        open_to_all.open = open(&["10.244.1.2", "10.244.1.3"], &["10.244.1.2", "10.244.1.3"]);
+        table.set_origins(open_to_all);
+        table.update_origins().expect("updated");
+        assert!(list() != changed);
+        assert!(table.set_origins(origins()));
+        assert!(!table.set_origins(origins()), "no news");
+        table.update_origins().expect("updated");
+        assert!(list() == changed, "back as it was");
+        install(with_origins(origins()), RANGE_A);
+        assert!(list() == changed, "as a new table");
+    });
+}
+
+#[test]
+fn both_tables_are_removed() {
+    in_namespace(|| {
+        install(with_origins(origins()), RANGE_A);
+        assert_eq!(Table::remove(), Ok(true));
+        assert_eq!(run("nft", &["list", "tables"]), "");
+        assert_eq!(Table::remove(), Ok(false));
+    });
+}
+
+#[test]
+fn revoked_connections_are_kept_in_both_orientations_over_a_restart() {
+    in_namespace(|| {
+        let mut table = install(with_origins(origins()), RANGE_A);
+        let connection = |port| {
+            let [from, to] = ["10.244.1.2", "10.244.1.3"].map(|text| text.parse().expect("an address"));
+            let mut connection = Packet::new(from, to, Protocol::TCP).to_port(port);
+            connection.source_port = Some(40_000);
+            connection
+        };
+        table.change_revoked(&[connection(80), connection(81)], &[]).expect("added");
+        table.change_revoked(&[connection(80)], &[connection(81), connection(82)]).expect("changed");
+        let mut after_a_restart = install(with_origins(origins()), RANGE_B);
+        let kept: BTreeSet<_> =
+            after_a_restart.revoked().expect("read").iter().map(|kept| kept.destination_port).collect();
+        assert_eq!(kept, [Some(80), Some(40_000)].into());
     });
 }
 

@@ -221,9 +221,9 @@ fn connection_marks_decide_before_anything_else() {
         // As the sweep would have it: 7001 accepted, 7002 revoked, 7003 both.
         other(
             "chain marks { type filter hook prerouting priority -140; \
-             udp dport 7001 ct mark set 0x01000000; \
-             udp dport 7002 ct mark set 0x02000000; \
-             udp dport 7003 ct mark set 0x03000000; }",
+             udp dport 7001 ct mark set 0x10000000; \
+             udp dport 7002 ct mark set 0x20000000; \
+             udp dport 7003 ct mark set 0x30000000; }",
         );
         let mut table = install(closed(), RANGE_A);
         assert!(!pod_reaches_remote(&world, 7000));
@@ -254,11 +254,11 @@ fn a_verdict_is_settled_and_foreign_marks_stay() {
         // As a worker that was asked leaves them, beside kube-proxy's 0x4000 and a bit of somebody's in the connection's.
         other(
             "chain marks { type filter hook prerouting priority -140; \
-               meta mark set 0x01004000; ct mark set 0x04000040; } \
+               meta mark set 0x01004000; ct mark set 0x40000040; } \
              chain settled { type filter hook postrouting priority 97; \
-               udp dport 7000 meta mark 0x00004000 ct mark 0x01000040 counter; } \
+               udp dport 7000 meta mark 0x00004000 ct mark 0x10000040 counter; } \
              chain settled-local { type filter hook input priority 107; \
-               udp dport 7001 meta mark 0x00004000 ct mark 0x01000040 counter; }",
+               udp dport 7001 meta mark 0x00004000 ct mark 0x10000040 counter; }",
         );
         install(TableConfig { judge_dns: false, ..closed() }, RANGE_A);
         assert!(pod_reaches_remote(&world, 7000) && pod_reaches_node(&world, 7001));
@@ -304,7 +304,7 @@ fn an_icmp_error_sees_mark_and_direction_of_the_connection_it_is_about() {
         other(
             "chain marks { type filter hook prerouting priority -140; udp dport 7000 ct mark set 0x00000040; } \
              chain related { type filter hook postrouting priority 94; \
-               icmp type destination-unreachable ct state related ct direction reply ct mark 0x01000040 counter; }",
+               icmp type destination-unreachable ct state related ct direction reply ct mark 0x10000040 counter; }",
         );
         // The pod may send, and be sent nothing: the error passes as a reply (semantics 24).
         install(TableConfig { open: open(&[], &[POD]), ..closed() }, RANGE_A);
@@ -357,9 +357,9 @@ fn the_connection_of_what_needs_no_verdict_is_marked() {
         let world = World::new();
         other(
             "chain forwarded { type filter hook postrouting priority 97; \
-               udp dport { 7000, 7001 } ct mark 0x01000000 counter; } \
+               udp dport { 7000, 7001 } ct mark 0x10000000 counter; } \
              chain delivered { type filter hook input priority 107; \
-               udp dport 7002 ct mark 0x01000000 counter; }",
+               udp dport 7002 ct mark 0x10000000 counter; }",
         );
         install(TableConfig { judge_dns: false, open: open(&[POD], &[POD]), ..closed() }, RANGE_A);
         assert!(pod_reaches_remote(&world, 7000) && pod_reaches_node(&world, 7002));

@@ -107,7 +107,7 @@ fn a_reply_keeps_foreign_marks_and_loses_the_verdicts() {
         other(
             "chain marks { type filter hook prerouting priority -140; meta mark set 0x00004000; } \
              chain passed { type filter hook postrouting priority 97; \
-               udp sport 7000 meta mark 0x00004000 ct mark 0x01000000 counter; }",
+               udp sport 7000 meta mark 0x00004000 ct mark 0x10000000 counter; }",
         );
         agent.change_touching(policy(&[7000, 7001]), &[POD]);
         assert!(flow.answers() && flow.answers());
@@ -203,7 +203,7 @@ fn the_ruleset_of_the_window_and_after_it() {
         let mut table = install(node_a(), RANGE_A);
         let before = list_table();
         // With the rules' numbers: these are never written anew, which may take the kernel long.
-        let ask = || run("nft", &["--handle", "list", "chain", "inet", "kube-verdict", "ask"]);
+        let ask = || run("nft", &["--handle", "list", "chain", "inet", "kube-verdict", "enqueue"]);
         let asked_before = ask();
         let touched = Touched::Pods(addresses(&[POD, POD_6]));
         let (cidrs, open) = (node_a().pod_cidrs, node_a().open);

@@ -357,7 +357,7 @@ fn foreign_marks_stay_and_the_connection_is_marked() {
             "chain marks { type filter hook prerouting priority -140; \
                meta mark set 0x00004000; ct mark set 0x00000040; } \
              chain passed { type filter hook postrouting priority 97; \
-               udp dport 7000 meta mark 0x00004000 ct mark 0x01000040 counter; }",
+               udp dport 7000 meta mark 0x00004000 ct mark 0x10000040 counter; }",
         );
         assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)));
         expect(&agent, 1, 0, 1);

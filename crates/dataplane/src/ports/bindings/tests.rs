@@ -1,0 +1,201 @@
+//! Interfaces and what the cluster says of pods; which addresses are behind which port.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::ports::interfaces::Kind;
+
+/// `10.244.1.0/24` and `fd00:1::/64`, pods by address, and what the CNI cache says of interfaces.
+#[derive(Default)]
+struct Cluster {
+    pods: Vec<(&'static str, Vec<&'static str>)>,
+    cni: BTreeMap<&'static str, Vec<&'static str>>,
+    exempt: Vec<&'static str>,
+    cidrs: Vec<IpNet>,
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn addresses(texts: &[&str]) -> Vec<IpAddr> {
+    texts.iter().map(|text| address(text)).collect()
+}
+
+fn cluster(pods: &[(&'static str, &[&'static str])]) -> Cluster {
+    let cidrs = ["10.244.1.0/24", "fd00:1::/64"].map(|cidr| cidr.parse().expect("a CIDR")).into();
+    Cluster { pods: pods.iter().map(|(pod, at)| (*pod, at.to_vec())).collect(), cidrs, ..Cluster::default() }
+}
+
+impl Owners for Cluster {
+    fn pod_at(&self, wanted: IpAddr) -> Option<PodName> {
+        let found = self.pods.iter().find(|(_, at)| at.iter().any(|at| address(at) == wanted));
+        found.map(|(pod, _)| PodName::new("web", *pod))
+    }
+
+    fn addresses_of(&self, pod: &PodName, _: IpAddr) -> Vec<IpAddr> {
+        let found = self.pods.iter().find(|(name, _)| *pod == PodName::new("web", *name));
+        found.map(|(_, at)| addresses(at)).unwrap_or_default()
+    }
+
+    fn in_cni_cache(&self, interface: &str) -> Option<Vec<IpAddr>> {
+        self.cni.get(interface).map(|at| addresses(at))
+    }
+
+    fn pod_cidrs(&self) -> &[IpNet] {
+        &self.cidrs
+    }
+
+    fn is_exempt(&self, pod: &PodName, _: IpAddr) -> bool {
+        self.exempt.iter().any(|exempt| *pod == PodName::new("web", *exempt))
+    }
+}
+
+fn cni0() -> Interface {
+    let mut bridge = Interface::for_tests(1, "cni0", Kind::Bridge);
+    bridge.addresses = addresses(&["10.244.1.1", "fd00:1::1"]);
+    bridge
+}
+
+/// A port of `cni0` with these addresses inside.
+fn plugged(index: u32, inside: &[&str]) -> Interface {
+    let mut veth = Interface::for_tests(index, &format!("veth{index}"), Kind::Veth);
+    veth.master = Some(InterfaceIndex(1));
+    veth.addresses_inside = addresses(inside);
+    veth.mac_inside = Mac([2, 0, 0, 0, 0, index as u8]);
+    veth
+}
+
+fn settled(mut interface: Interface) -> Interface {
+    interface.is_settled = true;
+    interface
+}
+
+fn derive(before: &Bindings, interfaces: impl IntoIterator<Item = Interface>, cluster: &Cluster) -> Bindings {
+    let all = std::iter::once(cni0()).chain(interfaces).collect();
+    before.derive(&all, cluster)
+}
+
+#[track_caller]
+fn assert_bound(bindings: &Bindings, index: u32, expected: &[&str]) {
+    let port = &bindings.ports[&InterfaceIndex(index)];
+    assert_eq!(port.addresses, addresses(expected).into_iter().collect(), "{port:?}");
+}
+
+#[test]
+fn a_port_has_what_its_namespace_shows_within_the_pod_cidrs() {
+    let cluster = cluster(&[]);
+    let shown = ["10.244.1.5", "fd00:1::5", "fe80::5", "192.0.2.9", "10.244.2.5", "10.244.1.1"];
+    let bindings = derive(&Bindings::default(), [plugged(7, &shown)], &cluster);
+    assert_bound(&bindings, 7, &["10.244.1.5", "fd00:1::5", "fe80::5"]);
+    assert!(!bindings.ports[&InterfaceIndex(7)].is_settled, "more may come");
+}
+
+#[test]
+fn a_settled_port_gets_no_address_that_its_pod_gives_itself_later() {
+    let cluster = cluster(&[("a", &["10.244.1.5"])]);
+    let first = derive(&Bindings::default(), [settled(plugged(7, &["10.244.1.5"]))], &cluster);
+    let later = derive(&first, [settled(plugged(7, &["10.244.1.5", "10.244.1.77", "fe80::7"]))], &cluster);
+    assert_bound(&later, 7, &["10.244.1.5", "fe80::7"]);
+}
+
+#[test]
+fn an_address_taken_before_the_port_was_settled_goes_when_the_cluster_names_the_pods_own() {
+    let unknown = cluster(&[]);
+    let squats = plugged(7, &["10.244.1.5", "10.244.1.77"]);
+    let first = derive(&Bindings::default(), [squats.clone()], &unknown);
+    assert_bound(&first, 7, &["10.244.1.5", "10.244.1.77"]);
+    let known = cluster(&[("a", &["10.244.1.5"])]);
+    let later = derive(&first, [squats], &known);
+    assert_bound(&later, 7, &["10.244.1.5"]);
+    assert_eq!(later.left_since(&first), [address("10.244.1.77")].into());
+}
+
+#[test]
+fn the_first_port_keeps_an_address_that_another_claims_until_the_cluster_gives_it_away() {
+    let unknown = cluster(&[]);
+    let (first, second) = (plugged(9, &["10.244.1.5", "10.244.1.6"]), plugged(8, &["10.244.1.6"]));
+    let before = derive(&Bindings::default(), [first.clone()], &unknown);
+    let both = derive(&before, [first.clone(), second.clone()], &unknown);
+    assert_bound(&both, 9, &["10.244.1.5", "10.244.1.6"]);
+    assert_bound(&both, 8, &[]);
+    let conflict =
+        Conflict { address: address("10.244.1.6"), bound_to: "veth9".into(), claimed_by: "veth8".into() };
+    assert_eq!(both.conflicts, [conflict].into());
+    let known = cluster(&[("a", &["10.244.1.5"]), ("b", &["10.244.1.6"])]);
+    let settled = derive(&both, [first, second], &known);
+    assert_bound(&settled, 9, &["10.244.1.5"]);
+    assert_bound(&settled, 8, &["10.244.1.6"]);
+    assert!(settled.conflicts.is_empty());
+}
+
+#[test]
+fn a_port_that_goes_leaves_its_addresses_and_a_new_one_of_the_same_name_inherits_nothing() {
+    let cluster = cluster(&[("a", &["10.244.1.5"])]);
+    let before = derive(&Bindings::default(), [settled(plugged(7, &["10.244.1.5"]))], &cluster);
+    let gone = derive(&before, [], &cluster);
+    assert_eq!(gone.left_since(&before), [address("10.244.1.5")].into());
+    let mut again = plugged(8, &[]);
+    again.name = "veth7".into();
+    let next = derive(&before, [again], &cluster);
+    assert_bound(&next, 8, &[]);
+}
+
+#[test]
+fn the_cni_cache_names_the_addresses_and_settles_the_port() {
+    let mut cluster = cluster(&[]);
+    cluster.cni.insert("veth7", vec!["10.244.1.5", "fd00:1::5"]);
+    let half = derive(&Bindings::default(), [plugged(7, &["10.244.1.5", "10.244.1.9"])], &cluster);
+    assert_bound(&half, 7, &["10.244.1.5"]);
+    assert!(!half.ports[&InterfaceIndex(7)].is_settled, "fd00:1::5 is still to come");
+    let whole = derive(&half, [plugged(7, &["10.244.1.5", "fd00:1::5"])], &cluster);
+    assert_bound(&whole, 7, &["10.244.1.5", "fd00:1::5"]);
+    assert!(whole.ports[&InterfaceIndex(7)].is_settled);
+}
+
+#[test]
+fn hardware_addresses_are_those_that_were_there_first() {
+    let cluster = cluster(&[]);
+    let before = derive(&Bindings::default(), [plugged(7, &["10.244.1.5"])], &cluster);
+    let mut changed = plugged(7, &["10.244.1.5"]);
+    changed.mac_inside = Mac([6; 6]);
+    let after = derive(&before, [changed], &cluster);
+    assert_eq!(after.ports[&InterfaceIndex(7)].mac, before.ports[&InterfaceIndex(7)].mac);
+}
+
+#[test]
+fn which_veth_devices_are_ports() {
+    let cluster = cluster(&[]);
+    let docker0 = Interface::for_tests(2, "docker0", Kind::Bridge);
+    let mut of_docker = plugged(10, &["172.17.0.2"]);
+    of_docker.master = Some(InterfaceIndex(2));
+    let alone = |index, inside: &[&str]| {
+        let mut veth = plugged(index, inside);
+        veth.master = None;
+        veth
+    };
+    let routed = alone(11, &["10.244.1.5"]);
+    let mut uplink = alone(12, &[]);
+    uplink.addresses = addresses(&["192.0.2.1", "fe80::1"]);
+    let of_a_vpn = alone(13, &["198.51.100.2"]);
+    let new = alone(14, &[]);
+    let mut within = alone(15, &[]);
+    within.peer_namespace = None;
+    let all = [docker0, of_docker, routed, uplink, of_a_vpn, new, within];
+    let bindings = derive(&Bindings::default(), all, &cluster);
+    assert_eq!(bindings.ports.keys().copied().collect::<Vec<_>>(), [InterfaceIndex(11)]);
+    assert_eq!(bindings.ports[&InterfaceIndex(11)].attachment, Attachment::Routed);
+    assert_eq!(bindings.other_ports, [10, 12, 13, 15].map(InterfaceIndex).into());
+    assert_eq!(bindings.other_bridges, ["docker0".into()].into());
+    assert_eq!(bindings.pod_bridges, [InterfaceIndex(1)].into());
+}
+
+#[test]
+fn an_exempt_pod_is_known_by_its_own_address() {
+    let mut cluster = cluster(&[("vpn", &["10.244.1.5"]), ("a", &["10.244.1.6"])]);
+    cluster.exempt.push("vpn");
+    let bindings =
+        derive(&Bindings::default(), [plugged(7, &["10.244.1.5"]), plugged(8, &["10.244.1.6"])], &cluster);
+    assert!(bindings.ports[&InterfaceIndex(7)].is_exempt);
+    assert!(!bindings.ports[&InterfaceIndex(8)].is_exempt);
+}
