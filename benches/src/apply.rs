@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use dataplane::conntrack::Conntrack;
+use dataplane::conntrack::{Conntrack, EntryChange};
 use integration::agent::{Agent, Launch};
 use integration::flood::fill_conntrack;
 use integration::{Busy, Cluster, Testbed};
@@ -301,7 +301,7 @@ fn dump(testbed: &Testbed) -> Result<Duration> {
     testbed.namespace(NODE)?.run(|| -> Result<Duration> {
         let mut conntrack = Conntrack::open()?;
         let begun = Instant::now();
-        conntrack.visit(|_| None)?;
+        conntrack.visit(|_| None::<EntryChange>)?;
         Ok(begun.elapsed())
     })?
 }

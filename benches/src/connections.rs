@@ -27,21 +27,21 @@ pub struct Arguments {
     /// Numbers of policies that select the server; the last of them is the one that allows the client.
     #[arg(long, value_delimiter = ',', default_value = "1,10,100,500,5000")]
     policies: Vec<usize>,
-    /// Numbers of policies with which the agent is measured once more under pod events.
-    #[arg(long, value_delimiter = ',', default_value = "500")]
+    /// Numbers of policies with which the agent is measured once more under pod events; without a value: none.
+    #[arg(long, value_delimiter = ',', num_args = 0.., default_value = "500")]
     busy: Vec<usize>,
     /// How many of these events there are a second.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     events: u32,
     /// Numbers of policies with which the agent is measured once more while it remembers nothing: what the first connection of a
-    /// pair costs.
-    #[arg(long, value_delimiter = ',', default_value = "500")]
+    /// pair costs; without a value: none.
+    #[arg(long, value_delimiter = ',', num_args = 0.., default_value = "500")]
     first_of_pair: Vec<usize>,
     /// Measure another policy agent too: a shell command that runs it until it is ended, in the network namespace of each node.
     /// It finds the node's name in NODE, and Namespaces, Pods, Nodes and NetworkPolicies as YAML in the folder MANIFESTS.
     #[arg(long, value_name = "COMMAND")]
     against: Option<String>,
-    /// Seconds after which that agent is taken to be in force.
+    /// Seconds after which that agent is taken to be in force; all else that is measured beside it waits as long.
     #[arg(long, default_value_t = 3.0)]
     against_wait: f64,
     /// How often each is measured; an odd number has a middle.

@@ -95,6 +95,10 @@ pub fn serve(pod_cidrs: Vec<IpNet>) -> Result<()> {
         // The floor is a question about every connection.
         remember: None,
         generation: Generation(0),
+        // What comes from where is the kernel's own work, and the agent's share of it counts as the agent's.
+        origin: None,
+        // As the agent's rules are a moment after its start.
+        trust_replies: false,
     };
     let _table = Table::install(config, queues)?;
     println!("{READY}");

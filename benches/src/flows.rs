@@ -1,45 +1,30 @@
 //! Long flows: bytes a second of one TCP connection, and packets a second of one UDP flow, with and without the agent.
 //!
-//! After its first packet a connection meets one rule of the agent's, and nothing else of it. That costs less than a processor's speed
-//! changes from one second to the next, or than it costs to wake a thread or to move it to another core. So each end keeps to a
-//! core of its own, datagrams are received without sleeping, and within one flow the agent's table is put to sleep and woken in
-//! turns, several times a second (nft's flag `dormant` takes its chains out of a packet's way): each turn is compared with the one beside it.
+//! After its first packet a connection meets a few rules of the agent's, and nothing else of it. That costs less than a processor's
+//! speed changes from one second to the next, or than it costs to wake a thread or to move it to another core. So each end keeps to a
+//! core of its own ([`ends`]), datagrams are received without sleeping, and within one flow tables are put to sleep and woken in turns,
+//! several times a second (nft's flag `dormant` takes their chains out of a packet's way): each turn is compared with those beside it.
 //!
-//! The floor is what one chain costs in the same place, with the one rule that an accepted connection meets, made by hand.
+//! The turns are without rules, with the agent's, and with the baselines that are made by hand ([`rules`]).
+
+mod ends;
+mod rules;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{JoinHandle, sleep};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use indicatif::ProgressBar;
-use integration::Testbed;
-use integration::command::nft;
 use serde::{Deserialize, Serialize};
 
-use crate::modes::{Against, CLIENT, Mode, NODES, PORT, Route, Running, testbed};
-use crate::processes::keep_to;
+use self::ends::Ends;
+pub use self::rules::Rules;
+use self::rules::Turntable;
+use crate::modes::{Against, Mode, Route, Running, testbed};
 use crate::report::{Figures, Output, median, progress, show};
-
-/// How much is written, and read, by one call.
-const PIECE: usize = 128 * 1024;
-/// What each datagram carries: as little as a query or a sample has.
-const DATAGRAM: [u8; 64] = [b'.'; 64];
-/// The agent's table.
-const AGENT: &str = "kube-verdict";
-/// The floor's, and what is in it: of the agent's rules the one that an accepted connection meets.
-const FLOOR: &str = "floor";
-const FLOOR_RULES: &str = "table inet floor {
-    chain judge { type filter hook postrouting priority srcnat - 5; ct mark & 0x1 == 0x0 accept; }
-}";
-/// How long an end waits for the other.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -50,7 +35,7 @@ pub struct Arguments {
     /// Numbers of policies that select the server.
     #[arg(long, value_delimiter = ',', default_value = "1,500")]
     policies: Vec<usize>,
-    /// Pairs of turns, with rules and without; an odd number has a middle.
+    /// Rounds of turns, one with each set of rules; an odd number has a middle.
     #[arg(long, default_value_t = 75, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Seconds of each turn.
@@ -81,22 +66,36 @@ pub struct Row {
     pub flow: Flow,
     /// From where to where.
     pub route: Route,
-    /// What stood between.
+    /// What stood between: one of [`Rules`].
     pub mode: String,
     /// Bytes or packets a second that arrived, in each turn.
     pub rates: Vec<f64>,
     /// Their median.
     pub rate: f64,
-    /// A turn's rate over that of the turn beside it without rules: the median.
+    /// A turn's rate over that of the same round's turn without rules: the median.
     pub of_no_agent: f64,
+    /// The same over the turn with one bridge chain and one map lookup; between pods of one node alone.
+    #[serde(default)]
+    pub of_bridge_floor: Option<f64>,
 }
 
-/// What arrived a second through one flow, in pairs of turns.
-struct Turns {
-    /// With rules.
-    with: Vec<f64>,
-    /// Without them.
-    without: Vec<f64>,
+impl Row {
+    /// Whether the agent stood between.
+    pub fn is_agents(&self) -> bool {
+        let others = [Rules::NoAgent, Rules::Floor, Rules::BridgeFloor];
+        others.iter().all(|rules| rules.to_string() != self.mode)
+    }
+}
+
+/// What arrived a second through one flow: with each set of rules, in each round.
+type Turns = BTreeMap<Rules, Vec<f64>>;
+
+/// What is known of one set of rules, over all flows in which they took turns.
+#[derive(Default)]
+struct Series {
+    rates: Vec<f64>,
+    of_no_agent: Vec<f64>,
+    of_bridge_floor: Vec<f64>,
 }
 
 impl fmt::Display for Flow {
@@ -112,7 +111,7 @@ impl Figures for Row {
     const NAME: &'static str = "flows";
 
     fn header() -> Vec<&'static str> {
-        vec!["flow", "route", "mode", "a second", "/none"]
+        vec!["flow", "route", "mode", "a second", "/none", "/bridge floor"]
     }
 
     fn row(&self) -> Vec<String> {
@@ -120,191 +119,121 @@ impl Figures for Row {
             Flow::Bytes => format!("{:.2} GB", self.rate / 1e9),
             Flow::Packets => format!("{:.0}", self.rate),
         };
-        let share = format!("{:.3}", self.of_no_agent);
-        vec![self.flow.to_string(), self.route.to_string(), self.mode.clone(), rate, share]
+        let of_bridge_floor = self.of_bridge_floor.map_or_else(String::new, |share| format!("{share:.3}"));
+        vec![
+            self.flow.to_string(),
+            self.route.to_string(),
+            self.mode.clone(),
+            rate,
+            format!("{:.3}", self.of_no_agent),
+            of_bridge_floor,
+        ]
     }
 }
 
 /// Measures, and shows the figures.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let testbed = testbed()?;
+    Turntable::make_baselines(&testbed)?;
     let flows = Flow::value_variants();
-    let agents = arguments.policies.iter().map(|&policies| Mode::Agent { policies });
-    let modes: Vec<Mode> = [Mode::Floor].into_iter().chain(agents).collect();
-    let progress = progress(arguments.rounds as usize * modes.len() * arguments.routes.len() * flows.len());
-    let mut measured: BTreeMap<(Flow, Route), Vec<(Mode, Turns)>> = BTreeMap::new();
-    for mode in modes {
-        let agent = if mode == Mode::Floor {
-            on_nodes(&testbed, FLOOR_RULES)?;
-            None
-        } else {
-            Some(Running::start(&testbed, mode, &Against::default()).with_context(|| mode.to_string())?)
-        };
-        let table = if agent.is_some() { AGENT } else { FLOOR };
+    let steps = arguments.policies.len() * arguments.routes.len() * flows.len();
+    let progress = progress(arguments.rounds as usize * steps);
+    let mut measured: BTreeMap<(Flow, Route), Vec<Turns>> = BTreeMap::new();
+    for &policies in &arguments.policies {
+        let mode = Mode::Agent { policies };
+        let agent = Running::start(&testbed, mode, &Against::default()).with_context(|| mode.to_string())?;
+        let turntable = Turntable::new(&testbed)?;
         for &route in &arguments.routes {
+            let rules = Rules::on(route, policies);
             for &flow in flows {
                 let what = format!("{flow}, {route}, {mode}");
                 progress.set_message(what.clone());
-                let turns = measure(&testbed, route, flow, table, arguments, &progress).context(what)?;
-                measured.entry((flow, route)).or_default().push((mode, turns));
+                turntable.turn_to(Rules::Agent { policies })?;
+                let ends = Ends::start(&testbed, route, flow).with_context(|| what.clone())?;
+                let turns = measure(&ends, &turntable, &rules, arguments, &progress);
+                ends.stop().with_context(|| what.clone())?;
+                measured.entry((flow, route)).or_default().push(turns.context(what)?);
             }
         }
-        match agent {
-            Some(running) => running.stop()?,
-            None => on_nodes(&testbed, &format!("delete table inet {FLOOR}"))?,
-        }
+        turntable.turn_to(Rules::Agent { policies })?;
+        agent.stop()?;
     }
     progress.finish_and_clear();
-    let mut rows = Vec::new();
-    for ((flow, route), modes) in measured {
-        let row = |mode: Mode, rates: Vec<f64>, of_no_agent| {
-            let rate = median(&rates);
-            Row { flow, route, mode: mode.to_string(), rates, rate, of_no_agent }
-        };
-        let without = modes.iter().flat_map(|(_, turns)| turns.without.iter().copied()).collect();
-        rows.push(row(Mode::NoAgent, without, 1.0));
-        rows.extend(modes.into_iter().map(|(mode, Turns { with, without })| {
-            let shares: Vec<f64> =
-                with.iter().zip(without).map(|(with, without)| share(*with, without)).collect();
-            row(mode, with, median(&shares))
-        }));
-    }
-    show(arguments.output, &rows)
+    show(arguments.output, &rows(&measured))
 }
 
-/// A turn's rate over that of the turn beside it. Nothing arrives while TCP waits to send again what a full queue lost, which it
-/// does for 200 ms, with rules and without.
-fn share(with: f64, without: f64) -> f64 {
-    if with == without { 1.0 } else { with / without }
-}
-
-fn on_nodes(testbed: &Testbed, rules: &str) -> Result<()> {
-    NODES.iter().try_for_each(|node| nft(testbed.namespace(node)?, rules))
-}
-
-/// Measures one flow in turns; the rules of `table` have seen its first packet.
+/// Measures one flow in turns; the agent's rules see its first packet.
 fn measure(
-    testbed: &Testbed,
-    route: Route,
-    flow: Flow,
-    table: &str,
+    ends: &Ends,
+    turntable: &Turntable<'_>,
+    rules: &[Rules],
     arguments: &Arguments,
     progress: &ProgressBar,
 ) -> Result<Turns> {
-    let ends = Ends::start(testbed, route, flow)?;
     sleep(Duration::from_secs_f64(arguments.warm_up));
-    // Takes the table's chains out of the way of packets, and puts them back.
-    let [asleep, awake] = &[" { flags dormant; }", ""].map(|flags| format!("add table inet {table}{flags}"));
-    let turn = |sleeps: bool| -> Result<f64> {
-        on_nodes(testbed, if sleeps { asleep } else { awake })?;
-        let (begun, before) = (Instant::now(), ends.arrived.load(Ordering::Relaxed));
+    let turn = |rules: Rules| -> Result<f64> {
+        turntable.turn_to(rules)?;
+        let (begun, before) = (Instant::now(), ends.arrived());
         sleep(Duration::from_secs_f64(arguments.seconds));
-        let (took, arrived) = (begun.elapsed(), ends.arrived.load(Ordering::Relaxed) - before);
+        let (took, arrived) = (begun.elapsed(), ends.arrived() - before);
         Ok(arrived as f64 / took.as_secs_f64())
     };
-    let mut turns = Turns { with: Vec::new(), without: Vec::new() };
-    for round in 0..arguments.rounds {
-        // What comes second in one pair comes first in the next.
-        for sleeps in [round % 2 == 0, round % 2 != 0] {
-            if sleeps { &mut turns.without } else { &mut turns.with }.push(turn(sleeps)?);
+    let mut turns = Turns::new();
+    for round in 0..arguments.rounds as usize {
+        for place in order(rules.len(), round) {
+            turns.entry(rules[place]).or_default().push(turn(rules[place])?);
         }
         progress.inc(1);
     }
-    on_nodes(testbed, awake)?;
-    ends.stop()?;
-    for rates in [&turns.with, &turns.without] {
-        ensure!(median(rates) > 0.0, "nothing arrived in most turns");
+    for (rules, rates) in &turns {
+        ensure!(median(rates) > 0.0, "nothing arrived in most turns: {rules}");
     }
     Ok(turns)
 }
 
-/// Who sends and who receives.
-struct Ends {
-    over: Arc<AtomicBool>,
-    /// Bytes, or packets.
-    arrived: Arc<AtomicU64>,
-    threads: [JoinHandle<Result<Result<()>>>; 2],
+/// The order of a round's turns. Rounds begin with one after the other and every second goes backwards: over all of them each
+/// stands before each other as often as after it.
+fn order(turns: usize, round: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..turns).map(|turn| (turn + round / 2) % turns).collect();
+    if round % 2 == 1 {
+        order.reverse();
+    }
+    order
 }
 
-impl Ends {
-    fn start(testbed: &Testbed, route: Route, flow: Flow) -> Result<Self> {
-        let (client, server) = (testbed.namespace(CLIENT)?, testbed.namespace(route.server())?);
-        let to = route.address(testbed)?;
-        let (over, arrived) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
-        let (end, count) = (Arc::clone(&over), Arc::clone(&arrived));
-        let receiver = match flow {
-            Flow::Bytes => {
-                let listener = server.run(|| TcpListener::bind(to))??;
-                server.spawn(move || keep_to(1).and_then(|()| take_bytes(&listener, &count)))?
+fn rows(measured: &BTreeMap<(Flow, Route), Vec<Turns>>) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (&(flow, route), all) in measured {
+        let mut series: BTreeMap<Rules, Series> = BTreeMap::new();
+        for turns in all {
+            let over = |rates: &[f64], other: Rules| -> Vec<f64> {
+                let others = turns.get(&other).into_iter().flatten();
+                rates.iter().zip(others).map(|(rate, other)| share(*rate, *other)).collect()
+            };
+            for (&rules, rates) in turns {
+                let series = series.entry(rules).or_default();
+                series.rates.extend(rates);
+                series.of_no_agent.extend(over(rates, Rules::NoAgent));
+                series.of_bridge_floor.extend(over(rates, Rules::BridgeFloor));
             }
-            Flow::Packets => {
-                let socket = server.run(|| UdpSocket::bind(to))??;
-                server.spawn(move || keep_to(1).and_then(|()| take_packets(&socket, &end, &count)))?
-            }
-        };
-        let end = Arc::clone(&over);
-        let sender = client.spawn(move || {
-            keep_to(0)?;
-            match flow {
-                Flow::Bytes => send_bytes(to, &end),
-                Flow::Packets => send_packets(to, &end),
-            }
-        })?;
-        Ok(Self { over, arrived, threads: [sender, receiver] })
-    }
-
-    fn stop(self) -> Result<()> {
-        self.over.store(true, Ordering::Relaxed);
-        for thread in self.threads {
-            let Ok(result) = thread.join() else { bail!("an end of the flow panicked") };
-            result??;
         }
-        Ok(())
+        rows.extend(series.into_iter().map(|(rules, Series { rates, of_no_agent, of_bridge_floor })| Row {
+            flow,
+            route,
+            mode: rules.to_string(),
+            rate: median(&rates),
+            rates,
+            of_no_agent: median(&of_no_agent),
+            of_bridge_floor: (!of_bridge_floor.is_empty()).then(|| median(&of_bridge_floor)),
+        }));
     }
+    rows
 }
 
-fn send_bytes(to: SocketAddr, over: &AtomicBool) -> Result<()> {
-    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let piece = vec![b'.'; PIECE];
-    while !over.load(Ordering::Relaxed) {
-        stream.write_all(&piece)?;
-    }
-    Ok(())
-}
-
-fn take_bytes(listener: &TcpListener, arrived: &AtomicU64) -> Result<()> {
-    let (mut stream, _) = listener.accept()?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut piece = vec![0; PIECE];
-    loop {
-        match stream.read(&mut piece)? {
-            0 => return Ok(()),
-            length => drop(arrived.fetch_add(length as u64, Ordering::Relaxed)),
-        }
-    }
-}
-
-fn send_packets(to: SocketAddr, over: &AtomicBool) -> Result<()> {
-    // One port for all runs: a flow of before is this one again, and judged by what stands now.
-    let socket = UdpSocket::bind(("0.0.0.0", PORT))?;
-    socket.connect(to)?;
-    while !over.load(Ordering::Relaxed) {
-        // Nobody may listen yet, or the queue of the device be full.
-        let _ = socket.send(&DATAGRAM);
-    }
-    Ok(())
-}
-
-fn take_packets(socket: &UdpSocket, over: &AtomicBool, arrived: &AtomicU64) -> Result<()> {
-    socket.set_nonblocking(true)?;
-    let mut datagram = [0; 128];
-    while !over.load(Ordering::Relaxed) {
-        if socket.recv(&mut datagram).is_ok() {
-            arrived.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-    Ok(())
+/// A turn's rate over that of another in its round. Nothing arrives while TCP waits to send again what a full queue lost, which it
+/// does for 200 ms, with rules and without.
+fn share(rate: f64, other: f64) -> f64 {
+    if rate == other { 1.0 } else { rate / other }
 }
 
 #[cfg(test)]
@@ -318,5 +247,44 @@ mod tests {
         assert_eq!(share(0.0, 0.0), 1.0);
         // Of a flow most turns are compared all the same.
         assert_eq!(median(&[share(10.0, 0.0), share(9.0, 10.0), share(8.0, 10.0)]), 0.9);
+    }
+
+    #[test]
+    fn over_all_rounds_no_turn_has_a_better_place() {
+        for turns in 2..=4 {
+            let rounds: Vec<Vec<usize>> = (0..turns * 2).map(|round| order(turns, round)).collect();
+            let place = |round: &Vec<usize>, turn| round.iter().position(|other| *other == turn).unwrap();
+            for (a, b) in (0..turns).flat_map(|a| (0..turns).map(move |b| (a, b))).filter(|(a, b)| a != b) {
+                let before = rounds.iter().filter(|round| place(round, a) < place(round, b)).count();
+                assert_eq!(before, turns, "{a} before {b} in {rounds:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn turns_are_compared_within_their_round() {
+        let agent = Rules::Agent { policies: 1 };
+        let turns =
+            |rules: &[(Rules, [f64; 3])]| rules.iter().map(|(of, rates)| (*of, rates.to_vec())).collect();
+        // The machine is twice as fast in the second round.
+        let near: Turns = turns(&[
+            (Rules::NoAgent, [100.0, 200.0, 100.0]),
+            (Rules::BridgeFloor, [90.0, 180.0, 90.0]),
+            (agent, [81.0, 162.0, 81.0]),
+        ]);
+        let far: Turns = turns(&[(Rules::NoAgent, [10.0; 3]), (agent, [9.0; 3])]);
+        let measured = BTreeMap::from([
+            ((Flow::Packets, Route::SameNode), vec![near]),
+            ((Flow::Packets, Route::AcrossNodes), vec![far]),
+        ]);
+        let rows = rows(&measured);
+        let row = |route, mode: Rules| {
+            rows.iter().find(|row| row.route == route && row.mode == mode.to_string()).unwrap()
+        };
+        let of = |row: &Row| (row.of_no_agent, row.of_bridge_floor);
+        assert_eq!(of(row(Route::SameNode, agent)), (0.81, Some(0.9)));
+        assert_eq!(of(row(Route::SameNode, Rules::BridgeFloor)), (0.9, Some(1.0)));
+        assert_eq!(of(row(Route::AcrossNodes, agent)), (0.9, None));
+        assert_eq!(rows.iter().filter(|row| row.is_agents()).count(), 2);
     }
 }

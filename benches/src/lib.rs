@@ -11,7 +11,8 @@
 //!  testbed -> [ load ] through one of the [ modes ] (nothing, the [ floor ], the agent, another) -> [ connections ]
 //!          -> one flow through the same                                                        -> [ flows ]
 //!          -> connections, cut by an edited file                                               -> [ apply ]
-//!             (both while pods of another node come and change: [ events ])
+//!          -> new pods, each with a first connection                                           -> [ ports ]
+//!             (connections and edits while pods of another node come and change: [ events ])
 //!  API server -> an agent in a cluster of pods without kubelets                                -> [ scale ]
 //!
 //!  all of them -> [ report ] as table, JSON, plots and docs/performance.md
@@ -31,6 +32,7 @@ pub mod load;
 pub mod memory;
 pub mod modes;
 pub mod objects;
+pub mod ports;
 pub mod processes;
 pub mod report;
 pub mod scale;

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use benches::report::page;
-use benches::{apply, compile, connections, export, floor, flows, instructions, memory, scale, verdicts};
+use benches::{
+    apply, compile, connections, export, floor, flows, instructions, memory, ports, scale, verdicts,
+};
 use clap::{Parser, Subcommand};
 use ipnet::IpNet;
 
@@ -35,6 +37,8 @@ enum Command {
     Flows(flows::Arguments),
     /// From an edited file to the last byte of a connection that it forbids (as root).
     Apply(apply::Arguments),
+    /// From a new pod's address to its binding, and its first connection (as root).
+    Ports(ports::Arguments),
     /// Resident memory of an agent with a large cluster (as root).
     Memory(memory::Arguments),
     /// One agent in a cluster of up to 50,000 pods, over a real API server (as root).
@@ -67,6 +71,7 @@ fn main() -> Result<()> {
         Command::Connections(arguments) => connections::run(&arguments),
         Command::Flows(arguments) => flows::run(&arguments),
         Command::Apply(arguments) => apply::run(&arguments),
+        Command::Ports(arguments) => ports::run(&arguments),
         Command::Memory(arguments) => memory::run(&arguments),
         Command::Scale(arguments) => scale::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),

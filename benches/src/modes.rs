@@ -160,9 +160,9 @@ enum Started {
 /// How somebody else's agent is started.
 #[derive(Clone, Debug, Default)]
 pub struct Against {
-    /// A shell command.
+    /// A shell command; empty if there is none.
     pub command: String,
-    /// How long after that its rules are in force.
+    /// How long after that its rules are in force. Every other mode waits as long.
     pub wait: Duration,
 }
 
@@ -198,7 +198,8 @@ impl<'a> Running<'a> {
                 Started::Floor(_) => {}
             }
         }
-        if matches!(mode, Mode::Other { .. }) {
+        // Whatever stands beside the other waits as long: an agent that has just started still has work to do.
+        if !against.command.is_empty() {
             sleep(against.wait);
         }
         Ok(running)

@@ -2,6 +2,7 @@
 //!
 //! From: a measurement's figures. To: the screen, a folder of results, and from there a [`page`] with [`plots`].
 
+mod bounds;
 pub mod page;
 pub mod plots;
 

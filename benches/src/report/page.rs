@@ -13,22 +13,22 @@ use workload::grid::Point;
 
 use crate::compile::{self, Event};
 use crate::modes::{Mode, Route};
-use crate::report::Report;
 use crate::report::plots::{Curve, Plot, Scale};
+use crate::report::{Report, bounds};
 use crate::verdicts::{self, QUANTILES};
-use crate::{apply, connections, flows, scale};
+use crate::{connections, scale};
 
 /// The page's name, and without its ending that of the folder beside it.
 const PAGE: &str = "performance.md";
 const BESIDE: &str = "performance";
 
 /// The rules of each policy where a plot shows one curve for each size of cluster.
-const USUAL_RULES: usize = 5;
+pub(super) const USUAL_RULES: usize = 5;
 /// The policies where a plot shows one curve for each size of cluster.
-const USUAL_POLICIES: usize = 1_000;
+pub(super) const USUAL_POLICIES: usize = 1_000;
 
 /// What a measurement is about: its name, a heading and a sentence.
-const SUBJECTS: [(&str, &str, &str); 7] = [
+const SUBJECTS: [(&str, &str, &str); 8] = [
     (
         "policy",
         "A verdict",
@@ -50,7 +50,17 @@ const SUBJECTS: [(&str, &str, &str); 7] = [
         "What arrives of one TCP connection, and of one UDP flow of 64-byte datagrams, in a second. Within each flow the agent's chains are \
          taken out of the packets' way and put back several times a second (nft's flag `dormant`): that is the line without an agent, and \
          `/none` is the median over turns that stand side by side. The floor is one chain where the agent \
-         has its own, with the one rule that an accepted connection meets, made by hand.",
+         has its own, with the one rule that an accepted connection meets, made by hand. The bridge floor is the same and one chain of the \
+         bridge family, where each frame's port, source and protocol and the packet's source address are looked up once in a map of pods: the \
+         least that ties a packet to the port where it entered. `/bridge floor` is the median over its turns.",
+    ),
+    (
+        "ports",
+        "A new port",
+        "A pod's interface is plugged into the bridge and gets its addresses, and at once, as no container does so early, a process in it \
+         connects to a pod that a policy isolates. `connect` is how long that takes, `bound` from the address being set until the kernel's set \
+         of bindings has it. `up` and `address` say which comes first: the interface up, or the address. Late are connections that \
+         take more than 0.2 s; sent again are those whose first packet was lost (0.9 s), or that fail.",
     ),
     (
         "apply",
@@ -90,22 +100,7 @@ fn page(reports: &[Report], beside: &Path) -> Result<String> {
     text += "Written by `cargo xtask bench report` from the figures of `cargo xtask bench all`, which lie beside it as \
              JSON; not by hand.\nFigures of two machines can't be compared: run it on yours.\n\n";
     text += &taken(reports);
-    let bars = bars(reports)?;
-    if !bars.is_empty() {
-        text += "\n## What must hold\n\n| what | bound | measured | |\n| --- | ---: | ---: | --- |\n";
-        for Bar { what, bound, measured, unit } in bars {
-            let (words, limit, held) = match bound {
-                Bound::AtMost(limit) => ("at most", limit, measured <= limit),
-                Bound::AtLeast(limit) => ("at least", limit, measured >= limit),
-            };
-            let holds = if held { "holds" } else { "**does not hold**" };
-            // Shares are read to the third digit, everything else to the first.
-            let digits = if unit.is_empty() && limit < 2.0 { 3 } else { 1 };
-            let _ =
-                writeln!(text, "| {what} | {words} {limit} {unit} | {measured:.digits$} {unit} | {holds} |");
-        }
-        text += &kernel_alone(reports)?;
-    }
+    text += &bounds::section(&in_order(reports))?;
     for report in in_order(reports) {
         let known = SUBJECTS.iter().find(|(name, ..)| *name == report.benchmark);
         let (heading, sentence) =
@@ -157,144 +152,6 @@ fn taken(reports: &[Report]) -> String {
         );
     }
     text
-}
-
-/// One thing that must hold.
-struct Bar {
-    what: &'static str,
-    bound: Bound,
-    measured: f64,
-    unit: &'static str,
-}
-
-/// On which side of a number.
-#[derive(Clone, Copy)]
-enum Bound {
-    AtMost(f64),
-    AtLeast(f64),
-}
-
-/// What the kernel alone takes of two of them, measured beside them.
-fn kernel_alone(reports: &[Report]) -> Result<String> {
-    let mut text = String::new();
-    for report in in_order(reports) {
-        let flows: Vec<flows::Row> = report.figures()?;
-        let floors = flows.iter().filter(|row| row.mode == Mode::Floor.to_string());
-        if let Some(floor) = floors.map(|row| row.of_no_agent).reduce(f64::min) {
-            let _ = write!(text, "\nWith one rule and no agent, long flows come to {floor:.3} at worst.\n");
-        }
-        let edits: Vec<apply::Row> = report.figures()?;
-        if let Some(dump) = swept(&edits).map(|row| row.dump_ms).reduce(f64::min) {
-            let _ = write!(
-                text,
-                "\nTo write 100,000 connections down, for nobody, takes the kernel {dump:.1} ms. No edit waits for a sweep.\n"
-            );
-        }
-    }
-    Ok(text)
-}
-
-/// Edits after which 100,000 connections are swept.
-fn swept(edits: &[apply::Row]) -> impl Iterator<Item = &apply::Row> {
-    edits.iter().filter(|row| row.entries == 100_000 && row.events == 0)
-}
-
-/// Those about which the reports say anything.
-fn bars(reports: &[Report]) -> Result<Vec<Bar>> {
-    let mut bars = Vec::new();
-    // The worst of what was measured counts.
-    let mut hold = |what, bound, unit, measured: &mut dyn Iterator<Item = f64>| {
-        let worst = match bound {
-            Bound::AtMost(_) => measured.reduce(f64::max),
-            Bound::AtLeast(_) => measured.reduce(f64::min),
-        };
-        bars.extend(worst.map(|measured| Bar { what, bound, measured, unit }));
-    };
-    for report in in_order(reports) {
-        let verdicts: Vec<verdicts::Row> = report.figures()?;
-        let p50 = |few: bool| {
-            verdicts.iter().filter(move |row| (row.point.policies <= 1_000) == few).map(|row| row.p50_ns)
-        };
-        hold(
-            "a verdict, p50, any cluster with up to 1,000 policies that select the pod",
-            Bound::AtMost(100.0),
-            "ns",
-            &mut p50(true),
-        );
-        hold("a verdict, p50, with 5,000 policies", Bound::AtMost(150.0), "ns", &mut p50(false));
-        let allocations = &mut verdicts.iter().map(|row| row.allocations);
-        hold("calls of the allocator for a verdict", Bound::AtMost(0.0), "", allocations);
-        let changes: Vec<compile::Row> = report.figures()?;
-        let usual =
-            |row: &&compile::Row| row.point.rules == USUAL_RULES && row.point.policies == USUAL_POLICIES;
-        let full =
-            changes.iter().filter(usual).filter(|row| row.event == Event::Full && row.point.pods == 10_000);
-        hold(
-            "a full compile, 10,000 pods, 1,000 policies of 5 rules, median",
-            Bound::AtMost(50.0),
-            "ms",
-            &mut full.map(|row| row.median_us / 1e3),
-        );
-        let pods = [Event::PodAdded, Event::PodRemoved, Event::LabelChanged];
-        let events =
-            changes.iter().filter(usual).filter(|row| pods.contains(&row.event) && row.point.pods == 100_000);
-        hold(
-            "a pod that comes, goes or is relabelled among 100,000, 1,000 policies of 5 rules, median",
-            Bound::AtMost(100.0),
-            "us",
-            &mut events.map(|row| row.median_us),
-        );
-        let connections: Vec<connections::Row> = report.figures()?;
-        let asked = Mode::Agent { policies: 500 }.to_string();
-        let same_node = || {
-            let same = connections.iter().filter(|row| row.route == Route::SameNode && row.mode == asked);
-            same.filter(|row| [1, 8].contains(&row.clients))
-        };
-        hold(
-            "connections of one node, 500 policies, 1 and 8 clients, over the floor",
-            Bound::AtLeast(0.95),
-            "",
-            &mut same_node().map(|row| row.of_floor),
-        );
-        hold("the same over no agent", Bound::AtLeast(0.85), "", &mut same_node().map(|row| row.of_no_agent));
-        let flows: Vec<flows::Row> = report.figures()?;
-        hold(
-            "bytes and packets of long flows, over no agent",
-            Bound::AtLeast(0.98),
-            "",
-            &mut flows.iter().filter(|row| row.mode != Mode::Floor.to_string()).map(|row| row.of_no_agent),
-        );
-        let edits: Vec<apply::Row> = report.figures()?;
-        hold(
-            "from an edit to the last byte and the last new connection that it forbids, always",
-            Bound::AtMost(100.0),
-            "ms",
-            &mut edits.iter().map(|row| row.cut_worst_ms.max(row.new_worst_ms)),
-        );
-        hold(
-            "a sweep of 100,000 connections, median",
-            Bound::AtMost(50.0),
-            "ms",
-            &mut swept(&edits).map(|row| row.sweep_ms),
-        );
-        let scale: Vec<scale::Row> = report.figures()?;
-        let at = |pods| scale.iter().find(move |row| row.pods == pods);
-        hold(
-            "resident memory among 10,000 pods in the API server",
-            Bound::AtMost(40.0),
-            "MB",
-            &mut at(10_000).iter().map(|row| row.resident_mb),
-        );
-        hold("start to ready there", Bound::AtMost(3.0), "s", &mut at(10_000).iter().map(|row| row.ready_s));
-        let growth = at(10_000).zip(at(50_000)).map(|(few, many)| many.events_cpu_ms / few.events_cpu_ms);
-        hold(
-            "an event among 50,000 pods over one among 10,000, processor time",
-            Bound::AtMost(1.5),
-            "",
-            &mut growth.into_iter(),
-        );
-    }
-    Ok(bars)
 }
 
 type Section = (String, Vec<(&'static str, Plot)>);

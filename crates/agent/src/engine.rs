@@ -57,6 +57,8 @@ pub struct Engine {
     rested: Instant,
     /// Addresses that have another pod than before, whose connections are still to be deleted.
     reassigned: BTreeSet<IpAddr>,
+    /// The same, by the sweep in progress, or by one that failed.
+    deleting: BTreeSet<IpAddr>,
     /// What pods may not send to nodes.
     overlay: OverlayFlows,
     /// Whether connections that no agent has seen are still to be taken up.
@@ -113,6 +115,7 @@ impl Engine {
             sweeping: None,
             rested: Instant::now(),
             reassigned: BTreeSet::new(),
+            deleting: BTreeSet::new(),
             overlay: OverlayFlows::default(),
             adopts: true,
             revoked: RevokedConnections::default(),
@@ -200,13 +203,16 @@ impl Engine {
     }
 
     fn scope(&mut self, of: Option<BTreeSet<IpAddr>>) -> Scope {
-        let reassigned = std::mem::take(&mut self.reassigned);
+        // Those of a sweep that failed are still to be done.
+        self.deleting.append(&mut self.reassigned);
+        let reassigned = self.deleting.clone();
         Scope { of, reassigned, adopts: self.adopts, overlay: self.overlay.clone() }
     }
 
     fn take(&mut self, swept: Outcome, current: &Snapshot) -> Result<SweepReport, EngineError> {
         let of = self.sweeping.take();
         let swept = swept?;
+        self.deleting.clear();
         self.rested = Instant::now() + LONGEST_REST.min(swept.report.elapsed * SWEEPS_REST);
         self.revoked.change(&swept, of.as_ref(), current, &mut self.table)?;
         if of.is_none() && self.adopts {
@@ -235,6 +241,8 @@ impl Engine {
     /// Goes on with rules that were written anew, since someone had deleted the old ones: everything passed meanwhile.
     pub fn replace_table(&mut self, table: Table) {
         self.table = table;
+        // Connections have passed that no rule has marked.
+        self.adopts = true;
     }
 }
 

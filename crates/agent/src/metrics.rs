@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::Link;
+use dataplane::drops::DropReason;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -14,7 +15,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::health::Health;
-use crate::status::{Source, Status};
+use crate::status::{Origins, Protection, Source, Status};
 
 /// How long things take. Clones share their numbers.
 #[derive(Clone, Debug)]
@@ -142,6 +143,8 @@ fn encode_status(status: &Status, mut encoder: DescriptorEncoder) -> fmt::Result
         "queue",
         queues(|queue| queue.dropped_by_socket.into()),
     )?;
+
+    metrics.origins(status.origins.as_ref())?;
 
     metrics.gauge("published_generation", "Generation that verdicts follow.", status.published_generation)?;
     metrics.gauge(
@@ -288,6 +291,53 @@ impl Metrics<'_, '_> {
         metric.encode(family.encode_family(&labels)?)
     }
 
+    /// Before the rules are installed no port is known, and no protection is in force.
+    fn origins(&mut self, origins: Option<&Origins>) -> fmt::Result {
+        let none = Origins::default();
+        let Origins { protections, ports, conflicts, dropped, new_ports, .. } = origins.unwrap_or(&none);
+        self.counters(
+            "dropped_packets",
+            "Packets that rules dropped by themselves, by reason.",
+            "reason",
+            DropReason::ALL
+                .map(DropReason::code)
+                .map(|reason| (reason, dropped.get(reason).copied().unwrap_or_default())),
+        )?;
+        self.gauges(
+            "protection_in_force",
+            "1 if this protection of packets' origins is in force.",
+            "protection",
+            Protection::IDS.map(|id| (id, protections.iter().any(|one| one.id == id && one.in_force).into())),
+        )?;
+        self.gauge("ports", "Interfaces through which pods' packets enter.", ports.len() as u64)?;
+        self.gauge(
+            "ports_without_pod",
+            "Such interfaces whose pod is not known.",
+            ports.iter().filter(|port| port.pod.is_none()).count() as u64,
+        )?;
+        self.gauge(
+            "port_conflicts",
+            "Addresses that a second interface's pod claims.",
+            conflicts.len() as u64,
+        )?;
+        self.counter(
+            "new_port_packets",
+            "Packets that waited for their interface to be known.",
+            new_ports.queued,
+        )?;
+        self.counters(
+            "new_port_packets_ended",
+            "Such packets that wait no more: passed or dropped once the interface was known, or else out of time or room.",
+            "by",
+            [
+                ("pass", new_ports.passed),
+                ("drop", new_ports.dropped),
+                ("time", new_ports.expired),
+                ("room", new_ports.no_room),
+            ],
+        )
+    }
+
     fn source_failures(&mut self, source: &Source) -> fmt::Result {
         let metric = ConstCounter::new(0_u64).metric_type();
         let help = "Requests to the API server that failed, by kind and class.";
@@ -317,103 +367,4 @@ impl Metrics<'_, '_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use audit::{Audit, AuditConfig, Destination};
-
-    use super::*;
-    use crate::status::{Connection, Conntrack, Hold, Problem, Queue, Table};
-
-    #[test]
-    fn the_text_holds_every_number_of_the_status() {
-        let config = AuditConfig { node: "n".into(), destination: Destination::Off, ring: 1 };
-        let audit = Audit::start(config, |_| {}).expect("starts");
-        let health = Health::new("n", audit.monitor(), Durations::default());
-        observe(&health.durations().sweep, Duration::from_millis(3));
-        {
-            let mut state = health.state();
-            state.status.packets.denied = 7;
-            state.status.applied_generation = 3;
-            state.status.table = Some(Table {
-                form: "target".to_owned(),
-                queues: "100-101".to_owned(),
-                when_down: "closed".to_owned(),
-            });
-            let problem = Problem { kind: "Pod".to_owned(), text: "a".to_owned() };
-            state.status.problems = vec![problem.clone(), problem];
-        }
-        let text = text(&registry(&health)).expect("text");
-        for line in [
-            "kube_verdict_packets_total{verdict=\"deny\"} 7",
-            "kube_verdict_applied_generation 3",
-            "kube_verdict_ready 0",
-            "kube_verdict_problems{kind=\"Pod\"} 2",
-            "kube_verdict_table_info{form=\"target\",queues=\"100-101\",when_down=\"closed\"} 1",
-            "kube_verdict_sweep_duration_seconds_count 1",
-            "kube_verdict_audit_records_lost_total 0",
-            "# EOF",
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line} in {text}");
-        }
-    }
-
-    #[test]
-    fn queues_connections_and_policies_have_their_labels() {
-        let status = Status {
-            queues: vec![Queue { number: 100, waiting: 2, dropped_full: 5, dropped_by_socket: 1 }],
-            conntrack: Some(Conntrack { entries: 10, max: 100 }),
-            hold: Hold { now: 1, held: 9, allowed: 4, denied: 1, expired: 3, no_room: 6, repeated: 2 },
-            policies: vec![crate::status::Policy {
-                policy: "db/a".to_owned(),
-                allowed: 4,
-                denied: 1,
-                ..crate::status::Policy::default()
-            }],
-            source: Some(Source {
-                server: "https://192.0.2.1".to_owned(),
-                connected: false,
-                connections: vec![Connection {
-                    kind: "Pod".to_owned(),
-                    state: "lost".to_owned(),
-                    since: 1_700_000_000,
-                    last_error: Some("no route".to_owned()),
-                    resource_version: Some("12".to_owned()),
-                    reconnects: 3,
-                    relists: 1,
-                    failures: [("unreachable".to_owned(), 2)].into(),
-                }],
-            }),
-            ..Status::default()
-        };
-        #[derive(Debug)]
-        struct Fixed(Status);
-        impl Collector for Fixed {
-            fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
-                encode_status(&self.0, encoder)
-            }
-        }
-        let mut registry = Registry::with_prefix("kube_verdict");
-        registry.register_collector(Box::new(Fixed(status)));
-        let text = text(&registry).expect("text");
-        for line in [
-            "kube_verdict_queue_waiting{queue=\"100\"} 2",
-            "kube_verdict_queue_full_drops_total{queue=\"100\"} 5",
-            "kube_verdict_conntrack_max 100",
-            "kube_verdict_held_packets 1",
-            "kube_verdict_packets_held_total 9",
-            "kube_verdict_held_packets_ended_total{by=\"allow\"} 4",
-            "kube_verdict_held_packets_ended_total{by=\"deny\"} 1",
-            "kube_verdict_held_packets_ended_total{by=\"time\"} 3",
-            "kube_verdict_hold_no_room_total 6",
-            "kube_verdict_hold_repeated_total 2",
-            "kube_verdict_policy_verdicts_total{policy=\"db/a\",verdict=\"allow\"} 4",
-            "kube_verdict_policy_verdicts_total{policy=\"db/a\",verdict=\"deny\"} 1",
-            "kube_verdict_source_connected{kind=\"Pod\"} 0",
-            "kube_verdict_source_since_seconds{kind=\"Pod\"} 1700000000",
-            "kube_verdict_source_reconnects_total{kind=\"Pod\"} 3",
-            "kube_verdict_source_relists_total{kind=\"Pod\"} 1",
-            "kube_verdict_source_failures_total{kind=\"Pod\",class=\"unreachable\"} 2",
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line} in {text}");
-        }
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use dataplane::sweep::{LocalAddresses, Swept, is_allowed_again};
 use dataplane::table::{Table, TableError};
+use nix::errno::Errno;
 use policy::{Packet, Snapshot};
 
 /// How often those are forgotten that have gone from the kernel's set by their timeout.
@@ -42,7 +43,16 @@ impl RevokedConnections {
         let mut restored: Vec<Packet> =
             swept.restored.iter().filter_map(|connection| self.remove(connection)).collect();
         restored.extend(self.allowed_again(of, current));
-        table.change_revoked(&swept.revoked, &restored)?;
+        match table.change_revoked(&swept.revoked, &restored) {
+            // The set is full: these are kept cut by their marks alone.
+            Err(TableError::Refused { errno: Errno::ENFILE | Errno::ENOSPC, .. }) => {
+                tracing::warn!(
+                    connections = swept.revoked.len(),
+                    "too many revoked connections to keep them all cut when conntrack forgets them"
+                );
+            }
+            changed => changed?,
+        }
         self.known.extend(swept.revoked.iter().map(|connection| (*connection, true)));
         Ok(())
     }

@@ -1,15 +1,14 @@
 //! What a running agent says of itself: one documented type behind `/status`, `/metrics` and `kube-verdict status`.
 
+pub mod origins;
+
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cluster::Link;
-use dataplane::drops::DropReason;
-use dataplane::table::Protections;
-use policy::Snapshot;
 use serde::{Deserialize, Serialize};
 
-use crate::origins::OriginTracker;
+pub use self::origins::{NewPorts, Origins, Protection};
 
 /// The state of an agent.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -62,130 +61,6 @@ pub struct Status {
     /// Where packets may come from; null before the rules are installed.
     #[serde(default)]
     pub origins: Option<Origins>,
-}
-
-/// Which pod is behind which interface, and what rules dropped because a packet did not fit that.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Origins {
-    /// The protections, and whether each is in force.
-    pub protections: Vec<Protection>,
-    /// Pods' ports.
-    pub ports: Vec<Port>,
-    /// Addresses that two ports claim: the first one has it.
-    pub conflicts: Vec<Conflict>,
-    /// What carries packets between nodes, which pods may not send to them.
-    pub overlays: Vec<String>,
-    /// Pods that may send from any address, as the command line says.
-    pub exemptions: Vec<String>,
-    /// Packets that rules dropped, by reason, since this agent began.
-    pub dropped: BTreeMap<String, u64>,
-}
-
-/// A protection of packets' origins.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Protection {
-    /// What it does.
-    pub name: String,
-    /// Whether it is in force.
-    pub in_force: bool,
-    /// If not: why, and what to do.
-    pub why_not: Option<String>,
-}
-
-/// A pod's port.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Port {
-    /// The interface.
-    pub interface: String,
-    /// The pod, `namespace/name`; null while it is not known.
-    pub pod: Option<String>,
-    /// The addresses that may be used there.
-    pub addresses: Vec<String>,
-    /// Whether others may be used as well, since the pod is exempt.
-    pub exempt: bool,
-}
-
-/// Two ports claim an address.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Conflict {
-    /// The address.
-    pub address: String,
-    /// The interface that has it.
-    pub bound_to: String,
-    /// The interface whose pod claims it, too.
-    pub claimed_by: String,
-}
-
-impl Origins {
-    /// What a tracker and the rules say.
-    pub fn new(tracker: &OriginTracker, protections: Protections, snapshot: &Snapshot) -> Self {
-        let bindings = tracker.bindings();
-        let protection = |name: &str, in_force: bool, why_not: &str| Protection {
-            name: name.to_owned(),
-            in_force,
-            why_not: (!in_force).then(|| why_not.to_owned()),
-        };
-        let port = |port: &dataplane::ports::Port| Port {
-            interface: port.name.to_string(),
-            pod: port.pod_addresses().find_map(|address| snapshot.pod_at(address)).map(ToString::to_string),
-            addresses: port.addresses.iter().map(ToString::to_string).collect(),
-            exempt: port.is_exempt,
-        };
-        Self {
-            protections: vec![
-                protection(
-                    "pods on a bridge send from their own addresses, to where these are",
-                    protections.bridged,
-                    "the kernel lacks nftables' bridge family: load nf_tables_bridge (CONFIG_NF_TABLES_BRIDGE) and start the agent again",
-                ),
-                protection(
-                    "routed pods send from their own addresses",
-                    protections.routed,
-                    "the rules are not installed",
-                ),
-                protection(
-                    "nothing from elsewhere has one of this node's addresses as its source",
-                    protections.routed,
-                    "the rules are not installed",
-                ),
-                protection(
-                    "pods send no overlay packets to nodes",
-                    protections.routed
-                        && !(bindings.overlays.is_empty() && tracker.settings().overlays.is_empty()),
-                    "this node has no overlay device, and --overlay names none: nothing to protect with host-gw",
-                ),
-                protection(
-                    "overlay packets come from nodes alone",
-                    tracker.settings().overlay_sources_are_nodes,
-                    "off by default: give --overlay-sources=nodes",
-                ),
-            ],
-            ports: bindings.ports.values().map(port).collect(),
-            conflicts: bindings
-                .conflicts
-                .iter()
-                .map(|conflict| Conflict {
-                    address: conflict.address.to_string(),
-                    bound_to: conflict.bound_to.to_string(),
-                    claimed_by: conflict.claimed_by.to_string(),
-                })
-                .collect(),
-            overlays: (&bindings.overlays | &tracker.settings().overlays)
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
-            exemptions: tracker.settings().exemptions.iter().map(ToString::to_string).collect(),
-            dropped: DropReason::ALL
-                .into_iter()
-                .map(|reason| {
-                    (
-                        reason.code().to_owned(),
-                        tracker.ledger.totals().get(&reason).copied().unwrap_or_default(),
-                    )
-                })
-                .collect(),
-        }
-    }
 }
 
 /// A part of an agent's life.

@@ -23,6 +23,8 @@ fn help_of_every_command_has_examples_and_exit_codes() {
     }
     let ran = run(&["--help"]);
     assert!(ran.out.contains("explain") && ran.out.contains("Exit codes:"), "{}", ran.out);
+    let ran = run(&["cleanup", "--help"]);
+    assert!(ran.out.contains("tables, inet and bridge"), "what goes is said: {}", ran.out);
     assert!(run(&["--version"]).out.starts_with("kube-verdict "));
 }
 
@@ -31,7 +33,7 @@ fn a_command_line_that_cannot_be_right_is_a_usage_error() {
     let folder = folder(CLUSTER);
     let source = text(folder.path());
     let run_flags = ["run", "--source", source, "--node", "node-a"];
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 10] = [
         (&[], "Usage:"),
         (&["fly"], "unrecognized subcommand"),
         (&["run", "--source", "/nowhere", "--node", "n"], "--source /nowhere: No such file"),
@@ -40,13 +42,14 @@ fn a_command_line_that_cannot_be_right_is_a_usage_error() {
         (&[run_flags[0], run_flags[1], source, "--node", "n", "--pod-cidr", "10.0.0.0"], "--pod-cidr"),
         (
             &[run_flags[0], run_flags[1], source, "--node", "n", "--connection-marks", "0x3"],
-            "must have exactly one bit set",
+            "connection marks need exactly four bits",
         ),
         (
             &[run_flags[0], run_flags[1], source, "--node", "n", "--queue-base", "65535"],
             "numbers end at 65535",
         ),
         (&["explain", "--source", source, "--from", "web/a"], "--to"),
+        (&["doctor", "--packet-marks", "0xf0000000"], "have a bit in common"),
     ];
     for (arguments, part) in cases {
         let ran = run(arguments);
@@ -79,6 +82,8 @@ fn doctor_names_each_need_and_what_the_manifests_got_wrong() {
         assert_eq!(need["todo"].is_string(), state != "fine", "what is not fine says what to do: {need}");
     }
     assert_eq!(found["agent"], serde_json::Value::Null);
+    let protections = run(&arguments).out;
+    assert!(protections.contains(" protections "), "with or without an agent: {protections}");
     assert_eq!(found["problems"][0]["kind"], "NetworkPolicy");
     assert_eq!(ran.code, 1, "a problem in the manifests is wrong");
     let ran = run(&arguments);

@@ -160,12 +160,14 @@ pub struct DropSample {
     pub ether_type: Option<u16>,
     /// What it carries; `None` if that is no IP packet, or can't be parsed.
     pub packet: Option<Packet>,
+    /// Whether its place is the interface, whatever the reason: it was dropped in the bridge, or by the queue of new ports.
+    pub is_by_interface: bool,
 }
 
 impl DropSample {
     /// What it is counted by; `None` if it is counted by a source that can't be read.
     pub fn key(&self) -> Option<DropKey> {
-        let place = match self.reason.is_by_source() {
+        let place = match self.reason.is_by_source() && !self.is_by_interface {
             true => DropPlace::Source(self.packet?.source()),
             false => DropPlace::Interface(self.interface),
         };

@@ -5,14 +5,20 @@
 //!
 //! All that belongs to a network namespace is that of the calling thread.
 
+mod bridges;
 mod files;
+mod foreign_marks;
 mod kernel;
+mod origins;
 mod version;
 
+use ipnet::IpNet;
 use serde::Serialize;
 
 use self::files::Files;
+pub use self::origins::{InstalledTables, installed_tables};
 pub use self::version::KernelVersion;
+use crate::marks::Marks;
 use crate::queues::QueueRange;
 
 /// One thing that the agent needs.
@@ -82,18 +88,32 @@ pub struct NeedsConfig {
     pub judge_dns: bool,
     /// The queues that the agent may use.
     pub queues: Vec<QueueRange>,
+    /// This node's pod CIDRs, by which the pods' bridge is known; empty if they are unknown, which leaves Flannel's `cni0`.
+    pub pod_cidrs: Vec<IpNet>,
+    /// The agent's bits in marks, to look for rules of other programs that write them. `None` doesn't look: to find them all rules of
+    /// the node are read, which may be many.
+    pub marks: Option<Marks>,
 }
 
 impl Default for NeedsConfig {
-    /// Both families, Flannel's bridge, no queues.
+    /// Both families, Flannel's bridge, no queues, and no look at the rules of other programs.
     fn default() -> Self {
-        Self { ipv4: true, ipv6: true, bridge: true, judge_dns: false, queues: Vec::new() }
+        Self {
+            ipv4: true,
+            ipv6: true,
+            bridge: true,
+            judge_dns: false,
+            queues: Vec::new(),
+            pod_cidrs: Vec::new(),
+            marks: None,
+        }
     }
 }
 
 /// Looks at all needs, in the order in which they build on one another.
 pub fn check(config: &NeedsConfig) -> Vec<Need> {
-    let mut needs = kernel::needs();
-    needs.extend(files::needs(&Files::of_this_thread(), config, kernel::queues_in_use));
+    let mut needs = kernel::needs(config);
+    let bridges = || bridges::pod_bridges(&config.pod_cidrs);
+    needs.extend(files::needs(&Files::of_this_thread(), config, bridges, kernel::queues_in_use));
     needs
 }

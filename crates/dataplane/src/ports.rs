@@ -26,7 +26,7 @@ use std::fmt;
 pub(crate) use bindings::is_link_local;
 pub use bindings::{Bindings, Conflict, Owners, Port};
 pub use check::PortState;
-pub use interfaces::{Interface, Interfaces, InterfacesError, read_interfaces};
+pub use interfaces::{BridgeNetfilter, Interface, Interfaces, InterfacesError, read_interfaces};
 pub use learning::set_link_local_learning;
 pub use monitor::Monitor;
 pub use queue::{PortQueue, PortQueueConfig, PortQueueCounters};

@@ -227,7 +227,9 @@ fn hear(message: &Received<'_>, history: &History, next: &mut u32, tell: &mut im
     if let Some(reason) = logged.dropped {
         let Logged { interface, mac, ether_type, .. } = logged;
         let packet = packet.filter(|_| matches!(ether_type, None | Some(ETH_P_IP | ETH_P_IPV6)));
-        return tell(Heard::Dropped(DropSample { reason, interface, mac, ether_type, packet }));
+        let is_by_interface = i32::from(message.family) == libc::NFPROTO_BRIDGE;
+        let sample = DropSample { reason, interface, mac, ether_type, packet, is_by_interface };
+        return tell(Heard::Dropped(sample));
     }
     let judged = packet.zip(logged.generation).and_then(|(packet, generation)| {
         let (snapshot, decision) = history.allowing(generation, &packet)?;

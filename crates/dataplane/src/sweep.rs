@@ -17,14 +17,14 @@
 //! was there before. Connections of an address that has another pod now are deleted: they were never the new pod's (semantics 36).
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use policy::{Decision, Directions, Outcome, Packet, Protocol, Reason, Snapshot, Verdict};
 
 use crate::conntrack::{Conntrack, ConntrackError, Entry, EntryChange, MarkChange};
 use crate::marks::Marks;
-use crate::ports::Overlay;
+use crate::ports::{Overlay, is_link_local};
 
 mod local;
 mod under_way;
@@ -81,7 +81,12 @@ impl OverlayFlows {
             (Protocol::UDP, Some(port)) => Overlay::Udp(port),
             (protocol, _) => Overlay::Protocol(protocol.0),
         };
-        self.overlays.contains(&overlay) && self.node_addresses.contains(&packet.destination())
+        let destination = packet.destination();
+        // A group's address, a broadcast or a link-local one reaches the node's device as well.
+        let is_on_link = destination.is_multicast()
+            || destination == IpAddr::V4(Ipv4Addr::BROADCAST)
+            || is_link_local(destination);
+        self.overlays.contains(&overlay) && (is_on_link || self.node_addresses.contains(&destination))
     }
 }
 

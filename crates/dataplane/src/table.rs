@@ -39,7 +39,7 @@ use self::in_force::InForce;
 pub(crate) use self::in_force::{check_holder, read_generation};
 pub(crate) use self::memory::LOG_PREFIX;
 use self::memory::Memory;
-use self::origin::{OriginContents, OriginPolicy};
+use self::origin::OriginContents;
 use self::sets::Contents;
 use crate::drops::DropCounts;
 use crate::marks::Marks;
@@ -407,7 +407,7 @@ impl Table {
     /// What the sets of ports shall hold.
     fn wanted_origins(&self) -> Option<(OriginContents, Option<BridgeContents>)> {
         let Origin { wanted, bridge, .. } = self.origin.as_ref()?;
-        let contents = || BridgeContents::new(&wanted.bindings, &OriginPolicy(&wanted.open));
+        let contents = || BridgeContents::new(wanted);
         Some((OriginContents::new(wanted), bridge.is_some().then(contents)))
     }
 
@@ -584,7 +584,7 @@ fn install_origin(
     rules.extend(origin::rules(queue, form, origin.log_group));
     rules.iter().for_each(|rule| rule.add_to(INET, batch));
     let bridge = if has_bridge {
-        let contents = BridgeContents::new(&wanted.bindings, &OriginPolicy(&wanted.open));
+        let contents = BridgeContents::new(wanted);
         let knows_bridges = bridge::trial_of_names().rehearse(socket).is_ok();
         let (marks, log_group) = (config.marks, origin.log_group);
         BridgeRules { marks, log_group, knows_bridges }.install(&contents, batch);

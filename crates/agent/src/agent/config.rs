@@ -71,6 +71,9 @@ impl AgentConfig {
             bridge: self.bridge,
             judge_dns: self.judge_dns,
             queues: queues.to_vec(),
+            pod_cidrs: pod_cidrs.to_vec(),
+            // Foreign rules keep no agent from enforcing policy: `doctor` looks for them.
+            marks: None,
         }
     }
 }

@@ -25,8 +25,8 @@ Examples:
 
 Exit codes: 0 nothing of kube-verdict is in the kernel any more, 1 something is wrong, 2 the command line is wrong.";
 
-/// Removes kube-verdict's rules and connection marks: policy is no longer enforced on this node, and connections that it had
-/// cut pass again.
+/// Removes kube-verdict's tables, inet and bridge, and its connection marks: neither policy nor the sources of packets are enforced on
+/// this node any more, and connections that policy had cut pass again.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Cleanup {

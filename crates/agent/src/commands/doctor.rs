@@ -5,17 +5,18 @@ use std::path::PathBuf;
 
 use clap::Args;
 use cluster::{Access, CniCache, Folder};
-use dataplane::needs::{self, KernelVersion, Need, NeedState, NeedsConfig};
+use dataplane::marks::{Mark, Marks};
+use dataplane::needs::{self, InstalledTables, KernelVersion, Need, NeedState, NeedsConfig};
 use dataplane::queues::QueueRange;
 use serde::Serialize;
 
 mod sources;
 
-use super::run::cores;
+use super::run::{cores, mark};
 use super::table::State;
 use super::{Output, table};
-use crate::status::{Problem, Status};
-use crate::{client, exit, http, source};
+use crate::status::{Problem, Protection, Status};
+use crate::{client, exit, http, paint, source};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,6 +26,8 @@ Examples:
     kube-verdict doctor --kubeconfig /etc/kubernetes/kubelet.conf
   Are the manifests understood?
     kube-verdict doctor --source manifests
+  Which protections of packets' origins are in force:
+    kube-verdict doctor --output json | jq '.agent.protections[] | {id, in_force, why_not}'
   Only what is wrong:
     kube-verdict doctor --output json | jq '.needs[] | select(.state == \"wrong\")'
 
@@ -50,6 +53,14 @@ pub struct Doctor {
     #[arg(long, value_name = "N", default_value_t = 100)]
     queue_base: u16,
 
+    /// The agent's --packet-marks: rules of other programs that write these bits are named.
+    #[arg(long, value_name = "MASK", value_parser = mark, default_value_t = Marks::default().of_packets())]
+    packet_marks: Mark,
+
+    /// The agent's --connection-marks, likewise.
+    #[arg(long, value_name = "MASK", value_parser = mark, default_value_t = Marks::default().of_connections())]
+    connection_marks: Mark,
+
     /// This node's pods don't hang on a bridge, so br_netfilter is not needed.
     #[arg(long)]
     no_bridge: bool,
@@ -69,6 +80,8 @@ struct Findings {
     needs: Vec<Need>,
     /// Null if no agent answers.
     agent: Option<AgentFindings>,
+    /// The agent's tables in the kernel, which stay when it ends; null if the kernel doesn't say.
+    tables: Option<InstalledTables>,
     /// Of the folder that was given; else of the running agent's.
     problems: Vec<Problem>,
 }
@@ -78,6 +91,8 @@ struct AgentFindings {
     pid: u32,
     ready: bool,
     not_ready: Vec<String>,
+    /// The protections of packets' origins, as the agent says; empty before it has rules.
+    protections: Vec<Protection>,
 }
 
 impl Doctor {
@@ -96,6 +111,8 @@ impl Doctor {
     }
 
     fn look(&self) -> anyhow::Result<Findings> {
+        let marks = Marks::new(self.packet_marks, self.connection_marks)
+            .map_err(|error| exit::Usage(error.to_string()))?;
         let status = client::status(self.http_port).ok();
         let problems = match (&self.source, &status) {
             (Some(folder), _) => {
@@ -119,13 +136,17 @@ impl Doctor {
             bridge: !self.no_bridge,
             judge_dns: KernelVersion::running().is_some_and(KernelVersion::loses_parallel_dns),
             queues,
+            pod_cidrs: pod_cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect(),
+            marks: Some(marks),
         });
         if let Some(access) = self.access() {
             needs.extend(sources::look(access, &self.cni_cache));
         }
-        let agent =
-            status.map(|Status { pid, ready, not_ready, .. }| AgentFindings { pid, ready, not_ready });
-        Ok(Findings { needs, agent, problems })
+        let agent = status.map(|Status { pid, ready, not_ready, origins, .. }| {
+            let protections = origins.map(|origins| origins.protections).unwrap_or_default();
+            AgentFindings { pid, ready, not_ready, protections }
+        });
+        Ok(Findings { needs, agent, tables: needs::installed_tables().ok(), problems })
     }
 
     /// How the API server is to be reached, if there is a way to one.
@@ -153,9 +174,9 @@ impl Findings {
         let mut rows = Vec::new();
         for need in &self.needs {
             let (state, text) = match &need.state {
-                NeedState::Fine { what } => (State::Fine, what.clone()),
-                NeedState::Warning { what, todo } => (State::Warning, format!("{what}\n-> {todo}")),
-                NeedState::Wrong { what, todo } => (State::Wrong, format!("{what}\n-> {todo}")),
+                NeedState::Fine { what } => (State::Fine, paint::harmless(what)),
+                NeedState::Warning { what, todo } => (State::Warning, advice(what, todo)),
+                NeedState::Wrong { what, todo } => (State::Wrong, advice(what, todo)),
             };
             rows.push((need.name.to_owned(), state, text));
         }
@@ -163,13 +184,126 @@ impl Findings {
             None => (State::None, "no agent answers on this node".to_owned()),
             Some(agent) if agent.ready => (State::Fine, format!("pid {} enforces the policies", agent.pid)),
             Some(agent) => {
-                (State::Wrong, format!("pid {} is not ready: {}", agent.pid, agent.not_ready.join("; ")))
+                let why = paint::harmless(&agent.not_ready.join("; "));
+                (State::Wrong, format!("pid {} is not ready: {why}", agent.pid))
             }
         };
         rows.push(("agent".to_owned(), state, text));
+        let (state, text) = self.protections();
+        rows.push(("protections".to_owned(), state, text));
         for problem in &self.problems {
-            rows.push(("source".to_owned(), State::Wrong, problem.text.clone()));
+            rows.push(("source".to_owned(), State::Wrong, paint::harmless(&problem.text)));
         }
         writeln!(out, "{}", table::states(&rows))
+    }
+
+    /// Which protections of packets' origins are in force: as the agent says, or else by what it left in the kernel.
+    fn protections(&self) -> (State, String) {
+        match (&self.agent, self.tables) {
+            (Some(agent), _) if agent.protections.is_empty() => {
+                (State::None, "none in force yet: the agent has not installed its rules".to_owned())
+            }
+            (Some(agent), _) => {
+                let (on, off): (Vec<_>, Vec<_>) = agent.protections.iter().partition(|one| one.in_force);
+                let on: Vec<&str> = on.into_iter().map(|one| &*one.id).collect();
+                let mut text = match on.is_empty() {
+                    true => "none in force".to_owned(),
+                    false => format!("in force: {}", on.join(", ")),
+                };
+                for Protection { id, why_not, .. } in &off {
+                    text.push_str(&format!(
+                        "\n{id} is off: {}",
+                        why_not.as_deref().unwrap_or("the agent says not why")
+                    ));
+                }
+                let state = match off.iter().all(|one| one.off_by_choice) {
+                    true => State::Fine,
+                    false => State::Warning,
+                };
+                let lines: Vec<String> = text.lines().map(paint::harmless).collect();
+                (state, lines.join("\n"))
+            }
+            (None, None) => (State::None, "which are in force can't be told: see the needs above".to_owned()),
+            (None, Some(InstalledTables { inet: false, bridge: false })) => {
+                (State::None, "none in force: no rules of kube-verdict are in the kernel".to_owned())
+            }
+            (None, Some(InstalledTables { inet, bridge })) => {
+                let left = match (inet, bridge) {
+                    (true, true) => "tables inet and bridge kube-verdict",
+                    (true, false) => "table inet kube-verdict, but not table bridge kube-verdict",
+                    (false, _) => "table bridge kube-verdict, but not table inet kube-verdict",
+                };
+                let text = format!(
+                    "an agent that is gone has left {left}: the ports that it knew are still checked, and packets of newer ones are treated by its --when-down"
+                );
+                (State::None, text)
+            }
+        }
+    }
+}
+
+/// What was found, and what to do about it.
+fn advice(what: &str, todo: &str) -> String {
+    format!("{}\n-> {}", paint::harmless(what), paint::harmless(todo))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn protection(id: &str, why_not: Option<&str>, off_by_choice: bool) -> Protection {
+        Protection {
+            id: id.to_owned(),
+            name: id.to_owned(),
+            in_force: why_not.is_none(),
+            why_not: why_not.map(str::to_owned),
+            off_by_choice,
+        }
+    }
+
+    fn found(agent: Option<Vec<Protection>>, tables: Option<(bool, bool)>) -> (State, String) {
+        let agent = agent.map(|protections| AgentFindings {
+            pid: 1,
+            ready: true,
+            not_ready: Vec::new(),
+            protections,
+        });
+        let tables = tables.map(|(inet, bridge)| InstalledTables { inet, bridge });
+        Findings { needs: Vec::new(), agent, tables, problems: Vec::new() }.protections()
+    }
+
+    #[test]
+    fn an_agent_says_which_protections_are_in_force_and_why_others_are_not() {
+        let mut protections = vec![
+            protection("routed-sources", None, false),
+            protection("own-addresses", None, false),
+            protection("overlay-sources", Some("off by default"), true),
+        ];
+        let (state, text) = found(Some(protections.clone()), Some((true, true)));
+        assert_eq!(text, "in force: routed-sources, own-addresses\noverlay-sources is off: off by default");
+        assert_eq!(state, State::Fine, "nobody asked for more");
+
+        protections.push(protection("bridged-sources", Some("the kernel lacks it"), false));
+        let (state, text) = found(Some(protections), Some((true, false)));
+        assert!(text.ends_with("\nbridged-sources is off: the kernel lacks it"), "{text}");
+        assert_eq!(state, State::Warning);
+
+        let (state, text) = found(Some(Vec::new()), Some((false, false)));
+        assert!(text.starts_with("none in force yet"), "{text}");
+        assert_eq!(state, State::None);
+    }
+
+    #[test]
+    fn without_an_agent_the_tables_tell_what_is_left() {
+        for (tables, part) in [
+            (None, "can't be told"),
+            (Some((false, false)), "none in force: no rules of kube-verdict"),
+            (Some((true, true)), "tables inet and bridge kube-verdict"),
+            (Some((true, false)), "but not table bridge kube-verdict"),
+        ] {
+            let (state, text) = found(None, tables);
+            assert!(text.contains(part), "{tables:?}: {text}");
+            assert_eq!(state, State::None, "an agent that does not run is neither right nor wrong");
+        }
     }
 }

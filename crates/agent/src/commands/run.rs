@@ -402,7 +402,7 @@ pub fn mark(text: &str) -> Result<Mark, String> {
         Some(digits) => u32::from_str_radix(digits, 16),
         None => text.parse(),
     };
-    number.map(Mark).map_err(|_| format!("{text:?} is no mark: write one bit, such as 0x1000000"))
+    number.map(Mark).map_err(|_| format!("{text:?} is no mark: write bits, such as 0x0f000000"))
 }
 
 /// Longer than this no packet is of use to anybody.

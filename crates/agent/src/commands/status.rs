@@ -7,7 +7,7 @@ use clap::Args;
 use cluster::Link;
 
 use super::{Output, table};
-use crate::status::{Connection, Phase, Source, Status};
+use crate::status::{Connection, NewPorts, Origins, Phase, Source, Status};
 use crate::{client, exit, http, paint};
 
 const EXAMPLES: &str = "\
@@ -40,7 +40,7 @@ impl StatusCommand {
     pub fn run(self) -> anyhow::Result<u8> {
         let status = client::status(self.http_port)?;
         match self.output {
-            Output::Text => print(&status, &mut anstream::stdout().lock())?,
+            Output::Text => print(&status, table::width(), &mut anstream::stdout().lock())?,
             Output::Json => {
                 let mut stdout = io::stdout().lock();
                 serde_json::to_writer_pretty(&mut stdout, &status).map_err(io::Error::from)?;
@@ -51,8 +51,8 @@ impl StatusCommand {
     }
 }
 
-/// Prints it for people.
-fn print(status: &Status, out: &mut impl Write) -> io::Result<()> {
+/// Prints it for people, in at most so many columns.
+fn print(status: &Status, width: u16, out: &mut impl Write) -> io::Result<()> {
     let phase = match status.phase {
         Phase::Starting => "starting",
         Phase::Enforcing => "enforcing",
@@ -61,10 +61,11 @@ fn print(status: &Status, out: &mut impl Write) -> io::Result<()> {
     };
     let ready = if status.ready { "ready" } else { "not ready" };
     let mut rows = vec![
-        ("node".to_owned(), status.node.clone()),
+        ("node".to_owned(), paint::harmless(&status.node)),
         ("agent".to_owned(), format!("{phase}, {ready}, version {}, pid {}", status.version, status.pid)),
     ];
-    let mut row = |name: &str, text: String| rows.push((name.to_owned(), text));
+    // Names and errors are from outside.
+    let mut row = |name: &str, text: String| rows.push((name.to_owned(), paint::harmless(&text)));
     for reason in &status.not_ready {
         row("not ready", reason.clone());
     }
@@ -114,6 +115,9 @@ fn print(status: &Status, out: &mut impl Write) -> io::Result<()> {
             ),
         );
     }
+    if let Some(origins) = &status.origins {
+        origin_rows(origins, &mut row);
+    }
     let sum = |number: fn(&crate::status::Queue) -> u32| {
         status.queues.iter().map(|q| u64::from(number(q))).sum::<u64>()
     };
@@ -157,11 +161,60 @@ fn print(status: &Status, out: &mut impl Write) -> io::Result<()> {
     if decided > 0 {
         row("policies", format!("{decided} decided so far (--output json lists them)"));
     }
-    writeln!(out, "{}", table::pairs(&rows))?;
+    writeln!(out, "{}", table::pairs(&rows, width))?;
     for problem in &status.problems {
-        writeln!(out, "{} {}", paint::warning("problem:"), problem.text)?;
+        writeln!(out, "{} {}", paint::warning("problem:"), paint::harmless(&problem.text))?;
     }
     Ok(())
+}
+
+/// Where packets may come from, and what rules dropped.
+fn origin_rows(origins: &Origins, row: &mut impl FnMut(&str, String)) {
+    for protection in &origins.protections {
+        let name = &protection.name;
+        let text = match &protection.why_not {
+            None => format!("in force: {name}"),
+            Some(why) => format!("off: {name}; {why}"),
+        };
+        row(&protection.id, text);
+    }
+    let unknown = origins.ports.iter().filter(|port| port.pod.is_none()).count();
+    let exempt = origins.ports.iter().filter(|port| port.exempt).count();
+    row("ports", format!("{} of pods: {unknown} without a known pod, {exempt} exempt", origins.ports.len()));
+    for conflict in &origins.conflicts {
+        row(
+            "conflict",
+            format!(
+                "{} belongs to {}; {} claims it, too",
+                conflict.address, conflict.bound_to, conflict.claimed_by
+            ),
+        );
+    }
+    for exemption in &origins.exemptions {
+        row("exempt", format!("{exemption} (may send from any address that is not taken)"));
+    }
+    if !origins.overlays.is_empty() {
+        row("overlays", origins.overlays.join(", "));
+    }
+    let NewPorts { queued, passed, dropped, expired, no_room } = origins.new_ports;
+    if queued > 0 {
+        row(
+            "new ports",
+            format!(
+                "{queued} packets waited: {passed} passed, {dropped} dropped, {expired} out of time, {no_room} without room"
+            ),
+        );
+    }
+    let total: u64 = origins.dropped.values().sum();
+    let reasons = origins.dropped.iter().filter(|(_, packets)| **packets > 0);
+    let reasons: Vec<String> = reasons.map(|(reason, packets)| format!("{packets} {reason}")).collect();
+    row(
+        "dropped",
+        match reasons.is_empty() {
+            true => "0 packets by rules".to_owned(),
+            false => format!("{total} packets by rules: {}", reasons.join(", ")),
+        },
+    );
 }
 
 fn source_text(source: &Source) -> String {
@@ -185,4 +238,122 @@ fn connection_text(connection: &Connection, now: SystemTime) -> String {
     let seconds = now.duration_since(since).unwrap_or_default().as_secs();
     let why = connection.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
     format!("{} for {seconds} s{why}", connection.state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::Protection;
+    use crate::status::origins::{Conflict, Port};
+
+    fn shown(status: &Status) -> Vec<String> {
+        let mut out = Vec::new();
+        print(status, 80, &mut out).expect("memory takes it");
+        let text = String::from_utf8(out).expect("text");
+        // A long text goes on in lines without a name.
+        let mut lines: Vec<String> = Vec::new();
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "{line:?} has more than 80 columns");
+            match (line.strip_prefix("  "), lines.last_mut()) {
+                (Some(more), Some(last)) => {
+                    last.push(' ');
+                    last.push_str(more.trim());
+                }
+                _ => lines.push(line.split_whitespace().collect::<Vec<_>>().join(" ")),
+            }
+        }
+        lines
+    }
+
+    fn port(interface: &str, pod: Option<&str>, exempt: bool) -> Port {
+        Port {
+            interface: interface.to_owned(),
+            pod: pod.map(str::to_owned),
+            addresses: vec!["10.244.1.2".to_owned()],
+            exempt,
+        }
+    }
+
+    fn protection(id: &str, name: &str, why_not: Option<&str>) -> Protection {
+        Protection {
+            id: id.to_owned(),
+            name: name.to_owned(),
+            in_force: why_not.is_none(),
+            why_not: why_not.map(str::to_owned),
+            off_by_choice: false,
+        }
+    }
+
+    #[test]
+    fn protections_ports_and_drops_are_shown_in_80_columns() {
+        let why = "the kernel lacks nftables' bridge family: load nf_tables_bridge (CONFIG_NF_TABLES_BRIDGE) and start the agent again";
+        let origins = Origins {
+            protections: vec![
+                protection("bridged-sources", "pods on a bridge send from their own addresses", Some(why)),
+                protection("routed-sources", "routed pods send from their own addresses", None),
+            ],
+            ports: vec![
+                port("veth1", Some("web/a"), false),
+                port("veth2", None, false),
+                port("veth3", Some("vpn/gw"), true),
+            ],
+            conflicts: vec![Conflict {
+                address: "10.244.1.2".to_owned(),
+                bound_to: "veth1".to_owned(),
+                claimed_by: "veth2".to_owned(),
+            }],
+            overlays: vec!["8472/udp".to_owned(), "protocol 4".to_owned()],
+            exemptions: vec!["vpn:app=gateway".to_owned()],
+            dropped: [("overlay", 4), ("revoked", 0), ("spoofed-source", 12)]
+                .map(|(reason, packets)| (reason.to_owned(), packets))
+                .into(),
+            new_ports: NewPorts { queued: 9, passed: 7, dropped: 1, expired: 1, no_room: 0 },
+        };
+        let lines = shown(&Status { origins: Some(origins), ..Status::default() });
+        for line in [
+            &format!("bridged-sources off: pods on a bridge send from their own addresses; {why}"),
+            "routed-sources in force: routed pods send from their own addresses",
+            "ports 3 of pods: 1 without a known pod, 1 exempt",
+            "conflict 10.244.1.2 belongs to veth1; veth2 claims it, too",
+            "exempt vpn:app=gateway (may send from any address that is not taken)",
+            "overlays 8472/udp, protocol 4",
+            "new ports 9 packets waited: 7 passed, 1 dropped, 1 out of time, 0 without room",
+            "dropped 16 packets by rules: 4 overlay, 12 spoofed-source",
+        ] {
+            assert!(lines.iter().any(|found| found == line), "{line:?} in {lines:#?}");
+        }
+    }
+
+    #[test]
+    fn an_agent_without_rules_says_nothing_of_origins_and_one_that_dropped_nothing_says_so() {
+        let lines = shown(&Status::default());
+        assert!(
+            !lines.iter().any(|line| line.starts_with("ports ") || line.starts_with("dropped ")),
+            "{lines:?}"
+        );
+        let lines = shown(&Status { origins: Some(Origins::default()), ..Status::default() });
+        assert!(lines.iter().any(|line| line == "dropped 0 packets by rules"), "{lines:?}");
+        assert!(!lines.iter().any(|line| line.starts_with("overlays ")), "{lines:?}");
+    }
+
+    #[test]
+    fn names_from_outside_do_not_steer_the_terminal() {
+        let origins = Origins {
+            conflicts: vec![Conflict {
+                address: "10.244.1.2".to_owned(),
+                bound_to: "a\u{1b}[2J".to_owned(),
+                claimed_by: "b\rc".to_owned(),
+            }],
+            ..Origins::default()
+        };
+        let problem =
+            crate::status::Problem { kind: "Pod".to_owned(), text: "Pod web/\u{1b}[31m: no".to_owned() };
+        let status = Status { origins: Some(origins), problems: vec![problem], ..Status::default() };
+        let mut out = Vec::new();
+        print(&status, 80, &mut out).expect("memory takes it");
+        // The program's own colours are taken away; what is left has come from outside.
+        let text = String::from_utf8(out).expect("text").replace(&paint::warning("problem:"), "problem:");
+        assert!(text.chars().all(|letter| letter == '\n' || !letter.is_control()), "{text:?}");
+        assert!(text.contains("a\\u{1b}[2J") && text.contains("web/\\u{1b}[31m"), "{text}");
+    }
 }

@@ -1,25 +1,29 @@
-//! Tables for people, as wide as their terminal.
+//! Tables for people, as wide as `COLUMNS` says.
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 
 use crate::paint;
 
-/// How wide where there is no terminal.
-const WIDTH: u16 = 100;
+/// How wide where nothing says how wide the terminal is: every one has that many columns.
+const WIDTH: u16 = 80;
 
-/// Without lines, wrapped to the terminal.
-fn plain() -> Table {
+/// How many columns a table may have here.
+pub fn width() -> u16 {
+    std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).unwrap_or(WIDTH)
+}
+
+/// Without lines, wrapped to so many columns.
+fn plain(width: u16) -> Table {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    table.set_width(columns.unwrap_or(WIDTH));
+    table.set_width(width);
     table
 }
 
-/// A name and a text a row.
-pub fn pairs(rows: &[(String, String)]) -> String {
-    let mut table = plain();
+/// A name and a text a row, in at most so many columns.
+pub fn pairs(rows: &[(String, String)], width: u16) -> String {
+    let mut table = plain(width);
     for (name, text) in rows {
         table.add_row([name, text]);
     }
@@ -61,7 +65,7 @@ impl State {
 
 /// A name, how it stands, and a text a row. Painted after it is laid out: colours would count as letters.
 pub fn states(rows: &[(String, State, String)]) -> String {
-    let mut table = plain();
+    let mut table = plain(width());
     for (name, state, text) in rows {
         table.add_row([name, state.word(), text]);
     }

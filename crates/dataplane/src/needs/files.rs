@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::PathBuf;
 
+use super::bridges::Bridge;
 use super::version::KernelVersion;
 use super::{Need, NeedState, NeedsConfig};
+use crate::ports::InterfacesError;
 use crate::queue_statistics::QueueStatistics;
 use crate::queues::QueueRange;
 use crate::table::TableError;
@@ -33,13 +35,14 @@ impl Files {
     }
 }
 
-/// The needs, in order. `in_use` tells where our rules send packets.
+/// The needs, in order. `bridges` tells the pods' bridges, `in_use` where our rules send packets.
 pub(super) fn needs(
     files: &Files,
     config: &NeedsConfig,
+    bridges: impl FnOnce() -> Result<Vec<Bridge>, InterfacesError>,
     in_use: impl Fn() -> Result<Option<QueueRange>, TableError>,
 ) -> Vec<Need> {
-    let mut needs = vec![Need { name: "br_netfilter", state: bridge(files, config) }];
+    let mut needs = vec![Need { name: "br_netfilter", state: bridge(files, config, bridges) }];
     needs.push(Need { name: "forwarding", state: forwarding(files, config) });
     needs.push(Need {
         name: "kernel",
@@ -61,18 +64,23 @@ pub(super) fn needs(
     needs
 }
 
-/// ALL sysctls of the families in use must be 1.
-fn bridge(files: &Files, config: &NeedsConfig) -> NeedState {
+/// For ALL families in use, the sysctl must be on, or ALL of the pods' bridges have it on by themselves: the kernel asks for either
+/// (`br_nf_pre_routing`).
+fn bridge(
+    files: &Files,
+    config: &NeedsConfig,
+    bridges: impl FnOnce() -> Result<Vec<Bridge>, InterfacesError>,
+) -> NeedState {
     if !config.bridge {
         return NeedState::fine("not needed: no pods of one node are joined by a bridge");
     }
     let wanted = [
-        (config.ipv4, "net.bridge.bridge-nf-call-iptables"),
-        (config.ipv6, "net.bridge.bridge-nf-call-ip6tables"),
+        (config.ipv4, "net.bridge.bridge-nf-call-iptables", false),
+        (config.ipv6, "net.bridge.bridge-nf-call-ip6tables", true),
     ];
-    for (_, name) in wanted.into_iter().filter(|(wanted, _)| *wanted) {
+    let mut off = Vec::new();
+    for (_, name, ipv6) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
         match files.sysctl(name).as_deref() {
-            Some("1") => {}
             None => {
                 return NeedState::wrong(
                     "br_netfilter is not loaded: packets between pods of this node, which hang on one bridge, pass by \
@@ -80,17 +88,32 @@ fn bridge(files: &Files, config: &NeedsConfig) -> NeedState {
                     format!("`modprobe br_netfilter && sysctl -w {name}=1`"),
                 );
             }
-            Some(value) => {
-                return NeedState::wrong(
-                    format!(
-                        "{name} is {value}: packets between pods of this node, which hang on one bridge, pass by every rule"
-                    ),
-                    format!("`sysctl -w {name}=1`"),
-                );
-            }
+            Some("1") => {}
+            Some(_) => off.push((name, ipv6)),
         }
     }
-    NeedState::fine("packets between pods of this node, over the bridge, reach the rules")
+    if off.is_empty() {
+        return NeedState::fine("packets between pods of this node, over the bridge, reach the rules");
+    }
+    // A bridge that can't be looked at is none that has it on.
+    let bridges = bridges().unwrap_or_default();
+    let is_on = |ipv6: bool| !bridges.is_empty() && bridges.iter().all(|bridge| bridge.reaches_hooks(ipv6));
+    if let Some((name, ipv6)) = off.into_iter().find(|(_, ipv6)| !is_on(*ipv6)) {
+        let bridge = bridges.iter().find(|bridge| !bridge.reaches_hooks(ipv6));
+        let and_bridge = bridge.map(|bridge| format!(", and bridge {bridge} has no switch of its own on"));
+        return NeedState::wrong(
+            format!(
+                "{name} is 0{}: packets between pods of this node, which hang on one bridge, pass by every rule",
+                and_bridge.unwrap_or_default()
+            ),
+            format!("`sysctl -w {name}=1`"),
+        );
+    }
+    let names: Vec<String> = bridges.iter().map(ToString::to_string).collect();
+    NeedState::fine(format!(
+        "packets between pods of this node reach the rules: the sysctls are off, and bridge {} has nf_call_iptables on",
+        names.join(", ")
+    ))
 }
 
 /// ALL families in use must be forwarded. The CNI sees to that, perhaps after this agent starts: so it is a warning.

@@ -139,8 +139,7 @@ fn writer(family: u8, rule: &[u8], marks: &Marks) -> Option<MarkWriter> {
     let chain = ChainName { family, table: name(sys::NFTA_RULE_TABLE)?, chain: name(sys::NFTA_RULE_CHAIN)? };
     let is_ours = chain.table == TABLE && [libc::NFPROTO_INET, libc::NFPROTO_BRIDGE].contains(&family.into());
     let written = written(attribute(rule, sys::NFTA_RULE_EXPRESSIONS)?);
-    let ours =
-        written.packet & marks.of_packets().0 | written.connection & marks.of_connections().0;
+    let ours = written.packet & marks.of_packets().0 | written.connection & marks.of_connections().0;
     if is_ours || ours == 0 {
         return None;
     }

@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 
-use super::{Need, NeedState};
+use super::{Need, NeedState, NeedsConfig, foreign_marks, origins};
 use crate::conntrack::statistics;
 use crate::netlink::{self, Header, Messages, NetlinkError, Socket};
 use crate::queues::QueueRange;
@@ -32,7 +32,7 @@ fn ask(socket: &mut Result<Socket, NetlinkError>) -> Asked<'_> {
 }
 
 /// The needs, in order: without permission the kernel answers nothing else.
-pub(super) fn needs() -> Vec<Need> {
+pub(super) fn needs(config: &NeedsConfig) -> Vec<Need> {
     let mut needs = Vec::new();
     // One for all questions: to close it may take the kernel a while (see `Batch::commit`).
     let mut socket = Socket::open();
@@ -55,6 +55,13 @@ pub(super) fn needs() -> Vec<Need> {
             needs.push(Need { name: "nf_tables", state: NeedState::fine("nftables answers") });
             needs.push(Need { name: "queue-rule", state: queue_rule(ask(&mut socket)) });
             needs.push(Need { name: "table", state: table(ask(&mut socket)) });
+            let tables = ask(&mut socket).and_then(origins::read_tables);
+            let state = origins::need(tables, Table::protections_available, config.bridge);
+            needs.push(Need { name: "origins", state });
+            if let Some(marks) = &config.marks {
+                let found = ask(&mut socket).and_then(|socket| foreign_marks::read(socket, marks));
+                needs.push(Need { name: "marks", state: foreign_marks::need(found, marks) });
+            }
         }
     }
     needs

@@ -58,15 +58,17 @@ pub(super) fn need(
     has_bridge: bool,
 ) -> NeedState {
     if tables.is_ok_and(|tables| tables.bridge) {
-        return NeedState::fine("the frames of pods on a bridge are checked: table bridge kube-verdict is there");
+        return NeedState::fine(
+            "the frames of pods on a bridge are checked: table bridge kube-verdict is there",
+        );
     }
     match available() {
-        Ok(Protections { bridged: true, .. }) => {
-            NeedState::fine("the kernel has nftables' bridge family: the frames of pods on a bridge can be checked")
-        }
-        Ok(_) if !has_bridge => {
-            NeedState::fine("the kernel lacks nftables' bridge family, which pods that hang on no bridge don't need")
-        }
+        Ok(Protections { bridged: true, .. }) => NeedState::fine(
+            "the kernel has nftables' bridge family: the frames of pods on a bridge can be checked",
+        ),
+        Ok(_) if !has_bridge => NeedState::fine(
+            "the kernel lacks nftables' bridge family, which pods that hang on no bridge don't need",
+        ),
         Ok(_) => NeedState::warning(
             "the kernel lacks nftables' bridge family. Policy is enforced by addresses, and the sources of packets of routed \
              pods and from outside are checked. Not checked are frames of pods on a bridge: their source addresses, ARP and \
@@ -84,7 +86,8 @@ pub(super) fn need(
 mod tests {
     use super::*;
 
-    const NO_TABLES: Result<InstalledTables, NetlinkError> = Ok(InstalledTables { inet: true, bridge: false });
+    const NO_TABLES: Result<InstalledTables, NetlinkError> =
+        Ok(InstalledTables { inet: true, bridge: false });
 
     fn available(bridged: bool) -> Result<Protections, TableError> {
         Ok(Protections { routed: true, bridged })

@@ -246,8 +246,8 @@ fn port(
     Port {
         name: Arc::clone(&interface.name),
         attachment,
-        // The first one, likewise (rule 1).
-        mac: before.map_or(interface.mac_inside, |port| port.mac),
+        // The first one, likewise (rule 1): that which the CNI plugin has set when it sets the first address.
+        mac: before.filter(|port| !port.addresses.is_empty()).map_or(interface.mac_inside, |port| port.mac),
         addresses,
         is_settled,
         is_exempt: pod.is_some_and(|(pod, address)| owners.is_exempt(&pod, address)),

@@ -16,7 +16,7 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoGeneve, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage,
+    InfoBridge, InfoData, InfoGeneve, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage,
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -73,6 +73,8 @@ pub struct Interface {
     pub name: Arc<str>,
     /// What it is.
     pub kind: Kind,
+    /// Of a bridge: whether br_netfilter shows its packets to the hooks of IP whatever the sysctls say.
+    pub netfilter: BridgeNetfilter,
     /// The bridge, or other device, that it is plugged into.
     pub master: Option<InterfaceIndex>,
     /// Its own addresses.
@@ -104,6 +106,16 @@ pub enum Kind {
     WireGuard,
     /// Any other.
     Other,
+}
+
+/// A bridge's own `nf_call_iptables` and `nf_call_ip6tables`: each counts as much as the sysctl `net.bridge.bridge-nf-call-*` of that
+/// family, either of which is enough.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BridgeNetfilter {
+    /// For IPv4.
+    pub ipv4: bool,
+    /// For IPv6.
+    pub ipv6: bool,
 }
 
 impl Interface {
@@ -442,13 +454,14 @@ fn mac_of(link: &LinkMessage) -> Option<Mac> {
 /// An interface by what the kernel says of it; `None` for one without a name.
 fn interface(link: &LinkMessage) -> Option<Interface> {
     let (mut name, mut master, mut peer, mut peer_namespace, mut kind) = (None, None, 0, None, Kind::Other);
+    let mut netfilter = BridgeNetfilter::default();
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = Some(Arc::<str>::from(text.as_str())),
             LinkAttribute::Controller(index) => master = Some(InterfaceIndex(*index)),
             LinkAttribute::Link(index) => peer = *index,
             LinkAttribute::LinkNetNsId(id) => peer_namespace = Some(*id),
-            LinkAttribute::LinkInfo(info) => kind = kind_of(info),
+            LinkAttribute::LinkInfo(info) => (kind, netfilter) = (kind_of(info), netfilter_of(info)),
             _ => {}
         }
     }
@@ -461,6 +474,7 @@ fn interface(link: &LinkMessage) -> Option<Interface> {
         index: InterfaceIndex(link.header.index),
         name,
         kind,
+        netfilter,
         master: master.filter(|master| master.0 != 0),
         addresses: Vec::new(),
         peer_namespace: peer_namespace.filter(|id| *id >= 0),
@@ -470,6 +484,22 @@ fn interface(link: &LinkMessage) -> Option<Interface> {
         changed: None,
         is_settled: false,
     })
+}
+
+fn netfilter_of(info: &[LinkInfo]) -> BridgeNetfilter {
+    let mut netfilter = BridgeNetfilter::default();
+    let attributes = info.iter().filter_map(|info| match info {
+        LinkInfo::Data(InfoData::Bridge(attributes)) => Some(attributes),
+        _ => None,
+    });
+    for attribute in attributes.flatten() {
+        match attribute {
+            InfoBridge::NfCallIpTables(on) => netfilter.ipv4 = *on,
+            InfoBridge::NfCallIp6Tables(on) => netfilter.ipv6 = *on,
+            _ => {}
+        }
+    }
+    netfilter
 }
 
 fn kind_of(info: &[LinkInfo]) -> Kind {

@@ -305,6 +305,7 @@ impl<R: FnMut(DropSample)> Waiting<R> {
             mac: mac_of(&message),
             ether_type: Some(message.get_hw_protocol()),
             packet: packet::parse(message.get_payload()).ok(),
+            is_by_interface: true,
         };
         self.answer(message, Verdict::Drop);
         (self.report)(sample);

@@ -29,7 +29,7 @@ use rustables::{Chain, ChainPolicy, ChainType, Hook, HookClass, MsgType, sys};
 
 use super::chains::{mark_packet, rule};
 use super::drops::{self, Drops};
-use super::origin::OriginPolicy;
+use super::origin::{OriginPolicy, Origins};
 use crate::drops::DropReason;
 use crate::marks::Marks;
 use crate::netlink::{NetlinkError, Socket};
@@ -38,7 +38,9 @@ use crate::nft::batch::{Batch, Part as BatchPart};
 use crate::nft::expression::{Address, Comparison, Expression, Meta, Part, Payload};
 use crate::nft::rule::Rule;
 use crate::nft::set::{Carries, ElementVerdict, Elements, Key, KeyPart, Set};
-use crate::ports::{Attachment, Bindings, InterfaceIndex, Mac, Port, is_link_local as is_link_local_address};
+use crate::ports::{
+    Attachment, Bindings, InterfaceIndex, Mac, Overlay, Port, is_link_local as is_link_local_address,
+};
 
 /// The table.
 pub(super) const TABLE: TableId = TableId::bridge(super::TABLE);
@@ -76,7 +78,8 @@ const CHAINS: [&str; 11] = [
     UNSPECIFIED,
 ];
 
-const REASONS: [DropReason; 6] = [
+const REASONS: [DropReason; 7] = [
+    DropReason::Overlay,
     DropReason::SpoofedSource,
     DropReason::EtherType,
     DropReason::RouterAdvertisement,
@@ -134,9 +137,21 @@ const OPEN: Set = set("open-ports", 110, &[KeyPart::Interface], Carries::Keys);
 const EXEMPT_PORTS: Set = set("exempt-ports", 111, &[KeyPart::Interface], Carries::Keys);
 /// Veth devices that are no pod's.
 const OTHER_PORTS: Set = set("other-ports", 112, &[KeyPart::Interface], Carries::Keys);
+/// UDP ports of the overlay.
+const OVERLAY_PORTS: Set = set("overlay-ports", 115, &[KeyPart::Port], Carries::Keys);
+/// IP protocols of the overlay.
+const OVERLAY_PROTOCOLS: Set = set("overlay-protocols", 116, &[KeyPart::Protocol], Carries::Keys);
+/// IPv4 addresses of nodes.
+const NODES_4: Set = set("node-addresses4", 117, &[KeyPart::Ipv4], Carries::Keys);
+/// IPv6 addresses of nodes.
+const NODES_6: Set = set("node-addresses6", 118, &[KeyPart::Ipv6], Carries::Keys);
 /// Bridges that are not the pods'.
 const OTHER_BRIDGES: Set = set("other-bridges", 113, &[KeyPart::InterfaceName], Carries::Keys);
-const SETS: [Set; 14] = [
+const SETS: [Set; 18] = [
+    OVERLAY_PORTS,
+    OVERLAY_PROTOCOLS,
+    NODES_4,
+    NODES_6,
     BOUND_4,
     BOUND_6,
     BOUND_ARP,
@@ -169,7 +184,8 @@ pub(super) struct BridgeContents(BTreeMap<&'static str, Elements>);
 
 impl BridgeContents {
     /// Contents for these bindings, where pods are isolated as `policy` says.
-    pub(super) fn new(bindings: &Bindings, policy: &OriginPolicy<'_>) -> Self {
+    pub(super) fn new(origins: &Origins) -> Self {
+        let (bindings, policy) = (&origins.bindings, OriginPolicy(&origins.open));
         let mut contents = Self(SETS.into_iter().map(|set| (set.name, Elements::new())).collect());
         let bridged = bindings.ports.iter().filter(|(_, port)| port.attachment == Attachment::Bridged);
         for (index, port) in bridged {
@@ -200,6 +216,19 @@ impl BridgeContents {
         }
         for address in &bindings.own_addresses {
             contents.take(*address);
+        }
+        // Only exempt pods are asked for these here: others have none but their own addresses, by which the inet table knows them.
+        if bindings.ports.values().any(|port| port.is_exempt) {
+            for address in origins.node_addresses.iter().chain(&bindings.own_addresses) {
+                let set = if address.is_ipv4() { NODES_4 } else { NODES_6 };
+                contents.put(set, Key::default().address(*address).bytes(), None);
+            }
+        }
+        for overlay in bindings.overlays.iter().chain(&origins.more_overlays) {
+            match overlay {
+                Overlay::Udp(port) => contents.put(OVERLAY_PORTS, port.to_be_bytes().to_vec(), None),
+                Overlay::Protocol(protocol) => contents.put(OVERLAY_PROTOCOLS, vec![*protocol], None),
+            }
         }
         for index in &bindings.other_ports {
             contents.put(OTHER_PORTS, index.0.to_ne_bytes().to_vec(), None);
@@ -806,17 +835,40 @@ fn exempt() -> Vec<Rule> {
             .chain([Expression::LoadPayload(address), Expression::InSet(set.name)])
             .chain(to(DropReason::SpoofedSource))
     };
+    let overlay = |protocol: [u8; 2], destination: Payload, nodes: Set| {
+        let transports = [
+            vec![
+                Expression::LoadMeta(Meta::Transport),
+                Expression::Compare(Comparison::Equal, vec![libc::IPPROTO_UDP as u8]),
+                Expression::LoadPayload(Payload::DestinationPort),
+                Expression::InSet(OVERLAY_PORTS.name),
+            ],
+            vec![Expression::LoadMeta(Meta::Transport), Expression::InSet(OVERLAY_PROTOCOLS.name)],
+        ];
+        transports.map(|transport| {
+            let to_node = [Expression::LoadPayload(destination), Expression::InSet(nodes.name)];
+            let dropped = is(Meta::Protocol, &protocol)
+                .into_iter()
+                .chain(transport)
+                .chain(to_node)
+                .chain(to(DropReason::Overlay));
+            rule(EXEMPT, "drop overlay packets to nodes", dropped)
+        })
+    };
     let ipv6 = is(Meta::Protocol, &IPV6)
         .into_iter()
         .chain(is(Meta::Transport, &[libc::IPPROTO_ICMPV6 as u8]))
         .chain([Expression::Jump(ICMPV6)]);
-    vec![
+    let mut rules = overlay(IP, Payload::V4(Address::Destination), NODES_4).to_vec();
+    rules.extend(overlay(IPV6, Payload::V6(Address::Destination), NODES_6));
+    rules.extend([
         rule(EXEMPT, "drop another's IPv4 address", taken(IP, Payload::V4(Address::Source), TAKEN_4)),
         rule(EXEMPT, "drop another's IPv6 address", taken(IPV6, Payload::V6(Address::Source), TAKEN_6)),
         rule(EXEMPT, "drop another's address in ARP", taken(ARP, Payload::ArpSenderAddress, TAKEN_4)),
         rule(EXEMPT, "look at ICMPv6", ipv6),
         rule(EXEMPT, "pass all else", [Expression::Accept]),
-    ]
+    ]);
+    rules
 }
 
 /// IPv6 from ::, as a host speaks that has no address yet (RFC 4862, RFC 3810): solicitations for an address that is its own, and

@@ -160,7 +160,7 @@ pub(super) struct Family {
     pub(super) changed: &'static str,
     /// The set of tuples of revoked connections.
     revoked: &'static str,
-    node_addresses: &'static str,
+    pub(super) node_addresses: &'static str,
     pub(super) pod_cidrs: &'static str,
     open_ingress: &'static str,
     open_egress: &'static str,
@@ -268,7 +268,9 @@ impl Chains<'_> {
             Expression::Compare(Comparison::Equal, marks.accepted().0.to_ne_bytes().to_vec()),
             Expression::Accept,
         ];
-        let revoked = connection_has(marks.revoked()).into_iter().chain([Expression::Drop]);
+        let revoked = connection_has(marks.revoked())
+            .into_iter()
+            .chain([Expression::Goto(drops::chain(DropReason::Revoked))]);
         let is_reply = [
             Expression::LoadConnection(Connection::Direction),
             Expression::Compare(Comparison::Equal, vec![REPLY]),
@@ -332,20 +334,32 @@ impl Chains<'_> {
             ],
             vec![Expression::LoadMeta(Meta::Transport), Expression::InSet(origin::OVERLAY_PROTOCOLS.name)],
         ];
+        let dropped = Expression::Goto(drops::chain(DropReason::Overlay));
         let mut rules = Vec::new();
+        if chain == JUDGE_LOCAL {
+            // By where it enters, whatever its addresses are: a group's, a broadcast or a link-local one reach the device as well.
+            for ports in [origin::POD_BRIDGES, origin::SETTLED] {
+                rules.extend(transports.iter().map(|transport| {
+                    let from_port = [Expression::LoadMeta(Meta::Iif), Expression::InSet(ports.name)];
+                    let expressions = from_port.into_iter().chain(transport.clone()).chain([dropped.clone()]);
+                    rule(chain, "drop overlay packets of pods", expressions)
+                }));
+            }
+        }
         for (family, transport) in
             FAMILIES.iter().flat_map(|family| transports.iter().map(move |t| (family, t)))
         {
             let load = |address| Expression::LoadPayload((family.payload)(address));
-            let from_pod = family.is_it().into_iter().chain(transport.clone()).chain([
-                load(Address::Source),
-                Expression::InSet(family.pod_cidrs),
-                load(Address::Destination),
-                Expression::InSet(family.node_addresses),
-                Expression::Goto(drops::chain(DropReason::Overlay)),
-            ]);
-            rules.push(rule(chain, "drop overlay packets of pods to nodes", from_pod));
-            if chain == JUDGE_LOCAL && origin.overlay_sources_are_nodes {
+            if chain == JUDGE {
+                let from_pod = family.is_it().into_iter().chain(transport.clone()).chain([
+                    load(Address::Source),
+                    Expression::InSet(family.pod_cidrs),
+                    load(Address::Destination),
+                    Expression::InSet(family.node_addresses),
+                    dropped.clone(),
+                ]);
+                rules.push(rule(chain, "drop overlay packets of pods to nodes", from_pod));
+            } else if origin.overlay_sources_are_nodes {
                 let from_others = family.is_it().into_iter().chain(transport.clone()).chain([
                     load(Address::Source),
                     Expression::NotInSet(family.node_addresses),

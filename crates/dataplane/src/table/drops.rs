@@ -6,11 +6,11 @@ use super::bridge::{address_of, index_of};
 use super::chains::{FAMILIES, Family, rule};
 use crate::drops::{DROP_PREFIX, DropCounts, DropPlace, DropReason};
 use crate::netlink::{NetlinkError, Socket};
-use crate::nft::TableId;
 use crate::nft::batch::Batch;
 use crate::nft::expression::{Address, Expression, Log, Meta, Part};
 use crate::nft::rule::Rule;
 use crate::nft::set::{Carries, KeyPart, Set};
+use crate::nft::{FAMILY, TableId};
 use crate::packet::COPY_RANGE;
 
 /// How often an example is logged of each reason and interface.
@@ -86,9 +86,14 @@ impl Drops {
         [counts, Set { name: logged, id: id + 1, carries: Carries::Timeouts, ..counts }]
     }
 
+    /// In a bridge the port is always known.
+    fn is_by_source(&self, reason: DropReason) -> bool {
+        reason.is_by_source() && self.table.family == FAMILY
+    }
+
     /// What its reasons need.
     fn counters(&self) -> Vec<Counter> {
-        let by_source = self.reasons.iter().any(|reason| reason.is_by_source());
+        let by_source = self.reasons.iter().any(|reason| self.is_by_source(*reason));
         let mut counters = vec![BY_INTERFACE];
         counters.extend([BY_SOURCE_4, BY_SOURCE_6].into_iter().filter(|_| by_source));
         counters
@@ -107,7 +112,7 @@ impl Drops {
 
     /// The rules of its chains; examples go to `log_group`, if there is one.
     pub(super) fn rules(&self, log_group: Option<u16>) -> Vec<Rule> {
-        self.reasons.iter().flat_map(|reason| rules(*reason, log_group)).collect()
+        self.reasons.iter().flat_map(|reason| rules(*reason, self.is_by_source(*reason), log_group)).collect()
     }
 
     /// What was dropped since the table was created.
@@ -129,7 +134,7 @@ impl Drops {
     }
 }
 
-fn rules(reason: DropReason, log_group: Option<u16>) -> Vec<Rule> {
+fn rules(reason: DropReason, is_by_source: bool, log_group: Option<u16>) -> Vec<Rule> {
     let name = chain(reason);
     let number = Expression::LoadPart(Part::Number(reason.number()), 0);
     let by = |counter, family: Option<&Family>| {
@@ -142,7 +147,7 @@ fn rules(reason: DropReason, log_group: Option<u16>) -> Vec<Rule> {
         (counter, key)
     };
     let [v4, v6] = &FAMILIES;
-    let counters = match reason.is_by_source() {
+    let counters = match is_by_source {
         true => vec![by(BY_SOURCE_4, Some(v4)), by(BY_SOURCE_6, Some(v6))],
         false => vec![by(BY_INTERFACE, None)],
     };

@@ -39,8 +39,9 @@ const FROM_ISOLATED: &str = "from-isolated";
 const QUEUE: &str = "queue-port";
 const CHAINS: [&str; 6] = [FROM_PORT, FROM_ELSEWHERE, FROM_EXEMPT, ICMP, FROM_ISOLATED, QUEUE];
 
-const REASONS: [DropReason; 8] = [
+const REASONS: [DropReason; 9] = [
     DropReason::SpoofedSource,
+    DropReason::NeighbourDiscovery,
     DropReason::RouterAdvertisement,
     DropReason::IsolatedScope,
     DropReason::Overlay,
@@ -62,7 +63,7 @@ const SOURCES_4: Set = set("port-sources4", 201, &[KeyPart::Interface, KeyPart::
 /// The same for IPv6.
 const SOURCES_6: Set = set("port-sources6", 202, &[KeyPart::Interface, KeyPart::Ipv6], Carries::Verdicts);
 /// Ports whose addresses are known; bridged ones are among them, and have no sources here.
-const SETTLED: Set = set("settled-ports", 203, &[KeyPart::Interface], Carries::Keys);
+pub(super) const SETTLED: Set = set("settled-ports", 203, &[KeyPart::Interface], Carries::Keys);
 /// Ports that may send from any address that is not taken.
 const EXEMPT: Set = set("exempt-ports", 204, &[KeyPart::Interface], Carries::Keys);
 /// Veth devices that are no pod's.
@@ -87,8 +88,8 @@ pub(super) const OVERLAY_PROTOCOLS: Set = set("overlay-protocols", 213, &[KeyPar
 const BEHIND_4: Set = set("behind4", 214, &[KeyPart::Interface, KeyPart::Ipv4], Carries::Keys);
 /// Routed port and IPv6 address behind it.
 const BEHIND_6: Set = set("behind6", 215, &[KeyPart::Interface, KeyPart::Ipv6], Carries::Keys);
-/// The pods' bridges: no rule looks there, but whoever takes the table away.
-const POD_BRIDGES: Set = set("pod-bridges", 216, &[KeyPart::Interface], Carries::Keys);
+/// The pods' bridges.
+pub(super) const POD_BRIDGES: Set = set("pod-bridges", 216, &[KeyPart::Interface], Carries::Keys);
 const SETS: [Set; 16] = [
     POD_BRIDGES,
     BEHIND_4,
@@ -352,6 +353,38 @@ fn icmpv6_of(from: u8, to: u8) -> Vec<Expression> {
     expressions
 }
 
+/// Goes on for messages with hop limit 255: sent on this link (RFC 4861, 7.1).
+fn hop_limit_is_255(mut messages: Vec<Expression>) -> Vec<Expression> {
+    messages.extend([
+        Expression::LoadPayload(Payload::HopLimit),
+        Expression::Compare(Comparison::Equal, vec![255]),
+    ]);
+    messages
+}
+
+/// Goes on for neighbour discovery of these types that is no longer than it needs to be.
+fn discovery(from: u8, to: u8) -> Vec<Expression> {
+    let mut expressions = hop_limit_is_255(icmpv6_of(from, to));
+    expressions.extend([
+        Expression::LoadMeta(Meta::Length),
+        Expression::ToNetworkOrder,
+        Expression::Compare(Comparison::AtMost, LONGEST_NEIGHBOUR_DISCOVERY.to_be_bytes().to_vec()),
+    ]);
+    expressions
+}
+
+/// Goes on for a source in fe80::/10.
+fn from_link_local() -> [Expression; 5] {
+    let [load, compare] = family(libc::NFPROTO_IPV6);
+    [
+        load,
+        compare,
+        Expression::LoadPayload(Payload::V6SourceStart),
+        Expression::Compare(Comparison::AtLeast, vec![0xfe, 0x80]),
+        Expression::Compare(Comparison::AtMost, vec![0xfe, 0xbf]),
+    ]
+}
+
 fn from_port() -> Vec<Rule> {
     let to = |reason| [Expression::Goto(drops::chain(reason))];
     let in_set =
@@ -366,13 +399,16 @@ fn from_port() -> Vec<Rule> {
             .chain([Expression::LoadPayload(address), Expression::InSet(set.name)])
             .chain(to(DropReason::SpoofedSource))
     };
-    let unspecified = |kinds: (u8, u8)| {
-        icmpv6_of(kinds.0, kinds.1).into_iter().chain([
-            Expression::LoadPayload(Payload::V6(Address::Source)),
-            Expression::Compare(Comparison::Equal, vec![0; 16]),
-            Expression::Accept,
-        ])
+    let is_unspecified = [
+        Expression::LoadPayload(Payload::V6(Address::Source)),
+        Expression::Compare(Comparison::Equal, vec![0; 16]),
+    ];
+    let unspecified = |expressions: Vec<Expression>| {
+        expressions.into_iter().chain(is_unspecified.clone()).chain([Expression::Accept])
     };
+    let mut duplicates = discovery(135, 135);
+    duplicates.extend(port_key(Payload::NeighbourTarget));
+    duplicates.push(Expression::InSet(BEHIND_6.name));
     let settled = in_set(SETTLED, Expression::Goto(drops::chain(DropReason::SpoofedSource)));
     let mut rules = vec![rule(
         FROM_PORT,
@@ -392,6 +428,12 @@ fn from_port() -> Vec<Rule> {
         let router = icmpv6_of(kind, kind).into_iter().chain(to(DropReason::RouterAdvertisement));
         rule(FROM_PORT, "drop router advertisements and redirects", router)
     }));
+    let beyond_the_link = from_link_local().into_iter().chain([
+        Expression::LoadPayload(Payload::V6DestinationStart),
+        Expression::Compare(Comparison::AtMost, vec![0xfe, 0x7f]),
+        Expression::Goto(drops::chain(DropReason::IsolatedScope)),
+    ]);
+    rules.push(rule(FROM_PORT, "drop what goes beyond the link from a link-local address", beyond_the_link));
     rules.extend([
         rule(
             FROM_PORT,
@@ -403,8 +445,9 @@ fn from_port() -> Vec<Rule> {
             "pass what comes from a bound IPv6 address",
             source(libc::NFPROTO_IPV6, Payload::V6(Address::Source), SOURCES_6),
         ),
-        rule(FROM_PORT, "pass detection of duplicates", unspecified((133, 135))),
-        rule(FROM_PORT, "pass reports of multicast listeners", unspecified((143, 143))),
+        rule(FROM_PORT, "pass detection of duplicates", unspecified(duplicates)),
+        rule(FROM_PORT, "pass router solicitations", unspecified(discovery(133, 133))),
+        rule(FROM_PORT, "pass reports of multicast listeners", unspecified(icmpv6_of(143, 143))),
         rule(
             FROM_PORT,
             "drop another's IPv4 address",
@@ -446,6 +489,30 @@ fn from_elsewhere() -> Vec<Rule> {
     };
     let name = "drop what has one of the node's own addresses";
     let mut rules = vec![rule(FROM_ELSEWHERE, "pass what the node sends to itself", lo)];
+    // By whatever source: the rules behind evaluation know pods by their addresses.
+    for family in &FAMILIES {
+        let transports = [
+            vec![
+                Expression::LoadMeta(Meta::Transport),
+                Expression::Compare(Comparison::Equal, vec![libc::IPPROTO_UDP as u8]),
+                Expression::LoadPayload(Payload::DestinationPort),
+                Expression::InSet(OVERLAY_PORTS.name),
+            ],
+            vec![Expression::LoadMeta(Meta::Transport), Expression::InSet(OVERLAY_PROTOCOLS.name)],
+        ];
+        rules.extend(transports.map(|transport| {
+            let to_node = [
+                Expression::LoadPayload((family.payload)(Address::Destination)),
+                Expression::InSet(family.node_addresses),
+                Expression::Goto(drops::chain(DropReason::Overlay)),
+            ];
+            rule(
+                FROM_EXEMPT,
+                "drop overlay packets to nodes",
+                family.is_it().into_iter().chain(transport).chain(to_node),
+            )
+        }));
+    }
     for chain in [FROM_ELSEWHERE, FROM_EXEMPT] {
         rules.push(rule(chain, name, own(libc::NFPROTO_IPV4, Payload::V4(Address::Source), OWN_4)));
         rules.push(rule(chain, name, own(libc::NFPROTO_IPV6, Payload::V6(Address::Source), OWN_6)));
@@ -477,6 +544,21 @@ fn icmp_errors() -> Vec<Rule> {
         rules.push(rule(ICMP, leave, own));
         rules.push(rule(ICMP, "drop other errors", icmp(first, last).chain(to(DropReason::SpoofedSource))));
     }
+    let long = hop_limit_is_255(icmpv6_of(133, 136)).into_iter().chain([
+        Expression::LoadMeta(Meta::Length),
+        Expression::ToNetworkOrder,
+        Expression::Compare(Comparison::AtLeast, (LONGEST_NEIGHBOUR_DISCOVERY + 1).to_be_bytes().to_vec()),
+    ]);
+    let another = hop_limit_is_255(icmpv6_of(136, 136))
+        .into_iter()
+        .chain(port_key(Payload::NeighbourTarget))
+        .chain([Expression::NotInSet(BEHIND_6.name)]);
+    rules.push(rule(ICMP, "drop what is too long", long.chain(to(DropReason::NeighbourDiscovery))));
+    rules.push(rule(
+        ICMP,
+        "drop advertisements of another's address",
+        another.chain(to(DropReason::SpoofedSource)),
+    ));
     let own = icmpv6_of(1, 4).into_iter().chain(quotes(Payload::QuotedV6Destination, BEHIND_6));
     rules.push(rule(ICMP, leave, own));
     rules.push(rule(
@@ -502,22 +584,8 @@ fn from_isolated() -> Vec<Rule> {
         Expression::Compare(Comparison::Equal, vec![libc::IPPROTO_IGMP as u8]),
         Expression::Accept,
     ];
-    let discovery = icmpv6_of(133, 136).into_iter().chain([
-        Expression::LoadPayload(Payload::HopLimit),
-        Expression::Compare(Comparison::Equal, vec![255]),
-        Expression::LoadMeta(Meta::Length),
-        Expression::ToNetworkOrder,
-        Expression::Compare(Comparison::AtMost, LONGEST_NEIGHBOUR_DISCOVERY.to_be_bytes().to_vec()),
-        Expression::Accept,
-    ]);
+    let discovery = discovery(133, 136).into_iter().chain([Expression::Accept]);
     let listener = icmpv6_of(143, 143).into_iter().chain([Expression::Accept]);
-    // From a link-local source it could not be evaluated.
-    let from_link_local = family(libc::NFPROTO_IPV6).into_iter().chain([
-        Expression::LoadPayload(Payload::V6SourceStart),
-        Expression::Compare(Comparison::AtLeast, vec![0xfe, 0x80]),
-        Expression::Compare(Comparison::AtMost, vec![0xfe, 0xbf]),
-        Expression::Goto(drops::chain(DropReason::IsolatedScope)),
-    ]);
     let one_place6 = start(libc::NFPROTO_IPV6, Payload::V6DestinationStart, vec![0xfe, 0x7f]);
     vec![
         rule(
@@ -528,7 +596,6 @@ fn from_isolated() -> Vec<Rule> {
         rule(FROM_ISOLATED, "pass IGMP", igmp),
         rule(FROM_ISOLATED, "pass neighbour discovery", discovery),
         rule(FROM_ISOLATED, "pass reports of multicast listeners", listener),
-        rule(FROM_ISOLATED, "drop what comes from a link-local address", from_link_local),
         rule(FROM_ISOLATED, "pass what goes to one place", one_place6),
         rule(FROM_ISOLATED, "drop multicast, broadcast and link-local", drop()),
     ]

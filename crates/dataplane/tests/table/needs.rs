@@ -2,14 +2,16 @@
 
 use std::fs;
 
-use dataplane::needs::{Need, NeedState, NeedsConfig, check};
+use dataplane::marks::Marks;
+use dataplane::needs::{InstalledTables, Need, NeedState, NeedsConfig, check, installed_tables};
+use dataplane::netlink::{self, Attributes, Header, Messages, Socket};
 use dataplane::table::Table;
 
 use crate::namespace::{become_nobody, in_namespace};
-use crate::{RANGE_A, RANGE_B, hold_table, install, node_a};
+use crate::{RANGE_A, RANGE_B, hold_table, install, node_a, run};
 
 fn config() -> NeedsConfig {
-    NeedsConfig { queues: vec![RANGE_A, RANGE_B], ..NeedsConfig::default() }
+    NeedsConfig { queues: vec![RANGE_A, RANGE_B], marks: Some(Marks::default()), ..NeedsConfig::default() }
 }
 
 fn state(name: &str) -> NeedState {
@@ -29,6 +31,8 @@ fn a_namespace_with_everything_has_nothing_wrong() {
             "nf_tables",
             "queue-rule",
             "table",
+            "origins",
+            "marks",
             "nfnetlink_queue",
             "nfnetlink_log",
             "conntrack",
@@ -39,6 +43,7 @@ fn a_namespace_with_everything_has_nothing_wrong() {
         ];
         assert_eq!(names, expected);
         assert!(needs.iter().all(|need| !need.state.is_wrong()), "{needs:?}");
+        assert_eq!(installed_tables(), Ok(InstalledTables { inet: false, bridge: false }));
         // Looking left nothing behind.
         assert_eq!(Table::queues_in_use(), Ok(None));
         assert_eq!(crate::run("nft", &["list", "ruleset"]), "");
@@ -62,6 +67,150 @@ fn a_bridge_without_br_netfilter_is_wrong() {
     in_namespace(|| {
         fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0").expect("a sysctl of this namespace");
         assert!(state("br_netfilter").is_wrong());
+        // A bridge that is not the pods' changes nothing.
+        run("ip", &["link", "add", "br9", "type", "bridge", "nf_call_iptables", "1"]);
+        assert!(state("br_netfilter").is_wrong());
+    });
+}
+
+#[test]
+fn a_bridge_that_calls_the_rules_by_its_own_switch_is_fine_with_the_sysctls_off() {
+    in_namespace(|| {
+        for name in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
+            fs::write(format!("/proc/sys/net/bridge/{name}"), "0").expect("a sysctl of this namespace");
+        }
+        run("ip", &["link", "add", "pods", "type", "bridge", "nf_call_iptables", "1"]);
+        run("ip", &["addr", "add", "10.244.1.1/24", "dev", "pods"]);
+        let node = NeedsConfig { pod_cidrs: node_a().pod_cidrs, ..config() };
+        let state = || {
+            let needs = check(&node);
+            needs.into_iter().find(|need| need.name == "br_netfilter").expect("the need").state
+        };
+        let NeedState::Wrong { what, .. } = state() else { panic!("IPv6 passes by every rule") };
+        assert!(what.contains("bridge-nf-call-ip6tables is 0, and bridge pods"), "{what}");
+        run("ip", &["link", "set", "pods", "type", "bridge", "nf_call_ip6tables", "1"]);
+        assert!(matches!(state(), NeedState::Fine { .. }), "{:?}", state());
+    });
+}
+
+#[test]
+fn the_bridge_table_is_seen_once_it_is_there() {
+    in_namespace(|| {
+        let NeedState::Fine { what } = state("origins") else { panic!("this kernel has the bridge family") };
+        assert!(what.contains("can be checked"), "{what}");
+        run("nft", &["add table bridge kube-verdict; add table ip kube-verdict"]);
+        assert_eq!(installed_tables(), Ok(InstalledTables { inet: false, bridge: true }));
+        let NeedState::Fine { what } = state("origins") else { panic!("it is there") };
+        assert!(what.contains("table bridge kube-verdict is there"), "{what}");
+    });
+}
+
+/// Programs that share a node with us, each with a chain of its own.
+const OTHERS: &str = "
+table ip kube-proxy {
+    chain mark-for-masquerade { meta mark set mark or 0x4000; }
+    chain masquerading {
+        mark and 0x4000 == 0 return
+        meta mark set mark xor 0x4000
+    }
+    chain bystander { ct mark 0x1 counter; meta mark 0x1 meta priority set 0x10001; }
+}
+table inet vpn {
+    chain save { ct mark set meta mark; }
+    chain restore { ip protocol udp meta mark set ct mark; }
+}
+table ip6 router { chain out { meta mark set 0x2a; }; }
+table bridge tagger { chain in { meta mark set mark or 0x01000000; }; }
+table ip careful { chain out { ct mark set ct mark and 0xffffff00 or 0x7; }; }
+table ip mapper { chain out { meta mark set ip daddr map { 192.0.2.1 : 0x1 }; }; }
+";
+
+#[test]
+fn rules_of_other_programs_that_write_our_bits_are_named() {
+    in_namespace(|| {
+        assert!(matches!(state("marks"), NeedState::Fine { .. }), "{:?}", state("marks"));
+        // Our own rules write nothing but our bits.
+        install(node_a(), RANGE_A);
+        assert!(matches!(state("marks"), NeedState::Fine { .. }), "{:?}", state("marks"));
+        let file = std::env::temp_dir().join(format!("kube-verdict-others-{}.nft", std::process::id()));
+        fs::write(&file, OTHERS).expect("a temporary file");
+        run("nft", &["-f", file.to_str().expect("text")]);
+        fs::remove_file(&file).expect("it is there");
+        let NeedState::Warning { what, todo } = state("marks") else { panic!("not seen") };
+        for named in [
+            "inet vpn save handle 3 (connection mark, all bits)",
+            "inet vpn restore handle 4 (packet mark, all bits)",
+            "ip6 router out handle 2 (packet mark, all bits)",
+            "bridge tagger in handle 2 (packet mark, bits 0x01000000)",
+            "ip mapper out handle 3 (packet mark, all bits)",
+        ] {
+            assert!(what.contains(named), "{named}: {what}");
+        }
+        for fine in ["kube-proxy", "careful", "inet kube-verdict"] {
+            assert!(!what.contains(fine), "{fine}: {what}");
+        }
+        assert!(todo.contains("--packet-marks"), "{todo}");
+        // As the first line of what is to be done has it.
+        let chain = todo.rsplit('`').nth(1).expect("a command");
+        let words: Vec<&str> = chain.split(' ').collect();
+        assert!(run(words[0], &words[1..]).contains("# handle"), "{chain}");
+
+        for table in ["inet vpn", "ip6 router", "bridge tagger", "ip mapper"] {
+            run("nft", &[&format!("delete table {table}")]);
+        }
+        assert!(matches!(state("marks"), NeedState::Fine { .. }), "{:?}", state("marks"));
+    });
+}
+
+/// Adds a rule as `iptables-nft` writes it, with a target of xtables: `nft` itself has no word for one.
+fn add_target(chain: &str, name: &str, revision: u32, info: &[u8]) {
+    // `NFNL_MSG_BATCH_BEGIN` and `_END`, with nftables as the resource; `NFT_MSG_NEWRULE`.
+    const BEGIN: u16 = 0x10;
+    const END: u16 = 0x11;
+    const NEW_RULE: u16 = (10 << 8) | 6;
+    let mut socket = Socket::open().expect("a socket");
+    let mut messages = Messages::default();
+    let flags = netlink::REQUEST;
+    let first = socket.next_sequences(3);
+    messages.push(Header { kind: BEGIN, flags, sequence: first, family: 0 }, |_| {});
+    messages.about(10);
+    let flags = netlink::REQUEST | netlink::ACK | netlink::CREATE | netlink::APPEND;
+    let rule = |rule: &mut Attributes<'_>| {
+        rule.string(1, "mangle").string(2, chain).nested(4, |list| {
+            list.nested(1, |element| {
+                element.string(1, "target").nested(2, |data| {
+                    data.string(1, name).be32(2, revision).bytes(3, info);
+                });
+            });
+        });
+    };
+    let header = Header { kind: NEW_RULE, flags, sequence: first + 1, family: libc::NFPROTO_IPV4 as u8 };
+    messages.push(header, rule);
+    messages.push(Header { kind: END, flags: netlink::REQUEST, sequence: first + 2, family: 0 }, |_| {});
+    messages.about(10);
+    socket.send_and_wait(messages.as_bytes(), first + 1).expect("the rule can be added");
+}
+
+#[test]
+fn targets_of_iptables_that_write_our_bits_are_named() {
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
+    in_namespace(move || {
+        run(
+            "nft",
+            &["add table ip mangle; add chain ip mangle A; add chain ip mangle B; add chain ip mangle C"],
+        );
+        add_target("A", "MARK", 2, &words(&[0x4000, 0x4000]));
+        add_target("A", "CONNMARK", 1, &words(&[0, 0xff, 0xff, 1]));
+        assert!(matches!(state("marks"), NeedState::Fine { .. }), "{:?}", state("marks"));
+        add_target("B", "MARK", 2, &words(&[1, u32::MAX]));
+        // Mode 2 restores.
+        add_target("C", "CONNMARK", 1, &words(&[0, u32::MAX, u32::MAX, 2]));
+        let NeedState::Warning { what, .. } = state("marks") else { panic!("not seen") };
+        for named in ["ip mangle B handle", "ip mangle C handle"] {
+            assert!(what.contains(named), "{named}: {what}");
+        }
+        assert_eq!(what.matches("packet mark, all bits").count(), 2, "{what}");
+        assert!(!what.contains("ip mangle A"), "{what}");
     });
 }
 

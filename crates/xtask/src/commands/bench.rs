@@ -42,6 +42,8 @@ enum What {
     Flows,
     /// From an edited file to the last byte, and the last new connection, that it forbids (as root).
     Apply,
+    /// From a new pod's address being set to its binding being in force, and its first connection (as root).
+    Ports,
     /// Resident memory of an agent with 10,000 pods and 1,000 policies (as root).
     Memory,
     /// One agent among up to 50,000 pods in a real API server: start, memory, bytes, events (as root).
@@ -60,8 +62,16 @@ enum What {
 pub const COUNTED: &str = "KUBE_VERDICT_COUNTED";
 
 /// What `all` measures.
-const MEASUREMENTS: [What; 7] =
-    [What::Policy, What::Compile, What::Connections, What::Flows, What::Apply, What::Memory, What::Scale];
+const MEASUREMENTS: [What; 8] = [
+    What::Policy,
+    What::Compile,
+    What::Connections,
+    What::Flows,
+    What::Apply,
+    What::Ports,
+    What::Memory,
+    What::Scale,
+];
 
 /// Runs the command.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
@@ -154,7 +164,10 @@ impl What {
     }
 
     fn needs_root(self) -> bool {
-        matches!(self, Self::Connections | Self::Flows | Self::Apply | Self::Memory | Self::Scale)
+        matches!(
+            self,
+            Self::Connections | Self::Flows | Self::Apply | Self::Ports | Self::Memory | Self::Scale
+        )
     }
 
     /// The arguments with which a measurement takes seconds: whether it works, not how fast anything is.
@@ -173,6 +186,7 @@ impl What {
             ],
             Self::Flows => &["--policies=1", "--rounds=1", "--seconds=0.2", "--warm-up=0.1"],
             Self::Apply => &["--entries=1000", "--rounds=1"],
+            Self::Ports => &["--starts=2"],
             Self::Memory => &["--pods=100", "--policies=10", "--edits=2"],
             Self::Scale => &["--pods=100,200", "--policies=10", "--pod-bytes=100", "--rounds=1"],
             Self::All | Self::Instructions | Self::Export | Self::Report => &[],

@@ -1,4 +1,5 @@
 use super::*;
+use crate::ports::BridgeNetfilter;
 
 /// A `/proc` with these files.
 fn proc(files: &[(&str, &str)]) -> (tempfile::TempDir, Files) {
@@ -15,6 +16,15 @@ fn proc(files: &[(&str, &str)]) -> (tempfile::TempDir, Files) {
 const IPTABLES: &str = "sys/net/bridge/bridge-nf-call-iptables";
 const IP6TABLES: &str = "sys/net/bridge/bridge-nf-call-ip6tables";
 
+/// A node without a bridge for pods.
+fn no_bridges() -> Result<Vec<Bridge>, InterfacesError> {
+    Ok(Vec::new())
+}
+
+fn bridge_named(name: &str, ipv4: bool, ipv6: bool) -> Bridge {
+    Bridge { name: name.into(), netfilter: BridgeNetfilter { ipv4, ipv6 } }
+}
+
 fn wrong(state: NeedState) -> (String, String) {
     match state {
         NeedState::Wrong { what, todo } => (what, todo),
@@ -26,20 +36,55 @@ fn wrong(state: NeedState) -> (String, String) {
 fn a_bridge_needs_both_sysctls() {
     let config = NeedsConfig::default();
     let (_folder, both) = proc(&[(IPTABLES, "1\n"), (IP6TABLES, "1\n")]);
-    assert!(matches!(bridge(&both, &config), NeedState::Fine { .. }));
+    assert!(matches!(bridge(&both, &config, no_bridges), NeedState::Fine { .. }));
 
     let (_folder, off) = proc(&[(IPTABLES, "1\n"), (IP6TABLES, "0\n")]);
-    let (what, todo) = wrong(bridge(&off, &config));
+    let (what, todo) = wrong(bridge(&off, &config, no_bridges));
     assert!(what.contains("net.bridge.bridge-nf-call-ip6tables is 0"), "{what}");
     assert_eq!(todo, "`sysctl -w net.bridge.bridge-nf-call-ip6tables=1`");
     // No pod has an IPv6 address there.
-    assert!(matches!(bridge(&off, &NeedsConfig { ipv6: false, ..config.clone() }), NeedState::Fine { .. }));
+    let ipv4_only = NeedsConfig { ipv6: false, ..config.clone() };
+    assert!(matches!(bridge(&off, &ipv4_only, no_bridges), NeedState::Fine { .. }));
 
     let (_folder, missing) = proc(&[]);
-    let (what, todo) = wrong(bridge(&missing, &config));
+    let (what, todo) = wrong(bridge(&missing, &config, no_bridges));
     assert!(what.contains("br_netfilter is not loaded"), "{what}");
     assert!(todo.contains("modprobe br_netfilter"), "{todo}");
-    assert!(matches!(bridge(&missing, &NeedsConfig { bridge: false, ..config }), NeedState::Fine { .. }));
+    let no_bridge = NeedsConfig { bridge: false, ..config };
+    assert!(matches!(bridge(&missing, &no_bridge, no_bridges), NeedState::Fine { .. }));
+}
+
+#[test]
+fn a_bridge_that_calls_the_rules_by_its_own_switch_needs_no_sysctl() {
+    let config = NeedsConfig::default();
+    let with = |files: &Files, bridges: &[Bridge]| bridge(files, &config, || Ok(bridges.to_vec()));
+    let (_folder, off) = proc(&[(IPTABLES, "0\n"), (IP6TABLES, "0\n")]);
+    let NeedState::Fine { what } = with(&off, &[bridge_named("cni0", true, true)]) else {
+        panic!("not fine")
+    };
+    assert!(what.contains("bridge cni0 has nf_call_iptables on"), "{what}");
+
+    // Neither is on for IPv6.
+    let (what, todo) = wrong(with(&off, &[bridge_named("cni0", true, false)]));
+    assert!(
+        what.contains("bridge-nf-call-ip6tables is 0, and bridge cni0 has no switch of its own on"),
+        "{what}"
+    );
+    assert_eq!(todo, "`sysctl -w net.bridge.bridge-nf-call-ip6tables=1`");
+    // One of each is enough.
+    let (_folder, ipv6) = proc(&[(IPTABLES, "0\n"), (IP6TABLES, "1\n")]);
+    assert!(matches!(with(&ipv6, &[bridge_named("cni0", true, false)]), NeedState::Fine { .. }));
+
+    // ALL of the pods' bridges.
+    let (what, _) = wrong(with(&off, &[bridge_named("cni0", true, true), bridge_named("cni1", false, true)]));
+    assert!(what.contains("bridge cni1"), "{what}");
+    // The one that is still to come has it off.
+    assert!(with(&off, &[]).is_wrong());
+
+    // Without the module no bridge's switch is of use.
+    let (_folder, missing) = proc(&[]);
+    let (what, _) = wrong(with(&missing, &[bridge_named("cni0", true, true)]));
+    assert!(what.contains("br_netfilter is not loaded"), "{what}");
 }
 
 #[test]

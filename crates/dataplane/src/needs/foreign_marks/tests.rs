@@ -97,11 +97,7 @@ fn whole_marks_that_are_set_saved_or_restored_are_seen() {
         ("meta mark set ct mark", vec![load_connection(), store_packet()], (ALL, 0)),
         ("ct mark set meta mark", vec![load_packet(), store_connection()], (0, ALL)),
         // The mask is of no use: the bits come from another mark.
-        (
-            "meta mark set ct mark or 0x1",
-            vec![load_connection(), bits(!1, 1), store_packet()],
-            (ALL, 0),
-        ),
+        ("meta mark set ct mark or 0x1", vec![load_connection(), bits(!1, 1), store_packet()], (ALL, 0)),
         ("-j MARK --set-mark 0x1", vec![target("MARK", 2, &[1, ALL], &[])], (ALL, 0)),
         ("-j CONNMARK --set-mark 0x1", vec![target("CONNMARK", 1, &[1, ALL, 0], &[CONNMARK_SET])], (0, ALL)),
         ("-j CONNMARK --save-mark", vec![target("CONNMARK", 1, &[0, ALL, ALL], &[CONNMARK_SAVE])], (0, ALL)),
@@ -203,7 +199,8 @@ fn what_is_not_understood_counts_as_written() {
 
 #[test]
 fn bytes_that_are_cut_short_write_nothing_that_is_not_there() {
-    let rule = [load_packet(), bits(!1, 1), store_packet(), target("CONNMARK", 2, &[0, ALL, ALL], &[0, 0, 1])];
+    let rule =
+        [load_packet(), bits(!1, 1), store_packet(), target("CONNMARK", 2, &[0, ALL, ALL], &[0, 0, 1])];
     let rule = rule.concat();
     for length in 0..rule.len() {
         // Whatever it finds, it ends.
@@ -249,7 +246,11 @@ fn the_first_rules_are_named_and_the_others_counted() {
     };
     assert!(matches!(need(Ok(Vec::new()), &marks), NeedState::Fine { .. }));
     let NeedState::Warning { what, todo } = need(Ok(writers(7)), &marks) else { panic!("no warning") };
-    assert_eq!(what.matches("ip mangle PREROUTING handle 7 (connection mark, all bits)").count(), 5, "{what}");
+    assert_eq!(
+        what.matches("ip mangle PREROUTING handle 7 (connection mark, all bits)").count(),
+        5,
+        "{what}"
+    );
     assert!(what.ends_with("; and 2 more"), "{what}");
     assert!(todo.contains("--packet-marks and --connection-marks"), "{todo}");
     assert!(todo.ends_with("`nft -a list chain ip mangle PREROUTING`"), "{todo}");

@@ -1,0 +1,119 @@
+//! The two ends of a long flow, each on a core of its own.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use integration::Testbed;
+
+use super::Flow;
+use crate::modes::{CLIENT, PORT, Route};
+use crate::processes::keep_to;
+
+/// How much is written, and read, by one call.
+const PIECE: usize = 128 * 1024;
+/// What each datagram carries: as little as a query or a sample has.
+const DATAGRAM: [u8; 64] = [b'.'; 64];
+/// How long an end waits for the other.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Who sends and who receives.
+#[derive(Debug)]
+pub struct Ends {
+    over: Arc<AtomicBool>,
+    /// Bytes, or packets.
+    arrived: Arc<AtomicU64>,
+    threads: [JoinHandle<Result<Result<()>>>; 2],
+}
+
+impl Ends {
+    /// Starts both on a route; the receiver listens first.
+    pub fn start(testbed: &Testbed, route: Route, flow: Flow) -> Result<Self> {
+        let (client, server) = (testbed.namespace(CLIENT)?, testbed.namespace(route.server())?);
+        let to = route.address(testbed)?;
+        let (over, arrived) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let (end, count) = (Arc::clone(&over), Arc::clone(&arrived));
+        let receiver = match flow {
+            Flow::Bytes => {
+                let listener = server.run(|| TcpListener::bind(to))??;
+                server.spawn(move || keep_to(1).and_then(|()| take_bytes(&listener, &count)))?
+            }
+            Flow::Packets => {
+                let socket = server.run(|| UdpSocket::bind(to))??;
+                server.spawn(move || keep_to(1).and_then(|()| take_packets(&socket, &end, &count)))?
+            }
+        };
+        let end = Arc::clone(&over);
+        let sender = client.spawn(move || {
+            keep_to(0)?;
+            match flow {
+                Flow::Bytes => send_bytes(to, &end),
+                Flow::Packets => send_packets(to, &end),
+            }
+        })?;
+        Ok(Self { over, arrived, threads: [sender, receiver] })
+    }
+
+    /// Bytes or packets that have arrived so far.
+    pub fn arrived(&self) -> u64 {
+        self.arrived.load(Ordering::Relaxed)
+    }
+
+    /// Ends both.
+    pub fn stop(self) -> Result<()> {
+        self.over.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            let Ok(result) = thread.join() else { bail!("an end of the flow panicked") };
+            result??;
+        }
+        Ok(())
+    }
+}
+
+fn send_bytes(to: SocketAddr, over: &AtomicBool) -> Result<()> {
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let piece = vec![b'.'; PIECE];
+    while !over.load(Ordering::Relaxed) {
+        stream.write_all(&piece)?;
+    }
+    Ok(())
+}
+
+fn take_bytes(listener: &TcpListener, arrived: &AtomicU64) -> Result<()> {
+    let (mut stream, _) = listener.accept()?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut piece = vec![0; PIECE];
+    loop {
+        match stream.read(&mut piece)? {
+            0 => return Ok(()),
+            length => drop(arrived.fetch_add(length as u64, Ordering::Relaxed)),
+        }
+    }
+}
+
+fn send_packets(to: SocketAddr, over: &AtomicBool) -> Result<()> {
+    // One port for all runs: a flow of before is this one again, and judged by what stands now.
+    let socket = UdpSocket::bind(("0.0.0.0", PORT))?;
+    socket.connect(to)?;
+    while !over.load(Ordering::Relaxed) {
+        // Nobody may listen yet, or the queue of the device be full.
+        let _ = socket.send(&DATAGRAM);
+    }
+    Ok(())
+}
+
+fn take_packets(socket: &UdpSocket, over: &AtomicBool, arrived: &AtomicU64) -> Result<()> {
+    socket.set_nonblocking(true)?;
+    let mut datagram = [0; 128];
+    while !over.load(Ordering::Relaxed) {
+        if socket.recv(&mut datagram).is_ok() {
+            arrived.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    Ok(())
+}

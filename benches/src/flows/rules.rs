@@ -1,0 +1,237 @@
+//! Which rules packets meet in a turn of a long flow, and how nodes are turned from one set of rules to another.
+//!
+//! A table that is `dormant` has its chains out of a packet's way. All tables of a node change in one batch of nft's.
+//!
+//! The two baselines are made by hand. The floor is one chain where the agent has its own, with the one rule that an accepted
+//! connection meets. The bridge floor is that and one chain of the bridge family, where each frame's port, source and protocol and the
+//! packet's source address are looked up once in a map: the least that ties a packet to the port where it entered. nft compares the
+//! frame's protocol before such a lookup, which the agent's rules don't.
+
+use std::fmt::{self, Write as _};
+
+use anyhow::{Context, Result, ensure};
+use integration::Testbed;
+use integration::command::{ip_answer, nft, nft_answer};
+use serde_json::Value;
+
+use crate::modes::{Mode, NODES, Route};
+
+/// The name of the agent's tables, of whatever family.
+const AGENT: &str = "kube-verdict";
+/// The tables that are made by hand: family and name.
+const INET_FLOOR: &str = "inet floor";
+const BRIDGE_FLOOR: &str = "bridge floor";
+
+/// What packets meet in a turn.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Rules {
+    /// Connection tracking and the rules of services, as on every node.
+    NoAgent,
+    /// One chain with one rule.
+    Floor,
+    /// The same, and one bridge chain with one map lookup.
+    BridgeFloor,
+    /// The agent's.
+    Agent {
+        /// How many policies select the server.
+        policies: usize,
+    },
+}
+
+impl fmt::Display for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::NoAgent => Mode::NoAgent.fmt(f),
+            Self::Floor => Mode::Floor.fmt(f),
+            Self::BridgeFloor => f.write_str("bridge floor"),
+            Self::Agent { policies } => Mode::Agent { policies }.fmt(f),
+        }
+    }
+}
+
+impl Rules {
+    /// Those that take turns on a route while an agent with so many policies runs. Ports belong to pods of one node.
+    pub fn on(route: Route, policies: usize) -> Vec<Self> {
+        let mut rules = vec![Self::NoAgent, Self::Floor];
+        if route == Route::SameNode {
+            rules.push(Self::BridgeFloor);
+        }
+        rules.push(Self::Agent { policies });
+        rules
+    }
+
+    /// The tables whose chains are in the way of packets, where the agent's are these.
+    fn awake(self, agents: &[String]) -> Vec<&str> {
+        match self {
+            Self::NoAgent => Vec::new(),
+            Self::Floor => vec![INET_FLOOR],
+            Self::BridgeFloor => vec![INET_FLOOR, BRIDGE_FLOOR],
+            Self::Agent { .. } => agents.iter().map(String::as_str).collect(),
+        }
+    }
+
+    /// The batch that turns a node to these rules.
+    fn batch(self, agents: &[String]) -> String {
+        let awake = self.awake(agents);
+        let mut batch = String::new();
+        for table in [INET_FLOOR, BRIDGE_FLOOR].into_iter().chain(agents.iter().map(String::as_str)) {
+            let flags = if awake.contains(&table) { "" } else { " { flags dormant; }" };
+            let _ = writeln!(batch, "add table {table}{flags}");
+        }
+        batch
+    }
+}
+
+/// Nodes whose rules can be turned.
+#[derive(Debug)]
+pub struct Turntable<'a> {
+    testbed: &'a Testbed,
+    /// The agent's tables on each of [`NODES`].
+    agents: [Vec<String>; 2],
+}
+
+impl<'a> Turntable<'a> {
+    /// Makes the baselines on all nodes, asleep.
+    pub fn make_baselines(testbed: &Testbed) -> Result<()> {
+        for node in NODES {
+            let mut sources = Vec::new();
+            for pod in testbed.cluster().pods.iter().filter(|pod| pod.node == node) {
+                let name = pod.full_name();
+                let links = ip_answer(testbed.namespace(&name)?, &["-json", "link", "show", "dev", "eth0"])?;
+                let mac = mac(&links).with_context(|| format!("the hardware address of {name}"))?;
+                let [v4, v6] = pod.addresses.map(|address| address.to_string());
+                sources.push(Source { device: testbed.device(&name)?.to_owned(), mac, v4, v6 });
+            }
+            let rules = baselines(&sources);
+            nft(testbed.namespace(node)?, &rules).with_context(|| format!("baselines of {node}"))?;
+        }
+        Ok(())
+    }
+
+    /// For an agent that runs on all nodes.
+    pub fn new(testbed: &'a Testbed) -> Result<Self> {
+        let mut agents = <[Vec<String>; 2]>::default();
+        for (node, agents) in NODES.iter().zip(&mut agents) {
+            *agents = tables_named(&nft_answer(testbed.namespace(node)?, &["list", "tables"])?, AGENT);
+            // Without one it would be compared with a baseline that does more.
+            let has_both = ["inet ", "bridge "]
+                .iter()
+                .all(|family| agents.iter().any(|table| table.starts_with(family)));
+            ensure!(has_both, "the agent of {node} lacks a table of family inet or bridge: {agents:?}");
+        }
+        Ok(Self { testbed, agents })
+    }
+
+    /// From here on packets meet these rules.
+    pub fn turn_to(&self, rules: Rules) -> Result<()> {
+        NODES
+            .iter()
+            .zip(&self.agents)
+            .try_for_each(|(node, agents)| nft(self.testbed.namespace(node)?, &rules.batch(agents)))
+    }
+}
+
+/// Where a pod's packets come from.
+struct Source {
+    device: String,
+    mac: String,
+    v4: String,
+    v6: String,
+}
+
+fn baselines(sources: &[Source]) -> String {
+    let elements = |protocol: &str, address: &dyn Fn(&Source) -> String| {
+        let element = |source: &Source| {
+            let Source { device, mac, .. } = source;
+            format!("\"{device}\" . {mac} . {protocol} . {} : accept", address(source))
+        };
+        sources.iter().map(element).collect::<Vec<_>>().join(", ")
+    };
+    let (v4, v6) =
+        (elements("ip", &|source| source.v4.clone()), elements("ip6", &|source| source.v6.clone()));
+    format!(
+        "table {INET_FLOOR} {{
+            flags dormant
+            chain judge {{ type filter hook postrouting priority srcnat - 5; ct mark & 0x1 == 0x0 accept; }}
+        }}
+        table {BRIDGE_FLOOR} {{
+            flags dormant
+            map bound4 {{ typeof iif . ether saddr . ether type . ip saddr : verdict; elements = {{ {v4} }}; }}
+            map bound6 {{ typeof iif . ether saddr . ether type . ip6 saddr : verdict; elements = {{ {v6} }}; }}
+            chain prerouting {{
+                type filter hook prerouting priority -300;
+                iif . ether saddr . ether type . ip saddr vmap @bound4
+                iif . ether saddr . ether type . ip6 saddr vmap @bound6
+            }}
+        }}
+        "
+    )
+}
+
+/// Of nft's list of tables, one a line (`table inet filter`), those of this name, with their family.
+fn tables_named(list: &str, name: &str) -> Vec<String> {
+    let tables = list.lines().filter_map(|line| line.trim().strip_prefix("table "));
+    let named = tables.filter(|table| table.split(' ').nth(1) == Some(name));
+    named.map(str::to_owned).collect()
+}
+
+/// The hardware address in what `ip -json link show` says of one device.
+fn mac(links: &str) -> Result<String> {
+    let links: Value = serde_json::from_str(links)?;
+    Ok(links.pointer("/0/address").and_then(Value::as_str).context("ip names none")?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_rules_of_the_turn_are_awake() {
+        let agents = ["inet kube-verdict".to_owned(), "bridge kube-verdict".to_owned()];
+        let asleep = |table: &str| format!("add table {table} {{ flags dormant; }}\n");
+        assert_eq!(
+            Rules::BridgeFloor.batch(&agents),
+            "add table inet floor\nadd table bridge floor\n".to_owned()
+                + &asleep("inet kube-verdict")
+                + &asleep("bridge kube-verdict")
+        );
+        assert_eq!(
+            Rules::Agent { policies: 1 }.batch(&agents),
+            asleep("inet floor")
+                + &asleep("bridge floor")
+                + "add table inet kube-verdict\nadd table bridge kube-verdict\n"
+        );
+        assert_eq!(Rules::NoAgent.batch(&agents).matches("dormant").count(), 4);
+        assert_eq!(Rules::Floor.batch(&agents).matches("dormant").count(), 3);
+    }
+
+    #[test]
+    fn all_tables_of_the_agent_are_found() {
+        let list = "table ip nat\ntable inet kube-verdict\ntable bridge kube-verdict\ntable inet floor\n";
+        assert_eq!(tables_named(list, AGENT), ["inet kube-verdict", "bridge kube-verdict"]);
+    }
+
+    #[test]
+    fn each_pod_is_bound_once_in_each_family() {
+        let source = |number: u8| Source {
+            device: format!("veth{number}"),
+            mac: format!("02:00:00:00:00:0{number}"),
+            v4: format!("10.244.1.{number}"),
+            v6: format!("fd00::{number}"),
+        };
+        let text = baselines(&[source(2), source(3)]);
+        for element in [
+            "\"veth2\" . 02:00:00:00:00:02 . ip . 10.244.1.2 : accept",
+            "\"veth3\" . 02:00:00:00:00:03 . ip6 . fd00::3 : accept",
+        ] {
+            assert_eq!(text.matches(element).count(), 1, "{element} in {text}");
+        }
+    }
+
+    #[test]
+    fn ip_names_a_hardware_address() {
+        let links = r#"[{"ifindex":2,"ifname":"eth0","link_type":"ether","address":"02:00:00:00:00:01"}]"#;
+        assert_eq!(mac(links).unwrap(), "02:00:00:00:00:01");
+        assert!(mac("[]").is_err());
+    }
+}

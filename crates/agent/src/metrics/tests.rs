@@ -1,0 +1,163 @@
+use audit::{Audit, AuditConfig, Destination};
+
+use super::*;
+use crate::status::origins::{Conflict, Port};
+use crate::status::{Connection, Conntrack, Hold, NewPorts, Problem, Queue, Table};
+
+#[test]
+fn the_text_holds_every_number_of_the_status() {
+    let config = AuditConfig { node: "n".into(), destination: Destination::Off, ring: 1 };
+    let audit = Audit::start(config, |_| {}).expect("starts");
+    let health = Health::new("n", audit.monitor(), Durations::default());
+    observe(&health.durations().sweep, Duration::from_millis(3));
+    {
+        let mut state = health.state();
+        state.status.packets.denied = 7;
+        state.status.applied_generation = 3;
+        state.status.table = Some(Table {
+            form: "target".to_owned(),
+            queues: "100-101".to_owned(),
+            when_down: "closed".to_owned(),
+        });
+        let problem = Problem { kind: "Pod".to_owned(), text: "a".to_owned() };
+        state.status.problems = vec![problem.clone(), problem];
+    }
+    let text = text(&registry(&health)).expect("text");
+    for line in [
+        "kube_verdict_packets_total{verdict=\"deny\"} 7",
+        "kube_verdict_applied_generation 3",
+        "kube_verdict_ready 0",
+        "kube_verdict_problems{kind=\"Pod\"} 2",
+        "kube_verdict_table_info{form=\"target\",queues=\"100-101\",when_down=\"closed\"} 1",
+        "kube_verdict_sweep_duration_seconds_count 1",
+        "kube_verdict_audit_records_lost_total 0",
+        "# EOF",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in {text}");
+    }
+}
+
+/// The metrics of this status.
+fn text_of(status: Status) -> String {
+    #[derive(Debug)]
+    struct Fixed(Status);
+    impl Collector for Fixed {
+        fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+            encode_status(&self.0, encoder)
+        }
+    }
+    let mut registry = Registry::with_prefix("kube_verdict");
+    registry.register_collector(Box::new(Fixed(status)));
+    text(&registry).expect("text")
+}
+
+#[test]
+fn each_drop_reason_and_protection_has_its_series_from_the_start() {
+    let text = text_of(Status::default());
+    for reason in DropReason::ALL {
+        let line = format!("kube_verdict_dropped_packets_total{{reason=\"{reason}\"}} 0");
+        assert!(text.lines().any(|found| found == line), "{line} in {text}");
+    }
+    for id in Protection::IDS {
+        let line = format!("kube_verdict_protection_in_force{{protection=\"{id}\"}} 0");
+        assert!(text.lines().any(|found| found == line), "{line} in {text}");
+    }
+}
+
+#[test]
+fn what_is_known_of_ports_and_what_was_dropped_is_counted() {
+    let port = |pod: Option<&str>| Port {
+        interface: "veth1".to_owned(),
+        pod: pod.map(str::to_owned),
+        addresses: Vec::new(),
+        exempt: false,
+    };
+    let protection = |id: &str, in_force| Protection {
+        id: id.to_owned(),
+        name: String::new(),
+        in_force,
+        why_not: None,
+        off_by_choice: false,
+    };
+    let origins = Origins {
+        protections: vec![protection("routed-sources", true), protection("bridged-sources", false)],
+        ports: vec![port(Some("web/a")), port(None), port(None)],
+        conflicts: vec![Conflict {
+            address: "10.244.1.2".to_owned(),
+            bound_to: "veth1".to_owned(),
+            claimed_by: "veth2".to_owned(),
+        }],
+        dropped: [("spoofed-source".to_owned(), 12)].into(),
+        new_ports: NewPorts { queued: 9, passed: 4, dropped: 2, expired: 1, no_room: 3 },
+        ..Origins::default()
+    };
+    let text = text_of(Status { origins: Some(origins), ..Status::default() });
+    for line in [
+        "kube_verdict_dropped_packets_total{reason=\"spoofed-source\"} 12",
+        "kube_verdict_dropped_packets_total{reason=\"overlay\"} 0",
+        "kube_verdict_protection_in_force{protection=\"routed-sources\"} 1",
+        "kube_verdict_protection_in_force{protection=\"bridged-sources\"} 0",
+        "kube_verdict_ports 3",
+        "kube_verdict_ports_without_pod 2",
+        "kube_verdict_port_conflicts 1",
+        "kube_verdict_new_port_packets_total 9",
+        "kube_verdict_new_port_packets_ended_total{by=\"pass\"} 4",
+        "kube_verdict_new_port_packets_ended_total{by=\"drop\"} 2",
+        "kube_verdict_new_port_packets_ended_total{by=\"time\"} 1",
+        "kube_verdict_new_port_packets_ended_total{by=\"room\"} 3",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in {text}");
+    }
+}
+
+#[test]
+fn queues_connections_and_policies_have_their_labels() {
+    let status = Status {
+        queues: vec![Queue { number: 100, waiting: 2, dropped_full: 5, dropped_by_socket: 1 }],
+        conntrack: Some(Conntrack { entries: 10, max: 100 }),
+        hold: Hold { now: 1, held: 9, allowed: 4, denied: 1, expired: 3, no_room: 6, repeated: 2 },
+        policies: vec![crate::status::Policy {
+            policy: "db/a".to_owned(),
+            allowed: 4,
+            denied: 1,
+            ..crate::status::Policy::default()
+        }],
+        source: Some(Source {
+            server: "https://192.0.2.1".to_owned(),
+            connected: false,
+            connections: vec![Connection {
+                kind: "Pod".to_owned(),
+                state: "lost".to_owned(),
+                since: 1_700_000_000,
+                last_error: Some("no route".to_owned()),
+                resource_version: Some("12".to_owned()),
+                reconnects: 3,
+                relists: 1,
+                failures: [("unreachable".to_owned(), 2)].into(),
+            }],
+        }),
+        ..Status::default()
+    };
+    let text = text_of(status);
+    for line in [
+        "kube_verdict_queue_waiting{queue=\"100\"} 2",
+        "kube_verdict_queue_full_drops_total{queue=\"100\"} 5",
+        "kube_verdict_conntrack_max 100",
+        "kube_verdict_held_packets 1",
+        "kube_verdict_packets_held_total 9",
+        "kube_verdict_held_packets_ended_total{by=\"allow\"} 4",
+        "kube_verdict_held_packets_ended_total{by=\"deny\"} 1",
+        "kube_verdict_held_packets_ended_total{by=\"time\"} 3",
+        "kube_verdict_hold_no_room_total 6",
+        "kube_verdict_hold_repeated_total 2",
+        "kube_verdict_policy_verdicts_total{policy=\"db/a\",verdict=\"allow\"} 4",
+        "kube_verdict_policy_verdicts_total{policy=\"db/a\",verdict=\"deny\"} 1",
+        "kube_verdict_source_connected{kind=\"Pod\"} 0",
+        "kube_verdict_source_since_seconds{kind=\"Pod\"} 1700000000",
+        "kube_verdict_source_reconnects_total{kind=\"Pod\"} 3",
+        "kube_verdict_source_relists_total{kind=\"Pod\"} 1",
+        "kube_verdict_source_failures_total{kind=\"Pod\",class=\"unreachable\"} 2",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in {text}");
+    }
+}
