@@ -81,6 +81,9 @@ pub struct Agent {
     monitor: Option<Monitor>,
     /// Packets of new ports wait here.
     port_queue: Option<PortQueue>,
+    /// For connections of pods that are gone. It stays open: to close a netfilter socket can take the kernel long
+    /// (`nft_rcv_nl_event`).
+    conntrack: Option<Conntrack>,
 }
 
 impl Agent {
@@ -112,6 +115,7 @@ impl Agent {
             origins,
             monitor: None,
             port_queue: None,
+            conntrack: None,
         }
     }
 
@@ -255,6 +259,7 @@ impl Agent {
     /// Sets up queues, workers and rules, in this order: no packet may come before it can be answered.
     fn install(&mut self, snapshot: &Arc<Snapshot>) -> anyhow::Result<Engine> {
         let sweeper = Sweeper::start(Conntrack::open()?, self.config.marks)?;
+        self.conntrack = Some(Conntrack::open()?);
         let in_use = Table::queues_in_use()?;
         // First bindings stay: an agent before this one has seen them first.
         self.origins.begin(ports::read_interfaces()?, Table::bindings_in_force()?);
@@ -326,7 +331,7 @@ impl Agent {
         let is_news = engine.table().set_origins(origins);
         if !left.is_empty() {
             // What a pod that is gone has opened is none of the next one's, which sends nothing before it is bound.
-            if let Err(error) = Conntrack::open().and_then(|mut table| table.delete_of(&left)) {
+            if let Some(Err(error)) = self.conntrack.as_mut().map(|table| table.delete_of(&left)) {
                 tracing::warn!(%error, "connections of pods that are gone could not be deleted: tried again by the next sweep");
                 engine.reassign(left);
             }
@@ -651,6 +656,7 @@ impl Agent {
         self.behind = false;
         let mut state = self.health.state();
         state.status.phase = Phase::Superseded;
+        state.status.origins = None;
         state.settled(Topic::Change);
         let to = queues.map(|queues| format!(" (queues {queues})")).unwrap_or_default();
         state.not_ready(

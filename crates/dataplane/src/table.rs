@@ -368,6 +368,9 @@ impl Table {
     /// [`TableError::Missing`] if there is no queue rule at all: somebody deleted it.
     pub fn superseded(&mut self) -> Result<bool, TableError> {
         match self.check_ours() {
+            Ok(_) if self.protections().bridged && !in_force::exists(&mut self.socket, bridge::TABLE)? => {
+                Err(TableError::Missing)
+            }
             Ok(_) => Ok(false),
             Err(TableError::Superseded(_)) => Ok(true),
             Err(error) => Err(error),

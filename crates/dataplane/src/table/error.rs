@@ -60,7 +60,7 @@ pub enum TableError {
     Superseded(crate::queues::QueueRange),
     /// The rules are gone.
     #[error(
-        "the rules of table inet kube-verdict are gone, somebody deleted them: start the agent anew to write them again"
+        "the rules of table inet or bridge kube-verdict are gone: another program deleted them; the agent writes them again"
     )]
     Missing,
     /// The ruleset changed at every try.

@@ -7,7 +7,7 @@ use super::chains::QUEUE;
 use super::{TABLE, TableError};
 use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
 use crate::nft::queue::{Queue, QueueForm, text};
-use crate::nft::{FAMILY, SUBSYSTEM};
+use crate::nft::{FAMILY, SUBSYSTEM, TableId};
 
 /// How often a reading is tried anew because somebody changed the ruleset meanwhile.
 const TRIES: usize = 64;
@@ -49,6 +49,21 @@ pub(crate) fn read_generation(socket: &mut Socket) -> Result<u32, TableError> {
     socket
         .ask(request.as_bytes(), sequence, |answer| be32(attribute(answer.attributes, sys::NFTA_GEN_ID)?))
         .map_err(TableError::from_reading)
+}
+
+/// Whether a table is there.
+pub(super) fn exists(socket: &mut Socket, table: TableId) -> Result<bool, TableError> {
+    let mut request = Messages::default();
+    let sequence = socket.next_sequence();
+    let kind = SUBSYSTEM | sys::NFT_MSG_GETTABLE as u16;
+    request.push(Header { kind, flags: netlink::REQUEST, sequence, family: table.family }, |attributes| {
+        attributes.string(sys::NFTA_TABLE_NAME, table.name);
+    });
+    match socket.ask(request.as_bytes(), sequence, |_| Some(())) {
+        Ok(()) => Ok(true),
+        Err(NetlinkError::Refused { errno: Errno::ENOENT, .. }) => Ok(false),
+        Err(error) => Err(TableError::from_reading(error)),
+    }
 }
 
 /// Whether our table, if there is one, is free of an owner: [`TableError::Held`] if not.

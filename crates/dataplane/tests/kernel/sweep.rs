@@ -84,8 +84,7 @@ fn the_pod_behind_a_service_is_judged_and_not_the_service() {
         let (_, snapshot) = shop::open(&[5000]);
         let mut conntrack = Conntrack::open().unwrap();
         sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), &Scope::default())
-            .unwrap()
-            .report;
+            .unwrap();
         assert_eq!(marks_by_port(), BTreeMap::from([(1, 0), (2, REVOKED), (3, REVOKED)]));
     });
 }
