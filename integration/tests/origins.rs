@@ -131,7 +131,9 @@ fn of_two_pods_that_claim_an_address_the_first_one_has_it() {
     send(&thief, "10.244.1.2", "10.244.1.3:53".parse().unwrap());
     story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
     until("what it sent is recorded", || {
-        drops(&mut story, "node-a", mark, "spoofed-source") + drops(&mut story, "node-a", mark, "unbound-port") > 0
+        drops(&mut story, "node-a", mark, "spoofed-source")
+            + drops(&mut story, "node-a", mark, "unbound-port")
+            > 0
     });
     ip(&node, "link del thief\n").unwrap();
     until("the conflict is over", || {
@@ -157,7 +159,11 @@ fn ports_that_come_and_go_a_hundred_times_a_second_disturb_no_one() {
             ),
         )
         .unwrap();
-        ip(&churn, &format!("addr add 10.244.1.{}/24 dev c{number}\nlink set c{number} up\n", 50 + number % 100)).unwrap();
+        ip(
+            &churn,
+            &format!("addr add 10.244.1.{}/24 dev c{number}\nlink set c{number} up\n", 50 + number % 100),
+        )
+        .unwrap();
         ip(&node, &format!("link del churn{number}\n")).unwrap();
     }
     eprintln!("200 ports came and went in {:?}", started.elapsed());
@@ -222,10 +228,12 @@ fn overlay_packets_come_from_nodes_alone_if_so_configured() {
 
 #[test]
 fn rules_that_were_deleted_come_back_and_trust_no_reply() {
-    let mut story = begin(&[]);
+    let story = begin(&[]);
     let node = story.testbed.namespace("node-a").unwrap().clone();
     let stream = Stream::open(&story.testbed, "web/a", "db/s", "5432".parse().unwrap(), Family::V6).unwrap();
-    for table in [&["delete", "table", "inet", "kube-verdict"], &["delete", "table", "bridge", "kube-verdict"]] {
+    for table in
+        [&["delete", "table", "inet", "kube-verdict"], &["delete", "table", "bridge", "kube-verdict"]]
+    {
         nft_answer(&node, table).unwrap();
         until("both tables are there", || {
             let tables = nft_answer(&node, &["list", "tables"]).unwrap();

@@ -4,13 +4,19 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use integration::attack::message::{Path, udp};
+use integration::attack::packet::packet;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
+};
 
 /// How long one connection may take. A lost first packet is sent again after a second.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -37,9 +43,10 @@ fn main() -> Result<()> {
             println!("{}", question(to.parse()?, word.as_bytes())?);
             Ok(())
         }
+        ["forge", source, to, packets] => forge(source.parse()?, to.parse()?, packets.parse()?),
         _ => bail!(
             "serve PORT | first ADDRESS:PORT PORT SECONDS | knock PORT ADDRESS,... SECONDS | load ADDRESS:PORT SECONDS \
-             | ask WORD ADDRESS:PORT"
+             | ask WORD ADDRESS:PORT | forge SOURCE ADDRESS:PORT PACKETS"
         ),
     }
 }
@@ -173,6 +180,19 @@ fn load(to: SocketAddr, how_long: Duration) -> Result<()> {
         lost.into_inner(),
         slowest.into_inner().unwrap_or_default().as_millis()
     );
+    Ok(())
+}
+
+/// Sends datagrams whose IPv4 header is written here, with any source. Takes CAP_NET_RAW.
+fn forge(source: Ipv4Addr, to: SocketAddrV4, packets: u32) -> Result<()> {
+    let socket = socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)
+        .context("opening a raw socket")?;
+    let path = Path { source: source.into(), destination: (*to.ip()).into() };
+    let packet = packet(path, &udp(path, (40_000, to.port()), b"forged"));
+    for _ in 0..packets {
+        sendto(socket.as_raw_fd(), &packet, &SockaddrIn::from(to), MsgFlags::empty())
+            .with_context(|| format!("sending to {to} as {source}"))?;
+    }
     Ok(())
 }
 

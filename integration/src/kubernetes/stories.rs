@@ -9,6 +9,7 @@ use super::{Cluster, Way};
 mod api_server;
 mod first_packet;
 mod hosts;
+mod origins;
 mod probes;
 mod reboot;
 mod restart;
@@ -26,18 +27,25 @@ pub struct Story {
     play: fn(&Stage<'_>) -> Result<String>,
 }
 
-/// The story that plays whichever way kube-verdict was installed.
+/// One of two stories that play whichever way kube-verdict was installed.
 pub const SMOKE: Story = Story {
     name: "smoke",
     about: "pods of both nodes reach what policy allows and nothing else, at once when policy changes",
     play: smoke::play,
 };
 
+/// The other one: the agents know pods' ports from the CNI cache in one way, and from the interfaces alone in another.
+pub const ORIGINS: Story = Story {
+    name: "origins",
+    about: "a pod that forges the source of its packets reaches nobody, and each packet is counted",
+    play: origins::play,
+};
+
 /// How many of [`STORIES`] take less than half a minute.
-pub const QUICK: usize = 4;
+pub const QUICK: usize = 5;
 
 /// All of them, the quick ones first; a node is cut off last.
-pub const STORIES: [Story; 9] = [
+pub const STORIES: [Story; 10] = [
     SMOKE,
     Story {
         name: "probes",
@@ -54,6 +62,7 @@ pub const STORIES: [Story; 9] = [
         about: "the address of a finished Job belongs to its next owner at once",
         play: reuse::play,
     },
+    ORIGINS,
     Story {
         name: "first-packet",
         about: "200 new pods that policy denies send and get nothing; 200 that it allows wait for nothing",
