@@ -647,7 +647,13 @@ impl Agent {
             Err(error) => tracing::warn!(%error, "what rules dropped can't be read"),
         }
         let new_ports = self.port_queue.as_ref().map(PortQueue::counters).unwrap_or_default();
-        let status = status::Origins::new(&self.origins, engine.table().protections(), new_ports, snapshot);
+        let status = status::Origins::new(
+            &self.origins,
+            engine.table().protections(),
+            self.config.bridge,
+            new_ports,
+            snapshot,
+        );
         self.health.state().status.origins = Some(status);
     }
 

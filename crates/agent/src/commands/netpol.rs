@@ -14,7 +14,7 @@ use super::{Cli, Command};
 use crate::exit::{self, Usage};
 
 mod flags;
-use flags::{Asked, Flags, Note};
+use flags::{Asked, Flags, Note, OURS};
 
 const HELP: &str = "\
 netpol: kube-verdict under the flags of kube-network-policies, as Flannel's chart starts it.
@@ -29,6 +29,9 @@ Usage: netpol [--FLAG=VALUE]...
   --netfilter-bug-1766-fix[=false]  Judge DNS queries before they are routed. Default: on kernels before 6.12
   --v N                             What is logged: 0 to 3 info, 4 and 5 debug, from 6 on trace. Default: 0
   --logging-format text|json        How log lines look. Default: text
+  --exempt-origin NS[:KEY=VALUE,..] Pods that may send from any address; may be repeated
+  --overlay PORT/udp|PROTOCOL       More that carries an overlay; may be repeated
+  --overlay-sources any|nodes       Who may send overlay packets. Default: any
 
 Known and without effect, each said in the log: --disable-nri, --strict-mode=false, --vmodule, --log-flush-frequency,
 --log-*-split-stream, --log-*-info-buffer-size. Flags that aren't known are named in the log and ignored.
@@ -93,6 +96,9 @@ fn translate(
         None | Some("text") => {}
         Some("json") => option("--log-format", "json"),
         Some(other) => return Err(Usage(format!("--logging-format={other}: text or json"))),
+    }
+    for name in OURS {
+        flags.values(name).for_each(|value| option(&format!("--{name}"), value));
     }
     Ok((line, without_effect(flags)?))
 }

@@ -97,10 +97,11 @@ pub struct Conflict {
 }
 
 impl Origins {
-    /// What a tracker, the rules and the queue of new ports say.
+    /// What a tracker, the rules and the queue of new ports say. `on_bridge`: whether pods are joined by a bridge.
     pub fn new(
         tracker: &OriginTracker,
         protections: Protections,
+        on_bridge: bool,
         new_ports: PortQueueCounters,
         snapshot: &Snapshot,
     ) -> Self {
@@ -112,7 +113,7 @@ impl Origins {
             exempt: port.is_exempt,
         };
         Self {
-            protections: protections_of(tracker, protections),
+            protections: protections_of(tracker, protections, on_bridge),
             ports: bindings.ports.values().map(port).collect(),
             conflicts: bindings
                 .conflicts
@@ -143,7 +144,7 @@ impl Origins {
 }
 
 /// All protections, in the order of [`Protection::IDS`].
-fn protections_of(tracker: &OriginTracker, protections: Protections) -> Vec<Protection> {
+fn protections_of(tracker: &OriginTracker, protections: Protections, on_bridge: bool) -> Vec<Protection> {
     const NOT_INSTALLED: &str = "the rules are not installed";
     let settings = tracker.settings();
     let has_overlay = !(tracker.bindings().overlays.is_empty() && settings.overlays.is_empty());
@@ -162,7 +163,7 @@ fn protections_of(tracker: &OriginTracker, protections: Protections) -> Vec<Prot
             "pods on a bridge send from their own addresses, to where these are",
             protections.bridged,
             "the kernel lacks nftables' bridge family: load nf_tables_bridge (CONFIG_NF_TABLES_BRIDGE) and start the agent again",
-            false,
+            !on_bridge,
         ),
         (routed, "routed pods send from their own addresses", protections.routed, NOT_INSTALLED, false),
         (

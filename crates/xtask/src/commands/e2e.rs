@@ -13,7 +13,7 @@ use crate::workspace::Workspace;
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The suite and all stories through this way alone. Without it: the suite and the quick stories through Flannel's chart,
-    /// and the smoke story through the other two ways.
+    /// and two stories through each of the other two ways.
     #[arg(long, value_enum, conflicts_with = "all_ways")]
     way: Option<Way>,
     /// The suite through all three ways.

@@ -16,8 +16,8 @@ enum Takes {
 
 use Takes::{Switch, Value};
 
-/// Those of kube-network-policies 1.0, and of the logging library that it shares with Kubernetes' own programs.
-const KNOWN: [(&str, Takes); 16] = [
+/// Those of kube-network-policies 1.0, of the logging library that it shares with Kubernetes' own programs, and [`OURS`].
+const KNOWN: [(&str, Takes); 19] = [
     ("hostname-override", Value),
     ("kubeconfig", Value),
     ("fail-open", Switch),
@@ -34,7 +34,13 @@ const KNOWN: [(&str, Takes); 16] = [
     ("log-json-split-stream", Switch),
     ("log-text-info-buffer-size", Value),
     ("log-json-info-buffer-size", Value),
+    ("exempt-origin", Value),
+    ("overlay", Value),
+    ("overlay-sources", Value),
 ];
+
+/// Those of `kube-verdict run` that are passed on as they are, each as often as it is given.
+pub(super) const OURS: [&str; 3] = ["exempt-origin", "overlay", "overlay-sources"];
 
 /// What a command line asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,8 +63,8 @@ pub(super) struct Note {
 /// The known flags that were given, and what is to be said of the rest.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Flags {
-    /// By name, without dashes; where one was given twice, the last.
-    given: BTreeMap<&'static str, String>,
+    /// By name, without dashes; of one that was given more than once all values, in order.
+    given: BTreeMap<&'static str, Vec<String>>,
     notes: Vec<Note>,
 }
 
@@ -86,7 +92,7 @@ pub(super) fn parse(words: &[String]) -> Result<Asked, Usage> {
             (Switch, None) => "true".to_owned(),
             (Value, None) => words.next().ok_or_else(|| Usage(format!("--{name} needs a value")))?.clone(),
         };
-        flags.given.insert(name, value);
+        flags.given.entry(name).or_default().push(value);
     }
     Ok(Asked::Run(flags))
 }
@@ -105,9 +111,14 @@ impl Flags {
         &self.notes
     }
 
-    /// A flag's value, if it was given and isn't empty: empty is what an unset value of a chart comes to.
+    /// A flag's last value, if it was given and isn't empty: empty is what an unset value of a chart comes to.
     pub(super) fn value(&self, name: &str) -> Option<&str> {
-        self.given.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.given.get(name)?.last().map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// All values of a flag that aren't empty.
+    pub(super) fn values(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.given.get(name).into_iter().flatten().map(String::as_str).filter(|value| !value.is_empty())
     }
 
     /// A switch, in the words in which Go reads one.

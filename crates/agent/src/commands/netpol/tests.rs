@@ -19,7 +19,7 @@ const DEFAULTS: &str = "--node machine-1 --when-down open --metrics-address :908
 #[test]
 fn each_flag_does_what_it_means_here_or_is_spoken_of() {
     let machine = "--node machine-1 --when-down";
-    let cases: [(&[&str], String, &[&str]); 24] = [
+    let cases: [(&[&str], String, &[&str]); 25] = [
         (&[], DEFAULTS.to_owned(), &[]),
         // As Flannel's chart starts it.
         (
@@ -66,6 +66,19 @@ fn each_flag_does_what_it_means_here_or_is_spoken_of() {
         (&["--strict-mode=false"], DEFAULTS.to_owned(), &["--strict-mode"]),
         (&["-v", "4"], format!("{DEFAULTS} --log-level debug"), &[]),
         (&["-v=10"], format!("{DEFAULTS} --log-level trace"), &[]),
+        (
+            &[
+                "--exempt-origin=vpn",
+                "--exempt-origin",
+                "vm:app=kvm",
+                "--overlay=8285/udp",
+                "--overlay-sources=nodes",
+            ],
+            format!(
+                "{DEFAULTS} --exempt-origin vpn --exempt-origin vm:app=kvm --overlay 8285/udp --overlay-sources nodes"
+            ),
+            &[],
+        ),
         (&["--logging-format=json"], format!("{DEFAULTS} --log-format json"), &[]),
         (
             &["--vmodule=a=1", "--log-flush-frequency", "5s"],
