@@ -133,7 +133,7 @@ impl Times {
     fn of(milliseconds: &[f64]) -> Option<Self> {
         let mut sorted = milliseconds.to_vec();
         sorted.sort_by(f64::total_cmp);
-        // The least of them that so many per cent do not exceed.
+        // The smallest value that at least this share of all does not exceed.
         let at = |percent: usize| sorted.get((sorted.len() * percent).div_ceil(100).checked_sub(1)?).copied();
         Some(Self { p50: at(50)?, p99: at(99)?, max: at(100)? })
     }

@@ -138,7 +138,7 @@ fn revoked(title: &str, links: Links, attachment: Attachment) {
     report.check(title);
 }
 
-/// A pod that gets the addresses of another that has gone hears nothing of the other's peers.
+/// A pod that gets the addresses of a deleted pod receives nothing from that pod's peers.
 fn reused(title: &str, links: Links, attachment: Attachment) {
     let cluster = Cluster::of_two_nodes()
         .links(links)

@@ -101,7 +101,7 @@ fn send_packets(to: SocketAddr, over: &AtomicBool) -> Result<()> {
     let socket = UdpSocket::bind(("0.0.0.0", PORT))?;
     socket.connect(to)?;
     while !over.load(Ordering::Relaxed) {
-        // Nobody may listen yet, or the queue of the device be full.
+        // The receiver may not listen yet, or the device's queue be full.
         let _ = socket.send(&DATAGRAM);
     }
     Ok(())

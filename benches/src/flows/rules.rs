@@ -50,7 +50,7 @@ impl fmt::Display for Rules {
 }
 
 impl Rules {
-    /// Those that take turns on a route while an agent with so many policies runs. Ports belong to pods of one node.
+    /// Those that take turns on a route while an agent with this number of policies runs. Ports belong to pods of one node.
     pub fn on(route: Route, policies: usize) -> Vec<Self> {
         let mut rules = vec![Self::NoAgent, Self::Floor];
         if route == Route::SameNode {

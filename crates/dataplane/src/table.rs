@@ -63,7 +63,7 @@ pub const TABLE: &str = "kube-verdict";
 /// The table at the hooks of IPv4 and IPv6.
 const INET: TableId = TableId::inet(TABLE);
 
-/// How often an update is tried anew because somebody else changed the ruleset meanwhile.
+/// How often an update is tried again because another process changed the ruleset meanwhile.
 const TRIES: usize = 64;
 
 /// Revoked connections in one batch: two tuples each, at most some 200 bytes.
@@ -193,7 +193,7 @@ impl Table {
         }
     }
 
-    /// Whether the rules that are in the kernel now, if any, let what no worker was asked about pass while nobody listens. Without
+    /// Whether the rules that are in the kernel now, if any, let packets pass unevaluated while no agent listens. Without
     /// rules everything passes.
     pub fn passes_unevaluated() -> Result<bool, TableError> {
         Ok(InForce::read(&mut open()?)?.queue.is_none_or(|(queue, _)| queue.bypass))
@@ -320,8 +320,8 @@ impl Table {
         if wanted == self.contents && are_same && !rewrite && self.config.remember.is_none() {
             return Ok(());
         }
-        self.commit_all(|table, batch, anew| {
-            if anew {
+        self.commit_all(|table, batch, is_new| {
+            if is_new {
                 wanted.fill(batch);
             } else {
                 wanted.change_from(&table.contents, batch);
@@ -421,9 +421,9 @@ impl Table {
     /// [`Table::commit`], and the sets of ports in the same batch.
     fn commit_all(&mut self, fill: impl Fn(&Self, &mut Batch, bool)) -> Result<(), TableError> {
         let wanted = self.wanted_origins();
-        self.commit(|table, batch, anew| {
+        self.commit(|table, batch, is_new| {
             if let (Some((inet, bridge)), Some(origin)) = (&wanted, &table.origin) {
-                if anew {
+                if is_new {
                     inet.fill(batch);
                     bridge.iter().for_each(|bridge| bridge.fill(batch));
                 } else {
@@ -433,12 +433,12 @@ impl Table {
                     }
                 }
                 let rules = table.first_rules(&origin.wanted.bindings.pod_bridges, origin);
-                if anew || rules != table.first_rules(&origin.bridges, origin) {
+                if is_new || rules != table.first_rules(&origin.bridges, origin) {
                     empty_chain(batch, origin::PREROUTING);
                     rules.iter().for_each(|rule| rule.add_to(INET, batch));
                 }
             }
-            fill(table, batch, anew);
+            fill(table, batch, is_new);
         })?;
         if let (Some((inet, bridge)), Some(origin)) = (wanted, &mut self.origin) {
             origin.bridges = origin.wanted.bindings.pod_bridges.clone();
@@ -454,15 +454,15 @@ impl Table {
     /// Commits what `fill` puts into a batch, as often as it takes; once it was refused for what the sets
     /// hold, `fill` is told that this is not what it should be: somebody changed them by hand.
     fn commit(&mut self, fill: impl Fn(&Self, &mut Batch, bool)) -> Result<(), TableError> {
-        let mut anew = false;
+        let mut is_new = false;
         for _ in 0..TRIES {
             let in_force = self.check_ours()?;
             let mut batch = Batch::default();
-            fill(self, &mut batch, anew);
+            fill(self, &mut batch, is_new);
             match batch.commit(&mut self.socket, Some(in_force.generation)) {
                 Ok(()) => return Ok(()),
                 Err(Refusal::Outdated) => {}
-                Err(Refusal::Part(_, Errno::ENOENT | Errno::EEXIST)) if !anew => anew = true,
+                Err(Refusal::Part(_, Errno::ENOENT | Errno::EEXIST)) if !is_new => is_new = true,
                 Err(refusal) => return Err(refusal.into()),
             }
         }

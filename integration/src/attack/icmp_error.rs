@@ -1,4 +1,4 @@
-//! ICMP errors about the connections of others, which conntrack calls related, whoever sends them; and other messages of ICMP
+//! ICMP errors about the connections of others, which conntrack calls related from any sender; and other messages of ICMP
 //! that open no connection.
 
 use std::net::{SocketAddr, UdpSocket};

@@ -1,4 +1,4 @@
-//! Neighbour caches: nobody takes an attacker's hardware address for another pod's, nor for the gateway's.
+//! Neighbour caches: no pod takes an attacker's hardware address for another pod's, nor for the gateway's.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::thread::sleep;
@@ -17,7 +17,7 @@ use super::wire;
 use crate::command::{ip, ip_answer};
 use crate::probe::{Family, probe};
 
-/// How long the kernel takes to believe what it is told.
+/// How long the kernel takes to update its neighbour cache.
 const BELIEF: Duration = Duration::from_millis(60);
 
 /// Who is lied to, and about whom: `gateway` is the pods' own.
@@ -116,7 +116,7 @@ fn discovery(field: &Field, lie: &str, victim: &str, about: &str) -> Vec<u8> {
     let (path, to, kind) = match lie {
         "advertisement" => (Path::new(host.v6(), victims[1]), mac, 136),
         "advertisement to all" => (Path::new(host.v6(), all), frame::group_mac(all), 136),
-        // Whoever asks is believed about its own address.
+        // A request updates the cache entry of its sender.
         _ => (Path::new(address, victims[1]), mac, 135),
     };
     // An advertisement says that it overrides, and names the attacker's hardware address; a solicitation names its source's.

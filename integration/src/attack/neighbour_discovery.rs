@@ -131,7 +131,7 @@ fn from_a_router(suite: &mut Suite) {
     }
 }
 
-/// Sends, without an address, what asks whether another pod's address is taken (RFC 4862): whoever comes up with it then
+/// Sends, without an address, what asks whether another pod's address is taken (RFC 4862): a pod that has it then
 /// gives it up. And an advertisement of another pod's address to all.
 fn for_another(suite: &mut Suite) {
     let case = Case::new("duplicate address detection of a friend's address", "evil/a", "friend/f");
@@ -194,7 +194,7 @@ fn discovery(
     frame::of_packet(mac, field[from].mac(), &packet_for(path, &message, hop_limit))
 }
 
-/// A target and 600 bytes of options that nobody knows, with the mark in the first.
+/// A target and 600 bytes of unknown options, with the mark in the first.
 fn oversized(mark: Mark, path: Path) -> Vec<u8> {
     let mut body = message::octets(path.destination);
     body.extend(option(mark));
@@ -205,7 +205,7 @@ fn oversized(mark: Mark, path: Path) -> Vec<u8> {
     body
 }
 
-/// An option that nobody knows, with the mark.
+/// An unknown option, with the mark.
 fn option(mark: Mark) -> Vec<u8> {
     [&[253, 2][..], &mark.bytes(), &[0; 6]].concat()
 }

@@ -84,7 +84,7 @@ impl Suite {
         })
     }
 
-    /// Ends the agents as crashes would. From then on nobody writes audit logs.
+    /// Ends the agents as crashes would. From then on no audit log is written.
     pub fn kill_agents(&mut self) -> Result<()> {
         self.is_unwatched = true;
         let nodes: Vec<String> = self.field.nodes.iter().map(|node| node.name.clone()).collect();

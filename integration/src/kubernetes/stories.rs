@@ -37,7 +37,7 @@ pub const SMOKE: Story = Story {
 /// The other one: the agents know pods' ports from the CNI cache in one way, and from the interfaces alone in another.
 pub const ORIGINS: Story = Story {
     name: "origins",
-    about: "a pod that forges the source of its packets reaches nobody, and each packet is counted",
+    about: "a pod that forges the source of its packets reaches no one, and each packet is counted",
     play: origins::play,
 };
 

@@ -281,7 +281,7 @@ mod tests {
         ];
         let (state, text) = found(Some(protections.clone()), Some((true, true)));
         assert_eq!(text, "in force: routed-sources, own-addresses\noverlay-sources is off: off by default");
-        assert_eq!(state, State::Fine, "nobody asked for more");
+        assert_eq!(state, State::Fine, "no more was asked for");
 
         protections.push(protection("bridged-sources", Some("the kernel lacks it"), false));
         let (state, text) = found(Some(protections), Some((true, false)));

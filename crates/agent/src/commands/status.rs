@@ -51,7 +51,7 @@ impl StatusCommand {
     }
 }
 
-/// Prints it for people, in at most so many columns.
+/// Prints it for people, in at most this number of columns.
 fn print(status: &Status, width: u16, out: &mut impl Write) -> io::Result<()> {
     let phase = match status.phase {
         Phase::Starting => "starting",

@@ -13,7 +13,7 @@ pub fn width() -> u16 {
     std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).unwrap_or(WIDTH)
 }
 
-/// Without lines, wrapped to so many columns.
+/// Without lines, wrapped to a number of columns.
 fn plain(width: u16) -> Table {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
@@ -21,7 +21,7 @@ fn plain(width: u16) -> Table {
     table
 }
 
-/// A name and a text a row, in at most so many columns.
+/// A name and a text a row, in at most this number of columns.
 pub fn pairs(rows: &[(String, String)], width: u16) -> String {
     let mut table = plain(width);
     for (name, text) in rows {

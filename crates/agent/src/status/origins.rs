@@ -62,7 +62,7 @@ pub struct Protection {
     pub in_force: bool,
     /// If not: why, and what to do.
     pub why_not: Option<String>,
-    /// If not: whether that is as it should be, since nobody asked for it or there is nothing to protect.
+    /// If not: whether that is as it should be, since it was not asked for or there is nothing to protect.
     pub off_by_choice: bool,
 }
 

@@ -9,7 +9,7 @@ use crate::netlink::{self, Header, Messages, NetlinkError, Socket};
 use crate::nft::SUBSYSTEM;
 use crate::table::{Protections, TABLE, TableError};
 
-/// The tables named `kube-verdict` that stand in the kernel, whoever wrote them.
+/// The tables named `kube-verdict` in the kernel, of any agent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct InstalledTables {
     /// `inet kube-verdict`: policy, and the sources of packets that enter by routed ports or from outside.
@@ -51,7 +51,7 @@ fn has_table(socket: &mut Socket, family: i32) -> Result<bool, NetlinkError> {
 }
 
 /// How the need stands. `available` is asked only where the table isn't there already: a trial costs the kernel a grace period of
-/// RCU, in which nobody can change a rule.
+/// RCU, in which no rule can be changed.
 pub(super) fn need(
     tables: Result<InstalledTables, NetlinkError>,
     available: impl FnOnce() -> Result<Protections, TableError>,

@@ -71,7 +71,7 @@ fn check_golden(name: &str, text: &str) {
         std::fs::write(&path, text).expect("the golden file can be written");
     }
     let golden = std::fs::read_to_string(&path).expect("the golden file is there");
-    assert!(golden == *text, "{name} differs; UPDATE_GOLDEN=1 writes it anew:\n{text}");
+    assert!(golden == *text, "{name} differs; UPDATE_GOLDEN=1 writes it again:\n{text}");
 }
 
 #[test]

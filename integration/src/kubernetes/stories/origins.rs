@@ -1,4 +1,4 @@
-//! A pod that writes the headers of its packets itself is taken for nobody else, and sends nothing into the overlay.
+//! A pod that writes the headers of its packets itself gets no other identity, and sends nothing into the overlay.
 
 use std::time::Duration;
 
