@@ -29,6 +29,7 @@ pub mod forwarding_table;
 pub mod frame;
 pub mod group_address;
 pub mod icmp_error;
+pub mod joined_fragments;
 pub mod layout;
 pub mod link_local;
 pub mod malformed;

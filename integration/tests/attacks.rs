@@ -6,8 +6,8 @@
 use integration::attack::layout::{self, FailMode};
 use integration::attack::{
     Suite, controls, ether_type, forged_originator, forged_source, forwarding_table, group_address,
-    icmp_error, link_local, malformed, marks, mismatch, multicast, neighbour_cache, neighbour_discovery,
-    overlay, own_node, tcp_state,
+    icmp_error, joined_fragments, link_local, malformed, marks, mismatch, multicast, neighbour_cache,
+    neighbour_discovery, overlay, own_node, tcp_state,
 };
 use integration::{Attachment, Links};
 
@@ -17,6 +17,7 @@ fn attack(title: &str, links: Links, attachment: Attachment, fail_mode: FailMode
     suite.kind("link-local", link_local::all).unwrap();
     suite.kind("multicast", multicast::all).unwrap();
     suite.kind("forged source", forged_source::all).unwrap();
+    suite.kind("joined fragments", joined_fragments::all).unwrap();
     suite.kind("forged originator", forged_originator::all).unwrap();
     suite.kind("overlay", overlay::all).unwrap();
     suite.kind("EtherType", ether_type::all).unwrap();
@@ -66,6 +67,7 @@ fn vxlan_and_bridge_while_no_agent_runs() {
     suite.kind("link-local", link_local::all).unwrap();
     suite.kind("multicast", multicast::all).unwrap();
     suite.kind("forged source", forged_source::all).unwrap();
+    suite.kind("joined fragments", joined_fragments::all).unwrap();
     suite.kind("forged originator", forged_originator::all).unwrap();
     suite.kind("overlay", overlay::all).unwrap();
     suite.kind("EtherType", ether_type::all).unwrap();

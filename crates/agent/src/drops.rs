@@ -1,7 +1,7 @@
 //! Turns counts and examples of dropped packets into lines of the audit log.
 //!
-//! From: the kernel's counts, read once a second, and examples by NFLOG. To: the audit log and the metrics. Invariant: every packet
-//! that rules drop is in a count of some line; a flood is one line a second.
+//! From: the kernel's counts, read once a second, and examples by NFLOG. To: the audit log and the metrics. Invariant: each packet that
+//! the kernel counted is in one line's count. A flood of one sender is one line a second.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,50 +16,56 @@ use policy::{PodName, Snapshot};
 #[derive(Debug, Default)]
 pub struct DropLedger {
     shared: Arc<Mutex<Shared>>,
-    /// What the kernel had counted when lines were last made.
+    /// The kernel's counts when lines were last made.
     told: DropCounts,
-    /// Names of interfaces, also of those that are gone.
+    /// Names of interfaces and their pods, including interfaces that are gone. At most about [`MOST_NAMES`].
     names: BTreeMap<InterfaceIndex, (Arc<str>, Option<PodName>)>,
-    /// All that were dropped, by reason.
+    /// Packets dropped since this agent began, by reason.
     totals: BTreeMap<DropReason, u64>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// The latest example of each.
+    /// The latest example of each. At most [`MOST_SAMPLES`].
     samples: BTreeMap<DropKey, DropSample>,
-    /// Dropped by this agent and not by a rule.
+    /// Packets that this agent dropped, and no rule.
     own: DropCounts,
 }
 
-/// Names of interfaces that are kept at most.
+/// How many names of interfaces are kept.
 const MOST_NAMES: usize = 4096;
 
+/// How many examples are kept until lines are made: senders outside the cluster can forge any number of sources.
+const MOST_SAMPLES: usize = 4096;
+
 impl DropLedger {
-    /// What was counted before this agent is not its to tell.
+    /// Starts from these counts: what was dropped before is another agent's to record.
     pub fn begin(&mut self, counts: DropCounts) {
         self.told = counts;
     }
 
-    /// Takes examples, on any thread: of what rules drop and count, or, if `is_own`, each packet that this agent has dropped itself.
+    /// A function that takes examples on any thread: of packets that rules drop and count, or, if `is_own`, every packet that this agent
+    /// drops itself.
     pub fn sampler(&self, is_own: bool) -> impl Fn(DropSample) + Send + Clone + use<> {
         let shared = Arc::clone(&self.shared);
         move |sample: DropSample| {
             let mut shared = lock(&shared);
             let Some(key) = sample.key() else { return };
-            shared.samples.insert(key, sample);
+            if shared.samples.len() < MOST_SAMPLES || shared.samples.contains_key(&key) {
+                shared.samples.insert(key, sample);
+            }
             if is_own {
                 *shared.own.entry(key).or_default() += 1;
             }
         }
     }
 
-    /// All that were dropped since this agent began, by reason.
+    /// Packets that were dropped since this agent began, by reason.
     pub fn totals(&self) -> &BTreeMap<DropReason, u64> {
         &self.totals
     }
 
-    /// A line for each reason and interface whose count grew.
+    /// A line for each reason and sender whose count grew since the last call. `counts` are the kernel's.
     pub fn drain(
         &mut self,
         counts: DropCounts,
@@ -79,7 +85,7 @@ impl DropLedger {
             (std::mem::take(&mut shared.samples), std::mem::take(&mut shared.own))
         };
         let grown = counts.iter().map(|(key, count)| {
-            // A table that was written again counts from zero.
+            // The counts of a table that was deleted and written again begin at zero.
             let told = self.told.get(key).copied().filter(|told| told <= count).unwrap_or_default();
             (*key, count - told)
         });

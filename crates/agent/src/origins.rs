@@ -1,6 +1,6 @@
-//! Where packets may come from: joins what the kernel shows of interfaces with what the cluster and the administrator say of pods.
+//! Where packets may come from: joins the node's interfaces with what is known of pods, and with the administrator's exemptions.
 //!
-//! From: [`Interfaces`], the CNI cache, snapshots, flags. To: the rules, as [`Origins`]; to the status, as protections and conflicts.
+//! From: [`Interfaces`], the CNI cache, snapshots, flags. To: the rules, as [`Origins`], and the status.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,8 +21,8 @@ use policy::{Inventory, Node, PodName, Snapshot};
 use crate::drops::DropLedger;
 use crate::engine::open_addresses;
 
-/// Pods that may send from addresses that are not theirs: virtual machines, VPN gateways, virtual addresses. An administrator's word
-/// alone: `NAMESPACE`, or `NAMESPACE:KEY=VALUE,...` for the pods with all of these labels.
+/// Pods that may send from addresses that are not theirs: virtual machines, VPN gateways, holders of virtual addresses. Only the command
+/// line names them: as `NAMESPACE`, or as `NAMESPACE:KEY=VALUE,...` for the pods with all of these labels.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Exemption {
     namespace: Arc<str>,
@@ -62,14 +62,14 @@ impl fmt::Display for Exemption {
     }
 }
 
-/// What the command line says of origins.
+/// The command line's settings about origins.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct OriginSettings {
     /// Pods that may send from other addresses. ANY exempts.
     pub exemptions: Vec<Exemption>,
-    /// What carries an overlay beside what this node's devices tell.
+    /// Overlays beside those of this node's devices.
     pub overlays: BTreeSet<Overlay>,
-    /// Whether overlay packets from addresses that are no node's are dropped.
+    /// Whether overlay packets are dropped whose source is not a node's address.
     pub overlay_sources_are_nodes: bool,
 }
 
@@ -81,14 +81,14 @@ pub struct OriginTracker {
     cni: CniPorts,
     bindings: Bindings,
     states: BTreeMap<InterfaceIndex, PortState>,
-    /// Bridges that learn from no frame that meets no hook.
-    taught: BTreeSet<InterfaceIndex>,
-    /// What rules dropped, by port, until it is recorded.
+    /// Bridges that no longer learn from frames to link-local groups.
+    configured: BTreeSet<InterfaceIndex>,
+    /// Packets that were dropped, until they are recorded.
     pub ledger: DropLedger,
 }
 
 impl OriginTracker {
-    /// Nothing is known yet.
+    /// Without interfaces and bindings.
     pub fn new(settings: OriginSettings) -> Self {
         Self {
             settings,
@@ -96,42 +96,42 @@ impl OriginTracker {
             cni: CniPorts::default(),
             bindings: Bindings::default(),
             states: BTreeMap::new(),
-            taught: BTreeSet::new(),
+            configured: BTreeSet::new(),
             ledger: DropLedger::default(),
         }
     }
 
-    /// What the command line says.
+    /// The command line's settings.
     pub fn settings(&self) -> &OriginSettings {
         &self.settings
     }
 
-    /// Begins with the bindings that an earlier agent left in the kernel: first bindings stay.
+    /// Starts with these interfaces, and with the bindings that an earlier agent left in the kernel, which stay.
     pub fn begin(&mut self, interfaces: Interfaces, in_kernel: Bindings) {
         (self.interfaces, self.bindings) = (interfaces, in_kernel);
     }
 
-    /// The node's interfaces are these now.
+    /// Replaces the node's interfaces.
     pub fn set_interfaces(&mut self, interfaces: Interfaces) {
         self.interfaces = interfaces;
     }
 
-    /// The CNI cache says this of interfaces now.
+    /// Replaces what the CNI cache says of interfaces.
     pub fn set_cni(&mut self, cni: CniPorts) {
         self.cni = cni;
     }
 
-    /// The node's own addresses, as its interfaces have them.
+    /// The addresses of the node's interfaces, without loopback and link-local ones.
     pub fn own_addresses(&self) -> Vec<IpAddr> {
         self.interfaces.own_addresses().collect()
     }
 
-    /// The bindings now.
+    /// The latest bindings.
     pub fn bindings(&self) -> &Bindings {
         &self.bindings
     }
 
-    /// Where packets may come from under this snapshot, and the addresses that are no longer behind the port where they were.
+    /// Derives the bindings under this snapshot. Also returns the addresses that are no longer bound to the port where they were.
     pub fn derive(&mut self, snapshot: &Snapshot, inventory: &Inventory) -> (Origins, BTreeSet<IpAddr>) {
         let owners = KnownOwners { snapshot, cni: &self.cni, exemptions: &self.settings.exemptions };
         let next = self.bindings.derive(&self.interfaces, &owners);
@@ -139,15 +139,18 @@ impl OriginTracker {
         for conflict in next.conflicts.difference(&self.bindings.conflicts) {
             tracing::warn!(
                 address = %conflict.address, bound_to = %conflict.bound_to, claimed_by = %conflict.claimed_by,
-                "two ports claim one address: the first one has it"
+                "two ports claim one address: it stays bound to the first"
             );
         }
-        for bridge in next.pod_bridges.difference(&self.taught) {
+        for bridge in next.pod_bridges.difference(&self.configured) {
             if let Err(error) = set_link_local_learning(*bridge, false) {
-                tracing::warn!(%bridge, %error, "a pod can draw another pod's packets to itself, where they are dropped");
+                tracing::warn!(
+                    %bridge, %error,
+                    "cannot stop the bridge from learning link-local frames: a pod can divert another pod's packets, which are then dropped"
+                );
             }
         }
-        self.taught.clone_from(&next.pod_bridges);
+        self.configured.clone_from(&next.pod_bridges);
         self.bindings = next;
         let nodes = inventory.nodes.values().flat_map(Node::own_addresses);
         let origins = Origins {
@@ -160,7 +163,7 @@ impl OriginTracker {
         (origins, left)
     }
 
-    /// Each port as the queue of new ports has to know it.
+    /// What the queue of new ports checks packets against, by port.
     pub fn port_states(&self) -> BTreeMap<InterfaceIndex, PortState> {
         self.states.clone()
     }
@@ -181,7 +184,7 @@ impl OriginTracker {
     }
 }
 
-/// What pods may not send to nodes.
+/// The packets that pods may not send to nodes.
 pub fn overlay_flows(origins: &Origins) -> OverlayFlows {
     let Origins { bindings, node_addresses, more_overlays, .. } = origins;
     OverlayFlows {

@@ -1,33 +1,39 @@
-//! Connections that policy has cut, beside their marks in connection tracking: those that are kept in the kernel's set of tuples.
+//! Revoked connections whose tuples are in the kernel's set, so that they stay cut when connection tracking forgets them.
 //!
-//! From: sweeps. To: the rules. Invariant: a connection stays cut until policy allows it again, or until its tuple has been silent for
-//! an hour (semantics 35).
+//! From: sweeps. To: the rules. Invariant: a connection stays cut until policy allows it again, or until it has sent no packet for an
+//! hour (semantics 35).
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use dataplane::sweep::{LocalAddresses, Swept, is_allowed_again};
+use dataplane::sweep::{LocalAddresses, MOST_REVOKED, Swept, is_allowed_again};
 use dataplane::table::{Table, TableError};
 use nix::errno::Errno;
 use policy::{Packet, Snapshot};
 
-/// How often those are forgotten that have gone from the kernel's set by their timeout.
+/// How often the kernel's set is read, to forget connections that have timed out there.
 const READ_EVERY: Duration = Duration::from_secs(600);
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct RevokedConnections {
-    /// By their first packet as evaluated, and whether it is known that this end opened it: of those that an earlier agent cut it is
-    /// not.
+    /// By their first packet as evaluated. The value tells whether its source is known to have opened the connection: of connections
+    /// that an earlier agent revoked it is not.
     known: HashMap<Packet, bool>,
+    /// Those that could not be added to the kernel's set: added with the next change.
+    missing: Vec<Packet>,
     /// When the kernel's set is read again; `None` before it was read.
     read_at: Option<Instant>,
 }
 
 impl RevokedConnections {
-    /// Takes in what a sweep of the pods at these addresses, or of all, came to: what it cut, what it restored, and what policy
-    /// allows again though connection tracking has forgotten it.
+    /// Brings the kernel's set up to date with a sweep of the pods at these addresses, or of all: adds what it revoked, and removes
+    /// what it restored and what policy allows again though connection tracking has forgotten it.
+    ///
+    /// # Errors
+    /// [`TableError`] if the set can't be read or changed. What is not done then is done with the next change. A set that is full is no
+    /// error: its connections are cut by their marks alone.
     pub fn change(
         &mut self,
         swept: &Swept,
@@ -41,22 +47,31 @@ impl RevokedConnections {
             self.read_at = Some(now + READ_EVERY);
         }
         let mut restored: Vec<Packet> =
-            swept.restored.iter().filter_map(|connection| self.remove(connection)).collect();
+            swept.restored.iter().filter_map(|connection| self.find(connection)).collect();
         restored.extend(self.allowed_again(of, current));
-        match table.change_revoked(&swept.revoked, &restored) {
-            // The set is full: these are kept cut by their marks alone.
-            Err(TableError::Refused { errno: Errno::ENFILE | Errno::ENOSPC, .. }) => {
-                tracing::warn!(
-                    connections = swept.revoked.len(),
-                    "too many revoked connections to keep them all cut when conntrack forgets them"
-                );
-            }
-            changed => changed?,
+        if !self.missing.is_empty() {
+            let restored: BTreeSet<_> = swept.restored.iter().map(tuple).collect();
+            self.missing.retain(|connection| !restored.contains(&tuple(connection)));
         }
-        self.known.extend(swept.revoked.iter().map(|connection| (*connection, true)));
+        self.missing.extend(&swept.revoked);
+        self.missing.truncate(MOST_REVOKED);
+        // First, since it makes room.
+        if fits(table.change_revoked(&[], &restored))? {
+            for connection in &restored {
+                self.known.remove(connection);
+            }
+        }
+        if !fits(table.change_revoked(&self.missing, &[]))? {
+            tracing::warn!(
+                connections = self.missing.len(),
+                "too many revoked connections to keep them all cut when conntrack forgets them"
+            );
+        }
+        self.known.extend(self.missing.drain(..).map(|connection| (connection, true)));
         Ok(())
     }
 
+    /// Takes in what the kernel's set holds.
     fn read(&mut self, in_kernel: &[Packet]) {
         let in_kernel: BTreeSet<_> = in_kernel.iter().map(tuple).collect();
         self.known.retain(|connection, _| in_kernel.contains(&tuple(connection)));
@@ -70,17 +85,18 @@ impl RevokedConnections {
         }
     }
 
-    /// Forgets a connection in either orientation.
-    fn remove(&mut self, connection: &Packet) -> Option<Packet> {
+    /// A connection as it is known, in either orientation.
+    fn find(&self, connection: &Packet) -> Option<Packet> {
         let ways = [*connection, connection.reversed()];
-        ways.into_iter().find(|way| self.known.remove(way).is_some())
+        ways.into_iter().find(|way| self.known.contains_key(way))
     }
 
-    fn allowed_again(&mut self, of: Option<&BTreeSet<IpAddr>>, current: &Snapshot) -> Vec<Packet> {
+    /// The known connections of these pods, or all, that policy allows.
+    fn allowed_again(&self, of: Option<&BTreeSet<IpAddr>>, current: &Snapshot) -> Vec<Packet> {
         if self.known.is_empty() {
             return Vec::new();
         }
-        // The node's own addresses are no pod's: without them fewer connections count as allowed.
+        // Without the node's own addresses fewer connections count as allowed.
         let local = LocalAddresses::read().unwrap_or_default();
         let concerns = |connection: &Packet| {
             of.is_none_or(|of| of.contains(&connection.source()) || of.contains(&connection.destination()))
@@ -89,11 +105,16 @@ impl RevokedConnections {
             (concerns(connection) && is_allowed_again(connection, *is_oriented, current, &local))
                 .then_some(*connection)
         };
-        let again: Vec<Packet> = self.known.iter().filter_map(allowed).collect();
-        again.iter().for_each(|connection| {
-            self.known.remove(connection);
-        });
-        again
+        self.known.iter().filter_map(allowed).collect()
+    }
+}
+
+/// Whether a change was made: `false` if the kernel's set is full.
+fn fits(changed: Result<(), TableError>) -> Result<bool, TableError> {
+    match changed {
+        Ok(()) => Ok(true),
+        Err(TableError::Refused { errno: Errno::ENFILE | Errno::ENOSPC, .. }) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -109,15 +130,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_of_an_earlier_agent_is_known_once_and_removed_in_either_orientation() {
+    fn a_connection_of_an_earlier_agent_is_known_once_and_found_in_either_orientation() {
         let mut connection = Packet::new([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), Protocol::TCP);
         (connection.source_port, connection.destination_port) = (Some(4000), Some(80));
         let mut revoked = RevokedConnections::default();
         revoked.read(&[connection, connection.reversed()]);
         assert_eq!(revoked.known.len(), 1);
-        assert!(revoked.remove(&connection).is_some());
-        assert!(revoked.known.is_empty());
-        revoked.known.insert(connection, true);
+        assert_eq!(revoked.find(&connection), revoked.find(&connection.reversed()));
+        assert!(revoked.find(&connection).is_some());
         revoked.read(&[]);
         assert!(revoked.known.is_empty(), "what has gone by its timeout is forgotten");
     }

@@ -1,11 +1,11 @@
-//! Packets that rules drop by themselves: why, how many, and an example of each.
+//! Packets that rules drop without asking a worker: why, how many, and an example of each.
 //!
 //! ```text
-//!  a rule drops a packet --> counter of its reason and interface     (read once a second)
+//!  a rule drops a packet --> counter of its reason and sender        (read once a second)
 //!                        \-> NFLOG, an example a second at most  --> [ DropSample ]
 //! ```
 //!
-//! A flood so costs neither a queue nor a record for each packet, and is counted to the packet.
+//! So a flood costs neither a queue slot nor a record for each packet, and each of its packets is counted.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,19 +30,19 @@ pub enum DropReason {
     /// A packet to a multicast, broadcast or link-local address comes from a pod that isolates egress, or is for one that isolates
     /// ingress (semantics 31).
     IsolatedScope,
-    /// The bridge would deliver a frame to a port behind which its destination isn't.
+    /// The bridge would deliver a frame to a port to which its destination is not bound (semantics 31).
     UnboundDestination,
     /// A pod sends the nodes' overlay protocol to a node (semantics 32).
     Overlay,
-    /// The nodes' overlay protocol from an address that is no node's.
+    /// A packet of the nodes' overlay protocol whose source is not a node's address.
     ForeignOverlay,
     /// A packet from elsewhere has one of this node's own addresses as its source (semantics 33).
     LocalSource,
-    /// A TCP packet of no connection that isn't its beginning either, from or to an isolated pod.
+    /// A TCP packet, from or to an isolated pod, that belongs to no connection and begins none.
     InvalidTcp,
     /// A packet of a connection that policy has cut, and that connection tracking has forgotten (semantics 35).
     Revoked,
-    /// The port's addresses did not become known in time.
+    /// The port was not bound in time.
     UnboundPort,
 }
 
@@ -81,7 +81,7 @@ impl DropReason {
         }
     }
 
-    /// The reason in words.
+    /// The reason as a sentence.
     pub fn sentence(self) -> &'static str {
         match self {
             Self::SpoofedSource => {
@@ -105,12 +105,12 @@ impl DropReason {
             }
             Self::InvalidTcp => "the TCP packet belongs to no connection and begins none",
             Self::Revoked => "policy has cut the connection, and it has not been silent for an hour since",
-            Self::UnboundPort => "which addresses belong behind the port did not become known in time",
+            Self::UnboundPort => "which addresses belong behind the port was not known in time",
         }
     }
 
-    /// Whether packets are counted by their source, and not by where they entered: at the hooks where these are dropped that is not
-    /// known, and the source was checked before.
+    /// Whether packets are counted by their source and not by where they entered, which is not known at the hooks that drop them. Their
+    /// source was checked before.
     pub(crate) fn is_by_source(self) -> bool {
         matches!(self, Self::Overlay | Self::ForeignOverlay | Self::InvalidTcp | Self::Revoked)
     }
@@ -132,16 +132,16 @@ impl fmt::Display for DropReason {
     }
 }
 
-/// Who sent a packet that was dropped, as far as the rule knows it.
+/// The sender of a dropped packet, as far as the rule knows it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum DropPlace {
-    /// Whoever is behind the interface where it entered: in a bridge the port.
+    /// The interface where it entered: in a bridge the port.
     Interface(InterfaceIndex),
-    /// Whoever has this address.
+    /// Its source address.
     Source(IpAddr),
 }
 
-/// Who and why: what packets are counted by.
+/// Sender and reason: what packets are counted by.
 pub type DropKey = (DropPlace, DropReason);
 
 /// Counts of dropped packets since the rules were first installed.
@@ -152,20 +152,20 @@ pub type DropCounts = BTreeMap<DropKey, u64>;
 pub struct DropSample {
     /// Why.
     pub reason: DropReason,
-    /// Where it entered: in a bridge the port. 0 where the rule's hook does not know.
+    /// Where it entered: in a bridge the port. 0 where the rule's hook does not know it.
     pub interface: InterfaceIndex,
     /// The frame's source; `None` where it has no Ethernet header.
     pub mac: Option<Mac>,
     /// The protocol behind the Ethernet header (`ETH_P_`); that of the outer VLAN tag if there is one.
     pub ether_type: Option<u16>,
-    /// What it carries; `None` if that is no IP packet, or can't be parsed.
+    /// The packet; `None` if it is not IP, or can't be parsed.
     pub packet: Option<Packet>,
-    /// Whether its place is the interface, whatever the reason: it was dropped in the bridge, or by the queue of new ports.
+    /// Whether it is counted by its interface, whatever the reason: it was dropped in the bridge, or by the queue of new ports.
     pub is_by_interface: bool,
 }
 
 impl DropSample {
-    /// What it is counted by; `None` if it is counted by a source that can't be read.
+    /// What it is counted by; `None` if that is its source, and the packet could not be parsed.
     pub fn key(&self) -> Option<DropKey> {
         let place = match self.reason.is_by_source() && !self.is_by_interface {
             true => DropPlace::Source(self.packet?.source()),
@@ -175,7 +175,7 @@ impl DropSample {
     }
 }
 
-/// Begins the prefix of a logged packet that was dropped; the reason follows.
+/// The start of the log prefix of a dropped packet; the reason's name follows.
 pub(crate) const DROP_PREFIX: &str = "kube-verdict drop ";
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! The bits in packet marks and connection marks by which rules, workers and the sweep tell one another what they know.
+//! The bits in packet marks and connection marks by which rules, workers and the sweep communicate.
 //!
-//! No packet's mark is proof of anything, since other programs on the node write marks, too. What a rule asks is cleared before it
-//! is asked ([`Marks::question`]); and a packet counts as answered only if its answer bit has changed since it was asked about,
-//! which the connection remembers ([`Marks::asked`]).
+//! A packet's mark alone proves nothing, since other programs on the node write marks, too. So a rule clears the question bits before it
+//! sets them ([`Marks::question`]). And a packet counts as allowed only if its answer bit differs from the value that the connection's
+//! mark recorded when the worker was asked ([`Marks::asked`]).
 
 use std::fmt;
 
@@ -21,19 +21,18 @@ impl fmt::Display for Mark {
 pub enum Question {
     /// The packet may begin a connection.
     First,
-    /// The packet is a reply of a connection that was not evaluated: connection tracking's word alone gives it no direction
-    /// (semantics 34).
+    /// The packet is a reply of a connection that was not evaluated: connection tracking's direction is no proof (semantics 34).
     UnprovenReply,
     /// The packet's connection was evaluated, and policy has changed since.
     Established,
     /// Likewise, and the packet is a reply: its connection is evaluated.
     EstablishedReply,
-    /// There is no connection that could take a verdict down.
+    /// There is no conntrack entry whose mark could record the verdict.
     Untracked,
 }
 
-/// The bits of this agent: four in packet marks, four in connection marks, none in both. All other bits of both are kept as they
-/// are: kube-proxy's 0x4000 is one of them.
+/// The bits of this agent: four in packet marks, four in connection marks, none in both. All other bits of both are preserved, such as
+/// kube-proxy's 0x4000.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Marks {
     packet: [u32; 4],
@@ -52,7 +51,7 @@ pub enum MarksError {
 }
 
 impl Default for Marks {
-    /// Bits that kube-proxy (0x4000, 0x8000), Flannel and portmap (0x2000) leave alone.
+    /// Bits that kube-proxy (0x4000, 0x8000), Flannel and portmap (0x2000) do not use.
     fn default() -> Self {
         Self { packet: bits(0x0f00_0000), connection: bits(0xf000_0000) }
     }
@@ -85,8 +84,8 @@ impl Marks {
         Mark(self.connection.iter().sum())
     }
 
-    /// In the packet mark: the worker turns it over when it allows the packet, whatever it was. [`Marks::asked`] and
-    /// [`Marks::asked_inverted`] tell what it was.
+    /// In the packet mark: the worker inverts it when it allows the packet. [`Marks::asked`] and [`Marks::asked_inverted`] tell its
+    /// value before.
     pub fn answer(&self) -> Mark {
         Mark(self.packet[0])
     }
@@ -108,8 +107,8 @@ impl Marks {
         })
     }
 
-    /// The value of [`Marks::questions`] of a packet that entered by a port without bindings, between the bridge's hook and the first
-    /// one of IP: there it waits.
+    /// The value of [`Marks::questions`] of a packet that entered by a port without bindings. The bridge table sets it, and IP's first hook
+    /// queues the packet by it.
     pub(crate) fn new_port(&self) -> Mark {
         self.questions()
     }
@@ -137,7 +136,7 @@ impl Marks {
         Mark(self.connection[1])
     }
 
-    /// In the connection mark: a worker was asked about a packet of it whose answer bit was clear, and has allowed none since.
+    /// In the connection mark: a worker was asked about one of its packets, whose answer bit was clear, and has allowed none since.
     pub fn asked(&self) -> Mark {
         Mark(self.connection[2])
     }

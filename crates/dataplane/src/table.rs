@@ -18,10 +18,12 @@ mod chains;
 mod drops;
 mod error;
 mod in_force;
+mod link_rules;
 mod memory;
 mod origin;
 mod recheck;
 mod revoked;
+mod set_contents;
 mod sets;
 
 use std::collections::BTreeSet;

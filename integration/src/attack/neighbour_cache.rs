@@ -10,7 +10,7 @@ use super::case::Case;
 use super::field::Field;
 use super::frame::{self, Arp, Mac};
 use super::message::{self, Path};
-use super::packet::packet_for;
+use super::packet::{fragments_for, packet_for};
 use super::report::Outcome;
 use super::suite::{Means, Suite};
 use super::wire;
@@ -38,6 +38,8 @@ pub fn all(suite: &mut Suite) {
         for lie in ["advertisement", "advertisement to all", "solicitation from it"] {
             try_lie(suite, Family::V6, lie, victim, about, discovery);
         }
+        // The first fragment ends before what the message is about, which netfilter sees when it has put both together.
+        try_lie(suite, Family::V6, "advertisement in fragments", victim, about, discovery);
     }
 }
 
@@ -48,7 +50,7 @@ fn try_lie(
     lie: &str,
     victim: &str,
     about: &str,
-    frame: fn(&Field, &str, &str, &str) -> Vec<u8>,
+    frames: fn(&Field, &str, &str, &str) -> Vec<Vec<u8>>,
 ) {
     let case =
         Case::new(format!("{lie}: tells {victim} that it is {about}"), "evil/a", victim).family(family);
@@ -59,7 +61,7 @@ fn try_lie(
         Family::V6 => case.dropped(reasons),
     };
     let means = suite.means();
-    let outcome = match believed(means, family, victim, about, &frame(&suite.field, lie, victim, about)) {
+    let outcome = match believed(means, family, victim, about, &frames(&suite.field, lie, victim, about)) {
         Err(error) => Outcome::Broken(format!("{error:#}")),
         Ok(believed) if believed.contains(&text(suite.field["evil/a"].mac())) => {
             Outcome::GotThrough(format!("the cache of {victim}"))
@@ -70,7 +72,13 @@ fn try_lie(
 }
 
 /// What the victim's cache holds of the address after the lie.
-fn believed(means: Means<'_>, family: Family, victim: &str, about: &str, frame: &[u8]) -> Result<String> {
+fn believed(
+    means: Means<'_>,
+    family: Family,
+    victim: &str,
+    about: &str,
+    frames: &[Vec<u8>],
+) -> Result<String> {
     let Means { testbed, field, .. } = means;
     let namespace = testbed.namespace(victim)?;
     let address = address_of(field, about, family);
@@ -78,7 +86,7 @@ fn believed(means: Means<'_>, family: Family, victim: &str, about: &str, frame: 
     let way = "ping".parse()?;
     namespace.run(|| probe(address, way, Duration::from_secs(1)))??;
     let attacker = testbed.namespace("evil/a")?;
-    wire::send_frames(attacker, &field["evil/a"].interface, &[frame.to_vec()])?;
+    wire::send_frames(attacker, &field["evil/a"].interface, frames)?;
     sleep(BELIEF);
     // What a node believes of a link that no packet for the address takes does no harm.
     let device = match (victim, field.is_bridged()) {
@@ -93,7 +101,7 @@ fn believed(means: Means<'_>, family: Family, victim: &str, about: &str, frame: 
 }
 
 /// The lie in ARP.
-fn arp(field: &Field, lie: &str, victim: &str, about: &str) -> Vec<u8> {
+fn arp(field: &Field, lie: &str, victim: &str, about: &str) -> Vec<Vec<u8>> {
     let own = field["evil/a"].mac();
     let IpAddr::V4(address) = address_of(field, about, Family::V4) else { return Vec::new() };
     let (mac, victims) = link_of(field, victim);
@@ -104,17 +112,17 @@ fn arp(field: &Field, lie: &str, victim: &str, about: &str) -> Vec<u8> {
         "ARP reply to all" => (2, frame::BROADCAST, (mac, victims)),
         _ => (1, frame::BROADCAST, ([0; 6], address)),
     };
-    frame::arp(to, own, Arp { operation, sender: (own, address), target }, &[])
+    vec![frame::arp(to, own, Arp { operation, sender: (own, address), target }, &[])]
 }
 
 /// The lie in neighbour discovery.
-fn discovery(field: &Field, lie: &str, victim: &str, about: &str) -> Vec<u8> {
+fn discovery(field: &Field, lie: &str, victim: &str, about: &str) -> Vec<Vec<u8>> {
     let host = &field["evil/a"];
     let IpAddr::V6(address) = address_of(field, about, Family::V6) else { return Vec::new() };
     let (mac, victims) = link_of(field, victim);
     let all: IpAddr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).into();
     let (path, to, kind) = match lie {
-        "advertisement" => (Path::new(host.v6(), victims[1]), mac, 136),
+        "advertisement" | "advertisement in fragments" => (Path::new(host.v6(), victims[1]), mac, 136),
         "advertisement to all" => (Path::new(host.v6(), all), frame::group_mac(all), 136),
         // A request updates the cache entry of its sender.
         _ => (Path::new(address, victims[1]), mac, 135),
@@ -126,7 +134,11 @@ fn discovery(field: &Field, lie: &str, victim: &str, about: &str) -> Vec<u8> {
     };
     let body = [&message::octets(target)[..], &[option, 1], &host.mac()].concat();
     let message = message::icmp(path, kind, 0, rest, &body);
-    frame::of_packet(to, host.mac(), &packet_for(path, &message, 255))
+    let packets = match lie {
+        "advertisement in fragments" => fragments_for(path, &message, 136, &[8], 255),
+        _ => vec![packet_for(path, &message, 255)],
+    };
+    packets.iter().map(|packet| frame::of_packet(to, host.mac(), packet)).collect()
 }
 
 fn address_of(field: &Field, about: &str, family: Family) -> IpAddr {

@@ -7,7 +7,7 @@ use super::field::Field;
 use super::frame::{self, Arp, Mac};
 use super::mark::Mark;
 use super::message::{self, Path};
-use super::packet::packet_for;
+use super::packet::{fragments_for, packet_for};
 use super::suite::Suite;
 use crate::cluster::OUTSIDE;
 use crate::probe::Family;
@@ -37,6 +37,7 @@ const PAIRS: [(&str, &str); 5] = [
 /// All attempts.
 pub fn all(suite: &mut Suite) {
     with_a_payload(suite);
+    in_fragments(suite);
     between_link_local(suite);
     from_a_router(suite);
     for_another(suite);
@@ -69,6 +70,24 @@ fn with_a_payload(suite: &mut Suite) {
                     )
                 });
             }
+        }
+    }
+}
+
+/// Sends solicitations and advertisements with a payload in fragments, of which the first is the message's header alone: it is
+/// short, and the others show no type.
+fn in_fragments(suite: &mut Suite) {
+    for (what, kind) in [("neighbour solicitation", 135), ("neighbour advertisement", 136)] {
+        for (from, to) in PAIRS.into_iter().chain([("evil/b", "evil/a"), ("evil/b", "closed/c")]) {
+            let case = Case::new(format!("{what} with a payload in fragments"), from, to).family(Family::V6);
+            suite.frames(case, |field, mark| {
+                let host = &field[from];
+                let path = field.path(from, to, Family::V6);
+                let body = [&octets(host.v6())[..], &option(mark), &[0; 1200]].concat();
+                let message = message::icmp(path, kind, 0, [0; 4], &body);
+                let frame = |packet: &Vec<u8>| frame::of_packet(field.next_hop(from, to), host.mac(), packet);
+                fragments_for(path, &message, mark.port(), &[8], 255).iter().map(frame).collect()
+            });
         }
     }
 }

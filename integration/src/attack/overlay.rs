@@ -142,6 +142,7 @@ fn targets(field: &Field) -> Vec<(&'static str, usize, IpAddr)> {
         targets.push(("its node's flannel.1", 0, a.cidr4.network().into()));
         targets.push(("the other node's flannel.1", 1, b.cidr4.network().into()));
         targets.push(("the other node's gateway", 1, b.gateway4().into()));
+        targets.push(("all of the other node's pods", 1, b.cidr4.broadcast().into()));
     }
     targets
 }

@@ -55,6 +55,19 @@ pub fn fragments(path: Path, message: &Message, identification: u16, at: &[usize
         .collect()
 }
 
+/// [`fragments`] of IPv6 with a hop limit.
+pub fn fragments_for(
+    path: Path,
+    message: &Message,
+    identification: u16,
+    at: &[usize],
+    hop_limit: u8,
+) -> Vec<Vec<u8>> {
+    let mut packets = fragments(path, message, identification, at);
+    packets.iter_mut().for_each(|packet| packet[7] = hop_limit);
+    packets
+}
+
 /// One fragment: `begin` is a multiple of eight.
 pub fn fragment(
     path: Path,

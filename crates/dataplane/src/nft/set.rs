@@ -1,4 +1,4 @@
-//! A set or map of the kernel's, described once: created, filled, changed and read by its description.
+//! A set or map of nftables: its description, and the messages that create, fill, change and read it.
 //!
 //! Keys and verdicts are bytes as the kernel holds them: the parts of a key one after the other, each filled up with zeros to
 //! whole 32-bit words (`nft_concat`).
@@ -15,8 +15,11 @@ use super::expression::verdict_data;
 use super::{SUBSYSTEM, TableId};
 use crate::netlink::{self, AttributeReader, Attributes, Header, Messages, NetlinkError, Socket};
 
-/// Elements in one message: a list is an attribute, and an attribute ends at 64 KiB. An element takes at most some 120 bytes.
+/// Elements in one message. A list is an attribute of at most 64 KiB, and an element takes at most about 120 bytes.
 const ELEMENTS_A_MESSAGE: usize = 400;
+
+/// How often a set is read again because another program changed the ruleset meanwhile.
+const TRIES: usize = 8;
 
 /// `NFTNL_UDATA_SET_KEYBYTEORDER` and nft's `BYTEORDER_HOST_ENDIAN`.
 const KEY_BYTE_ORDER: u8 = 0;
@@ -80,9 +83,9 @@ pub(crate) enum Carries {
     Keys,
     /// A verdict each.
     Verdicts,
-    /// Nothing; rules put them in, and they go when their time is over.
+    /// A timeout each. Rules add them as well.
     Timeouts,
-    /// A count of packets each; rules put them in.
+    /// A counter of packets each. Rules add them.
     Counters,
 }
 
@@ -93,17 +96,17 @@ pub(crate) struct Set {
     pub table: TableId,
     /// Its name: unique in the table.
     pub name: &'static str,
-    /// Its number within the batch that creates it: another one for each set of the batch.
+    /// Its number (`NFTA_SET_ID`), unique within the batch that creates it.
     pub id: u32,
     /// What keys consist of.
     pub key: &'static [KeyPart],
     /// What elements carry.
     pub carries: Carries,
-    /// How many elements it takes at most; `None` for as many as there is memory for.
+    /// How many elements it takes at most; `None` for no limit.
     pub size: Option<u32>,
 }
 
-/// What an element of a map says.
+/// The verdict of a map's element.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum ElementVerdict {
     /// The packet passes the chain.
@@ -115,7 +118,7 @@ pub(crate) enum ElementVerdict {
 /// Elements: keys, and the verdict of each where the set is a map.
 pub(crate) type Elements = BTreeMap<Vec<u8>, Option<ElementVerdict>>;
 
-/// Puts a key together from several parts, each filled up to whole words.
+/// A key made of several parts, each filled up to whole words.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Key(Vec<u8>);
 
@@ -185,14 +188,14 @@ impl Set {
         });
     }
 
-    /// Makes it hold these elements, whatever it holds.
+    /// Empties it and adds these elements, whatever it holds.
     pub(crate) fn fill(&self, elements: &Elements, batch: &mut Batch) {
         let part = Part::plain(format!("emptying set {}", self.name));
         batch.raw_in(self.table.family, part, sys::NFT_MSG_DELSETELEM, 0, |list| self.name_it(list));
         self.add(elements, batch);
     }
 
-    /// Turns a set that holds `old` into one that holds `new`.
+    /// Turns a set that holds `old` into one that holds `new`. Adds nothing to the batch if they are the same.
     pub(crate) fn change(&self, old: &Elements, new: &Elements, batch: &mut Batch) {
         let differing = |of: &Elements, from: &Elements| -> Elements {
             of.iter()
@@ -204,17 +207,17 @@ impl Set {
         self.add(&differing(new, old), batch);
     }
 
-    /// Adds elements that it does not hold.
+    /// Adds elements. Those that it holds already stay as they are; with another verdict the batch is refused (`EBUSY`).
     pub(crate) fn add(&self, elements: &Elements, batch: &mut Batch) {
         self.elements(elements, sys::NFT_MSG_NEWSETELEM, netlink::CREATE, None, batch);
     }
 
-    /// Adds elements that go when they have been there for this long.
+    /// Adds elements that time out after `stay`, in milliseconds at the finest.
     pub(crate) fn add_for(&self, elements: &Elements, stay: Duration, batch: &mut Batch) {
         self.elements(elements, sys::NFT_MSG_NEWSETELEM, netlink::CREATE, Some(stay), batch);
     }
 
-    /// Takes out elements that it holds.
+    /// Removes elements. If it lacks one, the batch is refused (`ENOENT`).
     pub(crate) fn remove(&self, elements: &Elements, batch: &mut Batch) {
         self.elements(elements, sys::NFT_MSG_DELSETELEM, 0, None, batch);
     }
@@ -245,8 +248,22 @@ impl Set {
             .string(sys::NFTA_SET_ELEM_LIST_SET, self.name);
     }
 
-    /// Reads the keys that it holds, each with its count of packets where it counts (else 0). Without the set there are none.
+    /// Reads the keys that it holds, each with its count of packets, or 0 where elements have no counter. A set that does not exist is
+    /// empty.
+    ///
+    /// # Errors
+    /// [`NetlinkError`] if the socket fails, or if other programs changed the ruleset during each of [`TRIES`] readings.
     pub(crate) fn read(&self, socket: &mut Socket) -> Result<BTreeMap<Vec<u8>, u64>, NetlinkError> {
+        for _ in 1..TRIES {
+            match self.read_once(socket) {
+                Err(NetlinkError::Interrupted) => {}
+                read => return read,
+            }
+        }
+        self.read_once(socket)
+    }
+
+    fn read_once(&self, socket: &mut Socket) -> Result<BTreeMap<Vec<u8>, u64>, NetlinkError> {
         let mut request = Messages::default();
         let kind = SUBSYSTEM | sys::NFT_MSG_GETSETELEM as u16;
         let sequence = socket.next_sequence();

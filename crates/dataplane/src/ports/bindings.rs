@@ -1,16 +1,16 @@
-//! Which addresses belong behind which port: derived from what the kernel shows, checked against what the cluster says.
+//! Which addresses belong behind which port: derived from what the kernel shows of pods' namespaces and from what the cluster knows.
 //!
-//! Pure: no IO and no clock. A pod with NET_ADMIN can give itself any address, so what the kernel shows of a pod's namespace is a
-//! claim. The rules, in order:
+//! Pure: no IO and no clock. A pod with NET_ADMIN can give itself any address, so what its namespace shows is a claim. The rules, in
+//! order:
 //!
-//! 1. A port keeps what it is bound to until it goes: the CNI plugin sets addresses before a process of the pod runs, so the first
-//!    ones are true.
-//! 2. An address that the cluster gives to another pod than the port's is not bound to it, nor one outside the node's pod CIDRs, nor
-//!    one of the node's own.
+//! 1. A port keeps its bindings until it goes. The CNI plugin sets addresses before a process of the pod runs, so the first ones are
+//!    true.
+//! 2. An address is not bound to a port if the cluster gives it to another pod than the port's, if it is outside the node's pod CIDRs,
+//!    or if it is the node's own.
 //! 3. Where the CNI cache or the cluster names the addresses of the port's pod, it has these and no others.
-//! 4. A port is *settled* once its addresses are known: from then on it gets new addresses only by rule 3. Until it is, its unbound
-//!    packets wait.
-//! 5. IPv6 link-local addresses are as the pod's namespace shows them, each bound to the first port that has it.
+//! 4. A port is *settled* once its addresses are known. Until then, its packets from other sources wait. Afterwards it gets new addresses
+//!    by rule 3 only.
+//! 5. IPv6 link-local addresses are as the pod's namespace shows them. Each is bound to the first port that has it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -22,20 +22,20 @@ use policy::PodName;
 use super::interfaces::{Interface, Interfaces};
 use super::{Attachment, InterfaceIndex, Mac, Overlay};
 
-/// The bridge of Flannel's CNI configuration. It counts as the pods' bridge before it has an address.
+/// The bridge of Flannel's CNI configuration. It is the pods' bridge even before it has an address.
 const FLANNELS_BRIDGE: &str = "cni0";
 
-/// What the cluster says of pods and their addresses.
+/// What is known of pods and their addresses.
 pub trait Owners {
     /// The pod that has this address.
     fn pod_at(&self, address: IpAddr) -> Option<PodName>;
-    /// All addresses of that pod, which has this one; empty if it is not known.
+    /// All addresses of this pod, which has `address`; empty if the pod is not known.
     fn addresses_of(&self, pod: &PodName, address: IpAddr) -> Vec<IpAddr>;
-    /// The addresses that the CNI cache names for an interface of the node; `None` if it names none.
+    /// The addresses that the CNI cache names for an interface of the node; `None` or empty if it names none.
     fn in_cni_cache(&self, interface: &str) -> Option<Vec<IpAddr>>;
     /// This node's pod CIDRs.
     fn pod_cidrs(&self) -> &[IpNet];
-    /// Whether an administrator lets this pod, which has this address, send from any other.
+    /// Whether an administrator lets this pod, which has `address`, send from any other.
     fn is_exempt(&self, pod: &PodName, address: IpAddr) -> bool;
 }
 
@@ -48,16 +48,16 @@ pub struct Port {
     pub attachment: Attachment,
     /// The hardware address of the pod's end.
     pub mac: Mac,
-    /// What belongs behind it: addresses of the pod, and link-local ones.
+    /// The addresses that are bound to it: the pod's, and link-local ones.
     pub addresses: BTreeSet<IpAddr>,
     /// Whether its addresses are known: a packet with another source is forged.
     pub is_settled: bool,
-    /// Whether its pod may send from any address that no other port here has.
+    /// Whether its pod may send from any address that is not bound to another port of this node.
     pub is_exempt: bool,
 }
 
 impl Port {
-    /// Addresses of the pod: not link-local.
+    /// Its addresses that are not link-local.
     pub fn pod_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.addresses.iter().copied().filter(|address| !is_link_local(*address))
     }
@@ -68,18 +68,18 @@ impl Port {
 pub struct Conflict {
     /// The address.
     pub address: IpAddr,
-    /// The port that has it.
+    /// The port to which it is bound.
     pub bound_to: Arc<str>,
     /// The port whose pod claims it, too.
     pub claimed_by: Arc<str>,
 }
 
-/// What is known of all interfaces.
+/// The bindings of all ports, and what else of the node's interfaces the rules depend on.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Bindings {
     /// Pods' ports.
     pub ports: BTreeMap<InterfaceIndex, Port>,
-    /// Veth devices that are no pod's port: their frames and packets are none of our business.
+    /// Veth devices that are not pods' ports: their sources are not checked against bindings.
     pub other_ports: BTreeSet<InterfaceIndex>,
     /// Names of bridges that are not the pods'.
     pub other_bridges: BTreeSet<Arc<str>>,
@@ -87,14 +87,14 @@ pub struct Bindings {
     pub pod_bridges: BTreeSet<InterfaceIndex>,
     /// The node's own addresses, link-local ones and loopback aside.
     pub own_addresses: BTreeSet<IpAddr>,
-    /// What carries the cluster's overlay on this node.
+    /// The overlays of this node's devices.
     pub overlays: BTreeSet<Overlay>,
     /// Addresses that two ports claim.
     pub conflicts: BTreeSet<Conflict>,
 }
 
 impl Bindings {
-    /// The bindings of these interfaces, where `self` are those so far.
+    /// The bindings of these interfaces, where `self` are the bindings so far.
     #[must_use]
     pub fn derive(&self, interfaces: &Interfaces, owners: &impl Owners) -> Self {
         let mut next = Self {
@@ -112,10 +112,11 @@ impl Bindings {
         }
         let mut ports = Vec::new();
         for interface in interfaces.iter().filter(|interface| interface.is_veth()) {
-            match attachment(interface, &pod_bridges, owners.pod_cidrs()) {
+            let before = self.ports.get(&interface.index);
+            match role(interface, before, &pod_bridges, owners.pod_cidrs()) {
                 Role::Port(attachment) => ports.push((interface, attachment)),
                 Role::Other => drop(next.other_ports.insert(interface.index)),
-                // Its packets wait until it shows what it is.
+                // Its packets wait until its namespace shows an address.
                 Role::Unknown => {}
             }
         }
@@ -133,6 +134,9 @@ impl Bindings {
                 }
                 None => true,
             });
+            // One that has lost its first addresses to another port may get them when that one goes.
+            port.is_settled &=
+                before.is_some_and(|before| before.is_settled) || port.pod_addresses().next().is_some();
             bound.extend(port.addresses.iter().map(|address| (*address, Arc::clone(&port.name))));
             next.ports.insert(interface.index, port);
         }
@@ -157,20 +161,33 @@ impl Bindings {
     }
 }
 
-/// What a veth device is.
+/// What a veth device is for.
 enum Role {
+    /// A pod's port.
     Port(Attachment),
+    /// Anything else.
     Other,
+    /// Its other end shows no address yet.
     Unknown,
 }
 
-fn attachment(interface: &Interface, pod_bridges: &BTreeSet<InterfaceIndex>, pod_cidrs: &[IpNet]) -> Role {
+/// First match decides.
+fn role(
+    interface: &Interface,
+    before: Option<&Port>,
+    pod_bridges: &BTreeSet<InterfaceIndex>,
+    pod_cidrs: &[IpNet],
+) -> Role {
+    let was_routed_port = before
+        .is_some_and(|port| port.attachment == Attachment::Routed && port.pod_addresses().next().is_some());
     let in_pod_cidrs = |address: &IpAddr| contains(pod_cidrs, *address);
     let is_global = |address: &&IpAddr| !is_link_local(**address);
     match interface.master {
         Some(master) if pod_bridges.contains(&master) => Role::Port(Attachment::Bridged),
         Some(_) => Role::Other,
         None if interface.peer_namespace.is_none() => Role::Other,
+        // Rule 1: whatever its pod shows now.
+        None if was_routed_port => Role::Port(Attachment::Routed),
         // A way out of the node, as in a node that is a container itself.
         None if interface
             .addresses
@@ -208,13 +225,18 @@ fn port(
 ) -> Port {
     let mut addresses: BTreeSet<IpAddr> = before.map(|port| port.addresses.clone()).unwrap_or_default();
     let was_settled = before.is_some_and(|port| port.is_settled);
-    let named = owners.in_cni_cache(&interface.name);
-    // Whose port it is shows the address that it had first.
-    let mut all = addresses.iter().chain(&interface.addresses_inside).copied();
+    let named = owners.in_cni_cache(&interface.name).filter(|named| !named.is_empty());
+    // The port's pod is the one that has its first address. What a pod's namespace shows is the weakest evidence of that.
+    let by_cache = named.iter().flatten();
+    let mut all = by_cache.chain(&addresses).chain(&interface.addresses_inside).copied();
     let first = all.find(|address| contains(owners.pod_cidrs(), *address));
     let pod = first.and_then(|address| Some((owners.pod_at(address)?, address)));
     let of_pod = pod.as_ref().map(|(pod, address)| owners.addresses_of(pod, *address));
     let of_pod = of_pod.filter(|addresses| !addresses.is_empty());
+    if was_settled {
+        // Rule 3. The namespace of a settled port is not read again, so it may not have shown them.
+        addresses.extend(named.iter().flatten());
+    }
     for address in &interface.addresses_inside {
         let is_named = [&named, &of_pod].into_iter().flatten().any(|named| named.contains(address));
         // Rules 4 and 5.
@@ -224,7 +246,7 @@ fn port(
     }
     let is_another_pods = |address: IpAddr| match (owners.pod_at(address), &pod) {
         (Some(owner), Some((pod, _))) => owner != *pod,
-        // The port's pod is not known: what the cluster says of the address is all there is.
+        // The port's pod is not known, so the address may be its own.
         _ => false,
     };
     addresses.retain(|address| {
@@ -246,8 +268,10 @@ fn port(
     Port {
         name: Arc::clone(&interface.name),
         attachment,
-        // The first one, likewise (rule 1): that which the CNI plugin has set when it sets the first address.
-        mac: before.filter(|port| !port.addresses.is_empty()).map_or(interface.mac_inside, |port| port.mac),
+        // Rule 1: the one that the pod's end has when the CNI plugin sets the first address.
+        mac: before
+            .filter(|port| port.pod_addresses().next().is_some())
+            .map_or(interface.mac_inside, |port| port.mac),
         addresses,
         is_settled,
         is_exempt: pod.is_some_and(|(pod, address)| owners.is_exempt(&pod, address)),
@@ -259,7 +283,7 @@ fn contains(cidrs: &[IpNet], address: IpAddr) -> bool {
     cidrs.iter().any(|cidr| cidr.contains(&address))
 }
 
-/// Whether an address holds on one link alone: fe80::/10 (RFC 4291, 2.5.6). IPv4's 169.254.0.0/16 is not meant: nodes route it,
+/// Whether an address is valid on one link only: fe80::/10 (RFC 4291, 2.5.6). IPv4's 169.254.0.0/16 does not count: nodes route it,
 /// for metadata services and DNS caches.
 pub(crate) fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if is_link_local_v6(address))

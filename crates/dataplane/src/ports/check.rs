@@ -1,7 +1,7 @@
-//! What the bridge table says of a packet, in Rust: for the packets that met its rules before their port was known.
+//! The rules of `table::bridge` and `table::origin` in Rust, for packets that met those rules before their port was bound.
 //!
-//! Pure: a packet's bytes and what is known of its port in, what becomes of it out. The rules it stands in for are those of
-//! `table::bridge` and `table::origin`; what they pass, this passes, and nothing else.
+//! Pure: takes a packet's bytes and its port, and returns what becomes of the packet. Invariant: it passes nothing that the rules would
+//! drop.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -12,14 +12,14 @@ use super::Mac;
 use super::bindings::is_link_local;
 use crate::drops::DropReason;
 
-/// A port, as far as it matters to its packets.
+/// What the check of a packet depends on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PortState {
     /// The source of its frames; `None` for a routed port, whose frames end at the node.
     pub mac: Option<Mac>,
-    /// What is bound to it.
+    /// The addresses that are bound to it.
     pub addresses: BTreeSet<IpAddr>,
-    /// Whether that is all: a packet with another source is forged.
+    /// Whether these are all: a packet with another source is forged.
     pub is_settled: bool,
     /// Whether a policy isolates the pod's egress, or the pod is not known.
     pub isolates_egress: bool,
@@ -28,27 +28,29 @@ pub struct PortState {
 /// What becomes of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Check {
-    /// It is from where it says.
+    /// Its source is bound to the port.
     Pass,
-    /// It is not, or says what pods don't say.
+    /// Its source is not, or pods may not send it.
     Drop(DropReason),
-    /// The port is not known well enough.
+    /// The port is not bound, or not to this source yet.
     Wait,
 }
 
 /// `IPPROTO_IGMP`.
 const IGMP: Protocol = Protocol(2);
-/// See `table::bridge`.
+/// See `table::link_rules`.
 const LONGEST_NEIGHBOUR_DISCOVERY: usize = 40 + 24 + 2 * 8;
 
+/// RFC 792.
+const ICMP_REDIRECT: u8 = 5;
 const ROUTER_SOLICITATION: u8 = 133;
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
 
-/// Checks a packet of a port. `packet` is what `bytes` hold, from the IP header on: at least the first 128 of them; `length` is how
-/// many there are.
+/// Checks a packet of a port. `bytes` start at the IP header, and are at least the first 128 of the packet's `length` bytes. `packet`
+/// is what they were parsed as.
 pub(super) fn check(
     port: Option<&PortState>,
     mac: Option<Mac>,
@@ -75,6 +77,9 @@ pub(super) fn check(
     if !port.addresses.contains(&packet.source()) {
         return forged;
     }
+    if (packet.protocol, packet.icmp_type) == (Protocol::ICMP, Some(ICMP_REDIRECT)) {
+        return Check::Drop(DropReason::RouterAdvertisement);
+    }
     if quotes_another(packet, bytes, &port.addresses) {
         return Check::Drop(DropReason::SpoofedSource);
     }
@@ -83,25 +88,25 @@ pub(super) fn check(
         Some(Discovery::Advertisement(target)) if !port.addresses.contains(&target) => forged,
         Some(_) => Check::Pass,
         None if packet.protocol == IGMP && packet.destination().is_multicast() => Check::Pass,
-        // By its source it could not be evaluated.
-        None if is_link_local(packet.source()) && has_one_destination(packet) => {
+        // Policy can't evaluate a link-local source.
+        None if is_link_local(packet.source()) && is_unicast_beyond_the_link(packet) => {
             Check::Drop(DropReason::IsolatedScope)
         }
-        None if !port.isolates_egress || has_one_destination(packet) => Check::Pass,
+        None if !port.isolates_egress || is_unicast_beyond_the_link(packet) => Check::Pass,
         None => Check::Drop(DropReason::IsolatedScope),
     }
 }
 
-/// Whether a packet is an ICMP error about a packet that was not sent there.
+/// Whether a packet is an ICMP error about a packet that was not sent to one of these addresses.
 fn quotes_another(packet: &Packet, bytes: &[u8], addresses: &BTreeSet<IpAddr>) -> bool {
     let quoted = match (packet.protocol, packet.icmp_type) {
-        (Protocol::ICMP, Some(3..=5 | 11 | 12)) => {
+        (Protocol::ICMP, Some(3 | 4 | 11 | 12)) => {
             let header = usize::from(bytes.first().copied().unwrap_or_default() & 0x0f) * 4;
             let octets =
                 bytes.get(header + 24..header + 28).and_then(|octets| <[u8; 4]>::try_from(octets).ok());
             octets.map(IpAddr::from)
         }
-        // Behind extension headers it is not looked for.
+        // Behind extension headers the quoted packet is not looked for, and counts as another's.
         (Protocol::ICMPV6, Some(1..=4)) => {
             let octets = bytes.get(72..88).and_then(|octets| <[u8; 16]>::try_from(octets).ok());
             octets.filter(|_| bytes.get(6) == Some(&Protocol::ICMPV6.0)).map(IpAddr::from)
@@ -111,15 +116,15 @@ fn quotes_another(packet: &Packet, bytes: &[u8], addresses: &BTreeSet<IpAddr>) -
     quoted.is_none_or(|quoted| !addresses.contains(&quoted))
 }
 
-/// Whether a packet goes to one address, beyond its link.
-fn has_one_destination(packet: &Packet) -> bool {
+/// Whether a packet goes to a unicast address that is not link-local.
+fn is_unicast_beyond_the_link(packet: &Packet) -> bool {
     match packet.destination() {
         IpAddr::V4(address) => address.octets()[0] < 224,
         IpAddr::V6(address) => address.octets()[0] < 0xff && !is_link_local(IpAddr::V6(address)),
     }
 }
 
-/// What the link's own protocols say (RFC 4861, RFC 3810).
+/// A message of the link's own protocols (RFC 4861, RFC 3810).
 enum Discovery {
     RouterSolicitation,
     Solicitation(IpAddr),
@@ -132,7 +137,7 @@ enum Discovery {
 }
 
 impl Discovery {
-    /// `None` for what is ICMPv6 like any other, or none at all.
+    /// `None` for other ICMPv6 messages, and for other protocols.
     fn read(packet: &Packet, bytes: &[u8], length: usize) -> Option<Self> {
         let kind = packet.icmp_type.filter(|_| packet.protocol == Protocol::ICMPV6)?;
         if matches!(kind, ROUTER_ADVERTISEMENT | REDIRECT) {
@@ -224,7 +229,17 @@ mod tests {
     }
 
     #[test]
-    fn neighbour_discovery_speaks_of_its_own_addresses_alone() {
+    fn a_redirect_is_dropped_whatever_it_quotes() {
+        let quoted = udp4([10, 0, 0, 3], [10, 0, 0, 2]);
+        let mut redirect = Vec::new();
+        let header = etherparse::PacketBuilder::ipv4([10, 0, 0, 2], [10, 0, 0, 1], 64);
+        header.icmpv4_raw(5, 1, [10, 0, 0, 2]).write(&mut redirect, &quoted).unwrap();
+        let known = port(&["10.0.0.2"], true, false);
+        assert_eq!(checked(Some(&known), &redirect), Check::Drop(DropReason::RouterAdvertisement));
+    }
+
+    #[test]
+    fn neighbour_discovery_advertises_own_addresses_only() {
         let own = |target: &str| target.parse::<std::net::Ipv6Addr>().unwrap().octets();
         let known = port(&["fd00::2", "fe80::2"], true, true);
         let advertisement = |target| icmpv6("fd00::2", "ff02::1", 136, 255, &own(target));

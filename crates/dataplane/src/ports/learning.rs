@@ -1,7 +1,7 @@
 //! Whether a bridge learns from frames to Ethernet's link-local groups.
 //!
-//! A frame to 01:80:c2:00:00:0x meets no hook that could check its source, and a bridge learns from it all the same: a pod could draw
-//! another's packets to its own port, where they are dropped. The bridge's option `no_linklocal_learn` (since Linux 5.0) ends that.
+//! A frame to 01:80:c2:00:00:0x meets no hook that could check its source before the bridge learns from it. So a pod could divert
+//! another pod's packets to its own port, where they are dropped. The bridge option `no_linklocal_learn` (Linux 5.0) prevents that.
 
 use netlink_packet_core::NLM_F_ACK;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -13,7 +13,7 @@ use netlink_packet_route::link::{
 use super::InterfaceIndex;
 use super::interfaces::{InterfacesError, Rtnetlink};
 
-/// Has a bridge of the calling thread's network namespace learn from such frames, which is the default, or not.
+/// Sets whether a bridge of the calling thread's network namespace learns from such frames. By default it does.
 ///
 /// # Errors
 /// [`InterfacesError`] if the bridge is gone, or the kernel lacks the option.

@@ -1,8 +1,7 @@
 //! The thread that follows the node's interfaces.
 //!
-//! From: rtnetlink's notifications. To: whoever derives bindings, all interfaces each time something changed. The kernel does not
-//! notify one namespace of addresses in another, so the namespaces of ports whose addresses are still to come are asked every few
-//! milliseconds.
+//! From: rtnetlink's notifications. To: a callback, which gets all interfaces each time something changed. The kernel does not notify
+//! one namespace of addresses in another, so the namespaces of ports that are not settled are read every few milliseconds.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -16,13 +15,13 @@ use nix::sys::signal::SigSet;
 
 use super::interfaces::{Interfaces, InterfacesError, Rtnetlink};
 
-/// How often namespaces are asked while a port is new.
+/// How often namespaces are read while a port is new.
 const ASK_EVERY: Duration = Duration::from_millis(4);
 /// How long a port without addresses counts as new.
 const NEW: Duration = Duration::from_secs(30);
-/// How often namespaces are asked when no port is new. A frame of a port that has no binding wakes the thread, too.
+/// How often namespaces are read when no port is new. A packet of a port without bindings wakes the thread, too.
 const ASK_SELDOM: Duration = Duration::from_millis(500);
-/// How often all is read again, whatever is notified.
+/// How often all interfaces are read again without a notification.
 const READ_EVERY: Duration = Duration::from_secs(30);
 /// How long to wait after an error.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -35,12 +34,12 @@ pub struct Monitor {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Has the monitor look again at once.
+/// Wakes the monitor's thread from any other.
 #[derive(Clone, Debug)]
 pub(super) struct Wake(Arc<EventFd>);
 
 impl Wake {
-    /// Wakes the thread.
+    /// Has the thread read the namespaces of new ports at once.
     pub(super) fn wake(&self) {
         // A counter that is full has woken it already.
         let _ = self.0.write(1);
@@ -48,8 +47,11 @@ impl Wake {
 }
 
 impl Monitor {
-    /// Starts the thread in the calling thread's network namespace. `tell` is called on it: first with all interfaces that are
-    /// there, whose addresses count as settled, then whenever something changed.
+    /// Starts the thread in the calling thread's network namespace. `tell` is called on that thread: first with all interfaces that
+    /// exist, whose addresses count as settled, then whenever something changed. It should return soon.
+    ///
+    /// # Errors
+    /// [`InterfacesError`] if a socket, an event descriptor or the thread can't be had.
     pub fn start(tell: impl FnMut(Interfaces) + Send + 'static) -> Result<Self, InterfacesError> {
         let failed = |call| move |source| InterfacesError::Socket { call, source };
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
@@ -107,23 +109,25 @@ impl<T: FnMut(Interfaces)> Follower<T> {
         let mut newest = Instant::now();
         while !self.stop.load(Ordering::Acquire) {
             let now = Instant::now();
-            let before = self.interfaces.clone();
             let looked = if now >= read_at {
                 read_at = now + READ_EVERY;
                 self.requests.refresh(&mut self.interfaces, now)
             } else {
-                self.requests.look_inside(&mut self.interfaces, now)
+                Ok(self.requests.look_inside(&mut self.interfaces, now))
             };
-            if let Err(error) = looked {
-                tracing::warn!(%error, "this node's interfaces can't be read: new pods' packets wait");
-                thread::sleep(PAUSE);
-                read_at = Instant::now();
-                continue;
-            }
+            let is_changed = match looked {
+                Ok(is_changed) => is_changed,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot read this node's interfaces: packets of new pods wait");
+                    thread::sleep(PAUSE);
+                    read_at = Instant::now();
+                    continue;
+                }
+            };
             if is_first {
                 self.interfaces.settle();
             }
-            if is_first || self.interfaces != before {
+            if is_first || is_changed {
                 is_first = false;
                 newest = now;
                 (self.tell)(self.interfaces.clone());
@@ -132,7 +136,7 @@ impl<T: FnMut(Interfaces)> Follower<T> {
                 Ok(true) => read_at = Instant::now(),
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "changes of this node's interfaces are not notified");
+                    tracing::warn!(%error, "cannot receive notifications of this node's interfaces: reading them again");
                     thread::sleep(PAUSE);
                     read_at = Instant::now();
                 }
@@ -140,7 +144,7 @@ impl<T: FnMut(Interfaces)> Follower<T> {
         }
     }
 
-    /// Waits until something may have changed; whether something was notified.
+    /// Waits for a notification, for [`Wake::wake`], or until namespaces are to be read again. Returns whether there was a notification.
     fn wait(&mut self, newest: Instant) -> Result<bool, InterfacesError> {
         let pause = match self.interfaces.is_waiting() {
             true if newest.elapsed() < NEW => ASK_EVERY,

@@ -1,8 +1,8 @@
-//! Where the packets of a port wait that has no bindings yet.
+//! The queue in which packets wait whose port has no bindings yet.
 //!
-//! From: NFQUEUE at the first hook of IP, packets of a bridge's ports and of routed ones alike. Back to the kernel: once the port's
-//! bindings are in the sets, as the rules would have it ([`check`]). Invariant: nothing passes that the rules would not pass, unless
-//! the operator lets unknown pods pass.
+//! From: NFQUEUE at IP's first hook, for bridged and routed ports alike. To: the kernel, once the port's bindings are in the sets, with
+//! the verdict that the rules would have given ([`check`]). Invariant: nothing passes that the rules would not pass, unless the
+//! operator lets packets of unknown pods pass.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,36 +24,39 @@ use crate::marks::Marks;
 use crate::packet;
 use crate::worker::{Opened, WorkerError, open};
 
-/// Packets that one port may have waiting: what a pod that starts sends at once.
+/// How many packets of one port may wait: what a starting pod sends at once.
 const MOST_OF_A_PORT: usize = 64;
 
-/// How long packets wait, and how many.
+/// How many packets are received before those that wait are looked at again.
+const BATCH: usize = 256;
+
+/// Limits of a [`PortQueue`], and where it listens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PortQueueConfig {
     /// The queue's number.
     pub queue: u16,
-    /// By which packets of new ports are known to the rules.
+    /// The marks by which the rules send packets here.
     pub marks: Marks,
-    /// How long a packet waits at most for its port to be known.
+    /// How long a packet waits at most for its port's bindings.
     pub timeout: Duration,
-    /// How many wait at most.
+    /// How many packets wait at most, of all ports.
     pub limit: u32,
-    /// Whether packets pass whose port did not become known.
+    /// Whether packets pass whose port was not bound in time.
     pub pass_unknown: bool,
 }
 
 /// What became of packets of new ports, since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PortQueueCounters {
-    /// Packets that came.
+    /// Packets received.
     pub queued: u64,
-    /// Passed, as the rules would have it.
+    /// Passed once their port was bound.
     pub passed: u64,
-    /// Dropped, likewise.
+    /// Dropped once their port was bound, since they did not belong there.
     pub dropped: u64,
-    /// Dropped, or passed if the operator says so, since their port did not become known in time.
+    /// Treated as [`PortQueueConfig::pass_unknown`] says, since their port was not bound in time.
     pub expired: u64,
-    /// Dropped for lack of room.
+    /// The same, at once, since too many packets waited.
     pub no_room: u64,
 }
 
@@ -66,7 +69,7 @@ struct Counters {
     no_room: AtomicU64,
 }
 
-/// See the module. Dropping it answers what waits, and ends.
+/// See the module. Dropping it answers the packets that wait, and ends the thread.
 #[derive(Debug)]
 pub struct PortQueue {
     shared: Arc<Shared>,
@@ -83,9 +86,12 @@ struct Shared {
 }
 
 impl PortQueue {
-    /// Starts the thread in the calling thread's network namespace, and returns when the queue is bound. No rule may send packets
-    /// there before that. `monitor` is told when a packet of a port comes that has no bindings; `report` gets an example of what
-    /// was dropped.
+    /// Starts the thread in the calling thread's network namespace, and returns when the queue is bound. No rule may send packets to
+    /// the queue before. A packet of a port without bindings wakes `monitor`. `report` is called for each packet that is dropped, on
+    /// the queue's thread.
+    ///
+    /// # Errors
+    /// [`WorkerError`] if the queue can't be bound or set up, or the thread can't be started.
     pub fn start(
         config: PortQueueConfig,
         monitor: &Monitor,
@@ -123,15 +129,15 @@ impl PortQueue {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// These ports' bindings are in the kernel's sets now: what waits of them is looked at again. To be called after each change of
-    /// the sets.
+    /// Looks again at the packets of these ports, whose bindings are in the kernel's sets now. To be called after each change of the
+    /// sets, with all ports.
     pub fn release(&self, ports: BTreeMap<InterfaceIndex, PortState>) {
         *self.shared.in_force.lock().unwrap_or_else(PoisonError::into_inner) = ports;
         // A counter that is full has woken it already.
         let _ = self.shared.wake.write(1);
     }
 
-    /// What became of packets.
+    /// What became of packets so far.
     pub fn counters(&self) -> PortQueueCounters {
         let Counters { queued, passed, dropped, expired, no_room } = &self.shared.counters;
         PortQueueCounters {
@@ -186,7 +192,7 @@ impl<R: FnMut(DropSample)> Waiting<R> {
                 self.release();
             }
             self.receive();
-            self.look_after();
+            self.expire();
         }
         self.end();
     }
@@ -206,15 +212,16 @@ impl<R: FnMut(DropSample)> Waiting<R> {
         let _ = poll(&mut descriptors, timeout);
     }
 
+    /// Receives what has come, at most [`BATCH`]: a port that floods the queue must not keep other ports' packets waiting.
     fn receive(&mut self) {
-        loop {
+        for _ in 0..BATCH {
             match self.queue.recv() {
                 Ok(message) => self.take(message),
                 Err(error) => match error.raw_os_error() {
                     Some(libc::ENOBUFS | libc::ENOMEM | libc::EINTR) => {}
                     Some(libc::EAGAIN) => return,
                     _ => {
-                        tracing::error!(%error, "packets of new ports can't be received");
+                        tracing::error!(%error, "cannot receive packets of new ports");
                         thread::sleep(Duration::from_millis(100));
                         return;
                     }
@@ -229,8 +236,11 @@ impl<R: FnMut(DropSample)> Waiting<R> {
             (0, index) | (index, _) => InterfaceIndex(index),
         };
         let Some(message) = self.look_at(message, port) else { return };
-        self.monitor.wake();
         let of_port = self.packets.iter().filter(|held| held.port == port).count();
+        if of_port == 0 {
+            // Once for each port that waits: a flood must not keep the monitor busy.
+            self.monitor.wake();
+        }
         if of_port >= MOST_OF_A_PORT || self.packets.len() >= self.config.limit as usize {
             self.shared.counters.no_room.fetch_add(1, Ordering::Relaxed);
             return self.give_up(message, port);
@@ -238,7 +248,7 @@ impl<R: FnMut(DropSample)> Waiting<R> {
         self.packets.push_back(Held { message, port, since: Instant::now() });
     }
 
-    /// Answers a packet if its port is known; else it comes back.
+    /// Answers a packet if its port is bound; otherwise returns it.
     fn look_at(&mut self, message: Message, port: InterfaceIndex) -> Option<Message> {
         let bytes = message.get_payload();
         let found = match packet::parse(bytes) {
@@ -246,7 +256,7 @@ impl<R: FnMut(DropSample)> Waiting<R> {
                 let ports = self.shared.in_force.lock().unwrap_or_else(PoisonError::into_inner);
                 check(ports.get(&port), mac_of(&message), &packet, bytes, message.get_original_len())
             }
-            // What can't be read has no source that could be bound.
+            // What can't be parsed has no source that could be bound.
             Err(_) => Check::Drop(DropReason::SpoofedSource),
         };
         match found {
@@ -263,7 +273,7 @@ impl<R: FnMut(DropSample)> Waiting<R> {
         None
     }
 
-    /// Looks again at what waits.
+    /// Looks again at all packets that wait.
     fn release(&mut self) {
         for Held { message, port, since } in std::mem::take(&mut self.packets) {
             if let Some(message) = self.look_at(message, port) {
@@ -272,7 +282,8 @@ impl<R: FnMut(DropSample)> Waiting<R> {
         }
     }
 
-    fn look_after(&mut self) {
+    /// Gives up the packets that have waited for too long.
+    fn expire(&mut self) {
         let now = Instant::now();
         while let Some(held) = self.packets.pop_front() {
             if held.since + self.config.timeout > now {
@@ -284,6 +295,7 @@ impl<R: FnMut(DropSample)> Waiting<R> {
         }
     }
 
+    /// Treats a packet whose port is not bound as the operator chose.
     fn give_up(&mut self, message: Message, port: InterfaceIndex) {
         if self.config.pass_unknown {
             self.pass(message);
@@ -292,7 +304,7 @@ impl<R: FnMut(DropSample)> Waiting<R> {
         }
     }
 
-    /// The mark by which it came here is for nobody else.
+    /// Passes a packet, without the mark that sent it here.
     fn pass(&mut self, mut message: Message) {
         message.set_nfmark(message.get_nfmark() & !self.config.marks.questions().0);
         self.answer(message, Verdict::Accept);
@@ -316,24 +328,24 @@ impl<R: FnMut(DropSample)> Waiting<R> {
         if let Err(error) = self.queue.verdict(message) {
             // ENOENT: the kernel had dropped it, since its device or a chain went away.
             if error.raw_os_error() != Some(libc::ENOENT) {
-                tracing::warn!(%error, "the kernel takes no verdict on a packet of a new port");
+                tracing::warn!(%error, "the kernel refused the verdict on a packet of a new port");
             }
         }
     }
 
-    /// What still waits is dropped, as the kernel would drop it: its sender tries again, and finds the next agent.
+    /// Gives up what still waits, as the kernel would drop it. Its sender tries again, and reaches the next agent.
     fn end(&mut self) {
         self.receive();
         for held in std::mem::take(&mut self.packets) {
             self.give_up(held.message, held.port);
         }
         if let Err(error) = self.queue.unbind(self.config.queue) {
-            tracing::warn!(queue = self.config.queue, %error, "the queue of new ports is given up late");
+            tracing::warn!(queue = self.config.queue, %error, "cannot unbind the queue of new ports: it is free once this process ends");
         }
     }
 }
 
-/// The frame's source, of which the kernel copies some bytes.
+/// The frame's source; `None` where there is no Ethernet header.
 fn mac_of(message: &Message) -> Option<Mac> {
     let bytes = message.get_hw_addr()?;
     Some(Mac(bytes.get(..6)?.try_into().ok()?))

@@ -1,4 +1,4 @@
-//! The chains in which rules drop packets by themselves: each counts, logs an example a second, and drops.
+//! The chains in which rules drop packets: each counts, logs an example a second, and drops.
 
 use std::time::Duration;
 
@@ -13,19 +13,19 @@ use crate::nft::set::{Carries, KeyPart, Set};
 use crate::nft::{FAMILY, TableId};
 use crate::packet::COPY_RANGE;
 
-/// How often an example is logged of each reason and interface.
+/// How often an example is logged of each reason and sender.
 const AN_EXAMPLE_EVERY: Duration = Duration::from_secs(1);
 
-/// Senders times reasons; past that packets are dropped uncounted.
+/// The most elements of a set, each one sender and reason. When a set is full, packets of further senders are dropped uncounted.
 const MOST: u32 = 16_384;
 
-/// Counts packets, and remembers of which an example was logged within the last second.
+/// A pair of sets: one counts packets, the other holds those of which an example was logged within the last second.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Counter {
     counts: &'static str,
     logged: &'static str,
     key: &'static [KeyPart],
-    /// Between the first number of a table's sets and that of its own.
+    /// The number of its first set, from [`Drops::first_id`] on.
     id: u32,
 }
 
@@ -86,12 +86,12 @@ impl Drops {
         [counts, Set { name: logged, id: id + 1, carries: Carries::Timeouts, ..counts }]
     }
 
-    /// In a bridge the port is always known.
+    /// Whether packets are counted by their source. In a bridge the port is always known.
     fn is_by_source(&self, reason: DropReason) -> bool {
         reason.is_by_source() && self.table.family == FAMILY
     }
 
-    /// What its reasons need.
+    /// The counters that its reasons need.
     fn counters(&self) -> Vec<Counter> {
         let by_source = self.reasons.iter().any(|reason| self.is_by_source(*reason));
         let mut counters = vec![BY_INTERFACE];
@@ -115,7 +115,10 @@ impl Drops {
         self.reasons.iter().flat_map(|reason| rules(*reason, self.is_by_source(*reason), log_group)).collect()
     }
 
-    /// What was dropped since the table was created.
+    /// Packets that were dropped since the table was created.
+    ///
+    /// # Errors
+    /// [`NetlinkError`] if a set can't be read.
     pub(super) fn read(&self, socket: &mut Socket) -> Result<DropCounts, NetlinkError> {
         let mut counts = DropCounts::new();
         for counter in self.counters() {

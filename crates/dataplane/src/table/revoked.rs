@@ -1,8 +1,8 @@
-//! Connections that policy has cut, by their tuples: they stay cut when connection tracking forgets them (semantics 35).
+//! Revoked connections by their tuples: they stay cut when connection tracking forgets them (semantics 35).
 //!
-//! The mark REVOKED goes with its entry: a forged RST, a timeout or a full table ends that, and the next packet of either end would
-//! be a first one. So the tuple is kept in a set as well, in both orientations, until policy allows the connection again or no packet
-//! of it has come for an hour.
+//! The mark REVOKED ends with its conntrack entry, after a forged RST, a timeout or an overflow of the table. The next packet of either
+//! end would then begin a connection. So a set holds the tuple as well, in both orientations, until policy allows the connection again
+//! or it has sent no packet for an hour.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub(super) const REVOKED_6: &str = "revoked6";
 /// How long a revoked connection stays revoked without a packet.
 const SILENCE: Duration = Duration::from_secs(3600);
 
-/// Tuples in each set at most, two for each connection: past that a cut connection is remembered by its mark alone.
+/// The most tuples in each set, two for each connection. Connections beyond that are cut by their marks alone.
 const MOST: u32 = 131_072;
 
 const SET_4: Set = Set {
@@ -52,7 +52,7 @@ pub(super) fn create(batch: &mut Batch) {
     SET_6.create(batch);
 }
 
-/// Drops a packet of a revoked connection, and counts its silence from here.
+/// Drops a packet of a revoked connection, and restarts its timeout.
 pub(super) fn drop_rule(chain: &'static str, family: &Family, set: &'static str) -> Rule {
     let words = family.words;
     let payload = |payload, at| Expression::LoadPart(Part::Payload(payload), at);
@@ -72,7 +72,7 @@ pub(super) fn drop_rule(chain: &'static str, family: &Family, set: &'static str)
     rule(chain, "drop what belongs to a revoked connection", expressions)
 }
 
-/// The connection of a packet, if it has a tuple: TCP, UDP, SCTP.
+/// The tuple of a connection; `None` for other protocols than TCP, UDP and SCTP.
 fn key(packet: &Packet) -> Option<Vec<u8>> {
     let (source, destination) = (packet.source_port?, packet.destination_port?);
     let has_ports = matches!(packet.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
@@ -87,6 +87,7 @@ fn key(packet: &Packet) -> Option<Vec<u8>> {
     })
 }
 
+/// The connection of a tuple.
 fn packet(key: &[u8]) -> Option<Packet> {
     let words: Vec<&[u8]> = key.chunks(4).collect();
     let length = words.len().checked_sub(3)? * 2;
@@ -115,21 +116,24 @@ fn elements<'a>(connections: impl IntoIterator<Item = &'a Packet>) -> [(Set, Ele
     sets
 }
 
-/// Puts connections in.
+/// Adds connections.
 pub(super) fn add<'a>(connections: impl IntoIterator<Item = &'a Packet>, batch: &mut Batch) {
     for (set, elements) in elements(connections) {
         set.add_for(&elements, SILENCE, batch);
     }
 }
 
-/// Takes connections out that are in.
+/// Removes connections, which must be in the sets.
 pub(super) fn remove<'a>(connections: impl IntoIterator<Item = &'a Packet>, batch: &mut Batch) {
     for (set, elements) in elements(connections) {
         set.remove(&elements, batch);
     }
 }
 
-/// The connections that are in, in one of their two orientations each, or in both.
+/// The connections in the sets, each in one of its orientations, or in both.
+///
+/// # Errors
+/// [`TableError`] if a set can't be read.
 pub(super) fn read(socket: &mut Socket) -> Result<Vec<Packet>, TableError> {
     let mut connections = Vec::new();
     for set in [SET_4, SET_6] {

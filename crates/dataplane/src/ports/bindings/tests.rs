@@ -191,6 +191,54 @@ fn which_veth_devices_are_ports() {
 }
 
 #[test]
+fn a_routed_port_stays_one_when_its_pod_shows_another_address() {
+    let cluster = cluster(&[]);
+    let routed = |inside: &[&str]| {
+        let mut veth = settled(plugged(7, inside));
+        veth.master = None;
+        veth
+    };
+    let before = derive(&Bindings::default(), [routed(&["10.244.1.5"])], &cluster);
+    let after = derive(&before, [routed(&["198.51.100.2"])], &cluster);
+    assert_bound(&after, 7, &["10.244.1.5"]);
+}
+
+#[test]
+fn a_port_whose_address_another_still_holds_gets_it_when_that_one_goes() {
+    let cluster = cluster(&[]);
+    let (old, new) = (settled(plugged(7, &["10.244.1.5"])), settled(plugged(8, &["10.244.1.5"])));
+    let before = derive(&Bindings::default(), [old.clone()], &cluster);
+    let both = derive(&before, [old, new.clone()], &cluster);
+    assert_bound(&both, 8, &[]);
+    assert!(!both.ports[&InterfaceIndex(8)].is_settled, "its packets wait");
+    assert_bound(&derive(&both, [new], &cluster), 8, &["10.244.1.5"]);
+}
+
+#[test]
+fn the_cni_cache_tells_whose_port_it_is_though_its_namespace_shows_another_pods_address() {
+    let mut cluster = cluster(&[("a", &["10.244.1.5"]), ("b", &["10.244.1.3"])]);
+    cluster.cni.insert("veth7", vec!["10.244.1.5"]);
+    let bindings = derive(&Bindings::default(), [plugged(7, &["10.244.1.3", "10.244.1.5"])], &cluster);
+    assert_bound(&bindings, 7, &["10.244.1.5"]);
+}
+
+#[test]
+fn a_settled_port_gets_an_address_that_the_cni_cache_names_late() {
+    let mut cluster = cluster(&[]);
+    let port = settled(plugged(7, &["10.244.1.5"]));
+    let first = derive(&Bindings::default(), [port.clone()], &cluster);
+    cluster.cni.insert("veth7", vec!["10.244.1.5", "fd00:1::5"]);
+    assert_bound(&derive(&first, [port], &cluster), 7, &["10.244.1.5", "fd00:1::5"]);
+}
+
+#[test]
+fn a_cni_result_without_addresses_names_none() {
+    let mut cluster = cluster(&[]);
+    cluster.cni.insert("veth7", Vec::new());
+    assert_bound(&derive(&Bindings::default(), [plugged(7, &["10.244.1.5"])], &cluster), 7, &["10.244.1.5"]);
+}
+
+#[test]
 fn an_exempt_pod_is_known_by_its_own_address() {
     let mut cluster = cluster(&[("vpn", &["10.244.1.5"]), ("a", &["10.244.1.6"])]);
     cluster.exempt.push("vpn");

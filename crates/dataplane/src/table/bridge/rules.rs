@@ -1,0 +1,146 @@
+//! The rules of the three chains with a hook: where a frame enters, where it leaves, and what is for the bridge itself.
+
+use super::{
+    ARP, BOUND_4, BOUND_6, BridgeRules, DELIVER_4, DELIVER_6, EXEMPT_PORTS, FORWARD, INPUT, IP, IPV6, LINK,
+    OPEN, OTHER_BRIDGES, OTHER_PORTS, PREROUTING, SETTLED, TAKEN_4, TAKEN_6, UNMATCHED, is_link_local,
+    is_multicast4, is_multicast6,
+};
+use crate::drops::DropReason;
+use crate::nft::expression::{Address, Comparison, Expression, Meta, Part, Payload};
+use crate::nft::rule::Rule;
+use crate::nft::set::Set;
+use crate::table::chains::rule;
+use crate::table::link_rules::{
+    NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, ROUTER_SOLICITATION, drop_for, interface_in, is, veth,
+};
+
+impl BridgeRules {
+    /// First match decides.
+    pub(super) fn prerouting(&self) -> Vec<Rule> {
+        let bound = |address: Payload, map: Set| {
+            source_key(address).into_iter().chain([Expression::VerdictOf(map.name)])
+        };
+        let (v4, v6) = (Payload::V4(Address::Source), Payload::V6(Address::Source));
+        let mut rules = vec![
+            rule(PREROUTING, "pass what comes from a bound IPv4 address", bound(v4, BOUND_4)),
+            rule(PREROUTING, "pass what comes from a bound IPv6 address", bound(v6, BOUND_6)),
+        ];
+        rules.extend(self.accept_others(PREROUTING, Meta::Iif, Meta::IifKind, Meta::BridgeName));
+        rules.push(rule(PREROUTING, "look at what a pod sends otherwise", [Expression::Goto(UNMATCHED)]));
+        rules
+    }
+
+    /// Accepts frames of interfaces that are not pods' ports.
+    fn accept_others(&self, chain: &'static str, index: Meta, kind: Meta, bridge: Meta) -> Vec<Rule> {
+        let other_port = interface_in(index, OTHER_PORTS).into_iter().chain([Expression::Accept]);
+        let not_veth = [
+            Expression::LoadMeta(kind),
+            Expression::Compare(Comparison::NotEqual, veth()),
+            Expression::Accept,
+        ];
+        let mut rules = vec![
+            rule(chain, "pass what is no pod's port", other_port),
+            rule(chain, "pass what is no veth device", not_veth),
+        ];
+        if self.knows_bridges {
+            let other_bridge = interface_in(bridge, OTHER_BRIDGES).into_iter().chain([Expression::Accept]);
+            rules.push(rule(chain, "pass other bridges", other_bridge));
+        }
+        rules
+    }
+
+    /// 01:80:c2:00:00:0x is for the bridge itself (IEEE 802.1D): such a frame meets no other hook, teaches the bridge where its source
+    /// is, and comes up at the port as if it had no bridge. Pods have no use for it.
+    pub(super) fn input(&self) -> Vec<Rule> {
+        let other = [
+            Expression::LoadPayload(Payload::DestinationMacGroup),
+            Expression::Compare(Comparison::NotEqual, vec![0x01, 0x80, 0xc2, 0x00, 0x00]),
+            Expression::Accept,
+        ];
+        let mut rules = vec![rule(INPUT, "pass what is for the node", other)];
+        rules.extend(self.accept_others(INPUT, Meta::Iif, Meta::IifKind, Meta::BridgeName));
+        rules.push(rule(INPUT, "drop what is for the bridge", drop_for(DropReason::EtherType)));
+        rules
+    }
+
+    /// First match decides.
+    pub(super) fn forward(&self) -> Vec<Rule> {
+        let delivered = |address: Payload, set: Set| {
+            [
+                Expression::LoadPart(Part::Meta(Meta::Oif), 0),
+                Expression::LoadPart(Part::Meta(Meta::Protocol), 1),
+                Expression::LoadPart(Part::Payload(address), 2),
+                Expression::InSet(set.name),
+                Expression::Accept,
+            ]
+        };
+        let (v4, v6) = (Payload::V4(Address::Destination), Payload::V6(Address::Destination));
+        let mut rules = vec![
+            rule(FORWARD, "pass to where the IPv4 address is", delivered(v4, DELIVER_4)),
+            rule(FORWARD, "pass to where the IPv6 address is", delivered(v6, DELIVER_6)),
+        ];
+        rules.extend(self.accept_others(FORWARD, Meta::Oif, Meta::OifKind, Meta::OutBridgeName));
+        let arp = is(Meta::Protocol, &ARP).into_iter().chain([Expression::Accept]);
+        let neighbours = LINK
+            .neighbour_discovery(NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT)
+            .into_iter()
+            .chain([Expression::Accept]);
+        rules.extend([
+            rule(FORWARD, "pass ARP", arp),
+            rule(FORWARD, "pass neighbour solicitations and advertisements", neighbours),
+        ]);
+        rules.extend(scope_rules());
+        let exempt = interface_in(Meta::Oif, EXEMPT_PORTS).into_iter().chain([Expression::Accept]);
+        let new_port = |protocol: &[u8], address: Payload, taken: Set| {
+            let unsettled = [Expression::LoadMeta(Meta::Oif), Expression::NotInSet(SETTLED.name)];
+            let free =
+                [Expression::LoadPayload(address), Expression::NotInSet(taken.name), Expression::Accept];
+            unsettled.into_iter().chain(is(Meta::Protocol, protocol)).chain(free)
+        };
+        rules.extend([
+            rule(FORWARD, "pass to exempt pods", exempt),
+            rule(FORWARD, "pass to a new port", new_port(&IP, v4, TAKEN_4)),
+            rule(FORWARD, "pass to a new port", new_port(&IPV6, v6, TAKEN_6)),
+            rule(FORWARD, "drop what goes elsewhere", drop_for(DropReason::UnboundDestination)),
+        ]);
+        rules
+    }
+}
+
+/// Multicast and link-local destinations reach only pods that isolate no ingress (semantics 31).
+fn scope_rules() -> Vec<Rule> {
+    // Every pod sends these when it starts, to the bridge and the node alone. They are dropped without a count.
+    let igmp = is(Meta::Protocol, &IP)
+        .into_iter()
+        .chain(is(Meta::Transport, &[libc::IPPROTO_IGMP as u8]))
+        .chain([Expression::Drop]);
+    let mut rules = vec![rule(FORWARD, "drop IGMP to other pods", igmp)];
+    // Listener reports (RFC 2710, RFC 3810) and router solicitations.
+    for (first, last) in [(131, ROUTER_SOLICITATION), (143, 143)] {
+        let multicast = LINK.icmpv6(first, last).into_iter().chain(is_multicast6()).chain([Expression::Drop]);
+        rules.push(rule(FORWARD, "drop listener reports and router solicitations to other pods", multicast));
+    }
+    let to_open = |multicast: Vec<Expression>| {
+        interface_in(Meta::Oif, OPEN).into_iter().chain(multicast).chain([Expression::Accept])
+    };
+    let drop = || drop_for(DropReason::IsolatedScope);
+    let link_local = is(Meta::Protocol, &IPV6).into_iter().chain(is_link_local()).chain(drop());
+    rules.extend([
+        rule(FORWARD, "pass IPv4 multicast to pods that isolate no ingress", to_open(is_multicast4())),
+        rule(FORWARD, "pass IPv6 multicast to pods that isolate no ingress", to_open(is_multicast6())),
+        rule(FORWARD, "drop multicast to others", is_multicast4().into_iter().chain(drop())),
+        rule(FORWARD, "drop multicast to others", is_multicast6().into_iter().chain(drop())),
+        rule(FORWARD, "drop what goes to a link-local address elsewhere", link_local),
+    ]);
+    rules
+}
+
+/// Loads port, source and protocol of the frame, and an address.
+fn source_key(address: Payload) -> [Expression; 4] {
+    [
+        Expression::LoadPart(Part::Meta(Meta::Iif), 0),
+        Expression::LoadPart(Part::Payload(Payload::SourceMac), 1),
+        Expression::LoadPart(Part::Payload(Payload::EtherType), 3),
+        Expression::LoadPart(Part::Payload(address), 4),
+    ]
+}

@@ -1,0 +1,212 @@
+//! Rules about the protocols of the link itself (ICMP errors, neighbour discovery) and about overlay packets, for both tables.
+//!
+//! `bridge` sees frames and `origin` sees packets: [`Link`] holds what differs between them. `ports::check` does the same in Rust,
+//! for packets of ports that were not bound yet.
+
+use super::chains::rule;
+use super::drops;
+use crate::drops::DropReason;
+use crate::nft::expression::{Address, Comparison, Expression, Meta, Part, Payload};
+use crate::nft::rule::Rule;
+use crate::nft::set::Set;
+
+/// An IPv6 header, a neighbour solicitation or advertisement, and two options of 8 bytes (RFC 4861, RFC 7527's nonce).
+const LONGEST_NEIGHBOUR_DISCOVERY: u32 = 40 + 24 + 2 * 8;
+
+/// Types of ICMPv6 messages (RFC 4861).
+pub(super) const ROUTER_SOLICITATION: u8 = 133;
+const ROUTER_ADVERTISEMENT: u8 = 134;
+/// See [`ROUTER_SOLICITATION`].
+pub(super) const NEIGHBOUR_SOLICITATION: u8 = 135;
+/// See [`ROUTER_SOLICITATION`].
+pub(super) const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+const REDIRECT: u8 = 137;
+
+/// How the rules of one table match addresses and families.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Link {
+    /// What tells the address family.
+    pub family: Meta,
+    /// Its value for IPv4.
+    pub ipv4: &'static [u8],
+    /// Its value for IPv6.
+    pub ipv6: &'static [u8],
+    /// Whether the chain of ICMP errors gets packets of both families.
+    pub mixes_families: bool,
+    /// Port and IPv4 address behind it.
+    pub own_4: Set,
+    /// Port and IPv6 address behind it.
+    pub own_6: Set,
+}
+
+impl Link {
+    /// Goes on for IPv4.
+    pub(super) fn is_ipv4(&self) -> [Expression; 2] {
+        is(self.family, self.ipv4)
+    }
+
+    /// Goes on for IPv6.
+    pub(super) fn is_ipv6(&self) -> [Expression; 2] {
+        is(self.family, self.ipv6)
+    }
+
+    /// Goes on for ICMPv6 messages with a type from `first` to `last`.
+    pub(super) fn icmpv6(&self, first: u8, last: u8) -> Vec<Expression> {
+        let mut expressions = self.is_ipv6().to_vec();
+        expressions.extend(is(Meta::Transport, &[libc::IPPROTO_ICMPV6 as u8]));
+        expressions.extend(is_between(Payload::Icmpv6Type, first, last));
+        expressions
+    }
+
+    /// Goes on for ICMPv6 messages of these types with hop limit 255, which were sent on this link (RFC 4861, 7.1).
+    pub(super) fn neighbour_discovery(&self, first: u8, last: u8) -> Vec<Expression> {
+        let mut expressions = self.icmpv6(first, last);
+        expressions.extend([
+            Expression::LoadPayload(Payload::HopLimit),
+            Expression::Compare(Comparison::Equal, vec![255]),
+        ]);
+        expressions
+    }
+
+    /// The same, for messages no longer than neighbour discovery needs.
+    pub(super) fn short_neighbour_discovery(&self, first: u8, last: u8) -> Vec<Expression> {
+        let mut expressions = self.neighbour_discovery(first, last);
+        expressions.extend(length(Comparison::AtMost, LONGEST_NEIGHBOUR_DISCOVERY));
+        expressions
+    }
+
+    /// Goes on if the target of neighbour discovery is an address behind the port.
+    pub(super) fn has_own_target(&self) -> [Expression; 3] {
+        in_own(Payload::NeighbourTarget, self.own_6)
+    }
+
+    /// Router advertisements and redirects are the node's alone (semantics 32).
+    pub(super) fn router_messages(&self, chain: &'static str) -> [Rule; 2] {
+        let drop =
+            |kind| self.icmpv6(kind, kind).into_iter().chain(drop_for(DropReason::RouterAdvertisement));
+        [
+            rule(chain, "drop router advertisements", drop(ROUTER_ADVERTISEMENT)),
+            rule(chain, "drop redirects", drop(REDIRECT)),
+        ]
+    }
+
+    /// Neighbour discovery is short, and advertises only addresses behind the port (semantics 31).
+    pub(super) fn neighbour_discovery_rules(&self, chain: &'static str) -> [Rule; 2] {
+        let long = self
+            .neighbour_discovery(ROUTER_SOLICITATION, NEIGHBOUR_ADVERTISEMENT)
+            .into_iter()
+            .chain(length(Comparison::AtLeast, LONGEST_NEIGHBOUR_DISCOVERY + 1))
+            .chain(drop_for(DropReason::NeighbourDiscovery));
+        let forged = self
+            .neighbour_discovery(NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_ADVERTISEMENT)
+            .into_iter()
+            .chain(port_key(Payload::NeighbourTarget))
+            .chain([Expression::NotInSet(self.own_6.name)])
+            .chain(drop_for(DropReason::SpoofedSource));
+        [
+            rule(chain, "drop neighbour discovery that is too long", long),
+            rule(chain, "drop advertisements of another's address", forged),
+        ]
+    }
+
+    /// Rules about ICMP (RFC 792). An error belongs to the connection of the packet that it quotes, and has its marks. So a pod may
+    /// send errors only about packets that were sent to it. Other messages return to the chain that jumped here.
+    pub(super) fn icmp_errors(&self, chain: &'static str) -> Vec<Rule> {
+        let error = |first, last| {
+            let family = self.is_ipv4().into_iter().filter(|_| self.mixes_families);
+            family.chain(is_between(Payload::IcmpType, first, last))
+        };
+        let redirect = error(5, 5).chain(drop_for(DropReason::RouterAdvertisement));
+        let mut rules = vec![rule(chain, "drop redirects", redirect)];
+        // Destination unreachable, source quench; time exceeded, parameter problem.
+        for (first, last) in [(3, 4), (11, 12)] {
+            let quoted = in_own(Payload::QuotedV4Destination, self.own_4);
+            rules.extend(errors(chain, error(first, last).collect(), quoted));
+        }
+        rules
+    }
+
+    /// The same for ICMPv6 errors (RFC 4443, 3).
+    pub(super) fn icmpv6_errors(&self, chain: &'static str) -> [Rule; 2] {
+        errors(chain, self.icmpv6(1, 4), in_own(Payload::QuotedV6Destination, self.own_6))
+    }
+}
+
+/// Returns for errors that quote a packet which was sent to the pod, and drops others.
+fn errors(chain: &'static str, error: Vec<Expression>, quotes_own: [Expression; 3]) -> [Rule; 2] {
+    let own = error.clone().into_iter().chain(quotes_own).chain([Expression::Return]);
+    let forged = error.into_iter().chain(drop_for(DropReason::SpoofedSource));
+    [
+        rule(chain, "return for errors about a packet that was sent there", own),
+        rule(chain, "drop other errors", forged),
+    ]
+}
+
+fn in_own(address: Payload, own: Set) -> [Expression; 3] {
+    let [port, address] = port_key(address);
+    [port, address, Expression::InSet(own.name)]
+}
+
+/// Loads the port where the packet entered, and an address.
+pub(super) fn port_key(address: Payload) -> [Expression; 2] {
+    [Expression::LoadPart(Part::Meta(Meta::Iif), 0), Expression::LoadPart(Part::Payload(address), 1)]
+}
+
+/// Goes on if what is known of the packet has this value.
+pub(super) fn is(meta: Meta, value: &[u8]) -> [Expression; 2] {
+    [Expression::LoadMeta(meta), Expression::Compare(Comparison::Equal, value.to_vec())]
+}
+
+/// Goes on if the interface is in the set.
+pub(super) fn interface_in(interface: Meta, set: Set) -> [Expression; 2] {
+    [Expression::LoadMeta(interface), Expression::InSet(set.name)]
+}
+
+/// Goes on if a byte of the packet is from `first` to `last`.
+fn is_between(byte: Payload, first: u8, last: u8) -> [Expression; 3] {
+    [
+        Expression::LoadPayload(byte),
+        Expression::Compare(Comparison::AtLeast, vec![first]),
+        Expression::Compare(Comparison::AtMost, vec![last]),
+    ]
+}
+
+/// Compares the bytes from the network header on.
+pub(super) fn length(comparison: Comparison, bytes: u32) -> [Expression; 3] {
+    [
+        Expression::LoadMeta(Meta::Length),
+        // The kernel compares bytes, the first one first.
+        Expression::ToNetworkOrder,
+        Expression::Compare(comparison, bytes.to_be_bytes().to_vec()),
+    ]
+}
+
+/// Goes on if the source is `::`.
+pub(super) fn is_unspecified() -> [Expression; 2] {
+    [
+        Expression::LoadPayload(Payload::V6(Address::Source)),
+        Expression::Compare(Comparison::Equal, vec![0; 16]),
+    ]
+}
+
+/// Goes on for a protocol by which nodes carry pods' packets: one alternative for UDP ports, one for IP protocols.
+pub(super) fn overlay_transports(ports: Set, protocols: Set) -> [Vec<Expression>; 2] {
+    let port = [Expression::LoadPayload(Payload::DestinationPort), Expression::InSet(ports.name)];
+    [
+        is(Meta::Transport, &[libc::IPPROTO_UDP as u8]).into_iter().chain(port).collect(),
+        vec![Expression::LoadMeta(Meta::Transport), Expression::InSet(protocols.name)],
+    ]
+}
+
+/// Drops the packet, counted under this reason.
+pub(super) fn drop_for(reason: DropReason) -> [Expression; 1] {
+    [Expression::Goto(drops::chain(reason))]
+}
+
+/// The kind of a veth device, as the kernel's meta expression returns it.
+pub(super) fn veth() -> Vec<u8> {
+    let mut kind = b"veth".to_vec();
+    // `IFNAMSIZ`.
+    kind.resize(16, 0);
+    kind
+}

@@ -1,0 +1,254 @@
+//! The rules of the chain `prerouting`, and of the chains that it goes to.
+
+use std::collections::BTreeSet;
+
+use super::{
+    EXEMPT, FROM_ELSEWHERE, FROM_EXEMPT, FROM_ISOLATED, FROM_PORT, ICMP, LINK, OTHER_PORTS, OVERLAY_PORTS,
+    OVERLAY_PROTOCOLS, OWN_4, OWN_6, PREROUTING, QUEUE, SETTLED, SOURCES_4, SOURCES_6, TAKEN_4, TAKEN_6,
+};
+use crate::drops::DropReason;
+use crate::marks::Marks;
+use crate::nft::expression::{Address, Comparison, Expression, Meta, Payload};
+use crate::nft::queue::{Queue, QueueForm};
+use crate::nft::rule::Rule;
+use crate::nft::set::Set;
+use crate::ports::InterfaceIndex;
+use crate::table::chains::{FAMILIES, Family, rule};
+use crate::table::link_rules::{
+    NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, ROUTER_SOLICITATION, drop_for, interface_in, is,
+    is_unspecified, overlay_transports, port_key, veth,
+};
+
+/// The index of the loopback interface in each network namespace (`LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
+
+/// The rules of the chain `prerouting`. They name the pods' bridges, so they are written again when these change.
+pub(in crate::table) fn first_rules(
+    pod_bridges: &BTreeSet<InterfaceIndex>,
+    marks: &Marks,
+    has_bridge_table: bool,
+) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    let has_new_port = |comparison| {
+        [
+            Expression::LoadMeta(Meta::Mark),
+            Expression::Bits { mask: marks.questions().0, flip: 0 },
+            Expression::Compare(comparison, marks.new_port().0.to_ne_bytes().to_vec()),
+        ]
+    };
+    let enters_by = |bridge: &InterfaceIndex| is(Meta::Iif, &bridge.0.to_ne_bytes());
+    for bridge in pod_bridges.iter().filter(|_| has_bridge_table) {
+        let passed = enters_by(bridge)
+            .into_iter()
+            .chain(has_new_port(Comparison::NotEqual))
+            .chain([Expression::Accept]);
+        rules.push(rule(PREROUTING, "pass what the bridge table has passed", passed));
+    }
+    // Whichever bridge it entered by.
+    let wait = has_new_port(Comparison::Equal).into_iter().chain([Expression::Goto(QUEUE)]);
+    rules.push(rule(PREROUTING, "let a new port's packet wait", wait));
+    for bridge in pod_bridges.iter().filter(|_| !has_bridge_table) {
+        let unchecked = enters_by(bridge).into_iter().chain([Expression::Goto(FROM_EXEMPT)]);
+        rules.push(rule(PREROUTING, "believe the sources of a bridge that can't be checked", unchecked));
+    }
+    let from_veth = is(Meta::IifKind, &veth()).into_iter().chain([Expression::Goto(FROM_PORT)]);
+    rules.push(rule(PREROUTING, "look at what enters by a veth device", from_veth));
+    rules.push(rule(PREROUTING, "look at what comes from elsewhere", [Expression::Goto(FROM_ELSEWHERE)]));
+    rules
+}
+
+/// The rules of all other chains but those that drop.
+pub(super) fn rules(queue: Queue, form: QueueForm) -> Vec<Rule> {
+    let mut rules = from_port();
+    rules.extend(icmp_messages());
+    rules.extend(from_elsewhere());
+    rules.extend(from_exempt());
+    rules.extend(from_isolated());
+    rules.push(rule(QUEUE, "wait for the port to be bound", [Expression::Queue(queue, form)]));
+    rules
+}
+
+/// First match decides.
+fn from_port() -> Vec<Rule> {
+    let elsewhere =
+        interface_in(Meta::Iif, OTHER_PORTS).into_iter().chain([Expression::Goto(FROM_ELSEWHERE)]);
+    let icmp = |family: [Expression; 2], protocol: i32| {
+        family.into_iter().chain(is(Meta::Transport, &[protocol as u8])).chain([Expression::Jump(ICMP)])
+    };
+    let mut rules = vec![
+        rule(FROM_PORT, "look at what comes from elsewhere", elsewhere),
+        rule(FROM_PORT, "look at ICMP", icmp(LINK.is_ipv4(), libc::IPPROTO_ICMP)),
+        rule(FROM_PORT, "look at ICMPv6", icmp(LINK.is_ipv6(), libc::IPPROTO_ICMPV6)),
+    ];
+    rules.extend(LINK.router_messages(FROM_PORT));
+    rules.push(rule(
+        FROM_PORT,
+        "drop what goes beyond the link from a link-local address",
+        beyond_the_link(),
+    ));
+    let source = |family: [Expression; 2], address, map: Set| {
+        family.into_iter().chain(port_key(address)).chain([Expression::VerdictOf(map.name)])
+    };
+    let (v4, v6) = (Payload::V4(Address::Source), Payload::V6(Address::Source));
+    rules.extend([
+        rule(
+            FROM_PORT,
+            "look at what comes from a bound IPv4 address",
+            source(LINK.is_ipv4(), v4, SOURCES_4),
+        ),
+        rule(
+            FROM_PORT,
+            "look at what comes from a bound IPv6 address",
+            source(LINK.is_ipv6(), v6, SOURCES_6),
+        ),
+    ]);
+    rules.extend(unspecified());
+    let taken = |number: i32, address, set: Set| {
+        interface_in(Meta::Iif, EXEMPT)
+            .into_iter()
+            .chain(is(Meta::Family, &[number as u8]))
+            .chain([Expression::LoadPayload(address), Expression::InSet(set.name)])
+            .chain(drop_for(DropReason::SpoofedSource))
+    };
+    let exempt = interface_in(Meta::Iif, EXEMPT).into_iter().chain([Expression::Goto(FROM_EXEMPT)]);
+    let settled = interface_in(Meta::Iif, SETTLED).into_iter().chain(drop_for(DropReason::SpoofedSource));
+    rules.extend([
+        rule(FROM_PORT, "drop another's IPv4 address", taken(libc::NFPROTO_IPV4, v4, TAKEN_4)),
+        rule(FROM_PORT, "drop another's IPv6 address", taken(libc::NFPROTO_IPV6, v6, TAKEN_6)),
+        rule(FROM_PORT, "pass what exempt pods send", exempt),
+        rule(FROM_PORT, "drop what has another source", settled),
+        rule(FROM_PORT, "let a new port's packet wait", [Expression::Goto(QUEUE)]),
+    ]);
+    rules
+}
+
+/// From a source in fe80::/10 to a destination that is neither link-local nor multicast.
+fn beyond_the_link() -> impl Iterator<Item = Expression> {
+    LINK.is_ipv6()
+        .into_iter()
+        .chain([
+            Expression::LoadPayload(Payload::V6SourceStart),
+            Expression::Compare(Comparison::AtLeast, vec![0xfe, 0x80]),
+            Expression::Compare(Comparison::AtMost, vec![0xfe, 0xbf]),
+            Expression::LoadPayload(Payload::V6DestinationStart),
+            Expression::Compare(Comparison::AtMost, vec![0xfe, 0x7f]),
+        ])
+        .chain(drop_for(DropReason::IsolatedScope))
+}
+
+/// IPv6 from `::`, as the bridge table's chain `unspecified`.
+fn unspecified() -> [Rule; 3] {
+    let from_unspecified = |expressions: Vec<Expression>| {
+        expressions.into_iter().chain(is_unspecified()).chain([Expression::Accept])
+    };
+    let mut duplicates = LINK.short_neighbour_discovery(NEIGHBOUR_SOLICITATION, NEIGHBOUR_SOLICITATION);
+    duplicates.extend(LINK.has_own_target());
+    let solicitation = LINK.short_neighbour_discovery(ROUTER_SOLICITATION, ROUTER_SOLICITATION);
+    [
+        rule(FROM_PORT, "pass detection of duplicates", from_unspecified(duplicates)),
+        rule(FROM_PORT, "pass router solicitations", from_unspecified(solicitation)),
+        rule(FROM_PORT, "pass reports of multicast listeners", from_unspecified(LINK.icmpv6(143, 143))),
+    ]
+}
+
+/// As the bridge table's chains `icmp-errors` and `icmpv6-messages`. What no rule matches returns to `from-port`.
+fn icmp_messages() -> Vec<Rule> {
+    let mut rules = LINK.icmp_errors(ICMP);
+    rules.extend(LINK.neighbour_discovery_rules(ICMP));
+    rules.extend(LINK.icmpv6_errors(ICMP));
+    rules
+}
+
+/// What enters by no pod's port. What no rule matches is accepted by the policy of `prerouting`.
+fn from_elsewhere() -> Vec<Rule> {
+    let lo = is(Meta::Iif, &LOOPBACK.to_ne_bytes()).into_iter().chain([Expression::Accept]);
+    // This node's pods send by their ports alone.
+    let pods = |family: &Family| {
+        family
+            .is_it()
+            .into_iter()
+            .chain([
+                Expression::LoadPayload((family.payload)(Address::Source)),
+                Expression::InSet(family.pod_cidrs),
+            ])
+            .chain(drop_for(DropReason::SpoofedSource))
+    };
+    let mut rules = vec![rule(FROM_ELSEWHERE, "pass what the node sends to itself", lo)];
+    rules.extend(own_sources(FROM_ELSEWHERE));
+    rules.extend(
+        FAMILIES
+            .iter()
+            .map(|family| rule(FROM_ELSEWHERE, "drop what has a local pod's address", pods(family))),
+    );
+    rules
+}
+
+/// What exempt pods send. What no rule matches is accepted by the policy of `prerouting`.
+fn from_exempt() -> Vec<Rule> {
+    // Whatever the source: the rules of `judge` and `judge-local` know pods by their addresses.
+    let mut rules: Vec<Rule> = FAMILIES
+        .iter()
+        .flat_map(|family| {
+            overlay_transports(OVERLAY_PORTS, OVERLAY_PROTOCOLS).map(|transport| {
+                let to_node = [
+                    Expression::LoadPayload((family.payload)(Address::Destination)),
+                    Expression::InSet(family.node_addresses),
+                ];
+                let dropped = family
+                    .is_it()
+                    .into_iter()
+                    .chain(transport)
+                    .chain(to_node)
+                    .chain(drop_for(DropReason::Overlay));
+                rule(FROM_EXEMPT, "drop overlay packets to nodes", dropped)
+            })
+        })
+        .collect();
+    rules.extend(own_sources(FROM_EXEMPT));
+    rules
+}
+
+/// Nothing that enters from another host has one of the node's own addresses (semantics 33).
+fn own_sources(chain: &'static str) -> [Rule; 2] {
+    let own = |family: [Expression; 2], address, set: Set| {
+        family
+            .into_iter()
+            .chain([Expression::LoadPayload(address), Expression::InSet(set.name)])
+            .chain(drop_for(DropReason::LocalSource))
+    };
+    [
+        (LINK.is_ipv4(), Payload::V4(Address::Source), OWN_4),
+        (LINK.is_ipv6(), Payload::V6(Address::Source), OWN_6),
+    ]
+    .map(|(family, address, set)| {
+        rule(chain, "drop what has one of the node's own addresses", own(family, address, set))
+    })
+}
+
+/// From a routed pod that isolates egress: no multicast, broadcast or link-local but what the link itself needs.
+fn from_isolated() -> Vec<Rule> {
+    let up_to = |family: [Expression; 2], start: Payload, last: Vec<u8>| {
+        family.into_iter().chain([
+            Expression::LoadPayload(start),
+            Expression::Compare(Comparison::AtMost, last),
+            Expression::Accept,
+        ])
+    };
+    let unicast4 = up_to(LINK.is_ipv4(), Payload::V4DestinationStart, vec![223]);
+    let unicast6 = up_to(LINK.is_ipv6(), Payload::V6DestinationStart, vec![0xfe, 0x7f]);
+    let igmp = is(Meta::Transport, &[libc::IPPROTO_IGMP as u8]).into_iter().chain([Expression::Accept]);
+    let discovery = LINK
+        .short_neighbour_discovery(ROUTER_SOLICITATION, NEIGHBOUR_ADVERTISEMENT)
+        .into_iter()
+        .chain([Expression::Accept]);
+    let listener = LINK.icmpv6(143, 143).into_iter().chain([Expression::Accept]);
+    let rest = drop_for(DropReason::IsolatedScope);
+    vec![
+        rule(FROM_ISOLATED, "pass what goes to one address", unicast4),
+        rule(FROM_ISOLATED, "pass IGMP", igmp),
+        rule(FROM_ISOLATED, "pass neighbour discovery", discovery),
+        rule(FROM_ISOLATED, "pass reports of multicast listeners", listener),
+        rule(FROM_ISOLATED, "pass what goes to one address", unicast6),
+        rule(FROM_ISOLATED, "drop multicast, broadcast and link-local", rest),
+    ]
+}

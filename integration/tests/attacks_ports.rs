@@ -1,0 +1,351 @@
+//! Ports that are new, pods that changed before an agent looked, and what only some clusters have: addresses of nodes that no object
+//! names, bridges that listen to multicast, more senders than there are counts.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::Duration;
+
+use integration::attack::layout::{self, FailMode};
+use integration::attack::message::{self, Path, flag};
+use integration::attack::packet::{fragments, packet, packet_with_extension};
+use integration::attack::{Ears, Field, Flow, Mark, frame, overlay, wire};
+use integration::cluster::{OUTSIDE, Transport};
+use integration::command::ip;
+use integration::namespace::Namespace;
+use integration::probe::probe;
+use integration::{Agent, Attachment, Family, Launch, Links, Story};
+
+/// Until everything has arrived that will.
+const SETTLE: Duration = Duration::from_millis(300);
+/// By then a port has settled, and the agent has said so in its status.
+const SETTLED: Duration = Duration::from_millis(1500);
+
+/// A story with ears open in all pods that it has.
+struct Trial {
+    story: Story,
+    field: Field,
+    ears: Ears,
+    marks: u32,
+    got_through: Vec<String>,
+}
+
+impl Trial {
+    fn new(story: Story) -> Self {
+        let field = Field::of(&story.testbed).unwrap();
+        let ears = Ears::open(&story.testbed).unwrap();
+        Self { story, field, ears, marks: 0, got_through: Vec::new() }
+    }
+
+    fn mark(&mut self) -> Mark {
+        self.marks += 1;
+        Mark(self.marks)
+    }
+
+    fn namespace(&self, name: &str) -> Arc<Namespace> {
+        Arc::clone(self.story.testbed.namespace(name).unwrap())
+    }
+
+    fn send(&self, from: &str, frame: Vec<u8>) {
+        wire::send_frames(&self.namespace(from), &self.field[from].interface, &[frame]).unwrap();
+    }
+
+    fn must_miss(&mut self, what: impl Into<String>, mark: Mark, at: &str) {
+        sleep(SETTLE);
+        if self.ears.heard(mark, at) {
+            self.got_through.push(format!("{} (at {at})", what.into()));
+        }
+    }
+
+    /// A datagram by a socket, which must not arrive.
+    fn datagram(&mut self, from: &str, to: &str) {
+        for family in Family::BOTH {
+            let mark = self.mark();
+            let address = SocketAddr::new(self.field[to].address(family), 9);
+            let _ = wire::send_datagram(&self.namespace(from), mark.port(), address, &mark.bytes());
+            self.must_miss(format!("{from} to {to}, {family:?}"), mark, to);
+        }
+    }
+
+    #[track_caller]
+    fn check(self) {
+        let Self { story, got_through, .. } = self;
+        drop(story);
+        assert!(got_through.is_empty(), "got through: {got_through:#?}");
+    }
+}
+
+fn begin() -> Story {
+    layout::begin(Links::Vxlan, Attachment::Bridge, FailMode::Closed)
+}
+
+/// A story of the same cluster before its first agent.
+fn before_the_agent() -> Story {
+    let mut story = Story::begin(layout::cluster(Links::Vxlan, Attachment::Bridge));
+    story.policy("victim/from-friend", "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: friend}}}]}]}");
+    story
+}
+
+fn restart(story: &mut Story, flags: &[&str]) {
+    story.take_agent("node-a").kill().unwrap();
+    let launch = Launch { flags, ..Launch::default() };
+    let mut agent = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+    agent.wait_ready().unwrap();
+    story.put_agent(agent);
+}
+
+/// Gives a pod other addresses than its own, as a process with CAP_NET_ADMIN in its namespace can.
+fn change_addresses(namespace: &Namespace, [old4, old6]: [IpAddr; 2], [new4, new6]: [IpAddr; 2]) {
+    let lines = format!(
+        "addr del {old4}/24 dev eth0\n\
+         addr del {old6}/64 dev eth0\n\
+         addr add {new4}/24 dev eth0\n\
+         addr add {new6}/64 dev eth0 nodad\n\
+         route replace default via 10.244.1.1\n\
+         route replace ::/0 via fd00:10:244:1::1\n"
+    );
+    ip(namespace, &lines).unwrap();
+}
+
+fn text(mac: frame::Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+fn tool(namespace: &Namespace, program: &str, arguments: &[&str]) -> String {
+    let output = namespace.run(|| std::process::Command::new(program).args(arguments).output());
+    String::from_utf8_lossy(&output.unwrap().unwrap().stdout).into_owned()
+}
+
+/// Fragments of a new port wait nowhere: netfilter would complete another pod's datagram with them.
+fn fragments_of_a_new_port(has_agent: bool) {
+    let mut story = begin();
+    let flow =
+        Flow::open(&story.testbed, ("friend/f", "victim/v"), Transport::Udp, Family::V4, 6000).unwrap();
+    if !has_agent {
+        story.agent("node-a").kill().unwrap();
+    }
+    let mut trial = Trial::new(story);
+    let mark = trial.mark();
+    let path = Path::new(flow.client_address.ip(), flow.server_address.ip());
+    let data = [&[0; 64][..], &mark.bytes(), &[0; 40]].concat();
+    let ports = (flow.client_address.port(), flow.server_address.port());
+    let parts = fragments(path, &message::udp(path, ports, &data), 99, &[64]);
+    trial.story.testbed.plug_pod("evil/n", "node-a", &[], &[]).unwrap();
+    let new = trial.namespace("evil/n");
+    let interface = wire::interface(&new, "eth0").unwrap();
+    let (to, from) = (trial.field["victim/v"].mac(), trial.field["friend/f"].mac());
+    wire::send_frames(&new, &interface, &[frame::of_packet(to, interface.mac, &parts[1])]).unwrap();
+    sleep(Duration::from_millis(5));
+    trial.send("friend/f", frame::of_packet(to, from, &parts[0]));
+    trial.must_miss("a new port's fragment in friend/f's datagram", mark, "victim/v");
+    trial.check();
+}
+
+#[test]
+fn a_new_port_completes_no_datagram_of_another() {
+    fragments_of_a_new_port(true);
+}
+
+#[test]
+fn a_new_port_completes_no_datagram_of_another_while_no_agent_runs() {
+    fragments_of_a_new_port(false);
+}
+
+/// ARP of a new port, by which the bridge would learn that another pod's hardware address is there.
+#[test]
+fn a_new_port_draws_no_packets_to_itself_while_no_agent_runs() {
+    let mut story = begin();
+    let victim = Field::of(&story.testbed).unwrap()["victim/v"].mac();
+    let mut flow =
+        Flow::open(&story.testbed, ("friend/g", "victim/v"), Transport::Udp, Family::V4, 6000).unwrap();
+    story.agent("node-a").kill().unwrap();
+    story.testbed.plug_pod("evil/n", "node-a", &[], &[]).unwrap();
+    let mut trial = Trial::new(story);
+    let sender = (victim, Ipv4Addr::new(10, 244, 1, 200));
+    let arp = frame::Arp { operation: 1, sender, target: ([0; 6], Ipv4Addr::new(10, 244, 1, 1)) };
+    trial.send("evil/n", frame::arp(frame::BROADCAST, victim, arp, &[]));
+    let mark = trial.mark();
+    flow.client_sends(&mark.bytes()).unwrap();
+    trial.must_miss("what friend/g sends to victim/v", mark, "evil/n");
+    trial.check();
+}
+
+/// A pod that changed its addresses while no agent ran has not the address that the next pod gets.
+#[test]
+fn a_free_address_that_was_taken_while_no_agent_ran_is_the_next_pods() {
+    let mut story = begin();
+    story.agent("node-a").kill().unwrap();
+    story.testbed.plug_pod("evil/n", "node-a", &[], &[]).unwrap();
+    let own = story.testbed.addresses("evil/n").unwrap();
+    let next = own.map(|address| match address {
+        IpAddr::V4(address) => IpAddr::from(Ipv4Addr::from(u32::from(address) + 1)),
+        IpAddr::V6(address) => IpAddr::from(Ipv6Addr::from(u128::from(address) + 1)),
+    });
+    change_addresses(story.testbed.namespace("evil/n").unwrap(), own, next);
+    story.testbed.manifests().write_cluster(story.testbed.cluster()).unwrap();
+    restart(&mut story, &["--when-down=closed"]);
+    story.testbed.plug_pod("friend/n", "node-a", &[], &[]).unwrap();
+    assert_eq!(story.testbed.addresses("friend/n").unwrap(), next);
+    story.change(|testbed| testbed.manifests().write_cluster(testbed.cluster()).map(drop));
+    sleep(SETTLED);
+    let mut trial = Trial::new(story);
+    trial.datagram("evil/n", "victim/v");
+    trial.check();
+}
+
+/// A pod that had another pod's addresses before the first agent came is not that pod.
+#[test]
+fn an_address_that_was_taken_before_the_first_agent_is_its_owners() {
+    let mut story = before_the_agent();
+    let [own, friends] = ["evil/a", "friend/f"].map(|pod| story.testbed.addresses(pod).unwrap());
+    change_addresses(story.testbed.namespace("evil/a").unwrap(), own, friends);
+    story.start_agents(&["--when-down=closed"]);
+    let mut trial = Trial::new(story);
+    trial.datagram("evil/a", "victim/v");
+    trial.check();
+}
+
+/// Likewise of a hardware address: the bridge would learn it from the pod's own packets.
+#[test]
+fn a_hardware_address_that_was_taken_before_the_first_agent_is_its_owners() {
+    let mut story = before_the_agent();
+    let victim = Field::of(&story.testbed).unwrap()["victim/v"].mac();
+    let line = format!("link set eth0 address {}\n", text(victim));
+    ip(story.testbed.namespace("evil/a").unwrap(), &line).unwrap();
+    story.start_agents(&["--when-down=closed"]);
+    let mut flow =
+        Flow::open(&story.testbed, ("friend/g", "victim/v"), Transport::Udp, Family::V4, 6000).unwrap();
+    let mut trial = Trial::new(story);
+    let path = Path::new(trial.field["evil/a"].v4(), trial.field.nodes[0].gateway4());
+    let own = packet(path, &message::udp(path, (1, 2), b"x"));
+    trial.send("evil/a", frame::of_packet(trial.field["evil/a"].gateway.mac, victim, &own));
+    let mark = trial.mark();
+    flow.client_sends(&mark.bytes()).unwrap();
+    trial.must_miss("what friend/g sends to victim/v", mark, "evil/a");
+    trial.check();
+}
+
+/// A routed pod that gives its addresses up is no way out of the node to the next agent.
+#[test]
+fn a_routed_port_stays_one_when_its_pod_changes_its_addresses() {
+    let mut story = layout::begin(Links::Routes, Attachment::Routed, FailMode::Closed);
+    let [own4, own6] = story.testbed.addresses("evil/b").unwrap();
+    let lines = format!(
+        "addr del {own4}/24 dev eth0\naddr del {own6}/64 dev eth0\naddr add 203.0.113.6/32 dev eth0\n"
+    );
+    ip(story.testbed.namespace("evil/b").unwrap(), &lines).unwrap();
+    restart(&mut story, &["--when-down=closed", "--no-bridge"]);
+    sleep(SETTLED);
+    let mut trial = Trial::new(story);
+    for (claimed, to) in [("friend/g", "victim/v"), (OUTSIDE, "open/o"), ("open/p", "open/o")] {
+        for family in Family::BOTH {
+            let mark = trial.mark();
+            let path = trial.field.path(claimed, to, family);
+            let forged = packet(path, &message::udp(path, (mark.port(), 9), &mark.bytes()));
+            let (from, gateway) = (trial.field["evil/b"].mac(), trial.field["evil/b"].gateway.mac);
+            trial.send("evil/b", frame::of_packet(gateway, from, &forged));
+            trial.must_miss(format!("evil/b as {claimed}, {family:?}"), mark, to);
+        }
+    }
+    trial.check();
+}
+
+/// VXLAN to addresses of the other node that its Node object does not name.
+#[test]
+fn no_pod_sends_vxlan_to_an_address_that_no_node_object_names() {
+    for flags in [&["--when-down=closed"][..], &["--when-down=closed", "--overlay-sources=nodes"]] {
+        let mut story = before_the_agent();
+        let lines = "addr add 192.0.2.77/24 dev eth0\naddr add 198.51.100.7/32 dev lo\n";
+        ip(story.testbed.namespace("node-b").unwrap(), lines).unwrap();
+        let line = "route add 198.51.100.7/32 via 192.0.2.11\n";
+        ip(story.testbed.namespace("node-a").unwrap(), line).unwrap();
+        story.start_agents(flags);
+        let mut trial = Trial::new(story);
+        for to in ["192.0.2.77", "198.51.100.7", "10.244.2.255"] {
+            let mark = trial.mark();
+            let inner = overlay::inner(&trial.field, 1, "friend/f", "victim/w", Family::V4, mark);
+            let address = SocketAddr::new(to.parse().unwrap(), overlay::VXLAN_PORT);
+            let data = overlay::vxlan(1, &inner);
+            wire::send_datagram(&trial.namespace("evil/a"), mark.port(), address, &data).unwrap();
+            trial.must_miss(format!("VXLAN to {to} with {flags:?}"), mark, "victim/w");
+        }
+        trial.check();
+    }
+}
+
+/// A pod that asks for listeners becomes the bridge's querier: others' memberships run out, and with them their neighbour discovery.
+#[test]
+fn no_pod_is_the_bridges_querier() {
+    let trial = Trial::new(begin());
+    let node = trial.namespace("node-a");
+    ip(&node, "link set cni0 type bridge mcast_snooping 1 mcast_startup_query_interval 0\n").unwrap();
+    let victim = trial.field["victim/v"].v6();
+    let device = trial.story.testbed.device("victim/v").unwrap().to_owned();
+    let all: IpAddr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).into();
+    for from in ["evil/a", "closed/c"] {
+        let host = trial.field[from].clone();
+        let path = Path::new(host.link_local(), all);
+        let query = message::icmp(path, 130, 0, [0x03, 0xe8, 0, 0], &[0; 16]);
+        let mut bytes = packet_with_extension(path, &query, 0, &[0, 0, 5, 2, 0, 0, 1, 0]);
+        bytes[7] = 1;
+        for _ in 0..3 {
+            trial.send(from, frame::of_packet(frame::group_mac(all), host.mac(), &bytes));
+            sleep(Duration::from_millis(400));
+        }
+    }
+    // As when the membership's 260 seconds are over.
+    sleep(Duration::from_millis(1500));
+    let group = frame::solicited_node(victim).to_string();
+    tool(&node, "bridge", &["mdb", "del", "dev", "cni0", "port", &device, "grp", &group, "temp"]);
+    ip(&node, "neigh flush all\n").unwrap();
+    let way = "ping".parse().unwrap();
+    let observed = node.run(|| probe(victim.into(), way, Duration::from_secs(2))).unwrap().unwrap();
+    assert!(observed.answer.reached(), "the node does not reach victim/v any more: {}", observed.answer);
+    trial.check();
+}
+
+/// However many have sent what is dropped, one more is recorded.
+#[test]
+fn counts_do_not_run_out() {
+    let mut trial = Trial::new(layout::begin(Links::Routes, Attachment::Bridge, FailMode::Closed));
+    let reset = |path| packet(path, &message::tcp(path, (1000, 80), flag::ACK | flag::RST, (1, 1), &[]));
+    let (outside, victim) = (trial.field[OUTSIDE].clone(), trial.field["victim/v"].v4());
+    for block in 0_u32..9 {
+        let frames: Vec<_> = (0..2048)
+            .map(|number| {
+                let source = Ipv4Addr::from(0x0a63_0000 + block * 2048 + number);
+                frame::of_packet(outside.gateway.mac, outside.mac(), &reset(Path::new(source, victim)))
+            })
+            .collect();
+        wire::send_frames(&trial.namespace(OUTSIDE), &outside.interface, &frames).unwrap();
+        sleep(Duration::from_millis(100));
+    }
+    sleep(Duration::from_millis(2500));
+    let before = trial.story.agent("node-a").mark();
+    let path = trial.field.path("evil/a", "victim/v", Family::V4);
+    let (to, from) = (trial.field.next_hop("evil/a", "victim/v"), trial.field["evil/a"].mac());
+    trial.send("evil/a", frame::of_packet(to, from, &reset(path)));
+    sleep(Duration::from_millis(2500));
+    let lines = trial.story.agent("node-a").drops_after(before).unwrap();
+    assert!(lines.iter().any(|line| line.is_from("evil/a")), "no line about evil/a");
+    trial.check();
+}
+
+/// Under VXLAN a packet of another node's pod comes by the overlay.
+#[test]
+fn a_host_outside_is_no_pod_of_another_node() {
+    let mut story = before_the_agent();
+    story.start_agents(&["--when-down=closed", "--overlay-sources=nodes"]);
+    let mut trial = Trial::new(story);
+    for family in Family::BOTH {
+        let mark = trial.mark();
+        let path = trial.field.path("friend/g", "victim/v", family);
+        let forged = packet(path, &message::udp(path, (mark.port(), 9), &mark.bytes()));
+        let outside = trial.field[OUTSIDE].clone();
+        trial.send(OUTSIDE, frame::of_packet(outside.gateway.mac, outside.mac(), &forged));
+        trial.must_miss(format!("outside as friend/g, {family:?}"), mark, "victim/v");
+    }
+    trial.check();
+}
