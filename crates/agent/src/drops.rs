@@ -4,6 +4,7 @@
 //! the kernel counted is in one line's count. A flood of one sender is one line a second.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use audit::{Dropped, Endpoint};
@@ -95,7 +96,8 @@ impl DropLedger {
         all.into_iter()
             .map(|(key, packets)| {
                 *self.totals.entry(key.1).or_default() += packets;
-                self.line(key, packets, samples.get(&key), time, node, snapshot)
+                let sample = samples.get(&key).or_else(|| of_all_outside(key, &samples));
+                self.line(key, packets, sample, time, node, snapshot)
             })
             .collect()
     }
@@ -133,6 +135,14 @@ impl DropLedger {
                 .map(|packet| Endpoint::new(packet.destination(), packet.destination_port, snapshot)),
         }
     }
+}
+
+/// An example of the packets that rules count as one sender, 0.0.0.0: those from addresses outside this node's pod CIDRs.
+fn of_all_outside((place, reason): DropKey, samples: &BTreeMap<DropKey, DropSample>) -> Option<&DropSample> {
+    let is_outside = |(place, of): &DropKey| *of == reason && matches!(place, DropPlace::Source(_));
+    (place == DropPlace::Source(Ipv4Addr::UNSPECIFIED.into()))
+        .then(|| samples.iter().find(|(key, _)| is_outside(key)).map(|(_, sample)| sample))
+        .flatten()
 }
 
 fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {

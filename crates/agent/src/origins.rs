@@ -153,10 +153,15 @@ impl OriginTracker {
         self.configured.clone_from(&next.pod_bridges);
         self.bindings = next;
         let nodes = inventory.nodes.values().flat_map(Node::own_addresses);
+        let pod_cidrs: BTreeSet<IpNet> =
+            inventory.nodes.values().flat_map(|node| node.pod_cidrs.iter().copied()).collect();
+        // The bridge of another node takes what is sent to its broadcast address.
+        let broadcasts = pod_cidrs.iter().filter(|cidr| cidr.addr().is_ipv4()).map(IpNet::broadcast);
         let origins = Origins {
             bindings: self.bindings.clone(),
             open: open_addresses(snapshot, false),
-            node_addresses: nodes.collect(),
+            node_addresses: nodes.chain(broadcasts).collect(),
+            pod_cidrs: pod_cidrs.clone(),
             more_overlays: self.settings.overlays.clone(),
         };
         self.states = origins.port_states();
@@ -186,10 +191,11 @@ impl OriginTracker {
 
 /// The packets that pods may not send to nodes.
 pub fn overlay_flows(origins: &Origins) -> OverlayFlows {
-    let Origins { bindings, node_addresses, more_overlays, .. } = origins;
+    let Origins { bindings, node_addresses, pod_cidrs, more_overlays, .. } = origins;
     OverlayFlows {
         overlays: &bindings.overlays | more_overlays,
         node_addresses: node_addresses | &bindings.own_addresses,
+        pod_cidrs: pod_cidrs.clone(),
     }
 }
 

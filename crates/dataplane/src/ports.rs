@@ -70,6 +70,16 @@ pub enum Overlay {
     Protocol(u8),
 }
 
+impl Overlay {
+    /// Whether a receiver knows by a key who sent a packet. Others take packets from any address.
+    pub(crate) fn is_authenticated(self) -> bool {
+        match self {
+            Self::Udp(port) => interfaces::FLANNELS_WIREGUARD.contains(&port),
+            Self::Protocol(protocol) => i32::from(protocol) == libc::IPPROTO_ESP,
+        }
+    }
+}
+
 impl fmt::Display for Overlay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

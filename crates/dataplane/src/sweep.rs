@@ -20,6 +20,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use policy::{Decision, Directions, Outcome, Packet, Protocol, Reason, Snapshot, Verdict};
 
 use crate::conntrack::{Conntrack, ConntrackError, Entry, EntryChange, MarkChange};
@@ -73,6 +74,8 @@ pub struct OverlayFlows {
     pub overlays: BTreeSet<Overlay>,
     /// The addresses of all nodes.
     pub node_addresses: BTreeSet<IpAddr>,
+    /// The pod CIDRs of all nodes: an address outside may be a node's as well.
+    pub pod_cidrs: BTreeSet<IpNet>,
 }
 
 impl OverlayFlows {
@@ -86,7 +89,12 @@ impl OverlayFlows {
         let is_on_link = destination.is_multicast()
             || destination == IpAddr::V4(Ipv4Addr::BROADCAST)
             || is_link_local(destination);
-        self.overlays.contains(&overlay) && (is_on_link || self.node_addresses.contains(&destination))
+        // ANY of the CIDRs.
+        let is_in_pod_network = self.pod_cidrs.iter().any(|cidr| cidr.contains(&destination));
+        self.overlays.contains(&overlay)
+            && (is_on_link
+                || self.node_addresses.contains(&destination)
+                || !overlay.is_authenticated() && !is_in_pod_network)
     }
 }
 

@@ -27,6 +27,10 @@ pub(crate) enum Expression {
     StoreConnectionMark,
     /// Loads bytes of the packet.
     LoadPayload(Payload),
+    /// Loads whether an IPv6 packet has a fragment header (RFC 8200, 4.5), wherever it stands: a byte, 1 or 0.
+    LoadHasFragmentHeader,
+    /// Loads the third and fourth byte of that header: the fragment's offset in the upper 13 bits. The rule ends without one.
+    LoadFragmentOffset,
     /// Loads the routing type (`RTN_`) of an address of the packet.
     LoadAddressType(Address),
     /// Loads one part of a key of several, so many 32-bit words behind the key's beginning.
@@ -53,8 +57,9 @@ pub(crate) enum Expression {
     AddToSet(&'static str, Duration),
     /// The same, but the time starts again each time.
     RefreshInSet(&'static str, Duration),
-    /// Counts the packet in the set's counter of the register's value. Where the set is full the rule ends.
-    CountInSet(&'static str),
+    /// Counts the packet in the set's counter of the register's value, which stays until it has counted none for this long. Where the
+    /// set is full the rule ends.
+    CountInSet(&'static str, Duration),
     /// Counts the packet in a counter of the table.
     Count(&'static str),
     /// Hands a copy of the packet to the listener of an NFLOG group, if there is one, and goes on.
@@ -168,6 +173,8 @@ pub(crate) enum Payload {
     NeighbourTarget,
     /// Byte 13 of a TCP header (RFC 9293): its flags.
     TcpFlags,
+    /// Flags and offset of an IPv4 fragment (RFC 791), 2 bytes.
+    V4Fragment,
     /// The first byte of an IPv4 destination.
     V4DestinationStart,
     /// The first two bytes of an IPv6 destination.
@@ -247,6 +254,7 @@ impl Expression {
             Self::LoadConnection(_) | Self::StoreConnectionMark => "ct",
             Self::LoadPayload(_) => "payload",
             Self::LoadAddressType(_) => "fib",
+            Self::LoadHasFragmentHeader | Self::LoadFragmentOffset => "exthdr",
             Self::LoadPart(Part::Payload(_), _) => "payload",
             Self::LoadPart(Part::Transport | Part::Meta(_), _) => "meta",
             Self::LoadPart(Part::Number(_), _) => "immediate",
@@ -254,7 +262,7 @@ impl Expression {
             Self::ToNetworkOrder => "byteorder",
             Self::Compare(..) => "cmp",
             Self::InSet(_) | Self::NotInSet(_) | Self::VerdictOf(_) => "lookup",
-            Self::AddToSet(..) | Self::RefreshInSet(..) | Self::CountInSet(_) => "dynset",
+            Self::AddToSet(..) | Self::RefreshInSet(..) | Self::CountInSet(..) => "dynset",
             Self::Count(_) => "objref",
             Self::Log(_) => "log",
             Self::Jump(_) | Self::Goto(_) | Self::Return | Self::Accept | Self::Drop => "immediate",
@@ -275,6 +283,8 @@ impl Expression {
                 data.be32(sys::NFTA_CT_KEY, Connection::Mark.number()).be32(sys::NFTA_CT_SREG, REGISTER);
             }
             Self::LoadPayload(payload) => payload.encode(data, REGISTER),
+            Self::LoadHasFragmentHeader => encode_fragment_header(data, 0, 1, sys::NFT_EXTHDR_F_PRESENT),
+            Self::LoadFragmentOffset => encode_fragment_header(data, 2, 2, 0),
             Self::LoadPart(part, words) => match part {
                 Part::Payload(payload) => payload.encode(data, register(*words)),
                 Part::Transport => Meta::Transport.encode(data, register(*words)),
@@ -326,13 +336,11 @@ impl Expression {
             }
             Self::AddToSet(set, stay) => encode_timed(data, set, sys::NFT_DYNSET_OP_ADD, *stay),
             Self::RefreshInSet(set, stay) => encode_timed(data, set, sys::NFT_DYNSET_OP_UPDATE, *stay),
-            Self::CountInSet(set) => {
-                data.string(sys::NFTA_DYNSET_SET_NAME, set)
-                    .be32(sys::NFTA_DYNSET_OP, sys::NFT_DYNSET_OP_ADD)
-                    .be32(sys::NFTA_DYNSET_SREG_KEY, REGISTER)
-                    .nested(sys::NFTA_DYNSET_EXPR, |counter| {
-                        counter.string(sys::NFTA_EXPR_NAME, "counter").nested(sys::NFTA_EXPR_DATA, |_| {});
-                    });
+            Self::CountInSet(set, stay) => {
+                encode_timed(data, set, sys::NFT_DYNSET_OP_UPDATE, *stay);
+                data.nested(sys::NFTA_DYNSET_EXPR, |counter| {
+                    counter.string(sys::NFTA_EXPR_NAME, "counter").nested(sys::NFTA_EXPR_DATA, |_| {});
+                });
             }
             Self::Count(counter) => {
                 data.be32(sys::NFTA_OBJREF_IMM_TYPE, sys::NFT_OBJECT_COUNTER)
@@ -351,6 +359,15 @@ impl Expression {
             Self::Queue(queue, form) => queue.encode(*form, data),
         }
     }
+}
+
+fn encode_fragment_header(data: &mut Attributes<'_>, offset: u32, length: u32, flags: u32) {
+    data.be32(sys::NFTA_EXTHDR_DREG, REGISTER)
+        .bytes(sys::NFTA_EXTHDR_TYPE, &[libc::IPPROTO_FRAGMENT as u8])
+        .be32(sys::NFTA_EXTHDR_OFFSET, offset)
+        .be32(sys::NFTA_EXTHDR_LEN, length)
+        .be32(sys::NFTA_EXTHDR_FLAGS, flags)
+        .be32(sys::NFTA_EXTHDR_OP, sys::NFT_EXTHDR_OP_IPV6);
 }
 
 fn encode_timed(data: &mut Attributes<'_>, set: &str, operation: u32, stay: Duration) {
@@ -440,6 +457,7 @@ impl Payload {
             Self::Icmpv6Type => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1),
             Self::NeighbourTarget => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 8, 16),
             Self::TcpFlags => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1),
+            Self::V4Fragment => (sys::NFT_PAYLOAD_NETWORK_HEADER, 6, 2),
             Self::V4DestinationStart => (sys::NFT_PAYLOAD_NETWORK_HEADER, 16, 1),
             Self::V6DestinationStart => (sys::NFT_PAYLOAD_NETWORK_HEADER, 24, 2),
             Self::V6SourceStart => (sys::NFT_PAYLOAD_NETWORK_HEADER, 8, 2),

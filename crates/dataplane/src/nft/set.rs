@@ -85,7 +85,7 @@ pub(crate) enum Carries {
     Verdicts,
     /// A timeout each. Rules add them as well.
     Timeouts,
-    /// A counter of packets each. Rules add them.
+    /// A counter of packets and a timeout each. Rules add them.
     Counters,
 }
 
@@ -160,8 +160,7 @@ impl Set {
         let flags = match self.carries {
             Carries::Keys => 0,
             Carries::Verdicts => sys::NFT_SET_MAP,
-            Carries::Timeouts => sys::NFT_SET_TIMEOUT | sys::NFT_SET_EVAL,
-            Carries::Counters => sys::NFT_SET_EVAL,
+            Carries::Timeouts | Carries::Counters => sys::NFT_SET_TIMEOUT | sys::NFT_SET_EVAL,
         };
         let part = Part::plain(format!("set {} of table {}", self.name, self.table));
         batch.raw_in(self.table.family, part, sys::NFT_MSG_NEWSET, netlink::CREATE, |set| {

@@ -89,6 +89,8 @@ pub struct Bindings {
     pub own_addresses: BTreeSet<IpAddr>,
     /// The overlays of this node's devices.
     pub overlays: BTreeSet<Overlay>,
+    /// These devices.
+    pub overlay_devices: BTreeSet<InterfaceIndex>,
     /// Addresses that two ports claim.
     pub conflicts: BTreeSet<Conflict>,
 }
@@ -100,6 +102,7 @@ impl Bindings {
         let mut next = Self {
             own_addresses: interfaces.own_addresses().collect(),
             overlays: interfaces.overlays().collect(),
+            overlay_devices: interfaces.overlay_devices().collect(),
             ..Self::default()
         };
         let pod_bridges = pod_bridges(interfaces, owners.pod_cidrs());

@@ -48,6 +48,10 @@ const ROUTER_ADVERTISEMENT: u8 = 134;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
+/// RFC 2710, RFC 3810.
+const LISTENER_QUERY: u8 = 130;
+/// RFC 3376.
+const MEMBERSHIP_QUERY: u8 = 0x11;
 
 /// Checks a packet of a port. `bytes` start at the IP header, and are at least the first 128 of the packet's `length` bytes. `packet`
 /// is what they were parsed as.
@@ -80,6 +84,9 @@ pub(super) fn check(
     if (packet.protocol, packet.icmp_type) == (Protocol::ICMP, Some(ICMP_REDIRECT)) {
         return Check::Drop(DropReason::RouterAdvertisement);
     }
+    if packet.protocol == IGMP && ipv4_content(bytes).first() == Some(&MEMBERSHIP_QUERY) {
+        return Check::Drop(DropReason::RouterAdvertisement);
+    }
     if quotes_another(packet, bytes, &port.addresses) {
         return Check::Drop(DropReason::SpoofedSource);
     }
@@ -97,13 +104,17 @@ pub(super) fn check(
     }
 }
 
+/// What follows the header of an IPv4 packet.
+fn ipv4_content(bytes: &[u8]) -> &[u8] {
+    let header = usize::from(bytes.first().copied().unwrap_or_default() & 0x0f) * 4;
+    bytes.get(header..).unwrap_or_default()
+}
+
 /// Whether a packet is an ICMP error about a packet that was not sent to one of these addresses.
 fn quotes_another(packet: &Packet, bytes: &[u8], addresses: &BTreeSet<IpAddr>) -> bool {
     let quoted = match (packet.protocol, packet.icmp_type) {
         (Protocol::ICMP, Some(3 | 4 | 11 | 12)) => {
-            let header = usize::from(bytes.first().copied().unwrap_or_default() & 0x0f) * 4;
-            let octets =
-                bytes.get(header + 24..header + 28).and_then(|octets| <[u8; 4]>::try_from(octets).ok());
+            let octets = ipv4_content(bytes).get(24..28).and_then(|octets| <[u8; 4]>::try_from(octets).ok());
             octets.map(IpAddr::from)
         }
         // Behind extension headers the quoted packet is not looked for, and counts as another's.
@@ -140,7 +151,7 @@ impl Discovery {
     /// `None` for other ICMPv6 messages, and for other protocols.
     fn read(packet: &Packet, bytes: &[u8], length: usize) -> Option<Self> {
         let kind = packet.icmp_type.filter(|_| packet.protocol == Protocol::ICMPV6)?;
-        if matches!(kind, ROUTER_ADVERTISEMENT | REDIRECT) {
+        if matches!(kind, ROUTER_ADVERTISEMENT | REDIRECT | LISTENER_QUERY) {
             return Some(Self::Router);
         }
         if matches!(kind, 131 | 132 | 143) {

@@ -24,7 +24,7 @@ use super::{InterfaceIndex, Mac, Overlay};
 const SETTLING: Duration = Duration::from_millis(300);
 
 /// The UDP ports of WireGuard as Flannel sets it up. rtnetlink does not show a device's port.
-const FLANNELS_WIREGUARD: [u16; 2] = [51820, 51821];
+pub(super) const FLANNELS_WIREGUARD: [u16; 2] = [51820, 51821];
 /// The port of Flannel's UDP backend.
 const FLANNELS_UDP: u16 = 8285;
 /// The kernel's default port of VXLAN, for a device without the attribute.
@@ -191,6 +191,13 @@ impl Interfaces {
             Kind::WireGuard => FLANNELS_WIREGUARD.map(Overlay::Udp).to_vec(),
             _ => Vec::new(),
         })
+    }
+
+    /// The devices that carry pods' packets to other nodes.
+    pub fn overlay_devices(&self) -> impl Iterator<Item = InterfaceIndex> + '_ {
+        let is_overlay =
+            |interface: &&Interface| matches!(interface.kind, Kind::Overlay(_) | Kind::WireGuard);
+        self.iter().filter(is_overlay).map(|interface| interface.index)
     }
 
     /// Whether any veth device is not settled.

@@ -146,7 +146,13 @@ const NODES_4: Set = set("node-addresses4", 117, &[KeyPart::Ipv4], Carries::Keys
 const NODES_6: Set = set("node-addresses6", 118, &[KeyPart::Ipv6], Carries::Keys);
 /// Bridges that are not the pods'.
 const OTHER_BRIDGES: Set = set("other-bridges", 113, &[KeyPart::InterfaceName], Carries::Keys);
-const SETS: [Set; 18] = [
+/// Hardware addresses that are bound to a port.
+const TAKEN_MACS: Set = set("taken-macs", 119, &[KeyPart::Mac], Carries::Keys);
+/// Port and the hardware address that is bound to it.
+const OWN_MACS: Set = set("own-macs", 120, &[KeyPart::Interface, KeyPart::Mac], Carries::Keys);
+const SETS: [Set; 20] = [
+    TAKEN_MACS,
+    OWN_MACS,
     OVERLAY_PORTS,
     OVERLAY_PROTOCOLS,
     NODES_4,

@@ -6,7 +6,7 @@
 //!  input         judge-local (srcnat + 5)     from local pods to the node itself
 //!  prerouting    judge-dns (dstnat + 5)       DNS queries of local pods, kernels before 6.12
 //!
-//!  prerouting    prerouting (raw)           all: where they enter (see `origin`)
+//!  prerouting    prerouting (-450)          all: where they enter (see `origin`)
 //!
 //!  judge, judge-dns  --goto-->  ask  --goto-->  enqueue  -->  a worker  --NF_REPEAT-->  the same chain again  --goto-->  allowed
 //!  judge-local       --goto-->  ask  --goto-->  enqueue  -->  a worker  --NF_REPEAT-->  the same chain again  --goto-->  allowed-local
@@ -46,6 +46,7 @@
 
 use rustables::{Hook, HookClass};
 
+use super::link_rules::overlay_transports;
 use super::memory::{self, ALLOWED_4, ALLOWED_6, Memory, PairOf};
 use super::recheck::{self, RECHECK, RECHECK_LOCAL};
 use super::revoked;
@@ -100,7 +101,7 @@ pub(super) fn chains(judge_dns: bool) -> Vec<(&'static str, Hook)> {
 
 /// The hooked chain of `origin`, where it is used.
 pub(super) fn prerouting() -> (&'static str, Hook) {
-    (origin::PREROUTING, Hook::new(HookClass::PreRouting, origin::RAW))
+    (origin::PREROUTING, Hook::new(HookClass::PreRouting, origin::BEFORE_DEFRAGMENTATION))
 }
 
 /// Names of the chains that have no hook: others jump to them.
@@ -325,15 +326,7 @@ impl Chains<'_> {
     /// Pods send no overlay packets to nodes (semantics 32), and, if so configured, nodes take them from nodes alone.
     fn overlay(&self, chain: &'static str) -> Vec<Rule> {
         let Some(origin) = &self.config.origin else { return Vec::new() };
-        let transports = [
-            vec![
-                Expression::LoadMeta(Meta::Transport),
-                Expression::Compare(Comparison::Equal, vec![libc::IPPROTO_UDP as u8]),
-                Expression::LoadPayload(Payload::DestinationPort),
-                Expression::InSet(origin::OVERLAY_PORTS.name),
-            ],
-            vec![Expression::LoadMeta(Meta::Transport), Expression::InSet(origin::OVERLAY_PROTOCOLS.name)],
-        ];
+        let transports = overlay_transports(origin::OVERLAY_PORTS, origin::OVERLAY_PROTOCOLS);
         let dropped = Expression::Goto(drops::chain(DropReason::Overlay));
         let mut rules = Vec::new();
         if chain == JUDGE_LOCAL {
@@ -366,6 +359,29 @@ impl Chains<'_> {
                     Expression::Goto(drops::chain(DropReason::ForeignOverlay)),
                 ]);
                 rules.push(rule(chain, "drop overlay packets that are no node's", from_others));
+            }
+        }
+        if chain == JUDGE {
+            // A node may have addresses that no object names. Pods' packets to pods leave by a bridge, an overlay's device or a port.
+            let forgeable = overlay_transports(origin::FORGEABLE_PORTS, origin::FORGEABLE_PROTOCOLS);
+            let inside = [origin::POD_BRIDGES, origin::OVERLAY_DEVICES, origin::SETTLED];
+            for (family, transport) in
+                FAMILIES.iter().flat_map(|family| forgeable.iter().map(move |t| (family, t)))
+            {
+                let not_inside = inside
+                    .iter()
+                    .flat_map(|set| [Expression::LoadMeta(Meta::Oif), Expression::NotInSet(set.name)]);
+                let from_pod = family
+                    .is_it()
+                    .into_iter()
+                    .chain(transport.clone())
+                    .chain([
+                        Expression::LoadPayload((family.payload)(Address::Source)),
+                        Expression::InSet(family.pod_cidrs),
+                    ])
+                    .chain(not_inside)
+                    .chain([dropped.clone()]);
+                rules.push(rule(chain, "drop overlay packets of pods that leave the pod network", from_pod));
             }
         }
         rules

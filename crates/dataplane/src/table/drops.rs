@@ -16,6 +16,9 @@ use crate::packet::COPY_RANGE;
 /// How often an example is logged of each reason and sender.
 const AN_EXAMPLE_EVERY: Duration = Duration::from_secs(1);
 
+/// How long a count stays that does not grow: of interfaces and pods that are gone.
+const KEPT: Duration = Duration::from_secs(3600);
+
 /// The most elements of a set, each one sender and reason. When a set is full, packets of further senders are dropped uncounted.
 const MOST: u32 = 16_384;
 
@@ -145,18 +148,36 @@ fn rules(reason: DropReason, is_by_source: bool, log_group: Option<u16>) -> Vec<
             Some(family) => Part::Payload((family.payload)(Address::Source)),
             None => Part::Meta(Meta::Iif),
         };
-        let mut key: Vec<Expression> = family.into_iter().flat_map(|family| family.is_it()).collect();
+        let mut key = Vec::new();
+        if let Some(family) = family {
+            key.extend(family.is_it());
+            key.extend([
+                Expression::LoadPayload((family.payload)(Address::Source)),
+                Expression::InSet(family.pod_cidrs),
+            ]);
+        }
         key.extend([number.clone(), Expression::LoadPart(place, 1)]);
         (counter, key)
     };
+    // Any host can forge sources outside, and they would fill the set: all of them are one sender, 0.0.0.0.
+    let outside = |family: &Family| {
+        let mut key = family.is_it().to_vec();
+        key.extend([
+            Expression::LoadPayload((family.payload)(Address::Source)),
+            Expression::NotInSet(family.pod_cidrs),
+            number.clone(),
+            Expression::LoadPart(Part::Number(0), 1),
+        ]);
+        (BY_SOURCE_4, key)
+    };
     let [v4, v6] = &FAMILIES;
     let counters = match is_by_source {
-        true => vec![by(BY_SOURCE_4, Some(v4)), by(BY_SOURCE_6, Some(v6))],
+        true => vec![by(BY_SOURCE_4, Some(v4)), by(BY_SOURCE_6, Some(v6)), outside(v4), outside(v6)],
         false => vec![by(BY_INTERFACE, None)],
     };
     let mut rules = Vec::new();
     for (Counter { counts, logged, .. }, key) in counters {
-        rules.push(rule(name, "count", key.iter().cloned().chain([Expression::CountInSet(counts)])));
+        rules.push(rule(name, "count", key.iter().cloned().chain([Expression::CountInSet(counts, KEPT)])));
         if let Some(group) = log_group {
             let prefix = format!("{DROP_PREFIX}{}", reason.code());
             let example = key.into_iter().chain([

@@ -21,6 +21,13 @@ pub(super) const NEIGHBOUR_SOLICITATION: u8 = 135;
 /// See [`ROUTER_SOLICITATION`].
 pub(super) const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
+/// Of RFC 4443.
+const ECHO_REQUEST: u8 = 128;
+const ECHO_REPLY: u8 = 129;
+/// Of RFC 2710 and RFC 3810.
+const LISTENER_QUERY: u8 = 130;
+/// The type of an IGMP membership query (RFC 3376), which the byte of [`Payload::IcmpType`] shows as well.
+const MEMBERSHIP_QUERY: u8 = 0x11;
 
 /// How the rules of one table match addresses and families.
 #[derive(Clone, Copy, Debug)]
@@ -80,13 +87,61 @@ impl Link {
         in_own(Payload::NeighbourTarget, self.own_6)
     }
 
-    /// Router advertisements and redirects are the node's alone (semantics 32).
-    pub(super) fn router_messages(&self, chain: &'static str) -> [Rule; 2] {
+    /// Router advertisements, redirects and multicast queries are the node's alone (semantics 32).
+    pub(super) fn router_messages(&self, chain: &'static str) -> [Rule; 3] {
         let drop =
             |kind| self.icmpv6(kind, kind).into_iter().chain(drop_for(DropReason::RouterAdvertisement));
         [
             rule(chain, "drop router advertisements", drop(ROUTER_ADVERTISEMENT)),
             rule(chain, "drop redirects", drop(REDIRECT)),
+            // Who asks for listeners makes a bridge forget those that answer elsewhere (RFC 4541, 2.1.1).
+            rule(chain, "drop queries for multicast listeners", drop(LISTENER_QUERY)),
+        ]
+    }
+
+    /// An IPv6 packet in fragments is whole at later hooks alone, so nothing that is checked here may come in any. A fragment whose
+    /// type does not show is one of these, or follows one that is dropped. Only echo messages go on: a neighbour message in fragments
+    /// is invalid (RFC 6980, 5), and an error never needs them (RFC 4443, 2.4).
+    pub(super) fn fragments(&self, chain: &'static str) -> [Rule; 3] {
+        let has_header = || {
+            self.is_ipv6()
+                .into_iter()
+                .chain([Expression::LoadHasFragmentHeader, Expression::Compare(Comparison::Equal, vec![1])])
+        };
+        let later = has_header().chain([
+            Expression::LoadFragmentOffset,
+            Expression::Compare(Comparison::AtLeast, vec![0x00, 0x08]),
+            Expression::Return,
+        ]);
+        let echo = has_header()
+            .chain(is_between(Payload::Icmpv6Type, ECHO_REQUEST, ECHO_REPLY))
+            .chain([Expression::Return]);
+        [
+            rule(chain, "return for a fragment that needs a first one", later),
+            rule(chain, "return for echo messages", echo),
+            rule(
+                chain,
+                "drop other ICMPv6 in fragments",
+                has_header().chain(drop_for(DropReason::NeighbourDiscovery)),
+            ),
+        ]
+    }
+
+    /// Drops fragments: of a port that is not bound, each could complete a datagram of another sender.
+    pub(super) fn no_fragments(&self, chain: &'static str) -> [Rule; 2] {
+        let v4 = self.is_ipv4().into_iter().chain([
+            Expression::LoadPayload(Payload::V4Fragment),
+            // "More fragments", and the offset.
+            Expression::Bits { mask: u32::from_ne_bytes([0x3f, 0xff, 0, 0]), flip: 0 },
+            Expression::Compare(Comparison::NotEqual, vec![0, 0]),
+        ]);
+        let v6 = self
+            .is_ipv6()
+            .into_iter()
+            .chain([Expression::LoadHasFragmentHeader, Expression::Compare(Comparison::Equal, vec![1])]);
+        [
+            rule(chain, "drop a new port's IPv4 fragments", v4.chain(drop_for(DropReason::SpoofedSource))),
+            rule(chain, "drop a new port's IPv6 fragments", v6.chain(drop_for(DropReason::SpoofedSource))),
         ]
     }
 
@@ -107,6 +162,15 @@ impl Link {
             rule(chain, "drop neighbour discovery that is too long", long),
             rule(chain, "drop advertisements of another's address", forged),
         ]
+    }
+
+    /// The same for IGMP.
+    pub(super) fn membership_queries(&self, chain: &'static str) -> Rule {
+        let query = is(Meta::Transport, &[libc::IPPROTO_IGMP as u8])
+            .into_iter()
+            .chain(is_between(Payload::IcmpType, MEMBERSHIP_QUERY, MEMBERSHIP_QUERY))
+            .chain(drop_for(DropReason::RouterAdvertisement));
+        rule(chain, "drop queries for multicast members", query)
     }
 
     /// Rules about ICMP (RFC 792). An error belongs to the connection of the packet that it quotes, and has its marks. So a pod may

@@ -1,7 +1,8 @@
 //! Where packets enter: the chain `prerouting` of table `inet kube-verdict`, and what it shares with the bridge table.
 //!
 //! ```text
-//!  prerouting (raw, -300)   before connection tracking, so a forged packet can't change an entry
+//!  prerouting (-450)        before fragments are put together (-400), which netfilter does by addresses and number alone, and before
+//!                           connection tracking (-200), so a forged packet changes no entry
 //!    from the pods' bridge                 checked by the bridge table: accept
 //!    from a veth device       --goto-->    from-port       its source is bound to it (CNI plugin ptp), or it waits, or is forged
 //!    from elsewhere           --goto-->    from-elsewhere  not with an address of the node or of its pods
@@ -15,6 +16,8 @@ mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 pub(super) use self::contents::{OriginContents, read_bindings};
 pub(super) use self::rules::first_rules;
@@ -32,8 +35,8 @@ use crate::ports::{Attachment, Bindings, InterfaceIndex, Overlay, Port, PortStat
 
 /// Looks at where packets enter.
 pub(super) const PREROUTING: &str = "prerouting";
-/// `NF_IP_PRI_RAW`: behind defragmentation, before connection tracking.
-pub(super) const RAW: i32 = libc::NF_IP_PRI_RAW;
+/// Before `NF_IP_PRI_CONNTRACK_DEFRAG` (-400): a datagram that is put together has the interface of its first fragment.
+pub(super) const BEFORE_DEFRAGMENTATION: i32 = libc::NF_IP_PRI_CONNTRACK_DEFRAG - 50;
 const FROM_PORT: &str = "from-port";
 const FROM_ELSEWHERE: &str = "from-elsewhere";
 const FROM_EXEMPT: &str = "from-exempt";
@@ -93,7 +96,18 @@ const BEHIND_4: Set = set("behind4", 214, &[KeyPart::Interface, KeyPart::Ipv4], 
 const BEHIND_6: Set = set("behind6", 215, &[KeyPart::Interface, KeyPart::Ipv6], Carries::Keys);
 /// The pods' bridges.
 pub(super) const POD_BRIDGES: Set = set("pod-bridges", 216, &[KeyPart::Interface], Carries::Keys);
-const SETS: [Set; 16] = [
+/// UDP ports of overlays without authentication, which pods may not send to addresses outside the pod network either: a node may have
+/// one of these addresses.
+pub(super) const FORGEABLE_PORTS: Set = set("forgeable-overlay-ports", 217, &[KeyPart::Port], Carries::Keys);
+/// The same of IP protocols.
+pub(super) const FORGEABLE_PROTOCOLS: Set =
+    set("forgeable-overlay-protocols", 218, &[KeyPart::Protocol], Carries::Keys);
+/// The devices of overlays.
+pub(super) const OVERLAY_DEVICES: Set = set("overlay-devices", 219, &[KeyPart::Interface], Carries::Keys);
+const SETS: [Set; 19] = [
+    FORGEABLE_PORTS,
+    FORGEABLE_PROTOCOLS,
+    OVERLAY_DEVICES,
     POD_BRIDGES,
     BEHIND_4,
     BEHIND_6,
@@ -131,6 +145,8 @@ pub struct Origins {
     pub open: OpenAddresses,
     /// The addresses of all nodes, this one's among them.
     pub node_addresses: BTreeSet<IpAddr>,
+    /// The pod CIDRs of all nodes.
+    pub pod_cidrs: BTreeSet<IpNet>,
     /// Overlays beside those of this node's devices.
     pub more_overlays: BTreeSet<Overlay>,
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::{
     ARP, BOUND_4, BOUND_6, BOUND_ARP, DELIVER_4, DELIVER_6, EXEMPT_PORTS, IP, IPV6, ISOLATED_4, ISOLATED_6,
     LINK_LOCAL_ISOLATED, LINK_LOCAL_OPEN, NODES_4, NODES_6, OPEN, OPEN_4, OPEN_6, OTHER_BRIDGES, OTHER_PORTS,
-    OVERLAY_PORTS, OVERLAY_PROTOCOLS, OWN_4, OWN_6, SETS, SETTLED, TAKEN_4, TAKEN_6,
+    OVERLAY_PORTS, OVERLAY_PROTOCOLS, OWN_4, OWN_6, OWN_MACS, SETS, SETTLED, TAKEN_4, TAKEN_6, TAKEN_MACS,
 };
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::batch::Batch;
@@ -64,6 +64,8 @@ impl BridgeContents {
         if !port.addresses.is_empty() {
             // An ARP probe has no sender yet (RFC 5227).
             self.bind_arp(index, port.mac, [0; 4]);
+            self.0.put(TAKEN_MACS, port.mac.0.to_vec());
+            self.0.put(OWN_MACS, Key::default().with(&index.0.to_ne_bytes()).with(&port.mac.0).bytes());
         }
         let sets = [(SETTLED, port.is_settled), (OPEN, is_open_for_ingress), (EXEMPT_PORTS, port.is_exempt)];
         for (set, _) in sets.into_iter().filter(|(_, belongs)| *belongs) {

@@ -3,7 +3,8 @@
 use super::{
     ARP, BOUND_ARP, EXEMPT, EXEMPT_PORTS, ICMP, ICMPV6, IP, IPV6, ISOLATED_4, ISOLATED_6, LINK,
     LINK_LOCAL_ISOLATED, LINK_LOCAL_OPEN, NODES_4, NODES_6, OPEN_4, OPEN_6, OVERLAY_PORTS, OVERLAY_PROTOCOLS,
-    SETTLED, TAKEN_4, TAKEN_6, UNMATCHED, UNSPECIFIED, is_link_local, is_multicast4, is_multicast6,
+    OWN_MACS, SETTLED, TAKEN_4, TAKEN_6, TAKEN_MACS, UNMATCHED, UNSPECIFIED, is_link_local, is_multicast4,
+    is_multicast6,
 };
 use crate::drops::DropReason;
 use crate::marks::Marks;
@@ -13,7 +14,7 @@ use crate::nft::set::Set;
 use crate::table::chains::{mark_packet, rule};
 use crate::table::link_rules::{
     NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, ROUTER_SOLICITATION, drop_for, interface_in, is,
-    is_unspecified, length, overlay_transports,
+    is_unspecified, length, overlay_transports, port_key,
 };
 
 /// An ARP message for IPv4 takes 28 bytes, and Ethernet pads a frame's content to 46.
@@ -39,7 +40,9 @@ fn bound4() -> Vec<Rule> {
         .chain([Expression::Accept]);
     vec![
         look_at_icmp(ISOLATED_4),
+        LINK.membership_queries(ISOLATED_4),
         look_at_icmp(OPEN_4),
+        LINK.membership_queries(OPEN_4),
         rule(OPEN_4, "pass all else", [Expression::Accept]),
         rule(ISOLATED_4, "pass what goes to one address", unicast),
         rule(ISOLATED_4, "pass IGMP", igmp),
@@ -103,6 +106,7 @@ pub(super) fn icmp_messages() -> Vec<Rule> {
         .into_iter()
         .chain([Expression::Accept]);
     let mut rules = LINK.icmp_errors(ICMP);
+    rules.extend(LINK.fragments(ICMPV6));
     rules.extend(LINK.router_messages(ICMPV6));
     rules.extend(LINK.neighbour_discovery_rules(ICMPV6));
     rules.push(rule(ICMPV6, "pass neighbour discovery", discovery));
@@ -136,20 +140,34 @@ pub(super) fn unmatched(marks: &Marks) -> Vec<Rule> {
         .into_iter()
         .chain([Expression::LoadPayload(Payload::ArpSenderAddress), Expression::InSet(TAKEN_4.name)])
         .chain(drop_for(DropReason::SpoofedSource));
+    // A bridge learns from the first frame of a port where a hardware address is.
+    let another_mac = [Payload::SourceMac, Payload::ArpSenderMac].map(|mac| {
+        let is_arp = is_frame_of(ARP).into_iter().filter(move |_| mac == Payload::ArpSenderMac);
+        let taken = [Expression::LoadPayload(mac), Expression::InSet(TAKEN_MACS.name)];
+        let [port, mac] = port_key(mac);
+        let not_own = [port, mac, Expression::NotInSet(OWN_MACS.name)];
+        let dropped = is_arp.chain(taken).chain(not_own).chain(drop_for(DropReason::SpoofedSource));
+        rule(UNMATCHED, "drop a new port's frame with another's hardware address", dropped)
+    });
     let new_arp = is_frame_of(ARP).into_iter().chain(is_short_arp()).chain([Expression::Accept]);
     let long_arp = is_frame_of(ARP).into_iter().chain(drop_for(DropReason::NeighbourDiscovery));
     let new_port = mark_packet(marks.questions(), marks.new_port()).into_iter().chain([Expression::Accept]);
-    vec![
+    let mut rules = vec![
         rule(UNMATCHED, "pass ARP from a bound sender", bound_arp()),
         rule(UNMATCHED, "drop what is neither IP nor ARP", other),
         rule(UNMATCHED, "look at unspecified sources", unspecified),
         rule(UNMATCHED, "look at exempt pods", exempt),
         rule(UNMATCHED, "drop what has another source", settled),
+    ];
+    rules.extend(another_mac);
+    rules.extend([
         rule(UNMATCHED, "drop ARP of a new port for another's address", taken_arp),
         rule(UNMATCHED, "pass ARP of a new port", new_arp),
         rule(UNMATCHED, "drop ARP that is too long or no request or reply", long_arp),
-        rule(UNMATCHED, "let a new port's packet wait", new_port),
-    ]
+    ]);
+    rules.extend(LINK.no_fragments(UNMATCHED));
+    rules.push(rule(UNMATCHED, "let a new port's packet wait", new_port));
+    rules
 }
 
 fn bound_arp() -> impl Iterator<Item = Expression> {

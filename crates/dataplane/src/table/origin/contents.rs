@@ -1,9 +1,9 @@
 //! What the sets of the inet table about ports hold, and the bindings that they are read back as.
 
 use super::{
-    BEHIND_4, BEHIND_6, EXEMPT, FROM_ISOLATED, NODES_4, NODES_6, OTHER_PORTS, OVERLAY_PORTS,
-    OVERLAY_PROTOCOLS, OWN_4, OWN_6, Origins, POD_BRIDGES, SETS, SETTLED, SOURCES_4, SOURCES_6, TAKEN_4,
-    TAKEN_6,
+    BEHIND_4, BEHIND_6, EXEMPT, FORGEABLE_PORTS, FORGEABLE_PROTOCOLS, FROM_ISOLATED, NODES_4, NODES_6,
+    OTHER_PORTS, OVERLAY_DEVICES, OVERLAY_PORTS, OVERLAY_PROTOCOLS, OWN_4, OWN_6, Origins, POD_BRIDGES, SETS,
+    SETTLED, SOURCES_4, SOURCES_6, TAKEN_4, TAKEN_6,
 };
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::batch::Batch;
@@ -24,8 +24,11 @@ impl OriginContents {
         for (index, port) in &bindings.ports {
             contents.add_port(*index, port, origins);
         }
-        for (set, interfaces) in [(POD_BRIDGES, &bindings.pod_bridges), (OTHER_PORTS, &bindings.other_ports)]
-        {
+        for (set, interfaces) in [
+            (POD_BRIDGES, &bindings.pod_bridges),
+            (OTHER_PORTS, &bindings.other_ports),
+            (OVERLAY_DEVICES, &bindings.overlay_devices),
+        ] {
             for index in interfaces {
                 contents.0.put(set, index.0.to_ne_bytes().to_vec());
             }
@@ -37,7 +40,9 @@ impl OriginContents {
             contents.0.put_address((NODES_4, NODES_6), *address);
         }
         let overlays = bindings.overlays.iter().chain(more_overlays);
+        let forgeable = overlays.clone().filter(|overlay| !overlay.is_authenticated());
         contents.0.put_overlays((OVERLAY_PORTS, OVERLAY_PROTOCOLS), overlays);
+        contents.0.put_overlays((FORGEABLE_PORTS, FORGEABLE_PROTOCOLS), forgeable);
         contents
     }
 

@@ -64,6 +64,7 @@ pub(super) fn rules(queue: Queue, form: QueueForm) -> Vec<Rule> {
     rules.extend(from_elsewhere());
     rules.extend(from_exempt());
     rules.extend(from_isolated());
+    rules.extend(LINK.no_fragments(QUEUE));
     rules.push(rule(QUEUE, "wait for the port to be bound", [Expression::Queue(queue, form)]));
     rules
 }
@@ -154,6 +155,7 @@ fn unspecified() -> [Rule; 3] {
 /// As the bridge table's chains `icmp-errors` and `icmpv6-messages`. What no rule matches returns to `from-port`.
 fn icmp_messages() -> Vec<Rule> {
     let mut rules = LINK.icmp_errors(ICMP);
+    rules.extend(LINK.fragments(ICMP));
     rules.extend(LINK.neighbour_discovery_rules(ICMP));
     rules.extend(LINK.icmpv6_errors(ICMP));
     rules
