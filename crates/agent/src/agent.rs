@@ -3,15 +3,16 @@
 //! From: the source's updates. To: the [`Engine`]. Invariant: whatever is missing, the agent stays live, says in one sentence
 //! what it waits for, and tries again; rules that are in the kernel stay there when it ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use audit::Audit;
 use cluster::{Connections, ResourceVersion, Update, Watch};
 use dataplane::conntrack::Conntrack;
+use dataplane::drops::DropCounts;
 use dataplane::needs::{self, NeedState};
 use dataplane::ports::{self, Interfaces, Monitor, PortQueue, PortQueueConfig};
 use dataplane::queue_statistics::QueueStatistics;
@@ -45,8 +46,8 @@ const CHECK_NEEDS: Duration = Duration::from_secs(10);
 pub enum Message {
     /// The source changed.
     Update(Update),
-    /// The node's interfaces are these now.
-    Interfaces(Interfaces),
+    /// The node's interfaces were read again.
+    Interfaces,
     /// End.
     Stop,
 }
@@ -59,6 +60,8 @@ pub struct Agent {
     audit: Audit,
     inbox: Receiver<Message>,
     outbox: Sender<Message>,
+    /// The node's interfaces as the monitor has read them last, until they are taken in.
+    latest_interfaces: Arc<Mutex<Option<Interfaces>>>,
     compiler: Compiler,
     /// The source is read and watched while this lives.
     watch: Option<Watch>,
@@ -103,6 +106,7 @@ impl Agent {
             audit,
             inbox,
             outbox,
+            latest_interfaces: Arc::default(),
             compiler,
             watch: None,
             snapshot: None,
@@ -177,7 +181,9 @@ impl Agent {
                     Some(before) => before.then(update),
                     None => news.update = Some(update),
                 },
-                Message::Interfaces(interfaces) => news.interfaces = Some(interfaces),
+                Message::Interfaces => {
+                    news.interfaces = lock(&self.latest_interfaces).take().or(news.interfaces)
+                }
                 Message::Stop => return None,
             }
             next = self.inbox.try_recv().ok();
@@ -283,7 +289,11 @@ impl Agent {
             }
         };
         self.release_ports();
-        self.origins.ledger.begin(table.drop_counts()?);
+        let dropped = table.drop_counts().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the counts of dropped packets can't be read: those of an agent before are recorded again");
+            DropCounts::new()
+        });
+        self.origins.ledger.begin(dropped);
         self.predecessor = in_use.filter(|theirs| *theirs != queues);
         let mut state = self.health.state();
         state.queues = Some(queues);
@@ -303,7 +313,14 @@ impl Agent {
         // The queue must be free again before it can be bound again.
         (self.port_queue, self.monitor) = (None, None);
         let outbox = self.outbox.clone();
-        let monitor = Monitor::start(move |interfaces| drop(outbox.send(Message::Interfaces(interfaces))))?;
+        let latest = Arc::clone(&self.latest_interfaces);
+        // One message at most waits, however often interfaces change.
+        let monitor = Monitor::start(move |interfaces| {
+            let waits = lock(&latest).replace(interfaces).is_some();
+            if !waits {
+                drop(outbox.send(Message::Interfaces));
+            }
+        })?;
         let config = PortQueueConfig {
             queue: self.config.port_queue(queues),
             marks: self.config.marks,
@@ -329,20 +346,32 @@ impl Agent {
         let Some(engine) = &mut self.engine else { return };
         engine.set_overlay(overlay_flows(&origins));
         let is_news = engine.table().set_origins(origins);
-        if !left.is_empty() {
-            // What a pod that is gone has opened is none of the next one's, which sends nothing before it is bound.
-            if let Some(Err(error)) = self.conntrack.as_mut().map(|table| table.delete_of(&left)) {
-                tracing::warn!(%error, "connections of pods that are gone could not be deleted: tried again by the next sweep");
-                engine.reassign(left);
-            }
-        }
+        let generation = snapshot.generation().0;
+        self.delete_connections_of(left);
         if is_new {
             self.snapshot = Some(snapshot);
             self.put_in_force(0, Duration::ZERO, Touched::All);
         } else if is_news {
-            match engine.table().update_origins() {
+            let updated = self.engine.as_mut().map(|engine| engine.table().update_origins());
+            match updated.unwrap_or(Ok(())) {
                 Ok(()) => self.release_ports(),
-                Err(error) => self.failed(snapshot.generation().0, &error.into()),
+                Err(error) => {
+                    self.behind = true;
+                    self.failed(generation, &error.into());
+                }
+            }
+        }
+    }
+
+    /// What a pod that is gone has opened is none of the next one's, which sends nothing before it is bound: so this comes before the rules.
+    fn delete_connections_of(&mut self, left: BTreeSet<IpAddr>) {
+        if left.is_empty() {
+            return;
+        }
+        if let Some(Err(error)) = self.conntrack.as_mut().map(|table| table.delete_of(&left)) {
+            tracing::warn!(%error, "connections of pods that are gone could not be deleted: tried again by the next sweep");
+            if let Some(engine) = &mut self.engine {
+                engine.reassign(left);
             }
         }
     }
@@ -684,6 +713,7 @@ impl Agent {
                 if let Some(engine) = &mut self.engine {
                     engine.replace_table(table);
                 }
+                self.origins.ledger.begin(DropCounts::new());
                 // Tried at once by `look_around`, which follows within a second.
                 self.behind = true;
             }
@@ -738,4 +768,8 @@ struct News {
 fn is_waiting(queues: QueueRange) -> bool {
     let rows = QueueStatistics::read().unwrap_or_default();
     rows.iter().any(|row| row.waiting > 0 && queues.numbers().any(|number| number == row.number))
+}
+
+fn lock(interfaces: &Mutex<Option<Interfaces>>) -> MutexGuard<'_, Option<Interfaces>> {
+    interfaces.lock().unwrap_or_else(PoisonError::into_inner)
 }

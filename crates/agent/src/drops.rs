@@ -4,7 +4,6 @@
 //! the kernel counted is in one line's count. A flood of one sender is one line a second.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use audit::{Dropped, Endpoint};
@@ -137,12 +136,13 @@ impl DropLedger {
     }
 }
 
-/// An example of the packets that rules count as one sender, 0.0.0.0: those from addresses outside this node's pod CIDRs.
+/// An example of the packets that rules count as one sender, 0.0.0.0 or `::`: those from addresses outside this node's pod CIDRs.
 fn of_all_outside((place, reason): DropKey, samples: &BTreeMap<DropKey, DropSample>) -> Option<&DropSample> {
-    let is_outside = |(place, of): &DropKey| *of == reason && matches!(place, DropPlace::Source(_));
-    (place == DropPlace::Source(Ipv4Addr::UNSPECIFIED.into()))
-        .then(|| samples.iter().find(|(key, _)| is_outside(key)).map(|(_, sample)| sample))
-        .flatten()
+    let DropPlace::Source(all) = place else { return None };
+    let is_one = |(place, of): &DropKey| {
+        *of == reason && matches!(place, DropPlace::Source(source) if source.is_ipv4() == all.is_ipv4())
+    };
+    samples.iter().find(|(key, _)| all.is_unspecified() && is_one(key)).map(|(_, sample)| sample)
 }
 
 fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {

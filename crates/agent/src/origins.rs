@@ -138,8 +138,10 @@ impl OriginTracker {
         let left = next.left_since(&self.bindings);
         for conflict in next.conflicts.difference(&self.bindings.conflicts) {
             tracing::warn!(
-                address = %conflict.address, bound_to = %conflict.bound_to, claimed_by = %conflict.claimed_by,
-                "two ports claim one address: it stays bound to the first"
+                address = %conflict.address,
+                bound_to = conflict.bound_to.as_deref().unwrap_or("none"),
+                claimed_by = %conflict.claimed_by,
+                "several ports claim one address: it is bound to one of them at most"
             );
         }
         for bridge in next.pod_bridges.difference(&self.configured) {

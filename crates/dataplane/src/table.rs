@@ -464,7 +464,9 @@ impl Table {
             match batch.commit(&mut self.socket, Some(in_force.generation)) {
                 Ok(()) => return Ok(()),
                 Err(Refusal::Outdated) => {}
-                Err(Refusal::Part(_, Errno::ENOENT | Errno::EEXIST)) if !is_new => is_new = true,
+                Err(Refusal::Part(_, Errno::ENOENT | Errno::EEXIST | Errno::EBUSY)) if !is_new => {
+                    is_new = true
+                }
                 Err(refusal) => return Err(refusal.into()),
             }
         }

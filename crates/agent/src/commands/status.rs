@@ -186,7 +186,9 @@ fn origin_rows(origins: &Origins, row: &mut impl FnMut(&str, String)) {
             "conflict",
             format!(
                 "{} belongs to {}; {} claims it, too",
-                conflict.address, conflict.bound_to, conflict.claimed_by
+                conflict.address,
+                conflict.bound_to.as_deref().unwrap_or("no port"),
+                conflict.claimed_by
             ),
         );
     }
@@ -299,7 +301,7 @@ mod tests {
             ],
             conflicts: vec![Conflict {
                 address: "10.244.1.2".to_owned(),
-                bound_to: "veth1".to_owned(),
+                bound_to: Some("veth1".to_owned()),
                 claimed_by: "veth2".to_owned(),
             }],
             overlays: vec!["8472/udp".to_owned(), "protocol 4".to_owned()],
@@ -341,7 +343,7 @@ mod tests {
         let origins = Origins {
             conflicts: vec![Conflict {
                 address: "10.244.1.2".to_owned(),
-                bound_to: "a\u{1b}[2J".to_owned(),
+                bound_to: Some("a\u{1b}[2J".to_owned()),
                 claimed_by: "b\rc".to_owned(),
             }],
             ..Origins::default()

@@ -84,7 +84,7 @@ fn what_is_known_of_ports_and_what_was_dropped_is_counted() {
         ports: vec![port(Some("web/a")), port(None), port(None)],
         conflicts: vec![Conflict {
             address: "10.244.1.2".to_owned(),
-            bound_to: "veth1".to_owned(),
+            bound_to: Some("veth1".to_owned()),
             claimed_by: "veth2".to_owned(),
         }],
         dropped: [("spoofed-source".to_owned(), 12)].into(),

@@ -90,8 +90,8 @@ pub struct Port {
 pub struct Conflict {
     /// The address.
     pub address: String,
-    /// The interface that has it.
-    pub bound_to: String,
+    /// The interface that has it; null if nothing says whose it is.
+    pub bound_to: Option<String>,
     /// The interface whose pod claims it, too.
     pub claimed_by: String,
 }
@@ -120,7 +120,7 @@ impl Origins {
                 .iter()
                 .map(|conflict| Conflict {
                     address: conflict.address.to_string(),
-                    bound_to: conflict.bound_to.to_string(),
+                    bound_to: conflict.bound_to.as_ref().map(ToString::to_string),
                     claimed_by: conflict.claimed_by.to_string(),
                 })
                 .collect(),

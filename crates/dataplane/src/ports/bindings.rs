@@ -10,9 +10,13 @@
 //! 3. Where the CNI cache or the cluster names the addresses of the port's pod, it has these and no others.
 //! 4. A port is *settled* once its addresses are known. Until then, its packets from other sources wait. Afterwards it gets new addresses
 //!    by rule 3 only.
-//! 5. IPv6 link-local addresses are as the pod's namespace shows them. Each is bound to the first port that has it.
+//! 5. If several ports claim an address of a pod, the CNI cache decides, then who had it while the cluster or the cache knew its pod. If
+//!    neither does, a port whose very first address it is takes it from one that had it before: IPAM gives away no address that it has
+//!    given. Otherwise no port has it. Of two ports with one hardware address, only one that had it before is bound.
+//! 6. IPv6 link-local addresses are as the pod's namespace shows them. Each is bound to the first port that has it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -54,6 +58,10 @@ pub struct Port {
     pub is_settled: bool,
     /// Whether its pod may send from any address that is not bound to another port of this node.
     pub is_exempt: bool,
+    /// Whether the cluster or the CNI cache knew its pod while no other port claimed its addresses (rule 5).
+    pub is_confirmed: bool,
+    /// Whether another port has, or neither has, what it claimed (rule 5).
+    pub has_lost: bool,
 }
 
 impl Port {
@@ -63,14 +71,32 @@ impl Port {
     }
 }
 
-/// Two ports claim one address.
+/// What only one port can have.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Claim {
+    /// An address.
+    Address(IpAddr),
+    /// A hardware address.
+    Hardware(Mac),
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Hardware(mac) => mac.fmt(f),
+        }
+    }
+}
+
+/// Several ports claim one address.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Conflict {
     /// The address.
-    pub address: IpAddr,
-    /// The port to which it is bound.
-    pub bound_to: Arc<str>,
-    /// The port whose pod claims it, too.
+    pub address: Claim,
+    /// The port to which it is bound; `None` if no evidence says whose it is.
+    pub bound_to: Option<Arc<str>>,
+    /// A port whose pod claims it, too.
     pub claimed_by: Arc<str>,
 }
 
@@ -125,25 +151,108 @@ impl Bindings {
         }
         // A port that is bound already keeps what it has before a newer one gets anything (rule 1).
         ports.sort_by_key(|(interface, _)| (!self.ports.contains_key(&interface.index), interface.index));
-        let mut bound: BTreeMap<IpAddr, Arc<str>> = BTreeMap::new();
-        for (interface, attachment) in ports {
-            let before = self.ports.get(&interface.index);
-            let mut port = port(interface, attachment, before, owners, &next.own_addresses);
-            port.addresses.retain(|address| match bound.get(address) {
-                Some(holder) => {
-                    let (bound_to, claimed_by) = (Arc::clone(holder), Arc::clone(&port.name));
-                    next.conflicts.insert(Conflict { address: *address, bound_to, claimed_by });
-                    false
-                }
-                None => true,
-            });
+        let mut claims: Vec<(InterfaceIndex, Port)> = ports
+            .into_iter()
+            .map(|(interface, attachment)| {
+                let before = self.ports.get(&interface.index);
+                (interface.index, port(interface, attachment, before, owners, &next.own_addresses))
+            })
+            .collect();
+        self.resolve(&mut claims, owners, &mut next.conflicts);
+        for (index, port) in &mut claims {
+            let was_settled = self.ports.get(index).is_some_and(|before| before.is_settled);
             // One that has lost its first addresses to another port may get them when that one goes.
-            port.is_settled &=
-                before.is_some_and(|before| before.is_settled) || port.pod_addresses().next().is_some();
-            bound.extend(port.addresses.iter().map(|address| (*address, Arc::clone(&port.name))));
-            next.ports.insert(interface.index, port);
+            port.is_settled &= was_settled || port.pod_addresses().next().is_some();
         }
+        next.ports = claims.into_iter().collect();
         next
+    }
+
+    /// Leaves each address to one port at most (rules 5 and 6). `claims` come in the order in which they are served.
+    fn resolve(
+        &self,
+        claims: &mut [(InterfaceIndex, Port)],
+        owners: &impl Owners,
+        conflicts: &mut BTreeSet<Conflict>,
+    ) {
+        let mut claimants: BTreeMap<Claim, Vec<usize>> = BTreeMap::new();
+        for (place, (_, port)) in claims.iter().enumerate() {
+            let is_bridged = port.attachment == Attachment::Bridged && !port.addresses.is_empty();
+            let hardware = is_bridged.then_some(Claim::Hardware(port.mac));
+            for claim in port.addresses.iter().map(|address| Claim::Address(*address)).chain(hardware) {
+                claimants.entry(claim).or_default().push(place);
+            }
+        }
+        let mut contested = BTreeSet::new();
+        for (claim, places) in claimants.into_iter().filter(|(_, places)| places.len() > 1) {
+            let winner = self.winner(claim, &places, claims, owners);
+            // A port that lost before is no reason to doubt the one that won.
+            let in_doubt: Vec<usize> =
+                places.iter().copied().filter(|place| !claims[*place].1.has_lost).collect();
+            if in_doubt.len() > 1 {
+                contested.extend(in_doubt);
+            }
+            for place in places.iter().copied().filter(|place| Some(*place) != winner) {
+                let bound_to = winner.map(|winner| Arc::clone(&claims[winner].1.name));
+                let loser = &mut claims[place].1;
+                conflicts.insert(Conflict { address: claim, bound_to, claimed_by: Arc::clone(&loser.name) });
+                match claim {
+                    Claim::Address(address) => {
+                        loser.addresses.remove(&address);
+                        loser.has_lost |= !is_link_local(address);
+                    }
+                    Claim::Hardware(_) => {
+                        loser.addresses.clear();
+                        loser.has_lost = true;
+                    }
+                }
+            }
+        }
+        for (place, (index, port)) in claims.iter_mut().enumerate() {
+            let was_confirmed = self.ports.get(index).is_some_and(|before| before.is_confirmed);
+            port.is_confirmed = was_confirmed || port.is_confirmed && !contested.contains(&place);
+        }
+    }
+
+    /// Which of several ports has what they claim.
+    fn winner(
+        &self,
+        claim: Claim,
+        places: &[usize],
+        claims: &[(InterfaceIndex, Port)],
+        owners: &impl Owners,
+    ) -> Option<usize> {
+        let before = |place: usize| self.ports.get(&claims[place].0);
+        let had_it = |place: &usize| {
+            before(*place).is_some_and(|port| match claim {
+                Claim::Address(address) => port.addresses.contains(&address),
+                Claim::Hardware(mac) => port.mac == mac && port.pod_addresses().next().is_some(),
+            })
+        };
+        let holder = places.iter().copied().find(had_it);
+        let address = match claim {
+            Claim::Hardware(_) => return holder,
+            Claim::Address(address) if is_link_local(address) => {
+                return holder.or_else(|| places.first().copied());
+            }
+            Claim::Address(address) => address,
+        };
+        let is_named = |place: &usize| {
+            owners.in_cni_cache(&claims[*place].1.name).is_some_and(|named| named.contains(&address))
+        };
+        if let Some(named) = places.iter().copied().find(is_named) {
+            return Some(named);
+        }
+        let is_first_address = |place: &usize| {
+            before(*place).is_none_or(|port| !port.has_lost && port.pod_addresses().next().is_none())
+        };
+        let new: Vec<usize> = places.iter().copied().filter(is_first_address).collect();
+        match (holder, &new[..]) {
+            (Some(holder), _) if before(holder).is_some_and(|port| port.is_confirmed) => Some(holder),
+            (Some(holder), []) => Some(holder),
+            (Some(_), [new]) => Some(*new),
+            _ => None,
+        }
     }
 
     /// Every address that is bound, with its port.
@@ -242,7 +351,7 @@ fn port(
     }
     for address in &interface.addresses_inside {
         let is_named = [&named, &of_pod].into_iter().flatten().any(|named| named.contains(address));
-        // Rules 4 and 5.
+        // Rules 4 and 6.
         if is_link_local(*address) || !was_settled || is_named {
             addresses.insert(*address);
         }
@@ -277,7 +386,9 @@ fn port(
             .map_or(interface.mac_inside, |port| port.mac),
         addresses,
         is_settled,
+        is_confirmed: named.is_some() || pod.is_some(),
         is_exempt: pod.is_some_and(|(pod, address)| owners.is_exempt(&pod, address)),
+        has_lost: before.is_some_and(|port| port.has_lost),
     }
 }
 

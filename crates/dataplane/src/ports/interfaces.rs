@@ -178,9 +178,13 @@ impl Interfaces {
         self.by_index.values()
     }
 
-    /// The node's own addresses: those of its interfaces, without loopback and link-local ones.
+    /// The node's own addresses: those of its interfaces, without loopback and link-local ones, and without the services that
+    /// kube-proxy in IPVS mode keeps on a device of its own.
     pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        let all = self.iter().flat_map(|interface| interface.addresses.iter().copied());
+        let all = self
+            .iter()
+            .filter(|interface| &*interface.name != "kube-ipvs0")
+            .flat_map(|interface| interface.addresses.iter().copied());
         all.filter(|address| !address.is_loopback() && !is_link_local(*address))
     }
 

@@ -159,20 +159,25 @@ fn rules(reason: DropReason, is_by_source: bool, log_group: Option<u16>) -> Vec<
         key.extend([number.clone(), Expression::LoadPart(place, 1)]);
         (counter, key)
     };
-    // Any host can forge sources outside, and they would fill the set: all of them are one sender, 0.0.0.0.
-    let outside = |family: &Family| {
+    // Any host can forge sources outside, and they would fill the set: all of them are one sender, 0.0.0.0 or `::`.
+    let outside = |counter, family: &Family, words: u32| {
         let mut key = family.is_it().to_vec();
         key.extend([
             Expression::LoadPayload((family.payload)(Address::Source)),
             Expression::NotInSet(family.pod_cidrs),
             number.clone(),
-            Expression::LoadPart(Part::Number(0), 1),
         ]);
-        (BY_SOURCE_4, key)
+        key.extend((1..=words).map(|word| Expression::LoadPart(Part::Number(0), word)));
+        (counter, key)
     };
     let [v4, v6] = &FAMILIES;
     let counters = match is_by_source {
-        true => vec![by(BY_SOURCE_4, Some(v4)), by(BY_SOURCE_6, Some(v6)), outside(v4), outside(v6)],
+        true => vec![
+            by(BY_SOURCE_4, Some(v4)),
+            by(BY_SOURCE_6, Some(v6)),
+            outside(BY_SOURCE_4, v4, 1),
+            outside(BY_SOURCE_6, v6, 4),
+        ],
         false => vec![by(BY_INTERFACE, None)],
     };
     let mut rules = Vec::new();

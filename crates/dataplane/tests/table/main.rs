@@ -105,6 +105,8 @@ fn origins() -> Origins {
         addresses: addresses(at),
         is_settled: last != 4,
         is_exempt: last == 3,
+        is_confirmed: false,
+        has_lost: false,
     };
     let bridged = Attachment::Bridged;
     let ports = [

@@ -112,21 +112,70 @@ fn an_address_taken_before_the_port_was_settled_goes_when_the_cluster_names_the_
 }
 
 #[test]
-fn the_first_port_keeps_an_address_that_another_claims_until_the_cluster_gives_it_away() {
-    let unknown = cluster(&[]);
+fn a_port_whose_pod_is_known_keeps_an_address_that_another_claims_until_the_cluster_gives_it_away() {
+    let known = cluster(&[("a", &["10.244.1.5", "10.244.1.6"])]);
     let (first, second) = (plugged(9, &["10.244.1.5", "10.244.1.6"]), plugged(8, &["10.244.1.6"]));
-    let before = derive(&Bindings::default(), [first.clone()], &unknown);
-    let both = derive(&before, [first.clone(), second.clone()], &unknown);
+    let before = derive(&Bindings::default(), [first.clone()], &known);
+    let both = derive(&before, [first.clone(), second.clone()], &known);
     assert_bound(&both, 9, &["10.244.1.5", "10.244.1.6"]);
     assert_bound(&both, 8, &[]);
-    let conflict =
-        Conflict { address: address("10.244.1.6"), bound_to: "veth9".into(), claimed_by: "veth8".into() };
+    let conflict = Conflict {
+        address: Claim::Address(address("10.244.1.6")),
+        bound_to: Some("veth9".into()),
+        claimed_by: "veth8".into(),
+    };
     assert_eq!(both.conflicts, [conflict].into());
-    let known = cluster(&[("a", &["10.244.1.5"]), ("b", &["10.244.1.6"])]);
-    let settled = derive(&both, [first, second], &known);
+    let given_away = cluster(&[("a", &["10.244.1.5"]), ("b", &["10.244.1.6"])]);
+    let settled = derive(&both, [first, second], &given_away);
     assert_bound(&settled, 9, &["10.244.1.5"]);
     assert_bound(&settled, 8, &["10.244.1.6"]);
     assert!(settled.conflicts.is_empty());
+}
+
+#[test]
+fn an_address_that_a_pod_took_belongs_to_the_port_that_comes_with_it() {
+    let unknown = cluster(&[]);
+    let (squatter, owner) = (settled(plugged(7, &["10.244.1.6"])), plugged(8, &["10.244.1.6"]));
+    let before = derive(&Bindings::default(), [squatter.clone()], &unknown);
+    assert_bound(&before, 7, &["10.244.1.6"]);
+    let both = derive(&before, [squatter.clone(), owner.clone()], &unknown);
+    assert_bound(&both, 7, &[]);
+    assert_bound(&both, 8, &["10.244.1.6"]);
+    // It does not get it back by claiming it still, nor by a name that the cluster gives to the address.
+    let known = cluster(&[("b", &["10.244.1.6"])]);
+    let later = derive(&both, [squatter, settled(owner)], &known);
+    assert_bound(&later, 7, &[]);
+    assert_bound(&later, 8, &["10.244.1.6"]);
+    assert!(later.ports[&InterfaceIndex(8)].is_confirmed);
+}
+
+#[test]
+fn of_two_ports_that_were_there_before_the_agent_neither_has_what_both_claim_unless_the_cache_names_it() {
+    let known = cluster(&[("b", &["10.244.1.6"])]);
+    let both = [plugged(7, &["10.244.1.6"]), plugged(8, &["10.244.1.6"])].map(settled);
+    let doubtful = derive(&Bindings::default(), both.clone(), &known);
+    assert_bound(&doubtful, 7, &[]);
+    assert_bound(&doubtful, 8, &[]);
+    assert_eq!(doubtful.conflicts.len(), 2);
+    let mut named = cluster(&[("b", &["10.244.1.6"])]);
+    named.cni.insert("veth8", vec!["10.244.1.6"]);
+    let decided = derive(&doubtful, both, &named);
+    assert_bound(&decided, 7, &[]);
+    assert_bound(&decided, 8, &["10.244.1.6"]);
+}
+
+#[test]
+fn a_hardware_address_belongs_to_one_port() {
+    let known = cluster(&[("a", &["10.244.1.5"]), ("b", &["10.244.1.6"])]);
+    let (first, mut second) = (plugged(7, &["10.244.1.5"]), plugged(8, &["10.244.1.6"]));
+    second.mac_inside = first.mac_inside;
+    let before = derive(&Bindings::default(), [first.clone()], &known);
+    let both = derive(&before, [first.clone(), second.clone()], &known);
+    assert_bound(&both, 7, &["10.244.1.5"]);
+    assert_bound(&both, 8, &[]);
+    let at_once = derive(&Bindings::default(), [first, second], &known);
+    assert_bound(&at_once, 7, &[]);
+    assert_bound(&at_once, 8, &[]);
 }
 
 #[test]
@@ -205,7 +254,7 @@ fn a_routed_port_stays_one_when_its_pod_shows_another_address() {
 
 #[test]
 fn a_port_whose_address_another_still_holds_gets_it_when_that_one_goes() {
-    let cluster = cluster(&[]);
+    let cluster = cluster(&[("a", &["10.244.1.5"])]);
     let (old, new) = (settled(plugged(7, &["10.244.1.5"])), settled(plugged(8, &["10.244.1.5"])));
     let before = derive(&Bindings::default(), [old.clone()], &cluster);
     let both = derive(&before, [old, new.clone()], &cluster);

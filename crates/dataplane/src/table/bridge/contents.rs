@@ -171,5 +171,7 @@ pub(in crate::table) fn unnamed(attachment: Attachment) -> Port {
         addresses: BTreeSet::new(),
         is_settled: false,
         is_exempt: false,
+        is_confirmed: false,
+        has_lost: false,
     }
 }
