@@ -197,7 +197,7 @@ fn a_free_address_that_was_taken_while_no_agent_ran_is_the_next_pods() {
 
 /// A pod that had another pod's addresses before the first agent came is not that pod.
 #[test]
-fn an_address_that_was_taken_before_the_first_agent_is_its_owners() {
+fn an_address_that_was_taken_before_the_first_agent_is_not_the_takers() {
     let mut story = before_the_agent();
     let [own, friends] = ["evil/a", "friend/f"].map(|pod| story.testbed.addresses(pod).unwrap());
     change_addresses(story.testbed.namespace("evil/a").unwrap(), own, friends);
@@ -209,7 +209,7 @@ fn an_address_that_was_taken_before_the_first_agent_is_its_owners() {
 
 /// Likewise of a hardware address: the bridge would learn it from the pod's own packets.
 #[test]
-fn a_hardware_address_that_was_taken_before_the_first_agent_is_its_owners() {
+fn a_hardware_address_that_was_taken_before_the_first_agent_is_not_the_takers() {
     let mut story = before_the_agent();
     let victim = Field::of(&story.testbed).unwrap()["victim/v"].mac();
     let line = format!("link set eth0 address {}\n", text(victim));

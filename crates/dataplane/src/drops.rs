@@ -23,16 +23,17 @@ pub enum DropReason {
     SpoofedSource,
     /// The frame has a VLAN tag, or carries neither IP nor ARP (semantics 32).
     EtherType,
-    /// A pod sends a router advertisement or a redirect (semantics 32).
+    /// A pod sends a router advertisement, a redirect or a multicast query (semantics 32).
     RouterAdvertisement,
-    /// A message of neighbour discovery is longer than any that means something (semantics 31).
+    /// A message of neighbour discovery is longer than any that means something (semantics 31), or ICMPv6 other than echo is in fragments
+    /// (RFC 6980).
     NeighbourDiscovery,
     /// A packet to a multicast, broadcast or link-local address comes from a pod that isolates egress, or is for one that isolates
     /// ingress (semantics 31).
     IsolatedScope,
     /// The bridge would deliver a frame to a port to which its destination is not bound (semantics 31).
     UnboundDestination,
-    /// A pod sends the nodes' overlay protocol to a node (semantics 32).
+    /// A pod sends the nodes' overlay protocol to a node (semantics 32), or out of the pod network.
     Overlay,
     /// A packet of the nodes' overlay protocol whose source is not a node's address.
     ForeignOverlay,
@@ -40,7 +41,7 @@ pub enum DropReason {
     LocalSource,
     /// A TCP packet, from or to an isolated pod, that belongs to no connection and begins none.
     InvalidTcp,
-    /// A packet of a connection that policy has cut, and that connection tracking has forgotten (semantics 35).
+    /// A packet of a connection that policy has cut, whether or not connection tracking still knows it (semantics 35).
     Revoked,
     /// The port was not bound in time.
     UnboundPort,
@@ -88,15 +89,21 @@ impl DropReason {
                 "the source does not belong to the pod behind the port where the packet entered"
             }
             Self::EtherType => "pods send IP and ARP without VLAN tags only",
-            Self::RouterAdvertisement => "router advertisements and redirects come from the node alone",
-            Self::NeighbourDiscovery => "the message is longer than neighbour discovery needs",
+            Self::RouterAdvertisement => {
+                "router advertisements, redirects and multicast queries come from the node alone"
+            }
+            Self::NeighbourDiscovery => {
+                "the message is longer than neighbour discovery needs, or is ICMPv6 in fragments"
+            }
             Self::IsolatedScope => {
                 "multicast, broadcast and link-local packets neither leave nor reach a pod that is isolated in that direction"
             }
             Self::UnboundDestination => {
                 "the destination does not belong to the pod behind the port where the packet would leave"
             }
-            Self::Overlay => "pods do not send the nodes' overlay protocol to nodes",
+            Self::Overlay => {
+                "pods do not send the nodes' overlay protocol to nodes, nor out of the pod network"
+            }
             Self::ForeignOverlay => {
                 "the nodes' overlay protocol comes from nodes alone (--overlay-sources=nodes)"
             }

@@ -29,8 +29,8 @@ Usage: netpol [--FLAG=VALUE]...
   --netfilter-bug-1766-fix[=false]  Judge DNS queries before they are routed. Default: on kernels before 6.12
   --v N                             What is logged: 0 to 3 info, 4 and 5 debug, from 6 on trace. Default: 0
   --logging-format text|json        How log lines look. Default: text
-  --exempt-origin NS[:KEY=VALUE,..] Pods that may send from any address; may be repeated
-  --overlay PORT/udp|PROTOCOL       More that carries an overlay; may be repeated
+  --exempt-origin NS[:KEY=VALUE,..] Pods that may send from other addresses; can be repeated
+  --overlay PORT/udp|PROTOCOL       More that carries an overlay; can be repeated
   --overlay-sources any|nodes       Who may send overlay packets. Default: any
 
 Known and without effect, each said in the log: --disable-nri, --strict-mode=false, --vmodule, --log-flush-frequency,

@@ -17,7 +17,7 @@ pub struct Origins {
     pub protections: Vec<Protection>,
     /// Pods' ports.
     pub ports: Vec<Port>,
-    /// Addresses that two ports claim: the first one has it.
+    /// Addresses and hardware addresses that several ports claim.
     pub conflicts: Vec<Conflict>,
     /// What carries packets between nodes, which pods may not send to them.
     pub overlays: Vec<String>,
@@ -85,10 +85,10 @@ pub struct Port {
     pub exempt: bool,
 }
 
-/// Two ports claim an address.
+/// Several ports claim an address.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Conflict {
-    /// The address.
+    /// The address, or hardware address.
     pub address: String,
     /// The interface that has it; null if nothing says whose it is.
     pub bound_to: Option<String>,
