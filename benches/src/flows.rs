@@ -5,7 +5,7 @@
 //! core of its own ([`ends`]), datagrams are received without sleeping, and within one flow tables are put to sleep and woken in turns,
 //! several times a second (nft's flag `dormant` takes their chains out of a packet's way): each turn is compared with those beside it.
 //!
-//! The turns are without rules, with the agent's, and with the baselines that are made by hand ([`rules`]).
+//! The turns are without rules, with the agent's, and with the baselines that are made by hand (`rules`).
 
 mod ends;
 mod rules;

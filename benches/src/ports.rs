@@ -1,7 +1,7 @@
 //! A new port: how long a pod's binding takes to be in force, and whether its first connection waits for that.
 //!
 //! Pods start one after the other on one node, and are known to the cluster before: what is measured is the way from the interface to
-//! the kernel's sets, not the API server's. Each connects to a pod that a policy isolates as soon as its address is set ([`start`]),
+//! the kernel's sets, not the API server's. Each connects to a pod that a policy isolates as soon as its address is set (`start`),
 //! which is earlier than any container begins. The same without an agent says what the kernel takes by itself.
 
 mod start;
