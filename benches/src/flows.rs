@@ -2,7 +2,7 @@
 //!
 //! After its first packet a connection meets a few rules of the agent's, and nothing else of it. That costs less than a processor's
 //! speed changes from one second to the next, or than it costs to wake a thread or to move it to another core. So each end keeps to a
-//! core of its own ([`ends`]), datagrams are received without sleeping, and within one flow tables are put to sleep and woken in turns,
+//! core of its own (`ends`), datagrams are received without sleeping, and within one flow tables are put to sleep and woken in turns,
 //! several times a second (nft's flag `dormant` takes their chains out of a packet's way): each turn is compared with those beside it.
 //!
 //! The turns are without rules, with the agent's, and with the baselines that are made by hand (`rules`).
