@@ -38,9 +38,16 @@ fn bound4() -> Vec<Rule> {
         .into_iter()
         .chain(is_multicast4())
         .chain([Expression::Accept]);
+    // TCP and UDP meet one rule: ICMP is protocol 1, IGMP is 2.
+    let behind_igmp = [
+        Expression::LoadMeta(Meta::Transport),
+        Expression::Compare(Comparison::AtLeast, vec![libc::IPPROTO_IGMP as u8 + 1]),
+        Expression::Accept,
+    ];
     vec![
         look_at_icmp(ISOLATED_4),
         LINK.membership_queries(ISOLATED_4),
+        rule(OPEN_4, "pass what is neither ICMP nor IGMP", behind_igmp),
         look_at_icmp(OPEN_4),
         LINK.membership_queries(OPEN_4),
         rule(OPEN_4, "pass all else", [Expression::Accept]),
