@@ -74,7 +74,7 @@ fn the_page_is_made_from_results() {
         "| a sweep of 100,000 connections, median | at most 50 ms | 180.0 ms | **does not hold** |",
         "With one rule and no agent, long flows come to 0.960 at worst; with one bridge chain and one map lookup besides, between pods of \
          one node, to 0.940.",
-        "To write 100,000 connections down, for nobody, takes the kernel 150.0 ms.",
+        "A dump of 100,000 connections alone takes the kernel 150.0 ms.",
         "| resident memory among 10,000 pods in the API server | at most 40 MB | 30.0 MB | holds |",
         "| an event among 50,000 pods over one among 10,000, processor time | at most 1.5  | 1.200  | holds |",
         // 100 more thousands of pods weigh 100 MB more, and 1,250 MB of lists.

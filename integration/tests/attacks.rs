@@ -11,9 +11,8 @@ use integration::attack::{
 };
 use integration::{Attachment, Links};
 
-fn attack(title: &str, links: Links, attachment: Attachment, fail_mode: FailMode) {
-    let mut suite = Suite::begin(layout::begin(links, attachment, fail_mode)).unwrap();
-    suite.kind("allowed", |suite| controls::all(suite, "before")).unwrap();
+/// What rules decide alone, whether or not an agent runs.
+fn decided_by_rules(suite: &mut Suite) {
     suite.kind("link-local", link_local::all).unwrap();
     suite.kind("multicast", multicast::all).unwrap();
     suite.kind("forged source", forged_source::all).unwrap();
@@ -23,10 +22,16 @@ fn attack(title: &str, links: Links, attachment: Attachment, fail_mode: FailMode
     suite.kind("EtherType", ether_type::all).unwrap();
     suite.kind("bridge's group", group_address::all).unwrap();
     suite.kind("neighbour discovery", neighbour_discovery::all).unwrap();
-    suite.kind("neighbour cache", neighbour_cache::all).unwrap();
     suite.kind("mismatch", mismatch::all).unwrap();
     suite.kind("forwarding table", forwarding_table::all).unwrap();
     suite.kind("own node", own_node::all).unwrap();
+}
+
+fn attack(title: &str, links: Links, attachment: Attachment, fail_mode: FailMode) {
+    let mut suite = Suite::begin(layout::begin(links, attachment, fail_mode)).unwrap();
+    suite.kind("allowed", |suite| controls::all(suite, "before")).unwrap();
+    decided_by_rules(&mut suite);
+    suite.kind("neighbour cache", neighbour_cache::all).unwrap();
     suite.kind("TCP state", tcp_state::all).unwrap();
     suite.kind("malformed", malformed::all).unwrap();
     suite.kind("ICMP error", icmp_error::all).unwrap();
@@ -64,18 +69,7 @@ fn vxlan_and_bridge_while_no_agent_runs() {
     let story = layout::begin(Links::Vxlan, Attachment::Bridge, FailMode::Closed);
     let mut suite = Suite::begin(story).unwrap();
     suite.kill_agents().unwrap();
-    suite.kind("link-local", link_local::all).unwrap();
-    suite.kind("multicast", multicast::all).unwrap();
-    suite.kind("forged source", forged_source::all).unwrap();
-    suite.kind("joined fragments", joined_fragments::all).unwrap();
-    suite.kind("forged originator", forged_originator::all).unwrap();
-    suite.kind("overlay", overlay::all).unwrap();
-    suite.kind("EtherType", ether_type::all).unwrap();
-    suite.kind("bridge's group", group_address::all).unwrap();
-    suite.kind("neighbour discovery", neighbour_discovery::all).unwrap();
-    suite.kind("mismatch", mismatch::all).unwrap();
-    suite.kind("forwarding table", forwarding_table::all).unwrap();
-    suite.kind("own node", own_node::all).unwrap();
+    decided_by_rules(&mut suite);
     let (story, report) = suite.finish();
     drop(story);
     report.check("VXLAN, bridge, no agent");

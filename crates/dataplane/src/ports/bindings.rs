@@ -3,7 +3,7 @@
 //! Pure: no IO and no clock. A pod with NET_ADMIN can give itself any address, so what its namespace shows is a claim. The rules, in
 //! order:
 //!
-//! 1. A port keeps its bindings until it goes. The CNI plugin sets addresses before a process of the pod runs, so the first ones are
+//! 1. A port keeps its bindings until it goes, or rule 2, 3 or 5 takes them. The CNI plugin sets addresses before a process of the pod runs, so the first ones are
 //!    true.
 //! 2. An address is not bound to a port if the cluster gives it to another pod than the port's, if it is outside the node's pod CIDRs,
 //!    or if it is the node's own.
