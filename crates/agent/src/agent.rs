@@ -340,8 +340,9 @@ impl Agent {
             return;
         }
         // The node's own addresses are among what a verdict depends on.
+        let before = snapshot.generation();
         let snapshot = self.with_own_addresses(&snapshot);
-        let is_new = self.snapshot.as_ref().is_none_or(|before| before.generation() != snapshot.generation());
+        let is_new = snapshot.generation() != before;
         let (origins, left) = self.origins.derive(&snapshot, self.compiler.inventory());
         let Some(engine) = &mut self.engine else { return };
         engine.set_overlay(overlay_flows(&origins));
@@ -349,7 +350,6 @@ impl Agent {
         let generation = snapshot.generation().0;
         self.delete_connections_of(left);
         if is_new {
-            self.snapshot = Some(snapshot);
             self.put_in_force(0, Duration::ZERO, Touched::All);
         } else if is_news {
             let updated = self.engine.as_mut().map(|engine| engine.table().update_origins());
