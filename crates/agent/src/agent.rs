@@ -3,10 +3,10 @@
 //! From: the source's updates. To: the [`Engine`]. Invariant: whatever is missing, the agent stays live, says in one sentence
 //! what it waits for, and tries again; rules that are in the kernel stay there when it ends.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use audit::Audit;
@@ -14,13 +14,13 @@ use cluster::{Connections, ResourceVersion, Update, Watch};
 use dataplane::conntrack::Conntrack;
 use dataplane::drops::DropCounts;
 use dataplane::needs::{self, NeedState};
-use dataplane::ports::{self, Interfaces, Monitor, PortQueue, PortQueueConfig};
+use dataplane::ports::{Interfaces, Monitor, PortQueue, read_interfaces};
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
 use dataplane::remembered::{Heard, History, RememberedLog};
 use dataplane::table::{OriginConfig, Origins, Remember, Table, TableConfig, TableError, WhenDown};
 use dataplane::workers::{Workers, WorkersConfig};
-use policy::{Change, Compiler, PodUid, PolicyName, Published, Scope, Snapshot, Touched, Verdict, touched};
+use policy::{Change, Compiler, PodUid, PolicyName, Published, Scope, Snapshot, Touched, touched};
 
 use crate::engine::{Engine, EngineError, open_addresses};
 use crate::health::{Health, Topic};
@@ -30,6 +30,7 @@ use crate::sweeper::Sweeper;
 
 mod config;
 mod notes;
+mod ports;
 pub use config::AgentConfig;
 
 /// How often the agent looks whether all is still as it was.
@@ -182,7 +183,7 @@ impl Agent {
                     None => news.update = Some(update),
                 },
                 Message::Interfaces => {
-                    news.interfaces = lock(&self.latest_interfaces).take().or(news.interfaces)
+                    news.interfaces = ports::lock(&self.latest_interfaces).take().or(news.interfaces)
                 }
                 Message::Stop => return None,
             }
@@ -268,7 +269,7 @@ impl Agent {
         self.conntrack = Some(Conntrack::open()?);
         let in_use = Table::queues_in_use()?;
         // First bindings stay: an agent before this one has seen them first.
-        self.origins.begin(ports::read_interfaces()?, Table::bindings_in_force()?);
+        self.origins.begin(read_interfaces()?, Table::bindings_in_force()?);
         let snapshot = &self.with_own_addresses(snapshot);
         let (published, workers, queues) = self.start_workers(snapshot, in_use)?;
         let holders = workers.holders();
@@ -306,94 +307,6 @@ impl Agent {
         engine.set_overlay(overlay);
         engine.reassign(left);
         Ok(engine)
-    }
-
-    /// Follows the node's interfaces, and has packets of new ports wait until the rules know them.
-    fn follow_ports(&mut self, queues: QueueRange) -> anyhow::Result<()> {
-        // The queue must be free again before it can be bound again.
-        (self.port_queue, self.monitor) = (None, None);
-        let outbox = self.outbox.clone();
-        let latest = Arc::clone(&self.latest_interfaces);
-        // One message at most waits, however often interfaces change.
-        let monitor = Monitor::start(move |interfaces| {
-            let waits = lock(&latest).replace(interfaces).is_some();
-            if !waits {
-                drop(outbox.send(Message::Interfaces));
-            }
-        })?;
-        let config = PortQueueConfig {
-            queue: self.config.port_queue(queues),
-            marks: self.config.marks,
-            timeout: self.config.hold.time,
-            limit: self.config.hold.packets,
-            pass_unknown: self.config.when_unsure == Verdict::Allow,
-        };
-        self.port_queue = Some(PortQueue::start(config, &monitor, self.origins.sampler(true))?);
-        self.monitor = Some(monitor);
-        Ok(())
-    }
-
-    /// Brings the rules up to date with the node's interfaces.
-    fn refresh_origins(&mut self) {
-        let Some(snapshot) = self.snapshot.clone() else { return };
-        if !self.is_enforcing() {
-            return;
-        }
-        // The node's own addresses are among what a verdict depends on.
-        let before = snapshot.generation();
-        let snapshot = self.with_own_addresses(&snapshot);
-        let is_new = snapshot.generation() != before;
-        let (origins, left) = self.origins.derive(&snapshot, self.compiler.inventory());
-        let Some(engine) = &mut self.engine else { return };
-        engine.set_overlay(overlay_flows(&origins));
-        let is_news = engine.table().set_origins(origins);
-        let generation = snapshot.generation().0;
-        self.delete_connections_of(left);
-        if is_new {
-            self.put_in_force(0, Duration::ZERO, Touched::All);
-        } else if is_news {
-            let updated = self.engine.as_mut().map(|engine| engine.table().update_origins());
-            match updated.unwrap_or(Ok(())) {
-                Ok(()) => self.release_ports(),
-                Err(error) => {
-                    self.behind = true;
-                    self.failed(generation, &error.into());
-                }
-            }
-        }
-    }
-
-    /// What a pod that is gone has opened is none of the next one's, which sends nothing before it is bound: so this comes before the rules.
-    fn delete_connections_of(&mut self, left: BTreeSet<IpAddr>) {
-        if left.is_empty() {
-            return;
-        }
-        if let Some(Err(error)) = self.conntrack.as_mut().map(|table| table.delete_of(&left)) {
-            tracing::warn!(%error, "connections of pods that are gone could not be deleted: tried again by the next sweep");
-            if let Some(engine) = &mut self.engine {
-                engine.reassign(left);
-            }
-        }
-    }
-
-    /// The snapshot with the node's own addresses as its interfaces have them now: the same one if they are no news.
-    fn with_own_addresses(&mut self, snapshot: &Arc<Snapshot>) -> Arc<Snapshot> {
-        let own = self.origins.own_addresses();
-        match self.config.pod_cidrs.set_own_addresses(own, self.compiler.inventory()) {
-            Some(change) => {
-                let snapshot = self.compiler.apply([change]);
-                self.snapshot = Some(Arc::clone(&snapshot));
-                snapshot
-            }
-            None => Arc::clone(snapshot),
-        }
-    }
-
-    /// What waits of ports that are bound goes on.
-    fn release_ports(&self) {
-        if let Some(queue) = &self.port_queue {
-            queue.release(self.origins.port_states());
-        }
     }
 
     /// Listens to the NFLOG group that goes with these queues, if anything is to be recorded of what is remembered.
@@ -665,27 +578,6 @@ impl Agent {
         }
     }
 
-    /// Records what rules have dropped by themselves, and says in status what is known of ports.
-    fn record_drops(&mut self) {
-        let (Some(engine), Some(snapshot)) = (&mut self.engine, &self.snapshot) else { return };
-        match engine.table().drop_counts() {
-            Ok(counts) => {
-                let lines = self.origins.drain_drops(counts, &self.config.node, snapshot);
-                lines.into_iter().for_each(|line| self.audit.record_dropped(line));
-            }
-            Err(error) => tracing::warn!(%error, "what rules dropped can't be read"),
-        }
-        let new_ports = self.port_queue.as_ref().map(PortQueue::counters).unwrap_or_default();
-        let status = status::Origins::new(
-            &self.origins,
-            engine.table().protections(),
-            self.config.bridge,
-            new_ports,
-            snapshot,
-        );
-        self.health.state().status.origins = Some(status);
-    }
-
     /// Another agent's queues are in the rules now: from here on this one only answers what was queued for it.
     fn superseded(&mut self, queues: Option<QueueRange>) {
         self.behind = false;
@@ -768,8 +660,4 @@ struct News {
 fn is_waiting(queues: QueueRange) -> bool {
     let rows = QueueStatistics::read().unwrap_or_default();
     rows.iter().any(|row| row.waiting > 0 && queues.numbers().any(|number| number == row.number))
-}
-
-fn lock(interfaces: &Mutex<Option<Interfaces>>) -> MutexGuard<'_, Option<Interfaces>> {
-    interfaces.lock().unwrap_or_else(PoisonError::into_inner)
 }
