@@ -3,10 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::thread::sleep;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
+use integration::attack::frame::{self, Arp};
+use integration::attack::message::{self, Path};
+use integration::attack::{packet, wire};
 use integration::command::{ip, nft_answer};
 use integration::namespace::Namespace;
 use integration::{
@@ -149,7 +153,7 @@ fn ports_that_come_and_go_a_hundred_times_a_second_disturb_no_one() {
     let stream = Stream::open(&story.testbed, "web/a", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
     let churn = Namespace::create("churn").unwrap();
     let started = Instant::now();
-    for number in 0..200 {
+    for number in 0..60 {
         ip(
             &node,
             &format!(
@@ -176,6 +180,81 @@ fn ports_that_come_and_go_a_hundred_times_a_second_disturb_no_one() {
         status["origins"]["ports"].as_array().is_some_and(|ports| ports.len() == 3)
     });
     story.agent("node-a").wait_ready().unwrap();
+}
+
+/// Sends a frame out of `eth0` again and again while `during` runs.
+fn flood(namespace: &Namespace, frame: &[u8], during: impl FnOnce()) {
+    let interface = wire::interface(namespace, "eth0").unwrap();
+    let ends = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let sender = scope.spawn(|| wire::flood(namespace, &interface, frame, &ends).unwrap());
+        during();
+        ends.store(true, Ordering::Relaxed);
+        assert!(sender.join().unwrap() > 0, "no frame was sent");
+    });
+}
+
+/// A rule looks into several sets, one after the other, and they may change in between.
+#[test]
+fn no_frame_is_lost_in_the_moment_in_which_its_port_is_bound() {
+    let mut story = begin(&[]);
+    let node = story.testbed.namespace("node-a").unwrap().clone();
+    let web = story.testbed.namespace("web/a").unwrap().clone();
+    let web_mac = wire::interface(&web, "eth0").unwrap().mac;
+    let web_address = Ipv4Addr::new(10, 244, 1, 2);
+    let mark = story.agent("node-a").mark();
+    for number in 0..60 {
+        let address = Ipv4Addr::new(10, 244, 1, 50 + number);
+        let pod = Namespace::create(&format!("bound-{number}")).unwrap();
+        let device = format!("bound{number}");
+        ip(
+            &node,
+            &format!(
+                "link add {device} type veth peer name eth0 netns {}\nlink set {device} master cni0 up\n",
+                pod.name()
+            ),
+        )
+        .unwrap();
+        ip(&pod, "link set eth0 up\n").unwrap();
+        pod.wait_for_links().unwrap();
+        let own = wire::interface(&pod, "eth0").unwrap();
+        let mac = own.mac;
+        let question = Arp { operation: 1, sender: (mac, address), target: ([0; 6], web_address) };
+        let question = frame::arp([0xff; 6], mac, question, &[]);
+        // The bridge learns where the pod is, and sends frames for it to no other port.
+        wire::send_frames(&pod, &own, std::slice::from_ref(&question)).unwrap();
+        let set_address = || {
+            ip(&pod, &format!("addr add {address}/24 dev eth0\n")).unwrap();
+            until("the address is bound", || {
+                let bound = nft_answer(&node, &["list", "map", "bridge", "kube-verdict", "bound4"]).unwrap();
+                bound.contains(&format!("\"{device}\""))
+            });
+        };
+        // From the port, and to it.
+        if number % 2 == 0 {
+            flood(&pod, &question, set_address);
+        } else {
+            let path = Path::new(web_address, address);
+            let datagram = packet::packet(path, &message::udp(path, (1, 2), b"early"));
+            flood(&web, &frame::of_packet(mac, web_mac, &datagram), set_address);
+        }
+        ip(&node, &format!("link del {device}\n")).unwrap();
+    }
+    // Drops are recorded in their order: this one comes after all others.
+    ip(&web, "addr add 198.51.100.7/32 dev lo\n").unwrap();
+    send(&web, "198.51.100.7", "10.244.1.3:53".parse().unwrap());
+    until("the last drop is recorded", || {
+        let drops = story.agent("node-a").drops_after(mark).unwrap();
+        drops.iter().any(|drop| drop.is_from("web/a") && drop.reason == "spoofed-source")
+    });
+    let drops = story.agent("node-a").drops_after(mark).unwrap();
+    let lost: Vec<_> =
+        drops.iter().filter(|drop| drop.reason == "unbound-destination" || !drop.is_from("web/a")).collect();
+    assert!(
+        lost.is_empty(),
+        "{} frames were lost: {lost:?}",
+        lost.iter().map(|drop| drop.packets).sum::<u64>()
+    );
 }
 
 #[test]

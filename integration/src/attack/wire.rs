@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use nix::ifaddrs::getifaddrs;
@@ -49,6 +50,25 @@ pub fn send_frames(namespace: &Namespace, interface: &Interface, frames: &[Vec<u
                 .with_context(|| format!("sending a frame of {} bytes", frame.len()))?;
         }
         Ok(())
+    })?
+}
+
+/// Sends a frame out of an interface again and again, as fast as it goes, until it is stopped. Returns how many times.
+pub fn flood(
+    namespace: &Namespace,
+    interface: &Interface,
+    frame: &[u8],
+    is_stopped: &AtomicBool,
+) -> Result<u64> {
+    namespace.run(|| -> Result<u64> {
+        let socket = packet_socket()?;
+        let mut sent = 0;
+        while !is_stopped.load(Ordering::Relaxed) {
+            sendto(socket.as_raw_fd(), frame, &interface.link, MsgFlags::empty())
+                .with_context(|| format!("sending a frame of {} bytes", frame.len()))?;
+            sent += 1;
+        }
+        Ok(sent)
     })?
 }
 

@@ -21,7 +21,8 @@
 //! and the address. The protocol is read from the frame, so a VLAN tag shows. A port that is not bound and a bridge that is not known
 //! match nothing, so what is not known does not pass.
 //!
-//! Rules are written once, at installation; afterwards only the sets' elements change.
+//! Rules are written once, at installation; afterwards only the sets' elements change. They may change between two lookups for one
+//! frame, so a rule that drops what is bound elsewhere looks last whether it is bound here.
 
 mod contents;
 mod rules;

@@ -75,10 +75,13 @@ impl BridgeRules {
             ]
         };
         let (v4, v6) = (Payload::V4(Address::Destination), Payload::V6(Address::Destination));
-        let mut rules = vec![
-            rule(FORWARD, "pass to where the IPv4 address is", delivered(v4, DELIVER_4)),
-            rule(FORWARD, "pass to where the IPv6 address is", delivered(v6, DELIVER_6)),
-        ];
+        let to_bound = || {
+            [
+                rule(FORWARD, "pass to where the IPv4 address is", delivered(v4, DELIVER_4)),
+                rule(FORWARD, "pass to where the IPv6 address is", delivered(v6, DELIVER_6)),
+            ]
+        };
+        let mut rules = to_bound().to_vec();
         rules.extend(self.accept_others(FORWARD, Meta::Oif, Meta::OifKind, Meta::OutBridgeName));
         let arp = is(Meta::Protocol, &ARP).into_iter().chain([Expression::Accept]);
         let neighbours = LINK
@@ -101,8 +104,10 @@ impl BridgeRules {
             rule(FORWARD, "pass to exempt pods", exempt),
             rule(FORWARD, "pass to a new port", new_port(&IP, v4, TAKEN_4)),
             rule(FORWARD, "pass to a new port", new_port(&IPV6, v6, TAKEN_6)),
-            rule(FORWARD, "drop what goes elsewhere", drop_for(DropReason::UnboundDestination)),
         ]);
+        // Once more: between two rules, the address may have been bound to this very port. Sets change while packets pass.
+        rules.extend(to_bound());
+        rules.push(rule(FORWARD, "drop what goes elsewhere", drop_for(DropReason::UnboundDestination)));
         rules
     }
 }

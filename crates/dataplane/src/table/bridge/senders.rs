@@ -3,8 +3,8 @@
 use super::{
     ARP, BOUND_ARP, EXEMPT, EXEMPT_PORTS, ICMP, ICMPV6, IP, IPV6, ISOLATED_4, ISOLATED_6, LINK,
     LINK_LOCAL_ISOLATED, LINK_LOCAL_OPEN, NODES_4, NODES_6, OPEN_4, OPEN_6, OVERLAY_PORTS, OVERLAY_PROTOCOLS,
-    OWN_MACS, SETTLED, TAKEN_4, TAKEN_6, TAKEN_MACS, UNMATCHED, UNSPECIFIED, is_link_local, is_multicast4,
-    is_multicast6,
+    OWN_4, OWN_6, OWN_MACS, SETTLED, TAKEN_4, TAKEN_6, TAKEN_MACS, UNMATCHED, UNSPECIFIED, is_link_local,
+    is_multicast4, is_multicast6,
 };
 use crate::drops::DropReason;
 use crate::marks::Marks;
@@ -143,9 +143,12 @@ pub(super) fn unmatched(marks: &Marks) -> Vec<Rule> {
         is_frame_of(IPV6).into_iter().chain(is_unspecified()).chain([Expression::Jump(UNSPECIFIED)]);
     let exempt = interface_in(Meta::Iif, EXEMPT_PORTS).into_iter().chain([Expression::Jump(EXEMPT)]);
     let settled = interface_in(Meta::Iif, SETTLED).into_iter().chain(drop_for(DropReason::SpoofedSource));
+    // Taken first: between two rules, the address may have been bound to this very port. Sets change while packets pass.
     let taken_arp = is_frame_of(ARP)
         .into_iter()
         .chain([Expression::LoadPayload(Payload::ArpSenderAddress), Expression::InSet(TAKEN_4.name)])
+        .chain(arp_key())
+        .chain([Expression::NotInSet(BOUND_ARP.name)])
         .chain(drop_for(DropReason::SpoofedSource));
     // A bridge learns from the first frame of a port where a hardware address is.
     let another_mac = [Payload::SourceMac, Payload::ArpSenderMac].map(|mac| {
@@ -178,15 +181,19 @@ pub(super) fn unmatched(marks: &Marks) -> Vec<Rule> {
 }
 
 fn bound_arp() -> impl Iterator<Item = Expression> {
-    is_short_arp().into_iter().chain([
+    let bound = [Expression::InSet(BOUND_ARP.name), Expression::Accept];
+    is_short_arp().into_iter().chain(arp_key()).chain(bound)
+}
+
+/// The key of [`BOUND_ARP`].
+fn arp_key() -> [Expression; 5] {
+    [
         Expression::LoadPart(Part::Meta(Meta::Iif), 0),
         Expression::LoadPart(Part::Payload(Payload::SourceMac), 1),
         Expression::LoadPart(Part::Payload(Payload::EtherType), 3),
         Expression::LoadPart(Part::Payload(Payload::ArpSenderMac), 4),
         Expression::LoadPart(Part::Payload(Payload::ArpSenderAddress), 6),
-        Expression::InSet(BOUND_ARP.name),
-        Expression::Accept,
-    ])
+    ]
 }
 
 /// Goes on for a frame with this protocol and without a VLAN tag.
@@ -207,10 +214,12 @@ fn is_short_arp() -> Vec<Expression> {
 
 /// What an exempt pod sends: from any address but those of other ports and of the node.
 pub(super) fn exempt() -> Vec<Rule> {
-    let taken = |protocol: [u8; 2], address: Payload, set: Set| {
+    let taken = |protocol: [u8; 2], address: Payload, taken: Set, own: Set| {
         is(Meta::Protocol, &protocol)
             .into_iter()
-            .chain([Expression::LoadPayload(address), Expression::InSet(set.name)])
+            .chain([Expression::LoadPayload(address), Expression::InSet(taken.name)])
+            .chain(port_key(address))
+            .chain([Expression::NotInSet(own.name)])
             .chain(drop_for(DropReason::SpoofedSource))
     };
     let overlay = |protocol: [u8; 2], destination: Payload, nodes: Set| {
@@ -231,9 +240,13 @@ pub(super) fn exempt() -> Vec<Rule> {
     let mut rules = overlay(IP, Payload::V4(Address::Destination), NODES_4).to_vec();
     rules.extend(overlay(IPV6, Payload::V6(Address::Destination), NODES_6));
     rules.extend([
-        rule(EXEMPT, "drop another's IPv4 address", taken(IP, Payload::V4(Address::Source), TAKEN_4)),
-        rule(EXEMPT, "drop another's IPv6 address", taken(IPV6, Payload::V6(Address::Source), TAKEN_6)),
-        rule(EXEMPT, "drop another's address in ARP", taken(ARP, Payload::ArpSenderAddress, TAKEN_4)),
+        rule(EXEMPT, "drop another's IPv4 address", taken(IP, Payload::V4(Address::Source), TAKEN_4, OWN_4)),
+        rule(
+            EXEMPT,
+            "drop another's IPv6 address",
+            taken(IPV6, Payload::V6(Address::Source), TAKEN_6, OWN_6),
+        ),
+        rule(EXEMPT, "drop another's address in ARP", taken(ARP, Payload::ArpSenderAddress, TAKEN_4, OWN_4)),
         rule(EXEMPT, "look at ICMPv6", icmpv6),
         rule(EXEMPT, "pass all else", [Expression::Accept]),
     ]);

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{
-    EXEMPT, FROM_ELSEWHERE, FROM_EXEMPT, FROM_ISOLATED, FROM_PORT, ICMP, LINK, OTHER_PORTS, OVERLAY_PORTS,
-    OVERLAY_PROTOCOLS, OWN_4, OWN_6, PREROUTING, QUEUE, SETTLED, SOURCES_4, SOURCES_6, TAKEN_4, TAKEN_6,
+    BEHIND_4, BEHIND_6, EXEMPT, FROM_ELSEWHERE, FROM_EXEMPT, FROM_ISOLATED, FROM_PORT, ICMP, LINK,
+    OTHER_PORTS, OVERLAY_PORTS, OVERLAY_PROTOCOLS, OWN_4, OWN_6, PREROUTING, QUEUE, SETTLED, SOURCES_4,
+    SOURCES_6, TAKEN_4, TAKEN_6,
 };
 use crate::drops::DropReason;
 use crate::marks::Marks;
@@ -104,18 +105,21 @@ fn from_port() -> Vec<Rule> {
         ),
     ]);
     rules.extend(unspecified());
-    let taken = |number: i32, address, set: Set| {
+    // Taken first: between two rules, the address may have been bound to this very port. Sets change while packets pass.
+    let taken = |number: i32, address, taken: Set, behind: Set| {
         interface_in(Meta::Iif, EXEMPT)
             .into_iter()
             .chain(is(Meta::Family, &[number as u8]))
-            .chain([Expression::LoadPayload(address), Expression::InSet(set.name)])
+            .chain([Expression::LoadPayload(address), Expression::InSet(taken.name)])
+            .chain(port_key(address))
+            .chain([Expression::NotInSet(behind.name)])
             .chain(drop_for(DropReason::SpoofedSource))
     };
     let exempt = interface_in(Meta::Iif, EXEMPT).into_iter().chain([Expression::Goto(FROM_EXEMPT)]);
     let settled = interface_in(Meta::Iif, SETTLED).into_iter().chain(drop_for(DropReason::SpoofedSource));
     rules.extend([
-        rule(FROM_PORT, "drop another's IPv4 address", taken(libc::NFPROTO_IPV4, v4, TAKEN_4)),
-        rule(FROM_PORT, "drop another's IPv6 address", taken(libc::NFPROTO_IPV6, v6, TAKEN_6)),
+        rule(FROM_PORT, "drop another's IPv4 address", taken(libc::NFPROTO_IPV4, v4, TAKEN_4, BEHIND_4)),
+        rule(FROM_PORT, "drop another's IPv6 address", taken(libc::NFPROTO_IPV6, v6, TAKEN_6, BEHIND_6)),
         rule(FROM_PORT, "pass what exempt pods send", exempt),
         rule(FROM_PORT, "drop what has another source", settled),
         rule(FROM_PORT, "let a new port's packet wait", [Expression::Goto(QUEUE)]),
