@@ -79,8 +79,8 @@ pub struct Record {
     /// How long parsing and evaluation took, in nanoseconds; of a packet that was held, its last evaluation alone; 0 where it was
     /// remembered.
     pub nanoseconds: u64,
-    /// How long the packet was held, in whole milliseconds, because a pod decides about it that was not known. Only if it was.
-    /// Where `reason` is `unknown-pod` or `unknown-peer` the pod did not become known in time.
+    /// How long the packet was held, in whole milliseconds, because a pod or labels decide about it that were not known. Only if it
+    /// was. Where `reason` is `unknown-pod`, `unknown-peer` or `unknown-labels` the pod or its labels did not become known in time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_ms: Option<u64>,
     /// `true` where the kernel let the connection pass by itself, because it remembered an earlier verdict of the same generation on
@@ -303,7 +303,11 @@ fn weight(reason: Reason) -> u8 {
     match reason {
         Reason::Rule(_) => 3,
         Reason::NotIsolated => 2,
-        Reason::OwnNode | Reason::OwnAddress | Reason::UnknownPod | Reason::UnknownPeer => 1,
+        Reason::OwnNode
+        | Reason::OwnAddress
+        | Reason::UnknownPod
+        | Reason::UnknownPeer
+        | Reason::UnknownLabels => 1,
         Reason::NotAPod | Reason::OtherNode | Reason::DefaultDeny | Reason::Unproven | Reason::Unparsable => {
             0
         }

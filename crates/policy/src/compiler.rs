@@ -33,7 +33,8 @@ use crate::snapshot::address::AddressKey;
 /// Whose pods a snapshot judges.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Scope {
-    /// Pods of every node: what `explain` asks about.
+    /// Pods of every node, each as its own node judges it: what `explain` asks about. An address that no pod has is judged as by the node
+    /// that has the longest pod CIDR around it, of several the first by name.
     Cluster,
     /// Pods of this node alone: what an agent enforces. Pods of other nodes are known as peers.
     Node(Arc<str>),
@@ -75,7 +76,8 @@ impl Compiler {
         }
     }
 
-    /// What becomes of packets about which only a pod that is not known (yet) can decide: denied unless this says otherwise.
+    /// What becomes of packets about which only a pod, or labels, can decide that are not known (yet): denied unless this says
+    /// otherwise.
     #[must_use]
     pub fn when_unsure(mut self, verdict: Verdict) -> Self {
         self.when_unsure = verdict;

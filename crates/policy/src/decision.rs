@@ -61,11 +61,14 @@ pub enum Reason {
     Rule(RuleId),
     /// Policies isolate the pod in this direction and no rule of theirs matched (semantics 2, 8).
     DefaultDeny,
-    /// The address is one of this node's pods', and no such pod is known (yet).
+    /// The address is one of its node's pods', and no such pod is known (yet).
     UnknownPod,
     /// Known rules deny it, but the other end's address is one of the cluster's pods', no such pod is known (yet), and a rule
     /// might allow it once it is.
     UnknownPeer,
+    /// What is known denies it, but labels of a pod at either end, or of its namespace, are unknown, and policy might allow it once they
+    /// are known (semantics 37).
+    UnknownLabels,
     /// The packet does not show which end opened its connection, and policy denies the connection opened by the other end
     /// (semantics 34).
     Unproven,
@@ -86,6 +89,7 @@ impl Reason {
             Self::DefaultDeny => "default-deny",
             Self::UnknownPod => "unknown-pod",
             Self::UnknownPeer => "unknown-peer",
+            Self::UnknownLabels => "unknown-labels",
             Self::Unproven => "unproven",
             Self::Unparsable => "unparsable",
         }
@@ -101,8 +105,11 @@ impl Reason {
             Self::NotIsolated => "no policy isolates the pod in this direction",
             Self::Rule(_) => "this rule is the first that matches",
             Self::DefaultDeny => "policies isolate the pod in this direction and none of their rules matches",
-            Self::UnknownPod => "the address is in this node's pod CIDR and no pod is known to have it",
+            Self::UnknownPod => "the address is in its node's pod CIDR and no pod is known to have it",
             Self::UnknownPeer => "a rule might allow the other end, which no pod is known to have",
+            Self::UnknownLabels => {
+                "policy might allow it, but labels of a pod at either end, or of its namespace, are unknown"
+            }
             Self::Unproven => {
                 "the packet does not show which end opened the connection, and policy denies it from the other end"
             }
@@ -110,9 +117,9 @@ impl Reason {
         }
     }
 
-    /// Whether knowing a pod might change the outcome: its verdict is only what stands in for knowledge.
+    /// Whether knowing a pod or its labels might change the outcome: its verdict is only what stands in for knowledge.
     pub fn is_unsure(self) -> bool {
-        matches!(self, Self::UnknownPod | Self::UnknownPeer)
+        matches!(self, Self::UnknownPod | Self::UnknownPeer | Self::UnknownLabels)
     }
 
     /// The words for a reason by its stable name.
@@ -127,6 +134,7 @@ impl Reason {
             Self::DefaultDeny,
             Self::UnknownPod,
             Self::UnknownPeer,
+            Self::UnknownLabels,
             Self::Unproven,
             Self::Unparsable,
         ]
@@ -184,7 +192,7 @@ impl Decision {
         }
     }
 
-    /// Whether knowing a pod might change the verdict: ANY direction is unsure, and NONE denies for sure.
+    /// Whether knowing a pod or its labels might change the verdict: ANY direction is unsure, and NONE denies for sure.
     pub fn is_unsure(&self) -> bool {
         let outcomes = [self.egress, self.ingress];
         outcomes.iter().any(|outcome| outcome.reason.is_unsure())

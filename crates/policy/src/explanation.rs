@@ -17,9 +17,9 @@ pub struct Explanation {
     pub reason: &'static str,
     /// Which direction this is.
     pub direction: Direction,
-    /// The rule that decided, or that denies until the peer is known.
+    /// The rule that decided, or that denies until what is unknown is known.
     pub rule: Option<RuleName>,
-    /// For a default deny, also one until the peer is known: the policies that isolate the pod in this direction, sorted by name.
+    /// For a default deny, also a provisional one: the policies that isolate the pod in this direction, sorted by name.
     pub isolated_by: Vec<Arc<PolicyName>>,
     /// For a default deny: the rule that came nearest.
     pub nearest_miss: Option<NearestMiss>,
@@ -32,8 +32,9 @@ impl fmt::Display for Explanation {
             Verdict::Allow => "allowed",
             Verdict::Deny => "denied",
         };
-        if self.reason == Reason::UnknownPeer.code() {
-            write!(f, "{verdict}: {}; else ", Reason::UnknownPeer.sentence())?;
+        let provisional = [Reason::UnknownPeer, Reason::UnknownLabels];
+        if let Some(reason) = provisional.into_iter().find(|reason| reason.code() == self.reason) {
+            write!(f, "{verdict}: {}; else ", reason.sentence())?;
             verdict = "denied";
         }
         if let Some(rule) = &self.rule {

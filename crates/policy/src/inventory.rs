@@ -19,7 +19,7 @@ use crate::spec::PolicySpec;
 pub struct Namespace {
     /// `metadata.name`.
     pub name: Arc<str>,
-    /// Its labels, `kubernetes.io/metadata.name` among them (semantics 11).
+    /// Its labels, `kubernetes.io/metadata.name` among them (semantics 11); that one is known even if the others are not (semantics 37).
     pub labels: Labels,
 }
 
@@ -138,7 +138,7 @@ pub enum Change {
     PolicyGone(PolicyName),
 }
 
-/// Everything known about the cluster.
+/// Everything known about the cluster. The labels of a namespace that is not among `namespaces` are unknown (semantics 37).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Inventory {
     /// By name.

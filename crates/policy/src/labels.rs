@@ -1,32 +1,46 @@
-//! Labels of a pod or namespace: sorted, shared, cheap to clone and to compare.
+//! Labels of a pod or namespace: sorted, shared, cheap to clone and to compare; or unknown.
 
 use std::sync::Arc;
 
 /// The label that every namespace has, and whose value is its name (semantics 11).
 pub(crate) const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
-/// An immutable set of labels.
+/// An immutable set of labels, or the statement that the labels are unknown (semantics 37).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Labels {
-    /// Sorted by key, each key once.
-    pairs: Arc<[(Arc<str>, Arc<str>)]>,
+    /// Sorted by key, each key once; `None` if unknown.
+    pairs: Option<Arc<[Pair]>>,
 }
+
+/// Key and value.
+type Pair = (Arc<str>, Arc<str>);
 
 impl Labels {
     /// No labels.
     pub fn none() -> Self {
-        Self { pairs: Arc::from([]) }
+        Self { pairs: Some(Arc::from([])) }
     }
 
-    /// The value of `key`.
+    /// Labels that can't be read, or of an object that has not been read: any key may have any value, or be missing.
+    pub const fn unknown() -> Self {
+        Self { pairs: None }
+    }
+
+    /// Whether the labels are known.
+    pub fn are_known(&self) -> bool {
+        self.pairs.is_some()
+    }
+
+    /// The value of `key`; `None` if the key is missing or the labels are unknown.
     pub fn value(&self, key: &str) -> Option<&str> {
-        let at = self.pairs.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
-        Some(&self.pairs[at].1)
+        let pairs = self.pairs.as_ref()?;
+        let at = pairs.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
+        Some(&pairs[at].1)
     }
 
-    /// All labels, sorted by key.
+    /// All labels, sorted by key; nothing if they are unknown.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
-        self.pairs.iter().map(|(key, value)| (&**key, &**value))
+        self.pairs.as_deref().unwrap_or_default().iter().map(|(key, value)| (&**key, &**value))
     }
 }
 
@@ -35,6 +49,6 @@ impl<K: Into<Arc<str>>, V: Into<Arc<str>>> FromIterator<(K, V)> for Labels {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
         let map: std::collections::BTreeMap<Arc<str>, Arc<str>> =
             pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
-        Self { pairs: map.into_iter().collect() }
+        Self { pairs: Some(map.into_iter().collect()) }
     }
 }

@@ -44,7 +44,7 @@ pub use labels::Labels;
 pub use names::{Generation, PodName, PolicyKind, PolicyName};
 pub use packet::{Packet, Protocol};
 pub use published::{Published, Reader};
-pub use selector::{Requirement, Selector};
+pub use selector::{Match, Requirement, Selector};
 pub use snapshot::{Directions, Snapshot};
 pub use spec::{
     Action, IpBlock, NamespaceMatch, Peer, PolicySpec, PortMatch, PortNumbers, RuleSpec, Subject, Tier,

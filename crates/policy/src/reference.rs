@@ -3,6 +3,7 @@
 //! From: an [`Inventory`], a [`Packet`]. To: what the engine must say of it, as [`Explanation`]s. Nothing is prepared and
 //! nothing shared with the compiler: every verdict reads the whole inventory again, one loop for each "any" and "all".
 
+mod addresses;
 mod matching;
 
 use std::net::IpAddr;
@@ -11,11 +12,15 @@ use std::sync::Arc;
 use crate::compiler::Scope;
 use crate::decision::{Direction, Outcome, Reason, RuleId, Verdict};
 use crate::explanation::{Explanation, Miss, NearestMiss, RuleName};
-use crate::inventory::{Inventory, Node, Pod};
+use crate::inventory::{Inventory, Pod};
 use crate::packet::Packet;
+use crate::reference::addresses::{
+    is_address_of_node, is_judged, is_unknown_peer, node_of_unknown_pod, pod_at,
+};
 use crate::reference::matching::{
     Connection, peers_match, peers_might_match, ports_match, ports_might_match, selects,
 };
+use crate::selector::Match;
 use crate::snapshot::Directions;
 use crate::spec::{Action, PolicySpec, RuleSpec, Tier};
 
@@ -91,8 +96,7 @@ fn judge_both(
     // Traffic from the pod's own node to the pod is always allowed (semantics 21), also to a pod that is not known yet.
     let node = match pod_at(inventory, packet.destination()) {
         Some(pod) => pod.node.as_ref().and_then(|node| inventory.nodes.get(node)),
-        None if is_unknown_pod(inventory, scope, packet.destination()) => own_node(inventory, scope),
-        None => None,
+        None => node_of_unknown_pod(inventory, scope, packet.destination()),
     };
     if node.is_some_and(|node| is_address_of_node(inventory, node, packet.source())) {
         return sides(Outcome::allow(Reason::NotAPod), Outcome::allow(Reason::OwnNode));
@@ -108,18 +112,28 @@ fn judge_both(
     // What goes to the node itself has a peer that is known: the node.
     let to_unknown = directions == Directions::Both && is_unknown_peer(inventory, packet.destination());
     let from_unknown = is_unknown_peer(inventory, packet.source());
-    let unsure = |judged: Explanation, address| match pod_at(inventory, address) {
-        // Denied only because the peer is not known (yet). The rest of the explanation stays: it holds until then.
-        Some(pod)
-            if judged.verdict == Verdict::Deny && might_allow(inventory, packet, judged.direction, pod) =>
+    // Denied only because something is not known (yet): who the peer is, or labels of either end (semantics 37). The rest of the
+    // explanation stays: it holds until then.
+    let provisional = |judged: Explanation, address, from_or_to_unknown| {
+        let Some(pod) = pod_at(inventory, address).filter(|_| judged.verdict == Verdict::Deny) else {
+            return judged;
+        };
+        let direction = judged.direction;
+        let might_allow = |reading| might_allow(inventory, packet, direction, pod, reading);
+        let reason = if from_or_to_unknown && might_allow(Reading::Cautious) {
+            Reason::UnknownPeer
+        } else if from_or_to_unknown && might_allow(Reading::Hopeful)
+            || judge_pod(inventory, packet, direction, pod, Reading::Hopeful).verdict == Verdict::Allow
         {
-            Explanation { verdict: when_unsure, reason: Reason::UnknownPeer.code(), ..judged }
-        }
-        _ => judged,
+            Reason::UnknownLabels
+        } else {
+            return judged;
+        };
+        Explanation { verdict: when_unsure, reason: reason.code(), ..judged }
     };
     Expected {
-        egress: if to_unknown { unsure(egress, packet.source()) } else { egress },
-        ingress: if from_unknown { unsure(ingress, packet.destination()) } else { ingress },
+        egress: provisional(egress, packet.source(), to_unknown),
+        ingress: provisional(ingress, packet.destination(), from_unknown),
     }
 }
 
@@ -132,20 +146,57 @@ fn judge_side(
     address: IpAddr,
 ) -> Explanation {
     match pod_at(inventory, address) {
-        None if is_unknown_pod(inventory, scope, address) => {
+        None if node_of_unknown_pod(inventory, scope, address).is_some() => {
             plain(direction, Outcome { verdict: when_unsure, reason: Reason::UnknownPod })
         }
         None => plain(direction, Outcome::allow(Reason::NotAPod)),
         Some(pod) if !is_judged(inventory, scope, pod) => plain(direction, Outcome::allow(Reason::OtherNode)),
-        Some(pod) => judge_pod(inventory, packet, direction, pod),
+        Some(pod) => judge_pod(inventory, packet, direction, pod, Reading::Cautious),
+    }
+}
+
+/// How labels that are unknown are read (semantics 37).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// So that nothing is allowed that they might deny: the verdict.
+    Cautious,
+    /// So that nothing is denied that they might allow: if this allows, a denial is provisional.
+    Hopeful,
+}
+
+impl Reading {
+    /// What a rule does of which it is `matches` whether it matches; `None` if it does nothing. Whether a Pass that might match leads to
+    /// an allowance is not looked into: it is taken for the worse, or for the better.
+    fn action(self, action: Action, matches: Match) -> Option<Action> {
+        match (matches, self, action) {
+            (Match::No, _, _) => None,
+            (Match::Yes, _, action) => Some(action),
+            (Match::Unknown, Self::Cautious, Action::Accept) => None,
+            (Match::Unknown, Self::Cautious, Action::Deny | Action::Pass) => Some(Action::Deny),
+            (Match::Unknown, Self::Hopeful, Action::Deny) => None,
+            (Match::Unknown, Self::Hopeful, Action::Accept | Action::Pass) => Some(Action::Accept),
+        }
+    }
+
+    /// Whether a NetworkPolicy isolates a pod of which it is `applies` whether it applies to it.
+    fn isolates(self, applies: Match) -> bool {
+        match self {
+            Self::Cautious => applies != Match::No,
+            Self::Hopeful => applies == Match::Yes,
+        }
     }
 }
 
 /// Judges a packet by the policies of the pod on this side.
-fn judge_pod(inventory: &Inventory, packet: &Packet, direction: Direction, pod: &Pod) -> Explanation {
+fn judge_pod(
+    inventory: &Inventory,
+    packet: &Packet,
+    direction: Direction,
+    pod: &Pod,
+    reading: Reading,
+) -> Explanation {
     let policies = applying(inventory, pod);
-    let isolating: Vec<&PolicySpec> =
-        policies.iter().copied().filter(|policy| isolates(policy, direction)).collect();
+    let isolating: Vec<&PolicySpec> = isolating(&policies, direction, reading).collect();
     let connection = Connection::new(inventory, packet, direction);
 
     for tier in [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline] {
@@ -153,11 +204,14 @@ fn judge_pod(inventory: &Inventory, packet: &Packet, direction: Direction, pod: 
         if tier == Tier::Baseline && !isolating.is_empty() {
             continue;
         }
-        // The FIRST rule whose peers AND ports match decides (semantics 3).
-        let first = rules(&policies, tier, direction)
-            .find(|(_, _, rule)| peers_match(inventory, &connection, rule) && ports_match(&connection, rule));
-        let Some((policy, index, rule)) = first else { continue };
-        let verdict = match rule.action {
+        // The FIRST rule whose policy applies AND whose peers AND ports match decides (semantics 3).
+        let first = rules(&policies, tier, direction).find_map(|(policy, applies, index, rule)| {
+            let matches = applies.min(peers_match(inventory, &connection, rule));
+            let action = reading.action(rule.action, matches).filter(|_| ports_match(&connection, rule))?;
+            Some((policy, index, rule, action))
+        });
+        let Some((policy, index, rule, action)) = first else { continue };
+        let verdict = match action {
             Action::Accept => Verdict::Allow,
             Action::Deny => Verdict::Deny,
             // Skips the rest of its own tier.
@@ -181,22 +235,30 @@ fn judge_pod(inventory: &Inventory, packet: &Packet, direction: Direction, pod: 
 
 /// Whether ANY pod that might come to have the other end's address would be allowed, as far as each rule alone can tell: a pod
 /// of any namespace, with any labels, and, where it is the destination, with any name for its port.
-fn might_allow(inventory: &Inventory, packet: &Packet, direction: Direction, pod: &Pod) -> bool {
+fn might_allow(
+    inventory: &Inventory,
+    packet: &Packet,
+    direction: Direction,
+    pod: &Pod,
+    reading: Reading,
+) -> bool {
     let policies = applying(inventory, pod);
-    let isolated = policies.iter().any(|policy| isolates(policy, direction));
+    let isolated = isolating(&policies, direction, reading).next().is_some();
     let connection = Connection::new(inventory, packet, direction);
     for tier in [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline] {
         if tier == Tier::Baseline && isolated {
             continue;
         }
         let mut might_pass = false;
-        for (_, _, rule) in rules(&policies, tier, direction) {
+        for (_, applies, _, rule) in rules(&policies, tier, direction) {
+            let Some(action) = reading.action(rule.action, applies) else { continue };
             if !(peers_might_match(&connection, rule) && ports_might_match(&connection, rule)) {
                 continue;
             }
             // Whoever the pod is, nothing after this rule is looked at.
-            let surely = peers_match(inventory, &connection, rule) && ports_match(&connection, rule);
-            match rule.action {
+            let surely =
+                peers_match(inventory, &connection, rule) == Match::Yes && ports_match(&connection, rule);
+            match action {
                 Action::Accept => return true,
                 Action::Deny if surely && !might_pass => return false,
                 Action::Deny => {}
@@ -210,57 +272,74 @@ fn might_allow(inventory: &Inventory, packet: &Packet, direction: Direction, pod
     !isolated
 }
 
-/// The policies that apply to a pod, in order.
-fn applying<'a>(inventory: &'a Inventory, pod: &Pod) -> Vec<&'a PolicySpec> {
+/// A policy, and whether it applies to a pod.
+type Applying<'a> = (&'a PolicySpec, Match);
+
+/// The policies that apply to a pod, or might, in order.
+fn applying<'a>(inventory: &'a Inventory, pod: &Pod) -> Vec<Applying<'a>> {
     // ALL policies that select the pod apply (semantics 4).
-    let mut policies: Vec<&PolicySpec> = inventory
+    let mut policies: Vec<Applying<'a>> = inventory
         .policies
         .values()
-        .map(|policy| &**policy)
-        .filter(|policy| selects(inventory, policy, pod))
+        .map(|policy| (&**policy, selects(inventory, policy, pod)))
+        .filter(|(_, applies)| *applies != Match::No)
         .collect();
     // Admin by priority and then by name, NetworkPolicy by name, Baseline by priority and then by name.
-    policies.sort_by_key(|policy| {
+    policies.sort_by_key(|(policy, _)| {
         let priority = if policy.tier == Tier::NetworkPolicy { 0 } else { policy.priority };
         (policy.tier, priority, policy.name.clone())
     });
     policies
 }
 
-/// The first NetworkPolicy rule whose peer matches; if there is none, the first whose port does.
+/// The policies that isolate a pod in a direction.
+fn isolating<'a>(
+    policies: &[Applying<'a>],
+    direction: Direction,
+    reading: Reading,
+) -> impl Iterator<Item = &'a PolicySpec> {
+    policies
+        .iter()
+        .filter(move |(policy, applies)| isolates(policy, direction) && reading.isolates(*applies))
+        .map(|(policy, _)| *policy)
+}
+
+/// The first NetworkPolicy rule whose peer matches; if there is none, the first whose port does. Rules of policies that surely apply.
 fn nearest_miss(
     inventory: &Inventory,
-    policies: &[&PolicySpec],
+    policies: &[Applying<'_>],
     connection: &Connection<'_>,
     direction: Direction,
 ) -> Option<NearestMiss> {
-    let mut by_peer = rules(policies, Tier::NetworkPolicy, direction);
-    if let Some((policy, index, rule)) = by_peer.find(|(_, _, rule)| peers_match(inventory, connection, rule))
-    {
+    let counting = || {
+        let rules = rules(policies, Tier::NetworkPolicy, direction);
+        rules.filter(|(_, applies, ..)| *applies == Match::Yes)
+    };
+    let by_peer = |rule| peers_match(inventory, connection, rule) == Match::Yes;
+    if let Some((policy, _, index, rule)) = counting().find(|(.., rule)| by_peer(rule)) {
         return Some(NearestMiss { rule: name_of(policy, index, rule), miss: Miss::Port });
     }
-    let mut by_port = rules(policies, Tier::NetworkPolicy, direction);
-    let (policy, index, rule) = by_port.find(|(_, _, rule)| ports_match(connection, rule))?;
+    let (policy, _, index, rule) = counting().find(|(.., rule)| ports_match(connection, rule))?;
     Some(NearestMiss { rule: name_of(policy, index, rule), miss: Miss::Peer })
 }
 
-/// The rules of a tier in a direction, in order, each with its policy and its index there.
+/// The rules of a tier in a direction, in order, each with its policy, whether that applies, and its index there.
 fn rules<'a>(
-    policies: &'a [&'a PolicySpec],
+    policies: &'a [Applying<'a>],
     tier: Tier,
     direction: Direction,
-) -> impl Iterator<Item = (&'a PolicySpec, usize, &'a RuleSpec)> {
+) -> impl Iterator<Item = (&'a PolicySpec, Match, usize, &'a RuleSpec)> {
     policies
         .iter()
-        .filter(move |policy| policy.tier == tier)
+        .filter(move |(policy, _)| policy.tier == tier)
         // `policyTypes` decide in which directions a NetworkPolicy counts, whatever rules it lists (semantics 1).
-        .filter(move |policy| tier != Tier::NetworkPolicy || isolates(policy, direction))
-        .flat_map(move |policy| {
+        .filter(move |(policy, _)| tier != Tier::NetworkPolicy || isolates(policy, direction))
+        .flat_map(move |(policy, applies)| {
             let rules = match direction {
                 Direction::Ingress => &policy.ingress,
                 Direction::Egress => &policy.egress,
             };
-            rules.iter().enumerate().map(move |(index, rule)| (*policy, index, rule))
+            rules.iter().enumerate().map(move |(index, rule)| (*policy, *applies, index, rule))
         })
 }
 
@@ -275,72 +354,6 @@ fn isolates(policy: &PolicySpec, direction: Direction) -> bool {
             Direction::Ingress => policy.isolates_ingress,
             Direction::Egress => policy.isolates_egress,
         }
-}
-
-/// The newest pod that claims the address (semantics 22). hostNetwork pods are the node and claim none (semantics 20).
-fn pod_at(inventory: &Inventory, address: IpAddr) -> Option<&Pod> {
-    inventory
-        .pods
-        .values()
-        .map(Arc::as_ref)
-        .filter(|pod: &&Pod| !pod.host_network)
-        // Every address counts, both families (semantics 26).
-        .filter(|pod| pod.addresses.iter().any(|a| a.to_canonical() == address))
-        .max_by_key(|pod| (pod.created, pod.name.clone()))
-}
-
-/// Whether the pod is one that this scope judges.
-fn is_judged(inventory: &Inventory, scope: &Scope, pod: &Pod) -> bool {
-    match (scope, &pod.node) {
-        (Scope::Cluster, _) => true,
-        (Scope::Node(here), Some(node)) => node == here,
-        (Scope::Node(_), None) => {
-            pod.addresses.iter().any(|address| is_in_pod_cidrs(inventory, scope, *address))
-        }
-    }
-}
-
-fn own_node<'a>(inventory: &'a Inventory, scope: &Scope) -> Option<&'a Node> {
-    match scope {
-        Scope::Cluster => None,
-        Scope::Node(name) => inventory.nodes.get(name),
-    }
-}
-
-fn is_in_pod_cidrs(inventory: &Inventory, scope: &Scope, address: IpAddr) -> bool {
-    own_node(inventory, scope).is_some_and(|node| node.pod_cidrs.iter().any(|cidr| cidr.contains(&address)))
-}
-
-/// Whether an address that no pod has is one of this node's pods' all the same.
-fn is_unknown_pod(inventory: &Inventory, scope: &Scope, address: IpAddr) -> bool {
-    is_in_pod_cidrs(inventory, scope, address)
-        && !own_node(inventory, scope).is_some_and(|node| is_address_of_node(inventory, node, address))
-}
-
-/// Whether the address is one that ANY node gives to pods, and neither a pod nor a node is known to have it.
-fn is_unknown_peer(inventory: &Inventory, address: IpAddr) -> bool {
-    let nodes = || inventory.nodes.values();
-    nodes().any(|node| node.pod_cidrs.iter().any(|cidr| cidr.contains(&address)))
-        && pod_at(inventory, address).is_none()
-        && !nodes().any(|node| is_address_of_node(inventory, node, address))
-}
-
-/// Whether the address is one that the node reports, or the network address or the one after it of one of its pod CIDRs,
-/// which are its own unless a pod has them.
-fn is_address_of_node(inventory: &Inventory, node: &Node, address: IpAddr) -> bool {
-    let reports = node.addresses.iter().any(|a| a.to_canonical() == address);
-    let implied = !node.has_all_addresses
-        && node.pod_cidrs.iter().any(|cidr| {
-            let offset = match (address, cidr.network()) {
-                (IpAddr::V4(address), IpAddr::V4(network)) => {
-                    u128::from(u32::from(address)).checked_sub(u32::from(network).into())
-                }
-                (IpAddr::V6(address), IpAddr::V6(network)) => u128::from(address).checked_sub(network.into()),
-                _ => None,
-            };
-            cidr.contains(&address) && matches!(offset, Some(0 | 1))
-        });
-    reports || (implied && pod_at(inventory, address).is_none())
 }
 
 /// An explanation that needs no names.

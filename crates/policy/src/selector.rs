@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::labels::Labels;
+use crate::labels::{Labels, NAME_LABEL};
 
 /// Selects labels. Built once at the edge; everything in it is valid.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Selector {
-    /// ALL requirements must hold; an empty list selects everything.
+    /// ALL requirements must hold; an empty list selects everything, unknown labels too.
     All(Arc<[Requirement]>),
     /// Stands for a selector that could not be understood: selects nothing (semantics 28).
     Nothing,
@@ -26,6 +26,24 @@ pub enum Requirement {
     DoesNotExist(Arc<str>),
 }
 
+/// Whether something matches, as far as is known (semantics 37). In this order, so that "ALL" is the least of its parts and "ANY"
+/// the greatest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Match {
+    /// It does not.
+    No,
+    /// That depends on labels that are unknown.
+    Unknown,
+    /// It does.
+    Yes,
+}
+
+impl From<bool> for Match {
+    fn from(matches: bool) -> Self {
+        if matches { Self::Yes } else { Self::No }
+    }
+}
+
 impl Selector {
     /// The empty selector `{}`.
     pub fn everything() -> Self {
@@ -33,10 +51,27 @@ impl Selector {
     }
 
     /// Whether these labels are selected.
-    pub fn matches(&self, labels: &Labels) -> bool {
+    pub fn matches(&self, labels: &Labels) -> Match {
+        self.all(|requirement| requirement.matches(labels))
+    }
+
+    /// Whether the namespace `name` is selected, which has these labels. The label that follows from its name is known even if
+    /// they are not (semantics 11, 37).
+    pub fn matches_namespace(&self, name: &str, labels: &Labels) -> Match {
+        self.all(|requirement| {
+            if !labels.are_known() && **requirement.key() == *NAME_LABEL {
+                requirement.holds(Some(name)).into()
+            } else {
+                requirement.matches(labels)
+            }
+        })
+    }
+
+    /// ALL requirements must match.
+    fn all(&self, matches: impl Fn(&Requirement) -> Match) -> Match {
         match self {
-            Self::All(requirements) => requirements.iter().all(|requirement| requirement.matches(labels)),
-            Self::Nothing => false,
+            Self::All(requirements) => requirements.iter().map(matches).min().unwrap_or(Match::Yes),
+            Self::Nothing => Match::No,
         }
     }
 
@@ -58,9 +93,13 @@ impl Requirement {
         }
     }
 
-    /// Whether the requirement holds for these labels.
-    pub fn matches(&self, labels: &Labels) -> bool {
-        let value = labels.value(self.key());
+    /// Whether the requirement holds for these labels: unknown if they are.
+    pub fn matches(&self, labels: &Labels) -> Match {
+        if labels.are_known() { self.holds(labels.value(self.key())).into() } else { Match::Unknown }
+    }
+
+    /// Whether the requirement holds where its key has this value, or is missing.
+    fn holds(&self, value: Option<&str>) -> bool {
         match self {
             Self::In(_, values) => value.is_some_and(|value| values.iter().any(|v| **v == *value)),
             Self::NotIn(_, values) => !value.is_some_and(|value| values.iter().any(|v| **v == *value)),

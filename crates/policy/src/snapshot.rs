@@ -7,6 +7,7 @@ pub(crate) mod address;
 pub(crate) mod addresses;
 pub(crate) mod class_table;
 pub(crate) mod cluster_cidrs;
+mod ends;
 pub(crate) mod hosts;
 pub(crate) mod ports;
 pub(crate) mod ruleset;
@@ -26,8 +27,8 @@ use crate::names::{Generation, PodName, PolicyName};
 use crate::packet::Packet;
 use crate::snapshot::address::Address;
 use crate::snapshot::cluster_cidrs::ClusterCidrs;
+use crate::snapshot::ends::{Ends, is_unsure};
 use crate::snapshot::hosts::{Host, HostPod, Hosts, NodeId};
-use crate::snapshot::ports::Target;
 use crate::snapshot::ruleset::{PeerFacts, Ruleset, Rulesets};
 use crate::spec::PolicySpec;
 
@@ -60,10 +61,12 @@ pub struct Size {
 /// See the module.
 pub struct Snapshot {
     pub(crate) generation: Generation,
-    /// What becomes of packets about which a pod that is not known (yet) decides.
+    /// What becomes of packets about which something decides that is not known (yet).
     pub(crate) when_unsure: Verdict,
     /// This node; `None` in scope `Cluster`, or while the Node is unknown.
     pub(crate) here: Option<NodeId>,
+    /// Whether the scope is `Cluster`.
+    pub(crate) everywhere: bool,
     /// This node's.
     pub(crate) pod_cidrs: Arc<[IpNet]>,
     /// Those of all nodes.
@@ -71,7 +74,8 @@ pub struct Snapshot {
     pub(crate) hosts: Hosts,
     /// Addresses of judged pods: a subset of `hosts`.
     pub(crate) judged: imbl::OrdSet<IpAddr>,
-    /// By class: what applies to its pods. There for every class that has judged pods.
+    /// By class: what applies to its pods. There for every class that has judged pods; behind what applies by the cautious view of
+    /// unknown labels comes what applies by the hopeful one (`HostPod::hopeful_class`).
     pub(crate) rulesets: Arc<[Option<Arc<Rulesets>>]>,
     pub(crate) policies: Arc<PolicyTable>,
     pub(crate) size: Size,
@@ -179,13 +183,13 @@ impl Snapshot {
         match host.and_then(|host| host.pod.as_ref()) {
             Some(pod) if !pod.is_judged() => Err(Outcome::allow(Reason::OtherNode)),
             Some(pod) => self.rulesets_of(pod).ok_or(unknown),
-            None if self.is_unknown_pod(address, host) => Err(unknown),
+            None if self.node_of_unknown_pod(address, host).is_some() => Err(unknown),
             None => Err(Outcome::allow(Reason::NotAPod)),
         }
     }
 
-    /// Judges by the rules for a pod that is known. A denial is unsure if the peer is a pod that is not known (yet) and that
-    /// some rule might allow.
+    /// Judges by the rules for a pod that is known. A denial is provisional if the peer is a pod that is not known (yet), or if labels
+    /// of either end are unknown, and if some rule might allow what they turn out to be (semantics 37).
     #[inline(always)]
     fn judge_rules(
         &self,
@@ -197,11 +201,50 @@ impl Snapshot {
     ) -> Outcome {
         let (peer, target) = (ends.peer(direction), ends.target(packet));
         let outcome = ruleset.judge(peer, target);
-        let unsure = outcome.verdict == Verdict::Deny
-            && !peer_is_known
-            && self.is_unknown_peer(peer.address, ends.peer_host(direction))
-            && ruleset.might_allow(peer, target, direction);
-        if unsure { Outcome { verdict: self.when_unsure, reason: Reason::UnknownPeer } } else { outcome }
+        if outcome.verdict == Verdict::Allow {
+            return outcome;
+        }
+        let peer_host = ends.peer_host(direction);
+        let unknown_peer = !peer_is_known && self.is_unknown_peer(peer.address, peer_host);
+        if unknown_peer && ruleset.might_allow(peer, target, direction) {
+            return Outcome { verdict: self.when_unsure, reason: Reason::UnknownPeer };
+        }
+        if is_unsure(peer_host) || is_unsure(ends.host(direction)) {
+            return self.judge_unsure(outcome, ends, packet, direction, unknown_peer);
+        }
+        outcome
+    }
+
+    /// Judges what was denied by the cautious view of unknown labels by the hopeful one: if that allows it, the denial is provisional.
+    #[cold]
+    fn judge_unsure(
+        &self,
+        denied: Outcome,
+        ends: &Ends<'_, impl Address>,
+        packet: &Packet,
+        direction: Direction,
+        unknown_peer: bool,
+    ) -> Outcome {
+        let hopeful = |host: Option<&Host>| host?.pod.as_ref().map(HostPod::hopeful_class);
+        let rulesets =
+            hopeful(ends.host(direction)).and_then(|class| self.rulesets.get(class as usize)?.as_deref());
+        let Some(rulesets) = rulesets else { return denied };
+        let ruleset = match direction {
+            Direction::Ingress => &rulesets.ingress,
+            Direction::Egress => &rulesets.egress,
+        };
+        let peer = PeerFacts { class: hopeful(ends.peer_host(direction)), ..ends.peer(direction) };
+        let target = ends.target(packet);
+        let might_allow = if unknown_peer {
+            ruleset.might_allow(peer, target, direction)
+        } else {
+            ruleset.judge(peer, target).verdict == Verdict::Allow
+        };
+        if might_allow {
+            Outcome { verdict: self.when_unsure, reason: Reason::UnknownLabels }
+        } else {
+            denied
+        }
     }
 
     /// Whether an address belongs to a pod of the cluster that is not known (yet): it is in the pod CIDRs of ANY node, no pod
@@ -210,21 +253,25 @@ impl Snapshot {
         host.is_none() && self.cluster_cidrs.contains(address)
     }
 
-    /// Whether an address that no pod has is one of this node's pods' all the same: in its pod CIDRs, and not its own.
+    /// The node to whose pods an address belongs that no pod has: it is in its pod CIDRs, and not its own. Of a node whose pods this
+    /// snapshot judges.
     #[inline]
-    fn is_unknown_pod(&self, address: impl Address, host: Option<&Host>) -> bool {
-        let address: IpAddr = address.into();
-        // ANY of the CIDRs.
-        self.pod_cidrs.iter().any(|cidr| cidr.contains(&address))
-            && !host.is_some_and(|host| host.is_of(self.here))
+    fn node_of_unknown_pod(&self, address: impl Address, host: Option<&Host>) -> Option<NodeId> {
+        let node = if self.everywhere {
+            self.cluster_cidrs.node(address)
+        } else {
+            let address: IpAddr = address.into();
+            // ANY of the CIDRs.
+            self.pod_cidrs.iter().any(|cidr| cidr.contains(&address)).then_some(self.here)?
+        };
+        node.filter(|node| !host.is_some_and(|host| host.is_of(Some(*node))))
     }
 
     /// The node of the pod at the packet's destination.
     fn node_of(&self, ends: &Ends<'_, impl Address>) -> Option<NodeId> {
         match ends.destination.and_then(|host| host.pod.as_ref()) {
             Some(pod) => pod.node(),
-            None if self.is_unknown_pod(ends.destination_address, ends.destination) => self.here,
-            None => None,
+            None => self.node_of_unknown_pod(ends.destination_address, ends.destination),
         }
     }
 
@@ -256,7 +303,9 @@ impl Snapshot {
         };
         match reason {
             Reason::Rule(rule) => explanation.rule = self.rule_name(rule),
-            Reason::DefaultDeny | Reason::UnknownPeer => self.explain_denial(packet, &mut explanation),
+            Reason::DefaultDeny | Reason::UnknownPeer | Reason::UnknownLabels => {
+                self.explain_denial(packet, &mut explanation)
+            }
             // What denies the connection as the other end would have opened it.
             Reason::Unproven => {
                 explanation.direction = direction.opposite();
@@ -268,7 +317,7 @@ impl Snapshot {
         explanation
     }
 
-    /// Fills in what denies a packet, or does until its peer is known: a rule, or isolation that no rule breaks.
+    /// Fills in what denies a packet, or does until what is unknown is known: a rule, or isolation that no rule breaks.
     fn explain_denial(&self, packet: &Packet, explanation: &mut Explanation) {
         let ends = self.ends(packet.source(), packet.destination());
         let Some(ruleset) = self.ruleset(&ends, explanation.direction) else { return };
@@ -284,11 +333,7 @@ impl Snapshot {
     }
 
     fn ruleset(&self, ends: &Ends<'_, impl Address>, direction: Direction) -> Option<&Ruleset> {
-        let host = match direction {
-            Direction::Ingress => ends.destination,
-            Direction::Egress => ends.source,
-        };
-        let rulesets = self.rulesets_of(host?.pod.as_ref()?)?;
+        let rulesets = self.rulesets_of(ends.host(direction)?.pod.as_ref()?)?;
         Some(match direction {
             Direction::Ingress => &rulesets.ingress,
             Direction::Egress => &rulesets.egress,
@@ -352,44 +397,5 @@ impl fmt::Debug for Snapshot {
             .field("pod_cidrs", &self.pod_cidrs)
             .field("size", &self.size)
             .finish_non_exhaustive()
-    }
-}
-
-/// Who is at either end of a packet.
-struct Ends<'a, A> {
-    source_address: A,
-    destination_address: A,
-    source: Option<&'a Host>,
-    destination: Option<&'a Host>,
-}
-
-impl<A: Address> Ends<'_, A> {
-    /// The other end, as seen in `direction`.
-    #[inline]
-    fn peer(&self, direction: Direction) -> PeerFacts<A> {
-        let address = match direction {
-            Direction::Ingress => self.source_address,
-            Direction::Egress => self.destination_address,
-        };
-        PeerFacts {
-            address,
-            class: self.peer_host(direction).and_then(|host| host.pod.as_ref()).map(|pod| pod.class()),
-        }
-    }
-
-    /// Who has the other end's address.
-    #[inline]
-    fn peer_host(&self, direction: Direction) -> Option<&Host> {
-        match direction {
-            Direction::Ingress => self.source,
-            Direction::Egress => self.destination,
-        }
-    }
-
-    /// Where the packet goes: named ports are the destination pod's in both directions (semantics 17).
-    #[inline]
-    fn target(&self, packet: &Packet) -> Target<'_> {
-        let names = self.destination.and_then(|host| host.pod.as_ref()).and_then(|pod| pod.ports.as_deref());
-        Target { protocol: packet.protocol, port: packet.destination_port, names }
     }
 }

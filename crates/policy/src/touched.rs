@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::inventory::{Change, Inventory, Pod};
-use crate::labels::{Labels, NAME_LABEL};
+use crate::labels::Labels;
+use crate::selector::Match;
 use crate::spec::{NamespaceMatch, PolicySpec};
 
 /// More than this, and the workers would be asked about too much at once.
@@ -100,17 +101,17 @@ fn selected_by<'a>(
     here.filter(move |pod| policies.clone().any(|policy| selects(policy, pod, inventory)))
 }
 
-/// BOTH selectors of the subject must match.
+/// Whether the policy applies to the pod, or might: BOTH selectors of its subject must match (semantics 4, 37).
 fn selects(policy: &PolicySpec, pod: &Pod, inventory: &Inventory) -> bool {
+    let name = &pod.name.namespace;
     let namespace = match &policy.subject.namespaces {
-        NamespaceMatch::Named(name) => *name == pod.name.namespace,
-        NamespaceMatch::Labels(selector) => match inventory.namespaces.get(&pod.name.namespace) {
-            Some(namespace) => selector.matches(&namespace.labels),
-            // Not known (yet): it has the label that every namespace has (semantics 11).
-            None => selector.matches(&Labels::from_iter([(NAME_LABEL, &*pod.name.namespace)])),
-        },
+        NamespaceMatch::Named(chosen) => Match::from(chosen == name),
+        NamespaceMatch::Labels(selector) => {
+            let labels = inventory.namespaces.get(name).map(|namespace| &namespace.labels);
+            selector.matches_namespace(name, labels.unwrap_or(&Labels::unknown()))
+        }
     };
-    namespace && policy.subject.pods.matches(&pod.labels)
+    namespace.min(policy.subject.pods.matches(&pod.labels)) != Match::No
 }
 
 #[cfg(test)]

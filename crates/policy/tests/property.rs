@@ -100,6 +100,7 @@ fn compiled_equals_reference() {
     let denied = Cell::new(0_u64);
     let by_rule = Cell::new(0_u64);
     let unknown_peer = Cell::new(0_u64);
+    let unknown_labels = Cell::new(0_u64);
     let verdicts_changed = Cell::new(0_u64);
     let mut runner = TestRunner::new(Config { cases: 1_200, failure_persistence: None, ..Config::default() });
     let outcome = runner.run(&world(), |world| {
@@ -146,9 +147,12 @@ fn compiled_equals_reference() {
                         );
                     }
                     denied.set(denied.get() + u64::from(expected.verdict() == Verdict::Deny));
-                    let unsure =
-                        [&expected.egress, &expected.ingress].map(|side| side.reason == "unknown-peer");
-                    unknown_peer.set(unknown_peer.get() + u64::from(unsure != [false, false]));
+                    let is_reason = |reason: &str| {
+                        let sides = [&expected.egress, &expected.ingress];
+                        u64::from(sides.iter().any(|side| side.reason == reason))
+                    };
+                    unknown_peer.set(unknown_peer.get() + is_reason("unknown-peer"));
+                    unknown_labels.set(unknown_labels.get() + is_reason("unknown-labels"));
                     by_rule.set(
                         by_rule.get() + u64::from(expected.ingress.rule.or(expected.egress.rule).is_some()),
                     );
@@ -162,11 +166,12 @@ fn compiled_equals_reference() {
         panic!("{failure}");
     }
     println!(
-        "{} packets compared, {} denied, {} decided by a rule, {} by an unknown peer, {} otherwise than before",
+        "{} packets compared, {} denied, {} decided by a rule, {} by an unknown peer, {} by unknown labels, {} otherwise than before",
         compared.get(),
         denied.get(),
         by_rule.get(),
         unknown_peer.get(),
+        unknown_labels.get(),
         verdicts_changed.get()
     );
     assert!(compared.get() >= 200_000, "{} packets compared", compared.get());
@@ -174,6 +179,7 @@ fn compiled_equals_reference() {
     assert!(denied.get() * 10 >= compared.get(), "only {} denied", denied.get());
     assert!(by_rule.get() * 10 >= compared.get(), "only {} decided by a rule", by_rule.get());
     assert!(unknown_peer.get() * 100 >= compared.get(), "only {} by an unknown peer", unknown_peer.get());
+    assert!(unknown_labels.get() * 100 >= compared.get(), "only {} by unknown labels", unknown_labels.get());
     let changed = verdicts_changed.get();
     assert!(changed * 200 >= compared.get(), "only {changed} verdicts changed by a change");
 }
@@ -207,8 +213,9 @@ fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         3 => (name(), label_set()).prop_map(|(name, extra)| {
             let own = labels(&format!("kubernetes.io/metadata.name={name}"));
-            let all: Labels = own.iter().chain(extra.iter()).collect();
-            Change::Namespace(Namespace { name: name.into(), labels: all })
+            let all = || own.iter().chain(extra.iter()).collect();
+            let labels = if extra.are_known() { all() } else { Labels::unknown() };
+            Change::Namespace(Namespace { name: name.into(), labels })
         }),
         1 => name().prop_map(|name| Change::NamespaceGone(name.into())),
         12 => (pod_in(), pod()).prop_map(|(name, pod)| Change::Pod(Pod { name, ..pod })),
@@ -222,7 +229,10 @@ fn change() -> impl Strategy<Value = Change> {
 
 fn label_set() -> impl Strategy<Value = Labels> {
     let pair = (select(&KEYS[..]), select(&["x", "y", "z", "unmentioned"][..]));
-    vec(pair, 0..3).prop_map(|pairs| pairs.into_iter().collect())
+    prop_oneof![
+        7 => vec(pair, 0..3).prop_map(|pairs| pairs.into_iter().collect()),
+        1 => Just(Labels::unknown()),
+    ]
 }
 
 fn pod() -> impl Strategy<Value = Pod> {

@@ -380,7 +380,7 @@ fn s23_a_pod_keeps_its_policies_until_it_is_gone() {
     story([deny()], &[(tcp(B, A, 1), "allow not-isolated | deny default-deny of web/p")]);
     story(
         [deny(), Change::PodGone(pod_name("web/a"))],
-        &[(tcp(B, A, 1), "allow not-isolated | allow not-a-pod")],
+        &[(tcp(B, A, 1), "allow not-isolated | deny unknown-pod")],
     );
 }
 

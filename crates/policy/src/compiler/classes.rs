@@ -1,6 +1,11 @@
 //! Classes of pods that no policy can tell apart as peers: same visible namespace, same visible labels.
+//!
+//! Pods of which policies ask for labels that are unknown have two classes, one after the other (semantics 37): by the first,
+//! [`View::Cautious`], no rule allows them what the labels might deny them; by the second, [`View::Hopeful`], no rule denies them what
+//! the labels might allow them. The first gives the verdict; the second says whether a denial is provisional.
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -8,7 +13,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::compiler::selectors::{LabelTest, NamespaceTest, Need, SelectorId, Test};
 use crate::compiler::vocabulary::{Facts, NamespaceFacts, Vocabulary};
 use crate::inventory::{Inventory, Namespace, Pod};
-use crate::labels::{Labels, NAME_LABEL};
+use crate::labels::Labels;
+use crate::selector::Match;
 use crate::snapshot::ruleset::ClassId;
 
 /// See the module. Numbers stay as they are until everything is compiled anew.
@@ -30,23 +36,43 @@ pub(crate) struct Classes {
     fresh: Vec<ClassId>,
 }
 
+/// How the unknown labels of a class are read: see the module.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) enum View {
+    /// Nothing that policies ask for is unknown.
+    Known,
+    /// Nothing is allowed that the labels might deny.
+    Cautious,
+    /// Nothing is denied that the labels might allow. The class after the cautious one.
+    Hopeful,
+}
+
+/// A subject that chooses a class, or might.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct Chosen {
+    pub by: SelectorId,
+    /// [`View::Known`] if it surely does, else the view of the class.
+    pub view: View,
+}
+
 /// One class.
 #[derive(Debug)]
 pub(crate) struct Class {
     namespace: u32,
     labels: Facts,
+    pub view: View,
     /// Addresses of its pods.
     pub addresses: u32,
     /// Those of them that the snapshot judges.
     pub judged: u32,
-    /// The subjects of policies that choose it, sorted.
-    pub subjects: Vec<SelectorId>,
+    /// The subjects of policies that choose it, or might, sorted.
+    pub subjects: Vec<Chosen>,
     /// Under which subjects its rulesets are kept, once it has any.
-    pub rulesets: Option<Arc<[SelectorId]>>,
+    pub rulesets: Option<Arc<[Chosen]>>,
 }
 
 impl Classes {
-    /// The class of a pod.
+    /// The class of a pod; of two the cautious one.
     pub(crate) fn of_pod(&mut self, vocabulary: &Vocabulary, inventory: &Inventory, pod: &Pod) -> ClassId {
         let namespace = match self.namespace_of.get(&pod.name.namespace) {
             Some(namespace) => *namespace,
@@ -57,17 +83,32 @@ impl Classes {
             return *class;
         }
         let class = self.list.len() as ClassId;
-        self.list.push(Class {
-            namespace,
-            labels: key.1.clone(),
-            addresses: 0,
-            judged: 0,
-            subjects: Vec::new(),
-            rulesets: None,
-        });
+        let are_known = key.1.are_known && self.namespaces[namespace as usize].labels.are_known;
+        let views: &[View] = if are_known { &[View::Known] } else { &[View::Cautious, View::Hopeful] };
+        for view in views {
+            self.fresh.push(self.list.len() as ClassId);
+            self.list.push(Class {
+                namespace,
+                labels: key.1.clone(),
+                view: *view,
+                addresses: 0,
+                judged: 0,
+                subjects: Vec::new(),
+                rulesets: None,
+            });
+        }
         self.ids.insert(key, class);
-        self.fresh.push(class);
         class
+    }
+
+    /// Both classes of the pods of a cautious one; else the class alone.
+    pub(crate) fn views(&self, class: ClassId) -> RangeInclusive<ClassId> {
+        class..=class + ClassId::from(self.is_unsure(class))
+    }
+
+    /// Whether the pods of a class have unknown labels that policies ask for: then the class behind it is the hopeful one.
+    pub(crate) fn is_unsure(&self, class: ClassId) -> bool {
+        self.list[class as usize].view == View::Cautious
     }
 
     /// Takes note that a namespace changed. True if policies can see a difference, so that its pods need another class.
@@ -86,10 +127,9 @@ impl Classes {
     fn learn_namespace(&mut self, vocabulary: &Vocabulary, inventory: &Inventory, name: &Arc<str>) -> u32 {
         let facts = match inventory.namespaces.get(name) {
             Some(namespace) => vocabulary.namespace_facts(namespace),
-            // A namespace that is not known (yet) has the label that every namespace has (semantics 11).
+            // Not known (yet): so are its labels (semantics 37).
             None => {
-                let labels = Labels::from_iter([(NAME_LABEL, Arc::clone(name))]);
-                vocabulary.namespace_facts(&Namespace { name: Arc::clone(name), labels })
+                vocabulary.namespace_facts(&Namespace { name: Arc::clone(name), labels: Labels::unknown() })
             }
         };
         let id = match self.namespace_ids.get(&facts) {
@@ -105,10 +145,11 @@ impl Classes {
         id
     }
 
-    /// Whether `test` chooses the pods of `class`.
-    pub(crate) fn is_chosen(&self, class: ClassId, test: &Test) -> bool {
+    /// Whether `test` chooses the pods of `class`: BOTH its parts must.
+    pub(crate) fn is_chosen(&self, class: ClassId, test: &Test) -> Match {
         let class = &self.list[class as usize];
-        test.namespaces.holds(&self.namespaces[class.namespace as usize]) && test.pods.holds(&class.labels)
+        let namespace = test.namespaces.holds(&self.namespaces[class.namespace as usize]);
+        if namespace == Match::No { namespace } else { namespace.min(test.pods.holds(&class.labels)) }
     }
 
     /// One class.
@@ -123,20 +164,24 @@ impl Classes {
 
     /// Counts an address of a pod of `class` in.
     pub(crate) fn count_in(&mut self, class: ClassId, judged: bool) {
-        let class = &mut self.list[class as usize];
-        self.inhabited += usize::from(class.addresses == 0);
-        class.addresses += 1;
         self.addresses += 1;
-        class.judged += u32::from(judged);
+        for class in self.views(class) {
+            let class = &mut self.list[class as usize];
+            self.inhabited += usize::from(class.addresses == 0);
+            class.addresses += 1;
+            class.judged += u32::from(judged);
+        }
     }
 
     /// Counts an address of a pod of `class` out.
     pub(crate) fn count_out(&mut self, class: ClassId, judged: bool) {
-        let class = &mut self.list[class as usize];
-        class.addresses -= 1;
         self.addresses -= 1;
-        class.judged -= u32::from(judged);
-        self.inhabited -= usize::from(class.addresses == 0);
+        for class in self.views(class) {
+            let class = &mut self.list[class as usize];
+            class.addresses -= 1;
+            class.judged -= u32::from(judged);
+            self.inhabited -= usize::from(class.addresses == 0);
+        }
     }
 
     /// How many addresses pods have.
@@ -185,6 +230,8 @@ pub(crate) struct ClassIndex {
     all: Vec<ClassId>,
     by_namespace: FxHashMap<u32, Vec<ClassId>>,
     by_label: FxHashMap<(u32, u32), Vec<ClassId>>,
+    /// Those whose pods' own labels are unknown: any label may be theirs.
+    any_label: Vec<ClassId>,
 }
 
 impl ClassIndex {
@@ -194,8 +241,11 @@ impl ClassIndex {
         if let Some(name) = classes.namespaces[*namespace as usize].name {
             self.by_namespace.entry(name).or_default().push(class);
         }
-        for label in labels {
+        for label in &labels.pairs {
             self.by_label.entry(*label).or_default().push(class);
+        }
+        if !labels.are_known {
+            self.any_label.push(class);
         }
     }
 
@@ -204,7 +254,7 @@ impl ClassIndex {
         self.all.is_empty()
     }
 
-    /// Classes among which are all that `test` chooses, each once.
+    /// Classes among which are all that `test` chooses, or might, each once.
     pub(crate) fn candidates(&self, test: &Test) -> impl Iterator<Item = ClassId> {
         let in_namespace = match &test.namespaces {
             NamespaceTest::Named(name) => Some(self.by_namespace.get(name).map_or(&[][..], Vec::as_slice)),
@@ -216,7 +266,11 @@ impl ClassIndex {
             // ANY of the values of one requirement: no class is in two of their lists, for a key has one value.
             LabelTest::All(needs) => {
                 let by_label = needs.iter().find_map(|need| match need {
-                    Need::In(key, values) => Some(self.with_values(*key, values)),
+                    Need::In(key, values) => {
+                        let mut lists = self.with_values(*key, values);
+                        lists.push(&self.any_label);
+                        Some(lists)
+                    }
                     _ => None,
                 });
                 match by_label {

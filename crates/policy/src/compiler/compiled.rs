@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::compiler::claims::Claims;
-use crate::compiler::classes::Classes;
-use crate::compiler::policies::{CompiledPolicy, PortSets};
+use crate::compiler::classes::{Chosen, Classes};
+use crate::compiler::policies::{Applied, CompiledPolicy, PortSets};
 use crate::compiler::rulesets::Built;
 use crate::compiler::selectors::{SelectorId, Selectors};
 use crate::compiler::vocabulary::Vocabulary;
@@ -31,6 +31,8 @@ const LAST_RULE: u32 = 1 << 31;
 #[derive(Debug, Default)]
 pub(crate) struct Compiled {
     here: Option<NodeId>,
+    /// Whether pods of every node are judged.
+    everywhere: bool,
     pod_cidrs: Arc<[IpNet]>,
     /// Of all nodes.
     cluster_cidrs: Arc<ClusterCidrs>,
@@ -45,7 +47,7 @@ pub(crate) struct Compiled {
     /// How many rules the policies have.
     rules: usize,
     /// By the subjects that choose a pod, sorted.
-    built: FxHashMap<Arc<[SelectorId]>, Built>,
+    built: FxHashMap<Arc<[Chosen]>, Built>,
     /// Classes that have judged pods and perhaps no rulesets yet.
     wanting: Vec<ClassId>,
     hosts: Hosts,
@@ -79,7 +81,10 @@ impl Compiled {
             touched.addresses.extend(claims.addresses());
         }
         if touched.cluster_cidrs {
-            let cidrs = inventory.nodes.values().flat_map(|node| &node.pod_cidrs);
+            let cidrs = inventory.nodes.values().flat_map(|node| {
+                let id = claims.node_id(&node.name);
+                node.pod_cidrs.iter().map(move |cidr| (cidr, id))
+            });
             self.cluster_cidrs = Arc::new(ClusterCidrs::new(cidrs));
         }
         if self.must_start_anew(inventory, &touched) {
@@ -87,6 +92,7 @@ impl Compiled {
             touched.policies = inventory.policies.keys().cloned().collect();
             touched.addresses.extend(claims.addresses());
         }
+        self.everywhere = *scope == Scope::Cluster;
         self.here = match scope {
             Scope::Node(name) if inventory.nodes.contains_key(name) => Some(claims.node_id(name)),
             _ => None,
@@ -119,6 +125,7 @@ impl Compiled {
             generation,
             when_unsure,
             here: self.here,
+            everywhere: self.everywhere,
             pod_cidrs: Arc::clone(&self.pod_cidrs),
             cluster_cidrs: Arc::clone(&self.cluster_cidrs),
             hosts: self.hosts.clone(),
@@ -188,10 +195,10 @@ impl Compiled {
         let policies = self.subjects.entry(subject).or_default();
         policies.push(policy.clone());
         if policies.len() == 1 {
-            for class in self.selectors.classes(subject) {
-                let subjects = &mut self.classes.get_mut(*class).subjects;
-                if let Err(place) = subjects.binary_search(&subject) {
-                    subjects.insert(place, subject);
+            for (class, chosen) in self.selectors.of_subject(subject) {
+                let subjects = &mut self.classes.get_mut(class).subjects;
+                if let Err(place) = subjects.binary_search(&chosen) {
+                    subjects.insert(place, chosen);
                 }
             }
         }
@@ -202,8 +209,8 @@ impl Compiled {
         policies.retain(|name| name != policy);
         if policies.is_empty() {
             self.subjects.remove(&subject);
-            for class in self.selectors.classes(subject) {
-                self.classes.get_mut(*class).subjects.retain(|id| *id != subject);
+            for (class, _) in self.selectors.of_subject(subject) {
+                self.classes.get_mut(class).subjects.retain(|chosen| chosen.by != subject);
             }
         }
     }
@@ -225,7 +232,7 @@ impl Compiled {
             let node = pod.node.as_ref().map(|node| claims.node_id(node));
             let ports = self.share_ports(self.vocabulary.resolved_ports(&pod));
             let judged = scope.judges(&pod, &self.pod_cidrs);
-            HostPod::new(pod, class, judged, node, ports)
+            HostPod::new(pod, class, self.classes.is_unsure(class), judged, node, ports)
         });
         let host = Host { nodes: claims.nodes(key, pod.is_some()), pod };
         let address = address_of(key);
@@ -236,13 +243,13 @@ impl Compiled {
         if let Some((class, judged)) = now {
             self.classes.count_in(class, judged);
             if judged && self.classes.get(class).judged == 1 {
-                self.wanting.push(class);
+                self.wanting.extend(self.classes.views(class));
             }
         }
         if let Some((class, judged)) = before {
             self.classes.count_out(class, judged);
             if judged && self.classes.get(class).judged == 0 {
-                self.detach_class(class);
+                self.classes.views(class).for_each(|class| self.detach_class(class));
             }
         }
         let was_judged = before.is_some_and(|(_, judged)| judged);
@@ -274,13 +281,13 @@ impl Compiled {
         self.published_rulesets = None;
         let mut chosen_by: FxHashMap<ClassId, Vec<SelectorId>> = FxHashMap::default();
         let extend = !self.built.is_empty();
-        let mut subjects: Vec<(ClassId, SelectorId)> = Vec::new();
-        self.selectors.add_classes(&self.classes, &index, |selector, class| {
-            if extend {
+        let mut subjects: Vec<(ClassId, Chosen)> = Vec::new();
+        self.selectors.add_classes(&self.classes, &index, |selector, as_a_peer, class, view| {
+            if extend && as_a_peer {
                 chosen_by.entry(class).or_default().push(selector);
             }
             if self.subjects.contains_key(&selector) {
-                subjects.push((class, selector));
+                subjects.push((class, Chosen { by: selector, view }));
             }
         });
         for (class, subject) in subjects {
@@ -299,8 +306,11 @@ impl Compiled {
 
     /// Takes their rulesets from all classes that a changed subject chooses.
     fn detach(&mut self, changed: &FxHashSet<SelectorId>) {
-        let classes: FxHashSet<ClassId> =
-            changed.iter().flat_map(|subject| self.selectors.classes(*subject)).copied().collect();
+        let classes: FxHashSet<ClassId> = changed
+            .iter()
+            .flat_map(|subject| self.selectors.of_subject(*subject))
+            .map(|(class, _)| class)
+            .collect();
         for class in classes {
             self.detach_class(class);
             if self.classes.get(class).judged > 0 {
@@ -328,11 +338,14 @@ impl Compiled {
             if facts.judged == 0 || facts.rulesets.is_some() {
                 continue;
             }
-            let key: Arc<[SelectorId]> = facts.subjects.as_slice().into();
+            let key: Arc<[Chosen]> = facts.subjects.as_slice().into();
             if !self.built.contains_key(&key) {
-                let names = key.iter().filter_map(|subject| self.subjects.get(subject)).flatten();
-                let policies = names.filter_map(|name| self.policies.get(name)).collect();
-                self.built.insert(Arc::clone(&key), Built::new(policies, &self.selectors));
+                let policies = key.iter().flat_map(|chosen| {
+                    let names = self.subjects.get(&chosen.by).into_iter().flatten();
+                    let policies = names.filter_map(|name| self.policies.get(name));
+                    policies.map(|policy| Applied { policy, view: chosen.view })
+                });
+                self.built.insert(Arc::clone(&key), Built::new(policies.collect(), &self.selectors));
             }
             if let Some(built) = self.built.get_mut(&key) {
                 built.users.insert(class);

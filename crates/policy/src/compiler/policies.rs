@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 
+use crate::compiler::classes::View;
 use crate::compiler::selectors::{SelectorId, Selectors};
 use crate::compiler::vocabulary::Vocabulary;
 use crate::decision::Direction;
@@ -28,9 +29,22 @@ pub(crate) struct CompiledPolicy {
     egress: Box<[CompiledRule]>,
 }
 
+/// A policy as it applies to the pods of a class.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Applied<'a> {
+    pub policy: &'a CompiledPolicy,
+    /// [`View::Known`] if it surely applies; else how it is read that it might.
+    pub view: View,
+}
+
 /// A rule in numbers.
+///
+/// Behind a rule that passes come two more of the same place: one that denies, and one that accepts. By their selectors these match
+/// peers of which it is unknown whether the rule matches (semantics 37), and nobody else before the rule itself does.
 #[derive(Debug)]
 pub(crate) struct CompiledRule {
+    /// Its place among the policy's rules, as ids count them: ingress and then egress.
+    place: u32,
     pub action: Action,
     /// Whether the rule has no peers at all, and so matches every peer.
     pub everyone: bool,
@@ -58,36 +72,52 @@ impl CompiledPolicy {
         port_sets: &mut PortSets,
         fresh: &mut Vec<SelectorId>,
     ) -> Self {
-        let mut enter = |namespaces: &NamespaceMatch, pods: &Selector| {
-            let (id, new) = selectors.enter(vocabulary, namespaces, pods);
+        let mut enter = |namespaces: &NamespaceMatch, pods: &Selector, action| {
+            let (id, new) = selectors.enter(vocabulary, namespaces, pods, action);
             fresh.extend(new.then_some(id));
             id
         };
-        let subject = enter(&spec.subject.namespaces, &spec.subject.pods);
-        let mut compile = |rules: &[RuleSpec]| -> Box<[CompiledRule]> {
-            rules
-                .iter()
-                .map(|rule| {
-                    let (mut chosen, mut blocks) = (Vec::new(), Vec::new());
-                    for peer in rule.peers.iter().flatten() {
-                        match peer {
-                            Peer::Pods { namespaces, pods } => chosen.push(enter(namespaces, pods)),
-                            Peer::Block(block) => blocks.extend(addresses::normalise(block)),
-                            Peer::Nothing => {}
-                        }
-                    }
-                    CompiledRule {
-                        action: rule.action,
-                        everyone: rule.peers.is_none(),
-                        pods: rule.peers.iter().flatten().any(might_choose_pods),
-                        selectors: chosen.into(),
-                        blocks: blocks.into(),
-                        ports: port_sets.share(port_set(vocabulary, rule.ports.as_deref())),
-                    }
-                })
-                .collect()
+        let subject = enter(&spec.subject.namespaces, &spec.subject.pods, Action::Accept);
+        let mut choose = |rule: &RuleSpec, action| -> Box<[SelectorId]> {
+            let peers = rule.peers.iter().flatten();
+            let chosen = peers.filter_map(|peer| match peer {
+                Peer::Pods { namespaces, pods } => Some(enter(namespaces, pods, action)),
+                Peer::Block(_) | Peer::Nothing => None,
+            });
+            chosen.collect()
         };
-        let (ingress, egress) = (compile(&spec.ingress), compile(&spec.egress));
+        let mut compile = |first: usize, rules: &[RuleSpec]| -> Box<[CompiledRule]> {
+            let mut compiled = Vec::with_capacity(rules.len());
+            for (place, rule) in (first as u32..).zip(rules) {
+                let ports = port_sets.share(port_set(vocabulary, rule.ports.as_deref()));
+                let blocks = rule.peers.iter().flatten().filter_map(|peer| match peer {
+                    Peer::Block(block) => addresses::normalise(block),
+                    Peer::Pods { .. } | Peer::Nothing => None,
+                });
+                compiled.push(CompiledRule {
+                    place,
+                    action: rule.action,
+                    everyone: rule.peers.is_none(),
+                    pods: rule.peers.iter().flatten().any(might_choose_pods),
+                    selectors: choose(rule, rule.action),
+                    blocks: blocks.collect(),
+                    ports: Arc::clone(&ports),
+                });
+                let beside: &[Action] =
+                    if rule.action == Action::Pass { &[Action::Deny, Action::Accept] } else { &[] };
+                compiled.extend(beside.iter().map(|action| CompiledRule {
+                    place,
+                    action: *action,
+                    everyone: false,
+                    pods: false,
+                    selectors: choose(rule, *action),
+                    blocks: Box::from([]),
+                    ports: Arc::clone(&ports),
+                }));
+            }
+            compiled.into()
+        };
+        let (ingress, egress) = (compile(0, &spec.ingress), compile(spec.ingress.len(), &spec.egress));
         let name = Arc::new(spec.name.clone());
         Self { name, spec: Arc::clone(spec), first_rule, subject, ingress, egress }
     }
@@ -102,11 +132,11 @@ impl CompiledPolicy {
 
     /// How many rules it has.
     pub(crate) fn len(&self) -> usize {
-        self.ingress.len() + self.egress.len()
+        self.spec.ingress.len() + self.spec.egress.len()
     }
 
     /// Whether it isolates its pods. Only NetworkPolicies do (semantics 8).
-    pub(crate) fn isolates(&self, direction: Direction) -> bool {
+    fn isolates(&self, direction: Direction) -> bool {
         self.spec.tier == Tier::NetworkPolicy
             && match direction {
                 Direction::Ingress => self.spec.isolates_ingress,
@@ -116,19 +146,48 @@ impl CompiledPolicy {
 
     /// The rules that count in `direction`, with their ids. A NetworkPolicy has none in a direction in which it does not
     /// isolate: its `policyTypes` decide (semantics 1).
-    pub(crate) fn rules(&self, direction: Direction) -> impl Iterator<Item = (u32, &CompiledRule)> {
-        let (first, rules) = match direction {
-            Direction::Ingress => (self.first_rule, &self.ingress),
-            Direction::Egress => (self.first_rule + self.ingress.len() as u32, &self.egress),
+    fn rules(&self, direction: Direction) -> impl Iterator<Item = (u32, &CompiledRule)> {
+        let rules = match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
         };
         let counts = self.spec.tier != Tier::NetworkPolicy || self.isolates(direction);
-        (first..).zip(rules.iter().filter(move |_| counts))
+        rules.iter().filter(move |_| counts).map(|rule| (self.first_rule + rule.place, rule))
     }
 
     /// Where the policy stands in the order of evaluation.
     pub(crate) fn order(&self) -> (Tier, u16, &PolicyName) {
         let priority = if self.spec.tier == Tier::NetworkPolicy { 0 } else { self.spec.priority };
         (self.spec.tier, priority, &self.name)
+    }
+}
+
+impl<'a> Applied<'a> {
+    /// Whether it isolates the pods. One that might apply does by the cautious view, and does not by the hopeful one.
+    pub(crate) fn isolates(&self, direction: Direction) -> bool {
+        self.view != View::Hopeful && self.policy.isolates(direction)
+    }
+
+    /// The rules that count in `direction`, with their ids and what they do.
+    pub(crate) fn rules(
+        &self,
+        direction: Direction,
+    ) -> impl Iterator<Item = (u32, Action, &'a CompiledRule)> + use<'a> {
+        let view = self.view;
+        self.policy
+            .rules(direction)
+            .filter_map(move |(id, rule)| Some((id, viewed(rule.action, view)?, rule)))
+    }
+}
+
+/// What a rule of a policy does that might apply; `None` if it does nothing (semantics 37). Whether a Pass leads to an allowance is not
+/// looked into: it is taken for the worse, or for the better.
+fn viewed(action: Action, view: View) -> Option<Action> {
+    match (view, action) {
+        (View::Known, action) => Some(action),
+        (View::Cautious, Action::Accept) | (View::Hopeful, Action::Deny) => None,
+        (View::Cautious, Action::Deny | Action::Pass) => Some(Action::Deny),
+        (View::Hopeful, Action::Accept | Action::Pass) => Some(Action::Accept),
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::compiler::policies::{CompiledPolicy, CompiledRule};
+use crate::compiler::policies::{Applied, CompiledRule};
 use crate::compiler::selectors::{SelectorId, Selectors};
 use crate::decision::{Direction, RuleId};
 use crate::names::PolicyName;
@@ -38,9 +38,9 @@ struct Growth {
 }
 
 impl Built {
-    /// Builds the rulesets for pods to which `policies` apply.
-    pub(crate) fn new(mut policies: Vec<&CompiledPolicy>, selectors: &Selectors) -> Self {
-        policies.sort_unstable_by(|a, b| a.order().cmp(&b.order()));
+    /// Builds the rulesets for pods to which `policies` apply, or might.
+    pub(crate) fn new(mut policies: Vec<Applied<'_>>, selectors: &Selectors) -> Self {
+        policies.sort_unstable_by(|a, b| a.policy.order().cmp(&b.policy.order()));
         let (ingress, ingress_growth) = build(&policies, Direction::Ingress, selectors);
         let (egress, egress_growth) = build(&policies, Direction::Egress, selectors);
         let rulesets = Arc::new(Rulesets { ingress, egress });
@@ -67,15 +67,11 @@ impl Built {
     }
 }
 
-fn build(
-    policies: &[&CompiledPolicy],
-    direction: Direction,
-    selectors: &Selectors,
-) -> (Ruleset, Box<[Growth]>) {
+fn build(policies: &[Applied<'_>], direction: Direction, selectors: &Selectors) -> (Ruleset, Box<[Growth]>) {
     let mut isolating: Vec<Arc<PolicyName>> = policies
         .iter()
-        .filter(|policy| policy.isolates(direction))
-        .map(|policy| Arc::clone(&policy.name))
+        .filter(|applied| applied.isolates(direction))
+        .map(|applied| Arc::clone(&applied.policy.name))
         .collect();
     isolating.sort_unstable();
     let (mut tiers, mut growths) = (Vec::new(), Vec::new());
@@ -84,7 +80,8 @@ fn build(
         if tier == Tier::Baseline && !isolating.is_empty() {
             continue;
         }
-        let of_tier: Vec<_> = policies.iter().filter(|policy| policy.spec.tier == tier).copied().collect();
+        let of_tier: Vec<_> =
+            policies.iter().filter(|applied| applied.policy.spec.tier == tier).copied().collect();
         if let Some((rules, growth)) = build_tier(tier, &of_tier, direction, selectors) {
             tiers.push(rules);
             growths.push(growth);
@@ -96,7 +93,7 @@ fn build(
 /// Builds one tier, whose policies come in order; `None` if it has no rules.
 fn build_tier(
     tier: Tier,
-    policies: &[&CompiledPolicy],
+    policies: &[Applied<'_>],
     direction: Direction,
     selectors: &Selectors,
 ) -> Option<(TierRules, Growth)> {
@@ -107,9 +104,9 @@ fn build_tier(
         (ByAddress::default(), ByAddress::default(), ByAddress::default());
     // What has been seen with each port set: of rules with equal ports only the first can ever decide.
     let (mut seen, mut seen_everyone) = (FxHashSet::default(), FxHashSet::default());
-    for (id, rule) in policies.iter().flat_map(|policy| policy.rules(direction)) {
+    for (id, action, rule) in policies.iter().flat_map(|applied| applied.rules(direction)) {
         let index = rules.len() as RuleIndex;
-        rules.push((RuleId(id), rule.action));
+        rules.push((RuleId(id), action));
         // Equal port sets are shared, so their place in memory tells them apart.
         let set = *set_ids.entry(Arc::as_ptr(&rule.ports)).or_insert_with(|| {
             growth.sets.push(Arc::clone(&rule.ports));
@@ -120,7 +117,7 @@ fn build_tier(
             certain.everyone.push((index, set));
         }
         certain.add_blocks(index, set, rule);
-        let hope = match rule.action {
+        let hope = match action {
             Action::Accept => Some(&mut accept),
             Action::Pass => Some(&mut pass),
             Action::Deny => None,
@@ -195,7 +192,7 @@ impl Growth {
         ids.sort_unstable();
         for id in ids {
             for class in selectors.classes(id) {
-                chosen.entry(*class).or_default().push(id);
+                chosen.entry(class).or_default().push(id);
             }
         }
         rules.peers.classes = ClassTable::new(self.ports_of(&mut rules.ports, self.every_pod.clone()));

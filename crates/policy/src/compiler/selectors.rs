@@ -1,13 +1,13 @@
 //! Every distinct choice of pods (namespaces and labels together) that policies make, as subject or as peer, with the
-//! classes of pods that it chooses.
+//! classes of pods that it chooses, and those of which that is unknown (semantics 37).
 
 use rustc_hash::FxHashMap;
 
-use crate::compiler::classes::{ClassIndex, Classes};
+use crate::compiler::classes::{Chosen, ClassIndex, Classes, View};
 use crate::compiler::vocabulary::{Facts, Keys, NamespaceFacts, Vocabulary};
-use crate::selector::{Requirement, Selector};
+use crate::selector::{Match, Requirement, Selector};
 use crate::snapshot::ruleset::ClassId;
-use crate::spec::NamespaceMatch;
+use crate::spec::{Action, NamespaceMatch};
 
 /// A distinct choice of pods.
 pub(crate) type SelectorId = u32;
@@ -15,7 +15,7 @@ pub(crate) type SelectorId = u32;
 /// See the module. Numbers stay as they are until everything is compiled anew.
 #[derive(Debug, Default)]
 pub(crate) struct Selectors {
-    ids: FxHashMap<(NamespaceMatch, Selector), SelectorId>,
+    ids: FxHashMap<(NamespaceMatch, Selector, Action), SelectorId>,
     list: Vec<Choice>,
     /// How many of `list` a policy uses.
     used: usize,
@@ -25,10 +25,14 @@ pub(crate) struct Selectors {
 #[derive(Debug)]
 struct Choice {
     test: Test,
+    /// What the rules do that have it as a peer. Subjects share the choices of rules that accept.
+    action: Action,
     /// How many subjects and peers use it.
     uses: u32,
-    /// Which classes it chooses, each once.
+    /// Which classes it surely chooses, each once.
     classes: Vec<ClassId>,
+    /// Which it might choose: the labels that decide are unknown. None of them is of [`View::Known`].
+    unsure: Vec<(ClassId, View)>,
 }
 
 /// A choice in the numbers of the vocabulary.
@@ -74,14 +78,15 @@ impl Selectors {
         vocabulary: &Vocabulary,
         namespaces: &NamespaceMatch,
         pods: &Selector,
+        action: Action,
     ) -> (SelectorId, bool) {
-        let key = (namespaces.clone(), pods.clone());
+        let key = (namespaces.clone(), pods.clone(), action);
         let (id, new) = match self.ids.get(&key) {
             Some(id) => (*id, false),
             None => {
                 let id = self.list.len() as SelectorId;
                 let test = Test::new(vocabulary, namespaces, pods);
-                self.list.push(Choice { test, uses: 0, classes: Vec::new() });
+                self.list.push(Choice { test, action, uses: 0, classes: Vec::new(), unsure: Vec::new() });
                 self.ids.insert(key, id);
                 (id, true)
             }
@@ -104,9 +109,18 @@ impl Selectors {
         self.list.len() > 2 * self.used + 1024
     }
 
-    /// The classes that a choice chooses.
-    pub(crate) fn classes(&self, id: SelectorId) -> &[ClassId] {
-        &self.list[id as usize].classes
+    /// The classes that a choice chooses as a peer.
+    pub(crate) fn classes(&self, id: SelectorId) -> impl Iterator<Item = ClassId> + '_ {
+        let choice = &self.list[id as usize];
+        let unsure = choice.unsure.iter().filter(|(_, view)| matches_unsure(choice.action, *view));
+        choice.classes.iter().copied().chain(unsure.map(|(class, _)| *class))
+    }
+
+    /// The classes that a choice chooses, or might, as a subject.
+    pub(crate) fn of_subject(&self, id: SelectorId) -> impl Iterator<Item = (ClassId, Chosen)> + '_ {
+        let choice = &self.list[id as usize];
+        let sure = choice.classes.iter().map(|class| (*class, View::Known));
+        sure.chain(choice.unsure.iter().copied()).map(move |(class, view)| (class, Chosen { by: id, view }))
     }
 
     /// Whether a choice chooses every pod there can be.
@@ -118,25 +132,48 @@ impl Selectors {
 
     /// Finds the classes of `index` that a new choice chooses.
     pub(crate) fn fill(&mut self, id: SelectorId, classes: &Classes, index: &ClassIndex) {
-        let choice = &mut self.list[id as usize];
-        choice
-            .classes
-            .extend(index.candidates(&choice.test).filter(|class| classes.is_chosen(*class, &choice.test)));
+        self.list[id as usize].add(classes, index, |_, _| {});
     }
 
-    /// Adds new classes, those of `index`, to every choice that chooses them, and tells of each such pair.
+    /// Adds new classes, those of `index`, to every choice that chooses them, or might, and says of each such pair whether it does as a
+    /// peer, and as which view of the class it does as a subject: [`View::Known`] if surely.
     pub(crate) fn add_classes(
         &mut self,
         classes: &Classes,
         index: &ClassIndex,
-        mut found: impl FnMut(SelectorId, ClassId),
+        mut found: impl FnMut(SelectorId, bool, ClassId, View),
     ) {
         for (id, choice) in (0..).zip(&mut self.list) {
-            for class in
-                index.candidates(&choice.test).filter(|class| classes.is_chosen(*class, &choice.test))
-            {
-                choice.classes.push(class);
-                found(id, class);
+            let action = choice.action;
+            choice.add(classes, index, |class, view| {
+                found(id, view == View::Known || matches_unsure(action, view), class, view);
+            });
+        }
+    }
+}
+
+/// Whether a rule with this action matches a peer of which that is unknown: one that denies does by the cautious view, one that accepts
+/// by the hopeful one. One that passes does by neither; what it might do beside is in rules of their own: see `policies.rs`.
+fn matches_unsure(action: Action, view: View) -> bool {
+    matches!((action, view), (Action::Deny, View::Cautious) | (Action::Accept, View::Hopeful))
+}
+
+impl Choice {
+    /// Adds the classes of `index` that are chosen, or might be.
+    fn add(&mut self, classes: &Classes, index: &ClassIndex, mut found: impl FnMut(ClassId, View)) {
+        let Self { test, classes: sure, unsure, .. } = self;
+        for class in index.candidates(test) {
+            match classes.is_chosen(class, test) {
+                Match::Yes => {
+                    sure.push(class);
+                    found(class, View::Known);
+                }
+                Match::Unknown => {
+                    let view = classes.get(class).view;
+                    unsure.push((class, view));
+                    found(class, view);
+                }
+                Match::No => {}
             }
         }
     }
@@ -159,9 +196,9 @@ impl Test {
 
 impl NamespaceTest {
     /// Whether the namespace is chosen.
-    pub(crate) fn holds(&self, namespace: &NamespaceFacts) -> bool {
+    pub(crate) fn holds(&self, namespace: &NamespaceFacts) -> Match {
         match self {
-            Self::Named(name) => namespace.name == Some(*name),
+            Self::Named(name) => Match::from(namespace.name == Some(*name)),
             Self::Labels(test) => test.holds(&namespace.labels),
         }
     }
@@ -180,11 +217,17 @@ impl LabelTest {
     }
 
     /// Whether the labels are chosen.
-    pub(crate) fn holds(&self, facts: &Facts) -> bool {
-        match self {
-            Self::All(needs) => needs.iter().all(|need| need.holds(facts)),
-            Self::Nothing => false,
+    pub(crate) fn holds(&self, facts: &Facts) -> Match {
+        let Self::All(needs) = self else { return Match::No };
+        let mut least = Match::Yes;
+        for need in needs {
+            // ALL must hold.
+            least = least.min(need.holds(facts));
+            if least == Match::No {
+                break;
+            }
         }
+        least
     }
 }
 
@@ -202,13 +245,17 @@ impl Need {
         })
     }
 
-    fn holds(&self, facts: &Facts) -> bool {
-        let value_of = |key: &u32| facts.iter().find(|(k, _)| k == key).map(|(_, value)| *value);
-        match self {
-            Self::In(key, values) => value_of(key).is_some_and(|value| values.contains(&value)),
-            Self::NotIn(key, values) => !value_of(key).is_some_and(|value| values.contains(&value)),
-            Self::Exists(key) => value_of(key).is_some(),
-            Self::Missing(key) => value_of(key).is_none(),
+    fn holds(&self, facts: &Facts) -> Match {
+        let (Self::In(key, _) | Self::NotIn(key, _) | Self::Exists(key) | Self::Missing(key)) = self;
+        let value = facts.pairs.iter().find(|(k, _)| k == key).map(|(_, value)| *value);
+        if value.is_none() && !facts.are_known {
+            return Match::Unknown;
         }
+        Match::from(match self {
+            Self::In(_, values) => value.is_some_and(|value| values.contains(&value)),
+            Self::NotIn(_, values) => !value.is_some_and(|value| values.contains(&value)),
+            Self::Exists(_) => value.is_some(),
+            Self::Missing(_) => value.is_none(),
+        })
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use crate::inventory::{Namespace, Pod};
-use crate::labels::Labels;
+use crate::labels::{Labels, NAME_LABEL};
 use crate::selector::{Requirement, Selector};
 use crate::snapshot::ports::{ResolvedPort, ResolvedPorts};
 use crate::spec::{NamespaceMatch, Peer, PolicySpec, PortNumbers};
@@ -14,8 +14,14 @@ use crate::spec::{NamespaceMatch, Peer, PolicySpec, PortNumbers};
 /// Stands for every value that no policy mentions.
 pub(crate) const OTHER_VALUE: u32 = 0;
 
-/// Labels reduced to the vocabulary: numbers of keys and values, sorted by key.
-pub(crate) type Facts = Box<[(u32, u32)]>;
+/// Labels reduced to the vocabulary.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Facts {
+    /// Numbers of keys and values, sorted by key.
+    pub pairs: Box<[(u32, u32)]>,
+    /// Whether a key that is not among `pairs` is missing; if not, whether it is there is unknown (semantics 37).
+    pub are_known: bool,
+}
 
 /// A namespace reduced to the vocabulary.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -102,10 +108,15 @@ impl Vocabulary {
 
     /// What policies can see of a namespace.
     pub(crate) fn namespace_facts(&self, namespace: &Namespace) -> NamespaceFacts {
-        NamespaceFacts {
-            name: self.namespace(&namespace.name),
-            labels: self.namespace_labels.facts(&namespace.labels),
-        }
+        let known = || Labels::from_iter([(NAME_LABEL, Arc::clone(&namespace.name))]);
+        let labels = if namespace.labels.are_known() {
+            self.namespace_labels.facts(&namespace.labels)
+        } else {
+            // The label that follows from the name is known all the same (semantics 11, 37).
+            let Facts { pairs, .. } = self.namespace_labels.facts(&known());
+            Facts { are_known: pairs.len() == self.namespace_labels.keys.len(), pairs }
+        };
+        NamespaceFacts { name: self.namespace(&namespace.name), labels }
     }
 
     /// What policies can see of a pod's named ports (semantics 17 to 19).
@@ -126,17 +137,17 @@ impl Vocabulary {
 }
 
 impl Keys {
-    /// What policies can see of these labels.
+    /// What policies can see of these labels. Unknown labels that no policy asks for are as good as known.
     pub(crate) fn facts(&self, labels: &Labels) -> Facts {
-        let mut facts: Vec<(u32, u32)> = labels
+        let mut pairs: Vec<(u32, u32)> = labels
             .iter()
             .filter_map(|(key, value)| {
                 let key = self.keys.get(key)?;
                 Some((key.number, key.values.get(value).copied().unwrap_or(OTHER_VALUE)))
             })
             .collect();
-        facts.sort_unstable();
-        facts.into()
+        pairs.sort_unstable();
+        Facts { pairs: pairs.into(), are_known: labels.are_known() || self.keys.is_empty() }
     }
 
     /// The number of a mentioned key.

@@ -9,8 +9,8 @@ use crate::decision::Direction;
 use crate::inventory::{Inventory, Pod};
 use crate::labels::Labels;
 use crate::packet::Packet;
-use crate::reference::pod_at;
-use crate::selector::Selector;
+use crate::reference::addresses::pod_at;
+use crate::selector::{Match, Selector};
 use crate::spec::{IpBlock, NamespaceMatch, Peer, PolicySpec, PortMatch, PortNumbers, RuleSpec, Subject};
 
 /// A connection as the rules of one direction see it.
@@ -36,41 +36,43 @@ impl<'a> Connection<'a> {
 }
 
 /// Whether the policy applies to the pod: BOTH its namespace and its labels must be selected (semantics 4).
-pub(super) fn selects(inventory: &Inventory, policy: &PolicySpec, pod: &Pod) -> bool {
+pub(super) fn selects(inventory: &Inventory, policy: &PolicySpec, pod: &Pod) -> Match {
     let Subject { namespaces, pods } = &policy.subject;
-    namespace_matches(inventory, namespaces, &pod.name.namespace) && pods.matches(&pod.labels)
+    namespace_matches(inventory, namespaces, &pod.name.namespace).min(pods.matches(&pod.labels))
 }
 
-fn namespace_matches(inventory: &Inventory, chosen: &NamespaceMatch, namespace: &str) -> bool {
+fn namespace_matches(inventory: &Inventory, chosen: &NamespaceMatch, namespace: &str) -> Match {
     match chosen {
-        NamespaceMatch::Named(name) => **name == *namespace,
+        NamespaceMatch::Named(name) => Match::from(**name == *namespace),
         NamespaceMatch::Labels(selector) => match inventory.namespaces.get(namespace) {
-            Some(namespace) => selector.matches(&namespace.labels),
-            // Not known (yet): it has the label that every namespace has (semantics 11).
-            None => selector.matches(&Labels::from_iter([("kubernetes.io/metadata.name", namespace)])),
+            Some(known) => selector.matches_namespace(namespace, &known.labels),
+            // Not known (yet): so are its labels (semantics 37).
+            None => selector.matches_namespace(namespace, &Labels::unknown()),
         },
     }
 }
 
 /// Whether ANY of the rule's peers matches; a rule without peers matches everyone (semantics 3, 6).
-pub(super) fn peers_match(inventory: &Inventory, connection: &Connection<'_>, rule: &RuleSpec) -> bool {
-    match &rule.peers {
-        None => true,
-        Some(peers) => peers.iter().any(|peer| peer_matches(inventory, connection, peer)),
-    }
+pub(super) fn peers_match(inventory: &Inventory, connection: &Connection<'_>, rule: &RuleSpec) -> Match {
+    let Some(peers) = &rule.peers else { return Match::Yes };
+    peers.iter().map(|peer| peer_matches(inventory, connection, peer)).max().unwrap_or(Match::No)
 }
 
-fn peer_matches(inventory: &Inventory, connection: &Connection<'_>, peer: &Peer) -> bool {
+fn peer_matches(inventory: &Inventory, connection: &Connection<'_>, peer: &Peer) -> Match {
     match peer {
         // BOTH selectors must match (semantics 5, 6), and only a pod can: never an address outside the cluster, not even
         // for `{}` (semantics 7).
-        Peer::Pods { namespaces, pods } => connection.peer_pod.is_some_and(|pod| {
-            namespace_matches(inventory, namespaces, &pod.name.namespace) && pods.matches(&pod.labels)
-        }),
+        Peer::Pods { namespaces, pods } => match connection.peer_pod {
+            Some(pod) => {
+                let namespace = namespace_matches(inventory, namespaces, &pod.name.namespace);
+                namespace.min(pods.matches(&pod.labels))
+            }
+            None => Match::No,
+        },
         // Pods' addresses too (semantics 12).
-        Peer::Block(block) => block_matches(block, connection.peer),
+        Peer::Block(block) => Match::from(block_matches(block, connection.peer)),
         // What could not be understood matches nothing (semantics 28).
-        Peer::Nothing => false,
+        Peer::Nothing => Match::No,
     }
 }
 

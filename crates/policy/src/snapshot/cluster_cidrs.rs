@@ -1,24 +1,31 @@
-//! The pod CIDRs of all nodes: whether an address that no known pod has is one that pods are given.
+//! The pod CIDRs of all nodes: whether an address that no known pod has is one that pods are given, and on which node.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::snapshot::address::Address;
+use crate::snapshot::hosts::NodeId;
 use crate::snapshot::trie::{Bits, Trie, Tries};
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ClusterCidrs {
-    /// 1 inside of a CIDR and 0 outside.
+    /// Inside of a CIDR one more than the number of its node, and 0 outside.
     tries: Tries,
 }
 
+/// CIDRs of one family, without host bits, with their values in the trie.
+type Values = BTreeMap<IpNet, u32>;
+
 impl ClusterCidrs {
-    /// Of these CIDRs, in any order; host bits are ignored.
-    pub(crate) fn new<'a>(cidrs: impl IntoIterator<Item = &'a IpNet>) -> Self {
-        let cidrs: BTreeSet<IpNet> = cidrs.into_iter().map(IpNet::trunc).collect();
-        let (ipv4, ipv6) = cidrs.into_iter().partition(|cidr| cidr.addr().is_ipv4());
+    /// Of these CIDRs; host bits are ignored. Of one that several nodes have the first counts.
+    pub(crate) fn new<'a>(cidrs: impl IntoIterator<Item = (&'a IpNet, NodeId)>) -> Self {
+        let mut values = Values::new();
+        for (cidr, node) in cidrs {
+            values.entry(cidr.trunc()).or_insert(node + 1);
+        }
+        let (ipv4, ipv6) = values.into_iter().partition(|(cidr, _)| cidr.addr().is_ipv4());
         let ipv4 = trie(Ipv4Net::default().into(), ipv4);
         Self { tries: Tries { ipv4, ipv6: trie(Ipv6Net::default().into(), ipv6) } }
     }
@@ -26,15 +33,20 @@ impl ClusterCidrs {
     /// Whether ANY of the CIDRs holds `address`.
     #[inline]
     pub(crate) fn contains(&self, address: impl Address) -> bool {
-        self.tries.longest_prefix(address) == Some(1)
+        self.tries.longest_prefix(address).unwrap_or(0) != 0
+    }
+
+    /// The node that has the longest CIDR around `address`.
+    pub(crate) fn node(&self, address: impl Address) -> Option<NodeId> {
+        self.tries.longest_prefix(address)?.checked_sub(1)
     }
 }
 
 /// `everything` is the empty prefix of the family.
-fn trie<B: Bits>(everything: IpNet, cidrs: BTreeSet<IpNet>) -> Option<Trie<B>> {
-    let around = (everything, u32::from(cidrs.contains(&everything)));
-    let inner = cidrs.iter().filter(|cidr| **cidr != everything).map(|cidr| (*cidr, 1));
-    (!cidrs.is_empty()).then(|| Trie::new(&[around].into_iter().chain(inner).collect::<Vec<_>>()))
+fn trie<B: Bits>(everything: IpNet, values: Values) -> Option<Trie<B>> {
+    let around = (everything, values.get(&everything).copied().unwrap_or(0));
+    let inner = values.iter().filter(|(cidr, _)| **cidr != everything).map(|(cidr, value)| (*cidr, *value));
+    (!values.is_empty()).then(|| Trie::new(&[around].into_iter().chain(inner).collect::<Vec<_>>()))
 }
 
 #[cfg(test)]
@@ -45,7 +57,7 @@ mod tests {
     #[track_caller]
     fn holds(cidrs: &[&str], inside: &[&str], outside: &[&str]) {
         let cidrs: Vec<IpNet> = cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
-        let cluster = ClusterCidrs::new(&cidrs);
+        let cluster = ClusterCidrs::new(cidrs.iter().zip(0..));
         for (addresses, expected) in [(inside, true), (outside, false)] {
             for text in addresses {
                 let address: IpAddr = text.parse().unwrap();
@@ -64,5 +76,18 @@ mod tests {
         holds(&["10.244.1.0/24"], &["10.244.1.9"], &["fd00:1::1"]);
         holds(&["0.0.0.0/0"], &["192.0.2.1"], &["fd00:1::1"]);
         holds(&[], &[], &["10.244.1.1", "::1"]);
+    }
+
+    #[test]
+    fn the_longest_cidr_says_which_node_it_is_and_of_equal_ones_the_first() {
+        let cidrs = ["10.244.0.0/16", "10.244.2.0/24", "10.244.2.7/24", "fd00:2::/64"];
+        let cidrs: Vec<IpNet> = cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
+        let cluster = ClusterCidrs::new(cidrs.iter().zip(0..));
+        for (text, node) in
+            [("10.244.1.1", Some(0)), ("10.244.2.1", Some(1)), ("fd00:2::1", Some(3)), ("192.0.2.1", None)]
+        {
+            let address: IpAddr = text.parse().unwrap();
+            assert_eq!(cluster.node(address), node, "{text}");
+        }
     }
 }

@@ -47,13 +47,20 @@ pub(crate) struct Host {
 #[derive(Clone, Debug)]
 pub(crate) struct HostPod {
     pod: Arc<Pod>,
-    /// The class, and in the lowest bit whether this snapshot judges the pod.
-    class_and_judged: u32,
+    /// The class, and in the lowest bits [`UNSURE`] and [`JUDGED`].
+    class_and_flags: u32,
     /// Its node, or [`NO_NODE`].
     node: NodeId,
     /// Its named ports that policies mention.
     pub ports: ResolvedPorts,
 }
+
+/// Set if this snapshot judges the pod.
+const JUDGED: u32 = 1;
+/// Set if policies ask for labels of the pod, or of its namespace, that are unknown.
+const UNSURE: u32 = 2;
+/// Where the class begins.
+const CLASS_SHIFT: u32 = 2;
 
 /// Stands for a node that is not known.
 const NO_NODE: NodeId = NodeId::MAX;
@@ -161,16 +168,17 @@ impl Host {
 }
 
 impl HostPod {
-    /// A pod of a class below 2^31.
+    /// A pod of a class below 2^30; of two the cautious one.
     pub(crate) fn new(
         pod: Arc<Pod>,
         class: ClassId,
+        unsure: bool,
         judged: bool,
         node: Option<NodeId>,
         ports: ResolvedPorts,
     ) -> Self {
-        let class_and_judged = class << 1 | u32::from(judged);
-        Self { pod, class_and_judged, node: node.unwrap_or(NO_NODE), ports }
+        let flags = if unsure { UNSURE } else { 0 } | if judged { JUDGED } else { 0 };
+        Self { pod, class_and_flags: class << CLASS_SHIFT | flags, node: node.unwrap_or(NO_NODE), ports }
     }
 
     /// What is known of it.
@@ -186,13 +194,24 @@ impl HostPod {
     /// The class of its pod.
     #[inline]
     pub(crate) fn class(&self) -> ClassId {
-        self.class_and_judged >> 1
+        self.class_and_flags >> CLASS_SHIFT
+    }
+
+    /// The class by which its labels, where they are unknown, deny nothing (semantics 37); else its class.
+    pub(crate) fn hopeful_class(&self) -> ClassId {
+        self.class() + ClassId::from(self.is_unsure())
+    }
+
+    /// Whether policies ask for labels of the pod, or of its namespace, that are unknown.
+    #[inline]
+    pub(crate) fn is_unsure(&self) -> bool {
+        self.class_and_flags & UNSURE != 0
     }
 
     /// Whether this snapshot judges the pod.
     #[inline]
     pub(crate) fn is_judged(&self) -> bool {
-        self.class_and_judged & 1 == 1
+        self.class_and_flags & JUDGED != 0
     }
 
     /// Its node, if it is known.
@@ -221,7 +240,7 @@ mod tests {
             created: 0,
             uid: Default::default(),
         };
-        Host { pod: Some(HostPod::new(Arc::new(pod), 5, true, None, None)), nodes: None }
+        Host { pod: Some(HostPod::new(Arc::new(pod), 5, true, true, None, None)), nodes: None }
     }
 
     fn name_at(hosts: &Hosts, address: &str) -> Option<String> {
@@ -234,7 +253,7 @@ mod tests {
     fn a_host_is_half_a_line_of_memory() {
         assert_eq!(size_of::<Host>(), 32);
         let pod = host("a").pod.unwrap();
-        assert_eq!((pod.class(), pod.is_judged(), pod.node()), (5, true, None));
+        assert_eq!((pod.class(), pod.hopeful_class(), pod.is_judged(), pod.node()), (5, 6, true, None));
     }
 
     #[test]

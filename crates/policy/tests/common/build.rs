@@ -72,6 +72,11 @@ impl PodBuilder {
         self
     }
 
+    pub fn unknown_labels(mut self) -> Self {
+        self.0.labels = Labels::unknown();
+        self
+    }
+
     pub fn at(mut self, address: &str) -> Self {
         self.0.addresses.push(address.parse().unwrap());
         self

@@ -122,6 +122,9 @@ fn selector_in_words(selector: &Selector) -> String {
 }
 
 fn pairs(labels: &Labels) -> String {
+    if !labels.are_known() {
+        return "unknown labels".to_owned();
+    }
     labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }
 
