@@ -5,8 +5,8 @@
 //! Objects may come from a file that no API server ever checked, or from an API server that is newer than this
 //! program. So everything is looked at in its raw form, and the rule is semantics 28: **what can't be understood never
 //! widens what is allowed**. A peer, port or rule that has something unknown in it matches nothing; a policy of which
-//! more is unknown isolates its pods and allows nothing; a pod or namespace whose labels can't be read is no object at
-//! all ([`Unusable`]), so that no policy is escaped by it. Each of these is named with its field and its effect.
+//! more is unknown isolates its pods and allows nothing; the labels of a pod or namespace that can't be read are unknown
+//! (semantics 37), so that no policy is escaped by them. Each of these is named with its field and its effect.
 
 mod metadata;
 mod namespace;
@@ -40,7 +40,7 @@ pub fn convert(kind: Kind, object: &Value, interner: &Interner) -> Result<Conver
     let mut flaws = Flaws::default();
     let object = Place::root(object);
     let change = match kind {
-        Kind::Namespace => Change::Namespace(namespace::namespace(&object, interner)?),
+        Kind::Namespace => Change::Namespace(namespace::namespace(&object, interner, &mut flaws)?),
         Kind::Pod => Change::Pod(pod::pod(&object, interner, &mut flaws)?),
         Kind::Node => Change::Node(node::node(&object, interner, &mut flaws)?),
         Kind::NetworkPolicy => {

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use policy::{Change, Labels};
 
-use crate::interner::Interner;
 use crate::key::Key;
 use crate::namespaces::Namespaces;
 
@@ -28,7 +27,7 @@ impl Differences {
 
     /// What the consumer must be told now, in an order that can be applied as it is: what is there, then what is gone.
     /// Namespaces come first, and those that pods name without any object that describes them are among them.
-    pub fn take(&mut self, in_force: impl Fn(&Key) -> Option<Change>, interner: &Interner) -> Vec<Change> {
+    pub fn take(&mut self, in_force: impl Fn(&Key) -> Option<Change>) -> Vec<Change> {
         let (mut there, mut gone) = (Vec::new(), Vec::new());
         for (key, before) in std::mem::take(&mut self.before) {
             let after = in_force(&key);
@@ -48,7 +47,7 @@ impl Differences {
                 (key, None) => gone.push(key.gone()),
             }
         }
-        let mut changes = self.namespaces.changes(interner);
+        let mut changes = self.namespaces.changes();
         changes.append(&mut there);
         changes.append(&mut gone);
         changes

@@ -1,7 +1,7 @@
 //! Stands in for namespaces that pods name and no object describes.
 //!
-//! A Namespace object can be missing from a folder, or arrive after its pods. Its name alone is known then, and so is
-//! the one label that follows from the name (semantics 11): selectors on it must work.
+//! A Namespace object can be missing from a folder, arrive after its pods, or go before them. Its name alone is known then, and so is
+//! the one label that follows from the name (semantics 11): selectors on it work. All its other labels are unknown (semantics 37).
 //!
 //! Invariant: `shown` is what the consumer knows. A namespace is shown if an object describes it or a pod is in it.
 
@@ -9,8 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use policy::{Change, Labels, Namespace};
-
-use crate::interner::Interner;
 
 /// The label that the API server sets on every namespace (KEP-2161, semantics 11).
 pub const METADATA_NAME: &str = "kubernetes.io/metadata.name";
@@ -59,12 +57,12 @@ impl Namespaces {
     }
 
     /// What the consumer must be told now, by name: namespaces that came or changed, and those that are gone.
-    pub fn changes(&mut self, interner: &Interner) -> Vec<Change> {
+    pub fn changes(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
         for name in std::mem::take(&mut self.touched) {
             let now = match self.described.get(&name) {
                 Some(described) => Some(described.clone()),
-                None => self.pods.contains_key(&name).then(|| known_by_name(&name, interner)),
+                None => self.pods.contains_key(&name).then(|| known_by_name(&name)),
             };
             match now {
                 Some(now) if self.shown.get(&name) == Some(&now) => {}
@@ -89,8 +87,8 @@ impl Namespaces {
 }
 
 /// A namespace of which nothing is known but its name.
-fn known_by_name(name: &Arc<str>, interner: &Interner) -> Namespace {
-    Namespace { name: name.clone(), labels: interner.labels([(METADATA_NAME, &**name)]) }
+fn known_by_name(name: &Arc<str>) -> Namespace {
+    Namespace { name: name.clone(), labels: Labels::unknown() }
 }
 
 #[cfg(test)]
@@ -99,34 +97,46 @@ mod tests {
 
     #[test]
     fn a_namespace_is_there_while_an_object_or_a_pod_says_so() {
-        let interner = Interner::new();
         let mut namespaces = Namespaces::default();
         let web: Arc<str> = Arc::from("web");
-        let by_name = [Change::Namespace(known_by_name(&web, &interner))];
-        let labels = interner.labels([(METADATA_NAME, "web"), ("team", "a")]);
+        let by_name = [Change::Namespace(known_by_name(&web))];
+        let labels = [(METADATA_NAME, "web"), ("team", "a")].into_iter().collect();
         let described = Namespace { name: web.clone(), labels };
 
         namespaces.pod_added(&web);
         namespaces.pod_added(&web);
-        assert_eq!(namespaces.changes(&interner), by_name, "a pod came before the Namespace object");
+        assert_eq!(namespaces.changes(), by_name, "a pod came before the Namespace object");
         namespaces.described(described.clone());
-        assert_eq!(namespaces.changes(&interner), [Change::Namespace(described)]);
+        assert_eq!(namespaces.changes(), [Change::Namespace(described)]);
         namespaces.undescribed(&web);
-        assert_eq!(namespaces.changes(&interner), by_name, "its pods are still there");
+        assert_eq!(namespaces.changes(), by_name, "its pods are still there");
         namespaces.pod_removed(&web);
-        assert_eq!(namespaces.changes(&interner), []);
+        assert_eq!(namespaces.changes(), []);
         namespaces.pod_removed(&web);
-        assert_eq!(namespaces.changes(&interner), [Change::NamespaceGone(web)]);
+        assert_eq!(namespaces.changes(), [Change::NamespaceGone(web)]);
     }
 
     #[test]
-    fn an_object_that_says_no_more_than_the_name_changes_nothing() {
-        let interner = Interner::new();
+    fn an_object_without_labels_says_more_than_its_name() {
         let mut namespaces = Namespaces::default();
         let web: Arc<str> = Arc::from("web");
         namespaces.pod_added(&web);
-        namespaces.changes(&interner);
-        namespaces.described(known_by_name(&web, &interner));
-        assert_eq!(namespaces.changes(&interner), []);
+        namespaces.changes();
+        let labels = [(METADATA_NAME, "web")].into_iter().collect();
+        let described = Namespace { name: web.clone(), labels };
+        namespaces.described(described.clone());
+        assert_eq!(
+            namespaces.changes(),
+            [Change::Namespace(described)],
+            "its labels are known: it has no others"
+        );
+        namespaces.described(known_by_name(&web));
+        assert_eq!(
+            namespaces.changes(),
+            [Change::Namespace(known_by_name(&web))],
+            "they can't be read any more"
+        );
+        namespaces.undescribed(&web);
+        assert_eq!(namespaces.changes(), [], "nothing is lost that was known");
     }
 }

@@ -56,8 +56,10 @@ fn summary(file: &Path) -> String {
 
 /// An object in one line.
 fn object(change: &Change) -> String {
-    let labels =
-        |labels: &Labels| labels.iter().map(|(key, value)| format!(" {key}={value}")).collect::<String>();
+    let labels = |labels: &Labels| match labels.are_known() {
+        true => labels.iter().map(|(key, value)| format!(" {key}={value}")).collect::<String>(),
+        false => " unknown labels".to_owned(),
+    };
     match change {
         Change::Namespace(namespace) => format!("Namespace {}{}", namespace.name, labels(&namespace.labels)),
         Change::Node(node) => format!("Node {} {:?} {:?}", node.name, node.addresses, node.pod_cidrs),

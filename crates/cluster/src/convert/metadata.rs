@@ -5,7 +5,7 @@ use std::sync::Arc;
 use policy::Labels;
 
 use super::Unusable;
-use super::place::Place;
+use super::place::{Flaws, Place};
 use crate::interner::Interner;
 
 /// Where a namespaced object is that names no namespace: what `kubectl apply` would do with it.
@@ -33,11 +33,24 @@ pub(super) fn namespace(object: &Place<'_>, interner: &Interner) -> Result<Arc<s
     }
 }
 
-/// `metadata.labels`, and over them the labels `fixed`.
-///
-/// One label that can't be read makes the object unusable: without it, a policy that selects the object by that label
-/// would no longer apply to it, and that would widen access (semantics 28).
+/// `metadata.labels`, and over them the labels `fixed`. If one of them can't be read they are unknown (semantics 37): a flaw with this
+/// `effect`.
 pub(super) fn labels(
+    object: &Place<'_>,
+    fixed: &[(&str, &str)],
+    interner: &Interner,
+    flaws: &mut Flaws,
+    effect: &'static str,
+) -> Labels {
+    readable_labels(object, fixed, interner).unwrap_or_else(|Unusable { at, what }| {
+        flaws.push_at(at, what, effect);
+        Labels::unknown()
+    })
+}
+
+/// The labels, if all of them can be read. Without the one that can't, a policy that selects the object by it would no longer apply
+/// to it, and a peer that excludes it would match: that would widen access (semantics 28).
+fn readable_labels(
     object: &Place<'_>,
     fixed: &[(&str, &str)],
     interner: &Interner,

@@ -136,7 +136,7 @@ pub(super) struct Flaws(pub Vec<Flaw>);
 impl Flaws {
     /// Notes that what stands at `place` was not understood.
     pub fn push(&mut self, place: &Place<'_>, what: impl Into<String>, effect: &'static str) {
-        self.0.push(Flaw { at: place.path(), what: what.into(), effect });
+        self.push_at(place.path(), what, effect);
     }
 
     /// Notes a flaw of the field `name` of `place`, which may be absent.
@@ -149,6 +149,11 @@ impl Flaws {
     ) {
         let mut at = place.path();
         at.0.push(Step::Field(name.to_owned()));
+        self.push_at(at, what, effect);
+    }
+
+    /// Notes a flaw of the field at `at`.
+    pub fn push_at(&mut self, at: FieldPath, what: impl Into<String>, effect: &'static str) {
         self.0.push(Flaw { at, what: what.into(), effect });
     }
 

@@ -13,10 +13,14 @@ use crate::interner::Interner;
 /// What a flaw in a pod's ports means.
 const NO_SUCH_PORT: &str = "rules can't find this port by its name";
 
+/// What follows from labels that can't be read.
+const UNKNOWN_LABELS: &str = "the pod's labels are unknown: rules that ask for them allow nothing from or to it, and policies that might \
+                              select it isolate it";
+
 /// Converts a Pod.
 pub(super) fn pod(object: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> Result<Pod, Unusable> {
     let name = PodName::new(metadata::namespace(object, interner)?, metadata::name(object)?);
-    let labels = metadata::labels(object, &[], interner)?;
+    let labels = metadata::labels(object, &[], interner, flaws, UNKNOWN_LABELS);
     let spec = object.field("spec");
     let status = object.field("status");
     let host_network = match spec.as_ref().and_then(|spec| spec.field("hostNetwork")) {

@@ -14,7 +14,7 @@ use k8s_openapi::api::networking::v1 as net;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use policy::{
-    Change, IpBlock, NamedPort, Namespace, NamespaceMatch, Node, Peer, Pod, PolicySpec, PortMatch,
+    Change, IpBlock, Labels, NamedPort, Namespace, NamespaceMatch, Node, Peer, Pod, PolicySpec, PortMatch,
     PortNumbers, Protocol, Requirement, RuleSpec, Selector,
 };
 use serde_json::{Value, json};

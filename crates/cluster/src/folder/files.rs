@@ -122,7 +122,7 @@ impl Files {
             return None;
         }
         let Self { differences, files, holders, .. } = self;
-        let changes = differences.take(|key| in_force(holders, files, key).cloned(), interner);
+        let changes = differences.take(|key| in_force(holders, files, key).cloned());
         if interner.wants_sweep() {
             interner.sweep(self.labels());
         }

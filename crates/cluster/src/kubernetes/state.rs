@@ -143,7 +143,7 @@ impl State {
         }
         self.settle();
         let objects = &self.objects;
-        let changes = self.differences.take(|key| objects.get(key).cloned(), &self.interner);
+        let changes = self.differences.take(|key| objects.get(key).cloned());
         if self.interner.wants_sweep() {
             self.interner.sweep(self.labels());
         }
@@ -205,14 +205,8 @@ impl State {
                     tracing::warn!(kind = %kind, error = %unusable, "an object without a name is not understood");
                     return;
                 };
-                // A pod or policy of which nothing is known gives access to nobody; a namespace's pods might escape a policy by it.
-                let keeps = matches!(key, Key::Namespace(_)) && self.objects.contains_key(&key);
-                let effect =
-                    if keeps { "what was last understood of it holds" } else { "it is not in force" };
-                if !keeps {
-                    self.drop_object(&key);
-                }
-                self.problems(kind, object, key, vec![(unusable.to_string(), effect)]);
+                self.drop_object(&key);
+                self.problems(kind, object, key, vec![(unusable.to_string(), "it is not in force")]);
                 return;
             }
         };

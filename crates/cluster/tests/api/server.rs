@@ -203,7 +203,7 @@ impl Server {
                 }
             }
         }
-        namespaces.changes(&interner).into_iter().for_each(|change| inventory.apply(change));
+        namespaces.changes().into_iter().for_each(|change| inventory.apply(change));
         inventory
     }
 

@@ -8,6 +8,7 @@
 pub mod build;
 pub mod story;
 pub mod told;
+pub mod world;
 
 use policy::{
     Change, Compiler, Decision, Direction, Directions, Explanation, Generation, Packet, Scope, Snapshot,

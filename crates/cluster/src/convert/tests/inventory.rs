@@ -12,6 +12,29 @@ fn item_11_a_namespace_has_its_name_as_a_label() {
     assert_eq!(change, Change::Namespace(Namespace { name: "web".into(), labels }));
 }
 
+#[test]
+fn item_37_labels_that_cannot_be_read_are_unknown_and_the_object_is_there() {
+    for (labels, said) in [
+        ("{app: x, version: 1.1}", "metadata.labels.version: the value 1.1 is no text: put it in quotes"),
+        ("[]", "metadata.labels: a list is no mapping"),
+    ] {
+        let (change, flaws) =
+            one(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: web, labels: {labels}}}\n"));
+        assert_eq!(change, Change::Namespace(Namespace { name: "web".into(), labels: Labels::unknown() }));
+        let effect = "the namespace's labels are unknown: rules that ask for them allow nothing from or to its pods, \
+                      and policies that might select its pods isolate them";
+        assert_eq!(flaws, [format!("{said}; {effect}")]);
+        let (change, flaws) = one(&format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a, labels: {labels}}}\nstatus: {{podIP: 10.0.0.1}}\n"
+        ));
+        let Change::Pod(pod) = change else { panic!("no pod") };
+        assert_eq!((pod.labels, pod.addresses), (Labels::unknown(), addresses(&["10.0.0.1"])));
+        let effect = "the pod's labels are unknown: rules that ask for them allow nothing from or to it, and policies \
+                      that might select it isolate it";
+        assert_eq!(flaws, [format!("{said}; {effect}")]);
+    }
+}
+
 /// A pod `default/a` with these fields.
 fn flawed_pod(spec: Value, status: Value) -> (Pod, Vec<String>) {
     let object = json!({"metadata": {"name": "a"}, "spec": spec, "status": status});

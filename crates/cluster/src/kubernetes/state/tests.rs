@@ -1,6 +1,6 @@
 //! Lists and watches as stories: what the API server says, and what the consumer is told.
 
-use policy::{Inventory, Namespace};
+use policy::Inventory;
 use serde_json::{Value, json};
 
 use super::*;
@@ -222,21 +222,57 @@ fn a_policy_of_a_newer_api_is_named_until_it_is_understood_or_gone() {
 #[test]
 fn an_object_of_which_nothing_is_understood_gives_access_to_nobody() {
     let mut story = Story::begun();
+    story.applied(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
+    story.told().expect("a pod");
+    let mut odd = pod("a", "2", "Running", &["10.0.0.2"]);
+    odd["spec"]["hostNetwork"] = json!("perhaps");
+    story.applied(Kind::Pod, &odd);
+    assert_eq!(story.told().expect("it is not known any more"), ["-Namespace web", "-Pod web/a"]);
+    assert!(story.problems[0].starts_with("Pod web/a (version 2): "), "{:?}", story.problems);
+    story.list(Kind::Pod, &[]);
+    assert_eq!((story.told(), story.problems.len()), (Some(vec![]), 0));
+}
+
+#[test]
+fn labels_that_cannot_be_read_are_unknown_until_they_can() {
+    let mut story = Story::begun();
     story.applied(Kind::Namespace, &namespace(json!({"team": "a"})));
     story.applied(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
     story.told().expect("a pod");
     let mut odd = pod("a", "2", "Running", &["10.0.0.2"]);
     odd["metadata"]["labels"] = json!({"app": 7});
     story.applied(Kind::Pod, &odd);
-    assert_eq!(story.told().expect("it is not known any more"), ["-Pod web/a"]);
-    assert!(story.problems[0].starts_with("Pod web/a (version 2): "), "{:?}", story.problems);
     story.applied(Kind::Namespace, &namespace(json!({"team": 7})));
-    assert_eq!(story.told(), Some(vec![]), "a policy that chooses by these labels goes on to do so");
-    let Namespace { labels, .. } = &story.known.namespaces["web"];
-    assert_eq!(labels.value("team"), Some("a"));
-    story.list(Kind::Pod, &[]);
-    story.list(Kind::Namespace, &[namespace(json!({"team": "a"}))]);
-    assert_eq!((story.told(), story.problems.len()), (Some(vec![]), 0));
+    assert_eq!(story.told().expect("both differ"), ["Namespace web", "Pod web/a"]);
+    let labels = |story: &Story| {
+        let pod = &story.known.pods[&PodName::new("web", "a")];
+        [story.known.namespaces["web"].labels.clone(), pod.labels.clone()]
+    };
+    assert_eq!(labels(&story), [Labels::unknown(), Labels::unknown()]);
+    assert_eq!(story.addresses("a"), ["10.0.0.2"], "policies hold for it");
+    assert!(
+        story.problems[1].contains("metadata.labels.app: the value 7 is no text"),
+        "{:?}",
+        story.problems
+    );
+    story.applied(Kind::Namespace, &namespace(json!({"team": "b"})));
+    story.applied(Kind::Pod, &pod("a", "3", "Running", &["10.0.0.2"]));
+    story.told().expect("both are known again");
+    assert!(labels(&story).iter().all(Labels::are_known));
+    assert_eq!(story.problems.len(), 0);
+}
+
+#[test]
+fn a_namespace_that_goes_before_its_pods_leaves_its_labels_unknown() {
+    let mut story = Story::begun();
+    story.applied(Kind::Namespace, &namespace(json!({"env": "prod"})));
+    story.applied(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
+    story.told().expect("a pod");
+    story.deleted(Kind::Namespace, &namespace(json!({"env": "prod"})));
+    assert_eq!(story.told().expect("its labels"), ["Namespace web"]);
+    assert!(!story.known.namespaces["web"].labels.are_known(), "that it has no env can't be said");
+    story.deleted(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
+    assert_eq!(story.told().expect("both are gone"), ["-Namespace web", "-Pod web/a"]);
 }
 
 #[test]

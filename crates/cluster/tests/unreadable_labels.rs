@@ -1,0 +1,43 @@
+//! Folders in which labels can't be read: the verdicts are right, and the problem is named with its field and what follows from it.
+//!
+//! A case is a folder of `tests/cases`: `manifests/` is the source, `packets.jsonl` has a packet a line with the right verdict in
+//! `expect`, and `messages` has sentences about the case behind `#`, then the texts that must be said of it.
+
+use std::fs;
+use std::path::Path;
+
+use cluster::Folder;
+use policy::{Compiler, Directions, Packet, Protocol, Scope, Verdict};
+use serde_json::Value;
+
+#[test]
+fn a_namespace_whose_labels_cannot_be_read_matches_no_peer_that_asks_for_them() {
+    holds("13b-namespace-labels-unreadable");
+}
+
+#[test]
+fn a_pod_whose_labels_cannot_be_read_escapes_no_policy() {
+    holds("13c-pod-labels-unreadable");
+}
+
+fn holds(case: &str) {
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases").join(case);
+    let text = |file: &str| fs::read_to_string(case.join(file)).expect("a file of the case");
+    let (_, update) = Folder::read(case.join("manifests")).expect("a folder of manifests");
+    let said = update.problems.iter().map(|problem| format!("{problem}\n")).collect::<String>();
+    for expected in text("messages").lines().filter(|line| !line.starts_with('#')) {
+        assert!(said.contains(expected), "not said: {expected}\nbut: {said}");
+    }
+    for scope in [Scope::Cluster, Scope::Node("alder".into())] {
+        let snapshot = Compiler::new(scope.clone()).apply(update.changes.iter().cloned());
+        for line in text("packets.jsonl").lines() {
+            let packet: Value = serde_json::from_str(line).expect("a packet");
+            let address =
+                |name: &str| packet[name].as_str().and_then(|text| text.parse().ok()).expect("an address");
+            let port = packet["dst_port"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port");
+            let judged = Packet::new(address("src"), address("dst"), Protocol::TCP).to_port(port);
+            let expected = if packet["expect"] == "allow" { Verdict::Allow } else { Verdict::Deny };
+            assert_eq!(snapshot.judge(&judged, Directions::Both).verdict(), expected, "{scope:?}: {line}");
+        }
+    }
+}

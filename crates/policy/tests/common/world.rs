@@ -1,0 +1,291 @@
+//! Random clusters, changes and packets.
+
+use std::fmt;
+use std::sync::Arc;
+
+use policy::{
+    Action, Change, IpBlock, Labels, NamedPort, Namespace, NamespaceMatch, Node, Packet, Peer, Pod,
+    PolicyKind, PolicyName, PolicySpec, PortMatch, PortNumbers, Protocol, Requirement, RuleSpec, Selector,
+    Subject, Tier, Verdict,
+};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+
+use super::build::{labels, pod_name};
+use super::story::{Story, packet_in_words};
+
+/// The words of the random clusters are few, so that things meet.
+const NAMESPACES: [&str; 3] = ["a", "b", "c"];
+const KEYS: [&str; 3] = ["app", "env", "tier"];
+const VALUES: [&str; 3] = ["x", "y", "z"];
+const NODES: [&str; 2] = ["n1", "n2"];
+const PORT_NAMES: [&str; 2] = ["http", "dns"];
+const PORTS: [u16; 6] = [53, 80, 81, 443, 8080, 65535];
+const PROTOCOLS: [Protocol; 6] =
+    [Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::ICMP, Protocol::ICMPV6, Protocol(47)];
+/// Of pods, of the nodes' ends of their pod CIDRs, of nodes, and from outside.
+const ADDRESSES: [&str; 20] = [
+    "10.244.1.2",
+    "10.244.1.3",
+    "10.244.1.4",
+    "10.244.1.17",
+    "10.244.2.2",
+    "10.244.2.3",
+    "10.244.2.18",
+    "fd00:1::2",
+    "fd00:1::3",
+    "fd00:2::2",
+    "10.244.1.0",
+    "10.244.1.1",
+    "10.244.2.1",
+    "fd00:1::1",
+    "192.168.0.1",
+    "192.168.0.2",
+    "192.0.2.1",
+    "192.0.2.200",
+    "2001:db8::1",
+    "10.244.1.200",
+];
+const BLOCKS: [&str; 16] = [
+    "0.0.0.0/0",
+    "10.0.0.0/8",
+    "10.244.1.0/24",
+    "10.244.1.2/32",
+    "10.244.1.2/31",
+    "10.244.1.16/28",
+    "10.244.2.0/24",
+    "192.0.2.0/24",
+    "192.0.2.128/25",
+    "::/0",
+    "fd00::/16",
+    "fd00:1::/64",
+    "fd00:1::2/128",
+    "2001:db8::/32",
+    "::ffff:10.244.1.0/120",
+    "::ffff:192.0.2.1/128",
+];
+
+#[derive(Clone)]
+pub struct World {
+    /// Applied batch by batch.
+    pub batches: Vec<Vec<Change>>,
+    pub packets: Vec<Packet>,
+    pub when_unsure: Verdict,
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, batch) in self.batches.iter().enumerate() {
+            write!(f, "\nbatch {number}:{}", Story(batch))?;
+        }
+        write!(f, "\npackets:")?;
+        self.packets.iter().try_for_each(|packet| write!(f, "\n  {}", packet_in_words(packet)))
+    }
+}
+
+/// Some changes at once, then some more, and packets.
+pub fn world() -> impl Strategy<Value = World> {
+    let batches = (vec(change(), 0..80), vec(vec(change(), 1..4), 0..6)).prop_map(|(first, mut more)| {
+        more.insert(0, first);
+        more
+    });
+    let unsure = prop_oneof![Just(Verdict::Deny), Just(Verdict::Allow)];
+    (batches, vec(packet(), 0..64), unsure).prop_map(|(batches, packets, when_unsure)| World {
+        batches,
+        packets,
+        when_unsure,
+    })
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let name = || select(&NAMESPACES[..]);
+    let pod_in =
+        || (name(), select(&["p", "q", "r", "s"][..])).prop_map(|(ns, pod)| pod_name(&format!("{ns}/{pod}")));
+    prop_oneof![
+        3 => (name(), label_set()).prop_map(|(name, extra)| {
+            let own = labels(&format!("kubernetes.io/metadata.name={name}"));
+            let all = || own.iter().chain(extra.iter()).collect();
+            let labels = if extra.are_known() { all() } else { Labels::unknown() };
+            Change::Namespace(Namespace { name: name.into(), labels })
+        }),
+        1 => name().prop_map(|name| Change::NamespaceGone(name.into())),
+        12 => (pod_in(), pod()).prop_map(|(name, pod)| Change::Pod(Pod { name, ..pod })),
+        2 => pod_in().prop_map(Change::PodGone),
+        2 => node().prop_map(Change::Node),
+        1 => select(&NODES[..]).prop_map(|name| Change::NodeGone(name.into())),
+        12 => policy().prop_map(|policy| Change::Policy(Arc::new(policy))),
+        2 => policy().prop_map(|policy| Change::PolicyGone(policy.name)),
+    ]
+}
+
+fn label_set() -> impl Strategy<Value = Labels> {
+    let pair = (select(&KEYS[..]), select(&["x", "y", "z", "unmentioned"][..]));
+    prop_oneof![
+        7 => vec(pair, 0..3).prop_map(|pairs| pairs.into_iter().collect()),
+        1 => Just(Labels::unknown()),
+    ]
+}
+
+fn pod() -> impl Strategy<Value = Pod> {
+    let addresses = subsequence(&ADDRESSES[..12], 0..4);
+    let port = (select(&PORT_NAMES[..]), select(&PROTOCOLS[..3]), select(&PORTS[..]))
+        .prop_map(|(name, protocol, number)| NamedPort { name: name.into(), protocol, number });
+    let node = option::weighted(0.9, select(&NODES[..]));
+    (label_set(), addresses, vec(port, 0..3), node, prop::bool::weighted(0.1), 0..3_i64).prop_map(
+        |(labels, addresses, mut ports, node, host_network, created)| {
+            ports.sort();
+            ports.dedup();
+            Pod {
+                name: pod_name("?/?"),
+                labels,
+                addresses: addresses.into_iter().map(|address| address.parse().unwrap()).collect(),
+                ports,
+                node: node.map(Arc::from),
+                host_network,
+                created,
+                uid: Default::default(),
+            }
+        },
+    )
+}
+
+fn node() -> impl Strategy<Value = Node> {
+    let flag = prop::bool::weighted;
+    (0..2_usize, flag(0.9), flag(0.9), flag(0.3)).prop_map(|(which, v4, v6, has_all_addresses)| {
+        let number = which + 1;
+        let v4 = v4.then(|| format!("10.244.{number}.0/24"));
+        let v6 = v6.then(|| format!("fd00:{number}::/64"));
+        Node {
+            name: NODES[which].into(),
+            addresses: vec![format!("192.168.0.{number}").parse().unwrap()],
+            has_all_addresses,
+            pod_cidrs: [v4, v6].into_iter().flatten().map(|cidr| cidr.parse().unwrap()).collect(),
+        }
+    })
+}
+
+fn policy() -> impl Strategy<Value = PolicySpec> {
+    let network_policy = (
+        select(&NAMESPACES[..]),
+        select(&["one", "two", "three"][..]),
+        selector(),
+        any::<(bool, bool)>(),
+        vec(rule(Just(Action::Accept)), 0..5),
+        vec(rule(Just(Action::Accept)), 0..5),
+    )
+        .prop_map(|(namespace, name, pods, (isolates_ingress, isolates_egress), ingress, egress)| {
+            PolicySpec {
+                name: PolicyName::network_policy(namespace, name),
+                tier: Tier::NetworkPolicy,
+                priority: 0,
+                subject: Subject { namespaces: NamespaceMatch::Named(namespace.into()), pods },
+                isolates_ingress,
+                isolates_egress,
+                ingress,
+                egress,
+            }
+        });
+    let action = || select(&[Action::Accept, Action::Deny, Action::Pass][..]);
+    let cluster_policy = (
+        select(&["k", "l", "m"][..]),
+        select(&[Tier::Admin, Tier::Baseline][..]),
+        0..2_u16,
+        (namespaces(), selector()),
+        vec(rule(action()), 0..4),
+        vec(rule(action()), 0..4),
+    )
+        .prop_map(|(name, tier, priority, (namespaces, pods), ingress, egress)| PolicySpec {
+            name: PolicyName {
+                kind: PolicyKind::ClusterNetworkPolicy,
+                namespace: "".into(),
+                name: name.into(),
+            },
+            tier,
+            priority,
+            subject: Subject { namespaces, pods },
+            isolates_ingress: false,
+            isolates_egress: false,
+            ingress,
+            egress,
+        });
+    prop_oneof![3 => network_policy, 1 => cluster_policy]
+}
+
+fn rule(action: impl Strategy<Value = Action>) -> impl Strategy<Value = RuleSpec> {
+    let name = option::weighted(0.2, Just(Arc::<str>::from("named")));
+    (name, action, option::weighted(0.8, vec(peer(), 0..5)), option::weighted(0.6, vec(port(), 0..4)))
+        .prop_map(|(name, action, peers, ports)| RuleSpec { name, action, peers, ports })
+}
+
+fn peer() -> impl Strategy<Value = Peer> {
+    let block = (select(&BLOCKS[..]), vec(select(&BLOCKS[..]), 0..3)).prop_map(|(cidr, except)| {
+        let except = except.into_iter().map(|cidr| cidr.parse().unwrap()).collect();
+        Peer::Block(IpBlock { cidr: cidr.parse().unwrap(), except })
+    });
+    prop_oneof![
+        12 => (namespaces(), selector()).prop_map(|(namespaces, pods)| Peer::Pods { namespaces, pods }),
+        8 => block,
+        1 => Just(Peer::Nothing),
+    ]
+}
+
+fn port() -> impl Strategy<Value = PortMatch> {
+    let numbers = prop_oneof![
+        4 => Just(PortNumbers::Any),
+        6 => select(&PORTS[..]).prop_map(|port| PortNumbers::Range(port, port)),
+        2 => (select(&PORTS[..]), 0..9000_u16).prop_map(|(first, more)| PortNumbers::Range(first, first.saturating_add(more))),
+        1 => Just(PortNumbers::Range(0, u16::MAX)),
+        4 => select(&PORT_NAMES[..]).prop_map(|name| PortNumbers::Named(name.into())),
+        1 => Just(PortNumbers::Nothing),
+    ];
+    (option::weighted(0.9, prop_oneof![2 => Just(Protocol::TCP), 1 => select(&PROTOCOLS[..])]), numbers)
+        .prop_map(|(protocol, numbers)| PortMatch { protocol, numbers })
+}
+
+fn namespaces() -> impl Strategy<Value = NamespaceMatch> {
+    prop_oneof![
+        4 => select(&NAMESPACES[..]).prop_map(|name| NamespaceMatch::Named(name.into())),
+        2 => Just(NamespaceMatch::Labels(Selector::everything())),
+        3 => selector().prop_map(NamespaceMatch::Labels),
+    ]
+}
+
+fn selector() -> impl Strategy<Value = Selector> {
+    let values = || vec(select(&VALUES[..]).prop_map(Arc::from), 0..4).prop_map(Arc::<[Arc<str>]>::from);
+    let key =
+        || select(&["app", "env", "tier", "kubernetes.io/metadata.name"][..]).prop_map(Arc::<str>::from);
+    let requirement = prop_oneof![
+        4 => (key(), values()).prop_map(|(key, values)| Requirement::In(key, values)),
+        2 => (key(), values()).prop_map(|(key, values)| Requirement::NotIn(key, values)),
+        1 => key().prop_map(Requirement::Exists),
+        1 => key().prop_map(Requirement::DoesNotExist),
+    ];
+    prop_oneof![
+        2 => Just(Selector::everything()),
+        5 => requirement.clone().prop_map(|requirement| Selector::All([requirement].into())),
+        2 => vec(requirement, 0..3).prop_map(|requirements| Selector::All(requirements.into())),
+        1 => Just(Selector::Nothing),
+    ]
+}
+
+fn packet() -> impl Strategy<Value = Packet> {
+    let address = || {
+        prop_oneof![9 => select(&ADDRESSES[..10]), 2 => select(&ADDRESSES[..])]
+            .prop_map(|address| address.parse::<std::net::IpAddr>().unwrap())
+    };
+    let protocol =
+        prop_oneof![6 => Just(Protocol::TCP), 2 => Just(Protocol::UDP), 3 => select(&PROTOCOLS[..])];
+    (address(), address(), protocol, option::weighted(0.9, select(&PORTS[..])), 128..140_u8).prop_map(
+        |(source, destination, protocol, port, icmp_type)| {
+            let mut packet = Packet::new(source, destination, protocol);
+            match protocol {
+                Protocol::ICMP | Protocol::ICMPV6 => packet.icmp_type = Some(icmp_type),
+                Protocol::TCP | Protocol::UDP | Protocol::SCTP => packet.destination_port = port,
+                _ => {}
+            }
+            packet
+        },
+    )
+}
