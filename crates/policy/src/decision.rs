@@ -63,8 +63,8 @@ pub enum Reason {
     DefaultDeny,
     /// The address is one of its node's pods', and no such pod is known (yet).
     UnknownPod,
-    /// Known rules deny it, but the other end's address is one of the cluster's pods', no such pod is known (yet), and a rule
-    /// might allow it once it is.
+    /// The other end's address is one of the cluster's pods', no such pod is known (yet), and a rule might allow it once it is, or deny
+    /// it, where the rules that are sure to match do otherwise.
     UnknownPeer,
     /// What is known denies it, but labels of a pod at either end, or of its namespace, are unknown, and policy might allow it once they
     /// are known (semantics 37).
@@ -106,7 +106,9 @@ impl Reason {
             Self::Rule(_) => "this rule is the first that matches",
             Self::DefaultDeny => "policies isolate the pod in this direction and none of their rules matches",
             Self::UnknownPod => "the address is in its node's pod CIDR and no pod is known to have it",
-            Self::UnknownPeer => "a rule might allow the other end, which no pod is known to have",
+            Self::UnknownPeer => {
+                "it depends on which pod the other end is, and no pod is known to have its address"
+            }
             Self::UnknownLabels => {
                 "policy might allow it, but labels of a pod at either end, or of its namespace, are unknown"
             }

@@ -33,7 +33,10 @@ impl fmt::Display for Explanation {
             Verdict::Deny => "denied",
         };
         let provisional = [Reason::UnknownPeer, Reason::UnknownLabels];
-        if let Some(reason) = provisional.into_iter().find(|reason| reason.code() == self.reason) {
+        let denied_until_then = self.rule.is_some() || !self.isolated_by.is_empty();
+        if let Some(reason) = provisional.into_iter().find(|reason| reason.code() == self.reason)
+            && denied_until_then
+        {
             write!(f, "{verdict}: {}; else ", reason.sentence())?;
             verdict = "denied";
         }

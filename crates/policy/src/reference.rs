@@ -113,12 +113,19 @@ fn judge_both(
     let to_unknown = directions == Directions::Both && is_unknown_peer(inventory, packet.destination());
     let from_unknown = is_unknown_peer(inventory, packet.source());
     // Denied only because something is not known (yet): who the peer is, or labels of either end (semantics 37). The rest of the
-    // explanation stays: it holds until then.
+    // explanation stays: it holds until then. And what is allowed only because it is not known who the peer is, is denied until then.
     let provisional = |judged: Explanation, address, from_or_to_unknown| {
-        let Some(pod) = pod_at(inventory, address).filter(|_| judged.verdict == Verdict::Deny) else {
+        let Some(pod) = pod_at(inventory, address).filter(|pod| is_judged(inventory, scope, pod)) else {
             return judged;
         };
         let direction = judged.direction;
+        if judged.verdict == Verdict::Allow {
+            return if from_or_to_unknown && might_deny(inventory, packet, direction, pod) {
+                plain(direction, Outcome { verdict: when_unsure, reason: Reason::UnknownPeer })
+            } else {
+                judged
+            };
+        }
         let might_allow = |reading| might_allow(inventory, packet, direction, pod, reading);
         let reason = if from_or_to_unknown && might_allow(Reading::Cautious) {
             Reason::UnknownPeer
@@ -270,6 +277,34 @@ fn might_allow(
         }
     }
     !isolated
+}
+
+/// Whether ANY pod that might come to have the other end's address would be denied, likewise, where what is known allows it. A rule that
+/// might match and passes is taken for one that denies.
+fn might_deny(inventory: &Inventory, packet: &Packet, direction: Direction, pod: &Pod) -> bool {
+    let policies = applying(inventory, pod);
+    let isolated = isolating(&policies, direction, Reading::Cautious).next().is_some();
+    let connection = Connection::new(inventory, packet, direction);
+    for tier in [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline] {
+        if tier == Tier::Baseline && isolated {
+            continue;
+        }
+        for (_, applies, _, rule) in rules(&policies, tier, direction) {
+            let Some(action) = Reading::Cautious.action(rule.action, applies) else { continue };
+            if !(peers_might_match(&connection, rule) && ports_might_match(&connection, rule)) {
+                continue;
+            }
+            let surely =
+                peers_match(inventory, &connection, rule) == Match::Yes && ports_match(&connection, rule);
+            match action {
+                Action::Accept if surely => return false,
+                Action::Accept => {}
+                Action::Pass if surely => break,
+                Action::Deny | Action::Pass => return true,
+            }
+        }
+    }
+    false
 }
 
 /// A policy, and whether it applies to a pod.

@@ -189,7 +189,8 @@ impl Snapshot {
     }
 
     /// Judges by the rules for a pod that is known. A denial is provisional if the peer is a pod that is not known (yet), or if labels
-    /// of either end are unknown, and if some rule might allow what they turn out to be (semantics 37).
+    /// of either end are unknown, and if some rule might allow what they turn out to be (semantics 37). So is a verdict that allows, if
+    /// some rule might deny the peer: it denies until then.
     #[inline(always)]
     fn judge_rules(
         &self,
@@ -201,15 +202,20 @@ impl Snapshot {
     ) -> Outcome {
         let (peer, target) = (ends.peer(direction), ends.target(packet));
         let outcome = ruleset.judge(peer, target);
-        if outcome.verdict == Verdict::Allow {
+        if outcome.verdict == Verdict::Allow && (peer.class.is_some() || !ruleset.might_deny) {
             return outcome;
         }
         let peer_host = ends.peer_host(direction);
         let unknown_peer = !peer_is_known && self.is_unknown_peer(peer.address, peer_host);
-        if unknown_peer && ruleset.might_allow(peer, target, direction) {
+        let might_differ = unknown_peer
+            && match outcome.verdict {
+                Verdict::Deny => ruleset.might_allow(peer, target, direction),
+                Verdict::Allow => ruleset.might_deny(peer, target, direction),
+            };
+        if might_differ {
             return Outcome { verdict: self.when_unsure, reason: Reason::UnknownPeer };
         }
-        if is_unsure(peer_host) || is_unsure(ends.host(direction)) {
+        if outcome.verdict == Verdict::Deny && (is_unsure(peer_host) || is_unsure(ends.host(direction))) {
             return self.judge_unsure(outcome, ends, packet, direction, unknown_peer);
         }
         outcome
@@ -322,7 +328,11 @@ impl Snapshot {
         let ends = self.ends(packet.source(), packet.destination());
         let Some(ruleset) = self.ruleset(&ends, explanation.direction) else { return };
         let (peer, target) = (ends.peer(explanation.direction), ends.target(packet));
-        if let Reason::Rule(rule) = ruleset.judge(peer, target).reason {
+        let judged = ruleset.judge(peer, target);
+        if judged.verdict == Verdict::Allow {
+            return;
+        }
+        if let Reason::Rule(rule) = judged.reason {
             explanation.rule = self.rule_name(rule);
             return;
         }

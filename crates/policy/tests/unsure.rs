@@ -135,6 +135,30 @@ fn in_the_tiers_around_a_rule_that_might_match_first_gives_hope() {
 }
 
 #[test]
+fn a_rule_that_might_deny_a_pod_that_is_coming_denies_it_until_it_is_known() {
+    let admin = cluster_policy("admin", Tier::Admin, 1)
+        .ingress(rule().action(Action::Accept).block("10.244.2.0/24", &[]).tcp(1))
+        .ingress(rule().action(Action::Deny).pods("", "app=b").tcp(1))
+        .ingress(rule().action(Action::Deny).pods("", "app=b").tcp(2))
+        .ingress(rule().action(Action::Pass).pods("", "app=b").tcp(3))
+        .ingress(rule().action(Action::Accept).tcp(3))
+        .egress(rule().action(Action::Deny).named(Protocol::TCP, "http"));
+    on_n1(
+        [admin.into()],
+        &[
+            // What is sure to match comes first.
+            (tcp(COMING, A, 1), "allow not-a-pod | allow rule admin[0]"),
+            (tcp(COMING, A, 2), "allow not-a-pod | deny unknown-peer"),
+            (tcp(COMING, A, 3), "allow not-a-pod | deny unknown-peer"),
+            (tcp(COMING, A, 4), "allow not-a-pod | allow not-isolated"),
+            (tcp(A, COMING, 5), "deny unknown-peer | allow not-a-pod"),
+            (tcp(A, OUTSIDE, 5), "allow not-isolated | allow not-a-pod"),
+            (tcp(OUTSIDE, A, 2), "allow not-a-pod | allow not-isolated"),
+        ],
+    );
+}
+
+#[test]
 fn what_goes_to_the_node_itself_has_no_pod_at_its_other_end() {
     let policy = network_policy("web/p", "app=a").egress(rule().pods_in("web", ""));
     told(
@@ -201,7 +225,7 @@ fn an_explanation_says_what_is_missing_and_what_denies_until_then() {
     let decision = snapshot.judge(&packet, Directions::Both);
     assert_eq!(
         snapshot.explain(&packet, &decision, Direction::Ingress).to_string(),
-        "denied: a rule might allow the other end, which no pod is known to have; else denied: isolated by web/p; \
+        "denied: it depends on which pod the other end is, and no pod is known to have its address; else denied: isolated by web/p; \
          nearest miss: web/p ingress[0] (port matches, peer does not)"
     );
 }

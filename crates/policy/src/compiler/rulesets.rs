@@ -87,7 +87,7 @@ fn build(policies: &[Applied<'_>], direction: Direction, selectors: &Selectors) 
             growths.push(growth);
         }
     }
-    (Ruleset { tiers: tiers.into(), isolating: isolating.into() }, growths.into())
+    (Ruleset::new(tiers, isolating), growths.into())
 }
 
 /// Builds one tier, whose policies come in order; `None` if it has no rules.
@@ -100,8 +100,8 @@ fn build_tier(
     let mut growth = Growth::default();
     let mut set_ids: FxHashMap<*const PortSet, SetIndex> = FxHashMap::default();
     let (mut rules, mut all) = (Vec::new(), Vec::new());
-    let (mut certain, mut accept, mut pass) =
-        (ByAddress::default(), ByAddress::default(), ByAddress::default());
+    let (mut certain, mut accept, mut pass, mut deny) =
+        (ByAddress::default(), ByAddress::default(), ByAddress::default(), ByAddress::default());
     // What has been seen with each port set: of rules with equal ports only the first can ever decide.
     let (mut seen, mut seen_everyone) = (FxHashSet::default(), FxHashSet::default());
     for (id, action, rule) in policies.iter().flat_map(|applied| applied.rules(direction)) {
@@ -117,12 +117,12 @@ fn build_tier(
             certain.everyone.push((index, set));
         }
         certain.add_blocks(index, set, rule);
-        let hope = match action {
-            Action::Accept => Some(&mut accept),
-            Action::Pass => Some(&mut pass),
-            Action::Deny => None,
+        let hopes = match action {
+            Action::Accept => [Some(&mut accept), None],
+            Action::Pass => [Some(&mut pass), Some(&mut deny)],
+            Action::Deny => [Some(&mut deny), None],
         };
-        if let Some(hope) = hope {
+        for hope in hopes.into_iter().flatten() {
             if rule.everyone || rule.pods {
                 hope.everyone.push((index, set));
             } else if direction == Direction::Egress && !rule.ports.names.is_empty() {
@@ -140,8 +140,11 @@ fn build_tier(
     }
     let mut ports = PortTable::default();
     let any_peer = growth.ports_of(&mut ports, all);
-    let hopes =
-        Hopes { accept: growth.addresses(&mut ports, accept), pass: growth.addresses(&mut ports, pass) };
+    let hopes = Hopes {
+        accept: growth.addresses(&mut ports, accept),
+        pass: growth.addresses(&mut ports, pass),
+        deny: growth.addresses(&mut ports, deny),
+    };
     let peers = Peers { classes: ClassTable::default(), addresses: growth.addresses(&mut ports, certain) };
     let mut rules = TierRules { tier, rules: rules.into(), peers, ports, any_peer, hopes };
     growth.take_every_pod(selectors);

@@ -33,6 +33,8 @@ pub(crate) struct Ruleset {
     pub tiers: Box<[TierRules]>,
     /// The NetworkPolicies that isolate the pod in this direction, sorted by name.
     pub isolating: Box<[Arc<PolicyName>]>,
+    /// Whether some rule that denies, or passes, might match a peer that is not known.
+    pub might_deny: bool,
 }
 
 /// The rules of one tier, in order.
@@ -46,7 +48,7 @@ pub(crate) struct TierRules {
     pub ports: PortTable,
     /// Ports of all rules, whoever the peer: finds the nearest miss.
     pub any_peer: PortsId,
-    /// The rules that a peer who is not known might match, of those that can lead to an allowance.
+    /// The rules that a peer who is not known might match.
     pub hopes: Hopes,
 }
 
@@ -56,6 +58,8 @@ pub(crate) struct TierRules {
 pub(crate) struct Hopes {
     pub accept: Addresses,
     pub pass: Addresses,
+    /// Rules that deny, and those that pass: by what they skip they might.
+    pub deny: Addresses,
 }
 
 /// From a peer to the rules whose peer matches.
@@ -85,6 +89,14 @@ pub(crate) struct PeerFacts<A> {
 }
 
 impl Ruleset {
+    /// Of these tiers, which come in order, and of the policies that isolate, sorted by name.
+    pub(crate) fn new(tiers: Vec<TierRules>, isolating: Vec<Arc<PolicyName>>) -> Self {
+        // NetworkPolicies only allow.
+        let might_deny =
+            tiers.iter().any(|tier| tier.rules.iter().any(|(_, action)| *action != Action::Accept));
+        Self { tiers: tiers.into(), isolating: isolating.into(), might_deny }
+    }
+
     /// Whether no policy applies: the pod is open in this direction.
     pub(crate) fn is_open(&self) -> bool {
         self.tiers.is_empty() && self.isolating.is_empty()
@@ -120,10 +132,7 @@ impl Ruleset {
         direction: Direction,
     ) -> bool {
         for tier in &self.tiers {
-            let first = |hope: &Addresses| match direction {
-                Direction::Ingress => tier.ports.first_match(hope.get(peer.address), target),
-                Direction::Egress => tier.ports.first_possible(hope.get(peer.address), target),
-            };
+            let first = |hope: &Addresses| tier.first_hope(hope, peer, target, direction);
             // What matches whoever the peer is.
             let certain = tier.first_match(peer, target);
             if first(&tier.hopes.accept) < certain {
@@ -136,6 +145,28 @@ impl Ruleset {
             }
         }
         self.isolating.is_empty()
+    }
+
+    /// Whether a connection with `peer`, an address of a pod that is not known, that is allowed as far as is known, might be denied once
+    /// it is: likewise. A rule that might match and passes is taken for one that denies.
+    pub(crate) fn might_deny(
+        &self,
+        peer: PeerFacts<impl Address>,
+        target: Target<'_>,
+        direction: Direction,
+    ) -> bool {
+        for tier in &self.tiers {
+            let certain = tier.first_match(peer, target);
+            if tier.first_hope(&tier.hopes.deny, peer, target, direction) < certain {
+                return true;
+            }
+            match tier.rules.get(certain as usize) {
+                Some((_, Action::Accept)) => return false,
+                Some((_, Action::Deny)) => return true,
+                _ => {}
+            }
+        }
+        false
     }
 
     /// The NetworkPolicy rule that came nearest to matching, when none did.
@@ -156,6 +187,21 @@ impl Ruleset {
 }
 
 impl TierRules {
+    /// Of these rules, the first that a peer who is not known might match. Where it is the `target`, it might have any names of ports.
+    fn first_hope(
+        &self,
+        hope: &Addresses,
+        peer: PeerFacts<impl Address>,
+        target: Target<'_>,
+        direction: Direction,
+    ) -> RuleIndex {
+        let ports = hope.get(peer.address);
+        match direction {
+            Direction::Ingress => self.ports.first_match(ports, target),
+            Direction::Egress => self.ports.first_possible(ports, target),
+        }
+    }
+
     /// The first rule whose peer AND port match.
     #[inline(always)]
     fn first_match(&self, peer: PeerFacts<impl Address>, target: Target<'_>) -> RuleIndex {
