@@ -70,6 +70,94 @@ fn addresses_are_ends_too() {
 }
 
 #[test]
+fn an_address_of_the_clusters_that_no_pod_is_known_to_have_is_denied_as_an_agent_does() {
+    let ran = ask("10.244.1.77", "web/a", "80");
+    assert_eq!(
+        ran.out,
+        "\
+DENIED  10.244.1.77 -> web/a (10.244.1.2)  80/TCP
+
+egress of 10.244.1.77: denied
+  the address is in its node's pod CIDR and no pod is known to have it
+  until that is known, an agent holds the packet, at most for --hold-time; then it does as --when-unsure says, by default deny
+ingress of web/a: allowed
+  no policy isolates the pod in this direction
+"
+    );
+    assert_eq!(ran.code, 3);
+    // Its own node reaches it, and the node's own addresses in its pod CIDR are no pods.
+    for (from, to) in [("198.51.100.1", "10.244.1.77"), ("10.244.1.1", "web/a"), ("web/a", "10.244.1.1")] {
+        assert_eq!(ask(from, to, "80").code, 0, "{from} {to}");
+    }
+    // What the peer's agent doesn't know, the pod's own does not either.
+    let ran = ask("10.244.1.77", "db/db", "5432");
+    let expected = "\
+ingress of db/db: denied
+  it depends on which pod the other end is, and no pod is known to have its address
+  until that is known, an agent holds the packet, at most for --hold-time; then it does as --when-unsure says, by default deny
+  isolated by   db/allow-web
+  nearest miss  db/allow-web ingress[1]: port matches, peer does not
+";
+    assert!(ran.out.contains(expected), "{}", ran.out);
+}
+
+#[test]
+fn labels_that_cannot_be_read_are_named_where_they_decide() {
+    let folder = folder(&CLUSTER.replace("labels: {team: front}", "labels: {team: front, rev: 7}"));
+    let source = text(folder.path());
+    let ran = run(&["explain", "--source", source, "--from", "web/a", "--to", "db/db", "--port", "sql"]);
+    let expected = "\
+ingress of db/db: denied
+  policy might allow it, but labels of a pod at either end, or of its namespace, are unknown
+";
+    assert!(ran.out.contains(expected), "{}", ran.out);
+    assert!(
+        ran.err.contains("Namespace web: metadata.labels.rev: the value 7 is no text: put it in quotes"),
+        "{}",
+        ran.err
+    );
+    assert_eq!(ran.code, 3);
+}
+
+#[test]
+fn a_nodes_agent_leaves_the_pods_of_other_nodes_to_theirs() {
+    let folder = folder(CLUSTER);
+    let source = text(folder.path());
+    let ask = |from, to, node| {
+        run(&["explain", "--source", source, "--from", from, "--to", to, "--port", "80", "--node", node])
+    };
+    let ran = ask("web/a", "db/db", "node-a");
+    assert!(
+        ran.out.contains("ingress of db/db: allowed\n  the pod lives on another node, which judges it"),
+        "{}",
+        ran.out
+    );
+    assert_eq!(ran.code, 0);
+    let ran = ask("10.244.1.77", "web/a", "node-a");
+    assert!(ran.out.contains("egress of 10.244.1.77: denied"), "{}", ran.out);
+    let ran = ask("web/a", "db/db", "node-z");
+    assert!(ran.err.contains("--node node-z: the source has no such Node; it has 1: node-a"), "{}", ran.err);
+    assert_eq!((ran.code, ran.out.as_str()), (2, ""));
+}
+
+#[test]
+fn provisional_answers_to_packets_name_each_packets_own_policy() {
+    let folder = folder(&format!(
+        "{CLUSTER}---\n{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: some, namespace: web}},\n \
+         spec: {{podSelector: {{}}, ingress: [{{from: [{{podSelector: {{matchLabels: {{app: x}}}}}}]}}]}}}}\n"
+    ));
+    let input = br#"{"src":"10.244.1.77","dst":"10.244.1.2","dst_port":5432}
+{"src":"10.244.1.77","dst":"10.244.2.2","dst_port":5432}"#;
+    let ran = run_with(&["explain", "--source", text(folder.path()), "--packets", "-"], input);
+    let lines: Vec<&str> = ran.out.lines().collect();
+    let ingress = |policy: &str| {
+        format!(r#""ingress":{{"verdict":"deny","reason":"unknown-peer","policy":"{policy}","rule":null}}}}"#)
+    };
+    assert!(lines[0].ends_with(&ingress("web/some")), "{}", ran.out);
+    assert!(lines[1].ends_with(&ingress("db/allow-web")), "{}", ran.out);
+}
+
+#[test]
 fn what_has_no_answer_is_said_in_a_sentence() {
     let cases = [
         ("web/aa", "db/db", "80", "the source has no pod web/aa; did you mean web/a or web/b?"),

@@ -1,7 +1,7 @@
 //! `kube-verdict explain`: asks the policies of a folder or a cluster about a connection, or about many.
 //!
-//! It needs no root, and for a folder no cluster: the source is read once and compiled for pods of every node, and judged as an
-//! agent would.
+//! It needs no root, and for a folder no cluster: the source is read once, compiled, and judged as agents would: the source's egress as
+//! the agent of its node does, and the destination's ingress as the agent of that one; or both as the agent of one node does.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use policy::{Compiler, Packet, Scope, Snapshot, Verdict};
+use policy::{Compiler, Inventory, Packet, Scope, Snapshot, Verdict};
 
 use super::Output;
 use crate::exit;
@@ -34,6 +34,8 @@ Examples:
     kube-verdict explain --source manifests --from 192.0.2.7 --to web/a --port 443
   The same of a cluster's policies, as they are now:
     kube-verdict explain --kubeconfig ~/.kube/config --from 192.0.2.7 --to web/a --port 443
+  What does the agent of one node say of it?
+    kube-verdict explain --source manifests --node node-a --from web/a --to db/b --port 5432
   May it be pinged?
     kube-verdict explain --source manifests --from web/a --to db/b --port ICMP
   Many at once, one JSON object a line, `-` for standard input:
@@ -74,6 +76,11 @@ pub struct Explain {
     #[arg(long, value_name = "FILE")]
     packets: Option<PathBuf>,
 
+    /// Judges as the agent of this node does: it leaves pods of other nodes to their agents. Default: as the agents of both ends' own
+    /// nodes do.
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+
     /// How to print the answer. Answers to --packets are always JSON.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -83,8 +90,12 @@ impl Explain {
     /// Reads the source and answers.
     pub fn run(self) -> anyhow::Result<u8> {
         let changes = self.source.read_once()?;
-        let mut compiler = Compiler::new(Scope::Cluster);
+        let scope = self.node.as_deref().map_or(Scope::Cluster, |node| Scope::Node(node.into()));
+        let mut compiler = Compiler::new(scope);
         let snapshot = compiler.apply(changes);
+        if let Some(node) = &self.node {
+            must_be_a_node(node, compiler.inventory())?;
+        }
         match (self.packets, self.from, self.to, self.port) {
             (Some(file), ..) => judge_all(&snapshot, &file),
             (None, Some(from), Some(to), Some(port)) => {
@@ -94,6 +105,24 @@ impl Explain {
             _ => Err(exit::Usage("give --from, --to and --port, or --packets".to_owned()).into()),
         }
     }
+}
+
+/// A node that the source doesn't have is a mistake on the command line: its agent would judge no pod.
+fn must_be_a_node(name: &str, inventory: &Inventory) -> Result<(), exit::Usage> {
+    const SHOWN: usize = 5;
+    if inventory.nodes.contains_key(name) {
+        return Ok(());
+    }
+    let names: Vec<&str> = inventory.nodes.keys().map(AsRef::as_ref).collect();
+    let known = match names.len() {
+        0 => "it has none".to_owned(),
+        number @ ..=SHOWN => format!("it has {number}: {}", names.join(", ")),
+        number => format!(
+            "it has {number}: {}, ...",
+            names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ")
+        ),
+    };
+    Err(exit::Usage(format!("--node {name}: the source has no such Node; {known}")))
 }
 
 fn judge_one(

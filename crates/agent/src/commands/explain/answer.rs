@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
-use policy::{Decision, Direction, Directions, Packet, Reason, Snapshot, Verdict, explanation};
+use policy::{Decision, Direction, Directions, Packet, Snapshot, Verdict, explanation};
 use serde::Serialize;
 
 use super::end::ResolvedEnd;
@@ -46,6 +46,8 @@ struct Side {
     verdict: Verdict,
     reason: &'static str,
     sentence: &'static str,
+    /// Whether knowing a pod or its labels might change the verdict.
+    provisional: bool,
     policy: Option<String>,
     rule: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -143,6 +145,7 @@ impl Side {
             verdict: explained.verdict,
             reason: explained.reason,
             sentence: reason.sentence(),
+            provisional: reason.is_unsure(),
             policy: explained
                 .rule
                 .as_ref()
@@ -167,14 +170,19 @@ impl Side {
         };
         let verdict = paint::verdict(self.verdict, past(self.verdict));
         writeln!(out, "{title}: {verdict}")?;
+        if self.provisional {
+            writeln!(out, "  {}", self.sentence)?;
+            writeln!(out, "  {HELD}")?;
+        }
         match (&self.policy, self.rule) {
             (Some(policy), Some(rule)) => {
                 let name = self.rule_name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
                 writeln!(out, "  {policy} {list}[{rule}]{name} is the first rule that matches")?;
             }
+            _ if self.provisional => {}
             _ => writeln!(out, "  {}", self.sentence)?,
         }
-        if self.reason == Reason::DefaultDeny.code() {
+        if !self.isolated_by.is_empty() {
             writeln!(out, "  isolated by   {}", self.isolated_by.join(", "))?;
             match &self.nearest_miss {
                 Some(near) => {
@@ -192,6 +200,9 @@ impl Side {
         Ok(())
     }
 }
+
+/// What an agent does with a packet whose verdict is provisional.
+const HELD: &str = "until that is known, an agent holds the packet, at most for --hold-time; then it does as --when-unsure says, by default deny";
 
 fn past(verdict: Verdict) -> &'static str {
     match verdict {

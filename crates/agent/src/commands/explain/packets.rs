@@ -27,7 +27,7 @@ pub struct Counts {
 /// Judges all packets of `input` and writes the answers.
 pub fn judge(snapshot: &Snapshot, mut input: impl BufRead, mut output: impl Write) -> io::Result<Counts> {
     let mut counts = Counts::default();
-    let mut answers = Answers { snapshot, sides: HashMap::new() };
+    let mut answers = Answers { snapshot, sides: HashMap::new(), provisional: Vec::new() };
     let mut line = Vec::new();
     while let Some(whole) = next_line(&mut input, &mut line)? {
         counts.lines += 1;
@@ -126,10 +126,11 @@ struct Unreadable<'a> {
 }
 
 /// Writes answers, each side from its text of the last time: a side depends on its outcome alone, or, for a default deny, on
-/// the pod that is isolated.
+/// the pod that is isolated. A provisional one depends on the whole packet.
 struct Answers<'a> {
     snapshot: &'a Snapshot,
     sides: HashMap<(Direction, Outcome, Option<IpAddr>), Box<[u8]>>,
+    provisional: Vec<u8>,
 }
 
 impl Answers<'_> {
@@ -147,16 +148,18 @@ impl Answers<'_> {
 
     fn side(&mut self, packet: &Packet, decision: &Decision, direction: Direction) -> io::Result<&[u8]> {
         let outcome = decision.outcome(direction);
+        let side = || serde_json::to_vec(&Side::new(&self.snapshot.explain(packet, decision, direction)));
+        if outcome.reason.is_unsure() {
+            self.provisional = side()?;
+            return Ok(&self.provisional);
+        }
         let isolated = (outcome.reason == Reason::DefaultDeny).then(|| match direction {
             Direction::Egress => packet.source(),
             Direction::Ingress => packet.destination(),
         });
         Ok(match self.sides.entry((direction, outcome, isolated)) {
             std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
-            std::collections::hash_map::Entry::Vacant(new) => {
-                let explained = self.snapshot.explain(packet, decision, direction);
-                new.insert(serde_json::to_vec(&Side::new(&explained))?.into_boxed_slice())
-            }
+            std::collections::hash_map::Entry::Vacant(new) => new.insert(side()?.into_boxed_slice()),
         })
     }
 }
