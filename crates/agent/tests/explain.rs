@@ -111,6 +111,8 @@ ingress of db/db: denied
   policy might allow it, but labels of a pod at either end, or of its namespace, are unknown
 ";
     assert!(ran.out.contains(expected), "{}", ran.out);
+    let whose = "labels that can't be read, or of a Namespace that is missing: Namespace web\n";
+    assert!(ran.out.contains(whose), "{}", ran.out);
     assert!(
         ran.err.contains("Namespace web: metadata.labels.rev: the value 7 is no text: put it in quotes"),
         "{}",

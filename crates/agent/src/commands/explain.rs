@@ -143,7 +143,7 @@ fn judge_one(
             number.map_or(packet, |number| packet.to_port(number))
         })
         .collect();
-    let answer = answer::Answer::new(snapshot, &from, &to, &packets)?;
+    let answer = answer::Answer::new(snapshot, inventory, &from, &to, &packets)?;
     match output {
         Output::Text => answer.print(&mut anstream::stdout().lock())?,
         Output::Json => {

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
-use policy::{Decision, Direction, Directions, Packet, Snapshot, Verdict, explanation};
+use policy::{
+    Decision, Direction, Directions, Inventory, Packet, Pod, Reason, Snapshot, Verdict, explanation,
+};
 use serde::Serialize;
 
 use super::end::ResolvedEnd;
@@ -22,6 +24,9 @@ pub struct Answer {
     port: Option<u16>,
     egress: Side,
     ingress: Side,
+    /// Whose labels are unknown, where the verdict depends on them: `Pod web/a`, `Namespace web`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unknown_labels: Vec<String>,
     /// The other family, where both ends have addresses of both.
     #[serde(skip_serializing_if = "Option::is_none")]
     other_family: Option<OtherFamily>,
@@ -67,12 +72,21 @@ impl Answer {
     /// Judges the first packet, and the second, of the other family, beside it.
     pub fn new(
         snapshot: &Snapshot,
+        inventory: &Inventory,
         from: &ResolvedEnd,
         to: &ResolvedEnd,
         packets: &[Packet],
     ) -> anyhow::Result<Self> {
         let packet = packets.first().context("no packet to judge")?;
         let decision = snapshot.judge(packet, Directions::Both);
+        let depends_on_labels =
+            [decision.egress, decision.ingress].iter().any(|side| side.reason == Reason::UnknownLabels);
+        let unknown_labels = if depends_on_labels {
+            let pods = [packet.source(), packet.destination()].map(|address| snapshot.pod(address));
+            unknown_labels(pods.into_iter().flatten(), inventory)
+        } else {
+            Vec::new()
+        };
         let party = |end: &ResolvedEnd, address| Party {
             pod: end.pod.as_ref().or_else(|| snapshot.pod_at(address)).map(ToString::to_string),
             address,
@@ -85,6 +99,7 @@ impl Answer {
             port: packet.destination_port,
             egress: Side::new(snapshot, packet, &decision, Direction::Egress),
             ingress: Side::new(snapshot, packet, &decision, Direction::Ingress),
+            unknown_labels,
             other_family: packets.get(1).map(|packet| OtherFamily {
                 from: packet.source(),
                 to: packet.destination(),
@@ -112,6 +127,14 @@ impl Answer {
         writeln!(out)?;
         self.egress.print(out, Direction::Egress, &format!("egress of {}", self.from.name()))?;
         self.ingress.print(out, Direction::Ingress, &format!("ingress of {}", self.to.name()))?;
+        if !self.unknown_labels.is_empty() {
+            writeln!(out)?;
+            writeln!(
+                out,
+                "labels that can't be read, or of a Namespace that is missing: {}",
+                self.unknown_labels.join(", ")
+            )?;
+        }
         if let Some(other) = &self.other_family {
             let family = if other.from.is_ipv4() { "IPv4" } else { "IPv6" };
             let (same, verdict) =
@@ -199,6 +222,26 @@ impl Side {
         }
         Ok(())
     }
+}
+
+/// The pods of which the labels are unknown, and their namespaces.
+fn unknown_labels<'a>(pods: impl Iterator<Item = &'a Pod>, inventory: &Inventory) -> Vec<String> {
+    let mut unknown = Vec::new();
+    let mut add = |name: String| {
+        if !unknown.contains(&name) {
+            unknown.push(name);
+        }
+    };
+    for pod in pods {
+        let namespace = &pod.name.namespace;
+        if !inventory.namespaces.get(namespace).is_some_and(|namespace| namespace.labels.are_known()) {
+            add(format!("Namespace {namespace}"));
+        }
+        if !pod.labels.are_known() {
+            add(format!("Pod {}", pod.name));
+        }
+    }
+    unknown
 }
 
 /// What an agent does with a packet whose verdict is provisional.
