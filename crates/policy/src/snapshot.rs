@@ -63,6 +63,9 @@ pub struct Snapshot {
     pub(crate) generation: Generation,
     /// What becomes of packets about which something decides that is not known (yet).
     pub(crate) when_unsure: Verdict,
+    /// Whether some pod has labels that are unknown and that policies ask for, some rule can deny pods by their labels, or the scope is
+    /// `Cluster`. Where none of this is so, verdicts leave out the steps that only these need.
+    pub(crate) minds_unknown: bool,
     /// This node; `None` in scope `Cluster`, or while the Node is unknown.
     pub(crate) here: Option<NodeId>,
     /// Whether the scope is `Cluster`.
@@ -101,12 +104,29 @@ impl Snapshot {
     ///
     /// All its steps but the last (`PortTable::first_of_some`) are told to be inlined: as calls they were a fifth of its instructions.
     pub fn judge(&self, packet: &Packet, directions: Directions) -> Decision {
+        if self.minds_unknown {
+            self.judge_with_unknown(packet, directions)
+        } else {
+            self.judge_minding::<false>(packet, directions)
+        }
+    }
+
+    /// Apart, so that the steps of this one cost the others nothing.
+    #[inline(never)]
+    fn judge_with_unknown(&self, packet: &Packet, directions: Directions) -> Decision {
+        self.judge_minding::<true>(packet, directions)
+    }
+
+    #[inline(always)]
+    fn judge_minding<const UNKNOWN: bool>(&self, packet: &Packet, directions: Directions) -> Decision {
         // Both halves say the same: the first is compiled without the steps that IPv6 takes.
         let decision = match (packet.source(), packet.destination()) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                self.judge_between(&self.ends(source, destination), packet, directions)
+                self.judge_between::<UNKNOWN>(&self.ends(source, destination), packet, directions)
             }
-            (source, destination) => self.judge_between(&self.ends(source, destination), packet, directions),
+            (source, destination) => {
+                self.judge_between::<UNKNOWN>(&self.ends(source, destination), packet, directions)
+            }
         };
         match directions {
             Directions::Both => decision,
@@ -140,7 +160,7 @@ impl Snapshot {
     }
 
     #[inline(always)]
-    fn judge_between(
+    fn judge_between<const UNKNOWN: bool>(
         &self,
         ends: &Ends<'_, impl Address>,
         packet: &Packet,
@@ -148,7 +168,10 @@ impl Snapshot {
     ) -> Decision {
         // A pod's own node always reaches it (semantics 21), also a pod that is not known yet. Few sources are a node: that is
         // asked first.
-        if ends.source.is_some_and(|source| source.is_of_a_node() && source.is_of(self.node_of(ends))) {
+        if ends
+            .source
+            .is_some_and(|source| source.is_of_a_node() && source.is_of(self.node_of::<UNKNOWN>(ends)))
+        {
             return Decision {
                 egress: Outcome::allow(Reason::NotAPod),
                 ingress: Outcome::allow(Reason::OwnNode),
@@ -158,18 +181,20 @@ impl Snapshot {
         if ends.source_address == ends.destination_address {
             return Decision::both(Outcome::allow(Reason::OwnAddress));
         }
-        let egress = match self.rules_for(ends.source_address, ends.source) {
+        let egress = match self.rules_for::<UNKNOWN>(ends.source_address, ends.source) {
             Ok(rulesets) => {
                 // The node is no pod: what is on its way to it has a peer that is known.
                 let peer_is_known = directions == Directions::Egress;
-                self.judge_rules(&rulesets.egress, ends, packet, Direction::Egress, peer_is_known)
+                self.judge_rules::<UNKNOWN>(&rulesets.egress, ends, packet, Direction::Egress, peer_is_known)
             }
             Err(outcome) => outcome,
         };
         let ingress = match directions {
             Directions::Egress => Outcome::allow(Reason::NotAPod),
-            Directions::Both => match self.rules_for(ends.destination_address, ends.destination) {
-                Ok(rulesets) => self.judge_rules(&rulesets.ingress, ends, packet, Direction::Ingress, false),
+            Directions::Both => match self.rules_for::<UNKNOWN>(ends.destination_address, ends.destination) {
+                Ok(rulesets) => {
+                    self.judge_rules::<UNKNOWN>(&rulesets.ingress, ends, packet, Direction::Ingress, false)
+                }
                 Err(outcome) => outcome,
             },
         };
@@ -178,12 +203,16 @@ impl Snapshot {
 
     /// What applies to the pod at `address`, or what comes out for that side without asking any rule.
     #[inline(always)]
-    fn rules_for(&self, address: impl Address, host: Option<&Host>) -> Result<&Rulesets, Outcome> {
+    fn rules_for<const UNKNOWN: bool>(
+        &self,
+        address: impl Address,
+        host: Option<&Host>,
+    ) -> Result<&Rulesets, Outcome> {
         let unknown = Outcome { verdict: self.when_unsure, reason: Reason::UnknownPod };
         match host.and_then(|host| host.pod.as_ref()) {
             Some(pod) if !pod.is_judged() => Err(Outcome::allow(Reason::OtherNode)),
             Some(pod) => self.rulesets_of(pod).ok_or(unknown),
-            None if self.node_of_unknown_pod(address, host).is_some() => Err(unknown),
+            None if self.is_unknown_pod::<UNKNOWN>(address, host) => Err(unknown),
             None => Err(Outcome::allow(Reason::NotAPod)),
         }
     }
@@ -192,7 +221,7 @@ impl Snapshot {
     /// of either end are unknown, and if some rule might allow what they turn out to be (semantics 37). So is a verdict that allows, if
     /// some rule might deny the peer: it denies until then.
     #[inline(always)]
-    fn judge_rules(
+    fn judge_rules<const UNKNOWN: bool>(
         &self,
         ruleset: &Ruleset,
         ends: &Ends<'_, impl Address>,
@@ -202,6 +231,27 @@ impl Snapshot {
     ) -> Outcome {
         let (peer, target) = (ends.peer(direction), ends.target(packet));
         let outcome = ruleset.judge(peer, target);
+        if UNKNOWN {
+            return self.judge_unknown(outcome, ruleset, ends, packet, direction, peer_is_known);
+        }
+        let unsure = outcome.verdict == Verdict::Deny
+            && !peer_is_known
+            && self.is_unknown_peer(peer.address, ends.peer_host(direction))
+            && ruleset.might_allow(peer, target, direction);
+        if unsure { Outcome { verdict: self.when_unsure, reason: Reason::UnknownPeer } } else { outcome }
+    }
+
+    /// The last step of [`Snapshot::judge_rules`] where labels are unknown, or where some rule might deny a peer that is.
+    fn judge_unknown(
+        &self,
+        outcome: Outcome,
+        ruleset: &Ruleset,
+        ends: &Ends<'_, impl Address>,
+        packet: &Packet,
+        direction: Direction,
+        peer_is_known: bool,
+    ) -> Outcome {
+        let (peer, target) = (ends.peer(direction), ends.target(packet));
         if outcome.verdict == Verdict::Allow && (peer.class.is_some() || !ruleset.might_deny) {
             return outcome;
         }
@@ -255,29 +305,40 @@ impl Snapshot {
 
     /// Whether an address belongs to a pod of the cluster that is not known (yet): it is in the pod CIDRs of ANY node, no pod
     /// is known to have it, and it is no node's own. Flannel gives each node two addresses of its pod CIDR.
+    #[inline(always)]
     fn is_unknown_peer(&self, address: impl Address, host: Option<&Host>) -> bool {
         host.is_none() && self.cluster_cidrs.contains(address)
     }
 
-    /// The node to whose pods an address belongs that no pod has: it is in its pod CIDRs, and not its own. Of a node whose pods this
-    /// snapshot judges.
+    /// Whether an address that no pod has is one of this node's pods' all the same: in its pod CIDRs, and not its own. In scope `Cluster`,
+    /// of any node's.
     #[inline]
+    fn is_unknown_pod<const UNKNOWN: bool>(&self, address: impl Address, host: Option<&Host>) -> bool {
+        if UNKNOWN && self.everywhere {
+            return self.node_of_unknown_pod(address, host).is_some();
+        }
+        let address: IpAddr = address.into();
+        // ANY of the CIDRs.
+        self.pod_cidrs.iter().any(|cidr| cidr.contains(&address))
+            && !host.is_some_and(|host| host.is_of(self.here))
+    }
+
+    /// In scope `Cluster`: the node to whose pods an address belongs that no pod has.
+    #[cold]
     fn node_of_unknown_pod(&self, address: impl Address, host: Option<&Host>) -> Option<NodeId> {
-        let node = if self.everywhere {
-            self.cluster_cidrs.node(address)
-        } else {
-            let address: IpAddr = address.into();
-            // ANY of the CIDRs.
-            self.pod_cidrs.iter().any(|cidr| cidr.contains(&address)).then_some(self.here)?
-        };
-        node.filter(|node| !host.is_some_and(|host| host.is_of(Some(*node))))
+        let node = self.cluster_cidrs.node(address)?;
+        (!host.is_some_and(|host| host.is_of(Some(node)))).then_some(node)
     }
 
     /// The node of the pod at the packet's destination.
-    fn node_of(&self, ends: &Ends<'_, impl Address>) -> Option<NodeId> {
+    fn node_of<const UNKNOWN: bool>(&self, ends: &Ends<'_, impl Address>) -> Option<NodeId> {
         match ends.destination.and_then(|host| host.pod.as_ref()) {
             Some(pod) => pod.node(),
-            None => self.node_of_unknown_pod(ends.destination_address, ends.destination),
+            None if UNKNOWN && self.everywhere => {
+                self.node_of_unknown_pod(ends.destination_address, ends.destination)
+            }
+            None if self.is_unknown_pod::<UNKNOWN>(ends.destination_address, ends.destination) => self.here,
+            None => None,
         }
     }
 

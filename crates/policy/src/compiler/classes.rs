@@ -28,6 +28,8 @@ pub(crate) struct Classes {
     list: Vec<Class>,
     /// How many of `list` have pods.
     inhabited: usize,
+    /// How many addresses pods have whose labels are unknown.
+    unsure_addresses: usize,
     /// How many addresses pods have.
     addresses: usize,
     /// Of all classes but `fresh`.
@@ -165,6 +167,7 @@ impl Classes {
     /// Counts an address of a pod of `class` in.
     pub(crate) fn count_in(&mut self, class: ClassId, judged: bool) {
         self.addresses += 1;
+        self.unsure_addresses += usize::from(self.is_unsure(class));
         for class in self.views(class) {
             let class = &mut self.list[class as usize];
             self.inhabited += usize::from(class.addresses == 0);
@@ -176,6 +179,7 @@ impl Classes {
     /// Counts an address of a pod of `class` out.
     pub(crate) fn count_out(&mut self, class: ClassId, judged: bool) {
         self.addresses -= 1;
+        self.unsure_addresses -= usize::from(self.is_unsure(class));
         for class in self.views(class) {
             let class = &mut self.list[class as usize];
             class.addresses -= 1;
@@ -187,6 +191,11 @@ impl Classes {
     /// How many addresses pods have.
     pub(crate) fn addresses(&self) -> usize {
         self.addresses
+    }
+
+    /// Whether ANY pod has labels that are unknown and that policies ask for.
+    pub(crate) fn are_unsure(&self) -> bool {
+        self.unsure_addresses > 0
     }
 
     /// How many classes there are, numbered from 0.

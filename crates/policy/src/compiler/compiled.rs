@@ -23,6 +23,7 @@ use crate::snapshot::hosts::{Host, HostPod, Hosts, NodeId};
 use crate::snapshot::ports::{ResolvedPort, ResolvedPorts};
 use crate::snapshot::ruleset::{ClassId, Rulesets};
 use crate::snapshot::{NumberedPolicy, PolicyTable, Size, Snapshot};
+use crate::spec::Tier;
 
 /// Rule ids are given out in ascending order and never twice; past this many everything is numbered anew.
 const LAST_RULE: u32 = 1 << 31;
@@ -46,6 +47,8 @@ pub(crate) struct Compiled {
     next_rule: u32,
     /// How many rules the policies have.
     rules: usize,
+    /// How many policies can do anything but allow: those of the tiers around NetworkPolicy.
+    denying: usize,
     /// By the subjects that choose a pod, sorted.
     built: FxHashMap<Arc<[Chosen]>, Built>,
     /// Classes that have judged pods and perhaps no rulesets yet.
@@ -124,6 +127,7 @@ impl Compiled {
         Snapshot {
             generation,
             when_unsure,
+            minds_unknown: self.everywhere || self.denying > 0 || self.classes.are_unsure(),
             here: self.here,
             everywhere: self.everywhere,
             pod_cidrs: Arc::clone(&self.pod_cidrs),
@@ -170,6 +174,7 @@ impl Compiled {
             if let Some(before) = self.policies.remove(name) {
                 before.leave(&mut self.selectors);
                 self.rules -= before.len();
+                self.denying -= usize::from(before.spec.tier != Tier::NetworkPolicy);
                 changed.insert(before.subject);
                 self.leave_subject(before.subject, name);
             }
@@ -183,6 +188,7 @@ impl Compiled {
                 }
                 self.next_rule += policy.len() as u32;
                 self.rules += policy.len();
+                self.denying += usize::from(policy.spec.tier != Tier::NetworkPolicy);
                 changed.insert(policy.subject);
                 self.enter_subject(policy.subject, name);
                 self.policies.insert(name.clone(), policy);

@@ -23,7 +23,7 @@ pub(super) struct Ends<'a, A> {
 
 impl<A: Address> Ends<'_, A> {
     /// The other end, as seen in `direction`.
-    #[inline]
+    #[inline(always)]
     pub fn peer(&self, direction: Direction) -> PeerFacts<A> {
         let address = match direction {
             Direction::Ingress => self.source_address,
@@ -36,7 +36,7 @@ impl<A: Address> Ends<'_, A> {
     }
 
     /// Who has the address of the end whose rules judge in `direction`.
-    #[inline]
+    #[inline(always)]
     pub fn host(&self, direction: Direction) -> Option<&Host> {
         match direction {
             Direction::Ingress => self.destination,
@@ -45,7 +45,7 @@ impl<A: Address> Ends<'_, A> {
     }
 
     /// Who has the other end's address.
-    #[inline]
+    #[inline(always)]
     pub fn peer_host(&self, direction: Direction) -> Option<&Host> {
         match direction {
             Direction::Ingress => self.source,
@@ -54,7 +54,7 @@ impl<A: Address> Ends<'_, A> {
     }
 
     /// Where the packet goes: named ports are the destination pod's in both directions (semantics 17).
-    #[inline]
+    #[inline(always)]
     pub fn target(&self, packet: &Packet) -> Target<'_> {
         let names = self.destination.and_then(|host| host.pod.as_ref()).and_then(|pod| pod.ports.as_deref());
         Target { protocol: packet.protocol, port: packet.destination_port, names }

@@ -47,23 +47,19 @@ pub(crate) struct Host {
 #[derive(Clone, Debug)]
 pub(crate) struct HostPod {
     pod: Arc<Pod>,
-    /// The class, and in the lowest bits [`UNSURE`] and [`JUDGED`].
-    class_and_flags: u32,
-    /// Its node, or [`NO_NODE`].
-    node: NodeId,
+    /// The class, and in the lowest bit whether this snapshot judges the pod.
+    class_and_judged: u32,
+    /// Its node, or [`NO_NODE`]; and [`UNSURE`].
+    node_and_unsure: NodeId,
     /// Its named ports that policies mention.
     pub ports: ResolvedPorts,
 }
 
-/// Set if this snapshot judges the pod.
-const JUDGED: u32 = 1;
-/// Set if policies ask for labels of the pod, or of its namespace, that are unknown.
-const UNSURE: u32 = 2;
-/// Where the class begins.
-const CLASS_SHIFT: u32 = 2;
+/// Set if policies ask for labels of the pod, or of its namespace, that are unknown. Seldom looked at, and so is the node.
+const UNSURE: NodeId = 1 << 31;
 
 /// Stands for a node that is not known.
-const NO_NODE: NodeId = NodeId::MAX;
+const NO_NODE: NodeId = UNSURE - 1;
 
 impl Hosts {
     /// Who has an address.
@@ -168,7 +164,7 @@ impl Host {
 }
 
 impl HostPod {
-    /// A pod of a class below 2^30; of two the cautious one.
+    /// A pod of a class below 2^31, of two the cautious one.
     pub(crate) fn new(
         pod: Arc<Pod>,
         class: ClassId,
@@ -177,8 +173,9 @@ impl HostPod {
         node: Option<NodeId>,
         ports: ResolvedPorts,
     ) -> Self {
-        let flags = if unsure { UNSURE } else { 0 } | if judged { JUDGED } else { 0 };
-        Self { pod, class_and_flags: class << CLASS_SHIFT | flags, node: node.unwrap_or(NO_NODE), ports }
+        let class_and_judged = class << 1 | u32::from(judged);
+        let node_and_unsure = node.unwrap_or(NO_NODE) | if unsure { UNSURE } else { 0 };
+        Self { pod, class_and_judged, node_and_unsure, ports }
     }
 
     /// What is known of it.
@@ -194,7 +191,7 @@ impl HostPod {
     /// The class of its pod.
     #[inline]
     pub(crate) fn class(&self) -> ClassId {
-        self.class_and_flags >> CLASS_SHIFT
+        self.class_and_judged >> 1
     }
 
     /// The class by which its labels, where they are unknown, deny nothing (semantics 37); else its class.
@@ -205,19 +202,20 @@ impl HostPod {
     /// Whether policies ask for labels of the pod, or of its namespace, that are unknown.
     #[inline]
     pub(crate) fn is_unsure(&self) -> bool {
-        self.class_and_flags & UNSURE != 0
+        self.node_and_unsure & UNSURE != 0
     }
 
     /// Whether this snapshot judges the pod.
     #[inline]
     pub(crate) fn is_judged(&self) -> bool {
-        self.class_and_flags & JUDGED != 0
+        self.class_and_judged & 1 == 1
     }
 
     /// Its node, if it is known.
     #[inline]
     pub(crate) fn node(&self) -> Option<NodeId> {
-        (self.node != NO_NODE).then_some(self.node)
+        let node = self.node_and_unsure & !UNSURE;
+        (node != NO_NODE).then_some(node)
     }
 }
 
