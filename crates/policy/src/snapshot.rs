@@ -12,6 +12,7 @@ pub(crate) mod hosts;
 pub(crate) mod ports;
 pub(crate) mod ruleset;
 pub(crate) mod trie;
+mod unknown;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,9 +28,9 @@ use crate::names::{Generation, PodName, PolicyName};
 use crate::packet::Packet;
 use crate::snapshot::address::Address;
 use crate::snapshot::cluster_cidrs::ClusterCidrs;
-use crate::snapshot::ends::{Ends, is_unsure};
+use crate::snapshot::ends::Ends;
 use crate::snapshot::hosts::{Host, HostPod, Hosts, NodeId};
-use crate::snapshot::ruleset::{PeerFacts, Ruleset, Rulesets};
+use crate::snapshot::ruleset::{Ruleset, Rulesets};
 use crate::spec::PolicySpec;
 
 /// Which directions a hook is there to judge.
@@ -241,68 +242,6 @@ impl Snapshot {
         if unsure { Outcome { verdict: self.when_unsure, reason: Reason::UnknownPeer } } else { outcome }
     }
 
-    /// The last step of [`Snapshot::judge_rules`] where labels are unknown, or where some rule might deny a peer that is.
-    fn judge_unknown(
-        &self,
-        outcome: Outcome,
-        ruleset: &Ruleset,
-        ends: &Ends<'_, impl Address>,
-        packet: &Packet,
-        direction: Direction,
-        peer_is_known: bool,
-    ) -> Outcome {
-        let (peer, target) = (ends.peer(direction), ends.target(packet));
-        if outcome.verdict == Verdict::Allow && (peer.class.is_some() || !ruleset.might_deny) {
-            return outcome;
-        }
-        let peer_host = ends.peer_host(direction);
-        let unknown_peer = !peer_is_known && self.is_unknown_peer(peer.address, peer_host);
-        let might_differ = unknown_peer
-            && match outcome.verdict {
-                Verdict::Deny => ruleset.might_allow(peer, target, direction),
-                Verdict::Allow => ruleset.might_deny(peer, target, direction),
-            };
-        if might_differ {
-            return Outcome { verdict: self.when_unsure, reason: Reason::UnknownPeer };
-        }
-        if outcome.verdict == Verdict::Deny && (is_unsure(peer_host) || is_unsure(ends.host(direction))) {
-            return self.judge_unsure(outcome, ends, packet, direction, unknown_peer);
-        }
-        outcome
-    }
-
-    /// Judges what was denied by the cautious view of unknown labels by the hopeful one: if that allows it, the denial is provisional.
-    #[cold]
-    fn judge_unsure(
-        &self,
-        denied: Outcome,
-        ends: &Ends<'_, impl Address>,
-        packet: &Packet,
-        direction: Direction,
-        unknown_peer: bool,
-    ) -> Outcome {
-        let hopeful = |host: Option<&Host>| host?.pod.as_ref().map(HostPod::hopeful_class);
-        let rulesets =
-            hopeful(ends.host(direction)).and_then(|class| self.rulesets.get(class as usize)?.as_deref());
-        let Some(rulesets) = rulesets else { return denied };
-        let ruleset = match direction {
-            Direction::Ingress => &rulesets.ingress,
-            Direction::Egress => &rulesets.egress,
-        };
-        let peer = PeerFacts { class: hopeful(ends.peer_host(direction)), ..ends.peer(direction) };
-        let target = ends.target(packet);
-        let might_allow = if unknown_peer {
-            ruleset.might_allow(peer, target, direction)
-        } else {
-            ruleset.judge(peer, target).verdict == Verdict::Allow
-        };
-        if might_allow {
-            Outcome { verdict: self.when_unsure, reason: Reason::UnknownLabels }
-        } else {
-            denied
-        }
-    }
-
     /// Whether an address belongs to a pod of the cluster that is not known (yet): it is in the pod CIDRs of ANY node, no pod
     /// is known to have it, and it is no node's own. Flannel gives each node two addresses of its pod CIDR.
     #[inline(always)]
@@ -321,13 +260,6 @@ impl Snapshot {
         // ANY of the CIDRs.
         self.pod_cidrs.iter().any(|cidr| cidr.contains(&address))
             && !host.is_some_and(|host| host.is_of(self.here))
-    }
-
-    /// In scope `Cluster`: the node to whose pods an address belongs that no pod has.
-    #[cold]
-    fn node_of_unknown_pod(&self, address: impl Address, host: Option<&Host>) -> Option<NodeId> {
-        let node = self.cluster_cidrs.node(address)?;
-        (!host.is_some_and(|host| host.is_of(Some(node)))).then_some(node)
     }
 
     /// The node of the pod at the packet's destination.

@@ -1,0 +1,80 @@
+//! The steps of a verdict that only unknown pods and labels need (semantics 37).
+
+use crate::decision::{Direction, Outcome, Reason, Verdict};
+use crate::packet::Packet;
+use crate::snapshot::Snapshot;
+use crate::snapshot::address::Address;
+use crate::snapshot::ends::{Ends, is_unsure};
+use crate::snapshot::hosts::{Host, HostPod, NodeId};
+use crate::snapshot::ruleset::{PeerFacts, Ruleset};
+
+impl Snapshot {
+    /// The last step of [`Snapshot::judge_rules`] where labels are unknown, or where some rule might deny a peer that is.
+    pub(super) fn judge_unknown(
+        &self,
+        outcome: Outcome,
+        ruleset: &Ruleset,
+        ends: &Ends<'_, impl Address>,
+        packet: &Packet,
+        direction: Direction,
+        peer_is_known: bool,
+    ) -> Outcome {
+        let (peer, target) = (ends.peer(direction), ends.target(packet));
+        if outcome.verdict == Verdict::Allow && (peer.class.is_some() || !ruleset.might_deny) {
+            return outcome;
+        }
+        let peer_host = ends.peer_host(direction);
+        let unknown_peer = !peer_is_known && self.is_unknown_peer(peer.address, peer_host);
+        let might_differ = unknown_peer
+            && match outcome.verdict {
+                Verdict::Deny => ruleset.might_allow(peer, target, direction),
+                Verdict::Allow => ruleset.might_deny(peer, target, direction),
+            };
+        if might_differ {
+            return Outcome { verdict: self.when_unsure, reason: Reason::UnknownPeer };
+        }
+        if outcome.verdict == Verdict::Deny && (is_unsure(peer_host) || is_unsure(ends.host(direction))) {
+            return self.judge_unsure(outcome, ends, packet, direction, unknown_peer);
+        }
+        outcome
+    }
+
+    /// Judges what was denied by the cautious view of unknown labels by the hopeful one: if that allows it, the denial is provisional.
+    #[cold]
+    fn judge_unsure(
+        &self,
+        denied: Outcome,
+        ends: &Ends<'_, impl Address>,
+        packet: &Packet,
+        direction: Direction,
+        unknown_peer: bool,
+    ) -> Outcome {
+        let hopeful = |host: Option<&Host>| host?.pod.as_ref().map(HostPod::hopeful_class);
+        let rulesets =
+            hopeful(ends.host(direction)).and_then(|class| self.rulesets.get(class as usize)?.as_deref());
+        let Some(rulesets) = rulesets else { return denied };
+        let ruleset = match direction {
+            Direction::Ingress => &rulesets.ingress,
+            Direction::Egress => &rulesets.egress,
+        };
+        let peer = PeerFacts { class: hopeful(ends.peer_host(direction)), ..ends.peer(direction) };
+        let target = ends.target(packet);
+        let might_allow = if unknown_peer {
+            ruleset.might_allow(peer, target, direction)
+        } else {
+            ruleset.judge(peer, target).verdict == Verdict::Allow
+        };
+        if might_allow {
+            Outcome { verdict: self.when_unsure, reason: Reason::UnknownLabels }
+        } else {
+            denied
+        }
+    }
+
+    /// In scope `Cluster`: the node to whose pods an address belongs that no pod has.
+    #[cold]
+    pub(super) fn node_of_unknown_pod(&self, address: impl Address, host: Option<&Host>) -> Option<NodeId> {
+        let node = self.cluster_cidrs.node(address)?;
+        (!host.is_some_and(|host| host.is_of(Some(node)))).then_some(node)
+    }
+}
