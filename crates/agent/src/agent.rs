@@ -20,7 +20,7 @@ use dataplane::queues::QueueRange;
 use dataplane::remembered::{Heard, History, RememberedLog};
 use dataplane::table::{OriginConfig, Origins, Remember, Table, TableConfig, TableError, WhenDown};
 use dataplane::workers::{Workers, WorkersConfig};
-use policy::{Change, Compiler, PodUid, PolicyName, Published, Scope, Snapshot, Touched, touched};
+use policy::{Admission, Change, Compiler, PodUid, PolicyName, Published, Scope, Snapshot, Touched, touched};
 
 use crate::engine::{Engine, EngineError, open_addresses};
 use crate::health::{Health, Topic};
@@ -63,6 +63,7 @@ pub struct Agent {
     outbox: Sender<Message>,
     /// The node's interfaces as the monitor has read them last, until they are taken in.
     latest_interfaces: Arc<Mutex<Option<Interfaces>>>,
+    admission: Admission,
     compiler: Compiler,
     /// The source is read and watched while this lives.
     watch: Option<Watch>,
@@ -100,6 +101,7 @@ impl Agent {
         outbox: Sender<Message>,
     ) -> Self {
         let compiler = Compiler::new(Scope::Node(Arc::clone(&config.node))).when_unsure(config.when_unsure);
+        let admission = Admission::new(config.budget);
         let origins = OriginTracker::new(config.origins.clone());
         Self {
             config,
@@ -108,6 +110,7 @@ impl Agent {
             inbox,
             outbox,
             latest_interfaces: Arc::default(),
+            admission,
             compiler,
             watch: None,
             snapshot: None,
@@ -418,7 +421,8 @@ impl Agent {
                 self.refresh_origins();
             }
         }
-        self.health.state().status.problems = update.problems.iter().map(status::Problem::from).collect();
+        update.changes = self.admission.filter(std::mem::take(&mut update.changes));
+        self.note_problems(&update.problems);
         if count == 0 && !first {
             // A version that means the same is in force already.
             if self.is_enforcing() && !self.behind {

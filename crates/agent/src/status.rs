@@ -320,6 +320,17 @@ impl From<&cluster::Problem> for Problem {
     }
 }
 
+impl From<&policy::Refusal> for Problem {
+    fn from(refusal: &policy::Refusal) -> Self {
+        let policy::Refusal { policy, cost, namespace, limit } = refusal;
+        let text = format!(
+            "NetworkPolicy {policy}: it has {cost} entries, and the policies of its namespace {namespace}, where {limit} are allowed; it isolates \
+             the pods that it selects and allows nothing: split it or raise --policy-budget"
+        );
+        Self { kind: "NetworkPolicy".to_owned(), text }
+    }
+}
+
 impl Conntrack {
     /// Reads it from `/proc/sys` of this network namespace.
     pub fn read() -> Option<Self> {

@@ -176,7 +176,7 @@ fn peers(policy: &PolicySpec) -> Vec<IpAddr> {
             Peer::Block(block) => Some(block),
             _ => None,
         });
-    let nets = blocks.flat_map(|block| block.except.iter().chain([&block.cidr]));
+    let nets = blocks.flat_map(|block| block.except.iter().chain([block.cidr]));
     let mut all: Vec<IpAddr> = nets.flat_map(|net| [net.network(), net.broadcast()]).collect();
     all.extend(
         (0..1_500).map(|number| IpAddr::from([10, 244, (1 + number / 250) as u8, (number % 250 + 1) as u8])),

@@ -10,7 +10,7 @@ use dataplane::queues::QueueRange;
 use dataplane::table::WhenDown;
 use dataplane::workers::HoldLimits;
 use ipnet::IpNet;
-use policy::Verdict;
+use policy::{Budget, Verdict};
 
 use crate::origins::OriginSettings;
 use crate::overrides::PodCidrs;
@@ -22,6 +22,8 @@ pub struct AgentConfig {
     pub source: Source,
     /// The node whose pods are judged.
     pub node: Arc<str>,
+    /// How large the policies of one namespace, and of all, may be.
+    pub budget: Budget,
     /// Over the Node object's.
     pub pod_cidrs: PodCidrs,
     /// What rules do with first packets while no agent listens.

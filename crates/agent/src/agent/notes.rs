@@ -11,6 +11,9 @@ use crate::health::Topic;
 use crate::metrics::observe;
 use crate::status;
 
+/// Policies beyond a budget that are logged at once, at most.
+const MOST_LOGGED: usize = 100;
+
 impl Agent {
     /// Says in log, status and metrics that a snapshot is in force.
     pub(super) fn note(&self, generation: u64, changes: u64, compile: Duration, applied: &Applied) {
@@ -57,6 +60,28 @@ impl Agent {
             micros = last.micros,
             "connections swept"
         );
+    }
+
+    /// Says in status what is wrong with the source's objects, and which policies are beyond their namespace's budget. The source has
+    /// logged its own problems.
+    pub(super) fn note_problems(&self, problems: &[cluster::Problem]) {
+        let mut all: Vec<status::Problem> = problems.iter().map(status::Problem::from).collect();
+        let mut state = self.health.state();
+        for refusal in self.admission.refusals() {
+            let problem = status::Problem::from(&refusal);
+            // More lines than this say no more, and could fill a disk.
+            if all.len() < problems.len() + MOST_LOGGED && !state.status.problems.contains(&problem) {
+                tracing::warn!(
+                    policy = %refusal.policy,
+                    entries = refusal.cost,
+                    namespace_entries = refusal.namespace,
+                    limit = refusal.limit,
+                    "policy exceeds its namespace's budget: it isolates its pods and allows nothing"
+                );
+            }
+            all.push(problem);
+        }
+        state.status.problems = all;
     }
 
     /// Says in status what the newest snapshot was made from.

@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use policy::{Compiler, Packet, Scope, Snapshot, Verdict};
+use policy::{Admission, Compiler, Packet, Scope, Snapshot, Verdict};
 
 use super::Output;
+use super::budget::BudgetArguments;
 use crate::exit;
 use crate::source::SourceArguments;
 
@@ -68,6 +69,9 @@ pub struct Explain {
     )]
     port: Option<PortArgument>,
 
+    #[command(flatten)]
+    budget: BudgetArguments,
+
     /// Judges the packets in this file (`-`: standard input): one JSON object a line with src, dst, protocol (a name or
     /// number; TCP if absent), dst_port, and if need be src_port and icmp_type. Prints one JSON object a line, in the same
     /// order. Of a line that can't be read it prints {"error": ...} and goes on.
@@ -83,6 +87,7 @@ impl Explain {
     /// Reads the source and answers.
     pub fn run(self) -> anyhow::Result<u8> {
         let changes = self.source.read_once()?;
+        let changes = Admission::new(self.budget.into()).filter(changes);
         let mut compiler = Compiler::new(Scope::Cluster);
         let snapshot = compiler.apply(changes);
         match (self.packets, self.from, self.to, self.port) {

@@ -21,6 +21,7 @@ use policy::{Judgement, Verdict};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
+use super::budget::BudgetArguments;
 use crate::agent::{Agent, AgentConfig, Message};
 use crate::exit::{self, Usage};
 use crate::health::Health;
@@ -68,6 +69,9 @@ pub struct Run {
     /// /var/lib/cni if that is there. Not used with --source.
     #[arg(long, value_name = "DIR|auto|off", value_parser = source::cni_cache, default_value = "auto")]
     cni_cache: CniCache,
+
+    #[command(flatten)]
+    budget: BudgetArguments,
 
     /// The addresses of this node's pods. Repeat it for the other family. Wins over the Node object's spec.podCIDRs.
     #[arg(long = "pod-cidr", value_name = "CIDR")]
@@ -265,6 +269,7 @@ impl Run {
                 OpenOrClosed::Open => WhenDown::Open,
                 OpenOrClosed::Closed => WhenDown::Closed,
             },
+            budget: self.budget.into(),
             when_unsure: match self.when_unsure {
                 WhenUnsure::Deny => Verdict::Deny,
                 WhenUnsure::Open => Verdict::Allow,

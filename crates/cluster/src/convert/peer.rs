@@ -86,7 +86,7 @@ fn ip_block(place: &Place<'_>, flaws: &mut Flaws) -> Option<IpBlock> {
     });
     except.sort();
     except.dedup();
-    (flaws.0.len() == before).then_some(IpBlock { cidr, except })
+    (flaws.0.len() == before).then(|| IpBlock { cidr, except: except.into_iter().collect() })
 }
 
 /// A CIDR without host bits. Addresses are judged in their canonical form, so a block of IPv4-mapped IPv6 addresses is

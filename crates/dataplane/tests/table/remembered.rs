@@ -38,8 +38,10 @@ pub fn policy(ports: &[u16]) -> Change {
             .map(|protocol| PortMatch { protocol: Some(protocol), numbers: PortNumbers::Range(*port, *port) })
     };
     let accept = |peers, ports| RuleSpec { name: None, action: Action::Accept, peers, ports };
-    let trusted =
-        Peer::Block(IpBlock { cidr: format!("{TRUSTED}/32").parse().expect("a CIDR"), except: Vec::new() });
+    let trusted = Peer::Block(IpBlock {
+        cidr: format!("{TRUSTED}/32").parse().expect("a CIDR"),
+        except: Default::default(),
+    });
     Change::Policy(Arc::new(PolicySpec {
         name: PolicyName::network_policy("shop", "a"),
         tier: Tier::NetworkPolicy,

@@ -79,7 +79,7 @@ fn is_ipv6(net: &IpNet) -> bool {
 /// `None` if nothing is left of it.
 pub(crate) fn normalise(block: &IpBlock) -> Option<IpBlock> {
     let cidr = canonical(block.cidr);
-    let mut exceptions: Vec<IpNet> = block.except.iter().map(|except| canonical(*except)).collect();
+    let mut exceptions: Vec<IpNet> = block.except.iter().map(canonical).collect();
     if exceptions.iter().any(|except| except.contains(&cidr)) {
         return None;
     }
@@ -93,7 +93,7 @@ pub(crate) fn normalise(block: &IpBlock) -> Option<IpBlock> {
             outermost.push(except);
         }
     }
-    Some(IpBlock { cidr, except: outermost })
+    Some(IpBlock { cidr, except: outermost.into_iter().collect() })
 }
 
 /// A block of IPv4-mapped addresses is a block of IPv4 addresses (semantics 26).
@@ -126,7 +126,7 @@ impl Edges {
         let mut edges: Vec<Edge> = of_family
             .flat_map(|Block { rule, set, block }| {
                 let edge = |prefix: IpNet, begins| Edge { prefix, begins, rule: *rule, set: *set };
-                let exceptions = block.except.iter().map(move |except| edge(*except, false));
+                let exceptions = block.except.iter().map(move |except| edge(except, false));
                 exceptions.chain([edge(block.cidr, true)])
             })
             .collect();

@@ -172,7 +172,7 @@ mod tests {
     fn rule() -> impl Strategy<Value = Rule> {
         let net = || select(&NETS[..]).prop_map(|net| net.parse::<IpNet>().unwrap());
         let block = (net(), vec(net(), 0..5)).prop_filter_map("nothing is left", |(cidr, except)| {
-            addresses::normalise(&IpBlock { cidr, except })
+            addresses::normalise(&IpBlock { cidr, except: except.into_iter().collect() })
         });
         let protocol = || select(vec![None, Some(Protocol::TCP), Some(Protocol::UDP)]);
         let port = || select(&PORTS[..]);
