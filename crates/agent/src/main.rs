@@ -33,6 +33,7 @@ mod revoked;
 mod source;
 mod status;
 mod sweeper;
+mod terminal;
 
 fn main() -> ExitCode {
     memory::keep_small();

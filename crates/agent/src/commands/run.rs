@@ -25,7 +25,7 @@ use crate::agent::{Agent, AgentConfig, Message};
 use crate::exit::{self, Usage};
 use crate::health::Health;
 use crate::http::Places;
-use crate::logging::{self, EnvFilterText, LogFormat};
+use crate::logging::{self, LogFilter, LogFormat};
 use crate::metrics::{Durations, observe};
 use crate::origins::{Exemption, OriginSettings};
 use crate::overrides::PodCidrs;
@@ -169,9 +169,9 @@ pub struct Run {
     #[arg(long, value_enum, default_value_t)]
     log_format: LogFormat,
 
-    /// What is logged: error, warn, info, debug or trace; or by part, such as info,dataplane=debug.
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
-    log_level: EnvFilterText,
+    /// What is logged: error, warn, info, debug or trace; for parts of the program another level, as in info,dataplane=debug.
+    #[arg(long, value_name = "LEVEL[,PART=LEVEL...]", default_value = "info")]
+    log_level: LogFilter,
 }
 
 /// How long something is remembered; `None` if not at all.
