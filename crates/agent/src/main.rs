@@ -18,6 +18,7 @@ use std::process::ExitCode;
 mod agent;
 mod client;
 mod commands;
+mod descriptors;
 mod drops;
 mod engine;
 mod exit;
