@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use tracing::field::Field;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::{self, Writer};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -36,7 +37,7 @@ pub fn start(format: LogFormat, filter: &LogFilter) {
         LogFormat::Text => registry()
             .with(
                 layer
-                    .fmt_fields(format::debug_fn(write_field).delimited(" "))
+                    .fmt_fields(fields())
                     .with_ansi(std::io::stderr().is_terminal())
                     .with_target(false)
                     .with_filter(filter.targets()),
@@ -48,7 +49,12 @@ pub fn start(format: LogFormat, filter: &LogFilter) {
     }
 }
 
-/// One field of a line for people, or its message.
+/// How a line for people shows its message and fields.
+fn fields() -> impl for<'writer> FormatFields<'writer> + Send + Sync + 'static {
+    format::debug_fn(write_field).delimited(" ")
+}
+
+/// One field, or the message.
 fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
     let value = Text::new(format_args!("{value:?}"));
     match field.name() {
@@ -136,7 +142,49 @@ fn wrong(item: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+
+    #[derive(Clone, Default)]
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("one thread").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_name_from_outside_begins_no_line_of_the_log_and_steers_no_terminal() {
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .fmt_fields(fields())
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let name = "a\n2026-01-01T00:00:00Z  INFO policy applied\u{1b}[2J\u{202e}";
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(%name, text = name, list = ?[name], number = 3, "not understood: {name}");
+        });
+        let text = String::from_utf8(buffer.0.lock().expect("one thread").clone()).expect("text");
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let line = text.strip_suffix('\n').expect("a line");
+        assert!(!line.chars().any(|letter| letter.is_control() || letter == '\u{202e}'), "{line:?}");
+        let shown = "a\\n2026-01-01T00:00:00Z  INFO policy applied\\u{1b}[2J\\u{202e}";
+        for part in [
+            format!("not understood: {shown} name={shown} "),
+            format!("text=\"{shown}\" list=[\"{shown}\"] number=3"),
+        ] {
+            assert!(line.contains(&part), "{part} in {line}");
+        }
+    }
 
     #[test]
     fn a_level_is_one_of_five_and_parts_may_differ() {
