@@ -9,6 +9,7 @@
 //! ```
 //!
 //! - [`commands`]: one file for each of `run`, `explain`, `doctor`, `status` and `cleanup`; and `netpol`, a second way to `run`.
+//! - [`terminal`]: all that is printed, with what comes from outside escaped.
 //! - [`engine`]: puts a snapshot in force; [`sweeper`] looks at the connections that exist.
 //! - [`agent`]: the thread of a running agent: from not ready to enforcing to standing by.
 #![deny(unsafe_code)]

@@ -19,8 +19,9 @@ use tokio::time::timeout;
 
 use crate::descriptors::OpenFiles;
 
-/// Listeners that an agent may have: --http-port, --metrics-address, --http-socket.
-const LISTENERS: u64 = 3;
+/// Listeners that an agent may have, --http-port, --metrics-address and --http-socket; and one more for connections that are just being
+/// closed, at most a quarter of each listener's.
+const SHARES: u64 = 4;
 
 /// Connections of one listener, however many files may be open: each whose request is still to come may hold 8 KB of it.
 const MOST: u64 = 256;
@@ -50,7 +51,7 @@ pub struct Limits {
 impl Limits {
     /// For a process that may have this many files open: what isn't reserved for other purposes, in equal shares.
     pub fn of(files: OpenFiles) -> Self {
-        let share = (files.beyond_reserve() / LISTENERS).clamp(2 * ANSWERS as u64, MOST);
+        let share = (files.beyond_reserve() / SHARES).clamp(2 * ANSWERS as u64, MOST);
         Self {
             requests: usize::try_from(share).unwrap_or(ANSWERS) - ANSWERS,
             answers: ANSWERS,
