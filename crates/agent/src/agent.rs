@@ -3,7 +3,7 @@
 //! From: the source's updates. To: the [`Engine`]. Invariant: whatever is missing, the agent stays live, says in one sentence
 //! what it waits for, and tries again; rules that are in the kernel stay there when it ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
@@ -75,6 +75,8 @@ pub struct Agent {
     behind: bool,
     /// Versions of policies that the newest snapshot holds and that are not in force yet.
     versions: BTreeMap<PolicyName, Option<ResourceVersion>>,
+    /// Policies that changed, or are gone, since the snapshot that is in force.
+    changed_policies: BTreeSet<PolicyName>,
     /// The queues of the agent from which this one took over, until nothing waits in them any more.
     predecessor: Option<QueueRange>,
     /// Hears of connections that pass without a question; `None` if none do, or if nothing is recorded.
@@ -117,6 +119,7 @@ impl Agent {
             engine: None,
             behind: false,
             versions: BTreeMap::new(),
+            changed_policies: BTreeSet::new(),
             predecessor: None,
             remembered: None,
             history: Arc::default(),
@@ -430,6 +433,11 @@ impl Agent {
             }
             return;
         }
+        self.changed_policies.extend(update.changes.iter().filter_map(|change| match change {
+            Change::Policy(policy) => Some(policy.name.clone()),
+            Change::PolicyGone(name) => Some(name.clone()),
+            _ => None,
+        }));
         let tallies = self.audit.monitor();
         for change in &update.changes {
             if let Change::PolicyGone(policy) = change {
@@ -487,7 +495,8 @@ impl Agent {
                 self.behind = false;
                 self.release_ports();
                 self.health.state().in_force(std::mem::take(&mut self.versions));
-                self.note(generation, changes, compile, &applied);
+                let policies = std::mem::take(&mut self.changed_policies);
+                self.note(generation, (changes, policies), compile, &applied);
             }
             Err(error) => {
                 self.behind = true;

@@ -190,6 +190,11 @@ impl Health {
 }
 
 impl Status {
+    /// Whether policy is in force, and verdicts are recorded as asked for.
+    pub fn is_fine(&self) -> bool {
+        self.ready && self.audit.failing.is_none()
+    }
+
     /// Whether this agent changes the kernel's state.
     pub fn is_enforcing(&self) -> bool {
         self.phase == Phase::Enforcing

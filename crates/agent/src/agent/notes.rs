@@ -1,9 +1,10 @@
 //! What the agent says of its work, in log, status and metrics.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use dataplane::sweep::SweepReport;
-use policy::Snapshot;
+use policy::{PolicyName, Snapshot};
 
 use super::Agent;
 use crate::engine::Applied;
@@ -13,10 +14,18 @@ use crate::status;
 
 /// Policies beyond a budget that are logged at once, at most.
 const MOST_LOGGED: usize = 100;
+/// How many policies a line names that says what was applied.
+const NAMED_POLICIES: usize = 10;
 
 impl Agent {
-    /// Says in log, status and metrics that a snapshot is in force.
-    pub(super) fn note(&self, generation: u64, changes: u64, compile: Duration, applied: &Applied) {
+    /// Says in log, status and metrics that a snapshot is in force, and these policies with it.
+    pub(super) fn note(
+        &self,
+        generation: u64,
+        (changes, policies): (u64, BTreeSet<PolicyName>),
+        compile: Duration,
+        applied: &Applied,
+    ) {
         let change = status::Change {
             generation,
             changes,
@@ -30,13 +39,17 @@ impl Agent {
         state.status.last_change = Some(change);
         state.settled(Topic::Change);
         drop(state);
+        let more_policies = policies.len().saturating_sub(NAMED_POLICIES);
+        let names: Vec<String> = policies.iter().take(NAMED_POLICIES).map(ToString::to_string).collect();
         tracing::info!(
             generation,
             changes,
+            policies = (!names.is_empty()).then(|| debug(names)),
+            more_policies = (more_policies > 0).then_some(more_policies),
             compile_micros = change.compile_micros,
             grace_micros = change.grace_micros,
             table_micros = change.table_micros,
-            "policy in force"
+            "policy applied"
         );
         if let Some(swept) = &applied.swept {
             self.note_sweep(swept);

@@ -4,7 +4,7 @@
 //! agent would.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Write};
+use std::io::{self, BufReader, BufWriter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use super::Output;
 use super::budget::BudgetArguments;
 use crate::exit;
 use crate::source::SourceArguments;
+use crate::terminal;
 
 mod answer;
 mod end;
@@ -121,12 +122,8 @@ fn judge_one(
         .collect();
     let answer = answer::Answer::new(snapshot, &from, &to, &packets)?;
     match output {
-        Output::Text => answer.print(&mut anstream::stdout().lock())?,
-        Output::Json => {
-            let mut stdout = io::stdout().lock();
-            serde_json::to_writer_pretty(&mut stdout, &answer).map_err(io::Error::from)?;
-            writeln!(stdout)?;
-        }
+        Output::Text => answer.text().print()?,
+        Output::Json => terminal::print_json(&answer)?,
     }
     Ok(match answer.verdict() {
         Verdict::Allow => exit::FINE,
@@ -135,7 +132,7 @@ fn judge_one(
 }
 
 fn judge_all(snapshot: &Snapshot, file: &Path) -> anyhow::Result<u8> {
-    let output = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    let output = BufWriter::with_capacity(1 << 16, terminal::json_lines());
     let counts = if file.as_os_str() == "-" {
         packets::judge(snapshot, BufReader::with_capacity(1 << 16, io::stdin().lock()), output)
     } else {

@@ -10,7 +10,7 @@ use audit::{Audit, AuditConfig, Destination};
 use clap::{Args, ValueEnum};
 use cluster::CniCache;
 use dataplane::marks::{Mark, Marks};
-use dataplane::needs::{self, KernelVersion, NeedState, NeedsConfig};
+use dataplane::needs::{self, KernelVersion, Need, NeedState, NeedsConfig};
 use dataplane::ports::Overlay;
 use dataplane::queues::QueueRange;
 use dataplane::table::WhenDown;
@@ -23,14 +23,17 @@ use tokio::sync::oneshot;
 
 use super::budget::BudgetArguments;
 use crate::agent::{Agent, AgentConfig, Message};
+use crate::descriptors::OpenFiles;
 use crate::exit::{self, Usage};
 use crate::health::Health;
 use crate::http::Places;
-use crate::logging::{self, EnvFilterText, LogFormat};
+use crate::logging::{self, LogFilter, LogFormat};
 use crate::metrics::{Durations, observe};
 use crate::origins::{Exemption, OriginSettings};
 use crate::overrides::PodCidrs;
 use crate::source::{self, SourceArguments};
+
+mod start_line;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -173,9 +176,9 @@ pub struct Run {
     #[arg(long, value_enum, default_value_t)]
     log_format: LogFormat,
 
-    /// What is logged: error, warn, info, debug or trace; or by part, such as info,dataplane=debug.
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
-    log_level: EnvFilterText,
+    /// What is logged: error, warn, info, debug or trace; for parts of the program another level, as in info,dataplane=debug.
+    #[arg(long, value_name = "LEVEL[,PART=LEVEL...]", default_value = "info")]
+    log_level: LogFilter,
 }
 
 /// How long something is remembered; `None` if not at all.
@@ -232,7 +235,10 @@ impl Run {
     /// Enforces until it is told to end.
     pub fn enforce(self) -> anyhow::Result<u8> {
         let config = self.agent_config()?;
-        must_be_permitted()?;
+        let needs = needs::check(&NeedsConfig::default());
+        must_be_permitted(&needs)?;
+        let files = OpenFiles::raise();
+        self.log_start(&config, &needs, files);
         let durations = Durations::default();
         let audit = self.start_audit(usize::from(config.queues[0].count), durations.clone())?;
         let health = Health::new(&config.node, audit.monitor(), durations);
@@ -240,7 +246,7 @@ impl Run {
             .enable_all()
             .build()
             .context("cannot start the HTTP server's runtime")?;
-        runtime.block_on(supervise(config, health, audit, self.http))
+        runtime.block_on(supervise(config, health, audit, (self.http, files)))
     }
 
     fn agent_config(&self) -> Result<AgentConfig, Usage> {
@@ -315,9 +321,9 @@ impl Run {
 }
 
 /// Without this right nothing works and nothing will: better said at once than waited for.
-fn must_be_permitted() -> anyhow::Result<()> {
-    let permission = needs::check(&NeedsConfig::default()).into_iter().find(|need| need.name == "permission");
-    if let Some(NeedState::Wrong { what, todo }) = permission.map(|need| need.state) {
+fn must_be_permitted(needs: &[Need]) -> anyhow::Result<()> {
+    let permission = needs.iter().find(|need| need.name == "permission");
+    if let Some(NeedState::Wrong { what, todo }) = permission.map(|need| &need.state) {
         bail!("{what}: {todo}");
     }
     Ok(())
@@ -328,7 +334,7 @@ async fn supervise(
     config: AgentConfig,
     health: Arc<Health>,
     audit: Audit,
-    http: Places,
+    (http, files): (Places, OpenFiles),
 ) -> anyhow::Result<u8> {
     let mut stop = Stop::listen().context("cannot listen for signals")?;
     let (outbox, inbox) = mpsc::channel();
@@ -341,7 +347,7 @@ async fn supervise(
             let _ = done.send(());
         })
         .context("cannot start the agent's thread")?;
-    http.serve(&health);
+    http.serve(&health, files);
     tokio::select! {
         name = stop.signal() => tracing::info!(signal = name, "ending; a second signal ends at once"),
         _ = &mut ended => bail!("the agent's thread has ended by itself"),
