@@ -103,7 +103,7 @@ impl Folder {
             }
         }
         folder.unreadable(&found, Vec::new());
-        let update = folder.files.update(&folder.interner).unwrap_or_default();
+        let update = folder.files.update(&folder.root, &folder.interner).unwrap_or_default();
         Ok((folder, update))
     }
 

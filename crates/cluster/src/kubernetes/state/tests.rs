@@ -39,16 +39,16 @@ impl Story {
 
     fn listed(&mut self, kind: Kind, objects: &[Value]) {
         for fields in objects {
-            self.state.take_in(kind, Event::Listed(Object { fields: fields.clone() }));
+            self.state.take_in(kind, Event::Listed(Object { fields: fields.clone(), ..Object::default() }));
         }
     }
 
     fn applied(&mut self, kind: Kind, fields: &Value) {
-        self.state.take_in(kind, Event::Applied(Object { fields: fields.clone() }));
+        self.state.take_in(kind, Event::Applied(Object { fields: fields.clone(), ..Object::default() }));
     }
 
     fn deleted(&mut self, kind: Kind, fields: &Value) {
-        self.state.take_in(kind, Event::Deleted(Object { fields: fields.clone() }));
+        self.state.take_in(kind, Event::Deleted(Object { fields: fields.clone(), ..Object::default() }));
     }
 
     fn files(&mut self, claims: &[(&str, &str, &str)]) {
