@@ -419,6 +419,7 @@ impl Agent {
             }
         }
         self.health.state().status.problems = update.problems.iter().map(status::Problem::from).collect();
+        self.health.state().status.read = Some(update.read);
         if count == 0 && !first {
             // A version that means the same is in force already.
             if self.is_enforcing() && !self.behind {

@@ -5,7 +5,7 @@ pub mod origins;
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cluster::Link;
+use cluster::{Link, ReadCounts};
 use serde::{Deserialize, Serialize};
 
 pub use self::origins::{NewPorts, Origins, Protection};
@@ -54,6 +54,9 @@ pub struct Status {
     pub audit: Audit,
     /// The kernel's table of connections; null where it can't be read.
     pub conntrack: Option<Conntrack>,
+    /// How much the source has read; null before its first word.
+    #[serde(default)]
+    pub read: Option<ReadCounts>,
     /// What the source's objects got wrong, all that stand.
     pub problems: Vec<Problem>,
     /// The policies that are in force on this node, and how often each decided.

@@ -15,21 +15,25 @@ mod encoding;
 mod kept;
 mod lines;
 mod object;
+mod words;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use policy::Change;
 use serde::de::{DeserializeSeed, IgnoredAny};
-use serde_json::Value;
 
 pub use object::{Fault, RawObject};
 
 use self::documents::Document;
 use self::object::Objects;
+use self::words::{
+    ANOTHER_OBJECT, CUT_OFF, LOST, MAYBE_OPEN, OPEN, hidden, hint, label, looks_like_an_object, lost,
+    without_position,
+};
 use crate::convert::{self, FieldPath, Kind, Recognition, Step};
 use crate::interner::Interner;
-use crate::invisible::{is_invisible, named, visible};
+use crate::invisible::visible;
 use crate::key::Key;
 use crate::problem::{Origin, Problem};
 
@@ -264,7 +268,8 @@ impl Reader<'_> {
         match convert::convert(kind, &object.fields, &object.twice, self.interner) {
             Ok(converted) => {
                 for flaw in converted.flaws {
-                    note(&flaw.at, format!("{}: {}", flaw.at, flaw.what), flaw.effect, false);
+                    let hint = if flaw.at == kind_field() { ANOTHER_OBJECT } else { "" };
+                    note(&flaw.at, format!("{}: {}{hint}", flaw.at, flaw.what), flaw.effect, false);
                 }
                 let held = held(converted.change, document, &object);
                 self.reading.objects.push(held);
@@ -332,19 +337,9 @@ impl Reader<'_> {
     }
 }
 
-/// What follows from an object that is not understood, in a file that never was good.
-const LOST: &str = "it is not in force";
-/// What follows from a policy that is not understood.
-const OPEN: &str = "it is not in force: pods that it was to isolate may be open";
-/// What follows from what may be a policy.
-const MAYBE_OPEN: &str =
-    "it is not in force: if it is a NetworkPolicy, pods that it was to isolate may be open";
-/// What follows from a policy within which the text breaks off, behind its namespace and podSelector.
-const CUT_OFF: &str = "the pods that its podSelector selects are isolated, and its rules allow nothing";
-
-/// What follows from an object of this kind that is not understood.
-fn lost(kind: Kind) -> &'static str {
-    if kind == Kind::NetworkPolicy { OPEN } else { LOST }
+/// Where an object says its kind.
+fn kind_field() -> FieldPath {
+    FieldPath(vec![Step::Field("kind".into())])
 }
 
 /// An object that is in force.
@@ -353,31 +348,6 @@ fn held(change: Change, document: &Document<'_>, object: &RawObject) -> Held {
     let line = if object.at.is_empty() { document.first_line() } else { 0 };
     let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     Held { change, document: number(document.number), line: u32::try_from(line).unwrap_or(0) }
-}
-
-/// Whether a mapping without a kind was written as a Kubernetes object.
-fn looks_like_an_object(object: &RawObject) -> bool {
-    let is_mapping = |name: &str| object.fields.get(name).is_some_and(Value::is_object);
-    let is_networking =
-        object.api_version.as_ref().is_some_and(|version| version.contains("networking.k8s.io"));
-    !object.miswritten.is_empty()
-        || is_networking
-        || (is_mapping("metadata") && (object.api_version.is_some() || is_mapping("spec")))
-}
-
-/// Which fields of an object were probably meant to be `apiVersion` or `kind`.
-fn hint(miswritten: &[String]) -> String {
-    let named: Vec<String> = miswritten.iter().map(|name| format!("\"{}\"", visible(name))).collect();
-    match named.is_empty() {
-        true => String::new(),
-        false => format!("; {} is not the same: write apiVersion and kind", named.join(", ")),
-    }
-}
-
-/// The first invisible character of a text: its line, from 1, and its name.
-fn hidden(text: &str) -> Option<(usize, String)> {
-    let (at, hidden) = text.char_indices().find(|(_, c)| is_invisible(*c))?;
-    Some((1 + text.get(..at)?.matches('\n').count(), named(hidden)))
 }
 
 /// The bounds of what a hostile text can make the parser do. What is written out is bounded by the text itself; what
@@ -402,22 +372,5 @@ fn yaml_options() -> serde_saphyr::Options {
         alias_limits: serde_saphyr::alias_limits! {
             max_total_replayed_events: REPEATED_EVENTS,
         },
-    }
-}
-
-/// A parser's message without its position, which counts from the start of a document and not of the file.
-fn without_position(message: &str) -> &str {
-    message.find(" at line ").and_then(|end| message.get(..end)).unwrap_or(message)
-}
-
-/// An object's kind and name, as far as they can be told.
-fn label(kind: &str, fields: &Value) -> String {
-    let text = |name| fields.get("metadata")?.get(name)?.as_str().map(visible);
-    let kind = visible(kind);
-    match (text("namespace"), text("name")) {
-        (Some(namespace), Some(name)) => format!("{kind} {namespace}/{name}"),
-        (None, Some(name)) if matches!(&*kind, "Pod" | "NetworkPolicy") => format!("{kind} default/{name}"),
-        (None, Some(name)) => format!("{kind} {name}"),
-        (_, None) => kind.into_owned(),
     }
 }
