@@ -7,6 +7,9 @@
 //! widens what is allowed**. A peer, port or rule that has something unknown in it matches nothing; a policy of which
 //! more is unknown isolates its pods and allows nothing; a pod or namespace whose labels can't be read is no object at
 //! all ([`Unusable`]), so that no policy is escaped by it. Each of these is named with its field and its effect.
+//!
+//! A policy leaves its pods open only where it can't be seen which ones they are: without a namespace, or of a kind or version that
+//! is not ours. The problem then says that pods may be open.
 
 mod label;
 mod metadata;

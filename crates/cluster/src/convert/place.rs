@@ -1,5 +1,6 @@
 //! A place in an object's fields that knows the way to it, so that a flaw can be named without any cost before.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde_json::Value;
@@ -20,6 +21,13 @@ pub enum Step {
 /// The way from an object's root to a field. Shown as `spec.ingress[0].from[1].ipBlock.cidr`; the root is `the object`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct FieldPath(pub Vec<Step>);
+
+impl FieldPath {
+    /// The way to what the field stands in.
+    pub(super) fn above(&self) -> Self {
+        Self(self.0.split_last().map(|(_, above)| above.to_vec()).unwrap_or_default())
+    }
+}
 
 impl fmt::Display for FieldPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -137,14 +145,18 @@ pub(super) struct Flaws {
     found: Vec<Flaw>,
     /// How many of them mean that something is not understood. The others say only which value counts.
     serious: usize,
-    /// Fields that are written more than once, and that no flaw names yet.
-    twice: Vec<Twice>,
+    /// Fields that are written more than once, and that no flaw names yet, by the mapping that they stand in.
+    twice: BTreeMap<FieldPath, Vec<Twice>>,
 }
 
 impl Flaws {
     /// None yet, in an object that has these fields more than once.
     pub fn with(twice: &[Twice]) -> Self {
-        Self { twice: twice.to_vec(), ..Self::default() }
+        let mut flaws = Self::default();
+        for twice in twice {
+            flaws.twice.entry(twice.at.above()).or_default().push(twice.clone());
+        }
+        flaws
     }
 
     /// How many there are of which something is not understood.
@@ -155,7 +167,7 @@ impl Flaws {
     /// All, in the order in which they were found; at the end the fields that are written more than once and about which nothing
     /// else was said.
     pub fn all(mut self) -> Vec<Flaw> {
-        for twice in std::mem::take(&mut self.twice) {
+        for twice in std::mem::take(&mut self.twice).into_values().flatten() {
             self.note(twice, None);
         }
         self.found
@@ -234,25 +246,33 @@ impl Flaws {
         if self.twice.is_empty() {
             return Vec::new();
         }
-        let (here, rest) = std::mem::take(&mut self.twice).into_iter().partition(|twice| twice.is_in(place));
-        self.twice = rest;
-        here
+        self.twice.remove(&place.path()).unwrap_or_default()
     }
 
     /// The first field with different values that is this one, one above it, or one within it. It is named by the caller then.
     pub fn take_differing(&mut self, path: [&str; 2]) -> Option<Twice> {
-        let concerns = |twice: &Twice| {
-            let mut steps = twice.at.0.iter().zip(path);
-            !twice.is_same && steps.all(|(step, name)| *step == Step::Field(name.to_owned()))
-        };
-        let at = self.twice.iter().position(concerns)?;
-        Some(self.twice.remove(at))
+        let path = path.map(|name| Step::Field(name.to_owned()));
+        // In the object it is one that leads there; below, each concerns it.
+        for length in 0..=path.len() {
+            let Some(here) = self.twice.get_mut(&FieldPath(path[..length].to_vec())) else { continue };
+            let next = path.get(length);
+            let at = here
+                .iter()
+                .position(|twice| !twice.is_same && next.is_none_or(|next| twice.at.0.last() == Some(next)));
+            if let Some(at) = at {
+                return Some(here.remove(at));
+            }
+        }
+        None
     }
 
     /// Whether the field `name` of `place` is written twice with different values.
     pub fn differs(&self, place: &Place<'_>, name: &str) -> bool {
-        self.twice.iter().any(|twice| {
-            !twice.is_same && twice.is_in(place) && twice.at.0.last() == Some(&Step::Field(name.to_owned()))
-        })
+        if self.twice.is_empty() {
+            return false;
+        }
+        let name = Step::Field(name.to_owned());
+        let here = self.twice.get(&place.path()).into_iter().flatten();
+        here.into_iter().any(|twice| !twice.is_same && twice.at.0.last() == Some(&name))
     }
 }

@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::place::{FieldPath, Place, shown};
+use super::place::{FieldPath, shown};
 
 /// A field that its mapping has more than once.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,12 +43,6 @@ impl Twice {
     /// What follows where no verdict reads the field.
     pub(super) fn effect(&self) -> &'static str {
         if self.is_same { "it counts once" } else { "the last value counts, as for kubectl and Helm" }
-    }
-
-    /// Whether it is a field of what stands at `place`.
-    pub(super) fn is_in(&self, place: &Place<'_>) -> bool {
-        let path = place.path();
-        self.at.0.len() == path.0.len() + 1 && self.at.0.starts_with(&path.0)
     }
 }
 

@@ -186,7 +186,7 @@ impl Files {
     }
 
     /// How much there is now.
-    fn count(&self, root: &Path) -> ReadCounts {
+    pub fn count(&self, root: &Path) -> ReadCounts {
         let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         // Policies sort last, and this name before those of all others.
         let first = Key::Policy(PolicyName::network_policy("", ""));

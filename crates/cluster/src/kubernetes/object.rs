@@ -153,6 +153,15 @@ mod tests {
     }
 
     #[test]
+    fn a_field_that_is_written_twice_spoils_no_page() {
+        let page = r#"{"items": [{"metadata": {"name": "p", "namespace": "web", "labels": {"a": "1", "a": "2"}},
+            "spec": {"podSelector": {}}}, {"metadata": {"name": "q"}}]}"#;
+        let items = serde_json::from_str::<Page<NetworkPolicy>>(page).expect("a page").items.expect("items");
+        assert_eq!((items.len(), items[0].object.twice.len()), (2, 1));
+        assert_eq!(items[0].object.fields["metadata"]["labels"], json!({"a": "2"}));
+    }
+
+    #[test]
     fn a_watch_event_holds_an_object_or_where_the_watch_is() {
         let line = r#"{"type":"MODIFIED","object":{"kind":"NetworkPolicy","apiVersion":"networking.k8s.io/v1",
             "metadata":{"name":"p","namespace":"web","resourceVersion":"9"},"spec":{"podSelector":{},"future":1}}}"#;

@@ -23,50 +23,40 @@ pub(super) struct Document<'a> {
 }
 
 impl<'a> Document<'a> {
-    /// The document that stands in this one's text at these bytes, without the blanks around it.
-    fn within(&self, from: usize, to: usize, number: usize) -> Self {
-        let part = self.text.get(from..to).unwrap_or_default();
-        let blank = part.len() - part.trim_start().len();
-        let before = self.text.get(..from + blank).unwrap_or_default();
-        Self { text: part.trim(), number, start: self.start + before.matches('\n').count() }
-    }
-
     /// The JSON values that this document consists of, numbered from its own number on, and what breaks off behind them. `None`
     /// if it is no JSON: the content decides, not the file's name.
     pub fn json(&self) -> Option<(Vec<Self>, Option<Broken>)> {
         let marker = self.text.strip_prefix("---").filter(|_| is_start(self.text)).unwrap_or(self.text);
-        let content = marker.trim_start();
-        let base = self.text.len() - content.len();
-        if !content.starts_with(['{', '[']) {
+        let mut rest = marker.trim_start();
+        if !rest.starts_with(['{', '[']) {
             return None;
         }
+        // The line of `rest`, which moves on with it: a file of many small values is walked through once.
+        let lines = |text: &str| text.matches('\n').count();
+        let mut start = self.start + lines(&self.text[..self.text.len() - rest.len()]);
         let mut values = Vec::new();
-        let mut extents = serde_json::Deserializer::from_str(content).into_iter::<IgnoredAny>();
-        let mut from = 0;
-        loop {
-            let rest = content.get(from..).unwrap_or_default().trim_start();
-            if rest.is_empty() {
-                return Some((values, None));
-            }
+        while !rest.is_empty() {
             // YAML goes on behind a value in braces: with a comment, for example.
             if !rest.starts_with(['{', '[']) {
                 return None;
             }
+            let number = self.number + values.len();
+            let mut extents = serde_json::Deserializer::from_str(rest).into_iter::<IgnoredAny>();
             match extents.next()? {
                 Ok(IgnoredAny) => {
-                    let to = extents.byte_offset();
-                    values.push(self.within(base + from, base + to, self.number + values.len()));
-                    from = to;
+                    let (text, more) = rest.split_at(extents.byte_offset());
+                    values.push(Self { text, number, start });
+                    rest = more.trim_start();
+                    start += lines(text) + lines(&more[..more.len() - rest.len()]);
                 }
                 Err(_) if values.is_empty() => return None,
                 Err(error) => {
-                    let before = self.text.get(..base).unwrap_or_default().matches('\n').count();
-                    let line = (error.line() > 0).then(|| self.line_of(before + error.line()));
-                    let number = self.number + values.len();
+                    let line = (error.line() > 0).then(|| start + error.line() - 1);
                     return Some((values, Some(Broken { number, line, error })));
                 }
             }
         }
+        Some((values, None))
     }
 
     /// The line in the file, from 1, of a line in the document, from 1.

@@ -3,7 +3,8 @@
 //! Of a field that a mapping has more than once the last value is kept, as kubectl and Helm keep it, and a note is taken.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -88,7 +89,7 @@ pub(super) fn keep_of(kind: Option<&str>, name: &str) -> &'static Keep {
 /// What was noted while an object was read.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
-    twice: RefCell<Vec<Twice>>,
+    twice: RefCell<BTreeMap<FieldPath, Twice>>,
     /// What there is of `spec` if the text broke off in it.
     cut_spec: RefCell<Option<Value>>,
 }
@@ -96,17 +97,16 @@ pub(super) struct Notes {
 impl Notes {
     /// Notes that the field at `at` came again: its value before and its value now, where they are known.
     pub fn again(&self, at: FieldPath, values: Option<(&Value, &Value)>) {
-        let mut twice = self.twice.borrow_mut();
-        let again = Twice::new(at, values);
-        match twice.iter_mut().find(|known| known.at == again.at) {
-            Some(known) => known.again(again),
-            None => twice.push(again),
+        let again = Twice::new(at.clone(), values);
+        match self.twice.borrow_mut().entry(at) {
+            Entry::Occupied(known) => known.into_mut().again(again),
+            Entry::Vacant(new) => drop(new.insert(again)),
         }
     }
 
     /// The fields that came twice.
     pub fn twice(&self) -> Vec<Twice> {
-        self.twice.take()
+        self.twice.take().into_values().collect()
     }
 
     /// The whole fields of a `spec` in which the text broke off.

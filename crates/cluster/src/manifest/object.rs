@@ -244,8 +244,12 @@ impl Parts {
 
     /// Takes note of a field's name that may be meant to be another.
     fn passed(&mut self, name: &str) {
+        /// More say no more.
+        const MOST: usize = 3;
         let seen = as_seen(name);
-        if ["apiVersion", "kind"].iter().any(|meant| seen.eq_ignore_ascii_case(meant)) {
+        if self.miswritten.len() < MOST
+            && ["apiVersion", "kind"].iter().any(|meant| seen.eq_ignore_ascii_case(meant))
+        {
             self.miswritten.push(name.to_owned());
         }
     }

@@ -25,7 +25,8 @@ fn where_no_verdict_reads_a_field_the_last_value_counts() {
     assert_eq!(
         flaws,
         [
-            "kind: this field is written 2 times: \"NetworkPolicy\", then \"NetworkPolicy\"; it counts once"
+            "kind: this field is written 2 times: \"NetworkPolicy\", then \"NetworkPolicy\": if another object begins there, a line \
+             \"---\" is missing in front of it, and the first object is not in force; it counts once"
                 .to_owned(),
             format!("metadata.name: this field is written 2 times: \"a\", then \"p\"; {last}"),
             format!("metadata.annotations.x: this field is written more than once; {last}"),

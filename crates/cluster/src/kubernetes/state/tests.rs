@@ -220,6 +220,24 @@ fn a_policy_of_a_newer_api_is_named_until_it_is_understood_or_gone() {
 }
 
 #[test]
+fn an_object_of_the_api_is_converted_as_one_of_a_manifest_is() {
+    let mut story = Story::begun();
+    let hidden = json!({"key": "env", "operator": "NotIn", "values": ["prod\u{200b}"]});
+    let rules = json!({"ingress": [
+        {"from": [{"podSelector": {"matchExpressions": [hidden]}}]},
+        {"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.0.0.0/8"]}}]},
+    ]});
+    story.applied(Kind::NetworkPolicy, &policy("p", "10", rules));
+    let update = story.state.update().expect("a policy");
+    assert_eq!((update.read.files, update.read.objects, update.read.policies), (None, 1, 1));
+    let said: Vec<String> = update.problems.iter().map(ToString::to_string).collect();
+    assert!(said[0].contains("\"prod<U+200B zero-width space>\" is no label's value"), "{said:?}");
+    assert!(said[1].contains("an except must be smaller than its cidr"), "{said:?}");
+    let [event] = &story.state.misunderstood()[..] else { panic!("one Event") };
+    assert!(event.message.contains("<U+200B zero-width space>"), "{event:?}");
+}
+
+#[test]
 fn an_object_of_which_nothing_is_understood_gives_access_to_nobody() {
     let mut story = Story::begun();
     story.applied(Kind::Namespace, &namespace(json!({"team": "a"})));
