@@ -92,9 +92,16 @@ pub(super) struct Notes {
     twice: RefCell<BTreeMap<FieldPath, Twice>>,
     /// What there is of `spec` if the text broke off in it.
     cut_spec: RefCell<Option<Value>>,
+    /// Whether names of which nothing is kept are looked at.
+    pub by_hand: bool,
 }
 
 impl Notes {
+    /// Nothing yet. `by_hand`: of an object that a person or a template may have written.
+    pub fn of(by_hand: bool) -> Self {
+        Self { by_hand, ..Self::default() }
+    }
+
     /// Notes that the field at `at` came again: its value before and its value now, where they are known.
     pub fn again(&self, at: FieldPath, values: Option<(&Value, &Value)>) {
         let again = Twice::new(at.clone(), values);
@@ -112,6 +119,18 @@ impl Notes {
     /// The whole fields of a `spec` in which the text broke off.
     pub fn cut_spec(&self) -> Option<Value> {
         self.cut_spec.take()
+    }
+}
+
+/// Names of a mapping's fields of which nothing is kept.
+#[derive(Debug, Default)]
+pub(super) struct Passed(BTreeSet<String>);
+
+impl Passed {
+    /// Whether the name has been there before.
+    pub fn again(&mut self, name: &str) -> bool {
+        // Of a name that is there already no copy is made.
+        self.0.contains(name) || !self.0.insert(name.to_owned())
     }
 }
 
@@ -179,7 +198,7 @@ impl Kept<'_> {
         fields: &mut Map<String, Value>,
     ) -> Result<(), A::Error> {
         // Those of which nothing is kept.
-        let mut passed: BTreeSet<String> = BTreeSet::new();
+        let mut passed = Passed::default();
         while let Some(name) = map.next_key::<String>()? {
             let keep = match self.keep {
                 Keep::All => &Keep::All,
@@ -191,10 +210,8 @@ impl Kept<'_> {
             let at = Trail { up: Some(&self.at), hop: Hop::Field(&name) };
             if matches!(keep, Keep::Nothing) {
                 map.next_value::<IgnoredAny>()?;
-                if passed.contains(&name) {
+                if self.notes.by_hand && passed.again(&name) {
                     self.notes.again(at.path(), None);
-                } else {
-                    passed.insert(name);
                 }
                 continue;
             }

@@ -3,13 +3,12 @@
 //! Works on any [`Deserializer`], so on YAML, JSON and what a client of the Kubernetes API receives. Of the kinds that
 //! are converted only those fields are kept that the conversion looks at; of all others nothing.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::kept::{Keep, Kept, Notes, Trail, keep_of};
+use super::kept::{Keep, Kept, Notes, Passed, Trail, keep_of};
 use crate::convert::{FieldPath, Kind, Step, Twice};
 use crate::invisible::as_seen;
 
@@ -69,7 +68,7 @@ impl RawObject {
     pub(crate) fn of_kind<'de, D: Deserializer<'de>>(kind: Kind, deserializer: D) -> Result<Self, D::Error> {
         let mut found = None;
         let default = Some((kind.api_version().into_owned(), kind.name().into_owned()));
-        Objects { sink: &mut |object| found = Some(object), at: Vec::new(), default }
+        Objects { sink: &mut |object| found = Some(object), at: Vec::new(), default, by_hand: false }
             .deserialize(deserializer)?;
         found.ok_or_else(|| de::Error::custom("an object was expected, and not a list of them"))
     }
@@ -81,12 +80,14 @@ pub(super) struct Objects<'a> {
     at: Vec<Step>,
     /// `apiVersion` and `kind` of an object that doesn't say: the elements of a typed list don't have to.
     default: Option<(String, String)>,
+    /// Whether a person or a template may have written it: an API server writes no field twice.
+    by_hand: bool,
 }
 
 impl<'a> Objects<'a> {
     /// Hands over to `sink`.
     pub fn new(sink: &'a mut dyn FnMut(RawObject)) -> Self {
-        Self { sink, at: Vec::new(), default: None }
+        Self { sink, at: Vec::new(), default: None, by_hand: true }
     }
 
     fn fault(self, fault: Fault) {
@@ -110,8 +111,8 @@ impl<'de> Visitor<'de> for Objects<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
-        let Self { sink, at, default } = self;
-        let mut parts = Parts { at, default, ..Parts::default() };
+        let Self { sink, at, default, by_hand } = self;
+        let mut parts = Parts { at, default, notes: Notes::of(by_hand), ..Parts::default() };
         let read = parts.read(map, sink);
         match &read {
             Ok(()) if parts.types.is_list() => parts.hand_over_early(sink),
@@ -192,7 +193,8 @@ impl Parts {
         sink: &mut dyn FnMut(RawObject),
     ) -> Result<(), A::Error> {
         // Those of which nothing is kept.
-        let mut passed: BTreeSet<String> = BTreeSet::new();
+        let mut passed = Passed::default();
+        let by_hand = self.notes.by_hand;
         while let Some(name) = map.next_key::<String>()? {
             let at = Trail::field(&name);
             let notes = &self.notes;
@@ -210,21 +212,24 @@ impl Parts {
                 "items" if self.types.kind.is_none() || self.types.is_list() => {
                     let place = [self.at.as_slice(), &[Step::Field(name)]].concat();
                     if self.types.is_list() {
-                        map.next_value_seed(Items { sink, at: place, default: self.types.of_elements() })?;
+                        map.next_value_seed(Items {
+                            sink,
+                            at: place,
+                            default: self.types.of_elements(),
+                            by_hand,
+                        })?;
                     } else {
                         let elements = self.early.get_or_insert_default();
                         let mut sink = |object| elements.push(object);
-                        map.next_value_seed(Items { sink: &mut sink, at: place, default: None })?;
+                        map.next_value_seed(Items { sink: &mut sink, at: place, default: None, by_hand })?;
                     }
                 }
                 _ => match keep_of(self.kind(), &name) {
                     Keep::Nothing => {
                         map.next_value::<IgnoredAny>()?;
                         self.passed(&name);
-                        if passed.contains(&name) {
+                        if by_hand && passed.again(&name) {
                             self.notes.again(FieldPath(vec![Step::Field(name)]), None);
-                        } else {
-                            passed.insert(name);
                         }
                     }
                     keep => {
@@ -312,6 +317,7 @@ struct Items<'a> {
     sink: &'a mut dyn FnMut(RawObject),
     at: Vec<Step>,
     default: Option<(String, String)>,
+    by_hand: bool,
 }
 
 impl<'de> DeserializeSeed<'de> for Items<'_> {
@@ -333,7 +339,8 @@ impl<'de> Visitor<'de> for Items<'_> {
         for index in 0.. {
             let mut at = self.at.clone();
             at.push(Step::Item(index));
-            let element = Objects { sink: &mut *self.sink, at, default: self.default.clone() };
+            let element =
+                Objects { sink: &mut *self.sink, at, default: self.default.clone(), by_hand: self.by_hand };
             if seq.next_element_seed(element)?.is_none() {
                 break;
             }
