@@ -426,6 +426,7 @@ impl Agent {
         }
         update.changes = self.admission.filter(std::mem::take(&mut update.changes));
         self.note_problems(&update.problems);
+        self.health.state().status.read = Some(update.read);
         if count == 0 && !first {
             // A version that means the same is in force already.
             if self.is_enforcing() && !self.behind {

@@ -5,7 +5,7 @@ pub mod origins;
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cluster::Link;
+use cluster::{Link, ReadCounts};
 use serde::{Deserialize, Serialize};
 
 pub use self::origins::{NewPorts, Origins, Protection};
@@ -54,6 +54,9 @@ pub struct Status {
     pub audit: Audit,
     /// The kernel's table of connections; null where it can't be read.
     pub conntrack: Option<Conntrack>,
+    /// How much the source has read; null before its first word.
+    #[serde(default)]
+    pub read: Option<ReadCounts>,
     /// What the source's objects got wrong, all that stand.
     pub problems: Vec<Problem>,
     /// The policies that are in force on this node, and how often each decided.
@@ -229,7 +232,7 @@ pub struct Conntrack {
 /// Something in the source that could not be understood.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Problem {
-    /// The kind of object, or `file`.
+    /// The kind of object if it is one of those that verdicts need, else `other`; or `file`.
     pub kind: String,
     /// All of it in one line.
     pub text: String,
@@ -315,8 +318,13 @@ impl From<&cluster::Connections> for Source {
 
 impl From<&cluster::Problem> for Problem {
     fn from(problem: &cluster::Problem) -> Self {
-        let kind = problem.object.as_deref().and_then(|object| object.split(' ').next()).unwrap_or("file");
-        Self { kind: kind.to_owned(), text: problem.to_string() }
+        // A kind in a manifest may be any text; metrics have it as a label.
+        let kind = problem.object.as_deref().map(|object| {
+            let kind = object.split(' ').next().and_then(cluster::Kind::named);
+            kind.map_or("other".into(), cluster::Kind::name)
+        });
+        let kind = kind.unwrap_or("file".into()).into_owned();
+        Self { kind, text: problem.to_string() }
     }
 }
 

@@ -96,6 +96,7 @@ fn doctor_names_each_need_and_what_the_manifests_got_wrong() {
     assert_eq!(found["agent"], serde_json::Value::Null);
     let protections = run(&arguments).out;
     assert!(protections.contains(" protections "), "with or without an agent: {protections}");
+    assert_eq!((&found["read"]["files"], &found["read"]["skipped"]), (&1.into(), &0.into()), "{}", ran.out);
     assert_eq!(found["problems"][0]["kind"], "NetworkPolicy");
     assert_eq!(ran.code, 1, "a problem in the manifests is wrong");
     let ran = run(&arguments);

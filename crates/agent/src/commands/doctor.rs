@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use cluster::{Access, CniCache, Folder};
+use cluster::{Access, CniCache, Folder, ReadCounts};
 use dataplane::marks::{Mark, Marks};
 use dataplane::needs::{self, InstalledTables, KernelVersion, Need, NeedState, NeedsConfig};
 use dataplane::queues::QueueRange;
@@ -82,7 +82,9 @@ struct Findings {
     agent: Option<AgentFindings>,
     /// The agent's tables in the kernel, which stay when it ends; null if the kernel doesn't say.
     tables: Option<InstalledTables>,
-    /// Of the folder that was given; else of the running agent's.
+    /// How much the folder that was given holds; else how much the running agent has read. Null if there is neither.
+    read: Option<ReadCounts>,
+    /// Of the same.
     problems: Vec<Problem>,
 }
 
@@ -110,14 +112,14 @@ impl Doctor {
         let marks = Marks::new(self.packet_marks, self.connection_marks)
             .map_err(|error| exit::Usage(error.to_string()))?;
         let status = client::status(self.http_port).ok();
-        let problems = match (&self.source, &status) {
+        let (read, problems) = match (&self.source, &status) {
             (Some(folder), _) => {
                 source::must_be_a_folder(folder)?;
                 let (_, update) = Folder::read(folder)?;
-                update.problems.iter().map(Problem::from).collect()
+                (Some(update.read), update.problems.iter().map(Problem::from).collect())
             }
-            (None, Some(status)) => status.problems.clone(),
-            (None, None) => Vec::new(),
+            (None, Some(status)) => (status.read.clone(), status.problems.clone()),
+            (None, None) => (None, Vec::new()),
         };
         // A running agent has its queues, and knows the families of its pods.
         let (queues, pod_cidrs) = match &status {
@@ -142,7 +144,7 @@ impl Doctor {
             let protections = origins.map(|origins| origins.protections).unwrap_or_default();
             AgentFindings { pid, ready, not_ready, protections }
         });
-        Ok(Findings { needs, agent, tables: needs::installed_tables().ok(), problems })
+        Ok(Findings { needs, agent, tables: needs::installed_tables().ok(), read, problems })
     }
 
     /// How the API server is to be reached, if there is a way to one.
@@ -187,10 +189,29 @@ impl Findings {
         rows.push(("agent".to_owned(), state, text));
         let (state, text) = self.protections();
         rows.push(("protections".to_owned(), state, text));
+        let (state, text) = self.read();
+        rows.push(("source".to_owned(), state, text));
         for problem in &self.problems {
             rows.push(("source".to_owned(), State::Wrong, Text::new(&problem.text)));
         }
         table::states(&rows)
+    }
+
+    /// How much was read.
+    fn read(&self) -> (State, Text) {
+        match &self.read {
+            None if self.agent.is_some() => (State::None, text!("the agent has read nothing yet")),
+            None => (
+                State::None,
+                text!(
+                    "nothing was read: --source DIR looks at manifests, and a running agent says what it has read"
+                ),
+            ),
+            Some(read) if read.objects == 0 => {
+                (State::Warning, advice(&format!("{read} read"), "is this the right folder or cluster?"))
+            }
+            Some(read) => (State::Fine, Text::new(read)),
+        }
     }
 
     /// Which protections of packets' origins are in force: as the agent says, or else by what it left in the kernel.
@@ -261,7 +282,8 @@ mod tests {
             protections,
         });
         let tables = tables.map(|(inet, bridge)| InstalledTables { inet, bridge });
-        let (state, text) = Findings { needs: Vec::new(), agent, tables, problems: Vec::new() }.protections();
+        let (state, text) =
+            Findings { needs: Vec::new(), agent, tables, read: None, problems: Vec::new() }.protections();
         (state, text.to_string())
     }
 
@@ -283,6 +305,28 @@ mod tests {
 
         let (state, text) = found(Some(Vec::new()), Some((false, false)));
         assert!(text.starts_with("none in force yet"), "{text}");
+        assert_eq!(state, State::None);
+    }
+
+    #[test]
+    fn how_much_was_read_is_always_said() {
+        let said = |read: Option<ReadCounts>| {
+            let findings =
+                Findings { needs: Vec::new(), agent: None, tables: None, read, problems: Vec::new() };
+            let (state, text) = findings.read();
+            (state, text.to_string())
+        };
+        let counts =
+            |objects, policies| ReadCounts { files: Some(3), objects, policies, ..ReadCounts::default() };
+        assert_eq!(said(Some(counts(2, 1))), (State::Fine, "3 files, 2 objects, 1 policy".to_owned()));
+        let (state, text) = said(Some(counts(0, 0)));
+        assert!(
+            text.starts_with("3 files, 0 objects, 0 policies read\n-> is this the right folder"),
+            "{text}"
+        );
+        assert_eq!(state, State::Warning);
+        let (state, text) = said(None);
+        assert!(text.contains("--source DIR"), "{text}");
         assert_eq!(state, State::None);
     }
 

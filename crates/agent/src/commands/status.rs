@@ -86,6 +86,7 @@ fn shown(status: &Status, width: u16) -> Text {
             inventory.policies, inventory.pods, inventory.namespaces, inventory.nodes
         ),
     );
+    row("read", status.read.as_ref().map_or("nothing yet".to_owned(), ToString::to_string));
     row(
         "pod CIDRs",
         if status.pod_cidrs.is_empty() { "unknown".to_owned() } else { status.pod_cidrs.join(", ") },
@@ -328,6 +329,24 @@ mod tests {
         let lines = shown_lines(&Status { origins: Some(Origins::default()), ..Status::default() });
         assert!(lines.iter().any(|line| line == "dropped 0 packets by rules"), "{lines:?}");
         assert!(!lines.iter().any(|line| line.starts_with("overlays ")), "{lines:?}");
+    }
+
+    #[test]
+    fn how_much_was_read_is_said_where_nothing_is_wrong_too() {
+        let lines = shown_lines(&Status::default());
+        assert!(lines.iter().any(|line| line == "read nothing yet"), "{lines:?}");
+        let read = cluster::ReadCounts {
+            files: Some(3),
+            objects: 2,
+            policies: 1,
+            skipped: 1,
+            skipped_files: vec!["values.yaml".to_owned()],
+            ..cluster::ReadCounts::default()
+        };
+        let lines = shown_lines(&Status { read: Some(read), ..Status::default() });
+        let line =
+            "read 3 files, 2 objects, 1 policy; skipped 1 file without a Kubernetes object: values.yaml";
+        assert!(lines.iter().any(|found| found == line), "{lines:?}");
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use policy::Labels;
 
-use super::Unusable;
-use super::place::Place;
+use super::place::{Flaws, Place};
+use super::{Unusable, label};
 use crate::interner::Interner;
 
 /// Where a namespaced object is that names no namespace: what `kubectl apply` would do with it.
@@ -28,20 +28,27 @@ pub(super) fn namespace(object: &Place<'_>, interner: &Interner) -> Result<Arc<s
     let Some(namespace) = metadata.field("namespace") else { return Ok(interner.text(DEFAULT_NAMESPACE)) };
     match namespace.value.as_str() {
         Some("") => Ok(interner.text(DEFAULT_NAMESPACE)),
-        Some(name) => Ok(interner.text(name)),
+        Some(name) => match label::namespace_fault(name) {
+            None => Ok(interner.text(name)),
+            Some(fault) => Err(namespace.unusable(fault)),
+        },
         None => Err(namespace.unusable(format!("{} is no text", namespace.shown()))),
     }
 }
 
 /// `metadata.labels`, and over them the labels `fixed`.
 ///
-/// One label that can't be read makes the object unusable: without it, a policy that selects the object by that label
+/// One label that can't be read, or that is written twice with different values, makes the object unusable: without it, a policy that selects the object by that label
 /// would no longer apply to it, and that would widen access (semantics 28).
 pub(super) fn labels(
     object: &Place<'_>,
     fixed: &[(&str, &str)],
     interner: &Interner,
+    flaws: &mut Flaws,
 ) -> Result<Labels, Unusable> {
+    if let Some(twice) = flaws.take_differing(["metadata", "labels"]) {
+        return Err(Unusable { what: twice.to_string(), at: twice.at });
+    }
     let metadata = object.field("metadata");
     let Some(labels) = metadata.as_ref().and_then(|metadata| metadata.field("labels")) else {
         return Ok(interner.labels(fixed.iter().copied()));
@@ -58,6 +65,10 @@ pub(super) fn labels(
             let place = labels.field(key).unwrap_or(labels);
             return Err(place.unusable(format!("the value {} is no text: put it in quotes", place.shown())));
         };
+        if let Some(fault) = label::key_fault(key).or_else(|| label::value_fault(text)) {
+            let place = labels.field(key).unwrap_or(labels);
+            return Err(place.unusable(fault));
+        }
         pairs.push((key.as_str(), text));
     }
     pairs.extend_from_slice(fixed);

@@ -2,15 +2,19 @@
 
 use policy::Namespace;
 
-use super::place::Place;
+use super::place::{Flaws, Place};
 use super::{Unusable, metadata};
 use crate::interner::Interner;
 use crate::namespaces::METADATA_NAME;
 
 /// Converts a Namespace. The API server sets [`METADATA_NAME`] on every namespace; a manifest doesn't have it, or has it
 /// wrong, so it is set here (semantics 11).
-pub(super) fn namespace(object: &Place<'_>, interner: &Interner) -> Result<Namespace, Unusable> {
+pub(super) fn namespace(
+    object: &Place<'_>,
+    interner: &Interner,
+    flaws: &mut Flaws,
+) -> Result<Namespace, Unusable> {
     let name = metadata::name(object)?;
-    let labels = metadata::labels(object, &[(METADATA_NAME, name)], interner)?;
+    let labels = metadata::labels(object, &[(METADATA_NAME, name)], interner, flaws)?;
     Ok(Namespace { name: interner.text(name), labels })
 }

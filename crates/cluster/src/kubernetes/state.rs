@@ -16,7 +16,7 @@ use crate::convert::{Kind, convert};
 use crate::differences::Differences;
 use crate::interner::Interner;
 use crate::key::Key;
-use crate::problem::{CniPorts, Origin, Problem, ResourceVersion, Update, log_new};
+use crate::problem::{CniPorts, Origin, Problem, ReadCounts, ResourceVersion, Update, log_new};
 
 /// See the module.
 #[derive(Debug)]
@@ -167,6 +167,7 @@ impl State {
         (is_first || is_news).then(|| Update {
             changes,
             problems: self.reported.clone(),
+            read: self.count(),
             versions,
             cni_ports,
         })
@@ -198,7 +199,7 @@ impl State {
 
     /// An object is there, in this form now.
     fn put(&mut self, kind: Kind, object: &Object) {
-        let converted = match convert(kind, &object.fields, &self.interner) {
+        let converted = match convert(kind, &object.fields, &object.twice, &self.interner) {
             Ok(converted) => converted,
             Err(unusable) => {
                 let Some(key) = key(kind, object, &self.interner) else {
@@ -207,8 +208,11 @@ impl State {
                 };
                 // A pod or policy of which nothing is known gives access to nobody; a namespace's pods might escape a policy by it.
                 let keeps = matches!(key, Key::Namespace(_)) && self.objects.contains_key(&key);
-                let effect =
-                    if keeps { "what was last understood of it holds" } else { "it is not in force" };
+                let effect = match kind {
+                    _ if keeps => "what was last understood of it holds",
+                    Kind::NetworkPolicy => "it is not in force: pods that it was to isolate may be open",
+                    _ => "it is not in force",
+                };
                 if !keeps {
                     self.drop_object(&key);
                 }
@@ -317,6 +321,13 @@ impl State {
                 objects.insert(key, Change::Pod(pod));
             }
         }
+    }
+
+    /// How much there is now.
+    fn count(&self) -> ReadCounts {
+        let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let (objects, policies) = (number(self.objects.len()), number(self.versions.len()));
+        ReadCounts { objects, policies, ..ReadCounts::default() }
     }
 
     /// The label sets in use.
