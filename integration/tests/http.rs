@@ -125,7 +125,7 @@ fn ten_thousand_half_sent_requests_delay_neither_a_probe_nor_a_change_of_policy(
 
     let holder = Holder::start(&node);
     holder.wait_held();
-    // Before a probe, since the log would say what it lacks.
+    stream.wait_progress(20).unwrap();
     let written = story.testbed.manifests().policy("db/allow", CLOSED).unwrap();
     sleep(BOUND);
     let arrived = story.testbed.server("db/s").unwrap().last_arrival(stream.client()).unwrap();

@@ -246,7 +246,7 @@ impl Run {
             .enable_all()
             .build()
             .context("cannot start the HTTP server's runtime")?;
-        runtime.block_on(supervise(config, health, audit, (self.http, files)))
+        runtime.block_on(supervise(config, health, audit, self.http, files))
     }
 
     fn agent_config(&self) -> Result<AgentConfig, Usage> {
@@ -334,7 +334,8 @@ async fn supervise(
     config: AgentConfig,
     health: Arc<Health>,
     audit: Audit,
-    (http, files): (Places, OpenFiles),
+    http: Places,
+    files: OpenFiles,
 ) -> anyhow::Result<u8> {
     let mut stop = Stop::listen().context("cannot listen for signals")?;
     let (outbox, inbox) = mpsc::channel();

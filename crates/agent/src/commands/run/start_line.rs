@@ -40,7 +40,7 @@ impl Run {
             overlay_sources_are_nodes = config.origins.overlay_sources_are_nodes,
             audit_log = self.audit_log,
             record_open = config.record_open,
-            http = %self.http,
+            http = self.http.to_string(),
             log_level = %self.log_level,
             open_files = files.0,
             "agent started"
