@@ -28,8 +28,8 @@ pub use object::{Fault, RawObject};
 use self::documents::Document;
 use self::object::Objects;
 use self::words::{
-    ANOTHER_OBJECT, CUT_OFF, LOST, MAYBE_OPEN, OPEN, hidden, hint, label, looks_like_an_object, lost,
-    without_position,
+    ANOTHER_OBJECT, CUT_OFF, LOST, MAYBE_OPEN, OPEN, hidden, hint, is_template, label, looks_like_an_object,
+    lost, without_position,
 };
 use crate::convert::{self, FieldPath, Kind, Recognition, Step};
 use crate::interner::Interner;
@@ -124,16 +124,12 @@ impl Reader<'_> {
         let mut more = 0;
         for mut document in documents::split(text) {
             document.number += more;
-            let Some((values, broken)) = document.json() else {
-                self.yaml(&document);
-                continue;
-            };
-            let broken_off = usize::from(broken.is_some());
-            more += (values.len() + broken_off).saturating_sub(1);
-            values.iter().for_each(|value| self.json(value));
-            if let Some(broken) = broken {
-                let message = without_position(&broken.error.to_string()).to_owned();
-                self.failure(broken.number, broken.line, message, MAYBE_OPEN);
+            match document.json() {
+                None => self.yaml(&document),
+                Some(values) => {
+                    more += values.len() - 1;
+                    values.iter().for_each(|value| self.json(value));
+                }
             }
         }
     }
@@ -179,7 +175,7 @@ impl Reader<'_> {
         if let Some((at, hidden)) = hidden(document.text) {
             what += &format!("; line {} has the invisible character {hidden} in it", document.line_of(at));
         }
-        if document.text.contains("{{") && document.text.contains("}}") {
+        if is_template(document.text) {
             what += "; this looks like a template: render it first";
             let problem = self.problem(document.number, line, None, what, MAYBE_OPEN);
             return self.reading.no_manifest.push(problem);
@@ -263,6 +259,10 @@ impl Reader<'_> {
             }
         };
         if object.is_cut {
+            // A template isn't meant to be in force before it is rendered.
+            if is_template(document.text) {
+                return;
+            }
             return self.cut_off(document, &object, label.unwrap_or_default());
         }
         match convert::convert(kind, &object.fields, &object.twice, self.interner) {

@@ -22,7 +22,7 @@ pub struct ReadCounts {
 }
 
 impl ReadCounts {
-    /// Of so many skipped files each is named.
+    /// The largest number of skipped files that are named.
     pub(crate) const NAMED: usize = 5;
 }
 

@@ -15,7 +15,7 @@ use crate::interner::Interner;
 
 /// What follows from a field of the policy as a whole that is not understood: it might isolate, or narrow.
 const CLOSED: &str = "the policy isolates its pods in both directions and its rules allow nothing";
-/// What follows from a podSelector that is written twice with different contents: nobody knows which pods are meant.
+/// What follows from a podSelector that is written twice with different contents: which pods are meant is unknown.
 const CLOSED_TO_ALL: &str =
     "the policy isolates every pod of its namespace in both directions and its rules allow nothing";
 /// What follows from a namespace that is written twice with different values.

@@ -45,7 +45,7 @@ pub(super) fn understand(
         flaws.push(place, format!("{} is no selector", place.shown()), effect);
         return (requirements, false);
     }
-    // What is written twice selects nobody knows what, so it takes no pod away.
+    // Which of two is meant is unknown, so neither takes a pod away.
     let ambiguous = ["matchLabels", "matchExpressions"].map(|name| flaws.differs(place, name));
     flaws.all_known(place, &["matchLabels", "matchExpressions"], effect);
     if let Some(labels) = place.field("matchLabels").filter(|_| !ambiguous[0]) {

@@ -1,9 +1,10 @@
 //! Fields that a mapping has more than once.
 //!
 //! YAML and JSON forbid or discourage it; charts do it all the same. kubectl and Helm take the last value without a word, so that is
-//! what a cluster has. Where no verdict reads the field, the last value counts here too. Where one does, nobody can say which value
-//! was meant: what has the field in it is then not understood (semantics 28). Only of a label that a policy's own podSelector has
-//! twice the last value counts as well, since a cluster would isolate the pods that it selects, and each of the two is named.
+//! what a cluster has. Where no verdict reads the field, the last value counts here too. Where one does, it is unknown which value
+//! was meant: what has the field in it is then not understood (semantics 28). The one exception is a label that a policy's own
+//! podSelector has twice. There the last value counts as well, since a cluster isolates the pods that it selects, and both values are
+//! named.
 
 use std::fmt;
 

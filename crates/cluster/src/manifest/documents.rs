@@ -23,9 +23,9 @@ pub(super) struct Document<'a> {
 }
 
 impl<'a> Document<'a> {
-    /// The JSON values that this document consists of, numbered from its own number on, and what breaks off behind them. `None`
-    /// if it is no JSON: the content decides, not the file's name.
-    pub fn json(&self) -> Option<(Vec<Self>, Option<Broken>)> {
+    /// The JSON values that this document consists of, numbered from its own number on; the last may break off. `None` if it is no
+    /// JSON: the content decides, not the file's name.
+    pub fn json(&self) -> Option<Vec<Self>> {
         let marker = self.text.strip_prefix("---").filter(|_| is_start(self.text)).unwrap_or(self.text);
         let mut rest = marker.trim_start();
         if !rest.starts_with(['{', '[']) {
@@ -50,13 +50,13 @@ impl<'a> Document<'a> {
                     start += lines(text) + lines(&more[..more.len() - rest.len()]);
                 }
                 Err(_) if values.is_empty() => return None,
-                Err(error) => {
-                    let line = (error.line() > 0).then(|| start + error.line() - 1);
-                    return Some((values, Some(Broken { number, line, error })));
+                Err(_) => {
+                    values.push(Self { text: rest, number, start });
+                    return Some(values);
                 }
             }
         }
-        Some((values, None))
+        Some(values)
     }
 
     /// The line in the file, from 1, of a line in the document, from 1.
@@ -69,17 +69,6 @@ impl<'a> Document<'a> {
         let lines = self.text.lines().take_while(|line| is_empty(line) || is_bare_start(line));
         self.line_of(1 + lines.count())
     }
-}
-
-/// A JSON value that breaks off.
-#[derive(Debug)]
-pub(super) struct Broken {
-    /// The number of the document that it would be.
-    pub number: usize,
-    /// The line in the file, from 1, where it can be told.
-    pub line: Option<usize>,
-    /// Why.
-    pub error: serde_json::Error,
 }
 
 /// The documents of a YAML text. Comments and directives before the first `---` are no document.
@@ -164,21 +153,17 @@ mod tests {
         assert_eq!(parts("a: \u{feff}1\n").len(), 1, "within a line it is a character like others");
     }
 
-    /// The values that there are, each with its number and first line; and the number and line of what breaks off.
-    type Json<'a> = (Vec<(&'a str, usize, usize)>, Option<(usize, Option<usize>)>);
-
-    fn json(text: &str) -> Option<Json<'_>> {
-        let document = Document { text, number: 2, start: 10 };
-        let (values, broken) = document.json()?;
-        let values = values.iter().map(|value| (value.text, value.number, value.first_line())).collect();
-        Some((values, broken.map(|broken| (broken.number, broken.line))))
+    /// The values, each with its number and first line.
+    fn json(text: &str) -> Option<Vec<(&str, usize, usize)>> {
+        let values = Document { text, number: 2, start: 10 }.json()?;
+        Some(values.iter().map(|value| (value.text, value.number, value.first_line())).collect())
     }
 
     #[test]
     fn json_values_stand_one_behind_the_other_and_know_their_lines() {
-        assert_eq!(json("{}\n\n  {\n}\n"), Some((vec![("{}", 2, 10), ("{\n}", 3, 12)], None)));
-        assert_eq!(json("--- \n[1]{}"), Some((vec![("[1]", 2, 11), ("{}", 3, 11)], None)));
-        assert_eq!(json("{}\n{\n\"a\":"), Some((vec![("{}", 2, 10)], Some((3, Some(12))))));
+        assert_eq!(json("{}\n\n  {\n}\n"), Some(vec![("{}", 2, 10), ("{\n}", 3, 12)]));
+        assert_eq!(json("--- \n[1]{}"), Some(vec![("[1]", 2, 11), ("{}", 3, 11)]));
+        assert_eq!(json("{}\n{\n\"a\":"), Some(vec![("{}", 2, 10), ("{\n\"a\":", 3, 11)]));
     }
 
     #[test]

@@ -47,7 +47,7 @@ const NODE_METADATA: Keep = Keep::Fields(&[
     ("resourceVersion", Keep::All),
     ("annotations", Keep::Fields(&FLANNELS_ANNOTATIONS)),
 ]);
-/// Addresses between which Flannel carries the overlay, where they are not among the node's own ([`crate::convert`]).
+/// Addresses between which Flannel carries the overlay, where they are not among the node's own ([`mod@crate::convert`]).
 const FLANNELS_ANNOTATIONS: [(&str, Keep); 4] = [
     (PUBLIC_ADDRESSES[0], Keep::All),
     (PUBLIC_ADDRESSES[1], Keep::All),

@@ -25,6 +25,12 @@ pub(super) fn lost(kind: Kind) -> &'static str {
     if kind == Kind::NetworkPolicy { OPEN } else { LOST }
 }
 
+/// Whether a text that can't be parsed is a template: a line is an action, or a value is.
+pub(super) fn is_template(text: &str) -> bool {
+    text.lines()
+        .any(|line| line.trim_start().starts_with("{{") || line.contains(": {{") || line.contains("- {{"))
+}
+
 /// Whether a mapping without a kind was written as a Kubernetes object.
 pub(super) fn looks_like_an_object(object: &RawObject) -> bool {
     let is_mapping = |name: &str| object.fields.get(name).is_some_and(Value::is_object);

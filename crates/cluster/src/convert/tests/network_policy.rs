@@ -160,6 +160,29 @@ fn a_policy_without_a_readable_name_isolates_its_pods_and_allows_nothing() {
 }
 
 #[test]
+fn a_json_policy_that_breaks_off_behind_another_object_isolates_too_and_a_template_does_not() {
+    let read = |text: &str| manifest::read(Path::new("test.json"), text.as_bytes(), &Interner::new());
+    let json = concat!(
+        "{\"apiVersion\": \"v1\", \"kind\": \"Pod\", \"metadata\": {\"name\": \"a\"}}\n",
+        "{\"apiVersion\": \"networking.k8s.io/v1\", \"kind\": \"NetworkPolicy\", \"metadata\": {\"name\": \"p\"},\n",
+        "\"spec\": {\"podSelector\": {}, \"ingress\": [{]}}\n",
+    );
+    let reading = read(json);
+    let [Change::Pod(_), Change::Policy(policy)] = reading.changes().collect::<Vec<_>>()[..] else {
+        panic!("{reading:?}")
+    };
+    assert!(policy.isolates_ingress && policy.isolates_egress && policy.ingress.is_empty());
+    assert!(
+        reading.failures[0].to_string().starts_with("test.json:3 (document 2): NetworkPolicy default/p: ")
+    );
+
+    let template = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec:\n  podSelector: {}\n  \
+                    {{- if .Values.deny }}\n  ingress: []\n  {{- end }}\n";
+    let reading = read(template);
+    assert_eq!((reading.changes().count(), reading.failures.len(), reading.no_manifest.len()), (0, 0, 1));
+}
+
+#[test]
 fn a_policy_in_which_the_text_breaks_off_isolates_the_pods_that_it_selects() {
     let head =
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: web}\nspec:\n";
