@@ -343,6 +343,7 @@ impl Agent {
             let config = WorkersConfig {
                 queues,
                 marks: self.config.marks,
+                remembers_denied: self.config.remember.is_some(),
                 queue_length: self.config.queue_length,
                 fail_open: false,
                 hold: self.config.hold,
@@ -384,6 +385,7 @@ impl Agent {
             pod_cidrs: snapshot.pod_cidrs().to_vec(),
             open: open_addresses(snapshot, self.config.record_open),
             remember: self.config.remember.map(|time| Remember { time, log_group }),
+            queue_quota: self.config.queue_quota,
             generation: snapshot.generation(),
             origin: Some(origin),
             // Under rules that let nothing pass unevaluated every connection is marked already.

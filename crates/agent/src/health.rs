@@ -166,7 +166,8 @@ impl Health {
             status.packets = counters.into();
             status.hold = counters.hold.into();
         }
-        status.packets.remembered = self.remembered_connections().unwrap_or_default();
+        (status.packets.remembered, status.packets.remembered_denied) =
+            self.remembered_packets().unwrap_or_default();
         status.queues = queues.map(queue_rows).unwrap_or_default();
         let audit::Counters { written, lost, write_errors, failing } = self.audit.counters();
         status.audit = status::Audit { written, lost, write_errors, failing };
@@ -175,13 +176,14 @@ impl Health {
         status
     }
 
-    /// `None` if there is no table.
-    fn remembered_connections(&self) -> Option<u64> {
+    /// Connections that passed and packets that were dropped without a question; `None` if there is no table.
+    fn remembered_packets(&self) -> Option<(u64, u64)> {
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         if remembered.is_none() {
             *remembered = RememberedConnections::open().ok();
         }
-        remembered.as_mut()?.count().ok()
+        let remembered = remembered.as_mut()?;
+        Some((remembered.count().ok()?, remembered.denied().ok()?))
     }
 
     fn workers(&self) -> MutexGuard<'_, Option<Workers>> {

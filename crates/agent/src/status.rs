@@ -113,6 +113,10 @@ pub struct Packets {
     pub remembered: u64,
     /// Denied.
     pub denied: u64,
+    /// Packets that were dropped without a question, because one of the same flow had just been denied: since the rules were first
+    /// installed.
+    #[serde(default)]
+    pub remembered_denied: u64,
     /// Denied because they could not be parsed (among `denied`, too).
     pub unparsable: u64,
     /// Gone when the verdict came: the kernel had dropped them already.

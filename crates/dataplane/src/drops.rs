@@ -45,11 +45,16 @@ pub enum DropReason {
     Revoked,
     /// The port was not bound in time.
     UnboundPort,
+    /// Policy denied the flow less than a cache's lifetime ago, and no change has affected it since. Counted here are packets beyond those
+    /// that are recorded one by one.
+    DeniedFlow,
+    /// The sender asks more than its quota of the workers.
+    QueueQuota,
 }
 
 impl DropReason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::SpoofedSource,
         Self::EtherType,
         Self::RouterAdvertisement,
@@ -62,6 +67,8 @@ impl DropReason {
         Self::InvalidTcp,
         Self::Revoked,
         Self::UnboundPort,
+        Self::DeniedFlow,
+        Self::QueueQuota,
     ];
 
     /// The stable name of the reason, as records and metrics show it.
@@ -79,6 +86,8 @@ impl DropReason {
             Self::InvalidTcp => "invalid-tcp",
             Self::Revoked => "revoked",
             Self::UnboundPort => "unbound-port",
+            Self::DeniedFlow => "denied-flow",
+            Self::QueueQuota => "queue-quota",
         }
     }
 
@@ -113,13 +122,25 @@ impl DropReason {
             Self::InvalidTcp => "the TCP packet belongs to no connection and begins none",
             Self::Revoked => "policy has cut the connection, and it has not been silent for an hour since",
             Self::UnboundPort => "which addresses belong behind the port was not known in time",
+            Self::DeniedFlow => {
+                "policy has just denied a packet with these addresses, protocol and port, and too many follow to record each"
+            }
+            Self::QueueQuota => "the sender begins more flows than its share of the workers' queues allows",
         }
     }
 
     /// Whether packets are counted by their source and not by where they entered, which is not known at the hooks that drop them. Their
     /// source was checked before.
     pub(crate) fn is_by_source(self) -> bool {
-        matches!(self, Self::Overlay | Self::ForeignOverlay | Self::InvalidTcp | Self::Revoked)
+        matches!(
+            self,
+            Self::Overlay
+                | Self::ForeignOverlay
+                | Self::InvalidTcp
+                | Self::Revoked
+                | Self::DeniedFlow
+                | Self::QueueQuota
+        )
     }
 
     /// The reason's number in the kernel's sets.

@@ -31,6 +31,15 @@ pub enum Question {
     Untracked,
 }
 
+/// Which flow a worker's denial is about: it holds for every packet of that flow.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum DeniedFlow {
+    /// That of the packet: its addresses, protocol and destination port.
+    Forward,
+    /// The opposite one, as if the packet's destination had opened the connection.
+    Reverse,
+}
+
 /// The bits of this agent: four in packet marks, four in connection marks, none in both. All other bits of both are preserved, such as
 /// kube-proxy's 0x4000.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,6 +120,16 @@ impl Marks {
     /// queues the packet by it.
     pub(crate) fn new_port(&self) -> Mark {
         self.questions()
+    }
+
+    /// The value of [`Marks::questions`] with which a worker answers that this flow is denied. The packet must be answered besides: see
+    /// [`Marks::answer`]. An allowed packet comes back with none of these bits.
+    pub fn denied(&self, flow: DeniedFlow) -> Mark {
+        let [_, reply, established, _] = self.packet;
+        Mark(match flow {
+            DeniedFlow::Forward => established,
+            DeniedFlow::Reverse => reply,
+        })
     }
 
     /// What a packet with this mark asks.

@@ -21,6 +21,7 @@ mod in_force;
 mod link_rules;
 mod memory;
 mod origin;
+mod quota;
 mod recheck;
 mod revoked;
 mod set_contents;
@@ -39,8 +40,8 @@ use self::bridge::{BridgeContents, BridgeRules};
 use self::chains::QUEUE;
 use self::in_force::InForce;
 pub(crate) use self::in_force::{check_holder, read_generation};
-pub(crate) use self::memory::LOG_PREFIX;
 use self::memory::Memory;
+pub(crate) use self::memory::{DENIED_PREFIX, LOG_PREFIX};
 use self::origin::OriginContents;
 use self::sets::Contents;
 use crate::drops::DropCounts;
@@ -57,6 +58,7 @@ use crate::queues::QueueRange;
 pub use self::error::TableError;
 pub use self::memory::{Remember, RememberedConnections};
 pub use self::origin::{OriginConfig, Origins};
+pub use self::quota::QueueQuota;
 pub use crate::nft::queue::QueueForm;
 
 /// The name of the table, in family `inet`.
@@ -98,6 +100,8 @@ pub struct TableConfig {
     pub open: OpenAddresses,
     /// What the kernel remembers of verdicts; `None` if it is to ask about every connection.
     pub remember: Option<Remember>,
+    /// How many packets each sender may ask workers about; `None` for any number.
+    pub queue_quota: Option<QueueQuota>,
     /// Of the snapshot that `open` comes from.
     pub generation: Generation,
     /// Where packets may come from; `None` if their sources are believed.
@@ -559,6 +563,7 @@ fn install_batch(
     Contents::create(&mut batch);
     Memory::create(&mut batch);
     revoked::create(&mut batch);
+    quota::create(&mut batch);
     origin::create_sets(&mut batch);
     remove_rules(&mut batch);
     contents.fill(&mut batch);

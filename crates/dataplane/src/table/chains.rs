@@ -47,7 +47,8 @@
 use rustables::{Hook, HookClass};
 
 use super::link_rules::overlay_transports;
-use super::memory::{self, ALLOWED_4, ALLOWED_6, Memory, PairOf};
+use super::memory::{self, ALLOWED_4, ALLOWED_6, DENIED, DENIED_LOCAL, Memory, PairOf};
+use super::quota;
 use super::recheck::{self, RECHECK, RECHECK_LOCAL};
 use super::revoked;
 use super::{TableConfig, WhenDown};
@@ -106,16 +107,7 @@ pub(super) fn prerouting() -> (&'static str, Hook) {
 
 /// Names of the chains that have no hook: others jump to them.
 pub(super) fn plain_chains() -> impl Iterator<Item = &'static str> {
-    memory::CHAINS.into_iter().chain([
-        FREE,
-        ASK,
-        QUEUE,
-        UNPROVEN,
-        ALLOWED,
-        ALLOWED_LOCAL,
-        RECHECK,
-        RECHECK_LOCAL,
-    ])
+    memory::chains().chain([FREE, ASK, QUEUE, UNPROVEN, ALLOWED, ALLOWED_LOCAL, RECHECK, RECHECK_LOCAL])
 }
 
 /// All rules, chain by chain; with those of the window in which changing pods are judged again, or without.
@@ -223,6 +215,7 @@ impl Chains<'_> {
     fn judge_local(&self) -> Vec<Rule> {
         let mut rules = self.known(JUDGE_LOCAL);
         rules.extend(self.overlay(JUDGE_LOCAL));
+        rules.extend(self.config.remember.map(|_| memory::ask_to_node(JUDGE_LOCAL)));
         rules.extend(FAMILIES.iter().map(|family| self.ask_egress(JUDGE_LOCAL, family)));
         rules.push(Self::needs_no_verdict(JUDGE_LOCAL));
         rules
@@ -411,6 +404,7 @@ impl Chains<'_> {
     /// Either end may have opened the connection: both directions of both ends must be open, or a worker is asked.
     fn unproven(&self) -> Vec<Rule> {
         let mut rules = Vec::new();
+        rules.extend(self.config.remember.map(|_| memory::ask_unproven(UNPROVEN)));
         for family in &FAMILIES {
             for address in [Address::Source, Address::Destination] {
                 for open in [family.open_egress, family.open_ingress] {
@@ -444,7 +438,7 @@ impl Chains<'_> {
         ]
     }
 
-    /// A worker allowed the packet: its answer bit is not what it was when the worker was asked.
+    /// A worker answered about the packet: its answer bit is not what it was when the worker was asked.
     fn came_back(&self, chain: &'static str) -> [Rule; 2] {
         let marks = &self.config.marks;
         let to = if chain == JUDGE_LOCAL { ALLOWED_LOCAL } else { ALLOWED };
@@ -455,7 +449,7 @@ impl Chains<'_> {
                 Expression::Compare(answer, vec![0; 4]),
             ];
             let expressions = connection_has(asked).into_iter().chain(answered).chain([Expression::Goto(to)]);
-            rule(chain, "settle what came back allowed", expressions)
+            rule(chain, "settle what came back", expressions)
         };
         [when(marks.asked(), Comparison::NotEqual), when(marks.asked_inverted(), Comparison::Equal)]
     }
@@ -519,8 +513,9 @@ impl Chains<'_> {
             Expression::LoadConnection(Connection::Direction),
             Expression::Compare(Comparison::Equal, vec![REPLY]),
         ];
-        let mut rules = vec![
-            rule(ASK, "drop TCP of no connection", invalid),
+        let mut rules = vec![rule(ASK, "drop TCP of no connection", invalid)];
+        rules.extend(self.config.queue_quota.into_iter().flat_map(|quota| quota::rules(ASK, quota)));
+        rules.extend([
             rule(ASK, "say that there is no connection", without_connection),
             rule(ASK, "ask about a first packet", question(Question::First)),
             rule(
@@ -528,7 +523,7 @@ impl Chains<'_> {
                 "ask about a reply of a connection that was not evaluated",
                 reply.into_iter().chain(question(Question::UnprovenReply)),
             ),
-        ];
+        ]);
         rules.extend(self.note_question(ASK));
         rules.push(rule(ASK, "ask", [Expression::Goto(QUEUE)]));
         rules
@@ -554,7 +549,14 @@ impl Chains<'_> {
             Expression::Bits { mask: u32::MAX, flip: marks.answer().0 },
             Expression::StorePacketMark,
         ];
+        let denied = [
+            Expression::LoadMeta(Meta::Mark),
+            Expression::Bits { mask: marks.questions().0, flip: 0 },
+            Expression::Compare(Comparison::NotEqual, vec![0; 4]),
+            Expression::Goto(if chain == ALLOWED_LOCAL { DENIED_LOCAL } else { DENIED }),
+        ];
         let mut rules = vec![
+            rule(chain, "drop what came back denied", denied),
             rule(chain, "mark the connection of an allowed packet", accept),
             rule(chain, "turn the packet's answer bit back", turn_back),
         ];
