@@ -312,6 +312,7 @@ fn denied_flow(
     let is_unproven = match marks.asks(message.get_nfmark()) {
         Kind::First => packet.is_mid_stream,
         Kind::UnprovenReply => true,
+        Kind::UntrackedFlow => false,
         // The connection of such a packet was evaluated before, and the sweep revokes it.
         Kind::Established | Kind::EstablishedReply | Kind::Untracked => return None,
     };

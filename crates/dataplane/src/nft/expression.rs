@@ -169,6 +169,8 @@ pub(crate) const UNTRACKED: u32 = 1 << 6;
 pub(crate) const ORIGINAL: u8 = 0;
 /// `IP_CT_DIR_REPLY`: against the direction of the connection's first packet.
 pub(crate) const REPLY: u8 = 1;
+/// `RTN_UNICAST`: the address is another host's, by a route.
+pub(crate) const UNICAST: u32 = libc::RTN_UNICAST as u32;
 /// `RTN_LOCAL`: the address is one of this network namespace's own.
 pub(crate) const LOCAL: u32 = libc::RTN_LOCAL as u32;
 

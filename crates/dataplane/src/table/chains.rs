@@ -73,6 +73,8 @@ const JUDGE_DNS: &str = "judge-dns";
 pub(super) const ASK: &str = "ask";
 /// Sends packets to userspace. Its rule is written once and stays.
 pub(super) const QUEUE: &str = "enqueue";
+/// Drops what is over a sender's quota of the queues.
+const QUOTA: &str = "sender-quota";
 /// What connection tracking alone says is a reply, and TCP in mid-stream.
 const UNPROVEN: &str = "unproven";
 /// Passes what needs no verdict, and marks its connection, so that its next packets leave at the first rule: between pods that
@@ -107,7 +109,17 @@ pub(super) fn prerouting() -> (&'static str, Hook) {
 
 /// Names of the chains that have no hook: others jump to them.
 pub(super) fn plain_chains() -> impl Iterator<Item = &'static str> {
-    memory::chains().chain([FREE, ASK, QUEUE, UNPROVEN, ALLOWED, ALLOWED_LOCAL, RECHECK, RECHECK_LOCAL])
+    memory::chains().chain(memory::UNTRACKED_CHAINS).chain([
+        QUOTA,
+        FREE,
+        ASK,
+        QUEUE,
+        UNPROVEN,
+        ALLOWED,
+        ALLOWED_LOCAL,
+        RECHECK,
+        RECHECK_LOCAL,
+    ])
 }
 
 /// All rules, chain by chain; with those of the window in which changing pods are judged again, or without.
@@ -127,6 +139,12 @@ pub(super) fn rules(
     rules.extend(chains.free());
     rules.extend(chains.unproven());
     rules.extend(chains.ask());
+    rules.extend(memory::untracked_rules(
+        &config.marks,
+        config.remember.is_some(),
+        chains.keep_quota(memory::UNTRACKED),
+    ));
+    rules.extend(config.queue_quota.into_iter().flat_map(|quota| quota::rules(QUOTA, quota)));
     rules.push(chains.queue(Queue { queues, bypass: config.when_down == WhenDown::Open }, form));
     rules.extend(chains.allowed(ALLOWED));
     rules.extend(chains.allowed(ALLOWED_LOCAL));
@@ -505,18 +523,18 @@ impl Chains<'_> {
             Expression::Goto(drops::chain(DropReason::InvalidTcp)),
         ]);
         let question = |question| mark_packet(marks.questions(), marks.question(question));
-        let without_connection = state_is(INVALID | UNTRACKED)
-            .into_iter()
-            .chain(question(Question::Untracked))
-            .chain([Expression::Goto(QUEUE)]);
+        let without_connection =
+            state_is(INVALID | UNTRACKED).into_iter().chain([Expression::Goto(memory::UNTRACKED)]);
         let reply = [
             Expression::LoadConnection(Connection::Direction),
             Expression::Compare(Comparison::Equal, vec![REPLY]),
         ];
-        let mut rules = vec![rule(ASK, "drop TCP of no connection", invalid)];
-        rules.extend(self.config.queue_quota.into_iter().flat_map(|quota| quota::rules(ASK, quota)));
+        let mut rules = vec![
+            rule(ASK, "drop TCP of no connection", invalid),
+            rule(ASK, "ask about packets without a connection", without_connection),
+        ];
+        rules.extend(self.keep_quota(ASK));
         rules.extend([
-            rule(ASK, "say that there is no connection", without_connection),
             rule(ASK, "ask about a first packet", question(Question::First)),
             rule(
                 ASK,
@@ -527,6 +545,11 @@ impl Chains<'_> {
         rules.extend(self.note_question(ASK));
         rules.push(rule(ASK, "ask", [Expression::Goto(QUEUE)]));
         rules
+    }
+
+    /// Drops what is over the sender's quota of the queues.
+    fn keep_quota(&self, chain: &'static str) -> Option<Rule> {
+        self.config.queue_quota.map(|_| rule(chain, "keep to the quota", [Expression::Jump(QUOTA)]))
     }
 
     /// Notes in the connection that a worker is asked, and what the packet's answer bit is.

@@ -39,8 +39,10 @@ use crate::nft::{FAMILY, SUBSYSTEM};
 use crate::packet::COPY_RANGE;
 
 mod denied;
+mod untracked;
 pub(crate) use self::denied::DENIED_PREFIX;
 pub(super) use self::denied::{DENIED, DENIED_LOCAL, ask_to_node, ask_unproven, senders};
+pub(super) use self::untracked::{CHAINS as UNTRACKED_CHAINS, UNTRACKED, rules as untracked_rules};
 
 /// Lets connections of remembered pairs pass, and drops packets of denied flows.
 const REMEMBERED: &str = "remembered";
@@ -53,7 +55,9 @@ const REMEMBER_LOCAL: &str = "remember-local";
 
 /// The chains whose rules each epoch brings anew.
 pub(super) fn chains() -> impl Iterator<Item = &'static str> {
-    [REMEMBERED, REMEMBER, REMEMBER_REPLY, REMEMBER_LOCAL].into_iter().chain(denied::CHAINS)
+    [REMEMBERED, REMEMBER, REMEMBER_REPLY, REMEMBER_LOCAL, untracked::REMEMBERED_UNTRACKED]
+        .into_iter()
+        .chain(denied::CHAINS)
 }
 
 /// The remembered pairs, IPv4.
@@ -211,7 +215,8 @@ impl Memory {
                 });
         });
         denied::create(batch);
-        for counter in [COUNTER, denied::COUNTER] {
+        untracked::create(batch);
+        for counter in [COUNTER, denied::COUNTER, untracked::COUNTER] {
             let modules = "nft_counter".to_owned();
             let part = Part { object: format!("counter {counter}"), modules };
             batch.raw(part, sys::NFT_MSG_NEWOBJ, netlink::CREATE, |object| {
@@ -230,6 +235,7 @@ impl Memory {
         for family in &FAMILIES {
             if let Some(Remember { log_group, .. }) = self.remember {
                 rules.extend(self.remembered(family, log_group));
+                rules.extend(self.remembered_untracked(family));
             }
             rules.extend(self.remember(family));
             rules.push(self.remember_in(REMEMBER_REPLY, family, self.pair(family, PairOf::Reply)));
@@ -399,6 +405,14 @@ impl RememberedConnections {
     /// [`TableError::Refused`] if there is no table.
     pub fn denied(&mut self) -> Result<u64, TableError> {
         self.read(denied::COUNTER)
+    }
+
+    /// How many packets without a connection passed because their flow had just been allowed, since the table was created.
+    ///
+    /// # Errors
+    /// [`TableError::Refused`] if there is no table.
+    pub fn untracked(&mut self) -> Result<u64, TableError> {
+        self.read(untracked::COUNTER)
     }
 
     fn read(&mut self, counter: &str) -> Result<u64, TableError> {

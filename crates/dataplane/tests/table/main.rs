@@ -6,6 +6,7 @@ mod needs;
 mod packets;
 mod recheck;
 mod remembered;
+mod untracked;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

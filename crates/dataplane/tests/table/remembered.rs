@@ -260,17 +260,6 @@ pub fn echo_request_to([a, b, c, d]: [u8; 4], identifier: u8) {
 }
 
 #[test]
-fn what_conntrack_does_not_track_is_not_remembered_and_not_known() {
-    in_namespace(|| {
-        let agent = Agent::with_long_memory();
-        assert!(agent.reaches((REMOTE, 7000)));
-        other("chain untracking { type filter hook prerouting priority -300; udp dport 7000 notrack; }");
-        assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)));
-        expect(&agent, 3, 0, 0);
-    });
-}
-
-#[test]
 fn a_change_that_may_touch_anybody_forgets_all_pairs_at_once() {
     in_namespace(|| {
         let mut agent = Agent::with_long_memory();

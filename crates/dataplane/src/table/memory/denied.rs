@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use super::super::chains::{FAMILIES, Family, rule};
 use super::super::{INET, drops};
+use super::untracked::REMEMBERED_UNTRACKED;
 use super::{LOG_PREFIX, MOST, Memory, PairOf, REMEMBERED, WITH_PORTS, is_changed, leave, pair_in};
 use crate::drops::DropReason;
 use crate::marks::{DeniedFlow, Mark};
@@ -271,4 +272,4 @@ pub(in super::super) fn ask_to_node(chain: &'static str) -> Rule {
 }
 
 /// From here on no flow counts as denied before a worker has denied it.
-pub(super) const LOOK_UPS: [&str; 3] = [REMEMBERED, DENIED_TO_NODE, DENIED_UNPROVEN];
+pub(super) const LOOK_UPS: [&str; 4] = [REMEMBERED, REMEMBERED_UNTRACKED, DENIED_TO_NODE, DENIED_UNPROVEN];
