@@ -2,12 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
-use std::thread::{scope, sleep};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use integration::flood::{Varying, flood};
-use integration::probe::probe;
-use integration::{Cluster, Family, Load, Side, Story, Testbed, Way, allowed};
+use integration::{Agent, Cluster, Family, Launch, Load, Story, Testbed, Way};
 
 const OPEN: &str = "
     podSelector: {}
@@ -115,4 +114,125 @@ fn a_flow_that_was_denied_passes_with_its_first_packet_after_a_change_allows_it_
     let agent = story.agent("node-a");
     let dropped = agent.metric("kube_verdict_remembered_denied_packets_total", "").unwrap();
     assert!(dropped >= 100.0, "the kernel answered {dropped} of the second tries alone");
+}
+
+#[test]
+fn a_denied_flow_passes_with_its_first_packet_once_an_agent_with_another_policy_has_taken_over() {
+    let mut story = begin(&["--remember=3600"]);
+    for (round, family) in Family::BOTH.into_iter().enumerate() {
+        story.policy("db/allow-web", CLOSED);
+        (0..2).for_each(|_| assert!(!connects(&story, "web/other", family, SHORT)));
+        // The agent has read the folder that denies; its successor reads one that allows.
+        let open = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(story.testbed.manifests().path()).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap().replace("ingress: []", "ingress: [{}]");
+            std::fs::write(open.path().join(path.file_name().unwrap()), text).unwrap();
+        }
+        let launch = Launch {
+            flags: &["--remember=3600"],
+            http_port: 9_500 + round as u16,
+            source: Some(open.path()),
+            ..Launch::default()
+        };
+        let mut successor = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+        successor.wait_ready().unwrap();
+        assert!(connects(&story, "web/other", family, FIRST_SYN), "{family:?}: after a takeover");
+
+        // And back, after a crash of the second.
+        story.take_agent("node-a").terminate().unwrap();
+        successor.kill().unwrap();
+        story.start_agents(&["--remember=3600"]);
+        (0..2).for_each(|_| assert!(!connects(&story, "web/other", family, SHORT)));
+        story.take_agent("node-a").kill().unwrap();
+        story.testbed.manifests().policy("db/allow-web", OPEN).unwrap();
+        story.start_agents(&["--remember=3600"]);
+        assert!(connects(&story, "web/other", family, FIRST_SYN), "{family:?}: after a crash");
+    }
+}
+
+#[test]
+fn a_denied_flow_passes_with_its_first_packet_once_an_agent_that_fails_open_has_ended() {
+    let mut story = begin(&["--remember=3600", "--when-down=open"]);
+    story.policy("db/allow-web", CLOSED);
+    for family in Family::BOTH {
+        (0..2).for_each(|_| assert!(!connects(&story, "web/other", family, SHORT)));
+    }
+    assert!(story.take_agent("node-a").terminate().unwrap().success());
+    for family in Family::BOTH {
+        assert!(connects(&story, "web/other", family, FIRST_SYN), "{family:?}");
+    }
+}
+
+#[test]
+fn a_pod_that_tries_all_ports_has_a_quota_of_the_queues_and_is_named_and_others_lose_nothing() {
+    let mut story = begin(&["--queue-quota=2000"]);
+    let to = Family::V4.of(story.testbed.addresses("db/s").unwrap());
+    let mark = story.agent("node-a").mark();
+    let others = Load::start(&story.testbed, ("web/other", "db/s"), way(), Family::V4, 2, FIRST_SYN).unwrap();
+    let flooder = story.testbed.namespace("web/flooder").unwrap();
+    let time = Duration::from_secs(3);
+    let sent = flooder.run(|| flood(to, SHUT, Varying::DestinationPort, time)).unwrap().unwrap();
+    let others = others.finish().unwrap();
+    sleep(Duration::from_millis(2_500));
+    let agent = story.agent("node-a");
+    let evaluated = agent.metric("kube_verdict_packets_total", "deny").unwrap() as u64;
+    let remembered = agent.metric("kube_verdict_remembered_denied_packets_total", "").unwrap() as u64;
+    let over = agent.metric("kube_verdict_dropped_packets_total", "queue-quota").unwrap() as u64;
+    let full = agent.metric("kube_verdict_queue_full_drops_total", "").unwrap();
+    eprintln!(
+        "{sent} sent, {evaluated} evaluated, {remembered} remembered, {over} over the quota, {others:?}"
+    );
+    assert!(sent > 20_000, "the flood was none: {sent}");
+    assert_eq!(evaluated + remembered + over, sent, "each packet is accounted for");
+    // What comes at once, and three to four seconds' worth.
+    assert!(evaluated <= 1_024 + 4 * 2_000, "{evaluated} of {sent} packets were evaluated");
+    assert_eq!((others.timed_out, others.failed), (0, Vec::new()), "connections of others were lost");
+    assert_eq!(full, 0.0, "a queue was full");
+    let lines = agent.drops_after(mark).unwrap();
+    let over_quota: Vec<_> = lines.iter().filter(|line| line.reason == "queue-quota").collect();
+    assert!(!over_quota.is_empty() && over_quota.iter().all(|line| line.is_from("web/flooder")), "{lines:?}");
+}
+
+#[test]
+fn flows_that_are_not_tracked_cost_a_verdict_and_a_record_for_each_cache_lifetime() {
+    let mut story = begin(&["--remember=3600"]);
+    story.policy("db/allow-datagrams", "podSelector: {}\ningress: [{ports: [{port: 53, protocol: UDP}]}]");
+    let rules = "table inet untracking {\nchain first {\ntype filter hook prerouting priority -300\nudp dport { 9, 53 } notrack\n}\n}\n";
+    integration::command::nft(story.testbed.namespace("node-a").unwrap(), rules).unwrap();
+    for family in Family::BOTH {
+        let to = family.of(story.testbed.addresses("db/s").unwrap());
+        let mark = story.agent("node-a").mark();
+        let count = |story: &mut Story| {
+            let names = [
+                ("kube_verdict_packets_total", "allow"),
+                ("kube_verdict_packets_total", "deny"),
+                ("kube_verdict_remembered_untracked_packets_total", ""),
+                ("kube_verdict_remembered_denied_packets_total", ""),
+            ];
+            names.map(|(name, label)| story.agent("node-a").metric(name, label).unwrap() as u64)
+        };
+        let before = count(&mut story);
+        let time = Duration::from_secs(1);
+        let sent = [53, SHUT].map(|port| {
+            let flooder = story.testbed.namespace("web/flooder").unwrap();
+            flooder.run(|| flood(to, port, Varying::SourcePort, time)).unwrap().unwrap()
+        });
+        sleep(Duration::from_millis(2_500));
+        let after = count(&mut story);
+        let [allowed, denied, passed, dropped] = [0, 1, 2, 3].map(|index| after[index] - before[index]);
+        eprintln!(
+            "{family:?}: {sent:?} sent, {allowed} allowed, {denied} denied, {passed} passed, {dropped} dropped"
+        );
+        assert_eq!([allowed + passed, denied + dropped], sent, "each packet is accounted for");
+        assert!(
+            (1..1_000).contains(&allowed) && (1..1_000).contains(&denied),
+            "{allowed} and {denied} evaluated"
+        );
+        // One for each verdict; of what is dropped some are recorded, too.
+        let records = story.agent("node-a").records_after(mark).unwrap();
+        let verdicts =
+            |verdict| records.iter().filter(|one| one.verdict == verdict && !one.remembered).count();
+        assert_eq!((verdicts("allow") as u64, verdicts("deny") as u64), (allowed, denied));
+    }
 }

@@ -100,6 +100,11 @@ fn encode_status(status: &Status, mut encoder: DescriptorEncoder) -> fmt::Result
         packets.remembered_denied,
     )?;
     metrics.counter(
+        "remembered_untracked_packets",
+        "Packets that connection tracking does not track and that passed without asking, because one of the same flow had just been allowed.",
+        packets.remembered_untracked,
+    )?;
+    metrics.counter(
         "packets_unparsable",
         "Packets denied because they could not be parsed.",
         packets.unparsable,

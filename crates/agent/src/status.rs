@@ -117,6 +117,10 @@ pub struct Packets {
     /// installed.
     #[serde(default)]
     pub remembered_denied: u64,
+    /// Packets that connection tracking does not track and that passed without a question, because one of the same flow had just been
+    /// allowed: since the rules were first installed.
+    #[serde(default)]
+    pub remembered_untracked: u64,
     /// Denied because they could not be parsed (among `denied`, too).
     pub unparsable: u64,
     /// Gone when the verdict came: the kernel had dropped them already.
