@@ -236,3 +236,25 @@ fn flows_that_are_not_tracked_cost_a_verdict_and_a_record_for_each_cache_lifetim
         assert_eq!((verdicts("allow") as u64, verdicts("deny") as u64), (allowed, denied));
     }
 }
+
+#[test]
+fn a_full_queue_is_reported_with_the_pod_that_filled_it() {
+    let mut story = begin(&["--queue-length=16", "--queue-quota=off", "--hold-packets=8"]);
+    let to = Family::V4.of(story.testbed.addresses("db/s").unwrap());
+    let mark = story.agent("node-a").mark();
+    let flooder = story.testbed.namespace("web/flooder").unwrap();
+    let time = Duration::from_secs(2);
+    flooder.run(|| flood(to, SHUT, Varying::DestinationPort, time)).unwrap().unwrap();
+    sleep(Duration::from_millis(2_500));
+    let agent = story.agent("node-a");
+    let lost = agent.metric("kube_verdict_queue_full_drops_total", "").unwrap()
+        + agent.metric("kube_verdict_queue_socket_drops_total", "").unwrap();
+    assert!(lost > 0.0, "no queue was full");
+    let lines = agent.drops_after(mark).unwrap();
+    let full: Vec<_> = lines.iter().filter(|line| line.reason == "queue-full").collect();
+    assert!(full.iter().all(|line| line.is_from("web/flooder")), "{full:?}");
+    assert_eq!(full.iter().map(|line| line.packets).sum::<u64>(), lost as u64);
+    let status = agent.status().unwrap();
+    assert_eq!(status["full_queue"]["sender"], "web/flooder", "{status}");
+    agent.wait_log("a queue was full").unwrap();
+}

@@ -31,6 +31,7 @@ use crate::sweeper::Sweeper;
 mod config;
 mod notes;
 mod ports;
+mod queues;
 pub use config::AgentConfig;
 
 /// How often the agent looks whether all is still as it was.
@@ -85,6 +86,7 @@ pub struct Agent {
     monitor: Option<Monitor>,
     /// Packets of new ports wait here.
     port_queue: Option<PortQueue>,
+    queue_looks: queues::QueueLooks,
     /// For connections of pods that are gone. It stays open: to close a netfilter socket can take the kernel long
     /// (`nft_rcv_nl_event`).
     conntrack: Option<Conntrack>,
@@ -120,6 +122,7 @@ impl Agent {
             origins,
             monitor: None,
             port_queue: None,
+            queue_looks: queues::QueueLooks::default(),
             conntrack: None,
         }
     }
@@ -556,6 +559,7 @@ impl Agent {
         if !self.is_enforcing() {
             return;
         }
+        self.record_full_queues();
         self.record_drops();
         if self.port_queue.as_ref().is_some_and(PortQueue::has_ended) {
             self.health.state().not_ready(

@@ -46,6 +46,9 @@ pub struct Status {
     pub hold: Hold,
     /// The kernel's queues.
     pub queues: Vec<Queue>,
+    /// What full queues cost; null if none was full.
+    #[serde(default)]
+    pub full_queue: Option<FullQueue>,
     /// Sweeps over connections.
     pub sweeps: Sweeps,
     /// The last change that was put in force.
@@ -159,6 +162,15 @@ pub struct Queue {
     pub dropped_full: u32,
     /// Packets that the kernel dropped because the worker's socket was full.
     pub dropped_by_socket: u32,
+}
+
+/// Packets that were lost because a queue, or a worker's socket, was full.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FullQueue {
+    /// How many, since the start.
+    pub packets: u64,
+    /// The last time: the pod, or else the address, that asked workers most; null if that could not be told.
+    pub sender: Option<String>,
 }
 
 /// Sums over all sweeps.

@@ -50,11 +50,13 @@ pub enum DropReason {
     DeniedFlow,
     /// The sender asks more than its quota of the workers.
     QueueQuota,
+    /// A queue to the workers was full. The packets may be any sender's; counted here they stand by the one that asked most.
+    QueueFull,
 }
 
 impl DropReason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::SpoofedSource,
         Self::EtherType,
         Self::RouterAdvertisement,
@@ -69,6 +71,7 @@ impl DropReason {
         Self::UnboundPort,
         Self::DeniedFlow,
         Self::QueueQuota,
+        Self::QueueFull,
     ];
 
     /// The stable name of the reason, as records and metrics show it.
@@ -88,6 +91,7 @@ impl DropReason {
             Self::UnboundPort => "unbound-port",
             Self::DeniedFlow => "denied-flow",
             Self::QueueQuota => "queue-quota",
+            Self::QueueFull => "queue-full",
         }
     }
 
@@ -126,6 +130,7 @@ impl DropReason {
                 "policy has just denied a packet with these addresses, protocol and port, and too many follow to record each"
             }
             Self::QueueQuota => "the sender begins more flows than its share of the workers' queues allows",
+            Self::QueueFull => "a queue to the workers was full; this sender asked most",
         }
     }
 
@@ -140,6 +145,7 @@ impl DropReason {
                 | Self::Revoked
                 | Self::DeniedFlow
                 | Self::QueueQuota
+                | Self::QueueFull
         )
     }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use cluster::Link;
 
 use super::{Output, table};
-use crate::status::{Connection, NewPorts, Origins, Phase, Source, Status};
+use crate::status::{Connection, FullQueue, NewPorts, Origins, Phase, Source, Status};
 use crate::{client, exit, http, paint};
 
 const EXAMPLES: &str = "\
@@ -101,8 +101,13 @@ fn print(status: &Status, width: u16, out: &mut impl Write) -> io::Result<()> {
     row(
         "packets",
         format!(
-            "{} allowed, {} more remembered, {} denied ({} unparsable), {} gone before their verdict",
-            packets.allowed, packets.remembered, packets.denied, packets.unparsable, packets.gone
+            "{} allowed, {} more remembered, {} denied ({} unparsable), {} more remembered, {} gone before their verdict",
+            packets.allowed,
+            packets.remembered + packets.remembered_untracked,
+            packets.denied,
+            packets.unparsable,
+            packets.remembered_denied,
+            packets.gone
         ),
     );
     let hold = &status.hold;
@@ -130,6 +135,10 @@ fn print(status: &Status, width: u16, out: &mut impl Write) -> io::Result<()> {
             sum(|queue| queue.dropped_by_socket)
         ),
     );
+    if let Some(FullQueue { packets, sender }) = &status.full_queue {
+        let sender = sender.as_deref().unwrap_or("unknown");
+        row("full queue", format!("{packets} packets lost; the last time {sender} asked most"));
+    }
     if let Some(change) = &status.last_change {
         row(
             "last change",

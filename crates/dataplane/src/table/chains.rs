@@ -109,17 +109,13 @@ pub(super) fn prerouting() -> (&'static str, Hook) {
 
 /// Names of the chains that have no hook: others jump to them.
 pub(super) fn plain_chains() -> impl Iterator<Item = &'static str> {
-    memory::chains().chain(memory::UNTRACKED_CHAINS).chain([
-        QUOTA,
-        FREE,
-        ASK,
-        QUEUE,
-        UNPROVEN,
-        ALLOWED,
-        ALLOWED_LOCAL,
-        RECHECK,
-        RECHECK_LOCAL,
-    ])
+    let own = [ALLOWED, ALLOWED_LOCAL, RECHECK, RECHECK_LOCAL];
+    memory::chains().chain(own).chain(static_chains()).chain([QUEUE])
+}
+
+/// Of these, the ones whose rules no change concerns.
+pub(super) fn static_chains() -> impl Iterator<Item = &'static str> {
+    memory::static_chains().chain([FREE, ASK, QUOTA, UNPROVEN])
 }
 
 /// All rules, chain by chain; with those of the window in which changing pods are judged again, or without.
@@ -142,9 +138,10 @@ pub(super) fn rules(
     rules.extend(memory::untracked_rules(
         &config.marks,
         config.remember.is_some(),
-        chains.keep_quota(memory::UNTRACKED),
+        keep_quota(memory::UNTRACKED),
     ));
-    rules.extend(config.queue_quota.into_iter().flat_map(|quota| quota::rules(QUOTA, quota)));
+    rules.extend(memory::share_rules(config.remember));
+    rules.extend(quota::rules(QUOTA, config.queue_quota));
     rules.push(chains.queue(Queue { queues, bypass: config.when_down == WhenDown::Open }, form));
     rules.extend(chains.allowed(ALLOWED));
     rules.extend(chains.allowed(ALLOWED_LOCAL));
@@ -221,6 +218,7 @@ impl Chains<'_> {
         rules.extend(self.overlay(JUDGE));
         rules.extend(self.unproven_jumps());
         rules.extend(self.ask_memory(JUDGE));
+        rules.extend(self.ask_denied(JUDGE));
         for family in &FAMILIES {
             rules.push(self.ask_egress(JUDGE, family));
             rules.push(self.ask_ingress(JUDGE, family));
@@ -233,7 +231,7 @@ impl Chains<'_> {
     fn judge_local(&self) -> Vec<Rule> {
         let mut rules = self.known(JUDGE_LOCAL);
         rules.extend(self.overlay(JUDGE_LOCAL));
-        rules.extend(self.config.remember.map(|_| memory::ask_to_node(JUDGE_LOCAL)));
+        rules.extend(self.ask_denied(JUDGE_LOCAL));
         rules.extend(FAMILIES.iter().map(|family| self.ask_egress(JUDGE_LOCAL, family)));
         rules.push(Self::needs_no_verdict(JUDGE_LOCAL));
         rules
@@ -265,6 +263,7 @@ impl Chains<'_> {
             has_local(Address::Destination).into_iter().chain([Expression::Accept]),
         ));
         rules.extend(self.ask_memory(JUDGE_DNS));
+        rules.extend(self.ask_denied(JUDGE_DNS));
         rules.extend(FAMILIES.iter().map(|family| self.ask_egress(JUDGE_DNS, family)));
         rules
     }
@@ -422,7 +421,7 @@ impl Chains<'_> {
     /// Either end may have opened the connection: both directions of both ends must be open, or a worker is asked.
     fn unproven(&self) -> Vec<Rule> {
         let mut rules = Vec::new();
-        rules.extend(self.config.remember.map(|_| memory::ask_unproven(UNPROVEN)));
+        rules.extend(self.ask_denied(UNPROVEN));
         for family in &FAMILIES {
             for address in [Address::Source, Address::Destination] {
                 for open in [family.open_egress, family.open_ingress] {
@@ -474,6 +473,10 @@ impl Chains<'_> {
 
     fn ask_memory(&self, chain: &'static str) -> Option<Rule> {
         self.config.remember.map(|_| memory::ask(chain))
+    }
+
+    fn ask_denied(&self, chain: &'static str) -> Vec<Rule> {
+        self.config.remember.map_or(Vec::new(), |_| memory::ask_denied(chain, chain == UNPROVEN))
     }
 
     fn ask_egress(&self, chain: &'static str, family: &Family) -> Rule {
@@ -533,8 +536,8 @@ impl Chains<'_> {
             rule(ASK, "drop TCP of no connection", invalid),
             rule(ASK, "ask about packets without a connection", without_connection),
         ];
-        rules.extend(self.keep_quota(ASK));
         rules.extend([
+            keep_quota(ASK),
             rule(ASK, "ask about a first packet", question(Question::First)),
             rule(
                 ASK,
@@ -545,11 +548,6 @@ impl Chains<'_> {
         rules.extend(self.note_question(ASK));
         rules.push(rule(ASK, "ask", [Expression::Goto(QUEUE)]));
         rules
-    }
-
-    /// Drops what is over the sender's quota of the queues.
-    fn keep_quota(&self, chain: &'static str) -> Option<Rule> {
-        self.config.queue_quota.map(|_| rule(chain, "keep to the quota", [Expression::Jump(QUOTA)]))
     }
 
     /// Notes in the connection that a worker is asked, and what the packet's answer bit is.
@@ -593,6 +591,11 @@ impl Chains<'_> {
         }
         rules
     }
+}
+
+/// Drops what is over the sender's quota of the queues.
+fn keep_quota(chain: &'static str) -> Rule {
+    rule(chain, "keep to the quota", [Expression::Jump(QUOTA)])
 }
 
 pub(super) fn rule(

@@ -67,6 +67,7 @@ pub(super) fn chain(reason: DropReason) -> &'static str {
         DropReason::UnboundPort => "drop-unbound-port",
         DropReason::DeniedFlow => "drop-denied-flow",
         DropReason::QueueQuota => "drop-queue-quota",
+        DropReason::QueueFull => "drop-queue-full",
     }
 }
 

@@ -41,10 +41,10 @@ use crate::packet::COPY_RANGE;
 mod denied;
 mod untracked;
 pub(crate) use self::denied::DENIED_PREFIX;
-pub(super) use self::denied::{DENIED, DENIED_LOCAL, ask_to_node, ask_unproven, senders};
-pub(super) use self::untracked::{CHAINS as UNTRACKED_CHAINS, UNTRACKED, rules as untracked_rules};
+pub(super) use self::denied::{DENIED, DENIED_LOCAL, ask as ask_denied, senders, share_rules};
+pub(super) use self::untracked::{UNTRACKED, rules as untracked_rules};
 
-/// Lets connections of remembered pairs pass, and drops packets of denied flows.
+/// Lets connections of remembered pairs pass.
 const REMEMBERED: &str = "remembered";
 /// Remembers the pair of a packet that came back allowed.
 const REMEMBER: &str = "remember";
@@ -58,6 +58,11 @@ pub(super) fn chains() -> impl Iterator<Item = &'static str> {
     [REMEMBERED, REMEMBER, REMEMBER_REPLY, REMEMBER_LOCAL, untracked::REMEMBERED_UNTRACKED]
         .into_iter()
         .chain(denied::CHAINS)
+}
+
+/// The chains of the memory whose rules stay.
+pub(super) fn static_chains() -> impl Iterator<Item = &'static str> {
+    untracked::CHAINS.into_iter().chain([denied::DENIED_SHARE])
 }
 
 /// The remembered pairs, IPv4.
@@ -257,11 +262,9 @@ impl Memory {
         let mut rules = Vec::new();
         if !self.changed.is_empty() {
             rules.push(self.let_pass(family, self.latest, log_group));
-            rules.extend(self.drop_denied(REMEMBERED, family, self.latest, PairOf::Forwarded));
             rules.extend(leave(REMEMBERED, family));
         }
         rules.push(self.let_pass(family, self.lasting, log_group));
-        rules.extend(self.drop_denied(REMEMBERED, family, self.lasting, PairOf::Forwarded));
         rules
     }
 
@@ -375,7 +378,8 @@ fn jump(chain: &'static str, purpose: &'static str, direction: u8, to: &'static 
 
 /// From here on no pair is remembered any more, and no denied flow.
 pub(super) fn forget(batch: &mut Batch) {
-    denied::LOOK_UPS.into_iter().for_each(|chain| empty_chain(batch, chain));
+    let chains = [REMEMBERED, untracked::REMEMBERED_UNTRACKED].into_iter().chain(denied::LOOK_UPS);
+    chains.for_each(|chain| empty_chain(batch, chain));
 }
 
 /// The kernel's counts of connections that passed without a question because their pair was remembered, and of packets that were dropped

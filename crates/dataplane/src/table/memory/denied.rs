@@ -1,11 +1,13 @@
 //! Flows that a worker has just denied: the kernel drops their next packets by itself.
 //!
 //! ```text
-//!  allowed        --goto-->  denied        a packet came back denied: its flow key goes into a set, and the packet is dropped
-//!  allowed-local  --goto-->  denied-local  the same for packets to the node
+//!  allowed, untracked-answered  --goto-->  denied        a packet came back denied: its flow key goes into a set, and it is dropped
+//!  allowed-local                --goto-->  denied-local  the same for packets to the node
 //!
-//!  remembered (judge, judge-dns), denied-unproven (unproven), denied-to-node (judge-local)
-//!                 --goto-->  denied-again  the key is in the set: record the packet or count it, and drop it
+//!  judge, judge-dns, untracked  --jump-->  denied-forward
+//!  unproven                     --jump-->  denied-forward, denied-reverse
+//!  judge-local                  --jump-->  denied-to-node
+//!                                          --goto--> denied-again  the key is in the set: record or count the packet, and drop it
 //! ```
 //!
 //! A flow key is the pair of [`memory`](super): both addresses, protocol, destination port and cache generation. The source port is not
@@ -13,16 +15,16 @@
 //! was denied is denied whoever opened the connection, so packets that need policy's word in both orientations ask for both keys.
 //!
 //! A worker answers so only where its snapshot is sure. Everything that forgets allowed pairs forgets denied flows, in the same batch.
+//! Flows to the node, and those of the opposite orientation, are rare, and belong to the latest epoch alone: any change forgets them.
 //!
 //! Invariant: each packet that is dropped here is in a record, in the count of [`DropReason::DeniedFlow`], or told of as lost. No sender
 //! has more than [`SHARE`] keys in a set of [`MOST`]: what is beyond that costs a verdict each, as without a cache.
 
 use std::time::Duration;
 
-use super::super::chains::{FAMILIES, Family, rule};
+use super::super::chains::{FAMILIES, Family, JUDGE_LOCAL, rule};
 use super::super::{INET, drops};
-use super::untracked::REMEMBERED_UNTRACKED;
-use super::{LOG_PREFIX, MOST, Memory, PairOf, REMEMBERED, WITH_PORTS, is_changed, leave, pair_in};
+use super::{LOG_PREFIX, MOST, Memory, PairOf, Remember, WITH_PORTS, is_changed, leave, pair_in};
 use crate::drops::DropReason;
 use crate::marks::{DeniedFlow, Mark};
 use crate::nft::batch::Batch;
@@ -37,14 +39,21 @@ use crate::packet::COPY_RANGE;
 pub(in super::super) const DENIED: &str = "denied";
 /// The same for packets to the node.
 pub(in super::super) const DENIED_LOCAL: &str = "denied-local";
-/// Looks for a packet to the node among denied flows.
+/// Looks for a forwarded packet among denied flows.
+pub(super) const DENIED_FORWARD: &str = "denied-forward";
+/// The same for the opposite orientation of its connection.
+const DENIED_REVERSE: &str = "denied-reverse";
+/// The same for a packet to the node.
 const DENIED_TO_NODE: &str = "denied-to-node";
-/// Looks for a packet that may be of a connection in either orientation.
-const DENIED_UNPROVEN: &str = "denied-unproven";
 /// Ends packets of denied flows.
 const DENIED_AGAIN: &str = "denied-again";
+/// Drops what would be more than a sender's share.
+pub(super) const DENIED_SHARE: &str = "denied-share";
+/// The chains that look for denied flows.
+pub(super) const LOOK_UPS: [&str; 3] = [DENIED_FORWARD, DENIED_REVERSE, DENIED_TO_NODE];
 /// The chains whose rules change with the memory.
-pub(super) const CHAINS: [&str; 5] = [DENIED, DENIED_LOCAL, DENIED_TO_NODE, DENIED_UNPROVEN, DENIED_AGAIN];
+pub(super) const CHAINS: [&str; 6] =
+    [DENIED, DENIED_LOCAL, DENIED_FORWARD, DENIED_REVERSE, DENIED_TO_NODE, DENIED_AGAIN];
 
 /// Counts packets of denied flows that were dropped without a verdict.
 pub(super) const COUNTER: &str = "denied-packets";
@@ -96,21 +105,30 @@ pub(super) fn create(batch: &mut Batch) {
 }
 
 impl Memory {
-    /// The rules of this module's chains.
+    /// The rules of this module's chains that change with the memory.
     pub(super) fn denied_rules(&self) -> Vec<Rule> {
         let mut rules = Vec::new();
         if self.remember.is_some() {
+            for chain in [DENIED, DENIED_LOCAL] {
+                rules.push(rule(chain, "keep to the sender's share", [Expression::Jump(DENIED_SHARE)]));
+            }
             for (family, number) in FAMILIES.iter().zip(0..) {
-                rules.extend(self.share(DENIED, family, number));
-                rules.extend(self.share(DENIED_LOCAL, family, number));
-                for (flow, of) in
-                    [(DeniedFlow::Forward, PairOf::Forwarded), (DeniedFlow::Reverse, PairOf::Reply)]
-                {
-                    rules.extend(self.add(DENIED, family, number, flow, of));
-                }
-                rules.extend(self.add(DENIED_LOCAL, family, number, DeniedFlow::Forward, PairOf::Local));
-                rules.extend(self.look_up(DENIED_TO_NODE, family, &[PairOf::Local]));
-                rules.extend(self.look_up(DENIED_UNPROVEN, family, &[PairOf::Forwarded, PairOf::Reply]));
+                rules.extend(self.add_forwarded(family, number));
+                let (latest, none) = (self.latest, Vec::new);
+                let reverse =
+                    self.add(DENIED, family, number, (DeniedFlow::Reverse, PairOf::Reply), latest, none());
+                let local = self.add(
+                    DENIED_LOCAL,
+                    family,
+                    number,
+                    (DeniedFlow::Forward, PairOf::Local),
+                    latest,
+                    none(),
+                );
+                rules.extend(reverse.into_iter().chain(local));
+                rules.extend(self.look_up_forwarded(family));
+                rules.extend(drop_denied(DENIED_TO_NODE, family, latest, PairOf::Local));
+                rules.extend(drop_denied(DENIED_REVERSE, family, latest, PairOf::Reply));
                 rules.extend(self.record(family, number));
             }
         }
@@ -122,57 +140,40 @@ impl Memory {
         rules
     }
 
-    /// The rules that end a packet whose flow was denied in this epoch.
-    pub(super) fn drop_denied(
-        &self,
-        chain: &'static str,
-        family: &Family,
-        epoch: u32,
-        of: PairOf,
-    ) -> Vec<Rule> {
-        let set = flows(family);
-        let end = |key: Vec<Expression>| {
-            let found = [Expression::InSet(set), Expression::Count(COUNTER), Expression::Goto(DENIED_AGAIN)];
-            let expressions = family.is_it().into_iter().chain(key).chain(found);
-            rule(chain, "drop packets of a denied flow", expressions)
-        };
-        keys(epoch, family, of).into_iter().map(end).collect()
-    }
-
-    fn look_up(&self, chain: &'static str, family: &Family, ways: &[PairOf]) -> Vec<Rule> {
-        let in_epoch = |epoch| ways.iter().flat_map(move |of| self.drop_denied(chain, family, epoch, *of));
+    /// Of pods that changed lately nothing in the lasting epoch counts.
+    fn look_up_forwarded(&self, family: &Family) -> Vec<Rule> {
+        let in_epoch = |epoch| drop_denied(DENIED_FORWARD, family, epoch, PairOf::Forwarded);
         let mut rules = Vec::new();
         if !self.changed.is_empty() {
             rules.extend(in_epoch(self.latest));
-            rules.extend(leave(chain, family));
+            rules.extend(leave(DENIED_FORWARD, family));
         }
         rules.extend(in_epoch(self.lasting));
         rules
     }
 
-    /// Adds no flow of a sender that has used its share.
-    fn share(&self, chain: &'static str, family: &Family, number: usize) -> Vec<Rule> {
-        // `nft` has no name for other periods.
-        let seconds = 60;
-        let packets = u64::from(SHARE) * seconds / self.denied_for().as_secs().max(1);
-        let rate = Rate { packets: packets.max(1), seconds, burst: SHARE };
-        let over = Expression::OverLimit(SHARES[number].name, rate, self.denied_for().max(KEPT));
-        senders(family)
-            .map(|sender| {
-                let expressions = sender.into_iter().chain([over.clone(), Expression::Drop]);
-                rule(chain, "add no more flows than a sender's share", expressions)
-            })
-            .into()
+    /// As with allowed pairs, flows of pods that changed lately go into both epochs.
+    fn add_forwarded(&self, family: &Family, number: usize) -> Vec<Rule> {
+        let forward = (DeniedFlow::Forward, PairOf::Forwarded);
+        let mut rules = Vec::new();
+        if !self.changed.is_empty() {
+            for end in [Address::Source, Address::Destination] {
+                let changed = is_changed(family, end).to_vec();
+                rules.extend(self.add(DENIED, family, number, forward, self.latest, changed));
+            }
+        }
+        rules.extend(self.add(DENIED, family, number, forward, self.lasting, Vec::new()));
+        rules
     }
 
-    /// As with allowed pairs, flows of pods that changed lately go into both epochs.
     fn add(
         &self,
         chain: &'static str,
         family: &Family,
         number: usize,
-        flow: DeniedFlow,
-        of: PairOf,
+        (flow, of): (DeniedFlow, PairOf),
+        epoch: u32,
+        condition: Vec<Expression>,
     ) -> Vec<Rule> {
         let Mark(answer) = self.marks.denied(flow);
         let is_answer = [
@@ -180,21 +181,15 @@ impl Memory {
             Expression::Bits { mask: self.marks.questions().0, flip: 0 },
             Expression::Compare(Comparison::Equal, answer.to_ne_bytes().to_vec()),
         ];
-        let put = Expression::AddToSet(FLOWS[number].name, self.denied_for());
-        let add = |condition: Vec<Expression>, key: Vec<Expression>| {
-            let expressions = is_answer.iter().cloned().chain(family.is_it()).chain(condition).chain(key);
+        let time = self.remember.map_or(Duration::ZERO, |remember| remember.time);
+        let put = Expression::AddToSet(FLOWS[number].name, time);
+        let add = |key: Vec<Expression>| {
+            let expressions = is_answer.iter().cloned().chain(family.is_it()).chain(condition.clone());
             // Last: a full set ends this rule, and nothing else.
-            rule(chain, "remember the flow of a denied packet", expressions.chain([put.clone()]))
+            let expressions = expressions.chain(key).chain([put.clone()]);
+            rule(chain, "remember the flow of a denied packet", expressions)
         };
-        let mut rules = Vec::new();
-        if !self.changed.is_empty() {
-            for end in [Address::Source, Address::Destination] {
-                let changed = is_changed(family, end).to_vec();
-                rules.extend(keys(self.latest, family, of).into_iter().map(|key| add(changed.clone(), key)));
-            }
-        }
-        rules.extend(keys(self.lasting, family, of).into_iter().map(|key| add(Vec::new(), key)));
-        rules
+        keys(epoch, family, of).into_iter().map(add).collect()
     }
 
     /// Hands over a copy of some packets of each sender.
@@ -210,10 +205,34 @@ impl Memory {
             })
             .into()
     }
+}
 
-    fn denied_for(&self) -> Duration {
-        self.remember.map_or(Duration::ZERO, |remember| remember.time)
-    }
+/// The rules that stay: no flow is added of a sender that has used its share.
+pub(in super::super) fn share_rules(remember: Option<Remember>) -> Vec<Rule> {
+    let Some(Remember { time, .. }) = remember else { return Vec::new() };
+    // `nft` has no name for other periods.
+    let seconds = 60;
+    let packets = u64::from(SHARE) * seconds / time.as_secs().max(1);
+    let rate = Rate { packets: packets.max(1), seconds, burst: SHARE };
+    let of_family = |(family, number): (&Family, usize)| {
+        let over = Expression::OverLimit(SHARES[number].name, rate, time.max(KEPT));
+        senders(family).map(|sender| {
+            let expressions = sender.into_iter().chain([over.clone(), Expression::Drop]);
+            rule(DENIED_SHARE, "add no more flows than a sender's share", expressions)
+        })
+    };
+    FAMILIES.iter().zip(0..).flat_map(of_family).collect()
+}
+
+/// The rules that end a packet whose flow was denied in this epoch.
+fn drop_denied(chain: &'static str, family: &Family, epoch: u32, of: PairOf) -> Vec<Rule> {
+    let set = FLOWS[usize::from(family.number == libc::NFPROTO_IPV6)].name;
+    let end = |key: Vec<Expression>| {
+        let found = [Expression::InSet(set), Expression::Count(COUNTER), Expression::Goto(DENIED_AGAIN)];
+        let expressions = family.is_it().into_iter().chain(key).chain(found);
+        rule(chain, "drop packets of a denied flow", expressions)
+    };
+    keys(epoch, family, of).into_iter().map(end).collect()
 }
 
 /// The key of a sender: its address where it was checked at its port. Any host can forge sources outside this node's pod CIDRs, so all of
@@ -226,10 +245,6 @@ pub(in super::super) fn senders(family: &Family) -> [Vec<Expression>; 2] {
         of_pods(Expression::InSet(family.pod_cidrs)).collect(),
         of_pods(Expression::NotInSet(family.pod_cidrs)).chain((0..family.words).map(zero)).collect(),
     ]
-}
-
-fn flows(family: &Family) -> &'static str {
-    FLOWS[usize::from(family.number == libc::NFPROTO_IPV6)].name
 }
 
 /// Each loads the key of a packet's flow: if its protocol has ports, or if it has none. What has no ports does not show which end opened
@@ -255,21 +270,21 @@ fn keys(epoch: u32, family: &Family, of: PairOf) -> Vec<Vec<Expression>> {
     keys
 }
 
-/// The rule of chain `unproven` that looks for denied flows. Without a connection there is no other orientation.
-pub(in super::super) fn ask_unproven(chain: &'static str) -> Rule {
-    let expressions = [Expression::LoadConnection(Connection::Direction), Expression::Jump(DENIED_UNPROVEN)];
-    rule(chain, "see what was denied", expressions)
-}
-
-/// The rule of judge-local that does.
-pub(in super::super) fn ask_to_node(chain: &'static str) -> Rule {
-    let expressions = [
+/// The rules of a chain that look for a denied flow, of a packet that has a connection: in the packet's direction, and, where that proves
+/// nothing, in the opposite one.
+pub(in super::super) fn ask(chain: &'static str, is_unproven: bool) -> Vec<Rule> {
+    let original = [
         Expression::LoadConnection(Connection::Direction),
         Expression::Compare(Comparison::Equal, vec![ORIGINAL]),
-        Expression::Jump(DENIED_TO_NODE),
     ];
-    rule(chain, "see what was denied", expressions)
+    let any = [Expression::LoadConnection(Connection::Direction)];
+    let jump = |condition: &[Expression], to| {
+        let expressions = condition.iter().cloned().chain([Expression::Jump(to)]);
+        rule(chain, "see what was denied", expressions)
+    };
+    match (chain, is_unproven) {
+        (JUDGE_LOCAL, _) => vec![jump(&original, DENIED_TO_NODE)],
+        (_, true) => vec![jump(&any, DENIED_FORWARD), jump(&any, DENIED_REVERSE)],
+        (_, false) => vec![jump(&original, DENIED_FORWARD)],
+    }
 }
-
-/// From here on no flow counts as denied before a worker has denied it.
-pub(super) const LOOK_UPS: [&str; 4] = [REMEMBERED, REMEMBERED_UNTRACKED, DENIED_TO_NODE, DENIED_UNPROVEN];

@@ -3,7 +3,8 @@
 //! ```text
 //!  ask        --goto-->  untracked
 //!  untracked  --goto-->  untracked-answered  a worker's answer: its flow key goes into the set of allowed or denied flows
-//!             --jump-->  remembered-untracked  the key is in one of them: accept, or denied-again
+//!             --jump-->  remembered-untracked  the key is in the former: accept
+//!             --jump-->  denied-forward  the key is in the latter: denied-again
 //!             --goto-->  enqueue  else, and it is noted that a worker is asked
 //! ```
 //!
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use super::super::INET;
 use super::super::chains::{FAMILIES, Family, QUEUE, mark_packet, rule};
-use super::denied::DENIED;
+use super::denied::{DENIED, DENIED_FORWARD};
 use super::{MOST, Memory, PairOf, REMEMBER, WITH_PORTS, leave, pair_in};
 use crate::marks::{Marks, Question};
 use crate::nft::batch::Batch;
@@ -32,7 +33,7 @@ const ANSWERED: &str = "untracked-answered";
 /// Looks for a packet without a connection among allowed and denied flows.
 pub(super) const REMEMBERED_UNTRACKED: &str = "remembered-untracked";
 /// Its chains whose rules stay.
-pub(in super::super) const CHAINS: [&str; 2] = [UNTRACKED, ANSWERED];
+pub(super) const CHAINS: [&str; 2] = [UNTRACKED, ANSWERED];
 /// Counts packets that passed because their flow had just been allowed.
 pub(super) const COUNTER: &str = "untracked-packets";
 
@@ -68,22 +69,20 @@ impl Memory {
                 Expression::Count(COUNTER),
                 Expression::Accept,
             ]);
-            let mut rules = vec![rule(REMEMBERED_UNTRACKED, "let packets of an allowed flow pass", accept)];
-            rules.extend(self.drop_denied(REMEMBERED_UNTRACKED, family, epoch, PairOf::Forwarded));
-            rules
+            rule(REMEMBERED_UNTRACKED, "let packets of an allowed flow pass", accept)
         };
         let mut rules = Vec::new();
         if !self.changed.is_empty() {
-            rules.extend(in_epoch(self.latest));
+            rules.push(in_epoch(self.latest));
             rules.extend(leave(REMEMBERED_UNTRACKED, family));
         }
-        rules.extend(in_epoch(self.lasting));
+        rules.push(in_epoch(self.lasting));
         rules
     }
 }
 
 /// The rules of the chains that stay. `quota` is the rule that drops what is over a sender's quota.
-pub(in super::super) fn rules(marks: &Marks, remembers: bool, quota: Option<Rule>) -> Vec<Rule> {
+pub(in super::super) fn rules(marks: &Marks, remembers: bool, quota: Rule) -> Vec<Rule> {
     let question = |question| mark_packet(marks.questions(), marks.question(question));
     let mut rules = Vec::new();
     if remembers {
@@ -102,8 +101,9 @@ pub(in super::super) fn rules(marks: &Marks, remembers: bool, quota: Option<Rule
             })
         }));
         rules.push(rule(UNTRACKED, "see what is remembered", [Expression::Jump(REMEMBERED_UNTRACKED)]));
+        rules.push(rule(UNTRACKED, "see what was denied", [Expression::Jump(DENIED_FORWARD)]));
     }
-    rules.extend(quota);
+    rules.push(quota);
     rules.push(rule(UNTRACKED, "say that there is no connection", question(Question::Untracked)));
     if remembers {
         rules.extend(FAMILIES.iter().zip(0..).flat_map(|(family, number)| {
