@@ -12,6 +12,7 @@
 //!  judge-local       --goto-->  ask  --goto-->  enqueue  -->  a worker  --NF_REPEAT-->  the same chain again  --goto-->  allowed-local
 //!  judge               --goto-->  unproven  a reply of a connection that was not evaluated, TCP in mid-stream: both ends, both directions
 //!  judge, judge-local  --goto-->  free      no verdict is needed
+//!  allowed, allowed-local  --goto-->  denied, denied-local  what came back is denied: it is dropped, and its next packets with it
 //! ```
 //!
 //! Connection tracking's direction is no proof (semantics 34): one forged or stray packet makes the real originator's packets
@@ -27,7 +28,8 @@
 //! What passes has its connection marked, for whatever reason it passes: so all but the first packet leave at the first rule. A change of
 //! policy finds marked connections by whom it touches (`recheck`, and the sweep); why they were marked makes no difference to it.
 //!
-//! `judge` and `judge-dns` ask the chain `remembered` before they queue, and `allowed` tells the chain `remember` (see `memory`). While
+//! `judge` and `judge-dns` ask the chains `remembered` and `denied-forward` before they queue, and `allowed` tells the chains `remember` and
+//! `denied` (see `memory`): all that a worker answered comes to `allowed`. `ask` keeps to the sender's quota (see `quota`). While
 //! a change is being put in force, `judge` and `judge-local` begin with what `recheck` says.
 //!
 //! `judge-local` stands behind IPVS's hooks (srcnat - 2 and - 1): IPVS takes the packets of a service away there, and
@@ -35,9 +37,10 @@
 //! address of the service, which no policy speaks about.
 //!
 //! What has no connection (`ct state invalid` or `untracked`) has no mark and no direction: the rules that ask for them
-//! fail, the packet goes to userspace like a first packet, is judged in the direction in which it travels, and again
-//! the next time, because there is nothing that could take the verdict down. `ask` tells the worker, which then answers NF_ACCEPT:
-//! by NF_REPEAT it would be asked for ever. So nothing passes that policy would not allow as a new connection.
+//! fail, the packet goes to userspace like a first packet, and is judged in the direction in which it travels: so nothing passes that
+//! policy would not allow as a new connection. `ask` leaves it to `untracked` (see [`memory`]), whose sets take the place of a
+//! connection's mark. Where they can't, because they are full or the packet has no ports or goes to the node, the worker is told, and answers
+//! NF_ACCEPT: by NF_REPEAT it would be asked for ever. Such a packet is judged each time.
 //!
 //! An ICMP error about a packet of a connection (`ct state related`) shares that connection: it sees its marks, and the
 //! direction opposite to the packet it is about. So it passes like a reply, and is cut with a revoked connection
