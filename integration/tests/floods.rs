@@ -41,6 +41,15 @@ fn way() -> Way {
     "5432".parse().unwrap()
 }
 
+/// The processor time that a process has taken so far.
+fn processor_time(process: u32) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    // proc(5): behind the name in parentheses come fields 3 and up; 14 and 15 are user and system time in ticks of 10 ms.
+    let (_, rest) = text.rsplit_once(") ").unwrap();
+    let ticks: u64 = rest.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(10 * ticks)
+}
+
 /// Whether a connection of `from` is there before its first packet would be sent again.
 fn connects(story: &Story, from: &str, family: Family, patience: Duration) -> bool {
     let started = Instant::now();
@@ -58,8 +67,11 @@ fn a_pod_that_hammers_a_closed_port_costs_a_verdict_for_each_cache_lifetime_and_
             let mark = story.agent("node-a").mark();
             let others =
                 Load::start(&story.testbed, ("web/other", "db/s"), way(), family, 2, FIRST_SYN).unwrap();
+            let process = story.agent("node-a").process();
+            let before = processor_time(process);
             let flooder = story.testbed.namespace("web/flooder").unwrap();
             let sent = flooder.run(|| flood(to, SHUT, varying, Duration::from_secs(3))).unwrap().unwrap();
+            let took = processor_time(process) - before;
             let others = others.finish().unwrap();
             // Counts are read once a second, and records written a moment later.
             sleep(Duration::from_millis(2_500));
@@ -74,7 +86,7 @@ fn a_pod_that_hammers_a_closed_port_costs_a_verdict_for_each_cache_lifetime_and_
             let recorded = is_remembered.iter().filter(|remembered| **remembered).count() as u64;
             let counted: u64 = folded.iter().map(|line| line.packets).sum();
             eprintln!(
-                "{family:?}, {varying:?}: {sent} sent, {evaluated} evaluated, {dropped} dropped ({recorded} recorded, {counted} counted), {others:?}"
+                "{family:?}, {varying:?}: {sent} sent, {evaluated} evaluated, {dropped} dropped ({recorded} recorded, {counted} counted), agent {took:?} of processor time, {others:?}"
             );
 
             assert!(sent > 20_000, "the flood was none: {sent}");
@@ -257,4 +269,47 @@ fn a_full_queue_is_reported_with_the_pod_that_filled_it() {
     let status = agent.status().unwrap();
     assert_eq!(status["full_queue"]["sender"], "web/flooder", "{status}");
     agent.wait_log("a queue was full").unwrap();
+}
+
+#[test]
+fn a_pod_that_sends_from_many_addresses_holds_the_packets_of_one_port_and_no_more() {
+    let cluster = Testbed::new()
+        .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
+        .node("node-b", "10.244.2.0/24", "fd00:10:244:2::/64")
+        .pod("vpn/gateway", "node-a", &[], &[])
+        .pod("web/late", "node-a", &[], &[])
+        .pod("db/s", "node-b", &[], &["5432"]);
+    let mut story = Story::begin(cluster);
+    let without_late = ["web/late"];
+    let testbed = &story.testbed;
+    testbed.manifests().write_cluster_without(testbed.cluster(), &without_late).unwrap();
+    story.start_agents(&["--exempt-origin=vpn", "--hold-packets=320", "--hold-time=5s"]);
+    let to = Family::V4.of(story.testbed.addresses("db/s").unwrap());
+    let gateway = story.testbed.namespace("vpn/gateway").unwrap();
+    let sources: Vec<_> = (50..250).map(|last| format!("10.244.1.{last}")).collect();
+    let lines: String = sources.iter().map(|source| format!("addr add {source}/32 dev lo\n")).collect();
+    integration::command::ip(gateway, &lines).unwrap();
+    let send = || {
+        for source in &sources {
+            let socket = std::net::UdpSocket::bind((source.as_str(), 0)).unwrap();
+            socket.send_to(b"x", (to, SHUT)).unwrap();
+        }
+    };
+    gateway.run(send).unwrap();
+    let agent = story.agent("node-a");
+    let wait = Instant::now() + FIRST_SYN;
+    let mut held = 0.0;
+    while held < 20.0 && Instant::now() < wait {
+        held = agent.metric("kube_verdict_held_packets", "").unwrap();
+    }
+    let refused = agent.metric("kube_verdict_hold_no_room_total", "").unwrap();
+    assert_eq!((held, refused), (20.0, 180.0), "a sixteenth of 320 packets is held, and the others are not");
+    // Another pod's first packet still waits for the pod to be known.
+    let testbed = &story.testbed;
+    std::thread::scope(|scope| {
+        let late = scope.spawn(|| connects(&story, "web/late", Family::V4, FIRST_SYN));
+        sleep(Duration::from_millis(200));
+        testbed.manifests().write_cluster(testbed.cluster()).unwrap();
+        assert!(late.join().unwrap(), "its first SYN was lost");
+    });
 }
