@@ -31,6 +31,7 @@ use crate::sweeper::Sweeper;
 mod config;
 mod notes;
 mod ports;
+mod queues;
 pub use config::AgentConfig;
 
 /// How often the agent looks whether all is still as it was.
@@ -88,6 +89,7 @@ pub struct Agent {
     monitor: Option<Monitor>,
     /// Packets of new ports wait here.
     port_queue: Option<PortQueue>,
+    queue_looks: queues::QueueLooks,
     /// For connections of pods that are gone. It stays open: to close a netfilter socket can take the kernel long
     /// (`nft_rcv_nl_event`).
     conntrack: Option<Conntrack>,
@@ -126,6 +128,7 @@ impl Agent {
             origins,
             monitor: None,
             port_queue: None,
+            queue_looks: queues::QueueLooks::default(),
             conntrack: None,
         }
     }
@@ -349,6 +352,7 @@ impl Agent {
             let config = WorkersConfig {
                 queues,
                 marks: self.config.marks,
+                remembers_denied: self.config.remember.is_some(),
                 queue_length: self.config.queue_length,
                 fail_open: false,
                 hold: self.config.hold,
@@ -390,6 +394,7 @@ impl Agent {
             pod_cidrs: snapshot.pod_cidrs().to_vec(),
             open: open_addresses(snapshot, self.config.record_open),
             remember: self.config.remember.map(|time| Remember { time, log_group }),
+            queue_quota: self.config.queue_quota,
             generation: snapshot.generation(),
             origin: Some(origin),
             // Under rules that let nothing pass unevaluated every connection is marked already.
@@ -568,6 +573,7 @@ impl Agent {
         if !self.is_enforcing() {
             return;
         }
+        self.record_full_queues();
         self.record_drops();
         if self.port_queue.as_ref().is_some_and(PortQueue::has_ended) {
             self.health.state().not_ready(

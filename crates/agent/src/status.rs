@@ -46,6 +46,9 @@ pub struct Status {
     pub hold: Hold,
     /// The kernel's queues.
     pub queues: Vec<Queue>,
+    /// What full queues cost; null if none was full.
+    #[serde(default)]
+    pub full_queue: Option<FullQueue>,
     /// Sweeps over connections.
     pub sweeps: Sweeps,
     /// The last change that was put in force.
@@ -116,6 +119,14 @@ pub struct Packets {
     pub remembered: u64,
     /// Denied.
     pub denied: u64,
+    /// Packets that were dropped without a question, because one of the same flow had just been denied: since the rules were first
+    /// installed.
+    #[serde(default)]
+    pub remembered_denied: u64,
+    /// Packets that connection tracking does not track and that passed without a question, because one of the same flow had just been
+    /// allowed: since the rules were first installed.
+    #[serde(default)]
+    pub remembered_untracked: u64,
     /// Denied because they could not be parsed (among `denied`, too).
     pub unparsable: u64,
     /// Gone when the verdict came: the kernel had dropped them already.
@@ -154,6 +165,15 @@ pub struct Queue {
     pub dropped_full: u32,
     /// Packets that the kernel dropped because the worker's socket was full.
     pub dropped_by_socket: u32,
+}
+
+/// Packets that were lost because a queue, or a worker's socket, was full.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FullQueue {
+    /// How many, since the start.
+    pub packets: u64,
+    /// The last time: the pod, or else the address, that asked workers most; null if that could not be told.
+    pub sender: Option<String>,
 }
 
 /// Sums over all sweeps.

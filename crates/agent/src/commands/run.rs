@@ -13,7 +13,7 @@ use dataplane::marks::{Mark, Marks};
 use dataplane::needs::{self, KernelVersion, Need, NeedState, NeedsConfig};
 use dataplane::ports::Overlay;
 use dataplane::queues::QueueRange;
-use dataplane::table::WhenDown;
+use dataplane::table::{QueueQuota, WhenDown};
 use dataplane::workers::{DEFAULT_QUEUE_LENGTH, HoldLimits};
 use ipnet::IpNet;
 use jiff::SignedDuration;
@@ -93,7 +93,7 @@ pub struct Run {
     #[arg(long, value_name = "TIME", value_parser = hold_time, default_value = "5s")]
     hold_time: Duration,
 
-    /// How many are held at once, of one source a sixteenth of them or 8; 0 holds none. Each takes some 5 KB.
+    /// How many are held at once, of one sender a sixteenth of them or 8, and half of them of senders that are known by address alone; 0 holds none. Each takes some 5 KB.
     #[arg(long, value_name = "N", default_value_t = HoldLimits::default().packets)]
     hold_packets: u32,
 
@@ -105,6 +105,11 @@ pub struct Run {
     /// Packets that may wait in one queue.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_QUEUE_LENGTH, value_parser = clap::value_parser!(u32).range(1..))]
     queue_length: u32,
+
+    /// How many packets a second one source address may ask workers about: first packets of flows whose verdict the kernel does not have
+    /// yet. More are dropped and counted, so that a sender can't fill the queues for others. A quarter of a queue may come at once.
+    #[arg(long, value_name = "N|off", value_parser = queue_quota, default_value = "10000")]
+    queue_quota: QuotaRate,
 
     /// Worker threads, one for each queue. Default: one per core.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -184,6 +189,10 @@ pub struct Run {
 /// How long something is remembered; `None` if not at all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct RememberFor(Option<Duration>);
+
+/// Packets a second; `None` for any number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct QuotaRate(Option<u32>);
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum OpenOrClosed {
@@ -283,6 +292,10 @@ impl Run {
             hold: HoldLimits { time: self.hold_time, packets: self.hold_packets },
             queues,
             queue_length: self.queue_length,
+            queue_quota: self
+                .queue_quota
+                .0
+                .map(|rate| QueueQuota { rate, burst: (self.queue_length / 4).max(1) }),
             marks,
             remember: self.remember.0,
             log_groups: (self.audit_log != "off").then_some([self.nflog_group, self.nflog_group + 1]),
@@ -436,6 +449,14 @@ fn remember(text: &str) -> Result<RememberFor, String> {
     }
 }
 
+fn queue_quota(text: &str) -> Result<QuotaRate, String> {
+    match text.parse() {
+        _ if text == "off" => Ok(QuotaRate(None)),
+        Ok(rate @ 1..=1_000_000_u32) => Ok(QuotaRate(Some(rate))),
+        _ => Err(format!("{text:?} is no quota: write packets a second, from 1 to 1000000, or `off`")),
+    }
+}
+
 fn bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is no size: write bytes, or 100M, 2G");
     let (digits, unit) = match text.char_indices().next_back() {
@@ -464,6 +485,11 @@ mod tests {
         assert_eq!(remember("30"), Ok(RememberFor(Some(Duration::from_secs(30)))));
         for text in ["", "0", "-1", "1.5", "3601", "on"] {
             remember(text).expect_err(text);
+        }
+        assert_eq!(queue_quota("off"), Ok(QuotaRate(None)));
+        assert_eq!(queue_quota("500"), Ok(QuotaRate(Some(500))));
+        for text in ["", "0", "-1", "1000001", "on"] {
+            queue_quota(text).expect_err(text);
         }
         assert_eq!(mark("0x4000"), Ok(Mark(0x4000)));
         assert_eq!(mark("16384"), Ok(Mark(0x4000)));

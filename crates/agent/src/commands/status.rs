@@ -6,7 +6,7 @@ use clap::Args;
 use cluster::Link;
 
 use super::{Output, table};
-use crate::status::{Connection, NewPorts, Origins, Phase, Source, Status};
+use crate::status::{Connection, FullQueue, NewPorts, Origins, Phase, Source, Status};
 use crate::terminal::{self, Text, text};
 use crate::{client, exit, http, paint};
 
@@ -98,8 +98,13 @@ fn shown(status: &Status, width: u16) -> Text {
     row(
         "packets",
         format!(
-            "{} allowed, {} more remembered, {} denied ({} unparsable), {} gone before their verdict",
-            packets.allowed, packets.remembered, packets.denied, packets.unparsable, packets.gone
+            "{} allowed, {} more remembered, {} denied ({} unparsable), {} more remembered, {} gone before their verdict",
+            packets.allowed,
+            packets.remembered + packets.remembered_untracked,
+            packets.denied,
+            packets.unparsable,
+            packets.remembered_denied,
+            packets.gone
         ),
     );
     let hold = &status.hold;
@@ -127,6 +132,10 @@ fn shown(status: &Status, width: u16) -> Text {
             sum(|queue| queue.dropped_by_socket)
         ),
     );
+    if let Some(FullQueue { packets, sender }) = &status.full_queue {
+        let sender = sender.as_deref().unwrap_or("unknown");
+        row("full queue", format!("{packets} packets lost; the last time {sender} asked most"));
+    }
     if let Some(change) = &status.last_change {
         row(
             "last change",
