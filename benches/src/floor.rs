@@ -94,6 +94,7 @@ pub fn serve(pod_cidrs: Vec<IpNet>) -> Result<()> {
         open,
         // The floor is a question about every connection.
         remember: None,
+        queue_quota: None,
         generation: Generation(0),
         // What comes from where is the kernel's own work, and the agent's share of it counts as the agent's.
         origin: None,

@@ -10,6 +10,7 @@
 //!
 //!  testbed -> [ load ] through one of the [ modes ] (nothing, the [ floor ], the agent, another) -> [ connections ]
 //!          -> one flow through the same                                                        -> [ flows ]
+//!          -> connections of one pod while another floods                                      -> [ floods ]
 //!          -> connections, cut by an edited file                                               -> [ apply ]
 //!          -> new pods, each with a first connection                                           -> [ ports ]
 //!             (connections and edits while pods of another node come and change: [ events ])
@@ -25,6 +26,7 @@ pub mod compile;
 pub mod connections;
 pub mod events;
 pub mod export;
+pub mod floods;
 pub mod floor;
 pub mod flows;
 pub mod instructions;

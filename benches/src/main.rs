@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use benches::report::page;
 use benches::{
-    apply, compile, connections, export, floor, flows, instructions, memory, ports, scale, verdicts,
+    apply, compile, connections, export, floods, floor, flows, instructions, memory, ports, scale, verdicts,
 };
 use clap::{Parser, Subcommand};
 use ipnet::IpNet;
@@ -35,6 +35,8 @@ enum Command {
     Connections(connections::Arguments),
     /// Bytes and packets a second of long flows between two pods (as root).
     Flows(flows::Arguments),
+    /// Connections of one pod while another floods the same server with what policy denies (as root).
+    Floods(floods::Arguments),
     /// From an edited file to the last byte of a connection that it forbids (as root).
     Apply(apply::Arguments),
     /// From a new pod's address to its binding, and its first connection (as root).
@@ -70,6 +72,7 @@ fn main() -> Result<()> {
         Command::Compile(arguments) => compile::run(&arguments),
         Command::Connections(arguments) => connections::run(&arguments),
         Command::Flows(arguments) => flows::run(&arguments),
+        Command::Floods(arguments) => floods::run(&arguments),
         Command::Apply(arguments) => apply::run(&arguments),
         Command::Ports(arguments) => ports::run(&arguments),
         Command::Memory(arguments) => memory::run(&arguments),

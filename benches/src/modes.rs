@@ -186,7 +186,9 @@ impl<'a> Running<'a> {
                     Started::Floor(Floor::start(&program, testbed.namespace(node)?, &cidrs)?)
                 }
                 Mode::Agent { .. } | Mode::Busy { .. } => Started::agent(testbed, node, &[])?,
-                Mode::Asking { .. } => Started::agent(testbed, node, &["--remember=off"])?,
+                Mode::Asking { .. } => {
+                    Started::agent(testbed, node, &["--remember=off", "--queue-quota=off"])?
+                }
                 Mode::Other { .. } => Started::Other(Other::start(testbed, node, against)?),
             };
             running.started.push(started);

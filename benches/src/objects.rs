@@ -137,7 +137,9 @@ fn peer(peer: &Peer, own: &str) -> Result<Value> {
             json!({"namespaceSelector": selector(namespaces)?, "podSelector": selector(pods)?})
         }
         Peer::Block(IpBlock { cidr, except }) if except.is_empty() => json!({"ipBlock": {"cidr": cidr}}),
-        Peer::Block(IpBlock { cidr, except }) => json!({"ipBlock": {"cidr": cidr, "except": except}}),
+        Peer::Block(IpBlock { cidr, except }) => {
+            json!({"ipBlock": {"cidr": cidr, "except": except.iter().collect::<Vec<_>>()}})
+        }
         Peer::Nothing => bail!("a peer that could not be understood can't be written"),
     })
 }

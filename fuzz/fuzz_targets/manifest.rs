@@ -11,7 +11,7 @@ fuzz_target!(|bytes: &[u8]| {
     for name in ["fuzz.yaml", "fuzz.json"] {
         let reading = manifest::read(Path::new(name), bytes, &interner);
         // Whatever is said must be sayable.
-        for problem in reading.flaws.iter().chain(&reading.failures) {
+        for problem in reading.flaws.iter().chain(&reading.failures).chain(&reading.no_manifest) {
             assert!(!problem.to_string().contains('\n'));
         }
     }

@@ -1,6 +1,7 @@
-//! Fills a node's table of connections.
+//! Fills a node's table of connections, or its agent's queues.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -47,4 +48,41 @@ fn send(to: std::net::IpAddr, count: u32) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What a flood varies from one datagram to the next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Varying {
+    /// Nothing: one flow.
+    Nothing,
+    /// The source port.
+    SourcePort,
+    /// The destination port.
+    DestinationPort,
+}
+
+/// Sends datagrams to `port` of `to` from the namespace of the calling thread, as fast as it can, for as long as `time`; returns how many.
+///
+/// # Errors
+/// What the kernel says, other than that there is no room for a moment.
+pub fn flood(to: IpAddr, port: u16, varying: Varying, time: Duration) -> std::io::Result<u64> {
+    let any: IpAddr = match to {
+        IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let sockets = if varying == Varying::SourcePort { 500 } else { 1 };
+    let sockets = (0..sockets).map(|_| UdpSocket::bind((any, 0))).collect::<std::io::Result<Vec<_>>>()?;
+    let (end, mut sent) = (Instant::now() + time, 0_u64);
+    let mut ports = PORTS.cycle();
+    while Instant::now() < end {
+        for socket in &sockets {
+            let port = if varying == Varying::DestinationPort { ports.next().unwrap_or(port) } else { port };
+            match socket.send_to(b"flood", (to, port)) {
+                Ok(_) => sent += 1,
+                Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(sent)
 }

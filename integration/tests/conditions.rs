@@ -76,6 +76,37 @@ fn a_node_without_addresses_for_pods_is_not_ready() {
 }
 
 #[test]
+fn the_log_says_how_the_agent_was_started_and_which_policies_are_in_force() {
+    let mut story = begin();
+    for number in 0..12 {
+        let policy = format!("db/more-{number:02}");
+        story.testbed.manifests().policy(&policy, "podSelector: {}\ningress: []").unwrap();
+    }
+    story.start_agents(&["--log-level", "info,dataplane=debug"]);
+    let log = story.agent("node-a").log();
+    let line = |text: &str| log.lines().find(|line| line.contains(text)).unwrap_or_else(|| panic!("{log}"));
+    let started = line("agent started");
+    for part in [
+        " version=",
+        " kernel=",
+        " queue_rule=",
+        " bridge_family=",
+        " node=\"node-a\"",
+        " log_level=info,dataplane=debug",
+    ] {
+        assert!(started.contains(part), "{part} in {started}");
+    }
+    let applied = line("policy applied");
+    assert!(applied.contains(r#"policies=["db/allow", "db/more-00","#), "{applied}");
+    assert!(applied.contains(r#""db/more-08"] more_policies=3"#), "ten at most: {applied}");
+
+    story.policy("db/more-00", "podSelector: {}\ningress: [{}]");
+    story.agent("node-a").wait_log(r#"policies=["db/more-00"]"#).unwrap();
+    story.remove_policy("db/more-01");
+    story.agent("node-a").wait_log(r#"policies=["db/more-01"]"#).unwrap();
+}
+
+#[test]
 fn a_full_table_of_connections_is_named() {
     let mut story = begin();
     story.start_agents(&[]);

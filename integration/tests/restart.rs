@@ -14,7 +14,7 @@ use integration::{
 const NO_SYN_LOST: Duration = Duration::from_millis(900);
 const PATIENT: Duration = Duration::from_secs(4);
 const WHILE: Duration = Duration::from_millis(700);
-/// The kernel remembers an allowed pair for so long, in the stories in which an agent crashes.
+/// The kernel remembers verdicts for so long, in the stories in which an agent crashes.
 const REMEMBERED: Duration = Duration::from_secs(1);
 
 fn cluster() -> Cluster {
@@ -121,11 +121,13 @@ fn a_crash_lets_nothing_through_when_down_means_closed() {
 
 #[test]
 fn a_crash_lets_everything_through_when_down_means_open() {
-    let mut story = story(&["--when-down=open"]);
+    let mut story = story(&["--when-down=open", "--remember=1"]);
     let known = stream(&story);
     story.take_agent("node-a").kill().unwrap();
     known.wait_progress(50).unwrap();
     assert!(answer(&story, "web/a", "db/s").reached());
+    // A flow that was denied just before is denied for as long as it is remembered.
+    sleep(REMEMBERED);
     assert!(answer(&story, "other/x", "db/s").reached());
     let uninvited = Stream::open(&story.testbed, "other/x", "db/s", port(), Family::V4).unwrap();
     // The next agent finds what came in meanwhile, and cuts it.

@@ -231,7 +231,7 @@ fn rule(shape: Shape, number: usize) -> RuleSpec {
         Peers::IpBlock => {
             let network = network_of(number % shape.pods.div_ceil(PODS_OF_A_NODE));
             let net = |length| ipnet::Ipv4Net::new_assert(Ipv4Addr::from(network), length).into();
-            Peer::Block(IpBlock { cidr: net(24), except: vec![net(27)] })
+            Peer::Block(IpBlock { cidr: net(24), except: [net(27)].into_iter().collect() })
         }
     };
     let port = port_of(number);

@@ -3,7 +3,7 @@
 //! From: the source's updates. To: the [`Engine`]. Invariant: whatever is missing, the agent stays live, says in one sentence
 //! what it waits for, and tries again; rules that are in the kernel stay there when it ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ use dataplane::queues::QueueRange;
 use dataplane::remembered::{Heard, History, RememberedLog};
 use dataplane::table::{OriginConfig, Origins, Remember, Table, TableConfig, TableError, WhenDown};
 use dataplane::workers::{Workers, WorkersConfig};
-use policy::{Change, Compiler, PodUid, PolicyName, Published, Scope, Snapshot, Touched, touched};
+use policy::{Admission, Change, Compiler, PodUid, PolicyName, Published, Scope, Snapshot, Touched, touched};
 
 use crate::engine::{Engine, EngineError, open_addresses};
 use crate::health::{Health, Topic};
@@ -31,6 +31,7 @@ use crate::sweeper::Sweeper;
 mod config;
 mod notes;
 mod ports;
+mod queues;
 pub use config::AgentConfig;
 
 /// How often the agent looks whether all is still as it was.
@@ -63,6 +64,7 @@ pub struct Agent {
     outbox: Sender<Message>,
     /// The node's interfaces as the monitor has read them last, until they are taken in.
     latest_interfaces: Arc<Mutex<Option<Interfaces>>>,
+    admission: Admission,
     compiler: Compiler,
     /// The source is read and watched while this lives.
     watch: Option<Watch>,
@@ -74,6 +76,8 @@ pub struct Agent {
     behind: bool,
     /// Versions of policies that the newest snapshot holds and that are not in force yet.
     versions: BTreeMap<PolicyName, Option<ResourceVersion>>,
+    /// Policies that changed, or are gone, since the snapshot that is in force.
+    changed_policies: BTreeSet<PolicyName>,
     /// The queues of the agent from which this one took over, until nothing waits in them any more.
     predecessor: Option<QueueRange>,
     /// Hears of connections that pass without a question; `None` if none do, or if nothing is recorded.
@@ -85,6 +89,7 @@ pub struct Agent {
     monitor: Option<Monitor>,
     /// Packets of new ports wait here.
     port_queue: Option<PortQueue>,
+    queue_looks: queues::QueueLooks,
     /// For connections of pods that are gone. It stays open: to close a netfilter socket can take the kernel long
     /// (`nft_rcv_nl_event`).
     conntrack: Option<Conntrack>,
@@ -100,6 +105,7 @@ impl Agent {
         outbox: Sender<Message>,
     ) -> Self {
         let compiler = Compiler::new(Scope::Node(Arc::clone(&config.node))).when_unsure(config.when_unsure);
+        let admission = Admission::new(config.budget);
         let origins = OriginTracker::new(config.origins.clone());
         Self {
             config,
@@ -108,18 +114,21 @@ impl Agent {
             inbox,
             outbox,
             latest_interfaces: Arc::default(),
+            admission,
             compiler,
             watch: None,
             snapshot: None,
             engine: None,
             behind: false,
             versions: BTreeMap::new(),
+            changed_policies: BTreeSet::new(),
             predecessor: None,
             remembered: None,
             history: Arc::default(),
             origins,
             monitor: None,
             port_queue: None,
+            queue_looks: queues::QueueLooks::default(),
             conntrack: None,
         }
     }
@@ -343,6 +352,7 @@ impl Agent {
             let config = WorkersConfig {
                 queues,
                 marks: self.config.marks,
+                remembers_denied: self.config.remember.is_some(),
                 queue_length: self.config.queue_length,
                 fail_open: false,
                 hold: self.config.hold,
@@ -384,6 +394,7 @@ impl Agent {
             pod_cidrs: snapshot.pod_cidrs().to_vec(),
             open: open_addresses(snapshot, self.config.record_open),
             remember: self.config.remember.map(|time| Remember { time, log_group }),
+            queue_quota: self.config.queue_quota,
             generation: snapshot.generation(),
             origin: Some(origin),
             // Under rules that let nothing pass unevaluated every connection is marked already.
@@ -418,7 +429,9 @@ impl Agent {
                 self.refresh_origins();
             }
         }
-        self.health.state().status.problems = update.problems.iter().map(status::Problem::from).collect();
+        update.changes = self.admission.filter(std::mem::take(&mut update.changes));
+        self.note_problems(&update.problems);
+        self.health.state().status.read = Some(update.read);
         if count == 0 && !first {
             // A version that means the same is in force already.
             if self.is_enforcing() && !self.behind {
@@ -426,6 +439,11 @@ impl Agent {
             }
             return;
         }
+        self.changed_policies.extend(update.changes.iter().filter_map(|change| match change {
+            Change::Policy(policy) => Some(policy.name.clone()),
+            Change::PolicyGone(name) => Some(name.clone()),
+            _ => None,
+        }));
         let tallies = self.audit.monitor();
         for change in &update.changes {
             if let Change::PolicyGone(policy) = change {
@@ -483,7 +501,8 @@ impl Agent {
                 self.behind = false;
                 self.release_ports();
                 self.health.state().in_force(std::mem::take(&mut self.versions));
-                self.note(generation, changes, compile, &applied);
+                let policies = std::mem::take(&mut self.changed_policies);
+                self.note(generation, (changes, policies), compile, &applied);
             }
             Err(error) => {
                 self.behind = true;
@@ -554,6 +573,7 @@ impl Agent {
         if !self.is_enforcing() {
             return;
         }
+        self.record_full_queues();
         self.record_drops();
         if self.port_queue.as_ref().is_some_and(PortQueue::has_ended) {
             self.health.state().not_ready(

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+mod budget;
 mod cleanup;
 mod doctor;
 mod explain;

@@ -60,6 +60,11 @@ impl DropLedger {
         }
     }
 
+    /// Counts packets that the kernel dropped and no rule.
+    pub fn add(&self, key: DropKey, packets: u64) {
+        *lock(&self.shared).own.entry(key).or_default() += packets;
+    }
+
     /// Packets that were dropped since this agent began, by reason.
     pub fn totals(&self) -> &BTreeMap<DropReason, u64> {
         &self.totals

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::paint;
+use crate::terminal::text;
 
 /// All is well; for `explain`: the packet passes.
 pub const FINE: u8 = 0;
@@ -28,7 +29,7 @@ pub fn code(result: anyhow::Result<u8>) -> ExitCode {
         // The reader of our output has gone, as `head` does: nothing is left to tell anyone.
         Err(error) if is_broken_pipe(&error) => FINE,
         Err(error) => {
-            paint::error(&error);
+            (paint::wrong("error:") + text!(" {error:#}")).print_error();
             if error.is::<Usage>() { USAGE } else { WRONG }
         }
     };

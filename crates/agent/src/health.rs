@@ -166,7 +166,9 @@ impl Health {
             status.packets = counters.into();
             status.hold = counters.hold.into();
         }
-        status.packets.remembered = self.remembered_connections().unwrap_or_default();
+        let [connections, denied, untracked] = self.remembered_packets().unwrap_or_default();
+        status.packets.remembered = connections;
+        (status.packets.remembered_denied, status.packets.remembered_untracked) = (denied, untracked);
         status.queues = queues.map(queue_rows).unwrap_or_default();
         let audit::Counters { written, lost, write_errors, failing } = self.audit.counters();
         status.audit = status::Audit { written, lost, write_errors, failing };
@@ -175,13 +177,15 @@ impl Health {
         status
     }
 
+    /// Connections that passed without a question, packets that were dropped without one, and packets without a connection that passed;
     /// `None` if there is no table.
-    fn remembered_connections(&self) -> Option<u64> {
+    fn remembered_packets(&self) -> Option<[u64; 3]> {
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         if remembered.is_none() {
             *remembered = RememberedConnections::open().ok();
         }
-        remembered.as_mut()?.count().ok()
+        let remembered = remembered.as_mut()?;
+        Some([remembered.count().ok()?, remembered.denied().ok()?, remembered.untracked().ok()?])
     }
 
     fn workers(&self) -> MutexGuard<'_, Option<Workers>> {
@@ -190,6 +194,11 @@ impl Health {
 }
 
 impl Status {
+    /// Whether policy is in force, and verdicts are recorded as asked for.
+    pub fn is_fine(&self) -> bool {
+        self.ready && self.audit.failing.is_none()
+    }
+
     /// Whether this agent changes the kernel's state.
     pub fn is_enforcing(&self) -> bool {
         self.phase == Phase::Enforcing

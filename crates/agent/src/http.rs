@@ -1,34 +1,47 @@
 //! The agent's HTTP server, on 127.0.0.1: /livez, /readyz, /metrics, /status; and, where it is asked for, /metrics alone on
 //! another address, for who scrapes from elsewhere. On a Unix socket the same: of two agents of one node only one has the port, but
-//! each has a socket of its own, by which a probe finds the agent of its own container.
+//! each has a socket of its own, by which a probe finds the agent of its own container. Each place has connections of its own
+//! ([`connections`]), so that clients of one never keep those of another waiting.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
-use std::{fmt, io};
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::serve::Listener;
 use axum::{Json, Router};
 use clap::Args;
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
+use nix::sys::stat::{Mode, fchmod};
 use prometheus_client::registry::Registry;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
+use self::address::MetricsAddress;
+use self::connections::{Limits, serve};
+use crate::descriptors::OpenFiles;
 use crate::health::Health;
 use crate::metrics;
 use crate::status::Status;
+use crate::terminal::Text;
+
+mod address;
+mod connections;
 
 /// The port on 127.0.0.1 unless told otherwise.
 pub const DEFAULT_PORT: u16 = 9476;
 
 /// How long to wait before the port is tried again: the agent that this one takes over from may still hold it.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// Connections that may wait to be accepted, if the system allows as many (`net.core.somaxconn`, 4,096 on most).
+const MOST_WAITING: u32 = 1 << 16;
 
 #[derive(Clone)]
 struct Served {
@@ -52,29 +65,46 @@ pub struct Places {
     metrics_address: Option<MetricsAddress>,
 }
 
+/// Where, and nothing else: `127.0.0.1:9476, /run/kube-verdict/http.sock`.
+impl fmt::Display for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let port = (self.http_port != 0).then(|| format!("127.0.0.1:{}", self.http_port));
+        let metrics = self.metrics_address.map(|address| format!("{} (metrics)", address.candidates()[0]));
+        let socket = self.http_socket.as_ref().map(|path| path.display().to_string());
+        let all: Vec<String> = [port, metrics, socket].into_iter().flatten().collect();
+        f.write_str(if all.is_empty() { "off" } else { "" })?;
+        f.write_str(&all.join(", "))
+    }
+}
+
 impl Places {
     /// Serves on all of them until the program ends. A port that is taken is tried again and again: enforcement doesn't wait
     /// for it.
-    pub fn serve(self, health: &Arc<Health>) {
+    ///
+    /// `files` is how many files the agent may have open: HTTP leaves most of them to the rest.
+    pub fn serve(self, health: &Arc<Health>, files: OpenFiles) {
         const EVERYTHING: &str = "/livez, /readyz, /metrics and /status";
         let served = Served { health: Arc::clone(health), registry: Arc::new(metrics::registry(health)) };
         let everything = everything().with_state(served.clone());
+        let limits = Limits::of(files);
         if self.http_port != 0 {
             let (routes, address) =
                 (everything.clone(), SocketAddr::from((Ipv4Addr::LOCALHOST, self.http_port)));
             tokio::spawn(async move {
-                answer(listen(&[address], "--http-port", EVERYTHING).await, routes).await;
+                serve(listen(&[address], "--http-port", EVERYTHING).await, "--http-port", routes, limits)
+                    .await;
             });
         }
         if let Some(address) = self.metrics_address {
             let routes = Router::new().route("/metrics", get(metrics_text)).with_state(served);
             tokio::spawn(async move {
-                answer(listen(&address.candidates(), "--metrics-address", "/metrics").await, routes).await;
+                let listener = listen(&address.candidates(), "--metrics-address", "/metrics").await;
+                serve(listener, "--metrics-address", routes, limits).await;
             });
         }
         if let Some(socket) = self.http_socket {
             match bind(&socket) {
-                Ok(listener) => drop(tokio::spawn(answer(listener, everything))),
+                Ok(listener) => drop(tokio::spawn(serve(listener, "--http-socket", everything, limits))),
                 Err(error) => {
                     tracing::error!(socket = %socket.display(), %error, "cannot serve HTTP on --http-socket");
                 }
@@ -83,12 +113,19 @@ impl Places {
     }
 }
 
-/// A socket that lies there already is a dead agent's, and is replaced; anything else is not ours to touch.
-fn bind(socket: &Path) -> io::Result<UnixListener> {
-    if std::fs::symlink_metadata(socket).is_ok_and(|found| found.file_type().is_socket()) {
-        std::fs::remove_file(socket)?;
+/// A socket that lies there already is a dead agent's, and is replaced; anything else is not ours to change. Only the agent's own user
+/// can connect.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+        std::fs::remove_file(path)?;
     }
-    UnixListener::bind(socket)
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let listener = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    // Before it is bound, since the file gets the socket's mode (unix_bind_bsd): there is no moment in which others can connect.
+    fchmod(listener.as_fd(), Mode::S_IRUSR | Mode::S_IWUSR)?;
+    socket::bind(listener.as_raw_fd(), &UnixAddr::new(path)?)?;
+    socket::listen(&listener, Backlog::MAXCONN)?;
+    UnixListener::from_std(listener.into())
 }
 
 fn everything() -> Router<Served> {
@@ -99,62 +136,29 @@ fn everything() -> Router<Served> {
         .route("/status", get(status))
 }
 
-/// Where /metrics alone is served.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MetricsAddress {
-    /// On this address.
-    One(SocketAddr),
-    /// On this port of all addresses, of both families where the node has both.
-    All(u16),
-}
-
-impl MetricsAddress {
-    /// The first that can be bound is served. A node without IPv6 can't bind the first of all addresses.
-    fn candidates(self) -> Vec<SocketAddr> {
-        match self {
-            Self::One(address) => vec![address],
-            Self::All(port) => {
-                vec![(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()]
-            }
+/// On the first of these addresses that can be had.
+fn bind_tcp(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
+    let mut last = io::ErrorKind::InvalidInput.into();
+    for address in addresses {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let listener = socket.and_then(|socket| {
+            socket.set_reuseaddr(true)?;
+            socket.bind(*address)?;
+            // As many as the system lets wait: where it is full, a client tries again only after a second.
+            socket.listen(MOST_WAITING)
+        });
+        match listener {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
         }
     }
-}
-
-impl FromStr for MetricsAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || format!("{text:?} is no address: write 192.0.2.1:9080, [2001:db8::1]:9080 or :9080");
-        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-        let port = port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
-        match host {
-            "" => Ok(Self::All(port)),
-            "localhost" => Ok(Self::One((Ipv4Addr::LOCALHOST, port).into())),
-            _ => {
-                let address: SocketAddr = text.parse().map_err(|_| wrong())?;
-                Ok(if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
-                    Self::All(port)
-                } else {
-                    Self::One(address)
-                })
-            }
-        }
-    }
-}
-
-async fn answer<L>(listener: L, routes: Router)
-where
-    L: Listener<Addr: fmt::Debug>,
-{
-    if let Err(error) = axum::serve(listener, routes).await {
-        tracing::error!(%error, "an HTTP server has ended");
-    }
+    Err(last)
 }
 
 async fn listen(addresses: &[SocketAddr], flag: &str, paths: &str) -> TcpListener {
     let mut told = false;
     loop {
-        let error = match TcpListener::bind(addresses).await {
+        let error = match bind_tcp(addresses) {
             Ok(listener) => {
                 let address = listener.local_addr().ok().or(addresses.first().copied());
                 tracing::info!(address = address.map(tracing::field::display), "serving {paths}");
@@ -175,7 +179,7 @@ async fn listen(addresses: &[SocketAddr], flag: &str, paths: &str) -> TcpListene
 async fn livez(State(served): State<Served>) -> (StatusCode, String) {
     match served.health.dead() {
         None => (StatusCode::OK, "ok\n".to_owned()),
-        Some(why) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{why}\n")),
+        Some(why) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{}\n", Text::new(why))),
     }
 }
 
@@ -185,7 +189,8 @@ async fn readyz(State(served): State<Served>) -> (StatusCode, String) {
     if reasons.is_empty() {
         return (StatusCode::OK, "ok\n".to_owned());
     }
-    (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n")
+    let reasons = Text::lines(reasons.into_iter().map(Text::new));
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{reasons}\n"))
 }
 
 async fn metrics_text(State(served): State<Served>) -> Response {
@@ -204,32 +209,17 @@ async fn status(State(served): State<Served>) -> Json<Status> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
-    #[test]
-    fn a_metrics_address_as_people_write_it() {
-        let one = |text: &str| Ok(MetricsAddress::One(text.parse().expect("an address")));
-        let cases = [
-            (":9080", Ok(MetricsAddress::All(9080))),
-            ("[::]:9080", Ok(MetricsAddress::All(9080))),
-            ("0.0.0.0:9080", one("0.0.0.0:9080")),
-            ("localhost:9080", one("127.0.0.1:9080")),
-            ("192.0.2.1:1", one("192.0.2.1:1")),
-            ("[2001:db8::1]:65535", one("[2001:db8::1]:65535")),
-        ];
-        for (text, address) in cases {
-            assert_eq!(text.parse(), address, "{text}");
-        }
-        for text in ["", "9080", ":", ":0", ":65536", ":http", "node-a:9080", "2001:db8::1", "192.0.2.1:"] {
-            text.parse::<MetricsAddress>().expect_err(text);
-        }
-    }
+    use super::*;
 
     #[tokio::test]
     async fn a_dead_agents_socket_is_replaced_and_a_file_is_not() {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("http.sock");
         drop(bind(&socket).expect("a new socket"));
+        let mode = std::fs::metadata(&socket).expect("it lies there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "for the agent's own user alone");
         bind(&socket).expect("in place of the one that was left");
         let file = folder.path().join("notes");
         std::fs::write(&file, "kept").expect("a file");

@@ -9,6 +9,7 @@
 //! ```
 //!
 //! - [`commands`]: one file for each of `run`, `explain`, `doctor`, `status` and `cleanup`; and `netpol`, a second way to `run`.
+//! - [`terminal`]: all that is printed, with what comes from outside escaped.
 //! - [`engine`]: puts a snapshot in force; [`sweeper`] looks at the connections that exist.
 //! - [`agent`]: the thread of a running agent: from not ready to enforcing to standing by.
 #![deny(unsafe_code)]
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 mod agent;
 mod client;
 mod commands;
+mod descriptors;
 mod drops;
 mod engine;
 mod exit;
@@ -33,6 +35,7 @@ mod revoked;
 mod source;
 mod status;
 mod sweeper;
+mod terminal;
 
 fn main() -> ExitCode {
     memory::keep_small();

@@ -95,6 +95,16 @@ fn encode_status(status: &Status, mut encoder: DescriptorEncoder) -> fmt::Result
         packets.remembered,
     )?;
     metrics.counter(
+        "remembered_denied_packets",
+        "Packets that the kernel dropped without asking, because one of the same flow had just been denied.",
+        packets.remembered_denied,
+    )?;
+    metrics.counter(
+        "remembered_untracked_packets",
+        "Packets that connection tracking does not track and that passed without asking, because one of the same flow had just been allowed.",
+        packets.remembered_untracked,
+    )?;
+    metrics.counter(
         "packets_unparsable",
         "Packets denied because they could not be parsed.",
         packets.unparsable,

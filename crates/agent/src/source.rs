@@ -12,6 +12,7 @@ use policy::Change;
 
 use crate::exit::Usage;
 use crate::paint;
+use crate::terminal::text;
 
 /// Whoever asks once doesn't wait longer for the API server.
 const ONCE: Duration = Duration::from_secs(30);
@@ -67,7 +68,7 @@ impl SourceArguments {
             }
         };
         for problem in &update.problems {
-            anstream::eprintln!("{} {problem}", paint::warning("warning:"));
+            (paint::warning("warning:") + text!(" {problem}")).print_error();
         }
         Ok(update.changes)
     }

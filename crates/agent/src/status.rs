@@ -5,7 +5,7 @@ pub mod origins;
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cluster::Link;
+use cluster::{Link, ReadCounts};
 use serde::{Deserialize, Serialize};
 
 pub use self::origins::{NewPorts, Origins, Protection};
@@ -46,6 +46,9 @@ pub struct Status {
     pub hold: Hold,
     /// The kernel's queues.
     pub queues: Vec<Queue>,
+    /// What full queues cost; null if none was full.
+    #[serde(default)]
+    pub full_queue: Option<FullQueue>,
     /// Sweeps over connections.
     pub sweeps: Sweeps,
     /// The last change that was put in force.
@@ -54,6 +57,9 @@ pub struct Status {
     pub audit: Audit,
     /// The kernel's table of connections; null where it can't be read.
     pub conntrack: Option<Conntrack>,
+    /// How much the source has read; null before its first word.
+    #[serde(default)]
+    pub read: Option<ReadCounts>,
     /// What the source's objects got wrong, all that stand.
     pub problems: Vec<Problem>,
     /// The policies that are in force on this node, and how often each decided.
@@ -113,6 +119,14 @@ pub struct Packets {
     pub remembered: u64,
     /// Denied.
     pub denied: u64,
+    /// Packets that were dropped without a question, because one of the same flow had just been denied: since the rules were first
+    /// installed.
+    #[serde(default)]
+    pub remembered_denied: u64,
+    /// Packets that connection tracking does not track and that passed without a question, because one of the same flow had just been
+    /// allowed: since the rules were first installed.
+    #[serde(default)]
+    pub remembered_untracked: u64,
     /// Denied because they could not be parsed (among `denied`, too).
     pub unparsable: u64,
     /// Gone when the verdict came: the kernel had dropped them already.
@@ -151,6 +165,15 @@ pub struct Queue {
     pub dropped_full: u32,
     /// Packets that the kernel dropped because the worker's socket was full.
     pub dropped_by_socket: u32,
+}
+
+/// Packets that were lost because a queue, or a worker's socket, was full.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FullQueue {
+    /// How many, since the start.
+    pub packets: u64,
+    /// The last time: the pod, or else the address, that asked workers most; null if that could not be told.
+    pub sender: Option<String>,
 }
 
 /// Sums over all sweeps.
@@ -229,7 +252,7 @@ pub struct Conntrack {
 /// Something in the source that could not be understood.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Problem {
-    /// The kind of object, or `file`.
+    /// The kind of object if it is one of those that verdicts need, else `other`; or `file`.
     pub kind: String,
     /// All of it in one line.
     pub text: String,
@@ -315,8 +338,24 @@ impl From<&cluster::Connections> for Source {
 
 impl From<&cluster::Problem> for Problem {
     fn from(problem: &cluster::Problem) -> Self {
-        let kind = problem.object.as_deref().and_then(|object| object.split(' ').next()).unwrap_or("file");
-        Self { kind: kind.to_owned(), text: problem.to_string() }
+        // A kind in a manifest may be any text; metrics have it as a label.
+        let kind = problem.object.as_deref().map(|object| {
+            let kind = object.split(' ').next().and_then(cluster::Kind::named);
+            kind.map_or("other".into(), cluster::Kind::name)
+        });
+        let kind = kind.unwrap_or("file".into()).into_owned();
+        Self { kind, text: problem.to_string() }
+    }
+}
+
+impl From<&policy::Refusal> for Problem {
+    fn from(refusal: &policy::Refusal) -> Self {
+        let policy::Refusal { policy, cost, namespace, limit } = refusal;
+        let text = format!(
+            "NetworkPolicy {policy}: it has {cost} entries, and the policies of its namespace {namespace}, where {limit} are allowed; it isolates \
+             the pods that it selects and allows nothing: split it or raise --policy-budget"
+        );
+        Self { kind: "NetworkPolicy".to_owned(), text }
     }
 }
 

@@ -33,7 +33,7 @@ fn a_command_line_that_cannot_be_right_is_a_usage_error() {
     let folder = folder(CLUSTER);
     let source = text(folder.path());
     let run_flags = ["run", "--source", source, "--node", "node-a"];
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 13] = [
         (&[], "Usage:"),
         (&["fly"], "unrecognized subcommand"),
         (&["run", "--source", "/nowhere", "--node", "n"], "--source /nowhere: No such file"),
@@ -47,6 +47,18 @@ fn a_command_line_that_cannot_be_right_is_a_usage_error() {
         (
             &[run_flags[0], run_flags[1], source, "--node", "n", "--queue-base", "65535"],
             "numbers end at 65535",
+        ),
+        (
+            &[run_flags[0], run_flags[1], source, "--node", "n", "--log-level", "inof"],
+            "warn, info, debug or trace",
+        ),
+        (
+            &[run_flags[0], run_flags[1], source, "--node", "n", "--log-level", ""],
+            "warn, info, debug or trace",
+        ),
+        (
+            &[run_flags[0], run_flags[1], source, "--node", "n", "--log-level", "dataplane"],
+            "info,dataplane=debug",
         ),
         (&["explain", "--source", source, "--from", "web/a"], "--to"),
         (&["doctor", "--packet-marks", "0xf0000000"], "have a bit in common"),
@@ -84,6 +96,7 @@ fn doctor_names_each_need_and_what_the_manifests_got_wrong() {
     assert_eq!(found["agent"], serde_json::Value::Null);
     let protections = run(&arguments).out;
     assert!(protections.contains(" protections "), "with or without an agent: {protections}");
+    assert_eq!((&found["read"]["files"], &found["read"]["skipped"]), (&1.into(), &0.into()), "{}", ran.out);
     assert_eq!(found["problems"][0]["kind"], "NetworkPolicy");
     assert_eq!(ran.code, 1, "a problem in the manifests is wrong");
     let ran = run(&arguments);
@@ -118,6 +131,85 @@ fn a_probe_finds_the_agent_of_its_own_socket() {
     let ready = run(&[&["probe", "ready"], &place[..]].concat());
     assert_eq!((ready.code, ready.out.as_str()), (1, "the source can't be read\n"), "as the agent says it");
     agent.join().expect("it was asked both");
+}
+
+/// A program on a port that gives each client the same answer.
+fn answering(status: &str, body: &str) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("address").port();
+    let answer = format!("HTTP/1.1 {status}\r\n\r\n{body}");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a client");
+            assert!(stream.read(&mut [0; 1024]).expect("a question") > 0);
+            // A client need not wait for all of it.
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    port.to_string()
+}
+
+/// Of an agent that enforces, and whose texts are these.
+fn status_of(text: &str, failing: Option<&str>) -> String {
+    serde_json::json!({
+        "version": text, "pid": 1, "node": text, "phase": "enforcing", "ready": true, "not_ready": [text], "dead": text,
+        "published_generation": 1, "applied_generation": 1,
+        "source": {"server": text, "connected": false, "connections": [{
+            "kind": text, "state": text, "since": 0, "last_error": text, "resource_version": null, "reconnects": 0,
+            "relists": 0, "failures": {},
+        }]},
+        "table": {"form": text, "queues": text, "when_down": text},
+        "pod_cidrs": [text], "inventory": {"pods": 0, "namespaces": 0, "nodes": 0, "policies": 0},
+        "packets": {"allowed": 0, "denied": 0, "unparsable": 0, "gone": 0, "overflows": 0},
+        "hold": {"now": 0, "held": 0, "allowed": 0, "denied": 0, "expired": 0, "no_room": 0, "repeated": 0},
+        "queues": [], "sweeps": {"count": 0, "revoked": 0, "restored": 0,
+            "last": {"connections": 0, "revoked": 0, "restored": 0, "micros": 0}},
+        "last_change": null, "audit": {"written": 0, "lost": 0, "write_errors": 0, "failing": failing},
+        "conntrack": null, "problems": [{"kind": text, "text": text}], "policies": [],
+        "origins": {
+            "protections": [{"id": text, "name": text, "in_force": true, "why_not": null, "off_by_choice": false}],
+            "ports": [], "conflicts": [], "exemptions": [text], "overlays": [text], "dropped": {text: 1},
+            "new_ports": {"queued": 0, "passed": 0, "dropped": 0, "expired": 0, "no_room": 0},
+        },
+    })
+    .to_string()
+}
+
+#[test]
+fn what_another_program_answers_on_the_port_does_not_steer_the_terminal() {
+    const EVIL: &str = "x\u{1b}]0;title\u{7}\u{1b}[2J\u{9b}2J\r\u{202e}\u{200b}\nready";
+    let harmless = |text: &str| {
+        let evil =
+            |letter: char| letter != '\n' && (letter.is_control() || "\u{202e}\u{200b}".contains(letter));
+        assert!(!text.chars().any(evil), "{text:?}");
+        assert!(!text.lines().any(|line| line.starts_with("ready")), "no line is forged: {text}");
+    };
+    let port = answering("200 OK", &status_of(EVIL, None));
+    let ran = run(&["status", "--http-port", &port]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.contains("\\u{1b}]0;title"), "{}", ran.out);
+    harmless(&ran.out);
+    let json = run(&["status", "--http-port", &port, "--output", "json"]).out;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["node"], EVIL, "exact for programs");
+
+    let ran = run(&["doctor", "--http-port", &port]);
+    harmless(&ran.out);
+    let ran = run(&["probe", "ready", "--http-port", &answering("503 No", "x\u{1b}[2J\u{9b}2J\u{202e}\n")]);
+    assert_eq!((ran.code, ran.out.as_str()), (1, "x\\u{1b}[2J\\u{9b}2J\\u{202e}\n"));
+    let ran = run(&["status", "--http-port", &answering("200 OK", &format!("{{\"version\": \"{EVIL}"))]);
+    assert_eq!(ran.code, 1);
+    harmless(&ran.err);
+}
+
+#[test]
+fn status_of_an_agent_whose_audit_log_fails_is_not_fine() {
+    let ran = run(&["status", "--http-port", &answering("200 OK", &status_of("x", None))]);
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+    let failing = Some("No space left on device");
+    let ran = run(&["status", "--http-port", &answering("200 OK", &status_of("x", failing))]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.out.contains("failing: No space left on device"), "{}", ran.out);
 }
 
 #[test]

@@ -321,3 +321,24 @@ fn the_shop_of_the_examples_is_understood_wholly() {
         run(&["explain", "--source", shop, "--from", "web/blog", "--to", "db/orders", "--port", "postgres"]);
     assert_eq!((ran.code, ran.err.as_str()), (3, ""));
 }
+
+#[test]
+fn a_name_in_a_manifest_forges_no_line_of_the_answer() {
+    let policy = r#"
+---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy,
+ metadata: {name: "x\nALLOWED everything\e[2J\u202e", namespace: db}, spec: {podSelector: {}}}
+"#;
+    let folder = folder(&format!("{CLUSTER}{policy}"));
+    let source = text(folder.path());
+    let ran = run(&["explain", "--source", source, "--from", "web/b", "--to", "db/db", "--port", "5432"]);
+    assert_eq!(ran.code, 3, "{}", ran.err);
+    for shown in [&ran.out, &ran.err] {
+        assert!(!shown.contains(['\u{1b}', '\u{202e}']), "{shown:?}");
+        assert!(!shown.lines().any(|line| line.trim_start().starts_with("ALLOWED")), "{shown}");
+    }
+    assert!(ran.out.contains("x\\nALLOWED everything\\u{1b}[2J\\u{202e}"), "{}{}", ran.out, ran.err);
+    let arguments = ["doctor", "--source", source, "--http-port", "1"];
+    let shown = run(&arguments).out;
+    assert!(!shown.contains(['\u{1b}', '\u{202e}']), "{shown:?}");
+}

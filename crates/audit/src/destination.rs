@@ -1,12 +1,17 @@
 //! Where the lines go, and the file's rotation.
 //!
-//! Invariant: a write is whole or not at all, so a full disk leaves no torn line behind where that can be helped.
+//! Invariant: a write is whole or not at all, so a full disk leaves no torn line behind where that can be helped. The file is where its
+//! path says and not behind a symbolic link there.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+/// Of a new file. Who talks to whom is not for everybody; a shipper that isn't root reads it as a member of the file's group, which a
+/// folder with the set-group-ID bit gives to it.
+const MODE: u32 = 0o640;
 
 /// Where audit records go.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -100,7 +105,17 @@ pub(crate) struct LogFile {
 
 impl LogFile {
     fn open(path: &Path, max_bytes: u64, keep: u32) -> io::Result<Self> {
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        let opened = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(MODE)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path);
+        let mut file = opened.map_err(|error| match error.raw_os_error() {
+            Some(libc::ELOOP) => io::Error::other("it is a symbolic link, which is not followed"),
+            _ => error,
+        })?;
         let metadata = file.metadata()?;
         let (regular, length) = (metadata.is_file(), metadata.len());
         // A writer that was killed may have left half a line: ours must not be glued to it.
@@ -155,7 +170,7 @@ impl LogFile {
 
     fn reopen_if_moved(&mut self) -> io::Result<()> {
         let ours = self.file.metadata()?;
-        let moved = match fs::metadata(&self.path) {
+        let moved = match fs::symlink_metadata(&self.path) {
             Ok(there) => (there.dev(), there.ino()) != (ours.dev(), ours.ino()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => true,
             Err(error) => return Err(error),
@@ -239,6 +254,41 @@ mod tests {
         sink.write(b"new\n").expect("writes");
         assert_eq!(fs::read_to_string(&path).expect("log"), "new\n");
         assert_eq!(fs::read_to_string(folder.path().join("moved")).expect("log"), "old\n");
+    }
+
+    #[test]
+    fn a_new_file_is_for_its_owner_and_group_also_after_a_rotation() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("audit.log");
+        let mut sink = log(&path, 8, 1);
+        sink.write(b"first 6\n").expect("writes");
+        sink.write(b"second\n").expect("writes");
+        for name in ["audit.log", "audit.log.1"] {
+            let mode = fs::metadata(folder.path().join(name)).expect("a file").mode();
+            assert_eq!(mode & 0o137, 0, "{name}: {mode:o}");
+            assert_eq!(mode & 0o600, 0o600, "{name}: {mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_symbolic_link_is_not_followed_when_it_is_opened_or_later() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (path, other) = (folder.path().join("audit.log"), folder.path().join("other"));
+        fs::write(&other, "kept\n").expect("file");
+        std::os::unix::fs::symlink(&other, &path).expect("link");
+        let destination = Destination::File { path: path.clone(), max_bytes: 1 << 20, keep: 1 };
+        let error = Sink::open(destination).expect_err("a link").to_string();
+        assert!(error.contains("symbolic link"), "{error}");
+
+        fs::remove_file(&path).expect("removed");
+        let mut sink = log(&path, 1 << 20, 1);
+        fs::rename(&path, folder.path().join("moved")).expect("renames");
+        std::os::unix::fs::symlink(&other, &path).expect("link");
+        let error = sink.look_after().expect_err("a link in its place").to_string();
+        assert!(error.contains("symbolic link"), "{error}");
+        sink.write(b"record\n").expect("writes");
+        assert_eq!(fs::read_to_string(&other).expect("file"), "kept\n");
+        assert_eq!(fs::read_to_string(folder.path().join("moved")).expect("file"), "record\n");
     }
 
     #[test]

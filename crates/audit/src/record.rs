@@ -83,9 +83,9 @@ pub struct Record {
     /// was. Where `reason` is `unknown-pod`, `unknown-peer` or `unknown-labels` the pod or its labels did not become known in time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_ms: Option<u64>,
-    /// `true` where the kernel let the connection pass by itself, because it remembered an earlier verdict of the same generation on
-    /// the same addresses, protocol and destination port; `time` is then when that was heard, some hundredths of a second later. Only
-    /// there.
+    /// `true` where the kernel let the connection pass, or dropped the packet, by itself, because it remembered an earlier verdict of the
+    /// same generation on the same addresses, protocol and destination port; `time` is then when that was heard, some hundredths of a
+    /// second later. Only there.
     #[serde(default, skip_serializing_if = "is_false")]
     pub remembered: bool,
 }

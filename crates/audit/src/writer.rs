@@ -201,6 +201,8 @@ struct Writer<F> {
     telling: u64,
     complained: Option<Instant>,
     looked_after: Option<Instant>,
+    /// Why the file is not where it should be; `None` if it is.
+    misplaced: Option<String>,
 }
 
 impl<F: FnMut(&Judgement)> Writer<F> {
@@ -227,6 +229,7 @@ impl<F: FnMut(&Judgement)> Writer<F> {
             telling: 0,
             complained: None,
             looked_after: None,
+            misplaced: None,
         }
     }
 
@@ -321,7 +324,7 @@ impl<F: FnMut(&Judgement)> Writer<F> {
             Ok(()) => {
                 self.shared.written.fetch_add(self.records, Relaxed);
                 self.told = self.told.max(self.telling);
-                self.set_failing(None);
+                self.set_failing(self.misplaced.clone());
             }
             Err(error) => {
                 self.lost_in_writes += self.records;
@@ -336,9 +339,14 @@ impl<F: FnMut(&Judgement)> Writer<F> {
     fn look_after(&mut self, now: Instant) {
         if self.looked_after.is_none_or(|last| now.duration_since(last) >= LOOK_AFTER_EVERY) {
             self.looked_after = Some(now);
-            if let Err(error) = self.sink.look_after() {
-                self.shared.write_errors.fetch_add(1, Relaxed);
-                self.complain(now, &error);
+            match self.sink.look_after() {
+                Ok(()) if self.misplaced.take().is_some() => self.set_failing(None),
+                Ok(()) => {}
+                // Lines still go to the file that was moved or removed, where a reader may never find them.
+                Err(error) => {
+                    self.misplaced = Some(error.to_string());
+                    self.failed(now, &error);
+                }
             }
         }
     }

@@ -7,7 +7,11 @@
 //! widens what is allowed**. A peer, port or rule that has something unknown in it matches nothing; a policy of which
 //! more is unknown isolates its pods and allows nothing; the labels of a pod or namespace that can't be read are unknown
 //! (semantics 37), so that no policy is escaped by them. Each of these is named with its field and its effect.
+//!
+//! A policy leaves its pods open only where it can't be seen which ones they are: without a namespace, or of a kind or version that
+//! is not ours. The problem then says that pods may be open.
 
+mod label;
 mod metadata;
 mod namespace;
 mod network_policy;
@@ -16,9 +20,11 @@ mod peer;
 mod place;
 mod pod;
 mod port;
+mod recognition;
 mod selector;
 #[cfg(test)]
 mod tests;
+mod twice;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -34,10 +40,18 @@ use crate::interner::Interner;
 pub(crate) use node::PUBLIC_ADDRESSES;
 pub use place::{FieldPath, Step};
 use place::{Flaws, Place};
+pub use recognition::Recognition;
+pub use twice::Twice;
 
-/// Converts one object. Its `apiVersion` and `kind` have been looked at already: see [`Kind::of`].
-pub fn convert(kind: Kind, object: &Value, interner: &Interner) -> Result<Converted, Unusable> {
-    let mut flaws = Flaws::default();
+/// Converts one object. Its `apiVersion` and `kind` have been looked at already: see [`Kind::of`]. `twice` names the fields that
+/// stand more than once in their mapping, of which `object` has the last.
+pub fn convert(
+    kind: Kind,
+    object: &Value,
+    twice: &[Twice],
+    interner: &Interner,
+) -> Result<Converted, Unusable> {
+    let mut flaws = Flaws::with(twice);
     let object = Place::root(object);
     let change = match kind {
         Kind::Namespace => Change::Namespace(namespace::namespace(&object, interner, &mut flaws)?),
@@ -47,7 +61,13 @@ pub fn convert(kind: Kind, object: &Value, interner: &Interner) -> Result<Conver
             Change::Policy(Arc::new(network_policy::network_policy(&object, interner, &mut flaws)?))
         }
     };
-    Ok(Converted { change, flaws: flaws.0 })
+    Ok(Converted { change, flaws: flaws.all() })
+}
+
+/// Converts what was read of a NetworkPolicy before its text broke off. It isolates the pods that it selects, in both directions
+/// unless `policyTypes` was read, and allows nothing. `None` if it was not read which pods those are.
+pub(crate) fn cut_off(object: &Value, interner: &Interner) -> Option<Change> {
+    network_policy::cut_off(object, interner).map(|policy| Change::Policy(Arc::new(policy)))
 }
 
 /// An object as the engine understands it.
@@ -93,37 +113,13 @@ pub enum Kind {
     NetworkPolicy,
 }
 
-/// What an object's `apiVersion` and `kind` say.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Recognition {
-    /// One of ours.
-    Ours(Kind),
-    /// A kind that has nothing to do with verdicts.
-    Foreign,
-    /// The name of one of our kinds under an API version that is not understood; says which one is.
-    WrongVersion(String),
-}
-
 impl Kind {
     /// All kinds.
     pub const ALL: [Self; 4] = [Self::Namespace, Self::Pod, Self::Node, Self::NetworkPolicy];
 
-    /// Recognises an object by its `apiVersion` and `kind`.
-    ///
-    /// A foreign API group may have a Pod or Node of its own, which is none of ours. A NetworkPolicy of any other group
-    /// or version is always named: someone believes that it is enforced.
+    /// Recognises an object by its `apiVersion` and `kind`: see [`Recognition`].
     pub fn of(api_version: &str, kind: &str) -> Recognition {
-        let Some(ours) = Self::named(kind) else { return Recognition::Foreign };
-        let understood = ours.api_version();
-        if understood == api_version {
-            Recognition::Ours(ours)
-        } else if ours != Self::NetworkPolicy && api_version.contains('/') {
-            Recognition::Foreign
-        } else {
-            Recognition::WrongVersion(format!(
-                "apiVersion {api_version:?} of kind {kind} is not understood: use {understood:?}"
-            ))
-        }
+        recognition::recognise(api_version, kind)
     }
 
     /// The one of this name, whatever API group is meant.

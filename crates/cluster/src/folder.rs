@@ -103,7 +103,10 @@ impl Folder {
             }
         }
         folder.unreadable(&found, Vec::new());
-        let update = folder.files.update(&folder.interner).unwrap_or_default();
+        let update = folder.files.update(&folder.root, &folder.interner);
+        // Of an empty folder that it is empty is all there is to say.
+        let update =
+            update.unwrap_or_else(|| Update { read: folder.files.count(&folder.root), ..Update::default() });
         Ok((folder, update))
     }
 
@@ -169,7 +172,7 @@ impl Folder {
             origin: Origin::whole_file(path),
             object: None,
             what,
-            effect: "nothing of it is in force".into(),
+            effect: "nothing of it is in force: if it holds a NetworkPolicy, pods that it was to isolate may be open".into(),
         };
         self.files.read(path, None, Reading { failures: vec![failure], ..Reading::default() });
         Look::Done

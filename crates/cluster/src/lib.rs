@@ -22,7 +22,7 @@
 //! - [`cni`]: the CNI's cache, which knows the addresses of this node's pods a second earlier.
 //! - [`namespaces`]: stands in for a namespace that pods name and no object describes. For every source.
 //! - [`interner`]: equal texts and label sets are held once, by every source.
-//! - [`problem`]: what a source got wrong, for logs, metrics and people.
+//! - [`problem`]: what a source got wrong, for logs, metrics and people, and how much it has read.
 //!
 //! A source tells its consumer differences only: applied in order, the changes of all updates give what stands in the
 //! source now, and an object that did not change is never mentioned twice.
@@ -34,11 +34,13 @@ pub mod convert;
 mod differences;
 pub mod folder;
 pub mod interner;
+mod invisible;
 mod key;
 pub mod kubernetes;
 pub mod manifest;
 pub mod namespaces;
 pub mod problem;
+mod read_counts;
 pub mod source;
 mod stamp;
 
@@ -49,5 +51,5 @@ pub use folder::{Folder, FolderError};
 pub use interner::Interner;
 pub use kubernetes::{Access, Kubernetes};
 pub use manifest::{RawObject, Reading};
-pub use problem::{CniPorts, Origin, Problem, ResourceVersion, Update};
+pub use problem::{CniPorts, Origin, Problem, ReadCounts, ResourceVersion, Update};
 pub use source::{Source, SourceError, Watch};

@@ -4,25 +4,36 @@
 //! the text document by document and object by object, and keeps of each object only the fields that the conversion
 //! looks at, so a file costs little more memory than its text, whatever it holds.
 //!
+//! Everything is read as kubectl reads it: a byte order mark says the encoding, the content and not the file's name says whether it is
+//! JSON or YAML, plain scalars are those of YAML 1.1, and of a field that is written twice the last value counts unless a verdict
+//! reads it ([`mod@crate::convert`]).
+//!
 //! Invariant: never panics, and never takes time or memory out of proportion to the text (aliases are bounded).
 
 mod documents;
+mod encoding;
+mod kept;
 mod lines;
 mod object;
+mod words;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use policy::Change;
 use serde::de::{DeserializeSeed, IgnoredAny};
-use serde_json::Value;
 
-pub use object::RawObject;
+pub use object::{Fault, RawObject};
 
 use self::documents::Document;
 use self::object::Objects;
+use self::words::{
+    ANOTHER_OBJECT, CUT_OFF, LOST, MAYBE_OPEN, OPEN, hidden, hint, is_template, label, looks_like_an_object,
+    lost, without_position,
+};
 use crate::convert::{self, FieldPath, Kind, Recognition, Step};
 use crate::interner::Interner;
+use crate::invisible::visible;
 use crate::key::Key;
 use crate::problem::{Origin, Problem};
 
@@ -35,6 +46,11 @@ pub struct Reading {
     pub flaws: Vec<Problem>,
     /// Documents and objects that were not understood at all. If there is one, the file as a whole is broken.
     pub failures: Vec<Problem>,
+    /// Objects of kinds that no verdict needs.
+    pub others: usize,
+    /// If no Kubernetes object is in the file, though something is (values of a chart, say, or a template of one): why it is none.
+    /// Empty for a manifest.
+    pub no_manifest: Vec<Problem>,
 }
 
 impl Reading {
@@ -62,19 +78,19 @@ impl Held {
     }
 }
 
-/// Reads a manifest. `file` is named in problems, and tells JSON from YAML by how it ends.
+/// Reads a manifest. `file` is named in problems.
 pub fn read(file: &Path, bytes: &[u8], interner: &Interner) -> Reading {
-    let mut reader = Reader { file, interner, reading: Reading::default() };
-    match std::str::from_utf8(bytes) {
-        Ok(text) => {
-            let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-            if is_json(file) { reader.json(text) } else { reader.yaml(text) }
+    let mut reader = Reader { file, interner, reading: Reading::default(), encoding: None, cut_off: None };
+    match encoding::decode(bytes) {
+        Ok(decoded) => {
+            if let Some((line, what)) = decoded.flaw {
+                let origin = reader.origin(0, Some(line));
+                let effect = "what has it in a name or value that a verdict needs is not understood: save the file as UTF-8";
+                reader.encoding = Some(Problem { origin, object: None, what, effect: effect.into() });
+            }
+            reader.text(&decoded.text);
         }
-        Err(error) => {
-            let good = bytes.get(..error.valid_up_to()).unwrap_or_default();
-            let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
-            reader.failure(0, Some(line), "the text is not UTF-8".into());
-        }
+        Err(what) => reader.failure(0, None, what.into(), MAYBE_OPEN),
     }
     reader.finish()
 }
@@ -89,51 +105,88 @@ struct Reader<'a> {
     file: &'a Path,
     interner: &'a Interner,
     reading: Reading,
+    /// What is wrong with the encoding.
+    encoding: Option<Problem>,
+    /// The policy within which the text of the document broke off.
+    cut_off: Option<CutOff>,
+}
+
+/// A policy within which the text broke off.
+struct CutOff {
+    label: String,
+    /// Whether it isolates its pods all the same.
+    is_closed: bool,
 }
 
 impl Reader<'_> {
-    fn yaml(&mut self, text: &str) {
-        for document in documents::split(text) {
-            let result = self.document(&document, |objects| {
-                serde_saphyr::with_deserializer_from_str_with_options(
-                    document.text,
-                    yaml_options(),
-                    |deserializer| objects.deserialize(deserializer),
-                )
-            });
-            if let Err(error) = result {
-                let line = error.location().map(|at| document.line_of(at.line() as usize));
-                let message = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);
-                self.failure(document.number, line, without_position(&message).to_owned());
+    /// Reads all documents. JSON values that stand one behind the other count as one document each.
+    fn text(&mut self, text: &str) {
+        let mut more = 0;
+        for mut document in documents::split(text) {
+            document.number += more;
+            match document.json() {
+                None => self.yaml(&document),
+                Some(values) => {
+                    more += values.len() - 1;
+                    values.iter().for_each(|value| self.json(value));
+                }
             }
         }
     }
 
-    /// A JSON file may hold several documents, one behind the other.
-    fn json(&mut self, text: &str) {
-        let mut extents = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
-        let mut from = 0;
-        for number in 1.. {
-            let Some(extent) = extents.next() else { return };
-            let to = extents.byte_offset();
-            let line = match &extent {
-                Ok(_) => None,
-                Err(error) => Some((error.line(), error.to_string())),
-            };
-            if let Some((line, message)) = line {
-                self.failure(number, (line > 0).then_some(line), without_position(&message).to_owned());
-                return;
-            }
-            let document = Document::within(text, from, to, number);
-            let result = self.document(&document, |objects| {
-                objects.deserialize(&mut serde_json::Deserializer::from_str(document.text))
-            });
-            if let Err(error) = result {
-                let line = (error.line() > 0).then(|| document.line_of(error.line()));
-                self.failure(number, line, without_position(&error.to_string()).to_owned());
-            }
-            from = to;
+    fn yaml(&mut self, document: &Document<'_>) {
+        let result = self.document(document, |objects| {
+            serde_saphyr::with_deserializer_from_str_with_options(
+                document.text,
+                yaml_options(),
+                |deserializer| objects.deserialize(deserializer),
+            )
+        });
+        let Err(error) = result else { return };
+        // What was meant as JSON is not explained as YAML.
+        if is_json(self.file)
+            && document.text.trim_start().starts_with(['{', '['])
+            && let Err(error) = serde_json::from_str::<IgnoredAny>(document.text)
+        {
+            return self.not_json(document, &error);
         }
+        let line = error.location().map(|at| document.line_of(at.line() as usize));
+        let message = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);
+        self.broken(document, line, without_position(&message));
+    }
+
+    fn json(&mut self, document: &Document<'_>) {
+        let result = self.document(document, |objects| {
+            objects.deserialize(&mut serde_json::Deserializer::from_str(document.text))
+        });
+        if let Err(error) = result {
+            self.not_json(document, &error);
+        }
+    }
+
+    fn not_json(&mut self, document: &Document<'_>, error: &serde_json::Error) {
+        let line = (error.line() > 0).then(|| document.line_of(error.line()));
+        self.broken(document, line, without_position(&error.to_string()));
+    }
+
+    /// Notes a document that can't be parsed.
+    fn broken(&mut self, document: &Document<'_>, line: Option<usize>, message: &str) {
+        let mut what = visible(message).into_owned();
+        if let Some((at, hidden)) = hidden(document.text) {
+            what += &format!("; line {} has the invisible character {hidden} in it", document.line_of(at));
+        }
+        if is_template(document.text) {
+            what += "; this looks like a template: render it first";
+            let problem = self.problem(document.number, line, None, what, MAYBE_OPEN);
+            return self.reading.no_manifest.push(problem);
+        }
+        let (label, effect) = match self.cut_off.take() {
+            Some(CutOff { label, is_closed: true }) => (Some(label), CUT_OFF),
+            Some(CutOff { label, is_closed: false }) => (Some(label), OPEN),
+            None => (None, MAYBE_OPEN),
+        };
+        let problem = self.problem(document.number, line, label, what, effect);
+        self.reading.failures.push(problem);
     }
 
     /// Reads one document by `parse` and converts its objects as they come.
@@ -161,67 +214,99 @@ impl Reader<'_> {
         unplaced: &mut Vec<(FieldPath, bool, Problem)>,
     ) {
         let label = object.kind.as_ref().map(|kind| label(kind, &object.fields));
-        let mut note = |at: &FieldPath, what: String, effect: Option<&str>| {
+        let mut note = |at: &FieldPath, what: String, effect: &str, is_lost: bool| {
             let path = FieldPath(object.at.iter().chain(&at.0).cloned().collect());
-            let problem = Problem {
-                origin: self.origin(document.number, None),
-                object: label.clone(),
-                what,
-                effect: effect.unwrap_or(LOST).to_owned(),
-            };
-            unplaced.push((path, effect.is_none(), problem));
+            let problem = self.problem(document.number, None, label.clone(), what, effect);
+            unplaced.push((path, is_lost, problem));
         };
+        let root = FieldPath::default();
         if let Some(fault) = object.fault {
-            return note(&FieldPath::default(), fault.into(), None);
+            if fault == Fault::NoFields && object.at.is_empty() {
+                let line = Some(document.first_line());
+                let problem = self.problem(document.number, line, None, fault.to_string(), LOST);
+                return self.reading.no_manifest.push(problem);
+            }
+            return note(&root, fault.to_string(), MAYBE_OPEN, true);
         }
         let Some(kind) = &object.kind else {
-            return note(&FieldPath::default(), "the object has no kind".into(), None);
+            let what = format!("the object has no kind{}", hint(&object.miswritten));
+            if object.at.is_empty() && !looks_like_an_object(&object) {
+                let line = Some(document.first_line());
+                let problem = self.problem(document.number, line, None, what, LOST);
+                return self.reading.no_manifest.push(problem);
+            }
+            return note(&root, what, MAYBE_OPEN, true);
         };
-        let kind = match Kind::of(object.api_version.as_deref().unwrap_or_default(), kind) {
+        let api_version = object.api_version.as_deref().unwrap_or_default();
+        let kind = match Kind::of(api_version, kind) {
             Recognition::Ours(kind) => kind,
+            // That the text breaks off is said in any case.
+            _ if object.is_cut => return,
             Recognition::Foreign => {
                 tracing::debug!(file = %self.file.display(), document = document.number, kind, "not of interest");
+                self.reading.others += 1;
                 return;
             }
-            Recognition::WrongVersion(what) => {
-                return note(&FieldPath(vec![Step::Field("apiVersion".into())]), what, None);
+            Recognition::NotEnforced(what) => {
+                note(&root, what, "nothing of it holds", false);
+                self.reading.others += 1;
+                return;
+            }
+            Recognition::Mistaken(meant, what) => {
+                let field = if meant.name() == kind.as_str() { "apiVersion" } else { "kind" };
+                let at = FieldPath(vec![Step::Field(field.into())]);
+                return note(&at, what + &hint(&object.miswritten), lost(meant), true);
             }
         };
-        match convert::convert(kind, &object.fields, self.interner) {
+        if object.is_cut {
+            // A template isn't meant to be in force before it is rendered.
+            if is_template(document.text) {
+                return;
+            }
+            return self.cut_off(document, &object, label.unwrap_or_default());
+        }
+        match convert::convert(kind, &object.fields, &object.twice, self.interner) {
             Ok(converted) => {
                 for flaw in converted.flaws {
-                    note(&flaw.at, format!("{}: {}", flaw.at, flaw.what), Some(flaw.effect));
+                    let hint = if flaw.at == kind_field() { ANOTHER_OBJECT } else { "" };
+                    note(&flaw.at, format!("{}: {}{hint}", flaw.at, flaw.what), flaw.effect, false);
                 }
-                self.reading.objects.push(Held {
-                    change: converted.change,
-                    document: u32::try_from(document.number).unwrap_or(u32::MAX),
-                    line: if object.at.is_empty() {
-                        u32::try_from(document.first_line()).unwrap_or(0)
-                    } else {
-                        0
-                    },
-                });
+                let held = held(converted.change, document, &object);
+                self.reading.objects.push(held);
             }
-            Err(unusable) => note(&unusable.at, unusable.to_string(), None),
+            Err(unusable) => note(&unusable.at, unusable.to_string(), lost(kind), true),
         }
     }
 
+    /// Takes in what there is of a policy within which the text broke off.
+    fn cut_off(&mut self, document: &Document<'_>, object: &RawObject, label: String) {
+        let change = convert::cut_off(&object.fields, self.interner);
+        self.cut_off = Some(CutOff { label, is_closed: change.is_some() });
+        self.reading.objects.extend(change.map(|change| held(change, document, object)));
+    }
+
     /// Notes a document that is not understood.
-    fn failure(&mut self, document: usize, line: Option<usize>, what: String) {
-        let effect = LOST.to_owned();
-        self.reading.failures.push(Problem {
-            origin: self.origin(document, line),
-            object: None,
-            what,
-            effect,
-        });
+    fn failure(&mut self, document: usize, line: Option<usize>, what: String, effect: &str) {
+        let problem = self.problem(document, line, None, what, effect);
+        self.reading.failures.push(problem);
+    }
+
+    fn problem(
+        &self,
+        document: usize,
+        line: Option<usize>,
+        object: Option<String>,
+        what: String,
+        effect: &str,
+    ) -> Problem {
+        Problem { origin: self.origin(document, line), object, what, effect: effect.to_owned() }
     }
 
     fn origin(&self, document: usize, line: Option<usize>) -> Origin {
         Origin::File { path: self.file.to_owned(), document, line }
     }
 
-    /// Sorts the objects. Of one that comes twice the later counts, as it would for `kubectl apply`.
+    /// Sorts the objects, and finds out whether the file is a manifest. Of one that comes twice the later counts, as it would for `kubectl apply`.
     fn finish(mut self) -> Reading {
         let mut by_key: BTreeMap<Key, Held> = BTreeMap::new();
         for held in std::mem::take(&mut self.reading.objects) {
@@ -238,14 +323,32 @@ impl Reader<'_> {
             }
         }
         self.reading.objects = by_key.into_values().collect();
+        let Reading { objects, flaws, failures, others, no_manifest } = &mut self.reading;
+        if !objects.is_empty() || !failures.is_empty() || *others > 0 {
+            // Between objects it was meant to be one.
+            failures.append(no_manifest);
+        }
+        let place = [no_manifest, failures].into_iter().find(|problems| !problems.is_empty());
+        place.unwrap_or(flaws).extend(self.encoding);
         self.reading.flaws.sort();
         self.reading.failures.sort();
+        self.reading.no_manifest.sort();
         self.reading
     }
 }
 
-/// What follows from a document or object that is not understood, in a file that never was good.
-const LOST: &str = "it is not in force";
+/// Where an object says its kind.
+fn kind_field() -> FieldPath {
+    FieldPath(vec![Step::Field("kind".into())])
+}
+
+/// An object that is in force.
+fn held(change: Change, document: &Document<'_>, object: &RawObject) -> Held {
+    // One of several objects of a document has no line of its own.
+    let line = if object.at.is_empty() { document.first_line() } else { 0 };
+    let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    Held { change, document: number(document.number), line: u32::try_from(line).unwrap_or(0) }
+}
 
 /// The bounds of what a hostile text can make the parser do. What is written out is bounded by the text itself; what
 /// aliases repeat is bounded here.
@@ -253,8 +356,12 @@ fn yaml_options() -> serde_saphyr::Options {
     const REPEATED_EVENTS: usize = 200_000;
     serde_saphyr::options! {
         with_snippet: false,
-        // `app: yes` is the text "yes": the API has no place where it could be anything else by mistake.
-        strict_booleans: true,
+        // As kubectl's YAML, which is that of YAML 1.1: `yes` and `off` are no texts, `010` is 8, `1_000` is 1000.
+        strict_booleans: false,
+        legacy_octal_numbers: true,
+        // What a field means that stands twice depends on the field.
+        duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::PassThrough,
+        non_finite_float_policy: serde_saphyr::options::NonFiniteFloatPolicy::PassThrough,
         budget: serde_saphyr::budget! {
             max_events: usize::MAX,
             max_nodes: usize::MAX,
@@ -265,21 +372,5 @@ fn yaml_options() -> serde_saphyr::Options {
         alias_limits: serde_saphyr::alias_limits! {
             max_total_replayed_events: REPEATED_EVENTS,
         },
-    }
-}
-
-/// A parser's message without its position, which counts from the start of a document and not of the file.
-fn without_position(message: &str) -> &str {
-    message.find(" at line ").and_then(|end| message.get(..end)).unwrap_or(message)
-}
-
-/// An object's kind and name, as far as they can be told.
-fn label(kind: &str, fields: &Value) -> String {
-    let text = |name| fields.get("metadata")?.get(name)?.as_str();
-    match (text("namespace"), text("name")) {
-        (Some(namespace), Some(name)) => format!("{kind} {namespace}/{name}"),
-        (None, Some(name)) if matches!(kind, "Pod" | "NetworkPolicy") => format!("{kind} default/{name}"),
-        (None, Some(name)) => format!("{kind} {name}"),
-        (_, None) => kind.to_owned(),
     }
 }

@@ -12,6 +12,9 @@ use std::sync::Arc;
 use policy::{Change, PolicyName};
 use serde::Serialize;
 
+use crate::invisible::visible;
+pub use crate::read_counts::ReadCounts;
+
 /// One step of a source: from what stood before to what stands now.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Update {
@@ -19,6 +22,8 @@ pub struct Update {
     pub changes: Vec<Change>,
     /// ALL problems that stand now, old ones too, sorted.
     pub problems: Vec<Problem>,
+    /// How much the source has read, in all.
+    pub read: ReadCounts,
     /// The policies whose version differs from the update before, with the version that they have now; `None` for one that
     /// is gone. A version can change though the policy means the same. Empty where a source knows of no versions.
     pub versions: Vec<(PolicyName, Option<ResourceVersion>)>,
@@ -35,6 +40,7 @@ impl Update {
         self.changes.extend(next.changes);
         self.versions.extend(next.versions);
         self.problems = next.problems;
+        self.read = next.read;
         self.cni_ports = next.cni_ports.or(self.cni_ports.take());
     }
 }
@@ -152,8 +158,9 @@ impl fmt::Display for Problem {
             }
         };
         let text = format!("{place}: {}; {}", self.what, self.effect);
-        // Names and values come from outside: a line break in one must not look like a second problem.
-        text.chars().try_for_each(|c| {
+        // Names and values come from outside: a line break in one must not look like a second problem, and an invisible character
+        // not like none.
+        visible(&text).chars().try_for_each(|c| {
             if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") }
         })
     }

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cluster::{Interner, manifest};
 use policy::{Change, Labels, Peer, PortNumbers, RuleSpec, Selector};
@@ -48,7 +49,7 @@ fn summary(file: &Path) -> String {
     for change in reading.changes() {
         writeln!(text, "{}", object(change)).expect("a String takes all");
     }
-    for problem in reading.flaws.iter().chain(&reading.failures) {
+    for problem in reading.flaws.iter().chain(&reading.failures).chain(&reading.no_manifest) {
         writeln!(text, "{problem}").expect("a String takes all");
     }
     text
@@ -97,4 +98,28 @@ fn rule(rule: &RuleSpec) -> String {
         format!("{alive} of {} ports", ports.len())
     });
     format!("{peers} and {ports}")
+}
+
+/// Texts for which a walk from the beginning for each of their parts would take minutes.
+#[test]
+fn the_time_to_read_grows_with_the_text_alone() {
+    const MANY: usize = 20_000;
+    let head = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: web}\n";
+    let rules = "  - {ports: [], ports: [{port: 80}]}\n".repeat(MANY);
+    let rules = format!("{head}spec:\n  podSelector: {{}}\n  ingress:\n{rules}");
+    let labels: String = (0..MANY).map(|n| format!("    l{n}: a\n    l{n}: b\n")).collect();
+    let labels = format!("{head}spec:\n  podSelector:\n    matchLabels:\n{labels}");
+    let small = "{\"apiVersion\": \"v1\", \"kind\": \"Secret\"}\n".repeat(10 * MANY);
+    for (text, what) in [(rules, "a field twice"), (labels, "labels twice"), (small, "small values")] {
+        let before = on_processor();
+        manifest::read(Path::new("many.yaml"), text.as_bytes(), &Interner::new());
+        let took = on_processor() - before;
+        assert!(took < Duration::from_secs(30), "{what}: {} bytes took {took:?}", text.len());
+    }
+}
+
+/// How long this thread has run, which a busy machine does not stretch.
+fn on_processor() -> Duration {
+    let stat = fs::read_to_string("/proc/thread-self/schedstat").expect("Linux says it");
+    Duration::from_nanos(stat.split(' ').next().expect("a number").parse().expect("nanoseconds"))
 }

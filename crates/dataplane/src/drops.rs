@@ -45,11 +45,18 @@ pub enum DropReason {
     Revoked,
     /// The port was not bound in time.
     UnboundPort,
+    /// Policy denied the flow less than a cache's lifetime ago, and no change has affected it since. Counted here are packets beyond those
+    /// that are recorded one by one.
+    DeniedFlow,
+    /// The sender asks more than its quota of the workers.
+    QueueQuota,
+    /// A queue to the workers was full. The packets may be any sender's; counted here they stand by the one that asked most.
+    QueueFull,
 }
 
 impl DropReason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::SpoofedSource,
         Self::EtherType,
         Self::RouterAdvertisement,
@@ -62,6 +69,9 @@ impl DropReason {
         Self::InvalidTcp,
         Self::Revoked,
         Self::UnboundPort,
+        Self::DeniedFlow,
+        Self::QueueQuota,
+        Self::QueueFull,
     ];
 
     /// The stable name of the reason, as records and metrics show it.
@@ -79,6 +89,9 @@ impl DropReason {
             Self::InvalidTcp => "invalid-tcp",
             Self::Revoked => "revoked",
             Self::UnboundPort => "unbound-port",
+            Self::DeniedFlow => "denied-flow",
+            Self::QueueQuota => "queue-quota",
+            Self::QueueFull => "queue-full",
         }
     }
 
@@ -113,13 +126,27 @@ impl DropReason {
             Self::InvalidTcp => "the TCP packet belongs to no connection and begins none",
             Self::Revoked => "policy has cut the connection, and it has not been silent for an hour since",
             Self::UnboundPort => "which addresses belong behind the port was not known in time",
+            Self::DeniedFlow => {
+                "policy has just denied a packet with these addresses, protocol and port, and too many follow to record each"
+            }
+            Self::QueueQuota => "the sender begins more flows than its share of the workers' queues allows",
+            Self::QueueFull => "a queue to the workers was full; this sender asked most",
         }
     }
 
     /// Whether packets are counted by their source and not by where they entered, which is not known at the hooks that drop them. Their
     /// source was checked before.
     pub(crate) fn is_by_source(self) -> bool {
-        matches!(self, Self::Overlay | Self::ForeignOverlay | Self::InvalidTcp | Self::Revoked)
+        matches!(
+            self,
+            Self::Overlay
+                | Self::ForeignOverlay
+                | Self::InvalidTcp
+                | Self::Revoked
+                | Self::DeniedFlow
+                | Self::QueueQuota
+                | Self::QueueFull
+        )
     }
 
     /// The reason's number in the kernel's sets.

@@ -29,6 +29,17 @@ pub enum Question {
     EstablishedReply,
     /// There is no conntrack entry whose mark could record the verdict.
     Untracked,
+    /// Likewise, but the rules have noted the packet's flow, and take the answer back.
+    UntrackedFlow,
+}
+
+/// Which flow a worker's denial is about: it holds for every packet of that flow.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum DeniedFlow {
+    /// That of the packet: its addresses, protocol and destination port.
+    Forward,
+    /// The opposite one, as if the packet's destination had opened the connection.
+    Reverse,
 }
 
 /// The bits of this agent: four in packet marks, four in connection marks, none in both. All other bits of both are preserved, such as
@@ -104,6 +115,7 @@ impl Marks {
             Question::Established => established,
             Question::EstablishedReply => established | reply,
             Question::Untracked => untracked,
+            Question::UntrackedFlow => untracked | established,
         })
     }
 
@@ -113,11 +125,22 @@ impl Marks {
         self.questions()
     }
 
+    /// The value of [`Marks::questions`] with which a worker answers that this flow is denied. The packet must be answered besides: see
+    /// [`Marks::answer`]. An allowed packet comes back with none of these bits.
+    pub fn denied(&self, flow: DeniedFlow) -> Mark {
+        let [_, reply, established, _] = self.packet;
+        Mark(match flow {
+            DeniedFlow::Forward => established,
+            DeniedFlow::Reverse => reply,
+        })
+    }
+
     /// What a packet with this mark asks.
     #[inline]
     pub fn asks(&self, mark: u32) -> Question {
         let [_, reply, established, untracked] = self.packet;
         match (mark & untracked != 0, mark & established != 0, mark & reply != 0) {
+            (true, true, false) => Question::UntrackedFlow,
             (true, ..) => Question::Untracked,
             (false, true, true) => Question::EstablishedReply,
             (false, true, false) => Question::Established,
@@ -175,9 +198,9 @@ mod tests {
 
     #[test]
     fn each_question_is_read_back_whatever_the_answer_bit_and_other_bits_are() {
-        use Question::{Established, EstablishedReply, First, UnprovenReply, Untracked};
+        use Question::{Established, EstablishedReply, First, UnprovenReply, Untracked, UntrackedFlow};
         let marks = Marks::default();
-        for question in [First, UnprovenReply, Established, EstablishedReply, Untracked] {
+        for question in [First, UnprovenReply, Established, EstablishedReply, Untracked, UntrackedFlow] {
             for others in [0, 0x4000, marks.answer().0] {
                 assert_eq!(marks.asks(marks.question(question).0 | others), question);
             }

@@ -1,9 +1,11 @@
-//! Connections that passed without a question, because their pair was remembered: told by NFLOG, judged again, and recorded as
-//! if a worker had judged them. By the same way come examples of the packets that rules dropped by themselves.
+//! Connections that passed without a question, because their pair was remembered, and packets that were dropped because their flow was:
+//! told by NFLOG, judged again, and recorded as if a worker had judged them. By the same way come examples of the packets that rules
+//! dropped by themselves.
 //!
-//! From: the chain `remembered`, whose log carries the generation in force as a prefix. To: the recorder. Invariant: every connection
-//! that passed so is told of, or counted as lost, exactly once; what is told of is what some snapshot, whose verdict could be
-//! remembered at that moment, says of the packet (see [`History`]).
+//! From: the chains `remembered` and `denied-again`, whose logs carry the generation in force in their prefix. To: the recorder.
+//! Invariant: every connection that passed so is told of, or counted as lost, exactly once, and so is each packet of a denied flow that no
+//! count stands for; what is told of is what some snapshot, whose verdict could be remembered at that moment, says of the packet (see
+//! [`History`]).
 //!
 //! None of this is on the packet's path: the kernel gathers copies of packets, and a thread reads them some hundredths of a
 //! second later.
@@ -15,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
-use policy::{Generation, Judgement};
+use policy::{Directions, Generation, Judgement, Verdict};
 
 use crate::drops::{DROP_PREFIX, DropReason, DropSample};
 use crate::netlink::{
@@ -23,7 +25,8 @@ use crate::netlink::{
 };
 use crate::packet::{self, COPY_RANGE};
 use crate::ports::{InterfaceIndex, Mac};
-use crate::table::LOG_PREFIX;
+use crate::table::{DENIED_PREFIX, LOG_PREFIX};
+use crate::worker::HOOK_INPUT;
 pub use crate::worker::Owner;
 
 mod history;
@@ -74,7 +77,7 @@ const END: Duration = Duration::from_secs(1);
 /// What is heard of connections that passed because their pair was remembered.
 #[derive(Clone, Debug)]
 pub enum Heard {
-    /// One of them.
+    /// One of them, or a packet that was dropped because its flow was denied.
     Connection(Judgement),
     /// An example of packets that rules dropped.
     Dropped(DropSample),
@@ -231,8 +234,9 @@ fn hear(message: &Received<'_>, history: &History, next: &mut u32, tell: &mut im
         let sample = DropSample { reason, interface, mac, ether_type, packet, is_by_interface };
         return tell(Heard::Dropped(sample));
     }
-    let judged = packet.zip(logged.generation).and_then(|(packet, generation)| {
-        let (snapshot, decision) = history.allowing(generation, &packet)?;
+    let judged = packet.zip(logged.remembered).and_then(|(packet, (verdict, generation))| {
+        let directions = if logged.hook == Some(HOOK_INPUT) { Directions::Egress } else { Directions::Both };
+        let (snapshot, decision) = history.find(verdict, generation, &packet, directions)?;
         let at = SystemTime::now();
         Some(Judgement {
             at,
@@ -251,8 +255,10 @@ fn hear(message: &Received<'_>, history: &History, next: &mut u32, tell: &mut im
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Logged<'a> {
     number: Option<u32>,
-    generation: Option<Generation>,
+    /// The verdict that was remembered, and the generation in force.
+    remembered: Option<(Verdict, Generation)>,
     dropped: Option<DropReason>,
+    hook: Option<u8>,
     interface: InterfaceIndex,
     mac: Option<Mac>,
     ether_type: Option<u16>,
@@ -271,10 +277,13 @@ impl<'a> Logged<'a> {
             match kind {
                 NFULA_SEQ => logged.number = value.try_into().ok().map(u32::from_be_bytes),
                 NFULA_PREFIX => {
-                    (logged.generation, logged.dropped) = (generation(value), dropped(value));
+                    (logged.remembered, logged.dropped) = (remembered(value), dropped(value));
                 }
                 // `struct nfulnl_msg_packet_hdr`: protocol, hook, padding.
-                NFULA_PACKET_HDR if logged.ether_type.is_none() => logged.ether_type = be16(value),
+                NFULA_PACKET_HDR => {
+                    logged.ether_type = logged.ether_type.or(be16(value));
+                    logged.hook = value.get(2).copied();
+                }
                 NFULA_VLAN => {
                     let tag = AttributeReader::new(value).find(|(kind, _)| *kind == NFULA_VLAN_PROTO);
                     logged.ether_type = tag.and_then(|(_, value)| be16(value)).or(logged.ether_type);
@@ -306,9 +315,14 @@ fn dropped(prefix: &[u8]) -> Option<DropReason> {
     DropReason::from_code(text.strip_prefix(DROP_PREFIX)?)
 }
 
-fn generation(prefix: &[u8]) -> Option<Generation> {
+fn remembered(prefix: &[u8]) -> Option<(Verdict, Generation)> {
     let text = std::str::from_utf8(prefix.strip_suffix(&[0]).unwrap_or(prefix)).ok()?;
-    text.strip_prefix(LOG_PREFIX)?.parse().ok().map(Generation)
+    let text = text.strip_prefix(LOG_PREFIX)?;
+    let (verdict, generation) = match text.strip_prefix(DENIED_PREFIX) {
+        Some(generation) => (Verdict::Deny, generation),
+        None => (Verdict::Allow, text),
+    };
+    Some((verdict, Generation(generation.parse().ok()?)))
 }
 
 /// A socket that listens to the group, completely set up.
@@ -371,11 +385,17 @@ mod tests {
 
     #[test]
     fn a_prefix_carries_the_generation() {
-        assert_eq!(generation(b"kube-verdict 17\0"), Some(Generation(17)));
-        for other in
-            [&b"kube-verdict \0"[..], b"kube-verdict 17 \0", b"someone else", b"kube-verdict \xff", b""]
-        {
-            assert_eq!(generation(other), None, "{other:?}");
+        assert_eq!(remembered(b"kube-verdict 17\0"), Some((Verdict::Allow, Generation(17))));
+        assert_eq!(remembered(b"kube-verdict denied 17\0"), Some((Verdict::Deny, Generation(17))));
+        for other in [
+            &b"kube-verdict \0"[..],
+            b"kube-verdict 17 \0",
+            b"kube-verdict denied\0",
+            b"someone else",
+            b"kube-verdict \xff",
+            b"",
+        ] {
+            assert_eq!(remembered(other), None, "{other:?}");
         }
         assert_eq!(dropped(b"kube-verdict drop spoofed-source\0"), Some(DropReason::SpoofedSource));
         assert_eq!(dropped(b"kube-verdict drop something\0"), None);

@@ -21,12 +21,13 @@ mod in_force;
 mod link_rules;
 mod memory;
 mod origin;
+mod quota;
 mod recheck;
 mod revoked;
 mod set_contents;
 mod sets;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Instant, SystemTime};
 
@@ -39,8 +40,8 @@ use self::bridge::{BridgeContents, BridgeRules};
 use self::chains::QUEUE;
 use self::in_force::InForce;
 pub(crate) use self::in_force::{check_holder, read_generation};
-pub(crate) use self::memory::LOG_PREFIX;
 use self::memory::Memory;
+pub(crate) use self::memory::{DENIED_PREFIX, LOG_PREFIX};
 use self::origin::OriginContents;
 use self::sets::Contents;
 use crate::drops::DropCounts;
@@ -57,6 +58,7 @@ use crate::queues::QueueRange;
 pub use self::error::TableError;
 pub use self::memory::{Remember, RememberedConnections};
 pub use self::origin::{OriginConfig, Origins};
+pub use self::quota::QueueQuota;
 pub use crate::nft::queue::QueueForm;
 
 /// The name of the table, in family `inet`.
@@ -98,6 +100,8 @@ pub struct TableConfig {
     pub open: OpenAddresses,
     /// What the kernel remembers of verdicts; `None` if it is to ask about every connection.
     pub remember: Option<Remember>,
+    /// How many packets each sender may ask workers about; `None` for any number.
+    pub queue_quota: Option<QueueQuota>,
     /// Of the snapshot that `open` comes from.
     pub generation: Generation,
     /// Where packets may come from; `None` if their sources are believed.
@@ -289,6 +293,15 @@ impl Table {
         Ok(counts)
     }
 
+    /// How many packets of each sender workers were asked about, since it last asked nothing for ten seconds: of this node's pods by
+    /// address, of all others as 0.0.0.0 or `::`.
+    ///
+    /// # Errors
+    /// [`TableError`] if the counts can't be read.
+    pub fn asking(&mut self) -> Result<BTreeMap<IpAddr, u64>, TableError> {
+        quota::read_asking(&mut self.socket).map_err(TableError::from_reading)
+    }
+
     /// Makes the sets hold these networks and addresses, as the snapshot of this generation wants it, and has the kernel forget
     /// what it remembers of those that are `touched`, in one atomic batch with only what differs from before. If nothing does,
     /// nothing is sent.
@@ -473,14 +486,15 @@ impl Table {
         Err(TableError::Unquiet)
     }
 
-    /// Replaces the rules of all chains but `enqueue`, which is always the same: to write an xtables target takes the kernel a grace
-    /// period of RCU if a batch has just deleted something (`nft_target_init`).
+    /// Replaces the rules of all chains but those that are always the same. `enqueue` must not be written again: to write an xtables
+    /// target takes the kernel a grace period of RCU if a batch has just deleted something (`nft_target_init`).
     fn rewrite(&self, memory: &Memory, window: bool, batch: &mut Batch) {
         let hooked = chains::chains(self.config.judge_dns).into_iter().map(|(name, _)| name);
-        let names = hooked.chain(chains::plain_chains()).filter(|name| *name != QUEUE);
+        let stays: BTreeSet<&str> = chains::static_chains().chain([QUEUE]).collect();
+        let names = hooked.chain(chains::plain_chains()).filter(|name| !stays.contains(name));
         names.for_each(|name| empty_chain(batch, name));
         let rules = chains::rules(&self.config, memory, self.queues, self.form, window);
-        rules.iter().filter(|rule| rule.chain != QUEUE).for_each(|rule| rule.add_to(INET, batch));
+        rules.iter().filter(|rule| !stays.contains(rule.chain)).for_each(|rule| rule.add_to(INET, batch));
     }
 
     fn check_ours(&mut self) -> Result<InForce, TableError> {
@@ -559,6 +573,7 @@ fn install_batch(
     Contents::create(&mut batch);
     Memory::create(&mut batch);
     revoked::create(&mut batch);
+    quota::create(&mut batch);
     origin::create_sets(&mut batch);
     remove_rules(&mut batch);
     contents.fill(&mut batch);

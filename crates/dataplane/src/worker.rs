@@ -14,16 +14,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use nfq::{Message, Queue, Verdict as KernelVerdict};
-use policy::{Decision, Directions, Generation, Judgement, Packet, Reader, Verdict};
+use policy::{Decision, Directions, Generation, Judgement, Packet, Reader, Snapshot, Verdict};
 
-use crate::marks::{Marks, Question as Kind};
+use crate::marks::{DeniedFlow, Marks, Question as Kind};
 use crate::packet;
 use crate::queue_statistics::QueueStatistics;
 
 mod counters;
 mod error;
 mod hold;
-mod room;
+mod permits;
 mod setup;
 mod socket;
 
@@ -33,13 +33,13 @@ pub use error::WorkerError;
 pub(crate) use hold::Hold;
 pub use hold::HoldLimits;
 use hold::{Held, Offered};
-pub(crate) use room::Room;
+pub(crate) use permits::Permits;
 pub(crate) use setup::{Opened, open, pin};
 pub use socket::Owner;
 pub(crate) use socket::Wake;
 
 /// `NF_INET_LOCAL_IN`: packets to the node itself.
-const HOOK_INPUT: u8 = 1;
+pub(crate) const HOOK_INPUT: u8 = 1;
 /// A queue that is being given up counts as empty when nothing has come for this long: a packet that saw the rules before
 /// they turned elsewhere is in its queue by then.
 const QUIET: Duration = Duration::from_millis(10);
@@ -56,6 +56,8 @@ pub(crate) struct Worker<R> {
     pub(crate) socket: OwnedFd,
     pub(crate) reader: Reader,
     pub(crate) marks: Marks,
+    /// Whether the rules take packets back that are denied, to remember their flows.
+    pub(crate) remembers_denied: bool,
     pub(crate) hold: Hold,
     pub(crate) counters: Arc<SharedCounters>,
     pub(crate) stop: Arc<AtomicBool>,
@@ -184,7 +186,19 @@ impl<R: FnMut(Judgement)> Worker<R> {
                 message.set_nfmark(mark);
                 message.set_verdict(kernel_verdict);
             }
-            Verdict::Deny => message.set_verdict(KernelVerdict::Drop),
+            Verdict::Deny => {
+                let remembered = packet.filter(|_| self.remembers_denied);
+                let flow = remembered
+                    .and_then(|packet| denied_flow(&pass, &decision, &packet, &self.marks, &message));
+                match flow {
+                    Some(flow) => {
+                        let (mark, kernel_verdict) = deny(&self.marks, message.get_nfmark(), flow);
+                        message.set_nfmark(mark);
+                        message.set_verdict(kernel_verdict);
+                    }
+                    None => message.set_verdict(KernelVerdict::Drop),
+                }
+            }
         }
         let snapshot = Arc::clone(&pass);
         // The kernel takes the packet through the rest of the hook within this call.
@@ -274,6 +288,43 @@ pub fn allow(marks: &Marks, mark: u32) -> (u32, KernelVerdict) {
         Kind::Untracked => (others, KernelVerdict::Accept),
         _ => (others ^ marks.answer().0, KernelVerdict::Repeat),
     }
+}
+
+/// How the kernel is told that the flow of a packet with this mark is denied: as [`allow`], but the rules drop the packet once they have
+/// taken its flow down.
+#[inline]
+pub fn deny(marks: &Marks, mark: u32, flow: DeniedFlow) -> (u32, KernelVerdict) {
+    let others = mark & !marks.questions().0;
+    ((others ^ marks.answer().0) | marks.denied(flow).0, KernelVerdict::Repeat)
+}
+
+/// The flow of a denied packet all of whose packets this snapshot denies; `None` if it is not sure of that, or if the packet has no
+/// connection by which the rules could tell that it was answered.
+#[inline]
+fn denied_flow(
+    snapshot: &Snapshot,
+    decision: &Decision,
+    packet: &Packet,
+    marks: &Marks,
+    message: &Message,
+) -> Option<DeniedFlow> {
+    let is_denied = |decision: &Decision| decision.verdict() == Verdict::Deny && !decision.is_unsure();
+    let is_unproven = match marks.asks(message.get_nfmark()) {
+        Kind::First => packet.is_mid_stream,
+        Kind::UnprovenReply => true,
+        Kind::UntrackedFlow => false,
+        // The connection of such a packet was evaluated before, and the sweep revokes it.
+        Kind::Established | Kind::EstablishedReply | Kind::Untracked => return None,
+    };
+    if !is_unproven {
+        return is_denied(decision).then_some(DeniedFlow::Forward);
+    }
+    let directions = directions(message.get_hook());
+    if is_denied(&snapshot.judge(packet, directions)) {
+        return Some(DeniedFlow::Forward);
+    }
+    let reversed = || snapshot.judge(&packet.reversed(), directions);
+    (directions == Directions::Both && is_denied(&reversed())).then_some(DeniedFlow::Reverse)
 }
 
 /// What came of a question.

@@ -10,7 +10,7 @@ use policy::{Judgement, Published};
 use crate::marks::Marks;
 use crate::queues::QueueRange;
 pub use crate::worker::{Counters, HoldCounters, HoldLimits, WorkerError};
-use crate::worker::{Hold, Opened, Room, SharedCounters, Wake, Worker, open, pin};
+use crate::worker::{Hold, Opened, Permits, SharedCounters, Wake, Worker, open, pin};
 
 /// How many packets may wait in one queue before the kernel drops: some 80 ms of work for one core, so that what waits is
 /// answered well before its sender tries again (1 s).
@@ -23,6 +23,8 @@ pub struct WorkersConfig {
     pub queues: QueueRange,
     /// The bits of which the verdict's goes into the mark of an allowed packet.
     pub marks: Marks,
+    /// Whether the rules remember flows that are denied: those of a [`Table`](crate::table::Table) do.
+    pub remembers_denied: bool,
     /// How many packets may wait in one queue: at least 1; see [`DEFAULT_QUEUE_LENGTH`].
     pub queue_length: u32,
     /// Whether a packet that finds its queue full passes instead of being dropped.
@@ -87,12 +89,12 @@ impl Workers {
         R: FnMut(Judgement) + Send + 'static,
     {
         let wake = Arc::new(Wake::open().map_err(WorkerError::Open)?);
-        let room = Arc::new(Room::new(config.hold.packets));
+        let permits = Arc::new(Permits::new(config.hold.packets));
         let mut workers = Self { workers: Vec::new(), stop: Arc::default(), wake };
         for (index, number) in config.queues.numbers().enumerate() {
             // An error drops those that run already, and so stops them.
-            let (stop, room) = (Arc::clone(&workers.stop), Arc::clone(&room));
-            let worker = Start { config, index, number, stop, room, published };
+            let (stop, permits) = (Arc::clone(&workers.stop), Arc::clone(&permits));
+            let worker = Start { config, index, number, stop, permits, published };
             workers.workers.push(worker.start(record(index))?);
         }
         Ok(workers)
@@ -147,14 +149,14 @@ struct Start<'a> {
     index: usize,
     number: u16,
     stop: Arc<AtomicBool>,
-    room: Arc<Room>,
+    permits: Arc<Permits>,
     published: &'a Arc<Published>,
 }
 
 impl Start<'_> {
     /// Starts the thread and waits until its queue is set up.
     fn start<R: FnMut(Judgement) + Send + 'static>(self, record: R) -> Result<Running, WorkerError> {
-        let Self { config, index, number, stop, room, published } = self;
+        let Self { config, index, number, stop, permits, published } = self;
         let counters = Arc::<SharedCounters>::default();
         let failure = Arc::<OnceLock<WorkerError>>::default();
         let guard = Guard { queue: number, failure: Arc::clone(&failure), ended: false };
@@ -181,7 +183,8 @@ impl Start<'_> {
                     socket,
                     reader,
                     marks: config.marks,
-                    hold: Hold::new(config.hold, room, config.queue_length),
+                    remembers_denied: config.remembers_denied,
+                    hold: Hold::new(config.hold, permits, config.queue_length),
                     counters: shared,
                     stop,
                     record,

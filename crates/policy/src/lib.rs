@@ -5,7 +5,7 @@
 //! ```text
 //!  a policy's life                                          a packet's life
 //!
-//!  [ Change ] -> [ Inventory ] -> [ Compiler ]              [ Packet ]
+//!  [ Change ] -> [ Admission ] -> [ Compiler ]              [ Packet ]
 //!                                      |                        |
 //!                                      v                        v
 //!                                 [ Snapshot ] -> [ Published ] -> judge -> [ Decision ]
@@ -14,6 +14,7 @@
 //! ```
 //!
 //! - [`spec`], [`selector`], [`inventory`]: the few facts that a verdict needs, valid once they exist.
+//! - [`admission`]: admits the policies of each namespace up to a budget.
 //! - [`compiler`]: turns changes into the next immutable [`Snapshot`], doing only the work that a change calls for.
 //! - [`snapshot`]: judges a packet, without allocation, lock or loop over policies.
 //! - [`explanation`]: says in words, off the packet's path, why a decision came out as it did.
@@ -22,6 +23,7 @@
 //! - [`mod@reference`]: the same semantics written naively from the API's text; property tests hold the two equal.
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod compiler;
 pub mod decision;
 pub mod explanation;
@@ -29,6 +31,7 @@ pub mod inventory;
 pub mod labels;
 pub mod names;
 pub mod packet;
+pub mod prefixes;
 pub mod published;
 pub mod reference;
 pub mod selector;
@@ -36,6 +39,7 @@ pub mod snapshot;
 pub mod spec;
 pub mod touched;
 
+pub use admission::{Admission, Budget, Refusal};
 pub use compiler::{Compiler, Scope};
 pub use decision::{Decision, Direction, Judgement, Outcome, Reason, RuleId, Verdict};
 pub use explanation::Explanation;
@@ -43,6 +47,7 @@ pub use inventory::{Change, Inventory, NamedPort, Namespace, Node, Pod, PodUid};
 pub use labels::Labels;
 pub use names::{Generation, PodName, PolicyKind, PolicyName};
 pub use packet::{Packet, Protocol};
+pub use prefixes::Prefixes;
 pub use published::{Published, Reader};
 pub use selector::{Match, Requirement, Selector};
 pub use snapshot::{Directions, Snapshot};

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use crate::names::PolicyName;
 use crate::packet::Protocol;
+use crate::prefixes::Prefixes;
 use crate::selector::Selector;
 
 /// One policy.
@@ -109,7 +110,7 @@ pub struct IpBlock {
     /// The block; host bits are ignored.
     pub cidr: IpNet,
     /// Cut out of it.
-    pub except: Vec<IpNet>,
+    pub except: Prefixes,
 }
 
 /// One entry of a rule's ports: BOTH protocol and numbers must match.

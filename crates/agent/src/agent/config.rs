@@ -7,10 +7,10 @@ use cluster::Source;
 use dataplane::marks::Marks;
 use dataplane::needs::NeedsConfig;
 use dataplane::queues::QueueRange;
-use dataplane::table::WhenDown;
+use dataplane::table::{QueueQuota, WhenDown};
 use dataplane::workers::HoldLimits;
 use ipnet::IpNet;
-use policy::Verdict;
+use policy::{Budget, Verdict};
 
 use crate::origins::OriginSettings;
 use crate::overrides::PodCidrs;
@@ -22,6 +22,8 @@ pub struct AgentConfig {
     pub source: Source,
     /// The node whose pods are judged.
     pub node: Arc<str>,
+    /// How large the policies of one namespace, and of all, may be.
+    pub budget: Budget,
     /// Over the Node object's.
     pub pod_cidrs: PodCidrs,
     /// What rules do with first packets while no agent listens.
@@ -34,6 +36,8 @@ pub struct AgentConfig {
     pub queues: [QueueRange; 2],
     /// Packets that may wait in one queue.
     pub queue_length: u32,
+    /// How many packets each sender may ask workers about; `None` for any number.
+    pub queue_quota: Option<QueueQuota>,
     /// The bits by which rules and workers speak.
     pub marks: Marks,
     /// How long the kernel remembers an allowed pair; `None` if it is to ask about every connection.

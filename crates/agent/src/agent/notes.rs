@@ -1,9 +1,10 @@
 //! What the agent says of its work, in log, status and metrics.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use dataplane::sweep::SweepReport;
-use policy::Snapshot;
+use policy::{PolicyName, Snapshot};
 
 use super::Agent;
 use crate::engine::Applied;
@@ -11,9 +12,20 @@ use crate::health::Topic;
 use crate::metrics::observe;
 use crate::status;
 
+/// Policies beyond a budget that are logged at once, at most.
+const MOST_LOGGED: usize = 100;
+/// How many policies a line names that says what was applied.
+const NAMED_POLICIES: usize = 10;
+
 impl Agent {
-    /// Says in log, status and metrics that a snapshot is in force.
-    pub(super) fn note(&self, generation: u64, changes: u64, compile: Duration, applied: &Applied) {
+    /// Says in log, status and metrics that a snapshot is in force, and these policies with it.
+    pub(super) fn note(
+        &self,
+        generation: u64,
+        (changes, policies): (u64, BTreeSet<PolicyName>),
+        compile: Duration,
+        applied: &Applied,
+    ) {
         let change = status::Change {
             generation,
             changes,
@@ -27,13 +39,17 @@ impl Agent {
         state.status.last_change = Some(change);
         state.settled(Topic::Change);
         drop(state);
+        let more_policies = policies.len().saturating_sub(NAMED_POLICIES);
+        let names: Vec<String> = policies.iter().take(NAMED_POLICIES).map(ToString::to_string).collect();
         tracing::info!(
             generation,
             changes,
+            policies = (!names.is_empty()).then(|| debug(names)),
+            more_policies = (more_policies > 0).then_some(more_policies),
             compile_micros = change.compile_micros,
             grace_micros = change.grace_micros,
             table_micros = change.table_micros,
-            "policy in force"
+            "policy applied"
         );
         if let Some(swept) = &applied.swept {
             self.note_sweep(swept);
@@ -57,6 +73,28 @@ impl Agent {
             micros = last.micros,
             "connections swept"
         );
+    }
+
+    /// Says in status what is wrong with the source's objects, and which policies are beyond their namespace's budget. The source has
+    /// logged its own problems.
+    pub(super) fn note_problems(&self, problems: &[cluster::Problem]) {
+        let mut all: Vec<status::Problem> = problems.iter().map(status::Problem::from).collect();
+        let mut state = self.health.state();
+        for refusal in self.admission.refusals() {
+            let problem = status::Problem::from(&refusal);
+            // More lines than this say no more, and could fill a disk.
+            if all.len() < problems.len() + MOST_LOGGED && !state.status.problems.contains(&problem) {
+                tracing::warn!(
+                    policy = %refusal.policy,
+                    entries = refusal.cost,
+                    namespace_entries = refusal.namespace,
+                    limit = refusal.limit,
+                    "policy exceeds its namespace's budget: it isolates its pods and allows nothing"
+                );
+            }
+            all.push(problem);
+        }
+        state.status.problems = all;
     }
 
     /// Says in status what the newest snapshot was made from.

@@ -1,7 +1,5 @@
 //! `kube-verdict cleanup`: takes the rules, and the marks on connections, out of the kernel.
 
-use std::io::{self, Write};
-
 use anyhow::bail;
 use clap::Args;
 use dataplane::conntrack::Conntrack;
@@ -15,6 +13,7 @@ use serde::Serialize;
 use super::Output;
 use super::run::mark;
 use crate::exit;
+use crate::terminal::{self, text};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -74,16 +73,12 @@ impl Cleanup {
         }
         let connections_cleared = clear_marks(&mut Conntrack::open()?, &marks)?;
         let done = Done { rules_removed, connections_cleared };
-        let mut stdout = io::stdout().lock();
         match self.output {
             Output::Text => {
                 let rules = if rules_removed { "removed the rules" } else { "there were no rules" };
-                writeln!(stdout, "{rules}; cleared the marks of {connections_cleared} connections")?;
+                text!("{rules}; cleared the marks of {connections_cleared} connections").print()?;
             }
-            Output::Json => {
-                serde_json::to_writer_pretty(&mut stdout, &done).map_err(io::Error::from)?;
-                writeln!(stdout)?;
-            }
+            Output::Json => terminal::print_json(&done)?,
         }
         Ok(exit::FINE)
     }

@@ -1,10 +1,9 @@
 //! `kube-verdict doctor`: for each need of kernel and node, fine, or what is wrong and what to do.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use cluster::{Access, CniCache, Folder};
+use cluster::{Access, CniCache, Folder, ReadCounts};
 use dataplane::marks::{Mark, Marks};
 use dataplane::needs::{self, InstalledTables, KernelVersion, Need, NeedState, NeedsConfig};
 use dataplane::queues::QueueRange;
@@ -16,7 +15,8 @@ use super::run::{cores, mark};
 use super::table::State;
 use super::{Output, table};
 use crate::status::{Problem, Protection, Status};
-use crate::{client, exit, http, paint, source};
+use crate::terminal::{self, Text, text};
+use crate::{client, exit, http, source};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -82,7 +82,9 @@ struct Findings {
     agent: Option<AgentFindings>,
     /// The agent's tables in the kernel, which stay when it ends; null if the kernel doesn't say.
     tables: Option<InstalledTables>,
-    /// Of the folder that was given; else of the running agent's.
+    /// How much the folder that was given holds; else how much the running agent has read. Null if there is neither.
+    read: Option<ReadCounts>,
+    /// Of the same.
     problems: Vec<Problem>,
 }
 
@@ -100,12 +102,8 @@ impl Doctor {
     pub fn run(self) -> anyhow::Result<u8> {
         let found = self.look()?;
         match self.output {
-            Output::Text => found.print(&mut anstream::stdout().lock())?,
-            Output::Json => {
-                let mut stdout = io::stdout().lock();
-                serde_json::to_writer_pretty(&mut stdout, &found).map_err(io::Error::from)?;
-                writeln!(stdout)?;
-            }
+            Output::Text => found.text().print()?,
+            Output::Json => terminal::print_json(&found)?,
         }
         Ok(if found.all_fine() { exit::FINE } else { exit::WRONG })
     }
@@ -114,14 +112,14 @@ impl Doctor {
         let marks = Marks::new(self.packet_marks, self.connection_marks)
             .map_err(|error| exit::Usage(error.to_string()))?;
         let status = client::status(self.http_port).ok();
-        let problems = match (&self.source, &status) {
+        let (read, problems) = match (&self.source, &status) {
             (Some(folder), _) => {
                 source::must_be_a_folder(folder)?;
                 let (_, update) = Folder::read(folder)?;
-                update.problems.iter().map(Problem::from).collect()
+                (Some(update.read), update.problems.iter().map(Problem::from).collect())
             }
-            (None, Some(status)) => status.problems.clone(),
-            (None, None) => Vec::new(),
+            (None, Some(status)) => (status.read.clone(), status.problems.clone()),
+            (None, None) => (None, Vec::new()),
         };
         // A running agent has its queues, and knows the families of its pods.
         let (queues, pod_cidrs) = match &status {
@@ -146,7 +144,7 @@ impl Doctor {
             let protections = origins.map(|origins| origins.protections).unwrap_or_default();
             AgentFindings { pid, ready, not_ready, protections }
         });
-        Ok(Findings { needs, agent, tables: needs::installed_tables().ok(), problems })
+        Ok(Findings { needs, agent, tables: needs::installed_tables().ok(), read, problems })
     }
 
     /// How the API server is to be reached, if there is a way to one.
@@ -170,62 +168,77 @@ impl Findings {
             && self.problems.is_empty()
     }
 
-    fn print(&self, out: &mut impl Write) -> io::Result<()> {
+    fn text(&self) -> Text {
         let mut rows = Vec::new();
         for need in &self.needs {
             let (state, text) = match &need.state {
-                NeedState::Fine { what } => (State::Fine, paint::harmless(what)),
+                NeedState::Fine { what } => (State::Fine, Text::new(what)),
                 NeedState::Warning { what, todo } => (State::Warning, advice(what, todo)),
                 NeedState::Wrong { what, todo } => (State::Wrong, advice(what, todo)),
             };
             rows.push((need.name.to_owned(), state, text));
         }
         let (state, text) = match &self.agent {
-            None => (State::None, "no agent answers on this node".to_owned()),
-            Some(agent) if agent.ready => (State::Fine, format!("pid {} enforces the policies", agent.pid)),
+            None => (State::None, text!("no agent answers on this node")),
+            Some(agent) if agent.ready => (State::Fine, text!("pid {} enforces the policies", agent.pid)),
             Some(agent) => {
-                let why = paint::harmless(&agent.not_ready.join("; "));
-                (State::Wrong, format!("pid {} is not ready: {why}", agent.pid))
+                let why = agent.not_ready.join("; ");
+                (State::Wrong, text!("pid {} is not ready: {why}", agent.pid))
             }
         };
         rows.push(("agent".to_owned(), state, text));
         let (state, text) = self.protections();
         rows.push(("protections".to_owned(), state, text));
+        let (state, text) = self.read();
+        rows.push(("source".to_owned(), state, text));
         for problem in &self.problems {
-            rows.push(("source".to_owned(), State::Wrong, paint::harmless(&problem.text)));
+            rows.push(("source".to_owned(), State::Wrong, Text::new(&problem.text)));
         }
-        writeln!(out, "{}", table::states(&rows))
+        table::states(&rows)
+    }
+
+    /// How much was read.
+    fn read(&self) -> (State, Text) {
+        match &self.read {
+            None if self.agent.is_some() => (State::None, text!("the agent has read nothing yet")),
+            None => (
+                State::None,
+                text!(
+                    "nothing was read: --source DIR looks at manifests, and a running agent says what it has read"
+                ),
+            ),
+            Some(read) if read.objects == 0 => {
+                (State::Warning, advice(&format!("{read} read"), "is this the right folder or cluster?"))
+            }
+            Some(read) => (State::Fine, Text::new(read)),
+        }
     }
 
     /// Which protections of packets' origins are in force: as the agent says, or else by what it left in the kernel.
-    fn protections(&self) -> (State, String) {
+    fn protections(&self) -> (State, Text) {
         match (&self.agent, self.tables) {
             (Some(agent), _) if agent.protections.is_empty() => {
-                (State::None, "none in force yet: the agent has not installed its rules".to_owned())
+                (State::None, text!("none in force yet: the agent has not installed its rules"))
             }
             (Some(agent), _) => {
                 let (on, off): (Vec<_>, Vec<_>) = agent.protections.iter().partition(|one| one.in_force);
                 let on: Vec<&str> = on.into_iter().map(|one| &*one.id).collect();
-                let mut text = match on.is_empty() {
-                    true => "none in force".to_owned(),
-                    false => format!("in force: {}", on.join(", ")),
-                };
-                for Protection { id, why_not, .. } in &off {
-                    text.push_str(&format!(
-                        "\n{id} is off: {}",
-                        why_not.as_deref().unwrap_or("the agent says not why")
-                    ));
-                }
+                let mut lines = vec![match on.is_empty() {
+                    true => text!("none in force"),
+                    false => text!("in force: {}", on.join(", ")),
+                }];
+                lines.extend(off.iter().map(|Protection { id, why_not, .. }| {
+                    text!("{id} is off: {}", why_not.as_deref().unwrap_or("the agent says not why"))
+                }));
                 let state = match off.iter().all(|one| one.off_by_choice) {
                     true => State::Fine,
                     false => State::Warning,
                 };
-                let lines: Vec<String> = text.lines().map(paint::harmless).collect();
-                (state, lines.join("\n"))
+                (state, Text::lines(lines))
             }
-            (None, None) => (State::None, "which are in force can't be told: see the needs above".to_owned()),
+            (None, None) => (State::None, text!("which are in force can't be told: see the needs above")),
             (None, Some(InstalledTables { inet: false, bridge: false })) => {
-                (State::None, "none in force: no rules of kube-verdict are in the kernel".to_owned())
+                (State::None, text!("none in force: no rules of kube-verdict are in the kernel"))
             }
             (None, Some(InstalledTables { inet, bridge })) => {
                 let left = match (inet, bridge) {
@@ -233,7 +246,7 @@ impl Findings {
                     (true, false) => "table inet kube-verdict, but not table bridge kube-verdict",
                     (false, _) => "table bridge kube-verdict, but not table inet kube-verdict",
                 };
-                let text = format!(
+                let text = text!(
                     "an agent that is gone has left {left}: the ports that it knew are still checked, and packets of newer ones are treated by its --when-down"
                 );
                 (State::None, text)
@@ -243,8 +256,8 @@ impl Findings {
 }
 
 /// What was found, and what to do about it.
-fn advice(what: &str, todo: &str) -> String {
-    format!("{}\n-> {}", paint::harmless(what), paint::harmless(todo))
+fn advice(what: &str, todo: &str) -> Text {
+    Text::lines([Text::new(what), text!("-> {todo}")])
 }
 
 #[cfg(test)]
@@ -269,7 +282,9 @@ mod tests {
             protections,
         });
         let tables = tables.map(|(inet, bridge)| InstalledTables { inet, bridge });
-        Findings { needs: Vec::new(), agent, tables, problems: Vec::new() }.protections()
+        let (state, text) =
+            Findings { needs: Vec::new(), agent, tables, read: None, problems: Vec::new() }.protections();
+        (state, text.to_string())
     }
 
     #[test]
@@ -290,6 +305,28 @@ mod tests {
 
         let (state, text) = found(Some(Vec::new()), Some((false, false)));
         assert!(text.starts_with("none in force yet"), "{text}");
+        assert_eq!(state, State::None);
+    }
+
+    #[test]
+    fn how_much_was_read_is_always_said() {
+        let said = |read: Option<ReadCounts>| {
+            let findings =
+                Findings { needs: Vec::new(), agent: None, tables: None, read, problems: Vec::new() };
+            let (state, text) = findings.read();
+            (state, text.to_string())
+        };
+        let counts =
+            |objects, policies| ReadCounts { files: Some(3), objects, policies, ..ReadCounts::default() };
+        assert_eq!(said(Some(counts(2, 1))), (State::Fine, "3 files, 2 objects, 1 policy".to_owned()));
+        let (state, text) = said(Some(counts(0, 0)));
+        assert!(
+            text.starts_with("3 files, 0 objects, 0 policies read\n-> is this the right folder"),
+            "{text}"
+        );
+        assert_eq!(state, State::Warning);
+        let (state, text) = said(None);
+        assert!(text.contains("--source DIR"), "{text}");
         assert_eq!(state, State::None);
     }
 

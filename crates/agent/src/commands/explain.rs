@@ -4,17 +4,19 @@
 //! the agent of its node does, and the destination's ingress as the agent of that one; or both as the agent of one node does.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Write};
+use std::io::{self, BufReader, BufWriter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use policy::{Compiler, Inventory, Packet, Scope, Snapshot, Verdict};
+use policy::{Admission, Compiler, Inventory, Packet, Scope, Snapshot, Verdict};
 
 use super::Output;
+use super::budget::BudgetArguments;
 use crate::exit;
 use crate::source::SourceArguments;
+use crate::terminal;
 
 mod answer;
 mod end;
@@ -70,6 +72,9 @@ pub struct Explain {
     )]
     port: Option<PortArgument>,
 
+    #[command(flatten)]
+    budget: BudgetArguments,
+
     /// Judges the packets in this file (`-`: standard input): one JSON object a line with src, dst, protocol (a name or
     /// number; TCP if absent), dst_port, and if need be src_port and icmp_type. Prints one JSON object a line, in the same
     /// order. Of a line that can't be read it prints {"error": ...} and goes on.
@@ -90,6 +95,7 @@ impl Explain {
     /// Reads the source and answers.
     pub fn run(self) -> anyhow::Result<u8> {
         let changes = self.source.read_once()?;
+        let changes = Admission::new(self.budget.into()).filter(changes);
         let scope = self.node.as_deref().map_or(Scope::Cluster, |node| Scope::Node(node.into()));
         let mut compiler = Compiler::new(scope);
         let snapshot = compiler.apply(changes);
@@ -145,12 +151,8 @@ fn judge_one(
         .collect();
     let answer = answer::Answer::new(snapshot, inventory, &from, &to, &packets)?;
     match output {
-        Output::Text => answer.print(&mut anstream::stdout().lock())?,
-        Output::Json => {
-            let mut stdout = io::stdout().lock();
-            serde_json::to_writer_pretty(&mut stdout, &answer).map_err(io::Error::from)?;
-            writeln!(stdout)?;
-        }
+        Output::Text => answer.text().print()?,
+        Output::Json => terminal::print_json(&answer)?,
     }
     Ok(match answer.verdict() {
         Verdict::Allow => exit::FINE,
@@ -159,7 +161,7 @@ fn judge_one(
 }
 
 fn judge_all(snapshot: &Snapshot, file: &Path) -> anyhow::Result<u8> {
-    let output = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    let output = BufWriter::with_capacity(1 << 16, terminal::json_lines());
     let counts = if file.as_os_str() == "-" {
         packets::judge(snapshot, BufReader::with_capacity(1 << 16, io::stdin().lock()), output)
     } else {

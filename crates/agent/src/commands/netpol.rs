@@ -12,6 +12,7 @@ use clap::Parser;
 use super::run::Run;
 use super::{Cli, Command};
 use crate::exit::{self, Usage};
+use crate::terminal::Text;
 
 mod flags;
 use flags::{Asked, Flags, Note, OURS};
@@ -52,7 +53,7 @@ pub fn run(words: &[OsString]) -> anyhow::Result<u8> {
     let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let flags = match flags::parse(&words)? {
         Asked::Help => {
-            anstream::println!("{HELP}");
+            Text::of_lines(HELP).print()?;
             return Ok(exit::FINE);
         }
         Asked::Run(flags) => flags,
@@ -155,7 +156,12 @@ fn parsed(line: &[String]) -> Result<Run, Usage> {
     match Cli::try_parse_from(line).map(|cli| cli.command) {
         Ok(Command::Run(run)) => Ok(run),
         Ok(_) => Err(Usage(format!("{} does not run an agent", line.join(" ")))),
-        Err(error) => Err(Usage(format!("netpol would start {}: {error}", line.join(" ")))),
+        Err(error) => {
+            // The rest is about the flags of `run`, which were not given.
+            let error = error.to_string();
+            let why = error.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            Err(Usage(format!("netpol would start {}: {why}", line.join(" "))))
+        }
     }
 }
 

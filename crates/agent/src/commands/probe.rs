@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use crate::client::{self, Place};
+use crate::terminal::Text;
 use crate::{exit, http};
 
 const EXAMPLES: &str = "\
@@ -50,7 +51,7 @@ impl Probe {
             Question::Ready => "/readyz",
         };
         let (code, body) = client::get(&place, path)?;
-        anstream::print!("{body}");
+        Text::of_lines(&body).print()?;
         Ok(if code == 200 { exit::FINE } else { exit::WRONG })
     }
 }

@@ -10,10 +10,10 @@ use audit::{Audit, AuditConfig, Destination};
 use clap::{Args, ValueEnum};
 use cluster::CniCache;
 use dataplane::marks::{Mark, Marks};
-use dataplane::needs::{self, KernelVersion, NeedState, NeedsConfig};
+use dataplane::needs::{self, KernelVersion, Need, NeedState, NeedsConfig};
 use dataplane::ports::Overlay;
 use dataplane::queues::QueueRange;
-use dataplane::table::WhenDown;
+use dataplane::table::{QueueQuota, WhenDown};
 use dataplane::workers::{DEFAULT_QUEUE_LENGTH, HoldLimits};
 use ipnet::IpNet;
 use jiff::SignedDuration;
@@ -21,15 +21,19 @@ use policy::{Judgement, Verdict};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
+use super::budget::BudgetArguments;
 use crate::agent::{Agent, AgentConfig, Message};
+use crate::descriptors::OpenFiles;
 use crate::exit::{self, Usage};
 use crate::health::Health;
 use crate::http::Places;
-use crate::logging::{self, EnvFilterText, LogFormat};
+use crate::logging::{self, LogFilter, LogFormat};
 use crate::metrics::{Durations, observe};
 use crate::origins::{Exemption, OriginSettings};
 use crate::overrides::PodCidrs;
 use crate::source::{self, SourceArguments};
+
+mod start_line;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -69,6 +73,9 @@ pub struct Run {
     #[arg(long, value_name = "DIR|auto|off", value_parser = source::cni_cache, default_value = "auto")]
     cni_cache: CniCache,
 
+    #[command(flatten)]
+    budget: BudgetArguments,
+
     /// The addresses of this node's pods. Repeat it for the other family. Wins over the Node object's spec.podCIDRs.
     #[arg(long = "pod-cidr", value_name = "CIDR")]
     pod_cidrs: Vec<IpNet>,
@@ -86,7 +93,7 @@ pub struct Run {
     #[arg(long, value_name = "TIME", value_parser = hold_time, default_value = "5s")]
     hold_time: Duration,
 
-    /// How many are held at once, of one source a sixteenth of them or 8; 0 holds none. Each takes some 5 KB.
+    /// How many are held at once, of one sender a sixteenth of them or 8, and half of them of senders that are known by address alone; 0 holds none. Each takes some 5 KB.
     #[arg(long, value_name = "N", default_value_t = HoldLimits::default().packets)]
     hold_packets: u32,
 
@@ -98,6 +105,11 @@ pub struct Run {
     /// Packets that may wait in one queue.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_QUEUE_LENGTH, value_parser = clap::value_parser!(u32).range(1..))]
     queue_length: u32,
+
+    /// How many packets a second one source address may ask workers about: first packets of flows whose verdict the kernel does not have
+    /// yet. More are dropped and counted, so that a sender can't fill the queues for others. A quarter of a queue may come at once.
+    #[arg(long, value_name = "N|off", value_parser = queue_quota, default_value = "10000")]
+    queue_quota: QuotaRate,
 
     /// Worker threads, one for each queue. Default: one per core.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -169,14 +181,18 @@ pub struct Run {
     #[arg(long, value_enum, default_value_t)]
     log_format: LogFormat,
 
-    /// What is logged: error, warn, info, debug or trace; or by part, such as info,dataplane=debug.
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
-    log_level: EnvFilterText,
+    /// What is logged: error, warn, info, debug or trace; for parts of the program another level, as in info,dataplane=debug.
+    #[arg(long, value_name = "LEVEL[,PART=LEVEL...]", default_value = "info")]
+    log_level: LogFilter,
 }
 
 /// How long something is remembered; `None` if not at all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct RememberFor(Option<Duration>);
+
+/// Packets a second; `None` for any number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct QuotaRate(Option<u32>);
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum OpenOrClosed {
@@ -228,7 +244,10 @@ impl Run {
     /// Enforces until it is told to end.
     pub fn enforce(self) -> anyhow::Result<u8> {
         let config = self.agent_config()?;
-        must_be_permitted()?;
+        let needs = needs::check(&NeedsConfig::default());
+        must_be_permitted(&needs)?;
+        let files = OpenFiles::raise();
+        self.log_start(&config, &needs, files);
         let durations = Durations::default();
         let audit = self.start_audit(usize::from(config.queues[0].count), durations.clone())?;
         let health = Health::new(&config.node, audit.monitor(), durations);
@@ -236,7 +255,7 @@ impl Run {
             .enable_all()
             .build()
             .context("cannot start the HTTP server's runtime")?;
-        runtime.block_on(supervise(config, health, audit, self.http))
+        runtime.block_on(supervise(config, health, audit, self.http, files))
     }
 
     fn agent_config(&self) -> Result<AgentConfig, Usage> {
@@ -265,6 +284,7 @@ impl Run {
                 OpenOrClosed::Open => WhenDown::Open,
                 OpenOrClosed::Closed => WhenDown::Closed,
             },
+            budget: self.budget.into(),
             when_unsure: match self.when_unsure {
                 WhenUnsure::Deny => Verdict::Deny,
                 WhenUnsure::Open => Verdict::Allow,
@@ -272,6 +292,10 @@ impl Run {
             hold: HoldLimits { time: self.hold_time, packets: self.hold_packets },
             queues,
             queue_length: self.queue_length,
+            queue_quota: self
+                .queue_quota
+                .0
+                .map(|rate| QueueQuota { rate, burst: (self.queue_length / 4).max(1) }),
             marks,
             remember: self.remember.0,
             log_groups: (self.audit_log != "off").then_some([self.nflog_group, self.nflog_group + 1]),
@@ -310,9 +334,9 @@ impl Run {
 }
 
 /// Without this right nothing works and nothing will: better said at once than waited for.
-fn must_be_permitted() -> anyhow::Result<()> {
-    let permission = needs::check(&NeedsConfig::default()).into_iter().find(|need| need.name == "permission");
-    if let Some(NeedState::Wrong { what, todo }) = permission.map(|need| need.state) {
+fn must_be_permitted(needs: &[Need]) -> anyhow::Result<()> {
+    let permission = needs.iter().find(|need| need.name == "permission");
+    if let Some(NeedState::Wrong { what, todo }) = permission.map(|need| &need.state) {
         bail!("{what}: {todo}");
     }
     Ok(())
@@ -324,6 +348,7 @@ async fn supervise(
     health: Arc<Health>,
     audit: Audit,
     http: Places,
+    files: OpenFiles,
 ) -> anyhow::Result<u8> {
     let mut stop = Stop::listen().context("cannot listen for signals")?;
     let (outbox, inbox) = mpsc::channel();
@@ -336,7 +361,7 @@ async fn supervise(
             let _ = done.send(());
         })
         .context("cannot start the agent's thread")?;
-    http.serve(&health);
+    http.serve(&health, files);
     tokio::select! {
         name = stop.signal() => tracing::info!(signal = name, "ending; a second signal ends at once"),
         _ = &mut ended => bail!("the agent's thread has ended by itself"),
@@ -424,6 +449,14 @@ fn remember(text: &str) -> Result<RememberFor, String> {
     }
 }
 
+fn queue_quota(text: &str) -> Result<QuotaRate, String> {
+    match text.parse() {
+        _ if text == "off" => Ok(QuotaRate(None)),
+        Ok(rate @ 1..=1_000_000_u32) => Ok(QuotaRate(Some(rate))),
+        _ => Err(format!("{text:?} is no quota: write packets a second, from 1 to 1000000, or `off`")),
+    }
+}
+
 fn bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is no size: write bytes, or 100M, 2G");
     let (digits, unit) = match text.char_indices().next_back() {
@@ -452,6 +485,11 @@ mod tests {
         assert_eq!(remember("30"), Ok(RememberFor(Some(Duration::from_secs(30)))));
         for text in ["", "0", "-1", "1.5", "3601", "on"] {
             remember(text).expect_err(text);
+        }
+        assert_eq!(queue_quota("off"), Ok(QuotaRate(None)));
+        assert_eq!(queue_quota("500"), Ok(QuotaRate(Some(500))));
+        for text in ["", "0", "-1", "1000001", "on"] {
+            queue_quota(text).expect_err(text);
         }
         assert_eq!(mark("0x4000"), Ok(Mark(0x4000)));
         assert_eq!(mark("16384"), Ok(Mark(0x4000)));

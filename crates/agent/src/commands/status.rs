@@ -1,13 +1,13 @@
 //! `kube-verdict status`: what the agent on this node says of itself.
 
-use std::io::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use cluster::Link;
 
 use super::{Output, table};
-use crate::status::{Connection, NewPorts, Origins, Phase, Source, Status};
+use crate::status::{Connection, FullQueue, NewPorts, Origins, Phase, Source, Status};
+use crate::terminal::{self, Text, text};
 use crate::{client, exit, http, paint};
 
 const EXAMPLES: &str = "\
@@ -20,7 +20,8 @@ Examples:
   Wait until a change is in force:
     until [ \"$(kube-verdict status --output json | jq .applied_generation)\" -ge 12 ]; do sleep 0.1; done
 
-Exit codes: 0 policy is in force, 1 it is not, or no agent answers, 2 the command line is wrong.";
+Exit codes: 0 policy is in force and recorded as asked for, 1 it is not (also: the audit log fails), or no agent answers, 2 the
+command line is wrong.";
 
 /// Shows how the running agent is: what is in force, what it judged, what is wrong.
 #[derive(Debug, Args)]
@@ -40,19 +41,15 @@ impl StatusCommand {
     pub fn run(self) -> anyhow::Result<u8> {
         let status = client::status(self.http_port)?;
         match self.output {
-            Output::Text => print(&status, table::width(), &mut anstream::stdout().lock())?,
-            Output::Json => {
-                let mut stdout = io::stdout().lock();
-                serde_json::to_writer_pretty(&mut stdout, &status).map_err(io::Error::from)?;
-                writeln!(stdout)?;
-            }
+            Output::Text => shown(&status, table::width()).print()?,
+            Output::Json => terminal::print_json(&status)?,
         }
-        Ok(if status.ready { exit::FINE } else { exit::WRONG })
+        Ok(if status.is_fine() { exit::FINE } else { exit::WRONG })
     }
 }
 
-/// Prints it for people, in at most this number of columns.
-fn print(status: &Status, width: u16, out: &mut impl Write) -> io::Result<()> {
+/// For people, in at most this number of columns.
+fn shown(status: &Status, width: u16) -> Text {
     let phase = match status.phase {
         Phase::Starting => "starting",
         Phase::Enforcing => "enforcing",
@@ -61,11 +58,10 @@ fn print(status: &Status, width: u16, out: &mut impl Write) -> io::Result<()> {
     };
     let ready = if status.ready { "ready" } else { "not ready" };
     let mut rows = vec![
-        ("node".to_owned(), paint::harmless(&status.node)),
-        ("agent".to_owned(), format!("{phase}, {ready}, version {}, pid {}", status.version, status.pid)),
+        ("node".to_owned(), Text::new(&status.node)),
+        ("agent".to_owned(), text!("{phase}, {ready}, version {}, pid {}", status.version, status.pid)),
     ];
-    // Names and errors are from outside.
-    let mut row = |name: &str, text: String| rows.push((name.to_owned(), paint::harmless(&text)));
+    let mut row = |name: &str, text: String| rows.push((name.to_owned(), Text::new(text)));
     for reason in &status.not_ready {
         row("not ready", reason.clone());
     }
@@ -90,6 +86,7 @@ fn print(status: &Status, width: u16, out: &mut impl Write) -> io::Result<()> {
             inventory.policies, inventory.pods, inventory.namespaces, inventory.nodes
         ),
     );
+    row("read", status.read.as_ref().map_or("nothing yet".to_owned(), ToString::to_string));
     row(
         "pod CIDRs",
         if status.pod_cidrs.is_empty() { "unknown".to_owned() } else { status.pod_cidrs.join(", ") },
@@ -101,8 +98,13 @@ fn print(status: &Status, width: u16, out: &mut impl Write) -> io::Result<()> {
     row(
         "packets",
         format!(
-            "{} allowed, {} more remembered, {} denied ({} unparsable), {} gone before their verdict",
-            packets.allowed, packets.remembered, packets.denied, packets.unparsable, packets.gone
+            "{} allowed, {} more remembered, {} denied ({} unparsable), {} more remembered, {} gone before their verdict",
+            packets.allowed,
+            packets.remembered + packets.remembered_untracked,
+            packets.denied,
+            packets.unparsable,
+            packets.remembered_denied,
+            packets.gone
         ),
     );
     let hold = &status.hold;
@@ -130,6 +132,10 @@ fn print(status: &Status, width: u16, out: &mut impl Write) -> io::Result<()> {
             sum(|queue| queue.dropped_by_socket)
         ),
     );
+    if let Some(FullQueue { packets, sender }) = &status.full_queue {
+        let sender = sender.as_deref().unwrap_or("unknown");
+        row("full queue", format!("{packets} packets lost; the last time {sender} asked most"));
+    }
     if let Some(change) = &status.last_change {
         row(
             "last change",
@@ -161,11 +167,9 @@ fn print(status: &Status, width: u16, out: &mut impl Write) -> io::Result<()> {
     if decided > 0 {
         row("policies", format!("{decided} decided so far (--output json lists them)"));
     }
-    writeln!(out, "{}", table::pairs(&rows, width))?;
-    for problem in &status.problems {
-        writeln!(out, "{} {}", paint::warning("problem:"), paint::harmless(&problem.text))?;
-    }
-    Ok(())
+    let problems =
+        status.problems.iter().map(|problem| paint::warning("problem:") + text!(" {}", problem.text));
+    Text::lines([table::pairs(&rows, width)].into_iter().chain(problems))
 }
 
 /// Where packets may come from, and what rules dropped.
@@ -248,10 +252,8 @@ mod tests {
     use crate::status::Protection;
     use crate::status::origins::{Conflict, Port};
 
-    fn shown(status: &Status) -> Vec<String> {
-        let mut out = Vec::new();
-        print(status, 80, &mut out).expect("memory takes it");
-        let text = String::from_utf8(out).expect("text");
+    fn shown_lines(status: &Status) -> Vec<String> {
+        let text = shown(status, 80).to_string();
         // A long text goes on in lines without a name.
         let mut lines: Vec<String> = Vec::new();
         for line in text.lines() {
@@ -311,7 +313,7 @@ mod tests {
                 .into(),
             new_ports: NewPorts { queued: 9, passed: 7, dropped: 1, expired: 1, no_room: 0 },
         };
-        let lines = shown(&Status { origins: Some(origins), ..Status::default() });
+        let lines = shown_lines(&Status { origins: Some(origins), ..Status::default() });
         for line in [
             &format!("bridged-sources off: pods on a bridge send from their own addresses; {why}"),
             "routed-sources in force: routed pods send from their own addresses",
@@ -328,14 +330,32 @@ mod tests {
 
     #[test]
     fn an_agent_without_rules_says_nothing_of_origins_and_one_that_dropped_nothing_says_so() {
-        let lines = shown(&Status::default());
+        let lines = shown_lines(&Status::default());
         assert!(
             !lines.iter().any(|line| line.starts_with("ports ") || line.starts_with("dropped ")),
             "{lines:?}"
         );
-        let lines = shown(&Status { origins: Some(Origins::default()), ..Status::default() });
+        let lines = shown_lines(&Status { origins: Some(Origins::default()), ..Status::default() });
         assert!(lines.iter().any(|line| line == "dropped 0 packets by rules"), "{lines:?}");
         assert!(!lines.iter().any(|line| line.starts_with("overlays ")), "{lines:?}");
+    }
+
+    #[test]
+    fn how_much_was_read_is_said_where_nothing_is_wrong_too() {
+        let lines = shown_lines(&Status::default());
+        assert!(lines.iter().any(|line| line == "read nothing yet"), "{lines:?}");
+        let read = cluster::ReadCounts {
+            files: Some(3),
+            objects: 2,
+            policies: 1,
+            skipped: 1,
+            skipped_files: vec!["values.yaml".to_owned()],
+            ..cluster::ReadCounts::default()
+        };
+        let lines = shown_lines(&Status { read: Some(read), ..Status::default() });
+        let line =
+            "read 3 files, 2 objects, 1 policy; skipped 1 file without a Kubernetes object: values.yaml";
+        assert!(lines.iter().any(|found| found == line), "{lines:?}");
     }
 
     #[test]
@@ -350,12 +370,29 @@ mod tests {
         };
         let problem =
             crate::status::Problem { kind: "Pod".to_owned(), text: "Pod web/\u{1b}[31m: no".to_owned() };
-        let status = Status { origins: Some(origins), problems: vec![problem], ..Status::default() };
-        let mut out = Vec::new();
-        print(&status, 80, &mut out).expect("memory takes it");
+        let status = Status {
+            version: "1\u{1b}]0;title\u{7}".to_owned(),
+            node: "n\nagent enforcing, ready".to_owned(),
+            not_ready: vec!["pod web/\u{202e}x".to_owned()],
+            origins: Some(origins),
+            problems: vec![problem],
+            ..Status::default()
+        };
         // The program's own colours are taken away; what is left has come from outside.
-        let text = String::from_utf8(out).expect("text").replace(&paint::warning("problem:"), "problem:");
+        let text = shown(&status, 80).to_string().replace(paint::warning("problem:").as_str(), "problem:");
         assert!(text.chars().all(|letter| letter == '\n' || !letter.is_control()), "{text:?}");
-        assert!(text.contains("a\\u{1b}[2J") && text.contains("web/\\u{1b}[31m"), "{text}");
+        for part in ["a\\u{1b}[2J", "web/\\u{1b}[31m", "1\\u{1b}]0;title", "n\\nagent", "web/\\u{202e}x"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn an_audit_log_that_fails_is_not_fine() {
+        let mut status = Status { ready: true, ..Status::default() };
+        assert!(status.is_fine());
+        status.audit.failing = Some("No space left on device".to_owned());
+        assert!(!status.is_fine());
+        let lines = shown_lines(&status);
+        assert!(lines.iter().any(|line| line.contains("failing: No space left")), "{lines:?}");
     }
 }

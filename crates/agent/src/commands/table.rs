@@ -4,6 +4,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 
 use crate::paint;
+use crate::terminal::Text;
 
 /// How wide where nothing says how wide the terminal is: every one has that many columns.
 const WIDTH: u16 = 80;
@@ -22,12 +23,12 @@ fn plain(width: u16) -> Table {
 }
 
 /// A name and a text a row, in at most this number of columns.
-pub fn pairs(rows: &[(String, String)], width: u16) -> String {
+pub fn pairs(rows: &[(String, Text)], width: u16) -> Text {
     let mut table = plain(width);
     for (name, text) in rows {
-        table.add_row([name, text]);
+        table.add_row([Text::new(name).as_str(), text.as_str()]);
     }
-    table.trim_fmt()
+    Text::of_lines(&table.trim_fmt())
 }
 
 /// How something stands.
@@ -53,7 +54,7 @@ impl State {
         }
     }
 
-    fn painted(self) -> String {
+    fn painted(self) -> Text {
         match self {
             Self::Fine => paint::fine(self.word()),
             Self::Warning => paint::warning(self.word()),
@@ -64,31 +65,29 @@ impl State {
 }
 
 /// A name, how it stands, and a text a row. Painted after it is laid out: colours would count as letters.
-pub fn states(rows: &[(String, State, String)]) -> String {
+pub fn states(rows: &[(String, State, Text)]) -> Text {
     let mut table = plain(width());
     for (name, state, text) in rows {
-        table.add_row([name, state.word(), text]);
+        table.add_row([Text::new(name).as_str(), state.word(), text.as_str()]);
     }
     let laid_out = table.trim_fmt();
-    let Some((name, state, _)) = rows.first() else { return laid_out };
-    let Some(column) = laid_out.find(name).and_then(|at| {
-        let after = at + name.len();
-        laid_out[after..].find(state.word()).map(|found| after + found)
-    }) else {
-        return laid_out;
-    };
-    let mut rest = rows.iter().map(|(_, state, _)| *state).peekable();
-    let lines = laid_out.lines().map(|line| {
-        // Lines that a long text goes on in have nothing in this column.
-        match (line.get(..column), line.get(column..), rest.peek().copied()) {
-            (Some(before), Some(after), Some(state)) if after.starts_with(state.word()) => {
-                rest.next();
-                format!("{before}{}{}", state.painted(), &after[state.word().len()..])
-            }
-            _ => line.to_owned(),
-        }
+    // Names are as long as the longest, so all states begin in the column of the first.
+    let column = rows.first().and_then(|(name, state, _)| {
+        let after = laid_out.find(name)? + name.len();
+        Some(after + laid_out[after..].find(state.word())?)
     });
-    lines.collect::<Vec<_>>().join("\n")
+    let mut rest = rows.iter().map(|(_, state, _)| *state).peekable();
+    Text::lines(laid_out.lines().map(|line| {
+        let parts = column.and_then(|column| line.split_at_checked(column));
+        // Lines that a long text goes on in have nothing in this column.
+        match (parts, rest.peek().copied()) {
+            (Some((before, after)), Some(state)) if after.starts_with(state.word()) => {
+                rest.next();
+                Text::new(before) + state.painted() + Text::new(&after[state.word().len()..])
+            }
+            _ => Text::new(line),
+        }
+    }))
 }
 
 #[cfg(test)]
@@ -97,14 +96,14 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_whatever_their_colours() {
-        let row = |name: &str, state, text: &str| (name.to_owned(), state, text.to_owned());
+        let row = |name: &str, state, text: &str| (name.to_owned(), state, Text::of_lines(text));
         let painted = states(&[
             row("a", State::Fine, "as it should be"),
             row("longer", State::Warning, "look at it\n-> do this"),
             row("b", State::Wrong, "broken"),
         ]);
-        let plain = anstream::adapter::strip_str(&painted).to_string();
-        assert_ne!(painted, plain, "it is painted");
+        let plain = anstream::adapter::strip_str(painted.as_str()).to_string();
+        assert_ne!(painted.as_str(), plain, "it is painted");
         let lines: Vec<_> = plain.lines().map(str::trim_end).collect();
         assert_eq!(
             lines,

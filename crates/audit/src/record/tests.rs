@@ -40,7 +40,8 @@ fn rule(peer: Peer, port: u16) -> RuleSpec {
 /// web/a 10.0.0.1 and web/b 10.0.0.3; db/db 10.0.1.2, which lets 192.0.2.0/24 to port 22 and web/a to port 5432.
 pub(crate) fn snapshot() -> Arc<Snapshot> {
     let app = |name: &str| Selector::All([Requirement::In("app".into(), [Arc::from(name)].into())].into());
-    let office = Peer::Block(IpBlock { cidr: "192.0.2.0/24".parse().expect("block"), except: Vec::new() });
+    let office =
+        Peer::Block(IpBlock { cidr: "192.0.2.0/24".parse().expect("block"), except: Default::default() });
     let web = Peer::Pods { namespaces: NamespaceMatch::Named("web".into()), pods: app("a") };
     let policy = PolicySpec {
         name: PolicyName::network_policy("db", "allow-web"),

@@ -128,8 +128,7 @@ fn losses_of_a_recorder_that_is_gone_stay_counted() {
 fn a_full_disk_loses_records_and_the_log_says_so_once_there_is_room() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("audit.log");
-    std::os::unix::fs::symlink("/dev/full", &path).expect("links");
-    let (mut writer, mut recorder) = writer(&path, 8);
+    let (mut writer, mut recorder) = writer(Path::new("/dev/full"), 8);
     let (snapshot, now) = (snapshot(), Instant::now());
     recorder.record(connection(&snapshot, 1));
     recorder.record(connection(&snapshot, 2));
@@ -140,12 +139,33 @@ fn a_full_disk_loses_records_and_the_log_says_so_once_there_is_room() {
     let failing = writer.shared.failing.lock().expect("lock").clone().expect("failing");
     assert!(failing.contains("No space left"), "{failing}");
 
-    fs::remove_file(&path).expect("room again");
+    writer.sink = Sink::open(config(&path, 8).destination).expect("room again");
     recorder.record(connection(&snapshot, 4));
     writer.round(now + LOOK_AFTER_EVERY, time());
     assert_eq!(summary(&path), ["lost 3", "4"]);
     assert_eq!(writer.shared.failing.lock().expect("lock").clone(), None, "healthy again");
     assert_eq!((writer.shared.written.load(Relaxed), writer.shared.lost.load(Relaxed)), (1, 3));
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_again_after_it_was_moved_is_a_failure_until_it_can() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("audit.log");
+    let (mut writer, mut recorder) = writer(&path, 8);
+    let (snapshot, now) = (snapshot(), Instant::now());
+    writer.round(now, time());
+    fs::remove_file(&path).expect("removes");
+    fs::create_dir(&path).expect("a folder in its place");
+    recorder.record(connection(&snapshot, 1));
+    writer.round(now + LOOK_AFTER_EVERY, time());
+    let failing = writer.shared.failing.lock().expect("lock").clone().expect("failing");
+    assert!(failing.contains("directory"), "{failing}, though what is removed can still be written");
+
+    fs::remove_dir(&path).expect("removes");
+    recorder.record(connection(&snapshot, 2));
+    writer.round(now + 2 * LOOK_AFTER_EVERY, time());
+    assert_eq!(writer.shared.failing.lock().expect("lock").clone(), None);
+    assert_eq!(summary(&path), ["2"]);
 }
 
 #[test]

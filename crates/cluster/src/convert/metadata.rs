@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use policy::Labels;
 
-use super::Unusable;
 use super::place::{Flaws, Place};
+use super::{Unusable, label};
 use crate::interner::Interner;
 
 /// Where a namespaced object is that names no namespace: what `kubectl apply` would do with it.
@@ -28,13 +28,16 @@ pub(super) fn namespace(object: &Place<'_>, interner: &Interner) -> Result<Arc<s
     let Some(namespace) = metadata.field("namespace") else { return Ok(interner.text(DEFAULT_NAMESPACE)) };
     match namespace.value.as_str() {
         Some("") => Ok(interner.text(DEFAULT_NAMESPACE)),
-        Some(name) => Ok(interner.text(name)),
+        Some(name) => match label::namespace_fault(name) {
+            None => Ok(interner.text(name)),
+            Some(fault) => Err(namespace.unusable(fault)),
+        },
         None => Err(namespace.unusable(format!("{} is no text", namespace.shown()))),
     }
 }
 
-/// `metadata.labels`, and over them the labels `fixed`. If one of them can't be read they are unknown (semantics 37): a flaw with this
-/// `effect`.
+/// `metadata.labels`, and over them the labels `fixed`. If one of them can't be read, or is written twice with different values, they
+/// are unknown (semantics 37): a flaw with this `effect`.
 pub(super) fn labels(
     object: &Place<'_>,
     fixed: &[(&str, &str)],
@@ -42,7 +45,7 @@ pub(super) fn labels(
     flaws: &mut Flaws,
     effect: &'static str,
 ) -> Labels {
-    readable_labels(object, fixed, interner).unwrap_or_else(|Unusable { at, what }| {
+    readable_labels(object, fixed, interner, flaws).unwrap_or_else(|Unusable { at, what }| {
         flaws.push_at(at, what, effect);
         Labels::unknown()
     })
@@ -54,7 +57,11 @@ fn readable_labels(
     object: &Place<'_>,
     fixed: &[(&str, &str)],
     interner: &Interner,
+    flaws: &mut Flaws,
 ) -> Result<Labels, Unusable> {
+    if let Some(twice) = flaws.take_differing(["metadata", "labels"]) {
+        return Err(Unusable { what: twice.to_string(), at: twice.at });
+    }
     let metadata = object.field("metadata");
     let Some(labels) = metadata.as_ref().and_then(|metadata| metadata.field("labels")) else {
         return Ok(interner.labels(fixed.iter().copied()));
@@ -71,6 +78,10 @@ fn readable_labels(
             let place = labels.field(key).unwrap_or(labels);
             return Err(place.unusable(format!("the value {} is no text: put it in quotes", place.shown())));
         };
+        if let Some(fault) = label::key_fault(key).or_else(|| label::value_fault(text)) {
+            let place = labels.field(key).unwrap_or(labels);
+            return Err(place.unusable(fault));
+        }
         pairs.push((key.as_str(), text));
     }
     pairs.extend_from_slice(fixed);

@@ -1,15 +1,28 @@
 //! NetworkPolicy, `networking.k8s.io/v1`.
 
+use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use policy::{Action, Direction, NamespaceMatch, PolicyName, PolicySpec, RuleSpec, Selector, Subject, Tier};
 
+use serde_json::{Value, json};
+
 use super::place::{Flaws, Place};
+use super::selector::Twofold;
 use super::{Unusable, metadata, peer, port, selector};
 use crate::interner::Interner;
 
 /// What follows from a field of the policy as a whole that is not understood: it might isolate, or narrow.
 const CLOSED: &str = "the policy isolates its pods in both directions and its rules allow nothing";
+/// What follows from a podSelector that is written twice with different contents: which pods are meant is unknown.
+const CLOSED_TO_ALL: &str =
+    "the policy isolates every pod of its namespace in both directions and its rules allow nothing";
+/// What follows from a namespace that is written twice with different values.
+const LAST_NAMESPACE: &str = "the last value counts, as for kubectl and Helm";
+/// What follows from a label that the policy's own podSelector has twice: what a cluster has of it by kubectl or Helm.
+const LAST_SUBJECT: &str = "the last value counts, as for kubectl and Helm: pods that only another one selects are not isolated by \
+                            this policy";
 /// What follows from a type of policy that is not understood.
 const BOTH: &str = "the policy isolates its pods in both directions";
 /// What follows from a requirement of the policy's own podSelector that is not understood: the pods that it would take
@@ -28,27 +41,39 @@ pub(super) fn network_policy(
     flaws: &mut Flaws,
 ) -> Result<PolicySpec, Unusable> {
     let namespace = metadata::namespace(object, interner)?;
-    let name = PolicyName::network_policy(namespace.clone(), metadata::name(object)?);
+    let (name, named) = name(object, flaws)?;
+    let name = PolicyName::network_policy(namespace.clone(), name);
+    if let Some(metadata) = object.field("metadata") {
+        flaws.last_counts(&metadata, LAST_NAMESPACE);
+    }
+    let twofold = flaws.differs(object, "spec");
 
     // Whether nothing stands in the policy that might narrow all of it and is not known.
-    let mut whole = flaws.all_known(object, &["apiVersion", "kind", "metadata", "spec", "status"], CLOSED);
+    let known = ["apiVersion", "kind", "metadata", "spec", "status"];
+    let mut whole = flaws.all_known(object, &known, if twofold { CLOSED_TO_ALL } else { CLOSED }) && named;
     // An absent spec is an empty one: it selects all pods and isolates them for ingress, as in the API.
     let spec = object.field("spec");
+    let twofold = twofold || spec.as_ref().is_some_and(|spec| flaws.differs(spec, "podSelector"));
     if let Some(spec) = &spec {
         if spec.value.is_object() {
-            whole &= flaws.all_known(spec, &["podSelector", "policyTypes", "ingress", "egress"], CLOSED);
+            let effect = if twofold { CLOSED_TO_ALL } else { CLOSED };
+            whole &= flaws.all_known(spec, &["podSelector", "policyTypes", "ingress", "egress"], effect);
         } else {
             flaws.push(spec, format!("{} is no spec of a policy", spec.shown()), CLOSED);
             whole = false;
         }
     }
-    let empty = serde_json::Value::Null;
+    let empty = Value::Null;
     let spec = spec.unwrap_or(Place::root(&empty));
 
     let (requirements, subject_understood) = match spec.field("podSelector") {
         // `{}` and an absent selector select every pod of the namespace (semantics 4).
         None => (Vec::new(), true),
-        Some(pods) => selector::understand(&pods, interner, flaws, WIDE_SUBJECT),
+        Some(_) if twofold => (Vec::new(), false),
+        Some(pods) => {
+            let twofold = Twofold::LastCounts(LAST_SUBJECT);
+            selector::understand(&pods, interner, flaws, WIDE_SUBJECT, twofold)
+        }
     };
     let (isolates_ingress, isolates_egress) = if whole { policy_types(&spec, flaws) } else { (true, true) };
     let mut rules = |direction, isolates: bool| {
@@ -75,6 +100,33 @@ pub(super) fn network_policy(
         ingress,
         egress,
     })
+}
+
+/// Converts what was read of a policy before its text broke off: the pods that it selects are isolated, and nothing is allowed.
+/// `None` if it was not read which pods those are.
+pub(super) fn cut_off(object: &Value, interner: &Interner) -> Option<PolicySpec> {
+    let spec = object.get("spec")?;
+    let pods = spec.get("podSelector")?;
+    let types = spec.get("policyTypes").cloned().unwrap_or_else(|| json!(["Ingress", "Egress"]));
+    let read =
+        json!({"metadata": object.get("metadata")?, "spec": {"podSelector": pods, "policyTypes": types}});
+    network_policy(&Place::root(&read), interner, &mut Flaws::default()).ok()
+}
+
+/// The policy's name, and whether it can be read. A policy without one is closed, and not lost: its pods would be open.
+fn name<'a>(object: &'a Place<'a>, flaws: &mut Flaws) -> Result<(Cow<'a, str>, bool), Unusable> {
+    match metadata::name(object) {
+        Ok(name) => Ok((name.into(), true)),
+        // Without metadata its namespace is not known either.
+        Err(unusable) if unusable.at.0.is_empty() => Err(unusable),
+        Err(unusable) => {
+            flaws.push_at(unusable.at, unusable.what, CLOSED);
+            // Another one for each policy, and the same whenever this one is read.
+            let mut hasher = DefaultHasher::new();
+            object.value.to_string().hash(&mut hasher);
+            Ok((format!("unnamed-{:016x}", hasher.finish()).into(), false))
+        }
+    }
 }
 
 /// Whether the policy isolates for ingress, and for egress.

@@ -65,7 +65,7 @@ fn ip_block(place: &Place<'_>, flaws: &mut Flaws) -> Option<IpBlock> {
         flaws.push(place, format!("{} is no ipBlock", place.shown()), EFFECT);
         return None;
     }
-    let before = flaws.0.len();
+    let before = flaws.serious();
     flaws.all_known(place, &["cidr", "except"], EFFECT);
     let Some(text) = place.field("cidr") else {
         flaws.push(place, "there is no cidr", EFFECT);
@@ -81,12 +81,29 @@ fn ip_block(place: &Place<'_>, flaws: &mut Flaws) -> Option<IpBlock> {
     let mut except = Vec::new();
     place.each("except", flaws, EFFECT, |item, flaws| match canonical_block(item) {
         Ok(exception) if cidr.contains(&exception) && cidr != exception => except.push(exception),
-        Ok(exception) => flaws.push(item, format!("{exception} is not a part of {cidr}"), EFFECT),
+        Ok(exception) => flaws.push(item, not_within(exception, cidr), EFFECT),
         Err(what) => flaws.push(item, what, EFFECT),
     });
     except.sort();
     except.dedup();
-    (flaws.0.len() == before).then_some(IpBlock { cidr, except })
+    (flaws.serious() == before).then(|| IpBlock { cidr, except: except.into_iter().collect() })
+}
+
+/// Why `exception` takes nothing from `cidr`, or all of it.
+fn not_within(exception: IpNet, cidr: IpNet) -> String {
+    let family = |block: IpNet| if matches!(block, IpNet::V4(_)) { "IPv4" } else { "IPv6" };
+    if family(exception) != family(cidr) {
+        let (its, the) = (family(exception), family(cidr));
+        return format!(
+            "{exception} is {its} and the cidr {cidr} is {the}: an except must be of its cidr's family"
+        );
+    }
+    if exception.contains(&cidr) {
+        return format!(
+            "{exception} leaves nothing of the cidr {cidr}: an except must be smaller than its cidr"
+        );
+    }
+    format!("{exception} is not within the cidr {cidr}: an except must be a part of its cidr")
 }
 
 /// A CIDR without host bits. Addresses are judged in their canonical form, so a block of IPv4-mapped IPv6 addresses is

@@ -1,10 +1,13 @@
 //! A place in an object's fields that knows the way to it, so that a flaw can be named without any cost before.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde_json::Value;
 
+use super::twice::Twice;
 use super::{Flaw, Unusable};
+use crate::invisible::{as_seen, visible};
 
 /// One step from an object's root to a field.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -19,6 +22,13 @@ pub enum Step {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct FieldPath(pub Vec<Step>);
 
+impl FieldPath {
+    /// The way to what the field stands in.
+    pub(super) fn above(&self) -> Self {
+        Self(self.0.split_last().map(|(_, above)| above.to_vec()).unwrap_or_default())
+    }
+}
+
 impl fmt::Display for FieldPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() {
@@ -26,8 +36,8 @@ impl fmt::Display for FieldPath {
         }
         for (at, step) in self.0.iter().enumerate() {
             match step {
-                Step::Field(name) if at == 0 => f.write_str(name)?,
-                Step::Field(name) => write!(f, ".{name}")?,
+                Step::Field(name) if at == 0 => f.write_str(&visible(name))?,
+                Step::Field(name) => write!(f, ".{}", visible(name))?,
                 Step::Item(index) => write!(f, "[{index}]")?,
             }
         }
@@ -116,12 +126,12 @@ impl<'a> Place<'a> {
 }
 
 /// A value, short enough for a sentence.
-fn shown(value: &Value) -> String {
+pub(super) fn shown(value: &Value) -> String {
     const LONGEST: usize = 60;
     let text = match value {
         Value::Array(_) => return "a list".into(),
         Value::Object(_) => return "a mapping".into(),
-        scalar => scalar.to_string(),
+        scalar => visible(&scalar.to_string()).into_owned(),
     };
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}...", &text[..end]),
@@ -131,9 +141,38 @@ fn shown(value: &Value) -> String {
 
 /// The flaws found so far.
 #[derive(Debug, Default)]
-pub(super) struct Flaws(pub Vec<Flaw>);
+pub(super) struct Flaws {
+    found: Vec<Flaw>,
+    /// How many of them mean that something is not understood. The others say only which value counts.
+    serious: usize,
+    /// Fields that are written more than once, and that no flaw names yet, by the mapping that they stand in.
+    twice: BTreeMap<FieldPath, Vec<Twice>>,
+}
 
 impl Flaws {
+    /// None yet, in an object that has these fields more than once.
+    pub fn with(twice: &[Twice]) -> Self {
+        let mut flaws = Self::default();
+        for twice in twice {
+            flaws.twice.entry(twice.at.above()).or_default().push(twice.clone());
+        }
+        flaws
+    }
+
+    /// How many there are of which something is not understood.
+    pub fn serious(&self) -> usize {
+        self.serious
+    }
+
+    /// All, in the order in which they were found; at the end the fields that are written more than once and about which nothing
+    /// else was said.
+    pub fn all(mut self) -> Vec<Flaw> {
+        for twice in std::mem::take(&mut self.twice).into_values().flatten() {
+            self.note(twice, None);
+        }
+        self.found
+    }
+
     /// Notes that what stands at `place` was not understood.
     pub fn push(&mut self, place: &Place<'_>, what: impl Into<String>, effect: &'static str) {
         self.push_at(place.path(), what, effect);
@@ -154,16 +193,86 @@ impl Flaws {
 
     /// Notes a flaw of the field at `at`.
     pub fn push_at(&mut self, at: FieldPath, what: impl Into<String>, effect: &'static str) {
-        self.0.push(Flaw { at, what: what.into(), effect });
+        self.found.push(Flaw { at, what: what.into(), effect });
+        self.serious += 1;
     }
 
-    /// Notes every field of `place` that is not among `known`. A field of a future API may narrow what the others say,
-    /// so what has one in it is not understood (semantics 28). Returns whether there was none.
+    /// Notes every field of `place` that is not among `known`, and every one that is written twice with different values. A field
+    /// of a future API may narrow what the others say, so what has one in it is not understood (semantics 28). Returns whether
+    /// there was none.
     pub fn all_known(&mut self, place: &Place<'_>, known: &[&str], effect: &'static str) -> bool {
-        let before = self.0.len();
+        let before = self.serious;
         for name in place.unknown_fields(known) {
-            self.push_below(place, name, "this field is not known", effect);
+            let seen = as_seen(name);
+            let what = match seen == name {
+                true => "this field is not known".to_owned(),
+                false => {
+                    format!("this field is not known: take the invisible character out, {seen:?} is meant")
+                }
+            };
+            self.push_below(place, name, what, effect);
         }
-        self.0.len() == before
+        self.all_once(place, effect);
+        self.serious == before
+    }
+
+    /// Notes every field of `place` that is written twice, with `effect` where the values differ.
+    pub fn all_once(&mut self, place: &Place<'_>, effect: &'static str) {
+        for twice in self.take_twice(place) {
+            if twice.is_same {
+                self.note(twice, None);
+            } else {
+                let what = twice.to_string();
+                self.push_at(twice.at, what, effect);
+            }
+        }
+    }
+
+    /// Notes every field of `place` that is written twice and of which the last value counts, with `effect` where the values differ.
+    pub fn last_counts(&mut self, place: &Place<'_>, effect: &'static str) {
+        for twice in self.take_twice(place) {
+            self.note(twice, Some(effect));
+        }
+    }
+
+    fn note(&mut self, twice: Twice, effect: Option<&'static str>) {
+        let what = twice.to_string();
+        let effect = effect.filter(|_| !twice.is_same).unwrap_or(twice.effect());
+        self.found.push(Flaw { at: twice.at, what, effect });
+    }
+
+    fn take_twice(&mut self, place: &Place<'_>) -> Vec<Twice> {
+        // Nearly no object has any.
+        if self.twice.is_empty() {
+            return Vec::new();
+        }
+        self.twice.remove(&place.path()).unwrap_or_default()
+    }
+
+    /// The first field with different values that is this one, one above it, or one within it. It is named by the caller then.
+    pub fn take_differing(&mut self, path: [&str; 2]) -> Option<Twice> {
+        let path = path.map(|name| Step::Field(name.to_owned()));
+        // In the object it is one that leads there; below, each concerns it.
+        for length in 0..=path.len() {
+            let Some(here) = self.twice.get_mut(&FieldPath(path[..length].to_vec())) else { continue };
+            let next = path.get(length);
+            let at = here
+                .iter()
+                .position(|twice| !twice.is_same && next.is_none_or(|next| twice.at.0.last() == Some(next)));
+            if let Some(at) = at {
+                return Some(here.remove(at));
+            }
+        }
+        None
+    }
+
+    /// Whether the field `name` of `place` is written twice with different values.
+    pub fn differs(&self, place: &Place<'_>, name: &str) -> bool {
+        if self.twice.is_empty() {
+            return false;
+        }
+        let name = Step::Field(name.to_owned());
+        let here = self.twice.get(&place.path()).into_iter().flatten();
+        here.into_iter().any(|twice| !twice.is_same && twice.at.0.last() == Some(&name))
     }
 }

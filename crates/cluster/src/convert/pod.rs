@@ -16,6 +16,8 @@ const NO_SUCH_PORT: &str = "rules can't find this port by its name";
 /// What follows from labels that can't be read.
 const UNKNOWN_LABELS: &str = "the pod's labels are unknown: rules that ask for them allow nothing from or to it, and policies that might \
                               select it isolate it";
+/// What follows from a node's name that can't be read.
+const NO_NODE: &str = "no agent takes the pod for one of its node, so no policy holds for it";
 
 /// Converts a Pod.
 pub(super) fn pod(object: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> Result<Pod, Unusable> {
@@ -37,7 +39,11 @@ pub(super) fn pod(object: &Place<'_>, interner: &Interner, flaws: &mut Flaws) ->
         _ => Vec::new(),
     };
     let ports = spec.as_ref().map(|spec| named_ports(spec, interner, flaws)).unwrap_or_default();
-    let node = spec.as_ref().and_then(|spec| spec.value.get("nodeName")?.as_str());
+    let node = spec.as_ref().and_then(|spec| spec.field("nodeName"));
+    if let Some(node) = node.as_ref().filter(|node| !node.value.is_string()) {
+        flaws.push(node, format!("{} is no text: put it in quotes", node.shown()), NO_NODE);
+    }
+    let node = node.and_then(|node| node.value.as_str());
     let node = node.filter(|node| !node.is_empty()).map(|node| interner.text(node));
     let metadata = object.field("metadata");
     let uid = metadata.as_ref().and_then(|metadata| metadata.value.get("uid")?.as_str());

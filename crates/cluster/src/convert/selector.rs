@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use policy::{Requirement, Selector};
 
+use super::label;
 use super::place::{Flaws, Place};
 use crate::interner::Interner;
 
@@ -14,10 +15,19 @@ pub(super) fn of_peer(
     flaws: &mut Flaws,
     effect: &'static str,
 ) -> Selector {
-    match understand(place, interner, flaws, effect) {
+    match understand(place, interner, flaws, effect, Twofold::IsUnknown) {
         (requirements, true) => Selector::All(requirements.into()),
         (_, false) => Selector::Nothing,
     }
+}
+
+/// What a label means that stands twice in `matchLabels`, with different values.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Twofold {
+    /// The selector is not understood.
+    IsUnknown,
+    /// The last value counts, with this effect.
+    LastCounts(&'static str),
 }
 
 /// The requirements that are understood, sorted, each once; and whether there is nothing else in the selector. Without
@@ -27,37 +37,57 @@ pub(super) fn understand(
     interner: &Interner,
     flaws: &mut Flaws,
     effect: &'static str,
+    twofold: Twofold,
 ) -> (Vec<Requirement>, bool) {
-    let before = flaws.0.len();
+    let before = flaws.serious();
     let mut requirements = Vec::new();
     if !place.value.is_object() {
         flaws.push(place, format!("{} is no selector", place.shown()), effect);
         return (requirements, false);
     }
+    // Which of two is meant is unknown, so neither takes a pod away.
+    let ambiguous = ["matchLabels", "matchExpressions"].map(|name| flaws.differs(place, name));
     flaws.all_known(place, &["matchLabels", "matchExpressions"], effect);
-    if let Some(labels) = place.field("matchLabels") {
-        match labels.value.as_object() {
-            None => flaws.push(&labels, format!("{} is no mapping", labels.shown()), effect),
-            Some(fields) => {
-                for (key, value) in fields {
-                    // The API reads null as the empty text.
-                    match if value.is_null() { Some("") } else { value.as_str() } {
-                        Some(value) => requirements
-                            .push(Requirement::In(interner.text(key), Arc::from([interner.text(value)]))),
-                        None => {
-                            flaws.push_below(&labels, key, "the value is no text: put it in quotes", effect)
-                        }
-                    }
-                }
-            }
-        }
+    if let Some(labels) = place.field("matchLabels").filter(|_| !ambiguous[0]) {
+        match_labels(&labels, interner, flaws, effect, twofold, &mut requirements);
     }
-    place.each("matchExpressions", flaws, effect, |expression, flaws| {
-        requirements.extend(requirement(expression, interner, flaws, effect));
-    });
+    if !ambiguous[1] {
+        place.each("matchExpressions", flaws, effect, |expression, flaws| {
+            requirements.extend(requirement(expression, interner, flaws, effect));
+        });
+    }
     requirements.sort();
     requirements.dedup();
-    (requirements, flaws.0.len() == before)
+    (requirements, flaws.serious() == before)
+}
+
+/// `matchLabels`.
+fn match_labels(
+    labels: &Place<'_>,
+    interner: &Interner,
+    flaws: &mut Flaws,
+    effect: &'static str,
+    twofold: Twofold,
+    requirements: &mut Vec<Requirement>,
+) {
+    let Some(fields) = labels.value.as_object() else {
+        return flaws.push(labels, format!("{} is no mapping", labels.shown()), effect);
+    };
+    match twofold {
+        Twofold::IsUnknown => flaws.all_once(labels, effect),
+        Twofold::LastCounts(effect) => flaws.last_counts(labels, effect),
+    }
+    for (key, value) in fields {
+        // The API reads null as the empty text.
+        let Some(value) = (if value.is_null() { Some("") } else { value.as_str() }) else {
+            flaws.push_below(labels, key, "the value is no text: put it in quotes", effect);
+            continue;
+        };
+        match label::key_fault(key).or_else(|| label::value_fault(value)) {
+            None => requirements.push(Requirement::In(interner.text(key), Arc::from([interner.text(value)]))),
+            Some(fault) => flaws.push_below(labels, key, fault, effect),
+        }
+    }
 }
 
 /// One of `matchExpressions`.
@@ -78,9 +108,19 @@ fn requirement(
         flaws.push_below(place, "key", "there is no key", effect);
         return None;
     };
+    if let Some(fault) = label::key_fault(key) {
+        flaws.push_below(place, "key", fault, effect);
+        return None;
+    }
     let values = match place.field("values") {
         None => Vec::new(),
         Some(list) => {
+            for (at, text) in list.value.as_array().into_iter().flatten().enumerate() {
+                if let Some(fault) = text.as_str().and_then(label::value_fault) {
+                    flaws.push(&list, format!("value {at}: {fault}"), effect);
+                    return None;
+                }
+            }
             let texts = list.value.as_array().and_then(|items| {
                 items
                     .iter()

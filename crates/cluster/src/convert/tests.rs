@@ -5,6 +5,7 @@ mod network_policy;
 mod peer;
 mod port;
 mod selector;
+mod twice;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -36,7 +37,7 @@ fn one(yaml: &str) -> (Change, Vec<String>) {
 /// A policy `web/p` with this spec, in JSON.
 fn flawed_policy(spec: Value) -> (PolicySpec, Vec<String>) {
     let object = json!({"metadata": {"name": "p", "namespace": "web"}, "spec": spec});
-    let converted = convert(Kind::NetworkPolicy, &object, &Interner::new()).expect("a policy");
+    let converted = convert(Kind::NetworkPolicy, &object, &[], &Interner::new()).expect("a policy");
     let Change::Policy(policy) = converted.change else { panic!("no policy") };
     let flaws = converted.flaws.iter().map(|flaw| format!("{}: {}; {}", flaw.at, flaw.what, flaw.effect));
     ((*policy).clone(), flaws.collect())
@@ -111,7 +112,7 @@ fn real_objects_are_understood_without_a_flaw() {
         }),
     };
     let converted =
-        convert(Kind::Pod, &serde_json::to_value(&pod).expect("JSON"), &Interner::new()).expect("a pod");
+        convert(Kind::Pod, &serde_json::to_value(&pod).expect("JSON"), &[], &Interner::new()).expect("a pod");
     assert_eq!(
         converted,
         Converted {
@@ -149,7 +150,7 @@ fn real_objects_are_understood_without_a_flaw() {
         }),
     };
     let object = serde_json::to_value(&allow).expect("JSON");
-    let converted = convert(Kind::NetworkPolicy, &object, &Interner::new()).expect("a policy");
+    let converted = convert(Kind::NetworkPolicy, &object, &[], &Interner::new()).expect("a policy");
     assert_eq!(converted.flaws, []);
     let Change::Policy(allow) = converted.change else { panic!("no policy") };
     assert_eq!(allow.name.to_string(), "web/allow");
@@ -165,22 +166,4 @@ fn real_objects_are_understood_without_a_flaw() {
             }]),
         }]
     );
-}
-
-#[test]
-fn kinds_are_told_by_their_api_version() {
-    use Recognition::{Foreign, Ours, WrongVersion};
-    assert_eq!(Kind::of("networking.k8s.io/v1", "NetworkPolicy"), Ours(Kind::NetworkPolicy));
-    assert_eq!(Kind::of("v1", "Pod"), Ours(Kind::Pod));
-    assert_eq!(Kind::of("metrics.example/v1", "Pod"), Foreign);
-    assert_eq!(Kind::of("apps/v1", "Deployment"), Foreign);
-    for (version, kind) in [
-        ("networking.k8s.io/v2", "NetworkPolicy"),
-        ("extensions/v1beta1", "NetworkPolicy"),
-        ("v1", "NetworkPolicy"),
-        ("v2", "Pod"),
-        ("", "Node"),
-    ] {
-        assert!(matches!(Kind::of(version, kind), WrongVersion(_)), "{version} {kind}");
-    }
 }

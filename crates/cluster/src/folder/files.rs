@@ -7,17 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use policy::{Change, Labels};
+use policy::{Change, Labels, PolicyName};
 
 use crate::differences::Differences;
 use crate::interner::Interner;
 use crate::key::Key;
 use crate::manifest::{Held, Reading};
-use crate::problem::{Origin, Problem, Update, log_new};
+use crate::problem::{Origin, Problem, ReadCounts, Update, log_new};
 use crate::stamp::Stamp;
 
 /// What follows from a file that breaks after it was good.
-const KEPT: &str = "the last good objects of the file stay in force";
+const KEPT: &str = "the last good objects of the file stay in force, and nothing that was changed since is";
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -31,6 +31,8 @@ pub(super) struct Files {
     folders: Vec<Problem>,
     /// The problems of the last update.
     reported: Vec<Problem>,
+    /// The counts of the last update.
+    counted: ReadCounts,
     /// Whether anything was taken in since the last update.
     news: bool,
 }
@@ -44,7 +46,11 @@ struct File {
     objects: Vec<Held>,
     flaws: Vec<Problem>,
     failures: Vec<Problem>,
-    /// Whether some version of it was understood as a whole.
+    /// Objects of kinds that no verdict needs.
+    others: usize,
+    /// Whether it holds something, and no Kubernetes object.
+    is_no_manifest: bool,
+    /// Whether its objects are those of a version that was understood as a whole.
     was_good: bool,
 }
 
@@ -59,6 +65,10 @@ impl Files {
         };
         let file = self.files.entry(path.clone()).or_default();
         file.stamp = stamp;
+        if !file.objects.is_empty() {
+            // A manifest doesn't turn into something else by intent.
+            reading.failures.append(&mut reading.no_manifest);
+        }
         let broken = !reading.failures.is_empty();
         if broken && file.was_good {
             for problem in &mut reading.failures {
@@ -71,7 +81,9 @@ impl Files {
             file.failures = reading.failures;
             return;
         }
-        file.was_good |= !broken;
+        file.was_good = !broken && !reading.objects.is_empty();
+        file.others = reading.others;
+        file.is_no_manifest = !reading.no_manifest.is_empty();
         file.flaws = reading.flaws;
         file.failures = reading.failures;
         self.replace(&path, reading.objects);
@@ -116,8 +128,8 @@ impl Files {
             .take_while(move |file| file.starts_with(path))
     }
 
-    /// What differs from the last update; `None` if nothing does, and no problem came or went.
-    pub fn update(&mut self, interner: &Interner) -> Option<Update> {
+    /// What differs from the last update; `None` if nothing does, and neither a problem nor a file came or went.
+    pub fn update(&mut self, root: &Path, interner: &Interner) -> Option<Update> {
         if !std::mem::take(&mut self.news) {
             return None;
         }
@@ -127,12 +139,18 @@ impl Files {
             interner.sweep(self.labels());
         }
         let problems = self.problems();
-        if changes.is_empty() && problems == self.reported {
+        let read = self.count(root);
+        if changes.is_empty() && problems == self.reported && read == self.counted {
             return None;
         }
         log_new(&self.reported, &problems);
+        if read.skipped_files != self.counted.skipped_files {
+            let files = read.skipped_files.join(", ");
+            tracing::info!(skipped = read.skipped, files, "files without Kubernetes objects are skipped");
+        }
         self.reported.clone_from(&problems);
-        Some(Update { changes, problems, ..Update::default() })
+        self.counted.clone_from(&read);
+        Some(Update { changes, problems, read, ..Update::default() })
     }
 
     /// Exchanges the objects of a file that is known.
@@ -164,6 +182,23 @@ impl Files {
         }
         if let Some(file) = self.files.get_mut(path) {
             file.objects = objects;
+        }
+    }
+
+    /// How much there is now.
+    pub fn count(&self, root: &Path) -> ReadCounts {
+        let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        // Policies sort last, and this name before those of all others.
+        let first = Key::Policy(PolicyName::network_policy("", ""));
+        let skipped = || self.files.iter().filter(|(_, file)| file.is_no_manifest).map(|(path, _)| path);
+        let shown = |path: &Arc<Path>| path.strip_prefix(root).unwrap_or(path).display().to_string();
+        ReadCounts {
+            files: Some(number(self.files.len())),
+            objects: number(self.holders.len()),
+            policies: number(self.holders.range(first..).count()),
+            others: number(self.files.values().map(|file| file.others).sum()),
+            skipped: number(skipped().count()),
+            skipped_files: skipped().take(ReadCounts::NAMED).map(shown).collect(),
         }
     }
 

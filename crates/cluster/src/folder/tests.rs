@@ -11,6 +11,7 @@ use policy::{Inventory, Pod};
 use tempfile::TempDir;
 
 use super::*;
+use crate::ReadCounts;
 use crate::key::Key;
 
 /// Longer than anything takes on a busy machine; only waited for when a test fails.
@@ -43,6 +44,7 @@ struct Story {
     updates: Receiver<Update>,
     known: Inventory,
     problems: Vec<Problem>,
+    read: ReadCounts,
     /// Every object that ever went.
     gone: Vec<String>,
     watch: Option<Watch>,
@@ -63,6 +65,7 @@ impl Story {
             updates,
             known: Inventory::default(),
             problems: Vec::new(),
+            read: ReadCounts::default(),
             gone: Vec::new(),
             watch: Some(watch),
         };
@@ -92,8 +95,10 @@ impl Story {
         assert!(
             !update.changes.is_empty()
                 || update.problems != self.problems
+                || update.read != self.read
                 || self.known == Inventory::default()
         );
+        self.read = update.read;
         for change in update.changes {
             if matches!(
                 change,
@@ -321,11 +326,38 @@ fn many_files_at_once_are_all_seen() {
 }
 
 #[test]
+fn how_much_was_read_is_always_said_and_what_is_no_manifest_is_no_problem() {
+    let mut story = Story::begin(&[
+        ("a.yaml", &format!("{}---\n{}", policy("a"), pod("p", "10.0.0.1"))),
+        ("d.yaml", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\n"),
+        ("chart.yaml", "name: {{ .Values.name }}\n{{- if .x }}\n"),
+        ("empty.yaml", "# nothing yet\n"),
+        ("kustomization.yaml", "resources: [a.yaml]\n"),
+    ]);
+    assert_eq!(
+        story.read.to_string(),
+        "5 files, 2 objects, 1 policy; 1 object of kinds that no verdict needs; skipped 2 files without Kubernetes objects: \
+         chart.yaml, kustomization.yaml"
+    );
+    assert_eq!(story.problems, []);
+    story.write("values.json", "{\"replicas\": 2}");
+    let start = Instant::now();
+    while story.read.skipped != 3 {
+        let update = story.updates.recv_timeout(PATIENCE.saturating_sub(start.elapsed())).expect("a count");
+        story.take_in(update);
+    }
+    assert_eq!(story.problems, []);
+    story.write("values.json", &format!("replicas: 2\n---\n{}", policy("b")));
+    story.until_problems(&["values.json:1: the object has no kind"]);
+    story.until(&["web/a with 0 rules", "web/b with 0 rules", "web/p at 10.0.0.1"]);
+}
+
+#[test]
 fn a_broken_file_keeps_its_last_good_objects_until_it_is_mended() {
     let mut story = Story::begin(&[("a.yaml", &format!("{}---\n{}", policy("a"), policy("b")))]);
     story.write("a.yaml", &format!("{}---\n{}---\nbroken: [\n", other_policy("a"), policy("b")));
     story.until_problems(&["a.yaml:11 (document 3): "]);
-    assert!(story.problems[0].to_string().ends_with("the last good objects of the file stay in force"));
+    assert!(story.problems[0].to_string().ends_with("stay in force, and nothing that was changed since is"));
     let Origin::File { document, line, .. } = story.problems[0].origin else { panic!("no file") };
     assert_eq!((document, line), (3, Some(11)));
     assert_eq!(
@@ -344,7 +376,7 @@ fn of_a_file_that_never_was_good_what_is_understood_counts() {
         Story::begin(&[("a.yaml", &format!("{}---\nbroken: [\n---\n{}", policy("a"), policy("b")))]);
     assert_eq!(story.objects(), ["web/a with 0 rules", "web/b with 0 rules"]);
     story.until_problems(&["a.yaml:6 (document 2)"]);
-    assert_eq!(story.problems[0].effect, "it is not in force");
+    assert!(story.problems[0].effect.starts_with("it is not in force: "), "{:?}", story.problems);
 }
 
 #[test]
@@ -355,7 +387,8 @@ fn an_unknown_version_or_missing_name_breaks_the_file_as_a_syntax_error_does() {
             policy("a").replace("networking.k8s.io/v1", "networking.k8s.io/v2"),
             "a.yaml:1: NetworkPolicy web/a: apiVersion",
         ),
-        (policy("a").replace("name: a, ", ""), "a.yaml:3: NetworkPolicy: metadata: there is no name"),
+        (pod("a", "10.0.0.1").replace("name: a, ", ""), "a.yaml:3: Pod: metadata: there is no name"),
+        (policy("a").replace("web", "Web"), "a.yaml:3: NetworkPolicy Web/a: metadata.namespace: \"Web\""),
         ("metadata: {name: a}\n".into(), "a.yaml:1: the object has no kind"),
         ("just text\n".into(), "a.yaml:1: this is no object"),
     ] {
@@ -364,9 +397,8 @@ fn an_unknown_version_or_missing_name_breaks_the_file_as_a_syntax_error_does() {
         assert_eq!(story.objects(), ["web/a with 0 rules"]);
     }
     fs::write(story.path("a.yaml"), b"\n\n\xff").expect("a file");
-    story.until_problems(&[
-        "a.yaml:3: the text is not UTF-8; the last good objects of the file stay in force",
-    ]);
+    story.until_problems(&["a.yaml:3: the text is not UTF-8", "a.yaml:3: this is no object"]);
+    assert_eq!(story.objects(), ["web/a with 0 rules"]);
 }
 
 #[test]
@@ -508,7 +540,7 @@ fn a_broken_file_is_one_line_of_the_log() {
     tracing::subscriber::with_default(subscriber, || {
         let (mut folder, _) = Folder::read(dir.path()).expect("a readable folder");
         folder.look(&dir.path().join("a.yaml"), Trust::AsItIs);
-        assert_eq!(folder.files.update(&folder.interner), None, "broken as before");
+        assert_eq!(folder.files.update(&folder.root, &folder.interner), None, "broken as before");
     });
     let log = String::from_utf8(log.0.lock().expect("the log").clone()).expect("text");
     let lines: Vec<&str> = log.lines().collect();
@@ -520,6 +552,9 @@ fn a_broken_file_is_one_line_of_the_log() {
     assert_eq!((&fields["document"], &fields["line"]), (&2.into(), &6.into()));
     assert_eq!(
         (&fields["error"], &fields["effect"]),
-        (&"unclosed bracket '['".into(), &"it is not in force".into())
+        (
+            &"unclosed bracket '['".into(),
+            &"it is not in force: if it is a NetworkPolicy, pods that it was to isolate may be open".into()
+        )
     );
 }

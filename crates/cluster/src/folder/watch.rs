@@ -129,7 +129,7 @@ impl Watcher {
     }
 
     fn publish(&mut self, publish: &mut dyn FnMut(Update)) {
-        if let Some(update) = self.folder.files.update(&self.folder.interner) {
+        if let Some(update) = self.folder.files.update(&self.folder.root, &self.folder.interner) {
             publish(update);
         }
     }

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::convert::Kind;
+use crate::convert::{Kind, Twice};
 use crate::manifest::RawObject;
 
 /// What is kept of an object of the API type `T`.
@@ -25,6 +25,8 @@ impl<T> Clone for Slim<T> {
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Object {
     pub fields: Value,
+    /// Fields that are written more than once: none, as long as an API server has written the object.
+    pub twice: Vec<Twice>,
 }
 
 impl Object {
@@ -64,8 +66,8 @@ impl Object {
 impl<'de, T: kube::Resource<DynamicType = ()>> Deserialize<'de> for Slim<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let kind = Kind::named(&T::kind(&())).ok_or_else(|| serde::de::Error::custom("no kind of ours"))?;
-        let fields = RawObject::of_kind(kind, deserializer)?.fields;
-        Ok(Self { object: Object { fields }, of: PhantomData })
+        let RawObject { fields, twice, .. } = RawObject::of_kind(kind, deserializer)?;
+        Ok(Self { object: Object { fields, twice }, of: PhantomData })
     }
 }
 
@@ -148,6 +150,15 @@ mod tests {
             assert_eq!(PageMetadata::of(&last.to_string()).expect("metadata").next(), None);
             assert!(serde_json::from_value::<Page<Pod>>(last).expect("a page").items.is_none());
         }
+    }
+
+    #[test]
+    fn a_field_that_is_written_twice_spoils_no_page() {
+        let page = r#"{"items": [{"metadata": {"name": "p", "namespace": "web", "labels": {"a": "1", "a": "2"}},
+            "spec": {"podSelector": {}}}, {"metadata": {"name": "q"}}]}"#;
+        let items = serde_json::from_str::<Page<NetworkPolicy>>(page).expect("a page").items.expect("items");
+        assert_eq!((items.len(), items[0].object.twice.len()), (2, 1));
+        assert_eq!(items[0].object.fields["metadata"]["labels"], json!({"a": "2"}));
     }
 
     #[test]

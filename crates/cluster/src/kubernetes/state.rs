@@ -16,7 +16,7 @@ use crate::convert::{Kind, convert};
 use crate::differences::Differences;
 use crate::interner::Interner;
 use crate::key::Key;
-use crate::problem::{CniPorts, Origin, Problem, ResourceVersion, Update, log_new};
+use crate::problem::{CniPorts, Origin, Problem, ReadCounts, ResourceVersion, Update, log_new};
 
 /// See the module.
 #[derive(Debug)]
@@ -167,6 +167,7 @@ impl State {
         (is_first || is_news).then(|| Update {
             changes,
             problems: self.reported.clone(),
+            read: self.count(),
             versions,
             cni_ports,
         })
@@ -198,15 +199,19 @@ impl State {
 
     /// An object is there, in this form now.
     fn put(&mut self, kind: Kind, object: &Object) {
-        let converted = match convert(kind, &object.fields, &self.interner) {
+        let converted = match convert(kind, &object.fields, &object.twice, &self.interner) {
             Ok(converted) => converted,
             Err(unusable) => {
                 let Some(key) = key(kind, object, &self.interner) else {
                     tracing::warn!(kind = %kind, error = %unusable, "an object without a name is not understood");
                     return;
                 };
+                let effect = match kind {
+                    Kind::NetworkPolicy => "it is not in force: pods that it was to isolate may be open",
+                    _ => "it is not in force",
+                };
                 self.drop_object(&key);
-                self.problems(kind, object, key, vec![(unusable.to_string(), "it is not in force")]);
+                self.problems(kind, object, key, vec![(unusable.to_string(), effect)]);
                 return;
             }
         };
@@ -311,6 +316,13 @@ impl State {
                 objects.insert(key, Change::Pod(pod));
             }
         }
+    }
+
+    /// How much there is now.
+    fn count(&self) -> ReadCounts {
+        let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let (objects, policies) = (number(self.objects.len()), number(self.versions.len()));
+        ReadCounts { objects, policies, ..ReadCounts::default() }
     }
 
     /// The label sets in use.

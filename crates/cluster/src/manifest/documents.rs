@@ -2,6 +2,14 @@
 //!
 //! A line that begins with `---` and a blank or nothing starts a document wherever it stands: YAML forbids it inside
 //! every scalar (YAML 1.2.2, `c-forbidden`). So looking at the beginnings of lines is exact.
+//!
+//! A byte order mark may stand in front of each document (YAML 1.2.2, 5.2). Where one begins a line, another file begins
+//! that was appended to this one: so a document begins there too, with or without `---`.
+
+use serde::de::IgnoredAny;
+
+/// The mark as a character.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// One document in a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,12 +23,40 @@ pub(super) struct Document<'a> {
 }
 
 impl<'a> Document<'a> {
-    /// The document that stands in `text` at these bytes, without the blanks around it.
-    pub fn within(text: &'a str, from: usize, to: usize, number: usize) -> Self {
-        let part = text.get(from..to).unwrap_or_default();
-        let blank = part.len() - part.trim_start().len();
-        let before = text.get(..from + blank).unwrap_or_default();
-        Self { text: part.trim(), number, start: 1 + before.matches('\n').count() }
+    /// The JSON values that this document consists of, numbered from its own number on; the last may break off. `None` if it is no
+    /// JSON: the content decides, not the file's name.
+    pub fn json(&self) -> Option<Vec<Self>> {
+        let marker = self.text.strip_prefix("---").filter(|_| is_start(self.text)).unwrap_or(self.text);
+        let mut rest = marker.trim_start();
+        if !rest.starts_with(['{', '[']) {
+            return None;
+        }
+        // The line of `rest`, which moves on with it: a file of many small values is walked through once.
+        let lines = |text: &str| text.matches('\n').count();
+        let mut start = self.start + lines(&self.text[..self.text.len() - rest.len()]);
+        let mut values = Vec::new();
+        while !rest.is_empty() {
+            // YAML goes on behind a value in braces: with a comment, for example.
+            if !rest.starts_with(['{', '[']) {
+                return None;
+            }
+            let number = self.number + values.len();
+            let mut extents = serde_json::Deserializer::from_str(rest).into_iter::<IgnoredAny>();
+            match extents.next()? {
+                Ok(IgnoredAny) => {
+                    let (text, more) = rest.split_at(extents.byte_offset());
+                    values.push(Self { text, number, start });
+                    rest = more.trim_start();
+                    start += lines(text) + lines(&more[..more.len() - rest.len()]);
+                }
+                Err(_) if values.is_empty() => return None,
+                Err(_) => {
+                    values.push(Self { text: rest, number, start });
+                    return Some(values);
+                }
+            }
+        }
+        Some(values)
     }
 
     /// The line in the file, from 1, of a line in the document, from 1.
@@ -41,11 +77,14 @@ pub(super) fn split(text: &str) -> Vec<Document<'_>> {
     let (mut from, mut start, mut at) = (0, 1, 0);
     let mut content = false;
     for (line_number, line) in text.split_inclusive('\n').enumerate() {
-        if is_start(line) {
+        let unmarked = line.trim_start_matches(BYTE_ORDER_MARK);
+        let mark = line.len() - unmarked.len();
+        if mark > 0 || is_start(line) {
             if content {
                 documents.push(Document { text: &text[from..at], number: documents.len() + 1, start });
             }
-            (from, start, content) = (at, line_number + 1, true);
+            (from, start) = (at + mark, line_number + 1);
+            content = is_start(unmarked) || !(is_empty(unmarked) || unmarked.starts_with('%'));
         } else if !is_empty(line) && !line.starts_with('%') {
             content = true;
         }
@@ -105,9 +144,32 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_a_text_knows_its_lines() {
-        let text = "{}\n\n  {\n}\n";
-        let document = Document::within(text, 2, 9, 2);
-        assert_eq!((document.text, document.first_line(), document.line_of(2)), ("{\n}", 3, 4));
+    fn a_byte_order_mark_begins_a_document() {
+        assert_eq!(
+            parts("a: 1\n\u{feff}---\nb: 2\n\u{feff}c: 3\n\u{feff}# only a comment\n"),
+            [("a: 1\n", 1, 1), ("---\nb: 2\n", 2, 3), ("c: 3\n", 3, 4)]
+        );
+        assert_eq!(parts("\u{feff}\u{feff}a: 1\n"), [("a: 1\n", 1, 1)], "two marks, from two programs");
+        assert_eq!(parts("a: \u{feff}1\n").len(), 1, "within a line it is a character like others");
+    }
+
+    /// The values, each with its number and first line.
+    fn json(text: &str) -> Option<Vec<(&str, usize, usize)>> {
+        let values = Document { text, number: 2, start: 10 }.json()?;
+        Some(values.iter().map(|value| (value.text, value.number, value.first_line())).collect())
+    }
+
+    #[test]
+    fn json_values_stand_one_behind_the_other_and_know_their_lines() {
+        assert_eq!(json("{}\n\n  {\n}\n"), Some(vec![("{}", 2, 10), ("{\n}", 3, 12)]));
+        assert_eq!(json("--- \n[1]{}"), Some(vec![("[1]", 2, 11), ("{}", 3, 11)]));
+        assert_eq!(json("{}\n{\n\"a\":"), Some(vec![("{}", 2, 10), ("{\n\"a\":", 3, 11)]));
+    }
+
+    #[test]
+    fn what_is_no_json_is_yaml_though_it_begins_like_it() {
+        for text in ["a: 1", "{a: 1}", "{\"a\": 1} # comment", "{\"a\": 1", "---b: {}", "", "\"text\""] {
+            assert_eq!(json(text), None, "{text}");
+        }
     }
 }

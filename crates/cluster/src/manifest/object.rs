@@ -8,7 +8,9 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::convert::{Kind, PUBLIC_ADDRESSES, Step};
+use super::kept::{Keep, Kept, Notes, Passed, Trail, keep_of};
+use crate::convert::{FieldPath, Kind, Step, Twice};
+use crate::invisible::as_seen;
 
 /// An object's fields, as far as they matter.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -21,8 +23,35 @@ pub struct RawObject {
     pub fields: Value,
     /// Where the object stands in its document, if that is a list.
     pub at: Vec<Step>,
+    /// Fields that are written more than once, each with its path from the object's root.
+    pub twice: Vec<Twice>,
+    /// Fields that read like `apiVersion` or `kind`, and are written otherwise.
+    pub miswritten: Vec<String>,
+    /// Whether the text broke off within this object: `fields` has what came before.
+    pub is_cut: bool,
     /// Why this is no object at all.
-    pub fault: Option<&'static str>,
+    pub fault: Option<Fault>,
+}
+
+/// Why something is no object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// It has no fields: a text, a number, a list of such.
+    NoFields,
+    /// Objects in a list that doesn't say what it is.
+    BareList,
+    /// A list object without a list.
+    NoItems,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoFields => "this is no object: it has no fields",
+            Self::BareList => "this is a list without a kind: use kind List and its items",
+            Self::NoItems => "items is no list",
+        })
+    }
 }
 
 impl<'de> de::Deserialize<'de> for RawObject {
@@ -39,7 +68,7 @@ impl RawObject {
     pub(crate) fn of_kind<'de, D: Deserializer<'de>>(kind: Kind, deserializer: D) -> Result<Self, D::Error> {
         let mut found = None;
         let default = Some((kind.api_version().into_owned(), kind.name().into_owned()));
-        Objects { sink: &mut |object| found = Some(object), at: Vec::new(), default }
+        Objects { sink: &mut |object| found = Some(object), at: Vec::new(), default, by_hand: false }
             .deserialize(deserializer)?;
         found.ok_or_else(|| de::Error::custom("an object was expected, and not a list of them"))
     }
@@ -51,15 +80,17 @@ pub(super) struct Objects<'a> {
     at: Vec<Step>,
     /// `apiVersion` and `kind` of an object that doesn't say: the elements of a typed list don't have to.
     default: Option<(String, String)>,
+    /// Whether a person or a template may have written it: an API server writes no field twice.
+    by_hand: bool,
 }
 
 impl<'a> Objects<'a> {
     /// Hands over to `sink`.
     pub fn new(sink: &'a mut dyn FnMut(RawObject)) -> Self {
-        Self { sink, at: Vec::new(), default: None }
+        Self { sink, at: Vec::new(), default: None, by_hand: true }
     }
 
-    fn fault(self, fault: &'static str) {
+    fn fault(self, fault: Fault) {
         (self.sink)(RawObject { at: self.at, fault: Some(fault), ..RawObject::default() });
     }
 }
@@ -72,8 +103,6 @@ impl<'de> DeserializeSeed<'de> for Objects<'_> {
     }
 }
 
-const NO_OBJECT: &str = "this is no object: it has no fields";
-
 impl<'de> Visitor<'de> for Objects<'_> {
     type Value = ();
 
@@ -81,111 +110,185 @@ impl<'de> Visitor<'de> for Objects<'_> {
         f.write_str("a Kubernetes object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Self { sink, at, default } = self;
-        let mut types = Types::default();
-        let mut fields = Map::new();
-        // Elements that came before it was said that this is a list.
-        let mut early: Option<Vec<RawObject>> = None;
-        while let Some(name) = map.next_key::<String>()? {
-            match name.as_str() {
-                "apiVersion" | "kind" => {
-                    let value = map.next_value_seed(Kept(&Keep::All))?;
-                    let text = value.as_str().map(str::to_owned);
-                    let slot = if name == "kind" { &mut types.kind } else { &mut types.api_version };
-                    if slot.is_some() {
-                        return Err(de::Error::custom(format_args!("the field {name} comes twice")));
-                    }
-                    *slot = text;
-                }
-                "items" if types.kind.is_none() || types.is_list() => {
-                    let place = [at.as_slice(), &[Step::Field(name)]].concat();
-                    if types.is_list() {
-                        map.next_value_seed(Items { sink, at: place, default: types.of_elements() })?;
-                    } else {
-                        let elements = early.get_or_insert_default();
-                        let mut sink = |object| elements.push(object);
-                        map.next_value_seed(Items { sink: &mut sink, at: place, default: None })?;
-                    }
-                }
-                _ => {
-                    let kind = types.kind.as_deref().or(default.as_ref().map(|(_, kind)| kind.as_str()));
-                    match keep_of(kind, &name) {
-                        Keep::Nothing => {
-                            map.next_value::<IgnoredAny>()?;
-                        }
-                        keep => {
-                            let value = map.next_value_seed(Kept(keep))?;
-                            if fields.contains_key(&name) {
-                                return Err(de::Error::custom(format_args!("the field {name} comes twice")));
-                            }
-                            fields.insert(name, value);
-                        }
-                    }
-                }
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
+        let Self { sink, at, default, by_hand } = self;
+        let mut parts = Parts { at, default, notes: Notes::of(by_hand), ..Parts::default() };
+        let read = parts.read(map, sink);
+        match &read {
+            Ok(()) if parts.types.is_list() => parts.hand_over_early(sink),
+            Ok(()) => sink(parts.object(false)),
+            // Of a policy its namespace and its podSelector may be known already, so which pods it is about.
+            Err(_) if parts.kind().is_some_and(|kind| Kind::named(kind) == Some(Kind::NetworkPolicy)) => {
+                sink(parts.object(true));
             }
+            Err(_) => {}
         }
-        if types.is_list() {
-            for mut element in early.into_iter().flatten() {
-                if let Some((api_version, kind)) = types.of_elements().filter(|_| element.kind.is_none()) {
-                    element.kind = Some(kind);
-                    element.api_version.get_or_insert(api_version);
-                }
-                sink(element);
-            }
-            return Ok(());
-        }
-        if let Some((api_version, kind)) = default.filter(|_| types.kind.is_none()) {
-            types.kind = Some(kind);
-            types.api_version.get_or_insert(api_version);
-        }
-        sink(RawObject {
-            api_version: types.api_version,
-            kind: types.kind,
-            fields: Value::Object(fields),
-            at,
-            fault: None,
-        });
-        Ok(())
+        read
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        self.fault("this is a list without a kind: use kind List and its items");
+        let mut objects = false;
+        let mut look = |object: RawObject| objects |= object.kind.is_some();
+        while seq.next_element_seed(Objects::new(&mut look))?.is_some() {}
+        self.fault(if objects { Fault::BareList } else { Fault::NoFields });
         Ok(())
     }
 
     /// A document without content is no object, and nothing is wrong with it. An element of a list is.
     fn visit_unit<E: de::Error>(self) -> Result<(), E> {
         if !self.at.is_empty() {
-            self.fault(NO_OBJECT);
+            self.fault(Fault::NoFields);
         }
         Ok(())
     }
 
     fn visit_bool<E: de::Error>(self, _: bool) -> Result<(), E> {
-        self.fault(NO_OBJECT);
+        self.fault(Fault::NoFields);
         Ok(())
     }
 
     fn visit_i64<E: de::Error>(self, _: i64) -> Result<(), E> {
-        self.fault(NO_OBJECT);
+        self.fault(Fault::NoFields);
         Ok(())
     }
 
     fn visit_u64<E: de::Error>(self, _: u64) -> Result<(), E> {
-        self.fault(NO_OBJECT);
+        self.fault(Fault::NoFields);
         Ok(())
     }
 
     fn visit_f64<E: de::Error>(self, _: f64) -> Result<(), E> {
-        self.fault(NO_OBJECT);
+        self.fault(Fault::NoFields);
         Ok(())
     }
 
     fn visit_str<E: de::Error>(self, _: &str) -> Result<(), E> {
-        self.fault(NO_OBJECT);
+        self.fault(Fault::NoFields);
         Ok(())
+    }
+}
+
+/// An object as far as it was read.
+#[derive(Default)]
+struct Parts {
+    at: Vec<Step>,
+    default: Option<(String, String)>,
+    types: Types,
+    fields: Map<String, Value>,
+    /// Elements that came before it was said that this is a list.
+    early: Option<Vec<RawObject>>,
+    miswritten: Vec<String>,
+    notes: Notes,
+}
+
+impl Parts {
+    fn kind(&self) -> Option<&str> {
+        self.types.kind.as_deref().or(self.default.as_ref().map(|(_, kind)| kind.as_str()))
+    }
+
+    /// Reads all fields; the elements of a list go to `sink`.
+    fn read<'de, A: MapAccess<'de>>(
+        &mut self,
+        mut map: A,
+        sink: &mut dyn FnMut(RawObject),
+    ) -> Result<(), A::Error> {
+        // Those of which nothing is kept.
+        let mut passed = Passed::default();
+        let by_hand = self.notes.by_hand;
+        while let Some(name) = map.next_key::<String>()? {
+            let at = Trail::field(&name);
+            let notes = &self.notes;
+            match name.as_str() {
+                "apiVersion" | "kind" => {
+                    let value = map.next_value_seed(Kept { keep: &Keep::All, at, notes })?;
+                    let slot =
+                        if name == "kind" { &mut self.types.kind } else { &mut self.types.api_version };
+                    let text = value.as_str().map(str::to_owned);
+                    if let Some(before) = std::mem::replace(slot, text) {
+                        let path = FieldPath(vec![Step::Field(name)]);
+                        self.notes.again(path, Some((&Value::from(before), &value)));
+                    }
+                }
+                "items" if self.types.kind.is_none() || self.types.is_list() => {
+                    let place = [self.at.as_slice(), &[Step::Field(name)]].concat();
+                    if self.types.is_list() {
+                        map.next_value_seed(Items {
+                            sink,
+                            at: place,
+                            default: self.types.of_elements(),
+                            by_hand,
+                        })?;
+                    } else {
+                        let elements = self.early.get_or_insert_default();
+                        let mut sink = |object| elements.push(object);
+                        map.next_value_seed(Items { sink: &mut sink, at: place, default: None, by_hand })?;
+                    }
+                }
+                _ => match keep_of(self.kind(), &name) {
+                    Keep::Nothing => {
+                        map.next_value::<IgnoredAny>()?;
+                        self.passed(&name);
+                        if by_hand && passed.again(&name) {
+                            self.notes.again(FieldPath(vec![Step::Field(name)]), None);
+                        }
+                    }
+                    keep => {
+                        let value = map.next_value_seed(Kept { keep, at, notes })?;
+                        self.passed(&name);
+                        if let Some(before) = self.fields.get(&name) {
+                            let path = FieldPath(vec![Step::Field(name.clone())]);
+                            self.notes.again(path, Some((before, &value)));
+                        }
+                        self.fields.insert(name, value);
+                    }
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes note of a field's name that may be meant to be another.
+    fn passed(&mut self, name: &str) {
+        /// More say no more.
+        const MOST: usize = 3;
+        let seen = as_seen(name);
+        if self.miswritten.len() < MOST
+            && ["apiVersion", "kind"].iter().any(|meant| seen.eq_ignore_ascii_case(meant))
+        {
+            self.miswritten.push(name.to_owned());
+        }
+    }
+
+    /// The elements that came before the list's kind was known.
+    fn hand_over_early(self, sink: &mut dyn FnMut(RawObject)) {
+        for mut element in self.early.into_iter().flatten() {
+            if let Some((api_version, kind)) = self.types.of_elements().filter(|_| element.kind.is_none()) {
+                element.kind = Some(kind);
+                element.api_version.get_or_insert(api_version);
+            }
+            sink(element);
+        }
+    }
+
+    /// The object; `is_cut` if the text broke off within it.
+    fn object(mut self, is_cut: bool) -> RawObject {
+        if let Some((api_version, kind)) = self.default.filter(|_| self.types.kind.is_none()) {
+            self.types.kind = Some(kind);
+            self.types.api_version.get_or_insert(api_version);
+        }
+        if let Some(spec) = self.notes.cut_spec() {
+            self.fields.insert("spec".into(), spec);
+        }
+        RawObject {
+            api_version: self.types.api_version,
+            kind: self.types.kind,
+            fields: Value::Object(self.fields),
+            at: self.at,
+            twice: self.notes.twice(),
+            miswritten: self.miswritten,
+            is_cut,
+            fault: None,
+        }
     }
 }
 
@@ -214,6 +317,7 @@ struct Items<'a> {
     sink: &'a mut dyn FnMut(RawObject),
     at: Vec<Step>,
     default: Option<(String, String)>,
+    by_hand: bool,
 }
 
 impl<'de> DeserializeSeed<'de> for Items<'_> {
@@ -235,7 +339,8 @@ impl<'de> Visitor<'de> for Items<'_> {
         for index in 0.. {
             let mut at = self.at.clone();
             at.push(Step::Item(index));
-            let element = Objects { sink: &mut *self.sink, at, default: self.default.clone() };
+            let element =
+                Objects { sink: &mut *self.sink, at, default: self.default.clone(), by_hand: self.by_hand };
             if seq.next_element_seed(element)?.is_none() {
                 break;
             }
@@ -250,171 +355,7 @@ impl<'de> Visitor<'de> for Items<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        (self.sink)(RawObject { at: self.at, fault: Some("items is no list"), ..RawObject::default() });
+        (self.sink)(RawObject { at: self.at, fault: Some(Fault::NoItems), ..RawObject::default() });
         Ok(())
-    }
-}
-
-/// Which part of a value is kept.
-#[derive(Clone, Copy, Debug)]
-enum Keep {
-    /// Nothing; not even that it is there.
-    Nothing,
-    /// Only that it is there.
-    Presence,
-    /// All of it.
-    All,
-    /// Of a mapping these fields.
-    Fields(&'static [(&'static str, Keep)]),
-    /// Of a list all elements, of each this.
-    Each(&'static Keep),
-}
-
-const METADATA: Keep = Keep::Fields(&[
-    ("name", Keep::All),
-    ("namespace", Keep::All),
-    ("labels", Keep::All),
-    ("creationTimestamp", Keep::All),
-    ("uid", Keep::All),
-    ("resourceVersion", Keep::All),
-]);
-const NODE_METADATA: Keep = Keep::Fields(&[
-    ("name", Keep::All),
-    ("labels", Keep::All),
-    ("creationTimestamp", Keep::All),
-    ("uid", Keep::All),
-    ("resourceVersion", Keep::All),
-    ("annotations", Keep::Fields(&FLANNELS_ANNOTATIONS)),
-]);
-/// Addresses between which Flannel carries the overlay, where they are not among the node's own ([`crate::convert`]).
-const FLANNELS_ANNOTATIONS: [(&str, Keep); 4] = [
-    (PUBLIC_ADDRESSES[0], Keep::All),
-    (PUBLIC_ADDRESSES[1], Keep::All),
-    (PUBLIC_ADDRESSES[2], Keep::All),
-    (PUBLIC_ADDRESSES[3], Keep::All),
-];
-const CONTAINERS: Keep = Keep::Each(&Keep::Fields(&[("restartPolicy", Keep::All), ("ports", Keep::All)]));
-const POD_SPEC: Keep = Keep::Fields(&[
-    ("nodeName", Keep::All),
-    ("hostNetwork", Keep::All),
-    ("containers", CONTAINERS),
-    ("initContainers", CONTAINERS),
-]);
-const POD_STATUS: Keep = Keep::Fields(&[("phase", Keep::All), ("podIP", Keep::All), ("podIPs", Keep::All)]);
-const NODE_SPEC: Keep = Keep::Fields(&[("podCIDR", Keep::All), ("podCIDRs", Keep::All)]);
-const NODE_STATUS: Keep = Keep::Fields(&[("addresses", Keep::All)]);
-
-/// What is kept of the field `name` of an object. While its kind isn't known, everything is.
-fn keep_of(kind: Option<&str>, name: &str) -> &'static Keep {
-    let Some(kind) = kind else { return &Keep::All };
-    let Some(kind) = Kind::named(kind) else {
-        // Its name is enough to say what a message is about.
-        return if name == "metadata" { &METADATA } else { &Keep::Nothing };
-    };
-    match (kind, name) {
-        (Kind::Node, "metadata") => &NODE_METADATA,
-        (_, "metadata") => &METADATA,
-        (Kind::Pod, "spec") => &POD_SPEC,
-        (Kind::Pod, "status") => &POD_STATUS,
-        (Kind::Node, "spec") => &NODE_SPEC,
-        (Kind::Node, "status") => &NODE_STATUS,
-        // A policy is looked at whole: a field that is not known may narrow it.
-        (Kind::NetworkPolicy, "spec") => &Keep::All,
-        (Kind::NetworkPolicy, _) => &Keep::Presence,
-        _ => &Keep::Nothing,
-    }
-}
-
-/// Reads a value and keeps a part of it.
-struct Kept<'k>(&'k Keep);
-
-impl<'de> DeserializeSeed<'de> for Kept<'_> {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Kept<'_> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut fields = Map::new();
-        while let Some(name) = map.next_key::<String>()? {
-            let keep = match self.0 {
-                Keep::All => &Keep::All,
-                Keep::Fields(known) => {
-                    known.iter().find(|(known, _)| *known == name).map_or(&Keep::Nothing, |(_, keep)| keep)
-                }
-                Keep::Nothing | Keep::Presence | Keep::Each(_) => &Keep::Nothing,
-            };
-            if matches!(keep, Keep::Nothing) {
-                map.next_value::<IgnoredAny>()?;
-                continue;
-            }
-            let value = map.next_value_seed(Kept(keep))?;
-            if fields.contains_key(&name) {
-                return Err(de::Error::custom(format_args!("the field {name} comes twice")));
-            }
-            fields.insert(name, value);
-        }
-        Ok(Value::Object(fields))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let keep = match self.0 {
-            Keep::All => &Keep::All,
-            Keep::Each(keep) => *keep,
-            Keep::Nothing | Keep::Presence | Keep::Fields(_) => {
-                while seq.next_element::<IgnoredAny>()?.is_some() {}
-                return Ok(Value::Array(Vec::new()));
-            }
-        };
-        let mut items = Vec::new();
-        while let Some(item) = seq.next_element_seed(Kept(keep))? {
-            items.push(item);
-        }
-        Ok(Value::Array(items))
-    }
-
-    fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_i128<E: de::Error>(self, value: i128) -> Result<Value, E> {
-        Ok(Value::from(value as f64))
-    }
-
-    fn visit_u128<E: de::Error>(self, value: u128) -> Result<Value, E> {
-        Ok(Value::from(value as f64))
-    }
-
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_string<E: de::Error>(self, value: String) -> Result<Value, E> {
-        Ok(Value::from(value))
     }
 }

@@ -193,7 +193,7 @@ impl Server {
             (Interner::new(), Inventory::default(), Namespaces::default());
         for ((resource, _), object) in &self.held().objects {
             let kind = Kind::ALL.into_iter().find(|kind| kind.plural() == *resource).expect("a kind");
-            match convert(kind, object, &interner).expect("an object").change {
+            match convert(kind, object, &[], &interner).expect("an object").change {
                 Change::Namespace(namespace) => namespaces.described(namespace),
                 change => {
                     if let Change::Pod(pod) = &change {

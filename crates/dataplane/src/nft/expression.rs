@@ -60,6 +60,11 @@ pub(crate) enum Expression {
     /// Counts the packet in the set's counter of the register's value, which stays until it has counted none for this long. Where the
     /// set is full the rule ends.
     CountInSet(&'static str, Duration),
+    /// Takes a token from the set's bucket of the register's value, which stays until it has not been asked for this long. The rule ends
+    /// if the bucket is empty, or if the set is full.
+    Limit(&'static str, Rate, Duration),
+    /// The same, but the rule goes on only if the bucket is empty.
+    OverLimit(&'static str, Rate, Duration),
     /// Counts the packet in a counter of the table.
     Count(&'static str),
     /// Hands a copy of the packet to the listener of an NFLOG group, if there is one, and goes on.
@@ -77,6 +82,17 @@ pub(crate) enum Expression {
     /// The packet goes to userspace; it comes back where the answer says: at the next chain of the hook (NF_ACCEPT), or at this
     /// one (NF_REPEAT).
     Queue(Queue, QueueForm),
+}
+
+/// A token bucket of packets (`nft_limit`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Rate {
+    /// How many tokens come in each period.
+    pub packets: u64,
+    /// The period in seconds.
+    pub seconds: u64,
+    /// How many tokens the bucket holds: it is full at first.
+    pub burst: u32,
 }
 
 /// A copy of a packet for userspace.
@@ -153,6 +169,8 @@ pub(crate) const UNTRACKED: u32 = 1 << 6;
 pub(crate) const ORIGINAL: u8 = 0;
 /// `IP_CT_DIR_REPLY`: against the direction of the connection's first packet.
 pub(crate) const REPLY: u8 = 1;
+/// `RTN_UNICAST`: the address is another host's, by a route.
+pub(crate) const UNICAST: u32 = libc::RTN_UNICAST as u32;
 /// `RTN_LOCAL`: the address is one of this network namespace's own.
 pub(crate) const LOCAL: u32 = libc::RTN_LOCAL as u32;
 
@@ -234,6 +252,7 @@ impl Expression {
             Self::LoadConnection(_) | Self::StoreConnectionMark => "nft_ct",
             Self::LoadAddressType(_) => "nft_fib_inet",
             Self::Count(_) => "nft_objref",
+            Self::Limit(..) | Self::OverLimit(..) => "nft_limit",
             Self::Log(_) => "nft_log and nfnetlink_log",
             Self::Queue(_, form) => form.modules(),
             _ => PLAIN,
@@ -262,7 +281,11 @@ impl Expression {
             Self::ToNetworkOrder => "byteorder",
             Self::Compare(..) => "cmp",
             Self::InSet(_) | Self::NotInSet(_) | Self::VerdictOf(_) => "lookup",
-            Self::AddToSet(..) | Self::RefreshInSet(..) | Self::CountInSet(..) => "dynset",
+            Self::AddToSet(..)
+            | Self::RefreshInSet(..)
+            | Self::CountInSet(..)
+            | Self::Limit(..)
+            | Self::OverLimit(..) => "dynset",
             Self::Count(_) => "objref",
             Self::Log(_) => "log",
             Self::Jump(_) | Self::Goto(_) | Self::Return | Self::Accept | Self::Drop => "immediate",
@@ -342,6 +365,8 @@ impl Expression {
                     counter.string(sys::NFTA_EXPR_NAME, "counter").nested(sys::NFTA_EXPR_DATA, |_| {});
                 });
             }
+            Self::Limit(set, rate, stay) => encode_limit(data, set, *rate, *stay, 0),
+            Self::OverLimit(set, rate, stay) => encode_limit(data, set, *rate, *stay, sys::NFT_LIMIT_F_INV),
             Self::Count(counter) => {
                 data.be32(sys::NFTA_OBJREF_IMM_TYPE, sys::NFT_OBJECT_COUNTER)
                     .string(sys::NFTA_OBJREF_IMM_NAME, counter);
@@ -376,6 +401,19 @@ fn encode_timed(data: &mut Attributes<'_>, set: &str, operation: u32, stay: Dura
         .be32(sys::NFTA_DYNSET_OP, operation)
         .be32(sys::NFTA_DYNSET_SREG_KEY, REGISTER)
         .bytes(sys::NFTA_DYNSET_TIMEOUT, &milliseconds.to_be_bytes());
+}
+
+fn encode_limit(data: &mut Attributes<'_>, set: &str, rate: Rate, stay: Duration, flags: u32) {
+    encode_timed(data, set, sys::NFT_DYNSET_OP_UPDATE, stay);
+    data.nested(sys::NFTA_DYNSET_EXPR, |limit| {
+        limit.string(sys::NFTA_EXPR_NAME, "limit").nested(sys::NFTA_EXPR_DATA, |data| {
+            data.bytes(sys::NFTA_LIMIT_RATE, &rate.packets.to_be_bytes())
+                .bytes(sys::NFTA_LIMIT_UNIT, &rate.seconds.to_be_bytes())
+                .be32(sys::NFTA_LIMIT_BURST, rate.burst)
+                .be32(sys::NFTA_LIMIT_TYPE, sys::NFT_LIMIT_PKTS)
+                .be32(sys::NFTA_LIMIT_FLAGS, flags);
+        });
+    });
 }
 
 fn encode_value(data: &mut Attributes<'_>, kind: u16, value: &[u8]) {

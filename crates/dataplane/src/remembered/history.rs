@@ -3,7 +3,7 @@
 //! A pair that is let pass by the rules of generation N was allowed by a worker, and nothing that N changed touches it: N allows it,
 //! too. Or a worker allowed it after the rules began to carry N. Verdicts followed N then, or, in the moment between the publication
 //! of the next snapshot and the batch that puts it in force, that next one. So the first of them that allows the packet is one
-//! whose verdict holds for it: N itself wherever N allows it.
+//! whose verdict holds for it: N itself wherever N allows it. The same holds of flows that are denied.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -48,21 +48,27 @@ impl History {
         }
     }
 
-    /// The snapshot whose verdict let `packet` pass when the rules carried `generation`, and that verdict. `None` if that is too long
-    /// ago, or if none allows it: then it was the verdict of another agent, from which this one has taken over.
-    pub(super) fn allowing(
+    /// The snapshot that gave `packet` this verdict when the rules carried `generation`, and its decision. `None` if that is too long
+    /// ago, or if none gives it: then it was the verdict of another agent, from which this one has taken over.
+    pub(super) fn find(
         &self,
+        verdict: Verdict,
         generation: Generation,
         packet: &Packet,
+        directions: Directions,
     ) -> Option<(Arc<Snapshot>, Decision)> {
         let entries = self.entries();
         if entries.front()?.snapshot.generation().0 > generation.0 {
             return None;
         }
         entries.iter().filter(|entry| entry.snapshot.generation().0 >= generation.0).find_map(|entry| {
-            // Both chains that ask what is remembered stand where both directions are judged.
-            let decision = entry.snapshot.judge(packet, Directions::Both);
-            (decision.verdict() == Verdict::Allow).then(|| (Arc::clone(&entry.snapshot), decision))
+            let mut decision = entry.snapshot.judge(packet, directions);
+            // Packets of denied flows may be such as don't show which end opened the connection.
+            let is_unproven = packet.is_mid_stream || decision.verdict() == Verdict::Allow;
+            if verdict == Verdict::Deny && is_unproven {
+                decision = entry.snapshot.evaluate_unproven(packet, directions);
+            }
+            (decision.verdict() == verdict).then(|| (Arc::clone(&entry.snapshot), decision))
         })
     }
 
@@ -97,7 +103,8 @@ mod tests {
     }
 
     fn found(history: &History, generation: u64) -> Option<u64> {
-        history.allowing(Generation(generation), &packet()).map(|(snapshot, _)| snapshot.generation().0)
+        let found = history.find(Verdict::Allow, Generation(generation), &packet(), Directions::Both);
+        found.map(|(snapshot, _)| snapshot.generation().0)
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //!  judge-local       --goto-->  ask  --goto-->  enqueue  -->  a worker  --NF_REPEAT-->  the same chain again  --goto-->  allowed-local
 //!  judge               --goto-->  unproven  a reply of a connection that was not evaluated, TCP in mid-stream: both ends, both directions
 //!  judge, judge-local  --goto-->  free      no verdict is needed
+//!  allowed, allowed-local  --goto-->  denied, denied-local  what came back is denied: it is dropped, and its next packets with it
 //! ```
 //!
 //! Connection tracking's direction is no proof (semantics 34): one forged or stray packet makes the real originator's packets
@@ -27,7 +28,8 @@
 //! What passes has its connection marked, for whatever reason it passes: so all but the first packet leave at the first rule. A change of
 //! policy finds marked connections by whom it touches (`recheck`, and the sweep); why they were marked makes no difference to it.
 //!
-//! `judge` and `judge-dns` ask the chain `remembered` before they queue, and `allowed` tells the chain `remember` (see `memory`). While
+//! `judge` and `judge-dns` ask the chains `remembered` and `denied-forward` before they queue, and `allowed` tells the chains `remember` and
+//! `denied` (see `memory`): all that a worker answered comes to `allowed`. `ask` keeps to the sender's quota (see `quota`). While
 //! a change is being put in force, `judge` and `judge-local` begin with what `recheck` says.
 //!
 //! `judge-local` stands behind IPVS's hooks (srcnat - 2 and - 1): IPVS takes the packets of a service away there, and
@@ -35,9 +37,10 @@
 //! address of the service, which no policy speaks about.
 //!
 //! What has no connection (`ct state invalid` or `untracked`) has no mark and no direction: the rules that ask for them
-//! fail, the packet goes to userspace like a first packet, is judged in the direction in which it travels, and again
-//! the next time, because there is nothing that could take the verdict down. `ask` tells the worker, which then answers NF_ACCEPT:
-//! by NF_REPEAT it would be asked for ever. So nothing passes that policy would not allow as a new connection.
+//! fail, the packet goes to userspace like a first packet, and is judged in the direction in which it travels: so nothing passes that
+//! policy would not allow as a new connection. `ask` leaves it to `untracked` (see [`memory`]), whose sets take the place of a
+//! connection's mark. Where they can't, because they are full or the packet has no ports or goes to the node, the worker is told, and answers
+//! NF_ACCEPT: by NF_REPEAT it would be asked for ever. Such a packet is judged each time.
 //!
 //! An ICMP error about a packet of a connection (`ct state related`) shares that connection: it sees its marks, and the
 //! direction opposite to the packet it is about. So it passes like a reply, and is cut with a revoked connection
@@ -47,7 +50,8 @@
 use rustables::{Hook, HookClass};
 
 use super::link_rules::overlay_transports;
-use super::memory::{self, ALLOWED_4, ALLOWED_6, Memory, PairOf};
+use super::memory::{self, ALLOWED_4, ALLOWED_6, DENIED, DENIED_LOCAL, Memory, PairOf};
+use super::quota;
 use super::recheck::{self, RECHECK, RECHECK_LOCAL};
 use super::revoked;
 use super::{TableConfig, WhenDown};
@@ -72,6 +76,8 @@ const JUDGE_DNS: &str = "judge-dns";
 pub(super) const ASK: &str = "ask";
 /// Sends packets to userspace. Its rule is written once and stays.
 pub(super) const QUEUE: &str = "enqueue";
+/// Drops what is over a sender's quota of the queues.
+const QUOTA: &str = "sender-quota";
 /// What connection tracking alone says is a reply, and TCP in mid-stream.
 const UNPROVEN: &str = "unproven";
 /// Passes what needs no verdict, and marks its connection, so that its next packets leave at the first rule: between pods that
@@ -106,16 +112,13 @@ pub(super) fn prerouting() -> (&'static str, Hook) {
 
 /// Names of the chains that have no hook: others jump to them.
 pub(super) fn plain_chains() -> impl Iterator<Item = &'static str> {
-    memory::CHAINS.into_iter().chain([
-        FREE,
-        ASK,
-        QUEUE,
-        UNPROVEN,
-        ALLOWED,
-        ALLOWED_LOCAL,
-        RECHECK,
-        RECHECK_LOCAL,
-    ])
+    let own = [ALLOWED, ALLOWED_LOCAL, RECHECK, RECHECK_LOCAL];
+    memory::chains().chain(own).chain(static_chains()).chain([QUEUE])
+}
+
+/// Of these, the ones whose rules no change concerns.
+pub(super) fn static_chains() -> impl Iterator<Item = &'static str> {
+    memory::static_chains().chain([FREE, ASK, QUOTA, UNPROVEN])
 }
 
 /// All rules, chain by chain; with those of the window in which changing pods are judged again, or without.
@@ -135,6 +138,13 @@ pub(super) fn rules(
     rules.extend(chains.free());
     rules.extend(chains.unproven());
     rules.extend(chains.ask());
+    rules.extend(memory::untracked_rules(
+        &config.marks,
+        config.remember.is_some(),
+        keep_quota(memory::UNTRACKED),
+    ));
+    rules.extend(memory::share_rules(config.remember));
+    rules.extend(quota::rules(QUOTA, config.queue_quota));
     rules.push(chains.queue(Queue { queues, bypass: config.when_down == WhenDown::Open }, form));
     rules.extend(chains.allowed(ALLOWED));
     rules.extend(chains.allowed(ALLOWED_LOCAL));
@@ -211,6 +221,7 @@ impl Chains<'_> {
         rules.extend(self.overlay(JUDGE));
         rules.extend(self.unproven_jumps());
         rules.extend(self.ask_memory(JUDGE));
+        rules.extend(self.ask_denied(JUDGE));
         for family in &FAMILIES {
             rules.push(self.ask_egress(JUDGE, family));
             rules.push(self.ask_ingress(JUDGE, family));
@@ -223,6 +234,7 @@ impl Chains<'_> {
     fn judge_local(&self) -> Vec<Rule> {
         let mut rules = self.known(JUDGE_LOCAL);
         rules.extend(self.overlay(JUDGE_LOCAL));
+        rules.extend(self.ask_denied(JUDGE_LOCAL));
         rules.extend(FAMILIES.iter().map(|family| self.ask_egress(JUDGE_LOCAL, family)));
         rules.push(Self::needs_no_verdict(JUDGE_LOCAL));
         rules
@@ -254,6 +266,7 @@ impl Chains<'_> {
             has_local(Address::Destination).into_iter().chain([Expression::Accept]),
         ));
         rules.extend(self.ask_memory(JUDGE_DNS));
+        rules.extend(self.ask_denied(JUDGE_DNS));
         rules.extend(FAMILIES.iter().map(|family| self.ask_egress(JUDGE_DNS, family)));
         rules
     }
@@ -411,6 +424,7 @@ impl Chains<'_> {
     /// Either end may have opened the connection: both directions of both ends must be open, or a worker is asked.
     fn unproven(&self) -> Vec<Rule> {
         let mut rules = Vec::new();
+        rules.extend(self.ask_denied(UNPROVEN));
         for family in &FAMILIES {
             for address in [Address::Source, Address::Destination] {
                 for open in [family.open_egress, family.open_ingress] {
@@ -444,7 +458,7 @@ impl Chains<'_> {
         ]
     }
 
-    /// A worker allowed the packet: its answer bit is not what it was when the worker was asked.
+    /// A worker answered about the packet: its answer bit is not what it was when the worker was asked.
     fn came_back(&self, chain: &'static str) -> [Rule; 2] {
         let marks = &self.config.marks;
         let to = if chain == JUDGE_LOCAL { ALLOWED_LOCAL } else { ALLOWED };
@@ -455,13 +469,17 @@ impl Chains<'_> {
                 Expression::Compare(answer, vec![0; 4]),
             ];
             let expressions = connection_has(asked).into_iter().chain(answered).chain([Expression::Goto(to)]);
-            rule(chain, "settle what came back allowed", expressions)
+            rule(chain, "settle what came back", expressions)
         };
         [when(marks.asked(), Comparison::NotEqual), when(marks.asked_inverted(), Comparison::Equal)]
     }
 
     fn ask_memory(&self, chain: &'static str) -> Option<Rule> {
         self.config.remember.map(|_| memory::ask(chain))
+    }
+
+    fn ask_denied(&self, chain: &'static str) -> Vec<Rule> {
+        self.config.remember.map_or(Vec::new(), |_| memory::ask_denied(chain, chain == UNPROVEN))
     }
 
     fn ask_egress(&self, chain: &'static str, family: &Family) -> Rule {
@@ -511,24 +529,25 @@ impl Chains<'_> {
             Expression::Goto(drops::chain(DropReason::InvalidTcp)),
         ]);
         let question = |question| mark_packet(marks.questions(), marks.question(question));
-        let without_connection = state_is(INVALID | UNTRACKED)
-            .into_iter()
-            .chain(question(Question::Untracked))
-            .chain([Expression::Goto(QUEUE)]);
+        let without_connection =
+            state_is(INVALID | UNTRACKED).into_iter().chain([Expression::Goto(memory::UNTRACKED)]);
         let reply = [
             Expression::LoadConnection(Connection::Direction),
             Expression::Compare(Comparison::Equal, vec![REPLY]),
         ];
         let mut rules = vec![
             rule(ASK, "drop TCP of no connection", invalid),
-            rule(ASK, "say that there is no connection", without_connection),
+            rule(ASK, "ask about packets without a connection", without_connection),
+        ];
+        rules.extend([
+            keep_quota(ASK),
             rule(ASK, "ask about a first packet", question(Question::First)),
             rule(
                 ASK,
                 "ask about a reply of a connection that was not evaluated",
                 reply.into_iter().chain(question(Question::UnprovenReply)),
             ),
-        ];
+        ]);
         rules.extend(self.note_question(ASK));
         rules.push(rule(ASK, "ask", [Expression::Goto(QUEUE)]));
         rules
@@ -554,7 +573,14 @@ impl Chains<'_> {
             Expression::Bits { mask: u32::MAX, flip: marks.answer().0 },
             Expression::StorePacketMark,
         ];
+        let denied = [
+            Expression::LoadMeta(Meta::Mark),
+            Expression::Bits { mask: marks.questions().0, flip: 0 },
+            Expression::Compare(Comparison::NotEqual, vec![0; 4]),
+            Expression::Goto(if chain == ALLOWED_LOCAL { DENIED_LOCAL } else { DENIED }),
+        ];
         let mut rules = vec![
+            rule(chain, "drop what came back denied", denied),
             rule(chain, "mark the connection of an allowed packet", accept),
             rule(chain, "turn the packet's answer bit back", turn_back),
         ];
@@ -568,6 +594,11 @@ impl Chains<'_> {
         }
         rules
     }
+}
+
+/// Drops what is over the sender's quota of the queues.
+fn keep_quota(chain: &'static str) -> Rule {
+    rule(chain, "keep to the quota", [Expression::Jump(QUOTA)])
 }
 
 pub(super) fn rule(

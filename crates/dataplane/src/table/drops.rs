@@ -65,6 +65,9 @@ pub(super) fn chain(reason: DropReason) -> &'static str {
         DropReason::InvalidTcp => "drop-invalid-tcp",
         DropReason::Revoked => "drop-revoked",
         DropReason::UnboundPort => "drop-unbound-port",
+        DropReason::DeniedFlow => "drop-denied-flow",
+        DropReason::QueueQuota => "drop-queue-quota",
+        DropReason::QueueFull => "drop-queue-full",
     }
 }
 

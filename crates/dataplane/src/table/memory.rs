@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A pair is both addresses, the protocol (TCP, UDP, SCTP) and the destination port: all that a verdict depends on beside
-//! the snapshot and the hook. What was denied is never remembered: its packets don't come to `allowed`. Packets to the node
+//! the snapshot and the hook. Flows that were denied are in sets of their own (see [`denied`]). Packets to the node
 //! itself are judged for egress alone, so their pairs are kept apart, and are only remembered for `recheck`; so are those of
 //! replies (`remember-local`, `remember-reply`).
 //!
@@ -28,7 +28,7 @@ use rustables::sys;
 
 use super::chains::{FAMILIES, Family, mark_connection, rule};
 use super::{INET, TABLE, TableConfig, TableError, empty_chain};
-use crate::marks::Mark;
+use crate::marks::{Mark, Marks};
 use crate::netlink::{self, AttributeReader, Header, Messages, Socket};
 use crate::nft::batch::{Batch, Part};
 use crate::nft::expression::{
@@ -38,6 +38,12 @@ use crate::nft::rule::Rule;
 use crate::nft::{FAMILY, SUBSYSTEM};
 use crate::packet::COPY_RANGE;
 
+mod denied;
+mod untracked;
+pub(crate) use self::denied::DENIED_PREFIX;
+pub(super) use self::denied::{DENIED, DENIED_LOCAL, ask as ask_denied, senders, share_rules};
+pub(super) use self::untracked::{UNTRACKED, rules as untracked_rules};
+
 /// Lets connections of remembered pairs pass.
 const REMEMBERED: &str = "remembered";
 /// Remembers the pair of a packet that came back allowed.
@@ -46,8 +52,18 @@ const REMEMBER: &str = "remember";
 const REMEMBER_REPLY: &str = "remember-reply";
 /// Remembers the pair of a packet to the node that came back allowed.
 const REMEMBER_LOCAL: &str = "remember-local";
+
 /// The chains whose rules each epoch brings anew.
-pub(super) const CHAINS: [&str; 4] = [REMEMBERED, REMEMBER, REMEMBER_REPLY, REMEMBER_LOCAL];
+pub(super) fn chains() -> impl Iterator<Item = &'static str> {
+    [REMEMBERED, REMEMBER, REMEMBER_REPLY, REMEMBER_LOCAL, untracked::REMEMBERED_UNTRACKED]
+        .into_iter()
+        .chain(denied::CHAINS)
+}
+
+/// The chains of the memory whose rules stay.
+pub(super) fn static_chains() -> impl Iterator<Item = &'static str> {
+    untracked::CHAINS.into_iter().chain([denied::DENIED_SHARE])
+}
 
 /// The remembered pairs, IPv4.
 pub(super) const ALLOWED_4: &str = "allowed4";
@@ -93,6 +109,7 @@ pub(super) struct Memory {
     /// `None` if only `recheck` asks.
     remember: Option<Remember>,
     accepted: Mark,
+    marks: Marks,
     /// Of the snapshot that is in force.
     generation: Generation,
     /// The epoch of pods that changed lately. No two epochs whose pairs might still be in a set have the same number. An even one:
@@ -125,6 +142,7 @@ impl Memory {
         Self {
             remember: config.remember,
             accepted: config.marks.accepted(),
+            marks: config.marks,
             generation: config.generation,
             latest: first,
             lasting: first,
@@ -201,15 +219,19 @@ impl Memory {
                     }
                 });
         });
-        let modules = "nft_counter".to_owned();
-        let part = Part { object: format!("counter {COUNTER}"), modules };
-        batch.raw(part, sys::NFT_MSG_NEWOBJ, netlink::CREATE, |object| {
-            object
-                .string(sys::NFTA_OBJ_TABLE, TABLE)
-                .string(sys::NFTA_OBJ_NAME, COUNTER)
-                .be32(sys::NFTA_OBJ_TYPE, sys::NFT_OBJECT_COUNTER)
-                .nested(sys::NFTA_OBJ_DATA, |_| {});
-        });
+        denied::create(batch);
+        untracked::create(batch);
+        for counter in [COUNTER, denied::COUNTER, untracked::COUNTER] {
+            let modules = "nft_counter".to_owned();
+            let part = Part { object: format!("counter {counter}"), modules };
+            batch.raw(part, sys::NFT_MSG_NEWOBJ, netlink::CREATE, |object| {
+                object
+                    .string(sys::NFTA_OBJ_TABLE, TABLE)
+                    .string(sys::NFTA_OBJ_NAME, counter)
+                    .be32(sys::NFTA_OBJ_TYPE, sys::NFT_OBJECT_COUNTER)
+                    .nested(sys::NFTA_OBJ_DATA, |_| {});
+            });
+        }
     }
 
     /// The rules of all its chains.
@@ -218,17 +240,19 @@ impl Memory {
         for family in &FAMILIES {
             if let Some(Remember { log_group, .. }) = self.remember {
                 rules.extend(self.remembered(family, log_group));
+                rules.extend(self.remembered_untracked(family));
             }
             rules.extend(self.remember(family));
             rules.push(self.remember_in(REMEMBER_REPLY, family, self.pair(family, PairOf::Reply)));
             rules.push(self.remember_in(REMEMBER_LOCAL, family, self.pair(family, PairOf::Local)));
         }
+        rules.extend(self.denied_rules());
         rules
     }
 
     /// Replaces the rules of all its chains.
     pub(super) fn replace(&self, batch: &mut Batch) {
-        CHAINS.into_iter().for_each(|chain| empty_chain(batch, chain));
+        chains().for_each(|chain| empty_chain(batch, chain));
         self.rules().iter().for_each(|rule| rule.add_to(INET, batch));
     }
 
@@ -238,11 +262,7 @@ impl Memory {
         let mut rules = Vec::new();
         if !self.changed.is_empty() {
             rules.push(self.let_pass(family, self.latest, log_group));
-            rules.extend([Address::Source, Address::Destination].map(|end| {
-                let changed = family.is_it().into_iter().chain(is_changed(family, end));
-                let leave = changed.chain([Expression::Return]);
-                rule(REMEMBERED, "know nothing else of pods that changed lately", leave)
-            }));
+            rules.extend(leave(REMEMBERED, family));
         }
         rules.push(self.let_pass(family, self.lasting, log_group));
         rules
@@ -299,6 +319,15 @@ impl Memory {
     }
 }
 
+/// Whoever changed lately has nothing in the lasting epoch.
+fn leave(chain: &'static str, family: &Family) -> [Rule; 2] {
+    [Address::Source, Address::Destination].map(|end| {
+        let changed = family.is_it().into_iter().chain(is_changed(family, end));
+        let leave = changed.chain([Expression::Return]);
+        rule(chain, "know nothing else of pods that changed lately", leave)
+    })
+}
+
 /// Goes on if the pod at this end changed lately.
 fn is_changed(family: &Family, end: Address) -> [Expression; 2] {
     [Expression::LoadPayload((family.payload)(end)), Expression::InSet(family.changed)]
@@ -347,12 +376,14 @@ fn jump(chain: &'static str, purpose: &'static str, direction: u8, to: &'static 
     rule(chain, purpose, expressions)
 }
 
-/// From here on no pair is remembered any more.
+/// From here on no pair is remembered any more, and no denied flow.
 pub(super) fn forget(batch: &mut Batch) {
-    empty_chain(batch, REMEMBERED);
+    let chains = [REMEMBERED, untracked::REMEMBERED_UNTRACKED].into_iter().chain(denied::LOOK_UPS);
+    chains.for_each(|chain| empty_chain(batch, chain));
 }
 
-/// The kernel's count of connections that passed without a question because their pair was remembered.
+/// The kernel's counts of connections that passed without a question because their pair was remembered, and of packets that were dropped
+/// because their flow was.
 #[derive(Debug)]
 pub struct RememberedConnections {
     socket: Socket,
@@ -364,18 +395,38 @@ impl RememberedConnections {
         Ok(Self { socket: super::open()? })
     }
 
-    /// How many since the table was created: by agents before this one, too.
+    /// How many connections since the table was created: by agents before this one, too.
     ///
     /// # Errors
     /// [`TableError::Refused`] if there is no table.
     pub fn count(&mut self) -> Result<u64, TableError> {
+        self.read(COUNTER)
+    }
+
+    /// How many packets of denied flows since the table was created.
+    ///
+    /// # Errors
+    /// [`TableError::Refused`] if there is no table.
+    pub fn denied(&mut self) -> Result<u64, TableError> {
+        self.read(denied::COUNTER)
+    }
+
+    /// How many packets without a connection passed because their flow had just been allowed, since the table was created.
+    ///
+    /// # Errors
+    /// [`TableError::Refused`] if there is no table.
+    pub fn untracked(&mut self) -> Result<u64, TableError> {
+        self.read(untracked::COUNTER)
+    }
+
+    fn read(&mut self, counter: &str) -> Result<u64, TableError> {
         let sequence = self.socket.next_sequence();
         let mut request = Messages::default();
         let kind = SUBSYSTEM | sys::NFT_MSG_GETOBJ as u16;
         request.push(Header { kind, flags: netlink::REQUEST, sequence, family: FAMILY }, |object| {
             object
                 .string(sys::NFTA_OBJ_TABLE, TABLE)
-                .string(sys::NFTA_OBJ_NAME, COUNTER)
+                .string(sys::NFTA_OBJ_NAME, counter)
                 .be32(sys::NFTA_OBJ_TYPE, sys::NFT_OBJECT_COUNTER);
         });
         let read = self.socket.ask(request.as_bytes(), sequence, |answer| {

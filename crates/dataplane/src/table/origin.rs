@@ -45,7 +45,7 @@ const FROM_ISOLATED: &str = "from-isolated";
 const QUEUE: &str = "queue-port";
 const CHAINS: [&str; 6] = [FROM_PORT, FROM_ELSEWHERE, FROM_EXEMPT, ICMP, FROM_ISOLATED, QUEUE];
 
-const REASONS: [DropReason; 9] = [
+const REASONS: [DropReason; 11] = [
     DropReason::SpoofedSource,
     DropReason::NeighbourDiscovery,
     DropReason::RouterAdvertisement,
@@ -55,6 +55,8 @@ const REASONS: [DropReason; 9] = [
     DropReason::LocalSource,
     DropReason::InvalidTcp,
     DropReason::Revoked,
+    DropReason::DeniedFlow,
+    DropReason::QueueQuota,
 ];
 const INET: TableId = TableId::inet(TABLE);
 /// See [`Drops`].

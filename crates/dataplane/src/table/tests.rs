@@ -28,6 +28,7 @@ fn node_a() -> TableConfig {
             egress: addresses(&["10.244.1.2", "10.244.1.3"]),
         },
         remember: Some(Remember { time: Duration::from_secs(5), log_group: Some(100) }),
+        queue_quota: Some(QueueQuota { rate: 10_000, burst: 1_024 }),
         generation: Generation(7),
         origin: None,
         trust_replies: false,

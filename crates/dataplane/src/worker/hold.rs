@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use nfq::Message;
 use policy::{Generation, Packet, Protocol};
 
-use super::room::{Place, Room};
+use super::permits::{Permit, Permits, Sender};
 
 /// How long packets wait for a pod to be known, and how many.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HoldLimits {
     /// How long one packet waits at most: some seconds. With zero none waits.
     pub time: Duration,
-    /// How many wait at most, in all queues together; one source has a sixteenth of them, or eight. Each takes some 5 KB.
+    /// How many wait at most, in all queues together; the quota of one sender is a sixteenth of them, or eight. Each takes some 5 KB.
     pub packets: u32,
 }
 
@@ -32,9 +32,9 @@ impl Default for HoldLimits {
 /// See the module.
 pub(crate) struct Hold {
     time: Duration,
-    /// How many this queue may hold, whatever room there is: they fill the kernel's queue too, and half of it stays free.
+    /// How many this queue may hold, whatever permits there are: they fill the kernel's queue too, and half of it stays free.
     most: usize,
-    room: Arc<Room>,
+    permits: Arc<Permits>,
     /// Oldest first, which are the first to end, too.
     packets: VecDeque<Held>,
     /// Those of connections that send again what got no answer.
@@ -52,7 +52,7 @@ pub(crate) struct Held {
 pub(crate) struct Ticket {
     pub(crate) packet: Packet,
     pub(crate) since: Instant,
-    place: Place,
+    permit: Permit,
 }
 
 /// What becomes of a packet that wants to wait.
@@ -61,18 +61,18 @@ pub(crate) enum Offered {
     Taken,
     /// Its first is held already: this one brings nothing.
     Repeated(Message),
-    /// There is no room.
+    /// There is no permit.
     NoRoom(Message),
 }
 
 impl Hold {
     /// Of a queue with this length.
-    pub(crate) fn new(limits: HoldLimits, room: Arc<Room>, queue_length: u32) -> Self {
+    pub(crate) fn new(limits: HoldLimits, permits: Arc<Permits>, queue_length: u32) -> Self {
         let most = if limits.time.is_zero() { 0 } else { limits.packets.min(queue_length / 2) as usize };
         Self {
             time: limits.time,
             most,
-            room,
+            permits,
             packets: VecDeque::with_capacity(most),
             resent: HashSet::with_capacity(most),
             generation: Generation::default(),
@@ -120,7 +120,7 @@ impl Hold {
         ticket.since + self.time
     }
 
-    /// Takes a packet that was found unsure under this snapshot, if there is room.
+    /// Takes a packet that was found unsure under this snapshot, if there is a permit.
     pub(crate) fn offer(&mut self, message: Message, packet: Packet, generation: Generation) -> Offered {
         let is_resent = matches!(packet.protocol, Protocol::TCP | Protocol::SCTP);
         if is_resent && self.resent.contains(&packet) {
@@ -129,19 +129,20 @@ impl Hold {
         if self.packets.len() >= self.most {
             return Offered::NoRoom(message);
         }
-        let Some(place) = self.room.take(packet.source()) else { return Offered::NoRoom(message) };
+        let sender = Sender::new(message.get_physindev(), packet.source());
+        let Some(permit) = self.permits.take(sender) else { return Offered::NoRoom(message) };
         if self.packets.is_empty() || generation < self.generation {
             self.generation = generation;
         }
         if is_resent {
             self.resent.insert(packet);
         }
-        let ticket = Ticket { packet, since: Instant::now(), place };
+        let ticket = Ticket { packet, since: Instant::now(), permit };
         self.packets.push_back(Held { message, ticket });
         Offered::Taken
     }
 
-    /// Hands out the oldest. It keeps its place: [`Hold::keep`] or [`Hold::release`] decides about that.
+    /// Hands out the oldest. It keeps its permit: [`Hold::keep`] or [`Hold::release`] decides about that.
     pub(crate) fn next(&mut self) -> Option<Held> {
         self.packets.pop_front()
     }
@@ -154,6 +155,6 @@ impl Hold {
     /// Forgets a packet that was handed out and has its verdict.
     pub(crate) fn release(&mut self, ticket: Ticket) {
         self.resent.remove(&ticket.packet);
-        self.room.give_back(ticket.place);
+        self.permits.release(ticket.permit);
     }
 }

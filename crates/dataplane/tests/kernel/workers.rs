@@ -32,6 +32,7 @@ pub fn config(queues: QueueRange) -> WorkersConfig {
     WorkersConfig {
         queues,
         marks: Marks::default(),
+        remembers_denied: false,
         queue_length: DEFAULT_QUEUE_LENGTH,
         fail_open: false,
         hold: HoldLimits::default(),

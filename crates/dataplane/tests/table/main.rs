@@ -1,10 +1,12 @@
 //! The table in a real kernel, each test in a network namespace of its own. They need root, and fail without it.
 
+mod denied;
 mod namespace;
 mod needs;
 mod packets;
 mod recheck;
 mod remembered;
+mod untracked;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,7 +18,7 @@ use dataplane::marks::{Mark, Marks};
 use dataplane::ports::{Attachment, Bindings, InterfaceIndex, Mac, Overlay, Port};
 use dataplane::queues::QueueRange;
 use dataplane::table::{
-    OpenAddresses, OriginConfig, Origins, Remember, Table, TableConfig, TableError, WhenDown,
+    OpenAddresses, OriginConfig, Origins, QueueQuota, Remember, Table, TableConfig, TableError, WhenDown,
 };
 use policy::{Generation, Packet, Protocol, Touched};
 
@@ -51,6 +53,7 @@ fn node_a() -> TableConfig {
         ],
         open: open(&["10.244.1.2", "fd00:10:244:1::2"], &["10.244.1.2", "10.244.1.3"]),
         remember: Some(Remember { time: Duration::from_secs(5), log_group: Some(100) }),
+        queue_quota: Some(QueueQuota { rate: 10_000, burst: 1_024 }),
         generation: Generation(7),
         origin: None,
         trust_replies: false,

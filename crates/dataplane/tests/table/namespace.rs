@@ -117,6 +117,17 @@ pub fn list_table() -> String {
             let (_, rest) = rest.split_once(' ')?;
             Some(format!("{pair}{port}EPOCH {}", rest.trim_start_matches("[invalid type] ")))
         });
+        // Of protocols without ports, in a lookup and in an element.
+        let epoch = epoch.or_else(|| {
+            [" . 0x0 [invalid type] . ", "meta l4proto . 0 . "].into_iter().find_map(|port| {
+                let (pair, rest) = line.split_once(port)?;
+                let (number, rest) = rest.split_once(' ')?;
+                // The keys of senders have no protocol.
+                let is_key =
+                    number.starts_with("0x") && (pair.ends_with("l4proto") || port.starts_with("meta"));
+                is_key.then(|| format!("{pair}{port}EPOCH {}", rest.trim_start_matches("[invalid type] ")))
+            })
+        });
         lines.push(bare.or(queue).or(epoch).unwrap_or_else(|| line.to_owned()));
     }
     lines.join("\n") + "\n"

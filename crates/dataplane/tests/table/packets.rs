@@ -8,10 +8,14 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::table::{Table, TableConfig, WhenDown};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket as socket_of,
+};
 use policy::Touched;
 
 use crate::namespace::{Place, in_namespace, run, wait_for_links};
@@ -19,7 +23,7 @@ use crate::{GENERATION, RANGE_A, RANGE_B, install, node_a, open};
 
 pub const POD: &str = "10.244.1.9";
 pub const POD_6: &str = "fd00:10:244:1::9";
-const NODE: &str = "10.244.1.1";
+pub const NODE: &str = "10.244.1.1";
 pub const REMOTE: &str = "192.0.2.2";
 pub const REMOTE_6: &str = "2001:db8::2";
 
@@ -245,6 +249,28 @@ fn connection_marks_decide_before_anything_else() {
 /// A table of another program.
 pub fn other(chains: &str) {
     run("nft", &[&format!("table inet other {{ {} }}", chains.replace('}', "}\n"))]);
+}
+
+/// Sends a TCP packet with the flag ACK alone from this namespace.
+pub fn send_tcp_ack(from: &str, source_port: u16, to: &str, port: u16) {
+    let octets = |text: &str| text.parse::<std::net::Ipv4Addr>().expect("an address").octets();
+    let (from, to) = (octets(from), octets(to));
+    let mut header = [0; 20];
+    header[..2].copy_from_slice(&source_port.to_be_bytes());
+    header[2..4].copy_from_slice(&port.to_be_bytes());
+    (header[7], header[11]) = (1, 1);
+    // Five words long; ACK.
+    (header[12], header[13]) = (5 << 4, 0x10);
+    // RFC 9293: over addresses, protocol and length as well.
+    let words = [&from[..], &to[..], &[0, libc::IPPROTO_TCP as u8, 0, 20], &header[..]].concat();
+    let sum: u32 = words.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let checksum = !((folded & 0xffff) + (folded >> 16)) as u16;
+    header[16..18].copy_from_slice(&checksum.to_be_bytes());
+    let socket = socket_of(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp)
+        .expect("a raw socket");
+    let [a, b, c, d] = to;
+    sendto(socket.as_raw_fd(), &header, &SockaddrIn::new(a, b, c, d, 0), MsgFlags::empty()).expect("sent");
 }
 
 #[test]

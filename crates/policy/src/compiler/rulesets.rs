@@ -10,7 +10,7 @@ use crate::decision::{Direction, RuleId};
 use crate::names::PolicyName;
 use crate::snapshot::addresses::{self, Block, SetIndex};
 use crate::snapshot::class_table::ClassTable;
-use crate::snapshot::ports::{PortSet, PortTable, PortsId, RuleIndex};
+use crate::snapshot::ports::{PortSet, PortTable, PortsCompiler, PortsId, RuleIndex};
 use crate::snapshot::ruleset::{Addresses, ClassId, Hopes, Peers, Ruleset, Rulesets, TierRules};
 use crate::spec::{Action, IpBlock, Tier};
 
@@ -31,10 +31,7 @@ struct Growth {
     by_selector: FxHashMap<SelectorId, Vec<(RuleIndex, SetIndex)>>,
     /// The rules that choose every pod there can be.
     every_pod: Vec<(RuleIndex, SetIndex)>,
-    /// The distinct port sets.
-    sets: Vec<Arc<PortSet>>,
-    /// Ports compiled so far, by the rules in them.
-    known: FxHashMap<Box<[(RuleIndex, SetIndex)]>, PortsId>,
+    ports: PortsCompiler,
 }
 
 impl Built {
@@ -99,6 +96,7 @@ fn build_tier(
 ) -> Option<(TierRules, Growth)> {
     let mut growth = Growth::default();
     let mut set_ids: FxHashMap<*const PortSet, SetIndex> = FxHashMap::default();
+    let (mut sets, mut set_of_rule, mut edges) = (Vec::new(), Vec::new(), 0);
     let (mut rules, mut all) = (Vec::new(), Vec::new());
     let (mut certain, mut accept, mut pass, mut deny) =
         (ByAddress::default(), ByAddress::default(), ByAddress::default(), ByAddress::default());
@@ -109,10 +107,12 @@ fn build_tier(
         rules.push((RuleId(id), action));
         // Equal port sets are shared, so their place in memory tells them apart.
         let set = *set_ids.entry(Arc::as_ptr(&rule.ports)).or_insert_with(|| {
-            growth.sets.push(Arc::clone(&rule.ports));
-            all.push((index, growth.sets.len() as SetIndex - 1));
-            growth.sets.len() as SetIndex - 1
+            sets.push(Arc::clone(&rule.ports));
+            all.push((index, sets.len() as SetIndex - 1));
+            sets.len() as SetIndex - 1
         });
+        set_of_rule.push(set);
+        edges += rule.blocks.iter().map(|block| 1 + block.except.len()).sum::<usize>();
         if rule.everyone && seen_everyone.insert(set) {
             certain.everyone.push((index, set));
         }
@@ -138,8 +138,9 @@ fn build_tier(
     if rules.is_empty() {
         return None;
     }
+    growth.ports = PortsCompiler::new(set_of_rule, sets, edges);
     let mut ports = PortTable::default();
-    let any_peer = growth.ports_of(&mut ports, all);
+    let any_peer = growth.ports.ports_of_rules(&mut ports, all);
     let hopes = Hopes {
         accept: growth.addresses(&mut ports, accept),
         pass: growth.addresses(&mut ports, pass),
@@ -176,9 +177,8 @@ impl Growth {
         ports: &mut PortTable,
         ByAddress { blocks, everyone, .. }: ByAddress<'_>,
     ) -> Addresses {
-        let sets = self.sets.len();
-        let tries = addresses::compile(&blocks, &everyone, sets, |held| self.ports_of(ports, held));
-        Addresses { tries, everyone: self.ports_of(ports, everyone) }
+        let tries = addresses::compile(&blocks, &everyone, &mut self.ports, ports);
+        Addresses { tries, everyone: self.ports.ports_of_rules(ports, everyone) }
     }
 
     /// Moves rules that choose every pod there can be out of `by_selector`, so that no class needs an entry for them.
@@ -198,14 +198,17 @@ impl Growth {
                 chosen.entry(class).or_default().push(id);
             }
         }
-        rules.peers.classes = ClassTable::new(self.ports_of(&mut rules.ports, self.every_pod.clone()));
+        self.ports.allow(chosen.values().map(Vec::len).sum());
+        rules.peers.classes =
+            ClassTable::new(self.ports.ports_of_rules(&mut rules.ports, self.every_pod.clone()));
         // Many classes are chosen by the same selectors.
         let mut known: FxHashMap<Vec<SelectorId>, PortsId> = FxHashMap::default();
         for (class, chosen_by) in chosen {
             let ports = match known.get(&chosen_by) {
                 Some(ports) => *ports,
                 None => {
-                    let ports = self.ports_of(&mut rules.ports, self.chosen_by(&chosen_by));
+                    let chosen = self.chosen_by(&chosen_by);
+                    let ports = self.ports.ports_of_rules(&mut rules.ports, chosen);
                     known.insert(chosen_by, ports);
                     ports
                 }
@@ -216,7 +219,8 @@ impl Growth {
 
     fn add_class(&mut self, rules: &mut TierRules, class: ClassId, chosen_by: &[SelectorId]) {
         if chosen_by.iter().any(|id| self.by_selector.contains_key(id)) {
-            let ports = self.ports_of(&mut rules.ports, self.chosen_by(chosen_by));
+            let chosen = self.chosen_by(chosen_by);
+            let ports = self.ports.ports_of_rules(&mut rules.ports, chosen);
             rules.peers.classes.insert(class, ports);
         }
     }
@@ -225,26 +229,5 @@ impl Growth {
     fn chosen_by(&self, selectors: &[SelectorId]) -> Vec<(RuleIndex, SetIndex)> {
         let by_selector = selectors.iter().filter_map(|id| self.by_selector.get(id)).flatten();
         by_selector.chain(&self.every_pod).copied().collect()
-    }
-
-    /// The ports of these rules, compiled if they are not yet.
-    fn ports_of(&mut self, ports: &mut PortTable, mut rules: Vec<(RuleIndex, SetIndex)>) -> PortsId {
-        rules.sort_unstable();
-        if rules.len() > 1 {
-            let mut seen = FxHashSet::default();
-            rules.retain(|(_, set)| seen.insert(*set));
-        }
-        if let Some(id) = self.known.get(&rules[..]) {
-            return *id;
-        }
-        let id = self.compile(ports, &rules);
-        self.known.insert(rules.into(), id);
-        id
-    }
-
-    fn compile(&self, ports: &mut PortTable, rules: &[(RuleIndex, SetIndex)]) -> PortsId {
-        let rules: Vec<(RuleIndex, &PortSet)> =
-            rules.iter().map(|(rule, set)| (*rule, &*self.sets[*set as usize])).collect();
-        ports.compile(&rules)
     }
 }

@@ -61,9 +61,9 @@ pub(crate) enum LabelTest {
 /// One requirement on labels.
 #[derive(Debug)]
 pub(crate) enum Need {
-    /// The key's value is ANY of these.
+    /// The key's value is ANY of these, which are sorted.
     In(u32, Box<[u32]>),
-    /// The key is missing or its value is NONE of these (semantics 10).
+    /// The key is missing or its value is NONE of these, which are sorted (semantics 10).
     NotIn(u32, Box<[u32]>),
     /// The key is there.
     Exists(u32),
@@ -235,7 +235,11 @@ impl Need {
     fn new(keys: &Keys, requirement: &Requirement) -> Option<Self> {
         let key = keys.key(requirement.key())?;
         let numbers = |values: &[_]| -> Option<Box<[u32]>> {
-            values.iter().map(|value: &std::sync::Arc<str>| keys.value(requirement.key(), value)).collect()
+            let numbers =
+                values.iter().map(|value: &std::sync::Arc<str>| keys.value(requirement.key(), value));
+            let mut numbers: Box<[u32]> = numbers.collect::<Option<_>>()?;
+            numbers.sort_unstable();
+            Some(numbers)
         };
         Some(match requirement {
             Requirement::In(_, values) => Self::In(key, numbers(values)?),
@@ -252,8 +256,8 @@ impl Need {
             return Match::Unknown;
         }
         Match::from(match self {
-            Self::In(_, values) => value.is_some_and(|value| values.contains(&value)),
-            Self::NotIn(_, values) => !value.is_some_and(|value| values.contains(&value)),
+            Self::In(_, values) => value.is_some_and(|value| values.binary_search(&value).is_ok()),
+            Self::NotIn(_, values) => !value.is_some_and(|value| values.binary_search(&value).is_ok()),
             Self::Exists(_) => value.is_some(),
             Self::Missing(_) => value.is_none(),
         })

@@ -90,7 +90,7 @@ pub(super) fn peers_might_match(connection: &Connection<'_>, rule: &RuleSpec) ->
 
 /// Whether the block holds the address and NONE of its exceptions does (semantics 13).
 fn block_matches(block: &IpBlock, address: IpAddr) -> bool {
-    holds(&block.cidr, address) && !block.except.iter().any(|except| holds(except, address))
+    holds(&block.cidr, address) && !block.except.iter().any(|except| holds(&except, address))
 }
 
 /// A block within `::ffff:0:0/96` holds IPv4 addresses (semantics 26); no other block mixes the families.

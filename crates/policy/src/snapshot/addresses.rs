@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rustc_hash::FxHashMap;
 
-use crate::snapshot::ports::{PortsId, RuleIndex};
+use crate::snapshot::ports::{Cursor, PortTable, PortsCompiler, PortsId, RuleIndex, RulesAt};
 use crate::snapshot::trie::{Bits, Trie, Tries};
 use crate::spec::IpBlock;
 
@@ -24,16 +24,15 @@ pub(crate) struct Block<'a> {
     pub block: &'a IpBlock,
 }
 
-/// Builds the tries of IPv4 and IPv6. `ports` gives the ports for rules, ascending, each with another port set, the first
-/// that has it. A family without blocks needs none.
+/// Builds the tries of IPv4 and IPv6. `everyone` are rules that hold at every address. A family without blocks needs no trie.
 pub(crate) fn compile(
     blocks: &[Block<'_>],
     everyone: &[(RuleIndex, SetIndex)],
-    sets: usize,
-    mut ports: impl FnMut(Vec<(RuleIndex, SetIndex)>) -> PortsId,
+    ports: &mut PortsCompiler,
+    table: &mut PortTable,
 ) -> Tries {
-    let ipv4 = of_family(blocks, IpNet::V4(Ipv4Net::default()), everyone, sets, &mut ports);
-    let ipv6 = of_family(blocks, IpNet::V6(Ipv6Net::default()), everyone, sets, &mut ports);
+    let ipv4 = of_family(blocks, IpNet::V4(Ipv4Net::default()), everyone, ports, table);
+    let ipv6 = of_family(blocks, IpNet::V6(Ipv6Net::default()), everyone, ports, table);
     Tries { ipv4, ipv6 }
 }
 
@@ -42,34 +41,33 @@ fn of_family<B: Bits>(
     blocks: &[Block<'_>],
     root: IpNet,
     everyone: &[(RuleIndex, SetIndex)],
-    sets: usize,
-    mut ports: impl FnMut(Vec<(RuleIndex, SetIndex)>) -> PortsId,
+    ports: &mut PortsCompiler,
+    table: &mut PortTable,
 ) -> Option<Trie<B>> {
-    let blocks: Vec<Block<'_>> =
-        blocks.iter().filter(|block| is_ipv6(&block.block.cidr) == is_ipv6(&root)).copied().collect();
-    if blocks.is_empty() {
+    let edges = Edges::new(blocks, root);
+    if edges.0.is_empty() {
         return None;
     }
-    let mut walk = Walk::new(&blocks, sets);
-    for (rule, set) in everyone {
-        walk.active.enter(*rule, *set);
-    }
-    let mut prefixes: Vec<IpNet> = walk.edges.keys().copied().chain([root]).collect();
-    prefixes.sort_unstable();
-    prefixes.dedup();
-    // `IpNet` sorts by address and then by length: outer prefixes come before what is inside them.
-    let mut around: Vec<IpNet> = Vec::new();
-    let mut values = Vec::new();
-    for prefix in prefixes {
-        while around.last().is_some_and(|outer| !outer.contains(&prefix)) {
-            if let Some(outer) = around.pop() {
-                walk.leave(&outer);
-            }
+    let mut few = ByPortSet::new(ports.sets());
+    let mut rules = 0;
+    let values = edges.walk(everyone, root, &mut few, |few| {
+        rules += few.sets.len();
+        // Where precomputed ports would be too many, nothing is gained by going on.
+        ports.allows(rules).then(|| few.first_of_each_set())
+    });
+    let values: Vec<(IpNet, PortsId)> = match values {
+        Some(values) => values
+            .into_iter()
+            .map(|(prefix, rules)| (prefix, ports.ports_of(table, RulesAt::Few(rules))))
+            .collect(),
+        None => {
+            let mut many = AsBits { blocks: FxHashMap::default(), cursor: ports.cursor(table) };
+            let values = edges.walk(everyone, root, &mut many, |many| {
+                Some(ports.ports_of(table, RulesAt::Many(&mut many.cursor)))
+            });
+            values.unwrap_or_default()
         }
-        walk.enter(&prefix);
-        around.push(prefix);
-        values.push((prefix, ports(walk.active.first_of_each_set())));
-    }
+    };
     Some(Trie::new(&values))
 }
 
@@ -81,7 +79,7 @@ fn is_ipv6(net: &IpNet) -> bool {
 /// `None` if nothing is left of it.
 pub(crate) fn normalise(block: &IpBlock) -> Option<IpBlock> {
     let cidr = canonical(block.cidr);
-    let mut exceptions: Vec<IpNet> = block.except.iter().map(|except| canonical(*except)).collect();
+    let mut exceptions: Vec<IpNet> = block.except.iter().map(canonical).collect();
     if exceptions.iter().any(|except| except.contains(&cidr)) {
         return None;
     }
@@ -95,7 +93,7 @@ pub(crate) fn normalise(block: &IpBlock) -> Option<IpBlock> {
             outermost.push(except);
         }
     }
-    Some(IpBlock { cidr, except: outermost })
+    Some(IpBlock { cidr, except: outermost.into_iter().collect() })
 }
 
 /// A block of IPv4-mapped addresses is a block of IPv4 addresses (semantics 26).
@@ -110,55 +108,100 @@ fn canonical(net: IpNet) -> IpNet {
     .trunc()
 }
 
-/// A walk over nested prefixes that knows which rules hold where it stands.
-struct Walk<'a> {
-    /// By prefix: the blocks that begin there (true) or are cut out there (false).
-    edges: FxHashMap<IpNet, Vec<(Block<'a>, bool)>>,
-    active: Active,
+/// Where rules begin and end to hold, in the order of the prefixes: outer ones come before what is inside them.
+struct Edges(Vec<Edge>);
+
+struct Edge {
+    prefix: IpNet,
+    /// A block begins, or is cut out.
+    begins: bool,
+    rule: RuleIndex,
+    set: SetIndex,
 }
 
-impl<'a> Walk<'a> {
-    fn new(blocks: &[Block<'a>], sets: usize) -> Self {
-        let mut edges: FxHashMap<IpNet, Vec<(Block<'a>, bool)>> = FxHashMap::default();
-        for block in blocks {
-            edges.entry(block.block.cidr).or_default().push((*block, true));
-            for except in &block.block.except {
-                edges.entry(*except).or_default().push((*block, false));
-            }
-        }
-        Self {
-            edges,
-            active: Active {
-                blocks: FxHashMap::default(),
-                rules: vec![BTreeSet::new(); sets],
-                sets: BTreeSet::new(),
-            },
-        }
+impl Edges {
+    /// Those of the family of `root`.
+    fn new(blocks: &[Block<'_>], root: IpNet) -> Self {
+        let of_family = blocks.iter().filter(|block| is_ipv6(&block.block.cidr) == is_ipv6(&root));
+        let mut edges: Vec<Edge> = of_family
+            .flat_map(|Block { rule, set, block }| {
+                let edge = |prefix: IpNet, begins| Edge { prefix, begins, rule: *rule, set: *set };
+                let exceptions = block.except.iter().map(move |except| edge(except, false));
+                exceptions.chain([edge(block.cidr, true)])
+            })
+            .collect();
+        // `IpNet` sorts by address and then by length.
+        edges.sort_unstable_by_key(|edge| edge.prefix);
+        Self(edges)
     }
 
-    fn enter(&mut self, prefix: &IpNet) {
-        for (block, begins) in self.edges.get(prefix).into_iter().flatten() {
-            if *begins {
-                self.active.enter(block.rule, block.set)
-            } else {
-                self.active.leave(block.rule, block.set)
-            }
+    /// Walks over the prefixes, and returns what `value` finds at each, also at `root`; `None` once it finds nothing.
+    fn walk<H: Holding, T>(
+        &self,
+        everyone: &[(RuleIndex, SetIndex)],
+        root: IpNet,
+        holding: &mut H,
+        mut value: impl FnMut(&mut H) -> Option<T>,
+    ) -> Option<Vec<(IpNet, T)>> {
+        everyone.iter().for_each(|(rule, set)| holding.enter(*rule, *set));
+        let mut values = Vec::with_capacity(self.0.len());
+        let mut around: Vec<&[Edge]> = Vec::new();
+        if self.0.first().is_some_and(|edge| edge.prefix != root) {
+            values.push((root, value(holding)?));
         }
-    }
-
-    fn leave(&mut self, prefix: &IpNet) {
-        for (block, begins) in self.edges.get(prefix).into_iter().flatten() {
-            if *begins {
-                self.active.leave(block.rule, block.set)
-            } else {
-                self.active.enter(block.rule, block.set)
+        for edges in self.0.chunk_by(|a, b| a.prefix == b.prefix) {
+            let prefix = edges[0].prefix;
+            while let Some(outer) = around.pop_if(|outer| !outer[0].prefix.contains(&prefix)) {
+                outer.iter().for_each(|edge| holding.cross(edge, !edge.begins));
             }
+            edges.iter().for_each(|edge| holding.cross(edge, edge.begins));
+            around.push(edges);
+            values.push((prefix, value(holding)?));
         }
+        Some(values)
     }
 }
 
 /// The rules that hold at one place: ANY of a rule's blocks is enough.
-struct Active {
+trait Holding {
+    /// One more of the rule's blocks holds.
+    fn enter(&mut self, rule: RuleIndex, set: SetIndex);
+
+    /// One less.
+    fn leave(&mut self, rule: RuleIndex, set: SetIndex);
+
+    fn cross(&mut self, edge: &Edge, enters: bool) {
+        if enters { self.enter(edge.rule, edge.set) } else { self.leave(edge.rule, edge.set) }
+    }
+}
+
+/// Rules as bits.
+struct AsBits {
+    /// How many of each rule's blocks hold.
+    blocks: FxHashMap<RuleIndex, u32>,
+    cursor: Cursor,
+}
+
+impl Holding for AsBits {
+    fn enter(&mut self, rule: RuleIndex, _: SetIndex) {
+        let blocks = self.blocks.entry(rule).or_default();
+        *blocks += 1;
+        if *blocks == 1 {
+            self.cursor.insert(rule);
+        }
+    }
+
+    fn leave(&mut self, rule: RuleIndex, _: SetIndex) {
+        let blocks = self.blocks.entry(rule).or_default();
+        *blocks -= 1;
+        if *blocks == 0 {
+            self.cursor.remove(rule);
+        }
+    }
+}
+
+/// Rules by their ports.
+struct ByPortSet {
     /// How many of each rule's blocks hold.
     blocks: FxHashMap<RuleIndex, u32>,
     /// By port set: its rules.
@@ -167,7 +210,21 @@ struct Active {
     sets: BTreeSet<SetIndex>,
 }
 
-impl Active {
+impl ByPortSet {
+    fn new(sets: usize) -> Self {
+        Self { blocks: FxHashMap::default(), rules: vec![BTreeSet::new(); sets], sets: BTreeSet::new() }
+    }
+
+    /// Of rules with equal ports only the first can ever decide.
+    fn first_of_each_set(&self) -> Vec<(RuleIndex, SetIndex)> {
+        let first = |set: &SetIndex| self.rules[*set as usize].first().map(|rule| (*rule, *set));
+        let mut rules: Vec<(RuleIndex, SetIndex)> = self.sets.iter().filter_map(first).collect();
+        rules.sort_unstable();
+        rules
+    }
+}
+
+impl Holding for ByPortSet {
     fn enter(&mut self, rule: RuleIndex, set: SetIndex) {
         let blocks = self.blocks.entry(rule).or_default();
         *blocks += 1;
@@ -186,13 +243,5 @@ impl Active {
                 self.sets.remove(&set);
             }
         }
-    }
-
-    /// Of rules with equal ports only the first can ever decide.
-    fn first_of_each_set(&self) -> Vec<(RuleIndex, SetIndex)> {
-        let first = |set: &SetIndex| self.rules[*set as usize].first().map(|rule| (*rule, *set));
-        let mut rules: Vec<(RuleIndex, SetIndex)> = self.sets.iter().filter_map(first).collect();
-        rules.sort_unstable();
-        rules
     }
 }

@@ -2,12 +2,20 @@
 //!
 //! Rules are compiled into disjoint intervals of ports, each with the first rule that holds there: a verdict finds one
 //! interval, however many rules there are.
+//!
+//! Where the peers of rules overlap so that this would take more than [`PortsCompiler`] allows, rules are kept as sets of bits instead
+//! (`wide`): a verdict then compares two sets, those that match the peer and those that match the port.
 
+mod bitsets;
+mod compiler;
 mod intervals;
+mod wide;
 
 use std::sync::Arc;
 
+pub(crate) use self::compiler::{Cursor, PortsCompiler, RulesAt};
 use self::intervals::{Intervals, rule_at};
+use self::wide::WideTable;
 use crate::packet::Protocol;
 
 /// A rule's place in the order of its tier, or [`NO_RULE`].
@@ -81,11 +89,14 @@ pub(crate) type PortsId = u32;
 /// At each [`PortsId`] stand: the first rule of all; the number of protocols that rules name; the number of aliases; for each
 /// protocol, and last for all others, [`PROTOCOL_WORDS`]: its number, the rule for packets without a port, where its
 /// intervals begin in the table, and how many there are; then the aliases, [`ALIAS_WORDS`] each: name, protocol or
-/// [`ANY_PROTOCOL`], rule; then the intervals of each protocol.
+/// [`ANY_PROTOCOL`], rule; then the intervals of each protocol. Or, of rules that are kept as bits: the first rule of all; [`WIDE`]; the
+/// set's number.
 #[derive(Clone, Debug)]
 pub(crate) struct PortTable {
     /// The first stands for [`NO_PORTS`].
     words: Vec<u32>,
+    /// Of the rules that are kept as bits.
+    wide: Option<Arc<WideTable>>,
 }
 
 /// The ports of no rules at all: most peers have them by address or by selector, and need no search.
@@ -98,9 +109,12 @@ const ALIAS_WORDS: usize = 3;
 /// No IP protocol has this number.
 const ANY_PROTOCOL: u32 = 256;
 
+/// More protocols than there are.
+const WIDE: u32 = u32::MAX;
+
 impl Default for PortTable {
     fn default() -> Self {
-        Self { words: vec![NO_RULE] }
+        Self { words: vec![NO_RULE], wide: None }
     }
 }
 
@@ -112,6 +126,9 @@ impl PortTable {
     }
 
     fn first_of_some(&self, ports: PortsId, target: Target<'_>) -> RuleIndex {
+        if let Some((wide, set)) = self.wide(ports) {
+            return wide.first_match(set, target);
+        }
         let (first, port) = self.by_number(ports, target);
         match (target.names, port) {
             (Some(names), Some(port)) => {
@@ -127,11 +144,23 @@ impl PortTable {
         if ports == NO_PORTS {
             return NO_RULE;
         }
+        if let Some((wide, set)) = self.wide(ports) {
+            return wide.first_possible(set, target);
+        }
         let (first, port) = self.by_number(ports, target);
         let aliases = if port.is_some() { self.aliases(ports) } else { &[] };
         let of_protocol = |protocol| protocol == ANY_PROTOCOL || protocol == u32::from(target.protocol.0);
         let named = aliases.iter().filter(|[_, protocol, _]| of_protocol(*protocol)).map(|[.., rule]| *rule);
         named.fold(first, RuleIndex::min)
+    }
+
+    /// The set of the rules kept at `ports`, if they are kept as bits.
+    #[inline(always)]
+    fn wide(&self, ports: PortsId) -> Option<(&WideTable, bitsets::SetId)> {
+        match self.words[ports as usize..] {
+            [_, WIDE, set, ..] => self.wide.as_deref().map(|wide| (wide, set)),
+            _ => None,
+        }
     }
 
     /// The first of the rules kept at `ports` that matches by number, and the packet's port. Not for [`NO_PORTS`].
@@ -165,7 +194,7 @@ impl PortTable {
     }
 
     /// Compiles rules, which must come in ascending order.
-    pub(crate) fn compile(&mut self, rules: &[(RuleIndex, &PortSet)]) -> PortsId {
+    fn compile(&mut self, rules: &[(RuleIndex, &PortSet)]) -> PortsId {
         if rules.is_empty() {
             return NO_PORTS;
         }
@@ -206,9 +235,19 @@ impl PortTable {
         id as PortsId
     }
 
+    /// Appends an entry for a set of bits.
+    fn push_wide(&mut self, first: RuleIndex, set: bitsets::SetId) -> PortsId {
+        let id = self.words.len() as PortsId;
+        self.words.extend([first, WIDE, set]);
+        id
+    }
+
     /// Gives spare memory back.
     pub(crate) fn shrink(&mut self) {
         self.words.shrink_to_fit();
+        if let Some(wide) = self.wide.as_mut().and_then(Arc::get_mut) {
+            wide.bitsets.shrink();
+        }
     }
 }
 

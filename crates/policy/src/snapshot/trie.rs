@@ -2,12 +2,19 @@
 //! leaf already says what the longest prefix says.
 //!
 //! The field's own crate needs some 40 ns for an address; this one needs a load or two below the prefix that all blocks share.
+//!
+//! A step takes 64 bytes, and a long prefix that stands alone takes many of them. Where that is more than [`MOST_ENTRIES`], what is
+//! below the first step becomes runs of sorted intervals instead ([`Runs`]): at most two intervals per prefix, found by binary search.
+
+mod runs;
 
 use std::net::IpAddr;
-use std::ops::{BitAnd, BitXor, Not, Shl, ShlAssign};
+use std::ops::{BitAnd, BitOr, BitXor, Not, Shl, ShlAssign, Shr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use self::runs::Runs;
 use crate::snapshot::address::{Address, AddressBits};
 use crate::snapshot::ports::PortsId;
 
@@ -20,8 +27,14 @@ const FIRST_STEP: u32 = 16;
 /// Entries of the first step for each prefix, at most: what is below a prefix takes several times as much.
 const ENTRIES_OF_A_PREFIX: usize = 8;
 
+/// Entries of a trie without runs, at most: 256 KiB.
+const MOST_ENTRIES: usize = 1 << 16;
+
 /// Marks an entry as a leaf; the other bits are its value.
 const LEAF: u32 = 1 << 31;
+
+/// Marks a leaf whose value is the number of a run.
+const RUN: u32 = 1 << 30;
 
 /// Those of both families.
 #[derive(Clone, Debug, Default)]
@@ -46,12 +59,14 @@ impl Tries {
 /// The bits of an address of one family.
 pub(crate) trait Bits:
     Copy
-    + Eq
+    + Ord
     + BitAnd<Output = Self>
+    + BitOr<Output = Self>
     + BitXor<Output = Self>
     + Not<Output = Self>
     + Shl<u32, Output = Self>
     + ShlAssign<u32>
+    + Shr<u32, Output = Self>
 {
     const NONE: Self;
     /// How many.
@@ -65,6 +80,12 @@ pub(crate) trait Bits:
 
     /// The first `count`, which is at most [`FIRST_STEP`], as a number.
     fn first(self, count: u32) -> usize;
+
+    /// Bits of which the first `count`, at most [`FIRST_STEP`], are this number, and the others 0.
+    fn with_first(number: usize, count: u32) -> Self;
+
+    /// The next higher number, if there is one.
+    fn next(self) -> Option<Self>;
 }
 
 macro_rules! bits_of {
@@ -84,6 +105,14 @@ macro_rules! bits_of {
             #[inline(always)]
             fn first(self, count: u32) -> usize {
                 (self >> (Self::NUMBER - count)) as usize
+            }
+
+            fn with_first(number: usize, count: u32) -> Self {
+                (number as Self) << (Self::NUMBER - count)
+            }
+
+            fn next(self) -> Option<Self> {
+                self.checked_add(1)
             }
         }
     };
@@ -105,13 +134,15 @@ pub(crate) struct Trie<B> {
     elsewhere: PortsId,
     /// How many bits the first step goes down: a multiple of [`STEP`], at least one.
     first_step: u32,
-    /// An entry for every value of the bits of the first step, then in runs of 16 those of further steps. An entry is a leaf,
-    /// or where the entries of the next step begin.
-    entries: Vec<u32>,
+    /// An entry for every value of the bits of the first step, then 16 for each further step. An entry is a leaf, or where the
+    /// entries of the next step begin.
+    entries: Arc<[u32]>,
+    /// Where there are any, no entry of the first step leads to a further one.
+    runs: Option<Arc<Runs<B>>>,
 }
 
 impl<B: Bits> Trie<B> {
-    /// Builds a trie from values below 2^31. Prefixes are of one family and sorted, outer ones first; the first is the empty one.
+    /// Builds a trie from values below 2^30. Prefixes are of one family and sorted, outer ones first; the first is the empty one.
     pub(crate) fn new(prefixes: &[(IpNet, PortsId)]) -> Self {
         let elsewhere = prefixes.first().map_or(0, |(_, value)| *value);
         let inner = prefixes.get(1..).unwrap_or_default();
@@ -123,45 +154,108 @@ impl<B: Bits> Trie<B> {
             // At least one bit stays for the first step.
             .map_or(0, |bits| bits.saturating_sub(1) / STEP * STEP);
         let shared_mask = if shared_bits == 0 { B::NONE } else { !B::NONE << (B::NUMBER - shared_bits) };
+        let widest = FIRST_STEP.min(B::NUMBER - shared_bits);
         let first_step = (inner.len().saturating_mul(ENTRIES_OF_A_PREFIX).max(1).ilog2() / STEP * STEP)
-            .clamp(STEP, FIRST_STEP.min(B::NUMBER - shared_bits));
-        let entries = vec![LEAF | elsewhere; 1 << first_step];
-        let mut trie = Self { shared, shared_bits, shared_mask, elsewhere, first_step, entries };
-        for (prefix, value) in inner {
-            let length = u32::from(prefix.prefix_len()) - shared_bits;
-            trie.insert(B::of(prefix.network()) << shared_bits, length, *value);
+            .clamp(STEP, widest);
+        let mut trie = Self {
+            shared,
+            shared_bits,
+            shared_mask,
+            elsewhere,
+            first_step,
+            entries: Arc::default(),
+            runs: None,
+        };
+        match trie.steps(inner) {
+            Some(entries) => trie.entries = entries.into(),
+            None => {
+                trie.first_step = widest;
+                trie.set_runs(prefixes);
+            }
         }
         trie
     }
 
+    /// The entries for these prefixes; `None` if they are more than [`MOST_ENTRIES`].
+    fn steps(&self, inner: &[(IpNet, PortsId)]) -> Option<Vec<u32>> {
+        let mut entries = vec![LEAF | self.elsewhere; 1 << self.first_step];
+        for (prefix, value) in inner {
+            let length = u32::from(prefix.prefix_len()) - self.shared_bits;
+            self.insert(&mut entries, B::of(prefix.network()) << self.shared_bits, length, *value);
+            if entries.len() > MOST_ENTRIES {
+                return None;
+            }
+        }
+        Some(entries)
+    }
+
+    /// Fills the first step with runs of the intervals that these prefixes make.
+    fn set_runs(&mut self, prefixes: &[(IpNet, PortsId)]) {
+        let intervals = runs::intervals(prefixes);
+        let mut runs = Runs::default();
+        let beginning = |block: usize| {
+            (B::with_first(block, self.first_step) >> self.shared_bits) | (self.shared & self.shared_mask)
+        };
+        // The interval in which the block begins.
+        let mut at = 0;
+        let entries = (0..1 << self.first_step).map(|block| {
+            let begin = beginning(block);
+            while intervals.get(at + 1).is_some_and(|(start, _)| *start <= begin) {
+                at += 1;
+            }
+            let is_inside = |(start, _): &&(B, PortsId)| {
+                (*start ^ self.shared) & self.shared_mask == B::NONE
+                    && (*start << self.shared_bits).first(self.first_step) == block
+            };
+            let more = intervals[at + 1..].iter().take_while(is_inside).count();
+            match (more, intervals[at].1) {
+                (0, value) => LEAF | value,
+                (_, value) => LEAF | RUN | runs.push(begin, value, &intervals[at + 1..=at + more]),
+            }
+        });
+        self.entries = entries.collect();
+        self.runs = Some(Arc::new(runs));
+    }
+
+    /// Bytes on the heap.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&*self.entries) + self.runs.as_ref().map_or(0, |runs| runs.bytes())
+    }
+
     /// The value of the longest prefix of an address.
     #[inline(always)]
-    fn longest_prefix(&self, mut bits: B) -> PortsId {
-        if (bits ^ self.shared) & self.shared_mask != B::NONE {
+    fn longest_prefix(&self, address: B) -> PortsId {
+        if (address ^ self.shared) & self.shared_mask != B::NONE {
             return self.elsewhere;
         }
-        bits <<= self.shared_bits;
+        let mut bits = address << self.shared_bits;
         let mut entry = self.entries[bits.first(self.first_step)];
         bits <<= self.first_step;
         while entry & LEAF == 0 {
             entry = self.entries[entry as usize + bits.first(STEP)];
             bits <<= STEP;
         }
-        entry & !LEAF
+        if entry & RUN == 0 { entry & !LEAF } else { self.in_run(entry & !(LEAF | RUN), address) }
     }
 
-    fn insert(&mut self, mut bits: B, mut length: u32, value: PortsId) {
+    #[cold]
+    fn in_run(&self, run: u32, address: B) -> PortsId {
+        self.runs.as_ref().map_or(self.elsewhere, |runs| runs.find(run, address))
+    }
+
+    fn insert(&self, entries: &mut Vec<u32>, mut bits: B, mut length: u32, value: PortsId) {
         let (mut begin, mut step) = (0, self.first_step);
         while length > step {
             let place = begin + bits.first(step);
-            let entry = self.entries[place];
+            let entry = entries[place];
             begin = if entry & LEAF == 0 {
                 entry as usize
             } else {
                 // What held for the whole of the leaf holds for all of it still, until something below says otherwise.
-                let below = self.entries.len();
-                self.entries.resize(below + (1 << STEP), entry);
-                self.entries[place] = below as u32;
+                let below = entries.len();
+                entries.resize(below + (1 << STEP), entry);
+                entries[place] = below as u32;
                 below
             };
             bits <<= step;
@@ -170,7 +264,7 @@ impl<B: Bits> Trie<B> {
         }
         let span = 1 << (step - length);
         let from = begin + bits.first(step) / span * span;
-        self.entries[from..from + span].fill(LEAF | value);
+        entries[from..from + span].fill(LEAF | value);
     }
 }
 
@@ -264,6 +358,39 @@ mod tests {
             [("fd00:1::1", 1), ("fd00:1::2", 2), ("fd00:1::3", 1), ("fd00:1:0:1::9", 3), ("fd00:1:0:2::", 0)]
         {
             finds(&trie, address, value);
+        }
+    }
+
+    #[test]
+    fn prefixes_that_would_take_many_steps_are_runs_of_intervals() {
+        // Each IPv6 address alone would take 28 steps of 64 bytes.
+        let mut prefixes: Vec<IpNet> = (0..4_000_u128)
+            .map(|n| {
+                IpNet::from(std::net::IpAddr::from(
+                    (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) << 61 | n << 3).to_be_bytes(),
+                ))
+            })
+            .collect();
+        prefixes.extend(["::/0", "2000::/3", "2000::/4"].map(|net| net.parse::<IpNet>().unwrap()));
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        let values: Vec<(IpNet, PortsId)> = prefixes.iter().copied().zip(0..).collect();
+        let trie = Trie::<u128>::new(&values);
+        assert!(trie.runs.is_some() && trie.bytes() < 600_000, "{} bytes", trie.bytes());
+        let longest = |address: IpAddr| {
+            values
+                .iter()
+                .filter(|(net, _)| net.contains(&address))
+                .max_by_key(|(net, _)| net.prefix_len())
+                .unwrap()
+                .1
+        };
+        for net in prefixes.iter().step_by(7) {
+            let begin: u128 = u128::of(net.network());
+            for bits in [begin.wrapping_sub(1), begin, begin.wrapping_add(1), u128::of(net.broadcast())] {
+                let address = IpAddr::V6(bits.into());
+                assert_eq!(trie.longest_prefix(bits), longest(address), "{address}");
+            }
         }
     }
 

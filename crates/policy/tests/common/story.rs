@@ -86,7 +86,9 @@ fn peer_in_words(peer: &Peer) -> String {
             format!("pods {{{}}} of {}", selector_in_words(pods), namespaces_in_words(namespaces))
         }
         Peer::Block(IpBlock { cidr, except }) if except.is_empty() => cidr.to_string(),
-        Peer::Block(IpBlock { cidr, except }) => format!("{cidr} except {except:?}"),
+        Peer::Block(IpBlock { cidr, except }) => {
+            format!("{cidr} except {:?}", except.iter().collect::<Vec<_>>())
+        }
         Peer::Nothing => "nobody".to_owned(),
     }
 }

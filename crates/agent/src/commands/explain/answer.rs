@@ -1,6 +1,5 @@
 //! The answer about one connection, for people and for programs.
 
-use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use serde::Serialize;
 
 use super::end::ResolvedEnd;
 use crate::paint;
+use crate::terminal::{Text, text};
 
 /// Both directions' decisions, explained.
 #[derive(Debug, Serialize)]
@@ -113,8 +113,8 @@ impl Answer {
         self.verdict
     }
 
-    /// Prints it for people.
-    pub fn print(&self, out: &mut impl Write) -> io::Result<()> {
+    /// For people.
+    pub fn text(&self) -> Text {
         let what = match self.port {
             Some(port) => format!("{port}/{}", self.protocol),
             None => self.protocol.clone(),
@@ -123,35 +123,32 @@ impl Answer {
             Verdict::Allow => paint::verdict(self.verdict, "ALLOWED"),
             Verdict::Deny => paint::verdict(self.verdict, "DENIED"),
         };
-        writeln!(out, "{verdict}  {} -> {}  {what}", self.from.text(), self.to.text())?;
-        writeln!(out)?;
-        self.egress.print(out, Direction::Egress, &format!("egress of {}", self.from.name()))?;
-        self.ingress.print(out, Direction::Ingress, &format!("ingress of {}", self.to.name()))?;
+        let ends = self.from.text() + text!(" -> ") + self.to.text();
+        let mut lines = vec![verdict + text!("  ") + ends + text!("  {what}"), Text::default()];
+        lines.extend(self.egress.lines(Direction::Egress, &format!("egress of {}", self.from.name())));
+        lines.extend(self.ingress.lines(Direction::Ingress, &format!("ingress of {}", self.to.name())));
         if !self.unknown_labels.is_empty() {
-            writeln!(out)?;
-            writeln!(
-                out,
-                "labels that can't be read, or of a Namespace that is missing: {}",
-                self.unknown_labels.join(", ")
-            )?;
+            let unknown = self.unknown_labels.join(", ");
+            lines.push(Text::default());
+            lines.push(text!("labels that can't be read, or of a Namespace that is missing: {unknown}"));
         }
         if let Some(other) = &self.other_family {
             let family = if other.from.is_ipv4() { "IPv4" } else { "IPv6" };
             let (same, verdict) =
                 (if other.verdict == self.verdict { "also" } else { "but" }, past(other.verdict));
-            writeln!(out)?;
-            writeln!(out, "over {family}, {} -> {}, it is {same} {verdict}", other.from, other.to)?;
+            lines.push(Text::default());
+            lines.push(text!("over {family}, {} -> {}, it is {same} {verdict}", other.from, other.to));
         }
-        Ok(())
+        Text::lines(lines)
     }
 }
 
 impl Party {
     /// With the address.
-    fn text(&self) -> String {
+    fn text(&self) -> Text {
         match &self.pod {
-            Some(pod) => format!("{pod} {}", paint::dim(format_args!("({})", self.address))),
-            None => self.address.to_string(),
+            Some(pod) => text!("{pod} ") + paint::dim(format_args!("({})", self.address)),
+            None => Text::new(self.address),
         }
     }
 
@@ -186,41 +183,34 @@ impl Side {
         }
     }
 
-    fn print(&self, out: &mut impl Write, direction: Direction, title: &str) -> io::Result<()> {
+    fn lines(&self, direction: Direction, title: &str) -> Vec<Text> {
         let list = match direction {
             Direction::Ingress => "ingress",
             Direction::Egress => "egress",
         };
-        let verdict = paint::verdict(self.verdict, past(self.verdict));
-        writeln!(out, "{title}: {verdict}")?;
+        let mut lines = vec![text!("{title}: ") + paint::verdict(self.verdict, past(self.verdict))];
         if self.provisional {
-            writeln!(out, "  {}", self.sentence)?;
-            writeln!(out, "  {HELD}")?;
+            lines.push(text!("  {}", self.sentence));
+            lines.push(text!("  {HELD}"));
         }
         match (&self.policy, self.rule) {
             (Some(policy), Some(rule)) => {
                 let name = self.rule_name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
-                writeln!(out, "  {policy} {list}[{rule}]{name} is the first rule that matches")?;
+                lines.push(text!("  {policy} {list}[{rule}]{name} is the first rule that matches"));
             }
             _ if self.provisional => {}
-            _ => writeln!(out, "  {}", self.sentence)?,
+            _ => lines.push(text!("  {}", self.sentence)),
         }
         if !self.isolated_by.is_empty() {
-            writeln!(out, "  isolated by   {}", self.isolated_by.join(", "))?;
-            match &self.nearest_miss {
+            lines.push(text!("  isolated by   {}", self.isolated_by.join(", ")));
+            lines.push(match &self.nearest_miss {
                 Some(near) => {
-                    writeln!(
-                        out,
-                        "  nearest miss  {} {list}[{}]: {}",
-                        near.policy,
-                        near.rule,
-                        near.miss.sentence()
-                    )?;
+                    text!("  nearest miss  {} {list}[{}]: {}", near.policy, near.rule, near.miss.sentence())
                 }
-                None => writeln!(out, "  nearest miss  none: no rule matches either the peer or the port")?,
-            }
+                None => text!("  nearest miss  none: no rule matches either the peer or the port"),
+            });
         }
-        Ok(())
+        lines
     }
 }
 

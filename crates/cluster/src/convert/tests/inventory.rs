@@ -38,7 +38,7 @@ fn item_37_labels_that_cannot_be_read_are_unknown_and_the_object_is_there() {
 /// A pod `default/a` with these fields.
 fn flawed_pod(spec: Value, status: Value) -> (Pod, Vec<String>) {
     let object = json!({"metadata": {"name": "a"}, "spec": spec, "status": status});
-    let converted = convert(Kind::Pod, &object, &Interner::new()).expect("a pod");
+    let converted = convert(Kind::Pod, &object, &[], &Interner::new()).expect("a pod");
     let Change::Pod(pod) = converted.change else { panic!("no pod") };
     (pod, converted.flaws.iter().map(|flaw| format!("{}: {}; {}", flaw.at, flaw.what, flaw.effect)).collect())
 }
@@ -148,16 +148,16 @@ fn a_pods_age_and_node() {
 #[test]
 fn a_node_has_addresses_and_ranges_of_pods() {
     let (change, flaws) = one(concat!(
-        "apiVersion: v1\nkind: Node\nmetadata: {name: n}\n",
+        "apiVersion: v1\nkind: Node\nmetadata: {name: node-a}\n",
         "spec: {podCIDR: 10.244.1.0/24, podCIDRs: [10.244.1.0/24, 'fd00:1::/64', '10.244.1.0/240']}\n",
-        "status:\n  addresses:\n  - {type: InternalIP, address: 192.0.2.1}\n  - {type: Hostname, address: n}\n",
+        "status:\n  addresses:\n  - {type: InternalIP, address: 192.0.2.1}\n  - {type: Hostname, address: node-a}\n",
         "  - {type: ExternalIP, address: '::ffff:192.0.2.1'}\n  - {type: InternalIP, address: '2001:db8::1'}\n",
         "  - {type: InternalIP, address: n.example}\n",
     ));
     assert_eq!(
         change,
         Change::Node(Node {
-            name: "n".into(),
+            name: "node-a".into(),
             addresses: addresses(&["192.0.2.1", "2001:db8::1"]),
             has_all_addresses: false,
             pod_cidrs: ["10.244.1.0/24", "fd00:1::/64"]

@@ -89,7 +89,7 @@ fn rules_that_are_no_list_are_none() {
 fn a_field_that_may_narrow_the_whole_policy_closes_it() {
     let closed = "the policy isolates its pods in both directions and its rules allow nothing";
     let close = |object: Value, said: &str| {
-        let converted = convert(Kind::NetworkPolicy, &object, &Interner::new()).expect("a policy");
+        let converted = convert(Kind::NetworkPolicy, &object, &[], &Interner::new()).expect("a policy");
         let Change::Policy(policy) = converted.change else { panic!("no policy") };
         assert!(policy.isolates_ingress && policy.isolates_egress);
         assert_eq!((&policy.ingress, &policy.egress), (&vec![], &vec![]));
@@ -111,8 +111,9 @@ fn a_field_that_may_narrow_the_whole_policy_closes_it() {
 
 #[test]
 fn an_object_without_a_readable_name_is_unusable() {
-    let unusable =
-        |kind, object: Value| convert(kind, &object, &Interner::new()).expect_err("unusable").to_string();
+    let unusable = |kind, object: Value| {
+        convert(kind, &object, &[], &Interner::new()).expect_err("unusable").to_string()
+    };
     assert_eq!(unusable(Kind::NetworkPolicy, json!({})), "the object: there is no metadata");
     assert_eq!(unusable(Kind::Pod, json!({"metadata": {"generateName": "x"}})), "metadata: there is no name");
     assert_eq!(unusable(Kind::Node, json!({"metadata": {"name": 1}})), "metadata: the name is no text");
@@ -124,4 +125,93 @@ fn an_object_without_a_readable_name_is_unusable() {
         unusable(Kind::Pod, json!({"metadata": {"name": "a"}, "spec": {"hostNetwork": "yes"}})),
         "spec.hostNetwork: hostNetwork is neither true nor false"
     );
+}
+
+// A policy that can't be understood doesn't leave its pods open.
+
+#[test]
+fn a_policy_without_a_readable_name_isolates_its_pods_and_allows_nothing() {
+    let mut names = Vec::new();
+    for (metadata, said) in [
+        (json!({"namespace": "web", "generateName": "x-"}), "metadata: there is no name"),
+        (json!({"namespace": "web", "name": 5}), "metadata: the name is no text"),
+    ] {
+        let object = json!({
+            "metadata": metadata,
+            "spec": {"podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Ingress"], "ingress": [{}]},
+        });
+        let converted = convert(Kind::NetworkPolicy, &object, &[], &Interner::new()).expect("a policy");
+        let Change::Policy(policy) = converted.change else { panic!("no policy") };
+        assert_eq!(policy.subject.pods, selects(&[is("app", "a")]));
+        assert_eq!(&*policy.name.namespace, "web");
+        assert!(policy.isolates_ingress && policy.isolates_egress && policy.ingress.is_empty());
+        assert_eq!(format!("{}: {}", converted.flaws[0].at, converted.flaws[0].what), said);
+        names.push(policy.name.clone());
+    }
+    assert_ne!(names[0], names[1], "none takes the place of another");
+}
+
+#[test]
+fn a_json_policy_that_breaks_off_behind_another_object_isolates_too_and_a_template_does_not() {
+    let read = |text: &str| manifest::read(Path::new("test.json"), text.as_bytes(), &Interner::new());
+    let json = concat!(
+        "{\"apiVersion\": \"v1\", \"kind\": \"Pod\", \"metadata\": {\"name\": \"a\"}}\n",
+        "{\"apiVersion\": \"networking.k8s.io/v1\", \"kind\": \"NetworkPolicy\", \"metadata\": {\"name\": \"p\"},\n",
+        "\"spec\": {\"podSelector\": {}, \"ingress\": [{]}}\n",
+    );
+    let reading = read(json);
+    let [Change::Pod(_), Change::Policy(policy)] = reading.changes().collect::<Vec<_>>()[..] else {
+        panic!("{reading:?}")
+    };
+    assert!(policy.isolates_ingress && policy.isolates_egress && policy.ingress.is_empty());
+    assert!(
+        reading.failures[0].to_string().starts_with("test.json:3 (document 2): NetworkPolicy default/p: ")
+    );
+
+    let template = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec:\n  podSelector: {}\n  \
+                    {{- if .Values.deny }}\n  ingress: []\n  {{- end }}\n";
+    let reading = read(template);
+    assert_eq!((reading.changes().count(), reading.failures.len(), reading.no_manifest.len()), (0, 0, 1));
+}
+
+#[test]
+fn a_policy_in_which_the_text_breaks_off_isolates_the_pods_that_it_selects() {
+    let head =
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: web}\nspec:\n";
+    for (rest, isolates) in [
+        ("  podSelector: {matchLabels: {app: a}}\n  ingress:\n  - from: [\n", Some((true, true))),
+        (
+            "  podSelector: {matchLabels: {app: a}}\n  policyTypes: [Ingress]\n  ingress:\n  - x: ]\n",
+            Some((true, false)),
+        ),
+        (
+            "  policyTypes: [Egress]\n  podSelector: {matchLabels: {app: a}}\n  ingress: {]\n",
+            Some((false, true)),
+        ),
+        ("  podSelector: {matchLabels: {app: a\n", None),
+        ("  policyTypes: [Ingress]\n  ingress: [\n", None),
+    ] {
+        let text = format!("{head}{rest}");
+        let reading = manifest::read(Path::new("test.yaml"), text.as_bytes(), &Interner::new());
+        let [failure] = reading.failures.as_slice() else { panic!("{:?}", reading.failures) };
+        assert_eq!(failure.object.as_deref(), Some("NetworkPolicy web/p"));
+        let policy = reading.changes().next().map(|change| match change {
+            Change::Policy(policy) => policy,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(
+            policy.map(|policy| (policy.isolates_ingress, policy.isolates_egress)),
+            isolates,
+            "{rest}"
+        );
+        let effect = match policy {
+            Some(policy) => {
+                assert_eq!(policy.subject.pods, selects(&[is("app", "a")]));
+                assert_eq!((&policy.ingress, &policy.egress), (&vec![], &vec![]));
+                "the pods that its podSelector selects are isolated, and its rules allow nothing"
+            }
+            None => "it is not in force: pods that it was to isolate may be open",
+        };
+        assert_eq!(failure.effect, effect, "{rest}");
+    }
 }

@@ -41,15 +41,19 @@ fn a_block_that_is_not_understood_matches_nothing() {
         (json!({"except": ["10.0.0.0/8"]}), ": there is no cidr"),
         (
             json!({"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16", "11.0.0.0/8"]}),
-            ".except[1]: 11.0.0.0/8 is not a part of 10.0.0.0/8",
+            ".except[1]: 11.0.0.0/8 is not within the cidr 10.0.0.0/8: an except must be a part of its cidr",
         ),
         (
             json!({"cidr": "10.0.0.0/8", "except": ["10.0.0.0/8"]}),
-            ".except[0]: 10.0.0.0/8 is not a part of 10.0.0.0/8",
+            ".except[0]: 10.0.0.0/8 leaves nothing of the cidr 10.0.0.0/8: an except must be smaller than its cidr",
+        ),
+        (
+            json!({"cidr": "10.0.0.0/8", "except": ["0.0.0.0/0"]}),
+            ".except[0]: 0.0.0.0/0 leaves nothing of the cidr 10.0.0.0/8: an except must be smaller than its cidr",
         ),
         (
             json!({"cidr": "10.0.0.0/8", "except": ["fd00::/8"]}),
-            ".except[0]: fd00::/8 is not a part of 10.0.0.0/8",
+            ".except[0]: fd00::/8 is IPv6 and the cidr 10.0.0.0/8 is IPv4: an except must be of its cidr's family",
         ),
         (
             json!({"cidr": "10.0.0.0/8", "except": ["x"]}),

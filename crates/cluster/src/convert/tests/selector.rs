@@ -135,3 +135,22 @@ fn a_policys_own_selector_that_is_not_understood_isolates_more_pods_and_allows_n
         );
     }
 }
+
+#[test]
+fn a_label_that_the_api_server_refuses_is_not_understood() {
+    let hidden = "prod\u{200b}";
+    for selector in [
+        json!({"matchLabels": {"env": hidden}}),
+        json!({"matchLabels": {hidden: "a"}}),
+        json!({"matchExpressions": [{"key": "env", "operator": "NotIn", "values": [hidden]}]}),
+        json!({"matchExpressions": [{"key": hidden, "operator": "DoesNotExist"}]}),
+    ] {
+        let (peers, flaws) = flawed_peers(json!([{"podSelector": selector}]));
+        let Peer::Pods { pods, .. } = &peers[0] else { panic!("{peers:?}") };
+        assert_eq!(*pods, Selector::Nothing, "{selector}");
+        assert!(flaws[0].contains("prod<U+200B zero-width space>"), "{flaws:?}");
+        let (policy, flaws) = flawed_policy(json!({"podSelector": selector, "ingress": [{}]}));
+        assert_eq!(policy.subject.pods, Selector::everything(), "it takes no pod away");
+        assert_eq!((policy.ingress.len(), flaws.len()), (0, 1), "{flaws:?}");
+    }
+}

@@ -39,16 +39,16 @@ impl Story {
 
     fn listed(&mut self, kind: Kind, objects: &[Value]) {
         for fields in objects {
-            self.state.take_in(kind, Event::Listed(Object { fields: fields.clone() }));
+            self.state.take_in(kind, Event::Listed(Object { fields: fields.clone(), ..Object::default() }));
         }
     }
 
     fn applied(&mut self, kind: Kind, fields: &Value) {
-        self.state.take_in(kind, Event::Applied(Object { fields: fields.clone() }));
+        self.state.take_in(kind, Event::Applied(Object { fields: fields.clone(), ..Object::default() }));
     }
 
     fn deleted(&mut self, kind: Kind, fields: &Value) {
-        self.state.take_in(kind, Event::Deleted(Object { fields: fields.clone() }));
+        self.state.take_in(kind, Event::Deleted(Object { fields: fields.clone(), ..Object::default() }));
     }
 
     fn files(&mut self, claims: &[(&str, &str, &str)]) {
@@ -217,6 +217,24 @@ fn a_policy_of_a_newer_api_is_named_until_it_is_understood_or_gone() {
     story.deleted(Kind::NetworkPolicy, &policy("p", "13", json!({})));
     story.told().expect("gone");
     assert_eq!(story.problems, Vec::<String>::new());
+}
+
+#[test]
+fn an_object_of_the_api_is_converted_as_one_of_a_manifest_is() {
+    let mut story = Story::begun();
+    let hidden = json!({"key": "env", "operator": "NotIn", "values": ["prod\u{200b}"]});
+    let rules = json!({"ingress": [
+        {"from": [{"podSelector": {"matchExpressions": [hidden]}}]},
+        {"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.0.0.0/8"]}}]},
+    ]});
+    story.applied(Kind::NetworkPolicy, &policy("p", "10", rules));
+    let update = story.state.update().expect("a policy");
+    assert_eq!((update.read.files, update.read.objects, update.read.policies), (None, 1, 1));
+    let said: Vec<String> = update.problems.iter().map(ToString::to_string).collect();
+    assert!(said[0].contains("\"prod<U+200B zero-width space>\" is no label's value"), "{said:?}");
+    assert!(said[1].contains("an except must be smaller than its cidr"), "{said:?}");
+    let [event] = &story.state.misunderstood()[..] else { panic!("one Event") };
+    assert!(event.message.contains("<U+200B zero-width space>"), "{event:?}");
 }
 
 #[test]

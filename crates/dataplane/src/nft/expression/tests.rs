@@ -132,6 +132,40 @@ fn every_expression_in_bytes() {
             [value(b"abc\0"), be32(3, 0), be32(4, 1), vec![12, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0x12, 0x34]]
                 .concat(),
         ),
+        (
+            Expression::OverLimit(
+                "abc",
+                Rate { packets: 5, seconds: 60, burst: 7 },
+                Duration::from_millis(0x1234),
+            ),
+            "dynset",
+            [
+                value(b"abc\0"),
+                be32(3, 1),
+                be32(4, 1),
+                vec![12, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0x12, 0x34],
+                nested(
+                    7,
+                    &[
+                        &[10, 0, 1, 0][..],
+                        b"limit\0\0\0",
+                        &nested(
+                            2,
+                            &[
+                                &[12, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 5][..],
+                                &[12, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 60],
+                                &be32(3, 7),
+                                &be32(4, 0),
+                                &be32(5, 1),
+                            ]
+                            .concat(),
+                        ),
+                    ]
+                    .concat(),
+                ),
+            ]
+            .concat(),
+        ),
         (Expression::Count("abc"), "objref", [be32(1, 1), vec![8, 0, 2, 0], b"abc\0".to_vec()].concat()),
         (
             Expression::Log(Log { group: 7, prefix: "abc".to_owned(), length: 128 }),

@@ -1,0 +1,87 @@
+//! The agent's part about queues that were full: how much that cost, and who filled them.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use dataplane::drops::{DropPlace, DropReason};
+use dataplane::queue_statistics::QueueStatistics;
+
+use super::Agent;
+use crate::status::FullQueue;
+
+/// Counts, as the kernel last had them.
+#[derive(Debug)]
+pub(super) struct Counts<K>(BTreeMap<K, u64>);
+
+impl<K> Default for Counts<K> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: Ord + Copy> Counts<K> {
+    /// How much each has grown since the last time. One that is less than it was began again at zero.
+    fn grown(&mut self, now: BTreeMap<K, u64>) -> BTreeMap<K, u64> {
+        let before = std::mem::replace(&mut self.0, now);
+        let grown = self.0.iter().map(|(key, &count)| {
+            let told = before.get(key).copied().filter(|told| *told <= count).unwrap_or_default();
+            (*key, count - told)
+        });
+        grown.collect()
+    }
+}
+
+/// What is known of full queues: the counts of the last look.
+#[derive(Debug, Default)]
+pub(super) struct QueueLooks {
+    /// Packets that were dropped before any worker could receive them, by queue.
+    dropped: Counts<u16>,
+    /// Packets that workers were asked about, by sender.
+    asked: Counts<IpAddr>,
+}
+
+impl Agent {
+    /// Says in log, status and audit log that queues were full, and names the sender that asked most meanwhile.
+    pub(super) fn record_full_queues(&mut self) {
+        let (Some(engine), Some(snapshot)) = (&mut self.engine, &self.snapshot) else { return };
+        let Some(queues) = self.health.state().queues else { return };
+        let rows = QueueStatistics::read().unwrap_or_default();
+        let ours = rows.into_iter().filter(|row| queues.numbers().any(|number| number == row.number));
+        let dropped = |row: QueueStatistics| {
+            (row.number, u64::from(row.dropped_full) + u64::from(row.dropped_by_socket))
+        };
+        let packets: u64 = self.queue_looks.dropped.grown(ours.map(dropped).collect()).values().sum();
+        let asked = engine.table().asking().unwrap_or_default();
+        let most = self.queue_looks.asked.grown(asked).into_iter().max_by_key(|(_, packets)| *packets);
+        if packets == 0 {
+            return;
+        }
+        let sender = most.map(|(address, _)| match snapshot.pod_at(address) {
+            Some(pod) => pod.to_string(),
+            None if address.is_unspecified() => "addresses outside this node's pod CIDRs".to_owned(),
+            None => address.to_string(),
+        });
+        let (address, asked) = most.unwrap_or((Ipv4Addr::UNSPECIFIED.into(), 0));
+        tracing::warn!(packets, sender = sender.as_deref(), asked, "a queue was full");
+        self.origins.ledger.add((DropPlace::Source(address), DropReason::QueueFull), packets);
+        let mut state = self.health.state();
+        let before = state.status.full_queue.take().map_or(0, |full| full.packets);
+        state.status.full_queue = Some(FullQueue { packets: before + packets, sender });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_new_is_told_once_and_a_queue_that_is_bound_again_begins_at_zero() {
+        let mut drops = Counts::default();
+        let mut grown =
+            |rows: &[(u16, u64)]| -> u64 { drops.grown(rows.iter().copied().collect()).values().sum() };
+        assert_eq!(grown(&[(100, 0), (101, 5)]), 5);
+        assert_eq!(grown(&[(100, 0), (101, 5)]), 0);
+        assert_eq!(grown(&[(100, 7), (101, 6)]), 8);
+        assert_eq!(grown(&[(100, 3)]), 3);
+    }
+}

@@ -1,0 +1,23 @@
+//! How large the policies of a namespace may be, as the command line says.
+
+use clap::Args;
+use policy::Budget;
+
+/// A budget for policies.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct BudgetArguments {
+    /// How many entries the policies of one namespace may have: each CIDR, exception, port and label value is one, a pod selector 16. Beyond
+    /// that, the namespace's largest policies isolate their pods and allow nothing. An entry takes some 100 bytes.
+    #[arg(long, value_name = "ENTRIES", default_value_t = Budget::default().namespace)]
+    policy_budget: u64,
+
+    /// How many entries all policies may have. Beyond that, the largest namespaces have less than --policy-budget.
+    #[arg(long, value_name = "ENTRIES", default_value_t = Budget::default().total)]
+    policy_budget_total: u64,
+}
+
+impl From<BudgetArguments> for Budget {
+    fn from(arguments: BudgetArguments) -> Self {
+        Self { namespace: arguments.policy_budget, total: arguments.policy_budget_total }
+    }
+}

@@ -1,0 +1,57 @@
+//! The first line of an agent's log: version, settings, and what the kernel has.
+
+use cluster::Source;
+use dataplane::needs::{KernelVersion, Need, NeedState};
+use dataplane::table::Table;
+
+use super::Run;
+use crate::agent::AgentConfig;
+use crate::descriptors::OpenFiles;
+
+impl Run {
+    /// To be called once, before anything is done.
+    pub(super) fn log_start(&self, config: &AgentConfig, needs: &[Need], files: OpenFiles) {
+        let source = match &config.source {
+            Source::Folder(folder) => folder.display().to_string(),
+            Source::Kubernetes(_) => "the Kubernetes API".to_owned(),
+        };
+        let [queues, other_queues] = config.queues;
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            kernel = KernelVersion::running().map(display),
+            queue_rule = queue_rule(needs),
+            bridge_family = Table::protections_available().ok().map(|available| available.bridged),
+            node = &*config.node,
+            source,
+            pod_cidrs = (!self.pod_cidrs.is_empty()).then(|| debug(&self.pod_cidrs)),
+            when_down = ?config.when_down,
+            when_unsure = ?config.when_unsure,
+            hold_time = ?config.hold.time,
+            hold_packets = config.hold.packets,
+            queues = %queues,
+            other_queues = %other_queues,
+            queue_length = config.queue_length,
+            remember = config.remember.map(debug),
+            packet_marks = %self.packet_marks,
+            connection_marks = %self.connection_marks,
+            judge_dns = config.judge_dns,
+            bridge = config.bridge,
+            exempt_origins = config.origins.exemptions.len(),
+            overlay_sources_are_nodes = config.origins.overlay_sources_are_nodes,
+            audit_log = self.audit_log,
+            record_open = config.record_open,
+            http = self.http.to_string(),
+            log_level = %self.log_level,
+            open_files = files.0,
+            "agent started"
+        );
+    }
+}
+
+/// How rules send packets to userspace on this kernel.
+fn queue_rule(needs: &[Need]) -> Option<&str> {
+    let need = needs.iter().find(|need| need.name == "queue-rule")?;
+    Some(match &need.state {
+        NeedState::Fine { what } | NeedState::Warning { what, .. } | NeedState::Wrong { what, .. } => what,
+    })
+}

@@ -1,0 +1,126 @@
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread::{self, sleep};
+
+use axum::routing::get;
+use tokio::net::TcpListener;
+
+use super::*;
+
+const QUICK: Duration = Duration::from_millis(200);
+/// Longer than any test takes.
+const NEVER: Duration = Duration::from_secs(600);
+
+const LIMITS: Limits = Limits { requests: 4, answers: 2, request_timeout: NEVER, timeout: NEVER };
+
+/// More than the kernel buffers for a client that doesn't read.
+const LARGE: usize = 32 << 20;
+
+/// A server on a thread like the agent's, for as long as the test's process lives.
+fn server(limits: Limits) -> SocketAddr {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let routes =
+        Router::new().route("/livez", get(async || "ok\n")).route("/large", get(async || "x".repeat(LARGE)));
+    thread::spawn(move || runtime.block_on(serve(listener, "--http-port", routes, limits)));
+    address
+}
+
+fn sent(address: SocketAddr, request: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("accepted");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time");
+    stream.write_all(request.as_bytes()).expect("sent");
+    stream
+}
+
+fn asked(address: SocketAddr, path: &str) -> TcpStream {
+    sent(address, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+}
+
+/// All that comes until the connection is closed or cut.
+fn answer(mut stream: &TcpStream) -> String {
+    let mut answer = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut answer) {
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "an end");
+    }
+    String::from_utf8(answer).expect("text")
+}
+
+/// Whether the connection stays open for a while.
+fn is_open(stream: &TcpStream) -> bool {
+    stream.set_read_timeout(Some(QUICK)).expect("a time");
+    stream.peek(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+#[test]
+fn a_request_is_answered_while_half_sent_ones_hold_all_connections_and_the_oldest_gives_way() {
+    let address = server(LIMITS);
+    let held = [(); 4].map(|()| sent(address, "GET /livez HTTP/1.1\r\nHost:"));
+    let answered = answer(&asked(address, "/livez"));
+    assert!(answered.starts_with("HTTP/1.1 200 OK") && answered.ends_with("ok\n"), "{answered}");
+    assert!(answered.contains("connection: close"), "one request a connection: {answered}");
+    let [oldest, others @ .., mut newest] = held;
+    assert_eq!(answer(&oldest), "", "closed without an answer");
+    assert!(others.iter().all(is_open), "the others may still send the rest");
+    newest.write_all(b" localhost\r\n\r\n").expect("sent");
+    assert!(answer(&newest).ends_with("ok\n"));
+}
+
+#[test]
+fn ten_times_the_limit_leaves_as_many_as_the_limit() {
+    let address = server(LIMITS);
+    let held: Vec<TcpStream> = (0..10 * LIMITS.requests).map(|_| sent(address, "GET")).collect();
+    sleep(QUICK);
+    assert_eq!(held.iter().filter(|stream| is_open(stream)).count(), LIMITS.requests);
+}
+
+#[test]
+fn clients_that_read_no_answer_give_way_to_the_next() {
+    let address = server(LIMITS);
+    let held = [(); 3].map(|()| {
+        let stream = asked(address, "/large");
+        // Its request must be read before the next one's.
+        sleep(QUICK);
+        stream
+    });
+    // What was sent before it was closed is still there to be read.
+    let oldest = answer(&held[0]).len();
+    assert!(oldest < LARGE, "cut at {oldest} bytes");
+    assert!(answer(&asked(address, "/livez")).ends_with("ok\n"));
+    assert!(answer(&held[2]).len() > LARGE, "whole");
+}
+
+#[test]
+fn a_request_that_does_not_come_and_an_answer_that_is_not_read_end_in_time() {
+    let address = server(Limits { request_timeout: QUICK, ..LIMITS });
+    let started = Instant::now();
+    answer(&sent(address, "GET /livez HTTP/1.1\r\n"));
+    answer(&sent(address, ""));
+    assert!(started.elapsed() >= 2 * QUICK, "not at once: {:?}", started.elapsed());
+
+    let address = server(Limits { timeout: QUICK, ..LIMITS });
+    let slow = asked(address, "/large");
+    sleep(2 * QUICK);
+    let read = answer(&slow).len();
+    assert!(read < LARGE, "cut at {read} bytes");
+}
+
+#[test]
+fn a_request_longer_than_any_is_refused() {
+    let address = server(LIMITS);
+    let mut stream = sent(address, "GET /livez HTTP/1.1\r\n");
+    // It may be refused before all of it is sent.
+    let _ = stream.write_all(format!("x: {}\r\n\r\n", "x".repeat(2 * LONGEST_REQUEST)).as_bytes());
+    let answered = answer(&stream);
+    assert!(!answered.contains("200 OK"), "{answered}");
+}
+
+#[test]
+fn most_descriptors_are_left_to_the_rest() {
+    for (files, connections) in [(0, 16), (256, 16), (600, 22), (1024, 128), (1 << 20, 256), (u64::MAX, 256)]
+    {
+        let limits = Limits::of(OpenFiles(files));
+        assert_eq!(limits.requests + limits.answers, connections, "{files}");
+    }
+}

@@ -1,0 +1,174 @@
+//! What an object's `apiVersion` and `kind` say: one of ours, one that is none of ours, or one that somebody believes in.
+
+use super::Kind;
+use crate::invisible::{as_seen, visible};
+
+/// What an object's `apiVersion` and `kind` say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Recognition {
+    /// One of ours.
+    Ours(Kind),
+    /// A kind that has nothing to do with verdicts.
+    Foreign,
+    /// A network policy of another engine, which is not enforced here; says which.
+    NotEnforced(String),
+    /// One of ours is meant, as it seems, and written otherwise; says which.
+    Mistaken(Kind, String),
+}
+
+/// API groups of other engines' network policies, and those engines' names.
+const ENGINES: [(&str, &str); 7] = [
+    ("projectcalico.org", "Calico"),
+    ("cilium.io", "Cilium"),
+    ("antrea.io", "Antrea"),
+    ("policy.networking.k8s.io", "the network policy API"),
+    ("k8s.cni.cncf.io", "Multus"),
+    ("networking.k8s.aws", "the Amazon VPC CNI"),
+    ("k8s.ovn.org", "OVN-Kubernetes"),
+];
+
+/// Recognises an object.
+///
+/// A foreign API group may have a Pod or Node of its own, which is none of ours. A network policy of any group and any
+/// spelling is always named: somebody believes that it is enforced.
+pub(super) fn recognise(api_version: &str, kind: &str) -> Recognition {
+    let group = as_seen(api_version.split_once('/').map_or("", |(group, _)| group)).to_ascii_lowercase();
+    let is_policy = as_seen(kind).to_ascii_lowercase().contains("networkpolic");
+    if is_policy && let Some(engine) = engine(&group) {
+        return not_enforced(api_version, kind, &format!(" of {engine}"));
+    }
+    match meant(kind) {
+        Some(ours) if ours.name() == kind && ours.api_version() == api_version => Recognition::Ours(ours),
+        Some(ours) if is_meant(ours, &group) => Recognition::Mistaken(ours, mistake(ours, api_version, kind)),
+        _ if is_policy => not_enforced(api_version, kind, ""),
+        _ => Recognition::Foreign,
+    }
+}
+
+fn not_enforced(api_version: &str, kind: &str, whose: &str) -> Recognition {
+    let (api_version, kind) = (visible(api_version), visible(kind));
+    let ours = Kind::NetworkPolicy;
+    let (name, understood) = (ours.name(), ours.api_version());
+    Recognition::NotEnforced(format!(
+        "kind {kind}{whose} (apiVersion {api_version}) is not enforced here: only {name} of {understood} is"
+    ))
+}
+
+/// The engine whose API group this is.
+fn engine(group: &str) -> Option<&'static str> {
+    let is_its =
+        |known: &str| group.strip_suffix(known).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    ENGINES.iter().find(|(known, _)| is_its(known)).map(|(_, engine)| *engine)
+}
+
+/// The kind of ours that is meant by this one, however it is written.
+fn meant(kind: &str) -> Option<Kind> {
+    if let Some(ours) = Kind::named(kind) {
+        return Some(ours);
+    }
+    let kind = as_seen(kind).to_ascii_lowercase();
+    let kind = kind.strip_suffix("lists").or(kind.strip_suffix("list")).unwrap_or(&kind);
+    Kind::ALL.into_iter().find(|ours| {
+        let name = ours.name().to_ascii_lowercase();
+        /// Of a shorter name another one can come by two letters.
+        const LONG: usize = 9;
+        kind == name
+            || kind == ours.plural()
+            || (name.len() >= LONG && strsim::damerau_levenshtein(kind, &name) <= 2)
+    })
+}
+
+/// Whether the API group can be a mistake for that of `ours`. One with a dot in it is another program's, which may have a Pod or
+/// Node of its own.
+fn is_meant(ours: Kind, group: &str) -> bool {
+    let right = ours.group();
+    group == right
+        || !group.contains('.')
+        || group.starts_with("core.")
+        || (ours == Kind::NetworkPolicy && strsim::damerau_levenshtein(group, &right) <= 3)
+}
+
+/// What is wrong, and what is probably meant.
+fn mistake(ours: Kind, api_version: &str, kind: &str) -> String {
+    let (name, understood) = (ours.name(), ours.api_version());
+    if name != kind {
+        let (api_version, kind) = (visible(api_version), visible(kind));
+        return format!(
+            "there is no kind \"{kind}\" in apiVersion \"{api_version}\": probably {name} of {understood:?} is meant"
+        );
+    }
+    if api_version.is_empty() {
+        return format!("there is no apiVersion: kind {kind} needs {understood:?}");
+    }
+    let api_version = visible(api_version);
+    format!("apiVersion \"{api_version}\" of kind {kind} is not understood: use {understood:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Recognition::{Foreign, Mistaken, NotEnforced, Ours};
+    use super::*;
+
+    #[test]
+    fn kinds_are_told_by_their_api_version() {
+        assert_eq!(Kind::of("networking.k8s.io/v1", "NetworkPolicy"), Ours(Kind::NetworkPolicy));
+        assert_eq!(Kind::of("v1", "Pod"), Ours(Kind::Pod));
+        for (version, kind) in [
+            ("metrics.example/v1", "Pod"),
+            ("management.cattle.io/v3", "Node"),
+            ("metrics.k8s.io/v1beta1", "NodeMetrics"),
+            ("apps/v1", "Deployment"),
+            ("v1", "Node2"),
+            ("v1", "Secret"),
+            ("", ""),
+        ] {
+            assert_eq!(Kind::of(version, kind), Foreign, "{version} {kind}");
+        }
+    }
+
+    #[test]
+    fn a_kind_that_is_written_otherwise_is_named_with_what_is_meant() {
+        for (version, kind, meant) in [
+            ("networking.k8s.io/v2", "NetworkPolicy", Kind::NetworkPolicy),
+            ("extensions/v1beta1", "NetworkPolicy", Kind::NetworkPolicy),
+            ("networking/v1", "NetworkPolicy", Kind::NetworkPolicy),
+            ("network.k8s.io/v1", "NetworkPolicy", Kind::NetworkPolicy),
+            ("", "NetworkPolicy", Kind::NetworkPolicy),
+            ("v1", "NetworkPolicy", Kind::NetworkPolicy),
+            ("networking.k8s.io/v1", "networkPolicy", Kind::NetworkPolicy),
+            ("networking.k8s.io/v1", "NetworkPolicies", Kind::NetworkPolicy),
+            ("networking.k8s.io/v1", "NetworkPolicyLists", Kind::NetworkPolicy),
+            ("networking.k8s.io/v1", "NetwrokPolicy", Kind::NetworkPolicy),
+            ("networking.k8s.io/v1", "NetworkPolicy\u{200b}", Kind::NetworkPolicy),
+            ("networking.k8s.io/v1\u{a0}", "NetworkPolicy", Kind::NetworkPolicy),
+            ("core/v1", "Namespace", Kind::Namespace),
+            ("V1", "Pod", Kind::Pod),
+            ("v1", "pods", Kind::Pod),
+            ("v2", "Pod", Kind::Pod),
+            ("", "Node", Kind::Node),
+        ] {
+            let Mistaken(found, what) = Kind::of(version, kind) else { panic!("{version} {kind}") };
+            assert_eq!(found, meant, "{version} {kind}");
+            assert!(what.contains(&*meant.api_version()), "{what}");
+            assert!(!what.contains('\u{200b}') && !what.contains('\u{a0}'), "{what}");
+        }
+    }
+
+    #[test]
+    fn policies_of_other_engines_are_named() {
+        for (version, kind, engine) in [
+            ("projectcalico.org/v3", "NetworkPolicy", "Calico"),
+            ("crd.projectcalico.org/v1", "GlobalNetworkPolicy", "Calico"),
+            ("cilium.io/v2", "CiliumClusterwideNetworkPolicy", "Cilium"),
+            ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy", "network policy API"),
+            ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy", "network policy API"),
+            ("k8s.cni.cncf.io/v1beta1", "MultiNetworkPolicy", "Multus"),
+            ("mesh.example/v1", "NetworkPolicy", "mesh.example/v1"),
+            ("mesh.example/v1", "ZoneNetworkPolicy", "mesh.example/v1"),
+        ] {
+            let NotEnforced(what) = Kind::of(version, kind) else { panic!("{version} {kind}") };
+            assert!(what.contains(engine) && what.contains("not enforced"), "{what}");
+        }
+        assert_eq!(Kind::of("projectcalico.org/v3", "IPPool"), Foreign);
+    }
+}

@@ -1,0 +1,155 @@
+//! Fields that are written twice.
+
+use super::*;
+
+/// What the policy `web/p` with this text of a spec becomes.
+fn twice(spec: &str) -> (Arc<PolicySpec>, Vec<String>) {
+    let (change, flaws) = one(&format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: web}}\nspec: {spec}\n"
+    ));
+    let Change::Policy(policy) = change else { panic!("no policy") };
+    (policy, flaws)
+}
+
+#[test]
+fn where_no_verdict_reads_a_field_the_last_value_counts() {
+    let (change, flaws) = one(concat!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nkind: NetworkPolicy\n",
+        "metadata:\n  name: a\n  name: p\n  namespace: web\n  annotations: {x: 1, x: 2}\n  labels: {app: a, app: b, app: a}\n",
+        "spec: {podSelector: {}, ingress: [{}]}\n",
+    ));
+    let Change::Policy(policy) = change else { panic!("no policy") };
+    assert_eq!(policy.name.to_string(), "web/p");
+    assert_eq!(policy.ingress.len(), 1, "its rules hold");
+    let last = "the last value counts, as for kubectl and Helm";
+    assert_eq!(
+        flaws,
+        [
+            "kind: this field is written 2 times: \"NetworkPolicy\", then \"NetworkPolicy\": if another object begins there, a line \
+             \"---\" is missing in front of it, and the first object is not in force; it counts once"
+                .to_owned(),
+            format!("metadata.name: this field is written 2 times: \"a\", then \"p\"; {last}"),
+            format!("metadata.annotations.x: this field is written more than once; {last}"),
+            format!(
+                "metadata.labels.app: this field is written 3 times: \"a\", then \"b\", then \"a\"; {last}"
+            ),
+        ]
+    );
+}
+
+#[test]
+fn a_rule_peer_or_port_that_has_a_field_twice_matches_nothing() {
+    for (rule, at, effect) in [
+        ("{ports: [{port: 80}], ports: []}", ".ports", "the rule matches nothing"),
+        ("{from: [], from: [{podSelector: {}}]}", ".from", "the rule matches nothing"),
+        (
+            "{from: [{podSelector: {matchLabels: {a: b, a: c}}}]}",
+            ".from[0].podSelector.matchLabels.a",
+            "the peer matches nothing",
+        ),
+        (
+            "{from: [{ipBlock: {cidr: 10.0.0.0/8, cidr: 0.0.0.0/0}}]}",
+            ".from[0].ipBlock.cidr",
+            "the peer matches nothing",
+        ),
+        ("{ports: [{port: 80, port: 443}]}", ".ports[0].port", "the port matches nothing"),
+    ] {
+        let (policy, flaws) = twice(&format!("{{podSelector: {{}}, ingress: [{rule}]}}"));
+        let [flaw] = flaws.as_slice() else { panic!("{flaws:?}") };
+        assert!(flaw.starts_with(&format!("spec.ingress[0]{at}: this field is written 2 times: ")), "{flaw}");
+        assert!(flaw.ends_with(&format!("; {effect}")), "{flaw}");
+        let rule = &policy.ingress[0];
+        let dead = |rule: &RuleSpec| {
+            rule.peers.as_ref().is_some_and(|peers| {
+                peers.iter().all(|peer| match peer {
+                    Peer::Pods { pods, .. } => *pods == Selector::Nothing,
+                    peer => *peer == Peer::Nothing,
+                })
+            }) || rule
+                .ports
+                .as_ref()
+                .is_some_and(|ports| ports.iter().all(|port| port.numbers == PortNumbers::Nothing))
+        };
+        assert!(dead(rule), "{rule:?}");
+    }
+}
+
+#[test]
+fn the_same_value_twice_takes_nothing_away() {
+    let (policy, flaws) =
+        twice("{podSelector: {}, ingress: [{ports: [{port: 80, port: 80}], from: [{podSelector: {}}]}]}");
+    assert_eq!(
+        flaws,
+        ["spec.ingress[0].ports[0].port: this field is written 2 times: 80, then 80; it counts once"]
+    );
+    assert_eq!(policy.ingress[0].ports.as_ref().expect("ports")[0].numbers, PortNumbers::Range(80, 80));
+}
+
+#[test]
+fn a_field_of_the_policy_as_a_whole_that_is_written_twice_closes_it() {
+    let closed = "the policy isolates its pods in both directions and its rules allow nothing";
+    let all = "the policy isolates every pod of its namespace in both directions and its rules allow nothing";
+    for (spec, requirements, effect) in [
+        ("{podSelector: {matchLabels: {a: b}}, ingress: [], ingress: [{}]}", vec![is("a", "b")], closed),
+        (
+            "{podSelector: {matchLabels: {a: b}}, policyTypes: [Ingress], policyTypes: [Egress]}",
+            vec![is("a", "b")],
+            closed,
+        ),
+        (
+            "{podSelector: {matchLabels: {a: b}}, podSelector: {matchLabels: {c: d}}, ingress: [{}]}",
+            vec![],
+            all,
+        ),
+        (
+            "{podSelector: {matchLabels: {a: b}}}\nspec: {podSelector: {matchLabels: {c: d}}, ingress: [{}]}",
+            vec![],
+            all,
+        ),
+    ] {
+        let (policy, flaws) = twice(spec);
+        assert!(policy.isolates_ingress && policy.isolates_egress, "{spec}");
+        assert_eq!((&policy.ingress, &policy.egress), (&vec![], &vec![]), "{spec}");
+        assert_eq!(policy.subject.pods, selects(&requirements), "{spec}");
+        let [flaw] = flaws.as_slice() else { panic!("{flaws:?}") };
+        assert!(flaw.ends_with(&format!("; {effect}")), "{flaw}");
+    }
+}
+
+#[test]
+fn of_a_subject_that_is_written_twice_no_part_takes_pods_away_but_the_last_value_of_a_label() {
+    let (policy, flaws) = twice("{podSelector: {matchLabels: {run: early, run: late}}, ingress: [{}]}");
+    assert_eq!(policy.subject.pods, selects(&[is("run", "late")]));
+    assert_eq!(policy.ingress.len(), 1, "its rules hold");
+    assert_eq!(
+        flaws,
+        [
+            "spec.podSelector.matchLabels.run: this field is written 2 times: \"early\", then \"late\"; the last value counts, as for \
+          kubectl and Helm: pods that only another one selects are not isolated by this policy"
+        ]
+    );
+    let (policy, flaws) = twice(
+        "{podSelector: {matchLabels: {a: b}, matchLabels: {c: d}, matchExpressions: [{key: x, operator: Exists}]}}",
+    );
+    assert_eq!(policy.subject.pods, selects(&[Requirement::Exists("x".into())]));
+    assert_eq!(flaws.len(), 1, "{flaws:?}");
+}
+
+#[test]
+fn a_pod_or_namespace_that_has_a_label_twice_has_labels_that_cannot_be_read() {
+    for kind in ["Pod", "Namespace"] {
+        let read = |labels: &str| {
+            let text = format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: a, labels: {labels}}}\n");
+            manifest::read(Path::new("test.yaml"), text.as_bytes(), &Interner::new())
+        };
+        let reading = read("{app: a, app: b}");
+        assert_eq!(reading.changes().count(), 0);
+        let failure = reading.failures[0].to_string();
+        assert!(
+            failure.contains("metadata.labels.app: this field is written 2 times: \"a\", then \"b\""),
+            "{failure}"
+        );
+        let reading = read("{app: a, app: a}");
+        assert_eq!((reading.changes().count(), reading.failures.len(), reading.flaws.len()), (1, 0, 1));
+    }
+}

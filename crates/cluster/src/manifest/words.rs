@@ -1,0 +1,74 @@
+//! What is said about documents and objects that are not understood.
+
+use serde_json::Value;
+
+use super::RawObject;
+use crate::convert::Kind;
+use crate::invisible::{is_invisible, named, visible};
+
+/// What follows from an object that is not understood, in a file that never was good.
+pub(super) const LOST: &str = "it is not in force";
+/// What follows from a policy that is not understood.
+pub(super) const OPEN: &str = "it is not in force: pods that it was to isolate may be open";
+/// What follows from what may be a policy.
+pub(super) const MAYBE_OPEN: &str =
+    "it is not in force: if it is a NetworkPolicy, pods that it was to isolate may be open";
+/// What follows from a policy within which the text breaks off, behind its namespace and podSelector.
+pub(super) const CUT_OFF: &str =
+    "the pods that its podSelector selects are isolated, and its rules allow nothing";
+
+/// Why an object probably has a second kind.
+pub(super) const ANOTHER_OBJECT: &str = ": if another object begins there, a line \"---\" is missing in front of it, and the first object is not in force";
+
+/// What follows from an object of this kind that is not understood.
+pub(super) fn lost(kind: Kind) -> &'static str {
+    if kind == Kind::NetworkPolicy { OPEN } else { LOST }
+}
+
+/// Whether a text that can't be parsed is a template: a line is an action, or a value is.
+pub(super) fn is_template(text: &str) -> bool {
+    text.lines()
+        .any(|line| line.trim_start().starts_with("{{") || line.contains(": {{") || line.contains("- {{"))
+}
+
+/// Whether a mapping without a kind was written as a Kubernetes object.
+pub(super) fn looks_like_an_object(object: &RawObject) -> bool {
+    let is_mapping = |name: &str| object.fields.get(name).is_some_and(Value::is_object);
+    let is_networking =
+        object.api_version.as_ref().is_some_and(|version| version.contains("networking.k8s.io"));
+    !object.miswritten.is_empty()
+        || is_networking
+        || (is_mapping("metadata") && (object.api_version.is_some() || is_mapping("spec")))
+}
+
+/// Which fields of an object were probably meant to be `apiVersion` or `kind`.
+pub(super) fn hint(miswritten: &[String]) -> String {
+    let named: Vec<String> = miswritten.iter().map(|name| format!("\"{}\"", visible(name))).collect();
+    match named.is_empty() {
+        true => String::new(),
+        false => format!("; {} is not the same: write apiVersion and kind", named.join(", ")),
+    }
+}
+
+/// The first invisible character of a text: its line, from 1, and its name.
+pub(super) fn hidden(text: &str) -> Option<(usize, String)> {
+    let (at, hidden) = text.char_indices().find(|(_, c)| is_invisible(*c))?;
+    Some((1 + text.get(..at)?.matches('\n').count(), named(hidden)))
+}
+
+/// A parser's message without its position, which counts from the start of a document and not of the file.
+pub(super) fn without_position(message: &str) -> &str {
+    message.find(" at line ").and_then(|end| message.get(..end)).unwrap_or(message)
+}
+
+/// An object's kind and name, as far as they can be told.
+pub(super) fn label(kind: &str, fields: &Value) -> String {
+    let text = |name| fields.get("metadata")?.get(name)?.as_str().map(visible);
+    let kind = visible(kind);
+    match (text("namespace"), text("name")) {
+        (Some(namespace), Some(name)) => format!("{kind} {namespace}/{name}"),
+        (None, Some(name)) if matches!(&*kind, "Pod" | "NetworkPolicy") => format!("{kind} default/{name}"),
+        (None, Some(name)) => format!("{kind} {name}"),
+        (_, None) => kind.into_owned(),
+    }
+}

@@ -1,0 +1,74 @@
+//! How much a source has read, so that an empty or mistaken folder is noticed where nothing is wrong.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How much a source has read and holds now. Shown as `12 files, 40 objects, 7 policies`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ReadCounts {
+    /// Files whose names are those of manifests; null where the Kubernetes API is the source.
+    pub files: Option<u64>,
+    /// Namespaces, Nodes, Pods and NetworkPolicies that are in force.
+    pub objects: u64,
+    /// NetworkPolicies among them.
+    pub policies: u64,
+    /// Objects of kinds that no verdict needs.
+    pub others: u64,
+    /// Files without any Kubernetes object.
+    pub skipped: u64,
+    /// The first of these, by their paths in the folder.
+    pub skipped_files: Vec<String>,
+}
+
+impl ReadCounts {
+    /// The largest number of skipped files that are named.
+    pub(crate) const NAMED: usize = 5;
+}
+
+impl fmt::Display for ReadCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number =
+            |count: u64, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
+        if let Some(files) = self.files {
+            write!(f, "{}, ", number(files, "file", "files"))?;
+        }
+        write!(f, "{}, ", number(self.objects, "object", "objects"))?;
+        f.write_str(&number(self.policies, "policy", "policies"))?;
+        if self.others > 0 {
+            write!(f, "; {} of kinds that no verdict needs", number(self.others, "object", "objects"))?;
+        }
+        if self.skipped > 0 {
+            let files =
+                number(self.skipped, "file without a Kubernetes object", "files without Kubernetes objects");
+            let more = if self.skipped > self.skipped_files.len() as u64 { ", ..." } else { "" };
+            write!(f, "; skipped {files}: {}{more}", self.skipped_files.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_one_line() {
+        let mut counts = ReadCounts { files: Some(1), objects: 2, policies: 1, ..ReadCounts::default() };
+        assert_eq!(counts.to_string(), "1 file, 2 objects, 1 policy");
+        counts = ReadCounts {
+            files: Some(9),
+            others: 1,
+            skipped: 3,
+            skipped_files: vec!["values.yaml".into(), "a/package.json".into()],
+            ..counts
+        };
+        assert_eq!(
+            counts.to_string(),
+            "9 files, 2 objects, 1 policy; 1 object of kinds that no verdict needs; skipped 3 files without Kubernetes objects: \
+             values.yaml, a/package.json, ..."
+        );
+        let api = ReadCounts { files: None, objects: 0, policies: 0, ..ReadCounts::default() };
+        assert_eq!(api.to_string(), "0 objects, 0 policies");
+    }
+}

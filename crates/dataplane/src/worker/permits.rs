@@ -1,0 +1,158 @@
+//! Permits to hold a packet: a semaphore of all workers of an agent, with a quota for each sender.
+//!
+//! Invariant: at most as many permits are taken as there are, at most a quota of them by one sender, and at most half of them by senders
+//! that are known by source address alone. So a flood leaves permits for others, even from a pod that may send from any address
+//! (`--exempt-origin`) or from a host outside. A permit is there or it is not: no caller waits.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// The quota of one sender is one permit in this many...
+const SENDERS: u32 = 16;
+/// ... but at least this many: what a pod that starts sends at once.
+const LEAST_QUOTA: u32 = 8;
+/// Senders are counted by their hash. Two that share a count share a quota.
+const COUNTS: usize = 1024;
+
+/// Who sent a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Sender {
+    /// The port of a bridge where it entered, by its interface index.
+    Port(u32),
+    /// Its source address, where the kernel does not tell the port: between two pods of one bridge, whose sources were checked at their
+    /// ports, on routed ports, and from other nodes.
+    Source(IpAddr),
+}
+
+impl Sender {
+    /// Of a packet from `source` that entered at this port; 0 if the kernel does not tell.
+    pub(crate) fn new(port: u32, source: IpAddr) -> Self {
+        if port == 0 { Self::Source(source) } else { Self::Port(port) }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Permits {
+    limit: u32,
+    quota: u32,
+    taken: AtomicU32,
+    /// Of those taken: by senders that are known by source address alone.
+    by_source: AtomicU32,
+    by_sender: Box<[AtomicU32]>,
+    /// With keys of this process's own: no sender can tell which count another's falls on.
+    hasher: RandomState,
+}
+
+/// A permit. To be released: [`Permits::release`].
+#[derive(Debug)]
+pub(crate) struct Permit {
+    /// Whose quota it is of.
+    count: usize,
+    is_by_source: bool,
+}
+
+impl Permits {
+    /// This many, which is what all workers hold at most.
+    pub(crate) fn new(limit: u32) -> Self {
+        Self {
+            limit,
+            quota: (limit / SENDERS).max(LEAST_QUOTA),
+            taken: AtomicU32::new(0),
+            by_source: AtomicU32::new(0),
+            by_sender: (0..COUNTS).map(|_| AtomicU32::new(0)).collect(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// Takes a permit for a packet from `sender`; `None` if ANY limit is reached: its quota, its class's half, or the limit of all.
+    pub(crate) fn take(&self, sender: Sender) -> Option<Permit> {
+        let count = self.hasher.hash_one(sender) as usize % COUNTS;
+        let is_by_source = matches!(sender, Sender::Source(_));
+        let half = (self.limit / 2).max(LEAST_QUOTA);
+        let limits = [
+            Some((&self.by_sender[count], self.quota)),
+            is_by_source.then_some((&self.by_source, half)),
+            Some((&self.taken, self.limit)),
+        ];
+        for (index, (counter, limit)) in limits.into_iter().flatten().enumerate() {
+            if !add_one(counter, limit) {
+                limits.into_iter().flatten().take(index).for_each(|(counter, _)| subtract_one(counter));
+                return None;
+            }
+        }
+        Some(Permit { count, is_by_source })
+    }
+
+    /// Gives a permit back.
+    pub(crate) fn release(&self, permit: Permit) {
+        subtract_one(&self.taken);
+        subtract_one(&self.by_sender[permit.count]);
+        if permit.is_by_source {
+            subtract_one(&self.by_source);
+        }
+    }
+}
+
+/// Whether there was room for one more.
+fn add_one(count: &AtomicU32, limit: u32) -> bool {
+    count.fetch_update(Relaxed, Relaxed, |count| (count < limit).then_some(count + 1)).is_ok()
+}
+
+fn subtract_one(count: &AtomicU32) {
+    count.fetch_sub(1, Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(number: u8) -> Sender {
+        Sender::new(0, [10, 244, 1, number].into())
+    }
+
+    /// How many packets are permitted of a port whose pod sends from another address each time.
+    fn flood(permits: &Permits, port: u32) -> Vec<Permit> {
+        (0..=255).map_while(|number| permits.take(Sender::new(port, [192, 0, 2, number].into()))).collect()
+    }
+
+    #[test]
+    fn a_flood_from_one_address_takes_its_quota_and_no_more() {
+        let permits = Permits::new(320);
+        let flood: Vec<Permit> = std::iter::from_fn(|| permits.take(source(1))).collect();
+        assert_eq!(flood.len(), 20);
+        // A few may share its count.
+        let others = (2..102).filter(|&number| permits.take(source(number)).is_some()).count();
+        assert!(others >= 90, "{others} of 100 others got a permit");
+        flood.into_iter().for_each(|permit| permits.release(permit));
+        assert!(permits.take(source(1)).is_some(), "its permits are free again");
+    }
+
+    #[test]
+    fn a_flood_from_one_port_takes_the_quota_of_that_port_whatever_its_sources_are() {
+        let permits = Permits::new(320);
+        assert_eq!(flood(&permits, 7).len(), 20);
+        assert!(permits.take(source(1)).is_some());
+        assert!((8..20).any(|port| flood(&permits, port).len() == 20));
+    }
+
+    #[test]
+    fn a_flood_from_many_addresses_leaves_half_of_the_permits_to_ports() {
+        let permits = Permits::new(320);
+        assert_eq!(flood(&permits, 0).len(), 160);
+        let ports = (1..=8).filter(|&port| !flood(&permits, port).is_empty()).count();
+        assert_eq!(ports, 8);
+    }
+
+    #[test]
+    fn at_most_as_many_are_taken_as_there_are() {
+        let permits = Permits::new(10);
+        let mut taken: Vec<Permit> = (1..=255).filter_map(|port| permits.take(Sender::Port(port))).collect();
+        assert_eq!(taken.len(), 10);
+        assert!(permits.take(source(1)).is_none());
+        permits.release(taken.remove(0));
+        assert!(permits.take(source(1)).is_some());
+        assert!(Permits::new(0).take(source(1)).is_none());
+    }
+}

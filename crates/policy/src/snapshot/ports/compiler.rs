@@ -1,0 +1,245 @@
+//! Compiles the ports of many sets of rules of one tier, in memory that grows with the number of rules and blocks.
+//!
+//! Bound: precomputed ports of at most [`ALLOWED`] rules, [`ALLOWED_EACH`] more for each rule and edge of a block, and as many as rules
+//! choose classes, up to [`ALLOWED_FOR_CLASSES`]. Beyond that bits, of which each set takes at most 64 bytes and 4 bytes for 512 rules of
+//! the tier.
+
+use std::sync::Arc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+pub(crate) use super::bitsets::Cursor;
+use super::bitsets::{Interner, SetId};
+use super::wide::WideTable;
+use super::{NO_PORTS, PortSet, PortTable, PortsId, RuleIndex};
+use crate::snapshot::addresses::SetIndex;
+
+/// Rules for which ports are precomputed, over all sets of rules of a tier: some 50 KiB.
+const ALLOWED: usize = 4_096;
+/// The same, for each rule and edge of a block.
+const ALLOWED_EACH: usize = 16;
+/// The same, for the pairs of a selector and a class that it chooses.
+const ALLOWED_FOR_CLASSES: usize = 1 << 18;
+/// Sets of rules that are always precomputed.
+const FEW: usize = 8;
+/// Names of ports that are searched one by one at most.
+const FEW_ALIASES: usize = 64;
+
+/// The rules that hold at one place, in the form that fits.
+pub(crate) enum RulesAt<'a> {
+    /// Rules, ascending, each with its port set.
+    Few(Vec<(RuleIndex, SetIndex)>),
+    /// A set of bits, from [`PortsCompiler::cursor`].
+    Many(&'a mut Cursor),
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct PortsCompiler {
+    /// The distinct port sets.
+    sets: Vec<Arc<PortSet>>,
+    /// By rule: its port set.
+    rules: Vec<SetIndex>,
+    /// Ports compiled so far, by the rules in them.
+    known: FxHashMap<Box<[(RuleIndex, SetIndex)]>, PortsId>,
+    /// Rules for which ports may still be precomputed.
+    allowed: usize,
+    /// Of the sets that are kept as bits.
+    interner: Interner,
+    /// Their ports.
+    known_sets: FxHashMap<SetId, PortsId>,
+}
+
+impl PortsCompiler {
+    /// For rules in order, each with its port set, whose blocks have so many edges: beginnings and exceptions.
+    pub(crate) fn new(rules: Vec<SetIndex>, sets: Vec<Arc<PortSet>>, edges: usize) -> Self {
+        let allowed = ALLOWED + ALLOWED_EACH * (rules.len() + edges);
+        Self { sets, rules, allowed, ..Self::default() }
+    }
+
+    /// Allows for pairs of a selector and a class that it chooses.
+    pub(crate) fn allow(&mut self, pairs: usize) {
+        self.allowed += pairs.min(ALLOWED_FOR_CLASSES);
+    }
+
+    /// How many distinct port sets there are.
+    pub(crate) fn sets(&self) -> usize {
+        self.sets.len()
+    }
+
+    /// Whether ports of so many rules, taken together, may be precomputed.
+    pub(crate) fn allows(&self, rules: usize) -> bool {
+        rules <= self.allowed
+    }
+
+    /// A set of bits that changes rule by rule.
+    pub(crate) fn cursor(&mut self, table: &mut PortTable) -> Cursor {
+        self.wide(table).0.bitsets.cursor()
+    }
+
+    /// The ports of the rules at a place, compiled if they are not yet.
+    pub(crate) fn ports_of(&mut self, table: &mut PortTable, rules: RulesAt<'_>) -> PortsId {
+        match rules {
+            RulesAt::Few(rules) => self.ports_of_rules(table, rules),
+            RulesAt::Many(cursor) => self.ports_of_set(table, cursor),
+        }
+    }
+
+    /// The same, for rules in any order.
+    pub(crate) fn ports_of_rules(
+        &mut self,
+        table: &mut PortTable,
+        mut rules: Vec<(RuleIndex, SetIndex)>,
+    ) -> PortsId {
+        rules.sort_unstable();
+        if rules.len() > 1 {
+            let mut seen = FxHashSet::default();
+            rules.retain(|(_, set)| seen.insert(*set));
+        }
+        if let Some(id) = self.known.get(&rules[..]) {
+            return *id;
+        }
+        let aliases = rules.iter().map(|(_, set)| self.sets[*set as usize].names.len()).sum::<usize>();
+        if rules.len() > FEW && !self.allows(rules.len()) || aliases > FEW_ALIASES {
+            let mut cursor = self.cursor(table);
+            rules.iter().for_each(|(rule, _)| cursor.insert(*rule));
+            return self.ports_of_set(table, &mut cursor);
+        }
+        self.allowed = self.allowed.saturating_sub(rules.len());
+        let with_sets: Vec<(RuleIndex, &PortSet)> =
+            rules.iter().map(|(rule, set)| (*rule, &*self.sets[*set as usize])).collect();
+        let id = table.compile(&with_sets);
+        self.known.insert(rules.into(), id);
+        id
+    }
+
+    fn ports_of_set(&mut self, table: &mut PortTable, cursor: &mut Cursor) -> PortsId {
+        let Some(first) = cursor.first() else { return NO_PORTS };
+        let (wide, interner) = self.wide(table);
+        let set = interner.set(&mut wide.bitsets, cursor);
+        *self.known_sets.entry(set).or_insert_with(|| table.push_wide(first, set))
+    }
+
+    /// The table's part that is kept as bits, made if it does not exist yet. A snapshot may still share it: then this is a copy.
+    fn wide<'a>(&'a mut self, table: &'a mut PortTable) -> (&'a mut WideTable, &'a mut Interner) {
+        let Self { sets, rules, interner, .. } = self;
+        let wide = table.wide.get_or_insert_with(|| {
+            let of_rules: Vec<&PortSet> = rules.iter().map(|set| &*sets[*set as usize]).collect();
+            Arc::new(WideTable::new(&of_rules, interner))
+        });
+        (Arc::make_mut(wide), interner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use ipnet::IpNet;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+    use crate::packet::Protocol;
+    use crate::snapshot::addresses::{self, Block};
+    use crate::snapshot::ports::{PortAlias, PortRange, ResolvedPort, Target};
+    use crate::spec::IpBlock;
+
+    /// Nets that meet: inside one another, and at each other's edges.
+    const NETS: [&str; 14] = [
+        "0.0.0.0/0",
+        "10.0.0.0/8",
+        "10.244.0.0/16",
+        "10.244.1.0/24",
+        "10.244.1.1/32",
+        "10.244.1.2/31",
+        "10.9.0.0/16",
+        "10.9.8.0/21",
+        "10.9.8.7/32",
+        "255.255.255.255/32",
+        "::/0",
+        "2001:db8::/32",
+        "2001:db8::/64",
+        "2001:db8::1/128",
+    ];
+    const PORTS: [u16; 7] = [0, 53, 80, 81, 443, 8080, 65535];
+    const PROTOCOLS: [Protocol; 3] = [Protocol::TCP, Protocol::UDP, Protocol(47)];
+
+    /// A rule's blocks and ports.
+    type Rule = (Vec<IpBlock>, PortSet);
+
+    fn rule() -> impl Strategy<Value = Rule> {
+        let net = || select(&NETS[..]).prop_map(|net| net.parse::<IpNet>().unwrap());
+        let block = (net(), vec(net(), 0..5)).prop_filter_map("nothing is left", |(cidr, except)| {
+            addresses::normalise(&IpBlock { cidr, except: except.into_iter().collect() })
+        });
+        let protocol = || select(vec![None, Some(Protocol::TCP), Some(Protocol::UDP)]);
+        let port = || select(&PORTS[..]);
+        let range = (protocol(), port(), port(), any::<bool>()).prop_map(|(protocol, a, b, portless)| {
+            PortRange { protocol, first: a.min(b), last: a.max(b), portless }
+        });
+        let alias = (0..4_u32, protocol()).prop_map(|(name, protocol)| PortAlias { name, protocol });
+        let ports = (vec(range, 0..3), vec(alias, 0..2));
+        (vec(block, 0..4), ports).prop_map(|(blocks, (ranges, names))| {
+            (blocks, PortSet { ranges: ranges.into(), names: names.into() })
+        })
+    }
+
+    struct Compiled {
+        table: PortTable,
+        tries: crate::snapshot::trie::Tries,
+        everyone: PortsId,
+    }
+
+    fn compile(rules: &[Rule], allowed: Option<usize>) -> Compiled {
+        let sets = rules.iter().map(|(_, ports)| Arc::new(ports.clone())).collect();
+        let numbers = || 0..rules.len() as RuleIndex;
+        let mut ports = PortsCompiler::new(numbers().collect(), sets, 0);
+        ports.allowed = allowed.unwrap_or(ports.allowed);
+        let mut table = PortTable::default();
+        let blocks: Vec<Block<'_>> = numbers()
+            .zip(rules)
+            .flat_map(|(rule, (blocks, _))| blocks.iter().map(move |block| Block { rule, set: rule, block }))
+            .collect();
+        // Rules without blocks are for every address.
+        let everyone: Vec<(RuleIndex, SetIndex)> = numbers()
+            .zip(rules)
+            .filter(|(_, (blocks, _))| blocks.is_empty())
+            .map(|(rule, _)| (rule, rule))
+            .collect();
+        let tries = addresses::compile(&blocks, &everyone, &mut ports, &mut table);
+        let everyone = ports.ports_of_rules(&mut table, everyone);
+        Compiled { table, tries, everyone }
+    }
+
+    impl Compiled {
+        fn found(&self, address: IpAddr, target: Target<'_>) -> [RuleIndex; 3] {
+            let ports = self.tries.longest_prefix(address).unwrap_or(self.everyone);
+            let Self { table, .. } = self;
+            [table.first(ports), table.first_match(ports, target), table.first_possible(ports, target)]
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+        #[test]
+        fn rules_as_bits_say_what_precomputed_ports_say(rules in vec(rule(), 1..60), names in vec((0..4_u32, select(&PORTS[..]), select(&PROTOCOLS[..])), 0..6)) {
+            let (precomputed, bits) = (compile(&rules, Some(usize::MAX)), compile(&rules, Some(0)));
+            prop_assert!(precomputed.table.wide.is_none() && (rules.len() <= FEW || rules.iter().all(|(blocks, _)| blocks.is_empty()) || bits.table.wide.is_some()));
+            let names: Vec<ResolvedPort> =
+                names.into_iter().map(|(name, number, protocol)| ResolvedPort { protocol, number, name }).collect();
+            let nets = NETS.iter().map(|net| net.parse::<IpNet>().unwrap());
+            for address in nets.flat_map(|net| [net.network(), net.broadcast()]) {
+                for protocol in PROTOCOLS {
+                    for port in PORTS.map(Some).into_iter().chain([None]) {
+                        for names in [None, Some(&names)] {
+                            let target = Target { protocol, port, names };
+                            prop_assert_eq!(precomputed.found(address, target), bits.found(address, target), "{} {:?} {:?}", address, protocol, port);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

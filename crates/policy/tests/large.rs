@@ -1,0 +1,221 @@
+//! Policies as large as the API server takes them, made so that precomputed forms would explode: the memory that compiling takes grows
+//! with their text, and verdicts are those of the reference.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a cluster that can't be built is a mistake of the test, and must end it"
+)]
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use common::build::{namespace, network_policy, node, pod, rule};
+use common::story::packet_in_words;
+use policy::{
+    Change, Directions, IpBlock, Packet, Peer, PolicySpec, PortMatch, PortNumbers, Protocol, Scope, Verdict,
+    reference,
+};
+use proptest::prelude::Rng;
+use proptest::test_runner::{RngAlgorithm, TestRng};
+
+thread_local! {
+    /// Bytes in use by this thread, and the most there were.
+    static IN_USE: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
+}
+
+struct Counting;
+
+impl Counting {
+    fn add(bytes: isize) {
+        IN_USE.with(|in_use| {
+            let (now, most) = in_use.get();
+            in_use.set((now + bytes, most.max(now + bytes)));
+        });
+    }
+}
+
+// SAFETY: every call goes on to the system's allocator with the arguments it came with; counting touches no memory of the caller's.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        Self::add(layout.size().cast_signed());
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        Self::add(-layout.size().cast_signed());
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        Self::add(size.cast_signed() - layout.size().cast_signed());
+        // SAFETY: the caller keeps the contract of `realloc`.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// What `work` made, and by how many bytes more were in use at most while it ran, and after it.
+fn memory<T>(work: impl FnOnce() -> T) -> (T, isize, isize) {
+    let (before, _) = IN_USE.get();
+    IN_USE.set((before, before));
+    let made = work();
+    let (after, most) = IN_USE.get();
+    (made, most - before, after - before)
+}
+
+/// The most that an object may take as text, in the API server.
+const TEXT: usize = 1_200_000;
+
+/// Random numbers, the same in each run.
+fn numbers() -> impl FnMut(u32) -> u32 {
+    let mut rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    move |below| rng.next_u32() % below
+}
+
+fn block(cidr: &str, except: Vec<String>) -> Peer {
+    let except = except.iter().map(|net| net.parse().unwrap()).collect();
+    Peer::Block(IpBlock { cidr: cidr.parse().unwrap(), except })
+}
+
+fn tcp_range(first: u16, last: u16) -> PortMatch {
+    PortMatch { protocol: Some(Protocol::TCP), numbers: PortNumbers::Range(first, last) }
+}
+
+fn policy(rules: impl Iterator<Item = (Peer, PortMatch)>) -> PolicySpec {
+    let rules = rules.map(|(peer, port)| {
+        let mut rule = rule().peer(peer);
+        rule.0.ports = Some(vec![port]);
+        rule
+    });
+    rules.fold(network_policy("a/large", ""), |policy, rule| policy.ingress(rule)).0
+}
+
+fn ports_of(number: u16) -> PortMatch {
+    tcp_range(number * 20 + 1, number * 20 + 500)
+}
+
+/// A thousand rules, each for all addresses but sixty.
+fn exceptions() -> PolicySpec {
+    let mut random = numbers();
+    policy((0..1_000).map(|number| {
+        let except = (0..60)
+            .map(|_| format!("{}.{}.{}.{}/32", random(223) + 1, random(256), random(256), random(256)));
+        (block("0.0.0.0/0", except.collect()), ports_of(number))
+    }))
+}
+
+/// The same, of IPv6, where a prefix is 32 steps from the root.
+fn exceptions_of_ipv6() -> PolicySpec {
+    let mut random = numbers();
+    policy((0..700).map(|number| {
+        let mut group = || random(0x1_0000);
+        let except = (0..30).map(|_| {
+            let groups: Vec<String> = (0..7).map(|_| format!("{:x}", group())).collect();
+            format!("2001:{}/128", groups.join(":"))
+        });
+        (block("::/0", except.collect()), ports_of(number))
+    }))
+}
+
+/// Blocks inside one another, 24 deep, each with ports of its own.
+fn nested() -> PolicySpec {
+    let mut random = numbers();
+    policy((0..9_000_u32).map(|number| {
+        let length = 8 + number % 24;
+        let net = ipnet::Ipv4Net::new(
+            [10, random(4) as u8, random(4) as u8, random(256) as u8].into(),
+            length as u8,
+        );
+        (block(&net.unwrap().trunc().to_string(), Vec::new()), ports_of((number % 3_000) as u16))
+    }))
+}
+
+/// Rules that choose all pods but one each.
+fn negative_selectors() -> PolicySpec {
+    policy((0..200_u16).map(|number| {
+        let pods = format!("app notin app-{number}");
+        (rule().pods_in("a", &pods).0.peers.unwrap().remove(0), ports_of(number))
+    }))
+}
+
+/// Names of ports that pods give to one number.
+fn names() -> PolicySpec {
+    policy((0..10_000).map(|number| {
+        let port = PortMatch {
+            protocol: Some(Protocol::TCP),
+            numbers: PortNumbers::Named(format!("p{number}").into()),
+        };
+        (block("0.0.0.0/0", vec![format!("10.9.{}.{}/32", number / 256, number % 256)]), port)
+    }))
+}
+
+fn cluster() -> Vec<Change> {
+    let mut changes = vec![namespace("a", ""), node("n1", "192.168.0.1", "10.244.0.0/16")];
+    let server = pod("a/server").labels("app=server").at("10.244.0.1").on("n1");
+    let server = (0..50).fold(server, |pod, number| pod.port(&format!("p{number}"), Protocol::TCP, 80));
+    changes.push(server.into());
+    changes.extend((0..1_500_u32).map(|number| {
+        let address = format!("10.244.{}.{}", 1 + number / 250, number % 250 + 1);
+        pod(&format!("a/{number}")).labels(&format!("app=app-{number}")).at(&address).on("n1").into()
+    }));
+    changes
+}
+
+/// Addresses at the edges of a policy's blocks, and others.
+fn peers(policy: &PolicySpec) -> Vec<IpAddr> {
+    let blocks =
+        policy.ingress.iter().flat_map(|rule| rule.peers.iter().flatten()).filter_map(|peer| match peer {
+            Peer::Block(block) => Some(block),
+            _ => None,
+        });
+    let nets = blocks.flat_map(|block| block.except.iter().chain([block.cidr]));
+    let mut all: Vec<IpAddr> = nets.flat_map(|net| [net.network(), net.broadcast()]).collect();
+    all.extend(
+        (0..1_500).map(|number| IpAddr::from([10, 244, (1 + number / 250) as u8, (number % 250 + 1) as u8])),
+    );
+    all
+}
+
+#[track_caller]
+fn compiles_within(name: &str, policy: PolicySpec, most: isize, kept: isize) {
+    let changes = cluster();
+    let (mut compiler, _) = common::compile(Scope::Cluster, Verdict::Deny, &changes);
+    let policy = Arc::new(policy);
+    let ((snapshot, took), peak, left) = memory(|| {
+        let begun = std::time::Instant::now();
+        let snapshot = compiler.apply([Change::Policy(Arc::clone(&policy))]);
+        (snapshot, begun.elapsed())
+    });
+    println!("{name}: {} kB at most, {} kB kept, {took:?}", peak / 1000, left / 1000);
+    assert!(peak < most, "{name}: {peak} bytes in use while compiling");
+    assert!(left < kept, "{name}: {left} bytes kept");
+    let mut random = numbers();
+    let peers = peers(&policy);
+    for _ in 0..300 {
+        let peer = peers[random(peers.len() as u32) as usize];
+        let server = if peer.is_ipv6() { "fd00::1" } else { "10.244.0.1" };
+        let packet = Packet::new(peer, server.parse().unwrap(), Protocol::TCP).to_port(random(22_000) as u16);
+        let found = common::engine(&snapshot, &packet, Directions::Both);
+        let expected =
+            reference::judge(compiler.inventory(), &Scope::Cluster, Verdict::Deny, &packet, Directions::Both);
+        assert_eq!(found, expected, "{name}: {}", packet_in_words(&packet));
+    }
+}
+
+#[test]
+fn large_policies_compile_in_memory_for_their_text() {
+    let text = TEXT as isize;
+    compiles_within("exceptions", exceptions(), 40 * text, 10 * text);
+    compiles_within("exceptions of IPv6", exceptions_of_ipv6(), 40 * text, 10 * text);
+    compiles_within("nested blocks", nested(), 40 * text, 10 * text);
+    compiles_within("negative selectors", negative_selectors(), 40 * text, 10 * text);
+    compiles_within("names of ports", names(), 40 * text, 10 * text);
+}
