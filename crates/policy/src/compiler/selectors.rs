@@ -257,7 +257,7 @@ impl Need {
         }
         Match::from(match self {
             Self::In(_, values) => value.is_some_and(|value| values.binary_search(&value).is_ok()),
-            Self::NotIn(_, values) => !value.is_some_and(|value| values.binary_search(&value).is_ok()),
+            Self::NotIn(_, values) => value.is_none_or(|value| values.binary_search(&value).is_err()),
             Self::Exists(_) => value.is_some(),
             Self::Missing(_) => value.is_none(),
         })
