@@ -92,7 +92,7 @@ pub fn policy_text(name: &str, spec: &str) -> String {
     let (namespace, short) = name.split_once('/').unwrap_or(("default", name));
     let mut text = format!(
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
-         metadata:\n  name: {short}\n  namespace: {namespace}\nspec:\n"
+         metadata:\n  name: \"{short}\"\n  namespace: \"{namespace}\"\nspec:\n"
     );
     let lines = || spec.lines().filter(|line| !line.trim().is_empty());
     let margin = lines().map(|line| line.len() - line.trim_start().len()).min().unwrap_or(0);
@@ -106,12 +106,13 @@ fn policy_file(name: &str) -> String {
     format!("policy-{}.yaml", name.replace('/', "."))
 }
 
+/// Names are in quotes: `n` and `y` are booleans in YAML 1.1.
 fn cluster_text(cluster: &Cluster, without: &[&str]) -> String {
     let mut documents = Vec::new();
     for (name, labels) in &cluster.namespaces {
         let labels = labels_text(labels);
         documents.push(format!(
-            "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n  labels: {labels}\n"
+            "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: \"{name}\"\n  labels: {labels}\n"
         ));
     }
     for node in &cluster.nodes {
@@ -119,7 +120,7 @@ fn cluster_text(cluster: &Cluster, without: &[&str]) -> String {
         let [address4, address6] = node.addresses();
         let name = &node.name;
         documents.push(format!(
-            "apiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\n\
+            "apiVersion: v1\nkind: Node\nmetadata:\n  name: \"{name}\"\n\
              spec:\n  podCIDR: {cidr4}\n  podCIDRs: [\"{cidr4}\", \"{cidr6}\"]\n\
              status:\n  addresses:\n  - {{type: InternalIP, address: \"{address4}\"}}\n  \
              - {{type: InternalIP, address: \"{address6}\"}}\n"
@@ -135,16 +136,16 @@ fn pod_text(pod: &PodSpec) -> String {
     let labels = labels_text(&pod.labels);
     let [address4, address6] = pod.addresses;
     let mut text = format!(
-        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: {namespace}\n  labels: {labels}\n  \
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: \"{name}\"\n  namespace: \"{namespace}\"\n  labels: {labels}\n  \
          creationTimestamp: \"2024-01-01T00:00:00Z\"\n\
-         spec:\n  nodeName: {node}\n  hostNetwork: {host_network}\n  containers:\n  - name: server\n    ports:"
+         spec:\n  nodeName: \"{node}\"\n  hostNetwork: {host_network}\n  containers:\n  - name: server\n    ports:"
     );
     if pod.ports.is_empty() {
         text.push_str(" []");
     }
     text.push('\n');
     for port in &pod.ports {
-        let name = port.name.as_ref().map(|name| format!("name: {name}, ")).unwrap_or_default();
+        let name = port.name.as_ref().map(|name| format!("name: \"{name}\", ")).unwrap_or_default();
         let (number, transport) = (port.number, port.transport);
         let _ = writeln!(text, "    - {{{name}containerPort: {number}, protocol: {transport}}}");
     }
@@ -186,8 +187,8 @@ mod tests {
             - from: []
             ",
         );
-        let expected = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  name: allow\n  \
-                        namespace: db\nspec:\n  podSelector: {}\n  ingress:\n  - from: []\n";
+        let expected = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  name: \"allow\"\n  \
+                        namespace: \"db\"\nspec:\n  podSelector: {}\n  ingress:\n  - from: []\n";
         assert_eq!(text, expected);
     }
 
@@ -201,7 +202,7 @@ mod tests {
         );
         let text = cluster_text(&cluster, &[]);
         assert!(text.contains("  podCIDRs: [\"10.244.1.0/24\", \"fd00:10:244:1::/64\"]\n"), "{text}");
-        assert!(text.contains("    - {name: http, containerPort: 80, protocol: TCP}\n"), "{text}");
+        assert!(text.contains("    - {name: \"http\", containerPort: 80, protocol: TCP}\n"), "{text}");
         assert!(text.contains("  - ip: \"fd00:10:244:1::2\"\n"), "{text}");
         assert!(text.contains("  labels: {\"team\": \"front\"}\n"), "{text}");
     }

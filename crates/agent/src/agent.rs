@@ -20,7 +20,7 @@ use dataplane::queues::QueueRange;
 use dataplane::remembered::{Heard, History, RememberedLog};
 use dataplane::table::{OriginConfig, Origins, Remember, Table, TableConfig, TableError, WhenDown};
 use dataplane::workers::{Workers, WorkersConfig};
-use policy::{Admission, Change, Compiler, PodUid, PolicyName, Published, Scope, Snapshot, Touched, touched};
+use policy::{Change, Compiler, PodUid, PolicyName, Published, Scope, Snapshot, Touched, touched};
 
 use crate::engine::{Engine, EngineError, open_addresses};
 use crate::health::{Health, Topic};
@@ -64,7 +64,6 @@ pub struct Agent {
     outbox: Sender<Message>,
     /// The node's interfaces as the monitor has read them last, until they are taken in.
     latest_interfaces: Arc<Mutex<Option<Interfaces>>>,
-    admission: Admission,
     compiler: Compiler,
     /// The source is read and watched while this lives.
     watch: Option<Watch>,
@@ -104,8 +103,9 @@ impl Agent {
         inbox: Receiver<Message>,
         outbox: Sender<Message>,
     ) -> Self {
-        let compiler = Compiler::new(Scope::Node(Arc::clone(&config.node))).when_unsure(config.when_unsure);
-        let admission = Admission::new(config.budget);
+        let compiler = Compiler::new(Scope::Node(Arc::clone(&config.node)))
+            .when_unsure(config.when_unsure)
+            .budget(config.budget);
         let origins = OriginTracker::new(config.origins.clone());
         Self {
             config,
@@ -114,7 +114,6 @@ impl Agent {
             inbox,
             outbox,
             latest_interfaces: Arc::default(),
-            admission,
             compiler,
             watch: None,
             snapshot: None,
@@ -429,10 +428,9 @@ impl Agent {
                 self.refresh_origins();
             }
         }
-        update.changes = self.admission.filter(std::mem::take(&mut update.changes));
-        self.note_problems(&update.problems);
         self.health.state().status.read = Some(update.read);
         if count == 0 && !first {
+            self.note_problems(&update.problems);
             // A version that means the same is in force already.
             if self.is_enforcing() && !self.behind {
                 self.health.state().in_force(std::mem::take(&mut self.versions));
@@ -460,6 +458,10 @@ impl Agent {
         let before = self.addresses_of_changed_pods(&update.changes);
         let pod_cidrs = &self.config.pod_cidrs;
         let snapshot = self.compiler.apply(update.changes.into_iter().map(|change| pod_cidrs.apply(change)));
+        let (readmitted, inventory) = (self.compiler.readmitted(), self.compiler.inventory());
+        let touched = touched.or(touched::by_admission(readmitted, inventory, &self.config.node));
+        self.changed_policies.extend(readmitted.iter().cloned());
+        self.note_problems(&update.problems);
         if let Some(engine) = &mut self.engine {
             let is_anothers =
                 |(address, uid): &(IpAddr, PodUid)| snapshot.pod(*address).is_none_or(|pod| pod.uid != *uid);

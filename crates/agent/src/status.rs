@@ -350,10 +350,18 @@ impl From<&cluster::Problem> for Problem {
 
 impl From<&policy::Refusal> for Problem {
     fn from(refusal: &policy::Refusal) -> Self {
-        let policy::Refusal { policy, cost, namespace, limit } = refusal;
+        let policy::Refusal { policy, cost, rulesets, namespace, limit } = refusal;
+        let times = match rulesets {
+            1 => String::new(),
+            rulesets => {
+                format!(
+                    " for each of {rulesets} groups of pods of this node to which different policies apply"
+                )
+            }
+        };
         let text = format!(
-            "NetworkPolicy {policy}: it has {cost} entries, and the policies of its namespace {namespace}, where {limit} are allowed; it isolates \
-             the pods that it selects and allows nothing: split it or raise --policy-budget"
+            "NetworkPolicy {policy}: it has {cost} entries{times}, and the policies of its namespace {namespace}, where {limit} are allowed; it \
+             isolates the pods that it selects and allows nothing: give it fewer entries or raise --policy-budget"
         );
         Self { kind: "NetworkPolicy".to_owned(), text }
     }

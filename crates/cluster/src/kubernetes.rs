@@ -52,8 +52,9 @@ const LONGEST: Duration = Duration::from_millis(5);
 /// A server that is there takes a connection sooner.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// Events that may wait to be taken in: listing goes on only as fast as that, so that few objects are held in their raw form.
-const WAITING: usize = 64;
+/// Events that may wait to be taken in: listing goes on only as fast as that, so that few objects are held in their raw form. One of
+/// the largest policies takes some 5 MB in it.
+const WAITING: usize = 8;
 
 /// The Kubernetes API as a source.
 #[derive(Clone, PartialEq, Eq, Debug)]

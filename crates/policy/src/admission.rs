@@ -1,11 +1,12 @@
 //! Admits the policies of each namespace up to a budget, so that one tenant's policies cost the others neither memory nor time.
 //!
-//! From: a source's changes. To: the compiler, which gets a policy beyond the budget without its rules: it isolates the pods that it
-//! selects, and allows nothing. Invariant: a policy that is refused never allows what it would deny with its rules; other namespaces'
-//! policies are as they would be without it.
+//! From: the compiler's policies, and in how many rulesets each is. To: the compiler, which compiles a policy beyond the budget without
+//! its rules: it isolates the pods that it selects, and allows nothing. Invariant: a policy that is refused never allows what it would
+//! deny with its rules; other namespaces' policies are as they would be without it.
 //!
-//! - Of a namespace's policies the cheapest are admitted first, then by name. So what is admitted depends on the policies alone, not on
-//!   their order of arrival, and a small policy isn't lost because of a large one beside it.
+//! - A policy costs its entries once for each ruleset that it is in: pods to which different policies apply have rulesets of their own.
+//! - Of a namespace's policies the cheapest are admitted first, then by name. So what is admitted depends on pods and policies alone, not
+//!   on their order of arrival, and a small policy isn't lost because of a large one beside it.
 //! - If all namespaces together exceed the total, a limit is lowered for the largest namespaces alone: the most that all can have alike
 //!   (max-min fairness). A namespace below it doesn't notice.
 //! - Cluster-wide policies are the administrator's own, and are always admitted.
@@ -13,7 +14,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::inventory::Change;
 use crate::names::{PolicyKind, PolicyName};
 use crate::selector::{Requirement, Selector};
 use crate::spec::{NamespaceMatch, Peer, PolicySpec, RuleSpec};
@@ -51,9 +51,11 @@ impl Default for Budget {
 pub struct Refusal {
     /// The policy.
     pub policy: PolicyName,
-    /// Its own entries.
+    /// Its entries.
     pub cost: Cost,
-    /// Those of all policies of its namespace.
+    /// In how many rulesets it would be.
+    pub rulesets: u32,
+    /// The entries of all policies of its namespace, once for each ruleset.
     pub namespace: Cost,
     /// How many the namespace may have now.
     pub limit: Cost,
@@ -61,92 +63,113 @@ pub struct Refusal {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Admission {
+pub(crate) struct Admission {
     budget: Budget,
     /// What one namespace may have now: at most its budget.
     limit: Cost,
     namespaces: BTreeMap<Arc<str>, Namespace>,
+    /// Namespaces of which a policy changed since [`Admission::settle`].
+    changed: BTreeSet<Arc<str>>,
 }
 
 /// The policies of a namespace.
 #[derive(Debug, Default)]
 struct Namespace {
-    /// By cost, then name. `true` if admitted.
-    policies: BTreeMap<(Cost, PolicyName), (Arc<PolicySpec>, bool)>,
-    costs: BTreeMap<PolicyName, Cost>,
+    policies: BTreeMap<PolicyName, Entry>,
+    /// By cost in all rulesets, then name.
+    by_cost: BTreeSet<(Cost, PolicyName)>,
+}
+
+/// A policy.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    cost: Cost,
+    rulesets: u32,
+    is_admitted: bool,
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        Self::new(Budget::UNLIMITED)
+    }
 }
 
 impl Admission {
     /// Without policies.
-    pub fn new(budget: Budget) -> Self {
-        Self { budget, limit: budget.namespace.min(budget.total), namespaces: BTreeMap::new() }
+    pub(crate) fn new(budget: Budget) -> Self {
+        let limit = budget.namespace.min(budget.total);
+        Self { budget, limit, namespaces: BTreeMap::new(), changed: BTreeSet::new() }
     }
 
-    /// Takes in changes, and returns them as the compiler is to see them. Policies come last: also those that are admitted or refused
-    /// because of the others.
-    pub fn filter(&mut self, changes: impl IntoIterator<Item = Change>) -> Vec<Change> {
-        let mut passed = Vec::new();
-        let mut changed: BTreeSet<PolicyName> = BTreeSet::new();
-        for change in changes {
-            match change {
-                Change::Policy(spec) if spec.name.kind == PolicyKind::NetworkPolicy => {
-                    self.leave(&spec.name);
-                    changed.insert(spec.name.clone());
-                    self.enter(spec);
-                }
-                Change::PolicyGone(name) => {
-                    self.leave(&name);
-                    changed.insert(name.clone());
-                    passed.push(Change::PolicyGone(name));
-                }
-                change => passed.push(change),
-            }
+    /// Takes in a policy that is new or changed.
+    pub(crate) fn enter(&mut self, spec: &PolicySpec) {
+        if spec.name.kind != PolicyKind::NetworkPolicy {
+            return;
         }
-        if changed.is_empty() {
-            return passed;
+        let cost = cost_of(spec);
+        let namespace = self.namespaces.entry(Arc::clone(&spec.name.namespace)).or_default();
+        let before = namespace.policies.get(&spec.name);
+        let (rulesets, is_admitted) =
+            before.map_or((1, true), |before| (before.rulesets, before.is_admitted));
+        namespace.insert(&spec.name, Entry { cost, rulesets, is_admitted });
+        self.changed.insert(Arc::clone(&spec.name.namespace));
+    }
+
+    /// Takes note that a policy is gone.
+    pub(crate) fn leave(&mut self, name: &PolicyName) {
+        let Some(namespace) = self.namespaces.get_mut(&name.namespace) else { return };
+        namespace.remove(name);
+        if namespace.policies.is_empty() {
+            self.namespaces.remove(&name.namespace);
+        }
+        self.changed.insert(Arc::clone(&name.namespace));
+    }
+
+    /// Takes note in how many rulesets a policy is. One that is in none costs its entries once, for its words and selectors.
+    pub(crate) fn set_rulesets(&mut self, name: &PolicyName, rulesets: u32) {
+        let Some(namespace) = self.namespaces.get_mut(&name.namespace) else { return };
+        let Some(before) = namespace.policies.get(name).copied() else { return };
+        let rulesets = rulesets.max(1);
+        if before.rulesets != rulesets {
+            namespace.insert(name, Entry { rulesets, ..before });
+            self.changed.insert(Arc::clone(&name.namespace));
+        }
+    }
+
+    /// Admits and refuses. Returns the policies of which that is otherwise than before.
+    pub(crate) fn settle(&mut self) -> Vec<PolicyName> {
+        if self.changed.is_empty() {
+            return Vec::new();
         }
         let limit = self.fair_limit();
-        let has_changed: BTreeSet<&Arc<str>> = changed.iter().map(|name| &name.namespace).collect();
+        let mut differing = Vec::new();
         for (name, namespace) in &mut self.namespaces {
-            if limit != self.limit || has_changed.contains(name) {
-                passed.extend(namespace.admit(limit, &changed).map(Change::Policy));
+            if limit != self.limit || self.changed.contains(name) {
+                namespace.admit(limit, &mut differing);
             }
         }
         self.limit = limit;
-        passed
+        self.changed.clear();
+        differing
+    }
+
+    /// Whether a policy is compiled with its rules.
+    pub(crate) fn is_admitted(&self, name: &PolicyName) -> bool {
+        let namespace = self.namespaces.get(&name.namespace);
+        namespace.and_then(|namespace| namespace.policies.get(name)).is_none_or(|entry| entry.is_admitted)
     }
 
     /// The policies that are enforced without their rules, by namespace, the cheapest first.
-    pub fn refusals(&self) -> impl Iterator<Item = Refusal> + '_ {
+    pub(crate) fn refusals(&self) -> impl Iterator<Item = Refusal> + '_ {
         let limit = self.limit;
-        self.namespaces.values().flat_map(move |namespace| {
-            let all = namespace.cost();
-            namespace.policies.iter().filter(|(_, (_, is_admitted))| !is_admitted).map(
-                move |((cost, policy), _)| Refusal {
-                    policy: policy.clone(),
-                    cost: *cost,
-                    namespace: all,
-                    limit,
-                },
-            )
+        self.namespaces.values().flat_map(move |of_namespace| {
+            let namespace = of_namespace.cost();
+            of_namespace.by_cost.iter().filter_map(move |(_, policy)| {
+                let Entry { cost, rulesets, is_admitted } = *of_namespace.policies.get(policy)?;
+                let refusal = Refusal { policy: policy.clone(), cost, rulesets, namespace, limit };
+                (!is_admitted).then_some(refusal)
+            })
         })
-    }
-
-    fn enter(&mut self, spec: Arc<PolicySpec>) {
-        let cost = cost_of(&spec);
-        let namespace = self.namespaces.entry(Arc::clone(&spec.name.namespace)).or_default();
-        namespace.costs.insert(spec.name.clone(), cost);
-        namespace.policies.insert((cost, spec.name.clone()), (spec, true));
-    }
-
-    fn leave(&mut self, name: &PolicyName) {
-        let Some(namespace) = self.namespaces.get_mut(&name.namespace) else { return };
-        if let Some(cost) = namespace.costs.remove(name) {
-            namespace.policies.remove(&(cost, name.clone()));
-        }
-        if namespace.costs.is_empty() {
-            self.namespaces.remove(&name.namespace);
-        }
     }
 
     /// The most that every namespace may have, so that all together stay within the total.
@@ -167,29 +190,45 @@ impl Admission {
     }
 }
 
+impl Entry {
+    /// In all rulesets.
+    fn total(&self) -> Cost {
+        self.cost.saturating_mul(Cost::from(self.rulesets))
+    }
+}
+
 impl Namespace {
     fn cost(&self) -> Cost {
-        self.costs.values().fold(0, |sum, cost| sum.saturating_add(*cost))
+        self.policies.values().fold(0, |sum, entry| sum.saturating_add(entry.total()))
     }
 
-    /// Admits policies up to the limit. Returns those that are now otherwise than before, and those in `changed`, as they are in force.
-    fn admit(
-        &mut self,
-        limit: Cost,
-        changed: &BTreeSet<PolicyName>,
-    ) -> impl Iterator<Item = Arc<PolicySpec>> {
+    fn insert(&mut self, name: &PolicyName, entry: Entry) {
+        self.remove(name);
+        self.by_cost.insert((entry.total(), name.clone()));
+        self.policies.insert(name.clone(), entry);
+    }
+
+    fn remove(&mut self, name: &PolicyName) {
+        if let Some(before) = self.policies.remove(name) {
+            self.by_cost.remove(&(before.total(), name.clone()));
+        }
+    }
+
+    /// Admits policies up to the limit. Adds those that are now otherwise than before to `differing`.
+    fn admit(&mut self, limit: Cost, differing: &mut Vec<PolicyName>) {
         let mut sum: Cost = 0;
-        self.policies.iter_mut().filter_map(move |((cost, name), (spec, is_admitted))| {
+        for (cost, name) in &self.by_cost {
             sum = sum.saturating_add(*cost);
-            let fits = sum <= limit;
-            let differs = std::mem::replace(is_admitted, fits) != fits || changed.contains(name);
-            differs.then(|| if fits { Arc::clone(spec) } else { Arc::new(without_rules(spec)) })
-        })
+            let Some(entry) = self.policies.get_mut(name) else { continue };
+            if std::mem::replace(&mut entry.is_admitted, sum <= limit) != entry.is_admitted {
+                differing.push(name.clone());
+            }
+        }
     }
 }
 
 /// The policy as it isolates, without what it allows.
-fn without_rules(spec: &PolicySpec) -> PolicySpec {
+pub(crate) fn without_rules(spec: &PolicySpec) -> PolicySpec {
     let PolicySpec { name, tier, priority, subject, isolates_ingress, isolates_egress, .. } = spec;
     PolicySpec {
         name: name.clone(),
@@ -241,7 +280,7 @@ mod tests {
     use crate::spec::{Action, IpBlock, Subject, Tier};
 
     /// A policy with this many entries.
-    fn policy(namespace: &str, name: &str, cost: usize) -> Change {
+    fn policy(namespace: &str, name: &str, cost: usize) -> PolicySpec {
         let block = IpBlock {
             cidr: "10.0.0.0/8".parse().expect("a CIDR"),
             except: std::iter::repeat_n("10.1.0.0/16".parse().expect("a CIDR"), cost - 3).collect(),
@@ -252,7 +291,7 @@ mod tests {
             peers: Some(vec![Peer::Block(block)]),
             ports: None,
         };
-        Change::Policy(Arc::new(PolicySpec {
+        PolicySpec {
             name: PolicyName::network_policy(namespace, name),
             tier: Tier::NetworkPolicy,
             priority: 0,
@@ -264,43 +303,60 @@ mod tests {
             isolates_egress: false,
             ingress: vec![rule],
             egress: Vec::new(),
-        }))
+        }
     }
 
-    fn gone(namespace: &str, name: &str) -> Change {
-        Change::PolicyGone(PolicyName::network_policy(namespace, name))
+    fn enter(admission: &mut Admission, policies: impl IntoIterator<Item = PolicySpec>) -> Vec<String> {
+        policies.into_iter().for_each(|policy| admission.enter(&policy));
+        settle(admission)
     }
 
-    /// What is in force, as `namespace/name` and whether it has its rules.
-    fn in_words(changes: &[Change]) -> Vec<String> {
-        let words = changes.iter().map(|change| match change {
-            Change::Policy(spec) if spec.ingress.is_empty() => {
-                assert!(spec.isolates_ingress);
-                format!("{} isolates", spec.name.name)
-            }
-            Change::Policy(spec) => spec.name.name.to_string(),
-            Change::PolicyGone(name) => format!("{} gone", name.name),
-            other => format!("{other:?}"),
-        });
-        words.collect()
+    /// Which policies are now otherwise than before.
+    fn settle(admission: &mut Admission) -> Vec<String> {
+        let differing = admission.settle();
+        let in_words = |name: &PolicyName| {
+            format!("{} {}", name.name, if admission.is_admitted(name) { "admitted" } else { "refused" })
+        };
+        differing.iter().map(in_words).collect()
+    }
+
+    fn leave(admission: &mut Admission, namespace: &str, name: &str) -> Vec<String> {
+        admission.leave(&PolicyName::network_policy(namespace, name));
+        settle(admission)
     }
 
     #[test]
     fn the_costliest_policies_of_a_namespace_only_isolate_until_there_is_room() {
         let mut admission = Admission::new(Budget { namespace: 100, total: 1_000 });
-        let changes = [policy("a", "large", 90), policy("a", "small", 10), policy("b", "other", 100)];
-        assert_eq!(in_words(&admission.filter(changes)), ["small", "large", "other"]);
+        let policies = [policy("a", "large", 90), policy("a", "small", 10), policy("b", "other", 100)];
+        assert!(enter(&mut admission, policies).is_empty());
         assert_eq!(admission.refusals().count(), 0);
         // One entry too many.
-        let changes = admission.filter([policy("a", "more", 5)]);
-        assert_eq!(in_words(&changes), ["more", "large isolates"]);
+        assert_eq!(enter(&mut admission, [policy("a", "more", 5)]), ["large refused"]);
         let refused: Vec<Refusal> = admission.refusals().collect();
-        let large = PolicyName::network_policy("a", "large");
-        assert_eq!(refused, [Refusal { policy: large, cost: 90, namespace: 105, limit: 100 }]);
+        let policy_name = PolicyName::network_policy("a", "large");
+        let large = Refusal { policy: policy_name, cost: 90, rulesets: 1, namespace: 105, limit: 100 };
+        assert_eq!(refused, [large]);
         // Said again, it is still refused.
-        assert_eq!(in_words(&admission.filter([policy("a", "large", 90)])), ["large isolates"]);
-        assert_eq!(in_words(&admission.filter([gone("a", "small")])), ["small gone", "large"]);
+        assert!(enter(&mut admission, [policy("a", "large", 90)]).is_empty());
+        assert_eq!(admission.refusals().count(), 1);
+        assert_eq!(leave(&mut admission, "a", "small"), ["large admitted"]);
         assert_eq!(admission.refusals().count(), 0);
+    }
+
+    #[test]
+    fn a_policy_costs_its_entries_in_each_ruleset() {
+        let mut admission = Admission::new(Budget { namespace: 100, total: 1_000 });
+        assert!(enter(&mut admission, [policy("a", "common", 30), policy("a", "other", 5)]).is_empty());
+        let common = PolicyName::network_policy("a", "common");
+        admission.set_rulesets(&common, 3);
+        assert!(settle(&mut admission).is_empty());
+        admission.set_rulesets(&common, 4);
+        assert_eq!(settle(&mut admission), ["common refused"]);
+        let refusal = Refusal { policy: common.clone(), cost: 30, rulesets: 4, namespace: 125, limit: 100 };
+        assert_eq!(admission.refusals().collect::<Vec<_>>(), [refusal]);
+        admission.set_rulesets(&common, 0);
+        assert_eq!(settle(&mut admission), ["common admitted"]);
     }
 
     #[test]
@@ -308,29 +364,28 @@ mod tests {
         let mut admission = Admission::new(Budget { namespace: 100, total: 200 });
         let fill =
             |namespace: &'static str| (0..10).map(move |n| policy(namespace, &format!("{namespace}{n}"), 10));
-        let changes = admission.filter(fill("a").chain(fill("b")));
-        assert!(in_words(&changes).iter().all(|policy| !policy.contains("isolates")));
+        assert!(enter(&mut admission, fill("a").chain(fill("b"))).is_empty());
         // 20 for c, and 90 for each of the others.
-        let changes = admission.filter([policy("c", "c0", 20)]);
-        assert_eq!(in_words(&changes), ["a9 isolates", "b9 isolates", "c0"]);
+        assert_eq!(enter(&mut admission, [policy("c", "c0", 20)]), ["a9 refused", "b9 refused"]);
         assert!(admission.refusals().all(|refusal| refusal.limit == 90));
-        assert_eq!(in_words(&admission.filter([gone("c", "c0")])), ["c0 gone", "a9", "b9"]);
+        assert_eq!(leave(&mut admission, "c", "c0"), ["a9 admitted", "b9 admitted"]);
     }
 
     #[test]
     fn no_order_of_arrival_makes_a_difference() {
-        let all: Vec<Change> = (0..30).map(|n| policy("a", &format!("p{n:02}"), 3 + n * 7 % 30)).collect();
+        let all: Vec<PolicySpec> =
+            (0..30).map(|n| policy("a", &format!("p{n:02}"), 3 + n * 7 % 30)).collect();
         let budget = Budget { namespace: 200, total: 1_000 };
-        let refused_of = |batches: Vec<Vec<Change>>| {
+        let refused_of = |batches: Vec<Vec<PolicySpec>>| {
             let mut admission = Admission::new(budget);
             for batch in batches {
-                admission.filter(batch);
+                enter(&mut admission, batch);
             }
             admission.refusals().collect::<Vec<_>>()
         };
         let at_once = refused_of(vec![all.clone()]);
         assert!(!at_once.is_empty());
-        assert_eq!(refused_of(all.iter().rev().map(|change| vec![change.clone()]).collect()), at_once);
-        assert_eq!(refused_of(all.chunks(7).map(<[Change]>::to_vec).collect()), at_once);
+        assert_eq!(refused_of(all.iter().rev().map(|policy| vec![policy.clone()]).collect()), at_once);
+        assert_eq!(refused_of(all.chunks(7).map(<[PolicySpec]>::to_vec).collect()), at_once);
     }
 }

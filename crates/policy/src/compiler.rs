@@ -4,8 +4,9 @@
 //!
 //! - a pod of a known class: its addresses, in a persistent map;
 //! - a pod of a new class: also the rulesets that choose the class as a peer;
-//! - a policy, in words that other policies use: also the rulesets of the pods that it selects;
-//! - a policy with new words (a label, a value, a port's name): everything, once.
+//! - a policy: the rulesets of the pods that it selects; for each new word (a label, a value, a port's name) also the pods that have it.
+//!
+//! Now and then everything is compiled again, when most numbers that were given out are no longer used.
 
 pub(crate) mod claims;
 pub(crate) mod classes;
@@ -13,6 +14,7 @@ pub(crate) mod compiled;
 pub(crate) mod policies;
 pub(crate) mod rulesets;
 pub(crate) mod selectors;
+pub(crate) mod shared;
 pub(crate) mod vocabulary;
 
 use std::collections::BTreeSet;
@@ -22,6 +24,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use rustc_hash::FxHashSet;
 
+use crate::admission::{Budget, Refusal};
 use crate::compiler::claims::Claims;
 use crate::compiler::compiled::Compiled;
 use crate::decision::Verdict;
@@ -84,6 +87,13 @@ impl Compiler {
         self
     }
 
+    /// How large the policies of a namespace may be: see [`admission`](crate::admission). Any size unless this says otherwise.
+    #[must_use]
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.compiled.set_budget(budget);
+        self
+    }
+
     /// Applies the changes, in order, and compiles the next snapshot: its generation is one higher than the last.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Arc<Snapshot> {
         let mut touched = Touched::default();
@@ -96,6 +106,16 @@ impl Compiler {
         let Self { scope, inventory, claims, compiled, .. } = self;
         compiled.update(scope, inventory, claims, touched);
         Arc::new(compiled.snapshot(self.generation, self.when_unsure))
+    }
+
+    /// The policies that are enforced without their rules, by namespace, the cheapest first.
+    pub fn refusals(&self) -> impl Iterator<Item = Refusal> + '_ {
+        self.compiled.refusals()
+    }
+
+    /// Policies that the last [`Compiler::apply`] admitted or refused, other than before, whether or not they were among its changes.
+    pub fn readmitted(&self) -> &BTreeSet<PolicyName> {
+        self.compiled.readmitted()
     }
 
     /// What is known about the cluster.

@@ -5,7 +5,7 @@
 //! ```text
 //!  a policy's life                                          a packet's life
 //!
-//!  [ Change ] -> [ Admission ] -> [ Compiler ]              [ Packet ]
+//!  [ Change ] -> [ Compiler ]                              [ Packet ]
 //!                                      |                        |
 //!                                      v                        v
 //!                                 [ Snapshot ] -> [ Published ] -> judge -> [ Decision ]
@@ -39,7 +39,7 @@ pub mod snapshot;
 pub mod spec;
 pub mod touched;
 
-pub use admission::{Admission, Budget, Refusal};
+pub use admission::{Budget, Refusal};
 pub use compiler::{Compiler, Scope};
 pub use decision::{Decision, Direction, Judgement, Outcome, Reason, RuleId, Verdict};
 pub use explanation::Explanation;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::inventory::{Change, Inventory, Pod};
 use crate::labels::Labels;
+use crate::names::PolicyName;
 use crate::selector::Match;
 use crate::spec::{NamespaceMatch, PolicySpec};
 
@@ -32,6 +33,14 @@ impl Touched {
     pub fn and(self, others: &BTreeSet<IpAddr>) -> Self {
         match self {
             Self::Pods(pods) => Self::few(&pods | others),
+            Self::All => Self::All,
+        }
+    }
+
+    /// Those that are touched in either way.
+    pub fn or(self, other: Self) -> Self {
+        match other {
+            Self::Pods(others) => self.and(&others),
             Self::All => Self::All,
         }
     }
@@ -83,6 +92,14 @@ pub fn by(changes: &[Change], before: &Inventory, node: &str) -> Touched {
         }
     }
     Touched::Pods(touched)
+}
+
+/// Whom these policies touch, which are otherwise admitted than before: pods on `node` that ANY of them selects. `inventory` is what is
+/// known now.
+pub fn by_admission(policies: &BTreeSet<PolicyName>, inventory: &Inventory, node: &str) -> Touched {
+    let specs = policies.iter().filter_map(|name| inventory.policies.get(name));
+    let pods = selected_by(specs, inventory, node).filter(|pod| !pod.host_network);
+    Touched::few(pods.flat_map(|pod| &pod.addresses).copied().collect())
 }
 
 /// The pods on `node` that ANY of the policies selects.

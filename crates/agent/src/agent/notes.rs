@@ -80,13 +80,14 @@ impl Agent {
     pub(super) fn note_problems(&self, problems: &[cluster::Problem]) {
         let mut all: Vec<status::Problem> = problems.iter().map(status::Problem::from).collect();
         let mut state = self.health.state();
-        for refusal in self.admission.refusals() {
+        for refusal in self.compiler.refusals() {
             let problem = status::Problem::from(&refusal);
             // More lines than this say no more, and could fill a disk.
             if all.len() < problems.len() + MOST_LOGGED && !state.status.problems.contains(&problem) {
                 tracing::warn!(
                     policy = %refusal.policy,
                     entries = refusal.cost,
+                    rulesets = refusal.rulesets,
                     namespace_entries = refusal.namespace,
                     limit = refusal.limit,
                     "policy exceeds its namespace's budget: it isolates its pods and allows nothing"

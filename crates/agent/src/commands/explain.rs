@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use policy::{Admission, Compiler, Inventory, Packet, Scope, Snapshot, Verdict};
+use policy::{Compiler, Inventory, Packet, Scope, Snapshot, Verdict};
 
 use super::Output;
 use super::budget::BudgetArguments;
@@ -95,9 +95,8 @@ impl Explain {
     /// Reads the source and answers.
     pub fn run(self) -> anyhow::Result<u8> {
         let changes = self.source.read_once()?;
-        let changes = Admission::new(self.budget.into()).filter(changes);
         let scope = self.node.as_deref().map_or(Scope::Cluster, |node| Scope::Node(node.into()));
-        let mut compiler = Compiler::new(scope);
+        let mut compiler = Compiler::new(scope).budget(self.budget.into());
         let snapshot = compiler.apply(changes);
         if let Some(node) = &self.node {
             must_be_a_node(node, compiler.inventory())?;

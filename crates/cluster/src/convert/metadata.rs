@@ -18,7 +18,7 @@ pub(super) fn name<'a>(object: &'a Place<'a>) -> Result<&'a str, Unusable> {
     match name.map(|name| name.as_str()) {
         Some(Some("")) | None => Err(metadata.unusable("there is no name")),
         Some(Some(name)) => Ok(name),
-        Some(None) => Err(metadata.unusable("the name is no text")),
+        Some(None) => Err(no_text(&metadata.field("name").unwrap_or(metadata))),
     }
 }
 
@@ -32,8 +32,13 @@ pub(super) fn namespace(object: &Place<'_>, interner: &Interner) -> Result<Arc<s
             None => Ok(interner.text(name)),
             Some(fault) => Err(namespace.unusable(fault)),
         },
-        None => Err(namespace.unusable(format!("{} is no text", namespace.shown()))),
+        None => Err(no_text(&namespace)),
     }
+}
+
+/// Something that must be a text is none: often a word or number that lacks its quotes.
+fn no_text(place: &Place<'_>) -> Unusable {
+    place.unusable(format!("the value {} is no text: put it in quotes", place.shown()))
 }
 
 /// `metadata.labels`, and over them the labels `fixed`. If one of them can't be read, or is written twice with different values, they
@@ -76,7 +81,7 @@ fn readable_labels(
         let text = if value.is_null() { Some("") } else { value.as_str() };
         let Some(text) = text else {
             let place = labels.field(key).unwrap_or(labels);
-            return Err(place.unusable(format!("the value {} is no text: put it in quotes", place.shown())));
+            return Err(no_text(&place));
         };
         if let Some(fault) = label::key_fault(key).or_else(|| label::value_fault(text)) {
             let place = labels.field(key).unwrap_or(labels);

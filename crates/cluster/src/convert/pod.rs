@@ -114,7 +114,7 @@ fn named_ports(spec: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> Vec<
 fn named_port(entry: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> Option<NamedPort> {
     let name = entry.field("name").filter(|name| name.value.as_str() != Some(""))?;
     let Some(text) = name.value.as_str() else {
-        flaws.push(&name, format!("{} is no text", name.shown()), NO_SUCH_PORT);
+        flaws.push(&name, format!("the value {} is no text: put it in quotes", name.shown()), NO_SUCH_PORT);
         return None;
     };
     let protocol = match entry.field("protocol") {

@@ -15,7 +15,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use futures_util::StreamExt;
+use futures_util::{AsyncBufReadExt, StreamExt};
 use kube::api::{ListParams, WatchParams};
 use kube::core::{Request, WatchEvent};
 use tokio::sync::mpsc;
@@ -69,8 +69,15 @@ impl Default for Patience {
     }
 }
 
-/// Objects in one page: of 10 KB each they take a megabyte while they are read, and as much again the page that follows.
+/// Objects in one page, at most: of 10 KB each they take a megabyte while they are read, and as much again the page that follows.
 const PAGE: u32 = 100;
+
+/// Bytes in one page, at most: a longer one is asked for again with fewer objects. One object may be longer; the API server takes
+/// 1.5 MB (etcd's `--max-request-bytes`). As values in memory they take about four times as much.
+const PAGE_BYTES: usize = 2 << 20;
+
+/// How many times fewer objects the next page has after one that was too long, and more after one that was not.
+const PAGE_STEP: u32 = 4;
 
 /// The verb of a list, as failures name it.
 const LIST: &str = "list";
@@ -95,8 +102,13 @@ pub(super) struct Follower {
 impl Follower {
     /// Follows the objects of the API type `T`, which are of `kind`, until nobody receives.
     pub async fn follow<T: kube::Resource<DynamicType = ()> + 'static>(self, kind: Kind) {
-        let mut following =
-            Following { kind, request: Request::new(kind.url_path()), version: None, follower: self };
+        let mut following = Following {
+            kind,
+            request: Request::new(kind.url_path()),
+            version: None,
+            page: PAGE,
+            follower: self,
+        };
         let mut backoff = following.follower.patience.backoff();
         let mut listed = false;
         while !following.follower.events.is_closed() {
@@ -156,6 +168,8 @@ struct Following {
     request: Request,
     /// Where the next watch begins; `None` if the list must be read first.
     version: Option<String>,
+    /// Objects in the next page, at least 1.
+    page: u32,
     follower: Follower,
 }
 
@@ -178,7 +192,8 @@ impl Following {
         let metadata = loop {
             let metadata = PageMetadata::of(&page).map_err(|error| self.malformed(&error))?;
             // While this page is read, the API server prepares the next.
-            let ((), next) = tokio::try_join!(self.tell_all::<T>(page), async {
+            let told = tell_all::<T>(self.kind, self.follower.events.clone(), page);
+            let ((), next) = tokio::try_join!(told, async {
                 match metadata.next() {
                     Some(next) => self.page(Some(next)).await.map(Some),
                     None => Ok(None),
@@ -199,30 +214,44 @@ impl Following {
     }
 
     /// The text of a page of the list: of the first, or of the one that `next` leads to.
-    async fn page(&self, next: Option<&str>) -> Result<String, Failure> {
-        let mut params = ListParams::default().limit(PAGE);
-        params.continue_token = next.map(str::to_owned);
-        let request = self.request.list(&params).map_err(kube::Error::BuildRequest);
-        let request = request.map_err(|error| Failure::of(&error, LIST, self.kind))?;
-        let client = self.follower.clients.client();
-        let patience = self.follower.patience.answer;
-        let answer = timeout(patience, client.request_text(request)).await;
-        let text = answer.map_err(|_| self.hung(LIST, patience))?;
-        text.map_err(|error| Failure::of(&error, LIST, self.kind))
+    async fn page(&mut self, next: Option<&str>) -> Result<String, Failure> {
+        loop {
+            let patience = self.follower.patience.answer;
+            let longest = if self.page == 1 { usize::MAX } else { PAGE_BYTES };
+            let answer = timeout(patience, self.page_up_to(next, longest)).await;
+            match answer.map_err(|_| self.hung(LIST, patience))?? {
+                Some(page) => {
+                    self.page = (self.page * PAGE_STEP).min(PAGE);
+                    return Ok(page);
+                }
+                None => self.page = (self.page / PAGE_STEP).max(1),
+            }
+        }
     }
 
-    /// Tells the objects of a page. They are read on a thread apart, so that the next page comes in meanwhile.
-    async fn tell_all<T: kube::Resource<DynamicType = ()> + 'static>(
-        &self,
-        page: String,
-    ) -> Result<(), Failure> {
-        let read = spawn_blocking(move || serde_json::from_str::<Page<T>>(&page)).await;
-        // Should reading fail by a fault of ours, the list is not taken to be complete without these objects.
-        let read = read.map_err(|error| Failure::malformed(&error.to_string(), LIST, self.kind))?;
-        for Slim { object, .. } in read.map_err(|error| self.malformed(&error))?.items.into_iter().flatten() {
-            self.tell(Event::Listed(object)).await;
+    /// The same, of [`Following::page`] objects; `None` if it takes more bytes than `longest`.
+    async fn page_up_to(&self, next: Option<&str>, longest: usize) -> Result<Option<String>, Failure> {
+        let mut params = ListParams::default().limit(self.page);
+        params.continue_token = next.map(str::to_owned);
+        let failed = |error: &kube::Error| Failure::of(error, LIST, self.kind);
+        let request =
+            self.request.list(&params).map_err(|error| failed(&kube::Error::BuildRequest(error)))?;
+        let client = self.follower.clients.client();
+        let mut body = pin!(client.request_stream(request).await.map_err(|error| failed(&error))?);
+        let mut page = Vec::new();
+        loop {
+            let bytes = body.fill_buf().await.map_err(|error| failed(&kube::Error::ReadEvents(error)))?;
+            if bytes.is_empty() {
+                let page = String::from_utf8(page);
+                return page.map(Some).map_err(|error| failed(&kube::Error::FromUtf8(error)));
+            }
+            if page.len() + bytes.len() > longest {
+                return Ok(None);
+            }
+            page.extend_from_slice(bytes);
+            let read = bytes.len();
+            body.as_mut().consume(read);
         }
-        Ok(())
     }
 
     fn malformed(&self, error: &serde_json::Error) -> Failure {
@@ -283,4 +312,21 @@ impl Following {
     fn hung(&self, verb: &str, waited: Duration) -> Failure {
         Failure::hung(verb, self.kind, waited.as_secs_f64())
     }
+}
+
+/// Tells the objects of a page. They are read on a thread apart, so that the next page comes in meanwhile.
+async fn tell_all<T: kube::Resource<DynamicType = ()> + 'static>(
+    kind: Kind,
+    events: mpsc::Sender<(Kind, Event)>,
+    page: String,
+) -> Result<(), Failure> {
+    let read = spawn_blocking(move || serde_json::from_str::<Page<T>>(&page)).await;
+    // Should reading fail by a fault of ours, the list is not taken to be complete without these objects.
+    let read = read.map_err(|error| Failure::malformed(&error.to_string(), LIST, kind))?;
+    let read = read.map_err(|error| Failure::malformed(&error.to_string(), LIST, kind))?;
+    for Slim { object, .. } in read.items.into_iter().flatten() {
+        // If nobody receives, the program ends.
+        let _ = events.send((kind, Event::Listed(object))).await;
+    }
+    Ok(())
 }

@@ -64,6 +64,8 @@ struct Held {
     events: Vec<Value>,
     /// How many lists were begun.
     lists: usize,
+    /// How many objects of each kind a page was to have at most, the last time one was asked for.
+    limits: BTreeMap<Kind, usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -180,6 +182,11 @@ impl Server {
     /// The Events that were created.
     pub fn events(&self) -> Vec<Value> {
         self.held().events.clone()
+    }
+
+    /// How many objects a page of this kind was to have at most, the last time one was asked for.
+    pub fn limit(&self, kind: Kind) -> usize {
+        self.held().limits[&kind]
     }
 
     /// How many lists were begun.
@@ -320,6 +327,7 @@ fn create_event(shared: &Shared, body: &str) -> Response {
 fn list(shared: &Shared, kind: Kind, query: &BTreeMap<String, String>) -> Response {
     let mut held = shared.held();
     let limit: usize = query.get("limit").and_then(|limit| limit.parse().ok()).expect("a limit");
+    held.limits.insert(kind, limit);
     let (version, mut items) = match query.get("continue") {
         None => {
             held.lists += 1;
@@ -330,8 +338,8 @@ fn list(shared: &Shared, kind: Kind, query: &BTreeMap<String, String>) -> Respon
             if once(&mut held.day.old_tokens) {
                 return refusal(410, "Expired");
             }
-            match held.rests.remove(token) {
-                Some(rest) => rest,
+            match held.rests.get(token) {
+                Some(rest) => rest.clone(),
                 None => return refusal(410, "Expired"),
             }
         }

@@ -47,6 +47,27 @@ fn failures(follower: &Follower, kind: Kind, class: FailureClass) -> u64 {
     follower.connection(kind).failures.get(&class).copied().unwrap_or_default()
 }
 
+/// Of as many bytes of text, nearly.
+fn large_policy(name: &str, bytes: usize) -> Value {
+    let except: Vec<String> =
+        (0..bytes / 20).map(|n| format!("10.{}.{}.0/24", n / 256 % 256, n % 256)).collect();
+    let rule = json!({"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": except}}]});
+    json!({"metadata": {"name": name, "namespace": "web"}, "spec": {"podSelector": {}, "ingress": [rule]}})
+}
+
+#[test]
+fn of_large_objects_a_page_has_few() {
+    let server = cluster();
+    for number in 0..20 {
+        server.put(Kind::NetworkPolicy, large_policy(&format!("large-{number:02}"), 1_200_000));
+    }
+    let mut follower = Follower::of(&server);
+    follower.until_like(&server);
+    assert_eq!(server.limit(Kind::Pod), 100);
+    assert!(server.limit(Kind::NetworkPolicy) <= 4, "{}", server.limit(Kind::NetworkPolicy));
+    assert_eq!(follower.known.policies.len(), 21);
+}
+
 #[test]
 fn all_that_there_is_comes_at_once_and_then_what_changes() {
     let server = cluster();

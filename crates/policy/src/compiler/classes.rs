@@ -147,6 +147,11 @@ impl Classes {
         id
     }
 
+    /// The names of the namespaces of which a pod was looked at.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.namespace_of.keys()
+    }
+
     /// Whether `test` chooses the pods of `class`: BOTH its parts must.
     pub(crate) fn is_chosen(&self, class: ClassId, test: &Test) -> Match {
         let class = &self.list[class as usize];

@@ -1,36 +1,44 @@
 //! Everything compiled, kept from one snapshot to the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::admission::{Admission, Budget, Refusal, without_rules};
 use crate::compiler::claims::Claims;
 use crate::compiler::classes::{Chosen, Classes};
-use crate::compiler::policies::{Applied, CompiledPolicy, PortSets};
+use crate::compiler::policies::{Applied, CompiledPolicy};
 use crate::compiler::rulesets::Built;
 use crate::compiler::selectors::{SelectorId, Selectors};
-use crate::compiler::vocabulary::Vocabulary;
+use crate::compiler::shared::Shared;
+use crate::compiler::vocabulary::{NewWords, Vocabulary};
 use crate::compiler::{Scope, Touched};
 use crate::decision::Verdict;
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, Pod};
 use crate::names::{Generation, PolicyName};
 use crate::snapshot::address::{AddressKey, address_of, key_of};
 use crate::snapshot::cluster_cidrs::ClusterCidrs;
 use crate::snapshot::hosts::{Host, HostPod, Hosts, NodeId};
-use crate::snapshot::ports::{ResolvedPort, ResolvedPorts};
+use crate::snapshot::ports::{PortSet, ResolvedPort};
 use crate::snapshot::ruleset::{ClassId, Rulesets};
 use crate::snapshot::{NumberedPolicy, PolicyTable, Size, Snapshot};
-use crate::spec::Tier;
+use crate::spec::{PolicySpec, Tier};
 
-/// Rule ids are given out in ascending order and never twice; past this many everything is numbered anew.
+/// Rule ids are given out in ascending order and never twice; past this many everything is numbered again.
 const LAST_RULE: u32 = 1 << 31;
+
+/// How many more words than twice those of its policies a vocabulary may have. A word takes some 100 bytes.
+const SPARE_WORDS: usize = 1 << 16;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Compiled {
+    admission: Admission,
+    /// Policies of which the last update changed whether they are admitted.
+    readmitted: BTreeSet<PolicyName>,
     here: Option<NodeId>,
     /// Whether pods of every node are judged.
     everywhere: bool,
@@ -38,9 +46,11 @@ pub(crate) struct Compiled {
     /// Of all nodes.
     cluster_cidrs: Arc<ClusterCidrs>,
     vocabulary: Vocabulary,
+    /// How many words there were when everything was compiled last.
+    words_at_start: usize,
     selectors: Selectors,
     classes: Classes,
-    port_sets: PortSets,
+    port_sets: Shared<PortSet>,
     policies: BTreeMap<PolicyName, CompiledPolicy>,
     /// By subject: the policies that have it. A selector that is no policy's subject is not in it.
     subjects: FxHashMap<SelectorId, Vec<PolicyName>>,
@@ -53,6 +63,10 @@ pub(crate) struct Compiled {
     built: FxHashMap<Arc<[Chosen]>, Built>,
     /// Classes that have judged pods and perhaps no rulesets yet.
     wanting: Vec<ClassId>,
+    /// By subject: in how many rulesets its policies are, as of the last count. Those in one or none are not in it.
+    rulesets_of: FxHashMap<SelectorId, u32>,
+    /// Whether classes have got or lost rulesets since.
+    must_count: bool,
     hosts: Hosts,
     judged: imbl::OrdSet<IpAddr>,
     /// By class: as the next snapshot will have it.
@@ -61,7 +75,7 @@ pub(crate) struct Compiled {
     published_rulesets: Option<Arc<[Option<Arc<Rulesets>>]>>,
     published_policies: Option<Arc<PolicyTable>>,
     /// Named ports of pods, equal ones shared.
-    resolved_ports: FxHashSet<Arc<Vec<ResolvedPort>>>,
+    resolved_ports: Shared<Vec<ResolvedPort>>,
 }
 
 impl Compiled {
@@ -90,8 +104,8 @@ impl Compiled {
             });
             self.cluster_cidrs = Arc::new(ClusterCidrs::new(cidrs));
         }
-        if self.must_start_anew(inventory, &touched) {
-            self.start_anew(inventory);
+        if self.must_start_again() {
+            self.start_again();
             touched.policies = inventory.policies.keys().cloned().collect();
             touched.addresses.extend(claims.addresses());
         }
@@ -100,7 +114,44 @@ impl Compiled {
             Scope::Node(name) if inventory.nodes.contains_key(name) => Some(claims.node_id(name)),
             _ => None,
         };
-        let changed_subjects = self.update_policies(inventory, &touched);
+        for name in &touched.policies {
+            match inventory.policies.get(name) {
+                Some(spec) => self.admission.enter(spec),
+                None => self.admission.leave(name),
+            }
+        }
+        self.readmitted = self.admission.settle().into_iter().collect();
+        touched.policies.extend(self.readmitted.iter().cloned());
+        self.compile(scope, inventory, claims, touched);
+        // In how many rulesets a policy is follows from subjects and pods alone, so the second time nothing changes any more.
+        loop {
+            self.count_rulesets();
+            let policies: BTreeSet<PolicyName> = self.admission.settle().into_iter().collect();
+            if policies.is_empty() {
+                break;
+            }
+            self.readmitted.extend(policies.iter().cloned());
+            self.compile(scope, inventory, claims, Touched { policies, ..Touched::default() });
+        }
+        self.build_wanted();
+    }
+
+    /// Compiles what was touched, but for the rulesets that are wanted then.
+    fn compile(&mut self, scope: &Scope, inventory: &Inventory, claims: &mut Claims, mut touched: Touched) {
+        let specs: BTreeMap<&PolicyName, Arc<PolicySpec>> = touched
+            .policies
+            .iter()
+            .filter_map(|name| {
+                let spec = inventory.policies.get(name)?;
+                let is_admitted = self.admission.is_admitted(name);
+                Some((name, if is_admitted { Arc::clone(spec) } else { Arc::new(without_rules(spec)) }))
+            })
+            .collect();
+        let mut new = NewWords::default();
+        specs.values().for_each(|spec| self.vocabulary.learn(spec, &mut new));
+        let changed_subjects = self.update_policies(&touched.policies, &specs);
+        drop(specs);
+        self.touch_by_words(&new, inventory, &mut touched);
         self.update_namespaces(inventory, &mut touched);
         // Neighbours one after the other: they are kept together.
         let mut addresses: Vec<AddressKey> = touched.addresses.into_iter().collect();
@@ -110,7 +161,21 @@ impl Compiled {
         self.hosts.update(hosts);
         self.update_classes();
         self.detach(&changed_subjects);
-        self.build_wanted();
+    }
+
+    /// How large the policies of a namespace may be. To be said before there are any.
+    pub(crate) fn set_budget(&mut self, budget: Budget) {
+        self.admission = Admission::new(budget);
+    }
+
+    /// The policies that are compiled without their rules.
+    pub(crate) fn refusals(&self) -> impl Iterator<Item = Refusal> + '_ {
+        self.admission.refusals()
+    }
+
+    /// See [`Compiler::readmitted`](crate::Compiler::readmitted).
+    pub(crate) fn readmitted(&self) -> &BTreeSet<PolicyName> {
+        &self.readmitted
     }
 
     /// The next snapshot.
@@ -147,30 +212,50 @@ impl Compiled {
         }
     }
 
-    /// Whether numbers must be given anew: for new words, or to be rid of those that nobody uses any more.
-    fn must_start_anew(&self, inventory: &Inventory, touched: &Touched) -> bool {
-        let uncovered =
-            |name| inventory.policies.get(name).is_some_and(|policy| !self.vocabulary.covers(policy));
+    /// Whether to compile everything again, to be rid of numbers that nothing uses any more.
+    fn must_start_again(&self) -> bool {
         self.classes.is_stale()
             || self.selectors.is_stale()
             || self.next_rule > LAST_RULE
-            || touched.policies.iter().any(uncovered)
+            || self.vocabulary.words() > 2 * self.words_at_start + SPARE_WORDS
     }
 
-    fn start_anew(&mut self, inventory: &Inventory) {
+    fn start_again(&mut self) {
         let pod_cidrs = std::mem::take(&mut self.pod_cidrs);
         let cluster_cidrs = std::mem::take(&mut self.cluster_cidrs);
-        *self = Self { pod_cidrs, cluster_cidrs, ..Self::default() };
-        inventory.policies.values().for_each(|policy| self.vocabulary.learn(policy));
+        let before = std::mem::take(self);
+        *self = Self { admission: before.admission, pod_cidrs, cluster_cidrs, ..Self::default() };
+        self.must_count = true;
     }
 
-    /// Brings the touched policies up to date. Returns the subjects whose policies changed.
-    fn update_policies(&mut self, inventory: &Inventory, touched: &Touched) -> FxHashSet<SelectorId> {
-        let mut changed = FxHashSet::default();
-        if !touched.policies.is_empty() {
-            self.published_policies = None;
+    /// Pods and namespaces that have a new word are touched.
+    fn touch_by_words(&mut self, new: &NewWords, inventory: &Inventory, touched: &mut Touched) {
+        if self.classes.len() == 0 {
+            // No pod was looked at yet.
+            self.words_at_start = self.vocabulary.words();
+            return;
         }
-        for name in &touched.policies {
+        if new.concern_namespaces() {
+            touched.namespaces.extend(self.classes.namespaces().cloned());
+        }
+        if new.concern_pods() {
+            let pods = inventory.pods.values().filter(|pod| new.concern(pod));
+            touched.addresses.extend(addresses_of(pods));
+        }
+    }
+
+    /// Brings policies up to date; those without a spec are gone. Returns the subjects whose policies changed.
+    fn update_policies(
+        &mut self,
+        names: &BTreeSet<PolicyName>,
+        specs: &BTreeMap<&PolicyName, Arc<PolicySpec>>,
+    ) -> FxHashSet<SelectorId> {
+        let mut changed = FxHashSet::default();
+        if !names.is_empty() {
+            self.published_policies = None;
+            self.must_count = true;
+        }
+        for name in names {
             if let Some(before) = self.policies.remove(name) {
                 before.leave(&mut self.selectors);
                 self.rules -= before.len();
@@ -178,7 +263,7 @@ impl Compiled {
                 changed.insert(before.subject);
                 self.leave_subject(before.subject, name);
             }
-            if let Some(spec) = inventory.policies.get(name) {
+            if let Some(spec) = specs.get(name) {
                 let mut fresh = Vec::new();
                 let Self { vocabulary, selectors, port_sets, .. } = self;
                 let policy =
@@ -195,6 +280,26 @@ impl Compiled {
             }
         }
         changed
+    }
+
+    /// Counts in how many rulesets each policy is. Only an agent does: it has them for the pods of its own node.
+    fn count_rulesets(&mut self) {
+        if self.everywhere || !std::mem::take(&mut self.must_count) {
+            return;
+        }
+        let wanted = self.wanting.iter().map(|class| self.classes.get(*class));
+        let wanted = wanted.filter(|class| class.judged > 0 && class.rulesets.is_none());
+        let keys: FxHashSet<&[Chosen]> =
+            wanted.map(|class| class.subjects.as_slice()).chain(self.built.keys().map(Arc::as_ref)).collect();
+        let mut counts: FxHashMap<SelectorId, u32> = FxHashMap::default();
+        keys.into_iter().flatten().for_each(|subject| *counts.entry(subject.by).or_default() += 1);
+        counts.retain(|_, count| *count > 1);
+        let before = std::mem::replace(&mut self.rulesets_of, counts);
+        let changed = self.policies.values().filter_map(|policy| {
+            let (before, now) = (before.get(&policy.subject), self.rulesets_of.get(&policy.subject));
+            (before != now || now.is_some()).then_some((&policy.name, now.copied().unwrap_or(1)))
+        });
+        changed.for_each(|(name, rulesets)| self.admission.set_rulesets(name, rulesets));
     }
 
     fn enter_subject(&mut self, subject: SelectorId, policy: &PolicyName) {
@@ -223,11 +328,13 @@ impl Compiled {
 
     /// Looks at the touched namespaces: where policies see a difference, all their pods are touched.
     fn update_namespaces(&mut self, inventory: &Inventory, touched: &mut Touched) {
-        for namespace in &touched.namespaces {
-            if self.classes.namespace_changed(&self.vocabulary, inventory, namespace) {
-                let addresses = inventory.pods_in(namespace).flat_map(|pod| &pod.addresses);
-                touched.addresses.extend(addresses.map(|address| key_of(address.to_canonical())));
-            }
+        let Self { classes, vocabulary, .. } = self;
+        let namespaces = touched.namespaces.iter();
+        let changed: FxHashSet<&Arc<str>> =
+            namespaces.filter(|name| classes.namespace_changed(vocabulary, inventory, name)).collect();
+        if !changed.is_empty() {
+            let pods = inventory.pods.values().filter(|pod| changed.contains(&pod.name.namespace));
+            touched.addresses.extend(addresses_of(pods));
         }
     }
 
@@ -236,7 +343,7 @@ impl Compiled {
         let pod = claims.owner(key).map(Arc::clone).map(|pod| {
             let class = self.classes.of_pod(&self.vocabulary, inventory, &pod);
             let node = pod.node.as_ref().map(|node| claims.node_id(node));
-            let ports = self.share_ports(self.vocabulary.resolved_ports(&pod));
+            let ports = self.vocabulary.resolved_ports(&pod).map(|ports| self.resolved_ports.share(ports));
             let judged = scope.judges(&pod, &self.pod_cidrs);
             HostPod::new(pod, class, self.classes.is_unsure(class), judged, node, ports)
         });
@@ -249,6 +356,7 @@ impl Compiled {
         if let Some((class, judged)) = now {
             self.classes.count_in(class, judged);
             if judged && self.classes.get(class).judged == 1 {
+                self.must_count = true;
                 self.wanting.extend(self.classes.views(class));
             }
         }
@@ -266,15 +374,6 @@ impl Compiled {
             self.judged.insert(address);
         }
         host
-    }
-
-    fn share_ports(&mut self, ports: ResolvedPorts) -> ResolvedPorts {
-        let ports = ports?;
-        if let Some(shared) = self.resolved_ports.get(&ports) {
-            return Some(Arc::clone(shared));
-        }
-        self.resolved_ports.insert(Arc::clone(&ports));
-        Some(ports)
     }
 
     /// Tells selectors, and the rulesets that exist, of the classes that are new.
@@ -327,6 +426,7 @@ impl Compiled {
 
     fn detach_class(&mut self, class: ClassId) {
         let Some(key) = self.classes.get_mut(class).rulesets.take() else { return };
+        self.must_count = true;
         if let Some(built) = self.built.get_mut(&key) {
             built.users.remove(&class);
             if built.users.is_empty() {
@@ -361,4 +461,8 @@ impl Compiled {
             self.published_rulesets = None;
         }
     }
+}
+
+fn addresses_of<'a>(pods: impl Iterator<Item = &'a Arc<Pod>>) -> impl Iterator<Item = AddressKey> {
+    pods.flat_map(|pod| &pod.addresses).map(|address| key_of(address.to_canonical()))
 }

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use rustc_hash::FxHashSet;
-
 use crate::compiler::classes::View;
 use crate::compiler::selectors::{SelectorId, Selectors};
+use crate::compiler::shared::Shared;
 use crate::compiler::vocabulary::Vocabulary;
 use crate::decision::Direction;
 use crate::names::PolicyName;
@@ -56,12 +55,6 @@ pub(crate) struct CompiledRule {
     pub ports: Arc<PortSet>,
 }
 
-/// Port sets, equal ones shared.
-#[derive(Debug, Default)]
-pub(crate) struct PortSets {
-    sets: FxHashSet<Arc<PortSet>>,
-}
-
 impl CompiledPolicy {
     /// Puts a policy, whose words the vocabulary must cover, in numbers. `fresh` receives the selectors that it brings.
     pub(crate) fn new(
@@ -69,7 +62,7 @@ impl CompiledPolicy {
         first_rule: u32,
         vocabulary: &Vocabulary,
         selectors: &mut Selectors,
-        port_sets: &mut PortSets,
+        port_sets: &mut Shared<PortSet>,
         fresh: &mut Vec<SelectorId>,
     ) -> Self {
         let mut enter = |namespaces: &NamespaceMatch, pods: &Selector, action| {
@@ -188,17 +181,6 @@ fn viewed(action: Action, view: View) -> Option<Action> {
         (View::Cautious, Action::Accept) | (View::Hopeful, Action::Deny) => None,
         (View::Cautious, Action::Deny | Action::Pass) => Some(Action::Deny),
         (View::Hopeful, Action::Accept | Action::Pass) => Some(Action::Accept),
-    }
-}
-
-impl PortSets {
-    fn share(&mut self, set: PortSet) -> Arc<PortSet> {
-        if let Some(shared) = self.sets.get(&set) {
-            return Arc::clone(shared);
-        }
-        let set = Arc::new(set);
-        self.sets.insert(Arc::clone(&set));
-        set
     }
 }
 

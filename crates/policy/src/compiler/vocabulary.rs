@@ -1,14 +1,17 @@
 //! The words that policies use. Labels, namespaces and ports that no policy mentions can't change a verdict, so pods are
 //! classed by the mentioned ones alone: a unique label such as a pod's own name doesn't make a class of its own.
+//!
+//! Numbers stay as they are until everything is compiled again. A policy's new words concern the pods and namespaces alone that have
+//! them: all others look to policies as before.
 
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::inventory::{Namespace, Pod};
 use crate::labels::{Labels, NAME_LABEL};
 use crate::selector::{Requirement, Selector};
-use crate::snapshot::ports::{ResolvedPort, ResolvedPorts};
+use crate::snapshot::ports::ResolvedPort;
 use crate::spec::{NamespaceMatch, Peer, PolicySpec, PortNumbers};
 
 /// Stands for every value that no policy mentions.
@@ -38,12 +41,30 @@ pub(crate) struct Vocabulary {
     namespace_labels: Keys,
     pod_labels: Keys,
     ports: FxHashMap<Arc<str>, u32>,
+    words: usize,
 }
 
 /// Keys and values of labels.
 #[derive(Debug, Default)]
 pub(crate) struct Keys {
     keys: FxHashMap<Arc<str>, Key>,
+}
+
+/// Words that a policy brought.
+#[derive(Debug, Default)]
+pub(crate) struct NewWords {
+    /// How many namespaces' names, and keys and values of namespaces' labels.
+    of_namespaces: usize,
+    pod_labels: NewLabels,
+    ports: FxHashSet<Arc<str>>,
+}
+
+/// Keys and values of labels that a policy brought.
+#[derive(Debug, Default)]
+struct NewLabels {
+    keys: FxHashSet<Arc<str>>,
+    /// By key.
+    values: FxHashMap<Arc<str>, FxHashSet<Arc<str>>>,
 }
 
 #[derive(Debug)]
@@ -62,28 +83,31 @@ enum Mention<'a> {
 }
 
 impl Vocabulary {
-    /// Whether everything that the policy mentions is known.
-    pub(crate) fn covers(&self, policy: &PolicySpec) -> bool {
-        let mut covers = true;
-        mentions(policy, &mut |mention| {
-            covers &= match mention {
-                Mention::Namespace(name) => self.namespaces.contains_key(name),
-                Mention::NamespaceLabel(requirement) => self.namespace_labels.covers(requirement),
-                Mention::PodLabel(requirement) => self.pod_labels.covers(requirement),
-                Mention::Port(name) => self.ports.contains_key(name),
-            };
+    /// Adds everything that the policy mentions, and notes in `new` what was not known before.
+    pub(crate) fn learn(&mut self, policy: &PolicySpec, new: &mut NewWords) {
+        let before = new.len();
+        mentions(policy, &mut |mention| match mention {
+            Mention::Namespace(name) => {
+                new.of_namespaces += usize::from(number(&mut self.namespaces, name, 0));
+            }
+            Mention::NamespaceLabel(requirement) => {
+                let mut labels = NewLabels::default();
+                self.namespace_labels.learn(requirement, &mut labels);
+                new.of_namespaces += labels.len();
+            }
+            Mention::PodLabel(requirement) => self.pod_labels.learn(requirement, &mut new.pod_labels),
+            Mention::Port(name) => {
+                if number(&mut self.ports, name, 0) {
+                    new.ports.insert(Arc::clone(name));
+                }
+            }
         });
-        covers
+        self.words += new.len() - before;
     }
 
-    /// Adds everything that the policy mentions.
-    pub(crate) fn learn(&mut self, policy: &PolicySpec) {
-        mentions(policy, &mut |mention| match mention {
-            Mention::Namespace(name) => drop(number_of(&mut self.namespaces, name, 0)),
-            Mention::NamespaceLabel(requirement) => self.namespace_labels.learn(requirement),
-            Mention::PodLabel(requirement) => self.pod_labels.learn(requirement),
-            Mention::Port(name) => drop(number_of(&mut self.ports, name, 0)),
-        });
+    /// How many words there are.
+    pub(crate) fn words(&self) -> usize {
+        self.words
     }
 
     /// The number of a mentioned namespace.
@@ -120,7 +144,7 @@ impl Vocabulary {
     }
 
     /// What policies can see of a pod's named ports (semantics 17 to 19).
-    pub(crate) fn resolved_ports(&self, pod: &Pod) -> ResolvedPorts {
+    pub(crate) fn resolved_ports(&self, pod: &Pod) -> Option<Vec<ResolvedPort>> {
         if self.ports.is_empty() || pod.ports.is_empty() {
             return None;
         }
@@ -132,7 +156,7 @@ impl Vocabulary {
                 Some(ResolvedPort { protocol: port.protocol, number: port.number, name })
             })
             .collect();
-        (!resolved.is_empty()).then(|| Arc::new(resolved))
+        (!resolved.is_empty()).then_some(resolved)
     }
 }
 
@@ -160,21 +184,53 @@ impl Keys {
         self.keys.get(key)?.values.get(value).copied()
     }
 
-    fn covers(&self, requirement: &Requirement) -> bool {
-        let Some(key) = self.keys.get(requirement.key()) else { return false };
-        values_of(requirement).iter().all(|value| key.values.contains_key(value))
-    }
-
-    fn learn(&mut self, requirement: &Requirement) {
-        if !self.keys.contains_key(requirement.key()) {
+    fn learn(&mut self, requirement: &Requirement, new: &mut NewLabels) {
+        let name = requirement.key();
+        if !self.keys.contains_key(name) {
             let number = self.keys.len() as u32;
-            self.keys.insert(Arc::clone(requirement.key()), Key { number, values: FxHashMap::default() });
+            self.keys.insert(Arc::clone(name), Key { number, values: FxHashMap::default() });
+            new.keys.insert(Arc::clone(name));
         }
-        if let Some(key) = self.keys.get_mut(requirement.key()) {
-            for value in values_of(requirement) {
-                number_of(&mut key.values, value, OTHER_VALUE + 1);
+        let Some(key) = self.keys.get_mut(name) else { return };
+        for value in values_of(requirement) {
+            if number(&mut key.values, value, OTHER_VALUE + 1) {
+                new.values.entry(Arc::clone(name)).or_default().insert(Arc::clone(value));
             }
         }
+    }
+}
+
+impl NewWords {
+    /// How many.
+    fn len(&self) -> usize {
+        self.of_namespaces + self.pod_labels.len() + self.ports.len()
+    }
+
+    /// Whether policies may see a namespace otherwise than before.
+    pub(crate) fn concern_namespaces(&self) -> bool {
+        self.of_namespaces > 0
+    }
+
+    /// Whether policies may see ANY pod otherwise than before.
+    pub(crate) fn concern_pods(&self) -> bool {
+        self.pod_labels.len() + self.ports.len() > 0
+    }
+
+    /// Whether policies may see a pod otherwise than before, by ANY of its labels or ports.
+    pub(crate) fn concern(&self, pod: &Pod) -> bool {
+        let NewLabels { keys, values } = &self.pod_labels;
+        let is_new = |(key, value): (&str, &str)| {
+            keys.contains(key) || values.get(key).is_some_and(|values| values.contains(value))
+        };
+        !pod.labels.are_known() && !keys.is_empty()
+            || pod.labels.iter().any(is_new)
+            || pod.ports.iter().any(|port| self.ports.contains(&port.name))
+    }
+}
+
+impl NewLabels {
+    fn len(&self) -> usize {
+        self.keys.len() + self.values.values().map(FxHashSet::len).sum::<usize>()
     }
 }
 
@@ -185,14 +241,14 @@ fn values_of(requirement: &Requirement) -> &[Arc<str>] {
     }
 }
 
-/// The number of `word`, given now if it has none; numbers begin at `first`.
-fn number_of(numbers: &mut FxHashMap<Arc<str>, u32>, word: &Arc<str>, first: u32) -> u32 {
-    if let Some(number) = numbers.get(word) {
-        return *number;
+/// Gives `word` a number if it has none; numbers begin at `first`. Whether the word is new.
+fn number(numbers: &mut FxHashMap<Arc<str>, u32>, word: &Arc<str>, first: u32) -> bool {
+    let is_new = !numbers.contains_key(word);
+    if is_new {
+        let number = first + numbers.len() as u32;
+        numbers.insert(Arc::clone(word), number);
     }
-    let number = first + numbers.len() as u32;
-    numbers.insert(Arc::clone(word), number);
-    number
+    is_new
 }
 
 fn mentions<'a>(policy: &'a PolicySpec, mention: &mut impl FnMut(Mention<'a>)) {

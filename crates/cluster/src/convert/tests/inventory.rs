@@ -122,7 +122,7 @@ fn a_named_port_that_is_not_understood_is_not_known_by_its_name() {
             format!("{at}[0].containerPort: 0 is no port: use a number from 1 to 65535; {effect}"),
             format!("{at}[1]: there is no containerPort; {effect}"),
             format!("{at}[2].protocol: \"QUIC\" is no protocol: use TCP, UDP or SCTP; {effect}"),
-            format!("{at}[3].name: 5 is no text; {effect}"),
+            format!("{at}[3].name: the value 5 is no text: put it in quotes; {effect}"),
             format!("spec.containers[1].ports: a mapping is no list; {effect}"),
         ]
     );

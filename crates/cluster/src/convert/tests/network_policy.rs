@@ -116,10 +116,10 @@ fn an_object_without_a_readable_name_is_unusable() {
     };
     assert_eq!(unusable(Kind::NetworkPolicy, json!({})), "the object: there is no metadata");
     assert_eq!(unusable(Kind::Pod, json!({"metadata": {"generateName": "x"}})), "metadata: there is no name");
-    assert_eq!(unusable(Kind::Node, json!({"metadata": {"name": 1}})), "metadata: the name is no text");
+    assert_eq!(unusable(Kind::Node, json!({"metadata": {"name": 1}})), "metadata.name: the value 1 is no text: put it in quotes");
     assert_eq!(
         unusable(Kind::Pod, json!({"metadata": {"name": "a", "namespace": 5}})),
-        "metadata.namespace: 5 is no text"
+        "metadata.namespace: the value 5 is no text: put it in quotes"
     );
     assert_eq!(
         unusable(Kind::Pod, json!({"metadata": {"name": "a"}, "spec": {"hostNetwork": "yes"}})),
@@ -134,7 +134,7 @@ fn a_policy_without_a_readable_name_isolates_its_pods_and_allows_nothing() {
     let mut names = Vec::new();
     for (metadata, said) in [
         (json!({"namespace": "web", "generateName": "x-"}), "metadata: there is no name"),
-        (json!({"namespace": "web", "name": 5}), "metadata: the name is no text"),
+        (json!({"namespace": "web", "name": 5}), "metadata.name: the value 5 is no text: put it in quotes"),
     ] {
         let object = json!({
             "metadata": metadata,
