@@ -76,7 +76,7 @@ const PAGE: u32 = 100;
 /// 1.5 MB (etcd's `--max-request-bytes`). As values in memory they take about four times as much.
 const PAGE_BYTES: usize = 2 << 20;
 
-/// How many times fewer objects the next page has after one that was too long, and more after one that was not.
+/// How many times fewer objects the next page has after one that was too long, and more after one that was short.
 const PAGE_STEP: u32 = 4;
 
 /// The verb of a list, as failures name it.
@@ -221,7 +221,9 @@ impl Following {
             let answer = timeout(patience, self.page_up_to(next, longest)).await;
             match answer.map_err(|_| self.hung(LIST, patience))?? {
                 Some(page) => {
-                    self.page = (self.page * PAGE_STEP).min(PAGE);
+                    if page.len() < PAGE_BYTES / PAGE_STEP as usize {
+                        self.page = (self.page * PAGE_STEP).min(PAGE);
+                    }
                     return Ok(page);
                 }
                 None => self.page = (self.page / PAGE_STEP).max(1),
@@ -250,7 +252,7 @@ impl Following {
             }
             page.extend_from_slice(bytes);
             let read = bytes.len();
-            body.as_mut().consume(read);
+            body.consume_unpin(read);
         }
     }
 

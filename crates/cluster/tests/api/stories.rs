@@ -58,14 +58,14 @@ fn large_policy(name: &str, bytes: usize) -> Value {
 #[test]
 fn of_large_objects_a_page_has_few() {
     let server = cluster();
-    for number in 0..20 {
-        server.put(Kind::NetworkPolicy, large_policy(&format!("large-{number:02}"), 1_200_000));
+    for number in 0..6 {
+        server.put(Kind::NetworkPolicy, large_policy(&format!("large-{number}"), 600_000));
     }
     let mut follower = Follower::of(&server);
     follower.until_like(&server);
     assert_eq!(server.limit(Kind::Pod), 100);
     assert!(server.limit(Kind::NetworkPolicy) <= 4, "{}", server.limit(Kind::NetworkPolicy));
-    assert_eq!(follower.known.policies.len(), 21);
+    assert_eq!(follower.known.policies.len(), 7);
 }
 
 #[test]

@@ -116,7 +116,10 @@ fn an_object_without_a_readable_name_is_unusable() {
     };
     assert_eq!(unusable(Kind::NetworkPolicy, json!({})), "the object: there is no metadata");
     assert_eq!(unusable(Kind::Pod, json!({"metadata": {"generateName": "x"}})), "metadata: there is no name");
-    assert_eq!(unusable(Kind::Node, json!({"metadata": {"name": 1}})), "metadata.name: the value 1 is no text: put it in quotes");
+    assert_eq!(
+        unusable(Kind::Node, json!({"metadata": {"name": 1}})),
+        "metadata.name: the value 1 is no text: put it in quotes"
+    );
     assert_eq!(
         unusable(Kind::Pod, json!({"metadata": {"name": "a", "namespace": 5}})),
         "metadata.namespace: the value 5 is no text: put it in quotes"
