@@ -75,7 +75,7 @@ fn a_policy_of_the_largest_size_is_enforced_in_little_memory() {
 
 #[test]
 fn what_exceeds_a_namespaces_budget_isolates_and_is_named_and_others_do_not_notice() {
-    let mut story = begin(&["--policy-budget", "20"]);
+    let mut story = begin(&["--policy-budget", "35"]);
     let open = "podSelector: {}\ningress: [{ports: [{port: 5432}]}]";
     story.policy("web/open", "podSelector: {}\ningress: [{ports: [{port: 80}]}]");
     story.policy("db/open", open);
@@ -93,7 +93,7 @@ fn what_exceeds_a_namespaces_budget_isolates_and_is_named_and_others_do_not_noti
     let named = problems(&mut story);
     assert!(
         named.len() == 1
-            && named[0].starts_with("NetworkPolicy db/many: it has 32 entries")
+            && named[0].starts_with("NetworkPolicy db/many: it has 47 entries")
             && named[0].contains("--policy-budget"),
         "{named:?}"
     );

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use audit::Audit;
-use cluster::{Connections, ResourceVersion, Update, Watch};
+use cluster::{Connections, Problem, ResourceVersion, Update, Watch};
 use dataplane::conntrack::Conntrack;
 use dataplane::drops::DropCounts;
 use dataplane::needs::{self, NeedState};
@@ -28,10 +28,12 @@ use crate::origins::{OriginTracker, overlay_flows};
 use crate::status::{self, Phase};
 use crate::sweeper::Sweeper;
 
+mod backlog;
 mod config;
 mod notes;
 mod ports;
 mod queues;
+use backlog::Backlog;
 pub use config::AgentConfig;
 
 /// How often the agent looks whether all is still as it was.
@@ -39,6 +41,9 @@ const LOOK_AROUND: Duration = Duration::from_secs(1);
 
 /// How often it tries again what did not work.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
+
+/// How long policies that wait are passed over, at most, while other changes come.
+const CATCH_UP: Duration = Duration::from_millis(100);
 
 /// How often it looks at the needs of a running agent.
 const CHECK_NEEDS: Duration = Duration::from_secs(10);
@@ -75,6 +80,10 @@ pub struct Agent {
     behind: bool,
     /// Versions of policies that the newest snapshot holds and that are not in force yet.
     versions: BTreeMap<PolicyName, Option<ResourceVersion>>,
+    /// Large policies that wait to be compiled.
+    backlog: Backlog,
+    /// What is wrong with the source's objects.
+    problems: Vec<Problem>,
     /// Policies that changed, or are gone, since the snapshot that is in force.
     changed_policies: BTreeSet<PolicyName>,
     /// The queues of the agent from which this one took over, until nothing waits in them any more.
@@ -120,6 +129,8 @@ impl Agent {
             engine: None,
             behind: false,
             versions: BTreeMap::new(),
+            backlog: Backlog::default(),
+            problems: Vec::new(),
             changed_policies: BTreeSet::new(),
             predecessor: None,
             remembered: None,
@@ -136,6 +147,7 @@ impl Agent {
     pub fn run(mut self) {
         let now = Instant::now();
         let (mut try_at, mut look_at, mut check_at) = (now, now + LOOK_AROUND, now + CHECK_NEEDS);
+        let mut catch_up_at = now;
         loop {
             let now = Instant::now();
             if self.engine.is_none() && now >= try_at {
@@ -153,6 +165,7 @@ impl Agent {
             }
             self.sweep();
             let wake = match &self.engine {
+                _ if self.is_behind() => Instant::now(),
                 None => look_at.min(try_at),
                 Some(engine) if self.is_enforcing() => {
                     engine.sweep_at().map_or(look_at, |at| look_at.min(at))
@@ -174,7 +187,12 @@ impl Agent {
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => catch_up_at = now,
+            }
+            // Also where one change comes after the other.
+            if Instant::now() >= catch_up_at {
+                self.catch_up();
+                catch_up_at = Instant::now() + CATCH_UP;
             }
         }
         self.end();
@@ -414,54 +432,82 @@ impl Agent {
 
     /// The source changed: compiles, and puts the result in force if there are rules.
     fn update(&mut self, mut update: Update) {
-        let started = Instant::now();
         let first = self.snapshot.is_none();
+        let mut changes = std::mem::take(&mut update.changes);
         if first {
-            update.changes.splice(0..0, self.config.pod_cidrs.first());
+            changes.splice(0..0, self.config.pod_cidrs.first());
             self.health.state().settled(Topic::Source);
+        } else {
+            changes = self.backlog.defer(changes);
         }
-        let count = update.changes.len() as u64;
         self.versions.extend(std::mem::take(&mut update.versions));
         if let Some(cni) = update.cni_ports.take() {
             self.origins.set_cni(cni);
-            if count == 0 && !first {
+            if changes.is_empty() && !first {
                 self.refresh_origins();
             }
         }
+        self.problems = update.problems;
         self.health.state().status.read = Some(update.read);
-        if count == 0 && !first {
-            self.note_problems(&update.problems);
+        if changes.is_empty() && !first {
+            self.note_problems();
             // A version that means the same is in force already.
             if self.is_enforcing() && !self.behind {
-                self.health.state().in_force(std::mem::take(&mut self.versions));
+                let versions = self.versions_in_force();
+                self.health.state().in_force(versions);
             }
             return;
         }
-        self.changed_policies.extend(update.changes.iter().filter_map(|change| match change {
+        self.compile(changes);
+    }
+
+    /// Whether policies wait that could be compiled now.
+    fn is_behind(&self) -> bool {
+        !self.backlog.is_empty() || self.compiler.is_behind()
+    }
+
+    /// Compiles some of the policies that wait, if there are any.
+    fn catch_up(&mut self) {
+        if self.is_behind() {
+            let changes = self.backlog.next();
+            self.compile(changes);
+        }
+    }
+
+    /// Versions of policies that are in force with the newest snapshot: not of those that wait.
+    fn versions_in_force(&mut self) -> BTreeMap<PolicyName, Option<ResourceVersion>> {
+        let (waiting, in_force) =
+            std::mem::take(&mut self.versions).into_iter().partition(|(name, _)| self.backlog.holds(name));
+        self.versions = waiting;
+        in_force
+    }
+
+    /// Compiles the changes, and puts the result in force if there are rules.
+    fn compile(&mut self, changes: Vec<Change>) {
+        let (started, count) = (Instant::now(), changes.len() as u64);
+        self.changed_policies.extend(changes.iter().filter_map(|change| match change {
             Change::Policy(policy) => Some(policy.name.clone()),
             Change::PolicyGone(name) => Some(name.clone()),
             _ => None,
         }));
         let tallies = self.audit.monitor();
-        for change in &update.changes {
+        for change in &changes {
             if let Change::PolicyGone(policy) = change {
                 tallies.tallies().forget(policy);
             }
         }
         let touched = match self.engine {
             // A change before was not put in force, and may have touched others.
-            Some(_) if !self.behind => {
-                touched::by(&update.changes, self.compiler.inventory(), &self.config.node)
-            }
+            Some(_) if !self.behind => touched::by(&changes, self.compiler.inventory(), &self.config.node),
             _ => Touched::All,
         };
-        let before = self.addresses_of_changed_pods(&update.changes);
+        let before = self.addresses_of_changed_pods(&changes);
         let pod_cidrs = &self.config.pod_cidrs;
-        let snapshot = self.compiler.apply(update.changes.into_iter().map(|change| pod_cidrs.apply(change)));
+        let snapshot = self.compiler.apply(changes.into_iter().map(|change| pod_cidrs.apply(change)));
         let (readmitted, inventory) = (self.compiler.readmitted(), self.compiler.inventory());
         let touched = touched.or(touched::by_admission(readmitted, inventory, &self.config.node));
         self.changed_policies.extend(readmitted.iter().cloned());
-        self.note_problems(&update.problems);
+        self.note_problems();
         if let Some(engine) = &mut self.engine {
             let is_anothers =
                 |(address, uid): &(IpAddr, PodUid)| snapshot.pod(*address).is_none_or(|pod| pod.uid != *uid);
@@ -502,7 +548,8 @@ impl Agent {
             Ok(applied) => {
                 self.behind = false;
                 self.release_ports();
-                self.health.state().in_force(std::mem::take(&mut self.versions));
+                let versions = self.versions_in_force();
+                self.health.state().in_force(versions);
                 let policies = std::mem::take(&mut self.changed_policies);
                 self.note(generation, (changes, policies), compile, &applied);
             }

@@ -18,12 +18,18 @@ use crate::names::{PolicyKind, PolicyName};
 use crate::selector::{Requirement, Selector};
 use crate::spec::{NamespaceMatch, Peer, PolicySpec, RuleSpec};
 
-/// What policies cost, in entries: a CIDR, an exception, a port and a label's value are one entry each, a pod selector is [`SELECTOR`]. An
-/// entry takes some 100 bytes and 1 µs to compile.
+/// What policies cost, in entries: a CIDR, an exception, a port and a label's value are one entry each, a pod selector is [`SELECTOR`], and a
+/// policy itself is [`POLICY`]. An entry takes some 100 bytes and 1 µs to compile.
 pub type Cost = u64;
+
+/// The entries of a policy without rules.
+pub const POLICY: Cost = 16;
 
 /// The entries of a peer that selects pods, without its values: it may select any number of them.
 pub const SELECTOR: Cost = 16;
+
+/// Entries that are admitted after having been refused in one step, about: so no step takes long.
+const STEP: Cost = 1 << 16;
 
 /// How many entries policies may have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +76,10 @@ pub(crate) struct Admission {
     namespaces: BTreeMap<Arc<str>, Namespace>,
     /// Namespaces of which a policy changed since [`Admission::settle`].
     changed: BTreeSet<Arc<str>>,
+    /// Entries that may still be admitted again in this step.
+    left: Cost,
+    /// Whether policies that there is room for wait for another step.
+    is_behind: bool,
 }
 
 /// The policies of a namespace.
@@ -98,7 +108,8 @@ impl Admission {
     /// Without policies.
     pub(crate) fn new(budget: Budget) -> Self {
         let limit = budget.namespace.min(budget.total);
-        Self { budget, limit, namespaces: BTreeMap::new(), changed: BTreeSet::new() }
+        let (namespaces, changed) = Default::default();
+        Self { budget, limit, namespaces, changed, left: STEP, is_behind: false }
     }
 
     /// Takes in a policy that is new or changed.
@@ -136,21 +147,32 @@ impl Admission {
         }
     }
 
+    /// Begins a step: see [`Admission::is_behind`].
+    pub(crate) fn begin(&mut self) {
+        self.left = STEP;
+    }
+
     /// Admits and refuses. Returns the policies of which that is otherwise than before.
     pub(crate) fn settle(&mut self) -> Vec<PolicyName> {
-        if self.changed.is_empty() {
+        if self.changed.is_empty() && !self.is_behind {
             return Vec::new();
         }
         let limit = self.fair_limit();
+        let all = limit != self.limit || std::mem::take(&mut self.is_behind);
         let mut differing = Vec::new();
         for (name, namespace) in &mut self.namespaces {
-            if limit != self.limit || self.changed.contains(name) {
-                namespace.admit(limit, &mut differing);
+            if all || self.changed.contains(name) {
+                self.is_behind |= !namespace.admit(limit, &mut self.left, &mut differing);
             }
         }
         self.limit = limit;
         self.changed.clear();
         differing
+    }
+
+    /// Whether policies that were refused, and that there is room for now, wait for another step.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.is_behind
     }
 
     /// Whether a policy is compiled with its rules.
@@ -214,16 +236,29 @@ impl Namespace {
         }
     }
 
-    /// Admits policies up to the limit. Adds those that are now otherwise than before to `differing`.
-    fn admit(&mut self, limit: Cost, differing: &mut Vec<PolicyName>) {
-        let mut sum: Cost = 0;
+    /// Admits policies up to the limit; of those that were refused only as many as are `left` in this step. Adds those that are now
+    /// otherwise than before to `differing`. Whether none waits for another step.
+    fn admit(&mut self, limit: Cost, left: &mut Cost, differing: &mut Vec<PolicyName>) -> bool {
+        let (mut sum, mut is_done): (Cost, bool) = (0, true);
         for (cost, name) in &self.by_cost {
             sum = sum.saturating_add(*cost);
             let Some(entry) = self.policies.get_mut(name) else { continue };
-            if std::mem::replace(&mut entry.is_admitted, sum <= limit) != entry.is_admitted {
-                differing.push(name.clone());
+            let fits = sum <= limit;
+            if fits == entry.is_admitted {
+                continue;
             }
+            if fits {
+                // One at least, however large it is.
+                if *left < STEP && *left < *cost {
+                    is_done = false;
+                    continue;
+                }
+                *left = left.saturating_sub(*cost);
+            }
+            entry.is_admitted = fits;
+            differing.push(name.clone());
         }
+        is_done
     }
 }
 
@@ -242,9 +277,10 @@ pub(crate) fn without_rules(spec: &PolicySpec) -> PolicySpec {
     }
 }
 
-fn cost_of(spec: &PolicySpec) -> Cost {
+/// What a policy costs in one ruleset.
+pub fn cost_of(spec: &PolicySpec) -> Cost {
     let rules = spec.ingress.iter().chain(&spec.egress).map(cost_of_rule).sum::<Cost>();
-    1 + cost_of_pods(&spec.subject.namespaces, &spec.subject.pods) + rules
+    POLICY + cost_of_pods(&spec.subject.namespaces, &spec.subject.pods) + rules
 }
 
 fn cost_of_rule(rule: &RuleSpec) -> Cost {
@@ -283,7 +319,7 @@ mod tests {
     fn policy(namespace: &str, name: &str, cost: usize) -> PolicySpec {
         let block = IpBlock {
             cidr: "10.0.0.0/8".parse().expect("a CIDR"),
-            except: std::iter::repeat_n("10.1.0.0/16".parse().expect("a CIDR"), cost - 3).collect(),
+            except: std::iter::repeat_n("10.1.0.0/16".parse().expect("a CIDR"), cost - 18).collect(),
         };
         let rule = RuleSpec {
             name: None,
@@ -328,17 +364,17 @@ mod tests {
     #[test]
     fn the_costliest_policies_of_a_namespace_only_isolate_until_there_is_room() {
         let mut admission = Admission::new(Budget { namespace: 100, total: 1_000 });
-        let policies = [policy("a", "large", 90), policy("a", "small", 10), policy("b", "other", 100)];
+        let policies = [policy("a", "large", 80), policy("a", "small", 20), policy("b", "other", 100)];
         assert!(enter(&mut admission, policies).is_empty());
         assert_eq!(admission.refusals().count(), 0);
         // One entry too many.
-        assert_eq!(enter(&mut admission, [policy("a", "more", 5)]), ["large refused"]);
+        assert_eq!(enter(&mut admission, [policy("a", "more", 18)]), ["large refused"]);
         let refused: Vec<Refusal> = admission.refusals().collect();
         let policy_name = PolicyName::network_policy("a", "large");
-        let large = Refusal { policy: policy_name, cost: 90, rulesets: 1, namespace: 105, limit: 100 };
+        let large = Refusal { policy: policy_name, cost: 80, rulesets: 1, namespace: 118, limit: 100 };
         assert_eq!(refused, [large]);
         // Said again, it is still refused.
-        assert!(enter(&mut admission, [policy("a", "large", 90)]).is_empty());
+        assert!(enter(&mut admission, [policy("a", "large", 80)]).is_empty());
         assert_eq!(admission.refusals().count(), 1);
         assert_eq!(leave(&mut admission, "a", "small"), ["large admitted"]);
         assert_eq!(admission.refusals().count(), 0);
@@ -347,13 +383,13 @@ mod tests {
     #[test]
     fn a_policy_costs_its_entries_in_each_ruleset() {
         let mut admission = Admission::new(Budget { namespace: 100, total: 1_000 });
-        assert!(enter(&mut admission, [policy("a", "common", 30), policy("a", "other", 5)]).is_empty());
+        assert!(enter(&mut admission, [policy("a", "common", 27), policy("a", "other", 18)]).is_empty());
         let common = PolicyName::network_policy("a", "common");
         admission.set_rulesets(&common, 3);
         assert!(settle(&mut admission).is_empty());
         admission.set_rulesets(&common, 4);
         assert_eq!(settle(&mut admission), ["common refused"]);
-        let refusal = Refusal { policy: common.clone(), cost: 30, rulesets: 4, namespace: 125, limit: 100 };
+        let refusal = Refusal { policy: common.clone(), cost: 27, rulesets: 4, namespace: 126, limit: 100 };
         assert_eq!(admission.refusals().collect::<Vec<_>>(), [refusal]);
         admission.set_rulesets(&common, 0);
         assert_eq!(settle(&mut admission), ["common admitted"]);
@@ -361,21 +397,36 @@ mod tests {
 
     #[test]
     fn where_all_are_too_many_the_largest_namespaces_have_less() {
-        let mut admission = Admission::new(Budget { namespace: 100, total: 200 });
+        let mut admission = Admission::new(Budget { namespace: 200, total: 400 });
         let fill =
-            |namespace: &'static str| (0..10).map(move |n| policy(namespace, &format!("{namespace}{n}"), 10));
+            |namespace: &'static str| (0..10).map(move |n| policy(namespace, &format!("{namespace}{n}"), 20));
         assert!(enter(&mut admission, fill("a").chain(fill("b"))).is_empty());
-        // 20 for c, and 90 for each of the others.
-        assert_eq!(enter(&mut admission, [policy("c", "c0", 20)]), ["a9 refused", "b9 refused"]);
-        assert!(admission.refusals().all(|refusal| refusal.limit == 90));
+        // 40 for c, and 180 for each of the others.
+        assert_eq!(enter(&mut admission, [policy("c", "c0", 40)]), ["a9 refused", "b9 refused"]);
+        assert!(admission.refusals().all(|refusal| refusal.limit == 180));
         assert_eq!(leave(&mut admission, "c", "c0"), ["a9 admitted", "b9 admitted"]);
+    }
+
+    #[test]
+    fn large_policies_that_fit_again_are_admitted_step_by_step() {
+        let mut admission = Admission::new(Budget { namespace: 100_000, total: 200_000 });
+        let policies = ["a", "b", "c", "d"].map(|namespace| policy(namespace, namespace, 60_000));
+        assert_eq!(enter(&mut admission, policies).len(), 4);
+        admission.begin();
+        assert_eq!(leave(&mut admission, "d", "d"), ["a admitted"]);
+        assert!(admission.is_behind());
+        admission.begin();
+        assert_eq!(settle(&mut admission), ["b admitted"]);
+        admission.begin();
+        assert_eq!(settle(&mut admission), ["c admitted"]);
+        assert!(!admission.is_behind());
     }
 
     #[test]
     fn no_order_of_arrival_makes_a_difference() {
         let all: Vec<PolicySpec> =
-            (0..30).map(|n| policy("a", &format!("p{n:02}"), 3 + n * 7 % 30)).collect();
-        let budget = Budget { namespace: 200, total: 1_000 };
+            (0..30).map(|n| policy("a", &format!("p{n:02}"), 18 + n * 7 % 30)).collect();
+        let budget = Budget { namespace: 600, total: 1_000 };
         let refused_of = |batches: Vec<Vec<PolicySpec>>| {
             let mut admission = Admission::new(budget);
             for batch in batches {

@@ -118,6 +118,11 @@ impl Compiler {
         self.compiled.readmitted()
     }
 
+    /// Whether policies that were refused fit into their budget now and wait for another [`Compiler::apply`], with or without changes.
+    pub fn is_behind(&self) -> bool {
+        self.compiled.is_behind()
+    }
+
     /// What is known about the cluster.
     pub fn inventory(&self) -> &Inventory {
         &self.inventory

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use common::build::{namespace, network_policy, node, pod, rule};
 use common::story::packet_in_words;
 use policy::{
-    Change, Directions, IpBlock, Packet, Peer, PolicySpec, PortMatch, PortNumbers, Protocol, Scope, Verdict,
-    reference,
+    Budget, Change, Compiler, Directions, IpBlock, Packet, Peer, PolicySpec, PortMatch, PortNumbers,
+    Protocol, Scope, Verdict, reference,
 };
 use proptest::prelude::Rng;
 use proptest::test_runner::{RngAlgorithm, TestRng};
@@ -146,6 +146,15 @@ fn negative_selectors() -> PolicySpec {
     }))
 }
 
+/// As many selectors as fit into the budget, each of which chooses nearly all classes.
+fn selectors_of_all_classes() -> PolicySpec {
+    policy((0..3_000_u16).map(|number| {
+        let pods = format!("app notin app-{}", number % 1_500);
+        let pods = if number < 1_500 { pods } else { format!("{pods},app exists") };
+        (rule().pods_in("a", &pods).0.peers.unwrap().remove(0), ports_of(number % 500))
+    }))
+}
+
 /// Names of ports that pods give to one number.
 fn names() -> PolicySpec {
     policy((0..10_000).map(|number| {
@@ -218,4 +227,76 @@ fn large_policies_compile_in_memory_for_their_text() {
     compiles_within("nested blocks", nested(), 40 * text, 10 * text);
     compiles_within("negative selectors", negative_selectors(), 40 * text, 10 * text);
     compiles_within("names of ports", names(), 40 * text, 10 * text);
+    compiles_within("selectors of all classes", selectors_of_all_classes(), 40 * text, 10 * text);
+}
+
+/// Pods to each of which another selection of large policies applies have as many rulesets as the budget allows.
+#[test]
+fn policies_in_many_rulesets_take_no_more_than_their_budget() {
+    let budget = Budget { namespace: 1 << 16, total: 1 << 19 };
+    let mut changes = vec![namespace("a", ""), node("n1", "192.168.0.1", "10.244.0.0/16")];
+    changes.push(pod("a/other").labels("app=other").at("10.244.1.1").on("n1").into());
+    changes.push(
+        network_policy("a/small", "app=other")
+            .ingress(rule().port(Some(Protocol::TCP), PortNumbers::Range(80, 80)))
+            .into(),
+    );
+    changes.extend((0..100_u32).map(|number| {
+        let labels: Vec<String> =
+            (0..12).filter(|bit| number >> bit & 1 == 1).map(|bit| format!("l{bit}=yes")).collect();
+        pod(&format!("a/{number}"))
+            .labels(&labels.join(","))
+            .at(&format!("10.244.0.{}", number + 1))
+            .on("n1")
+            .into()
+    }));
+    let mut compiler = Compiler::new(Scope::Node("n1".into())).budget(budget);
+    compiler.apply(changes);
+    let mut random = numbers();
+    let large = (0..7).map(|bit| {
+        let except: Vec<String> =
+            (0..5_000).map(|_| format!("{}.{}.{}.1/32", random(223) + 1, random(256), random(256))).collect();
+        let mut rule = rule().peer(block("0.0.0.0/0", except));
+        rule.0.ports = Some(vec![ports_of(bit)]);
+        Change::from(network_policy(&format!("a/large-{bit}"), &format!("l{bit}=yes")).ingress(rule))
+    });
+    let large: Vec<Change> = large.collect();
+    let (snapshot, peak, kept) = memory(|| compiler.apply(large));
+    println!("many rulesets: {} kB at most, {} kB kept", peak / 1000, kept / 1000);
+    assert!(peak < 30_000_000 && kept < 10_000_000, "{peak} bytes in use, {kept} kept");
+    let refused: Vec<String> = compiler.refusals().map(|refusal| refusal.policy.to_string()).collect();
+    assert!(refused.len() > 4 && !refused.contains(&"a/small".to_owned()), "{refused:?}");
+    // What is refused isolates; what is not holds.
+    let verdict = |to: &str, port| {
+        let packet =
+            Packet::new("198.51.100.1".parse().unwrap(), to.parse().unwrap(), Protocol::TCP).to_port(port);
+        snapshot.judge(&packet, Directions::Both).verdict()
+    };
+    assert_eq!(verdict("10.244.0.100", 100), Verdict::Deny);
+    assert_eq!(verdict("10.244.1.1", 80), Verdict::Allow);
+}
+
+/// Policies that come and go, each with words of its own, leave nothing behind.
+#[test]
+fn words_and_ports_that_are_no_longer_used_take_no_memory() {
+    let (mut compiler, _) = common::compile(Scope::Node("n1".into()), Verdict::Deny, &cluster());
+    let mut round = |number: u32| {
+        let rules = (0..50).map(|of_round| {
+            let pods = format!("app notin word-{number}-{of_round}");
+            let mut rule = rule().pods_in("a", &pods);
+            rule.0.ports = Some(vec![PortMatch {
+                protocol: Some(Protocol::TCP),
+                numbers: PortNumbers::Named(format!("p{number}-{of_round}").into()),
+            }]);
+            rule
+        });
+        let policy = rules.fold(network_policy("a/words", "app=server"), |policy, rule| policy.ingress(rule));
+        let server = pod("a/server").labels("app=server").at("10.244.0.1").on("n1");
+        let server = server.port(&format!("p{number}-0"), Protocol::TCP, 80);
+        drop(compiler.apply([policy.into(), server.into()]));
+    };
+    (0..2_000).for_each(&mut round);
+    let ((), _, kept) = memory(|| (2_000..6_000).for_each(&mut round));
+    println!("words: {} kB kept", kept / 1000);
+    assert!(kept < 16_000_000, "{kept} bytes kept after policies that are gone");
 }

@@ -77,7 +77,8 @@ impl Agent {
 
     /// Says in status what is wrong with the source's objects, and which policies are beyond their namespace's budget. The source has
     /// logged its own problems.
-    pub(super) fn note_problems(&self, problems: &[cluster::Problem]) {
+    pub(super) fn note_problems(&self) {
+        let problems = &self.problems;
         let mut all: Vec<status::Problem> = problems.iter().map(status::Problem::from).collect();
         let mut state = self.health.state();
         for refusal in self.compiler.refusals() {

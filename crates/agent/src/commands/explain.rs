@@ -97,7 +97,10 @@ impl Explain {
         let changes = self.source.read_once()?;
         let scope = self.node.as_deref().map_or(Scope::Cluster, |node| Scope::Node(node.into()));
         let mut compiler = Compiler::new(scope).budget(self.budget.into());
-        let snapshot = compiler.apply(changes);
+        let mut snapshot = compiler.apply(changes);
+        while compiler.is_behind() {
+            snapshot = compiler.apply([]);
+        }
         if let Some(node) = &self.node {
             must_be_a_node(node, compiler.inventory())?;
         }

@@ -11,6 +11,9 @@ use crate::interner::Interner;
 /// Where a namespaced object is that names no namespace: what `kubectl apply` would do with it.
 const DEFAULT_NAMESPACE: &str = "default";
 
+/// Labels of an object, at most. Every agent holds those of all pods.
+const MOST_LABELS: usize = 256;
+
 /// `metadata.name`.
 pub(super) fn name<'a>(object: &'a Place<'a>) -> Result<&'a str, Unusable> {
     let metadata = object.field("metadata").ok_or_else(|| object.unusable("there is no metadata"))?;
@@ -75,6 +78,10 @@ fn readable_labels(
         .value
         .as_object()
         .ok_or_else(|| labels.unusable(format!("{} is no mapping", labels.shown())))?;
+    if fields.len() > MOST_LABELS {
+        return Err(labels
+            .unusable(format!("it has {} labels, and more than {MOST_LABELS} are not read", fields.len())));
+    }
     let mut pairs = Vec::with_capacity(fields.len() + fixed.len());
     for (key, value) in fields {
         // The API reads null, `app:` with nothing behind it, as the empty text.

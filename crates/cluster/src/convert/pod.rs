@@ -10,6 +10,12 @@ use super::place::{Flaws, Place};
 use super::{Unusable, metadata, port};
 use crate::interner::Interner;
 
+/// Named ports of a pod, at most. A verdict about the pod looks at each of them.
+const MOST_PORTS: usize = 256;
+
+/// What follows from too many of them.
+const NO_FURTHER_PORT: &str = "rules can't find this port and those behind it by their names";
+
 /// What a flaw in a pod's ports means.
 const NO_SUCH_PORT: &str = "rules can't find this port by its name";
 
@@ -87,9 +93,11 @@ pub(super) fn address(place: &Place<'_>, flaws: &mut Flaws) -> Option<IpAddr> {
 }
 
 /// Named ports of the containers and then of the sidecars: initContainers that run as long as the pod does
-/// (semantics 19). Of two ports of one name and protocol the first counts, as for the API's own consumers.
+/// (semantics 19). Of two ports of one name and protocol the first counts, as for the API's own consumers. Of more than [`MOST_PORTS`] the
+/// first ones count.
 fn named_ports(spec: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> Vec<NamedPort> {
     let mut ports: Vec<NamedPort> = Vec::new();
+    let mut is_full = false;
     for (list, sidecars_only) in [("containers", false), ("initContainers", true)] {
         spec.each(list, flaws, NO_SUCH_PORT, |container, flaws| {
             let restart = container.value.get("restartPolicy").and_then(|policy| policy.as_str());
@@ -97,10 +105,19 @@ fn named_ports(spec: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> Vec<
                 return;
             }
             container.each("ports", flaws, NO_SUCH_PORT, |entry, flaws| {
-                if let Some(named) = named_port(entry, interner, flaws)
-                    && !ports.iter().any(|p| p.name == named.name && p.protocol == named.protocol)
-                {
+                let Some(named) = named_port(entry, interner, flaws) else { return };
+                if ports.iter().any(|p| p.name == named.name && p.protocol == named.protocol) {
+                    return;
+                }
+                if ports.len() < MOST_PORTS {
                     ports.push(named);
+                } else if !is_full {
+                    is_full = true;
+                    flaws.push(
+                        entry,
+                        format!("the pod has more than {MOST_PORTS} named ports"),
+                        NO_FURTHER_PORT,
+                    );
                 }
             });
         });

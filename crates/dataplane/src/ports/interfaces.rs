@@ -19,6 +19,17 @@ pub(super) use self::rtnetlink::Rtnetlink;
 use super::bindings::is_link_local;
 use super::{InterfaceIndex, Mac, Overlay};
 
+/// How often the namespace of a new port is read.
+const ASK_EVERY: Duration = Duration::from_millis(4);
+/// How long a port without addresses counts as new. CNI plugins set addresses within a fraction of a second.
+const NEW: Duration = Duration::from_secs(3);
+/// How often that of a port is read whose addresses take longer, or from which a packet came before them.
+const ASK_LESS: Duration = Duration::from_millis(20);
+/// Ports that have no addresses after this time are mostly no pods'.
+const SLOW: Duration = Duration::from_secs(30);
+/// How often their namespaces are read. A packet of a port without bindings has them read, too.
+const ASK_SELDOM: Duration = Duration::from_millis(500);
+
 /// How long a port's addresses must have stayed the same to count as all of them: CNI plugins set both families within a few
 /// milliseconds, and return before a process of the pod runs.
 const SETTLING: Duration = Duration::from_millis(300);
@@ -74,6 +85,8 @@ pub struct Interface {
     pub addresses_inside: Vec<IpAddr>,
     /// The hardware address of the other end.
     pub mac_inside: Mac,
+    /// When it was first read; `None` if it existed before the reader.
+    seen: Option<Instant>,
     /// When the addresses inside last changed; `None` before there are any but link-local ones.
     changed: Option<Instant>,
     /// Whether the addresses inside are all that the CNI plugin sets.
@@ -130,6 +143,7 @@ impl Interface {
             peer: 0,
             addresses_inside: Vec::new(),
             mac_inside: Mac::default(),
+            seen: None,
             changed: None,
             is_settled: false,
         }
@@ -148,6 +162,17 @@ impl Interface {
     /// Whether its other end's namespace is to be read again soon.
     pub(super) fn is_waiting(&self) -> bool {
         self.is_veth() && self.peer_namespace.is_some() && !self.is_settled
+    }
+
+    /// How soon its other end's namespace is to be read again; `None` if it need not be.
+    fn ask_after(&self, now: Instant) -> Option<Duration> {
+        let age = self.seen.map_or(Duration::MAX, |seen| now.saturating_duration_since(seen));
+        self.is_waiting().then_some(match age {
+            _ if self.changed.is_some() => ASK_EVERY,
+            age if age < NEW => ASK_EVERY,
+            age if age < SLOW => ASK_LESS,
+            _ => ASK_SELDOM,
+        })
     }
 
     /// Takes in what the namespace shows now. Returns whether anything changed.
@@ -204,14 +229,22 @@ impl Interfaces {
         self.iter().filter(is_overlay).map(|interface| interface.index)
     }
 
-    /// Whether any veth device is not settled.
-    pub(super) fn is_waiting(&self) -> bool {
-        self.iter().any(Interface::is_waiting)
+    /// A packet came from some port without bindings: it soon has addresses, if it has none yet.
+    pub(super) fn expect_addresses(&mut self, now: Instant) {
+        for interface in self.by_index.values_mut().filter(|interface| interface.is_waiting()) {
+            interface.seen = interface.seen.max(now.checked_sub(NEW));
+        }
     }
 
-    /// Marks interfaces with addresses as settled: they existed before the reader.
+    /// How soon namespaces are to be read again; `None` if all veth devices are settled.
+    pub(super) fn ask_after(&self, now: Instant) -> Option<Duration> {
+        self.iter().filter_map(|interface| interface.ask_after(now)).min()
+    }
+
+    /// Marks interfaces with addresses as settled: they existed before the reader. Those without are mostly no pods'.
     pub(super) fn settle(&mut self) {
         for interface in self.by_index.values_mut() {
+            interface.seen = None;
             interface.is_settled = interface.addresses_inside.iter().any(|address| !is_link_local(*address));
         }
     }

@@ -1,7 +1,7 @@
 //! The thread that follows the node's interfaces.
 //!
 //! From: rtnetlink's notifications. To: a callback, which gets all interfaces each time something changed. The kernel does not notify
-//! one namespace of addresses in another, so the namespaces of ports that are not settled are read every few milliseconds.
+//! one namespace of addresses in another, so the namespaces of new ports are read every few milliseconds.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -15,12 +15,6 @@ use nix::sys::signal::SigSet;
 
 use super::interfaces::{Interfaces, InterfacesError, Rtnetlink};
 
-/// How often namespaces are read while a port is new.
-const ASK_EVERY: Duration = Duration::from_millis(4);
-/// How long a port without addresses counts as new.
-const NEW: Duration = Duration::from_secs(30);
-/// How often namespaces are read when no port is new. A packet of a port without bindings wakes the thread, too.
-const ASK_SELDOM: Duration = Duration::from_millis(500);
 /// How often all interfaces are read again without a notification.
 const READ_EVERY: Duration = Duration::from_secs(30);
 /// How long to wait after an error.
@@ -106,7 +100,6 @@ impl<T: FnMut(Interfaces)> Follower<T> {
     fn run(mut self) {
         let mut is_first = true;
         let mut read_at = Instant::now();
-        let mut newest = Instant::now();
         while !self.stop.load(Ordering::Acquire) {
             let now = Instant::now();
             let looked = if now >= read_at {
@@ -129,10 +122,9 @@ impl<T: FnMut(Interfaces)> Follower<T> {
             }
             if is_first || is_changed {
                 is_first = false;
-                newest = now;
                 (self.tell)(self.interfaces.clone());
             }
-            match self.wait(newest) {
+            match self.wait() {
                 Ok(true) => read_at = Instant::now(),
                 Ok(false) => {}
                 Err(error) => {
@@ -145,12 +137,8 @@ impl<T: FnMut(Interfaces)> Follower<T> {
     }
 
     /// Waits for a notification, for [`Wake::wake`], or until namespaces are to be read again. Returns whether there was a notification.
-    fn wait(&mut self, newest: Instant) -> Result<bool, InterfacesError> {
-        let pause = match self.interfaces.is_waiting() {
-            true if newest.elapsed() < NEW => ASK_EVERY,
-            true => ASK_SELDOM,
-            false => READ_EVERY,
-        };
+    fn wait(&mut self) -> Result<bool, InterfacesError> {
+        let pause = self.interfaces.ask_after(Instant::now()).unwrap_or(READ_EVERY);
         let timeout = PollTimeout::try_from(pause).unwrap_or(PollTimeout::NONE);
         let mut descriptors = [
             PollFd::new(self.notifications.descriptor(), PollFlags::POLLIN),
@@ -158,7 +146,9 @@ impl<T: FnMut(Interfaces)> Follower<T> {
         ];
         // An interrupted wait is a short one.
         let _ = poll(&mut descriptors, timeout);
-        while self.wake.0.read().is_ok() {}
+        while self.wake.0.read().is_ok() {
+            self.interfaces.expect_addresses(Instant::now());
+        }
         self.notifications.drain()
     }
 }

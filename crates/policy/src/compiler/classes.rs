@@ -4,11 +4,11 @@
 //! [`View::Cautious`], no rule allows them what the labels might deny them; by the second, [`View::Hopeful`], no rule denies them what
 //! the labels might allow them. The first gives the verdict; the second says whether a denial is provisional.
 
-use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use roaring::RoaringBitmap;
+use rustc_hash::FxHashMap;
 
 use crate::compiler::selectors::{LabelTest, NamespaceTest, Need, SelectorId, Test};
 use crate::compiler::vocabulary::{Facts, NamespaceFacts, Vocabulary};
@@ -67,10 +67,17 @@ pub(crate) struct Class {
     pub addresses: u32,
     /// Those of them that the snapshot judges.
     pub judged: u32,
-    /// The subjects of policies that choose it, or might, sorted.
-    pub subjects: Vec<Chosen>,
+    /// The subjects of policies that choose it, or might, sorted: of a class with judged pods alone.
+    pub subjects: Option<Vec<Chosen>>,
     /// Under which subjects its rulesets are kept, once it has any.
     pub rulesets: Option<Arc<[Chosen]>>,
+}
+
+impl Class {
+    /// The subjects of policies that choose it, or might; none if no pod of it is judged.
+    pub(crate) fn subjects(&self) -> &[Chosen] {
+        self.subjects.as_deref().unwrap_or_default()
+    }
 }
 
 impl Classes {
@@ -95,7 +102,7 @@ impl Classes {
                 view: *view,
                 addresses: 0,
                 judged: 0,
-                subjects: Vec::new(),
+                subjects: None,
                 rulesets: None,
             });
         }
@@ -238,29 +245,49 @@ impl Classes {
     }
 }
 
-/// Finds the few classes that a choice can possibly mean.
+/// Finds the classes that a choice means, by sets: in time for the requirements of the choice, not for the classes.
 #[derive(Debug, Default)]
 pub(crate) struct ClassIndex {
-    all: Vec<ClassId>,
-    by_namespace: FxHashMap<u32, Vec<ClassId>>,
-    by_label: FxHashMap<(u32, u32), Vec<ClassId>>,
-    /// Those whose pods' own labels are unknown: any label may be theirs.
-    any_label: Vec<ClassId>,
+    all: RoaringBitmap,
+    by_namespace: FxHashMap<u32, RoaringBitmap>,
+    /// By the labels of their namespaces.
+    namespaces: LabelIndex,
+    /// By the labels of their pods.
+    pods: LabelIndex,
+}
+
+/// Classes by labels.
+#[derive(Debug, Default)]
+struct LabelIndex {
+    by_label: FxHashMap<(u32, u32), RoaringBitmap>,
+    by_key: FxHashMap<u32, RoaringBitmap>,
+    /// Those that may have keys that they are not known to have.
+    unknown: RoaringBitmap,
+}
+
+/// Classes that are chosen.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct ChosenClasses {
+    pub surely: RoaringBitmap,
+    /// Those of which that is unknown (semantics 37).
+    pub perhaps: RoaringBitmap,
 }
 
 impl ClassIndex {
     fn add(&mut self, class: ClassId, classes: &Classes) {
         let Class { namespace, labels, .. } = classes.get(class);
-        self.all.push(class);
-        if let Some(name) = classes.namespaces[*namespace as usize].name {
-            self.by_namespace.entry(name).or_default().push(class);
+        let namespace = &classes.namespaces[*namespace as usize];
+        self.all.insert(class);
+        if let Some(name) = namespace.name {
+            self.by_namespace.entry(name).or_default().insert(class);
         }
-        for label in &labels.pairs {
-            self.by_label.entry(*label).or_default().push(class);
-        }
-        if !labels.are_known {
-            self.any_label.push(class);
-        }
+        self.namespaces.add(class, &namespace.labels);
+        self.pods.add(class, labels);
+    }
+
+    /// The classes in it, ascending.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = ClassId> + '_ {
+        self.all.iter()
     }
 
     /// Whether there are no classes in it.
@@ -268,36 +295,92 @@ impl ClassIndex {
         self.all.is_empty()
     }
 
-    /// Classes among which are all that `test` chooses, or might, each once.
-    pub(crate) fn candidates(&self, test: &Test) -> impl Iterator<Item = ClassId> {
-        let in_namespace = match &test.namespaces {
-            NamespaceTest::Named(name) => Some(self.by_namespace.get(name).map_or(&[][..], Vec::as_slice)),
-            NamespaceTest::Labels(_) => None,
+    /// The classes that `test` chooses, or might. `classes` are all there are.
+    pub(crate) fn chosen(&self, test: &Test, classes: &Classes) -> ChosenClasses {
+        /// Of fewer classes each is looked at sooner than sets are made.
+        const FEW: u64 = 16;
+        let chosen = if self.all.len() < FEW {
+            self.chosen_one_by_one(test, classes)
+        } else {
+            self.chosen_by_sets(test)
         };
-        let all = || in_namespace.unwrap_or(&self.all);
-        let lists: Vec<&[ClassId]> = match &test.pods {
-            LabelTest::Nothing => Vec::new(),
-            // ANY of the values of one requirement: no class is in two of their lists, for a key has one value.
-            LabelTest::All(needs) => {
-                let by_label = needs.iter().find_map(|need| match need {
-                    Need::In(key, values) => {
-                        let mut lists = self.with_values(*key, values);
-                        lists.push(&self.any_label);
-                        Some(lists)
-                    }
-                    _ => None,
-                });
-                match by_label {
-                    Some(lists) if lists.iter().map(|list| list.len()).sum::<usize>() < all().len() => lists,
-                    _ => vec![all()],
-                }
-            }
-        };
-        lists.into_iter().flatten().copied()
+        debug_assert_eq!(chosen, self.chosen_one_by_one(test, classes));
+        debug_assert_eq!(chosen, self.chosen_by_sets(test));
+        chosen
     }
 
-    fn with_values(&self, key: u32, values: &[u32]) -> Vec<&[ClassId]> {
-        let distinct: FxHashSet<u32> = HashSet::from_iter(values.iter().copied());
-        distinct.into_iter().filter_map(|value| self.by_label.get(&(key, value)).map(Vec::as_slice)).collect()
+    fn chosen_by_sets(&self, test: &Test) -> ChosenClasses {
+        let all = match &test.namespaces {
+            NamespaceTest::Named(name) => self.by_namespace.get(name).cloned().unwrap_or_default(),
+            NamespaceTest::Labels(_) => self.all.clone(),
+        };
+        let mut chosen = ChosenClasses { surely: all, perhaps: RoaringBitmap::new() };
+        if let NamespaceTest::Labels(test) = &test.namespaces {
+            chosen = self.namespaces.chosen(test, chosen);
+        }
+        self.pods.chosen(&test.pods, chosen)
+    }
+
+    fn chosen_one_by_one(&self, test: &Test, classes: &Classes) -> ChosenClasses {
+        let mut chosen = ChosenClasses::default();
+        for class in &self.all {
+            match classes.is_chosen(class, test) {
+                Match::Yes => drop(chosen.surely.insert(class)),
+                Match::Unknown => drop(chosen.perhaps.insert(class)),
+                Match::No => {}
+            }
+        }
+        chosen
+    }
+}
+
+impl LabelIndex {
+    fn add(&mut self, class: ClassId, labels: &Facts) {
+        for label in &labels.pairs {
+            self.by_label.entry(*label).or_default().insert(class);
+            self.by_key.entry(label.0).or_default().insert(class);
+        }
+        if !labels.are_known {
+            self.unknown.insert(class);
+        }
+    }
+
+    /// Those among `classes` whose labels ALL requirements of `test` choose, or might.
+    fn chosen(&self, test: &LabelTest, classes: ChosenClasses) -> ChosenClasses {
+        let LabelTest::All(needs) = test else { return ChosenClasses::default() };
+        let ChosenClasses { mut surely, mut perhaps } = classes;
+        for need in needs {
+            let mut unknown = self.unknown.clone();
+            if let Some(known) = self.by_key.get(&need.key()) {
+                unknown -= known;
+            }
+            let doubtful = &surely & &unknown;
+            let matching = self.matching(need);
+            match need {
+                Need::In(..) | Need::Exists(_) => {
+                    surely &= &matching;
+                    perhaps &= matching | unknown;
+                }
+                // Matching are those that it does not choose.
+                Need::NotIn(..) | Need::Missing(_) => {
+                    surely -= &matching;
+                    surely -= unknown;
+                    perhaps -= matching;
+                }
+            }
+            perhaps |= doubtful;
+        }
+        ChosenClasses { surely, perhaps }
+    }
+
+    /// The classes that have the key of a requirement, with ANY of its values if it names some.
+    fn matching(&self, need: &Need) -> RoaringBitmap {
+        match need {
+            Need::In(key, values) | Need::NotIn(key, values) => {
+                let with_value = values.iter().filter_map(|value| self.by_label.get(&(*key, *value)));
+                with_value.fold(RoaringBitmap::new(), |all, classes| all | classes)
+            }
+            Need::Exists(key) | Need::Missing(key) => self.by_key.get(key).cloned().unwrap_or_default(),
+        }
     }
 }

@@ -9,7 +9,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::admission::{Admission, Budget, Refusal, without_rules};
 use crate::compiler::claims::Claims;
-use crate::compiler::classes::{Chosen, Classes};
+use crate::compiler::classes::{Chosen, Class, Classes};
 use crate::compiler::policies::{Applied, CompiledPolicy};
 use crate::compiler::rulesets::Built;
 use crate::compiler::selectors::{SelectorId, Selectors};
@@ -114,6 +114,7 @@ impl Compiled {
             Scope::Node(name) if inventory.nodes.contains_key(name) => Some(claims.node_id(name)),
             _ => None,
         };
+        self.admission.begin();
         for name in &touched.policies {
             match inventory.policies.get(name) {
                 Some(spec) => self.admission.enter(spec),
@@ -160,6 +161,7 @@ impl Compiled {
             addresses.into_iter().map(|key| (key, self.host(key, scope, inventory, claims))).collect();
         self.hosts.update(hosts);
         self.update_classes();
+        self.find_subjects();
         self.detach(&changed_subjects);
     }
 
@@ -171,6 +173,11 @@ impl Compiled {
     /// The policies that are compiled without their rules.
     pub(crate) fn refusals(&self) -> impl Iterator<Item = Refusal> + '_ {
         self.admission.refusals()
+    }
+
+    /// See [`Compiler::is_behind`](crate::Compiler::is_behind).
+    pub(crate) fn is_behind(&self) -> bool {
+        self.admission.is_behind()
     }
 
     /// See [`Compiler::readmitted`](crate::Compiler::readmitted).
@@ -290,7 +297,7 @@ impl Compiled {
         let wanted = self.wanting.iter().map(|class| self.classes.get(*class));
         let wanted = wanted.filter(|class| class.judged > 0 && class.rulesets.is_none());
         let keys: FxHashSet<&[Chosen]> =
-            wanted.map(|class| class.subjects.as_slice()).chain(self.built.keys().map(Arc::as_ref)).collect();
+            wanted.map(Class::subjects).chain(self.built.keys().map(Arc::as_ref)).collect();
         let mut counts: FxHashMap<SelectorId, u32> = FxHashMap::default();
         keys.into_iter().flatten().for_each(|subject| *counts.entry(subject.by).or_default() += 1);
         counts.retain(|_, count| *count > 1);
@@ -307,7 +314,7 @@ impl Compiled {
         policies.push(policy.clone());
         if policies.len() == 1 {
             for (class, chosen) in self.selectors.of_subject(subject) {
-                let subjects = &mut self.classes.get_mut(class).subjects;
+                let Some(subjects) = &mut self.classes.get_mut(class).subjects else { continue };
                 if let Err(place) = subjects.binary_search(&chosen) {
                     subjects.insert(place, chosen);
                 }
@@ -321,7 +328,9 @@ impl Compiled {
         if policies.is_empty() {
             self.subjects.remove(&subject);
             for (class, _) in self.selectors.of_subject(subject) {
-                self.classes.get_mut(class).subjects.retain(|chosen| chosen.by != subject);
+                if let Some(subjects) = &mut self.classes.get_mut(class).subjects {
+                    subjects.retain(|chosen| chosen.by != subject);
+                }
             }
         }
     }
@@ -363,7 +372,10 @@ impl Compiled {
         if let Some((class, judged)) = before {
             self.classes.count_out(class, judged);
             if judged && self.classes.get(class).judged == 0 {
-                self.classes.views(class).for_each(|class| self.detach_class(class));
+                for class in self.classes.views(class) {
+                    self.detach_class(class);
+                    self.classes.get_mut(class).subjects = None;
+                }
             }
         }
         let was_judged = before.is_some_and(|(_, judged)| judged);
@@ -374,6 +386,21 @@ impl Compiled {
             self.judged.insert(address);
         }
         host
+    }
+
+    /// Finds the subjects of classes that have got their first judged pod.
+    fn find_subjects(&mut self) {
+        for class in &self.wanting {
+            let Class { judged, subjects, .. } = self.classes.get(*class);
+            if *judged == 0 || subjects.is_some() {
+                continue;
+            }
+            let chosen =
+                self.subjects.keys().filter_map(|subject| self.selectors.as_subject(*subject, *class));
+            let mut subjects: Vec<Chosen> = chosen.collect();
+            subjects.sort_unstable();
+            self.classes.get_mut(*class).subjects = Some(subjects);
+        }
     }
 
     /// Tells selectors, and the rulesets that exist, of the classes that are new.
@@ -391,13 +418,19 @@ impl Compiled {
             if extend && as_a_peer {
                 chosen_by.entry(class).or_default().push(selector);
             }
-            if self.subjects.contains_key(&selector) {
+            if self.classes.get(class).judged > 0 && self.subjects.contains_key(&selector) {
                 subjects.push((class, Chosen { by: selector, view }));
             }
         });
+        for class in index.iter() {
+            let class = self.classes.get_mut(class);
+            if class.judged > 0 {
+                class.subjects = Some(Vec::new());
+            }
+        }
         for (class, subject) in subjects {
             // Selectors come in ascending order.
-            self.classes.get_mut(class).subjects.push(subject);
+            self.classes.get_mut(class).subjects.get_or_insert_default().push(subject);
         }
         self.classes.settle();
         for built in self.built.values_mut() {
@@ -444,7 +477,7 @@ impl Compiled {
             if facts.judged == 0 || facts.rulesets.is_some() {
                 continue;
             }
-            let key: Arc<[Chosen]> = facts.subjects.as_slice().into();
+            let key: Arc<[Chosen]> = facts.subjects().into();
             if !self.built.contains_key(&key) {
                 let policies = key.iter().flat_map(|chosen| {
                     let names = self.subjects.get(&chosen.by).into_iter().flatten();

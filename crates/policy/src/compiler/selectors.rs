@@ -1,9 +1,10 @@
 //! Every distinct choice of pods (namespaces and labels together) that policies make, as subject or as peer, with the
 //! classes of pods that it chooses, and those of which that is unknown (semantics 37).
 
+use roaring::RoaringBitmap;
 use rustc_hash::FxHashMap;
 
-use crate::compiler::classes::{Chosen, ClassIndex, Classes, View};
+use crate::compiler::classes::{Chosen, ChosenClasses, ClassIndex, Classes, View};
 use crate::compiler::vocabulary::{Facts, Keys, NamespaceFacts, Vocabulary};
 use crate::selector::{Match, Requirement, Selector};
 use crate::snapshot::ruleset::ClassId;
@@ -29,10 +30,12 @@ struct Choice {
     action: Action,
     /// How many subjects and peers use it.
     uses: u32,
-    /// Which classes it surely chooses, each once.
-    classes: Vec<ClassId>,
-    /// Which it might choose: the labels that decide are unknown. None of them is of [`View::Known`].
-    unsure: Vec<(ClassId, View)>,
+    /// Which classes it surely chooses.
+    sure: RoaringBitmap,
+    /// Which it might choose by the cautious view of their unknown labels.
+    cautious: RoaringBitmap,
+    /// Likewise by the hopeful view.
+    hopeful: RoaringBitmap,
 }
 
 /// A choice in the numbers of the vocabulary.
@@ -86,7 +89,8 @@ impl Selectors {
             None => {
                 let id = self.list.len() as SelectorId;
                 let test = Test::new(vocabulary, namespaces, pods);
-                self.list.push(Choice { test, action, uses: 0, classes: Vec::new(), unsure: Vec::new() });
+                let (sure, cautious, hopeful) = Default::default();
+                self.list.push(Choice { test, action, uses: 0, sure, cautious, hopeful });
                 self.ids.insert(key, id);
                 (id, true)
             }
@@ -112,15 +116,26 @@ impl Selectors {
     /// The classes that a choice chooses as a peer.
     pub(crate) fn classes(&self, id: SelectorId) -> impl Iterator<Item = ClassId> + '_ {
         let choice = &self.list[id as usize];
-        let unsure = choice.unsure.iter().filter(|(_, view)| matches_unsure(choice.action, *view));
-        choice.classes.iter().copied().chain(unsure.map(|(class, _)| *class))
+        let unsure = [(View::Cautious, &choice.cautious), (View::Hopeful, &choice.hopeful)];
+        let unsure = unsure.into_iter().filter(|(view, _)| matches_unsure(choice.action, *view));
+        choice.sure.iter().chain(unsure.flat_map(|(_, classes)| classes))
     }
 
     /// The classes that a choice chooses, or might, as a subject.
     pub(crate) fn of_subject(&self, id: SelectorId) -> impl Iterator<Item = (ClassId, Chosen)> + '_ {
-        let choice = &self.list[id as usize];
-        let sure = choice.classes.iter().map(|class| (*class, View::Known));
-        sure.chain(choice.unsure.iter().copied()).map(move |(class, view)| (class, Chosen { by: id, view }))
+        let Choice { sure, cautious, hopeful, .. } = &self.list[id as usize];
+        let views = [(View::Known, sure), (View::Cautious, cautious), (View::Hopeful, hopeful)];
+        views.into_iter().flat_map(move |(view, classes)| {
+            classes.iter().map(move |class| (class, Chosen { by: id, view }))
+        })
+    }
+
+    /// How a choice chooses a class as a subject; `None` if it surely doesn't.
+    pub(crate) fn as_subject(&self, id: SelectorId, class: ClassId) -> Option<Chosen> {
+        let Choice { sure, cautious, hopeful, .. } = &self.list[id as usize];
+        let views = [(View::Known, sure), (View::Cautious, cautious), (View::Hopeful, hopeful)];
+        let (view, _) = views.into_iter().find(|(_, classes)| classes.contains(class))?;
+        Some(Chosen { by: id, view })
     }
 
     /// Whether a choice chooses every pod there can be.
@@ -161,20 +176,16 @@ fn matches_unsure(action: Action, view: View) -> bool {
 impl Choice {
     /// Adds the classes of `index` that are chosen, or might be.
     fn add(&mut self, classes: &Classes, index: &ClassIndex, mut found: impl FnMut(ClassId, View)) {
-        let Self { test, classes: sure, unsure, .. } = self;
-        for class in index.candidates(test) {
-            match classes.is_chosen(class, test) {
-                Match::Yes => {
-                    sure.push(class);
-                    found(class, View::Known);
-                }
-                Match::Unknown => {
-                    let view = classes.get(class).view;
-                    unsure.push((class, view));
-                    found(class, view);
-                }
-                Match::No => {}
-            }
+        let ChosenClasses { surely, perhaps } = index.chosen(&self.test, classes);
+        surely.iter().for_each(|class| found(class, View::Known));
+        self.sure |= surely;
+        for class in perhaps {
+            let view = classes.get(class).view;
+            match view {
+                View::Hopeful => self.hopeful.insert(class),
+                View::Cautious | View::Known => self.cautious.insert(class),
+            };
+            found(class, view);
         }
     }
 }
@@ -249,9 +260,15 @@ impl Need {
         })
     }
 
-    fn holds(&self, facts: &Facts) -> Match {
+    /// The key that it asks for.
+    pub(crate) fn key(&self) -> u32 {
         let (Self::In(key, _) | Self::NotIn(key, _) | Self::Exists(key) | Self::Missing(key)) = self;
-        let value = facts.pairs.iter().find(|(k, _)| k == key).map(|(_, value)| *value);
+        *key
+    }
+
+    fn holds(&self, facts: &Facts) -> Match {
+        let key = self.key();
+        let value = facts.pairs.iter().find(|(k, _)| *k == key).map(|(_, value)| *value);
         if value.is_none() && !facts.are_known {
             return Match::Unknown;
         }

@@ -122,6 +122,7 @@ impl Rtnetlink {
             let same = before.get(index).filter(|before| {
                 (before.peer_namespace, before.peer) == (interface.peer_namespace, interface.peer)
             });
+            interface.seen = same.map_or(Some(now), |before| before.seen);
             if let Some(before) = same {
                 interface.addresses_inside.clone_from(&before.addresses_inside);
                 (interface.mac_inside, interface.changed, interface.is_settled) =
@@ -148,7 +149,12 @@ impl Rtnetlink {
                 self.asked.insert(interface.index, now);
             }
             let Ok(addresses) = self.addresses(Some(namespace), interface.peer) else { continue };
-            let mac = self.mac(namespace, interface.peer).unwrap_or_default();
+            // Before there are addresses nothing is bound.
+            let mac = if addresses.is_empty() {
+                None
+            } else {
+                self.mac(namespace, interface.peer).unwrap_or_default()
+            };
             let addresses = addresses.into_iter().map(|(_, address)| address).collect();
             is_changed |= interface.take_addresses(addresses, mac, now);
         }

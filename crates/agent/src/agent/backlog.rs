@@ -1,0 +1,141 @@
+//! Large policies that wait to be compiled, so that other changes don't wait for them.
+//!
+//! From: the source's changes. To: the agent's thread, which compiles some of them whenever no other change is there. Invariant: of each
+//! policy only the newest version waits, and none that was changed or removed since.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use policy::admission::{Cost, cost_of};
+use policy::{Change, PolicyName, PolicySpec};
+
+/// Policies that have more entries together wait; also the entries of those that are compiled in one step, if they are more than one. An
+/// entry takes some 1 µs.
+const STEP: Cost = 1 << 15;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Backlog(BTreeMap<PolicyName, Arc<PolicySpec>>);
+
+impl Backlog {
+    /// Keeps the largest of the policies among the changes, so that the others are compiled in one step. Returns all other changes.
+    pub(super) fn defer(&mut self, changes: Vec<Change>) -> Vec<Change> {
+        let mut costs: Vec<(Cost, PolicyName)> = Vec::new();
+        for change in &changes {
+            match change {
+                Change::Policy(spec) => {
+                    self.0.remove(&spec.name);
+                    costs.push((cost_of(spec), spec.name.clone()));
+                }
+                Change::PolicyGone(name) => drop(self.0.remove(name)),
+                _ => {}
+            }
+        }
+        if costs.iter().map(|(cost, _)| cost).sum::<Cost>() <= STEP {
+            return changes;
+        }
+        costs.sort_unstable();
+        let mut sum = 0;
+        let now = costs.iter().take_while(|(cost, _)| {
+            sum += cost;
+            sum <= STEP
+        });
+        let later: std::collections::BTreeSet<&PolicyName> =
+            costs[now.count()..].iter().map(|(_, name)| name).collect();
+        let (later, now): (Vec<Change>, Vec<Change>) = changes
+            .into_iter()
+            .partition(|change| matches!(change, Change::Policy(spec) if later.contains(&spec.name)));
+        for change in later {
+            if let Change::Policy(spec) = change {
+                self.0.insert(spec.name.clone(), spec);
+            }
+        }
+        now
+    }
+
+    /// Takes policies for one step, the first by name: one at least, if any wait.
+    pub(super) fn next(&mut self) -> Vec<Change> {
+        let mut sum = 0;
+        let mut changes = Vec::new();
+        while let Some(first) = self.0.first_entry() {
+            sum += cost_of(first.get());
+            if sum > STEP && !changes.is_empty() {
+                break;
+            }
+            changes.push(Change::Policy(first.remove()));
+        }
+        changes
+    }
+
+    /// Whether a version of this policy waits.
+    pub(super) fn holds(&self, name: &PolicyName) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Whether none waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::{Action, NamespaceMatch, PortMatch, PortNumbers, RuleSpec, Selector, Subject, Tier};
+
+    use super::*;
+
+    fn policy(name: &str, ports: usize) -> Change {
+        let port = PortMatch { protocol: None, numbers: PortNumbers::Range(1, 2) };
+        Change::Policy(Arc::new(PolicySpec {
+            name: PolicyName::network_policy("web", name),
+            tier: Tier::NetworkPolicy,
+            priority: 0,
+            subject: Subject {
+                namespaces: NamespaceMatch::Named("web".into()),
+                pods: Selector::All([].into()),
+            },
+            isolates_ingress: true,
+            isolates_egress: false,
+            ingress: vec![RuleSpec {
+                name: None,
+                action: Action::Accept,
+                peers: None,
+                ports: Some(vec![port; ports]),
+            }],
+            egress: Vec::new(),
+        }))
+    }
+
+    fn gone(name: &str) -> Change {
+        Change::PolicyGone(PolicyName::network_policy("web", name))
+    }
+
+    fn names(changes: &[Change]) -> Vec<String> {
+        let name = |change: &Change| match change {
+            Change::Policy(spec) => spec.name.name.to_string(),
+            other => format!("{other:?}"),
+        };
+        changes.iter().map(name).collect()
+    }
+
+    #[test]
+    fn large_policies_wait_until_no_other_change_is_there() {
+        let mut backlog = Backlog::default();
+        let changes =
+            vec![policy("z", 40_000), policy("small", 10), policy("a", 20_000), policy("b", 20_000)];
+        assert_eq!(names(&backlog.defer(changes)), ["small", "a"]);
+        // One that is changed while it waits is compiled as it is now.
+        assert_eq!(names(&backlog.defer(vec![policy("b", 5)])), ["b"]);
+        assert!(backlog.holds(&PolicyName::network_policy("web", "z")));
+        assert_eq!(names(&backlog.next()), ["z"]);
+        assert!(backlog.is_empty() && backlog.next().is_empty());
+    }
+
+    #[test]
+    fn a_policy_that_goes_while_it_waits_never_comes() {
+        let mut backlog = Backlog::default();
+        assert!(backlog.defer(vec![policy("z", 40_000)]).is_empty());
+        assert_eq!(backlog.defer(vec![gone("z")]).len(), 1);
+        assert!(backlog.is_empty());
+    }
+}
