@@ -24,6 +24,7 @@ use policy::{Change, Compiler, PodUid, PolicyName, Published, Scope, Snapshot, T
 
 use crate::engine::{Engine, EngineError, open_addresses};
 use crate::health::{Health, Topic};
+use crate::memory;
 use crate::origins::{OriginTracker, overlay_flows};
 use crate::status::{self, Phase};
 use crate::sweeper::Sweeper;
@@ -471,6 +472,8 @@ impl Agent {
         if self.is_behind() {
             let changes = self.backlog.next();
             self.compile(changes);
+            // Large objects were read and compiled.
+            memory::give_back();
         }
     }
 

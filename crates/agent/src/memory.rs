@@ -4,7 +4,7 @@
 //! freed: after a few changes to thousands of pods it holds twice the memory that is in use. With one arena, and buffers of
 //! some size mapped by themselves, it gives them back. Workers allocate nothing per packet, so that they don't meet in the one
 //! arena. Other C libraries have no such settings.
-#![allow(unsafe_code, reason = "mallopt(3) has no safe form")]
+#![allow(unsafe_code, reason = "mallopt(3) and malloc_trim(3) have no safe form")]
 
 #[cfg(target_env = "gnu")]
 mod gnu {
@@ -16,6 +16,13 @@ mod gnu {
         (M_MMAP_THRESHOLD, 64 << 10, "MALLOC_MMAP_THRESHOLD_"),
         (M_TRIM_THRESHOLD, 64 << 10, "MALLOC_TRIM_THRESHOLD_"),
     ];
+
+    pub(super) fn trim() {
+        // SAFETY: takes one integer, and gives memory back that nothing uses.
+        unsafe {
+            libc::malloc_trim(0);
+        }
+    }
 
     pub(super) fn set(setting: c_int, value: c_int) -> bool {
         // SAFETY: takes two integers, keeps nothing of ours, and is called before there is a second thread.
@@ -32,6 +39,12 @@ pub fn keep_small() {
             gnu::set(setting, value);
         }
     }
+}
+
+/// Gives memory back to the system that was in use for a moment: after large objects were read or compiled. It takes a few milliseconds.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    gnu::trim();
 }
 
 #[cfg(all(test, target_env = "gnu"))]

@@ -11,18 +11,21 @@
 //! together. What inotify doesn't see (a file behind a symbolic link that leads out of the folder) is seen within some
 //! ten seconds, when the folder is walked through in any case.
 //!
+//! Large files are read on a thread of their own (`reader`), so that changes of others don't wait for them.
+//!
 //! A file that breaks keeps its last good objects in force; a folder that can't be read keeps all of its files'. Only a
 //! file that is really gone takes its objects with it.
 
 mod files;
 mod pending;
+mod reader;
 mod scan;
 #[cfg(test)]
 mod tests;
 mod watch;
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -45,6 +48,8 @@ pub struct Folder {
     root: PathBuf,
     interner: Arc<Interner>,
     files: Files,
+    /// Larger files are for the reader, in bytes; all files are read at once before there is one.
+    at_once: u64,
 }
 
 /// Why a folder is no source.
@@ -86,8 +91,8 @@ impl Folder {
         let path = path.as_ref();
         // What is no folder is an error now; later it is a problem, and the last good objects stay in force.
         fs::read_dir(path).map_err(|error| FolderError::Read { path: path.to_owned(), error })?;
-        let mut folder =
-            Self { root: path.to_owned(), interner: Arc::new(Interner::new()), files: Files::default() };
+        let (interner, files) = (Arc::new(Interner::new()), Files::default());
+        let mut folder = Self { root: path.to_owned(), interner, files, at_once: LARGEST };
         let found = scan(&folder.root, |_, _| {});
         for path in found.manifests.keys() {
             // A file that is being written to is there in a moment; one that always is, is named.
@@ -149,20 +154,22 @@ impl Folder {
         if trust == Trust::Doubt && metadata.len() == 0 && self.files.holds_objects(path) {
             return Look::Doubtful;
         }
-        match read_whole(path) {
-            Ok(Content::Whole(bytes, stamp)) => {
-                let reading = manifest::read(path, &bytes, &self.interner);
-                drop(bytes);
+        if metadata.len() > self.at_once {
+            return Look::Large;
+        }
+        let read = read(path, &self.interner);
+        self.take_in(path, read)
+    }
+
+    /// Takes in what reading a file has come to.
+    fn take_in(&mut self, path: &Path, read: Read) -> Look {
+        match read {
+            Read::Whole(reading, stamp) => {
                 self.files.read(path, stamp.unless_fresh(SystemTime::now()), reading);
                 Look::Done
             }
-            Ok(Content::Torn) => Look::Doubtful,
-            Ok(Content::TooLarge) => {
-                self.unread(path, format!("the file is larger than {} MiB", LARGEST >> 20))
-            }
-            // It vanished after we looked.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Look::Doubtful,
-            Err(error) => self.unread(path, format!("the file can't be read: {error}")),
+            Read::Doubtful => Look::Doubtful,
+            Read::Unreadable(what) => self.unread(path, what),
         }
     }
 
@@ -208,6 +215,31 @@ enum Look {
     Doubtful,
     /// It is a folder.
     Folder,
+    /// It is for the reader.
+    Large,
+}
+
+/// What reading a file has come to.
+#[derive(Debug)]
+enum Read {
+    /// What it holds, and which version of it that is.
+    Whole(Reading, Stamp),
+    /// It changed or vanished while it was read.
+    Doubtful,
+    /// Why it can't be read.
+    Unreadable(String),
+}
+
+/// Reads a file and understands it.
+fn read(path: &Path, interner: &Interner) -> Read {
+    match read_whole(path) {
+        Ok(Content::Whole(bytes, stamp)) => Read::Whole(manifest::read(path, &bytes, interner), stamp),
+        Ok(Content::Torn) => Read::Doubtful,
+        Ok(Content::TooLarge) => Read::Unreadable(format!("the file is larger than {} MiB", LARGEST >> 20)),
+        // It vanished after we looked.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Read::Doubtful,
+        Err(error) => Read::Unreadable(format!("the file can't be read: {error}")),
+    }
 }
 
 /// What a file holds.
@@ -218,7 +250,7 @@ enum Content {
     TooLarge,
 }
 
-/// Reads a file, and makes sure that nobody wrote to it meanwhile.
+/// Reads a file, and makes sure that none wrote to it meanwhile.
 fn read_whole(path: &Path) -> io::Result<Content> {
     let mut file = File::open(path)?;
     let before = file.metadata()?;
@@ -226,7 +258,7 @@ fn read_whole(path: &Path) -> io::Result<Content> {
         return Ok(Content::TooLarge);
     }
     let mut bytes = Vec::with_capacity(usize::try_from(before.len()).unwrap_or(0) + 1);
-    Read::by_ref(&mut file).take(LARGEST + 1).read_to_end(&mut bytes)?;
+    (&mut file).take(LARGEST + 1).read_to_end(&mut bytes)?;
     let (before, after) = (Stamp::of(&before), Stamp::of(&file.metadata()?));
     Ok(if before == after { Content::Whole(bytes, after) } else { Content::Torn })
 }

@@ -9,9 +9,11 @@ use std::sync::Arc;
 use policy::admission::{Cost, cost_of};
 use policy::{Change, PolicyName, PolicySpec};
 
-/// Policies that have more entries together wait; also the entries of those that are compiled in one step, if they are more than one. An
-/// entry takes some 1 µs.
-const STEP: Cost = 1 << 15;
+/// Policies that have more entries together wait. An entry takes up to 1 µs.
+const AT_ONCE: Cost = 1 << 15;
+
+/// Entries of policies that are compiled in one step after they waited, if they are more than one.
+const STEP: Cost = 1 << 17;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -31,14 +33,14 @@ impl Backlog {
                 _ => {}
             }
         }
-        if costs.iter().map(|(cost, _)| cost).sum::<Cost>() <= STEP {
+        if costs.iter().map(|(cost, _)| cost).sum::<Cost>() <= AT_ONCE {
             return changes;
         }
         costs.sort_unstable();
         let mut sum = 0;
         let now = costs.iter().take_while(|(cost, _)| {
             sum += cost;
-            sum <= STEP
+            sum <= AT_ONCE
         });
         let later: std::collections::BTreeSet<&PolicyName> =
             costs[now.count()..].iter().map(|(_, name)| name).collect();

@@ -173,8 +173,8 @@ fn rules(
     spec.each(field, flaws, NO_RULES, |place, flaws| {
         rules.push(rule(place, peers, namespace, interner, flaws))
     });
-    rules.shrink_to_fit();
-    rules
+    // A copy lies closely together, and not between what converting has let go: of large policies that is most of the memory.
+    rules.clone()
 }
 
 /// One rule. It keeps its place among the others also when it matches nothing: records name rules by number.

@@ -8,6 +8,7 @@ use std::collections::hash_map::Entry;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -16,8 +17,9 @@ use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, R
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use super::pending::{Event, Pending};
+use super::reader::{LARGE, Reader, Ticket};
 use super::scan::{is_hidden, is_manifest, scan};
-use super::{Folder, FolderError, Look, Trust};
+use super::{Folder, FolderError, Look, Read, Trust};
 use crate::problem::{Origin, Problem, Update};
 
 /// How often it is checked that the path of the folder still leads to the folder that is watched.
@@ -36,15 +38,17 @@ pub struct Watch {
 
 enum Message {
     Event(notify::Result<notify::Event>),
+    Read(PathBuf, Ticket, Read),
     Stop,
 }
 
 impl Watch {
     /// Starts to watch.
     pub(super) fn start(
-        folder: Folder,
+        mut folder: Folder,
         mut publish: impl FnMut(Update) + Send + 'static,
     ) -> Result<Self, FolderError> {
+        folder.at_once = LARGE;
         let path = folder.root.clone();
         let (tell, hear) = mpsc::channel();
         let events = tell.clone();
@@ -56,8 +60,13 @@ impl Watch {
         });
         let inotify = inotify.map_err(|error| FolderError::Watch { path: path.clone(), error })?;
         let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
+        let readings = tell.clone();
+        let reader = Reader::start(Arc::clone(&folder.interner), move |path, ticket, read| {
+            let _ = readings.send(Message::Read(path, ticket, read));
+        });
+        let reader = reader.map_err(|error| FolderError::Thread { path: path.clone(), error })?;
         let (watched, pending) = (HashMap::new(), Pending::default());
-        let mut watcher = Watcher { folder, inotify, absolute, watched, pending };
+        let mut watcher = Watcher { folder, inotify, absolute, watched, pending, reader };
         // Also sees what changed since the folder was read.
         if let Some(error) = watcher.walk(Instant::now()) {
             return Err(FolderError::Watch { path, error });
@@ -89,6 +98,7 @@ struct Watcher {
     /// The folders that are watched, by path, each with device and inode of what the path led to.
     watched: HashMap<PathBuf, (u64, u64)>,
     pending: Pending,
+    reader: Reader,
 }
 
 impl Watcher {
@@ -100,6 +110,7 @@ impl Watcher {
             let until = self.pending.due().map_or(next_check, |due| due.min(next_check));
             match hear.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(Message::Event(event)) => self.absorb(event, Instant::now()),
+                Ok(Message::Read(path, ticket, read)) => self.take_in(&path, ticket, read),
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -108,6 +119,7 @@ impl Watcher {
             for message in hear.try_iter().take(AT_ONCE) {
                 match message {
                     Message::Event(event) => self.absorb(event, Instant::now()),
+                    Message::Read(path, ticket, read) => self.take_in(&path, ticket, read),
                     Message::Stop => return,
                 }
             }
@@ -140,14 +152,28 @@ impl Watcher {
         let mut walk = due.scan;
         for (path, settled) in due.files {
             let trust = if settled { Trust::AsItIs } else { Trust::Doubt };
-            match self.folder.look(&path, trust) {
-                Look::Done => {}
-                Look::Doubtful => self.pending.doubt(&path, Instant::now()),
-                Look::Folder => walk = true,
-            }
+            walk |= self.look_at(&path, trust) == Look::Folder;
         }
         if walk {
             let _ = self.walk(now);
+        }
+    }
+
+    /// Looks at one file, now or on the reader's thread.
+    fn look_at(&mut self, path: &Path, trust: Trust) -> Look {
+        let look = self.folder.look(path, trust);
+        match look {
+            Look::Done | Look::Folder => self.reader.forget(path),
+            Look::Doubtful => self.pending.doubt(path, Instant::now()),
+            Look::Large => self.reader.request(path),
+        }
+        look
+    }
+
+    /// Takes in what the reader has read.
+    fn take_in(&mut self, path: &Path, ticket: Ticket, read: Read) {
+        if self.reader.takes(path, ticket) && self.folder.take_in(path, read) == Look::Doubtful {
+            self.pending.doubt(path, Instant::now());
         }
     }
 
@@ -248,9 +274,9 @@ impl Watcher {
         for (path, stamp) in &found.manifests {
             if self.folder.files.stamp(path) != Some(*stamp)
                 && !self.pending.has(path)
-                && self.folder.look(path, Trust::Doubt) == Look::Doubtful
+                && !self.reader.awaits(path)
             {
-                self.pending.doubt(path, now);
+                self.look_at(path, Trust::Doubt);
             }
         }
         let unseen = |path: &&Path| {
