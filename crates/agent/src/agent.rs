@@ -85,6 +85,8 @@ pub struct Agent {
     backlog: Backlog,
     /// What is wrong with the source's objects.
     problems: Vec<Problem>,
+    /// Policies beyond their namespace's budget.
+    refused: BTreeSet<PolicyName>,
     /// Policies that changed, or are gone, since the snapshot that is in force.
     changed_policies: BTreeSet<PolicyName>,
     /// The queues of the agent from which this one took over, until nothing waits in them any more.
@@ -132,6 +134,7 @@ impl Agent {
             versions: BTreeMap::new(),
             backlog: Backlog::default(),
             problems: Vec::new(),
+            refused: BTreeSet::new(),
             changed_policies: BTreeSet::new(),
             predecessor: None,
             remembered: None,

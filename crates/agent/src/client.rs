@@ -149,7 +149,7 @@ fn ask(stream: &mut dyn Stream, path: &str, deadline: Deadline) -> io::Result<St
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             // What has come is not all of it.
             Err(error) if is_closed(&error) && !answer.is_empty() => {
-                return Err(io::Error::other("the connection was cut within the answer"));
+                return Err(io::Error::other("the connection closed before the answer was complete"));
             }
             Err(error) => return Err(timed_out(error)),
         }

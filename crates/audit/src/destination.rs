@@ -113,7 +113,7 @@ impl LogFile {
             .custom_flags(libc::O_NOFOLLOW)
             .open(path);
         let mut file = opened.map_err(|error| match error.raw_os_error() {
-            Some(libc::ELOOP) => io::Error::other("it is a symbolic link, which is not followed"),
+            Some(libc::ELOOP) => io::Error::other("it is a symbolic link: name the file itself"),
             _ => error,
         })?;
         let metadata = file.metadata()?;

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
+use policy::PolicyName;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, interval, sleep_until};
@@ -56,6 +57,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// the largest policies takes some 5 MB in it.
 const WAITING: usize = 8;
 
+/// Refused policies that may wait to be told of.
+const WAITING_REFUSALS: usize = 256;
+
 /// The Kubernetes API as a source.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Kubernetes {
@@ -83,10 +87,20 @@ pub enum KubernetesError {
     Thread(io::Error),
 }
 
+/// A policy that the consumer enforces without its rules.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RefusedPolicy {
+    /// Which one.
+    pub name: PolicyName,
+    /// Why, and what to do: one sentence for its author.
+    pub message: String,
+}
+
 /// The API being watched. Dropping it ends that.
 #[derive(Debug)]
 pub struct Watching {
     connections: Connections,
+    refused: mpsc::Sender<RefusedPolicy>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -99,6 +113,7 @@ impl Kubernetes {
         let (clients, server) = runtime.block_on(clients)?;
         let connections = Connections::new(&server, Kind::ALL);
         let (stop, stopped) = oneshot::channel();
+        let (refused, refusals) = mpsc::channel(WAITING_REFUSALS);
         let source = Running {
             state: State::new(Arc::clone(&self.node)),
             reporter: Reporter::new(clients.clone(), Arc::clone(&self.node)),
@@ -109,7 +124,7 @@ impl Kubernetes {
             runtime.block_on(async {
                 let events = follow_all(&clients, &followed, patience);
                 tokio::select! {
-                    () = source.run(events, publish) => {}
+                    () = source.run(events, refusals, publish) => {}
                     _ = stopped => {}
                 }
             });
@@ -117,7 +132,7 @@ impl Kubernetes {
             runtime.shutdown_background();
         });
         let thread = thread.map_err(KubernetesError::Thread)?;
-        Ok(Watching { connections, stop: Some(stop), thread: Some(thread) })
+        Ok(Watching { connections, refused, stop: Some(stop), thread: Some(thread) })
     }
 }
 
@@ -125,6 +140,14 @@ impl Watching {
     /// How each kind of object is connected.
     pub fn connections(&self) -> &Connections {
         &self.connections
+    }
+}
+
+impl Watching {
+    /// Says on the policy itself, as an Event, that it is refused: some time soon, once for each of its versions. What can't wait is in
+    /// the consumer's log alone.
+    pub fn refuse(&self, policy: RefusedPolicy) {
+        let _ = self.refused.try_send(policy);
     }
 }
 
@@ -177,7 +200,12 @@ struct Running {
 }
 
 impl Running {
-    async fn run(mut self, mut events: mpsc::Receiver<(Kind, Event)>, mut publish: impl FnMut(Update)) {
+    async fn run(
+        mut self,
+        mut events: mpsc::Receiver<(Kind, Event)>,
+        mut refusals: mpsc::Receiver<RefusedPolicy>,
+        mut publish: impl FnMut(Update),
+    ) {
         let (hint, mut hints) = mpsc::unbounded_channel();
         // Nobody looks once this ends.
         let tell = move |what: Hint| drop(hint.send(what));
@@ -198,6 +226,10 @@ impl Running {
                 event = events.recv() => {
                     let Some((kind, event)) = event else { return };
                     self.state.take_in(kind, event);
+                }
+                Some(refused) = refusals.recv() => {
+                    self.reporter.report(self.state.over_budget(refused).into_iter().collect());
+                    continue;
                 }
                 Some(hint) = hints.recv() => {
                     if !self.look(hint, &tell) {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::connection::Connections;
 use crate::folder::{self, Folder, FolderError};
-use crate::kubernetes::{Kubernetes, KubernetesError, Watching};
+use crate::kubernetes::{Kubernetes, KubernetesError, RefusedPolicy, Watching};
 use crate::problem::Update;
 
 /// A source that can be opened.
@@ -32,13 +32,13 @@ pub enum SourceError {
 pub struct Watch {
     connections: Option<Connections>,
     /// Ends when dropped.
-    _of: Of,
+    of: Of,
 }
 
 #[derive(Debug)]
 enum Of {
     Folder { _watch: folder::Watch },
-    Kubernetes { _watching: Watching },
+    Kubernetes(Watching),
 }
 
 impl Source {
@@ -50,18 +50,27 @@ impl Source {
                 let (folder, first) = Folder::read(path)?;
                 publish(first);
                 let watch = folder.watch(publish)?;
-                Ok(Watch { connections: None, _of: Of::Folder { _watch: watch } })
+                Ok(Watch { connections: None, of: Of::Folder { _watch: watch } })
             }
             Self::Kubernetes(kubernetes) => {
                 let watching = kubernetes.watch(publish)?;
                 let connections = Some(watching.connections().clone());
-                Ok(Watch { connections, _of: Of::Kubernetes { _watching: watching } })
+                Ok(Watch { connections, of: Of::Kubernetes(watching) })
             }
         }
     }
 }
 
 impl Watch {
+    /// Tells a policy's author that it is refused, where the source has a way to.
+    pub fn refuse(&self, policy: RefusedPolicy) {
+        match &self.of {
+            Of::Kubernetes(watching) => watching.refuse(policy),
+            // Log and status name it.
+            Of::Folder { .. } => {}
+        }
+    }
+
     /// How each kind of object is connected; `None` for a folder.
     pub fn connections(&self) -> Option<&Connections> {
         self.connections.as_ref()

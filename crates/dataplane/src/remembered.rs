@@ -1,11 +1,9 @@
-//! Connections that passed without a question, because their pair was remembered, and packets that were dropped because their flow was:
-//! told by NFLOG, judged again, and recorded as if a worker had judged them. By the same way come examples of the packets that rules
-//! dropped by themselves.
+//! Records what the kernel decided from its caches: connections that a cached pair allowed, and packets of cached denied flows. NFLOG
+//! delivers a copy, which is evaluated again. Samples of packets that rules dropped arrive in the same way.
 //!
-//! From: the chains `remembered` and `denied-again`, whose logs carry the generation in force in their prefix. To: the recorder.
-//! Invariant: every connection that passed so is told of, or counted as lost, exactly once, and so is each packet of a denied flow that no
-//! count stands for; what is told of is what some snapshot, whose verdict could be remembered at that moment, says of the packet (see
-//! [`History`]).
+//! From: the chains `remembered` and `denied-again`; their log prefix carries the generation in force. To: the recorder.
+//! Invariant: each such connection is recorded, or counted as lost, exactly once. So is each packet of a denied flow that the counter does
+//! not cover. A record states the verdict of a snapshot that could have been cached at that moment (see [`History`]).
 //!
 //! None of this is on the packet's path: the kernel gathers copies of packets, and a thread reads them some hundredths of a
 //! second later.

@@ -7,8 +7,8 @@
 //! - A policy costs its entries once for each ruleset that it is in: pods to which different policies apply have rulesets of their own.
 //! - Of a namespace's policies the cheapest are admitted first, then by name. So what is admitted depends on pods and policies alone, not
 //!   on their order of arrival, and a small policy isn't lost because of a large one beside it.
-//! - If all namespaces together exceed the total, a limit is lowered for the largest namespaces alone: the most that all can have alike
-//!   (max-min fairness). A namespace below it doesn't notice.
+//! - If all namespaces together exceed the total, the limit of a namespace is lowered to the max-min fair share of the total. Namespaces
+//!   below it are unaffected.
 //! - Cluster-wide policies are the administrator's own, and are always admitted.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,8 +28,8 @@ pub const POLICY: Cost = 16;
 /// The entries of a peer that selects pods, without its values: it may select any number of them.
 pub const SELECTOR: Cost = 16;
 
-/// Entries that are admitted after having been refused in one step, about: so no step takes long.
-const STEP: Cost = 1 << 16;
+/// About how many entries of refused policies one step readmits, so that a step stays short (1 µs an entry).
+const READMITTED: Cost = 1 << 16;
 
 /// How many entries policies may have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,7 +109,7 @@ impl Admission {
     pub(crate) fn new(budget: Budget) -> Self {
         let limit = budget.namespace.min(budget.total);
         let (namespaces, changed) = Default::default();
-        Self { budget, limit, namespaces, changed, left: STEP, is_behind: false }
+        Self { budget, limit, namespaces, changed, left: READMITTED, is_behind: false }
     }
 
     /// Takes in a policy that is new or changed.
@@ -149,10 +149,10 @@ impl Admission {
 
     /// Begins a step: see [`Admission::is_behind`].
     pub(crate) fn begin(&mut self) {
-        self.left = STEP;
+        self.left = READMITTED;
     }
 
-    /// Admits and refuses. Returns the policies of which that is otherwise than before.
+    /// Decides again, and returns the policies whose admission changed.
     pub(crate) fn settle(&mut self) -> Vec<PolicyName> {
         if self.changed.is_empty() && !self.is_behind {
             return Vec::new();
@@ -236,8 +236,8 @@ impl Namespace {
         }
     }
 
-    /// Admits policies up to the limit; of those that were refused only as many as are `left` in this step. Adds those that are now
-    /// otherwise than before to `differing`. Whether none waits for another step.
+    /// Admits policies up to the limit; of those that were refused only as many as are `left` in this step. Appends policies whose
+    /// admission changed to `differing`. Returns false if a policy that fits must wait for the next step.
     fn admit(&mut self, limit: Cost, left: &mut Cost, differing: &mut Vec<PolicyName>) -> bool {
         let (mut sum, mut is_done): (Cost, bool) = (0, true);
         for (cost, name) in &self.by_cost {
@@ -249,7 +249,7 @@ impl Namespace {
             }
             if fits {
                 // One at least, however large it is.
-                if *left < STEP && *left < *cost {
+                if *left < READMITTED && *left < *cost {
                     is_done = false;
                     continue;
                 }

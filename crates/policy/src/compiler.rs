@@ -113,7 +113,7 @@ impl Compiler {
         self.compiled.refusals()
     }
 
-    /// Policies that the last [`Compiler::apply`] admitted or refused, other than before, whether or not they were among its changes.
+    /// Policies whose admission the last [`Compiler::apply`] changed, whether or not they were among its changes.
     pub fn readmitted(&self) -> &BTreeSet<PolicyName> {
         self.compiled.readmitted()
     }

@@ -94,8 +94,7 @@ pub fn by(changes: &[Change], before: &Inventory, node: &str) -> Touched {
     Touched::Pods(touched)
 }
 
-/// Whom these policies touch, which are otherwise admitted than before: pods on `node` that ANY of them selects. `inventory` is what is
-/// known now.
+/// Pods affected by a change of admission: those on `node` that ANY of these policies selects, by the current `inventory`.
 pub fn by_admission(policies: &BTreeSet<PolicyName>, inventory: &Inventory, node: &str) -> Touched {
     let specs = policies.iter().filter_map(|name| inventory.policies.get(name));
     let pods = selected_by(specs, inventory, node).filter(|pod| !pod.host_network);

@@ -3,24 +3,25 @@
 //! From: the source's changes. To: the agent's thread, which compiles some of them whenever no other change is there. Invariant: of each
 //! policy only the newest version waits, and none that was changed or removed since.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use policy::admission::{Cost, cost_of};
 use policy::{Change, PolicyName, PolicySpec};
 
-/// Policies that have more entries together wait. An entry takes up to 1 µs.
-const AT_ONCE: Cost = 1 << 15;
+/// Entries of policies that are compiled at once; larger policies wait. An entry takes up to 1 µs.
+const COMPILED_AT_ONCE: Cost = 1 << 15;
 
-/// Entries of policies that are compiled in one step after they waited, if they are more than one.
-const STEP: Cost = 1 << 17;
+/// Entries that are compiled in one step from the backlog. A single larger policy is still taken.
+const COMPILED_PER_STEP: Cost = 1 << 17;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Backlog(BTreeMap<PolicyName, Arc<PolicySpec>>);
 
 impl Backlog {
-    /// Keeps the largest of the policies among the changes, so that the others are compiled in one step. Returns all other changes.
+    /// Moves the largest policies to the backlog until the rest has at most [`COMPILED_AT_ONCE`] entries. Returns the rest and all other
+    /// changes.
     pub(super) fn defer(&mut self, changes: Vec<Change>) -> Vec<Change> {
         let mut costs: Vec<(Cost, PolicyName)> = Vec::new();
         for change in &changes {
@@ -33,16 +34,16 @@ impl Backlog {
                 _ => {}
             }
         }
-        if costs.iter().map(|(cost, _)| cost).sum::<Cost>() <= AT_ONCE {
+        if costs.iter().map(|(cost, _)| cost).sum::<Cost>() <= COMPILED_AT_ONCE {
             return changes;
         }
         costs.sort_unstable();
         let mut sum = 0;
         let now = costs.iter().take_while(|(cost, _)| {
             sum += cost;
-            sum <= AT_ONCE
+            sum <= COMPILED_AT_ONCE
         });
-        let later: std::collections::BTreeSet<&PolicyName> =
+        let later: BTreeSet<&PolicyName> =
             costs[now.count()..].iter().map(|(_, name)| name).collect();
         let (later, now): (Vec<Change>, Vec<Change>) = changes
             .into_iter()
@@ -61,7 +62,7 @@ impl Backlog {
         let mut changes = Vec::new();
         while let Some(first) = self.0.first_entry() {
             sum += cost_of(first.get());
-            if sum > STEP && !changes.is_empty() {
+            if sum > COMPILED_PER_STEP && !changes.is_empty() {
                 break;
             }
             changes.push(Change::Policy(first.remove()));

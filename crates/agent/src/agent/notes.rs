@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use cluster::RefusedPolicy;
 use dataplane::sweep::SweepReport;
 use policy::{PolicyName, Snapshot};
 
@@ -77,26 +78,34 @@ impl Agent {
 
     /// Says in status what is wrong with the source's objects, and which policies are beyond their namespace's budget. The source has
     /// logged its own problems.
-    pub(super) fn note_problems(&self) {
-        let problems = &self.problems;
-        let mut all: Vec<status::Problem> = problems.iter().map(status::Problem::from).collect();
-        let mut state = self.health.state();
+    pub(super) fn note_problems(&mut self) {
+        let mut problems: Vec<status::Problem> = self.problems.iter().map(status::Problem::from).collect();
+        let before = std::mem::take(&mut self.refused);
+        let mut logged = 0;
         for refusal in self.compiler.refusals() {
             let problem = status::Problem::from(&refusal);
-            // More lines than this say no more, and could fill a disk.
-            if all.len() < problems.len() + MOST_LOGGED && !state.status.problems.contains(&problem) {
-                tracing::warn!(
-                    policy = %refusal.policy,
-                    entries = refusal.cost,
-                    rulesets = refusal.rulesets,
-                    namespace_entries = refusal.namespace,
-                    limit = refusal.limit,
-                    "policy exceeds its namespace's budget: it isolates its pods and allows nothing"
-                );
+            if !before.contains(&refusal.policy) {
+                if let Some(watch) = &self.watch {
+                    let (name, message) = (refusal.policy.clone(), problem.text.clone());
+                    watch.refuse(RefusedPolicy { name, message });
+                }
+                logged += 1;
+                // More lines than this say no more, and could fill a disk.
+                if logged <= MOST_LOGGED {
+                    tracing::warn!(
+                        policy = %refusal.policy,
+                        entries = refusal.cost,
+                        rulesets = refusal.rulesets,
+                        namespace_entries = refusal.namespace,
+                        limit = refusal.limit,
+                        "policy exceeds its namespace's budget: it isolates its pods and allows nothing"
+                    );
+                }
             }
-            all.push(problem);
+            problems.push(problem);
+            self.refused.insert(refusal.policy);
         }
-        state.status.problems = all;
+        self.health.state().status.problems = problems;
     }
 
     /// Says in status what the newest snapshot was made from.

@@ -228,7 +228,7 @@ impl Findings {
                     false => text!("in force: {}", on.join(", ")),
                 }];
                 lines.extend(off.iter().map(|Protection { id, why_not, .. }| {
-                    text!("{id} is off: {}", why_not.as_deref().unwrap_or("the agent says not why"))
+                    text!("{id} is off: {}", why_not.as_deref().unwrap_or("the agent gives no reason"))
                 }));
                 let state = match off.iter().all(|one| one.off_by_choice) {
                     true => State::Fine,

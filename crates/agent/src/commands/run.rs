@@ -93,7 +93,8 @@ pub struct Run {
     #[arg(long, value_name = "TIME", value_parser = hold_time, default_value = "5s")]
     hold_time: Duration,
 
-    /// How many are held at once, of one sender a sixteenth of them or 8, and half of them of senders that are known by address alone; 0 holds none. Each takes some 5 KB.
+    /// How many packets are held at once, about 5 KB each; 0 holds none. One sender may hold a sixteenth of them, but at least 8.
+    /// Senders known only by source address may hold half of them together.
     #[arg(long, value_name = "N", default_value_t = HoldLimits::default().packets)]
     hold_packets: u32,
 
@@ -107,7 +108,7 @@ pub struct Run {
     queue_length: u32,
 
     /// How many packets a second one source address may ask workers about: first packets of flows whose verdict the kernel does not have
-    /// yet. More are dropped and counted, so that a sender can't fill the queues for others. A quarter of a queue may come at once.
+    /// yet. Packets above the rate are dropped and counted, so that one sender cannot fill the queues. The burst is a quarter of a queue.
     #[arg(long, value_name = "N|off", value_parser = queue_quota, default_value = "10000")]
     queue_quota: QuotaRate,
 

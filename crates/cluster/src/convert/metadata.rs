@@ -80,7 +80,7 @@ fn readable_labels(
         .ok_or_else(|| labels.unusable(format!("{} is no mapping", labels.shown())))?;
     if fields.len() > MOST_LABELS {
         return Err(labels
-            .unusable(format!("it has {} labels, and more than {MOST_LABELS} are not read", fields.len())));
+            .unusable(format!("it has {} labels, at most {MOST_LABELS} are supported: remove some", fields.len())));
     }
     let mut pairs = Vec::with_capacity(fields.len() + fixed.len());
     for (key, value) in fields {

@@ -1,7 +1,7 @@
 //! The thread that reads large files, one after the other.
 //!
-//! From: paths. To: what each file holds, in the same order. Invariant: of a file that was asked for again, or is gone, since, no older
-//! reading is taken in.
+//! From: paths. To: what each file holds, in the same order. Invariant: a result is used only if it
+//! answers the latest request for its file.
 
 use std::collections::HashMap;
 use std::io;
@@ -23,7 +23,7 @@ pub(super) type Ticket = u64;
 pub(super) struct Reader {
     requests: Sender<(PathBuf, Ticket)>,
     next: Ticket,
-    /// By file: the request of which the reading is yet to come.
+    /// By file: the latest unanswered request.
     awaited: HashMap<PathBuf, Ticket>,
 }
 

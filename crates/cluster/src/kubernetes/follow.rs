@@ -327,7 +327,7 @@ async fn tell_all<T: kube::Resource<DynamicType = ()> + 'static>(
     let read = read.map_err(|error| Failure::malformed(&error.to_string(), LIST, kind))?;
     let read = read.map_err(|error| Failure::malformed(&error.to_string(), LIST, kind))?;
     for Slim { object, .. } in read.items.into_iter().flatten() {
-        // If nobody receives, the program ends.
+        // The receiver is gone only when the program is ending.
         let _ = events.send((kind, Event::Listed(object))).await;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Says on an object itself, as an Event, that it was not understood, so that its author sees it in `kubectl describe`.
+//! Says on an object itself, as an Event, that it was not understood or exceeds its namespace's budget, so that its author sees it in `kubectl describe`.
 //!
 //! Every node runs an agent, and all find the same: so the Event's name follows from the object and its version, the first agent
 //! creates it, and the others find it there. Where the ClusterRole doesn't allow Events nothing is tried again: log and status say
@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use super::clients::Clients;
 use super::failure::chain;
-use super::state::Misunderstood;
+use super::state::{Misunderstood, Reason};
 use crate::convert::Kind;
 
 /// Who says so.
@@ -88,7 +88,12 @@ async fn create_all(clients: Clients, node: Arc<str>, mut objects: mpsc::Receive
 
 /// What is said.
 fn event(object: &Misunderstood, node: &str) -> Event {
-    let Misunderstood { kind, name, uid, resource_version, .. } = object;
+    let Misunderstood { reason, kind, name, uid, resource_version, .. } = object;
+    let (reason, suffix) = match (reason, kind) {
+        (Reason::OverBudget, _) => ("PolicyOverBudget", ".b"),
+        (Reason::NotUnderstood, Kind::NetworkPolicy) => ("PolicyNotUnderstood", ""),
+        (Reason::NotUnderstood, _) => ("NotUnderstood", ""),
+    };
     let now = Time(Timestamp::now());
     // Where Events of objects without a namespace are.
     let namespace = if object.namespace.is_empty() { "default" } else { &object.namespace };
@@ -96,7 +101,7 @@ fn event(object: &Misunderstood, node: &str) -> Event {
     Event {
         metadata: ObjectMeta {
             // The same from agents of every version, so that one Event comes of it.
-            name: Some(format!("{}.{uid}.{resource_version}", beginning(name))),
+            name: Some(format!("{}.{uid}.{resource_version}{suffix}", beginning(name))),
             namespace: Some(namespace.to_owned()),
             ..ObjectMeta::default()
         },
@@ -109,9 +114,7 @@ fn event(object: &Misunderstood, node: &str) -> Event {
             resource_version: optional(resource_version),
             ..ObjectReference::default()
         },
-        reason: Some(
-            if *kind == Kind::NetworkPolicy { "PolicyNotUnderstood" } else { "NotUnderstood" }.to_owned(),
-        ),
+        reason: Some(reason.to_owned()),
         message: Some(shortened(&object.message, LONGEST_MESSAGE).to_owned()),
         type_: Some("Warning".to_owned()),
         count: Some(1),
@@ -148,6 +151,7 @@ mod tests {
 
     fn policy(version: &str) -> Misunderstood {
         Misunderstood {
+            reason: Reason::NotUnderstood,
             kind: Kind::NetworkPolicy,
             namespace: "web".into(),
             name: "p".into(),
@@ -162,6 +166,13 @@ mod tests {
         let name = |version: &str, node: &str| event(&policy(version), node).metadata.name;
         assert_eq!(name("7", "a"), name("7", "b"));
         assert_ne!(name("7", "a"), name("8", "a"));
+    }
+
+    #[test]
+    fn a_policy_has_an_event_for_each_reason() {
+        let over_budget = event(&Misunderstood { reason: Reason::OverBudget, ..policy("7") }, "a");
+        assert_eq!(over_budget.reason.as_deref(), Some("PolicyOverBudget"));
+        assert_ne!(over_budget.metadata.name, event(&policy("7"), "a").metadata.name);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use policy::{Change, Labels, PodName, PolicyName};
 
+use super::RefusedPolicy;
 use super::follow::Event;
 use super::object::Object;
 use crate::cni::{Claim, LocalPod, LocalPods};
@@ -27,6 +28,8 @@ pub(super) struct State {
     objects: BTreeMap<Key, Change>,
     differences: Differences,
     versions: BTreeMap<PolicyName, ResourceVersion>,
+    /// Of the policies in `versions`.
+    uids: BTreeMap<PolicyName, Box<str>>,
     /// What the consumer knows of those that changed since the last update.
     told_versions: BTreeMap<PolicyName, Option<ResourceVersion>>,
     local: LocalPods,
@@ -50,9 +53,10 @@ pub(super) struct State {
     begun: bool,
 }
 
-/// An object that was not understood, for the Event that says so.
+/// An object that is not enforced as it stands, for the Event that says so.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Misunderstood {
+    pub reason: Reason,
     pub kind: Kind,
     pub namespace: String,
     pub name: String,
@@ -60,6 +64,15 @@ pub(super) struct Misunderstood {
     pub resource_version: ResourceVersion,
     /// What and to what effect.
     pub message: String,
+}
+
+/// Why an object is not enforced as it stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Reason {
+    /// Something in it is not understood.
+    NotUnderstood,
+    /// The policies of its namespace exceed their budget.
+    OverBudget,
 }
 
 /// How far the list of a kind is.
@@ -81,6 +94,7 @@ impl State {
             objects: BTreeMap::new(),
             differences: Differences::default(),
             versions: BTreeMap::new(),
+            uids: BTreeMap::new(),
             told_versions: BTreeMap::new(),
             local: LocalPods::default(),
             given: BTreeMap::new(),
@@ -193,6 +207,20 @@ impl State {
         std::mem::take(&mut self.misunderstood)
     }
 
+    /// A policy that is enforced without its rules; `None` if it is gone.
+    pub fn over_budget(&self, refused: RefusedPolicy) -> Option<Misunderstood> {
+        let RefusedPolicy { name, message } = refused;
+        Some(Misunderstood {
+            reason: Reason::OverBudget,
+            kind: Kind::NetworkPolicy,
+            namespace: name.namespace.to_string(),
+            name: name.name.to_string(),
+            uid: self.uids.get(&name)?.to_string(),
+            resource_version: self.versions.get(&name)?.clone(),
+            message,
+        })
+    }
+
     fn list(&mut self, kind: Kind) -> &mut List {
         self.lists.entry(kind).or_default()
     }
@@ -220,7 +248,10 @@ impl State {
             converted.flaws.into_iter().map(|flaw| (format!("{}: {}", flaw.at, flaw.what), flaw.effect));
         self.problems(kind, object, key.clone(), flaws.collect());
         match &converted.change {
-            Change::Policy(policy) => self.version(&policy.name, Some(object.resource_version())),
+            Change::Policy(policy) => {
+                self.uids.insert(policy.name.clone(), object.uid().into());
+                self.version(&policy.name, Some(object.resource_version()));
+            }
             Change::Pod(pod) => {
                 let is_local = !pod.host_network && pod.node.as_ref() == Some(&self.node);
                 let finished = matches!(object.phase(), "Succeeded" | "Failed");
@@ -258,7 +289,10 @@ impl State {
     fn version(&mut self, name: &PolicyName, version: Option<&str>) {
         let old = match version {
             Some(version) => self.versions.insert(name.clone(), version.into()),
-            None => self.versions.remove(name),
+            None => {
+                self.uids.remove(name);
+                self.versions.remove(name)
+            }
         };
         self.told_versions.entry(name.clone()).or_insert(old);
     }
@@ -287,6 +321,7 @@ impl State {
         self.problems.insert(key, problems);
         self.new_problems = true;
         self.misunderstood.push(Misunderstood {
+            reason: Reason::NotUnderstood,
             kind,
             namespace: object.namespace().to_owned(),
             name: object.name().to_owned(),

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use cluster::kubernetes::{Patience, Watching};
-use cluster::{Access, CniCache, Connection, Kind, Kubernetes, Update};
+use cluster::{Access, CniCache, Connection, Kind, Kubernetes, RefusedPolicy, Update};
 use policy::Inventory;
 
 use crate::server::Server;
@@ -90,6 +90,10 @@ impl Follower {
 
     pub fn connection(&self, kind: Kind) -> Connection {
         self.watching.connections().all()[&kind].clone()
+    }
+
+    pub fn refuse(&self, policy: RefusedPolicy) {
+        self.watching.refuse(policy);
     }
 
     pub fn waits_for(&self) -> Option<String> {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use cluster::{CniCache, FailureClass, Kind, Link};
+use cluster::{CniCache, FailureClass, Kind, Link, RefusedPolicy};
+use policy::PolicyName;
 use serde_json::{Value, json};
 
 use crate::follower::Follower;
@@ -271,6 +272,27 @@ fn a_policy_that_is_not_understood_gets_one_event_from_all_agents() {
     server.put(Kind::NetworkPolicy, odd);
     one.until_like(&server);
     assert_eq!(one.problems, Vec::<String>::new());
+}
+
+#[test]
+fn a_policy_that_is_refused_gets_an_event_and_one_that_is_gone_gets_none() {
+    let server = cluster();
+    let mut follower = Follower::of(&server);
+    follower.until_like(&server);
+    let refused = |name: &str| RefusedPolicy {
+        name: PolicyName::network_policy("web", name),
+        message: "it has more entries than its namespace may have".into(),
+    };
+    follower.refuse(refused("gone"));
+    follower.refuse(refused("p"));
+    follower.refuse(refused("p"));
+    follower.until("an Event", |_| !server.events().is_empty());
+    follower.during(Duration::from_millis(300));
+    let [event] = &server.events()[..] else { panic!("one Event: {:?}", server.events()) };
+    assert_eq!(
+        (&event["reason"], &event["involvedObject"]["name"]),
+        (&json!("PolicyOverBudget"), &json!("p"))
+    );
 }
 
 #[test]

@@ -23,9 +23,9 @@ use super::{InterfaceIndex, Mac, Overlay};
 const ASK_EVERY: Duration = Duration::from_millis(4);
 /// How long a port without addresses counts as new. CNI plugins set addresses within a fraction of a second.
 const NEW: Duration = Duration::from_secs(3);
-/// How often that of a port is read whose addresses take longer, or from which a packet came before them.
+/// The same for a port that is slow to get addresses, or that sent a packet before it had any.
 const ASK_LESS: Duration = Duration::from_millis(20);
-/// Ports that have no addresses after this time are mostly no pods'.
+/// Ports that have no addresses after this time usually belong to no pod.
 const SLOW: Duration = Duration::from_secs(30);
 /// How often their namespaces are read. A packet of a port without bindings has them read, too.
 const ASK_SELDOM: Duration = Duration::from_millis(500);
@@ -241,7 +241,7 @@ impl Interfaces {
         self.iter().filter_map(|interface| interface.ask_after(now)).min()
     }
 
-    /// Marks interfaces with addresses as settled: they existed before the reader. Those without are mostly no pods'.
+    /// Marks interfaces with addresses as settled: they existed before the reader. Those without usually belong to no pod.
     pub(super) fn settle(&mut self) {
         for interface in self.by_index.values_mut() {
             interface.seen = None;

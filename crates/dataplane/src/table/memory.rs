@@ -319,7 +319,7 @@ impl Memory {
     }
 }
 
-/// Whoever changed lately has nothing in the lasting epoch.
+/// Returns early for pods that changed recently: their entries in the lasting epoch are stale.
 fn leave(chain: &'static str, family: &Family) -> [Rule; 2] {
     [Address::Source, Address::Destination].map(|end| {
         let changed = family.is_it().into_iter().chain(is_changed(family, end));

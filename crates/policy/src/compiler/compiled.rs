@@ -37,7 +37,7 @@ const SPARE_WORDS: usize = 1 << 16;
 #[derive(Debug, Default)]
 pub(crate) struct Compiled {
     admission: Admission,
-    /// Policies of which the last update changed whether they are admitted.
+    /// Policies whose admission the last update changed.
     readmitted: BTreeSet<PolicyName>,
     here: Option<NodeId>,
     /// Whether pods of every node are judged.
@@ -235,7 +235,7 @@ impl Compiled {
         self.must_count = true;
     }
 
-    /// Pods and namespaces that have a new word are touched.
+    /// Marks pods and namespaces that have a newly mentioned label, name or port.
     fn touch_by_words(&mut self, new: &NewWords, inventory: &Inventory, touched: &mut Touched) {
         if self.classes.len() == 0 {
             // No pod was looked at yet.

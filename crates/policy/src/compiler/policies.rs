@@ -38,8 +38,8 @@ pub(crate) struct Applied<'a> {
 
 /// A rule in numbers.
 ///
-/// Behind a rule that passes come two more of the same place: one that denies, and one that accepts. By their selectors these match
-/// peers of which it is unknown whether the rule matches (semantics 37), and nobody else before the rule itself does.
+/// Each Pass rule is followed by a Deny and an Accept rule with its index. Their selectors match only peers for which it is unknown
+/// whether the rule matches (semantics 37).
 #[derive(Debug)]
 pub(crate) struct CompiledRule {
     /// Its place among the policy's rules, as ids count them: ingress and then egress.
@@ -173,8 +173,8 @@ impl<'a> Applied<'a> {
     }
 }
 
-/// What a rule of a policy does that might apply; `None` if it does nothing (semantics 37). Whether a Pass leads to an allowance is not
-/// looked into: it is taken for the worse, or for the better.
+/// The effective action of a rule of a policy that might apply; `None` if it has none (semantics 37). A Pass counts as Deny in the
+/// cautious view, as Accept in the hopeful one.
 fn viewed(action: Action, view: View) -> Option<Action> {
     match (view, action) {
         (View::Known, action) => Some(action),

@@ -167,8 +167,8 @@ impl Selectors {
     }
 }
 
-/// Whether a rule with this action matches a peer of which that is unknown: one that denies does by the cautious view, one that accepts
-/// by the hopeful one. One that passes does by neither; what it might do beside is in rules of their own: see `policies.rs`.
+/// Whether a rule with this action matches a peer for which the match is unknown. Deny does in the cautious view, Accept in the hopeful
+/// one, Pass in neither: see the two rules beside it in `policies.rs`.
 fn matches_unsure(action: Action, view: View) -> bool {
     matches!((action, view), (Action::Deny, View::Cautious) | (Action::Accept, View::Hopeful))
 }

@@ -11,13 +11,13 @@
 //! ```
 //!
 //! A flow key is the pair of [`memory`](super): both addresses, protocol, destination port and cache generation. The source port is not
-//! part of it, so a pod that tries a closed port from ever new ports meets one key. Of protocols without ports the port is 0. A key that
-//! was denied is denied whoever opened the connection, so packets that need policy's word in both orientations ask for both keys.
+//! part of it, so a pod that tries a closed port from many source ports uses one key. Of protocols without ports the port is 0. A key that
+//! was denied stays denied whichever end opened the connection, so packets that need policy's word in both orientations ask for both keys.
 //!
 //! A worker answers so only where its snapshot is sure. Everything that forgets allowed pairs forgets denied flows, in the same batch.
 //! Flows to the node, and those of the opposite orientation, are rare, and belong to the latest epoch alone: any change forgets them.
 //!
-//! Invariant: each packet that is dropped here is in a record, in the count of [`DropReason::DeniedFlow`], or told of as lost. No sender
+//! Invariant: each packet that is dropped here is recorded, counted as [`DropReason::DeniedFlow`], or reported as lost. No sender
 //! has more than [`SHARE`] keys in a set of [`MOST`]: what is beyond that costs a verdict each, as without a cache.
 
 use std::time::Duration;
