@@ -28,7 +28,7 @@ pub(super) const USUAL_RULES: usize = 5;
 pub(super) const USUAL_POLICIES: usize = 1_000;
 
 /// What a measurement is about: its name, a heading and a sentence.
-const SUBJECTS: [(&str, &str, &str); 8] = [
+const SUBJECTS: [(&str, &str, &str); 9] = [
     (
         "policy",
         "A verdict",
@@ -53,6 +53,13 @@ const SUBJECTS: [(&str, &str, &str); 8] = [
          has its own, with the one rule that an accepted connection meets, made by hand. The bridge floor is the same and one chain of the \
          bridge family, where each frame's port, source and protocol and the packet's source address are looked up once in a map of pods: the \
          least that ties a packet to the port where it entered. `/bridge floor` is the median over its turns.",
+    ),
+    (
+        "floods",
+        "A flood",
+        "Connections of one pod, one after the other, while another pod floods the same server with packets that policy denies: of one flow, \
+         from many source ports, or to many destination ports. The kernel drops floods in the sender's own time, so the same flood is \
+         measured with a rule of another program that drops it where it enters; what a flood costs beyond that is the agent's.",
     ),
     (
         "ports",

@@ -40,6 +40,8 @@ enum What {
     Connections,
     /// Bytes and packets a second of long flows (as root).
     Flows,
+    /// Connections of one pod while another floods the same server with packets that policy denies (as root).
+    Floods,
     /// From an edited file to the last byte, and the last new connection, that it forbids (as root).
     Apply,
     /// From a new pod's address being set to its binding being in force, and its first connection (as root).
@@ -62,11 +64,12 @@ enum What {
 pub const COUNTED: &str = "KUBE_VERDICT_COUNTED";
 
 /// What `all` measures.
-const MEASUREMENTS: [What; 8] = [
+const MEASUREMENTS: [What; 9] = [
     What::Policy,
     What::Compile,
     What::Connections,
     What::Flows,
+    What::Floods,
     What::Apply,
     What::Ports,
     What::Memory,
@@ -166,7 +169,7 @@ impl What {
     fn needs_root(self) -> bool {
         matches!(
             self,
-            Self::Connections | Self::Flows | Self::Apply | Self::Ports | Self::Memory | Self::Scale
+            Self::Connections | Self::Flows | Self::Floods | Self::Apply | Self::Ports | Self::Memory | Self::Scale
         )
     }
 
@@ -186,6 +189,7 @@ impl What {
             ],
             Self::Flows => &["--policies=1", "--rounds=1", "--seconds=0.2", "--warm-up=0.1"],
             Self::Apply => &["--entries=1000", "--rounds=1"],
+            Self::Floods => &["--seconds=1"],
             Self::Ports => &["--starts=2"],
             Self::Memory => &["--pods=100", "--policies=10", "--edits=2"],
             Self::Scale => &["--pods=100,200", "--policies=10", "--pod-bytes=100", "--rounds=1"],
