@@ -96,12 +96,30 @@ impl fmt::Write for Escaped {
     }
 }
 
-/// Prints a value for programs, as it is: JSON has its own escapes.
+/// Prints a value for programs. Characters that a terminal would obey, or not show, are escaped as JSON has it.
 #[expect(clippy::disallowed_methods, reason = "the one place for JSON on standard output")]
 pub fn print_json(value: &impl Serialize) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut stdout, value).map_err(io::Error::from)?;
-    writeln!(stdout)
+    let json = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
+    writeln!(io::stdout().lock(), "{}", escaped_json(&json))
+}
+
+/// The same JSON with control, format and other invisible characters as `\\u` escapes. Outside of its texts JSON has none but line ends.
+fn escaped_json(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for letter in json.chars() {
+        let is_plain =
+            letter.is_ascii_graphic() || matches!(letter, ' ' | '\n') || letter.escape_debug().len() == 1;
+        if is_plain {
+            escaped.push(letter);
+        } else {
+            let mut units = [0; 2];
+            for unit in letter.encode_utf16(&mut units) {
+                // A String takes all.
+                let _ = write!(escaped, "\\u{unit:04x}");
+            }
+        }
+    }
+    escaped
 }
 
 /// Standard output, for JSON of many lines.
@@ -127,6 +145,18 @@ mod tests {
             assert_eq!(Text::new(text).as_str(), shown);
             assert_eq!(Text::new(Text::new(text)).as_str(), shown, "once is enough");
         }
+    }
+
+    #[test]
+    fn json_carries_no_control_characters_to_the_terminal_and_means_the_same() {
+        let names = ["n4\u{9b}31m", "a\u{7f}\u{202e}\u{2028}\u{200b}", "tag\u{e0041}\u{fff9}", "Ä \" \\ ok"];
+        let json = escaped_json(&serde_json::to_string_pretty(&names).expect("JSON"));
+        assert!(json.chars().all(|letter| letter == '\n' || letter.escape_debug().len() <= 2), "{json}");
+        assert!(
+            json.contains("\\u009b31m") && json.contains("\\udb40\\udc41") && json.contains('Ä'),
+            "{json}"
+        );
+        assert_eq!(serde_json::from_str::<Vec<String>>(&json).expect("JSON"), names);
     }
 
     #[test]

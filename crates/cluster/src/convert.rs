@@ -13,6 +13,7 @@
 
 mod label;
 mod metadata;
+pub(crate) use self::metadata::is_miswritten;
 mod namespace;
 mod network_policy;
 mod node;

@@ -235,7 +235,9 @@ fn read(path: &Path, interner: &Interner) -> Read {
     match read_whole(path) {
         Ok(Content::Whole(bytes, stamp)) => Read::Whole(manifest::read(path, &bytes, interner), stamp),
         Ok(Content::Torn) => Read::Doubtful,
-        Ok(Content::TooLarge) => Read::Unreadable(format!("the file is larger than {} MiB: split it", LARGEST >> 20)),
+        Ok(Content::TooLarge) => {
+            Read::Unreadable(format!("the file is larger than {} MiB: split it", LARGEST >> 20))
+        }
         // It vanished after we looked.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Read::Doubtful,
         Err(error) => Read::Unreadable(format!("the file can't be read: {error}")),

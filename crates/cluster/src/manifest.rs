@@ -100,6 +100,9 @@ fn is_json(file: &Path) -> bool {
     file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"))
 }
 
+/// How many problems of a file are named, of those by which objects are lost and of the others each.
+const MOST_NAMED: usize = 100;
+
 /// Works through one file.
 struct Reader<'a> {
     file: &'a Path,
@@ -178,7 +181,7 @@ impl Reader<'_> {
         if is_template(document.text) {
             what += "; this looks like a template: render it first";
             let problem = self.problem(document.number, line, None, what, MAYBE_OPEN);
-            return self.reading.no_manifest.push(problem);
+            return push_few(&mut self.reading.no_manifest, problem);
         }
         let (label, effect) = match self.cut_off.take() {
             Some(CutOff { label, is_closed: true }) => (Some(label), CUT_OFF),
@@ -186,7 +189,7 @@ impl Reader<'_> {
             None => (None, MAYBE_OPEN),
         };
         let problem = self.problem(document.number, line, label, what, effect);
-        self.reading.failures.push(problem);
+        push_few(&mut self.reading.failures, problem);
     }
 
     /// Reads one document by `parse` and converts its objects as they come.
@@ -201,7 +204,7 @@ impl Reader<'_> {
         let lines = lines::find(document.text, unplaced.iter().map(|(path, _, _)| path));
         for ((_, failure, mut problem), line) in unplaced.into_iter().zip(lines) {
             problem.origin = self.origin(document.number, line.map(|line| document.line_of(line)));
-            if failure { self.reading.failures.push(problem) } else { self.reading.flaws.push(problem) }
+            push_few(if failure { &mut self.reading.failures } else { &mut self.reading.flaws }, problem);
         }
         result
     }
@@ -217,14 +220,17 @@ impl Reader<'_> {
         let mut note = |at: &FieldPath, what: String, effect: &str, is_lost: bool| {
             let path = FieldPath(object.at.iter().chain(&at.0).cloned().collect());
             let problem = self.problem(document.number, None, label.clone(), what, effect);
-            unplaced.push((path, is_lost, problem));
+            // One more than are named says that there are more.
+            if unplaced.iter().filter(|(_, lost, _)| *lost == is_lost).count() <= MOST_NAMED {
+                unplaced.push((path, is_lost, problem));
+            }
         };
         let root = FieldPath::default();
         if let Some(fault) = object.fault {
             if fault == Fault::NoFields && object.at.is_empty() {
                 let line = Some(document.first_line());
                 let problem = self.problem(document.number, line, None, fault.to_string(), LOST);
-                return self.reading.no_manifest.push(problem);
+                return push_few(&mut self.reading.no_manifest, problem);
             }
             return note(&root, fault.to_string(), MAYBE_OPEN, true);
         }
@@ -233,12 +239,19 @@ impl Reader<'_> {
             if object.at.is_empty() && !looks_like_an_object(&object) {
                 let line = Some(document.first_line());
                 let problem = self.problem(document.number, line, None, what, LOST);
-                return self.reading.no_manifest.push(problem);
+                return push_few(&mut self.reading.no_manifest, problem);
             }
             return note(&root, what, MAYBE_OPEN, true);
         };
         let api_version = object.api_version.as_deref().unwrap_or_default();
-        let kind = match Kind::of(api_version, kind) {
+        let recognition = Kind::of(api_version, kind);
+        if let Some(twice) = object.twice.iter().find(|twice| !twice.is_same && twice.at == kind_field())
+            && !matches!(recognition, Recognition::Ours(_))
+        {
+            // The first of them may be a policy.
+            return note(&twice.at, format!("{}: {twice}{ANOTHER_OBJECT}", twice.at), MAYBE_OPEN, true);
+        }
+        let kind = match recognition {
             Recognition::Ours(kind) => kind,
             // That the text breaks off is said in any case.
             _ if object.is_cut => return,
@@ -288,7 +301,7 @@ impl Reader<'_> {
     /// Notes a document that is not understood.
     fn failure(&mut self, document: usize, line: Option<usize>, what: String, effect: &str) {
         let problem = self.problem(document, line, None, what, effect);
-        self.reading.failures.push(problem);
+        push_few(&mut self.reading.failures, problem);
     }
 
     fn problem(
@@ -314,12 +327,13 @@ impl Reader<'_> {
             let (document, name) = (held.document, key.to_string());
             if let Some(earlier) = by_key.insert(key, held) {
                 let line = (earlier.line > 0).then_some(earlier.line as usize);
-                self.reading.flaws.push(Problem {
+                let problem = Problem {
                     origin: self.origin(earlier.document as usize, line),
                     object: Some(name),
                     what: format!("the same object comes again in document {document} of this file"),
                     effect: "the later one counts".into(),
-                });
+                };
+                push_few(&mut self.reading.flaws, problem);
             }
         }
         self.reading.objects = by_key.into_values().collect();
@@ -334,6 +348,17 @@ impl Reader<'_> {
         self.reading.failures.sort();
         self.reading.no_manifest.sort();
         self.reading
+    }
+}
+
+/// Adds a problem to those of a file; of very many the first ones. They are held, and shown, as long as the file is there.
+fn push_few(problems: &mut Vec<Problem>, problem: Problem) {
+    if problems.len() == MOST_NAMED {
+        let what =
+            format!("more than {MOST_NAMED} problems of this kind in the file: the others are not named");
+        problems.push(Problem { what, ..problem });
+    } else if problems.len() < MOST_NAMED {
+        problems.push(problem);
     }
 }
 
@@ -353,7 +378,7 @@ fn held(change: Change, document: &Document<'_>, object: &RawObject) -> Held {
 /// The bounds of what a hostile text can make the parser do. What is written out is bounded by the text itself; what
 /// aliases repeat is bounded here.
 fn yaml_options() -> serde_saphyr::Options {
-    const REPEATED_EVENTS: usize = 200_000;
+    const REPEATED_EVENTS: usize = 20_000;
     serde_saphyr::options! {
         with_snippet: false,
         // As kubectl's YAML, which is that of YAML 1.1: `yes` and `off` are no texts, `010` is 8, `1_000` is 1000.

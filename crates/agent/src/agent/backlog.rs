@@ -43,8 +43,7 @@ impl Backlog {
             sum += cost;
             sum <= COMPILED_AT_ONCE
         });
-        let later: BTreeSet<&PolicyName> =
-            costs[now.count()..].iter().map(|(_, name)| name).collect();
+        let later: BTreeSet<&PolicyName> = costs[now.count()..].iter().map(|(_, name)| name).collect();
         let (later, now): (Vec<Change>, Vec<Change>) = changes
             .into_iter()
             .partition(|change| matches!(change, Change::Policy(spec) if later.contains(&spec.name)));

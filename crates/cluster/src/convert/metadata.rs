@@ -7,9 +7,13 @@ use policy::Labels;
 use super::place::{Flaws, Place};
 use super::{Unusable, label};
 use crate::interner::Interner;
+use crate::invisible::{as_seen, visible};
 
 /// Where a namespaced object is that names no namespace: what `kubectl apply` would do with it.
 const DEFAULT_NAMESPACE: &str = "default";
+
+/// Of a name, in bytes: what the API server takes (RFC 1123 subdomain).
+const LONGEST_NAME: usize = 253;
 
 /// Labels of an object, at most. Every agent holds those of all pods.
 const MOST_LABELS: usize = 256;
@@ -20,6 +24,8 @@ pub(super) fn name<'a>(object: &'a Place<'a>) -> Result<&'a str, Unusable> {
     let name = metadata.value.get("name").filter(|name| !name.is_null());
     match name.map(|name| name.as_str()) {
         Some(Some("")) | None => Err(metadata.unusable("there is no name")),
+        Some(Some(name)) if name.len() > LONGEST_NAME => Err(metadata
+            .unusable(format!("the name has {} bytes, at most {LONGEST_NAME} are allowed", name.len()))),
         Some(Some(name)) => Ok(name),
         Some(None) => Err(no_text(&metadata.field("name").unwrap_or(metadata))),
     }
@@ -28,6 +34,7 @@ pub(super) fn name<'a>(object: &'a Place<'a>) -> Result<&'a str, Unusable> {
 /// `metadata.namespace`; [`DEFAULT_NAMESPACE`] where there is none.
 pub(super) fn namespace(object: &Place<'_>, interner: &Interner) -> Result<Arc<str>, Unusable> {
     let Some(metadata) = object.field("metadata") else { return Ok(interner.text(DEFAULT_NAMESPACE)) };
+    must_be_well_written(&metadata, "namespace")?;
     let Some(namespace) = metadata.field("namespace") else { return Ok(interner.text(DEFAULT_NAMESPACE)) };
     match namespace.value.as_str() {
         Some("") => Ok(interner.text(DEFAULT_NAMESPACE)),
@@ -36,6 +43,31 @@ pub(super) fn namespace(object: &Place<'_>, interner: &Interner) -> Result<Arc<s
             Some(fault) => Err(namespace.unusable(fault)),
         },
         None => Err(no_text(&namespace)),
+    }
+}
+
+/// The fields of `metadata` that decide for whom a policy is.
+const DECISIVE: [&str; 2] = ["namespace", "labels"];
+
+/// Whether the name of a field of `metadata` is one that decides for whom a policy is, but for case, blanks, invisible characters or an `s`.
+pub(crate) fn is_miswritten(field: &str) -> bool {
+    DECISIVE.iter().any(|meant| is_meant_by(field, meant))
+}
+
+fn is_meant_by(field: &str, meant: &str) -> bool {
+    let stem = |name: &str| as_seen(name).to_lowercase().trim_end_matches('s').to_owned();
+    field != meant && stem(field) == stem(meant)
+}
+
+/// Fails if `metadata` has a field that is miswritten for `meant`.
+fn must_be_well_written(metadata: &Place<'_>, meant: &str) -> Result<(), Unusable> {
+    let fields = metadata.value.as_object().into_iter().flatten();
+    match fields.map(|(field, _)| field).find(|field| is_meant_by(field, meant)) {
+        Some(field) => {
+            let what = format!("the field {} is not known: {meant} is probably meant", visible(field));
+            Err(metadata.unusable(what))
+        }
+        None => Ok(()),
     }
 }
 
@@ -71,6 +103,9 @@ fn readable_labels(
         return Err(Unusable { what: twice.to_string(), at: twice.at });
     }
     let metadata = object.field("metadata");
+    if let Some(metadata) = &metadata {
+        must_be_well_written(metadata, "labels")?;
+    }
     let Some(labels) = metadata.as_ref().and_then(|metadata| metadata.field("labels")) else {
         return Ok(interner.labels(fixed.iter().copied()));
     };
@@ -79,8 +114,10 @@ fn readable_labels(
         .as_object()
         .ok_or_else(|| labels.unusable(format!("{} is no mapping", labels.shown())))?;
     if fields.len() > MOST_LABELS {
-        return Err(labels
-            .unusable(format!("it has {} labels, at most {MOST_LABELS} are supported: remove some", fields.len())));
+        return Err(labels.unusable(format!(
+            "it has {} labels, at most {MOST_LABELS} are supported: remove some",
+            fields.len()
+        )));
     }
     let mut pairs = Vec::with_capacity(fields.len() + fixed.len());
     for (key, value) in fields {

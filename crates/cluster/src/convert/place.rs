@@ -139,11 +139,17 @@ pub(super) fn shown(value: &Value) -> String {
     }
 }
 
+/// How many flaws of an object are named.
+const MOST_NAMED: usize = 20;
+
 /// The flaws found so far.
 #[derive(Debug, Default)]
 pub(super) struct Flaws {
+    /// At most [`MOST_NAMED`]: an object can have as many as it has fields.
     found: Vec<Flaw>,
-    /// How many of them mean that something is not understood. The others say only which value counts.
+    /// How many more there are.
+    unnamed: usize,
+    /// How many flaws mean that something is not understood. The others say only which value counts.
     serious: usize,
     /// Fields that are written more than once, and that no flaw names yet, by the mapping that they stand in.
     twice: BTreeMap<FieldPath, Vec<Twice>>,
@@ -170,7 +176,19 @@ impl Flaws {
         for twice in std::mem::take(&mut self.twice).into_values().flatten() {
             self.note(twice, None);
         }
+        if self.unnamed > 0 {
+            let what = format!("{} more fields of the object have such faults", self.unnamed);
+            self.found.push(Flaw { at: FieldPath::default(), what, effect: "the same follows" });
+        }
         self.found
+    }
+
+    fn add(&mut self, flaw: Flaw) {
+        if self.found.len() < MOST_NAMED {
+            self.found.push(flaw);
+        } else {
+            self.unnamed += 1;
+        }
     }
 
     /// Notes that what stands at `place` was not understood.
@@ -193,7 +211,7 @@ impl Flaws {
 
     /// Notes a flaw of the field at `at`.
     pub fn push_at(&mut self, at: FieldPath, what: impl Into<String>, effect: &'static str) {
-        self.found.push(Flaw { at, what: what.into(), effect });
+        self.add(Flaw { at, what: what.into(), effect });
         self.serious += 1;
     }
 
@@ -238,7 +256,7 @@ impl Flaws {
     fn note(&mut self, twice: Twice, effect: Option<&'static str>) {
         let what = twice.to_string();
         let effect = effect.filter(|_| !twice.is_same).unwrap_or(twice.effect());
-        self.found.push(Flaw { at: twice.at, what, effect });
+        self.add(Flaw { at: twice.at, what, effect });
     }
 
     fn take_twice(&mut self, place: &Place<'_>) -> Vec<Twice> {

@@ -167,3 +167,21 @@ fn real_objects_are_understood_without_a_flaw() {
         }]
     );
 }
+
+#[test]
+fn of_very_many_problems_the_first_are_named() {
+    let ports = vec![json!({"port": -1}); 5_000];
+    let (policy, flaws) = flawed_policy(json!({"podSelector": {}, "ingress": [{"ports": ports}]}));
+    assert_eq!(policy.ingress[0].ports.as_ref().map(Vec::len), Some(5_000));
+    assert_eq!(flaws.len(), 21);
+    assert!(flaws[20].contains("4980 more fields of the object have such faults"), "{}", flaws[20]);
+    let text = "---\n{\n".repeat(5_000);
+    let reading = manifest::read(Path::new("test.yaml"), text.as_bytes(), &Interner::new());
+    assert_eq!(reading.failures.len() + reading.no_manifest.len(), 101);
+    let list = vec![json!({"kind": "NetworkPolicy"}); 5_000];
+    let list = json!({"kind": "List", "apiVersion": "v1", "items": list}).to_string();
+    let reading = manifest::read(Path::new("test.json"), list.as_bytes(), &Interner::new());
+    assert_eq!(reading.failures.len(), 101);
+    let last = reading.failures.iter().find(|failure| failure.what.starts_with("more than 100 problems"));
+    assert!(last.is_some(), "{:?}", reading.failures.last());
+}

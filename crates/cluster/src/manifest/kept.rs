@@ -10,7 +10,7 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::convert::{FieldPath, Kind, PUBLIC_ADDRESSES, Step, Twice};
+use crate::convert::{FieldPath, Kind, PUBLIC_ADDRESSES, Step, Twice, is_miswritten};
 
 /// Which part of a value is kept.
 #[derive(Clone, Copy, Debug)]
@@ -167,6 +167,10 @@ impl<'a> Trail<'a> {
         FieldPath(steps)
     }
 
+    fn is_metadata(&self) -> bool {
+        matches!(self, Self { up: None, hop: Hop::Field("metadata") })
+    }
+
     fn is_spec(&self) -> bool {
         matches!(self, Self { up: None, hop: Hop::Field("spec") })
     }
@@ -210,6 +214,10 @@ impl Kept<'_> {
             let at = Trail { up: Some(&self.at), hop: Hop::Field(&name) };
             if matches!(keep, Keep::Nothing) {
                 map.next_value::<IgnoredAny>()?;
+                if self.at.is_metadata() && is_miswritten(&name) {
+                    fields.insert(name, Value::Null);
+                    continue;
+                }
                 if self.notes.by_hand && passed.again(&name) {
                     self.notes.again(at.path(), None);
                 }

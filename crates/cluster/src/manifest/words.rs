@@ -27,8 +27,10 @@ pub(super) fn lost(kind: Kind) -> &'static str {
 
 /// Whether a text that can't be parsed is a template: a line is an action, or a value is.
 pub(super) fn is_template(text: &str) -> bool {
-    text.lines()
-        .any(|line| line.trim_start().starts_with("{{") || line.contains(": {{") || line.contains("- {{"))
+    // A comment makes no template of a policy.
+    let code = |line: &str| line.find(" #").or(line.starts_with('#').then_some(0)).unwrap_or(line.len());
+    let mut lines = text.lines().map(|line| &line[..code(line)]);
+    lines.any(|line| line.trim_start().starts_with("{{") || line.contains(": {{") || line.contains("- {{"))
 }
 
 /// Whether a mapping without a kind was written as a Kubernetes object.

@@ -221,7 +221,7 @@ impl Compiled {
 
     /// Whether to compile everything again, to be rid of numbers that nothing uses any more.
     fn must_start_again(&self) -> bool {
-        self.classes.is_stale()
+        self.classes.is_stale(self.built.len())
             || self.selectors.is_stale()
             || self.next_rule > LAST_RULE
             || self.vocabulary.words() > 2 * self.words_at_start + SPARE_WORDS

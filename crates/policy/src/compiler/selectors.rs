@@ -22,6 +22,9 @@ pub(crate) struct Selectors {
     used: usize,
 }
 
+/// Sets with more classes may be smaller as runs.
+const LARGE: u64 = 64;
+
 /// One choice.
 #[derive(Debug)]
 struct Choice {
@@ -178,7 +181,12 @@ impl Choice {
     fn add(&mut self, classes: &Classes, index: &ClassIndex, mut found: impl FnMut(ClassId, View)) {
         let ChosenClasses { surely, perhaps } = index.chosen(&self.test, classes);
         surely.iter().for_each(|class| found(class, View::Known));
+        let is_large = surely.len() > LARGE;
         self.sure |= surely;
+        if is_large {
+            // Of all classes but a few it is two runs.
+            self.sure.optimize();
+        }
         for class in perhaps {
             let view = classes.get(class).view;
             match view {

@@ -169,7 +169,13 @@ impl What {
     fn needs_root(self) -> bool {
         matches!(
             self,
-            Self::Connections | Self::Flows | Self::Floods | Self::Apply | Self::Ports | Self::Memory | Self::Scale
+            Self::Connections
+                | Self::Flows
+                | Self::Floods
+                | Self::Apply
+                | Self::Ports
+                | Self::Memory
+                | Self::Scale
         )
     }
 
