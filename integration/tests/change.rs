@@ -200,7 +200,8 @@ fn policies_on_either_end_and_of_labels_cut_as_well() {
     sleep(Duration::from_millis(600));
     for stream in &streams {
         assert!(
-            stream.last_echo() <= in_force,
+            // On a busy machine a byte that passed before is read a moment later.
+            stream.last_echo() <= in_force + BOUND,
             "bytes passed after the policy was in force ({:?})",
             begun.elapsed()
         );

@@ -556,7 +556,9 @@ impl Agent {
                 self.release_ports();
                 let versions = self.versions_in_force();
                 self.health.state().in_force(versions);
-                let policies = std::mem::take(&mut self.changed_policies);
+                let changed = std::mem::take(&mut self.changed_policies);
+                // Those that are refused are named by a line of their own.
+                let policies = changed.difference(&self.refused).cloned().collect();
                 self.note(generation, (changes, policies), compile, &applied);
             }
             Err(error) => {
@@ -717,7 +719,7 @@ impl Agent {
             (true, true, _) => "another agent's",
             (true, false, WhenDown::Open) => "stay: new connections pass unjudged until an agent runs again",
             (true, false, WhenDown::Closed) => {
-                "stay: new connections of this node's pods wait for the next agent, and are dropped"
+                "stay: new connections that need a verdict wait for the next agent, and are dropped"
             }
         };
         tracing::info!(records = audit.written, lost = audit.lost, rules, "ended");

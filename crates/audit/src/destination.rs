@@ -34,7 +34,7 @@ pub enum Destination {
 
 /// An audit log that can't be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open the audit log {} for writing: {error}; create its folder, or choose another file", path.display())]
+#[error("cannot open the audit log {} for writing: {error}; its folder must exist and be writable", path.display())]
 pub struct DestinationError {
     /// Which file.
     pub path: PathBuf,

@@ -15,8 +15,10 @@ use policy::{Compiler, Inventory, Packet, Scope, Snapshot, Verdict};
 use super::Output;
 use super::budget::BudgetArguments;
 use crate::exit;
+use crate::paint;
 use crate::source::SourceArguments;
-use crate::terminal;
+use crate::status::Problem;
+use crate::terminal::{self, text};
 
 mod answer;
 mod end;
@@ -100,6 +102,10 @@ impl Explain {
         let mut snapshot = compiler.apply(changes);
         while compiler.is_behind() {
             snapshot = compiler.apply([]);
+        }
+        for refusal in compiler.refusals() {
+            let problem = Problem::from(&refusal).text;
+            (paint::warning("warning:") + text!(" {problem}")).print_error();
         }
         if let Some(node) = &self.node {
             must_be_a_node(node, compiler.inventory())?;

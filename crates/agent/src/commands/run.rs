@@ -199,7 +199,7 @@ struct QuotaRate(Option<u32>);
 enum OpenOrClosed {
     /// They pass, unjudged.
     Open,
-    /// They are dropped.
+    /// Those that need a verdict are dropped.
     Closed,
 }
 
