@@ -1,7 +1,7 @@
 //! Connections of one pod while another floods the same server with packets that policy denies.
 //!
-//! The sender takes a core and the kernel drops its packets in softirqs, whoever decides that they are dropped. So the same flood is
-//! measured with a rule of another program that drops it where it enters: what a flood costs beyond that is the agent's.
+//! The sender takes a core, and the kernel drops its packets in softirqs, no matter which rule drops them. So the same flood is measured
+//! with a rule of another program that drops it where it enters: what a flood costs beyond that is the agent's.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -290,8 +290,8 @@ pub fn allow(marks: &Marks, mark: u32) -> (u32, KernelVerdict) {
     }
 }
 
-/// How the kernel is told that the flow of a packet with this mark is denied: as [`allow`], but the rules drop the packet once they have
-/// taken its flow down.
+/// The answer that denies the flow of a packet with this mark: as [`allow`], but the rules drop the packet once they have added its flow
+/// key to the set.
 #[inline]
 pub fn deny(marks: &Marks, mark: u32, flow: DeniedFlow) -> (u32, KernelVerdict) {
     let others = mark & !marks.questions().0;

@@ -39,8 +39,8 @@
 //! What has no connection (`ct state invalid` or `untracked`) has no mark and no direction: the rules that ask for them
 //! fail, the packet goes to userspace like a first packet, and is judged in the direction in which it travels: so nothing passes that
 //! policy would not allow as a new connection. `ask` leaves it to `untracked` (see [`memory`]), whose sets take the place of a
-//! connection's mark. Where they can't, because they are full or the packet has no ports or goes to the node, the worker is told, and answers
-//! NF_ACCEPT: by NF_REPEAT it would be asked for ever. Such a packet is judged each time.
+//! connection's mark. Where they can't, because they are full or the packet has no ports or goes to the node, the mark says so, and the
+//! worker answers NF_ACCEPT: NF_REPEAT would queue the packet in a loop. Such a packet is judged each time.
 //!
 //! An ICMP error about a packet of a connection (`ct state related`) shares that connection: it sees its marks, and the
 //! direction opposite to the packet it is about. So it passes like a reply, and is cut with a revoked connection

@@ -7,8 +7,8 @@
 //!
 //! The counts tell who filled a queue, if one was full all the same.
 //!
-//! A queue takes packets in the order in which they come, so whoever sends more than workers answer would fill it for all. Packets that the
-//! caches answer are none of it: a sender begins as many flows with the same key as it likes.
+//! A queue takes packets in the order in which they come, so a sender that exceeds the workers' rate would fill it for all. Packets
+//! that the caches answer do not count: flows with one key are unlimited.
 //!
 //! Senders are told apart by source address. Those in this node's pod CIDRs were checked at the port where the packet entered, which
 //! this hook does not know of packets in a bridge: so a pod has one quota for each of its addresses. Sources outside of them (pods of other

@@ -17,7 +17,7 @@ use crate::labels::Labels;
 use crate::selector::Match;
 use crate::snapshot::ruleset::ClassId;
 
-/// See the module. Numbers stay as they are until everything is compiled anew.
+/// See the module. Numbers stay as they are until everything is compiled again.
 #[derive(Debug, Default)]
 pub(crate) struct Classes {
     /// By namespace name: its place in `namespaces`, once somebody asked.

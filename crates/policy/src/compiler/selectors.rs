@@ -13,7 +13,7 @@ use crate::spec::{Action, NamespaceMatch};
 /// A distinct choice of pods.
 pub(crate) type SelectorId = u32;
 
-/// See the module. Numbers stay as they are until everything is compiled anew.
+/// See the module. Numbers stay as they are until everything is compiled again.
 #[derive(Debug, Default)]
 pub(crate) struct Selectors {
     ids: FxHashMap<(NamespaceMatch, Selector, Action), SelectorId>,
