@@ -30,7 +30,11 @@ impl Backlog {
                     self.0.remove(&spec.name);
                     costs.push((cost_of(spec), spec.name.clone()));
                 }
-                Change::PolicyGone(name) => drop(self.0.remove(name)),
+                Change::PolicyGone(name) => {
+                    self.0.remove(name);
+                    // What came before in the same changes must not come back after it.
+                    costs.retain(|(_, changed)| changed != name);
+                }
                 _ => {}
             }
         }
@@ -139,5 +143,10 @@ mod tests {
         assert!(backlog.defer(vec![policy("z", 40_000)]).is_empty());
         assert_eq!(backlog.defer(vec![gone("z")]).len(), 1);
         assert!(backlog.is_empty());
+        // Also if it comes and goes in the same changes.
+        assert_eq!(backlog.defer(vec![policy("z", 40_000), gone("z")]).len(), 2);
+        assert!(backlog.is_empty());
+        assert_eq!(backlog.defer(vec![policy("z", 40_000), gone("z"), policy("z", 50_000)]).len(), 1);
+        assert!(backlog.holds(&PolicyName::network_policy("web", "z")));
     }
 }
