@@ -1,7 +1,7 @@
 //! The thread that reads large files, one after the other.
 //!
-//! From: paths. To: what each file holds, in the same order. Invariant: a result is used only if it
-//! answers the latest request for its file.
+//! From: paths. To: what each file holds, in the same order. Invariant: a file has one request at a
+//! time, and a result is used only if it answers that.
 
 use std::collections::HashMap;
 use std::io;
@@ -23,8 +23,8 @@ pub(super) type Ticket = u64;
 pub(super) struct Reader {
     requests: Sender<(PathBuf, Ticket)>,
     next: Ticket,
-    /// By file: the latest unanswered request.
-    awaited: HashMap<PathBuf, Ticket>,
+    /// By file: the unanswered request, and whether the file is to be read again after it.
+    awaited: HashMap<PathBuf, (Ticket, bool)>,
 }
 
 impl Reader {
@@ -43,21 +43,30 @@ impl Reader {
         Ok(Self { requests, next: 0, awaited: HashMap::new() })
     }
 
-    /// Has a file read.
+    /// Has a file read: again after the reading that is yet to come, if one is. So a file that changes all the time is taken in all the
+    /// same, and has one request at a time.
     pub(super) fn request(&mut self, path: &Path) {
+        if let Some((_, again)) = self.awaited.get_mut(path) {
+            *again = true;
+            return;
+        }
         self.next += 1;
-        self.awaited.insert(path.to_owned(), self.next);
+        self.awaited.insert(path.to_owned(), (self.next, false));
         // The thread ends before this only if it panics: that has been printed, and the next walk asks again.
         let _ = self.requests.send((path.to_owned(), self.next));
     }
 
-    /// Whether a reading is that of the last request. It is taken in once.
+    /// Whether a reading answers the request for its file. It is taken in once.
     pub(super) fn takes(&mut self, path: &Path, ticket: Ticket) -> bool {
-        let is_last = self.awaited.get(path) == Some(&ticket);
-        if is_last {
-            self.awaited.remove(path);
+        let Some((awaited, again)) = self.awaited.get(path).copied() else { return false };
+        if awaited != ticket {
+            return false;
         }
-        is_last
+        self.awaited.remove(path);
+        if again {
+            self.request(path);
+        }
+        true
     }
 
     /// Something else was found out about a file: it is gone, for example.
@@ -76,23 +85,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_last_request_for_a_file_counts() {
+    fn a_file_that_changes_while_it_is_read_is_taken_in_and_read_again() {
         let (done, readings) = mpsc::channel();
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a.yaml");
         std::fs::write(&path, "kind: Pod").expect("a file");
         let tell = move |path, ticket, read| drop(done.send((path, ticket, read)));
         let mut reader = Reader::start(Arc::new(Interner::new()), tell).expect("a thread");
-        reader.request(&path);
-        reader.request(&path);
         let next = || readings.recv().expect("a reading");
-        let ((_, first, _), (_, second, read)) = (next(), next());
+        (0..3).for_each(|_| reader.request(&path));
+        let (_, first, read) = next();
         assert!(matches!(read, Read::Whole(..)), "{read:?}");
-        assert!(!reader.takes(&path, first) && reader.awaits(&path));
-        assert!(reader.takes(&path, second) && !reader.takes(&path, second));
+        assert!(reader.takes(&path, first) && !reader.takes(&path, first) && reader.awaits(&path));
+        let (_, second, _) = next();
+        assert!(reader.takes(&path, second) && !reader.awaits(&path));
+        // Of a file that is gone meanwhile, and comes back, the reading before that is not taken in.
         reader.request(&path);
         reader.forget(&path);
-        let (_, third, _) = next();
-        assert!(!reader.takes(&path, third));
+        reader.request(&path);
+        let ((_, third, _), (_, fourth, _)) = (next(), next());
+        assert!(!reader.takes(&path, third) && reader.takes(&path, fourth));
     }
 }
