@@ -5,6 +5,7 @@
 //! deny with its rules; other namespaces' policies are as they would be without it.
 //!
 //! - A policy costs its entries once for each ruleset that it is in: pods to which different policies apply have rulesets of their own.
+//!   Their number is rounded up to a power of two, so that a pod more or less seldom changes what is admitted.
 //! - Of a namespace's policies the cheapest are admitted first, then by name. So what is admitted depends on pods and policies alone, not
 //!   on their order of arrival, and a small policy isn't lost because of a large one beside it.
 //! - If all namespaces together exceed the total, the limit of a namespace is lowered to the max-min fair share of the total. Namespaces
@@ -61,7 +62,7 @@ pub struct Refusal {
     pub cost: Cost,
     /// In how many rulesets it would be.
     pub rulesets: u32,
-    /// The entries of all policies of its namespace, once for each ruleset.
+    /// The entries of all policies of its namespace, once for each ruleset: see the module.
     pub namespace: Cost,
     /// How many the namespace may have now.
     pub limit: Cost,
@@ -213,9 +214,9 @@ impl Admission {
 }
 
 impl Entry {
-    /// In all rulesets.
+    /// In all rulesets: see the module.
     fn total(&self) -> Cost {
-        self.cost.saturating_mul(Cost::from(self.rulesets))
+        self.cost.saturating_mul(Cost::from(self.rulesets).next_power_of_two())
     }
 }
 
@@ -385,12 +386,14 @@ mod tests {
         let mut admission = Admission::new(Budget { namespace: 100, total: 1_000 });
         assert!(enter(&mut admission, [policy("a", "common", 27), policy("a", "other", 18)]).is_empty());
         let common = PolicyName::network_policy("a", "common");
-        admission.set_rulesets(&common, 3);
+        admission.set_rulesets(&common, 2);
         assert!(settle(&mut admission).is_empty());
-        admission.set_rulesets(&common, 4);
+        admission.set_rulesets(&common, 3);
         assert_eq!(settle(&mut admission), ["common refused"]);
-        let refusal = Refusal { policy: common.clone(), cost: 27, rulesets: 4, namespace: 126, limit: 100 };
+        let refusal = Refusal { policy: common.clone(), cost: 27, rulesets: 3, namespace: 126, limit: 100 };
         assert_eq!(admission.refusals().collect::<Vec<_>>(), [refusal]);
+        admission.set_rulesets(&common, 4);
+        assert!(settle(&mut admission).is_empty(), "three count as four");
         admission.set_rulesets(&common, 0);
         assert_eq!(settle(&mut admission), ["common admitted"]);
     }

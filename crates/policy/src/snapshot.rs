@@ -9,6 +9,7 @@ pub(crate) mod class_table;
 pub(crate) mod cluster_cidrs;
 mod ends;
 pub(crate) mod hosts;
+pub(crate) mod pages;
 pub(crate) mod ports;
 pub(crate) mod ruleset;
 pub(crate) mod trie;

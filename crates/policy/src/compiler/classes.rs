@@ -222,8 +222,8 @@ impl Classes {
 
     /// Whether so few classes have pods that compiling again saves memory. Each of `rulesets` may have an entry for each class.
     pub(crate) fn is_stale(&self, rulesets: usize) -> bool {
-        /// Entries for classes without pods, at most. One takes up to 2 KB.
-        const SPARE_ENTRIES: usize = 1 << 14;
+        /// Entries for classes without pods, at most. One takes some 50 bytes.
+        const SPARE_ENTRIES: usize = 1 << 17;
         let spare = self.list.len().saturating_sub(self.inhabited);
         self.list.len() > 2 * self.inhabited + 1024 || (spare > 64 && spare * rulesets > SPARE_ENTRIES)
     }

@@ -10,9 +10,12 @@ use crate::decision::{Direction, RuleId};
 use crate::names::PolicyName;
 use crate::snapshot::addresses::{self, Block, SetIndex};
 use crate::snapshot::class_table::ClassTable;
-use crate::snapshot::ports::{PortSet, PortTable, PortsCompiler, PortsId, RuleIndex};
+use crate::snapshot::ports::{PortSet, PortTable, PortsCompiler, PortsId, RuleIndex, rules_in};
 use crate::snapshot::ruleset::{Addresses, ClassId, Hopes, Peers, Ruleset, Rulesets, TierRules};
 use crate::spec::{Action, IpBlock, Tier};
+
+/// Bits of a word.
+const WORD: usize = u64::BITS as usize;
 
 /// Rulesets with what it takes to extend them.
 #[derive(Debug)]
@@ -190,30 +193,46 @@ impl Growth {
 
     /// Enters every class that some rule chooses.
     fn add_all_classes(&mut self, rules: &mut TierRules, selectors: &Selectors) {
-        let mut chosen: FxHashMap<ClassId, Vec<SelectorId>> = FxHashMap::default();
-        let mut ids: Vec<SelectorId> = self.by_selector.keys().copied().collect();
-        ids.sort_unstable();
-        for id in ids {
-            for class in selectors.classes(id) {
-                chosen.entry(class).or_default().push(id);
-            }
-        }
-        self.ports.allow(chosen.values().map(Vec::len).sum());
-        rules.peers.classes =
-            ClassTable::new(self.ports.ports_of_rules(&mut rules.ports, self.every_pod.clone()));
-        // Many classes are chosen by the same selectors.
-        let mut known: FxHashMap<Vec<SelectorId>, PortsId> = FxHashMap::default();
-        for (class, chosen_by) in chosen {
-            let ports = match known.get(&chosen_by) {
-                Some(ports) => *ports,
-                None => {
-                    let chosen = self.chosen_by(&chosen_by);
-                    let ports = self.ports.ports_of_rules(&mut rules.ports, chosen);
-                    known.insert(chosen_by, ports);
-                    ports
+        /// Words of the bits of a batch of classes, about: 1 MiB.
+        const WORDS: usize = 1 << 17;
+        let every_pod = self.ports.ports_of_rules(&mut rules.ports, self.every_pod.clone());
+        rules.peers.classes = ClassTable::new(every_pod);
+        let end = self.by_selector.keys().filter_map(|id| selectors.last_class(*id)).max();
+        let end = end.map_or(0, |last| last + 1);
+        let width = self.ports.words();
+        let batch = (WORDS / width).max(1);
+        for first in (0..end).step_by(batch) {
+            let classes = first..end.min(first + batch as ClassId);
+            // For each class the rules that choose it, as bits.
+            let mut bits = vec![0_u64; classes.len() * width];
+            for (id, of_selector) in &self.by_selector {
+                for class in selectors.classes_in(*id, classes.clone()) {
+                    let place = (class - first) as usize * width;
+                    set_bits(&mut bits[place..place + width], of_selector);
                 }
-            };
-            rules.peers.classes.insert(class, ports);
+            }
+            let is_chosen = |bits: &&mut [u64]| bits.iter().any(|word| *word != 0);
+            for chosen in bits.chunks_exact_mut(width).filter(is_chosen) {
+                set_bits(chosen, &self.every_pod);
+            }
+            let chosen = classes.zip(bits.chunks_exact(width));
+            let chosen = chosen.filter(|(_, bits)| bits.iter().any(|word| *word != 0));
+            // Many classes are chosen by the same rules.
+            let mut distinct: FxHashMap<&[u64], PortsId> =
+                chosen.clone().map(|(_, bits)| (bits, PortsId::default())).collect();
+            let rules_of_all = distinct.keys().copied().flatten().map(|word| word.count_ones() as usize);
+            let precompute = self.ports.allows(rules_of_all.sum());
+            for (bits, ports) in &mut distinct {
+                *ports = if precompute {
+                    let chosen = rules_in(bits).map(|rule| (rule, self.ports.set_of(rule))).collect();
+                    self.ports.ports_of_rules(&mut rules.ports, chosen)
+                } else {
+                    self.ports.ports_of_bits(&mut rules.ports, bits)
+                };
+            }
+            for (class, bits) in chosen {
+                rules.peers.classes.insert(class, distinct[bits]);
+            }
         }
     }
 
@@ -230,4 +249,8 @@ impl Growth {
         let by_selector = selectors.iter().filter_map(|id| self.by_selector.get(id)).flatten();
         by_selector.chain(&self.every_pod).copied().collect()
     }
+}
+
+fn set_bits(bits: &mut [u64], rules: &[(RuleIndex, SetIndex)]) {
+    rules.iter().for_each(|(rule, _)| bits[*rule as usize / WORD] |= 1 << (*rule as usize % WORD));
 }

@@ -1,6 +1,8 @@
 //! Every distinct choice of pods (namespaces and labels together) that policies make, as subject or as peer, with the
 //! classes of pods that it chooses, and those of which that is unknown (semantics 37).
 
+use std::ops::Range;
+
 use roaring::RoaringBitmap;
 use rustc_hash::FxHashMap;
 
@@ -116,12 +118,26 @@ impl Selectors {
         self.list.len() > 2 * self.used + 1024
     }
 
-    /// The classes that a choice chooses as a peer.
-    pub(crate) fn classes(&self, id: SelectorId) -> impl Iterator<Item = ClassId> + '_ {
-        let choice = &self.list[id as usize];
-        let unsure = [(View::Cautious, &choice.cautious), (View::Hopeful, &choice.hopeful)];
-        let unsure = unsure.into_iter().filter(|(view, _)| matches_unsure(choice.action, *view));
-        choice.sure.iter().chain(unsure.flat_map(|(_, classes)| classes))
+    /// The classes among `classes` that a choice chooses as a peer.
+    pub(crate) fn classes_in(
+        &self,
+        id: SelectorId,
+        classes: Range<ClassId>,
+    ) -> impl Iterator<Item = ClassId> + '_ {
+        self.of_peer(id).flat_map(move |chosen| chosen.range(classes.clone()))
+    }
+
+    /// The highest class that a choice chooses as a peer.
+    pub(crate) fn last_class(&self, id: SelectorId) -> Option<ClassId> {
+        self.of_peer(id).filter_map(RoaringBitmap::max).max()
+    }
+
+    /// The classes that a choice chooses as a peer, in several sets.
+    fn of_peer(&self, id: SelectorId) -> impl Iterator<Item = &RoaringBitmap> {
+        let Choice { action, sure, cautious, hopeful, .. } = &self.list[id as usize];
+        let unsure = [(View::Cautious, cautious), (View::Hopeful, hopeful)];
+        let unsure = unsure.into_iter().filter(|(view, _)| matches_unsure(*action, *view));
+        [sure].into_iter().chain(unsure.map(|(_, classes)| classes))
     }
 
     /// The classes that a choice chooses, or might, as a subject.

@@ -1,44 +1,44 @@
-//! From a peer's class to the ports of the rules that choose it, in two loads. Pages that no rule chooses take no memory.
+//! From a peer's class to the ports of the rules that choose it, in two loads. Pages that no rule chooses take no memory, and snapshots
+//! share those that did not change.
+
+use std::sync::Arc;
 
 use crate::snapshot::ports::PortsId;
 use crate::snapshot::ruleset::ClassId;
 
-/// Classes in a page: 64 bytes, a line of memory.
-const PAGE: usize = 16;
+/// Classes in a page: 128 bytes, two lines of memory.
+const PAGE: usize = 32;
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ClassTable {
-    /// By the higher bits of a class: its page.
-    pages: Vec<u32>,
-    /// Page after page. The first is the one for classes that have no entry.
-    entries: Vec<[PortsId; PAGE]>,
+    /// By the higher bits of a class.
+    pages: Vec<Arc<[PortsId; PAGE]>>,
+    /// The page of classes that have no entry.
+    empty: Arc<[PortsId; PAGE]>,
 }
 
 impl ClassTable {
     /// An empty table, in which every class has `other`.
     pub(crate) fn new(other: PortsId) -> Self {
-        Self { pages: Vec::new(), entries: vec![[other; PAGE]] }
+        Self { pages: Vec::new(), empty: Arc::new([other; PAGE]) }
     }
 
     /// The entry of a class.
     #[inline]
     pub(crate) fn get(&self, class: ClassId) -> PortsId {
-        let page = self.pages.get(class as usize / PAGE).copied().unwrap_or(0);
-        self.entries[page as usize][class as usize % PAGE]
+        let page = self.pages.get(class as usize / PAGE).unwrap_or(&self.empty);
+        page[class as usize % PAGE]
     }
 
     /// Sets the entry of a class.
     pub(crate) fn insert(&mut self, class: ClassId, ports: PortsId) {
         let place = class as usize / PAGE;
         if self.pages.len() <= place {
-            self.pages.resize(place + 1, 0);
+            self.pages.resize(place + 1, Arc::clone(&self.empty));
         }
-        if self.pages[place] == 0 {
-            self.pages[place] = self.entries.len() as u32;
-            self.entries.push(self.entries[0]);
-        }
-        self.entries[self.pages[place] as usize][class as usize % PAGE] = ports;
+        // Another table, or other classes, may share the page: then this works on a copy.
+        Arc::make_mut(&mut self.pages[place])[class as usize % PAGE] = ports;
     }
 }
 
@@ -51,8 +51,10 @@ mod tests {
         let mut table = ClassTable::new(7);
         table.insert(40, 1);
         table.insert(1_000, 2);
+        let before = table.clone();
         table.insert(40, 3);
         let found = [0, 39, 40, 41, 999, 1_000, 1_007, 1_008, u32::MAX].map(|class| table.get(class));
         assert_eq!(found, [7, 7, 3, 7, 7, 2, 7, 7, 7]);
+        assert_eq!(before.get(40), 1, "a copy stays as it was");
     }
 }

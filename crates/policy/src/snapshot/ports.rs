@@ -13,10 +13,11 @@ mod wide;
 
 use std::sync::Arc;
 
-pub(crate) use self::compiler::{Cursor, PortsCompiler, RulesAt};
+pub(crate) use self::compiler::{Cursor, PortsCompiler, RulesAt, rules_in};
 use self::intervals::{Intervals, rule_at};
 use self::wide::WideTable;
 use crate::packet::Protocol;
+use crate::snapshot::pages::Pages;
 
 /// A rule's place in the order of its tier, or [`NO_RULE`].
 pub(crate) type RuleIndex = u32;
@@ -84,17 +85,17 @@ impl PortSet {
 /// Where in a [`PortTable`] the ports of some rules begin.
 pub(crate) type PortsId = u32;
 
-/// See the module. One array of words holds the ports of many peers, so that a verdict touches few lines of memory.
+/// See the module. The words of many peers stand close together, so that a verdict loads few lines of memory.
 ///
 /// At each [`PortsId`] stand: the first rule of all; the number of protocols that rules name; the number of aliases; for each
 /// protocol, and last for all others, [`PROTOCOL_WORDS`]: its number, the rule for packets without a port, where its
-/// intervals begin in the table, and how many there are; then the aliases, [`ALIAS_WORDS`] each: name, protocol or
+/// intervals begin after the [`PortsId`], and how many there are; then the aliases, [`ALIAS_WORDS`] each: name, protocol or
 /// [`ANY_PROTOCOL`], rule; then the intervals of each protocol. Or, of rules that are kept as bits: the first rule of all; [`WIDE`]; the
 /// set's number.
 #[derive(Clone, Debug)]
 pub(crate) struct PortTable {
     /// The first stands for [`NO_PORTS`].
-    words: Vec<u32>,
+    words: Pages<u32>,
     /// Of the rules that are kept as bits.
     wide: Option<Arc<WideTable>>,
 }
@@ -114,7 +115,9 @@ const WIDE: u32 = u32::MAX;
 
 impl Default for PortTable {
     fn default() -> Self {
-        Self { words: vec![NO_RULE], wide: None }
+        let mut words = Pages::default();
+        words.push(&[NO_RULE]);
+        Self { words, wide: None }
     }
 }
 
@@ -157,7 +160,7 @@ impl PortTable {
     /// The set of the rules kept at `ports`, if they are kept as bits.
     #[inline(always)]
     fn wide(&self, ports: PortsId) -> Option<(&WideTable, bitsets::SetId)> {
-        match self.words[ports as usize..] {
+        match *self.words.from(ports) {
             [_, WIDE, set, ..] => self.wide.as_deref().map(|wide| (wide, set)),
             _ => None,
         }
@@ -166,7 +169,8 @@ impl PortTable {
     /// The first of the rules kept at `ports` that matches by number, and the packet's port. Not for [`NO_PORTS`].
     #[inline(always)]
     fn by_number(&self, ports: PortsId, target: Target<'_>) -> (RuleIndex, Option<u16>) {
-        let [_, protocols, _, entries @ ..] = &self.words[ports as usize..] else { return (NO_RULE, None) };
+        let words = self.words.from(ports);
+        let [_, protocols, _, entries @ ..] = words else { return (NO_RULE, None) };
         let (protocols, (entries, _)) = (*protocols as usize, entries.as_chunks::<PROTOCOL_WORDS>());
         let entries = &entries[..=protocols];
         let mut entry = 0;
@@ -176,13 +180,13 @@ impl PortTable {
         let [_, portless, from, count] = entries[entry];
         match target.port {
             None => (portless, None),
-            Some(port) => (rule_at(&self.words[from as usize..], count as usize, port), Some(port)),
+            Some(port) => (rule_at(&words[from as usize..], count as usize, port), Some(port)),
         }
     }
 
     /// The aliases kept at `ports`. Not for [`NO_PORTS`].
     fn aliases(&self, ports: PortsId) -> &[[u32; ALIAS_WORDS]] {
-        let words = &self.words[ports as usize..];
+        let words = self.words.from(ports);
         let (protocols, aliases) = (words[1] as usize, words[2] as usize);
         let from = HEADER_WORDS + (protocols + 1) * PROTOCOL_WORDS;
         words[from..from + aliases * ALIAS_WORDS].as_chunks::<ALIAS_WORDS>().0
@@ -190,7 +194,7 @@ impl PortTable {
 
     /// The first of the rules kept at `ports`, whatever its ports.
     pub(crate) fn first(&self, ports: PortsId) -> RuleIndex {
-        self.words[ports as usize]
+        self.words.from(ports)[0]
     }
 
     /// Compiles rules, which must come in ascending order.
@@ -217,34 +221,31 @@ impl PortTable {
         aliases.sort_unstable();
         aliases.dedup_by_key(|(alias, _)| *alias);
 
-        let id = self.words.len();
         let first = rules.first().map_or(NO_RULE, |(rule, _)| *rule);
-        self.words.extend([first, intervals.len() as u32 - 1, aliases.len() as u32]);
-        let entries = self.words.len();
-        self.words.resize(entries + intervals.len() * PROTOCOL_WORDS, 0);
+        let mut words = vec![first, intervals.len() as u32 - 1, aliases.len() as u32];
+        let entries = words.len();
+        words.resize(entries + intervals.len() * PROTOCOL_WORDS, 0);
         for (alias, rule) in aliases {
             let protocol = alias.protocol.map_or(ANY_PROTOCOL, |protocol| u32::from(protocol.0));
-            self.words.extend([alias.name, protocol, rule]);
+            words.extend([alias.name, protocol, rule]);
         }
         for (number, (protocol, intervals)) in intervals.iter().enumerate() {
-            let entry = [*protocol, intervals.portless, self.words.len() as u32, intervals.count() as u32];
+            let entry = [*protocol, intervals.portless, words.len() as u32, intervals.count() as u32];
             let place = entries + number * PROTOCOL_WORDS;
-            self.words[place..place + PROTOCOL_WORDS].copy_from_slice(&entry);
-            intervals.append(&mut self.words);
+            words[place..place + PROTOCOL_WORDS].copy_from_slice(&entry);
+            intervals.append(&mut words);
         }
-        id as PortsId
+        self.words.push(&words)
     }
 
     /// Appends an entry for a set of bits.
     fn push_wide(&mut self, first: RuleIndex, set: bitsets::SetId) -> PortsId {
-        let id = self.words.len() as PortsId;
-        self.words.extend([first, WIDE, set]);
-        id
+        self.words.push(&[first, WIDE, set])
     }
 
     /// Gives spare memory back.
     pub(crate) fn shrink(&mut self) {
-        self.words.shrink_to_fit();
+        self.words.shrink();
         if let Some(wide) = self.wide.as_mut().and_then(Arc::get_mut) {
             wide.bitsets.shrink();
         }

@@ -32,7 +32,7 @@ pub(crate) struct Ruleset {
     /// (semantics 9).
     pub tiers: Box<[TierRules]>,
     /// The NetworkPolicies that isolate the pod in this direction, sorted by name.
-    pub isolating: Box<[Arc<PolicyName>]>,
+    pub isolating: Arc<[Arc<PolicyName>]>,
     /// Whether some rule that denies, or passes, might match a peer that is not known.
     pub might_deny: bool,
 }
@@ -42,7 +42,7 @@ pub(crate) struct Ruleset {
 pub(crate) struct TierRules {
     pub tier: Tier,
     /// What each rule does, and its name in the snapshot.
-    pub rules: Box<[(RuleId, Action)]>,
+    pub rules: Arc<[(RuleId, Action)]>,
     pub peers: Peers,
     /// Ports by who matched.
     pub ports: PortTable,

@@ -1,7 +1,7 @@
 //! Sets of rules as bits: the form that grows with the text of policies where precomputed ports would explode.
 //!
 //! A thousand rules that each leave out other addresses make a different set of rules at every address, and the ports of each such set
-//! are a thousand intervals. Here a set is bits, in chunks of 512 rules. Equal chunks are stored once, and neighbouring sets differ in
+//! are a thousand intervals. Here a set is bits, in chunks of at most 512 rules. Equal chunks are stored once, and neighbouring sets differ in
 //! one chunk. So a set takes at most one chunk (64 bytes) and 4 bytes per 512 rules, however many rules are in it.
 //!
 //! A lookup compares two sets chunk by chunk, and so costs some nanoseconds per 512 rules of the tier.
@@ -12,55 +12,65 @@ use hashbrown::HashTable;
 use rustc_hash::FxBuildHasher;
 
 use super::{NO_RULE, RuleIndex};
+use crate::snapshot::pages::Pages;
 
-/// Words of a chunk: a line of memory.
-const WORDS: usize = 8;
-/// Rules of a chunk.
-const CHUNK: usize = WORDS * u64::BITS as usize;
+/// Rules of a word.
+const WORD: usize = u64::BITS as usize;
+/// Words of a chunk at most: a line of memory.
+const MOST_WORDS: usize = 8;
 
-type Chunk = [u64; WORDS];
-
-/// A set's number in a [`Bitsets`].
+/// Where a set begins in a [`Bitsets`].
 pub(super) type SetId = u32;
 
 /// The set without rules.
 pub(super) const EMPTY: SetId = 0;
+
+/// Where the chunk without rules begins.
+const EMPTY_CHUNK: u32 = 0;
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub(super) struct Bitsets {
     /// Chunks of a set: at least one.
     width: usize,
-    /// Set after set, each the numbers of its chunks. The first is empty.
-    sets: Vec<u32>,
+    /// Words of a chunk: as many as all rules take, at most [`MOST_WORDS`].
+    words: usize,
+    /// Of each set: where its chunks begin. The first set is empty.
+    sets: Pages<u32>,
     /// The first is empty.
-    chunks: Vec<Chunk>,
+    chunks: Pages<u64>,
 }
 
 impl Bitsets {
     /// For rules below `rules`.
     pub(super) fn new(rules: usize) -> Self {
-        let width = rules.div_ceil(CHUNK).max(1);
-        Self { width, sets: vec![0; width], chunks: vec![[0; WORDS]] }
+        let (width, words) = chunks_for(rules);
+        let (mut sets, mut chunks) = (Pages::default(), Pages::default());
+        sets.push(&vec![chunks.push(&vec![0; words]); width]);
+        Self { width, words, sets, chunks }
     }
 
     /// A set that changes rule by rule, without any at first.
     pub(super) fn cursor(&self) -> Cursor {
-        let width = self.width;
-        Cursor { bits: vec![[0; WORDS]; width], chunks: vec![0; width].into(), changed: Vec::new() }
+        let Self { width, words, .. } = *self;
+        Cursor {
+            words,
+            bits: vec![0; width * words].into(),
+            chunks: vec![EMPTY_CHUNK; width].into(),
+            changed: Vec::new(),
+        }
     }
 
     /// The first rule that is in both sets, or [`NO_RULE`].
     pub(super) fn first_of_both(&self, a: SetId, b: SetId) -> RuleIndex {
         for (place, (a, b)) in self.chunks_of(a).iter().zip(self.chunks_of(b)).enumerate() {
-            // Chunk 0 is empty.
-            if *a == 0 || *b == 0 {
+            if *a == EMPTY_CHUNK || *b == EMPTY_CHUNK {
                 continue;
             }
-            let (a, b) = (&self.chunks[*a as usize], &self.chunks[*b as usize]);
+            let (a, b) = (self.chunk(*a), self.chunk(*b));
             let both = a.iter().zip(b).map(|(a, b)| a & b).enumerate().find(|(_, word)| *word != 0);
             if let Some((word, bits)) = both {
-                let rule = place * CHUNK + word * u64::BITS as usize + bits.trailing_zeros() as usize;
+                let rule = (place * self.words + word) * WORD + bits.trailing_zeros() as usize;
                 return rule as RuleIndex;
             }
         }
@@ -68,64 +78,105 @@ impl Bitsets {
     }
 
     fn chunks_of(&self, set: SetId) -> &[u32] {
-        let from = set as usize * self.width;
-        &self.sets[from..from + self.width]
+        &self.sets.from(set)[..self.width]
+    }
+
+    fn chunk(&self, begin: u32) -> &[u64] {
+        &self.chunks.from(begin)[..self.words]
     }
 
     /// Gives spare memory back.
     pub(super) fn shrink(&mut self) {
-        self.sets.shrink_to_fit();
-        self.chunks.shrink_to_fit();
+        self.sets.shrink();
+        self.chunks.shrink();
     }
 
     /// Bytes on the heap.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
-        size_of_val(&*self.sets) + size_of_val(&*self.chunks)
+        self.sets.bytes() + self.chunks.bytes()
     }
+}
+
+/// How many chunks a set has, and how many words a chunk, for rules below `rules`.
+fn chunks_for(rules: usize) -> (usize, usize) {
+    let words = rules.div_ceil(WORD).clamp(1, MOST_WORDS);
+    (rules.div_ceil(words * WORD).max(1), words)
+}
+
+/// How many words the bits of a set have, for rules below `rules`.
+pub(super) fn words_for(rules: usize) -> usize {
+    let (chunks, words) = chunks_for(rules);
+    chunks * words
+}
+
+/// The rules of which these are the bits, ascending.
+pub(crate) fn rules_in(bits: &[u64]) -> impl Iterator<Item = RuleIndex> + '_ {
+    (0..).zip(bits).flat_map(|(place, word)| {
+        let mut left = *word;
+        std::iter::from_fn(move || {
+            let bit = (left != 0).then(|| left.trailing_zeros())?;
+            left &= left - 1;
+            Some(place * u64::BITS + bit)
+        })
+    })
 }
 
 /// Finds sets and chunks that exist already.
 #[derive(Debug, Default)]
 pub(super) struct Interner {
-    /// Numbers of chunks, by their bits.
+    /// Chunks, by their bits.
     chunks: HashTable<u32>,
-    /// Numbers of sets, by their chunks.
+    /// Sets, by their chunks.
     sets: HashTable<SetId>,
+    /// Room for the chunks of one set.
+    of_bits: Vec<u32>,
 }
 
 impl Interner {
-    /// The number of the set in which a cursor is now.
+    /// The set in which a cursor is now.
     pub(super) fn set(&mut self, bitsets: &mut Bitsets, cursor: &mut Cursor) -> SetId {
+        let words = bitsets.words;
         for place in cursor.changed.drain(..) {
-            cursor.chunks[place] = self.chunk(bitsets, &cursor.bits[place]);
+            cursor.chunks[place] = self.chunk(bitsets, &cursor.bits[place * words..(place + 1) * words]);
         }
-        let hash = FxBuildHasher.hash_one(&*cursor.chunks);
-        let found = self.sets.find(hash, |set| bitsets.chunks_of(*set) == &*cursor.chunks);
+        self.set_of_chunks(bitsets, &cursor.chunks)
+    }
+
+    /// The set of these bits, [`words_for`] all rules.
+    pub(super) fn set_of_bits(&mut self, bitsets: &mut Bitsets, bits: &[u64]) -> SetId {
+        let mut chunks = std::mem::take(&mut self.of_bits);
+        chunks.clear();
+        chunks.extend(bits.chunks_exact(bitsets.words).map(|bits| self.chunk(bitsets, bits)));
+        let set = self.set_of_chunks(bitsets, &chunks);
+        self.of_bits = chunks;
+        set
+    }
+
+    fn set_of_chunks(&mut self, bitsets: &mut Bitsets, chunks: &[u32]) -> SetId {
+        if chunks.iter().all(|chunk| *chunk == EMPTY_CHUNK) {
+            return EMPTY;
+        }
+        let hash = FxBuildHasher.hash_one(chunks);
+        let found = self.sets.find(hash, |set| bitsets.chunks_of(*set) == chunks);
         if let Some(set) = found {
             return *set;
         }
-        if cursor.chunks.iter().all(|chunk| *chunk == 0) {
-            return EMPTY;
-        }
-        let set = (bitsets.sets.len() / bitsets.width) as SetId;
-        bitsets.sets.extend(&*cursor.chunks);
+        let set = bitsets.sets.push(chunks);
         self.sets.insert_unique(hash, set, |set| FxBuildHasher.hash_one(bitsets.chunks_of(*set)));
         set
     }
 
-    fn chunk(&mut self, bitsets: &mut Bitsets, bits: &Chunk) -> u32 {
-        if *bits == [0; WORDS] {
-            return 0;
+    fn chunk(&mut self, bitsets: &mut Bitsets, bits: &[u64]) -> u32 {
+        if bits.iter().all(|word| *word == 0) {
+            return EMPTY_CHUNK;
         }
         let hash = FxBuildHasher.hash_one(bits);
-        if let Some(chunk) = self.chunks.find(hash, |chunk| bitsets.chunks[*chunk as usize] == *bits) {
+        if let Some(chunk) = self.chunks.find(hash, |chunk| bitsets.chunk(*chunk) == bits) {
             return *chunk;
         }
-        let chunk = bitsets.chunks.len() as u32;
-        bitsets.chunks.push(*bits);
-        self.chunks
-            .insert_unique(hash, chunk, |chunk| FxBuildHasher.hash_one(bitsets.chunks[*chunk as usize]));
+        let chunk = bitsets.chunks.push(bits);
+        self.chunks.insert_unique(hash, chunk, |chunk| FxBuildHasher.hash_one(bitsets.chunk(*chunk)));
         chunk
     }
 
@@ -144,10 +195,12 @@ impl Interner {
 /// A set that changes rule by rule.
 #[derive(Debug)]
 pub(crate) struct Cursor {
-    bits: Vec<Chunk>,
-    /// The numbers of `bits`, but for those that changed.
+    /// Words of a chunk.
+    words: usize,
+    bits: Box<[u64]>,
+    /// Where the chunks of `bits` begin, but for those that changed.
     chunks: Box<[u32]>,
-    /// Places in `bits`, perhaps several times.
+    /// Chunks, perhaps several times.
     changed: Vec<usize>,
 }
 
@@ -164,17 +217,16 @@ impl Cursor {
 
     /// The first rule.
     pub(super) fn first(&self) -> Option<RuleIndex> {
-        let words = self.bits.as_flattened();
-        let (place, bits) = words.iter().enumerate().find(|(_, word)| **word != 0)?;
-        Some(place as RuleIndex * u64::BITS + bits.trailing_zeros())
+        rules_in(&self.bits).next()
     }
 
     fn word(&mut self, rule: RuleIndex) -> &mut u64 {
-        let place = rule as usize / CHUNK;
+        let word = rule as usize / WORD;
+        let place = word / self.words;
         if self.changed.last() != Some(&place) {
             self.changed.push(place);
         }
-        &mut self.bits[place][rule as usize % CHUNK / u64::BITS as usize]
+        &mut self.bits[word]
     }
 }
 

@@ -1,15 +1,14 @@
 //! Compiles the ports of many sets of rules of one tier, in memory that grows with the number of rules and blocks.
 //!
-//! Bound: precomputed ports of at most [`ALLOWED`] rules, [`ALLOWED_EACH`] more for each rule and edge of a block, and as many as rules
-//! choose classes, up to [`ALLOWED_FOR_CLASSES`]. Beyond that bits, of which each set takes at most 64 bytes and 4 bytes for 512 rules of
-//! the tier.
+//! Bound: precomputed ports of at most [`ALLOWED`] rules, and [`ALLOWED_EACH`] more for each rule and edge of a block. Beyond that bits,
+//! of which each set takes at most 64 bytes and 4 bytes for 512 rules of the tier.
 
 use std::sync::Arc;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
-pub(crate) use super::bitsets::Cursor;
-use super::bitsets::{Interner, SetId};
+pub(crate) use super::bitsets::{Cursor, rules_in};
+use super::bitsets::{Interner, SetId, words_for};
 use super::wide::WideTable;
 use super::{NO_PORTS, PortSet, PortTable, PortsId, RuleIndex};
 use crate::snapshot::addresses::SetIndex;
@@ -18,8 +17,6 @@ use crate::snapshot::addresses::SetIndex;
 const ALLOWED: usize = 4_096;
 /// The same, for each rule and edge of a block.
 const ALLOWED_EACH: usize = 16;
-/// The same, for the pairs of a selector and a class that it chooses.
-const ALLOWED_FOR_CLASSES: usize = 1 << 18;
 /// Sets of rules that are always precomputed.
 const FEW: usize = 8;
 /// Names of ports that are searched one by one at most.
@@ -44,6 +41,10 @@ pub(crate) struct PortsCompiler {
     known: FxHashMap<Box<[(RuleIndex, SetIndex)]>, PortsId>,
     /// Rules for which ports may still be precomputed.
     allowed: usize,
+    /// By port set: the last list of rules that was seen to have it.
+    seen: Vec<u64>,
+    /// How many lists were looked at.
+    last_seen: u64,
     /// Of the sets that are kept as bits.
     interner: Interner,
     /// Their ports.
@@ -57,19 +58,24 @@ impl PortsCompiler {
         Self { sets, rules, allowed, ..Self::default() }
     }
 
-    /// Allows for pairs of a selector and a class that it chooses.
-    pub(crate) fn allow(&mut self, pairs: usize) {
-        self.allowed += pairs.min(ALLOWED_FOR_CLASSES);
-    }
-
     /// How many distinct port sets there are.
     pub(crate) fn sets(&self) -> usize {
         self.sets.len()
     }
 
+    /// The port set of a rule.
+    pub(crate) fn set_of(&self, rule: RuleIndex) -> SetIndex {
+        self.rules[rule as usize]
+    }
+
     /// Whether ports of so many rules, taken together, may be precomputed.
     pub(crate) fn allows(&self, rules: usize) -> bool {
         rules <= self.allowed
+    }
+
+    /// How many words the bits of a set of rules have.
+    pub(crate) fn words(&self) -> usize {
+        words_for(self.rules.len())
     }
 
     /// A set of bits that changes rule by rule.
@@ -92,10 +98,7 @@ impl PortsCompiler {
         mut rules: Vec<(RuleIndex, SetIndex)>,
     ) -> PortsId {
         rules.sort_unstable();
-        if rules.len() > 1 {
-            let mut seen = FxHashSet::default();
-            rules.retain(|(_, set)| seen.insert(*set));
-        }
+        self.deduplicate(&mut rules);
         if let Some(id) = self.known.get(&rules[..]) {
             return *id;
         }
@@ -111,6 +114,22 @@ impl PortsCompiler {
         let id = table.compile(&with_sets);
         self.known.insert(rules.into(), id);
         id
+    }
+
+    /// The same, for rules as bits, [`PortsCompiler::words`] of them, which are never precomputed.
+    pub(crate) fn ports_of_bits(&mut self, table: &mut PortTable, bits: &[u64]) -> PortsId {
+        let Some(first) = rules_in(bits).next() else { return NO_PORTS };
+        let (wide, interner) = self.wide(table);
+        let set = interner.set_of_bits(&mut wide.bitsets, bits);
+        *self.known_sets.entry(set).or_insert_with(|| table.push_wide(first, set))
+    }
+
+    /// Of rules with equal ports only the first can ever decide.
+    fn deduplicate(&mut self, rules: &mut Vec<(RuleIndex, SetIndex)>) {
+        self.seen.resize(self.sets.len(), 0);
+        self.last_seen += 1;
+        let Self { seen, last_seen, .. } = self;
+        rules.retain(|(_, set)| std::mem::replace(&mut seen[*set as usize], *last_seen) != *last_seen);
     }
 
     fn ports_of_set(&mut self, table: &mut PortTable, cursor: &mut Cursor) -> PortsId {

@@ -1,5 +1,7 @@
 //! From a packet's protocol and port to the set of rules whose ports match, whoever the peer is.
 
+use std::sync::Arc;
+
 use super::bitsets::{Bitsets, EMPTY, Interner, SetId};
 use super::{NO_RULE, PortAlias, PortRange, PortSet, RuleIndex, Target};
 use crate::packet::Protocol;
@@ -10,11 +12,11 @@ pub(super) struct WideTable {
     /// Of rules whose ports match, and of rules whose peer matches.
     pub bitsets: Bitsets,
     /// Protocols that rules name, sorted, and last all others.
-    protocols: Vec<WidePorts>,
+    protocols: Arc<[WidePorts]>,
     /// Sorted by name, then protocol.
-    aliases: Vec<(PortAlias, SetId)>,
+    aliases: Arc<[(PortAlias, SetId)]>,
     /// By protocol, `None` first: the rules with any alias of it.
-    named: Vec<(Option<Protocol>, SetId)>,
+    named: Arc<[(Option<Protocol>, SetId)]>,
 }
 
 /// The ports of one protocol, or of all that no rule names.
@@ -54,7 +56,7 @@ impl WideTable {
             let rules = chunk.iter().map(|(_, rule)| *rule);
             (chunk[0].0, interner.set_of(&mut bitsets, rules))
         });
-        let by_alias: Vec<_> = by_alias.collect();
+        let by_alias = by_alias.collect();
         aliases.sort_unstable_by_key(|(alias, _)| alias.protocol);
         let named = aliases.chunk_by(|(a, _), (b, _)| a.protocol == b.protocol).map(|chunk| {
             let rules = chunk.iter().map(|(_, rule)| *rule);

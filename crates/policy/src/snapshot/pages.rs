@@ -1,0 +1,101 @@
+//! Entries that are appended and never change, in pages that snapshots share.
+//!
+//! A copy shares every page; the one that is appended to has a page of its own from then on. So a change costs what it adds, however
+//! much there is already, and the snapshots of the last second take little more memory than one.
+
+use std::sync::Arc;
+
+/// Values of a page, unless a single entry has more.
+const PAGE: usize = 512;
+
+/// See the module. An entry is one value or more, all of them in one page.
+#[derive(Clone, Debug)]
+pub(crate) struct Pages<T> {
+    pages: Vec<Arc<[T]>>,
+    /// How many values of the last page are in use.
+    used: usize,
+}
+
+impl<T> Default for Pages<T> {
+    fn default() -> Self {
+        Self { pages: Vec::new(), used: 0 }
+    }
+}
+
+impl<T: Copy + Default> Pages<T> {
+    /// Appends an entry and returns where it begins. The first begins at 0.
+    pub(crate) fn push(&mut self, entry: &[T]) -> u32 {
+        if self.pages.last().is_none_or(|page| page.len() - self.used < entry.len()) {
+            self.pages.push(std::iter::repeat_n(T::default(), PAGE.max(entry.len())).collect());
+            self.used = 0;
+        }
+        let begin = (self.pages.len() - 1) * PAGE + self.used;
+        if let Some(page) = self.pages.last_mut() {
+            // A snapshot may share the page: then this works on a copy.
+            Arc::make_mut(page)[self.used..self.used + entry.len()].copy_from_slice(entry);
+            self.used += entry.len();
+        }
+        begin as u32
+    }
+
+    /// The values from the beginning of an entry to the end of its page.
+    #[inline(always)]
+    pub(crate) fn from(&self, begin: u32) -> &[T] {
+        &self.pages[begin as usize / PAGE][begin as usize % PAGE..]
+    }
+
+    /// Gives spare memory back.
+    pub(crate) fn shrink(&mut self) {
+        if let Some(page) = self.pages.last_mut() {
+            *page = page[..self.used].into();
+        }
+        self.pages.shrink_to_fit();
+    }
+
+    /// Bytes on the heap.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&*self.pages) + self.pages.iter().map(|page| size_of_val(&**page)).sum::<usize>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_copy_shares_all_pages_but_the_one_that_grows() {
+        let mut pages = Pages::default();
+        for value in 0..10 * PAGE as u32 {
+            pages.push(&[value]);
+        }
+        let mut copy = pages.clone();
+        copy.push(&[1; PAGE / 2]);
+        copy.push(&[2; PAGE / 2]);
+        let shared = pages.pages.iter().zip(&copy.pages).filter(|(a, b)| Arc::ptr_eq(a, b)).count();
+        assert_eq!((shared, copy.pages.len()), (10, 11));
+        pages.push(&[7]);
+        assert_eq!(copy.from(10 * PAGE as u32)[0], 1, "what one appends, the other does not see");
+    }
+
+    proptest! {
+        #[test]
+        fn entries_are_found_where_they_were_put(lengths in vec(prop_oneof![1..9_usize, Just(PAGE - 1), Just(PAGE), 600..1_100_usize], 1..60), shrink_after in any::<prop::sample::Index>()) {
+            let (mut pages, shrink_after) = (Pages::default(), shrink_after.index(lengths.len()));
+            let mut begins = Vec::new();
+            for (number, length) in (0_u32..).zip(&lengths) {
+                begins.push(pages.push(&vec![number; *length]));
+                if number as usize == shrink_after {
+                    pages.shrink();
+                }
+            }
+            prop_assert_eq!(begins[0], 0);
+            for ((number, length), begin) in (0_u32..).zip(&lengths).zip(begins) {
+                prop_assert!(pages.from(begin)[..*length].iter().all(|value| *value == number));
+            }
+        }
+    }
+}
