@@ -59,6 +59,21 @@ impl<'a> Document<'a> {
         Some(values)
     }
 
+    /// The content, if it is in flow style.
+    pub fn flow(&self) -> Option<&'a str> {
+        let mut rest = self.text;
+        loop {
+            let line = rest.split_inclusive('\n').next()?;
+            if is_start(line) {
+                rest = &rest[3..];
+            } else if is_empty(line) || line.starts_with('%') {
+                rest = &rest[line.len()..];
+            } else {
+                return Some(rest.trim_start()).filter(|rest| rest.starts_with(['{', '[']));
+            }
+        }
+    }
+
     /// The line in the file, from 1, of a line in the document, from 1.
     pub fn line_of(&self, line: usize) -> usize {
         self.start + line.saturating_sub(1)

@@ -90,8 +90,8 @@ pub(super) fn keep_of(kind: Option<&str>, name: &str) -> &'static Keep {
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     twice: RefCell<BTreeMap<FieldPath, Twice>>,
-    /// What there is of `spec` if the text broke off in it.
-    cut_spec: RefCell<Option<Value>>,
+    /// What there is of `spec` or `metadata` if the text broke off in it.
+    cut: RefCell<Option<(&'static str, Value)>>,
     /// Whether names of which nothing is kept are looked at.
     pub by_hand: bool,
 }
@@ -116,9 +116,9 @@ impl Notes {
         self.twice.take().into_values().collect()
     }
 
-    /// The whole fields of a `spec` in which the text broke off.
-    pub fn cut_spec(&self) -> Option<Value> {
-        self.cut_spec.take()
+    /// The whole fields of a `spec` or `metadata` in which the text broke off.
+    pub fn cut(&self) -> Option<(&'static str, Value)> {
+        self.cut.take()
     }
 }
 
@@ -255,7 +255,10 @@ impl<'de> Visitor<'de> for Kept<'_> {
             Ok(()) => Ok(Value::Object(fields)),
             Err(error) => {
                 if self.at.is_spec() {
-                    self.notes.cut_spec.replace(Some(Value::Object(fields)));
+                    self.notes.cut.replace(Some(("spec", Value::Object(fields))));
+                // Without a namespace it is not known which one is meant.
+                } else if self.at.is_metadata() && fields.contains_key("namespace") {
+                    self.notes.cut.replace(Some(("metadata", Value::Object(fields))));
                 }
                 Err(error)
             }

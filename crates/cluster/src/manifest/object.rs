@@ -90,6 +90,11 @@ impl<'a> Objects<'a> {
         Self { sink, at: Vec::new(), default: None, by_hand: true }
     }
 
+    /// What is read is one element of a list.
+    pub fn element(self) -> Self {
+        Self { at: vec![Step::Field("items".into())], ..self }
+    }
+
     fn fault(self, fault: Fault) {
         (self.sink)(RawObject { at: self.at, fault: Some(fault), ..RawObject::default() });
     }
@@ -120,6 +125,10 @@ impl<'de> Visitor<'de> for Objects<'_> {
             // Of a policy its namespace and its podSelector may be known already, so which pods it is about.
             Err(_) if parts.kind().is_some_and(|kind| Kind::named(kind) == Some(Kind::NetworkPolicy)) => {
                 sink(parts.object(true));
+            }
+            // Of a list its kind comes last, as kubectl writes it.
+            Err(_) if parts.types.kind.is_none() => {
+                parts.early.into_iter().flatten().filter(|element| element.kind.is_some()).for_each(sink);
             }
             Err(_) => {}
         }
@@ -276,8 +285,8 @@ impl Parts {
             self.types.kind = Some(kind);
             self.types.api_version.get_or_insert(api_version);
         }
-        if let Some(spec) = self.notes.cut_spec() {
-            self.fields.insert("spec".into(), spec);
+        if let Some((name, fields)) = self.notes.cut() {
+            self.fields.insert(name.into(), fields);
         }
         RawObject {
             api_version: self.types.api_version,
