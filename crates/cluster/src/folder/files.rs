@@ -138,7 +138,7 @@ impl Files {
         if interner.wants_sweep() {
             interner.sweep(self.labels());
         }
-        let problems = self.problems();
+        let problems = self.problems(root);
         let read = self.count(root);
         if changes.is_empty() && problems == self.reported && read == self.counted {
             return None;
@@ -203,8 +203,9 @@ impl Files {
     }
 
     /// All problems that stand, sorted.
-    fn problems(&self) -> Vec<Problem> {
+    fn problems(&self, root: &Path) -> Vec<Problem> {
         let mut problems = self.folders.clone();
+        problems.extend(missing_namespaces(root, &self.differences.missing_namespaces()));
         for file in self.files.values() {
             problems.extend(file.flaws.iter().chain(&file.failures).cloned());
         }
@@ -240,6 +241,31 @@ impl Files {
         });
         own.chain(self.differences.labels())
     }
+}
+
+/// The problem of namespaces that no file describes.
+fn missing_namespaces(root: &Path, missing: &BTreeSet<&Arc<str>>) -> Option<Problem> {
+    /// More names say no more.
+    const NAMED: usize = 5;
+    let named: Vec<&str> = missing.iter().take(NAMED).map(|name| &***name).collect();
+    let more = missing.len() - named.len();
+    let names = named.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() };
+    let (what, effect) = match missing.len() {
+        0 => return None,
+        1 => (
+            format!(
+                "pods or policies are in the namespace {names}, and no file has a Namespace of that name"
+            ),
+            "its labels are unknown: a namespaceSelector that asks for a label other than kubernetes.io/metadata.name selects none \
+             of its pods: add the Namespace",
+        ),
+        count => (
+            format!("pods or policies are in {count} namespaces that no file has a Namespace for: {names}"),
+            "their labels are unknown: a namespaceSelector that asks for a label other than kubernetes.io/metadata.name selects none \
+             of their pods: add the Namespaces",
+        ),
+    };
+    Some(Problem { origin: Origin::whole_file(root), object: None, what, effect: effect.into() })
 }
 
 /// The object in force: that of the file whose path sorts last.
