@@ -38,7 +38,7 @@ use policy::Change;
 use serde_json::Value;
 
 use crate::interner::Interner;
-pub(crate) use node::PUBLIC_ADDRESSES;
+pub(crate) use node::{PUBLIC_ADDRESSES, WITHOUT_RANGE, is_miswritten_range};
 pub use place::{FieldPath, Step};
 use place::{Flaws, Place};
 pub use recognition::Recognition;

@@ -13,7 +13,7 @@ use super::RefusedPolicy;
 use super::follow::Event;
 use super::object::Object;
 use crate::cni::{Claim, LocalPod, LocalPods};
-use crate::convert::{Kind, convert};
+use crate::convert::{Kind, WITHOUT_RANGE, convert};
 use crate::differences::Differences;
 use crate::interner::Interner;
 use crate::key::Key;
@@ -314,12 +314,17 @@ impl State {
             what,
             effect: effect.to_owned(),
         };
+        // A Node gets its range a moment after it is there. An Event would stay.
+        let may_pass = kind == Kind::Node && flaws.iter().all(|(what, _)| what.ends_with(WITHOUT_RANGE));
         let problems: Vec<Problem> = flaws.into_iter().map(problem).collect();
         if self.problems.get(&key) == Some(&problems) {
             return;
         }
         self.problems.insert(key, problems);
         self.new_problems = true;
+        if may_pass {
+            return;
+        }
         self.misunderstood.push(Misunderstood {
             reason: Reason::NotUnderstood,
             kind,

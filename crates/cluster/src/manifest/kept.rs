@@ -10,7 +10,7 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::convert::{FieldPath, Kind, PUBLIC_ADDRESSES, Step, Twice, is_miswritten};
+use crate::convert::{FieldPath, Kind, PUBLIC_ADDRESSES, Step, Twice, is_miswritten, is_miswritten_range};
 
 /// Which part of a value is kept.
 #[derive(Clone, Copy, Debug)]
@@ -214,7 +214,9 @@ impl Kept<'_> {
             let at = Trail { up: Some(&self.at), hop: Hop::Field(&name) };
             if matches!(keep, Keep::Nothing) {
                 map.next_value::<IgnoredAny>()?;
-                if self.at.is_metadata() && is_miswritten(&name) {
+                if (self.at.is_metadata() && is_miswritten(&name))
+                    || (self.at.is_spec() && is_miswritten_range(&name))
+                {
                     fields.insert(name, Value::Null);
                     continue;
                 }

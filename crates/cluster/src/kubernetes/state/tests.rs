@@ -137,6 +137,21 @@ fn nodes_are_done_without_where_they_may_not_be_read_and_pods_are_not() {
 }
 
 #[test]
+fn a_node_without_a_range_of_pods_is_named_until_it_has_one_and_gets_no_event() {
+    let mut story = Story::new();
+    Kind::ALL.into_iter().for_each(|kind| story.list(kind, &[]));
+    story.told();
+    let mut say = |spec: serde_json::Value| {
+        story.list(Kind::Node, &[json!({"metadata": {"name": "n"}, "spec": spec})]);
+        story.told();
+        (story.state.reported.len(), story.state.misunderstood().len())
+    };
+    assert_eq!(say(json!({})), (1, 0));
+    assert_eq!(say(json!({"podCIDRs": ["10.0.0.0/24"]})), (0, 0));
+    assert_eq!(say(json!({"podCIDRs": ["10.0.0.0"]})), (1, 1));
+}
+
+#[test]
 fn a_list_after_a_gap_tells_only_what_differs() {
     let mut story = Story::begun();
     let (a, b, c) = (
