@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use policy::{Change, Labels, PolicyName};
 
+use super::scan::Unread;
 use crate::differences::Differences;
 use crate::interner::Interner;
 use crate::key::Key;
@@ -29,6 +30,8 @@ pub(super) struct Files {
     differences: Differences,
     /// Problems of folders, not of files.
     folders: Vec<Problem>,
+    /// What the last walk found that is no manifest by its name.
+    unread: Unread,
     /// The problems of the last update.
     reported: Vec<Problem>,
     /// The counts of the last update.
@@ -104,6 +107,12 @@ impl Files {
         self.folders = problems;
     }
 
+    /// Takes in what is not read because of its name.
+    pub fn unread(&mut self, unread: &Unread) {
+        self.news |= self.unread != *unread;
+        self.unread.clone_from(unread);
+    }
+
     /// The version of the file that was read last.
     pub fn stamp(&self, path: &Path) -> Option<Stamp> {
         self.files.get(path)?.stamp
@@ -148,6 +157,14 @@ impl Files {
             let files = read.skipped_files.join(", ");
             tracing::info!(skipped = read.skipped, files, "files without Kubernetes objects are skipped");
         }
+        if read.unread_files != self.counted.unread_files {
+            let files = read.unread_files.join(", ");
+            tracing::info!(
+                unread = read.unread,
+                files,
+                "files are not read: they are broken links or do not end in .yaml, .yml or .json"
+            );
+        }
         self.reported.clone_from(&problems);
         self.counted.clone_from(&read);
         Some(Update { changes, problems, read, ..Update::default() })
@@ -191,14 +208,16 @@ impl Files {
         // Policies sort last, and this name before those of all others.
         let first = Key::Policy(PolicyName::network_policy("", ""));
         let skipped = || self.files.iter().filter(|(_, file)| file.is_no_manifest).map(|(path, _)| path);
-        let shown = |path: &Arc<Path>| path.strip_prefix(root).unwrap_or(path).display().to_string();
+        let shown = |path: &Path| path.strip_prefix(root).unwrap_or(path).display().to_string();
         ReadCounts {
             files: Some(number(self.files.len())),
             objects: number(self.holders.len()),
             policies: number(self.holders.range(first..).count()),
             others: number(self.files.values().map(|file| file.others).sum()),
             skipped: number(skipped().count()),
-            skipped_files: skipped().take(ReadCounts::NAMED).map(shown).collect(),
+            skipped_files: skipped().take(ReadCounts::NAMED).map(|path| shown(path)).collect(),
+            unread: self.unread.count,
+            unread_files: self.unread.first.iter().map(|path| shown(path)).collect(),
         }
     }
 

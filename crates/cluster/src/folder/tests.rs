@@ -204,6 +204,31 @@ fn what_is_there_at_the_start_comes_with_the_first_update() {
 }
 
 #[test]
+fn files_with_other_endings_and_links_to_nothing_are_counted_and_the_first_named() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| dir.path().join(name);
+    for name in ["a.yaml", "a.yaml.bak", "b.txt", "c.yaml~", ".d.txt", ".a.yaml.swp", "..data", "README"] {
+        fs::write(path(name), policy("a")).expect("a file");
+    }
+    symlink("nothing", path("gone.yaml")).expect("a link");
+    symlink("nothing", path(".gone.yaml")).expect("a link");
+    symlink("a.yaml", path("link.txt")).expect("a link");
+    fs::create_dir(path("folder.d")).expect("a folder");
+    let (mut folder, update) = Folder::read(dir.path()).expect("a readable folder");
+    assert_eq!(
+        (update.read.unread, &*update.read.unread_files.join(" ")),
+        (6, "README a.yaml.bak b.txt c.yaml~ gone.yaml")
+    );
+    assert_eq!(update.read.files, Some(1));
+    // Once the link leads somewhere it is a manifest.
+    fs::write(path("nothing"), policy("b")).expect("a file");
+    let found = scan(dir.path(), |_, _| {});
+    folder.beside(&found, Vec::new());
+    let update = folder.files.update(&folder.root, &folder.interner).expect("news");
+    assert_eq!((update.read.unread, found.manifests.len()), (6, 2), "the file and not the link");
+}
+
+#[test]
 fn namespaces_that_no_file_describes_are_named_in_one_problem_until_one_does() {
     let in_namespace = |name: &str| policy("p").replace("namespace: web", &format!("namespace: {name}"));
     let mut story = Story::begin(&[("a.yaml", &policy("a")), ("b.yaml", &in_namespace("db"))]);
