@@ -86,6 +86,17 @@ pub(super) fn keep_of(kind: Option<&str>, name: &str) -> &'static Keep {
     }
 }
 
+/// How many fields of an object are noted one by one because they come twice. Further ones are noted by what they stand in, such as
+/// `spec.podSelector` or `metadata.labels`, and beyond twice as many by the object's field alone. So the notes are bounded, and what has
+/// such a field in it is still not understood.
+const MOST_NOTES: usize = 256;
+
+/// Whether a verdict may depend on this field of an object.
+fn is_read(field: &Step) -> bool {
+    let read = ["apiVersion", "kind", "metadata", "spec", "status"];
+    matches!(field, Step::Field(name) if read.contains(&name.as_str()))
+}
+
 /// What was noted while an object was read.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
@@ -104,8 +115,19 @@ impl Notes {
 
     /// Notes that the field at `at` came again: its value before and its value now, where they are known.
     pub fn again(&self, at: FieldPath, values: Option<(&Value, &Value)>) {
-        let again = Twice::new(at.clone(), values);
-        match self.twice.borrow_mut().entry(at) {
+        let mut twice = self.twice.borrow_mut();
+        let known = twice.len();
+        let is_read = at.0.first().is_some_and(is_read);
+        // A field of the object itself that a verdict reads is one of five.
+        let again = if known < MOST_NOTES || twice.contains_key(&at) || (is_read && at.0.len() == 1) {
+            Twice::new(at, values)
+        } else if is_read {
+            let depth = if known < 2 * MOST_NOTES { 2 } else { 1 };
+            Twice::more_within(FieldPath(at.0.into_iter().take(depth).collect()))
+        } else {
+            return;
+        };
+        match twice.entry(again.at.clone()) {
             Entry::Occupied(known) => known.into_mut().again(again),
             Entry::Vacant(new) => drop(new.insert(again)),
         }
