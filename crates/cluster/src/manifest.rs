@@ -126,7 +126,10 @@ impl Reader<'_> {
                 None => self.yaml(&document),
                 Some(values) => {
                     more += values.len() - 1;
-                    values.iter().for_each(|value| self.json(value));
+                    let Some((last, whole)) = values.split_last() else { continue };
+                    whole.iter().for_each(|value| self.json(value));
+                    // Behind others one may be broken.
+                    if whole.is_empty() || last.json().is_some() { self.json(last) } else { self.yaml(last) }
                 }
             }
         }

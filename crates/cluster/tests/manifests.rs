@@ -166,7 +166,15 @@ fn the_time_to_read_grows_with_the_text_alone() {
     let labels: String = (0..MANY).map(|n| format!("    l{n}: a\n    l{n}: b\n")).collect();
     let labels = format!("{head}spec:\n  podSelector:\n    matchLabels:\n{labels}");
     let small = "{\"apiVersion\": \"v1\", \"kind\": \"Secret\"}\n".repeat(10 * MANY);
-    for (text, what) in [(rules, "a field twice"), (labels, "labels twice"), (small, "small values")] {
+    let flow = format!("{{kind: NetworkPolicy, spec: [{}", "a b, 'c', [{d: 1".repeat(2 * MANY));
+    let scalars = format!("{{kind: NetworkPolicy, spec: [{}", "a b, 'c', ".repeat(2 * MANY));
+    for (text, what) in [
+        (rules, "a field twice"),
+        (labels, "labels twice"),
+        (small, "small values"),
+        (flow, "flow style that breaks off, nested"),
+        (scalars, "flow style that breaks off"),
+    ] {
         let before = on_processor();
         manifest::read(Path::new("many.yaml"), text.as_bytes(), &Interner::new());
         let took = on_processor() - before;
