@@ -1,6 +1,6 @@
 //! Documents that can't be parsed: what is taken in of them all the same, and what is said.
 //!
-//! A policy isolates its pods if it can be seen which ones they are. What is wrong says the parser of the format that was meant.
+//! A policy isolates its pods if it can be seen which ones they are. The message is from the parser of the format that was meant.
 
 use serde::de::DeserializeSeed;
 
@@ -42,7 +42,7 @@ impl Reader<'_> {
         } else {
             return;
         };
-        // The document has an error in any case, and the parser's first word says it best.
+        // It fails where the YAML parser did, whose message is the better one.
         drop(result);
     }
 
