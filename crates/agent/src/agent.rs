@@ -33,9 +33,11 @@ mod backlog;
 mod config;
 mod notes;
 mod ports;
+mod problem_log;
 mod queues;
 use backlog::Backlog;
 pub use config::AgentConfig;
+use problem_log::ProblemLog;
 
 /// How often the agent looks whether all is still as it was.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
@@ -85,6 +87,7 @@ pub struct Agent {
     backlog: Backlog,
     /// What is wrong with the source's objects.
     problems: Vec<Problem>,
+    problem_log: ProblemLog,
     /// Policies beyond their namespace's budget.
     refused: BTreeSet<PolicyName>,
     /// Policies that changed, or are gone, since the snapshot that is in force.
@@ -134,6 +137,7 @@ impl Agent {
             versions: BTreeMap::new(),
             backlog: Backlog::default(),
             problems: Vec::new(),
+            problem_log: ProblemLog::default(),
             refused: BTreeSet::new(),
             changed_policies: BTreeSet::new(),
             predecessor: None,
@@ -160,6 +164,7 @@ impl Agent {
             }
             if now >= look_at {
                 self.look_around();
+                self.log_repeated_problems();
                 look_at = now + LOOK_AROUND;
             }
             if now >= check_at && self.is_enforcing() {
@@ -697,6 +702,7 @@ impl Agent {
     /// Ends in order: no more updates, then what is queued is answered, then what was judged is recorded. The rules stay.
     fn end(mut self) {
         self.sweep_to_the_end();
+        self.log_rest_of_problems();
         let mut state = self.health.state();
         let superseded = state.status.phase == Phase::Superseded;
         state.stopping();
