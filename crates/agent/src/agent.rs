@@ -331,10 +331,13 @@ impl Agent {
         });
         self.origins.ledger.begin(dropped);
         self.predecessor = in_use.filter(|theirs| *theirs != queues);
+        let origins_status = self.origins_status(table.protections(), snapshot);
         let mut state = self.health.state();
         state.queues = Some(queues);
+        // All at once: in no answer are the rules there and the protections not.
         state.status.phase = Phase::Enforcing;
         state.status.table = Some(self.table_status(&table));
+        state.status.origins = Some(origins_status);
         drop(state);
         tracing::info!(%queues, form = ?table.form(), node = %self.config.node, "rules installed");
         let (record_open, history) = (self.config.record_open, Arc::clone(&self.history));
@@ -665,7 +668,8 @@ impl Agent {
         self.behind = false;
         let mut state = self.health.state();
         state.status.phase = Phase::Superseded;
-        state.status.origins = None;
+        // The rules in the kernel are the other agent's.
+        (state.status.table, state.status.origins) = (None, None);
         state.settled(Topic::Change);
         let to = queues.map(|queues| format!(" (queues {queues})")).unwrap_or_default();
         state.not_ready(

@@ -91,8 +91,15 @@ fn shown(status: &Status, width: u16) -> Text {
         "pod CIDRs",
         if status.pod_cidrs.is_empty() { "unknown".to_owned() } else { status.pod_cidrs.join(", ") },
     );
-    if let Some(rules) = &status.table {
-        row("rules", format!("queues {} ({}), when down {}", rules.queues, rules.form, rules.when_down));
+    match (&status.table, status.phase) {
+        (Some(rules), _) => {
+            row("rules", format!("queues {} ({}), when down {}", rules.queues, rules.form, rules.when_down));
+        }
+        (None, Phase::Superseded) => {
+            row("rules", "those of the agent that has taken over; its status says which".to_owned());
+        }
+        (None, Phase::Starting) => row("rules", "this agent has installed none yet".to_owned()),
+        (None, _) => row("rules", "none of this agent's".to_owned()),
     }
     let packets = &status.packets;
     row(
@@ -338,6 +345,19 @@ mod tests {
         let lines = shown_lines(&Status { origins: Some(Origins::default()), ..Status::default() });
         assert!(lines.iter().any(|line| line == "dropped 0 packets by rules"), "{lines:?}");
         assert!(!lines.iter().any(|line| line.starts_with("overlays ")), "{lines:?}");
+    }
+
+    #[test]
+    fn an_agent_from_which_another_took_over_says_whose_rules_are_in_force() {
+        let rules = |phase| {
+            let lines = shown_lines(&Status { phase, ..Status::default() });
+            lines.into_iter().find(|line| line.starts_with("rules ")).expect("always said")
+        };
+        assert_eq!(
+            rules(Phase::Superseded),
+            "rules those of the agent that has taken over; its status says which"
+        );
+        assert_eq!(rules(Phase::Starting), "rules this agent has installed none yet");
     }
 
     #[test]
