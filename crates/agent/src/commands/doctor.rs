@@ -6,15 +6,15 @@ use clap::Args;
 use cluster::{Access, CniCache, Folder, ReadCounts};
 use dataplane::marks::{Mark, Marks};
 use dataplane::needs::{self, InstalledTables, KernelVersion, Need, NeedState, NeedsConfig};
-use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
-use dataplane::table::Table;
 use serde::Serialize;
 
 mod sources;
 
+use super::cleanup::served_queue;
 use super::run::{cores, mark};
 use super::table::State;
+use super::values::{self, number};
 use super::{Output, table};
 use crate::status::{Phase, Problem, Protection, Status};
 use crate::terminal::{self, Text, text};
@@ -52,7 +52,7 @@ pub struct Doctor {
     cni_cache: CniCache,
 
     /// First NFQUEUE number of the agent, to see whether another program has it.
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = number(0..=u16::MAX, 100))]
     queue_base: u16,
 
     /// The agent's --packet-marks: rules of other programs that write these bits are named.
@@ -68,7 +68,7 @@ pub struct Doctor {
     no_bridge: bool,
 
     /// The agent's --http-port.
-    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = http::DEFAULT_PORT)]
+    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = http::DEFAULT_PORT, value_parser = number(1..=u16::MAX, http::DEFAULT_PORT))]
     http_port: u16,
 
     /// How to print it.
@@ -115,8 +115,7 @@ impl Doctor {
     }
 
     fn look(&self) -> anyhow::Result<Findings> {
-        let marks = Marks::new(self.packet_marks, self.connection_marks)
-            .map_err(|error| exit::Usage(error.to_string()))?;
+        let marks = values::marks(self.packet_marks, self.connection_marks)?;
         let status = client::status(self.http_port).ok();
         let (read, problems) = match (&self.source, &status) {
             (Some(folder), _) => {
@@ -151,7 +150,8 @@ impl Doctor {
             AgentFindings { pid, phase, ready, not_ready, protections }
         });
         let tables = needs::installed_tables().ok();
-        Ok(Findings { needs, agent, tables, rules_served: rules_are_served(), read, problems })
+        let rules_served = served_queue().is_ok_and(|queue| queue.is_some());
+        Ok(Findings { needs, agent, tables, rules_served, read, problems })
     }
 
     /// How the API server is to be reached, if there is a way to one.
@@ -164,15 +164,8 @@ impl Doctor {
     }
 
     fn queues(&self) -> Result<[QueueRange; 2], exit::Usage> {
-        QueueRange::pair(self.queue_base, cores()).map_err(|error| exit::Usage(error.to_string()))
+        values::queue_ranges(self.queue_base, cores())
     }
-}
-
-/// Whether ANY queue to which the rules in the kernel send packets is bound.
-fn rules_are_served() -> bool {
-    let Ok(Some(queues)) = Table::queues_in_use() else { return false };
-    let bound = QueueStatistics::read().unwrap_or_default();
-    bound.iter().any(|queue| queues.numbers().any(|number| number == queue.number))
 }
 
 impl Findings {

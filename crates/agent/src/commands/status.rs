@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use cluster::Link;
 
+use super::values::number;
 use super::{Output, table};
 use crate::status::{Connection, FullQueue, NewPorts, Origins, Phase, Source, Status};
 use crate::terminal::{self, Text, text};
@@ -28,7 +29,7 @@ command line is wrong.";
 #[command(after_help = EXAMPLES)]
 pub struct StatusCommand {
     /// The agent's --http-port.
-    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = http::DEFAULT_PORT)]
+    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = http::DEFAULT_PORT, value_parser = number(1..=u16::MAX, http::DEFAULT_PORT))]
     http_port: u16,
 
     /// How to print it.
