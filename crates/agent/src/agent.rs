@@ -25,6 +25,7 @@ use policy::{Change, Compiler, PodUid, PolicyName, Published, Scope, Snapshot, T
 use crate::engine::{Engine, EngineError, open_addresses};
 use crate::health::{Health, Topic};
 use crate::memory;
+use crate::nodes;
 use crate::origins::{OriginTracker, overlay_flows};
 use crate::status::{self, Phase};
 use crate::sweeper::Sweeper;
@@ -238,10 +239,9 @@ impl Agent {
         };
         let mut state = self.health.state();
         if snapshot.pod_cidrs().is_empty() {
-            let node = &self.config.node;
             state.not_ready(
                 Topic::Node,
-                format!("the pod CIDR of node {node} is unknown: the source needs a Node {node} with spec.podCIDRs, or give --pod-cidr"),
+                nodes::without_pod_cidr(&self.config.node, self.compiler.inventory()),
             );
             return;
         }
@@ -446,6 +446,7 @@ impl Agent {
     fn update(&mut self, mut update: Update) {
         let first = self.snapshot.is_none();
         let mut changes = std::mem::take(&mut update.changes);
+        let lacks_node = first && self.lacks_node(&changes);
         if first {
             changes.splice(0..0, self.config.pod_cidrs.first());
             self.health.state().settled(Topic::Source);
@@ -471,6 +472,28 @@ impl Agent {
             return;
         }
         self.compile(changes);
+        if lacks_node {
+            let node = &*self.config.node;
+            let known = nodes::others(node, self.compiler.inventory());
+            tracing::warn!(
+                node,
+                known,
+                "the source has Nodes, but none of this name: correct --node if it is misspelt"
+            );
+        }
+    }
+
+    /// Whether the source's first changes have Nodes, but not this one, which `--pod-cidr` hides. Where Nodes may not be read there are none.
+    fn lacks_node(&self, changes: &[Change]) -> bool {
+        let mut names = changes.iter().filter_map(|change| match change {
+            Change::Node(node) => Some(&node.name),
+            _ => None,
+        });
+        let is_hidden = self.config.pod_cidrs.first().is_some();
+        is_hidden
+            && names.next().is_some_and(|first| {
+                *first != self.config.node && names.all(|name| *name != self.config.node)
+            })
     }
 
     /// Whether policies wait that could be compiled now.

@@ -129,6 +129,8 @@ fn a_nodes_agent_leaves_the_pods_of_other_nodes_to_theirs() {
         run(&["explain", "--source", source, "--from", from, "--to", to, "--port", "80", "--node", node])
     };
     let ran = ask("web/a", "db/db", "node-a");
+    let headline = "ALLOWED by node-a  web/a (10.244.1.2) -> db/db (10.244.2.2)  80/TCP\n";
+    assert!(ran.out.starts_with(headline), "whose view it is: {}", ran.out);
     assert!(
         ran.out.contains("ingress of db/db: allowed\n  the pod lives on another node, which judges it"),
         "{}",
@@ -193,6 +195,16 @@ fn what_has_no_answer_is_said_in_a_sentence() {
 }
 
 #[test]
+fn the_other_family_is_spoken_of_where_it_differs() {
+    let folder = folder(&CLUSTER.replace("192.0.2.0/24", "fd00:1::/64"));
+    let source = text(folder.path());
+    let ran = run(&["explain", "--source", source, "--from", "web/a", "--to", "db/db", "--port", "22"]);
+    assert!(ran.out.starts_with("DENIED  web/a (10.244.1.2)"), "{}", ran.out);
+    let last = ran.out.lines().last();
+    assert_eq!(last, Some("over IPv6, fd00:1::2 -> fd00:2::2, it is allowed instead"), "{}", ran.out);
+}
+
+#[test]
 fn json_says_the_same() {
     let folder = folder(CLUSTER);
     let source = text(folder.path());
@@ -205,6 +217,7 @@ fn json_says_the_same() {
     assert_eq!(answer["from"]["pod"], "web/b");
     assert_eq!(answer["to"]["address"], "10.244.2.2");
     assert_eq!(answer["port"], 5432);
+    assert_eq!(answer["node"], serde_json::Value::Null);
     assert_eq!(answer["egress"]["reason"], "not-isolated");
     assert_eq!(answer["ingress"]["reason"], "default-deny");
     assert_eq!(answer["ingress"]["isolated_by"], serde_json::json!(["db/allow-web"]));

@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::Output;
 use super::budget::BudgetArguments;
 use crate::exit;
+use crate::nodes;
 use crate::paint;
 use crate::source::SourceArguments;
 use crate::status::Problem;
@@ -120,7 +121,7 @@ impl Explain {
         match (self.packets, self.from, self.to, self.port) {
             (Some(file), ..) => judge_all(&snapshot, &file),
             (None, Some(from), Some(to), Some(port)) => {
-                let answer = judge_one(&compiler, &snapshot, &from, &to, &port)?;
+                let answer = judge_one(&compiler, &snapshot, &from, &to, &port)?.by(self.node);
                 match self.output {
                     Output::Text => answer.text().print()?,
                     Output::Json => terminal::print_json(&Answered { answer: &answer, problems: &problems })?,
@@ -147,19 +148,10 @@ struct Answered<'a> {
 
 /// A node that the source doesn't have is a mistake on the command line: its agent would judge no pod.
 fn must_be_a_node(name: &str, inventory: &Inventory) -> Result<(), exit::Usage> {
-    const SHOWN: usize = 5;
     if inventory.nodes.contains_key(name) {
         return Ok(());
     }
-    let names: Vec<&str> = inventory.nodes.keys().map(AsRef::as_ref).collect();
-    let known = match names.len() {
-        0 => "it has none".to_owned(),
-        number @ ..=SHOWN => format!("it has {number}: {}", names.join(", ")),
-        number => format!(
-            "it has {number}: {}, ...",
-            names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ")
-        ),
-    };
+    let known = nodes::others(name, inventory);
     Err(exit::Usage(format!("--node {name}: the source has no such Node; {known}")))
 }
 
