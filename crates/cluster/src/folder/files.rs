@@ -14,7 +14,7 @@ use crate::differences::Differences;
 use crate::interner::Interner;
 use crate::key::Key;
 use crate::manifest::{Held, Reading};
-use crate::problem::{Origin, Problem, ReadCounts, Update, log_new};
+use crate::problem::{Origin, Problem, ReadCounts, Update};
 use crate::stamp::Stamp;
 
 /// What follows from a file that breaks after it was good.
@@ -152,7 +152,6 @@ impl Files {
         if changes.is_empty() && problems == self.reported && read == self.counted {
             return None;
         }
-        log_new(&self.reported, &problems);
         if read.skipped_files != self.counted.skipped_files {
             let files = read.skipped_files.join(", ");
             tracing::info!(skipped = read.skipped, files, "files without Kubernetes objects are skipped");

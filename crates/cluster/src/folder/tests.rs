@@ -602,7 +602,8 @@ fn a_broken_file_is_one_line_of_the_log() {
     let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: web}\n";
     fs::write(dir.path().join("n.yaml"), namespace).expect("a file");
     tracing::subscriber::with_default(subscriber, || {
-        let (mut folder, _) = Folder::read(dir.path()).expect("a readable folder");
+        let (mut folder, first) = Folder::read(dir.path()).expect("a readable folder");
+        first.problems.iter().for_each(Problem::log);
         folder.look(&dir.path().join("a.yaml"), Trust::AsItIs);
         assert_eq!(folder.files.update(&folder.root, &folder.interner), None, "broken as before");
     });

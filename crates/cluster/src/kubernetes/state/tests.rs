@@ -209,6 +209,22 @@ fn the_version_of_a_policy_is_told_also_where_it_means_the_same() {
 }
 
 #[test]
+fn a_version_of_a_policy_that_exceeds_its_budget_again_and_again_has_one_event() {
+    let mut story = Story::begun();
+    let refused = || RefusedPolicy {
+        name: PolicyName::network_policy("web", "p"),
+        message: "it has more entries than its namespace may have".into(),
+    };
+    assert_eq!(story.state.over_budget(refused()), None, "it is not there");
+    story.applied(Kind::NetworkPolicy, &policy("p", "10", json!({})));
+    assert!(story.state.over_budget(refused()).is_some());
+    assert_eq!(story.state.over_budget(refused()), None, "it fitted in between, and the Event is there");
+    story.applied(Kind::NetworkPolicy, &policy("p", "11", json!({})));
+    let event = story.state.over_budget(refused()).expect("another version");
+    assert_eq!(&*event.resource_version, "11");
+}
+
+#[test]
 fn a_policy_of_a_newer_api_is_named_until_it_is_understood_or_gone() {
     let mut story = Story::begun();
     let future = json!({"ingress": [{"from": [{"services": {}}]}]});
