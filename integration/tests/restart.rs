@@ -93,6 +93,34 @@ fn a_second_agent_takes_over_and_no_connection_is_lost() {
 }
 
 #[test]
+fn while_one_agent_takes_over_from_another_either_says_whose_rules_are_in_force() {
+    let mut story = story(&[]);
+    let http_port = agent::HTTP_PORT + 1;
+    let mut next =
+        Agent::start(&story.testbed, "node-a", &Launch { http_port, ..Launch::default() }).unwrap();
+    next.wait_ready().unwrap();
+    let protections = next.status().unwrap()["origins"]["protections"].clone();
+    assert!(protections.as_array().is_some_and(|all| !all.is_empty()), "said with the rules: {protections}");
+    let mut old = story.take_agent("node-a");
+    old.wait_not_ready("taken over").unwrap();
+    let ask = |command, port: u16| {
+        let node = story.testbed.namespace("node-a").unwrap();
+        agent::command(node, &[command, "--http-port", &port.to_string()]).unwrap().1
+    };
+    let said = ask("doctor", agent::HTTP_PORT);
+    assert!(said.contains("another agent has taken over"), "{said}");
+    assert!(said.contains("those of another agent, whose rules are in force"), "{said}");
+    assert!(!said.contains("not installed"), "{said}");
+    assert!(ask("doctor", http_port).contains("in force: "), "the agent in force says which");
+    let said = ask("status", agent::HTTP_PORT);
+    assert!(said.contains("those of the agent that has taken over"), "{said}");
+    assert_eq!(old.terminate().unwrap().code(), Some(0), "{}", old.log());
+    let said = ask("doctor", agent::HTTP_PORT);
+    assert!(said.contains("no agent answers, but one serves the rules in the"), "{said}");
+    story.put_agent(next);
+}
+
+#[test]
 fn a_crash_lets_nothing_through_when_down_means_closed() {
     let flags = ["--when-down=closed", "--remember=1"];
     let mut story = story(&flags);

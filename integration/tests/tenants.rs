@@ -102,3 +102,24 @@ fn what_exceeds_a_namespaces_budget_isolates_and_is_named_and_others_do_not_noti
     story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/many", 0));
     assert_eq!(problems(&mut story), [""; 0]);
 }
+
+#[test]
+fn a_policy_that_exceeds_its_budget_and_fits_again_many_times_fills_no_log() {
+    const FLIPS: usize = 20;
+    let mut story = begin(&["--policy-budget", "35"]);
+    let ports: Vec<String> = (1..30).map(|port| format!("{{port: {port}}}")).collect();
+    let large = format!("podSelector: {{}}\ningress: [{{ports: [{}]}}]", ports.join(", "));
+    for _ in 0..FLIPS / 2 {
+        story.policy("db/flips", &large);
+        story.policy("db/flips", "podSelector: {}\ningress: [{ports: [{port: 5432}]}]");
+    }
+    let agent = story.agent("node-a");
+    let lines = |agent: &integration::Agent, text: &str| {
+        agent.log().lines().filter(|line| line.contains("db/flips") && line.contains(text)).count()
+    };
+    assert_eq!((lines(agent, "exceeds its namespace's budget: "), lines(agent, "problem resolved")), (1, 1));
+    // What has no line is counted, at the latest when the agent ends.
+    let mut agent = story.take_agent("node-a");
+    agent.terminate().unwrap();
+    assert_eq!(lines(&agent, &format!("changes={}", FLIPS - 2)), 1, "{}", agent.log());
+}

@@ -25,6 +25,7 @@ use policy::{Change, Compiler, PodUid, PolicyName, Published, Scope, Snapshot, T
 use crate::engine::{Engine, EngineError, open_addresses};
 use crate::health::{Health, Topic};
 use crate::memory;
+use crate::nodes;
 use crate::origins::{OriginTracker, overlay_flows};
 use crate::status::{self, Phase};
 use crate::sweeper::Sweeper;
@@ -33,9 +34,11 @@ mod backlog;
 mod config;
 mod notes;
 mod ports;
+mod problem_log;
 mod queues;
 use backlog::Backlog;
 pub use config::AgentConfig;
+use problem_log::ProblemLog;
 
 /// How often the agent looks whether all is still as it was.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
@@ -85,6 +88,7 @@ pub struct Agent {
     backlog: Backlog,
     /// What is wrong with the source's objects.
     problems: Vec<Problem>,
+    problem_log: ProblemLog,
     /// Policies beyond their namespace's budget.
     refused: BTreeSet<PolicyName>,
     /// Policies that changed, or are gone, since the snapshot that is in force.
@@ -134,6 +138,7 @@ impl Agent {
             versions: BTreeMap::new(),
             backlog: Backlog::default(),
             problems: Vec::new(),
+            problem_log: ProblemLog::default(),
             refused: BTreeSet::new(),
             changed_policies: BTreeSet::new(),
             predecessor: None,
@@ -160,6 +165,7 @@ impl Agent {
             }
             if now >= look_at {
                 self.look_around();
+                self.log_repeated_problems();
                 look_at = now + LOOK_AROUND;
             }
             if now >= check_at && self.is_enforcing() {
@@ -233,10 +239,9 @@ impl Agent {
         };
         let mut state = self.health.state();
         if snapshot.pod_cidrs().is_empty() {
-            let node = &self.config.node;
             state.not_ready(
                 Topic::Node,
-                format!("the pod CIDR of node {node} is unknown: the source needs a Node {node} with spec.podCIDRs, or give --pod-cidr"),
+                nodes::without_pod_cidr(&self.config.node, self.compiler.inventory()),
             );
             return;
         }
@@ -326,10 +331,13 @@ impl Agent {
         });
         self.origins.ledger.begin(dropped);
         self.predecessor = in_use.filter(|theirs| *theirs != queues);
+        let origins_status = self.origins_status(table.protections(), snapshot);
         let mut state = self.health.state();
         state.queues = Some(queues);
+        // All at once: in no answer are the rules there and the protections not.
         state.status.phase = Phase::Enforcing;
         state.status.table = Some(self.table_status(&table));
+        state.status.origins = Some(origins_status);
         drop(state);
         tracing::info!(%queues, form = ?table.form(), node = %self.config.node, "rules installed");
         let (record_open, history) = (self.config.record_open, Arc::clone(&self.history));
@@ -438,6 +446,7 @@ impl Agent {
     fn update(&mut self, mut update: Update) {
         let first = self.snapshot.is_none();
         let mut changes = std::mem::take(&mut update.changes);
+        let lacks_node = first && self.lacks_node(&changes);
         if first {
             changes.splice(0..0, self.config.pod_cidrs.first());
             self.health.state().settled(Topic::Source);
@@ -463,6 +472,28 @@ impl Agent {
             return;
         }
         self.compile(changes);
+        if lacks_node {
+            let node = &*self.config.node;
+            let known = nodes::others(node, self.compiler.inventory());
+            tracing::warn!(
+                node,
+                known,
+                "the source has Nodes, but none of this name: correct --node if it is misspelt"
+            );
+        }
+    }
+
+    /// Whether the source's first changes have Nodes, but not this one, which `--pod-cidr` hides. Where Nodes may not be read there are none.
+    fn lacks_node(&self, changes: &[Change]) -> bool {
+        let mut names = changes.iter().filter_map(|change| match change {
+            Change::Node(node) => Some(&node.name),
+            _ => None,
+        });
+        let is_hidden = self.config.pod_cidrs.first().is_some();
+        is_hidden
+            && names.next().is_some_and(|first| {
+                *first != self.config.node && names.all(|name| *name != self.config.node)
+            })
     }
 
     /// Whether policies wait that could be compiled now.
@@ -660,7 +691,8 @@ impl Agent {
         self.behind = false;
         let mut state = self.health.state();
         state.status.phase = Phase::Superseded;
-        state.status.origins = None;
+        // The rules in the kernel are the other agent's.
+        (state.status.table, state.status.origins) = (None, None);
         state.settled(Topic::Change);
         let to = queues.map(|queues| format!(" (queues {queues})")).unwrap_or_default();
         state.not_ready(
@@ -697,6 +729,7 @@ impl Agent {
     /// Ends in order: no more updates, then what is queued is answered, then what was judged is recorded. The rules stay.
     fn end(mut self) {
         self.sweep_to_the_end();
+        self.log_rest_of_problems();
         let mut state = self.health.state();
         let superseded = state.status.phase == Phase::Superseded;
         state.stopping();

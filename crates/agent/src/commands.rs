@@ -13,6 +13,9 @@ mod probe;
 mod run;
 mod status;
 mod table;
+mod values;
+
+pub use values::number;
 
 /// Network policy for clusters whose CNI has none: nftables, NFQUEUE, and policies compiled into tries.
 #[derive(Debug, Parser)]

@@ -25,6 +25,7 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
 use self::address::MetricsAddress;
 use self::connections::{Limits, serve};
+use crate::commands::number;
 use crate::descriptors::OpenFiles;
 use crate::health::Health;
 use crate::metrics;
@@ -53,7 +54,7 @@ struct Served {
 #[derive(Clone, Debug, Args)]
 pub struct Places {
     /// Port on 127.0.0.1 for /livez, /readyz, /metrics and /status; 0 serves none.
-    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = DEFAULT_PORT)]
+    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = DEFAULT_PORT, value_parser = number(0..=u16::MAX, DEFAULT_PORT))]
     http_port: u16,
 
     /// Serve the same on this Unix socket, too, for `kube-verdict probe`: of two agents of one node only one has the port.

@@ -28,6 +28,7 @@ mod http;
 mod logging;
 mod memory;
 mod metrics;
+mod nodes;
 mod origins;
 mod overrides;
 mod paint;

@@ -11,8 +11,7 @@ use cluster::{Access, CniCache, Folder, Kubernetes, Source};
 use policy::Change;
 
 use crate::exit::Usage;
-use crate::paint;
-use crate::terminal::text;
+use crate::status::Problem;
 
 /// Whoever asks once doesn't wait longer for the API server.
 const ONCE: Duration = Duration::from_secs(30);
@@ -47,8 +46,8 @@ impl SourceArguments {
         }
     }
 
-    /// All that the source holds now. What its objects got wrong is named on standard error.
-    pub fn read_once(&self) -> anyhow::Result<Vec<Change>> {
+    /// All that the source holds now, and what its objects got wrong.
+    pub fn read_once(&self) -> anyhow::Result<(Vec<Change>, Vec<Problem>)> {
         let update = match self.source("", CniCache::Off)? {
             Source::Folder(folder) => {
                 let read = Folder::read(&folder);
@@ -67,10 +66,7 @@ impl SourceArguments {
                 }
             }
         };
-        for problem in &update.problems {
-            (paint::warning("warning:") + text!(" {problem}")).print_error();
-        }
-        Ok(update.changes)
+        Ok((update.changes, update.problems.iter().map(Problem::from).collect()))
     }
 }
 

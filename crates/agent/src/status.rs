@@ -34,7 +34,7 @@ pub struct Status {
     /// How the API server is reached; null where a folder is the source.
     #[serde(default)]
     pub source: Option<Source>,
-    /// The rules in the kernel; null before they are installed.
+    /// This agent's rules in the kernel; null before they are installed, and once another agent has taken over.
     pub table: Option<Table>,
     /// The addresses of this node's pods.
     pub pod_cidrs: Vec<String>,
@@ -64,7 +64,7 @@ pub struct Status {
     pub problems: Vec<Problem>,
     /// The policies that are in force on this node, and how often each decided.
     pub policies: Vec<Policy>,
-    /// Where packets may come from; null before the rules are installed.
+    /// Where packets may come from; null before the rules are installed, and once another agent has taken over.
     #[serde(default)]
     pub origins: Option<Origins>,
 }

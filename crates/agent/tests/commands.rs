@@ -33,7 +33,7 @@ fn a_command_line_that_cannot_be_right_is_a_usage_error() {
     let folder = folder(CLUSTER);
     let source = text(folder.path());
     let run_flags = ["run", "--source", source, "--node", "node-a"];
-    let cases: [(&[&str], &str); 13] = [
+    let cases: [(&[&str], &str); 18] = [
         (&[], "Usage:"),
         (&["fly"], "unrecognized subcommand"),
         (&["run", "--source", "/nowhere", "--node", "n"], "--source /nowhere: No such file"),
@@ -42,11 +42,11 @@ fn a_command_line_that_cannot_be_right_is_a_usage_error() {
         (&[run_flags[0], run_flags[1], source, "--node", "n", "--pod-cidr", "10.0.0.0"], "--pod-cidr"),
         (
             &[run_flags[0], run_flags[1], source, "--node", "n", "--connection-marks", "0x3"],
-            "connection marks need exactly four bits",
+            "--connection-marks 0x00000003: this mask has 2 bits, and exactly four are needed: write one such as 0xf0000000",
         ),
         (
             &[run_flags[0], run_flags[1], source, "--node", "n", "--queue-base", "65535"],
-            "numbers end at 65535",
+            "the last number is 65535: give a number from 0 to ",
         ),
         (
             &[run_flags[0], run_flags[1], source, "--node", "n", "--log-level", "inof"],
@@ -62,6 +62,14 @@ fn a_command_line_that_cannot_be_right_is_a_usage_error() {
         ),
         (&["explain", "--source", source, "--from", "web/a"], "--to"),
         (&["doctor", "--packet-marks", "0xf0000000"], "have a bit in common"),
+        (&["doctor", "--packet-marks", "0x7"], "this mask has 3 bits, and exactly four are needed"),
+        (&["doctor", "--queue-base", "65535"], "--queue-base 65535: "),
+        (&["run", "--node", "n", "--pod-cidr", "garbage"], "write a CIDR such as 10.244.1.0/24"),
+        (
+            &["run", "--node", "n", "--policy-budget", "lots"],
+            "'lots' for '--policy-budget <ENTRIES>': write a whole number from 0 to 18446744073709551615, such as 65536",
+        ),
+        (&["status", "--http-port", "0"], "write a whole number from 1 to 65535, such as 9476"),
     ];
     for (arguments, part) in cases {
         let ran = run(arguments);
@@ -227,5 +235,5 @@ fn under_the_name_netpol_it_takes_the_flags_of_flannels_policy_container() {
     assert!(out.contains("--fail-open") && out.contains("--nfqueue-id"), "{out}");
     let (code, _, err) = ran(&["--hostname-override=node-a", "--fail-open=perhaps"]);
     assert_eq!(code, Some(2));
-    assert!(err.contains("--fail-open=perhaps: true or false"), "{err}");
+    assert!(err.contains("--fail-open=perhaps: write true or false"), "{err}");
 }

@@ -129,6 +129,8 @@ fn a_nodes_agent_leaves_the_pods_of_other_nodes_to_theirs() {
         run(&["explain", "--source", source, "--from", from, "--to", to, "--port", "80", "--node", node])
     };
     let ran = ask("web/a", "db/db", "node-a");
+    let headline = "ALLOWED by node-a  web/a (10.244.1.2) -> db/db (10.244.2.2)  80/TCP\n";
+    assert!(ran.out.starts_with(headline), "whose view it is: {}", ran.out);
     assert!(
         ran.out.contains("ingress of db/db: allowed\n  the pod lives on another node, which judges it"),
         "{}",
@@ -193,6 +195,16 @@ fn what_has_no_answer_is_said_in_a_sentence() {
 }
 
 #[test]
+fn the_other_family_is_spoken_of_where_it_differs() {
+    let folder = folder(&CLUSTER.replace("192.0.2.0/24", "fd00:1::/64"));
+    let source = text(folder.path());
+    let ran = run(&["explain", "--source", source, "--from", "web/a", "--to", "db/db", "--port", "22"]);
+    assert!(ran.out.starts_with("DENIED  web/a (10.244.1.2)"), "{}", ran.out);
+    let last = ran.out.lines().last();
+    assert_eq!(last, Some("over IPv6, fd00:1::2 -> fd00:2::2, it is allowed instead"), "{}", ran.out);
+}
+
+#[test]
 fn json_says_the_same() {
     let folder = folder(CLUSTER);
     let source = text(folder.path());
@@ -205,6 +217,7 @@ fn json_says_the_same() {
     assert_eq!(answer["from"]["pod"], "web/b");
     assert_eq!(answer["to"]["address"], "10.244.2.2");
     assert_eq!(answer["port"], 5432);
+    assert_eq!(answer["node"], serde_json::Value::Null);
     assert_eq!(answer["egress"]["reason"], "not-isolated");
     assert_eq!(answer["ingress"]["reason"], "default-deny");
     assert_eq!(answer["ingress"]["isolated_by"], serde_json::json!(["db/allow-web"]));
@@ -216,10 +229,29 @@ fn json_says_the_same() {
 }
 
 #[test]
+fn json_names_what_the_source_got_wrong_and_policies_beyond_their_budget() {
+    let ask = |manifests: &str, more: &[&str]| -> serde_json::Value {
+        let folder = folder(manifests);
+        let source = text(folder.path());
+        let ask = ["explain", "--source", source, "--from", "web/b", "--to", "db/db", "--port", "sql"];
+        let ran = run(&[&ask[..], &["--output", "json"], more].concat());
+        serde_json::from_str::<serde_json::Value>(&ran.out).expect("JSON")["problems"].clone()
+    };
+    assert_eq!(ask(CLUSTER, &[]), serde_json::json!([]), "always there");
+    let problems = ask(&CLUSTER.replace("192.0.2.0/24", "192.0.2.0/99"), &["--policy-budget", "20"]);
+    let [object, budget] = problems.as_array().expect("problems").as_slice() else { panic!("{problems}") };
+    assert_eq!((&object["kind"], &budget["kind"]), (&"NetworkPolicy".into(), &"NetworkPolicy".into()));
+    let said = |problem: &serde_json::Value| problem["text"].as_str().expect("text").to_owned();
+    assert!(said(object).contains("NetworkPolicy db/allow-web: spec.ingress[0]"), "{problems}");
+    assert!(said(budget).starts_with("NetworkPolicy db/allow-web: it has "), "{problems}");
+    assert!(said(budget).contains("raise --policy-budget"), "{problems}");
+}
+
+#[test]
 fn packets_are_answered_line_by_line() {
     let folder = folder(CLUSTER);
     let input = br#"{"src":"10.244.1.2","dst":"10.244.2.2","protocol":"TCP","dst_port":5432}
-{"src":"10.244.1.3","dst":"10.244.2.2","protocol":6,"dst_port":5432,"src_port":40000,"note":"anything"}
+{"src":"10.244.1.3","dst":"10.244.2.2","protocol":6,"dst_port":5432,"src_port":40000,"note":"anything","expect":["any"]}
 {"src":"192.0.2.7","dst":"10.244.2.2","dst_port":22}
 {"src":"10.244.1.2","dst":"10.244.2.2","protocol":"icmp","icmp_type":8}
 {"src":"fd00:1::2","dst":"fd00:2::2","protocol":"SCTP","dst_port":5432}"#;
@@ -256,7 +288,11 @@ fn packets_that_cannot_be_read_keep_their_place() {
         (r#"{"src":"10.0.0.3","dst":"10.0.0.1","dst_port":65536}"#, "65536"),
         (r#"{"src":"10.0.0.3","dst":"10.0.0.1","protocol":"TPC"}"#, r#"\"TPC\" is no protocol"#),
         (r#"{"src":"10.0.0.3","dst":"10.0.0.1","protocol":256}"#, "256 is no protocol"),
-        (r#"[{"src":"10.0.0.3","dst":"10.0.0.1"}]"#, "invalid type"),
+        (r#"[{"src":"10.0.0.3","dst":"10.0.0.1"}]"#, "write one JSON object a line"),
+        (
+            r#"{"src":"10.0.0.3","dst":"10.0.0.1","dport":80}"#,
+            "unknown field `dport`, expected one of `src`, `dst`, `protocol`, `dst_port`, `src_port`, `icmp_type`, `expect`, `expected`, `note` at column",
+        ),
         (&long, "longer than 65536 bytes"),
     ];
     let mut input = Vec::new();
@@ -277,7 +313,7 @@ fn packets_that_cannot_be_read_keep_their_place() {
         assert!(next.starts_with(r#"{"verdict":"allow","#), "{next}");
     }
     assert_eq!(ran.code, 1);
-    assert!(ran.err.contains("10 of 19 lines could not be read"), "{}", ran.err);
+    assert!(ran.err.contains("11 of 21 lines could not be read"), "{}", ran.err);
 }
 
 #[test]

@@ -38,7 +38,7 @@ use policy::Change;
 use serde_json::Value;
 
 use crate::interner::Interner;
-pub(crate) use node::PUBLIC_ADDRESSES;
+pub(crate) use node::{PUBLIC_ADDRESSES, WITHOUT_RANGE, is_miswritten_range};
 pub use place::{FieldPath, Step};
 use place::{Flaws, Place};
 pub use recognition::Recognition;
@@ -67,8 +67,9 @@ pub fn convert(
 
 /// Converts what was read of a NetworkPolicy before its text broke off. It isolates the pods that it selects, in both directions
 /// unless `policyTypes` was read, and allows nothing. `None` if it was not read which pods those are.
-pub(crate) fn cut_off(object: &Value, interner: &Interner) -> Option<Change> {
-    network_policy::cut_off(object, interner).map(|policy| Change::Policy(Arc::new(policy)))
+pub(crate) fn cut_off(object: &Value, twice: &[Twice], interner: &Interner) -> Option<Change> {
+    network_policy::cut_off(object, Flaws::with(twice), interner)
+        .map(|policy| Change::Policy(Arc::new(policy)))
 }
 
 /// An object as the engine understands it.

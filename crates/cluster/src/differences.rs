@@ -3,7 +3,8 @@
 //! Invariant: `before` has an entry for each object that was touched since the last update, with what the consumer knows of
 //! it. So what changed and changed back is not mentioned, whatever happened in between.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use policy::{Change, Labels};
 
@@ -37,6 +38,8 @@ impl Differences {
             match (&key, &before, &after) {
                 (Key::Pod(pod), None, Some(_)) => self.namespaces.pod_added(&pod.namespace),
                 (Key::Pod(pod), Some(_), None) => self.namespaces.pod_removed(&pod.namespace),
+                (Key::Policy(policy), None, Some(_)) => self.namespaces.policy_added(&policy.namespace),
+                (Key::Policy(policy), Some(_), None) => self.namespaces.policy_removed(&policy.namespace),
                 _ => {}
             }
             match (key, after) {
@@ -51,6 +54,11 @@ impl Differences {
         changes.append(&mut there);
         changes.append(&mut gone);
         changes
+    }
+
+    /// The namespaces that pods or policies are in and no object describes, as of the last update.
+    pub fn missing_namespaces(&self) -> BTreeSet<&Arc<str>> {
+        self.namespaces.missing()
     }
 
     /// The label sets of namespaces that are in use here.

@@ -6,8 +6,8 @@
 //!                             look        holds             counts
 //! ```
 //!
-//! Files whose names end in `.yaml`, `.yml` or `.json` count, in subfolders too; hidden ones don't. Symbolic links are
-//! followed. A change is published within 50 ms of the last write: `pending` says how that and an editor's habits go
+//! Files whose names end in `.yaml`, `.yml` or `.json` count, in subfolders too; hidden ones don't. Others are not read, and counted.
+//! Symbolic links are followed. A change is published within 50 ms of the last write: `pending` says how that and an editor's habits go
 //! together. What inotify doesn't see (a file behind a symbolic link that leads out of the folder) is seen within some
 //! ten seconds, when the folder is walked through in any case.
 //!
@@ -107,7 +107,7 @@ impl Folder {
                 std::thread::sleep(pending::QUIET);
             }
         }
-        folder.unreadable(&found, Vec::new());
+        folder.beside(&found, Vec::new());
         let update = folder.files.update(&folder.root, &folder.interner);
         // Of an empty folder that it is empty is all there is to say.
         let update =
@@ -185,14 +185,15 @@ impl Folder {
         Look::Done
     }
 
-    /// Takes in which folders a walk could not read, and which can't be watched.
-    fn unreadable(&mut self, found: &Found, unwatched: Vec<Problem>) {
+    /// Takes in what a walk found beside manifests: folders that it could not read, or that can't be watched, and other files.
+    fn beside(&mut self, found: &Found, unwatched: Vec<Problem>) {
         let problem = |(path, error): &(PathBuf, io::Error)| Problem {
             origin: Origin::whole_file(path),
             object: None,
             what: format!("the folder can't be read: {error}"),
             effect: "the last good objects of its files stay in force".into(),
         };
+        self.files.unread(&found.unread);
         self.files.folders(found.unreadable.iter().map(problem).chain(unwatched).collect());
     }
 }

@@ -10,8 +10,10 @@
 //!
 //! Invariant: never panics, and never takes time or memory out of proportion to the text (aliases are bounded).
 
+mod broken;
 mod documents;
 mod encoding;
+mod flow;
 mod kept;
 mod lines;
 mod object;
@@ -25,11 +27,11 @@ use serde::de::{DeserializeSeed, IgnoredAny};
 
 pub use object::{Fault, RawObject};
 
+use self::broken::CutOff;
 use self::documents::Document;
 use self::object::Objects;
 use self::words::{
-    ANOTHER_OBJECT, CUT_OFF, LOST, MAYBE_OPEN, OPEN, hidden, hint, is_template, label, looks_like_an_object,
-    lost, without_position,
+    ANOTHER_OBJECT, LOST, MAYBE_OPEN, hint, is_template, label, looks_like_an_object, lost, without_position,
 };
 use crate::convert::{self, FieldPath, Kind, Recognition, Step};
 use crate::interner::Interner;
@@ -114,13 +116,6 @@ struct Reader<'a> {
     cut_off: Option<CutOff>,
 }
 
-/// A policy within which the text broke off.
-struct CutOff {
-    label: String,
-    /// Whether it isolates its pods all the same.
-    is_closed: bool,
-}
-
 impl Reader<'_> {
     /// Reads all documents. JSON values that stand one behind the other count as one document each.
     fn text(&mut self, text: &str) {
@@ -131,13 +126,17 @@ impl Reader<'_> {
                 None => self.yaml(&document),
                 Some(values) => {
                     more += values.len() - 1;
-                    values.iter().for_each(|value| self.json(value));
+                    let Some((last, whole)) = values.split_last() else { continue };
+                    whole.iter().for_each(|value| self.json(value));
+                    // Behind others one may be broken.
+                    if whole.is_empty() || last.json().is_some() { self.json(last) } else { self.yaml(last) }
                 }
             }
         }
     }
 
     fn yaml(&mut self, document: &Document<'_>) {
+        let before = self.mark();
         let result = self.document(document, |objects| {
             serde_saphyr::with_deserializer_from_str_with_options(
                 document.text,
@@ -146,6 +145,7 @@ impl Reader<'_> {
             )
         });
         let Err(error) = result else { return };
+        self.held_back(document, before);
         // What was meant as JSON is not explained as YAML.
         if is_json(self.file)
             && document.text.trim_start().starts_with(['{', '['])
@@ -170,26 +170,6 @@ impl Reader<'_> {
     fn not_json(&mut self, document: &Document<'_>, error: &serde_json::Error) {
         let line = (error.line() > 0).then(|| document.line_of(error.line()));
         self.broken(document, line, without_position(&error.to_string()));
-    }
-
-    /// Notes a document that can't be parsed.
-    fn broken(&mut self, document: &Document<'_>, line: Option<usize>, message: &str) {
-        let mut what = visible(message).into_owned();
-        if let Some((at, hidden)) = hidden(document.text) {
-            what += &format!("; line {} has the invisible character {hidden} in it", document.line_of(at));
-        }
-        if is_template(document.text) {
-            what += "; this looks like a template: render it first";
-            let problem = self.problem(document.number, line, None, what, MAYBE_OPEN);
-            return push_few(&mut self.reading.no_manifest, problem);
-        }
-        let (label, effect) = match self.cut_off.take() {
-            Some(CutOff { label, is_closed: true }) => (Some(label), CUT_OFF),
-            Some(CutOff { label, is_closed: false }) => (Some(label), OPEN),
-            None => (None, MAYBE_OPEN),
-        };
-        let problem = self.problem(document.number, line, label, what, effect);
-        push_few(&mut self.reading.failures, problem);
     }
 
     /// Reads one document by `parse` and converts its objects as they come.
@@ -253,6 +233,8 @@ impl Reader<'_> {
         }
         let kind = match recognition {
             Recognition::Ours(kind) => kind,
+            // The text broke off before its apiVersion came.
+            _ if object.is_cut && object.api_version.is_none() => Kind::NetworkPolicy,
             // That the text breaks off is said in any case.
             _ if object.is_cut => return,
             Recognition::Foreign => {
@@ -289,13 +271,6 @@ impl Reader<'_> {
             }
             Err(unusable) => note(&unusable.at, unusable.to_string(), lost(kind), true),
         }
-    }
-
-    /// Takes in what there is of a policy within which the text broke off.
-    fn cut_off(&mut self, document: &Document<'_>, object: &RawObject, label: String) {
-        let change = convert::cut_off(&object.fields, self.interner);
-        self.cut_off = Some(CutOff { label, is_closed: change.is_some() });
-        self.reading.objects.extend(change.map(|change| held(change, document, object)));
     }
 
     /// Notes a document that is not understood.

@@ -3,6 +3,9 @@
 //! A Namespace object can be missing from a folder, arrive after its pods, or go before them. Its name alone is known then, and so is
 //! the one label that follows from the name (semantics 11): selectors on it work. All its other labels are unknown (semantics 37).
 //!
+//! A pod's namespace can be missing for long in a folder alone, which names those ([`Namespaces::missing`]). An API server has no
+//! pod without its Namespace: there one is missing only for the moment in which one watch is ahead of the other.
+//!
 //! Invariant: `shown` is what the consumer knows. A namespace is shown if an object describes it or a pod is in it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +22,8 @@ pub struct Namespaces {
     described: BTreeMap<Arc<str>, Namespace>,
     /// How many pods there are in each.
     pods: BTreeMap<Arc<str>, usize>,
+    /// How many policies there are in each.
+    policies: BTreeMap<Arc<str>, usize>,
     shown: BTreeMap<Arc<str>, Namespace>,
     /// Those whose showing must be looked at again.
     touched: BTreeSet<Arc<str>>,
@@ -54,6 +59,26 @@ impl Namespaces {
             self.pods.remove(namespace);
             self.touched.insert(namespace.clone());
         }
+    }
+
+    /// Takes note of one more policy in `namespace`.
+    pub fn policy_added(&mut self, namespace: &Arc<str>) {
+        *self.policies.entry(namespace.clone()).or_default() += 1;
+    }
+
+    /// Takes note of one policy fewer in `namespace`.
+    pub fn policy_removed(&mut self, namespace: &Arc<str>) {
+        let Some(policies) = self.policies.get_mut(namespace) else { return };
+        *policies -= 1;
+        if *policies == 0 {
+            self.policies.remove(namespace);
+        }
+    }
+
+    /// The namespaces that pods or policies are in and no object describes, by name.
+    pub fn missing(&self) -> BTreeSet<&Arc<str>> {
+        let named = self.pods.keys().chain(self.policies.keys());
+        named.filter(|name| !self.described.contains_key(*name)).collect()
     }
 
     /// What the consumer must be told now, by name: namespaces that came or changed, and those that are gone.
@@ -114,6 +139,24 @@ mod tests {
         assert_eq!(namespaces.changes(), []);
         namespaces.pod_removed(&web);
         assert_eq!(namespaces.changes(), [Change::NamespaceGone(web)]);
+    }
+
+    #[test]
+    fn a_namespace_is_missing_while_a_pod_or_a_policy_is_in_it_and_no_object_describes_it() {
+        let mut namespaces = Namespaces::default();
+        let [web, db]: [Arc<str>; 2] = ["web".into(), "db".into()];
+        namespaces.pod_added(&web);
+        namespaces.policy_added(&web);
+        namespaces.policy_added(&db);
+        assert_eq!(namespaces.missing(), BTreeSet::from([&db, &web]));
+        namespaces.pod_removed(&web);
+        namespaces.policy_removed(&db);
+        assert_eq!(namespaces.missing(), BTreeSet::from([&web]));
+        namespaces.described(known_by_name(&web));
+        assert_eq!(namespaces.missing(), BTreeSet::new());
+        namespaces.undescribed(&web);
+        namespaces.policy_removed(&web);
+        assert_eq!(namespaces.missing(), BTreeSet::new());
     }
 
     #[test]

@@ -96,8 +96,30 @@ impl Problem {
         }
     }
 
-    /// Writes the problem to the log: one warning, its fields under stable names.
-    pub(crate) fn log(&self) {
+    /// The namespace of the object; empty if it has none, or if the object can't be told.
+    pub fn namespace(&self) -> &str {
+        let name = self.object.as_deref().and_then(|object| object.split_once(' '));
+        name.and_then(|(_, name)| name.split_once('/')).map_or("", |(namespace, _)| namespace)
+    }
+
+    /// The problem in one line, without what changes with each version of the object or file: so a problem that two versions share is the
+    /// same.
+    pub fn without_version(&self) -> String {
+        let Self { origin, object, what, effect } = self;
+        let object = object.as_deref();
+        let place = match origin {
+            Origin::File { path, .. } => match object {
+                Some(object) => format!("{}: {object}", path.display()),
+                None => path.display().to_string(),
+            },
+            Origin::Api { .. } => object.unwrap_or("an object").to_owned(),
+        };
+        one_line(&format!("{place}: {what}; {effect}"))
+    }
+
+    /// Writes the problem to the log: one warning, its fields under stable names. A source does not do so itself: whether a problem is news
+    /// is for its consumer to say.
+    pub fn log(&self) {
         let (object, error, effect) = (self.object.as_deref(), &*self.what, &*self.effect);
         match &self.origin {
             Origin::File { path, document, line } => tracing::warn!(
@@ -117,20 +139,6 @@ impl Problem {
                 "an object was not understood"
             ),
         }
-    }
-}
-
-/// Writes each problem to the log when it comes up. Both lists are sorted.
-pub(crate) fn log_new(old: &[Problem], new: &[Problem]) {
-    /// More lines than this say no more, and could fill a disk.
-    const MOST: usize = 100;
-    let fresh: Vec<&Problem> = new.iter().filter(|problem| old.binary_search(problem).is_err()).collect();
-    fresh.iter().take(MOST).for_each(|problem| problem.log());
-    if fresh.len() > MOST {
-        tracing::warn!(
-            problems = fresh.len() - MOST,
-            "more objects were not understood: `doctor` lists them"
-        );
     }
 }
 
@@ -157,13 +165,17 @@ impl fmt::Display for Problem {
                 format!("{} (version {resource_version})", object.unwrap_or("an object"))
             }
         };
-        let text = format!("{place}: {}; {}", self.what, self.effect);
-        // Names and values come from outside: a line break in one must not look like a second problem, and an invisible character
-        // not like none.
-        visible(&text).chars().try_for_each(|c| {
-            if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") }
-        })
+        f.write_str(&one_line(&format!("{place}: {}; {}", self.what, self.effect)))
     }
+}
+
+/// Names and values come from outside: a line break in one must not look like a second problem, and an invisible character not like none.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in visible(text).chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
 }
 
 #[cfg(test)]
@@ -183,7 +195,17 @@ mod tests {
             "dir/web.yaml:12 (document 2): NetworkPolicy web/a\\nb: \
              spec.ingress[0].from[0].ipBlock.cidr: \"x\" is no CIDR; the peer matches nothing"
         );
+        let from_file = problem.without_version();
+        problem.origin = Origin::File { path: PathBuf::from("dir/web.yaml"), document: 3, line: Some(70) };
+        assert_eq!(problem.without_version(), from_file, "it has only moved");
+        assert!(
+            from_file.starts_with("dir/web.yaml: NetworkPolicy web/a\\nb: spec.ingress[0]"),
+            "{from_file}"
+        );
         problem.origin = Origin::Api { resource_version: "77".into() };
+        let from_api = problem.without_version();
+        assert!(from_api.starts_with("NetworkPolicy web/a\\nb: spec.ingress[0]"), "{from_api}");
+        assert_eq!(problem.namespace(), "web");
         assert_eq!(
             problem.to_string(),
             "NetworkPolicy web/a\\nb (version 77): \

@@ -19,10 +19,16 @@ pub struct ReadCounts {
     pub skipped: u64,
     /// The first of these, by their paths in the folder.
     pub skipped_files: Vec<String>,
+    /// Files whose names are not those of manifests, and links that lead nowhere. Hidden ones don't count.
+    #[serde(default)]
+    pub unread: u64,
+    /// The first of these, by their paths in the folder.
+    #[serde(default)]
+    pub unread_files: Vec<String>,
 }
 
 impl ReadCounts {
-    /// The largest number of skipped files that are named.
+    /// The largest number of skipped files, and of unread ones, that are named.
     pub(crate) const NAMED: usize = 5;
 }
 
@@ -41,11 +47,24 @@ impl fmt::Display for ReadCounts {
         if self.skipped > 0 {
             let files =
                 number(self.skipped, "file without a Kubernetes object", "files without Kubernetes objects");
-            let more = if self.skipped > self.skipped_files.len() as u64 { ", ..." } else { "" };
-            write!(f, "; skipped {files}: {}{more}", self.skipped_files.join(", "))?;
+            write!(f, "; skipped {files}: {}", named(self.skipped, &self.skipped_files))?;
+        }
+        if self.unread > 0 {
+            let files = number(
+                self.unread,
+                "file that is a broken link or does not end in .yaml, .yml or .json",
+                "files that are broken links or do not end in .yaml, .yml or .json",
+            );
+            write!(f, "; did not read {files}: {}", named(self.unread, &self.unread_files))?;
         }
         Ok(())
     }
+}
+
+/// The first of `count` files.
+fn named(count: u64, files: &[String]) -> String {
+    let more = if count > files.len() as u64 { ", ..." } else { "" };
+    files.join(", ") + more
 }
 
 #[cfg(test)]
@@ -67,6 +86,19 @@ mod tests {
             counts.to_string(),
             "9 files, 2 objects, 1 policy; 1 object of kinds that no verdict needs; skipped 3 files without Kubernetes objects: \
              values.yaml, a/package.json, ..."
+        );
+        counts = ReadCounts {
+            files: Some(9),
+            objects: 2,
+            policies: 1,
+            unread: 1,
+            unread_files: vec!["policy.yaml.bak".into()],
+            ..ReadCounts::default()
+        };
+        assert_eq!(
+            counts.to_string(),
+            "9 files, 2 objects, 1 policy; did not read 1 file that is a broken link or does not end in .yaml, .yml or .json: \
+             policy.yaml.bak"
         );
         let api = ReadCounts { files: None, objects: 0, policies: 0, ..ReadCounts::default() };
         assert_eq!(api.to_string(), "0 objects, 0 policies");

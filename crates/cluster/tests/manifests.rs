@@ -100,6 +100,62 @@ fn rule(rule: &RuleSpec) -> String {
     format!("{peers} and {ports}")
 }
 
+/// A policy in JSON or flow style, cut off behind each of its characters: from where it can be seen which pods it is about, it isolates
+/// them, whatever the order of its fields. Before that the message says that pods may be open.
+#[test]
+fn a_policy_that_is_cut_off_anywhere_isolates_as_soon_as_its_pods_are_known() {
+    let fields = [
+        r#""kind": "NetworkPolicy""#,
+        r#""metadata": {"labels": {"x": "y"}, "namespace": "web", "name": "p"}"#,
+        r#""spec": {"policyTypes": ["Ingress"], "podSelector": {"matchLabels": {"app": "a"}}, "ingress": [{"from": [{"podSelector": {}}]}]}"#,
+        r#""apiVersion": "networking.k8s.io/v1""#,
+    ];
+    // Behind each of these it is known what it is, where, and which pods it is about.
+    let parts = ["\"NetworkPolicy\"", "\"namespace\": \"web\"", "{\"app\": \"a\"}}"];
+    let mut isolated = 0;
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 3, 0, 1], [1, 0, 2, 3]] {
+        let json = format!("{{{}}}", order.map(|at| fields[at]).join(",\n "));
+        let flow = json.replace('"', "");
+        let list = format!("{{\"apiVersion\": \"v1\",\n\"items\": [{json}");
+        let block = format!("kind: List\napiVersion: v1\nitems:\n- # first\n  {json}");
+        for (name, whole, quotes) in
+            [("p.json", json, true), ("p.yaml", flow, false), ("p.json", list, true), ("p.yaml", block, true)]
+        {
+            let known = parts.map(|part| {
+                let part = if quotes { part.to_owned() } else { part.replace('"', "") };
+                // A plain scalar ends with what stands behind it.
+                let is_plain = !part.ends_with(['"', '}']);
+                whole.find(&part).expect("it is there") + part.len() + usize::from(is_plain)
+            });
+            let known = known.into_iter().max().expect("three");
+            let is_object = if quotes { "\"kind\"" } else { "kind" };
+            for end in whole.find(is_object).expect("a kind") + is_object.len()..whole.len() {
+                // What is wrong may come in the middle, too. It would end a plain scalar.
+                for rest in if quotes { ["", "]) x"] } else { ["", ""] } {
+                    let text = format!("{}{rest}", &whole[..end]);
+                    let reading = manifest::read(Path::new(name), text.as_bytes(), &Interner::new());
+                    let objects: Vec<String> = reading.changes().map(object).collect();
+                    let [failure] = reading.failures.as_slice() else { panic!("{text}\n{reading:?}") };
+                    if end >= known {
+                        // Of one whose name did not come all the same is known.
+                        let [found] = objects.as_slice() else { panic!("{text}\n{objects:?} {failure}") };
+                        assert!(
+                            found.contains(" web/") && found.contains("1 requirements, ingress [], egress")
+                        );
+                        assert!(!found.contains("peers"), "{text}\n{found}");
+                        assert!(failure.effect.contains("are isolated"), "{text}\n{failure}");
+                        isolated += 1;
+                    } else if rest.is_empty() {
+                        assert_eq!(objects, [""; 0], "{text}\n{failure}");
+                        assert!(failure.effect.contains("may be open"), "{text}\n{failure}");
+                    }
+                }
+            }
+        }
+    }
+    assert!(isolated > 1000, "{isolated}");
+}
+
 /// Texts for which a walk from the beginning for each of their parts would take minutes.
 #[test]
 fn the_time_to_read_grows_with_the_text_alone() {
@@ -110,7 +166,15 @@ fn the_time_to_read_grows_with_the_text_alone() {
     let labels: String = (0..MANY).map(|n| format!("    l{n}: a\n    l{n}: b\n")).collect();
     let labels = format!("{head}spec:\n  podSelector:\n    matchLabels:\n{labels}");
     let small = "{\"apiVersion\": \"v1\", \"kind\": \"Secret\"}\n".repeat(10 * MANY);
-    for (text, what) in [(rules, "a field twice"), (labels, "labels twice"), (small, "small values")] {
+    let flow = format!("{{kind: NetworkPolicy, spec: [{}", "a b, 'c', [{d: 1".repeat(2 * MANY));
+    let scalars = format!("{{kind: NetworkPolicy, spec: [{}", "a b, 'c', ".repeat(2 * MANY));
+    for (text, what) in [
+        (rules, "a field twice"),
+        (labels, "labels twice"),
+        (small, "small values"),
+        (flow, "flow style that breaks off, nested"),
+        (scalars, "flow style that breaks off"),
+    ] {
         let before = on_processor();
         manifest::read(Path::new("many.yaml"), text.as_bytes(), &Interner::new());
         let took = on_processor() - before;

@@ -1,20 +1,19 @@
 //! What the agent says of its work, in log, status and metrics.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use cluster::RefusedPolicy;
 use dataplane::sweep::SweepReport;
-use policy::{PolicyName, Snapshot};
+use policy::{PolicyName, Refusal, Snapshot};
 
 use super::Agent;
+use super::problem_log::{Line, ProblemKey};
 use crate::engine::Applied;
 use crate::health::Topic;
 use crate::metrics::observe;
 use crate::status;
 
-/// Policies beyond a budget that are logged at once, at most.
-const MOST_LOGGED: usize = 100;
 /// How many policies a line names that says what was applied.
 const NAMED_POLICIES: usize = 10;
 
@@ -76,36 +75,49 @@ impl Agent {
         );
     }
 
-    /// Says in status what is wrong with the source's objects, and which policies are beyond their namespace's budget. The source has
-    /// logged its own problems.
+    /// Says in status what is wrong with the source's objects, and which policies are beyond their namespace's budget. Says in the log what
+    /// of that is news.
     pub(super) fn note_problems(&mut self) {
-        let mut problems: Vec<status::Problem> = self.problems.iter().map(status::Problem::from).collect();
+        let mut standing = BTreeMap::new();
+        let mut problems = Vec::with_capacity(self.problems.len());
+        for problem in &self.problems {
+            problems.push(status::Problem::from(problem));
+            let (namespace, text) = (problem.namespace().to_owned(), problem.without_version());
+            standing.insert(ProblemKey { namespace, text }, Cause::Object(problem));
+        }
         let before = std::mem::take(&mut self.refused);
-        let mut logged = 0;
         for refusal in self.compiler.refusals() {
             let problem = status::Problem::from(&refusal);
-            if !before.contains(&refusal.policy) {
-                if let Some(watch) = &self.watch {
-                    let (name, message) = (refusal.policy.clone(), problem.text.clone());
-                    watch.refuse(RefusedPolicy { name, message });
-                }
-                logged += 1;
-                // More lines than this say no more, and could fill a disk.
-                if logged <= MOST_LOGGED {
-                    tracing::warn!(
-                        policy = %refusal.policy,
-                        entries = refusal.cost,
-                        rulesets = refusal.rulesets,
-                        namespace_entries = refusal.namespace,
-                        limit = refusal.limit,
-                        "policy exceeds its namespace's budget: it isolates its pods and allows nothing"
-                    );
-                }
+            if let Some(watch) = &self.watch
+                && !before.contains(&refusal.policy)
+            {
+                let (name, message) = (refusal.policy.clone(), problem.text.clone());
+                watch.refuse(RefusedPolicy { name, message });
             }
             problems.push(problem);
-            self.refused.insert(refusal.policy);
+            self.refused.insert(refusal.policy.clone());
+            let namespace = refusal.policy.namespace.to_string();
+            let text = format!("NetworkPolicy {}: it exceeds its namespace's budget", refusal.policy);
+            standing.insert(ProblemKey { namespace, text }, Cause::Budget(refusal));
+        }
+        let lines = self.problem_log.change(standing.keys().cloned().collect(), Instant::now());
+        for line in &lines {
+            match line {
+                Line::New(problem) => standing.get(problem).into_iter().for_each(Cause::log),
+                other => log_change(other),
+            }
         }
         self.health.state().status.problems = problems;
+    }
+
+    /// Says in the log how often problems came and went that had no line then.
+    pub(super) fn log_repeated_problems(&mut self) {
+        self.problem_log.due(Instant::now()).iter().for_each(log_change);
+    }
+
+    /// The same, for an agent that ends.
+    pub(super) fn log_rest_of_problems(&mut self) {
+        self.problem_log.rest(Instant::now()).iter().for_each(log_change);
     }
 
     /// Says in status what the newest snapshot was made from.
@@ -120,6 +132,48 @@ impl Agent {
             nodes: count(inventory.nodes.len()),
             policies: count(inventory.policies.len()),
         };
+    }
+}
+
+/// Where a problem is from.
+enum Cause<'a> {
+    /// An object, or a file, of the source.
+    Object(&'a cluster::Problem),
+    /// A policy beyond its namespace's budget.
+    Budget(Refusal),
+}
+
+impl Cause<'_> {
+    /// Writes one warning.
+    fn log(&self) {
+        match self {
+            Self::Object(problem) => problem.log(),
+            Self::Budget(refusal) => tracing::warn!(
+                policy = %refusal.policy,
+                entries = refusal.cost,
+                rulesets = refusal.rulesets,
+                namespace_entries = refusal.namespace,
+                limit = refusal.limit,
+                "policy exceeds its namespace's budget: it isolates its pods and allows nothing"
+            ),
+        }
+    }
+}
+
+/// Writes a line about problems that are not new.
+fn log_change(line: &Line) {
+    match line {
+        Line::New(problem) => tracing::warn!(problem = problem.text, "problem found"),
+        Line::Resolved(problem) => tracing::info!(problem = problem.text, "problem resolved"),
+        Line::Repeated { problem, changes, stands } => tracing::warn!(
+            problem = problem.text,
+            changes,
+            stands,
+            "problem found and resolved again and again: counted, not logged one by one"
+        ),
+        Line::Unnamed { new, resolved } => {
+            tracing::warn!(found = new, resolved, "more problems changed: `doctor` lists those that stand");
+        }
     }
 }
 

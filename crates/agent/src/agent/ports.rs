@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dataplane::ports::{Interfaces, Monitor, PortQueue, PortQueueConfig};
 use dataplane::queues::QueueRange;
+use dataplane::table::Protections;
 use policy::{Snapshot, Touched, Verdict};
 
 use super::{Agent, Message};
@@ -104,23 +105,23 @@ impl Agent {
 
     /// Records what rules have dropped by themselves, and says in status what is known of ports.
     pub(super) fn record_drops(&mut self) {
-        let (Some(engine), Some(snapshot)) = (&mut self.engine, &self.snapshot) else { return };
+        let (Some(engine), Some(snapshot)) = (&mut self.engine, self.snapshot.clone()) else { return };
+        let protections = engine.table().protections();
         match engine.table().drop_counts() {
             Ok(counts) => {
-                let lines = self.origins.drain_drops(counts, &self.config.node, snapshot);
+                let lines = self.origins.drain_drops(counts, &self.config.node, &snapshot);
                 lines.into_iter().for_each(|line| self.audit.record_dropped(line));
             }
             Err(error) => tracing::warn!(%error, "what rules dropped can't be read"),
         }
-        let new_ports = self.port_queue.as_ref().map(PortQueue::counters).unwrap_or_default();
-        let status = status::Origins::new(
-            &self.origins,
-            engine.table().protections(),
-            self.config.bridge,
-            new_ports,
-            snapshot,
-        );
+        let status = self.origins_status(protections, &snapshot);
         self.health.state().status.origins = Some(status);
+    }
+
+    /// What status says of where packets may come from, under rules with these protections.
+    pub(super) fn origins_status(&self, protections: Protections, snapshot: &Snapshot) -> status::Origins {
+        let new_ports = self.port_queue.as_ref().map(PortQueue::counters).unwrap_or_default();
+        status::Origins::new(&self.origins, protections, self.config.bridge, new_ports, snapshot)
     }
 }
 

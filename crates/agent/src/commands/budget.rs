@@ -3,16 +3,18 @@
 use clap::Args;
 use policy::Budget;
 
+use super::values::number;
+
 /// A budget for policies.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct BudgetArguments {
     /// How many entries the policies of one namespace may have: each rule, CIDR, exception, port, label key and label value is one, a peer that selects pods 16 more, a policy 16. Beyond
     /// that, the namespace's largest policies isolate their pods and allow nothing. An entry takes some 100 bytes.
-    #[arg(long, value_name = "ENTRIES", default_value_t = Budget::default().namespace)]
+    #[arg(long, value_name = "ENTRIES", default_value_t = Budget::default().namespace, value_parser = number(0..=u64::MAX, Budget::default().namespace))]
     policy_budget: u64,
 
     /// How many entries all policies may have. Beyond that, the largest namespaces have less than --policy-budget.
-    #[arg(long, value_name = "ENTRIES", default_value_t = Budget::default().total)]
+    #[arg(long, value_name = "ENTRIES", default_value_t = Budget::default().total, value_parser = number(0..=u64::MAX, Budget::default().total))]
     policy_budget_total: u64,
 }
 

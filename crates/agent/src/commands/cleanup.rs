@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::Output;
 use super::run::mark;
+use super::values;
 use crate::exit;
 use crate::terminal::{self, text};
 
@@ -55,10 +56,9 @@ impl Cleanup {
     /// Removes what is there.
     pub fn run(self) -> anyhow::Result<u8> {
         // Packets carry none when they leave the node; any other four bits do.
-        let others = [Marks::default().of_packets(), Marks::default().of_connections(), Mark(0x0f)];
-        let free = others.into_iter().find(|packet| packet.0 & self.connection_marks.0 == 0);
-        let marks = Marks::new(free.unwrap_or(Mark(0)), self.connection_marks)
-            .map_err(|error| exit::Usage(error.to_string()))?;
+        let mut others = (0..8).map(|digit| Mark(0xf << (4 * digit)));
+        let free = others.find(|packet| packet.0 & self.connection_marks.0 == 0);
+        let marks = values::marks(free.unwrap_or(Mark(0xf)), self.connection_marks)?;
         if !self.force
             && let Some(queue) = served_queue()?
         {
@@ -85,7 +85,7 @@ impl Cleanup {
 }
 
 /// A queue to which the rules point and that some program serves: an agent is alive, whether or not it serves HTTP.
-fn served_queue() -> anyhow::Result<Option<u16>> {
+pub(super) fn served_queue() -> anyhow::Result<Option<u16>> {
     let Some(queues) = Table::queues_in_use()? else { return Ok(None) };
     let bound = QueueStatistics::read()?;
     Ok(queues.numbers().find(|number| bound.iter().any(|queue| queue.number == *number)))

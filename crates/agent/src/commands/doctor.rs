@@ -11,10 +11,12 @@ use serde::Serialize;
 
 mod sources;
 
+use super::cleanup::served_queue;
 use super::run::{cores, mark};
 use super::table::State;
+use super::values::{self, number};
 use super::{Output, table};
-use crate::status::{Problem, Protection, Status};
+use crate::status::{Phase, Problem, Protection, Status};
 use crate::terminal::{self, Text, text};
 use crate::{client, exit, http, source};
 
@@ -50,7 +52,7 @@ pub struct Doctor {
     cni_cache: CniCache,
 
     /// First NFQUEUE number of the agent, to see whether another program has it.
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = number(0..=u16::MAX, 100))]
     queue_base: u16,
 
     /// The agent's --packet-marks: rules of other programs that write these bits are named.
@@ -66,7 +68,7 @@ pub struct Doctor {
     no_bridge: bool,
 
     /// The agent's --http-port.
-    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = http::DEFAULT_PORT)]
+    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = http::DEFAULT_PORT, value_parser = number(1..=u16::MAX, http::DEFAULT_PORT))]
     http_port: u16,
 
     /// How to print it.
@@ -82,6 +84,9 @@ struct Findings {
     agent: Option<AgentFindings>,
     /// The agent's tables in the kernel, which stay when it ends; null if the kernel doesn't say.
     tables: Option<InstalledTables>,
+    /// Whether an agent serves the queues to which the rules in the kernel send packets, whichever agent it is: while one takes over from
+    /// another, the agent that answers need not be the one that enforces.
+    rules_served: bool,
     /// How much the folder that was given holds; else how much the running agent has read. Null if there is neither.
     read: Option<ReadCounts>,
     /// Of the same.
@@ -91,9 +96,10 @@ struct Findings {
 #[derive(Debug, Serialize)]
 struct AgentFindings {
     pid: u32,
+    phase: Phase,
     ready: bool,
     not_ready: Vec<String>,
-    /// The protections of packets' origins, as the agent says; empty before it has rules.
+    /// The protections of packets' origins, as the agent says; empty before it has rules, and once another agent has taken over.
     protections: Vec<Protection>,
 }
 
@@ -109,8 +115,7 @@ impl Doctor {
     }
 
     fn look(&self) -> anyhow::Result<Findings> {
-        let marks = Marks::new(self.packet_marks, self.connection_marks)
-            .map_err(|error| exit::Usage(error.to_string()))?;
+        let marks = values::marks(self.packet_marks, self.connection_marks)?;
         let status = client::status(self.http_port).ok();
         let (read, problems) = match (&self.source, &status) {
             (Some(folder), _) => {
@@ -140,11 +145,13 @@ impl Doctor {
         if let Some(access) = self.access() {
             needs.extend(sources::look(access, &self.cni_cache));
         }
-        let agent = status.map(|Status { pid, ready, not_ready, origins, .. }| {
+        let agent = status.map(|Status { pid, phase, ready, not_ready, origins, .. }| {
             let protections = origins.map(|origins| origins.protections).unwrap_or_default();
-            AgentFindings { pid, ready, not_ready, protections }
+            AgentFindings { pid, phase, ready, not_ready, protections }
         });
-        Ok(Findings { needs, agent, tables: needs::installed_tables().ok(), read, problems })
+        let tables = needs::installed_tables().ok();
+        let rules_served = served_queue().is_ok_and(|queue| queue.is_some());
+        Ok(Findings { needs, agent, tables, rules_served, read, problems })
     }
 
     /// How the API server is to be reached, if there is a way to one.
@@ -157,15 +164,44 @@ impl Doctor {
     }
 
     fn queues(&self) -> Result<[QueueRange; 2], exit::Usage> {
-        QueueRange::pair(self.queue_base, cores()).map_err(|error| exit::Usage(error.to_string()))
+        values::queue_ranges(self.queue_base, cores())
     }
 }
 
 impl Findings {
     fn all_fine(&self) -> bool {
         self.needs.iter().all(|need| !need.state.is_wrong())
-            && self.agent.as_ref().is_none_or(|agent| agent.ready)
+            && self.agent.as_ref().is_none_or(|agent| agent.ready || self.has_handed_over(agent))
             && self.problems.is_empty()
+    }
+
+    /// Whether another agent enforces in place of this one.
+    fn has_handed_over(&self, agent: &AgentFindings) -> bool {
+        agent.phase == Phase::Superseded && self.rules_served
+    }
+
+    /// Which agent answers, and whether it enforces.
+    fn agent(&self) -> (State, Text) {
+        match &self.agent {
+            None if self.rules_served => {
+                let what = "no agent answers, but one serves the rules in the kernel";
+                (
+                    State::Warning,
+                    advice(what, "give its --http-port; if it is just taking over, ask again in a moment"),
+                )
+            }
+            None => (State::None, text!("no agent answers on this node")),
+            Some(agent) if agent.ready => (State::Fine, text!("pid {} enforces the policies", agent.pid)),
+            Some(agent) if self.has_handed_over(agent) => {
+                let what =
+                    format!("another agent has taken over from pid {} and enforces the policies", agent.pid);
+                (State::Warning, advice(&what, "end that process, unless it is just ending; then ask again"))
+            }
+            Some(agent) => {
+                let why = agent.not_ready.join("; ");
+                (State::Wrong, text!("pid {} is not ready: {why}", agent.pid))
+            }
+        }
     }
 
     fn text(&self) -> Text {
@@ -178,14 +214,7 @@ impl Findings {
             };
             rows.push((need.name.to_owned(), state, text));
         }
-        let (state, text) = match &self.agent {
-            None => (State::None, text!("no agent answers on this node")),
-            Some(agent) if agent.ready => (State::Fine, text!("pid {} enforces the policies", agent.pid)),
-            Some(agent) => {
-                let why = agent.not_ready.join("; ");
-                (State::Wrong, text!("pid {} is not ready: {why}", agent.pid))
-            }
-        };
+        let (state, text) = self.agent();
         rows.push(("agent".to_owned(), state, text));
         let (state, text) = self.protections();
         rows.push(("protections".to_owned(), state, text));
@@ -214,12 +243,24 @@ impl Findings {
         }
     }
 
-    /// Which protections of packets' origins are in force: as the agent says, or else by what it left in the kernel.
+    /// Which protections of packets' origins are in force: as the agent says, or else by the tables in the kernel.
     fn protections(&self) -> (State, Text) {
         match (&self.agent, self.tables) {
-            (Some(agent), _) if agent.protections.is_empty() => {
-                (State::None, text!("none in force yet: the agent has not installed its rules"))
+            (Some(agent), Some(tables))
+                if agent.protections.is_empty() && self.rules_served && tables.inet =>
+            {
+                let table = tables_text(tables);
+                (
+                    State::None,
+                    text!("those of another agent, whose rules are in force ({table}): it says which"),
+                )
             }
+            (Some(agent), _) if agent.protections.is_empty() => match agent.phase {
+                Phase::Starting => {
+                    (State::None, text!("none in force yet: the agent has not installed its rules"))
+                }
+                _ => (State::None, text!("the agent does not say: ask again in a moment")),
+            },
             (Some(agent), _) => {
                 let (on, off): (Vec<_>, Vec<_>) = agent.protections.iter().partition(|one| one.in_force);
                 let on: Vec<&str> = on.into_iter().map(|one| &*one.id).collect();
@@ -240,18 +281,27 @@ impl Findings {
             (None, Some(InstalledTables { inet: false, bridge: false })) => {
                 (State::None, text!("none in force: no rules of kube-verdict are in the kernel"))
             }
-            (None, Some(InstalledTables { inet, bridge })) => {
-                let left = match (inet, bridge) {
-                    (true, true) => "tables inet and bridge kube-verdict",
-                    (true, false) => "table inet kube-verdict, but not table bridge kube-verdict",
-                    (false, _) => "table bridge kube-verdict, but not table inet kube-verdict",
-                };
+            (None, Some(tables)) if self.rules_served => {
+                let table = tables_text(tables);
+                (State::None, text!("those of an agent that does not answer here ({table})"))
+            }
+            (None, Some(tables)) => {
+                let left = tables_text(tables);
                 let text = text!(
                     "an agent that is gone has left {left}: the ports that it knew are still checked, and packets of newer ones are treated by its --when-down"
                 );
                 (State::None, text)
             }
         }
+    }
+}
+
+/// Which tables are there: at least one.
+fn tables_text(tables: InstalledTables) -> &'static str {
+    match (tables.inet, tables.bridge) {
+        (true, true) => "tables inet and bridge kube-verdict",
+        (true, false) => "table inet kube-verdict, but not table bridge kube-verdict",
+        (false, _) => "table bridge kube-verdict, but not table inet kube-verdict",
     }
 }
 
@@ -274,16 +324,19 @@ mod tests {
         }
     }
 
-    fn found(agent: Option<Vec<Protection>>, tables: Option<(bool, bool)>) -> (State, String) {
-        let agent = agent.map(|protections| AgentFindings {
-            pid: 1,
-            ready: true,
-            not_ready: Vec::new(),
-            protections,
-        });
+    fn agent(phase: Phase, protections: Vec<Protection>) -> AgentFindings {
+        let ready = phase == Phase::Enforcing;
+        let not_ready = if ready { Vec::new() } else { vec![format!("{phase:?}")] };
+        AgentFindings { pid: 1, phase, ready, not_ready, protections }
+    }
+
+    fn findings(agent: Option<AgentFindings>, tables: Option<(bool, bool)>, rules_served: bool) -> Findings {
         let tables = tables.map(|(inet, bridge)| InstalledTables { inet, bridge });
-        let (state, text) =
-            Findings { needs: Vec::new(), agent, tables, read: None, problems: Vec::new() }.protections();
+        Findings { needs: Vec::new(), agent, tables, rules_served, read: None, problems: Vec::new() }
+    }
+
+    fn found(agent: Option<AgentFindings>, tables: Option<(bool, bool)>) -> (State, String) {
+        let (state, text) = findings(agent, tables, false).protections();
         (state, text.to_string())
     }
 
@@ -294,16 +347,16 @@ mod tests {
             protection("own-addresses", None, false),
             protection("overlay-sources", Some("off by default"), true),
         ];
-        let (state, text) = found(Some(protections.clone()), Some((true, true)));
+        let (state, text) = found(Some(agent(Phase::Enforcing, protections.clone())), Some((true, true)));
         assert_eq!(text, "in force: routed-sources, own-addresses\noverlay-sources is off: off by default");
         assert_eq!(state, State::Fine, "no more was asked for");
 
         protections.push(protection("bridged-sources", Some("the kernel lacks it"), false));
-        let (state, text) = found(Some(protections), Some((true, false)));
+        let (state, text) = found(Some(agent(Phase::Enforcing, protections)), Some((true, false)));
         assert!(text.ends_with("\nbridged-sources is off: the kernel lacks it"), "{text}");
         assert_eq!(state, State::Warning);
 
-        let (state, text) = found(Some(Vec::new()), Some((false, false)));
+        let (state, text) = found(Some(agent(Phase::Starting, Vec::new())), Some((false, false)));
         assert!(text.starts_with("none in force yet"), "{text}");
         assert_eq!(state, State::None);
     }
@@ -311,9 +364,7 @@ mod tests {
     #[test]
     fn how_much_was_read_is_always_said() {
         let said = |read: Option<ReadCounts>| {
-            let findings =
-                Findings { needs: Vec::new(), agent: None, tables: None, read, problems: Vec::new() };
-            let (state, text) = findings.read();
+            let (state, text) = Findings { read, ..findings(None, None, false) }.read();
             (state, text.to_string())
         };
         let counts =
@@ -342,5 +393,38 @@ mod tests {
             assert!(text.contains(part), "{tables:?}: {text}");
             assert_eq!(state, State::None, "an agent that does not run is neither right nor wrong");
         }
+    }
+
+    #[test]
+    fn while_one_agent_takes_over_from_another_the_rules_are_in_force_whichever_answers() {
+        let both = Some((true, true));
+        // The old one answers: its successor's rules are in the kernel.
+        let old = findings(Some(agent(Phase::Superseded, Vec::new())), both, true);
+        let (state, text) = old.protections();
+        assert!(text.to_string().starts_with("those of another agent, whose rules are in force"), "{text}");
+        assert_eq!(state, State::None);
+        let (state, text) = old.agent();
+        let expected =
+            "another agent has taken over from pid 1 and enforces the policies\n-> end that process";
+        assert!(text.to_string().starts_with(expected), "{text}");
+        assert_eq!(state, State::Warning);
+        assert!(old.all_fine(), "policy is in force");
+        // The new one answers before it has installed its rules: the old one's are in the kernel.
+        let (_, text) = findings(Some(agent(Phase::Starting, Vec::new())), both, true).protections();
+        assert!(text.to_string().starts_with("those of another agent"), "{text}");
+        // The old one has gone, and the new one has not opened its port yet.
+        let none = findings(None, both, true);
+        let (_, text) = none.protections();
+        assert!(text.to_string().starts_with("those of an agent that does not answer here"), "{text}");
+        let (state, text) = none.agent();
+        assert!(text.to_string().starts_with("no agent answers, but one serves the rules"), "{text}");
+        assert_eq!(state, State::Warning);
+    }
+
+    #[test]
+    fn an_agent_whose_successor_is_gone_is_wrong() {
+        let alone = findings(Some(agent(Phase::Superseded, Vec::new())), Some((true, true)), false);
+        assert_eq!(alone.agent().0, State::Wrong);
+        assert!(!alone.all_fine());
     }
 }

@@ -11,10 +11,12 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 use policy::{Compiler, Inventory, Packet, Scope, Snapshot, Verdict};
+use serde::Serialize;
 
 use super::Output;
 use super::budget::BudgetArguments;
 use crate::exit;
+use crate::nodes;
 use crate::paint;
 use crate::source::SourceArguments;
 use crate::status::Problem;
@@ -25,6 +27,7 @@ mod end;
 mod packets;
 mod port;
 
+use answer::Answer;
 use end::End;
 use port::PortArgument;
 
@@ -36,6 +39,8 @@ Examples:
     kube-verdict explain --source manifests --from web/a --to db/b --port postgres/TCP --output json
   May an address outside the cluster?
     kube-verdict explain --source manifests --from 192.0.2.7 --to web/a --port 443
+  Did the source get anything wrong that the answer may depend on?
+    kube-verdict explain --source manifests --from web/a --to db/b --port 5432 --output json | jq '.problems'
   The same of a cluster's policies, as they are now:
     kube-verdict explain --kubeconfig ~/.kube/config --from 192.0.2.7 --to web/a --port 443
   What does the agent of one node say of it?
@@ -78,8 +83,9 @@ pub struct Explain {
     budget: BudgetArguments,
 
     /// Judges the packets in this file (`-`: standard input): one JSON object a line with src, dst, protocol (a name or
-    /// number; TCP if absent), dst_port, and if need be src_port and icmp_type. Prints one JSON object a line, in the same
-    /// order. Of a line that can't be read it prints {"error": ...} and goes on.
+    /// number; TCP if absent), dst_port, and if need be src_port and icmp_type; expect, expected and note are not looked at, and
+    /// any other key is an error. Prints one JSON object a line, in the same order. For a line that can't be read it prints
+    /// {"error": ...} and goes on.
     #[arg(long, value_name = "FILE")]
     packets: Option<PathBuf>,
 
@@ -96,7 +102,7 @@ pub struct Explain {
 impl Explain {
     /// Reads the source and answers.
     pub fn run(self) -> anyhow::Result<u8> {
-        let changes = self.source.read_once()?;
+        let (changes, mut problems) = self.source.read_once()?;
         let scope = self.node.as_deref().map_or(Scope::Cluster, |node| Scope::Node(node.into()));
         let mut compiler = Compiler::new(scope).budget(self.budget.into());
         let mut snapshot = compiler.apply(changes);
@@ -104,8 +110,10 @@ impl Explain {
             snapshot = compiler.apply([]);
         }
         for refusal in compiler.refusals() {
-            let problem = Problem::from(&refusal).text;
-            (paint::warning("warning:") + text!(" {problem}")).print_error();
+            problems.push(Problem::from(&refusal));
+        }
+        for problem in &problems {
+            (paint::warning("warning:") + text!(" {}", problem.text)).print_error();
         }
         if let Some(node) = &self.node {
             must_be_a_node(node, compiler.inventory())?;
@@ -113,7 +121,15 @@ impl Explain {
         match (self.packets, self.from, self.to, self.port) {
             (Some(file), ..) => judge_all(&snapshot, &file),
             (None, Some(from), Some(to), Some(port)) => {
-                judge_one(&compiler, &snapshot, &from, &to, &port, self.output)
+                let answer = judge_one(&compiler, &snapshot, &from, &to, &port)?.by(self.node);
+                match self.output {
+                    Output::Text => answer.text().print()?,
+                    Output::Json => terminal::print_json(&Answered { answer: &answer, problems: &problems })?,
+                }
+                Ok(match answer.verdict() {
+                    Verdict::Allow => exit::FINE,
+                    Verdict::Deny => exit::DENIED,
+                })
             }
             // clap has seen to it; said again for whoever changes the attributes above.
             _ => Err(exit::Usage("give --from, --to and --port, or --packets".to_owned()).into()),
@@ -121,21 +137,21 @@ impl Explain {
     }
 }
 
+/// What is printed for programs.
+#[derive(Serialize)]
+struct Answered<'a> {
+    #[serde(flatten)]
+    answer: &'a Answer,
+    /// What the source's objects got wrong, and policies beyond their namespace's budget: the answer may be another without them.
+    problems: &'a [Problem],
+}
+
 /// A node that the source doesn't have is a mistake on the command line: its agent would judge no pod.
 fn must_be_a_node(name: &str, inventory: &Inventory) -> Result<(), exit::Usage> {
-    const SHOWN: usize = 5;
     if inventory.nodes.contains_key(name) {
         return Ok(());
     }
-    let names: Vec<&str> = inventory.nodes.keys().map(AsRef::as_ref).collect();
-    let known = match names.len() {
-        0 => "it has none".to_owned(),
-        number @ ..=SHOWN => format!("it has {number}: {}", names.join(", ")),
-        number => format!(
-            "it has {number}: {}, ...",
-            names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ")
-        ),
-    };
+    let known = nodes::others(name, inventory);
     Err(exit::Usage(format!("--node {name}: the source has no such Node; {known}")))
 }
 
@@ -145,8 +161,7 @@ fn judge_one(
     from: &End,
     to: &End,
     port: &PortArgument,
-    output: Output,
-) -> anyhow::Result<u8> {
+) -> anyhow::Result<Answer> {
     let inventory = compiler.inventory();
     let (from, to) = (from.resolve(inventory)?, to.resolve(inventory)?);
     let (protocol, number) = port.resolve(&to, inventory)?;
@@ -157,15 +172,7 @@ fn judge_one(
             number.map_or(packet, |number| packet.to_port(number))
         })
         .collect();
-    let answer = answer::Answer::new(snapshot, inventory, &from, &to, &packets)?;
-    match output {
-        Output::Text => answer.text().print()?,
-        Output::Json => terminal::print_json(&answer)?,
-    }
-    Ok(match answer.verdict() {
-        Verdict::Allow => exit::FINE,
-        Verdict::Deny => exit::DENIED,
-    })
+    Answer::new(snapshot, inventory, &from, &to, &packets)
 }
 
 fn judge_all(snapshot: &Snapshot, file: &Path) -> anyhow::Result<u8> {

@@ -81,14 +81,14 @@ fn translate(
         option("--kubeconfig", file);
     }
     option("--when-down", if flags.switch("fail-open")?.unwrap_or(true) { "open" } else { "closed" });
-    if let Some(number) = flags.number::<u16>("nfqueue-id")? {
+    if let Some(number) = flags.number::<u16>("nfqueue-id", "a queue number from 0 to 65535, such as 100")? {
         option("--queue-base", &number.to_string());
     }
     if let Some(judge) = flags.switch("netfilter-bug-1766-fix")? {
         option("--judge-dns", if judge { "on" } else { "off" });
     }
     option("--metrics-address", flags.value("metrics-bind-address").unwrap_or(DEFAULT_METRICS));
-    match flags.number::<i32>("v")?.unwrap_or(0) {
+    match flags.number::<i32>("v", "a whole number, such as 2")?.unwrap_or(0) {
         ..=3 => {}
         4..=5 => option("--log-level", "debug"),
         6.. => option("--log-level", "trace"),
@@ -96,7 +96,7 @@ fn translate(
     match flags.value("logging-format") {
         None | Some("text") => {}
         Some("json") => option("--log-format", "json"),
-        Some(other) => return Err(Usage(format!("--logging-format={other}: text or json"))),
+        Some(other) => return Err(Usage(format!("--logging-format={other}: write text or json"))),
     }
     for name in OURS {
         flags.values(name).for_each(|value| option(&format!("--{name}"), value));

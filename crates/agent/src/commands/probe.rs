@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::values::number;
 use crate::client::{self, Place};
 use crate::terminal::Text;
 use crate::{exit, http};
@@ -30,7 +31,7 @@ pub struct Probe {
     http_socket: Option<PathBuf>,
 
     /// The agent's --http-port.
-    #[arg(long, value_name = "PORT", default_value_t = http::DEFAULT_PORT)]
+    #[arg(long, value_name = "PORT", default_value_t = http::DEFAULT_PORT, value_parser = number(1..=u16::MAX, http::DEFAULT_PORT))]
     http_port: u16,
 }
 

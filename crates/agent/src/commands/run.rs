@@ -12,7 +12,6 @@ use cluster::CniCache;
 use dataplane::marks::{Mark, Marks};
 use dataplane::needs::{self, KernelVersion, Need, NeedState, NeedsConfig};
 use dataplane::ports::Overlay;
-use dataplane::queues::QueueRange;
 use dataplane::table::{QueueQuota, WhenDown};
 use dataplane::workers::{DEFAULT_QUEUE_LENGTH, HoldLimits};
 use ipnet::IpNet;
@@ -22,6 +21,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::budget::BudgetArguments;
+use super::values::{self, number};
 use crate::agent::{Agent, AgentConfig, Message};
 use crate::descriptors::OpenFiles;
 use crate::exit::{self, Usage};
@@ -77,7 +77,7 @@ pub struct Run {
     budget: BudgetArguments,
 
     /// The addresses of this node's pods. Repeat it for the other family. Wins over the Node object's spec.podCIDRs.
-    #[arg(long = "pod-cidr", value_name = "CIDR")]
+    #[arg(long = "pod-cidr", value_name = "CIDR", value_parser = values::pod_cidr)]
     pod_cidrs: Vec<IpNet>,
 
     /// What becomes of new connections of this node's pods while no agent runs. Connections that were accepted go on.
@@ -95,16 +95,16 @@ pub struct Run {
 
     /// How many packets are held at once, about 5 KB each; 0 holds none. One sender may hold a sixteenth of them, but at least 8.
     /// Senders known only by source address may hold half of them together.
-    #[arg(long, value_name = "N", default_value_t = HoldLimits::default().packets)]
+    #[arg(long, value_name = "N", default_value_t = HoldLimits::default().packets, value_parser = number(0..=u32::MAX, 2048))]
     hold_packets: u32,
 
     /// First NFQUEUE number. Twice as many as there are workers are used, and two more for packets of new pods, so that a second agent
     /// can take over.
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = number(0..=u16::MAX, 100))]
     queue_base: u16,
 
     /// Packets that may wait in one queue.
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_QUEUE_LENGTH, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_QUEUE_LENGTH, value_parser = number(1..=u32::MAX, DEFAULT_QUEUE_LENGTH))]
     queue_length: u32,
 
     /// How many packets a second one source address may ask workers about: first packets of flows whose verdict the kernel does not have
@@ -113,7 +113,7 @@ pub struct Run {
     queue_quota: QuotaRate,
 
     /// Worker threads, one for each queue. Default: one per core.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = number(1..=1024_u16, 4))]
     workers: Option<u16>,
 
     /// How many seconds the kernel remembers who was allowed to reach whom on which port. Until then further connections pass
@@ -123,7 +123,7 @@ pub struct Run {
     remember: RememberFor,
 
     /// First of two NFLOG groups, by which the kernel tells of remembered connections. Used if there is an audit log.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(..=65534))]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = number(0..=65534_u16, 100))]
     nflog_group: u16,
 
     /// The four bits in packet marks by which rules and workers tell one another what they know of a packet. They are cleared before
@@ -168,7 +168,7 @@ pub struct Run {
     audit_max_size: u64,
 
     /// How many rotated audit logs to keep, as FILE.1 (the newest) and so on.
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = number(0..=u32::MAX, 5))]
     audit_keep: u32,
 
     /// Judge, and so record, connections of pods that no policy isolates, too. They pass without a verdict otherwise.
@@ -260,19 +260,8 @@ impl Run {
     }
 
     fn agent_config(&self) -> Result<AgentConfig, Usage> {
-        let marks =
-            Marks::new(self.packet_marks, self.connection_marks).map_err(|error| Usage(error.to_string()))?;
-        let queues = QueueRange::pair(self.queue_base, self.workers.unwrap_or_else(cores))
-            .map_err(|error| Usage(error.to_string()))?;
-        // Behind both ranges stand the two queues of new ports.
-        let end = u32::from(queues[1].first) + u32::from(queues[1].count) + 2;
-        if end > 1 << 16 {
-            return Err(Usage(format!(
-                "--queue-base {}: queue numbers end at 65535, and {} are needed from there",
-                self.queue_base,
-                end - u32::from(self.queue_base)
-            )));
-        }
+        let marks = values::marks(self.packet_marks, self.connection_marks)?;
+        let queues = values::queue_ranges(self.queue_base, self.workers.unwrap_or_else(cores))?;
         if self.node.is_empty() {
             return Err(Usage("--node must not be empty".to_owned()));
         }

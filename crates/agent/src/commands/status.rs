@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use cluster::Link;
 
+use super::values::number;
 use super::{Output, table};
 use crate::status::{Connection, FullQueue, NewPorts, Origins, Phase, Source, Status};
 use crate::terminal::{self, Text, text};
@@ -28,7 +29,7 @@ command line is wrong.";
 #[command(after_help = EXAMPLES)]
 pub struct StatusCommand {
     /// The agent's --http-port.
-    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = http::DEFAULT_PORT)]
+    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = http::DEFAULT_PORT, value_parser = number(1..=u16::MAX, http::DEFAULT_PORT))]
     http_port: u16,
 
     /// How to print it.
@@ -91,8 +92,15 @@ fn shown(status: &Status, width: u16) -> Text {
         "pod CIDRs",
         if status.pod_cidrs.is_empty() { "unknown".to_owned() } else { status.pod_cidrs.join(", ") },
     );
-    if let Some(rules) = &status.table {
-        row("rules", format!("queues {} ({}), when down {}", rules.queues, rules.form, rules.when_down));
+    match (&status.table, status.phase) {
+        (Some(rules), _) => {
+            row("rules", format!("queues {} ({}), when down {}", rules.queues, rules.form, rules.when_down));
+        }
+        (None, Phase::Superseded) => {
+            row("rules", "those of the agent that has taken over; its status says which".to_owned());
+        }
+        (None, Phase::Starting) => row("rules", "this agent has installed none yet".to_owned()),
+        (None, _) => row("rules", "none of this agent's".to_owned()),
     }
     let packets = &status.packets;
     row(
@@ -338,6 +346,19 @@ mod tests {
         let lines = shown_lines(&Status { origins: Some(Origins::default()), ..Status::default() });
         assert!(lines.iter().any(|line| line == "dropped 0 packets by rules"), "{lines:?}");
         assert!(!lines.iter().any(|line| line.starts_with("overlays ")), "{lines:?}");
+    }
+
+    #[test]
+    fn an_agent_from_which_another_took_over_says_whose_rules_are_in_force() {
+        let rules = |phase| {
+            let lines = shown_lines(&Status { phase, ..Status::default() });
+            lines.into_iter().find(|line| line.starts_with("rules ")).expect("always said")
+        };
+        assert_eq!(
+            rules(Phase::Superseded),
+            "rules those of the agent that has taken over; its status says which"
+        );
+        assert_eq!(rules(Phase::Starting), "rules this agent has installed none yet");
     }
 
     #[test]

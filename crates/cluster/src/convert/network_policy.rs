@@ -104,13 +104,13 @@ pub(super) fn network_policy(
 
 /// Converts what was read of a policy before its text broke off: the pods that it selects are isolated, and nothing is allowed.
 /// `None` if it was not read which pods those are.
-pub(super) fn cut_off(object: &Value, interner: &Interner) -> Option<PolicySpec> {
+pub(super) fn cut_off(object: &Value, mut flaws: Flaws, interner: &Interner) -> Option<PolicySpec> {
     let spec = object.get("spec")?;
     let pods = spec.get("podSelector")?;
     let types = spec.get("policyTypes").cloned().unwrap_or_else(|| json!(["Ingress", "Egress"]));
     let read =
         json!({"metadata": object.get("metadata")?, "spec": {"podSelector": pods, "policyTypes": types}});
-    network_policy(&Place::root(&read), interner, &mut Flaws::default()).ok()
+    network_policy(&Place::root(&read), interner, &mut flaws).ok()
 }
 
 /// The policy's name, and whether it can be read. A policy without one is closed, and not lost: its pods would be open.

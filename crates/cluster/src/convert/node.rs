@@ -8,8 +8,9 @@ use policy::Node;
 use super::peer::canonical_block;
 use super::place::{Flaws, Place};
 use super::pod::address;
-use super::{Unusable, metadata};
+use super::{FieldPath, Step, Unusable, metadata};
 use crate::interner::Interner;
+use crate::invisible::{as_seen, visible};
 
 /// The kinds of addresses in `status.addresses` that are the node's own; host names are not looked up.
 const OWN_ADDRESSES: [&str; 2] = ["InternalIP", "ExternalIP"];
@@ -22,6 +23,28 @@ pub(crate) const PUBLIC_ADDRESSES: [&str; 4] = [
     "flannel.alpha.coreos.com/public-ipv6",
     "flannel.alpha.coreos.com/public-ipv6-overwrite",
 ];
+
+/// What follows from a range of pods that is not understood. Nothing else says which addresses are the cluster's, so this is where
+/// something unknown can widen access: the message says so.
+const UNKNOWN_RANGE: &str = "addresses of this range that no known pod has count as outside of the cluster, and an ipBlock can allow them: \
+                             write it as `kubectl get node -o yaml` shows it; for the agent's own node, --pod-cidr says it too";
+/// What follows from a Node of which no range of pods is known.
+const NO_RANGE: &str = "addresses of its pods that are not known count as outside of the cluster, and an ipBlock can allow them: add the \
+                        podCIDRs that `kubectl get node -o yaml` shows; for the agent's own node, --pod-cidr says them too";
+
+/// What is said of a Node that has no range of pods, as one has in its first moments.
+pub(crate) const WITHOUT_RANGE: &str = "there is neither podCIDRs nor podCIDR";
+
+/// The fields of `spec` that say which addresses pods have.
+const RANGES: [&str; 2] = ["podCIDR", "podCIDRs"];
+
+/// Whether the name of a field of a Node's `spec` is one of [`RANGES`], but for its spelling.
+pub(crate) fn is_miswritten_range(field: &str) -> bool {
+    let plain = |name: &str| name.to_lowercase().replace(['_', '-', ' '], "");
+    let seen = plain(&as_seen(field));
+    !RANGES.contains(&field)
+        && RANGES.iter().any(|meant| strsim::damerau_levenshtein(&seen, &plain(meant)) <= 2)
+}
 
 /// Converts a Node.
 pub(super) fn node(object: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> Result<Node, Unusable> {
@@ -44,19 +67,34 @@ pub(super) fn node(object: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -
             addresses.extend(address(&text, flaws).filter(|found| !addresses.contains(found)));
         }
     }
+    Ok(Node { name, addresses, pod_cidrs: pod_cidrs(object, flaws), has_all_addresses: false })
+}
+
+/// The ranges of its pods' addresses.
+fn pod_cidrs(object: &Place<'_>, flaws: &mut Flaws) -> Vec<IpNet> {
     let mut pod_cidrs: Vec<IpNet> = Vec::new();
+    let before = flaws.serious();
     if let Some(spec) = object.field("spec") {
-        const EFFECT: &str = "this range is not known as one of pods";
         let mut take = |place: &Place<'_>, flaws: &mut Flaws| match canonical_block(place) {
             Ok(block) if !pod_cidrs.contains(&block) => pod_cidrs.push(block),
             Ok(_) => {}
-            Err(what) => flaws.push(place, what, EFFECT),
+            Err(what) => flaws.push(place, what, UNKNOWN_RANGE),
         };
-        spec.each("podCIDRs", flaws, EFFECT, &mut take);
+        spec.each("podCIDRs", flaws, UNKNOWN_RANGE, &mut take);
         // `podCIDR` is the first of `podCIDRs` again; manifests written by hand may have it alone.
         if let Some(single) = spec.field("podCIDR").filter(|single| single.value.as_str() != Some("")) {
             take(&single, flaws);
         }
+        if !spec.value.is_object() {
+            flaws.push(&spec, format!("{} is no spec of a Node", spec.shown()), NO_RANGE);
+        }
+        for name in spec.unknown_fields(&RANGES).filter(|name| is_miswritten_range(name)) {
+            let what = format!("the field {} is not known: podCIDRs is probably meant", visible(name));
+            flaws.push(&spec, what, UNKNOWN_RANGE);
+        }
     }
-    Ok(Node { name, addresses, pod_cidrs, has_all_addresses: false })
+    if pod_cidrs.is_empty() && flaws.serious() == before {
+        flaws.push_at(FieldPath(vec![Step::Field("spec".into())]), WITHOUT_RANGE, NO_RANGE);
+    }
+    pod_cidrs
 }

@@ -27,6 +27,31 @@ const ENGINES: [(&str, &str); 7] = [
     ("k8s.ovn.org", "OVN-Kubernetes"),
 ];
 
+/// Kinds of `v1`, which none of ours is misspelt as (Kubernetes 1.34).
+const CORE: [&str; 18] = [
+    "Binding",
+    "ComponentStatus",
+    "ConfigMap",
+    "Endpoints",
+    "Event",
+    "LimitRange",
+    "List",
+    "Namespace",
+    "Node",
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+    "Pod",
+    "PodTemplate",
+    "ReplicationController",
+    "ResourceQuota",
+    "Secret",
+    "Service",
+    "ServiceAccount",
+];
+
+/// Kinds of `networking.k8s.io/v1` that no verdict needs (Kubernetes 1.34).
+const NETWORKING: [&str; 4] = ["Ingress", "IngressClass", "IPAddress", "ServiceCIDR"];
+
 /// Recognises an object.
 ///
 /// A foreign API group may have a Pod or Node of its own, which is none of ours. A network policy of any group and any
@@ -41,8 +66,37 @@ pub(super) fn recognise(api_version: &str, kind: &str) -> Recognition {
         Some(ours) if ours.name() == kind && ours.api_version() == api_version => Recognition::Ours(ours),
         Some(ours) if is_meant(ours, &group) => Recognition::Mistaken(ours, mistake(ours, api_version, kind)),
         _ if is_policy => not_enforced(api_version, kind, ""),
-        _ => Recognition::Foreign,
+        _ => unknown(api_version, kind),
     }
+}
+
+/// Recognises a kind that is none of ours, nor meant for one of ours by its name alone: it may be in a version of which all kinds are
+/// known.
+fn unknown(api_version: &str, kind: &str) -> Recognition {
+    let version = as_seen(api_version).to_ascii_lowercase();
+    let name = as_seen(kind).to_ascii_lowercase();
+    let name = name.strip_suffix("list").filter(|name| !name.is_empty()).unwrap_or(&name);
+    let is_among = |known: &[&str]| known.iter().any(|known| known.eq_ignore_ascii_case(name));
+    let policy = Kind::NetworkPolicy;
+    if version == policy.api_version() && !is_among(&NETWORKING) {
+        // `NetPol`, `Policy`.
+        return if name.contains("pol") {
+            Recognition::Mistaken(policy, mistake(policy, api_version, kind))
+        } else {
+            let (name, kind) = (policy.name(), visible(kind));
+            Recognition::NotEnforced(format!(
+                "apiVersion {version} has no kind \"{kind}\" that is known here: if {name} is meant, pods that it was to isolate may be open"
+            ))
+        };
+    }
+    if version == "v1" && !is_among(&CORE) {
+        let near = |ours: &Kind| strsim::damerau_levenshtein(name, &ours.name().to_ascii_lowercase()) == 1;
+        let ours = Kind::ALL.into_iter().filter(|ours| ours.api_version() == version);
+        if let Some(ours) = ours.into_iter().find(near) {
+            return Recognition::Mistaken(ours, mistake(ours, api_version, kind));
+        }
+    }
+    Recognition::Foreign
 }
 
 fn not_enforced(api_version: &str, kind: &str, whose: &str) -> Recognition {
@@ -61,6 +115,10 @@ fn engine(group: &str) -> Option<&'static str> {
     ENGINES.iter().find(|(known, _)| is_its(known)).map(|(_, engine)| *engine)
 }
 
+/// Short names that kubectl takes. Those of pods and nodes are too short to tell what is meant.
+const SHORT: [(&str, Kind); 3] =
+    [("netpol", Kind::NetworkPolicy), ("netpols", Kind::NetworkPolicy), ("ns", Kind::Namespace)];
+
 /// The kind of ours that is meant by this one, however it is written.
 fn meant(kind: &str) -> Option<Kind> {
     if let Some(ours) = Kind::named(kind) {
@@ -74,6 +132,7 @@ fn meant(kind: &str) -> Option<Kind> {
         const LONG: usize = 9;
         kind == name
             || kind == ours.plural()
+            || SHORT.contains(&(kind, *ours))
             || (name.len() >= LONG && strsim::damerau_levenshtein(kind, &name) <= 2)
     })
 }
@@ -118,8 +177,15 @@ mod tests {
             ("management.cattle.io/v3", "Node"),
             ("metrics.k8s.io/v1beta1", "NodeMetrics"),
             ("apps/v1", "Deployment"),
-            ("v1", "Node2"),
             ("v1", "Secret"),
+            ("v1", "ConfigMapList"),
+            ("example.com/v1", "Pdo"),
+            ("v1", "n"),
+            ("networking.k8s.io/v1", "Ingress"),
+            ("networking.k8s.io/v1", "IngressClassList"),
+            ("networking.k8s.io/v1", "ServiceCIDR"),
+            ("networking.k8s.io/v1beta1", "ServiceCIDR"),
+            ("policy/v1", "PodDisruptionBudget"),
             ("", ""),
         ] {
             assert_eq!(Kind::of(version, kind), Foreign, "{version} {kind}");
@@ -141,6 +207,16 @@ mod tests {
             ("networking.k8s.io/v1", "NetwrokPolicy", Kind::NetworkPolicy),
             ("networking.k8s.io/v1", "NetworkPolicy\u{200b}", Kind::NetworkPolicy),
             ("networking.k8s.io/v1\u{a0}", "NetworkPolicy", Kind::NetworkPolicy),
+            ("networking.k8s.io/v1", "NetPol", Kind::NetworkPolicy),
+            ("networking.k8s.io/v1", "netpols", Kind::NetworkPolicy),
+            ("networking.k8s.io/v1", "Policy", Kind::NetworkPolicy),
+            ("networking.k8s.io/v1", "PolicyList", Kind::NetworkPolicy),
+            ("v1", "netpol", Kind::NetworkPolicy),
+            ("v1", "Pdo", Kind::Pod),
+            ("v1", "Podd", Kind::Pod),
+            ("v1", "Noed", Kind::Node),
+            ("v1", "Node2", Kind::Node),
+            ("v1", "ns", Kind::Namespace),
             ("core/v1", "Namespace", Kind::Namespace),
             ("V1", "Pod", Kind::Pod),
             ("v1", "pods", Kind::Pod),
@@ -170,5 +246,13 @@ mod tests {
             assert!(what.contains(engine) && what.contains("not enforced"), "{what}");
         }
         assert_eq!(Kind::of("projectcalico.org/v3", "IPPool"), Foreign);
+    }
+
+    #[test]
+    fn an_unknown_kind_beside_network_policies_is_named() {
+        for kind in ["Isolation", "Netork", "List", "List\u{200b}"] {
+            let NotEnforced(what) = Kind::of("networking.k8s.io/v1", kind) else { panic!("{kind}") };
+            assert!(what.contains("if NetworkPolicy is meant") && !what.contains('\u{200b}'), "{what}");
+        }
     }
 }

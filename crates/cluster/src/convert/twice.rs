@@ -19,9 +19,16 @@ pub struct Twice {
     pub at: FieldPath,
     /// Whether the same value stands there each time.
     pub is_same: bool,
-    /// The values, in the order in which they stand there; `None` where they were not looked at.
+    /// The first values, in the order in which they stand there; `None` where they were not looked at.
     values: Option<Vec<String>>,
+    /// How often the field stands there, where the values were looked at.
+    times: usize,
+    /// Whether it stands for fields within the one at `at`, which are too many to be noted.
+    is_for_more: bool,
 }
+
+/// How many values of a field are named: more say no more.
+const MOST_VALUES: usize = 4;
 
 impl Twice {
     /// The field at `at` came again: its value before and its value now, where they were looked at.
@@ -30,7 +37,14 @@ impl Twice {
             at,
             is_same: values.is_some_and(|(before, now)| before == now),
             values: values.map(|(before, now)| vec![shown(before), shown(now)]),
+            times: 2,
+            is_for_more: false,
         }
+    }
+
+    /// Fields within the one at `at` came again, and are not noted one by one: whatever is in it is not understood.
+    pub(crate) fn more_within(at: FieldPath) -> Self {
+        Self { at, is_same: false, values: None, times: 0, is_for_more: true }
     }
 
     /// The same field came once more.
@@ -38,6 +52,8 @@ impl Twice {
         self.is_same &= again.is_same;
         if let (Some(values), Some(more)) = (&mut self.values, again.values) {
             values.extend(more.into_iter().skip(1));
+            values.truncate(MOST_VALUES);
+            self.times += 1;
         }
     }
 
@@ -50,15 +66,11 @@ impl Twice {
 impl fmt::Display for Twice {
     /// `written 2 times: "early", then "late"`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// More than these say no more.
-        const MOST: usize = 4;
+        if self.is_for_more {
+            return f.write_str("too many fields within it are written more than once: write each once");
+        }
         let Some(values) = &self.values else { return f.write_str("this field is written more than once") };
-        write!(
-            f,
-            "this field is written {} times: {}",
-            values.len(),
-            values[..values.len().min(MOST)].join(", then ")
-        )?;
-        if values.len() > MOST { f.write_str(", ...") } else { Ok(()) }
+        write!(f, "this field is written {} times: {}", self.times, values.join(", then "))?;
+        if self.times > values.len() { f.write_str(", ...") } else { Ok(()) }
     }
 }

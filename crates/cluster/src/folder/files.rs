@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use policy::{Change, Labels, PolicyName};
 
+use super::scan::Unread;
 use crate::differences::Differences;
 use crate::interner::Interner;
 use crate::key::Key;
 use crate::manifest::{Held, Reading};
-use crate::problem::{Origin, Problem, ReadCounts, Update, log_new};
+use crate::problem::{Origin, Problem, ReadCounts, Update};
 use crate::stamp::Stamp;
 
 /// What follows from a file that breaks after it was good.
@@ -29,6 +30,8 @@ pub(super) struct Files {
     differences: Differences,
     /// Problems of folders, not of files.
     folders: Vec<Problem>,
+    /// What the last walk found that is no manifest by its name.
+    unread: Unread,
     /// The problems of the last update.
     reported: Vec<Problem>,
     /// The counts of the last update.
@@ -104,6 +107,12 @@ impl Files {
         self.folders = problems;
     }
 
+    /// Takes in what is not read because of its name.
+    pub fn unread(&mut self, unread: &Unread) {
+        self.news |= self.unread != *unread;
+        self.unread.clone_from(unread);
+    }
+
     /// The version of the file that was read last.
     pub fn stamp(&self, path: &Path) -> Option<Stamp> {
         self.files.get(path)?.stamp
@@ -138,15 +147,22 @@ impl Files {
         if interner.wants_sweep() {
             interner.sweep(self.labels());
         }
-        let problems = self.problems();
+        let problems = self.problems(root);
         let read = self.count(root);
         if changes.is_empty() && problems == self.reported && read == self.counted {
             return None;
         }
-        log_new(&self.reported, &problems);
         if read.skipped_files != self.counted.skipped_files {
             let files = read.skipped_files.join(", ");
             tracing::info!(skipped = read.skipped, files, "files without Kubernetes objects are skipped");
+        }
+        if read.unread_files != self.counted.unread_files {
+            let files = read.unread_files.join(", ");
+            tracing::info!(
+                unread = read.unread,
+                files,
+                "files are not read: they are broken links or do not end in .yaml, .yml or .json"
+            );
         }
         self.reported.clone_from(&problems);
         self.counted.clone_from(&read);
@@ -191,20 +207,23 @@ impl Files {
         // Policies sort last, and this name before those of all others.
         let first = Key::Policy(PolicyName::network_policy("", ""));
         let skipped = || self.files.iter().filter(|(_, file)| file.is_no_manifest).map(|(path, _)| path);
-        let shown = |path: &Arc<Path>| path.strip_prefix(root).unwrap_or(path).display().to_string();
+        let shown = |path: &Path| path.strip_prefix(root).unwrap_or(path).display().to_string();
         ReadCounts {
             files: Some(number(self.files.len())),
             objects: number(self.holders.len()),
             policies: number(self.holders.range(first..).count()),
             others: number(self.files.values().map(|file| file.others).sum()),
             skipped: number(skipped().count()),
-            skipped_files: skipped().take(ReadCounts::NAMED).map(shown).collect(),
+            skipped_files: skipped().take(ReadCounts::NAMED).map(|path| shown(path)).collect(),
+            unread: self.unread.count,
+            unread_files: self.unread.first.iter().map(|path| shown(path)).collect(),
         }
     }
 
     /// All problems that stand, sorted.
-    fn problems(&self) -> Vec<Problem> {
+    fn problems(&self, root: &Path) -> Vec<Problem> {
         let mut problems = self.folders.clone();
+        problems.extend(missing_namespaces(root, &self.differences.missing_namespaces()));
         for file in self.files.values() {
             problems.extend(file.flaws.iter().chain(&file.failures).cloned());
         }
@@ -240,6 +259,31 @@ impl Files {
         });
         own.chain(self.differences.labels())
     }
+}
+
+/// The problem of namespaces that no file describes.
+fn missing_namespaces(root: &Path, missing: &BTreeSet<&Arc<str>>) -> Option<Problem> {
+    /// More names say no more.
+    const NAMED: usize = 5;
+    let named: Vec<&str> = missing.iter().take(NAMED).map(|name| &***name).collect();
+    let more = missing.len() - named.len();
+    let names = named.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() };
+    let (what, effect) = match missing.len() {
+        0 => return None,
+        1 => (
+            format!(
+                "pods or policies are in the namespace {names}, and no file has a Namespace of that name"
+            ),
+            "its labels are unknown: a namespaceSelector that asks for a label other than kubernetes.io/metadata.name selects none \
+             of its pods: add the Namespace",
+        ),
+        count => (
+            format!("pods or policies are in {count} namespaces that no file has a Namespace for: {names}"),
+            "their labels are unknown: a namespaceSelector that asks for a label other than kubernetes.io/metadata.name selects none \
+             of their pods: add the Namespaces",
+        ),
+    };
+    Some(Problem { origin: Origin::whole_file(root), object: None, what, effect: effect.into() })
 }
 
 /// The object in force: that of the file whose path sorts last.

@@ -1,12 +1,13 @@
 //! Walks through the folder: which manifests are there now, in which folders.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
+use crate::problem::ReadCounts;
 use crate::stamp::Stamp;
 
 /// What a walk found.
@@ -16,6 +17,26 @@ pub(super) struct Found {
     pub manifests: BTreeMap<PathBuf, Stamp>,
     /// Folders that could not be read, and why. Nothing is known about what is in them.
     pub unreadable: Vec<(PathBuf, io::Error)>,
+    /// What else is in the folder and not hidden.
+    pub unread: Unread,
+}
+
+/// Files whose names are not those of manifests, and links that lead nowhere.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Unread {
+    pub count: u64,
+    /// The first ones, by path: there may be any number.
+    pub first: BTreeSet<PathBuf>,
+}
+
+impl Unread {
+    fn add(&mut self, path: PathBuf) {
+        self.count += 1;
+        self.first.insert(path);
+        if self.first.len() > ReadCounts::NAMED {
+            self.first.pop_last();
+        }
+    }
 }
 
 /// Walks through `root` and its subfolders. Symbolic links are followed, hidden entries are not looked at.
@@ -38,6 +59,8 @@ pub(super) fn scan(root: &Path, mut enter: impl FnMut(&Path, &Metadata)) -> Foun
                 // What vanished during the walk, or is a link to nothing, is not there.
                 if error.kind() != io::ErrorKind::NotFound || depth == 0 {
                     found.unreadable.push((path, error));
+                } else if path.is_symlink() && !is_hidden(&path) {
+                    found.unread.add(path);
                 }
                 continue;
             }
@@ -48,6 +71,8 @@ pub(super) fn scan(root: &Path, mut enter: impl FnMut(&Path, &Metadata)) -> Foun
             enter(entry.path(), &metadata);
         } else if is_manifest(entry.path()) {
             found.manifests.insert(entry.into_path(), Stamp::of(&metadata));
+        } else {
+            found.unread.add(entry.into_path());
         }
     }
     found

@@ -43,7 +43,10 @@ struct Story {
     dir: TempDir,
     updates: Receiver<Update>,
     known: Inventory,
+    /// All but that their namespace has no Namespace, which most stories leave out.
     problems: Vec<Problem>,
+    /// That it has none.
+    missing: Vec<Problem>,
     read: ReadCounts,
     /// Every object that ever went.
     gone: Vec<String>,
@@ -65,6 +68,7 @@ impl Story {
             updates,
             known: Inventory::default(),
             problems: Vec::new(),
+            missing: Vec::new(),
             read: ReadCounts::default(),
             gone: Vec::new(),
             watch: Some(watch),
@@ -92,9 +96,12 @@ impl Story {
     }
 
     fn take_in(&mut self, update: Update) {
+        let (missing, problems): (Vec<_>, Vec<_>) =
+            update.problems.into_iter().partition(|problem| problem.what.contains("no file has a Namespace"));
         assert!(
             !update.changes.is_empty()
-                || update.problems != self.problems
+                || problems != self.problems
+                || missing != self.missing
                 || update.read != self.read
                 || self.known == Inventory::default()
         );
@@ -113,7 +120,7 @@ impl Story {
             self.known.apply(change.clone());
             assert_ne!(before, self.known, "a change that changes nothing: {change:?}");
         }
-        self.problems = update.problems;
+        (self.problems, self.missing) = (problems, missing);
     }
 
     /// What is in force.
@@ -161,6 +168,20 @@ impl Story {
         }
     }
 
+    /// Waits until the one problem of missing namespaces has this in its text; with nothing, until there is none.
+    fn until_missing(&mut self, part: &str) {
+        let start = Instant::now();
+        while !match self.missing.as_slice() {
+            [problem] => !part.is_empty() && problem.what.contains(part),
+            _ => part.is_empty(),
+        } {
+            match self.updates.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
+                Ok(update) => self.take_in(update),
+                Err(_) => panic!("expected {part:?}, found {:?}", self.missing),
+            }
+        }
+    }
+
     /// Nothing is said.
     fn silence(&mut self) {
         if let Ok(update) = self.updates.recv_timeout(SILENCE) {
@@ -180,6 +201,47 @@ fn what_is_there_at_the_start_comes_with_the_first_update() {
     assert_eq!(story.objects(), ["web/a with 0 rules", "web/j at ", "web/p at 10.0.0.1"]);
     assert_eq!(story.known.namespaces.len(), 1, "the pods' namespace is known by its name");
     story.silence();
+}
+
+#[test]
+fn files_with_other_endings_and_links_to_nothing_are_counted_and_the_first_named() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| dir.path().join(name);
+    for name in ["a.yaml", "a.yaml.bak", "b.txt", "c.yaml~", ".d.txt", ".a.yaml.swp", "..data", "README"] {
+        fs::write(path(name), policy("a")).expect("a file");
+    }
+    symlink("nothing", path("gone.yaml")).expect("a link");
+    symlink("nothing", path(".gone.yaml")).expect("a link");
+    symlink("a.yaml", path("link.txt")).expect("a link");
+    fs::create_dir(path("folder.d")).expect("a folder");
+    let (mut folder, update) = Folder::read(dir.path()).expect("a readable folder");
+    assert_eq!(
+        (update.read.unread, &*update.read.unread_files.join(" ")),
+        (6, "README a.yaml.bak b.txt c.yaml~ gone.yaml")
+    );
+    assert_eq!(update.read.files, Some(1));
+    // Once the link leads somewhere it is a manifest.
+    fs::write(path("nothing"), policy("b")).expect("a file");
+    let found = scan(dir.path(), |_, _| {});
+    folder.beside(&found, Vec::new());
+    let update = folder.files.update(&folder.root, &folder.interner).expect("news");
+    assert_eq!((update.read.unread, found.manifests.len()), (6, 2), "the file and not the link");
+}
+
+#[test]
+fn namespaces_that_no_file_describes_are_named_in_one_problem_until_one_does() {
+    let in_namespace = |name: &str| policy("p").replace("namespace: web", &format!("namespace: {name}"));
+    let mut story = Story::begin(&[("a.yaml", &policy("a")), ("b.yaml", &in_namespace("db"))]);
+    let [problem] = story.missing.as_slice() else { panic!("{:?}", story.missing) };
+    assert!(problem.what.ends_with("2 namespaces that no file has a Namespace for: db, web"), "{problem}");
+    let described = |name: &str| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n");
+    story.write("n.yaml", &described("db"));
+    story.until_missing("namespace web,");
+    story.write("n.yaml", &format!("{}---\n{}", described("db"), described("web")));
+    story.until_missing("");
+    let many: Vec<String> = (0..100).map(|n| in_namespace(&format!("n{n:02}"))).collect();
+    story.write("c.yaml", &many.join("---\n"));
+    story.until_missing("n00, n01, n02, n03, n04 and 95 more");
 }
 
 #[test]
@@ -537,8 +599,11 @@ fn a_broken_file_is_one_line_of_the_log() {
     let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
     let dir = tempfile::tempdir().expect("a folder");
     fs::write(dir.path().join("a.yaml"), format!("{}---\nkind: [\n", policy("a"))).expect("a file");
+    let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: web}\n";
+    fs::write(dir.path().join("n.yaml"), namespace).expect("a file");
     tracing::subscriber::with_default(subscriber, || {
-        let (mut folder, _) = Folder::read(dir.path()).expect("a readable folder");
+        let (mut folder, first) = Folder::read(dir.path()).expect("a readable folder");
+        first.problems.iter().for_each(Problem::log);
         folder.look(&dir.path().join("a.yaml"), Trust::AsItIs);
         assert_eq!(folder.files.update(&folder.root, &folder.interner), None, "broken as before");
     });

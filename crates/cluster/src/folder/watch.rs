@@ -288,7 +288,7 @@ impl Watcher {
                 self.pending.doubt(path, now);
             }
         }
-        self.folder.unreadable(&found, unwatched);
+        self.folder.beside(&found, unwatched);
         root_error
     }
 

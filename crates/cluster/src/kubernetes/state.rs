@@ -13,11 +13,11 @@ use super::RefusedPolicy;
 use super::follow::Event;
 use super::object::Object;
 use crate::cni::{Claim, LocalPod, LocalPods};
-use crate::convert::{Kind, convert};
+use crate::convert::{Kind, WITHOUT_RANGE, convert};
 use crate::differences::Differences;
 use crate::interner::Interner;
 use crate::key::Key;
-use crate::problem::{CniPorts, Origin, Problem, ReadCounts, ResourceVersion, Update, log_new};
+use crate::problem::{CniPorts, Origin, Problem, ReadCounts, ResourceVersion, Update};
 
 /// See the module.
 #[derive(Debug)]
@@ -49,6 +49,8 @@ pub(super) struct State {
     new_problems: bool,
     /// Objects that were not understood since the last update.
     misunderstood: Vec<Misunderstood>,
+    /// The version of each policy that was said to be over its budget: saying so again would be a request to the API server for nothing.
+    said_over_budget: BTreeMap<PolicyName, ResourceVersion>,
     /// Whether there has been an update.
     begun: bool,
 }
@@ -106,6 +108,7 @@ impl State {
             reported: Vec::new(),
             new_problems: false,
             misunderstood: Vec::new(),
+            said_over_budget: BTreeMap::new(),
             begun: false,
         }
     }
@@ -166,7 +169,6 @@ impl State {
             let mut problems: Vec<Problem> = self.problems.values().flatten().cloned().collect();
             problems.sort();
             new_problems = problems != self.reported;
-            log_new(&self.reported, &problems);
             self.reported = problems;
         }
         let versions: Vec<_> = std::mem::take(&mut self.told_versions)
@@ -207,16 +209,19 @@ impl State {
         std::mem::take(&mut self.misunderstood)
     }
 
-    /// A policy that is enforced without its rules; `None` if it is gone.
-    pub fn over_budget(&self, refused: RefusedPolicy) -> Option<Misunderstood> {
+    /// A policy that is enforced without its rules; `None` if it is gone, or if that was said of this version before.
+    pub fn over_budget(&mut self, refused: RefusedPolicy) -> Option<Misunderstood> {
         let RefusedPolicy { name, message } = refused;
-        Some(Misunderstood {
+        let resource_version = self.versions.get(&name)?.clone();
+        let uid = self.uids.get(&name)?.to_string();
+        let before = self.said_over_budget.insert(name.clone(), Arc::clone(&resource_version));
+        (before.as_ref() != Some(&resource_version)).then(|| Misunderstood {
             reason: Reason::OverBudget,
             kind: Kind::NetworkPolicy,
             namespace: name.namespace.to_string(),
             name: name.name.to_string(),
-            uid: self.uids.get(&name)?.to_string(),
-            resource_version: self.versions.get(&name)?.clone(),
+            uid,
+            resource_version,
             message,
         })
     }
@@ -291,6 +296,7 @@ impl State {
             Some(version) => self.versions.insert(name.clone(), version.into()),
             None => {
                 self.uids.remove(name);
+                self.said_over_budget.remove(name);
                 self.versions.remove(name)
             }
         };
@@ -314,12 +320,17 @@ impl State {
             what,
             effect: effect.to_owned(),
         };
+        // A Node gets its range a moment after it is there. An Event would stay.
+        let may_pass = kind == Kind::Node && flaws.iter().all(|(what, _)| what.ends_with(WITHOUT_RANGE));
         let problems: Vec<Problem> = flaws.into_iter().map(problem).collect();
         if self.problems.get(&key) == Some(&problems) {
             return;
         }
         self.problems.insert(key, problems);
         self.new_problems = true;
+        if may_pass {
+            return;
+        }
         self.misunderstood.push(Misunderstood {
             reason: Reason::NotUnderstood,
             kind,

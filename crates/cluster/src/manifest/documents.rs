@@ -23,7 +23,8 @@ pub(super) struct Document<'a> {
 }
 
 impl<'a> Document<'a> {
-    /// The JSON values that this document consists of, numbered from its own number on; the last may break off. `None` if it is no
+    /// The JSON values that this document consists of, numbered from its own number on; the last may break off, or have
+    /// something behind it that is no value. `None` if it is no
     /// JSON: the content decides, not the file's name.
     pub fn json(&self) -> Option<Vec<Self>> {
         let marker = self.text.strip_prefix("---").filter(|_| is_start(self.text)).unwrap_or(self.text);
@@ -34,12 +35,16 @@ impl<'a> Document<'a> {
         // The line of `rest`, which moves on with it: a file of many small values is walked through once.
         let lines = |text: &str| text.matches('\n').count();
         let mut start = self.start + lines(&self.text[..self.text.len() - rest.len()]);
-        let mut values = Vec::new();
+        let (mut values, mut last) = (Vec::<Self>::new(), rest);
         while !rest.is_empty() {
-            // YAML goes on behind a value in braces: with a comment, for example.
             if !rest.starts_with(['{', '[']) {
-                return None;
+                // YAML goes on behind a value in braces: with a comment, for example. Several of them are no YAML. The last one may
+                // have a brace too many in it, so what follows goes with it.
+                values.get(1)?;
+                values.last_mut()?.text = last;
+                return Some(values);
             }
+            last = rest;
             let number = self.number + values.len();
             let mut extents = serde_json::Deserializer::from_str(rest).into_iter::<IgnoredAny>();
             match extents.next()? {
@@ -57,6 +62,21 @@ impl<'a> Document<'a> {
             }
         }
         Some(values)
+    }
+
+    /// The content, if it is in flow style.
+    pub fn flow(&self) -> Option<&'a str> {
+        let mut rest = self.text;
+        loop {
+            let line = rest.split_inclusive('\n').next()?;
+            if is_start(line) {
+                rest = &rest[3..];
+            } else if is_empty(line) || line.starts_with('%') {
+                rest = &rest[line.len()..];
+            } else {
+                return Some(rest.trim_start()).filter(|rest| rest.starts_with(['{', '[']));
+            }
+        }
     }
 
     /// The line in the file, from 1, of a line in the document, from 1.
@@ -163,6 +183,7 @@ mod tests {
     fn json_values_stand_one_behind_the_other_and_know_their_lines() {
         assert_eq!(json("{}\n\n  {\n}\n"), Some(vec![("{}", 2, 10), ("{\n}", 3, 12)]));
         assert_eq!(json("--- \n[1]{}"), Some(vec![("[1]", 2, 11), ("{}", 3, 11)]));
+        assert_eq!(json("{}\n{} } x"), Some(vec![("{}", 2, 10), ("{} } x", 3, 11)]));
         assert_eq!(json("{}\n{\n\"a\":"), Some(vec![("{}", 2, 10), ("{\n\"a\":", 3, 11)]));
     }
 

@@ -10,7 +10,7 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::convert::{FieldPath, Kind, PUBLIC_ADDRESSES, Step, Twice, is_miswritten};
+use crate::convert::{FieldPath, Kind, PUBLIC_ADDRESSES, Step, Twice, is_miswritten, is_miswritten_range};
 
 /// Which part of a value is kept.
 #[derive(Clone, Copy, Debug)]
@@ -86,12 +86,23 @@ pub(super) fn keep_of(kind: Option<&str>, name: &str) -> &'static Keep {
     }
 }
 
+/// How many fields of an object are noted one by one because they come twice. Further ones are noted by what they stand in, such as
+/// `spec.podSelector` or `metadata.labels`, and beyond twice as many by the object's field alone. So the notes are bounded, and what has
+/// such a field in it is still not understood.
+const MOST_NOTES: usize = 256;
+
+/// Whether a verdict may depend on this field of an object.
+fn is_read(field: &Step) -> bool {
+    let read = ["apiVersion", "kind", "metadata", "spec", "status"];
+    matches!(field, Step::Field(name) if read.contains(&name.as_str()))
+}
+
 /// What was noted while an object was read.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     twice: RefCell<BTreeMap<FieldPath, Twice>>,
-    /// What there is of `spec` if the text broke off in it.
-    cut_spec: RefCell<Option<Value>>,
+    /// What there is of `spec` or `metadata` if the text broke off in it.
+    cut: RefCell<Option<(&'static str, Value)>>,
     /// Whether names of which nothing is kept are looked at.
     pub by_hand: bool,
 }
@@ -104,8 +115,19 @@ impl Notes {
 
     /// Notes that the field at `at` came again: its value before and its value now, where they are known.
     pub fn again(&self, at: FieldPath, values: Option<(&Value, &Value)>) {
-        let again = Twice::new(at.clone(), values);
-        match self.twice.borrow_mut().entry(at) {
+        let mut twice = self.twice.borrow_mut();
+        let known = twice.len();
+        let is_read = at.0.first().is_some_and(is_read);
+        // A field of the object itself that a verdict reads is one of five.
+        let again = if known < MOST_NOTES || twice.contains_key(&at) || (is_read && at.0.len() == 1) {
+            Twice::new(at, values)
+        } else if is_read {
+            let depth = if known < 2 * MOST_NOTES { 2 } else { 1 };
+            Twice::more_within(FieldPath(at.0.into_iter().take(depth).collect()))
+        } else {
+            return;
+        };
+        match twice.entry(again.at.clone()) {
             Entry::Occupied(known) => known.into_mut().again(again),
             Entry::Vacant(new) => drop(new.insert(again)),
         }
@@ -116,9 +138,9 @@ impl Notes {
         self.twice.take().into_values().collect()
     }
 
-    /// The whole fields of a `spec` in which the text broke off.
-    pub fn cut_spec(&self) -> Option<Value> {
-        self.cut_spec.take()
+    /// The whole fields of a `spec` or `metadata` in which the text broke off.
+    pub fn cut(&self) -> Option<(&'static str, Value)> {
+        self.cut.take()
     }
 }
 
@@ -214,7 +236,9 @@ impl Kept<'_> {
             let at = Trail { up: Some(&self.at), hop: Hop::Field(&name) };
             if matches!(keep, Keep::Nothing) {
                 map.next_value::<IgnoredAny>()?;
-                if self.at.is_metadata() && is_miswritten(&name) {
+                if (self.at.is_metadata() && is_miswritten(&name))
+                    || (self.at.is_spec() && is_miswritten_range(&name))
+                {
                     fields.insert(name, Value::Null);
                     continue;
                 }
@@ -255,7 +279,10 @@ impl<'de> Visitor<'de> for Kept<'_> {
             Ok(()) => Ok(Value::Object(fields)),
             Err(error) => {
                 if self.at.is_spec() {
-                    self.notes.cut_spec.replace(Some(Value::Object(fields)));
+                    self.notes.cut.replace(Some(("spec", Value::Object(fields))));
+                // Without a namespace it is not known which one is meant.
+                } else if self.at.is_metadata() && fields.contains_key("namespace") {
+                    self.notes.cut.replace(Some(("metadata", Value::Object(fields))));
                 }
                 Err(error)
             }

@@ -14,11 +14,35 @@ pub(super) fn find<'p>(text: &str, paths: impl Iterator<Item = &'p FieldPath>) -
     if paths.is_empty() {
         return Vec::new();
     }
-    let wanted = paths.iter().flatten().map(|prefix| (prefix.as_str(), None)).collect();
-    let found = Walk { wanted, path: String::new(), open: Vec::new() }.through(text);
+    let mut walk = Walk {
+        wanted: paths.iter().flatten().map(|prefix| (prefix.as_str(), None)).collect(),
+        ..Walk::default()
+    };
+    walk.through(text);
+    let found = walk.wanted;
     let line =
         |prefixes: &Vec<String>| prefixes.iter().rev().find_map(|prefix| *found.get(prefix.as_str())?);
     paths.iter().map(line).collect()
+}
+
+/// Of a List object that can't be parsed, the text of the element that the parser held back: a flow collection that may be a key.
+pub(super) fn held_back_of_list(text: &str) -> Option<&str> {
+    let mut walk = Walk::default();
+    let end = walk.through(text);
+    let [Open::Mapping { .. }, Open::List { path, .. }] = *walk.open.as_slice() else { return None };
+    let mut items = String::new();
+    push_field(&mut items, "items");
+    if walk.path.get(..path) != Some(&items) {
+        return None;
+    }
+    let mut rest = text.get(end..)?;
+    loop {
+        rest = rest.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '-' | ','));
+        if !rest.starts_with('#') {
+            return rest.starts_with('{').then_some(rest);
+        }
+        rest = rest.get(rest.find('\n')?..)?;
+    }
 }
 
 /// A path's text and those of all paths above it, from the root.
@@ -47,6 +71,7 @@ fn push_item(path: &mut String, index: usize) {
 }
 
 /// A walk through the parser's events that always knows the path of the next node.
+#[derive(Default)]
 struct Walk<'p> {
     wanted: HashMap<&'p str, Option<usize>>,
     path: String,
@@ -60,9 +85,12 @@ enum Open {
 }
 
 impl<'p> Walk<'p> {
-    fn through(mut self, text: &str) -> HashMap<&'p str, Option<usize>> {
+    /// Walks through the text, or up to where it can't be parsed. Returns where the last event ends, in bytes.
+    fn through(&mut self, text: &str) -> usize {
+        let mut end = 0;
         let mut parser = Parser::new_from_str(text);
         while let Some(Ok((event, span))) = parser.next_event() {
+            end = span.byte_range().map_or(end, |bytes| bytes.end);
             let line = span.start.line();
             match event {
                 Event::MappingStart(..) => {
@@ -81,7 +109,7 @@ impl<'p> Walk<'p> {
                 _ => {}
             }
         }
-        self.wanted
+        end
     }
 
     /// Takes note of a node that begins on `line`: brings the path up to it.

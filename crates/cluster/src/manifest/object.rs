@@ -1,4 +1,4 @@
-//! The objects of one document, as a stream: each is handed over before the next one is read.
+//! The objects of one document, as a stream: each is handed over before the one after the next is read.
 //!
 //! Works on any [`Deserializer`], so on YAML, JSON and what a client of the Kubernetes API receives. Of the kinds that
 //! are converted only those fields are kept that the conversion looks at; of all others nothing.
@@ -90,6 +90,11 @@ impl<'a> Objects<'a> {
         Self { sink, at: Vec::new(), default: None, by_hand: true }
     }
 
+    /// What is read is one element of a list.
+    pub fn element(self) -> Self {
+        Self { at: vec![Step::Field("items".into())], ..self }
+    }
+
     fn fault(self, fault: Fault) {
         (self.sink)(RawObject { at: self.at, fault: Some(fault), ..RawObject::default() });
     }
@@ -120,6 +125,10 @@ impl<'de> Visitor<'de> for Objects<'_> {
             // Of a policy its namespace and its podSelector may be known already, so which pods it is about.
             Err(_) if parts.kind().is_some_and(|kind| Kind::named(kind) == Some(Kind::NetworkPolicy)) => {
                 sink(parts.object(true));
+            }
+            // Of a list its kind comes last, as kubectl writes it.
+            Err(_) if parts.types.kind.is_none() => {
+                parts.early.into_iter().flatten().filter(|element| element.kind.is_some()).for_each(sink);
             }
             Err(_) => {}
         }
@@ -276,8 +285,8 @@ impl Parts {
             self.types.kind = Some(kind);
             self.types.api_version.get_or_insert(api_version);
         }
-        if let Some(spec) = self.notes.cut_spec() {
-            self.fields.insert("spec".into(), spec);
+        if let Some((name, fields)) = self.notes.cut() {
+            self.fields.insert(name.into(), fields);
         }
         RawObject {
             api_version: self.types.api_version,
@@ -336,16 +345,21 @@ impl<'de> Visitor<'de> for Items<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let mut last = Last { sink: self.sink, object: None, others: Vec::new() };
+        let mut read = Ok(Some(()));
         for index in 0.. {
             let mut at = self.at.clone();
             at.push(Step::Item(index));
+            let mut sink = |object| last.next(object);
             let element =
-                Objects { sink: &mut *self.sink, at, default: self.default.clone(), by_hand: self.by_hand };
-            if seq.next_element_seed(element)?.is_none() {
+                Objects { sink: &mut sink, at, default: self.default.clone(), by_hand: self.by_hand };
+            read = seq.next_element_seed(element);
+            if !matches!(read, Ok(Some(()))) {
                 break;
             }
         }
-        Ok(())
+        last.hand_over(read.is_err());
+        read.map(drop)
     }
 
     /// `items: null`: an empty list, as the API writes it.
@@ -357,5 +371,37 @@ impl<'de> Visitor<'de> for Items<'_> {
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
         (self.sink)(RawObject { at: self.at, fault: Some(Fault::NoItems), ..RawObject::default() });
         Ok(())
+    }
+}
+
+/// The last object of a list. If a brace too many ends it, its next fields look like elements without fields, and the text breaks off
+/// soon after.
+struct Last<'a> {
+    sink: &'a mut dyn FnMut(RawObject),
+    object: Option<RawObject>,
+    /// What came behind it and has no fields: the first ones.
+    others: Vec<RawObject>,
+}
+
+impl Last<'_> {
+    fn next(&mut self, next: RawObject) {
+        /// More say no more.
+        const MOST: usize = 200;
+        if next.fault != Some(Fault::NoFields) {
+            self.hand_over(false);
+            self.object = Some(next);
+        } else if self.others.len() < MOST {
+            self.others.push(next);
+        }
+    }
+
+    /// Hands all over; `is_broken` if the text broke off behind it.
+    fn hand_over(&mut self, is_broken: bool) {
+        if let Some(mut object) = self.object.take() {
+            let is_policy = object.kind.as_deref().and_then(Kind::named) == Some(Kind::NetworkPolicy);
+            object.is_cut |= is_broken && is_policy && !self.others.is_empty();
+            (self.sink)(object);
+        }
+        self.others.drain(..).for_each(&mut *self.sink);
     }
 }

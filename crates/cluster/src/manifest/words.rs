@@ -14,8 +14,7 @@ pub(super) const OPEN: &str = "it is not in force: pods that it was to isolate m
 pub(super) const MAYBE_OPEN: &str =
     "it is not in force: if it is a NetworkPolicy, pods that it was to isolate may be open";
 /// What follows from a policy within which the text breaks off, behind its namespace and podSelector.
-pub(super) const CUT_OFF: &str =
-    "the pods that its podSelector selects are isolated, and its rules allow nothing";
+pub(super) const CUT_OFF: &str = "the pods that its podSelector selects are isolated, and its rules allow nothing; what follows in the document is not in force";
 
 /// Why an object probably has a second kind.
 pub(super) const ANOTHER_OBJECT: &str = ": if another object begins there, a line \"---\" is missing in front of it, and the first object is not in force";

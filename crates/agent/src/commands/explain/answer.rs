@@ -17,6 +17,8 @@ use crate::terminal::{Text, text};
 #[derive(Debug, Serialize)]
 pub struct Answer {
     verdict: Verdict,
+    /// The node whose agent answers, as `--node` says; null for the agents of both ends.
+    node: Option<String>,
     from: Party,
     to: Party,
     protocol: String,
@@ -93,6 +95,7 @@ impl Answer {
         };
         Ok(Self {
             verdict: decision.verdict(),
+            node: None,
             from: party(from, packet.source()),
             to: party(to, packet.destination()),
             protocol: packet.protocol.to_string(),
@@ -106,6 +109,11 @@ impl Answer {
                 verdict: snapshot.judge(packet, Directions::Both).verdict(),
             }),
         })
+    }
+
+    /// As the agent of this node says.
+    pub fn by(self, node: Option<String>) -> Self {
+        Self { node, ..self }
     }
 
     /// Whether the connection is allowed.
@@ -123,8 +131,9 @@ impl Answer {
             Verdict::Allow => paint::verdict(self.verdict, "ALLOWED"),
             Verdict::Deny => paint::verdict(self.verdict, "DENIED"),
         };
+        let node = self.node.as_ref().map(|node| format!(" by {node}")).unwrap_or_default();
         let ends = self.from.text() + text!(" -> ") + self.to.text();
-        let mut lines = vec![verdict + text!("  ") + ends + text!("  {what}"), Text::default()];
+        let mut lines = vec![verdict + text!("{node}  ") + ends + text!("  {what}"), Text::default()];
         lines.extend(self.egress.lines(Direction::Egress, &format!("egress of {}", self.from.name())));
         lines.extend(self.ingress.lines(Direction::Ingress, &format!("ingress of {}", self.to.name())));
         if !self.unknown_labels.is_empty() {
@@ -134,10 +143,13 @@ impl Answer {
         }
         if let Some(other) = &self.other_family {
             let family = if other.from.is_ipv4() { "IPv4" } else { "IPv6" };
-            let (same, verdict) =
-                (if other.verdict == self.verdict { "also" } else { "but" }, past(other.verdict));
+            let verdict = past(other.verdict);
+            let said = match other.verdict == self.verdict {
+                true => format!("also {verdict}"),
+                false => format!("{verdict} instead"),
+            };
             lines.push(Text::default());
-            lines.push(text!("over {family}, {} -> {}, it is {same} {verdict}", other.from, other.to));
+            lines.push(text!("over {family}, {} -> {}, it is {said}", other.from, other.to));
         }
         Text::lines(lines)
     }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use audit::Side;
 use policy::{Decision, Direction, Directions, Outcome, Packet, Protocol, Reason, Snapshot, Verdict};
-use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, Visitor};
 use serde::{Deserialize as DeriveDeserialize, Serialize};
 
 /// No packet needs a line as long as this; what is longer is not kept in memory.
@@ -32,7 +32,7 @@ pub fn judge(snapshot: &Snapshot, mut input: impl BufRead, mut output: impl Writ
     while let Some(whole) = next_line(&mut input, &mut line)? {
         counts.lines += 1;
         let packet = match whole {
-            true => serde_json::from_slice::<PacketLine>(&line).map_err(|error| error.to_string()),
+            true => read(&line),
             false => Err(format!("longer than {LONGEST_LINE} bytes")),
         };
         match packet {
@@ -47,6 +47,17 @@ pub fn judge(snapshot: &Snapshot, mut input: impl BufRead, mut output: impl Writ
     }
     output.flush()?;
     Ok(counts)
+}
+
+/// Reads a line of the input.
+fn read(line: &[u8]) -> Result<PacketLine, String> {
+    // Serde would take the values of an array for the fields, in order.
+    if line.trim_ascii_start().starts_with(b"[") {
+        return Err("this is an array: write one JSON object a line".to_owned());
+    }
+    // Each line is read by itself, so "line 1" would mislead.
+    serde_json::from_slice(line)
+        .map_err(|error| error.to_string().replace(" at line 1 column ", " at column "))
 }
 
 /// The next line, and whether it is whole: of one that is too long only the beginning is kept. `None` at the end.
@@ -64,8 +75,9 @@ fn next_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<
     }
 }
 
-/// A line of the input. Other fields are passed over: they may carry what a test expects, or a note.
+/// A line of the input. A key that is not known is an error: a misspelt `dst_port` would ask about another packet.
 #[derive(DeriveDeserialize)]
+#[serde(deny_unknown_fields)]
 struct PacketLine {
     src: IpAddr,
     dst: IpAddr,
@@ -74,6 +86,15 @@ struct PacketLine {
     dst_port: Option<u16>,
     src_port: Option<u16>,
     icmp_type: Option<u8>,
+    /// What a test expects; not looked at.
+    #[serde(default, rename = "expect")]
+    _expect: IgnoredAny,
+    /// Likewise, as `cargo xtask bench export` writes it.
+    #[serde(default, rename = "expected")]
+    _expected: IgnoredAny,
+    /// For readers; not looked at.
+    #[serde(default, rename = "note")]
+    _note: IgnoredAny,
 }
 
 impl From<PacketLine> for Packet {

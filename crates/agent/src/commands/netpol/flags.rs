@@ -127,14 +127,14 @@ impl Flags {
             None => Ok(None),
             Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(Some(true)),
             Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(Some(false)),
-            Some(other) => Err(Usage(format!("--{name}={other}: true or false"))),
+            Some(other) => Err(Usage(format!("--{name}={other}: write true or false"))),
         }
     }
 
-    /// A number.
-    pub(super) fn number<N: FromStr>(&self, name: &str) -> Result<Option<N>, Usage> {
+    /// A number; `expected` says which are read.
+    pub(super) fn number<N: FromStr>(&self, name: &str, expected: &str) -> Result<Option<N>, Usage> {
         let number =
-            |text: &str| text.parse().map_err(|_| Usage(format!("--{name}={text}: not a number in range")));
+            |text: &str| text.parse().map_err(|_| Usage(format!("--{name}={text}: write {expected}")));
         self.value(name).map(number).transpose()
     }
 

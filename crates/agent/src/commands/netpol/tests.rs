@@ -102,13 +102,13 @@ fn each_flag_does_what_it_means_here_or_is_spoken_of() {
 #[test]
 fn a_value_that_cannot_be_right_is_a_usage_error_in_the_givers_words() {
     let cases: [(&[&str], &str); 9] = [
-        (&["--fail-open=maybe"], "--fail-open=maybe: true or false"),
-        (&["--disable-nri=2"], "--disable-nri=2: true or false"),
-        (&["--strict-mode=off"], "--strict-mode=off: true or false"),
-        (&["--nfqueue-id=-1"], "--nfqueue-id=-1: not a number in range"),
-        (&["--nfqueue-id=65536"], "--nfqueue-id=65536: not a number in range"),
-        (&["--v=high"], "--v=high: not a number in range"),
-        (&["--logging-format=xml"], "--logging-format=xml: text or json"),
+        (&["--fail-open=maybe"], "--fail-open=maybe: write true or false"),
+        (&["--disable-nri=2"], "--disable-nri=2: write true or false"),
+        (&["--strict-mode=off"], "--strict-mode=off: write true or false"),
+        (&["--nfqueue-id=-1"], "--nfqueue-id=-1: write a queue number from 0 to 65535, such as 100"),
+        (&["--nfqueue-id=65536"], "--nfqueue-id=65536: write a queue number from 0 to 65535, such as 100"),
+        (&["--v=high"], "--v=high: write a whole number, such as 2"),
+        (&["--logging-format=xml"], "--logging-format=xml: write text or json"),
         (&["--kubeconfig"], "--kubeconfig needs a value"),
         (&["--hostname-override=$(MY_NODE_NAME)"], "no node has such a name"),
     ];

@@ -170,8 +170,36 @@ fn a_node_has_addresses_and_ranges_of_pods() {
         flaws,
         [
             "spec.podCIDRs[2]: \"10.244.1.0/240\" is no CIDR such as \"10.0.0.0/8\" or \"fd00::/8\"; \
-         this range is not known as one of pods",
+         addresses of this range that no known pod has count as outside of the cluster, and an ipBlock can allow them: \
+         write it as `kubectl get node -o yaml` shows it; for the agent's own node, --pod-cidr says it too",
             "status.addresses[4].address: \"n.example\" is no IP address; this address is not known",
         ]
     );
+}
+
+#[test]
+fn a_node_whose_ranges_of_pods_are_not_known_is_named() {
+    let miswritten = |name: &str| format!("spec: the field {name} is not known: podCIDRs is probably meant");
+    for (spec, said) in [
+        ("", vec!["spec: there is neither podCIDRs nor podCIDR".to_owned()]),
+        ("spec: {podCIDR: ''}", vec!["spec: there is neither podCIDRs nor podCIDR".to_owned()]),
+        (
+            "spec: {podCIDRs: [], providerID: x, taints: []}",
+            vec!["spec: there is neither podCIDRs nor podCIDR".to_owned()],
+        ),
+        ("spec: [podCIDR]", vec!["spec: a list is no spec of a Node".to_owned()]),
+        ("spec: 10.0.0.0/24", vec!["spec: \"10.0.0.0/24\" is no spec of a Node".to_owned()]),
+        ("spec: {podCIDRs: 10.0.0.0/24}", vec!["spec.podCIDRs: \"10.0.0.0/24\" is no list".to_owned()]),
+        ("spec: {podCIDR: [10.0.0.0/24]}", vec!["spec.podCIDR: a list is no CIDR such as".to_owned()]),
+        ("spec: {podCidr: 10.0.0.0/24}", vec![miswritten("podCidr")]),
+        ("spec: {podCIDR: 10.0.0.0/24, pod-cidrs: []}", vec![miswritten("pod-cidrs")]),
+        ("spec: {podCDIRs: []}", vec![miswritten("podCDIRs")]),
+        ("spec: {\"podCIDR\\u200b\": 10.0.0.0/24}", vec![miswritten("podCIDR<U+200B zero-width space>")]),
+    ] {
+        let (_, flaws) = one(&format!("apiVersion: v1\nkind: Node\nmetadata: {{name: node-a}}\n{spec}\n"));
+        assert_eq!(flaws.len(), said.len(), "{spec}: {flaws:?}");
+        for (flaw, said) in flaws.iter().zip(said) {
+            assert!(flaw.starts_with(&said) && flaw.contains("outside of the cluster"), "{spec}: {flaw}");
+        }
+    }
 }

@@ -211,7 +211,7 @@ fn a_policy_in_which_the_text_breaks_off_isolates_the_pods_that_it_selects() {
             Some(policy) => {
                 assert_eq!(policy.subject.pods, selects(&[is("app", "a")]));
                 assert_eq!((&policy.ingress, &policy.egress), (&vec![], &vec![]));
-                "the pods that its podSelector selects are isolated, and its rules allow nothing"
+                "the pods that its podSelector selects are isolated, and its rules allow nothing; what follows in the document is not in force"
             }
             None => "it is not in force: pods that it was to isolate may be open",
         };

@@ -159,3 +159,65 @@ fn a_pod_or_namespace_that_has_a_label_twice_has_unknown_labels() {
         assert_eq!((reading.failures.len(), reading.flaws.len()), (0, 1));
     }
 }
+
+/// Fields of a mapping, each written twice.
+fn copies(count: usize, value: &str) -> String {
+    (0..count).map(|n| format!("f{n}: {value}, f{n}: {value}, ")).collect()
+}
+
+fn raw(yaml: &str) -> manifest::RawObject {
+    serde_saphyr::with_deserializer_from_str_with_options(
+        yaml,
+        serde_saphyr::options! { duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::PassThrough },
+        |deserializer| serde::Deserialize::deserialize(deserializer),
+    )
+    .expect("an object")
+}
+
+#[test]
+fn of_very_many_fields_that_are_written_twice_the_first_are_noted() {
+    let head = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: web";
+    let many = copies(20_000, "x");
+    let same = "f: x, ".repeat(20_000);
+    for text in [
+        format!("{head}, annotations: {{{many}}}}}\n"),
+        format!("{head}, labels: {{{many}}}}}\n"),
+        format!("{head}, labels: {{{same}}}}}\n"),
+        format!("{head}, {many}}}\n"),
+        format!("{{{many}apiVersion: v1, kind: Pod, metadata: {{name: a}}}}"),
+        format!("{{apiVersion: v1, kind: Pod, metadata: {{name: a}}, {many}}}"),
+    ] {
+        let noted = format!("{:?}", raw(&text).twice).len();
+        assert!(noted < 100_000, "{noted} bytes of notes about {}...", &text[..100]);
+    }
+}
+
+#[test]
+fn what_is_written_twice_and_not_noted_allows_nothing_all_the_same() {
+    let many = copies(5_000, "x");
+    let pod = |metadata: &str| {
+        let (change, _) = one(&format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a, {metadata}}}\n"));
+        let Change::Pod(pod) = change else { panic!("no pod") };
+        pod.labels.are_known()
+    };
+    assert!(pod(&format!("annotations: {{{many}}}, labels: {{app: a}}")), "no verdict reads these");
+    assert!(!pod(&format!("annotations: {{{many}}}, labels: {{app: a, app: b}}")));
+    assert!(!pod(&format!("{many} labels: {{app: a, app: b}}")));
+    assert!(!pod(&format!("{many} labels: {{app: a}}, labels: {{app: b}}")));
+
+    let rules = |copies: &str| format!("ingress: [{}{{from: [], from: [{{podSelector: {{}}}}]}}]", copies);
+    let ports = "{ports: [], ports: [{port: 80}]}, ".repeat(5_000);
+    for spec in [
+        format!("{{podSelector: {{}}, {}}}", rules(&ports)),
+        format!("{{podSelector: {{matchLabels: {{{many}}}}}, {}}}", rules("")),
+        format!("{{podSelector: {{matchLabels: {{{many}}}}}, podSelector: {{}}, ingress: [{{}}]}}"),
+        format!("{{{many} podSelector: {{}}, ingress: [{{}}]}}"),
+    ] {
+        let (policy, flaws) = twice(&spec);
+        let allows = |rule: &RuleSpec| {
+            rule.peers.as_ref().is_none_or(|peers| peers.iter().any(|p| *p != Peer::Nothing))
+        };
+        assert!(!policy.ingress.iter().any(allows), "{}: {:?}", &spec[..60], policy.ingress.first());
+        assert!(policy.isolates_ingress && flaws.len() <= 22, "{flaws:?}");
+    }
+}

@@ -137,6 +137,21 @@ fn nodes_are_done_without_where_they_may_not_be_read_and_pods_are_not() {
 }
 
 #[test]
+fn a_node_without_a_range_of_pods_is_named_until_it_has_one_and_gets_no_event() {
+    let mut story = Story::new();
+    Kind::ALL.into_iter().for_each(|kind| story.list(kind, &[]));
+    story.told();
+    let mut say = |spec: serde_json::Value| {
+        story.list(Kind::Node, &[json!({"metadata": {"name": "n"}, "spec": spec})]);
+        story.told();
+        (story.state.reported.len(), story.state.misunderstood().len())
+    };
+    assert_eq!(say(json!({})), (1, 0));
+    assert_eq!(say(json!({"podCIDRs": ["10.0.0.0/24"]})), (0, 0));
+    assert_eq!(say(json!({"podCIDRs": ["10.0.0.0"]})), (1, 1));
+}
+
+#[test]
 fn a_list_after_a_gap_tells_only_what_differs() {
     let mut story = Story::begun();
     let (a, b, c) = (
@@ -191,6 +206,22 @@ fn the_version_of_a_policy_is_told_also_where_it_means_the_same() {
     story.applied(Kind::NetworkPolicy, &policy("q", "13", json!({})));
     story.deleted(Kind::NetworkPolicy, &policy("q", "14", json!({})));
     assert_eq!(story.told(), None, "it came and went between two updates");
+}
+
+#[test]
+fn a_version_of_a_policy_that_exceeds_its_budget_again_and_again_has_one_event() {
+    let mut story = Story::begun();
+    let refused = || RefusedPolicy {
+        name: PolicyName::network_policy("web", "p"),
+        message: "it has more entries than its namespace may have".into(),
+    };
+    assert_eq!(story.state.over_budget(refused()), None, "it is not there");
+    story.applied(Kind::NetworkPolicy, &policy("p", "10", json!({})));
+    assert!(story.state.over_budget(refused()).is_some());
+    assert_eq!(story.state.over_budget(refused()), None, "it fitted in between, and the Event is there");
+    story.applied(Kind::NetworkPolicy, &policy("p", "11", json!({})));
+    let event = story.state.over_budget(refused()).expect("another version");
+    assert_eq!(&*event.resource_version, "11");
 }
 
 #[test]

@@ -1,0 +1,260 @@
+//! Which changes of problems are logged, so that a tenant whose objects or policies are wrong and right in turn can't fill the log.
+//!
+//! From: all problems that stand, after each change. To: the lines that the agent's thread writes. Invariant: in each [`PERIOD`] a problem
+//! has at most one line each for its begin and its end; while it goes on changing, one line with a count. A namespace has at most
+//! [`NAMED`] problems with lines of their own. Each change that has no line is counted in a later one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// How often one problem can be named.
+const PERIOD: Duration = Duration::from_secs(60);
+/// Problems of one namespace that are named in a period.
+const NAMED: usize = 20;
+/// Problems that one change names as new: an agent that starts may find many.
+const NEW_AT_ONCE: usize = 100;
+/// Problems that one change names as resolved.
+const RESOLVED_AT_ONCE: usize = 10;
+
+/// What identifies a problem, whatever version of its object has it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct ProblemKey {
+    /// Of the object; empty if there is none. Its tenants have no part in other namespaces' lines.
+    pub(super) namespace: String,
+    /// The problem in one line.
+    pub(super) text: String,
+}
+
+/// A line of the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Line {
+    /// A problem that did not stand before.
+    New(ProblemKey),
+    /// A problem that stands no more.
+    Resolved(ProblemKey),
+    /// A problem that came or went this often without a line, and whether it stands now.
+    Repeated { problem: ProblemKey, changes: u64, stands: bool },
+    /// Problems that are not named: how often one came, and how often one went.
+    Unnamed { new: u64, resolved: u64 },
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct ProblemLog {
+    standing: BTreeSet<ProblemKey>,
+    /// By namespace, then text: problems that were named lately.
+    named: BTreeMap<String, BTreeMap<String, Lately>>,
+    unnamed: (u64, u64),
+    /// When [`Line::Unnamed`] may be written again; `None` if at once.
+    unnamed_at: Option<Instant>,
+}
+
+/// The lines of one problem in a period.
+#[derive(Debug)]
+struct Lately {
+    ends: Instant,
+    new: bool,
+    resolved: bool,
+    /// Changes that have no line yet.
+    changes: u64,
+}
+
+impl ProblemLog {
+    /// These are all problems that stand now. Returns what is to be logged at once.
+    pub(super) fn change(&mut self, standing: BTreeSet<ProblemKey>, now: Instant) -> Vec<Line> {
+        let before = std::mem::replace(&mut self.standing, standing);
+        let resolved: Vec<ProblemKey> = before.difference(&self.standing).cloned().collect();
+        let new: Vec<ProblemKey> = self.standing.difference(&before).cloned().collect();
+        let mut lines = Vec::new();
+        for (problems, is_new, most) in [(resolved, false, RESOLVED_AT_ONCE), (new, true, NEW_AT_ONCE)] {
+            let mut named = 0;
+            for problem in problems {
+                if self.names(&problem, is_new, named < most, now) {
+                    named += 1;
+                    lines.push(if is_new { Line::New(problem) } else { Line::Resolved(problem) });
+                }
+            }
+        }
+        lines.extend(self.unnamed(now));
+        lines
+    }
+
+    /// What is to be logged of changes that had no line when they happened.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<Line> {
+        let mut lines = self.repeated(|lately| lately.ends <= now, now);
+        lines.extend(self.unnamed(now));
+        lines
+    }
+
+    /// The same, before its time: for an agent that ends.
+    pub(super) fn rest(&mut self, now: Instant) -> Vec<Line> {
+        self.unnamed_at = None;
+        let mut lines = self.repeated(|_| true, now);
+        lines.extend(self.unnamed(now));
+        lines
+    }
+
+    /// Whether a change of a problem has a line of its own. One that hasn't is counted.
+    fn names(&mut self, problem: &ProblemKey, is_new: bool, has_room: bool, now: Instant) -> bool {
+        let of_namespace = self.named.entry(problem.namespace.clone()).or_default();
+        if let Some(lately) = of_namespace.get_mut(&problem.text) {
+            let has_line = if is_new { &mut lately.new } else { &mut lately.resolved };
+            let is_first = has_room && !std::mem::replace(has_line, true);
+            lately.changes += u64::from(!is_first);
+            return is_first;
+        }
+        if has_room && of_namespace.len() < NAMED {
+            let lately = Lately { ends: now + PERIOD, new: is_new, resolved: !is_new, changes: 0 };
+            of_namespace.insert(problem.text.clone(), lately);
+            return true;
+        }
+        let (new, resolved) = &mut self.unnamed;
+        *(if is_new { new } else { resolved }) += 1;
+        false
+    }
+
+    /// Ends periods. A problem that changed without a line begins the next with one that counts.
+    fn repeated(&mut self, ends: impl Fn(&Lately) -> bool, now: Instant) -> Vec<Line> {
+        let mut lines = Vec::new();
+        let standing = &self.standing;
+        self.named.retain(|namespace, problems| {
+            problems.retain(|text, lately| {
+                if !ends(lately) {
+                    return true;
+                }
+                if lately.changes == 0 {
+                    return false;
+                }
+                let problem = ProblemKey { namespace: namespace.clone(), text: text.clone() };
+                let stands = standing.contains(&problem);
+                lines.push(Line::Repeated { problem, changes: lately.changes, stands });
+                *lately = Lately { ends: now + PERIOD, new: true, resolved: true, changes: 0 };
+                true
+            });
+            !problems.is_empty()
+        });
+        lines
+    }
+
+    fn unnamed(&mut self, now: Instant) -> Option<Line> {
+        if self.unnamed == (0, 0) || self.unnamed_at.is_some_and(|at| now < at) {
+            return None;
+        }
+        self.unnamed_at = Some(now + PERIOD);
+        let (new, resolved) = std::mem::take(&mut self.unnamed);
+        Some(Line::Unnamed { new, resolved })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(namespace: &str, text: &str) -> ProblemKey {
+        ProblemKey { namespace: namespace.to_owned(), text: text.to_owned() }
+    }
+
+    /// A log of a time that the test lets pass.
+    struct Scenario {
+        log: ProblemLog,
+        now: Instant,
+    }
+
+    impl Scenario {
+        fn new() -> Self {
+            Self { log: ProblemLog::default(), now: Instant::now() }
+        }
+
+        fn stand(&mut self, problems: &[ProblemKey]) -> Vec<Line> {
+            self.log.change(problems.iter().cloned().collect(), self.now)
+        }
+
+        fn pass(&mut self, time: Duration) -> Vec<Line> {
+            self.now += time;
+            self.log.due(self.now)
+        }
+    }
+
+    #[test]
+    fn a_problem_is_logged_when_it_begins_and_when_it_ends() {
+        let mut scenario = Scenario::new();
+        let (a, b) = (problem("web", "a"), problem("db", "b"));
+        assert_eq!(scenario.stand(std::slice::from_ref(&a)), [Line::New(a.clone())]);
+        assert_eq!(scenario.stand(&[a.clone(), b.clone()]), [Line::New(b.clone())]);
+        assert_eq!(scenario.stand(std::slice::from_ref(&b)), [Line::Resolved(a)]);
+        assert_eq!(scenario.pass(10 * PERIOD), []);
+        assert_eq!(scenario.stand(&[]), [Line::Resolved(b)], "it stood longer than a period");
+    }
+
+    #[test]
+    fn a_policy_that_exceeds_its_budget_and_fits_again_many_times_has_one_line_a_period() {
+        let mut scenario = Scenario::new();
+        let over = problem("web", "over budget");
+        let mut lines = Vec::new();
+        let flips = 4 * 600;
+        for flip in 0..flips {
+            let standing = if flip % 2 == 0 { std::slice::from_ref(&over) } else { &[] };
+            lines.extend(scenario.stand(standing));
+            lines.extend(scenario.pass(PERIOD / 600));
+        }
+        let repeated = |changes, stands| Line::Repeated { problem: over.clone(), changes, stands };
+        assert_eq!(lines[..2], [Line::New(over.clone()), Line::Resolved(over.clone())]);
+        assert_eq!(lines.len(), 2 + 4, "one line a period: {lines:?}");
+        assert_eq!(lines[2], repeated(598, false));
+        let counted = |line: &Line| match line {
+            Line::Repeated { changes, .. } => *changes,
+            _ => 1,
+        };
+        assert_eq!(lines.iter().map(counted).sum::<u64>(), flips, "no change is lost: {lines:?}");
+        // Its last state is known, and it is quiet again.
+        assert_eq!(scenario.stand(std::slice::from_ref(&over)), []);
+        assert_eq!(scenario.pass(PERIOD), [repeated(1, true)]);
+        assert_eq!(scenario.pass(PERIOD), []);
+        assert_eq!(scenario.stand(&[]), [Line::Resolved(over)]);
+    }
+
+    #[test]
+    fn a_namespace_with_many_problems_takes_no_other_namespaces_lines_and_all_are_counted() {
+        let mut scenario = Scenario::new();
+        let mut all: Vec<ProblemKey> = (0..90).map(|n| problem("a", &format!("{n:02}"))).collect();
+        all.push(problem("b", "one"));
+        let lines = scenario.stand(&all);
+        assert_eq!(lines.len(), NAMED + 2, "{lines:?}");
+        assert!(lines.contains(&Line::New(problem("b", "one"))));
+        assert_eq!(lines.last(), Some(&Line::Unnamed { new: 90 - NAMED as u64, resolved: 0 }));
+        // All are resolved: of those that were named ten are named again.
+        let lines = scenario.stand(&[]);
+        assert_eq!(lines.len(), RESOLVED_AT_ONCE, "the others are counted later: {lines:?}");
+        let lines = scenario.pass(PERIOD);
+        let resolved: u64 = lines
+            .iter()
+            .map(|line| match line {
+                Line::Repeated { changes, stands: false, .. } => *changes,
+                Line::Unnamed { new: 0, resolved } => *resolved,
+                other => panic!("{other:?}"),
+            })
+            .sum();
+        assert_eq!(resolved, 91 - RESOLVED_AT_ONCE as u64, "{lines:?}");
+    }
+
+    #[test]
+    fn policies_with_ever_new_names_fill_no_log() {
+        let mut scenario = Scenario::new();
+        let mut lines = Vec::new();
+        for n in 0..1000 {
+            lines.extend(scenario.stand(&[problem("web", &n.to_string())]));
+        }
+        assert!(lines.len() <= NAMED * 2 + 1, "{} lines", lines.len());
+    }
+
+    #[test]
+    fn an_agent_that_ends_counts_what_had_no_line() {
+        let mut scenario = Scenario::new();
+        let over = problem("web", "over budget");
+        for standing in [std::slice::from_ref(&over), &[], std::slice::from_ref(&over)] {
+            scenario.stand(standing);
+        }
+        let rest = scenario.log.rest(scenario.now);
+        assert_eq!(rest, [Line::Repeated { problem: over, changes: 1, stands: true }]);
+    }
+}

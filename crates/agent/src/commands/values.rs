@@ -1,0 +1,121 @@
+//! Values of flags: what is wrong with one, what is expected, and an example.
+
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use dataplane::marks::{Mark, Marks, MarksError};
+use dataplane::queues::QueueRange;
+use ipnet::IpNet;
+
+use crate::exit::Usage;
+
+/// Reads a whole number in this range.
+pub fn number<N>(
+    range: RangeInclusive<N>,
+    example: N,
+) -> impl Fn(&str) -> Result<N, String> + Clone + Send + Sync + 'static
+where
+    N: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
+{
+    move |text| {
+        text.parse().ok().filter(|number| range.contains(number)).ok_or_else(|| {
+            let (first, last) = (range.start(), range.end());
+            format!("write a whole number from {first} to {last}, such as {example}")
+        })
+    }
+}
+
+/// Reads the addresses of a node's pods.
+pub fn pod_cidr(text: &str) -> Result<IpNet, String> {
+    const EXAMPLES: &str = "write a CIDR such as 10.244.1.0/24 or fd00:10:244:1::/64";
+    text.parse().map_err(|_| {
+        let (address, length) = match text.split_once('/') {
+            Some((address, length)) => (address, Some(length)),
+            None => (text, None),
+        };
+        match (address.parse::<IpAddr>(), length) {
+            (Err(_), _) => format!("{address:?} is no IP address: {EXAMPLES}"),
+            (Ok(_), None) => format!("the prefix length is missing: {EXAMPLES}"),
+            (Ok(address), Some(length)) => {
+                let longest = if address.is_ipv4() { 32 } else { 128 };
+                format!("the prefix length {length:?} is not from 0 to {longest}: {EXAMPLES}")
+            }
+        }
+    })
+}
+
+/// The agent's marks, from `--packet-marks` and `--connection-marks`.
+pub fn marks(packet: Mark, connection: Mark) -> Result<Marks, Usage> {
+    let default = Marks::default();
+    Marks::new(packet, connection).map_err(|error| {
+        Usage(match error {
+            MarksError::NotFourBits(kind, mask) => {
+                let example = if kind == "packet" { default.of_packets() } else { default.of_connections() };
+                let bits = mask.0.count_ones();
+                format!("--{kind}-marks {mask}: this mask has {bits} bits, and exactly four are needed: write one such as {example}")
+            }
+            MarksError::Overlap(packet, connection) => format!(
+                "--packet-marks {packet} and --connection-marks {connection} have a bit in common: choose different bits, such as {} and {}",
+                default.of_packets(),
+                default.of_connections()
+            ),
+        })
+    })
+}
+
+/// The two ranges of queues of an agent with so many workers. Behind both stand the two queues of new ports.
+pub fn queue_ranges(base: u16, workers: u16) -> Result<[QueueRange; 2], Usage> {
+    let needed = 2 * u32::from(workers) + 2;
+    let highest = (1_u32 << 16).saturating_sub(needed);
+    let ranges = QueueRange::pair(base, workers).ok().filter(|_| u32::from(base) <= highest);
+    ranges.ok_or_else(|| {
+        Usage(format!(
+            "--queue-base {base}: {workers} workers need {needed} queue numbers from there on, and the last number is 65535: \
+             give a number from 0 to {highest}, such as 100"
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_cannot_be_read_says_what_is_expected() {
+        let read = number(1..=1024_u16, 4);
+        assert_eq!(read("1024"), Ok(1024));
+        for text in ["", "0", "1025", "-1", "lots", "1.5"] {
+            assert_eq!(
+                read(text),
+                Err("write a whole number from 1 to 1024, such as 4".to_owned()),
+                "{text}"
+            );
+        }
+        assert_eq!(pod_cidr("10.244.1.0/24").map(|cidr| cidr.to_string()), Ok("10.244.1.0/24".to_owned()));
+        for (text, why) in [
+            ("garbage", "\"garbage\" is no IP address: write a CIDR such as 10.244.1.0/24"),
+            ("10.244.1.0", "the prefix length is missing: "),
+            ("10.244.1.0/33", "the prefix length \"33\" is not from 0 to 32: "),
+            ("fd00::/x", "the prefix length \"x\" is not from 0 to 128: "),
+            ("", "\"\" is no IP address"),
+        ] {
+            let error = pod_cidr(text).expect_err(text);
+            assert!(error.starts_with(why), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn queue_numbers_end_at_65535_whatever_the_number_of_workers() {
+        let [first, second] = queue_ranges(65_530, 2).expect("the last that fits");
+        assert_eq!((first.first, second.first), (65_530, 65_532));
+        let error = queue_ranges(65_531, 2).expect_err("one too many").to_string();
+        assert_eq!(
+            error,
+            "--queue-base 65531: 2 workers need 6 queue numbers from there on, and the last number is 65535: give a number from 0 to \
+             65530, such as 100"
+        );
+        queue_ranges(0, 1024).expect("as many workers as there may be");
+    }
+}

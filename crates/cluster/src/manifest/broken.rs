@@ -1,0 +1,98 @@
+//! Documents that can't be parsed: what is taken in of them all the same, and what is said.
+//!
+//! A policy isolates its pods if it can be seen which ones they are. The message is from the parser of the format that was meant.
+
+use serde::de::DeserializeSeed;
+
+use super::documents::Document;
+use super::words::{CUT_OFF, MAYBE_OPEN, OPEN, hidden, is_template};
+use super::{RawObject, Reader, Reading, convert, flow, held, lines, push_few, visible};
+
+/// A policy within which the text broke off.
+pub(super) struct CutOff {
+    label: String,
+    /// Whether it isolates its pods all the same.
+    is_closed: bool,
+}
+
+/// How much had been read of a file.
+pub(super) struct Mark {
+    objects: usize,
+    flaws: usize,
+    failures: usize,
+    others: usize,
+    no_manifest: usize,
+}
+
+impl Reader<'_> {
+    /// Reads what the YAML parser held back of a document in which a flow collection breaks off.
+    pub(super) fn held_back(&mut self, document: &Document<'_>, before: Mark) {
+        let result = if let Some(text) = document.flow() {
+            self.back_to(before);
+            let json = flow::to_json(text);
+            self.document(document, |objects| {
+                objects.deserialize(&mut serde_json::Deserializer::from_str(&json))
+            })
+        } else if let Some(text) = lines::held_back_of_list(document.text).filter(|_| self.cut_off.is_none())
+        {
+            let json = flow::to_json(text);
+            self.document(document, |objects| {
+                objects.element().deserialize(&mut serde_json::Deserializer::from_str(&json))
+            })
+        } else {
+            return;
+        };
+        // It fails where the YAML parser did, whose message is the better one.
+        drop(result);
+    }
+
+    /// How much there is now.
+    pub(super) fn mark(&self) -> Mark {
+        let Reading { objects, flaws, failures, others, no_manifest } = &self.reading;
+        Mark {
+            objects: objects.len(),
+            flaws: flaws.len(),
+            failures: failures.len(),
+            others: *others,
+            no_manifest: no_manifest.len(),
+        }
+    }
+
+    /// Forgets what was read since.
+    fn back_to(&mut self, mark: Mark) {
+        let Reading { objects, flaws, failures, others, no_manifest } = &mut self.reading;
+        objects.truncate(mark.objects);
+        flaws.truncate(mark.flaws);
+        failures.truncate(mark.failures);
+        *others = mark.others;
+        no_manifest.truncate(mark.no_manifest);
+        self.cut_off = None;
+    }
+
+    /// Notes a document that can't be parsed.
+    pub(super) fn broken(&mut self, document: &Document<'_>, line: Option<usize>, message: &str) {
+        let mut what = visible(message).into_owned();
+        if let Some((at, hidden)) = hidden(document.text) {
+            what += &format!("; line {} has the invisible character {hidden} in it", document.line_of(at));
+        }
+        if is_template(document.text) {
+            what += "; this looks like a template: render it first";
+            let problem = self.problem(document.number, line, None, what, MAYBE_OPEN);
+            return push_few(&mut self.reading.no_manifest, problem);
+        }
+        let (label, effect) = match self.cut_off.take() {
+            Some(CutOff { label, is_closed: true }) => (Some(label), CUT_OFF),
+            Some(CutOff { label, is_closed: false }) => (Some(label), OPEN),
+            None => (None, MAYBE_OPEN),
+        };
+        let problem = self.problem(document.number, line, label, what, effect);
+        push_few(&mut self.reading.failures, problem);
+    }
+
+    /// Takes in what there is of a policy within which the text broke off.
+    pub(super) fn cut_off(&mut self, document: &Document<'_>, object: &RawObject, label: String) {
+        let change = convert::cut_off(&object.fields, &object.twice, self.interner);
+        self.cut_off = Some(CutOff { label, is_closed: change.is_some() });
+        self.reading.objects.extend(change.map(|change| held(change, document, object)));
+    }
+}
