@@ -129,14 +129,13 @@ impl PortTable {
     }
 
     fn first_of_some(&self, ports: PortsId, target: Target<'_>) -> RuleIndex {
-        if let Some((wide, set)) = self.wide(ports) {
+        let words = self.words.from(ports);
+        if let Some((wide, set)) = self.wide(words) {
             return wide.first_match(set, target);
         }
-        let (first, port) = self.by_number(ports, target);
+        let (first, port) = by_number(words, target);
         match (target.names, port) {
-            (Some(names), Some(port)) => {
-                first.min(first_alias(self.aliases(ports), names, target.protocol, port))
-            }
+            (Some(names), Some(port)) => first.min(first_alias(aliases(words), names, target.protocol, port)),
             _ => first,
         }
     }
@@ -147,49 +146,24 @@ impl PortTable {
         if ports == NO_PORTS {
             return NO_RULE;
         }
-        if let Some((wide, set)) = self.wide(ports) {
+        let words = self.words.from(ports);
+        if let Some((wide, set)) = self.wide(words) {
             return wide.first_possible(set, target);
         }
-        let (first, port) = self.by_number(ports, target);
-        let aliases = if port.is_some() { self.aliases(ports) } else { &[] };
+        let (first, port) = by_number(words, target);
+        let aliases = if port.is_some() { aliases(words) } else { &[] };
         let of_protocol = |protocol| protocol == ANY_PROTOCOL || protocol == u32::from(target.protocol.0);
         let named = aliases.iter().filter(|[_, protocol, _]| of_protocol(*protocol)).map(|[.., rule]| *rule);
         named.fold(first, RuleIndex::min)
     }
 
-    /// The set of the rules kept at `ports`, if they are kept as bits.
+    /// The set of the rules of an entry, if they are kept as bits.
     #[inline(always)]
-    fn wide(&self, ports: PortsId) -> Option<(&WideTable, bitsets::SetId)> {
-        match *self.words.from(ports) {
+    fn wide(&self, words: &[u32]) -> Option<(&WideTable, bitsets::SetId)> {
+        match *words {
             [_, WIDE, set, ..] => self.wide.as_deref().map(|wide| (wide, set)),
             _ => None,
         }
-    }
-
-    /// The first of the rules kept at `ports` that matches by number, and the packet's port. Not for [`NO_PORTS`].
-    #[inline(always)]
-    fn by_number(&self, ports: PortsId, target: Target<'_>) -> (RuleIndex, Option<u16>) {
-        let words = self.words.from(ports);
-        let [_, protocols, _, entries @ ..] = words else { return (NO_RULE, None) };
-        let (protocols, (entries, _)) = (*protocols as usize, entries.as_chunks::<PROTOCOL_WORDS>());
-        let entries = &entries[..=protocols];
-        let mut entry = 0;
-        while entry < protocols && entries[entry][0] != u32::from(target.protocol.0) {
-            entry += 1;
-        }
-        let [_, portless, from, count] = entries[entry];
-        match target.port {
-            None => (portless, None),
-            Some(port) => (rule_at(&words[from as usize..], count as usize, port), Some(port)),
-        }
-    }
-
-    /// The aliases kept at `ports`. Not for [`NO_PORTS`].
-    fn aliases(&self, ports: PortsId) -> &[[u32; ALIAS_WORDS]] {
-        let words = self.words.from(ports);
-        let (protocols, aliases) = (words[1] as usize, words[2] as usize);
-        let from = HEADER_WORDS + (protocols + 1) * PROTOCOL_WORDS;
-        words[from..from + aliases * ALIAS_WORDS].as_chunks::<ALIAS_WORDS>().0
     }
 
     /// The first of the rules kept at `ports`, whatever its ports.
@@ -250,6 +224,30 @@ impl PortTable {
             wide.bitsets.shrink();
         }
     }
+}
+
+/// The first of the rules of an entry that matches by number, and the packet's port.
+#[inline(always)]
+fn by_number(words: &[u32], target: Target<'_>) -> (RuleIndex, Option<u16>) {
+    let [_, protocols, _, entries @ ..] = words else { return (NO_RULE, None) };
+    let (protocols, (entries, _)) = (*protocols as usize, entries.as_chunks::<PROTOCOL_WORDS>());
+    let entries = &entries[..=protocols];
+    let mut entry = 0;
+    while entry < protocols && entries[entry][0] != u32::from(target.protocol.0) {
+        entry += 1;
+    }
+    let [_, portless, from, count] = entries[entry];
+    match target.port {
+        None => (portless, None),
+        Some(port) => (rule_at(&words[from as usize..], count as usize, port), Some(port)),
+    }
+}
+
+/// The aliases of an entry.
+fn aliases(words: &[u32]) -> &[[u32; ALIAS_WORDS]] {
+    let (protocols, aliases) = (words[1] as usize, words[2] as usize);
+    let from = HEADER_WORDS + (protocols + 1) * PROTOCOL_WORDS;
+    words[from..from + aliases * ALIAS_WORDS].as_chunks::<ALIAS_WORDS>().0
 }
 
 /// The first rule with ANY name that the destination's pod gives to this port; a name that it has not matches nothing.
