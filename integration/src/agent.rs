@@ -216,11 +216,25 @@ impl Agent {
         self.wait().map(drop)
     }
 
+    /// Stops it as it is (SIGSTOP): it answers nothing until it goes on.
+    pub fn stop(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Has it go on (SIGCONT).
+    pub fn go_on(&self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
     /// Asks it to end (SIGTERM), waits for that, and returns how it ended.
     pub fn terminate(&mut self) -> Result<ExitStatus> {
-        let process = i32::try_from(self.child.id()).context("a process id")?;
-        kill(Pid::from_raw(process), Signal::SIGTERM).context("asking the agent to end")?;
+        self.signal(Signal::SIGTERM)?;
         self.wait()
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let process = i32::try_from(self.child.id()).context("a process id")?;
+        kill(Pid::from_raw(process), signal).with_context(|| format!("sending {signal} to the agent"))
     }
 
     /// Waits until it has ended.

@@ -17,6 +17,12 @@ const WHILE: Duration = Duration::from_millis(700);
 /// The kernel remembers verdicts for so long, in the stories in which an agent crashes.
 const REMEMBERED: Duration = Duration::from_secs(1);
 
+const ALLOW_WEB: &str = "
+    podSelector: {}
+    ingress:
+    - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]
+";
+
 fn cluster() -> Cluster {
     Testbed::new()
         .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
@@ -28,14 +34,7 @@ fn cluster() -> Cluster {
 /// `web` may reach `db`, `other` may not; no policy applies to `web` and `other` themselves.
 fn story(flags: &[&str]) -> Story {
     let mut story = Story::begin(cluster());
-    story.policy(
-        "db/allow-web",
-        "
-        podSelector: {}
-        ingress:
-        - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]
-        ",
-    );
+    story.policy("db/allow-web", ALLOW_WEB);
     story.start_agents(flags);
     story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
     story.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
@@ -118,6 +117,34 @@ fn while_one_agent_takes_over_from_another_either_says_whose_rules_are_in_force(
     let said = ask("doctor", agent::HTTP_PORT);
     assert!(said.contains("no agent answers, but one serves the rules in the"), "{said}");
     story.put_agent(next);
+}
+
+/// A stopped agent has packets in its queues. What it answers once it goes on is not an answer to the rules of the agent that has taken over.
+#[test]
+fn what_a_stopped_agent_answers_after_a_takeover_opens_no_connection() {
+    let mut story = story(&["--remember=off"]);
+    for (round, queue_base) in [(1, "100"), (2, "300")] {
+        let mut old = story.take_agent("node-a");
+        old.stop().unwrap();
+        let waiting = load(&story, "web/a", 4, PATIENT);
+        sleep(WHILE);
+        story.policy("db/allow-web", "{podSelector: {}, policyTypes: [Ingress]}");
+        let flags = ["--remember=off", "--queue-base", queue_base];
+        let http_port = agent::HTTP_PORT + round;
+        let launch = Launch { flags: &flags, http_port, ..Launch::default() };
+        let mut next = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+        next.wait_ready().unwrap();
+        old.go_on().unwrap();
+        old.wait_not_ready("taken over").unwrap();
+        for load in waiting {
+            let report = load.finish().unwrap();
+            assert!(report.reached == 0 && report.timed_out > 0 && report.failed.is_empty(), "{report:?}");
+        }
+        assert_eq!(old.terminate().unwrap().code(), Some(0), "{}", old.log());
+        story.put_agent(next);
+        story.policy("db/allow-web", ALLOW_WEB);
+        story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+    }
 }
 
 #[test]

@@ -364,7 +364,8 @@ impl Agent {
         Ok(())
     }
 
-    /// On the range of queues that the rules in the kernel don't use now; on the other where that one is taken.
+    /// On the range of queues that the rules in the kernel don't use now, and whose answers they don't take for their own; on the other where
+    /// that one is taken.
     fn start_workers(
         &self,
         snapshot: &Arc<Snapshot>,
@@ -375,7 +376,8 @@ impl Agent {
                 .is_some_and(|used| range.numbers().any(|number| used.numbers().any(|other| other == number)))
         };
         let mut ranges = self.config.queues;
-        ranges.sort_by_key(overlaps);
+        let answers_alike = |range: &QueueRange| in_use.is_some_and(|used| used.is_odd() == range.is_odd());
+        ranges.sort_by_key(|range| (overlaps(range), answers_alike(range)));
         let [first, second] = ranges.map(|queues| {
             let published = Published::new(Arc::clone(snapshot), usize::from(queues.count));
             let config = WorkersConfig {

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use crate::queues::QueueRange;
+
 /// A set of bits in a packet mark or connection mark, in host byte order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Mark(pub u32);
@@ -48,6 +50,8 @@ pub enum DeniedFlow {
 pub struct Marks {
     packet: [u32; 4],
     connection: [u32; 4],
+    /// The value of [`Marks::turns`] of this agent's answers.
+    turn: u32,
 }
 
 /// Bits that can't serve as marks.
@@ -64,7 +68,7 @@ pub enum MarksError {
 impl Default for Marks {
     /// Bits that kube-proxy (0x4000, 0x8000), Flannel and portmap (0x2000) do not use.
     fn default() -> Self {
-        Self { packet: bits(0x0f00_0000), connection: bits(0xf000_0000) }
+        Self { packet: bits(0x0f00_0000), connection: bits(0xf000_0000), turn: 0 }
     }
 }
 
@@ -82,7 +86,14 @@ impl Marks {
         if packet.0 & connection.0 != 0 {
             return Err(MarksError::Overlap(packet, connection));
         }
-        Ok(Self { packet: bits(packet.0), connection: bits(connection.0) })
+        Ok(Self { packet: bits(packet.0), connection: bits(connection.0), turn: 0 })
+    }
+
+    /// The marks of the agent whose workers serve these queues. An agent that was stopped while another took over answers what waits in
+    /// its queues once it runs again: to the rules of the other its answers are none, and the packet is evaluated again.
+    #[must_use]
+    pub fn answered_by(self, queues: QueueRange) -> Self {
+        Self { turn: if queues.is_odd() { self.turns().0 } else { 0 }, ..self }
     }
 
     /// All bits in packet marks.
@@ -125,7 +136,23 @@ impl Marks {
         self.questions()
     }
 
-    /// The value of [`Marks::questions`] with which a worker answers that this flow is denied. The packet must be answered besides: see
+    /// In the packet mark, on its way back from a worker: the bit that says whose answer it is.
+    pub fn turns(&self) -> Mark {
+        Mark(self.packet[3])
+    }
+
+    /// The value of [`Marks::turns`] of this agent's answers: see [`Marks::answered_by`].
+    pub fn turn(&self) -> Mark {
+        Mark(self.turn)
+    }
+
+    /// In the packet mark, on its way back from a worker: the bits that say that a flow is denied.
+    pub fn denials(&self) -> Mark {
+        let [_, reply, established, _] = self.packet;
+        Mark(established | reply)
+    }
+
+    /// The value of [`Marks::denials`] with which a worker answers that this flow is denied. The packet must be answered besides: see
     /// [`Marks::answer`]. An allowed packet comes back with none of these bits.
     pub fn denied(&self, flow: DeniedFlow) -> Mark {
         let [_, reply, established, _] = self.packet;

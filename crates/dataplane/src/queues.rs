@@ -1,4 +1,9 @@
 //! NFQUEUE numbers. Two ranges, so that a new agent can be completely set up before the rules turn to it.
+//!
+//! One of the two begins with an even number, the other with an odd one. An agent takes the range that its predecessor does not use, whatever
+//! base number either has, so the rules of one never take an answer of the other for their own (see [`Marks::answered_by`]).
+//!
+//! [`Marks::answered_by`]: crate::marks::Marks::answered_by
 
 use std::fmt;
 
@@ -18,18 +23,32 @@ pub struct QueueRange {
 )]
 pub struct NoSuchQueues {
     first: u16,
-    count: u16,
+    count: u32,
 }
 
 impl QueueRange {
     /// The two ranges of `count` queues each that an agent with base number `base` may use, one after the other.
+    ///
+    /// # Errors
+    /// [`NoSuchQueues`] unless `count` is at least 1 and all [`QueueRange::numbers_of_pair`] exist.
     pub fn pair(base: u16, count: u16) -> Result<[Self; 2], NoSuchQueues> {
-        let wrong = NoSuchQueues { first: base, count: count.saturating_mul(2) };
-        if count == 0 || u32::from(base) + 2 * u32::from(count) > 1 << 16 {
-            return Err(wrong);
+        let numbers = Self::numbers_of_pair(count);
+        if count == 0 || u32::from(base) + numbers > 1 << 16 {
+            return Err(NoSuchQueues { first: base, count: numbers });
         }
-        let second = base + count;
+        // The last number of the pair is that of the second range.
+        let second = (u32::from(base) + numbers) as u16 - count;
         Ok([Self { first: base, count }, Self { first: second, count }])
+    }
+
+    /// How many numbers two ranges of `count` queues take. Between ranges of an even count one number stays free: see the module.
+    pub fn numbers_of_pair(count: u16) -> u32 {
+        2 * u32::from(count) + u32::from(count.is_multiple_of(2))
+    }
+
+    /// Whether it begins with an odd number.
+    pub fn is_odd(self) -> bool {
+        !self.first.is_multiple_of(2)
     }
 
     /// The numbers of the range.
@@ -41,5 +60,22 @@ impl QueueRange {
 impl fmt::Display for QueueRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.first, u32::from(self.first) + u32::from(self.count) - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_ranges_one_is_odd_and_they_have_no_number_in_common() {
+        for (base, count) in [(100, 1), (100, 2), (101, 2), (101, 3), (0, 1024), (65_531, 2)] {
+            let [first, second] = QueueRange::pair(base, count).expect("numbers that exist");
+            assert_ne!(first.is_odd(), second.is_odd(), "{first} and {second}");
+            assert!(first.numbers().all(|number| second.numbers().all(|other| other != number)));
+            assert_eq!((first.count, second.count), (count, count));
+        }
+        QueueRange::pair(65_532, 2).expect_err("the last would be 65,536");
+        QueueRange::pair(100, 0).expect_err("no queue at all");
     }
 }

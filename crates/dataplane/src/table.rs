@@ -171,7 +171,8 @@ impl Table {
     /// Writes table, chains, sets and rules in one atomic batch: creates what is missing, rewrites rules and sets, leaves
     /// chains that exist in place. The same call is the first start, a restart over the table of a dead agent, an upgrade
     /// with other marks or flags, and a live takeover: the queues must be ready before, since packets come at once.
-    pub fn install(config: TableConfig, queues: QueueRange) -> Result<Self, TableError> {
+    pub fn install(mut config: TableConfig, queues: QueueRange) -> Result<Self, TableError> {
+        config.marks = config.marks.answered_by(queues);
         let mut socket = open()?;
         let form = available_form(&mut socket)?;
         let contents = Contents::new(&config.pod_cidrs, &config.open, []);

@@ -286,7 +286,7 @@ pub fn allow(marks: &Marks, mark: u32) -> (u32, KernelVerdict) {
     let others = mark & !marks.questions().0;
     match marks.asks(mark) {
         Kind::Untracked => (others, KernelVerdict::Accept),
-        _ => (others ^ marks.answer().0, KernelVerdict::Repeat),
+        _ => ((others ^ marks.answer().0) | marks.turn().0, KernelVerdict::Repeat),
     }
 }
 
@@ -295,7 +295,7 @@ pub fn allow(marks: &Marks, mark: u32) -> (u32, KernelVerdict) {
 #[inline]
 pub fn deny(marks: &Marks, mark: u32, flow: DeniedFlow) -> (u32, KernelVerdict) {
     let others = mark & !marks.questions().0;
-    ((others ^ marks.answer().0) | marks.denied(flow).0, KernelVerdict::Repeat)
+    ((others ^ marks.answer().0) | marks.turn().0 | marks.denied(flow).0, KernelVerdict::Repeat)
 }
 
 /// The flow of a denied packet all of whose packets this snapshot denies; `None` if it is not sure of that, or if the packet has no

@@ -182,7 +182,7 @@ impl Start<'_> {
                     port_id,
                     socket,
                     reader,
-                    marks: config.marks,
+                    marks: config.marks.answered_by(config.queues),
                     remembers_denied: config.remembers_denied,
                     hold: Hold::new(config.hold, permits, config.queue_length),
                     counters: shared,

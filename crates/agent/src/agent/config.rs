@@ -42,7 +42,7 @@ pub struct AgentConfig {
     pub marks: Marks,
     /// How long the kernel remembers an allowed pair; `None` if it is to ask about every connection.
     pub remember: Option<Duration>,
-    /// The NFLOG groups that hear of remembered connections, one for each range of queues; `None` if nothing is recorded.
+    /// The NFLOG groups that hear of remembered connections, of even ranges of queues and of odd ones; `None` if nothing is recorded.
     pub log_groups: Option<[u16; 2]>,
     /// Whether every connection is judged, so that it is recorded.
     pub record_open: bool,
@@ -57,8 +57,8 @@ pub struct AgentConfig {
 impl AgentConfig {
     /// The NFLOG group that goes with these queues.
     pub(super) fn log_group(&self, queues: QueueRange) -> Option<u16> {
-        let index = usize::from(queues != self.queues[0]);
-        self.log_groups.map(|groups| groups[index])
+        // A predecessor with another base number may still listen to its own.
+        self.log_groups.map(|groups| groups[usize::from(queues.is_odd())])
     }
 
     /// The queue of new ports that goes with these queues: behind both ranges, one for each.

@@ -67,7 +67,7 @@ pub fn marks(packet: Mark, connection: Mark) -> Result<Marks, Usage> {
 
 /// The two ranges of queues of an agent with so many workers. Behind both stand the two queues of new ports.
 pub fn queue_ranges(base: u16, workers: u16) -> Result<[QueueRange; 2], Usage> {
-    let needed = 2 * u32::from(workers) + 2;
+    let needed = QueueRange::numbers_of_pair(workers) + 2;
     let highest = (1_u32 << 16).saturating_sub(needed);
     let ranges = QueueRange::pair(base, workers).ok().filter(|_| u32::from(base) <= highest);
     ranges.ok_or_else(|| {
@@ -108,13 +108,13 @@ mod tests {
 
     #[test]
     fn queue_numbers_end_at_65535_whatever_the_number_of_workers() {
-        let [first, second] = queue_ranges(65_530, 2).expect("the last that fits");
-        assert_eq!((first.first, second.first), (65_530, 65_532));
-        let error = queue_ranges(65_531, 2).expect_err("one too many").to_string();
+        let [first, second] = queue_ranges(65_529, 2).expect("the last that fits");
+        assert_eq!((first.first, second.first), (65_529, 65_532));
+        let error = queue_ranges(65_530, 2).expect_err("one too many").to_string();
         assert_eq!(
             error,
-            "--queue-base 65531: 2 workers need 6 queue numbers from there on, and the last number is 65535: give a number from 0 to \
-             65530, such as 100"
+            "--queue-base 65530: 2 workers need 7 queue numbers from there on, and the last number is 65535: give a number from 0 to \
+             65529, such as 100"
         );
         queue_ranges(0, 1024).expect("as many workers as there may be");
     }

@@ -77,7 +77,7 @@ pub(super) const ASK: &str = "ask";
 /// Sends packets to userspace. Its rule is written once and stays.
 pub(super) const QUEUE: &str = "enqueue";
 /// Drops what is over a sender's quota of the queues.
-const QUOTA: &str = "sender-quota";
+pub(super) const QUOTA: &str = "sender-quota";
 /// What connection tracking alone says is a reply, and TCP in mid-stream.
 const UNPROVEN: &str = "unproven";
 /// Passes what needs no verdict, and marks its connection, so that its next packets leave at the first rule: between pods that
@@ -312,7 +312,7 @@ impl Chains<'_> {
         if self.window {
             // First, or what comes back would be judged again.
             rules.extend(self.came_back(chain));
-            rules.extend(recheck::jumps(chain, self.config));
+            rules.extend(recheck::jumps(chain));
         }
         rules.extend([
             rule(chain, "accept what was accepted and not revoked", accepted),
@@ -458,20 +458,21 @@ impl Chains<'_> {
         ]
     }
 
-    /// A worker answered about the packet: its answer bit is not what it was when the worker was asked.
+    /// A worker of this agent answered about the packet: its answer bit is not what it was when the worker was asked.
     fn came_back(&self, chain: &'static str) -> [Rule; 2] {
         let marks = &self.config.marks;
         let to = if chain == JUDGE_LOCAL { ALLOWED_LOCAL } else { ALLOWED };
-        let when = |asked: Mark, answer| {
+        let when = |asked: Mark, answer: Mark| {
+            let expected = answer.0 | marks.turn().0;
             let answered = [
                 Expression::LoadMeta(Meta::Mark),
-                Expression::Bits { mask: marks.answer().0, flip: 0 },
-                Expression::Compare(answer, vec![0; 4]),
+                Expression::Bits { mask: marks.answer().0 | marks.turns().0, flip: 0 },
+                Expression::Compare(Comparison::Equal, expected.to_ne_bytes().to_vec()),
             ];
             let expressions = connection_has(asked).into_iter().chain(answered).chain([Expression::Goto(to)]);
             rule(chain, "settle what came back", expressions)
         };
-        [when(marks.asked(), Comparison::NotEqual), when(marks.asked_inverted(), Comparison::Equal)]
+        [when(marks.asked(), marks.answer()), when(marks.asked_inverted(), Mark(0))]
     }
 
     fn ask_memory(&self, chain: &'static str) -> Option<Rule> {
@@ -566,23 +567,25 @@ impl Chains<'_> {
     /// The packet leaves with the mark that it came with.
     fn allowed(&self, chain: &'static str) -> Vec<Rule> {
         let marks = &self.config.marks;
-        let answered = Mark(marks.accepted().0 | marks.asked().0 | marks.asked_inverted().0);
+        // During the window revoked connections are evaluated as well.
+        let revoked = if self.window { marks.revoked().0 } else { 0 };
+        let answered = Mark(marks.accepted().0 | marks.asked().0 | marks.asked_inverted().0 | revoked);
         let accept = mark_connection(answered, marks.accepted());
         let turn_back = [
             Expression::LoadMeta(Meta::Mark),
-            Expression::Bits { mask: u32::MAX, flip: marks.answer().0 },
+            Expression::Bits { mask: u32::MAX, flip: marks.answer().0 | marks.turn().0 },
             Expression::StorePacketMark,
         ];
         let denied = [
             Expression::LoadMeta(Meta::Mark),
-            Expression::Bits { mask: marks.questions().0, flip: 0 },
+            Expression::Bits { mask: marks.denials().0, flip: 0 },
             Expression::Compare(Comparison::NotEqual, vec![0; 4]),
             Expression::Goto(if chain == ALLOWED_LOCAL { DENIED_LOCAL } else { DENIED }),
         ];
         let mut rules = vec![
             rule(chain, "drop what came back denied", denied),
             rule(chain, "mark the connection of an allowed packet", accept),
-            rule(chain, "turn the packet's answer bit back", turn_back),
+            rule(chain, "turn the packet's answer bits back", turn_back),
         ];
         if self.window && chain == ALLOWED_LOCAL {
             rules.push(memory::tell(chain, PairOf::Local));
@@ -660,7 +663,17 @@ pub(super) fn state_is(states: u32) -> [Expression; 3] {
     ]
 }
 
-fn connection_has(mark: Mark) -> [Expression; 3] {
+/// Goes on if the connection's mark has none of these bits.
+pub(super) fn connection_lacks(mark: Mark) -> [Expression; 3] {
+    [
+        Expression::LoadConnection(Connection::Mark),
+        Expression::Bits { mask: mark.0, flip: 0 },
+        Expression::Compare(Comparison::Equal, vec![0; 4]),
+    ]
+}
+
+/// Goes on if the connection's mark has any of these bits.
+pub(super) fn connection_has(mark: Mark) -> [Expression; 3] {
     [
         Expression::LoadConnection(Connection::Mark),
         Expression::Bits { mask: mark.0, flip: 0 },

@@ -178,7 +178,7 @@ impl Memory {
         let Mark(answer) = self.marks.denied(flow);
         let is_answer = [
             Expression::LoadMeta(Meta::Mark),
-            Expression::Bits { mask: self.marks.questions().0, flip: 0 },
+            Expression::Bits { mask: self.marks.denials().0, flip: 0 },
             Expression::Compare(Comparison::Equal, answer.to_ne_bytes().to_vec()),
         ];
         let time = self.remember.map_or(Duration::ZERO, |remember| remember.time);

@@ -20,7 +20,7 @@ use super::super::INET;
 use super::super::chains::{FAMILIES, Family, QUEUE, mark_packet, rule};
 use super::denied::{DENIED, DENIED_FORWARD};
 use super::{MOST, Memory, PairOf, REMEMBER, WITH_PORTS, leave, pair_in};
-use crate::marks::{Marks, Question};
+use crate::marks::{Mark, Marks, Question};
 use crate::nft::batch::Batch;
 use crate::nft::expression::{Address, Comparison, Expression, Meta, UNICAST};
 use crate::nft::rule::Rule;
@@ -88,7 +88,7 @@ pub(in super::super) fn rules(marks: &Marks, remembers: bool, quota: Rule) -> Ve
     if remembers {
         rules.extend(FAMILIES.iter().zip(0..).flat_map(|(family, number)| {
             [0, 1].map(|answer| {
-                let answered = key_if(marks, answer, answer, family);
+                let answered = key_if(is_answered(marks, answer), answer, family);
                 let set = ASKED[number].name;
                 // The set must not vouch for a second packet.
                 let settle = [
@@ -115,7 +115,7 @@ pub(in super::super) fn rules(marks: &Marks, remembers: bool, quota: Rule) -> Ve
                     Expression::Compare(Comparison::Equal, UNICAST.to_ne_bytes().to_vec()),
                 ]
                 .into_iter()
-                .chain(key_if(marks, answer, 1 - answer, family))
+                .chain(key_if(has_answer_bit(marks, answer), 1 - answer, family))
                 .chain([note])
                 .chain(question(Question::UntrackedFlow));
                 rule(UNTRACKED, "say that a worker is asked", expressions)
@@ -123,18 +123,18 @@ pub(in super::super) fn rules(marks: &Marks, remembers: bool, quota: Rule) -> Ve
         }));
         let denied = [
             Expression::LoadMeta(Meta::Mark),
-            Expression::Bits { mask: marks.questions().0, flip: 0 },
+            Expression::Bits { mask: marks.denials().0, flip: 0 },
             Expression::Compare(Comparison::NotEqual, vec![0; 4]),
             Expression::Goto(DENIED),
         ];
         let turn_back = [
             Expression::LoadMeta(Meta::Mark),
-            Expression::Bits { mask: u32::MAX, flip: marks.answer().0 },
+            Expression::Bits { mask: u32::MAX, flip: marks.answer().0 | marks.turn().0 },
             Expression::StorePacketMark,
         ];
         rules.extend([
             rule(ANSWERED, "drop what came back denied", denied),
-            rule(ANSWERED, "turn the packet's answer bit back", turn_back),
+            rule(ANSWERED, "turn the packet's answer bits back", turn_back),
             rule(ANSWERED, "remember what was allowed", [Expression::Jump(REMEMBER)]),
             rule(ANSWERED, "accept what was allowed", [Expression::Accept]),
         ]);
@@ -143,14 +143,27 @@ pub(in super::super) fn rules(marks: &Marks, remembers: bool, quota: Rule) -> Ve
     rules
 }
 
-/// Goes on if the packet's answer bit has this value, and loads the key of the packet's flow with another value.
-fn key_if(marks: &Marks, answer: u32, noted: u32, family: &Family) -> Vec<Expression> {
-    let comparison = if answer == 0 { Comparison::Equal } else { Comparison::NotEqual };
-    let mut expressions = vec![
+/// Goes on if the packet's answer bit has this value.
+fn has_answer_bit(marks: &Marks, answer: u32) -> [Expression; 3] {
+    mark_is(marks.answer(), Mark(answer * marks.answer().0))
+}
+
+/// The same, if a worker of this agent may have answered.
+fn is_answered(marks: &Marks, answer: u32) -> [Expression; 3] {
+    mark_is(Mark(marks.answer().0 | marks.turns().0), Mark((answer * marks.answer().0) | marks.turn().0))
+}
+
+fn mark_is(mask: Mark, value: Mark) -> [Expression; 3] {
+    [
         Expression::LoadMeta(Meta::Mark),
-        Expression::Bits { mask: marks.answer().0, flip: 0 },
-        Expression::Compare(comparison, vec![0; 4]),
-    ];
+        Expression::Bits { mask: mask.0, flip: 0 },
+        Expression::Compare(Comparison::Equal, value.0.to_ne_bytes().to_vec()),
+    ]
+}
+
+/// Goes on on a condition, and loads the key of the packet's flow with this value of its answer bit.
+fn key_if(condition: [Expression; 3], noted: u32, family: &Family) -> Vec<Expression> {
+    let mut expressions = condition.to_vec();
     expressions.extend(family.is_it());
     expressions.extend([Expression::LoadMeta(Meta::Transport), Expression::InSet(WITH_PORTS)]);
     expressions.extend(pair_in(noted, family, PairOf::Forwarded));
