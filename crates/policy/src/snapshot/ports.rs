@@ -17,7 +17,7 @@ pub(crate) use self::compiler::{Cursor, PortsCompiler, RulesAt, rules_in};
 use self::intervals::{Intervals, rule_at};
 use self::wide::WideTable;
 use crate::packet::Protocol;
-use crate::snapshot::pages::Pages;
+use crate::snapshot::arena::Arena;
 
 /// A rule's place in the order of its tier, or [`NO_RULE`].
 pub(crate) type RuleIndex = u32;
@@ -95,7 +95,7 @@ pub(crate) type PortsId = u32;
 #[derive(Clone, Debug)]
 pub(crate) struct PortTable {
     /// The first stands for [`NO_PORTS`].
-    words: Pages<u32>,
+    words: Arena<u32>,
     /// Of the rules that are kept as bits.
     wide: Option<Arc<WideTable>>,
 }
@@ -115,7 +115,7 @@ const WIDE: u32 = u32::MAX;
 
 impl Default for PortTable {
     fn default() -> Self {
-        let mut words = Pages::default();
+        let mut words = Arena::default();
         words.push(&[NO_RULE]);
         Self { words, wide: None }
     }

@@ -12,7 +12,7 @@ use hashbrown::HashTable;
 use rustc_hash::FxBuildHasher;
 
 use super::{NO_RULE, RuleIndex};
-use crate::snapshot::pages::Pages;
+use crate::snapshot::arena::Arena;
 
 /// Rules of a word.
 const WORD: usize = u64::BITS as usize;
@@ -36,16 +36,16 @@ pub(super) struct Bitsets {
     /// Words of a chunk: as many as all rules take, at most [`MOST_WORDS`].
     words: usize,
     /// Of each set: where its chunks begin. The first set is empty.
-    sets: Pages<u32>,
+    sets: Arena<u32>,
     /// The first is empty.
-    chunks: Pages<u64>,
+    chunks: Arena<u64>,
 }
 
 impl Bitsets {
     /// For rules below `rules`.
     pub(super) fn new(rules: usize) -> Self {
         let (width, words) = chunks_for(rules);
-        let (mut sets, mut chunks) = (Pages::default(), Pages::default());
+        let (mut sets, mut chunks) = (Arena::default(), Arena::default());
         sets.push(&vec![chunks.push(&vec![0; words]); width]);
         Self { width, words, sets, chunks }
     }
