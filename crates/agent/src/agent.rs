@@ -334,7 +334,7 @@ impl Agent {
         let origins_status = self.origins_status(table.protections(), snapshot);
         let mut state = self.health.state();
         state.queues = Some(queues);
-        // All at once: in no answer are the rules there and the protections not.
+        // Under one lock, so that no status has rules without their protections.
         state.status.phase = Phase::Enforcing;
         state.status.table = Some(self.table_status(&table));
         state.status.origins = Some(origins_status);
@@ -485,7 +485,8 @@ impl Agent {
         }
     }
 
-    /// Whether the source's first changes have Nodes, but not this one, which `--pod-cidr` hides. Where Nodes may not be read there are none.
+    /// Whether the source's first changes have Nodes, but not this agent's. Only with `--pod-cidr`: without it, the agent is not ready and
+    /// says why. A source whose Nodes may not be read has none.
     fn lacks_node(&self, changes: &[Change]) -> bool {
         let mut names = changes.iter().filter_map(|change| match change {
             Change::Node(node) => Some(&node.name),

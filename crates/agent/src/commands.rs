@@ -13,9 +13,6 @@ mod probe;
 mod run;
 mod status;
 mod table;
-mod values;
-
-pub use values::number;
 
 /// Network policy for clusters whose CNI has none: nftables, NFQUEUE, and policies compiled into tries.
 #[derive(Debug, Parser)]

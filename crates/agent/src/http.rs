@@ -25,12 +25,12 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
 use self::address::MetricsAddress;
 use self::connections::{Limits, serve};
-use crate::commands::number;
 use crate::descriptors::OpenFiles;
 use crate::health::Health;
 use crate::metrics;
 use crate::status::Status;
 use crate::terminal::Text;
+use crate::values::number;
 
 mod address;
 mod connections;

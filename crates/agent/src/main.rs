@@ -37,6 +37,7 @@ mod source;
 mod status;
 mod sweeper;
 mod terminal;
+mod values;
 
 fn main() -> ExitCode {
     memory::keep_small();

@@ -1,11 +1,11 @@
-//! Which nodes a source has, for messages about one that it hasn't.
+//! Messages about a node that the source does not have, or whose pod CIDR is unknown.
 
 use policy::Inventory;
 
-/// How many are named.
+/// The most nodes that are named.
 const NAMED: usize = 5;
 
-/// The nodes of a source but for `node`: `it has 2: node-a, node-b`.
+/// The nodes of a source, except `node`: `it has 2: node-a, node-b`.
 pub fn others(node: &str, inventory: &Inventory) -> String {
     let others: Vec<&str> = inventory.nodes.keys().map(AsRef::as_ref).filter(|name| *name != node).collect();
     let names = others.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_the_source_has_not_is_met_with_at_most_five_that_it_has() {
+    fn a_message_about_a_missing_node_names_at_most_five_others() {
         for (number, expected) in [
             (0, "it has none"),
             (1, "it has 1: n0"),
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_without_pod_cidrs_is_not_called_missing() {
+    fn a_node_without_pod_cidrs_is_not_reported_as_missing() {
         let why = without_pod_cidr("n1", &with_nodes(2));
         assert_eq!(
             why,

@@ -13,7 +13,7 @@ use policy::Change;
 use crate::exit::Usage;
 use crate::status::Problem;
 
-/// Whoever asks once doesn't wait longer for the API server.
+/// How long a command that reads the source once waits for the API server.
 const ONCE: Duration = Duration::from_secs(30);
 
 /// The flags that say where objects come from.

@@ -6,7 +6,7 @@
 //!                             look        holds             counts
 //! ```
 //!
-//! Files whose names end in `.yaml`, `.yml` or `.json` count, in subfolders too; hidden ones don't. Others are not read, and counted.
+//! Files whose names end in `.yaml`, `.yml` or `.json` count, in subfolders too; hidden ones don't. Other files are counted, but not read.
 //! Symbolic links are followed. A change is published within 50 ms of the last write: `pending` says how that and an editor's habits go
 //! together. What inotify doesn't see (a file behind a symbolic link that leads out of the folder) is seen within some
 //! ten seconds, when the folder is walked through in any case.
@@ -185,7 +185,7 @@ impl Folder {
         Look::Done
     }
 
-    /// Takes in what a walk found beside manifests: folders that it could not read, or that can't be watched, and other files.
+    /// Records what a walk found besides manifests: folders that can't be read or watched, and other files.
     fn beside(&mut self, found: &Found, unwatched: Vec<Problem>) {
         let problem = |(path, error): &(PathBuf, io::Error)| Problem {
             origin: Origin::whole_file(path),

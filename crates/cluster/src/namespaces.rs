@@ -3,8 +3,8 @@
 //! A Namespace object can be missing from a folder, arrive after its pods, or go before them. Its name alone is known then, and so is
 //! the one label that follows from the name (semantics 11): selectors on it work. All its other labels are unknown (semantics 37).
 //!
-//! A pod's namespace can be missing for long in a folder alone, which names those ([`Namespaces::missing`]). An API server has no
-//! pod without its Namespace: there one is missing only for the moment in which one watch is ahead of the other.
+//! Only a folder can lack a Namespace for long, so only a folder reports those that it lacks ([`Namespaces::missing`]). The API server has
+//! no pod without its Namespace: there, one is missing only while the watch of pods is ahead of that of namespaces.
 //!
 //! Invariant: `shown` is what the consumer knows. A namespace is shown if an object describes it or a pod is in it.
 

@@ -96,14 +96,14 @@ impl Problem {
         }
     }
 
-    /// The namespace of the object; empty if it has none, or if the object can't be told.
+    /// The namespace of the object; empty if it has none, or if the object is unknown.
     pub fn namespace(&self) -> &str {
         let name = self.object.as_deref().and_then(|object| object.split_once(' '));
         name.and_then(|(_, name)| name.split_once('/')).map_or("", |(namespace, _)| namespace)
     }
 
-    /// The problem in one line, without what changes with each version of the object or file: so a problem that two versions share is the
-    /// same.
+    /// The problem in one line, without resourceVersion, document and line: two versions of an object that have the same problem give the
+    /// same text.
     pub fn without_version(&self) -> String {
         let Self { origin, object, what, effect } = self;
         let object = object.as_deref();
@@ -117,8 +117,8 @@ impl Problem {
         one_line(&format!("{place}: {what}; {effect}"))
     }
 
-    /// Writes the problem to the log: one warning, its fields under stable names. A source does not do so itself: whether a problem is news
-    /// is for its consumer to say.
+    /// Logs the problem as one warning, with stable names of fields. Sources leave this to their consumer, which knows which problems are
+    /// new.
     pub fn log(&self) {
         let (object, error, effect) = (self.object.as_deref(), &*self.what, &*self.effect);
         match &self.origin {
@@ -169,7 +169,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Names and values come from outside: a line break in one must not look like a second problem, and an invisible character not like none.
+/// Escapes control and invisible characters. Names and values come from outside: a line break in one must not look like a second problem.
 fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in visible(text).chars() {

@@ -19,7 +19,7 @@ pub struct ReadCounts {
     pub skipped: u64,
     /// The first of these, by their paths in the folder.
     pub skipped_files: Vec<String>,
-    /// Files whose names are not those of manifests, and links that lead nowhere. Hidden ones don't count.
+    /// Files that don't end in .yaml, .yml or .json, and broken links. Hidden ones are not counted.
     #[serde(default)]
     pub unread: u64,
     /// The first of these, by their paths in the folder.
@@ -28,7 +28,7 @@ pub struct ReadCounts {
 }
 
 impl ReadCounts {
-    /// The largest number of skipped files, and of unread ones, that are named.
+    /// The most skipped files, and the most unread ones, that are named.
     pub(crate) const NAMED: usize = 5;
 }
 
@@ -61,7 +61,7 @@ impl fmt::Display for ReadCounts {
     }
 }
 
-/// The first of `count` files.
+/// The names of the first of `count` files, separated by commas.
 fn named(count: u64, files: &[String]) -> String {
     let more = if count > files.len() as u64 { ", ..." } else { "" };
     files.join(", ") + more

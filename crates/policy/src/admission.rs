@@ -5,7 +5,7 @@
 //! deny with its rules; other namespaces' policies are as they would be without it.
 //!
 //! - A policy costs its entries once for each ruleset that it is in: pods to which different policies apply have rulesets of their own.
-//!   Their number is rounded up to a power of two, so that a pod more or less seldom changes what is admitted.
+//!   The number of rulesets is rounded up to a power of two, so that a pod that comes or goes seldom changes what is admitted.
 //! - Of a namespace's policies the cheapest are admitted first, then by name. So what is admitted depends on pods and policies alone, not
 //!   on their order of arrival, and a small policy isn't lost because of a large one beside it.
 //! - If all namespaces together exceed the total, the limit of a namespace is lowered to the max-min fair share of the total. Namespaces
@@ -60,9 +60,9 @@ pub struct Refusal {
     pub policy: PolicyName,
     /// Its entries.
     pub cost: Cost,
-    /// In how many rulesets it would be.
+    /// In how many rulesets it would be, not rounded.
     pub rulesets: u32,
-    /// The entries of all policies of its namespace, once for each ruleset: see the module.
+    /// The entries of all policies of its namespace, each times its rulesets, whose number is rounded up to a power of two.
     pub namespace: Cost,
     /// How many the namespace may have now.
     pub limit: Cost,
@@ -214,7 +214,7 @@ impl Admission {
 }
 
 impl Entry {
-    /// In all rulesets: see the module.
+    /// Entries in all rulesets, whose number is rounded up to a power of two.
     fn total(&self) -> Cost {
         self.cost.saturating_mul(Cost::from(self.rulesets).next_power_of_two())
     }

@@ -5,11 +5,11 @@
 
 pub(crate) mod address;
 pub(crate) mod addresses;
+pub(crate) mod arena;
 pub(crate) mod class_table;
 pub(crate) mod cluster_cidrs;
 mod ends;
 pub(crate) mod hosts;
-pub(crate) mod pages;
 pub(crate) mod ports;
 pub(crate) mod ruleset;
 pub(crate) mod trie;

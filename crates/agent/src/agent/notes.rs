@@ -75,8 +75,8 @@ impl Agent {
         );
     }
 
-    /// Says in status what is wrong with the source's objects, and which policies are beyond their namespace's budget. Says in the log what
-    /// of that is news.
+    /// Reports faults of the source's objects and policies beyond their namespace's budget: all of them in status, those that are new or
+    /// gone in the log.
     pub(super) fn note_problems(&mut self) {
         let mut standing = BTreeMap::new();
         let mut problems = Vec::with_capacity(self.problems.len());
@@ -110,14 +110,14 @@ impl Agent {
         self.health.state().status.problems = problems;
     }
 
-    /// Says in the log how often problems came and went that had no line then.
+    /// Logs how often problems began and ended without a line of their own.
     pub(super) fn log_repeated_problems(&mut self) {
         self.problem_log.due(Instant::now()).iter().for_each(log_change);
     }
 
     /// The same, for an agent that ends.
     pub(super) fn log_rest_of_problems(&mut self) {
-        self.problem_log.rest(Instant::now()).iter().for_each(log_change);
+        self.problem_log.flush(Instant::now()).iter().for_each(log_change);
     }
 
     /// Says in status what the newest snapshot was made from.
@@ -135,7 +135,7 @@ impl Agent {
     }
 }
 
-/// Where a problem is from.
+/// The cause of a problem.
 enum Cause<'a> {
     /// An object, or a file, of the source.
     Object(&'a cluster::Problem),
@@ -160,7 +160,7 @@ impl Cause<'_> {
     }
 }
 
-/// Writes a line about problems that are not new.
+/// Logs a line for which the problem's [`Cause`] isn't needed.
 fn log_change(line: &Line) {
     match line {
         Line::New(problem) => tracing::warn!(problem = problem.text, "problem found"),

@@ -118,7 +118,7 @@ impl Agent {
         self.health.state().status.origins = Some(status);
     }
 
-    /// What status says of where packets may come from, under rules with these protections.
+    /// The part of status about the origin of packets, under rules with these protections.
     pub(super) fn origins_status(&self, protections: Protections, snapshot: &Snapshot) -> status::Origins {
         let new_ports = self.port_queue.as_ref().map(PortQueue::counters).unwrap_or_default();
         status::Origins::new(&self.origins, protections, self.config.bridge, new_ports, snapshot)

@@ -1,25 +1,25 @@
-//! Which changes of problems are logged, so that a tenant whose objects or policies are wrong and right in turn can't fill the log.
+//! Decides which changes of problems are logged, so that a tenant whose objects are invalid and valid in turn can't fill the log.
 //!
-//! From: all problems that stand, after each change. To: the lines that the agent's thread writes. Invariant: in each [`PERIOD`] a problem
-//! has at most one line each for its begin and its end; while it goes on changing, one line with a count. A namespace has at most
-//! [`NAMED`] problems with lines of their own. Each change that has no line is counted in a later one.
+//! From: the problems that stand after each change. To: the lines that the agent's thread logs. Invariant: in each [`PERIOD`] a problem
+//! has at most one line for its begin and one for its end, and one with a count of further changes. A namespace has at most [`NAMED`]
+//! problems with lines of their own. Each change without a line is counted in a later one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// How often one problem can be named.
+/// A problem that was named is named again after this time at the earliest.
 const PERIOD: Duration = Duration::from_secs(60);
-/// Problems of one namespace that are named in a period.
+/// The most problems of one namespace that are named in a period.
 const NAMED: usize = 20;
-/// Problems that one change names as new: an agent that starts may find many.
+/// The most new problems that one change names: an agent that starts may find many.
 const NEW_AT_ONCE: usize = 100;
-/// Problems that one change names as resolved.
+/// The most resolved problems that one change names.
 const RESOLVED_AT_ONCE: usize = 10;
 
-/// What identifies a problem, whatever version of its object has it.
+/// Identifies a problem, whichever version of its object has it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct ProblemKey {
-    /// Of the object; empty if there is none. Its tenants have no part in other namespaces' lines.
+    /// The object's namespace; empty if there is none. Lines are limited by namespace.
     pub(super) namespace: String,
     /// The problem in one line.
     pub(super) text: String,
@@ -28,13 +28,13 @@ pub(super) struct ProblemKey {
 /// A line of the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Line {
-    /// A problem that did not stand before.
+    /// A problem that is new.
     New(ProblemKey),
-    /// A problem that stands no more.
+    /// A problem that is gone.
     Resolved(ProblemKey),
-    /// A problem that came or went this often without a line, and whether it stands now.
+    /// A problem that began or ended `changes` times without a line, and whether it stands now.
     Repeated { problem: ProblemKey, changes: u64, stands: bool },
-    /// Problems that are not named: how often one came, and how often one went.
+    /// How often problems that are not named began, and how often they ended.
     Unnamed { new: u64, resolved: u64 },
 }
 
@@ -42,25 +42,28 @@ pub(super) enum Line {
 #[derive(Debug, Default)]
 pub(super) struct ProblemLog {
     standing: BTreeSet<ProblemKey>,
-    /// By namespace, then text: problems that were named lately.
-    named: BTreeMap<String, BTreeMap<String, Lately>>,
+    /// By namespace, then text: the problems that were named in the current period.
+    named: BTreeMap<String, BTreeMap<String, Period>>,
+    /// How often problems that are not named began and ended since the last [`Line::Unnamed`].
     unnamed: (u64, u64),
     /// When [`Line::Unnamed`] may be written again; `None` if at once.
     unnamed_at: Option<Instant>,
 }
 
-/// The lines of one problem in a period.
+/// The lines of one problem in its current period.
 #[derive(Debug)]
-struct Lately {
+struct Period {
     ends: Instant,
+    /// Whether [`Line::New`] has been used up.
     new: bool,
+    /// Whether [`Line::Resolved`] has been used up.
     resolved: bool,
     /// Changes that have no line yet.
     changes: u64,
 }
 
 impl ProblemLog {
-    /// These are all problems that stand now. Returns what is to be logged at once.
+    /// Takes all problems that stand now, and returns the lines to log at once.
     pub(super) fn change(&mut self, standing: BTreeSet<ProblemKey>, now: Instant) -> Vec<Line> {
         let before = std::mem::replace(&mut self.standing, standing);
         let resolved: Vec<ProblemKey> = before.difference(&self.standing).cloned().collect();
@@ -69,7 +72,7 @@ impl ProblemLog {
         for (problems, is_new, most) in [(resolved, false, RESOLVED_AT_ONCE), (new, true, NEW_AT_ONCE)] {
             let mut named = 0;
             for problem in problems {
-                if self.names(&problem, is_new, named < most, now) {
+                if self.name_or_count(&problem, is_new, named < most, now) {
                     named += 1;
                     lines.push(if is_new { Line::New(problem) } else { Line::Resolved(problem) });
                 }
@@ -79,33 +82,33 @@ impl ProblemLog {
         lines
     }
 
-    /// What is to be logged of changes that had no line when they happened.
+    /// The lines, due by now, for changes that had no line when they happened.
     pub(super) fn due(&mut self, now: Instant) -> Vec<Line> {
-        let mut lines = self.repeated(|lately| lately.ends <= now, now);
+        let mut lines = self.repeated(|period| period.ends <= now, now);
         lines.extend(self.unnamed(now));
         lines
     }
 
-    /// The same, before its time: for an agent that ends.
-    pub(super) fn rest(&mut self, now: Instant) -> Vec<Line> {
+    /// All such lines, due or not: for an agent that ends.
+    pub(super) fn flush(&mut self, now: Instant) -> Vec<Line> {
         self.unnamed_at = None;
         let mut lines = self.repeated(|_| true, now);
         lines.extend(self.unnamed(now));
         lines
     }
 
-    /// Whether a change of a problem has a line of its own. One that hasn't is counted.
-    fn names(&mut self, problem: &ProblemKey, is_new: bool, has_room: bool, now: Instant) -> bool {
+    /// Returns whether a change of a problem has a line of its own. If not, counts it.
+    fn name_or_count(&mut self, problem: &ProblemKey, is_new: bool, has_room: bool, now: Instant) -> bool {
         let of_namespace = self.named.entry(problem.namespace.clone()).or_default();
-        if let Some(lately) = of_namespace.get_mut(&problem.text) {
-            let has_line = if is_new { &mut lately.new } else { &mut lately.resolved };
+        if let Some(period) = of_namespace.get_mut(&problem.text) {
+            let has_line = if is_new { &mut period.new } else { &mut period.resolved };
             let is_first = has_room && !std::mem::replace(has_line, true);
-            lately.changes += u64::from(!is_first);
+            period.changes += u64::from(!is_first);
             return is_first;
         }
         if has_room && of_namespace.len() < NAMED {
-            let lately = Lately { ends: now + PERIOD, new: is_new, resolved: !is_new, changes: 0 };
-            of_namespace.insert(problem.text.clone(), lately);
+            let period = Period { ends: now + PERIOD, new: is_new, resolved: !is_new, changes: 0 };
+            of_namespace.insert(problem.text.clone(), period);
             return true;
         }
         let (new, resolved) = &mut self.unnamed;
@@ -113,22 +116,22 @@ impl ProblemLog {
         false
     }
 
-    /// Ends periods. A problem that changed without a line begins the next with one that counts.
-    fn repeated(&mut self, ends: impl Fn(&Lately) -> bool, now: Instant) -> Vec<Line> {
+    /// Ends the periods for which `ends` holds. A problem with changes that had no line gets a line with their number, and a new period.
+    fn repeated(&mut self, ends: impl Fn(&Period) -> bool, now: Instant) -> Vec<Line> {
         let mut lines = Vec::new();
         let standing = &self.standing;
         self.named.retain(|namespace, problems| {
-            problems.retain(|text, lately| {
-                if !ends(lately) {
+            problems.retain(|text, period| {
+                if !ends(period) {
                     return true;
                 }
-                if lately.changes == 0 {
+                if period.changes == 0 {
                     return false;
                 }
                 let problem = ProblemKey { namespace: namespace.clone(), text: text.clone() };
                 let stands = standing.contains(&problem);
-                lines.push(Line::Repeated { problem, changes: lately.changes, stands });
-                *lately = Lately { ends: now + PERIOD, new: true, resolved: true, changes: 0 };
+                lines.push(Line::Repeated { problem, changes: period.changes, stands });
+                *period = Period { ends: now + PERIOD, new: true, resolved: true, changes: 0 };
                 true
             });
             !problems.is_empty()
@@ -154,7 +157,7 @@ mod tests {
         ProblemKey { namespace: namespace.to_owned(), text: text.to_owned() }
     }
 
-    /// A log of a time that the test lets pass.
+    /// A log, and the time that a test lets pass.
     struct Scenario {
         log: ProblemLog,
         now: Instant,
@@ -254,7 +257,7 @@ mod tests {
         for standing in [std::slice::from_ref(&over), &[], std::slice::from_ref(&over)] {
             scenario.stand(standing);
         }
-        let rest = scenario.log.rest(scenario.now);
-        assert_eq!(rest, [Line::Repeated { problem: over, changes: 1, stands: true }]);
+        let lines = scenario.log.flush(scenario.now);
+        assert_eq!(lines, [Line::Repeated { problem: over, changes: 1, stands: true }]);
     }
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 use policy::Budget;
 
-use super::values::number;
+use crate::values::number;
 
 /// A budget for policies.
 #[derive(Clone, Copy, Debug, Args)]

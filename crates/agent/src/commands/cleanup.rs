@@ -12,9 +12,9 @@ use serde::Serialize;
 
 use super::Output;
 use super::run::mark;
-use super::values;
 use crate::exit;
 use crate::terminal::{self, text};
+use crate::values;
 
 const EXAMPLES: &str = "\
 Examples:

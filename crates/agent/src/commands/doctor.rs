@@ -14,10 +14,10 @@ mod sources;
 use super::cleanup::served_queue;
 use super::run::{cores, mark};
 use super::table::State;
-use super::values::{self, number};
 use super::{Output, table};
 use crate::status::{Phase, Problem, Protection, Status};
 use crate::terminal::{self, Text, text};
+use crate::values::{self, number};
 use crate::{client, exit, http, source};
 
 const EXAMPLES: &str = "\
@@ -84,8 +84,8 @@ struct Findings {
     agent: Option<AgentFindings>,
     /// The agent's tables in the kernel, which stay when it ends; null if the kernel doesn't say.
     tables: Option<InstalledTables>,
-    /// Whether an agent serves the queues to which the rules in the kernel send packets, whichever agent it is: while one takes over from
-    /// another, the agent that answers need not be the one that enforces.
+    /// Whether any agent serves the queues of the rules in the kernel. During a takeover, the agent that answers may not be the one that
+    /// enforces.
     rules_served: bool,
     /// How much the folder that was given holds; else how much the running agent has read. Null if there is neither.
     read: Option<ReadCounts>,
@@ -180,7 +180,7 @@ impl Findings {
         agent.phase == Phase::Superseded && self.rules_served
     }
 
-    /// Which agent answers, and whether it enforces.
+    /// Which agent answers, and whether it enforces the policies.
     fn agent(&self) -> (State, Text) {
         match &self.agent {
             None if self.rules_served => {
@@ -296,7 +296,7 @@ impl Findings {
     }
 }
 
-/// Which tables are there: at least one.
+/// The tables that are installed; at least one is.
 fn tables_text(tables: InstalledTables) -> &'static str {
     match (tables.inet, tables.bridge) {
         (true, true) => "tables inet and bridge kube-verdict",

@@ -83,7 +83,7 @@ pub struct Explain {
     budget: BudgetArguments,
 
     /// Judges the packets in this file (`-`: standard input): one JSON object a line with src, dst, protocol (a name or
-    /// number; TCP if absent), dst_port, and if need be src_port and icmp_type; expect, expected and note are not looked at, and
+    /// number; TCP if absent), dst_port, and if need be src_port and icmp_type; expect, expected and note are ignored, and
     /// any other key is an error. Prints one JSON object a line, in the same order. For a line that can't be read it prints
     /// {"error": ...} and goes on.
     #[arg(long, value_name = "FILE")]
@@ -124,25 +124,27 @@ impl Explain {
                 let answer = judge_one(&compiler, &snapshot, &from, &to, &port)?.by(self.node);
                 match self.output {
                     Output::Text => answer.text().print()?,
-                    Output::Json => terminal::print_json(&Answered { answer: &answer, problems: &problems })?,
+                    Output::Json => {
+                        terminal::print_json(&JsonAnswer { answer: &answer, problems: &problems })?
+                    }
                 }
                 Ok(match answer.verdict() {
                     Verdict::Allow => exit::FINE,
                     Verdict::Deny => exit::DENIED,
                 })
             }
-            // clap has seen to it; said again for whoever changes the attributes above.
+            // clap refuses this by the attributes above; checked again in case they change.
             _ => Err(exit::Usage("give --from, --to and --port, or --packets".to_owned()).into()),
         }
     }
 }
 
-/// What is printed for programs.
+/// The answer with `--output json`.
 #[derive(Serialize)]
-struct Answered<'a> {
+struct JsonAnswer<'a> {
     #[serde(flatten)]
     answer: &'a Answer,
-    /// What the source's objects got wrong, and policies beyond their namespace's budget: the answer may be another without them.
+    /// Faults of the source's objects, and policies beyond their namespace's budget. The answer may depend on them.
     problems: &'a [Problem],
 }
 

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::values::number;
 use crate::client::{self, Place};
 use crate::terminal::Text;
+use crate::values::number;
 use crate::{exit, http};
 
 const EXAMPLES: &str = "\

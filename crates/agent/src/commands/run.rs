@@ -21,7 +21,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::budget::BudgetArguments;
-use super::values::{self, number};
 use crate::agent::{Agent, AgentConfig, Message};
 use crate::descriptors::OpenFiles;
 use crate::exit::{self, Usage};
@@ -32,6 +31,7 @@ use crate::metrics::{Durations, observe};
 use crate::origins::{Exemption, OriginSettings};
 use crate::overrides::PodCidrs;
 use crate::source::{self, SourceArguments};
+use crate::values::{self, number};
 
 mod start_line;
 

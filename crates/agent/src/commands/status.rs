@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use cluster::Link;
 
-use super::values::number;
 use super::{Output, table};
 use crate::status::{Connection, FullQueue, NewPorts, Origins, Phase, Source, Status};
 use crate::terminal::{self, Text, text};
+use crate::values::number;
 use crate::{client, exit, http, paint};
 
 const EXAMPLES: &str = "\

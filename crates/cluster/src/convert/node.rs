@@ -24,21 +24,21 @@ pub(crate) const PUBLIC_ADDRESSES: [&str; 4] = [
     "flannel.alpha.coreos.com/public-ipv6-overwrite",
 ];
 
-/// What follows from a range of pods that is not understood. Nothing else says which addresses are the cluster's, so this is where
-/// something unknown can widen access: the message says so.
+/// The effect of a pod CIDR that is not understood. Only pod CIDRs say which addresses are the cluster's, so here something unknown can
+/// widen access: the message says so.
 const UNKNOWN_RANGE: &str = "addresses of this range that no known pod has count as outside of the cluster, and an ipBlock can allow them: \
                              write it as `kubectl get node -o yaml` shows it; for the agent's own node, --pod-cidr says it too";
-/// What follows from a Node of which no range of pods is known.
+/// The effect of a Node without a known pod CIDR.
 const NO_RANGE: &str = "addresses of its pods that are not known count as outside of the cluster, and an ipBlock can allow them: add the \
                         podCIDRs that `kubectl get node -o yaml` shows; for the agent's own node, --pod-cidr says them too";
 
-/// What is said of a Node that has no range of pods, as one has in its first moments.
+/// The flaw of a Node without a pod CIDR. Every new Node has it for a moment.
 pub(crate) const WITHOUT_RANGE: &str = "there is neither podCIDRs nor podCIDR";
 
-/// The fields of `spec` that say which addresses pods have.
+/// The fields of `spec` that hold pod CIDRs.
 const RANGES: [&str; 2] = ["podCIDR", "podCIDRs"];
 
-/// Whether the name of a field of a Node's `spec` is one of [`RANGES`], but for its spelling.
+/// Whether a field of a Node's `spec` is probably one of [`RANGES`], misspelt: at most two edits away, case and separators aside.
 pub(crate) fn is_miswritten_range(field: &str) -> bool {
     let plain = |name: &str| name.to_lowercase().replace(['_', '-', ' '], "");
     let seen = plain(&as_seen(field));
@@ -70,7 +70,7 @@ pub(super) fn node(object: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -
     Ok(Node { name, addresses, pod_cidrs: pod_cidrs(object, flaws), has_all_addresses: false })
 }
 
-/// The ranges of its pods' addresses.
+/// The pod CIDRs of a Node.
 fn pod_cidrs(object: &Place<'_>, flaws: &mut Flaws) -> Vec<IpNet> {
     let mut pod_cidrs: Vec<IpNet> = Vec::new();
     let before = flaws.serious();

@@ -27,7 +27,7 @@ const ENGINES: [(&str, &str); 7] = [
     ("k8s.ovn.org", "OVN-Kubernetes"),
 ];
 
-/// Kinds of `v1`, which none of ours is misspelt as (Kubernetes 1.34).
+/// Kinds of `v1` (Kubernetes 1.34). None of them is taken for a misspelling of one that is converted.
 const CORE: [&str; 18] = [
     "Binding",
     "ComponentStatus",
@@ -70,8 +70,8 @@ pub(super) fn recognise(api_version: &str, kind: &str) -> Recognition {
     }
 }
 
-/// Recognises a kind that is none of ours, nor meant for one of ours by its name alone: it may be in a version of which all kinds are
-/// known.
+/// Recognises a kind whose name alone does not say that one of ours is meant. In `v1` and `networking.k8s.io/v1` all kinds are known, so
+/// another kind there may be a misspelt one of ours.
 fn unknown(api_version: &str, kind: &str) -> Recognition {
     let version = as_seen(api_version).to_ascii_lowercase();
     let name = as_seen(kind).to_ascii_lowercase();
@@ -115,7 +115,7 @@ fn engine(group: &str) -> Option<&'static str> {
     ENGINES.iter().find(|(known, _)| is_its(known)).map(|(_, engine)| *engine)
 }
 
-/// Short names that kubectl takes. Those of pods and nodes are too short to tell what is meant.
+/// kubectl's short names, but for `po` and `no`, which are too short to tell what is meant.
 const SHORT: [(&str, Kind); 3] =
     [("netpol", Kind::NetworkPolicy), ("netpols", Kind::NetworkPolicy), ("ns", Kind::Namespace)];
 

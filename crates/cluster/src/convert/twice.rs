@@ -21,13 +21,13 @@ pub struct Twice {
     pub is_same: bool,
     /// The first values, in the order in which they stand there; `None` where they were not looked at.
     values: Option<Vec<String>>,
-    /// How often the field stands there, where the values were looked at.
+    /// How often the field is written. Counted only where `values` is known.
     times: usize,
-    /// Whether it stands for fields within the one at `at`, which are too many to be noted.
+    /// Whether this stands for all duplicated fields within the one at `at`, which are too many to note one by one.
     is_for_more: bool,
 }
 
-/// How many values of a field are named: more say no more.
+/// The most values of a field that are shown.
 const MOST_VALUES: usize = 4;
 
 impl Twice {
@@ -42,7 +42,7 @@ impl Twice {
         }
     }
 
-    /// Fields within the one at `at` came again, and are not noted one by one: whatever is in it is not understood.
+    /// Duplicated fields within the one at `at`, which are not noted one by one. Nothing within it is understood.
     pub(crate) fn more_within(at: FieldPath) -> Self {
         Self { at, is_same: false, values: None, times: 0, is_for_more: true }
     }

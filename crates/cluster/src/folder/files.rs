@@ -30,7 +30,7 @@ pub(super) struct Files {
     differences: Differences,
     /// Problems of folders, not of files.
     folders: Vec<Problem>,
-    /// What the last walk found that is no manifest by its name.
+    /// Files and broken links that the last walk found and that are not read.
     unread: Unread,
     /// The problems of the last update.
     reported: Vec<Problem>,
@@ -107,7 +107,7 @@ impl Files {
         self.folders = problems;
     }
 
-    /// Takes in what is not read because of its name.
+    /// Records which files are not read.
     pub fn unread(&mut self, unread: &Unread) {
         self.news |= self.unread != *unread;
         self.unread.clone_from(unread);
@@ -261,9 +261,9 @@ impl Files {
     }
 }
 
-/// The problem of namespaces that no file describes.
+/// The problem of namespaces that have pods or policies and that no file describes; `None` if there are none.
 fn missing_namespaces(root: &Path, missing: &BTreeSet<&Arc<str>>) -> Option<Problem> {
-    /// More names say no more.
+    /// The most namespaces that are named.
     const NAMED: usize = 5;
     let named: Vec<&str> = missing.iter().take(NAMED).map(|name| &***name).collect();
     let more = missing.len() - named.len();

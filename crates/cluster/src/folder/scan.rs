@@ -17,15 +17,15 @@ pub(super) struct Found {
     pub manifests: BTreeMap<PathBuf, Stamp>,
     /// Folders that could not be read, and why. Nothing is known about what is in them.
     pub unreadable: Vec<(PathBuf, io::Error)>,
-    /// What else is in the folder and not hidden.
+    /// Other files, and broken links. Hidden ones are left out.
     pub unread: Unread,
 }
 
-/// Files whose names are not those of manifests, and links that lead nowhere.
+/// Files whose names don't end like those of manifests, and broken links.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Unread {
     pub count: u64,
-    /// The first ones, by path: there may be any number.
+    /// The first by path, at most [`ReadCounts::NAMED`].
     pub first: BTreeSet<PathBuf>,
 }
 

@@ -49,7 +49,7 @@ pub(super) struct State {
     new_problems: bool,
     /// Objects that were not understood since the last update.
     misunderstood: Vec<Misunderstood>,
-    /// The version of each policy that was said to be over its budget: saying so again would be a request to the API server for nothing.
+    /// The version of each policy for which an over-budget Event was created: one Event per version is enough.
     said_over_budget: BTreeMap<PolicyName, ResourceVersion>,
     /// Whether there has been an update.
     begun: bool,
@@ -209,7 +209,7 @@ impl State {
         std::mem::take(&mut self.misunderstood)
     }
 
-    /// A policy that is enforced without its rules; `None` if it is gone, or if that was said of this version before.
+    /// A policy that is enforced without its rules; `None` if it is gone, or if this version has its Event.
     pub fn over_budget(&mut self, refused: RefusedPolicy) -> Option<Misunderstood> {
         let RefusedPolicy { name, message } = refused;
         let resource_version = self.versions.get(&name)?.clone();
@@ -320,7 +320,7 @@ impl State {
             what,
             effect: effect.to_owned(),
         };
-        // A Node gets its range a moment after it is there. An Event would stay.
+        // A new Node gets its pod CIDR a moment later, but an Event would stay.
         let may_pass = kind == Kind::Node && flaws.iter().all(|(what, _)| what.ends_with(WITHOUT_RANGE));
         let problems: Vec<Problem> = flaws.into_iter().map(problem).collect();
         if self.problems.get(&key) == Some(&problems) {

@@ -1,6 +1,7 @@
-//! Documents that can't be parsed: what is taken in of them all the same, and what is said.
+//! Documents that can't be parsed: the policies that can still be read from them, and the message.
 //!
-//! A policy isolates its pods if it can be seen which ones they are. The message is from the parser of the format that was meant.
+//! A policy whose text breaks off isolates its pods if its namespace and podSelector were read. The message is that of the parser of the
+//! format that was meant.
 
 use serde::de::DeserializeSeed;
 
@@ -15,7 +16,7 @@ pub(super) struct CutOff {
     is_closed: bool,
 }
 
-/// How much had been read of a file.
+/// How much of a file has been read: see [`Reader::mark`].
 pub(super) struct Mark {
     objects: usize,
     flaws: usize,
@@ -25,7 +26,7 @@ pub(super) struct Mark {
 }
 
 impl Reader<'_> {
-    /// Reads what the YAML parser held back of a document in which a flow collection breaks off.
+    /// Reads what the YAML parser held back in a document that breaks off within a flow collection.
     pub(super) fn held_back(&mut self, document: &Document<'_>, before: Mark) {
         let result = if let Some(text) = document.flow() {
             self.back_to(before);
@@ -42,11 +43,11 @@ impl Reader<'_> {
         } else {
             return;
         };
-        // It fails where the YAML parser did, whose message is the better one.
+        // This parse fails, too, but the message of the YAML parser is the better one.
         drop(result);
     }
 
-    /// How much there is now.
+    /// How much has been read so far.
     pub(super) fn mark(&self) -> Mark {
         let Reading { objects, flaws, failures, others, no_manifest } = &self.reading;
         Mark {
@@ -58,7 +59,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Forgets what was read since.
+    /// Drops what was read since `mark`.
     fn back_to(&mut self, mark: Mark) {
         let Reading { objects, flaws, failures, others, no_manifest } = &mut self.reading;
         objects.truncate(mark.objects);
@@ -89,7 +90,7 @@ impl Reader<'_> {
         push_few(&mut self.reading.failures, problem);
     }
 
-    /// Takes in what there is of a policy within which the text broke off.
+    /// Converts what was read of a policy within which the text broke off.
     pub(super) fn cut_off(&mut self, document: &Document<'_>, object: &RawObject, label: String) {
         let change = convert::cut_off(&object.fields, &object.twice, self.interner);
         self.cut_off = Some(CutOff { label, is_closed: change.is_some() });

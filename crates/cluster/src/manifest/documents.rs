@@ -38,8 +38,8 @@ impl<'a> Document<'a> {
         let (mut values, mut last) = (Vec::<Self>::new(), rest);
         while !rest.is_empty() {
             if !rest.starts_with(['{', '[']) {
-                // YAML goes on behind a value in braces: with a comment, for example. Several of them are no YAML. The last one may
-                // have a brace too many in it, so what follows goes with it.
+                // One value with something behind it is YAML: a comment may follow, for example. Several values are JSON. The last
+                // one may have a brace too many, so what follows belongs to it.
                 values.get(1)?;
                 values.last_mut()?.text = last;
                 return Some(values);
@@ -64,7 +64,7 @@ impl<'a> Document<'a> {
         Some(values)
     }
 
-    /// The content, if it is in flow style.
+    /// The content, without marker, directives and comments in front of it, if it is in flow style.
     pub fn flow(&self) -> Option<&'a str> {
         let mut rest = self.text;
         loop {

@@ -1,10 +1,10 @@
-//! A text in flow style, such as `{kind: NetworkPolicy, spec: {`, as JSON, up to where it breaks.
+//! Converts YAML in flow style that breaks off, such as `{kind: NetworkPolicy, spec: {`, to JSON that breaks off.
 //!
-//! A YAML parser holds a flow collection back until it is closed, since it may be the key of a mapping. So nothing is known from it of
-//! a policy that breaks off. A JSON parser hands over each field as it comes.
+//! A YAML parser holds a flow collection back until it is closed, since it may be the key of a mapping. So it says nothing about a
+//! policy that breaks off. A JSON parser hands over each field as it comes.
 //!
-//! Invariant: the JSON breaks off where the text does or before, and what it says until then the text says too. Its outermost
-//! collection is never closed.
+//! Invariant: the JSON ends where the text breaks off, or before, and says nothing that the text does not say. Its outermost collection
+//! is never closed.
 
 use serde::de::DeserializeSeed;
 use serde_json::Value;
@@ -22,7 +22,7 @@ pub(super) fn to_json(text: &str) -> String {
 struct Flow<'a> {
     rest: &'a str,
     json: String,
-    /// The brackets that are not closed.
+    /// The brackets that are open, outermost first.
     open: Vec<char>,
     last: Last,
 }
@@ -63,7 +63,7 @@ impl Flow<'_> {
                 if self.last != Last::Node {
                     return None;
                 }
-                // Written in front of what follows: YAML allows one behind the last element.
+                // Written in front of the next node: YAML allows a comma behind the last element, JSON does not.
                 self.rest = &self.rest[1..];
                 self.last = Last::Comma;
             }
@@ -83,7 +83,7 @@ impl Flow<'_> {
         Some(())
     }
 
-    /// A node begins.
+    /// Writes the comma in front of a node. `None` if no node may begin here.
     fn node(&mut self) -> Option<()> {
         match self.last {
             Last::Node => return None,
@@ -93,7 +93,7 @@ impl Flow<'_> {
         Some(())
     }
 
-    /// A value that is not there is null.
+    /// Writes null for a value that is left out.
     fn absent(&mut self) {
         if self.last == Last::Colon {
             self.json += "null";
@@ -101,7 +101,7 @@ impl Flow<'_> {
         }
     }
 
-    /// Takes a character over.
+    /// Copies a bracket or a colon.
     fn take(&mut self, c: char) {
         self.json.push(c);
         self.rest = &self.rest[c.len_utf8()..];
@@ -121,7 +121,7 @@ impl Flow<'_> {
     }
 }
 
-/// The scalar at which the text begins, as it is written. `None` if it is not closed, or if it is anything else: an alias, for example.
+/// The scalar that the text begins with, as it is written. `None` if it is not closed, or is no scalar: an alias, for example.
 fn scalar(text: &str) -> Option<&str> {
     let mut chars = text.char_indices().peekable();
     let (_, first) = chars.next()?;
@@ -158,7 +158,7 @@ fn scalar(text: &str) -> Option<&str> {
     None
 }
 
-/// What a scalar says.
+/// The value of a scalar; `None` if it can't be read.
 fn value(text: &str, is_key: bool) -> Option<Value> {
     let is_quoted = text.starts_with(['"', '\'']);
     if is_key && !is_quoted {

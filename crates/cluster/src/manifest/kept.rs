@@ -86,9 +86,9 @@ pub(super) fn keep_of(kind: Option<&str>, name: &str) -> &'static Keep {
     }
 }
 
-/// How many fields of an object are noted one by one because they come twice. Further ones are noted by what they stand in, such as
-/// `spec.podSelector` or `metadata.labels`, and beyond twice as many by the object's field alone. So the notes are bounded, and what has
-/// such a field in it is still not understood.
+/// The most duplicated fields of an object that are noted one by one. Beyond that, the field that contains them is noted, such as
+/// `spec.podSelector` or `metadata.labels`; beyond twice as many, the object's own field. So notes are bounded, and a field that contains
+/// duplicates is never understood.
 const MOST_NOTES: usize = 256;
 
 /// Whether a verdict may depend on this field of an object.
@@ -118,7 +118,7 @@ impl Notes {
         let mut twice = self.twice.borrow_mut();
         let known = twice.len();
         let is_read = at.0.first().is_some_and(is_read);
-        // A field of the object itself that a verdict reads is one of five.
+        // An object has only five fields of its own that a verdict reads: these are always noted.
         let again = if known < MOST_NOTES || twice.contains_key(&at) || (is_read && at.0.len() == 1) {
             Twice::new(at, values)
         } else if is_read {
@@ -280,7 +280,7 @@ impl<'de> Visitor<'de> for Kept<'_> {
             Err(error) => {
                 if self.at.is_spec() {
                     self.notes.cut.replace(Some(("spec", Value::Object(fields))));
-                // Without a namespace it is not known which one is meant.
+                // Without its namespace it is not known which pods the policy selects.
                 } else if self.at.is_metadata() && fields.contains_key("namespace") {
                     self.notes.cut.replace(Some(("metadata", Value::Object(fields))));
                 }

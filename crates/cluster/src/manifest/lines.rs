@@ -25,7 +25,7 @@ pub(super) fn find<'p>(text: &str, paths: impl Iterator<Item = &'p FieldPath>) -
     paths.iter().map(line).collect()
 }
 
-/// Of a List object that can't be parsed, the text of the element that the parser held back: a flow collection that may be a key.
+/// The text of the element that the parser held back in a List that breaks off: a flow collection, which may be a key.
 pub(super) fn held_back_of_list(text: &str) -> Option<&str> {
     let mut walk = Walk::default();
     let end = walk.through(text);
@@ -85,7 +85,7 @@ enum Open {
 }
 
 impl<'p> Walk<'p> {
-    /// Walks through the text, or up to where it can't be parsed. Returns where the last event ends, in bytes.
+    /// Walks through the text, or up to where it can't be parsed. Returns the byte at which the last event ends.
     fn through(&mut self, text: &str) -> usize {
         let mut end = 0;
         let mut parser = Parser::new_from_str(text);

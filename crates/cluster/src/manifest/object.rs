@@ -90,7 +90,7 @@ impl<'a> Objects<'a> {
         Self { sink, at: Vec::new(), default: None, by_hand: true }
     }
 
-    /// What is read is one element of a list.
+    /// Reads one element of a List's `items`.
     pub fn element(self) -> Self {
         Self { at: vec![Step::Field("items".into())], ..self }
     }
@@ -126,7 +126,7 @@ impl<'de> Visitor<'de> for Objects<'_> {
             Err(_) if parts.kind().is_some_and(|kind| Kind::named(kind) == Some(Kind::NetworkPolicy)) => {
                 sink(parts.object(true));
             }
-            // Of a list its kind comes last, as kubectl writes it.
+            // kubectl writes the kind of a List last, so the text may break off before it.
             Err(_) if parts.types.kind.is_none() => {
                 parts.early.into_iter().flatten().filter(|element| element.kind.is_some()).for_each(sink);
             }
@@ -258,7 +258,7 @@ impl Parts {
 
     /// Takes note of a field's name that may be meant to be another.
     fn passed(&mut self, name: &str) {
-        /// More say no more.
+        /// The most elements that are kept.
         const MOST: usize = 3;
         let seen = as_seen(name);
         if self.miswritten.len() < MOST
@@ -379,13 +379,13 @@ impl<'de> Visitor<'de> for Items<'_> {
 struct Last<'a> {
     sink: &'a mut dyn FnMut(RawObject),
     object: Option<RawObject>,
-    /// What came behind it and has no fields: the first ones.
+    /// The first elements without fields behind it.
     others: Vec<RawObject>,
 }
 
 impl Last<'_> {
     fn next(&mut self, next: RawObject) {
-        /// More say no more.
+        /// The most elements that are kept.
         const MOST: usize = 200;
         if next.fault != Some(Fault::NoFields) {
             self.hand_over(false);
@@ -395,7 +395,7 @@ impl Last<'_> {
         }
     }
 
-    /// Hands all over; `is_broken` if the text broke off behind it.
+    /// Hands over all that is held; `is_broken` says that the text broke off behind it.
     fn hand_over(&mut self, is_broken: bool) {
         if let Some(mut object) = self.object.take() {
             let is_policy = object.kind.as_deref().and_then(Kind::named) == Some(Kind::NetworkPolicy);

@@ -222,7 +222,8 @@ impl Classes {
 
     /// Whether so few classes have pods that compiling again saves memory. Each of `rulesets` may have an entry for each class.
     pub(crate) fn is_stale(&self, rulesets: usize) -> bool {
-        /// Entries for classes without pods, at most. One takes some 50 bytes.
+        /// Entries for classes without pods, at most. One takes some 50 bytes in a tier of up to 64 rules, and at most 68 more for each
+        /// further 512 rules.
         const SPARE_ENTRIES: usize = 1 << 17;
         let spare = self.list.len().saturating_sub(self.inhabited);
         self.list.len() > 2 * self.inhabited + 1024 || (spare > 64 && spare * rulesets > SPARE_ENTRIES)

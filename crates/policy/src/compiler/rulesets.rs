@@ -1,5 +1,6 @@
 //! Builds the rulesets of the pods to which the same policies apply, and keeps them current as classes come.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -10,12 +11,9 @@ use crate::decision::{Direction, RuleId};
 use crate::names::PolicyName;
 use crate::snapshot::addresses::{self, Block, SetIndex};
 use crate::snapshot::class_table::ClassTable;
-use crate::snapshot::ports::{PortSet, PortTable, PortsCompiler, PortsId, RuleIndex, rules_in};
+use crate::snapshot::ports::{PortSet, PortTable, PortsCompiler, PortsId, RuleIndex, insert_rules, rules_in};
 use crate::snapshot::ruleset::{Addresses, ClassId, Hopes, Peers, Ruleset, Rulesets, TierRules};
 use crate::spec::{Action, IpBlock, Tier};
-
-/// Bits of a word.
-const WORD: usize = u64::BITS as usize;
 
 /// Rulesets with what it takes to extend them.
 #[derive(Debug)]
@@ -191,48 +189,62 @@ impl Growth {
         self.every_pod = every.into_iter().filter_map(|id| self.by_selector.remove(&id)).flatten().collect();
     }
 
-    /// Enters every class that some rule chooses.
+    /// Enters every class that some rule chooses, in batches of classes.
     fn add_all_classes(&mut self, rules: &mut TierRules, selectors: &Selectors) {
-        /// Words of the bits of a batch of classes, about: 1 MiB.
-        const WORDS: usize = 1 << 17;
+        /// Words of bits per batch, about: 1 MiB.
+        const BATCH_WORDS: usize = 1 << 17;
         let every_pod = self.ports.ports_of_rules(&mut rules.ports, self.every_pod.clone());
         rules.peers.classes = ClassTable::new(every_pod);
-        let end = self.by_selector.keys().filter_map(|id| selectors.last_class(*id)).max();
-        let end = end.map_or(0, |last| last + 1);
-        let width = self.ports.words();
-        let batch = (WORDS / width).max(1);
+        let last = self.by_selector.keys().filter_map(|id| selectors.last_class(*id)).max();
+        let end = last.map_or(0, |last| last + 1);
+        let width = self.ports.set_words();
+        let batch = (BATCH_WORDS / width).max(1);
         for first in (0..end).step_by(batch) {
             let classes = first..end.min(first + batch as ClassId);
-            // For each class the rules that choose it, as bits.
-            let mut bits = vec![0_u64; classes.len() * width];
-            for (id, of_selector) in &self.by_selector {
-                for class in selectors.classes_in(*id, classes.clone()) {
-                    let place = (class - first) as usize * width;
-                    set_bits(&mut bits[place..place + width], of_selector);
-                }
-            }
-            let is_chosen = |bits: &&mut [u64]| bits.iter().any(|word| *word != 0);
-            for chosen in bits.chunks_exact_mut(width).filter(is_chosen) {
-                set_bits(chosen, &self.every_pod);
-            }
+            let bits = self.rules_by_class(classes.clone(), selectors);
+            // No bits: no rule chooses the class.
             let chosen = classes.zip(bits.chunks_exact(width));
             let chosen = chosen.filter(|(_, bits)| bits.iter().any(|word| *word != 0));
-            // Many classes are chosen by the same rules.
+            // The same rules choose many classes.
             let mut distinct: FxHashMap<&[u64], PortsId> =
                 chosen.clone().map(|(_, bits)| (bits, PortsId::default())).collect();
-            let rules_of_all = distinct.keys().copied().flatten().map(|word| word.count_ones() as usize);
-            let precompute = self.ports.allows(rules_of_all.sum());
-            for (bits, ports) in &mut distinct {
-                *ports = if precompute {
-                    let chosen = rules_in(bits).map(|rule| (rule, self.ports.set_of(rule))).collect();
-                    self.ports.ports_of_rules(&mut rules.ports, chosen)
-                } else {
-                    self.ports.ports_of_bits(&mut rules.ports, bits)
-                };
-            }
+            self.compile_ports(&mut distinct, &mut rules.ports);
             for (class, bits) in chosen {
                 rules.peers.classes.insert(class, distinct[bits]);
             }
+        }
+    }
+
+    /// For each of `classes` the rules that choose it, as bits: [`PortsCompiler::set_words`] words each, all zero if no rule but those for
+    /// every pod does.
+    fn rules_by_class(&self, classes: Range<ClassId>, selectors: &Selectors) -> Vec<u64> {
+        let width = self.ports.set_words();
+        let mut bits = vec![0_u64; classes.len() * width];
+        for (id, of_selector) in &self.by_selector {
+            for class in selectors.classes_in(*id, classes.clone()) {
+                let start = (class - classes.start) as usize * width;
+                insert_rules(&mut bits[start..start + width], indexes(of_selector));
+            }
+        }
+        for rules in bits.chunks_exact_mut(width) {
+            if rules.iter().any(|word| *word != 0) {
+                insert_rules(rules, indexes(&self.every_pod));
+            }
+        }
+        bits
+    }
+
+    /// Compiles the ports of each set of rules: precomputed if that is allowed for all of them together, else as bits.
+    fn compile_ports(&mut self, sets: &mut FxHashMap<&[u64], PortsId>, table: &mut PortTable) {
+        let rules = sets.keys().copied().flatten().map(|word| word.count_ones() as usize).sum();
+        let precompute = self.ports.allows(rules);
+        for (bits, ports) in sets {
+            *ports = if precompute {
+                let rules = rules_in(bits).map(|rule| (rule, self.ports.set_of(rule))).collect();
+                self.ports.ports_of_rules(table, rules)
+            } else {
+                self.ports.ports_of_bits(table, bits)
+            };
         }
     }
 
@@ -251,6 +263,6 @@ impl Growth {
     }
 }
 
-fn set_bits(bits: &mut [u64], rules: &[(RuleIndex, SetIndex)]) {
-    rules.iter().for_each(|(rule, _)| bits[*rule as usize / WORD] |= 1 << (*rule as usize % WORD));
+fn indexes(rules: &[(RuleIndex, SetIndex)]) -> impl Iterator<Item = RuleIndex> + '_ {
+    rules.iter().map(|(rule, _)| *rule)
 }

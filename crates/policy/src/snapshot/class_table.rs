@@ -1,12 +1,12 @@
-//! From a peer's class to the ports of the rules that choose it, in two loads. Pages that no rule chooses take no memory, and snapshots
-//! share those that did not change.
+//! From a peer's class to the ports of the rules that choose it, in two loads. Pages without a chosen class are one and the same, and
+//! snapshots share the pages that did not change.
 
 use std::sync::Arc;
 
 use crate::snapshot::ports::PortsId;
 use crate::snapshot::ruleset::ClassId;
 
-/// Classes in a page: 128 bytes, two lines of memory.
+/// Classes per page: 128 bytes of entries.
 const PAGE: usize = 32;
 
 /// See the module.
@@ -14,7 +14,7 @@ const PAGE: usize = 32;
 pub(crate) struct ClassTable {
     /// By the higher bits of a class.
     pages: Vec<Arc<[PortsId; PAGE]>>,
-    /// The page of classes that have no entry.
+    /// The page of classes without an entry.
     empty: Arc<[PortsId; PAGE]>,
 }
 
@@ -37,7 +37,7 @@ impl ClassTable {
         if self.pages.len() <= place {
             self.pages.resize(place + 1, Arc::clone(&self.empty));
         }
-        // Another table, or other classes, may share the page: then this works on a copy.
+        // Copies the page if another table or the empty page shares it.
         Arc::make_mut(&mut self.pages[place])[class as usize % PAGE] = ports;
     }
 }
@@ -51,10 +51,10 @@ mod tests {
         let mut table = ClassTable::new(7);
         table.insert(40, 1);
         table.insert(1_000, 2);
-        let before = table.clone();
+        let clone = table.clone();
         table.insert(40, 3);
         let found = [0, 39, 40, 41, 999, 1_000, 1_007, 1_008, u32::MAX].map(|class| table.get(class));
         assert_eq!(found, [7, 7, 3, 7, 7, 2, 7, 7, 7]);
-        assert_eq!(before.get(40), 1, "a copy stays as it was");
+        assert_eq!(clone.get(40), 1, "a clone does not change");
     }
 }

@@ -13,11 +13,12 @@ mod wide;
 
 use std::sync::Arc;
 
-pub(crate) use self::compiler::{Cursor, PortsCompiler, RulesAt, rules_in};
+pub(crate) use self::bitsets::{Cursor, insert_rules, rules_in};
+pub(crate) use self::compiler::{PortsCompiler, RulesAt};
 use self::intervals::{Intervals, rule_at};
 use self::wide::WideTable;
 use crate::packet::Protocol;
-use crate::snapshot::pages::Pages;
+use crate::snapshot::arena::Arena;
 
 /// A rule's place in the order of its tier, or [`NO_RULE`].
 pub(crate) type RuleIndex = u32;
@@ -85,17 +86,17 @@ impl PortSet {
 /// Where in a [`PortTable`] the ports of some rules begin.
 pub(crate) type PortsId = u32;
 
-/// See the module. The words of many peers stand close together, so that a verdict loads few lines of memory.
+/// See the module. The words of a peer's rules are contiguous, so that a verdict loads few cache lines.
 ///
 /// At each [`PortsId`] stand: the first rule of all; the number of protocols that rules name; the number of aliases; for each
 /// protocol, and last for all others, [`PROTOCOL_WORDS`]: its number, the rule for packets without a port, where its
-/// intervals begin after the [`PortsId`], and how many there are; then the aliases, [`ALIAS_WORDS`] each: name, protocol or
+/// intervals begin, in words from the [`PortsId`], and how many there are; then the aliases, [`ALIAS_WORDS`] each: name, protocol or
 /// [`ANY_PROTOCOL`], rule; then the intervals of each protocol. Or, of rules that are kept as bits: the first rule of all; [`WIDE`]; the
-/// set's number.
+/// set.
 #[derive(Clone, Debug)]
 pub(crate) struct PortTable {
     /// The first stands for [`NO_PORTS`].
-    words: Pages<u32>,
+    words: Arena<u32>,
     /// Of the rules that are kept as bits.
     wide: Option<Arc<WideTable>>,
 }
@@ -115,7 +116,7 @@ const WIDE: u32 = u32::MAX;
 
 impl Default for PortTable {
     fn default() -> Self {
-        let mut words = Pages::default();
+        let mut words = Arena::default();
         words.push(&[NO_RULE]);
         Self { words, wide: None }
     }

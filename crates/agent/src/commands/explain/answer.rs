@@ -17,7 +17,7 @@ use crate::terminal::{Text, text};
 #[derive(Debug, Serialize)]
 pub struct Answer {
     verdict: Verdict,
-    /// The node whose agent answers, as `--node` says; null for the agents of both ends.
+    /// The node whose agent answers, from `--node`; null if the agents of both ends answer.
     node: Option<String>,
     from: Party,
     to: Party,
@@ -111,7 +111,7 @@ impl Answer {
         })
     }
 
-    /// As the agent of this node says.
+    /// Sets the node whose agent answers.
     pub fn by(self, node: Option<String>) -> Self {
         Self { node, ..self }
     }

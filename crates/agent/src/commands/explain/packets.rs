@@ -49,7 +49,7 @@ pub fn judge(snapshot: &Snapshot, mut input: impl BufRead, mut output: impl Writ
     Ok(counts)
 }
 
-/// Reads a line of the input.
+/// Parses a line of the input.
 fn read(line: &[u8]) -> Result<PacketLine, String> {
     // Serde would take the values of an array for the fields, in order.
     if line.trim_ascii_start().starts_with(b"[") {
@@ -86,13 +86,13 @@ struct PacketLine {
     dst_port: Option<u16>,
     src_port: Option<u16>,
     icmp_type: Option<u8>,
-    /// What a test expects; not looked at.
+    /// What a test expects; ignored.
     #[serde(default, rename = "expect")]
     _expect: IgnoredAny,
     /// Likewise, as `cargo xtask bench export` writes it.
     #[serde(default, rename = "expected")]
     _expected: IgnoredAny,
-    /// For readers; not looked at.
+    /// For readers; ignored.
     #[serde(default, rename = "note")]
     _note: IgnoredAny,
 }

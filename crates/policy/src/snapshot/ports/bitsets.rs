@@ -1,8 +1,8 @@
-//! Sets of rules as bits: the form that grows with the text of policies where precomputed ports would explode.
+//! Sets of rules as bits. Their memory is linear in the text of policies where that of precomputed ports would explode.
 //!
 //! A thousand rules that each leave out other addresses make a different set of rules at every address, and the ports of each such set
-//! are a thousand intervals. Here a set is bits, in chunks of at most 512 rules. Equal chunks are stored once, and neighbouring sets differ in
-//! one chunk. So a set takes at most one chunk (64 bytes) and 4 bytes per 512 rules, however many rules are in it.
+//! are a thousand intervals. Here a set is bits, in chunks of at most 512 rules. Equal chunks are stored once. So a set takes 4 bytes per
+//! 512 rules of the tier, and up to 64 bytes for each chunk that no other set has: one, where neighbouring addresses differ in one rule.
 //!
 //! A lookup compares two sets chunk by chunk, and so costs some nanoseconds per 512 rules of the tier.
 
@@ -12,12 +12,12 @@ use hashbrown::HashTable;
 use rustc_hash::FxBuildHasher;
 
 use super::{NO_RULE, RuleIndex};
-use crate::snapshot::pages::Pages;
+use crate::snapshot::arena::Arena;
 
-/// Rules of a word.
-const WORD: usize = u64::BITS as usize;
-/// Words of a chunk at most: a line of memory.
-const MOST_WORDS: usize = 8;
+/// Rules per word.
+const WORD_BITS: usize = u64::BITS as usize;
+/// The most words that a chunk has: a cache line.
+const MAX_CHUNK_WORDS: usize = 8;
 
 /// Where a set begins in a [`Bitsets`].
 pub(super) type SetId = u32;
@@ -31,46 +31,46 @@ const EMPTY_CHUNK: u32 = 0;
 /// See the module.
 #[derive(Clone, Debug)]
 pub(super) struct Bitsets {
-    /// Chunks of a set: at least one.
-    width: usize,
-    /// Words of a chunk: as many as all rules take, at most [`MOST_WORDS`].
-    words: usize,
-    /// Of each set: where its chunks begin. The first set is empty.
-    sets: Pages<u32>,
-    /// The first is empty.
-    chunks: Pages<u64>,
+    /// Chunks per set, at least one.
+    set_chunks: usize,
+    /// Words per chunk: as many as all rules take, at most [`MAX_CHUNK_WORDS`].
+    chunk_words: usize,
+    /// Each set: where its chunks begin in `chunks`. The first set is empty.
+    sets: Arena<u32>,
+    /// The words of each distinct chunk. The first chunk is empty.
+    chunks: Arena<u64>,
 }
 
 impl Bitsets {
-    /// For rules below `rules`.
+    /// Without sets; rule indexes are below `rules`.
     pub(super) fn new(rules: usize) -> Self {
-        let (width, words) = chunks_for(rules);
-        let (mut sets, mut chunks) = (Pages::default(), Pages::default());
-        sets.push(&vec![chunks.push(&vec![0; words]); width]);
-        Self { width, words, sets, chunks }
+        let (set_chunks, chunk_words) = layout(rules);
+        let (mut sets, mut chunks) = (Arena::default(), Arena::default());
+        sets.push(&vec![chunks.push(&vec![0; chunk_words]); set_chunks]);
+        Self { set_chunks, chunk_words, sets, chunks }
     }
 
-    /// A set that changes rule by rule, without any at first.
+    /// A cursor on the empty set.
     pub(super) fn cursor(&self) -> Cursor {
-        let Self { width, words, .. } = *self;
+        let Self { set_chunks, chunk_words, .. } = *self;
         Cursor {
-            words,
-            bits: vec![0; width * words].into(),
-            chunks: vec![EMPTY_CHUNK; width].into(),
+            chunk_words,
+            bits: vec![0; set_chunks * chunk_words].into(),
+            chunks: vec![EMPTY_CHUNK; set_chunks].into(),
             changed: Vec::new(),
         }
     }
 
     /// The first rule that is in both sets, or [`NO_RULE`].
     pub(super) fn first_of_both(&self, a: SetId, b: SetId) -> RuleIndex {
-        for (place, (a, b)) in self.chunks_of(a).iter().zip(self.chunks_of(b)).enumerate() {
+        for (chunk, (a, b)) in self.chunks_of(a).iter().zip(self.chunks_of(b)).enumerate() {
             if *a == EMPTY_CHUNK || *b == EMPTY_CHUNK {
                 continue;
             }
             let (a, b) = (self.chunk(*a), self.chunk(*b));
             let both = a.iter().zip(b).map(|(a, b)| a & b).enumerate().find(|(_, word)| *word != 0);
             if let Some((word, bits)) = both {
-                let rule = (place * self.words + word) * WORD + bits.trailing_zeros() as usize;
+                let rule = (chunk * self.chunk_words + word) * WORD_BITS + bits.trailing_zeros() as usize;
                 return rule as RuleIndex;
             }
         }
@@ -78,14 +78,14 @@ impl Bitsets {
     }
 
     fn chunks_of(&self, set: SetId) -> &[u32] {
-        &self.sets.from(set)[..self.width]
+        &self.sets.from(set)[..self.set_chunks]
     }
 
     fn chunk(&self, begin: u32) -> &[u64] {
-        &self.chunks.from(begin)[..self.words]
+        &self.chunks.from(begin)[..self.chunk_words]
     }
 
-    /// Gives spare memory back.
+    /// Frees spare capacity.
     pub(super) fn shrink(&mut self) {
         self.sets.shrink();
         self.chunks.shrink();
@@ -98,58 +98,63 @@ impl Bitsets {
     }
 }
 
-/// How many chunks a set has, and how many words a chunk, for rules below `rules`.
-fn chunks_for(rules: usize) -> (usize, usize) {
-    let words = rules.div_ceil(WORD).clamp(1, MOST_WORDS);
-    (rules.div_ceil(words * WORD).max(1), words)
+/// Chunks per set and words per chunk, for rule indexes below `rules`.
+fn layout(rules: usize) -> (usize, usize) {
+    let words = rules.div_ceil(WORD_BITS).clamp(1, MAX_CHUNK_WORDS);
+    (rules.div_ceil(words * WORD_BITS).max(1), words)
 }
 
-/// How many words the bits of a set have, for rules below `rules`.
-pub(super) fn words_for(rules: usize) -> usize {
-    let (chunks, words) = chunks_for(rules);
-    chunks * words
+/// Words per set, for rule indexes below `rules`.
+pub(super) fn set_words(rules: usize) -> usize {
+    let (set_chunks, chunk_words) = layout(rules);
+    set_chunks * chunk_words
 }
 
-/// The rules of which these are the bits, ascending.
+/// Sets the bits of `rules`, which must be below 64 times the number of words.
+pub(crate) fn insert_rules(bits: &mut [u64], rules: impl IntoIterator<Item = RuleIndex>) {
+    rules.into_iter().for_each(|rule| bits[rule as usize / WORD_BITS] |= 1 << (rule as usize % WORD_BITS));
+}
+
+/// The rules whose bits are set, ascending.
 pub(crate) fn rules_in(bits: &[u64]) -> impl Iterator<Item = RuleIndex> + '_ {
-    (0..).zip(bits).flat_map(|(place, word)| {
+    (0..).zip(bits).flat_map(|(index, word)| {
         let mut left = *word;
         std::iter::from_fn(move || {
             let bit = (left != 0).then(|| left.trailing_zeros())?;
             left &= left - 1;
-            Some(place * u64::BITS + bit)
+            Some(index * u64::BITS + bit)
         })
     })
 }
 
-/// Finds sets and chunks that exist already.
+/// Finds the sets and chunks that a [`Bitsets`] has already.
 #[derive(Debug, Default)]
 pub(super) struct Interner {
     /// Chunks, by their bits.
     chunks: HashTable<u32>,
     /// Sets, by their chunks.
     sets: HashTable<SetId>,
-    /// Room for the chunks of one set.
-    of_bits: Vec<u32>,
+    /// A buffer that [`Interner::set_of_bits`] uses again: the chunks of one set.
+    buffer: Vec<u32>,
 }
 
 impl Interner {
-    /// The set in which a cursor is now.
+    /// The cursor's current set.
     pub(super) fn set(&mut self, bitsets: &mut Bitsets, cursor: &mut Cursor) -> SetId {
-        let words = bitsets.words;
-        for place in cursor.changed.drain(..) {
-            cursor.chunks[place] = self.chunk(bitsets, &cursor.bits[place * words..(place + 1) * words]);
+        let words = bitsets.chunk_words;
+        for chunk in cursor.changed.drain(..) {
+            cursor.chunks[chunk] = self.chunk(bitsets, &cursor.bits[chunk * words..(chunk + 1) * words]);
         }
         self.set_of_chunks(bitsets, &cursor.chunks)
     }
 
-    /// The set of these bits, [`words_for`] all rules.
+    /// The set with these bits, [`set_words`] of them.
     pub(super) fn set_of_bits(&mut self, bitsets: &mut Bitsets, bits: &[u64]) -> SetId {
-        let mut chunks = std::mem::take(&mut self.of_bits);
+        let mut chunks = std::mem::take(&mut self.buffer);
         chunks.clear();
-        chunks.extend(bits.chunks_exact(bitsets.words).map(|bits| self.chunk(bitsets, bits)));
+        chunks.extend(bits.chunks_exact(bitsets.chunk_words).map(|bits| self.chunk(bitsets, bits)));
         let set = self.set_of_chunks(bitsets, &chunks);
-        self.of_bits = chunks;
+        self.buffer = chunks;
         set
     }
 
@@ -195,12 +200,12 @@ impl Interner {
 /// A set that changes rule by rule.
 #[derive(Debug)]
 pub(crate) struct Cursor {
-    /// Words of a chunk.
-    words: usize,
+    /// Words per chunk.
+    chunk_words: usize,
     bits: Box<[u64]>,
-    /// Where the chunks of `bits` begin, but for those that changed.
+    /// Where each chunk of `bits` is stored; out of date for those in `changed`.
     chunks: Box<[u32]>,
-    /// Chunks, perhaps several times.
+    /// Indexes of chunks that changed. One may be listed several times.
     changed: Vec<usize>,
 }
 
@@ -215,16 +220,16 @@ impl Cursor {
         *self.word(rule) &= !(1 << (rule % u64::BITS));
     }
 
-    /// The first rule.
+    /// The first rule of the set.
     pub(super) fn first(&self) -> Option<RuleIndex> {
         rules_in(&self.bits).next()
     }
 
     fn word(&mut self, rule: RuleIndex) -> &mut u64 {
-        let word = rule as usize / WORD;
-        let place = word / self.words;
-        if self.changed.last() != Some(&place) {
-            self.changed.push(place);
+        let word = rule as usize / WORD_BITS;
+        let chunk = word / self.chunk_words;
+        if self.changed.last() != Some(&chunk) {
+            self.changed.push(chunk);
         }
         &mut self.bits[word]
     }

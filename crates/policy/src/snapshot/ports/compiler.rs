@@ -1,14 +1,13 @@
 //! Compiles the ports of many sets of rules of one tier, in memory that grows with the number of rules and blocks.
 //!
-//! Bound: precomputed ports of at most [`ALLOWED`] rules, and [`ALLOWED_EACH`] more for each rule and edge of a block. Beyond that bits,
-//! of which each set takes at most 64 bytes and 4 bytes for 512 rules of the tier.
+//! Bound: precomputed ports of at most [`ALLOWED`] rules, and [`ALLOWED_EACH`] more for each rule and edge of a block. Beyond that, rules
+//! are kept as [bits](super::bitsets).
 
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-pub(crate) use super::bitsets::{Cursor, rules_in};
-use super::bitsets::{Interner, SetId, words_for};
+use super::bitsets::{Cursor, Interner, SetId, rules_in, set_words};
 use super::wide::WideTable;
 use super::{NO_PORTS, PortSet, PortTable, PortsId, RuleIndex};
 use crate::snapshot::addresses::SetIndex;
@@ -41,10 +40,10 @@ pub(crate) struct PortsCompiler {
     known: FxHashMap<Box<[(RuleIndex, SetIndex)]>, PortsId>,
     /// Rules for which ports may still be precomputed.
     allowed: usize,
-    /// By port set: the last list of rules that was seen to have it.
-    seen: Vec<u64>,
-    /// How many lists were looked at.
-    last_seen: u64,
+    /// By port set: the last call of [`PortsCompiler::deduplicate`] that found it.
+    found_in: Vec<u64>,
+    /// The number of calls so far.
+    calls: u64,
     /// Of the sets that are kept as bits.
     interner: Interner,
     /// Their ports.
@@ -73,9 +72,9 @@ impl PortsCompiler {
         rules <= self.allowed
     }
 
-    /// How many words the bits of a set of rules have.
-    pub(crate) fn words(&self) -> usize {
-        words_for(self.rules.len())
+    /// How many words of bits a set of rules has, at least one.
+    pub(crate) fn set_words(&self) -> usize {
+        set_words(self.rules.len())
     }
 
     /// A set of bits that changes rule by rule.
@@ -116,7 +115,7 @@ impl PortsCompiler {
         id
     }
 
-    /// The same, for rules as bits, [`PortsCompiler::words`] of them, which are never precomputed.
+    /// The same, for rules as bits, in [`PortsCompiler::set_words`] words. They are never precomputed.
     pub(crate) fn ports_of_bits(&mut self, table: &mut PortTable, bits: &[u64]) -> PortsId {
         let Some(first) = rules_in(bits).next() else { return NO_PORTS };
         let (wide, interner) = self.wide(table);
@@ -124,12 +123,12 @@ impl PortsCompiler {
         *self.known_sets.entry(set).or_insert_with(|| table.push_wide(first, set))
     }
 
-    /// Of rules with equal ports only the first can ever decide.
+    /// Keeps the first of the rules with equal ports: the others can never decide.
     fn deduplicate(&mut self, rules: &mut Vec<(RuleIndex, SetIndex)>) {
-        self.seen.resize(self.sets.len(), 0);
-        self.last_seen += 1;
-        let Self { seen, last_seen, .. } = self;
-        rules.retain(|(_, set)| std::mem::replace(&mut seen[*set as usize], *last_seen) != *last_seen);
+        self.found_in.resize(self.sets.len(), 0);
+        self.calls += 1;
+        let Self { found_in, calls, .. } = self;
+        rules.retain(|(_, set)| std::mem::replace(&mut found_in[*set as usize], *calls) != *calls);
     }
 
     fn ports_of_set(&mut self, table: &mut PortTable, cursor: &mut Cursor) -> PortsId {

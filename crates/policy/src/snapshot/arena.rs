@@ -1,29 +1,29 @@
-//! Entries that are appended and never change, in pages that snapshots share.
+//! An append-only arena of entries that never change, in pages that snapshots share.
 //!
-//! A copy shares every page; the one that is appended to has a page of its own from then on. So a change costs what it adds, however
-//! much there is already, and the snapshots of the last second take little more memory than one.
+//! A clone shares every page. Appending copies the last page, and only if it is shared (copy on write). So the cost of a change does
+//! not depend on how much there is already, and the snapshots of the last second take little more memory than one.
 
 use std::sync::Arc;
 
-/// Values of a page, unless a single entry has more.
+/// Values per page. An entry with more values has a page of its own size.
 const PAGE: usize = 512;
 
-/// See the module. An entry is one value or more, all of them in one page.
+/// See the module. An entry is one or more values, all in the same page.
 #[derive(Clone, Debug)]
-pub(crate) struct Pages<T> {
+pub(crate) struct Arena<T> {
     pages: Vec<Arc<[T]>>,
-    /// How many values of the last page are in use.
+    /// Values in use in the last page.
     used: usize,
 }
 
-impl<T> Default for Pages<T> {
+impl<T> Default for Arena<T> {
     fn default() -> Self {
         Self { pages: Vec::new(), used: 0 }
     }
 }
 
-impl<T: Copy + Default> Pages<T> {
-    /// Appends an entry and returns where it begins. The first begins at 0.
+impl<T: Copy + Default> Arena<T> {
+    /// Appends an entry and returns where it begins; the first entry begins at 0.
     pub(crate) fn push(&mut self, entry: &[T]) -> u32 {
         if self.pages.last().is_none_or(|page| page.len() - self.used < entry.len()) {
             self.pages.push(std::iter::repeat_n(T::default(), PAGE.max(entry.len())).collect());
@@ -31,7 +31,7 @@ impl<T: Copy + Default> Pages<T> {
         }
         let begin = (self.pages.len() - 1) * PAGE + self.used;
         if let Some(page) = self.pages.last_mut() {
-            // A snapshot may share the page: then this works on a copy.
+            // Copies the page if a snapshot shares it.
             Arc::make_mut(page)[self.used..self.used + entry.len()].copy_from_slice(entry);
             self.used += entry.len();
         }
@@ -44,7 +44,7 @@ impl<T: Copy + Default> Pages<T> {
         &self.pages[begin as usize / PAGE][begin as usize % PAGE..]
     }
 
-    /// Gives spare memory back.
+    /// Frees spare capacity.
     pub(crate) fn shrink(&mut self) {
         if let Some(page) = self.pages.last_mut() {
             *page = page[..self.used].into();
@@ -52,7 +52,7 @@ impl<T: Copy + Default> Pages<T> {
         self.pages.shrink_to_fit();
     }
 
-    /// Bytes on the heap.
+    /// Bytes on the heap, shared pages included.
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         size_of_val(&*self.pages) + self.pages.iter().map(|page| size_of_val(&**page)).sum::<usize>()
@@ -67,34 +67,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_shares_all_pages_but_the_one_that_grows() {
-        let mut pages = Pages::default();
+    fn a_clone_shares_all_pages_but_the_one_it_appends_to() {
+        let mut arena = Arena::default();
         for value in 0..10 * PAGE as u32 {
-            pages.push(&[value]);
+            arena.push(&[value]);
         }
-        let mut copy = pages.clone();
+        let mut copy = arena.clone();
         copy.push(&[1; PAGE / 2]);
         copy.push(&[2; PAGE / 2]);
-        let shared = pages.pages.iter().zip(&copy.pages).filter(|(a, b)| Arc::ptr_eq(a, b)).count();
+        let shared = arena.pages.iter().zip(&copy.pages).filter(|(a, b)| Arc::ptr_eq(a, b)).count();
         assert_eq!((shared, copy.pages.len()), (10, 11));
-        pages.push(&[7]);
-        assert_eq!(copy.from(10 * PAGE as u32)[0], 1, "what one appends, the other does not see");
+        arena.push(&[7]);
+        assert_eq!(copy.from(10 * PAGE as u32)[0], 1, "an append is visible in its own arena only");
     }
 
     proptest! {
         #[test]
         fn entries_are_found_where_they_were_put(lengths in vec(prop_oneof![1..9_usize, Just(PAGE - 1), Just(PAGE), 600..1_100_usize], 1..60), shrink_after in any::<prop::sample::Index>()) {
-            let (mut pages, shrink_after) = (Pages::default(), shrink_after.index(lengths.len()));
+            let (mut arena, shrink_after) = (Arena::default(), shrink_after.index(lengths.len()));
             let mut begins = Vec::new();
             for (number, length) in (0_u32..).zip(&lengths) {
-                begins.push(pages.push(&vec![number; *length]));
+                begins.push(arena.push(&vec![number; *length]));
                 if number as usize == shrink_after {
-                    pages.shrink();
+                    arena.shrink();
                 }
             }
             prop_assert_eq!(begins[0], 0);
             for ((number, length), begin) in (0_u32..).zip(&lengths).zip(begins) {
-                prop_assert!(pages.from(begin)[..*length].iter().all(|value| *value == number));
+                prop_assert!(arena.from(begin)[..*length].iter().all(|value| *value == number));
             }
         }
     }

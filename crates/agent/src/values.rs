@@ -1,4 +1,4 @@
-//! Values of flags: what is wrong with one, what is expected, and an example.
+//! Reads the values of flags. The error for one that can't be read says what is wrong, what is expected, and gives an example.
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use crate::exit::Usage;
 
-/// Reads a whole number in this range.
+/// A parser of whole numbers in `range`, for clap. Its error gives `example`.
 pub fn number<N>(
     range: RangeInclusive<N>,
     example: N,
@@ -27,7 +27,7 @@ where
     }
 }
 
-/// Reads the addresses of a node's pods.
+/// Reads one of a node's pod CIDRs.
 pub fn pod_cidr(text: &str) -> Result<IpNet, String> {
     const EXAMPLES: &str = "write a CIDR such as 10.244.1.0/24 or fd00:10:244:1::/64";
     text.parse().map_err(|_| {
@@ -46,7 +46,7 @@ pub fn pod_cidr(text: &str) -> Result<IpNet, String> {
     })
 }
 
-/// The agent's marks, from `--packet-marks` and `--connection-marks`.
+/// The agent's marks, from `--packet-marks` and `--connection-marks`: four bits each, none in common.
 pub fn marks(packet: Mark, connection: Mark) -> Result<Marks, Usage> {
     let default = Marks::default();
     Marks::new(packet, connection).map_err(|error| {
@@ -65,7 +65,8 @@ pub fn marks(packet: Mark, connection: Mark) -> Result<Marks, Usage> {
     })
 }
 
-/// The two ranges of queues of an agent with so many workers. Behind both stand the two queues of new ports.
+/// The two ranges of queues, from `--queue-base` and the number of workers. The two queues of new ports follow them, so all must be at most
+/// 65535.
 pub fn queue_ranges(base: u16, workers: u16) -> Result<[QueueRange; 2], Usage> {
     let needed = QueueRange::numbers_of_pair(workers) + 2;
     let highest = (1_u32 << 16).saturating_sub(needed);
