@@ -88,6 +88,10 @@ pub struct Agent {
     backlog: Backlog,
     /// What is wrong with the source's objects.
     problems: Vec<Problem>,
+    /// Whether these have not been noted yet.
+    has_new_problems: bool,
+    /// A hash of the refusals that were noted last.
+    noted_refusals: u64,
     problem_log: ProblemLog,
     /// Policies beyond their namespace's budget.
     refused: BTreeSet<PolicyName>,
@@ -138,6 +142,8 @@ impl Agent {
             versions: BTreeMap::new(),
             backlog: Backlog::default(),
             problems: Vec::new(),
+            has_new_problems: true,
+            noted_refusals: 0,
             problem_log: ProblemLog::default(),
             refused: BTreeSet::new(),
             changed_policies: BTreeSet::new(),
@@ -462,6 +468,7 @@ impl Agent {
                 self.refresh_origins();
             }
         }
+        self.has_new_problems |= self.problems != update.problems;
         self.problems = update.problems;
         self.health.state().status.read = Some(update.read);
         if changes.is_empty() && !first {

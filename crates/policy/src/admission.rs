@@ -54,7 +54,7 @@ impl Default for Budget {
 }
 
 /// A policy that is enforced without its rules.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Refusal {
     /// The policy.
     pub policy: PolicyName,

@@ -1,6 +1,7 @@
 //! What the agent says of its work, in log, status and metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use cluster::RefusedPolicy;
@@ -78,6 +79,13 @@ impl Agent {
     /// Reports faults of the source's objects and policies beyond their namespace's budget: all of them in status, those that are new or
     /// gone in the log.
     pub(super) fn note_problems(&mut self) {
+        // There may be very many, and nearly no change concerns them.
+        let mut hasher = DefaultHasher::new();
+        self.compiler.refusals().for_each(|refusal| refusal.hash(&mut hasher));
+        let refusals = std::mem::replace(&mut self.noted_refusals, hasher.finish());
+        if !std::mem::take(&mut self.has_new_problems) && refusals == self.noted_refusals {
+            return;
+        }
         let mut standing = BTreeMap::new();
         let mut problems = Vec::with_capacity(self.problems.len());
         for problem in &self.problems {

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 const PERIOD: Duration = Duration::from_secs(60);
 /// The most problems of one namespace that are named in a period.
 const NAMED: usize = 20;
+/// Problems of all namespaces that are named in a period: a manifest can name any namespace.
+const NAMED_IN_ALL: usize = 500;
 /// The most new problems that one change names: an agent that starts may find many.
 const NEW_AT_ONCE: usize = 100;
 /// The most resolved problems that one change names.
@@ -99,6 +101,7 @@ impl ProblemLog {
 
     /// Returns whether a change of a problem has a line of its own. If not, counts it.
     fn name_or_count(&mut self, problem: &ProblemKey, is_new: bool, has_room: bool, now: Instant) -> bool {
+        let named_in_all: usize = self.named.values().map(BTreeMap::len).sum();
         let of_namespace = self.named.entry(problem.namespace.clone()).or_default();
         if let Some(period) = of_namespace.get_mut(&problem.text) {
             let has_line = if is_new { &mut period.new } else { &mut period.resolved };
@@ -106,7 +109,7 @@ impl ProblemLog {
             period.changes += u64::from(!is_first);
             return is_first;
         }
-        if has_room && of_namespace.len() < NAMED {
+        if has_room && of_namespace.len() < NAMED && named_in_all < NAMED_IN_ALL {
             let period = Period { ends: now + PERIOD, new: is_new, resolved: !is_new, changes: 0 };
             of_namespace.insert(problem.text.clone(), period);
             return true;

@@ -49,14 +49,39 @@ pub(super) fn namespace(object: &Place<'_>, interner: &Interner) -> Result<Arc<s
 /// The fields of `metadata` that decide for whom a policy is.
 const DECISIVE: [&str; 2] = ["namespace", "labels"];
 
-/// Whether the name of a field of `metadata` is one that decides for whom a policy is, but for case, blanks, invisible characters or an `s`.
+/// Whether the name of a field of `metadata` is one that decides for whom a policy is, but for case, invisible characters, an `s` or two
+/// letters.
 pub(crate) fn is_miswritten(field: &str) -> bool {
     DECISIVE.iter().any(|meant| is_meant_by(field, meant))
 }
 
 fn is_meant_by(field: &str, meant: &str) -> bool {
+    /// Fields of ObjectMeta (Kubernetes 1.34) are themselves.
+    const KNOWN: [&str; 15] = [
+        "name",
+        "generateName",
+        "namespace",
+        "selfLink",
+        "uid",
+        "resourceVersion",
+        "generation",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "labels",
+        "annotations",
+        "ownerReferences",
+        "finalizers",
+        "managedFields",
+    ];
     let stem = |name: &str| as_seen(name).to_lowercase().trim_end_matches('s').to_owned();
-    field != meant && stem(field) == stem(meant)
+    let is_near = || {
+        let (seen, meant) = (stem(field), stem(meant));
+        seen == meant || strsim::damerau_levenshtein(&seen, &meant) <= 2 && seen.len() + 2 >= meant.len()
+    };
+    !KNOWN.contains(&field)
+        && field.len() <= 2 * meant.len()
+        && (is_near() || (meant == "namespace" && field == "ns"))
 }
 
 /// Fails if `metadata` has a field that is miswritten for `meant`.

@@ -74,7 +74,13 @@ pub(super) fn recognise(api_version: &str, kind: &str) -> Recognition {
 /// another kind there may be a misspelt one of ours.
 fn unknown(api_version: &str, kind: &str) -> Recognition {
     let version = as_seen(api_version).to_ascii_lowercase();
-    let name = as_seen(kind).to_ascii_lowercase();
+    let name = as_seen(kind).trim().to_ascii_lowercase();
+    if version == "v1" && kind != "List" && matches!(name.as_str(), "list" | "lists") {
+        let kind = visible(kind);
+        return Recognition::NotEnforced(format!(
+            "there is no kind \"{kind}\" in apiVersion v1: probably List is meant; pods that policies in it were to isolate may be open"
+        ));
+    }
     let name = name.strip_suffix("list").filter(|name| !name.is_empty()).unwrap_or(&name);
     let is_among = |known: &[&str]| known.iter().any(|known| known.eq_ignore_ascii_case(name));
     let policy = Kind::NetworkPolicy;

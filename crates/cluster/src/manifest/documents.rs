@@ -128,8 +128,9 @@ fn is_bare_start(line: &str) -> bool {
 
 /// Whether the line has neither content nor directive: blank, or a comment.
 fn is_empty(line: &str) -> bool {
-    let line = line.trim();
-    line.is_empty() || line.starts_with('#')
+    // Some parsers end a line, and so a comment, at these as well.
+    let mut parts = line.split(['\r', '\u{85}', '\u{2028}', '\u{2029}']).map(str::trim);
+    parts.all(|part| part.is_empty() || part.starts_with('#'))
 }
 
 #[cfg(test)]

@@ -91,6 +91,17 @@ pub(super) fn keep_of(kind: Option<&str>, name: &str) -> &'static Keep {
 /// duplicates is never understood.
 const MOST_NOTES: usize = 256;
 
+/// The longest name of a field that is kept, in bytes: longer than any label's key (253 + 1 + 63), so that messages and notes stay short.
+pub(super) const LONGEST_NAME: usize = 512;
+
+/// The beginning of a name that is too long.
+pub(super) fn shortened(name: &str) -> String {
+    /// Characters of it.
+    const SHOWN: usize = 32;
+    let shown: String = name.chars().take(SHOWN).collect();
+    format!("{shown}... ({} bytes)", name.len())
+}
+
 /// Whether a verdict may depend on this field of an object.
 fn is_read(field: &Step) -> bool {
     let read = ["apiVersion", "kind", "metadata", "spec", "status"];
@@ -233,6 +244,14 @@ impl Kept<'_> {
                 }
                 Keep::Nothing | Keep::Presence | Keep::Each(_) => &Keep::Nothing,
             };
+            if name.len() > LONGEST_NAME {
+                map.next_value::<IgnoredAny>()?;
+                if matches!(keep, Keep::All) {
+                    // No field has such a name: it stands for one that is not known.
+                    fields.insert(shortened(&name), Value::Null);
+                }
+                continue;
+            }
             let at = Trail { up: Some(&self.at), hop: Hop::Field(&name) };
             if matches!(keep, Keep::Nothing) {
                 map.next_value::<IgnoredAny>()?;

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::kept::{Keep, Kept, Notes, Passed, Trail, keep_of};
+use super::kept::{Keep, Kept, LONGEST_NAME, Notes, Passed, Trail, keep_of, shortened};
 use crate::convert::{FieldPath, Kind, Step, Twice};
 use crate::invisible::as_seen;
 
@@ -40,8 +40,12 @@ pub enum Fault {
     NoFields,
     /// Objects in a list that doesn't say what it is.
     BareList,
-    /// A list object without a list.
+    /// A list object whose items are no list.
     NoItems,
+    /// A list object without items, however they were meant to be called.
+    WithoutItems,
+    /// Items of a list object that lacks its kind.
+    ListWithoutKind,
 }
 
 impl fmt::Display for Fault {
@@ -50,6 +54,8 @@ impl fmt::Display for Fault {
             Self::NoFields => "this is no object: it has no fields",
             Self::BareList => "this is a list without a kind: use kind List and its items",
             Self::NoItems => "items is no list",
+            Self::WithoutItems => "this is a list without items: is the field items written otherwise?",
+            Self::ListWithoutKind => "this is a list without a kind: add apiVersion v1 and kind List",
         })
     }
 }
@@ -120,7 +126,13 @@ impl<'de> Visitor<'de> for Objects<'_> {
         let mut parts = Parts { at, default, notes: Notes::of(by_hand), ..Parts::default() };
         let read = parts.read(map, sink);
         match &read {
+            Ok(()) if parts.types.is_list() && !parts.has_items => {
+                sink(RawObject { at: parts.at, fault: Some(Fault::WithoutItems), ..RawObject::default() });
+            }
             Ok(()) if parts.types.is_list() => parts.hand_over_early(sink),
+            Ok(()) if parts.types.kind.is_none() && parts.has_early_objects() => {
+                sink(RawObject { at: parts.at, fault: Some(Fault::ListWithoutKind), ..RawObject::default() });
+            }
             Ok(()) => sink(parts.object(false)),
             // Of a policy its namespace and its podSelector may be known already, so which pods it is about.
             Err(_) if parts.kind().is_some_and(|kind| Kind::named(kind) == Some(Kind::NetworkPolicy)) => {
@@ -186,6 +198,8 @@ struct Parts {
     fields: Map<String, Value>,
     /// Elements that came before it was said that this is a list.
     early: Option<Vec<RawObject>>,
+    /// Whether there are items.
+    has_items: bool,
     miswritten: Vec<String>,
     notes: Notes,
 }
@@ -205,6 +219,10 @@ impl Parts {
         let mut passed = Passed::default();
         let by_hand = self.notes.by_hand;
         while let Some(name) = map.next_key::<String>()? {
+            if name.len() > LONGEST_NAME {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
             let at = Trail::field(&name);
             let notes = &self.notes;
             match name.as_str() {
@@ -212,13 +230,17 @@ impl Parts {
                     let value = map.next_value_seed(Kept { keep: &Keep::All, at, notes })?;
                     let slot =
                         if name == "kind" { &mut self.types.kind } else { &mut self.types.api_version };
-                    let text = value.as_str().map(str::to_owned);
+                    let bounded = |text: &str| {
+                        if text.len() > LONGEST_NAME { shortened(text) } else { text.to_owned() }
+                    };
+                    let text = value.as_str().map(bounded);
                     if let Some(before) = std::mem::replace(slot, text) {
                         let path = FieldPath(vec![Step::Field(name)]);
                         self.notes.again(path, Some((&Value::from(before), &value)));
                     }
                 }
                 "items" if self.types.kind.is_none() || self.types.is_list() => {
+                    self.has_items = true;
                     let place = [self.at.as_slice(), &[Step::Field(name)]].concat();
                     if self.types.is_list() {
                         map.next_value_seed(Items {
@@ -266,6 +288,11 @@ impl Parts {
         {
             self.miswritten.push(name.to_owned());
         }
+    }
+
+    /// Whether an element that came before any kind is an object.
+    fn has_early_objects(&self) -> bool {
+        self.early.iter().flatten().any(|element| element.kind.is_some())
     }
 
     /// The elements that came before the list's kind was known.

@@ -14,7 +14,7 @@ pub(super) const OPEN: &str = "it is not in force: pods that it was to isolate m
 pub(super) const MAYBE_OPEN: &str =
     "it is not in force: if it is a NetworkPolicy, pods that it was to isolate may be open";
 /// What follows from a policy within which the text breaks off, behind its namespace and podSelector.
-pub(super) const CUT_OFF: &str = "the pods that its podSelector selects are isolated, and its rules allow nothing; what follows in the document is not in force";
+pub(super) const CUT_OFF: &str = "the pods that its podSelector selects are isolated, and its rules allow nothing; what follows in the document is not in force, and pods that policies there were to isolate may be open";
 
 /// Why an object probably has a second kind.
 pub(super) const ANOTHER_OBJECT: &str = ": if another object begins there, a line \"---\" is missing in front of it, and the first object is not in force";
@@ -64,8 +64,13 @@ pub(super) fn without_position(message: &str) -> &str {
 
 /// An object's kind and name, as far as they can be told.
 pub(super) fn label(kind: &str, fields: &Value) -> String {
-    let text = |name| fields.get("metadata")?.get(name)?.as_str().map(visible);
-    let kind = visible(kind);
+    /// Characters of the longest name that an object can have (RFC 1123 subdomain, Kubernetes' limit).
+    const LONGEST: usize = 253;
+    let start = |text: &str| text.chars().take(LONGEST).collect::<String>();
+    let text =
+        |name| fields.get("metadata")?.get(name)?.as_str().map(|text| visible(&start(text)).into_owned());
+    let kind = start(kind);
+    let kind = visible(&kind);
     match (text("namespace"), text("name")) {
         (Some(namespace), Some(name)) => format!("{kind} {namespace}/{name}"),
         (None, Some(name)) if matches!(&*kind, "Pod" | "NetworkPolicy") => format!("{kind} default/{name}"),
