@@ -33,6 +33,7 @@ mod origins;
 mod overrides;
 mod paint;
 mod revoked;
+mod signals;
 mod source;
 mod status;
 mod sweeper;
