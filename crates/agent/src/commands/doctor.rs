@@ -7,6 +7,7 @@ use cluster::{Access, CniCache, Folder, ReadCounts};
 use dataplane::marks::{Mark, Marks};
 use dataplane::needs::{self, InstalledTables, KernelVersion, Need, NeedState, NeedsConfig};
 use dataplane::queues::QueueRange;
+use dataplane::table::Table;
 use serde::Serialize;
 
 mod sources;
@@ -87,6 +88,9 @@ struct Findings {
     /// Whether an agent serves the queues to which the rules in the kernel send packets, whichever agent it is: while one takes over from
     /// another, the agent that answers need not be the one that enforces.
     rules_served: bool,
+    /// Whether the rules in the kernel let packets pass while no agent serves them; null if there are no rules, or the kernel doesn't
+    /// say.
+    passes_unserved: Option<bool>,
     /// How much the folder that was given holds; else how much the running agent has read. Null if there is neither.
     read: Option<ReadCounts>,
     /// Of the same.
@@ -151,7 +155,9 @@ impl Doctor {
         });
         let tables = needs::installed_tables().ok();
         let rules_served = served_queue().is_ok_and(|queue| queue.is_some());
-        Ok(Findings { needs, agent, tables, rules_served, read, problems })
+        let has_rules = tables.is_some_and(|tables| tables.inet || tables.bridge);
+        let passes_unserved = if has_rules { Table::passes_unevaluated().ok() } else { None };
+        Ok(Findings { needs, agent, tables, rules_served, passes_unserved, read, problems })
     }
 
     /// How the API server is to be reached, if there is a way to one.
@@ -173,6 +179,30 @@ impl Findings {
         self.needs.iter().all(|need| !need.state.is_wrong())
             && self.agent.as_ref().is_none_or(|agent| agent.ready || self.has_handed_over(agent))
             && self.problems.is_empty()
+            && !self.is_abandoned()
+    }
+
+    /// Whether there are rules in the kernel and no agent that answers what they ask.
+    fn is_abandoned(&self) -> bool {
+        let has_rules = self.tables.is_some_and(|tables| tables.inet || tables.bridge);
+        has_rules && !self.rules_served && self.agent.as_ref().is_none_or(|agent| !agent.ready)
+    }
+
+    /// What pods experience of rules without an agent, and what to do.
+    fn abandoned(&self) -> (State, Text) {
+        let what = match self.passes_unserved {
+            Some(true) => {
+                "no agent serves the rules in the kernel: new connections pass unevaluated, and those that policy had cut stay cut"
+            }
+            _ => {
+                "no agent serves the rules in the kernel: accepted connections go on; new ones from or to pods that a policy isolates are \
+                 dropped, and pods that have started since get no traffic at all, whether or not a policy selects them"
+            }
+        };
+        (
+            State::Wrong,
+            advice(what, "start an agent; or, if this node is to be without one, run `kube-verdict cleanup`"),
+        )
     }
 
     /// Whether another agent enforces in place of this one.
@@ -190,6 +220,7 @@ impl Findings {
                     advice(what, "give its --http-port; if it is just taking over, ask again in a moment"),
                 )
             }
+            None if self.is_abandoned() => self.abandoned(),
             None => (State::None, text!("no agent answers on this node")),
             Some(agent) if agent.ready => (State::Fine, text!("pid {} enforces the policies", agent.pid)),
             Some(agent) if self.has_handed_over(agent) => {
@@ -199,7 +230,11 @@ impl Findings {
             }
             Some(agent) => {
                 let why = agent.not_ready.join("; ");
-                (State::Wrong, text!("pid {} is not ready: {why}", agent.pid))
+                let mut lines = vec![text!("pid {} is not ready: {why}", agent.pid)];
+                if self.is_abandoned() {
+                    lines.push(self.abandoned().1);
+                }
+                (State::Wrong, Text::lines(lines))
             }
         }
     }
@@ -332,7 +367,9 @@ mod tests {
 
     fn findings(agent: Option<AgentFindings>, tables: Option<(bool, bool)>, rules_served: bool) -> Findings {
         let tables = tables.map(|(inet, bridge)| InstalledTables { inet, bridge });
-        Findings { needs: Vec::new(), agent, tables, rules_served, read: None, problems: Vec::new() }
+        let passes_unserved = Some(false);
+        let (needs, problems) = (Vec::new(), Vec::new());
+        Findings { needs, agent, tables, rules_served, passes_unserved, read: None, problems }
     }
 
     fn found(agent: Option<AgentFindings>, tables: Option<(bool, bool)>) -> (State, String) {
@@ -419,6 +456,32 @@ mod tests {
         let (state, text) = none.agent();
         assert!(text.to_string().starts_with("no agent answers, but one serves the rules"), "{text}");
         assert_eq!(state, State::Warning);
+    }
+
+    #[test]
+    fn rules_without_an_agent_are_wrong_and_what_pods_experience_is_said() {
+        for (passes_unserved, part) in [
+            (Some(false), "pods that have started since get no traffic"),
+            (Some(true), "new connections pass unevaluated"),
+        ] {
+            for agent in [None, Some(agent(Phase::Starting, Vec::new()))] {
+                let left = Findings { passes_unserved, ..findings(agent, Some((true, true)), false) };
+                let (state, text) = left.agent();
+                let text = text.to_string();
+                assert_eq!(state, State::Wrong);
+                assert!(
+                    text.contains(part)
+                        && text.contains("-> start an agent")
+                        && text.contains("`kube-verdict cleanup`"),
+                    "{text}"
+                );
+                assert!(!left.all_fine());
+            }
+        }
+        assert!(
+            findings(None, Some((false, false)), false).all_fine(),
+            "neither agent nor rules: a machine to be looked at"
+        );
     }
 
     #[test]
