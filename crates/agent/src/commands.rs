@@ -14,6 +14,7 @@ mod run;
 mod status;
 mod table;
 mod values;
+mod wait;
 
 pub use values::number;
 
@@ -34,6 +35,7 @@ enum Command {
     Status(status::StatusCommand),
     Probe(probe::Probe),
     Cleanup(cleanup::Cleanup),
+    Wait(wait::Wait),
 }
 
 /// How a command prints what it found.
@@ -64,6 +66,7 @@ impl Cli {
             Command::Status(status) => status.run(),
             Command::Probe(probe) => probe.run(),
             Command::Cleanup(cleanup) => cleanup.run(),
+            Command::Wait(wait) => wait.run(),
         }
     }
 }

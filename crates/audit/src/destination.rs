@@ -108,11 +108,12 @@ impl Sink {
         Ok(Written::InPlace)
     }
 
-    /// To be called before lines are written: follows the file if another program moved it.
-    pub(crate) fn look_after(&mut self) -> io::Result<Found> {
+    /// Follows the file if another program moved it. To be called before lines are written, and now and then; only if there are `lines`
+    /// to write a file is created where none is, so that one that was removed for good stays removed.
+    pub(crate) fn look_after(&mut self, lines: bool) -> io::Result<Found> {
         match self {
             Self::Off | Self::Stdout(_) => Ok(Found::Unchanged),
-            Self::File(file) => file.look_after(),
+            Self::File(file) => file.look_after(lines),
         }
     }
 
@@ -207,9 +208,12 @@ impl LogFile {
         name.into()
     }
 
-    fn look_after(&mut self) -> io::Result<Found> {
+    fn look_after(&mut self, lines: bool) -> io::Result<Found> {
         if !self.is_in_place()? {
             if fs::symlink_metadata(&self.path).is_err() {
+                if !lines {
+                    return Ok(Found::Unchanged);
+                }
                 thread::sleep(CREATE_AFTER);
             }
             self.reopen()?;

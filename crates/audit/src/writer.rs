@@ -260,7 +260,7 @@ impl<F: FnMut(&Judgement)> Writer<F> {
     /// One look into every ring, and all of it written.
     fn round(&mut self, now: Instant, time: Timestamp) {
         self.rings.extend(self.registered.try_iter());
-        self.output.look_after(now);
+        self.output.look_after(now, false);
         self.tell_lost(now, time);
         while let Ok(dropped) = self.dropped.try_recv() {
             if !self.output.is_off() {

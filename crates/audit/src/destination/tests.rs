@@ -48,7 +48,7 @@ fn a_file_that_someone_moved_is_begun_anew() {
     let mut sink = log(&path, 1 << 20, 1);
     sink.write(b"old\n").expect("writes");
     fs::rename(&path, folder.path().join("moved")).expect("renames");
-    sink.look_after().expect("reopens");
+    sink.look_after(true).expect("reopens");
     sink.write(b"new\n").expect("writes");
     assert_eq!(fs::read_to_string(&path).expect("log"), "new\n");
     assert_eq!(fs::read_to_string(folder.path().join("moved")).expect("log"), "old\n");
@@ -60,21 +60,23 @@ fn a_write_says_whether_the_file_was_moved_or_removed_meanwhile_and_looking_afte
     let path = folder.path().join("audit.log");
     let mut sink = log(&path, 1 << 20, 1);
     assert_eq!(sink.write(b"one\n").expect("writes"), Written::InPlace);
-    assert_eq!(sink.look_after().expect("looks"), Found::Unchanged);
+    assert_eq!(sink.look_after(true).expect("looks"), Found::Unchanged);
     fs::rename(&path, folder.path().join("moved")).expect("renames");
     assert_eq!(sink.write(b"two\n").expect("writes"), Written::Displaced);
-    assert_eq!(sink.look_after().expect("looks"), Found::Moved);
+    assert_eq!(sink.look_after(false).expect("looks"), Found::Unchanged, "nothing is to be written");
+    assert!(!path.exists());
+    assert_eq!(sink.look_after(true).expect("looks"), Found::Moved);
     assert_eq!(sink.write(b"two\n").expect("writes"), Written::InPlace);
     fs::remove_file(&path).expect("removes");
     assert_eq!(sink.write(b"three\n").expect("writes"), Written::Displaced);
     // As logrotate does: it creates the new file itself.
     fs::write(&path, "").expect("creates");
     assert_eq!(sink.write(b"three\n").expect("writes"), Written::Displaced);
-    assert_eq!(sink.look_after().expect("looks"), Found::Moved);
+    assert_eq!(sink.look_after(true).expect("looks"), Found::Moved);
     assert_eq!(sink.write(b"three\n").expect("writes"), Written::InPlace);
     File::options().write(true).open(&path).expect("opens").set_len(0).expect("cuts");
-    assert_eq!(sink.look_after().expect("looks"), Found::CutShort);
-    assert_eq!(sink.look_after().expect("looks"), Found::Unchanged);
+    assert_eq!(sink.look_after(true).expect("looks"), Found::CutShort);
+    assert_eq!(sink.look_after(true).expect("looks"), Found::Unchanged);
     assert_eq!(sink.reopen().expect("opens"), Some(&*path));
 }
 
@@ -106,7 +108,7 @@ fn a_symbolic_link_is_not_followed_when_it_is_opened_or_later() {
     let mut sink = log(&path, 1 << 20, 1);
     fs::rename(&path, folder.path().join("moved")).expect("renames");
     std::os::unix::fs::symlink(&other, &path).expect("link");
-    let error = sink.look_after().expect_err("a link in its place").to_string();
+    let error = sink.look_after(true).expect_err("a link in its place").to_string();
     assert!(error.contains("symbolic link"), "{error}");
     sink.write(b"record\n").expect("writes");
     assert_eq!(fs::read_to_string(&other).expect("file"), "kept\n");

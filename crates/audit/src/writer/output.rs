@@ -56,6 +56,7 @@ impl Output {
         records: u64,
         (now, time): (Instant, Timestamp),
     ) -> io::Result<()> {
+        self.look_after(now, true);
         let placed = self.place(lines, (now, time));
         match &placed {
             Ok(()) => {
@@ -74,8 +75,8 @@ impl Output {
         placed
     }
 
-    /// Opens the file again if that is asked for, or if another program moved it.
-    pub(super) fn look_after(&mut self, now: Instant) {
+    /// Opens the file again if that is asked for, or if another program moved it; `lines` says whether there are any to write.
+    pub(super) fn look_after(&mut self, now: Instant, lines: bool) {
         let reopen = self.shared.reopen.swap(false, Relaxed);
         let paused = self.looked_after.is_some_and(|last| now.duration_since(last) < LOOK_AFTER_EVERY);
         if self.misplaced.is_some() && paused && !reopen {
@@ -84,7 +85,7 @@ impl Output {
         self.looked_after = Some(now);
         let found = match reopen {
             true => self.reopen(),
-            false => self.sink.look_after(),
+            false => self.sink.look_after(lines),
         };
         match found {
             Ok(found) => {
@@ -120,13 +121,13 @@ impl Output {
     }
 
     /// Writes the lines to the file that the path names when that is done, if there is a way to one.
-    fn place(&mut self, lines: &[u8], (now, time): (Instant, Timestamp)) -> io::Result<()> {
+    pub(super) fn place(&mut self, lines: &[u8], (now, time): (Instant, Timestamp)) -> io::Result<()> {
         if self.sink.write(lines)? == Written::InPlace {
             return Ok(());
         }
         let number = lines.iter().filter(|byte| **byte == b'\n').count();
         for _ in 1..PLACINGS {
-            self.look_after(now);
+            self.look_after(now, true);
             if self.misplaced.is_some() {
                 // They are in the file that was moved, and the status says so.
                 return Ok(());

@@ -14,17 +14,21 @@ fn config(path: &Path, ring: usize) -> AuditConfig {
 
 /// A writer without a thread, with one recorder.
 fn writer(path: &Path, ring: usize) -> (Writer<impl FnMut(&Judgement)>, Recorder) {
-    observed_writer(path, ring, |_: &Judgement| {})
-}
-
-/// The same; `observe` runs while a round is under way, after the file was looked after.
-fn observed_writer<F: FnMut(&Judgement)>(path: &Path, ring: usize, observe: F) -> (Writer<F>, Recorder) {
     let destination = config(path, ring).destination;
     let (register, registered) = mpsc::channel();
     let (recorder, ring) = recorder::ring(ring);
     register.send(ring).expect("registers");
     let sink = Sink::open(destination).expect("opens");
-    (Writer::new("node-a".into(), sink, (registered, mpsc::channel().1), Arc::default(), observe), recorder)
+    (
+        Writer::new(
+            "node-a".into(),
+            sink,
+            (registered, mpsc::channel().1),
+            Arc::default(),
+            |_: &Judgement| {},
+        ),
+        recorder,
+    )
 }
 
 fn connection(snapshot: &Arc<Snapshot>, port: u16) -> Judgement {
@@ -166,36 +170,39 @@ fn a_file_that_cannot_be_opened_again_after_it_was_moved_is_a_failure_until_it_c
 }
 
 #[test]
-fn records_in_a_file_that_is_moved_while_they_are_written_are_written_again_and_said_to_be_repeated() {
+fn a_file_that_is_moved_before_a_write_gets_nothing_more() {
     let folder = tempfile::tempdir().expect("folder");
     let (path, moved) = (folder.path().join("audit.log"), folder.path().join("moved"));
-    let snapshot = snapshot();
-    let (from, to) = (path.clone(), moved.clone());
-    let mut rotations = 0;
-    let (mut writer, mut recorder) = observed_writer(&path, 8, move |_: &Judgement| {
-        rotations += 1;
-        if rotations == 2 {
-            fs::rename(&from, &to).expect("renames");
-        }
-    });
-    let now = Instant::now();
-    for port in 1..=3 {
-        recorder.record(connection(&snapshot, port));
-        if port == 1 {
-            writer.round(now, time());
-        }
-    }
+    let (mut writer, mut recorder) = writer(&path, 8);
+    let (snapshot, now) = (snapshot(), Instant::now());
+    recorder.record(connection(&snapshot, 1));
     writer.round(now, time());
-    recorder.record(connection(&snapshot, 4));
+    fs::rename(&path, &moved).expect("renames");
     writer.round(now, time());
-    assert_eq!(summary(&moved), ["1", "2", "3"], "a copy that was made before the write lacks 2 and 3");
-    assert_eq!(summary(&path), ["repeated 2", "2", "3", "4"]);
-    let tail = |path: &Path, skip| {
-        let text = fs::read_to_string(path).expect("log");
-        text.lines().skip(skip).take(2).map(str::to_owned).collect::<Vec<_>>()
-    };
-    assert_eq!(tail(&moved, 1), tail(&path, 1), "byte by byte, so that a reader can tell");
-    assert_eq!((writer.shared.written.load(Relaxed), writer.shared.lost.load(Relaxed)), (4, 0));
+    assert!(!path.exists(), "what is removed for good stays removed while nothing is to be written");
+    recorder.record(connection(&snapshot, 2));
+    writer.round(now, time());
+    assert_eq!((summary(&moved), summary(&path)), (vec!["1".to_owned()], vec!["2".to_owned()]));
+}
+
+#[test]
+fn lines_in_a_file_that_is_moved_while_they_are_written_are_written_again_and_said_to_be_repeated() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (path, moved) = (folder.path().join("audit.log"), folder.path().join("moved"));
+    let (mut writer, mut recorder) = writer(&path, 8);
+    let (snapshot, now) = (snapshot(), Instant::now());
+    (1..=2).for_each(|port| recorder.record(connection(&snapshot, port)));
+    writer.round(now, time());
+    let lines = fs::read(&path).expect("log");
+    fs::write(&path, "").expect("empties");
+    writer.round(now, time());
+    // After the file was looked after, and before it is written to.
+    fs::rename(&path, &moved).expect("renames");
+    writer.output.place(&lines, (now, time())).expect("writes");
+    assert_eq!(summary(&moved), ["1", "2"], "a copy that was made before lacks them");
+    assert_eq!(summary(&path), ["repeated 2", "1", "2"]);
+    let text = fs::read(&path).expect("log");
+    assert!(text.ends_with(&lines), "byte by byte, so that a reader can tell");
 }
 
 #[test]
