@@ -122,8 +122,8 @@ fn a_log_that_is_renamed_compressed_and_removed_at_once_loses_no_record_uncounte
     let log = story.agent("node-a").audit_log().to_owned();
     let load = load(&story, 3);
     let mut files = Vec::new();
-    for number in 0..40 {
-        sleep(Duration::from_millis(70));
+    for number in 0..300 {
+        sleep(Duration::from_millis(8));
         let moved = log.with_extension(format!("rotated-{number}"));
         fs::rename(&log, &moved).unwrap_or_else(|error| panic!("rotation {number}: {error}"));
         // As a compressor does: it reads to the end, once, and removes what it has read.

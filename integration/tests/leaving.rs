@@ -173,7 +173,8 @@ fn cleanup_beside_a_running_agent_lets_no_connection_wait_and_the_agent_stands_b
     let (loads, streams) = (loads(&story), streams(&story));
     sleep(Duration::from_millis(500));
     let began = Instant::now();
-    let (code, said) = run(&story, &["cleanup", "--force"]);
+    let log = story.agent("node-a").audit_log().to_owned();
+    let (code, said) = run(&story, &["cleanup", "--force", "--audit-log", log.to_str().unwrap()]);
     assert_eq!(code, 0, "{said}");
     eprintln!("cleanup took {:?}", began.elapsed());
     nothing_is_left(&story, &before);
@@ -185,6 +186,7 @@ fn cleanup_beside_a_running_agent_lets_no_connection_wait_and_the_agent_stands_b
     let mut agent = story.take_agent("node-a");
     assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
     nothing_is_left(&story, &before);
+    assert!(!log.exists(), "an agent that stands by writes no records");
     undisturbed(loads, streams);
 }
 

@@ -14,7 +14,7 @@ use super::{BATCH, Shared, append};
 use crate::destination::{Found, Sink, Written};
 use crate::record::Repeated;
 
-/// How often trouble is told to the log of the program, at most.
+/// How often trouble is logged, at most.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// How often a path that can't be opened is tried again.
