@@ -141,8 +141,9 @@ fn a_log_that_is_renamed_compressed_and_removed_at_once_loses_no_record_uncounte
     files.push(fs::read_to_string(&log).unwrap());
     let (records, lost) = records(&files);
     let unique: HashSet<&String> = records.iter().collect();
+    let repeated: usize = files.iter().map(|file| file.matches("{\"repeated\"").count()).sum();
     eprintln!(
-        "{} connections, {} records, {lost} lost, {} files",
+        "{} connections, {} records, {lost} lost, {} files, {repeated} times lines were repeated",
         report.reached,
         records.len(),
         files.len()
