@@ -50,11 +50,13 @@ pub struct Launch<'a> {
     pub http_port: u16,
     /// The folder of manifests, if not the testbed's own.
     pub source: Option<&'a Path>,
+    /// The audit log, if not a file beside the manifests.
+    pub audit_log: Option<&'a Path>,
 }
 
 impl Default for Launch<'_> {
     fn default() -> Self {
-        Self { flags: &[], through: &[], http_port: HTTP_PORT, source: None }
+        Self { flags: &[], through: &[], http_port: HTTP_PORT, source: None, audit_log: None }
     }
 }
 
@@ -65,7 +67,8 @@ impl Agent {
         let number = AGENTS.fetch_add(1, Ordering::Relaxed);
         let namespace = Arc::clone(testbed.namespace(node)?);
         let file = |kind| testbed.manifests().beside(&format!("{node}-{number}.{kind}"));
-        let (audit_log, log) = (file("audit"), file("log"));
+        let audit_log = launch.audit_log.map_or_else(|| file("audit"), Path::to_owned);
+        let log = file("log");
         let output = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
         let mut words: Vec<&str> = launch.through.to_vec();
         let binary = binary()?;
@@ -193,6 +196,11 @@ impl Agent {
         }
     }
 
+    /// Its audit log.
+    pub fn audit_log(&self) -> &Path {
+        &self.audit_log
+    }
+
     /// What it has written to standard output and standard error.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_else(|error| format!("({}: {error})", self.log.display()))
@@ -232,7 +240,8 @@ impl Agent {
         self.wait()
     }
 
-    fn signal(&self, signal: Signal) -> Result<()> {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
         let process = i32::try_from(self.child.id()).context("a process id")?;
         kill(Pid::from_raw(process), signal).with_context(|| format!("sending {signal} to the agent"))
     }

@@ -111,8 +111,8 @@ fn name(transport: Transport) -> &'static str {
     }
 }
 
-/// What lines begin with that are about lost records, or about packets that were dropped because of where they came from.
-const OTHER_LINES: [&[u8]; 2] = [b"{\"lost\"", b"{\"dropped\""];
+/// What lines begin with that are about lost or repeated records, or about packets that were dropped because of where they came from.
+const OTHER_LINES: [&[u8]; 3] = [b"{\"lost\"", b"{\"repeated\"", b"{\"dropped\""];
 
 /// No record is longer.
 const LONGEST: u64 = 64 * 1024;

@@ -707,7 +707,7 @@ impl Agent {
         let to = queues.map(|queues| format!(" (queues {queues})")).unwrap_or_default();
         state.not_ready(
             Topic::Superseded,
-            format!("superseded: another agent has taken over on this node{to}; this one can be ended"),
+            format!("superseded: another agent, or `kube-verdict cleanup`, has taken over on this node{to}; this one can be ended"),
         );
     }
 

@@ -13,6 +13,7 @@ mod probe;
 mod run;
 mod status;
 mod table;
+mod wait;
 
 /// Network policy for clusters whose CNI has none: nftables, NFQUEUE, and policies compiled into tries.
 #[derive(Debug, Parser)]
@@ -31,6 +32,7 @@ enum Command {
     Status(status::StatusCommand),
     Probe(probe::Probe),
     Cleanup(cleanup::Cleanup),
+    Wait(wait::Wait),
 }
 
 /// How a command prints what it found.
@@ -61,6 +63,7 @@ impl Cli {
             Command::Status(status) => status.run(),
             Command::Probe(probe) => probe.run(),
             Command::Cleanup(cleanup) => cleanup.run(),
+            Command::Wait(wait) => wait.run(),
         }
     }
 }

@@ -32,7 +32,9 @@ pub enum LogFormat {
 /// Starts the log. To be called once.
 #[expect(clippy::disallowed_methods, reason = "what goes there is escaped: by `write_field`, or as JSON")]
 pub fn start(format: LogFormat, filter: &LogFilter) {
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // A reader of standard error that is gone, such as a terminal that was hung up, must not end the threads that log: where it can't
+    // be written, an error about that can't either.
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     match format {
         LogFormat::Text => registry()
             .with(

@@ -8,7 +8,7 @@
 //!  [ health ]  what they say of themselves -> [ http ] /livez /readyz /metrics /status -> `status`, `doctor`
 //! ```
 //!
-//! - [`commands`]: one file for each of `run`, `explain`, `doctor`, `status` and `cleanup`; and `netpol`, a second way to `run`.
+//! - [`commands`]: one file for each of `run`, `explain`, `doctor`, `status`, `cleanup` and `wait`; and `netpol`, a second way to `run`.
 //! - [`terminal`]: all that is printed, with what comes from outside escaped.
 //! - [`engine`]: puts a snapshot in force; [`sweeper`] looks at the connections that exist.
 //! - [`agent`]: the thread of a running agent: from not ready to enforcing to standing by.
@@ -33,6 +33,7 @@ mod origins;
 mod overrides;
 mod paint;
 mod revoked;
+mod signals;
 mod source;
 mod status;
 mod sweeper;

@@ -1,13 +1,20 @@
 //! Where the lines go, and the file's rotation.
 //!
 //! Invariant: a write is whole or not at all, so a full disk leaves no torn line behind where that can be helped. The file is where its
-//! path says and not behind a symbolic link there.
+//! path says and not behind a symbolic link there. A write says whether the path still named the file when it was over: lines in a file
+//! that was moved away meanwhile may come after the last look of the program that moved it.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+/// A program that rotates by rename creates the new file itself, with an owner and a mode of its choice, right after that. It has this
+/// long before the file is created here: two programs that create it would get in each other's way.
+const CREATE_AFTER: Duration = Duration::from_millis(10);
 
 /// Of a new file. Who talks to whom is not for everybody; a shipper that isn't root reads it as a member of the file's group, which a
 /// folder with the set-group-ID bit gives to it.
@@ -42,6 +49,26 @@ pub struct DestinationError {
     pub error: io::Error,
 }
 
+/// Where lines are that were written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Written {
+    /// Where the destination says. A program that moves the file from now on moves them along.
+    InPlace,
+    /// In a file that was moved or removed before the write was over: its new owner may have read it before.
+    Displaced,
+}
+
+/// What [`Sink::look_after`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Found {
+    /// All as it was left.
+    Unchanged,
+    /// Another program had moved or removed the file; a new one is open.
+    Moved,
+    /// Another program has cut the file short: what was written after it was copied is lost.
+    CutShort,
+}
+
 /// An open destination.
 #[derive(Debug)]
 pub(crate) enum Sink {
@@ -68,23 +95,36 @@ impl Sink {
     }
 
     /// Writes whole lines: all of them or, where the destination can be cut back, none.
-    pub(crate) fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+    pub(crate) fn write(&mut self, lines: &[u8]) -> io::Result<Written> {
         match self {
-            Self::Off => Ok(()),
+            Self::Off => {}
             Self::Stdout(stdout) => {
                 let mut stdout = stdout.lock();
                 stdout.write_all(lines)?;
-                stdout.flush()
+                stdout.flush()?;
             }
-            Self::File(file) => file.write(lines),
+            Self::File(file) => return file.write(lines),
+        }
+        Ok(Written::InPlace)
+    }
+
+    /// Follows the file if another program moved it. To be called before lines are written, and now and then; only if there are `lines`
+    /// to write a file is created where none is, so that one that was removed for good stays removed.
+    pub(crate) fn look_after(&mut self, lines: bool) -> io::Result<Found> {
+        match self {
+            Self::Off | Self::Stdout(_) => Ok(Found::Unchanged),
+            Self::File(file) => file.look_after(lines),
         }
     }
 
-    /// To be called now and then: follows the file if someone else moved it.
-    pub(crate) fn look_after(&mut self) -> io::Result<()> {
+    /// Opens the file at the path again, whether or not it was moved. Returns the path; `None` if there is no file.
+    pub(crate) fn reopen(&mut self) -> io::Result<Option<&Path>> {
         match self {
-            Self::Off | Self::Stdout(_) => Ok(()),
-            Self::File(file) => file.reopen_if_moved(),
+            Self::Off | Self::Stdout(_) => Ok(None),
+            Self::File(file) => {
+                file.reopen()?;
+                Ok(Some(&file.path))
+            }
         }
     }
 }
@@ -123,7 +163,7 @@ impl LogFile {
         Ok(Self { path: path.to_owned(), max_bytes, keep, file, regular, length, torn })
     }
 
-    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+    fn write(&mut self, lines: &[u8]) -> io::Result<Written> {
         let added = lines.len() as u64;
         if self.regular && self.length > 0 && self.length + added > self.max_bytes {
             self.rotate()?;
@@ -136,7 +176,8 @@ impl LogFile {
         match self.file.write_all(lines) {
             Ok(()) => {
                 self.length += added;
-                Ok(())
+                // An answer that fails proves nothing: better twice than not at all.
+                Ok(if self.is_in_place().unwrap_or(false) { Written::InPlace } else { Written::Displaced })
             }
             Err(error) => {
                 self.torn = self.file.set_len(self.length).is_err();
@@ -158,8 +199,7 @@ impl LogFile {
             }
             fs::rename(&self.path, self.numbered(1))?;
         }
-        *self = Self::open(&self.path, self.max_bytes, self.keep)?;
-        Ok(())
+        self.reopen()
     }
 
     fn numbered(&self, number: u32) -> PathBuf {
@@ -168,19 +208,38 @@ impl LogFile {
         name.into()
     }
 
-    fn reopen_if_moved(&mut self) -> io::Result<()> {
-        let ours = self.file.metadata()?;
-        let moved = match fs::symlink_metadata(&self.path) {
-            Ok(there) => (there.dev(), there.ino()) != (ours.dev(), ours.ino()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
-            Err(error) => return Err(error),
-        };
-        if moved {
-            *self = Self::open(&self.path, self.max_bytes, self.keep)?;
-        } else if self.regular {
-            // Someone may have emptied it in place.
-            self.length = ours.len();
+    fn look_after(&mut self, lines: bool) -> io::Result<Found> {
+        if !self.is_in_place()? {
+            if fs::symlink_metadata(&self.path).is_err() {
+                if !lines {
+                    return Ok(Found::Unchanged);
+                }
+                thread::sleep(CREATE_AFTER);
+            }
+            self.reopen()?;
+            return Ok(Found::Moved);
         }
+        let length = self.file.metadata()?.len();
+        if !self.regular || length == self.length {
+            return Ok(Found::Unchanged);
+        }
+        let found = if length < self.length { Found::CutShort } else { Found::Unchanged };
+        self.length = length;
+        Ok(found)
+    }
+
+    /// Whether the path names the file that is open.
+    fn is_in_place(&self) -> io::Result<bool> {
+        let ours = self.file.metadata()?;
+        match fs::symlink_metadata(&self.path) {
+            Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        *self = Self::open(&self.path, self.max_bytes, self.keep)?;
         Ok(())
     }
 }
@@ -193,111 +252,4 @@ fn last_byte(file: &mut File) -> io::Result<u8> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn log(path: &Path, max_bytes: u64, keep: u32) -> Sink {
-        Sink::open(Destination::File { path: path.to_owned(), max_bytes, keep }).expect("opens")
-    }
-
-    #[test]
-    fn rotates_before_the_limit_and_keeps_as_many_as_asked() {
-        let folder = tempfile::tempdir().expect("folder");
-        let path = folder.path().join("audit.log");
-        let mut sink = log(&path, 20, 2);
-        for line in [
-            "one 45678\n",
-            "two 45678\n",
-            "three 678\n",
-            "four 5678\n",
-            "five 5678\n",
-            "six 45678\n",
-            "seven\n",
-        ] {
-            sink.write(line.as_bytes()).expect("writes");
-        }
-        let text = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap_or_default();
-        assert_eq!(text("audit.log"), "seven\n");
-        assert_eq!(text("audit.log.1"), "five 5678\nsix 45678\n");
-        assert_eq!(text("audit.log.2"), "three 678\nfour 5678\n");
-        assert_eq!(fs::read_dir(folder.path()).expect("folder").count(), 3, "the oldest is gone");
-    }
-
-    #[test]
-    fn keeping_none_starts_over() {
-        let folder = tempfile::tempdir().expect("folder");
-        let path = folder.path().join("audit.log");
-        let mut sink = log(&path, 8, 0);
-        sink.write(b"first 6\n").expect("writes");
-        sink.write(b"second\n").expect("writes");
-        assert_eq!(fs::read_to_string(&path).expect("log"), "second\n");
-        assert_eq!(fs::read_dir(folder.path()).expect("folder").count(), 1);
-    }
-
-    #[test]
-    fn goes_on_behind_what_is_there_and_after_half_a_line_begins_a_new_one() {
-        let folder = tempfile::tempdir().expect("folder");
-        let path = folder.path().join("audit.log");
-        fs::write(&path, "whole\nhal").expect("file");
-        log(&path, 1 << 20, 1).write(b"next\n").expect("writes");
-        assert_eq!(fs::read_to_string(&path).expect("log"), "whole\nhal\nnext\n");
-    }
-
-    #[test]
-    fn a_file_that_someone_moved_is_begun_anew() {
-        let folder = tempfile::tempdir().expect("folder");
-        let path = folder.path().join("audit.log");
-        let mut sink = log(&path, 1 << 20, 1);
-        sink.write(b"old\n").expect("writes");
-        fs::rename(&path, folder.path().join("moved")).expect("renames");
-        sink.look_after().expect("reopens");
-        sink.write(b"new\n").expect("writes");
-        assert_eq!(fs::read_to_string(&path).expect("log"), "new\n");
-        assert_eq!(fs::read_to_string(folder.path().join("moved")).expect("log"), "old\n");
-    }
-
-    #[test]
-    fn a_new_file_is_for_its_owner_and_group_also_after_a_rotation() {
-        let folder = tempfile::tempdir().expect("folder");
-        let path = folder.path().join("audit.log");
-        let mut sink = log(&path, 8, 1);
-        sink.write(b"first 6\n").expect("writes");
-        sink.write(b"second\n").expect("writes");
-        for name in ["audit.log", "audit.log.1"] {
-            let mode = fs::metadata(folder.path().join(name)).expect("a file").mode();
-            assert_eq!(mode & 0o137, 0, "{name}: {mode:o}");
-            assert_eq!(mode & 0o600, 0o600, "{name}: {mode:o}");
-        }
-    }
-
-    #[test]
-    fn a_symbolic_link_is_not_followed_when_it_is_opened_or_later() {
-        let folder = tempfile::tempdir().expect("folder");
-        let (path, other) = (folder.path().join("audit.log"), folder.path().join("other"));
-        fs::write(&other, "kept\n").expect("file");
-        std::os::unix::fs::symlink(&other, &path).expect("link");
-        let destination = Destination::File { path: path.clone(), max_bytes: 1 << 20, keep: 1 };
-        let error = Sink::open(destination).expect_err("a link").to_string();
-        assert!(error.contains("symbolic link"), "{error}");
-
-        fs::remove_file(&path).expect("removed");
-        let mut sink = log(&path, 1 << 20, 1);
-        fs::rename(&path, folder.path().join("moved")).expect("renames");
-        std::os::unix::fs::symlink(&other, &path).expect("link");
-        let error = sink.look_after().expect_err("a link in its place").to_string();
-        assert!(error.contains("symbolic link"), "{error}");
-        sink.write(b"record\n").expect("writes");
-        assert_eq!(fs::read_to_string(&other).expect("file"), "kept\n");
-        assert_eq!(fs::read_to_string(folder.path().join("moved")).expect("file"), "record\n");
-    }
-
-    #[test]
-    fn a_folder_that_is_not_there_is_named() {
-        let destination = Destination::File { path: "/nowhere/audit.log".into(), max_bytes: 1, keep: 1 };
-        let error = Sink::open(destination).expect_err("no such folder");
-        assert!(
-            error.to_string().starts_with("cannot open the audit log /nowhere/audit.log for writing"),
-            "{error}"
-        );
-    }
-}
+mod tests;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use crate::record::{Dropped, Lost, Record};
+use crate::record::{Dropped, Lost, Record, Repeated};
 
 /// One line of a log.
 #[derive(Clone, PartialEq, Debug)]
@@ -13,6 +13,8 @@ pub enum Line {
     Record(Box<Record>),
     /// Records are missing here.
     Lost(Lost),
+    /// Lines after this one may stand in the file before this one, too.
+    Repeated(Repeated),
     /// Packets that rules dropped by themselves.
     Dropped(Box<Dropped>),
 }
@@ -100,6 +102,7 @@ fn parse(line: &[u8]) -> Result<Line, serde_json::Error> {
         Ok(record) => Ok(Line::Record(Box::new(record))),
         Err(error) => serde_json::from_slice(line)
             .map(Line::Lost)
+            .or_else(|_| serde_json::from_slice(line).map(Line::Repeated))
             .or_else(|_| serde_json::from_slice(line).map(|dropped| Line::Dropped(Box::new(dropped))))
             .map_err(|_| error),
     }

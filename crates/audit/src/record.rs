@@ -144,6 +144,20 @@ pub struct Lost {
     pub node: Arc<str>,
 }
 
+/// A line that says that those after it may stand elsewhere, too: another program moved the file away while they were written to it, so
+/// they were written again. Whether that program's copy holds them depends on when it was read: those that it holds are equal byte by
+/// byte.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Repeated {
+    /// How many lines after this one.
+    pub repeated: u64,
+    /// When that was noticed: RFC 3339, UTC, microseconds.
+    #[serde(with = "form::time")]
+    pub time: Timestamp,
+    /// The node whose agent repeats them.
+    pub node: Arc<str>,
+}
+
 /// A line about packets that rules dropped by themselves, folded: of one reason and interface one line a second at most.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Dropped {

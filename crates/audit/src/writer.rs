@@ -17,18 +17,16 @@ use crate::record::{Dropped, Lines, Lost, Record};
 use crate::recorder::{self, Recorder, Ring};
 use crate::tallies::Tallies;
 
+mod output;
+
+use output::Output;
+
 /// How long the writer sleeps between two looks into the rings. Nobody wakes it: a wake-up costs the worker more than the
 /// record does.
 pub const POLL: Duration = Duration::from_millis(20);
 
 /// So many bytes of lines are gathered at most before they are written.
 pub const BATCH: usize = 1 << 16;
-
-/// How often trouble is told to the log of the program, at most.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
-
-/// How often the file is looked after.
-const LOOK_AFTER_EVERY: Duration = Duration::from_secs(1);
 
 /// How long [`Audit::stop`] waits for a destination that doesn't take the last lines.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
@@ -64,7 +62,8 @@ pub struct Counters {
     pub lost: u64,
     /// Writes that failed.
     pub write_errors: u64,
-    /// What the last write failed with; `None` while all is well.
+    /// Why records can't be written, or not where they should be; `None` while all is well. A failed write stands here until a record
+    /// has been written, and nothing has failed for a second.
     pub failing: Option<String>,
 }
 
@@ -81,6 +80,8 @@ pub struct Audit {
 #[derive(Debug, Default)]
 struct Shared {
     stopping: AtomicBool,
+    /// The file is to be opened again.
+    reopen: AtomicBool,
     written: AtomicU64,
     lost: AtomicU64,
     write_errors: AtomicU64,
@@ -126,6 +127,11 @@ impl Audit {
         Monitor { shared: Arc::clone(&self.shared) }
     }
 
+    /// A way to have the file opened again from elsewhere.
+    pub fn reopener(&self) -> Reopener {
+        Reopener { shared: Arc::clone(&self.shared) }
+    }
+
     /// Writes what the recorders handed over before this call, and ends. Gives up on a destination that takes nothing for five
     /// seconds.
     pub fn stop(mut self) -> Counters {
@@ -145,6 +151,19 @@ impl Audit {
         } else {
             tracing::warn!("the audit log's destination does not take the last records: they are lost");
         }
+    }
+}
+
+/// Has the log's file opened again, as daemons do on SIGHUP.
+#[derive(Clone, Debug)]
+pub struct Reopener {
+    shared: Arc<Shared>,
+}
+
+impl Reopener {
+    /// Returns at once; the writer opens the file before it writes the next records, and logs that.
+    pub fn reopen(&self) {
+        self.shared.reopen.store(true, Relaxed);
     }
 }
 
@@ -181,7 +200,7 @@ impl Drop for Audit {
 /// The writer's own state. Time is passed in, so that tests need not wait.
 struct Writer<F> {
     node: Arc<str>,
-    sink: Sink,
+    output: Output,
     rings: Vec<Ring>,
     registered: mpsc::Receiver<Ring>,
     dropped: mpsc::Receiver<Dropped>,
@@ -199,10 +218,6 @@ struct Writer<F> {
     told: u64,
     /// What `told` becomes once `lines` are written.
     telling: u64,
-    complained: Option<Instant>,
-    looked_after: Option<Instant>,
-    /// Why the file is not where it should be; `None` if it is.
-    misplaced: Option<String>,
 }
 
 impl<F: FnMut(&Judgement)> Writer<F> {
@@ -214,8 +229,8 @@ impl<F: FnMut(&Judgement)> Writer<F> {
         observe: F,
     ) -> Self {
         Self {
+            output: Output::new(Arc::clone(&node), sink, Arc::clone(&shared)),
             node,
-            sink,
             rings: Vec::new(),
             registered,
             dropped,
@@ -227,9 +242,6 @@ impl<F: FnMut(&Judgement)> Writer<F> {
             lost_in_writes: 0,
             told: 0,
             telling: 0,
-            complained: None,
-            looked_after: None,
-            misplaced: None,
         }
     }
 
@@ -248,10 +260,10 @@ impl<F: FnMut(&Judgement)> Writer<F> {
     /// One look into every ring, and all of it written.
     fn round(&mut self, now: Instant, time: Timestamp) {
         self.rings.extend(self.registered.try_iter());
-        self.look_after(now);
+        self.output.look_after(now, false);
         self.tell_lost(now, time);
         while let Ok(dropped) = self.dropped.try_recv() {
-            if !self.sink.is_off() {
+            if !self.output.is_off() {
                 append(&mut self.lines.bytes, &dropped);
                 self.records += 1;
             }
@@ -262,11 +274,11 @@ impl<F: FnMut(&Judgement)> Writer<F> {
                 let Ok(judgement) = self.rings[ring].judgements.pop() else { break };
                 self.line(&judgement);
                 if self.lines.bytes.len() >= BATCH {
-                    self.write(now);
+                    self.write(now, time);
                 }
             }
         }
-        self.write(now);
+        self.write(now, time);
         let lost_in_old_rings = &mut self.lost_in_old_rings;
         self.rings.retain(|ring| {
             // In this order: after a recorder is dropped nothing is added to its ring any more.
@@ -285,7 +297,7 @@ impl<F: FnMut(&Judgement)> Writer<F> {
         if let Some(policy) = &record.policy {
             self.shared.tallies.count(policy, record.verdict);
         }
-        if !self.sink.is_off() {
+        if !self.output.is_off() {
             self.lines.push(&record);
             self.records += 1;
         }
@@ -302,13 +314,13 @@ impl<F: FnMut(&Judgement)> Writer<F> {
         if lost == self.told {
             return;
         }
-        if self.sink.is_off() {
+        if self.output.is_off() {
             self.told = lost;
             return;
         }
         append(&mut self.lines.bytes, &Lost { lost: lost - self.told, time, node: Arc::clone(&self.node) });
         self.telling = lost;
-        if self.may_complain(now) {
+        if self.output.may_complain(now) {
             tracing::warn!(
                 lost = lost - self.told,
                 "audit records lost: the log is slower than the verdicts"
@@ -316,69 +328,22 @@ impl<F: FnMut(&Judgement)> Writer<F> {
         }
     }
 
-    fn write(&mut self, now: Instant) {
+    fn write(&mut self, now: Instant, time: Timestamp) {
         if self.lines.bytes.is_empty() {
             return;
         }
-        match self.sink.write(&self.lines.bytes) {
+        match self.output.write(&self.lines.bytes, self.records, (now, time)) {
             Ok(()) => {
                 self.shared.written.fetch_add(self.records, Relaxed);
                 self.told = self.told.max(self.telling);
-                self.set_failing(self.misplaced.clone());
             }
-            Err(error) => {
+            Err(_) => {
                 self.lost_in_writes += self.records;
                 self.telling = self.told;
-                self.failed(now, &error);
             }
         }
         self.lines.bytes.clear();
         self.records = 0;
-    }
-
-    fn look_after(&mut self, now: Instant) {
-        if self.looked_after.is_none_or(|last| now.duration_since(last) >= LOOK_AFTER_EVERY) {
-            self.looked_after = Some(now);
-            match self.sink.look_after() {
-                Ok(()) if self.misplaced.take().is_some() => self.set_failing(None),
-                Ok(()) => {}
-                // Lines still go to the file that was moved or removed, where a reader may never find them.
-                Err(error) => {
-                    self.misplaced = Some(error.to_string());
-                    self.failed(now, &error);
-                }
-            }
-        }
-    }
-
-    /// The agent goes on whatever becomes of the log: verdicts matter more than their records.
-    fn failed(&mut self, now: Instant, error: &io::Error) {
-        self.shared.write_errors.fetch_add(1, Relaxed);
-        self.set_failing(Some(error.to_string()));
-        self.complain(now, error);
-    }
-
-    fn complain(&mut self, now: Instant, error: &io::Error) {
-        if self.may_complain(now) {
-            tracing::error!(%error, "the audit log cannot be written: its records are lost until it can");
-        }
-    }
-
-    fn set_failing(&mut self, failing: Option<String>) {
-        let mut cell = self.shared.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        if failing.is_none() && cell.is_some() {
-            tracing::info!("the audit log can be written again");
-            self.complained = None;
-        }
-        *cell = failing;
-    }
-
-    fn may_complain(&mut self, now: Instant) -> bool {
-        let may = self.complained.is_none_or(|last| now.duration_since(last) >= COMPLAIN_EVERY);
-        if may {
-            self.complained = Some(now);
-        }
-        may
     }
 }
 

@@ -18,6 +18,7 @@ mod follow;
 mod object;
 mod report;
 mod review;
+mod rollout;
 mod state;
 
 use std::io;
@@ -35,6 +36,7 @@ use tokio::time::{Instant, interval, sleep_until};
 pub use self::configuration::{Access, AccessError};
 pub use self::follow::Patience;
 pub use self::review::{Permission, Review};
+pub use self::rollout::Rollout;
 
 use self::clients::Clients;
 use self::follow::{Event, Follower};

@@ -49,7 +49,7 @@ pub use connection::{Connection, Connections, FailureClass, Link};
 pub use convert::{Converted, FieldPath, Flaw, Kind, Unusable, convert};
 pub use folder::{Folder, FolderError};
 pub use interner::Interner;
-pub use kubernetes::{Access, Kubernetes, RefusedPolicy};
+pub use kubernetes::{Access, Kubernetes, RefusedPolicy, Rollout};
 pub use manifest::{RawObject, Reading};
 pub use problem::{CniPorts, Origin, Problem, ReadCounts, ResourceVersion, Update};
 pub use source::{Source, SourceError, Watch};

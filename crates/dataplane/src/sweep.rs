@@ -191,6 +191,16 @@ pub fn clear_marks(conntrack: &mut Conntrack, marks: &Marks) -> Result<u64, Conn
     Ok(conntrack.visit(clear)?.changed)
 }
 
+/// How many connections carry a mark of ours.
+pub fn count_marks(conntrack: &mut Conntrack, marks: &Marks) -> Result<u64, ConntrackError> {
+    let (ours, mut marked) = (marks.of_connections().0, 0);
+    conntrack.visit(|entry: &Entry<'_>| {
+        marked += u64::from(entry.mark & ours != 0);
+        None::<MarkChange>
+    })?;
+    Ok(marked)
+}
+
 /// What a snapshot makes of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Standing {

@@ -23,6 +23,7 @@ mod memory;
 mod origin;
 mod quota;
 mod recheck;
+mod retire;
 mod revoked;
 mod set_contents;
 mod sets;

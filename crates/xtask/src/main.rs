@@ -56,7 +56,7 @@ enum Command {
     E2e(e2e::Arguments),
     /// Build the container image, without a container engine.
     Image(image::Arguments),
-    /// Render manifests/base from the Helm chart.
+    /// Render manifests/base and manifests/cleanup from the Helm chart.
     Manifests(manifests::Arguments),
     /// Show what all of the above need, and install what is missing.
     Setup,

@@ -132,3 +132,21 @@ fn flannels_own_container_stays_the_one_that_kubectl_means() {
         json!({ "kubectl.kubernetes.io/default-container": "kube-flannel" })
     );
 }
+
+#[test]
+fn the_cleanup_runs_on_every_node_of_the_agents_with_no_more_rights_than_they_have() {
+    let [own, _] = pods();
+    let cleanup = object("cleanup/daemonset.yaml", "DaemonSet");
+    assert_eq!(cleanup["metadata"].get("annotations"), None, "no hook: kubectl applies it");
+    let pod = &cleanup["spec"]["template"]["spec"];
+    for same in ["tolerations", "nodeSelector", "affinity", "hostNetwork", "priorityClassName"] {
+        assert_eq!(pod[same], own[same], "{same}");
+    }
+    assert_eq!(pod["automountServiceAccountToken"], false, "it asks no API server");
+    assert_eq!(pod["volumes"], Value::Null, "nothing of the node's files");
+    let (cleanup, agent) = (container(pod), container(&own));
+    assert_eq!(cleanup["securityContext"], agent["securityContext"]);
+    assert_eq!(cleanup["image"], agent["image"]);
+    assert_eq!(cleanup["command"], json!(["/kube-verdict", "cleanup", "--stay"]));
+    assert_eq!(cleanup["readinessProbe"]["exec"]["command"], json!(["/kube-verdict", "cleanup", "--check"]));
+}

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 
-use super::stories::{ORIGINS, QUICK, SMOKE, STORIES, Story};
+use super::stories::{LEAVING, ORIGINS, QUICK, SMOKE, STORIES, Story};
 use super::{Cluster, Parts, Place, Step, Way, evidence, suite};
 
 /// What to run on the cluster of one way.
@@ -32,11 +32,11 @@ struct Row {
 }
 
 impl Programme {
-    /// What runs on every change: the suite and the quick stories through Flannel's chart, two of them through the others.
+    /// What runs on every change: the suite and the quick stories through Flannel's chart, three of them through the others.
     pub fn standard(runs: u32) -> Vec<Self> {
-        let basics = |way| Self { way, suites: 0, stories: vec![SMOKE, ORIGINS] };
+        let basics = |way| Self { way, suites: 0, stories: vec![SMOKE, ORIGINS, LEAVING] };
         vec![
-            Self { way: Way::Chart, suites: runs, stories: STORIES[..QUICK].to_vec() },
+            Self { way: Way::Chart, suites: runs, stories: [&STORIES[..QUICK], &[LEAVING]].concat() },
             basics(Way::Overlay),
             basics(Way::Daemonset),
         ]
@@ -44,7 +44,7 @@ impl Programme {
 
     /// The suite through every way.
     pub fn all_ways(runs: u32) -> Vec<Self> {
-        Way::ENFORCING.map(|way| Self { way, suites: runs, stories: vec![SMOKE, ORIGINS] }).to_vec()
+        Way::ENFORCING.map(|way| Self { way, suites: runs, stories: vec![SMOKE, ORIGINS, LEAVING] }).to_vec()
     }
 
     /// The suite and all stories through one way.

@@ -103,6 +103,31 @@ impl Way {
         Ok(())
     }
 
+    /// Takes the agents away again, as docs/operations.md says. Flannel stays.
+    pub fn remove(self, kubectl: &Kubectl, parts: &Parts) -> Result<()> {
+        match self {
+            // As `helm upgrade --set netpol.enabled=false` does.
+            Self::Chart => kubectl.apply(&with_older_cni(&chart(parts, None)?)?)?,
+            Self::Overlay => {
+                let (namespace, name) = (FLANNEL_NAMESPACE, FLANNEL.trim_start_matches("daemonset/"));
+                let patch = manifests("flannel/remove.yaml");
+                kubectl.run(&[
+                    "-n",
+                    namespace,
+                    "patch",
+                    "daemonset",
+                    name,
+                    "--patch-file",
+                    &patch.to_string_lossy(),
+                ])?;
+                kubectl.run(&["delete", "-f", &manifests("flannel/rbac.yaml").to_string_lossy()])?;
+            }
+            Self::Daemonset => drop(kubectl.run(&["delete", "-k", &manifests("base").to_string_lossy()])?),
+            Self::None => {}
+        }
+        kubectl.wait_for_rollout(FLANNEL_NAMESPACE, FLANNEL, PATIENCE)
+    }
+
     /// Waits until every pod of it is ready.
     pub fn wait(self, kubectl: &Kubectl) -> Result<()> {
         kubectl.wait_for_rollout(FLANNEL_NAMESPACE, FLANNEL, PATIENCE)?;
@@ -111,6 +136,17 @@ impl Way {
             None => Ok(()),
         }
     }
+}
+
+/// The DaemonSet that takes off the nodes what agents leave behind, and where it is.
+pub fn cleanup(kubectl: &Kubectl, image: &str) -> Result<(String, [&'static str; 2])> {
+    let manifest = kubectl.run(&["kustomize", &manifests("cleanup").to_string_lossy()])?;
+    Ok((with_image(&manifest, image)?, ["kube-system", "daemonset/kube-verdict-cleanup"]))
+}
+
+/// Our own chart.
+pub fn own_chart() -> PathBuf {
+    manifests("helm/kube-verdict")
 }
 
 /// Flannel's chart rendered, with the policy container if there is an image for it.

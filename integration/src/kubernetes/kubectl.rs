@@ -1,6 +1,6 @@
 //! `kubectl`, as the administrator, from the control plane's network namespace.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -28,6 +28,11 @@ impl Kubectl {
             .context("no cluster is up: cargo xtask cluster up")?;
         let kubeconfig = place.join(&kubeconfig_name("admin"));
         Ok(Self { program: parts.program("kubectl"), kubeconfig, namespace })
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
     }
 
     /// Runs it with these arguments and returns what it printed. It must succeed.

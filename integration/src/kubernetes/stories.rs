@@ -9,6 +9,7 @@ use super::{Cluster, Way};
 mod api_server;
 mod first_packet;
 mod hosts;
+mod leaving;
 mod origins;
 mod probes;
 mod reboot;
@@ -41,11 +42,18 @@ pub const ORIGINS: Story = Story {
     play: origins::play,
 };
 
+/// Whichever way kube-verdict was installed, too: each has a way to leave.
+pub const LEAVING: Story = Story {
+    name: "leaving",
+    about: "agents are uninstalled under load: no connection is lost, and nothing is left on the nodes",
+    play: leaving::play,
+};
+
 /// How many of [`STORIES`] take less than half a minute.
 pub const QUICK: usize = 5;
 
 /// All of them, the quick ones first; a node is cut off last.
-pub const STORIES: [Story; 10] = [
+pub const STORIES: [Story; 11] = [
     SMOKE,
     Story {
         name: "probes",
@@ -83,6 +91,7 @@ pub const STORIES: [Story; 10] = [
         about: "10,000 pods and 1,000 policies: memory, start, and how soon a policy is enforced",
         play: scale::play,
     },
+    LEAVING,
     Story { name: "reboot", about: "policy holds after a node's power was cut", play: reboot::play },
 ];
 

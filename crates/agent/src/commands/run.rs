@@ -17,7 +17,6 @@ use dataplane::workers::{DEFAULT_QUEUE_LENGTH, HoldLimits};
 use ipnet::IpNet;
 use jiff::SignedDuration;
 use policy::{Judgement, Verdict};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::budget::BudgetArguments;
@@ -30,6 +29,7 @@ use crate::logging::{self, LogFilter, LogFormat};
 use crate::metrics::{Durations, observe};
 use crate::origins::{Exemption, OriginSettings};
 use crate::overrides::PodCidrs;
+use crate::signals::Signals;
 use crate::source::{self, SourceArguments};
 use crate::values::{self, number};
 
@@ -52,7 +52,9 @@ the API server can't be reached, the policy that was last known holds; `kube-ver
 takes over from the first without losing a packet. Ending the agent leaves its rules in the kernel; `kube-verdict cleanup`
 removes them.
 
-Exit codes: 0 ended by SIGTERM or SIGINT, 1 something is wrong (no CAP_NET_ADMIN, no audit log), 2 the command line is wrong.";
+SIGTERM, SIGINT and SIGQUIT end it in order; SIGHUP and SIGUSR1 reopen the audit log, for a program that has renamed it.
+
+Exit codes: 0 ended in order, 1 something is wrong (no CAP_NET_ADMIN, no audit log), 2 the command line is wrong.";
 
 /// Judgements that all rings together have room for: half a second of a busy node, in 4 MB.
 const RINGS: usize = 32 * 1024;
@@ -244,6 +246,15 @@ impl Run {
 
     /// Enforces until it is told to end.
     pub fn enforce(self) -> anyhow::Result<u8> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the HTTP server's runtime")?;
+        // First of all: a log rotator may know of this process at once.
+        let signals = {
+            let _in_runtime = runtime.enter();
+            Signals::listen().context("cannot listen for signals")?
+        };
         let config = self.agent_config()?;
         let needs = needs::check(&NeedsConfig::default());
         must_be_permitted(&needs)?;
@@ -252,11 +263,7 @@ impl Run {
         let durations = Durations::default();
         let audit = self.start_audit(usize::from(config.queues[0].count), durations.clone())?;
         let health = Health::new(&config.node, audit.monitor(), durations);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("cannot start the HTTP server's runtime")?;
-        runtime.block_on(supervise(config, health, audit, self.http, files))
+        runtime.block_on(supervise(config, health, audit, self.http, (files, signals)))
     }
 
     fn agent_config(&self) -> Result<AgentConfig, Usage> {
@@ -338,9 +345,9 @@ async fn supervise(
     health: Arc<Health>,
     audit: Audit,
     http: Places,
-    files: OpenFiles,
+    (files, mut signals): (OpenFiles, Signals),
 ) -> anyhow::Result<u8> {
-    let mut stop = Stop::listen().context("cannot listen for signals")?;
+    let reopener = audit.reopener();
     let (outbox, inbox) = mpsc::channel();
     let agent = Agent::new(config, Arc::clone(&health), audit, inbox, outbox.clone());
     let (done, mut ended) = oneshot::channel();
@@ -353,13 +360,13 @@ async fn supervise(
         .context("cannot start the agent's thread")?;
     http.serve(&health, files);
     tokio::select! {
-        name = stop.signal() => tracing::info!(signal = name, "ending; a second signal ends at once"),
+        name = signals.end(&reopener) => tracing::info!(signal = name, "ending; a second signal ends at once"),
         _ = &mut ended => bail!("the agent's thread has ended by itself"),
     }
     let _ = outbox.send(Message::Stop);
     tokio::select! {
         _ = &mut ended => {}
-        name = stop.signal() => {
+        name = signals.end(&reopener) => {
             tracing::warn!(signal = name, "ended before all was done");
             process::exit(exit::WRONG.into());
         }
@@ -368,24 +375,6 @@ async fn supervise(
         bail!("the agent's thread failed while it ended");
     }
     Ok(exit::FINE)
-}
-
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Stop {
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn signal(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
 }
 
 /// Cores that may receive packets: all that are online, whatever share of them this process may use.

@@ -45,6 +45,7 @@ fn summary(path: &Path) -> Vec<String> {
         .expect("opens")
         .map(|line| match line.expect("reads") {
             Line::Lost(lost) => format!("lost {}", lost.lost),
+            Line::Repeated(repeated) => format!("repeated {}", repeated.repeated),
             Line::Dropped(dropped) => format!("dropped {}", dropped.packets),
             Line::Record(record) => {
                 record.destination.and_then(|end| end.port).map_or_else(String::new, |port| port.to_string())
@@ -139,9 +140,9 @@ fn a_full_disk_loses_records_and_the_log_says_so_once_there_is_room() {
     let failing = writer.shared.failing.lock().expect("lock").clone().expect("failing");
     assert!(failing.contains("No space left"), "{failing}");
 
-    writer.sink = Sink::open(config(&path, 8).destination).expect("room again");
+    writer.output.sink = Sink::open(config(&path, 8).destination).expect("room again");
     recorder.record(connection(&snapshot, 4));
-    writer.round(now + LOOK_AFTER_EVERY, time());
+    writer.round(now + Duration::from_secs(1), time());
     assert_eq!(summary(&path), ["lost 3", "4"]);
     assert_eq!(writer.shared.failing.lock().expect("lock").clone(), None, "healthy again");
     assert_eq!((writer.shared.written.load(Relaxed), writer.shared.lost.load(Relaxed)), (1, 3));
@@ -157,15 +158,128 @@ fn a_file_that_cannot_be_opened_again_after_it_was_moved_is_a_failure_until_it_c
     fs::remove_file(&path).expect("removes");
     fs::create_dir(&path).expect("a folder in its place");
     recorder.record(connection(&snapshot, 1));
-    writer.round(now + LOOK_AFTER_EVERY, time());
+    writer.round(now + Duration::from_secs(1), time());
     let failing = writer.shared.failing.lock().expect("lock").clone().expect("failing");
     assert!(failing.contains("directory"), "{failing}, though what is removed can still be written");
 
     fs::remove_dir(&path).expect("removes");
     recorder.record(connection(&snapshot, 2));
-    writer.round(now + 2 * LOOK_AFTER_EVERY, time());
+    writer.round(now + 2 * Duration::from_secs(1), time());
     assert_eq!(writer.shared.failing.lock().expect("lock").clone(), None);
     assert_eq!(summary(&path), ["2"]);
+}
+
+#[test]
+fn a_file_that_is_moved_before_a_write_gets_nothing_more() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (path, moved) = (folder.path().join("audit.log"), folder.path().join("moved"));
+    let (mut writer, mut recorder) = writer(&path, 8);
+    let (snapshot, now) = (snapshot(), Instant::now());
+    recorder.record(connection(&snapshot, 1));
+    writer.round(now, time());
+    fs::rename(&path, &moved).expect("renames");
+    writer.round(now, time());
+    assert!(!path.exists(), "what is removed for good stays removed while nothing is to be written");
+    recorder.record(connection(&snapshot, 2));
+    writer.round(now, time());
+    assert_eq!((summary(&moved), summary(&path)), (vec!["1".to_owned()], vec!["2".to_owned()]));
+}
+
+#[test]
+fn lines_in_a_file_that_is_moved_while_they_are_written_are_written_again_and_said_to_be_repeated() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (path, moved) = (folder.path().join("audit.log"), folder.path().join("moved"));
+    let (mut writer, mut recorder) = writer(&path, 8);
+    let (snapshot, now) = (snapshot(), Instant::now());
+    (1..=2).for_each(|port| recorder.record(connection(&snapshot, port)));
+    writer.round(now, time());
+    let lines = fs::read(&path).expect("log");
+    fs::write(&path, "").expect("empties");
+    writer.round(now, time());
+    // After the file was looked after, and before it is written to.
+    fs::rename(&path, &moved).expect("renames");
+    writer.output.place(&lines, (now, time())).expect("writes");
+    assert_eq!(summary(&moved), ["1", "2"], "a copy that was made before lacks them");
+    assert_eq!(summary(&path), ["repeated 2", "1", "2"]);
+    let text = fs::read(&path).expect("log");
+    assert!(text.ends_with(&lines), "byte by byte, so that a reader can tell");
+}
+
+#[test]
+fn a_file_that_is_moved_at_every_write_is_given_up_and_its_records_are_counted_as_lost() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("audit.log");
+    let (mut writer, mut recorder) = writer(&path, 8);
+    let elsewhere = folder.path().join("elsewhere.log");
+    let (snapshot, now) = (snapshot(), Instant::now());
+    let stop = Arc::new(AtomicBool::new(false));
+    let mover = thread::spawn({
+        let (path, stop) = (path.clone(), Arc::clone(&stop));
+        move || {
+            while !stop.load(Relaxed) {
+                let _ = fs::rename(&path, &elsewhere);
+            }
+        }
+    });
+    let mut recorded = 0;
+    for port in 1..=20 {
+        recorder.record(connection(&snapshot, port));
+        recorded += 1;
+        writer.round(now, time());
+    }
+    stop.store(true, Relaxed);
+    mover.join().expect("joins");
+    let (written, lost) = (writer.shared.written.load(Relaxed), writer.shared.lost.load(Relaxed));
+    assert_eq!(written + lost, recorded);
+}
+
+#[test]
+fn the_file_is_opened_again_when_that_is_asked_for() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("audit.log");
+    let (mut writer, mut recorder) = writer(&path, 8);
+    let (snapshot, now) = (snapshot(), Instant::now());
+    let reopener = Reopener { shared: Arc::clone(&writer.shared) };
+    fs::remove_file(&path).expect("removes");
+    reopener.reopen();
+    writer.round(now, time());
+    assert!(path.exists(), "also while nothing is written");
+    recorder.record(connection(&snapshot, 1));
+    reopener.reopen();
+    writer.round(now, time());
+    assert_eq!(summary(&path), ["1"]);
+}
+
+#[test]
+fn on_a_full_disk_a_line_about_losses_that_fits_is_no_recovery() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("audit.log");
+    let (mut writer, mut recorder) = writer(Path::new("/dev/full"), 8);
+    let (snapshot, mut now) = (snapshot(), Instant::now());
+    let failing = |writer: &Writer<_>| writer.shared.failing.lock().expect("lock").is_some();
+    recorder.record(connection(&snapshot, 1));
+    writer.round(now, time());
+    assert!(failing(&writer));
+    writer.output.sink = Sink::open(config(&path, 8).destination).expect("room again");
+    now += 2 * Duration::from_secs(1);
+    writer.round(now, time());
+    assert_eq!(summary(&path), ["lost 1"]);
+    assert!(failing(&writer), "no record has been written");
+    // A short record fits, and the next batch does not: not a recovery either.
+    writer.output.sink =
+        Sink::open(Destination::File { path: "/dev/full".into(), max_bytes: 1, keep: 0 }).expect("full");
+    recorder.record(connection(&snapshot, 2));
+    writer.round(now, time());
+    writer.output.sink = Sink::open(config(&path, 8).destination).expect("room again");
+    now += Duration::from_millis(20);
+    recorder.record(connection(&snapshot, 3));
+    writer.round(now, time());
+    assert!(failing(&writer), "a write failed just before");
+    now += Duration::from_secs(1);
+    recorder.record(connection(&snapshot, 4));
+    writer.round(now, time());
+    assert!(!failing(&writer));
+    assert_eq!(summary(&path), ["lost 1", "lost 1", "3", "4"]);
 }
 
 #[test]

@@ -319,6 +319,32 @@ fn a_takeover_turns_the_rules_to_the_other_range() {
 }
 
 #[test]
+fn rules_that_retire_let_all_pass_and_have_an_agent_stand_by_that_changes_nothing_any_more() {
+    in_namespace(|| {
+        assert_eq!(Table::retire(), Ok(false), "without rules");
+        let mut agent = install(node_a(), RANGE_A);
+        assert_eq!(Table::retire(), Ok(true));
+        assert_eq!(agent.superseded(), Ok(true));
+        let rules = |text: &str| text.matches("queue").count() + text.matches("drop").count();
+        let text = list_table();
+        assert!(text.contains("comment \"kube-verdict cleanup\""), "{text}");
+        let hooked: Vec<&str> = text.split("\tchain ").filter(|chain| chain.contains(" hook ")).collect();
+        assert!(!hooked.is_empty());
+        assert!(hooked.iter().all(|chain| rules(chain) == 0), "{hooked:?}");
+        assert_eq!(
+            Table::queues_in_use().map(|queues| queues.is_some_and(|queues| queues != RANGE_A)),
+            Ok(true)
+        );
+        assert_eq!(Table::retire(), Ok(true), "again");
+        assert_eq!(Table::remove(), Ok(true));
+        assert_eq!(agent.superseded(), Err(TableError::Missing));
+        // The next agent finds nothing, and has it all.
+        install(node_a(), RANGE_A);
+        assert_eq!(Table::queues_in_use(), Ok(Some(RANGE_A)));
+    });
+}
+
+#[test]
 fn updates_change_sets_and_what_is_remembered_and_nothing_else() {
     in_namespace(|| {
         let config = node_a();

@@ -12,7 +12,7 @@ use crate::workspace::Workspace;
 /// What to do.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Change nothing: say whether manifests/base is what the chart renders, and try the chart's schema.
+    /// Change nothing: say whether manifests/base and manifests/cleanup are what the chart renders, and try the chart's schema.
     #[arg(long)]
     check: bool,
     /// Helm, version 3. Default: that of PATH, or the one built for the cluster.
@@ -21,7 +21,7 @@ pub struct Arguments {
 }
 
 /// Values that must be refused before anything is rendered, each wrong in one place.
-const REFUSED: [&str; 14] = [
+const REFUSED: [&str; 16] = [
     "whenDown=perhaps",
     "whenUnsure=allow",
     "holdTime=5m",
@@ -36,10 +36,12 @@ const REFUSED: [&str; 14] = [
     "image.pullPolicy=Sometimes",
     "extraArgs[0]=record-open",
     "whenDwon=open",
+    "uninstall.cleanup=perhaps",
+    "uninstall.timeout=4m",
 ];
 
 /// Values beside the defaults with which the chart must render, and what must be in the result.
-const RENDERED: [(&[&str], &str); 8] = [
+const RENDERED: [(&[&str], &str); 12] = [
     (
         &["image.repository=registry.example/kube-verdict", "image.tag=1.2"],
         "\"registry.example/kube-verdict:1.2\"",
@@ -50,6 +52,10 @@ const RENDERED: [(&[&str], &str); 8] = [
     (&["metrics.address=[::1]:9080"], "--metrics-address=[::1]:9080"),
     (&["audit.enabled=true", "audit.recordOpen=true"], "--audit-log=/var/log/kube-verdict/audit.log"),
     (&["extraArgs[0]=--no-bridge"], "- --no-bridge"),
+    (&[], "helm.sh/hook: pre-delete"),
+    (&["uninstall.timeout=60s"], "- --timeout=60s"),
+    (&["extraArgs[0]=--connection-marks=0x00f00000"], "- \"--connection-marks=0x00f00000\""),
+    (&["uninstall.removeAuditLog=true"], "- --audit-log=/var/log/kube-verdict/audit.log"),
     (&["updateStrategy.type=OnDelete", "updateStrategy.rollingUpdate=null"], "type: OnDelete"),
 ];
 
@@ -57,30 +63,47 @@ const RENDERED: [(&[&str], &str); 8] = [
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     let helm = helm(workspace, arguments.helm.as_deref())?;
     let chart = workspace.root().join("manifests/helm/kube-verdict");
-    let file = workspace.root().join("manifests/base/kube-verdict.yaml");
-    let rendered = format!("{HEAD}{}", without_sources(&template(&helm, &chart, &[])?));
+    let own = template(&helm, &chart, &[], &["--no-hooks"])?;
+    let cleanup = template(&helm, &chart, &[], &["--show-only", CLEANUP])?;
+    let files = [
+        ("manifests/base/kube-verdict.yaml", format!("{HEAD}{}", without_sources(&own))),
+        ("manifests/cleanup/daemonset.yaml", format!("{HEAD}{}", without_hooks(&without_sources(&cleanup)))),
+    ];
+    for (name, rendered) in files {
+        let file = workspace.root().join(name);
+        if arguments.check {
+            let found = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+            ensure!(found == rendered, "{name} is not what the chart renders: cargo xtask manifests");
+        } else {
+            fs::write(&file, rendered).with_context(|| format!("writing {}", file.display()))?;
+            anstream::println!("{}", file.display());
+        }
+    }
     if !arguments.check {
-        fs::write(&file, rendered).with_context(|| format!("writing {}", file.display()))?;
-        anstream::println!("{}", file.display());
         return Ok(ExitCode::SUCCESS);
     }
-    let base = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
-    ensure!(base == rendered, "manifests/base is not what the chart renders: cargo xtask manifests");
     lint(&helm, &chart)?;
     for values in REFUSED {
-        match template(&helm, &chart, &[values]) {
+        match template(&helm, &chart, &[values], &[]) {
             Ok(_) => bail!("the chart's schema lets {values} pass"),
             Err(error) if error.to_string().contains("schema") => {}
             Err(error) => return Err(error.context(format!("{values} is refused, but not by the schema"))),
         }
     }
     for (values, part) in RENDERED {
-        let rendered = template(&helm, &chart, values)?;
+        let rendered = template(&helm, &chart, values, &[])?;
         ensure!(rendered.contains(part), "with {} the chart does not render {part}", values.join(" "));
     }
-    anstream::println!("the chart and manifests/base agree, and its schema refuses what it should");
+    let kept = template(&helm, &chart, &["uninstall.cleanup=false"], &[])?;
+    ensure!(!kept.contains("helm.sh/hook"), "with uninstall.cleanup=false the chart still has hooks");
+    anstream::println!(
+        "the chart, manifests/base and manifests/cleanup agree, and its schema refuses what it should"
+    );
     Ok(ExitCode::SUCCESS)
 }
+
+/// The DaemonSet of the chart's hook, which is also for those who use no chart.
+const CLEANUP: &str = "templates/cleanup/daemonset.yaml";
 
 /// The version for which is rendered: a cluster is not asked.
 const KUBERNETES: &str = "1.34.0";
@@ -97,14 +120,15 @@ fn helm(workspace: &Workspace, named: Option<&Path>) -> Result<PathBuf> {
         .context("helm is missing: install version 3, or name it by --helm")
 }
 
-/// What the chart renders with some values, as in the namespace of the stand-alone manifests.
-fn template(helm: &Path, chart: &Path, values: &[&str]) -> Result<String> {
+/// What the chart renders with some values and flags, as in the namespace of the stand-alone manifests.
+fn template(helm: &Path, chart: &Path, values: &[&str], flags: &[&str]) -> Result<String> {
     let mut command = Command::new(helm);
     command
         .args(["template", "kube-verdict"])
         .arg(chart)
         // A helm that was built from its module takes an old version for the cluster's.
-        .args(["--namespace", "kube-system", "--kube-version", KUBERNETES]);
+        .args(["--namespace", "kube-system", "--kube-version", KUBERNETES])
+        .args(flags);
     for value in values {
         command.args(["--set", value]);
     }
@@ -131,4 +155,11 @@ fn output(mut command: Command) -> Result<String> {
 fn without_sources(rendered: &str) -> String {
     let kept = rendered.lines().filter(|line| !line.starts_with("# Source: "));
     kept.map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// Without the annotations by which helm knows a hook: an object that has no others.
+fn without_hooks(rendered: &str) -> String {
+    let is_of_hooks =
+        |line: &&str| line.trim_start().starts_with("helm.sh/hook") || *line == "  annotations:";
+    rendered.lines().filter(|line| !is_of_hooks(line)).map(|line| format!("{line}\n")).collect()
 }

@@ -16,3 +16,39 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- define "kube-verdict.metricsPort" -}}
 {{ regexFind "[0-9]+$" .Values.metrics.address }}
 {{- end }}
+
+{{- define "kube-verdict.image" -}}
+{{ printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) | quote }}
+{{- end }}
+
+{{- /* What runs and goes before the chart's own objects go. */ -}}
+{{- define "kube-verdict.hook" -}}
+helm.sh/hook: pre-delete
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end }}
+
+{{- define "kube-verdict.cleanup.name" -}}
+{{ include "kube-verdict.name" . }}-cleanup
+{{- end }}
+
+{{- define "kube-verdict.cleanup.selector" -}}
+app.kubernetes.io/name: kube-verdict-cleanup
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "kube-verdict.cleanup.labels" -}}
+{{ include "kube-verdict.cleanup.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+{{- end }}
+
+{{- /* The marks that agents use, and the records that go. */ -}}
+{{- define "kube-verdict.cleanup.flags" -}}
+{{- range .Values.extraArgs }}
+{{- if hasPrefix "--connection-marks=" . }}
+- {{ . | quote }}
+{{- end }}
+{{- end }}
+{{- if .Values.uninstall.removeAuditLog }}
+- --audit-log={{ .Values.audit.folder }}/audit.log
+{{- end }}
+{{- end }}

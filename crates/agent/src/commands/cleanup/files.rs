@@ -1,0 +1,83 @@
+//! Files that an agent has written.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+/// An audit log and those beside it that it was rotated to, `PATH.1` and so on: those that are there.
+pub(super) fn of_audit_log(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        anyhow::bail!("{} names no file: give the agent's --audit-log", path.display());
+    };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot look for audit logs in {}", folder.display()));
+        }
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot look for audit logs in {}", folder.display()))?;
+        // Not a folder or a link: no agent has written those.
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if is_file && is_of(&entry.file_name(), name) {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Whether a file is the log of this name, or one that it was rotated to.
+fn is_of(file: &OsStr, log: &OsStr) -> bool {
+    match file.as_bytes().strip_prefix(log.as_bytes()) {
+        Some([]) => true,
+        Some([b'.', digits @ ..]) => !digits.is_empty() && digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    }
+}
+
+/// Removes files, and returns which were still there.
+pub(super) fn remove(files: Vec<PathBuf>) -> anyhow::Result<Vec<PathBuf>> {
+    let mut removed = Vec::new();
+    for file in files {
+        match fs::remove_file(&file) {
+            Ok(()) => removed.push(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot remove {}", file.display())),
+        }
+    }
+    Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_audit_log_goes_with_those_that_it_was_rotated_to_and_nothing_else() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        let names = ["audit.log", "audit.log.1", "audit.log.12"];
+        for name in
+            names.iter().chain(&["audit.log.1.gz", "audit.log.old", "audit.logs", "other.log", "audit.log."])
+        {
+            fs::write(path(name), "").expect("a file");
+        }
+        fs::create_dir(path("audit.log.2")).expect("a folder");
+        std::os::unix::fs::symlink(path("other.log"), path("audit.log.3")).expect("a link");
+        let found = of_audit_log(&path("audit.log")).expect("read");
+        assert_eq!(found, names.map(path));
+        assert_eq!(remove(found).expect("removed").len(), 3);
+        assert!(of_audit_log(&path("audit.log")).expect("read").is_empty());
+        assert!(path("other.log").exists() && path("audit.log.1.gz").exists());
+        assert!(of_audit_log(Path::new("/nowhere/audit.log")).expect("no folder").is_empty());
+        of_audit_log(Path::new("/")).expect_err("no file");
+    }
+}

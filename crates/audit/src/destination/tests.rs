@@ -1,0 +1,126 @@
+use super::*;
+
+fn log(path: &Path, max_bytes: u64, keep: u32) -> Sink {
+    Sink::open(Destination::File { path: path.to_owned(), max_bytes, keep }).expect("opens")
+}
+
+#[test]
+fn rotates_before_the_limit_and_keeps_as_many_as_asked() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("audit.log");
+    let mut sink = log(&path, 20, 2);
+    for line in
+        ["one 45678\n", "two 45678\n", "three 678\n", "four 5678\n", "five 5678\n", "six 45678\n", "seven\n"]
+    {
+        sink.write(line.as_bytes()).expect("writes");
+    }
+    let text = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap_or_default();
+    assert_eq!(text("audit.log"), "seven\n");
+    assert_eq!(text("audit.log.1"), "five 5678\nsix 45678\n");
+    assert_eq!(text("audit.log.2"), "three 678\nfour 5678\n");
+    assert_eq!(fs::read_dir(folder.path()).expect("folder").count(), 3, "the oldest is gone");
+}
+
+#[test]
+fn keeping_none_starts_over() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("audit.log");
+    let mut sink = log(&path, 8, 0);
+    sink.write(b"first 6\n").expect("writes");
+    sink.write(b"second\n").expect("writes");
+    assert_eq!(fs::read_to_string(&path).expect("log"), "second\n");
+    assert_eq!(fs::read_dir(folder.path()).expect("folder").count(), 1);
+}
+
+#[test]
+fn goes_on_behind_what_is_there_and_after_half_a_line_begins_a_new_one() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("audit.log");
+    fs::write(&path, "whole\nhal").expect("file");
+    log(&path, 1 << 20, 1).write(b"next\n").expect("writes");
+    assert_eq!(fs::read_to_string(&path).expect("log"), "whole\nhal\nnext\n");
+}
+
+#[test]
+fn a_file_that_someone_moved_is_begun_anew() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("audit.log");
+    let mut sink = log(&path, 1 << 20, 1);
+    sink.write(b"old\n").expect("writes");
+    fs::rename(&path, folder.path().join("moved")).expect("renames");
+    sink.look_after(true).expect("reopens");
+    sink.write(b"new\n").expect("writes");
+    assert_eq!(fs::read_to_string(&path).expect("log"), "new\n");
+    assert_eq!(fs::read_to_string(folder.path().join("moved")).expect("log"), "old\n");
+}
+
+#[test]
+fn a_write_says_whether_the_file_was_moved_or_removed_meanwhile_and_looking_after_it_that_it_was_cut_short() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("audit.log");
+    let mut sink = log(&path, 1 << 20, 1);
+    assert_eq!(sink.write(b"one\n").expect("writes"), Written::InPlace);
+    assert_eq!(sink.look_after(true).expect("looks"), Found::Unchanged);
+    fs::rename(&path, folder.path().join("moved")).expect("renames");
+    assert_eq!(sink.write(b"two\n").expect("writes"), Written::Displaced);
+    assert_eq!(sink.look_after(false).expect("looks"), Found::Unchanged, "nothing is to be written");
+    assert!(!path.exists());
+    assert_eq!(sink.look_after(true).expect("looks"), Found::Moved);
+    assert_eq!(sink.write(b"two\n").expect("writes"), Written::InPlace);
+    fs::remove_file(&path).expect("removes");
+    assert_eq!(sink.write(b"three\n").expect("writes"), Written::Displaced);
+    // As logrotate does: it creates the new file itself.
+    fs::write(&path, "").expect("creates");
+    assert_eq!(sink.write(b"three\n").expect("writes"), Written::Displaced);
+    assert_eq!(sink.look_after(true).expect("looks"), Found::Moved);
+    assert_eq!(sink.write(b"three\n").expect("writes"), Written::InPlace);
+    File::options().write(true).open(&path).expect("opens").set_len(0).expect("cuts");
+    assert_eq!(sink.look_after(true).expect("looks"), Found::CutShort);
+    assert_eq!(sink.look_after(true).expect("looks"), Found::Unchanged);
+    assert_eq!(sink.reopen().expect("opens"), Some(&*path));
+}
+
+#[test]
+fn a_new_file_is_for_its_owner_and_group_also_after_a_rotation() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("audit.log");
+    let mut sink = log(&path, 8, 1);
+    sink.write(b"first 6\n").expect("writes");
+    sink.write(b"second\n").expect("writes");
+    for name in ["audit.log", "audit.log.1"] {
+        let mode = fs::metadata(folder.path().join(name)).expect("a file").mode();
+        assert_eq!(mode & 0o137, 0, "{name}: {mode:o}");
+        assert_eq!(mode & 0o600, 0o600, "{name}: {mode:o}");
+    }
+}
+
+#[test]
+fn a_symbolic_link_is_not_followed_when_it_is_opened_or_later() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (path, other) = (folder.path().join("audit.log"), folder.path().join("other"));
+    fs::write(&other, "kept\n").expect("file");
+    std::os::unix::fs::symlink(&other, &path).expect("link");
+    let destination = Destination::File { path: path.clone(), max_bytes: 1 << 20, keep: 1 };
+    let error = Sink::open(destination).expect_err("a link").to_string();
+    assert!(error.contains("symbolic link"), "{error}");
+
+    fs::remove_file(&path).expect("removed");
+    let mut sink = log(&path, 1 << 20, 1);
+    fs::rename(&path, folder.path().join("moved")).expect("renames");
+    std::os::unix::fs::symlink(&other, &path).expect("link");
+    let error = sink.look_after(true).expect_err("a link in its place").to_string();
+    assert!(error.contains("symbolic link"), "{error}");
+    sink.write(b"record\n").expect("writes");
+    assert_eq!(fs::read_to_string(&other).expect("file"), "kept\n");
+    assert_eq!(fs::read_to_string(folder.path().join("moved")).expect("file"), "record\n");
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_named() {
+    let destination = Destination::File { path: "/nowhere/audit.log".into(), max_bytes: 1, keep: 1 };
+    let error = Sink::open(destination).expect_err("no such folder");
+    assert!(
+        error.to_string().starts_with("cannot open the audit log /nowhere/audit.log for writing"),
+        "{error}"
+    );
+}

@@ -1,0 +1,226 @@
+//! The audit log while other programs rotate it, while its disk is full, and while signals come.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use integration::{Agent, Cluster, Family, Launch, Load, Side, Story, Testbed, Way, allowed, denied};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+const PATIENT: Duration = Duration::from_secs(4);
+
+fn cluster() -> Cluster {
+    Testbed::new()
+        .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
+        .pod("web/a", "node-a", &[], &["80"])
+        .pod("db/s", "node-a", &[], &["5432"])
+        .pod("other/x", "node-a", &[], &["80"])
+}
+
+/// `web` may reach `db`, `other` may not. Every connection has a record of its own.
+fn story(audit_log: Option<&Path>) -> Story {
+    let mut story = Story::begin(cluster());
+    story.policy(
+        "db/allow-web",
+        "
+        podSelector: {}
+        ingress:
+        - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]
+        ",
+    );
+    let launch = Launch { flags: &["--remember=off"], audit_log, ..Launch::default() };
+    let mut agent = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+    agent.wait_ready().unwrap();
+    story.put_agent(agent);
+    story
+}
+
+fn port() -> Way {
+    "5432".parse().unwrap()
+}
+
+fn load(story: &Story, clients: usize) -> Load {
+    Load::start(&story.testbed, ("web/a", "db/s"), port(), Family::V4, clients, PATIENT).unwrap()
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
+}
+
+/// The records of log files, oldest first, each once: of lines that a file repeats those that the file before holds are passed over.
+/// Beside them, how many are said to be lost.
+fn records(files: &[String]) -> (Vec<String>, u64) {
+    let (mut records, mut lost) = (Vec::new(), 0);
+    let mut before: HashSet<&str> = HashSet::new();
+    for file in files {
+        let mut repeated = 0;
+        let mut here = HashSet::new();
+        for line in file.lines() {
+            let value: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
+            here.insert(line);
+            if let Some(number) = value["repeated"].as_u64() {
+                repeated = number;
+                continue;
+            }
+            let is_known = repeated > 0 && before.contains(line);
+            repeated = repeated.saturating_sub(1);
+            lost += value["lost"].as_u64().unwrap_or(0);
+            if value["verdict"].is_string() && !is_known {
+                records.push(line.to_owned());
+            }
+        }
+        before = here;
+    }
+    (records, lost)
+}
+
+#[test]
+fn signals_that_daemons_get_do_not_end_the_agent_and_hangup_reopens_the_log() {
+    let mut story = story(None);
+    let log = story.agent("node-a").audit_log().to_owned();
+    for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGPIPE, Signal::SIGXFSZ] {
+        story.agent("node-a").signal(signal).unwrap();
+        sleep(Duration::from_millis(100));
+        story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+    }
+    let moved = log.with_extension("moved");
+    fs::rename(&log, &moved).unwrap();
+    story.agent("node-a").signal(Signal::SIGHUP).unwrap();
+    story.agent("node-a").wait_log("audit log reopened").unwrap();
+    let before = fs::read_to_string(&moved).unwrap();
+    story.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+    assert_eq!(fs::read_to_string(&moved).unwrap(), before);
+    assert!(lines(&fs::read_to_string(&log).unwrap()).iter().any(|line| line["verdict"] == "deny"));
+
+    let mut agent = story.take_agent("node-a");
+    agent.signal(Signal::SIGQUIT).unwrap();
+    assert_eq!(agent.wait().unwrap().code(), Some(0), "SIGQUIT ends it in order: {}", agent.log());
+}
+
+#[test]
+fn an_agent_whose_standard_error_goes_nowhere_goes_on() {
+    let story = Story::begin(cluster());
+    let through = ["bash", "-c", "exec \"$@\" 2> >(exec true)", "bash"];
+    let launch = Launch { through: &through, flags: &["--log-level=trace"], ..Launch::default() };
+    let mut agent = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+    agent.wait_ready().unwrap();
+    agent.signal(Signal::SIGHUP).unwrap();
+    sleep(Duration::from_millis(300));
+    assert_eq!(agent.readiness().unwrap().status, 200);
+    assert_eq!(agent.terminate().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_log_that_is_renamed_compressed_and_removed_at_once_loses_no_record_uncounted() {
+    let mut story = story(None);
+    let log = story.agent("node-a").audit_log().to_owned();
+    let load = load(&story, 3);
+    let mut files = Vec::new();
+    for number in 0..300 {
+        sleep(Duration::from_millis(8));
+        let moved = log.with_extension(format!("rotated-{number}"));
+        fs::rename(&log, &moved).unwrap_or_else(|error| panic!("rotation {number}: {error}"));
+        // As a compressor does: it reads to the end, once, and removes what it has read.
+        files.push(fs::read_to_string(&moved).unwrap());
+        fs::remove_file(&moved).unwrap();
+        let end = Instant::now() + Duration::from_secs(3);
+        while !log.exists() && Instant::now() < end {
+            sleep(Duration::from_millis(1));
+        }
+    }
+    let report = load.finish().unwrap();
+    assert!(report.timed_out == 0 && report.failed.is_empty(), "{report:?}");
+    let mut agent = story.take_agent("node-a");
+    assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
+    files.push(fs::read_to_string(&log).unwrap());
+    let (records, lost) = records(&files);
+    let unique: HashSet<&String> = records.iter().collect();
+    let repeated: usize = files.iter().map(|file| file.matches("{\"repeated\"").count()).sum();
+    eprintln!(
+        "{} connections, {} records, {lost} lost, {} files, {repeated} times lines were repeated",
+        report.reached,
+        records.len(),
+        files.len()
+    );
+    assert_eq!(unique.len(), records.len(), "no record twice that is not said to be repeated");
+    assert_eq!(records.len() as u64 + lost, report.reached);
+    assert_eq!(lost, 0, "this machine is fast enough: {}", agent.log());
+}
+
+/// A file system of its own, unmounted when this goes.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(size: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Self(folder);
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "kube-verdict-test"])
+            .arg(disk.0.path())
+            .status();
+        assert!(mounted.unwrap().success(), "as root a tmpfs can be mounted");
+        disk
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_a_failure_until_records_fit_again_and_recovery_is_said_once() {
+    let disk = SmallDisk::mount("128k");
+    let log = disk.path("audit.log");
+    let mut story = story(Some(&log));
+    let failing = |story: &mut Story| {
+        let status = story.agent("node-a").status().unwrap();
+        status["audit"]["failing"].as_str().map(str::to_owned)
+    };
+    let ballast = disk.path("ballast");
+    fs::write(&ballast, vec![0; 100 << 10]).unwrap();
+    let load = load(&story, 2);
+    let end = Instant::now() + Duration::from_secs(5);
+    while failing(&mut story).is_none() {
+        assert!(Instant::now() < end, "the disk is full");
+        sleep(Duration::from_millis(5));
+    }
+    let mut seen = Vec::new();
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        seen.push(failing(&mut story));
+        sleep(Duration::from_millis(2));
+    }
+    let well = seen.iter().filter(|failing| failing.is_none()).count();
+    assert_eq!(well, 0, "of {} looks at a full disk {well} said that all is well", seen.len());
+    assert!(seen[0].as_ref().unwrap().contains("No space left"), "{:?}", seen[0]);
+    let recovered = "the audit log can be written again";
+    assert!(!story.agent("node-a").log().contains(recovered), "{}", story.agent("node-a").log());
+
+    // Little room and no connection: a line about losses fits, and is no recovery.
+    load.finish().unwrap();
+    fs::remove_file(&ballast).unwrap();
+    sleep(Duration::from_millis(1500));
+    assert!(failing(&mut story).is_some(), "no record was written yet");
+    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+    sleep(Duration::from_millis(200));
+    assert_eq!(failing(&mut story), None);
+    let said = story.agent("node-a").log();
+    assert_eq!(said.matches(recovered).count(), 1, "{said}");
+    let text = fs::read_to_string(&log).unwrap();
+    let lost: u64 = lines(&text).iter().filter_map(|line| line["lost"].as_u64()).sum();
+    let status = story.agent("node-a").status().unwrap();
+    assert!(lost > 0);
+    assert_eq!(Some(lost), status["audit"]["lost"].as_u64(), "each loss is said in the log itself");
+}

@@ -1,0 +1,276 @@
+//! A node that is to have no agent any more: nothing is left behind, and no connection notices.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use integration::{
+    Agent, Cluster, Family, Launch, Load, Side, Story, Stream, Testbed, Way, agent, allowed, denied, unjudged,
+};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// A SYN that was lost comes again after one second: a connection that took less has lost none.
+const NO_SYN_LOST: Duration = Duration::from_millis(900);
+const PATIENT: Duration = Duration::from_secs(4);
+
+fn cluster() -> Cluster {
+    Testbed::new()
+        .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
+        .pod("web/a", "node-a", &[], &["80"])
+        .pod("db/s", "node-a", &[], &["5432"])
+        .pod("other/x", "node-a", &[], &["80"])
+}
+
+/// `web` may reach `db`, `other` may not. Beside the story, the node as it was before any agent.
+fn story(flags: &[&str]) -> (Story, Vec<String>) {
+    let mut story = Story::begin(cluster());
+    let before = node(&story);
+    story.policy(
+        "db/allow-web",
+        "
+        podSelector: {}
+        ingress:
+        - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]
+        ",
+    );
+    story.start_agents(flags);
+    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+    story.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+    let with_agent = node(&story);
+    for part in ["table inet kube-verdict", "table bridge kube-verdict", "no_linklocal_learn"] {
+        let lines =
+            |node: &[String]| node.iter().filter(|line| line.contains(part)).cloned().collect::<Vec<_>>();
+        assert_ne!(lines(&with_agent), lines(&before), "an agent changes {part}");
+    }
+    (story, before)
+}
+
+/// What a program could have changed on the node: rules, sysctls of the network, and devices with all of their options.
+fn node(story: &Story) -> Vec<String> {
+    let answer = |program: &str, arguments: &[&str]| {
+        let namespace = story.testbed.namespace("node-a").unwrap();
+        let output = namespace.run(|| Command::new(program).args(arguments).output()).unwrap().unwrap();
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let mut seen: Vec<String> = answer("nft", &["list", "ruleset"]).lines().map(str::to_owned).collect();
+    // Those that count and those that the kernel changes by itself tell nothing of an agent.
+    let moves = |line: &&str| {
+        [
+            "conntrack_count",
+            "random",
+            ".neigh.",
+            "hostname",
+            "stat_refresh",
+            "dirty",
+            "drop_caches",
+            "tcp_mem",
+            "udp_mem",
+        ]
+        .iter()
+        .any(|part| line.contains(part))
+    };
+    seen.extend(
+        answer("sysctl", &["-a", "--pattern", r"^net\."])
+            .lines()
+            .filter(|line| !moves(line))
+            .map(str::to_owned),
+    );
+    let devices: Vec<Value> =
+        serde_json::from_str(&answer("ip", &["-details", "-json", "link", "show"])).unwrap();
+    for device in &devices {
+        // What is configured, and not what the kernel measures.
+        let by_itself = ["timer", "state", "designated", "ack", "pending", "topology", "root", "gc_"];
+        for kind in ["info_data", "info_slave_data"] {
+            let options = device["linkinfo"][kind].as_object().into_iter().flatten();
+            let configured = options.filter(|(name, _)| !by_itself.iter().any(|part| name.contains(part)));
+            seen.extend(
+                configured.map(|(name, value)| format!("{} {kind} {name} {value}", device["ifname"])),
+            );
+        }
+        let name = &device["ifname"];
+        seen.push(format!(
+            "{name} mtu {} qdisc {} master {}",
+            device["mtu"], device["qdisc"], device["master"]
+        ));
+    }
+    seen
+}
+
+fn port() -> Way {
+    "5432".parse().unwrap()
+}
+
+fn loads(story: &Story) -> Vec<Load> {
+    let start = |family| Load::start(&story.testbed, ("web/a", "db/s"), port(), family, 2, PATIENT).unwrap();
+    Family::BOTH.map(start).into()
+}
+
+fn streams(story: &Story) -> Vec<Stream> {
+    let open = |family| Stream::open(&story.testbed, "web/a", "db/s", port(), family).unwrap();
+    Family::BOTH.map(open).into()
+}
+
+#[track_caller]
+fn undisturbed(loads: Vec<Load>, streams: Vec<Stream>) {
+    for load in loads {
+        let report = load.finish().unwrap();
+        eprintln!("{} connections, the slowest took {:?}", report.reached, report.slowest);
+        assert!(report.reached > 100 && report.timed_out == 0 && report.failed.is_empty(), "{report:?}");
+        assert!(report.slowest < NO_SYN_LOST, "{report:?}");
+    }
+    for stream in streams {
+        stream.wait_progress(50).unwrap();
+        eprintln!("{:?}", stream.finish().unwrap());
+    }
+}
+
+#[track_caller]
+fn run(story: &Story, arguments: &[&str]) -> (i32, String) {
+    let (code, said, error) = agent::command(story.testbed.namespace("node-a").unwrap(), arguments).unwrap();
+    (code, format!("{said}{error}"))
+}
+
+#[track_caller]
+fn nothing_is_left(story: &Story, before: &[String]) {
+    let now = node(story);
+    let differ: Vec<_> = now
+        .iter()
+        .filter(|line| !before.contains(line))
+        .map(|line| format!("+ {line}"))
+        .chain(before.iter().filter(|line| !now.contains(line)).map(|line| format!("- {line}")))
+        .collect();
+    assert!(differ.is_empty(), "{differ:#?}");
+    let (code, said) = run(story, &["cleanup", "--check"]);
+    assert_eq!(code, 0, "{said}");
+}
+
+#[test]
+fn cleanup_after_the_agents_end_leaves_nothing_and_connections_go_on() {
+    let (mut story, before) = story(&[]);
+    let streams = streams(&story);
+    let mut agent = story.take_agent("node-a");
+    assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
+    let log = agent.audit_log().to_owned();
+    let (code, said) = run(&story, &["cleanup", "--check"]);
+    assert!(code == 1 && said.contains("table inet kube-verdict") && said.contains("the marks of"), "{said}");
+    let (code, said) = run(&story, &["cleanup", "--audit-log", log.to_str().unwrap()]);
+    assert!(code == 0 && said.contains("removed the rules") && said.contains("removed /"), "{said}");
+    assert!(!log.exists());
+    nothing_is_left(&story, &before);
+    undisturbed(Vec::new(), streams);
+    story.expect("other/x", "db/s", "5432", &unjudged());
+}
+
+#[test]
+fn cleanup_beside_a_running_agent_lets_no_connection_wait_and_the_agent_stands_by() {
+    let (mut story, before) = story(&[]);
+    let (loads, streams) = (loads(&story), streams(&story));
+    sleep(Duration::from_millis(500));
+    let began = Instant::now();
+    let log = story.agent("node-a").audit_log().to_owned();
+    let (code, said) = run(&story, &["cleanup", "--force", "--audit-log", log.to_str().unwrap()]);
+    assert_eq!(code, 0, "{said}");
+    eprintln!("cleanup took {:?}", began.elapsed());
+    nothing_is_left(&story, &before);
+    story.agent("node-a").wait_not_ready("`kube-verdict cleanup`").unwrap();
+    // It neither writes its rules again nor leaves anything when it ends, though policy changes.
+    story.testbed.manifests().remove_policy("db/allow-web").unwrap();
+    sleep(Duration::from_millis(1500));
+    nothing_is_left(&story, &before);
+    let mut agent = story.take_agent("node-a");
+    assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
+    nothing_is_left(&story, &before);
+    assert!(!log.exists(), "an agent that stands by writes no records");
+    undisturbed(loads, streams);
+}
+
+/// A process that is killed when this goes.
+struct Background(Child);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_cleanup_that_stays_removes_what_an_agent_writes_that_is_started_again() {
+    let (mut story, before) = story(&[]);
+    let (loads, streams) = (loads(&story), streams(&story));
+    let binary = agent::binary().unwrap();
+    let log = story.testbed.manifests().beside("cleanup.log");
+    let output = fs::File::create(&log).unwrap();
+    let start = || {
+        Command::new(&binary)
+            .args(["cleanup", "--stay"])
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .spawn()
+    };
+    let mut cleanup = Background(story.testbed.namespace("node-a").unwrap().run(start).unwrap().unwrap());
+    let wait_clean = |story: &Story| {
+        let end = Instant::now() + Duration::from_secs(30);
+        while run(story, &["cleanup", "--check"]).0 != 0 {
+            assert!(Instant::now() < end, "{}", run(story, &["cleanup", "--check"]).1);
+            sleep(Duration::from_millis(100));
+        }
+    };
+    wait_clean(&story);
+    story.take_agent("node-a").kill().unwrap();
+    let mut agent = Agent::start(&story.testbed, "node-a", &Launch::default()).unwrap();
+    agent.wait_log("taken over").unwrap();
+    wait_clean(&story);
+    assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
+    nothing_is_left(&story, &before);
+    kill(Pid::from_raw(i32::try_from(cleanup.0.id()).unwrap()), Signal::SIGTERM).unwrap();
+    assert_eq!(cleanup.0.wait().unwrap().code(), Some(0));
+    let said = fs::read_to_string(&log).unwrap();
+    assert!(said.matches("removed the rules").count() >= 2, "{said}");
+    undisturbed(loads, streams);
+}
+
+#[test]
+fn rules_that_an_agent_has_left_are_wrong_and_doctor_says_what_pods_experience() {
+    for (flag, experience, is_open) in [
+        ("--when-down=closed", "get no traffic at all", false),
+        ("--when-down=open", "new connections pass unevaluated", true),
+    ] {
+        let (mut story, _) = story(&[flag]);
+        let (code, said) = run(&story, &["doctor"]);
+        assert_eq!(code, 0, "{said}");
+        let mut agent = story.take_agent("node-a");
+        assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
+        let (code, said) = run(&story, &["doctor"]);
+        // The table of the answer wraps lines.
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(code, 1, "{said}");
+        for part in ["wrong", experience, "start an agent", "`kube-verdict cleanup`"] {
+            assert!(said.contains(part), "{flag}: {part} in {said}");
+        }
+        // No policy selects them: the first two are known to the rules, the third has started since.
+        story.testbed.add_pod("other/late", "node-a", &[], &["80"]).unwrap();
+        let reaches = |story: &Story, from, to| {
+            let way = "80".parse().unwrap();
+            story
+                .testbed
+                .probe(from, to, way, Family::V4, Duration::from_millis(400))
+                .unwrap()
+                .answer
+                .reached()
+        };
+        assert!(reaches(&story, "web/a", "other/x"));
+        assert_eq!(reaches(&story, "other/late", "other/x"), is_open, "{flag}");
+        assert_eq!(reaches(&story, "web/a", "other/late"), is_open, "{flag}");
+        let (code, said) = run(&story, &["cleanup"]);
+        assert_eq!(code, 0, "{said}");
+        assert_eq!(run(&story, &["doctor"]).0, 0);
+        assert!(reaches(&story, "other/late", "other/x") && reaches(&story, "web/a", "other/late"));
+    }
+}
