@@ -354,8 +354,11 @@ impl From<&policy::Refusal> for Problem {
         let times = match rulesets {
             1 => String::new(),
             rulesets => {
+                let counted = rulesets.next_power_of_two();
+                let rounded =
+                    if counted == *rulesets { String::new() } else { format!(", counted as {counted}") };
                 format!(
-                    " for each of {rulesets} groups of pods of this node to which different policies apply"
+                    " for each of {rulesets} groups of pods of this node to which different policies apply{rounded}"
                 )
             }
         };
