@@ -325,6 +325,7 @@ fn labels_that_change_all_the_time_fill_no_memory() {
     let mut compiler = Compiler::new(Scope::Node("n1".into())).budget(Budget::default());
     let (mut snapshots, peak, kept) = memory(|| VecDeque::from([compiler.apply(changes)]));
     println!("many rulesets and classes: {} kB at most, {} kB kept", peak / 1000, kept / 1000);
+    assert!(peak < 30_000_000 && kept < 15_000_000, "{peak} bytes in use, {kept} kept");
     let ((), peak, kept) = memory(|| {
         for number in 0..1_000 {
             snapshots.push_back(compiler.apply([labelled(number % 100)]));
