@@ -39,8 +39,11 @@ pub struct Pod {
     pub node: Option<Arc<str>>,
     /// Whether the pod uses its node's network: then it is the node (semantics 20).
     pub host_network: bool,
-    /// `metadata.creationTimestamp` in seconds since 1970, 0 where unknown: of two pods that claim one address it belongs
-    /// to the newer (semantics 22); of two equally old ones, to the one whose name sorts last.
+    /// `metadata.resourceVersion` with which the source first reported these addresses, 0 where unknown: of two pods that claim one
+    /// address it belongs to the one reported last (semantics 22).
+    pub reported: u64,
+    /// `metadata.creationTimestamp` in seconds since 1970, 0 where unknown: of two pods reported at the same time the newer has the
+    /// address; of two equally old ones, the one whose name sorts last.
     pub created: i64,
     /// `metadata.uid`: a later pod of the same name has another, and none of the connections of this one (semantics 36).
     pub uid: PodUid,
@@ -49,6 +52,13 @@ pub struct Pod {
 /// A pod's `metadata.uid`, in 16 bytes; zero where it is not known.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct PodUid(pub u128);
+
+impl Pod {
+    /// Where the pod stands among those that claim one address: the greatest has it (semantics 22).
+    pub(crate) fn claim_order(&self) -> impl Ord + '_ {
+        (self.reported, self.created, &self.name)
+    }
+}
 
 impl PodUid {
     /// The UID with this text: as the API server writes it, 32 hexadecimal digits in five groups (RFC 9562). Any other text gets a
