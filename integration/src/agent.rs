@@ -50,11 +50,13 @@ pub struct Launch<'a> {
     pub http_port: u16,
     /// The folder of manifests, if not the testbed's own.
     pub source: Option<&'a Path>,
+    /// How the API server is found that is the source in place of a folder.
+    pub kubeconfig: Option<&'a Path>,
 }
 
 impl Default for Launch<'_> {
     fn default() -> Self {
-        Self { flags: &[], through: &[], http_port: HTTP_PORT, source: None }
+        Self { flags: &[], through: &[], http_port: HTTP_PORT, source: None, kubeconfig: None }
     }
 }
 
@@ -76,8 +78,8 @@ impl Agent {
         command
             .args(arguments)
             .args(["run", "--node", node, "--http-port", &launch.http_port.to_string()])
-            .arg("--source")
-            .arg(launch.source.unwrap_or(testbed.manifests().path()))
+            .arg(if launch.kubeconfig.is_some() { "--kubeconfig" } else { "--source" })
+            .arg(launch.kubeconfig.or(launch.source).unwrap_or(testbed.manifests().path()))
             .arg("--audit-log")
             .arg(&audit_log)
             .args(launch.flags)

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::labels::Labels;
 use crate::names::{PodName, PolicyName};
@@ -15,7 +16,7 @@ use crate::packet::Protocol;
 use crate::spec::PolicySpec;
 
 /// A namespace.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Namespace {
     /// `metadata.name`.
     pub name: Arc<str>,
@@ -24,7 +25,7 @@ pub struct Namespace {
 }
 
 /// A pod.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Pod {
     /// Namespace and name.
     pub name: PodName,
@@ -80,8 +81,22 @@ impl PodUid {
     }
 }
 
+impl Serialize for PodUid {
+    /// 32 hexadecimal digits.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:032x}", self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for PodUid {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let digits = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        u128::from_str_radix(&digits, 16).map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
 /// A named container port: a name can mean one number for each protocol (semantics 18).
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct NamedPort {
     /// `name`.
     pub name: Arc<str>,
@@ -92,7 +107,7 @@ pub struct NamedPort {
 }
 
 /// A node.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Node {
     /// `metadata.name`.
     pub name: Arc<str>,

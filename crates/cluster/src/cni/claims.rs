@@ -50,6 +50,11 @@ impl LocalPods {
         self.pods.remove(name).is_some()
     }
 
+    /// The pods that have ended.
+    pub fn finished(&self) -> impl Iterator<Item = &PodName> {
+        self.pods.iter().filter(|(_, pod)| pod.finished).map(|(name, _)| name)
+    }
+
     /// What the API server says of a pod's addresses; `None` for one that is not of this node.
     pub fn reported(&self, name: &PodName) -> Option<&[IpAddr]> {
         Some(&self.pods.get(name)?.reported)

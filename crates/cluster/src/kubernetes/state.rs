@@ -6,12 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use imbl::OrdMap;
 use policy::{Change, Labels, PodName, PodUid, PolicyName};
 
 use super::RefusedPolicy;
 use super::follow::Event;
 use super::object::Object;
+use crate::checkpoint::Checkpoint;
 use crate::cni::{Claim, LocalPod, LocalPods};
 use crate::convert::{Kind, WITHOUT_RANGE, convert};
 use crate::differences::Differences;
@@ -25,7 +28,8 @@ pub(super) struct State {
     node: Arc<str>,
     interner: Interner,
     lists: BTreeMap<Kind, List>,
-    objects: BTreeMap<Key, Change>,
+    /// Cheap to clone, for the state on disk.
+    objects: OrdMap<Key, Change>,
     differences: Differences,
     versions: BTreeMap<PolicyName, ResourceVersion>,
     /// `metadata.uid` of objects other than pods, which have it themselves.
@@ -53,6 +57,19 @@ pub(super) struct State {
     said_over_budget: BTreeMap<PolicyName, ResourceVersion>,
     /// Whether there has been an update.
     begun: bool,
+    /// Of the state on disk, while not every list is complete.
+    restored: Option<Standby>,
+    /// What the last update said of it.
+    told_restored: Option<SystemTime>,
+}
+
+/// The state on disk, as long as it stands in for lists that are not complete.
+#[derive(Clone, Copy, Debug)]
+struct Standby {
+    /// When it was written.
+    saved: SystemTime,
+    /// Whether the consumer may have it: the API server had its chance to answer first.
+    is_released: bool,
 }
 
 /// An object that is not enforced as it stands, for the Event that says so.
@@ -93,7 +110,7 @@ impl State {
             node,
             interner: Interner::new(),
             lists: Kind::ALL.into_iter().map(|kind| (kind, List::default())).collect(),
-            objects: BTreeMap::new(),
+            objects: OrdMap::new(),
             differences: Differences::default(),
             versions: BTreeMap::new(),
             uids: BTreeMap::new(),
@@ -110,7 +127,50 @@ impl State {
             misunderstood: Vec::new(),
             said_over_budget: BTreeMap::new(),
             begun: false,
+            restored: None,
+            told_restored: None,
         }
+    }
+
+    /// The interner of all objects.
+    pub fn interner(&self) -> &Interner {
+        &self.interner
+    }
+
+    /// Takes in the objects of the state on disk, before anything else. They stand until the first complete list of their kind.
+    pub fn restore(&mut self, objects: OrdMap<Key, Change>, finished: Vec<PodName>, saved: SystemTime) {
+        for (key, change) in &objects {
+            self.differences.touch(key, || None);
+            if let Change::Pod(pod) = change
+                && !pod.host_network
+                && pod.node.as_ref() == Some(&self.node)
+            {
+                let finished = finished.contains(&pod.name);
+                let local = LocalPod { uid: pod.uid, finished, reported: pod.addresses.clone() };
+                self.unsettled |= self.local.put(&pod.name, local);
+            }
+        }
+        self.objects = objects;
+        self.restored = Some(Standby { saved, is_released: false });
+    }
+
+    /// The API server has had its chance: the next update has the state on disk.
+    pub fn release(&mut self) {
+        if let Some(standby) = &mut self.restored {
+            standby.is_released = true;
+        }
+    }
+
+    /// Whether the state on disk waits for [`State::release`].
+    pub fn is_held_back(&self) -> bool {
+        self.restored.is_some_and(|standby| !standby.is_released)
+    }
+
+    /// What is known now, for the state on disk; `None` if that is what it says already.
+    pub fn checkpoint(&self) -> Option<Checkpoint> {
+        let finished = || self.local.finished().cloned().collect();
+        let is_news = self.lists.values().any(|list| list.is_known);
+        is_news.then(|| Checkpoint::Kubernetes { objects: self.objects.clone(), finished: finished() })
     }
 
     /// Takes in what was heard of a kind.
@@ -156,7 +216,9 @@ impl State {
 
     /// What differs from the last update; `None` if nothing does, or not everything is known yet.
     pub fn update(&mut self) -> Option<Update> {
-        if !self.lists.values().all(|list| list.is_known) {
+        if self.lists.values().all(|list| list.is_known) {
+            self.restored = None;
+        } else if self.restored.is_none_or(|standby| !standby.is_released) {
             return None;
         }
         self.settle();
@@ -180,13 +242,18 @@ impl State {
             .collect();
         let is_first = !std::mem::replace(&mut self.begun, true);
         let cni_ports = self.new_cni_ports();
-        let is_news = new_problems || cni_ports.is_some() || !changes.is_empty() || !versions.is_empty();
+        let restored = self.restored.map(|standby| standby.saved);
+        let is_other = std::mem::replace(&mut self.told_restored, restored) != restored;
+        let is_news =
+            is_other || new_problems || cni_ports.is_some() || !changes.is_empty() || !versions.is_empty();
         (is_first || is_news).then(|| Update {
             changes,
             problems: self.reported.clone(),
             read: self.count(),
             versions,
             cni_ports,
+            restored,
+            never_understood: Vec::new(),
         })
     }
 

@@ -41,7 +41,7 @@ impl Follower {
         let access = Access::Kubeconfig(server.kubeconfig());
         let kubernetes = Kubernetes { access, node: "n".into(), cni_cache, patience };
         let (send, updates) = channel();
-        let watching = kubernetes.watch(move |update| drop(send.send(update))).expect("a source");
+        let watching = kubernetes.watch(None, move |update| drop(send.send(update))).expect("a source");
         Self {
             watching,
             updates,
