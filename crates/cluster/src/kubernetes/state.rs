@@ -11,16 +11,18 @@ use std::time::SystemTime;
 use imbl::OrdMap;
 use policy::{Change, Labels, PodName, PodUid, PolicyName};
 
+use self::standby::Standby;
 use super::RefusedPolicy;
 use super::follow::Event;
 use super::object::Object;
-use crate::checkpoint::Checkpoint;
 use crate::cni::{Claim, LocalPod, LocalPods};
 use crate::convert::{Kind, WITHOUT_RANGE, convert};
 use crate::differences::Differences;
 use crate::interner::Interner;
 use crate::key::Key;
 use crate::problem::{CniPorts, Origin, Problem, ReadCounts, ResourceVersion, Update};
+
+mod standby;
 
 /// See the module.
 #[derive(Debug)]
@@ -61,15 +63,6 @@ pub(super) struct State {
     restored: Option<Standby>,
     /// What the last update said of it.
     told_restored: Option<SystemTime>,
-}
-
-/// The state on disk, as long as it stands in for lists that are not complete.
-#[derive(Clone, Copy, Debug)]
-struct Standby {
-    /// When it was written.
-    saved: SystemTime,
-    /// Whether the consumer may have it: the API server had its chance to answer first.
-    is_released: bool,
 }
 
 /// An object that is not enforced as it stands, for the Event that says so.
@@ -135,42 +128,6 @@ impl State {
     /// The interner of all objects.
     pub fn interner(&self) -> &Interner {
         &self.interner
-    }
-
-    /// Takes in the objects of the state on disk, before anything else. They stand until the first complete list of their kind.
-    pub fn restore(&mut self, objects: OrdMap<Key, Change>, finished: Vec<PodName>, saved: SystemTime) {
-        for (key, change) in &objects {
-            self.differences.touch(key, || None);
-            if let Change::Pod(pod) = change
-                && !pod.host_network
-                && pod.node.as_ref() == Some(&self.node)
-            {
-                let finished = finished.contains(&pod.name);
-                let local = LocalPod { uid: pod.uid, finished, reported: pod.addresses.clone() };
-                self.unsettled |= self.local.put(&pod.name, local);
-            }
-        }
-        self.objects = objects;
-        self.restored = Some(Standby { saved, is_released: false });
-    }
-
-    /// The API server has had its chance: the next update has the state on disk.
-    pub fn release(&mut self) {
-        if let Some(standby) = &mut self.restored {
-            standby.is_released = true;
-        }
-    }
-
-    /// Whether the state on disk waits for [`State::release`].
-    pub fn is_held_back(&self) -> bool {
-        self.restored.is_some_and(|standby| !standby.is_released)
-    }
-
-    /// What is known now, for the state on disk; `None` if that is what it says already.
-    pub fn checkpoint(&self) -> Option<Checkpoint> {
-        let finished = || self.local.finished().cloned().collect();
-        let is_news = self.lists.values().any(|list| list.is_known);
-        is_news.then(|| Checkpoint::Kubernetes { objects: self.objects.clone(), finished: finished() })
     }
 
     /// Takes in what was heard of a kind.
