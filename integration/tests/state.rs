@@ -205,7 +205,7 @@ fn objects(testbed: &Testbed, others: u32) -> Objects {
     ])
 }
 
-/// A node that was up with an API server that has so many more pods, and goes down: its rules are gone, its API server, too.
+/// A node that was up with an API server that has `others` more pods, and went down: its rules are gone, and its API server, too.
 fn powered_off(others: u32) -> (Story, String, PathBuf, u16) {
     let story = Story::begin(cluster());
     let flag = state_flag(&story);

@@ -21,7 +21,7 @@ pub(super) const NAME: &str = "state.json";
 /// What files begin with that are being written.
 const UNFINISHED: &str = ".state-";
 
-/// A file that nobody finishes any more is older than this.
+/// An unfinished file that is older than this was left by an agent that was killed.
 const ABANDONED: Duration = Duration::from_secs(60);
 
 /// The `format` that is understood.

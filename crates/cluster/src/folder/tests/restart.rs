@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What an agent with a state folder is told first, and later, of a folder; it may write its state, and ends.
+/// An agent with a state folder begins to watch a folder, and may write its state: the first update, and those that follow.
 fn restart(dir: &Path, state: &Path) -> (Update, Receiver<Update>, Watch) {
     let state_dir = StateDir { path: state.to_owned(), node: "n".into() };
     let (send, updates) = channel();
