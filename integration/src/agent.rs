@@ -52,11 +52,20 @@ pub struct Launch<'a> {
     pub source: Option<&'a Path>,
     /// The audit log, if not a file beside the manifests.
     pub audit_log: Option<&'a Path>,
+    /// How the API server is found that is the source in place of a folder.
+    pub kubeconfig: Option<&'a Path>,
 }
 
 impl Default for Launch<'_> {
     fn default() -> Self {
-        Self { flags: &[], through: &[], http_port: HTTP_PORT, source: None, audit_log: None }
+        Self {
+            flags: &[],
+            through: &[],
+            http_port: HTTP_PORT,
+            source: None,
+            audit_log: None,
+            kubeconfig: None,
+        }
     }
 }
 
@@ -79,8 +88,8 @@ impl Agent {
         command
             .args(arguments)
             .args(["run", "--node", node, "--http-port", &launch.http_port.to_string()])
-            .arg("--source")
-            .arg(launch.source.unwrap_or(testbed.manifests().path()))
+            .arg(if launch.kubeconfig.is_some() { "--kubeconfig" } else { "--source" })
+            .arg(launch.kubeconfig.or(launch.source).unwrap_or(testbed.manifests().path()))
             .arg("--audit-log")
             .arg(&audit_log)
             .args(launch.flags)

@@ -168,6 +168,7 @@ pub fn pod(number: usize) -> Pod {
         ports: Vec::new(),
         node: Some(format!("node-{}", number / PODS_OF_A_NODE).into()),
         host_network: false,
+        reported: 0,
         created: number as i64,
         uid: Default::default(),
     }

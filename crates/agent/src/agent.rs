@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use audit::Audit;
 use cluster::{Connections, Problem, ResourceVersion, Update, Watch};
@@ -36,6 +36,7 @@ mod notes;
 mod ports;
 mod problem_log;
 mod queues;
+mod restored;
 use backlog::Backlog;
 pub use config::AgentConfig;
 use problem_log::ProblemLog;
@@ -56,7 +57,7 @@ const CHECK_NEEDS: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub enum Message {
     /// The source changed.
-    Update(Update),
+    Update(Box<Update>),
     /// The node's interfaces were read again.
     Interfaces,
     /// End.
@@ -86,6 +87,8 @@ pub struct Agent {
     versions: BTreeMap<PolicyName, Option<ResourceVersion>>,
     /// Large policies that wait to be compiled.
     backlog: Backlog,
+    /// When the state on disk was written, while it stands in for a part of the source.
+    restored: Option<SystemTime>,
     /// What is wrong with the source's objects.
     problems: Vec<Problem>,
     /// Whether these have not been noted yet.
@@ -141,6 +144,7 @@ impl Agent {
             behind: false,
             versions: BTreeMap::new(),
             backlog: Backlog::default(),
+            restored: None,
             problems: Vec::new(),
             has_new_problems: true,
             noted_refusals: 0,
@@ -221,8 +225,8 @@ impl Agent {
         while let Some(message) = next {
             match message {
                 Message::Update(update) => match &mut news.update {
-                    Some(before) => before.then(update),
-                    None => news.update = Some(update),
+                    Some(before) => before.then(*update),
+                    None => news.update = Some(*update),
                 },
                 Message::Interfaces => {
                     news.interfaces = ports::lock(&self.latest_interfaces).take().or(news.interfaces)
@@ -243,7 +247,11 @@ impl Agent {
             }
             return;
         };
+        if let Some(why) = self.leaves_enforcing(watch) {
+            return self.health.state().not_ready(Topic::Source, why);
+        }
         let mut state = self.health.state();
+        state.settled(Topic::Source);
         if snapshot.pod_cidrs().is_empty() {
             state.not_ready(
                 Topic::Node,
@@ -291,11 +299,16 @@ impl Agent {
     fn open_source(&mut self) {
         let outbox = self.outbox.clone();
         // An update that finds no agent any more has nothing to change.
-        let opened = self.config.source.watch(move |update| drop(outbox.send(Message::Update(update))));
+        let state_dir = self.config.state_dir.as_ref();
+        let opened = self
+            .config
+            .source
+            .watch(state_dir, move |update| drop(outbox.send(Message::Update(Box::new(update)))));
         let mut state = self.health.state();
         match opened {
             Ok(watch) => {
                 state.connections = watch.connections().cloned();
+                state.saved = watch.state().cloned();
                 state.settled(Topic::Source);
                 drop(state);
                 self.watch = Some(watch);
@@ -471,7 +484,9 @@ impl Agent {
         self.has_new_problems |= self.problems != update.problems;
         self.problems = update.problems;
         self.health.state().status.read = Some(update.read);
+        let (restored, never_understood) = (update.restored, update.never_understood);
         if changes.is_empty() && !first {
+            self.note_standing(restored, &never_understood);
             self.note_problems();
             // A version that means the same is in force already.
             if self.is_enforcing() && !self.behind {
@@ -481,6 +496,8 @@ impl Agent {
             return;
         }
         self.compile(changes);
+        // What is said to be the source's is in force.
+        self.note_standing(restored, &never_understood);
         if lacks_node {
             let node = &*self.config.node;
             let known = nodes::others(node, self.compiler.inventory());
@@ -594,6 +611,7 @@ impl Agent {
         match engine.put_in_force(snapshot, touched) {
             Ok(applied) => {
                 self.behind = false;
+                self.watch.iter().for_each(|watch| watch.permit_state(true));
                 self.release_ports();
                 let versions = self.versions_in_force();
                 self.health.state().in_force(versions);
@@ -699,6 +717,7 @@ impl Agent {
     /// Another agent's queues are in the rules now: from here on this one only answers what was queued for it.
     fn superseded(&mut self, queues: Option<QueueRange>) {
         self.behind = false;
+        self.watch.iter().for_each(|watch| watch.permit_state(false));
         let mut state = self.health.state();
         state.status.phase = Phase::Superseded;
         // The rules in the kernel are the other agent's.

@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use audit::Monitor;
-use cluster::{Connections, ResourceVersion};
+use cluster::{Connections, ResourceVersion, StateStatus};
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
 use dataplane::table::RememberedConnections;
@@ -25,6 +26,8 @@ pub enum Topic {
     Needs,
     /// The source can't be read, or not all of it is known yet. Losing the API server later is none: policy as last known holds.
     Source,
+    /// A manifest was never understood.
+    Manifests,
     /// This node's pod CIDR is unknown.
     Node,
     /// Queues or rules could not be set up.
@@ -59,6 +62,10 @@ pub struct State {
     pub queues: Option<QueueRange>,
     /// How the API server is reached; `None` for a folder.
     pub connections: Option<Connections>,
+    /// How the state on disk is; `None` without one.
+    pub saved: Option<StateStatus>,
+    /// When it was written, while it stands in for a part of the source.
+    pub restored: Option<SystemTime>,
     /// The version of each policy that is in force on this node, connections that exist included.
     versions: BTreeMap<PolicyName, ResourceVersion>,
     reasons: BTreeMap<Topic, String>,
@@ -153,12 +160,14 @@ impl Health {
 
     /// All of it, as it is now.
     pub fn status(&self) -> Status {
-        let (mut status, queues, connections, versions) = {
+        let (mut status, queues, connections, versions, saved) = {
             let state = self.state();
             let mut status = state.status.clone();
             status.not_ready = state.reasons.values().cloned().collect();
-            (status, state.queues, state.connections.clone(), state.versions.clone())
+            let saved = state.saved.as_ref().map(|saved| (saved.now(), state.restored));
+            (status, state.queues, state.connections.clone(), state.versions.clone(), saved)
         };
+        status.state = saved.map(|(now, restored)| status::SavedState::new(now, restored));
         status.source = connections.as_ref().map(status::Source::from);
         status.ready = status.not_ready.is_empty();
         if let Some(workers) = self.workers().as_ref() {

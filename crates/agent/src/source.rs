@@ -56,7 +56,7 @@ impl SourceArguments {
             Source::Kubernetes(kubernetes) => {
                 let (send, receive) = mpsc::channel();
                 // Later updates find nobody.
-                let watching = kubernetes.watch(move |update| drop(send.send(update)))?;
+                let watching = kubernetes.watch(None, move |update| drop(send.send(update)))?;
                 match receive.recv_timeout(ONCE) {
                     Ok(update) => update,
                     Err(_) => match watching.connections().waits_for() {

@@ -34,6 +34,9 @@ pub struct Status {
     /// How the API server is reached; null where a folder is the source.
     #[serde(default)]
     pub source: Option<Source>,
+    /// The state on disk; null without --state-dir.
+    #[serde(default)]
+    pub state: Option<SavedState>,
     /// This agent's rules in the kernel; null before they are installed, and once another agent has taken over.
     pub table: Option<Table>,
     /// The addresses of this node's pods.
@@ -67,6 +70,18 @@ pub struct Status {
     /// Where packets may come from; null before the rules are installed, and once another agent has taken over.
     #[serde(default)]
     pub origins: Option<Origins>,
+}
+
+/// The state on disk.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SavedState {
+    /// When it was written last, in seconds since 1970; null if there is none.
+    pub saved: Option<u64>,
+    /// When that was written which stands in for what the source has not said yet, or for files that are broken; null if policy is the
+    /// source's alone.
+    pub restored: Option<u64>,
+    /// Why it can't be read or written, and what to do; null if it can.
+    pub error: Option<String>,
 }
 
 /// A part of an agent's life.
@@ -310,6 +325,14 @@ impl Connection {
     /// Whether changes are heard of, or are not waited for.
     pub fn is_fine(&self) -> bool {
         self.state == Link::Watching.name() || self.state == Link::Absent.name()
+    }
+}
+
+impl SavedState {
+    /// As the source says it.
+    pub fn new(shown: cluster::checkpoint::Shown, restored: Option<SystemTime>) -> Self {
+        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Self { saved: shown.saved.map(seconds), restored: restored.map(seconds), error: shown.error }
     }
 }
 

@@ -9,8 +9,8 @@
 //! The API server learns a pod's address about a second after the pod has it. The library by which containerd and CRI-O call the
 //! CNI plugins writes each result to a file when the plugin returns, and removes the file when the sandbox is taken down.
 //!
-//! Invariant: an address is given only to a pod that the API server says is on this node and runs, whose UID is the one in the
-//! file, and that has no address yet. So a file that a dead sandbox left behind never gives any.
+//! Invariant: an address is given only to a pod that the API server says is on this node and runs, and whose UID is the one in the
+//! file, by the newest file of that UID. So a file that a dead sandbox left behind gives none once there is a newer sandbox.
 
 mod claims;
 mod entry;

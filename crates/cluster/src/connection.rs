@@ -124,6 +124,11 @@ impl Connections {
         self.lock().clone()
     }
 
+    /// Whether any request has failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.lock().values().any(|connection| !connection.failures.is_empty())
+    }
+
     /// Why nothing is known of the cluster yet, one sentence; `None` once every first list is complete.
     pub fn waits_for(&self) -> Option<String> {
         let kinds = self.lock();

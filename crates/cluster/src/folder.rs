@@ -14,7 +14,8 @@
 //! Large files are read on a thread of their own (`reader`), so that changes of others don't wait for them.
 //!
 //! A file that breaks keeps its last good objects in force; a folder that can't be read keeps all of its files'. Only a
-//! file that is really gone takes its objects with it.
+//! file that is really gone takes its objects with it, or one that was emptied and stays so. With a state on disk all of that holds
+//! across restarts, too.
 
 mod files;
 mod pending;
@@ -34,6 +35,7 @@ pub use self::watch::Watch;
 
 use self::files::Files;
 use self::scan::{Found, scan};
+use crate::checkpoint::{Checkpoint, News, Restored, StateDir, StateStatus, WritePermit, Writer};
 use crate::interner::Interner;
 use crate::manifest::{self, Reading};
 use crate::problem::{Origin, Problem, Update};
@@ -50,6 +52,8 @@ pub struct Folder {
     files: Files,
     /// Larger files are for the reader, in bytes; all files are read at once before there is one.
     at_once: u64,
+    /// Writes the state on disk.
+    writer: Option<Writer>,
 }
 
 /// Why a folder is no source.
@@ -88,18 +92,37 @@ pub enum FolderError {
 impl Folder {
     /// Reads the folder for the first time. The update holds everything that is in it.
     pub fn read(path: impl AsRef<Path>) -> Result<(Self, Update), FolderError> {
+        Self::open(path, None)
+    }
+
+    /// The same, and goes on from the state on disk: files that are broken now, or that can't be read, have the objects that they had.
+    pub(crate) fn open(
+        path: impl AsRef<Path>,
+        state_dir: Option<&StateDir>,
+    ) -> Result<(Self, Update), FolderError> {
         let path = path.as_ref();
-        // What is no folder is an error now; later it is a problem, and the last good objects stay in force.
-        fs::read_dir(path).map_err(|error| FolderError::Read { path: path.to_owned(), error })?;
         let (interner, files) = (Arc::new(Interner::new()), Files::default());
-        let mut folder = Self { root: path.to_owned(), interner, files, at_once: LARGEST };
+        let mut folder = Self { root: path.to_owned(), interner, files, at_once: LARGEST, writer: None };
+        if let Some(state_dir) = state_dir {
+            folder.restore(state_dir);
+        }
+        // What is no folder is an error now; later it is a problem, and the last good objects stay in force.
+        if !folder.files.is_restored() {
+            fs::read_dir(path).map_err(|error| FolderError::Read { path: path.to_owned(), error })?;
+        }
         let found = scan(&folder.root, |_, _| {});
         for path in found.manifests.keys() {
             // A file that is being written to is there in a moment; one that always is, is named.
             const TRIES: usize = 5;
             let mut tries = 0;
-            while folder.look(path, Trust::AsItIs) == Look::Doubtful {
+            let is_known = folder.files.is_known(path);
+            let trust = if is_known { Trust::Doubt } else { Trust::AsItIs };
+            while folder.look(path, trust) == Look::Doubtful {
                 tries += 1;
+                // Of one that is known the last good objects stand: who watches looks again.
+                if tries == TRIES && is_known {
+                    break;
+                }
                 if tries == TRIES {
                     folder.unread(path, "the file changes while it is read".into());
                     break;
@@ -119,6 +142,30 @@ impl Folder {
     /// when the [`Watch`] is dropped.
     pub fn watch(self, publish: impl FnMut(Update) + Send + 'static) -> Result<Watch, FolderError> {
         Watch::start(self, publish)
+    }
+
+    /// Takes in the state on disk.
+    fn restore(&mut self, state_dir: &StateDir) {
+        let root = std::path::absolute(&self.root).unwrap_or_else(|_| self.root.clone());
+        let (restored, writer) = state_dir.open(&format!("folder {}", root.display()), &self.interner);
+        self.writer = Some(writer);
+        if let Some(Restored { checkpoint: Checkpoint::Folder(files), saved }) = restored {
+            let files = files.into_iter().map(|(path, objects)| (self.root.join(path), objects));
+            self.files.restore(files, saved);
+        }
+    }
+
+    /// Has what is known now written to disk.
+    fn save(&self) {
+        if let Some(writer) = &self.writer {
+            writer.offer(Checkpoint::Folder(self.files.good(&self.root)), News::Policy);
+        }
+    }
+
+    /// How the state on disk is, and the permission to write it; `None` without one.
+    pub(crate) fn state_dir(&self) -> Option<(StateStatus, WritePermit)> {
+        let writer = self.writer.as_ref()?;
+        Some((writer.status().clone(), writer.permit()))
     }
 
     /// The interner of the objects that were read.

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
-use policy::PolicyName;
+use policy::{Change, PolicyName};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, interval, sleep_until};
@@ -42,6 +42,7 @@ use self::clients::Clients;
 use self::follow::{Event, Follower};
 use self::report::Reporter;
 use self::state::State;
+use crate::checkpoint::{Checkpoint, News, Restored, StateDir, StateStatus, WritePermit, Writer};
 use crate::cni::{Cache, CniCache, Hint, WALK};
 use crate::connection::Connections;
 use crate::convert::Kind;
@@ -54,6 +55,15 @@ const LONGEST: Duration = Duration::from_millis(5);
 
 /// A server that is there takes a connection sooner.
 const CONNECT: Duration = Duration::from_secs(5);
+
+/// How the state on disk names this source.
+const SOURCE: &str = "kubernetes";
+
+/// How long the API server has before the state on disk is used: what it says is newer.
+const HEAD_START: Duration = Duration::from_millis(300);
+
+/// How often it is looked whether a request has failed meanwhile: then waiting is of no use.
+const LOOK_FOR_FAILURE: Duration = Duration::from_millis(20);
 
 /// Events that may wait to be taken in: listing goes on only as fast as that, so that few objects are held in their raw form. One of
 /// the largest policies takes some 5 MB in it.
@@ -102,6 +112,7 @@ pub struct RefusedPolicy {
 #[derive(Debug)]
 pub struct Watching {
     connections: Connections,
+    state_dir: Option<(StateStatus, WritePermit)>,
     refused: mpsc::Sender<RefusedPolicy>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -109,15 +120,34 @@ pub struct Watching {
 
 impl Kubernetes {
     /// Watches on a thread of its own and calls `publish` there with each update. Ends when [`Watching`] is dropped.
-    pub fn watch(&self, publish: impl FnMut(Update) + Send + 'static) -> Result<Watching, KubernetesError> {
+    ///
+    /// With a state on disk the first update has that, if the API server fails to answer, or takes longer than [`HEAD_START`].
+    pub fn watch(
+        &self,
+        state_dir: Option<&StateDir>,
+        publish: impl FnMut(Update) + Send + 'static,
+    ) -> Result<Watching, KubernetesError> {
         let runtime = runtime().map_err(KubernetesError::Thread)?;
         let clients = Clients::new(self.access.clone(), self.patience.longest);
         let (clients, server) = runtime.block_on(clients)?;
         let connections = Connections::new(&server, Kind::ALL);
         let (stop, stopped) = oneshot::channel();
         let (refused, refusals) = mpsc::channel(WAITING_REFUSALS);
+        let mut state = State::new(Arc::clone(&self.node));
+        let writer = state_dir.map(|state_dir| {
+            let (restored, writer) = state_dir.open(SOURCE, state.interner());
+            if let Some(Restored { checkpoint: Checkpoint::Kubernetes { objects, finished }, saved }) =
+                restored
+            {
+                state.restore(objects, finished, saved);
+            }
+            writer
+        });
+        let state_dir = writer.as_ref().map(|writer| (writer.status().clone(), writer.permit()));
         let source = Running {
-            state: State::new(Arc::clone(&self.node)),
+            state,
+            connections: connections.clone(),
+            writer,
             reporter: Reporter::new(clients.clone(), Arc::clone(&self.node)),
             cache: self.cni_cache.folder().map(Cache::new),
         };
@@ -134,7 +164,7 @@ impl Kubernetes {
             runtime.shutdown_background();
         });
         let thread = thread.map_err(KubernetesError::Thread)?;
-        Ok(Watching { connections, refused, stop: Some(stop), thread: Some(thread) })
+        Ok(Watching { connections, state_dir, refused, stop: Some(stop), thread: Some(thread) })
     }
 }
 
@@ -142,6 +172,11 @@ impl Watching {
     /// How each kind of object is connected.
     pub fn connections(&self) -> &Connections {
         &self.connections
+    }
+
+    /// How the state on disk is, and the permission to write it; `None` without one.
+    pub fn state_dir(&self) -> Option<&(StateStatus, WritePermit)> {
+        self.state_dir.as_ref()
     }
 }
 
@@ -197,6 +232,8 @@ fn follow_all(
 /// What the thread works on.
 struct Running {
     state: State,
+    connections: Connections,
+    writer: Option<Writer>,
     reporter: Reporter,
     cache: Option<Cache>,
 }
@@ -212,6 +249,8 @@ impl Running {
         // Nobody looks once this ends.
         let tell = move |what: Hint| drop(hint.send(what));
         let mut walks = interval(WALK);
+        let started = Instant::now();
+        let mut head_start = interval(LOOK_FOR_FAILURE);
         // When an update is told: after a while of quiet, but not too late.
         let mut due: Option<(Instant, Instant)> = None;
         loop {
@@ -220,6 +259,7 @@ impl Running {
                 () = wait_until(due), if due.is_some() => {
                     due = None;
                     if let Some(update) = self.state.update() {
+                        self.save(&update);
                         publish(update);
                     }
                     self.reporter.report(self.state.misunderstood());
@@ -238,6 +278,12 @@ impl Running {
                         continue;
                     }
                 }
+                _ = head_start.tick(), if self.state.is_held_back() => {
+                    if started.elapsed() < HEAD_START && !self.connections.has_failed() {
+                        continue;
+                    }
+                    self.state.release();
+                }
                 _ = walks.tick() => {
                     if !self.look(Hint::All, &tell) {
                         continue;
@@ -247,6 +293,16 @@ impl Running {
             let now = Instant::now();
             let latest = due.map_or(now + LONGEST, |(_, latest)| latest);
             due = Some((now + QUIET, latest));
+        }
+    }
+
+    /// Has what is known now written to disk.
+    fn save(&self, update: &Update) {
+        let Some(writer) = &self.writer else { return };
+        if let Some(checkpoint) = self.state.checkpoint() {
+            let is_pod = |change: &Change| matches!(change, Change::Pod(_) | Change::PodGone(_));
+            let news = if update.changes.iter().all(is_pod) { News::Pods } else { News::Policy };
+            writer.offer(checkpoint, news);
         }
     }
 

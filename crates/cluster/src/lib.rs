@@ -20,6 +20,7 @@
 //! - [`folder`]: a folder of manifests as a source: read once, then watched by inotify.
 //! - [`kubernetes`]: the Kubernetes API as a source: listed once, then watched; [`connection`] says how it is connected.
 //! - [`cni`]: the CNI's cache, which knows the addresses of this node's pods a second earlier.
+//! - [`checkpoint`]: what a source knows, kept on disk for an agent that starts while the source does not answer.
 //! - [`namespaces`]: stands in for a namespace that pods name and no object describes. For every source.
 //! - [`interner`]: equal texts and label sets are held once, by every source.
 //! - [`problem`]: what a source got wrong, for logs, metrics and people, and how much it has read.
@@ -28,6 +29,7 @@
 //! source now, and an object that did not change is never mentioned twice.
 #![forbid(unsafe_code)]
 
+pub mod checkpoint;
 pub mod cni;
 pub mod connection;
 pub mod convert;
@@ -44,6 +46,7 @@ mod read_counts;
 pub mod source;
 mod stamp;
 
+pub use checkpoint::{StateDir, StateStatus, WritePermit};
 pub use cni::CniCache;
 pub use connection::{Connection, Connections, FailureClass, Link};
 pub use convert::{Converted, FieldPath, Flaw, Kind, Unusable, convert};

@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use policy::{Change, PolicyName};
 use serde::Serialize;
@@ -29,6 +30,10 @@ pub struct Update {
     pub versions: Vec<(PolicyName, Option<ResourceVersion>)>,
     /// The addresses behind interfaces of this node, by the interfaces' names, as the CNI cache has them; `None` if that is no news.
     pub cni_ports: Option<CniPorts>,
+    /// When the state on disk was written, while objects of it stand in for those that the source has not said yet.
+    pub restored: Option<SystemTime>,
+    /// ALL files that are broken and of which no version was ever understood: what their policies isolate may be open.
+    pub never_understood: Vec<PathBuf>,
 }
 
 /// Addresses behind interfaces of the node, by the interfaces' names.
@@ -42,6 +47,8 @@ impl Update {
         self.problems = next.problems;
         self.read = next.read;
         self.cni_ports = next.cni_ports.or(self.cni_ports.take());
+        self.restored = next.restored;
+        self.never_understood = next.never_understood;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::checkpoint::{StateDir, StateStatus, WritePermit};
 use crate::connection::Connections;
 use crate::folder::{self, Folder, FolderError};
 use crate::kubernetes::{Kubernetes, KubernetesError, RefusedPolicy, Watching};
@@ -31,6 +32,7 @@ pub enum SourceError {
 #[derive(Debug)]
 pub struct Watch {
     connections: Option<Connections>,
+    state_dir: Option<(StateStatus, WritePermit)>,
     /// Ends when dropped.
     of: Of,
 }
@@ -44,18 +46,27 @@ enum Of {
 impl Source {
     /// Watches the source and calls `publish` with each update, on a thread of its own: first with all that is in the source, as
     /// soon as all of it is known, then with what differs.
-    pub fn watch(&self, mut publish: impl FnMut(Update) + Send + 'static) -> Result<Watch, SourceError> {
+    ///
+    /// With a folder for the state on disk it goes on from there: what the source has not said yet, and the files that are broken now,
+    /// are as they were when the state was written.
+    pub fn watch(
+        &self,
+        state_dir: Option<&StateDir>,
+        mut publish: impl FnMut(Update) + Send + 'static,
+    ) -> Result<Watch, SourceError> {
         match self {
             Self::Folder(path) => {
-                let (folder, first) = Folder::read(path)?;
+                let (folder, first) = Folder::open(path, state_dir)?;
+                let state_dir = folder.state_dir();
                 publish(first);
                 let watch = folder.watch(publish)?;
-                Ok(Watch { connections: None, of: Of::Folder { _watch: watch } })
+                Ok(Watch { connections: None, state_dir, of: Of::Folder { _watch: watch } })
             }
             Self::Kubernetes(kubernetes) => {
-                let watching = kubernetes.watch(publish)?;
+                let watching = kubernetes.watch(state_dir, publish)?;
+                let state_dir = watching.state_dir().cloned();
                 let connections = Some(watching.connections().clone());
-                Ok(Watch { connections, of: Of::Kubernetes(watching) })
+                Ok(Watch { connections, state_dir, of: Of::Kubernetes(watching) })
             }
         }
     }
@@ -68,6 +79,18 @@ impl Watch {
             Of::Kubernetes(watching) => watching.refuse(policy),
             // Log and status name it.
             Of::Folder { .. } => {}
+        }
+    }
+
+    /// How the state on disk is; `None` without one.
+    pub fn state(&self) -> Option<&StateStatus> {
+        self.state_dir.as_ref().map(|(status, _)| status)
+    }
+
+    /// Says whether the state may be written: as long as its agent enforces.
+    pub fn permit_state(&self, is_permitted: bool) {
+        if let Some((_, permit)) = &self.state_dir {
+            permit.set(is_permitted);
         }
     }
 

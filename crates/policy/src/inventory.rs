@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::labels::Labels;
 use crate::names::{PodName, PolicyName};
@@ -15,7 +16,7 @@ use crate::packet::Protocol;
 use crate::spec::PolicySpec;
 
 /// A namespace.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Namespace {
     /// `metadata.name`.
     pub name: Arc<str>,
@@ -24,7 +25,7 @@ pub struct Namespace {
 }
 
 /// A pod.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Pod {
     /// Namespace and name.
     pub name: PodName,
@@ -39,8 +40,11 @@ pub struct Pod {
     pub node: Option<Arc<str>>,
     /// Whether the pod uses its node's network: then it is the node (semantics 20).
     pub host_network: bool,
-    /// `metadata.creationTimestamp` in seconds since 1970, 0 where unknown: of two pods that claim one address it belongs
-    /// to the newer (semantics 22); of two equally old ones, to the one whose name sorts last.
+    /// `metadata.resourceVersion` with which the source first reported these addresses, 0 where unknown: of two pods that claim one
+    /// address it belongs to the one reported last (semantics 22).
+    pub reported: u64,
+    /// `metadata.creationTimestamp` in seconds since 1970, 0 where unknown: of two pods reported at the same time the newer has the
+    /// address; of two equally old ones, the one whose name sorts last.
     pub created: i64,
     /// `metadata.uid`: a later pod of the same name has another, and none of the connections of this one (semantics 36).
     pub uid: PodUid,
@@ -49,6 +53,13 @@ pub struct Pod {
 /// A pod's `metadata.uid`, in 16 bytes; zero where it is not known.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct PodUid(pub u128);
+
+impl Pod {
+    /// Where the pod stands among those that claim one address: the greatest has it (semantics 22).
+    pub(crate) fn claim_order(&self) -> impl Ord + '_ {
+        (self.reported, self.created, &self.name)
+    }
+}
 
 impl PodUid {
     /// The UID with this text: as the API server writes it, 32 hexadecimal digits in five groups (RFC 9562). Any other text gets a
@@ -70,8 +81,22 @@ impl PodUid {
     }
 }
 
+impl Serialize for PodUid {
+    /// 32 hexadecimal digits.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:032x}", self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for PodUid {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let digits = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        u128::from_str_radix(&digits, 16).map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
 /// A named container port: a name can mean one number for each protocol (semantics 18).
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct NamedPort {
     /// `name`.
     pub name: Arc<str>,
@@ -82,7 +107,7 @@ pub struct NamedPort {
 }
 
 /// A node.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Node {
     /// `metadata.name`.
     pub name: Arc<str>,

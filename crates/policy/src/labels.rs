@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// The label that every namespace has, and whose value is its name (semantics 11).
 pub(crate) const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
@@ -50,5 +52,19 @@ impl<K: Into<Arc<str>>, V: Into<Arc<str>>> FromIterator<(K, V)> for Labels {
         let map: std::collections::BTreeMap<Arc<str>, Arc<str>> =
             pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
         Self { pairs: Some(map.into_iter().collect()) }
+    }
+}
+
+impl Serialize for Labels {
+    /// A list of keys and values; `null` for labels that are unknown.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.pairs.as_deref().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Labels {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let pairs = Option::<Vec<Pair>>::deserialize(deserializer)?;
+        Ok(pairs.map_or(Self::unknown(), |pairs| pairs.into_iter().collect()))
     }
 }

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A pod's namespace and name. Shown as `namespace/name`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct PodName {
     /// `metadata.namespace`.
     pub namespace: Arc<str>,
@@ -28,7 +28,7 @@ impl fmt::Display for PodName {
 }
 
 /// The kind of object that a policy was read from.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum PolicyKind {
     /// `networking.k8s.io/v1`, namespaced.
     NetworkPolicy,
@@ -37,7 +37,7 @@ pub enum PolicyKind {
 }
 
 /// What identifies a policy. Shown as `namespace/name`, or `name` alone for a cluster-wide one.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct PolicyName {
     /// The kind of object.
     pub kind: PolicyKind,

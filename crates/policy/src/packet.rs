@@ -4,9 +4,12 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// An IP protocol number, as assigned by IANA. Every number is itself alone: SCTP or an unknown protocol is never
 /// taken for TCP (semantics 14).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Protocol(pub u8);
 
 impl Protocol {

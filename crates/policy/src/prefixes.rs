@@ -1,6 +1,7 @@
 //! Many address prefixes in little memory: 5 bytes for one of IPv4, 17 for one of IPv6.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Prefixes of both families, in their order within each.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -37,6 +38,18 @@ impl FromIterator<IpNet> for Prefixes {
             }
         }
         Self { ipv4: ipv4.into(), ipv6: ipv6.into() }
+    }
+}
+
+impl Serialize for Prefixes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for Prefixes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Vec::<IpNet>::deserialize(deserializer)?.into_iter().collect())
     }
 }
 

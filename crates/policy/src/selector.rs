@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::labels::{Labels, NAME_LABEL};
 
 /// Selects labels. Built once at the edge; everything in it is valid.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Selector {
     /// ALL requirements must hold; an empty list selects everything, unknown labels too.
     All(Arc<[Requirement]>),
@@ -14,7 +16,7 @@ pub enum Selector {
 }
 
 /// One requirement (`labels.Requirement`).
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Requirement {
     /// The key is there and its value is ANY of these. A `matchLabels` entry is an `In` with one value.
     In(Arc<str>, Arc<[Arc<str>]>),

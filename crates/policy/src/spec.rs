@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::names::PolicyName;
 use crate::packet::Protocol;
@@ -13,7 +14,7 @@ use crate::prefixes::Prefixes;
 use crate::selector::Selector;
 
 /// One policy.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PolicySpec {
     /// Kind, namespace and name.
     pub name: PolicyName,
@@ -35,7 +36,7 @@ pub struct PolicySpec {
 }
 
 /// The order of evaluation: Admin, then NetworkPolicy, then Baseline.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Tier {
     /// ClusterNetworkPolicy of tier Admin: before every NetworkPolicy.
     Admin,
@@ -46,7 +47,7 @@ pub enum Tier {
 }
 
 /// The pods that a policy applies to: BOTH selectors must match. hostNetwork pods never are (semantics 20).
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Subject {
     /// Which namespaces.
     pub namespaces: NamespaceMatch,
@@ -55,7 +56,7 @@ pub struct Subject {
 }
 
 /// Chooses namespaces.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum NamespaceMatch {
     /// The one of this name: a NetworkPolicy's own.
     Named(Arc<str>),
@@ -64,7 +65,7 @@ pub enum NamespaceMatch {
 }
 
 /// One rule: matches when its peers AND its ports match (semantics 3).
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RuleSpec {
     /// The rule's own name, where its kind has one.
     pub name: Option<Arc<str>>,
@@ -77,7 +78,7 @@ pub struct RuleSpec {
 }
 
 /// What a matching rule does.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Action {
     /// Allow; nothing after this rule is looked at.
     Accept,
@@ -88,7 +89,7 @@ pub enum Action {
 }
 
 /// The other end of a connection.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Peer {
     /// Pods whose namespace AND labels match. Never an address outside the cluster (semantics 7), never a hostNetwork
     /// pod (semantics 20).
@@ -105,7 +106,7 @@ pub enum Peer {
 }
 
 /// An `ipBlock`: a CIDR without its exceptions, which remove from this block alone (semantics 13).
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct IpBlock {
     /// The block; host bits are ignored.
     pub cidr: IpNet,
@@ -114,7 +115,7 @@ pub struct IpBlock {
 }
 
 /// One entry of a rule's ports: BOTH protocol and numbers must match.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PortMatch {
     /// `None` is every protocol that the named port has (a ClusterNetworkPolicy's `destinationNamedPort`).
     pub protocol: Option<Protocol>,
@@ -123,7 +124,7 @@ pub struct PortMatch {
 }
 
 /// Destination ports.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum PortNumbers {
     /// Every port of the protocol, and packets of it that carry no port (semantics 15).
     Any,

@@ -143,6 +143,7 @@ mod tests {
             ports: Vec::new(),
             node: Some(node.into()),
             host_network: false,
+            reported: 0,
             created: 0,
             uid: Default::default(),
         })

@@ -375,6 +375,18 @@ fn s22_an_address_belongs_to_the_newest_pod_and_comes_back_when_that_goes() {
 }
 
 #[test]
+fn s22_of_two_pods_the_one_whose_address_was_reported_last_has_it() {
+    // web/a has A since version 7; after a reboot db/old, which is older, has it, and web/a has another that is not reported yet.
+    let deny = || network_policy("db/p", "app=old").isolate_ingress().into();
+    let a = || pod("web/a").labels("app=a").at(A).created(2).reported(7).into();
+    let old = |version| pod("db/old").labels("app=old").at(A).created(1).reported(version).into();
+    let denied = "allow not-isolated | deny default-deny of db/p";
+    story([deny(), a(), old(9)], &[(tcp(B, A, 1), denied)]);
+    story([deny(), a(), old(5)], &[(tcp(B, A, 1), OPEN)]);
+    story([deny(), a(), old(9), Change::PodGone(pod_name("db/old"))], &[(tcp(B, A, 1), OPEN)]);
+}
+
+#[test]
 fn s23_a_pod_keeps_its_policies_until_it_is_gone() {
     let deny = || network_policy("web/p", "app=a").isolate_ingress().into();
     story([deny()], &[(tcp(B, A, 1), "allow not-isolated | deny default-deny of web/p")]);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::Source;
+use cluster::{Source, StateDir};
 use dataplane::marks::Marks;
 use dataplane::needs::NeedsConfig;
 use dataplane::queues::QueueRange;
@@ -20,6 +20,8 @@ use crate::overrides::PodCidrs;
 pub struct AgentConfig {
     /// Where objects come from.
     pub source: Source,
+    /// Where the last policy is kept on disk; `None` if it isn't.
+    pub state_dir: Option<StateDir>,
     /// The node whose pods are judged.
     pub node: Arc<str>,
     /// How large the policies of one namespace, and of all, may be.

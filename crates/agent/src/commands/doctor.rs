@@ -16,7 +16,7 @@ use super::cleanup::served_queue;
 use super::run::{cores, mark};
 use super::table::State;
 use super::{Output, table};
-use crate::status::{Phase, Problem, Protection, Status};
+use crate::status::{Phase, Problem, Protection, SavedState, Status};
 use crate::terminal::{self, Text, text};
 use crate::values::{self, number};
 use crate::{client, exit, http, source};
@@ -105,6 +105,8 @@ struct AgentFindings {
     not_ready: Vec<String>,
     /// The protections of packets' origins, as the agent says; empty before it has rules, and once another agent has taken over.
     protections: Vec<Protection>,
+    /// The state on disk; null without --state-dir.
+    state: Option<SavedState>,
 }
 
 impl Doctor {
@@ -149,9 +151,9 @@ impl Doctor {
         if let Some(access) = self.access() {
             needs.extend(sources::look(access, &self.cni_cache));
         }
-        let agent = status.map(|Status { pid, phase, ready, not_ready, origins, .. }| {
+        let agent = status.map(|Status { pid, phase, ready, not_ready, origins, state, .. }| {
             let protections = origins.map(|origins| origins.protections).unwrap_or_default();
-            AgentFindings { pid, phase, ready, not_ready, protections }
+            AgentFindings { pid, phase, ready, not_ready, protections, state }
         });
         let tables = needs::installed_tables().ok();
         let rules_served = served_queue().is_ok_and(|queue| queue.is_some());
@@ -253,12 +255,24 @@ impl Findings {
         rows.push(("agent".to_owned(), state, text));
         let (state, text) = self.protections();
         rows.push(("protections".to_owned(), state, text));
+        rows.extend(self.state().map(|(state, text)| ("state".to_owned(), state, text)));
         let (state, text) = self.read();
         rows.push(("source".to_owned(), state, text));
         for problem in &self.problems {
             rows.push(("source".to_owned(), State::Wrong, Text::new(&problem.text)));
         }
         table::states(&rows)
+    }
+
+    /// Whether the agent follows the state on disk, or can't keep it; `None` if neither.
+    fn state(&self) -> Option<(State, Text)> {
+        let SavedState { restored, error, .. } = self.agent.as_ref()?.state.as_ref()?;
+        if restored.is_some() {
+            let what = "the agent follows the state on disk in place of what it can't read";
+            let todo = "see that the API server answers and that no manifest is broken: status says which";
+            return Some((State::Warning, advice(what, todo)));
+        }
+        error.as_ref().map(|error| (State::Warning, Text::new(error)))
     }
 
     /// How much was read.

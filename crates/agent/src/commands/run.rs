@@ -1,5 +1,6 @@
 //! `kube-verdict run`: the agent of a node.
 
+use std::path::PathBuf;
 use std::process;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use audit::{Audit, AuditConfig, Destination};
 use clap::{Args, ValueEnum};
-use cluster::CniCache;
+use cluster::{CniCache, StateDir};
 use dataplane::marks::{Mark, Marks};
 use dataplane::needs::{self, KernelVersion, Need, NeedState, NeedsConfig};
 use dataplane::ports::Overlay;
@@ -48,7 +49,8 @@ Examples:
 
 In a pod neither --kubeconfig nor --node is needed if NODE_NAME is set: the service account may list and watch pods, namespaces,
 nodes and networkpolicies. The source is watched: a change holds within a tenth of a second, on connections that exist, too. While
-the API server can't be reached, the policy that was last known holds; `kube-verdict status` says so. A second agent on the same node
+the API server can't be reached, the policy that was last known holds; `kube-verdict status` says so; with --state-dir across
+restarts, too. A second agent on the same node
 takes over from the first without losing a packet. Ending the agent leaves its rules in the kernel; `kube-verdict cleanup`
 removes them.
 
@@ -74,6 +76,12 @@ pub struct Run {
     /// /var/lib/cni if that is there. Not used with --source.
     #[arg(long, value_name = "DIR|auto|off", value_parser = source::cni_cache, default_value = "auto")]
     cni_cache: CniCache,
+
+    /// Keep the objects that policy was made from on disk, in this folder, for the next agent: it enforces them while the API server
+    /// can't be reached, or for as long as a manifest is broken. The folder is created where it isn't there. Each node's agent needs
+    /// one of its own.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
 
     #[command(flatten)]
     budget: BudgetArguments,
@@ -275,6 +283,7 @@ impl Run {
         let node: Arc<str> = self.node.as_str().into();
         Ok(AgentConfig {
             source: self.source.source(&self.node, self.cni_cache.clone())?,
+            state_dir: self.state_dir.clone().map(|path| StateDir { path, node: Arc::clone(&node) }),
             pod_cidrs: PodCidrs::new(Arc::clone(&node), self.pod_cidrs.iter().map(IpNet::trunc).collect()),
             node,
             when_down: match self.when_down {

@@ -4,9 +4,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use cluster::Link;
+use jiff::Timestamp;
 
 use super::{Output, table};
-use crate::status::{Connection, FullQueue, NewPorts, Origins, Phase, Source, Status};
+use crate::status::{Connection, FullQueue, NewPorts, Origins, Phase, SavedState, Source, Status};
 use crate::terminal::{self, Text, text};
 use crate::values::number;
 use crate::{client, exit, http, paint};
@@ -73,6 +74,12 @@ fn shown(status: &Status, width: u16) -> Text {
         "generation",
         format!("{} in force, {} published", status.applied_generation, status.published_generation),
     );
+    if let Some(restored) = status.state.as_ref().and_then(|state| state.restored) {
+        row("source", restored_text(status.source.as_ref(), restored));
+    }
+    if let Some(state) = &status.state {
+        row("state", state_text(state));
+    }
     if let Some(source) = &status.source {
         row("source", source_text(source));
         for connection in source.connections.iter().filter(|one| one.state != Link::Watching.name()) {
@@ -229,6 +236,28 @@ fn origin_rows(origins: &Origins, row: &mut impl FnMut(&str, String)) {
             false => format!("{total} packets by rules: {}", reasons.join(", ")),
         },
     );
+}
+
+/// While the state on disk stands in for a part of the source.
+fn restored_text(source: Option<&Source>, saved: u64) -> String {
+    let until = match source {
+        Some(Source { server, .. }) => format!("until {server} has answered"),
+        None => "for files that are broken or can't be read now".to_owned(),
+    };
+    format!("state of {}, {until}", time(saved))
+}
+
+fn state_text(state: &SavedState) -> String {
+    let saved = state.saved.map_or("never saved".to_owned(), |saved| format!("saved {}", time(saved)));
+    match &state.error {
+        Some(error) => format!("{saved}; {error}"),
+        None => saved,
+    }
+}
+
+fn time(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    time.map_or_else(|| "an unknown time".to_owned(), |time| time.to_string())
 }
 
 fn source_text(source: &Source) -> String {

@@ -22,6 +22,7 @@ fn pod(namespace: &str, name: &str, at: &str) -> Change {
         ports: Vec::new(),
         node: Some("node-a".into()),
         host_network: false,
+        reported: 0,
         created: 0,
         uid: Default::default(),
     })

@@ -2,17 +2,19 @@
 //!
 //! Pure: knows nothing of files and connections. The rules, in order:
 //!
-//! 1. A file counts for a pod only if the API server says that the pod is here, runs, and has the UID in the file.
-//! 2. Of several files that claim one address only the newest counts, even if what it is for is gone.
-//! 3. A pod whose addresses the API server knows has these: files add nothing to them.
-//! 4. A pod whose addresses the API server does not know yet has those of its files.
-//! 5. An address that rule 4 gives to a pod is no longer that of another pod here, whatever the API server still says of that one.
+//! 1. A file counts for a pod only if the API server says that the pod is here, runs, and has the UID in the file. Of several the
+//!    newest counts: the older ones are of sandboxes that are gone.
+//! 2. Of several files that claim one address the newest has it. If what that one is for is gone, the pod of an older file keeps an
+//!    address that the API server reports for it, too.
+//! 3. A pod has the addresses of its file: the file is there before the API server can know them, and what the API server says is
+//!    of an earlier sandbox until it names ALL of them.
+//! 4. A pod without a file has the addresses that the API server reports.
+//! 5. An address that rule 3 gives to a pod is no longer that of another pod here, whatever the API server still says of that one.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use policy::PodName;
+use policy::{PodName, PodUid};
 
 use super::entry::Claim;
 
@@ -20,7 +22,7 @@ use super::entry::Claim;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct LocalPod {
     /// `metadata.uid`.
-    pub uid: Box<str>,
+    pub uid: PodUid,
     /// Whether it has ended, and so released its addresses.
     pub finished: bool,
     /// `status.podIPs`; empty while the API server doesn't know them.
@@ -31,32 +33,26 @@ pub(crate) struct LocalPod {
 #[derive(Debug, Default)]
 pub(crate) struct LocalPods {
     pods: BTreeMap<PodName, LocalPod>,
-    /// How many of them may be given an address.
-    waiting: usize,
 }
 
 impl LocalPods {
     /// Takes in what the API server says of a pod of this node. Whether that is news.
     pub fn put(&mut self, name: &PodName, pod: LocalPod) -> bool {
-        let waits = pod.waits();
-        let old = match self.pods.entry(name.clone()) {
-            Entry::Occupied(entry) if *entry.get() == pod => return false,
-            Entry::Occupied(mut entry) => Some(entry.insert(pod)),
-            Entry::Vacant(entry) => {
-                entry.insert(pod);
-                None
-            }
-        };
-        self.waiting += usize::from(waits);
-        self.waiting -= usize::from(old.is_some_and(|old| old.waits()));
+        if self.pods.get(name) == Some(&pod) {
+            return false;
+        }
+        self.pods.insert(name.clone(), pod);
         true
     }
 
     /// A pod is gone, or is none of this node any more. Whether that is news.
     pub fn remove(&mut self, name: &PodName) -> bool {
-        let Some(old) = self.pods.remove(name) else { return false };
-        self.waiting -= usize::from(old.waits());
-        true
+        self.pods.remove(name).is_some()
+    }
+
+    /// The pods that have ended.
+    pub fn finished(&self) -> impl Iterator<Item = &PodName> {
+        self.pods.iter().filter(|(_, pod)| pod.finished).map(|(name, _)| name)
     }
 
     /// What the API server says of a pod's addresses; `None` for one that is not of this node.
@@ -66,46 +62,44 @@ impl LocalPods {
 
     /// The pods whose addresses are others than the API server says, with these. `claims` come oldest first.
     ///
-    /// Costs nothing while every pod has its addresses; else as much as there are files, and pods of this node.
+    /// Costs as much as there are files, and pods of this node.
     pub fn given<'a>(&self, claims: impl IntoIterator<Item = &'a Claim>) -> BTreeMap<PodName, Vec<IpAddr>> {
-        let mut given: BTreeMap<PodName, Vec<IpAddr>> = BTreeMap::new();
-        if self.waiting == 0 {
-            return given;
-        }
         let claims: Vec<&Claim> = claims.into_iter().collect();
-        let mut claimed = BTreeSet::new();
-        let mut taken = BTreeSet::new();
-        // Newest first: what an address has been claimed by is settled at its first claim (rule 2).
+        // The newest file of each pod (rule 1), and whose each claimed address is (rule 2): `None` where that one is gone.
+        let mut newest: BTreeMap<&PodName, &Claim> = BTreeMap::new();
+        let mut owners: BTreeMap<IpAddr, Option<&PodName>> = BTreeMap::new();
         for claim in claims.iter().rev() {
+            let pod = self.pods.get(&claim.pod);
+            let is_here = pod.is_some_and(|pod| pod.uid == claim.uid && !pod.finished);
+            let counts = is_here && !newest.contains_key(&claim.pod);
+            if counts {
+                newest.insert(&claim.pod, claim);
+            }
             for address in &claim.addresses {
-                if !claimed.insert(*address) {
-                    continue;
-                }
-                let pod = self.pods.get(&claim.pod).filter(|pod| pod.uid == claim.uid);
-                if pod.is_some_and(LocalPod::waits) {
-                    given.entry(claim.pod.clone()).or_default().push(*address);
-                    taken.insert(*address);
-                }
+                owners.entry(*address).or_insert(counts.then_some(&claim.pod));
             }
         }
-        if taken.is_empty() {
-            return given;
-        }
-        for (name, pod) in &self.pods {
-            // ANY of its addresses.
-            if pod.reported.iter().any(|address| taken.contains(address)) {
-                let left = pod.reported.iter().filter(|address| !taken.contains(*address)).copied();
-                given.insert(name.clone(), left.collect());
-            }
-        }
-        given
-    }
-}
-
-impl LocalPod {
-    /// Whether it runs, or will, and the API server doesn't know its addresses.
-    fn waits(&self) -> bool {
-        !self.finished && self.reported.is_empty()
+        let owner = |address: &IpAddr| owners.get(address).copied().flatten();
+        let has_no_owner = |address: &IpAddr| owner(address).is_none();
+        self.pods
+            .iter()
+            .filter_map(|(name, pod)| {
+                let is_its_own = |address: &&IpAddr| {
+                    owner(address).map_or(pod.reported.contains(*address), |owner| owner == name)
+                };
+                let its = newest.get(name).map(|claim| &claim.addresses);
+                let addresses: Vec<IpAddr> = match its {
+                    // The API server knows this sandbox, or there is none: its word counts (rule 4), but for rule 5.
+                    Some(its) if its.iter().all(|address| pod.reported.contains(address)) => {
+                        pod.reported.iter().filter(is_its_own).copied().collect()
+                    }
+                    None => pod.reported.iter().filter(|address| has_no_owner(address)).copied().collect(),
+                    // (rule 3)
+                    Some(its) => its.iter().filter(is_its_own).copied().collect(),
+                };
+                (addresses != pod.reported).then(|| (name.clone(), addresses))
+            })
+            .collect()
     }
 }
 
@@ -137,9 +131,38 @@ mod tests {
                 &[("a", &["10.0.0.2", "fd00::2"])],
             ),
             (
-                "the API server's word wins",
-                &[("a", "1", false, &["10.0.0.9"])],
+                "a new sandbox after a reboot, of which the API server doesn't know yet",
+                &[("a", "1", false, &["10.0.0.9", "fd00::9"])],
+                &[("a", "1", &["10.0.0.9", "fd00::9"]), ("a", "1", &["10.0.0.2"])],
+                &[("a", &["10.0.0.2"])],
+            ),
+            (
+                "an address of the other family that the API server knows, and the file does not",
+                &[("a", "1", false, &["10.0.0.2", "fd00::2"])],
                 &[("a", "1", &["10.0.0.2"])],
+                &[],
+            ),
+            (
+                "two pods whose addresses a reboot has swapped",
+                &[("a", "1", false, &["10.0.0.2"]), ("b", "2", false, &["10.0.0.3"])],
+                &[
+                    ("a", "1", &["10.0.0.2"]),
+                    ("b", "2", &["10.0.0.3"]),
+                    ("b", "2", &["10.0.0.2"]),
+                    ("a", "1", &["10.0.0.3"]),
+                ],
+                &[("a", &["10.0.0.3"]), ("b", &["10.0.0.2"])],
+            ),
+            (
+                "a new sandbox has the address that the API server still reports for another pod",
+                &[("a", "1", false, &["10.0.0.2"]), ("b", "2", false, &["10.0.0.3"])],
+                &[("b", "2", &["10.0.0.2"])],
+                &[("a", &[]), ("b", &["10.0.0.2"])],
+            ),
+            (
+                "a reported address that a newer file of a pod that is gone claims, too",
+                &[("a", "1", false, &["10.0.0.2"])],
+                &[("a", "1", &["10.0.0.2"]), ("b", "2", &["10.0.0.2"])],
                 &[],
             ),
             ("a pod that the API server doesn't know", &[], &[("a", "1", &["10.0.0.2"])], &[]),
@@ -167,7 +190,7 @@ mod tests {
                 "a second sandbox of the same pod",
                 &[("a", "1", false, &[])],
                 &[("a", "1", &["10.0.0.2"]), ("a", "1", &["10.0.0.3"])],
-                &[("a", &["10.0.0.3", "10.0.0.2"])],
+                &[("a", &["10.0.0.3"])],
             ),
             (
                 "a Job's address reused at once, before the API server knows that the Job has ended",
@@ -176,17 +199,17 @@ mod tests {
                 &[("b", &["10.0.0.2"]), ("job", &["fd00::2"])],
             ),
             (
-                "both have reported one address: that is for the API server to settle",
+                "both have reported one address, and one of them has a file",
                 &[("job", "1", false, &["10.0.0.2"]), ("b", "2", false, &["10.0.0.2"])],
                 &[("b", "2", &["10.0.0.2"])],
-                &[],
+                &[("job", &[])],
             ),
         ];
         for (story, pods, files, expected) in cases {
             let mut local = LocalPods::default();
             for (pod, uid, finished, reported) in *pods {
                 let pod_of =
-                    LocalPod { uid: (*uid).into(), finished: *finished, reported: addresses(reported) };
+                    LocalPod { uid: PodUid::of(uid), finished: *finished, reported: addresses(reported) };
                 assert!(local.put(&name(pod), pod_of.clone()), "{story}");
                 assert!(!local.put(&name(pod), pod_of), "{story}: no news");
             }
@@ -194,7 +217,7 @@ mod tests {
                 .iter()
                 .map(|(pod, uid, claimed)| Claim {
                     pod: name(pod),
-                    uid: (*uid).into(),
+                    uid: PodUid::of(uid),
                     addresses: addresses(claimed),
                     host_interface: None,
                 })
@@ -211,12 +234,15 @@ mod tests {
         let mut local = LocalPods::default();
         let claim = Claim {
             pod: name("a"),
-            uid: "1".into(),
+            uid: PodUid::of("1"),
             addresses: addresses(&["10.0.0.2"]),
             host_interface: None,
         };
-        let pod =
-            |reported: &[&str]| LocalPod { uid: "1".into(), finished: false, reported: addresses(reported) };
+        let pod = |reported: &[&str]| LocalPod {
+            uid: PodUid::of("1"),
+            finished: false,
+            reported: addresses(reported),
+        };
         local.put(&name("a"), pod(&[]));
         assert_eq!(local.given([&claim]).len(), 1);
         local.put(&name("a"), pod(&["10.0.0.2"]));

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use policy::PodName;
+use policy::{PodName, PodUid};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ pub struct Claim {
     /// The pod that the sandbox is for.
     pub pod: PodName,
     /// The pod's UID: a later pod of the same name has another.
-    pub uid: Box<str>,
+    pub uid: PodUid,
     /// The addresses, canonical, each once, in order.
     pub addresses: Vec<IpAddr>,
     /// The node's end of the pod's interface, such as `veth1a2b3c4d`; `None` where the result does not name it (CNI before 0.3.0).
@@ -74,7 +74,7 @@ impl Claim {
         };
         let addresses = addresses(&entry.result)?;
         let host_interface = host_interface(&entry.result);
-        Ok(Some(Self { pod: PodName::new(namespace, name), uid: uid.into(), addresses, host_interface }))
+        Ok(Some(Self { pod: PodName::new(namespace, name), uid: PodUid::of(uid), addresses, host_interface }))
     }
 }
 
@@ -166,7 +166,7 @@ mod tests {
             let expected = expected.into_iter().map(|text| text.parse().expect("address")).collect();
             let of_a = Claim {
                 pod: PodName::new("web", "a"),
-                uid: "u1".into(),
+                uid: PodUid::of("u1"),
                 addresses: expected,
                 host_interface: None,
             };

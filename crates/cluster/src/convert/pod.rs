@@ -54,7 +54,11 @@ pub(super) fn pod(object: &Place<'_>, interner: &Interner, flaws: &mut Flaws) ->
     let metadata = object.field("metadata");
     let uid = metadata.as_ref().and_then(|metadata| metadata.value.get("uid")?.as_str());
     let uid = uid.map(PodUid::of).unwrap_or_default();
-    Ok(Pod { name, labels, addresses, ports, node, host_network, created: created(object, flaws), uid })
+    let version = metadata.as_ref().and_then(|metadata| metadata.value.get("resourceVersion")?.as_str());
+    // KEP-5504: versions of one kind are numbers that grow. Any other text says nothing.
+    let reported = version.and_then(|version| version.parse().ok()).unwrap_or_default();
+    let created = created(object, flaws);
+    Ok(Pod { name, labels, addresses, ports, node, host_network, reported, created, uid })
 }
 
 /// `status.podIPs` and `status.podIP`, each address once, in order.

@@ -123,6 +123,7 @@ fn real_objects_are_understood_without_a_flaw() {
                 ports: vec![NamedPort { name: "http".into(), protocol: Protocol::TCP, number: 8080 }],
                 node: Some("n".into()),
                 host_network: false,
+                reported: 0,
                 created: 1_769_860_800,
                 uid: Default::default(),
             }),

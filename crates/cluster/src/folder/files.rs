@@ -4,8 +4,9 @@
 //! the last one's object is the one in force.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use policy::{Change, Labels, PolicyName};
 
@@ -19,6 +20,9 @@ use crate::stamp::Stamp;
 
 /// What follows from a file that breaks after it was good.
 const KEPT: &str = "the last good objects of the file stay in force, and nothing that was changed since is";
+
+/// The same, if it was good before this program started.
+const RESTORED: &str = "the last good objects of the file, as the state on disk has them, stay in force, and nothing that was changed since is";
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -38,6 +42,10 @@ pub(super) struct Files {
     counted: ReadCounts,
     /// Whether anything was taken in since the last update.
     news: bool,
+    /// When the state on disk was written.
+    saved: Option<SystemTime>,
+    /// What the last update said of it.
+    told_restored: Option<SystemTime>,
 }
 
 /// One file.
@@ -45,8 +53,8 @@ pub(super) struct Files {
 struct File {
     /// Which version of the file was read last.
     stamp: Option<Stamp>,
-    /// Sorted by key, each once.
-    objects: Vec<Held>,
+    /// Sorted by key, each once. Shared with the writer of the state on disk.
+    objects: Arc<Vec<Held>>,
     flaws: Vec<Problem>,
     failures: Vec<Problem>,
     /// Objects of kinds that no verdict needs.
@@ -55,9 +63,42 @@ struct File {
     is_no_manifest: bool,
     /// Whether its objects are those of a version that was understood as a whole.
     was_good: bool,
+    /// Whether they are those of the state on disk: no version of the file was understood since.
+    is_restored: bool,
 }
 
 impl Files {
+    /// Takes in the last good objects of each file, before any file is read.
+    pub fn restore(&mut self, files: impl Iterator<Item = (PathBuf, Arc<Vec<Held>>)>, saved: SystemTime) {
+        self.saved = Some(saved);
+        for (path, objects) in files {
+            self.news = true;
+            let path: Arc<Path> = path.into();
+            self.files.insert(path.clone(), File { was_good: true, is_restored: true, ..File::default() });
+            self.replace(&path, objects);
+        }
+    }
+
+    /// Whether ANY file has the objects that the state on disk has of it.
+    pub fn is_restored(&self) -> bool {
+        self.files.values().any(|file| file.is_restored)
+    }
+
+    /// The last good objects of each file, by its path below `root`. Files without any are left out.
+    pub fn good(&self, root: &Path) -> Vec<(PathBuf, Arc<Vec<Held>>)> {
+        let good = self.files.iter().filter(|(_, file)| file.was_good);
+        let of_file = |(path, file): (&Arc<Path>, &File)| {
+            Some((path.strip_prefix(root).ok()?.to_owned(), Arc::clone(&file.objects)))
+        };
+        good.filter_map(of_file).collect()
+    }
+
+    /// ALL files that are broken and of which no version was understood.
+    fn never_understood(&self) -> Vec<PathBuf> {
+        let unknown = self.files.iter().filter(|(_, file)| !file.failures.is_empty() && !file.was_good);
+        unknown.map(|(path, _)| path.to_path_buf()).collect()
+    }
+
     /// Takes in what a file holds now. A broken file keeps its last good objects; one that never was good has in force
     /// what could be understood of it: a policy that stands in it should hold even if its neighbour is broken.
     pub fn read(&mut self, path: &Path, stamp: Option<Stamp>, mut reading: Reading) {
@@ -75,7 +116,7 @@ impl Files {
         let broken = !reading.failures.is_empty();
         if broken && file.was_good {
             for problem in &mut reading.failures {
-                problem.effect = KEPT.into();
+                problem.effect = if file.is_restored { RESTORED } else { KEPT }.into();
             }
             for flaw in &mut file.flaws {
                 // The flaws of the objects in force still stand; their lines are those of a text that is gone.
@@ -84,12 +125,13 @@ impl Files {
             file.failures = reading.failures;
             return;
         }
+        file.is_restored = false;
         file.was_good = !broken && !reading.objects.is_empty();
         file.others = reading.others;
         file.is_no_manifest = !reading.no_manifest.is_empty();
         file.flaws = reading.flaws;
         file.failures = reading.failures;
-        self.replace(&path, reading.objects);
+        self.replace(&path, Arc::new(reading.objects));
     }
 
     /// Takes in that a file is gone.
@@ -97,7 +139,7 @@ impl Files {
         let Some((path, _)) = self.files.get_key_value(path) else { return };
         let path = path.clone();
         self.news = true;
-        self.replace(&path, Vec::new());
+        self.replace(&path, Arc::default());
         self.files.remove(&path);
     }
 
@@ -149,9 +191,15 @@ impl Files {
         }
         let problems = self.problems(root);
         let read = self.count(root);
-        if changes.is_empty() && problems == self.reported && read == self.counted {
+        let restored = self.saved.filter(|_| self.is_restored());
+        if changes.is_empty()
+            && problems == self.reported
+            && read == self.counted
+            && restored == self.told_restored
+        {
             return None;
         }
+        self.told_restored = restored;
         if read.skipped_files != self.counted.skipped_files {
             let files = read.skipped_files.join(", ");
             tracing::info!(skipped = read.skipped, files, "files without Kubernetes objects are skipped");
@@ -166,11 +214,12 @@ impl Files {
         }
         self.reported.clone_from(&problems);
         self.counted.clone_from(&read);
-        Some(Update { changes, problems, read, ..Update::default() })
+        let never_understood = self.never_understood();
+        Some(Update { changes, problems, read, restored, never_understood, ..Update::default() })
     }
 
     /// Exchanges the objects of a file that is known.
-    fn replace(&mut self, path: &Arc<Path>, objects: Vec<Held>) {
+    fn replace(&mut self, path: &Arc<Path>, objects: Arc<Vec<Held>>) {
         let old: Vec<Key> =
             self.files.get(path).into_iter().flat_map(|file| file.objects.iter().map(Held::key)).collect();
         let new: Vec<Key> = objects.iter().map(Held::key).collect();
@@ -251,7 +300,7 @@ impl Files {
 
     /// The label sets in use.
     fn labels(&self) -> impl Iterator<Item = &Labels> {
-        let objects = self.files.values().flat_map(|file| &file.objects);
+        let objects = self.files.values().flat_map(|file| file.objects.iter());
         let own = objects.filter_map(|held| match &held.change {
             Change::Pod(pod) => Some(&pod.labels),
             Change::Namespace(namespace) => Some(&namespace.labels),

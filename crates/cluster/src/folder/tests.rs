@@ -14,6 +14,8 @@ use super::*;
 use crate::ReadCounts;
 use crate::key::Key;
 
+mod restart;
+
 /// Longer than anything takes on a busy machine; only waited for when a test fails.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Long enough for a wrong update to show itself.

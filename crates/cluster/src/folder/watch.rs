@@ -66,11 +66,13 @@ impl Watch {
         });
         let reader = reader.map_err(|error| FolderError::Thread { path: path.clone(), error })?;
         let (watched, pending) = (HashMap::new(), Pending::default());
-        let mut watcher = Watcher { folder, inotify, absolute, watched, pending, reader };
+        let is_starting = true;
+        let mut watcher = Watcher { folder, inotify, absolute, watched, pending, reader, is_starting };
         // Also sees what changed since the folder was read.
         if let Some(error) = watcher.walk(Instant::now()) {
             return Err(FolderError::Watch { path, error });
         }
+        watcher.is_starting = false;
         let run = move || watcher.run(&hear, &mut publish);
         let thread = thread::Builder::new().name("folder".into()).spawn(run);
         let thread = thread.map_err(|error| FolderError::Thread { path, error })?;
@@ -99,10 +101,14 @@ struct Watcher {
     watched: HashMap<PathBuf, (u64, u64)>,
     pending: Pending,
     reader: Reader,
+    /// Whether this is the first walk.
+    is_starting: bool,
 }
 
 impl Watcher {
     fn run(mut self, hear: &Receiver<Message>, publish: &mut dyn FnMut(Update)) {
+        // The first update was published before.
+        self.folder.save();
         let now = Instant::now();
         let (mut next_check, mut next_walk) = (now + CHECK_ROOT, now + WALK);
         loop {
@@ -142,6 +148,7 @@ impl Watcher {
 
     fn publish(&mut self, publish: &mut dyn FnMut(Update)) {
         if let Some(update) = self.folder.files.update(&self.folder.root, &self.folder.interner) {
+            self.folder.save();
             publish(update);
         }
     }
@@ -164,6 +171,8 @@ impl Watcher {
         let look = self.folder.look(path, trust);
         match look {
             Look::Done | Look::Folder => self.reader.forget(path),
+            // Whether somebody has it open can't be known yet.
+            Look::Doubtful if self.is_starting => self.pending.event(path, Event::Written, Instant::now()),
             Look::Doubtful => self.pending.doubt(path, Instant::now()),
             Look::Large => self.reader.request(path),
         }

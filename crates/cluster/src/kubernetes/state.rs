@@ -6,9 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use policy::{Change, Labels, PodName, PolicyName};
+use imbl::OrdMap;
+use policy::{Change, Labels, PodName, PodUid, PolicyName};
 
+use self::standby::Standby;
 use super::RefusedPolicy;
 use super::follow::Event;
 use super::object::Object;
@@ -19,17 +22,20 @@ use crate::interner::Interner;
 use crate::key::Key;
 use crate::problem::{CniPorts, Origin, Problem, ReadCounts, ResourceVersion, Update};
 
+mod standby;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct State {
     node: Arc<str>,
     interner: Interner,
     lists: BTreeMap<Kind, List>,
-    objects: BTreeMap<Key, Change>,
+    /// Cheap to clone, for the state on disk.
+    objects: OrdMap<Key, Change>,
     differences: Differences,
     versions: BTreeMap<PolicyName, ResourceVersion>,
-    /// Of the policies in `versions`.
-    uids: BTreeMap<PolicyName, Box<str>>,
+    /// `metadata.uid` of objects other than pods, which have it themselves.
+    uids: BTreeMap<Key, Box<str>>,
     /// What the consumer knows of those that changed since the last update.
     told_versions: BTreeMap<PolicyName, Option<ResourceVersion>>,
     local: LocalPods,
@@ -53,6 +59,10 @@ pub(super) struct State {
     said_over_budget: BTreeMap<PolicyName, ResourceVersion>,
     /// Whether there has been an update.
     begun: bool,
+    /// Of the state on disk, while not every list is complete.
+    restored: Option<Standby>,
+    /// What the last update said of it.
+    told_restored: Option<SystemTime>,
 }
 
 /// An object that is not enforced as it stands, for the Event that says so.
@@ -93,7 +103,7 @@ impl State {
             node,
             interner: Interner::new(),
             lists: Kind::ALL.into_iter().map(|kind| (kind, List::default())).collect(),
-            objects: BTreeMap::new(),
+            objects: OrdMap::new(),
             differences: Differences::default(),
             versions: BTreeMap::new(),
             uids: BTreeMap::new(),
@@ -110,7 +120,14 @@ impl State {
             misunderstood: Vec::new(),
             said_over_budget: BTreeMap::new(),
             begun: false,
+            restored: None,
+            told_restored: None,
         }
+    }
+
+    /// The interner of all objects.
+    pub fn interner(&self) -> &Interner {
+        &self.interner
     }
 
     /// Takes in what was heard of a kind.
@@ -137,7 +154,8 @@ impl State {
             }
             Event::Applied(object) => self.put(kind, &object),
             Event::Deleted(object) => {
-                if let Some(key) = key(kind, &object, &self.interner) {
+                if let Some(key) = key(kind, &object, &self.interner).filter(|key| self.is_same(key, &object))
+                {
                     self.remove(&key);
                 }
             }
@@ -155,7 +173,9 @@ impl State {
 
     /// What differs from the last update; `None` if nothing does, or not everything is known yet.
     pub fn update(&mut self) -> Option<Update> {
-        if !self.lists.values().all(|list| list.is_known) {
+        if self.lists.values().all(|list| list.is_known) {
+            self.restored = None;
+        } else if self.restored.is_none_or(|standby| !standby.is_released) {
             return None;
         }
         self.settle();
@@ -179,13 +199,18 @@ impl State {
             .collect();
         let is_first = !std::mem::replace(&mut self.begun, true);
         let cni_ports = self.new_cni_ports();
-        let is_news = new_problems || cni_ports.is_some() || !changes.is_empty() || !versions.is_empty();
+        let restored = self.restored.map(|standby| standby.saved);
+        let is_other = std::mem::replace(&mut self.told_restored, restored) != restored;
+        let is_news =
+            is_other || new_problems || cni_ports.is_some() || !changes.is_empty() || !versions.is_empty();
         (is_first || is_news).then(|| Update {
             changes,
             problems: self.reported.clone(),
             read: self.count(),
             versions,
             cni_ports,
+            restored,
+            never_understood: Vec::new(),
         })
     }
 
@@ -213,7 +238,7 @@ impl State {
     pub fn over_budget(&mut self, refused: RefusedPolicy) -> Option<Misunderstood> {
         let RefusedPolicy { name, message } = refused;
         let resource_version = self.versions.get(&name)?.clone();
-        let uid = self.uids.get(&name)?.to_string();
+        let uid = self.uids.get(&Key::Policy(name.clone()))?.to_string();
         let before = self.said_over_budget.insert(name.clone(), Arc::clone(&resource_version));
         (before.as_ref() != Some(&resource_version)).then(|| Misunderstood {
             reason: Reason::OverBudget,
@@ -252,15 +277,19 @@ impl State {
         let flaws =
             converted.flaws.into_iter().map(|flaw| (format!("{}: {}", flaw.at, flaw.what), flaw.effect));
         self.problems(kind, object, key.clone(), flaws.collect());
-        match &converted.change {
+        if !matches!(key, Key::Pod(_)) && !object.uid().is_empty() {
+            self.uids.insert(key.clone(), object.uid().into());
+        }
+        let mut change = converted.change;
+        match &mut change {
             Change::Policy(policy) => {
-                self.uids.insert(policy.name.clone(), object.uid().into());
                 self.version(&policy.name, Some(object.resource_version()));
             }
             Change::Pod(pod) => {
+                pod.reported = self.reported(pod);
                 let is_local = !pod.host_network && pod.node.as_ref() == Some(&self.node);
                 let finished = matches!(object.phase(), "Succeeded" | "Failed");
-                let local = LocalPod { uid: object.uid().into(), finished, reported: pod.addresses.clone() };
+                let local = LocalPod { uid: pod.uid, finished, reported: pod.addresses.clone() };
                 self.unsettled |=
                     if is_local { self.local.put(&pod.name, local) } else { self.local.remove(&pod.name) };
                 // Its addresses may be the CNI cache's until now: settled before the consumer is told.
@@ -270,7 +299,30 @@ impl State {
         }
         let objects = &mut self.objects;
         self.differences.touch(&key, || objects.get(&key));
-        objects.insert(key, converted.change);
+        objects.insert(key, change);
+    }
+
+    /// When a pod's addresses were reported first: not when they were repeated in a later version, or one of them was taken back.
+    fn reported(&self, pod: &policy::Pod) -> u64 {
+        match self.objects.get(&Key::Pod(pod.name.clone())) {
+            Some(Change::Pod(before)) if before.uid == pod.uid => {
+                let known = self.local.reported(&pod.name).unwrap_or(&before.addresses);
+                let is_known = |address| known.contains(address);
+                // ALL of them.
+                if pod.addresses.iter().all(is_known) { before.reported } else { pod.reported }
+            }
+            _ => pod.reported,
+        }
+    }
+
+    /// Whether an object that is gone is the one that is known, and not an earlier one of the same name. An unknown UID may be either.
+    fn is_same(&self, key: &Key, gone: &Object) -> bool {
+        let gone = gone.uid();
+        match self.objects.get(key) {
+            _ if gone.is_empty() => true,
+            Some(Change::Pod(pod)) => pod.uid == PodUid::default() || pod.uid == PodUid::of(gone),
+            _ => self.uids.get(key).is_none_or(|uid| **uid == *gone),
+        }
     }
 
     /// An object is gone.
@@ -280,6 +332,7 @@ impl State {
     }
 
     fn drop_object(&mut self, key: &Key) {
+        self.uids.remove(key);
         match key {
             Key::Policy(name) => self.version(name, None),
             Key::Pod(name) => self.unsettled |= self.local.remove(name),
@@ -295,7 +348,6 @@ impl State {
         let old = match version {
             Some(version) => self.versions.insert(name.clone(), version.into()),
             None => {
-                self.uids.remove(name);
                 self.said_over_budget.remove(name);
                 self.versions.remove(name)
             }

@@ -1,6 +1,7 @@
 //! A consumer of the source: what it was told comes to this.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -40,7 +41,7 @@ impl Follower {
         let access = Access::Kubeconfig(server.kubeconfig());
         let kubernetes = Kubernetes { access, node: "n".into(), cni_cache, patience };
         let (send, updates) = channel();
-        let watching = kubernetes.watch(move |update| drop(send.send(update))).expect("a source");
+        let watching = kubernetes.watch(None, move |update| drop(send.send(update))).expect("a source");
         Self {
             watching,
             updates,
@@ -55,7 +56,7 @@ impl Follower {
     pub fn until_like(&mut self, server: &Server) {
         self.until(&format!("{:?}", server.model().pods.keys()), |follower| {
             // The last object is known a moment before its list is said to be complete.
-            follower.known == server.model()
+            without_reports(follower.known.clone()) == without_reports(server.model())
                 && follower.versions == server.policy_versions()
                 && follower.waits_for().is_none()
         });
@@ -123,4 +124,12 @@ impl Follower {
         self.problems = problems;
         assert!(is_news, "an update without news");
     }
+}
+
+/// The server's objects don't say with which version a pod's addresses were reported first.
+fn without_reports(mut inventory: Inventory) -> Inventory {
+    for pod in inventory.pods.values_mut() {
+        *pod = Arc::new(policy::Pod { reported: 0, ..policy::Pod::clone(pod) });
+    }
+    inventory
 }

@@ -325,9 +325,15 @@ fn a_new_pods_address_is_known_from_the_cni_cache_first() {
     std::fs::write(results.join("cbr0-d-eth0"), second).expect("a file");
     std::fs::remove_file(results.join("cbr0-c-eth0")).expect("removed");
     follower.until("the newer address", |follower| has(follower, "10.0.9.10"));
-    new["status"] = json!({"phase": "Running", "podIPs": [{"ip": "10.0.9.11"}]});
-    server.put(Kind::Pod, new);
-    follower.until("the API server's word", |follower| has(follower, "10.0.9.11"));
+    // The API server knows of the first sandbox, then of the second.
+    let mut report = |address: &str| {
+        new["status"] = json!({"phase": "Running", "podIPs": [{"ip": address}]});
+        server.put(Kind::Pod, new.clone());
+    };
+    report("10.0.9.9");
+    follower.during(Duration::from_millis(200));
+    assert!(has(&follower, "10.0.9.10"), "the newest file counts");
+    report("10.0.9.10");
     follower.until_like(&server);
 }
 

@@ -95,6 +95,7 @@ pub fn pod(name: &str, addresses: &[&str]) -> Pod {
         ports: vec![],
         node: Some("node-a".into()),
         host_network: false,
+        reported: 0,
         created: 0,
         uid: Default::default(),
     }

@@ -96,6 +96,7 @@ impl Agent {
                 ports: Vec::new(),
                 node: Some("node-a".into()),
                 host_network: false,
+                reported: 0,
                 created: 0,
                 uid: Default::default(),
             }),

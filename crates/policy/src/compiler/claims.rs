@@ -89,14 +89,12 @@ impl Claims {
         touched
     }
 
-    /// The pod to which an address belongs: of those that claim it the newest, of equally old ones the last by name
-    /// (semantics 22).
+    /// The pod to which an address belongs: of those that claim it the one reported last, of several the newest, of equally old
+    /// ones the last by name (semantics 22).
     pub(crate) fn owner(&self, address: AddressKey) -> Option<&Arc<Pod>> {
         match self.pods.get(&address)? {
             PodClaims::One(pod) => Some(pod),
-            PodClaims::Several(pods) => {
-                pods.iter().max_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)))
-            }
+            PodClaims::Several(pods) => pods.iter().max_by(|a, b| a.claim_order().cmp(&b.claim_order())),
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::compiler::Scope;
 use crate::inventory::{Inventory, Node, Pod};
 
-/// The newest pod that claims the address (semantics 22). hostNetwork pods are the node and claim none (semantics 20).
+/// Of the pods that claim the address the one reported last, then the newest, then the last by name (semantics 22). hostNetwork pods are the node and claim none (semantics 20).
 pub(super) fn pod_at(inventory: &Inventory, address: IpAddr) -> Option<&Pod> {
     inventory
         .pods
@@ -15,7 +15,7 @@ pub(super) fn pod_at(inventory: &Inventory, address: IpAddr) -> Option<&Pod> {
         .filter(|pod: &&Pod| !pod.host_network)
         // Every address counts, both families (semantics 26).
         .filter(|pod| pod.addresses.iter().any(|a| a.to_canonical() == address))
-        .max_by_key(|pod| (pod.created, pod.name.clone()))
+        .max_by_key(|pod| (pod.reported, pod.created, pod.name.clone()))
 }
 
 /// Whether the pod is one that this scope judges.

@@ -235,6 +235,7 @@ mod tests {
             ports: Vec::new(),
             node: None,
             host_network: false,
+            reported: 0,
             created: 0,
             uid: Default::default(),
         };

@@ -59,6 +59,7 @@ pub fn pod(name: &str) -> PodBuilder {
         ports: Vec::new(),
         node: Some("n1".into()),
         host_network: false,
+        reported: 0,
         created: 1,
         uid: Default::default(),
     })
@@ -94,6 +95,11 @@ impl PodBuilder {
 
     pub fn created(mut self, created: i64) -> Self {
         self.0.created = created;
+        self
+    }
+
+    pub fn reported(mut self, version: u64) -> Self {
+        self.0.reported = version;
         self
     }
 

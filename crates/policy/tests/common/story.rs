@@ -29,11 +29,12 @@ pub fn in_words(change: &Change) -> String {
                 .map(|port| format!(", port {}={}/{}", port.name, port.number, port.protocol))
                 .collect();
             format!(
-                "pod {} {{{}}} at {:?} on {}{ports}, created {}{}",
+                "pod {} {{{}}} at {:?} on {}{ports}, reported {}, created {}{}",
                 pod.name,
                 pairs(&pod.labels),
                 pod.addresses,
                 pod.node.as_deref().unwrap_or("no node"),
+                pod.reported,
                 pod.created,
                 if pod.host_network { ", hostNetwork" } else { "" }
             )

@@ -158,8 +158,8 @@ fn pod() -> impl Strategy<Value = Pod> {
     let port = (select(&PORT_NAMES[..]), select(&PROTOCOLS[..3]), select(&PORTS[..]))
         .prop_map(|(name, protocol, number)| NamedPort { name: name.into(), protocol, number });
     let node = option::weighted(0.9, select(&NODES[..]));
-    (label_set(), addresses, vec(port, 0..3), node, prop::bool::weighted(0.1), 0..3_i64).prop_map(
-        |(labels, addresses, mut ports, node, host_network, created)| {
+    (label_set(), addresses, vec(port, 0..3), node, prop::bool::weighted(0.1), (0..3_u64, 0..3_i64)).prop_map(
+        |(labels, addresses, mut ports, node, host_network, (reported, created))| {
             ports.sort();
             ports.dedup();
             Pod {
@@ -169,6 +169,7 @@ fn pod() -> impl Strategy<Value = Pod> {
                 ports,
                 node: node.map(Arc::from),
                 host_network,
+                reported,
                 created,
                 uid: Default::default(),
             }

@@ -21,7 +21,7 @@ pub struct Arguments {
 }
 
 /// Values that must be refused before anything is rendered, each wrong in one place.
-const REFUSED: [&str; 16] = [
+const REFUSED: [&str; 17] = [
     "whenDown=perhaps",
     "whenUnsure=allow",
     "holdTime=5m",
@@ -29,6 +29,7 @@ const REFUSED: [&str; 16] = [
     "queueBase=65536",
     "queueBase=first",
     "cniCache=var/lib/cni",
+    "stateDir=state",
     "httpPort=0",
     "metrics.address=metrics",
     "log.format=xml",
@@ -41,13 +42,14 @@ const REFUSED: [&str; 16] = [
 ];
 
 /// Values beside the defaults with which the chart must render, and what must be in the result.
-const RENDERED: [(&[&str], &str); 12] = [
+const RENDERED: [(&[&str], &str); 13] = [
     (
         &["image.repository=registry.example/kube-verdict", "image.tag=1.2"],
         "\"registry.example/kube-verdict:1.2\"",
     ),
     (&["whenDown=open"], "--when-down=open"),
     (&["cniCache="], "--cni-cache=off"),
+    (&["stateDir=/srv/state"], "--state-dir=/srv/state"),
     (&["metrics.address=:9080"], "prometheus.io/port: \"9080\""),
     (&["metrics.address=[::1]:9080"], "--metrics-address=[::1]:9080"),
     (&["audit.enabled=true", "audit.recordOpen=true"], "--audit-log=/var/log/kube-verdict/audit.log"),

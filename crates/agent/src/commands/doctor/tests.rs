@@ -13,7 +13,7 @@ fn protection(id: &str, why_not: Option<&str>, off_by_choice: bool) -> Protectio
 fn agent(phase: Phase, protections: Vec<Protection>) -> AgentFindings {
     let ready = phase == Phase::Enforcing;
     let not_ready = if ready { Vec::new() } else { vec![format!("{phase:?}")] };
-    AgentFindings { pid: 1, phase, ready, not_ready, protections }
+    AgentFindings { pid: 1, phase, ready, not_ready, protections, state: None }
 }
 
 fn findings(agent: Option<AgentFindings>, tables: Option<(bool, bool)>, rules_served: bool) -> Findings {

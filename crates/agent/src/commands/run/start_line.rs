@@ -23,6 +23,7 @@ impl Run {
             bridge_family = Table::protections_available().ok().map(|available| available.bridged),
             node = &*config.node,
             source,
+            state_dir = self.state_dir.as_ref().map(|folder| folder.display().to_string()),
             pod_cidrs = (!self.pod_cidrs.is_empty()).then(|| debug(&self.pod_cidrs)),
             when_down = ?config.when_down,
             when_unsure = ?config.when_unsure,

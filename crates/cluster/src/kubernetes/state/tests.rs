@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod standby;
+
 /// A state of node `n`, and what its consumer knows.
 struct Story {
     state: State,
@@ -54,7 +56,7 @@ impl Story {
     fn files(&mut self, claims: &[(&str, &str, &str)]) {
         let claim = |(name, uid, address): &(&str, &str, &str)| Claim {
             pod: PodName::new("web", *name),
-            uid: (*uid).into(),
+            uid: PodUid::of(uid),
             addresses: vec![address.parse().expect("address")],
             host_interface: None,
         };
@@ -182,7 +184,9 @@ fn what_changes_nothing_that_matters_is_not_told() {
     story.told().expect("a pod");
     story.applied(Kind::Pod, &pod("a", "2", "Running", &["10.0.0.2"]));
     assert_eq!(story.told(), None, "another version of the same");
-    story.applied(Kind::Pod, &pod("a", "3", "Running", &["10.0.0.9"]));
+    let mut labelled = pod("a", "3", "Running", &["10.0.0.2"]);
+    labelled["metadata"]["labels"] = json!({"app": "a"});
+    story.applied(Kind::Pod, &labelled);
     story.applied(Kind::Pod, &pod("a", "4", "Running", &["10.0.0.2"]));
     assert_eq!(story.told(), None, "there and back");
     story.applied(Kind::Pod, &pod("a", "5", "Succeeded", &["10.0.0.2"]));
@@ -336,7 +340,7 @@ fn a_new_pod_has_the_address_in_the_cni_cache_until_the_api_server_says_one() {
     assert_eq!(story.told().expect("the other family, too"), ["Pod web/a"]);
     assert_eq!(story.addresses("a"), ["10.0.0.2", "fd00::2"]);
     story.files(&[]);
-    assert_eq!(story.told(), None, "the API server's word wins: it is the pod's until it is gone");
+    assert_eq!(story.told(), None, "without a file the API server's word counts");
     story.deleted(Kind::Pod, &pod("a", "3", "Running", &[]));
     story.files(&[("a", "uid-a", "10.0.0.2")]);
     assert_eq!(story.told().expect("a and its namespace"), ["-Namespace web", "-Pod web/a"]);
@@ -381,4 +385,78 @@ fn a_jobs_address_is_the_next_pods_at_once() {
     assert_eq!((story.addresses("job"), story.addresses("next")), (vec![], vec!["10.0.0.2".to_owned()]));
     story.applied(Kind::Pod, &pod("job", "3", "Succeeded", &["10.0.0.2"]));
     assert_eq!(story.told(), None, "known before the API server said so");
+}
+
+#[test]
+fn a_new_sandbox_has_its_address_before_the_api_server_knows() {
+    let mut story = Story::begun();
+    story.files(&[("a", "uid-a", "10.0.0.2"), ("b", "uid-b", "10.0.0.3")]);
+    story.applied(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
+    story.applied(Kind::Pod, &pod("b", "2", "Running", &["10.0.0.3"]));
+    story.told().expect("pods");
+    // The node reboots, and the two pods get each other's address.
+    story.files(&[
+        ("a", "uid-a", "10.0.0.2"),
+        ("b", "uid-b", "10.0.0.3"),
+        ("b", "uid-b", "10.0.0.2"),
+        ("a", "uid-a", "10.0.0.3"),
+    ]);
+    assert_eq!(story.told().expect("both"), ["Pod web/a", "Pod web/b"]);
+    let swapped = |story: &Story| {
+        assert_eq!([story.addresses("a"), story.addresses("b")], [["10.0.0.3"], ["10.0.0.2"]])
+    };
+    swapped(&story);
+    story.applied(Kind::Pod, &pod("a", "3", "Running", &["10.0.0.2"]));
+    assert_eq!(story.told(), None, "another version with the address of before");
+    story.applied(Kind::Pod, &pod("a", "4", "Running", &["10.0.0.3"]));
+    story.applied(Kind::Pod, &pod("b", "5", "Running", &["10.0.0.2"]));
+    story.told().expect("both are reported");
+    swapped(&story);
+}
+
+#[test]
+fn an_address_was_reported_when_it_was_new() {
+    let mut story = Story::begun();
+    let reported = |story: &Story| story.known.pods[&PodName::new("web", "a")].reported;
+    let mut elsewhere = |version: &str, addresses: &[&str]| {
+        let mut pod = pod("a", version, "Running", addresses);
+        pod["spec"]["nodeName"] = json!("other");
+        story.applied(Kind::Pod, &pod);
+        story.told();
+        reported(&story)
+    };
+    assert_eq!(elsewhere("1", &["10.0.1.2"]), 1);
+    assert_eq!(elsewhere("8", &["10.0.1.2"]), 1, "repeated");
+    assert_eq!(elsewhere("9", &["10.0.1.3"]), 9);
+    assert_eq!(elsewhere("12", &["10.0.1.3", "fd00::3"]), 12);
+    assert_eq!(elsewhere("14", &["fd00::3"]), 12, "one of them is taken back");
+    assert_eq!(elsewhere("v15", &["10.0.1.2"]), 0, "a version that is no number says nothing");
+}
+
+#[test]
+fn a_late_deletion_of_an_earlier_object_removes_no_later_one_of_the_same_name() {
+    let mut story = Story::begun();
+    let with_uid = |mut object: Value, uid: &str| {
+        object["metadata"]["uid"] = json!(uid);
+        object
+    };
+    let objects = [
+        (Kind::Namespace, namespace(json!({"team": "a"}))),
+        (Kind::Node, json!({"metadata": {"name": "n"}, "spec": {"podCIDRs": ["10.0.0.0/24"]}})),
+        (Kind::Pod, pod("a", "1", "Running", &["10.0.0.2"])),
+        (Kind::NetworkPolicy, policy("p", "1", json!({}))),
+    ];
+    for (kind, object) in &objects {
+        story.applied(*kind, &with_uid(object.clone(), "2"));
+    }
+    assert_eq!(story.told().expect("all").len(), objects.len());
+    for (kind, object) in &objects {
+        story.deleted(*kind, &with_uid(object.clone(), "1"));
+    }
+    assert_eq!(story.told(), None, "those that are gone had another UID");
+    for (kind, object) in &objects {
+        story.deleted(*kind, &with_uid(object.clone(), "2"));
+    }
+    assert_eq!(story.told().expect("all").len(), objects.len());
+    assert_eq!(story.known, Inventory::default());
 }

@@ -1,0 +1,189 @@
+//! The state file: one line that says what follows, then the objects as JSON.
+//!
+//! It is written beside and renamed, so a reader finds the whole of one version or of the one before. The header has the length and
+//! the CRC-32 of what follows, for disks and file systems that keep less than they promise.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::object::{Loaded, Saved};
+use super::{Checkpoint, Restored};
+use crate::interner::Interner;
+
+/// The name of the file in its folder.
+pub(super) const NAME: &str = "state.json";
+
+/// What files begin with that are being written.
+const UNFINISHED: &str = ".state-";
+
+/// An unfinished file that is older than this was left by an agent that was killed.
+const ABANDONED: Duration = Duration::from_secs(60);
+
+/// The `format` that is understood.
+const FORMAT: &str = "kube-verdict state";
+
+/// The `version` that is understood: another one is written when a reader of this one would misunderstand it.
+const VERSION: u32 = 1;
+
+/// The largest file that is read or written, in bytes: some 500,000 pods.
+const LARGEST: u64 = 256 << 20;
+
+/// The longest header, in bytes.
+const LONGEST_HEADER: u64 = 16 << 10;
+
+/// The first line.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Header {
+    format: String,
+    version: u32,
+    /// Which source it is of: another one's objects say nothing about this one.
+    source: String,
+    node: String,
+    /// Grows with each agent that writes: an older agent overwrites nothing that a newer one has written.
+    pub term: u64,
+    /// Seconds since 1970.
+    saved: u64,
+    /// Of what follows.
+    bytes: u64,
+    crc32: u32,
+}
+
+/// Why the state can't be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    #[error("the state in {} can't be read: {error}", path.display())]
+    Io { path: PathBuf, error: io::Error },
+    #[error("the state in {} is not used: {what}", path.display())]
+    Content { path: PathBuf, what: String },
+}
+
+/// What reading comes to.
+#[derive(Debug)]
+pub(super) enum Read {
+    /// With the term of its writer.
+    Whole(Restored, u64),
+    /// No state was ever written.
+    Nothing,
+}
+
+impl Header {
+    pub(super) fn new(source: &str, node: &str, term: u64) -> Self {
+        Self {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            source: source.to_owned(),
+            node: node.to_owned(),
+            term,
+            saved: 0,
+            bytes: 0,
+            crc32: 0,
+        }
+    }
+
+    /// What keeps this header's objects from being used.
+    fn flaw(&self, source: &str, node: &str) -> Option<String> {
+        if self.format != FORMAT || self.version != VERSION {
+            return Some(format!(
+                "it has version {} of the format, and this program reads version {VERSION}",
+                self.version
+            ));
+        }
+        if self.source != source || self.node != node {
+            return Some(format!(
+                "it is of node {} and source {}: give each agent a folder of its own",
+                self.node, self.source
+            ));
+        }
+        (self.bytes > LARGEST).then(|| format!("it says that it has {} bytes", self.bytes))
+    }
+}
+
+/// Reads the state in `folder`, if it is of this source and node.
+pub(super) fn read(folder: &Path, source: &str, node: &str, interner: &Interner) -> Result<Read, ReadError> {
+    let path = folder.join(NAME);
+    let io = |error| ReadError::Io { path: path.clone(), error };
+    let content = |what| ReadError::Content { path: path.clone(), what };
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Read::Nothing),
+        Err(error) => return Err(io(error)),
+    };
+    if !file.metadata().map_err(io)?.is_file() {
+        return Err(content("it is no ordinary file".to_owned()));
+    }
+    let mut file = BufReader::new(file);
+    let header = header(&mut file)
+        .map_err(io)?
+        .ok_or_else(|| content("its first line is not understood".to_owned()))?;
+    if let Some(flaw) = header.flaw(source, node) {
+        return Err(content(flaw));
+    }
+    let mut body = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut body).map_err(io)?;
+    if body.len() as u64 != header.bytes || crc32fast::hash(&body) != header.crc32 {
+        return Err(content("its length or checksum is wrong: it is damaged".to_owned()));
+    }
+    let loaded: Loaded = serde_json::from_slice(&body).map_err(|error| content(error.to_string()))?;
+    let checkpoint = loaded.checkpoint(interner);
+    let saved = UNIX_EPOCH.checked_add(Duration::from_secs(header.saved)).unwrap_or(UNIX_EPOCH);
+    Ok(Read::Whole(Restored { checkpoint, saved }, header.term))
+}
+
+/// `None` if the first line is no header.
+fn header(file: &mut impl io::BufRead) -> io::Result<Option<Header>> {
+    let mut line = Vec::new();
+    file.by_ref().take(LONGEST_HEADER).read_until(b'\n', &mut line)?;
+    Ok(serde_json::from_slice(&line).ok())
+}
+
+/// The term of the agent that wrote last; 0 if that can't be told.
+pub(super) fn term(folder: &Path) -> u64 {
+    let header = File::open(folder.join(NAME)).and_then(|file| header(&mut BufReader::new(file)));
+    header.ok().flatten().map_or(0, |header| header.term)
+}
+
+/// Replaces the state in `folder`, which is created where it isn't there; returns how many bytes that took.
+pub(super) fn write(
+    folder: &Path,
+    header: &Header,
+    checkpoint: &Checkpoint,
+    now: SystemTime,
+) -> io::Result<u64> {
+    let body = serde_json::to_vec(&Saved::of(checkpoint))?;
+    let bytes = body.len() as u64;
+    if bytes > LARGEST {
+        return Err(io::Error::other(format!(
+            "the state has {bytes} bytes, more than the {LARGEST} that are read"
+        )));
+    }
+    let saved = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let header = Header { saved, bytes, crc32: crc32fast::hash(&body), ..header.clone() };
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    // Mode 0600, and removed where this function ends early.
+    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder)?;
+    serde_json::to_writer(&mut file, &header)?;
+    file.write_all(b"\n")?;
+    file.write_all(&body)?;
+    file.as_file().sync_all()?;
+    file.persist(folder.join(NAME)).map_err(|error| error.error)?;
+    // The new name, too, is there after a power cut.
+    File::open(folder)?.sync_all()?;
+    Ok(bytes)
+}
+
+/// Removes what agents that were killed while they wrote have left.
+pub(super) fn tidy(folder: &Path, now: SystemTime) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let is_old = entry.metadata().and_then(|metadata| metadata.modified());
+        let is_old = is_old.is_ok_and(|written| now.duration_since(written).unwrap_or_default() > ABANDONED);
+        if is_old && entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}

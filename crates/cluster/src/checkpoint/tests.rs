@@ -1,0 +1,235 @@
+//! State folders as stories: what an agent leaves, what happens to the file, and what the next agent reads.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use policy::{Labels, Namespace, Node, Pod, PodUid};
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::*;
+use crate::convert::{Kind, convert};
+
+const SOURCE: &str = "kubernetes";
+
+fn state_dir(dir: &TempDir) -> StateDir {
+    StateDir { path: dir.path().join("state"), node: "n".into() }
+}
+
+fn read(dir: &TempDir) -> (Option<Restored>, StateStatus) {
+    let (restored, writer) = state_dir(dir).open(SOURCE, &Interner::new());
+    (restored, writer.status().clone())
+}
+
+/// What an agent that may write, and ends, leaves of this.
+fn write(dir: &TempDir, checkpoint: Checkpoint) {
+    let (_, writer) = state_dir(dir).open(SOURCE, &Interner::new());
+    writer.permit().set(true);
+    writer.offer(checkpoint, News::Policy);
+    drop(writer);
+}
+
+fn objects(changes: Vec<Change>) -> Checkpoint {
+    let objects = changes.into_iter().map(|change| (Key::of(&change), change)).collect();
+    Checkpoint::Kubernetes { objects, finished: vec![PodName::new("web", "job")] }
+}
+
+fn pod(name: &str, address: &str) -> Pod {
+    Pod {
+        name: PodName::new("web", name),
+        labels: [("app", "a")].into_iter().collect(),
+        addresses: vec![address.parse().expect("address")],
+        ports: vec![policy::NamedPort { name: "http".into(), protocol: policy::Protocol::TCP, number: 80 }],
+        node: Some("n".into()),
+        host_network: false,
+        reported: 7,
+        created: 3,
+        uid: PodUid::of("0f2c4b6a-7d1e-4c55-9a40-1f2e3d4c5b6a"),
+    }
+}
+
+/// One object of each kind, with every form of rule.
+fn every_kind() -> Vec<Change> {
+    let spec = json!({
+        "podSelector": {"matchExpressions": [{"key": "a", "operator": "NotIn", "values": ["x", "y"]}, {"key": "b", "operator": "Exists"}]},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [
+            {"from": [{"namespaceSelector": {"matchLabels": {"team": "a"}}}, {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}]},
+            {"from": [{"services": {}}], "ports": [{"port": "http"}, {"port": 80, "endPort": 90}, {"protocol": "UDP"}, {"port": -1}]},
+        ],
+        "egress": [{}],
+    });
+    let policy = json!({"metadata": {"name": "p", "namespace": "web"}, "spec": spec});
+    let policy = convert(Kind::NetworkPolicy, &policy, &[], &Interner::new()).expect("a policy").change;
+    let node = Node {
+        name: "n".into(),
+        addresses: vec!["192.168.0.1".parse().expect("address")],
+        pod_cidrs: vec!["10.244.1.0/24".parse().expect("CIDR"), "fd00::/64".parse().expect("CIDR")],
+        has_all_addresses: false,
+    };
+    vec![
+        Change::Namespace(Namespace { name: "web".into(), labels: [("team", "a")].into_iter().collect() }),
+        Change::Namespace(Namespace { name: "db".into(), labels: Labels::unknown() }),
+        Change::Node(node),
+        Change::Pod(pod("a", "10.244.1.2")),
+        policy,
+    ]
+}
+
+fn changes(restored: Option<Restored>) -> Vec<Change> {
+    match restored.expect("a state").checkpoint {
+        Checkpoint::Kubernetes { objects, .. } => objects.values().cloned().collect(),
+        Checkpoint::Folder(_) => panic!("the state of a folder"),
+    }
+}
+
+#[test]
+fn what_is_written_is_read_again_by_the_next_agent() {
+    let dir = tempfile::tempdir().expect("a folder");
+    assert!(matches!(read(&dir), (None, status) if status.now() == Shown::default()), "no state is no error");
+    write(&dir, objects(every_kind()));
+    let (restored, status) = read(&dir);
+    assert!(status.now().saved.is_some() && status.now().error.is_none(), "{status:?}");
+    let mut expected = every_kind();
+    expected.sort_by_key(Key::of);
+    assert_eq!(changes(restored), expected);
+    let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    let folder = state_dir(&dir).path;
+    assert_eq!((mode(&folder), mode(&folder.join(file::NAME))), (0o700, 0o600));
+    let names: Vec<_> =
+        fs::read_dir(&folder).expect("a folder").map(|entry| entry.expect("a file").file_name()).collect();
+    assert_eq!(names, [file::NAME], "nothing else is left");
+}
+
+#[test]
+fn a_file_that_is_damaged_or_anothers_counts_as_none_and_is_named() {
+    let dir = tempfile::tempdir().expect("a folder");
+    write(&dir, objects(every_kind()));
+    let path = state_dir(&dir).path.join(file::NAME);
+    let whole = fs::read_to_string(&path).expect("the state");
+    let cases = [
+        ("cut off", whole[..whole.len() - 9].to_owned(), "damaged"),
+        ("a bit turned over", whole.replace("10.244.1.2", "10.244.1.3"), "damaged"),
+        ("longer", format!("{whole} "), "damaged"),
+        ("empty", String::new(), "first line"),
+        ("no state", "hello\n".to_owned(), "first line"),
+        ("a later version", whole.replace("\"version\":1", "\"version\":2"), "version 2"),
+        ("another node", whole.replace("\"node\":\"n\"", "\"node\":\"m\""), "node m"),
+        (
+            "another source",
+            whole.replace("\"source\":\"kubernetes\"", "\"source\":\"folder /x\""),
+            "folder /x",
+        ),
+    ];
+    for (story, text, said) in cases {
+        fs::write(&path, text).expect("written");
+        let (restored, status) = read(&dir);
+        let error = status.now().error.unwrap_or_default();
+        assert!(restored.is_none() && error.contains(said) && error.contains(file::NAME), "{story}: {error}");
+    }
+    fs::remove_file(&path).expect("removed");
+    fs::create_dir(&path).expect("a folder in its place");
+    let (restored, status) = read(&dir);
+    assert!(restored.is_none() && status.now().error.is_some());
+}
+
+#[test]
+fn what_a_state_says_is_made_valid() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let odd = Pod {
+        addresses: vec!["::ffff:10.0.0.2".parse().expect("address")],
+        ports: [pod("a", "10.0.0.2").ports, pod("a", "10.0.0.2").ports].concat(),
+        ..pod("a", "10.0.0.2")
+    };
+    write(&dir, objects(vec![Change::Pod(odd)]));
+    assert_eq!(changes(read(&dir).0), [Change::Pod(pod("a", "10.0.0.2"))]);
+}
+
+#[test]
+fn nothing_is_written_before_policy_is_in_force_nor_after_another_agent_took_over() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (_, old) = state_dir(&dir).open(SOURCE, &Interner::new());
+    old.offer(objects(vec![]), News::Policy);
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(!state_dir(&dir).path.exists(), "it has not been permitted");
+    old.permit().set(true);
+    let wait = |fits: &dyn Fn() -> bool| {
+        let end = Instant::now() + Duration::from_secs(10);
+        while !fits() {
+            assert!(Instant::now() < end, "too late");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    wait(&|| old.status().now().saved.is_some());
+    // A newer agent writes; the old one, which was stopped meanwhile, wakes and doesn't know.
+    write(&dir, objects(every_kind()));
+    old.offer(objects(vec![]), News::Policy);
+    wait(&|| old.status().now().error.is_some_and(|error| error.contains("another agent")));
+    drop(old);
+    assert_eq!(changes(read(&dir).0).len(), every_kind().len());
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named_and_tried_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let place = state_dir(&dir).path;
+    fs::write(&place, "a file in its place").expect("written");
+    let (_, writer) = state_dir(&dir).open(SOURCE, &Interner::new());
+    writer.permit().set(true);
+    writer.offer(objects(every_kind()), News::Policy);
+    let end = Instant::now() + Duration::from_secs(10);
+    while !writer.status().now().error.is_some_and(|error| error.contains("can't be written")) {
+        assert!(Instant::now() < end, "{:?}", writer.status());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    fs::remove_file(&place).expect("removed");
+    while writer.status().now().saved.is_none() {
+        assert!(Instant::now() < end, "{:?}", writer.status());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(writer.status().now().error, None);
+}
+
+/// What a state of 10,000 pods costs. Run it with `cargo test --release -p cluster --lib -- --ignored --nocapture state_of_10`.
+#[test]
+#[ignore = "a measurement"]
+fn what_a_state_of_10000_pods_costs() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut all = every_kind();
+    for number in 0..10_000_u32 {
+        let address = IpAddr::from((u32::from_be_bytes([10, 0, 0, 0]) + number).to_be_bytes());
+        let name = format!("deployment-{}-5f6d7c8b9-{number:05}", number % 100);
+        let labels = [
+            ("app".to_owned(), format!("app-{}", number % 100)),
+            ("pod-template-hash".to_owned(), "5f6d7c8b9".to_owned()),
+        ];
+        all.push(Change::Pod(Pod {
+            name: PodName::new("web", name),
+            addresses: vec![address],
+            labels: labels.into_iter().collect(),
+            ..pod("a", "10.0.0.1")
+        }));
+    }
+    let checkpoint = objects(all);
+    let header = Header::new(SOURCE, "n", 1);
+    let (started, folder) = (Instant::now(), state_dir(&dir).path);
+    for _ in 0..10 {
+        drop(std::hint::black_box(checkpoint.clone()));
+    }
+    let offered = started.elapsed() / 10;
+    for _ in 0..3 {
+        let started = Instant::now();
+        let bytes = file::write(&folder, &header, &checkpoint, SystemTime::now()).expect("written");
+        let written = started.elapsed();
+        let started = Instant::now();
+        let read = file::read(&folder, SOURCE, "n", &Interner::new()).expect("read");
+        assert!(matches!(read, Read::Whole(..)));
+        println!(
+            "{bytes} bytes; offered in {offered:?}, written in {written:?}, read in {:?}",
+            started.elapsed()
+        );
+    }
+}

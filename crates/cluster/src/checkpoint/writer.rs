@@ -1,0 +1,188 @@
+//! The thread that writes checkpoints: the newest one, and not all the time.
+//!
+//! From: a source. To: the state file. Invariants: a source waits for nothing here but a lock that is held for an exchange; nothing
+//! is written before policy is in force, or after another agent has taken over. A change of policy is on disk within some milliseconds,
+//! unless one came every second just before.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::file::{self, Header};
+use super::{Checkpoint, StateStatus};
+
+/// The time from one write to the next, on average...
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// ... of which this much may be taken in advance: the first changes after a while are written at once.
+const ADVANCE: Duration = Duration::from_secs(4);
+
+/// What writes that tell of pods alone take of the disk, at most, in bytes a second: pods come and go all the time, and each write
+/// is one of the whole state.
+const PODS_RATE: u64 = 256 << 10;
+
+/// The longest time between two writes, however large they are.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// What changed since the last write.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum News {
+    /// Pods alone.
+    Pods,
+    /// Policies, namespaces or nodes, too.
+    Policy,
+}
+
+/// See the module. What waits is written when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    status: StateStatus,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Says whether a source's state may be written: while its agent enforces.
+#[derive(Clone, Debug)]
+pub struct WritePermit(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    slot: Mutex<Slot>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    waiting: Option<(Checkpoint, News)>,
+    is_permitted: bool,
+    ends: bool,
+}
+
+impl Shared {
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl WritePermit {
+    /// Gives it or takes it back.
+    pub fn set(&self, is_permitted: bool) {
+        let mut slot = self.0.slot();
+        if slot.is_permitted != is_permitted {
+            slot.is_permitted = is_permitted;
+            self.0.changed.notify_all();
+        }
+    }
+}
+
+impl Writer {
+    /// Starts the thread. Without one nothing is written, and the status says so.
+    pub(super) fn start(folder: PathBuf, header: Header, status: StateStatus) -> Self {
+        let shared = Arc::new(Shared::default());
+        let (theirs, said) = (Arc::clone(&shared), status.clone());
+        let run = move || run(&theirs, &folder, &header, &said);
+        let thread = thread::Builder::new().name("state".into()).spawn(run);
+        let thread = thread.map_err(|error| {
+            status.failed(format!("no thread could be started to write the state: {error}"))
+        });
+        Self { shared, status, thread: thread.ok() }
+    }
+
+    /// Has this written in place of what waits.
+    pub fn offer(&self, checkpoint: Checkpoint, news: News) {
+        let mut slot = self.shared.slot();
+        let news = slot.waiting.as_ref().map_or(news, |(_, before)| news.max(*before));
+        slot.waiting = Some((checkpoint, news));
+        self.shared.changed.notify_all();
+    }
+
+    pub fn permit(&self) -> WritePermit {
+        WritePermit(Arc::clone(&self.shared))
+    }
+
+    pub fn status(&self) -> &StateStatus {
+        &self.status
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.slot().ends = true;
+        self.shared.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// When the next write is due: a token bucket of [`ADVANCE`] / [`PAUSE`] writes.
+struct Pace {
+    /// When the writes so far are paid for, at one for each [`PAUSE`].
+    paid: Instant,
+    /// When a change of pods alone is due, if any was.
+    pods: Instant,
+}
+
+fn run(shared: &Shared, folder: &std::path::Path, header: &Header, status: &StateStatus) {
+    file::tidy(folder, SystemTime::now());
+    let started = Instant::now();
+    let mut pace = Pace { paid: started, pods: started };
+    while let Some(checkpoint) = next(shared, &pace) {
+        let at = Instant::now();
+        let mut pods_wait = PAUSE;
+        // Once more when a write is due again, unless something newer waits.
+        let again = (checkpoint.clone(), News::Policy);
+        if file::term(folder) > header.term {
+            status
+                .failed("another agent of this node writes it: this one has been taken over from".to_owned());
+        } else {
+            let now = SystemTime::now();
+            match file::write(folder, header, &checkpoint, now) {
+                Ok(bytes) => {
+                    tracing::debug!(bytes, micros = at.elapsed().as_micros(), "state written");
+                    status.saved(now);
+                    pods_wait = Duration::from_secs(bytes / PODS_RATE).clamp(PAUSE, LONGEST_PAUSE);
+                }
+                Err(error) => {
+                    status.failed(format!(
+                        "the state can't be written to {}: {error}: see that this user may write there, and that there is room",
+                        folder.display()
+                    ));
+                    let mut slot = shared.slot();
+                    if !slot.ends {
+                        slot.waiting.get_or_insert(again);
+                    }
+                }
+            }
+        }
+        pace = Pace { paid: pace.paid.max(at) + PAUSE, pods: at + pods_wait };
+    }
+}
+
+/// Waits for what is to be written next; `None` at the end.
+fn next(shared: &Shared, pace: &Pace) -> Option<Checkpoint> {
+    let mut slot = shared.slot();
+    loop {
+        let now = Instant::now();
+        let policy = pace.paid.checked_sub(ADVANCE).unwrap_or(now);
+        let due = match &slot.waiting {
+            _ if !slot.is_permitted => None,
+            None => None,
+            Some((_, News::Policy)) => Some(policy),
+            Some((_, News::Pods)) => Some(policy.max(pace.pods)),
+        };
+        if due.is_some_and(|due| due <= now || slot.ends) {
+            return slot.waiting.take().map(|(checkpoint, _)| checkpoint);
+        }
+        if slot.ends {
+            return None;
+        }
+        slot = match due {
+            None => shared.changed.wait(slot).unwrap_or_else(PoisonError::into_inner),
+            Some(due) => {
+                shared.changed.wait_timeout(slot, due - now).unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+    }
+}
