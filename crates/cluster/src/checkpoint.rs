@@ -23,6 +23,7 @@ use crate::interner::Interner;
 use crate::key::Key;
 use crate::manifest::Held;
 
+pub use self::file::files_in;
 use self::file::{Header, Read};
 pub use self::writer::WritePermit;
 pub(crate) use self::writer::{News, Writer};

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use cluster::checkpoint;
 use dataplane::conntrack::Conntrack;
 use dataplane::marks::{Mark, Marks};
 use dataplane::needs::{InstalledTables, installed_tables};
@@ -34,6 +35,8 @@ Examples:
     kube-verdict cleanup --force
   With the audit log and the files beside it that it was rotated to:
     kube-verdict cleanup --audit-log /var/log/kube-verdict/audit.log
+  With the state on disk:
+    kube-verdict cleanup --state-dir /var/lib/kube-verdict
   Is anything left?
     kube-verdict cleanup --check
   In a pod of a DaemonSet, while agents are uninstalled:
@@ -73,6 +76,10 @@ pub struct Cleanup {
     /// Remove this audit log as well, and FILE.1 and so on beside it. Otherwise records are kept.
     #[arg(long, value_name = "FILE")]
     audit_log: Option<PathBuf>,
+
+    /// Remove the state on disk in this folder as well, the agent's --state-dir.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
 
     /// The agent's --connection-marks.
     #[arg(long, value_name = "MASK", value_parser = mark, default_value_t = Marks::default().of_connections())]
@@ -160,9 +167,7 @@ impl Cleanup {
                 cleared => done.connections_cleared += cleared,
             }
         }
-        if let Some(log) = &self.audit_log {
-            done.files_removed = files::remove(files::of_audit_log(log)?)?;
-        }
+        done.files_removed = files::remove(self.files()?)?;
         Ok(done)
     }
 
@@ -170,11 +175,22 @@ impl Cleanup {
         Ok(Left {
             tables: installed_tables()?,
             connections_marked: count_marks(&mut Conntrack::open()?, marks)?,
-            files: match &self.audit_log {
-                Some(log) => files::of_audit_log(log)?,
-                None => Vec::new(),
-            },
+            files: self.files()?,
         })
+    }
+
+    /// The files that are to be removed.
+    fn files(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let mut files = match &self.audit_log {
+            Some(log) => files::of_audit_log(log)?,
+            None => Vec::new(),
+        };
+        if let Some(folder) = &self.state_dir {
+            let state = checkpoint::files_in(folder);
+            files
+                .extend(state.with_context(|| format!("cannot look for the state in {}", folder.display()))?);
+        }
+        Ok(files)
     }
 }
 

@@ -176,6 +176,29 @@ pub(super) fn write(
     Ok(bytes)
 }
 
+/// The files in a folder that keep state, or were to: those that are there. None without the folder.
+///
+/// # Errors
+/// If the folder can't be read.
+pub fn files_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_ours = name == NAME || name.as_encoded_bytes().starts_with(UNFINISHED.as_bytes());
+        // Not a folder or a link: no agent has written those.
+        if is_ours && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 /// Removes what agents that were killed while they wrote have left.
 pub(super) fn tidy(folder: &Path, now: SystemTime) {
     let Ok(entries) = fs::read_dir(folder) else { return };

@@ -48,6 +48,9 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 - {{ . | quote }}
 {{- end }}
 {{- end }}
+{{- with .Values.stateDir }}
+- --state-dir={{ . }}
+{{- end }}
 {{- if .Values.uninstall.removeAuditLog }}
 - --audit-log={{ .Values.audit.folder }}/audit.log
 {{- end }}
