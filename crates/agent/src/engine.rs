@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use dataplane::remembered::History;
 use dataplane::sweep::{OverlayFlows, Scope, SweepReport};
-use dataplane::table::{OpenAddresses, Table, TableError};
+use dataplane::table::{OpenAddresses, Table, TableConfig, TableError};
 use dataplane::workers::Holders;
 use policy::published::Grace;
 use policy::{Direction, Published, Snapshot, Touched};
@@ -238,11 +238,16 @@ impl Engine {
         &mut self.table
     }
 
-    /// Goes on with rules that were written anew, since someone had deleted the old ones: everything passed meanwhile.
-    pub fn replace_table(&mut self, table: Table) {
-        self.table = table;
-        // Connections have passed that no rule has marked.
+    /// Writes the rules again after another program changed them. [`Engine::put_in_force`] is to be called next, with all touched:
+    /// connections may have passed that no rule has marked.
+    ///
+    /// # Errors
+    /// As [`Table::restore`].
+    pub fn restore_rules(&mut self, config: TableConfig) -> Result<(), TableError> {
+        self.table.restore(config)?;
         self.adopts = true;
+        self.revoked.restore();
+        Ok(())
     }
 }
 

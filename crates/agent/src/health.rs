@@ -31,6 +31,8 @@ pub enum Topic {
     Install,
     /// A change could not be put in force.
     Change,
+    /// Another program changed the rules, and they could not be written again.
+    Rules,
     /// A worker ended.
     Workers,
     /// Another agent has taken over.
