@@ -164,7 +164,7 @@ impl Agent {
     /// Runs until it is told to end.
     pub fn run(mut self) {
         let now = Instant::now();
-        let (mut try_at, mut look_at, mut check_at) = (now, now + LOOK_AROUND, now + CHECK_NEEDS);
+        let (mut try_at, mut look_at, mut check_at) = (now, now + LOOK_AROUND, now + TRY_AGAIN);
         let mut catch_up_at = now;
         loop {
             let now = Instant::now();
@@ -180,7 +180,9 @@ impl Agent {
             if now >= check_at && self.is_enforcing() {
                 // Our queues are ours by now.
                 self.check_needs(&[]);
-                check_at = now + CHECK_NEEDS;
+                // What an operator has just mended is seen soon.
+                let is_waited_for = self.health.state().is_not_ready(Topic::Needs);
+                check_at = now + if is_waited_for { TRY_AGAIN } else { CHECK_NEEDS };
             }
             self.sweep();
             let wake = match &self.engine {
@@ -277,23 +279,25 @@ impl Agent {
         }
     }
 
-    /// Whether kernel and node have what is needed; `queues` must be free, or be served by an agent.
+    /// Whether policy can be enforced, if only in part: what is missing then is said, and keeps the agent from being ready. `queues` must be
+    /// free, or be served by an agent.
     fn check_needs(&self, queues: &[QueueRange]) -> bool {
         let pod_cidrs = self.snapshot.as_ref().map_or(&[][..], |snapshot| snapshot.pod_cidrs());
-        let wrong: Vec<String> = needs::check(&self.config.needs(pod_cidrs, queues))
-            .into_iter()
-            .filter_map(|need| match need.state {
-                NeedState::Wrong { what, todo } => Some(format!("{}: {what}: {todo}", need.name)),
+        let needs = needs::check(&self.config.needs(pod_cidrs, queues));
+        let wrong: Vec<String> = needs
+            .iter()
+            .filter_map(|need| match &need.state {
+                NeedState::Wrong { what, todo, .. } => Some(format!("{}: {what}: {todo}", need.name)),
                 NeedState::Fine { .. } | NeedState::Warning { .. } => None,
             })
             .collect();
         let mut state = self.health.state();
         if wrong.is_empty() {
             state.settled(Topic::Needs);
-            return true;
+        } else {
+            state.not_ready(Topic::Needs, wrong.join("; "));
         }
-        state.not_ready(Topic::Needs, wrong.join("; "));
-        false
+        !needs.iter().any(|need| need.state.prevents_enforcing())
     }
 
     /// Begins to watch the source: its first update comes when all of it is known.

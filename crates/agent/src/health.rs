@@ -76,6 +76,11 @@ impl State {
         }
     }
 
+    /// Whether this keeps the agent from being ready.
+    pub fn is_not_ready(&self, topic: Topic) -> bool {
+        self.reasons.contains_key(&topic)
+    }
+
     /// Told to end: from here on it is not ready, which is no news to anybody.
     pub fn stopping(&mut self) {
         self.status.phase = Phase::Stopping;

@@ -47,12 +47,14 @@ pub enum NeedState {
         /// What to do about it.
         todo: String,
     },
-    /// It is not met: the agent can't enforce policy and is not ready.
+    /// It is not met: the agent is not ready.
     Wrong {
-        /// What was found.
+        /// What was found, and which packets or connections are not under policy.
         what: String,
         /// What to do about it.
         todo: String,
+        /// Whether nothing can be enforced without it. If not, the agent enforces the rest.
+        prevents_enforcing: bool,
     },
 }
 
@@ -60,6 +62,11 @@ impl NeedState {
     /// Whether the agent can't be ready.
     pub fn is_wrong(&self) -> bool {
         matches!(self, Self::Wrong { .. })
+    }
+
+    /// Whether the agent can't enforce anything.
+    pub fn prevents_enforcing(&self) -> bool {
+        matches!(self, Self::Wrong { prevents_enforcing: true, .. })
     }
 
     fn fine(what: impl Into<String>) -> Self {
@@ -71,7 +78,12 @@ impl NeedState {
     }
 
     fn wrong(what: impl Into<String>, todo: impl Into<String>) -> Self {
-        Self::Wrong { what: what.into(), todo: todo.into() }
+        Self::Wrong { what: what.into(), todo: todo.into(), prevents_enforcing: true }
+    }
+
+    /// Not met, but the rest can be enforced.
+    fn partly(what: impl Into<String>, todo: impl Into<String>) -> Self {
+        Self::Wrong { what: what.into(), todo: todo.into(), prevents_enforcing: false }
     }
 }
 

@@ -145,8 +145,11 @@ fn conntrack(answer: Result<(u32, u32), NetlinkError>) -> NeedState {
     let (entries, most) = match answer {
         Ok(numbers) => numbers,
         Err(error) => {
-            return NeedState::wrong(
-                format!("the connection tracking table can't be read ({error})"),
+            return NeedState::partly(
+                format!(
+                    "the connection tracking table can't be read ({error}): connections that exist don't follow changes of policy; new ones \
+                     do"
+                ),
                 "load the modules nf_conntrack and nf_conntrack_netlink, or use a kernel built with CONFIG_NF_CT_NETLINK",
             );
         }
@@ -159,7 +162,12 @@ fn conntrack(answer: Result<(u32, u32), NetlinkError>) -> NeedState {
     );
     let percent = |share: u64| u64::from(most) * share;
     if u64::from(entries) * 100 >= percent(FULL) {
-        NeedState::wrong(format!("{what}: it is full, and new connections are dropped"), todo)
+        NeedState::partly(
+            format!(
+                "{what}: it is full, and the kernel drops new connections; all that passes is under policy"
+            ),
+            todo,
+        )
     } else if u64::from(entries) * 100 > percent(NEARLY_FULL) {
         NeedState::warning(format!("{what}: when it is full, new connections are dropped"), todo)
     } else {
@@ -179,7 +187,8 @@ mod tests {
                 assert!(todo.contains("sysctl -w net.netfilter.nf_conntrack_max="), "{todo}");
                 "warning"
             }
-            NeedState::Wrong { todo, .. } => {
+            NeedState::Wrong { todo, prevents_enforcing, .. } => {
+                assert!(!prevents_enforcing, "rules don't depend on it");
                 assert!(todo.contains("sysctl -w net.netfilter.nf_conntrack_max="), "{todo}");
                 "wrong"
             }
