@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 
-use super::{Need, NeedState, NeedsConfig, foreign_marks, origins};
+use super::{Need, NeedState, NeedsConfig, foreign_marks, origins, other_rules};
 use crate::conntrack::statistics;
 use crate::netlink::{self, Header, Messages, NetlinkError, Socket};
 use crate::queues::QueueRange;
@@ -61,6 +61,8 @@ pub(super) fn needs(config: &NeedsConfig) -> Vec<Need> {
             if let Some(marks) = &config.marks {
                 let found = ask(&mut socket).and_then(|socket| foreign_marks::read(socket, marks));
                 needs.push(Need { name: "marks", state: foreign_marks::need(found, marks) });
+                let found = ask(&mut socket).and_then(other_rules::read);
+                needs.push(Need { name: "other-rules", state: other_rules::need(found) });
             }
         }
     }
