@@ -185,6 +185,9 @@ impl Agent {
                 check_at = now + if is_waited_for { TRY_AGAIN } else { CHECK_NEEDS };
             }
             self.sweep();
+            if self.is_enforcing() {
+                self.restore_rules();
+            }
             let wake = match &self.engine {
                 _ if self.is_behind() => Instant::now(),
                 None => look_at.min(try_at),
@@ -193,6 +196,7 @@ impl Agent {
                 }
                 Some(_) => look_at,
             };
+            let wake = self.rules.restore_at().map_or(wake, |at| wake.min(at));
             match self.inbox.recv_timeout(wake.saturating_duration_since(Instant::now())) {
                 Ok(message) => {
                     let Some(News { foreign_change, interfaces, update }) = self.news(message) else { break };

@@ -141,6 +141,8 @@ pub struct Table {
     window: bool,
     /// What is known of ports; `None` if sources are believed.
     origin: Option<Origin>,
+    /// The generation of the ruleset that the last [`Table::restore`] undid.
+    undone: Option<u32>,
 }
 
 /// Where packets may come from, in the kernel and as it is to be.
@@ -184,7 +186,18 @@ impl Table {
         };
         let (batch, contents, memory, origin) = installation(&config, queues, form, bridge, &BTreeSet::new());
         batch.commit(&mut socket, None)?;
-        Ok(Self { socket, queues, form, bridge, config, contents, memory, window: false, origin })
+        Ok(Self {
+            socket,
+            queues,
+            form,
+            bridge,
+            config,
+            contents,
+            memory,
+            window: false,
+            origin,
+            undone: None,
+        })
     }
 
     /// Writes all of it again, with this configuration, after another program changed or deleted it: what is there still is
@@ -212,7 +225,7 @@ impl Table {
             match batch.commit(&mut self.socket, Some(in_force.generation)) {
                 Ok(()) => {
                     (self.config, self.contents, self.memory) = (config, contents, memory);
-                    (self.window, self.origin) = (false, origin);
+                    (self.window, self.origin, self.undone) = (false, origin, Some(in_force.generation));
                     return Ok(());
                 }
                 Err(Refusal::Outdated) => {}
@@ -432,6 +445,13 @@ impl Table {
         }
     }
 
+    /// Whether [`Table::restore`] has undone this change already: it was committed before.
+    pub fn has_undone(&self, change: &ForeignChange) -> bool {
+        // Generations begin again at zero after four billion.
+        let is_before = |(change, undone): (u32, u32)| (undone.wrapping_sub(change) as i32) >= 0;
+        change.generation.zip(self.undone).is_some_and(is_before)
+    }
+
     /// The chains whose queue rule is as it is to be: to write an xtables target takes a grace period of RCU if a batch has just deleted
     /// something (`nft_target_init`).
     fn intact_queue_chains(&mut self, config: &TableConfig) -> Result<BTreeSet<&'static str>, TableError> {
@@ -631,7 +651,7 @@ fn install_batch(
     revoked::create(&mut batch);
     quota::create(&mut batch);
     origin::create_sets(&mut batch);
-    remove_rules(config, kept, &mut batch);
+    remove_rules_but(kept, config, &mut batch);
     contents.fill(&mut batch);
     recheck::watch(&BTreeSet::new(), &mut batch);
     let rules = chains::rules(config, memory, queues, form, false);
@@ -729,13 +749,17 @@ fn add_hooked_chain(batch: &mut Batch, (name, hook): (&'static str, rustables::H
     batch.library(Part::plain(format!("chain {name}")), |library| library.add(&chain, MsgType::Add));
 }
 
-fn remove_rules(config: &TableConfig, kept: &BTreeSet<&str>, batch: &mut Batch) {
+fn remove_rules(batch: &mut Batch) {
+    // Without a chain's name: the rules of all chains of the table, also of those that this configuration doesn't use.
+    batch.raw(Part::plain("removal of the old rules"), sys::NFT_MSG_DELRULE, 0, |rule| {
+        rule.string(sys::NFTA_RULE_TABLE, TABLE);
+    });
+}
+
+/// Removes the rules of all chains but the `kept` ones.
+fn remove_rules_but(kept: &BTreeSet<&str>, config: &TableConfig, batch: &mut Batch) {
     if kept.is_empty() {
-        // Without a chain's name: the rules of all chains of the table, also of those that this configuration doesn't use.
-        batch.raw(Part::plain("removal of the old rules"), sys::NFT_MSG_DELRULE, 0, |rule| {
-            rule.string(sys::NFTA_RULE_TABLE, TABLE);
-        });
-        return;
+        return remove_rules(batch);
     }
     let hooked = chains::chains(config.judge_dns).into_iter().map(|(name, _)| name);
     let prerouting = config.origin.is_some().then_some(origin::PREROUTING);

@@ -18,6 +18,9 @@ use crate::status;
 /// lost: a program that changes its own rules all the time must not keep the agent busy.
 const AT_MOST_EVERY: Duration = Duration::from_secs(1);
 
+/// A notification, which says who did it, comes so soon after rules are found missing, if it comes.
+const NOTIFIED_WITHIN: Duration = Duration::from_millis(50);
+
 /// What is known of changes of the rules by other programs.
 #[derive(Debug)]
 pub(super) struct RulesWatch {
@@ -31,6 +34,8 @@ pub(super) struct RulesWatch {
     /// Bypasses since then that have no line.
     unlogged: u64,
     written_unknown: Option<Instant>,
+    /// When rules were found missing that are not back.
+    missing: Option<Instant>,
 }
 
 /// A bypass that is not over.
@@ -55,6 +60,7 @@ impl RulesWatch {
             logged: None,
             unlogged: 0,
             written_unknown: None,
+            missing: None,
         }
     }
 
@@ -78,7 +84,7 @@ impl RulesWatch {
 
     /// The rules are another agent's now, who wrote all of them.
     pub(super) fn handed_over(&mut self) {
-        self.bypass = None;
+        (self.bypass, self.missing) = (None, None);
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -115,15 +121,25 @@ impl RulesWatch {
     pub(super) fn missing(&mut self) {
         if !self.is_damaged() {
             let (since, program) = (self.seen, Program::default());
-            self.changed(ForeignChange { since, program, what: Changed::Unknown });
+            self.changed(ForeignChange { since, program, what: Changed::Unknown, generation: None });
         }
         if let Some(bypass) = &mut self.bypass {
             bypass.are_missing = true;
         }
+        self.missing.get_or_insert_with(Instant::now);
+    }
+
+    /// When [`Agent::restore_rules`] is to be called, if it is.
+    pub(super) fn restore_at(&self) -> Option<Instant> {
+        self.is_damaged().then(|| Instant::now() + NOTIFIED_WITHIN)
     }
 
     /// Whether to write them now: not each time when notifications are lost again and again.
     fn is_due(&mut self, now: Instant) -> bool {
+        let is_notified = self.bypass.as_ref().is_some_and(|bypass| bypass.change.what != Changed::Unknown);
+        if !is_notified && self.missing.is_some_and(|at| now.duration_since(at) < NOTIFIED_WITHIN) {
+            return false;
+        }
         let is_certain = |bypass: &Bypass| bypass.are_missing || bypass.change.what != Changed::Unknown;
         if self.bypass.as_ref().is_none_or(is_certain) {
             return true;
@@ -139,7 +155,8 @@ impl RulesWatch {
 impl Agent {
     /// Another program changed our rules: writes them again, and looks at all connections, since any packet may have passed meanwhile.
     pub(super) fn rules_changed(&mut self, change: ForeignChange) {
-        if self.is_enforcing() {
+        let is_undone = self.engine.as_mut().is_some_and(|engine| engine.table().has_undone(&change));
+        if self.is_enforcing() && !is_undone {
             self.rules.changed(change);
             self.restore_rules();
         }
@@ -159,6 +176,7 @@ impl Agent {
         let Some(engine) = &mut self.engine else { return };
         match engine.restore_rules(config) {
             Ok(()) => {
+                self.rules.missing = None;
                 if let Some(bypass) = &mut self.rules.bypass {
                     bypass.restored = Some(SystemTime::now());
                 }
@@ -185,7 +203,7 @@ impl Agent {
             return;
         }
         let Some(Bypass { change, changes, restored, .. }) = self.rules.bypass.take() else { return };
-        let ForeignChange { since, program, what } = change;
+        let ForeignChange { since, program, what, .. } = change;
         let to = SystemTime::now();
         // A clock that was set back meanwhile makes it no shorter than nothing.
         let since = since.min(to);

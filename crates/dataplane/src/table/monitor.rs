@@ -52,6 +52,8 @@ pub struct ForeignChange {
     pub program: Program,
     /// The first thing that it changed.
     pub what: Changed,
+    /// The ruleset's generation that it began; `None` if notifications were lost.
+    pub generation: Option<u32>,
 }
 
 /// The program that committed a batch, as the kernel names it.
@@ -243,7 +245,12 @@ impl<T: FnMut(ForeignChange)> Reader<T> {
                 thread::sleep(PAUSE);
             }
             self.batches.is_installed = true;
-            found.push(ForeignChange { since, program: Program::default(), what: Changed::Unknown });
+            found.push(ForeignChange {
+                since,
+                program: Program::default(),
+                what: Changed::Unknown,
+                generation: None,
+            });
         }
         found.into_iter().for_each(&mut self.tell);
     }
@@ -267,7 +274,8 @@ impl Batches {
             self.is_installed |= message.port == self.ours;
             // Of a batch of ours nothing was noted.
             let (what, since) = changed.filter(|_| self.is_installed)?;
-            return Some(ForeignChange { since, program: program(message.attributes), what });
+            let generation = number(message.attributes, sys::NFTA_GEN_ID);
+            return Some(ForeignChange { since, program: program(message.attributes), what, generation });
         }
         if message.port != self.ours && self.changed.is_none() {
             self.changed = changed(&message).map(|changed| (changed, now));
@@ -313,9 +321,11 @@ fn changed(message: &Received<'_>) -> Option<Changed> {
 fn program(generation: &[u8]) -> Program {
     let name = attribute(generation, sys::NFTA_GEN_PROC_NAME)
         .map(|name| String::from_utf8_lossy(text(name)).into_owned());
-    let pid = attribute(generation, sys::NFTA_GEN_PROC_PID)
-        .and_then(|pid| Some(u32::from_be_bytes(pid.try_into().ok()?)));
-    Program { name, pid }
+    Program { name, pid: number(generation, sys::NFTA_GEN_PROC_PID) }
+}
+
+fn number(attributes: &[u8], kind: u16) -> Option<u32> {
+    Some(u32::from_be_bytes(attribute(attributes, kind)?.try_into().ok()?))
 }
 
 fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
@@ -365,7 +375,7 @@ mod tests {
         let [begun, ended] = [1, 2].map(|second| SystemTime::UNIX_EPOCH + Duration::from_secs(second));
         let told = batches.take(message(sys::NFT_MSG_DELRULE, port, family, &rule_of(table)), begun);
         assert_eq!(told, None, "a batch is told of when it is over");
-        let ForeignChange { since, program, what } =
+        let ForeignChange { since, program, what, .. } =
             batches.take(message(sys::NFT_MSG_NEWGEN, port, 0, &generation()), ended)?;
         assert_eq!((program.name.as_deref(), program.pid, since), (Some("nft"), Some(42), begun));
         Some(what.to_string())
