@@ -190,6 +190,14 @@ impl Agent {
         if self.audit_log.exists() { dropped::read(&self.audit_log, mark) } else { Ok(Vec::new()) }
     }
 
+    /// All lines of its audit log whose first field has this name, such as `bypass`.
+    pub fn lines(&self, first: &str) -> Result<Vec<Value>> {
+        let begin = format!("{{\"{first}\"");
+        let (lines, _) = record::lines(&self.audit_log, 0)?;
+        let lines = lines.iter().filter(|line| line.starts_with(begin.as_bytes()));
+        lines.map(|line| serde_json::from_slice(line).context("a line of the audit log")).collect()
+    }
+
     /// Waits for a record, after a place in its audit log, that fits.
     pub fn wait_record(&self, mark: u64, fits: impl Fn(&Record) -> bool) -> Result<Record> {
         let end = Instant::now() + Duration::from_secs(3);

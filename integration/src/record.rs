@@ -111,8 +111,9 @@ fn name(transport: Transport) -> &'static str {
     }
 }
 
-/// What lines begin with that are about lost or repeated records, or about packets that were dropped because of where they came from.
-const OTHER_LINES: [&[u8]; 3] = [b"{\"lost\"", b"{\"repeated\"", b"{\"dropped\""];
+/// What lines begin with that are about lost or repeated records, about packets that were dropped because of where they came from, or about
+/// times in which packets could pass unevaluated.
+const OTHER_LINES: [&[u8]; 4] = [b"{\"lost\"", b"{\"repeated\"", b"{\"dropped\"", b"{\"bypass\""];
 
 /// No record is longer.
 const LONGEST: u64 = 64 * 1024;
@@ -128,8 +129,8 @@ pub fn end(log: &Path) -> io::Result<u64> {
     Ok(from + whole)
 }
 
-/// The records of a log from its byte `from` on, and the place after the last whole line. Lines about lost records, those
-/// about dropped packets and a last line that is still being written are left out.
+/// The records of a log from its byte `from` on, and the place after the last whole line. [`OTHER_LINES`] and a last line that is still
+/// being written are left out.
 pub fn read(log: &Path, from: u64) -> Result<(Vec<Record>, u64)> {
     let (lines, end) = lines(log, from)?;
     let mut records = Vec::new();

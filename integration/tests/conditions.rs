@@ -5,7 +5,8 @@
 use std::path::Path;
 
 use dataplane::netlink::{ACK, Attributes, CREATE, Header, Messages, REQUEST, Socket};
-use integration::{Agent, Cluster, Family, Launch, Side, Story, Stream, Testbed, allowed};
+use integration::command::ip;
+use integration::{Agent, Cluster, Family, Launch, Side, Story, Stream, Testbed, allowed, denied};
 
 fn cluster() -> Cluster {
     Testbed::new()
@@ -30,14 +31,37 @@ fn not_ready(story: &mut Story, launch: &Launch<'_>, naming: &str) {
 }
 
 #[test]
-fn without_br_netfilter_it_is_not_ready_until_that_is_on() {
+fn without_br_netfilter_it_enforces_what_is_routed_and_is_not_ready_until_that_is_on() {
     let mut story = begin();
     let node = story.testbed.namespace("node-a").unwrap().clone();
     node.sysctl("net.bridge.bridge-nf-call-iptables", "0").unwrap();
+    // Its own switch in one family alone.
+    ip(&node, "link set cni0 type bridge nf_call_ip6tables 1\n").unwrap();
+    story.policy("db/allow", "podSelector: {}\ningress: []");
     not_ready(&mut story, &Launch::default(), "sysctl -w net.bridge.bridge-nf-call-iptables=1");
+    story.agent("node-a").wait_applied_after(0).unwrap();
+    story.expect(integration::OUTSIDE, "db/s", "5432", &denied(Side::Ingress, "db/allow"));
+    story.policy("db/allow", "podSelector: {}\ningress:\n- ports: [{port: 5432}]");
+    story.expect(integration::OUTSIDE, "db/s", "5432", &allowed(Side::Ingress, "db/allow", 0));
+    assert!(story.agent("node-a").readiness().unwrap().body.contains("all others are under policy"));
     node.sysctl("net.bridge.bridge-nf-call-iptables", "1").unwrap();
     story.agent("node-a").wait_ready().unwrap();
     story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow", 0));
+}
+
+#[test]
+fn an_agent_that_starts_with_a_table_of_connections_that_is_nearly_full_enforces() {
+    let mut story = begin();
+    let node = story.testbed.namespace("node-a").unwrap().clone();
+    story.policy("db/allow", "podSelector: {}\ningress: []");
+    let most: u32 = node.read_sysctl("net.netfilter.nf_conntrack_max").unwrap().parse().unwrap();
+    // Full by the agent's measure, with room for what this scenario opens.
+    node.run(|| fill_conntrack(most - most / 150)).unwrap();
+    not_ready(&mut story, &Launch::default(), "sysctl -w net.netfilter.nf_conntrack_max=");
+    story.agent("node-a").wait_applied_after(0).unwrap();
+    story.expect("web/a", "db/s", "5432", &denied(Side::Ingress, "db/allow"));
+    node.run(flush_conntrack).unwrap();
+    story.agent("node-a").wait_ready().unwrap();
 }
 
 #[test]
@@ -137,7 +161,7 @@ fn fill_conntrack(most: u32) {
     for chunk in 0..most.div_ceil(1_000) {
         let mut messages = Messages::default();
         let mut last = 0;
-        for number in chunk * 1_000..(chunk + 1) * 1_000 {
+        for number in chunk * 1_000..((chunk + 1) * 1_000).min(most) {
             last = socket.next_sequence();
             let header = Header { kind: NEW, flags: REQUEST | CREATE | ACK, sequence: last, family: AF_INET };
             let (client, server) = (0xc633_6400 + number / 60_000, 0xcb00_7101);

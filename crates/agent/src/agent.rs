@@ -18,7 +18,9 @@ use dataplane::ports::{Interfaces, Monitor, PortQueue, read_interfaces};
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
 use dataplane::remembered::{Heard, History, RememberedLog};
-use dataplane::table::{OriginConfig, Origins, Remember, Table, TableConfig, TableError, WhenDown};
+use dataplane::table::{
+    ForeignChange, OriginConfig, Origins, Remember, RulesListener, Table, TableConfig, TableError, WhenDown,
+};
 use dataplane::workers::{Workers, WorkersConfig};
 use policy::{Change, Compiler, PodUid, PolicyName, Published, Scope, Snapshot, Touched, touched};
 
@@ -37,9 +39,11 @@ mod ports;
 mod problem_log;
 mod queues;
 mod restored;
+mod rules;
 use backlog::Backlog;
 pub use config::AgentConfig;
 use problem_log::ProblemLog;
+use rules::RulesWatch;
 
 /// How often the agent looks whether all is still as it was.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
@@ -60,6 +64,8 @@ pub enum Message {
     Update(Box<Update>),
     /// The node's interfaces were read again.
     Interfaces,
+    /// Another program changed our rules.
+    RulesChanged(ForeignChange),
     /// End.
     Stop,
 }
@@ -109,6 +115,8 @@ pub struct Agent {
     origins: OriginTracker,
     /// Interfaces are followed while this lives.
     monitor: Option<Monitor>,
+    /// What other programs do to the rules.
+    rules: RulesWatch,
     /// Packets of new ports wait here.
     port_queue: Option<PortQueue>,
     queue_looks: queues::QueueLooks,
@@ -156,6 +164,7 @@ impl Agent {
             history: Arc::default(),
             origins,
             monitor: None,
+            rules: RulesWatch::new(),
             port_queue: None,
             queue_looks: queues::QueueLooks::default(),
             conntrack: None,
@@ -165,7 +174,7 @@ impl Agent {
     /// Runs until it is told to end.
     pub fn run(mut self) {
         let now = Instant::now();
-        let (mut try_at, mut look_at, mut check_at) = (now, now + LOOK_AROUND, now + CHECK_NEEDS);
+        let (mut try_at, mut look_at, mut check_at) = (now, now + LOOK_AROUND, now + TRY_AGAIN);
         let mut catch_up_at = now;
         loop {
             let now = Instant::now();
@@ -181,9 +190,14 @@ impl Agent {
             if now >= check_at && self.is_enforcing() {
                 // Our queues are ours by now.
                 self.check_needs(&[]);
-                check_at = now + CHECK_NEEDS;
+                // What an operator has just mended is seen soon.
+                let is_waited_for = self.health.state().is_not_ready(Topic::Needs);
+                check_at = now + if is_waited_for { TRY_AGAIN } else { CHECK_NEEDS };
             }
             self.sweep();
+            if self.is_enforcing() {
+                self.restore_rules();
+            }
             let wake = match &self.engine {
                 _ if self.is_behind() => Instant::now(),
                 None => look_at.min(try_at),
@@ -192,9 +206,14 @@ impl Agent {
                 }
                 Some(_) => look_at,
             };
+            let wake = self.rules.restore_at().map_or(wake, |at| wake.min(at));
             match self.inbox.recv_timeout(wake.saturating_duration_since(Instant::now())) {
                 Ok(message) => {
-                    let Some(News { interfaces, update }) = self.news(message) else { break };
+                    let Some(News { foreign_change, interfaces, update }) = self.news(message) else { break };
+                    // Packets may pass unevaluated.
+                    if let Some(change) = foreign_change {
+                        self.rules_changed(change);
+                    }
                     // New ports first: their packets wait.
                     if let Some(interfaces) = interfaces {
                         self.origins.set_interfaces(interfaces);
@@ -231,6 +250,8 @@ impl Agent {
                 Message::Interfaces => {
                     news.interfaces = ports::lock(&self.latest_interfaces).take().or(news.interfaces)
                 }
+                // The first says since when; to write the rules again once undoes all.
+                Message::RulesChanged(change) => drop(news.foreign_change.get_or_insert(change)),
                 Message::Stop => return None,
             }
             next = self.inbox.try_recv().ok();
@@ -276,23 +297,25 @@ impl Agent {
         }
     }
 
-    /// Whether kernel and node have what is needed; `queues` must be free, or be served by an agent.
+    /// Whether policy can be enforced, if only in part: what is missing then is said, and keeps the agent from being ready. `queues` must be
+    /// free, or be served by an agent.
     fn check_needs(&self, queues: &[QueueRange]) -> bool {
         let pod_cidrs = self.snapshot.as_ref().map_or(&[][..], |snapshot| snapshot.pod_cidrs());
-        let wrong: Vec<String> = needs::check(&self.config.needs(pod_cidrs, queues))
-            .into_iter()
-            .filter_map(|need| match need.state {
-                NeedState::Wrong { what, todo } => Some(format!("{}: {what}: {todo}", need.name)),
+        let needs = needs::check(&self.config.needs(pod_cidrs, queues));
+        let wrong: Vec<String> = needs
+            .iter()
+            .filter_map(|need| match &need.state {
+                NeedState::Wrong { what, todo, .. } => Some(format!("{}: {what}: {todo}", need.name)),
                 NeedState::Fine { .. } | NeedState::Warning { .. } => None,
             })
             .collect();
         let mut state = self.health.state();
         if wrong.is_empty() {
             state.settled(Topic::Needs);
-            return true;
+        } else {
+            state.not_ready(Topic::Needs, wrong.join("; "));
         }
-        state.not_ready(Topic::Needs, wrong.join("; "));
-        false
+        !needs.iter().any(|need| need.state.prevents_enforcing())
     }
 
     /// Begins to watch the source: its first update comes when all of it is known.
@@ -322,6 +345,9 @@ impl Agent {
         let sweeper = Sweeper::start(Conntrack::open()?, self.config.marks)?;
         self.conntrack = Some(Conntrack::open()?);
         let in_use = Table::queues_in_use()?;
+        let listener = RulesListener::open()?;
+        // Under rules that let nothing pass unevaluated every connection is marked already.
+        let trust_replies = Table::passes_unevaluated()?;
         // First bindings stay: an agent before this one has seen them first.
         self.origins.begin(read_interfaces()?, Table::bindings_in_force()?);
         let snapshot = &self.with_own_addresses(snapshot);
@@ -331,10 +357,11 @@ impl Agent {
         self.history.publish(snapshot, Instant::now());
         let (origins, left) = self.origins.derive(snapshot, self.compiler.inventory());
         let overlay = overlay_flows(&origins);
+        let config = self.table_config(snapshot, queues, origins, trust_replies);
         let installed = self
             .hear_of_remembered(queues)
             .and_then(|()| self.follow_ports(queues))
-            .and_then(|()| Ok(Table::install(self.table_config(snapshot, queues, origins)?, queues)?));
+            .and_then(|()| Ok(Table::install(config, queues)?));
         let mut table = match installed {
             Ok(table) => table,
             Err(error) => {
@@ -343,6 +370,7 @@ impl Agent {
                 return Err(error);
             }
         };
+        self.rules.begin(listener, &table, self.outbox.clone());
         self.release_ports();
         let dropped = table.drop_counts().unwrap_or_else(|error| {
             tracing::warn!(%error, "the counts of dropped packets can't be read: those of an agent before are recorded again");
@@ -428,7 +456,8 @@ impl Agent {
         snapshot: &Snapshot,
         queues: QueueRange,
         origins: Origins,
-    ) -> Result<TableConfig, TableError> {
+        trust_replies: bool,
+    ) -> TableConfig {
         let log_group = self.config.log_group(queues);
         let origin = OriginConfig {
             queue: self.config.port_queue(queues),
@@ -436,7 +465,7 @@ impl Agent {
             overlay_sources_are_nodes: self.origins.settings().overlay_sources_are_nodes,
             origins,
         };
-        Ok(TableConfig {
+        TableConfig {
             marks: self.config.marks,
             when_down: self.config.when_down,
             judge_dns: self.config.judge_dns,
@@ -447,9 +476,8 @@ impl Agent {
             queue_quota: self.config.queue_quota,
             generation: snapshot.generation(),
             origin: Some(origin),
-            // Under rules that let nothing pass unevaluated every connection is marked already.
-            trust_replies: Table::passes_unevaluated()?,
-        })
+            trust_replies,
+        }
     }
 
     fn table_status(&self, table: &Table) -> status::Table {
@@ -619,6 +647,7 @@ impl Agent {
                 // Those that are refused are named by a line of their own.
                 let policies = changed.difference(&self.refused).cloned().collect();
                 self.note(generation, (changes, policies), compile, &applied);
+                self.end_bypass();
             }
             Err(error) => {
                 self.behind = true;
@@ -661,7 +690,7 @@ impl Agent {
     fn failed(&mut self, generation: u64, error: &EngineError) {
         match error {
             EngineError::Table(TableError::Superseded(queues)) => self.superseded(Some(*queues)),
-            EngineError::Table(TableError::Missing) => self.reinstall(),
+            EngineError::Table(TableError::Missing) => self.rules.missing(),
             EngineError::Grace => self.health.state().status.dead = Some(error.to_string()),
             _ => {}
         }
@@ -697,6 +726,12 @@ impl Agent {
                 "the thread for packets of new ports has ended: start the agent again",
             );
         }
+        if self.rules.has_ended() {
+            self.health.state().not_ready(
+                Topic::Workers,
+                "the thread that notices changes of the rules has ended: start the agent again",
+            );
+        }
         if self.predecessor.is_some_and(|queues| !is_waiting(queues)) {
             // What the agent before this one still answered may have been remembered, and is in the table of connections now.
             self.predecessor = None;
@@ -704,11 +739,13 @@ impl Agent {
         }
         match self.engine.as_mut().map(|engine| engine.table().superseded()) {
             Some(Ok(true)) => self.superseded(None),
-            Some(Err(TableError::Missing)) => self.reinstall(),
+            Some(Err(TableError::Missing)) => self.rules.missing(),
             // Reading the rules is not enforcing them: what stands, stands.
             Some(Err(error)) => tracing::warn!(%error, "cannot look at the rules"),
+            Some(Ok(false)) if !self.rules.is_damaged() => self.rules.seen(),
             Some(Ok(false)) | None => {}
         }
+        self.restore_rules();
         if self.behind {
             self.put_in_force(0, Duration::ZERO, Touched::All);
         }
@@ -718,11 +755,13 @@ impl Agent {
     fn superseded(&mut self, queues: Option<QueueRange>) {
         self.behind = false;
         self.watch.iter().for_each(|watch| watch.permit_state(false));
+        self.rules.handed_over();
         let mut state = self.health.state();
         state.status.phase = Phase::Superseded;
         // The rules in the kernel are the other agent's.
         (state.status.table, state.status.origins) = (None, None);
         state.settled(Topic::Change);
+        state.settled(Topic::Rules);
         let to = queues.map(|queues| format!(" (queues {queues})")).unwrap_or_default();
         state.not_ready(
             Topic::Superseded,
@@ -730,35 +769,11 @@ impl Agent {
         );
     }
 
-    /// Someone deleted our rules: writes them anew, and looks at all connections, since everything passed meanwhile.
-    fn reinstall(&mut self) {
-        let (Some(snapshot), Some(queues)) = (self.snapshot.clone(), self.health.state().queues) else {
-            return;
-        };
-        tracing::warn!("the rules were deleted by another program: writing them again");
-        let (origins, _) = self.origins.derive(&snapshot, self.compiler.inventory());
-        let config = self.table_config(&snapshot, queues, origins);
-        match config.and_then(|config| Table::install(config, queues)) {
-            Ok(table) => {
-                if let Some(engine) = &mut self.engine {
-                    engine.replace_table(table);
-                }
-                self.origins.ledger.begin(DropCounts::new());
-                // Tried at once by `look_around`, which follows within a second.
-                self.behind = true;
-            }
-            Err(error) => {
-                let why =
-                    format!("the rules were deleted by another program and can't be written anew: {error}");
-                self.health.state().not_ready(Topic::Change, why);
-            }
-        }
-    }
-
     /// Ends in order: no more updates, then what is queued is answered, then what was judged is recorded. The rules stay.
     fn end(mut self) {
         self.sweep_to_the_end();
         self.log_rest_of_problems();
+        self.rules.end();
         let mut state = self.health.state();
         let superseded = state.status.phase == Phase::Superseded;
         state.stopping();
@@ -791,6 +806,7 @@ impl Agent {
 /// What came since the agent's thread looked last.
 #[derive(Debug, Default)]
 struct News {
+    foreign_change: Option<ForeignChange>,
     interfaces: Option<Interfaces>,
     update: Option<Update>,
 }

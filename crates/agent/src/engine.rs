@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use dataplane::remembered::History;
 use dataplane::sweep::{OverlayFlows, Scope, SweepReport};
-use dataplane::table::{OpenAddresses, Table, TableError};
+use dataplane::table::{OpenAddresses, Table, TableConfig, TableError};
 use dataplane::workers::Holders;
 use policy::published::Grace;
 use policy::{Direction, Published, Snapshot, Touched};
@@ -63,6 +63,8 @@ pub struct Engine {
     overlay: OverlayFlows,
     /// Whether connections that no agent has seen are still to be taken up.
     adopts: bool,
+    /// Whether it is unknown which end opened these.
+    are_unproven: bool,
     revoked: RevokedConnections,
 }
 
@@ -118,6 +120,7 @@ impl Engine {
             deleting: BTreeSet::new(),
             overlay: OverlayFlows::default(),
             adopts: true,
+            are_unproven: false,
             revoked: RevokedConnections::default(),
         }
     }
@@ -206,7 +209,13 @@ impl Engine {
         // Those of a sweep that failed are still to be done.
         self.deleting.append(&mut self.reassigned);
         let reassigned = self.deleting.clone();
-        Scope { of, reassigned, adopts: self.adopts, overlay: self.overlay.clone() }
+        Scope {
+            of,
+            reassigned,
+            adopts: self.adopts,
+            are_unproven: self.are_unproven,
+            overlay: self.overlay.clone(),
+        }
     }
 
     fn take(&mut self, swept: Outcome, current: &Snapshot) -> Result<SweepReport, EngineError> {
@@ -216,7 +225,7 @@ impl Engine {
         self.rested = Instant::now() + LONGEST_REST.min(swept.report.elapsed * SWEEPS_REST);
         self.revoked.change(&swept, of.as_ref(), current, &mut self.table)?;
         if of.is_none() && self.adopts {
-            self.adopts = false;
+            (self.adopts, self.are_unproven) = (false, false);
             self.table.distrust_replies()?;
         }
         if self.unswept.is_empty() {
@@ -238,11 +247,16 @@ impl Engine {
         &mut self.table
     }
 
-    /// Goes on with rules that were written anew, since someone had deleted the old ones: everything passed meanwhile.
-    pub fn replace_table(&mut self, table: Table) {
-        self.table = table;
-        // Connections have passed that no rule has marked.
-        self.adopts = true;
+    /// Writes the rules again after another program changed them. [`Engine::put_in_force`] is to be called next, with all touched:
+    /// connections may have passed that no rule has marked.
+    ///
+    /// # Errors
+    /// As [`Table::restore`].
+    pub fn restore_rules(&mut self, config: TableConfig) -> Result<(), TableError> {
+        self.table.restore(config)?;
+        (self.adopts, self.are_unproven) = (true, true);
+        self.revoked.restore();
+        Ok(())
     }
 }
 

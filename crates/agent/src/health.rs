@@ -34,6 +34,8 @@ pub enum Topic {
     Install,
     /// A change could not be put in force.
     Change,
+    /// Another program changed the rules, and they could not be written again.
+    Rules,
     /// A worker ended.
     Workers,
     /// Another agent has taken over.
@@ -79,6 +81,11 @@ impl State {
             tracing::warn!(reason = %why, "not ready");
             self.reasons.insert(topic, why);
         }
+    }
+
+    /// Whether this keeps the agent from being ready.
+    pub fn is_not_ready(&self, topic: Topic) -> bool {
+        self.reasons.contains_key(&topic)
     }
 
     /// Told to end: from here on it is not ready, which is no news to anybody.

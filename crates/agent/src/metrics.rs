@@ -167,6 +167,18 @@ fn encode_status(status: &Status, mut encoder: DescriptorEncoder) -> fmt::Result
         (status.phase == crate::status::Phase::Superseded).into()
     })?;
 
+    let bypasses = &status.bypasses;
+    metrics.counter(
+        "bypasses",
+        "Times in which packets could pass unevaluated, since another program had changed the rules.",
+        bypasses.count,
+    )?;
+    metrics.one(
+        "bypass_seconds",
+        "How long these were, all together.",
+        &ConstCounter::new(Duration::from_micros(bypasses.micros).as_secs_f64()),
+    )?;
+
     metrics.counter("sweeps", "Sweeps over connections.", sweeps.count)?;
     metrics.counters(
         "swept_connections",

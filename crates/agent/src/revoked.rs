@@ -67,8 +67,16 @@ impl RevokedConnections {
                 "too many revoked connections to keep them all cut when conntrack forgets them"
             );
         }
-        self.known.extend(self.missing.drain(..).map(|connection| (connection, true)));
+        for connection in self.missing.drain(..) {
+            self.known.entry(connection).or_insert(true);
+        }
         Ok(())
+    }
+
+    /// Another program may have emptied the kernel's set: all that is known is added again with the next change.
+    pub fn restore(&mut self) {
+        self.missing.extend(self.known.keys());
+        self.read_at = Some(Instant::now() + READ_EVERY);
     }
 
     /// Takes in what the kernel's set holds.

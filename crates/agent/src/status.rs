@@ -3,7 +3,7 @@
 pub mod origins;
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cluster::{Link, ReadCounts};
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,9 @@ pub struct Status {
     pub full_queue: Option<FullQueue>,
     /// Sweeps over connections.
     pub sweeps: Sweeps,
+    /// Times in which packets could pass unevaluated, since other programs had changed the rules.
+    #[serde(default)]
+    pub bypasses: Bypasses,
     /// The last change that was put in force.
     pub last_change: Option<Change>,
     /// The audit log.
@@ -224,6 +227,49 @@ impl Sweeps {
         self.revoked += sweep.revoked;
         self.restored += sweep.restored;
         self.last = sweep;
+    }
+}
+
+/// Times in which packets could pass unevaluated, since the start.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Bypasses {
+    /// How many.
+    pub count: u64,
+    /// Microseconds, all together.
+    pub micros: u64,
+    /// The latest; null if there was none.
+    pub last: Option<Bypass>,
+}
+
+/// A time in which packets could pass unevaluated.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Bypass {
+    /// Since when: RFC 3339, UTC.
+    pub from: String,
+    /// When the rules were back and all connections evaluated again.
+    pub to: String,
+    /// What another program did to the rules.
+    pub change: String,
+    /// That program's name; null if it is not known.
+    pub program: Option<String>,
+    /// Its process id; null likewise.
+    pub pid: Option<u32>,
+}
+
+impl Bypasses {
+    /// One more, that lasted so long.
+    pub fn add(&mut self, bypass: Bypass, lasted: Duration) {
+        self.count += 1;
+        self.micros += u64::try_from(lasted.as_micros()).unwrap_or(u64::MAX);
+        self.last = Some(bypass);
+    }
+}
+
+impl From<&audit::Bypass> for Bypass {
+    fn from(bypass: &audit::Bypass) -> Self {
+        let audit::Bypass { reason: _, from, to, node: _, change, program, pid } = bypass;
+        let (change, program, pid) = (change.clone(), program.clone(), *pid);
+        Self { from: from.to_string(), to: to.to_string(), change, program, pid }
     }
 }
 

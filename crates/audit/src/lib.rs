@@ -21,7 +21,7 @@ pub mod writer;
 
 pub use destination::{Destination, DestinationError};
 pub use reader::{Line, ReadError, Records, read};
-pub use record::{Dropped, Endpoint, Lost, NearestMiss, Record, Repeated, Side};
+pub use record::{Bypass, Dropped, Endpoint, Lost, NearestMiss, Record, Repeated, Side};
 pub use recorder::Recorder;
 pub use tallies::Tallies;
 pub use writer::{Audit, AuditConfig, AuditError, Counters, Monitor, Reopener};

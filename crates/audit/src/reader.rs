@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use crate::record::{Dropped, Lost, Record, Repeated};
+use crate::record::{Bypass, Dropped, Lost, Record, Repeated};
 
 /// One line of a log.
 #[derive(Clone, PartialEq, Debug)]
@@ -17,6 +17,8 @@ pub enum Line {
     Repeated(Repeated),
     /// Packets that rules dropped by themselves.
     Dropped(Box<Dropped>),
+    /// A time in which packets could pass unevaluated.
+    Bypass(Box<Bypass>),
 }
 
 /// A log, or a line of it, that can't be read.
@@ -104,6 +106,7 @@ fn parse(line: &[u8]) -> Result<Line, serde_json::Error> {
             .map(Line::Lost)
             .or_else(|_| serde_json::from_slice(line).map(Line::Repeated))
             .or_else(|_| serde_json::from_slice(line).map(|dropped| Line::Dropped(Box::new(dropped))))
+            .or_else(|_| serde_json::from_slice(line).map(|bypass| Line::Bypass(Box::new(bypass))))
             .map_err(|_| error),
     }
 }

@@ -191,6 +191,29 @@ pub struct Dropped {
     pub destination: Option<Endpoint>,
 }
 
+/// A line about a time in which packets could pass unevaluated on this node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Bypass {
+    /// Why: `rules-changed` by another program, or `rules-unknown` where the kernel's notifications of such changes were lost or the
+    /// rules were found missing.
+    #[serde(rename = "bypass")]
+    pub reason: Cow<'static, str>,
+    /// Since when: RFC 3339, UTC, microseconds.
+    #[serde(with = "form::time")]
+    pub from: Timestamp,
+    /// When the rules were back and all connections had been evaluated again.
+    #[serde(with = "form::time")]
+    pub to: Timestamp,
+    /// The node.
+    pub node: Arc<str>,
+    /// What was done to the rules.
+    pub change: String,
+    /// The program that did it, by name; null if it is not known.
+    pub program: Option<String>,
+    /// Its process id; null likewise.
+    pub pid: Option<u32>,
+}
+
 impl Record {
     /// The record of a judgement by the agent of `node`.
     pub fn new(node: &Arc<str>, judgement: &Judgement) -> Self {

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use policy::Judgement;
+use serde::Serialize;
 
 use crate::destination::{Destination, DestinationError, Sink};
-use crate::record::{Dropped, Lines, Lost, Record};
+use crate::record::{Bypass, Dropped, Lines, Lost, Record};
 use crate::recorder::{self, Recorder, Ring};
 use crate::tallies::Tallies;
 
@@ -67,12 +68,20 @@ pub struct Counters {
     pub failing: Option<String>,
 }
 
+/// A line that is no verdict's.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Event {
+    Dropped(Box<Dropped>),
+    Bypass(Box<Bypass>),
+}
+
 /// A running audit log. [`Audit::stop`] writes what is left; dropping it does the same.
 #[derive(Debug)]
 pub struct Audit {
     shared: Arc<Shared>,
     register: mpsc::Sender<Ring>,
-    drops: mpsc::Sender<Dropped>,
+    events: mpsc::Sender<Event>,
     ring: usize,
     thread: Option<JoinHandle<()>>,
 }
@@ -99,13 +108,13 @@ impl Audit {
         let sink = Sink::open(config.destination)?;
         let shared = Arc::new(Shared::default());
         let (register, registered) = mpsc::channel();
-        let (drops, dropped) = mpsc::channel();
-        let writer = Writer::new(config.node, sink, (registered, dropped), Arc::clone(&shared), observe);
+        let (events, queued) = mpsc::channel();
+        let writer = Writer::new(config.node, sink, (registered, queued), Arc::clone(&shared), observe);
         let thread = thread::Builder::new()
             .name("audit".to_owned())
             .spawn(move || writer.run())
             .map_err(AuditError::Thread)?;
-        Ok(Self { shared, register, drops, ring: config.ring.max(1), thread: Some(thread) })
+        Ok(Self { shared, register, events, ring: config.ring.max(1), thread: Some(thread) })
     }
 
     /// A recorder for one more worker. Its ring is given back once the recorder is dropped and all of it is written.
@@ -119,7 +128,13 @@ impl Audit {
     /// Has a line written about dropped packets. Not for a packet's path: it allocates.
     pub fn record_dropped(&self, dropped: Dropped) {
         // Without a writer there is no log that could lack it.
-        let _ = self.drops.send(dropped);
+        let _ = self.events.send(Event::Dropped(Box::new(dropped)));
+    }
+
+    /// Has a line written about a time in which packets could pass unevaluated.
+    pub fn record_bypass(&self, bypass: Bypass) {
+        // Likewise.
+        let _ = self.events.send(Event::Bypass(Box::new(bypass)));
     }
 
     /// A way to look at the log from elsewhere.
@@ -203,7 +218,7 @@ struct Writer<F> {
     output: Output,
     rings: Vec<Ring>,
     registered: mpsc::Receiver<Ring>,
-    dropped: mpsc::Receiver<Dropped>,
+    events: mpsc::Receiver<Event>,
     shared: Arc<Shared>,
     observe: F,
     /// Whole lines, not yet written.
@@ -224,7 +239,7 @@ impl<F: FnMut(&Judgement)> Writer<F> {
     fn new(
         node: Arc<str>,
         sink: Sink,
-        (registered, dropped): (mpsc::Receiver<Ring>, mpsc::Receiver<Dropped>),
+        (registered, events): (mpsc::Receiver<Ring>, mpsc::Receiver<Event>),
         shared: Arc<Shared>,
         observe: F,
     ) -> Self {
@@ -233,7 +248,7 @@ impl<F: FnMut(&Judgement)> Writer<F> {
             node,
             rings: Vec::new(),
             registered,
-            dropped,
+            events,
             shared,
             observe,
             lines: Lines::with_capacity(BATCH + (BATCH >> 4)),
@@ -262,9 +277,9 @@ impl<F: FnMut(&Judgement)> Writer<F> {
         self.rings.extend(self.registered.try_iter());
         self.output.look_after(now, false);
         self.tell_lost(now, time);
-        while let Ok(dropped) = self.dropped.try_recv() {
+        while let Ok(event) = self.events.try_recv() {
             if !self.output.is_off() {
-                append(&mut self.lines.bytes, &dropped);
+                append(&mut self.lines.bytes, &event);
                 self.records += 1;
             }
         }

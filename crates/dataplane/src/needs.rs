@@ -10,6 +10,7 @@ mod files;
 mod foreign_marks;
 mod kernel;
 mod origins;
+mod other_rules;
 mod version;
 
 use ipnet::IpNet;
@@ -47,12 +48,14 @@ pub enum NeedState {
         /// What to do about it.
         todo: String,
     },
-    /// It is not met: the agent can't enforce policy and is not ready.
+    /// It is not met: the agent is not ready.
     Wrong {
-        /// What was found.
+        /// What was found, and which packets or connections are not under policy.
         what: String,
         /// What to do about it.
         todo: String,
+        /// Whether nothing can be enforced without it. If not, the agent enforces the rest.
+        prevents_enforcing: bool,
     },
 }
 
@@ -60,6 +63,11 @@ impl NeedState {
     /// Whether the agent can't be ready.
     pub fn is_wrong(&self) -> bool {
         matches!(self, Self::Wrong { .. })
+    }
+
+    /// Whether the agent can't enforce anything.
+    pub fn prevents_enforcing(&self) -> bool {
+        matches!(self, Self::Wrong { prevents_enforcing: true, .. })
     }
 
     fn fine(what: impl Into<String>) -> Self {
@@ -71,7 +79,12 @@ impl NeedState {
     }
 
     fn wrong(what: impl Into<String>, todo: impl Into<String>) -> Self {
-        Self::Wrong { what: what.into(), todo: todo.into() }
+        Self::Wrong { what: what.into(), todo: todo.into(), prevents_enforcing: true }
+    }
+
+    /// Not met, but the rest can be enforced.
+    fn partly(what: impl Into<String>, todo: impl Into<String>) -> Self {
+        Self::Wrong { what: what.into(), todo: todo.into(), prevents_enforcing: false }
     }
 }
 
@@ -90,8 +103,8 @@ pub struct NeedsConfig {
     pub queues: Vec<QueueRange>,
     /// This node's pod CIDRs, by which the pods' bridge is known; empty if they are unknown, which leaves Flannel's `cni0`.
     pub pod_cidrs: Vec<IpNet>,
-    /// The agent's bits in marks, to look for rules of other programs that write them. `None` doesn't look: to find them all rules of
-    /// the node are read, which may be many.
+    /// The agent's bits in marks, to look for rules of other programs that write them, and for other policy engines' rules. `None` doesn't
+    /// look: to find them all rules of the node are read, which may be many.
     pub marks: Option<Marks>,
 }
 
@@ -116,4 +129,17 @@ pub fn check(config: &NeedsConfig) -> Vec<Need> {
     let bridges = || bridges::pod_bridges(&config.pod_cidrs);
     needs.extend(files::needs(&Files::of_this_thread(), config, bridges, kernel::queues_in_use));
     needs
+}
+
+/// What `nft` calls a family.
+fn family_name(family: u8) -> &'static str {
+    match family.into() {
+        libc::NFPROTO_INET => "inet",
+        libc::NFPROTO_IPV4 => "ip",
+        libc::NFPROTO_IPV6 => "ip6",
+        libc::NFPROTO_BRIDGE => "bridge",
+        libc::NFPROTO_ARP => "arp",
+        libc::NFPROTO_NETDEV => "netdev",
+        _ => "unknown",
+    }
 }

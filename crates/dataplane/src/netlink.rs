@@ -3,13 +3,13 @@
 //!
 //! Reading never trusts a length: a message that is cut short ends the iteration.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
-    socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname, recv, send,
+    setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -185,6 +185,10 @@ impl<'a> Iterator for AttributeReader<'a> {
     }
 }
 
+/// The kernel's number of a netlink socket, unique within its network namespace; 0 for the kernel itself.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct PortId(pub u32);
+
 /// One message as received.
 #[derive(Clone, Copy, Debug)]
 pub struct Received<'a> {
@@ -192,6 +196,8 @@ pub struct Received<'a> {
     pub kind: u16,
     /// The sequence number of the request that it answers.
     pub sequence: u32,
+    /// The socket whose request it answers, or, of a notification, whose request made the change.
+    pub port: PortId,
     /// `NFPROTO_` family.
     pub family: u8,
     /// Its attributes.
@@ -267,6 +273,45 @@ impl Socket {
         Ok(Self { fd, buffer: vec![0; RECEIVE_BUFFER], sequence: 0, pending_from: 0, interrupted: false })
     }
 
+    /// The kernel's number of this socket.
+    ///
+    /// # Errors
+    /// [`NetlinkError`] if the kernel doesn't say.
+    pub fn port(&self) -> Result<PortId, NetlinkError> {
+        getsockname::<NetlinkAddr>(self.fd.as_raw_fd())
+            .map(|address| PortId(address.pid()))
+            .map_err(|errno| NetlinkError::Socket { call: "getsockname", errno })
+    }
+
+    /// Receives the notifications of a group (`NFNLGRP_`), too. Up to `bytes` of them wait to be received; the next call of
+    /// [`Socket::receive`] after more fails with `ENOBUFS`.
+    ///
+    /// # Errors
+    /// [`NetlinkError`] if the kernel refuses, as it does without `CAP_NET_ADMIN`.
+    pub fn join(&self, group: u32, bytes: usize) -> Result<(), NetlinkError> {
+        // Without CAP_NET_ADMIN the default stays, and joining fails anyhow.
+        let _ = setsockopt(&self.fd, sockopt::RcvBufForce, &bytes);
+        set_option(&self.fd, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, &group)
+            .map_err(|errno| NetlinkError::Socket { call: "setsockopt NETLINK_ADD_MEMBERSHIP", errno })
+    }
+
+    /// Has the kernel drop datagrams before they take room, by a program of classic BPF that sees them from the first message's
+    /// header on.
+    ///
+    /// # Errors
+    /// [`NetlinkError`] if the kernel refuses the program.
+    pub fn filter(&self, program: &[libc::sock_filter]) -> Result<(), NetlinkError> {
+        let failed = |errno| NetlinkError::Socket { call: "setsockopt SO_ATTACH_FILTER", errno };
+        let len = u16::try_from(program.len()).map_err(|_| failed(Errno::E2BIG))?;
+        let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+        set_option(&self.fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program).map_err(failed)
+    }
+
+    /// For polling: readable when [`Socket::receive`] would not wait.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
     /// Lets [`Socket::receive`] fail with `EAGAIN` when nothing has come for this long.
     pub fn set_patience(&self, patience: Duration) -> Result<(), NetlinkError> {
         let micros = i64::try_from(patience.as_micros()).unwrap_or(i64::MAX);
@@ -317,6 +362,7 @@ impl Socket {
             let kind = u16::from_ne_bytes([message[4], message[5]]);
             let flags = u16::from_ne_bytes([message[6], message[7]]);
             let sequence = u32::from_ne_bytes([message[8], message[9], message[10], message[11]]);
+            let port = PortId(u32::from_ne_bytes([message[12], message[13], message[14], message[15]]));
             self.interrupted |= flags & DUMP_INTERRUPTED != 0 || kind == NLMSG_OVERRUN;
             match kind {
                 NLMSG_ERROR if sequence < self.pending_from => {}
@@ -332,7 +378,7 @@ impl Socket {
                 NLMSG_OVERRUN => {}
                 _ => {
                     let Some(attributes) = message.get(NLMSGHDR + NFGENMSG..) else { continue };
-                    each(Ok(Received { kind, sequence, family: message[NLMSGHDR], attributes }));
+                    each(Ok(Received { kind, sequence, port, family: message[NLMSGHDR], attributes }));
                 }
             }
         }
@@ -415,17 +461,22 @@ impl Socket {
 }
 
 /// Asks for answers without a copy of the message answered: a copy of a large one would not fit the receive buffer.
-#[allow(unsafe_code)]
 fn cap_answers(fd: &OwnedFd) -> Result<(), Errno> {
-    let on: libc::c_int = 1;
-    // SAFETY: the option's value is the `int` behind the pointer, whose size is given; `fd` is open.
+    set_option(fd, libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, &1_i32)
+}
+
+/// Sets a socket's option to a value of the type that the kernel expects of it.
+#[allow(unsafe_code)]
+fn set_option<T>(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &T) -> Result<(), Errno> {
+    // SAFETY: the option's value is what is behind the pointer, whose size is given; the kernel copies it and, of a `sock_fprog`,
+    // the program that its pointer and length describe, before the call returns; `fd` is open.
     let answer = unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),
-            libc::SOL_NETLINK,
-            libc::NETLINK_CAP_ACK,
-            (&raw const on).cast(),
-            size_of_val(&on) as libc::socklen_t,
+            level,
+            option,
+            std::ptr::from_ref(value).cast(),
+            size_of::<T>() as libc::socklen_t,
         )
     };
     Errno::result(answer).map(drop)

@@ -380,6 +380,7 @@ fn owner(group: u16) -> Option<Owner> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::PortId;
 
     #[test]
     fn a_prefix_carries_the_generation() {
@@ -411,7 +412,7 @@ mod tests {
                 packet.be32(NFULA_SEQ, number);
             });
             let attributes = &message.as_bytes()[20..];
-            let message = Received { kind: PACKET, sequence: 0, family: 2, attributes };
+            let message = Received { kind: PACKET, sequence: 0, port: PortId(0), family: 2, attributes };
             hear(&message, &history, &mut next, &mut |heard| match heard {
                 Heard::Lost(number) => lost.push(number),
                 heard => panic!("a packet without bytes: {heard:?}"),

@@ -63,6 +63,9 @@ pub struct Scope {
     pub reassigned: BTreeSet<IpAddr>,
     /// Whether connections that no agent has seen are accepted if policy allows them.
     pub adopts: bool,
+    /// Whether it is unknown which end opened connections that no agent has seen: they must be allowed from both. So it is after all
+    /// rules were deleted, since connection tracking sleeps without them and then picks connections up in the middle.
+    pub are_unproven: bool,
     /// What pods may not send to nodes, whatever policy says.
     pub overlay: OverlayFlows,
 }
@@ -137,6 +140,13 @@ pub fn sweep(
         report.judged += u64::from(concerns_us);
         let is_overlay = concerns_us && !local.contains(packet.source()) && scope.overlay.contains(&packet);
         let standing = if is_overlay { Standing::Denied } else { standing(&decision) };
+        let is_unseen = entry.mark & (accepted | revoked) == 0;
+        let standing = match standing {
+            Standing::Allowed if scope.are_unproven && is_unseen && concerns_us => {
+                self::standing(&evaluate(&packet.reversed(), snapshot, local))
+            }
+            standing => standing,
+        };
         let change = match standing {
             Standing::Denied if !is_revoked => {
                 report.revoked += 1;

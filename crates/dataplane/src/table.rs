@@ -20,6 +20,7 @@ mod error;
 mod in_force;
 mod link_rules;
 mod memory;
+mod monitor;
 mod origin;
 mod quota;
 mod recheck;
@@ -58,6 +59,7 @@ use crate::queues::QueueRange;
 
 pub use self::error::TableError;
 pub use self::memory::{Remember, RememberedConnections};
+pub use self::monitor::{Changed, ForeignChange, Program, RulesListener, RulesMonitor};
 pub use self::origin::{OriginConfig, Origins};
 pub use self::quota::QueueQuota;
 pub use crate::nft::queue::QueueForm;
@@ -129,6 +131,8 @@ pub struct Table {
     socket: Socket,
     queues: QueueRange,
     form: QueueForm,
+    /// `None` if the kernel can't have table `bridge`, or if sources are believed.
+    bridge: Option<BridgeFamily>,
     config: TableConfig,
     /// What the sets hold in the kernel.
     contents: Contents,
@@ -138,6 +142,8 @@ pub struct Table {
     window: bool,
     /// What is known of ports; `None` if sources are believed.
     origin: Option<Origin>,
+    /// The generation of the ruleset that the last [`Table::restore`] undid.
+    undone: Option<u32>,
 }
 
 /// Where packets may come from, in the kernel and as it is to be.
@@ -176,15 +182,62 @@ impl Table {
         config.marks = config.marks.answered_by(queues);
         let mut socket = open()?;
         let form = available_form(&mut socket)?;
-        let contents = Contents::new(&config.pod_cidrs, &config.open, []);
-        let memory = Memory::new(&config, SystemTime::now());
-        let mut batch = install_batch(&config, &contents, &memory, queues, form);
-        let origin = match &config.origin {
-            Some(origin) => Some(install_origin(origin, &config, form, &mut socket, &mut batch)?),
+        let bridge = match &config.origin {
+            Some(_) => BridgeFamily::available(&mut socket)?,
             None => None,
         };
+        let (batch, contents, memory, origin) = installation(&config, queues, form, bridge, &BTreeSet::new());
         batch.commit(&mut socket, None)?;
-        Ok(Self { socket, queues, form, config, contents, memory, window: false, origin })
+        Ok(Self {
+            socket,
+            queues,
+            form,
+            bridge,
+            config,
+            contents,
+            memory,
+            window: false,
+            origin,
+            undone: None,
+        })
+    }
+
+    /// Writes all of it again, with this configuration, after another program changed or deleted it: what is there still is
+    /// replaced in one atomic batch, and packets that wait in queues keep waiting. Nothing that was remembered holds any more.
+    ///
+    /// # Errors
+    /// [`TableError::Superseded`] if another agent has taken over. After this and any other error nothing was changed.
+    pub fn restore(&mut self, config: TableConfig) -> Result<(), TableError> {
+        let mut is_foreign = false;
+        for _ in 0..TRIES {
+            let in_force = InForce::read(&mut self.socket)?;
+            if let Some((Queue { queues, .. }, _)) = in_force.queue
+                && queues != self.queues
+            {
+                return Err(TableError::Superseded(queues));
+            }
+            let kept = if is_foreign { BTreeSet::new() } else { self.intact_queue_chains(&config)? };
+            let (install, contents, memory, origin) =
+                installation(&config, self.queues, self.form, self.bridge, &kept);
+            let mut batch = Batch::default();
+            if is_foreign {
+                delete_tables(self.bridge.is_some(), &mut batch);
+            }
+            batch.append(install);
+            match batch.commit(&mut self.socket, Some(in_force.generation)) {
+                Ok(()) => {
+                    (self.config, self.contents, self.memory) = (config, contents, memory);
+                    (self.window, self.origin, self.undone) = (false, origin, Some(in_force.generation));
+                    return Ok(());
+                }
+                Err(Refusal::Outdated) => {}
+                // Another program has made something of the same name and another kind. To delete base chains drops what is queued,
+                // and nothing is enforced before.
+                Err(Refusal::Part(..)) if !is_foreign => is_foreign = true,
+                Err(refusal) => return Err(refusal.into()),
+            }
+        }
+        Err(TableError::Unquiet)
     }
 
     /// Which protections of packets' origins this kernel can have, whether or not rules are there: for `doctor`.
@@ -394,6 +447,27 @@ impl Table {
         }
     }
 
+    /// Whether [`Table::restore`] has undone this change already: it was committed before.
+    pub fn has_undone(&self, change: &ForeignChange) -> bool {
+        // Generations begin again at zero after four billion.
+        let is_before = |(change, undone): (u32, u32)| (undone.wrapping_sub(change) as i32) >= 0;
+        change.generation.zip(self.undone).is_some_and(is_before)
+    }
+
+    /// The chains whose queue rule is as it is to be: to write an xtables target takes a grace period of RCU if a batch has just deleted
+    /// something (`nft_target_init`).
+    fn intact_queue_chains(&mut self, config: &TableConfig) -> Result<BTreeSet<&'static str>, TableError> {
+        let mut queues = vec![(QUEUE, queue_of(config, self.queues))];
+        queues.extend(config.origin.as_ref().map(|origin| (origin::QUEUE, port_queue_of(config, origin))));
+        let mut intact = BTreeSet::new();
+        for (chain, queue) in queues {
+            if in_force::holds_only(&mut self.socket, chain, queue)? {
+                intact.insert(chain);
+            }
+        }
+        Ok(intact)
+    }
+
     /// The form of the queue rules, chosen by what the kernel answers.
     pub fn form(&self) -> QueueForm {
         self.form
@@ -552,12 +626,14 @@ fn install_batch(
     config: &TableConfig,
     contents: &Contents,
     memory: &Memory,
-    queues: QueueRange,
-    form: QueueForm,
+    (queues, form): (QueueRange, QueueForm),
+    kept: &BTreeSet<&str>,
 ) -> Batch {
     let mut batch = Batch::default();
     let table = library_table();
-    batch.library(Part::plain("table inet kube-verdict"), |library| library.add(&table, MsgType::Add));
+    // Awake, if another program has made the table dormant.
+    let awake = INET.library().with_flags(0_u32);
+    batch.library(Part::plain("table inet kube-verdict"), |library| library.add(&awake, MsgType::Add));
     for chain in chains::chains(config.judge_dns) {
         add_hooked_chain(&mut batch, chain);
     }
@@ -577,11 +653,11 @@ fn install_batch(
     revoked::create(&mut batch);
     quota::create(&mut batch);
     origin::create_sets(&mut batch);
-    remove_rules(&mut batch);
+    remove_rules_but(kept, config, &mut batch);
     contents.fill(&mut batch);
     recheck::watch(&BTreeSet::new(), &mut batch);
     let rules = chains::rules(config, memory, queues, form, false);
-    rules.iter().for_each(|rule| rule.add_to(INET, &mut batch));
+    rules.iter().filter(|rule| !kept.contains(rule.chain)).for_each(|rule| rule.add_to(INET, &mut batch));
     let log_group = config.origin.as_ref().and_then(|origin| origin.log_group);
     if config.origin.is_none() {
         // Rules above drop by these chains.
@@ -590,34 +666,71 @@ fn install_batch(
     batch
 }
 
+/// All that an installation writes, but for rules of the `kept` chains, and what the sets and chains then hold.
+fn installation(
+    config: &TableConfig,
+    queues: QueueRange,
+    form: QueueForm,
+    bridge: Option<BridgeFamily>,
+    kept: &BTreeSet<&str>,
+) -> (Batch, Contents, Memory, Option<Origin>) {
+    let contents = Contents::new(&config.pod_cidrs, &config.open, []);
+    let memory = Memory::new(config, SystemTime::now());
+    let mut batch = install_batch(config, &contents, &memory, (queues, form), kept);
+    let install = |origin| install_origin(origin, config, (form, bridge), kept, &mut batch);
+    let origin = config.origin.as_ref().map(install);
+    (batch, contents, memory, origin)
+}
+
 /// The sets and rules about origins: those of table `inet`, and table `bridge` where the kernel can have it.
 fn install_origin(
     origin: &OriginConfig,
     config: &TableConfig,
-    form: QueueForm,
-    socket: &mut Socket,
+    (form, bridge): (QueueForm, Option<BridgeFamily>),
+    kept: &BTreeSet<&str>,
     batch: &mut Batch,
-) -> Result<Origin, TableError> {
-    let range = QueueRange { first: origin.queue, count: 1 };
-    let queue = Queue { queues: range, bypass: config.when_down == WhenDown::Open };
+) -> Origin {
+    let queue = port_queue_of(config, origin);
     let wanted = &origin.origins;
     let inet = OriginContents::new(wanted);
     inet.fill(batch);
-    let has_bridge = has_bridge_family(socket)?;
-    let mut rules = origin::first_rules(&wanted.bindings.pod_bridges, &config.marks, has_bridge);
+    let mut rules = origin::first_rules(&wanted.bindings.pod_bridges, &config.marks, bridge.is_some());
     rules.extend(origin::rules(queue, form, origin.log_group));
-    rules.iter().for_each(|rule| rule.add_to(INET, batch));
-    let bridge = if has_bridge {
+    rules.iter().filter(|rule| !kept.contains(rule.chain)).for_each(|rule| rule.add_to(INET, batch));
+    let bridge = bridge.map(|BridgeFamily { knows_bridges }| {
         let contents = BridgeContents::new(wanted);
-        let knows_bridges = bridge::trial_of_names().rehearse(socket).is_ok();
         let (marks, log_group) = (config.marks, origin.log_group);
         BridgeRules { marks, log_group, knows_bridges }.install(&contents, batch);
-        Some(contents)
-    } else {
-        None
-    };
+        contents
+    });
     let bridges = wanted.bindings.pod_bridges.clone();
-    Ok(Origin { wanted: wanted.clone(), inet, bridge, bridges })
+    Origin { wanted: wanted.clone(), inet, bridge, bridges }
+}
+
+/// Deletes our tables, whether or not they are there.
+fn delete_tables(has_bridge: bool, batch: &mut Batch) {
+    for table in [INET].into_iter().chain(has_bridge.then_some(bridge::TABLE)) {
+        let part = || Part::plain(format!("deletion of table {table}"));
+        batch.library(part(), |library| library.add(&table.library(), MsgType::Add));
+        batch.library(part(), |library| library.add(&table.library(), MsgType::Del));
+    }
+}
+
+/// What nftables' bridge family of this kernel can do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct BridgeFamily {
+    /// Whether it knows a port's bridge by name.
+    knows_bridges: bool,
+}
+
+impl BridgeFamily {
+    /// `None` if the kernel lacks the family.
+    fn available(socket: &mut Socket) -> Result<Option<Self>, TableError> {
+        if !has_bridge_family(socket)? {
+            return Ok(None);
+        }
+        Ok(Some(Self { knows_bridges: bridge::trial_of_names().rehearse(socket).is_ok() }))
+    }
 }
 
 /// Whether the kernel has nftables' bridge family.
@@ -643,6 +756,28 @@ fn remove_rules(batch: &mut Batch) {
     batch.raw(Part::plain("removal of the old rules"), sys::NFT_MSG_DELRULE, 0, |rule| {
         rule.string(sys::NFTA_RULE_TABLE, TABLE);
     });
+}
+
+/// Removes the rules of all chains but the `kept` ones.
+fn remove_rules_but(kept: &BTreeSet<&str>, config: &TableConfig, batch: &mut Batch) {
+    if kept.is_empty() {
+        return remove_rules(batch);
+    }
+    let hooked = chains::chains(config.judge_dns).into_iter().map(|(name, _)| name);
+    let prerouting = config.origin.is_some().then_some(origin::PREROUTING);
+    let plain = chains::plain_chains().chain(origin::plain_chains());
+    let chains = hooked.chain(prerouting).chain(plain).filter(|name| !kept.contains(name));
+    chains.for_each(|name| empty_chain(batch, name));
+}
+
+/// Where chain `enqueue` sends packets.
+fn queue_of(config: &TableConfig, queues: QueueRange) -> Queue {
+    Queue { queues, bypass: config.when_down == WhenDown::Open }
+}
+
+/// Where packets of new ports wait.
+fn port_queue_of(config: &TableConfig, origin: &OriginConfig) -> Queue {
+    queue_of(config, QueueRange { first: origin.queue, count: 1 })
 }
 
 fn empty_chain(batch: &mut Batch, chain: &'static str) {

@@ -247,7 +247,7 @@ impl Findings {
             let (state, text) = match &need.state {
                 NeedState::Fine { what } => (State::Fine, Text::new(what)),
                 NeedState::Warning { what, todo } => (State::Warning, advice(what, todo)),
-                NeedState::Wrong { what, todo } => (State::Wrong, advice(what, todo)),
+                NeedState::Wrong { what, todo, .. } => (State::Wrong, advice(what, todo)),
             };
             rows.push((need.name.to_owned(), state, text));
         }

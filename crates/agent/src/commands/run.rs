@@ -342,7 +342,7 @@ impl Run {
 /// Without this right nothing works and nothing will: better said at once than waited for.
 fn must_be_permitted(needs: &[Need]) -> anyhow::Result<()> {
     let permission = needs.iter().find(|need| need.name == "permission");
-    if let Some(NeedState::Wrong { what, todo }) = permission.map(|need| &need.state) {
+    if let Some(NeedState::Wrong { what, todo, .. }) = permission.map(|need| &need.state) {
         bail!("{what}: {todo}");
     }
     Ok(())

@@ -47,6 +47,7 @@ fn summary(path: &Path) -> Vec<String> {
             Line::Lost(lost) => format!("lost {}", lost.lost),
             Line::Repeated(repeated) => format!("repeated {}", repeated.repeated),
             Line::Dropped(dropped) => format!("dropped {}", dropped.packets),
+            Line::Bypass(bypass) => format!("bypass {}", bypass.reason),
             Line::Record(record) => {
                 record.destination.and_then(|end| end.port).map_or_else(String::new, |port| port.to_string())
             }

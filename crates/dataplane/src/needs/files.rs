@@ -82,9 +82,9 @@ fn bridge(
     for (_, name, ipv6) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
         match files.sysctl(name).as_deref() {
             None => {
-                return NeedState::wrong(
+                return NeedState::partly(
                     "br_netfilter is not loaded: packets between pods of this node, which hang on one bridge, pass by \
-                     every rule",
+                     every rule; all others are under policy",
                     format!("`modprobe br_netfilter && sysctl -w {name}=1`"),
                 );
             }
@@ -101,10 +101,12 @@ fn bridge(
     if let Some((name, ipv6)) = off.into_iter().find(|(_, ipv6)| !is_on(*ipv6)) {
         let bridge = bridges.iter().find(|bridge| !bridge.reaches_hooks(ipv6));
         let and_bridge = bridge.map(|bridge| format!(", and bridge {bridge} has no switch of its own on"));
-        return NeedState::wrong(
+        return NeedState::partly(
             format!(
-                "{name} is 0{}: packets between pods of this node, which hang on one bridge, pass by every rule",
-                and_bridge.unwrap_or_default()
+                "{name} is 0{}: {} packets between pods of this node, which hang on one bridge, pass by every rule; all others \
+                 are under policy",
+                and_bridge.unwrap_or_default(),
+                if ipv6 { "IPv6" } else { "IPv4" }
             ),
             format!("`sysctl -w {name}=1`"),
         );

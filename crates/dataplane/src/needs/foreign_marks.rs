@@ -10,7 +10,7 @@ use std::fmt;
 
 use rustables::sys;
 
-use super::NeedState;
+use super::{NeedState, family_name};
 use crate::marks::{Mark, Marks};
 use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
 use crate::nft::SUBSYSTEM;
@@ -349,18 +349,6 @@ impl Registers {
             b"cmp" | b"range" | b"counter" | b"limit" | b"match" => Some(()),
             _ => None,
         }
-    }
-}
-
-fn family_name(family: u8) -> &'static str {
-    match family.into() {
-        libc::NFPROTO_INET => "inet",
-        libc::NFPROTO_IPV4 => "ip",
-        libc::NFPROTO_IPV6 => "ip6",
-        libc::NFPROTO_BRIDGE => "bridge",
-        libc::NFPROTO_ARP => "arp",
-        libc::NFPROTO_NETDEV => "netdev",
-        _ => "unknown",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 
-use super::{Need, NeedState, NeedsConfig, foreign_marks, origins};
+use super::{Need, NeedState, NeedsConfig, foreign_marks, origins, other_rules};
 use crate::conntrack::statistics;
 use crate::netlink::{self, Header, Messages, NetlinkError, Socket};
 use crate::queues::QueueRange;
@@ -61,6 +61,8 @@ pub(super) fn needs(config: &NeedsConfig) -> Vec<Need> {
             if let Some(marks) = &config.marks {
                 let found = ask(&mut socket).and_then(|socket| foreign_marks::read(socket, marks));
                 needs.push(Need { name: "marks", state: foreign_marks::need(found, marks) });
+                let found = ask(&mut socket).and_then(other_rules::read);
+                needs.push(Need { name: "other-rules", state: other_rules::need(found) });
             }
         }
     }
@@ -145,8 +147,11 @@ fn conntrack(answer: Result<(u32, u32), NetlinkError>) -> NeedState {
     let (entries, most) = match answer {
         Ok(numbers) => numbers,
         Err(error) => {
-            return NeedState::wrong(
-                format!("the connection tracking table can't be read ({error})"),
+            return NeedState::partly(
+                format!(
+                    "the connection tracking table can't be read ({error}): connections that exist don't follow changes of policy; new ones \
+                     do"
+                ),
                 "load the modules nf_conntrack and nf_conntrack_netlink, or use a kernel built with CONFIG_NF_CT_NETLINK",
             );
         }
@@ -159,7 +164,12 @@ fn conntrack(answer: Result<(u32, u32), NetlinkError>) -> NeedState {
     );
     let percent = |share: u64| u64::from(most) * share;
     if u64::from(entries) * 100 >= percent(FULL) {
-        NeedState::wrong(format!("{what}: it is full, and new connections are dropped"), todo)
+        NeedState::partly(
+            format!(
+                "{what}: it is full, and the kernel drops new connections; all that passes is under policy"
+            ),
+            todo,
+        )
     } else if u64::from(entries) * 100 > percent(NEARLY_FULL) {
         NeedState::warning(format!("{what}: when it is full, new connections are dropped"), todo)
     } else {
@@ -179,7 +189,8 @@ mod tests {
                 assert!(todo.contains("sysctl -w net.netfilter.nf_conntrack_max="), "{todo}");
                 "warning"
             }
-            NeedState::Wrong { todo, .. } => {
+            NeedState::Wrong { todo, prevents_enforcing, .. } => {
+                assert!(!prevents_enforcing, "rules don't depend on it");
                 assert!(todo.contains("sysctl -w net.netfilter.nf_conntrack_max="), "{todo}");
                 "wrong"
             }

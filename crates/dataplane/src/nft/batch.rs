@@ -101,6 +101,11 @@ impl Batch {
         self.messages.push(Message { part, bytes: message.as_bytes().to_vec() });
     }
 
+    /// Adds all of another batch.
+    pub(crate) fn append(&mut self, other: Self) {
+        self.messages.extend(other.messages);
+    }
+
     /// The size of its largest part, in bytes.
     #[cfg(test)]
     pub(crate) fn largest(&self) -> usize {

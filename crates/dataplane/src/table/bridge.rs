@@ -204,7 +204,8 @@ impl BridgeRules {
     /// Creates table, chains and sets where they don't exist, and writes all rules again.
     pub(super) fn install(&self, contents: &BridgeContents, batch: &mut Batch) {
         let table = TABLE.library();
-        batch.library(Part::plain(format!("table {TABLE}")), |library| library.add(&table, MsgType::Add));
+        let awake = TABLE.library().with_flags(0_u32);
+        batch.library(Part::plain(format!("table {TABLE}")), |library| library.add(&awake, MsgType::Add));
         for (name, class, priority) in [
             (PREROUTING, HookClass::PreRouting, FIRST),
             (FORWARD, HookClass::Forward, FILTER),

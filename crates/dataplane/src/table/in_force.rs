@@ -106,13 +106,43 @@ fn read_queue(socket: &mut Socket) -> Result<Option<(Queue, QueueForm)>, TableEr
     }
 }
 
-fn queue_of_rule(rule: &[u8]) -> Option<(Queue, QueueForm)> {
-    // The kernel filters by table and chain where it can; older ones send more.
-    let names = [(sys::NFTA_RULE_TABLE, TABLE), (sys::NFTA_RULE_CHAIN, QUEUE)];
-    if names.into_iter().any(|(kind, name)| attribute(rule, kind).map(text) != Some(name.as_bytes())) {
-        return None;
+/// Whether a chain's one and only rule hands packets to this queue, and does nothing else.
+pub(super) fn holds_only(socket: &mut Socket, chain: &'static str, queue: Queue) -> Result<bool, TableError> {
+    let mut request = Messages::default();
+    let kind = SUBSYSTEM | sys::NFT_MSG_GETRULE as u16;
+    let flags = netlink::REQUEST | netlink::DUMP;
+    request.push(Header { kind, flags, sequence: socket.next_sequence(), family: FAMILY }, |rule| {
+        rule.string(sys::NFTA_RULE_TABLE, TABLE).string(sys::NFTA_RULE_CHAIN, chain);
+    });
+    let (mut rules, mut is_it) = (0, false);
+    let result = socket.dump(request.as_bytes(), |message| {
+        if message.kind == SUBSYSTEM | sys::NFT_MSG_NEWRULE as u16 && is_of(message.attributes, chain) {
+            let expressions = attribute(message.attributes, sys::NFTA_RULE_EXPRESSIONS).unwrap_or_default();
+            let is_one = AttributeReader::new(expressions).count() == 1;
+            let found = find_queue(expressions).map(|(queue, _)| queue);
+            (rules, is_it) = (rules + 1, is_one && found == Some(queue));
+        }
+    });
+    match result {
+        Ok(()) => Ok(rules == 1 && is_it),
+        // Some kernels say so of a table or chain that isn't there. A chain that changed meanwhile is written again.
+        Err(NetlinkError::Refused { errno: Errno::ENOENT, .. } | NetlinkError::Interrupted) => Ok(false),
+        Err(error) => Err(TableError::from_reading(error)),
     }
-    AttributeReader::new(attribute(rule, sys::NFTA_RULE_EXPRESSIONS)?).find_map(|(_, expression)| {
+}
+
+/// Whether a rule is of this chain: the kernel filters by table and chain where it can; older ones send more.
+fn is_of(rule: &[u8], chain: &str) -> bool {
+    let names = [(sys::NFTA_RULE_TABLE, TABLE), (sys::NFTA_RULE_CHAIN, chain)];
+    names.into_iter().all(|(kind, name)| attribute(rule, kind).map(text) == Some(name.as_bytes()))
+}
+
+fn queue_of_rule(rule: &[u8]) -> Option<(Queue, QueueForm)> {
+    find_queue(attribute(rule, sys::NFTA_RULE_EXPRESSIONS).filter(|_| is_of(rule, QUEUE))?)
+}
+
+fn find_queue(expressions: &[u8]) -> Option<(Queue, QueueForm)> {
+    AttributeReader::new(expressions).find_map(|(_, expression)| {
         let name = text(attribute(expression, sys::NFTA_EXPR_NAME)?);
         Queue::decode(name, attribute(expression, sys::NFTA_EXPR_DATA)?)
     })

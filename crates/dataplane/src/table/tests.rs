@@ -53,7 +53,8 @@ fn check_golden(name: &str, batch: &Batch) {
 }
 
 fn install(config: &TableConfig, form: QueueForm) -> Batch {
-    install_batch(config, &Contents::new(&config.pod_cidrs, &config.open, []), &memory(config), QUEUES, form)
+    let contents = Contents::new(&config.pod_cidrs, &config.open, []);
+    install_batch(config, &contents, &memory(config), (QUEUES, form), &BTreeSet::new())
 }
 
 #[cfg(target_endian = "little")]
@@ -147,8 +148,10 @@ fn the_trial_of_both_forms() {
 fn takeover_differs_from_the_first_install_in_the_queue_rule_alone() {
     let config = node_a();
     let contents = Contents::new(&config.pod_cidrs, &config.open, []);
-    let install =
-        |queues| install_batch(&config, &contents, &memory(&config), queues, QueueForm::Native).to_text();
+    let install = |queues| {
+        install_batch(&config, &contents, &memory(&config), (queues, QueueForm::Native), &BTreeSet::new())
+            .to_text()
+    };
     let (first, second) = (install(QUEUES), install(QueueRange { first: 102, count: 2 }));
     let part = |text: &str| text.split("# ").map(str::to_owned).collect::<Vec<_>>();
     let (first, second) = (part(&first), part(&second));

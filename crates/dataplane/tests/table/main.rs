@@ -1,6 +1,7 @@
 //! The table in a real kernel, each test in a network namespace of its own. They need root, and fail without it.
 
 mod denied;
+mod foreign_changes;
 mod namespace;
 mod needs;
 mod packets;

@@ -33,6 +33,7 @@ fn a_namespace_with_everything_has_nothing_wrong() {
             "table",
             "origins",
             "marks",
+            "other-rules",
             "nfnetlink_queue",
             "nfnetlink_log",
             "conntrack",
@@ -248,5 +249,36 @@ fn without_permission_that_is_what_is_said_first() {
         let needs = check(&config());
         assert_eq!(needs[0].name, "permission");
         assert!(needs[0].state.is_wrong(), "{needs:?}");
+    });
+}
+
+#[test]
+fn other_policy_engines_and_queues_are_warned_about() {
+    in_namespace(|| {
+        install(node_a(), RANGE_A);
+        run("nft", &["add table inet kube-proxy; add table ip filter; add chain ip filter KUBE-SERVICES"]);
+        let NeedState::Fine { .. } = state("other-rules") else {
+            panic!("kube-proxy is no policy engine: {:?}", state("other-rules"))
+        };
+        for (rules, engine) in [
+            ("add table inet kube-network-policies", "kube-network-policies (inet kube-network-policies)"),
+            ("add table inet kindnet-network-policies", "kindnet (inet kindnet-network-policies)"),
+            ("add chain ip filter KUBE-ROUTER-FORWARD", "kube-router (ip filter)"),
+            ("add chain ip filter cali-FORWARD", "Calico (ip filter)"),
+            ("add chain ip filter CILIUM_FORWARD", "Cilium (ip filter)"),
+        ] {
+            run("nft", &[rules]);
+            let NeedState::Warning { what, todo } = state("other-rules") else {
+                panic!("{rules}: no warning")
+            };
+            assert!(what.contains(engine), "{rules}: {what}");
+            assert!(todo.contains("run one engine"), "{todo}");
+        }
+        run("iptables-nft", &["-t", "mangle", "-A", "FORWARD", "-j", "NFQUEUE"]);
+        let NeedState::Warning { what, .. } = state("other-rules") else { panic!("no warning") };
+        assert!(
+            what.contains("another program, which may let them pass by all rules: ip mangle FORWARD"),
+            "{what}"
+        );
     });
 }

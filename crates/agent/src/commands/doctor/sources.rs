@@ -96,7 +96,7 @@ fn warning(name: &'static str, what: String, todo: &str) -> Need {
 }
 
 fn wrong(name: &'static str, what: String, todo: &str) -> Need {
-    Need { name, state: NeedState::Wrong { what, todo: todo.to_owned() } }
+    Need { name, state: NeedState::Wrong { what, todo: todo.to_owned(), prevents_enforcing: true } }
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ fn bridge_named(name: &str, ipv4: bool, ipv6: bool) -> Bridge {
 
 fn wrong(state: NeedState) -> (String, String) {
     match state {
-        NeedState::Wrong { what, todo } => (what, todo),
+        NeedState::Wrong { what, todo, .. } => (what, todo),
         other => panic!("not wrong: {other:?}"),
     }
 }
@@ -39,6 +39,7 @@ fn a_bridge_needs_both_sysctls() {
     assert!(matches!(bridge(&both, &config, no_bridges), NeedState::Fine { .. }));
 
     let (_folder, off) = proc(&[(IPTABLES, "1\n"), (IP6TABLES, "0\n")]);
+    assert!(!bridge(&off, &config, no_bridges).prevents_enforcing(), "packets from other nodes are routed");
     let (what, todo) = wrong(bridge(&off, &config, no_bridges));
     assert!(what.contains("net.bridge.bridge-nf-call-ip6tables is 0"), "{what}");
     assert_eq!(todo, "`sysctl -w net.bridge.bridge-nf-call-ip6tables=1`");

@@ -1,0 +1,420 @@
+//! The thread that notices when other programs change this agent's tables.
+//!
+//! From: nftables' notifications of committed batches (`NFNLGRP_NFTABLES`): what was changed, each message with the netlink port of the
+//! socket that did it, then the new generation with that program's name. To: a callback, once for each batch of another program that
+//! changed a table of ours. Invariant: no such batch goes unreported; where notifications were lost, all tables count as changed.
+//!
+//! Batches about other tables alone, such as kube-proxy's, end here: of each message a header and one name are read. The agent's own
+//! batches don't come this far, since the socket's filter drops them.
+
+use std::fmt;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::SigSet;
+use rustables::sys;
+
+use super::{TABLE, Table, TableError, open};
+use crate::netlink::{AttributeReader, PortId, Received, Socket};
+use crate::nft::SUBSYSTEM;
+use crate::nft::queue::text;
+
+/// How much may wait to be read. A program that replaces 100,000 elements at once is notified of by some 20 MiB.
+const ROOM: usize = 64 << 20;
+/// How often the thread takes note of the time at which nothing was left to read.
+const HEARTBEAT: Duration = Duration::from_millis(250);
+/// How long to wait after an error that isn't expected.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The attribute of all messages about a table that names it: `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE` and so on are the same number.
+const NAME_OF_TABLE: u16 = sys::NFTA_TABLE_NAME;
+const _: () = assert!(
+    sys::NFTA_CHAIN_TABLE == NAME_OF_TABLE
+        && sys::NFTA_RULE_TABLE == NAME_OF_TABLE
+        && sys::NFTA_SET_TABLE == NAME_OF_TABLE
+        && sys::NFTA_SET_ELEM_LIST_TABLE == NAME_OF_TABLE
+        && sys::NFTA_OBJ_TABLE == NAME_OF_TABLE
+);
+
+/// A batch of another program that changed this agent's tables.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ForeignChange {
+    /// Since when the tables may be other than the agent wrote them: not later than the batch was committed, or some milliseconds after.
+    pub since: SystemTime,
+    /// The program that committed it.
+    pub program: Program,
+    /// The first thing that it changed.
+    pub what: Changed,
+    /// The ruleset's generation that it began; `None` if notifications were lost.
+    pub generation: Option<u32>,
+}
+
+/// The program that committed a batch, as the kernel names it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Program {
+    /// The name of its thread, up to 15 bytes; `None` if notifications were lost.
+    pub name: Option<String>,
+    /// The thread's id in the initial process namespace: of a program with one thread its process id.
+    pub pid: Option<u32>,
+}
+
+/// What a batch changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Changed {
+    /// An object of a table.
+    Object {
+        /// Whether it was deleted; added or changed if not.
+        is_deleted: bool,
+        /// Such as `rule of chain judge`.
+        object: String,
+        /// Such as `inet kube-verdict`.
+        table: String,
+    },
+    /// Notifications were lost: any table may have changed.
+    Unknown,
+}
+
+impl fmt::Display for Changed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Object { is_deleted, object, table } => {
+                let verb = if *is_deleted { "deleted" } else { "added or changed" };
+                // The kernel takes any bytes for a name.
+                write!(f, "{verb} {} in table {table}", object.escape_debug())
+            }
+            Self::Unknown => f.write_str("unknown: nftables' notifications were lost"),
+        }
+    }
+}
+
+/// A socket that has begun to receive notifications, before the agent's tables are installed: so nothing is missed in between.
+#[derive(Debug)]
+pub struct RulesListener {
+    socket: Socket,
+}
+
+/// See the module. Dropping it ends the thread.
+#[derive(Debug)]
+pub struct RulesMonitor {
+    wake: Arc<EventFd>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl RulesListener {
+    /// Listens in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// [`TableError`] if the kernel refuses.
+    pub fn open() -> Result<Self, TableError> {
+        let socket = open()?;
+        socket.join(sys::NFNLGRP_NFTABLES, ROOM).map_err(TableError::from_reading)?;
+        Ok(Self { socket })
+    }
+
+    /// Starts the thread for rules that were just installed. `tell` is called on that thread, with each foreign change since then.
+    ///
+    /// # Errors
+    /// [`io::Error`] if a descriptor or the thread can't be had.
+    pub fn start(
+        self,
+        table: &Table,
+        tell: impl FnMut(ForeignChange) + Send + 'static,
+    ) -> io::Result<RulesMonitor> {
+        let ours = table.socket.port().map_err(|error| error.errno())?;
+        self.socket.filter(&all_but(ours)).map_err(|error| error.errno())?;
+        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+        let stop = Arc::<AtomicBool>::default();
+        let reader = Reader {
+            socket: self.socket,
+            batches: Batches { ours, is_installed: false, changed: None },
+            wake: Arc::clone(&wake),
+            stop: Arc::clone(&stop),
+            tell,
+        };
+        let thread = thread::Builder::new().name("rules".to_owned()).spawn(move || {
+            // Signals are for other threads.
+            let _ = SigSet::all().thread_block();
+            reader.run();
+        })?;
+        Ok(RulesMonitor { wake, stop, thread: Some(thread) })
+    }
+}
+
+impl RulesMonitor {
+    /// Whether the thread has ended, after which no change is noticed.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for RulesMonitor {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        // A counter that is full has woken it already.
+        let _ = self.wake.write(1);
+        if let Some(thread) = self.thread.take() {
+            // A panic has been printed already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A filter that drops what our own socket did, but for new generations: large changes of our own take no room.
+fn all_but(ours: PortId) -> [libc::sock_filter; 6] {
+    // Of `struct nlmsghdr`, which classic BPF loads in network order: the type at 4, the port at 12.
+    let load = |size: u32, at| statement(libc::BPF_LD | size | libc::BPF_ABS, at);
+    let skip_if = |value, then, otherwise| libc::sock_filter {
+        code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+        jt: then,
+        jf: otherwise,
+        k: value,
+    };
+    let give = |bytes| statement(libc::BPF_RET | libc::BPF_K, bytes);
+    let new_generation = SUBSYSTEM | sys::NFT_MSG_NEWGEN as u16;
+    [
+        load(libc::BPF_H, 4),
+        skip_if(u16::from_be_bytes(new_generation.to_ne_bytes()).into(), 2, 0),
+        load(libc::BPF_W, 12),
+        skip_if(u32::from_be_bytes(ours.0.to_ne_bytes()), 1, 0),
+        give(u32::MAX),
+        give(0),
+    ]
+}
+
+fn statement(code: u32, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt: 0, jf: 0, k }
+}
+
+struct Reader<T> {
+    socket: Socket,
+    batches: Batches,
+    wake: Arc<EventFd>,
+    stop: Arc<AtomicBool>,
+    tell: T,
+}
+
+impl<T: FnMut(ForeignChange)> Reader<T> {
+    fn run(mut self) {
+        // When nothing was left to read: what is read next was committed after that.
+        let mut idle_at = (Instant::now(), SystemTime::now());
+        while !self.stop.load(Ordering::Acquire) {
+            if !self.is_readable(PollTimeout::ZERO) {
+                idle_at = (Instant::now(), SystemTime::now());
+                let heartbeat = PollTimeout::try_from(HEARTBEAT).unwrap_or(PollTimeout::NONE);
+                if !self.is_readable(heartbeat) {
+                    continue;
+                }
+            }
+            // A thread that was kept from running may read a notification long after the batch was committed.
+            let was_kept = idle_at.0.elapsed() > 2 * HEARTBEAT;
+            self.receive(if was_kept { idle_at.1 } else { SystemTime::now() });
+        }
+    }
+
+    /// Waits until there is something to receive, for the end, or until time is over.
+    fn is_readable(&self, timeout: PollTimeout) -> bool {
+        let mut descriptors = [
+            PollFd::new(self.socket.descriptor(), PollFlags::POLLIN),
+            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
+        ];
+        // An interrupted wait is a short one.
+        let _ = poll(&mut descriptors, timeout);
+        descriptors[0].revents().is_some_and(|events| !events.is_empty())
+    }
+
+    /// Receives one datagram, which came no earlier than `since`.
+    fn receive(&mut self, since: SystemTime) {
+        let mut found = Vec::new();
+        let batches = &mut self.batches;
+        let received = self.socket.receive(|message| {
+            if let Ok(message) = message {
+                found.extend(batches.take(message, since));
+            }
+        });
+        if let Err(error) = received {
+            if error.errno() != Errno::ENOBUFS {
+                tracing::warn!(%error, "cannot receive nftables' notifications: writing the rules again");
+                thread::sleep(PAUSE);
+            }
+            self.batches.is_installed = true;
+            found.push(ForeignChange {
+                since,
+                program: Program::default(),
+                what: Changed::Unknown,
+                generation: None,
+            });
+        }
+        found.into_iter().for_each(&mut self.tell);
+    }
+}
+
+/// Puts the messages of one batch together.
+struct Batches {
+    /// The socket that changes our tables.
+    ours: PortId,
+    /// Whether our installation has gone by: what was done to the tables before is none of this agent's business.
+    is_installed: bool,
+    /// What the batch changed in our tables, if it did, and is another program's; and when that was read.
+    changed: Option<(Changed, SystemTime)>,
+}
+
+impl Batches {
+    /// A batch ends with its generation: returns what a foreign one changed in our tables.
+    fn take(&mut self, message: Received<'_>, now: SystemTime) -> Option<ForeignChange> {
+        if message.kind == SUBSYSTEM | sys::NFT_MSG_NEWGEN as u16 {
+            let changed = self.changed.take();
+            self.is_installed |= message.port == self.ours;
+            // Of a batch of ours nothing was noted.
+            let (what, since) = changed.filter(|_| self.is_installed)?;
+            let generation = number(message.attributes, sys::NFTA_GEN_ID);
+            return Some(ForeignChange { since, program: program(message.attributes), what, generation });
+        }
+        if message.port != self.ours && self.changed.is_none() {
+            self.changed = changed(&message).map(|changed| (changed, now));
+        }
+        None
+    }
+}
+
+/// What a message says of our tables; `None` if it is about another.
+fn changed(message: &Received<'_>) -> Option<Changed> {
+    let family = match message.family.into() {
+        libc::NFPROTO_INET => "inet",
+        libc::NFPROTO_BRIDGE => "bridge",
+        _ => return None,
+    };
+    let name = |kind| attribute(message.attributes, kind).map(text);
+    if name(NAME_OF_TABLE)? != TABLE.as_bytes() {
+        return None;
+    }
+    let named = |kind: &str, attribute| match name(attribute) {
+        Some(name) => format!("{kind} {}", String::from_utf8_lossy(name)),
+        None => kind.to_owned(),
+    };
+    let (is_deleted, object) = match u32::from(message.kind & 0xff) {
+        sys::NFT_MSG_NEWTABLE => (false, "the table itself".to_owned()),
+        sys::NFT_MSG_DELTABLE => (true, "the table itself".to_owned()),
+        sys::NFT_MSG_NEWCHAIN => (false, named("chain", sys::NFTA_CHAIN_NAME)),
+        sys::NFT_MSG_DELCHAIN => (true, named("chain", sys::NFTA_CHAIN_NAME)),
+        sys::NFT_MSG_NEWRULE => (false, named("a rule of chain", sys::NFTA_RULE_CHAIN)),
+        sys::NFT_MSG_DELRULE => (true, named("a rule of chain", sys::NFTA_RULE_CHAIN)),
+        sys::NFT_MSG_NEWSET => (false, named("set", sys::NFTA_SET_NAME)),
+        sys::NFT_MSG_DELSET => (true, named("set", sys::NFTA_SET_NAME)),
+        sys::NFT_MSG_NEWSETELEM => (false, named("an element of set", sys::NFTA_SET_ELEM_LIST_SET)),
+        sys::NFT_MSG_DELSETELEM => (true, named("an element of set", sys::NFTA_SET_ELEM_LIST_SET)),
+        sys::NFT_MSG_DELOBJ => (true, named("object", sys::NFTA_OBJ_NAME)),
+        // What is added beside ours, or counted, changes no verdict of our rules.
+        _ => return None,
+    };
+    Some(Changed::Object { is_deleted, object, table: format!("{family} {TABLE}") })
+}
+
+/// Of the message that ends a batch.
+fn program(generation: &[u8]) -> Program {
+    let name = attribute(generation, sys::NFTA_GEN_PROC_NAME)
+        .map(|name| String::from_utf8_lossy(text(name)).into_owned());
+    Program { name, pid: number(generation, sys::NFTA_GEN_PROC_PID) }
+}
+
+fn number(attributes: &[u8], kind: u16) -> Option<u32> {
+    Some(u32::from_be_bytes(attribute(attributes, kind)?.try_into().ok()?))
+}
+
+fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    AttributeReader::new(attributes).find(|(found, _)| *found == kind).map(|(_, value)| value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::{Header, Messages};
+
+    const OURS: PortId = PortId(7);
+    const NFT: PortId = PortId(8);
+
+    /// The attributes of a message, as a notification carries them.
+    fn attributes(fill: impl FnOnce(&mut crate::netlink::Attributes<'_>)) -> Vec<u8> {
+        let mut messages = Messages::default();
+        messages.push(Header { kind: 0, flags: 0, sequence: 0, family: 0 }, fill);
+        messages.as_bytes()[20..].to_vec()
+    }
+
+    fn batches(is_installed: bool) -> Batches {
+        Batches { ours: OURS, is_installed, changed: None }
+    }
+
+    fn message(kind: u32, port: PortId, family: i32, attributes: &[u8]) -> Received<'_> {
+        Received { kind: SUBSYSTEM | kind as u16, sequence: 0, port, family: family as u8, attributes }
+    }
+
+    fn rule_of(table: &str) -> Vec<u8> {
+        attributes(|rule| {
+            rule.string(sys::NFTA_RULE_TABLE, table).string(sys::NFTA_RULE_CHAIN, "judge");
+        })
+    }
+
+    fn generation() -> Vec<u8> {
+        attributes(|generation| {
+            generation
+                .be32(sys::NFTA_GEN_ID, 5)
+                .be32(sys::NFTA_GEN_PROC_PID, 42)
+                .string(sys::NFTA_GEN_PROC_NAME, "nft");
+        })
+    }
+
+    /// What is reported of a batch of one deleted rule.
+    fn deletion(batches: &mut Batches, port: PortId, family: i32, table: &str) -> Option<String> {
+        let [begun, ended] = [1, 2].map(|second| SystemTime::UNIX_EPOCH + Duration::from_secs(second));
+        let told = batches.take(message(sys::NFT_MSG_DELRULE, port, family, &rule_of(table)), begun);
+        assert_eq!(told, None, "a batch is told of when it is over");
+        let ForeignChange { since, program, what, .. } =
+            batches.take(message(sys::NFT_MSG_NEWGEN, port, 0, &generation()), ended)?;
+        assert_eq!((program.name.as_deref(), program.pid, since), (Some("nft"), Some(42), begun));
+        Some(what.to_string())
+    }
+
+    #[test]
+    fn a_foreign_batch_about_our_tables_is_told_with_the_program() {
+        let mut batches = batches(true);
+        let told = deletion(&mut batches, NFT, libc::NFPROTO_INET, TABLE);
+        assert_eq!(told.as_deref(), Some("deleted a rule of chain judge in table inet kube-verdict"));
+        let told = deletion(&mut batches, NFT, libc::NFPROTO_BRIDGE, TABLE);
+        assert_eq!(told.as_deref(), Some("deleted a rule of chain judge in table bridge kube-verdict"));
+    }
+
+    #[test]
+    fn own_batches_and_those_about_other_tables_are_not() {
+        let mut batches = batches(true);
+        for (port, family, table) in [
+            (OURS, libc::NFPROTO_INET, TABLE),
+            (NFT, libc::NFPROTO_INET, "kube-proxy"),
+            (NFT, libc::NFPROTO_INET, "kube-verdict2"),
+            (NFT, libc::NFPROTO_IPV4, TABLE),
+        ] {
+            assert_eq!(deletion(&mut batches, port, family, table), None, "{family} {table}");
+        }
+    }
+
+    #[test]
+    fn what_came_before_the_installation_is_not_told() {
+        let mut batches = batches(false);
+        assert_eq!(deletion(&mut batches, NFT, libc::NFPROTO_INET, TABLE), None);
+        assert_eq!(deletion(&mut batches, OURS, libc::NFPROTO_INET, TABLE), None);
+        assert!(deletion(&mut batches, NFT, libc::NFPROTO_INET, TABLE).is_some());
+    }
+
+    #[test]
+    fn the_filter_compares_in_network_order() {
+        let [_, kind, _, port, ..] = all_but(PortId(0x0102_0304));
+        assert_eq!(kind.k, u32::from(u16::from_be_bytes([0x0f, 0x0a])), "on a little-endian machine");
+        assert_eq!(port.k, u32::from_be_bytes(0x0102_0304_u32.to_ne_bytes()));
+    }
+}

@@ -1,0 +1,289 @@
+//! Other programs delete or change the agent's rules: they are written again at once, what got in meanwhile is cut, and the audit log
+//! says from when to when.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
+
+mod commits;
+
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use commits::Commits;
+use integration::command::{nft, nft_answer};
+use integration::namespace::Namespace;
+use integration::{Agent, Cluster, Family, Launch, Side, Story, Stream, Testbed, agent, allowed, denied};
+use jiff::Timestamp;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// No repair takes longer, even on a machine that is busy with other tests.
+const BOUND: Duration = Duration::from_millis(250);
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often each damage is repaired, to see how long it takes.
+const TIMES: usize = 100;
+
+fn cluster() -> Cluster {
+    Testbed::new()
+        .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
+        .pod("web/a", "node-a", &[], &["80"])
+        .pod("db/s", "node-a", &[], &["5432"])
+        .pod("other/x", "node-a", &[], &["80"])
+}
+
+/// `web` may reach `db`, `other` may not.
+fn story(flags: &[&str]) -> Story {
+    let mut story = Story::begin(cluster());
+    story.policy(
+        "db/allow-web",
+        "
+        podSelector: {}
+        ingress:
+        - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]
+        ",
+    );
+    story.start_agents(flags);
+    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+    story.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+    story
+}
+
+fn node(story: &Story) -> Arc<Namespace> {
+    Arc::clone(story.testbed.namespace("node-a").unwrap())
+}
+
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < end, "waited {PATIENCE:?} until {what}");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+/// What a program does to the rules, and which object of nftables shows it.
+struct Damage {
+    does: &'static str,
+    to: &'static [&'static str],
+}
+
+const DAMAGES: &[Damage] = &[
+    Damage { does: "flush ruleset", to: &["chain", "inet", "kube-verdict", "enqueue"] },
+    Damage { does: "flush chain inet kube-verdict judge", to: &["chain", "inet", "kube-verdict", "judge"] },
+    Damage {
+        does: "flush chain inet kube-verdict enqueue",
+        to: &["chain", "inet", "kube-verdict", "enqueue"],
+    },
+    Damage {
+        does: "flush chain bridge kube-verdict forward",
+        to: &["chain", "bridge", "kube-verdict", "forward"],
+    },
+    Damage {
+        does: "delete element inet kube-verdict pod-cidrs4 { 10.244.1.0/24 }",
+        to: &["set", "inet", "kube-verdict", "pod-cidrs4"],
+    },
+    Damage {
+        does: "add element inet kube-verdict open-ingress4 { 10.244.1.3 }",
+        to: &["set", "inet", "kube-verdict", "open-ingress4"],
+    },
+    Damage { does: "flush map bridge kube-verdict bound4", to: &["map", "bridge", "kube-verdict", "bound4"] },
+    Damage {
+        does: "insert rule inet kube-verdict judge accept",
+        to: &["chain", "inet", "kube-verdict", "judge"],
+    },
+    Damage {
+        does: "delete table bridge kube-verdict",
+        to: &["chain", "bridge", "kube-verdict", "prerouting"],
+    },
+    Damage { does: "add table inet kube-verdict { flags dormant; }", to: &["table", "inet", "kube-verdict"] },
+    Damage {
+        // A table of our name with nothing of ours in it.
+        does: "flush ruleset; add table inet kube-verdict; add set inet kube-verdict open-ingress4 { type inet_service; }",
+        to: &["set", "inet", "kube-verdict", "open-ingress4"],
+    },
+];
+
+#[test]
+fn whatever_another_program_changes_is_written_again() {
+    let mut story = story(&[]);
+    let node = node(&story);
+    let stream = Stream::open(&story.testbed, "web/a", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
+    for Damage { does, to } in DAMAGES {
+        let show = || nft_answer(&node, &[&["-s", "list"], *to].concat()).unwrap_or_default();
+        // Of a whole table, what changes by itself is left out.
+        let shown = |text: &str| match to[0] {
+            "table" => text.contains("dormant").to_string(),
+            _ => text.to_owned(),
+        };
+        let before = shown(&show());
+        nft(&node, does).unwrap();
+        until(&format!("{does} is repaired: {before}"), || shown(&show()) == before);
+        stream.wait_progress(20).unwrap();
+        story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+        story.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+        let log = story.agent("node-a").log();
+        assert!(log.contains("program=\"nft\""), "{does}: the log names the program: {log}");
+    }
+    story.agent("node-a").wait_ready().unwrap();
+    stream.finish().unwrap();
+}
+
+/// Has the agent of node-a stand still, or go on.
+fn signal(story: &mut Story, signal: Signal) {
+    let process = story.agent("node-a").process();
+    kill(Pid::from_raw(process.try_into().unwrap()), signal).unwrap();
+}
+
+fn bypasses(story: &mut Story) -> Vec<serde_json::Value> {
+    story.agent("node-a").lines("bypass").unwrap()
+}
+
+#[test]
+fn what_got_in_meanwhile_is_cut_and_the_bypass_is_recorded_from_its_beginning() {
+    let mut story = story(&[]);
+    let node = node(&story);
+    let allowed = Stream::open(&story.testbed, "web/a", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
+    // The agent can't do anything about it for a while.
+    signal(&mut story, Signal::SIGSTOP);
+    nft(&node, "flush ruleset").unwrap();
+    let begun = Timestamp::now();
+    let intruder =
+        Stream::open(&story.testbed, "other/x", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
+    sleep(Duration::from_millis(1_500));
+    signal(&mut story, Signal::SIGCONT);
+    until("the bypass is recorded", || !bypasses(&mut story).is_empty());
+    let (before, ended) = (intruder.echoed(), Timestamp::now());
+    sleep(Duration::from_millis(500));
+    assert!(intruder.echoed() <= before + 1, "it is cut: {} echoes since", intruder.echoed() - before);
+    allowed.wait_progress(20).unwrap();
+    allowed.finish().unwrap();
+
+    let lines = bypasses(&mut story);
+    let time = |name: &str| lines[0][name].as_str().unwrap().parse::<Timestamp>().unwrap();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(time("from") <= begun, "{lines:?} begins no later than {begun}");
+    assert!(time("to") > begun && time("to") <= ended, "{lines:?} is over before {ended}");
+    assert_eq!((&lines[0]["bypass"], &lines[0]["program"]), (&"rules-changed".into(), &"nft".into()));
+    let agent = story.agent("node-a");
+    assert_eq!(agent.metric("kube_verdict_bypasses_total", "").unwrap(), 1.0);
+    assert!(agent.metric("kube_verdict_bypass_seconds_total", "").unwrap() > 1.4);
+    assert_eq!(
+        agent.log().matches("another program changed the agent's rules").count(),
+        1,
+        "{}",
+        agent.log()
+    );
+}
+
+#[test]
+fn a_revoked_connection_stays_cut_though_the_set_that_holds_it_was_deleted() {
+    let mut story = story(&[]);
+    let node = node(&story);
+    let stream = Stream::open(&story.testbed, "web/a", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
+    story.policy("db/allow-web", "podSelector: {}\ningress: []");
+    let revoked = || {
+        nft_answer(&node, &["list", "set", "inet", "kube-verdict", "revoked4"])
+            .unwrap_or_default()
+            .contains(" . 5432")
+    };
+    until("its tuple is in the set", revoked);
+    nft(&node, "flush ruleset").unwrap();
+    until("its tuple is in the set again", revoked);
+    let before = stream.echoed();
+    sleep(Duration::from_millis(500));
+    assert_eq!(stream.echoed(), before);
+}
+
+#[test]
+fn what_other_programs_do_to_their_own_tables_is_no_bypass_and_neither_is_a_takeover() {
+    let mut story = story(&[]);
+    let node = node(&story);
+    // As large as kube-proxy's tables, many times over.
+    let elements: Vec<String> =
+        (0..20_000).map(|number| format!("10.{}.{}.1", 96 + number / 250, number % 250)).collect();
+    let table = format!(
+        "add table ip proxy; add set ip proxy services {{ type ipv4_addr; }}; add element ip proxy services {{ {} }}",
+        elements.join(",")
+    );
+    let ticks = |story: &mut Story| cpu_ticks(story.agent("node-a").process());
+    let before = ticks(&mut story);
+    for _ in 0..20 {
+        nft(&node, &table).unwrap();
+        nft(&node, "delete table ip proxy").unwrap();
+    }
+    sleep(Duration::from_millis(500));
+    eprintln!("800,000 foreign elements cost the agent {} ticks of 10 ms", ticks(&mut story) - before);
+
+    let http_port = agent::HTTP_PORT + 1;
+    let mut next =
+        Agent::start(&story.testbed, "node-a", &Launch { http_port, ..Launch::default() }).unwrap();
+    next.wait_ready().unwrap();
+    let mut old = story.take_agent("node-a");
+    old.wait_not_ready("taken over").unwrap();
+    for agent in [&old, &next] {
+        assert_eq!(agent.lines("bypass").unwrap(), Vec::<serde_json::Value>::new());
+        assert!(!agent.log().contains("another program changed"), "{}", agent.log());
+    }
+    assert_eq!(old.terminate().unwrap().code(), Some(0), "{}", old.log());
+    story.put_agent(next);
+    nft(&node, "flush chain inet kube-verdict judge").unwrap();
+    until("the next one's rules are watched", || !bypasses(&mut story).is_empty());
+}
+
+/// The time that a process has run: user and system.
+fn cpu_ticks(process: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let fields = stat.rsplit(") ").next().unwrap();
+    fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+/// How long after the damage the agent has committed its rules again, shortest first.
+fn repairs(story: &mut Story, commits: &Commits, damage: impl Fn() -> String) -> Vec<Duration> {
+    let node = node(story);
+    let mut took: Vec<Duration> = (0..TIMES)
+        .map(|_| {
+            let (damage, before) = (damage(), bypasses(story).len());
+            commits.forget();
+            nft(&node, &damage).unwrap();
+            let damaged = commits.next_by("nft", PATIENCE).unwrap();
+            let took = commits.next_by("agent", PATIENCE).unwrap().at - damaged.at;
+            until("the bypass is over", || bypasses(story).len() > before);
+            took
+        })
+        .collect();
+    took.sort_unstable();
+    took
+}
+
+#[test]
+fn a_hundred_times_each_is_repaired_at_once() {
+    let mut story = story(&[]);
+    let node = node(&story);
+    let commits = Commits::listen(&node).unwrap();
+    let first_rule = || {
+        let rules = nft_answer(&node, &["-a", "list", "chain", "inet", "kube-verdict", "judge"]).unwrap();
+        let handle = rules.lines().filter_map(|line| line.split("# handle ").nth(1)).nth(1).unwrap();
+        format!("delete rule inet kube-verdict judge handle {handle}")
+    };
+    let damages: [(&str, &dyn Fn() -> String); 4] = [
+        ("flush ruleset", &|| "flush ruleset".to_owned()),
+        ("flush chain", &|| "flush chain inet kube-verdict judge".to_owned()),
+        ("delete element", &|| "delete element inet kube-verdict pod-cidrs4 { 10.244.1.0/24 }".to_owned()),
+        ("delete rule", &first_rule),
+    ];
+    for (name, damage) in damages {
+        let took = repairs(&mut story, &commits, damage);
+        let percent = |share: usize| took[(took.len() * share).div_ceil(100) - 1];
+        eprintln!(
+            "{name}: p50 {:?}, p90 {:?}, p99 {:?}, max {:?}",
+            percent(50),
+            percent(90),
+            percent(99),
+            percent(100)
+        );
+        assert!(percent(50) < BOUND, "{name}: {took:?}");
+        if std::env::var_os("PAUSE").is_some() {
+            sleep(Duration::from_secs(2));
+        }
+    }
+    story.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+}
