@@ -129,7 +129,7 @@ pub fn end(log: &Path) -> io::Result<u64> {
     Ok(from + whole)
 }
 
-/// The records of a log from its byte `from` on, and the place after the last whole line. [`OTHER_LINES`] and a last line that is still
+/// The records of a log from its byte `from` on, and the place after the last whole line. Lines that are no records and a last line that is still
 /// being written are left out.
 pub fn read(log: &Path, from: u64) -> Result<(Vec<Record>, u64)> {
     let (lines, end) = lines(log, from)?;

@@ -75,6 +75,8 @@ fn a_second_agent_takes_over_and_no_connection_is_lost() {
         let mut old = story.take_agent("node-a");
         old.wait_not_ready("taken over").unwrap();
         assert_eq!(old.terminate().unwrap().code(), Some(0), "{}", old.log());
+        let warnings = |log: &str| log.lines().filter(|line| line.contains(" WARN ")).count();
+        assert_eq!(warnings(&old.log()) + warnings(&next.log()), 0, "{}\n{}", old.log(), next.log());
         story.put_agent(next);
     }
     sleep(WHILE);

@@ -102,6 +102,7 @@ pub struct Agent {
     /// A hash of the refusals that were noted last.
     noted_refusals: u64,
     problem_log: ProblemLog,
+    growth: memory::Growth,
     /// Policies beyond their namespace's budget.
     refused: BTreeSet<PolicyName>,
     /// Policies that changed, or are gone, since the snapshot that is in force.
@@ -157,6 +158,7 @@ impl Agent {
             has_new_problems: true,
             noted_refusals: 0,
             problem_log: ProblemLog::default(),
+            growth: memory::Growth::default(),
             refused: BTreeSet::new(),
             changed_policies: BTreeSet::new(),
             predecessor: None,
@@ -707,6 +709,7 @@ impl Agent {
 
     /// Once a second: is everything still as it was?
     fn look_around(&mut self) {
+        self.growth.look();
         if let Some(why) = self.health.dead_worker() {
             let mut state = self.health.state();
             state.not_ready(Topic::Workers, why.clone());

@@ -78,7 +78,12 @@ impl State {
     pub fn not_ready(&mut self, topic: Topic, why: impl Into<String>) {
         let why = why.into();
         if self.reasons.get(&topic) != Some(&why) {
-            tracing::warn!(reason = %why, "not ready");
+            if topic == Topic::Superseded {
+                // An upgrade, as a rule: policy is enforced.
+                tracing::info!(reason = %why, "standing by");
+            } else {
+                tracing::warn!(reason = %why, "not ready");
+            }
             self.reasons.insert(topic, why);
         }
     }

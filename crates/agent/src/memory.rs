@@ -47,9 +47,52 @@ pub fn give_back() {
     gnu::trim();
 }
 
+/// Gives memory back when the program has grown.
+#[derive(Debug, Default)]
+pub struct Growth {
+    /// Pages in memory after memory was given back last.
+    kept: u64,
+}
+
+impl Growth {
+    /// Gives memory back if the program has grown by this many pages since the last time.
+    const PAGES: u64 = 2048;
+
+    /// To be called now and then: objects are also read, and found wrong, on other threads.
+    pub fn look(&mut self) {
+        let Some(resident) = resident_pages() else { return };
+        if resident > self.kept + Self::PAGES {
+            give_back();
+            self.kept = resident_pages().unwrap_or(resident);
+        } else {
+            self.kept = self.kept.min(resident);
+        }
+    }
+}
+
+/// Pages of the program that are in memory (proc_pid_statm(5)); `None` if the kernel doesn't say.
+fn resident_pages() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    statm.split(' ').nth(1)?.parse().ok()
+}
+
 #[cfg(all(test, target_env = "gnu"))]
 mod tests {
     use super::gnu;
+
+    #[test]
+    fn memory_that_is_free_again_is_given_back_when_the_program_has_grown() {
+        let mut growth = super::Growth::default();
+        growth.look();
+        let resident = || super::resident_pages().expect("the kernel says");
+        // Too small to be mapped by themselves, and freed below one that stays.
+        let buffers: Vec<Vec<u8>> = (0..4_000).map(|_| vec![1; 16 << 10]).collect();
+        let (grown, last) = (resident(), vec![1_u8; 16 << 10]);
+        drop(buffers);
+        growth.look();
+        assert!(resident() + 8_000 < grown, "{} pages of {grown}", resident());
+        drop(last);
+    }
 
     #[test]
     fn the_library_knows_each_setting() {

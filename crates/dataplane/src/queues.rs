@@ -36,8 +36,8 @@ impl QueueRange {
         if count == 0 || u32::from(base) + numbers > 1 << 16 {
             return Err(NoSuchQueues { first: base, count: numbers });
         }
-        // The last number of the pair is that of the second range.
-        let second = (u32::from(base) + numbers) as u16 - count;
+        // The second range ends the pair.
+        let second = base + (numbers - u32::from(count)) as u16;
         Ok([Self { first: base, count }, Self { first: second, count }])
     }
 

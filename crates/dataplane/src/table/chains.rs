@@ -312,7 +312,7 @@ impl Chains<'_> {
         if self.window {
             // First, or what comes back would be judged again.
             rules.extend(self.came_back(chain));
-            rules.extend(recheck::jumps(chain));
+            rules.extend(recheck::jumps(chain, marks.accepted()));
         }
         rules.extend([
             rule(chain, "accept what was accepted and not revoked", accepted),

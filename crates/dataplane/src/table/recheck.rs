@@ -1,7 +1,7 @@
 //! The window between a change of policy and the end of the sweep, in which the pods that the change concerns are watched.
 //!
 //! ```text
-//!  judge, judge-local: from or to a changing pod  --jump-->  recheck, recheck-local
+//!  judge, judge-local: accepted, from or to a changing pod  --jump-->  recheck, recheck-local
 //!                           not revoked, and its pair remembered in this epoch: back, and on as ever; else: ask
 //! ```
 //!
@@ -26,7 +26,7 @@ use super::chains::{
 };
 use super::memory::{Memory, PairOf};
 use super::{TableConfig, sets};
-use crate::marks::Question;
+use crate::marks::{Mark, Question};
 use crate::nft::batch::Batch;
 use crate::nft::expression::{Address, Comparison, Connection, Expression, ORIGINAL, RELATED, REPLY};
 use crate::nft::rule::Rule;
@@ -42,14 +42,15 @@ pub(super) fn watch(changing: &BTreeSet<IpAddr>, batch: &mut Batch) {
 }
 
 /// The rules with which a judging chain begins during the window.
-pub(super) fn jumps(chain: &'static str) -> Vec<Rule> {
+pub(super) fn jumps(chain: &'static str, accepted: Mark) -> Vec<Rule> {
     let ends = |family| match chain {
         JUDGE => vec![(family, Address::Source, RECHECK), (family, Address::Destination, RECHECK)],
         JUDGE_LOCAL => vec![(family, Address::Source, RECHECK_LOCAL)],
         _ => Vec::new(),
     };
     let jump = |(family, address, to): (&Family, Address, &'static str)| {
-        let mut expressions = family.is_it().to_vec();
+        let mut expressions = connection_has(accepted).to_vec();
+        expressions.extend(family.is_it());
         expressions.extend([
             Expression::LoadPayload((family.payload)(address)),
             Expression::InSet(family.changing),
@@ -82,7 +83,6 @@ pub(super) fn rules(config: &TableConfig, memory: &Memory) -> Vec<Rule> {
         })
     };
     let related = state_is(RELATED).into_iter().chain(back.clone());
-    let not_accepted = connection_lacks(marks.accepted()).into_iter().chain(back.clone());
     let question = |question| mark_packet(marks.questions(), marks.question(question));
     let say_reply = direction(REPLY).into_iter().chain(question(Question::EstablishedReply));
     let mut rules = Vec::new();
@@ -94,14 +94,12 @@ pub(super) fn rules(config: &TableConfig, memory: &Memory) -> Vec<Rule> {
             local_source().into_iter().chain(back.clone()),
         ));
     }
-    rules.push(rule(RECHECK, "leave what was not accepted to judge", not_accepted.clone()));
     rules.extend(back_if_remembered(RECHECK, PairOf::Forwarded));
     rules.extend(back_if_remembered(RECHECK, PairOf::Reply));
     rules.push(rule(RECHECK, "say that the connection was evaluated", question(Question::Established)));
     rules.push(rule(RECHECK, "say that it is a reply", say_reply));
     // Only the sender's egress is judged on the way to the node: its replies are its own.
     rules.push(rule(RECHECK_LOCAL, "leave replies", direction(REPLY).into_iter().chain(back.clone())));
-    rules.push(rule(RECHECK_LOCAL, "leave first packets to judge-local", not_accepted));
     rules.extend(back_if_remembered(RECHECK_LOCAL, PairOf::Local));
     rules.push(rule(RECHECK_LOCAL, "say that the connection was evaluated", question(Question::Established)));
     for chain in [RECHECK, RECHECK_LOCAL] {

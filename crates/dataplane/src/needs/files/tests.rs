@@ -131,7 +131,7 @@ fn a_queue_that_a_stranger_has_bound_is_named() {
     let (what, _) = wrong(queues(&[bound(100, 4_000_000_000)], &ours, None, name));
     assert_eq!(what, "queue 100 is bound by another program (netlink port 4000000000)");
     // The rules send packets to the first range: its listener is the agent in force, that of the second is not.
-    assert!(queues(&[bound(100, 5), bound(102, 6)], &ours, Some(ours[0]), name).is_wrong());
+    assert!(queues(&[bound(100, 5), bound(103, 6)], &ours, Some(ours[0]), name).is_wrong());
 }
 
 #[test]
@@ -143,8 +143,8 @@ fn queues_of_the_agent_in_force_and_of_others_elsewhere_are_fine() {
     };
     assert_eq!(what(&[bound(0, 1)], None), "the queues are free");
     assert_eq!(
-        what(&[bound(102, 6), bound(103, 7)], Some(ours[1])),
-        "queues 102-103 are served by the agent whose rules are in force"
+        what(&[bound(103, 6), bound(104, 7)], Some(ours[1])),
+        "queues 103-104 are served by the agent whose rules are in force"
     );
     assert!(what(&[], Some(ours[0])).contains("which no agent serves now"));
 }
