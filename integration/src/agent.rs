@@ -241,9 +241,23 @@ impl Agent {
         self.wait().map(drop)
     }
 
-    /// Stops it as it is (SIGSTOP): it answers nothing until it goes on.
+    /// Stops it as it is (SIGSTOP), and waits until each of its threads has stopped: it answers nothing until it goes on.
     pub fn stop(&self) -> Result<()> {
-        self.signal(Signal::SIGSTOP)
+        self.signal(Signal::SIGSTOP)?;
+        let threads = format!("/proc/{}/task", self.child.id());
+        let is_stopped = |thread: std::io::Result<fs::DirEntry>| -> Result<bool> {
+            let stat = fs::read_to_string(thread?.path().join("stat"))?;
+            // The state follows the name, which is in brackets (proc_pid_stat(5)).
+            Ok(stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T')))
+        };
+        let end = Instant::now() + PATIENCE;
+        while !fs::read_dir(&threads)?.map(is_stopped).collect::<Result<Vec<_>>>()?.into_iter().all(|it| it) {
+            if Instant::now() > end {
+                bail!("{}: the agent did not stop in {PATIENCE:?}", self.node);
+            }
+            sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Has it go on (SIGCONT).

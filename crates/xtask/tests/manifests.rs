@@ -151,5 +151,9 @@ fn the_cleanup_runs_on_every_node_of_the_agents_with_no_more_rights_than_they_ha
     assert_eq!(cleanup["securityContext"], agent["securityContext"]);
     assert_eq!(cleanup["image"], agent["image"]);
     assert_eq!(cleanup["command"], json!(["/kube-verdict", "cleanup", "--stay"]));
-    assert_eq!(cleanup["readinessProbe"]["exec"]["command"], json!(["/kube-verdict", "cleanup", "--check"]));
+    assert_eq!(cleanup["args"], json!(["--state-dir=/var/lib/kube-verdict"]));
+    assert_eq!(
+        cleanup["readinessProbe"]["exec"]["command"],
+        json!(["/kube-verdict", "cleanup", "--check", "--state-dir=/var/lib/kube-verdict"])
+    );
 }
