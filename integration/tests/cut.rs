@@ -1,5 +1,5 @@
 //! An established connection that an edit forbids: cut within a tenth of a second, among 100,000 others, whether the edit forbids
-//! them as well or not. Allowed again, it goes on as soon, before the sweep has come to it.
+//! them as well or not.
 //!
 //! One test alone in its file, so that no other works beside it: it is held to a bound in time.
 
@@ -10,9 +10,6 @@ use integration::{Family, Story, Stream, Testbed, flood};
 
 /// Not one byte passes later than this after the file was written.
 const BOUND: Duration = Duration::from_millis(100);
-
-/// A connection that is allowed again goes on by then.
-const AGAIN: Duration = Duration::from_millis(150);
 
 /// Connections that the agent has to look at besides.
 const OTHERS: u32 = 100_000;
@@ -72,18 +69,7 @@ fn cut_among((from, to): (&str, &str)) {
             );
             assert!(arrived < BOUND && echoed < BOUND, "{}: bytes passed {arrived:?} later", stream.client());
         }
-        let before: Vec<u64> = streams.iter().map(Stream::echoed).collect();
-        let written =
-            story.testbed.manifests().policy("db/allow-web", ALLOWED).expect("the policy is written");
-        // A datagram is sent each millisecond; TCP waits for its timer.
-        for (stream, before) in streams.iter().zip(before).skip(Family::BOTH.len()) {
-            while stream.echoed() == before && written.elapsed() < AGAIN {
-                sleep(Duration::from_millis(1));
-            }
-            let again = written.elapsed();
-            eprintln!("{from} > {to}, {}: first answer {again:?} after the edit", stream.client());
-            assert!(again < AGAIN, "{}: no answer for {again:?}", stream.client());
-        }
+        story.policy("db/allow-web", ALLOWED);
         for stream in &streams {
             stream.wait_progress(50).expect("the stream runs");
         }

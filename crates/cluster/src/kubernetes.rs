@@ -121,7 +121,7 @@ pub struct Watching {
 impl Kubernetes {
     /// Watches on a thread of its own and calls `publish` there with each update. Ends when [`Watching`] is dropped.
     ///
-    /// With a state on disk the first update has that, if the API server fails to answer, or takes longer than [`HEAD_START`].
+    /// With a state on disk the first update has that, if the API server fails to answer, or takes longer than 0.3 s.
     pub fn watch(
         &self,
         state_dir: Option<&StateDir>,

@@ -77,7 +77,7 @@ pub(super) const ASK: &str = "ask";
 /// Sends packets to userspace. Its rule is written once and stays.
 pub(super) const QUEUE: &str = "enqueue";
 /// Drops what is over a sender's quota of the queues.
-pub(super) const QUOTA: &str = "sender-quota";
+const QUOTA: &str = "sender-quota";
 /// What connection tracking alone says is a reply, and TCP in mid-stream.
 const UNPROVEN: &str = "unproven";
 /// Passes what needs no verdict, and marks its connection, so that its next packets leave at the first rule: between pods that
@@ -312,7 +312,7 @@ impl Chains<'_> {
         if self.window {
             // First, or what comes back would be judged again.
             rules.extend(self.came_back(chain));
-            rules.extend(recheck::jumps(chain, marks.accepted()));
+            rules.extend(recheck::jumps(chain, self.config));
         }
         rules.extend([
             rule(chain, "accept what was accepted and not revoked", accepted),
@@ -567,9 +567,7 @@ impl Chains<'_> {
     /// The packet leaves with the mark that it came with.
     fn allowed(&self, chain: &'static str) -> Vec<Rule> {
         let marks = &self.config.marks;
-        // During the window revoked connections are evaluated as well.
-        let revoked = if self.window { marks.revoked().0 } else { 0 };
-        let answered = Mark(marks.accepted().0 | marks.asked().0 | marks.asked_inverted().0 | revoked);
+        let answered = Mark(marks.accepted().0 | marks.asked().0 | marks.asked_inverted().0);
         let accept = mark_connection(answered, marks.accepted());
         let turn_back = [
             Expression::LoadMeta(Meta::Mark),
@@ -663,17 +661,8 @@ pub(super) fn state_is(states: u32) -> [Expression; 3] {
     ]
 }
 
-/// Goes on if the connection's mark has none of these bits.
-pub(super) fn connection_lacks(mark: Mark) -> [Expression; 3] {
-    [
-        Expression::LoadConnection(Connection::Mark),
-        Expression::Bits { mask: mark.0, flip: 0 },
-        Expression::Compare(Comparison::Equal, vec![0; 4]),
-    ]
-}
-
 /// Goes on if the connection's mark has any of these bits.
-pub(super) fn connection_has(mark: Mark) -> [Expression; 3] {
+fn connection_has(mark: Mark) -> [Expression; 3] {
     [
         Expression::LoadConnection(Connection::Mark),
         Expression::Bits { mask: mark.0, flip: 0 },

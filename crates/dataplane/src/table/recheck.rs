@@ -1,8 +1,8 @@
 //! The window between a change of policy and the end of the sweep, in which the pods that the change concerns are watched.
 //!
 //! ```text
-//!  judge, judge-local: accepted, from or to a changing pod  --jump-->  recheck, recheck-local
-//!                           not revoked, and its pair remembered in this epoch: back, and on as ever; else: ask
+//!  judge, judge-local: from or to a changing pod, not revoked  --jump-->  recheck, recheck-local
+//!                                                   pair remembered in this epoch: back, and on as ever; else: ask
 //! ```
 //!
 //! A connection that was accepted before the change passes the ordinary rules until the sweep has come to it. In a large table of
@@ -11,9 +11,6 @@
 //! connection that it belongs to, with its two ends exchanged; a mark on its way to the worker says so. A connection that was not
 //! accepted yet is left to the ordinary rules.
 //!
-//! A revoked connection that policy allows again goes on with its next packet, too, instead of when the sweep comes to it. Each of its
-//! packets is a question, within the sender's quota: what an older sweep revokes meanwhile is allowed again by the next one.
-//!
 //! Left as they are, here as in the ordinary rules: what the node itself sends; ICMP errors; first packets, which are not accepted yet.
 //! Replies of the node itself to a pod wait for the sweep. Outside of the window there is no trace of it in the way of a packet.
 
@@ -21,12 +18,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::chains::{
-    FAMILIES, Family, JUDGE, JUDGE_LOCAL, QUEUE, QUOTA, connection_has, connection_lacks, local_source,
-    mark_packet, note_question, rule, state_is,
+    FAMILIES, Family, JUDGE, JUDGE_LOCAL, QUEUE, local_source, mark_packet, note_question, rule, state_is,
 };
 use super::memory::{Memory, PairOf};
 use super::{TableConfig, sets};
-use crate::marks::{Mark, Question};
+use crate::marks::Question;
 use crate::nft::batch::Batch;
 use crate::nft::expression::{Address, Comparison, Connection, Expression, ORIGINAL, RELATED, REPLY};
 use crate::nft::rule::Rule;
@@ -42,14 +38,18 @@ pub(super) fn watch(changing: &BTreeSet<IpAddr>, batch: &mut Batch) {
 }
 
 /// The rules with which a judging chain begins during the window.
-pub(super) fn jumps(chain: &'static str, accepted: Mark) -> Vec<Rule> {
+pub(super) fn jumps(chain: &'static str, config: &TableConfig) -> Vec<Rule> {
     let ends = |family| match chain {
         JUDGE => vec![(family, Address::Source, RECHECK), (family, Address::Destination, RECHECK)],
         JUDGE_LOCAL => vec![(family, Address::Source, RECHECK_LOCAL)],
         _ => Vec::new(),
     };
     let jump = |(family, address, to): (&Family, Address, &'static str)| {
-        let mut expressions = connection_has(accepted).to_vec();
+        let mut expressions = vec![
+            Expression::LoadConnection(Connection::Mark),
+            Expression::Bits { mask: config.marks.revoked().0, flip: 0 },
+            Expression::Compare(Comparison::Equal, vec![0; 4]),
+        ];
         expressions.extend(family.is_it());
         expressions.extend([
             Expression::LoadPayload((family.payload)(address)),
@@ -75,7 +75,6 @@ pub(super) fn rules(config: &TableConfig, memory: &Memory) -> Vec<Rule> {
         FAMILIES.iter().map(move |family| {
             let way = if pair_of == PairOf::Reply { REPLY } else { ORIGINAL };
             let mut expressions = family.is_it().to_vec();
-            expressions.extend(connection_lacks(marks.revoked()));
             expressions.extend(direction(way));
             expressions.extend(memory.pair(family, pair_of));
             expressions.extend([Expression::InSet(family.allowed), Expression::Return]);
@@ -83,6 +82,12 @@ pub(super) fn rules(config: &TableConfig, memory: &Memory) -> Vec<Rule> {
         })
     };
     let related = state_is(RELATED).into_iter().chain(back.clone());
+    let not_accepted = [
+        Expression::LoadConnection(Connection::Mark),
+        Expression::Bits { mask: marks.accepted().0, flip: 0 },
+        Expression::Compare(Comparison::Equal, vec![0; 4]),
+        Expression::Return,
+    ];
     let question = |question| mark_packet(marks.questions(), marks.question(question));
     let say_reply = direction(REPLY).into_iter().chain(question(Question::EstablishedReply));
     let mut rules = Vec::new();
@@ -94,21 +99,17 @@ pub(super) fn rules(config: &TableConfig, memory: &Memory) -> Vec<Rule> {
             local_source().into_iter().chain(back.clone()),
         ));
     }
+    rules.push(rule(RECHECK, "leave what was not accepted to judge", not_accepted.clone()));
     rules.extend(back_if_remembered(RECHECK, PairOf::Forwarded));
     rules.extend(back_if_remembered(RECHECK, PairOf::Reply));
     rules.push(rule(RECHECK, "say that the connection was evaluated", question(Question::Established)));
     rules.push(rule(RECHECK, "say that it is a reply", say_reply));
     // Only the sender's egress is judged on the way to the node: its replies are its own.
     rules.push(rule(RECHECK_LOCAL, "leave replies", direction(REPLY).into_iter().chain(back.clone())));
+    rules.push(rule(RECHECK_LOCAL, "leave first packets to judge-local", not_accepted));
     rules.extend(back_if_remembered(RECHECK_LOCAL, PairOf::Local));
     rules.push(rule(RECHECK_LOCAL, "say that the connection was evaluated", question(Question::Established)));
     for chain in [RECHECK, RECHECK_LOCAL] {
-        // Its sender may send very many.
-        rules.push(rule(
-            chain,
-            "keep to the quota with what was revoked",
-            connection_has(marks.revoked()).into_iter().chain([Expression::Jump(QUOTA)]),
-        ));
         rules.extend(note_question(marks, chain));
         rules.push(rule(chain, "judge it again", [Expression::Goto(QUEUE)]));
     }
