@@ -374,7 +374,7 @@ mod tests {
     fn deletion(batches: &mut Batches, port: PortId, family: i32, table: &str) -> Option<String> {
         let [begun, ended] = [1, 2].map(|second| SystemTime::UNIX_EPOCH + Duration::from_secs(second));
         let told = batches.take(message(sys::NFT_MSG_DELRULE, port, family, &rule_of(table)), begun);
-        assert_eq!(told, None, "a batch is told of when it is over");
+        assert_eq!(told, None, "a batch is reported when it is over");
         let ForeignChange { since, program, what, .. } =
             batches.take(message(sys::NFT_MSG_NEWGEN, port, 0, &generation()), ended)?;
         assert_eq!((program.name.as_deref(), program.pid, since), (Some("nft"), Some(42), begun));

@@ -35,7 +35,7 @@ fn another_programs_batch_is_told_once_and_our_own_never() {
         assert!(changes.recv_timeout(NOTHING).is_err(), "neither before, nor another table, nor our own");
 
         run("nft", &["flush", "chain", "inet", "kube-verdict", "judge"]);
-        let change = changes.recv_timeout(SOON).expect("it is told");
+        let change = changes.recv_timeout(SOON).expect("the change is reported");
         assert_eq!(change.program.name.as_deref(), Some("nft"));
         assert_eq!(change.what.to_string(), "deleted a rule of chain judge in table inet kube-verdict");
         assert!(changes.recv_timeout(NOTHING).is_err(), "once");
@@ -80,7 +80,7 @@ fn rules_of_an_agent_that_has_taken_over_are_not_undone() {
         let mut old = install(node_a(), RANGE_A);
         let (_monitor, changes) = watched(&old, listener);
         install(node_a(), RANGE_B);
-        changes.recv_timeout(SOON).expect("it is told");
+        changes.recv_timeout(SOON).expect("the change is reported");
         assert_eq!(old.restore(node_a()), Err(TableError::Superseded(RANGE_B)));
         assert_eq!(Table::queues_in_use(), Ok(Some(RANGE_B)));
     });
