@@ -101,17 +101,21 @@ impl ProblemLog {
 
     /// Returns whether a change of a problem has a line of its own. If not, counts it.
     fn name_or_count(&mut self, problem: &ProblemKey, is_new: bool, has_room: bool, now: Instant) -> bool {
-        let named_in_all: usize = self.named.values().map(BTreeMap::len).sum();
-        let of_namespace = self.named.entry(problem.namespace.clone()).or_default();
-        if let Some(period) = of_namespace.get_mut(&problem.text) {
+        let ProblemKey { namespace, text } = problem;
+        let named = &mut self.named;
+        if let Some(period) = named.get_mut(namespace).and_then(|of_namespace| of_namespace.get_mut(text)) {
             let has_line = if is_new { &mut period.new } else { &mut period.resolved };
             let is_first = has_room && !std::mem::replace(has_line, true);
             period.changes += u64::from(!is_first);
             return is_first;
         }
-        if has_room && of_namespace.len() < NAMED && named_in_all < NAMED_IN_ALL {
+        // Namespaces without a named problem have no entry, so these are few.
+        let has_room = has_room
+            && named.get(namespace).map_or(0, BTreeMap::len) < NAMED
+            && named.values().map(BTreeMap::len).sum::<usize>() < NAMED_IN_ALL;
+        if has_room {
             let period = Period { ends: now + PERIOD, new: is_new, resolved: !is_new, changes: 0 };
-            of_namespace.insert(problem.text.clone(), period);
+            named.entry(namespace.clone()).or_default().insert(text.clone(), period);
             return true;
         }
         let (new, resolved) = &mut self.unnamed;
@@ -251,6 +255,20 @@ mod tests {
             lines.extend(scenario.stand(&[problem("web", &n.to_string())]));
         }
         assert!(lines.len() <= NAMED * 2 + 1, "{} lines", lines.len());
+    }
+
+    #[test]
+    fn problems_in_ever_new_namespaces_fill_no_log_and_take_no_memory() {
+        let mut scenario = Scenario::new();
+        let mut named = 0;
+        for round in 0..20 {
+            let all: Vec<ProblemKey> =
+                (0..1_000).map(|n| problem(&format!("{round}-{n}"), "wrong")).collect();
+            let is_named = |line: &&Line| matches!(line, Line::New(_) | Line::Resolved(_));
+            named += scenario.stand(&all).iter().filter(is_named).count();
+        }
+        assert!(named <= 2 * NAMED_IN_ALL, "{named} lines");
+        assert!(scenario.log.named.len() <= NAMED_IN_ALL, "{} namespaces", scenario.log.named.len());
     }
 
     #[test]
