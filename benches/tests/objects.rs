@@ -22,7 +22,7 @@ fn a_workload_reads_back_as_it_was() {
         let objects: Vec<_> = written.iter().map(|change| object(change).unwrap()).collect();
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("cluster.yaml"), yaml(&objects)).unwrap();
-        let (_, update) = Folder::read(folder.path()).unwrap();
+        let (_, update) = Folder::read(folder.path(), policy::Budget::default()).unwrap();
         assert!(update.problems.is_empty(), "{:?}", update.problems);
         let (written, read) = (inventory(written), inventory(update.changes));
         assert_eq!(read.namespaces, written.namespaces);

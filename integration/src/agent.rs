@@ -22,7 +22,7 @@ use crate::record::{self, Record};
 use crate::testbed::Testbed;
 
 /// How long an agent may take to start, to become ready or to apply a change, on a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The port on 127.0.0.1 at which an agent answers, unless it is told otherwise.
 pub const HTTP_PORT: u16 = 9476;
@@ -105,6 +105,11 @@ impl Agent {
     /// The node on which it runs.
     pub fn node(&self) -> &str {
         &self.node
+    }
+
+    /// The port at which it answers.
+    pub fn http_port(&self) -> u16 {
+        self.http_port
     }
 
     /// Its process id.
@@ -218,6 +223,11 @@ impl Agent {
         &self.audit_log
     }
 
+    /// The file of its standard output and standard error.
+    pub fn log_file(&self) -> &Path {
+        &self.log
+    }
+
     /// What it has written to standard output and standard error.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_else(|error| format!("({}: {error})", self.log.display()))
@@ -302,7 +312,8 @@ impl Agent {
         eprintln!("--- last words of the agent on {}\n{}", self.node, last_lines(&self.log(), 40));
     }
 
-    fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
+    /// How it ended, if it has.
+    pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
         if self.ended.is_none() {
             self.ended = self.child.try_wait().context("waiting for the agent")?;
         }

@@ -38,8 +38,15 @@ impl Attachment {
     }
 
     /// Commands for a node: plugs in a pod's namespace by `device`.
-    pub(crate) fn plug(self, device: &str, pod: &PodSpec, node: &NodeSpec, namespace: &str) -> String {
-        let mut text = format!("link add {device} type veth peer name eth0 netns {namespace}\n");
+    pub(crate) fn plug(
+        self,
+        device: &str,
+        pod: &PodSpec,
+        node: &NodeSpec,
+        (namespace, hardware_address): (&str, &str),
+    ) -> String {
+        let mut text =
+            format!("link add {device} type veth peer {hardware_address}name eth0 netns {namespace}\n");
         let _ = match self {
             // Hairpin mode is on, as the CNI plugin flannel asks for it.
             Self::Bridge => write!(

@@ -176,6 +176,8 @@ pub struct Cluster {
     pub links: Links,
     /// How pods are attached to their node.
     pub attachment: Attachment,
+    /// Whether a pod's hardware address follows from its IPv4 address, as in some CNIs: the next pod at the address has it, too.
+    pub has_steady_hardware_addresses: bool,
     problem: Option<anyhow::Error>,
 }
 
@@ -262,6 +264,24 @@ impl Cluster {
     pub fn attachment(mut self, attachment: Attachment) -> Self {
         self.attachment = attachment;
         self
+    }
+
+    /// Has hardware addresses follow from IPv4 addresses, so that no neighbour's cache is wrong when a pod comes again.
+    #[must_use]
+    pub fn steady_hardware_addresses(mut self) -> Self {
+        self.has_steady_hardware_addresses = true;
+        self
+    }
+
+    /// The `ip` words that give the device of a pod its hardware address; none where the kernel chooses.
+    pub(crate) fn hardware_address(&self, pod: &PodSpec) -> String {
+        match pod.addresses[0] {
+            IpAddr::V4(address) if self.has_steady_hardware_addresses => {
+                let [a, b, c, d] = address.octets();
+                format!("address 0a:58:{a:02x}:{b:02x}:{c:02x}:{d:02x} ")
+            }
+            _ => String::new(),
+        }
     }
 
     /// Builds it, for real. Says what is wrong with the description, if something is.

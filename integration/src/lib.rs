@@ -18,11 +18,15 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod applied;
 pub mod attachment;
 pub mod attack;
 pub mod busy;
+pub mod chaos;
 pub mod cluster;
 pub mod command;
+pub mod conntrack;
+pub mod disk;
 pub mod dns;
 pub mod dropped;
 pub mod flood;
@@ -37,6 +41,7 @@ pub mod record;
 pub mod server;
 pub mod smoke;
 pub mod socket;
+pub mod stalls;
 pub mod static_api;
 pub mod story;
 pub mod stream;
@@ -51,6 +56,7 @@ pub use cluster::{Cluster, Links, OUTSIDE, Transport};
 pub use dropped::Dropped;
 pub use load::{Load, LoadReport};
 pub use probe::{Answer, Family, Observed, Way};
+pub use stalls::Stalls;
 pub use static_api::StaticApi;
 pub use story::{Expected, Side, Story, allowed, allowed_because, denied, denied_because, unjudged};
 pub use stream::{Stream, StreamReport};

@@ -107,7 +107,7 @@ fn policy_file(name: &str) -> String {
 }
 
 /// Names are in quotes: `n` and `y` are booleans in YAML 1.1.
-fn cluster_text(cluster: &Cluster, without: &[&str]) -> String {
+pub(crate) fn cluster_text(cluster: &Cluster, without: &[&str]) -> String {
     let mut documents = Vec::new();
     for (name, labels) in &cluster.namespaces {
         let labels = labels_text(labels);

@@ -85,7 +85,7 @@ impl Answer {
         matches!(self, Self::Reached(_) | Self::Replied)
     }
 
-    fn of_error(error: &io::Error) -> Self {
+    pub(crate) fn of_error(error: &io::Error) -> Self {
         match error.kind() {
             // A read that times out on a blocking socket says that it would block.
             ErrorKind::TimedOut | ErrorKind::WouldBlock => Self::TimedOut,

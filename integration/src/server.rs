@@ -49,10 +49,36 @@ impl FromStr for Greeting {
     }
 }
 
+/// When the last byte came from each client. Shared with the server.
+#[derive(Clone, Debug, Default)]
+pub struct Arrivals(Arc<Mutex<HashMap<(SocketAddr, bool), Instant>>>);
+
+impl Arrivals {
+    /// When the last byte came from this client, as the server sees it; `None` if none ever came.
+    pub fn last(&self, client: SocketAddr) -> Option<Instant> {
+        self.last_by(Transport::Tcp, client).max(self.last_by(Transport::Udp, client))
+    }
+
+    /// The same of datagrams alone, or of connections alone: a client may have one port number for both.
+    pub fn last_by(&self, transport: Transport, client: SocketAddr) -> Option<Instant> {
+        let arrivals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        arrivals.get(&(client, transport == Transport::Udp)).copied()
+    }
+
+    fn note(&self, client: SocketAddr, is_datagram: bool) {
+        let mut arrivals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        arrivals.insert((client, is_datagram), Instant::now());
+        // Under load each connection comes from a port of its own: what is long past is forgotten.
+        if arrivals.len() > 10_000 {
+            arrivals.retain(|_, at| at.elapsed() < Duration::from_secs(60));
+        }
+    }
+}
+
 /// A running server. It stops when this goes.
 #[derive(Debug)]
 pub struct Server {
-    arrivals: Arc<Mutex<HashMap<SocketAddr, Instant>>>,
+    arrivals: Arrivals,
     /// Closing it wakes the thread and ends it.
     stop: Option<OwnedFd>,
     thread: Option<JoinHandle<Result<io::Result<()>>>>,
@@ -66,14 +92,19 @@ impl Server {
             .with_context(|| format!("starting the server of {name} in {}", namespace.name()))?;
         // An agent that inherited the end that is written to would keep the server alive.
         let (stopped, stop) = pipe2(OFlag::O_CLOEXEC)?;
-        let arrivals = Arc::clone(&loop_.arrivals);
+        let arrivals = loop_.arrivals.clone();
         let thread = namespace.spawn(move || loop_.serve(&stopped))?;
         Ok(Self { arrivals, stop: Some(stop), thread: Some(thread) })
     }
 
     /// When the last byte came from this client, as the server sees it; `None` if none ever came.
     pub fn last_arrival(&self, client: SocketAddr) -> Option<Instant> {
-        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).get(&client).copied()
+        self.arrivals.last(client)
+    }
+
+    /// When the last byte came from each client, to be asked later.
+    pub fn arrivals(&self) -> Arrivals {
+        self.arrivals.clone()
     }
 }
 
@@ -92,7 +123,7 @@ struct Loop {
     listeners: Vec<TcpListener>,
     datagrams: Vec<UdpSocket>,
     connections: Vec<Connection>,
-    arrivals: Arc<Mutex<HashMap<SocketAddr, Instant>>>,
+    arrivals: Arrivals,
 }
 
 /// A connection and what is still to be written to it.
@@ -127,7 +158,7 @@ impl Loop {
             listeners,
             datagrams,
             connections: Vec::new(),
-            arrivals: Arc::default(),
+            arrivals: Arrivals::default(),
         })
     }
 
@@ -167,7 +198,7 @@ impl Loop {
         let mut buffer = [0; 2048];
         for socket in self.datagrams.iter().zip(ready).filter_map(|(socket, ready)| ready.then_some(socket)) {
             while let Ok((length, client)) = socket.recv_from(&mut buffer) {
-                note(&self.arrivals, client);
+                self.arrivals.note(client, true);
                 let mut answer = Greeting { server: self.name.clone(), client }.to_string().into_bytes();
                 answer.extend_from_slice(&buffer[..length]);
                 // A client that has gone away is no concern of the server.
@@ -202,13 +233,13 @@ impl Connection {
     }
 
     /// Reads what there is and writes what can be written. An error ends the connection.
-    fn work(&mut self, arrivals: &Mutex<HashMap<SocketAddr, Instant>>) -> io::Result<()> {
+    fn work(&mut self, arrivals: &Arrivals) -> io::Result<()> {
         let mut buffer = [0; 4096];
         while self.pending.len() < MOST_PENDING {
             match self.stream.read(&mut buffer) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(length) => {
-                    note(arrivals, self.peer);
+                    arrivals.note(self.peer, false);
                     self.pending.extend_from_slice(&buffer[..length]);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -227,15 +258,6 @@ impl Connection {
             }
         }
         Ok(())
-    }
-}
-
-fn note(arrivals: &Mutex<HashMap<SocketAddr, Instant>>, client: SocketAddr) {
-    let mut arrivals = arrivals.lock().unwrap_or_else(PoisonError::into_inner);
-    arrivals.insert(client, Instant::now());
-    // Under load each connection comes from a port of its own: what is long past is forgotten.
-    if arrivals.len() > 10_000 {
-        arrivals.retain(|_, at| at.elapsed() < Duration::from_secs(60));
     }
 }
 

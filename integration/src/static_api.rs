@@ -1,8 +1,9 @@
-//! An API server whose objects never change: lists in pages, and watches on which nothing happens. It can go away.
+//! An API server whose objects change as a whole: lists in pages, and watches that end when something changes. It can go away, or be cut
+//! off for a while.
 //!
 //! For agents that start with it, without it, or before it. `crates/cluster/tests/api` has one with bad days, for the source alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -18,13 +19,37 @@ use crate::namespace::Namespace;
 /// Objects by the path of their list, such as `/api/v1/pods`.
 pub type Objects = BTreeMap<&'static str, Vec<Value>>;
 
+/// The path of the list of policies.
+pub const POLICIES: &str = "/apis/networking.k8s.io/v1/networkpolicies";
+
 /// See the module.
 #[derive(Debug)]
 pub struct StaticApi {
     address: SocketAddr,
     is_down: Arc<AtomicBool>,
-    connections: Arc<Mutex<Vec<TcpStream>>>,
+    shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What connections share.
+#[derive(Debug)]
+struct Shared {
+    held: Mutex<Held>,
+    connections: Mutex<Vec<TcpStream>>,
+    /// Connections with a watch that has not ended.
+    watches: Mutex<Vec<TcpStream>>,
+    is_cut: AtomicBool,
+}
+
+/// What there is.
+#[derive(Debug)]
+struct Held {
+    version: u64,
+    objects: Arc<Objects>,
+    /// Policies that come when all other lists of this version are watched.
+    policies: Option<Vec<Value>>,
+    /// Lists of which a watch of this version has begun.
+    watched: BTreeSet<String>,
 }
 
 impl StaticApi {
@@ -33,21 +58,50 @@ impl StaticApi {
         let listener =
             namespace.run(|| TcpListener::bind(("127.0.0.1", port)))?.context("binding the API server")?;
         let address = listener.local_addr().context("the API server's address")?;
-        let (is_down, connections) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let (ends, theirs, objects) = (Arc::clone(&is_down), Arc::clone(&connections), Arc::new(objects));
+        let held =
+            Held { version: 1000, objects: Arc::new(objects), policies: None, watched: BTreeSet::new() };
+        let shared = Arc::new(Shared {
+            held: Mutex::new(held),
+            connections: Mutex::default(),
+            watches: Mutex::default(),
+            is_cut: AtomicBool::new(false),
+        });
+        let is_down = Arc::new(AtomicBool::new(false));
+        let (ends, theirs) = (Arc::clone(&is_down), Arc::clone(&shared));
         let thread = thread::spawn(move || {
             for stream in listener.incoming().map_while(io::Result::ok) {
                 if ends.load(Ordering::Relaxed) {
                     return;
                 }
                 let Ok(clone) = stream.try_clone() else { continue };
-                lock(&theirs).push(clone);
-                let objects = Arc::clone(&objects);
+                if theirs.is_cut.load(Ordering::Relaxed) {
+                    continue;
+                }
+                lock(&theirs.connections).push(clone);
+                let shared = Arc::clone(&theirs);
                 // Ends when the connection does.
-                thread::spawn(move || serve(&stream, &objects));
+                thread::spawn(move || serve(&stream, &shared));
             }
         });
-        Ok(Self { address, is_down, connections, thread: Some(thread) })
+        Ok(Self { address, is_down, shared, thread: Some(thread) })
+    }
+
+    /// Has these objects from now on. Policies come after all others: who has them has the others, too.
+    pub fn replace(&self, mut objects: Objects) {
+        let mut held = lock(&self.shared.held);
+        let policies = objects.insert(POLICIES, held.objects.get(POLICIES).cloned().unwrap_or_default());
+        held.version += 1;
+        (held.objects, held.policies, held.watched) = (Arc::new(objects), policies, BTreeSet::new());
+        drop(held);
+        self.shared.end_watches();
+    }
+
+    /// Cuts it off: connections break, and new ones end at once; or has it answer again.
+    pub fn cut(&self, is_cut: bool) {
+        self.shared.is_cut.store(is_cut, Ordering::Relaxed);
+        if is_cut {
+            self.shared.hang_up();
+        }
     }
 
     /// Its port.
@@ -75,10 +129,54 @@ impl StaticApi {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+        self.shared.hang_up();
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn hang_up(&self) {
+        lock(&self.watches).clear();
         for connection in lock(&self.connections).drain(..) {
             let _ = connection.shutdown(Shutdown::Both);
         }
+    }
+
+    /// A watch of a list begins; false if its version is too old.
+    fn watch(&self, path: &str, version: Option<&str>) -> bool {
+        let mut held = lock(&self.held);
+        if version.is_none_or(|version| version != held.version.to_string()) {
+            return false;
+        }
+        held.watched.insert(path.to_owned());
+        let are_watched = held.objects.keys().all(|list| *list == POLICIES || held.watched.contains(*list));
+        if are_watched && let Some(policies) = held.policies.take() {
+            let mut objects = Objects::clone(&held.objects);
+            objects.insert(POLICIES, policies);
+            (held.version, held.objects) = (held.version + 1, Arc::new(objects));
+            drop(held);
+            self.end_watches();
+        }
+        true
+    }
+
+    /// Answers a watch with nothing, and ends it at once if something has changed meanwhile.
+    fn begin_watch(&self, mut stream: &TcpStream, version: Option<&str>, head: &[u8]) -> io::Result<()> {
+        let mut watches = lock(&self.watches);
+        stream.write_all(head)?;
+        if version.is_none_or(|version| version != lock(&self.held).version.to_string()) {
+            return stream.write_all(b"0\r\n\r\n");
+        }
+        watches.push(stream.try_clone()?);
         Ok(())
+    }
+
+    /// Ends watches as a server does whose time for them is over. Their clients watch on from their version, which is too old.
+    fn end_watches(&self) {
+        for mut watch in lock(&self.watches).drain(..) {
+            // One that is gone has nothing to end.
+            let _ = watch.write_all(b"0\r\n\r\n");
+        }
     }
 }
 
@@ -91,7 +189,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// Answers the requests of a connection, one after the other.
-fn serve(stream: &TcpStream, objects: &Objects) {
+fn serve(stream: &TcpStream, shared: &Shared) {
     let mut requests = BufReader::new(stream);
     while let Ok(Some(target)) = request(&mut requests) {
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
@@ -103,19 +201,30 @@ fn serve(stream: &TcpStream, objects: &Objects) {
                 .map(|(_, value)| value)
         };
         let answered = if parameter("watch") == Some("true") {
+            if !shared.watch(path, parameter("resourceVersion")) {
+                let gone = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Expired", "code": 410});
+                if answer(stream, "410 Gone", &gone.to_string()).is_err() {
+                    return;
+                }
+                continue;
+            }
             // Says nothing, and stays.
-            (&*stream).write_all(
-                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n",
-            )
+            let head =
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+            shared.begin_watch(stream, parameter("resourceVersion"), head)
         } else {
             let number = |name| parameter(name).and_then(|text| text.parse::<usize>().ok());
+            let (version, objects) = {
+                let held = lock(&shared.held);
+                (held.version.to_string(), Arc::clone(&held.objects))
+            };
             let all = objects.get(path).map(Vec::as_slice).unwrap_or_default();
             let from = number("continue").unwrap_or(0).min(all.len());
             let to = number("limit").map_or(all.len(), |limit| (from + limit).min(all.len()));
             let next = if to < all.len() { to.to_string() } else { String::new() };
             let page =
-                json!({"metadata": {"resourceVersion": "1000", "continue": next}, "items": all[from..to]});
-            answer(stream, &page.to_string())
+                json!({"metadata": {"resourceVersion": version, "continue": next}, "items": all[from..to]});
+            answer(stream, "200 OK", &page.to_string())
         };
         if answered.is_err() {
             return;
@@ -147,10 +256,10 @@ fn request(requests: &mut impl BufRead) -> io::Result<Option<String>> {
     Ok(first.split(' ').nth(1).map(str::to_owned))
 }
 
-fn answer(mut stream: &TcpStream, body: &str) -> io::Result<()> {
+fn answer(mut stream: &TcpStream, status: &str, body: &str) -> io::Result<()> {
     let length = body.len();
     let head =
-        format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n");
+        format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n");
     stream.write_all(head.as_bytes())?;
     stream.write_all(body.as_bytes())
 }

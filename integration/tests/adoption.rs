@@ -62,3 +62,28 @@ fn a_connection_through_a_service_is_adopted_by_the_pod_behind_it() {
         stream.finish().unwrap();
     }
 }
+
+#[test]
+fn connections_older_than_the_first_agent_go_on_when_it_has_ended_and_its_rules_stay() {
+    let mut story = Story::begin(smoke::cluster(Links::Vxlan));
+    smoke::write_policies(&mut story);
+    let mut kept = streams(&story, "web/front", "db/store", "5432");
+    kept.extend(streams(&story, "other/client", "db/store", "53/UDP"));
+    // A peer on another node, and a pod that no policy selects.
+    kept.extend(streams(&story, "web/far", "db/backup", "6432"));
+    kept.extend(streams(&story, "other/client", "web/front", "80"));
+    kept.extend(streams(&story, "node-a", "db/store", "8080"));
+    let flags = ["--when-down=closed"];
+    story.start_agents(&flags);
+    for node in ["node-a", "node-b"] {
+        let mut agent = story.take_agent(node);
+        assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
+    }
+    // For longer than verdicts are remembered.
+    sleep(Duration::from_secs(6));
+    for stream in kept {
+        stream.wait_progress(100).unwrap();
+        // Not one datagram is lost.
+        stream.finish().unwrap();
+    }
+}

@@ -3,10 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
 use std::path::Path;
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use dataplane::netlink::{ACK, Attributes, CREATE, Header, Messages, REQUEST, Socket};
+use dataplane::remembered::RememberedLog;
 use integration::command::ip;
-use integration::{Agent, Cluster, Family, Launch, Side, Story, Stream, Testbed, allowed, denied};
+use integration::{Agent, Cluster, Family, Launch, Side, Story, Stream, Testbed, agent, allowed, denied};
 
 fn cluster() -> Cluster {
     Testbed::new()
@@ -69,10 +73,56 @@ fn queue_numbers_that_others_hold_are_named_and_not_stolen() {
     let mut story = begin();
     let node = story.testbed.namespace("node-a").unwrap().clone();
     let mut other = node.run(nfq::Queue::open).unwrap().unwrap();
+    // With one worker the agent may use either.
+    let flags = ["--queue-base", "4242", "--workers", "1"];
     other.bind(4242).unwrap();
-    not_ready(&mut story, &Launch { flags: &["--queue-base", "4242"], ..Launch::default() }, "4242");
-    other.unbind(4242).unwrap();
+    other.bind(4243).unwrap();
+    not_ready(&mut story, &Launch { flags: &flags, ..Launch::default() }, "4242");
+    other.unbind(4243).unwrap();
     story.agent("node-a").wait_ready().unwrap();
+    assert_eq!(story.agent("node-a").status().unwrap()["table"]["queues"], "4243-4243");
+    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow", 0));
+}
+
+#[test]
+fn while_another_program_holds_its_nflog_groups_it_enforces_and_counts_what_it_cannot_record() {
+    let mut story = begin();
+    let node = story.testbed.namespace("node-a").unwrap().clone();
+    let hold = |group| RememberedLog::start(group, Arc::default(), |_| {}).unwrap();
+    let held = node.run(|| [hold(100), hold(101)]).unwrap();
+    not_ready(&mut story, &Launch::default(), "NFLOG group 100 is taken by");
+    story.agent("node-a").wait_applied_after(0).unwrap();
+    let said = story.agent("node-a").readiness().unwrap().body;
+    assert!(said.contains("policy is enforced") && said.contains("counted as lost"), "{said}");
+    let doctor = agent::command(&node, &["doctor", "--output", "json"]).unwrap().1;
+    assert!(doctor.contains("NFLOG group 100 is taken by"), "{doctor}");
+    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow", 0));
+    // From here on the kernel answers by itself.
+    let way = "5432".parse().unwrap();
+    for _ in 0..10 {
+        let probed = story.testbed.probe("web/a", "db/s", way, Family::V4, Duration::from_secs(5)).unwrap();
+        assert!(probed.answer.reached(), "{probed:?}");
+    }
+    let begun = Instant::now();
+    while story.agent("node-a").status().unwrap()["audit"]["lost"] != 10 {
+        let audit = story.agent("node-a").status().unwrap()["audit"].clone();
+        assert!(begun.elapsed() < Duration::from_secs(10), "ten connections are lost records: {audit}");
+        sleep(Duration::from_millis(100));
+    }
+    story.policy("db/allow", "podSelector: {}\ningress: []");
+    story.expect("web/a", "db/s", "5432", &denied(Side::Ingress, "db/allow"));
+    story.policy("db/allow", "podSelector: {}\ningress:\n- ports: [{port: 5432}]");
+
+    let stream = Stream::open(&story.testbed, "web/a", "db/s", way, Family::V4).unwrap();
+    drop(held);
+    story.agent("node-a").wait_ready().unwrap();
+    // The first is a worker's, the second the kernel's.
+    for _ in 0..2 {
+        story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow", 0));
+    }
+    let lost = story.agent("node-a").status().unwrap()["audit"]["lost"].clone();
+    assert!(lost.as_u64().is_some_and(|lost| (10..=12).contains(&lost)), "{lost}");
+    stream.finish().unwrap();
 }
 
 #[test]

@@ -154,6 +154,22 @@ fn nothing_is_left(story: &Story, before: &[String]) {
 fn cleanup_after_the_agents_end_leaves_nothing_and_connections_go_on() {
     let (mut story, before) = story(&[]);
     let streams = streams(&story);
+    let status = story.agent("node-a").status().unwrap();
+    let policy = &status["policies"][0];
+    assert_eq!((&policy["policy"], &policy["resource_version"]), (&"db/allow-web".into(), &Value::Null));
+    story.policy("db/soon-gone", "podSelector: {}");
+    let names = |story: &mut Story| {
+        let status = story.agent("node-a").status().unwrap();
+        let all = status["policies"].as_array().unwrap().iter().map(|policy| policy["policy"].to_string());
+        all.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(names(&mut story), "\"db/allow-web\" \"db/soon-gone\"");
+    story.testbed.manifests().remove_policy("db/soon-gone").unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
+    while names(&mut story) != "\"db/allow-web\"" {
+        assert!(Instant::now() < end, "{}", names(&mut story));
+        sleep(Duration::from_millis(50));
+    }
     let mut agent = story.take_agent("node-a");
     assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
     let log = agent.audit_log().to_owned();
@@ -178,14 +194,36 @@ fn cleanup_beside_a_running_agent_lets_no_connection_wait_and_the_agent_stands_b
     assert_eq!(code, 0, "{said}");
     eprintln!("cleanup took {:?}", began.elapsed());
     nothing_is_left(&story, &before);
-    story.agent("node-a").wait_not_ready("`kube-verdict cleanup`").unwrap();
+    story
+        .agent("node-a")
+        .wait_not_ready("the rules were removed from this node, as `kube-verdict cleanup` does")
+        .unwrap();
+    // The tables of the answers wrap lines.
+    let ask = |command| run(&story, &[command]).1.split_whitespace().collect::<Vec<_>>().join(" ");
+    let said = ask("status");
+    assert!(said.contains("rules none: they were removed") && !said.contains("taken over"), "{said}");
+    let said = ask("doctor");
+    assert!(
+        said.contains("none: the rules were removed") && !said.contains("ask again in a moment"),
+        "{said}"
+    );
     // It neither writes its rules again nor leaves anything when it ends, though policy changes.
     story.testbed.manifests().remove_policy("db/allow-web").unwrap();
     sleep(Duration::from_millis(1500));
     nothing_is_left(&story, &before);
     let mut agent = story.take_agent("node-a");
     assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
+    assert!(agent.log().contains("removed, as by `kube-verdict cleanup`"), "{}", agent.log());
     nothing_is_left(&story, &before);
+    let named = ["cleanup", "--check", "--audit-log", log.to_str().unwrap(), "--state-dir", "/nowhere"];
+    let (code, said) = run(&story, &named);
+    assert!(
+        code == 0 && said.contains("no audit log at /") && said.contains("no state in /nowhere"),
+        "{said}"
+    );
+    let folder = log.parent().unwrap().to_str().unwrap();
+    let (code, said) = run(&story, &["cleanup", "--audit-log", folder]);
+    assert!(code == 2 && said.contains("is no file"), "{said}");
     assert!(!log.exists(), "an agent that stands by writes no records");
     undisturbed(loads, streams);
 }
@@ -225,7 +263,7 @@ fn a_cleanup_that_stays_removes_what_an_agent_writes_that_is_started_again() {
     wait_clean(&story);
     story.take_agent("node-a").kill().unwrap();
     let mut agent = Agent::start(&story.testbed, "node-a", &Launch::default()).unwrap();
-    agent.wait_log("taken over").unwrap();
+    agent.wait_log("the rules were removed").unwrap();
     wait_clean(&story);
     assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
     nothing_is_left(&story, &before);

@@ -121,6 +121,27 @@ fn while_one_agent_takes_over_from_another_either_says_whose_rules_are_in_force(
     story.put_agent(next);
 }
 
+#[test]
+fn an_agent_that_stands_by_says_that_the_one_that_took_over_is_gone() {
+    let mut story = story(&[]);
+    let http_port = agent::HTTP_PORT + 1;
+    let mut next =
+        Agent::start(&story.testbed, "node-a", &Launch { http_port, ..Launch::default() }).unwrap();
+    next.wait_ready().unwrap();
+    let mut old = story.take_agent("node-a");
+    old.wait_not_ready("another agent has taken over on this node (queues ").unwrap();
+    assert_eq!(old.status().unwrap()["successor"], "agent");
+    next.kill().unwrap();
+    old.wait_not_ready("another agent had taken over on this node and is gone").unwrap();
+    assert_eq!(old.status().unwrap()["successor"], "agent-gone");
+    // It holds queues that the next one needs.
+    assert_eq!(old.terminate().unwrap().code(), Some(0), "{}", old.log());
+    assert!(old.log().contains("those of another agent, which is gone"), "{}", old.log());
+    let mut again = Agent::start(&story.testbed, "node-a", &Launch::default()).unwrap();
+    again.wait_ready().unwrap();
+    story.put_agent(again);
+}
+
 /// A stopped agent has packets in its queues. What it answers once it goes on is not an answer to the rules of the agent that has taken over.
 #[test]
 fn what_a_stopped_agent_answers_after_a_takeover_opens_no_connection() {

@@ -216,6 +216,7 @@ fn policy(shape: Shape, number: usize) -> PolicySpec {
         isolates_egress: false,
         ingress: rules.collect(),
         egress: Vec::new(),
+        omitted: None,
     }
 }
 

@@ -17,7 +17,7 @@ use dataplane::needs::{self, NeedState};
 use dataplane::ports::{Interfaces, Monitor, PortQueue, read_interfaces};
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
-use dataplane::remembered::{Heard, History, RememberedLog};
+use dataplane::remembered::History;
 use dataplane::table::{
     ForeignChange, OriginConfig, Origins, Remember, RulesListener, Table, TableConfig, TableError, WhenDown,
 };
@@ -25,25 +25,32 @@ use dataplane::workers::{Workers, WorkersConfig};
 use policy::{Change, Compiler, PodUid, PolicyName, Published, Scope, Snapshot, Touched, touched};
 
 use crate::engine::{Engine, EngineError, open_addresses};
-use crate::health::{Health, Topic};
+use crate::health::{Health, Standing, Topic};
 use crate::memory;
 use crate::nodes;
 use crate::origins::{OriginTracker, overlay_flows};
-use crate::status::{self, Phase};
+use crate::revoked::{Register, RevokedConnections};
+use crate::status::{self, Phase, Successor};
 use crate::sweeper::Sweeper;
 
 mod backlog;
 mod config;
+mod kernel_records;
 mod notes;
 mod ports;
 mod problem_log;
 mod queues;
 mod restored;
 mod rules;
+mod successor;
 use backlog::Backlog;
 pub use config::AgentConfig;
+use kernel_records::KernelRecords;
 use problem_log::ProblemLog;
 use rules::RulesWatch;
+
+/// The name of an agent's thread, by which nftables' notifications name who wrote its rules.
+pub const THREAD: &str = "agent";
 
 /// How often the agent looks whether all is still as it was.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
@@ -61,7 +68,7 @@ const CHECK_NEEDS: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub enum Message {
     /// The source changed.
-    Update(Box<Update>),
+    Update,
     /// The node's interfaces were read again.
     Interfaces,
     /// Another program changed our rules.
@@ -80,6 +87,8 @@ pub struct Agent {
     outbox: Sender<Message>,
     /// The node's interfaces as the monitor has read them last, until they are taken in.
     latest_interfaces: Arc<Mutex<Option<Interfaces>>>,
+    /// What the source said since an update was taken, as one.
+    latest_update: Arc<Mutex<Option<Update>>>,
     compiler: Compiler,
     /// The source is read and watched while this lives.
     watch: Option<Watch>,
@@ -89,14 +98,14 @@ pub struct Agent {
     engine: Option<Engine>,
     /// Whether the newest snapshot is not in force yet though it was tried.
     behind: bool,
-    /// Versions of policies that the newest snapshot holds and that are not in force yet.
-    versions: BTreeMap<PolicyName, Option<ResourceVersion>>,
+    /// Policies of the newest snapshot, and those that are gone with it, that are not in force yet.
+    standings: BTreeMap<PolicyName, Standing>,
     /// Large policies that wait to be compiled.
     backlog: Backlog,
     /// When the state on disk was written, while it stands in for a part of the source.
     restored: Option<SystemTime>,
     /// What is wrong with the source's objects.
-    problems: Vec<Problem>,
+    problems: Arc<[Problem]>,
     /// Whether these have not been noted yet.
     has_new_problems: bool,
     /// A hash of the refusals that were noted last.
@@ -109,8 +118,7 @@ pub struct Agent {
     changed_policies: BTreeSet<PolicyName>,
     /// The queues of the agent from which this one took over, until nothing waits in them any more.
     predecessor: Option<QueueRange>,
-    /// Hears of connections that pass without a question; `None` if none do, or if nothing is recorded.
-    remembered: Option<RememberedLog>,
+    kernel_records: KernelRecords,
     history: Arc<History>,
     /// Where packets may come from.
     origins: OriginTracker,
@@ -146,15 +154,16 @@ impl Agent {
             inbox,
             outbox,
             latest_interfaces: Arc::default(),
+            latest_update: Arc::default(),
             compiler,
             watch: None,
             snapshot: None,
             engine: None,
             behind: false,
-            versions: BTreeMap::new(),
+            standings: BTreeMap::new(),
             backlog: Backlog::default(),
             restored: None,
-            problems: Vec::new(),
+            problems: Arc::default(),
             has_new_problems: true,
             noted_refusals: 0,
             problem_log: ProblemLog::default(),
@@ -162,7 +171,7 @@ impl Agent {
             refused: BTreeSet::new(),
             changed_policies: BTreeSet::new(),
             predecessor: None,
-            remembered: None,
+            kernel_records: KernelRecords::default(),
             history: Arc::default(),
             origins,
             monitor: None,
@@ -203,7 +212,7 @@ impl Agent {
             let wake = match &self.engine {
                 _ if self.is_behind() => Instant::now(),
                 None => look_at.min(try_at),
-                Some(engine) if self.is_enforcing() => {
+                Some(engine) if self.is_enforcing() && !self.behind => {
                     engine.sweep_at().map_or(look_at, |at| look_at.min(at))
                 }
                 Some(_) => look_at,
@@ -245,9 +254,10 @@ impl Agent {
         let mut next = Some(first);
         while let Some(message) = next {
             match message {
-                Message::Update(update) => match &mut news.update {
-                    Some(before) => before.then(*update),
-                    None => news.update = Some(*update),
+                Message::Update => match (&mut news.update, ports::lock(&self.latest_update).take()) {
+                    (Some(before), Some(update)) => before.then(update),
+                    (None, update) => news.update = update,
+                    (Some(_), None) => {}
                 },
                 Message::Interfaces => {
                     news.interfaces = ports::lock(&self.latest_interfaces).take().or(news.interfaces)
@@ -322,13 +332,21 @@ impl Agent {
 
     /// Begins to watch the source: its first update comes when all of it is known.
     fn open_source(&mut self) {
-        let outbox = self.outbox.clone();
-        // An update that finds no agent any more has nothing to change.
+        let (outbox, latest) = (self.outbox.clone(), Arc::clone(&self.latest_update));
+        // One message at most waits, and of each policy its newest version, however often it changes.
+        let publish = move |update| {
+            let mut latest = ports::lock(&latest);
+            match &mut *latest {
+                Some(before) => before.then(update),
+                None => {
+                    *latest = Some(update);
+                    // If there is no agent any more, nothing is to be changed.
+                    drop(outbox.send(Message::Update));
+                }
+            }
+        };
         let state_dir = self.config.state_dir.as_ref();
-        let opened = self
-            .config
-            .source
-            .watch(state_dir, move |update| drop(outbox.send(Message::Update(Box::new(update)))));
+        let opened = self.config.source.watch(state_dir, publish);
         let mut state = self.health.state();
         match opened {
             Ok(watch) => {
@@ -344,7 +362,6 @@ impl Agent {
 
     /// Sets up queues, workers and rules, in this order: no packet may come before it can be answered.
     fn install(&mut self, snapshot: &Arc<Snapshot>) -> anyhow::Result<Engine> {
-        let sweeper = Sweeper::start(Conntrack::open()?, self.config.marks)?;
         self.conntrack = Some(Conntrack::open()?);
         let in_use = Table::queues_in_use()?;
         let listener = RulesListener::open()?;
@@ -353,25 +370,30 @@ impl Agent {
         // First bindings stay: an agent before this one has seen them first.
         self.origins.begin(read_interfaces()?, Table::bindings_in_force()?);
         let snapshot = &self.with_own_addresses(snapshot);
+        let marks = self.config.marks;
+        let register = Arc::new(Mutex::new(Register::new(Conntrack::open()?, marks, Arc::clone(snapshot))));
+        let sweeper = Sweeper::start(Conntrack::open()?, marks, Arc::clone(&register))?;
         let (published, workers, queues) = self.start_workers(snapshot, in_use)?;
         let holders = workers.holders();
         self.health.set_workers(Some(workers));
         self.history.publish(snapshot, Instant::now());
         let (origins, left) = self.origins.derive(snapshot, self.compiler.inventory());
         let overlay = overlay_flows(&origins);
+        self.kernel_records.begin();
+        self.listen_to_kernel(queues);
         let config = self.table_config(snapshot, queues, origins, trust_replies);
-        let installed = self
-            .hear_of_remembered(queues)
-            .and_then(|()| self.follow_ports(queues))
-            .and_then(|()| Ok(Table::install(config, queues)?));
+        let log_group = self.kernel_records.group(self.config.log_group(queues));
+        let installed = self.follow_ports(queues).and_then(|()| Ok(Table::install(config, queues)?));
         let mut table = match installed {
             Ok(table) => table,
             Err(error) => {
                 self.health.set_workers(None);
-                (self.remembered, self.port_queue, self.monitor) = (None, None, None);
+                self.kernel_records.end();
+                (self.port_queue, self.monitor) = (None, None);
                 return Err(error);
             }
         };
+        self.kernel_records.rules_log_to(log_group);
         self.rules.begin(listener, &table, self.outbox.clone());
         self.release_ports();
         let dropped = table.drop_counts().unwrap_or_else(|error| {
@@ -390,31 +412,15 @@ impl Agent {
         drop(state);
         tracing::info!(%queues, form = ?table.form(), node = %self.config.node, "rules installed");
         let (record_open, history) = (self.config.record_open, Arc::clone(&self.history));
-        let mut engine = Engine::new(published, holders, table, sweeper, record_open, history);
+        let revoked = RevokedConnections::new(register);
+        let mut engine = Engine::new(published, holders, table, sweeper, record_open, history, revoked);
         engine.set_overlay(overlay);
         engine.reassign(left);
         Ok(engine)
     }
 
-    /// Listens to the NFLOG group that goes with these queues, if anything is to be recorded of what is remembered.
-    fn hear_of_remembered(&mut self, queues: QueueRange) -> anyhow::Result<()> {
-        // The group must be free again before it can be bound anew.
-        self.remembered = None;
-        if let Some(group) = self.config.log_group(queues) {
-            let mut recorder = self.audit.recorder();
-            let sample = self.origins.sampler(false);
-            let tell = move |heard| match heard {
-                Heard::Connection(judgement) => recorder.record(judgement),
-                Heard::Dropped(example) => sample(example),
-                Heard::Lost(number) => recorder.lose(number),
-            };
-            self.remembered = Some(RememberedLog::start(group, Arc::clone(&self.history), tell)?);
-        }
-        Ok(())
-    }
-
     /// On the range of queues that the rules in the kernel don't use now, and whose answers they don't take for their own; on the other where
-    /// that one is taken.
+    /// that one is taken, perhaps by an agent that is stopped.
     fn start_workers(
         &self,
         snapshot: &Arc<Snapshot>,
@@ -445,10 +451,12 @@ impl Agent {
                 Workers::start(config, &published, recorder).map(|workers| (published, workers, queues))
             }
         });
+        // The rules point to the second range, of an agent that is dead: its queues are free, and its answers don't come any more. Or they
+        // point to no range, or to one whose answers differ.
+        let can_be_second = overlaps(&ranges[1]) || !answers_alike(&ranges[1]);
         match first(&self.audit) {
             Ok(started) => Ok(started),
-            // The rules point to the other range, of an agent that is dead: its queues are free, and this is as good as any.
-            Err(_) if !overlaps(&ranges[0]) && overlaps(&ranges[1]) => Ok(second(&self.audit)?),
+            Err(_) if !overlaps(&ranges[0]) && can_be_second => Ok(second(&self.audit)?),
             Err(error) => Err(error.into()),
         }
     }
@@ -460,7 +468,7 @@ impl Agent {
         origins: Origins,
         trust_replies: bool,
     ) -> TableConfig {
-        let log_group = self.config.log_group(queues);
+        let log_group = self.kernel_records.group(self.config.log_group(queues));
         let origin = OriginConfig {
             queue: self.config.port_queue(queues),
             log_group,
@@ -501,10 +509,13 @@ impl Agent {
         if first {
             changes.splice(0..0, self.config.pod_cidrs.first());
             self.health.state().settled(Topic::Source);
-        } else {
+        }
+        for (name, standing) in standings(&changes, std::mem::take(&mut update.versions)) {
+            standing.replace_in(&mut self.standings, name);
+        }
+        if !first {
             changes = self.backlog.defer(changes);
         }
-        self.versions.extend(std::mem::take(&mut update.versions));
         if let Some(cni) = update.cni_ports.take() {
             self.origins.set_cni(cni);
             if changes.is_empty() && !first {
@@ -520,8 +531,8 @@ impl Agent {
             self.note_problems();
             // A version that means the same is in force already.
             if self.is_enforcing() && !self.behind {
-                let versions = self.versions_in_force();
-                self.health.state().in_force(versions);
+                let policies = self.policies_in_force();
+                self.health.state().in_force(policies);
             }
             return;
         }
@@ -568,11 +579,11 @@ impl Agent {
         }
     }
 
-    /// Versions of policies that are in force with the newest snapshot: not of those that wait.
-    fn versions_in_force(&mut self) -> BTreeMap<PolicyName, Option<ResourceVersion>> {
+    /// What is in force of policies with the newest snapshot: nothing of those that wait.
+    fn policies_in_force(&mut self) -> BTreeMap<PolicyName, Standing> {
         let (waiting, in_force) =
-            std::mem::take(&mut self.versions).into_iter().partition(|(name, _)| self.backlog.holds(name));
-        self.versions = waiting;
+            std::mem::take(&mut self.standings).into_iter().partition(|(name, _)| self.backlog.holds(name));
+        self.standings = waiting;
         in_force
     }
 
@@ -643,8 +654,8 @@ impl Agent {
                 self.behind = false;
                 self.watch.iter().for_each(|watch| watch.permit_state(true));
                 self.release_ports();
-                let versions = self.versions_in_force();
-                self.health.state().in_force(versions);
+                let policies = self.policies_in_force();
+                self.health.state().in_force(policies);
                 let changed = std::mem::take(&mut self.changed_policies);
                 // Those that are refused are named by a line of their own.
                 let policies = changed.difference(&self.refused).cloned().collect();
@@ -691,7 +702,7 @@ impl Agent {
 
     fn failed(&mut self, generation: u64, error: &EngineError) {
         match error {
-            EngineError::Table(TableError::Superseded(queues)) => self.superseded(Some(*queues)),
+            EngineError::Table(TableError::Superseded(_)) => self.superseded(),
             EngineError::Table(TableError::Missing) => self.rules.missing(),
             EngineError::Grace => self.health.state().status.dead = Some(error.to_string()),
             _ => {}
@@ -715,12 +726,10 @@ impl Agent {
             state.not_ready(Topic::Workers, why.clone());
             state.status.dead = Some(why);
         }
-        if let Some(why) = self.remembered.as_ref().and_then(RememberedLog::failure) {
-            self.health.state().not_ready(Topic::Workers, why.to_string());
-        }
         if !self.is_enforcing() {
-            return;
+            return self.note_successor();
         }
+        self.look_at_kernel_records();
         self.record_full_queues();
         self.record_drops();
         if self.port_queue.as_ref().is_some_and(PortQueue::has_ended) {
@@ -741,7 +750,7 @@ impl Agent {
             self.behind = true;
         }
         match self.engine.as_mut().map(|engine| engine.table().superseded()) {
-            Some(Ok(true)) => self.superseded(None),
+            Some(Ok(true)) => self.superseded(),
             Some(Err(TableError::Missing)) => self.rules.missing(),
             // Reading the rules is not enforcing them: what stands, stands.
             Some(Err(error)) => tracing::warn!(%error, "cannot look at the rules"),
@@ -754,22 +763,20 @@ impl Agent {
         }
     }
 
-    /// Another agent's queues are in the rules now: from here on this one only answers what was queued for it.
-    fn superseded(&mut self, queues: Option<QueueRange>) {
+    /// The rules name another agent's queues now, or none: from here on this agent only answers what was queued for it.
+    fn superseded(&mut self) {
         self.behind = false;
         self.watch.iter().for_each(|watch| watch.permit_state(false));
-        self.rules.handed_over();
+        self.hand_over_rules();
         let mut state = self.health.state();
         state.status.phase = Phase::Superseded;
         // The rules in the kernel are the other agent's.
         (state.status.table, state.status.origins) = (None, None);
         state.settled(Topic::Change);
         state.settled(Topic::Rules);
-        let to = queues.map(|queues| format!(" (queues {queues})")).unwrap_or_default();
-        state.not_ready(
-            Topic::Superseded,
-            format!("superseded: another agent, or `kube-verdict cleanup`, has taken over on this node{to}; this one can be ended"),
-        );
+        state.settled(Topic::Records);
+        drop(state);
+        self.note_successor();
     }
 
     /// Ends in order: no more updates, then what is queued is answered, then what was judged is recorded. The rules stay.
@@ -779,6 +786,7 @@ impl Agent {
         self.rules.end();
         let mut state = self.health.state();
         let superseded = state.status.phase == Phase::Superseded;
+        let successor = state.status.successor;
         state.stopping();
         drop(state);
         self.watch = None;
@@ -792,11 +800,15 @@ impl Agent {
         let installed = self.engine.take().is_some();
         self.health.set_workers(None);
         (self.port_queue, self.monitor) = (None, None);
-        self.remembered = None;
+        self.kernel_records.end();
         let audit = self.audit.stop();
         let rules = match (installed, superseded, self.config.when_down) {
             (false, ..) => "none of this agent's",
-            (true, true, _) => "another agent's",
+            (true, true, _) => match successor {
+                Some(Successor::RulesRemoved) => "removed, as by `kube-verdict cleanup`: nothing is enforced",
+                Some(Successor::AgentGone) => "those of another agent, which is gone",
+                Some(Successor::Agent) | None => "another agent's",
+            },
             (true, false, WhenDown::Open) => "stay: new connections pass unjudged until an agent runs again",
             (true, false, WhenDown::Closed) => {
                 "stay: new connections that need a verdict wait for the next agent, and are dropped"
@@ -812,6 +824,23 @@ struct News {
     foreign_change: Option<ForeignChange>,
     interfaces: Option<Interfaces>,
     update: Option<Update>,
+}
+
+/// What becomes of policies with these changes. A version can change though the policy means the same.
+fn standings(
+    changes: &[Change],
+    versions: Vec<(PolicyName, Option<ResourceVersion>)>,
+) -> impl Iterator<Item = (PolicyName, Standing)> {
+    let changed = changes.iter().filter_map(|change| match change {
+        Change::Policy(policy) => Some((policy.name.clone(), Standing::There(None))),
+        Change::PolicyGone(name) => Some((name.clone(), Standing::Gone)),
+        _ => None,
+    });
+    let versions = versions.into_iter().map(|(name, version)| match version {
+        Some(version) => (name, Standing::There(Some(version))),
+        None => (name, Standing::Gone),
+    });
+    changed.chain(versions)
 }
 
 /// Whether packets still wait in these queues for their agent's answer, as far as the kernel says.

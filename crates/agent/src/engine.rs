@@ -5,7 +5,8 @@
 //!
 //! Whose connections a change touches is known, and their packets are judged again until a sweep has looked at all connections: so
 //! no change waits for a sweep, and sweeps may rest while changes come one after the other. Only a change that may touch anybody is
-//! in force when its sweep is over.
+//! in force when its sweep is over. Until then the packets that were judged again before are still judged again, also those that the
+//! agent before this one had begun to judge again.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -20,7 +21,7 @@ use dataplane::workers::Holders;
 use policy::published::Grace;
 use policy::{Direction, Published, Snapshot, Touched};
 
-use crate::revoked::RevokedConnections;
+use crate::revoked::{RestoreError, RevokedConnections};
 use crate::sweeper::{Outcome, SweepError, Sweeper};
 
 /// How long to sleep between two looks at workers that are inside a verdict; a verdict takes some microseconds.
@@ -34,7 +35,7 @@ const SWEEP_POLL: Duration = Duration::from_millis(5);
 
 /// While changes come one after the other, sweeps take a twentieth of one core's time: they rest so many times as long as they took.
 const SWEEPS_REST: u32 = 19;
-/// And yet one is never put off for longer: a connection that is allowed again waits for it.
+/// And yet one is never put off for longer: until then the packets of pods that changed are judged again.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// See the module.
@@ -60,7 +61,7 @@ pub struct Engine {
     /// The same, by the sweep in progress, or by one that failed.
     deleting: BTreeSet<IpAddr>,
     /// What pods may not send to nodes.
-    overlay: OverlayFlows,
+    overlay: Arc<OverlayFlows>,
     /// Whether connections that no agent has seen are still to be taken up.
     adopts: bool,
     /// Whether it is unknown which end opened these.
@@ -80,6 +81,15 @@ pub enum EngineError {
     /// The connections.
     #[error(transparent)]
     Sweep(#[from] SweepError),
+}
+
+impl From<RestoreError> for EngineError {
+    fn from(error: RestoreError) -> Self {
+        match error {
+            RestoreError::Conntrack(error) => Self::Sweep(error.into()),
+            RestoreError::Table(error) => Self::Table(error),
+        }
+    }
 }
 
 /// What it took to put a snapshot in force.
@@ -105,6 +115,7 @@ impl Engine {
         sweeper: Sweeper,
         record_open: bool,
         history: Arc<History>,
+        revoked: RevokedConnections,
     ) -> Self {
         Self {
             published,
@@ -118,21 +129,22 @@ impl Engine {
             rested: Instant::now(),
             reassigned: BTreeSet::new(),
             deleting: BTreeSet::new(),
-            overlay: OverlayFlows::default(),
+            overlay: Arc::default(),
             adopts: true,
             are_unproven: false,
-            revoked: RevokedConnections::default(),
+            revoked,
         }
     }
 
     /// Connections of these addresses are another pod's from the next sweep on, which deletes them.
     pub fn reassign(&mut self, addresses: BTreeSet<IpAddr>) {
+        self.revoked.reassign(&addresses);
         self.reassigned.extend(addresses);
     }
 
     /// What pods may not send to nodes, from the next sweep on.
     pub fn set_overlay(&mut self, overlay: OverlayFlows) {
-        self.overlay = overlay;
+        self.overlay = Arc::new(overlay);
     }
 
     /// Publish, grace, rules, sweep. What passes from or to the pods that are `touched` is judged under `next` from the rules'
@@ -142,6 +154,7 @@ impl Engine {
     /// After an error it is to be called again, with all touched.
     pub fn put_in_force(&mut self, next: &Arc<Snapshot>, touched: Touched) -> Result<Applied, EngineError> {
         let started = Instant::now();
+        let concerned = touched.clone();
         // Of pods that wait for the end of the sweep under way it finds the right verdict, unless they are touched again.
         let touched = touched.and(&self.unswept);
         let changing = touched.clone().and(self.sweeping.as_ref().unwrap_or(&BTreeSet::new()));
@@ -157,6 +170,9 @@ impl Engine {
         let open = open_addresses(next, self.record_open);
         self.table.update(next.pod_cidrs(), &open, next.generation(), &changing)?;
         let updated = Instant::now();
+        // 4. What it allows again resumes.
+        self.revoked.follow(next, &self.overlay, &concerned);
+        self.revoked.restore_due(&mut self.table)?;
         let swept = match (touched, changing) {
             (Touched::Pods(pods), Touched::Pods(_)) => {
                 self.unswept = pods;
@@ -169,10 +185,11 @@ impl Engine {
 
     /// When [`Engine::sweep`] is to be called, if it is.
     pub fn sweep_at(&self) -> Option<Instant> {
-        match &self.sweeping {
+        let sweep_at = match &self.sweeping {
             Some(_) => Some(Instant::now() + SWEEP_POLL),
             None => (!self.unswept.is_empty()).then_some(self.rested),
-        }
+        };
+        sweep_at.into_iter().chain(self.revoked.due_at()).min()
     }
 
     /// Begins a sweep under `current`, which is in force, if one is due; or takes the report of one that is over, and ends the time in
@@ -180,13 +197,14 @@ impl Engine {
     ///
     /// After an error [`Engine::put_in_force`] is to be called, with all touched.
     pub fn sweep(&mut self, current: &Arc<Snapshot>) -> Result<Option<SweepReport>, EngineError> {
+        self.revoked.restore_due(&mut self.table)?;
         if self.sweeping.is_some() {
-            return self.sweeper.look().map(|swept| self.take(swept, current)).transpose();
+            return self.sweeper.look().map(|swept| self.take(swept)).transpose();
         }
         if !self.unswept.is_empty() && Instant::now() >= self.rested {
             let pods = std::mem::take(&mut self.unswept);
             let scope = self.scope(Some(pods.clone()));
-            self.sweeper.begin(current, scope)?;
+            self.sweeper.begin(current, &self.overlay, scope, self.table.is_rechecking())?;
             self.sweeping = Some(pods);
         }
         Ok(None)
@@ -199,31 +217,25 @@ impl Engine {
             let _ = self.sweeper.wait();
         }
         let scope = self.scope(None);
-        self.sweeper.begin(current, scope)?;
+        self.sweeper.begin(current, &self.overlay, scope, self.table.is_rechecking())?;
         self.unswept.clear();
         let swept = self.sweeper.wait();
-        self.take(swept, current)
+        self.take(swept)
     }
 
     fn scope(&mut self, of: Option<BTreeSet<IpAddr>>) -> Scope {
         // Those of a sweep that failed are still to be done.
         self.deleting.append(&mut self.reassigned);
         let reassigned = self.deleting.clone();
-        Scope {
-            of,
-            reassigned,
-            adopts: self.adopts,
-            are_unproven: self.are_unproven,
-            overlay: self.overlay.clone(),
-        }
+        Scope { of, reassigned, adopts: self.adopts, are_unproven: self.are_unproven }
     }
 
-    fn take(&mut self, swept: Outcome, current: &Snapshot) -> Result<SweepReport, EngineError> {
+    fn take(&mut self, swept: Outcome) -> Result<SweepReport, EngineError> {
         let of = self.sweeping.take();
-        let swept = swept?;
+        let mut report = swept?;
         self.deleting.clear();
-        self.rested = Instant::now() + LONGEST_REST.min(swept.report.elapsed * SWEEPS_REST);
-        self.revoked.change(&swept, of.as_ref(), current, &mut self.table)?;
+        self.rested = Instant::now() + LONGEST_REST.min(report.elapsed * SWEEPS_REST);
+        report.restored += self.revoked.swept(&mut self.table)?;
         if of.is_none() && self.adopts {
             (self.adopts, self.are_unproven) = (false, false);
             self.table.distrust_replies()?;
@@ -231,7 +243,7 @@ impl Engine {
         if self.unswept.is_empty() {
             self.table.end_recheck()?;
         }
-        Ok(swept.report)
+        Ok(report)
     }
 
     /// Lets verdicts follow `next`, and changes nothing else.
@@ -255,7 +267,7 @@ impl Engine {
     pub fn restore_rules(&mut self, config: TableConfig) -> Result<(), TableError> {
         self.table.restore(config)?;
         (self.adopts, self.are_unproven) = (true, true);
-        self.revoked.restore();
+        self.revoked.save_all();
         Ok(())
     }
 }

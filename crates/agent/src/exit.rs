@@ -29,11 +29,22 @@ pub fn code(result: anyhow::Result<u8>) -> ExitCode {
         // The reader of our output has gone, as `head` does: nothing is left to tell anyone.
         Err(error) if is_broken_pipe(&error) => FINE,
         Err(error) => {
-            (paint::wrong("error:") + text!(" {error:#}")).print_error();
+            (paint::wrong("error:") + text!(" {}", sentence(&error))).print_error();
             if error.is::<Usage>() { USAGE } else { WRONG }
         }
     };
     ExitCode::from(code)
+}
+
+/// The error and its causes. Some of other crates have repeated their causes already.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !said.contains(&cause) {
+            said = format!("{said}: {cause}");
+        }
+    }
+    said
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -41,4 +52,16 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .chain()
         .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
         .any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_was_repeated_is_said_once() {
+        let error =
+            anyhow::anyhow!("no such file").context("can't read x: no such file").context("no answer");
+        assert_eq!(sentence(&error), "no answer: can't read x: no such file");
+    }
 }

@@ -36,6 +36,8 @@ pub enum Topic {
     Change,
     /// Another program changed the rules, and they could not be written again.
     Rules,
+    /// What the kernel answers by itself can't be recorded.
+    Records,
     /// A worker ended.
     Workers,
     /// Another agent has taken over.
@@ -55,6 +57,25 @@ pub struct Health {
     durations: Durations,
 }
 
+/// What becomes of a policy with the newest snapshot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// It holds, in this version, if the source has versions.
+    There(Option<ResourceVersion>),
+    /// It is gone.
+    Gone,
+}
+
+impl Standing {
+    /// Takes the place of what was known. A policy that comes again without a version, since it is compiled again, has the one it had.
+    pub fn replace_in(self, known: &mut BTreeMap<PolicyName, Self>, name: PolicyName) {
+        let has_version = matches!(known.get(&name), Some(Self::There(Some(_))));
+        if !(has_version && self == Self::There(None)) {
+            known.insert(name, self);
+        }
+    }
+}
+
 /// The parts of the status that the agent's thread sets.
 #[derive(Debug, Default)]
 pub struct State {
@@ -68,8 +89,8 @@ pub struct State {
     pub saved: Option<StateStatus>,
     /// When it was written, while it stands in for a part of the source.
     pub restored: Option<SystemTime>,
-    /// The version of each policy that is in force on this node, connections that exist included.
-    versions: BTreeMap<PolicyName, ResourceVersion>,
+    /// The policies that are in force on this node, connections that exist included, with their versions, where the source has any.
+    versions: BTreeMap<PolicyName, Option<ResourceVersion>>,
     reasons: BTreeMap<Topic, String>,
 }
 
@@ -99,12 +120,13 @@ impl State {
         self.reasons.insert(Topic::Stopping, "stopping".to_owned());
     }
 
-    /// These versions of policies are in force from now on; `None` for a policy that is gone.
-    pub fn in_force(&mut self, versions: BTreeMap<PolicyName, Option<ResourceVersion>>) {
-        for (policy, version) in versions {
-            match version {
-                Some(version) => drop(self.versions.insert(policy, version)),
-                None => drop(self.versions.remove(&policy)),
+    /// These policies are in force from now on.
+    pub fn in_force(&mut self, policies: BTreeMap<PolicyName, Standing>) {
+        for (policy, standing) in policies {
+            match standing {
+                Standing::There(None) => drop(self.versions.entry(policy).or_insert(None)),
+                Standing::There(version) => drop(self.versions.insert(policy, version)),
+                Standing::Gone => drop(self.versions.remove(&policy)),
             }
         }
     }
@@ -260,11 +282,12 @@ fn queue_rows(ours: QueueRange) -> Vec<status::Queue> {
 }
 
 /// Policies that are in force, and those that decided.
-fn policies(versions: BTreeMap<PolicyName, ResourceVersion>, audit: &Monitor) -> Vec<status::Policy> {
+fn policies(versions: BTreeMap<PolicyName, Option<ResourceVersion>>, audit: &Monitor) -> Vec<status::Policy> {
     let mut rows: BTreeMap<PolicyName, status::Policy> = BTreeMap::new();
     let new = |name: &PolicyName| status::Policy { policy: name.to_string(), ..status::Policy::default() };
     for (name, version) in versions {
-        let row = status::Policy { resource_version: Some(version.to_string()), ..new(&name) };
+        let row =
+            status::Policy { resource_version: version.map(|version| version.to_string()), ..new(&name) };
         rows.insert(name, row);
     }
     for (name, verdict, count) in audit.tallies().all() {
@@ -275,4 +298,31 @@ fn policies(versions: BTreeMap<PolicyName, ResourceVersion>, audit: &Monitor) ->
         }
     }
     rows.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies_are_in_force_with_the_version_that_was_last_known() {
+        let name = || PolicyName::network_policy("web", "a");
+        let version = || Some(ResourceVersion::from("7"));
+        let mut state = State::default();
+        let mut put = |standings: Vec<Standing>| {
+            let mut known = BTreeMap::new();
+            for standing in standings {
+                standing.replace_in(&mut known, name());
+            }
+            state.in_force(known);
+            state.versions.get(&name()).cloned()
+        };
+        let without = || Standing::There(None);
+        assert_eq!(put(vec![without()]), Some(None), "of a folder");
+        assert_eq!(put(vec![Standing::There(version())]), Some(version()));
+        assert_eq!(put(vec![without()]), Some(version()), "compiled again");
+        assert_eq!(put(vec![Standing::Gone]), None);
+        assert_eq!(put(vec![Standing::There(version()), without()]), Some(version()));
+        assert_eq!(put(vec![Standing::There(version()), Standing::Gone]), None);
+    }
 }

@@ -1,120 +1,156 @@
-//! Revoked connections whose tuples are in the kernel's set, so that they stay cut when connection tracking forgets them.
+//! Revoked connections: they stay cut when connection tracking forgets them, and resume at once when policy allows them again.
 //!
-//! From: sweeps. To: the rules. Invariant: a connection stays cut until policy allows it again, or until it has sent no packet for an
-//! hour (semantics 35).
+//! From: the engine, snapshots in force and the end of sweeps. To: the [`Register`], and the kernel's set of their tuples. Invariant: a
+//! connection stays cut until policy allows it again, or until it has sent no packet for an hour (semantics 35).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dataplane::sweep::{LocalAddresses, MOST_REVOKED, Swept, is_allowed_again};
+use dataplane::conntrack::ConntrackError;
+use dataplane::sweep::{LocalAddresses, OverlayFlows};
 use dataplane::table::{Table, TableError};
 use nix::errno::Errno;
-use policy::{Packet, Snapshot};
+use policy::{Snapshot, Touched};
+
+mod known;
+mod register;
+pub use register::Register;
 
 /// How often the kernel's set is read, to forget connections that have timed out there.
 const READ_EVERY: Duration = Duration::from_secs(600);
 
+/// While many connections are to be evaluated, this takes a quarter of the thread's time: it rests for three times as long as it took.
+const REST: u32 = 3;
+
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RevokedConnections {
-    /// By their first packet as evaluated. The value tells whether its source is known to have opened the connection: of connections
-    /// that an earlier agent revoked it is not.
-    known: HashMap<Packet, bool>,
-    /// Those that could not be added to the kernel's set: added with the next change.
-    missing: Vec<Packet>,
+    register: Arc<Mutex<Register>>,
+    /// When more of the connections that are due are evaluated; `None` if none are.
+    due_at: Option<Instant>,
+    /// Until when evaluating them rests.
+    rested: Instant,
     /// When the kernel's set is read again; `None` before it was read.
     read_at: Option<Instant>,
 }
 
+/// Connections could not be restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// Their marks.
+    #[error(transparent)]
+    Conntrack(#[from] ConntrackError),
+    /// The kernel's set.
+    #[error(transparent)]
+    Table(#[from] TableError),
+}
+
 impl RevokedConnections {
-    /// Brings the kernel's set up to date with a sweep of the pods at these addresses, or of all: adds what it revoked, and removes
-    /// what it restored and what policy allows again though connection tracking has forgotten it.
+    /// Those of a register that sweeps add to.
+    pub fn new(register: Arc<Mutex<Register>>) -> Self {
+        Self { register, due_at: None, rested: Instant::now(), read_at: None }
+    }
+
+    /// A snapshot is in force that concerns these pods: their connections that it allows again are restored by
+    /// [`RevokedConnections::restore_due`].
+    pub fn follow(&mut self, snapshot: &Arc<Snapshot>, overlay: &Arc<OverlayFlows>, touched: &Touched) {
+        let is_due = lock(&self.register).follow(snapshot, overlay, touched);
+        self.due_at = is_due.then_some(self.rested);
+    }
+
+    /// Other pods have these addresses from the next snapshot on.
+    pub fn reassign(&mut self, addresses: &BTreeSet<IpAddr>) {
+        if !addresses.is_empty() {
+            lock(&self.register).reassign(addresses);
+        }
+    }
+
+    /// When [`RevokedConnections::restore_due`] is to be called, if it is.
+    pub fn due_at(&self) -> Option<Instant> {
+        self.due_at
+    }
+
+    /// Restores connections that are allowed again, if it is time: some of them, so that the next change need not wait.
     ///
     /// # Errors
-    /// [`TableError`] if the set can't be read or changed. What is not done then is done with the next change. A set that is full is no
-    /// error: its connections are cut by their marks alone.
-    pub fn change(
-        &mut self,
-        swept: &Swept,
-        of: Option<&BTreeSet<IpAddr>>,
-        current: &Snapshot,
-        table: &mut Table,
-    ) -> Result<(), TableError> {
-        let now = Instant::now();
-        if self.read_at.is_none_or(|at| at <= now) {
-            self.read(&table.revoked()?);
-            self.read_at = Some(now + READ_EVERY);
-        }
-        let mut restored: Vec<Packet> =
-            swept.restored.iter().filter_map(|connection| self.find(connection)).collect();
-        restored.extend(self.allowed_again(of, current));
-        if !self.missing.is_empty() {
-            let restored: BTreeSet<_> = swept.restored.iter().map(tuple).collect();
-            self.missing.retain(|connection| !restored.contains(&tuple(connection)));
-        }
-        self.missing.extend(&swept.revoked);
-        self.missing.truncate(MOST_REVOKED);
-        // First, since it makes room.
-        if fits(table.change_revoked(&[], &restored))? {
-            for connection in &restored {
-                self.known.remove(connection);
-            }
-        }
-        if !fits(table.change_revoked(&self.missing, &[]))? {
-            tracing::warn!(
-                connections = self.missing.len(),
-                "too many revoked connections to keep them all cut when conntrack forgets them"
-            );
-        }
-        for connection in self.missing.drain(..) {
-            self.known.entry(connection).or_insert(true);
-        }
-        Ok(())
-    }
-
-    /// Another program may have emptied the kernel's set: all that is known is added again with the next change.
-    pub fn restore(&mut self) {
-        self.missing.extend(self.known.keys());
-        self.read_at = Some(Instant::now() + READ_EVERY);
-    }
-
-    /// Takes in what the kernel's set holds.
-    fn read(&mut self, in_kernel: &[Packet]) {
-        let in_kernel: BTreeSet<_> = in_kernel.iter().map(tuple).collect();
-        self.known.retain(|connection, _| in_kernel.contains(&tuple(connection)));
-        for &(source, destination, protocol, source_port, destination_port) in &in_kernel {
-            let mut connection = Packet::new(source, destination, protocol);
-            (connection.source_port, connection.destination_port) = (source_port, destination_port);
-            // Each is there in both orientations.
-            if !self.known.contains_key(&connection) && !self.known.contains_key(&connection.reversed()) {
-                self.known.insert(connection, false);
-            }
-        }
-    }
-
-    /// A connection as it is known, in either orientation.
-    fn find(&self, connection: &Packet) -> Option<Packet> {
-        let ways = [*connection, connection.reversed()];
-        ways.into_iter().find(|way| self.known.contains_key(way))
-    }
-
-    /// The known connections of these pods, or all, that policy allows.
-    fn allowed_again(&self, of: Option<&BTreeSet<IpAddr>>, current: &Snapshot) -> Vec<Packet> {
-        if self.known.is_empty() {
-            return Vec::new();
+    /// [`RestoreError`]: connections stay cut until all are evaluated again.
+    pub fn restore_due(&mut self, table: &mut Table) -> Result<(), RestoreError> {
+        let started = Instant::now();
+        if self.due_at.is_none_or(|at| at > started) {
+            return Ok(());
         }
         // Without the node's own addresses fewer connections count as allowed.
         let local = LocalAddresses::read().unwrap_or_default();
-        let concerns = |connection: &Packet| {
-            of.is_none_or(|of| of.contains(&connection.source()) || of.contains(&connection.destination()))
-        };
-        let allowed = |(connection, is_oriented): (&Packet, &bool)| {
-            (concerns(connection) && is_allowed_again(connection, *is_oriented, current, &local))
-                .then_some(*connection)
-        };
-        self.known.iter().filter_map(allowed).collect()
+        let are_due = lock(&self.register).restore_due(&local)?;
+        self.remove_restored(table)?;
+        let now = Instant::now();
+        self.rested = now + (now - started) * REST;
+        self.due_at = are_due.then_some(self.rested);
+        Ok(())
     }
+
+    /// A sweep is over: the kernel's set is to hold what it cut, and not what it restored. Returns how many connections were restored
+    /// without a sweep since the one before.
+    ///
+    /// # Errors
+    /// [`TableError`] if the set can't be read or changed. What is not done then is done with the next sweep. A set that is full is no
+    /// error: its connections are cut by their marks alone.
+    pub fn swept(&mut self, table: &mut Table) -> Result<u64, TableError> {
+        let now = Instant::now();
+        if self.read_at.is_none_or(|at| at <= now) {
+            let in_kernel = table.revoked()?;
+            lock(&self.register).read(&in_kernel);
+            self.read_at = Some(now + READ_EVERY);
+        }
+        // First, since it makes room.
+        self.remove_restored(table)?;
+        let missing = lock(&self.register).take_missing();
+        match fits(table.change_revoked(&missing, &[])) {
+            Ok(fit) => {
+                if !fit {
+                    tracing::warn!(
+                        connections = missing.len(),
+                        "too many revoked connections to keep them all cut when conntrack forgets them"
+                    );
+                }
+                lock(&self.register).saved(&missing);
+            }
+            Err(error) => {
+                lock(&self.register).not_saved(missing);
+                return Err(error);
+            }
+        }
+        Ok(lock(&self.register).take_count())
+    }
+
+    /// Another program may have emptied the kernel's set: all that is known is added again with the next sweep.
+    pub fn save_all(&mut self) {
+        lock(&self.register).save_all();
+        self.read_at = Some(Instant::now() + READ_EVERY);
+    }
+
+    fn remove_restored(&mut self, table: &mut Table) -> Result<(), TableError> {
+        let restored = lock(&self.register).take_restored();
+        match fits(table.change_revoked(&[], &restored)) {
+            Ok(true) => Ok(()),
+            // To remove an element it is added first, for which a full set has no room.
+            Ok(false) => {
+                lock(&self.register).not_removed(restored);
+                Ok(())
+            }
+            Err(error) => {
+                lock(&self.register).not_removed(restored);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// A panic while it was held has ended the program.
+pub fn lock(register: &Mutex<Register>) -> MutexGuard<'_, Register> {
+    register.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a change was made: `false` if the kernel's set is full.
@@ -123,30 +159,5 @@ fn fits(changed: Result<(), TableError>) -> Result<bool, TableError> {
         Ok(()) => Ok(true),
         Err(TableError::Refused { errno: Errno::ENFILE | Errno::ENOSPC, .. }) => Ok(false),
         Err(error) => Err(error),
-    }
-}
-
-/// What the kernel's set holds of a connection.
-fn tuple(packet: &Packet) -> (IpAddr, IpAddr, policy::Protocol, Option<u16>, Option<u16>) {
-    (packet.source(), packet.destination(), packet.protocol, packet.source_port, packet.destination_port)
-}
-
-#[cfg(test)]
-mod tests {
-    use policy::Protocol;
-
-    use super::*;
-
-    #[test]
-    fn a_connection_of_an_earlier_agent_is_known_once_and_found_in_either_orientation() {
-        let mut connection = Packet::new([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), Protocol::TCP);
-        (connection.source_port, connection.destination_port) = (Some(4000), Some(80));
-        let mut revoked = RevokedConnections::default();
-        revoked.read(&[connection, connection.reversed()]);
-        assert_eq!(revoked.known.len(), 1);
-        assert_eq!(revoked.find(&connection), revoked.find(&connection.reversed()));
-        assert!(revoked.find(&connection).is_some());
-        revoked.read(&[]);
-        assert!(revoked.known.is_empty(), "what has gone by its timeout is forgotten");
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use cluster::kubernetes::Patience;
 use cluster::{Access, CniCache, Folder, Kubernetes, Source};
-use policy::Change;
+use policy::{Budget, Change};
 
 use crate::exit::Usage;
 use crate::status::Problem;
@@ -30,28 +30,29 @@ pub struct SourceArguments {
 }
 
 impl SourceArguments {
-    /// The source, for the agent of `node`, with this CNI cache.
-    pub fn source(&self, node: &str, cni_cache: CniCache) -> Result<Source, Usage> {
+    /// The source, for the agent of `node`, with this CNI cache. It keeps no rules beyond the budget.
+    pub fn source(&self, node: &str, cni_cache: CniCache, budget: Budget) -> Result<Source, Usage> {
         match (&self.source, &self.kubeconfig) {
             (Some(folder), _) => {
                 must_be_a_folder(folder)?;
-                Ok(Source::Folder(folder.clone()))
+                Ok(Source::Folder { path: folder.clone(), budget })
             }
             (None, kubeconfig) => Ok(Source::Kubernetes(Kubernetes {
                 access: kubeconfig.clone().map_or(Access::Environment, Access::Kubeconfig),
                 node: node.into(),
                 cni_cache,
                 patience: Patience::default(),
+                budget,
             })),
         }
     }
 
-    /// All that the source holds now, and what its objects got wrong.
-    pub fn read_once(&self) -> anyhow::Result<(Vec<Change>, Vec<Problem>)> {
-        let update = match self.source("", CniCache::Off)? {
-            Source::Folder(folder) => {
-                let read = Folder::read(&folder);
-                read.with_context(|| format!("reading the manifests in {}", folder.display()))?.1
+    /// All that the source holds now, but for rules beyond the budget, and what its objects got wrong.
+    pub fn read_once(&self, budget: Budget) -> anyhow::Result<(Vec<Change>, Vec<Problem>)> {
+        let update = match self.source("", CniCache::Off, budget)? {
+            Source::Folder { path, budget } => {
+                let read = Folder::read(&path, budget);
+                read.with_context(|| format!("reading the manifests in {}", path.display()))?.1
             }
             Source::Kubernetes(kubernetes) => {
                 let (send, receive) = mpsc::channel();

@@ -21,6 +21,9 @@ pub struct Status {
     pub node: String,
     /// Where in its life it is.
     pub phase: Phase,
+    /// What follows this agent; null until it stands by.
+    #[serde(default)]
+    pub successor: Option<Successor>,
     /// Whether policy is in force on this node, as it stands in the source.
     pub ready: bool,
     /// If not: why, one sentence each.
@@ -96,10 +99,22 @@ pub enum Phase {
     Starting,
     /// Its rules are in the kernel.
     Enforcing,
-    /// Another agent has taken over; this one answers what was queued for it and changes nothing.
+    /// Another agent has taken over, or the rules were removed; this agent answers what was queued for it and changes nothing.
     Superseded,
     /// It was told to end.
     Stopping,
+}
+
+/// What follows an agent that stands by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Successor {
+    /// Another agent enforces.
+    Agent,
+    /// Another agent had taken over and is gone; its rules are still in the kernel.
+    AgentGone,
+    /// No rules are in the kernel, or none that a packet meets: `kube-verdict cleanup` removes them so.
+    RulesRemoved,
 }
 
 /// The rules in the kernel.
@@ -325,7 +340,7 @@ pub struct Policy {
     /// `namespace/name`, or `name`.
     pub policy: String,
     /// The `metadata.resourceVersion` that nothing on this node contradicts any more, connections that exist included. Null
-    /// where a folder is the source, or for a policy that decided and is gone.
+    /// where a folder is the source or the state on disk stands in, or for a policy that decided and is gone.
     #[serde(default)]
     pub resource_version: Option<String>,
     /// How often it allowed.
@@ -417,6 +432,18 @@ impl From<&cluster::Problem> for Problem {
     }
 }
 
+impl Problem {
+    /// Of the policies of a namespace that are beyond its budget, those that are not named one by one.
+    pub fn more_refusals(namespace: &str, more: usize) -> Self {
+        let policies = if more == 1 { "1 more policy".to_owned() } else { format!("{more} more policies") };
+        let text = format!(
+            "Namespace {namespace}: {policies} are beyond its budget: each isolates the pods that it selects and allows nothing: have fewer or \
+             smaller policies, or raise --policy-budget"
+        );
+        Self { kind: "NetworkPolicy".to_owned(), text }
+    }
+}
+
 impl From<&policy::Refusal> for Problem {
     fn from(refusal: &policy::Refusal) -> Self {
         let policy::Refusal { policy, cost, rulesets, namespace, limit } = refusal;
@@ -431,9 +458,11 @@ impl From<&policy::Refusal> for Problem {
                 )
             }
         };
+        // A limit below the default is a share of the total.
+        let flags = "--policy-budget, and --policy-budget-total where all namespaces together have too many";
         let text = format!(
             "NetworkPolicy {policy}: it has {cost} entries{times}, and the policies of its namespace {namespace}, where {limit} are allowed; it \
-             isolates the pods that it selects and allows nothing: give it fewer entries or raise --policy-budget"
+             isolates the pods that it selects and allows nothing: give it fewer entries, or raise {flags}"
         );
         Self { kind: "NetworkPolicy".to_owned(), text }
     }

@@ -1,19 +1,24 @@
 //! The thread that looks at connections that exist, so that the next change need not wait for it.
 //!
-//! From: the engine, a snapshot that is in force. To: the engine, what became of the connections. One sweep at a time.
+//! From: the engine, a snapshot that is in force. To: the [`Register`], which connections are cut or to be cut; the engine, the numbers.
+//! One sweep at a time.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use dataplane::conntrack::{Conntrack, ConntrackError};
+use dataplane::conntrack::{Conntrack, ConntrackError, EntryName};
 use dataplane::marks::Marks;
-use dataplane::sweep::{LocalAddresses, Scope, Swept, sweep, wait_for_packets_under_way};
-use policy::Snapshot;
+use dataplane::sweep::{
+    Evaluator, Found, LocalAddresses, OverlayFlows, Scope, SweepReport, sweep, wait_for_packets_under_way,
+};
+use policy::{Packet, Snapshot};
+
+use crate::revoked::{Register, lock};
 
 /// What a sweep came to.
-pub type Outcome = Result<Swept, SweepError>;
+pub type Outcome = Result<SweepReport, SweepError>;
 
 /// Connections that were not, or not all, looked at.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +35,14 @@ pub enum SweepError {
 }
 
 /// Under which snapshot which connections are to be evaluated.
-type Order = (Arc<Snapshot>, Scope);
+#[derive(Debug)]
+struct Order {
+    snapshot: Arc<Snapshot>,
+    overlay: Arc<OverlayFlows>,
+    scope: Scope,
+    /// Whether packets of connections that exist are evaluated again meanwhile.
+    is_rechecking: bool,
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -43,18 +55,15 @@ pub struct Sweeper {
 
 impl Sweeper {
     /// Starts the thread, in the network namespace of this one.
-    pub fn start(mut conntrack: Conntrack, marks: Marks) -> io::Result<Self> {
+    pub fn start(mut conntrack: Conntrack, marks: Marks, register: Arc<Mutex<Register>>) -> io::Result<Self> {
         let (orders, inbox) = channel::<Order>();
         let (outbox, reports) = channel();
         let work = move || {
-            for (snapshot, scope) in inbox {
+            for order in inbox {
                 // What the older rules let through is in the table of connections...
                 wait_for_packets_under_way();
                 // ... in which they are judged again.
-                let swept = LocalAddresses::read()
-                    .map_err(SweepError::LocalAddresses)
-                    .and_then(|local| Ok(sweep(&mut conntrack, &snapshot, &marks, &local, &scope)?));
-                if outbox.send(swept).is_err() {
+                if outbox.send(order.carry_out(&mut conntrack, &marks, &register)).is_err() {
                     return;
                 }
             }
@@ -63,10 +72,19 @@ impl Sweeper {
         Ok(Self { orders: Some(orders), reports, thread: Some(thread) })
     }
 
-    /// Has connections evaluated under a snapshot. No sweep may be in progress.
-    pub fn begin(&self, snapshot: &Arc<Snapshot>, scope: Scope) -> Result<(), SweepError> {
+    /// Has connections evaluated under a snapshot. `is_rechecking` says whether rules evaluate packets of some of them again meanwhile. No
+    /// sweep may be in progress.
+    pub fn begin(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        overlay: &Arc<OverlayFlows>,
+        scope: Scope,
+        is_rechecking: bool,
+    ) -> Result<(), SweepError> {
         let orders = self.orders.as_ref().ok_or(SweepError::Ended)?;
-        orders.send((Arc::clone(snapshot), scope)).map_err(|_| SweepError::Ended)
+        let (snapshot, overlay) = (Arc::clone(snapshot), Arc::clone(overlay));
+        let order = Order { snapshot, overlay, scope, is_rechecking };
+        orders.send(order).map_err(|_| SweepError::Ended)
     }
 
     /// What the sweep under way came to, if it is over.
@@ -82,6 +100,49 @@ impl Sweeper {
     pub fn wait(&self) -> Outcome {
         self.reports.recv().unwrap_or(Err(SweepError::Ended))
     }
+}
+
+impl Order {
+    fn carry_out(self, conntrack: &mut Conntrack, marks: &Marks, register: &Mutex<Register>) -> Outcome {
+        let local = LocalAddresses::read().map_err(SweepError::LocalAddresses)?;
+        let evaluator = Evaluator { snapshot: &self.snapshot, local: &local, overlay: &self.overlay };
+        let mut cut = Vec::new();
+        let mut settle = |found: &mut [Found]| {
+            let settled = lock(register).settle(found, &local)?;
+            let is_cut_now = |found: &&Found| !found.is_allowed && !found.is_revoked;
+            cut.extend(found.iter().filter(is_cut_now).map(|found| (found.connection, found.entry.clone())));
+            Ok(settled)
+        };
+        let report = sweep(conntrack, marks, evaluator, &self.scope, &mut settle)?;
+        if self.is_rechecking {
+            confirm(cut, conntrack, marks, register)?;
+        }
+        Ok(report)
+    }
+}
+
+/// Has REVOKED stay on connections that were just cut.
+///
+/// Rules note in the connection's mark that a packet is evaluated again, and write back the whole mark as they have read it
+/// (`nft_ct_set_eval`): what was set in between is lost. Once every packet has left the rules that read the mark before, and REVOKED is
+/// there, it stays: packets of a connection with REVOKED are dropped by an earlier rule.
+fn confirm(
+    mut cut: Vec<(Packet, EntryName)>,
+    conntrack: &mut Conntrack,
+    marks: &Marks,
+    register: &Mutex<Register>,
+) -> Result<(), ConntrackError> {
+    while !cut.is_empty() {
+        wait_for_packets_under_way();
+        let mut lost = Vec::new();
+        for (connection, entry) in cut {
+            if conntrack.mark(&entry)?.is_some_and(|mark| mark & marks.revoked().0 == 0) {
+                lost.push((connection, entry));
+            }
+        }
+        cut = lock(register).cut_again(lost)?;
+    }
+    Ok(())
 }
 
 impl Drop for Sweeper {

@@ -33,7 +33,7 @@ fn a_command_line_that_cannot_be_right_is_a_usage_error() {
     let folder = folder(CLUSTER);
     let source = text(folder.path());
     let run_flags = ["run", "--source", source, "--node", "node-a"];
-    let cases: [(&[&str], &str); 18] = [
+    let cases: [(&[&str], &str); 21] = [
         (&[], "Usage:"),
         (&["fly"], "unrecognized subcommand"),
         (&["run", "--source", "/nowhere", "--node", "n"], "--source /nowhere: No such file"),
@@ -68,6 +68,15 @@ fn a_command_line_that_cannot_be_right_is_a_usage_error() {
         (
             &["run", "--node", "n", "--policy-budget", "lots"],
             "'lots' for '--policy-budget <ENTRIES>': write a whole number from 0 to 18446744073709551615, such as 65536",
+        ),
+        (
+            &["run", "--node", "n", "--hold-packets", "99999999"],
+            "write a whole number from 0 to 1048576, such as 2048",
+        ),
+        (&["run", "--source", source, "--node", "n", "--audit-log", ""], "name a file, or write - or off"),
+        (
+            &["run", "--source", source, "--node", "n", "--audit-log", source],
+            "is a folder: name a file, such as ",
         ),
         (&["status", "--http-port", "0"], "write a whole number from 1 to 65535, such as 9476"),
     ];
@@ -110,6 +119,46 @@ fn doctor_names_each_need_and_what_the_manifests_got_wrong() {
     let ran = run(&arguments);
     assert!(ran.out.contains("permission") && ran.out.contains("192.0.2.0/99"), "{}", ran.out);
     assert_eq!(ran.code, 1);
+}
+
+#[test]
+fn doctor_names_policies_beyond_their_budget_as_explain_does() {
+    let (port, folder) = (free_port(), folder(CLUSTER));
+    let ask = |more: &[&str]| {
+        let arguments = ["doctor", "--http-port", &port, "--source", text(folder.path()), "--output", "json"];
+        let ran = run(&[&arguments[..], more].concat());
+        (ran.code, serde_json::from_str::<serde_json::Value>(&ran.out).expect("JSON")["problems"].clone())
+    };
+    assert_eq!(ask(&[]).1, serde_json::json!([]));
+    let (code, problems) = ask(&["--policy-budget", "20"]);
+    let said = problems[0]["text"].as_str().expect("text");
+    assert!(said.starts_with("NetworkPolicy db/allow-web: it has "), "{problems}");
+    assert_eq!(code, 1);
+}
+
+#[test]
+fn wait_outside_a_pod_names_only_flags_that_it_has() {
+    let ran = run(&["wait", "--namespace", "n", "--daemonset", "d", "--timeout", "1s"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("give --kubeconfig FILE") && !ran.err.contains("--source"), "{}", ran.err);
+}
+
+#[test]
+fn an_error_says_each_thing_once() {
+    let ran = run(&[
+        "explain",
+        "--kubeconfig",
+        "/nowhere/config",
+        "--from",
+        "web/a",
+        "--to",
+        "db/b",
+        "--port",
+        "80",
+    ]);
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    assert_eq!(ran.err.matches("No such file").count(), 1, "{}", ran.err);
+    assert!(ran.err.contains("/nowhere/config"), "{}", ran.err);
 }
 
 #[test]

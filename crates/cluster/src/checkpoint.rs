@@ -116,10 +116,12 @@ impl StateDir {
             Ok(Read::Nothing) => (None, 0),
             Err(error) => {
                 status.failed(format!("{error}; it is written again once policy is in force"));
-                (None, 0)
+                // A file that isn't used has a term all the same: what this agent writes has to come after it.
+                (None, file::header_in(&self.path).map_or(0, |header| header.term))
             }
         };
-        let header = Header::new(source, &self.node, term + 1);
+        // A damaged header can say any number.
+        let header = Header::new(source, &self.node, term.saturating_add(1));
         (restored, Writer::start(self.path.clone(), header, status))
     }
 }

@@ -38,7 +38,8 @@ use policy::Change;
 use serde_json::Value;
 
 use crate::interner::Interner;
-pub(crate) use node::{PUBLIC_ADDRESSES, WITHOUT_RANGE, is_miswritten_range};
+use node::WITHOUT_RANGE;
+pub(crate) use node::{PUBLIC_ADDRESSES, is_miswritten_range};
 pub use place::{FieldPath, Step};
 use place::{Flaws, Place};
 pub use recognition::Recognition;
@@ -90,6 +91,13 @@ pub struct Flaw {
     pub what: String,
     /// What follows: never more access.
     pub effect: &'static str,
+}
+
+impl Flaw {
+    /// Whether this is what a new Node lacks, and gets a moment later.
+    pub(crate) fn is_of_new_node(&self) -> bool {
+        self.what == WITHOUT_RANGE
+    }
 }
 
 /// An object that can't be understood at all: not even which one it is, or not safely.
@@ -161,11 +169,16 @@ impl Kind {
 
     /// The path under which the API has its objects, those of all namespaces.
     pub fn url_path(self) -> String {
+        self.url_path_in(None)
+    }
+
+    /// The path under which the API has its objects in one namespace.
+    pub fn url_path_in(self, namespace: Option<&str>) -> String {
         match self {
-            Self::Namespace => core::Namespace::url_path(&(), None),
-            Self::Pod => core::Pod::url_path(&(), None),
-            Self::Node => core::Node::url_path(&(), None),
-            Self::NetworkPolicy => networking::NetworkPolicy::url_path(&(), None),
+            Self::Namespace => core::Namespace::url_path(&(), namespace),
+            Self::Pod => core::Pod::url_path(&(), namespace),
+            Self::Node => core::Node::url_path(&(), namespace),
+            Self::NetworkPolicy => networking::NetworkPolicy::url_path(&(), namespace),
         }
     }
 

@@ -61,6 +61,11 @@ impl Differences {
         self.namespaces.missing()
     }
 
+    /// Whether [`Differences::missing_namespaces`] may have changed since this was last asked.
+    pub fn take_new_missing(&mut self) -> bool {
+        self.namespaces.take_new_missing()
+    }
+
     /// The label sets of namespaces that are in use here.
     pub fn labels(&self) -> impl Iterator<Item = &Labels> {
         self.namespaces.labels()

@@ -31,6 +31,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use policy::Budget;
+
 pub use self::watch::Watch;
 
 use self::files::Files;
@@ -90,18 +92,20 @@ pub enum FolderError {
 }
 
 impl Folder {
-    /// Reads the folder for the first time. The update holds everything that is in it.
-    pub fn read(path: impl AsRef<Path>) -> Result<(Self, Update), FolderError> {
-        Self::open(path, None)
+    /// Reads the folder for the first time. The update holds everything that is in it, but for the rules of policies beyond the budget.
+    pub fn read(path: impl AsRef<Path>, budget: Budget) -> Result<(Self, Update), FolderError> {
+        Self::open(path, budget, None)
     }
 
     /// The same, and goes on from the state on disk: files that are broken now, or that can't be read, have the objects that they had.
     pub(crate) fn open(
         path: impl AsRef<Path>,
+        budget: Budget,
         state_dir: Option<&StateDir>,
     ) -> Result<(Self, Update), FolderError> {
         let path = path.as_ref();
-        let (interner, files) = (Arc::new(Interner::new()), Files::default());
+        let interner = Arc::new(Interner::new());
+        let files = Files::new(budget, Arc::clone(&interner));
         let mut folder = Self { root: path.to_owned(), interner, files, at_once: LARGEST, writer: None };
         if let Some(state_dir) = state_dir {
             folder.restore(state_dir);
@@ -131,7 +135,12 @@ impl Folder {
             }
         }
         folder.beside(&found, Vec::new());
-        let update = folder.files.update(&folder.root, &folder.interner);
+        // Rules that the state on disk lacks, and that there is room for.
+        folder.files.settle_rules();
+        for path in folder.files.take_wanted() {
+            folder.look(&path, Trust::AsItIs);
+        }
+        let update = folder.files.update(&folder.root);
         // Of an empty folder that it is empty is all there is to say.
         let update =
             update.unwrap_or_else(|| Update { read: folder.files.count(&folder.root), ..Update::default() });

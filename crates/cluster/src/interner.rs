@@ -15,6 +15,9 @@ use policy::Labels;
 /// Below this number of label sets it isn't worth looking for those that are no longer used.
 const WORTH_A_SWEEP: usize = 256;
 
+/// The same for texts. Some 100 bytes each.
+const TEXTS_WORTH_A_SWEEP: usize = 1 << 16;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Interner {
@@ -22,6 +25,8 @@ pub struct Interner {
     labels: DashMap<Labels, ()>,
     /// How many label sets the last sweep left.
     left: AtomicUsize,
+    /// How many texts.
+    texts_left: AtomicUsize,
 }
 
 impl Interner {
@@ -44,6 +49,12 @@ impl Interner {
         }
     }
 
+    /// The shared copy of `text` if there is one, and otherwise a copy of its own, which is not shared. For texts that only policies have:
+    /// those of a policy whose rules are omitted are gone with them.
+    pub fn known_text(&self, text: &str) -> Arc<str> {
+        self.texts.get(text).map_or_else(|| Arc::from(text), |known| Arc::clone(&known))
+    }
+
     /// The one shared set of these labels. Of a key that comes twice the last value counts.
     pub fn labels<'a>(&self, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Labels {
         let labels: Labels =
@@ -51,9 +62,10 @@ impl Interner {
         self.labels.entry(labels).or_insert(()).key().clone()
     }
 
-    /// Whether enough label sets came since the last sweep that another is worth its time.
+    /// Whether enough label sets or texts came since the last sweep that another is worth its time.
     pub fn wants_sweep(&self) -> bool {
         self.labels.len() > WORTH_A_SWEEP + 2 * self.left.load(Ordering::Relaxed)
+            || self.texts.len() > TEXTS_WORTH_A_SWEEP + 2 * self.texts_left.load(Ordering::Relaxed)
     }
 
     /// Drops what is no longer used: `live` names the label sets of all objects that there are.
@@ -65,6 +77,7 @@ impl Interner {
         self.texts.retain(|text| Arc::strong_count(text) > 1);
         self.texts.shrink_to_fit();
         self.left.store(self.labels.len(), Ordering::Relaxed);
+        self.texts_left.store(self.texts.len(), Ordering::Relaxed);
     }
 
     /// How many texts and how many label sets are held.
@@ -118,5 +131,10 @@ mod tests {
         assert!(!interner.wants_sweep());
         drop(interner.labels([("n", "one more")]));
         assert!(!interner.wants_sweep());
+        // Values of policies that are gone.
+        (0..2 * TEXTS_WORTH_A_SWEEP).for_each(|n| drop(interner.text(&n.to_string())));
+        assert!(interner.wants_sweep());
+        interner.sweep(&all);
+        assert!(!interner.wants_sweep() && interner.len().0 < TEXTS_WORTH_A_SWEEP);
     }
 }

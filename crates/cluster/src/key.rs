@@ -35,6 +35,21 @@ impl Key {
         }
     }
 
+    /// The namespace, if its kind has namespaces, and the name.
+    pub fn namespace_and_name(&self) -> (Option<&str>, &str) {
+        match self {
+            Self::Namespace(name) | Self::Node(name) => (None, name),
+            Self::Pod(PodName { namespace, name }) | Self::Policy(PolicyName { namespace, name, .. }) => {
+                (Some(namespace), name)
+            }
+        }
+    }
+
+    /// The namespace; empty for objects that have none.
+    pub fn namespace(&self) -> &str {
+        self.namespace_and_name().0.unwrap_or_default()
+    }
+
     /// The kind of the object.
     pub fn kind(&self) -> Kind {
         match self {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   API server -> [ follow ] one for each kind -> Event --+
-//!                                                         +-> [ state ] -> Update -> agent
+//!                 [ reread ] single objects --- Object --+-> [ state ] -> Update -> agent
 //!   CNI cache  -> [ cni ] ------------------------ Claim -+         |
 //!                                                                   +-> [ report ] -> Event on the object
 //! ```
@@ -17,6 +17,7 @@ mod failure;
 mod follow;
 mod object;
 mod report;
+mod reread;
 mod review;
 mod rollout;
 mod state;
@@ -28,7 +29,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
-use policy::{Change, PolicyName};
+use policy::{Budget, Change, PolicyName};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, interval, sleep_until};
@@ -41,11 +42,13 @@ pub use self::rollout::Rollout;
 use self::clients::Clients;
 use self::follow::{Event, Follower};
 use self::report::Reporter;
+use self::reread::Rereader;
 use self::state::State;
 use crate::checkpoint::{Checkpoint, News, Restored, StateDir, StateStatus, WritePermit, Writer};
 use crate::cni::{Cache, CniCache, Hint, WALK};
 use crate::connection::Connections;
 use crate::convert::Kind;
+use crate::interner::Interner;
 use crate::problem::Update;
 
 /// After this without a further event an update is told...
@@ -65,8 +68,7 @@ const HEAD_START: Duration = Duration::from_millis(300);
 /// How often it is looked whether a request has failed meanwhile: then waiting is of no use.
 const LOOK_FOR_FAILURE: Duration = Duration::from_millis(20);
 
-/// Events that may wait to be taken in: listing goes on only as fast as that, so that few objects are held in their raw form. One of
-/// the largest policies takes some 5 MB in it.
+/// Events that may wait to be taken in: listing goes on only as fast as that. One of the largest policies takes up to 5 MB, converted.
 const WAITING: usize = 8;
 
 /// Refused policies that may wait to be told of.
@@ -83,6 +85,8 @@ pub struct Kubernetes {
     pub cni_cache: CniCache,
     /// How long answers are waited for.
     pub patience: Patience,
+    /// Which policies' rules are kept in memory.
+    pub budget: Budget,
 }
 
 /// The API is no source.
@@ -133,7 +137,7 @@ impl Kubernetes {
         let connections = Connections::new(&server, Kind::ALL);
         let (stop, stopped) = oneshot::channel();
         let (refused, refusals) = mpsc::channel(WAITING_REFUSALS);
-        let mut state = State::new(Arc::clone(&self.node));
+        let mut state = State::new(Arc::clone(&self.node), self.budget);
         let writer = state_dir.map(|state_dir| {
             let (restored, writer) = state_dir.open(SOURCE, state.interner());
             if let Some(Restored { checkpoint: Checkpoint::Kubernetes { objects, finished }, saved }) =
@@ -144,17 +148,19 @@ impl Kubernetes {
             writer
         });
         let state_dir = writer.as_ref().map(|writer| (writer.status().clone(), writer.permit()));
+        let interner = Arc::clone(state.interner());
         let source = Running {
             state,
             connections: connections.clone(),
             writer,
             reporter: Reporter::new(clients.clone(), Arc::clone(&self.node)),
+            rereader: Rereader::new(clients.clone(), Arc::clone(&interner), self.patience.answer),
             cache: self.cni_cache.folder().map(Cache::new),
         };
         let (followed, patience) = (connections.clone(), self.patience);
         let thread = thread::Builder::new().name("kubernetes".into()).spawn(move || {
             runtime.block_on(async {
-                let events = follow_all(&clients, &followed, patience);
+                let events = follow_all(&clients, &followed, &interner, patience);
                 tokio::select! {
                     () = source.run(events, refusals, publish) => {}
                     _ = stopped => {}
@@ -207,6 +213,7 @@ fn runtime() -> io::Result<Runtime> {
 fn follow_all(
     clients: &Clients,
     connections: &Connections,
+    interner: &Arc<Interner>,
     patience: Patience,
 ) -> mpsc::Receiver<(Kind, Event)> {
     let (events, receiver) = mpsc::channel(WAITING);
@@ -216,6 +223,7 @@ fn follow_all(
             connections: connections.clone(),
             patience,
             events: events.clone(),
+            interner: Arc::clone(interner),
             // Without Nodes --pod-cidr says where this node's pods are.
             dispensable: kind == Kind::Node,
         };
@@ -235,6 +243,7 @@ struct Running {
     connections: Connections,
     writer: Option<Writer>,
     reporter: Reporter,
+    rereader: Rereader,
     cache: Option<Cache>,
 }
 
@@ -254,6 +263,11 @@ impl Running {
         // When an update is told: after a while of quiet, but not too late.
         let mut due: Option<(Instant, Instant)> = None;
         loop {
+            if self.rereader.is_idle()
+                && let Some((key, expected)) = self.state.wanted()
+            {
+                self.rereader.start(key, expected);
+            }
             tokio::select! {
                 biased;
                 () = wait_until(due), if due.is_some() => {
@@ -268,6 +282,10 @@ impl Running {
                 event = events.recv() => {
                     let Some((kind, event)) = event else { return };
                     self.state.take_in(kind, event);
+                }
+                reread = self.rereader.answer() => {
+                    let Some(reread) = reread else { continue };
+                    self.state.reread(reread);
                 }
                 Some(refused) = refusals.recv() => {
                     self.reporter.report(self.state.over_budget(refused).into_iter().collect());

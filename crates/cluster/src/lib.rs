@@ -43,6 +43,7 @@ pub mod manifest;
 pub mod namespaces;
 pub mod problem;
 mod read_counts;
+mod rule_budget;
 pub mod source;
 mod stamp;
 

@@ -56,6 +56,11 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// Whether anything was not understood.
+    pub(crate) fn has_problems(&self) -> bool {
+        !self.flaws.is_empty() || !self.failures.is_empty() || !self.no_manifest.is_empty()
+    }
+
     /// The objects, each as the change that it is to a consumer who doesn't know it.
     pub fn changes(&self) -> impl Iterator<Item = &Change> {
         self.objects.iter().map(|held| &held.change)

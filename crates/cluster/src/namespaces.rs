@@ -27,11 +27,14 @@ pub struct Namespaces {
     shown: BTreeMap<Arc<str>, Namespace>,
     /// Those whose showing must be looked at again.
     touched: BTreeSet<Arc<str>>,
+    /// Whether [`Namespaces::missing`] may have changed.
+    is_missing_new: bool,
 }
 
 impl Namespaces {
     /// Takes note of a namespace's object.
     pub fn described(&mut self, namespace: Namespace) {
+        self.is_missing_new |= !self.described.contains_key(&namespace.name);
         self.touched.insert(namespace.name.clone());
         self.described.insert(namespace.name.clone(), namespace);
     }
@@ -39,7 +42,7 @@ impl Namespaces {
     /// Takes note that a namespace's object is gone.
     pub fn undescribed(&mut self, name: &Arc<str>) {
         self.touched.insert(name.clone());
-        self.described.remove(name);
+        self.is_missing_new |= self.described.remove(name).is_some();
     }
 
     /// Takes note of one more pod in `namespace`.
@@ -47,6 +50,7 @@ impl Namespaces {
         let pods = self.pods.entry(namespace.clone()).or_default();
         *pods += 1;
         if *pods == 1 {
+            self.is_missing_new = true;
             self.touched.insert(namespace.clone());
         }
     }
@@ -56,6 +60,7 @@ impl Namespaces {
         let Some(pods) = self.pods.get_mut(namespace) else { return };
         *pods -= 1;
         if *pods == 0 {
+            self.is_missing_new = true;
             self.pods.remove(namespace);
             self.touched.insert(namespace.clone());
         }
@@ -63,7 +68,9 @@ impl Namespaces {
 
     /// Takes note of one more policy in `namespace`.
     pub fn policy_added(&mut self, namespace: &Arc<str>) {
-        *self.policies.entry(namespace.clone()).or_default() += 1;
+        let policies = self.policies.entry(namespace.clone()).or_default();
+        *policies += 1;
+        self.is_missing_new |= *policies == 1;
     }
 
     /// Takes note of one policy fewer in `namespace`.
@@ -71,6 +78,7 @@ impl Namespaces {
         let Some(policies) = self.policies.get_mut(namespace) else { return };
         *policies -= 1;
         if *policies == 0 {
+            self.is_missing_new = true;
             self.policies.remove(namespace);
         }
     }
@@ -79,6 +87,11 @@ impl Namespaces {
     pub fn missing(&self) -> BTreeSet<&Arc<str>> {
         let named = self.pods.keys().chain(self.policies.keys());
         named.filter(|name| !self.described.contains_key(*name)).collect()
+    }
+
+    /// Whether [`Namespaces::missing`] may have changed since this was last asked.
+    pub fn take_new_missing(&mut self) -> bool {
+        std::mem::take(&mut self.is_missing_new)
     }
 
     /// What the consumer must be told now, by name: namespaces that came or changed, and those that are gone.

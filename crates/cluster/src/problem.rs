@@ -3,7 +3,7 @@
 //! From: a source. To: the agent's log, metrics, `doctor` and `explain`. Invariant: whatever is named here never
 //! widened what is allowed (semantics 28).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -21,8 +21,8 @@ pub use crate::read_counts::ReadCounts;
 pub struct Update {
     /// What differs from the update before, in an order that can be applied as it is.
     pub changes: Vec<Change>,
-    /// ALL problems that stand now, old ones too, sorted.
-    pub problems: Vec<Problem>,
+    /// ALL problems that stand now, old ones too, sorted. Shared with the update before if they are the same.
+    pub problems: Arc<[Problem]>,
     /// How much the source has read, in all.
     pub read: ReadCounts,
     /// The policies whose version differs from the update before, with the version that they have now; `None` for one that
@@ -40,8 +40,18 @@ pub struct Update {
 pub type CniPorts = Arc<BTreeMap<Box<str>, Vec<IpAddr>>>;
 
 impl Update {
-    /// Takes in the update that followed this one.
+    /// Takes in the update that followed this one. Of a policy that both have, the earlier version is dropped: it may be large.
     pub fn then(&mut self, next: Self) {
+        let changed = |change: &Change| match change {
+            Change::Policy(policy) => Some(policy.name.clone()),
+            Change::PolicyGone(name) => Some(name.clone()),
+            _ => None,
+        };
+        let policies: BTreeSet<PolicyName> = next.changes.iter().filter_map(changed).collect();
+        if !policies.is_empty() {
+            let is_kept = |change: &Change| !matches!(change, Change::Policy(policy) if policies.contains(&policy.name));
+            self.changes.retain(is_kept);
+        }
         self.changes.extend(next.changes);
         self.versions.extend(next.versions);
         self.problems = next.problems;

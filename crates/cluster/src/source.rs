@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use policy::Budget;
+
 use crate::checkpoint::{StateDir, StateStatus, WritePermit};
 use crate::connection::Connections;
 use crate::folder::{self, Folder, FolderError};
@@ -12,7 +14,12 @@ use crate::problem::Update;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Source {
     /// A folder of manifests.
-    Folder(PathBuf),
+    Folder {
+        /// Where it is.
+        path: PathBuf,
+        /// Which policies' rules are kept in memory.
+        budget: Budget,
+    },
     /// The Kubernetes API.
     Kubernetes(Kubernetes),
 }
@@ -55,8 +62,8 @@ impl Source {
         mut publish: impl FnMut(Update) + Send + 'static,
     ) -> Result<Watch, SourceError> {
         match self {
-            Self::Folder(path) => {
-                let (folder, first) = Folder::open(path, state_dir)?;
+            Self::Folder { path, budget } => {
+                let (folder, first) = Folder::open(path, *budget, state_dir)?;
                 let state_dir = folder.state_dir();
                 publish(first);
                 let watch = folder.watch(publish)?;

@@ -45,7 +45,8 @@ fn every_case_gets_its_verdicts_and_its_messages() {
 
 /// What is wrong with a case.
 fn look(case: &Path) -> String {
-    let (_, update) = Folder::read(case.join("manifests")).expect("a readable folder");
+    let (_, update) =
+        Folder::read(case.join("manifests"), policy::Budget::default()).expect("a readable folder");
     let read = |file: &str| fs::read_to_string(case.join(file)).expect("a readable file");
     let mut wrong = messages(&update, &read("messages"));
     let mut compiler = Compiler::new(Scope::Cluster);

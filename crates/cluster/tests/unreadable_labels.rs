@@ -23,7 +23,8 @@ fn a_pod_whose_labels_cannot_be_read_escapes_no_policy() {
 fn holds(case: &str) {
     let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases").join(case);
     let text = |file: &str| fs::read_to_string(case.join(file)).expect("a file of the case");
-    let (_, update) = Folder::read(case.join("manifests")).expect("a folder of manifests");
+    let (_, update) =
+        Folder::read(case.join("manifests"), policy::Budget::default()).expect("a folder of manifests");
     let said = update.problems.iter().map(|problem| format!("{problem}\n")).collect::<String>();
     for expected in text("messages").lines().filter(|line| !line.starts_with('#')) {
         assert!(said.contains(expected), "not said: {expected}\nbut: {said}");

@@ -9,11 +9,12 @@ use std::net::IpAddr;
 
 use nix::errno::Errno;
 
-use crate::netlink::{AttributeReader, DUMP, Header, Messages, NetlinkError, REQUEST, Socket};
+use crate::netlink::{AttributeReader, DUMP, Header, Messages, NetlinkError, REQUEST, Received, Socket};
 
 pub mod entry;
 mod filter;
-pub use entry::{Entry, Tuple};
+use entry::EntryRef;
+pub use entry::{Entry, EntryName, Tuple};
 use filter::End;
 
 /// `NFNL_SUBSYS_CTNETLINK` in the high byte.
@@ -171,6 +172,43 @@ impl Conntrack {
         Ok(self.visit_of(addresses, delete)?.changed)
     }
 
+    /// Changes the marks of these entries. One that has ended meanwhile counts as gone; if another has begun between the same ends, that
+    /// one is changed.
+    pub fn change_marks<'a>(
+        &mut self,
+        changes: impl IntoIterator<Item = (&'a EntryName, MarkChange)>,
+    ) -> Result<Visited, ConntrackError> {
+        let writer = &mut self.writer;
+        writer.begin();
+        let mut entries = 0;
+        for (name, change) in changes {
+            entries += 1;
+            writer.push(&name.as_ref(), change.into()).map_err(ConntrackError::Change)?;
+        }
+        writer.flush().map_err(ConntrackError::Change)?;
+        Ok(Visited { entries, changed: writer.changed, gone: writer.gone })
+    }
+
+    /// The mark of an entry; `None` if it has ended, or if another with another number has begun between the same ends.
+    ///
+    /// # Errors
+    /// [`ConntrackError::Read`] if the kernel refuses.
+    pub fn mark(&mut self, entry: &EntryName) -> Result<Option<u32>, ConntrackError> {
+        let entry = entry.as_ref();
+        let sequence = self.reader.next_sequence();
+        let mut request = Messages::default();
+        request.push(Header { kind: CT_GET, flags: REQUEST, sequence, family: entry.family }, |attributes| {
+            entry.write(attributes);
+        });
+        let read = |answer: Received<'_>| {
+            Entry::parse(&answer).map(|found| (found.id == entry.id).then_some(found.mark))
+        };
+        match self.reader.ask(request.as_bytes(), sequence, read) {
+            Err(NetlinkError::Refused { errno: Errno::ENOENT, .. }) => Ok(None),
+            mark => mark.map_err(ConntrackError::Read),
+        }
+    }
+
     /// One pass over the table, or over the entries at an end.
     fn pass<C: Into<EntryChange>>(
         &mut self,
@@ -197,7 +235,7 @@ impl Conntrack {
             if failed.is_none()
                 && let Some(change) = each(&entry)
             {
-                failed = writer.push(&entry, change.into()).err();
+                failed = writer.push(&entry.name_ref(), change.into()).err();
             }
         });
         let flushed = writer.flush();
@@ -247,7 +285,7 @@ impl Writer {
     }
 
     /// Adds a change; sends what has gathered if that is much.
-    fn push(&mut self, entry: &Entry<'_>, change: EntryChange) -> Result<(), NetlinkError> {
+    fn push(&mut self, entry: &EntryRef<'_>, change: EntryChange) -> Result<(), NetlinkError> {
         let sequence = self.socket.next_sequence();
         let kind = match change {
             EntryChange::Mark(_) => CT_NEW,
@@ -255,11 +293,7 @@ impl Writer {
         };
         let header = Header { kind, flags: REQUEST, sequence, family: entry.family };
         self.pending.push(header, |attributes| {
-            // The kernel's own bytes name the entry best, whatever its protocol.
-            attributes.bytes(entry::nested(CTA_TUPLE_ORIG), entry.original_bytes);
-            if let Some(zone) = entry.zone {
-                attributes.be16(CTA_ZONE, zone);
-            }
+            entry.write(attributes);
             match change {
                 EntryChange::Mark(MarkChange { value, mask }) => {
                     attributes.be32(CTA_MARK, value & mask).be32(CTA_MARK_MASK, mask);

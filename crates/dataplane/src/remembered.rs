@@ -106,8 +106,7 @@ pub enum RememberedLogError {
     },
     /// The kernel refused.
     #[error(
-        "NFLOG group {group} can't be set up: {source}; the kernel must have nfnetlink_log (`modprobe nfnetlink_log`), or give \
-         --remember off"
+        "NFLOG group {group} can't be set up: {source}: load the modules nft_log and nfnetlink_log, or start the agent with --audit-log off"
     )]
     Setup {
         /// The group.
@@ -116,7 +115,7 @@ pub enum RememberedLogError {
         source: NetlinkError,
     },
     /// The socket failed later.
-    #[error("NFLOG group {group} is no longer listened to: {source}; restart the agent")]
+    #[error("NFLOG group {group} is no longer listened to: {source}")]
     Receive {
         /// The group.
         group: u16,

@@ -138,8 +138,9 @@ pub struct Table {
     contents: Contents,
     /// The epoch of what the kernel remembers.
     memory: Memory,
-    /// Whether the rules judge changing pods again.
-    window: bool,
+    /// The pods whose packets the rules judge again, until all connections have been looked at. Invariant: what the set of changing pods
+    /// holds.
+    watched: BTreeSet<IpAddr>,
     /// What is known of ports; `None` if sources are believed.
     origin: Option<Origin>,
     /// The generation of the ruleset that the last [`Table::restore`] undid.
@@ -178,6 +179,12 @@ impl Table {
     /// Writes table, chains, sets and rules in one atomic batch: creates what is missing, rewrites rules and sets, leaves
     /// chains that exist in place. The same call is the first start, a restart over the table of a dead agent, an upgrade
     /// with other marks or flags, and a live takeover: the queues must be ready before, since packets come at once.
+    ///
+    /// Pods whose packets the rules in force judge again stay so until [`Table::end_recheck`]: a connection that a change has cut is not
+    /// marked before the sweep after that change, which the agent before may not have carried out.
+    ///
+    /// # Errors
+    /// [`TableError`]: nothing was changed.
     pub fn install(mut config: TableConfig, queues: QueueRange) -> Result<Self, TableError> {
         config.marks = config.marks.answered_by(queues);
         let mut socket = open()?;
@@ -186,28 +193,43 @@ impl Table {
             Some(_) => BridgeFamily::available(&mut socket)?,
             None => None,
         };
-        let (batch, contents, memory, origin) = installation(&config, queues, form, bridge, &BTreeSet::new());
-        batch.commit(&mut socket, None)?;
-        Ok(Self {
-            socket,
-            queues,
-            form,
-            bridge,
-            config,
-            contents,
-            memory,
-            window: false,
-            origin,
-            undone: None,
-        })
+        for _ in 0..TRIES {
+            let generation = read_generation(&mut socket)?;
+            let watched = recheck::read(&mut socket)?;
+            let written = Written { queues, form, bridge, watched: &watched };
+            let (batch, contents, memory, origin) = installation(&config, &written, &BTreeSet::new());
+            // If the agent before has changed more meanwhile, that counts as well.
+            match batch.commit(&mut socket, Some(generation)) {
+                Ok(()) => {
+                    let undone = None;
+                    return Ok(Self {
+                        socket,
+                        queues,
+                        form,
+                        bridge,
+                        config,
+                        contents,
+                        memory,
+                        watched,
+                        origin,
+                        undone,
+                    });
+                }
+                Err(Refusal::Outdated) => {}
+                Err(refusal) => return Err(refusal.into()),
+            }
+        }
+        Err(TableError::Unquiet)
     }
 
     /// Writes all of it again, with this configuration, after another program changed or deleted it: what is there still is
-    /// replaced in one atomic batch, and packets that wait in queues keep waiting. Nothing that was remembered holds any more.
+    /// replaced in one atomic batch, and packets that wait in queues keep waiting. Nothing that was remembered holds any more. Pods whose
+    /// packets were judged again stay so.
     ///
     /// # Errors
     /// [`TableError::Superseded`] if another agent has taken over. After this and any other error nothing was changed.
-    pub fn restore(&mut self, config: TableConfig) -> Result<(), TableError> {
+    pub fn restore(&mut self, mut config: TableConfig) -> Result<(), TableError> {
+        config.marks = config.marks.answered_by(self.queues);
         let mut is_foreign = false;
         for _ in 0..TRIES {
             let in_force = InForce::read(&mut self.socket)?;
@@ -217,8 +239,9 @@ impl Table {
                 return Err(TableError::Superseded(queues));
             }
             let kept = if is_foreign { BTreeSet::new() } else { self.intact_queue_chains(&config)? };
+            let Self { queues, form, bridge, ref watched, .. } = *self;
             let (install, contents, memory, origin) =
-                installation(&config, self.queues, self.form, self.bridge, &kept);
+                installation(&config, &Written { queues, form, bridge, watched }, &kept);
             let mut batch = Batch::default();
             if is_foreign {
                 delete_tables(self.bridge.is_some(), &mut batch);
@@ -227,7 +250,7 @@ impl Table {
             match batch.commit(&mut self.socket, Some(in_force.generation)) {
                 Ok(()) => {
                     (self.config, self.contents, self.memory) = (config, contents, memory);
-                    (self.window, self.origin, self.undone) = (false, origin, Some(in_force.generation));
+                    (self.origin, self.undone) = (origin, Some(in_force.generation));
                     return Ok(());
                 }
                 Err(Refusal::Outdated) => {}
@@ -302,7 +325,8 @@ impl Table {
     pub fn distrust_replies(&mut self) -> Result<(), TableError> {
         if self.config.trust_replies {
             self.config.trust_replies = false;
-            let committed = self.commit(|table, batch, _| table.rewrite(&table.memory, table.window, batch));
+            let committed =
+                self.commit(|table, batch, _| table.rewrite(&table.memory, table.is_rechecking(), batch));
             self.config.trust_replies = committed.is_err();
             committed?;
         }
@@ -362,7 +386,8 @@ impl Table {
     /// nothing is sent.
     ///
     /// From then on, and until [`Table::end_recheck`], what passes from or to pods that are touched was judged since, connections
-    /// that exist included, in both directions. If all are, their connections are left to a sweep.
+    /// that exist included, in both directions. If all are, their connections are left to a sweep, and only pods that were judged again
+    /// before stay so.
     ///
     /// To be called when no verdict of an older snapshot is under way any more: it would be remembered.
     ///
@@ -376,15 +401,16 @@ impl Table {
         generation: Generation,
         touched: &Touched,
     ) -> Result<(), TableError> {
-        let mut memory = self.memory.next(generation, touched, Instant::now());
-        let wanted = Contents::new(pod_cidrs, open, memory.changed());
-        let none = BTreeSet::new();
-        let changing = match touched {
+        let watched = match touched {
             Touched::Pods(pods) => pods,
-            Touched::All => &none,
-        };
-        let window = !changing.is_empty();
-        let rewrite = window || self.window;
+            Touched::All => &self.watched,
+        }
+        .clone();
+        let mut memory = self.memory.next(generation, touched, Instant::now());
+        memory.keep_apart(&watched, Instant::now());
+        let wanted = Contents::new(pod_cidrs, open, memory.changed());
+        let window = !watched.is_empty();
+        let rewrite = window || self.is_rechecking();
         let origins = self.wanted_origins();
         let are_same = origins.is_none_or(|origins| self.holds(&origins));
         if wanted == self.contents && are_same && !rewrite && self.config.remember.is_none() {
@@ -397,15 +423,20 @@ impl Table {
                 wanted.change_from(&table.contents, batch);
             }
             if rewrite {
-                recheck::watch(changing, batch);
+                recheck::watch(&watched, batch);
                 table.rewrite(&memory, window, batch);
             } else {
                 memory.replace(batch);
             }
         })?;
-        memory.committed(touched, Instant::now());
-        (self.contents, self.memory, self.window) = (wanted, memory, window);
+        memory.keep_apart(&watched, Instant::now());
+        (self.contents, self.memory, self.watched) = (wanted, memory, watched);
         Ok(())
+    }
+
+    /// Whether packets of some pods are judged again.
+    pub fn is_rechecking(&self) -> bool {
+        !self.watched.is_empty()
     }
 
     /// Judges changing pods no more: all connections have been looked at. Does nothing if none are.
@@ -413,12 +444,12 @@ impl Table {
     /// # Errors
     /// As [`Table::update`].
     pub fn end_recheck(&mut self) -> Result<(), TableError> {
-        if self.window {
+        if self.is_rechecking() {
             self.commit(|table, batch, _| {
                 table.rewrite(&table.memory, false, batch);
                 recheck::watch(&BTreeSet::new(), batch);
             })?;
-            self.window = false;
+            self.watched.clear();
         }
         Ok(())
     }
@@ -622,11 +653,20 @@ fn form_trial(form: QueueForm) -> Batch {
     batch
 }
 
+/// What an installation depends on beside the configuration.
+struct Written<'a> {
+    queues: QueueRange,
+    form: QueueForm,
+    bridge: Option<BridgeFamily>,
+    /// The pods whose packets are judged again.
+    watched: &'a BTreeSet<IpAddr>,
+}
+
 fn install_batch(
     config: &TableConfig,
     contents: &Contents,
     memory: &Memory,
-    (queues, form): (QueueRange, QueueForm),
+    &Written { queues, form, watched, .. }: &Written<'_>,
     kept: &BTreeSet<&str>,
 ) -> Batch {
     let mut batch = Batch::default();
@@ -655,8 +695,8 @@ fn install_batch(
     origin::create_sets(&mut batch);
     remove_rules_but(kept, config, &mut batch);
     contents.fill(&mut batch);
-    recheck::watch(&BTreeSet::new(), &mut batch);
-    let rules = chains::rules(config, memory, queues, form, false);
+    recheck::watch(watched, &mut batch);
+    let rules = chains::rules(config, memory, queues, form, !watched.is_empty());
     rules.iter().filter(|rule| !kept.contains(rule.chain)).for_each(|rule| rule.add_to(INET, &mut batch));
     let log_group = config.origin.as_ref().and_then(|origin| origin.log_group);
     if config.origin.is_none() {
@@ -669,15 +709,15 @@ fn install_batch(
 /// All that an installation writes, but for rules of the `kept` chains, and what the sets and chains then hold.
 fn installation(
     config: &TableConfig,
-    queues: QueueRange,
-    form: QueueForm,
-    bridge: Option<BridgeFamily>,
+    written: &Written<'_>,
     kept: &BTreeSet<&str>,
 ) -> (Batch, Contents, Memory, Option<Origin>) {
-    let contents = Contents::new(&config.pod_cidrs, &config.open, []);
-    let memory = Memory::new(config, SystemTime::now());
-    let mut batch = install_batch(config, &contents, &memory, (queues, form), kept);
-    let install = |origin| install_origin(origin, config, (form, bridge), kept, &mut batch);
+    let mut memory = Memory::new(config, SystemTime::now());
+    memory.keep_apart(written.watched, Instant::now());
+    let contents = Contents::new(&config.pod_cidrs, &config.open, memory.changed());
+    let mut batch = install_batch(config, &contents, &memory, written, kept);
+    let parts = (written.form, written.bridge);
+    let install = |origin| install_origin(origin, config, parts, kept, &mut batch);
     let origin = config.origin.as_ref().map(install);
     (batch, contents, memory, origin)
 }

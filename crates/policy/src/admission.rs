@@ -4,6 +4,9 @@
 //! its rules: it isolates the pods that it selects, and allows nothing. Invariant: a policy that is refused never allows what it would
 //! deny with its rules; other namespaces' policies are as they would be without it.
 //!
+//! Sources (`cluster`) decide by the same rules, before that, which policies' rules they keep in memory at all: there each policy is in one
+//! ruleset. The compiler refuses a policy whose rules a source omitted.
+//!
 //! - A policy costs its entries once for each ruleset that it is in: pods to which different policies apply have rulesets of their own.
 //!   The number of rulesets is rounded up to a power of two, so that a pod that comes or goes seldom changes what is admitted.
 //! - Of a namespace's policies the cheapest are admitted first, then by name. So what is admitted depends on pods and policies alone, not
@@ -16,18 +19,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::names::{PolicyKind, PolicyName};
-use crate::selector::{Requirement, Selector};
-use crate::spec::{NamespaceMatch, Peer, PolicySpec, RuleSpec};
+use crate::spec::Cost;
 
-/// What policies cost, in entries: a CIDR, an exception, a port and a label's value are one entry each, a pod selector is [`SELECTOR`], and a
-/// policy itself is [`POLICY`]. An entry takes some 100 bytes and 1 µs to compile.
-pub type Cost = u64;
-
-/// The entries of a policy without rules.
-pub const POLICY: Cost = 16;
-
-/// The entries of a peer that selects pods, without its values: it may select any number of them.
-pub const SELECTOR: Cost = 16;
+/// The most refused policies of a namespace that are named: a change of one concerns what is said of all others.
+pub const NAMED: usize = 20;
 
 /// About how many entries of refused policies one step readmits, so that a step stays short (1 µs an entry).
 const READMITTED: Cost = 1 << 16;
@@ -70,7 +65,7 @@ pub struct Refusal {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Admission {
+pub struct Admission {
     budget: Budget,
     /// What one namespace may have now: at most its budget.
     limit: Cost,
@@ -89,6 +84,10 @@ struct Namespace {
     policies: BTreeMap<PolicyName, Entry>,
     /// By cost in all rulesets, then name.
     by_cost: BTreeSet<(Cost, PolicyName)>,
+    /// The cost of all of them.
+    sum: u128,
+    /// How many are refused.
+    refused: usize,
 }
 
 /// A policy.
@@ -96,6 +95,8 @@ struct Namespace {
 struct Entry {
     cost: Cost,
     rulesets: u32,
+    /// Whether there are rules to admit.
+    has_rules: bool,
     is_admitted: bool,
 }
 
@@ -107,28 +108,27 @@ impl Default for Admission {
 
 impl Admission {
     /// Without policies.
-    pub(crate) fn new(budget: Budget) -> Self {
+    pub fn new(budget: Budget) -> Self {
         let limit = budget.namespace.min(budget.total);
         let (namespaces, changed) = Default::default();
         Self { budget, limit, namespaces, changed, left: READMITTED, is_behind: false }
     }
 
-    /// Takes in a policy that is new or changed.
-    pub(crate) fn enter(&mut self, spec: &PolicySpec) {
-        if spec.name.kind != PolicyKind::NetworkPolicy {
+    /// Adds a policy, or changes its cost. One without rules to admit is refused in any case.
+    pub fn enter(&mut self, name: &PolicyName, cost: Cost, has_rules: bool) {
+        if name.kind != PolicyKind::NetworkPolicy {
             return;
         }
-        let cost = cost_of(spec);
-        let namespace = self.namespaces.entry(Arc::clone(&spec.name.namespace)).or_default();
-        let before = namespace.policies.get(&spec.name);
-        let (rulesets, is_admitted) =
+        let namespace = self.namespaces.entry(Arc::clone(&name.namespace)).or_default();
+        let before = namespace.policies.get(name);
+        let (rulesets, was_admitted) =
             before.map_or((1, true), |before| (before.rulesets, before.is_admitted));
-        namespace.insert(&spec.name, Entry { cost, rulesets, is_admitted });
-        self.changed.insert(Arc::clone(&spec.name.namespace));
+        namespace.insert(name, Entry { cost, rulesets, has_rules, is_admitted: was_admitted && has_rules });
+        self.changed.insert(Arc::clone(&name.namespace));
     }
 
-    /// Takes note that a policy is gone.
-    pub(crate) fn leave(&mut self, name: &PolicyName) {
+    /// Removes a policy.
+    pub fn leave(&mut self, name: &PolicyName) {
         let Some(namespace) = self.namespaces.get_mut(&name.namespace) else { return };
         namespace.remove(name);
         if namespace.policies.is_empty() {
@@ -149,12 +149,12 @@ impl Admission {
     }
 
     /// Begins a step: see [`Admission::is_behind`].
-    pub(crate) fn begin(&mut self) {
+    pub fn begin(&mut self) {
         self.left = READMITTED;
     }
 
     /// Decides again, and returns the policies whose admission changed.
-    pub(crate) fn settle(&mut self) -> Vec<PolicyName> {
+    pub fn settle(&mut self) -> Vec<PolicyName> {
         if self.changed.is_empty() && !self.is_behind {
             return Vec::new();
         }
@@ -172,27 +172,40 @@ impl Admission {
     }
 
     /// Whether policies that were refused, and that there is room for now, wait for another step.
-    pub(crate) fn is_behind(&self) -> bool {
+    pub fn is_behind(&self) -> bool {
         self.is_behind
     }
 
-    /// Whether a policy is compiled with its rules.
-    pub(crate) fn is_admitted(&self, name: &PolicyName) -> bool {
+    /// What a policy costs in one ruleset; `None` if it was not entered.
+    pub fn cost(&self, name: &PolicyName) -> Option<Cost> {
+        Some(self.namespaces.get(&name.namespace)?.policies.get(name)?.cost)
+    }
+
+    /// Whether a policy has its rules, as of the last [`Admission::settle`].
+    pub fn is_admitted(&self, name: &PolicyName) -> bool {
         let namespace = self.namespaces.get(&name.namespace);
         namespace.and_then(|namespace| namespace.policies.get(name)).is_none_or(|entry| entry.is_admitted)
     }
 
-    /// The policies that are enforced without their rules, by namespace, the cheapest first.
+    /// The policies that are enforced without their rules, by namespace, the cheapest first: of each namespace up to [`NAMED`].
     pub(crate) fn refusals(&self) -> impl Iterator<Item = Refusal> + '_ {
         let limit = self.limit;
         self.namespaces.values().flat_map(move |of_namespace| {
             let namespace = of_namespace.cost();
-            of_namespace.by_cost.iter().filter_map(move |(_, policy)| {
-                let Entry { cost, rulesets, is_admitted } = *of_namespace.policies.get(policy)?;
+            let policies = (of_namespace.refused > 0).then_some(&of_namespace.by_cost).into_iter().flatten();
+            let refusals = policies.filter_map(move |(_, policy)| {
+                let Entry { cost, rulesets, is_admitted, .. } = *of_namespace.policies.get(policy)?;
                 let refusal = Refusal { policy: policy.clone(), cost, rulesets, namespace, limit };
                 (!is_admitted).then_some(refusal)
-            })
+            });
+            refusals.take(NAMED)
         })
+    }
+
+    /// The namespaces with further policies that are enforced without their rules, and how many.
+    pub(crate) fn more_refusals(&self) -> impl Iterator<Item = (&Arc<str>, usize)> + '_ {
+        let namespaces = self.namespaces.iter().filter(|(_, namespace)| namespace.refused > NAMED);
+        namespaces.map(|(name, namespace)| (name, namespace.refused - NAMED))
     }
 
     /// The most that every namespace may have, so that all together stay within the total.
@@ -214,25 +227,32 @@ impl Admission {
 }
 
 impl Entry {
-    /// Entries in all rulesets, whose number is rounded up to a power of two.
+    /// Entries in all rulesets, whose number is rounded up to a power of two. A policy without rules to admit is in none.
     fn total(&self) -> Cost {
+        if !self.has_rules {
+            return self.cost;
+        }
         self.cost.saturating_mul(Cost::from(self.rulesets).next_power_of_two())
     }
 }
 
 impl Namespace {
     fn cost(&self) -> Cost {
-        self.policies.values().fold(0, |sum, entry| sum.saturating_add(entry.total()))
+        Cost::try_from(self.sum).unwrap_or(Cost::MAX)
     }
 
     fn insert(&mut self, name: &PolicyName, entry: Entry) {
         self.remove(name);
+        self.sum += u128::from(entry.total());
+        self.refused += usize::from(!entry.is_admitted);
         self.by_cost.insert((entry.total(), name.clone()));
         self.policies.insert(name.clone(), entry);
     }
 
     fn remove(&mut self, name: &PolicyName) {
         if let Some(before) = self.policies.remove(name) {
+            self.sum -= u128::from(before.total());
+            self.refused -= usize::from(!before.is_admitted);
             self.by_cost.remove(&(before.total(), name.clone()));
         }
     }
@@ -242,8 +262,8 @@ impl Namespace {
     fn admit(&mut self, limit: Cost, left: &mut Cost, differing: &mut Vec<PolicyName>) -> bool {
         let (mut sum, mut is_done): (Cost, bool) = (0, true);
         for (cost, name) in &self.by_cost {
+            let Some(entry) = self.policies.get_mut(name).filter(|entry| entry.has_rules) else { continue };
             sum = sum.saturating_add(*cost);
-            let Some(entry) = self.policies.get_mut(name) else { continue };
             let fits = sum <= limit;
             if fits == entry.is_admitted {
                 continue;
@@ -257,64 +277,22 @@ impl Namespace {
                 *left = left.saturating_sub(*cost);
             }
             entry.is_admitted = fits;
+            if fits {
+                self.refused -= 1;
+            } else {
+                self.refused += 1;
+            }
             differing.push(name.clone());
         }
         is_done
     }
 }
 
-/// The policy as it isolates, without what it allows.
-pub(crate) fn without_rules(spec: &PolicySpec) -> PolicySpec {
-    let PolicySpec { name, tier, priority, subject, isolates_ingress, isolates_egress, .. } = spec;
-    PolicySpec {
-        name: name.clone(),
-        tier: *tier,
-        priority: *priority,
-        subject: subject.clone(),
-        isolates_ingress: *isolates_ingress,
-        isolates_egress: *isolates_egress,
-        ingress: Vec::new(),
-        egress: Vec::new(),
-    }
-}
-
-/// What a policy costs in one ruleset.
-pub fn cost_of(spec: &PolicySpec) -> Cost {
-    let rules = spec.ingress.iter().chain(&spec.egress).map(cost_of_rule).sum::<Cost>();
-    POLICY + cost_of_pods(&spec.subject.namespaces, &spec.subject.pods) + rules
-}
-
-fn cost_of_rule(rule: &RuleSpec) -> Cost {
-    let peers = rule.peers.iter().flatten().map(|peer| match peer {
-        Peer::Pods { namespaces, pods } => SELECTOR + cost_of_pods(namespaces, pods),
-        Peer::Block(block) => 1 + block.except.len() as Cost,
-        Peer::Nothing => 1,
-    });
-    let ports = rule.ports.as_ref().map_or(0, Vec::len) as Cost;
-    1 + peers.sum::<Cost>() + ports
-}
-
-fn cost_of_pods(namespaces: &NamespaceMatch, pods: &Selector) -> Cost {
-    let namespaces = match namespaces {
-        NamespaceMatch::Named(_) => 0,
-        NamespaceMatch::Labels(selector) => cost_of_selector(selector),
-    };
-    namespaces + cost_of_selector(pods)
-}
-
-fn cost_of_selector(selector: &Selector) -> Cost {
-    let Selector::All(requirements) = selector else { return 0 };
-    let values = requirements.iter().map(|requirement| match requirement {
-        Requirement::In(_, values) | Requirement::NotIn(_, values) => 1 + values.len() as Cost,
-        Requirement::Exists(_) | Requirement::DoesNotExist(_) => 1,
-    });
-    values.sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Action, IpBlock, Subject, Tier};
+    use crate::selector::Selector;
+    use crate::spec::{Action, IpBlock, NamespaceMatch, Peer, PolicySpec, RuleSpec, Subject, Tier};
 
     /// A policy with this many entries.
     fn policy(namespace: &str, name: &str, cost: usize) -> PolicySpec {
@@ -340,11 +318,12 @@ mod tests {
             isolates_egress: false,
             ingress: vec![rule],
             egress: Vec::new(),
+            omitted: None,
         }
     }
 
     fn enter(admission: &mut Admission, policies: impl IntoIterator<Item = PolicySpec>) -> Vec<String> {
-        policies.into_iter().for_each(|policy| admission.enter(&policy));
+        policies.into_iter().for_each(|policy| admission.enter(&policy.name, policy.cost(), true));
         settle(admission)
     }
 
@@ -396,6 +375,35 @@ mod tests {
         assert!(settle(&mut admission).is_empty(), "three count as four");
         admission.set_rulesets(&common, 0);
         assert_eq!(settle(&mut admission), ["common admitted"]);
+    }
+
+    #[test]
+    fn a_policy_whose_rules_were_omitted_is_refused_and_takes_no_room() {
+        let mut admission = Admission::new(Budget { namespace: 100, total: 1_000 });
+        let omitted = policy("a", "omitted", 60).omit_rules();
+        admission.enter(&omitted.name, omitted.cost(), omitted.omitted.is_none());
+        assert!(settle(&mut admission).is_empty() && !admission.is_admitted(&omitted.name));
+        assert!(enter(&mut admission, [policy("a", "large", 100)]).is_empty());
+        let refused: Vec<(PolicyName, Cost)> =
+            admission.refusals().map(|refusal| (refusal.policy, refusal.cost)).collect();
+        assert_eq!(refused, [(omitted.name, 60)]);
+        assert_eq!(
+            enter(&mut admission, [policy("a", "omitted", 60)]),
+            ["omitted admitted", "large refused"]
+        );
+    }
+
+    #[test]
+    fn of_very_many_refused_policies_the_cheapest_are_named_and_the_others_counted() {
+        let mut admission = Admission::new(Budget { namespace: 100, total: 1_000 });
+        enter(&mut admission, (0..50).map(|n| policy("a", &format!("p{n:02}"), 20)));
+        let named: Vec<Refusal> = admission.refusals().collect();
+        assert_eq!((named.len(), &*named[0].policy.name), (NAMED, "p05"));
+        let more =
+            |admission: &Admission| admission.more_refusals().map(|(_, more)| more).collect::<Vec<_>>();
+        assert_eq!(more(&admission), [25]);
+        (0..30).for_each(|n| drop(leave(&mut admission, "a", &format!("p{n:02}"))));
+        assert_eq!((admission.refusals().count(), more(&admission)), (15, vec![]));
     }
 
     #[test]

@@ -108,9 +108,14 @@ impl Compiler {
         Arc::new(compiled.snapshot(self.generation, self.when_unsure))
     }
 
-    /// The policies that are enforced without their rules, by namespace, the cheapest first.
+    /// The policies that are enforced without their rules, by namespace, the cheapest first: up to 20 of each namespace.
     pub fn refusals(&self) -> impl Iterator<Item = Refusal> + '_ {
         self.compiled.refusals()
+    }
+
+    /// The namespaces with further policies that are enforced without their rules, and how many.
+    pub fn more_refusals(&self) -> impl Iterator<Item = (&Arc<str>, usize)> + '_ {
+        self.compiled.more_refusals()
     }
 
     /// Policies whose admission the last [`Compiler::apply`] changed, whether or not they were among its changes.

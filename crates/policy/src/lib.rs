@@ -25,6 +25,7 @@
 
 pub mod admission;
 pub mod compiler;
+mod cost;
 pub mod decision;
 pub mod explanation;
 pub mod inventory;
@@ -39,7 +40,7 @@ pub mod snapshot;
 pub mod spec;
 pub mod touched;
 
-pub use admission::{Budget, Refusal};
+pub use admission::{Admission, Budget, Refusal};
 pub use compiler::{Compiler, Scope};
 pub use decision::{Decision, Direction, Judgement, Outcome, Reason, RuleId, Verdict};
 pub use explanation::Explanation;
@@ -52,6 +53,6 @@ pub use published::{Published, Reader};
 pub use selector::{Match, Requirement, Selector};
 pub use snapshot::{Directions, Snapshot};
 pub use spec::{
-    Action, IpBlock, NamespaceMatch, Peer, PolicySpec, PortMatch, PortNumbers, RuleSpec, Subject, Tier,
+    Action, Cost, IpBlock, NamespaceMatch, Peer, PolicySpec, PortMatch, PortNumbers, RuleSpec, Subject, Tier,
 };
 pub use touched::Touched;

@@ -160,6 +160,7 @@ mod tests {
             isolates_egress: egress,
             ingress: Vec::new(),
             egress: Vec::new(),
+            omitted: None,
         })
     }
 

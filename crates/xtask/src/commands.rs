@@ -1,6 +1,7 @@
 //! One file for each command.
 
 pub mod bench;
+pub mod chaos;
 pub mod cluster;
 pub mod demo;
 pub mod e2e;

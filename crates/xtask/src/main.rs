@@ -1,4 +1,4 @@
-//! The one door for people: `cargo xtask demo|test|bench|fuzz|image|manifests|cluster|e2e|setup`.
+//! The one door for people: `cargo xtask demo|test|chaos|bench|fuzz|image|manifests|cluster|e2e|setup`.
 //!
 //! ```text
 //!  [ command ] -> [ setup ] asks each [ Need ], installs what the [ Machine ] lacks
@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, cluster, demo, e2e, fuzz, image, manifests, test};
+use crate::commands::{bench, chaos, cluster, demo, e2e, fuzz, image, manifests, test};
 use crate::workspace::Workspace;
 
 #[derive(Parser)]
@@ -32,6 +32,7 @@ use crate::workspace::Workspace;
     about = "Try, test and measure kube-verdict. What the machine lacks is named, and installed when run as root on \
              Debian or Ubuntu.",
     after_help = "Examples:\n  cargo xtask demo\n  cargo xtask test\n  cargo xtask test --only unit --only clippy\n  \
+                  cargo xtask chaos --seed 7 --minutes 10\n  \
                   cargo xtask bench connections\n  cargo xtask fuzz --seconds 60\n  cargo xtask image --all\n  \
                   cargo xtask cluster up\n  cargo xtask e2e --all-ways --runs 3"
 )]
@@ -46,6 +47,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Run every check: format, licences, lints, tests, namespaces, virtual machine, documentation.
     Test(test::Arguments),
+    /// Make random faults under load, and hold every outcome against policy (as root).
+    Chaos(chaos::Arguments),
     /// Measure what a verdict, a connection and a change cost.
     Bench(bench::Arguments),
     /// Throw random packets and manifests at what reads them.
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
     let result = Workspace::locate().and_then(|workspace| match arguments.command {
         Command::Demo(arguments) => demo::run(&workspace, &arguments),
         Command::Test(arguments) => test::run(&workspace, &arguments),
+        Command::Chaos(arguments) => chaos::run(&workspace, &arguments),
         Command::Bench(arguments) => bench::run(&workspace, &arguments),
         Command::Fuzz(arguments) => fuzz::run(&workspace, &arguments),
         Command::Cluster(arguments) => cluster::run(&workspace, &arguments),

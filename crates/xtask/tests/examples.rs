@@ -13,7 +13,7 @@ fn folder(name: &str) -> PathBuf {
 }
 
 fn snapshot(name: &str) -> Arc<Snapshot> {
-    let (_, update) = Folder::read(folder(name)).unwrap();
+    let (_, update) = Folder::read(folder(name), policy::Budget::default()).unwrap();
     assert!(update.problems.is_empty(), "{:#?}", update.problems);
     Compiler::new(Scope::Cluster).apply(update.changes)
 }

@@ -134,6 +134,71 @@ fn flannels_own_container_stays_the_one_that_kubectl_means() {
     );
 }
 
+/// `kubectl patch`'s strategic merge, as far as our patches need it: lists of a pod's parts are merged by `name`, and other lists replaced.
+fn merge(original: &mut Value, patch: &Value) {
+    match (original, patch) {
+        (Value::Object(original), Value::Object(patch)) => {
+            for (key, value) in patch {
+                if value.is_null() {
+                    original.remove(key);
+                } else {
+                    let empty = if value.is_array() { json!([]) } else { json!({}) };
+                    merge(original.entry(key).or_insert(empty), value);
+                }
+            }
+        }
+        (Value::Array(original), Value::Array(patch)) if patch.iter().all(|one| one["name"].is_string()) => {
+            for one in patch {
+                let found = original.iter().position(|other| other["name"] == one["name"]);
+                match (found, one["$patch"] == "delete") {
+                    (Some(at), true) => drop(original.remove(at)),
+                    (Some(at), false) => merge(&mut original[at], one),
+                    (None, true) => panic!("nothing to delete: {one}"),
+                    (None, false) => original.push(one.clone()),
+                }
+            }
+        }
+        (original, patch) => *original = patch.clone(),
+    }
+}
+
+#[test]
+fn the_container_beside_flanneld_is_removed_with_all_that_was_added() {
+    // The parts of kube-flannel.yml that a patch could change. The API server drops an empty map of annotations.
+    let original = json!({
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": { "name": "kube-flannel-ds", "namespace": "kube-flannel", "labels": { "app": "flannel" } },
+        "spec": {
+            "selector": { "matchLabels": { "app": "flannel" } },
+            "template": {
+                "metadata": { "labels": { "app": "flannel" }, "annotations": {} },
+                "spec": {
+                    "hostNetwork": true,
+                    "containers": [{
+                        "name": "kube-flannel",
+                        "args": ["--ip-masq", "--kube-subnet-mgr"],
+                        "volumeMounts": [{ "name": "run", "mountPath": "/run/flannel" }],
+                    }],
+                    "volumes": [
+                        { "name": "run", "hostPath": { "path": "/run/flannel" } },
+                        { "name": "cni", "hostPath": { "path": "/etc/cni/net.d" } },
+                        { "name": "flannel-cfg", "configMap": { "name": "kube-flannel-cfg" } },
+                        { "name": "xtables-lock", "hostPath": { "path": "/run/xtables.lock" } },
+                    ],
+                },
+            },
+        },
+    });
+    let [add, remove] = ["flannel/sidecar.yaml", "flannel/remove.yaml"].map(|file| object(file, "DaemonSet"));
+    let mut daemon_set = original.clone();
+    merge(&mut daemon_set, &add);
+    let containers = daemon_set["spec"]["template"]["spec"]["containers"].as_array().unwrap();
+    assert_eq!(containers.len(), 2, "{daemon_set}");
+    merge(&mut daemon_set, &remove);
+    assert_eq!(daemon_set, original);
+}
+
 #[test]
 fn the_cleanup_runs_on_every_node_of_the_agents_with_no_more_rights_than_they_have() {
     let [own, _] = pods();

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anstream::println;
 use anyhow::{Context, Result};
+use clap::Parser;
 use owo_colors::OwoColorize;
 
 use integration::record::Record;
@@ -78,7 +79,17 @@ const PATIENCE: Duration = Duration::from_millis(700);
 /// After an edit the connection must stand still within this time.
 const BOUND: Duration = Duration::from_millis(100);
 
+/// Shows kube-verdict on this machine, as root: NetworkPolicies on real connections between network namespaces, which are removed at the
+/// end. `cargo xtask demo` builds what it needs and runs it.
+#[derive(Parser)]
+#[command(
+    name = "demo",
+    after_help = "Exit codes: 0 everything came out as expected, 1 something did not, 2 the command line is wrong."
+)]
+struct Demo {}
+
 fn main() -> ExitCode {
+    Demo::parse();
     match play() {
         Ok(true) => {
             println!("\n{}", "Everything came out as expected.".green().bold());

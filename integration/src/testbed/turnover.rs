@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result};
 
 use super::Testbed;
+use crate::cluster::PodSpec;
 use crate::command::ip;
 use crate::namespace::Namespace;
 use crate::server::Server;
@@ -27,16 +28,29 @@ impl Testbed {
         labels: &[(&str, &str)],
         ports: &[&str],
     ) -> Result<()> {
+        self.cluster.push_pod(name, node, labels, ports, false)?;
+        self.plug(name)
+    }
+
+    /// Plugs a pod in again that [`Testbed::unplug_pod`] took away, with the addresses that it had.
+    pub fn replug_pod(&mut self, pod: PodSpec) -> Result<()> {
+        let name = pod.full_name();
+        self.cluster.pods.push(pod);
+        self.plug(&name)
+    }
+
+    fn plug(&mut self, name: &str) -> Result<()> {
         // Names of pods and interfaces are used again in a cluster; here each one is new, so that logs can be read.
         static PLUGGED: AtomicU32 = AtomicU32::new(100);
         let number = PLUGGED.fetch_add(1, Ordering::Relaxed);
-        self.cluster.push_pod(name, node, labels, ports, false)?;
-        let (pod, node) = (self.cluster.pod_named(name)?, self.cluster.node_named(node)?);
+        let pod = self.cluster.pod_named(name)?;
+        let node = self.cluster.node_named(&pod.node)?;
         let namespace = Namespace::create(&format!("{number}-{}", name.replace('/', ".")))?;
         namespace.sysctls(&wiring::EVERYWHERE)?;
         let attachment = self.cluster.attachment;
         let device = format!("veth{number}");
-        let lines = attachment.plug(&device, pod, node, namespace.name());
+        let lines =
+            attachment.plug(&device, pod, node, (namespace.name(), &self.cluster.hardware_address(pod)));
         ip(self.namespace(&node.name)?, &lines).with_context(|| format!("plugging in {name}"))?;
         ip(&namespace, &attachment.pod(pod, node)).with_context(|| format!("plugging in {name}"))?;
         namespace.wait_for_links()?;
@@ -49,12 +63,27 @@ impl Testbed {
 
     /// Removes a pod: its server, its interface, its namespace, and then its manifest.
     pub fn remove_pod(&mut self, name: &str) -> Result<()> {
-        let node = self.cluster.pod_named(name)?.node.clone();
         self.servers.remove(name);
+        self.unplug_pod(name)?;
+        self.manifests.write_cluster(&self.cluster).map(drop)
+    }
+
+    /// Takes a pod away at once, without the manifest: its server can't say goodbye, and the API server does not know it yet.
+    pub fn unplug_pod(&mut self, name: &str) -> Result<PodSpec> {
+        let pod = self.cluster.pod_named(name)?.clone();
         let device = self.devices.remove(name).with_context(|| format!("{name:?} is not plugged in"))?;
-        ip(self.namespace(&node)?, &format!("link del {device}\n"))?;
+        ip(self.namespace(&pod.node)?, &format!("link del {device}\n"))?;
+        self.servers.remove(name);
         self.namespaces.remove(name);
         self.cluster.pods.retain(|pod| pod.full_name() != name);
-        self.manifests.write_cluster(&self.cluster).map(drop)
+        Ok(pod)
+    }
+
+    /// Gives a pod other labels, without the manifest.
+    pub fn relabel_pod(&mut self, name: &str, labels: &[(&str, &str)]) -> Result<()> {
+        let pod = self.cluster.pods.iter_mut().find(|pod| pod.full_name() == name);
+        let pod = pod.with_context(|| format!("there is no pod {name:?}"))?;
+        pod.labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Ok(())
     }
 }

@@ -174,6 +174,107 @@ fn what_got_in_meanwhile_is_cut_and_the_bypass_is_recorded_from_its_beginning() 
     );
 }
 
+/// Found by a chaos run: the agent dated a change back only if it had been kept from reading the notification for half a second.
+#[test]
+fn a_bypass_begins_no_later_than_the_change_however_short_the_agent_was_stopped() {
+    let mut story = story(&[]);
+    let node = node(&story);
+    for (times, stopped_ms) in [(1, 80), (2, 150), (3, 300), (4, 450)] {
+        sleep(Duration::from_millis(400));
+        signal(&mut story, Signal::SIGSTOP);
+        nft(&node, "flush chain inet kube-verdict judge").unwrap();
+        let begun = Timestamp::now();
+        sleep(Duration::from_millis(stopped_ms));
+        signal(&mut story, Signal::SIGCONT);
+        until("the bypass is recorded", || bypasses(&mut story).len() == times);
+        let line = bypasses(&mut story).pop().unwrap();
+        let time = |name: &str| line[name].as_str().unwrap().parse::<Timestamp>().unwrap();
+        assert!(time("from") <= begun && begun <= time("to"), "{line:?} has {begun}");
+        assert!(begun.duration_since(time("from")).as_millis() < 250, "{line:?} begins long before {begun}");
+    }
+}
+
+/// Agents of one node use two ranges of queues in turn, and their answers differ. Found by a chaos run: rules that such an agent wrote again
+/// took the answers of its predecessor alone, so its own were asked again without end, and no new connection came about.
+#[test]
+fn an_agent_that_has_taken_over_writes_rules_again_that_take_its_answers() {
+    let flags = ["--remember=off"];
+    let mut story = story(&flags);
+    let launch = Launch { flags: &flags, http_port: agent::HTTP_PORT + 1, ..Launch::default() };
+    let mut next = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+    next.wait_ready().unwrap();
+    let mut old = story.take_agent("node-a");
+    old.wait_not_ready("taken over").unwrap();
+    assert_eq!(old.terminate().unwrap().code(), Some(0), "{}", old.log());
+    story.put_agent(next);
+    nft(&node(&story), "flush chain inet kube-verdict judge").unwrap();
+    until("the bypass is recorded", || !bypasses(&mut story).is_empty());
+    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+    story.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+    let judged = |story: &mut Story| {
+        let packets = story.agent("node-a").status().unwrap()["packets"].clone();
+        packets["allowed"].as_u64().unwrap() + packets["denied"].as_u64().unwrap()
+    };
+    assert!(judged(&mut story) < 100, "each packet is evaluated once: {} were", judged(&mut story));
+}
+
+/// Found by a chaos run: no rule said that the bound queues were an agent's, so the next one took them for another program's and waited.
+#[test]
+fn an_agent_takes_over_from_a_stopped_one_whose_queue_rule_is_gone() {
+    for damage in ["flush chain inet kube-verdict enqueue", "flush ruleset"] {
+        let mut story = story(&["--remember=off"]);
+        let mut stopped = story.take_agent("node-a");
+        stopped.stop().unwrap();
+        nft(&node(&story), damage).unwrap();
+        let begun = Timestamp::now();
+        // The second finds the rules of the first, and the stopped agent's queues still bound.
+        for number in 1..3 {
+            let http_port = agent::HTTP_PORT + number;
+            let launch = Launch { flags: &["--remember=off"], http_port, ..Launch::default() };
+            let mut next = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+            next.wait_ready().unwrap();
+            story.put_agent(next);
+            story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+            story.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+            if number == 1 {
+                story.take_agent("node-a").kill().unwrap();
+            }
+        }
+        stopped.go_on().unwrap();
+        stopped.wait_not_ready("taken over").unwrap();
+        until("the bypass is recorded", || !stopped.lines("bypass").unwrap().is_empty());
+        let line = stopped.lines("bypass").unwrap().remove(0);
+        let from: Timestamp = line["from"].as_str().unwrap().parse().unwrap();
+        assert!(from <= begun, "{line:?} begins no later than {begun}");
+        assert_eq!(stopped.terminate().unwrap().code(), Some(0), "{}", stopped.log());
+        story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+    }
+}
+
+/// Found by a chaos run: only the stopped agent knows when the rules were changed, and it had dropped that when it found itself superseded.
+#[test]
+fn a_bypass_is_recorded_by_the_agent_that_knows_of_it_though_another_has_taken_over() {
+    let mut story = story(&[]);
+    story.agent("node-a").stop().unwrap();
+    nft(&node(&story), "flush chain inet kube-verdict judge").unwrap();
+    let begun = Timestamp::now();
+    let launch = Launch { http_port: agent::HTTP_PORT + 1, ..Launch::default() };
+    let mut next = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+    next.wait_ready().unwrap();
+    let mut old = story.take_agent("node-a");
+    old.go_on().unwrap();
+    old.wait_not_ready("taken over").unwrap();
+    until("the bypass is recorded", || !old.lines("bypass").unwrap().is_empty());
+    let lines = old.lines("bypass").unwrap();
+    let time = |name: &str| lines[0][name].as_str().unwrap().parse::<Timestamp>().unwrap();
+    assert_eq!((lines.len(), &lines[0]["program"]), (1, &"nft".into()), "{lines:?}");
+    assert!(time("from") <= begun && begun <= time("to"), "{lines:?} has {begun}");
+    assert_eq!(old.terminate().unwrap().code(), Some(0), "{}", old.log());
+    story.put_agent(next);
+    assert_eq!(bypasses(&mut story), Vec::<serde_json::Value>::new());
+    story.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+}
+
 #[test]
 fn a_revoked_connection_stays_cut_though_the_set_that_holds_it_was_deleted() {
     let mut story = story(&[]);

@@ -6,8 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use policy::admission::{Cost, cost_of};
-use policy::{Change, PolicyName, PolicySpec};
+use policy::{Change, Cost, PolicyName, PolicySpec};
 
 /// Entries of policies that are compiled at once; larger policies wait. An entry takes up to 1 µs.
 const COMPILED_AT_ONCE: Cost = 1 << 15;
@@ -28,7 +27,7 @@ impl Backlog {
             match change {
                 Change::Policy(spec) => {
                     self.0.remove(&spec.name);
-                    costs.push((cost_of(spec), spec.name.clone()));
+                    costs.push((cost_now(spec), spec.name.clone()));
                 }
                 Change::PolicyGone(name) => {
                     self.0.remove(name);
@@ -64,7 +63,7 @@ impl Backlog {
         let mut sum = 0;
         let mut changes = Vec::new();
         while let Some(first) = self.0.first_entry() {
-            sum += cost_of(first.get());
+            sum += cost_now(first.get());
             if sum > COMPILED_PER_STEP && !changes.is_empty() {
                 break;
             }
@@ -82,6 +81,11 @@ impl Backlog {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+}
+
+/// What it costs to compile a policy: nothing without its rules, whatever they would cost.
+fn cost_now(spec: &PolicySpec) -> Cost {
+    if spec.omitted.is_some() { 0 } else { spec.cost() }
 }
 
 #[cfg(test)]
@@ -109,6 +113,7 @@ mod tests {
                 ports: Some(vec![port; ports]),
             }],
             egress: Vec::new(),
+            omitted: None,
         }))
     }
 

@@ -82,13 +82,14 @@ impl Agent {
         // There may be very many, and nearly no change concerns them.
         let mut hasher = DefaultHasher::new();
         self.compiler.refusals().for_each(|refusal| refusal.hash(&mut hasher));
+        self.compiler.more_refusals().for_each(|more| more.hash(&mut hasher));
         let refusals = std::mem::replace(&mut self.noted_refusals, hasher.finish());
         if !std::mem::take(&mut self.has_new_problems) && refusals == self.noted_refusals {
             return;
         }
         let mut standing = BTreeMap::new();
         let mut problems = Vec::with_capacity(self.problems.len());
-        for problem in &self.problems {
+        for problem in &*self.problems {
             problems.push(status::Problem::from(problem));
             let (namespace, text) = (problem.namespace().to_owned(), problem.without_version());
             standing.insert(ProblemKey { namespace, text }, Cause::Object(problem));
@@ -107,6 +108,9 @@ impl Agent {
             let namespace = refusal.policy.namespace.to_string();
             let text = format!("NetworkPolicy {}: it exceeds its namespace's budget", refusal.policy);
             standing.insert(ProblemKey { namespace, text }, Cause::Budget(refusal));
+        }
+        for (namespace, more) in self.compiler.more_refusals() {
+            problems.push(status::Problem::more_refusals(namespace, more));
         }
         let lines = self.problem_log.change(standing.keys().cloned().collect(), Instant::now());
         for line in &lines {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dataplane::ports::{Interfaces, Monitor, PortQueue, PortQueueConfig};
+use dataplane::ports::{Monitor, PortQueue, PortQueueConfig};
 use dataplane::queues::QueueRange;
 use dataplane::table::Protections;
 use policy::{Snapshot, Touched, Verdict};
@@ -125,6 +125,6 @@ impl Agent {
     }
 }
 
-pub(super) fn lock(interfaces: &Mutex<Option<Interfaces>>) -> MutexGuard<'_, Option<Interfaces>> {
-    interfaces.lock().unwrap_or_else(PoisonError::into_inner)
+pub(super) fn lock<T>(latest: &Mutex<Option<T>>) -> MutexGuard<'_, Option<T>> {
+    latest.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,13 +10,16 @@ use dataplane::table::{Changed, ForeignChange, Program, RulesListener, RulesMoni
 use jiff::Timestamp;
 use policy::Touched;
 
-use super::{Agent, Message};
+use super::{Agent, Message, THREAD};
 use crate::health::Topic;
 use crate::status;
 
 /// How often at most one bypass has a line of its own in the log, and how often at most the rules are written because notifications were
 /// lost: a program that changes its own rules all the time must not keep the agent busy.
 const AT_MOST_EVERY: Duration = Duration::from_secs(1);
+
+/// A takeover may be found before the notifications are read that came before it, at most so long.
+const NOTIFIED_AFTER_TAKEOVER: Duration = Duration::from_secs(5);
 
 /// A notification, which says who did it, comes so soon after rules are found missing, if it comes.
 const NOTIFIED_WITHIN: Duration = Duration::from_millis(50);
@@ -36,6 +39,8 @@ pub(super) struct RulesWatch {
     written_unknown: Option<Instant>,
     /// When rules were found missing that are not back.
     missing: Option<Instant>,
+    /// When another agent was found to have taken over, until the first notification after that: it may be of a change before.
+    taken_over: Option<Instant>,
 }
 
 /// A bypass that is not over.
@@ -61,6 +66,7 @@ impl RulesWatch {
             unlogged: 0,
             written_unknown: None,
             missing: None,
+            taken_over: None,
         }
     }
 
@@ -82,9 +88,23 @@ impl RulesWatch {
         self.monitor = None;
     }
 
-    /// The rules are another agent's now, who wrote all of them.
-    pub(super) fn handed_over(&mut self) {
-        (self.bypass, self.missing) = (None, None);
+    /// The rules are another agent's, who wrote all of them, and evaluates all connections. Whether they had been changed by another program
+    /// before is still to be recorded.
+    fn handed_over(&mut self) {
+        self.missing = None;
+        match &mut self.bypass {
+            Some(bypass) if bypass.are_missing || !is_of_an_agent(&bypass.change) => {
+                bypass.restored = Some(SystemTime::now());
+            }
+            Some(_) => self.bypass = None,
+            None => self.taken_over = Some(Instant::now()),
+        }
+    }
+
+    /// Whether another program made this change before another agent took over.
+    fn is_from_before_takeover(&mut self, change: &ForeignChange) -> bool {
+        let is_first = self.taken_over.take().is_some_and(|at| at.elapsed() < NOTIFIED_AFTER_TAKEOVER);
+        is_first && !is_of_an_agent(change)
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -152,9 +172,18 @@ impl RulesWatch {
     }
 }
 
+/// Whether an agent did it, or `kube-verdict cleanup`, so took over.
+fn is_of_an_agent(change: &ForeignChange) -> bool {
+    matches!(change.program.name.as_deref(), Some(THREAD | "kube-verdict"))
+}
+
 impl Agent {
     /// Another program changed our rules: writes them again, and looks at all connections, since any packet may have passed meanwhile.
     pub(super) fn rules_changed(&mut self, change: ForeignChange) {
+        if self.rules.is_from_before_takeover(&change) {
+            self.rules.changed(change);
+            return self.hand_over_rules();
+        }
         let is_undone = self.engine.as_mut().is_some_and(|engine| engine.table().has_undone(&change));
         if self.is_enforcing() && !is_undone {
             self.rules.changed(change);
@@ -173,9 +202,11 @@ impl Agent {
         let (origins, _) = self.origins.derive(&snapshot, self.compiler.inventory());
         // What has passed meanwhile is marked by the sweep that follows.
         let config = self.table_config(&snapshot, queues, origins, true);
+        let log_group = self.kernel_records.group(self.config.log_group(queues));
         let Some(engine) = &mut self.engine else { return };
         match engine.restore_rules(config) {
             Ok(()) => {
+                self.kernel_records.rules_log_to(log_group);
                 self.rules.missing = None;
                 if let Some(bypass) = &mut self.rules.bypass {
                     bypass.restored = Some(SystemTime::now());
@@ -183,7 +214,7 @@ impl Agent {
                 self.health.state().settled(Topic::Rules);
                 self.put_in_force(0, Duration::ZERO, Touched::All);
             }
-            Err(TableError::Superseded(queues)) => self.superseded(Some(queues)),
+            Err(TableError::Superseded(_)) => self.superseded(),
             Err(error) => {
                 let program =
                     self.rules.bypass.as_ref().and_then(|bypass| bypass.change.program.name.clone());
@@ -195,6 +226,12 @@ impl Agent {
                 self.health.state().not_ready(Topic::Rules, why);
             }
         }
+    }
+
+    /// Another agent has taken over. This one records what it alone knows: that other programs had changed the rules before.
+    pub(super) fn hand_over_rules(&mut self) {
+        self.rules.handed_over();
+        self.end_bypass();
     }
 
     /// Every connection was evaluated under the rules: if they had been changed, this ends the time in which packets could pass.

@@ -99,6 +99,8 @@ struct Done {
     connections_cleared: u64,
     /// Files.
     files_removed: Vec<PathBuf>,
+    /// What --audit-log and --state-dir name and isn't there, one sentence each.
+    not_found: Vec<String>,
 }
 
 /// What is still there.
@@ -108,6 +110,8 @@ struct Left {
     /// Connections that carry a mark.
     connections_marked: u64,
     files: Vec<PathBuf>,
+    /// What --audit-log and --state-dir name and isn't there, one sentence each.
+    not_found: Vec<String>,
 }
 
 impl Cleanup {
@@ -117,6 +121,7 @@ impl Cleanup {
         let mut others = (0..8).map(|digit| Mark(0xf << (4 * digit)));
         let free = others.find(|packet| packet.0 & self.connection_marks.0 == 0);
         let marks = values::marks(free.unwrap_or(Mark(0xf)), self.connection_marks)?;
+        files::must_be_possible(self.audit_log.as_deref(), self.state_dir.as_deref())?;
         if self.check {
             return self.left(&marks)?.print(self.output);
         }
@@ -167,30 +172,34 @@ impl Cleanup {
                 cleared => done.connections_cleared += cleared,
             }
         }
-        done.files_removed = files::remove(self.files()?)?;
+        let files::Found { files, not_found } = self.files()?;
+        (done.files_removed, done.not_found) = (files::remove(files)?, not_found);
         Ok(done)
     }
 
     fn left(&self, marks: &Marks) -> anyhow::Result<Left> {
+        let files::Found { files, not_found } = self.files()?;
         Ok(Left {
             tables: installed_tables()?,
             connections_marked: count_marks(&mut Conntrack::open()?, marks)?,
-            files: self.files()?,
+            files,
+            not_found,
         })
     }
 
     /// The files that are to be removed.
-    fn files(&self) -> anyhow::Result<Vec<PathBuf>> {
-        let mut files = match &self.audit_log {
-            Some(log) => files::of_audit_log(log)?,
-            None => Vec::new(),
-        };
+    fn files(&self) -> anyhow::Result<files::Found> {
+        let mut found = files::Found::default();
+        if let Some(log) = &self.audit_log {
+            found.add(files::of_audit_log(log)?, || format!("no audit log at {}", log.display()));
+        }
         if let Some(folder) = &self.state_dir {
             let state = checkpoint::files_in(folder);
-            files
-                .extend(state.with_context(|| format!("cannot look for the state in {}", folder.display()))?);
+            let state =
+                state.with_context(|| format!("cannot look for the state in {}", folder.display()))?;
+            found.add(state, || format!("no state in {}", folder.display()));
         }
-        Ok(files)
+        Ok(found)
     }
 }
 
@@ -202,6 +211,7 @@ impl Done {
                 let mut lines =
                     vec![text!("{rules}; cleared the marks of {} connections", self.connections_cleared)];
                 lines.extend(self.files_removed.iter().map(|file| text!("removed {}", file.display())));
+                lines.extend(self.not_found.iter().map(Text::new));
                 Text::lines(lines).print()?;
             }
             Output::Json => terminal::print_json(self)?,
@@ -227,9 +237,10 @@ impl Left {
         let is_clean = lines.is_empty();
         match output {
             Output::Json => terminal::print_json(self)?,
-            Output::Text if is_clean => text!("nothing of kube-verdict is left").print()?,
             Output::Text => {
-                lines.insert(0, text!("left:"));
+                let heading = if is_clean { "nothing of kube-verdict is left" } else { "left:" };
+                lines.insert(0, Text::new(heading));
+                lines.extend(self.not_found.iter().map(Text::new));
                 Text::lines(lines).print()?;
             }
         }

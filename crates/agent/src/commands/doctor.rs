@@ -1,6 +1,6 @@
 //! `kube-verdict doctor`: for each need of kernel and node, fine, or what is wrong and what to do.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use cluster::{Access, CniCache, Folder, ReadCounts};
@@ -8,10 +8,12 @@ use dataplane::marks::{Mark, Marks};
 use dataplane::needs::{self, InstalledTables, KernelVersion, Need, NeedState, NeedsConfig};
 use dataplane::queues::QueueRange;
 use dataplane::table::Table;
+use policy::{Compiler, Scope};
 use serde::Serialize;
 
 mod sources;
 
+use super::budget::BudgetArguments;
 use super::cleanup::served_queue;
 use super::run::{cores, mark};
 use super::table::State;
@@ -72,6 +74,10 @@ pub struct Doctor {
     #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = http::DEFAULT_PORT, value_parser = number(1..=u16::MAX, http::DEFAULT_PORT))]
     http_port: u16,
 
+    /// For --source: a policy beyond it is named as a problem. A running agent has a budget of its own, and names those itself.
+    #[command(flatten)]
+    budget: BudgetArguments,
+
     /// How to print it.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -120,14 +126,29 @@ impl Doctor {
         Ok(if found.all_fine() { exit::FINE } else { exit::WRONG })
     }
 
+    /// What the folder holds, and what is wrong with it: faults of objects, and policies that exceed their namespace's budget where each
+    /// policy counts once, as for `explain`.
+    fn read_folder(&self, folder: &Path) -> anyhow::Result<(ReadCounts, Vec<Problem>)> {
+        source::must_be_a_folder(folder)?;
+        let budget = self.budget.into();
+        let (_, update) = Folder::read(folder, budget)?;
+        let mut problems: Vec<Problem> = update.problems.iter().map(Problem::from).collect();
+        let mut compiler = Compiler::new(Scope::Cluster).budget(budget);
+        compiler.apply(update.changes);
+        while compiler.is_behind() {
+            compiler.apply([]);
+        }
+        problems.extend(compiler.refusals().map(|refusal| Problem::from(&refusal)));
+        Ok((update.read, problems))
+    }
+
     fn look(&self) -> anyhow::Result<Findings> {
         let marks = values::marks(self.packet_marks, self.connection_marks)?;
         let status = client::status(self.http_port).ok();
         let (read, problems) = match (&self.source, &status) {
             (Some(folder), _) => {
-                source::must_be_a_folder(folder)?;
-                let (_, update) = Folder::read(folder)?;
-                (Some(update.read), update.problems.iter().map(Problem::from).collect())
+                let (read, problems) = self.read_folder(folder)?;
+                (Some(read), problems)
             }
             (None, Some(status)) => (status.read.clone(), status.problems.clone()),
             (None, None) => (None, Vec::new()),
@@ -305,6 +326,12 @@ impl Findings {
                 )
             }
             (Some(agent), _) if agent.protections.is_empty() => match agent.phase {
+                Phase::Superseded if self.tables.is_some_and(|tables| !tables.inet && !tables.bridge) => {
+                    (State::None, text!("none: the rules were removed, as `kube-verdict cleanup` does"))
+                }
+                Phase::Superseded if !self.rules_served => {
+                    (State::None, text!("those of an agent that had taken over and is gone"))
+                }
                 Phase::Starting => {
                     (State::None, text!("none in force yet: the agent has not installed its rules"))
                 }

@@ -102,15 +102,19 @@ pub struct Explain {
 impl Explain {
     /// Reads the source and answers.
     pub fn run(self) -> anyhow::Result<u8> {
-        let (changes, mut problems) = self.source.read_once()?;
+        let budget = self.budget.into();
+        let (changes, mut problems) = self.source.read_once(budget)?;
         let scope = self.node.as_deref().map_or(Scope::Cluster, |node| Scope::Node(node.into()));
-        let mut compiler = Compiler::new(scope).budget(self.budget.into());
+        let mut compiler = Compiler::new(scope).budget(budget);
         let mut snapshot = compiler.apply(changes);
         while compiler.is_behind() {
             snapshot = compiler.apply([]);
         }
         for refusal in compiler.refusals() {
             problems.push(Problem::from(&refusal));
+        }
+        for (namespace, more) in compiler.more_refusals() {
+            problems.push(Problem::more_refusals(namespace, more));
         }
         for problem in &problems {
             (paint::warning("warning:") + text!(" {}", problem.text)).print_error();

@@ -1,6 +1,6 @@
 //! `kube-verdict run`: the agent of a node.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -21,7 +21,7 @@ use policy::{Judgement, Verdict};
 use tokio::sync::oneshot;
 
 use super::budget::BudgetArguments;
-use crate::agent::{Agent, AgentConfig, Message};
+use crate::agent::{Agent, AgentConfig, Message, THREAD};
 use crate::descriptors::OpenFiles;
 use crate::exit::{self, Usage};
 use crate::health::Health;
@@ -48,9 +48,9 @@ Examples:
     kube-verdict run --source manifests --node node-a --when-down open --log-format json
 
 In a pod neither --kubeconfig nor --node is needed if NODE_NAME is set: the service account may list and watch pods, namespaces,
-nodes and networkpolicies. The source is watched: a change holds within a tenth of a second, on connections that exist, too. While
-the API server can't be reached, the policy that was last known holds; `kube-verdict status` says so; with --state-dir across
-restarts, too. A second agent on the same node
+nodes and networkpolicies. The source is watched: a change holds within a tenth of a second, on connections that exist, too, and on
+those that it allows again: they resume with the next packet that an end sends. While the API server can't be reached, the policy
+that was last known holds; `kube-verdict status` says so; with --state-dir across restarts, too. A second agent on the same node
 takes over from the first without losing a packet. Ending the agent leaves its rules in the kernel; `kube-verdict cleanup`
 removes them.
 
@@ -60,6 +60,9 @@ Exit codes: 0 ended in order, 1 something is wrong (no CAP_NET_ADMIN, no audit l
 
 /// Judgements that all rings together have room for: half a second of a busy node, in 4 MB.
 const RINGS: usize = 32 * 1024;
+
+/// The most packets that may be held: some 5 GB.
+const MOST_HELD: u32 = 1 << 20;
 
 /// Enforces the policies of the cluster, or of a folder, on the pods of this node.
 #[derive(Debug, Args)]
@@ -103,9 +106,9 @@ pub struct Run {
     #[arg(long, value_name = "TIME", value_parser = hold_time, default_value = "5s")]
     hold_time: Duration,
 
-    /// How many packets are held at once, about 5 KB each; 0 holds none. One sender may hold a sixteenth of them, but at least 8.
+    /// How many packets are held at once, about 5 KB each: at most 1048576; 0 holds none. One sender may hold a sixteenth of them, but at least 8.
     /// Senders known only by source address may hold half of them together.
-    #[arg(long, value_name = "N", default_value_t = HoldLimits::default().packets, value_parser = number(0..=u32::MAX, 2048))]
+    #[arg(long, value_name = "N", default_value_t = HoldLimits::default().packets, value_parser = number(0..=MOST_HELD, 2048))]
     hold_packets: u32,
 
     /// First NFQUEUE number. Twice as many as there are workers are used, and two more for packets of new pods, so that a second agent
@@ -264,12 +267,13 @@ impl Run {
             Signals::listen().context("cannot listen for signals")?
         };
         let config = self.agent_config()?;
+        let audit_log = self.audit_destination()?;
         let needs = needs::check(&NeedsConfig::default());
         must_be_permitted(&needs)?;
         let files = OpenFiles::raise();
         self.log_start(&config, &needs, files);
         let durations = Durations::default();
-        let audit = self.start_audit(usize::from(config.queues[0].count), durations.clone())?;
+        let audit = self.start_audit(audit_log, usize::from(config.queues[0].count), durations.clone())?;
         let health = Health::new(&config.node, audit.monitor(), durations);
         runtime.block_on(supervise(config, health, audit, self.http, (files, signals)))
     }
@@ -282,7 +286,7 @@ impl Run {
         }
         let node: Arc<str> = self.node.as_str().into();
         Ok(AgentConfig {
-            source: self.source.source(&self.node, self.cni_cache.clone())?,
+            source: self.source.source(&self.node, self.cni_cache.clone(), self.budget.into())?,
             state_dir: self.state_dir.clone().map(|path| StateDir { path, node: Arc::clone(&node) }),
             pod_cidrs: PodCidrs::new(Arc::clone(&node), self.pod_cidrs.iter().map(IpNet::trunc).collect()),
             node,
@@ -320,14 +324,29 @@ impl Run {
         })
     }
 
-    fn start_audit(&self, workers: usize, durations: Durations) -> anyhow::Result<Audit> {
-        let destination = match self.audit_log.as_str() {
+    /// The audit log; an error if its value can be no file.
+    fn audit_destination(&self) -> Result<Destination, Usage> {
+        Ok(match self.audit_log.as_str() {
             "off" => Destination::Off,
             "-" => Destination::Stdout,
+            "" => return Err(Usage("--audit-log is empty: name a file, or write - or off".to_owned())),
+            path if Path::new(path).is_dir() => {
+                let example = Path::new(path).join("kube-verdict.jsonl");
+                let example = example.display();
+                return Err(Usage(format!("--audit-log {path} is a folder: name a file, such as {example}")));
+            }
             path => {
                 Destination::File { path: path.into(), max_bytes: self.audit_max_size, keep: self.audit_keep }
             }
-        };
+        })
+    }
+
+    fn start_audit(
+        &self,
+        destination: Destination,
+        workers: usize,
+        durations: Durations,
+    ) -> anyhow::Result<Audit> {
         let ring = (RINGS / workers.max(1)).clamp(512, RINGS / 2);
         let config = AuditConfig { node: self.node.as_str().into(), destination, ring };
         let observe = move |judgement: &Judgement| {
@@ -361,7 +380,7 @@ async fn supervise(
     let agent = Agent::new(config, Arc::clone(&health), audit, inbox, outbox.clone());
     let (done, mut ended) = oneshot::channel();
     let thread = thread::Builder::new()
-        .name("agent".to_owned())
+        .name(THREAD.to_owned())
         .spawn(move || {
             agent.run();
             let _ = done.send(());

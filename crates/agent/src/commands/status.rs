@@ -7,7 +7,7 @@ use cluster::Link;
 use jiff::Timestamp;
 
 use super::{Output, table};
-use crate::status::{Connection, FullQueue, NewPorts, Origins, Phase, SavedState, Source, Status};
+use crate::status::{Connection, FullQueue, NewPorts, Origins, Phase, SavedState, Source, Status, Successor};
 use crate::terminal::{self, Text, text};
 use crate::values::number;
 use crate::{client, exit, http, paint};
@@ -103,9 +103,7 @@ fn shown(status: &Status, width: u16) -> Text {
         (Some(rules), _) => {
             row("rules", format!("queues {} ({}), when down {}", rules.queues, rules.form, rules.when_down));
         }
-        (None, Phase::Superseded) => {
-            row("rules", "those of the agent that has taken over; its status says which".to_owned());
-        }
+        (None, Phase::Superseded) => row("rules", rules_of(status.successor).to_owned()),
         (None, Phase::Starting) => row("rules", "this agent has installed none yet".to_owned()),
         (None, _) => row("rules", "none of this agent's".to_owned()),
     }
@@ -185,6 +183,15 @@ fn shown(status: &Status, width: u16) -> Text {
     let problems =
         status.problems.iter().map(|problem| paint::warning("problem:") + text!(" {}", problem.text));
     Text::lines([table::pairs(&rows, width)].into_iter().chain(problems))
+}
+
+/// Which rules are in the kernel in place of this agent's.
+fn rules_of(successor: Option<Successor>) -> &'static str {
+    match successor {
+        Some(Successor::Agent) | None => "those of the agent that has taken over; its status says which",
+        Some(Successor::AgentGone) => "those of the agent that had taken over, which is gone",
+        Some(Successor::RulesRemoved) => "none: they were removed, as `kube-verdict cleanup` does",
+    }
 }
 
 /// Where packets may come from, and what rules dropped.
@@ -379,10 +386,15 @@ mod tests {
 
     #[test]
     fn an_agent_from_which_another_took_over_says_whose_rules_are_in_force() {
-        let rules = |phase| {
-            let lines = shown_lines(&Status { phase, ..Status::default() });
+        let rules_in = |phase, successor| {
+            let lines = shown_lines(&Status { phase, successor, ..Status::default() });
             lines.into_iter().find(|line| line.starts_with("rules ")).expect("always said")
         };
+        let rules = |phase| rules_in(phase, None);
+        let removed = rules_in(Phase::Superseded, Some(Successor::RulesRemoved));
+        assert_eq!(removed, "rules none: they were removed, as `kube-verdict cleanup` does");
+        let gone = rules_in(Phase::Superseded, Some(Successor::AgentGone));
+        assert_eq!(gone, "rules those of the agent that had taken over, which is gone");
         assert_eq!(
             rules(Phase::Superseded),
             "rules those of the agent that has taken over; its status says which"

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use clap::Args;
+use cluster::kubernetes::{AccessError, KubernetesError};
 use cluster::{Access, Rollout};
 use jiff::SignedDuration;
 
@@ -53,7 +54,7 @@ impl Wait {
         let end = Instant::now() + self.timeout;
         let mut said = String::new();
         loop {
-            let rollout = Rollout::of_daemon_set(&access, namespace, name)?;
+            let rollout = Rollout::of_daemon_set(&access, namespace, name).map_err(without_folder)?;
             let now = match &rollout {
                 Ok(rollout) => rollout.to_string(),
                 Err(error) => error.clone(),
@@ -74,6 +75,16 @@ impl Wait {
             }
             sleep(ASK_EVERY);
         }
+    }
+}
+
+/// No folder has a DaemonSet to wait for.
+fn without_folder(error: KubernetesError) -> anyhow::Error {
+    match error {
+        KubernetesError::Access(AccessError::InCluster(error)) => {
+            anyhow!("this is not a pod with a service account ({error}): give --kubeconfig FILE")
+        }
+        error => error.into(),
     }
 }
 

@@ -53,6 +53,7 @@ pub(crate) fn snapshot() -> Arc<Snapshot> {
         isolates_egress: false,
         ingress: vec![rule(office, 22), rule(web, 5432)],
         egress: Vec::new(),
+        omitted: None,
     };
     Compiler::new(Scope::Cluster).apply([
         namespace("web"),

@@ -85,6 +85,21 @@ impl Header {
         }
     }
 
+    /// Why an agent with this header doesn't replace what `found` heads; `None` if it does.
+    pub(super) fn yields_to(&self, found: &Header) -> Option<String> {
+        if found.term <= self.term {
+            return None;
+        }
+        Some(if found.source == self.source && found.node == self.node {
+            "another agent of this node has written it since: this one has been taken over from".to_owned()
+        } else {
+            format!(
+                "an agent of node {} and source {} writes it, too: give each agent a folder of its own",
+                found.node, found.source
+            )
+        })
+    }
+
     /// What keeps this header's objects from being used.
     fn flaw(&self, source: &str, node: &str) -> Option<String> {
         if self.format != FORMAT || self.version != VERSION {
@@ -141,10 +156,10 @@ fn header(file: &mut impl io::BufRead) -> io::Result<Option<Header>> {
     Ok(serde_json::from_slice(&line).ok())
 }
 
-/// The term of the agent that wrote last; 0 if that can't be told.
-pub(super) fn term(folder: &Path) -> u64 {
-    let header = File::open(folder.join(NAME)).and_then(|file| header(&mut BufReader::new(file)));
-    header.ok().flatten().map_or(0, |header| header.term)
+/// The header of the state in `folder`, also of one that is not used; `None` if it can't be read.
+pub(super) fn header_in(folder: &Path) -> Option<Header> {
+    let file = File::open(folder.join(NAME)).ok()?;
+    header(&mut BufReader::new(file)).ok().flatten()
 }
 
 /// Replaces the state in `folder`, which is created where it isn't there; returns how many bytes that took.

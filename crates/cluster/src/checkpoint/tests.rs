@@ -32,6 +32,14 @@ fn write(dir: &TempDir, checkpoint: Checkpoint) {
     drop(writer);
 }
 
+fn wait(fits: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !fits() {
+        assert!(Instant::now() < end, "too late");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 fn objects(changes: Vec<Change>) -> Checkpoint {
     let objects = changes.into_iter().map(|change| (Key::of(&change), change)).collect();
     Checkpoint::Kubernetes { objects, finished: vec![PodName::new("web", "job")] }
@@ -137,6 +145,68 @@ fn a_file_that_is_damaged_or_anothers_counts_as_none_and_is_named() {
 }
 
 #[test]
+fn a_file_that_is_not_used_is_written_again_by_the_agent_that_found_it() {
+    let kinds = [
+        ("damaged", "10.244.1.2", "10.244.1.3"),
+        ("of a later version", "\"version\":1", "\"version\":2"),
+        ("of another node", "\"node\":\"n\"", "\"node\":\"m\""),
+        ("of another source", "\"source\":\"kubernetes\"", "\"source\":\"folder /x\""),
+        (
+            "of an impossible term",
+            "\"node\":\"n\",\"term\":3",
+            "\"node\":\"m\",\"term\":18446744073709551615",
+        ),
+        ("without a header", "{\"format\"", "\"format\""),
+    ];
+    for (story, from, to) in kinds {
+        let dir = tempfile::tempdir().expect("a folder");
+        for _ in 0..3 {
+            write(&dir, objects(every_kind()));
+        }
+        let path = state_dir(&dir).path.join(file::NAME);
+        let whole = fs::read_to_string(&path).expect("the state");
+        assert!(whole.contains(from) && whole.contains("\"term\":3"), "{story}: {whole}");
+        fs::write(&path, whole.replacen(from, to, 1)).expect("written");
+        let (restored, writer) = state_dir(&dir).open(SOURCE, &Interner::new());
+        let status = writer.status().clone();
+        assert!(restored.is_none() && status.now().error.is_some(), "{story}");
+        writer.permit().set(true);
+        writer.offer(objects(vec![]), News::Policy);
+        drop(writer);
+        assert!(status.now().error.is_none() && status.now().saved.is_some(), "{story}: {status:?}");
+        assert_eq!(changes(read(&dir).0), [], "{story}");
+    }
+}
+
+#[test]
+fn agents_that_share_a_folder_say_so_and_the_newest_alone_writes() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let open = |source: &str, node: &str| {
+        let (_, writer) = StateDir { node: node.into(), ..state_dir(&dir) }.open(source, &Interner::new());
+        writer.permit().set(true);
+        writer
+    };
+    for (source, node) in [(SOURCE, "m"), ("folder /x", "n")] {
+        let first = open(SOURCE, "n");
+        first.offer(objects(vec![]), News::Policy);
+        wait(|| first.status().now().saved.is_some());
+        let second = open(source, node);
+        let said = second.status().now().error.expect("the folder is another agent's");
+        assert!(said.contains("a folder of its own"), "{said}");
+        second.offer(objects(every_kind()), News::Policy);
+        wait(|| second.status().now().error.is_none());
+        first.offer(objects(vec![]), News::Policy);
+        wait(|| first.status().now().error.is_some());
+        let said = first.status().now().error.unwrap_or_default();
+        let expected = format!("an agent of node {node} and source {source} writes it, too");
+        assert!(said.contains(&expected) && said.contains("a folder of its own"), "{said}");
+        let header = file::header_in(&state_dir(&dir).path).expect("a header");
+        drop(first);
+        assert_eq!(file::header_in(&state_dir(&dir).path), Some(header), "the newest alone writes");
+    }
+}
+
+#[test]
 fn what_a_state_says_is_made_valid() {
     let dir = tempfile::tempdir().expect("a folder");
     let odd = Pod {
@@ -156,18 +226,11 @@ fn nothing_is_written_before_policy_is_in_force_nor_after_another_agent_took_ove
     std::thread::sleep(Duration::from_millis(50));
     assert!(!state_dir(&dir).path.exists(), "it has not been permitted");
     old.permit().set(true);
-    let wait = |fits: &dyn Fn() -> bool| {
-        let end = Instant::now() + Duration::from_secs(10);
-        while !fits() {
-            assert!(Instant::now() < end, "too late");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    };
-    wait(&|| old.status().now().saved.is_some());
+    wait(|| old.status().now().saved.is_some());
     // A newer agent writes; the old one, which was stopped meanwhile, wakes and doesn't know.
     write(&dir, objects(every_kind()));
     old.offer(objects(vec![]), News::Policy);
-    wait(&|| old.status().now().error.is_some_and(|error| error.contains("another agent")));
+    wait(|| old.status().now().error.is_some_and(|error| error.contains("another agent")));
     drop(old);
     assert_eq!(changes(read(&dir).0).len(), every_kind().len());
 }

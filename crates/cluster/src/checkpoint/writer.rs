@@ -133,9 +133,8 @@ fn run(shared: &Shared, folder: &std::path::Path, header: &Header, status: &Stat
         let mut pods_wait = PAUSE;
         // Once more when a write is due again, unless something newer waits.
         let again = (checkpoint.clone(), News::Policy);
-        if file::term(folder) > header.term {
-            status
-                .failed("another agent of this node writes it: this one has been taken over from".to_owned());
+        if let Some(reason) = file::header_in(folder).and_then(|found| header.yields_to(&found)) {
+            status.failed(reason);
         } else {
             let now = SystemTime::now();
             match file::write(folder, header, &checkpoint, now) {

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use policy::admission::{Cost, cost_of};
 use policy::{Action, Direction, NamespaceMatch, PolicyName, PolicySpec, RuleSpec, Selector, Subject, Tier};
 
 use serde_json::{Value, json};
@@ -34,13 +33,6 @@ const WIDE_SUBJECT: &str =
 const NO_RULE: &str = "the rule matches nothing";
 /// What follows from a list of rules that is not understood.
 const NO_RULES: &str = "the policy has no rules in this direction";
-
-/// What follows from rules that are too many.
-const TOO_LARGE: &str = "the policy isolates its pods and its rules allow nothing";
-
-/// Entries of a policy ([`cost_of`]) at most: twice the default budget of a whole namespace. What is refused for its budget is kept for when it
-/// fits, and an empty rule takes 24 times as much memory as text.
-const MOST_ENTRIES: Cost = 1 << 17;
 
 /// Converts a NetworkPolicy.
 pub(super) fn network_policy(
@@ -95,7 +87,7 @@ pub(super) fn network_policy(
     };
     let ingress = rules(Direction::Ingress, isolates_ingress);
     let egress = rules(Direction::Egress, isolates_egress);
-    let mut policy = PolicySpec {
+    Ok(PolicySpec {
         name,
         tier: Tier::NetworkPolicy,
         priority: 0,
@@ -107,16 +99,8 @@ pub(super) fn network_policy(
         isolates_egress,
         ingress,
         egress,
-    };
-    let entries = cost_of(&policy);
-    if entries > MOST_ENTRIES {
-        let what = format!(
-            "the rules have {entries} entries (CIDRs, ports, label values, rules), and a policy may have {MOST_ENTRIES}"
-        );
-        flaws.push(&spec, what, TOO_LARGE);
-        (policy.ingress, policy.egress) = (Vec::new(), Vec::new());
-    }
-    Ok(policy)
+        omitted: None,
+    })
 }
 
 /// Converts what was read of a policy before its text broke off: the pods that it selects are isolated, and nothing is allowed.

@@ -177,7 +177,7 @@ impl Flaws {
             self.note(twice, None);
         }
         if self.unnamed > 0 {
-            let what = format!("{} more fields of the object have such faults", self.unnamed);
+            let what = format!("{} more fields of this object are wrong in the same way", self.unnamed);
             self.found.push(Flaw { at: FieldPath::default(), what, effect: "the same follows" });
         }
         self.found

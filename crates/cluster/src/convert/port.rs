@@ -4,6 +4,7 @@ use policy::{PortMatch, PortNumbers, Protocol};
 
 use super::place::{Flaws, Place};
 use crate::interner::Interner;
+use crate::invisible::{is_invisible, named};
 
 /// What follows from a port that is not understood.
 const EFFECT: &str = "the port matches nothing";
@@ -43,13 +44,19 @@ fn understand(place: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> Opti
         (Some(name), end) if name.value.is_string() => {
             let text = name.value.as_str().unwrap_or_default();
             if !is_port_name(text) {
-                let hint = if text.parse::<u16>().is_ok() { ": a number stands without quotes" } else { "" };
+                let hint = match text.chars().find(|c| is_invisible(*c)) {
+                    Some(hidden) => {
+                        format!(": it has the invisible character {} in it, take it out", named(hidden))
+                    }
+                    None if text.parse::<u16>().is_ok() => ": a number stands without quotes".to_owned(),
+                    None => String::new(),
+                };
                 return refuse(&name, format!("{} is no port's name{hint}", name.shown()));
             }
             if let Some(end) = end {
                 return refuse(end, "endPort needs a port that is a number, not a name".into());
             }
-            PortNumbers::Named(interner.text(text))
+            PortNumbers::Named(interner.known_text(text))
         }
         (Some(first), end) => {
             let first = match number(&first) {

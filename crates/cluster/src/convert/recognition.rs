@@ -157,9 +157,12 @@ fn is_meant(ours: Kind, group: &str) -> bool {
 fn mistake(ours: Kind, api_version: &str, kind: &str) -> String {
     let (name, understood) = (ours.name(), ours.api_version());
     if name != kind {
+        let seen = as_seen(kind).to_ascii_lowercase();
+        let is_list = seen.ends_with("list") || seen.ends_with("lists");
+        let list = if is_list { "List" } else { "" };
         let (api_version, kind) = (visible(api_version), visible(kind));
         return format!(
-            "there is no kind \"{kind}\" in apiVersion \"{api_version}\": probably {name} of {understood:?} is meant"
+            "there is no kind \"{kind}\" in apiVersion \"{api_version}\": probably {name}{list} of {understood:?} is meant"
         );
     }
     if api_version.is_empty() {

@@ -84,7 +84,8 @@ fn match_labels(
             continue;
         };
         match label::key_fault(key).or_else(|| label::value_fault(value)) {
-            None => requirements.push(Requirement::In(interner.text(key), Arc::from([interner.text(value)]))),
+            None => requirements
+                .push(Requirement::In(interner.known_text(key), Arc::from([interner.known_text(value)]))),
             Some(fault) => flaws.push_below(labels, key, fault, effect),
         }
     }
@@ -124,7 +125,7 @@ fn requirement(
             let texts = list.value.as_array().and_then(|items| {
                 items
                     .iter()
-                    .map(|item| item.as_str().map(|text| interner.text(text)))
+                    .map(|item| item.as_str().map(|text| interner.known_text(text)))
                     .collect::<Option<Vec<_>>>()
             });
             let Some(mut texts) = texts else {
@@ -139,10 +140,10 @@ fn requirement(
     let operator = place.value.get("operator").and_then(|operator| operator.as_str());
     // In and NotIn need values, Exists and DoesNotExist must have none [apimachinery, labels.NewRequirement].
     let wrong = match (operator, values.is_empty()) {
-        (Some("In"), false) => return Some(Requirement::In(interner.text(key), values.into())),
-        (Some("NotIn"), false) => return Some(Requirement::NotIn(interner.text(key), values.into())),
-        (Some("Exists"), true) => return Some(Requirement::Exists(interner.text(key))),
-        (Some("DoesNotExist"), true) => return Some(Requirement::DoesNotExist(interner.text(key))),
+        (Some("In"), false) => return Some(Requirement::In(interner.known_text(key), values.into())),
+        (Some("NotIn"), false) => return Some(Requirement::NotIn(interner.known_text(key), values.into())),
+        (Some("Exists"), true) => return Some(Requirement::Exists(interner.known_text(key))),
+        (Some("DoesNotExist"), true) => return Some(Requirement::DoesNotExist(interner.known_text(key))),
         (Some(operator @ ("In" | "NotIn")), true) => format!("{operator} needs values"),
         (Some(operator @ ("Exists" | "DoesNotExist")), false) => format!("{operator} takes no values"),
         (Some(operator), _) => {

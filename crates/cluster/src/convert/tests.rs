@@ -175,7 +175,7 @@ fn of_very_many_problems_the_first_are_named() {
     let (policy, flaws) = flawed_policy(json!({"podSelector": {}, "ingress": [{"ports": ports}]}));
     assert_eq!(policy.ingress[0].ports.as_ref().map(Vec::len), Some(5_000));
     assert_eq!(flaws.len(), 21);
-    assert!(flaws[20].contains("4980 more fields of the object have such faults"), "{}", flaws[20]);
+    assert!(flaws[20].contains("4980 more fields of this object are wrong in the same way"), "{}", flaws[20]);
     let text = "---\n{\n".repeat(5_000);
     let reading = manifest::read(Path::new("test.yaml"), text.as_bytes(), &Interner::new());
     assert_eq!(reading.failures.len() + reading.no_manifest.len(), 101);

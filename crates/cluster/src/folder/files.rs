@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use policy::{Change, Labels, PolicyName};
+use policy::{Budget, Change, Labels, PolicyName};
 
 use super::scan::Unread;
 use crate::differences::Differences;
@@ -16,7 +16,10 @@ use crate::interner::Interner;
 use crate::key::Key;
 use crate::manifest::{Held, Reading};
 use crate::problem::{Origin, Problem, ReadCounts, Update};
+use crate::rule_budget::RuleBudget;
 use crate::stamp::Stamp;
+
+mod rules;
 
 /// What follows from a file that breaks after it was good.
 const KEPT: &str = "the last good objects of the file stay in force, and nothing that was changed since is";
@@ -25,19 +28,25 @@ const KEPT: &str = "the last good objects of the file stay in force, and nothing
 const RESTORED: &str = "the last good objects of the file, as the state on disk has them, stay in force, and nothing that was changed since is";
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Files {
+    interner: Arc<Interner>,
     files: BTreeMap<Arc<Path>, File>,
     holders: BTreeMap<Key, Vec<Arc<Path>>>,
     /// Objects with more than one holder.
     contested: BTreeSet<Key>,
+    rule_budget: RuleBudget,
+    /// Policies without their rules, for which there is room now.
+    wanted: BTreeSet<PolicyName>,
     differences: Differences,
     /// Problems of folders, not of files.
     folders: Vec<Problem>,
     /// Files and broken links that the last walk found and that are not read.
     unread: Unread,
     /// The problems of the last update.
-    reported: Vec<Problem>,
+    reported: Arc<[Problem]>,
+    /// Whether they may have changed since.
+    new_problems: bool,
     /// The counts of the last update.
     counted: ReadCounts,
     /// Whether anything was taken in since the last update.
@@ -67,7 +76,34 @@ struct File {
     is_restored: bool,
 }
 
+impl File {
+    fn has_problems(&self) -> bool {
+        !self.flaws.is_empty() || !self.failures.is_empty()
+    }
+}
+
 impl Files {
+    /// Without any. Rules beyond the budget are not kept.
+    pub fn new(budget: Budget, interner: Arc<Interner>) -> Self {
+        Self {
+            interner,
+            files: BTreeMap::new(),
+            holders: BTreeMap::new(),
+            contested: BTreeSet::new(),
+            rule_budget: RuleBudget::new(budget),
+            wanted: BTreeSet::new(),
+            differences: Differences::default(),
+            folders: Vec::new(),
+            unread: Unread::default(),
+            reported: Arc::default(),
+            new_problems: true,
+            counted: ReadCounts::default(),
+            news: false,
+            saved: None,
+            told_restored: None,
+        }
+    }
+
     /// Takes in the last good objects of each file, before any file is read.
     pub fn restore(&mut self, files: impl Iterator<Item = (PathBuf, Arc<Vec<Held>>)>, saved: SystemTime) {
         self.saved = Some(saved);
@@ -109,6 +145,7 @@ impl Files {
         };
         let file = self.files.entry(path.clone()).or_default();
         file.stamp = stamp;
+        self.new_problems |= file.has_problems() || reading.has_problems();
         if !file.objects.is_empty() {
             // A manifest doesn't turn into something else by intent.
             reading.failures.append(&mut reading.no_manifest);
@@ -140,12 +177,14 @@ impl Files {
         let path = path.clone();
         self.news = true;
         self.replace(&path, Arc::default());
-        self.files.remove(&path);
+        let file = self.files.remove(&path);
+        self.new_problems |= file.is_some_and(|file| file.has_problems());
     }
 
     /// Takes in what is wrong with folders now.
     pub fn folders(&mut self, problems: Vec<Problem>) {
         self.news |= self.folders != problems;
+        self.new_problems |= self.folders != problems;
         self.folders = problems;
     }
 
@@ -180,23 +219,18 @@ impl Files {
     }
 
     /// What differs from the last update; `None` if nothing does, and neither a problem nor a file came or went.
-    pub fn update(&mut self, root: &Path, interner: &Interner) -> Option<Update> {
+    pub fn update(&mut self, root: &Path) -> Option<Update> {
         if !std::mem::take(&mut self.news) {
             return None;
         }
+        self.settle_rules();
         let Self { differences, files, holders, .. } = self;
         let changes = differences.take(|key| in_force(holders, files, key).cloned());
-        if interner.wants_sweep() {
-            interner.sweep(self.labels());
-        }
-        let problems = self.problems(root);
+        self.sweep_interner();
+        let new_problems = self.report(root);
         let read = self.count(root);
         let restored = self.saved.filter(|_| self.is_restored());
-        if changes.is_empty()
-            && problems == self.reported
-            && read == self.counted
-            && restored == self.told_restored
-        {
+        if changes.is_empty() && !new_problems && read == self.counted && restored == self.told_restored {
             return None;
         }
         self.told_restored = restored;
@@ -212,9 +246,9 @@ impl Files {
                 "files are not read: they are broken links or do not end in .yaml, .yml or .json"
             );
         }
-        self.reported.clone_from(&problems);
         self.counted.clone_from(&read);
         let never_understood = self.never_understood();
+        let problems = Arc::clone(&self.reported);
         Some(Update { changes, problems, read, restored, never_understood, ..Update::default() })
     }
 
@@ -223,6 +257,15 @@ impl Files {
         let old: Vec<Key> =
             self.files.get(path).into_iter().flat_map(|file| file.objects.iter().map(Held::key)).collect();
         let new: Vec<Key> = objects.iter().map(Held::key).collect();
+        let is_contested = |contested: &BTreeSet<Key>| {
+            !contested.is_empty() && old.iter().chain(&new).any(|key| contested.contains(key))
+        };
+        self.new_problems |= is_contested(&self.contested);
+        let policies = old.iter().chain(&new).filter_map(|key| match key {
+            Key::Policy(name) => Some(name.clone()),
+            _ => None,
+        });
+        let policies: BTreeSet<PolicyName> = policies.collect();
         for key in old.iter().chain(&new) {
             self.differences.touch(key, || in_force(&self.holders, &self.files, key));
         }
@@ -242,12 +285,14 @@ impl Files {
             let at = holders.binary_search(path).unwrap_or_else(|at| at);
             holders.insert(at, path.clone());
             if holders.len() > 1 {
+                self.new_problems = true;
                 self.contested.insert(key);
             }
         }
         if let Some(file) = self.files.get_mut(path) {
             file.objects = objects;
         }
+        self.enter_rules(&policies);
     }
 
     /// How much there is now.
@@ -267,6 +312,20 @@ impl Files {
             unread: self.unread.count,
             unread_files: self.unread.first.iter().map(|path| shown(path)).collect(),
         }
+    }
+
+    /// Brings the reported problems up to date. Whether they changed. There may be very many, and few updates change any.
+    fn report(&mut self, root: &Path) -> bool {
+        let is_missing_new = self.differences.take_new_missing();
+        if !std::mem::take(&mut self.new_problems) && !is_missing_new {
+            return false;
+        }
+        let problems = self.problems(root);
+        let is_new = *problems != *self.reported;
+        if is_new {
+            self.reported = problems.into();
+        }
+        is_new
     }
 
     /// All problems that stand, sorted.
@@ -296,6 +355,13 @@ impl Files {
         }
         problems.sort();
         problems
+    }
+
+    /// Drops labels and texts that no object has any more, once there are many.
+    fn sweep_interner(&self) {
+        if self.interner.wants_sweep() {
+            self.interner.sweep(self.labels());
+        }
     }
 
     /// The label sets in use.

@@ -58,12 +58,17 @@ struct Story {
 impl Story {
     /// Files, by name and content, that are there before the folder is read.
     fn begin(files: &[(&str, &str)]) -> Self {
+        Self::within(policy::Budget::default(), files)
+    }
+
+    /// The same, with rules kept up to a budget.
+    fn within(budget: policy::Budget, files: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         for (name, text) in files {
             fs::write(dir.path().join(name), text).expect("a file");
         }
         let (send, updates) = channel();
-        let (folder, first) = Folder::read(dir.path()).expect("a readable folder");
+        let (folder, first) = Folder::read(dir.path(), budget).expect("a readable folder");
         let watch = folder.watch(move |update| drop(send.send(update))).expect("a watch");
         let mut story = Self {
             dir,
@@ -98,8 +103,11 @@ impl Story {
     }
 
     fn take_in(&mut self, update: Update) {
-        let (missing, problems): (Vec<_>, Vec<_>) =
-            update.problems.into_iter().partition(|problem| problem.what.contains("no file has a Namespace"));
+        let (missing, problems): (Vec<_>, Vec<_>) = update
+            .problems
+            .iter()
+            .cloned()
+            .partition(|problem| problem.what.contains("no file has a Namespace"));
         assert!(
             !update.changes.is_empty()
                 || problems != self.problems
@@ -216,7 +224,8 @@ fn files_with_other_endings_and_links_to_nothing_are_counted_and_the_first_named
     symlink("nothing", path(".gone.yaml")).expect("a link");
     symlink("a.yaml", path("link.txt")).expect("a link");
     fs::create_dir(path("folder.d")).expect("a folder");
-    let (mut folder, update) = Folder::read(dir.path()).expect("a readable folder");
+    let (mut folder, update) =
+        Folder::read(dir.path(), policy::Budget::default()).expect("a readable folder");
     assert_eq!(
         (update.read.unread, &*update.read.unread_files.join(" ")),
         (6, "README a.yaml.bak b.txt c.yaml~ gone.yaml")
@@ -226,7 +235,7 @@ fn files_with_other_endings_and_links_to_nothing_are_counted_and_the_first_named
     fs::write(path("nothing"), policy("b")).expect("a file");
     let found = scan(dir.path(), |_, _| {});
     folder.beside(&found, Vec::new());
-    let update = folder.files.update(&folder.root, &folder.interner).expect("news");
+    let update = folder.files.update(&folder.root).expect("news");
     assert_eq!((update.read.unread, found.manifests.len()), (6, 2), "the file and not the link");
 }
 
@@ -244,6 +253,63 @@ fn namespaces_that_no_file_describes_are_named_in_one_problem_until_one_does() {
     let many: Vec<String> = (0..100).map(|n| in_namespace(&format!("n{n:02}"))).collect();
     story.write("c.yaml", &many.join("---\n"));
     story.until_missing("n00, n01, n02, n03, n04 and 95 more");
+}
+
+/// A policy with this many rules, each of one entry.
+fn large_policy(name: &str, rules: usize) -> String {
+    policy(name)
+        .replace("{podSelector: {}}", &format!("{{podSelector: {{}}, ingress: [{}]}}", "{}, ".repeat(rules)))
+}
+
+#[test]
+fn rules_that_there_was_no_room_for_are_read_again_once_there_is() {
+    let budget = policy::Budget { namespace: 150, total: 1_000 };
+    let both = large_policy("a", 50) + "---\n" + &large_policy("b", 100);
+    let mut story = Story::within(budget, &[("both.yaml", &both), ("c.yaml", &large_policy("c", 60))]);
+    assert_eq!(story.objects(), ["web/a with 50 rules", "web/b with 0 rules", "web/c with 60 rules"]);
+    story.write("d.yaml", &large_policy("d", 55));
+    story.until(&["web/a with 50 rules", "web/b with 0 rules", "web/c with 0 rules", "web/d with 55 rules"]);
+    for name in ["c.yaml", "d.yaml"] {
+        fs::remove_file(story.path(name)).expect("removed");
+    }
+    story.until(&["web/a with 50 rules", "web/b with 0 rules"]);
+    story.write("both.yaml", &both.replace("name: a,", "name: c,"));
+    story.until(&["web/b with 0 rules", "web/c with 50 rules"]);
+    story.write("c.yaml", &large_policy("c", 10));
+    // Both files' rules count: the last one's are in force, the others' would be if it went.
+    story.until(&["web/b with 0 rules", "web/c with 10 rules"]);
+    story.write("both.yaml", &large_policy("b", 100));
+    story.until(&["web/b with 100 rules", "web/c with 10 rules"]);
+}
+
+#[test]
+fn a_file_that_is_broken_when_its_rules_are_wanted_has_them_once_it_is_mended() {
+    let budget = policy::Budget { namespace: 150, total: 1_000 };
+    let mut story =
+        Story::within(budget, &[("a.yaml", &large_policy("a", 100)), ("b.yaml", &large_policy("b", 50))]);
+    assert_eq!(story.objects(), ["web/a with 0 rules", "web/b with 50 rules"]);
+    story.write("a.yaml", &(large_policy("a", 100) + "---\n["));
+    story.until_problems(&["a.yaml"]);
+    fs::remove_file(story.path("b.yaml")).expect("removed");
+    story.until(&["web/a with 0 rules"]);
+    story.write("a.yaml", &large_policy("a", 100));
+    story.until(&["web/a with 100 rules"]);
+}
+
+#[test]
+fn rules_of_a_policy_in_two_files_are_read_again_from_both() {
+    let budget = policy::Budget { namespace: 150, total: 1_000 };
+    let files = [
+        ("a.yaml", &*large_policy("a", 100)),
+        ("b.yaml", &large_policy("x", 50)),
+        ("c.yaml", &large_policy("x", 60)),
+    ];
+    let mut story = Story::within(budget, &files);
+    assert_eq!(story.objects(), ["web/a with 100 rules", "web/x with 0 rules"]);
+    // In one walk: there is room, and one of the two files is read in any case.
+    story.replace("a.yaml", &policy("a"));
+    story.replace("b.yaml", &large_policy("x", 40));
+    story.until(&["web/a with 0 rules", "web/x with 60 rules"]);
 }
 
 #[test]
@@ -346,7 +412,7 @@ fn a_configmap_mount_is_swapped_by_its_link() {
 
     let mut story = Story::begin(&[]);
     let (send, updates) = channel();
-    let (folder, first) = Folder::read(&mount).expect("a readable folder");
+    let (folder, first) = Folder::read(&mount, policy::Budget::default()).expect("a readable folder");
     story.watch = Some(folder.watch(move |update| drop(send.send(update))).expect("a watch"));
     story.updates = updates;
     story.take_in(first);
@@ -536,7 +602,8 @@ fn a_folder_that_is_gone_keeps_all_in_force_and_comes_back() {
     fs::create_dir(story.path("root")).expect("a folder");
     story.write("root/a.yaml", &policy("a"));
     let (send, updates) = channel();
-    let (folder, first) = Folder::read(story.path("root")).expect("a readable folder");
+    let (folder, first) =
+        Folder::read(story.path("root"), policy::Budget::default()).expect("a readable folder");
     story.watch = Some(folder.watch(move |update| drop(send.send(update))).expect("a watch"));
     story.updates = updates;
     story.take_in(first);
@@ -580,7 +647,9 @@ fn dropping_the_watch_ends_it() {
 
 #[test]
 fn what_is_no_folder_is_refused_with_a_sentence() {
-    let error = Folder::read(Path::new("does/not/exist")).expect_err("no folder").to_string();
+    let error = Folder::read(Path::new("does/not/exist"), policy::Budget::default())
+        .expect_err("no folder")
+        .to_string();
     assert!(error.starts_with("the folder does/not/exist can't be read: "), "{error}");
 }
 
@@ -604,10 +673,11 @@ fn a_broken_file_is_one_line_of_the_log() {
     let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: web}\n";
     fs::write(dir.path().join("n.yaml"), namespace).expect("a file");
     tracing::subscriber::with_default(subscriber, || {
-        let (mut folder, first) = Folder::read(dir.path()).expect("a readable folder");
+        let (mut folder, first) =
+            Folder::read(dir.path(), policy::Budget::default()).expect("a readable folder");
         first.problems.iter().for_each(Problem::log);
         folder.look(&dir.path().join("a.yaml"), Trust::AsItIs);
-        assert_eq!(folder.files.update(&folder.root, &folder.interner), None, "broken as before");
+        assert_eq!(folder.files.update(&folder.root), None, "broken as before");
     });
     let log = String::from_utf8(log.0.lock().expect("the log").clone()).expect("text");
     let lines: Vec<&str> = log.lines().collect();

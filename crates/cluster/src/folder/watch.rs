@@ -147,9 +147,12 @@ impl Watcher {
     }
 
     fn publish(&mut self, publish: &mut dyn FnMut(Update)) {
-        if let Some(update) = self.folder.files.update(&self.folder.root, &self.folder.interner) {
+        if let Some(update) = self.folder.files.update(&self.folder.root) {
             self.folder.save();
             publish(update);
+        }
+        for path in self.folder.files.take_wanted() {
+            self.look_at(&path, Trust::Doubt);
         }
     }
 

@@ -12,21 +12,23 @@
 //! hung, begins its waits anew before each list, and holds whole pages of whole objects.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures_util::{AsyncBufReadExt, StreamExt};
 use kube::api::{ListParams, WatchParams};
-use kube::core::{Request, WatchEvent};
+use kube::core::Request;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::clients::Clients;
 use super::failure::Failure;
-use super::object::{Object, Page, PageMetadata, Slim};
+use super::object::{Identity, Object, Page, PageMetadata, Slim, WatchLine, What};
 use crate::connection::{Connections, FailureClass};
 use crate::convert::Kind;
+use crate::interner::Interner;
 
 /// What is heard of the objects of a kind.
 #[derive(Clone, PartialEq, Debug)]
@@ -39,8 +41,10 @@ pub(super) enum Event {
     Complete,
     /// Is there, in this form now.
     Applied(Object),
+    /// Is there, in another form now, which is too large to be read while others wait.
+    Large(Identity),
     /// Is gone.
-    Deleted(Object),
+    Deleted(Identity),
     /// Before any list was complete: this kind may not be read, or isn't there.
     Refused,
 }
@@ -79,8 +83,15 @@ const PAGE_BYTES: usize = 2 << 20;
 /// How many times fewer objects the next page has after one that was too long, and more after one that was short.
 const PAGE_STEP: u32 = 4;
 
+/// An object that is longer than this is not read from a watch, in bytes: to read and convert this much takes up to 4 ms. It is read again
+/// by itself, and the events behind it don't wait.
+const LARGE: usize = 64 << 10;
+
 /// The verb of a list, as failures name it.
 const LIST: &str = "list";
+
+/// The same of a watch.
+const VERB: &str = "watch";
 
 /// After this the API server ends a watch, in seconds: it then starts another, with a fresh token.
 const WATCH: u32 = 290;
@@ -95,6 +106,7 @@ pub(super) struct Follower {
     pub patience: Patience,
     /// Nobody receives once the program ends.
     pub events: mpsc::Sender<(Kind, Event)>,
+    pub interner: Arc<Interner>,
     /// Whether the agent does without this kind if it may not read it.
     pub dispensable: bool,
 }
@@ -192,7 +204,8 @@ impl Following {
         let metadata = loop {
             let metadata = PageMetadata::of(&page).map_err(|error| self.malformed(&error))?;
             // While this page is read, the API server prepares the next.
-            let told = tell_all::<T>(self.kind, self.follower.events.clone(), page);
+            let (events, interner) = (self.follower.events.clone(), Arc::clone(&self.follower.interner));
+            let told = tell_all::<T>(self.kind, events, interner, page);
             let ((), next) = tokio::try_join!(told, async {
                 match metadata.next() {
                     Some(next) => self.page(Some(next)).await.map(Some),
@@ -262,53 +275,78 @@ impl Following {
 
     /// Watches from `version` on until the watch ends.
     async fn watch<T: kube::Resource<DynamicType = ()>>(&mut self, version: &str) -> Result<(), Broken> {
-        const VERB: &str = "watch";
         let Patience { answer, silence, .. } = self.follower.patience;
         let params = WatchParams::default().timeout(WATCH);
         let request = self.request.watch(&params, version).map_err(kube::Error::BuildRequest);
         let request = request.map_err(|error| Failure::of(&error, VERB, self.kind))?;
         let client = self.follower.clients.client();
-        let started = timeout(answer, client.request_events::<Slim<T>>(request)).await;
-        let events = started.map_err(|_| self.hung(VERB, answer))?;
-        let mut events = pin!(events.map_err(|error| Failure::of(&error, VERB, self.kind))?);
+        let started = timeout(answer, client.request_stream(request)).await;
+        let lines = started.map_err(|_| self.hung(VERB, answer))?;
+        let mut lines = pin!(lines.map_err(|error| Failure::of(&error, VERB, self.kind))?.lines());
         self.follower.connections.watching(self.kind);
         let begun = Instant::now();
         let mut came = false;
         let broken = |failure, came| Broken { failure, came };
         loop {
-            let Ok(event) = timeout(silence, events.next()).await else {
+            let Ok(line) = timeout(silence, lines.next()).await else {
                 return Err(broken(self.hung(VERB, silence), came));
             };
-            let Some(event) = event else {
+            // A connection that breaks, within a line or between two, ends the watch as the API server does.
+            let heard = match line {
+                Some(Ok(line)) => self.read_line::<T>(&line).map_err(|failure| broken(failure, came))?,
+                Some(Err(_)) | None => None,
+            };
+            let Some(Heard { event, version }) = heard else {
                 if !came && begun.elapsed() < TOO_SHORT {
                     return Err(Failure::cut_short(VERB, self.kind).into());
                 }
                 self.follower.connections.reconnecting(self.kind);
                 return Ok(());
             };
-            let seen = match event {
-                Ok(WatchEvent::Added(Slim { object, .. }) | WatchEvent::Modified(Slim { object, .. })) => {
-                    let seen = object.resource_version().to_owned();
-                    self.tell(Event::Applied(object)).await;
-                    seen
-                }
-                Ok(WatchEvent::Deleted(Slim { object, .. })) => {
-                    let seen = object.resource_version().to_owned();
-                    self.tell(Event::Deleted(object)).await;
-                    seen
-                }
-                Ok(WatchEvent::Bookmark(bookmark)) => bookmark.metadata.resource_version,
-                Ok(WatchEvent::Error(status)) => {
-                    return Err(broken(Failure::answered(&status, VERB, self.kind), came));
-                }
-                Err(error) => return Err(broken(Failure::of(&error, VERB, self.kind), came)),
-            };
+            if let Some(event) = event {
+                self.tell(event).await;
+            }
             came = true;
-            if !seen.is_empty() {
-                self.follower.connections.seen(self.kind, &seen);
-                self.version = Some(seen);
+            if !version.is_empty() {
+                self.follower.connections.seen(self.kind, &version);
+                self.version = Some(version);
             }
         }
+    }
+
+    /// Reads a line of a watch; `None` if it broke off.
+    fn read_line<T: kube::Resource<DynamicType = ()>>(&self, line: &str) -> Result<Option<Heard>, Failure> {
+        let malformed = |error: serde_json::Error| Failure::malformed(&error.to_string(), VERB, self.kind);
+        let WatchLine { what, object } = match serde_json::from_str(line) {
+            Err(error) if error.is_eof() => return Ok(None),
+            read => read.map_err(malformed)?,
+        };
+        let text = object.get();
+        let event = match what {
+            What::Added | What::Modified if text.len() > LARGE => {
+                Event::Large(Identity::skim(text).map_err(malformed)?)
+            }
+            What::Added | What::Modified => {
+                let slim: Slim<T> = serde_json::from_str(text).map_err(malformed)?;
+                Event::Applied(slim.object(self.kind, &self.follower.interner))
+            }
+            What::Deleted => Event::Deleted(Identity::skim(text).map_err(malformed)?),
+            What::Bookmark => {
+                let version = Identity::skim(text).map_err(malformed)?.resource_version;
+                return Ok(Some(Heard { event: None, version }));
+            }
+            What::Error => {
+                let status = serde_json::from_str(text).map_err(malformed)?;
+                return Err(Failure::answered(&status, VERB, self.kind));
+            }
+        };
+        let version = match &event {
+            Event::Applied(Object { identity, .. }) | Event::Large(identity) | Event::Deleted(identity) => {
+                identity.resource_version.clone()
+            }
+            _ => String::new(),
+        };
+        Ok(Some(Heard { event: Some(event), version }))
     }
 
     fn hung(&self, verb: &str, waited: Duration) -> Failure {
@@ -316,17 +354,25 @@ impl Following {
     }
 }
 
+/// What a line of a watch says.
+struct Heard {
+    event: Option<Event>,
+    /// The version at which the watch is then; empty if that is not said.
+    version: String,
+}
+
 /// Tells the objects of a page. They are read on a thread apart, so that the next page comes in meanwhile.
 async fn tell_all<T: kube::Resource<DynamicType = ()> + 'static>(
     kind: Kind,
     events: mpsc::Sender<(Kind, Event)>,
+    interner: Arc<Interner>,
     page: String,
 ) -> Result<(), Failure> {
-    let read = spawn_blocking(move || serde_json::from_str::<Page<T>>(&page)).await;
+    let read = spawn_blocking(move || Page::<T>::objects(&page, kind, &interner)).await;
     // Should reading fail by a fault of ours, the list is not taken to be complete without these objects.
     let read = read.map_err(|error| Failure::malformed(&error.to_string(), LIST, kind))?;
     let read = read.map_err(|error| Failure::malformed(&error.to_string(), LIST, kind))?;
-    for Slim { object, .. } in read.items.into_iter().flatten() {
+    for object in read {
         // The receiver is gone only when the program is ending.
         let _ = events.send((kind, Event::Listed(object))).await;
     }

@@ -9,31 +9,39 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use imbl::OrdMap;
-use policy::{Change, Labels, PodName, PodUid, PolicyName};
+use policy::{Budget, Change, Labels, PodName, PodUid, PolicyName};
 
+use self::problems::Problems;
 use self::standby::Standby;
+use self::wanted::Wanted;
 use super::RefusedPolicy;
 use super::follow::Event;
-use super::object::Object;
+use super::object::{Identity, Object};
 use crate::cni::{Claim, LocalPod, LocalPods};
-use crate::convert::{Kind, WITHOUT_RANGE, convert};
+use crate::convert::{Flaw, Kind};
 use crate::differences::Differences;
 use crate::interner::Interner;
 use crate::key::Key;
 use crate::problem::{CniPorts, Origin, Problem, ReadCounts, ResourceVersion, Update};
+use crate::rule_budget::RuleBudget;
 
+mod problems;
+mod reread;
 mod standby;
+mod wanted;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct State {
     node: Arc<str>,
-    interner: Interner,
+    interner: Arc<Interner>,
     lists: BTreeMap<Kind, List>,
     /// Cheap to clone, for the state on disk.
     objects: OrdMap<Key, Change>,
     differences: Differences,
     versions: BTreeMap<PolicyName, ResourceVersion>,
+    rule_budget: RuleBudget,
+    wanted: Wanted,
     /// `metadata.uid` of objects other than pods, which have it themselves.
     uids: BTreeMap<Key, Box<str>>,
     /// What the consumer knows of those that changed since the last update.
@@ -48,11 +56,7 @@ pub(super) struct State {
     cni_ports: CniPorts,
     /// Whether `given` must be looked at again.
     unsettled: bool,
-    problems: BTreeMap<Key, Vec<Problem>>,
-    /// The problems of the last update, sorted.
-    reported: Vec<Problem>,
-    /// Whether `problems` changed since.
-    new_problems: bool,
+    problems: Problems,
     /// Objects that were not understood since the last update.
     misunderstood: Vec<Misunderstood>,
     /// The version of each policy for which an over-budget Event was created: one Event per version is enough.
@@ -87,6 +91,13 @@ pub(super) enum Reason {
     OverBudget,
 }
 
+/// Whether what was not understood of an object stays so until its author changes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Lasting {
+    Yes,
+    Unknown,
+}
+
 /// How far the list of a kind is.
 #[derive(Debug, Default)]
 struct List {
@@ -97,15 +108,17 @@ struct List {
 }
 
 impl State {
-    /// Nothing is known yet; pods of `node` are local.
-    pub fn new(node: Arc<str>) -> Self {
+    /// Nothing is known yet; pods of `node` are local. Rules beyond the budget are not kept.
+    pub fn new(node: Arc<str>, budget: Budget) -> Self {
         Self {
             node,
-            interner: Interner::new(),
+            interner: Arc::new(Interner::new()),
             lists: Kind::ALL.into_iter().map(|kind| (kind, List::default())).collect(),
             objects: OrdMap::new(),
             differences: Differences::default(),
             versions: BTreeMap::new(),
+            rule_budget: RuleBudget::new(budget),
+            wanted: Wanted::default(),
             uids: BTreeMap::new(),
             told_versions: BTreeMap::new(),
             local: LocalPods::default(),
@@ -114,9 +127,7 @@ impl State {
             new_claims: false,
             cni_ports: CniPorts::default(),
             unsettled: false,
-            problems: BTreeMap::new(),
-            reported: Vec::new(),
-            new_problems: false,
+            problems: Problems::default(),
             misunderstood: Vec::new(),
             said_over_budget: BTreeMap::new(),
             begun: false,
@@ -126,7 +137,7 @@ impl State {
     }
 
     /// The interner of all objects.
-    pub fn interner(&self) -> &Interner {
+    pub fn interner(&self) -> &Arc<Interner> {
         &self.interner
     }
 
@@ -135,12 +146,12 @@ impl State {
         match event {
             Event::Began => self.list(kind).seen = Some(BTreeSet::new()),
             Event::Listed(object) => {
-                if let Some(key) = key(kind, &object, &self.interner)
+                if let Some(key) = key(kind, &object.identity, &self.interner)
                     && let Some(seen) = &mut self.list(kind).seen
                 {
                     seen.insert(key);
                 }
-                self.put(kind, &object);
+                self.put(kind, object);
             }
             Event::Complete => {
                 let list = self.list(kind);
@@ -148,14 +159,19 @@ impl State {
                 let seen = list.seen.take().unwrap_or_default();
                 // What vanished while nobody was listening.
                 let of_kind =
-                    self.objects.keys().chain(self.problems.keys()).filter(|key| key.kind() == kind);
+                    self.objects.keys().chain(self.problems.objects()).filter(|key| key.kind() == kind);
                 let gone: Vec<Key> = of_kind.filter(|key| !seen.contains(key)).cloned().collect();
                 gone.iter().for_each(|key| self.remove(key));
             }
-            Event::Applied(object) => self.put(kind, &object),
-            Event::Deleted(object) => {
-                if let Some(key) = key(kind, &object, &self.interner).filter(|key| self.is_same(key, &object))
-                {
+            Event::Applied(object) => self.put(kind, object),
+            Event::Large(identity) => {
+                if let Some(key) = key(kind, &identity, &self.interner) {
+                    self.wanted.insert(key, identity.resource_version.into());
+                }
+            }
+            Event::Deleted(identity) => {
+                let key = key(kind, &identity, &self.interner);
+                if let Some(key) = key.filter(|key| self.is_same(key, &identity)) {
                     self.remove(&key);
                 }
             }
@@ -179,18 +195,11 @@ impl State {
             return None;
         }
         self.settle();
+        self.settle_rules();
         let objects = &self.objects;
         let changes = self.differences.take(|key| objects.get(key).cloned());
-        if self.interner.wants_sweep() {
-            self.interner.sweep(self.labels());
-        }
-        let mut new_problems = false;
-        if std::mem::take(&mut self.new_problems) {
-            let mut problems: Vec<Problem> = self.problems.values().flatten().cloned().collect();
-            problems.sort();
-            new_problems = problems != self.reported;
-            self.reported = problems;
-        }
+        self.sweep_interner();
+        let new_problems = self.problems.report();
         let versions: Vec<_> = std::mem::take(&mut self.told_versions)
             .into_iter()
             .map(|(name, told)| (self.versions.get(&name).cloned(), told, name))
@@ -205,7 +214,7 @@ impl State {
             is_other || new_problems || cni_ports.is_some() || !changes.is_empty() || !versions.is_empty();
         (is_first || is_news).then(|| Update {
             changes,
-            problems: self.reported.clone(),
+            problems: self.problems.reported(),
             read: self.count(),
             versions,
             cni_ports,
@@ -256,11 +265,12 @@ impl State {
     }
 
     /// An object is there, in this form now.
-    fn put(&mut self, kind: Kind, object: &Object) {
-        let converted = match convert(kind, &object.fields, &object.twice, &self.interner) {
+    fn put(&mut self, kind: Kind, object: Object) {
+        let Object { identity, is_finished, converted } = object;
+        let converted = match converted {
             Ok(converted) => converted,
             Err(unusable) => {
-                let Some(key) = key(kind, object, &self.interner) else {
+                let Some(key) = key(kind, &identity, &self.interner) else {
                     tracing::warn!(kind = %kind, error = %unusable, "an object without a name is not understood");
                     return;
                 };
@@ -269,27 +279,30 @@ impl State {
                     _ => "it is not in force",
                 };
                 self.drop_object(&key);
-                self.problems(kind, object, key, vec![(unusable.to_string(), effect)]);
+                self.problems(kind, &identity, key, vec![(unusable.to_string(), effect)], Lasting::Yes);
                 return;
             }
         };
         let key = Key::of(&converted.change);
+        // A new Node gets its pod CIDR a moment later, but an Event would stay.
+        let lasting =
+            if converted.flaws.iter().all(Flaw::is_of_new_node) { Lasting::Unknown } else { Lasting::Yes };
         let flaws =
             converted.flaws.into_iter().map(|flaw| (format!("{}: {}", flaw.at, flaw.what), flaw.effect));
-        self.problems(kind, object, key.clone(), flaws.collect());
-        if !matches!(key, Key::Pod(_)) && !object.uid().is_empty() {
-            self.uids.insert(key.clone(), object.uid().into());
+        self.problems(kind, &identity, key.clone(), flaws.collect(), lasting);
+        if !matches!(key, Key::Pod(_)) && !identity.uid.is_empty() {
+            self.uids.insert(key.clone(), identity.uid.into());
         }
         let mut change = converted.change;
         match &mut change {
             Change::Policy(policy) => {
-                self.version(&policy.name, Some(object.resource_version()));
+                self.version(&policy.name, Some(&identity.resource_version));
+                self.enter_rules(policy);
             }
             Change::Pod(pod) => {
                 pod.reported = self.reported(pod);
                 let is_local = !pod.host_network && pod.node.as_ref() == Some(&self.node);
-                let finished = matches!(object.phase(), "Succeeded" | "Failed");
-                let local = LocalPod { uid: pod.uid, finished, reported: pod.addresses.clone() };
+                let local = LocalPod { uid: pod.uid, finished: is_finished, reported: pod.addresses.clone() };
                 self.unsettled |=
                     if is_local { self.local.put(&pod.name, local) } else { self.local.remove(&pod.name) };
                 // Its addresses may be the CNI cache's until now: settled before the consumer is told.
@@ -297,6 +310,12 @@ impl State {
             }
             _ => {}
         }
+        self.wanted.remove(&key);
+        self.replace(key, change);
+    }
+
+    /// An object has this form now.
+    fn replace(&mut self, key: Key, change: Change) {
         let objects = &mut self.objects;
         self.differences.touch(&key, || objects.get(&key));
         objects.insert(key, change);
@@ -316,8 +335,8 @@ impl State {
     }
 
     /// Whether an object that is gone is the one that is known, and not an earlier one of the same name. An unknown UID may be either.
-    fn is_same(&self, key: &Key, gone: &Object) -> bool {
-        let gone = gone.uid();
+    fn is_same(&self, key: &Key, gone: &Identity) -> bool {
+        let gone = &*gone.uid;
         match self.objects.get(key) {
             _ if gone.is_empty() => true,
             Some(Change::Pod(pod)) => pod.uid == PodUid::default() || pod.uid == PodUid::of(gone),
@@ -327,14 +346,18 @@ impl State {
 
     /// An object is gone.
     fn remove(&mut self, key: &Key) {
-        self.new_problems |= self.problems.remove(key).is_some();
+        self.problems.remove(key);
         self.drop_object(key);
     }
 
     fn drop_object(&mut self, key: &Key) {
         self.uids.remove(key);
+        self.wanted.remove(key);
         match key {
-            Key::Policy(name) => self.version(name, None),
+            Key::Policy(name) => {
+                self.version(name, None);
+                self.rule_budget.leave(name);
+            }
             Key::Pod(name) => self.unsettled |= self.local.remove(name),
             _ => {}
         }
@@ -356,12 +379,19 @@ impl State {
     }
 
     /// What of an object was not understood: what and to what effect.
-    fn problems(&mut self, kind: Kind, object: &Object, key: Key, flaws: Vec<(String, &str)>) {
+    fn problems(
+        &mut self,
+        kind: Kind,
+        identity: &Identity,
+        key: Key,
+        flaws: Vec<(String, &str)>,
+        lasting: Lasting,
+    ) {
         if flaws.is_empty() {
-            self.new_problems |= self.problems.remove(&key).is_some();
+            self.problems.remove(&key);
             return;
         }
-        let resource_version: ResourceVersion = object.resource_version().into();
+        let resource_version: ResourceVersion = identity.resource_version.as_str().into();
         let origin = Origin::Api { resource_version: Arc::clone(&resource_version) };
         let name = key.to_string();
         let message =
@@ -372,23 +402,16 @@ impl State {
             what,
             effect: effect.to_owned(),
         };
-        // A new Node gets its pod CIDR a moment later, but an Event would stay.
-        let may_pass = kind == Kind::Node && flaws.iter().all(|(what, _)| what.ends_with(WITHOUT_RANGE));
         let problems: Vec<Problem> = flaws.into_iter().map(problem).collect();
-        if self.problems.get(&key) == Some(&problems) {
-            return;
-        }
-        self.problems.insert(key, problems);
-        self.new_problems = true;
-        if may_pass {
+        if !self.problems.set(&key, &resource_version, problems) || lasting == Lasting::Unknown {
             return;
         }
         self.misunderstood.push(Misunderstood {
             reason: Reason::NotUnderstood,
             kind,
-            namespace: object.namespace().to_owned(),
-            name: object.name().to_owned(),
-            uid: object.uid().to_owned(),
+            namespace: identity.namespace.clone(),
+            name: identity.name.clone(),
+            uid: identity.uid.clone(),
             resource_version,
             message,
         });
@@ -423,6 +446,13 @@ impl State {
         ReadCounts { objects, policies, ..ReadCounts::default() }
     }
 
+    /// Drops labels and texts that no object has any more, once there are many.
+    fn sweep_interner(&self) {
+        if self.interner.wants_sweep() {
+            self.interner.sweep(self.labels());
+        }
+    }
+
     /// The label sets in use.
     fn labels(&self) -> impl Iterator<Item = &Labels> {
         let own = self.objects.values().filter_map(|change| match change {
@@ -435,9 +465,9 @@ impl State {
 }
 
 /// What identifies an object, also one of which nothing else is understood; `None` if it has no name.
-fn key(kind: Kind, object: &Object, interner: &Interner) -> Option<Key> {
-    let name = Some(object.name()).filter(|name| !name.is_empty())?;
-    let namespace = || interner.text(object.namespace());
+fn key(kind: Kind, identity: &Identity, interner: &Interner) -> Option<Key> {
+    let name = Some(&*identity.name).filter(|name| !name.is_empty())?;
+    let namespace = || interner.text(&identity.namespace);
     Some(match kind {
         Kind::Namespace => Key::Namespace(interner.text(name)),
         Kind::Node => Key::Node(interner.text(name)),

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::RawObject;
 use crate::convert::Kind;
-use crate::invisible::{is_invisible, named, visible};
+use crate::invisible::{as_seen, is_invisible, named, visible};
 
 /// What follows from an object that is not understood, in a file that never was good.
 pub(super) const LOST: &str = "it is not in force";
@@ -44,11 +44,11 @@ pub(super) fn looks_like_an_object(object: &RawObject) -> bool {
 
 /// Which fields of an object were probably meant to be `apiVersion` or `kind`.
 pub(super) fn hint(miswritten: &[String]) -> String {
-    let named: Vec<String> = miswritten.iter().map(|name| format!("\"{}\"", visible(name))).collect();
-    match named.is_empty() {
-        true => String::new(),
-        false => format!("; {} is not the same: write apiVersion and kind", named.join(", ")),
-    }
+    let mend = |name: &String| {
+        let meant = if as_seen(name).eq_ignore_ascii_case("kind") { "kind" } else { "apiVersion" };
+        format!("; write {meant}, not {}", visible(name))
+    };
+    miswritten.iter().map(mend).collect()
 }
 
 /// The first invisible character of a text: its line, from 1, and its name.

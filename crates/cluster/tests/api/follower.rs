@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use cluster::kubernetes::{Patience, Watching};
 use cluster::{Access, CniCache, Connection, Kind, Kubernetes, RefusedPolicy, Update};
-use policy::Inventory;
+use policy::{Budget, Inventory};
 
 use crate::server::Server;
 
@@ -32,6 +32,11 @@ impl Follower {
     }
 
     pub fn with(server: &Server, cni_cache: CniCache) -> Self {
+        Self::within(server, cni_cache, Budget::UNLIMITED)
+    }
+
+    /// One that keeps no rules beyond the budget.
+    pub fn within(server: &Server, cni_cache: CniCache, budget: Budget) -> Self {
         let patience = Patience {
             answer: Duration::from_secs(5),
             silence: Duration::from_millis(600),
@@ -39,7 +44,7 @@ impl Follower {
             longest: Duration::from_millis(50),
         };
         let access = Access::Kubeconfig(server.kubeconfig());
-        let kubernetes = Kubernetes { access, node: "n".into(), cni_cache, patience };
+        let kubernetes = Kubernetes { access, node: "n".into(), cni_cache, patience, budget };
         let (send, updates) = channel();
         let watching = kubernetes.watch(None, move |update| drop(send.send(update))).expect("a source");
         Self {

@@ -38,10 +38,14 @@ pub struct Day {
     pub silent: Vec<Kind>,
     /// So many of the next pages that follow a first one break off in the middle.
     pub torn_pages: usize,
+    /// How many of the next lists of a single object fail.
+    pub failing_rereads: usize,
     /// So many of the next continue tokens are too old.
     pub old_tokens: usize,
     /// The next watch of each of these begins with a line that is no JSON.
     pub garbled: Vec<Kind>,
+    /// The next watch of each of these breaks off within its first line.
+    pub torn_lines: Vec<Kind>,
     /// A watch from a version that is too old is answered by 410, and not by an event that says so.
     pub gone_at_once: bool,
 }
@@ -64,6 +68,8 @@ struct Held {
     events: Vec<Value>,
     /// How many lists were begun.
     lists: usize,
+    /// How many times a single object was listed.
+    rereads: usize,
     /// How many objects of each kind a page was to have at most, the last time one was asked for.
     limits: BTreeMap<Kind, usize>,
 }
@@ -194,6 +200,11 @@ impl Server {
         self.held().lists
     }
 
+    /// How many times a single object was listed.
+    pub fn rereads(&self) -> usize {
+        self.held().rereads
+    }
+
     /// What a reader should know, made from the objects that there are, without any history.
     pub fn model(&self) -> Inventory {
         let (interner, mut inventory, mut namespaces) =
@@ -291,7 +302,14 @@ async fn answer(
     if method == Method::POST && last == "events" {
         return create_event(&shared, &body);
     }
-    let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.url_path() == path) else {
+    let (cluster_wide, namespace) = match path.split_once("/namespaces/") {
+        Some((group, rest)) => {
+            let (namespace, plural) = rest.split_once('/').expect("objects of a namespace");
+            (format!("{group}/{plural}"), Some(namespace))
+        }
+        None => (path.to_owned(), None),
+    };
+    let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.url_path() == cluster_wide) else {
         return refusal(404, "NotFound");
     };
     {
@@ -307,6 +325,9 @@ async fn answer(
     if query.get("watch").is_some_and(|watch| watch == "true") {
         let from = query.get("resourceVersion").and_then(|version| version.parse().ok()).expect("a version");
         return watch(shared, kind, from);
+    }
+    if let Some(fields) = query.get("fieldSelector") {
+        return list_one(&mut shared.held(), kind, namespace, fields);
     }
     list(&shared, kind, &query)
 }
@@ -363,6 +384,20 @@ fn list(shared: &Shared, kind: Kind, query: &BTreeMap<String, String>) -> Respon
     text.into_response()
 }
 
+/// The list of the one object with this name.
+fn list_one(held: &mut Held, kind: Kind, namespace: Option<&str>, fields: &str) -> Response {
+    held.rereads += 1;
+    if once(&mut held.day.failing_rereads) {
+        return refusal(503, "ServiceUnavailable");
+    }
+    let name = fields.strip_prefix("metadata.name=").expect("a name");
+    let name = namespace.map_or_else(|| name.to_owned(), |namespace| format!("{namespace}/{name}"));
+    let items: Vec<&Value> = held.objects.get(&(resource(kind), name)).into_iter().collect();
+    json!({"metadata": {"resourceVersion": held.version.to_string()}, "items": items})
+        .to_string()
+        .into_response()
+}
+
 /// Where a watch is.
 struct At {
     shared: Shared,
@@ -389,6 +424,10 @@ fn watch(shared: Shared, kind: Kind, from: u64) -> Response {
         } else if once_for(&mut held.day.garbled, kind) {
             first.push("{\"type\": \"ADDED\", \"object\": {\"metadata\": ]}}".to_owned());
         }
+        let is_torn = !is_old && once_for(&mut held.day.torn_lines, kind);
+        if is_torn {
+            first.push("{\"type\": \"ADDED\", \"object\": {\"meta".to_owned());
+        }
         let silent = !is_old && once_for(&mut held.day.silent, kind);
         let (cut, news) = (held.cut, shared.news.subscribe());
         drop(held);
@@ -401,7 +440,7 @@ fn watch(shared: Shared, kind: Kind, from: u64) -> Response {
             bookmark: Instant::now() + BOOKMARK,
             first,
             silent,
-            over: is_old,
+            over: is_old || is_torn,
         }
     };
     Body::from_stream(stream::unfold(at, next_lines)).into_response()

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cluster::{CniCache, FailureClass, Kind, Link, RefusedPolicy};
-use policy::PolicyName;
+use policy::{Budget, PolicyName};
 use serde_json::{Value, json};
 
 use crate::follower::Follower;
@@ -293,6 +293,61 @@ fn a_policy_that_is_refused_gets_an_event_and_one_that_is_gone_gets_none() {
         (&event["reason"], &event["involvedObject"]["name"]),
         (&json!("PolicyOverBudget"), &json!("p"))
     );
+}
+
+#[test]
+fn rules_that_there_was_no_room_for_are_read_again_once_there_is() {
+    let server = cluster();
+    // 1,018 and 2,018 entries.
+    server.put(Kind::NetworkPolicy, large_policy("small", 20_000));
+    server.put(Kind::NetworkPolicy, large_policy("large", 40_000));
+    let budget = Budget { namespace: 2_500, total: 10_000 };
+    let mut follower = Follower::within(&server, CniCache::Off, budget);
+    let rules = |follower: &Follower| {
+        let large = follower.known.policies.get(&PolicyName::network_policy("web", "large"));
+        large.map(|policy| (policy.ingress.len(), policy.omitted))
+    };
+    follower.until("no rules", |follower| rules(follower) == Some((0, Some(2_018))));
+    assert_eq!(server.rereads(), 0);
+    server.delete(Kind::NetworkPolicy, "web/small");
+    follower.until_like(&server);
+    assert_eq!((rules(&follower), server.rereads()), (Some((1, None)), 1));
+}
+
+#[test]
+fn an_object_that_is_too_large_for_a_watch_is_read_by_itself() {
+    let server = cluster();
+    let mut follower = Follower::of(&server);
+    follower.until_like(&server);
+    for bytes in [400_000, 500_000] {
+        server.put(Kind::NetworkPolicy, large_policy("large", bytes));
+        server.put(Kind::NetworkPolicy, policy("small", "one"));
+        follower.until_like(&server);
+    }
+    // Each version, and one of them twice where it changed while it was read.
+    assert!((2..=4).contains(&server.rereads()), "{}", server.rereads());
+    server.day(|day| day.failing_rereads = 1);
+    server.put(Kind::NetworkPolicy, large_policy("large", 600_000));
+    // One that is gone before it is read.
+    server.put(Kind::NetworkPolicy, large_policy("other", 600_000));
+    server.delete(Kind::NetworkPolicy, "web/other");
+    follower.until_like(&server);
+    server.delete(Kind::NetworkPolicy, "web/large");
+    follower.until_like(&server);
+}
+
+#[test]
+fn a_watch_that_breaks_off_within_a_line_goes_on_where_it_was() {
+    let server = cluster();
+    let mut follower = Follower::of(&server);
+    follower.until_like(&server);
+    let lists = server.lists();
+    server.day(|day| day.torn_lines.push(Kind::NetworkPolicy));
+    server.cut();
+    server.put(Kind::NetworkPolicy, policy("later", "one"));
+    follower.until_like(&server);
+    assert_eq!(server.lists(), lists, "nothing is listed again");
+    assert_eq!(failures(&follower, Kind::NetworkPolicy, FailureClass::Malformed), 0);
 }
 
 #[test]

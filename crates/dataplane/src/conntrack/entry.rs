@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use policy::{Packet, Protocol};
 
 use super::{CTA_ID, CTA_MARK, CTA_STATUS, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ZONE};
-use crate::netlink::{AttributeReader, Received};
+use crate::netlink::{AttributeReader, Attributes, Received};
 
 pub(super) const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
@@ -56,10 +56,47 @@ pub struct Entry<'a> {
     pub mark: u32,
     /// `IPS_` bits.
     pub status: u32,
-    /// The kernel's number for the entry; another connection between the same ends has another.
+    /// The kernel's number for the entry: a hash of its ends and of its place in memory (`nf_ct_get_id`). Another connection between the same
+    /// ends has another, unless it has the same place.
     pub id: u32,
     /// `CTA_TUPLE_ORIG` as the kernel wrote it: names the entry in a request.
     pub(super) original_bytes: &'a [u8],
+}
+
+/// What names an entry in a request, for after the visit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EntryName {
+    family: u8,
+    zone: Option<u16>,
+    id: u32,
+    /// `CTA_TUPLE_ORIG` as the kernel wrote it.
+    tuple: Box<[u8]>,
+}
+
+/// The same, of an entry that is being visited.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct EntryRef<'a> {
+    pub(super) family: u8,
+    pub(super) zone: Option<u16>,
+    pub(super) id: u32,
+    pub(super) tuple: &'a [u8],
+}
+
+impl EntryRef<'_> {
+    /// Names the entry in a request, by the kernel's own bytes, whatever its protocol.
+    pub(super) fn write(&self, attributes: &mut Attributes<'_>) {
+        attributes.bytes(nested(CTA_TUPLE_ORIG), self.tuple);
+        if let Some(zone) = self.zone {
+            attributes.be16(CTA_ZONE, zone);
+        }
+    }
+}
+
+impl EntryName {
+    pub(super) fn as_ref(&self) -> EntryRef<'_> {
+        let Self { family, zone, id, tuple } = self;
+        EntryRef { family: *family, zone: *zone, id: *id, tuple }
+    }
 }
 
 impl<'a> Entry<'a> {
@@ -88,6 +125,16 @@ impl<'a> Entry<'a> {
             id,
             original_bytes,
         })
+    }
+
+    /// What names it.
+    pub fn name(&self) -> EntryName {
+        let EntryRef { family, zone, id, tuple } = self.name_ref();
+        EntryName { family, zone, id, tuple: tuple.into() }
+    }
+
+    pub(super) fn name_ref(&self) -> EntryRef<'a> {
+        EntryRef { family: self.family, zone: self.zone, id: self.id, tuple: self.original_bytes }
     }
 
     /// The packet that a policy judges when it judges this connection: after DNAT and before SNAT (semantics 12). It

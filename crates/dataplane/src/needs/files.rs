@@ -158,7 +158,8 @@ fn kernel(release: Option<&str>, judge_dns: bool) -> NeedState {
     }
 }
 
-/// ANY queue of ours that somebody has bound and to which our rules don't send packets is a stranger's.
+/// ANY bound queue of ours to which our rules don't send packets is another program's. The agent needs ONE range of which ALL queues are
+/// free: the other may be that of an agent that is stopped, whose queue rule was deleted or is another agent's.
 fn queues(
     bound: &[QueueStatistics],
     ours: &[QueueRange],
@@ -174,11 +175,17 @@ fn queues(
         let process = process_name(*port_id)
             .map(|name| format!(", perhaps process {port_id}, {name}"))
             .unwrap_or_default();
-        return NeedState::wrong(
-            format!("queue {number} is bound by another program (netlink port {port_id}{process})"),
-            "stop that program, or let the agent use other queue numbers; if it is an agent that is just leaving or just \
-             taking over, wait a moment",
-        );
+        let what = format!("queue {number} is bound by another program (netlink port {port_id}{process})");
+        let todo = "stop that program, or let the agent use other queue numbers; if it is an agent that is just leaving or just \
+                    taking over, wait a moment";
+        let is_free = |range: &&QueueRange| bound.iter().all(|queue| !holds(range, queue.number));
+        return match ours.iter().find(is_free) {
+            Some(free) => NeedState::warning(
+                format!("{what}: the agent uses queues {free}, and no other can take over from it"),
+                todo,
+            ),
+            None => NeedState::wrong(what, todo),
+        };
     }
     match in_use {
         Some(range) if bound.iter().any(|queue| holds(&range, queue.number)) => {

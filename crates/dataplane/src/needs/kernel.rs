@@ -127,9 +127,10 @@ fn nfnetlink_log(answer: Result<(), NetlinkError>) -> NeedState {
         }
         Err(error) => NeedState::warning(
             format!(
-                "NFLOG doesn't answer ({error}): connections that the kernel remembers can't be recorded"
+                "NFLOG doesn't answer ({error}): an agent with an audit log enforces policy and is not ready, since connections that the kernel \
+                 allows from its cache are lost to the log"
             ),
-            "load the modules nft_log and nfnetlink_log, or start the agent with --remember=off",
+            "load the modules nft_log and nfnetlink_log, or start the agent with --audit-log off",
         ),
     }
 }

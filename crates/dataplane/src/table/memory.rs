@@ -19,7 +19,7 @@
 //! changed lately. A pair is judged anew when its time is over, however busy it is, and at the latest then nothing passes any more
 //! on the word of an agent that is gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -168,12 +168,10 @@ impl Memory {
         }
     }
 
-    /// Takes note of when the batch that forgets those that are `touched` was committed: until then their pairs may have been
-    /// remembered in the lasting epoch.
-    pub(super) fn committed(&mut self, touched: &Touched, now: Instant) {
-        if let Touched::Pods(pods) = touched {
-            self.changed.extend(pods.iter().map(|address| (address.to_canonical(), now)));
-        }
+    /// Counts these pods as changed now: their pairs are remembered in the latest epoch, also where only `recheck` asks. To be called
+    /// once more when the batch that forgets their pairs was committed: until then these may have been remembered in the lasting epoch.
+    pub(super) fn keep_apart(&mut self, pods: &BTreeSet<IpAddr>, now: Instant) {
+        self.changed.extend(pods.iter().map(|address| (address.to_canonical(), now)));
     }
 
     /// Addresses of the pods that changed lately.

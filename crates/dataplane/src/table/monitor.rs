@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -28,8 +28,9 @@ use crate::nft::queue::text;
 
 /// How much may wait to be read. A program that replaces 100,000 elements at once is notified of by some 20 MiB.
 const ROOM: usize = 64 << 20;
-/// How often the thread takes note of the time at which nothing was left to read.
-const HEARTBEAT: Duration = Duration::from_millis(250);
+/// How often the thread takes note of the time at which nothing was left to read: a change is dated so much too early at most, unless the
+/// thread was kept from running.
+const HEARTBEAT: Duration = Duration::from_millis(50);
 /// How long to wait after an error that isn't expected.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -46,11 +47,12 @@ const _: () = assert!(
 /// A batch of another program that changed this agent's tables.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ForeignChange {
-    /// Since when the tables may be other than the agent wrote them: not later than the batch was committed, or some milliseconds after.
+    /// Since when the tables may be other than the agent wrote them: not later than the batch was committed. It is the time at which the
+    /// thread last found no notification, up to 50 ms before, or longer if the thread was kept from running.
     pub since: SystemTime,
     /// The program that committed it.
     pub program: Program,
-    /// The first thing that it changed.
+    /// The first thing that it changed; a table that it deleted counts before all else.
     pub what: Changed,
     /// The ruleset's generation that it began; `None` if notifications were lost.
     pub generation: Option<u32>,
@@ -203,19 +205,19 @@ struct Reader<T> {
 
 impl<T: FnMut(ForeignChange)> Reader<T> {
     fn run(mut self) {
-        // When nothing was left to read: what is read next was committed after that.
-        let mut idle_at = (Instant::now(), SystemTime::now());
+        // Since then nothing was left to read: what is read next was committed later. A notification doesn't say when, and the thread may
+        // have been kept from reading it.
+        let mut idle_at = SystemTime::now();
         while !self.stop.load(Ordering::Acquire) {
+            let now = SystemTime::now();
             if !self.is_readable(PollTimeout::ZERO) {
-                idle_at = (Instant::now(), SystemTime::now());
+                idle_at = now;
                 let heartbeat = PollTimeout::try_from(HEARTBEAT).unwrap_or(PollTimeout::NONE);
                 if !self.is_readable(heartbeat) {
                     continue;
                 }
             }
-            // A thread that was kept from running may read a notification long after the batch was committed.
-            let was_kept = idle_at.0.elapsed() > 2 * HEARTBEAT;
-            self.receive(if was_kept { idle_at.1 } else { SystemTime::now() });
+            self.receive(idle_at);
         }
     }
 
@@ -277,8 +279,11 @@ impl Batches {
             let generation = number(message.attributes, sys::NFTA_GEN_ID);
             return Some(ForeignChange { since, program: program(message.attributes), what, generation });
         }
-        if message.port != self.ours && self.changed.is_none() {
-            self.changed = changed(&message).map(|changed| (changed, now));
+        // A table's deletion comes after that of all it held, and says more.
+        let deletes_table = u32::from(message.kind & 0xff) == sys::NFT_MSG_DELTABLE;
+        if message.port != self.ours && (self.changed.is_none() || deletes_table) {
+            let since = self.changed.as_ref().map_or(now, |(_, since)| *since);
+            self.changed = changed(&message).map(|changed| (changed, since)).or(self.changed.take());
         }
         None
     }
@@ -388,6 +393,27 @@ mod tests {
         assert_eq!(told.as_deref(), Some("deleted a rule of chain judge in table inet kube-verdict"));
         let told = deletion(&mut batches, NFT, libc::NFPROTO_BRIDGE, TABLE);
         assert_eq!(told.as_deref(), Some("deleted a rule of chain judge in table bridge kube-verdict"));
+    }
+
+    #[test]
+    fn a_table_that_is_deleted_is_named_and_not_what_goes_with_it() {
+        let mut batches = batches(true);
+        let [begun, ended] = [1, 2].map(|second| SystemTime::UNIX_EPOCH + Duration::from_secs(second));
+        let mut take =
+            |kind, family, attributes: &[u8], now| batches.take(message(kind, NFT, family, attributes), now);
+        let table = |name| {
+            attributes(|table| {
+                table.string(sys::NFTA_TABLE_NAME, name);
+            })
+        };
+        let inet = libc::NFPROTO_INET;
+        // In the order of the kernel, and with another program's table in the same batch.
+        assert_eq!(take(sys::NFT_MSG_DELRULE, inet, &rule_of(TABLE), begun), None);
+        assert_eq!(take(sys::NFT_MSG_DELTABLE, inet, &table(TABLE), ended), None);
+        assert_eq!(take(sys::NFT_MSG_DELTABLE, inet, &table("kube-proxy"), ended), None);
+        let told = take(sys::NFT_MSG_NEWGEN, 0, &generation(), ended).expect("a foreign change");
+        assert_eq!(told.what.to_string(), "deleted the table itself in table inet kube-verdict");
+        assert_eq!(told.since, begun);
     }
 
     #[test]

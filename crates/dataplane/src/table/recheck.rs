@@ -11,6 +11,9 @@
 //! connection that it belongs to, with its two ends exchanged; a mark on its way to the worker says so. A connection that was not
 //! accepted yet is left to the ordinary rules.
 //!
+//! An agent that installs its rules over those of another keeps the window open until its first sweep is over: the other may have been
+//! killed before its own sweep. So does a change that may affect any pod, whose connections are left to a sweep.
+//!
 //! Left as they are, here as in the ordinary rules: what the node itself sends; ICMP errors; first packets, which are not accepted yet.
 //! Replies of the node itself to a pod wait for the sweep. Outside of the window there is no trace of it in the way of a packet.
 
@@ -21,8 +24,9 @@ use super::chains::{
     FAMILIES, Family, JUDGE, JUDGE_LOCAL, QUEUE, local_source, mark_packet, note_question, rule, state_is,
 };
 use super::memory::{Memory, PairOf};
-use super::{TableConfig, sets};
+use super::{TableConfig, TableError, sets};
 use crate::marks::Question;
+use crate::netlink::Socket;
 use crate::nft::batch::Batch;
 use crate::nft::expression::{Address, Comparison, Connection, Expression, ORIGINAL, RELATED, REPLY};
 use crate::nft::rule::Rule;
@@ -35,6 +39,11 @@ pub(super) const RECHECK_LOCAL: &str = "recheck-local";
 /// Makes the changing pods those at these addresses.
 pub(super) fn watch(changing: &BTreeSet<IpAddr>, batch: &mut Batch) {
     sets::fill_changing(changing, batch);
+}
+
+/// The changing pods by the rules in the kernel; none without rules.
+pub(super) fn read(socket: &mut Socket) -> Result<BTreeSet<IpAddr>, TableError> {
+    sets::read_changing(socket).map_err(TableError::from_reading)
 }
 
 /// The rules with which a judging chain begins during the window.

@@ -35,8 +35,9 @@ impl Table {
                     rule.string(sys::NFTA_RULE_TABLE, bridge::TABLE.name);
                 });
             }
-            let other = QueueRange { first: if queues.first == 0 { u16::MAX } else { 0 }, count: 1 };
-            let queue = Expression::Queue(Queue { queues: other, bypass: true }, form);
+            let first = if queues.first == 0 { u16::MAX } else { 0 };
+            let queue =
+                Expression::Queue(Queue { queues: QueueRange { first, count: 1 }, bypass: true }, form);
             let comment = Some(HOLDER.to_owned());
             Rule { chain: QUEUE, purpose: "have agents stand by", expressions: vec![queue], comment }
                 .add_to(INET, &mut batch);
@@ -48,5 +49,17 @@ impl Table {
             }
         }
         Err(TableError::Unquiet)
+    }
+
+    /// Whether the rules in the kernel are those that [`Table::retire`] leaves: they name a queue of its own, which is outside of what
+    /// agents use by default.
+    ///
+    /// # Errors
+    /// [`TableError`] if the rules can't be read.
+    pub fn is_retired() -> Result<bool, TableError> {
+        let queue = InForce::read(&mut open()?)?.queue;
+        Ok(queue.is_some_and(|(Queue { queues, bypass }, _)| {
+            bypass && queues.count == 1 && [0, u16::MAX].contains(&queues.first)
+        }))
     }
 }

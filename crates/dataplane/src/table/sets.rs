@@ -8,9 +8,10 @@ use rustables::data_type::DataType;
 use rustables::set::SetBuilder;
 use rustables::{MsgType, sys};
 
-use super::{OpenAddresses, TABLE, library_table};
-use crate::netlink::{self, Attributes};
+use super::{INET, OpenAddresses, TABLE, library_table};
+use crate::netlink::{self, Attributes, NetlinkError, Socket};
 use crate::nft::batch::{Batch, Part};
+use crate::nft::set::{Carries, KeyPart, Set};
 
 /// This node's pod CIDRs, IPv4.
 pub(super) const POD_CIDRS_4: &str = "pod-cidrs4";
@@ -153,6 +154,16 @@ pub(super) fn fill_changing(addresses: &BTreeSet<IpAddr>, batch: &mut Batch) {
     flush(batch, CHANGING_6);
     elements(batch, CHANGING_4, MsgType::Add, &v4);
     elements(batch, CHANGING_6, MsgType::Add, &v6);
+}
+
+/// The addresses that the sets of changing pods hold; none where they don't exist.
+pub(super) fn read_changing(socket: &mut Socket) -> Result<BTreeSet<IpAddr>, NetlinkError> {
+    let set = |name, key| Set { table: INET, name, id: 0, key, carries: Carries::Keys, size: None };
+    let v4 = set(CHANGING_4, &[KeyPart::Ipv4]).read(socket)?.into_keys();
+    let v6 = set(CHANGING_6, &[KeyPart::Ipv6]).read(socket)?.into_keys();
+    let v4 = v4.filter_map(|key| <[u8; 4]>::try_from(key).ok()).map(IpAddr::from);
+    let v6 = v6.filter_map(|key| <[u8; 16]>::try_from(key).ok()).map(IpAddr::from);
+    Ok(v4.chain(v6).collect())
 }
 
 fn by_family(addresses: impl IntoIterator<Item = IpAddr>) -> (BTreeSet<Ipv4Addr>, BTreeSet<Ipv6Addr>) {

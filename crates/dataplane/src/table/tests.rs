@@ -54,7 +54,17 @@ fn check_golden(name: &str, batch: &Batch) {
 
 fn install(config: &TableConfig, form: QueueForm) -> Batch {
     let contents = Contents::new(&config.pod_cidrs, &config.open, []);
-    install_batch(config, &contents, &memory(config), (QUEUES, form), &BTreeSet::new())
+    install_batch(
+        config,
+        &contents,
+        &memory(config),
+        &written(QUEUES, form, &BTreeSet::new()),
+        &BTreeSet::new(),
+    )
+}
+
+fn written(queues: QueueRange, form: QueueForm, watched: &BTreeSet<IpAddr>) -> Written<'_> {
+    Written { queues, form, bridge: None, watched }
 }
 
 #[cfg(target_endian = "little")]
@@ -95,7 +105,7 @@ fn a_pod_counts_as_changed_for_longer_than_its_pairs_are_remembered() {
     let (first, start) = (memory(&node_a()), Instant::now());
     let mut one = first.next(Generation(8), &pods(&["10.244.1.4", "::ffff:10.244.1.5"]), start);
     // The batch took a while.
-    one.committed(&pods(&["10.244.1.4"]), start + second(3));
+    one.keep_apart(&addresses(&["10.244.1.4"]), start + second(3));
     let two = one.next(Generation(9), &pods(&[]), start + second(6));
     assert_eq!(changed(&two), ["10.244.1.4", "10.244.1.5"]);
     let three = two.next(Generation(10), &pods(&["10.244.1.6"]), start + second(7));
@@ -149,8 +159,9 @@ fn takeover_differs_from_the_first_install_in_the_queue_rule_alone() {
     let config = node_a();
     let contents = Contents::new(&config.pod_cidrs, &config.open, []);
     let install = |queues| {
-        install_batch(&config, &contents, &memory(&config), (queues, QueueForm::Native), &BTreeSet::new())
-            .to_text()
+        let none = BTreeSet::new();
+        let written = written(queues, QueueForm::Native, &none);
+        install_batch(&config, &contents, &memory(&config), &written, &BTreeSet::new()).to_text()
     };
     let (first, second) = (install(QUEUES), install(QueueRange { first: 102, count: 2 }));
     let part = |text: &str| text.split("# ").map(str::to_owned).collect::<Vec<_>>();
@@ -176,6 +187,36 @@ fn refusals_become_sentences() {
     );
     assert!(sentence(Refusal::Part(part(), Errno::ENOMEM)).contains("rule of chain judge: x"));
     assert!(sentence(Refusal::Outdated).contains("try again"));
+}
+
+#[test]
+fn an_agent_keeps_judging_the_pods_again_that_the_one_before_judged_again() {
+    let in_namespace = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+            .expect("this test needs root, to make a network namespace of its own: run the tests as root");
+        let config = || TableConfig { judge_dns: false, ..node_a() };
+        let mut first = Table::install(config(), QUEUES).expect("the table can be installed");
+        assert!(!first.is_rechecking());
+        let changing = addresses(&["10.244.1.4", "fd00:10:244:1::4"]);
+        let TableConfig { pod_cidrs, open, .. } = config();
+        let mut update = |generation, touched: &Touched| {
+            first.update(&pod_cidrs, &open, Generation(generation), touched).expect("it can be updated");
+            first.watched.clone()
+        };
+        assert_eq!(update(8, &Touched::Pods(changing.clone())), changing);
+        assert_eq!(update(9, &Touched::All), changing, "until the sweep");
+        let next = QueueRange { first: 102, ..QUEUES };
+        let mut second = Table::install(config(), next).expect("it can be taken over");
+        assert_eq!(second.watched, changing);
+        second.restore(config()).expect("it can be written again");
+        let read = |table: &mut Table| recheck::read(&mut table.socket).expect("the sets can be read");
+        assert_eq!(read(&mut second), changing);
+        second.end_recheck().expect("the sweep is over");
+        assert!(!second.is_rechecking() && read(&mut second).is_empty());
+    };
+    if let Err(panic) = std::thread::spawn(in_namespace).join() {
+        std::panic::resume_unwind(panic);
+    }
 }
 
 #[test]

@@ -141,8 +141,9 @@ mod tests {
     fn a_flood_from_many_addresses_leaves_half_of_the_permits_to_ports() {
         let permits = Permits::new(320);
         assert_eq!(flood(&permits, 0).len(), 160);
-        let ports = (1..=8).filter(|&port| !flood(&permits, port).is_empty()).count();
-        assert_eq!(ports, 8);
+        // A few may share a count.
+        let of_ports: usize = (1..=200).map(|port| flood(&permits, port).len()).sum();
+        assert_eq!(of_ports, 160);
     }
 
     #[test]

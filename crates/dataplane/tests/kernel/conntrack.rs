@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dataplane::conntrack::{Conntrack, MarkChange, Visited};
+use dataplane::conntrack::{Conntrack, Entry, EntryChange, MarkChange, Visited};
 use policy::Packet;
 
 use crate::entries::{Made, delete, make};
@@ -56,6 +56,30 @@ fn a_connection_is_judged_as_its_first_packet_was_after_dnat_and_before_snat() {
             "UDP 10.9.0.1 4001 > 10.9.0.2 5353",
         ];
         assert_eq!(table().into_keys().collect::<Vec<_>>(), expected);
+    });
+}
+
+#[test]
+fn the_mark_of_one_entry_is_read_until_it_ends() {
+    in_namespace(&[], || {
+        let connections = [
+            Made::udp(("10.9.0.1", 4000), ("10.9.0.2", 5000)),
+            Made::udp(("fd09::1", 4003), ("fd09::2", 443)).tcp(),
+            Made::udp(("10.9.0.1", 4000), ("10.9.0.2", 5000)).in_zone(7),
+        ];
+        make(connections.map(|made| made.marked(0x0100_4000)));
+        let mut conntrack = Conntrack::open().unwrap();
+        let mut names = Vec::new();
+        let one = |entry: &Entry<'_>| {
+            names.push(entry.name());
+            (entry.zone == Some(7)).then_some(MarkChange { value: 0, mask: 0x4000 })
+        };
+        conntrack.visit(one).unwrap();
+        let mut marks: Vec<_> = names.iter().map(|name| conntrack.mark(name).unwrap()).collect();
+        marks.sort();
+        assert_eq!(marks, [Some(0x0100_0000), Some(0x0100_4000), Some(0x0100_4000)]);
+        conntrack.visit(|_| Some(EntryChange::Delete)).unwrap();
+        assert!(names.iter().all(|name| conntrack.mark(name).unwrap().is_none()));
     });
 }
 

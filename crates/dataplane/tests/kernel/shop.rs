@@ -84,6 +84,7 @@ fn policy_from(peers: Option<Vec<Peer>>, ports: &[u16]) -> Change {
         isolates_egress: false,
         ingress: vec![rule],
         egress: vec![],
+        omitted: None,
     }))
 }
 

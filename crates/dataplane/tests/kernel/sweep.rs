@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use dataplane::conntrack::{Conntrack, MarkChange};
 use dataplane::marks::Marks;
-use dataplane::sweep::{LocalAddresses, Scope, SweepReport, clear_marks, sweep};
+use dataplane::sweep::{
+    Evaluator, Found, LocalAddresses, OverlayFlows, Scope, SweepReport, clear_marks, settle,
+};
 use nix::time::{ClockId, clock_gettime};
 use policy::Snapshot;
 
@@ -32,6 +34,20 @@ fn marks_by_port() -> BTreeMap<u16, u32> {
     marks
 }
 
+/// A sweep whose verdicts are carried out as they are.
+fn sweep(
+    conntrack: &mut Conntrack,
+    snapshot: &Snapshot,
+    marks: &Marks,
+    local: &LocalAddresses,
+    scope: &Scope,
+) -> SweepReport {
+    let mut writer = Conntrack::open().unwrap();
+    let evaluator = Evaluator { snapshot, local, overlay: &OverlayFlows::default() };
+    let mut settle = |found: &mut [Found]| settle(&mut writer, marks, found);
+    dataplane::sweep::sweep(conntrack, marks, evaluator, scope, &mut settle).unwrap()
+}
+
 /// Times differ, and are not what these tests are about.
 fn untimed(report: SweepReport) -> SweepReport {
     SweepReport { elapsed: Default::default(), ..report }
@@ -51,7 +67,7 @@ fn what_is_no_longer_allowed_is_revoked_and_what_is_allowed_again_restored() {
         let (marks, local) = (Marks::default(), LocalAddresses::default());
         let mut conntrack = Conntrack::open().unwrap();
 
-        let report = sweep(&mut conntrack, &snapshot, &marks, &local, &Scope::default()).unwrap().report;
+        let report = sweep(&mut conntrack, &snapshot, &marks, &local, &Scope::default());
         assert_eq!(untimed(report), SweepReport { entries: 5, judged: 5, revoked: 3, ..Default::default() });
         let expected = [
             (1, ACCEPTED | FOREIGN),
@@ -63,11 +79,11 @@ fn what_is_no_longer_allowed_is_revoked_and_what_is_allowed_again_restored() {
         ];
         assert_eq!(marks_by_port(), BTreeMap::from(expected));
 
-        let again = sweep(&mut conntrack, &snapshot, &marks, &local, &Scope::default()).unwrap().report;
+        let again = sweep(&mut conntrack, &snapshot, &marks, &local, &Scope::default());
         assert_eq!(untimed(again), SweepReport { entries: 5, judged: 5, ..Default::default() });
 
         let snapshot = compiler.apply([shop::policy(&[5000, 6000])]);
-        let report = sweep(&mut conntrack, &snapshot, &marks, &local, &Scope::default()).unwrap().report;
+        let report = sweep(&mut conntrack, &snapshot, &marks, &local, &Scope::default());
         assert_eq!(untimed(report), SweepReport { entries: 5, judged: 5, restored: 1, ..Default::default() });
         assert_eq!(marks_by_port()[&2], ACCEPTED | FOREIGN);
     });
@@ -83,8 +99,7 @@ fn the_pod_behind_a_service_is_judged_and_not_the_service() {
         ]);
         let (_, snapshot) = shop::open(&[5000]);
         let mut conntrack = Conntrack::open().unwrap();
-        sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), &Scope::default())
-            .unwrap();
+        sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), &Scope::default());
         assert_eq!(marks_by_port(), BTreeMap::from([(1, 0), (2, REVOKED), (3, REVOKED)]));
     });
 }
@@ -105,8 +120,7 @@ fn the_nodes_own_connections_are_never_revoked() {
         let (_, snapshot) = shop::open(&[5000]);
         let local = LocalAddresses::read().unwrap();
         let mut conntrack = Conntrack::open().unwrap();
-        let report =
-            sweep(&mut conntrack, &snapshot, &Marks::default(), &local, &Scope::default()).unwrap().report;
+        let report = sweep(&mut conntrack, &snapshot, &Marks::default(), &local, &Scope::default());
         assert_eq!((report.revoked, report.restored, report.unknown), (1, 1, 0));
         assert_eq!(marks_by_port(), BTreeMap::from([(1, 0), (2, 0), (3, 0), (4, 0), (5, REVOKED)]));
     });
@@ -130,9 +144,7 @@ fn connections_of_pods_not_known_any_more_are_a_question_again() {
             &Marks::default(),
             &LocalAddresses::default(),
             &Scope::default(),
-        )
-        .unwrap()
-        .report;
+        );
         assert_eq!((report.judged, report.unknown, report.revoked), (4, 3, 1));
         assert_eq!(marks_by_port(), BTreeMap::from([(1, FOREIGN), (2, 0), (3, REVOKED), (4, REVOKED)]));
     });
@@ -150,9 +162,7 @@ fn connections_between_others_are_not_touched() {
             &Marks::default(),
             &LocalAddresses::default(),
             &Scope::default(),
-        )
-        .unwrap()
-        .report;
+        );
         assert_eq!(untimed(report), SweepReport { entries: 1, ..Default::default() });
         assert_eq!(marks_by_port(), BTreeMap::from([(1, FOREIGN)]));
     });
@@ -180,8 +190,6 @@ fn in_a_large_table_the_connections_of_changed_pods_alone_are_read_and_none_of_t
         let mut sweep = |of: Option<&BTreeSet<IpAddr>>| {
             let scope = Scope { of: of.cloned(), ..Scope::default() };
             sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), &scope)
-                .unwrap()
-                .report
         };
 
         let report = sweep(Some(&db));
@@ -232,7 +240,7 @@ fn a_hundred_thousand_connections_are_all_judged() {
         let all = u64::from(MANY);
         let mut timed = |what: &str, snapshot: &Snapshot| {
             let before = cpu_time();
-            let report = sweep(&mut conntrack, snapshot, &marks, &local, &Scope::default()).unwrap().report;
+            let report = sweep(&mut conntrack, snapshot, &marks, &local, &Scope::default());
             eprintln!("{what}: {:?}, {:?} of it at work", report.elapsed, cpu_time() - before);
             untimed(report)
         };

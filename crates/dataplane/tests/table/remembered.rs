@@ -54,6 +54,7 @@ pub fn policy(ports: &[u16]) -> Change {
             accept(None, Some(ports.iter().flat_map(numbers).collect())),
             accept(Some(vec![trusted]), None),
         ],
+        omitted: None,
     }))
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::admission::{Admission, Budget, Refusal, without_rules};
+use crate::admission::{Admission, Budget, Refusal};
 use crate::compiler::claims::Claims;
 use crate::compiler::classes::{Chosen, Class, Classes};
 use crate::compiler::policies::{Applied, CompiledPolicy};
@@ -117,7 +117,7 @@ impl Compiled {
         self.admission.begin();
         for name in &touched.policies {
             match inventory.policies.get(name) {
-                Some(spec) => self.admission.enter(spec),
+                Some(spec) => self.admission.enter(name, spec.cost(), spec.omitted.is_none()),
                 None => self.admission.leave(name),
             }
         }
@@ -145,7 +145,7 @@ impl Compiled {
             .filter_map(|name| {
                 let spec = inventory.policies.get(name)?;
                 let is_admitted = self.admission.is_admitted(name);
-                Some((name, if is_admitted { Arc::clone(spec) } else { Arc::new(without_rules(spec)) }))
+                Some((name, if is_admitted { Arc::clone(spec) } else { Arc::new(spec.without_rules()) }))
             })
             .collect();
         let mut new = NewWords::default();
@@ -173,6 +173,11 @@ impl Compiled {
     /// The policies that are compiled without their rules.
     pub(crate) fn refusals(&self) -> impl Iterator<Item = Refusal> + '_ {
         self.admission.refusals()
+    }
+
+    /// The namespaces with further ones, and how many.
+    pub(crate) fn more_refusals(&self) -> impl Iterator<Item = (&Arc<str>, usize)> + '_ {
+        self.admission.more_refusals()
     }
 
     /// See [`Compiler::is_behind`](crate::Compiler::is_behind).

@@ -133,6 +133,7 @@ pub fn network_policy(name: &str, pods: &str) -> PolicyBuilder {
         isolates_egress: false,
         ingress: Vec::new(),
         egress: Vec::new(),
+        omitted: None,
     })
 }
 
@@ -147,6 +148,7 @@ pub fn cluster_policy(name: &str, tier: Tier, priority: u16) -> PolicyBuilder {
         isolates_egress: false,
         ingress: Vec::new(),
         egress: Vec::new(),
+        omitted: None,
     })
 }
 

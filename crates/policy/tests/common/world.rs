@@ -211,6 +211,7 @@ fn policy() -> impl Strategy<Value = PolicySpec> {
                 isolates_egress,
                 ingress,
                 egress,
+                omitted: None,
             }
         });
     let action = || select(&[Action::Accept, Action::Deny, Action::Pass][..]);
@@ -235,6 +236,7 @@ fn policy() -> impl Strategy<Value = PolicySpec> {
             isolates_egress: false,
             ingress,
             egress,
+            omitted: None,
         });
     prop_oneof![3 => network_policy, 1 => cluster_policy]
 }

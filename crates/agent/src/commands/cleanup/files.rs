@@ -8,6 +8,46 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+use crate::exit::Usage;
+
+/// What there is of the files that the command line names.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub files: Vec<PathBuf>,
+    /// What isn't there, one sentence each.
+    pub not_found: Vec<String>,
+}
+
+impl Found {
+    /// Adds what was found at one of the paths; `none` says that it isn't there.
+    pub(super) fn add(&mut self, files: Vec<PathBuf>, none: impl FnOnce() -> String) {
+        if files.is_empty() {
+            self.not_found.push(none());
+        }
+        self.files.extend(files);
+    }
+}
+
+/// A folder in place of a file, or a file in place of a folder, is a mistake on the command line: said before anything is removed.
+pub(super) fn must_be_possible(audit_log: Option<&Path>, state_dir: Option<&Path>) -> Result<(), Usage> {
+    if let Some(log) = audit_log
+        && (log.is_dir() || log.file_name().is_none())
+    {
+        return Err(Usage(format!(
+            "--audit-log {:?} is no file: give the agent's --audit-log",
+            log.display()
+        )));
+    }
+    if let Some(folder) = state_dir
+        && folder.exists()
+        && !folder.is_dir()
+    {
+        let folder = folder.display();
+        return Err(Usage(format!("--state-dir {folder} is no folder: give the agent's --state-dir")));
+    }
+    Ok(())
+}
+
 /// An audit log and those beside it that it was rotated to, `PATH.1` and so on: those that are there.
 pub(super) fn of_audit_log(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
@@ -79,5 +119,10 @@ mod tests {
         assert!(path("other.log").exists() && path("audit.log.1.gz").exists());
         assert!(of_audit_log(Path::new("/nowhere/audit.log")).expect("no folder").is_empty());
         of_audit_log(Path::new("/")).expect_err("no file");
+        let log = path("audit.log.1.gz");
+        for (log, state) in [(Some(folder.path()), None), (Some(Path::new("")), None), (None, Some(&*log))] {
+            must_be_possible(log, state).expect_err("neither");
+        }
+        must_be_possible(Some(&path("none")), Some(&path("none"))).expect("what isn't there may have been");
     }
 }

@@ -3,11 +3,17 @@
 use cluster::kubernetes::{Patience, Permission};
 use cluster::{Access, CniCache, Kubernetes};
 use dataplane::needs::{Need, NeedState};
+use policy::Budget;
 
 /// Asks the API server, and looks for the CNI cache.
 pub(super) fn look(access: Access, cni_cache: &CniCache) -> Vec<Need> {
-    let kubernetes =
-        Kubernetes { access, node: "".into(), cni_cache: cni_cache.clone(), patience: Patience::default() };
+    let kubernetes = Kubernetes {
+        access,
+        node: "".into(),
+        cni_cache: cni_cache.clone(),
+        patience: Patience::default(),
+        budget: Budget::default(),
+    };
     let mut needs = Vec::new();
     match kubernetes.review() {
         Err(error) => {

@@ -106,6 +106,15 @@ fn while_one_agent_takes_over_from_another_the_rules_are_in_force_whichever_answ
 }
 
 #[test]
+fn an_agent_that_stands_by_without_another_says_what_became_of_the_rules() {
+    let (state, text) = found(Some(agent(Phase::Superseded, Vec::new())), Some((false, false)));
+    assert_eq!(text, "none: the rules were removed, as `kube-verdict cleanup` does");
+    assert_eq!(state, State::None);
+    let (_, text) = found(Some(agent(Phase::Superseded, Vec::new())), Some((true, true)));
+    assert_eq!(text, "those of an agent that had taken over and is gone");
+}
+
+#[test]
 fn rules_without_an_agent_are_wrong_and_what_pods_experience_is_said() {
     for (passes_unserved, part) in [
         (Some(false), "pods that have started since get no traffic"),

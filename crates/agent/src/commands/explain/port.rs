@@ -28,12 +28,17 @@ impl FromStr for PortArgument {
             }
             // A number alone is a port, although numbers name protocols, too.
             None => match text.parse::<Protocol>() {
-                Ok(protocol) if !is_number(text) => return Ok(Self::None(protocol)),
+                Ok(protocol) if !is_number(text) => ("", protocol),
                 _ => (text, Protocol::TCP),
             },
         };
-        if port.is_empty() {
-            return Ok(Self::None(protocol));
+        match (has_ports(protocol), port.is_empty()) {
+            (true, true) => {
+                return Err(format!("{protocol} has ports: add a number or a name, as in 80/{protocol}"));
+            }
+            (false, true) => return Ok(Self::None(protocol)),
+            (false, false) => return Err(format!("{protocol} has no ports: write {protocol} alone")),
+            (true, false) => {}
         }
         if is_number(port) {
             return match port.parse() {
@@ -43,6 +48,11 @@ impl FromStr for PortArgument {
         }
         Ok(Self::Name(port.to_owned(), protocol))
     }
+}
+
+/// Whether a NetworkPolicy can name ports of this protocol.
+fn has_ports(protocol: Protocol) -> bool {
+    [Protocol::TCP, Protocol::UDP, Protocol::SCTP].contains(&protocol)
 }
 
 fn is_number(text: &str) -> bool {
@@ -95,8 +105,19 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_port() {
-        for text in ["0", "65536/TCP", "80/TPC", "80/300"] {
-            text.parse::<PortArgument>().expect_err(text);
+        for (text, why) in [
+            ("0", "ports are 1 to 65535"),
+            ("65536/TCP", "ports are 1 to 65535"),
+            ("80/TPC", "TPC"),
+            ("80/300", "300"),
+            ("TCP", "TCP has ports: add a number or a name, as in 80/TCP"),
+            ("/udp", "UDP has ports: add a number or a name, as in 80/UDP"),
+            ("sctp", "SCTP has ports"),
+            ("80/ICMP", "ICMP has no ports: write ICMP alone"),
+            ("http/47", "has no ports"),
+        ] {
+            let error = text.parse::<PortArgument>().expect_err(text);
+            assert!(error.contains(why), "{text}: {error}");
         }
     }
 }

@@ -17,7 +17,7 @@ enum Takes {
 use Takes::{Switch, Value};
 
 /// Those of kube-network-policies 1.0, of the logging library that it shares with Kubernetes' own programs, and [`OURS`].
-const KNOWN: [(&str, Takes); 19] = [
+const KNOWN: [(&str, Takes); 21] = [
     ("hostname-override", Value),
     ("kubeconfig", Value),
     ("fail-open", Switch),
@@ -37,10 +37,13 @@ const KNOWN: [(&str, Takes); 19] = [
     ("exempt-origin", Value),
     ("overlay", Value),
     ("overlay-sources", Value),
+    ("policy-budget", Value),
+    ("policy-budget-total", Value),
 ];
 
 /// Those of `kube-verdict run` that are passed on as they are, each as often as it is given.
-pub(super) const OURS: [&str; 3] = ["exempt-origin", "overlay", "overlay-sources"];
+pub(super) const OURS: [&str; 5] =
+    ["exempt-origin", "overlay", "overlay-sources", "policy-budget", "policy-budget-total"];
 
 /// What a command line asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -73,9 +73,10 @@ fn each_flag_does_what_it_means_here_or_is_spoken_of() {
                 "vm:app=kvm",
                 "--overlay=8285/udp",
                 "--overlay-sources=nodes",
+                "--policy-budget=131072",
             ],
             format!(
-                "{DEFAULTS} --exempt-origin vpn --exempt-origin vm:app=kvm --overlay 8285/udp --overlay-sources nodes"
+                "{DEFAULTS} --exempt-origin vpn --exempt-origin vm:app=kvm --overlay 8285/udp --overlay-sources nodes --policy-budget 131072"
             ),
             &[],
         ),

@@ -12,7 +12,7 @@ impl Run {
     /// To be called once, before anything is done.
     pub(super) fn log_start(&self, config: &AgentConfig, needs: &[Need], files: OpenFiles) {
         let source = match &config.source {
-            Source::Folder(folder) => folder.display().to_string(),
+            Source::Folder { path, .. } => path.display().to_string(),
             Source::Kubernetes(_) => "the Kubernetes API".to_owned(),
         };
         let [queues, other_queues] = config.queues;

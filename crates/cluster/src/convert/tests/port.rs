@@ -41,6 +41,12 @@ fn a_port_that_is_not_understood_matches_nothing() {
         (json!({"port": true}), no_number("true")),
         (json!({"port": "80"}), ".port: \"80\" is no port's name: a number stands without quotes".into()),
         (json!({"port": "HTTP"}), ".port: \"HTTP\" is no port's name".into()),
+        (
+            json!({"port": "ht\u{200b}tp"}),
+            ".port: \"ht<U+200B zero-width space>tp\" is no port's name: it has the invisible character \
+             <U+200B zero-width space> in it, take it out"
+                .into(),
+        ),
         (json!({"port": ""}), ".port: \"\" is no port's name".into()),
         (json!({"port": 80, "endPort": 79}), ".endPort: endPort 79 is below port 80".into()),
         (

@@ -6,7 +6,7 @@ use super::*;
 fn restart(dir: &Path, state: &Path) -> (Update, Receiver<Update>, Watch) {
     let state_dir = StateDir { path: state.to_owned(), node: "n".into() };
     let (send, updates) = channel();
-    let (folder, first) = Folder::open(dir, Some(&state_dir)).expect("a folder");
+    let (folder, first) = Folder::open(dir, policy::Budget::default(), Some(&state_dir)).expect("a folder");
     folder.state_dir().expect("a state").1.set(true);
     let watch = folder.watch(move |update| drop(send.send(update))).expect("a watch");
     (first, updates, watch)
@@ -98,7 +98,7 @@ fn without_a_state_a_broken_file_is_one_that_was_never_understood() {
         let path = dir.path().join("a.yaml");
         fs::write(&path, policy("a")).expect("a file");
         break_it(&path);
-        let (_, first) = Folder::read(dir.path()).expect("a folder");
+        let (_, first) = Folder::read(dir.path(), policy::Budget::default()).expect("a folder");
         assert_eq!(first.never_understood, [path], "{story}");
     }
 }

@@ -27,6 +27,9 @@ impl State {
     pub fn restore(&mut self, objects: OrdMap<Key, Change>, finished: Vec<PodName>, saved: SystemTime) {
         for (key, change) in &objects {
             self.differences.touch(key, || None);
+            if let Change::Policy(policy) = change {
+                self.rule_budget.enter(&policy.name, policy.cost());
+            }
             if let Change::Pod(pod) = change
                 && !pod.host_network
                 && pod.node.as_ref() == Some(&self.node)

@@ -1,10 +1,11 @@
 //! Lists and watches as stories: what the API server says, and what the consumer is told.
 
-use policy::Inventory;
+use policy::{Budget, Inventory};
 use serde_json::{Value, json};
 
 use super::*;
 
+mod reread;
 mod standby;
 
 /// A state of node `n`, and what its consumer knows.
@@ -18,7 +19,7 @@ struct Story {
 impl Story {
     fn new() -> Self {
         Self {
-            state: State::new("n".into()),
+            state: State::new("n".into(), Budget { namespace: 100, total: 10_000 }),
             known: Inventory::default(),
             problems: Vec::new(),
             versions: BTreeMap::new(),
@@ -41,16 +42,22 @@ impl Story {
 
     fn listed(&mut self, kind: Kind, objects: &[Value]) {
         for fields in objects {
-            self.state.take_in(kind, Event::Listed(Object { fields: fields.clone(), ..Object::default() }));
+            let object = self.object(kind, fields);
+            self.state.take_in(kind, Event::Listed(object));
         }
     }
 
     fn applied(&mut self, kind: Kind, fields: &Value) {
-        self.state.take_in(kind, Event::Applied(Object { fields: fields.clone(), ..Object::default() }));
+        let object = self.object(kind, fields);
+        self.state.take_in(kind, Event::Applied(object));
+    }
+
+    fn object(&self, kind: Kind, fields: &Value) -> Object {
+        Object::of(kind, fields, &[], self.state.interner())
     }
 
     fn deleted(&mut self, kind: Kind, fields: &Value) {
-        self.state.take_in(kind, Event::Deleted(Object { fields: fields.clone(), ..Object::default() }));
+        self.state.take_in(kind, Event::Deleted(Identity::of(fields)));
     }
 
     fn files(&mut self, claims: &[(&str, &str, &str)]) {
@@ -146,7 +153,7 @@ fn a_node_without_a_range_of_pods_is_named_until_it_has_one_and_gets_no_event() 
     let mut say = |spec: serde_json::Value| {
         story.list(Kind::Node, &[json!({"metadata": {"name": "n"}, "spec": spec})]);
         story.told();
-        (story.state.reported.len(), story.state.misunderstood().len())
+        (story.state.problems.reported().len(), story.state.misunderstood().len())
     };
     assert_eq!(say(json!({})), (1, 0));
     assert_eq!(say(json!({"podCIDRs": ["10.0.0.0/24"]})), (0, 0));
@@ -459,4 +466,43 @@ fn a_late_deletion_of_an_earlier_object_removes_no_later_one_of_the_same_name() 
     }
     assert_eq!(story.told().expect("all").len(), objects.len());
     assert_eq!(story.known, Inventory::default());
+}
+
+#[test]
+fn of_very_many_faulty_objects_of_a_namespace_some_are_named_and_the_others_counted() {
+    let mut story = Story::begun();
+    let faulty = |n: usize, version: &str| {
+        let policy = policy(
+            &format!("p{n:03}"),
+            version,
+            json!({"podSelector": {}, "ingress": [{"from": [{"x": 1}]}]}),
+        );
+        (Kind::NetworkPolicy, policy)
+    };
+    for (kind, object) in (0..150).map(|n| faulty(n, "5")) {
+        story.applied(kind, &object);
+    }
+    story.told();
+    assert_eq!(story.problems.len(), 101);
+    let more = |story: &Story| {
+        story.problems.iter().find(|problem| problem.contains("50 objects of the namespace web")).cloned()
+    };
+    let text = more(&story).expect("a summary");
+    assert!(
+        text.starts_with("NetworkPolicy web/p100 (version 5): ") && text.contains("an Event on each"),
+        "{text}"
+    );
+    assert_eq!(story.state.misunderstood().len(), 150, "each has an Event");
+    // The same again is no news, for those that are counted neither.
+    for n in [3, 120] {
+        let (kind, object) = faulty(n, "5");
+        story.applied(kind, &object);
+    }
+    assert_eq!((story.told(), story.state.misunderstood().len()), (None, 0));
+    for n in 100..150 {
+        let (kind, object) = faulty(n, "6");
+        story.deleted(kind, &object);
+    }
+    story.told();
+    assert_eq!((story.problems.len(), more(&story)), (100, None));
 }

@@ -125,13 +125,30 @@ fn a_queue_that_a_stranger_has_bound_is_named() {
     let ours = QueueRange::pair(100, 2).expect("two ranges");
     let name = |pid| (pid == 77).then(|| "suricata".to_owned());
 
-    let (what, todo) = wrong(queues(&[bound(99, 1), bound(103, 77)], &ours, None, name));
+    let both = [bound(99, 1), bound(103, 77), bound(100, 4_000_000_000)];
+    let (what, todo) = wrong(queues(&both, &ours, None, name));
     assert_eq!(what, "queue 103 is bound by another program (netlink port 77, perhaps process 77, suricata)");
     assert!(todo.contains("other queue numbers"), "{todo}");
-    let (what, _) = wrong(queues(&[bound(100, 4_000_000_000)], &ours, None, name));
+    let (what, _) = wrong(queues(&both[2..], &ours[..1], None, name));
     assert_eq!(what, "queue 100 is bound by another program (netlink port 4000000000)");
     // The rules send packets to the first range: its listener is the agent in force, that of the second is not.
     assert!(queues(&[bound(100, 5), bound(103, 6)], &ours, Some(ours[0]), name).is_wrong());
+}
+
+/// Such as an agent that is stopped, whose queue rule another program has deleted.
+#[test]
+fn one_free_range_is_enough() {
+    let ours = QueueRange::pair(100, 2).expect("two ranges");
+    // The second agent has died since.
+    for in_use in [None, Some(ours[1])] {
+        match queues(&[bound(100, 5), bound(101, 5)], &ours, in_use, |_| None) {
+            NeedState::Warning { what, .. } => {
+                assert!(what.contains("queue 100 is bound by another program"), "{what}");
+                assert!(what.contains("uses queues 103-104"), "{what}");
+            }
+            other => panic!("no warning: {other:?}"),
+        }
+    }
 }
 
 #[test]

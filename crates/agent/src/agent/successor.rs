@@ -1,0 +1,56 @@
+//! The agent's part about what follows it: once another agent has taken over, or `kube-verdict cleanup` has removed the rules.
+//!
+//! From: the rules in the kernel, once a second. To: status and log. Invariant: nothing in the kernel is changed here.
+
+use dataplane::queue_statistics::QueueStatistics;
+use dataplane::table::{Table, TableError};
+
+use super::Agent;
+use crate::health::Topic;
+use crate::status::{Phase, Successor};
+
+impl Agent {
+    /// Takes note of what follows this agent; of nothing while it enforces.
+    pub(super) fn note_successor(&self) {
+        let mut state = self.health.state();
+        if state.status.phase != Phase::Superseded {
+            return;
+        }
+        match look() {
+            Ok((successor, reason)) => {
+                state.status.successor = Some(successor);
+                state.not_ready(Topic::Superseded, reason);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "cannot look at the rules of the agent that has taken over");
+                if !state.is_not_ready(Topic::Superseded) {
+                    state.not_ready(
+                        Topic::Superseded,
+                        "superseded: another agent has taken over on this node",
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// What follows, with the reason why this agent isn't ready.
+fn look() -> Result<(Successor, String), TableError> {
+    let Some(queues) = Table::queues_in_use()?.filter(|_| !Table::is_retired().unwrap_or_default()) else {
+        let reason = "superseded: the rules were removed from this node, as `kube-verdict cleanup` does, and nothing is enforced; this \
+                      agent stands by: end it, or start it again to enforce policy";
+        return Ok((Successor::RulesRemoved, reason.to_owned()));
+    };
+    let bound = QueueStatistics::read().unwrap_or_default();
+    // ANY of its queues.
+    if bound.iter().any(|queue| queues.numbers().any(|number| number == queue.number)) {
+        let reason = format!(
+            "superseded: another agent has taken over on this node (queues {queues}); this one can be ended"
+        );
+        Ok((Successor::Agent, reason))
+    } else {
+        let reason = "superseded: another agent had taken over on this node and is gone, and its rules are still in the kernel: end this \
+                      agent, and start one again";
+        Ok((Successor::AgentGone, reason.to_owned()))
+    }
+}

@@ -1,0 +1,212 @@
+//! A collection of revoked connections: found by tuple, and taken in turn by the pods for which they are due.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
+use std::ops::Bound::{Excluded, Unbounded};
+
+use dataplane::conntrack::EntryName;
+use policy::Packet;
+
+/// Connections of one address that are taken before it is the turn of the next one.
+pub(super) const IN_TURN: usize = 64;
+
+/// A number for each connection; those that are added later have higher ones.
+type Id = u64;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// By their first packet as evaluated. None is there in both orientations.
+    ids: HashMap<Packet, Id>,
+    connections: HashMap<Id, (Packet, Connection)>,
+    latest: Id,
+    ends: HashMap<IpAddr, End>,
+    /// Ends whose connections are due, each once.
+    due: VecDeque<IpAddr>,
+}
+
+/// What is known of a revoked connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Connection {
+    /// Its entry in conntrack; `None` if it is known by the kernel's set alone.
+    pub entry: Option<EntryName>,
+    /// Whether it is known which end opened it.
+    pub is_oriented: bool,
+    /// Whether the kernel's set holds it, or is too full for it.
+    pub is_saved: bool,
+}
+
+/// An address that connections have at an end.
+#[derive(Debug, Default)]
+struct End {
+    connections: BTreeSet<Id>,
+    due: Due,
+}
+
+/// Which connections of an end are due.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Due {
+    #[default]
+    None,
+    /// Those behind this one, and then all once more or not.
+    After { taken: Id, again: bool },
+}
+
+impl Known {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// A connection in the orientation in which it is known, which may be the other one.
+    pub fn find(&self, connection: &Packet) -> Option<(Packet, &Connection)> {
+        let ways = [*connection, connection.reversed()];
+        let id = ways.into_iter().find_map(|way| self.ids.get(&way))?;
+        self.connections.get(id).map(|(packet, known)| (*packet, known))
+    }
+
+    /// What is known of a connection, in whichever orientation.
+    pub fn find_mut(&mut self, connection: &Packet) -> Option<&mut Connection> {
+        let ways = [*connection, connection.reversed()];
+        let id = ways.into_iter().find_map(|way| self.ids.get(&way))?;
+        self.connections.get_mut(id).map(|(_, known)| known)
+    }
+
+    /// Adds a connection, in place of what was known of its tuple.
+    pub fn insert(&mut self, connection: Packet, known: Connection) {
+        self.remove(&connection);
+        self.latest += 1;
+        for end in [connection.source(), connection.destination()] {
+            self.ends.entry(end).or_default().connections.insert(self.latest);
+        }
+        self.ids.insert(connection, self.latest);
+        self.connections.insert(self.latest, (connection, known));
+    }
+
+    /// Removes a connection, in whichever orientation it is known.
+    pub fn remove(&mut self, connection: &Packet) {
+        let Some((known, _)) = self.find(connection) else { return };
+        let Some(id) = self.ids.remove(&known) else { return };
+        self.connections.remove(&id);
+        for address in [known.source(), known.destination()] {
+            if let Some(end) = self.ends.get_mut(&address) {
+                end.connections.remove(&id);
+                if end.connections.is_empty() {
+                    self.ends.remove(&address);
+                }
+            }
+        }
+    }
+
+    /// All connections.
+    pub fn all(&self) -> impl Iterator<Item = (&Packet, &Connection)> {
+        self.connections.values().map(|(packet, known)| (packet, known))
+    }
+
+    /// Forgets the entries of this address's connections: another pod has it, and they are to be deleted.
+    pub fn forget_entries(&mut self, address: IpAddr) {
+        for id in self.ends.get(&address).into_iter().flat_map(|end| &end.connections) {
+            if let Some((_, known)) = self.connections.get_mut(id) {
+                known.entry = None;
+            }
+        }
+    }
+
+    /// All connections of this address are due, also those that are due already and were taken since.
+    pub fn mark_due(&mut self, address: IpAddr) {
+        let Some(end) = self.ends.get_mut(&address) else { return };
+        match &mut end.due {
+            Due::None => {
+                end.due = Due::After { taken: 0, again: false };
+                self.due.push_back(address);
+            }
+            Due::After { again, .. } => *again = true,
+        }
+    }
+
+    /// All connections are due.
+    pub fn mark_all_due(&mut self) {
+        let addresses: Vec<IpAddr> = self.ends.keys().copied().collect();
+        addresses.into_iter().for_each(|address| self.mark_due(address));
+    }
+
+    /// Whether any connection is due.
+    pub fn has_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// Takes some connections that are due, of one address: the addresses take turns, so that one with many connections delays no other.
+    /// `None` if none are due.
+    pub fn take_due(&mut self) -> Option<Vec<(Packet, Connection)>> {
+        let address = self.due.pop_front()?;
+        // Connections may have gone meanwhile, and the last of an address with it.
+        let Some(end) = self.ends.get_mut(&address) else { return Some(Vec::new()) };
+        let Due::After { taken, again } = end.due else { return Some(Vec::new()) };
+        let ids: Vec<Id> =
+            end.connections.range((Excluded(taken), Unbounded)).take(IN_TURN).copied().collect();
+        end.due = match ids.last() {
+            Some(last) if ids.len() == IN_TURN => Due::After { taken: *last, again },
+            _ if again => Due::After { taken: 0, again: false },
+            _ => Due::None,
+        };
+        if end.due != Due::None {
+            self.due.push_back(address);
+        }
+        Some(ids.iter().filter_map(|id| self.connections.get(id)).cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::Protocol;
+
+    use super::*;
+
+    fn connection(client: u8, port: u16) -> Packet {
+        let mut connection = Packet::new([10, 0, 0, client].into(), [10, 0, 1, 1].into(), Protocol::TCP);
+        (connection.source_port, connection.destination_port) = (Some(port), Some(80));
+        connection
+    }
+
+    fn oriented(is_oriented: bool) -> Connection {
+        Connection { entry: None, is_oriented, is_saved: false }
+    }
+
+    #[test]
+    fn a_connection_is_found_in_either_orientation() {
+        let connection = connection(1, 4000);
+        let mut known = Known::default();
+        known.insert(connection.reversed(), oriented(false));
+        known.insert(connection, oriented(true));
+        assert_eq!(known.len(), 1, "the later one takes the place of the earlier one");
+        for way in [connection, connection.reversed()] {
+            assert_eq!(known.find(&way), Some((connection, &oriented(true))));
+        }
+        known.remove(&connection.reversed());
+        assert_eq!((known.len(), known.ends.len()), (0, 0));
+    }
+
+    #[test]
+    fn addresses_take_turns_and_each_of_their_connections_is_taken_after_it_became_due() {
+        let mut known = Known::default();
+        for port in 0..200 {
+            known.insert(connection(1, port), oriented(true));
+        }
+        known.insert(connection(2, 1), oriented(true));
+        let taken = |known: &mut Known| known.take_due().map(|taken| taken.len());
+        assert_eq!(taken(&mut known), None);
+        for client in [1, 2, 3] {
+            known.mark_due([10, 0, 0, client].into());
+        }
+        assert_eq!(taken(&mut known), Some(IN_TURN));
+        assert_eq!(taken(&mut known), Some(1), "the one of the other address");
+        // Half-way: all are due once more.
+        known.mark_due([10, 0, 0, 1].into());
+        let mut rest = 0;
+        while let Some(some) = taken(&mut known) {
+            rest += some;
+        }
+        assert_eq!(rest, 200 - IN_TURN + 200);
+        assert!(!known.has_due());
+    }
+}

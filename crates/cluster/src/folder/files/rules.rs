@@ -1,0 +1,95 @@
+//! Policies whose rules are not kept in memory, and whose files are read again once there is room for them.
+//!
+//! Invariant: a policy costs what ALL files that hold it keep of it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use policy::{Change, PolicyName, PolicySpec};
+
+use super::{Files, held, in_force};
+use crate::key::Key;
+
+impl Files {
+    /// Omits the rules that the budget has no room for any more, and finds out which there is room for again.
+    pub fn settle_rules(&mut self) {
+        for name in self.rule_budget.settle() {
+            if !self.rule_budget.keeps(&name) {
+                self.wanted.remove(&name);
+                self.omit_rules(&name);
+            } else if self.holders_of(&name).any(|(_, policy)| policy.omitted.is_some()) {
+                self.wanted.insert(name);
+            }
+        }
+        self.sweep_interner();
+    }
+
+    /// The files to read again, since there is room for the rules of their policies.
+    pub fn take_wanted(&mut self) -> BTreeSet<Arc<Path>> {
+        let wanted = std::mem::take(&mut self.wanted);
+        let omitted = |name| self.holders_of(name).filter(|(_, policy)| policy.omitted.is_some());
+        let paths: BTreeSet<Arc<Path>> =
+            wanted.iter().flat_map(omitted).map(|(path, _)| Arc::clone(path)).collect();
+        for path in &paths {
+            if let Some(file) = self.files.get_mut(path) {
+                // If reading fails, the next walk tries again.
+                file.stamp = None;
+            }
+        }
+        paths
+    }
+
+    /// Which files hold these policies, and what they hold of them, has changed.
+    pub(super) fn enter_rules(&mut self, policies: &BTreeSet<PolicyName>) {
+        let mut is_due = false;
+        for name in policies {
+            let costs: Vec<_> = self.holders_of(name).map(|(_, policy)| policy.cost()).collect();
+            match costs.is_empty() {
+                true => self.rule_budget.leave(name),
+                false => {
+                    is_due |= self.rule_budget.enter(name, costs.into_iter().fold(0, u64::saturating_add));
+                }
+            }
+        }
+        if is_due {
+            self.settle_rules();
+        }
+        for name in policies {
+            let is_kept = self.rule_budget.keeps(name);
+            if !is_kept {
+                self.omit_rules(name);
+            }
+            // Of several files that hold it one may have been read.
+            if is_kept && self.holders_of(name).any(|(_, policy)| policy.omitted.is_some()) {
+                self.wanted.insert(name.clone());
+            } else {
+                self.wanted.remove(name);
+            }
+        }
+    }
+
+    /// The files that hold a policy, and the form in which each holds it.
+    fn holders_of(&self, name: &PolicyName) -> impl Iterator<Item = (&Arc<Path>, &Arc<PolicySpec>)> {
+        let key = Key::Policy(name.clone());
+        let holders = self.holders.get(&key).into_iter().flatten();
+        holders.filter_map(move |path| match &held(&self.files, path, &key)?.change {
+            Change::Policy(policy) => Some((path, policy)),
+            _ => None,
+        })
+    }
+
+    fn omit_rules(&mut self, name: &PolicyName) {
+        let key = Key::Policy(name.clone());
+        self.differences.touch(&key, || in_force(&self.holders, &self.files, &key));
+        for path in self.holders.get(&key).into_iter().flatten() {
+            let Some(file) = self.files.get_mut(path) else { continue };
+            let Ok(at) = file.objects.binary_search_by(|held| held.key().cmp(&key)) else { continue };
+            if let Change::Policy(policy) = &mut Arc::make_mut(&mut file.objects)[at].change
+                && policy.omitted.is_none()
+            {
+                *policy = Arc::new(policy.omit_rules());
+            }
+        }
+    }
+}

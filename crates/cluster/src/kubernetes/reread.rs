@@ -1,0 +1,125 @@
+//! Reads single objects again: those that were too large to be read from a watch, and policies whose rules there is room for now.
+//!
+//! From: which object. To: the object as the API server has it. Invariant: one request at a time, and a pause between two, so that large
+//! objects take the memory of one, and cost the API server little.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::networking::v1 as networking;
+use kube::api::ListParams;
+use kube::core::Request;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{sleep, timeout};
+
+use super::clients::Clients;
+use super::failure::{Failure, chain};
+use super::object::{Object, Page};
+use crate::convert::Kind;
+use crate::interner::Interner;
+use crate::key::Key;
+use crate::problem::ResourceVersion;
+
+/// Between two requests.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// After one that failed.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// The verb of the request: agents may list and watch objects, but not get one.
+const VERB: &str = "list";
+
+/// See the module.
+pub(super) struct Rereader {
+    clients: Clients,
+    interner: Arc<Interner>,
+    /// How long an answer may take.
+    patience: Duration,
+    /// The request in flight.
+    request: JoinSet<Reread>,
+}
+
+/// What came of reading an object again.
+#[derive(Debug)]
+pub(super) struct Reread {
+    pub key: Key,
+    /// The version that was expected when the request was sent.
+    pub expected: ResourceVersion,
+    /// `None` if it could not be read.
+    pub answer: Option<Answer>,
+}
+
+/// What the API server answers about an object.
+#[derive(Debug)]
+pub(super) enum Answer {
+    There(Box<Object>),
+    /// There is none of this name.
+    Gone,
+}
+
+impl Rereader {
+    /// Without a request.
+    pub fn new(clients: Clients, interner: Arc<Interner>, patience: Duration) -> Self {
+        Self { clients, interner, patience, request: JoinSet::new() }
+    }
+
+    /// Whether another request may start.
+    pub fn is_idle(&self) -> bool {
+        self.request.is_empty()
+    }
+
+    /// Reads this object again, of which this version is expected.
+    pub fn start(&mut self, key: Key, expected: ResourceVersion) {
+        let (clients, interner, patience) = (self.clients.clone(), Arc::clone(&self.interner), self.patience);
+        self.request.spawn(async move {
+            let answer = timeout(patience, read(&clients, &key, interner)).await;
+            let answer = answer.map_err(|_| Failure::hung(VERB, key.kind(), patience.as_secs_f64()));
+            let (answer, pause) = match answer.and_then(|answer| answer) {
+                Ok(answer) => (Some(answer), PAUSE),
+                Err(failure) => {
+                    let error = failure.sentence;
+                    tracing::warn!(object = %key, error, "an object could not be read by itself: it is tried again");
+                    (None, PAUSE_AFTER_FAILURE)
+                }
+            };
+            sleep(pause).await;
+            Reread { key, expected, answer }
+        });
+    }
+
+    /// Waits for what comes of the request. Pending while no request is in flight.
+    pub async fn answer(&mut self) -> Option<Reread> {
+        match self.request.join_next().await {
+            // A panic has been printed.
+            Some(answer) => answer.ok(),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// The object as the API server has it now.
+async fn read(clients: &Clients, key: &Key, interner: Arc<Interner>) -> Result<Answer, Failure> {
+    let kind = key.kind();
+    let (namespace, name) = key.namespace_and_name();
+    let failed = |error: &kube::Error| Failure::of(error, VERB, kind);
+    // With both names the API server looks one object up, and doesn't go through all.
+    let fields = format!("metadata.name={name}");
+    let request = Request::new(kind.url_path_in(namespace)).list(&ListParams::default().fields(&fields));
+    let request = request.map_err(|error| failed(&kube::Error::BuildRequest(error)))?;
+    let text = clients.client().request_text(request).await.map_err(|error| failed(&error))?;
+    // Apart from the thread that takes in events: a large policy takes 50 ms.
+    let objects = spawn_blocking(move || match kind {
+        Kind::Namespace => Page::<core::Namespace>::objects(&text, kind, &interner),
+        Kind::Pod => Page::<core::Pod>::objects(&text, kind, &interner),
+        Kind::Node => Page::<core::Node>::objects(&text, kind, &interner),
+        Kind::NetworkPolicy => Page::<networking::NetworkPolicy>::objects(&text, kind, &interner),
+    });
+    let malformed = |error: String| Failure::malformed(&error, VERB, kind);
+    let objects = objects.await.map_err(|error| malformed(chain(&error)))?;
+    let objects = objects.map_err(|error| malformed(error.to_string()))?;
+    let is_it = |object: &Object| {
+        object.identity.name == name && object.identity.namespace == namespace.unwrap_or_default()
+    };
+    Ok(objects.into_iter().find(is_it).map_or(Answer::Gone, |object| Answer::There(object.into())))
+}

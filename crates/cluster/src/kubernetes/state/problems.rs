@@ -1,0 +1,141 @@
+//! What was not understood of the objects: named for some objects of each namespace, and counted for the others.
+//!
+//! Invariant: neither the memory nor the time that a namespace's faulty objects take grows with their number beyond [`NAMED`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use crate::key::Key;
+use crate::problem::{Origin, Problem, ResourceVersion};
+
+/// The most objects of a namespace whose problems are named. Up to 30 kB each.
+const NAMED: usize = 100;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Problems {
+    by_object: BTreeMap<Key, Faults>,
+    namespaces: BTreeMap<Box<str>, Namespace>,
+    /// As of the last [`Problems::report`], sorted.
+    reported: Arc<[Problem]>,
+    /// Whether that is out of date.
+    is_outdated: bool,
+}
+
+/// Of an object, at least one.
+#[derive(Debug)]
+enum Faults {
+    Named(Vec<Problem>),
+    /// Tells whether they are the same again.
+    Counted {
+        hash: u64,
+    },
+}
+
+/// The faulty objects of a namespace.
+#[derive(Debug, Default)]
+struct Namespace {
+    named: usize,
+    counted: BTreeSet<Key>,
+    /// Of the one that was counted last.
+    version: Option<ResourceVersion>,
+}
+
+impl Problems {
+    /// An object has these problems now. Returns whether they are others than before.
+    pub fn set(&mut self, key: &Key, version: &ResourceVersion, problems: Vec<Problem>) -> bool {
+        if problems.is_empty() {
+            self.remove(key);
+            return true;
+        }
+        let is_same = match self.by_object.get(key) {
+            Some(Faults::Named(before)) => *before == problems,
+            Some(Faults::Counted { hash }) => *hash == hash_of(&problems),
+            None => false,
+        };
+        if is_same {
+            return false;
+        }
+        self.remove(key);
+        self.is_outdated = true;
+        let namespace = self.namespaces.entry(key.namespace().into()).or_default();
+        let faults = if namespace.named < NAMED {
+            namespace.named += 1;
+            Faults::Named(problems)
+        } else {
+            namespace.counted.insert(key.clone());
+            namespace.version = Some(Arc::clone(version));
+            Faults::Counted { hash: hash_of(&problems) }
+        };
+        self.by_object.insert(key.clone(), faults);
+        true
+    }
+
+    /// An object has no problems, or is gone.
+    pub fn remove(&mut self, key: &Key) {
+        let Some(faults) = self.by_object.remove(key) else { return };
+        self.is_outdated = true;
+        let name = key.namespace();
+        let Some(namespace) = self.namespaces.get_mut(name) else { return };
+        match faults {
+            Faults::Named(_) => namespace.named -= 1,
+            Faults::Counted { .. } => drop(namespace.counted.remove(key)),
+        }
+        if namespace.named == 0 && namespace.counted.is_empty() {
+            self.namespaces.remove(name);
+        }
+    }
+
+    /// The objects that have problems.
+    pub fn objects(&self) -> impl Iterator<Item = &Key> {
+        self.by_object.keys()
+    }
+
+    /// Brings what is reported up to date. Returns whether it changed.
+    pub fn report(&mut self) -> bool {
+        if !std::mem::take(&mut self.is_outdated) {
+            return false;
+        }
+        let named = self.by_object.values().flat_map(|faults| match faults {
+            Faults::Named(problems) => problems.as_slice(),
+            Faults::Counted { .. } => &[],
+        });
+        let mut problems: Vec<Problem> = named.cloned().collect();
+        problems.extend(self.namespaces.iter().filter_map(|(name, namespace)| namespace.summary(name)));
+        problems.sort();
+        let is_news = *problems != *self.reported;
+        if is_news {
+            self.reported = problems.into();
+        }
+        is_news
+    }
+
+    /// All problems, as of the last [`Problems::report`].
+    pub fn reported(&self) -> Arc<[Problem]> {
+        Arc::clone(&self.reported)
+    }
+}
+
+impl Namespace {
+    /// What is said of the objects that are counted; `None` if there are none.
+    fn summary(&self, name: &str) -> Option<Problem> {
+        let first = self.counted.first()?;
+        let count = self.counted.len();
+        let of = if name.is_empty() { String::new() } else { format!(" of the namespace {name}") };
+        Some(Problem {
+            origin: Origin::Api { resource_version: self.version.clone().unwrap_or_else(|| "".into()) },
+            object: Some(first.to_string()),
+            what: format!(
+                "{count} objects{of} are not understood in part, beside the {NAMED} that are named"
+            ),
+            effect: "an Event on each of them says what and to what effect".into(),
+        })
+    }
+}
+
+fn hash_of(problems: &[Problem]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    problems.hash(&mut hasher);
+    hasher.finish()
+}

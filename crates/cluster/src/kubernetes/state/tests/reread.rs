@@ -1,0 +1,208 @@
+//! Objects that are read again: policies beyond the budget, whose rules are not kept, and objects that are too large for a watch.
+
+use super::*;
+use crate::kubernetes::reread::{Answer, Reread};
+
+/// A policy with this many entries, at least 19.
+fn large(name: &str, version: &str, entries: usize) -> Value {
+    let except: Vec<String> = (0..entries - 18).map(|n| format!("10.0.{n}.0/24")).collect();
+    let rule = json!({"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": except}}]});
+    policy(name, version, json!({"podSelector": {}, "ingress": [rule]}))
+}
+
+impl Story {
+    /// The policies that are known, each with the cost of its omitted rules.
+    fn policies(&self) -> Vec<(&str, Option<u64>)> {
+        let with_cost = |policy: &Arc<policy::PolicySpec>| {
+            assert_eq!(policy.omitted.is_some(), policy.ingress.is_empty(), "{policy:?}");
+            policy.omitted
+        };
+        self.known.policies.values().map(|policy| (&*policy.name.name, with_cost(policy))).collect()
+    }
+
+    /// Answers what is wanted.
+    fn answer(&mut self, name: &str, object: Option<&Value>) {
+        let (key, expected) = self.state.wanted().expect("a wanted object");
+        assert_eq!(key.namespace_and_name().1, name);
+        self.late_answer(key, expected, object);
+    }
+
+    fn late_answer(&mut self, key: Key, expected: ResourceVersion, object: Option<&Value>) {
+        let there = |fields| Answer::There(Box::new(self.object(key.kind(), fields)));
+        let answer = Some(object.map_or(Answer::Gone, there));
+        self.state.reread(Reread { key, expected, answer });
+    }
+
+    fn large(&mut self, fields: &Value) {
+        self.state.take_in(Kind::NetworkPolicy, Event::Large(Identity::of(fields)));
+    }
+
+    fn wanted(&self) -> Vec<&str> {
+        self.state.wanted.keys().map(|key| key.namespace_and_name().1).collect()
+    }
+}
+
+#[test]
+fn rules_beyond_the_budget_are_omitted_and_read_again_once_there_is_room() {
+    let mut story = Story::begun();
+    story.applied(Kind::NetworkPolicy, &large("large", "5", 90));
+    story.told();
+    assert_eq!(story.policies(), [("large", None)]);
+    story.applied(Kind::NetworkPolicy, &large("small", "6", 20));
+    story.told();
+    assert_eq!(story.policies(), [("large", Some(90)), ("small", None)]);
+    // A new version that is as large changes nothing.
+    story.applied(Kind::NetworkPolicy, &large("large", "7", 90));
+    assert_eq!(story.told(), Some(Vec::new()), "the version alone");
+    assert_eq!((story.policies()[0], story.wanted()), (("large", Some(90)), vec![]));
+    story.deleted(Kind::NetworkPolicy, &large("small", "6", 20));
+    story.told();
+    assert_eq!(story.policies(), [("large", Some(90))]);
+    story.answer("large", Some(&large("large", "7", 90)));
+    story.told();
+    assert_eq!((story.policies(), story.wanted()), (vec![("large", None)], vec![]));
+}
+
+#[test]
+fn a_policy_that_changed_while_it_was_read_again_is_put_in_place_once_the_watch_has_said_so() {
+    let mut story = Story::begun();
+    story.applied(Kind::NetworkPolicy, &large("small", "5", 20));
+    story.applied(Kind::NetworkPolicy, &large("large", "6", 90));
+    story.told();
+    story.deleted(Kind::NetworkPolicy, &large("small", "5", 20));
+    story.told();
+    story.answer("large", Some(&large("large", "8", 50)));
+    story.told();
+    assert_eq!((story.policies(), story.wanted()), (vec![("large", Some(90))], vec!["large"]));
+    story.applied(Kind::NetworkPolicy, &large("large", "8", 50));
+    story.told();
+    assert_eq!((story.policies(), story.wanted()), (vec![("large", None)], vec![]));
+}
+
+#[test]
+fn an_object_that_is_too_large_for_the_watch_is_read_by_itself() {
+    let mut story = Story::begun();
+    story.applied(Kind::NetworkPolicy, &large("p", "5", 20));
+    story.large(&large("p", "6", 30));
+    story.told();
+    assert_eq!(
+        (story.policies(), story.wanted()),
+        (vec![("p", None)], vec!["p"]),
+        "until then it is as before"
+    );
+    // An answer from before.
+    story.answer("p", Some(&large("p", "5", 20)));
+    assert_eq!(story.wanted(), ["p"]);
+    story.large(&large("p", "7", 40));
+    story.answer("p", Some(&large("p", "6", 30)));
+    assert_eq!(story.wanted(), ["p"]);
+    story.answer("p", Some(&large("p", "7", 40)));
+    story.told();
+    let policy = story.known.policies.values().next().expect("a policy");
+    assert_eq!((policy.cost(), story.wanted()), (40, vec![]));
+}
+
+#[test]
+fn a_late_answer_brings_no_object_back_that_is_gone() {
+    let mut story = Story::begun();
+    story.large(&large("p", "6", 30));
+    let (key, expected) = story.state.wanted().expect("a wanted object");
+    story.deleted(Kind::NetworkPolicy, &large("p", "7", 30));
+    let late = large("p", "6", 30);
+    story.late_answer(key.clone(), expected.clone(), Some(&late));
+    assert_eq!((story.told(), story.wanted()), (None, vec![]));
+    // One of the same name came after it.
+    story.large(&large("p", "9", 30));
+    story.late_answer(key, expected, Some(&late));
+    assert_eq!((story.told(), story.wanted()), (None, vec!["p"]));
+    story.answer("p", None);
+    assert_eq!((story.told(), story.wanted()), (None, vec![]));
+}
+
+#[test]
+fn an_object_that_was_created_again_while_its_absence_was_answered_is_read_again() {
+    let mut story = Story::begun();
+    story.large(&large("p", "6", 30));
+    let (key, expected) = story.state.wanted().expect("a wanted object");
+    story.deleted(Kind::NetworkPolicy, &large("p", "7", 30));
+    story.large(&large("p", "9", 30));
+    story.late_answer(key, expected, None);
+    story.answer("p", Some(&large("p", "9", 30)));
+    story.told();
+    assert_eq!((story.policies(), story.wanted()), (vec![("p", None)], vec![]));
+}
+
+#[test]
+fn objects_that_change_all_the_time_are_read_in_turns() {
+    let mut story = Story::begun();
+    for name in ["a", "b", "c"] {
+        story.large(&large(name, "5", 30));
+    }
+    for name in ["a", "b", "c", "a", "b"] {
+        story.answer(name, Some(&large(name, "6", 30)));
+    }
+    // It can't be read.
+    let (key, expected) = story.state.wanted().expect("a wanted object");
+    story.state.reread(Reread { key, expected, answer: None });
+    story.answer("a", Some(&large("a", "6", 30)));
+}
+
+#[test]
+fn a_namespace_with_new_large_objects_all_the_time_keeps_no_other_waiting() {
+    let mut story = Story::begun();
+    (0..10).for_each(|n| story.large(&large(&format!("first-{n}"), "5", 30)));
+    let mut other = large("other", "5", 30);
+    other["metadata"]["namespace"] = json!("z");
+    story.large(&other);
+    for n in 0..2 {
+        story.large(&large(&format!("more-{n}"), "5", 30));
+        let name = if n == 0 { "first-0" } else { "other" };
+        story.answer(name, None);
+    }
+    story.answer("first-1", None);
+}
+
+#[test]
+fn a_smaller_version_has_its_rules_at_once() {
+    let mut story = Story::begun();
+    story.applied(Kind::NetworkPolicy, &large("p", "5", 101));
+    story.told();
+    assert_eq!(story.policies(), [("p", Some(101))]);
+    story.applied(Kind::NetworkPolicy, &large("p", "6", 100));
+    story.told();
+    assert_eq!((story.policies(), story.wanted()), (vec![("p", None)], vec![]));
+}
+
+#[test]
+fn very_many_large_policies_are_not_kept_while_they_are_listed() {
+    let mut story = Story::new();
+    let all: Vec<Value> = (0..500).map(|n| large(&format!("p{n}"), "5", 60)).collect();
+    story.state.take_in(Kind::NetworkPolicy, Event::Began);
+    story.listed(Kind::NetworkPolicy, &all);
+    let kept = story
+        .state
+        .objects
+        .values()
+        .filter(|change| matches!(change, Change::Policy(policy) if policy.omitted.is_none()));
+    // What came since the budget was settled last.
+    assert!(kept.count() < 300);
+    story.state.take_in(Kind::NetworkPolicy, Event::Complete);
+    for kind in [Kind::Namespace, Kind::Node, Kind::Pod] {
+        story.list(kind, &[]);
+    }
+    story.told();
+    let kept: Vec<_> = story.policies().into_iter().filter(|(_, omitted)| omitted.is_none()).collect();
+    assert_eq!(kept, [("p0", None)], "the first of equally large ones, by name");
+}
+
+#[test]
+fn a_large_selector_of_pods_is_not_kept_either() {
+    let values: Vec<String> = (0..90).map(|n| format!("v{n}")).collect();
+    let selector = json!({"matchExpressions": [{"key": "app", "operator": "In", "values": values}]});
+    let mut story = Story::begun();
+    story.applied(Kind::NetworkPolicy, &policy("p", "5", json!({"podSelector": selector, "ingress": [{}]})));
+    story.told();
+    let policy = story.known.policies.values().next().expect("a policy");
+    assert_eq!(policy.subject.pods, policy::Selector::All([].into()), "every pod of the namespace");
+    assert!(policy.isolates_ingress && policy.ingress.is_empty());
+}

@@ -1,0 +1,57 @@
+//! `cargo xtask chaos`: builds the agent and the run of random faults, and hands the screen over to it.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+
+use crate::commands::demo::build;
+use crate::machine::Machine;
+use crate::need::Purpose;
+use crate::setup;
+use crate::workspace::Workspace;
+
+/// What to run.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  cargo xtask chaos\n  cargo xtask chaos --seed 7 --minutes 10\n  \
+                  cargo xtask chaos --seed 7 --minutes 2 --only kill,damage,edit\n\n\
+                  The seed decides which faults come and when; what they meet depends on the machine, too. \
+                  Ends with 0 if every outcome was right, else with 1 and with what was wrong.")]
+pub struct Arguments {
+    /// All that is random comes from this. Default: a random one, which is printed.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// For how many minutes faults are made.
+    #[arg(long, default_value_t = 10.0)]
+    minutes: f64,
+    /// These faults alone, such as kill,damage,edit; an unknown name shows all.
+    #[arg(long, value_name = "FAULT,...")]
+    only: Option<String>,
+}
+
+/// Runs the command.
+pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+    if !Machine::this().root {
+        bail!(
+            "this needs root, since it makes network namespaces and nftables rules: sudo -E cargo xtask chaos"
+        );
+    }
+    setup::ensure(workspace, &[Purpose::Build, Purpose::Namespaces])?;
+    build(
+        workspace,
+        &["-p", "kube-verdict", "-p", "integration", "--bin", "kube-verdict", "--bin", "chaos"],
+    )?;
+    let mut command = Command::new(workspace.release_program("chaos"));
+    command.args(["--minutes", &arguments.minutes.to_string()]);
+    if let Some(seed) = arguments.seed {
+        command.args(["--seed", &seed.to_string()]);
+    }
+    if let Some(only) = &arguments.only {
+        command.args(["--only", only]);
+    }
+    let status = command
+        .env("KUBE_VERDICT_BIN", workspace.release_program("kube-verdict"))
+        .current_dir(workspace.root())
+        .status()
+        .context("the run could not be started")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

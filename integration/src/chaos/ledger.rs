@@ -1,0 +1,143 @@
+//! What the audit log of a node says in all, across rotations.
+//!
+//! From: the log's files, read on as they grow. To: denials, bypasses, and how many records are lost or only counted. Invariant: a file
+//! that is renamed is read to its end before it is removed, so that each line counts; a line that is written twice counts once.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use serde_json::Value;
+
+/// A denied packet: source and destination, each with its port.
+pub type Denial = (SocketAddr, SocketAddr);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// The log by its path, and renamed files that may still grow.
+    files: Vec<(PathBuf, u64)>,
+    /// Denied packets that have a record.
+    pub denials: HashSet<Denial>,
+    /// Times in which packets could pass unevaluated.
+    pub bypasses: Vec<(Timestamp, Timestamp)>,
+    /// Records, of whatever verdict.
+    pub records: u64,
+    /// Records that the log says are lost.
+    pub lost: u64,
+    /// Packets that rules dropped and the log counts.
+    pub dropped: u64,
+    /// Lines of these kinds that were counted.
+    counted: HashSet<String>,
+}
+
+impl Ledger {
+    /// Of a log that need not be there yet.
+    pub fn new(log: &Path) -> Self {
+        Self { files: vec![(log.to_owned(), 0)], ..Self::default() }
+    }
+
+    /// Renames the log, as a program does that rotates logs. With `is_removed` it is also read to its end and removed at once.
+    pub fn rotate(&mut self, is_removed: bool) -> Result<()> {
+        let Some((log, offset)) = self.files.first_mut() else { return Ok(()) };
+        if !log.exists() {
+            return Ok(());
+        }
+        let moved = log.with_extension(format!("{}", self.counted.len() + self.records as usize));
+        fs::rename(&*log, &moved).with_context(|| format!("renaming {}", log.display()))?;
+        let read = std::mem::take(offset);
+        self.files.push((moved, read));
+        if is_removed {
+            self.read()?;
+            for (path, _) in self.files.drain(1..) {
+                fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is new.
+    pub fn read(&mut self) -> Result<()> {
+        let mut files = std::mem::take(&mut self.files);
+        for (path, offset) in &mut files {
+            if path.exists() {
+                self.read_file(path, offset).with_context(|| format!("reading {}", path.display()))?;
+            }
+        }
+        self.files = files;
+        Ok(())
+    }
+
+    fn read_file(&mut self, path: &Path, offset: &mut u64) -> Result<()> {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(*offset))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        // A last line that is still being written is read next time.
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        for line in bytes[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let text = String::from_utf8_lossy(line);
+            let value = serde_json::from_slice(line).with_context(|| format!("a line is no JSON: {text}"))?;
+            self.count(&text, &value)?;
+        }
+        *offset += whole as u64;
+        Ok(())
+    }
+
+    fn count(&mut self, text: &str, line: &Value) -> Result<()> {
+        if line["verdict"].is_string() {
+            self.records += 1;
+            if line["verdict"] == "deny"
+                && let (Some(from), Some(to)) = (endpoint(&line["source"]), endpoint(&line["destination"]))
+            {
+                self.denials.insert((from, to));
+            }
+            return Ok(());
+        }
+        if !self.counted.insert(text.to_owned()) {
+            return Ok(());
+        }
+        self.lost += line["lost"].as_u64().unwrap_or(0);
+        self.dropped += line["packets"].as_u64().unwrap_or(0);
+        if line["bypass"].is_string() {
+            let time = |name: &str| -> Result<Timestamp> {
+                let text = line[name].as_str().with_context(|| format!("a bypass without {name}"))?;
+                text.parse().with_context(|| format!("{name}: {text}"))
+            };
+            self.bypasses.push((time("from")?, time("to")?));
+        }
+        Ok(())
+    }
+}
+
+fn endpoint(value: &Value) -> Option<SocketAddr> {
+    let address: IpAddr = value["address"].as_str()?.parse().ok()?;
+    Some(SocketAddr::new(address, u16::try_from(value["port"].as_u64()?).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_count_once_across_rotations() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("audit.log");
+        let denied = r#"{"verdict":"deny","source":{"address":"10.0.0.1","port":9},"destination":{"address":"10.0.0.2","port":80}}"#;
+        let bypass =
+            r#"{"bypass":"rules-changed","from":"2026-01-01T00:00:00Z","to":"2026-01-01T00:00:01Z"}"#;
+        let mut ledger = Ledger::new(&log);
+        fs::write(&log, format!("{denied}\n{bypass}\n{{\"lost\":3}}\nhalf")).unwrap();
+        ledger.read().unwrap();
+        ledger.rotate(false).unwrap();
+        fs::write(&log, format!("{{\"repeated\":1}}\n{bypass}\n{{\"dropped\":\"overlay\",\"packets\":2}}\n"))
+            .unwrap();
+        ledger.read().unwrap();
+        assert_eq!((ledger.records, ledger.lost, ledger.dropped), (1, 3, 2));
+        assert_eq!((ledger.bypasses.len(), ledger.denials.len()), (1, 1));
+    }
+}

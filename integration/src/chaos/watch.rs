@@ -1,0 +1,150 @@
+//! Follows what a node's agent says of itself, many times a second.
+//!
+//! From: `/status` and the log of the agent that a node counts on. To: since when each world is in force, and whether the agent enforces.
+//! An agent that is stopped or gone is not asked. The log names the policies of each change when it is in force (`policy applied`); status
+//! knows versions of policies only where an API server is the source.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::agent::Agent;
+use crate::http;
+use crate::namespace::Namespace;
+
+/// How often an agent is asked.
+const EVERY: Duration = Duration::from_millis(30);
+
+/// What is known of the agent.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    /// The agent to ask.
+    agent: Option<Followed>,
+    /// When a policy was seen in force for the first time, by name.
+    in_force: HashMap<String, Instant>,
+    /// The agent's last answer.
+    status: Option<Value>,
+}
+
+/// An agent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Followed {
+    port: u16,
+    log: PathBuf,
+    since: Instant,
+}
+
+/// See the module. Dropping it ends the thread.
+#[derive(Debug)]
+pub struct Watch {
+    seen: Arc<Mutex<Seen>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    /// Begins, with no agent to ask.
+    pub fn begin(namespace: &Arc<Namespace>) -> Result<Self> {
+        let (seen, stop) = (Arc::<Mutex<Seen>>::default(), Arc::new(AtomicBool::new(false)));
+        let (shared, is_over, namespace) = (Arc::clone(&seen), Arc::clone(&stop), Arc::clone(namespace));
+        let thread = std::thread::spawn(move || {
+            let mut logs = HashMap::new();
+            while !is_over.load(Ordering::Acquire) {
+                ask(&shared, &namespace, &mut logs);
+                sleep(EVERY);
+            }
+        });
+        Ok(Self { seen, stop, thread: Some(thread) })
+    }
+
+    /// From now on this agent is asked, or none.
+    pub fn follow(&self, agent: Option<&Agent>) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let followed = |agent: &Agent| Followed {
+            port: agent.http_port(),
+            log: agent.log_file().to_owned(),
+            since: Instant::now(),
+        };
+        (seen.agent, seen.status) = (agent.map(followed), None);
+    }
+
+    /// When a policy was seen in force for the first time.
+    pub fn in_force(&self, policy: &str) -> Option<Instant> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).in_force.get(policy).copied()
+    }
+
+    /// The last status of the agent that is followed.
+    pub fn status(&self) -> Option<Value> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).status.clone()
+    }
+
+    /// Whether the agent that is followed said last that its rules are in force.
+    pub fn enforces(&self) -> bool {
+        self.status()
+            .is_some_and(|status| status["phase"] == "enforcing" && status["applied_generation"] != 0)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn ask(seen: &Mutex<Seen>, namespace: &Namespace, logs: &mut HashMap<PathBuf, u64>) {
+    let lock = || seen.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(agent) = lock().agent.clone() else { return };
+    let offset = logs.entry(agent.log.clone()).or_default();
+    let applied = read_applied(&agent.log, offset).unwrap_or_default();
+    let now = Instant::now();
+    for policy in applied {
+        lock().in_force.entry(policy).or_insert(now);
+    }
+    // An agent that does not listen yet, or ends, answers nothing.
+    let Ok(answer) = http::get(namespace, agent.port, "/status") else { return };
+    let Ok(status) = serde_json::from_str::<Value>(&answer.body) else { return };
+    let mut seen = lock();
+    if seen.agent == Some(agent) {
+        seen.status = Some(status);
+    }
+}
+
+/// The policies that name worlds, of the changes that a log says were applied, from a byte on that moves behind the last whole line.
+fn read_applied(log: &Path, offset: &mut u64) -> std::io::Result<Vec<String>> {
+    let mut file = File::open(log)?;
+    file.seek(SeekFrom::Start(*offset))?;
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    let whole = text.rfind('\n').map_or(0, |at| at + 1);
+    *offset += whole as u64;
+    let lines = text[..whole].lines().filter(|line| line.contains("policy applied"));
+    Ok(lines.flat_map(markers).collect())
+}
+
+/// The policies in a line whose namespace is `marker`.
+fn markers(line: &str) -> Vec<String> {
+    let words = line.split('"').map(|word| word.trim_end_matches('\\'));
+    words.filter(|word| word.starts_with("marker/")).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_the_worlds_that_it_applies() {
+        let line = r#"INFO policy applied generation=2 policies=["db/metrics", "marker/policies-1", "marker/policies-2"]"#;
+        assert_eq!(markers(line), ["marker/policies-1", "marker/policies-2"]);
+    }
+}
