@@ -223,7 +223,7 @@ fn cleanup_beside_a_running_agent_lets_no_connection_wait_and_the_agent_stands_b
     );
     let folder = log.parent().unwrap().to_str().unwrap();
     let (code, said) = run(&story, &["cleanup", "--audit-log", folder]);
-    assert!(code == 2 && said.contains("is no file"), "{said}");
+    assert!(code == 2 && said.contains("names no file"), "{said}");
     assert!(!log.exists(), "an agent that stands by writes no records");
     undisturbed(loads, streams);
 }

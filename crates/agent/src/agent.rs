@@ -25,7 +25,7 @@ use dataplane::workers::{Workers, WorkersConfig};
 use policy::{Change, Compiler, PodUid, PolicyName, Published, Scope, Snapshot, Touched, touched};
 
 use crate::engine::{Engine, EngineError, open_addresses};
-use crate::health::{Health, Standing, Topic};
+use crate::health::{Health, PolicyState, Topic};
 use crate::memory;
 use crate::nodes;
 use crate::origins::{OriginTracker, overlay_flows};
@@ -49,7 +49,7 @@ use kernel_records::KernelRecords;
 use problem_log::ProblemLog;
 use rules::RulesWatch;
 
-/// The name of an agent's thread, by which nftables' notifications name who wrote its rules.
+/// The name of the agent's thread: nftables' notifications give it as the program that wrote the rules.
 pub const THREAD: &str = "agent";
 
 /// How often the agent looks whether all is still as it was.
@@ -99,7 +99,7 @@ pub struct Agent {
     /// Whether the newest snapshot is not in force yet though it was tried.
     behind: bool,
     /// Policies of the newest snapshot, and those that are gone with it, that are not in force yet.
-    standings: BTreeMap<PolicyName, Standing>,
+    policy_states: BTreeMap<PolicyName, PolicyState>,
     /// Large policies that wait to be compiled.
     backlog: Backlog,
     /// When the state on disk was written, while it stands in for a part of the source.
@@ -160,7 +160,7 @@ impl Agent {
             snapshot: None,
             engine: None,
             behind: false,
-            standings: BTreeMap::new(),
+            policy_states: BTreeMap::new(),
             backlog: Backlog::default(),
             restored: None,
             problems: Arc::default(),
@@ -419,8 +419,8 @@ impl Agent {
         Ok(engine)
     }
 
-    /// On the range of queues that the rules in the kernel don't use now, and whose answers they don't take for their own; on the other where
-    /// that one is taken, perhaps by an agent that is stopped.
+    /// Starts workers on the range of queues that the rules in the kernel don't use, and whose answers they don't accept. If that range is
+    /// taken, perhaps by a stopped agent, starts them on the other one.
     fn start_workers(
         &self,
         snapshot: &Arc<Snapshot>,
@@ -451,8 +451,8 @@ impl Agent {
                 Workers::start(config, &published, recorder).map(|workers| (published, workers, queues))
             }
         });
-        // The rules point to the second range, of an agent that is dead: its queues are free, and its answers don't come any more. Or they
-        // point to no range, or to one whose answers differ.
+        // The second range will do if the rules name it and its queues are free: its agent has ended, and no more answers of it come. It
+        // will also do if the rules name no range, or one whose answers differ.
         let can_be_second = overlaps(&ranges[1]) || !answers_alike(&ranges[1]);
         match first(&self.audit) {
             Ok(started) => Ok(started),
@@ -510,8 +510,8 @@ impl Agent {
             changes.splice(0..0, self.config.pod_cidrs.first());
             self.health.state().settled(Topic::Source);
         }
-        for (name, standing) in standings(&changes, std::mem::take(&mut update.versions)) {
-            standing.replace_in(&mut self.standings, name);
+        for (name, standing) in policy_states(&changes, std::mem::take(&mut update.versions)) {
+            standing.replace_in(&mut self.policy_states, name);
         }
         if !first {
             changes = self.backlog.defer(changes);
@@ -579,11 +579,12 @@ impl Agent {
         }
     }
 
-    /// What is in force of policies with the newest snapshot: nothing of those that wait.
-    fn policies_in_force(&mut self) -> BTreeMap<PolicyName, Standing> {
-        let (waiting, in_force) =
-            std::mem::take(&mut self.standings).into_iter().partition(|(name, _)| self.backlog.holds(name));
-        self.standings = waiting;
+    /// The policies that are in force with the newest snapshot: all that changed but those in the backlog.
+    fn policies_in_force(&mut self) -> BTreeMap<PolicyName, PolicyState> {
+        let (waiting, in_force) = std::mem::take(&mut self.policy_states)
+            .into_iter()
+            .partition(|(name, _)| self.backlog.holds(name));
+        self.policy_states = waiting;
         in_force
     }
 
@@ -827,18 +828,18 @@ struct News {
 }
 
 /// What becomes of policies with these changes. A version can change though the policy means the same.
-fn standings(
+fn policy_states(
     changes: &[Change],
     versions: Vec<(PolicyName, Option<ResourceVersion>)>,
-) -> impl Iterator<Item = (PolicyName, Standing)> {
+) -> impl Iterator<Item = (PolicyName, PolicyState)> {
     let changed = changes.iter().filter_map(|change| match change {
-        Change::Policy(policy) => Some((policy.name.clone(), Standing::There(None))),
-        Change::PolicyGone(name) => Some((name.clone(), Standing::Gone)),
+        Change::Policy(policy) => Some((policy.name.clone(), PolicyState::There(None))),
+        Change::PolicyGone(name) => Some((name.clone(), PolicyState::Gone)),
         _ => None,
     });
     let versions = versions.into_iter().map(|(name, version)| match version {
-        Some(version) => (name, Standing::There(Some(version))),
-        None => (name, Standing::Gone),
+        Some(version) => (name, PolicyState::There(Some(version))),
+        None => (name, PolicyState::Gone),
     });
     changed.chain(versions)
 }

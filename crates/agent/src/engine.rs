@@ -4,9 +4,9 @@
 //! this node that the snapshot denies, on new connections or old.
 //!
 //! Whose connections a change touches is known, and their packets are judged again until a sweep has looked at all connections: so
-//! no change waits for a sweep, and sweeps may rest while changes come one after the other. Only a change that may touch anybody is
-//! in force when its sweep is over. Until then the packets that were judged again before are still judged again, also those that the
-//! agent before this one had begun to judge again.
+//! no change waits for a sweep, and sweeps may rest while changes come one after the other. A change that may affect any pod is in force
+//! only when its sweep is over. Until then, pods whose packets were already evaluated again, by this agent or the previous one, keep
+//! being evaluated again.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -35,7 +35,7 @@ const SWEEP_POLL: Duration = Duration::from_millis(5);
 
 /// While changes come one after the other, sweeps take a twentieth of one core's time: they rest so many times as long as they took.
 const SWEEPS_REST: u32 = 19;
-/// And yet one is never put off for longer: until then the packets of pods that changed are judged again.
+/// A sweep is never put off for longer than this. Until it is over, packets of the affected pods are evaluated again.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// See the module.
@@ -204,7 +204,7 @@ impl Engine {
         if !self.unswept.is_empty() && Instant::now() >= self.rested {
             let pods = std::mem::take(&mut self.unswept);
             let scope = self.scope(Some(pods.clone()));
-            self.sweeper.begin(current, &self.overlay, scope, self.table.is_rechecking())?;
+            self.sweeper.begin(current, &self.overlay, scope, self.table.is_revalidating())?;
             self.sweeping = Some(pods);
         }
         Ok(None)
@@ -217,7 +217,7 @@ impl Engine {
             let _ = self.sweeper.wait();
         }
         let scope = self.scope(None);
-        self.sweeper.begin(current, &self.overlay, scope, self.table.is_rechecking())?;
+        self.sweeper.begin(current, &self.overlay, scope, self.table.is_revalidating())?;
         self.unswept.clear();
         let swept = self.sweeper.wait();
         self.take(swept)

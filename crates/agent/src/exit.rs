@@ -36,7 +36,7 @@ pub fn code(result: anyhow::Result<u8>) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// The error and its causes. Some of other crates have repeated their causes already.
+/// The error and its causes, separated by colons. A cause that the text before it contains is left out: other crates' errors repeat theirs.
 fn sentence(error: &anyhow::Error) -> String {
     let mut said = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {

@@ -59,15 +59,15 @@ pub struct Health {
 
 /// What becomes of a policy with the newest snapshot.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Standing {
+pub enum PolicyState {
     /// It holds, in this version, if the source has versions.
     There(Option<ResourceVersion>),
     /// It is gone.
     Gone,
 }
 
-impl Standing {
-    /// Takes the place of what was known. A policy that comes again without a version, since it is compiled again, has the one it had.
+impl PolicyState {
+    /// Replaces what `known` holds for the policy. A policy without a version keeps the one it had: it was only compiled again.
     pub fn replace_in(self, known: &mut BTreeMap<PolicyName, Self>, name: PolicyName) {
         let has_version = matches!(known.get(&name), Some(Self::There(Some(_))));
         if !(has_version && self == Self::There(None)) {
@@ -121,12 +121,12 @@ impl State {
     }
 
     /// These policies are in force from now on.
-    pub fn in_force(&mut self, policies: BTreeMap<PolicyName, Standing>) {
+    pub fn in_force(&mut self, policies: BTreeMap<PolicyName, PolicyState>) {
         for (policy, standing) in policies {
             match standing {
-                Standing::There(None) => drop(self.versions.entry(policy).or_insert(None)),
-                Standing::There(version) => drop(self.versions.insert(policy, version)),
-                Standing::Gone => drop(self.versions.remove(&policy)),
+                PolicyState::There(None) => drop(self.versions.entry(policy).or_insert(None)),
+                PolicyState::There(version) => drop(self.versions.insert(policy, version)),
+                PolicyState::Gone => drop(self.versions.remove(&policy)),
             }
         }
     }
@@ -309,7 +309,7 @@ mod tests {
         let name = || PolicyName::network_policy("web", "a");
         let version = || Some(ResourceVersion::from("7"));
         let mut state = State::default();
-        let mut put = |standings: Vec<Standing>| {
+        let mut put = |standings: Vec<PolicyState>| {
             let mut known = BTreeMap::new();
             for standing in standings {
                 standing.replace_in(&mut known, name());
@@ -317,12 +317,12 @@ mod tests {
             state.in_force(known);
             state.versions.get(&name()).cloned()
         };
-        let without = || Standing::There(None);
+        let without = || PolicyState::There(None);
         assert_eq!(put(vec![without()]), Some(None), "of a folder");
-        assert_eq!(put(vec![Standing::There(version())]), Some(version()));
+        assert_eq!(put(vec![PolicyState::There(version())]), Some(version()));
         assert_eq!(put(vec![without()]), Some(version()), "compiled again");
-        assert_eq!(put(vec![Standing::Gone]), None);
-        assert_eq!(put(vec![Standing::There(version()), without()]), Some(version()));
-        assert_eq!(put(vec![Standing::There(version()), Standing::Gone]), None);
+        assert_eq!(put(vec![PolicyState::Gone]), None);
+        assert_eq!(put(vec![PolicyState::There(version()), without()]), Some(version()));
+        assert_eq!(put(vec![PolicyState::There(version()), PolicyState::Gone]), None);
     }
 }

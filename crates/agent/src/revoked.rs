@@ -39,10 +39,10 @@ pub struct RevokedConnections {
 /// Connections could not be restored.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// Their marks.
+    /// Their marks can't be changed.
     #[error(transparent)]
     Conntrack(#[from] ConntrackError),
-    /// The kernel's set.
+    /// The kernel's set of their tuples can't be changed.
     #[error(transparent)]
     Table(#[from] TableError),
 }
@@ -53,8 +53,8 @@ impl RevokedConnections {
         Self { register, due_at: None, rested: Instant::now(), read_at: None }
     }
 
-    /// A snapshot is in force that concerns these pods: their connections that it allows again are restored by
-    /// [`RevokedConnections::restore_due`].
+    /// To be called when `snapshot` is in force: makes the cut connections of the `touched` pods due, so that
+    /// [`RevokedConnections::restore_due`] restores those that it allows.
     pub fn follow(&mut self, snapshot: &Arc<Snapshot>, overlay: &Arc<OverlayFlows>, touched: &Touched) {
         let is_due = lock(&self.register).follow(snapshot, overlay, touched);
         self.due_at = is_due.then_some(self.rested);
@@ -91,8 +91,8 @@ impl RevokedConnections {
         Ok(())
     }
 
-    /// A sweep is over: the kernel's set is to hold what it cut, and not what it restored. Returns how many connections were restored
-    /// without a sweep since the one before.
+    /// To be called after each sweep: adds what it cut to the kernel's set, and removes what was restored. Returns how many connections
+    /// were restored without a sweep since the last call.
     ///
     /// # Errors
     /// [`TableError`] if the set can't be read or changed. What is not done then is done with the next sweep. A set that is full is no

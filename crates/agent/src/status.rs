@@ -433,11 +433,17 @@ impl From<&cluster::Problem> for Problem {
 }
 
 impl Problem {
-    /// Of the policies of a namespace that are beyond its budget, those that are not named one by one.
+    /// All policies beyond their namespace's budget: a problem for each that is named, and one a namespace for the others.
+    pub fn beyond_budget(compiler: &policy::Compiler) -> impl Iterator<Item = Self> + '_ {
+        let named = compiler.refusals().map(|refusal| Self::from(&refusal));
+        named.chain(compiler.more_refusals().map(|(namespace, more)| Self::more_refusals(namespace, more)))
+    }
+
+    /// The policies of a namespace that are beyond its budget and not named one by one: `more` of them.
     pub fn more_refusals(namespace: &str, more: usize) -> Self {
         let policies = if more == 1 { "1 more policy".to_owned() } else { format!("{more} more policies") };
         let text = format!(
-            "Namespace {namespace}: {policies} are beyond its budget: each isolates the pods that it selects and allows nothing: have fewer or \
+            "Namespace {namespace}: {policies} beyond its budget; each isolates the pods that it selects and allows nothing: write fewer or \
              smaller policies, or raise --policy-budget"
         );
         Self { kind: "NetworkPolicy".to_owned(), text }
@@ -458,8 +464,8 @@ impl From<&policy::Refusal> for Problem {
                 )
             }
         };
-        // A limit below the default is a share of the total.
-        let flags = "--policy-budget, and --policy-budget-total where all namespaces together have too many";
+        // `limit` is below --policy-budget while all namespaces together exceed the total.
+        let flags = "--policy-budget, and --policy-budget-total if all namespaces together exceed theirs";
         let text = format!(
             "NetworkPolicy {policy}: it has {cost} entries{times}, and the policies of its namespace {namespace}, where {limit} are allowed; it \
              isolates the pods that it selects and allows nothing: give it fewer entries, or raise {flags}"

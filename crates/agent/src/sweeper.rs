@@ -11,7 +11,8 @@ use std::thread::{self, JoinHandle};
 use dataplane::conntrack::{Conntrack, ConntrackError, EntryName};
 use dataplane::marks::Marks;
 use dataplane::sweep::{
-    Evaluator, Found, LocalAddresses, OverlayFlows, Scope, SweepReport, sweep, wait_for_packets_under_way,
+    Evaluator, LocalAddresses, OverlayFlows, Scope, SweepReport, SweptConnection, sweep,
+    wait_for_packets_under_way,
 };
 use policy::{Packet, Snapshot};
 
@@ -41,7 +42,7 @@ struct Order {
     overlay: Arc<OverlayFlows>,
     scope: Scope,
     /// Whether packets of connections that exist are evaluated again meanwhile.
-    is_rechecking: bool,
+    is_revalidating: bool,
 }
 
 /// See the module.
@@ -72,18 +73,21 @@ impl Sweeper {
         Ok(Self { orders: Some(orders), reports, thread: Some(thread) })
     }
 
-    /// Has connections evaluated under a snapshot. `is_rechecking` says whether rules evaluate packets of some of them again meanwhile. No
+    /// Has connections evaluated under a snapshot. `is_revalidating`: whether rules evaluate packets of some of them again meanwhile. No
     /// sweep may be in progress.
+    ///
+    /// # Errors
+    /// [`SweepError::Ended`] if the thread has ended.
     pub fn begin(
         &self,
         snapshot: &Arc<Snapshot>,
         overlay: &Arc<OverlayFlows>,
         scope: Scope,
-        is_rechecking: bool,
+        is_revalidating: bool,
     ) -> Result<(), SweepError> {
         let orders = self.orders.as_ref().ok_or(SweepError::Ended)?;
         let (snapshot, overlay) = (Arc::clone(snapshot), Arc::clone(overlay));
-        let order = Order { snapshot, overlay, scope, is_rechecking };
+        let order = Order { snapshot, overlay, scope, is_revalidating };
         orders.send(order).map_err(|_| SweepError::Ended)
     }
 
@@ -107,25 +111,25 @@ impl Order {
         let local = LocalAddresses::read().map_err(SweepError::LocalAddresses)?;
         let evaluator = Evaluator { snapshot: &self.snapshot, local: &local, overlay: &self.overlay };
         let mut cut = Vec::new();
-        let mut settle = |found: &mut [Found]| {
-            let settled = lock(register).settle(found, &local)?;
-            let is_cut_now = |found: &&Found| !found.is_allowed && !found.is_revoked;
+        let mut apply_marks = |found: &mut [SweptConnection]| {
+            let settled = lock(register).apply_marks(found, &local)?;
+            let is_cut_now = |found: &&SweptConnection| !found.is_allowed && !found.is_revoked;
             cut.extend(found.iter().filter(is_cut_now).map(|found| (found.connection, found.entry.clone())));
             Ok(settled)
         };
-        let report = sweep(conntrack, marks, evaluator, &self.scope, &mut settle)?;
-        if self.is_rechecking {
+        let report = sweep(conntrack, marks, evaluator, &self.scope, &mut apply_marks)?;
+        if self.is_revalidating {
             confirm(cut, conntrack, marks, register)?;
         }
         Ok(report)
     }
 }
 
-/// Has REVOKED stay on connections that were just cut.
+/// Makes sure that REVOKED stays on connections that were just cut.
 ///
 /// Rules note in the connection's mark that a packet is evaluated again, and write back the whole mark as they have read it
-/// (`nft_ct_set_eval`): what was set in between is lost. Once every packet has left the rules that read the mark before, and REVOKED is
-/// there, it stays: packets of a connection with REVOKED are dropped by an earlier rule.
+/// (`nft_ct_set_eval`): a bit that was set in between is lost. So this waits until each packet that read the mark before has left the
+/// rules, and then looks for REVOKED. If it is there, it stays: an earlier rule drops all further packets of the connection.
 fn confirm(
     mut cut: Vec<(Packet, EntryName)>,
     conntrack: &mut Conntrack,

@@ -172,8 +172,11 @@ impl Conntrack {
         Ok(self.visit_of(addresses, delete)?.changed)
     }
 
-    /// Changes the marks of these entries. One that has ended meanwhile counts as gone; if another has begun between the same ends, that
-    /// one is changed.
+    /// Changes the marks of these entries. An entry that has ended meanwhile counts as gone. If another connection between the same ends
+    /// has begun since, its mark is changed instead.
+    ///
+    /// # Errors
+    /// [`ConntrackError::Change`] if the kernel refuses; some marks may have been changed.
     pub fn change_marks<'a>(
         &mut self,
         changes: impl IntoIterator<Item = (&'a EntryName, MarkChange)>,

@@ -115,7 +115,9 @@ pub enum RememberedLogError {
         source: NetlinkError,
     },
     /// The socket failed later.
-    #[error("NFLOG group {group} is no longer listened to: {source}")]
+    #[error(
+        "cannot receive from NFLOG group {group}: {source}; the agent tries to bind it again each second"
+    )]
     Receive {
         /// The group.
         group: u16,

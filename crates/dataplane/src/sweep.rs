@@ -72,7 +72,7 @@ pub struct Scope {
 
 /// A connection that a sweep found cut, or to be cut.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Found {
+pub struct SweptConnection {
     /// As evaluated.
     pub connection: Packet,
     /// Its entry.
@@ -81,13 +81,13 @@ pub struct Found {
     pub is_oriented: bool,
     /// Whether its entry is marked REVOKED.
     pub is_revoked: bool,
-    /// What the sweep's snapshot makes of it.
+    /// Whether policy allows it: by the sweep's snapshot, unless the caller has evaluated it again since.
     pub is_allowed: bool,
 }
 
 /// What became of connections that a sweep found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Settled {
+pub struct MarkCounts {
     /// How many are REVOKED now and were not before.
     pub revoked: u64,
     /// How many were REVOKED and are no longer.
@@ -96,18 +96,22 @@ pub struct Settled {
     pub gone: u64,
 }
 
-/// Sets REVOKED in the mark of each found connection that the sweep's snapshot denies, and clears it in that of each that it allows.
+/// Sets REVOKED on each found connection that is denied, and clears it on each that is allowed, by [`SweptConnection::is_allowed`].
 ///
 /// # Errors
 /// [`ConntrackError`] if marks can't be changed.
-pub fn settle(conntrack: &mut Conntrack, marks: &Marks, found: &[Found]) -> Result<Settled, ConntrackError> {
-    let differs = |found: &&Found| found.is_revoked == found.is_allowed;
+pub fn apply_marks(
+    conntrack: &mut Conntrack,
+    marks: &Marks,
+    found: &[SweptConnection],
+) -> Result<MarkCounts, ConntrackError> {
+    let differs = |found: &&SweptConnection| found.is_revoked == found.is_allowed;
     let count =
         |is_revoked| found.iter().filter(differs).filter(|f| f.is_revoked == is_revoked).count() as u64;
-    let change = |found: &'_ Found| revoke(marks, !found.is_allowed);
+    let change = |found: &'_ SweptConnection| revoke(marks, !found.is_allowed);
     let visited =
         conntrack.change_marks(found.iter().filter(differs).map(|found| (&found.entry, change(found))))?;
-    Ok(Settled { revoked: count(false), restored: count(true), gone: visited.gone })
+    Ok(MarkCounts { revoked: count(false), restored: count(true), gone: visited.gone })
 }
 
 /// The change of a mark that cuts a connection, or lets it go on as before it was cut.
@@ -116,31 +120,30 @@ pub fn revoke(marks: &Marks, is_revoked: bool) -> MarkChange {
     MarkChange { value: if is_revoked { mask } else { 0 }, mask }
 }
 
-/// Found connections are settled when they are this many, and at the end: few enough that another thread doesn't wait for it, some
-/// milliseconds.
+/// How many found connections are handed to `apply_marks` at once: few enough that another thread waits for it a few milliseconds at most.
 const AT_ONCE: usize = 512;
 
-/// Evaluates every connection under `snapshot`, or at least those that `scope` is about. `local` are the node's own addresses, read
-/// just before. What is found cut or to be cut is handed to `settle`, some connections at a time.
+/// Evaluates every connection with `evaluator`, or at least those that `scope` is about. `evaluator.local` must have been read just
+/// before. Connections that are cut or to be cut are handed to `apply_marks`, at most 512 at a time.
 ///
 /// # Errors
-/// [`ConntrackError`] if connections can't be read or changed, or what `settle` returns.
+/// [`ConntrackError`] if connections can't be read or changed, or what `apply_marks` returns.
 pub fn sweep(
     conntrack: &mut Conntrack,
     marks: &Marks,
     evaluator: Evaluator<'_>,
     scope: &Scope,
-    settle: &mut dyn FnMut(&mut [Found]) -> Result<Settled, ConntrackError>,
+    apply_marks: &mut dyn FnMut(&mut [SweptConnection]) -> Result<MarkCounts, ConntrackError>,
 ) -> Result<SweepReport, ConntrackError> {
     let started = Instant::now();
     let report = SweepReport::default();
-    let mut sweep = Sweep { evaluator, marks, scope, settle, found: Vec::new(), failed: None, report };
+    let mut sweep = Sweep { evaluator, marks, scope, apply_marks, found: Vec::new(), failed: None, report };
     let each = |entry: &Entry<'_>| sweep.visit(entry);
     let visited = match &scope.of {
         Some(addresses) => conntrack.visit_of(addresses, each),
         None => conntrack.visit(each),
     }?;
-    sweep.settle();
+    sweep.apply_marks();
     let Sweep { mut report, failed, .. } = sweep;
     report.entries = visited.entries;
     report.gone += visited.gone;
@@ -153,10 +156,10 @@ struct Sweep<'a> {
     evaluator: Evaluator<'a>,
     marks: &'a Marks,
     scope: &'a Scope,
-    settle: &'a mut dyn FnMut(&mut [Found]) -> Result<Settled, ConntrackError>,
+    apply_marks: &'a mut dyn FnMut(&mut [SweptConnection]) -> Result<MarkCounts, ConntrackError>,
     /// What is to be settled.
-    found: Vec<Found>,
-    /// The first error of `settle`.
+    found: Vec<SweptConnection>,
+    /// The first error of `apply_marks`.
     failed: Option<ConntrackError>,
     report: SweepReport,
 }
@@ -187,11 +190,16 @@ impl Sweep<'_> {
                 let is_allowed = standing == Standing::Allowed;
                 if is_revoked == is_allowed || scope.of.is_none() {
                     let connection = packet;
-                    let found =
-                        Found { connection, entry: entry.name(), is_oriented, is_revoked, is_allowed };
+                    let found = SweptConnection {
+                        connection,
+                        entry: entry.name(),
+                        is_oriented,
+                        is_revoked,
+                        is_allowed,
+                    };
                     self.found.push(found);
                     if self.found.len() >= AT_ONCE {
-                        self.settle();
+                        self.apply_marks();
                     }
                 }
                 None
@@ -207,10 +215,10 @@ impl Sweep<'_> {
         }
     }
 
-    fn settle(&mut self) {
+    fn apply_marks(&mut self) {
         if self.failed.is_none() {
-            match (self.settle)(&mut self.found) {
-                Ok(Settled { revoked, restored, gone }) => {
+            match (self.apply_marks)(&mut self.found) {
+                Ok(MarkCounts { revoked, restored, gone }) => {
                     self.report.revoked += revoked;
                     self.report.restored += restored;
                     self.report.gone += gone;

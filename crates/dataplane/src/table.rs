@@ -138,9 +138,9 @@ pub struct Table {
     contents: Contents,
     /// The epoch of what the kernel remembers.
     memory: Memory,
-    /// The pods whose packets the rules judge again, until all connections have been looked at. Invariant: what the set of changing pods
-    /// holds.
-    watched: BTreeSet<IpAddr>,
+    /// Pods whose packets the rules evaluate again until a sweep has looked at all connections. Invariant: equals the kernel's set of
+    /// changing pods.
+    revalidated: BTreeSet<IpAddr>,
     /// What is known of ports; `None` if sources are believed.
     origin: Option<Origin>,
     /// The generation of the ruleset that the last [`Table::restore`] undid.
@@ -180,8 +180,8 @@ impl Table {
     /// chains that exist in place. The same call is the first start, a restart over the table of a dead agent, an upgrade
     /// with other marks or flags, and a live takeover: the queues must be ready before, since packets come at once.
     ///
-    /// Pods whose packets the rules in force judge again stay so until [`Table::end_recheck`]: a connection that a change has cut is not
-    /// marked before the sweep after that change, which the agent before may not have carried out.
+    /// Pods whose packets the rules in force evaluate again keep being evaluated until [`Table::end_recheck`]. The previous agent may have
+    /// ended before the sweep that marks the connections that its last change cut.
     ///
     /// # Errors
     /// [`TableError`]: nothing was changed.
@@ -195,10 +195,10 @@ impl Table {
         };
         for _ in 0..TRIES {
             let generation = read_generation(&mut socket)?;
-            let watched = recheck::read(&mut socket)?;
-            let written = Written { queues, form, bridge, watched: &watched };
+            let revalidated = recheck::read(&mut socket)?;
+            let written = Installation { queues, form, bridge, revalidated: &revalidated };
             let (batch, contents, memory, origin) = installation(&config, &written, &BTreeSet::new());
-            // If the agent before has changed more meanwhile, that counts as well.
+            // The previous agent may add pods meanwhile: then the set is read again.
             match batch.commit(&mut socket, Some(generation)) {
                 Ok(()) => {
                     let undone = None;
@@ -210,7 +210,7 @@ impl Table {
                         config,
                         contents,
                         memory,
-                        watched,
+                        revalidated,
                         origin,
                         undone,
                     });
@@ -239,9 +239,9 @@ impl Table {
                 return Err(TableError::Superseded(queues));
             }
             let kept = if is_foreign { BTreeSet::new() } else { self.intact_queue_chains(&config)? };
-            let Self { queues, form, bridge, ref watched, .. } = *self;
+            let Self { queues, form, bridge, ref revalidated, .. } = *self;
             let (install, contents, memory, origin) =
-                installation(&config, &Written { queues, form, bridge, watched }, &kept);
+                installation(&config, &Installation { queues, form, bridge, revalidated }, &kept);
             let mut batch = Batch::default();
             if is_foreign {
                 delete_tables(self.bridge.is_some(), &mut batch);
@@ -326,7 +326,7 @@ impl Table {
         if self.config.trust_replies {
             self.config.trust_replies = false;
             let committed =
-                self.commit(|table, batch, _| table.rewrite(&table.memory, table.is_rechecking(), batch));
+                self.commit(|table, batch, _| table.rewrite(&table.memory, table.is_revalidating(), batch));
             self.config.trust_replies = committed.is_err();
             committed?;
         }
@@ -386,8 +386,8 @@ impl Table {
     /// nothing is sent.
     ///
     /// From then on, and until [`Table::end_recheck`], what passes from or to pods that are touched was judged since, connections
-    /// that exist included, in both directions. If all are, their connections are left to a sweep, and only pods that were judged again
-    /// before stay so.
+    /// that exist included, in both directions. If all are touched, their connections are left to a sweep, and the rules evaluate again
+    /// the packets of the same pods as before.
     ///
     /// To be called when no verdict of an older snapshot is under way any more: it would be remembered.
     ///
@@ -401,16 +401,16 @@ impl Table {
         generation: Generation,
         touched: &Touched,
     ) -> Result<(), TableError> {
-        let watched = match touched {
+        let revalidated = match touched {
             Touched::Pods(pods) => pods,
-            Touched::All => &self.watched,
+            Touched::All => &self.revalidated,
         }
         .clone();
         let mut memory = self.memory.next(generation, touched, Instant::now());
-        memory.keep_apart(&watched, Instant::now());
+        memory.keep_apart(&revalidated, Instant::now());
         let wanted = Contents::new(pod_cidrs, open, memory.changed());
-        let window = !watched.is_empty();
-        let rewrite = window || self.is_rechecking();
+        let window = !revalidated.is_empty();
+        let rewrite = window || self.is_revalidating();
         let origins = self.wanted_origins();
         let are_same = origins.is_none_or(|origins| self.holds(&origins));
         if wanted == self.contents && are_same && !rewrite && self.config.remember.is_none() {
@@ -423,20 +423,20 @@ impl Table {
                 wanted.change_from(&table.contents, batch);
             }
             if rewrite {
-                recheck::watch(&watched, batch);
+                recheck::watch(&revalidated, batch);
                 table.rewrite(&memory, window, batch);
             } else {
                 memory.replace(batch);
             }
         })?;
-        memory.keep_apart(&watched, Instant::now());
-        (self.contents, self.memory, self.watched) = (wanted, memory, watched);
+        memory.keep_apart(&revalidated, Instant::now());
+        (self.contents, self.memory, self.revalidated) = (wanted, memory, revalidated);
         Ok(())
     }
 
     /// Whether packets of some pods are judged again.
-    pub fn is_rechecking(&self) -> bool {
-        !self.watched.is_empty()
+    pub fn is_revalidating(&self) -> bool {
+        !self.revalidated.is_empty()
     }
 
     /// Judges changing pods no more: all connections have been looked at. Does nothing if none are.
@@ -444,12 +444,12 @@ impl Table {
     /// # Errors
     /// As [`Table::update`].
     pub fn end_recheck(&mut self) -> Result<(), TableError> {
-        if self.is_rechecking() {
+        if self.is_revalidating() {
             self.commit(|table, batch, _| {
                 table.rewrite(&table.memory, false, batch);
                 recheck::watch(&BTreeSet::new(), batch);
             })?;
-            self.watched.clear();
+            self.revalidated.clear();
         }
         Ok(())
     }
@@ -654,19 +654,19 @@ fn form_trial(form: QueueForm) -> Batch {
 }
 
 /// What an installation depends on beside the configuration.
-struct Written<'a> {
+struct Installation<'a> {
     queues: QueueRange,
     form: QueueForm,
     bridge: Option<BridgeFamily>,
     /// The pods whose packets are judged again.
-    watched: &'a BTreeSet<IpAddr>,
+    revalidated: &'a BTreeSet<IpAddr>,
 }
 
 fn install_batch(
     config: &TableConfig,
     contents: &Contents,
     memory: &Memory,
-    &Written { queues, form, watched, .. }: &Written<'_>,
+    &Installation { queues, form, revalidated, .. }: &Installation<'_>,
     kept: &BTreeSet<&str>,
 ) -> Batch {
     let mut batch = Batch::default();
@@ -695,8 +695,8 @@ fn install_batch(
     origin::create_sets(&mut batch);
     remove_rules_but(kept, config, &mut batch);
     contents.fill(&mut batch);
-    recheck::watch(watched, &mut batch);
-    let rules = chains::rules(config, memory, queues, form, !watched.is_empty());
+    recheck::watch(revalidated, &mut batch);
+    let rules = chains::rules(config, memory, queues, form, !revalidated.is_empty());
     rules.iter().filter(|rule| !kept.contains(rule.chain)).for_each(|rule| rule.add_to(INET, &mut batch));
     let log_group = config.origin.as_ref().and_then(|origin| origin.log_group);
     if config.origin.is_none() {
@@ -709,11 +709,11 @@ fn install_batch(
 /// All that an installation writes, but for rules of the `kept` chains, and what the sets and chains then hold.
 fn installation(
     config: &TableConfig,
-    written: &Written<'_>,
+    written: &Installation<'_>,
     kept: &BTreeSet<&str>,
 ) -> (Batch, Contents, Memory, Option<Origin>) {
     let mut memory = Memory::new(config, SystemTime::now());
-    memory.keep_apart(written.watched, Instant::now());
+    memory.keep_apart(written.revalidated, Instant::now());
     let contents = Contents::new(&config.pod_cidrs, &config.open, memory.changed());
     let mut batch = install_batch(config, &contents, &memory, written, kept);
     let parts = (written.form, written.bridge);

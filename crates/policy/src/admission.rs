@@ -4,8 +4,8 @@
 //! its rules: it isolates the pods that it selects, and allows nothing. Invariant: a policy that is refused never allows what it would
 //! deny with its rules; other namespaces' policies are as they would be without it.
 //!
-//! Sources (`cluster`) decide by the same rules, before that, which policies' rules they keep in memory at all: there each policy is in one
-//! ruleset. The compiler refuses a policy whose rules a source omitted.
+//! Sources (`cluster`) apply the same budget first, to decide which policies' rules they keep in memory, and count each policy once. The
+//! compiler refuses a policy whose rules a source omitted.
 //!
 //! - A policy costs its entries once for each ruleset that it is in: pods to which different policies apply have rulesets of their own.
 //!   The number of rulesets is rounded up to a power of two, so that a pod that comes or goes seldom changes what is admitted.
@@ -21,8 +21,8 @@ use std::sync::Arc;
 use crate::names::{PolicyKind, PolicyName};
 use crate::spec::Cost;
 
-/// The most refused policies of a namespace that are named: a change of one concerns what is said of all others.
-pub const NAMED: usize = 20;
+/// How many refused policies of a namespace are named, at most: when one changes, the texts about all others change, too.
+const NAMED: usize = 20;
 
 /// About how many entries of refused policies one step readmits, so that a step stays short (1 µs an entry).
 const READMITTED: Cost = 1 << 16;

@@ -15,11 +15,11 @@ const SELECTOR: Cost = 16;
 /// The most entries of a podSelector that is kept without its policy's rules.
 const KEPT_SUBJECT: Cost = 16;
 
-/// Bytes of a label's key that are one entry: a key has up to 317.
+/// A label's key is one entry, and one more for each full 64 bytes. Keys have up to 317 bytes.
 const KEY: usize = 64;
 
 impl PolicySpec {
-    /// What the policy costs in one ruleset, with its rules if they were omitted. At least 16.
+    /// The entries of the policy in one ruleset, at least 16. Its rules count even if they were omitted.
     pub fn cost(&self) -> Cost {
         if let Some(omitted) = self.omitted {
             return omitted;

@@ -13,8 +13,9 @@ use crate::packet::Protocol;
 use crate::prefixes::Prefixes;
 use crate::selector::Selector;
 
-/// What policies cost, in entries: a rule, a CIDR, an exception, a port, a label's key (for each 64 bytes) and a label's value are one entry each, a pod selector
-/// is 16, and a policy itself is 16. An entry takes some 100 bytes and 1 µs to compile. [`PolicySpec::cost`] counts them.
+/// What policies cost, in entries. Each rule, CIDR, exception, port, label key and label value is one entry. A key is one more for each
+/// 64 bytes, a peer that selects pods 16 more, and a policy 16. An entry takes some 100 bytes, and 1 µs to compile.
+/// [`PolicySpec::cost`] counts them.
 pub type Cost = u64;
 
 /// One policy.

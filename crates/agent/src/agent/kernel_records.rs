@@ -89,7 +89,7 @@ impl Agent {
             None => "",
         };
         let why = format!(
-            "some records are off, while policy is enforced: {lost}records of packets that rules dropped have no example: {error}"
+            "policy is enforced, but some records are missing: {lost}records of packets that rules dropped have no example: {error}"
         );
         self.health.state().not_ready(Topic::Records, why);
     }
@@ -135,7 +135,7 @@ impl Agent {
                 Ok(()) => self.kernel_records.group = Some(wanted),
                 Err(TableError::Superseded(_)) => return self.superseded(),
                 Err(error) => {
-                    return tracing::warn!(%error, "the rules can't be written with their NFLOG group: tried again");
+                    return tracing::warn!(%error, "cannot add the NFLOG group to the rules; retrying in a second");
                 }
             }
             self.put_in_force(0, Duration::ZERO, Touched::All);

@@ -18,7 +18,7 @@ use crate::status;
 /// lost: a program that changes its own rules all the time must not keep the agent busy.
 const AT_MOST_EVERY: Duration = Duration::from_secs(1);
 
-/// A takeover may be found before the notifications are read that came before it, at most so long.
+/// How long after a takeover is noticed a notification of an earlier change may still be read.
 const NOTIFIED_AFTER_TAKEOVER: Duration = Duration::from_secs(5);
 
 /// A notification, which says who did it, comes so soon after rules are found missing, if it comes.
@@ -88,8 +88,8 @@ impl RulesWatch {
         self.monitor = None;
     }
 
-    /// The rules are another agent's, who wrote all of them, and evaluates all connections. Whether they had been changed by another program
-    /// before is still to be recorded.
+    /// Another agent has written all rules, and evaluates all connections. A change that another program made before that is still to be
+    /// recorded.
     fn handed_over(&mut self) {
         self.missing = None;
         match &mut self.bypass {
@@ -172,7 +172,7 @@ impl RulesWatch {
     }
 }
 
-/// Whether an agent did it, or `kube-verdict cleanup`, so took over.
+/// Whether an agent or `kube-verdict cleanup` made this change, by the name of its thread.
 fn is_of_an_agent(change: &ForeignChange) -> bool {
     matches!(change.program.name.as_deref(), Some(THREAD | "kube-verdict"))
 }

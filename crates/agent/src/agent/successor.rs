@@ -26,7 +26,7 @@ impl Agent {
                 if !state.is_not_ready(Topic::Superseded) {
                     state.not_ready(
                         Topic::Superseded,
-                        "superseded: another agent has taken over on this node",
+                        "superseded: another agent has taken over on this node; this one can be ended",
                     );
                 }
             }
@@ -37,8 +37,8 @@ impl Agent {
 /// What follows, with the reason why this agent isn't ready.
 fn look() -> Result<(Successor, String), TableError> {
     let Some(queues) = Table::queues_in_use()?.filter(|_| !Table::is_retired().unwrap_or_default()) else {
-        let reason = "superseded: the rules were removed from this node, as `kube-verdict cleanup` does, and nothing is enforced; this \
-                      agent stands by: end it, or start it again to enforce policy";
+        let reason = "superseded: the rules were removed from this node, as `kube-verdict cleanup` does, and nothing is enforced: end \
+                      this agent, or restart it to enforce policy";
         return Ok((Successor::RulesRemoved, reason.to_owned()));
     };
     let bound = QueueStatistics::read().unwrap_or_default();
@@ -49,8 +49,7 @@ fn look() -> Result<(Successor, String), TableError> {
         );
         Ok((Successor::Agent, reason))
     } else {
-        let reason = "superseded: another agent had taken over on this node and is gone, and its rules are still in the kernel: end this \
-                      agent, and start one again";
+        let reason = "superseded: another agent had taken over on this node and is gone, and no agent serves its rules: restart this agent";
         Ok((Successor::AgentGone, reason.to_owned()))
     }
 }

@@ -8,8 +8,9 @@ use crate::values::number;
 /// A budget for policies.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct BudgetArguments {
-    /// How many entries the policies of one namespace may have: each rule, CIDR, exception, port, label key (for each 64 bytes) and label value is one, a peer that selects pods 16 more, a policy 16. Beyond
-    /// that, the namespace's largest policies isolate their pods and allow nothing. An entry takes some 100 bytes.
+    /// How many entries the policies of one namespace may have. Each rule, CIDR, exception, port, label key and label value is one entry, a
+    /// key one more for each 64 bytes, a peer that selects pods 16 more, and a policy 16. Beyond that, the namespace's largest policies
+    /// isolate their pods and allow nothing. An entry takes some 100 bytes.
     #[arg(long, value_name = "ENTRIES", default_value_t = Budget::default().namespace, value_parser = number(0..=u64::MAX, Budget::default().namespace))]
     policy_budget: u64,
 

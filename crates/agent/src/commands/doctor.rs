@@ -138,7 +138,7 @@ impl Doctor {
         while compiler.is_behind() {
             compiler.apply([]);
         }
-        problems.extend(compiler.refusals().map(|refusal| Problem::from(&refusal)));
+        problems.extend(Problem::beyond_budget(&compiler));
         Ok((update.read, problems))
     }
 

@@ -110,12 +110,7 @@ impl Explain {
         while compiler.is_behind() {
             snapshot = compiler.apply([]);
         }
-        for refusal in compiler.refusals() {
-            problems.push(Problem::from(&refusal));
-        }
-        for (namespace, more) in compiler.more_refusals() {
-            problems.push(Problem::more_refusals(namespace, more));
-        }
+        problems.extend(Problem::beyond_budget(&compiler));
         for problem in &problems {
             (paint::warning("warning:") + text!(" {}", problem.text)).print_error();
         }

@@ -33,8 +33,8 @@ Usage: netpol [--FLAG=VALUE]...
   --exempt-origin NS[:KEY=VALUE,..] Pods that may send from other addresses; can be repeated
   --overlay PORT/udp|PROTOCOL       More that carries an overlay; can be repeated
   --overlay-sources any|nodes       Who may send overlay packets. Default: any
-  --policy-budget ENTRIES           How large the policies of one namespace may be. Default: 65536
-  --policy-budget-total ENTRIES     The same of all namespaces together. Default: 524288
+  --policy-budget ENTRIES           Entries that the policies of one namespace may have. Default: 65536
+  --policy-budget-total ENTRIES     Entries of all namespaces together. Default: 524288
 
 Known and without effect, each said in the log: --disable-nri, --strict-mode=false, --vmodule, --log-flush-frequency,
 --log-*-split-stream, --log-*-info-buffer-size. Flags that aren't known are named in the log and ignored.

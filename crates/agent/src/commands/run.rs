@@ -48,9 +48,9 @@ Examples:
     kube-verdict run --source manifests --node node-a --when-down open --log-format json
 
 In a pod neither --kubeconfig nor --node is needed if NODE_NAME is set: the service account may list and watch pods, namespaces,
-nodes and networkpolicies. The source is watched: a change holds within a tenth of a second, on connections that exist, too, and on
-those that it allows again: they resume with the next packet that an end sends. While the API server can't be reached, the policy
-that was last known holds; `kube-verdict status` says so; with --state-dir across restarts, too. A second agent on the same node
+nodes and networkpolicies. The source is watched: a change is in force within a tenth of a second, on existing connections, too. A
+connection that a change allows again resumes with its next packet. While the API server can't be reached, the last known policy
+stays in force, with --state-dir across restarts, too, and `kube-verdict status` says so. A second agent on the same node
 takes over from the first without losing a packet. Ending the agent leaves its rules in the kernel; `kube-verdict cleanup`
 removes them.
 

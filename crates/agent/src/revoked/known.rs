@@ -1,4 +1,6 @@
-//! A collection of revoked connections: found by tuple, and taken in turn by the pods for which they are due.
+//! Revoked connections by tuple and by address, and the addresses whose connections are due for evaluation.
+//!
+//! From and to: the [`Register`](super::Register). Invariant: a connection is taken after it became due, and addresses take turns.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -48,7 +50,7 @@ struct End {
 enum Due {
     #[default]
     None,
-    /// Those behind this one, and then all once more or not.
+    /// Those with a higher number than `taken`; and then, if `again`, all of them once more.
     After { taken: Id, again: bool },
 }
 

@@ -1,13 +1,13 @@
 //! The connections that are cut, shared by the thread that sweeps and the thread that puts snapshots in force.
 //!
-//! From: sweeps, which connections are cut or to be cut; the engine, which snapshot is in force and whom it concerns. To: the marks in
-//! conntrack, and [`RevokedConnections`](super::RevokedConnections). Invariant: REVOKED is set and cleared here alone, by one thread at a
-//! time, and as the snapshot says that is in force then.
+//! From: sweeps (connections that are cut or to be cut), and the engine (the snapshot in force, and the pods that it affects). To: the
+//! marks in conntrack, and [`RevokedConnections`](super::RevokedConnections). Invariant: REVOKED is set and cleared here alone, by one
+//! thread at a time, as the snapshot in force says.
 //!
-//! A change evaluates the connections that are cut, of the pods that it concerns, by their tuples, as soon as it is in force. So it needs
-//! no sweep, which may be put off, and none of their packets, which would have to be queued: neither the number of other connections nor
-//! a sender that is over its quota delays it. A connection that is restored is as it was before it was cut. Its pods are those of the
-//! change, so its packets are evaluated again until a sweep has looked at them (`recheck`).
+//! As soon as a change is in force, the cut connections of the pods that it affects are evaluated by their tuples. This waits neither for
+//! a sweep, which may be put off, nor for a packet, which would have to be queued. So neither the number of other connections nor a
+//! sender over its quota delays it. A restored connection has the marks that it had before it was cut. The change affects its pods, so
+//! its packets are evaluated again until a sweep has looked at it (`recheck`).
 //!
 //! A sweep may follow an older snapshot. What it finds is evaluated once more here, so it cuts no connection that is allowed again
 //! meanwhile, and restores none that is denied again.
@@ -18,7 +18,9 @@ use std::sync::Arc;
 
 use dataplane::conntrack::{Conntrack, ConntrackError, EntryName};
 use dataplane::marks::Marks;
-use dataplane::sweep::{Evaluator, Found, LocalAddresses, OverlayFlows, Settled, Standing, revoke, settle};
+use dataplane::sweep::{
+    Evaluator, LocalAddresses, MarkCounts, OverlayFlows, Standing, SweptConnection, apply_marks, revoke,
+};
 use policy::{Packet, Protocol, Snapshot, Touched};
 
 use super::known::{Connection, Known};
@@ -67,7 +69,7 @@ impl Register {
         }
     }
 
-    /// A snapshot is in force: connections of the pods that it concerns are due. Returns whether any is.
+    /// To be called when `snapshot` is in force: makes the connections of the `touched` pods due. Returns whether any is due.
     pub fn follow(
         &mut self,
         snapshot: &Arc<Snapshot>,
@@ -90,7 +92,7 @@ impl Register {
     /// Evaluates some of the connections that are due, and clears REVOKED on those that are allowed. Returns whether others are due.
     ///
     /// # Errors
-    /// [`ConntrackError`] if marks can't be changed: nothing was restored then as far as is known here.
+    /// [`ConntrackError`] if marks can't be changed: the connections still count as cut, though some marks may be cleared.
     pub fn restore_due(&mut self, local: &LocalAddresses) -> Result<bool, ConntrackError> {
         let evaluator = Evaluator { snapshot: &self.snapshot, local, overlay: &self.overlay };
         let (mut evaluated, mut allowed) = (0, Vec::new());
@@ -116,10 +118,14 @@ impl Register {
     ///
     /// # Errors
     /// [`ConntrackError`] if marks can't be changed.
-    pub fn settle(&mut self, found: &mut [Found], local: &LocalAddresses) -> Result<Settled, ConntrackError> {
+    pub fn apply_marks(
+        &mut self,
+        found: &mut [SweptConnection],
+        local: &LocalAddresses,
+    ) -> Result<MarkCounts, ConntrackError> {
         let evaluator = Evaluator { snapshot: &self.snapshot, local, overlay: &self.overlay };
         for found in found.iter_mut() {
-            // Known by the kernel's set alone, its entry tells more.
+            // What is known from the kernel's set alone says nothing about the opener: then the sweep's answer counts.
             let known = self.known.find(&found.connection).filter(|(_, known)| known.entry.is_some());
             found.is_oriented &= known.is_none_or(|(_, known)| known.is_oriented);
             found.is_allowed = match evaluator.standing(&found.connection, found.is_oriented) {
@@ -128,7 +134,7 @@ impl Register {
                 Standing::Unknown => !found.is_revoked,
             };
         }
-        let settled = settle(&mut self.conntrack, &self.marks, found)?;
+        let settled = apply_marks(&mut self.conntrack, &self.marks, found)?;
         for found in found.iter() {
             match (found.is_allowed, found.is_revoked) {
                 (false, _) => self.add(found),
@@ -142,7 +148,7 @@ impl Register {
         Ok(settled)
     }
 
-    /// Sets REVOKED again on connections of which it was lost. Returns those that are cut still.
+    /// Sets REVOKED again on connections that lost it, except those that were restored since. Returns the connections on which it was set.
     ///
     /// # Errors
     /// [`ConntrackError`] if marks can't be changed.
@@ -150,7 +156,7 @@ impl Register {
         &mut self,
         mut lost: Vec<(Packet, EntryName)>,
     ) -> Result<Vec<(Packet, EntryName)>, ConntrackError> {
-        // Another thread may have restored it: then that counts.
+        // Another thread may have restored a connection since: it stays restored.
         lost.retain(|(connection, entry)| {
             self.known.find(connection).is_some_and(|(_, known)| known.entry.as_ref() == Some(entry))
         });
@@ -160,7 +166,7 @@ impl Register {
     }
 
     /// A connection is cut.
-    fn add(&mut self, found: &Found) {
+    fn add(&mut self, found: &SweptConnection) {
         let before = self.known.find(&found.connection).map(|(_, known)| known.is_saved);
         if before.is_none() && self.known.len() >= MOST {
             return;

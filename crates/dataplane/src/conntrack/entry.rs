@@ -63,7 +63,7 @@ pub struct Entry<'a> {
     pub(super) original_bytes: &'a [u8],
 }
 
-/// What names an entry in a request, for after the visit.
+/// Identifies an entry in requests after the visit is over.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EntryName {
     family: u8,

@@ -158,8 +158,8 @@ fn kernel(release: Option<&str>, judge_dns: bool) -> NeedState {
     }
 }
 
-/// ANY bound queue of ours to which our rules don't send packets is another program's. The agent needs ONE range of which ALL queues are
-/// free: the other may be that of an agent that is stopped, whose queue rule was deleted or is another agent's.
+/// ANY bound queue of ours to which our rules send no packets belongs to another program. The agent needs ONE range whose queues are ALL
+/// free. The other range may belong to a stopped agent whose queue rule was deleted or replaced.
 fn queues(
     bound: &[QueueStatistics],
     ours: &[QueueRange],
@@ -181,7 +181,9 @@ fn queues(
         let is_free = |range: &&QueueRange| bound.iter().all(|queue| !holds(range, queue.number));
         return match ours.iter().find(is_free) {
             Some(free) => NeedState::warning(
-                format!("{what}: the agent uses queues {free}, and no other can take over from it"),
+                format!(
+                    "{what}: the agent uses queues {free}; while queue {number} is bound, no other agent can take over from it"
+                ),
                 todo,
             ),
             None => NeedState::wrong(what, todo),

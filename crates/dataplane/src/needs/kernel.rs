@@ -127,8 +127,8 @@ fn nfnetlink_log(answer: Result<(), NetlinkError>) -> NeedState {
         }
         Err(error) => NeedState::warning(
             format!(
-                "NFLOG doesn't answer ({error}): an agent with an audit log enforces policy and is not ready, since connections that the kernel \
-                 allows from its cache are lost to the log"
+                "NFLOG doesn't answer ({error}): an agent with an audit log enforces policy but is not ready, and counts connections that \
+                 the kernel allows from its cache as lost records"
             ),
             "load the modules nft_log and nfnetlink_log, or start the agent with --audit-log off",
         ),

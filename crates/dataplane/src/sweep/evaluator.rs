@@ -66,7 +66,7 @@ pub struct Evaluator<'a> {
 }
 
 impl Evaluator<'_> {
-    /// What becomes of a connection. One that either end may have opened must be allowed from both.
+    /// Evaluates a connection. One whose opener is unknown (`is_oriented` is false) must be allowed in BOTH orientations.
     pub fn standing(&self, connection: &Packet, is_oriented: bool) -> Standing {
         match self.standing_as_opened(connection) {
             Standing::Allowed if !is_oriented => self.standing_as_opened(&connection.reversed()),

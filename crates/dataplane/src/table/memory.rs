@@ -168,8 +168,8 @@ impl Memory {
         }
     }
 
-    /// Counts these pods as changed now: their pairs are remembered in the latest epoch, also where only `recheck` asks. To be called
-    /// once more when the batch that forgets their pairs was committed: until then these may have been remembered in the lasting epoch.
+    /// Counts these pods as changed at `now`: their pairs are remembered in the latest epoch, also those that only `recheck` asks about.
+    /// Call it again when the batch that forgets their pairs is committed: until then, pairs may go into the lasting epoch.
     pub(super) fn keep_apart(&mut self, pods: &BTreeSet<IpAddr>, now: Instant) {
         self.changed.extend(pods.iter().map(|address| (address.to_canonical(), now)));
     }

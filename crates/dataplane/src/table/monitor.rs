@@ -28,8 +28,8 @@ use crate::nft::queue::text;
 
 /// How much may wait to be read. A program that replaces 100,000 elements at once is notified of by some 20 MiB.
 const ROOM: usize = 64 << 20;
-/// How often the thread takes note of the time at which nothing was left to read: a change is dated so much too early at most, unless the
-/// thread was kept from running.
+/// How often the thread notes that nothing is left to read. A change is dated at most this much too early, unless the thread was kept
+/// from running.
 const HEARTBEAT: Duration = Duration::from_millis(50);
 /// How long to wait after an error that isn't expected.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -47,8 +47,8 @@ const _: () = assert!(
 /// A batch of another program that changed this agent's tables.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ForeignChange {
-    /// Since when the tables may be other than the agent wrote them: not later than the batch was committed. It is the time at which the
-    /// thread last found no notification, up to 50 ms before, or longer if the thread was kept from running.
+    /// When the thread last found no notification: never later than the batch was committed, and up to 50 ms earlier, or more if the
+    /// thread was kept from running.
     pub since: SystemTime,
     /// The program that committed it.
     pub program: Program,

@@ -12,7 +12,7 @@
 //! accepted yet is left to the ordinary rules.
 //!
 //! An agent that installs its rules over those of another keeps the window open until its first sweep is over: the other may have been
-//! killed before its own sweep. So does a change that may affect any pod, whose connections are left to a sweep.
+//! killed before its own sweep. A change that may affect any pod also keeps it open, and leaves that change's connections to a sweep.
 //!
 //! Left as they are, here as in the ordinary rules: what the node itself sends; ICMP errors; first packets, which are not accepted yet.
 //! Replies of the node itself to a pod wait for the sweep. Outside of the window there is no trace of it in the way of a packet.

@@ -51,8 +51,8 @@ impl Table {
         Err(TableError::Unquiet)
     }
 
-    /// Whether the rules in the kernel are those that [`Table::retire`] leaves: they name a queue of its own, which is outside of what
-    /// agents use by default.
+    /// Whether the rules in the kernel are those that [`Table::retire`] leaves: they name queue 0 or 65535 alone, with bypass, which
+    /// agents don't use by default.
     ///
     /// # Errors
     /// [`TableError`] if the rules can't be read.

@@ -63,8 +63,8 @@ fn install(config: &TableConfig, form: QueueForm) -> Batch {
     )
 }
 
-fn written(queues: QueueRange, form: QueueForm, watched: &BTreeSet<IpAddr>) -> Written<'_> {
-    Written { queues, form, bridge: None, watched }
+fn written(queues: QueueRange, form: QueueForm, revalidated: &BTreeSet<IpAddr>) -> Installation<'_> {
+    Installation { queues, form, bridge: None, revalidated }
 }
 
 #[cfg(target_endian = "little")]
@@ -196,23 +196,23 @@ fn an_agent_keeps_judging_the_pods_again_that_the_one_before_judged_again() {
             .expect("this test needs root, to make a network namespace of its own: run the tests as root");
         let config = || TableConfig { judge_dns: false, ..node_a() };
         let mut first = Table::install(config(), QUEUES).expect("the table can be installed");
-        assert!(!first.is_rechecking());
+        assert!(!first.is_revalidating());
         let changing = addresses(&["10.244.1.4", "fd00:10:244:1::4"]);
         let TableConfig { pod_cidrs, open, .. } = config();
         let mut update = |generation, touched: &Touched| {
             first.update(&pod_cidrs, &open, Generation(generation), touched).expect("it can be updated");
-            first.watched.clone()
+            first.revalidated.clone()
         };
         assert_eq!(update(8, &Touched::Pods(changing.clone())), changing);
         assert_eq!(update(9, &Touched::All), changing, "until the sweep");
         let next = QueueRange { first: 102, ..QUEUES };
         let mut second = Table::install(config(), next).expect("it can be taken over");
-        assert_eq!(second.watched, changing);
+        assert_eq!(second.revalidated, changing);
         second.restore(config()).expect("it can be written again");
         let read = |table: &mut Table| recheck::read(&mut table.socket).expect("the sets can be read");
         assert_eq!(read(&mut second), changing);
         second.end_recheck().expect("the sweep is over");
-        assert!(!second.is_rechecking() && read(&mut second).is_empty());
+        assert!(!second.is_revalidating() && read(&mut second).is_empty());
     };
     if let Err(panic) = std::thread::spawn(in_namespace).join() {
         std::panic::resume_unwind(panic);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use dataplane::conntrack::{Conntrack, MarkChange};
 use dataplane::marks::Marks;
 use dataplane::sweep::{
-    Evaluator, Found, LocalAddresses, OverlayFlows, Scope, SweepReport, clear_marks, settle,
+    Evaluator, LocalAddresses, OverlayFlows, Scope, SweepReport, SweptConnection, apply_marks, clear_marks,
 };
 use nix::time::{ClockId, clock_gettime};
 use policy::Snapshot;
@@ -44,8 +44,8 @@ fn sweep(
 ) -> SweepReport {
     let mut writer = Conntrack::open().unwrap();
     let evaluator = Evaluator { snapshot, local, overlay: &OverlayFlows::default() };
-    let mut settle = |found: &mut [Found]| settle(&mut writer, marks, found);
-    dataplane::sweep::sweep(conntrack, marks, evaluator, scope, &mut settle).unwrap()
+    let mut apply_marks = |found: &mut [SweptConnection]| apply_marks(&mut writer, marks, found);
+    dataplane::sweep::sweep(conntrack, marks, evaluator, scope, &mut apply_marks).unwrap()
 }
 
 /// Times differ, and are not what these tests are about.

@@ -34,7 +34,7 @@ pub(super) fn must_be_possible(audit_log: Option<&Path>, state_dir: Option<&Path
         && (log.is_dir() || log.file_name().is_none())
     {
         return Err(Usage(format!(
-            "--audit-log {:?} is no file: give the agent's --audit-log",
+            "--audit-log {:?} names no file: give the path that the agent has as --audit-log",
             log.display()
         )));
     }
@@ -42,8 +42,10 @@ pub(super) fn must_be_possible(audit_log: Option<&Path>, state_dir: Option<&Path
         && folder.exists()
         && !folder.is_dir()
     {
-        let folder = folder.display();
-        return Err(Usage(format!("--state-dir {folder} is no folder: give the agent's --state-dir")));
+        return Err(Usage(format!(
+            "--state-dir {:?} is a file: give the folder that the agent has as --state-dir",
+            folder.display()
+        )));
     }
     Ok(())
 }
