@@ -19,7 +19,7 @@ pub fn wait_applied(agent: &Agent, policy: &str, written: Instant) -> Result<Ins
             _ => sleep(Duration::from_millis(2)),
         }
     }
-    bail!("{policy} was not applied within {PATIENCE:?}");
+    bail!("{policy} was not applied within {PATIENCE:?}:\n{}", agent.log());
 }
 
 /// When a policy was last applied. Lines begin with the time: `2026-11-28T23:23:59.986365Z`.

@@ -44,8 +44,10 @@ pub fn fill(count: u32, seconds: u32) -> Result<()> {
             let ack = if number == last { ACK } else { 0 };
             messages.extend(message(NEW, REQUEST | CREATE | ack, AF_INET, &entry));
         }
-        if exchange(&messages).is_err() {
-            return Ok(());
+        match exchange(&messages) {
+            // The table is full (`__nf_conntrack_alloc`).
+            Err(error) if error.downcast_ref() == Some(&Errno::ENOMEM) => return Ok(()),
+            result => result.context("adding connections")?,
         }
     }
     Ok(())

@@ -56,7 +56,7 @@ pub use cluster::{Cluster, Links, OUTSIDE, Transport};
 pub use dropped::Dropped;
 pub use load::{Load, LoadReport};
 pub use probe::{Answer, Family, Observed, Way};
-pub use stalls::Stalls;
+pub use stalls::SchedulingDelays;
 pub use static_api::StaticApi;
 pub use story::{Expected, Side, Story, allowed, allowed_because, denied, denied_because, unjudged};
 pub use stream::{Stream, StreamReport};

@@ -11,12 +11,12 @@ const ON_TIME: Duration = Duration::from_millis(5);
 
 /// A thread that sleeps for a millisecond again and again, and adds up how much longer that took. It stops when this is dropped.
 #[derive(Debug)]
-pub struct Stalls {
+pub struct SchedulingDelays {
     stop: Arc<AtomicBool>,
     micros: Arc<AtomicU64>,
 }
 
-impl Stalls {
+impl SchedulingDelays {
     /// Starts to watch.
     pub fn watch() -> Self {
         let watched = Self { stop: Arc::default(), micros: Arc::default() };
@@ -40,7 +40,7 @@ impl Stalls {
     }
 }
 
-impl Drop for Stalls {
+impl Drop for SchedulingDelays {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
     }

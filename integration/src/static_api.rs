@@ -48,7 +48,7 @@ struct Held {
     objects: Arc<Objects>,
     /// Policies that come when all other lists of this version are watched.
     policies: Option<Vec<Value>>,
-    /// Lists of which a watch of this version has begun.
+    /// Lists for which a watch of this version has begun.
     watched: BTreeSet<String>,
 }
 
@@ -86,7 +86,8 @@ impl StaticApi {
         Ok(Self { address, is_down, shared, thread: Some(thread) })
     }
 
-    /// Has these objects from now on. Policies come after all others: who has them has the others, too.
+    /// Replaces all objects. Policies are replaced last: a client that has the new policies has the new
+    /// objects of all other kinds, too.
     pub fn replace(&self, mut objects: Objects) {
         let mut held = lock(&self.shared.held);
         let policies = objects.insert(POLICIES, held.objects.get(POLICIES).cloned().unwrap_or_default());

@@ -26,7 +26,7 @@ const MESSAGE: usize = size_of::<u64>();
 /// One message is sent in this time, unless the stream has a pace of its own.
 const INTERVAL: Duration = Duration::from_millis(1);
 
-/// A datagram that has not come back for so long is lost.
+/// A datagram that has not come back within this time is lost.
 const LOST_AFTER: Duration = Duration::from_secs(5);
 
 /// How long a datagram may come after the last one that was sent.
@@ -325,12 +325,12 @@ impl Numbers {
         Ok(())
     }
 
-    /// Whether nothing more is to come, so long after the last one was sent.
+    /// Whether nothing more is expected, `since` after sending stopped.
     fn are_all_back(&self, since: Duration) -> bool {
         self.expected == self.next && (self.outstanding.is_empty() || since > OVERTAKEN)
     }
 
-    /// Datagrams that were sent so long ago are lost.
+    /// Counts outstanding datagrams that were sent at least `age` ago as lost.
     fn give_up(&mut self, age: Duration) {
         while let Some(entry) = self.outstanding.first_entry() {
             if entry.get().elapsed() < age {

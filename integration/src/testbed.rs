@@ -166,8 +166,8 @@ impl Testbed {
             let mut lines = wiring::node(cluster, node);
             for (number, pod) in pods.clone().enumerate() {
                 let (name, device) = (pod.full_name(), format!("veth{number}"));
-                let place = (&*path(&name), &*cluster.hardware_address(pod));
-                lines.push_str(&cluster.attachment.plug(&device, pod, node, place));
+                let peer = (&*path(&name), &*cluster.hardware_address(pod));
+                lines.push_str(&cluster.attachment.plug(&device, pod, node, peer));
                 self.devices.insert(name, device);
             }
             let namespace = self.namespace(&node.name)?;

@@ -9,7 +9,7 @@ use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
 use integration::applied::wait_applied;
-use integration::{Agent, Family, Stalls, Story, Stream, Testbed, flood};
+use integration::{Agent, Family, SchedulingDelays, Story, Stream, Testbed, flood};
 
 /// A datagram arrives this soon after the edit was applied that allows its connection again.
 const BOUND: Duration = Duration::from_millis(150);
@@ -66,7 +66,7 @@ fn cut_and_allow_while_editing(edited: &str) {
             streams.push((port, stream));
         }
     }
-    let (stop, stalls) = (AtomicBool::new(false), Stalls::watch());
+    let (stop, stalls) = (AtomicBool::new(false), SchedulingDelays::watch());
     scope(|scope| {
         scope.spawn(|| edit(&story.testbed, edited, &stop));
         let rounds =
@@ -95,7 +95,7 @@ fn edit(testbed: &Testbed, policy: &str, stop: &AtomicBool) {
 
 fn cut_and_allow(
     testbed: &Testbed,
-    (agent, stalls): (&Agent, &Stalls),
+    (agent, stalls): (&Agent, &SchedulingDelays),
     edited: &str,
     streams: &[(&str, Stream)],
 ) {

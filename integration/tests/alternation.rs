@@ -7,7 +7,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use integration::applied::wait_applied;
-use integration::{Family, Stalls, Story, Stream, Testbed, flood};
+use integration::{Family, SchedulingDelays, Story, Stream, Testbed, flood};
 
 /// What passed the node before the cut was applied has arrived by then.
 const BOUND: Duration = Duration::from_millis(100);
@@ -59,13 +59,9 @@ fn nothing_passes_after_the_last_of_many_cuts_and_what_is_allowed_last_goes_on()
     let write = |spec: &str| -> Instant {
         story.testbed.manifests().policy("db/allow-web", spec).expect("the policy is written")
     };
-    let mut random = 1_u64;
-    let mut pause = move || {
-        // Knuth's generator: its upper bits are as good as random.
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        sleep(Duration::from_millis((random >> 33) % 51));
-    };
-    let stalls = Stalls::watch();
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut pause = move || sleep(Duration::from_millis(random.u64(0..=50)));
+    let stalls = SchedulingDelays::watch();
     for number in 1..=ALTERNATIONS {
         let before = stalls.so_far();
         write(ALLOWED);

@@ -4,11 +4,11 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use integration::disk::Disk;
 use integration::{Agent, Cluster, Family, Launch, Load, Side, Story, Testbed, Way, allowed, denied};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -153,42 +153,16 @@ fn a_log_that_is_renamed_compressed_and_removed_at_once_loses_no_record_uncounte
     assert_eq!(lost, 0, "this machine is fast enough: {}", agent.log());
 }
 
-/// A file system of its own, unmounted when this goes.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(size: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let disk = Self(folder);
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "kube-verdict-test"])
-            .arg(disk.0.path())
-            .status();
-        assert!(mounted.unwrap().success(), "as root a tmpfs can be mounted");
-        disk
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
-    }
-}
-
 #[test]
 fn a_full_disk_is_a_failure_until_records_fit_again_and_recovery_is_said_once() {
-    let disk = SmallDisk::mount("128k");
-    let log = disk.path("audit.log");
+    let disk = Disk::mount(128 << 10).unwrap();
+    let log = disk.file("audit.log");
     let mut story = story(Some(&log));
     let failing = |story: &mut Story| {
         let status = story.agent("node-a").status().unwrap();
         status["audit"]["failing"].as_str().map(str::to_owned)
     };
-    let ballast = disk.path("ballast");
+    let ballast = disk.file("ballast");
     fs::write(&ballast, vec![0; 100 << 10]).unwrap();
     let load = load(&story, 2);
     let end = Instant::now() + Duration::from_secs(5);

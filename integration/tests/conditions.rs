@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use dataplane::netlink::{ACK, Attributes, CREATE, Header, Messages, REQUEST, Socket};
 use dataplane::remembered::RememberedLog;
 use integration::command::ip;
+use integration::conntrack;
 use integration::{Agent, Cluster, Family, Launch, Side, Story, Stream, Testbed, agent, allowed, denied};
+
+/// How long the connections live that fill the table, in seconds.
+const FILLED_SECONDS: u32 = 600;
 
 fn cluster() -> Cluster {
     Testbed::new()
@@ -60,11 +63,11 @@ fn an_agent_that_starts_with_a_table_of_connections_that_is_nearly_full_enforces
     story.policy("db/allow", "podSelector: {}\ningress: []");
     let most: u32 = node.read_sysctl("net.netfilter.nf_conntrack_max").unwrap().parse().unwrap();
     // Full by the agent's measure, with room for what this scenario opens.
-    node.run(|| fill_conntrack(most - most / 150)).unwrap();
+    node.run(|| conntrack::fill(most - most / 150, FILLED_SECONDS)).unwrap().unwrap();
     not_ready(&mut story, &Launch::default(), "sysctl -w net.netfilter.nf_conntrack_max=");
     story.agent("node-a").wait_applied_after(0).unwrap();
     story.expect("web/a", "db/s", "5432", &denied(Side::Ingress, "db/allow"));
-    node.run(flush_conntrack).unwrap();
+    node.run(conntrack::flush).unwrap().unwrap();
     story.agent("node-a").wait_ready().unwrap();
 }
 
@@ -187,61 +190,13 @@ fn a_full_table_of_connections_is_named() {
     let stream = Stream::open(&story.testbed, "web/a", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
     let node = story.testbed.namespace("node-a").unwrap().clone();
     let most: u32 = node.read_sysctl("net.netfilter.nf_conntrack_max").unwrap().parse().unwrap();
-    node.run(|| fill_conntrack(most)).unwrap();
+    node.run(|| conntrack::fill(most, FILLED_SECONDS)).unwrap().unwrap();
     // To ask it for its readiness would be a new connection, which the kernel may drop now: so its log must say it.
     story.agent("node-a").wait_log("sysctl -w net.netfilter.nf_conntrack_max=").unwrap();
     // What is known goes on.
     stream.wait_progress(50).unwrap();
 
-    node.run(flush_conntrack).unwrap();
+    node.run(conntrack::flush).unwrap().unwrap();
     story.agent("node-a").wait_ready().unwrap();
     story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow", 0));
-}
-
-/// `NFNL_SUBSYS_CTNETLINK`, and its messages `IPCTNL_MSG_CT_NEW` and `IPCTNL_MSG_CT_DELETE`.
-const NEW: u16 = 1 << 8;
-const DELETE: u16 = (1 << 8) | 2;
-const AF_INET: u8 = 2;
-
-/// Adds connections, until the kernel refuses, that it doesn't evict by itself: answered datagrams ("assured") between
-/// addresses that nobody has, with ten minutes to live.
-fn fill_conntrack(most: u32) {
-    const SEEN_REPLY_ASSURED_CONFIRMED: u32 = 0b1110;
-    let mut socket = Socket::open().unwrap();
-    for chunk in 0..most.div_ceil(1_000) {
-        let mut messages = Messages::default();
-        let mut last = 0;
-        for number in chunk * 1_000..((chunk + 1) * 1_000).min(most) {
-            last = socket.next_sequence();
-            let header = Header { kind: NEW, flags: REQUEST | CREATE | ACK, sequence: last, family: AF_INET };
-            let (client, server) = (0xc633_6400 + number / 60_000, 0xcb00_7101);
-            let port = 2_000 + (number % 60_000) as u16;
-            messages.push(header, |entry| {
-                entry.nested(1, |tuple| udp_tuple(tuple, (client, port), (server, 9)));
-                entry.nested(2, |tuple| udp_tuple(tuple, (server, 9), (client, port)));
-                entry.be32(3, SEEN_REPLY_ASSURED_CONFIRMED).be32(7, 600);
-            });
-        }
-        // The last of them are refused: the table is full.
-        let _ = socket.send_and_wait(messages.as_bytes(), last);
-    }
-}
-
-/// `CTA_TUPLE_IP` with both addresses, and `CTA_TUPLE_PROTO` with protocol and both ports.
-fn udp_tuple(tuple: &mut Attributes<'_>, source: (u32, u16), destination: (u32, u16)) {
-    tuple.nested(1, |ip| {
-        ip.be32(1, source.0).be32(2, destination.0);
-    });
-    tuple.nested(2, |protocol| {
-        protocol.u8(1, 17).be16(2, source.1).be16(3, destination.1);
-    });
-}
-
-/// Empties the table of connections of the calling thread's namespace: to delete without a tuple is to delete all.
-fn flush_conntrack() {
-    let mut socket = Socket::open().unwrap();
-    let sequence = socket.next_sequence();
-    let mut messages = Messages::default();
-    messages.push(Header { kind: DELETE, flags: REQUEST | ACK, sequence, family: 0 }, |_| {});
-    socket.send_and_wait(messages.as_bytes(), sequence).unwrap();
 }

@@ -14,7 +14,7 @@ use integration::{Agent, Family, Launch, Story, Stream, Testbed, agent, flood};
 /// Connections that a sweep has to look at besides.
 const OTHERS: u32 = 60_000;
 
-/// A byte that arrived is read so much later on a busy machine.
+/// How much later a busy machine may read a byte that has arrived.
 const READ_WITHIN: Duration = Duration::from_millis(100);
 
 const OPEN: &str = "

@@ -116,7 +116,7 @@ impl StateDir {
             Ok(Read::Nothing) => (None, 0),
             Err(error) => {
                 status.failed(format!("{error}; it is written again once policy is in force"));
-                // A file that isn't used has a term all the same: what this agent writes has to come after it.
+                // Continue from the term of a rejected file, so that this agent's writes count as newer.
                 (None, file::header_in(&self.path).map_or(0, |header| header.term))
             }
         };

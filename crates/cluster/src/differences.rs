@@ -62,8 +62,8 @@ impl Differences {
     }
 
     /// Whether [`Differences::missing_namespaces`] may have changed since this was last asked.
-    pub fn take_new_missing(&mut self) -> bool {
-        self.namespaces.take_new_missing()
+    pub fn take_missing_changed(&mut self) -> bool {
+        self.namespaces.take_missing_changed()
     }
 
     /// The label sets of namespaces that are in use here.

@@ -68,7 +68,8 @@ const HEAD_START: Duration = Duration::from_millis(300);
 /// How often it is looked whether a request has failed meanwhile: then waiting is of no use.
 const LOOK_FOR_FAILURE: Duration = Duration::from_millis(20);
 
-/// Events that may wait to be taken in: listing goes on only as fast as that. One of the largest policies takes up to 5 MB, converted.
+/// Capacity of the channel of events, which bounds how far lists run ahead of the state. One of the largest
+/// policies takes up to 5 MB, converted.
 const WAITING: usize = 8;
 
 /// Refused policies that may wait to be told of.

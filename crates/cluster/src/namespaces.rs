@@ -28,13 +28,13 @@ pub struct Namespaces {
     /// Those whose showing must be looked at again.
     touched: BTreeSet<Arc<str>>,
     /// Whether [`Namespaces::missing`] may have changed.
-    is_missing_new: bool,
+    missing_changed: bool,
 }
 
 impl Namespaces {
     /// Takes note of a namespace's object.
     pub fn described(&mut self, namespace: Namespace) {
-        self.is_missing_new |= !self.described.contains_key(&namespace.name);
+        self.missing_changed |= !self.described.contains_key(&namespace.name);
         self.touched.insert(namespace.name.clone());
         self.described.insert(namespace.name.clone(), namespace);
     }
@@ -42,7 +42,7 @@ impl Namespaces {
     /// Takes note that a namespace's object is gone.
     pub fn undescribed(&mut self, name: &Arc<str>) {
         self.touched.insert(name.clone());
-        self.is_missing_new |= self.described.remove(name).is_some();
+        self.missing_changed |= self.described.remove(name).is_some();
     }
 
     /// Takes note of one more pod in `namespace`.
@@ -50,7 +50,7 @@ impl Namespaces {
         let pods = self.pods.entry(namespace.clone()).or_default();
         *pods += 1;
         if *pods == 1 {
-            self.is_missing_new = true;
+            self.missing_changed = true;
             self.touched.insert(namespace.clone());
         }
     }
@@ -60,7 +60,7 @@ impl Namespaces {
         let Some(pods) = self.pods.get_mut(namespace) else { return };
         *pods -= 1;
         if *pods == 0 {
-            self.is_missing_new = true;
+            self.missing_changed = true;
             self.pods.remove(namespace);
             self.touched.insert(namespace.clone());
         }
@@ -70,7 +70,7 @@ impl Namespaces {
     pub fn policy_added(&mut self, namespace: &Arc<str>) {
         let policies = self.policies.entry(namespace.clone()).or_default();
         *policies += 1;
-        self.is_missing_new |= *policies == 1;
+        self.missing_changed |= *policies == 1;
     }
 
     /// Takes note of one policy fewer in `namespace`.
@@ -78,7 +78,7 @@ impl Namespaces {
         let Some(policies) = self.policies.get_mut(namespace) else { return };
         *policies -= 1;
         if *policies == 0 {
-            self.is_missing_new = true;
+            self.missing_changed = true;
             self.policies.remove(namespace);
         }
     }
@@ -90,8 +90,8 @@ impl Namespaces {
     }
 
     /// Whether [`Namespaces::missing`] may have changed since this was last asked.
-    pub fn take_new_missing(&mut self) -> bool {
-        std::mem::take(&mut self.is_missing_new)
+    pub fn take_missing_changed(&mut self) -> bool {
+        std::mem::take(&mut self.missing_changed)
     }
 
     /// What the consumer must be told now, by name: namespaces that came or changed, and those that are gone.

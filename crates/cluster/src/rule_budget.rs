@@ -8,8 +8,8 @@
 
 use policy::{Admission, Budget, Cost, PolicyName};
 
-/// Entries that may come before the next [`RuleBudget::settle`] is due. To settle takes longer the more policies there are, so it is not
-/// done for each.
+/// Entries that may be added before the next [`RuleBudget::settle`] is due. Settling takes longer the more
+/// policies there are, so it isn't done for each.
 const UNSETTLED: Cost = 1 << 14;
 
 /// See the module.

@@ -47,7 +47,7 @@ enum Command {
     Demo(demo::Arguments),
     /// Run every check: format, licences, lints, tests, namespaces, virtual machine, documentation.
     Test(test::Arguments),
-    /// Make random faults under load, and hold every outcome against policy (as root).
+    /// Inject random faults under load and check every outcome against policy (as root).
     Chaos(chaos::Arguments),
     /// Measure what a verdict, a connection and a change cost.
     Bench(bench::Arguments),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anstream::println;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
 
 use integration::chaos::{Fault, Plan, Run};
@@ -13,16 +13,16 @@ use integration::chaos::{Fault, Plan, Run};
 #[derive(Parser)]
 #[command(
     name = "cargo xtask chaos",
-    about = "Random faults under load, and a model that knows what may pass"
+    about = "Injects random faults under load and checks every outcome against a model of the policy"
 )]
 struct Arguments {
-    /// All that is random comes from this. Default: a random one, which is printed.
+    /// Seed of all random choices. Default: a random seed, which is printed.
     #[arg(long)]
     seed: Option<u64>,
-    /// How long faults are made.
+    /// How long faults are injected, in minutes: a number from 0.
     #[arg(long, default_value_t = 10.0)]
     minutes: f64,
-    /// These faults alone.
+    /// Inject only these faults, separated by commas; an unknown name lists all. Default: all.
     #[arg(long, value_delimiter = ',', value_parser = fault)]
     only: Vec<Fault>,
 }
@@ -36,11 +36,12 @@ fn fault(name: &str) -> Result<Fault, String> {
 fn main() -> Result<ExitCode> {
     let Arguments { seed, minutes, only } = Arguments::parse();
     let seed = seed.unwrap_or_else(|| u64::from(fastrand::u32(..)));
-    let duration = Duration::try_from_secs_f64(minutes * 60.0)?;
+    let duration =
+        Duration::try_from_secs_f64(minutes * 60.0).context("--minutes takes a number from 0, such as 10")?;
     println!("seed {seed}, {minutes} minutes");
     match Run::begin(Plan { seed, duration, only }).and_then(Run::play) {
         Ok(totals) => {
-            println!("{totals:#?}\nseed {seed}: all was right");
+            println!("{totals:#?}\nseed {seed}: every outcome was right");
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {

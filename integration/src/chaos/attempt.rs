@@ -25,7 +25,7 @@ use crate::testbed::Testbed;
 
 /// How long an attempt waits that is to pass: an agent's absence, and the kernel's next try after it.
 const LONG: Duration = Duration::from_secs(25);
-/// How long one waits that is to be dropped, at least and at most.
+/// How long a denied attempt waits, in milliseconds: drawn from this range.
 const SHORT: std::ops::Range<u64> = 60..700;
 /// A datagram that is to pass is sent again after this time.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -34,15 +34,15 @@ const REST: std::ops::Range<u64> = 5..60;
 
 /// What clients know: the newest world, and what arrives at servers.
 #[derive(Debug)]
-pub struct Board {
+pub struct ClientView {
     world: World,
     arrivals: BTreeMap<String, Arrivals>,
 }
 
 /// Shared by all clients.
-pub type SharedBoard = Arc<RwLock<Board>>;
+pub type SharedClientView = Arc<RwLock<ClientView>>;
 
-impl Board {
+impl ClientView {
     /// What clients begin with.
     pub fn of(testbed: &Testbed, world: &World) -> Self {
         // Pods of a node that is switched off have no server.
@@ -62,7 +62,7 @@ enum Kind {
 /// The clients of all pods.
 #[derive(Debug)]
 pub struct Clients {
-    board: SharedBoard,
+    board: SharedClientView,
     found: Sender<Attempt>,
     pods: BTreeMap<String, PodClients>,
 }
@@ -76,12 +76,12 @@ struct PodClients {
 
 impl Clients {
     /// None yet; what they find goes to `found`.
-    pub fn new(board: Board, found: Sender<Attempt>) -> Self {
+    pub fn new(board: ClientView, found: Sender<Attempt>) -> Self {
         Self { board: Arc::new(RwLock::new(board)), found, pods: BTreeMap::new() }
     }
 
     /// From now on clients choose by this.
-    pub fn show(&self, board: Board) {
+    pub fn show(&self, board: ClientView) {
         *self.board.write().unwrap_or_else(PoisonError::into_inner) = board;
     }
 
@@ -151,7 +151,7 @@ struct Client {
     pod: String,
     kind: Kind,
     random: Rng,
-    board: SharedBoard,
+    board: SharedClientView,
     found: Sender<Attempt>,
     stop: Arc<AtomicBool>,
 }

@@ -68,7 +68,7 @@ impl Run {
         };
         if let Some(name) = &goes {
             self.say(&format!("{name} goes"));
-            // Its clients end before it does: what they try is judged as long as it is there.
+            // Its clients end before it does, so that each attempt ends while the pod still exists.
             self.stop_clients(std::slice::from_ref(name))?;
             let mut world = self.model.newest().clone();
             world.pods.remove(name);

@@ -2,16 +2,16 @@
 
 use anyhow::Result;
 
-use super::streams::Line;
+use super::streams::StreamRoute;
 use super::world::{DATA, METRICS, PLAIN, World};
 use crate::cluster::Cluster;
 use crate::command::ip;
 use crate::probe::Family;
 use crate::testbed::Testbed;
 
-/// Pairs of which policy always allows [`DATA`].
+/// Pairs for which policy always allows [`DATA`].
 pub(super) const STEADY: [(&str, &str); 3] = [("web/c0", "db/s0"), ("web/c0", "db/s1"), ("web/c1", "db/s0")];
-/// Pairs of which policy allows [`METRICS`] at times.
+/// Pairs for which policy allows [`METRICS`] in some worlds.
 pub(super) const LEASED: [(&str, &str); 4] =
     [("web/c0", "db/s1"), ("web/c1", "db/s1"), ("other/x0", "db/s0"), ("other/x1", "db/s0")];
 
@@ -29,8 +29,9 @@ pub(super) fn cluster() -> Cluster {
         .pod("db/s1", "node-b", &[], &data)
 }
 
-/// Gives each node's bridge a hardware address of its own, as CNI's plugin does. Else it has that of one of its ports, and another when the
-/// pod behind that port goes: then all others send to an address that nothing has.
+/// Gives each node's bridge a MAC address of its own, as the CNI bridge plugin does. Otherwise the bridge takes
+/// the address of one of its ports, and changes it when that port's pod goes. Other pods then send to a stale
+/// address.
 pub(super) fn keep_bridge_addresses(testbed: &Testbed) -> Result<()> {
     for node in &testbed.cluster().nodes {
         let [a, b, c, d] = node.gateway4().octets();
@@ -43,7 +44,7 @@ pub(super) fn keep_bridge_addresses(testbed: &Testbed) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn lines(world: &World, pairs: &[(&str, &str)], ports: [&str; 2]) -> Vec<Line> {
+pub(super) fn lines(world: &World, pairs: &[(&str, &str)], ports: [&str; 2]) -> Vec<StreamRoute> {
     let mut lines = Vec::new();
     for (from, to) in pairs {
         for port in ports {
@@ -54,7 +55,13 @@ pub(super) fn lines(world: &World, pairs: &[(&str, &str)], ports: [&str; 2]) -> 
                     continue;
                 };
                 let nodes = [client.node.clone(), server.node.clone()];
-                lines.push(Line { from: (*from).to_owned(), to: (*to).to_owned(), way, family, nodes });
+                lines.push(StreamRoute {
+                    from: (*from).to_owned(),
+                    to: (*to).to_owned(),
+                    way,
+                    family,
+                    nodes,
+                });
             }
         }
     }

@@ -1,7 +1,8 @@
 //! What the audit log of a node says in all, across rotations.
 //!
-//! From: the log's files, read on as they grow. To: denials, bypasses, and how many records are lost or only counted. Invariant: a file
-//! that is renamed is read to its end before it is removed, so that each line counts; a line that is written twice counts once.
+//! From: the log's files, read on as they grow. To: denials, bypasses, and how many records are lost or only counted. Invariant: a
+//! renamed file is read to its end before it is removed, so no line is missed. A line other than a record
+//! counts once, even if it is written twice.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -31,8 +32,10 @@ pub struct Ledger {
     pub lost: u64,
     /// Packets that rules dropped and the log counts.
     pub dropped: u64,
-    /// Lines of these kinds that were counted.
+    /// Lines other than records that were counted, so that a repeated line counts once.
     counted: HashSet<String>,
+    /// The number of rotations, which names the renamed files.
+    rotations: u64,
 }
 
 impl Ledger {
@@ -47,7 +50,8 @@ impl Ledger {
         if !log.exists() {
             return Ok(());
         }
-        let moved = log.with_extension(format!("{}", self.counted.len() + self.records as usize));
+        self.rotations += 1;
+        let moved = log.with_extension(self.rotations.to_string());
         fs::rename(&*log, &moved).with_context(|| format!("renaming {}", log.display()))?;
         let read = std::mem::take(offset);
         self.files.push((moved, read));

@@ -1,7 +1,7 @@
 //! What may pass at each moment, and whether an attempt came out as it may.
 //!
 //! From: worlds with the times at which each was written and in force, the times at which a node's agent could give no verdict, and
-//! bypasses that audit logs record. To: a [`Judgement`] of each attempt. Pure. Invariant: an outcome is right only if it was right at some
+//! bypasses that audit logs record. To: an [`Assessment`] of each attempt. Pure. Invariant: an outcome is right only if it was right at some
 //! time between the attempt's first packet and its end; times are widened only by what the agents themselves record or report.
 
 use std::collections::BTreeMap;
@@ -14,8 +14,8 @@ use super::world::{Pod, Target, World};
 use crate::probe::Answer;
 use crate::story::Side;
 
-/// A connection that policy allows comes about within this time once verdicts are given again: the kernel sends a lost first packet again
-/// after 1, 2, 3, 4, 5, 7 and 11 seconds.
+/// Longest time from the moment a node gives verdicts again until an allowed connection is established. The
+/// kernel retransmits a lost SYN after 1, 2, 3, 4, 5, 7, 11 and 19 seconds, so up to 8 seconds apart.
 pub const RECOVERY: Duration = Duration::from_secs(9);
 
 /// A connection or datagram that was tried, and what came of it.
@@ -59,16 +59,16 @@ impl Attempt {
 
 /// What an outcome means.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Judgement {
+pub enum Assessment {
     /// It passed, and was allowed.
     Passed,
     /// It did not pass, and was denied.
     Denied,
     /// It did not pass, though it was allowed: its node gave no verdicts.
     Stalled,
-    /// It did not pass, and was allowed and denied at times.
+    /// Either outcome is right: policy changed during the attempt, or the model can't tell.
     Changing,
-    /// It passed, though it was denied. Right only in a bypass on each of these nodes.
+    /// It passed, though it was denied. Right only during a recorded bypass on ALL of these nodes.
     Suspect(Vec<String>),
     /// Wrong, and why.
     Wrong(&'static str),
@@ -83,7 +83,7 @@ struct Pause {
 
 /// A world with its times.
 #[derive(Clone, Debug)]
-struct Epoch {
+struct Revision {
     world: World,
     /// Before the first effect of it.
     begun: Instant,
@@ -94,7 +94,7 @@ struct Epoch {
 /// See the module.
 #[derive(Debug)]
 pub struct Model {
-    epochs: Vec<Epoch>,
+    revisions: Vec<Revision>,
     pauses: BTreeMap<String, Vec<Pause>>,
     bypasses: BTreeMap<String, Vec<(Timestamp, Timestamp)>>,
     /// Times in which a node that booted had no rules. Its agent was not there to record them.
@@ -106,9 +106,9 @@ pub struct Model {
 impl Model {
     /// Begins with a world that is in force.
     pub fn begin(world: World, now: Instant) -> Self {
-        let epochs = vec![Epoch { world, begun: now, settled: Some(now) }];
+        let revisions = vec![Revision { world, begun: now, settled: Some(now) }];
         Self {
-            epochs,
+            revisions,
             pauses: BTreeMap::new(),
             bypasses: BTreeMap::new(),
             boots: Vec::new(),
@@ -119,23 +119,23 @@ impl Model {
     /// The newest world, be it in force or not.
     pub fn newest(&self) -> &World {
         // There is always one: the first is never taken away.
-        &self.epochs[self.epochs.len() - 1].world
+        &self.revisions[self.revisions.len() - 1].world
     }
 
     /// When the newest world was in force on every node; `None` if it isn't yet.
     pub fn settled(&self) -> Option<Instant> {
-        self.epochs.last().and_then(|epoch| epoch.settled)
+        self.revisions.last().and_then(|revision| revision.settled)
     }
 
     /// A world is about to be written.
     pub fn write(&mut self, world: World, now: Instant) {
-        self.epochs.push(Epoch { world, begun: now, settled: None });
+        self.revisions.push(Revision { world, begun: now, settled: None });
     }
 
     /// The newest world is in force on every node since then.
     pub fn settle(&mut self, at: Instant) {
-        for epoch in self.epochs.iter_mut().rev().take_while(|epoch| epoch.settled.is_none()) {
-            epoch.settled = Some(at);
+        for revision in self.revisions.iter_mut().rev().take_while(|revision| revision.settled.is_none()) {
+            revision.settled = Some(at);
         }
     }
 
@@ -155,7 +155,7 @@ impl Model {
     }
 
     /// The model can't tell what passes in this time.
-    pub fn shrug(&mut self, from: Instant, to: Instant) {
+    pub fn mark_unknown(&mut self, from: Instant, to: Instant) {
         self.unknown.push((from, to));
     }
 
@@ -194,21 +194,21 @@ impl Model {
         self.last_pause(nodes, from, to).is_some()
     }
 
-    /// When the last such time ended that overlaps with this one; `to` if it has not.
+    /// When the last pause of ANY of the nodes that overlaps this time ended; `to` if it still lasts.
     fn last_pause(&self, nodes: &[&str], from: Instant, to: Instant) -> Option<Instant> {
         let pauses = nodes.iter().filter_map(|node| self.pauses.get(*node)).flatten();
         let overlapping = pauses.filter(|pause| pause.from <= to && pause.to.is_none_or(|end| end >= from));
         overlapping.map(|pause| pause.to.unwrap_or(to).min(to)).max()
     }
 
-    /// Worlds that may have been in force at some time between these two. Files are read one by one, so that also the pods of one world and
-    /// the policies of another may have been.
+    /// Worlds that may have been in force at some time from `from` to `to`. Agents read files one by one, so
+    /// the pods of one world and the policies of another may have been in force together.
     fn possible(&self, from: Instant, to: Instant) -> Vec<World> {
-        let replaced = self.epochs.iter().skip(1).map(|epoch| epoch.settled).chain([None]);
-        let epochs = self.epochs.iter().zip(replaced);
-        let written: Vec<&World> = epochs
-            .filter(|(epoch, replaced)| epoch.begun <= to && replaced.is_none_or(|at| at >= from))
-            .map(|(epoch, _)| &epoch.world)
+        let replaced = self.revisions.iter().skip(1).map(|revision| revision.settled).chain([None]);
+        let revisions = self.revisions.iter().zip(replaced);
+        let written: Vec<&World> = revisions
+            .filter(|(revision, replaced)| revision.begun <= to && replaced.is_none_or(|at| at >= from))
+            .map(|(revision, _)| &revision.world)
             .collect();
         let mut worlds: Vec<World> = Vec::new();
         for pods in &written {
@@ -232,7 +232,7 @@ impl Model {
         let seconds = |at: Instant| format!("{:.3} s", at.saturating_duration_since(start).as_secs_f64());
         let end = |at: Option<Instant>| at.map_or_else(|| "not yet".to_owned(), seconds);
         let mut lines = Vec::new();
-        for Epoch { world, begun, settled } in &self.epochs[self.epochs.len().saturating_sub(8)..] {
+        for Revision { world, begun, settled } in &self.revisions[self.revisions.len().saturating_sub(8)..] {
             lines.push(format!("written at {}, in force at {}: {world}", seconds(*begun), end(*settled)));
         }
         for (node, pauses) in &self.pauses {
@@ -253,47 +253,47 @@ impl Model {
         self.possible(time.0, time.1).iter().all(|world| !world.allows_named(from, to, target))
     }
 
-    /// Whether policy denies a connection since then without a break.
+    /// Whether ALL worlds that may have been in force from `since` until now deny a connection.
     pub fn newest_denied_since(&self, since: Instant, from: &str, to: &str, target: Target) -> bool {
         self.denied_throughout(from, to, target, (since + Duration::from_millis(1), Instant::now()))
     }
 
     /// What the outcome of an attempt means. Pods are known by their addresses, as agents know them.
-    pub fn judge(&self, attempt: &Attempt) -> Judgement {
+    pub fn assess(&self, attempt: &Attempt) -> Assessment {
         let (begun, ended) = (attempt.begun.0, attempt.ended.0);
         let worlds = self.possible(begun, ended);
         let worlds: Vec<&World> = worlds.iter().collect();
         if self.unknown.iter().any(|(from, to)| *from <= ended && *to >= begun) {
-            return Judgement::Changing;
+            return Assessment::Changing;
         }
         match &attempt.answer {
-            Answer::Reached(_) => judge_passed(attempt, &worlds),
-            Answer::TimedOut if attempt.arrived => judge_passed(attempt, &worlds),
-            Answer::TimedOut => self.judge_failed(attempt, &worlds),
-            Answer::Refused | Answer::Replied => Judgement::Wrong("it was refused"),
+            Answer::Reached(_) => assess_passed(attempt, &worlds),
+            Answer::TimedOut if attempt.arrived => assess_passed(attempt, &worlds),
+            Answer::TimedOut => self.assess_failed(attempt, &worlds),
+            Answer::Refused | Answer::Replied => Assessment::Wrong("it was refused"),
             // An address whose pod is gone is unreachable, and a new pod reaches no other until it is known.
             Answer::Failed(_) if worlds.iter().any(|world| lacks_an_end(attempt, world)) => {
-                Judgement::Changing
+                Assessment::Changing
             }
-            // A new pod without a binding finds no neighbour, and believes that for some seconds.
+            // A new pod without a binding fails to resolve its neighbour, and caches the failure for seconds.
             Answer::Failed(_) if self.had_pause(&nodes(attempt, &worlds), begun - RECOVERY, ended) => {
-                Judgement::Stalled
+                Assessment::Stalled
             }
-            Answer::Failed(_) => Judgement::Wrong("it failed"),
+            Answer::Failed(_) => Assessment::Wrong("it failed"),
         }
     }
 
-    fn judge_failed(&self, attempt: &Attempt, worlds: &[&World]) -> Judgement {
+    fn assess_failed(&self, attempt: &Attempt, worlds: &[&World]) -> Assessment {
         if SIDES.iter().any(|side| !may_allow(attempt, worlds, *side)) {
-            return Judgement::Denied;
+            return Assessment::Denied;
         }
         if !worlds.iter().all(|world| SIDES.iter().all(|side| allows(attempt, world, *side))) {
-            return Judgement::Changing;
+            return Assessment::Changing;
         }
         let (begun, ended) = (attempt.begun.0, attempt.ended.0);
         match self.last_pause(&nodes(attempt, worlds), begun, ended) {
-            Some(end) if ended.saturating_duration_since(end) < RECOVERY => Judgement::Stalled,
-            _ => Judgement::Wrong("it was allowed at all times, and did not come about"),
+            Some(end) if ended.saturating_duration_since(end) < RECOVERY => Assessment::Stalled,
+            _ => Assessment::Wrong("it was allowed at all times, and did not come about"),
         }
     }
 
@@ -332,10 +332,10 @@ fn nodes<'a>(attempt: &Attempt, worlds: &[&'a World]) -> Vec<&'a str> {
     pods.flatten().map(|pod| pod.node.as_str()).collect()
 }
 
-fn judge_passed(attempt: &Attempt, worlds: &[&World]) -> Judgement {
+fn assess_passed(attempt: &Attempt, worlds: &[&World]) -> Assessment {
     let denying: Vec<Side> = SIDES.into_iter().filter(|side| !may_allow(attempt, worlds, *side)).collect();
     if denying.is_empty() {
-        return if attempt.answer.reached() { Judgement::Passed } else { Judgement::Changing };
+        return if attempt.answer.reached() { Assessment::Passed } else { Assessment::Changing };
     }
     // It needs a bypass on each node whose side denied it.
     let node = |side: Side| {
@@ -343,8 +343,8 @@ fn judge_passed(attempt: &Attempt, worlds: &[&World]) -> Judgement {
         pods.find_map(|(from, to)| if side == Side::Egress { from } else { to }).map(|pod| pod.node.clone())
     };
     match denying.into_iter().map(node).collect::<Option<Vec<_>>>() {
-        Some(nodes) => Judgement::Suspect(nodes),
-        None => Judgement::Wrong("it passed where no pod was"),
+        Some(nodes) => Assessment::Suspect(nodes),
+        None => Assessment::Wrong("it passed where no pod was"),
     }
 }
 
@@ -385,9 +385,9 @@ mod tests {
             times
         }
 
-        fn judge(&self, from: u64, to: u64, answer: Answer) -> Judgement {
+        fn assess(&self, from: u64, to: u64, answer: Answer) -> Assessment {
             let stamp = |seconds: u64| Timestamp::from_second(i64::try_from(seconds).unwrap()).unwrap();
-            self.model.judge(&Attempt {
+            self.model.assess(&Attempt {
                 from: "other/x".to_owned(),
                 to: "db/s".to_owned(),
                 target: TARGET,
@@ -408,13 +408,13 @@ mod tests {
     #[test]
     fn while_a_change_is_written_either_outcome_is_right_and_then_the_new_one_alone() {
         let times = Times::begin();
-        assert_eq!(times.judge(10, 11, reached()), Judgement::Passed);
-        assert!(matches!(times.judge(10, 11, Answer::TimedOut), Judgement::Wrong(_)));
-        assert_eq!(times.judge(101, 103, reached()), Judgement::Passed);
-        assert_eq!(times.judge(99, 101, Answer::TimedOut), Judgement::Changing);
-        assert_eq!(times.judge(103, 104, Answer::TimedOut), Judgement::Denied);
-        assert_eq!(times.judge(103, 104, reached()), Judgement::Suspect(vec!["node-b".to_owned()]));
-        assert!(matches!(times.judge(103, 104, Answer::Refused), Judgement::Wrong(_)));
+        assert_eq!(times.assess(10, 11, reached()), Assessment::Passed);
+        assert!(matches!(times.assess(10, 11, Answer::TimedOut), Assessment::Wrong(_)));
+        assert_eq!(times.assess(101, 103, reached()), Assessment::Passed);
+        assert_eq!(times.assess(99, 101, Answer::TimedOut), Assessment::Changing);
+        assert_eq!(times.assess(103, 104, Answer::TimedOut), Assessment::Denied);
+        assert_eq!(times.assess(103, 104, reached()), Assessment::Suspect(vec!["node-b".to_owned()]));
+        assert!(matches!(times.assess(103, 104, Answer::Refused), Assessment::Wrong(_)));
     }
 
     #[test]
@@ -422,9 +422,9 @@ mod tests {
         let mut times = Times::begin();
         times.model.pause("node-a", times.at(20));
         times.model.go_on("node-a", times.at(25));
-        assert_eq!(times.judge(19, 30, Answer::TimedOut), Judgement::Stalled);
-        assert!(matches!(times.judge(19, 40, Answer::TimedOut), Judgement::Wrong(_)), "it had time enough");
-        assert!(matches!(times.judge(26, 30, Answer::TimedOut), Judgement::Wrong(_)));
+        assert_eq!(times.assess(19, 30, Answer::TimedOut), Assessment::Stalled);
+        assert!(matches!(times.assess(19, 40, Answer::TimedOut), Assessment::Wrong(_)), "it had time enough");
+        assert!(matches!(times.assess(26, 30, Answer::TimedOut), Assessment::Wrong(_)));
     }
 
     #[test]

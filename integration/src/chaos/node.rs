@@ -201,13 +201,13 @@ impl Node {
         self.agent()?.signal(Signal::SIGHUP)
     }
 
-    /// Fills a disk, or makes room on it again.
+    /// Fills the disk of the audit log, or makes room on it again.
     pub fn set_audit_full(&mut self, full: bool) -> Result<()> {
         self.wrong.audit_full = full;
         if full { self.audit_disk.fill() } else { self.audit_disk.free() }
     }
 
-    /// Likewise.
+    /// Fills the disk of the state, or makes room on it again.
     pub fn set_state_full(&mut self, full: bool) -> Result<()> {
         self.wrong.state_full = full;
         if full { self.state_disk.fill() } else { self.state_disk.free() }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::attempt;
 use super::fault::{Fault, Undo};
 use super::ledger::Denial;
-use super::model::Judgement;
+use super::model::Assessment;
 use super::node::{Node, Process};
 use super::run::{API_NODE, RECORDED_WITHIN, Run, TICK, WRITTEN_WITHIN};
 use super::totals::Totals;
@@ -250,7 +250,11 @@ impl Run {
             sleep(TICK);
             self.tick()?;
         }
-        ensure!(!is_open(self), "suspects are left: {:#?}", self.suspects);
+        ensure!(
+            !is_open(self),
+            "denied attempts passed without a recorded bypass, or rules were changed without a record: {:#?}",
+            self.suspects
+        );
         self.streams.close(None)?;
         for node in &mut self.nodes {
             node.terminate()?;
@@ -269,12 +273,12 @@ impl Run {
         let attempts = attempt::all(&self.testbed, &world)?;
         let (mut passed, mut denied) = (0, 0);
         for attempt in attempts {
-            match self.model.judge(&attempt) {
-                Judgement::Passed => passed += 1,
-                Judgement::Denied => denied += 1,
+            match self.model.assess(&attempt) {
+                Assessment::Passed => passed += 1,
+                Assessment::Denied => denied += 1,
                 other => bail!("{other:?} when all was over: {}", attempt.describe(self.started)),
             }
-            self.judge(attempt)?;
+            self.assess(attempt)?;
         }
         self.say(&format!("every pair once more: {passed} passed, {denied} were denied"));
         Ok(())
@@ -298,7 +302,7 @@ impl Run {
         self.totals.records = (ledgers().map(|ledger| ledger.records).sum(), lost);
         ensure!(
             self.totals.unrecorded <= lost + counted,
-            "{} denied attempts have no record, and only {lost} are lost and {counted} counted: {:?}",
+            "{} denied attempts have no record; logs report {lost} lost records and {counted} packets: {:?}",
             missing.len(),
             &missing[..missing.len().min(10)]
         );

@@ -11,11 +11,11 @@ use anyhow::{Result, bail, ensure};
 use fastrand::Rng;
 use jiff::Timestamp;
 
-use super::attempt::{Board, Clients};
+use super::attempt::{ClientView, Clients};
 use super::fault::{Fault, Undo};
 use super::fixture;
 use super::ledger::Denial;
-use super::model::{Attempt, Judgement, Model};
+use super::model::{Assessment, Attempt, Model};
 use super::node::{Node, Process};
 use super::streams::Streams;
 use super::totals::{Plan, Totals};
@@ -33,9 +33,9 @@ pub(super) const TICK: Duration = Duration::from_millis(20);
 pub(super) const RECORDED_WITHIN: Duration = Duration::from_secs(20);
 /// How long agents may take until all is as it is to be, on a busy machine.
 const CONVERGED_WITHIN: Duration = Duration::from_secs(60);
-/// Work of an agent after it started, or after a change, in which connections are evaluated again.
+/// How long an agent may evaluate existing connections again after it started, or after a change.
 const SWEPT_WITHIN: Duration = Duration::from_secs(5);
-/// An agent that is killed takes along what it has not written yet.
+/// How long a record may wait to be written. A killed agent loses the records that wait.
 pub(super) const WRITTEN_WITHIN: Duration = Duration::from_secs(2);
 
 /// See the module.
@@ -62,7 +62,7 @@ pub struct Run {
     pub(super) totals: Totals,
     pub(super) found: Receiver<Attempt>,
     pub(super) suspects: Vec<(Attempt, Vec<String>)>,
-    /// Denied attempts of which a record is expected.
+    /// Denied attempts for which a record is expected.
     pub(super) denials: Vec<(Denial, [Instant; 2])>,
     pub(super) started: Instant,
     looked: Instant,
@@ -81,7 +81,7 @@ impl Run {
         fixture::keep_bridge_addresses(&testbed)?;
         let world = World::first(testbed.cluster().pods.iter().map(Pod::from));
         let (found, inbox) = channel();
-        let clients = Clients::new(Board::of(&testbed, &world), found);
+        let clients = Clients::new(ClientView::of(&testbed, &world), found);
         let names: Vec<String> = testbed.cluster().nodes.iter().map(|node| node.name.clone()).collect();
         let (mut api, mut kubeconfig) = (None, None);
         if random.bool() {
@@ -178,7 +178,7 @@ impl Run {
 
     /// Shows clients the newest world.
     pub(super) fn show(&self) {
-        self.clients.show(Board::of(&self.testbed, self.model.newest()));
+        self.clients.show(ClientView::of(&self.testbed, self.model.newest()));
     }
 
     /// Looks at what came, and at what agents say.
@@ -186,7 +186,7 @@ impl Run {
         self.follow_agents()?;
         let attempts: Vec<Attempt> = self.found.try_iter().collect();
         for attempt in attempts {
-            self.judge(attempt)?;
+            self.assess(attempt)?;
         }
         if self.looked.elapsed() > Duration::from_millis(500) {
             self.looked = Instant::now();
@@ -231,14 +231,14 @@ impl Run {
         Ok(())
     }
 
-    pub(super) fn judge(&mut self, attempt: Attempt) -> Result<()> {
-        match self.model.judge(&attempt) {
-            Judgement::Passed => self.totals.passed += 1,
-            Judgement::Stalled => self.totals.stalled += 1,
-            Judgement::Changing => self.totals.changing += 1,
-            Judgement::Suspect(nodes) => self.suspects.push((attempt, nodes)),
-            Judgement::Wrong(why) => bail!("{why}: {}", attempt.describe(self.started)),
-            Judgement::Denied => {
+    pub(super) fn assess(&mut self, attempt: Attempt) -> Result<()> {
+        match self.model.assess(&attempt) {
+            Assessment::Passed => self.totals.passed += 1,
+            Assessment::Stalled => self.totals.stalled += 1,
+            Assessment::Changing => self.totals.changing += 1,
+            Assessment::Suspect(nodes) => self.suspects.push((attempt, nodes)),
+            Assessment::Wrong(why) => bail!("{why}: {}", attempt.describe(self.started)),
+            Assessment::Denied => {
                 self.totals.denied += 1;
                 let time = [attempt.begun.0, attempt.ended.0];
                 let (from, to) = (attempt.begun.0, attempt.ended.0 + WRITTEN_WITHIN);
@@ -280,7 +280,7 @@ impl Run {
                 self.nodes.iter().any(|node| nodes.contains(&node.name) && node.wrong.damaged.is_some());
             ensure!(
                 is_pending || attempt.ended.0.elapsed() < RECORDED_WITHIN,
-                "it passed though denied on {nodes:?}, and no bypass is recorded: {}",
+                "an attempt denied on {nodes:?} passed without a recorded bypass: {}",
                 attempt.describe(self.started)
             );
             self.suspects.push((attempt, nodes));

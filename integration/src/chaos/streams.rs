@@ -21,14 +21,14 @@ const PACE: Duration = Duration::from_millis(10);
 const STILL: Duration = Duration::from_secs(4);
 /// After such a time TCP waits at most this long until it tries again.
 const STILL_AFTER_STALL: Duration = Duration::from_secs(25);
-/// A byte that arrived may be read so much later on a busy machine.
+/// How much later a busy machine may read a byte that has arrived.
 const READ_WITHIN: Duration = Duration::from_secs(1);
 /// How long a denied lease is looked at.
 const LOOKED_AT: Duration = Duration::from_secs(3);
 
 /// Who talks to whom in a stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Line {
+pub struct StreamRoute {
     /// The pod that opens it.
     pub from: String,
     /// The pod that answers.
@@ -46,7 +46,7 @@ pub struct Line {
 pub struct StreamTotals {
     /// Steady streams.
     pub steady: u64,
-    /// Their messages, all of which came back but those that are lost.
+    /// Messages sent on steady streams; those that did not come back are in `lost`.
     pub messages: u64,
     /// Datagrams that were lost while agents had died or stopped in the middle of a change.
     pub lost: u64,
@@ -54,7 +54,7 @@ pub struct StreamTotals {
     pub longest_gap: Duration,
     /// Leased streams that were opened.
     pub leases: u64,
-    /// Leased streams of which it was seen that a change cut them.
+    /// Leased streams that were seen cut by a change.
     pub cut: u64,
 }
 
@@ -72,8 +72,8 @@ pub struct Stall {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Streams {
-    steady: Vec<(Line, Option<Stream>)>,
-    leases: Vec<(Line, Option<Lease>)>,
+    steady: Vec<(StreamRoute, Option<Stream>)>,
+    leases: Vec<(StreamRoute, Option<Lease>)>,
     stalls: Vec<Stall>,
     /// What has ended.
     pub totals: StreamTotals,
@@ -90,7 +90,7 @@ struct Lease {
 
 impl Streams {
     /// None is open yet.
-    pub fn new(steady: Vec<Line>, leases: Vec<Line>) -> Self {
+    pub fn new(steady: Vec<StreamRoute>, leases: Vec<StreamRoute>) -> Self {
         Self {
             steady: steady.into_iter().map(|line| (line, None)).collect(),
             leases: leases.into_iter().map(|line| (line, None)).collect(),
@@ -111,8 +111,9 @@ impl Streams {
         }
     }
 
-    /// Opens what is to be open on nodes that give verdicts, closes leases that have ended, and checks all, but leases of nodes whose rules
-    /// were changed and whose bypass is not recorded yet.
+    /// Opens missing streams on nodes that give verdicts, closes leases that have ended, and checks all streams.
+    /// Skips leases of `damaged` nodes, whose bypass is not recorded yet. Fails if a steady stream was disturbed,
+    /// or a lease carried data after it was cut.
     pub fn tend(&mut self, testbed: &Testbed, model: &Model, damaged: &[String]) -> Result<()> {
         for (line, stream) in &mut self.steady {
             let Some(open) = stream else {
@@ -132,7 +133,7 @@ impl Streams {
             let may_stall = is_stalled(&self.stalls, line, last, now);
             let most = if may_stall { STILL_AFTER_STALL } else { STILL };
             if now.duration_since(last) > most {
-                bail!("{line:?} ({}) stands still since {:?}", open.client(), now.duration_since(last));
+                bail!("{line:?} ({}) has received nothing for {:?}", open.client(), now.duration_since(last));
             }
         }
         for (line, lease) in &mut self.leases {
@@ -144,9 +145,9 @@ impl Streams {
         Ok(())
     }
 
-    /// Ends the streams from and to pods of a node, or all, after the messages that are under way.
+    /// Ends the streams from and to pods of a node, or all, once the messages in flight have come back.
     pub fn close(&mut self, node: Option<&str>) -> Result<()> {
-        let concerns = |line: &Line| node.is_none_or(|node| line.nodes.iter().any(|end| end == node));
+        let concerns = |line: &StreamRoute| node.is_none_or(|node| line.nodes.iter().any(|end| end == node));
         for (_, lease) in self.leases.iter_mut().filter(|(line, _)| concerns(line)) {
             *lease = None;
         }
@@ -165,7 +166,7 @@ impl Streams {
 }
 
 /// Opens a steady stream; `None` if it did not come about because a node stopped giving verdicts meanwhile.
-fn open(testbed: &Testbed, model: &Model, line: &Line) -> Result<Option<Stream>> {
+fn open(testbed: &Testbed, model: &Model, line: &StreamRoute) -> Result<Option<Stream>> {
     let begun = Instant::now();
     let opened = Stream::open_every(testbed, &line.from, &line.to, line.way, line.family, PACE);
     let nodes = line.nodes.each_ref().map(String::as_str);
@@ -177,7 +178,7 @@ fn open(testbed: &Testbed, model: &Model, line: &Line) -> Result<Option<Stream>>
 }
 
 /// Whether connections of the line may have stalled at some time between these two.
-fn is_stalled(stalls: &[Stall], line: &Line, from: Instant, to: Instant) -> bool {
+fn is_stalled(stalls: &[Stall], line: &StreamRoute, from: Instant, to: Instant) -> bool {
     stalls.iter().any(|stall| {
         line.nodes.contains(&stall.node) && stall.from <= to && stall.to.is_none_or(|end| end >= from)
     })
@@ -187,17 +188,17 @@ fn signed(duration: Duration) -> SignedDuration {
     SignedDuration::try_from(duration).unwrap_or_default()
 }
 
-fn check(report: &StreamReport, line: &Line, stalls: &[Stall]) -> Result<()> {
+fn check(report: &StreamReport, line: &StreamRoute, stalls: &[Stall]) -> Result<()> {
     let of_datagrams = matches!(line.way, Way::Port(_, crate::cluster::Transport::Udp));
     let unexcused = report.lost.iter().filter(|sent| !is_stalled(stalls, line, **sent, **sent));
     let ages: Vec<Duration> = unexcused.map(Instant::elapsed).collect();
     if !ages.is_empty() {
         let (now, sent, lost) = (Timestamp::now(), report.sent, report.lost.len());
         let times: Vec<String> = ages.iter().take(10).map(|age| (now - signed(*age)).to_string()).collect();
-        bail!("{} datagrams are missing, sent at {times:?}; of {sent} {lost} were lost", ages.len());
+        bail!("{} datagrams are missing, sent at {times:?}; {lost} of {sent} were lost in all", ages.len());
     }
     if !of_datagrams && report.echoed != report.sent {
-        bail!("of {} messages {} came back", report.sent, report.echoed);
+        bail!("{} messages were sent and {} came back", report.sent, report.echoed);
     }
     Ok(())
 }
@@ -205,7 +206,7 @@ fn check(report: &StreamReport, line: &Line, stalls: &[Stall]) -> Result<()> {
 fn tend_lease(
     testbed: &Testbed,
     model: &Model,
-    line: &Line,
+    line: &StreamRoute,
     lease: &mut Option<Lease>,
     totals: &mut StreamTotals,
 ) -> Result<()> {
@@ -255,7 +256,7 @@ fn tend_lease(
 struct LateByte {
     client: std::net::SocketAddr,
     late: Duration,
-    line: Line,
+    line: StreamRoute,
 }
 
 impl std::fmt::Display for LateByte {

@@ -83,8 +83,8 @@ impl Run {
         open.write_all(text.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
         drop(open);
         if begun.elapsed() > Duration::from_millis(250) {
-            // It was empty for so long that agents may take it for what was meant.
-            self.model.shrug(begun, Instant::now() + Duration::from_secs(3));
+            // After this long, agents may have applied the file as an empty one.
+            self.model.mark_unknown(begun, Instant::now() + Duration::from_secs(3));
         }
         Ok(())
     }

@@ -120,7 +120,8 @@ fn ask(seen: &Mutex<Seen>, namespace: &Namespace, logs: &mut HashMap<PathBuf, u6
     }
 }
 
-/// The policies that name worlds, of the changes that a log says were applied, from a byte on that moves behind the last whole line.
+/// The marker policies in the `policy applied` lines of a log from byte `offset` on. Moves `offset` behind the
+/// last whole line.
 fn read_applied(log: &Path, offset: &mut u64) -> std::io::Result<Vec<String>> {
     let mut file = File::open(log)?;
     file.seek(SeekFrom::Start(*offset))?;

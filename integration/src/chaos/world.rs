@@ -1,7 +1,7 @@
 //! What is configured at one moment: pods with their labels, and policies, in words that a test can evaluate by itself.
 //!
 //! From: the seed. To: manifests for the agents, and a naive verdict for each pair, port and side. Pure. Invariant: the two say the same;
-//! the manifests hold a policy that is named after the world's number, so an agent's status tells which world is in force.
+//! the manifests hold a policy that is named after the world's number, so an agent's log tells which world is in force.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -84,9 +84,9 @@ impl From<&PodSpec> for Pod {
 pub struct World {
     /// Counted from 1 on.
     pub number: u64,
-    /// The world whose number the file of the cluster bears: the last one in which that file was written.
+    /// The number in [`CLUSTER_FILE`]: that of the last world for which the file was written.
     pub cluster_number: u64,
-    /// Likewise of the file of policies.
+    /// The number in [`POLICY_FILE`]: that of the last world for which the file was written.
     pub policy_number: u64,
     /// Pods by name.
     pub pods: BTreeMap<String, Pod>,
@@ -115,7 +115,7 @@ impl World {
         }
     }
 
-    /// The policies by whose presence in an agent's status the whole world is in force.
+    /// The marker policies of this world. It is in force once the agent has applied BOTH.
     pub fn markers(&self) -> [String; 2] {
         [
             format!("{MARKERS}/cluster-{}", self.cluster_number),

@@ -194,8 +194,9 @@ fn a_bypass_begins_no_later_than_the_change_however_short_the_agent_was_stopped(
     }
 }
 
-/// Agents of one node use two ranges of queues in turn, and their answers differ. Found by a chaos run: rules that such an agent wrote again
-/// took the answers of its predecessor alone, so its own were asked again without end, and no new connection came about.
+/// Agents of one node alternate between two queue ranges, and their answer marks differ. Found by a chaos run: the
+/// repaired rules of such an agent accepted only its predecessor's marks. So its own packets were queued again
+/// without end, and no new connection was established.
 #[test]
 fn an_agent_that_has_taken_over_writes_rules_again_that_take_its_answers() {
     let flags = ["--remember=off"];

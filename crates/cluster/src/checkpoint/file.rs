@@ -91,7 +91,9 @@ impl Header {
             return None;
         }
         Some(if found.source == self.source && found.node == self.node {
-            "another agent of this node has written it since: this one has been taken over from".to_owned()
+            "another agent of this node has taken over and writes the state: unless an upgrade is in progress, \
+             stop one of the two"
+                .to_owned()
         } else {
             format!(
                 "an agent of node {} and source {} writes it, too: give each agent a folder of its own",

@@ -316,8 +316,8 @@ impl Files {
 
     /// Brings the reported problems up to date. Whether they changed. There may be very many, and few updates change any.
     fn report(&mut self, root: &Path) -> bool {
-        let is_missing_new = self.differences.take_new_missing();
-        if !std::mem::take(&mut self.new_problems) && !is_missing_new {
+        let missing_changed = self.differences.take_missing_changed();
+        if !std::mem::take(&mut self.new_problems) && !missing_changed {
             return false;
         }
         let problems = self.problems(root);

@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::clients::Clients;
 use super::failure::Failure;
-use super::object::{Identity, Object, Page, PageMetadata, Slim, WatchLine, What};
+use super::object::{EventType, Identity, Object, Page, PageMetadata, Slim, WatchLine};
 use crate::connection::{Connections, FailureClass};
 use crate::convert::Kind;
 use crate::interner::Interner;
@@ -83,8 +83,8 @@ const PAGE_BYTES: usize = 2 << 20;
 /// How many times fewer objects the next page has after one that was too long, and more after one that was short.
 const PAGE_STEP: u32 = 4;
 
-/// An object that is longer than this is not read from a watch, in bytes: to read and convert this much takes up to 4 ms. It is read again
-/// by itself, and the events behind it don't wait.
+/// Largest object that is read from a watch, in bytes: reading and converting this much takes up to 4 ms. A
+/// larger one is listed on its own later, so that the events behind it don't wait.
 const LARGE: usize = 64 << 10;
 
 /// The verb of a list, as failures name it.
@@ -292,11 +292,11 @@ impl Following {
                 return Err(broken(self.hung(VERB, silence), came));
             };
             // A connection that breaks, within a line or between two, ends the watch as the API server does.
-            let heard = match line {
+            let item = match line {
                 Some(Ok(line)) => self.read_line::<T>(&line).map_err(|failure| broken(failure, came))?,
                 Some(Err(_)) | None => None,
             };
-            let Some(Heard { event, version }) = heard else {
+            let Some(WatchItem { event, version }) = item else {
                 if !came && begun.elapsed() < TOO_SHORT {
                     return Err(Failure::cut_short(VERB, self.kind).into());
                 }
@@ -315,7 +315,10 @@ impl Following {
     }
 
     /// Reads a line of a watch; `None` if it broke off.
-    fn read_line<T: kube::Resource<DynamicType = ()>>(&self, line: &str) -> Result<Option<Heard>, Failure> {
+    fn read_line<T: kube::Resource<DynamicType = ()>>(
+        &self,
+        line: &str,
+    ) -> Result<Option<WatchItem>, Failure> {
         let malformed = |error: serde_json::Error| Failure::malformed(&error.to_string(), VERB, self.kind);
         let WatchLine { what, object } = match serde_json::from_str(line) {
             Err(error) if error.is_eof() => return Ok(None),
@@ -323,19 +326,19 @@ impl Following {
         };
         let text = object.get();
         let event = match what {
-            What::Added | What::Modified if text.len() > LARGE => {
+            EventType::Added | EventType::Modified if text.len() > LARGE => {
                 Event::Large(Identity::skim(text).map_err(malformed)?)
             }
-            What::Added | What::Modified => {
+            EventType::Added | EventType::Modified => {
                 let slim: Slim<T> = serde_json::from_str(text).map_err(malformed)?;
                 Event::Applied(slim.object(self.kind, &self.follower.interner))
             }
-            What::Deleted => Event::Deleted(Identity::skim(text).map_err(malformed)?),
-            What::Bookmark => {
+            EventType::Deleted => Event::Deleted(Identity::skim(text).map_err(malformed)?),
+            EventType::Bookmark => {
                 let version = Identity::skim(text).map_err(malformed)?.resource_version;
-                return Ok(Some(Heard { event: None, version }));
+                return Ok(Some(WatchItem { event: None, version }));
             }
-            What::Error => {
+            EventType::Error => {
                 let status = serde_json::from_str(text).map_err(malformed)?;
                 return Err(Failure::answered(&status, VERB, self.kind));
             }
@@ -346,7 +349,7 @@ impl Following {
             }
             _ => String::new(),
         };
-        Ok(Some(Heard { event: Some(event), version }))
+        Ok(Some(WatchItem { event: Some(event), version }))
     }
 
     fn hung(&self, verb: &str, waited: Duration) -> Failure {
@@ -355,7 +358,7 @@ impl Following {
 }
 
 /// What a line of a watch says.
-struct Heard {
+struct WatchItem {
     event: Option<Event>,
     /// The version at which the watch is then; empty if that is not said.
     version: String,

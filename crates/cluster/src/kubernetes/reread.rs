@@ -1,7 +1,7 @@
 //! Reads single objects again: those that were too large to be read from a watch, and policies whose rules there is room for now.
 //!
-//! From: which object. To: the object as the API server has it. Invariant: one request at a time, and a pause between two, so that large
-//! objects take the memory of one, and cost the API server little.
+//! From: which object. To: the object as the API server has it. Invariant: there is at most one request in flight and a pause
+//! after each, so at most one large object is in memory at a time and the API server has little to do.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +35,7 @@ pub(super) struct Rereader {
     clients: Clients,
     interner: Arc<Interner>,
     /// How long an answer may take.
-    patience: Duration,
+    answer_timeout: Duration,
     /// The request in flight.
     request: JoinSet<Reread>,
 }
@@ -60,8 +60,8 @@ pub(super) enum Answer {
 
 impl Rereader {
     /// Without a request.
-    pub fn new(clients: Clients, interner: Arc<Interner>, patience: Duration) -> Self {
-        Self { clients, interner, patience, request: JoinSet::new() }
+    pub fn new(clients: Clients, interner: Arc<Interner>, answer_timeout: Duration) -> Self {
+        Self { clients, interner, answer_timeout, request: JoinSet::new() }
     }
 
     /// Whether another request may start.
@@ -69,17 +69,19 @@ impl Rereader {
         self.request.is_empty()
     }
 
-    /// Reads this object again, of which this version is expected.
+    /// Starts to read an object again. Call it only while [`Rereader::is_idle`]. `expected` comes back with
+    /// the answer.
     pub fn start(&mut self, key: Key, expected: ResourceVersion) {
-        let (clients, interner, patience) = (self.clients.clone(), Arc::clone(&self.interner), self.patience);
+        let (clients, interner, answer_timeout) =
+            (self.clients.clone(), Arc::clone(&self.interner), self.answer_timeout);
         self.request.spawn(async move {
-            let answer = timeout(patience, read(&clients, &key, interner)).await;
-            let answer = answer.map_err(|_| Failure::hung(VERB, key.kind(), patience.as_secs_f64()));
+            let answer = timeout(answer_timeout, read(&clients, &key, interner)).await;
+            let answer = answer.map_err(|_| Failure::hung(VERB, key.kind(), answer_timeout.as_secs_f64()));
             let (answer, pause) = match answer.and_then(|answer| answer) {
                 Ok(answer) => (Some(answer), PAUSE),
                 Err(failure) => {
                     let error = failure.sentence;
-                    tracing::warn!(object = %key, error, "an object could not be read by itself: it is tried again");
+                    tracing::warn!(object = %key, error, "object re-read failed; retrying");
                     (None, PAUSE_AFTER_FAILURE)
                 }
             };

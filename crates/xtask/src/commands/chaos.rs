@@ -14,16 +14,17 @@ use crate::workspace::Workspace;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  cargo xtask chaos\n  cargo xtask chaos --seed 7 --minutes 10\n  \
                   cargo xtask chaos --seed 7 --minutes 2 --only kill,damage,edit\n\n\
-                  The seed decides which faults come and when; what they meet depends on the machine, too. \
-                  Ends with 0 if every outcome was right, else with 1 and with what was wrong.")]
+                  The seed determines which faults are injected and when. Timing, and so the outcome, also \
+                  depends on the machine.\n\n\
+                  Exit codes: 0 every outcome was right, 1 one was wrong and is printed.")]
 pub struct Arguments {
-    /// All that is random comes from this. Default: a random one, which is printed.
+    /// Seed of all random choices. Default: a random seed, which is printed.
     #[arg(long)]
     seed: Option<u64>,
-    /// For how many minutes faults are made.
+    /// How long faults are injected, in minutes: a number from 0.
     #[arg(long, default_value_t = 10.0)]
     minutes: f64,
-    /// These faults alone, such as kill,damage,edit; an unknown name shows all.
+    /// Inject only these faults, such as kill,damage,edit; an unknown name lists all. Default: all.
     #[arg(long, value_name = "FAULT,...")]
     only: Option<String>,
 }

@@ -40,7 +40,7 @@ impl Files {
         paths
     }
 
-    /// Which files hold these policies, and what they hold of them, has changed.
+    /// Updates the budget after a change of the files that hold these policies. Omits rules that don't fit.
     pub(super) fn enter_rules(&mut self, policies: &BTreeSet<PolicyName>) {
         let mut is_due = false;
         for name in policies {

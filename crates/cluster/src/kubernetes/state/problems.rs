@@ -1,6 +1,7 @@
 //! What was not understood of the objects: named for some objects of each namespace, and counted for the others.
 //!
-//! Invariant: neither the memory nor the time that a namespace's faulty objects take grows with their number beyond [`NAMED`].
+//! Invariant: beyond [`NAMED`] faulty objects, each further object of a namespace costs its keys and a hash, and all of
+//! them together one reported problem.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -127,9 +128,9 @@ impl Namespace {
             origin: Origin::Api { resource_version: self.version.clone().unwrap_or_else(|| "".into()) },
             object: Some(first.to_string()),
             what: format!(
-                "{count} objects{of} are not understood in part, beside the {NAMED} that are named"
+                "{count} objects{of} are not fully understood, in addition to those that are listed"
             ),
-            effect: "an Event on each of them says what and to what effect".into(),
+            effect: "an Event on each object says what is wrong and what follows".into(),
         })
     }
 }

@@ -23,7 +23,7 @@ impl State {
 
     /// Takes in what came of reading an object again.
     pub fn reread(&mut self, Reread { key, expected, answer }: Reread) {
-        self.wanted.had_its_turn(&key);
+        self.wanted.record_turn(&key);
         match (self.wanted.expected(&key), answer) {
             (Some(now), Some(Answer::There(object))) if **now == *object.identity.resource_version => {
                 self.put(key.kind(), *object);
