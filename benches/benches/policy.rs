@@ -20,7 +20,7 @@ fn shape(policies: usize, peers: Peers) -> Shape {
 
 fn compiled(changes: &[Change]) -> (Compiler, Arc<Snapshot>) {
     let mut compiler = Compiler::new(Scope::Node(NODE.into()));
-    let snapshot = compiler.apply(changes.iter().cloned());
+    let snapshot = compiler.apply(changes.iter().cloned()).snapshot;
     (compiler, snapshot)
 }
 

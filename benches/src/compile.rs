@@ -204,7 +204,7 @@ impl Running {
         policies.first().context("the cluster has no policy")?;
         let pods = changes.iter().filter(|change| matches!(change, Change::Pod(_))).count();
         let mut compiler = Compiler::new(Scope::Node(NODE.into()));
-        let current = compiler.apply(changes);
+        let current = compiler.apply(changes).snapshot;
         Ok(Self { compiler, current, pods, policies })
     }
 
@@ -246,7 +246,7 @@ impl Running {
 
     fn compile(&mut self, change: Change) -> Cost {
         let started = Instant::now();
-        let (next, while_compiled) = allocations::during(|| self.compiler.apply([change]));
+        let (next, while_compiled) = allocations::during(|| self.compiler.apply([change]).snapshot);
         let took = started.elapsed();
         let ((), let_go) = allocations::during(|| self.current = next);
         let kept = while_compiled.kept + let_go.kept;
@@ -260,7 +260,7 @@ fn from_nothing(changes: &[Change]) -> Cost {
         let changes = changes.to_vec();
         let started = Instant::now();
         let mut compiler = Compiler::new(Scope::Node(NODE.into()));
-        let snapshot = compiler.apply(changes);
+        let snapshot = compiler.apply(changes).snapshot;
         (started.elapsed(), compiler, snapshot)
     });
     Cost { took, allocated }

@@ -101,7 +101,7 @@ pub fn measure(points: &[Point], timed: Duration, together: Duration) -> Result<
         for (point, series) in points.iter().zip(series.chunks_exact_mut(2)) {
             progress.set_message(point.to_string());
             let Workload { changes, hits, misses } = workload::cluster((*point).into());
-            let snapshot = Compiler::new(Scope::Node(NODE.into())).apply(changes);
+            let snapshot = Compiler::new(Scope::Node(NODE.into())).apply(changes).snapshot;
             for (series, packets) in series.iter_mut().zip([hits, misses]) {
                 series.pass(&snapshot, &packets, timed, together)?;
             }

@@ -27,7 +27,7 @@ struct Arguments {
 fn main() {
     let arguments = Arguments::parse();
     let Workload { changes, hits, misses } = cluster(arguments.point.into());
-    let snapshot = Compiler::new(Scope::Node(NODE.into())).apply(changes);
+    let snapshot = Compiler::new(Scope::Node(NODE.into())).apply(changes).snapshot;
     let packets = match arguments.packets {
         Kind::Hit => hits,
         Kind::Miss => misses,

@@ -302,7 +302,7 @@ impl Agent {
                 self.engine = Some(engine);
                 self.health.state().settled(Topic::Install);
                 // Adopts the connections that exist.
-                self.put_in_force(0, Duration::ZERO, Touched::All);
+                self.put_in_force(0, Duration::ZERO, Affected::All);
                 self.health.state().settled(Topic::Starting);
             }
             Err(why) => self.health.state().not_ready(Topic::Install, format!("{why:#}")),
@@ -605,7 +605,7 @@ impl Agent {
         let touched = match self.engine {
             // A change before was not put in force, and may have touched others.
             Some(_) if !self.behind => touched::by(&changes, self.compiler.inventory(), &self.config.node),
-            _ => Touched::All,
+            _ => Affected::All,
         };
         let before = self.addresses_of_changed_pods(&changes);
         let pod_cidrs = &self.config.pod_cidrs;
@@ -760,7 +760,7 @@ impl Agent {
         }
         self.restore_rules();
         if self.behind {
-            self.put_in_force(0, Duration::ZERO, Touched::All);
+            self.put_in_force(0, Duration::ZERO, Affected::All);
         }
     }
 

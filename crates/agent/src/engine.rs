@@ -19,7 +19,7 @@ use dataplane::sweep::{OverlayFlows, Scope, SweepReport};
 use dataplane::table::{OpenAddresses, Table, TableConfig, TableError};
 use dataplane::workers::Holders;
 use policy::published::Grace;
-use policy::{Direction, Published, Snapshot, Touched};
+use policy::{Affected, Direction, Published, Snapshot};
 
 use crate::revoked::{RestoreError, RevokedConnections};
 use crate::sweeper::{Outcome, SweepError, Sweeper};
@@ -50,10 +50,10 @@ pub struct Engine {
     record_open: bool,
     /// Who hears of remembered connections looks here for the snapshot under which they passed.
     history: Arc<History>,
-    /// Pods whose packets are judged again, since the sweep after their change is still to begin.
-    unswept: BTreeSet<IpAddr>,
-    /// Pods whose packets are judged again until the sweep under way is over; `None` if none is.
-    sweeping: Option<BTreeSet<IpAddr>>,
+    /// Connections whose packets are evaluated again, since the sweep after their change is still to begin.
+    unswept: Affected,
+    /// Connections whose packets are evaluated again until the sweep in progress is over; `None` if none is.
+    sweeping: Option<Affected>,
     /// When the next sweep may begin.
     rested: Instant,
     /// Addresses that have another pod than before, whose connections are still to be deleted.
@@ -93,7 +93,7 @@ impl From<RestoreError> for EngineError {
 }
 
 /// What it took to put a snapshot in force.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Applied {
     /// What became of the connections, if all had to be looked at; others are looked at later.
     pub swept: Option<SweepReport>,
@@ -124,7 +124,7 @@ impl Engine {
             sweeper,
             record_open,
             history,
-            unswept: BTreeSet::new(),
+            unswept: Affected::NONE,
             sweeping: None,
             rested: Instant::now(),
             reassigned: BTreeSet::new(),
@@ -147,17 +147,23 @@ impl Engine {
         self.overlay = Arc::new(overlay);
     }
 
-    /// Publish, grace, rules, sweep. What passes from or to the pods that are `touched` is judged under `next` from the rules'
-    /// update on, connections that exist included: so their sweep comes later, by [`Engine::sweep`]. If all are touched, it is over
-    /// when this returns.
+    /// Publish, grace, rules, sweep. Packets of `affected` connections are evaluated under `next` from the rules' update on, those of
+    /// established connections included: so their sweep comes later, by [`Engine::sweep`]. If all are affected, it is over when this
+    /// returns. If none is, `next` is published, and the kernel and the workers are left alone.
     ///
-    /// After an error it is to be called again, with all touched.
-    pub fn put_in_force(&mut self, next: &Arc<Snapshot>, touched: Touched) -> Result<Applied, EngineError> {
+    /// After an error it is to be called again, with all affected.
+    pub fn put_in_force(&mut self, next: &Arc<Snapshot>, affected: Affected) -> Result<Applied, EngineError> {
         let started = Instant::now();
-        let concerned = touched.clone();
-        // Of pods that wait for the end of the sweep under way it finds the right verdict, unless they are touched again.
-        let touched = touched.and(&self.unswept);
-        let changing = touched.clone().and(self.sweeping.as_ref().unwrap_or(&BTreeSet::new()));
+        if affected.is_none() {
+            // Every decision is as before: a verdict of the older snapshot may still reach the kernel.
+            self.history.replace(next, started);
+            drop(self.published.publish(Arc::clone(next)));
+            self.revoked.follow(next, &self.overlay, &affected);
+            return Ok(Applied { whole: started.elapsed(), ..Applied::default() });
+        }
+        // The sweep in progress follows an older snapshot: what is affected again is swept again.
+        let unswept = affected.clone().or(self.unswept.clone());
+        let changing = unswept.clone().or(self.sweeping.clone().unwrap_or(Affected::NONE));
         // 1. From here on every verdict that begins follows `next`...
         self.history.publish(next, started);
         let mut grace = self.published.publish(Arc::clone(next));
@@ -171,14 +177,13 @@ impl Engine {
         self.table.update(next.pod_cidrs(), &open, next.generation(), &changing)?;
         let updated = Instant::now();
         // 4. What it allows again resumes.
-        self.revoked.follow(next, &self.overlay, &concerned);
+        self.revoked.follow(next, &self.overlay, &affected);
         self.revoked.restore_due(&mut self.table)?;
-        let swept = match (touched, changing) {
-            (Touched::Pods(pods), Touched::Pods(_)) => {
-                self.unswept = pods;
-                None
-            }
-            _ => Some(self.sweep_now(next)?),
+        let swept = if changing == Affected::All {
+            Some(self.sweep_now(next)?)
+        } else {
+            self.unswept = unswept;
+            None
         };
         Ok(Applied { swept, grace: graced - started, table: updated - graced, whole: started.elapsed() })
     }
@@ -187,7 +192,7 @@ impl Engine {
     pub fn sweep_at(&self) -> Option<Instant> {
         let sweep_at = match &self.sweeping {
             Some(_) => Some(Instant::now() + SWEEP_POLL),
-            None => (!self.unswept.is_empty()).then_some(self.rested),
+            None => (!self.unswept.is_none()).then_some(self.rested),
         };
         sweep_at.into_iter().chain(self.revoked.due_at()).min()
     }
@@ -201,11 +206,11 @@ impl Engine {
         if self.sweeping.is_some() {
             return self.sweeper.look().map(|swept| self.take(swept)).transpose();
         }
-        if !self.unswept.is_empty() && Instant::now() >= self.rested {
-            let pods = std::mem::take(&mut self.unswept);
-            let scope = self.scope(Some(pods.clone()));
+        if !self.unswept.is_none() && Instant::now() >= self.rested {
+            let affected = std::mem::replace(&mut self.unswept, Affected::NONE);
+            let scope = self.scope(affected.clone());
             self.sweeper.begin(current, &self.overlay, scope, self.table.is_revalidating())?;
-            self.sweeping = Some(pods);
+            self.sweeping = Some(affected);
         }
         Ok(None)
     }
@@ -216,14 +221,14 @@ impl Engine {
             // It followed an older snapshot, and is over before another begins.
             let _ = self.sweeper.wait();
         }
-        let scope = self.scope(None);
+        let scope = self.scope(Affected::All);
         self.sweeper.begin(current, &self.overlay, scope, self.table.is_revalidating())?;
-        self.unswept.clear();
+        self.unswept = Affected::NONE;
         let swept = self.sweeper.wait();
         self.take(swept)
     }
 
-    fn scope(&mut self, of: Option<BTreeSet<IpAddr>>) -> Scope {
+    fn scope(&mut self, of: Affected) -> Scope {
         // Those of a sweep that failed are still to be done.
         self.deleting.append(&mut self.reassigned);
         let reassigned = self.deleting.clone();
@@ -240,7 +245,7 @@ impl Engine {
             (self.adopts, self.are_unproven) = (false, false);
             self.table.distrust_replies()?;
         }
-        if self.unswept.is_empty() {
+        if self.unswept.is_none() {
             self.table.end_recheck()?;
         }
         Ok(report)

@@ -12,7 +12,7 @@ use dataplane::conntrack::ConntrackError;
 use dataplane::sweep::{LocalAddresses, OverlayFlows};
 use dataplane::table::{Table, TableError};
 use nix::errno::Errno;
-use policy::{Snapshot, Touched};
+use policy::{Affected, Snapshot};
 
 mod known;
 mod register;
@@ -53,10 +53,10 @@ impl RevokedConnections {
         Self { register, due_at: None, rested: Instant::now(), read_at: None }
     }
 
-    /// To be called when `snapshot` is in force: makes the cut connections of the `touched` pods due, so that
+    /// To be called when `snapshot` is in force: makes the cut connections of `affected` addresses due, so that
     /// [`RevokedConnections::restore_due`] restores those that it allows.
-    pub fn follow(&mut self, snapshot: &Arc<Snapshot>, overlay: &Arc<OverlayFlows>, touched: &Touched) {
-        let is_due = lock(&self.register).follow(snapshot, overlay, touched);
+    pub fn follow(&mut self, snapshot: &Arc<Snapshot>, overlay: &Arc<OverlayFlows>, affected: &Affected) {
+        let is_due = lock(&self.register).follow(snapshot, overlay, affected);
         self.due_at = is_due.then_some(self.rested);
     }
 

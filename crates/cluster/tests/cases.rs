@@ -50,7 +50,7 @@ fn look(case: &Path) -> String {
     let read = |file: &str| fs::read_to_string(case.join(file)).expect("a readable file");
     let mut wrong = messages(&update, &read("messages"));
     let mut compiler = Compiler::new(Scope::Cluster);
-    let snapshot = compiler.apply(update.changes);
+    let snapshot = compiler.apply(update.changes).snapshot;
     let packets = read("packets.jsonl");
     assert!(!packets.is_empty(), "{}", case.display());
     for text in packets.lines() {

@@ -30,7 +30,7 @@ fn holds(case: &str) {
         assert!(said.contains(expected), "not said: {expected}\nbut: {said}");
     }
     for scope in [Scope::Cluster, Scope::Node("alder".into())] {
-        let snapshot = Compiler::new(scope.clone()).apply(update.changes.iter().cloned());
+        let snapshot = Compiler::new(scope.clone()).apply(update.changes.iter().cloned()).snapshot;
         for line in text("packets.jsonl").lines() {
             let packet: Value = serde_json::from_str(line).expect("a packet");
             let address =

@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use policy::Packet;
+use policy::{Affected, Packet};
 
 use crate::conntrack::{Conntrack, ConntrackError, Entry, EntryChange, EntryName, MarkChange};
 use crate::marks::Marks;
@@ -59,8 +59,8 @@ pub struct SweepReport {
 /// Which connections a sweep is about, and what it does beside evaluating them.
 #[derive(Clone, Debug, Default)]
 pub struct Scope {
-    /// Connections of these addresses, and perhaps others; `None` for all.
-    pub of: Option<BTreeSet<IpAddr>>,
+    /// The connections to evaluate.
+    pub of: Affected,
     /// Addresses that another pod has than before: their connections are deleted.
     pub reassigned: BTreeSet<IpAddr>,
     /// Whether connections that no agent has seen are accepted if policy allows them.
@@ -139,8 +139,8 @@ pub fn sweep(
     let report = SweepReport::default();
     let mut sweep = Sweep { evaluator, marks, scope, apply_marks, found: Vec::new(), failed: None, report };
     let each = |entry: &Entry<'_>| sweep.visit(entry);
-    let visited = match &scope.of {
-        Some(addresses) => conntrack.visit_of(addresses, each),
+    let visited = match scope.of.addresses() {
+        Some(addresses) => conntrack.visit_of(&addresses, each),
         None => conntrack.visit(each),
     }?;
     sweep.apply_marks();
@@ -174,6 +174,9 @@ impl Sweep<'_> {
             self.report.deleted += 1;
             return Some(EntryChange::Delete);
         }
+        if !scope.of.contains(packet.source().to_canonical(), packet.destination().to_canonical()) {
+            return None;
+        }
         let decision = self.evaluator.evaluate(&packet);
         let concerns_us = concerns_us(&decision);
         self.report.judged += u64::from(concerns_us);
@@ -188,7 +191,7 @@ impl Sweep<'_> {
             {
                 // A sweep of all finds what an earlier agent has cut.
                 let is_allowed = standing == Standing::Allowed;
-                if is_revoked == is_allowed || scope.of.is_none() {
+                if is_revoked == is_allowed || scope.of == Affected::All {
                     let connection = packet;
                     let found = SweptConnection {
                         connection,

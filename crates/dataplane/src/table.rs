@@ -35,7 +35,7 @@ use std::time::{Instant, SystemTime};
 
 use ipnet::IpNet;
 use nix::errno::Errno;
-use policy::{Generation, Packet, Touched};
+use policy::{Affected, Generation, Packet};
 use rustables::{Chain, ChainPolicy, ChainType, MsgType, sys};
 
 use self::bridge::{BridgeContents, BridgeRules};
@@ -382,11 +382,11 @@ impl Table {
     }
 
     /// Makes the sets hold these networks and addresses, as the snapshot of this generation wants it, and has the kernel forget
-    /// what it remembers of those that are `touched`, in one atomic batch with only what differs from before. If nothing does,
+    /// cached verdicts of `affected` connections, in one atomic batch with only what differs from before. If nothing does,
     /// nothing is sent.
     ///
-    /// From then on, and until [`Table::end_recheck`], what passes from or to pods that are touched was judged since, connections
-    /// that exist included, in both directions. If all are touched, their connections are left to a sweep, and the rules evaluate again
+    /// From then on, and until [`Table::end_recheck`], packets from and to affected addresses are evaluated, those of established
+    /// connections included, in both directions. If all connections are affected, they are left to a sweep, and the rules evaluate again
     /// the packets of the same pods as before.
     ///
     /// To be called when no verdict of an older snapshot is under way any more: it would be remembered.
@@ -399,14 +399,10 @@ impl Table {
         pod_cidrs: &[IpNet],
         open: &OpenAddresses,
         generation: Generation,
-        touched: &Touched,
+        affected: &Affected,
     ) -> Result<(), TableError> {
-        let revalidated = match touched {
-            Touched::Pods(pods) => pods,
-            Touched::All => &self.revalidated,
-        }
-        .clone();
-        let mut memory = self.memory.next(generation, touched, Instant::now());
+        let revalidated = affected.addresses().unwrap_or_else(|| self.revalidated.clone());
+        let mut memory = self.memory.next(generation, affected, Instant::now());
         memory.keep_apart(&revalidated, Instant::now());
         let wanted = Contents::new(pod_cidrs, open, memory.changed());
         let window = !revalidated.is_empty();

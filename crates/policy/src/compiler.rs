@@ -1,4 +1,4 @@
-//! Changes in, snapshots out: keeps the inventory and compiles only what a change touches.
+//! Changes in, snapshots out: keeps the inventory and compiles only what a change makes dirty.
 //!
 //! From: a source (`cluster`), as [`Change`]s. To: [`Snapshot`]s. What a change costs:
 //!
@@ -11,6 +11,7 @@
 pub(crate) mod claims;
 pub(crate) mod classes;
 pub(crate) mod compiled;
+mod diff;
 pub(crate) mod policies;
 pub(crate) mod rulesets;
 pub(crate) mod selectors;
@@ -25,6 +26,7 @@ use ipnet::IpNet;
 use rustc_hash::FxHashSet;
 
 use crate::admission::{Budget, Refusal};
+use crate::affected::Affected;
 use crate::compiler::claims::Claims;
 use crate::compiler::compiled::Compiled;
 use crate::decision::Verdict;
@@ -54,9 +56,18 @@ pub struct Compiler {
     compiled: Compiled,
 }
 
-/// What a batch of changes touched.
+/// A snapshot, and what tells it from the one before.
+#[derive(Clone, Debug)]
+pub struct Compilation {
+    /// The cluster as it is now.
+    pub snapshot: Arc<Snapshot>,
+    /// The connections whose decision may differ from the one by the snapshot before.
+    pub affected: Affected,
+}
+
+/// What to compile again after a batch of changes.
 #[derive(Debug, Default)]
-pub(crate) struct Touched {
+pub(crate) struct Dirty {
     pub addresses: FxHashSet<AddressKey>,
     pub namespaces: BTreeSet<Arc<str>>,
     pub policies: BTreeSet<PolicyName>,
@@ -95,17 +106,20 @@ impl Compiler {
     }
 
     /// Applies the changes, in order, and compiles the next snapshot: its generation is one higher than the last.
-    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Arc<Snapshot> {
-        let mut touched = Touched::default();
+    ///
+    /// In scope [`Scope::Cluster`], and in the first compilation, all connections are affected.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Compilation {
+        let mut dirty = Dirty::default();
         for change in changes {
-            self.take(change, &mut touched);
+            self.take(change, &mut dirty);
         }
         let pod_cidrs = self.scope.pod_cidrs(&self.inventory);
-        touched.pod_cidrs = pod_cidrs != self.compiled.pod_cidrs();
+        dirty.pod_cidrs = pod_cidrs != self.compiled.pod_cidrs();
         self.generation = self.generation.next();
         let Self { scope, inventory, claims, compiled, .. } = self;
-        compiled.update(scope, inventory, claims, touched);
-        Arc::new(compiled.snapshot(self.generation, self.when_unsure))
+        let affected = compiled.update(scope, inventory, claims, dirty);
+        let affected = if self.generation == Generation::default().next() { Affected::All } else { affected };
+        Compilation { snapshot: Arc::new(compiled.snapshot(self.generation, self.when_unsure)), affected }
     }
 
     /// The policies that are enforced without their rules, by namespace, the cheapest first: up to 20 of each namespace.
@@ -133,62 +147,62 @@ impl Compiler {
         &self.inventory
     }
 
-    /// Brings the inventory and the claims on addresses up to date with a change, and notes what it touches.
-    fn take(&mut self, change: Change, touched: &mut Touched) {
+    /// Brings the inventory and the claims on addresses up to date with a change, and notes what is dirty.
+    fn take(&mut self, change: Change, dirty: &mut Dirty) {
         let Self { inventory, claims, .. } = self;
         match &change {
             Change::Pod(_) => {}
             Change::PodGone(name) => {
-                touched
+                dirty
                     .addresses
                     .extend(inventory.pods.get(name).into_iter().flat_map(|pod| claims.leave_pod(pod)));
             }
             Change::Node(node) => {
                 let before = inventory.nodes.get(&node.name);
-                touched.cluster_cidrs |= before.map(|node| &node.pod_cidrs) != Some(&node.pod_cidrs);
+                dirty.cluster_cidrs |= before.map(|node| &node.pod_cidrs) != Some(&node.pod_cidrs);
                 if before != Some(node) {
-                    touched.addresses.extend(before.into_iter().flat_map(|node| claims.leave_node(node)));
-                    touched.addresses.extend(claims.enter_node(node));
+                    dirty.addresses.extend(before.into_iter().flat_map(|node| claims.leave_node(node)));
+                    dirty.addresses.extend(claims.enter_node(node));
                 }
             }
             Change::NodeGone(name) => {
-                touched.cluster_cidrs |= inventory.nodes.contains_key(name);
-                touched
+                dirty.cluster_cidrs |= inventory.nodes.contains_key(name);
+                dirty
                     .addresses
                     .extend(inventory.nodes.get(name).into_iter().flat_map(|node| claims.leave_node(node)));
             }
             Change::Namespace(namespace) => {
                 if inventory.namespaces.get(&namespace.name) != Some(namespace) {
-                    touched.namespaces.insert(Arc::clone(&namespace.name));
+                    dirty.namespaces.insert(Arc::clone(&namespace.name));
                 }
             }
-            Change::NamespaceGone(name) => drop(touched.namespaces.insert(Arc::clone(name))),
+            Change::NamespaceGone(name) => drop(dirty.namespaces.insert(Arc::clone(name))),
             Change::Policy(policy) => {
                 if inventory.policies.get(&policy.name) != Some(policy) {
-                    touched.policies.insert(policy.name.clone());
+                    dirty.policies.insert(policy.name.clone());
                 }
             }
-            Change::PolicyGone(name) => drop(touched.policies.insert(name.clone())),
+            Change::PolicyGone(name) => drop(dirty.policies.insert(name.clone())),
         }
         match change {
-            Change::Pod(pod) => self.take_pod(pod, touched),
+            Change::Pod(pod) => self.take_pod(pod, dirty),
             change => inventory.apply(change),
         }
     }
 
     /// The same for a pod. Of these there are many, so their map is searched once.
-    fn take_pod(&mut self, pod: Pod, touched: &mut Touched) {
+    fn take_pod(&mut self, pod: Pod, dirty: &mut Dirty) {
         let Self { inventory, claims, .. } = self;
         let pod = match inventory.pods.entry(pod.name.clone()) {
             Entry::Occupied(before) if **before.get() == pod => return,
             Entry::Occupied(mut before) => {
                 let pod = Arc::new(pod);
-                touched.addresses.extend(claims.leave_pod(&before.insert(Arc::clone(&pod))));
+                dirty.addresses.extend(claims.leave_pod(&before.insert(Arc::clone(&pod))));
                 pod
             }
             Entry::Vacant(place) => Arc::clone(place.insert(Arc::new(pod))),
         };
-        touched.addresses.extend(claims.enter_pod(&pod));
+        dirty.addresses.extend(claims.enter_pod(&pod));
     }
 }
 

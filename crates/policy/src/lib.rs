@@ -19,11 +19,12 @@
 //! - [`snapshot`]: judges a packet, without allocation, lock or loop over policies.
 //! - [`explanation`]: says in words, off the packet's path, why a decision came out as it did.
 //! - [`published`]: the one cell through which a new snapshot reaches the workers, and their grace period.
-//! - [`touched`]: whose connections a change may allow or forbid.
+//! - [`affected`]: the connections whose decision a change may alter.
 //! - [`mod@reference`]: the same semantics written naively from the API's text; property tests hold the two equal.
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod affected;
 pub mod compiler;
 mod cost;
 pub mod decision;
@@ -38,10 +39,10 @@ pub mod reference;
 pub mod selector;
 pub mod snapshot;
 pub mod spec;
-pub mod touched;
 
 pub use admission::{Admission, Budget, Refusal};
-pub use compiler::{Compiler, Scope};
+pub use affected::{Affected, Peers};
+pub use compiler::{Compilation, Compiler, Scope};
 pub use decision::{Decision, Direction, Judgement, Outcome, Reason, RuleId, Verdict};
 pub use explanation::Explanation;
 pub use inventory::{Change, Inventory, NamedPort, Namespace, Node, Pod, PodUid};
@@ -55,4 +56,3 @@ pub use snapshot::{Directions, Snapshot};
 pub use spec::{
     Action, Cost, IpBlock, NamespaceMatch, Peer, PolicySpec, PortMatch, PortNumbers, RuleSpec, Subject, Tier,
 };
-pub use touched::Touched;

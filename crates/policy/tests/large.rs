@@ -201,7 +201,7 @@ fn compiles_within(name: &str, policy: PolicySpec, most: isize, kept: isize) {
     let policy = Arc::new(policy);
     let ((snapshot, took), peak, left) = memory(|| {
         let begun = std::time::Instant::now();
-        let snapshot = compiler.apply([Change::Policy(Arc::clone(&policy))]);
+        let snapshot = compiler.apply([Change::Policy(Arc::clone(&policy))]).snapshot;
         (snapshot, begun.elapsed())
     });
     println!("{name}: {} kB at most, {} kB kept, {took:?}", peak / 1000, left / 1000);
@@ -262,7 +262,7 @@ fn policies_in_many_rulesets_take_no_more_than_their_budget() {
         Change::from(network_policy(&format!("a/large-{bit}"), &format!("l{bit}=yes")).ingress(rule))
     });
     let large: Vec<Change> = large.collect();
-    let (snapshot, peak, kept) = memory(|| compiler.apply(large));
+    let (snapshot, peak, kept) = memory(|| compiler.apply(large).snapshot);
     println!("many rulesets: {} kB at most, {} kB kept", peak / 1000, kept / 1000);
     assert!(peak < 30_000_000 && kept < 10_000_000, "{peak} bytes in use, {kept} kept");
     let refused: Vec<String> = compiler.refusals().map(|refusal| refusal.policy.to_string()).collect();
@@ -323,12 +323,12 @@ fn labels_that_change_all_the_time_fill_no_memory() {
     }));
     changes.extend((0..1_100).map(&mut labelled));
     let mut compiler = Compiler::new(Scope::Node("n1".into())).budget(Budget::default());
-    let (mut snapshots, peak, kept) = memory(|| VecDeque::from([compiler.apply(changes)]));
+    let (mut snapshots, peak, kept) = memory(|| VecDeque::from([compiler.apply(changes).snapshot]));
     println!("many rulesets and classes: {} kB at most, {} kB kept", peak / 1000, kept / 1000);
     assert!(peak < 30_000_000 && kept < 15_000_000, "{peak} bytes in use, {kept} kept");
     let ((), peak, kept) = memory(|| {
         for number in 0..1_000 {
-            snapshots.push_back(compiler.apply([labelled(number % 100)]));
+            snapshots.push_back(compiler.apply([labelled(number % 100)]).snapshot);
             if snapshots.len() > SNAPSHOTS {
                 snapshots.pop_front();
             }

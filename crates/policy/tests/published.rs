@@ -9,8 +9,8 @@ use policy::{Compiler, Generation, Published, Reader, Scope};
 #[test]
 fn grace_is_over_at_once_when_nobody_is_inside() {
     let mut compiler = Compiler::new(Scope::Cluster);
-    let published = Published::new(compiler.apply([]), 2);
-    let mut grace = published.publish(compiler.apply([]));
+    let published = Published::new(compiler.apply([]).snapshot, 2);
+    let mut grace = published.publish(compiler.apply([]).snapshot);
     assert!(grace.over());
     assert_eq!(published.current().generation(), Generation(2));
 }
@@ -18,11 +18,11 @@ fn grace_is_over_at_once_when_nobody_is_inside() {
 #[test]
 fn grace_waits_for_the_worker_that_was_inside_and_for_no_other() {
     let mut compiler = Compiler::new(Scope::Cluster);
-    let published = Published::new(compiler.apply([]), 2);
+    let published = Published::new(compiler.apply([]).snapshot, 2);
     let (mut slow, mut quick) = (published.reader(0), published.reader(1));
     let inside = slow.enter();
     drop(quick.enter());
-    let mut grace = published.publish(compiler.apply([]));
+    let mut grace = published.publish(compiler.apply([]).snapshot);
     assert_eq!(inside.generation(), Generation(1), "a pass keeps its snapshot");
     let later = quick.enter();
     assert_eq!(later.generation(), Generation(2), "who enters after the swap sees the new snapshot");
@@ -38,7 +38,7 @@ fn grace_waits_for_the_worker_that_was_inside_and_for_no_other() {
 #[test]
 #[should_panic(expected = "worker 2 of 2")]
 fn a_worker_without_a_place_is_refused() {
-    let published = Published::new(Compiler::new(Scope::Cluster).apply([]), 2);
+    let published = Published::new(Compiler::new(Scope::Cluster).apply([]).snapshot, 2);
     let _ = published.reader(2);
 }
 
@@ -48,7 +48,7 @@ fn a_worker_without_a_place_is_refused() {
 fn under_load_no_verdict_outlives_its_grace_period() {
     const WORKERS: usize = 3;
     let mut compiler = Compiler::new(Scope::Cluster);
-    let published = Published::new(compiler.apply([]), WORKERS);
+    let published = Published::new(compiler.apply([]).snapshot, WORKERS);
     let stop = AtomicBool::new(false);
     // Generation under which each worker is computing; 0 outside.
     let under: Vec<AtomicU64> = (0..WORKERS).map(|_| AtomicU64::new(0)).collect();
@@ -91,7 +91,7 @@ fn publish_and_check(
 ) -> Result<(), String> {
     let mut waited = 0;
     while waited < 100 || verdicts.load(Ordering::Relaxed) < 20_000 {
-        let next = compiler.apply([]);
+        let next = compiler.apply([]).snapshot;
         let generation = next.generation().0;
         let mut grace = published.publish(next);
         let mut over = grace.over();

@@ -32,8 +32,8 @@ fn what_becomes_unknown_allows_no_packet_that_was_denied() {
         for scope in [Scope::Cluster, Scope::Node("n1".into())] {
             let all = everything(&known);
             let mut compiler = Compiler::new(scope.clone());
-            let before = compiler.apply(all.iter().cloned());
-            let after = compiler.apply(changes.iter().cloned());
+            let before = compiler.apply(all.iter().cloned()).snapshot;
+            let after = compiler.apply(changes.iter().cloned()).snapshot;
             for packet in &world.packets {
                 let was = before.judge(packet, Directions::Both).verdict();
                 let decision = after.judge(packet, Directions::Both);

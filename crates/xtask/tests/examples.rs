@@ -15,7 +15,7 @@ fn folder(name: &str) -> PathBuf {
 fn snapshot(name: &str) -> Arc<Snapshot> {
     let (_, update) = Folder::read(folder(name), policy::Budget::default()).unwrap();
     assert!(update.problems.is_empty(), "{:#?}", update.problems);
-    Compiler::new(Scope::Cluster).apply(update.changes)
+    Compiler::new(Scope::Cluster).apply(update.changes).snapshot
 }
 
 /// The verdict on a TCP connection, and the policy of the rule that decided for the destination or the source.

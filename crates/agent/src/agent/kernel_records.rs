@@ -11,7 +11,7 @@ use audit::Recorder;
 use dataplane::queues::QueueRange;
 use dataplane::remembered::{Heard, RememberedLog, RememberedLogError};
 use dataplane::table::{RememberedConnections, TableError};
-use policy::Touched;
+use policy::Affected;
 
 use super::Agent;
 use crate::health::Topic;
@@ -138,7 +138,7 @@ impl Agent {
                     return tracing::warn!(%error, "cannot add the NFLOG group to the rules; retrying in a second");
                 }
             }
-            self.put_in_force(0, Duration::ZERO, Touched::All);
+            self.put_in_force(0, Duration::ZERO, Affected::All);
         }
         self.health.state().settled(Topic::Records);
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use dataplane::ports::{Monitor, PortQueue, PortQueueConfig};
 use dataplane::queues::QueueRange;
 use dataplane::table::Protections;
-use policy::{Snapshot, Touched, Verdict};
+use policy::{Affected, Snapshot, Verdict};
 
 use super::{Agent, Message};
 use crate::origins::overlay_flows;
@@ -57,7 +57,7 @@ impl Agent {
         let generation = snapshot.generation().0;
         self.delete_connections_of(left);
         if is_new {
-            self.put_in_force(0, Duration::ZERO, Touched::All);
+            self.put_in_force(0, Duration::ZERO, Affected::All);
         } else if is_news {
             let updated = self.engine.as_mut().map(|engine| engine.table().update_origins());
             match updated.unwrap_or(Ok(())) {

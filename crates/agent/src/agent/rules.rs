@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use dataplane::table::{Changed, ForeignChange, Program, RulesListener, RulesMonitor, Table, TableError};
 use jiff::Timestamp;
-use policy::Touched;
+use policy::Affected;
 
 use super::{Agent, Message, THREAD};
 use crate::health::Topic;
@@ -212,7 +212,7 @@ impl Agent {
                     bypass.restored = Some(SystemTime::now());
                 }
                 self.health.state().settled(Topic::Rules);
-                self.put_in_force(0, Duration::ZERO, Touched::All);
+                self.put_in_force(0, Duration::ZERO, Affected::All);
             }
             Err(TableError::Superseded(_)) => self.superseded(),
             Err(error) => {

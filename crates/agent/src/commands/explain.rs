@@ -106,9 +106,9 @@ impl Explain {
         let (changes, mut problems) = self.source.read_once(budget)?;
         let scope = self.node.as_deref().map_or(Scope::Cluster, |node| Scope::Node(node.into()));
         let mut compiler = Compiler::new(scope).budget(budget);
-        let mut snapshot = compiler.apply(changes);
+        let mut snapshot = compiler.apply(changes).snapshot;
         while compiler.is_behind() {
-            snapshot = compiler.apply([]);
+            snapshot = compiler.apply([]).snapshot;
         }
         problems.extend(Problem::beyond_budget(&compiler));
         for problem in &problems {

@@ -21,7 +21,7 @@ use dataplane::marks::Marks;
 use dataplane::sweep::{
     Evaluator, LocalAddresses, MarkCounts, OverlayFlows, Standing, SweptConnection, apply_marks, revoke,
 };
-use policy::{Packet, Protocol, Snapshot, Touched};
+use policy::{Affected, Packet, Protocol, Snapshot};
 
 use super::known::{Connection, Known};
 
@@ -69,17 +69,19 @@ impl Register {
         }
     }
 
-    /// To be called when `snapshot` is in force: makes the connections of the `touched` pods due. Returns whether any is due.
+    /// To be called when `snapshot` is in force: makes the connections of `affected` addresses due. Returns whether any is due.
     pub fn follow(
         &mut self,
         snapshot: &Arc<Snapshot>,
         overlay: &Arc<OverlayFlows>,
-        touched: &Touched,
+        affected: &Affected,
     ) -> bool {
         (self.snapshot, self.overlay) = (Arc::clone(snapshot), Arc::clone(overlay));
-        match touched {
-            Touched::All => self.known.mark_all_due(),
-            Touched::Pods(pods) => pods.iter().for_each(|pod| self.known.mark_due(*pod)),
+        match affected {
+            Affected::All => self.known.mark_all_due(),
+            Affected::Addresses(addresses) => {
+                addresses.keys().for_each(|address| self.known.mark_due(*address));
+            }
         }
         self.known.has_due()
     }
@@ -261,7 +263,7 @@ mod tests {
     fn a_connection_of_an_earlier_agent_is_known_once_until_it_times_out_in_the_kernels_set() {
         let mut connection = Packet::new([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), Protocol::TCP);
         (connection.source_port, connection.destination_port) = (Some(4000), Some(80));
-        let snapshot = Compiler::new(Scope::Node("node-a".into())).apply([]);
+        let snapshot = Compiler::new(Scope::Node("node-a".into())).apply([]).snapshot;
         let mut register = Register::new(Conntrack::open().unwrap(), Marks::default(), snapshot);
         register.read(&[connection, connection.reversed()]);
         assert_eq!(register.known.len(), 1);

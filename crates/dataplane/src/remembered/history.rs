@@ -22,6 +22,8 @@ pub struct History(Mutex<VecDeque<Entry>>);
 
 #[derive(Debug)]
 struct Entry {
+    /// The one that the rules carry: of the first snapshot, if the ones after it affected no connection.
+    generation: Generation,
     snapshot: Arc<Snapshot>,
     published: Instant,
 }
@@ -31,10 +33,20 @@ impl History {
     pub fn publish(&self, snapshot: &Arc<Snapshot>, now: Instant) {
         let mut entries = self.entries();
         if entries.back().is_none_or(|last| last.snapshot.generation() != snapshot.generation()) {
-            entries.push_back(Entry { snapshot: Arc::clone(snapshot), published: now });
+            let generation = snapshot.generation();
+            entries.push_back(Entry { generation, snapshot: Arc::clone(snapshot), published: now });
         }
         drop(entries);
         self.forget_old(now);
+    }
+
+    /// A snapshot that affects no connection takes the place of the newest one: the rules go on carrying that one's generation.
+    pub fn replace(&self, snapshot: &Arc<Snapshot>, now: Instant) {
+        if let Some(last) = self.entries().back_mut() {
+            last.snapshot = Arc::clone(snapshot);
+            return;
+        }
+        self.publish(snapshot, now);
     }
 
     /// Forgets the snapshots that were replaced long ago.
@@ -58,10 +70,10 @@ impl History {
         directions: Directions,
     ) -> Option<(Arc<Snapshot>, Decision)> {
         let entries = self.entries();
-        if entries.front()?.snapshot.generation().0 > generation.0 {
+        if entries.front()?.generation.0 > generation.0 {
             return None;
         }
-        entries.iter().filter(|entry| entry.snapshot.generation().0 >= generation.0).find_map(|entry| {
+        entries.iter().filter(|entry| entry.generation.0 >= generation.0).find_map(|entry| {
             let mut decision = entry.snapshot.judge(packet, directions);
             // Packets of denied flows may be such as don't show which end opened the connection.
             let is_unproven = packet.is_mid_stream || decision.verdict() == Verdict::Allow;
@@ -94,7 +106,7 @@ mod tests {
             })
         };
         let mut compiler = Compiler::new(Scope::Node("a".into()));
-        [compiler.apply([node("10.0.0.0/24")]), compiler.apply([node("10.0.1.0/24")])]
+        [compiler.apply([node("10.0.0.0/24")]).snapshot, compiler.apply([node("10.0.1.0/24")]).snapshot]
     }
 
     fn packet() -> Packet {
@@ -143,7 +155,7 @@ mod tests {
         let (history, now) = (History::default(), Instant::now());
         for number in 0..100 {
             let gone = Change::PolicyGone(PolicyName::network_policy("x", number.to_string()));
-            history.publish(&compiler.apply([gone]), now);
+            history.publish(&compiler.apply([gone]).snapshot, now);
         }
         assert_eq!(history.entries().len(), MOST);
     }

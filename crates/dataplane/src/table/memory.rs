@@ -12,8 +12,8 @@
 //!
 //! A pair holds for one epoch alone, whose number is part of the set's key, and two epochs run side by side. The *latest* begins
 //! with each snapshot: in it are pairs of pods that changed lately. The *lasting* one is for all other pods, whose pairs no change
-//! has touched: it goes on until a change may touch anybody. Both begin by one batch that rewrites these chains, whatever the sets
-//! hold: so what a change touches is forgotten at once, and goes by its timeout.
+//! has affected: it goes on until a change affects all connections. Both begin by one batch that rewrites these chains, whatever the sets
+//! hold: so what a change affects is forgotten at once, and goes by its timeout.
 //!
 //! Invariant: what a pod's pairs were in the lasting epoch before it changed has timed out when it is no more among those that
 //! changed lately. A pair is judged anew when its time is over, however busy it is, and at the latest then nothing passes any more
@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
-use policy::{Generation, Touched};
+use policy::{Affected, Generation};
 use rustables::sys;
 
 use super::chains::{FAMILIES, Family, mark_connection, rule};
@@ -150,19 +150,19 @@ impl Memory {
         }
     }
 
-    /// What is remembered once this snapshot is in force: nothing of those that are `touched`.
-    pub(super) fn next(&self, generation: Generation, touched: &Touched, now: Instant) -> Self {
+    /// What is remembered once this snapshot is in force: no pair of an address that is `affected`.
+    pub(super) fn next(&self, generation: Generation, affected: &Affected, now: Instant) -> Self {
         let latest = self.latest.wrapping_add(2);
         let begin = |lasting, changed| Self { generation, latest, lasting, changed, ..self.clone() };
-        let Touched::Pods(pods) = touched else { return begin(latest, BTreeMap::new()) };
-        let pods = pods.iter().map(|address| (address.to_canonical(), now));
+        let Affected::Addresses(addresses) = affected else { return begin(latest, BTreeMap::new()) };
+        let addresses = addresses.keys().map(|address| (*address, now));
         let kept = self.remember.map_or(Duration::ZERO, |remember| remember.time + TO_BE_SURE);
         let lately = |since: &Instant| now.saturating_duration_since(*since) <= kept;
         let mut changed = self.changed.clone();
         changed.retain(|_, since| lately(since));
-        changed.extend(pods.clone());
+        changed.extend(addresses.clone());
         if changed.len() > MOST_CHANGED {
-            begin(latest, pods.collect())
+            begin(latest, addresses.collect())
         } else {
             begin(self.lasting, changed)
         }

@@ -88,8 +88,8 @@ fn update_sends_the_difference_alone() {
         ingress: addresses(&["10.244.1.2"]),
         egress: addresses(&["10.244.1.3", "10.244.1.4", "fd00:10:244:1::4"]),
     };
-    let touched = Touched::Pods(addresses(&["10.244.1.4"]));
-    let memory = memory(&node_a()).next(Generation(8), &touched, Instant::now());
+    let affected = Affected::any_peer(addresses(&["10.244.1.4"]));
+    let memory = memory(&node_a()).next(Generation(8), &affected, Instant::now());
     let cidrs = ["10.244.0.0/23".parse().expect("a CIDR"), node_a().pod_cidrs[1]];
     let mut batch = Batch::default();
     Contents::new(&cidrs, &open, memory.changed()).change_from(&old, &mut batch);
@@ -99,7 +99,7 @@ fn update_sends_the_difference_alone() {
 
 #[test]
 fn a_pod_counts_as_changed_for_longer_than_its_pairs_are_remembered() {
-    let pods = |texts: &[&str]| Touched::Pods(addresses(texts));
+    let pods = |texts: &[&str]| Affected::any_peer(addresses(texts));
     let changed = |memory: &Memory| memory.changed().map(|address| address.to_string()).collect::<Vec<_>>();
     let second = |number| Duration::from_secs(number);
     let (first, start) = (memory(&node_a()), Instant::now());
@@ -110,7 +110,7 @@ fn a_pod_counts_as_changed_for_longer_than_its_pairs_are_remembered() {
     assert_eq!(changed(&two), ["10.244.1.4", "10.244.1.5"]);
     let three = two.next(Generation(10), &pods(&["10.244.1.6"]), start + second(7));
     assert_eq!(changed(&three), ["10.244.1.4", "10.244.1.6"], "a pair is remembered for five seconds");
-    let four = three.next(Generation(11), &Touched::All, start + second(7));
+    let four = three.next(Generation(11), &Affected::All, start + second(7));
     assert!(changed(&four).is_empty());
     let five = four.next(Generation(12), &pods(&["10.244.1.7"]), start + second(7));
     // Which epochs are the same.
@@ -124,7 +124,7 @@ fn a_pod_counts_as_changed_for_longer_than_its_pairs_are_remembered() {
 #[test]
 fn where_very_many_pods_changed_lately_everybody_is_forgotten() {
     let of = |range: std::ops::Range<u32>| {
-        Touched::Pods(range.map(|i| IpAddr::V4(Ipv4Addr::from_bits(0x0af4_0000 + i))).collect())
+        Affected::any_peer(range.map(|i| IpAddr::V4(Ipv4Addr::from_bits(0x0af4_0000 + i))).collect())
     };
     let (mut last, now) = (memory(&node_a()), Instant::now());
     for number in 0..4 {
@@ -140,11 +140,11 @@ fn where_very_many_pods_changed_lately_everybody_is_forgotten() {
 #[test]
 fn without_a_memory_a_pod_counts_as_changed_until_the_next_change() {
     let config = TableConfig { remember: None, ..node_a() };
-    let touched = Touched::Pods(addresses(&["10.244.1.4"]));
-    let one = memory(&config).next(Generation(8), &touched, Instant::now());
+    let affected = Affected::any_peer(addresses(&["10.244.1.4"]));
+    let one = memory(&config).next(Generation(8), &affected, Instant::now());
     assert_eq!(one.changed().count(), 1);
     let later = Instant::now() + Duration::from_millis(1);
-    assert_eq!(one.next(Generation(9), &Touched::Pods(BTreeSet::new()), later).changed().count(), 0);
+    assert_eq!(one.next(Generation(9), &Affected::NONE, later).changed().count(), 0);
 }
 
 #[cfg(target_endian = "little")]
@@ -199,12 +199,12 @@ fn an_agent_keeps_judging_the_pods_again_that_the_one_before_judged_again() {
         assert!(!first.is_revalidating());
         let changing = addresses(&["10.244.1.4", "fd00:10:244:1::4"]);
         let TableConfig { pod_cidrs, open, .. } = config();
-        let mut update = |generation, touched: &Touched| {
-            first.update(&pod_cidrs, &open, Generation(generation), touched).expect("it can be updated");
+        let mut update = |generation, affected: &Affected| {
+            first.update(&pod_cidrs, &open, Generation(generation), affected).expect("it can be updated");
             first.revalidated.clone()
         };
-        assert_eq!(update(8, &Touched::Pods(changing.clone())), changing);
-        assert_eq!(update(9, &Touched::All), changing, "until the sweep");
+        assert_eq!(update(8, &Affected::any_peer(changing.clone())), changing);
+        assert_eq!(update(9, &Affected::All), changing, "until the sweep");
         let next = QueueRange { first: 102, ..QUEUES };
         let mut second = Table::install(config(), next).expect("it can be taken over");
         assert_eq!(second.revalidated, changing);

@@ -57,7 +57,7 @@ impl Story {
             pod_cidrs: vec!["10.9.1.0/24".parse().unwrap()],
         };
         let changes = nodes.chain(pods).chain(policies).chain([Change::Node(far)]);
-        let published = Published::new(compiler.apply(changes), 1);
+        let published = Published::new(compiler.apply(changes).snapshot, 1);
         let (recorder, records) = channel();
         let workers = Workers::start(WorkersConfig { hold, ..config(QUEUE) }, &published, |_| {
             let recorder = recorder.clone();
@@ -70,7 +70,7 @@ impl Story {
 
     /// Publishes what comes of a change, as the agent does.
     fn change(&mut self, change: Change) {
-        let mut grace = self.published.publish(self.compiler.apply([change]));
+        let mut grace = self.published.publish(self.compiler.apply([change]).snapshot);
         self.holders.wake();
         let started = Instant::now();
         while !grace.over() {
@@ -329,7 +329,7 @@ fn workers_that_stop_judge_what_they_hold_by_what_is_known_then() {
         }
         story.wait("both to be held", |hold| hold.now == 2);
         // Nobody tells the worker, so it looks for itself at its end.
-        drop(story.published.publish(story.compiler.apply([pod("new", "web", "node-a", COMING)])));
+        drop(story.published.publish(story.compiler.apply([pod("new", "web", "node-a", COMING)]).snapshot));
         queue_to(None);
         let stopping = Instant::now();
         story.workers.stop();
@@ -412,7 +412,7 @@ fn a_pod_that_becomes_known_at_the_same_instant_is_not_missed() {
         to.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         for round in 0..500u32 {
             story.change(Change::PodGone(PodName::new("shop", "new")));
-            let next = story.compiler.apply([pod("new", "web", "node-a", COMING)]);
+            let next = story.compiler.apply([pod("new", "web", "node-a", COMING)]).snapshot;
             // From nothing to some milliseconds: how long a thread takes to start is the machine's affair.
             let pause = 1u32 << (round % 18);
             thread::scope(|scope| {

@@ -32,7 +32,7 @@ pub fn open(ports: &[u16]) -> (Compiler, Arc<Snapshot>) {
     let pods = [("web", &[WEB, "fd09::1"][..]), ("db", &[DB, "fd09::2"]), ("other", &[OTHER, "fd09::3"])];
     let mut changes = vec![Change::Node(node), Change::Namespace(namespace), policy(ports)];
     changes.extend(pods.map(|(name, addresses)| Change::Pod(pod(name, addresses))));
-    let snapshot = compiler.apply(changes);
+    let snapshot = compiler.apply(changes).snapshot;
     (compiler, snapshot)
 }
 

@@ -82,7 +82,7 @@ fn what_is_no_longer_allowed_is_revoked_and_what_is_allowed_again_restored() {
         let again = sweep(&mut conntrack, &snapshot, &marks, &local, &Scope::default());
         assert_eq!(untimed(again), SweepReport { entries: 5, judged: 5, ..Default::default() });
 
-        let snapshot = compiler.apply([shop::policy(&[5000, 6000])]);
+        let snapshot = compiler.apply([shop::policy(&[5000, 6000])]).snapshot;
         let report = sweep(&mut conntrack, &snapshot, &marks, &local, &Scope::default());
         assert_eq!(untimed(report), SweepReport { entries: 5, judged: 5, restored: 1, ..Default::default() });
         assert_eq!(marks_by_port()[&2], ACCEPTED | FOREIGN);
@@ -186,13 +186,13 @@ fn in_a_large_table_the_connections_of_changed_pods_alone_are_read_and_none_of_t
         make([Made::udp((OTHER, 60_008), (WEB, 80)).marked(REVOKED)]);
         let (_, snapshot) = shop::open(&[5000]);
         let mut conntrack = Conntrack::open().unwrap();
-        let db = BTreeSet::from([DB, "fd09::2"].map(|address| address.parse().unwrap()));
-        let mut sweep = |of: Option<&BTreeSet<IpAddr>>| {
-            let scope = Scope { of: of.cloned(), ..Scope::default() };
+        let db = Affected::any_peer([DB, "fd09::2"].map(|address| address.parse().unwrap()));
+        let mut sweep = |of: Affected| {
+            let scope = Scope { of, ..Scope::default() };
             sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), &scope)
         };
 
-        let report = sweep(Some(&db));
+        let report = sweep(db);
         let expected = SweepReport { entries: 7, judged: 7, revoked: 5, restored: 1, ..Default::default() };
         assert_eq!(untimed(report), expected);
         let marks = marks_by_port();
@@ -201,7 +201,7 @@ fn in_a_large_table_the_connections_of_changed_pods_alone_are_read_and_none_of_t
         assert_eq!([60_006, 60_007].map(of), [0; 2]);
         assert_eq!(of(60_008), REVOKED, "nobody asked about it");
 
-        let all = sweep(None);
+        let all = sweep(Affected::All);
         let expected = SweepReport { entries: 40_008, judged: 40_008, restored: 1, ..Default::default() };
         assert_eq!(untimed(all), expected);
         eprintln!("of one pod {:?}, all {:?}", report.elapsed, all.elapsed);
@@ -247,7 +247,7 @@ fn a_hundred_thousand_connections_are_all_judged() {
 
         let report = timed("all revoked", &snapshot);
         assert_eq!(report, SweepReport { entries: all, judged: all, revoked: all, ..Default::default() });
-        let snapshot = compiler.apply([shop::everybody_may_reach(&[5000])]);
+        let snapshot = compiler.apply([shop::everybody_may_reach(&[5000])]).snapshot;
         let report = timed("nine of ten restored", &snapshot);
         assert_eq!(
             report,

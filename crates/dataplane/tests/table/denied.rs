@@ -149,7 +149,7 @@ fn what_a_change_allows_passes_at_once_whomever_it_affects() {
         let mut agent = Agent::with_long_memory();
         let change = |agent: &mut Agent, ports: &[u16], affected: Option<&[&str]>| match affected {
             None => agent.change(policy(ports)),
-            Some(affected) => agent.change_touching(policy(ports), affected),
+            Some(affected) => agent.change_affecting(policy(ports), affected),
         };
         let mut number = 0;
         for affected in [None, Some(&[POD, POD_6][..]), Some(&[REMOTE, REMOTE_6][..])] {
@@ -176,12 +176,12 @@ fn a_flow_denied_before_a_change_never_comes_back() {
         expect(&agent, 1, 0);
         send(&agent, REMOTE, 7001);
         expect(&agent, 1, 1);
-        agent.change_touching(policy(&[7000, 7001]), &[POD]);
+        agent.change_affecting(policy(&[7000, 7001]), &[POD]);
         assert!(agent.reaches((REMOTE, 7001)));
         // Changes that affect no pod: while the flow would still be denied, and when the pod counts as changed no more.
         for pause in [0, 2_100] {
             sleep(Duration::from_millis(pause));
-            agent.change_touching(policy(&[7000, 7001]), &[]);
+            agent.change_affecting(policy(&[7000, 7001]), &[]);
             assert!(agent.reaches((REMOTE, 7001)));
         }
         expect(&agent, 1, 1);

@@ -21,7 +21,7 @@ use dataplane::queues::QueueRange;
 use dataplane::table::{
     OpenAddresses, OriginConfig, Origins, QueueQuota, Remember, Table, TableConfig, TableError, WhenDown,
 };
-use policy::{Generation, Packet, Protocol, Touched};
+use policy::{Generation, Packet, Protocol, Affected};
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, send, socket,
@@ -313,7 +313,7 @@ fn a_takeover_turns_the_rules_to_the_other_range() {
         assert!(text.contains("node-a pid 456") && !text.contains("node-a pid 123"), "{text}");
         // The old agent, late, changes nothing.
         let before = list_table();
-        let late = old.update(&node_a().pod_cidrs, &open(&["10.244.1.77"], &[]), GENERATION, &Touched::All);
+        let late = old.update(&node_a().pod_cidrs, &open(&["10.244.1.77"], &[]), GENERATION, &Affected::All);
         assert_eq!(late, Err(TableError::Superseded(RANGE_B)));
         assert_eq!(list_table(), before);
     });
@@ -362,7 +362,7 @@ fn updates_change_sets_and_what_is_remembered_and_nothing_else() {
                 &config.pod_cidrs,
                 &open(&["10.244.1.5", "fd00:10:244:1::2"], &["fd00:10:244:1::6"]),
                 GENERATION,
-                &Touched::All,
+                &Affected::All,
             )
             .expect("update");
         assert_eq!(list_set("open-ingress4"), ["10.244.1.5"]);
@@ -372,7 +372,7 @@ fn updates_change_sets_and_what_is_remembered_and_nothing_else() {
         // Neighbours, overlaps, and the whole of an address family.
         let cidrs = ["10.0.0.0/24", "10.0.1.0/24", "10.0.1.128/25", "10.0.3.0/24", "::/0"];
         let cidrs: Vec<_> = cidrs.iter().map(|cidr| cidr.parse().expect("a CIDR")).collect();
-        table.update(&cidrs, &open(&[], &[]), GENERATION, &Touched::All).expect("update");
+        table.update(&cidrs, &open(&[], &[]), GENERATION, &Affected::All).expect("update");
         assert_eq!(list_set("pod-cidrs4"), ["10.0.0.0/23", "10.0.3.0/24"]);
         assert_eq!(list_set("pod-cidrs6"), ["::/0"]);
         assert!(list_set("open-ingress4").is_empty());
@@ -387,9 +387,9 @@ fn an_update_without_difference_sends_nothing_if_nothing_is_remembered() {
         let mut table = install(config.clone(), RANGE_A);
         // If anything were sent, the missing table would be noticed.
         run("nft", &["delete", "table", "inet", "kube-verdict"]);
-        assert_eq!(table.update(&config.pod_cidrs, &config.open, GENERATION, &Touched::All), Ok(()));
+        assert_eq!(table.update(&config.pod_cidrs, &config.open, GENERATION, &Affected::All), Ok(()));
         assert_eq!(
-            table.update(&config.pod_cidrs, &open(&[], &[]), GENERATION, &Touched::All),
+            table.update(&config.pod_cidrs, &open(&[], &[]), GENERATION, &Affected::All),
             Err(TableError::Missing)
         );
     });
@@ -406,7 +406,7 @@ fn an_update_mends_sets_that_were_changed_by_hand() {
                 &config.pod_cidrs,
                 &open(&["10.244.1.2"], &["10.244.1.3", "10.244.1.4"]),
                 GENERATION,
-                &Touched::All,
+                &Affected::All,
             )
             .expect("update");
         assert_eq!(list_set("open-egress4"), ["10.244.1.3", "10.244.1.4"]);
@@ -430,7 +430,7 @@ fn ten_thousand_addresses_of_each_family_are_one_batch() {
         assert_eq!(list_set("open-ingress4").len(), 10_000);
         assert_eq!(list_set("open-egress6").len(), 10_000);
         let open = OpenAddresses { ingress: many(5_000..15_000), egress: BTreeSet::new() };
-        table.update(&config.pod_cidrs, &open, GENERATION, &Touched::All).expect("update");
+        table.update(&config.pod_cidrs, &open, GENERATION, &Affected::All).expect("update");
         let set = list_set("open-ingress4");
         assert_eq!(set.len(), 10_000);
         assert!(set.contains(&v4(14_999).to_string()) && !set.contains(&v4(4_999).to_string()));
@@ -485,7 +485,7 @@ fn updates_get_through_while_others_change_the_ruleset() {
         while other.try_wait().expect("the other program").is_none() || updates < 100 {
             let address = Ipv4Addr::from_bits(0x0af4_0100 + updates).to_string();
             table
-                .update(&config.pod_cidrs, &open(&[&address], &[]), GENERATION, &Touched::All)
+                .update(&config.pod_cidrs, &open(&[&address], &[]), GENERATION, &Affected::All)
                 .expect("update");
             updates += 1;
         }

@@ -16,7 +16,7 @@ use dataplane::table::{Table, TableConfig, WhenDown};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket as socket_of,
 };
-use policy::Touched;
+use policy::Affected;
 
 use crate::namespace::{Place, in_namespace, run, wait_for_links};
 use crate::{GENERATION, RANGE_A, RANGE_B, install, node_a, open};
@@ -149,13 +149,13 @@ fn what_is_not_known_is_dropped_and_what_is_open_passes_in_that_direction() {
                 && !remote_reaches_pod(&world, 7001)
                 && !pod_reaches_node(&world, 7002)
         );
-        table.update(&cidrs, &open(&[], &[POD]), GENERATION, &Touched::All).expect("update");
+        table.update(&cidrs, &open(&[], &[POD]), GENERATION, &Affected::All).expect("update");
         assert!(
             pod_reaches_remote(&world, 7010)
                 && !remote_reaches_pod(&world, 7011)
                 && pod_reaches_node(&world, 7012)
         );
-        table.update(&cidrs, &open(&[POD], &[]), GENERATION, &Touched::All).expect("update");
+        table.update(&cidrs, &open(&[POD], &[]), GENERATION, &Affected::All).expect("update");
         assert!(
             !pod_reaches_remote(&world, 7020)
                 && remote_reaches_pod(&world, 7021)
@@ -163,11 +163,11 @@ fn what_is_not_known_is_dropped_and_what_is_open_passes_in_that_direction() {
         );
         // DNS of a pod takes another chain.
         assert!(!pod_reaches_remote(&world, 53));
-        table.update(&cidrs, &open(&[], &[POD]), GENERATION, &Touched::All).expect("update");
+        table.update(&cidrs, &open(&[], &[POD]), GENERATION, &Affected::All).expect("update");
         assert!(pod_reaches_remote(&world, 53));
         // Outside the pod CIDRs nothing is asked.
         table
-            .update(&["10.9.0.0/16".parse().expect("a CIDR")], &open(&[], &[]), GENERATION, &Touched::All)
+            .update(&["10.9.0.0/16".parse().expect("a CIDR")], &open(&[], &[]), GENERATION, &Affected::All)
             .expect("update");
         assert!(pod_reaches_remote(&world, 7030) && remote_reaches_pod(&world, 7031));
     });
@@ -200,7 +200,7 @@ fn ipv6_is_judged_as_well_and_neighbour_discovery_passes() {
         };
         assert!(!reaches(7000));
         // Semantics 25: the open set lets the datagram pass, neighbour discovery must have passed before it.
-        table.update(&closed().pod_cidrs, &open(&[], &[POD_6]), GENERATION, &Touched::All).expect("update");
+        table.update(&closed().pod_cidrs, &open(&[], &[POD_6]), GENERATION, &Affected::All).expect("update");
         assert!(reaches(7001));
     });
 }
@@ -236,7 +236,7 @@ fn connection_marks_decide_before_anything_else() {
                 && remote_reaches_pod(&world, 7001)
                 && pod_reaches_node(&world, 7001)
         );
-        table.update(&closed().pod_cidrs, &open(&[POD], &[POD]), GENERATION, &Touched::All).expect("update");
+        table.update(&closed().pod_cidrs, &open(&[POD], &[POD]), GENERATION, &Affected::All).expect("update");
         for port in [7002, 7003] {
             assert!(!pod_reaches_remote(&world, port), "{port}");
             assert!(!remote_reaches_pod(&world, port), "{port}");
@@ -316,9 +316,9 @@ fn what_conntrack_does_not_track_is_judged_every_time() {
         other("chain untracking { type filter hook prerouting priority -300; udp dport 7000 notrack; }");
         let mut table = install(closed(), RANGE_A);
         assert!(!pod_reaches_remote(&world, 7000));
-        table.update(&closed().pod_cidrs, &open(&[], &[POD]), GENERATION, &Touched::All).expect("update");
+        table.update(&closed().pod_cidrs, &open(&[], &[POD]), GENERATION, &Affected::All).expect("update");
         assert!(pod_reaches_remote(&world, 7000));
-        table.update(&closed().pod_cidrs, &open(&[], &[]), GENERATION, &Touched::All).expect("update");
+        table.update(&closed().pod_cidrs, &open(&[], &[]), GENERATION, &Affected::All).expect("update");
         assert!(!pod_reaches_remote(&world, 7000));
     });
 }
@@ -418,7 +418,7 @@ fn waiting_packets_survive_all_but_the_removal_of_the_table() {
         let mut table = install(TableConfig { judge_dns: false, ..closed() }, RANGE_A);
         world.pod.run(|| socket(POD, 0).send_to(b"x", (REMOTE, 7000)).expect("sent"));
         assert_eq!(waiting(), 1);
-        table.update(&closed().pod_cidrs, &open(&[POD], &[]), GENERATION, &Touched::All).expect("update");
+        table.update(&closed().pod_cidrs, &open(&[POD], &[]), GENERATION, &Affected::All).expect("update");
         assert_eq!(waiting(), 1, "after an update");
         install(TableConfig { judge_dns: false, ..closed() }, RANGE_B);
         assert_eq!(waiting(), 1, "after a takeover");

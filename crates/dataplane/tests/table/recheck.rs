@@ -5,7 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use dataplane::table::OpenAddresses;
-use policy::Touched;
+use policy::Affected;
 
 use crate::namespace::{in_namespace, list_set, list_table, run};
 use crate::packets::{POD, POD_6, REMOTE, REMOTE_6, counted, other, received, socket};
@@ -54,12 +54,12 @@ fn what_a_change_forbids_is_cut_in_both_directions_before_any_sweep() {
     in_namespace(|| {
         let mut agent = Agent::with_long_memory();
         let flows = [(REMOTE, 7000), (REMOTE_6, 7000)].map(|(to, port)| Flow::open(&agent, to, port));
-        agent.change_touching(policy(&[7001]), &[POD, POD_6]);
+        agent.change_affecting(policy(&[7001]), &[POD, POD_6]);
         for flow in &flows {
             assert!(!flow.answers() && !flow.asks());
         }
         // The change is taken back, and the connections live.
-        agent.change_touching(policy(&[7000]), &[POD, POD_6]);
+        agent.change_affecting(policy(&[7000]), &[POD, POD_6]);
         for flow in &flows {
             assert!(flow.asks() && flow.answers());
         }
@@ -78,7 +78,7 @@ fn what_stays_allowed_is_asked_about_once_in_whatever_direction_comes_first() {
         let answering = Flow::open(&agent, REMOTE_6, 7000);
         let second = Flow::open(&agent, REMOTE, 53);
         expect(&agent, 3, 0, 0);
-        agent.change_touching(policy(&[53, 7000, 7001]), &[POD, POD_6]);
+        agent.change_affecting(policy(&[53, 7000, 7001]), &[POD, POD_6]);
         for _ in 0..5 {
             assert!(asking.asks() && asking.answers());
         }
@@ -109,7 +109,7 @@ fn a_reply_keeps_foreign_marks_and_loses_the_verdicts() {
              chain passed { type filter hook postrouting priority 97; \
                udp sport 7000 meta mark 0x00004000 ct mark 0x10000000 counter; }",
         );
-        agent.change_touching(policy(&[7000, 7001]), &[POD]);
+        agent.change_affecting(policy(&[7000, 7001]), &[POD]);
         assert!(flow.answers() && flow.answers());
         assert_eq!(counted("passed"), 2);
         expect(&agent, 2, 0, 0);
@@ -121,7 +121,7 @@ fn pods_that_do_not_change_are_not_asked_about() {
     in_namespace(|| {
         let mut agent = Agent::with_long_memory();
         let flow = Flow::open(&agent, REMOTE, 7000);
-        agent.change_touching(policy(&[7001]), &["10.244.1.77"]);
+        agent.change_affecting(policy(&[7001]), &["10.244.1.77"]);
         assert!(flow.answers() && flow.asks(), "until the sweep comes by");
         expect(&agent, 1, 0, 0);
     });
@@ -135,10 +135,10 @@ fn a_connection_that_was_never_judged_is_cut_by_its_replies_as_well() {
         let open =
             OpenAddresses { ingress: BTreeSet::new(), egress: [POD.parse().expect("an address")].into() };
         let generation = agent.snapshot.generation();
-        agent.table.update(&cidrs, &open, generation, &Touched::All).expect("update");
+        agent.table.update(&cidrs, &open, generation, &Affected::All).expect("update");
         let flow = Flow::open(&agent, REMOTE, 7002);
         expect(&agent, 0, 0, 0);
-        agent.change_touching(policy(&[7000]), &[POD]);
+        agent.change_affecting(policy(&[7000]), &[POD]);
         assert!(!flow.answers() && !flow.asks());
     });
 }
@@ -167,12 +167,12 @@ fn what_the_node_began_is_not_disturbed_and_what_pods_send_to_the_node_is_judged
         assert!(asks());
         expect(&agent, 1, 0, 0);
 
-        agent.change_touching(policy(&[7000]), &[POD, POD_6]);
+        agent.change_affecting(policy(&[7000]), &[POD, POD_6]);
         for _ in 0..3 {
             assert!(probe(b"x") && reply() && asks());
         }
         expect(&agent, 2, 0, 0);
-        agent.change_touching(policy(&[7001]), &[POD, POD_6]);
+        agent.change_affecting(policy(&[7001]), &[POD, POD_6]);
         assert!(probe(b"x") && reply());
         assert!(!asks());
     });
@@ -187,7 +187,7 @@ fn what_has_no_ports_is_judged_packet_by_packet() {
         expect(&agent, 1, 0, 0);
         echo(1);
         expect(&agent, 1, 0, 0);
-        agent.change_touching(policy(&[7000]), &[POD]);
+        agent.change_affecting(policy(&[7000]), &[POD]);
         let before: u64 = agent.workers.counters().iter().map(|one| one.packets).sum();
         agent.world.pod.run(|| crate::remembered::echo_request(1));
         std::thread::sleep(Duration::from_millis(200));
@@ -205,9 +205,9 @@ fn the_ruleset_of_the_window_and_after_it() {
         // With the rules' numbers: these are never written anew, which may take the kernel long.
         let ask = || run("nft", &["--handle", "list", "chain", "inet", "kube-verdict", "enqueue"]);
         let asked_before = ask();
-        let touched = Touched::Pods(addresses(&[POD, POD_6]));
+        let affected = Affected::any_peer(addresses(&[POD, POD_6]));
         let (cidrs, open) = (node_a().pod_cidrs, node_a().open);
-        table.update(&cidrs, &open, node_a().generation, &touched).expect("update");
+        table.update(&cidrs, &open, node_a().generation, &affected).expect("update");
         check_golden("window.nft", &list_table());
         assert_eq!(ask(), asked_before);
         table.end_recheck().expect("the table is ours");
@@ -219,7 +219,7 @@ fn the_ruleset_of_the_window_and_after_it() {
         assert_eq!(without_memory(list_table()), without_memory(before.clone()));
         assert!(list_set("changing4").is_empty() && list_set("changing6").is_empty());
         table.end_recheck().expect("nothing to do");
-        table.update(&cidrs, &open, node_a().generation, &Touched::All).expect("update");
+        table.update(&cidrs, &open, node_a().generation, &Affected::All).expect("update");
         assert_eq!(list_table(), before);
     });
 }

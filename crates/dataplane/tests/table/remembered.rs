@@ -20,7 +20,7 @@ use nix::sys::socket::{
 use policy::{
     Action, Change, Compiler, IpBlock, Labels, Namespace, NamespaceMatch, Node, Peer, Pod, PodName,
     PolicyName, PolicySpec, PortMatch, PortNumbers, Protocol, Published, Reason, RuleSpec, Scope, Selector,
-    Snapshot, Subject, Tier, Touched, Verdict,
+    Snapshot, Subject, Tier, Affected, Verdict,
 };
 
 use crate::namespace::{in_namespace, list_set, run};
@@ -102,7 +102,7 @@ impl Agent {
                 uid: Default::default(),
             }),
             policy(&[53, 7000]),
-        ]);
+        ]).snapshot;
         let published = Published::new(Arc::clone(&snapshot), usize::from(RANGE_A.count));
         let workers = start(RANGE_A, &published, hold);
         let history = Arc::<History>::default();
@@ -134,16 +134,16 @@ impl Agent {
 
     /// Puts another policy in force, up to the sweep, as one that may touch anybody.
     pub fn change(&mut self, change: Change) {
-        self.put_in_force(change, &Touched::All);
+        self.put_in_force(change, &Affected::All);
     }
 
     /// The same, as one that touches the pods at these addresses alone.
-    pub fn change_touching(&mut self, change: Change, touched: &[&str]) {
-        self.put_in_force(change, &Touched::Pods(addresses(touched)));
+    pub fn change_affecting(&mut self, change: Change, affected: &[&str]) {
+        self.put_in_force(change, &Affected::any_peer(addresses(affected)));
     }
 
-    fn put_in_force(&mut self, change: Change, touched: &Touched) {
-        self.snapshot = self.compiler.apply([change]);
+    fn put_in_force(&mut self, change: Change, affected: &Affected) {
+        self.snapshot = self.compiler.apply([change]).snapshot;
         self.history.publish(&self.snapshot, Instant::now());
         let mut grace = self.published.publish(Arc::clone(&self.snapshot));
         while !grace.over() {
@@ -151,7 +151,7 @@ impl Agent {
         }
         let cidrs = self.snapshot.pod_cidrs();
         self.table
-            .update(cidrs, &OpenAddresses::default(), self.snapshot.generation(), touched)
+            .update(cidrs, &OpenAddresses::default(), self.snapshot.generation(), affected)
             .expect("update");
     }
 
@@ -292,7 +292,7 @@ fn a_change_forgets_the_pairs_of_those_that_it_touches_and_no_other() {
         }
         expect(&agent, 3, 0, 3);
         // A peer changes, at whichever end.
-        agent.change_touching(policy(&[7000, 7001]), &[REMOTE, REMOTE_6]);
+        agent.change_affecting(policy(&[7000, 7001]), &[REMOTE, REMOTE_6]);
         assert!(agent.reaches((TRUSTED, 9)));
         expect(&agent, 3, 0, 4);
         for to in [(REMOTE, 7000), (REMOTE_6, 7000)] {
@@ -303,13 +303,13 @@ fn a_change_forgets_the_pairs_of_those_that_it_touches_and_no_other() {
         assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((TRUSTED, 9)));
         expect(&agent, 5, 0, 8);
         // The next change touches nobody: who changed lately is asked about once more, and the others are not.
-        agent.change_touching(policy(&[7000, 7002]), &[]);
+        agent.change_affecting(policy(&[7000, 7002]), &[]);
         assert!(
             agent.reaches((TRUSTED, 9)) && agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000))
         );
         expect(&agent, 6, 0, 10);
         // The pod itself.
-        agent.change_touching(policy(&[7001]), &[POD]);
+        agent.change_affecting(policy(&[7001]), &[POD]);
         assert!(!agent.reaches((REMOTE, 7000)) && !agent.reaches((REMOTE, 7000)));
         assert!(agent.reaches((TRUSTED, 9)) && agent.reaches((TRUSTED, 9)));
         expect(&agent, 7, 1, 11);
@@ -323,18 +323,18 @@ fn what_was_remembered_before_a_change_never_comes_back() {
         for _ in 0..2 {
             // Remembered up to the moment of the change.
             assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)));
-            agent.change_touching(policy(&[7001]), &[POD]);
+            agent.change_affecting(policy(&[7001]), &[POD]);
             assert!(!agent.reaches((REMOTE, 7000)));
             // Changes that touch nobody: while the pair would still be remembered, and when the pod counts as changed no more.
-            agent.change_touching(policy(&[7001, 7002]), &[]);
+            agent.change_affecting(policy(&[7001, 7002]), &[]);
             assert!(!agent.reaches((REMOTE, 7000)));
             sleep(Duration::from_millis(2100));
-            agent.change_touching(policy(&[7001]), &[]);
+            agent.change_affecting(policy(&[7001]), &[]);
             let changed = list_set("changed4");
             assert!(changed.is_empty(), "{changed:?}");
             assert!(!agent.reaches((REMOTE, 7000)));
             assert!(agent.reaches((REMOTE, 7001)));
-            agent.change_touching(policy(&[7000]), &[POD]);
+            agent.change_affecting(policy(&[7000]), &[POD]);
         }
     });
 }
@@ -421,7 +421,7 @@ fn each_remembered_connection_is_heard_of_with_rule_and_generation() {
         assert_eq!(judgement.snapshot.generation(), agent.snapshot.generation());
         assert_eq!(judgement.packet.map(|packet| packet.destination().to_string()), Some(REMOTE_6.into()));
         // A change that touches nobody: the pair is remembered still, and recorded under what is in force now.
-        agent.change_touching(policy(&[7000, 7001, 7002]), &[]);
+        agent.change_affecting(policy(&[7000, 7001, 7002]), &[]);
         assert!(agent.reaches((REMOTE_6, 7001)));
         let Heard::Connection(judgement) = agent.heard() else { panic!("lost") };
         assert_eq!(judgement.snapshot.generation(), agent.snapshot.generation());
@@ -438,7 +438,7 @@ fn remembered_while_the_next_snapshot_was_published_names_the_one_that_allowed()
     in_namespace(|| {
         let mut agent = Agent::with_long_memory();
         // Published, and not in the rules yet: a worker allows what the older snapshot would not.
-        let next = agent.compiler.apply([policy(&[7001])]);
+        let next = agent.compiler.apply([policy(&[7001])]).snapshot;
         agent.history.publish(&next, Instant::now());
         drop(agent.published.publish(Arc::clone(&next)));
         assert!(agent.reaches((REMOTE, 7001)) && agent.reaches((REMOTE, 7001)));

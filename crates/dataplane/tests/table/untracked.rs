@@ -60,9 +60,9 @@ fn a_change_is_in_force_for_flows_that_are_not_tracked_with_their_next_packet() 
         for affected in [&[POD][..], &[REMOTE]] {
             assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)));
             assert!(!agent.reaches((REMOTE, 7001)) && !agent.reaches((REMOTE, 7001)));
-            agent.change_touching(policy(&[7001]), affected);
+            agent.change_affecting(policy(&[7001]), affected);
             assert!(!agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7001)));
-            agent.change_touching(policy(&[7000]), affected);
+            agent.change_affecting(policy(&[7000]), affected);
         }
         agent.table.forget().expect("the table is ours");
         expect(&agent, 4, 4, 2);

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::admission::{Admission, Budget, Refusal};
+use crate::affected::Affected;
 use crate::compiler::claims::Claims;
 use crate::compiler::classes::{Chosen, Class, Classes};
 use crate::compiler::policies::{Applied, CompiledPolicy};
@@ -15,7 +16,8 @@ use crate::compiler::rulesets::Built;
 use crate::compiler::selectors::{SelectorId, Selectors};
 use crate::compiler::shared::Shared;
 use crate::compiler::vocabulary::{NewWords, Vocabulary};
-use crate::compiler::{Scope, Touched};
+use crate::compiler::diff::Diff;
+use crate::compiler::{Dirty, Scope};
 use crate::decision::Verdict;
 use crate::inventory::{Inventory, Pod};
 use crate::names::{Generation, PolicyName};
@@ -74,6 +76,8 @@ pub(crate) struct Compiled {
     /// The same as the last snapshot has it; `None` if it changed since.
     published_rulesets: Option<Arc<[Option<Arc<Rulesets>>]>>,
     published_policies: Option<Arc<PolicyTable>>,
+    /// What the update in progress has changed.
+    diff: Diff,
     /// Named ports of pods, equal ones shared.
     resolved_ports: Shared<Vec<ResolvedPort>>,
 }
@@ -84,30 +88,27 @@ impl Compiled {
         &self.pod_cidrs
     }
 
-    /// Compiles what was touched; the inventory and the claims are already up to date.
+    /// Compiles what is dirty, and returns which connections that affects. The inventory and the claims are already up to date.
     pub(crate) fn update(
         &mut self,
         scope: &Scope,
         inventory: &Inventory,
         claims: &mut Claims,
-        mut touched: Touched,
-    ) {
-        if touched.pod_cidrs {
+        mut dirty: Dirty,
+    ) -> Affected {
+        self.diff = Diff::default();
+        self.diff.cidrs = dirty.pod_cidrs || dirty.cluster_cidrs;
+        if dirty.pod_cidrs {
             self.pod_cidrs = scope.pod_cidrs(inventory).into();
-            // Which pods are judged may hang on it.
-            touched.addresses.extend(claims.addresses());
+            // Which pods are judged depends on it.
+            dirty.addresses.extend(claims.addresses());
         }
-        if touched.cluster_cidrs {
+        if dirty.cluster_cidrs {
             let cidrs = inventory.nodes.values().flat_map(|node| {
                 let id = claims.node_id(&node.name);
                 node.pod_cidrs.iter().map(move |cidr| (cidr, id))
             });
             self.cluster_cidrs = Arc::new(ClusterCidrs::new(cidrs));
-        }
-        if self.must_start_again() {
-            self.start_again();
-            touched.policies = inventory.policies.keys().cloned().collect();
-            touched.addresses.extend(claims.addresses());
         }
         self.everywhere = *scope == Scope::Cluster;
         self.here = match scope {
@@ -115,16 +116,32 @@ impl Compiled {
             _ => None,
         };
         self.admission.begin();
-        for name in &touched.policies {
+        for name in &dirty.policies {
             match inventory.policies.get(name) {
                 Some(spec) => self.admission.enter(name, spec.cost(), spec.omitted.is_none()),
                 None => self.admission.leave(name),
             }
         }
         self.readmitted = self.admission.settle().into_iter().collect();
-        touched.policies.extend(self.readmitted.iter().cloned());
-        self.compile(scope, inventory, claims, touched);
-        // In how many rulesets a policy is follows from subjects and pods alone, so the second time nothing changes any more.
+        dirty.policies.extend(self.readmitted.iter().cloned());
+        self.compile_admitted(scope, inventory, claims, dirty);
+        let diff = std::mem::take(&mut self.diff);
+        let affected = self.affected(&diff);
+        if self.must_rebuild() {
+            self.clear();
+            let policies = inventory.policies.keys().cloned().collect();
+            let addresses = claims.addresses().collect();
+            self.compile_admitted(scope, inventory, claims, Dirty { policies, addresses, ..Dirty::default() });
+            // The same state in other numbers: it affects no connection.
+            self.diff = Diff::default();
+        }
+        affected
+    }
+
+    /// Compiles what is dirty, and the policies whose admission changes with it, until nothing is left to compile.
+    fn compile_admitted(&mut self, scope: &Scope, inventory: &Inventory, claims: &mut Claims, dirty: Dirty) {
+        self.compile(scope, inventory, claims, dirty);
+        // The number of rulesets that a policy is in follows from subjects and pods alone: the second round changes nothing.
         loop {
             self.count_rulesets();
             let policies: BTreeSet<PolicyName> = self.admission.settle().into_iter().collect();
@@ -132,14 +149,14 @@ impl Compiled {
                 break;
             }
             self.readmitted.extend(policies.iter().cloned());
-            self.compile(scope, inventory, claims, Touched { policies, ..Touched::default() });
+            self.compile(scope, inventory, claims, Dirty { policies, ..Dirty::default() });
         }
         self.build_wanted();
     }
 
-    /// Compiles what was touched, but for the rulesets that are wanted then.
-    fn compile(&mut self, scope: &Scope, inventory: &Inventory, claims: &mut Claims, mut touched: Touched) {
-        let specs: BTreeMap<&PolicyName, Arc<PolicySpec>> = touched
+    /// Compiles what is dirty, except rulesets: [`Compiled::build_wanted`] builds those.
+    fn compile(&mut self, scope: &Scope, inventory: &Inventory, claims: &mut Claims, mut dirty: Dirty) {
+        let specs: BTreeMap<&PolicyName, Arc<PolicySpec>> = dirty
             .policies
             .iter()
             .filter_map(|name| {
@@ -150,12 +167,12 @@ impl Compiled {
             .collect();
         let mut new = NewWords::default();
         specs.values().for_each(|spec| self.vocabulary.learn(spec, &mut new));
-        let changed_subjects = self.update_policies(&touched.policies, &specs);
+        let changed_subjects = self.update_policies(&dirty.policies, &specs);
         drop(specs);
-        self.touch_by_words(&new, inventory, &mut touched);
-        self.update_namespaces(inventory, &mut touched);
+        self.mark_dirty_by_words(&new, inventory, &mut dirty);
+        self.update_namespaces(inventory, &mut dirty);
         // Neighbours one after the other: they are kept together.
-        let mut addresses: Vec<AddressKey> = touched.addresses.into_iter().collect();
+        let mut addresses: Vec<AddressKey> = dirty.addresses.into_iter().collect();
         addresses.sort_unstable();
         let hosts =
             addresses.into_iter().map(|key| (key, self.host(key, scope, inventory, claims))).collect();
@@ -163,6 +180,37 @@ impl Compiled {
         self.update_classes();
         self.find_subjects();
         self.detach(&changed_subjects);
+        self.diff.subjects(&changed_subjects);
+    }
+
+    /// Whether pods of every node are judged.
+    pub(crate) fn is_everywhere(&self) -> bool {
+        self.everywhere
+    }
+
+    /// All compiled selectors.
+    pub(crate) fn selectors(&self) -> &Selectors {
+        &self.selectors
+    }
+
+    /// The host of each address.
+    pub(crate) fn hosts(&self) -> &Hosts {
+        &self.hosts
+    }
+
+    /// Addresses of judged pods.
+    pub(crate) fn judged(&self) -> &imbl::OrdSet<IpAddr> {
+        &self.judged
+    }
+
+    /// The rulesets of judged pods, each once.
+    pub(crate) fn built(&self) -> impl Iterator<Item = &Built> {
+        self.built.values()
+    }
+
+    /// The subjects that select the judged pods of a class.
+    pub(crate) fn selected_by(&self, class: ClassId) -> Option<Arc<[Chosen]>> {
+        self.classes.get(class).rulesets.clone()
     }
 
     /// How large the policies of a namespace may be. To be said before there are any.
@@ -224,35 +272,35 @@ impl Compiled {
         }
     }
 
-    /// Whether to compile everything again, to be rid of numbers that nothing uses any more.
-    fn must_start_again(&self) -> bool {
+    /// Whether to compile everything again, to reclaim numbers that are no longer used.
+    fn must_rebuild(&self) -> bool {
         self.classes.is_stale(self.built.len())
             || self.selectors.is_stale()
             || self.next_rule > LAST_RULE
             || self.vocabulary.words() > 2 * self.words_at_start + SPARE_WORDS
     }
 
-    fn start_again(&mut self) {
-        let pod_cidrs = std::mem::take(&mut self.pod_cidrs);
-        let cluster_cidrs = std::mem::take(&mut self.cluster_cidrs);
+    /// Forgets everything but what does not depend on policies and pods.
+    fn clear(&mut self) {
         let before = std::mem::take(self);
-        *self = Self { admission: before.admission, pod_cidrs, cluster_cidrs, ..Self::default() };
-        self.must_count = true;
+        let Self { admission, readmitted, here, everywhere, pod_cidrs, cluster_cidrs, .. } = before;
+        let kept = Self { admission, readmitted, here, everywhere, pod_cidrs, cluster_cidrs, ..Self::default() };
+        *self = Self { must_count: true, ..kept };
     }
 
     /// Marks pods and namespaces that have a newly mentioned label, name or port.
-    fn touch_by_words(&mut self, new: &NewWords, inventory: &Inventory, touched: &mut Touched) {
+    fn mark_dirty_by_words(&mut self, new: &NewWords, inventory: &Inventory, dirty: &mut Dirty) {
         if self.classes.len() == 0 {
             // No pod was looked at yet.
             self.words_at_start = self.vocabulary.words();
             return;
         }
         if new.concern_namespaces() {
-            touched.namespaces.extend(self.classes.namespaces().cloned());
+            dirty.namespaces.extend(self.classes.namespaces().cloned());
         }
         if new.concern_pods() {
             let pods = inventory.pods.values().filter(|pod| new.concern(pod));
-            touched.addresses.extend(addresses_of(pods));
+            dirty.addresses.extend(addresses_of(pods));
         }
     }
 
@@ -340,15 +388,15 @@ impl Compiled {
         }
     }
 
-    /// Looks at the touched namespaces: where policies see a difference, all their pods are touched.
-    fn update_namespaces(&mut self, inventory: &Inventory, touched: &mut Touched) {
+    /// Compares the dirty namespaces: where policies see a difference, all their pods are dirty.
+    fn update_namespaces(&mut self, inventory: &Inventory, dirty: &mut Dirty) {
         let Self { classes, vocabulary, .. } = self;
-        let namespaces = touched.namespaces.iter();
+        let namespaces = dirty.namespaces.iter();
         let changed: FxHashSet<&Arc<str>> =
             namespaces.filter(|name| classes.namespace_changed(vocabulary, inventory, name)).collect();
         if !changed.is_empty() {
             let pods = inventory.pods.values().filter(|pod| changed.contains(&pod.name.namespace));
-            touched.addresses.extend(addresses_of(pods));
+            dirty.addresses.extend(addresses_of(pods));
         }
     }
 
@@ -363,7 +411,9 @@ impl Compiled {
         });
         let host = Host { nodes: claims.nodes(key, pod.is_some()), pod };
         let address = address_of(key);
-        let before = self.hosts.get(address).and_then(|host| host.pod.as_ref());
+        let before = self.hosts.get(address);
+        self.diff.host(key, before, |class| self.classes.get(class).rulesets.clone());
+        let before = before.and_then(|host| host.pod.as_ref());
         let before = before.map(|pod| (pod.class(), pod.is_judged()));
         let now = host.pod.as_ref().map(|pod| (pod.class(), pod.is_judged()));
         // In before out: a class whose only pod merely changes keeps its rulesets.

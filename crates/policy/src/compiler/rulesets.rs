@@ -32,6 +32,8 @@ struct Growth {
     by_selector: FxHashMap<SelectorId, Vec<(RuleIndex, SetIndex)>>,
     /// The rules that choose every pod there can be.
     every_pod: Vec<(RuleIndex, SetIndex)>,
+    /// Whether ANY rule has a port by name.
+    has_port_names: bool,
     ports: PortsCompiler,
 }
 
@@ -43,6 +45,28 @@ impl Built {
         let (egress, egress_growth) = build(&policies, Direction::Egress, selectors);
         let rulesets = Arc::new(Rulesets { ingress, egress });
         Self { rulesets, users: FxHashSet::default(), ingress: ingress_growth, egress: egress_growth }
+    }
+
+    /// Whether ANY egress rule has a port by name, which is resolved at the peer (semantics 17).
+    pub(crate) fn has_port_names(&self) -> bool {
+        self.egress.iter().any(|growth| growth.has_port_names)
+    }
+
+    /// Whether ANY rule selects peers by their labels or namespaces.
+    pub(crate) fn selects_peers(&self) -> bool {
+        let selects = |growth: &Growth| !growth.by_selector.is_empty() || !growth.every_pod.is_empty();
+        self.ingress.iter().chain(&self.egress).any(selects)
+    }
+
+    /// Whether ANY rule matches a peer of one of these classes and not one of the other.
+    pub(crate) fn tells_apart(&self, one: ClassId, other: ClassId, selectors: &Selectors) -> bool {
+        let tiers = self.rulesets.ingress.tiers.iter().chain(&self.rulesets.egress.tiers);
+        tiers.zip(self.ingress.iter().chain(&self.egress)).any(|(tier, growth)| {
+            let classes = &tier.peers.classes;
+            // Equal rules mostly have the same entry, and always are chosen by the same selectors.
+            classes.get(one) != classes.get(other)
+                && growth.by_selector.keys().any(|id| selectors.is_peer(*id, one) != selectors.is_peer(*id, other))
+        })
     }
 
     /// Adds new classes, each with the selectors that choose it. True if that made a difference.
@@ -113,6 +137,7 @@ fn build_tier(
             sets.len() as SetIndex - 1
         });
         set_of_rule.push(set);
+        growth.has_port_names |= !rule.ports.names.is_empty();
         edges += rule.blocks.iter().map(|block| 1 + block.except.len()).sum::<usize>();
         if rule.everyone && seen_everyone.insert(set) {
             certain.everyone.push((index, set));

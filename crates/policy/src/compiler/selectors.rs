@@ -132,6 +132,12 @@ impl Selectors {
         self.of_peer(id).filter_map(RoaringBitmap::max).max()
     }
 
+    /// Whether a choice chooses a class as a peer.
+    pub(crate) fn is_peer(&self, id: SelectorId, class: ClassId) -> bool {
+        // ANY of the sets.
+        self.of_peer(id).any(|chosen| chosen.contains(class))
+    }
+
     /// The classes that a choice chooses as a peer, in several sets.
     fn of_peer(&self, id: SelectorId) -> impl Iterator<Item = &RoaringBitmap> {
         let Choice { action, sure, cautious, hopeful, .. } = &self.list[id as usize];

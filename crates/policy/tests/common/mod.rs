@@ -32,7 +32,7 @@ pub fn compile(
     changes: &[Change],
 ) -> (Compiler, std::sync::Arc<Snapshot>) {
     let mut compiler = Compiler::new(scope).when_unsure(when_unsure);
-    let snapshot = compiler.apply(changes.iter().cloned());
+    let snapshot = compiler.apply(changes.iter().cloned()).snapshot;
     assert_eq!(snapshot.generation(), Generation(1));
     (compiler, snapshot)
 }

@@ -1,6 +1,7 @@
 //! Random clusters, changes and packets.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use policy::{
@@ -316,4 +317,24 @@ fn packet() -> impl Strategy<Value = Packet> {
             packet
         },
     )
+}
+
+/// All pairs of addresses that random clusters have.
+pub fn pairs() -> impl Iterator<Item = (IpAddr, IpAddr)> {
+    let addresses: Vec<IpAddr> = ADDRESSES.iter().map(|address| address.parse().unwrap()).collect();
+    let others = addresses.clone();
+    addresses.into_iter().enumerate().flat_map(move |(place, one)| {
+        others[..place].to_vec().into_iter().map(move |other| (one, other))
+    })
+}
+
+/// Packets of every protocol to every port between two addresses, in both directions.
+pub fn packets_between(one: IpAddr, other: IpAddr) -> impl Iterator<Item = Packet> {
+    let ends = [(one, other), (other, one)].into_iter();
+    ends.flat_map(|(source, destination)| {
+        PROTOCOLS.into_iter().flat_map(move |protocol| {
+            let packet = Packet::new(source, destination, protocol);
+            PORTS.into_iter().map(move |port| packet.to_port(port)).chain([packet])
+        })
+    })
 }

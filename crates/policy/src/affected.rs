@@ -1,0 +1,129 @@
+//! The connections whose decision a change may alter.
+//!
+//! From: [`Compiler::apply`](crate::Compiler::apply), which derives it from what it recompiled. To: the agent, which has the kernel forget
+//! cached verdicts, revalidates packets and sweeps connections of these addresses, and of no others. Invariant: a packet whose decision
+//! differs from the one by the snapshot before lies between addresses for which [`Affected::contains`] is true.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// More affected addresses than this count as all: revalidating the packets of so many pods would keep the workers busier than a sweep.
+pub const MAX_ADDRESSES: usize = 1024;
+
+/// See the module.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Affected {
+    /// Any connection may be affected.
+    #[default]
+    All,
+    /// Connections of at most [`MAX_ADDRESSES`] addresses, in canonical form: an IPv4 address is never written as an IPv6 one.
+    Addresses(BTreeMap<IpAddr, Peers>),
+}
+
+/// The other ends of an address's affected connections.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Peers {
+    /// Every address.
+    Any,
+    /// ANY of these addresses: those of pods whose rulesets tell that the peer changed.
+    Only(Arc<BTreeSet<IpAddr>>),
+}
+
+impl Affected {
+    /// No connection is affected.
+    pub const NONE: Self = Self::Addresses(BTreeMap::new());
+
+    /// All connections of these addresses.
+    pub fn any_peer(addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        let addresses = addresses.into_iter().map(|address| (address.to_canonical(), Peers::Any));
+        Self::Addresses(addresses.collect()).bounded()
+    }
+
+    /// Whether no connection is affected.
+    pub fn is_none(&self) -> bool {
+        matches!(self, Self::Addresses(addresses) if addresses.is_empty())
+    }
+
+    /// The addresses that have affected connections; `None` if any address may.
+    pub fn addresses(&self) -> Option<BTreeSet<IpAddr>> {
+        match self {
+            Self::All => None,
+            Self::Addresses(addresses) => Some(addresses.keys().copied().collect()),
+        }
+    }
+
+    /// Whether connections between these two addresses are affected, whichever end opened them. Addresses are canonical.
+    pub fn contains(&self, one: IpAddr, other: IpAddr) -> bool {
+        let Self::Addresses(addresses) = self else { return true };
+        let is_peer = |of: IpAddr, peer: IpAddr| match addresses.get(&of) {
+            Some(Peers::Any) => true,
+            Some(Peers::Only(peers)) => peers.contains(&peer),
+            None => false,
+        };
+        is_peer(one, other) || is_peer(other, one)
+    }
+
+    /// What is affected by either of two changes.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        let (Self::Addresses(mut addresses), Self::Addresses(others)) = (self, other) else { return Self::All };
+        for (address, peers) in others {
+            let both = match (addresses.remove(&address), peers) {
+                (None, peers) => peers,
+                (Some(Peers::Only(some)), Peers::Only(others)) => Peers::Only(Arc::new(&*some | &*others)),
+                (Some(Peers::Any), _) | (Some(_), Peers::Any) => Peers::Any,
+            };
+            addresses.insert(address, both);
+        }
+        Self::Addresses(addresses).bounded()
+    }
+
+    fn bounded(self) -> Self {
+        match self {
+            Self::Addresses(addresses) if addresses.len() > MAX_ADDRESSES => Self::All,
+            bounded => bounded,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))
+    }
+
+    fn only(of: u8, peers: &[u8]) -> Affected {
+        let peers = peers.iter().copied().map(address).collect();
+        Affected::Addresses([(address(of), Peers::Only(Arc::new(peers)))].into())
+    }
+
+    #[test]
+    fn a_connection_is_affected_in_whichever_direction_it_was_opened() {
+        let affected = only(1, &[2]).or(Affected::any_peer([address(9)]));
+        for (one, other, expected) in [(1, 2, true), (1, 3, false), (2, 3, false), (9, 3, true), (1, 9, true)] {
+            assert_eq!(affected.contains(address(one), address(other)), expected, "{one} and {other}");
+            assert_eq!(affected.contains(address(other), address(one)), expected, "{other} and {one}");
+        }
+        assert!(Affected::All.contains(address(1), address(2)));
+    }
+
+    #[test]
+    fn either_of_two_changes_affects_a_connection() {
+        assert_eq!(only(1, &[2]).or(only(1, &[3])), only(1, &[2, 3]));
+        assert_eq!(only(1, &[2]).or(Affected::any_peer([address(1)])), Affected::any_peer([address(1)]));
+        assert_eq!(Affected::any_peer([address(1)]).or(only(1, &[2])), Affected::any_peer([address(1)]));
+        assert_eq!(Affected::NONE.or(Affected::NONE), Affected::NONE);
+        assert_eq!(only(1, &[2]).or(Affected::All), Affected::All);
+        let many = |range: std::ops::Range<u32>| {
+            Affected::any_peer(range.map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits))))
+        };
+        let most = MAX_ADDRESSES as u32;
+        assert_ne!(many(0..most), Affected::All);
+        assert_eq!(many(0..most).or(many(most..most + 1)), Affected::All);
+    }
+}
