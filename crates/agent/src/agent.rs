@@ -22,7 +22,7 @@ use dataplane::table::{
     ForeignChange, OriginConfig, Origins, Remember, RulesListener, Table, TableConfig, TableError, WhenDown,
 };
 use dataplane::workers::{Workers, WorkersConfig};
-use policy::{Change, Compiler, PodUid, PolicyName, Published, Scope, Snapshot, Touched, touched};
+use policy::{Affected, Change, Compilation, Compiler, PodUid, PolicyName, Published, Scope, Snapshot};
 
 use crate::engine::{Engine, EngineError, open_addresses};
 use crate::health::{Health, PolicyState, Topic};
@@ -602,26 +602,23 @@ impl Agent {
                 tallies.tallies().forget(policy);
             }
         }
-        let touched = match self.engine {
-            // A change before was not put in force, and may have touched others.
-            Some(_) if !self.behind => touched::by(&changes, self.compiler.inventory(), &self.config.node),
-            _ => Affected::All,
-        };
         let before = self.addresses_of_changed_pods(&changes);
         let pod_cidrs = &self.config.pod_cidrs;
-        let snapshot = self.compiler.apply(changes.into_iter().map(|change| pod_cidrs.apply(change)));
-        let (readmitted, inventory) = (self.compiler.readmitted(), self.compiler.inventory());
-        let touched = touched.or(touched::by_admission(readmitted, inventory, &self.config.node));
-        self.changed_policies.extend(readmitted.iter().cloned());
+        let changes = changes.into_iter().map(|change| pod_cidrs.apply(change));
+        let Compilation { snapshot, affected } = self.compiler.apply(changes);
+        // An earlier change that is not in force may affect others.
+        let affected = if self.behind { Affected::All } else { affected };
+        self.changed_policies.extend(self.compiler.readmitted().iter().cloned());
         self.note_problems();
         if let Some(engine) = &mut self.engine {
             let is_anothers =
                 |(address, uid): &(IpAddr, PodUid)| snapshot.pod(*address).is_none_or(|pod| pod.uid != *uid);
-            engine.reassign(before.into_iter().filter(is_anothers).map(|(address, _)| address).collect());
+            let reassigned = before.into_iter().filter(is_anothers).map(|(address, _)| address);
+            engine.reassign(reassigned.filter(|address| affected.has(*address)).collect());
         }
         self.describe(&snapshot);
         self.snapshot = Some(snapshot);
-        self.put_in_force(count, started.elapsed(), touched);
+        self.put_in_force(count, started.elapsed(), affected);
     }
 
     /// The addresses of pods that change or go, with who has them now.
@@ -637,12 +634,17 @@ impl Agent {
     }
 
     /// Puts the newest snapshot in force. Does nothing before the rules are installed.
-    fn put_in_force(&mut self, changes: u64, compile: Duration, touched: Touched) {
+    fn put_in_force(&mut self, changes: u64, compile: Duration, mut affected: Affected) {
         let (Some(engine), Some(snapshot)) = (&mut self.engine, &self.snapshot) else { return };
-        let (origins, left) = self.origins.derive(snapshot, self.compiler.inventory());
-        engine.set_overlay(overlay_flows(&origins));
-        engine.table().set_origins(origins);
-        engine.reassign(left);
+        if !affected.is_none() || self.origins.depends_on_labels() {
+            let (origins, left) = self.origins.derive(snapshot, self.compiler.inventory());
+            engine.set_overlay(overlay_flows(&origins));
+            let is_news = engine.table().set_origins(origins);
+            engine.reassign(left);
+            if is_news && affected.is_none() {
+                affected = Affected::All;
+            }
+        }
         let generation = snapshot.generation().0;
         self.health.state().status.published_generation = generation;
         if !self.health.state().status.is_enforcing() {
@@ -650,7 +652,7 @@ impl Agent {
             engine.publish(snapshot);
             return;
         }
-        match engine.put_in_force(snapshot, touched) {
+        match engine.put_in_force(snapshot, affected) {
             Ok(applied) => {
                 self.behind = false;
                 self.watch.iter().for_each(|watch| watch.permit_state(true));

@@ -200,7 +200,7 @@ impl Engine {
     /// Begins a sweep under `current`, which is in force, if one is due; or takes the report of one that is over, and ends the time in
     /// which packets of the pods that changed before it are judged again.
     ///
-    /// After an error [`Engine::put_in_force`] is to be called, with all touched.
+    /// After an error [`Engine::put_in_force`] is to be called, with all affected.
     pub fn sweep(&mut self, current: &Arc<Snapshot>) -> Result<Option<SweepReport>, EngineError> {
         self.revoked.restore_due(&mut self.table)?;
         if self.sweeping.is_some() {
@@ -264,7 +264,7 @@ impl Engine {
         &mut self.table
     }
 
-    /// Writes the rules again after another program changed them. [`Engine::put_in_force`] is to be called next, with all touched:
+    /// Writes the rules again after another program changed them. [`Engine::put_in_force`] is to be called next, with all affected:
     /// connections may have passed that no rule has marked.
     ///
     /// # Errors

@@ -121,6 +121,12 @@ impl OriginTracker {
         self.cni = cni;
     }
 
+    /// Whether the bindings depend on labels of pods that no policy may ask for.
+    pub fn depends_on_labels(&self) -> bool {
+        // ANY exemption.
+        self.settings.exemptions.iter().any(|exemption| !exemption.labels.is_empty())
+    }
+
     /// The addresses of the node's interfaces, without loopback and link-local ones.
     pub fn own_addresses(&self) -> Vec<IpAddr> {
         self.interfaces.own_addresses().collect()

@@ -53,6 +53,14 @@ impl Affected {
         }
     }
 
+    /// Whether ANY connection of an address, in canonical form, is affected.
+    pub fn has(&self, address: IpAddr) -> bool {
+        match self {
+            Self::All => true,
+            Self::Addresses(addresses) => addresses.contains_key(&address),
+        }
+    }
+
     /// Whether connections between these two addresses are affected, whichever end opened them. Addresses are canonical.
     pub fn contains(&self, one: IpAddr, other: IpAddr) -> bool {
         let Self::Addresses(addresses) = self else { return true };
@@ -67,7 +75,9 @@ impl Affected {
     /// What is affected by either of two changes.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
-        let (Self::Addresses(mut addresses), Self::Addresses(others)) = (self, other) else { return Self::All };
+        let (Self::Addresses(mut addresses), Self::Addresses(others)) = (self, other) else {
+            return Self::All;
+        };
         for (address, peers) in others {
             let both = match (addresses.remove(&address), peers) {
                 (None, peers) => peers,
@@ -105,7 +115,8 @@ mod tests {
     #[test]
     fn a_connection_is_affected_in_whichever_direction_it_was_opened() {
         let affected = only(1, &[2]).or(Affected::any_peer([address(9)]));
-        for (one, other, expected) in [(1, 2, true), (1, 3, false), (2, 3, false), (9, 3, true), (1, 9, true)] {
+        for (one, other, expected) in [(1, 2, true), (1, 3, false), (2, 3, false), (9, 3, true), (1, 9, true)]
+        {
             assert_eq!(affected.contains(address(one), address(other)), expected, "{one} and {other}");
             assert_eq!(affected.contains(address(other), address(one)), expected, "{other} and {one}");
         }

@@ -102,9 +102,12 @@ fn compiled_equals_reference() {
 /// Whether two decisions differ for a node whose rules apply at one end at least.
 fn differ(before: &reference::Expected, now: &reference::Expected) -> bool {
     // Which of its reasons no rule of the node applies for makes no difference to the node.
-    let is_without_rules = |side: &policy::Explanation| ["not-a-pod", "other-node", "own-node"].contains(&side.reason);
+    let is_without_rules =
+        |side: &policy::Explanation| ["not-a-pod", "other-node", "own-node"].contains(&side.reason);
     let sides = [(&before.egress, &now.egress), (&before.ingress, &now.ingress)];
-    sides.into_iter().any(|(before, now)| before != now && !(is_without_rules(before) && is_without_rules(now)))
+    sides
+        .into_iter()
+        .any(|(before, now)| before != now && !(is_without_rules(before) && is_without_rules(now)))
 }
 
 /// Judged and open addresses, and what the pods there are called.
@@ -119,7 +122,8 @@ fn open(snapshot: &policy::Snapshot) -> Vec<String> {
 /// Prints the share of affected pairs of addresses between which no packet shows a difference: in its decision, or in a recorded name.
 #[test]
 fn most_affected_connections_are_decided_otherwise() {
-    let (pairs, without_difference, all, narrow) = (Cell::new(0_u64), Cell::new(0_u64), Cell::new(0), Cell::new(0));
+    let (pairs, without_difference, all, narrow) =
+        (Cell::new(0_u64), Cell::new(0_u64), Cell::new(0), Cell::new(0));
     let mut runner = TestRunner::new(Config { cases: 400, failure_persistence: None, ..Config::default() });
     let outcome = runner.run(&world(), |world| {
         let mut compiler = Compiler::new(Scope::Node("n1".into())).when_unsure(world.when_unsure);
@@ -131,7 +135,9 @@ fn most_affected_connections_are_decided_otherwise() {
                 all.set(all.get() + 1);
             } else {
                 narrow.set(narrow.get() + 1);
-                for (one, other) in common::world::pairs().filter(|(one, other)| affected.contains(*one, *other)) {
+                for (one, other) in
+                    common::world::pairs().filter(|(one, other)| affected.contains(*one, *other))
+                {
                     let differs = common::world::packets_between(one, other).any(|packet| {
                         let engine = |snapshot| common::engine(snapshot, &packet, Directions::Both);
                         engine(&before) != engine(&snapshot)

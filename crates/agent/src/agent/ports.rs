@@ -88,7 +88,7 @@ impl Agent {
         let own = self.origins.own_addresses();
         match self.config.pod_cidrs.set_own_addresses(own, self.compiler.inventory()) {
             Some(change) => {
-                let snapshot = self.compiler.apply([change]);
+                let snapshot = self.compiler.apply([change]).snapshot;
                 self.snapshot = Some(Arc::clone(&snapshot));
                 snapshot
             }

@@ -55,14 +55,16 @@ pub(crate) fn snapshot() -> Arc<Snapshot> {
         egress: Vec::new(),
         omitted: None,
     };
-    Compiler::new(Scope::Cluster).apply([
-        namespace("web"),
-        namespace("db"),
-        pod("web", "a", "10.0.0.1"),
-        pod("web", "b", "10.0.0.3"),
-        pod("db", "db", "10.0.1.2"),
-        Change::Policy(Arc::new(policy)),
-    ])
+    Compiler::new(Scope::Cluster)
+        .apply([
+            namespace("web"),
+            namespace("db"),
+            pod("web", "a", "10.0.0.1"),
+            pod("web", "b", "10.0.0.3"),
+            pod("db", "db", "10.0.1.2"),
+            Change::Policy(Arc::new(policy)),
+        ])
+        .snapshot
 }
 
 /// The judgement of `packet` at 2026-01-02T03:04:05.678901Z, which took 123 ns.

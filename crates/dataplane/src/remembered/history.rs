@@ -70,10 +70,9 @@ impl History {
         directions: Directions,
     ) -> Option<(Arc<Snapshot>, Decision)> {
         let entries = self.entries();
-        if entries.front()?.generation.0 > generation.0 {
-            return None;
-        }
-        entries.iter().filter(|entry| entry.generation.0 >= generation.0).find_map(|entry| {
+        // Rules that were written again carry the generation of a snapshot that took the place of an older one.
+        let first = entries.iter().rposition(|entry| entry.generation.0 <= generation.0)?;
+        entries.range(first..).find_map(|entry| {
             let mut decision = entry.snapshot.judge(packet, directions);
             // Packets of denied flows may be such as don't show which end opened the connection.
             let is_unproven = packet.is_mid_stream || decision.verdict() == Verdict::Allow;

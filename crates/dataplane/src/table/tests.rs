@@ -124,7 +124,7 @@ fn a_pod_counts_as_changed_for_longer_than_its_pairs_are_remembered() {
 #[test]
 fn where_very_many_pods_changed_lately_everybody_is_forgotten() {
     let of = |range: std::ops::Range<u32>| {
-        Affected::any_peer(range.map(|i| IpAddr::V4(Ipv4Addr::from_bits(0x0af4_0000 + i))).collect())
+        Affected::any_peer(range.map(|i| IpAddr::V4(Ipv4Addr::from_bits(0x0af4_0000 + i))))
     };
     let (mut last, now) = (memory(&node_a()), Instant::now());
     for number in 0..4 {

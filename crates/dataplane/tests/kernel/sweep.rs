@@ -1,7 +1,6 @@
 //! Connections that exist, judged again when policy changes.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dataplane::conntrack::{Conntrack, MarkChange};
@@ -10,7 +9,7 @@ use dataplane::sweep::{
     Evaluator, LocalAddresses, OverlayFlows, Scope, SweepReport, SweptConnection, apply_marks, clear_marks,
 };
 use nix::time::{ClockId, clock_gettime};
-use policy::Snapshot;
+use policy::{Affected, Snapshot};
 
 use crate::entries::{Made, make};
 use crate::namespace::in_namespace;

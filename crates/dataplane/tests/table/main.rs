@@ -21,7 +21,7 @@ use dataplane::queues::QueueRange;
 use dataplane::table::{
     OpenAddresses, OriginConfig, Origins, QueueQuota, Remember, Table, TableConfig, TableError, WhenDown,
 };
-use policy::{Generation, Packet, Protocol, Affected};
+use policy::{Affected, Generation, Packet, Protocol};
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, send, socket,

@@ -18,9 +18,9 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket as socket_of,
 };
 use policy::{
-    Action, Change, Compiler, IpBlock, Labels, Namespace, NamespaceMatch, Node, Peer, Pod, PodName,
+    Action, Affected, Change, Compiler, IpBlock, Labels, Namespace, NamespaceMatch, Node, Peer, Pod, PodName,
     PolicyName, PolicySpec, PortMatch, PortNumbers, Protocol, Published, Reason, RuleSpec, Scope, Selector,
-    Snapshot, Subject, Tier, Affected, Verdict,
+    Snapshot, Subject, Tier, Verdict,
 };
 
 use crate::namespace::{in_namespace, list_set, run};
@@ -82,27 +82,31 @@ impl Agent {
         world.remote.run(|| run("ip", &["addr", "add", &format!("{TRUSTED}/24"), "dev", "eth0"]));
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
         let mut compiler = Compiler::new(Scope::Node("node-a".into()));
-        let snapshot = compiler.apply([
-            Change::Node(Node {
-                name: "node-a".into(),
-                addresses: vec![address("192.0.2.1")],
-                has_all_addresses: false,
-                pod_cidrs: ["10.244.1.0/24", "fd00:10:244:1::/64"].map(|c| c.parse().expect("a CIDR")).into(),
-            }),
-            Change::Namespace(Namespace { name: "shop".into(), labels: Labels::none() }),
-            Change::Pod(Pod {
-                name: PodName::new("shop", "a"),
-                labels: Labels::none(),
-                addresses: vec![address(POD), address(POD_6)],
-                ports: Vec::new(),
-                node: Some("node-a".into()),
-                host_network: false,
-                reported: 0,
-                created: 0,
-                uid: Default::default(),
-            }),
-            policy(&[53, 7000]),
-        ]).snapshot;
+        let snapshot = compiler
+            .apply([
+                Change::Node(Node {
+                    name: "node-a".into(),
+                    addresses: vec![address("192.0.2.1")],
+                    has_all_addresses: false,
+                    pod_cidrs: ["10.244.1.0/24", "fd00:10:244:1::/64"]
+                        .map(|c| c.parse().expect("a CIDR"))
+                        .into(),
+                }),
+                Change::Namespace(Namespace { name: "shop".into(), labels: Labels::none() }),
+                Change::Pod(Pod {
+                    name: PodName::new("shop", "a"),
+                    labels: Labels::none(),
+                    addresses: vec![address(POD), address(POD_6)],
+                    ports: Vec::new(),
+                    node: Some("node-a".into()),
+                    host_network: false,
+                    reported: 0,
+                    created: 0,
+                    uid: Default::default(),
+                }),
+                policy(&[53, 7000]),
+            ])
+            .snapshot;
         let published = Published::new(Arc::clone(&snapshot), usize::from(RANGE_A.count));
         let workers = start(RANGE_A, &published, hold);
         let history = Arc::<History>::default();

@@ -11,12 +11,12 @@ use crate::admission::{Admission, Budget, Refusal};
 use crate::affected::Affected;
 use crate::compiler::claims::Claims;
 use crate::compiler::classes::{Chosen, Class, Classes};
+use crate::compiler::diff::Diff;
 use crate::compiler::policies::{Applied, CompiledPolicy};
 use crate::compiler::rulesets::Built;
 use crate::compiler::selectors::{SelectorId, Selectors};
 use crate::compiler::shared::Shared;
 use crate::compiler::vocabulary::{NewWords, Vocabulary};
-use crate::compiler::diff::Diff;
 use crate::compiler::{Dirty, Scope};
 use crate::decision::Verdict;
 use crate::inventory::{Inventory, Pod};
@@ -131,7 +131,12 @@ impl Compiled {
             self.clear();
             let policies = inventory.policies.keys().cloned().collect();
             let addresses = claims.addresses().collect();
-            self.compile_admitted(scope, inventory, claims, Dirty { policies, addresses, ..Dirty::default() });
+            self.compile_admitted(
+                scope,
+                inventory,
+                claims,
+                Dirty { policies, addresses, ..Dirty::default() },
+            );
             // The same state in other numbers: it affects no connection.
             self.diff = Diff::default();
         }
@@ -284,7 +289,8 @@ impl Compiled {
     fn clear(&mut self) {
         let before = std::mem::take(self);
         let Self { admission, readmitted, here, everywhere, pod_cidrs, cluster_cidrs, .. } = before;
-        let kept = Self { admission, readmitted, here, everywhere, pod_cidrs, cluster_cidrs, ..Self::default() };
+        let kept =
+            Self { admission, readmitted, here, everywhere, pod_cidrs, cluster_cidrs, ..Self::default() };
         *self = Self { must_count: true, ..kept };
     }
 

@@ -144,7 +144,10 @@ impl Compiled {
             (None, Some(_)) | (Some(_), None) => built.selects_peers() || built.has_port_names(),
             (Some(before), Some(now)) => {
                 // ANY view.
-                before.into_iter().zip(now).any(|(before, now)| built.tells_apart(before, now, self.selectors()))
+                before
+                    .into_iter()
+                    .zip(now)
+                    .any(|(before, now)| built.tells_apart(before, now, self.selectors()))
             }
         }
     }
@@ -166,7 +169,8 @@ struct UsersByRuleset(FxHashMap<*const Built, Arc<BTreeSet<IpAddr>>>);
 impl UsersByRuleset {
     fn of(&mut self, built: &Built, compiled: &Compiled) -> impl Iterator<Item = IpAddr> + use<> {
         // The map of rulesets does not change meanwhile, so a place in memory tells them apart.
-        let users = self.0.entry(built).or_insert_with(|| Arc::new(compiled.judged_of(&built.users).collect()));
+        let users =
+            self.0.entry(built).or_insert_with(|| Arc::new(compiled.judged_of(&built.users).collect()));
         users.iter().copied().collect::<Vec<_>>().into_iter()
     }
 }

@@ -65,7 +65,10 @@ impl Built {
             let classes = &tier.peers.classes;
             // Equal rules mostly have the same entry, and always are chosen by the same selectors.
             classes.get(one) != classes.get(other)
-                && growth.by_selector.keys().any(|id| selectors.is_peer(*id, one) != selectors.is_peer(*id, other))
+                && growth
+                    .by_selector
+                    .keys()
+                    .any(|id| selectors.is_peer(*id, one) != selectors.is_peer(*id, other))
         })
     }
 

@@ -323,9 +323,10 @@ fn packet() -> impl Strategy<Value = Packet> {
 pub fn pairs() -> impl Iterator<Item = (IpAddr, IpAddr)> {
     let addresses: Vec<IpAddr> = ADDRESSES.iter().map(|address| address.parse().unwrap()).collect();
     let others = addresses.clone();
-    addresses.into_iter().enumerate().flat_map(move |(place, one)| {
-        others[..place].to_vec().into_iter().map(move |other| (one, other))
-    })
+    addresses
+        .into_iter()
+        .enumerate()
+        .flat_map(move |(place, one)| others[..place].to_vec().into_iter().map(move |other| (one, other)))
 }
 
 /// Packets of every protocol to every port between two addresses, in both directions.
