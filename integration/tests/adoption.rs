@@ -13,7 +13,7 @@ fn streams(story: &Story, from: &str, to: &str, way: &str) -> Vec<Stream> {
 }
 
 #[test]
-fn connections_older_than_the_agent_are_kept_or_cut() {
+fn s34_connections_older_than_the_agent_are_kept_or_cut() {
     let mut story = Story::begin(smoke::cluster(Links::Vxlan));
     smoke::write_policies(&mut story);
     let mut kept = streams(&story, "web/front", "db/store", "5432");

@@ -44,7 +44,7 @@ fn attack(title: &str, links: Links, attachment: Attachment, fail_mode: FailMode
 }
 
 #[test]
-fn vxlan_and_bridge() {
+fn s30_s31_s32_s33_vxlan_and_bridge() {
     attack("VXLAN, bridge", Links::Vxlan, Attachment::Bridge, FailMode::Closed);
 }
 

@@ -208,7 +208,7 @@ fn remove_pod(story: &mut Story, pod: &str) {
 }
 
 #[test]
-fn revoked_connections_stay_cut_on_a_bridge() {
+fn s35_revoked_connections_stay_cut_on_a_bridge() {
     revoked("revoked, VXLAN, bridge", Links::Vxlan, Attachment::Bridge);
 }
 
@@ -218,7 +218,7 @@ fn revoked_connections_stay_cut_between_routed_pods() {
 }
 
 #[test]
-fn an_address_has_no_connections_of_its_last_owner_on_a_bridge() {
+fn s36_an_address_has_no_connections_of_its_last_owner_on_a_bridge() {
     reused("address reuse, VXLAN, bridge", Links::Vxlan, Attachment::Bridge);
 }
 

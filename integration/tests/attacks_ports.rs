@@ -258,7 +258,7 @@ fn a_routed_port_stays_one_when_its_pod_changes_its_addresses() {
 
 /// VXLAN to addresses of the other node that its Node object does not name.
 #[test]
-fn no_pod_sends_vxlan_to_an_address_that_no_node_object_names() {
+fn s32_no_pod_sends_vxlan_to_an_address_that_no_node_object_names() {
     for flags in [&["--when-down=closed"][..], &["--when-down=closed", "--overlay-sources=nodes"]] {
         let mut story = before_the_agent();
         let lines = "addr add 192.0.2.77/24 dev eth0\naddr add 198.51.100.7/32 dev lo\n";

@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn the_costliest_policies_of_a_namespace_only_isolate_until_there_is_room() {
+    fn s44_the_costliest_policies_of_a_namespace_only_isolate_until_there_is_room() {
         let mut admission = Admission::new(Budget { namespace: 100, total: 1_000 });
         let policies = [policy("a", "large", 80), policy("a", "small", 20), policy("b", "other", 100)];
         assert!(enter(&mut admission, policies).is_empty());

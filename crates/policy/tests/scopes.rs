@@ -7,7 +7,7 @@ use common::told::*;
 use policy::{Action, Change, Direction, Directions, Node, Scope, Tier, Verdict};
 
 #[test]
-fn tiers_go_admin_then_network_policy_then_baseline() {
+fn s51_s53_tiers_go_admin_then_network_policy_then_baseline() {
     let admin = cluster_policy("admin", Tier::Admin, 10)
         .ingress(rule().action(Action::Deny).pods("", "app=b").tcp(1))
         .ingress(rule().action(Action::Pass).pods("", "app=b").tcp(2))
@@ -45,7 +45,7 @@ fn two_nodes() -> Vec<Change> {
 }
 
 #[test]
-fn a_node_judges_its_own_pods_alone() {
+fn s39_a_node_judges_its_own_pods_alone() {
     let probes: &[Probe<'_>] = &[
         (tcp("10.244.2.2", A, 1), "allow other-node | allow rule web/p[0]"),
         (tcp(D, "10.244.2.2", 1), "allow not-isolated | allow other-node"),
@@ -55,7 +55,7 @@ fn a_node_judges_its_own_pods_alone() {
 }
 
 #[test]
-fn an_unknown_pod_of_this_node_is_denied_or_as_the_operator_says() {
+fn s40_an_unknown_pod_of_this_node_is_denied_or_as_the_operator_says() {
     let unknown = "10.244.1.77";
     let probes = |verdict: &str| {
         [
@@ -77,7 +77,7 @@ fn an_unknown_pod_of_this_node_is_denied_or_as_the_operator_says() {
 }
 
 #[test]
-fn a_pod_without_a_node_belongs_to_the_node_in_whose_pod_cidr_it_is() {
+fn s39_a_pod_without_a_node_belongs_to_the_node_in_whose_pod_cidr_it_is() {
     let deny = network_policy("web/p", "app=a").isolate_ingress();
     let lost = pod("web/a").labels("app=a").at(A).unscheduled();
     let changes: Vec<Change> = cluster().into_iter().chain([lost.into(), deny.into()]).collect();
@@ -88,7 +88,7 @@ fn a_pod_without_a_node_belongs_to_the_node_in_whose_pod_cidr_it_is() {
 }
 
 #[test]
-fn packets_to_the_node_itself_are_judged_as_egress_alone() {
+fn s43_packets_to_the_node_itself_are_judged_as_egress_alone() {
     let probes: &[Probe<'_>] = &[
         (tcp(A, "192.168.0.1", 1), "deny default-deny of web/p | allow not-a-pod"),
         (tcp(D, "192.168.0.1", 1), "allow not-isolated | allow not-a-pod"),

@@ -1,5 +1,5 @@
-//! One named story for each rule of the semantics that the engine decides: pods, policies, a probe, what must come out.
-//! Each is told to the engine and to the reference.
+//! One scenario for each clause of docs/semantics.md that the engine decides: pods, policies, a probe, what must come out.
+//! Engine and reference must both answer so.
 
 mod common;
 
@@ -7,7 +7,7 @@ use common::build::*;
 use common::told::*;
 use policy::Reason;
 use policy::{
-    Action, Change, Directions, Packet, Peer, PortNumbers, Protocol, Scope, Selector, Tier, Verdict,
+    Action, Change, Directions, Packet, Peer, PodUid, PortNumbers, Protocol, Scope, Selector, Tier, Verdict,
 };
 
 const TCP: Option<Protocol> = Some(Protocol::TCP);
@@ -423,29 +423,6 @@ fn s25_only_rules_without_ports_match_icmp() {
 }
 
 #[test]
-fn s34_a_packet_in_mid_stream_passes_only_if_either_end_may_have_opened_the_connection() {
-    let from_b = || network_policy("web/p", "app=a").ingress(rule().pods("", "app=b")).into();
-    let evaluated = |changes: Vec<Change>, packet| {
-        let (_, snapshot) = common::compile(Scope::Cluster, Verdict::Deny, &changes);
-        snapshot.evaluate_unproven(&packet, Directions::Both)
-    };
-    let pods = || vec![pod("web/a").labels("app=a").at(A).into(), pod("web/b").labels("app=b").at(B).into()];
-    let (request, answer) = (tcp(B, A, 80), tcp(A, B, 40_000));
-    // B may open connections to A; nothing isolates B.
-    let open: Vec<Change> = pods().into_iter().chain([from_b()]).collect();
-    assert_eq!(evaluated(open.clone(), request).verdict(), Verdict::Allow);
-    assert_eq!(evaluated(open, answer).verdict(), Verdict::Allow);
-    // A may not open connections to B: neither may revive one that A has opened.
-    let isolated = network_policy("web/q", "app=b").ingress(rule().pods("", "app=c")).into();
-    let shut: Vec<Change> = pods().into_iter().chain([from_b(), isolated]).collect();
-    for packet in [request, answer] {
-        let decision = evaluated(shut.clone(), packet);
-        assert_eq!(decision.verdict(), Verdict::Deny);
-    }
-    assert_eq!(evaluated(shut, request).egress.reason, Reason::Unproven);
-}
-
-#[test]
 fn s26_every_address_of_a_pod_counts_in_both_families() {
     let dual = pod("web/dual").labels("app=dual").at("10.244.1.6").at("fd00:1::6");
     let policy = network_policy("web/p", "app=dual").ingress(rule().block("::ffff:192.0.2.0/120", &[]));
@@ -505,4 +482,45 @@ fn s29_a_denial_is_a_denial_of_the_whole_packet() {
     );
     assert_eq!(snapshot.judge(&tcp(B, A, 80), Directions::Both).verdict(), Verdict::Deny);
     assert_eq!(snapshot.judge(&tcp(A, B, 80), Directions::Both).verdict(), Verdict::Allow);
+}
+
+#[test]
+fn s34_a_packet_in_mid_stream_passes_only_if_either_end_may_have_opened_the_connection() {
+    let from_b = || network_policy("web/p", "app=a").ingress(rule().pods("", "app=b")).into();
+    let evaluated = |changes: Vec<Change>, packet| {
+        let (_, snapshot) = common::compile(Scope::Cluster, Verdict::Deny, &changes);
+        snapshot.evaluate_unproven(&packet, Directions::Both)
+    };
+    let pods = || vec![pod("web/a").labels("app=a").at(A).into(), pod("web/b").labels("app=b").at(B).into()];
+    let (request, answer) = (tcp(B, A, 80), tcp(A, B, 40_000));
+    // B may open connections to A; nothing isolates B.
+    let open: Vec<Change> = pods().into_iter().chain([from_b()]).collect();
+    assert_eq!(evaluated(open.clone(), request).verdict(), Verdict::Allow);
+    assert_eq!(evaluated(open, answer).verdict(), Verdict::Allow);
+    // A may not open connections to B: neither may revive one that A has opened.
+    let isolated = network_policy("web/q", "app=b").ingress(rule().pods("", "app=c")).into();
+    let shut: Vec<Change> = pods().into_iter().chain([from_b(), isolated]).collect();
+    for packet in [request, answer] {
+        let decision = evaluated(shut.clone(), packet);
+        assert_eq!(decision.verdict(), Verdict::Deny);
+    }
+    assert_eq!(evaluated(shut, request).egress.reason, Reason::Unproven);
+}
+
+#[test]
+fn s36_an_address_that_changes_hands_has_the_uid_of_its_new_pod() {
+    // By the UID an agent sees that connections of the address are the old pod's, and ends them.
+    let owner = |change: &dyn Fn(&mut policy::Pod)| {
+        let (mut compiler, before) = common::compile(Scope::Cluster, Verdict::Deny, &cluster());
+        let mut later = pod("web/a").labels("app=a,env=prod").at(A).created(2).reported(2).0;
+        change(&mut later);
+        let after = compiler.apply([Change::Pod(later)]);
+        [before, after].map(|snapshot| snapshot.pod(A.parse().unwrap()).unwrap().uid)
+    };
+    let [before, after] = owner(&|pod| pod.uid = PodUid(7));
+    assert_eq!((before, after), (PodUid::default(), PodUid(7)), "another pod of the same name");
+    let [_, after] = owner(&|pod| (pod.name, pod.uid) = (pod_name("web/next"), PodUid(8)));
+    assert_eq!(after, PodUid(8), "a pod of another name, while the old one is still listed");
+    let [before, after] = owner(&|pod| pod.labels = labels("app=b"));
+    assert_eq!(before, after, "the same pod with other labels");
 }

@@ -1,4 +1,4 @@
-//! Labels that are unknown, clause 37 of the semantics: what they never open, what they close, and what is provisional.
+//! Labels that are unknown (semantics 37, 42): what they never open, what they close, and what is provisional.
 
 mod common;
 
@@ -20,7 +20,7 @@ fn unreadable_pod() -> Change {
 }
 
 #[test]
-fn on_unknown_labels_every_requirement_is_unknown_and_the_empty_selector_matches() {
+fn s37_on_unknown_labels_every_requirement_is_unknown_and_the_empty_selector_matches() {
     let value = || [std::sync::Arc::from("x")].into();
     let requirements = [
         Requirement::In("k".into(), value()),
@@ -39,7 +39,7 @@ fn on_unknown_labels_every_requirement_is_unknown_and_the_empty_selector_matches
 }
 
 #[test]
-fn the_label_that_follows_from_a_namespaces_name_is_known() {
+fn s37_the_label_that_follows_from_a_namespaces_name_is_known() {
     let by_name = |operator: &str| selector(&format!("kubernetes.io/metadata.name{operator}"));
     let cases = [
         ("=db", Match::Yes),
@@ -59,7 +59,7 @@ fn the_label_that_follows_from_a_namespaces_name_is_known() {
 }
 
 #[test]
-fn a_peer_whose_namespace_is_unknown_matches_no_rule_that_allows_by_its_labels() {
+fn s37_a_peer_whose_namespace_is_unknown_matches_no_rule_that_allows_by_its_labels() {
     let by_namespace = |text: &str| network_policy("web/p", "app=a").ingress(rule().pods(text, ""));
     let held = "allow not-isolated | deny unknown-labels of web/p near web/p[0] by its peer";
     for text in ["team notin front", "!env", "team=back", "team"] {
@@ -78,7 +78,7 @@ fn a_peer_whose_namespace_is_unknown_matches_no_rule_that_allows_by_its_labels()
 }
 
 #[test]
-fn a_peer_with_unknown_labels_matches_no_rule_that_allows_by_its_labels() {
+fn s37_a_peer_with_unknown_labels_matches_no_rule_that_allows_by_its_labels() {
     let policy = network_policy("web/p", "app=a")
         .ingress(rule().pods_in("web", "app notin c").tcp(1))
         .ingress(rule().pods_in("web", "").tcp(2))
@@ -97,7 +97,7 @@ fn a_peer_with_unknown_labels_matches_no_rule_that_allows_by_its_labels() {
 }
 
 #[test]
-fn a_pod_with_unknown_labels_is_isolated_by_every_policy_that_might_select_it() {
+fn s37_a_pod_with_unknown_labels_is_isolated_by_every_policy_that_might_select_it() {
     let might = network_policy("web/might", "app=b").ingress(rule());
     let surely = network_policy("web/surely", "").ingress(rule().pods_in("web", "app=a"));
     let never = network_policy("db/never", "app=b").isolate_ingress().isolate_egress();
@@ -119,7 +119,7 @@ fn a_pod_with_unknown_labels_is_isolated_by_every_policy_that_might_select_it() 
 }
 
 #[test]
-fn a_denial_that_no_labels_could_change_is_no_provisional_one() {
+fn s42_a_denial_that_no_labels_could_change_is_no_provisional_one() {
     let deny = network_policy("web/deny", "").isolate_ingress();
     story(
         [deny.into(), unreadable_pod()],
@@ -133,7 +133,7 @@ fn a_denial_that_no_labels_could_change_is_no_provisional_one() {
 }
 
 #[test]
-fn in_the_tiers_around_deny_holds_where_it_might_match_and_accept_does_not() {
+fn s37_in_the_tiers_around_deny_holds_where_it_might_match_and_accept_does_not() {
     let admin = || cluster_policy("admin", Tier::Admin, 1);
     let of_b = |action| rule().action(action).pods("", "app=b");
     story(

@@ -34,7 +34,7 @@ fn some_pods() -> Change {
 }
 
 #[test]
-fn a_pod_that_is_coming_might_be_one_that_a_selector_chooses() {
+fn s41_a_pod_that_is_coming_might_be_one_that_a_selector_chooses() {
     on_n1(
         [some_pods()],
         &[
@@ -84,7 +84,7 @@ fn without_a_selector_no_pod_can_change_a_denial() {
 }
 
 #[test]
-fn a_destination_that_is_coming_might_give_its_port_a_name() {
+fn s41_a_destination_that_is_coming_might_give_its_port_a_name() {
     let policy = network_policy("web/p", "app=a")
         .egress(rule().named(Protocol::TCP, "http"))
         .egress(rule().block("10.244.2.0/25", &[]).named(Protocol::UDP, "dns"))
@@ -135,7 +135,7 @@ fn in_the_tiers_around_a_rule_that_might_match_first_gives_hope() {
 }
 
 #[test]
-fn a_rule_that_might_deny_a_pod_that_is_coming_denies_it_until_it_is_known() {
+fn s41_a_rule_that_might_deny_a_pod_that_is_coming_denies_it_until_it_is_known() {
     let admin = cluster_policy("admin", Tier::Admin, 1)
         .ingress(rule().action(Action::Accept).block("10.244.2.0/24", &[]).tcp(1))
         .ingress(rule().action(Action::Deny).pods("", "app=b").tcp(1))
@@ -174,7 +174,7 @@ fn what_goes_to_the_node_itself_has_no_pod_at_its_other_end() {
 }
 
 #[test]
-fn unsure_ends_as_the_operator_says_and_what_is_sure_does_not() {
+fn s42_unsure_ends_as_the_operator_says_and_what_is_sure_does_not() {
     let scope = Scope::Node("n1".into());
     let probes: &[Probe<'_>] = &[
         (tcp(COMING, A, 80), "allow not-a-pod | allow unknown-peer of web/p near web/p[0] by its peer"),
@@ -193,7 +193,7 @@ fn a_pod_that_comes_and_a_node_that_goes_end_the_doubt() {
 }
 
 #[test]
-fn a_decision_is_unsure_unless_one_side_denies_for_sure() {
+fn s42_a_decision_is_unsure_unless_one_side_denies_for_sure() {
     let open = Outcome::allow(Reason::NotIsolated);
     let unknown = Outcome::deny(Reason::UnknownPod);
     let peer = Outcome::deny(Reason::UnknownPeer);

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_waits_until_its_port_is_known_and_passes_from_a_bound_address() {
+    fn s30_a_packet_waits_until_its_port_is_known_and_passes_from_a_bound_address() {
         let packet = udp4([10, 0, 0, 2], [10, 0, 0, 3]);
         assert_eq!(checked(None, &packet), Check::Wait);
         assert_eq!(checked(Some(&port(&[], false, true)), &packet), Check::Wait);
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn multicast_leaves_no_pod_that_isolates_egress() {
+    fn s31_multicast_leaves_no_pod_that_isolates_egress() {
         let to_all = udp4([10, 0, 0, 2], [224, 0, 0, 1]);
         assert_eq!(checked(Some(&port(&["10.0.0.2"], true, false)), &to_all), Check::Pass);
         let isolated = Check::Drop(DropReason::IsolatedScope);
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_is_dropped_whatever_it_quotes() {
+    fn s32_a_redirect_is_dropped_whatever_it_quotes() {
         let quoted = udp4([10, 0, 0, 3], [10, 0, 0, 2]);
         let mut redirect = Vec::new();
         let header = etherparse::PacketBuilder::ipv4([10, 0, 0, 2], [10, 0, 0, 1], 64);
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbour_discovery_advertises_own_addresses_only() {
+    fn s31_s32_neighbour_discovery_advertises_own_addresses_only() {
         let own = |target: &str| target.parse::<std::net::Ipv6Addr>().unwrap().octets();
         let known = port(&["fd00::2", "fe80::2"], true, true);
         let advertisement = |target| icmpv6("fd00::2", "ff02::1", 136, 255, &own(target));

@@ -117,7 +117,7 @@ fn what_policy_allows_passes_and_what_it_denies_does_not() {
 }
 
 #[test]
-fn a_packet_to_the_node_itself_is_judged_for_its_senders_egress_alone() {
+fn s43_a_packet_to_the_node_itself_is_judged_for_its_senders_egress_alone() {
     in_namespace(&ADDRESSES, || {
         make_chains("input", &[]);
         let (workers, records) = workers();

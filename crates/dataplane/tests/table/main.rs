@@ -224,7 +224,7 @@ fn both_tables_are_removed() {
 }
 
 #[test]
-fn revoked_connections_are_kept_in_both_orientations_over_a_restart() {
+fn s35_revoked_connections_are_kept_in_both_orientations_over_a_restart() {
     in_namespace(|| {
         let mut table = install(with_origins(origins()), RANGE_A);
         let connection = |port| {

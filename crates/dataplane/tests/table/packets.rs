@@ -174,7 +174,7 @@ fn what_is_not_known_is_dropped_and_what_is_open_passes_in_that_direction() {
 }
 
 #[test]
-fn the_node_reaches_its_pods_and_replies_pass() {
+fn s21_s24_the_node_reaches_its_pods_and_replies_pass() {
     in_namespace(|| {
         let world = World::new();
         install(closed(), RANGE_A);
@@ -189,7 +189,7 @@ fn the_node_reaches_its_pods_and_replies_pass() {
 }
 
 #[test]
-fn ipv6_is_judged_as_well_and_neighbour_discovery_passes() {
+fn s25_ipv6_is_judged_as_well_and_neighbour_discovery_passes() {
     in_namespace(|| {
         let world = World::new();
         let mut table = install(closed(), RANGE_A);
@@ -324,7 +324,7 @@ fn what_conntrack_does_not_track_is_judged_every_time() {
 }
 
 #[test]
-fn an_icmp_error_sees_mark_and_direction_of_the_connection_it_is_about() {
+fn s24_an_icmp_error_sees_mark_and_direction_of_the_connection_it_is_about() {
     in_namespace(|| {
         let world = World::new();
         other(

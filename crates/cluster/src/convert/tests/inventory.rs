@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn item_11_a_namespace_has_its_name_as_a_label() {
+fn s11_a_namespace_has_its_name_as_a_label() {
     let (change, flaws) =
         one("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: web\n  labels:\n    team: x\n    \
                                kubernetes.io/metadata.name: wrong\n");
@@ -13,7 +13,7 @@ fn item_11_a_namespace_has_its_name_as_a_label() {
 }
 
 #[test]
-fn item_37_labels_that_cannot_be_read_are_unknown_and_the_object_is_there() {
+fn s37_labels_that_cannot_be_read_are_unknown_and_the_object_is_there() {
     for (labels, said) in [
         ("{app: x, version: 1.1}", "metadata.labels.version: the value 1.1 is no text: put it in quotes"),
         ("[]", "metadata.labels: a list is no mapping"),
@@ -44,7 +44,7 @@ fn flawed_pod(spec: Value, status: Value) -> (Pod, Vec<String>) {
 }
 
 #[test]
-fn item_26_every_address_counts_in_its_canonical_form() {
+fn s26_every_address_counts_in_its_canonical_form() {
     let (pod, flaws) = flawed_pod(
         json!({}),
         json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "::ffff:10.0.0.1"}, {"ip": "fd00::1"}, {"ip": ""}, {}]}),
@@ -57,7 +57,7 @@ fn item_26_every_address_counts_in_its_canonical_form() {
 }
 
 #[test]
-fn items_20_and_22_pods_that_have_no_address_of_their_own() {
+fn s20_s22_pods_that_have_no_address_of_their_own() {
     for phase in ["Succeeded", "Failed"] {
         let (pod, _) = flawed_pod(json!({}), json!({"phase": phase, "podIP": "10.0.0.1"}));
         assert_eq!(pod.addresses, addresses(&[]));
@@ -70,7 +70,7 @@ fn items_20_and_22_pods_that_have_no_address_of_their_own() {
 }
 
 #[test]
-fn items_18_and_19_named_ports() {
+fn s18_s19_named_ports() {
     let (pod, flaws) = flawed_pod(
         json!({
             "initContainers": [

@@ -5,7 +5,7 @@ use super::*;
 // Semantics 1: policyTypes.
 
 #[test]
-fn item_1_policy_types_default_by_the_rules_that_are_there() {
+fn s01_policy_types_default_by_the_rules_that_are_there() {
     let isolates = |spec: Value| {
         let policy = policy(spec);
         (policy.isolates_ingress, policy.isolates_egress)
@@ -22,7 +22,7 @@ fn item_1_policy_types_default_by_the_rules_that_are_there() {
 }
 
 #[test]
-fn a_policy_type_that_is_not_known_isolates_in_both_directions() {
+fn s38_a_policy_type_that_is_not_known_isolates_in_both_directions() {
     for (types, said) in [
         (json!(["ingress"]), "spec.policyTypes[0]: \"ingress\" is no policy type: use Ingress or Egress"),
         (json!(["Egress", "Both"]), "spec.policyTypes[1]: \"Both\" is no policy type: use Ingress or Egress"),
@@ -43,7 +43,7 @@ fn rules_in_a_direction_that_is_not_isolated_have_no_meaning() {
 // Semantics 2 and 3: absent, null and empty.
 
 #[test]
-fn item_2_no_rules_in_any_spelling() {
+fn s02_no_rules_in_any_spelling() {
     for spec in [json!({}), json!({"ingress": null}), json!({"ingress": []})] {
         assert_eq!(policy(spec).ingress, []);
     }
@@ -52,7 +52,7 @@ fn item_2_no_rules_in_any_spelling() {
 }
 
 #[test]
-fn item_3_absent_null_and_empty_lists_match_everything() {
+fn s03_absent_null_and_empty_lists_match_everything() {
     for rule in [json!({}), json!({"from": null, "ports": null}), json!({"from": [], "ports": []})] {
         let rules = policy(json!({"ingress": [rule]})).ingress;
         assert_eq!((&rules[0].peers, &rules[0].ports), (&None, &None));
@@ -62,7 +62,7 @@ fn item_3_absent_null_and_empty_lists_match_everything() {
 // Semantics 28: what stands above.
 
 #[test]
-fn a_rule_that_is_not_understood_matches_nothing_and_keeps_its_place() {
+fn s28_a_rule_that_is_not_understood_matches_nothing_and_keeps_its_place() {
     for (rule, said) in [
         (json!(null), ": null is no rule"),
         (json!({"from": {}}), ".from: a mapping is no list"),
@@ -86,7 +86,7 @@ fn rules_that_are_no_list_are_none() {
 }
 
 #[test]
-fn a_field_that_may_narrow_the_whole_policy_closes_it() {
+fn s38_a_field_that_may_narrow_the_whole_policy_closes_it() {
     let closed = "the policy isolates its pods in both directions and its rules allow nothing";
     let close = |object: Value, said: &str| {
         let converted = convert(Kind::NetworkPolicy, &object, &[], &Interner::new()).expect("a policy");
@@ -178,7 +178,7 @@ fn a_json_policy_that_breaks_off_behind_another_object_isolates_too_and_a_templa
 }
 
 #[test]
-fn a_policy_in_which_the_text_breaks_off_isolates_the_pods_that_it_selects() {
+fn s38_a_policy_in_which_the_text_breaks_off_isolates_the_pods_that_it_selects() {
     let head =
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: web}\nspec:\n";
     for (rest, isolates) in [

@@ -25,7 +25,7 @@ fn blocks_are_canonical() {
 }
 
 #[test]
-fn a_block_that_is_not_understood_matches_nothing() {
+fn s28_a_block_that_is_not_understood_matches_nothing() {
     let at = "spec.ingress[0].from[0].ipBlock";
     for (block, said) in [
         (
@@ -69,7 +69,7 @@ fn a_block_that_is_not_understood_matches_nothing() {
 }
 
 #[test]
-fn a_peer_that_is_not_understood_matches_nothing() {
+fn s28_a_peer_that_is_not_understood_matches_nothing() {
     for (peer, said) in [
         (json!({}), ": there is no ipBlock, namespaceSelector or podSelector"),
         (json!({"podSelector": null}), ": there is no ipBlock, namespaceSelector or podSelector"),

@@ -5,7 +5,7 @@ use super::*;
 // Semantics 14 to 18: ports.
 
 #[test]
-fn items_14_to_17_ports() {
+fn s14_s15_s16_s17_ports() {
     let policy = policy(json!({"ingress": [{"ports": [
         {"port": 80},
         {"protocol": "UDP", "port": 53, "endPort": 53},
@@ -31,7 +31,7 @@ fn items_14_to_17_ports() {
 }
 
 #[test]
-fn a_port_that_is_not_understood_matches_nothing() {
+fn s28_a_port_that_is_not_understood_matches_nothing() {
     let no_number = |shown: &str| format!(".port: {shown} is no port: use a number from 1 to 65535");
     for (port, said) in [
         (json!({"port": 0}), no_number("0")),

@@ -5,7 +5,7 @@ use super::*;
 // Semantics 4 to 6: selectors.
 
 #[test]
-fn item_4_an_empty_pod_selector_selects_the_policys_own_namespace() {
+fn s04_an_empty_pod_selector_selects_the_policys_own_namespace() {
     for spec in [json!({}), json!({"podSelector": {}}), json!({"podSelector": null})] {
         let subject = policy(spec).subject;
         assert_eq!(subject.namespaces, NamespaceMatch::Named("web".into()));
@@ -14,7 +14,7 @@ fn item_4_an_empty_pod_selector_selects_the_policys_own_namespace() {
 }
 
 #[test]
-fn items_5_and_6_peers_by_selectors() {
+fn s05_s06_peers_by_selectors() {
     let (peers, flaws) = flawed_peers(json!([
         {"podSelector": {"matchLabels": {"app": "a"}}},
         {"namespaceSelector": {}},
@@ -113,7 +113,7 @@ fn a_peers_selector_that_is_not_understood_selects_nothing() {
 }
 
 #[test]
-fn a_policys_own_selector_that_is_not_understood_isolates_more_pods_and_allows_nothing() {
+fn s38_a_policys_own_selector_that_is_not_understood_isolates_more_pods_and_allows_nothing() {
     for (selector, said) in bad_selectors() {
         let mut selector = selector;
         if let Some(fields) = selector.as_object_mut().filter(|fields| !fields.contains_key("matchLabels")) {
