@@ -50,7 +50,7 @@ use problem_log::ProblemLog;
 use rules::RulesWatch;
 
 /// The name of the agent's thread: nftables' notifications give it as the program that wrote the rules.
-pub const THREAD: &str = "agent";
+pub const THREAD_NAME: &str = "kube-verdict";
 
 /// How often the agent looks whether all is still as it was.
 const LOOK_AROUND: Duration = Duration::from_secs(1);

@@ -514,7 +514,7 @@ fn s36_an_address_that_changes_hands_has_the_uid_of_its_new_pod() {
         let (mut compiler, before) = common::compile(Scope::Cluster, Verdict::Deny, &cluster());
         let mut later = pod("web/a").labels("app=a,env=prod").at(A).created(2).reported(2).0;
         change(&mut later);
-        let after = compiler.apply([Change::Pod(later)]);
+        let after = compiler.apply([Change::Pod(later)]).snapshot;
         [before, after].map(|snapshot| snapshot.pod(A.parse().unwrap()).unwrap().uid)
     };
     let [before, after] = owner(&|pod| pod.uid = PodUid(7));

@@ -347,7 +347,7 @@ fn repairs(story: &mut Story, commits: &Commits, damage: impl Fn() -> String) ->
             commits.forget();
             nft(&node, &damage).unwrap();
             let damaged = commits.next_by("nft", PATIENCE).unwrap();
-            let took = commits.next_by("agent", PATIENCE).unwrap().at - damaged.at;
+            let took = commits.next_by("kube-verdict", PATIENCE).unwrap().at - damaged.at;
             until("the bypass is over", || bypasses(story).len() > before);
             took
         })

@@ -10,7 +10,7 @@ use dataplane::table::{Changed, ForeignChange, Program, RulesListener, RulesMoni
 use jiff::Timestamp;
 use policy::Affected;
 
-use super::{Agent, Message, THREAD};
+use super::{Agent, Message, THREAD_NAME};
 use crate::health::Topic;
 use crate::status;
 
@@ -172,9 +172,9 @@ impl RulesWatch {
     }
 }
 
-/// Whether an agent or `kube-verdict cleanup` made this change, by the name of its thread.
+/// Whether an agent or `kube-verdict cleanup` made this change, by the name of its thread: the cleanup is the main thread of the program, which has the same.
 fn is_of_an_agent(change: &ForeignChange) -> bool {
-    matches!(change.program.name.as_deref(), Some(THREAD | "kube-verdict"))
+    matches!(change.program.name.as_deref(), Some(THREAD_NAME))
 }
 
 impl Agent {

@@ -21,7 +21,7 @@ use policy::{Judgement, Verdict};
 use tokio::sync::oneshot;
 
 use super::budget::BudgetArguments;
-use crate::agent::{Agent, AgentConfig, Message, THREAD};
+use crate::agent::{Agent, AgentConfig, Message, THREAD_NAME};
 use crate::descriptors::OpenFiles;
 use crate::exit::{self, Usage};
 use crate::health::Health;
@@ -380,7 +380,7 @@ async fn supervise(
     let agent = Agent::new(config, Arc::clone(&health), audit, inbox, outbox.clone());
     let (done, mut ended) = oneshot::channel();
     let thread = thread::Builder::new()
-        .name(THREAD.to_owned())
+        .name(THREAD_NAME.to_owned())
         .spawn(move || {
             agent.run();
             let _ = done.send(());

@@ -119,6 +119,20 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_that_affects_no_connection_takes_the_place_of_the_one_before() {
+        let [first, second] = snapshots();
+        let (one, two) = (first.generation().0, second.generation().0);
+        let (history, now) = (History::default(), Instant::now());
+        history.publish(&first, now);
+        history.replace(&second, now);
+        // The rules go on carrying the first one's generation, and the second one's once they are written again.
+        assert_eq!((found(&history, one), found(&history, two)), (Some(two), Some(two)));
+        assert_eq!(found(&history, one - 1), None, "of an agent before");
+        history.forget_old(now + 2 * KEPT);
+        assert_eq!(found(&history, one), Some(two), "however long it is in force");
+    }
+
+    #[test]
     fn the_first_snapshot_that_allows_is_the_one_that_did() {
         let [first, second] = snapshots();
         let (one, two) = (first.generation().0, second.generation().0);
