@@ -30,13 +30,14 @@ use crate::memory;
 use crate::nodes;
 use crate::origins::{OriginTracker, overlay_flows};
 use crate::revoked::{Register, RevokedConnections};
-use crate::status::{self, Phase, Successor};
+use crate::status::{self, Successor};
 use crate::sweeper::Sweeper;
 
 mod backlog;
 mod config;
 mod kernel_records;
 mod notes;
+mod phase;
 mod ports;
 mod problem_log;
 mod queues;
@@ -46,6 +47,7 @@ mod successor;
 use backlog::Backlog;
 pub use config::AgentConfig;
 use kernel_records::KernelRecords;
+use phase::Phase;
 use problem_log::ProblemLog;
 use rules::RulesWatch;
 
@@ -94,8 +96,7 @@ pub struct Agent {
     watch: Option<Watch>,
     /// The newest; `None` before the source was read.
     snapshot: Option<Arc<Snapshot>>,
-    /// `None` before the rules are in the kernel.
-    engine: Option<Engine>,
+    phase: Phase,
     /// Whether the newest snapshot is not in force yet though it was tried.
     behind: bool,
     /// Policies of the newest snapshot, and those that are gone with it, that are not in force yet.
@@ -158,7 +159,7 @@ impl Agent {
             compiler,
             watch: None,
             snapshot: None,
-            engine: None,
+            phase: Phase::Starting,
             behind: false,
             policy_states: BTreeMap::new(),
             backlog: Backlog::default(),
@@ -189,7 +190,7 @@ impl Agent {
         let mut catch_up_at = now;
         loop {
             let now = Instant::now();
-            if self.engine.is_none() && now >= try_at {
+            if self.phase.is_starting() && now >= try_at {
                 self.bring_up();
                 try_at = Instant::now() + TRY_AGAIN;
             }
@@ -198,7 +199,7 @@ impl Agent {
                 self.log_repeated_problems();
                 look_at = now + LOOK_AROUND;
             }
-            if now >= check_at && self.is_enforcing() {
+            if now >= check_at && self.phase.is_enforcing() {
                 // Our queues are ours by now.
                 self.check_needs(&[]);
                 // What an operator has just mended is seen soon.
@@ -206,16 +207,16 @@ impl Agent {
                 check_at = now + if is_waited_for { TRY_AGAIN } else { CHECK_NEEDS };
             }
             self.sweep();
-            if self.is_enforcing() {
+            if self.phase.is_enforcing() {
                 self.restore_rules();
             }
-            let wake = match &self.engine {
+            let wake = match &self.phase {
                 _ if self.is_behind() => Instant::now(),
-                None => look_at.min(try_at),
-                Some(engine) if self.is_enforcing() && !self.behind => {
+                Phase::Starting => look_at.min(try_at),
+                Phase::Enforcing(engine) if !self.behind => {
                     engine.sweep_at().map_or(look_at, |at| look_at.min(at))
                 }
-                Some(_) => look_at,
+                Phase::Enforcing(_) | Phase::Superseded(_) => look_at,
             };
             let wake = self.rules.restore_at().map_or(wake, |at| wake.min(at));
             match self.inbox.recv_timeout(wake.saturating_duration_since(Instant::now())) {
@@ -299,10 +300,10 @@ impl Agent {
         }
         match self.install(&snapshot) {
             Ok(engine) => {
-                self.engine = Some(engine);
+                self.phase = Phase::Enforcing(engine);
                 self.health.state().settled(Topic::Install);
                 // Adopts the connections that exist.
-                self.put_in_force(0, Duration::ZERO, Affected::All);
+                self.put_in_force_again();
                 self.health.state().settled(Topic::Starting);
             }
             Err(why) => self.health.state().not_ready(Topic::Install, format!("{why:#}")),
@@ -406,7 +407,7 @@ impl Agent {
         let mut state = self.health.state();
         state.queues = Some(queues);
         // Under one lock, so that no status has rules without their protections.
-        state.status.phase = Phase::Enforcing;
+        state.status.phase = status::Phase::Enforcing;
         state.status.table = Some(self.table_status(&table));
         state.status.origins = Some(origins_status);
         drop(state);
@@ -530,7 +531,7 @@ impl Agent {
             self.note_standing(restored, &never_understood);
             self.note_problems();
             // A version that means the same is in force already.
-            if self.is_enforcing() && !self.behind {
+            if self.phase.is_enforcing() && !self.behind {
                 let policies = self.policies_in_force();
                 self.health.state().in_force(policies);
             }
@@ -610,7 +611,7 @@ impl Agent {
         let affected = if self.behind { Affected::All } else { affected };
         self.changed_policies.extend(self.compiler.readmitted().iter().cloned());
         self.note_problems();
-        if let Some(engine) = &mut self.engine {
+        if let Some(engine) = self.phase.engine() {
             let is_anothers =
                 |(address, uid): &(IpAddr, PodUid)| snapshot.pod(*address).is_none_or(|pod| pod.uid != *uid);
             let reassigned = before.into_iter().filter(is_anothers).map(|(address, _)| address);
@@ -618,7 +619,7 @@ impl Agent {
         }
         self.describe(&snapshot);
         self.snapshot = Some(snapshot);
-        self.put_in_force(count, started.elapsed(), affected);
+        self.put_in_force(affected, Compiled { changes: count, elapsed: started.elapsed() });
     }
 
     /// The addresses of pods that change or go, with who has them now.
@@ -633,9 +634,15 @@ impl Agent {
         pods.flat_map(|pod| pod.addresses.iter().copied()).filter_map(owner).collect()
     }
 
-    /// Puts the newest snapshot in force. Does nothing before the rules are installed.
-    fn put_in_force(&mut self, changes: u64, compile: Duration, mut affected: Affected) {
-        let (Some(engine), Some(snapshot)) = (&mut self.engine, &self.snapshot) else { return };
+    /// Puts the newest snapshot in force again, and evaluates all connections.
+    fn put_in_force_again(&mut self) {
+        self.put_in_force(Affected::All, Compiled::default());
+    }
+
+    /// Puts the newest snapshot in force, which was `compiled` and affects these connections. Does nothing before the rules are installed.
+    fn put_in_force(&mut self, mut affected: Affected, compiled: Compiled) {
+        let is_superseded = self.phase.is_superseded();
+        let (Some(engine), Some(snapshot)) = (self.phase.engine(), &self.snapshot) else { return };
         if !affected.is_none() || self.origins.depends_on_labels() {
             let (origins, left) = self.origins.derive(snapshot, self.compiler.inventory());
             engine.set_overlay(overlay_flows(&origins));
@@ -647,7 +654,7 @@ impl Agent {
         }
         let generation = snapshot.generation().0;
         self.health.state().status.published_generation = generation;
-        if !self.health.state().status.is_enforcing() {
+        if is_superseded {
             // Packets that were queued for this agent follow the newest policy; kernel state is the other agent's.
             engine.publish(snapshot);
             return;
@@ -662,7 +669,7 @@ impl Agent {
                 let changed = std::mem::take(&mut self.changed_policies);
                 // Those that are refused are named by a line of their own.
                 let policies = changed.difference(&self.refused).cloned().collect();
-                self.note(generation, (changes, policies), compile, &applied);
+                self.note(generation, policies, &compiled, &applied);
                 self.end_bypass();
             }
             Err(error) => {
@@ -674,9 +681,9 @@ impl Agent {
 
     /// Goes on with sweeps: of connections of pods that changed.
     fn sweep(&mut self) {
-        let (Some(engine), Some(snapshot)) = (&mut self.engine, &self.snapshot) else { return };
-        // Of the table of connections another agent takes care now; what is behind is tried anew, and swept with it.
-        if self.behind || !self.health.state().status.is_enforcing() {
+        let (Some(engine), Some(snapshot)) = (self.phase.enforcing(), &self.snapshot) else { return };
+        // What is not in force is tried again, and swept with it.
+        if self.behind {
             return;
         }
         match engine.sweep(snapshot) {
@@ -691,9 +698,8 @@ impl Agent {
 
     /// No packet of a connection that exists and that policy allows may wait for an answer when this agent is gone.
     fn sweep_to_the_end(&mut self) {
-        let enforcing = self.is_enforcing();
-        let (Some(engine), Some(snapshot)) = (&mut self.engine, &self.snapshot) else { return };
-        if enforcing && engine.sweep_at().is_some() {
+        let (Some(engine), Some(snapshot)) = (self.phase.enforcing(), &self.snapshot) else { return };
+        if engine.sweep_at().is_some() {
             match engine.sweep_now(snapshot) {
                 Ok(swept) => self.note_sweep(&swept),
                 Err(error) => {
@@ -710,15 +716,11 @@ impl Agent {
             EngineError::Grace => self.health.state().status.dead = Some(error.to_string()),
             _ => {}
         }
-        let mut state = self.health.state();
-        if state.status.is_enforcing() {
-            state
+        if self.phase.is_enforcing() {
+            self.health
+                .state()
                 .not_ready(Topic::Change, format!("generation {generation} is not wholly in force: {error}"));
         }
-    }
-
-    fn is_enforcing(&self) -> bool {
-        self.engine.is_some() && self.health.state().status.is_enforcing()
     }
 
     /// Once a second: is everything still as it was?
@@ -729,7 +731,7 @@ impl Agent {
             state.not_ready(Topic::Workers, why.clone());
             state.status.dead = Some(why);
         }
-        if !self.is_enforcing() {
+        if !self.phase.is_enforcing() {
             return self.note_successor();
         }
         self.look_at_kernel_records();
@@ -752,7 +754,7 @@ impl Agent {
             self.predecessor = None;
             self.behind = true;
         }
-        match self.engine.as_mut().map(|engine| engine.table().superseded()) {
+        match self.phase.enforcing().map(|engine| engine.table().superseded()) {
             Some(Ok(true)) => self.superseded(),
             Some(Err(TableError::Missing)) => self.rules.missing(),
             // Reading the rules is not enforcing them: what stands, stands.
@@ -762,17 +764,18 @@ impl Agent {
         }
         self.restore_rules();
         if self.behind {
-            self.put_in_force(0, Duration::ZERO, Affected::All);
+            self.put_in_force_again();
         }
     }
 
     /// The rules name another agent's queues now, or none: from here on this agent only answers what was queued for it.
     fn superseded(&mut self) {
         self.behind = false;
+        self.phase.supersede();
         self.watch.iter().for_each(|watch| watch.permit_state(false));
         self.hand_over_rules();
         let mut state = self.health.state();
-        state.status.phase = Phase::Superseded;
+        state.status.phase = status::Phase::Superseded;
         // The rules in the kernel are the other agent's.
         (state.status.table, state.status.origins) = (None, None);
         state.settled(Topic::Change);
@@ -787,20 +790,21 @@ impl Agent {
         self.sweep_to_the_end();
         self.log_rest_of_problems();
         self.rules.end();
+        let superseded = self.phase.is_superseded();
         let mut state = self.health.state();
-        let superseded = state.status.phase == Phase::Superseded;
         let successor = state.status.successor;
         state.stopping();
         drop(state);
         self.watch = None;
         // New connections are the next agent's business at once, and not when what is remembered has run out.
-        match self.engine.as_mut().map(|engine| engine.table().forget()) {
+        match self.phase.engine().map(|engine| engine.table().forget()) {
             Some(Err(error)) if !superseded => {
                 tracing::warn!(%error, "what is remembered stays until it runs out")
             }
             _ => {}
         }
-        let installed = self.engine.take().is_some();
+        let installed = !self.phase.is_starting();
+        self.phase = Phase::Starting;
         self.health.set_workers(None);
         (self.port_queue, self.monitor) = (None, None);
         self.kernel_records.end();
@@ -819,6 +823,14 @@ impl Agent {
         };
         tracing::info!(records = audit.written, lost = audit.lost, rules, "ended");
     }
+}
+
+/// What it took to compile a snapshot.
+#[derive(Debug, Default)]
+struct Compiled {
+    /// How many changes of objects it was made from.
+    changes: u64,
+    elapsed: Duration,
 }
 
 /// What came since the agent's thread looked last.

@@ -241,11 +241,6 @@ impl Status {
     pub fn is_fine(&self) -> bool {
         self.ready && self.audit.failing.is_none()
     }
-
-    /// Whether this agent changes the kernel's state.
-    pub fn is_enforcing(&self) -> bool {
-        self.phase == Phase::Enforcing
-    }
 }
 
 /// What all workers have done.

@@ -5,13 +5,11 @@
 //! to none, the agent is not ready, and it tries again each second.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use audit::Recorder;
 use dataplane::queues::QueueRange;
 use dataplane::remembered::{Heard, RememberedLog, RememberedLogError};
 use dataplane::table::{RememberedConnections, TableError};
-use policy::Affected;
 
 use super::Agent;
 use crate::health::Topic;
@@ -130,7 +128,7 @@ impl Agent {
         if self.kernel_records.group != Some(wanted) {
             let (origins, _) = self.origins.derive(&snapshot, self.compiler.inventory());
             let config = self.table_config(&snapshot, queues, origins, false);
-            let Some(engine) = &mut self.engine else { return };
+            let Some(engine) = self.phase.engine() else { return };
             match engine.table().restore(config) {
                 Ok(()) => self.kernel_records.group = Some(wanted),
                 Err(TableError::Superseded(_)) => return self.superseded(),
@@ -138,7 +136,7 @@ impl Agent {
                     return tracing::warn!(%error, "cannot add the NFLOG group to the rules; retrying in a second");
                 }
             }
-            self.put_in_force(0, Duration::ZERO, Affected::All);
+            self.put_in_force_again();
         }
         self.health.state().settled(Topic::Records);
     }

@@ -8,8 +8,8 @@ use cluster::RefusedPolicy;
 use dataplane::sweep::SweepReport;
 use policy::{PolicyName, Refusal, Snapshot};
 
-use super::Agent;
 use super::problem_log::{Line, ProblemKey};
+use super::{Agent, Compiled};
 use crate::engine::Applied;
 use crate::health::Topic;
 use crate::metrics::observe;
@@ -23,14 +23,14 @@ impl Agent {
     pub(super) fn note(
         &self,
         generation: u64,
-        (changes, policies): (u64, BTreeSet<PolicyName>),
-        compile: Duration,
+        policies: BTreeSet<PolicyName>,
+        compiled: &Compiled,
         applied: &Applied,
     ) {
         let change = status::Change {
             generation,
-            changes,
-            compile_micros: micros(compile),
+            changes: compiled.changes,
+            compile_micros: micros(compiled.elapsed),
             grace_micros: micros(applied.grace),
             table_micros: micros(applied.table),
         };
@@ -44,7 +44,7 @@ impl Agent {
         let names: Vec<String> = policies.iter().take(NAMED_POLICIES).map(ToString::to_string).collect();
         tracing::info!(
             generation,
-            changes,
+            changes = change.changes,
             policies = (!names.is_empty()).then(|| debug(names)),
             more_policies = (more_policies > 0).then_some(more_policies),
             compile_micros = change.compile_micros,

@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use dataplane::ports::{Monitor, PortQueue, PortQueueConfig};
 use dataplane::queues::QueueRange;
 use dataplane::table::Protections;
-use policy::{Affected, Snapshot, Verdict};
+use policy::{Snapshot, Verdict};
 
 use super::{Agent, Message};
 use crate::origins::overlay_flows;
@@ -43,7 +42,7 @@ impl Agent {
     /// Brings the rules up to date with the node's interfaces.
     pub(super) fn refresh_origins(&mut self) {
         let Some(snapshot) = self.snapshot.clone() else { return };
-        if !self.is_enforcing() {
+        if !self.phase.is_enforcing() {
             return;
         }
         // The node's own addresses are among what a verdict depends on.
@@ -51,15 +50,15 @@ impl Agent {
         let snapshot = self.with_own_addresses(&snapshot);
         let is_new = snapshot.generation() != before;
         let (origins, left) = self.origins.derive(&snapshot, self.compiler.inventory());
-        let Some(engine) = &mut self.engine else { return };
+        let Some(engine) = self.phase.engine() else { return };
         engine.set_overlay(overlay_flows(&origins));
         let is_news = engine.table().set_origins(origins);
         let generation = snapshot.generation().0;
         self.delete_connections_of(left);
         if is_new {
-            self.put_in_force(0, Duration::ZERO, Affected::All);
+            self.put_in_force_again();
         } else if is_news {
-            let updated = self.engine.as_mut().map(|engine| engine.table().update_origins());
+            let updated = self.phase.engine().map(|engine| engine.table().update_origins());
             match updated.unwrap_or(Ok(())) {
                 Ok(()) => self.release_ports(),
                 Err(error) => {
@@ -77,7 +76,7 @@ impl Agent {
         }
         if let Some(Err(error)) = self.conntrack.as_mut().map(|table| table.delete_of(&left)) {
             tracing::warn!(%error, "connections of pods that are gone could not be deleted: tried again by the next sweep");
-            if let Some(engine) = &mut self.engine {
+            if let Some(engine) = self.phase.engine() {
                 engine.reassign(left);
             }
         }
@@ -105,7 +104,7 @@ impl Agent {
 
     /// Records what rules have dropped by themselves, and says in status what is known of ports.
     pub(super) fn record_drops(&mut self) {
-        let (Some(engine), Some(snapshot)) = (&mut self.engine, self.snapshot.clone()) else { return };
+        let (Some(engine), Some(snapshot)) = (self.phase.engine(), self.snapshot.clone()) else { return };
         let protections = engine.table().protections();
         match engine.table().drop_counts() {
             Ok(counts) => {

@@ -43,7 +43,7 @@ pub(super) struct QueueLooks {
 impl Agent {
     /// Says in log, status and audit log that queues were full, and names the sender that asked most meanwhile.
     pub(super) fn record_full_queues(&mut self) {
-        let (Some(engine), Some(snapshot)) = (&mut self.engine, &self.snapshot) else { return };
+        let (Some(engine), Some(snapshot)) = (self.phase.engine(), &self.snapshot) else { return };
         let Some(queues) = self.health.state().queues else { return };
         let rows = QueueStatistics::read().unwrap_or_default();
         let ours = rows.into_iter().filter(|row| queues.numbers().any(|number| number == row.number));

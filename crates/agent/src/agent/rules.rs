@@ -8,7 +8,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use dataplane::table::{Changed, ForeignChange, Program, RulesListener, RulesMonitor, Table, TableError};
 use jiff::Timestamp;
-use policy::Affected;
 
 use super::{Agent, Message, THREAD_NAME};
 use crate::health::Topic;
@@ -184,8 +183,8 @@ impl Agent {
             self.rules.changed(change);
             return self.hand_over_rules();
         }
-        let is_undone = self.engine.as_mut().is_some_and(|engine| engine.table().has_undone(&change));
-        if self.is_enforcing() && !is_undone {
+        let is_undone = self.phase.engine().is_some_and(|engine| engine.table().has_undone(&change));
+        if self.phase.is_enforcing() && !is_undone {
             self.rules.changed(change);
             self.restore_rules();
         }
@@ -203,7 +202,7 @@ impl Agent {
         // What has passed meanwhile is marked by the sweep that follows.
         let config = self.table_config(&snapshot, queues, origins, true);
         let log_group = self.kernel_records.group(self.config.log_group(queues));
-        let Some(engine) = &mut self.engine else { return };
+        let Some(engine) = self.phase.engine() else { return };
         match engine.restore_rules(config) {
             Ok(()) => {
                 self.kernel_records.rules_log_to(log_group);
@@ -212,7 +211,7 @@ impl Agent {
                     bypass.restored = Some(SystemTime::now());
                 }
                 self.health.state().settled(Topic::Rules);
-                self.put_in_force(0, Duration::ZERO, Affected::All);
+                self.put_in_force_again();
             }
             Err(TableError::Superseded(_)) => self.superseded(),
             Err(error) => {

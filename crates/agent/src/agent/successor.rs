@@ -7,15 +7,15 @@ use dataplane::table::{Table, TableError};
 
 use super::Agent;
 use crate::health::Topic;
-use crate::status::{Phase, Successor};
+use crate::status::Successor;
 
 impl Agent {
     /// Takes note of what follows this agent; of nothing while it enforces.
     pub(super) fn note_successor(&self) {
-        let mut state = self.health.state();
-        if state.status.phase != Phase::Superseded {
+        if !self.phase.is_superseded() {
             return;
         }
+        let mut state = self.health.state();
         match look() {
             Ok((successor, reason)) => {
                 state.status.successor = Some(successor);
