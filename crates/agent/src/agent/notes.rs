@@ -40,21 +40,27 @@ impl Agent {
         state.status.last_change = Some(change);
         state.settled(Topic::Change);
         drop(state);
+        if let Some(swept) = &applied.swept {
+            self.note_sweep(swept);
+        }
+        if policies.is_empty() {
+            // Pods come and go all the time.
+            let micros = change.compile_micros + change.grace_micros + change.table_micros;
+            tracing::debug!(generation, changes = change.changes, micros, "inventory applied");
+            return;
+        }
         let more_policies = policies.len().saturating_sub(NAMED_POLICIES);
         let names: Vec<String> = policies.iter().take(NAMED_POLICIES).map(ToString::to_string).collect();
         tracing::info!(
             generation,
             changes = change.changes,
-            policies = (!names.is_empty()).then(|| debug(names)),
+            policies = debug(names),
             more_policies = (more_policies > 0).then_some(more_policies),
             compile_micros = change.compile_micros,
             grace_micros = change.grace_micros,
             table_micros = change.table_micros,
             "policy applied"
         );
-        if let Some(swept) = &applied.swept {
-            self.note_sweep(swept);
-        }
     }
 
     /// Says in log, status and metrics what a sweep did.

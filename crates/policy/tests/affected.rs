@@ -1,0 +1,113 @@
+//! Which connections a change affects, in scenarios. `property.rs` holds the same for random clusters.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a story that can't be built is a mistake of the test, and must end it"
+)]
+
+mod common;
+
+use std::net::IpAddr;
+
+use common::build::*;
+use policy::{Affected, Change, Compiler, Peers, PolicyName, Scope};
+
+/// Pods of this node: `web` admits pods with `app=client`, `db` admits any, and `open` has no policy.
+const WEB: &str = "10.244.1.2";
+const DB: &str = "10.244.1.3";
+const OPEN: &str = "10.244.1.4";
+/// A pod of another node.
+const FAR: &str = "10.244.2.2";
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn far(labels: &str) -> Change {
+    pod("shop/far").labels(labels).at(FAR).on("n2").into()
+}
+
+/// A compiler on `n1` that knows all of it.
+fn compiler() -> Compiler {
+    let web = network_policy("shop/web", "app=web").ingress(rule().pods_in("shop", "app=client").tcp(80));
+    let db = network_policy("shop/db", "app=db").ingress(rule().tcp(5432));
+    let mut compiler = Compiler::new(Scope::Node("n1".into()));
+    let changes: [Change; 9] = [
+        namespace("shop", ""),
+        node("n1", "192.168.0.1", "10.244.1.0/24"),
+        node("n2", "192.168.0.2", "10.244.2.0/24"),
+        pod("shop/web").labels("app=web").at(WEB).on("n1").into(),
+        pod("shop/db").labels("app=db").at(DB).on("n1").into(),
+        pod("shop/open").labels("app=open").at(OPEN).on("n1").into(),
+        far("app=other"),
+        web.into(),
+        db.into(),
+    ];
+    assert_eq!(compiler.apply(changes).affected, Affected::All, "the first compilation");
+    compiler
+}
+
+fn affected(compiler: &mut Compiler, change: impl Into<Change>) -> Affected {
+    compiler.apply([change.into()]).affected
+}
+
+fn with_peers(of: &str, peers: &[&str]) -> Affected {
+    let peers = peers.iter().map(|peer| address(peer)).collect();
+    Affected::Addresses([(address(of), Peers::Only(std::sync::Arc::new(peers)))].into())
+}
+
+#[test]
+fn a_remote_pod_affects_its_connections_with_pods_whose_rules_tell_that_it_changed() {
+    let mut compiler = compiler();
+    assert_eq!(affected(&mut compiler, far("app=other,version=2")), Affected::NONE, "no policy asks for it");
+    assert_eq!(affected(&mut compiler, far("app=another")), Affected::NONE, "no rule tells the values apart");
+    assert_eq!(affected(&mut compiler, far("app=client")), with_peers(FAR, &[WEB]));
+    assert_eq!(affected(&mut compiler, Change::PodGone(pod_name("shop/far"))), with_peers(FAR, &[WEB]));
+    let unknown_until_now = affected(&mut compiler, far("app=other"));
+    assert_eq!(unknown_until_now, with_peers(FAR, &[WEB]), "the rule might have matched");
+}
+
+#[test]
+fn a_pod_of_the_node_affects_all_its_connections_if_it_is_another_or_has_other_policies() {
+    let mut compiler = compiler();
+    let web = |labels: &str| pod("shop/web").labels(labels).at(WEB).on("n1");
+    assert_eq!(affected(&mut compiler, web("app=web,version=2")), Affected::NONE);
+    assert_eq!(affected(&mut compiler, web("app=db")), Affected::any_peer([address(WEB)]));
+    let gone = affected(&mut compiler, Change::PodGone(pod_name("shop/web")));
+    assert_eq!(gone, Affected::any_peer([address(WEB)]));
+    // As a peer alone.
+    let open = pod("shop/open").labels("app=client").at(OPEN).on("n1");
+    let mut compiler = self::compiler();
+    assert_eq!(affected(&mut compiler, open), with_peers(OPEN, &[WEB]));
+}
+
+#[test]
+fn a_policy_affects_the_pods_of_the_node_that_it_selects_now_or_did_before() {
+    let mut compiler = compiler();
+    let web = || network_policy("shop/web", "app=web").ingress(rule().pods_in("shop", "app=client").tcp(80));
+    assert_eq!(affected(&mut compiler, web()), Affected::NONE, "it is the same");
+    assert_eq!(affected(&mut compiler, web().ingress(rule().tcp(81))), Affected::any_peer([address(WEB)]));
+    let moved = network_policy("shop/web", "app=open").isolate_ingress();
+    assert_eq!(affected(&mut compiler, moved), Affected::any_peer([address(WEB), address(OPEN)]));
+    let gone = Change::PolicyGone(PolicyName::network_policy("shop", "web"));
+    assert_eq!(affected(&mut compiler, gone), Affected::any_peer([address(OPEN)]));
+    let elsewhere = network_policy("shop/elsewhere", "app=other").isolate_ingress();
+    assert_eq!(affected(&mut compiler, elsewhere), Affected::NONE, "it selects pods of other nodes");
+}
+
+#[test]
+fn a_rule_that_begins_to_ask_for_a_label_affects_the_pods_that_the_policy_selects() {
+    let mut compiler = compiler();
+    let changed =
+        network_policy("shop/web", "app=web").ingress(rule().pods_in("shop", "app=client,tier=front"));
+    assert_eq!(affected(&mut compiler, changed), Affected::any_peer([address(WEB)]));
+    assert_eq!(affected(&mut compiler, far("app=client,tier=front")), with_peers(FAR, &[WEB]));
+}
+
+#[test]
+fn pod_cidrs_affect_all_connections_and_a_nodes_address_those_of_its_own() {
+    let mut compiler = compiler();
+    assert_eq!(affected(&mut compiler, node("n2", "192.168.0.2", "10.244.3.0/24")), Affected::All);
+    let moved = affected(&mut compiler, node("n2", "192.168.0.7", "10.244.3.0/24"));
+    let [old, new] = ["192.168.0.2", "192.168.0.7"].map(address);
+    assert!(moved.has(old) && moved.has(new) && !moved.has(address(WEB)), "{moved:?}");
+}
