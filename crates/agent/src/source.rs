@@ -2,19 +2,23 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
 use cluster::kubernetes::Patience;
-use cluster::{Access, CniCache, Folder, Kubernetes, Source};
+use cluster::{Access, CniCache, Connections, Folder, Kubernetes, Source, Update};
 use policy::{Budget, Change};
 
 use crate::exit::Usage;
 use crate::status::Problem;
+use crate::terminal::text;
 
 /// How long a command that reads the source once waits for the API server.
 const ONCE: Duration = Duration::from_secs(30);
+
+/// How long it waits before it says what it waits for.
+const PATIENT: Duration = Duration::from_secs(1);
 
 /// The flags that say where objects come from.
 #[derive(Clone, Debug, Args)]
@@ -56,18 +60,32 @@ impl SourceArguments {
             }
             Source::Kubernetes(kubernetes) => {
                 let (send, receive) = mpsc::channel();
-                // Later updates find nobody.
+                // Later updates are not read.
                 let watching = kubernetes.watch(None, move |update| drop(send.send(update)))?;
-                match receive.recv_timeout(ONCE) {
-                    Ok(update) => update,
-                    Err(_) => match watching.connections().waits_for() {
-                        Some(why) => bail!("{why}"),
-                        None => bail!("the API server {} does not answer", watching.connections().server()),
-                    },
-                }
+                first_update(&receive, watching.connections())?
             }
         };
         Ok((update.changes, update.problems.iter().map(Problem::from).collect()))
+    }
+}
+
+/// Waits for the first update, and prints what it waits for as soon as that takes longer than [`PATIENT`].
+fn first_update(updates: &mpsc::Receiver<Update>, connections: &Connections) -> anyhow::Result<Update> {
+    let end = Instant::now() + ONCE;
+    let mut said = None;
+    loop {
+        let why = match updates.recv_timeout(PATIENT) {
+            Ok(update) => return Ok(update),
+            Err(_) => connections.waits_for().unwrap_or_else(|| "no answer".to_owned()),
+        };
+        let server = connections.server();
+        if Instant::now() >= end {
+            bail!("API server {server}: {why}");
+        }
+        if said.as_ref() != Some(&why) {
+            text!("waiting up to {} s for the API server {server}: {why}", ONCE.as_secs()).print_error();
+            said = Some(why);
+        }
     }
 }
 

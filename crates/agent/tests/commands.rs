@@ -2,7 +2,8 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Stdio};
 
 use support::{CLUSTER, folder, run, text};
 
@@ -159,6 +160,30 @@ fn an_error_says_each_thing_once() {
     assert_eq!(ran.code, 1, "{}", ran.err);
     assert_eq!(ran.err.matches("No such file").count(), 1, "{}", ran.err);
     assert!(ran.err.contains("/nowhere/config"), "{}", ran.err);
+}
+
+#[test]
+fn a_refused_api_server_is_named_while_it_is_waited_for() {
+    let (port, folder) = (free_port(), tempfile::tempdir().expect("a folder"));
+    let config = folder.path().join("config");
+    let server = format!("https://127.0.0.1:{port}");
+    let text_of_config = format!(
+        "clusters: [{{name: c, cluster: {{server: '{server}'}}}}]\nusers: [{{name: u, user: {{}}}}]\n\
+         contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\ncurrent-context: c\n"
+    );
+    std::fs::write(&config, text_of_config).expect("a kubeconfig");
+    let mut explain = Command::new(env!("CARGO_BIN_EXE_kube-verdict"))
+        .args(["explain", "--kubeconfig", text(&config), "--from", "web/a", "--to", "db/b", "--port", "80"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut line = String::new();
+    let mut errors = BufReader::new(explain.stderr.take().expect("standard error"));
+    errors.read_line(&mut line).expect("a line");
+    let still_waits = explain.try_wait().expect("its state").is_none();
+    explain.kill().expect("it can be ended");
+    explain.wait().expect("it ends");
+    assert!(still_waits && line.starts_with("waiting up to 30 s for ") && line.contains(&server), "{line}");
 }
 
 #[test]
