@@ -4,7 +4,6 @@
 //! what it waits for, and tries again; rules that are in the kernel stay there when it ends.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -22,7 +21,7 @@ use dataplane::table::{
     ForeignChange, OriginConfig, Origins, Remember, RulesListener, Table, TableConfig, TableError, WhenDown,
 };
 use dataplane::workers::{Workers, WorkersConfig};
-use policy::{Affected, Change, Compilation, Compiler, PodUid, PolicyName, Published, Scope, Snapshot};
+use policy::{Affected, Change, Compilation, Compiler, PolicyName, Published, Scope, Snapshot};
 
 use crate::engine::{Engine, EngineError, open_addresses};
 use crate::health::{Health, PolicyState, Topic};
@@ -37,6 +36,7 @@ mod backlog;
 mod config;
 mod kernel_records;
 mod notes;
+mod owners;
 mod phase;
 mod ports;
 mod problem_log;
@@ -47,6 +47,7 @@ mod successor;
 use backlog::Backlog;
 pub use config::AgentConfig;
 use kernel_records::KernelRecords;
+use owners::{AddressOwners, Before};
 use phase::Phase;
 use problem_log::ProblemLog;
 use rules::RulesWatch;
@@ -97,6 +98,7 @@ pub struct Agent {
     /// The newest; `None` before the source was read.
     snapshot: Option<Arc<Snapshot>>,
     phase: Phase,
+    address_owners: AddressOwners,
     /// Whether the newest snapshot is not in force yet though it was tried.
     behind: bool,
     /// Policies of the newest snapshot, and those that are gone with it, that are not in force yet.
@@ -160,6 +162,7 @@ impl Agent {
             watch: None,
             snapshot: None,
             phase: Phase::Starting,
+            address_owners: AddressOwners::default(),
             behind: false,
             policy_states: BTreeMap::new(),
             backlog: Backlog::default(),
@@ -603,35 +606,22 @@ impl Agent {
                 tallies.tallies().forget(policy);
             }
         }
-        let before = self.addresses_of_changed_pods(&changes);
+        let before = Before::new(&changes, self.compiler.inventory(), self.snapshot.as_deref());
         let pod_cidrs = &self.config.pod_cidrs;
         let changes = changes.into_iter().map(|change| pod_cidrs.apply(change));
         let Compilation { snapshot, affected } = self.compiler.apply(changes);
         // An earlier change that is not in force may affect others.
-        let affected = if self.behind { Affected::All } else { affected };
+        let mut affected = if self.behind { Affected::All } else { affected };
         self.changed_policies.extend(self.compiler.readmitted().iter().cloned());
         self.note_problems();
         if let Some(engine) = self.phase.engine() {
-            let is_anothers =
-                |(address, uid): &(IpAddr, PodUid)| snapshot.pod(*address).is_none_or(|pod| pod.uid != *uid);
-            let reassigned = before.into_iter().filter(is_anothers).map(|(address, _)| address);
-            engine.reassign(reassigned.filter(|address| affected.has(*address)).collect());
+            let reassigned = self.address_owners.reassigned(before, &snapshot, &affected);
+            affected = affected.or(Affected::any_peer(reassigned.iter().copied()));
+            engine.reassign(reassigned);
         }
         self.describe(&snapshot);
         self.snapshot = Some(snapshot);
         self.put_in_force(affected, Compiled { changes: count, elapsed: started.elapsed() });
-    }
-
-    /// The addresses of pods that change or go, with who has them now.
-    fn addresses_of_changed_pods(&self, changes: &[Change]) -> Vec<(IpAddr, PodUid)> {
-        let (inventory, snapshot) = (self.compiler.inventory(), &self.snapshot);
-        let pods = changes.iter().filter_map(|change| match change {
-            Change::Pod(pod) => inventory.pods.get(&pod.name),
-            Change::PodGone(name) => inventory.pods.get(name),
-            _ => None,
-        });
-        let owner = |address: IpAddr| Some((address, snapshot.as_ref()?.pod(address)?.uid));
-        pods.flat_map(|pod| pod.addresses.iter().copied()).filter_map(owner).collect()
     }
 
     /// Puts the newest snapshot in force again, and evaluates all connections.

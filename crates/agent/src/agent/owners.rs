@@ -1,0 +1,149 @@
+//! Which addresses change hands (semantics 36): connections of the old pod end.
+//!
+//! From: changes, and the snapshots before and after them. To: the engine, which deletes the connections. Invariant: an address whose pod
+//! goes is remembered until another pod has it, unless its connections were deleted at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use policy::{Affected, Change, Inventory, PodUid, Snapshot};
+
+/// Addresses without a pod that are remembered, at most. Beyond that connections end when the pod goes.
+const MAX_VACATED: usize = 1 << 16;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct AddressOwners {
+    /// The last pod of each address whose pod is gone and whose connections stay, since no rule of this node tells that it is gone.
+    vacated: BTreeMap<IpAddr, PodUid>,
+}
+
+/// Addresses whose pod may change.
+#[derive(Debug)]
+pub(super) struct Before {
+    owners: Vec<(IpAddr, PodUid)>,
+    claimed: Vec<IpAddr>,
+}
+
+impl Before {
+    /// To be called before the changes are applied.
+    pub(super) fn new(changes: &[Change], inventory: &Inventory, snapshot: Option<&Snapshot>) -> Self {
+        let old = changes.iter().filter_map(|change| match change {
+            Change::Pod(pod) => inventory.pods.get(&pod.name),
+            Change::PodGone(name) => inventory.pods.get(name),
+            _ => None,
+        });
+        let owner = |address: IpAddr| Some((address, snapshot?.pod(address)?.uid));
+        let new = changes.iter().filter_map(|change| match change {
+            Change::Pod(pod) => Some(pod.addresses.iter().copied()),
+            _ => None,
+        });
+        Self {
+            owners: old.flat_map(|pod| pod.addresses.iter().copied()).filter_map(owner).collect(),
+            claimed: new.flatten().collect(),
+        }
+    }
+}
+
+impl AddressOwners {
+    /// The addresses whose old connections are to be deleted.
+    pub(super) fn reassigned(
+        &mut self,
+        before: Before,
+        snapshot: &Snapshot,
+        affected: &Affected,
+    ) -> BTreeSet<IpAddr> {
+        let mut reassigned = BTreeSet::new();
+        for (address, uid) in before.owners {
+            match snapshot.pod(address) {
+                Some(pod) if pod.uid == uid => {}
+                None if !affected.has(address.to_canonical()) && self.vacated.len() < MAX_VACATED => {
+                    self.vacated.insert(address, uid);
+                }
+                Some(_) | None => drop(reassigned.insert(address)),
+            }
+        }
+        for address in before.claimed {
+            if let Some(pod) = snapshot.pod(address)
+                && let Some(uid) = self.vacated.remove(&address)
+                // Without UIDs it is unknown whether it is the same pod.
+                && (pod.uid != uid || uid == PodUid::default())
+            {
+                reassigned.insert(address);
+            }
+        }
+        reassigned
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use policy::{Compilation, Compiler, Labels, Node, Pod, PodName, Scope};
+
+    use super::*;
+
+    const ADDRESS: &str = "10.244.2.2";
+
+    fn pod(name: &str, uid: u128) -> Change {
+        Change::Pod(Pod {
+            name: PodName::new("web", name),
+            labels: Labels::none(),
+            addresses: vec![ADDRESS.parse().expect("an address")],
+            ports: Vec::new(),
+            node: Some("elsewhere".into()),
+            host_network: false,
+            reported: uid as u64,
+            created: 0,
+            uid: PodUid(uid),
+        })
+    }
+
+    fn gone(name: &str) -> Change {
+        Change::PodGone(PodName::new("web", name))
+    }
+
+    /// An agent without policies, to which pods of another node make no difference.
+    struct Story {
+        compiler: Compiler,
+        owners: AddressOwners,
+        snapshot: Option<Arc<Snapshot>>,
+    }
+
+    impl Story {
+        fn begin() -> Self {
+            let mut compiler = Compiler::new(Scope::Node("here".into()));
+            let node = Node {
+                name: "here".into(),
+                addresses: Vec::new(),
+                has_all_addresses: false,
+                pod_cidrs: vec!["10.244.1.0/24".parse().expect("a CIDR")],
+            };
+            let snapshot = Some(compiler.apply([Change::Node(node)]).snapshot);
+            Self { compiler, owners: AddressOwners::default(), snapshot }
+        }
+
+        fn reassigns(&mut self, changes: &[Change]) -> bool {
+            let before = Before::new(changes, self.compiler.inventory(), self.snapshot.as_deref());
+            let Compilation { snapshot, affected } = self.compiler.apply(changes.iter().cloned());
+            let reassigned = self.owners.reassigned(before, &snapshot, &affected);
+            self.snapshot = Some(snapshot);
+            reassigned == BTreeSet::from([ADDRESS.parse().expect("an address")])
+        }
+    }
+
+    #[test]
+    fn s36_an_address_changes_hands_when_another_pod_has_it() {
+        let mut story = Story::begin();
+        assert!(!story.reassigns(&[pod("a", 1)]));
+        assert!(
+            !story.reassigns(&[gone("a")]),
+            "until another pod has it, its connections may be those of the same"
+        );
+        assert!(!story.reassigns(&[pod("a", 1)]), "it was only listed again");
+        assert!(!story.reassigns(&[gone("a")]));
+        assert!(story.reassigns(&[pod("b", 2)]));
+        assert!(story.reassigns(&[gone("b"), pod("c", 3)]), "at once");
+    }
+}
