@@ -321,12 +321,11 @@ fn packet() -> impl Strategy<Value = Packet> {
 
 /// All pairs of addresses that random clusters have.
 pub fn pairs() -> impl Iterator<Item = (IpAddr, IpAddr)> {
-    let addresses: Vec<IpAddr> = ADDRESSES.iter().map(|address| address.parse().unwrap()).collect();
-    let others = addresses.clone();
-    addresses
-        .into_iter()
-        .enumerate()
-        .flat_map(move |(place, one)| others[..place].to_vec().into_iter().map(move |other| (one, other)))
+    let with_earlier = |(place, one): (usize, &'static &str)| {
+        let pair = move |other: &&str| (one.parse().unwrap(), other.parse().unwrap());
+        ADDRESSES[..place].iter().map(pair)
+    };
+    ADDRESSES.iter().enumerate().flat_map(with_earlier)
 }
 
 /// Packets of every protocol to every port between two addresses, in both directions.
