@@ -164,11 +164,7 @@ impl State {
                 gone.iter().for_each(|key| self.remove(key));
             }
             Event::Applied(object) => self.put(kind, object),
-            Event::Large(identity) => {
-                if let Some(key) = key(kind, &identity, &self.interner) {
-                    self.wanted.insert(key, identity.resource_version.into());
-                }
-            }
+            Event::Large { identity, isolation } => self.large(kind, identity, isolation),
             Event::Deleted(identity) => {
                 let key = key(kind, &identity, &self.interner);
                 if let Some(key) = key.filter(|key| self.is_same(key, &identity)) {
