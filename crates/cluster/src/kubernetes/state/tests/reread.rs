@@ -360,6 +360,41 @@ fn very_many_large_policies_are_not_kept_while_they_are_listed() {
 }
 
 #[test]
+fn a_policy_that_a_list_has_in_place_of_another_one_keeps_its_rules() {
+    for (before, after) in [("a", "b"), ("b", "a")] {
+        let mut story = Story::begun();
+        story.applied(Kind::NetworkPolicy, &large(before, "5", 60));
+        story.told();
+        story.state.take_in(Kind::NetworkPolicy, Event::Began);
+        story.listed(Kind::NetworkPolicy, &[large(after, "6", 60)]);
+        // The connection broke: the list begins again.
+        story.told();
+        story.list(Kind::NetworkPolicy, &[large(after, "6", 60)]);
+        story.told();
+        assert_eq!((story.policies(), story.wanted()), (vec![(after, None)], vec![]));
+        // Both are there.
+        story.list(Kind::NetworkPolicy, &[large("a", "7", 60), large("b", "8", 60)]);
+        story.told();
+        assert_eq!(story.policies(), [("a", None), ("b", Some(60))]);
+        story.list(Kind::NetworkPolicy, &[large("b", "8", 60)]);
+        story.told();
+        assert_eq!((story.policies(), story.wanted()), (vec![("b", None)], vec![]));
+    }
+}
+
+#[test]
+fn lists_that_break_off_add_no_rules_beyond_the_budget_each_time() {
+    let mut story = Story::begun();
+    for list in 0..20 {
+        story.state.take_in(Kind::NetworkPolicy, Event::Began);
+        story.listed(Kind::NetworkPolicy, &[large(&format!("p{list:02}"), "5", 60)]);
+        story.told();
+    }
+    let kept = story.policies().into_iter().filter(|(_, omitted)| omitted.is_none());
+    assert_eq!(kept.count(), 1);
+}
+
+#[test]
 fn a_large_selector_of_pods_is_not_kept_either() {
     let values: Vec<String> = (0..90).map(|n| format!("v{n}")).collect();
     let selector = json!({"matchExpressions": [{"key": "app", "operator": "In", "values": values}]});
