@@ -11,6 +11,7 @@
 
 mod file;
 mod object;
+mod tables;
 mod writer;
 
 use std::path::PathBuf;

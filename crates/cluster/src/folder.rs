@@ -115,6 +115,7 @@ impl Folder {
             fs::read_dir(path).map_err(|error| FolderError::Read { path: path.to_owned(), error })?;
         }
         let found = scan(&folder.root, |_, _| {});
+        folder.doubt_unseen(&found);
         for path in found.manifests.keys() {
             // A file that is being written to is there in a moment; one that always is, is named.
             const TRIES: usize = 5;
@@ -239,6 +240,22 @@ impl Folder {
         };
         self.files.read(path, None, Reading { failures: vec![failure], ..Reading::default() });
         Look::Done
+    }
+
+    /// The known files that a walk did not find, in folders that can be read.
+    fn unseen(&self, found: &Found) -> impl Iterator<Item = &Path> {
+        let is_unseen = |path: &&Path| {
+            !found.manifests.contains_key(*path)
+                && !found.unreadable.iter().any(|(folder, _)| path.starts_with(folder))
+        };
+        self.files.below(&self.root).filter(is_unseen)
+    }
+
+    /// Takes note of which known files may be gone, and which are there.
+    fn doubt_unseen(&mut self, found: &Found) {
+        let unseen: Vec<PathBuf> = self.unseen(found).map(Path::to_owned).collect();
+        unseen.iter().for_each(|path| self.files.doubt(path, true));
+        found.manifests.keys().for_each(|path| self.files.doubt(path, false));
     }
 
     /// Records what a walk found besides manifests: folders that can't be read or watched, and other files.

@@ -32,7 +32,7 @@ use k8s_openapi::api::networking::v1 as networking;
 use policy::{Budget, Change, PolicyName};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 pub use self::configuration::{Access, AccessError};
 pub use self::follow::Patience;
@@ -259,6 +259,8 @@ impl Running {
         // Nobody looks once this ends.
         let tell = move |what: Hint| drop(hint.send(what));
         let mut walks = interval(WALK);
+        let mut seconds = interval(Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let started = Instant::now();
         let mut head_start = interval(LOOK_FOR_FAILURE);
         // When an update is told: after a while of quiet, but not too late.
@@ -302,6 +304,11 @@ impl Running {
                         continue;
                     }
                     self.state.release();
+                }
+                _ = seconds.tick(), if self.state.wants_any() => {
+                    if !self.state.tick() {
+                        continue;
+                    }
                 }
                 _ = walks.tick() => {
                     if !self.look(Hint::All, &tell) {

@@ -2,7 +2,7 @@
 //!
 //! From: the cost of each policy in its source. To: the source, which omits the rules of the others ([`PolicySpec::omit_rules`]), and reads
 //! an object again once there is room for its rules. Invariant: the policies whose rules are kept cost at most the budget, but for those
-//! that came since the last [`RuleBudget::settle`].
+//! that came since the last [`RuleBudget::settle`], and those that may be gone: once more the budget at most.
 //!
 //! [`PolicySpec::omit_rules`]: policy::PolicySpec::omit_rules
 
@@ -15,6 +15,7 @@ const UNSETTLED: Cost = 1 << 14;
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct RuleBudget {
+    budget: Budget,
     admission: Admission,
     /// Entries that came since the last time.
     unsettled: Cost,
@@ -23,7 +24,13 @@ pub(crate) struct RuleBudget {
 impl RuleBudget {
     /// Without policies.
     pub fn new(budget: Budget) -> Self {
-        Self { admission: Admission::new(budget), unsettled: 0 }
+        Self { budget, admission: Admission::new(budget), unsettled: 0 }
+    }
+
+    /// Forgets all policies: those that are still there are entered again. Until then the rules that are kept stay, and cost nothing, so
+    /// that a policy doesn't lose its rules because of one in whose place it comes.
+    pub fn begin(&mut self) {
+        *self = Self::new(self.budget);
     }
 
     /// Adds a policy, or changes its cost. Returns whether [`RuleBudget::settle`] is due, and should not wait for the next update.

@@ -40,6 +40,11 @@ impl Labels {
         Some(&pairs[at].1)
     }
 
+    /// Where the set is in memory: clones of one set have the same address as long as one of them lives. `None` if the labels are unknown.
+    pub fn address(&self) -> Option<usize> {
+        self.pairs.as_ref().map(|pairs| Arc::as_ptr(pairs).cast::<Pair>().addr())
+    }
+
     /// All labels, sorted by key; nothing if they are unknown.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
         self.pairs.as_deref().unwrap_or_default().iter().map(|(key, value)| (&**key, &**value))

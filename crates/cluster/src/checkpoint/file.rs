@@ -1,10 +1,11 @@
 //! The state file: one line that says what follows, then the objects as JSON.
 //!
 //! It is written beside and renamed, so a reader finds the whole of one version or of the one before. The header has the length and
-//! the CRC-32 of what follows, for disks and file systems that keep less than they promise.
+//! the CRC-32 of what follows, for disks and file systems that keep less than they promise. What is read and written is never in memory as a
+//! whole.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -28,10 +29,13 @@ const ABANDONED: Duration = Duration::from_secs(60);
 const FORMAT: &str = "kube-verdict state";
 
 /// The `version` that is understood: another one is written when a reader of this one would misunderstand it.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
-/// The largest file that is read or written, in bytes: some 500,000 pods.
-const LARGEST: u64 = 256 << 20;
+/// The most bytes that are read or written: some 200,000 pods. In memory they take about as much.
+const LARGEST: u64 = 64 << 20;
+
+/// Bytes that are read or written at a time.
+const BUFFER: usize = 64 << 10;
 
 /// The longest header, in bytes.
 const LONGEST_HEADER: u64 = 16 << 10;
@@ -62,6 +66,18 @@ pub(super) enum ReadError {
     Content { path: PathBuf, what: String },
 }
 
+/// Why the state isn't written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WriteError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("the state takes more than {LARGEST} bytes")]
+    TooLarge,
+    /// Another agent writes it; says which, and what to do.
+    #[error("{0}")]
+    Yields(String),
+}
+
 /// What reading comes to.
 #[derive(Debug)]
 pub(super) enum Read {
@@ -83,6 +99,14 @@ impl Header {
             bytes: 0,
             crc32: 0,
         }
+    }
+
+    /// The first line, filled up with spaces to `length` bytes.
+    fn line(&self, length: usize) -> io::Result<Vec<u8>> {
+        let mut line = serde_json::to_vec(self)?;
+        line.resize(line.len().max(length.saturating_sub(1)), b' ');
+        line.push(b'\n');
+        Ok(line)
     }
 
     /// Why an agent with this header doesn't replace what `found` heads; `None` if it does.
@@ -130,25 +154,45 @@ pub(super) fn read(folder: &Path, source: &str, node: &str, interner: &Interner)
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Read::Nothing),
         Err(error) => return Err(io(error)),
     };
-    if !file.metadata().map_err(io)?.is_file() {
+    let metadata = file.metadata().map_err(io)?;
+    if !metadata.is_file() {
         return Err(content("it is no ordinary file".to_owned()));
     }
-    let mut file = BufReader::new(file);
+    if metadata.len() > LARGEST + LONGEST_HEADER {
+        return Err(content(format!("it has {} bytes, and at most {LARGEST} are read", metadata.len())));
+    }
+    let mut file = BufReader::with_capacity(BUFFER, file);
     let header = header(&mut file)
         .map_err(io)?
         .ok_or_else(|| content("its first line is not understood".to_owned()))?;
     if let Some(flaw) = header.flaw(source, node) {
         return Err(content(flaw));
     }
-    let mut body = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut body).map_err(io)?;
-    if body.len() as u64 != header.bytes || crc32fast::hash(&body) != header.crc32 {
+    let body = file.stream_position().map_err(io)?;
+    if checksum(&mut file).map_err(io)? != (header.bytes, header.crc32) {
         return Err(content("its length or checksum is wrong: it is damaged".to_owned()));
     }
-    let loaded: Loaded = serde_json::from_slice(&body).map_err(|error| content(error.to_string()))?;
+    file.seek(SeekFrom::Start(body)).map_err(io)?;
+    let loaded: Loaded =
+        serde_json::from_reader(file.take(header.bytes)).map_err(|error| content(error.to_string()))?;
     let checkpoint = loaded.checkpoint(interner);
     let saved = UNIX_EPOCH.checked_add(Duration::from_secs(header.saved)).unwrap_or(UNIX_EPOCH);
     Ok(Read::Whole(Restored { checkpoint, saved }, header.term))
+}
+
+/// Length and checksum of the rest of a file.
+fn checksum(file: &mut impl io::BufRead) -> io::Result<(u64, u32)> {
+    let (mut bytes, mut crc) = (0, crc32fast::Hasher::new());
+    loop {
+        let read = file.fill_buf()?;
+        if read.is_empty() {
+            return Ok((bytes, crc.finalize()));
+        }
+        crc.update(read);
+        let length = read.len();
+        bytes += length as u64;
+        file.consume(length);
+    }
 }
 
 /// `None` if the first line is no header.
@@ -164,33 +208,77 @@ pub(super) fn header_in(folder: &Path) -> Option<Header> {
     header(&mut BufReader::new(file)).ok().flatten()
 }
 
-/// Replaces the state in `folder`, which is created where it isn't there; returns how many bytes that took.
+/// Replaces the state in `folder`, which is created where it isn't there; returns how many bytes that took. Doesn't replace that of a newer
+/// agent.
 pub(super) fn write(
     folder: &Path,
     header: &Header,
     checkpoint: &Checkpoint,
     now: SystemTime,
-) -> io::Result<u64> {
-    let body = serde_json::to_vec(&Saved::of(checkpoint))?;
-    let bytes = body.len() as u64;
-    if bytes > LARGEST {
-        return Err(io::Error::other(format!(
-            "the state has {bytes} bytes, more than the {LARGEST} that are read"
-        )));
-    }
+) -> Result<u64, WriteError> {
+    yield_to_newer(folder, header)?;
     let saved = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let header = Header { saved, bytes, crc32: crc32fast::hash(&body), ..header.clone() };
+    let header = Header { saved, ..header.clone() };
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     // Mode 0600, and removed where this function ends early.
-    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder)?;
-    serde_json::to_writer(&mut file, &header)?;
-    file.write_all(b"\n")?;
-    file.write_all(&body)?;
+    let file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder)?;
+    // Length and checksum are known only afterwards.
+    let longest = Header { bytes: u64::MAX, crc32: u32::MAX, ..header.clone() }.line(0)?;
+    let mut body = Body::new(BufWriter::with_capacity(BUFFER, file));
+    body.writer.write_all(&longest)?;
+    if let Err(error) = serde_json::to_writer(&mut body, &Saved::of(checkpoint)) {
+        return Err(if body.is_too_large { WriteError::TooLarge } else { io::Error::from(error).into() });
+    }
+    let Body { writer, bytes, crc, .. } = body;
+    let mut file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(&Header { bytes, crc32: crc.finalize(), ..header.clone() }.line(longest.len())?)?;
     file.as_file().sync_all()?;
+    // If this process was stopped meanwhile, another agent may have taken over.
+    yield_to_newer(folder, &header)?;
     file.persist(folder.join(NAME)).map_err(|error| error.error)?;
     // The new name, too, is there after a power cut.
     File::open(folder)?.sync_all()?;
     Ok(bytes)
+}
+
+/// Fails if the state in `folder` is that of a newer agent.
+fn yield_to_newer(folder: &Path, header: &Header) -> Result<(), WriteError> {
+    match header_in(folder).and_then(|found| header.yields_to(&found)) {
+        Some(reason) => Err(WriteError::Yields(reason)),
+        None => Ok(()),
+    }
+}
+
+/// Counts what is written behind the header, up to [`LARGEST`] bytes.
+struct Body<W> {
+    writer: W,
+    bytes: u64,
+    crc: crc32fast::Hasher,
+    is_too_large: bool,
+}
+
+impl<W> Body<W> {
+    fn new(writer: W) -> Self {
+        Self { writer, bytes: 0, crc: crc32fast::Hasher::new(), is_too_large: false }
+    }
+}
+
+impl<W: io::Write> io::Write for Body<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes + bytes.len() as u64 > LARGEST {
+            self.is_too_large = true;
+            return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+        }
+        let written = self.writer.write(bytes)?;
+        self.crc.update(&bytes[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
 }
 
 /// The files in a folder that keep state, or were to: those that are there. None without the folder.

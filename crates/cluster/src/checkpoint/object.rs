@@ -7,88 +7,209 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use policy::{Change, Labels, Namespace, Node, Pod, PodName, PolicySpec, PortNumbers};
-use serde::{Deserialize, Serialize};
+use imbl::OrdMap;
+use policy::{Change, Namespace, Node, Pod, PodName, PodUid, PolicySpec, PortNumbers};
+use serde::ser::{SerializeStruct as _, SerializeStructVariant as _};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::Checkpoint;
+use super::tables::{Interned, LoadedTables, Tables};
 use crate::interner::Interner;
 use crate::key::Key;
 use crate::manifest::Held;
 
-/// A checkpoint, to be written.
-#[derive(Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Saved<'a> {
-    Kubernetes { objects: Vec<SavedObject<'a>>, finished: &'a [PodName] },
-    Folder { files: Vec<SavedFile<'a>> },
+/// A checkpoint, to be written: tables, then what refers to them.
+pub(super) struct Saved<'a> {
+    tables: Tables<'a>,
+    source: SavedSource<'a>,
+}
+
+/// What a source knows.
+enum SavedSource<'a> {
+    Kubernetes { objects: &'a OrdMap<Key, Change>, finished: &'a [PodName] },
+    Folder(&'a [(PathBuf, Arc<Vec<Held>>)]),
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum SavedObject<'a> {
-    Namespace(&'a Namespace),
+enum SavedObject<'a> {
+    Namespace { name: &'a str, labels: Option<u32> },
     Node(&'a Node),
-    Pod(&'a Pod),
+    Pod(SavedPod<'a>),
     Policy(&'a PolicySpec),
 }
 
+/// A pod that refers to its labels and ports by their numbers.
 #[derive(Serialize)]
-pub(super) struct SavedFile<'a> {
-    path: &'a str,
-    /// Each with its document and line.
-    objects: Vec<(SavedObject<'a>, u32, u32)>,
+struct SavedPod<'a> {
+    name: &'a PodName,
+    labels: Option<u32>,
+    addresses: &'a [IpAddr],
+    ports: Option<u32>,
+    node: Option<&'a str>,
+    host_network: bool,
+    reported: u64,
+    created: i64,
+    uid: PodUid,
 }
 
 /// The same, as it was read.
 #[derive(Deserialize)]
+pub(super) struct Loaded {
+    tables: LoadedTables,
+    source: LoadedSource,
+}
+
+#[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Loaded {
+enum LoadedSource {
     Kubernetes { objects: Vec<LoadedObject>, finished: Vec<PodName> },
     Folder { files: Vec<LoadedFile> },
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum LoadedObject {
-    Namespace(Namespace),
+enum LoadedObject {
+    Namespace { name: String, labels: Option<u32> },
     Node(Node),
-    Pod(Pod),
+    Pod(LoadedPod),
     Policy(PolicySpec),
 }
 
 #[derive(Deserialize)]
-pub(super) struct LoadedFile {
+struct LoadedPod {
+    name: PodName,
+    labels: Option<u32>,
+    addresses: Vec<IpAddr>,
+    ports: Option<u32>,
+    node: Option<String>,
+    host_network: bool,
+    reported: u64,
+    created: i64,
+    uid: PodUid,
+}
+
+#[derive(Deserialize)]
+struct LoadedFile {
     path: PathBuf,
+    /// Each with its document and line.
     objects: Vec<(LoadedObject, u32, u32)>,
 }
 
 impl<'a> Saved<'a> {
     pub(super) fn of(checkpoint: &'a Checkpoint) -> Self {
-        match checkpoint {
+        let mut tables = Tables::default();
+        let source = match checkpoint {
             Checkpoint::Kubernetes { objects, finished } => {
-                Self::Kubernetes { objects: objects.values().filter_map(SavedObject::of).collect(), finished }
+                objects.values().for_each(|change| enter(&mut tables, change));
+                SavedSource::Kubernetes { objects, finished }
             }
             Checkpoint::Folder(files) => {
-                let of_file = |(path, held): &'a (PathBuf, Arc<Vec<Held>>)| {
-                    let objects = held
-                        .iter()
-                        .filter_map(|held| Some((SavedObject::of(&held.change)?, held.document, held.line)));
-                    // JSON has no bytes that are no text: such a file is read again, or not known.
-                    Some(SavedFile { path: path.to_str()?, objects: objects.collect() })
-                };
-                Self::Folder { files: files.iter().filter_map(of_file).collect() }
+                let held = files.iter().flat_map(|(_, held)| held.iter());
+                held.for_each(|held| enter(&mut tables, &held.change));
+                SavedSource::Folder(files)
+            }
+        };
+        Self { tables, source }
+    }
+}
+
+/// Enters what an object refers to.
+fn enter<'a>(tables: &mut Tables<'a>, change: &'a Change) {
+    match change {
+        Change::Namespace(namespace) => tables.add_labels(&namespace.labels),
+        Change::Pod(pod) => {
+            tables.add_labels(&pod.labels);
+            tables.add_ports(&pod.ports);
+        }
+        _ => {}
+    }
+}
+
+impl Serialize for Saved<'_> {
+    /// Object by object, so that no second form of all of them is in memory.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut saved = serializer.serialize_struct("Saved", 2)?;
+        saved.serialize_field("tables", &self.tables)?;
+        saved.serialize_field("source", &InTables(&self.tables, &self.source))?;
+        saved.end()
+    }
+}
+
+/// Something that refers to the tables.
+struct InTables<'a, T>(&'a Tables<'a>, T);
+
+impl Serialize for InTables<'_, &SavedSource<'_>> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(tables, source) = self;
+        match source {
+            SavedSource::Kubernetes { objects, finished } => {
+                let mut fields = serializer.serialize_struct_variant("Source", 0, "kubernetes", 2)?;
+                fields.serialize_field("objects", &InTables(tables, *objects))?;
+                fields.serialize_field("finished", finished)?;
+                fields.end()
+            }
+            SavedSource::Folder(files) => {
+                let mut fields = serializer.serialize_struct_variant("Source", 1, "folder", 1)?;
+                fields.serialize_field("files", &InTables(tables, *files))?;
+                fields.end()
             }
         }
     }
 }
 
+impl Serialize for InTables<'_, &OrdMap<Key, Change>> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(tables, objects) = self;
+        serializer.collect_seq(objects.values().filter_map(|change| SavedObject::of(change, tables)))
+    }
+}
+
+impl Serialize for InTables<'_, &[(PathBuf, Arc<Vec<Held>>)]> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(tables, files) = self;
+        // JSON has no bytes that are no text: such a file is read again, or not known.
+        let files = files.iter().filter_map(|(path, held)| Some((path.to_str()?, held)));
+        serializer.collect_seq(files.map(|(path, held)| SavedFile { path, objects: InTables(tables, held) }))
+    }
+}
+
+#[derive(Serialize)]
+struct SavedFile<'a> {
+    path: &'a str,
+    objects: InTables<'a, &'a Arc<Vec<Held>>>,
+}
+
+impl Serialize for InTables<'_, &Arc<Vec<Held>>> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(tables, held) = self;
+        let objects = held.iter();
+        serializer.collect_seq(
+            objects
+                .filter_map(|held| Some((SavedObject::of(&held.change, tables)?, held.document, held.line))),
+        )
+    }
+}
+
 impl<'a> SavedObject<'a> {
     /// `None` for an object that is gone.
-    fn of(change: &'a Change) -> Option<Self> {
+    fn of(change: &'a Change, tables: &Tables<'a>) -> Option<Self> {
         match change {
-            Change::Namespace(namespace) => Some(Self::Namespace(namespace)),
+            Change::Namespace(Namespace { name, labels }) => {
+                Some(Self::Namespace { name, labels: tables.labels(labels) })
+            }
             Change::Node(node) => Some(Self::Node(node)),
-            Change::Pod(pod) => Some(Self::Pod(pod)),
+            Change::Pod(pod) => Some(Self::Pod(SavedPod {
+                name: &pod.name,
+                labels: tables.labels(&pod.labels),
+                addresses: &pod.addresses,
+                ports: tables.ports(&pod.ports),
+                node: pod.node.as_deref(),
+                host_network: pod.host_network,
+                reported: pod.reported,
+                created: pod.created,
+                uid: pod.uid,
+            })),
             Change::Policy(policy) => Some(Self::Policy(policy)),
             _ => None,
         }
@@ -97,15 +218,16 @@ impl<'a> SavedObject<'a> {
 
 impl Loaded {
     pub(super) fn checkpoint(self, interner: &Interner) -> Checkpoint {
-        match self {
-            Self::Kubernetes { objects, finished } => {
-                let changes = objects.into_iter().map(|object| object.change(interner));
+        let tables = self.tables.intern(interner);
+        match self.source {
+            LoadedSource::Kubernetes { objects, finished } => {
+                let changes = objects.into_iter().map(|object| object.change(&tables, interner));
                 let objects = changes.map(|change| (Key::of(&change), change)).collect();
                 Checkpoint::Kubernetes { objects, finished }
             }
-            Self::Folder { files } => {
+            LoadedSource::Folder { files } => {
                 let held = |(object, document, line): (LoadedObject, u32, u32)| Held {
-                    change: object.change(interner),
+                    change: object.change(&tables, interner),
                     document,
                     line,
                 };
@@ -122,30 +244,37 @@ impl Loaded {
 }
 
 impl LoadedObject {
-    fn change(self, interner: &Interner) -> Change {
-        let labels = |labels: &Labels| match labels.are_known() {
-            true => interner.labels(labels.iter()),
-            false => Labels::unknown(),
-        };
+    fn change(self, tables: &Interned, interner: &Interner) -> Change {
         match self {
-            Self::Namespace(namespace) => Change::Namespace(Namespace {
-                name: interner.text(&namespace.name),
-                labels: labels(&namespace.labels),
-            }),
+            Self::Namespace { name, labels } => {
+                Change::Namespace(Namespace { name: interner.text(&name), labels: tables.labels(labels) })
+            }
             Self::Node(mut node) => {
                 canonical(&mut node.addresses);
                 Change::Node(Node { name: interner.text(&node.name), ..node })
             }
-            Self::Pod(mut pod) => {
-                canonical(&mut pod.addresses);
-                pod.ports.iter_mut().for_each(|port| port.name = interner.text(&port.name));
-                pod.ports.sort();
-                pod.ports.dedup();
+            Self::Pod(LoadedPod {
+                name,
+                labels,
+                mut addresses,
+                ports,
+                node,
+                host_network,
+                reported,
+                created,
+                uid,
+            }) => {
+                canonical(&mut addresses);
                 Change::Pod(Pod {
-                    name: PodName { namespace: interner.text(&pod.name.namespace), ..pod.name },
-                    labels: labels(&pod.labels),
-                    node: pod.node.map(|node| interner.text(&node)),
-                    ..pod
+                    name: PodName { namespace: interner.text(&name.namespace), ..name },
+                    labels: tables.labels(labels),
+                    addresses,
+                    ports: tables.ports(ports),
+                    node: node.map(|node| interner.text(&node)),
+                    host_network,
+                    reported,
+                    created,
+                    uid,
                 })
             }
             Self::Policy(mut policy) => {

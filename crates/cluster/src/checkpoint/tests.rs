@@ -124,7 +124,8 @@ fn a_file_that_is_damaged_or_anothers_counts_as_none_and_is_named() {
         ("longer", format!("{whole} "), "damaged"),
         ("empty", String::new(), "first line"),
         ("no state", "hello\n".to_owned(), "first line"),
-        ("a later version", whole.replace("\"version\":1", "\"version\":2"), "version 2"),
+        ("a later version", whole.replace("\"version\":2", "\"version\":3"), "version 3"),
+        ("the version before", whole.replace("\"version\":2", "\"version\":1"), "version 1"),
         ("another node", whole.replace("\"node\":\"n\"", "\"node\":\"m\""), "node m"),
         (
             "another source",
@@ -148,7 +149,7 @@ fn a_file_that_is_damaged_or_anothers_counts_as_none_and_is_named() {
 fn a_file_that_is_not_used_is_written_again_by_the_agent_that_found_it() {
     let kinds = [
         ("damaged", "10.244.1.2", "10.244.1.3"),
-        ("of a later version", "\"version\":1", "\"version\":2"),
+        ("of a later version", "\"version\":2", "\"version\":3"),
         ("of another node", "\"node\":\"n\"", "\"node\":\"m\""),
         ("of another source", "\"source\":\"kubernetes\"", "\"source\":\"folder /x\""),
         (
@@ -216,6 +217,90 @@ fn what_a_state_says_is_made_valid() {
     };
     write(&dir, objects(vec![Change::Pod(odd)]));
     assert_eq!(changes(read(&dir).0), [Change::Pod(pod("a", "10.0.0.2"))]);
+}
+
+/// 2,000 pods of one template, as large as the API server takes it.
+fn pods_of_a_large_template() -> Checkpoint {
+    let key = |number| format!("{number:0>253}/{number:0>63}");
+    let labels: Labels = (0..256).map(|number: u32| (key(number), format!("{number:0>63}"))).collect();
+    let port = |number: u16| policy::NamedPort {
+        name: format!("{number:0>15}").into(),
+        protocol: policy::Protocol::TCP,
+        number,
+    };
+    let ports: Vec<_> = (0..256).map(port).collect();
+    let pod = |number: u16| {
+        let [_, _, high, low] = u32::from(number).to_be_bytes();
+        let address = format!("10.0.{high}.{low}");
+        // As of a StatefulSet, one label of its own.
+        let own = [("index".to_owned(), number.to_string())];
+        let shared = || labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let labels = if number < 10 { shared().chain(own).collect() } else { labels.clone() };
+        Pod { labels, ports: ports.clone(), ..pod(&number.to_string(), &address) }
+    };
+    objects((0..2_000).map(|number| Change::Pod(pod(number))).collect())
+}
+
+#[test]
+fn what_pods_of_one_template_share_is_written_once_and_shared_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let checkpoint = pods_of_a_large_template();
+    let header = Header::new(SOURCE, "n", 1);
+    let bytes = file::write(&state_dir(&dir).path, &header, &checkpoint, SystemTime::now()).expect("written");
+    assert!(bytes < 2 << 20, "{bytes}");
+    let read = changes(read(&dir).0);
+    let Checkpoint::Kubernetes { objects, .. } = checkpoint else { panic!("no folder") };
+    assert!(read.iter().eq(objects.values()));
+    let addresses: std::collections::BTreeSet<_> = read
+        .iter()
+        .map(|change| match change {
+            Change::Pod(pod) => pod.labels.address(),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(addresses.len(), 11);
+}
+
+#[test]
+fn a_state_that_is_too_large_is_named_and_not_tried_again_at_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let texts = (0..300).map(|number: u32| (number.to_string(), "x".repeat(300_000)));
+    let large = Pod { labels: texts.collect(), ..pod("a", "10.0.0.2") };
+    let (_, writer) = state_dir(&dir).open(SOURCE, &Interner::new());
+    writer.permit().set(true);
+    writer.offer(objects(every_kind()), News::Policy);
+    wait(|| writer.status().now().saved.is_some());
+    writer.offer(objects(vec![Change::Pod(large)]), News::Policy);
+    wait(|| writer.status().now().error.is_some_and(|error| error.contains("each minute")));
+    // Nothing is tried before that.
+    writer.offer(objects(vec![]), News::Policy);
+    std::thread::sleep(Duration::from_millis(1_500));
+    assert!(writer.status().now().error.is_some());
+    assert_eq!(changes(read(&dir).0).len(), every_kind().len(), "the last one is kept");
+    drop(writer);
+    assert_eq!(changes(read(&dir).0), [], "at its end it tries again");
+    let header = Header::new(SOURCE, "n", 9);
+    fs::File::options()
+        .write(true)
+        .open(state_dir(&dir).path.join(file::NAME))
+        .and_then(|file| file.set_len(100 << 20))
+        .expect("a file that is too large");
+    let said = read(&dir).1.now().error.expect("it is not read");
+    assert!(said.contains("at most"), "{said}");
+    file::write(&state_dir(&dir).path, &header, &objects(vec![]), SystemTime::now()).expect("written");
+}
+
+#[test]
+fn an_agent_that_was_stopped_while_it_wrote_replaces_no_state_of_a_newer_one() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = state_dir(&dir).path;
+    let write = |term| {
+        file::write(&folder, &Header::new(SOURCE, "n", term), &objects(every_kind()), SystemTime::now())
+    };
+    write(2).expect("the newer agent's");
+    let error = write(1).expect_err("the older agent's");
+    assert!(error.to_string().contains("another agent of this node has taken over"), "{error}");
+    assert_eq!(file::header_in(&folder).map(|header| header.term), Some(2));
 }
 
 #[test]

@@ -4,12 +4,12 @@
 //! is written before policy is in force, or after another agent has taken over. A change of policy is on disk within some milliseconds,
 //! unless one came every second just before.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::file::{self, Header};
+use super::file::{self, Header, WriteError};
 use super::{Checkpoint, StateStatus};
 
 /// The time from one write to the next, on average...
@@ -124,7 +124,7 @@ struct Pace {
     pods: Instant,
 }
 
-fn run(shared: &Shared, folder: &std::path::Path, header: &Header, status: &StateStatus) {
+fn run(shared: &Shared, folder: &Path, header: &Header, status: &StateStatus) {
     file::tidy(folder, SystemTime::now());
     let started = Instant::now();
     let mut pace = Pace { paid: started, pods: started };
@@ -133,29 +133,42 @@ fn run(shared: &Shared, folder: &std::path::Path, header: &Header, status: &Stat
         let mut pods_wait = PAUSE;
         // Once more when a write is due again, unless something newer waits.
         let again = (checkpoint.clone(), News::Policy);
-        if let Some(reason) = file::header_in(folder).and_then(|found| header.yields_to(&found)) {
-            status.failed(reason);
-        } else {
-            let now = SystemTime::now();
-            match file::write(folder, header, &checkpoint, now) {
-                Ok(bytes) => {
-                    tracing::debug!(bytes, micros = at.elapsed().as_micros(), "state written");
-                    status.saved(now);
-                    pods_wait = Duration::from_secs(bytes / PODS_RATE).clamp(PAUSE, LONGEST_PAUSE);
+        let now = SystemTime::now();
+        let mut paid = pace.paid.max(at) + PAUSE;
+        match file::write(folder, header, &checkpoint, now) {
+            Ok(bytes) => {
+                tracing::debug!(bytes, micros = at.elapsed().as_micros(), "state written");
+                status.saved(now);
+                pods_wait = Duration::from_secs(bytes / PODS_RATE).clamp(PAUSE, LONGEST_PAUSE);
+            }
+            Err(WriteError::Yields(reason)) => status.failed(reason),
+            Err(error) => {
+                status.failed(failure(&error, folder));
+                if matches!(error, WriteError::TooLarge) {
+                    paid = Instant::now() + ADVANCE + LONGEST_PAUSE;
                 }
-                Err(error) => {
-                    status.failed(format!(
-                        "the state can't be written to {}: {error}: see that this user may write there, and that there is room",
-                        folder.display()
-                    ));
-                    let mut slot = shared.slot();
-                    if !slot.ends {
-                        slot.waiting.get_or_insert(again);
-                    }
+                let mut slot = shared.slot();
+                if !slot.ends {
+                    slot.waiting.get_or_insert(again);
                 }
             }
         }
-        pace = Pace { paid: pace.paid.max(at) + PAUSE, pods: at + pods_wait };
+        pace = Pace { paid, pods: at + pods_wait };
+    }
+}
+
+/// What follows from a state that can't be written, and what to do.
+fn failure(error: &WriteError, folder: &Path) -> String {
+    let folder = folder.display();
+    match error {
+        WriteError::TooLarge => format!(
+            "{error} and isn't written to {folder}: an agent that starts while its source doesn't answer enforces what was written \
+             last; it is tried again each minute: see whether a namespace has very many pods or policies, and limit them by a \
+             ResourceQuota"
+        ),
+        _ => format!(
+            "the state can't be written to {folder}: {error}: see that this user may write there, and that there is room"
+        ),
     }
 }
 

@@ -74,6 +74,8 @@ struct File {
     was_good: bool,
     /// Whether they are those of the state on disk: no version of the file was understood since.
     is_restored: bool,
+    /// Whether it may be gone: then its rules don't count against the budget.
+    is_in_doubt: bool,
 }
 
 impl File {
@@ -145,6 +147,7 @@ impl Files {
         };
         let file = self.files.entry(path.clone()).or_default();
         file.stamp = stamp;
+        let was_in_doubt = std::mem::take(&mut file.is_in_doubt);
         self.new_problems |= file.has_problems() || reading.has_problems();
         if !file.objects.is_empty() {
             // A manifest doesn't turn into something else by intent.
@@ -160,6 +163,9 @@ impl Files {
                 flaw.forget_line();
             }
             file.failures = reading.failures;
+            if was_in_doubt {
+                self.enter_rules_of(&path);
+            }
             return;
         }
         file.is_restored = false;
@@ -169,6 +175,14 @@ impl Files {
         file.flaws = reading.flaws;
         file.failures = reading.failures;
         self.replace(&path, Arc::new(reading.objects));
+    }
+
+    /// Takes note that a file may be gone, or that it is there after all. Its objects stand.
+    pub fn doubt(&mut self, path: &Path, is_in_doubt: bool) {
+        let Some(file) = self.files.get_mut(path) else { return };
+        if std::mem::replace(&mut file.is_in_doubt, is_in_doubt) != is_in_doubt {
+            self.enter_rules_of(path);
+        }
     }
 
     /// Takes in that a file is gone.

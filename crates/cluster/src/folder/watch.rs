@@ -147,6 +147,11 @@ impl Watcher {
     }
 
     fn publish(&mut self, publish: &mut dyn FnMut(Update)) {
+        // Rules that there is room for since other files changed come with those changes, unless their file is large.
+        self.folder.files.settle_rules();
+        for path in self.folder.files.take_wanted() {
+            self.look_at(&path, Trust::Doubt);
+        }
         if let Some(update) = self.folder.files.update(&self.folder.root) {
             self.folder.save();
             publish(update);
@@ -210,7 +215,10 @@ impl Watcher {
         if vanished {
             // All that was below goes with it, and inotify's watch with the folder.
             let below: Vec<PathBuf> = self.folder.files.below(path).map(Path::to_owned).collect();
-            below.iter().for_each(|file| self.pending.event(file, Event::Vanished, now));
+            for file in &below {
+                self.folder.files.doubt(file, true);
+                self.pending.event(file, Event::Vanished, now);
+            }
             if self.watched.remove(path).is_some() || below.len() > 1 {
                 self.pending.scan(now);
             }
@@ -283,6 +291,7 @@ impl Watcher {
             let _ = inotify.unwatch(gone);
         }
         *watched = seen;
+        self.folder.doubt_unseen(&found);
         for (path, stamp) in &found.manifests {
             if self.folder.files.stamp(path) != Some(*stamp)
                 && !self.pending.has(path)
@@ -291,11 +300,7 @@ impl Watcher {
                 self.look_at(path, Trust::Doubt);
             }
         }
-        let unseen = |path: &&Path| {
-            !found.manifests.contains_key(*path)
-                && !found.unreadable.iter().any(|(folder, _)| path.starts_with(folder))
-        };
-        for path in self.folder.files.below(&root).filter(unseen) {
+        for path in self.folder.unseen(&found) {
             if !self.pending.has(path) {
                 self.pending.doubt(path, now);
             }

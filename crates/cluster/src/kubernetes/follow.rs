@@ -19,13 +19,14 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures_util::{AsyncBufReadExt, StreamExt};
 use kube::api::{ListParams, WatchParams};
 use kube::core::Request;
+use policy::PolicySpec;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::clients::Clients;
 use super::failure::Failure;
-use super::object::{EventType, Identity, Object, Page, PageMetadata, Slim, WatchLine};
+use super::object::{EventType, Identity, Object, Outline, Page, PageMetadata, Slim, WatchLine};
 use crate::connection::{Connections, FailureClass};
 use crate::convert::Kind;
 use crate::interner::Interner;
@@ -42,7 +43,11 @@ pub(super) enum Event {
     /// Is there, in this form now.
     Applied(Object),
     /// Is there, in another form now, which is too large to be read while others wait.
-    Large(Identity),
+    Large {
+        identity: Identity,
+        /// Isolates the pods that it selects, if it is a policy.
+        isolation: Option<Arc<PolicySpec>>,
+    },
     /// Is gone.
     Deleted(Identity),
     /// Before any list was complete: this kind may not be read, or isn't there.
@@ -83,8 +88,9 @@ const PAGE_BYTES: usize = 2 << 20;
 /// How many times fewer objects the next page has after one that was too long, and more after one that was short.
 const PAGE_STEP: u32 = 4;
 
-/// Largest object that is read from a watch, in bytes: reading and converting this much takes up to 4 ms. A
-/// larger one is listed on its own later, so that the events behind it don't wait.
+/// Largest object that is read from a watch as a whole, in bytes: reading and converting this much takes up to 4 ms. Of a
+/// larger one an outline is read. If that is not enough, the object is listed on its own later, so that the events behind it
+/// don't wait.
 const LARGE: usize = 64 << 10;
 
 /// The verb of a list, as failures name it.
@@ -327,7 +333,10 @@ impl Following {
         let text = object.get();
         let event = match what {
             EventType::Added | EventType::Modified if text.len() > LARGE => {
-                Event::Large(Identity::skim(text).map_err(malformed)?)
+                match Outline::of(self.kind, text, &self.follower.interner).map_err(malformed)? {
+                    Outline::Small(object) => Event::Applied(object),
+                    Outline::Large { identity, isolation } => Event::Large { identity, isolation },
+                }
             }
             EventType::Added | EventType::Modified => {
                 let slim: Slim<T> = serde_json::from_str(text).map_err(malformed)?;
@@ -344,9 +353,9 @@ impl Following {
             }
         };
         let version = match &event {
-            Event::Applied(Object { identity, .. }) | Event::Large(identity) | Event::Deleted(identity) => {
-                identity.resource_version.clone()
-            }
+            Event::Applied(Object { identity, .. })
+            | Event::Large { identity, .. }
+            | Event::Deleted(identity) => identity.resource_version.clone(),
             _ => String::new(),
         };
         Ok(Some(WatchItem { event: Some(event), version }))

@@ -144,7 +144,13 @@ impl State {
     /// Takes in what was heard of a kind.
     pub fn take_in(&mut self, kind: Kind, event: Event) {
         match event {
-            Event::Began => self.list(kind).seen = Some(BTreeSet::new()),
+            Event::Began => {
+                let before = self.list(kind).seen.replace(BTreeSet::new());
+                // After a list that broke off, what that one had still counts.
+                if kind == Kind::NetworkPolicy && before.is_none() {
+                    self.rule_budget.begin();
+                }
+            }
             Event::Listed(object) => {
                 if let Some(key) = key(kind, &object.identity, &self.interner)
                     && let Some(seen) = &mut self.list(kind).seen
@@ -164,18 +170,15 @@ impl State {
                 gone.iter().for_each(|key| self.remove(key));
             }
             Event::Applied(object) => self.put(kind, object),
-            Event::Large(identity) => {
-                if let Some(key) = key(kind, &identity, &self.interner) {
-                    self.wanted.insert(key, identity.resource_version.into());
-                }
-            }
+            Event::Large { identity, isolation } => self.large(kind, identity, isolation),
             Event::Deleted(identity) => {
                 let key = key(kind, &identity, &self.interner);
                 if let Some(key) = key.filter(|key| self.is_same(key, &identity)) {
                     self.remove(&key);
                 }
             }
-            Event::Refused => self.list(kind).is_known |= kind == Kind::Node,
+            Event::Refused if kind == Kind::Node => self.without_nodes(),
+            Event::Refused => {}
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Of a field that a mapping has more than once the last value is kept, as kubectl and Helm keep it, and a note is taken.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -62,11 +62,17 @@ const POD_SPEC: Keep = Keep::Fields(&[
     ("initContainers", CONTAINERS),
 ]);
 const POD_STATUS: Keep = Keep::Fields(&[("phase", Keep::All), ("podIP", Keep::All), ("podIPs", Keep::All)]);
+/// Of a policy whose rules are read later. Without `policyTypes` it isolates for egress if it has a rule for it.
+const POLICY_OUTLINE: Keep = Keep::Fields(&[
+    ("podSelector", Keep::All),
+    ("policyTypes", Keep::All),
+    ("egress", Keep::Each(&Keep::Presence)),
+]);
 const NODE_SPEC: Keep = Keep::Fields(&[("podCIDR", Keep::All), ("podCIDRs", Keep::All)]);
 const NODE_STATUS: Keep = Keep::Fields(&[("addresses", Keep::All)]);
 
 /// What is kept of the field `name` of an object. While its kind isn't known, everything is.
-pub(super) fn keep_of(kind: Option<&str>, name: &str) -> &'static Keep {
+fn keep_of(kind: Option<&str>, name: &str) -> &'static Keep {
     let Some(kind) = kind else { return &Keep::All };
     let Some(kind) = Kind::named(kind) else {
         // Its name is enough to say what a message is about.
@@ -94,6 +100,9 @@ const MOST_NOTES: usize = 256;
 /// The longest name of a field that is kept, in bytes: longer than any label's key (253 + 1 + 63), so that messages and notes stay short.
 pub(super) const LONGEST_NAME: usize = 512;
 
+/// The bytes of text that a field or element takes, at least, besides names and texts.
+const VALUE: usize = 1;
+
 /// The beginning of a name that is too long.
 pub(super) fn shortened(name: &str) -> String {
     /// Characters of it.
@@ -116,12 +125,30 @@ pub(super) struct Notes {
     cut: RefCell<Option<(&'static str, Value)>>,
     /// Whether names of which nothing is kept are looked at.
     pub by_hand: bool,
+    /// How many bytes more may be kept, if that is limited.
+    room: Cell<Option<usize>>,
 }
 
 impl Notes {
-    /// Nothing yet. `by_hand`: of an object that a person or a template may have written.
-    pub fn of(by_hand: bool) -> Self {
-        Self { by_hand, ..Self::default() }
+    /// Nothing yet. `by_hand`: of an object that a person or a template may have written. `most`: the most bytes that are kept.
+    pub fn of(by_hand: bool, most: Option<usize>) -> Self {
+        Self { by_hand, room: Cell::new(most), ..Self::default() }
+    }
+
+    /// What is kept of the field `name` of an object of this kind.
+    pub fn keep_of(&self, kind: Option<&str>, name: &str) -> &'static Keep {
+        match (kind.and_then(Kind::named), name, self.room.get()) {
+            (Some(Kind::NetworkPolicy), "spec", Some(_)) => &POLICY_OUTLINE,
+            _ => keep_of(kind, name),
+        }
+    }
+
+    /// Takes note that this many bytes are kept. Fails if they are too many.
+    fn keep<E: de::Error>(&self, bytes: usize) -> Result<(), E> {
+        let Some(room) = self.room.get() else { return Ok(()) };
+        let left = room.checked_sub(bytes).ok_or_else(|| E::custom("there is too much to keep"))?;
+        self.room.set(Some(left));
+        Ok(())
     }
 
     /// Notes that the field at `at` came again: its value before and its value now, where they are known.
@@ -266,6 +293,7 @@ impl Kept<'_> {
                 }
                 continue;
             }
+            self.notes.keep(name.len() + VALUE)?;
             let value = map.next_value_seed(Kept { keep, at, notes: self.notes })?;
             if let Some(before) = fields.get(&name) {
                 self.notes.again(at.path(), Some((before, &value)));
@@ -321,7 +349,10 @@ impl<'de> Visitor<'de> for Kept<'_> {
         loop {
             let at = Trail { up: Some(&self.at), hop: Hop::Item(items.len()) };
             match seq.next_element_seed(Kept { keep, at, notes: self.notes })? {
-                Some(item) => items.push(item),
+                Some(item) => {
+                    self.notes.keep(VALUE)?;
+                    items.push(item);
+                }
                 None => return Ok(Value::Array(items)),
             }
         }
@@ -358,10 +389,12 @@ impl<'de> Visitor<'de> for Kept<'_> {
     }
 
     fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {
+        self.notes.keep(value.len())?;
         Ok(Value::from(value))
     }
 
     fn visit_string<E: de::Error>(self, value: String) -> Result<Value, E> {
+        self.notes.keep(value.len())?;
         Ok(Value::from(value))
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::kept::{Keep, Kept, LONGEST_NAME, Notes, Passed, Trail, keep_of, shortened};
+use super::kept::{Keep, Kept, LONGEST_NAME, Notes, Passed, Trail, shortened};
 use crate::convert::{FieldPath, Kind, Step, Twice};
 use crate::invisible::as_seen;
 
@@ -73,8 +73,21 @@ impl RawObject {
     /// Reads one object that need not say its kind: an element of a list of the API, which are all of one kind.
     pub(crate) fn of_kind<'de, D: Deserializer<'de>>(kind: Kind, deserializer: D) -> Result<Self, D::Error> {
         let mut found = None;
-        let default = Some((kind.api_version().into_owned(), kind.name().into_owned()));
-        Objects { sink: &mut |object| found = Some(object), at: Vec::new(), default, by_hand: false }
+        let sink = &mut |object| found = Some(object);
+        Objects { by_hand: false, ..Objects::of_kind(kind, sink) }.deserialize(deserializer)?;
+        found.ok_or_else(|| de::Error::custom("an object was expected, and not a list of them"))
+    }
+
+    /// The same, of a large text: of a policy only which pods it isolates. Fails if the fields that matter have more than
+    /// `most` bytes.
+    pub(crate) fn outline<'de, D: Deserializer<'de>>(
+        kind: Kind,
+        most: usize,
+        deserializer: D,
+    ) -> Result<Self, D::Error> {
+        let mut found = None;
+        let sink = &mut |object| found = Some(object);
+        Objects { by_hand: false, most: Some(most), ..Objects::of_kind(kind, sink) }
             .deserialize(deserializer)?;
         found.ok_or_else(|| de::Error::custom("an object was expected, and not a list of them"))
     }
@@ -88,12 +101,20 @@ pub(super) struct Objects<'a> {
     default: Option<(String, String)>,
     /// Whether a person or a template may have written it: an API server writes no field twice.
     by_hand: bool,
+    /// The most bytes of an object that are kept; then of a policy only which pods it isolates.
+    most: Option<usize>,
 }
 
 impl<'a> Objects<'a> {
     /// Hands over to `sink`.
     pub fn new(sink: &'a mut dyn FnMut(RawObject)) -> Self {
-        Self { sink, at: Vec::new(), default: None, by_hand: true }
+        Self { sink, at: Vec::new(), default: None, by_hand: true, most: None }
+    }
+
+    /// The same, of objects that need not say their kind.
+    fn of_kind(kind: Kind, sink: &'a mut dyn FnMut(RawObject)) -> Self {
+        let default = Some((kind.api_version().into_owned(), kind.name().into_owned()));
+        Self { default, ..Self::new(sink) }
     }
 
     /// Reads one element of a List's `items`.
@@ -122,8 +143,8 @@ impl<'de> Visitor<'de> for Objects<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
-        let Self { sink, at, default, by_hand } = self;
-        let mut parts = Parts { at, default, notes: Notes::of(by_hand), ..Parts::default() };
+        let Self { sink, at, default, by_hand, most } = self;
+        let mut parts = Parts { at, default, notes: Notes::of(by_hand, most), ..Parts::default() };
         let read = parts.read(map, sink);
         match &read {
             Ok(()) if parts.types.is_list() && !parts.has_items => {
@@ -255,7 +276,7 @@ impl Parts {
                         map.next_value_seed(Items { sink: &mut sink, at: place, default: None, by_hand })?;
                     }
                 }
-                _ => match keep_of(self.kind(), &name) {
+                _ => match notes.keep_of(self.kind(), &name) {
                     Keep::Nothing => {
                         map.next_value::<IgnoredAny>()?;
                         self.passed(&name);
@@ -378,8 +399,12 @@ impl<'de> Visitor<'de> for Items<'_> {
             let mut at = self.at.clone();
             at.push(Step::Item(index));
             let mut sink = |object| last.next(object);
-            let element =
-                Objects { sink: &mut sink, at, default: self.default.clone(), by_hand: self.by_hand };
+            let element = Objects {
+                at,
+                default: self.default.clone(),
+                by_hand: self.by_hand,
+                ..Objects::new(&mut sink)
+            };
             read = seq.next_element_seed(element);
             if !matches!(read, Ok(Some(()))) {
                 break;

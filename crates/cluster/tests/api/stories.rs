@@ -337,6 +337,25 @@ fn an_object_that_is_too_large_for_a_watch_is_read_by_itself() {
 }
 
 #[test]
+fn a_new_large_policy_isolates_and_is_named_while_it_cannot_be_read() {
+    let server = cluster();
+    let mut follower = Follower::of(&server);
+    follower.until_like(&server);
+    server.day(|day| day.failing_rereads = usize::MAX);
+    server.put(Kind::NetworkPolicy, large_policy("large", 400_000));
+    let name = PolicyName::network_policy("web", "large");
+    follower.until("isolation", |follower| {
+        follower.known.policies.get(&name).is_some_and(|policy| policy.isolates_ingress)
+    });
+    assert_eq!(follower.problems, [""; 0]);
+    follower.until("a problem", |follower| !follower.problems.is_empty());
+    assert!(follower.problems[0].contains("NetworkPolicy web/large"), "{:?}", follower.problems);
+    server.day(|day| day.failing_rereads = 0);
+    follower.until_like(&server);
+    follower.until("no problem", |follower| follower.problems.is_empty());
+}
+
+#[test]
 fn a_watch_that_breaks_off_within_a_line_goes_on_where_it_was() {
     let server = cluster();
     let mut follower = Follower::of(&server);

@@ -1,6 +1,7 @@
 //! Policies whose rules are not kept in memory, and whose files are read again once there is room for them.
 //!
-//! Invariant: a policy costs what ALL files that hold it keep of it.
+//! Invariant: a policy costs what ALL files that hold it keep of it, but for files that may be gone: so a policy doesn't lose its rules because of
+//! the file in whose place its own comes.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -44,7 +45,8 @@ impl Files {
     pub(super) fn enter_rules(&mut self, policies: &BTreeSet<PolicyName>) {
         let mut is_due = false;
         for name in policies {
-            let costs: Vec<_> = self.holders_of(name).map(|(_, policy)| policy.cost()).collect();
+            let counted = self.holders_of(name).filter(|(path, _)| !self.is_in_doubt(path));
+            let costs: Vec<_> = counted.map(|(_, policy)| policy.cost()).collect();
             match costs.is_empty() {
                 true => self.rule_budget.leave(name),
                 false => {
@@ -56,6 +58,10 @@ impl Files {
             self.settle_rules();
         }
         for name in policies {
+            if self.holders_of(name).all(|(path, _)| self.is_in_doubt(path)) {
+                self.wanted.remove(name);
+                continue;
+            }
             let is_kept = self.rule_budget.keeps(name);
             if !is_kept {
                 self.omit_rules(name);
@@ -67,6 +73,23 @@ impl Files {
                 self.wanted.remove(name);
             }
         }
+    }
+
+    /// The same, after a change that concerns all policies of a file.
+    pub(super) fn enter_rules_of(&mut self, path: &Path) {
+        let objects = self.files.get(path).into_iter().flat_map(|file| file.objects.iter());
+        let policies = objects.filter_map(|held| match &held.change {
+            Change::Policy(policy) => Some(policy.name.clone()),
+            _ => None,
+        });
+        let policies: BTreeSet<PolicyName> = policies.collect();
+        // What there is room for now, the next update finds out.
+        self.news |= !policies.is_empty();
+        self.enter_rules(&policies);
+    }
+
+    fn is_in_doubt(&self, path: &Path) -> bool {
+        self.files.get(path).is_some_and(|file| file.is_in_doubt)
     }
 
     /// The files that hold a policy, and the form in which each holds it.

@@ -6,12 +6,14 @@
 
 use std::sync::Arc;
 
-use policy::{Change, PolicySpec};
+use policy::{Change, Labels, Namespace, Pod, PolicySpec};
 
-use super::State;
+use super::{State, key};
+use crate::convert::Kind;
 use crate::key::Key;
+use crate::kubernetes::object::Identity;
 use crate::kubernetes::reread::{Answer, Reread};
-use crate::problem::ResourceVersion;
+use crate::problem::{Origin, Problem, ResourceVersion};
 
 impl State {
     /// The object that should be read again next, and the version that is expected; `None` if there is none, or not all of its kind were
@@ -31,8 +33,75 @@ impl State {
             }
             // The watch says so, too; unless there is another one of the same name by now.
             (Some(now), Some(Answer::Gone)) if *now == expected => self.wanted.remove(&key),
+            (Some(now), Some(Answer::There(_))) if *now == expected => self.wanted.postpone(&key),
             // It changed again, or could not be read.
             _ => {}
+        }
+    }
+
+    /// An object has another form now, which is read later. Until then nothing that the object may mean now is allowed too much: a new
+    /// policy, or one that selects other pods now, isolates and allows nothing; labels are unknown.
+    pub(super) fn large(&mut self, kind: Kind, identity: Identity, isolation: Option<Arc<PolicySpec>>) {
+        let Some(key) = key(kind, &identity, &self.interner) else { return };
+        let known = self.objects.get(&key).filter(|_| self.is_same(&key, &identity));
+        let until_then = match (known, isolation) {
+            (Some(Change::Policy(known)), Some(isolation)) => {
+                replaces(&isolation, known).map(|policy| Change::Policy(Arc::new(policy)))
+            }
+            (_, Some(isolation)) => {
+                self.rule_budget.enter(&isolation.name, isolation.cost());
+                Some(Change::Policy(isolation))
+            }
+            (Some(Change::Pod(pod)), None) => {
+                Some(Change::Pod(Pod { labels: Labels::unknown(), ..pod.clone() }))
+            }
+            (Some(Change::Namespace(namespace)), None) => {
+                Some(Change::Namespace(Namespace { labels: Labels::unknown(), ..namespace.clone() }))
+            }
+            (_, None) => None,
+        };
+        if let Some(change) = until_then {
+            self.replace(key.clone(), change);
+            if !matches!(key, Key::Pod(_)) && !identity.uid.is_empty() {
+                self.uids.insert(key.clone(), identity.uid.into());
+            }
+        }
+        self.wanted.insert(key, identity.resource_version.into());
+    }
+
+    /// A second has passed while objects are to be read. Returns whether that makes one overdue.
+    pub fn tick(&mut self) -> bool {
+        let overdue = self.wanted.tick();
+        for (key, resource_version) in &overdue {
+            let problem = Problem {
+                origin: Origin::Api { resource_version: Arc::clone(resource_version) },
+                object: Some(key.to_string()),
+                what: "its current version has not been read for some seconds, and is tried again: the log says why".into(),
+                effect: self.effect_until_read(key).into(),
+            };
+            self.problems.set(key, resource_version, vec![problem]);
+        }
+        !overdue.is_empty()
+    }
+
+    /// Whether objects are to be read.
+    pub fn wants_any(&self) -> bool {
+        !self.wanted.is_empty()
+    }
+
+    /// What follows while the current version of an object is not read.
+    fn effect_until_read(&self, key: &Key) -> &'static str {
+        match self.objects.get(key) {
+            Some(Change::Policy(policy)) if policy.ingress.is_empty() && policy.egress.is_empty() => {
+                "it isolates the pods that it selects, and allows nothing"
+            }
+            Some(Change::Pod(Pod { labels, .. }) | Change::Namespace(Namespace { labels, .. }))
+                if !labels.are_known() =>
+            {
+                "its labels are unknown: rules that ask for them allow nothing, and policies that might select its pods isolate them"
+            }
+            Some(_) => "its last version is in force",
+            None => "it is not in force",
         }
     }
 
@@ -69,4 +138,15 @@ impl State {
         }
         self.sweep_interner();
     }
+}
+
+/// What is in force of a policy in place of `known` until it is read, given how it isolates now; `None` if that is `known`: it isolates
+/// the same pods, in the same directions or more.
+fn replaces(now: &PolicySpec, known: &PolicySpec) -> Option<PolicySpec> {
+    let now = PolicySpec { omitted: known.omitted, ..now.clone() };
+    let now = if known.omitted.is_some() { now.omit_rules() } else { now };
+    let is_isolated = now.subject == known.subject
+        && (known.isolates_ingress || !now.isolates_ingress)
+        && (known.isolates_egress || !now.isolates_egress);
+    (!is_isolated).then_some(now)
 }

@@ -1,6 +1,7 @@
 //! Objects that are read again: policies beyond the budget, whose rules are not kept, and objects that are too large for a watch.
 
 use super::*;
+use crate::kubernetes::object::Outline;
 use crate::kubernetes::reread::{Answer, Reread};
 
 /// A policy with this many entries, at least 19.
@@ -34,7 +35,25 @@ impl Story {
     }
 
     fn large(&mut self, fields: &Value) {
-        self.state.take_in(Kind::NetworkPolicy, Event::Large(Identity::of(fields)));
+        self.large_of(Kind::NetworkPolicy, fields);
+    }
+
+    fn large_of(&mut self, kind: Kind, fields: &Value) {
+        let outline = Outline::of(kind, &fields.to_string(), &self.state.interner);
+        let (identity, isolation) = match outline.expect("an object") {
+            Outline::Large { identity, isolation } => (identity, isolation),
+            Outline::Small(object) => return self.state.take_in(kind, Event::Applied(object)),
+        };
+        self.state.take_in(kind, Event::Large { identity, isolation });
+    }
+
+    fn policy(&self, name: &str) -> &policy::PolicySpec {
+        &self.known.policies[&PolicyName::network_policy("web", name)]
+    }
+
+    /// That many seconds pass.
+    fn pass(&mut self, seconds: usize) {
+        (0..seconds).for_each(|_| _ = self.state.tick());
     }
 
     fn wanted(&self) -> Vec<&str> {
@@ -96,6 +115,7 @@ fn an_object_that_is_too_large_for_the_watch_is_read_by_itself() {
     story.large(&large("p", "7", 40));
     story.answer("p", Some(&large("p", "6", 30)));
     assert_eq!(story.wanted(), ["p"]);
+    story.pass(1);
     story.answer("p", Some(&large("p", "7", 40)));
     story.told();
     let policy = story.known.policies.values().next().expect("a policy");
@@ -114,9 +134,10 @@ fn a_late_answer_brings_no_object_back_that_is_gone() {
     // One of the same name came after it.
     story.large(&large("p", "9", 30));
     story.late_answer(key, expected, Some(&late));
-    assert_eq!((story.told(), story.wanted()), (None, vec!["p"]));
+    story.told().expect("it isolates");
+    assert_eq!((story.policy("p").ingress.len(), story.wanted()), (0, vec!["p"]));
     story.answer("p", None);
-    assert_eq!((story.told(), story.wanted()), (None, vec![]));
+    assert_eq!((story.told(), story.wanted()), (None, vec![]), "the watch says that it is gone");
 }
 
 #[test]
@@ -138,13 +159,156 @@ fn objects_that_change_all_the_time_are_read_in_turns() {
     for name in ["a", "b", "c"] {
         story.large(&large(name, "5", 30));
     }
-    for name in ["a", "b", "c", "a", "b"] {
-        story.answer(name, Some(&large(name, "6", 30)));
+    for (name, version) in [("a", "6"), ("b", "6"), ("c", "6"), ("a", "8"), ("b", "8")] {
+        story.answer(name, Some(&large(name, version, 30)));
+        story.large(&large(name, &format!("{version}1"), 30));
     }
     // It can't be read.
     let (key, expected) = story.state.wanted().expect("a wanted object");
     story.state.reread(Reread { key, expected, answer: None });
     story.answer("a", Some(&large("a", "6", 30)));
+}
+
+#[test]
+fn an_object_whose_version_is_not_the_expected_one_is_read_again_at_the_next_word_or_ever_later() {
+    let mut story = Story::begun();
+    story.large(&large("p", "5", 30));
+    story.answer("p", Some(&large("p", "6", 30)));
+    assert_eq!(story.state.wanted(), None, "the watch will say so");
+    story.large(&large("p", "6", 30));
+    // The watch never catches up.
+    for pause in [1, 2, 4, 8, 16, 32, 32] {
+        story.answer("p", Some(&large("p", "7", 30)));
+        story.pass(pause - 1);
+        assert_eq!(story.state.wanted(), None, "{pause}");
+        story.pass(1);
+    }
+    story.answer("p", Some(&large("p", "6", 30)));
+    assert_eq!((story.told().is_some(), story.wanted()), (true, vec![]));
+}
+
+#[test]
+fn a_new_large_policy_isolates_its_pods_until_its_rules_are_read() {
+    let mut story = Story::begun();
+    let mut egress = large("egress", "5", 30);
+    egress["spec"]["podSelector"] = json!({"matchLabels": {"app": "a"}});
+    egress["spec"]["policyTypes"] = json!(["Egress"]);
+    story.large(&egress);
+    let wide: Vec<String> = (0..9_000).map(|n| format!("value-{n}")).collect();
+    let wide = json!({"matchExpressions": [{"key": "app", "operator": "In", "values": wide}]});
+    story.large(&policy("wide", "6", json!({"podSelector": wide, "policyTypes": ["Ingress"]})));
+    let mut without = large("without-types", "7", 30);
+    story.large(&without);
+    without["metadata"]["name"] = json!("with-egress");
+    without["spec"]["egress"] = json!([{"to": []}]);
+    story.large(&without);
+    story.told().expect("isolation");
+    let isolates = |name: &str| {
+        let policy = story.policy(name);
+        assert!(policy.ingress.is_empty() && policy.egress.is_empty() && policy.omitted.is_none());
+        (policy.subject.pods.clone(), policy.isolates_ingress, policy.isolates_egress)
+    };
+    let all = policy::Selector::All([].into());
+    let a = policy::Requirement::In("app".into(), ["a".into()].into());
+    assert_eq!(isolates("egress"), (policy::Selector::All([a].into()), false, true));
+    assert_eq!(isolates("wide"), (all.clone(), true, true), "a podSelector that is too large to be read");
+    assert_eq!(isolates("without-types"), (all.clone(), true, false));
+    assert_eq!(isolates("with-egress"), (all, true, true));
+    assert_eq!(story.versions.len(), 0, "no version is in force as a whole");
+    story.answer("egress", Some(&egress));
+    story.told().expect("the rules");
+    assert_eq!((story.policy("egress").isolates_egress, story.versions.len()), (true, 1));
+}
+
+#[test]
+fn a_large_policy_that_selects_other_pods_now_isolates_those_alone_until_its_rules_are_read() {
+    let mut story = Story::begun();
+    let mut p = large("p", "5", 30);
+    p["spec"]["podSelector"] = json!({"matchLabels": {"app": "a"}});
+    p["spec"]["policyTypes"] = json!(["Ingress"]);
+    story.applied(Kind::NetworkPolicy, &p);
+    story.told().expect("a policy");
+    let before = story.policy("p").clone();
+    p["metadata"]["resourceVersion"] = json!("6");
+    p["spec"]["ingress"] = json!([]);
+    story.large(&p);
+    assert_eq!(story.told(), None, "the same pods: its last version stays in force");
+    p["spec"]["podSelector"] = json!({"matchLabels": {"app": "b"}});
+    story.large(&p);
+    story.told().expect("other pods");
+    let now = story.policy("p");
+    assert!(now.ingress.is_empty() && now.subject != before.subject, "{now:?}");
+    p["spec"]["policyTypes"] = json!(["Ingress", "Egress"]);
+    story.large(&p);
+    story.told().expect("egress, too");
+    assert!(story.policy("p").isolates_egress);
+    // Less than before.
+    p["spec"]["policyTypes"] = json!(["Ingress"]);
+    story.large(&p);
+    assert_eq!(story.told(), None);
+}
+
+#[test]
+fn a_large_pod_or_namespace_has_its_labels_at_once_or_unknown_ones() {
+    let mut story = Story::begun();
+    let text = "x".repeat(100_000);
+    let with = |labels: &Value| {
+        let mut pod = pod("a", "5", "Running", &["10.0.0.2"]);
+        pod["metadata"]["labels"] = labels.clone();
+        pod["metadata"]["annotations"] = json!({"text": text});
+        let namespace =
+            json!({"metadata": {"name": "web", "labels": labels, "resourceVersion": "6"}, "text": text});
+        [(Kind::Pod, pod), (Kind::Namespace, namespace)]
+    };
+    let known = |story: &mut Story| {
+        story.told();
+        let (pod, namespace) = (&story.known.pods[&PodName::new("web", "a")], &story.known.namespaces["web"]);
+        [&pod.labels, &namespace.labels].map(|labels| labels.value("app").map(str::to_owned))
+    };
+    for app in ["a", "b"] {
+        for (kind, object) in with(&json!({"app": app})) {
+            story.large_of(kind, &object);
+        }
+        assert_eq!(known(&mut story), [Some(app.to_owned()), Some(app.to_owned())]);
+        assert_eq!(story.wanted(), [""; 0]);
+    }
+    let many: serde_json::Map<String, Value> =
+        (0..9_000).map(|n| (format!("n{n}"), json!("value"))).collect();
+    for (kind, object) in with(&json!(many)) {
+        story.large_of(kind, &object);
+    }
+    assert_eq!((known(&mut story), story.wanted()), ([None, None], vec!["web", "a"]));
+    assert!(!story.known.pods[&PodName::new("web", "a")].labels.are_known());
+    assert!(!story.known.namespaces["web"].labels.are_known());
+}
+
+#[test]
+fn an_object_that_cannot_be_read_for_seconds_is_named_until_it_is() {
+    let mut story = Story::begun();
+    story.applied(Kind::NetworkPolicy, &large("old", "5", 20));
+    story.told();
+    story.large(&large("old", "6", 30));
+    story.large(&large("new", "7", 30));
+    let told = |story: &mut Story| {
+        story.told();
+        story.problems.clone()
+    };
+    story.pass(4);
+    assert_eq!(told(&mut story), [""; 0]);
+    // It changes all the time.
+    story.large(&large("old", "8", 30));
+    story.pass(1);
+    let problems = told(&mut story);
+    let [new, old] = &problems[..] else { panic!("{problems:?}") };
+    assert!(new.contains("NetworkPolicy web/new") && new.contains("allows nothing"), "{new}");
+    assert!(old.contains("NetworkPolicy web/old") && old.contains("last version"), "{old}");
+    story.pass(1);
+    assert_eq!(told(&mut story), problems);
+    while let Some((key, expected)) = story.state.wanted() {
+        let object = large(key.namespace_and_name().1, &expected, 30);
+        story.late_answer(key, expected, Some(&object));
+    }
+    assert_eq!(told(&mut story), [""; 0]);
 }
 
 #[test]
@@ -193,6 +357,41 @@ fn very_many_large_policies_are_not_kept_while_they_are_listed() {
     story.told();
     let kept: Vec<_> = story.policies().into_iter().filter(|(_, omitted)| omitted.is_none()).collect();
     assert_eq!(kept, [("p0", None)], "the first of equally large ones, by name");
+}
+
+#[test]
+fn a_policy_that_a_list_has_in_place_of_another_one_keeps_its_rules() {
+    for (before, after) in [("a", "b"), ("b", "a")] {
+        let mut story = Story::begun();
+        story.applied(Kind::NetworkPolicy, &large(before, "5", 60));
+        story.told();
+        story.state.take_in(Kind::NetworkPolicy, Event::Began);
+        story.listed(Kind::NetworkPolicy, &[large(after, "6", 60)]);
+        // The connection broke: the list begins again.
+        story.told();
+        story.list(Kind::NetworkPolicy, &[large(after, "6", 60)]);
+        story.told();
+        assert_eq!((story.policies(), story.wanted()), (vec![(after, None)], vec![]));
+        // Both are there.
+        story.list(Kind::NetworkPolicy, &[large("a", "7", 60), large("b", "8", 60)]);
+        story.told();
+        assert_eq!(story.policies(), [("a", None), ("b", Some(60))]);
+        story.list(Kind::NetworkPolicy, &[large("b", "8", 60)]);
+        story.told();
+        assert_eq!((story.policies(), story.wanted()), (vec![("b", None)], vec![]));
+    }
+}
+
+#[test]
+fn lists_that_break_off_add_no_rules_beyond_the_budget_each_time() {
+    let mut story = Story::begun();
+    for list in 0..20 {
+        story.state.take_in(Kind::NetworkPolicy, Event::Began);
+        story.listed(Kind::NetworkPolicy, &[large(&format!("p{list:02}"), "5", 60)]);
+        story.told();
+    }
+    let kept = story.policies().into_iter().filter(|(_, omitted)| omitted.is_none());
+    assert_eq!(kept.count(), 1);
 }
 
 #[test]

@@ -66,3 +66,25 @@ fn a_pod_of_the_state_on_disk_that_has_ended_is_given_no_address_by_a_file() {
     story.told().expect("the state");
     assert_eq!((story.addresses("job"), story.addresses("new")), (vec![], vec!["10.0.0.3".to_owned()]));
 }
+
+#[test]
+fn of_nodes_that_may_not_be_listed_any_more_the_agents_own_alone_stands_and_is_named() {
+    let node = |name: &str, cidr: &str| {
+        (Kind::Node, json!({"metadata": {"name": name}, "spec": {"podCIDRs": [cidr]}}))
+    };
+    let mut story = Story::new();
+    let (objects, finished) = saved(&[node("n", "10.0.0.0/24"), node("other", "10.0.1.0/24")]);
+    story.state.restore(objects, finished, SystemTime::UNIX_EPOCH);
+    story.state.release();
+    assert_eq!(story.told().expect("the state"), ["Node n", "Node other"]);
+    for _ in 0..2 {
+        story.state.take_in(Kind::Node, Event::Refused);
+    }
+    [Kind::Namespace, Kind::Pod, Kind::NetworkPolicy].into_iter().for_each(|kind| story.list(kind, &[]));
+    assert_eq!(story.told().expect("what is known"), ["-Node other"]);
+    let [problem] = &story.problems[..] else { panic!("{:?}", story.problems) };
+    assert!(problem.contains("Node n") && problem.contains("may not be listed"), "{problem}");
+    story.list(Kind::Node, &[node("n", "10.0.0.0/24").1, node("new", "10.0.2.0/24").1]);
+    assert_eq!(story.told().expect("allowed again"), ["Node new"]);
+    assert_eq!(story.problems, [""; 0]);
+}
