@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use integration::static_api::Objects;
 use integration::{
-    Agent, Cluster, Family, Launch, Side, StaticApi, Story, Stream, Testbed, agent, allowed, denied,
+    Agent, Cluster, Family, Launch, Load, Side, StaticApi, Story, Stream, Testbed, agent, allowed, denied,
 };
 use serde_json::{Value, json};
 
@@ -280,6 +280,38 @@ fn an_agent_that_knows_the_state_alone_does_not_take_over_from_one_that_enforces
     next.wait_ready().unwrap();
     story.put_agent(next);
     expect_policy(&story);
+}
+
+#[test]
+fn an_agent_that_knows_the_state_alone_takes_over_from_a_stopped_one_in_whose_queues_packets_wait() {
+    let (mut story, flag, kubeconfig, port) = powered_off(0);
+    let node = story.testbed.namespace("node-a").unwrap();
+    let api = StaticApi::start(node, port, objects(&story.testbed, 0)).unwrap();
+    let launch = Launch { kubeconfig: Some(&kubeconfig), ..Launch::default() };
+    let mut other = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+    other.wait_ready().unwrap();
+    api.stop(node).unwrap();
+    other.stop().unwrap();
+    let launch = Launch {
+        flags: &[&flag, "--hold-time=300ms"],
+        kubeconfig: Some(&kubeconfig),
+        http_port: agent::HTTP_PORT + 1,
+        ..Launch::default()
+    };
+    let mut next = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+    next.wait_not_ready("knows only the state of").unwrap();
+    let way = "5432".parse().unwrap();
+    let load =
+        Load::start(&story.testbed, ("web/a", "db/s"), way, Family::V4, 2, Duration::from_secs(4)).unwrap();
+    next.wait_ready().unwrap();
+    drop(load.finish().unwrap());
+    story.put_agent(next);
+    expect_policy(&story);
+    // What it answers now counts for nothing.
+    other.go_on().unwrap();
+    other.wait_not_ready("taken over").unwrap();
+    expect_policy(&story);
+    assert_eq!(other.terminate().unwrap().code(), Some(0), "{}", other.log());
 }
 
 #[test]

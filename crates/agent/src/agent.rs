@@ -107,6 +107,8 @@ pub struct Agent {
     backlog: Backlog,
     /// When the state on disk was written, while it stands in for a part of the source.
     restored: Option<SystemTime>,
+    /// What another agent answers to which this one leaves enforcing.
+    answers: restored::Answers,
     /// What is wrong with the source's objects.
     problems: Arc<[Problem]>,
     /// Whether these have not been noted yet.
@@ -167,6 +169,7 @@ impl Agent {
             policy_states: BTreeMap::new(),
             backlog: Backlog::default(),
             restored: None,
+            answers: restored::Answers::default(),
             problems: Arc::default(),
             has_new_problems: true,
             noted_refusals: 0,
@@ -284,7 +287,8 @@ impl Agent {
             }
             return;
         };
-        if let Some(why) = self.leaves_enforcing(watch) {
+        let waits_for = watch.connections().and_then(Connections::waits_for);
+        if let Some(why) = self.leaves_enforcing(waits_for) {
             return self.health.state().not_ready(Topic::Source, why);
         }
         let mut state = self.health.state();
