@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use dataplane::conntrack::ConntrackError;
 use dataplane::ports::{Monitor, PortQueue, PortQueueConfig};
 use dataplane::queues::QueueRange;
 use dataplane::table::Protections;
@@ -76,6 +77,9 @@ impl Agent {
             return;
         }
         if let Some(Err(error)) = self.conntrack.as_mut().map(|table| table.delete_of(&left)) {
+            if matches!(error, ConntrackError::Superseded(_)) {
+                return self.superseded();
+            }
             tracing::warn!(%error, "connections of pods that are gone could not be deleted: tried again by the next sweep");
             if let Some(engine) = &mut self.engine {
                 engine.reassign(left);
