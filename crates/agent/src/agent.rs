@@ -14,7 +14,6 @@ use dataplane::conntrack::Conntrack;
 use dataplane::drops::DropCounts;
 use dataplane::needs::{self, NeedState};
 use dataplane::ports::{Interfaces, Monitor, PortQueue, read_interfaces};
-use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
 use dataplane::remembered::History;
 use dataplane::table::{
@@ -39,6 +38,7 @@ mod notes;
 mod owners;
 mod phase;
 mod ports;
+mod predecessor;
 mod problem_log;
 mod queues;
 mod restored;
@@ -49,6 +49,7 @@ pub use config::AgentConfig;
 use kernel_records::KernelRecords;
 use owners::{AddressOwners, Before};
 use phase::Phase;
+use predecessor::Predecessor;
 use problem_log::ProblemLog;
 use rules::RulesWatch;
 
@@ -121,8 +122,8 @@ pub struct Agent {
     refused: BTreeSet<PolicyName>,
     /// Policies that changed, or are gone, since the snapshot that is in force.
     changed_policies: BTreeSet<PolicyName>,
-    /// The queues of the agent from which this one took over, until nothing waits in them any more.
-    predecessor: Option<QueueRange>,
+    /// The agent from which this one took over, until its queues are no longer bound.
+    predecessor: Option<Predecessor>,
     kernel_records: KernelRecords,
     history: Arc<History>,
     /// Where packets may come from.
@@ -370,7 +371,6 @@ impl Agent {
 
     /// Sets up queues, workers and rules, in this order: no packet may come before it can be answered.
     fn install(&mut self, snapshot: &Arc<Snapshot>) -> anyhow::Result<Engine> {
-        self.conntrack = Some(Conntrack::open()?);
         let in_use = Table::queues_in_use()?;
         let listener = RulesListener::open()?;
         // Under rules that let nothing pass unevaluated every connection is marked already.
@@ -378,10 +378,13 @@ impl Agent {
         // First bindings stay: an agent before this one has seen them first.
         self.origins.begin(read_interfaces()?, Table::bindings_in_force()?);
         let snapshot = &self.with_own_addresses(snapshot);
-        let marks = self.config.marks;
-        let register = Arc::new(Mutex::new(Register::new(Conntrack::open()?, marks, Arc::clone(snapshot))));
-        let sweeper = Sweeper::start(Conntrack::open()?, marks, Arc::clone(&register))?;
         let (published, workers, queues) = self.start_workers(snapshot, in_use)?;
+        let marks = self.config.marks;
+        // Another agent may take over at any time, also while this one is stopped.
+        let open_conntrack = || Conntrack::open_for(queues);
+        self.conntrack = Some(open_conntrack()?);
+        let register = Arc::new(Mutex::new(Register::new(open_conntrack()?, marks, Arc::clone(snapshot))));
+        let sweeper = Sweeper::start(open_conntrack()?, marks, Arc::clone(&register))?;
         let holders = workers.holders();
         self.health.set_workers(Some(workers));
         self.history.publish(snapshot, Instant::now());
@@ -409,7 +412,7 @@ impl Agent {
             DropCounts::new()
         });
         self.origins.ledger.begin(dropped);
-        self.predecessor = in_use.filter(|theirs| *theirs != queues);
+        self.predecessor = in_use.filter(|theirs| *theirs != queues).map(Predecessor::new);
         let origins_status = self.origins_status(table.protections(), snapshot);
         let mut state = self.health.state();
         state.queues = Some(queues);
@@ -696,6 +699,7 @@ impl Agent {
         if engine.sweep_at().is_some() {
             match engine.sweep_now(snapshot) {
                 Ok(swept) => self.note_sweep(&swept),
+                Err(error) if error.is_superseded() => self.superseded(),
                 Err(error) => {
                     tracing::warn!(%error, "connections of pods that changed wait for the next agent")
                 }
@@ -705,7 +709,7 @@ impl Agent {
 
     fn failed(&mut self, generation: u64, error: &EngineError) {
         match error {
-            EngineError::Table(TableError::Superseded(_)) => self.superseded(),
+            error if error.is_superseded() => self.superseded(),
             EngineError::Table(TableError::Missing) => self.rules.missing(),
             EngineError::Grace => self.health.state().status.dead = Some(error.to_string()),
             _ => {}
@@ -743,11 +747,7 @@ impl Agent {
                 "the thread that notices changes of the rules has ended: start the agent again",
             );
         }
-        if self.predecessor.is_some_and(|queues| !is_waiting(queues)) {
-            // What the agent before this one still answered may have been remembered, and is in the table of connections now.
-            self.predecessor = None;
-            self.behind = true;
-        }
+        self.look_at_predecessor();
         match self.phase.enforcing().map(|engine| engine.table().superseded()) {
             Some(Ok(true)) => self.superseded(),
             Some(Err(TableError::Missing)) => self.rules.missing(),
@@ -850,10 +850,4 @@ fn policy_states(
         None => (name, PolicyState::Gone),
     });
     changed.chain(versions)
-}
-
-/// Whether packets still wait in these queues for their agent's answer, as far as the kernel says.
-fn is_waiting(queues: QueueRange) -> bool {
-    let rows = QueueStatistics::read().unwrap_or_default();
-    rows.iter().any(|row| row.waiting > 0 && queues.numbers().any(|number| number == row.number))
 }

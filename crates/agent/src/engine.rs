@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use dataplane::conntrack::ConntrackError;
 use dataplane::remembered::History;
 use dataplane::sweep::{OverlayFlows, Scope, SweepReport};
 use dataplane::table::{OpenAddresses, Table, TableConfig, TableError};
@@ -81,6 +82,17 @@ pub enum EngineError {
     /// The connections.
     #[error(transparent)]
     Sweep(#[from] SweepError),
+}
+
+impl EngineError {
+    /// Whether another agent has taken over, so that this one may change nothing more.
+    pub fn is_superseded(&self) -> bool {
+        matches!(
+            self,
+            Self::Table(TableError::Superseded(_))
+                | Self::Sweep(SweepError::Conntrack(ConntrackError::Superseded(_)))
+        )
+    }
 }
 
 impl From<RestoreError> for EngineError {

@@ -38,6 +38,8 @@ mod source;
 mod status;
 mod sweeper;
 mod terminal;
+#[cfg(test)]
+mod testing;
 mod values;
 
 fn main() -> ExitCode {

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use dataplane::conntrack::ConntrackError;
 use dataplane::sweep::{LocalAddresses, OverlayFlows};
 use dataplane::table::{Table, TableError};
-use nix::errno::Errno;
 use policy::{Affected, Snapshot};
 
 mod known;
 mod register;
+mod tuples;
 pub use register::Register;
 
 /// How often the kernel's set is read, to forget connections that have timed out there.
@@ -34,6 +34,8 @@ pub struct RevokedConnections {
     rested: Instant,
     /// When the kernel's set is read again; `None` before it was read.
     read_at: Option<Instant>,
+    /// Whether the kernel's set had no room, and nothing has left it since that is known of.
+    is_full: bool,
 }
 
 /// Connections could not be restored.
@@ -50,7 +52,7 @@ pub enum RestoreError {
 impl RevokedConnections {
     /// Those of a register that sweeps add to.
     pub fn new(register: Arc<Mutex<Register>>) -> Self {
-        Self { register, due_at: None, rested: Instant::now(), read_at: None }
+        Self { register, due_at: None, rested: Instant::now(), read_at: None, is_full: false }
     }
 
     /// To be called when `snapshot` is in force: makes the cut connections of `affected` addresses due, so that
@@ -95,31 +97,32 @@ impl RevokedConnections {
     /// were restored without a sweep since the last call.
     ///
     /// # Errors
-    /// [`TableError`] if the set can't be read or changed. What is not done then is done with the next sweep. A set that is full is no
-    /// error: its connections are cut by their marks alone.
-    pub fn swept(&mut self, table: &mut Table) -> Result<u64, TableError> {
+    /// [`RestoreError`] if the set can't be read or changed. What is not done then is done with the next sweep. A set that is full is no
+    /// error: its connections are cut by their marks alone until it has room.
+    pub fn swept(&mut self, table: &mut Table) -> Result<u64, RestoreError> {
         let now = Instant::now();
-        if self.read_at.is_none_or(|at| at <= now) {
-            let in_kernel = table.revoked()?;
-            lock(&self.register).read(&in_kernel);
-            self.read_at = Some(now + READ_EVERY);
-        }
         // First, since it makes room.
         self.remove_restored(table)?;
-        let missing = lock(&self.register).take_missing();
-        match fits(table.change_revoked(&missing, &[])) {
-            Ok(fit) => {
-                if !fit {
-                    tracing::warn!(
-                        connections = missing.len(),
-                        "too many revoked connections to keep them all cut when conntrack forgets them"
-                    );
-                }
-                lock(&self.register).saved(&missing);
+        if self.read_at.is_none_or(|at| at <= now) {
+            let in_kernel = table.revoked()?;
+            let mut register = lock(&self.register);
+            register.read(&in_kernel)?;
+            if register.has_due() {
+                self.due_at.get_or_insert(self.rested);
             }
-            Err(error) => {
-                lock(&self.register).not_saved(missing);
-                return Err(error);
+            self.is_full = false;
+            self.read_at = Some(now + READ_EVERY);
+        }
+        if !self.is_full {
+            let missing = lock(&self.register).missing();
+            let left_over = table.add_revoked(&missing)?;
+            lock(&self.register).added(&missing, &left_over);
+            self.is_full = !left_over.is_empty();
+            if self.is_full {
+                tracing::warn!(
+                    connections = left_over.len(),
+                    "too many revoked connections to keep them all cut when conntrack forgets them"
+                );
             }
         }
         Ok(lock(&self.register).take_count())
@@ -128,36 +131,20 @@ impl RevokedConnections {
     /// Another program may have emptied the kernel's set: all that is known is added again with the next sweep.
     pub fn save_all(&mut self) {
         lock(&self.register).save_all();
+        self.is_full = false;
         self.read_at = Some(Instant::now() + READ_EVERY);
     }
 
     fn remove_restored(&mut self, table: &mut Table) -> Result<(), TableError> {
-        let restored = lock(&self.register).take_restored();
-        match fits(table.change_revoked(&[], &restored)) {
-            Ok(true) => Ok(()),
-            // To remove an element it is added first, for which a full set has no room.
-            Ok(false) => {
-                lock(&self.register).not_removed(restored);
-                Ok(())
-            }
-            Err(error) => {
-                lock(&self.register).not_removed(restored);
-                Err(error)
-            }
-        }
+        let surplus = lock(&self.register).surplus();
+        table.remove_revoked(&surplus)?;
+        lock(&self.register).removed(&surplus);
+        self.is_full &= surplus.is_empty();
+        Ok(())
     }
 }
 
 /// A panic while it was held has ended the program.
 pub fn lock(register: &Mutex<Register>) -> MutexGuard<'_, Register> {
     register.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whether a change was made: `false` if the kernel's set is full.
-fn fits(changed: Result<(), TableError>) -> Result<bool, TableError> {
-    match changed {
-        Ok(()) => Ok(true),
-        Err(TableError::Refused { errno: Errno::ENFILE | Errno::ENOSPC, .. }) => Ok(false),
-        Err(error) => Err(error),
-    }
 }

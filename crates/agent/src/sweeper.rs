@@ -8,13 +8,13 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use dataplane::conntrack::{Conntrack, ConntrackError, EntryName};
+use dataplane::conntrack::{Conntrack, ConntrackError};
 use dataplane::marks::Marks;
 use dataplane::sweep::{
     Evaluator, LocalAddresses, OverlayFlows, Scope, SweepReport, SweptConnection, sweep,
     wait_for_packets_under_way,
 };
-use policy::{Packet, Snapshot};
+use policy::Snapshot;
 
 use crate::revoked::{Register, lock};
 
@@ -114,12 +114,12 @@ impl Order {
         let mut apply_marks = |found: &mut [SweptConnection]| {
             let settled = lock(register).apply_marks(found, &local)?;
             let is_cut_now = |found: &&SweptConnection| !found.is_allowed && !found.is_revoked;
-            cut.extend(found.iter().filter(is_cut_now).map(|found| (found.connection, found.entry.clone())));
+            cut.extend(found.iter().filter(is_cut_now).cloned());
             Ok(settled)
         };
         let report = sweep(conntrack, marks, evaluator, &self.scope, &mut apply_marks)?;
         if self.is_revalidating {
-            confirm(cut, conntrack, marks, register)?;
+            confirm(cut, conntrack, marks, register, &local)?;
         }
         Ok(report)
     }
@@ -131,20 +131,21 @@ impl Order {
 /// (`nft_ct_set_eval`): a bit that was set in between is lost. So this waits until each packet that read the mark before has left the
 /// rules, and then looks for REVOKED. If it is there, it stays: an earlier rule drops all further packets of the connection.
 fn confirm(
-    mut cut: Vec<(Packet, EntryName)>,
+    mut cut: Vec<SweptConnection>,
     conntrack: &mut Conntrack,
     marks: &Marks,
     register: &Mutex<Register>,
+    local: &LocalAddresses,
 ) -> Result<(), ConntrackError> {
     while !cut.is_empty() {
         wait_for_packets_under_way();
         let mut lost = Vec::new();
-        for (connection, entry) in cut {
-            if conntrack.mark(&entry)?.is_some_and(|mark| mark & marks.revoked().0 == 0) {
-                lost.push((connection, entry));
+        for cut in cut {
+            if conntrack.mark(&cut.entry)?.is_some_and(|mark| mark & marks.revoked().0 == 0) {
+                lost.push(cut);
             }
         }
-        cut = lock(register).cut_again(lost)?;
+        cut = lock(register).cut_again(lost, local)?;
     }
     Ok(())
 }

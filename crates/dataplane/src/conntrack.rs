@@ -2,7 +2,8 @@
 //! of entries changed under a mask.
 //!
 //! From: the kernel. To: the sweep. Invariant: only the bits under a change's mask change. Entries are not made, and deleted only where
-//! their address has gone to another pod: a TCP flow whose entry is deleted comes back as a new connection.
+//! their address has gone to another pod: a TCP flow whose entry is deleted comes back as a new connection. A superseded agent changes
+//! nothing ([`Conntrack::open_for`]).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,6 +11,8 @@ use std::net::IpAddr;
 use nix::errno::Errno;
 
 use crate::netlink::{AttributeReader, DUMP, Header, Messages, NetlinkError, REQUEST, Received, Socket};
+use crate::queues::QueueRange;
+use crate::table::{OwnRules, TableError};
 
 pub mod entry;
 mod filter;
@@ -96,6 +99,17 @@ pub struct Visited {
     pub gone: u64,
 }
 
+/// There is no way to the table of connections, or none to the rules.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// To the table of connections.
+    #[error(transparent)]
+    Conntrack(#[from] ConntrackError),
+    /// To the rules.
+    #[error(transparent)]
+    Table(#[from] TableError),
+}
+
 /// The table of connections can't be read or changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ConntrackError {
@@ -109,6 +123,14 @@ pub enum ConntrackError {
         "the mark of a connection can't be changed: {0}; it takes CAP_NET_ADMIN and the module nf_conntrack_netlink"
     )]
     Change(#[source] NetlinkError),
+    /// The rules can't be read, so it is not known whether they are still this agent's.
+    #[error("the rules can't be read, so no connection is changed: {0}")]
+    Rules(#[source] NetlinkError),
+    /// The rules are another agent's, and so are the connections.
+    #[error(
+        "another agent has taken the rules over: they send packets to queues {0} now, so this agent may not change connections"
+    )]
+    Superseded(QueueRange),
 }
 
 impl Conntrack {
@@ -116,6 +138,17 @@ impl Conntrack {
     pub fn open() -> Result<Self, ConntrackError> {
         let open = || Socket::open().map_err(ConntrackError::Read);
         Ok(Self { reader: open()?, writer: Writer::new(open()?), filters: true })
+    }
+
+    /// The same, for the agent that serves these queues: once the rules in the kernel name others, nothing is changed any more, and
+    /// changes end with [`ConntrackError::Superseded`]. The rules are read before each message of changes, which has 64 KiB at most.
+    ///
+    /// # Errors
+    /// [`TableError`] if there is no socket.
+    pub fn open_for(queues: QueueRange) -> Result<Self, OpenError> {
+        let mut conntrack = Self::open()?;
+        conntrack.writer.own_rules = Some(OwnRules::open(queues)?);
+        Ok(conntrack)
     }
 
     /// Hands every confirmed entry to `each`, and makes the changes that it asks for while the table
@@ -186,9 +219,9 @@ impl Conntrack {
         let mut entries = 0;
         for (name, change) in changes {
             entries += 1;
-            writer.push(&name.as_ref(), change.into()).map_err(ConntrackError::Change)?;
+            writer.push(&name.as_ref(), change.into())?;
         }
-        writer.flush().map_err(ConntrackError::Change)?;
+        writer.flush()?;
         Ok(Visited { entries, changed: writer.changed, gone: writer.gone })
     }
 
@@ -243,7 +276,7 @@ impl Conntrack {
         });
         let flushed = writer.flush();
         read.map_err(ConntrackError::Read)?;
-        failed.map_or(flushed, Err).map_err(ConntrackError::Change)?;
+        failed.map_or(flushed, Err)?;
         Ok(Visited { entries, changed: writer.changed, gone: writer.gone })
     }
 }
@@ -266,6 +299,8 @@ pub(crate) fn statistics(socket: &mut Socket) -> Result<(u32, u32), NetlinkError
 #[derive(Debug)]
 struct Writer {
     socket: Socket,
+    /// Asked before each message; `None` if all changes are made.
+    own_rules: Option<OwnRules>,
     /// Changes not sent yet.
     pending: Messages,
     /// How many `pending` holds.
@@ -278,7 +313,8 @@ struct Writer {
 
 impl Writer {
     fn new(socket: Socket) -> Self {
-        Self { socket, pending: Messages::default(), count: 0, latest: 0, changed: 0, gone: 0 }
+        let own_rules = None;
+        Self { socket, own_rules, pending: Messages::default(), count: 0, latest: 0, changed: 0, gone: 0 }
     }
 
     /// Forgets what an earlier visit left.
@@ -288,7 +324,7 @@ impl Writer {
     }
 
     /// Adds a change; sends what has gathered if that is much.
-    fn push(&mut self, entry: &EntryRef<'_>, change: EntryChange) -> Result<(), NetlinkError> {
+    fn push(&mut self, entry: &EntryRef<'_>, change: EntryChange) -> Result<(), ConntrackError> {
         let sequence = self.socket.next_sequence();
         let kind = match change {
             EntryChange::Mark(_) => CT_NEW,
@@ -310,11 +346,23 @@ impl Writer {
         if self.pending.as_bytes().len() < CHANGES { Ok(()) } else { self.flush() }
     }
 
-    /// Sends what has gathered and reads the answers: the kernel answers each refusal, and the last message in any case.
-    fn flush(&mut self) -> Result<(), NetlinkError> {
+    /// Sends what has gathered, unless the rules are another agent's.
+    fn flush(&mut self) -> Result<(), ConntrackError> {
         if self.count == 0 {
             return Ok(());
         }
+        let refused = match self.own_rules.as_mut().map(OwnRules::superseded_by) {
+            None | Some(Ok(None)) => return self.send().map_err(ConntrackError::Change),
+            Some(Ok(Some(queues))) => ConntrackError::Superseded(queues),
+            Some(Err(error)) => ConntrackError::Rules(error),
+        };
+        self.pending.clear();
+        self.count = 0;
+        Err(refused)
+    }
+
+    /// Sends what has gathered and reads the answers: the kernel answers each refusal, and the last message in any case.
+    fn send(&mut self) -> Result<(), NetlinkError> {
         let last = self.latest;
         self.pending.answer_latest();
         let sent = self.socket.send(self.pending.as_bytes());

@@ -7,7 +7,7 @@ use std::io;
 const PATH: &str = "/proc/thread-self/net/netfilter/nfnetlink_queue";
 
 /// One queue that some program has bound.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct QueueStatistics {
     /// The queue's number.
     pub number: u16,

@@ -22,6 +22,7 @@ mod link_rules;
 mod memory;
 mod monitor;
 mod origin;
+mod own_rules;
 mod quota;
 mod recheck;
 mod retire;
@@ -35,7 +36,7 @@ use std::time::{Instant, SystemTime};
 
 use ipnet::IpNet;
 use nix::errno::Errno;
-use policy::{Affected, Generation, Packet};
+use policy::{Affected, Generation};
 use rustables::{Chain, ChainPolicy, ChainType, MsgType, sys};
 
 use self::bridge::{BridgeContents, BridgeRules};
@@ -45,6 +46,7 @@ pub(crate) use self::in_force::{check_holder, read_generation};
 use self::memory::Memory;
 pub(crate) use self::memory::{DENIED_PREFIX, LOG_PREFIX};
 use self::origin::OriginContents;
+pub(crate) use self::own_rules::OwnRules;
 use self::sets::Contents;
 use crate::drops::DropCounts;
 use crate::marks::Marks;
@@ -72,9 +74,6 @@ const INET: TableId = TableId::inet(TABLE);
 
 /// How often an update is tried again because another process changed the ruleset meanwhile.
 const TRIES: usize = 64;
-
-/// Revoked connections in one batch: two tuples each, at most some 200 bytes.
-const REVOKED_AT_ONCE: usize = 4096;
 
 /// What happens to first packets while no agent listens.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -145,6 +144,8 @@ pub struct Table {
     origin: Option<Origin>,
     /// The generation of the ruleset that the last [`Table::restore`] undid.
     undone: Option<u32>,
+    /// Whether the kernel removes elements from a set whether or not they are there (since Linux 6.3).
+    destroys: bool,
 }
 
 /// Where packets may come from, in the kernel and as it is to be.
@@ -213,6 +214,7 @@ impl Table {
                         revalidated,
                         origin,
                         undone,
+                        destroys: true,
                     });
                 }
                 Err(Refusal::Outdated) => {}
@@ -331,31 +333,6 @@ impl Table {
             committed?;
         }
         Ok(())
-    }
-
-    /// Keeps connections cut, and lets others be new ones again, whatever connection tracking remembers.
-    ///
-    /// # Errors
-    /// As [`Table::update`].
-    pub fn change_revoked(&mut self, revoked: &[Packet], restored: &[Packet]) -> Result<(), TableError> {
-        // Many at a time: a batch has a size, too.
-        for some in revoked.chunks(REVOKED_AT_ONCE) {
-            self.commit(|_, batch, _| revoked::add(some, batch))?;
-        }
-        for some in restored.chunks(REVOKED_AT_ONCE) {
-            // In first: what has gone by its timeout can't be taken out.
-            self.commit(|_, batch, _| revoked::add(some, batch))?;
-            self.commit(|_, batch, _| revoked::remove(some, batch))?;
-        }
-        Ok(())
-    }
-
-    /// The connections that are kept cut, each in one of its orientations, or in both.
-    ///
-    /// # Errors
-    /// [`TableError`] if they can't be read.
-    pub fn revoked(&mut self) -> Result<Vec<Packet>, TableError> {
-        revoked::read(&mut self.socket)
     }
 
     /// What rules have dropped since they were first installed.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use dataplane::conntrack::ConntrackError;
 use dataplane::ports::{Monitor, PortQueue, PortQueueConfig};
 use dataplane::queues::QueueRange;
 use dataplane::table::Protections;
@@ -75,6 +76,9 @@ impl Agent {
             return;
         }
         if let Some(Err(error)) = self.conntrack.as_mut().map(|table| table.delete_of(&left)) {
+            if matches!(error, ConntrackError::Superseded(_)) {
+                return self.superseded();
+            }
             tracing::warn!(%error, "connections of pods that are gone could not be deleted: tried again by the next sweep");
             if let Some(engine) = self.phase.engine() {
                 engine.reassign(left);

@@ -13,13 +13,14 @@ use policy::Packet;
 pub(super) const IN_TURN: usize = 64;
 
 /// A number for each connection; those that are added later have higher ones.
-type Id = u64;
+pub(super) type Id = u64;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// By their first packet as evaluated. None is there in both orientations.
-    ids: HashMap<Packet, Id>,
+    /// By their first packet as evaluated, in the orientation in which each is known. Several connections have the same one if they differ
+    /// in what a packet doesn't hold: an ICMP identifier, the Service that DNAT took them from.
+    ids: HashMap<Packet, Vec<Id>>,
     connections: HashMap<Id, (Packet, Connection)>,
     latest: Id,
     ends: HashMap<IpAddr, End>,
@@ -34,8 +35,6 @@ pub(super) struct Connection {
     pub entry: Option<EntryName>,
     /// Whether it is known which end opened it.
     pub is_oriented: bool,
-    /// Whether the kernel's set holds it, or is too full for it.
-    pub is_saved: bool,
 }
 
 /// An address that connections have at an end.
@@ -57,40 +56,66 @@ enum Due {
 impl Known {
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.ids.len()
+        self.connections.len()
     }
 
-    /// A connection in the orientation in which it is known, which may be the other one.
-    pub fn find(&self, connection: &Packet) -> Option<(Packet, &Connection)> {
-        let ways = [*connection, connection.reversed()];
-        let id = ways.into_iter().find_map(|way| self.ids.get(&way))?;
-        self.connections.get(id).map(|(packet, known)| (*packet, known))
+    /// Whether any connection of this tuple is known, in whichever orientation.
+    pub fn holds(&self, connection: &Packet) -> bool {
+        [*connection, connection.reversed()].iter().any(|way| self.ids.contains_key(way))
     }
 
-    /// What is known of a connection, in whichever orientation.
-    pub fn find_mut(&mut self, connection: &Packet) -> Option<&mut Connection> {
-        let ways = [*connection, connection.reversed()];
-        let id = ways.into_iter().find_map(|way| self.ids.get(&way))?;
-        self.connections.get_mut(id).map(|(_, known)| known)
+    /// What is known of the connections of this tuple, in whichever orientation.
+    pub fn of_tuple(&self, connection: &Packet) -> impl Iterator<Item = &Connection> {
+        self.ids_of(connection).into_iter().filter_map(|id| self.connections.get(&id)).map(|(_, known)| known)
     }
 
-    /// Adds a connection, in place of what was known of its tuple.
+    /// What is known of this entry.
+    pub fn find(&self, connection: &Packet, entry: &EntryName) -> Option<&Connection> {
+        let mut all = self.ids.get(connection)?.iter().filter_map(|id| self.connections.get(id));
+        all.find(|(_, known)| known.entry.as_ref() == Some(entry)).map(|(_, known)| known)
+    }
+
+    /// Adds a connection. It takes the place of an earlier one with the same entry tuple, and of what is known of its tuple by the
+    /// kernel's set alone.
     pub fn insert(&mut self, connection: Packet, known: Connection) {
-        self.remove(&connection);
+        self.remove_replaced(&connection, known.entry.as_ref());
         self.latest += 1;
         for end in [connection.source(), connection.destination()] {
             self.ends.entry(end).or_default().connections.insert(self.latest);
         }
-        self.ids.insert(connection, self.latest);
+        self.ids.entry(connection).or_default().push(self.latest);
         self.connections.insert(self.latest, (connection, known));
     }
 
-    /// Removes a connection, in whichever orientation it is known.
-    pub fn remove(&mut self, connection: &Packet) {
-        let Some((known, _)) = self.find(connection) else { return };
-        let Some(id) = self.ids.remove(&known) else { return };
-        self.connections.remove(&id);
-        for address in [known.source(), known.destination()] {
+    /// Removes the connection of this entry, and what is known of its tuple by the kernel's set alone.
+    pub fn remove_replaced(&mut self, connection: &Packet, entry: Option<&EntryName>) {
+        for id in self.ids_of(connection) {
+            let known = self.connections.get(&id).map(|(_, known)| known.entry.as_ref());
+            let is_replaced = known.is_some_and(|known| match (known, entry) {
+                (Some(known), Some(entry)) => known.has_tuple_of(entry),
+                (known, _) => known.is_none(),
+            });
+            if is_replaced {
+                self.remove(id);
+            }
+        }
+    }
+
+    /// Removes all connections of this tuple, in whichever orientation.
+    pub fn remove_tuple(&mut self, connection: &Packet) {
+        self.ids_of(connection).into_iter().for_each(|id| self.remove(id));
+    }
+
+    /// Removes one connection.
+    pub fn remove(&mut self, id: Id) {
+        let Some((connection, _)) = self.connections.remove(&id) else { return };
+        if let Some(ids) = self.ids.get_mut(&connection) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.ids.remove(&connection);
+            }
+        }
+        for address in [connection.source(), connection.destination()] {
             if let Some(end) = self.ends.get_mut(&address) {
                 end.connections.remove(&id);
                 if end.connections.is_empty() {
@@ -100,11 +125,6 @@ impl Known {
         }
     }
 
-    /// All connections.
-    pub fn all(&self) -> impl Iterator<Item = (&Packet, &Connection)> {
-        self.connections.values().map(|(packet, known)| (packet, known))
-    }
-
     /// Forgets the entries of this address's connections: another pod has it, and they are to be deleted.
     pub fn forget_entries(&mut self, address: IpAddr) {
         for id in self.ends.get(&address).into_iter().flat_map(|end| &end.connections) {
@@ -112,6 +132,11 @@ impl Known {
                 known.entry = None;
             }
         }
+    }
+
+    fn ids_of(&self, connection: &Packet) -> Vec<Id> {
+        let ways = [*connection, connection.reversed()];
+        ways.iter().filter_map(|way| self.ids.get(way)).flatten().copied().collect()
     }
 
     /// All connections of this address are due, also those that are due already and were taken since.
@@ -139,7 +164,7 @@ impl Known {
 
     /// Takes some connections that are due, of one address: the addresses take turns, so that one with many connections delays no other.
     /// `None` if none are due.
-    pub fn take_due(&mut self) -> Option<Vec<(Packet, Connection)>> {
+    pub fn take_due(&mut self) -> Option<Vec<(Id, Packet, Connection)>> {
         let address = self.due.pop_front()?;
         // Connections may have gone meanwhile, and the last of an address with it.
         let Some(end) = self.ends.get_mut(&address) else { return Some(Vec::new()) };
@@ -154,7 +179,9 @@ impl Known {
         if end.due != Due::None {
             self.due.push_back(address);
         }
-        Some(ids.iter().filter_map(|id| self.connections.get(id)).cloned().collect())
+        let known =
+            |id: Id| self.connections.get(&id).map(|(connection, known)| (id, *connection, known.clone()));
+        Some(ids.into_iter().filter_map(known).collect())
     }
 }
 
@@ -170,31 +197,32 @@ mod tests {
         connection
     }
 
-    fn oriented(is_oriented: bool) -> Connection {
-        Connection { entry: None, is_oriented, is_saved: false }
+    fn by_tuple(is_oriented: bool) -> Connection {
+        Connection { entry: None, is_oriented }
     }
 
     #[test]
     fn a_connection_is_found_in_either_orientation() {
         let connection = connection(1, 4000);
         let mut known = Known::default();
-        known.insert(connection.reversed(), oriented(false));
-        known.insert(connection, oriented(true));
+        known.insert(connection.reversed(), by_tuple(false));
+        known.insert(connection, by_tuple(true));
         assert_eq!(known.len(), 1, "the later one takes the place of the earlier one");
         for way in [connection, connection.reversed()] {
-            assert_eq!(known.find(&way), Some((connection, &oriented(true))));
+            assert!(known.holds(&way));
+            assert_eq!(known.of_tuple(&way).collect::<Vec<_>>(), [&by_tuple(true)]);
         }
-        known.remove(&connection.reversed());
-        assert_eq!((known.len(), known.ends.len()), (0, 0));
+        known.remove_tuple(&connection.reversed());
+        assert_eq!((known.len(), known.ids.len(), known.ends.len()), (0, 0, 0));
     }
 
     #[test]
     fn addresses_take_turns_and_each_of_their_connections_is_taken_after_it_became_due() {
         let mut known = Known::default();
         for port in 0..200 {
-            known.insert(connection(1, port), oriented(true));
+            known.insert(connection(1, port), by_tuple(true));
         }
-        known.insert(connection(2, 1), oriented(true));
+        known.insert(connection(2, 1), by_tuple(true));
         let taken = |known: &mut Known| known.take_due().map(|taken| taken.len());
         assert_eq!(taken(&mut known), None);
         for client in [1, 2, 3] {

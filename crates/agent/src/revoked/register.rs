@@ -12,21 +12,26 @@
 //! A sweep may follow an older snapshot. What it finds is evaluated once more here, so it cuts no connection that is allowed again
 //! meanwhile, and restores none that is denied again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use dataplane::conntrack::{Conntrack, ConntrackError, EntryName};
+use dataplane::conntrack::{Conntrack, ConntrackError};
 use dataplane::marks::Marks;
 use dataplane::sweep::{
     Evaluator, LocalAddresses, MarkCounts, OverlayFlows, Standing, SweptConnection, apply_marks, revoke,
 };
-use policy::{Affected, Packet, Protocol, Snapshot};
+use policy::{Affected, Packet, Snapshot};
 
 use super::known::{Connection, Known};
+use super::tuples::{Differences, Tuples};
 
 /// The most connections that are known: as many as the kernel's set holds. Others are restored by sweeps alone.
 const MOST: usize = 65_536;
+
+/// The most connections with one tuple that are known: a pod that sends pings with many identifiers must not make others wait. Others are
+/// restored by sweeps alone.
+const MOST_OF_TUPLE: usize = 64;
 
 /// The most connections that are evaluated at once, at some tenths of a microsecond each.
 const EVALUATED_AT_ONCE: usize = 4_096;
@@ -43,16 +48,11 @@ pub struct Register {
     snapshot: Arc<Snapshot>,
     overlay: Arc<OverlayFlows>,
     known: Known,
-    /// Connections that may be lacking in the kernel's set.
-    missing: Vec<Packet>,
-    /// Connections that were restored, and are in the kernel's set still.
-    restored: Vec<Packet>,
+    /// The kernel's set. Invariant: wants the tuples of the known connections.
+    tuples: Tuples,
     /// How many connections were restored without a sweep.
     count: u64,
 }
-
-/// What the kernel's set holds of a connection.
-type Tuple = (IpAddr, IpAddr, Protocol, Option<u16>, Option<u16>);
 
 impl Register {
     /// An empty one, before this snapshot is in force.
@@ -63,8 +63,7 @@ impl Register {
             snapshot,
             overlay: Arc::default(),
             known: Known::default(),
-            missing: Vec::new(),
-            restored: Vec::new(),
+            tuples: Tuples::default(),
             count: 0,
         }
     }
@@ -97,21 +96,24 @@ impl Register {
     /// [`ConntrackError`] if marks can't be changed: the connections still count as cut, though some marks may be cleared.
     pub fn restore_due(&mut self, local: &LocalAddresses) -> Result<bool, ConntrackError> {
         let evaluator = Evaluator { snapshot: &self.snapshot, local, overlay: &self.overlay };
-        let (mut evaluated, mut allowed) = (0, Vec::new());
+        // One whose two ends are both due is taken twice.
+        let (mut evaluated, mut allowed) = (0, BTreeMap::new());
         while evaluated < EVALUATED_AT_ONCE && allowed.len() < RESTORED_AT_ONCE {
             let Some(due) = self.known.take_due() else { break };
             evaluated += due.len();
-            allowed.extend(due.into_iter().filter(|(connection, known)| {
+            let is_allowed = |(_, connection, known): &(_, Packet, Connection)| {
                 evaluator.standing(connection, known.is_oriented) == Standing::Allowed
-            }));
+            };
+            let due = due.into_iter().filter(is_allowed);
+            allowed.extend(due.map(|(id, connection, known)| (id, (connection, known.entry))));
         }
         let change = revoke(&self.marks, false);
-        let entries = allowed.iter().filter_map(|(_, known)| Some((known.entry.as_ref()?, change)));
+        let entries = allowed.values().filter_map(|(_, entry)| Some((entry.as_ref()?, change)));
         let changed = self.conntrack.change_marks(entries)?.changed;
         self.count += changed;
-        for (connection, _) in allowed {
-            self.known.remove(&connection);
-            self.restored.push(connection);
+        for (id, (connection, _)) in allowed {
+            self.known.remove(id);
+            self.release_tuple(&connection);
         }
         Ok(self.known.has_due())
     }
@@ -128,8 +130,8 @@ impl Register {
         let evaluator = Evaluator { snapshot: &self.snapshot, local, overlay: &self.overlay };
         for found in found.iter_mut() {
             // What is known from the kernel's set alone says nothing about the opener: then the sweep's answer counts.
-            let known = self.known.find(&found.connection).filter(|(_, known)| known.entry.is_some());
-            found.is_oriented &= known.is_none_or(|(_, known)| known.is_oriented);
+            let known = self.known.find(&found.connection, &found.entry);
+            found.is_oriented &= known.is_none_or(|known| known.is_oriented);
             found.is_allowed = match evaluator.standing(&found.connection, found.is_oriented) {
                 Standing::Allowed => true,
                 Standing::Denied => false,
@@ -141,8 +143,8 @@ impl Register {
             match (found.is_allowed, found.is_revoked) {
                 (false, _) => self.add(found),
                 (true, true) => {
-                    self.known.remove(&found.connection);
-                    self.restored.push(found.connection);
+                    self.known.remove_replaced(&found.connection, Some(&found.entry));
+                    self.release_tuple(&found.connection);
                 }
                 (true, false) => {}
             }
@@ -150,66 +152,70 @@ impl Register {
         Ok(settled)
     }
 
-    /// Sets REVOKED again on connections that lost it, except those that were restored since. Returns the connections on which it was set.
+    /// Sets REVOKED again on connections that lost it, except those that the snapshot in force allows: another thread may have restored
+    /// them since. Returns the connections on which it was set.
     ///
     /// # Errors
     /// [`ConntrackError`] if marks can't be changed.
     pub fn cut_again(
         &mut self,
-        mut lost: Vec<(Packet, EntryName)>,
-    ) -> Result<Vec<(Packet, EntryName)>, ConntrackError> {
-        // Another thread may have restored a connection since: it stays restored.
-        lost.retain(|(connection, entry)| {
-            self.known.find(connection).is_some_and(|(_, known)| known.entry.as_ref() == Some(entry))
-        });
+        mut lost: Vec<SweptConnection>,
+        local: &LocalAddresses,
+    ) -> Result<Vec<SweptConnection>, ConntrackError> {
+        let evaluator = Evaluator { snapshot: &self.snapshot, local, overlay: &self.overlay };
+        // What was cut stays cut until it is allowed, also if a pod is not known meanwhile.
+        lost.retain(|lost| evaluator.standing(&lost.connection, lost.is_oriented) != Standing::Allowed);
         let change = revoke(&self.marks, true);
-        self.conntrack.change_marks(lost.iter().map(|(_, entry)| (entry, change)))?;
+        self.conntrack.change_marks(lost.iter().map(|lost| (&lost.entry, change)))?;
         Ok(lost)
     }
 
     /// A connection is cut.
     fn add(&mut self, found: &SweptConnection) {
-        let before = self.known.find(&found.connection).map(|(_, known)| known.is_saved);
-        if before.is_none() && self.known.len() >= MOST {
-            return;
+        let SweptConnection { connection, entry, is_oriented, .. } = found;
+        let before = self.known.len();
+        self.known.remove_replaced(connection, Some(entry));
+        let has_room = self.known.len() < MOST
+            && self.known.of_tuple(connection).take(MOST_OF_TUPLE).count() < MOST_OF_TUPLE;
+        if has_room || self.known.len() < before {
+            let known = Connection { entry: Some(entry.clone()), is_oriented: *is_oriented };
+            self.known.insert(*connection, known);
         }
-        let (entry, is_oriented) = (Some(found.entry.clone()), found.is_oriented);
-        let is_saved = before.unwrap_or(false);
-        self.known.insert(found.connection, Connection { entry, is_oriented, is_saved });
-        if before.is_none() {
-            self.missing.push(found.connection);
+        if self.known.holds(connection) {
+            self.tuples.want(connection);
+        }
+    }
+
+    /// A connection is known no more: the kernel's set holds its tuple as long as another one has it.
+    fn release_tuple(&mut self, connection: &Packet) {
+        if !self.known.holds(connection) {
+            self.tuples.unwant(connection);
         }
     }
 
     /// Connections to add to the kernel's set.
-    pub fn take_missing(&mut self) -> Vec<Packet> {
-        let mut missing = std::mem::take(&mut self.missing);
-        missing.retain(|connection| self.known.find(connection).is_some_and(|(_, known)| !known.is_saved));
-        missing
+    pub fn missing(&mut self) -> Vec<Packet> {
+        self.tuples.missing()
     }
 
-    /// These need not be added to the kernel's set any more.
-    pub fn saved(&mut self, connections: &[Packet]) {
-        for connection in connections {
-            if let Some(known) = self.known.find_mut(connection) {
-                known.is_saved = true;
-            }
-        }
-    }
-
-    /// These are to be added to the kernel's set after all.
-    pub fn not_saved(&mut self, connections: Vec<Packet>) {
-        self.missing.extend(connections);
+    /// The kernel's set holds those of `missing` that are not `left_over`, for which it has no room.
+    pub fn added(&mut self, missing: &[Packet], left_over: &[Packet]) {
+        self.tuples.added(missing, left_over);
     }
 
     /// Connections to remove from the kernel's set.
-    pub fn take_restored(&mut self) -> Vec<Packet> {
-        std::mem::take(&mut self.restored)
+    pub fn surplus(&self) -> Vec<Packet> {
+        self.tuples.surplus()
     }
 
-    /// These are to be removed from the kernel's set after all.
-    pub fn not_removed(&mut self, connections: Vec<Packet>) {
-        self.restored.extend(connections);
+    /// The kernel's set holds none of these.
+    pub fn removed(&mut self, connections: &[Packet]) {
+        self.tuples.removed(connections);
+    }
+
+    /// Whether any connection is due.
+    pub fn has_due(&self) -> bool {
+        self.known.has_due()
     }
 
     /// How many connections were restored without a sweep since the last call.
@@ -219,63 +225,41 @@ impl Register {
 
     /// Another program may have emptied the kernel's set: all that is known is to be added.
     pub fn save_all(&mut self) {
-        self.missing = self.known.all().map(|(connection, _)| *connection).collect();
-        for connection in &self.missing {
-            if let Some(known) = self.known.find_mut(connection) {
-                known.is_saved = false;
-            }
-        }
+        self.tuples.distrust();
     }
 
-    /// Takes in what the kernel's set holds: forgets what has timed out there, and learns what an earlier agent has cut.
-    pub fn read(&mut self, in_kernel: &[Packet]) {
-        let in_kernel: BTreeSet<_> = in_kernel.iter().map(tuple).collect();
-        let is_gone = |(connection, known): &(&Packet, &Connection)| {
-            known.is_saved && !in_kernel.contains(&tuple(connection))
-        };
-        let gone: Vec<Packet> = self.known.all().filter(is_gone).map(|(connection, _)| *connection).collect();
-        gone.iter().for_each(|connection| self.known.remove(connection));
-        for &(source, destination, protocol, source_port, destination_port) in &in_kernel {
-            let mut connection = Packet::new(source, destination, protocol);
-            (connection.source_port, connection.destination_port) = (source_port, destination_port);
-            // Each is there in both orientations.
-            match self.known.find(&connection) {
-                Some((known, _)) => self.saved(&[known]),
-                None => self
-                    .known
-                    .insert(connection, Connection { entry: None, is_oriented: false, is_saved: true }),
+    /// Takes in what the kernel's set holds. Learns what an earlier agent has cut, and has it evaluated. Forgets what has timed out there,
+    /// unless conntrack still shows it as cut: that is added again.
+    ///
+    /// # Errors
+    /// [`ConntrackError`] if marks can't be read.
+    pub fn read(&mut self, in_kernel: &[Packet]) -> Result<(), ConntrackError> {
+        let Differences { learned, gone } = self.tuples.read(in_kernel);
+        for connection in learned {
+            self.known.insert(connection, Connection { entry: None, is_oriented: false });
+            self.known.mark_due(connection.source());
+        }
+        for connection in gone {
+            if !self.is_cut(&connection)? {
+                self.known.remove_tuple(&connection);
+                self.tuples.unwant(&connection);
             }
         }
+        Ok(())
     }
-}
 
-fn tuple(packet: &Packet) -> Tuple {
-    (packet.source(), packet.destination(), packet.protocol, packet.source_port, packet.destination_port)
+    /// Whether ANY connection of this tuple is marked REVOKED.
+    fn is_cut(&mut self, connection: &Packet) -> Result<bool, ConntrackError> {
+        for known in self.known.of_tuple(connection) {
+            if let Some(entry) = &known.entry
+                && self.conntrack.mark(entry)?.is_some_and(|mark| mark & self.marks.revoked().0 != 0)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use policy::{Compiler, Scope};
-
-    use super::*;
-
-    #[test]
-    fn a_connection_of_an_earlier_agent_is_known_once_until_it_times_out_in_the_kernels_set() {
-        let mut connection = Packet::new([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), Protocol::TCP);
-        (connection.source_port, connection.destination_port) = (Some(4000), Some(80));
-        let snapshot = Compiler::new(Scope::Node("node-a".into())).apply([]).snapshot;
-        let mut register = Register::new(Conntrack::open().unwrap(), Marks::default(), snapshot);
-        register.read(&[connection, connection.reversed()]);
-        assert_eq!(register.known.len(), 1);
-        assert!(register.known.find(&connection).is_some_and(|(_, known)| !known.is_oriented));
-        assert_eq!(register.take_missing(), []);
-
-        register.save_all();
-        assert_eq!(register.take_missing().len(), 1);
-        register.read(&[]);
-        assert_eq!(register.known.len(), 1, "it is still to be added to the set");
-        register.saved(&[connection]);
-        register.read(&[]);
-        assert_eq!(register.known.len(), 0);
-    }
-}
+mod tests;

@@ -93,6 +93,12 @@ impl EntryRef<'_> {
 }
 
 impl EntryName {
+    /// Whether it names an entry with the same tuple, which may be that of a later connection.
+    pub fn has_tuple_of(&self, other: &Self) -> bool {
+        let Self { family, zone, id: _, tuple } = self;
+        (family, zone, tuple) == (&other.family, &other.zone, &other.tuple)
+    }
+
     pub(super) fn as_ref(&self) -> EntryRef<'_> {
         let Self { family, zone, id, tuple } = self;
         EntryRef { family: *family, zone: *zone, id: *id, tuple }

@@ -21,6 +21,9 @@ const ELEMENTS_A_MESSAGE: usize = 400;
 /// How often a set is read again because another program changed the ruleset meanwhile.
 const TRIES: usize = 8;
 
+/// `NFT_MSG_DESTROYSETELEM`, which older headers lack.
+const DESTROY_ELEMENTS: u32 = 30;
+
 /// `NFTNL_UDATA_SET_KEYBYTEORDER` and nft's `BYTEORDER_HOST_ENDIAN`.
 const KEY_BYTE_ORDER: u8 = 0;
 const HOST_ORDER: u32 = 1;
@@ -219,6 +222,11 @@ impl Set {
     /// Removes elements. If it lacks one, the batch is refused (`ENOENT`).
     pub(crate) fn remove(&self, elements: &Elements, batch: &mut Batch) {
         self.elements(elements, sys::NFT_MSG_DELSETELEM, 0, None, batch);
+    }
+
+    /// Removes elements, those that it holds. Kernels before 6.3 refuse that (`EINVAL`).
+    pub(crate) fn destroy(&self, elements: &Elements, batch: &mut Batch) {
+        self.elements(elements, DESTROY_ELEMENTS, 0, None, batch);
     }
 
     fn elements(

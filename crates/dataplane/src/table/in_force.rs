@@ -8,6 +8,7 @@ use super::{TABLE, TableError};
 use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
 use crate::nft::queue::{Queue, QueueForm, text};
 use crate::nft::{FAMILY, SUBSYSTEM, TableId};
+use crate::queues::QueueRange;
 
 /// How often a reading is tried anew because somebody changed the ruleset meanwhile.
 const TRIES: usize = 64;
@@ -86,6 +87,10 @@ pub(crate) fn check_holder(socket: &mut Socket) -> Result<(), TableError> {
 
 /// The queue rule of chain `enqueue`, the only one there is.
 fn read_queue(socket: &mut Socket) -> Result<Option<(Queue, QueueForm)>, TableError> {
+    dump_queue(socket).map_err(TableError::from_reading)
+}
+
+fn dump_queue(socket: &mut Socket) -> Result<Option<(Queue, QueueForm)>, NetlinkError> {
     let mut request = Messages::default();
     let kind = SUBSYSTEM | sys::NFT_MSG_GETRULE as u16;
     let flags = netlink::REQUEST | netlink::DUMP;
@@ -102,8 +107,22 @@ fn read_queue(socket: &mut Socket) -> Result<Option<(Queue, QueueForm)>, TableEr
         Ok(()) => Ok(queue),
         // Some kernels say so of a table or chain that isn't there; others end the list at once.
         Err(NetlinkError::Refused { errno: Errno::ENOENT, .. }) => Ok(None),
-        Err(error) => Err(TableError::from_reading(error)),
+        Err(error) => Err(error),
     }
+}
+
+/// The queues that the rules in the kernel name; `None` without a queue rule. Cheaper than [`InForce::read`]: one request.
+///
+/// # Errors
+/// [`NetlinkError`] if the socket fails, or if other programs changed the ruleset during each of [`TRIES`] readings.
+pub(super) fn queues_named(socket: &mut Socket) -> Result<Option<QueueRange>, NetlinkError> {
+    for _ in 1..TRIES {
+        match dump_queue(socket) {
+            Err(NetlinkError::Interrupted) => {}
+            queue => return Ok(queue?.map(|(queue, _)| queue.queues)),
+        }
+    }
+    Ok(dump_queue(socket)?.map(|(queue, _)| queue.queues))
 }
 
 /// Whether a chain's one and only rule hands packets to this queue, and does nothing else.

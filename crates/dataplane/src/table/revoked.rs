@@ -7,12 +7,13 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use policy::{Packet, Protocol};
 
 use super::chains::{Family, rule};
 use super::drops;
 use super::memory::WITH_PORTS;
-use super::{INET, TableError};
+use super::{INET, Table, TableError};
 use crate::drops::DropReason;
 use crate::netlink::Socket;
 use crate::nft::batch::Batch;
@@ -27,6 +28,12 @@ pub(super) const REVOKED_6: &str = "revoked6";
 
 /// How long a revoked connection stays revoked without a packet.
 const SILENCE: Duration = Duration::from_secs(3600);
+
+/// Connections in one batch: two tuples each, at most some 200 bytes.
+const AT_ONCE: usize = 4096;
+
+/// How often to remove connections while others of them time out.
+const TRIES: usize = 8;
 
 /// The most tuples in each set, two for each connection. Connections beyond that are cut by their marks alone.
 const MOST: u32 = 131_072;
@@ -116,17 +123,94 @@ fn elements<'a>(connections: impl IntoIterator<Item = &'a Packet>) -> [(Set, Ele
     sets
 }
 
+impl Table {
+    /// Keeps connections cut. Returns those for which the kernel's sets have no room. Connections without ports are kept cut by their
+    /// marks alone.
+    ///
+    /// # Errors
+    /// As [`Table::update`]: some may have been added.
+    pub fn add_revoked(&mut self, connections: &[Packet]) -> Result<Vec<Packet>, TableError> {
+        let (of_v6, of_v4): (Vec<Packet>, Vec<Packet>) =
+            connections.iter().partition(|connection| connection.destination().is_ipv6());
+        let mut left_over = Vec::new();
+        for of_family in [of_v4, of_v6] {
+            let (mut rest, mut at_once) = (&of_family[..], AT_ONCE);
+            while !rest.is_empty() {
+                let (some, later) = rest.split_at(at_once.min(rest.len()));
+                match self.commit(|_, batch, _| add(some, batch)) {
+                    Ok(()) => rest = later,
+                    // A batch is refused as a whole.
+                    Err(error) if is_full(&error) && some.len() > 1 => at_once = some.len() / 2,
+                    Err(error) if is_full(&error) => break,
+                    Err(error) => return Err(error),
+                }
+            }
+            left_over.extend(rest);
+        }
+        Ok(left_over)
+    }
+
+    /// Lets connections be new ones again, whatever connection tracking remembers. Those that are not kept cut stay as they are.
+    ///
+    /// # Errors
+    /// As [`Table::update`]: some may have been removed.
+    pub fn remove_revoked(&mut self, connections: &[Packet]) -> Result<(), TableError> {
+        for some in connections.chunks(AT_ONCE) {
+            if self.destroys {
+                match self.commit(|_, batch, _| destroy(some, batch)) {
+                    Err(TableError::Refused { errno: Errno::EINVAL, .. }) => self.destroys = false,
+                    done => done?,
+                }
+            }
+            if !self.destroys {
+                self.remove_present(some)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// [`Table::remove_revoked`] for kernels that refuse to remove what is not there.
+    fn remove_present(&mut self, connections: &[Packet]) -> Result<(), TableError> {
+        let mut tries = TRIES;
+        loop {
+            let mut there = elements(connections);
+            for (set, elements) in &mut there {
+                let present = set.read(&mut self.socket).map_err(TableError::from_reading)?;
+                elements.retain(|key, _| present.contains_key(key));
+            }
+            match self.commit(|_, batch, _| there.iter().for_each(|(set, keys)| set.remove(keys, batch))) {
+                // One has timed out since.
+                Err(TableError::Lacks { errno: Errno::ENOENT, .. }) if tries > 1 => tries -= 1,
+                done => return done,
+            }
+        }
+    }
+
+    /// The connections that are kept cut, each in one of its orientations, or in both.
+    ///
+    /// # Errors
+    /// [`TableError`] if they can't be read.
+    pub fn revoked(&mut self) -> Result<Vec<Packet>, TableError> {
+        read(&mut self.socket)
+    }
+}
+
+/// Whether a set has no room for what was to be added.
+fn is_full(error: &TableError) -> bool {
+    matches!(error, TableError::Refused { errno: Errno::ENFILE | Errno::ENOSPC, .. })
+}
+
 /// Adds connections.
-pub(super) fn add<'a>(connections: impl IntoIterator<Item = &'a Packet>, batch: &mut Batch) {
+fn add<'a>(connections: impl IntoIterator<Item = &'a Packet>, batch: &mut Batch) {
     for (set, elements) in elements(connections) {
         set.add_for(&elements, SILENCE, batch);
     }
 }
 
-/// Removes connections, which must be in the sets.
-pub(super) fn remove<'a>(connections: impl IntoIterator<Item = &'a Packet>, batch: &mut Batch) {
+/// Removes connections, those that are in the sets.
+fn destroy<'a>(connections: impl IntoIterator<Item = &'a Packet>, batch: &mut Batch) {
     for (set, elements) in elements(connections) {
-        set.remove(&elements, batch);
+        set.destroy(&elements, batch);
     }
 }
 
@@ -134,7 +218,7 @@ pub(super) fn remove<'a>(connections: impl IntoIterator<Item = &'a Packet>, batc
 ///
 /// # Errors
 /// [`TableError`] if a set can't be read.
-pub(super) fn read(socket: &mut Socket) -> Result<Vec<Packet>, TableError> {
+fn read(socket: &mut Socket) -> Result<Vec<Packet>, TableError> {
     let mut connections = Vec::new();
     for set in [SET_4, SET_6] {
         let keys = set.read(socket).map_err(TableError::from_reading)?;

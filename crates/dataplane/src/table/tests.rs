@@ -244,3 +244,28 @@ fn a_batch_for_another_generation_is_refused_and_changes_nothing() {
         std::panic::resume_unwind(panic);
     }
 }
+
+#[test]
+fn revoked_connections_are_removed_from_a_kernel_that_refuses_to_remove_what_is_not_there() {
+    let in_namespace = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+            .expect("this test needs root, to make a network namespace of its own: run the tests as root");
+        let mut table = Table::install(TableConfig { judge_dns: false, ..node_a() }, QUEUES)
+            .expect("the table can be installed");
+        table.destroys = false;
+        let connection = |source_port| {
+            let [from, to] = [[10, 244, 1, 2], [10, 244, 1, 3]].map(IpAddr::from);
+            let mut connection = policy::Packet::new(from, to, policy::Protocol::TCP).to_port(80);
+            connection.source_port = Some(source_port);
+            connection
+        };
+        assert_eq!(table.add_revoked(&[connection(1), connection(2)]), Ok(Vec::new()));
+        table.remove_revoked(&[connection(2), connection(3)]).expect("removed");
+        let kept = table.revoked().expect("read");
+        assert_eq!(kept.len(), 2);
+        assert!(kept.contains(&connection(1)));
+    };
+    if let Err(panic) = std::thread::spawn(in_namespace).join() {
+        std::panic::resume_unwind(panic);
+    }
+}

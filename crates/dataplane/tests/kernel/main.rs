@@ -8,6 +8,7 @@ mod hold;
 mod namespace;
 mod rules;
 mod shop;
+mod superseded;
 mod sweep;
 mod takeover;
 mod workers;

@@ -233,12 +233,52 @@ fn s35_revoked_connections_are_kept_in_both_orientations_over_a_restart() {
             connection.source_port = Some(40_000);
             connection
         };
-        table.change_revoked(&[connection(80), connection(81)], &[]).expect("added");
-        table.change_revoked(&[connection(80)], &[connection(81), connection(82)]).expect("changed");
+        table.add_revoked(&[connection(80), connection(81)]).expect("added");
+        table.add_revoked(&[connection(80)]).expect("it is there already");
+        table.remove_revoked(&[connection(81), connection(82)]).expect("removed");
         let mut after_a_restart = install(with_origins(origins()), RANGE_B);
         let kept: BTreeSet<_> =
             after_a_restart.revoked().expect("read").iter().map(|kept| kept.destination_port).collect();
         assert_eq!(kept, [Some(80), Some(40_000)].into());
+    });
+}
+
+/// As many as the set has room for, all between two pods.
+fn a_full_set() -> Vec<Packet> {
+    let [from, to] = ["10.244.1.2", "10.244.1.3"].map(|text| text.parse().expect("an address"));
+    let connection = |number: u32| {
+        let mut connection = Packet::new(from, to, Protocol::TCP).to_port(80 + (number >> 15) as u16);
+        connection.source_port = Some(10_000 + (number & 0x7fff) as u16);
+        connection
+    };
+    (0..65_536).map(connection).collect()
+}
+
+#[test]
+fn a_full_set_of_revoked_connections_is_emptied_again() {
+    in_namespace(|| {
+        let mut table = install(node_a(), RANGE_A);
+        let connections = a_full_set();
+        assert_eq!(table.add_revoked(&connections), Ok(Vec::new()));
+        // One of them was never added, as if the set had been full.
+        let never_added = connections[0].to_port(5_432);
+        let restored = [&[never_added], &connections[..5_000]].concat();
+        table.remove_revoked(&restored).expect("removed");
+        assert_eq!(table.revoked().expect("read").len(), 2 * (65_536 - 5_000));
+
+        // There is room for 5,000 again, and for as many of the other family.
+        let more: Vec<Packet> =
+            connections[..5_003].iter().map(|connection| connection.to_port(5_432)).collect();
+        let mut of_v6 = Packet::new(
+            "fd00:10:244:1::2".parse().expect("an address"),
+            "fd00:10:244:1::3".parse().expect("an address"),
+            Protocol::TCP,
+        )
+        .to_port(80);
+        of_v6.source_port = Some(40_000);
+        let left_over = table.add_revoked(&[&more[..], &[of_v6]].concat());
+        assert_eq!(left_over, Ok(more[5_000..].to_vec()));
+        assert_eq!(table.revoked().expect("read").len(), 2 * 65_536 + 2);
     });
 }
 

@@ -1,0 +1,75 @@
+//! The agent's part about the one from which it took over: whose last answers and marks it evaluates again.
+//!
+//! From: the kernel's queues, once a second. To: a sweep of all connections. Invariant: all connections are evaluated once after the
+//! predecessor's last answer, and once after it has ended.
+
+use dataplane::queue_statistics::QueueStatistics;
+use dataplane::queues::QueueRange;
+
+use super::Agent;
+
+/// The agent from which this one took over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Predecessor {
+    queues: QueueRange,
+    /// Whether it was seen to have answered all packets that were queued for it.
+    has_answered: bool,
+}
+
+impl Predecessor {
+    /// The one that serves these queues.
+    pub(super) fn new(queues: QueueRange) -> Self {
+        Self { queues, has_answered: false }
+    }
+
+    /// Takes note of the queues that are bound. Returns whether all connections are to be evaluated again, and what is still to be
+    /// watched.
+    fn look(self, bound: &[QueueStatistics]) -> (bool, Option<Self>) {
+        let is_its_own = |row: &&QueueStatistics| self.queues.numbers().any(|number| number == row.number);
+        let mut rows = bound.iter().filter(is_its_own).peekable();
+        if rows.peek().is_none() {
+            return (true, None);
+        }
+        // ANY of its queues.
+        let is_waiting = rows.any(|row| row.waiting > 0);
+        let has_answered = self.has_answered || !is_waiting;
+        (has_answered && !self.has_answered, Some(Self { has_answered, ..self }))
+    }
+}
+
+impl Agent {
+    /// Has all connections evaluated when the agent before this one has answered all that was queued for it, since its answers may be
+    /// remembered, and when it has ended. Until then it may have been stopped just before it changed a connection's mark, and go on later.
+    pub(super) fn look_at_predecessor(&mut self) {
+        let Some(predecessor) = self.predecessor else { return };
+        let (is_due, rest) = predecessor.look(&QueueStatistics::read().unwrap_or_default());
+        self.predecessor = rest;
+        self.behind |= is_due;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_connections_are_evaluated_after_the_predecessors_last_answer_and_after_its_end() {
+        let row = |number, waiting| QueueStatistics { number, waiting, ..QueueStatistics::default() };
+        let mut predecessor = Some(Predecessor::new(QueueRange { first: 100, count: 2 }));
+        let mut is_due = |bound: &[QueueStatistics]| {
+            let (is_due, rest) = predecessor.expect("it is watched").look(bound);
+            predecessor = rest;
+            is_due
+        };
+        assert!(!is_due(&[row(100, 0), row(101, 3), row(200, 0)]));
+        assert!(is_due(&[row(100, 0), row(101, 0), row(200, 7)]));
+        assert!(!is_due(&[row(100, 0), row(101, 0)]), "once");
+        assert!(is_due(&[row(200, 7)]));
+        assert_eq!(predecessor, None);
+    }
+
+    #[test]
+    fn a_predecessor_that_has_ended_before_is_followed_by_one_sweep() {
+        assert_eq!(Predecessor::new(QueueRange { first: 100, count: 2 }).look(&[]), (true, None));
+    }
+}

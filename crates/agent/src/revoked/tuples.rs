@@ -1,0 +1,281 @@
+//! Which tuples the kernel's set holds, and which it is to hold.
+//!
+//! From: the [`Register`](super::Register), which connections are cut or restored; the kernel's set, as it was read. To:
+//! [`RevokedConnections`](super::RevokedConnections), which adds and removes. Invariant: once the set was read, it holds no tuple that is
+//! not known here.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use policy::{Packet, Protocol};
+
+/// A tuple in the one of its orientations that is the lesser.
+type Key = (IpAddr, IpAddr, Protocol, Option<u16>, Option<u16>);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Tuples {
+    known: HashMap<Key, Tuple>,
+    /// Those that may have to be added or removed.
+    pending: HashSet<Key>,
+    /// Whether the kernel's set was read: before, it may hold any.
+    is_read: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Tuple {
+    /// Whether the set is to hold it.
+    is_wanted: bool,
+    in_set: InSet,
+}
+
+/// Whether the kernel's set holds a tuple in both orientations.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum InSet {
+    No,
+    Perhaps,
+    Yes,
+}
+
+/// What the kernel's set held when it was read, compared with what was known.
+#[derive(Debug, Default)]
+pub(super) struct Differences {
+    /// Tuples that were not known.
+    pub learned: Vec<Packet>,
+    /// Tuples that have timed out, though they are wanted.
+    pub gone: Vec<Packet>,
+}
+
+impl Tuples {
+    /// The set is to hold this connection. Those without ports are never in it.
+    pub fn want(&mut self, connection: &Packet) {
+        if has_ports(connection) {
+            let in_set = self.unknown();
+            let key = key(connection);
+            let tuple = self.known.entry(key).or_insert(Tuple { is_wanted: true, in_set });
+            tuple.is_wanted = true;
+            if tuple.in_set != InSet::Yes {
+                self.pending.insert(key);
+            }
+        }
+    }
+
+    /// The set is not to hold this connection any more.
+    pub fn unwant(&mut self, connection: &Packet) {
+        if has_ports(connection) {
+            let in_set = self.unknown();
+            let key = key(connection);
+            let tuple = self.known.entry(key).or_insert(Tuple { is_wanted: false, in_set });
+            tuple.is_wanted = false;
+            match tuple.in_set {
+                InSet::No => self.forget(&key),
+                InSet::Perhaps | InSet::Yes => drop(self.pending.insert(key)),
+            }
+        }
+    }
+
+    /// Tuples to add. Until [`Tuples::added`] they count as perhaps added.
+    pub fn missing(&mut self) -> Vec<Packet> {
+        let mut missing = Vec::new();
+        for key in &self.pending {
+            if let Some(tuple) = self.known.get_mut(key)
+                && tuple.is_wanted
+                && tuple.in_set != InSet::Yes
+            {
+                tuple.in_set = InSet::Perhaps;
+                missing.push(packet(key));
+            }
+        }
+        missing
+    }
+
+    /// The set holds those of `missing` that are not `left_over`, for which it has no room.
+    pub fn added(&mut self, missing: &[Packet], left_over: &[Packet]) {
+        for (connections, in_set) in [(missing, InSet::Yes), (left_over, InSet::No)] {
+            connections.iter().for_each(|connection| self.note(&key(connection), in_set));
+        }
+    }
+
+    /// Tuples to remove.
+    pub fn surplus(&self) -> Vec<Packet> {
+        let is_surplus = |key: &&Key| self.known.get(*key).is_some_and(|tuple| !tuple.is_wanted);
+        self.pending.iter().filter(is_surplus).map(packet).collect()
+    }
+
+    /// The set holds none of these.
+    pub fn removed(&mut self, connections: &[Packet]) {
+        connections.iter().for_each(|connection| self.note(&key(connection), InSet::No));
+    }
+
+    /// Another program may have emptied the set.
+    pub fn distrust(&mut self) {
+        for (key, tuple) in &mut self.known {
+            if tuple.is_wanted {
+                tuple.in_set = InSet::Perhaps;
+                self.pending.insert(*key);
+            }
+        }
+    }
+
+    /// Compares with what the set holds. A tuple that is there in one orientation alone is to be added again.
+    pub fn read(&mut self, in_kernel: &[Packet]) -> Differences {
+        self.is_read = true;
+        let mut found: HashMap<Key, u8> = HashMap::new();
+        in_kernel.iter().for_each(|connection| *found.entry(key(connection)).or_default() += 1);
+        let mut differences = Differences::default();
+        for (key, orientations) in &found {
+            if !self.known.contains_key(key) {
+                self.known.insert(*key, Tuple { is_wanted: true, in_set: InSet::Yes });
+                differences.learned.push(packet(key));
+            }
+            // One that is its own reverse is there once.
+            let is_whole = *orientations == 2 || packet(key) == packet(key).reversed();
+            self.note(key, if is_whole { InSet::Yes } else { InSet::Perhaps });
+        }
+        let absent: Vec<Key> = self.known.keys().filter(|key| !found.contains_key(*key)).copied().collect();
+        for key in absent {
+            let was = self.known.get(&key).copied();
+            if was == Some(Tuple { is_wanted: true, in_set: InSet::Yes }) {
+                differences.gone.push(packet(&key));
+            }
+            self.note(&key, InSet::No);
+        }
+        differences
+    }
+
+    /// What is known of a tuple that is not in `known`.
+    fn unknown(&self) -> InSet {
+        if self.is_read { InSet::No } else { InSet::Perhaps }
+    }
+
+    /// Takes note of whether the set holds a tuple, and of what is still to be done for it.
+    fn note(&mut self, key: &Key, in_set: InSet) {
+        let Some(tuple) = self.known.get_mut(key) else { return };
+        tuple.in_set = in_set;
+        match (tuple.is_wanted, in_set) {
+            (true, InSet::Yes) => drop(self.pending.remove(key)),
+            (false, InSet::No) => self.forget(key),
+            _ => drop(self.pending.insert(*key)),
+        }
+    }
+
+    fn forget(&mut self, key: &Key) {
+        self.known.remove(key);
+        self.pending.remove(key);
+    }
+}
+
+/// Whether the kernel's set can hold it.
+fn has_ports(connection: &Packet) -> bool {
+    matches!(connection.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP)
+        && connection.source_port.is_some()
+        && connection.destination_port.is_some()
+}
+
+fn key(connection: &Packet) -> Key {
+    let tuple = |packet: &Packet| {
+        (packet.source(), packet.destination(), packet.protocol, packet.source_port, packet.destination_port)
+    };
+    tuple(connection).min(tuple(&connection.reversed()))
+}
+
+fn packet(&(source, destination, protocol, source_port, destination_port): &Key) -> Packet {
+    let mut packet = Packet::new(source, destination, protocol);
+    (packet.source_port, packet.destination_port) = (source_port, destination_port);
+    packet
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection(port: u16) -> Packet {
+        let mut connection = Packet::new([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), Protocol::TCP);
+        (connection.source_port, connection.destination_port) = (Some(port), Some(80));
+        connection
+    }
+
+    fn ports(connections: &[Packet]) -> Vec<u16> {
+        let mut ports: Vec<u16> =
+            connections.iter().filter_map(|connection| connection.source_port).collect();
+        ports.sort_unstable();
+        ports
+    }
+
+    fn read_empty() -> Tuples {
+        let mut tuples = Tuples::default();
+        tuples.read(&[]);
+        tuples
+    }
+
+    #[test]
+    fn only_what_the_set_may_hold_is_removed_from_it_and_each_once() {
+        let mut tuples = read_empty();
+        for port in [1, 2, 3] {
+            tuples.want(&connection(port));
+        }
+        let missing = tuples.missing();
+        assert_eq!(ports(&missing), [1, 2, 3]);
+        // There was no room for the last one.
+        tuples.added(&missing, &[connection(3)]);
+        for port in [1, 3, 4] {
+            tuples.unwant(&connection(port));
+            tuples.unwant(&connection(port).reversed());
+        }
+        assert_eq!(ports(&tuples.surplus()), [1]);
+        tuples.removed(&tuples.surplus());
+        assert_eq!((tuples.surplus(), tuples.known.len()), (vec![], 1));
+    }
+
+    #[test]
+    fn a_connection_that_is_cut_again_stays_in_the_set_or_is_added_again() {
+        let mut tuples = read_empty();
+        tuples.want(&connection(1));
+        let missing = tuples.missing();
+        tuples.added(&missing, &[]);
+        tuples.unwant(&connection(1));
+        tuples.want(&connection(1).reversed());
+        assert_eq!((tuples.surplus(), tuples.missing()), (vec![], vec![]));
+        // And if its removal is under way.
+        tuples.unwant(&connection(1));
+        let surplus = tuples.surplus();
+        tuples.want(&connection(1));
+        tuples.removed(&surplus);
+        assert_eq!(ports(&tuples.missing()), [1]);
+    }
+
+    #[test]
+    fn before_the_set_was_read_it_may_hold_anything() {
+        let mut tuples = Tuples::default();
+        tuples.unwant(&connection(1));
+        tuples.want(&connection(2));
+        assert_eq!((ports(&tuples.surplus()), ports(&tuples.missing())), (vec![1], vec![2]));
+        let both = |port| [connection(port), connection(port).reversed()];
+        let Differences { learned, gone } = tuples.read(&[both(2), both(3)].concat());
+        assert_eq!((learned, gone), (vec![connection(3)], vec![]));
+        assert_eq!((tuples.surplus(), tuples.missing()), (vec![], vec![]));
+    }
+
+    #[test]
+    fn what_has_timed_out_is_gone_and_a_half_is_added_again() {
+        let mut tuples = read_empty();
+        [1, 2].iter().for_each(|port| tuples.want(&connection(*port)));
+        let missing = tuples.missing();
+        tuples.added(&missing, &[]);
+        let Differences { gone, .. } = tuples.read(&[connection(2).reversed()]);
+        assert_eq!(gone.len(), 1);
+        tuples.unwant(&gone[0]);
+        assert_eq!(ports(&tuples.missing()), [2]);
+        tuples.distrust();
+        assert_eq!(ports(&tuples.missing()), [2]);
+    }
+
+    #[test]
+    fn connections_without_ports_are_never_in_the_set() {
+        let mut tuples = Tuples::default();
+        let ping = Packet::new([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), Protocol::ICMP);
+        tuples.want(&ping);
+        tuples.unwant(&ping);
+        assert_eq!((tuples.missing(), tuples.surplus()), (vec![], vec![]));
+    }
+}

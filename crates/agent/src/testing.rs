@@ -1,0 +1,37 @@
+//! What tests of connections in a real kernel share with those of the crate `dataplane`: a network namespace, conntrack entries, and a
+//! small cluster. They need root, and fail without it.
+#![allow(dead_code, reason = "each crate uses a part")]
+
+#[path = "../../dataplane/tests/kernel/entries.rs"]
+pub mod entries;
+#[path = "../../dataplane/tests/kernel/namespace.rs"]
+pub mod namespace;
+#[path = "../../dataplane/tests/kernel/shop.rs"]
+pub mod shop;
+
+use dataplane::conntrack::{Conntrack, EntryName, MarkChange};
+use policy::Packet;
+
+pub const ACCEPTED: u32 = 0x1000_0000;
+pub const REVOKED: u32 = 0x2000_0000;
+
+/// All entries: as evaluated, with their names and marks.
+pub fn entries() -> Vec<(Packet, EntryName, u32)> {
+    let mut entries = Vec::new();
+    let each = |entry: &dataplane::conntrack::Entry<'_>| {
+        entries.push((entry.judged(), entry.name(), entry.mark));
+        None::<MarkChange>
+    };
+    Conntrack::open().unwrap().visit(each).unwrap();
+    entries
+}
+
+/// The marks of all entries.
+pub fn marks() -> Vec<u32> {
+    entries().into_iter().map(|(.., mark)| mark).collect()
+}
+
+/// Another writer sets the whole mark of all entries.
+pub fn overwrite_marks(mark: u32) {
+    Conntrack::open().unwrap().visit(|_| Some(MarkChange { value: mark, mask: u32::MAX })).unwrap();
+}

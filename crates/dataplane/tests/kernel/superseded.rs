@@ -1,0 +1,109 @@
+//! Conntrack entries that an agent wants to change after another agent has taken over, perhaps while it was stopped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use dataplane::conntrack::{Conntrack, ConntrackError, EntryName, MarkChange};
+use dataplane::marks::Marks;
+use dataplane::queues::QueueRange;
+use dataplane::table::{OpenAddresses, Remember, Table, TableConfig, WhenDown};
+use policy::Generation;
+
+use crate::entries::{Made, make};
+use crate::namespace::in_namespace;
+use crate::shop::{DB, WEB};
+
+const REVOKED: u32 = 0x2000_0000;
+const RESTORE: MarkChange = MarkChange { value: 0, mask: REVOKED };
+/// More than one message of changes holds.
+const MANY: u16 = 3_000;
+const OURS: QueueRange = QueueRange { first: 100, count: 2 };
+const THEIRS: QueueRange = QueueRange { first: 103, count: 2 };
+
+fn install(queues: QueueRange) -> Table {
+    let config = TableConfig {
+        marks: Marks::default(),
+        when_down: WhenDown::Open,
+        judge_dns: false,
+        holder: "node-a pid 123".to_owned(),
+        pod_cidrs: vec!["10.9.0.0/24".parse().unwrap()],
+        open: OpenAddresses::default(),
+        remember: Some(Remember { time: Duration::from_secs(5), log_group: None }),
+        queue_quota: None,
+        generation: Generation(7),
+        origin: None,
+        trust_replies: false,
+    };
+    Table::install(config, queues).unwrap()
+}
+
+/// The names of all entries that are marked REVOKED, by source port.
+fn revoked() -> BTreeMap<u16, EntryName> {
+    let mut revoked = BTreeMap::new();
+    let each = |entry: &dataplane::conntrack::Entry<'_>| {
+        if entry.mark & REVOKED != 0 {
+            revoked.insert(entry.original.source_port.unwrap(), entry.name());
+        }
+        None::<MarkChange>
+    };
+    Conntrack::open().unwrap().visit(each).unwrap();
+    revoked
+}
+
+#[test]
+fn a_superseded_agent_changes_and_deletes_no_connection() {
+    in_namespace(&[], || {
+        make((1..=MANY).map(|port| Made::udp((WEB, port), (DB, 5000)).marked(REVOKED)));
+        let _table = install(OURS);
+        let mut conntrack = Conntrack::open_for(OURS).unwrap();
+        let entries = revoked();
+        let [first, second] = [1, 2].map(|port| (&entries[&port], RESTORE));
+        conntrack.change_marks([first]).unwrap();
+        assert_eq!(revoked().len(), usize::from(MANY) - 1, "as long as the rules are its own");
+
+        let _other = install(THEIRS);
+        assert_eq!(conntrack.change_marks([second]), Err(ConntrackError::Superseded(THEIRS)));
+        let web = BTreeSet::from([WEB.parse().unwrap()]);
+        assert_eq!(conntrack.delete_of(&web), Err(ConntrackError::Superseded(THEIRS)));
+        assert_eq!(revoked().len(), usize::from(MANY) - 1);
+
+        let mut of_the_other = Conntrack::open_for(THEIRS).unwrap();
+        of_the_other.change_marks([second]).unwrap();
+        assert_eq!(revoked().len(), usize::from(MANY) - 2);
+    });
+}
+
+#[test]
+fn a_sweep_that_goes_on_after_a_takeover_ends_before_its_next_change() {
+    in_namespace(&[], || {
+        make((1..=MANY).map(|port| Made::udp((WEB, port), (DB, 5000)).marked(REVOKED)));
+        let _table = install(OURS);
+        let mut conntrack = Conntrack::open_for(OURS).unwrap();
+        let mut other = None;
+        let mut visited = 0;
+        let swept = conntrack.visit(|_| {
+            visited += 1;
+            if visited == MANY / 2 {
+                // It was stopped here.
+                other = Some((install(THEIRS), revoked().len()));
+            }
+            Some(RESTORE)
+        });
+        assert_eq!(swept, Err(ConntrackError::Superseded(THEIRS)));
+        let (_, before) = other.unwrap();
+        assert!(before > 0);
+        assert_eq!(revoked().len(), before);
+    });
+}
+
+#[test]
+fn rules_that_another_program_deleted_are_still_the_agents() {
+    in_namespace(&[], || {
+        make([Made::udp((WEB, 1), (DB, 5000)).marked(REVOKED)]);
+        let _table = install(OURS);
+        let mut conntrack = Conntrack::open_for(OURS).unwrap();
+        assert_eq!(Table::remove(), Ok(true));
+        let visited = conntrack.visit(|_| Some(RESTORE)).unwrap();
+        assert_eq!((visited.changed, revoked().len()), (1, 0));
+    });
+}
