@@ -74,6 +74,11 @@ impl Reader {
         self.awaited.remove(path);
     }
 
+    /// Whether a reading of ANY file is yet to come.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.awaited.is_empty()
+    }
+
     /// Whether a reading of this file is yet to come.
     pub(super) fn awaits(&self, path: &Path) -> bool {
         self.awaited.contains_key(path)

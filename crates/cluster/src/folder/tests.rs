@@ -298,10 +298,6 @@ fn a_file_that_is_broken_when_its_rules_are_wanted_has_them_once_it_is_mended() 
 
 #[test]
 fn a_policy_whose_file_takes_the_place_of_another_one_keeps_its_rules() {
-    /// More entries than are added before the budget is settled, in a file that is small enough to be read at once.
-    const RULES: usize = 18_000;
-    let budget = policy::Budget { namespace: 30_000, total: 1_000_000 };
-    let large = |name: &str| large_policy(name, RULES).replace("}, ", "},");
     // By the order of names, and of files.
     let names = [
         ("a.yaml", "a", "b.yaml", "b"),
@@ -309,18 +305,24 @@ fn a_policy_whose_file_takes_the_place_of_another_one_keeps_its_rules() {
         ("a.yaml", "x", "b.yaml", "x"),
         ("b.yaml", "x", "a.yaml", "x"),
     ];
-    for (old, before, new, after) in names {
+    // More entries than are added before the budget is settled, in a file that is small enough to be read at once; and one that isn't.
+    let sizes = [18_000, 30_000];
+    for ((old, before, new, after), rules) in
+        names.into_iter().flat_map(|names| sizes.map(|rules| (names, rules)))
+    {
+        let budget = policy::Budget { namespace: rules as u64 + 10_000, total: 1_000_000 };
+        let large = |name: &str| large_policy(name, rules).replace("}, ", "},");
         let mut story = Story::within(budget, &[(old, &large(before))]);
         story.write("new", &large(after));
         story.rename("new", new);
         fs::remove_file(story.path(old)).expect("removed");
         story.write("z.yaml", &policy("z"));
-        let expected = [format!("web/{after} with {RULES} rules"), "web/z with 0 rules".to_owned()];
+        let expected = [format!("web/{after} with {rules} rules"), "web/z with 0 rules".to_owned()];
         while story.objects() != expected || story.read.files != Some(2) {
             let update = story.updates.recv_timeout(PATIENCE).expect("an update");
             story.take_in(update);
-            let has_rules = story.known.policies.values().any(|policy| policy.ingress.len() == RULES);
-            assert!(has_rules, "{old} {new}: {:?}", story.objects());
+            let has_rules = story.known.policies.values().any(|policy| policy.ingress.len() == rules);
+            assert!(has_rules, "{old} {new} {rules}: {:?}", story.objects());
         }
     }
 }

@@ -24,6 +24,8 @@ use crate::problem::{Origin, Problem, Update};
 
 /// How often it is checked that the path of the folder still leads to the folder that is watched.
 const CHECK_ROOT: Duration = Duration::from_secs(1);
+/// How long files that are gone stay in force while others are read, at most.
+const LONGEST_READING: Duration = Duration::from_secs(2);
 /// How often the whole folder is walked through without any reason. A large folder less often: at most this share of
 /// the time goes into it.
 const WALK: Duration = Duration::from_secs(10);
@@ -67,7 +69,9 @@ impl Watch {
         let reader = reader.map_err(|error| FolderError::Thread { path: path.clone(), error })?;
         let (watched, pending) = (HashMap::new(), Pending::default());
         let is_starting = true;
-        let mut watcher = Watcher { folder, inotify, absolute, watched, pending, reader, is_starting };
+        let postponed = HashMap::new();
+        let mut watcher =
+            Watcher { folder, inotify, absolute, watched, pending, reader, postponed, is_starting };
         // Also sees what changed since the folder was read.
         if let Some(error) = watcher.walk(Instant::now()) {
             return Err(FolderError::Watch { path, error });
@@ -101,6 +105,8 @@ struct Watcher {
     watched: HashMap<PathBuf, (u64, u64)>,
     pending: Pending,
     reader: Reader,
+    /// Files that are gone, and since when that waits for the reader.
+    postponed: HashMap<PathBuf, Instant>,
     /// Whether this is the first walk.
     is_starting: bool,
 }
@@ -165,13 +171,38 @@ impl Watcher {
     fn look(&mut self, now: Instant) {
         let due = self.pending.take(now);
         let mut walk = due.scan;
-        for (path, settled) in due.files {
+        // What comes in place of a file that is gone comes first.
+        let is_gone = |(path, settled): &(PathBuf, bool)| *settled && fs::metadata(path).is_err();
+        let (gone, there): (Vec<_>, Vec<_>) = due.files.into_iter().partition(is_gone);
+        for (path, settled) in there {
             let trust = if settled { Trust::AsItIs } else { Trust::Doubt };
             walk |= self.look_at(&path, trust) == Look::Folder;
         }
         if walk {
             let _ = self.walk(now);
         }
+        for (path, _) in gone {
+            if self.is_postponed(&path, now) {
+                self.pending.doubt(&path, now);
+            } else {
+                self.look_at(&path, Trust::AsItIs);
+            }
+        }
+    }
+
+    /// Whether a file that is gone stays in force for now: a file that is being read may have come in its place, and without either its
+    /// pods would be open.
+    fn is_postponed(&mut self, path: &Path, now: Instant) -> bool {
+        if !self.reader.is_busy() {
+            self.postponed.clear();
+            return false;
+        }
+        let since = *self.postponed.entry(path.to_owned()).or_insert(now);
+        let is_postponed = now.duration_since(since) < LONGEST_READING;
+        if !is_postponed {
+            self.postponed.remove(path);
+        }
+        is_postponed
     }
 
     /// Looks at one file, now or on the reader's thread.
