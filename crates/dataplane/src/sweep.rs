@@ -70,7 +70,7 @@ pub struct Scope {
     pub are_unproven: bool,
 }
 
-/// A connection that a sweep found cut, or to be cut.
+/// A connection that a sweep found cut, to be cut, or to be a question again.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SweptConnection {
     /// As evaluated.
@@ -114,30 +114,53 @@ pub fn apply_marks(
     Ok(MarkCounts { revoked: count(false), restored: count(true), gone: visited.gone })
 }
 
+/// The change of a mark after which a connection's next packet is a question.
+pub fn unaccept(marks: &Marks) -> MarkChange {
+    MarkChange { value: 0, mask: marks.accepted().0 }
+}
+
 /// The change of a mark that cuts a connection, or lets it go on as before it was cut.
 pub fn revoke(marks: &Marks, is_revoked: bool) -> MarkChange {
     let mask = marks.revoked().0;
     MarkChange { value: if is_revoked { mask } else { 0 }, mask }
 }
 
+/// What a sweep hands connections to.
+pub trait Sink {
+    /// Carries out what the sweep found: sets REVOKED, or clears it.
+    ///
+    /// # Errors
+    /// [`ConntrackError`] if marks can't be changed: it ends the sweep.
+    fn apply_marks(&mut self, found: &mut [SweptConnection]) -> Result<MarkCounts, ConntrackError>;
+
+    /// The sweep clears ACCEPTED on a connection that is not cut.
+    fn unaccepted(&mut self, _: SweptConnection) {}
+}
+
+impl<F: FnMut(&mut [SweptConnection]) -> Result<MarkCounts, ConntrackError>> Sink for F {
+    fn apply_marks(&mut self, found: &mut [SweptConnection]) -> Result<MarkCounts, ConntrackError> {
+        self(found)
+    }
+}
+
 /// How many found connections are handed to `apply_marks` at once: few enough that another thread waits for it a few milliseconds at most.
 const AT_ONCE: usize = 512;
 
 /// Evaluates every connection with `evaluator`, or at least those that `scope` is about. `evaluator.local` must have been read just
-/// before. Connections that are cut or to be cut are handed to `apply_marks`, at most 512 at a time.
+/// before. Connections that are cut or to be cut are handed to `sink`, at most 512 at a time.
 ///
 /// # Errors
-/// [`ConntrackError`] if connections can't be read or changed, or what `apply_marks` returns.
+/// [`ConntrackError`] if connections can't be read or changed, or what [`Sink::apply_marks`] returns.
 pub fn sweep(
     conntrack: &mut Conntrack,
     marks: &Marks,
     evaluator: Evaluator<'_>,
     scope: &Scope,
-    apply_marks: &mut dyn FnMut(&mut [SweptConnection]) -> Result<MarkCounts, ConntrackError>,
+    sink: &mut dyn Sink,
 ) -> Result<SweepReport, ConntrackError> {
     let started = Instant::now();
     let report = SweepReport::default();
-    let mut sweep = Sweep { evaluator, marks, scope, apply_marks, found: Vec::new(), failed: None, report };
+    let mut sweep = Sweep { evaluator, marks, scope, sink, found: Vec::new(), failed: None, report };
     let each = |entry: &Entry<'_>| sweep.visit(entry);
     let visited = match scope.of.addresses() {
         Some(addresses) => conntrack.visit_of(&addresses, each),
@@ -156,7 +179,7 @@ struct Sweep<'a> {
     evaluator: Evaluator<'a>,
     marks: &'a Marks,
     scope: &'a Scope,
-    apply_marks: &'a mut dyn FnMut(&mut [SweptConnection]) -> Result<MarkCounts, ConntrackError>,
+    sink: &'a mut dyn Sink,
     /// What is to be settled.
     found: Vec<SweptConnection>,
     /// The first error of `apply_marks`.
@@ -185,6 +208,10 @@ impl Sweep<'_> {
             Standing::Allowed if !is_oriented => self.evaluator.standing(&packet.reversed(), true),
             standing => standing,
         };
+        let found = |is_allowed| {
+            let entry = entry.name();
+            SweptConnection { connection: packet, entry, is_oriented, is_revoked, is_allowed }
+        };
         match standing {
             standing @ (Standing::Allowed | Standing::Denied)
                 if is_revoked || standing == Standing::Denied =>
@@ -192,15 +219,7 @@ impl Sweep<'_> {
                 // A sweep of all finds what an earlier agent has cut.
                 let is_allowed = standing == Standing::Allowed;
                 if is_revoked == is_allowed || scope.of == Affected::All {
-                    let connection = packet;
-                    let found = SweptConnection {
-                        connection,
-                        entry: entry.name(),
-                        is_oriented,
-                        is_revoked,
-                        is_allowed,
-                    };
-                    self.found.push(found);
+                    self.found.push(found(is_allowed));
                     if self.found.len() >= AT_ONCE {
                         self.apply_marks();
                     }
@@ -213,14 +232,17 @@ impl Sweep<'_> {
             Standing::Allowed | Standing::Denied => None,
             Standing::Unknown => {
                 self.report.unknown += 1;
-                is_accepted.then_some(MarkChange { value: 0, mask: accepted }.into())
+                if is_accepted && !is_revoked {
+                    self.sink.unaccepted(found(false));
+                }
+                is_accepted.then(|| unaccept(self.marks).into())
             }
         }
     }
 
     fn apply_marks(&mut self) {
         if self.failed.is_none() {
-            match (self.apply_marks)(&mut self.found) {
+            match self.sink.apply_marks(&mut self.found) {
                 Ok(MarkCounts { revoked, restored, gone }) => {
                     self.report.revoked += revoked;
                     self.report.restored += restored;

@@ -20,6 +20,7 @@ use dataplane::conntrack::{Conntrack, ConntrackError};
 use dataplane::marks::Marks;
 use dataplane::sweep::{
     Evaluator, LocalAddresses, MarkCounts, OverlayFlows, Standing, SweptConnection, apply_marks, revoke,
+    unaccept,
 };
 use policy::{Affected, Packet, Snapshot};
 
@@ -166,6 +167,23 @@ impl Register {
         // What was cut stays cut until it is allowed, also if a pod is not known meanwhile.
         lost.retain(|lost| evaluator.standing(&lost.connection, lost.is_oriented) != Standing::Allowed);
         let change = revoke(&self.marks, true);
+        self.conntrack.change_marks(lost.iter().map(|lost| (&lost.entry, change)))?;
+        Ok(lost)
+    }
+
+    /// Clears ACCEPTED again on connections that got it back, except those that the snapshot in force allows or denies: a worker may have
+    /// allowed them since, and a sweep cuts them. Returns the connections on which it was cleared.
+    ///
+    /// # Errors
+    /// [`ConntrackError`] if marks can't be changed.
+    pub fn unaccept_again(
+        &mut self,
+        mut lost: Vec<SweptConnection>,
+        local: &LocalAddresses,
+    ) -> Result<Vec<SweptConnection>, ConntrackError> {
+        let evaluator = Evaluator { snapshot: &self.snapshot, local, overlay: &self.overlay };
+        lost.retain(|lost| evaluator.standing(&lost.connection, lost.is_oriented) == Standing::Unknown);
+        let change = unaccept(&self.marks);
         self.conntrack.change_marks(lost.iter().map(|lost| (&lost.entry, change)))?;
         Ok(lost)
     }

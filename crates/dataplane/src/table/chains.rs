@@ -12,6 +12,7 @@
 //!  judge-local       --goto-->  ask  --goto-->  enqueue  -->  a worker  --NF_REPEAT-->  the same chain again  --goto-->  allowed-local
 //!  judge               --goto-->  unproven  a reply of a connection that was not evaluated, TCP in mid-stream: both ends, both directions
 //!  judge, judge-local  --goto-->  free      no verdict is needed
+//!  all three           --goto-->  revoked   the connection's mark says that it is cut
 //!  allowed, allowed-local  --goto-->  denied, denied-local  what came back is denied: it is dropped, and its next packets with it
 //! ```
 //!
@@ -83,6 +84,8 @@ const UNPROVEN: &str = "unproven";
 /// Passes what needs no verdict, and marks its connection, so that its next packets leave at the first rule: between pods that
 /// nobody isolates, and of the node itself, tunnels' packets among them.
 const FREE: &str = "free";
+/// Drops packets of connections that are marked REVOKED, and restarts the timeout of their tuples.
+const REVOKED: &str = "revoked";
 /// Settles packets that came back allowed: marks their connections.
 const ALLOWED: &str = "allowed";
 /// The same for packets from local pods to the node.
@@ -118,7 +121,7 @@ pub(super) fn plain_chains() -> impl Iterator<Item = &'static str> {
 
 /// Of these, the ones whose rules no change concerns.
 pub(super) fn static_chains() -> impl Iterator<Item = &'static str> {
-    memory::static_chains().chain([FREE, ASK, QUOTA, UNPROVEN])
+    memory::static_chains().chain([REVOKED, FREE, ASK, QUOTA, UNPROVEN])
 }
 
 /// All rules, chain by chain; with those of the window in which changing pods are judged again, or without.
@@ -135,6 +138,7 @@ pub(super) fn rules(
     if config.judge_dns {
         rules.extend(chains.judge_dns());
     }
+    rules.extend(Chains::revoked());
     rules.extend(chains.free());
     rules.extend(chains.unproven());
     rules.extend(chains.ask());
@@ -282,9 +286,7 @@ impl Chains<'_> {
             Expression::Compare(Comparison::Equal, marks.accepted().0.to_ne_bytes().to_vec()),
             Expression::Accept,
         ];
-        let revoked = connection_has(marks.revoked())
-            .into_iter()
-            .chain([Expression::Goto(drops::chain(DropReason::Revoked))]);
+        let revoked = connection_has(marks.revoked()).into_iter().chain([Expression::Goto(REVOKED)]);
         let is_reply = [
             Expression::LoadConnection(Connection::Direction),
             Expression::Compare(Comparison::Equal, vec![REPLY]),
@@ -333,6 +335,15 @@ impl Chains<'_> {
             rules.extend(self.came_back(chain));
         }
         rules.extend(FAMILIES.iter().map(|family| revoked::drop_rule(chain, family, family.revoked)));
+        rules
+    }
+
+    /// A packet that is dropped by its connection's mark keeps the connection's tuple, too: it is not silent (semantics 35).
+    fn revoked() -> Vec<Rule> {
+        let by_tuple = |family: &Family| revoked::drop_rule(REVOKED, family, family.revoked);
+        let mut rules: Vec<Rule> = FAMILIES.iter().map(by_tuple).collect();
+        let dropped = [Expression::Goto(drops::chain(DropReason::Revoked))];
+        rules.push(rule(REVOKED, "drop what has no tuple in the set", dropped));
         rules
     }
 

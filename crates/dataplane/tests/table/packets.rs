@@ -16,7 +16,7 @@ use dataplane::table::{Table, TableConfig, WhenDown};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket as socket_of,
 };
-use policy::Affected;
+use policy::{Affected, Packet, Protocol};
 
 use crate::namespace::{Place, in_namespace, run, wait_for_links};
 use crate::{GENERATION, RANGE_A, RANGE_B, install, node_a, open};
@@ -243,6 +243,37 @@ fn connection_marks_decide_before_anything_else() {
             assert!(!pod_reaches_node(&world, port), "{port}");
         }
         assert!(pod_reaches_remote(&world, 7000));
+    });
+}
+
+/// Semantics 35. Found by reading: only packets that no mark dropped counted.
+#[test]
+fn a_revoked_connection_that_sends_packets_keeps_its_tuple() {
+    in_namespace(|| {
+        let world = World::new();
+        other(
+            "chain marks { type filter hook prerouting priority -140; \
+             udp dport 7002 ct mark set 0x20000000; }",
+        );
+        let mut table = install(closed(), RANGE_A);
+        for (from, to) in [(POD, REMOTE), (POD_6, REMOTE_6)] {
+            let [source, destination] = [from, to].map(|text| text.parse().expect("an address"));
+            let mut connection = Packet::new(source, destination, Protocol::UDP).to_port(7002);
+            connection.source_port = Some(5555);
+            assert_eq!(table.add_revoked(&[connection]), Ok(Vec::new()));
+        }
+        std::thread::sleep(Duration::from_millis(2_500));
+        let server = world.remote.run(|| socket(REMOTE, 7002));
+        world.pod.run(|| {
+            for (from, to) in [(POD, REMOTE), (POD_6, REMOTE_6)] {
+                socket(from, 5555).send_to(b"x", (to, 7002)).expect("sent");
+            }
+        });
+        assert!(!received(&server));
+        for set in ["revoked4", "revoked6"] {
+            let text = run("nft", &["list", "set", "inet", "kube-verdict", set]);
+            assert_eq!(text.matches("expires 59m59s").count(), 1, "its own orientation begins again: {text}");
+        }
     });
 }
 
