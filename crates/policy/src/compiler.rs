@@ -11,6 +11,7 @@
 pub(crate) mod claims;
 pub(crate) mod classes;
 pub(crate) mod compiled;
+pub(crate) mod compiled_selector;
 mod diff;
 pub(crate) mod policies;
 pub(crate) mod rulesets;

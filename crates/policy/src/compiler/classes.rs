@@ -10,7 +10,7 @@ use std::sync::Arc;
 use roaring::RoaringBitmap;
 use rustc_hash::FxHashMap;
 
-use crate::compiler::selectors::{LabelTest, NamespaceTest, Need, SelectorId, Test};
+use crate::compiler::compiled_selector::{LabelTest, NamespaceTest, Need, SelectorId, Test};
 use crate::compiler::vocabulary::{Facts, NamespaceFacts, Vocabulary};
 use crate::inventory::{Inventory, Namespace, Pod};
 use crate::labels::Labels;

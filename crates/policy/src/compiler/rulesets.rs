@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::compiler::compiled_selector::SelectorId;
 use crate::compiler::policies::{Applied, CompiledRule};
-use crate::compiler::selectors::{SelectorId, Selectors};
+use crate::compiler::selectors::Selectors;
 use crate::decision::{Direction, RuleId};
 use crate::names::PolicyName;
 use crate::snapshot::addresses::{self, Block, SetIndex};
