@@ -8,6 +8,7 @@
 //!
 //! Now and then everything is compiled again, when most numbers that were given out are no longer used.
 
+mod affected;
 pub(crate) mod claims;
 pub(crate) mod classes;
 pub(crate) mod compiled;
