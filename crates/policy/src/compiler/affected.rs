@@ -14,7 +14,7 @@ use crate::compiler::diff::{Diff, HostBefore, Views, views};
 use crate::compiler::rulesets::Built;
 use crate::snapshot::address::address_of;
 use crate::snapshot::hosts::{Host, HostPod};
-use crate::snapshot::ruleset::ClassId;
+use crate::snapshot::ids::ClassId;
 
 impl Compiled {
     /// What the update affects that `diff` describes. The compiled state is already up to date.

@@ -15,7 +15,7 @@ use crate::compiler::vocabulary::{Facts, NamespaceFacts, Vocabulary};
 use crate::inventory::{Inventory, Namespace, Pod};
 use crate::labels::Labels;
 use crate::selector::Match;
-use crate::snapshot::ruleset::ClassId;
+use crate::snapshot::ids::ClassId;
 
 /// See the module. Numbers stay as they are until everything is compiled again.
 #[derive(Debug, Default)]

@@ -24,9 +24,10 @@ use crate::inventory::{Inventory, Pod};
 use crate::names::{Generation, PolicyName};
 use crate::snapshot::address::{AddressKey, address_of, key_of};
 use crate::snapshot::cluster_cidrs::ClusterCidrs;
-use crate::snapshot::hosts::{Host, HostPod, Hosts, NodeId};
+use crate::snapshot::hosts::{Host, HostPod, Hosts};
+use crate::snapshot::ids::{ClassId, NodeId};
 use crate::snapshot::ports::{PortSet, ResolvedPort};
-use crate::snapshot::ruleset::{ClassId, Rulesets};
+use crate::snapshot::ruleset::Rulesets;
 use crate::snapshot::{NumberedPolicy, PolicyTable, Size, Snapshot};
 use crate::spec::{PolicySpec, Tier};
 

@@ -11,7 +11,7 @@ use crate::compiler::classes::Chosen;
 use crate::compiler::compiled_selector::SelectorId;
 use crate::snapshot::address::AddressKey;
 use crate::snapshot::hosts::{Host, HostPod};
-use crate::snapshot::ruleset::ClassId;
+use crate::snapshot::ids::ClassId;
 
 /// What an update has changed so far.
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use crate::compiler::classes::{Chosen, ChosenClasses, ClassIndex, Classes, View}
 use crate::compiler::compiled_selector::{LabelTest, NamespaceTest, SelectorId, Test};
 use crate::compiler::vocabulary::Vocabulary;
 use crate::selector::Selector;
-use crate::snapshot::ruleset::ClassId;
+use crate::snapshot::ids::ClassId;
 use crate::spec::{Action, NamespaceMatch};
 
 /// See the module. Numbers stay as they are until everything is compiled again.
