@@ -14,18 +14,22 @@
 //! Calls without a [`Table`] act in the network namespace of the calling thread, a [`Table`] in that in which it was installed.
 
 mod bridge;
+mod chain_names;
 mod chains;
 mod drops;
 mod error;
+mod family;
 mod in_force;
 mod link_rules;
 mod memory;
 mod monitor;
 mod origin;
 mod quota;
+mod read_back;
 mod recheck;
 mod retire;
 mod revoked;
+mod rule;
 mod set_contents;
 mod sets;
 
@@ -39,7 +43,7 @@ use policy::{Affected, Generation, Packet};
 use rustables::{Chain, ChainPolicy, ChainType, MsgType, sys};
 
 use self::bridge::{BridgeContents, BridgeRules};
-use self::chains::QUEUE;
+use self::chain_names::QUEUE;
 use self::in_force::InForce;
 pub(crate) use self::in_force::{check_holder, read_generation};
 use self::memory::Memory;
