@@ -5,6 +5,7 @@
 mod bounds;
 pub mod page;
 pub mod plots;
+mod usual;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -16,7 +16,7 @@ use integration::http;
 use integration::kubernetes::bulk::{Bulk, Request};
 use integration::kubernetes::credentials::kubeconfig_name;
 use integration::kubernetes::crowd::Crowd;
-use integration::kubernetes::node::BRIDGE;
+use integration::kubernetes::network::BRIDGE;
 use integration::kubernetes::{Cluster, Parts, Place};
 use integration::namespace::Namespace;
 use serde::{Deserialize, Serialize};

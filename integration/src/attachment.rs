@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 
-use crate::cluster::{NodeSpec, PodSpec};
+use crate::specs::{NodeSpec, PodSpec};
 
 /// What a CNI plugin makes between a pod and its node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

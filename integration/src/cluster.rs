@@ -3,77 +3,14 @@
 //! Pure data with checked input; a description that names something unknown is refused when it is built.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::str::FromStr;
-
-use anyhow::{Context, Result, bail};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::attachment::Attachment;
-use crate::testbed::Testbed;
+use crate::specs::{NodeSpec, PodSpec, ServiceSpec, nth4, nth6};
+use anyhow::{Context, Result, bail};
 
 /// The name of the host outside of the cluster, wherever a pod can be named.
 pub const OUTSIDE: &str = "outside";
-
-/// A transport protocol that a port can have.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Transport {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// SCTP, where the kernel has it.
-    Sctp,
-}
-
-impl fmt::Display for Transport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Tcp => "TCP",
-            Self::Udp => "UDP",
-            Self::Sctp => "SCTP",
-        })
-    }
-}
-
-/// A port of a pod: `80`, `53/UDP`, `http=8080/TCP`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Port {
-    /// The name by which policies may call it.
-    pub name: Option<String>,
-    /// Its number.
-    pub number: u16,
-    /// Its protocol.
-    pub transport: Transport,
-}
-
-impl FromStr for Port {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let (name, rest) = match text.split_once('=') {
-            Some((name, rest)) => (Some(name.to_owned()), rest),
-            None => (None, text),
-        };
-        let (number, transport) = rest.split_once('/').unwrap_or((rest, "TCP"));
-        let transport = match transport {
-            "TCP" => Transport::Tcp,
-            "UDP" => Transport::Udp,
-            "SCTP" => Transport::Sctp,
-            other => bail!("port {text:?}: {other:?} is none of TCP, UDP and SCTP"),
-        };
-        let number =
-            number.parse().with_context(|| format!("port {text:?}: {number:?} is no port number"))?;
-        Ok(Self { name, number, transport })
-    }
-}
-
-impl fmt::Display for Port {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.number, self.transport)
-    }
-}
 
 /// How packets travel from node to node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -83,82 +20,6 @@ pub enum Links {
     Routes,
     /// VXLAN through a device `flannel.1` on each node (Flannel's default).
     Vxlan,
-}
-
-/// A node.
-#[derive(Clone, Debug)]
-pub struct NodeSpec {
-    /// Its name.
-    pub name: String,
-    /// Addresses of its pods.
-    pub cidr4: Ipv4Net,
-    /// IPv6 addresses of its pods.
-    pub cidr6: Ipv6Net,
-    /// Its own address, towards other nodes.
-    pub address4: Ipv4Addr,
-    /// Its own IPv6 address, towards other nodes.
-    pub address6: Ipv6Addr,
-}
-
-impl NodeSpec {
-    /// The address of `cni0`: the first of the pod CIDR.
-    pub fn gateway4(&self) -> Ipv4Addr {
-        nth4(self.cidr4, 1)
-    }
-
-    /// The IPv6 address of `cni0`: the first of the pod CIDR.
-    pub fn gateway6(&self) -> Ipv6Addr {
-        nth6(self.cidr6, 1)
-    }
-
-    /// Its own addresses towards other nodes.
-    pub fn addresses(&self) -> [IpAddr; 2] {
-        [self.address4.into(), self.address6.into()]
-    }
-
-    /// The pod CIDRs, IPv4 first.
-    pub fn cidrs(&self) -> [IpNet; 2] {
-        [self.cidr4.into(), self.cidr6.into()]
-    }
-}
-
-/// A pod. It answers on each of its ports.
-#[derive(Clone, Debug)]
-pub struct PodSpec {
-    /// Namespace of the cluster.
-    pub namespace: String,
-    /// Name within it.
-    pub name: String,
-    /// The node on which it runs.
-    pub node: String,
-    /// `metadata.labels`.
-    pub labels: BTreeMap<String, String>,
-    /// Its ports.
-    pub ports: Vec<Port>,
-    /// Whether it runs in the node's own network namespace.
-    pub host_network: bool,
-    /// Its addresses: IPv4, then IPv6.
-    pub addresses: [IpAddr; 2],
-}
-
-impl PodSpec {
-    /// Its name as `namespace/name`.
-    pub fn full_name(&self) -> String {
-        format!("{}/{}", self.namespace, self.name)
-    }
-}
-
-/// A service address that is translated to one of its pods on every node, as kube-proxy does it.
-#[derive(Clone, Debug)]
-pub struct ServiceSpec {
-    /// Its addresses: IPv4, then IPv6.
-    pub addresses: [IpAddr; 2],
-    /// The port at that address.
-    pub port: Port,
-    /// The pods behind it, as `namespace/name`.
-    pub pods: Vec<String>,
-    /// The port of the pods.
-    pub target: u16,
 }
 
 /// The description. Errors of its parts are kept until [`Cluster::build`], so that a story reads without noise.
@@ -284,11 +145,11 @@ impl Cluster {
         }
     }
 
-    /// Builds it, for real. Says what is wrong with the description, if something is.
-    pub fn build(mut self) -> Result<Testbed> {
+    /// The same, unless something is wrong with it: then that.
+    pub(crate) fn checked(mut self) -> Result<Self> {
         match self.problem.take() {
             Some(problem) => Err(problem),
-            None => Testbed::build(self),
+            None => Ok(self),
         }
     }
 
@@ -351,28 +212,9 @@ fn owned(labels: &[(&str, &str)]) -> BTreeMap<String, String> {
     labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
-/// The address `number` places after the network address.
-fn nth4(cidr: Ipv4Net, number: u32) -> Ipv4Addr {
-    Ipv4Addr::from_bits(cidr.network().to_bits() + number)
-}
-
-/// The address `number` places after the network address.
-fn nth6(cidr: Ipv6Net, number: u32) -> Ipv6Addr {
-    Ipv6Addr::from_bits(cidr.network().to_bits() + u128::from(number))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ports_are_read() {
-        let port: Port = "http=8080/TCP".parse().unwrap();
-        assert_eq!((port.name.as_deref(), port.number, port.transport), (Some("http"), 8080, Transport::Tcp));
-        assert_eq!("53/UDP".parse::<Port>().unwrap().transport, Transport::Udp);
-        assert!("80/ICMP".parse::<Port>().is_err());
-        assert!("x".parse::<Port>().is_err());
-    }
 
     #[test]
     fn pods_get_addresses_after_the_gateway() {

@@ -33,6 +33,7 @@ pub mod images;
 pub mod init;
 pub mod install;
 pub mod kubectl;
+pub mod network;
 pub mod node;
 pub mod parts;
 pub mod place;

@@ -7,7 +7,7 @@
 //!              [ Server ] <- [ probe ] -> [ Observed ] == [ Record ] (of its audit log)
 //! ```
 //!
-//! - [`cluster`], [`attachment`], [`testbed`], [`manifests`]: nodes, pods and services, built from one description.
+//! - [`cluster`], [`specs`], [`port`], [`attachment`], [`testbed`], [`manifests`]: nodes, pods and services, built from one description.
 //! - [`probe`], [`stream`], [`load`], [`server`]: connections, once, for long, and all the time; and who answers them.
 //! - [`agent`], [`record`], [`dropped`]: the program under test, and its audit log.
 //! - [`attack`]: what a pod does that wants to reach what policy denies.
@@ -35,12 +35,14 @@ pub mod kubernetes;
 pub mod load;
 pub mod manifests;
 pub mod namespace;
+pub mod port;
 pub mod probe;
 pub mod programs;
 pub mod record;
 pub mod server;
 pub mod smoke;
 pub mod socket;
+pub mod specs;
 pub mod stalls;
 pub mod static_api;
 pub mod story;
@@ -52,9 +54,10 @@ mod wiring;
 pub use agent::{Agent, Launch};
 pub use attachment::Attachment;
 pub use busy::Busy;
-pub use cluster::{Cluster, Links, OUTSIDE, Transport};
+pub use cluster::{Cluster, Links, OUTSIDE};
 pub use dropped::Dropped;
 pub use load::{Load, LoadReport};
+pub use port::Transport;
 pub use probe::{Answer, Family, Observed, Way};
 pub use stalls::SchedulingDelays;
 pub use static_api::StaticApi;

@@ -8,8 +8,9 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use crate::cluster::{Cluster, PodSpec};
+use crate::cluster::Cluster;
 use crate::namespace::{alive, kept, maker};
+use crate::specs::PodSpec;
 
 /// What the folder's name begins with; the id of the process follows.
 const PREFIX: &str = "kube-verdict-testbed-";

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::cluster::{Port, Transport};
+use crate::port::{Port, Transport};
 use crate::server::Greeting;
 use crate::socket::{self, Attempt};
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::cluster::Transport;
+use crate::port::Transport;
 use crate::probe::{Observed, Way};
 
 /// What a story needs of one record.

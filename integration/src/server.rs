@@ -19,8 +19,8 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 
-use crate::cluster::{Port, Transport};
 use crate::namespace::Namespace;
+use crate::port::{Port, Transport};
 use crate::socket;
 
 /// What a server says first: its pod, and the address and port from which it sees the client come.

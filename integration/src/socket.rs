@@ -12,7 +12,7 @@ use nix::sys::socket::{
     listen, send, setsockopt, socket, sockopt,
 };
 
-use crate::cluster::Transport;
+use crate::port::Transport;
 
 /// Whether this kernel has SCTP sockets.
 pub fn has_sctp() -> bool {

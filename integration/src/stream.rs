@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::poll::PollFlags;
 
-use crate::cluster::Transport;
+use crate::port::Transport;
 use crate::probe::{Family, Way};
 use crate::server::Greeting;
 use crate::socket;

@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cluster::{Cluster, Links, OUTSIDE, Port};
+use crate::cluster::{Cluster, Links, OUTSIDE};
 use crate::command::{bridge, ip, nft, nft_answer};
 use crate::manifests::Manifests;
 use crate::namespace::{self, Namespace};
+use crate::port::Port;
 use crate::probe::{Family, Observed, Way, probe};
 use crate::server::Server;
 use crate::wiring;
@@ -36,6 +37,13 @@ pub struct Testbed {
     /// The node's end of each pod's veth pair.
     devices: BTreeMap<String, String>,
     cluster: Cluster,
+}
+
+impl Cluster {
+    /// Builds it, for real. Says what is wrong with the description, if something is.
+    pub fn build(self) -> Result<Testbed> {
+        Testbed::build(self.checked()?)
+    }
 }
 
 impl Testbed {

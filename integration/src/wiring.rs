@@ -8,8 +8,10 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use crate::cluster::{Cluster, Links, NodeSpec, ServiceSpec, Transport};
+use crate::cluster::{Cluster, Links};
+use crate::port::Transport;
 use crate::probe::Family;
+use crate::specs::{NodeSpec, ServiceSpec};
 
 /// The address of the host outside, which is also where nodes send what is not for the cluster.
 pub const OUTSIDE_ADDRESSES: [&str; 2] = ["192.0.2.1", "2001:db8::1"];

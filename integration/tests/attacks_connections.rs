@@ -9,8 +9,8 @@ use std::time::Duration;
 use integration::attack::message::{self, Path, flag};
 use integration::attack::suite::Means;
 use integration::attack::{Case, Flow, Mark, Suite, frame, packet, wire};
-use integration::cluster::Transport;
 use integration::command::{ip, nft};
+use integration::port::Transport;
 use integration::{Attachment, Cluster, Family, Links, Story, Testbed};
 
 /// Conntrack forgets in a second what the protocols would keep for minutes.

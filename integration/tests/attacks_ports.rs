@@ -12,9 +12,10 @@ use integration::attack::layout::{self, FailMode};
 use integration::attack::message::{self, Path, flag};
 use integration::attack::packet::{fragments, packet, packet_with_extension};
 use integration::attack::{Ears, Field, Flow, Mark, frame, overlay, wire};
-use integration::cluster::{OUTSIDE, Transport};
+use integration::cluster::OUTSIDE;
 use integration::command::ip;
 use integration::namespace::Namespace;
+use integration::port::Transport;
 use integration::probe::probe;
 use integration::{Agent, Attachment, Family, Launch, Links, Story};
 

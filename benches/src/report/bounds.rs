@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 
 use super::Report;
-use super::page::{USUAL_POLICIES, USUAL_RULES};
+use super::usual::{USUAL_POLICIES, USUAL_RULES};
 use crate::compile::{self, Event};
 use crate::modes::{Mode, Route};
 use crate::{apply, connections, flows, ports, scale, verdicts};

@@ -14,6 +14,7 @@ use workload::grid::Point;
 use crate::compile::{self, Event};
 use crate::modes::{Mode, Route};
 use crate::report::plots::{Curve, Plot, Scale};
+use crate::report::usual::{USUAL_POLICIES, USUAL_RULES};
 use crate::report::{Report, bounds};
 use crate::verdicts::{self, QUANTILES};
 use crate::{connections, scale};
@@ -21,11 +22,6 @@ use crate::{connections, scale};
 /// The page's name, and without its ending that of the folder beside it.
 const PAGE: &str = "performance.md";
 const BESIDE: &str = "performance";
-
-/// The rules of each policy where a plot shows one curve for each size of cluster.
-pub(super) const USUAL_RULES: usize = 5;
-/// The policies where a plot shows one curve for each size of cluster.
-pub(super) const USUAL_POLICIES: usize = 1_000;
 
 /// What a measurement is about: its name, a heading and a sentence.
 const SUBJECTS: [(&str, &str, &str); 9] = [

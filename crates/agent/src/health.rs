@@ -14,7 +14,7 @@ use dataplane::table::RememberedConnections;
 use dataplane::workers::{Counters, HoldCounters, Workers};
 use policy::{PolicyName, Verdict};
 
-use crate::metrics::Durations;
+use crate::durations::Durations;
 use crate::status::{self, Phase, Status};
 
 /// What can keep an agent from being ready: at most one sentence each.

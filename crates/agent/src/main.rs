@@ -21,6 +21,7 @@ mod client;
 mod commands;
 mod descriptors;
 mod drops;
+mod durations;
 mod engine;
 mod exit;
 mod health;

@@ -240,9 +240,9 @@ mod tests {
             make([Made::udp((NOBODY, 1), ("192.0.2.9", 80)).tcp().marked(ACCEPTED)]);
             let (mut compiler, snapshot) = shop::open(&[5000]);
             let register = register(&snapshot);
-            let known = compiler.apply([Change::Pod(shop::pod("late", &[NOBODY]))]);
+            let known = compiler.apply([Change::Pod(shop::pod("late", &[NOBODY]))]).snapshot;
             let follow = || {
-                lock(&register).follow(&known, &Arc::default(), &policy::Touched::All);
+                lock(&register).follow(&known, &Arc::default(), &policy::Affected::All);
             };
             assert!(
                 known.pod_at(NOBODY.parse().unwrap()).is_some_and(|pod| *pod == PodName::new("shop", "late"))

@@ -11,6 +11,7 @@
 //! A policy leaves its pods open only where it can't be seen which ones they are: without a namespace, or of a kind or version that
 //! is not ours. The problem then says that pods may be open.
 
+mod flaws;
 mod label;
 mod metadata;
 pub(crate) use self::metadata::is_miswritten;
@@ -38,10 +39,11 @@ use policy::Change;
 use serde_json::Value;
 
 use crate::interner::Interner;
+use flaws::Flaws;
 use node::WITHOUT_RANGE;
 pub(crate) use node::{PUBLIC_ADDRESSES, is_miswritten_range};
+use place::Place;
 pub use place::{FieldPath, Step};
-use place::{Flaws, Place};
 pub use recognition::Recognition;
 pub use twice::Twice;
 

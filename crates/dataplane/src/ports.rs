@@ -18,16 +18,17 @@ mod bindings;
 mod check;
 mod interfaces;
 mod learning;
+mod link_local;
 mod monitor;
 mod queue;
 
 use std::fmt;
 
-pub(crate) use bindings::is_link_local;
 pub use bindings::{Bindings, Conflict, Owners, Port};
 pub use check::PortState;
 pub use interfaces::{BridgeNetfilter, Interface, Interfaces, InterfacesError, read_interfaces};
 pub use learning::set_link_local_learning;
+pub(crate) use link_local::is_link_local;
 pub use monitor::Monitor;
 pub use queue::{PortQueue, PortQueueConfig, PortQueueCounters};
 

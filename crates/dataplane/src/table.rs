@@ -14,9 +14,11 @@
 //! Calls without a [`Table`] act in the network namespace of the calling thread, a [`Table`] in that in which it was installed.
 
 mod bridge;
+mod chain_names;
 mod chains;
 mod drops;
 mod error;
+mod family;
 mod in_force;
 mod link_rules;
 mod memory;
@@ -24,9 +26,11 @@ mod monitor;
 mod origin;
 mod own_rules;
 mod quota;
+mod read_back;
 mod recheck;
 mod retire;
 mod revoked;
+mod rule;
 mod set_contents;
 mod sets;
 
@@ -40,7 +44,7 @@ use policy::{Affected, Generation};
 use rustables::{Chain, ChainPolicy, ChainType, MsgType, sys};
 
 use self::bridge::{BridgeContents, BridgeRules};
-use self::chains::QUEUE;
+use self::chain_names::QUEUE;
 use self::in_force::InForce;
 pub(crate) use self::in_force::{check_holder, read_generation};
 use self::memory::Memory;

@@ -8,9 +8,11 @@
 //!
 //! Now and then everything is compiled again, when most numbers that were given out are no longer used.
 
+mod affected;
 pub(crate) mod claims;
 pub(crate) mod classes;
 pub(crate) mod compiled;
+pub(crate) mod compiled_selector;
 mod diff;
 pub(crate) mod policies;
 pub(crate) mod rulesets;

@@ -10,6 +10,7 @@ pub(crate) mod class_table;
 pub(crate) mod cluster_cidrs;
 mod ends;
 pub(crate) mod hosts;
+pub(crate) mod ids;
 pub(crate) mod ports;
 pub(crate) mod ruleset;
 pub(crate) mod trie;
@@ -30,7 +31,8 @@ use crate::packet::Packet;
 use crate::snapshot::address::Address;
 use crate::snapshot::cluster_cidrs::ClusterCidrs;
 use crate::snapshot::ends::Ends;
-use crate::snapshot::hosts::{Host, HostPod, Hosts, NodeId};
+use crate::snapshot::hosts::{Host, HostPod, Hosts};
+use crate::snapshot::ids::NodeId;
 use crate::snapshot::ruleset::{Ruleset, Rulesets};
 use crate::spec::PolicySpec;
 

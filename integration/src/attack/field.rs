@@ -10,8 +10,9 @@ use super::frame::Mac;
 use super::message::Path;
 use super::wire::{self, Interface};
 use crate::attachment::Attachment;
-use crate::cluster::{Links, NodeSpec, OUTSIDE};
+use crate::cluster::{Links, OUTSIDE};
 use crate::probe::Family;
+use crate::specs::NodeSpec;
 use crate::testbed::Testbed;
 
 /// A pod, or the host outside.

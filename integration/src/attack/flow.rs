@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::cluster::Transport;
+use crate::port::Transport;
 use crate::probe::Family;
 use crate::socket;
 use crate::testbed::Testbed;

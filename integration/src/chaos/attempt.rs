@@ -18,7 +18,7 @@ use jiff::Timestamp;
 
 use super::model::Attempt;
 use super::world::{Pod, World};
-use crate::cluster::Transport;
+use crate::port::Transport;
 use crate::probe::{Answer, Family, Way, probe};
 use crate::server::Arrivals;
 use crate::testbed::Testbed;

@@ -351,7 +351,7 @@ fn assess_passed(attempt: &Attempt, worlds: &[&World]) -> Assessment {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::Transport;
+    use crate::port::Transport;
     use crate::server::Greeting;
 
     const TARGET: Target = (9187, Transport::Tcp);

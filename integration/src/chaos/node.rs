@@ -12,9 +12,9 @@ use nix::sys::signal::Signal;
 use super::ledger::Ledger;
 use super::watch::Watch;
 use crate::agent::{Agent, HTTP_PORT, Launch};
-use crate::cluster::PodSpec;
 use crate::disk::Disk;
 use crate::namespace::Namespace;
+use crate::specs::PodSpec;
 use crate::testbed::Testbed;
 
 /// Room for the audit log of a long run, and for the state.

@@ -189,7 +189,7 @@ fn signed(duration: Duration) -> SignedDuration {
 }
 
 fn check(report: &StreamReport, line: &StreamRoute, stalls: &[Stall]) -> Result<()> {
-    let of_datagrams = matches!(line.way, Way::Port(_, crate::cluster::Transport::Udp));
+    let of_datagrams = matches!(line.way, Way::Port(_, crate::port::Transport::Udp));
     let unexcused = report.lost.iter().filter(|sent| !is_stalled(stalls, line, **sent, **sent));
     let ages: Vec<Duration> = unexcused.map(Instant::elapsed).collect();
     if !ages.is_empty() {

@@ -9,8 +9,10 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, PodSpec, Transport};
+use crate::cluster::Cluster;
 use crate::manifests::policy_text;
+use crate::port::Transport;
+use crate::specs::PodSpec;
 use crate::static_api::{Objects, POLICIES};
 use crate::story::Side;
 

@@ -11,16 +11,13 @@ use nix::unistd::Pid;
 
 use super::credentials::{Credentials, kubeconfig_name};
 use super::kubectl::Kubectl;
-use super::node::{BRIDGE, CONTROL};
+use super::network::{BRIDGE, CONTROL, POD_RANGE, SERVICE_RANGE};
 use super::parts::Parts;
 use super::place::{Place, start, tail};
 use crate::command::ip;
 use crate::namespace::Namespace;
 
-/// Addresses of pods: Flannel's default.
-pub const POD_RANGE: &str = "10.244.0.0/16";
-/// Addresses of services, and the first of them, which is the API server's.
-pub const SERVICE_RANGE: &str = "10.96.0.0/16";
+/// The first address of services, which is the API server's.
 const API_SERVICE: &str = "10.96.0.1";
 const PORT: u16 = 6443;
 

@@ -9,7 +9,20 @@ use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sys::wait::wait;
 
-use super::node::PRIVATE;
+/// Folders of the machine that each node has for itself.
+pub const PRIVATE: [&str; 11] = [
+    "/var/lib/kubelet",
+    "/var/lib/containerd",
+    "/var/lib/cni",
+    "/var/log/pods",
+    "/var/log/containers",
+    "/var/log/kube-verdict",
+    "/etc/cni/net.d",
+    "/opt/cni/bin",
+    "/run/containerd",
+    "/run/flannel",
+    "/run/netns",
+];
 
 /// The argument by which our program becomes a node's first process.
 pub const COMMAND: &str = "node-init";

@@ -18,27 +18,14 @@ use serde_json::json;
 
 use super::credentials::kubeconfig_name;
 use super::images::PAUSE;
+use super::init::{COMMAND, PRIVATE, READY};
+use super::network::{BRIDGE, CONTROL, POD_RANGE};
 use super::parts::Parts;
 use super::place::{Place, log_file, start, tail};
 use crate::command::ip;
 use crate::namespace::{Namespace, on_a_thread};
 
-/// Folders of the machine that each node has for itself.
-pub const PRIVATE: [&str; 11] = [
-    "/var/lib/kubelet",
-    "/var/lib/containerd",
-    "/var/lib/cni",
-    "/var/log/pods",
-    "/var/log/containers",
-    "/var/log/kube-verdict",
-    "/etc/cni/net.d",
-    "/opt/cni/bin",
-    "/run/containerd",
-    "/run/flannel",
-    "/run/netns",
-];
-
-/// Those of them that a reboot empties.
+/// Those of a node's own folders ([`PRIVATE`]) that a reboot empties.
 const VOLATILE: [&str; 4] = ["/var/lib/cni", "/run/containerd", "/run/flannel", "/run/netns"];
 
 /// Plugins that Flannel's hands its work on to, and where Debian keeps them.
@@ -223,7 +210,7 @@ impl Node {
             unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)?;
             // Whatever became of its file meanwhile.
             let mut command = Command::new("/proc/self/exe");
-            command.arg(super::init::COMMAND).arg(&root).stdin(Stdio::null());
+            command.arg(COMMAND).arg(&root).stdin(Stdio::null());
             // Whoever reads our own output must not wait for a process that stays.
             Ok(command.stdout(Stdio::piped()).stderr(errors).spawn()?)
         })
@@ -232,7 +219,7 @@ impl Node {
         if let Some(output) = init.stdout.take() {
             BufReader::new(output).read_line(&mut line)?;
         }
-        if line.trim() != super::init::READY {
+        if line.trim() != READY {
             bail!("the first process of {} did not mount its file systems:\n{}", self.name, tail(&log));
         }
         fs::write(self.init_file(), init.id().to_string())
@@ -297,7 +284,7 @@ impl Node {
                 kubeconfig.as_path(),
                 format!("--hostname-override={}", self.name).as_ref(),
                 "--proxy-mode=nftables".as_ref(),
-                format!("--cluster-cidr={}", super::control_plane::POD_RANGE).as_ref(),
+                format!("--cluster-cidr={POD_RANGE}").as_ref(),
                 // Limits of the connection table are the machine's: a namespace may not set them.
                 "--conntrack-max-per-core=0".as_ref(),
                 "--conntrack-min=0".as_ref(),
@@ -325,11 +312,6 @@ fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command.env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"));
     command
 }
-
-/// The bridge that all nodes hang on, and its address, at which the API server listens.
-pub const BRIDGE: &str = "cluster0";
-/// The address of the control plane.
-pub const CONTROL: &str = "172.30.0.1";
 
 /// Removes the empty control groups that containers leave behind when the kernel kills them: as soon as their last
 /// process is gone, which takes a moment.

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result};
 
 use super::Testbed;
-use crate::cluster::PodSpec;
 use crate::command::ip;
 use crate::namespace::Namespace;
 use crate::server::Server;
+use crate::specs::PodSpec;
 use crate::wiring;
 
 impl Testbed {

@@ -10,9 +10,9 @@ use policy::{PolicyName, Refusal, Snapshot};
 
 use super::problem_log::{Line, ProblemKey};
 use super::{Agent, Compiled};
+use crate::durations::observe;
 use crate::engine::Applied;
 use crate::health::Topic;
-use crate::metrics::observe;
 use crate::status;
 
 /// How many policies a line names that says what was applied.

@@ -1,6 +1,7 @@
 use audit::{Audit, AuditConfig, Destination};
 
 use super::*;
+use crate::durations::observe;
 use crate::status::origins::{Conflict, Port};
 use crate::status::{Connection, Conntrack, Hold, NewPorts, Problem, Queue, Table};
 

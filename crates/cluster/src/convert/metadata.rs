@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use policy::Labels;
 
-use super::place::{Flaws, Place};
+use super::flaws::Flaws;
+use super::place::Place;
 use super::{Unusable, label};
 use crate::interner::Interner;
 use crate::invisible::{as_seen, visible};

@@ -2,7 +2,8 @@
 
 use policy::Namespace;
 
-use super::place::{Flaws, Place};
+use super::flaws::Flaws;
+use super::place::Place;
 use super::{Unusable, metadata};
 use crate::interner::Interner;
 use crate::namespaces::METADATA_NAME;

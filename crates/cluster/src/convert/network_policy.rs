@@ -8,7 +8,8 @@ use policy::{Action, Direction, NamespaceMatch, PolicyName, PolicySpec, RuleSpec
 
 use serde_json::{Value, json};
 
-use super::place::{Flaws, Place};
+use super::flaws::Flaws;
+use super::place::Place;
 use super::selector::Twofold;
 use super::{Unusable, metadata, peer, port, selector};
 use crate::interner::Interner;

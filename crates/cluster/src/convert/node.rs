@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use policy::Node;
 
+use super::flaws::Flaws;
 use super::peer::canonical_block;
-use super::place::{Flaws, Place};
+use super::place::Place;
 use super::pod::address;
 use super::{FieldPath, Step, Unusable, metadata};
 use crate::interner::Interner;

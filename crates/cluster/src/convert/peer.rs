@@ -6,7 +6,8 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net};
 use policy::{IpBlock, NamespaceMatch, Peer, Selector};
 
-use super::place::{Flaws, Place};
+use super::flaws::Flaws;
+use super::place::Place;
 use super::selector;
 use crate::interner::Interner;
 

@@ -6,7 +6,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use policy::{NamedPort, Pod, PodName, PodUid, Protocol};
 use serde::Deserialize;
 
-use super::place::{Flaws, Place};
+use super::flaws::Flaws;
+use super::place::Place;
 use super::{Unusable, metadata, port};
 use crate::interner::Interner;
 

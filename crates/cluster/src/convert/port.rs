@@ -2,7 +2,8 @@
 
 use policy::{PortMatch, PortNumbers, Protocol};
 
-use super::place::{Flaws, Place};
+use super::flaws::Flaws;
+use super::place::Place;
 use crate::interner::Interner;
 use crate::invisible::{is_invisible, named};
 

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use policy::{Requirement, Selector};
 
+use super::flaws::Flaws;
 use super::label;
-use super::place::{Flaws, Place};
+use super::place::Place;
 use crate::interner::Interner;
 
 /// Converts a peer's selector. One that has anything in it that is not understood selects nothing (semantics 28).

@@ -17,13 +17,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use policy::PodName;
 
 use super::interfaces::{Interface, Interfaces};
+use super::link_local::is_link_local;
 use super::{Attachment, InterfaceIndex, Mac, Overlay};
 
 /// The bridge of Flannel's CNI configuration. It is the pods' bridge even before it has an address.
@@ -395,16 +396,6 @@ fn port(
 fn contains(cidrs: &[IpNet], address: IpAddr) -> bool {
     // ANY of the CIDRs.
     cidrs.iter().any(|cidr| cidr.contains(&address))
-}
-
-/// Whether an address is valid on one link only: fe80::/10 (RFC 4291, 2.5.6). IPv4's 169.254.0.0/16 does not count: nodes route it,
-/// for metadata services and DNS caches.
-pub(crate) fn is_link_local(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(address) if is_link_local_v6(address))
-}
-
-fn is_link_local_v6(address: Ipv6Addr) -> bool {
-    address.segments()[0] & 0xffc0 == 0xfe80
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use netlink_packet_route::link::{
 };
 
 pub(super) use self::rtnetlink::Rtnetlink;
-use super::bindings::is_link_local;
+use super::link_local::is_link_local;
 use super::{InterfaceIndex, Mac, Overlay};
 
 /// How often the namespace of a new port is read.

@@ -30,10 +30,10 @@ mod senders;
 
 use rustables::{Chain, ChainPolicy, ChainType, Hook, HookClass, MsgType, sys};
 
-pub(super) use self::contents::{BridgeContents, address_of, index_of, read_bindings, unnamed};
-use super::chains::rule;
+pub(super) use self::contents::{BridgeContents, read_bindings};
 use super::drops::Drops;
 use super::link_rules::{Link, is};
+use super::rule::rule;
 use crate::drops::DropReason;
 use crate::marks::Marks;
 use crate::nft::TableId;

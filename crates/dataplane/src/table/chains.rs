@@ -50,33 +50,30 @@
 
 use rustables::{Hook, HookClass};
 
+use super::chain_names::{JUDGE, JUDGE_LOCAL, QUEUE};
+use super::family::{FAMILIES, Family};
 use super::link_rules::overlay_transports;
-use super::memory::{self, ALLOWED_4, ALLOWED_6, DENIED, DENIED_LOCAL, Memory, PairOf};
+use super::memory::{self, DENIED, DENIED_LOCAL, Memory, PairOf};
 use super::quota;
 use super::recheck::{self, RECHECK, RECHECK_LOCAL};
 use super::revoked;
+use super::rule::{has_local, local_source, mark_connection, mark_packet, note_question, rule, state_is};
 use super::{TableConfig, WhenDown};
-use super::{drops, origin, sets};
+use super::{drops, origin};
 use crate::drops::DropReason;
-use crate::marks::{Mark, Marks, Question};
+use crate::marks::{Mark, Question};
 use crate::nft::expression::{
-    Address, Comparison, Connection, Expression, INVALID, LOCAL, Meta, Payload, RELATED, REPLY, UNTRACKED,
+    Address, Comparison, Connection, Expression, INVALID, Meta, Payload, RELATED, REPLY, UNTRACKED,
 };
 use crate::nft::queue::{Queue, QueueForm};
 use crate::nft::rule::Rule;
 use crate::queues::QueueRange;
 
-/// Knows which packets from and to pods need a verdict.
-pub(super) const JUDGE: &str = "judge";
-/// The same for packets from local pods to the node.
-pub(super) const JUDGE_LOCAL: &str = "judge-local";
 /// The same for DNS queries of local pods: two queries from one socket at once lose one of them if they wait in a queue
 /// after they were routed (netfilter bug 1766, kernels before 6.12).
 const JUDGE_DNS: &str = "judge-dns";
 /// Says what is asked about a packet.
 pub(super) const ASK: &str = "ask";
-/// Sends packets to userspace. Its rule is written once and stays.
-pub(super) const QUEUE: &str = "enqueue";
 /// Drops what is over a sender's quota of the queues.
 const QUOTA: &str = "sender-quota";
 /// What connection tracking alone says is a reply, and TCP in mid-stream.
@@ -162,59 +159,6 @@ pub(super) fn rules(
 struct Chains<'a> {
     config: &'a TableConfig,
     window: bool,
-}
-
-/// An address family: its number (`NFPROTO_`), and what the sets about it are called.
-pub(super) struct Family {
-    pub(super) number: i32,
-    pub(super) payload: fn(Address) -> Payload,
-    /// 32-bit words of an address.
-    pub(super) words: u32,
-    pub(super) allowed: &'static str,
-    pub(super) changing: &'static str,
-    pub(super) changed: &'static str,
-    /// The set of tuples of revoked connections.
-    revoked: &'static str,
-    pub(super) node_addresses: &'static str,
-    pub(super) pod_cidrs: &'static str,
-    open_ingress: &'static str,
-    open_egress: &'static str,
-}
-
-pub(super) const FAMILIES: [Family; 2] = [
-    Family {
-        number: libc::NFPROTO_IPV4,
-        payload: Payload::V4,
-        words: 1,
-        allowed: ALLOWED_4,
-        changing: sets::CHANGING_4,
-        changed: sets::CHANGED_4,
-        revoked: revoked::REVOKED_4,
-        node_addresses: origin::NODES_4.name,
-        pod_cidrs: sets::POD_CIDRS_4,
-        open_ingress: sets::OPEN_INGRESS_4,
-        open_egress: sets::OPEN_EGRESS_4,
-    },
-    Family {
-        number: libc::NFPROTO_IPV6,
-        payload: Payload::V6,
-        words: 4,
-        allowed: ALLOWED_6,
-        changing: sets::CHANGING_6,
-        changed: sets::CHANGED_6,
-        revoked: revoked::REVOKED_6,
-        node_addresses: origin::NODES_6.name,
-        pod_cidrs: sets::POD_CIDRS_6,
-        open_ingress: sets::OPEN_INGRESS_6,
-        open_egress: sets::OPEN_EGRESS_6,
-    },
-];
-
-impl Family {
-    /// Goes on if the packet is of this family.
-    pub(super) fn is_it(&self) -> [Expression; 2] {
-        [Expression::LoadMeta(Meta::Family), Expression::Compare(Comparison::Equal, vec![self.number as u8])]
-    }
 }
 
 impl Chains<'_> {
@@ -334,14 +278,19 @@ impl Chains<'_> {
         if !self.window {
             rules.extend(self.came_back(chain));
         }
-        rules.extend(FAMILIES.iter().map(|family| revoked::drop_rule(chain, family, family.revoked)));
+        rules.extend(Self::revoked_tuples(chain));
         rules
+    }
+
+    /// Drops packets of revoked tuples.
+    fn revoked_tuples(chain: &'static str) -> Vec<Rule> {
+        let sets = [revoked::REVOKED_4, revoked::REVOKED_6];
+        FAMILIES.iter().zip(sets).map(|(family, set)| revoked::drop_rule(chain, family, set)).collect()
     }
 
     /// A packet that is dropped by its connection's mark keeps the connection's tuple, too: it is not silent (semantics 35).
     fn revoked() -> Vec<Rule> {
-        let by_tuple = |family: &Family| revoked::drop_rule(REVOKED, family, family.revoked);
-        let mut rules: Vec<Rule> = FAMILIES.iter().map(by_tuple).collect();
+        let mut rules = Self::revoked_tuples(REVOKED);
         let dropped = [Expression::Goto(drops::chain(DropReason::Revoked))];
         rules.push(rule(REVOKED, "drop what has no tuple in the set", dropped));
         rules
@@ -613,64 +562,10 @@ fn keep_quota(chain: &'static str) -> Rule {
     rule(chain, "keep to the quota", [Expression::Jump(QUOTA)])
 }
 
-pub(super) fn rule(
-    chain: &'static str,
-    purpose: &'static str,
-    expressions: impl IntoIterator<Item = Expression>,
-) -> Rule {
-    Rule { chain, purpose, expressions: expressions.into_iter().collect(), comment: None }
-}
-
-/// Makes the bits `of` the connection's mark those of `value`. Without a connection the rule ends.
-pub(super) fn mark_connection(of: Mark, value: Mark) -> [Expression; 3] {
-    [
-        Expression::LoadConnection(Connection::Mark),
-        Expression::Bits { mask: !of.0, flip: value.0 },
-        Expression::StoreConnectionMark,
-    ]
-}
-
-/// Makes the bits `of` the packet's mark those of `value`.
-pub(super) fn mark_packet(of: Mark, value: Mark) -> [Expression; 3] {
-    [
-        Expression::LoadMeta(Meta::Mark),
-        Expression::Bits { mask: !of.0, flip: value.0 },
-        Expression::StorePacketMark,
-    ]
-}
-
 /// TCP's flags (RFC 9293) that begin or end a connection: FIN, SYN, RST; and ACK.
 const BEGINS_OR_ENDS: u8 = 0x01 | SYN | 0x04 | 0x10;
 /// TCP's flag SYN: alone, it begins a connection.
 const SYN: u8 = 0x02;
-
-/// Notes in the connection that a worker is asked, and what the packet's answer bit is: if it was set by another program, the
-/// worker's answer is that it is clear.
-pub(super) fn note_question(marks: &Marks, chain: &'static str) -> [Rule; 2] {
-    let asked = Mark(marks.asked().0 | marks.asked_inverted().0);
-    let answer_is_set = [
-        Expression::LoadMeta(Meta::Mark),
-        Expression::Bits { mask: marks.answer().0, flip: 0 },
-        Expression::Compare(Comparison::NotEqual, vec![0; 4]),
-    ];
-    [
-        rule(chain, "say that a worker is asked", mark_connection(asked, marks.asked())),
-        rule(
-            chain,
-            "say that the answer bit is set already",
-            answer_is_set.into_iter().chain(mark_connection(asked, marks.asked_inverted())),
-        ),
-    ]
-}
-
-/// Goes on if the connection's state is one of these.
-pub(super) fn state_is(states: u32) -> [Expression; 3] {
-    [
-        Expression::LoadConnection(Connection::State),
-        Expression::Bits { mask: states, flip: 0 },
-        Expression::Compare(Comparison::NotEqual, vec![0; 4]),
-    ]
-}
 
 /// Goes on if the connection's mark has any of these bits.
 fn connection_has(mark: Mark) -> [Expression; 3] {
@@ -678,17 +573,5 @@ fn connection_has(mark: Mark) -> [Expression; 3] {
         Expression::LoadConnection(Connection::Mark),
         Expression::Bits { mask: mark.0, flip: 0 },
         Expression::Compare(Comparison::NotEqual, vec![0; 4]),
-    ]
-}
-
-/// Goes on if the packet comes from the node itself.
-pub(super) fn local_source() -> [Expression; 2] {
-    has_local(Address::Source)
-}
-
-fn has_local(address: Address) -> [Expression; 2] {
-    [
-        Expression::LoadAddressType(address),
-        Expression::Compare(Comparison::Equal, LOCAL.to_ne_bytes().to_vec()),
     ]
 }

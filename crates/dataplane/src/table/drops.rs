@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::bridge::{address_of, index_of};
-use super::chains::{FAMILIES, Family, rule};
+use super::family::{FAMILIES, Family};
+use super::read_back::{address_of, index_of};
+use super::rule::rule;
 use crate::drops::{DROP_PREFIX, DropCounts, DropPlace, DropReason};
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::batch::Batch;

@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use rustables::sys;
 
-use super::chains::QUEUE;
+use super::chain_names::QUEUE;
 use super::{TABLE, TableError};
 use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
 use crate::nft::queue::{Queue, QueueForm, text};

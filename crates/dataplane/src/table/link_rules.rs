@@ -3,8 +3,8 @@
 //! `bridge` sees frames and `origin` sees packets: [`Link`] holds what differs between them. `ports::check` does the same in Rust,
 //! for packets of ports that were not bound yet.
 
-use super::chains::rule;
 use super::drops;
+use super::rule::rule;
 use crate::drops::DropReason;
 use crate::nft::expression::{Address, Comparison, Expression, Meta, Part, Payload};
 use crate::nft::rule::Rule;

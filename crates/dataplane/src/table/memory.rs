@@ -26,7 +26,8 @@ use std::time::{Duration, Instant, SystemTime};
 use policy::{Affected, Generation};
 use rustables::sys;
 
-use super::chains::{FAMILIES, Family, mark_connection, rule};
+use super::family::{ALLOWED_4, ALLOWED_6, FAMILIES, Family};
+use super::rule::{mark_connection, rule};
 use super::{INET, TABLE, TableConfig, TableError, empty_chain};
 use crate::marks::{Mark, Marks};
 use crate::netlink::{self, AttributeReader, Header, Messages, Socket};
@@ -65,10 +66,6 @@ pub(super) fn static_chains() -> impl Iterator<Item = &'static str> {
     untracked::CHAINS.into_iter().chain([denied::DENIED_SHARE])
 }
 
-/// The remembered pairs, IPv4.
-pub(super) const ALLOWED_4: &str = "allowed4";
-/// The remembered pairs, IPv6.
-pub(super) const ALLOWED_6: &str = "allowed6";
 /// The protocols whose pairs are remembered: those with ports.
 pub(super) const WITH_PORTS: &str = "protocols-with-ports";
 /// Counts the connections of remembered pairs that passed.

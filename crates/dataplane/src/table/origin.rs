@@ -22,6 +22,7 @@ use ipnet::IpNet;
 pub(super) use self::contents::{OriginContents, read_bindings};
 pub(super) use self::rules::first_rules;
 use super::drops::Drops;
+use super::family::{NODE_ADDRESSES_4, NODE_ADDRESSES_6};
 use super::link_rules::Link;
 use super::{OpenAddresses, TABLE};
 use crate::drops::DropReason;
@@ -85,9 +86,9 @@ const TAKEN_4: Set = set("taken4", 208, &[KeyPart::Ipv4], Carries::Keys);
 /// IPv6 addresses that are bound to a port.
 const TAKEN_6: Set = set("taken6", 209, &[KeyPart::Ipv6], Carries::Keys);
 /// The IPv4 addresses of all nodes.
-pub(super) const NODES_4: Set = set("node-addresses4", 210, &[KeyPart::Ipv4], Carries::Keys);
+pub(super) const NODES_4: Set = set(NODE_ADDRESSES_4, 210, &[KeyPart::Ipv4], Carries::Keys);
 /// The IPv6 addresses of all nodes.
-pub(super) const NODES_6: Set = set("node-addresses6", 211, &[KeyPart::Ipv6], Carries::Keys);
+pub(super) const NODES_6: Set = set(NODE_ADDRESSES_6, 211, &[KeyPart::Ipv6], Carries::Keys);
 /// UDP ports of the overlay.
 pub(super) const OVERLAY_PORTS: Set = set("overlay-ports", 212, &[KeyPart::Port], Carries::Keys);
 /// IP protocols of the overlay.

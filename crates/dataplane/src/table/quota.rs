@@ -18,9 +18,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::bridge::address_of;
-use super::chains::{FAMILIES, Family, rule};
+use super::family::{FAMILIES, Family};
 use super::memory::senders;
+use super::read_back::address_of;
+use super::rule::rule;
 use super::{INET, drops};
 use crate::drops::DropReason;
 use crate::netlink::{NetlinkError, Socket};

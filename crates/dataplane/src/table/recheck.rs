@@ -20,10 +20,10 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::chains::{
-    FAMILIES, Family, JUDGE, JUDGE_LOCAL, QUEUE, local_source, mark_packet, note_question, rule, state_is,
-};
+use super::chain_names::{JUDGE, JUDGE_LOCAL, QUEUE};
+use super::family::{FAMILIES, Family};
 use super::memory::{Memory, PairOf};
+use super::rule::{local_source, mark_packet, note_question, rule, state_is};
 use super::{TableConfig, TableError, sets};
 use crate::marks::Question;
 use crate::netlink::Socket;

@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use rustables::sys;
 
-use super::chains::QUEUE;
+use super::chain_names::QUEUE;
 use super::in_force::{InForce, exists};
 use super::{INET, TRIES, Table, TableError, bridge, open, remove_rules};
 use crate::nft::batch::{Batch, Part, Refusal};

@@ -10,9 +10,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 use policy::{Packet, Protocol};
 
-use super::chains::{Family, rule};
 use super::drops;
+use super::family::Family;
 use super::memory::WITH_PORTS;
+use super::rule::rule;
 use super::{INET, Table, TableError};
 use crate::drops::DropReason;
 use crate::netlink::Socket;

@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 use crate::inventory::{Node, Pod};
 use crate::names::PodName;
 use crate::snapshot::address::{AddressKey, key_of};
-use crate::snapshot::hosts::NodeId;
+use crate::snapshot::ids::NodeId;
 
 /// Claims of pods and nodes, by address.
 #[derive(Debug, Default)]

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use roaring::RoaringBitmap;
 use rustc_hash::FxHashMap;
 
-use crate::compiler::selectors::{LabelTest, NamespaceTest, Need, SelectorId, Test};
+use crate::compiler::compiled_selector::{LabelTest, NamespaceTest, Need, SelectorId, Test};
 use crate::compiler::vocabulary::{Facts, NamespaceFacts, Vocabulary};
 use crate::inventory::{Inventory, Namespace, Pod};
 use crate::labels::Labels;
 use crate::selector::Match;
-use crate::snapshot::ruleset::ClassId;
+use crate::snapshot::ids::ClassId;
 
 /// See the module. Numbers stay as they are until everything is compiled again.
 #[derive(Debug, Default)]

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::compiler::classes::View;
-use crate::compiler::selectors::{SelectorId, Selectors};
+use crate::compiler::compiled_selector::SelectorId;
+use crate::compiler::selectors::Selectors;
 use crate::compiler::shared::Shared;
 use crate::compiler::vocabulary::Vocabulary;
 use crate::decision::Direction;

@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::compiler::compiled_selector::SelectorId;
 use crate::compiler::policies::{Applied, CompiledRule};
-use crate::compiler::selectors::{SelectorId, Selectors};
+use crate::compiler::selectors::Selectors;
 use crate::decision::{Direction, RuleId};
 use crate::names::PolicyName;
 use crate::snapshot::addresses::{self, Block, SetIndex};
 use crate::snapshot::class_table::ClassTable;
+use crate::snapshot::ids::ClassId;
 use crate::snapshot::ports::{PortSet, PortTable, PortsCompiler, PortsId, RuleIndex, insert_rules, rules_in};
-use crate::snapshot::ruleset::{Addresses, ClassId, Hopes, Peers, Ruleset, Rulesets, TierRules};
+use crate::snapshot::ruleset::{Addresses, Hopes, Peers, Ruleset, Rulesets, TierRules};
 use crate::spec::{Action, IpBlock, Tier};
 
 /// Rulesets with what it takes to extend them.

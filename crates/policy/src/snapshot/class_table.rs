@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
+use crate::snapshot::ids::ClassId;
 use crate::snapshot::ports::PortsId;
-use crate::snapshot::ruleset::ClassId;
 
 /// Classes per page: 128 bytes of entries.
 const PAGE: usize = 32;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::snapshot::address::Address;
-use crate::snapshot::hosts::NodeId;
+use crate::snapshot::ids::NodeId;
 use crate::snapshot::trie::{Bits, Trie, Tries};
 
 /// See the module.

@@ -11,11 +11,8 @@ use crate::inventory::Pod;
 use crate::names::PodName;
 use crate::snapshot::address::{Address, AddressBits, AddressKey, address_of};
 use crate::snapshot::hosts::pages::{PageNumber, Pages};
+use crate::snapshot::ids::{ClassId, NodeId};
 use crate::snapshot::ports::ResolvedPorts;
-use crate::snapshot::ruleset::ClassId;
-
-/// A node, as the compiler numbers nodes.
-pub(crate) type NodeId = u32;
 
 /// Every address that something in the cluster has: pages by all but the last six bits of an address, of which none is empty.
 #[derive(Clone, Debug, Default)]

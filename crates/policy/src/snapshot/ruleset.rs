@@ -11,12 +11,10 @@ use crate::explanation::Miss;
 use crate::names::PolicyName;
 use crate::snapshot::address::Address;
 use crate::snapshot::class_table::ClassTable;
+use crate::snapshot::ids::ClassId;
 use crate::snapshot::ports::{NO_RULE, PortTable, PortsId, RuleIndex, Target};
 use crate::snapshot::trie::Tries;
 use crate::spec::{Action, Tier};
-
-/// A class of pods that no policy can tell apart as peers.
-pub(crate) type ClassId = u32;
 
 /// The rulesets of a pod, one for each direction.
 #[derive(Clone, Debug)]

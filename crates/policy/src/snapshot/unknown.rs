@@ -5,7 +5,8 @@ use crate::packet::Packet;
 use crate::snapshot::Snapshot;
 use crate::snapshot::address::Address;
 use crate::snapshot::ends::{Ends, is_unsure};
-use crate::snapshot::hosts::{Host, HostPod, NodeId};
+use crate::snapshot::hosts::{Host, HostPod};
+use crate::snapshot::ids::NodeId;
 use crate::snapshot::ruleset::{PeerFacts, Ruleset};
 
 impl Snapshot {

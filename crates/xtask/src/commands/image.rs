@@ -20,6 +20,7 @@ use crate::task::{Output, Task};
 use crate::workspace::Workspace;
 
 mod archive;
+mod digest;
 mod layer;
 mod platform;
 

@@ -1,6 +1,5 @@
 //! What the bridge table's sets hold, and the bindings that they are read back as.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::{
@@ -13,6 +12,7 @@ use crate::nft::batch::Batch;
 use crate::nft::set::{ElementVerdict, Key};
 use crate::ports::{Attachment, Bindings, InterfaceIndex, Mac, Port, is_link_local};
 use crate::table::origin::Origins;
+use crate::table::read_back::{address_of, index_of, unnamed};
 use crate::table::set_contents::SetContents;
 
 /// What the sets hold.
@@ -146,32 +146,4 @@ pub(in crate::table) fn read_bindings(
         }
     }
     Ok(())
-}
-
-/// The interface with which a key begins.
-pub(in crate::table) fn index_of(key: &[u8]) -> Option<InterfaceIndex> {
-    Some(InterfaceIndex(u32::from_ne_bytes(*key.first_chunk()?)))
-}
-
-/// The address that these bytes are, in network order.
-pub(in crate::table) fn address_of(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => Some(<[u8; 4]>::try_from(bytes).ok()?.into()),
-        16 => Some(<[u8; 16]>::try_from(bytes).ok()?.into()),
-        _ => None,
-    }
-}
-
-/// A port that the kernel's sets name by its number alone.
-pub(in crate::table) fn unnamed(attachment: Attachment) -> Port {
-    Port {
-        name: "".into(),
-        attachment,
-        mac: Mac::default(),
-        addresses: BTreeSet::new(),
-        is_settled: false,
-        is_exempt: false,
-        is_confirmed: false,
-        has_lost: false,
-    }
 }

@@ -9,10 +9,10 @@ use crate::drops::DropReason;
 use crate::nft::expression::{Address, Comparison, Expression, Meta, Part, Payload};
 use crate::nft::rule::Rule;
 use crate::nft::set::Set;
-use crate::table::chains::rule;
 use crate::table::link_rules::{
     NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, ROUTER_SOLICITATION, drop_for, interface_in, is, veth,
 };
+use crate::table::rule::rule;
 
 impl BridgeRules {
     /// First match decides.

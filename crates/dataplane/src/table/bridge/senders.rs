@@ -11,11 +11,11 @@ use crate::marks::Marks;
 use crate::nft::expression::{Address, Comparison, Expression, Meta, Part, Payload};
 use crate::nft::rule::Rule;
 use crate::nft::set::Set;
-use crate::table::chains::{mark_packet, rule};
 use crate::table::link_rules::{
     NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, ROUTER_SOLICITATION, drop_for, interface_in, is,
     is_unspecified, length, overlay_transports, port_key,
 };
+use crate::table::rule::{mark_packet, rule};
 
 /// An ARP message for IPv4 takes 28 bytes, and Ethernet pads a frame's content to 46.
 const LONGEST_ARP: u32 = 46;

@@ -22,7 +22,9 @@
 
 use std::time::Duration;
 
-use super::super::chains::{FAMILIES, Family, JUDGE_LOCAL, rule};
+use super::super::chain_names::JUDGE_LOCAL;
+use super::super::family::{FAMILIES, Family};
+use super::super::rule::rule;
 use super::super::{INET, drops};
 use super::{LOG_PREFIX, MOST, Memory, PairOf, Remember, WITH_PORTS, is_changed, leave, pair_in};
 use crate::drops::DropReason;

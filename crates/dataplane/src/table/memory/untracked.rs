@@ -17,7 +17,9 @@
 use std::time::Duration;
 
 use super::super::INET;
-use super::super::chains::{FAMILIES, Family, QUEUE, mark_packet, rule};
+use super::super::chain_names::QUEUE;
+use super::super::family::{FAMILIES, Family};
+use super::super::rule::{mark_packet, rule};
 use super::denied::{DENIED, DENIED_FORWARD};
 use super::{MOST, Memory, PairOf, REMEMBER, WITH_PORTS, leave, pair_in};
 use crate::marks::{Mark, Marks, Question};

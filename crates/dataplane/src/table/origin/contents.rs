@@ -9,7 +9,7 @@ use crate::netlink::{NetlinkError, Socket};
 use crate::nft::batch::Batch;
 use crate::nft::set::{ElementVerdict, Key};
 use crate::ports::{Attachment, Bindings, InterfaceIndex, Port};
-use crate::table::bridge;
+use crate::table::read_back::{address_of, index_of, unnamed};
 use crate::table::set_contents::SetContents;
 
 /// What the sets hold.
@@ -90,13 +90,13 @@ pub(in crate::table) fn read_bindings(
     socket: &mut Socket,
     bindings: &mut Bindings,
 ) -> Result<(), NetlinkError> {
-    bindings.pod_bridges = POD_BRIDGES.read(socket)?.keys().filter_map(|key| bridge::index_of(key)).collect();
+    bindings.pod_bridges = POD_BRIDGES.read(socket)?.keys().filter_map(|key| index_of(key)).collect();
     let settled = SETTLED.read(socket)?;
     for set in [SOURCES_4, SOURCES_6] {
         for key in set.read(socket)?.keys() {
-            let Some(index) = bridge::index_of(key) else { continue };
-            let Some(address) = key.get(4..).and_then(bridge::address_of) else { continue };
-            let port = bindings.ports.entry(index).or_insert_with(|| bridge::unnamed(Attachment::Routed));
+            let Some(index) = index_of(key) else { continue };
+            let Some(address) = key.get(4..).and_then(address_of) else { continue };
+            let port = bindings.ports.entry(index).or_insert_with(|| unnamed(Attachment::Routed));
             port.addresses.insert(address);
             port.is_settled = settled.contains_key(&key[..4]);
         }

@@ -14,11 +14,12 @@ use crate::nft::queue::{Queue, QueueForm};
 use crate::nft::rule::Rule;
 use crate::nft::set::Set;
 use crate::ports::InterfaceIndex;
-use crate::table::chains::{FAMILIES, Family, rule};
+use crate::table::family::{FAMILIES, Family};
 use crate::table::link_rules::{
     NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, ROUTER_SOLICITATION, drop_for, interface_in, is,
     is_unspecified, overlay_transports, port_key, veth,
 };
+use crate::table::rule::rule;
 
 /// The index of the loopback interface in each network namespace (`LOOPBACK_IFINDEX`).
 const LOOPBACK: u32 = 1;

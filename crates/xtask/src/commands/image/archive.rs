@@ -5,9 +5,9 @@ use std::fmt;
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use tar::EntryType;
 
+use super::digest::Digest;
 use super::layer::{Layer, append};
 use super::platform::Platform;
 
@@ -15,28 +15,6 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-
-/// A SHA-256 in lower-case hexadecimal.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Digest(String);
-
-impl Digest {
-    /// Of some bytes.
-    pub(super) fn of(bytes: &[u8]) -> Self {
-        Self(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
-    }
-
-    /// Where an image layout keeps the bytes.
-    fn path(&self) -> String {
-        format!("blobs/sha256/{}", self.0)
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:{}", self.0)
-    }
-}
 
 /// An image's name and tag.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -8,7 +8,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use tar::{EntryType, Header};
 
-use super::archive::Digest;
+use super::digest::Digest;
 
 /// A layer in both its forms.
 #[derive(Clone, PartialEq, Eq, Debug)]

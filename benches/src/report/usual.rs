@@ -1,0 +1,6 @@
+//! The size of a usual cluster's policies: what plots with one curve for each number of pods show, and what bounds on changes are about.
+
+/// The rules of each policy.
+pub(super) const USUAL_RULES: usize = 5;
+/// The policies.
+pub(super) const USUAL_POLICIES: usize = 1_000;

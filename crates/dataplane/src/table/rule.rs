@@ -1,0 +1,73 @@
+//! Makes rules, and the expressions that rules of several files share.
+
+use crate::marks::{Mark, Marks};
+use crate::nft::expression::{Address, Comparison, Connection, Expression, LOCAL, Meta};
+use crate::nft::rule::Rule;
+
+/// A rule of a chain, and what it is for.
+pub(super) fn rule(
+    chain: &'static str,
+    purpose: &'static str,
+    expressions: impl IntoIterator<Item = Expression>,
+) -> Rule {
+    Rule { chain, purpose, expressions: expressions.into_iter().collect(), comment: None }
+}
+
+/// Makes the bits `of` the connection's mark those of `value`. Without a connection the rule ends.
+pub(super) fn mark_connection(of: Mark, value: Mark) -> [Expression; 3] {
+    [
+        Expression::LoadConnection(Connection::Mark),
+        Expression::Bits { mask: !of.0, flip: value.0 },
+        Expression::StoreConnectionMark,
+    ]
+}
+
+/// Makes the bits `of` the packet's mark those of `value`.
+pub(super) fn mark_packet(of: Mark, value: Mark) -> [Expression; 3] {
+    [
+        Expression::LoadMeta(Meta::Mark),
+        Expression::Bits { mask: !of.0, flip: value.0 },
+        Expression::StorePacketMark,
+    ]
+}
+
+/// Notes in the connection that a worker is asked, and what the packet's answer bit is: if it was set by another program, the
+/// worker's answer is that it is clear.
+pub(super) fn note_question(marks: &Marks, chain: &'static str) -> [Rule; 2] {
+    let asked = Mark(marks.asked().0 | marks.asked_inverted().0);
+    let answer_is_set = [
+        Expression::LoadMeta(Meta::Mark),
+        Expression::Bits { mask: marks.answer().0, flip: 0 },
+        Expression::Compare(Comparison::NotEqual, vec![0; 4]),
+    ];
+    [
+        rule(chain, "say that a worker is asked", mark_connection(asked, marks.asked())),
+        rule(
+            chain,
+            "say that the answer bit is set already",
+            answer_is_set.into_iter().chain(mark_connection(asked, marks.asked_inverted())),
+        ),
+    ]
+}
+
+/// Goes on if the connection's state is one of these.
+pub(super) fn state_is(states: u32) -> [Expression; 3] {
+    [
+        Expression::LoadConnection(Connection::State),
+        Expression::Bits { mask: states, flip: 0 },
+        Expression::Compare(Comparison::NotEqual, vec![0; 4]),
+    ]
+}
+
+/// Goes on if the packet comes from the node itself.
+pub(super) fn local_source() -> [Expression; 2] {
+    has_local(Address::Source)
+}
+
+/// Goes on if an address of the packet is the node's own.
+pub(super) fn has_local(address: Address) -> [Expression; 2] {
+    [
+        Expression::LoadAddressType(address),
+        Expression::Compare(Comparison::Equal, LOCAL.to_ne_bytes().to_vec()),
+    ]
+}

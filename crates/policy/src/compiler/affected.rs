@@ -1,0 +1,129 @@
+//! Which connections an update of the compiled state affects: addresses whose pod or node changed, and pods whose policies changed.
+//!
+//! From: [`Compiled`] as it is after the update, and the [`Diff`] that it made on the way. To: [`Affected`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::affected::{Affected, MAX_ADDRESSES, Peers};
+use crate::compiler::compiled::Compiled;
+use crate::compiler::diff::{Diff, HostBefore, Views, views};
+use crate::compiler::rulesets::Built;
+use crate::snapshot::address::address_of;
+use crate::snapshot::hosts::{Host, HostPod};
+use crate::snapshot::ids::ClassId;
+
+impl Compiled {
+    /// What the update affects that `diff` describes. The compiled state is already up to date.
+    pub(crate) fn affected(&self, diff: &Diff) -> Affected {
+        if self.is_everywhere() || diff.cidrs {
+            return Affected::All;
+        }
+        let mut affected: BTreeMap<IpAddr, Peers> = BTreeMap::new();
+        let subjects = diff.subjects.iter().flat_map(|subject| self.selectors().of_subject(*subject));
+        let classes: FxHashSet<ClassId> = subjects.map(|(class, _)| class).collect();
+        affected.extend(self.judged_of(&classes).map(|address| (address, Peers::Any)));
+        let mut users = UsersByRuleset::default();
+        for (key, before) in &diff.hosts {
+            let address = address_of(*key);
+            let now = self.hosts().get(address);
+            let peers = self.affected_peers(address, before, now.unwrap_or(&Host::default()), &mut users);
+            if let Some(peers) = peers {
+                affected.entry(address).or_insert(peers);
+            }
+            if affected.len() > MAX_ADDRESSES {
+                return Affected::All;
+            }
+        }
+        Affected::Addresses(affected)
+    }
+
+    /// The peers whose connections with an address are affected by the change of its host; `None` if there are none.
+    fn affected_peers(
+        &self,
+        address: IpAddr,
+        before: &HostBefore,
+        now: &Host,
+        users: &mut UsersByRuleset,
+    ) -> Option<Peers> {
+        if before.host.nodes != now.nodes || self.is_changed_as_subject(address, before, now) {
+            return Some(Peers::Any);
+        }
+        let (before, now) = (before.host.pod.as_ref(), now.pod.as_ref());
+        let ports_differ = before.map(|pod| &pod.ports) != now.map(|pod| &pod.ports);
+        let differs = |built: &Built| {
+            (ports_differ && built.has_port_names())
+                || self.tells_apart(built, before.map(views), now.map(views))
+        };
+        let mut peers = BTreeSet::new();
+        for built in self.built().filter(|built| differs(built)) {
+            peers.extend(users.of(built, self));
+        }
+        (!peers.is_empty()).then(|| Peers::Only(Arc::new(peers)))
+    }
+
+    /// Whether a pod of this node is, was, or might have been at the address, and other rules apply to it than before, or it is another
+    /// pod.
+    fn is_changed_as_subject(&self, address: IpAddr, before: &HostBefore, now: &Host) -> bool {
+        let (was, is) = match (&before.host.pod, &now.pod) {
+            (None, None) => return false,
+            // In ANY of this node's pod CIDRs an address without a pod is that of a pod that is not known.
+            (Some(pod), None) | (None, Some(pod)) => {
+                return pod.is_judged() || self.pod_cidrs().iter().any(|cidr| cidr.contains(&address));
+            }
+            (Some(was), Some(is)) => (was, is),
+        };
+        if !was.is_judged() && !is.is_judged() {
+            return false;
+        }
+        // Its own node always reaches it; named ports are resolved at the destination (semantics 17, 21).
+        was.is_judged() != is.is_judged()
+            || was.node() != is.node()
+            || was.ports != is.ports
+            || was.name() != is.name()
+            || was.pod().uid != is.pod().uid
+            || was.is_unsure() != is.is_unsure()
+            || views(is).map(|class| self.selected_by(class)) != before.selected_by
+    }
+
+    /// Whether rules match a peer otherwise that has these classes now and had those before; without classes it is not a known pod.
+    fn tells_apart(&self, built: &Built, before: Option<Views>, now: Option<Views>) -> bool {
+        match (before, now) {
+            (None, None) => false,
+            // Until an address has a pod, ANY rule that selects pods might match it (semantics 37).
+            (None, Some(_)) | (Some(_), None) => built.selects_peers() || built.has_port_names(),
+            (Some(before), Some(now)) => {
+                // ANY view.
+                before
+                    .into_iter()
+                    .zip(now)
+                    .any(|(before, now)| built.tells_apart(before, now, self.selectors()))
+            }
+        }
+    }
+
+    /// The addresses of this node's pods that have ANY of the classes.
+    fn judged_of<'a>(&'a self, classes: &'a FxHashSet<ClassId>) -> impl Iterator<Item = IpAddr> + 'a {
+        let has_class = |pod: &HostPod| views(pod).iter().any(|class| classes.contains(class));
+        let judged = if classes.is_empty() { None } else { Some(self.judged().iter().copied()) };
+        judged.into_iter().flatten().filter(move |address| {
+            self.hosts().get(*address).and_then(|host| host.pod.as_ref()).is_some_and(has_class)
+        })
+    }
+}
+
+/// The addresses of the pods that have a ruleset, found once for each update.
+#[derive(Default)]
+struct UsersByRuleset(FxHashMap<*const Built, Arc<BTreeSet<IpAddr>>>);
+
+impl UsersByRuleset {
+    fn of(&mut self, built: &Built, compiled: &Compiled) -> impl Iterator<Item = IpAddr> + use<> {
+        // The map of rulesets does not change meanwhile, so a place in memory tells them apart.
+        let users =
+            self.0.entry(built).or_insert_with(|| Arc::new(compiled.judged_of(&built.users).collect()));
+        users.iter().copied().collect::<Vec<_>>().into_iter()
+    }
+}

@@ -1,0 +1,27 @@
+//! The digest by which an image layout names its blobs.
+
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+
+/// A SHA-256 in lower-case hexadecimal.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Digest(String);
+
+impl Digest {
+    /// Of some bytes.
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Where an image layout keeps the bytes.
+    pub(super) fn path(&self) -> String {
+        format!("blobs/sha256/{}", self.0)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", self.0)
+    }
+}
