@@ -14,8 +14,10 @@ pub(crate) mod classes;
 pub(crate) mod compiled;
 pub(crate) mod compiled_selector;
 mod diff;
+mod dirty;
 pub(crate) mod policies;
 pub(crate) mod rulesets;
+mod scope;
 pub(crate) mod selectors;
 pub(crate) mod shared;
 pub(crate) mod vocabulary;
@@ -24,28 +26,17 @@ use std::collections::BTreeSet;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-use rustc_hash::FxHashSet;
-
 use crate::admission::{Budget, Refusal};
 use crate::affected::Affected;
 use crate::compiler::claims::Claims;
 use crate::compiler::compiled::Compiled;
+use crate::compiler::dirty::Dirty;
 use crate::decision::Verdict;
 use crate::inventory::{Change, Inventory, Pod};
 use crate::names::{Generation, PolicyName};
 use crate::snapshot::Snapshot;
-use crate::snapshot::address::AddressKey;
 
-/// Whose pods a snapshot judges.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Scope {
-    /// Pods of every node, each as its own node judges it: what `explain` asks about. An address that no pod has is judged as by the node
-    /// that has the longest pod CIDR around it, of several the first by name.
-    Cluster,
-    /// Pods of this node alone: what an agent enforces. Pods of other nodes are known as peers.
-    Node(Arc<str>),
-}
+pub use self::scope::Scope;
 
 /// Makes snapshots.
 #[derive(Debug)]
@@ -65,18 +56,6 @@ pub struct Compilation {
     pub snapshot: Arc<Snapshot>,
     /// The connections whose decision may differ from the one by the snapshot before.
     pub affected: Affected,
-}
-
-/// What to compile again after a batch of changes.
-#[derive(Debug, Default)]
-pub(crate) struct Dirty {
-    pub addresses: FxHashSet<AddressKey>,
-    pub namespaces: BTreeSet<Arc<str>>,
-    pub policies: BTreeSet<PolicyName>,
-    /// Whether this node's pod CIDRs changed.
-    pub pod_cidrs: bool,
-    /// Whether any node's did.
-    pub cluster_cidrs: bool,
 }
 
 impl Compiler {
@@ -205,27 +184,5 @@ impl Compiler {
             Entry::Vacant(place) => Arc::clone(place.insert(Arc::new(pod))),
         };
         dirty.addresses.extend(claims.enter_pod(&pod));
-    }
-}
-
-impl Scope {
-    /// The pod CIDRs of the scope's node.
-    fn pod_cidrs<'a>(&self, inventory: &'a Inventory) -> &'a [IpNet] {
-        match self {
-            Self::Cluster => &[],
-            Self::Node(name) => inventory.nodes.get(name).map_or(&[], |node| &node.pod_cidrs),
-        }
-    }
-
-    /// Whether a pod is judged. One that has an address but no node yet belongs to the node in whose pod CIDRs it is.
-    fn judges(&self, pod: &Pod, pod_cidrs: &[IpNet]) -> bool {
-        match (self, &pod.node) {
-            (Self::Cluster, _) => true,
-            (Self::Node(here), Some(node)) => here == node,
-            // ANY address in ANY of the CIDRs.
-            (Self::Node(_), None) => {
-                pod.addresses.iter().any(|address| pod_cidrs.iter().any(|cidr| cidr.contains(address)))
-            }
-        }
     }
 }

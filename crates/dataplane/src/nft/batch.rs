@@ -180,6 +180,15 @@ impl Batch {
         }
     }
 
+    /// The attributes of its messages of this kind (`NFT_MSG_`).
+    #[cfg(test)]
+    pub(crate) fn attributes_of(&self, kind: u32) -> impl Iterator<Item = &[u8]> {
+        // Behind `nlmsghdr`, whose type follows its length, and `nfgenmsg`.
+        let all = self.messages.iter().map(|message| &message.bytes[..]);
+        let kind = (SUBSYSTEM | kind as u16).to_ne_bytes();
+        all.filter(move |bytes| bytes[4..6] == kind).map(|bytes| &bytes[20..])
+    }
+
     /// One line per message: what it is about, and its bytes; for golden files.
     #[cfg(test)]
     pub(crate) fn to_text(&self) -> String {

@@ -160,12 +160,16 @@ impl Set {
 
     /// Creates it where it doesn't exist.
     pub(crate) fn create(&self, batch: &mut Batch) {
+        self.create_as(Part::plain(format!("set {} of table {}", self.name, self.table)), batch);
+    }
+
+    /// The same, as this part of the batch.
+    pub(crate) fn create_as(&self, part: Part, batch: &mut Batch) {
         let flags = match self.carries {
             Carries::Keys => 0,
             Carries::Verdicts => sys::NFT_SET_MAP,
             Carries::Timeouts | Carries::Counters => sys::NFT_SET_TIMEOUT | sys::NFT_SET_EVAL,
         };
-        let part = Part::plain(format!("set {} of table {}", self.name, self.table));
         batch.raw_in(self.table.family, part, sys::NFT_MSG_NEWSET, netlink::CREATE, |set| {
             let kind = self.key.iter().fold(0, |kind, part| kind << 6 | part.kind());
             set.string(sys::NFTA_SET_TABLE, self.table.name)

@@ -36,6 +36,7 @@ use crate::nft::expression::{
     Address, Comparison, Connection, Expression, Log, Meta, ORIGINAL, Part as KeyPart, Payload, REPLY,
 };
 use crate::nft::rule::Rule;
+use crate::nft::set::{Carries, KeyPart as SetKey, Set};
 use crate::nft::{FAMILY, SUBSYSTEM};
 use crate::packet::COPY_RANGE;
 
@@ -84,12 +85,23 @@ const TO_BE_SURE: Duration = Duration::from_secs(1);
 /// Addresses that count as changed lately, at most; past that all pairs are forgotten, and none is.
 const MOST_CHANGED: usize = 4096;
 
-// How `nft` names the types of a key's parts (`enum datatypes`), for `nft list`: six bits each.
-const IPV4_ADDRESS: u32 = 7;
-const IPV6_ADDRESS: u32 = 8;
-const INET_PROTOCOL: u32 = 12;
-const INET_SERVICE: u32 = 13;
-const MARK: u32 = 19;
+/// The remembered pairs, by family.
+const PAIRS: [Set; 2] = {
+    let key: &[SetKey] = &[SetKey::Ipv4, SetKey::Ipv4, SetKey::Protocol, SetKey::Port, SetKey::Number];
+    let carries = Carries::Timeouts;
+    let v4 = Set { table: INET, name: ALLOWED_4, id: 11, key, carries, size: Some(MOST) };
+    let key = &[SetKey::Ipv6, SetKey::Ipv6, SetKey::Protocol, SetKey::Port, SetKey::Number];
+    [v4, Set { name: ALLOWED_6, id: 12, key, ..v4 }]
+};
+/// See [`WITH_PORTS`].
+const PROTOCOLS: Set = Set {
+    table: INET,
+    name: WITH_PORTS,
+    id: 13,
+    key: &[SetKey::Protocol],
+    carries: Carries::Keys,
+    size: None,
+};
 
 /// What the kernel is to remember, and for how long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -184,36 +196,11 @@ impl Memory {
 
     /// Creates sets and counter where they don't exist. The chains must.
     pub(super) fn create(batch: &mut Batch) {
-        for (name, address, octets, id) in
-            [(ALLOWED_4, IPV4_ADDRESS, 4, FIRST_SET_ID), (ALLOWED_6, IPV6_ADDRESS, 16, FIRST_SET_ID + 1)]
-        {
-            let types = [address, address, INET_PROTOCOL, INET_SERVICE, MARK];
-            create_set(batch, name, sys::NFT_SET_EVAL | sys::NFT_SET_TIMEOUT, id, |set| {
-                set.be32(sys::NFTA_SET_KEY_TYPE, types.into_iter().fold(0, |all, one| all << 6 | one))
-                    .be32(sys::NFTA_SET_KEY_LEN, 2 * octets + 3 * 4)
-                    .nested(sys::NFTA_SET_DESC, |desc| {
-                        desc.be32(sys::NFTA_SET_DESC_SIZE, MOST);
-                    });
-            });
+        for set in PAIRS.iter().chain([&PROTOCOLS]) {
+            set.create_as(Part::plain(format!("set {}", set.name)), batch);
         }
-        create_set(batch, WITH_PORTS, 0, FIRST_SET_ID + 2, |set| {
-            set.be32(sys::NFTA_SET_KEY_TYPE, INET_PROTOCOL).be32(sys::NFTA_SET_KEY_LEN, 1);
-        });
-        let part = Part::plain(format!("adding to set {WITH_PORTS}"));
-        batch.raw(part, sys::NFT_MSG_NEWSETELEM, netlink::CREATE, |message| {
-            message
-                .string(sys::NFTA_SET_ELEM_LIST_TABLE, TABLE)
-                .string(sys::NFTA_SET_ELEM_LIST_SET, WITH_PORTS)
-                .nested(sys::NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
-                    for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_SCTP] {
-                        list.nested(sys::NFTA_LIST_ELEM, |element| {
-                            element.nested(sys::NFTA_SET_ELEM_KEY, |key| {
-                                key.bytes(sys::NFTA_DATA_VALUE, &[protocol as u8]);
-                            });
-                        });
-                    }
-                });
-        });
+        let protocols = [libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_SCTP];
+        PROTOCOLS.add(&protocols.map(|protocol| (vec![protocol as u8], None)).into(), batch);
         denied::create(batch);
         untracked::create(batch);
         for counter in [COUNTER, denied::COUNTER, untracked::COUNTER] {
@@ -431,23 +418,4 @@ impl RememberedConnections {
         });
         read.map_err(TableError::from_reading)
     }
-}
-
-/// Behind the numbers of the other sets: within a batch each has its own.
-const FIRST_SET_ID: u32 = 11;
-
-fn create_set(
-    batch: &mut Batch,
-    name: &'static str,
-    flags: u32,
-    id: u32,
-    describe: impl FnOnce(&mut netlink::Attributes<'_>),
-) {
-    batch.raw(Part::plain(format!("set {name}")), sys::NFT_MSG_NEWSET, netlink::CREATE, |set| {
-        set.string(sys::NFTA_SET_TABLE, TABLE)
-            .string(sys::NFTA_SET_NAME, name)
-            .be32(sys::NFTA_SET_FLAGS, flags)
-            .be32(sys::NFTA_SET_ID, id);
-        describe(set);
-    });
 }

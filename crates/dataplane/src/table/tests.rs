@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
+use crate::netlink::AttributeReader;
 
 const QUEUES: QueueRange = QueueRange { first: 100, count: 2 };
 
@@ -95,6 +96,21 @@ fn update_sends_the_difference_alone() {
     Contents::new(&cidrs, &open, memory.changed()).change_from(&old, &mut batch);
     memory.replace(&mut batch);
     check_golden("update.batch", &batch);
+}
+
+#[test]
+fn no_two_sets_have_one_number() {
+    let mut batch = install(&node_a(), QueueForm::Native);
+    let bridge = BridgeRules { marks: Marks::default(), log_group: None, knows_bridges: true };
+    bridge.install(&BridgeContents::new(&Origins::default()), &mut batch);
+    let mut ids = BTreeSet::new();
+    for attributes in batch.attributes_of(sys::NFT_MSG_NEWSET) {
+        let (_, id) = AttributeReader::new(attributes)
+            .find(|(kind, _)| *kind == sys::NFTA_SET_ID)
+            .expect("a set has a number");
+        assert!(ids.insert(id), "{id:?}");
+    }
+    assert!(ids.len() > 50, "{}", ids.len());
 }
 
 #[test]

@@ -10,10 +10,12 @@ use crate::compiler::policies::{Applied, CompiledRule};
 use crate::compiler::selectors::Selectors;
 use crate::decision::{Direction, RuleId};
 use crate::names::PolicyName;
-use crate::snapshot::addresses::{self, Block, SetIndex};
+use crate::snapshot::addresses::{self, Block};
 use crate::snapshot::class_table::ClassTable;
 use crate::snapshot::ids::ClassId;
-use crate::snapshot::ports::{PortSet, PortTable, PortsCompiler, PortsId, RuleIndex, insert_rules, rules_in};
+use crate::snapshot::ports::{
+    PortSet, PortTable, PortsCompiler, PortsId, RuleIndex, SetIndex, insert_rules, rules_in,
+};
 use crate::snapshot::ruleset::{Addresses, Hopes, Peers, Ruleset, Rulesets, TierRules};
 use crate::spec::{Action, IpBlock, Tier};
 

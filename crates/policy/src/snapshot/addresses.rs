@@ -8,12 +8,9 @@ use std::collections::BTreeSet;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rustc_hash::FxHashMap;
 
-use crate::snapshot::ports::{Cursor, PortTable, PortsCompiler, PortsId, RuleIndex, RulesAt};
+use crate::snapshot::ports::{Cursor, PortTable, PortsCompiler, PortsId, RuleIndex, RulesAt, SetIndex};
 use crate::snapshot::trie::{Bits, Trie, Tries};
 use crate::spec::IpBlock;
-
-/// Which of a ruleset's distinct port sets a rule has.
-pub(crate) type SetIndex = u32;
 
 /// One rule's peer by address.
 #[derive(Clone, Copy, Debug)]

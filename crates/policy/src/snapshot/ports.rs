@@ -26,6 +26,9 @@ pub(crate) type RuleIndex = u32;
 /// Stands for "no rule": greater than every index, so that `min` chooses the first of two.
 pub(crate) const NO_RULE: RuleIndex = u32::MAX;
 
+/// Which of a ruleset's distinct port sets a rule has.
+pub(crate) type SetIndex = u32;
+
 /// A named port that some policy mentions, as a pod has it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct ResolvedPort {

@@ -9,8 +9,7 @@ use rustc_hash::FxHashMap;
 
 use super::bitsets::{Cursor, Interner, SetId, rules_in, set_words};
 use super::wide::WideTable;
-use super::{NO_PORTS, PortSet, PortTable, PortsId, RuleIndex};
-use crate::snapshot::addresses::SetIndex;
+use super::{NO_PORTS, PortSet, PortTable, PortsId, RuleIndex, SetIndex};
 
 /// Rules for which ports are precomputed, over all sets of rules of a tier: some 50 KiB.
 const ALLOWED: usize = 4_096;

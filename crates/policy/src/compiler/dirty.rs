@@ -1,0 +1,24 @@
+//! What a batch of changes makes dirty.
+//!
+//! From: [`Compiler`](crate::Compiler), which compares each change with the inventory. To:
+//! [`Compiled`](crate::compiler::compiled::Compiled).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use rustc_hash::FxHashSet;
+
+use crate::names::PolicyName;
+use crate::snapshot::address::AddressKey;
+
+/// What to compile again after a batch of changes.
+#[derive(Debug, Default)]
+pub(crate) struct Dirty {
+    pub addresses: FxHashSet<AddressKey>,
+    pub namespaces: BTreeSet<Arc<str>>,
+    pub policies: BTreeSet<PolicyName>,
+    /// Whether this node's pod CIDRs changed.
+    pub pod_cidrs: bool,
+    /// Whether any node's did.
+    pub cluster_cidrs: bool,
+}

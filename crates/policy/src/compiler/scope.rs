@@ -1,0 +1,39 @@
+//! Whose pods are judged: those of one node, or of all.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::inventory::{Inventory, Pod};
+
+/// Whose pods a snapshot judges.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// Pods of every node, each as its own node judges it: what `explain` asks about. An address that no pod has is judged as by the node
+    /// that has the longest pod CIDR around it, of several the first by name.
+    Cluster,
+    /// Pods of this node alone: what an agent enforces. Pods of other nodes are known as peers.
+    Node(Arc<str>),
+}
+
+impl Scope {
+    /// The pod CIDRs of the scope's node.
+    pub(crate) fn pod_cidrs<'a>(&self, inventory: &'a Inventory) -> &'a [IpNet] {
+        match self {
+            Self::Cluster => &[],
+            Self::Node(name) => inventory.nodes.get(name).map_or(&[], |node| &node.pod_cidrs),
+        }
+    }
+
+    /// Whether a pod is judged. One that has an address but no node yet belongs to the node in whose pod CIDRs it is.
+    pub(crate) fn judges(&self, pod: &Pod, pod_cidrs: &[IpNet]) -> bool {
+        match (self, &pod.node) {
+            (Self::Cluster, _) => true,
+            (Self::Node(here), Some(node)) => here == node,
+            // ANY address in ANY of the CIDRs.
+            (Self::Node(_), None) => {
+                pod.addresses.iter().any(|address| pod_cidrs.iter().any(|cidr| cidr.contains(address)))
+            }
+        }
+    }
+}
