@@ -3,11 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use integration::{
     Agent, Answer, Cluster, Family, Launch, Load, Side, Story, Stream, Testbed, Way, agent, allowed, denied,
-    unjudged,
+    flood, unjudged,
 };
 
 /// A SYN that was lost comes again after one second: a connection that took less has lost none.
@@ -243,4 +243,61 @@ fn cleanup_refuses_while_an_agent_is_live() {
     let (code, ..) = agent::command(node, &["cleanup"]).unwrap();
     assert_ne!(code, 0);
     story.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+}
+
+/// Found by reading: an agent that was stopped in the middle of a sweep went on with it after another had taken over, and cleared REVOKED
+/// on connections that its own snapshot allowed.
+#[test]
+fn a_sweep_that_was_stopped_before_a_takeover_restores_no_connection() {
+    const OTHERS: u32 = 150_000;
+    let cluster = Testbed::new()
+        .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
+        .pod("web/a", "node-a", &[], &[])
+        .pod("db/s", "node-a", &[], &["53/UDP"]);
+    let mut story = Story::begin(cluster);
+    story.policy("db/allow-web", ALLOW_WEB);
+    flood::fill_conntrack(&story.testbed, "web/a", "db/s", OTHERS).unwrap();
+    story.start_agents(&[]);
+    let open =
+        |_| Stream::open(&story.testbed, "web/a", "db/s", "53/UDP".parse().unwrap(), Family::V4).unwrap();
+    let streams: Vec<Stream> = (0..16).map(open).collect();
+    // So that the next sweep is not put off.
+    sleep(Duration::from_secs(2));
+    // It still allows them, and affects their pods: a sweep begins.
+    story.policy("db/allow-web", &format!("{ALLOW_WEB}    - from: [{{podSelector: {{}}}}]\n"));
+    sleep(Duration::from_millis(50));
+    let mut old = story.take_agent("node-a");
+    old.stop().unwrap();
+    let launch = Launch { http_port: agent::HTTP_PORT + 1, ..Launch::default() };
+    let mut next = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+    next.wait_ready().unwrap();
+    story.put_agent(next);
+    let sweeps = |story: &mut Story| story.agent("node-a").log().matches("connections swept").count();
+    let wait_swept = |story: &mut Story, before| {
+        let end = Instant::now() + Duration::from_secs(30);
+        while sweeps(story) == before {
+            assert!(Instant::now() < end, "waited for a sweep: {}", story.agent("node-a").log());
+            sleep(Duration::from_millis(20));
+        }
+    };
+    // Also the one after its predecessor's last answer.
+    sleep(Duration::from_secs(5));
+    let swept = sweeps(&mut story);
+    // The others stay allowed.
+    story.policy(
+        "db/allow-web",
+        &format!("{ALLOW_WEB}      ports: [{{protocol: UDP, port: 2000, endPort: 61999}}]\n"),
+    );
+    wait_swept(&mut story, swept);
+    let before: Vec<u64> = streams.iter().map(Stream::echoed).collect();
+    old.go_on().unwrap();
+    old.wait_not_ready("taken over").unwrap();
+    // The rest of its sweep would be over.
+    sleep(Duration::from_secs(6));
+    let after: Vec<u64> = streams.iter().map(Stream::echoed).collect();
+    assert_eq!(after, before, "all stay cut");
+    // It may have been stopped between its look at the rules and its write.
+    let swept = sweeps(&mut story);
+    assert_eq!(old.terminate().unwrap().code(), Some(0), "{}", old.log());
+    wait_swept(&mut story, swept);
 }

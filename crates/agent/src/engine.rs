@@ -277,15 +277,15 @@ impl Engine {
     }
 
     /// Writes the rules again after another program changed them. [`Engine::put_in_force`] is to be called next, with all affected:
-    /// connections may have passed that no rule has marked.
+    /// connections may have passed that no rule has marked. Returns the generation of the ruleset that this replaced.
     ///
     /// # Errors
     /// As [`Table::restore`].
-    pub fn restore_rules(&mut self, config: TableConfig) -> Result<(), TableError> {
-        self.table.restore(config)?;
+    pub fn restore_rules(&mut self, config: TableConfig) -> Result<u32, TableError> {
+        let replaced = self.table.restore(config)?;
         (self.adopts, self.are_unproven) = (true, true);
         self.revoked.save_all();
-        Ok(())
+        Ok(replaced)
     }
 }
 

@@ -146,8 +146,6 @@ pub struct Table {
     revalidated: BTreeSet<IpAddr>,
     /// What is known of ports; `None` if sources are believed.
     origin: Option<Origin>,
-    /// The generation of the ruleset that the last [`Table::restore`] undid.
-    undone: Option<u32>,
     /// Whether the kernel removes elements from a set whether or not they are there (since Linux 6.3).
     destroys: bool,
 }
@@ -206,7 +204,6 @@ impl Table {
             // The previous agent may add pods meanwhile: then the set is read again.
             match batch.commit(&mut socket, Some(generation)) {
                 Ok(()) => {
-                    let undone = None;
                     return Ok(Self {
                         socket,
                         queues,
@@ -217,7 +214,6 @@ impl Table {
                         memory,
                         revalidated,
                         origin,
-                        undone,
                         destroys: true,
                     });
                 }
@@ -230,11 +226,12 @@ impl Table {
 
     /// Writes all of it again, with this configuration, after another program changed or deleted it: what is there still is
     /// replaced in one atomic batch, and packets that wait in queues keep waiting. Nothing that was remembered holds any more. Pods whose
-    /// packets were judged again stay so.
+    /// packets were judged again stay so. Returns the generation of the ruleset that this replaced: all changes until then are undone
+    /// ([`ForeignChange::is_undone_by`]).
     ///
     /// # Errors
     /// [`TableError::Superseded`] if another agent has taken over. After this and any other error nothing was changed.
-    pub fn restore(&mut self, mut config: TableConfig) -> Result<(), TableError> {
+    pub fn restore(&mut self, mut config: TableConfig) -> Result<u32, TableError> {
         config.marks = config.marks.answered_by(self.queues);
         let mut is_foreign = false;
         for _ in 0..TRIES {
@@ -256,8 +253,8 @@ impl Table {
             match batch.commit(&mut self.socket, Some(in_force.generation)) {
                 Ok(()) => {
                     (self.config, self.contents, self.memory) = (config, contents, memory);
-                    (self.origin, self.undone) = (origin, Some(in_force.generation));
-                    return Ok(());
+                    self.origin = origin;
+                    return Ok(in_force.generation);
                 }
                 Err(Refusal::Outdated) => {}
                 // Another program has made something of the same name and another kind. To delete base chains drops what is queued,
@@ -453,13 +450,6 @@ impl Table {
             Err(TableError::Superseded(_)) => Ok(true),
             Err(error) => Err(error),
         }
-    }
-
-    /// Whether [`Table::restore`] has undone this change already: it was committed before.
-    pub fn has_undone(&self, change: &ForeignChange) -> bool {
-        // Generations begin again at zero after four billion.
-        let is_before = |(change, undone): (u32, u32)| (undone.wrapping_sub(change) as i32) >= 0;
-        change.generation.zip(self.undone).is_some_and(is_before)
     }
 
     /// The chains whose queue rule is as it is to be: to write an xtables target takes a grace period of RCU if a batch has just deleted

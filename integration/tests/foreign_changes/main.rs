@@ -10,6 +10,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use commits::Commits;
+use dataplane::remembered::RememberedLog;
 use integration::command::{nft, nft_answer};
 use integration::namespace::Namespace;
 use integration::{Agent, Cluster, Family, Launch, Side, Story, Stream, Testbed, agent, allowed, denied};
@@ -172,6 +173,46 @@ fn what_got_in_meanwhile_is_cut_and_the_bypass_is_recorded_from_its_beginning() 
         "{}",
         agent.log()
     );
+}
+
+/// Found by reading: an agent that had waited for its NFLOG group wrote the rules again for that, and took a deletion whose notification it
+/// had not read yet for undone.
+#[test]
+fn a_bypass_is_recorded_though_the_rules_are_written_for_another_reason_in_the_same_moment() {
+    let mut story = Story::begin(cluster());
+    story.policy("db/allow-web", "podSelector: {}\ningress: []");
+    let node = node(&story);
+    let hold = |group| RememberedLog::start(group, Arc::default(), |_| {}).unwrap();
+    let held = node.run(|| [hold(100), hold(101)]).unwrap();
+    let mut agent = Agent::start(&story.testbed, "node-a", &Launch::default()).unwrap();
+    agent.wait_not_ready("NFLOG group 100 is taken by").unwrap();
+    agent.wait_applied_after(0).unwrap();
+    story.put_agent(agent);
+    story.agent("node-a").stop().unwrap();
+    // Notifications that take the agent a while to read, and it looks for its group at once.
+    let elements: Vec<String> = (0..40_000_u32).map(|number| number.to_string()).collect();
+    nft(
+        &node,
+        &format!(
+            "add table inet other; add set inet other numbers {{ type mark; elements = {{ {} }}; }}",
+            elements.join(",")
+        ),
+    )
+    .unwrap();
+    nft(&node, "flush ruleset").unwrap();
+    let begun = Timestamp::now();
+    drop(held);
+    sleep(Duration::from_millis(1_500));
+    story.agent("node-a").go_on().unwrap();
+    until("the bypass is recorded", || !bypasses(&mut story).is_empty());
+    let line = bypasses(&mut story).remove(0);
+    assert_eq!(line["program"], "nft", "{line:?}");
+    assert!(
+        line["from"].as_str().unwrap().parse::<Timestamp>().unwrap() <= begun,
+        "{line:?} begins by {begun}"
+    );
+    story.agent("node-a").wait_ready().unwrap();
+    assert_eq!(bypasses(&mut story).len(), 1);
 }
 
 /// Found by a chaos run: the agent dated a change back only if it had been kept from reading the notification for half a second.

@@ -111,7 +111,11 @@ impl Agent {
                 self.kernel_records.lost.get_or_insert_with(|| audit.recorder()).lose(connections);
             }
         }
-        if was_recorded || self.behind {
+        if was_recorded {
+            // Also if rules that were written again for another reason were the first to log to the group.
+            return self.health.state().settled(Topic::Records);
+        }
+        if self.behind {
             return;
         }
         if self.kernel_records.log.is_none() {
@@ -122,15 +126,20 @@ impl Agent {
         }
     }
 
-    /// Has the rules log to the group: it can be bound now.
+    /// Has the rules log to the group: it can be bound now. Rules that another program has changed are left to
+    /// [`Agent::restore_rules`], which writes the group, too. A change that was not notified yet is still recorded when it is, since nothing
+    /// here counts it as undone.
     fn log_to_kernel_group(&mut self, queues: QueueRange, wanted: u16) {
         let Some(snapshot) = self.snapshot.clone() else { return };
+        if self.rules.is_damaged() {
+            return;
+        }
         if self.kernel_records.group != Some(wanted) {
             let (origins, _) = self.origins.derive(&snapshot, self.compiler.inventory());
             let config = self.table_config(&snapshot, queues, origins, false);
             let Some(engine) = self.phase.engine() else { return };
-            match engine.table().restore(config) {
-                Ok(()) => self.kernel_records.group = Some(wanted),
+            match engine.restore_rules(config) {
+                Ok(_) => self.kernel_records.group = Some(wanted),
                 Err(TableError::Superseded(_)) => return self.superseded(),
                 Err(error) => {
                     return tracing::warn!(%error, "cannot add the NFLOG group to the rules; retrying in a second");

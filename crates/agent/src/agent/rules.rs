@@ -38,6 +38,9 @@ pub(super) struct RulesWatch {
     written_unknown: Option<Instant>,
     /// When rules were found missing that are not back.
     missing: Option<Instant>,
+    /// The generation of the ruleset that was replaced when rules were last written again for a bypass: it covers all changes until then.
+    /// Rules that are written for another reason cover none.
+    undone: Option<u32>,
     /// When another agent was found to have taken over, until the first notification after that: it may be of a change before.
     taken_over: Option<Instant>,
 }
@@ -65,6 +68,7 @@ impl RulesWatch {
             unlogged: 0,
             written_unknown: None,
             missing: None,
+            undone: None,
             taken_over: None,
         }
     }
@@ -183,7 +187,7 @@ impl Agent {
             self.rules.changed(change);
             return self.hand_over_rules();
         }
-        let is_undone = self.phase.engine().is_some_and(|engine| engine.table().has_undone(&change));
+        let is_undone = self.rules.undone.is_some_and(|replaced| change.is_undone_by(replaced));
         if self.phase.is_enforcing() && !is_undone {
             self.rules.changed(change);
             self.restore_rules();
@@ -204,7 +208,8 @@ impl Agent {
         let log_group = self.kernel_records.group(self.config.log_group(queues));
         let Some(engine) = self.phase.engine() else { return };
         match engine.restore_rules(config) {
-            Ok(()) => {
+            Ok(replaced) => {
+                self.rules.undone = Some(replaced);
                 self.kernel_records.rules_log_to(log_group);
                 self.rules.missing = None;
                 if let Some(bypass) = &mut self.rules.bypass {

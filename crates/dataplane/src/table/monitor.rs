@@ -58,6 +58,14 @@ pub struct ForeignChange {
     pub generation: Option<u32>,
 }
 
+impl ForeignChange {
+    /// Whether it was committed before rules were written that replaced this generation of the ruleset ([`Table::restore`]).
+    pub fn is_undone_by(&self, replaced: u32) -> bool {
+        // Generations begin again at zero after four billion.
+        self.generation.is_some_and(|generation| replaced.wrapping_sub(generation) as i32 >= 0)
+    }
+}
+
 /// The program that committed a batch, as the kernel names it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Program {
