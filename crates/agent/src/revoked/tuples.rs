@@ -16,8 +16,10 @@ type Key = (IpAddr, IpAddr, Protocol, Option<u16>, Option<u16>);
 #[derive(Debug, Default)]
 pub(super) struct Tuples {
     known: HashMap<Key, Tuple>,
-    /// Those that may have to be added or removed.
-    pending: HashSet<Key>,
+    /// Those that are wanted, and that the set may lack.
+    missing: HashSet<Key>,
+    /// Those that are not wanted, and that the set may hold.
+    surplus: HashSet<Key>,
     /// Whether the kernel's set was read: before, it may hold any.
     is_read: bool,
 }
@@ -49,44 +51,22 @@ pub(super) struct Differences {
 impl Tuples {
     /// The set is to hold this connection. Those without ports are never in it.
     pub fn want(&mut self, connection: &Packet) {
-        if has_ports(connection) {
-            let in_set = self.unknown();
-            let key = key(connection);
-            let tuple = self.known.entry(key).or_insert(Tuple { is_wanted: true, in_set });
-            tuple.is_wanted = true;
-            if tuple.in_set != InSet::Yes {
-                self.pending.insert(key);
-            }
-        }
+        self.set_wanted(connection, true);
     }
 
     /// The set is not to hold this connection any more.
     pub fn unwant(&mut self, connection: &Packet) {
-        if has_ports(connection) {
-            let in_set = self.unknown();
-            let key = key(connection);
-            let tuple = self.known.entry(key).or_insert(Tuple { is_wanted: false, in_set });
-            tuple.is_wanted = false;
-            match tuple.in_set {
-                InSet::No => self.forget(&key),
-                InSet::Perhaps | InSet::Yes => drop(self.pending.insert(key)),
-            }
-        }
+        self.set_wanted(connection, false);
     }
 
     /// Tuples to add. Until [`Tuples::added`] they count as perhaps added.
     pub fn missing(&mut self) -> Vec<Packet> {
-        let mut missing = Vec::new();
-        for key in &self.pending {
-            if let Some(tuple) = self.known.get_mut(key)
-                && tuple.is_wanted
-                && tuple.in_set != InSet::Yes
-            {
+        for key in &self.missing {
+            if let Some(tuple) = self.known.get_mut(key) {
                 tuple.in_set = InSet::Perhaps;
-                missing.push(packet(key));
             }
         }
-        missing
+        self.missing.iter().map(packet).collect()
     }
 
     /// The set holds those of `missing` that are not `left_over`, for which it has no room.
@@ -98,8 +78,7 @@ impl Tuples {
 
     /// Tuples to remove.
     pub fn surplus(&self) -> Vec<Packet> {
-        let is_surplus = |key: &&Key| self.known.get(*key).is_some_and(|tuple| !tuple.is_wanted);
-        self.pending.iter().filter(is_surplus).map(packet).collect()
+        self.surplus.iter().map(packet).collect()
     }
 
     /// The set holds none of these.
@@ -112,7 +91,7 @@ impl Tuples {
         for (key, tuple) in &mut self.known {
             if tuple.is_wanted {
                 tuple.in_set = InSet::Perhaps;
-                self.pending.insert(*key);
+                self.missing.insert(*key);
             }
         }
     }
@@ -148,20 +127,28 @@ impl Tuples {
         if self.is_read { InSet::No } else { InSet::Perhaps }
     }
 
+    fn set_wanted(&mut self, connection: &Packet, is_wanted: bool) {
+        if has_ports(connection) {
+            let (key, in_set) = (key(connection), self.unknown());
+            let tuple = self.known.entry(key).or_insert(Tuple { is_wanted, in_set });
+            tuple.is_wanted = is_wanted;
+            let in_set = tuple.in_set;
+            self.note(&key, in_set);
+        }
+    }
+
     /// Takes note of whether the set holds a tuple, and of what is still to be done for it.
     fn note(&mut self, key: &Key, in_set: InSet) {
         let Some(tuple) = self.known.get_mut(key) else { return };
         tuple.in_set = in_set;
+        self.missing.remove(key);
+        self.surplus.remove(key);
         match (tuple.is_wanted, in_set) {
-            (true, InSet::Yes) => drop(self.pending.remove(key)),
-            (false, InSet::No) => self.forget(key),
-            _ => drop(self.pending.insert(*key)),
+            (true, InSet::Yes) => {}
+            (true, InSet::No | InSet::Perhaps) => drop(self.missing.insert(*key)),
+            (false, InSet::No) => drop(self.known.remove(key)),
+            (false, InSet::Perhaps | InSet::Yes) => drop(self.surplus.insert(*key)),
         }
-    }
-
-    fn forget(&mut self, key: &Key) {
-        self.known.remove(key);
-        self.pending.remove(key);
     }
 }
 
