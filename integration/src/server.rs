@@ -51,23 +51,27 @@ impl FromStr for Greeting {
 
 /// When the last byte came from each client. Shared with the server.
 #[derive(Clone, Debug, Default)]
-pub struct Arrivals(Arc<Mutex<HashMap<(SocketAddr, bool), Instant>>>);
+pub struct Arrivals(Arc<Mutex<HashMap<Arrival, Instant>>>);
+
+/// A client, the server's port, and whether it is one of datagrams: a client may have one port number for several ports of the server.
+type Arrival = (SocketAddr, u16, bool);
 
 impl Arrivals {
     /// When the last byte came from this client, as the server sees it; `None` if none ever came.
     pub fn last(&self, client: SocketAddr) -> Option<Instant> {
-        self.last_by(Transport::Tcp, client).max(self.last_by(Transport::Udp, client))
-    }
-
-    /// The same of datagrams alone, or of connections alone: a client may have one port number for both.
-    pub fn last_by(&self, transport: Transport, client: SocketAddr) -> Option<Instant> {
         let arrivals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        arrivals.get(&(client, transport == Transport::Udp)).copied()
+        arrivals.iter().filter(|((of, ..), _)| *of == client).map(|(_, at)| *at).max()
     }
 
-    fn note(&self, client: SocketAddr, is_datagram: bool) {
+    /// The same at one port of the server.
+    pub fn last_at(&self, (port, transport): (u16, Transport), client: SocketAddr) -> Option<Instant> {
+        let arrivals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        arrivals.get(&(client, port, transport == Transport::Udp)).copied()
+    }
+
+    fn note(&self, client: SocketAddr, port: u16, is_datagram: bool) {
         let mut arrivals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        arrivals.insert((client, is_datagram), Instant::now());
+        arrivals.insert((client, port, is_datagram), Instant::now());
         // Under load each connection comes from a port of its own: what is long past is forgotten.
         if arrivals.len() > 10_000 {
             arrivals.retain(|_, at| at.elapsed() < Duration::from_secs(60));
@@ -121,7 +125,8 @@ impl Drop for Server {
 struct Loop {
     name: String,
     listeners: Vec<TcpListener>,
-    datagrams: Vec<UdpSocket>,
+    /// Each with its port.
+    datagrams: Vec<(u16, UdpSocket)>,
     connections: Vec<Connection>,
     arrivals: Arrivals,
 }
@@ -130,6 +135,8 @@ struct Loop {
 struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
+    /// The server's.
+    port: u16,
     pending: Vec<u8>,
 }
 
@@ -147,7 +154,7 @@ impl Loop {
                     let socket = UdpSocket::bind(at)?;
                     socket::keep_many_datagrams(&socket)?;
                     socket.set_nonblocking(true)?;
-                    datagrams.push(socket);
+                    datagrams.push((port.number, socket));
                 } else {
                     listeners.push(socket::listener(port.transport, at)?);
                 }
@@ -166,7 +173,7 @@ impl Loop {
         loop {
             let mut fds = vec![PollFd::new(stopped.as_fd(), PollFlags::POLLIN)];
             fds.extend(self.listeners.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
-            fds.extend(self.datagrams.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
+            fds.extend(self.datagrams.iter().map(|(_, fd)| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
             fds.extend(self.connections.iter().map(|c| PollFd::new(c.stream.as_fd(), c.events())));
             match poll(&mut fds, PollTimeout::NONE) {
                 Err(nix::errno::Errno::EINTR) => continue,
@@ -196,9 +203,10 @@ impl Loop {
 
     fn answer_datagrams(&self, ready: &[bool]) {
         let mut buffer = [0; 2048];
-        for socket in self.datagrams.iter().zip(ready).filter_map(|(socket, ready)| ready.then_some(socket)) {
+        let ready = self.datagrams.iter().zip(ready).filter(|(_, ready)| **ready);
+        for ((port, socket), _) in ready {
             while let Ok((length, client)) = socket.recv_from(&mut buffer) {
-                self.arrivals.note(client, true);
+                self.arrivals.note(client, *port, true);
                 let mut answer = Greeting { server: self.name.clone(), client }.to_string().into_bytes();
                 answer.extend_from_slice(&buffer[..length]);
                 // A client that has gone away is no concern of the server.
@@ -213,7 +221,9 @@ impl Loop {
         {
             while let Ok((stream, peer)) = listener.accept() {
                 let greeting = Greeting { server: self.name.clone(), client: peer };
-                let mut connection = Connection { stream, peer, pending: greeting.to_string().into_bytes() };
+                let Ok(port) = stream.local_addr().map(|address| address.port()) else { continue };
+                let pending = greeting.to_string().into_bytes();
+                let mut connection = Connection { stream, peer, port, pending };
                 // SCTP refuses TCP's option: there is nothing to turn off there.
                 let _ = connection.stream.set_nodelay(true);
                 if connection.stream.set_nonblocking(true).is_ok() && connection.flush().is_ok() {
@@ -239,7 +249,7 @@ impl Connection {
             match self.stream.read(&mut buffer) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(length) => {
-                    arrivals.note(self.peer, false);
+                    arrivals.note(self.peer, self.port, false);
                     self.pending.extend_from_slice(&buffer[..length]);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -270,5 +280,17 @@ mod tests {
         let greeting = Greeting { server: "web/a".into(), client: "[fd00::1]:80".parse().unwrap() };
         assert_eq!(greeting.to_string().parse::<Greeting>().unwrap(), greeting);
         assert!("nonsense".parse::<Greeting>().is_err());
+    }
+
+    /// Found by a chaos run: a denied attempt had the port of a stream to another port of the server, and counted as seen.
+    #[test]
+    fn a_client_has_one_port_number_for_several_ports_of_the_server() {
+        let arrivals = Arrivals::default();
+        let client: SocketAddr = "192.0.2.1:4000".parse().expect("an address");
+        arrivals.note(client, 9187, false);
+        let last = arrivals.last_at((9187, Transport::Tcp), client);
+        assert!(last.is_some() && arrivals.last(client) == last);
+        assert_eq!(arrivals.last_at((5432, Transport::Tcp), client), None);
+        assert_eq!(arrivals.last_at((9187, Transport::Udp), client), None);
     }
 }

@@ -195,7 +195,7 @@ impl Client {
         let attempt = attempt(&self.pod, to, way, family, patience, &self.stop)?;
         let board = self.board.read().unwrap_or_else(PoisonError::into_inner);
         let arrivals = board.arrivals.get(&to.name);
-        let last = arrivals.and_then(|arrivals| arrivals.last_by(attempt.target.1, attempt.source));
+        let last = arrivals.and_then(|arrivals| arrivals.last_at(attempt.target, attempt.source));
         Ok(Attempt { arrived: last.is_some_and(|at| at >= attempt.begun.0), ..attempt })
     }
 }

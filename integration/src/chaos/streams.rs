@@ -233,7 +233,7 @@ fn tend_lease(
     }
     let Some(settled) = model.settled() else { return Ok(()) };
     let since = *open.denied.get_or_insert(settled);
-    if let Some(last) = open.arrivals.last_by(transport, open.stream.client())
+    if let Some(last) = open.arrivals.last_at((port, transport), open.stream.client())
         && last > since + READ_WITHIN
         && model.newest_denied_since(since, &line.from, &line.to, (port, transport))
     {
