@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// More affected addresses than this count as all: revalidating the packets of so many pods would keep the workers busier than a sweep.
+/// More affected addresses than this count as all: revalidating the packets of this many pods keeps the workers busier than a sweep.
 pub const MAX_ADDRESSES: usize = 1024;
 
 /// See the module.

@@ -26,11 +26,11 @@ impl Compiled {
         let subjects = diff.subjects.iter().flat_map(|subject| self.selectors().of_subject(*subject));
         let classes: FxHashSet<ClassId> = subjects.map(|(class, _)| class).collect();
         affected.extend(self.judged_of(&classes).map(|address| (address, Peers::Any)));
-        let mut users = UsersByRuleset::default();
+        let mut known = PeersByChange::default();
         for (key, before) in &diff.hosts {
             let address = address_of(*key);
             let now = self.hosts().get(address);
-            let peers = self.affected_peers(address, before, now.unwrap_or(&Host::default()), &mut users);
+            let peers = self.affected_peers(address, before, now.unwrap_or(&Host::default()), &mut known);
             if let Some(peers) = peers {
                 affected.entry(address).or_insert(peers);
             }
@@ -47,21 +47,29 @@ impl Compiled {
         address: IpAddr,
         before: &HostBefore,
         now: &Host,
-        users: &mut UsersByRuleset,
+        known: &mut PeersByChange,
     ) -> Option<Peers> {
         if before.host.nodes != now.nodes || self.is_changed_as_subject(address, before, now) {
             return Some(Peers::Any);
         }
         let (before, now) = (before.host.pod.as_ref(), now.pod.as_ref());
         let ports_differ = before.map(|pod| &pod.ports) != now.map(|pod| &pod.ports);
-        let differs = |built: &Built| {
-            (ports_differ && built.has_port_names())
-                || self.tells_apart(built, before.map(views), now.map(views))
-        };
-        let mut peers = BTreeSet::new();
-        for built in self.built().filter(|built| differs(built)) {
-            peers.extend(users.of(built, self));
-        }
+        let (before, now) = (before.map(views), now.map(views));
+        let peers = || self.peers_that_tell_apart(before, now, ports_differ);
+        known.entry((before, now, ports_differ)).or_insert_with(peers).clone()
+    }
+
+    /// The pods of this node under rulesets that match a peer otherwise after its change; `None` if there are none.
+    fn peers_that_tell_apart(
+        &self,
+        before: Option<Views>,
+        now: Option<Views>,
+        ports_differ: bool,
+    ) -> Option<Peers> {
+        let differs =
+            |built: &&Built| (ports_differ && built.has_port_names()) || self.tells_apart(built, before, now);
+        let users = self.built().filter(differs).flat_map(|built| built.users.iter().copied()).collect();
+        let peers: BTreeSet<IpAddr> = self.judged_of(&users).collect();
         (!peers.is_empty()).then(|| Peers::Only(Arc::new(peers)))
     }
 
@@ -115,15 +123,6 @@ impl Compiled {
     }
 }
 
-/// The addresses of the pods that have a ruleset, found once for each update.
-#[derive(Default)]
-struct UsersByRuleset(FxHashMap<*const Built, Arc<BTreeSet<IpAddr>>>);
-
-impl UsersByRuleset {
-    fn of(&mut self, built: &Built, compiled: &Compiled) -> impl Iterator<Item = IpAddr> + use<> {
-        // The map of rulesets does not change meanwhile, so a place in memory tells them apart.
-        let users =
-            self.0.entry(built).or_insert_with(|| Arc::new(compiled.judged_of(&built.users).collect()));
-        users.iter().copied().collect::<Vec<_>>().into_iter()
-    }
-}
+/// The peers that a change of a peer's classes affects, by the classes before and after and whether its named ports differ too. Thousands of
+/// pods change alike when a policy begins to ask for a label.
+type PeersByChange = FxHashMap<(Option<Views>, Option<Views>, bool), Option<Peers>>;
