@@ -5,11 +5,15 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
-use std::thread::sleep;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
+use audit::{Audit, AuditConfig, Bypass, Destination};
 use integration::disk::Disk;
 use integration::{Agent, Cluster, Family, Launch, Load, Side, Story, Testbed, Way, allowed, denied};
+use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -197,4 +201,64 @@ fn a_full_disk_is_a_failure_until_records_fit_again_and_recovery_is_said_once() 
     let status = story.agent("node-a").status().unwrap();
     assert!(lost > 0);
     assert_eq!(Some(lost), status["audit"]["lost"].as_u64(), "each loss is said in the log itself");
+}
+
+/// A takeover: for a moment both agents write to the log of the node.
+#[test]
+fn two_agents_that_share_a_full_disk_leave_whole_lines_and_count_each_loss() {
+    let disk = Disk::mount(64 << 20).unwrap();
+    let path = disk.file("audit.log");
+    let is_over = AtomicBool::new(false);
+    let start = |node: &str| {
+        let destination = Destination::File { path: path.clone(), max_bytes: 1 << 30, keep: 1 };
+        let config = AuditConfig { node: node.into(), destination, ring: 1 };
+        Audit::start(config, |_| {}).unwrap()
+    };
+    let write = |node: &'static str| {
+        let audit = start(node);
+        let record = |change: &str| {
+            let now = Timestamp::now();
+            let node = Arc::from(node);
+            let change = change.to_owned();
+            let reason = "rules-changed".into();
+            audit.record_bypass(Bypass {
+                reason,
+                from: now,
+                to: now,
+                node,
+                change,
+                program: None,
+                pid: None,
+            });
+        };
+        while !is_over.load(Relaxed) {
+            record(&"x".repeat(fastrand::usize(..10_000)));
+            sleep(Duration::from_millis(1));
+        }
+        // The disk has room again: the next round says how many were lost before.
+        sleep(Duration::from_millis(100));
+        record("last");
+        audit.stop()
+    };
+    thread::scope(|scope| {
+        // More than two, so that their writes meet often.
+        let nodes = ["node-a", "node-b", "node-c", "node-d", "node-e", "node-f", "node-g", "node-h"];
+        let writers = nodes.map(|node| (node, scope.spawn(move || write(node))));
+        for _ in 0..100 {
+            sleep(Duration::from_millis(fastrand::u64(5..20)));
+            disk.fill().unwrap();
+            sleep(Duration::from_millis(fastrand::u64(5..40)));
+            disk.free().unwrap();
+        }
+        is_over.store(true, Relaxed);
+        let counters = writers.map(|(node, writer)| (node, writer.join().unwrap()));
+        let lines = lines(&fs::read_to_string(&path).unwrap());
+        for (node, counters) in counters {
+            let mut of_node = lines.iter().filter(|line| line["node"] == node);
+            let written = of_node.clone().filter(|line| line["bypass"].is_string()).count();
+            let lost: u64 = of_node.by_ref().filter_map(|line| line["lost"].as_u64()).sum();
+            assert!(counters.lost > 0, "{node}: the disk was full");
+            assert_eq!((written as u64, lost), (counters.written, counters.lost), "{node}");
+        }
+    });
 }

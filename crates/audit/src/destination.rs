@@ -1,20 +1,24 @@
 //! Where the lines go, and the file's rotation.
 //!
-//! Invariant: a write is whole or not at all, so a full disk leaves no torn line behind where that can be helped. The file is where its
-//! path says and not behind a symbolic link there. A write says whether the path still named the file when it was over: lines in a file
-//! that was moved away meanwhile may come after the last look of the program that moved it.
+//! Invariant: a write is whole or not at all, so a full disk leaves no partial line. Agents that share the file during a takeover lock
+//! it for each write, and each removes only what it wrote itself. The file is where its path says and not behind a symbolic link there.
+//! A write says whether the path still named the file when it was over: the program that moved the file may have read it before.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A program that rotates by rename creates the new file itself, with an owner and a mode of its choice, right after that. It has this
 /// long before the file is created here: two programs that create it would get in each other's way.
 const CREATE_AFTER: Duration = Duration::from_millis(10);
+
+/// How long a write waits for another agent's. An agent that is stopped in the middle of a write keeps its lock; after this time lines
+/// are written without one, and a partial line that the other agent leaves becomes a line of its own.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Of a new file. Who talks to whom is not for everybody; a shipper that isn't root reads it as a member of the file's group, which a
 /// folder with the set-group-ID bit gives to it.
@@ -136,11 +140,12 @@ pub(crate) struct LogFile {
     max_bytes: u64,
     keep: u32,
     file: File,
-    /// Ends in a newline there, unless `torn`. Only files of this kind are cut back and rotated.
+    /// Only files of this kind are locked, rotated, and cut after a write that failed.
     regular: bool,
-    length: u64,
-    /// The file ends in the middle of a line.
-    torn: bool,
+    /// Where the last write ended. The file is longer if another agent has written since, and shorter only if a program cut it.
+    end: u64,
+    /// The last write to something other than a regular file ended in the middle of a line.
+    is_partial: bool,
 }
 
 impl LogFile {
@@ -152,38 +157,91 @@ impl LogFile {
             .mode(MODE)
             .custom_flags(libc::O_NOFOLLOW)
             .open(path);
-        let mut file = opened.map_err(|error| match error.raw_os_error() {
+        let file = opened.map_err(|error| match error.raw_os_error() {
             Some(libc::ELOOP) => io::Error::other("it is a symbolic link: name the file itself"),
             _ => error,
         })?;
         let metadata = file.metadata()?;
-        let (regular, length) = (metadata.is_file(), metadata.len());
-        // A writer that was killed may have left half a line: ours must not be glued to it.
-        let torn = regular && length > 0 && last_byte(&mut file)? != b'\n';
-        Ok(Self { path: path.to_owned(), max_bytes, keep, file, regular, length, torn })
+        let (regular, end) = (metadata.is_file(), metadata.len());
+        Ok(Self { path: path.to_owned(), max_bytes, keep, file, regular, end, is_partial: false })
     }
 
     fn write(&mut self, lines: &[u8]) -> io::Result<Written> {
-        let added = lines.len() as u64;
-        if self.regular && self.length > 0 && self.length + added > self.max_bytes {
+        self.lock();
+        let written = self.append(lines);
+        // This fails only for a file that has no lock.
+        let _ = self.file.unlock();
+        written?;
+        // An answer that fails proves nothing: better twice than not at all.
+        Ok(if self.is_in_place().unwrap_or(false) { Written::InPlace } else { Written::Displaced })
+    }
+
+    /// Locks the file against other agents for at most [`LOCK_TIMEOUT`], where it can be locked.
+    fn lock(&self) {
+        let end = Instant::now() + LOCK_TIMEOUT;
+        while self.regular
+            && matches!(self.file.try_lock(), Err(TryLockError::WouldBlock))
+            && Instant::now() < end
+        {
+            thread::sleep(LOCK_TIMEOUT / 50);
+        }
+    }
+
+    /// Rotates the file if the lines would make it too long, and adds them, all or none.
+    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        let mut length = self.file.metadata()?.len();
+        let is_full = self.regular && length > 0 && length + lines.len() as u64 > self.max_bytes;
+        // Another agent may have rotated it just now.
+        if is_full && self.is_in_place()? {
             self.rotate()?;
+            self.lock();
+            length = self.file.metadata()?.len();
         }
-        if self.torn {
-            self.file.write_all(b"\n")?;
-            self.length += 1;
-            self.torn = false;
-        }
-        match self.file.write_all(lines) {
+        let newline: &[u8] = if self.ends_in_partial_line(length)? { b"\n" } else { b"" };
+        let mut added = 0;
+        match self.add(newline, &mut added).and_then(|()| self.add(lines, &mut added)) {
             Ok(()) => {
-                self.length += added;
-                // An answer that fails proves nothing: better twice than not at all.
-                Ok(if self.is_in_place().unwrap_or(false) { Written::InPlace } else { Written::Displaced })
+                self.end = length + added;
+                self.is_partial = false;
+                Ok(())
             }
             Err(error) => {
-                self.torn = self.file.set_len(self.length).is_err();
+                self.is_partial = added > 0;
+                if self.regular && self.file.metadata().is_ok_and(|file| file.len() == length + added) {
+                    // If this fails, the next write begins a new line.
+                    let _ = self.file.set_len(length);
+                }
                 Err(error)
             }
         }
+    }
+
+    /// Writes all bytes; `added` grows by each that was written, also if a later one was not.
+    fn add(&mut self, mut bytes: &[u8], added: &mut u64) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.file.write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    *added += written as u64;
+                    bytes = &bytes[written..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// A writer that was killed may have left a partial line, which must not become part of the next one.
+    fn ends_in_partial_line(&self, length: u64) -> io::Result<bool> {
+        if !self.regular {
+            return Ok(self.is_partial);
+        }
+        let mut last = [b'\n'];
+        if let Some(position) = length.checked_sub(1) {
+            self.file.read_at(&mut last, position)?;
+        }
+        Ok(last != *b"\n")
     }
 
     /// `PATH.1` becomes `PATH.2` and so on, the last goes, `PATH` becomes `PATH.1`, and a new `PATH` begins.
@@ -220,12 +278,11 @@ impl LogFile {
             return Ok(Found::Moved);
         }
         let length = self.file.metadata()?.len();
-        if !self.regular || length == self.length {
+        if !self.regular || length >= self.end {
             return Ok(Found::Unchanged);
         }
-        let found = if length < self.length { Found::CutShort } else { Found::Unchanged };
-        self.length = length;
-        Ok(found)
+        self.end = length;
+        Ok(Found::CutShort)
     }
 
     /// Whether the path names the file that is open.
@@ -242,13 +299,6 @@ impl LogFile {
         *self = Self::open(&self.path, self.max_bytes, self.keep)?;
         Ok(())
     }
-}
-
-fn last_byte(file: &mut File) -> io::Result<u8> {
-    let mut last = [0];
-    file.seek(SeekFrom::End(-1))?;
-    file.read_exact(&mut last)?;
-    Ok(last[0])
 }
 
 #[cfg(test)]
