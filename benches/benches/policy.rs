@@ -24,7 +24,7 @@ fn compiled(changes: &[Change]) -> (Compiler, Arc<Snapshot>) {
     (compiler, snapshot)
 }
 
-/// Both directions of one packet, as a worker of the server's node judges it.
+/// Both directions of one packet, as a worker of the server's node evaluates it.
 fn verdict(criterion: &mut Criterion) {
     for (peers, name) in [(Peers::Selector, "selector"), (Peers::IpBlock, "ipBlock")] {
         let mut group = criterion.benchmark_group(format!("verdict/{name}"));
@@ -35,14 +35,14 @@ fn verdict(criterion: &mut Criterion) {
             for (name, packets, expected) in
                 [("hit", &hits, Verdict::Allow), ("miss", &misses, Verdict::Deny)]
             {
-                let judge = |packet: &Packet| snapshot.judge(packet, Directions::Both).verdict();
+                let evaluate = |packet: &Packet| snapshot.evaluate(packet, Directions::Both).verdict();
                 assert!(
-                    packets.iter().all(|packet| judge(packet) == expected),
+                    packets.iter().all(|packet| evaluate(packet) == expected),
                     "{name} at {policies} policies"
                 );
                 let mut turn = packets.iter().cycle();
                 group.bench_function(BenchmarkId::new(name, policies), |bencher| {
-                    bencher.iter(|| turn.next().map(|packet| judge(black_box(packet))));
+                    bencher.iter(|| turn.next().map(|packet| evaluate(black_box(packet))));
                 });
             }
         }

@@ -33,7 +33,7 @@ pub struct Arguments {
     /// How many of these events there are a second.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     events: u32,
-    /// Numbers of policies with which the agent is measured once more while it remembers nothing: what the first connection of a
+    /// Numbers of policies with which the agent is measured once more while it caches nothing: what the first connection of a
     /// pair costs; without a value: none.
     #[arg(long, value_delimiter = ',', num_args = 0.., default_value = "500")]
     first_of_pair: Vec<usize>,

@@ -75,7 +75,7 @@ pub fn export(point: Point, most: usize, folder: &Path) -> Result<usize> {
 
 /// A packet in the form of `explain --packets`, with the answer that must come out beside it.
 fn line(inventory: &Inventory, packet: &Packet) -> Value {
-    let expected = reference::judge(inventory, &Scope::Cluster, Verdict::Deny, packet, Directions::Both);
+    let expected = reference::evaluate(inventory, &Scope::Cluster, Verdict::Deny, packet, Directions::Both);
     json!({
         "src": packet.source(), "dst": packet.destination(),
         "protocol": packet.protocol.to_string(), "dst_port": packet.destination_port,

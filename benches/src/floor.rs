@@ -11,7 +11,7 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 use dataplane::marks::Marks;
 use dataplane::queues::QueueRange;
-use dataplane::table::{OpenAddresses, Table, TableConfig, WhenDown};
+use dataplane::table::{FailMode, OpenAddresses, Table, TableConfig};
 use dataplane::worker::allow;
 use integration::namespace::Namespace;
 use ipnet::IpNet;
@@ -87,13 +87,13 @@ pub fn serve(pod_cidrs: Vec<IpNet>) -> Result<()> {
     let open = OpenAddresses::default();
     let config = TableConfig {
         marks,
-        when_down: WhenDown::Closed,
-        judge_dns: false,
+        fail_mode: FailMode::Closed,
+        prerouting_dns: false,
         holder,
         pod_cidrs,
         open,
         // The floor is a question about every connection.
-        remember: None,
+        verdict_cache: None,
         queue_quota: None,
         generation: Generation(0),
         // What comes from where is the kernel's own work, and the agent's share of it counts as the agent's.

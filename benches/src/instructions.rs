@@ -1,7 +1,7 @@
 //! How many instructions a verdict takes: the same number on every run, so a change that makes verdicts dearer is seen at once.
 //!
 //! ```text
-//!  workload's program, under valgrind's callgrind -> its judge_counted alone is counted -> per verdict
+//!  workload's program, under valgrind's callgrind -> its evaluate_counted alone is counted -> per verdict
 //!                                                      benches/instructions.json -> [ Comparison ]
 //! ```
 //!
@@ -198,7 +198,7 @@ fn count_one(program: &Path, point: Point, packets: Kind) -> Result<f64> {
     let folder = tempfile::tempdir().context("making a folder for callgrind")?;
     let counts = folder.path().join("counts");
     let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--toggle-collect=*judge_counted*"])
+        .args(["--tool=callgrind", "--toggle-collect=*evaluate_counted*"])
         .arg(format!("--callgrind-out-file={}", counts.display()))
         .arg(program)
         .args([point.to_string(), packets.to_string()])
@@ -214,7 +214,7 @@ fn count_one(program: &Path, point: Point, packets: Kind) -> Result<f64> {
         Some(instructions) if instructions > verdicts && verdicts > 0 => {
             Ok(instructions as f64 / verdicts as f64)
         }
-        _ => bail!("callgrind counted nothing in judge_counted: was the program stripped of its symbols?"),
+        _ => bail!("callgrind counted nothing in evaluate_counted: was the program stripped of its symbols?"),
     }
 }
 

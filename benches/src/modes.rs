@@ -39,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub enum Route {
     /// Both pods are on one node.
     SameNode,
-    /// A route leads to the server's node: both nodes judge.
+    /// A route leads to the server's node: both nodes evaluate.
     AcrossNodes,
 }
 
@@ -76,7 +76,7 @@ pub enum Mode {
     /// A program that accepts every packet unseen.
     Floor,
     /// The agent with so many policies that select the server. All clients are one pod, so that nearly every connection is of a
-    /// pair that the kernel remembers.
+    /// pair that the kernel caches.
     Agent {
         /// How many.
         policies: usize,
@@ -88,7 +88,7 @@ pub enum Mode {
         /// Pod events a second.
         events: u32,
     },
-    /// The agent that remembers nothing: what the first connection of a pair costs.
+    /// The agent that caches nothing: what the first connection of a pair costs.
     Asking {
         /// How many.
         policies: usize,
@@ -187,7 +187,7 @@ impl<'a> Running<'a> {
                 }
                 Mode::Agent { .. } | Mode::Busy { .. } => Started::agent(testbed, node, &[])?,
                 Mode::Asking { .. } => {
-                    Started::agent(testbed, node, &["--remember=off", "--queue-quota=off"])?
+                    Started::agent(testbed, node, &["--verdict-cache-ttl=off", "--queue-quota=off"])?
                 }
                 Mode::Other { .. } => Started::Other(Other::start(testbed, node, against)?),
             };

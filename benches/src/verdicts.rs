@@ -25,7 +25,7 @@ const BATCH: usize = 64;
 const PASSES: usize = 3;
 /// For how long batches are timed in each pass.
 const TIMED: Duration = Duration::from_millis(50);
-/// For how long all cores judge in each pass.
+/// For how long all cores evaluate in each pass.
 const TOGETHER: Duration = Duration::from_millis(25);
 /// The shares of batches that took at most as long as [`Row::quantiles_ns`] says.
 pub const QUANTILES: [f64; 12] = [0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999];
@@ -145,7 +145,7 @@ impl Series {
             Kind::Miss => Verdict::Deny,
         };
         check(snapshot, packets, expected).with_context(|| format!("{} at {}", self.packets, self.point))?;
-        let ((), allocated) = allocations::during(|| judge(snapshot, packets));
+        let ((), allocated) = allocations::during(|| evaluate(snapshot, packets));
         self.allocations = self.allocations.max(allocated.count as f64 / packets.len() as f64);
         time(snapshot, packets, timed, &mut self.batches);
         self.rates.push(on_all_cores(snapshot, packets, together));
@@ -171,26 +171,26 @@ fn check(snapshot: &Snapshot, packets: &[Packet], expected: Verdict) -> Result<(
     if packets.len() < BATCH {
         bail!("{} packets are too few to measure with", packets.len());
     }
-    match packets.iter().find(|packet| snapshot.judge(packet, Directions::Both).verdict() != expected) {
+    match packets.iter().find(|packet| snapshot.evaluate(packet, Directions::Both).verdict() != expected) {
         Some(packet) => bail!("{packet:?} does not come out as {expected:?}"),
         None => Ok(()),
     }
 }
 
-/// Judges every packet once, both directions, as a worker of the server's node does.
-fn judge(snapshot: &Snapshot, packets: &[Packet]) {
+/// Evaluates every packet once, both directions, as a worker of the server's node does.
+fn evaluate(snapshot: &Snapshot, packets: &[Packet]) {
     for packet in packets {
-        black_box(snapshot.judge(black_box(packet), Directions::Both));
+        black_box(snapshot.evaluate(black_box(packet), Directions::Both));
     }
 }
 
-/// Notes the nanoseconds of each batch. The packets were all judged before: that warms up.
+/// Notes the nanoseconds of each batch. The packets were all evaluated before: that warms up.
 fn time(snapshot: &Snapshot, packets: &[Packet], timed: Duration, batches: &mut Histogram<u64>) {
     let ends = Instant::now() + timed;
     while Instant::now() < ends {
         for batch in packets.chunks_exact(BATCH) {
             let started = Instant::now();
-            judge(snapshot, batch);
+            evaluate(snapshot, batch);
             let took = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
             batches.saturating_record(took);
         }
@@ -202,7 +202,7 @@ fn on_all_cores(snapshot: &Snapshot, packets: &[Packet], together: Duration) -> 
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let start = Barrier::new(cores);
     let rates = thread::scope(|scope| {
-        let judges: Vec<_> = (0..cores)
+        let evaluates: Vec<_> = (0..cores)
             .map(|core| {
                 let start = &start;
                 scope.spawn(move || {
@@ -211,15 +211,15 @@ fn on_all_cores(snapshot: &Snapshot, packets: &[Packet], together: Duration) -> 
                     let started = Instant::now();
                     let mut verdicts = 0;
                     while started.elapsed() < together {
-                        judge(snapshot, before);
-                        judge(snapshot, after);
+                        evaluate(snapshot, before);
+                        evaluate(snapshot, after);
                         verdicts += packets.len();
                     }
                     verdicts as f64 / started.elapsed().as_secs_f64()
                 })
             })
             .collect();
-        judges.into_iter().map(|judge| judge.join().unwrap_or(f64::NAN)).collect::<Vec<_>>()
+        evaluates.into_iter().map(|evaluate| evaluate.join().unwrap_or(f64::NAN)).collect::<Vec<_>>()
     });
     rates.iter().sum()
 }

@@ -371,7 +371,7 @@ pub fn binary() -> Result<PathBuf> {
     BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))).clone().map_err(anyhow::Error::msg)
 }
 
-/// Builds the program as people install it, optimised, since stories hold it to bounds in time; in the target folder of
+/// Builds the program as people install it, optimised, since scenarios hold it to bounds in time; in the target folder of
 /// the running test.
 fn build() -> Result<PathBuf> {
     let test = env::current_exe().context("finding the running program")?;

@@ -22,7 +22,7 @@ pub enum Links {
     Vxlan,
 }
 
-/// The description. Errors of its parts are kept until [`Cluster::build`], so that a story reads without noise.
+/// The description. Errors of its parts are kept until [`Cluster::build`], so that a scenario reads without noise.
 #[derive(Debug, Default)]
 pub struct Cluster {
     /// Nodes, in the order in which they were named.
@@ -48,7 +48,7 @@ impl Cluster {
         Self::default()
     }
 
-    /// The cluster that most stories play in: two nodes, `node-a` and `node-b`, and no pods.
+    /// The cluster that most scenarios play in: two nodes, `node-a` and `node-b`, and no pods.
     pub fn of_two_nodes() -> Self {
         Self::new().node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64").node(
             "node-b",

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::cluster::Cluster;
 use crate::probe::Family;
-use crate::story::Story;
+use crate::scenario::Scenario;
 use crate::testbed::Testbed;
 
 /// How many pairs are under way at once.
@@ -17,24 +17,24 @@ const AT_ONCE: usize = 50;
 /// The name servers' service.
 pub const SERVICE: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
 
-/// A client, and two name servers behind one service, one on each node. All of their traffic is judged.
+/// A client, and two name servers behind one service, one on each node. All of their traffic is evaluated.
 #[track_caller]
-pub fn story(flags: &[&str]) -> Story {
+pub fn scenario(flags: &[&str]) -> Scenario {
     let servers = ["kube-system/dns-0", "kube-system/dns-1"];
     let cluster = Cluster::of_two_nodes()
         .pod("web/a", "node-a", &[], &[])
         .pod(servers[0], "node-a", &[("app", "dns")], &["53/UDP"])
         .pod(servers[1], "node-b", &[("app", "dns")], &["53/UDP"])
         .service(SERVICE[0], SERVICE[1], "53/UDP", &servers, 53);
-    let mut story = Story::begin(cluster);
+    let mut scenario = Scenario::begin(cluster);
     let ports = "ports: [{protocol: UDP, port: 53}]";
-    story.policy(
+    scenario.policy(
         "web/to-dns",
         &format!("podSelector: {{}}\npolicyTypes: [Egress]\negress:\n- to: [{{namespaceSelector: {{}}}}]\n  {ports}"),
     );
-    story.policy("kube-system/dns", &format!("podSelector: {{}}\ningress:\n- {ports}"));
-    story.start_agents(flags);
-    story
+    scenario.policy("kube-system/dns", &format!("podSelector: {{}}\ningress:\n- {ports}"));
+    scenario.start_agents(flags);
+    scenario
 }
 
 /// Sends `pairs` pairs of queries from a pod to a name server's service address, each pair from a socket of its own;

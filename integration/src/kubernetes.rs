@@ -8,7 +8,7 @@
 //!  [ control_plane ] ---------> [ node ] [ node ]   namespaces; killed as a whole, by one process each
 //!       |                                |
 //!       v                                v
-//!  [ kubectl ] -> [ install ] one way of three -> [ suite ], [ stories ]
+//!  [ kubectl ] -> [ install ] one way of three -> [ suite ], [ scenarios ]
 //! ```
 //!
 //! Everything of a cluster lives in one folder ([`place`]) and in namespaces named after it: whatever happened, `down`
@@ -38,8 +38,8 @@ pub mod node;
 pub mod parts;
 pub mod place;
 pub mod progress;
+pub mod scenarios;
 pub mod stage;
-pub mod stories;
 pub mod suite;
 
 pub use install::Way;

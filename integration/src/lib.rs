@@ -1,4 +1,4 @@
-//! A testbed of network namespaces, and a virtual machine, for tests that read as cluster stories.
+//! A testbed of network namespaces, and a virtual machine, for tests that read as cluster scenarios.
 //!
 //! ```text
 //!  [ Cluster ] -> [ Testbed ] -> [ Manifests ] -> [ Agent ] (the real program, in a node's namespace)
@@ -12,7 +12,7 @@
 //! - [`agent`], [`record`], [`dropped`]: the program under test, and its audit log.
 //! - [`attack`]: what a pod does that wants to reach what policy denies.
 //! - [`busy`]: the load beside them.
-//! - [`story`]: all of it in the words of a test.
+//! - [`scenario`]: all of it in the words of a test.
 //!
 //! Without root every test fails, with one sentence.
 #![forbid(unsafe_code)]
@@ -39,13 +39,13 @@ pub mod port;
 pub mod probe;
 pub mod programs;
 pub mod record;
+pub mod scenario;
 pub mod server;
 pub mod smoke;
 pub mod socket;
 pub mod specs;
 pub mod stalls;
 pub mod static_api;
-pub mod story;
 pub mod stream;
 pub mod testbed;
 pub mod vm;
@@ -59,8 +59,8 @@ pub use dropped::Dropped;
 pub use load::{Load, LoadReport};
 pub use port::Transport;
 pub use probe::{Answer, Family, Observed, Way};
+pub use scenario::{Expected, Scenario, Side, allowed, allowed_because, denied, denied_because, unevaluated};
 pub use stalls::SchedulingDelays;
 pub use static_api::StaticApi;
-pub use story::{Expected, Side, Story, allowed, allowed_because, denied, denied_because, unjudged};
 pub use stream::{Stream, StreamReport};
 pub use testbed::Testbed;

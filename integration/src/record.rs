@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::port::Transport;
 use crate::probe::{Observed, Way};
 
-/// What a story needs of one record.
+/// What a scenario needs of one record.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 pub struct Record {
     /// `allow` or `deny`.
@@ -46,7 +46,7 @@ pub struct Record {
     pub generation: u64,
     /// The kernel let the connection pass by itself.
     #[serde(default)]
-    pub remembered: bool,
+    pub cached: bool,
 }
 
 /// The rule that came nearest to allowing.
@@ -87,7 +87,7 @@ pub struct Side {
 }
 
 impl Record {
-    /// Whether it is about this probe, that was judged towards `destination` (the pod's own address and port).
+    /// Whether it is about this probe, that was evaluated towards `destination` (the pod's own address and port).
     pub fn is_of(&self, observed: &Observed, destination: SocketAddr) -> bool {
         let (Some(source), Some(found)) = (&self.source, &self.destination) else { return false };
         let addresses = (source.address, found.address) == (observed.source.ip(), destination.ip());

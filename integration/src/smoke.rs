@@ -1,10 +1,10 @@
-//! The smoke story: one small cluster in which each kind of rule is met once, in both families.
+//! The smoke scenario: one small cluster in which each kind of rule is met once, in both families.
 //!
 //! It plays in network namespaces on this kernel and, unchanged, in the virtual machine on another.
 
 use crate::cluster::{Cluster, Links, OUTSIDE};
 use crate::probe::Family;
-use crate::story::{Side, Story, allowed, allowed_because, denied, unjudged};
+use crate::scenario::{Scenario, Side, allowed, allowed_because, denied, unevaluated};
 
 use Side::{Egress, Ingress};
 
@@ -30,9 +30,9 @@ pub fn cluster(links: Links) -> Cluster {
 
 /// Writes the policies; they are in force when this returns, if agents run.
 #[track_caller]
-pub fn write_policies(story: &mut Story) {
+pub fn write_policies(scenario: &mut Scenario) {
     for (name, spec) in POLICIES {
-        story.policy(name, spec);
+        scenario.policy(name, spec);
     }
 }
 
@@ -100,62 +100,62 @@ pub const POLICIES: [(&str, &str); 5] = [
 
 /// Probes all of it. The agents run with `--record-open`, so that every connection is in an audit log.
 #[track_caller]
-pub fn play(story: &Story) {
+pub fn play(scenario: &Scenario) {
     // A peer by labels and a named port; the wrong label, the wrong namespace, the wrong port.
-    story.expect("web/front", "db/store", "5432", &allowed(Ingress, "db/allow-front", 0));
-    story.expect("web/front", "db/store", "8080", &denied(Ingress, "db/allow-dns"));
-    story.expect("other/client", "db/store", "5432", &denied(Ingress, "db/allow-dns"));
+    scenario.expect("web/front", "db/store", "5432", &allowed(Ingress, "db/allow-front", 0));
+    scenario.expect("web/front", "db/store", "8080", &denied(Ingress, "db/allow-dns"));
+    scenario.expect("other/client", "db/store", "5432", &denied(Ingress, "db/allow-dns"));
     // The same across nodes, where the name means another number.
-    story.expect("web/far", "db/store", "5432", &allowed(Ingress, "db/allow-front", 0));
-    story.expect("web/far", "db/backup", "6432", &allowed(Ingress, "db/allow-front", 0));
-    story.expect("web/far", "db/backup", "5432", &denied(Ingress, "db/allow-blocks"));
+    scenario.expect("web/far", "db/store", "5432", &allowed(Ingress, "db/allow-front", 0));
+    scenario.expect("web/far", "db/backup", "6432", &allowed(Ingress, "db/allow-front", 0));
+    scenario.expect("web/far", "db/backup", "5432", &denied(Ingress, "db/allow-blocks"));
 
     // UDP from every pod, and not from outside.
-    story.expect("other/client", "db/store", "53/UDP", &allowed(Ingress, "db/allow-dns", 0));
-    story.expect(OUTSIDE, "db/store", "53/UDP", &denied(Ingress, "db/allow-dns"));
+    scenario.expect("other/client", "db/store", "53/UDP", &allowed(Ingress, "db/allow-dns", 0));
+    scenario.expect(OUTSIDE, "db/store", "53/UDP", &denied(Ingress, "db/allow-dns"));
 
     // Address blocks hold pods too; what they except stays out. A rule without ports covers ICMP.
-    story.expect("web/front", "db/backup", "8080", &allowed(Ingress, "db/allow-blocks", 0));
-    story.expect("web/front", "db/backup", "ping", &allowed(Ingress, "db/allow-blocks", 0));
-    story.expect("other/client", "db/backup", "8080", &denied(Ingress, "db/allow-blocks"));
-    story.expect("web/front", "db/store", "ping", &denied(Ingress, "db/allow-dns"));
-    story.expect(OUTSIDE, "db/backup", "8080", &allowed(Ingress, "db/allow-blocks", 1));
-    story.expect(OUTSIDE, "db/backup", "6432", &denied(Ingress, "db/allow-blocks"));
+    scenario.expect("web/front", "db/backup", "8080", &allowed(Ingress, "db/allow-blocks", 0));
+    scenario.expect("web/front", "db/backup", "ping", &allowed(Ingress, "db/allow-blocks", 0));
+    scenario.expect("other/client", "db/backup", "8080", &denied(Ingress, "db/allow-blocks"));
+    scenario.expect("web/front", "db/store", "ping", &denied(Ingress, "db/allow-dns"));
+    scenario.expect(OUTSIDE, "db/backup", "8080", &allowed(Ingress, "db/allow-blocks", 1));
+    scenario.expect(OUTSIDE, "db/backup", "6432", &denied(Ingress, "db/allow-blocks"));
 
     // Egress: one namespace and its port; a pod of the host network is no pod to a selector.
-    story.expect("other/caged", "web/front", "80", &allowed(Egress, "other/caged", 0));
-    story.expect("other/caged", "web/front", "ping", &denied(Egress, "other/caged"));
-    story.expect("other/caged", "other/client", "80", &denied(Egress, "other/caged"));
-    story.expect("other/caged", OUTSIDE, "7000", &denied(Egress, "other/caged"));
-    // The node itself is no exception, on the way out: its own input is judged as well.
-    story.expect("other/caged", "web/agent", "9100", &denied(Egress, "other/caged"));
-    story.expect("other/caged", "node-b", "7000/UDP", &denied(Egress, "other/caged"));
-    story.expect("other/caged", "node-b", "7000", &allowed(Egress, "other/caged", 1));
-    story.expect("other/caged", "node-a", "7000", &denied(Egress, "other/caged"));
+    scenario.expect("other/caged", "web/front", "80", &allowed(Egress, "other/caged", 0));
+    scenario.expect("other/caged", "web/front", "ping", &denied(Egress, "other/caged"));
+    scenario.expect("other/caged", "other/client", "80", &denied(Egress, "other/caged"));
+    scenario.expect("other/caged", OUTSIDE, "7000", &denied(Egress, "other/caged"));
+    // The node itself is no exception, on the way out: its own input is evaluated as well.
+    scenario.expect("other/caged", "web/agent", "9100", &denied(Egress, "other/caged"));
+    scenario.expect("other/caged", "node-b", "7000/UDP", &denied(Egress, "other/caged"));
+    scenario.expect("other/caged", "node-b", "7000", &allowed(Egress, "other/caged", 1));
+    scenario.expect("other/caged", "node-a", "7000", &denied(Egress, "other/caged"));
 
     // Nobody isolates these; an isolated pod that opens a connection gets its answers.
-    story.expect("other/client", "web/far", "80", &allowed_because(Ingress, "not-isolated"));
-    story.expect("db/store", "web/front", "80", &allowed_because(Ingress, "not-isolated"));
-    story.expect("web/front", "other/caged", "80", &allowed_because(Ingress, "not-isolated"));
-    story.expect("db/store", OUTSIDE, "7000", &allowed_because(Egress, "not-isolated"));
+    scenario.expect("other/client", "web/far", "80", &allowed_because(Ingress, "not-isolated"));
+    scenario.expect("db/store", "web/front", "80", &allowed_because(Ingress, "not-isolated"));
+    scenario.expect("web/front", "other/caged", "80", &allowed_because(Ingress, "not-isolated"));
+    scenario.expect("db/store", OUTSIDE, "7000", &allowed_because(Egress, "not-isolated"));
 
     // Its own node always reaches a pod, other nodes don't; nor does a pod of the host network, whatever its labels.
-    story.expect("node-a", "db/store", "5432", &unjudged());
-    story.expect("node-a", "db/store", "ping", &unjudged());
-    story.expect("node-b", "db/store", "5432", &denied(Ingress, "db/allow-dns"));
-    story.expect("web/agent", "db/store", "5432", &denied(Ingress, "db/allow-dns"));
-    story.expect("web/agent", "db/backup", "6432", &unjudged());
+    scenario.expect("node-a", "db/store", "5432", &unevaluated());
+    scenario.expect("node-a", "db/store", "ping", &unevaluated());
+    scenario.expect("node-b", "db/store", "5432", &denied(Ingress, "db/allow-dns"));
+    scenario.expect("web/agent", "db/store", "5432", &denied(Ingress, "db/allow-dns"));
+    scenario.expect("web/agent", "db/backup", "6432", &unevaluated());
 
-    // A service: judged by the pod behind it. A pod that reaches itself that way always may.
+    // A service: evaluated by the pod behind it. A pod that reaches itself that way always may.
     for family in Family::BOTH {
         let service = SERVICE[family as usize];
         let store = ("db/store", 5432);
-        let via = |from: &str, expected| story.expect_via(family, from, service, "5432", store, &expected);
+        let via = |from: &str, expected| scenario.expect_via(family, from, service, "5432", store, &expected);
         via("web/front", allowed(Ingress, "db/allow-front", 0));
         via("web/far", allowed(Ingress, "db/allow-front", 0));
         via("other/client", denied(Ingress, "db/allow-dns"));
         via("other/caged", denied(Egress, "other/caged"));
         via("db/store", allowed_because(Ingress, "own-address"));
-        via("node-a", unjudged());
+        via("node-a", unevaluated());
     }
 }

@@ -1,6 +1,6 @@
 //! A running cluster of network namespaces, with servers in its pods.
 //!
-//! From: a [`Cluster`] description. To: probes, agents and stories. All of it goes when the testbed goes, also when its
+//! From: a [`Cluster`] description. To: probes, agents and scenarios. All of it goes when the testbed goes, also when its
 //! process panics; after a process that was killed the next one cleans up. With `KEEP_TESTBED=1` in the environment
 //! everything stays, for a person to look at.
 

@@ -5,28 +5,28 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use integration::{Family, Links, Story, Stream, smoke};
+use integration::{Family, Links, Scenario, Stream, smoke};
 
-fn streams(story: &Story, from: &str, to: &str, way: &str) -> Vec<Stream> {
-    let open = |family| Stream::open(&story.testbed, from, to, way.parse().unwrap(), family).unwrap();
+fn streams(scenario: &Scenario, from: &str, to: &str, way: &str) -> Vec<Stream> {
+    let open = |family| Stream::open(&scenario.testbed, from, to, way.parse().unwrap(), family).unwrap();
     Family::BOTH.map(open).into()
 }
 
 #[test]
 fn s34_connections_older_than_the_agent_are_kept_or_cut() {
-    let mut story = Story::begin(smoke::cluster(Links::Vxlan));
-    smoke::write_policies(&mut story);
-    let mut kept = streams(&story, "web/front", "db/store", "5432");
-    kept.extend(streams(&story, "other/client", "db/store", "53/UDP"));
-    kept.extend(streams(&story, "web/far", "db/backup", "6432"));
-    kept.extend(streams(&story, "other/client", "web/front", "80"));
-    kept.extend(streams(&story, "node-a", "db/store", "8080"));
-    let mut cut = streams(&story, "other/client", "db/store", "5432");
-    cut.extend(streams(&story, "web/far", "db/store", "8080"));
-    cut.extend(streams(&story, "other/caged", "other/client", "80"));
-    cut.extend(streams(&story, "other/caged", "node-b", "7000/UDP"));
-    cut.extend(streams(&story, "node-b", "db/store", "8080"));
-    story.start_agents(&[]);
+    let mut scenario = Scenario::begin(smoke::cluster(Links::Vxlan));
+    smoke::write_policies(&mut scenario);
+    let mut kept = streams(&scenario, "web/front", "db/store", "5432");
+    kept.extend(streams(&scenario, "other/client", "db/store", "53/UDP"));
+    kept.extend(streams(&scenario, "web/far", "db/backup", "6432"));
+    kept.extend(streams(&scenario, "other/client", "web/front", "80"));
+    kept.extend(streams(&scenario, "node-a", "db/store", "8080"));
+    let mut cut = streams(&scenario, "other/client", "db/store", "5432");
+    cut.extend(streams(&scenario, "web/far", "db/store", "8080"));
+    cut.extend(streams(&scenario, "other/caged", "other/client", "80"));
+    cut.extend(streams(&scenario, "other/caged", "node-b", "7000/UDP"));
+    cut.extend(streams(&scenario, "node-b", "db/store", "8080"));
+    scenario.start_agents(&[]);
     let ready = Instant::now();
     sleep(Duration::from_millis(600));
     for stream in &cut {
@@ -41,17 +41,17 @@ fn s34_connections_older_than_the_agent_are_kept_or_cut() {
 
 #[test]
 fn a_connection_through_a_service_is_adopted_by_the_pod_behind_it() {
-    let mut story = Story::begin(smoke::cluster(Links::Routes));
-    smoke::write_policies(&mut story);
+    let mut scenario = Scenario::begin(smoke::cluster(Links::Routes));
+    smoke::write_policies(&mut scenario);
     let way = "5432".parse().unwrap();
     let open = |from, family: Family| {
-        Stream::open(&story.testbed, from, smoke::SERVICE[family as usize], way, family).unwrap()
+        Stream::open(&scenario.testbed, from, smoke::SERVICE[family as usize], way, family).unwrap()
     };
     let kept = Family::BOTH.map(|family| open("web/front", family));
     let cut = Family::BOTH.map(|family| open("other/client", family));
     // Its own address: masqueraded, so that only the connection's original direction tells who it is.
     let own = Family::BOTH.map(|family| open("db/store", family));
-    story.start_agents(&[]);
+    scenario.start_agents(&[]);
     let ready = Instant::now();
     sleep(Duration::from_millis(600));
     for stream in &cut {
@@ -65,21 +65,21 @@ fn a_connection_through_a_service_is_adopted_by_the_pod_behind_it() {
 
 #[test]
 fn connections_older_than_the_first_agent_go_on_when_it_has_ended_and_its_rules_stay() {
-    let mut story = Story::begin(smoke::cluster(Links::Vxlan));
-    smoke::write_policies(&mut story);
-    let mut kept = streams(&story, "web/front", "db/store", "5432");
-    kept.extend(streams(&story, "other/client", "db/store", "53/UDP"));
+    let mut scenario = Scenario::begin(smoke::cluster(Links::Vxlan));
+    smoke::write_policies(&mut scenario);
+    let mut kept = streams(&scenario, "web/front", "db/store", "5432");
+    kept.extend(streams(&scenario, "other/client", "db/store", "53/UDP"));
     // A peer on another node, and a pod that no policy selects.
-    kept.extend(streams(&story, "web/far", "db/backup", "6432"));
-    kept.extend(streams(&story, "other/client", "web/front", "80"));
-    kept.extend(streams(&story, "node-a", "db/store", "8080"));
-    let flags = ["--when-down=closed"];
-    story.start_agents(&flags);
+    kept.extend(streams(&scenario, "web/far", "db/backup", "6432"));
+    kept.extend(streams(&scenario, "other/client", "web/front", "80"));
+    kept.extend(streams(&scenario, "node-a", "db/store", "8080"));
+    let flags = ["--fail-mode=closed"];
+    scenario.start_agents(&flags);
     for node in ["node-a", "node-b"] {
-        let mut agent = story.take_agent(node);
+        let mut agent = scenario.take_agent(node);
         assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
     }
-    // For longer than verdicts are remembered.
+    // For longer than verdicts are cached.
     sleep(Duration::from_secs(6));
     for stream in kept {
         stream.wait_progress(100).unwrap();

@@ -9,7 +9,7 @@ use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
 use integration::applied::wait_applied;
-use integration::{Agent, Family, SchedulingDelays, Story, Stream, Testbed, flood};
+use integration::{Agent, Family, Scenario, SchedulingDelays, Stream, Testbed, flood};
 
 /// A datagram arrives this soon after the edit was applied that allows its connection again.
 const BOUND: Duration = Duration::from_millis(150);
@@ -53,30 +53,30 @@ fn cut_and_allow_while_editing(edited: &str) {
         .pod("other/x", "node-a", &[], &[])
         .pod("other/y", "node-a", &[], &[])
         .pod("third/z", "node-a", &[], &[]);
-    let mut story = Story::begin(cluster);
-    flood::fill_conntrack(&story.testbed, "other/x", "other/y", OTHERS).expect("the table is filled");
-    story.policy("db/allow-web", ALLOWED);
-    story.start_agents(&[]);
-    let agent = story.take_agent("node-a");
+    let mut scenario = Scenario::begin(cluster);
+    flood::fill_conntrack(&scenario.testbed, "other/x", "other/y", OTHERS).expect("the table is filled");
+    scenario.policy("db/allow-web", ALLOWED);
+    scenario.start_agents(&[]);
+    let agent = scenario.take_agent("node-a");
     let mut streams = Vec::new();
     for port in ["5432", "53/UDP"] {
         for family in Family::BOTH {
             let way = port.parse().expect("a way");
-            let stream = Stream::open(&story.testbed, "web/a", "db/s", way, family).expect("a stream");
+            let stream = Stream::open(&scenario.testbed, "web/a", "db/s", way, family).expect("a stream");
             streams.push((port, stream));
         }
     }
     let (stop, stalls) = (AtomicBool::new(false), SchedulingDelays::watch());
     scope(|scope| {
-        scope.spawn(|| edit(&story.testbed, edited, &stop));
+        scope.spawn(|| edit(&scenario.testbed, edited, &stop));
         let rounds =
-            || (0..3).for_each(|_| cut_and_allow(&story.testbed, (&agent, &stalls), edited, &streams));
+            || (0..3).for_each(|_| cut_and_allow(&scenario.testbed, (&agent, &stalls), edited, &streams));
         let result = catch_unwind(AssertUnwindSafe(rounds));
         stop.store(true, Ordering::Release);
         result.unwrap_or_else(|panic| resume_unwind(panic));
     });
-    assert!(flood::tracked(&story.testbed, "node-a").expect("the table is read") >= OTHERS);
-    story.put_agent(agent);
+    assert!(flood::tracked(&scenario.testbed, "node-a").expect("the table is read") >= OTHERS);
+    scenario.put_agent(agent);
 }
 
 /// Writes a policy again and again, each time with another port.

@@ -7,7 +7,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use integration::applied::wait_applied;
-use integration::{Family, SchedulingDelays, Story, Stream, Testbed, flood};
+use integration::{Family, Scenario, SchedulingDelays, Stream, Testbed, flood};
 
 /// What passed the node before the cut was applied has arrived by then.
 const BOUND: Duration = Duration::from_millis(100);
@@ -42,22 +42,22 @@ fn nothing_passes_after_the_last_of_many_cuts_and_what_is_allowed_last_goes_on()
         .pod("db/s", "node-a", &[], &["5432", "53/UDP"])
         .pod("other/x", "node-a", &[], &[])
         .pod("other/y", "node-a", &[], &[]);
-    let mut story = Story::begin(cluster);
-    flood::fill_conntrack(&story.testbed, "other/x", "other/y", OTHERS).expect("the table is filled");
-    story.policy("db/allow-web", ALLOWED);
-    story.start_agents(&[]);
-    let agent = story.take_agent("node-a");
+    let mut scenario = Scenario::begin(cluster);
+    flood::fill_conntrack(&scenario.testbed, "other/x", "other/y", OTHERS).expect("the table is filled");
+    scenario.policy("db/allow-web", ALLOWED);
+    scenario.start_agents(&[]);
+    let agent = scenario.take_agent("node-a");
     let mut streams = Vec::new();
     for way in ["5432", "53/UDP"] {
         for family in Family::BOTH {
             let way = way.parse().expect("a way");
-            streams.push(Stream::open(&story.testbed, "web/a", "db/s", way, family).expect("a stream"));
+            streams.push(Stream::open(&scenario.testbed, "web/a", "db/s", way, family).expect("a stream"));
         }
     }
-    let server = story.testbed.server("db/s").expect("a server");
+    let server = scenario.testbed.server("db/s").expect("a server");
     let last = |stream: &Stream| server.last_arrival(stream.client()).expect("something arrived");
     let write = |spec: &str| -> Instant {
-        story.testbed.manifests().policy("db/allow-web", spec).expect("the policy is written")
+        scenario.testbed.manifests().policy("db/allow-web", spec).expect("the policy is written")
     };
     let mut random = fastrand::Rng::with_seed(1);
     let mut pause = move || sleep(Duration::from_millis(random.u64(0..=50)));
@@ -98,5 +98,5 @@ fn nothing_passes_after_the_last_of_many_cuts_and_what_is_allowed_last_goes_on()
         let runs = (0..3).any(|_| stream.wait_progress(50).is_ok());
         assert!(runs, "the stream of {} stands still", stream.client());
     }
-    story.put_agent(agent);
+    scenario.put_agent(agent);
 }

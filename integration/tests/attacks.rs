@@ -37,9 +37,9 @@ fn attack(title: &str, links: Links, attachment: Attachment, fail_mode: FailMode
     suite.kind("ICMP error", icmp_error::all).unwrap();
     suite.kind("marks", marks::all).unwrap();
     suite.kind("allowed", |suite| controls::all(suite, "after")).unwrap();
-    let (story, report) = suite.finish();
+    let (scenario, report) = suite.finish();
     // The state of agents and nodes would bury the table.
-    drop(story);
+    drop(scenario);
     report.check(title);
 }
 
@@ -66,11 +66,11 @@ fn host_gateway_and_routed_pods() {
 /// The rules stay in the kernel when the agent has gone: what they alone decide is decided as before.
 #[test]
 fn vxlan_and_bridge_while_no_agent_runs() {
-    let story = layout::begin(Links::Vxlan, Attachment::Bridge, FailMode::Closed);
-    let mut suite = Suite::begin(story).unwrap();
+    let scenario = layout::begin(Links::Vxlan, Attachment::Bridge, FailMode::Closed);
+    let mut suite = Suite::begin(scenario).unwrap();
     suite.kill_agents().unwrap();
     decided_by_rules(&mut suite);
-    let (story, report) = suite.finish();
-    drop(story);
+    let (scenario, report) = suite.finish();
+    drop(scenario);
     report.check("VXLAN, bridge, no agent");
 }

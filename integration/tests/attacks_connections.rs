@@ -11,7 +11,7 @@ use integration::attack::suite::Means;
 use integration::attack::{Case, Flow, Mark, Suite, frame, packet, wire};
 use integration::command::{ip, nft};
 use integration::port::Transport;
-use integration::{Attachment, Cluster, Family, Links, Story, Testbed};
+use integration::{Attachment, Cluster, Family, Links, Scenario, Testbed};
 
 /// Conntrack forgets in a second what the protocols would keep for minutes.
 const FORGETFUL: [(&str, &str); 3] = [
@@ -21,7 +21,7 @@ const FORGETFUL: [(&str, &str); 3] = [
 ];
 
 /// By then TCP has sent again what it did not see acknowledged, at 0.2, 0.6, 1.4 and 3.0 seconds; the pause before the
-/// last is longer than conntrack remembers.
+/// last is longer than conntrack caches.
 const SENT_AGAIN: Duration = Duration::from_millis(4_000);
 
 const ALLOWED: &str = "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]}]}";
@@ -39,15 +39,15 @@ const SILENT: &str = "table inet silent {
 }
 ";
 
-fn story(cluster: Cluster) -> Story {
-    let mut story = Story::begin(cluster);
+fn scenario(cluster: Cluster) -> Scenario {
+    let mut scenario = Scenario::begin(cluster);
     for node in ["node-a", "node-b"] {
-        story.testbed.namespace(node).unwrap().sysctls(&FORGETFUL).unwrap();
+        scenario.testbed.namespace(node).unwrap().sysctls(&FORGETFUL).unwrap();
     }
-    story.policy("db/allow-web", ALLOWED);
-    let routed = story.testbed.cluster().attachment == Attachment::Routed;
-    story.start_agents(if routed { &["--no-bridge"] } else { &[] });
-    story
+    scenario.policy("db/allow-web", ALLOWED);
+    let routed = scenario.testbed.cluster().attachment == Attachment::Routed;
+    scenario.start_agents(if routed { &["--no-bridge"] } else { &[] });
+    scenario
 }
 
 /// Every transport and family, from each client.
@@ -100,10 +100,10 @@ fn revoked(title: &str, links: Links, attachment: Attachment) {
         .pod("web/a", "node-a", &[], &[])
         .pod("web/b", "node-b", &[], &[])
         .pod("db/s", "node-a", &[], &[]);
-    let story = story(cluster);
-    let mut flows = flows(&story.testbed, &[("web/a", "db/s"), ("web/b", "db/s")], 6000);
-    let mut suite = Suite::begin(story).unwrap();
-    suite.story.policy("db/allow-web", FORBIDDEN);
+    let scenario = scenario(cluster);
+    let mut flows = flows(&scenario.testbed, &[("web/a", "db/s"), ("web/b", "db/s")], 6000);
+    let mut suite = Suite::begin(scenario).unwrap();
+    suite.scenario.policy("db/allow-web", FORBIDDEN);
     let mut servers = Vec::new();
     suite
         .kind("revoked", |suite| {
@@ -115,7 +115,7 @@ fn revoked(title: &str, links: Links, attachment: Attachment) {
             }
             sleep(Duration::from_millis(50));
             for client in ["web/a", "web/b"] {
-                nft(suite.story.testbed.namespace(client).unwrap(), SILENT).unwrap();
+                nft(suite.scenario.testbed.namespace(client).unwrap(), SILENT).unwrap();
             }
             sleep(SENT_AGAIN);
             for flow in flows.iter_mut().filter(|flow| flow.transport == Transport::Udp) {
@@ -133,8 +133,8 @@ fn revoked(title: &str, links: Links, attachment: Attachment) {
             }
         })
         .unwrap();
-    let (story, report) = suite.finish();
-    drop(story);
+    let (scenario, report) = suite.finish();
+    drop(scenario);
     report.check(title);
 }
 
@@ -146,21 +146,21 @@ fn reused(title: &str, links: Links, attachment: Attachment) {
         .pod("web/a", "node-a", &[], &["80"])
         .pod("web/b", "node-b", &[], &["80"])
         .pod("app/old", "node-a", &[], &[]);
-    let mut story = story(cluster);
-    story.policy("db/allow-web", FORBIDDEN);
+    let mut scenario = scenario(cluster);
+    scenario.policy("db/allow-web", FORBIDDEN);
     let peers = ["web/a", "web/b"];
     // Packets of the peer are those of the flow's originator in the first half, and replies in the second.
-    let mut to_old = flows(&story.testbed, &peers.map(|peer| (peer, "app/old")), 6000);
-    let mut from_old = flows(&story.testbed, &peers.map(|peer| ("app/old", peer)), 7000);
-    let addresses = story.testbed.addresses("app/old").unwrap();
-    remove_pod(&mut story, "app/old");
-    story.testbed.plug_pod("db/new", "node-a", &[], &[]).unwrap();
-    assert_eq!(story.testbed.addresses("db/new").unwrap(), addresses);
-    nft(story.testbed.namespace("db/new").unwrap(), SILENT).unwrap();
+    let mut to_old = flows(&scenario.testbed, &peers.map(|peer| (peer, "app/old")), 6000);
+    let mut from_old = flows(&scenario.testbed, &peers.map(|peer| ("app/old", peer)), 7000);
+    let addresses = scenario.testbed.addresses("app/old").unwrap();
+    remove_pod(&mut scenario, "app/old");
+    scenario.testbed.plug_pod("db/new", "node-a", &[], &[]).unwrap();
+    assert_eq!(scenario.testbed.addresses("db/new").unwrap(), addresses);
+    nft(scenario.testbed.namespace("db/new").unwrap(), SILENT).unwrap();
     for neighbour in ["web/a", "node-a"] {
-        ip(story.testbed.namespace(neighbour).unwrap(), "neigh flush all\n").unwrap();
+        ip(scenario.testbed.namespace(neighbour).unwrap(), "neigh flush all\n").unwrap();
     }
-    let mut suite = Suite::begin(story).unwrap();
+    let mut suite = Suite::begin(scenario).unwrap();
     let attempts = |suite: &mut Suite, when: &str, to_old: &mut [Flow], from_old: &mut [Flow]| {
         for flow in to_old {
             let case = name(&format!("{when}: more data"), flow);
@@ -176,14 +176,14 @@ fn reused(title: &str, links: Links, attachment: Attachment) {
     suite
         .kind("address reuse", |suite| {
             attempts(suite, "pod not known yet", &mut to_old, &mut from_old);
-            suite.story.change(|testbed| testbed.manifests().write_cluster(testbed.cluster()).map(drop));
+            suite.scenario.change(|testbed| testbed.manifests().write_cluster(testbed.cluster()).map(drop));
             attempts(suite, "pod known", &mut to_old, &mut from_old);
             // Its own connections to the same peers work.
             for family in Family::BOTH {
                 for to in peers {
                     let case = Case::new(format!("db/new reaches {to}"), "db/new", to).family(family);
                     let way = "80".parse().unwrap();
-                    let testbed = &suite.story.testbed;
+                    let testbed = &suite.scenario.testbed;
                     let observed = testbed.probe("db/new", to, way, family, Duration::from_secs(5)).unwrap();
                     let reached =
                         anyhow::Context::context(observed.answer.reached().then_some(()), "timed out");
@@ -192,18 +192,18 @@ fn reused(title: &str, links: Links, attachment: Attachment) {
             }
         })
         .unwrap();
-    let (story, report) = suite.finish();
-    drop(story);
+    let (scenario, report) = suite.finish();
+    drop(scenario);
     report.check(title);
 }
 
 /// Removes a pod and waits until every agent has applied that.
-fn remove_pod(story: &mut Story, pod: &str) {
+fn remove_pod(scenario: &mut Scenario, pod: &str) {
     let nodes = ["node-a", "node-b"];
-    let before = nodes.map(|node| story.agent(node).applied_generation().unwrap());
-    story.testbed.remove_pod(pod).unwrap();
+    let before = nodes.map(|node| scenario.agent(node).applied_generation().unwrap());
+    scenario.testbed.remove_pod(pod).unwrap();
     for (node, before) in nodes.iter().zip(before) {
-        story.agent(node).wait_applied_after(before).unwrap();
+        scenario.agent(node).wait_applied_after(before).unwrap();
     }
 }
 

@@ -17,16 +17,16 @@ use integration::command::ip;
 use integration::namespace::Namespace;
 use integration::port::Transport;
 use integration::probe::probe;
-use integration::{Agent, Attachment, Family, Launch, Links, Story};
+use integration::{Agent, Attachment, Family, Launch, Links, Scenario};
 
 /// Until everything has arrived that will.
 const SETTLE: Duration = Duration::from_millis(300);
 /// By then a port has settled, and the agent has said so in its status.
 const SETTLED: Duration = Duration::from_millis(1500);
 
-/// A story with ears open in all pods that it has.
+/// A scenario with ears open in all pods that it has.
 struct Trial {
-    story: Story,
+    scenario: Scenario,
     field: Field,
     ears: Ears,
     marks: u32,
@@ -34,10 +34,10 @@ struct Trial {
 }
 
 impl Trial {
-    fn new(story: Story) -> Self {
-        let field = Field::of(&story.testbed).unwrap();
-        let ears = Ears::open(&story.testbed).unwrap();
-        Self { story, field, ears, marks: 0, got_through: Vec::new() }
+    fn new(scenario: Scenario) -> Self {
+        let field = Field::of(&scenario.testbed).unwrap();
+        let ears = Ears::open(&scenario.testbed).unwrap();
+        Self { scenario, field, ears, marks: 0, got_through: Vec::new() }
     }
 
     fn mark(&mut self) -> Mark {
@@ -46,7 +46,7 @@ impl Trial {
     }
 
     fn namespace(&self, name: &str) -> Arc<Namespace> {
-        Arc::clone(self.story.testbed.namespace(name).unwrap())
+        Arc::clone(self.scenario.testbed.namespace(name).unwrap())
     }
 
     fn send(&self, from: &str, frame: Vec<u8>) {
@@ -72,29 +72,29 @@ impl Trial {
 
     #[track_caller]
     fn check(self) {
-        let Self { story, got_through, .. } = self;
-        drop(story);
+        let Self { scenario, got_through, .. } = self;
+        drop(scenario);
         assert!(got_through.is_empty(), "got through: {got_through:#?}");
     }
 }
 
-fn begin() -> Story {
+fn begin() -> Scenario {
     layout::begin(Links::Vxlan, Attachment::Bridge, FailMode::Closed)
 }
 
-/// A story of the same cluster before its first agent.
-fn before_the_agent() -> Story {
-    let mut story = Story::begin(layout::cluster(Links::Vxlan, Attachment::Bridge));
-    story.policy("victim/from-friend", "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: friend}}}]}]}");
-    story
+/// A scenario of the same cluster before its first agent.
+fn before_the_agent() -> Scenario {
+    let mut scenario = Scenario::begin(layout::cluster(Links::Vxlan, Attachment::Bridge));
+    scenario.policy("victim/from-friend", "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: friend}}}]}]}");
+    scenario
 }
 
-fn restart(story: &mut Story, flags: &[&str]) {
-    story.take_agent("node-a").kill().unwrap();
+fn restart(scenario: &mut Scenario, flags: &[&str]) {
+    scenario.take_agent("node-a").kill().unwrap();
     let launch = Launch { flags, ..Launch::default() };
-    let mut agent = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+    let mut agent = Agent::start(&scenario.testbed, "node-a", &launch).unwrap();
     agent.wait_ready().unwrap();
-    story.put_agent(agent);
+    scenario.put_agent(agent);
 }
 
 /// Gives a pod other addresses than its own, as a process with CAP_NET_ADMIN in its namespace can.
@@ -121,19 +121,19 @@ fn tool(namespace: &Namespace, program: &str, arguments: &[&str]) -> String {
 
 /// Fragments of a new port wait nowhere: netfilter would complete another pod's datagram with them.
 fn fragments_of_a_new_port(has_agent: bool) {
-    let mut story = begin();
+    let mut scenario = begin();
     let flow =
-        Flow::open(&story.testbed, ("friend/f", "victim/v"), Transport::Udp, Family::V4, 6000).unwrap();
+        Flow::open(&scenario.testbed, ("friend/f", "victim/v"), Transport::Udp, Family::V4, 6000).unwrap();
     if !has_agent {
-        story.agent("node-a").kill().unwrap();
+        scenario.agent("node-a").kill().unwrap();
     }
-    let mut trial = Trial::new(story);
+    let mut trial = Trial::new(scenario);
     let mark = trial.mark();
     let path = Path::new(flow.client_address.ip(), flow.server_address.ip());
     let data = [&[0; 64][..], &mark.bytes(), &[0; 40]].concat();
     let ports = (flow.client_address.port(), flow.server_address.port());
     let parts = fragments(path, &message::udp(path, ports, &data), 99, &[64]);
-    trial.story.testbed.plug_pod("evil/n", "node-a", &[], &[]).unwrap();
+    trial.scenario.testbed.plug_pod("evil/n", "node-a", &[], &[]).unwrap();
     let new = trial.namespace("evil/n");
     let interface = wire::interface(&new, "eth0").unwrap();
     let (to, from) = (trial.field["victim/v"].mac(), trial.field["friend/f"].mac());
@@ -157,13 +157,13 @@ fn a_new_port_completes_no_datagram_of_another_while_no_agent_runs() {
 /// ARP of a new port, by which the bridge would learn that another pod's hardware address is there.
 #[test]
 fn a_new_port_draws_no_packets_to_itself_while_no_agent_runs() {
-    let mut story = begin();
-    let victim = Field::of(&story.testbed).unwrap()["victim/v"].mac();
+    let mut scenario = begin();
+    let victim = Field::of(&scenario.testbed).unwrap()["victim/v"].mac();
     let mut flow =
-        Flow::open(&story.testbed, ("friend/g", "victim/v"), Transport::Udp, Family::V4, 6000).unwrap();
-    story.agent("node-a").kill().unwrap();
-    story.testbed.plug_pod("evil/n", "node-a", &[], &[]).unwrap();
-    let mut trial = Trial::new(story);
+        Flow::open(&scenario.testbed, ("friend/g", "victim/v"), Transport::Udp, Family::V4, 6000).unwrap();
+    scenario.agent("node-a").kill().unwrap();
+    scenario.testbed.plug_pod("evil/n", "node-a", &[], &[]).unwrap();
+    let mut trial = Trial::new(scenario);
     let sender = (victim, Ipv4Addr::new(10, 244, 1, 200));
     let arp = frame::Arp { operation: 1, sender, target: ([0; 6], Ipv4Addr::new(10, 244, 1, 1)) };
     trial.send("evil/n", frame::arp(frame::BROADCAST, victim, arp, &[]));
@@ -176,22 +176,22 @@ fn a_new_port_draws_no_packets_to_itself_while_no_agent_runs() {
 /// A pod that changed its addresses while no agent ran has not the address that the next pod gets.
 #[test]
 fn a_free_address_that_was_taken_while_no_agent_ran_is_the_next_pods() {
-    let mut story = begin();
-    story.agent("node-a").kill().unwrap();
-    story.testbed.plug_pod("evil/n", "node-a", &[], &[]).unwrap();
-    let own = story.testbed.addresses("evil/n").unwrap();
+    let mut scenario = begin();
+    scenario.agent("node-a").kill().unwrap();
+    scenario.testbed.plug_pod("evil/n", "node-a", &[], &[]).unwrap();
+    let own = scenario.testbed.addresses("evil/n").unwrap();
     let next = own.map(|address| match address {
         IpAddr::V4(address) => IpAddr::from(Ipv4Addr::from(u32::from(address) + 1)),
         IpAddr::V6(address) => IpAddr::from(Ipv6Addr::from(u128::from(address) + 1)),
     });
-    change_addresses(story.testbed.namespace("evil/n").unwrap(), own, next);
-    story.testbed.manifests().write_cluster(story.testbed.cluster()).unwrap();
-    restart(&mut story, &["--when-down=closed"]);
-    story.testbed.plug_pod("friend/n", "node-a", &[], &[]).unwrap();
-    assert_eq!(story.testbed.addresses("friend/n").unwrap(), next);
-    story.change(|testbed| testbed.manifests().write_cluster(testbed.cluster()).map(drop));
+    change_addresses(scenario.testbed.namespace("evil/n").unwrap(), own, next);
+    scenario.testbed.manifests().write_cluster(scenario.testbed.cluster()).unwrap();
+    restart(&mut scenario, &["--fail-mode=closed"]);
+    scenario.testbed.plug_pod("friend/n", "node-a", &[], &[]).unwrap();
+    assert_eq!(scenario.testbed.addresses("friend/n").unwrap(), next);
+    scenario.change(|testbed| testbed.manifests().write_cluster(testbed.cluster()).map(drop));
     sleep(SETTLED);
-    let mut trial = Trial::new(story);
+    let mut trial = Trial::new(scenario);
     trial.datagram("evil/n", "victim/v");
     trial.check();
 }
@@ -199,11 +199,11 @@ fn a_free_address_that_was_taken_while_no_agent_ran_is_the_next_pods() {
 /// A pod that had another pod's addresses before the first agent came is not that pod.
 #[test]
 fn an_address_that_was_taken_before_the_first_agent_is_not_the_takers() {
-    let mut story = before_the_agent();
-    let [own, friends] = ["evil/a", "friend/f"].map(|pod| story.testbed.addresses(pod).unwrap());
-    change_addresses(story.testbed.namespace("evil/a").unwrap(), own, friends);
-    story.start_agents(&["--when-down=closed"]);
-    let mut trial = Trial::new(story);
+    let mut scenario = before_the_agent();
+    let [own, friends] = ["evil/a", "friend/f"].map(|pod| scenario.testbed.addresses(pod).unwrap());
+    change_addresses(scenario.testbed.namespace("evil/a").unwrap(), own, friends);
+    scenario.start_agents(&["--fail-mode=closed"]);
+    let mut trial = Trial::new(scenario);
     trial.datagram("evil/a", "victim/v");
     trial.check();
 }
@@ -211,22 +211,27 @@ fn an_address_that_was_taken_before_the_first_agent_is_not_the_takers() {
 /// Likewise of a hardware address: the bridge would learn it from the pod's own packets.
 #[test]
 fn a_hardware_address_that_was_taken_before_the_first_agent_is_not_the_takers() {
-    let mut story = before_the_agent();
-    let victim = Field::of(&story.testbed).unwrap()["victim/v"].mac();
+    let mut scenario = before_the_agent();
+    let victim = Field::of(&scenario.testbed).unwrap()["victim/v"].mac();
     let line = format!("link set eth0 address {}\n", text(victim));
-    ip(story.testbed.namespace("evil/a").unwrap(), &line).unwrap();
-    story.start_agents(&["--when-down=closed"]);
-    let mut trial = Trial::new(story);
+    ip(scenario.testbed.namespace("evil/a").unwrap(), &line).unwrap();
+    scenario.start_agents(&["--fail-mode=closed"]);
+    let mut trial = Trial::new(scenario);
     let path = Path::new(trial.field["evil/a"].v4(), trial.field.nodes[0].gateway4());
     let own = packet(path, &message::udp(path, (1, 2), b"x"));
     trial.send("evil/a", frame::of_packet(trial.field["evil/a"].gateway.mac, victim, &own));
     let mark = trial.mark();
     let to = SocketAddr::new(trial.field["victim/v"].v4().into(), 9);
-    wire::send_datagram(trial.story.testbed.namespace("friend/g").unwrap(), mark.port(), to, &mark.bytes())
-        .unwrap();
+    wire::send_datagram(
+        trial.scenario.testbed.namespace("friend/g").unwrap(),
+        mark.port(),
+        to,
+        &mark.bytes(),
+    )
+    .unwrap();
     trial.must_miss("what friend/g sends to victim/v", mark, "evil/a");
     sleep(SETTLED);
-    let status = trial.story.agent("node-a").status().unwrap();
+    let status = trial.scenario.agent("node-a").status().unwrap();
     let conflicts = status["origins"]["conflicts"].as_array().unwrap();
     assert!(conflicts.iter().any(|conflict| conflict["address"] == text(victim)), "{conflicts:?}");
     trial.check();
@@ -235,15 +240,15 @@ fn a_hardware_address_that_was_taken_before_the_first_agent_is_not_the_takers() 
 /// A routed pod that gives its addresses up is no way out of the node to the next agent.
 #[test]
 fn a_routed_port_stays_one_when_its_pod_changes_its_addresses() {
-    let mut story = layout::begin(Links::Routes, Attachment::Routed, FailMode::Closed);
-    let [own4, own6] = story.testbed.addresses("evil/b").unwrap();
+    let mut scenario = layout::begin(Links::Routes, Attachment::Routed, FailMode::Closed);
+    let [own4, own6] = scenario.testbed.addresses("evil/b").unwrap();
     let lines = format!(
         "addr del {own4}/24 dev eth0\naddr del {own6}/64 dev eth0\naddr add 203.0.113.6/32 dev eth0\n"
     );
-    ip(story.testbed.namespace("evil/b").unwrap(), &lines).unwrap();
-    restart(&mut story, &["--when-down=closed", "--no-bridge"]);
+    ip(scenario.testbed.namespace("evil/b").unwrap(), &lines).unwrap();
+    restart(&mut scenario, &["--fail-mode=closed", "--no-bridge"]);
     sleep(SETTLED);
-    let mut trial = Trial::new(story);
+    let mut trial = Trial::new(scenario);
     for (claimed, to) in [("friend/g", "victim/v"), (OUTSIDE, "open/o"), ("open/p", "open/o")] {
         for family in Family::BOTH {
             let mark = trial.mark();
@@ -260,14 +265,14 @@ fn a_routed_port_stays_one_when_its_pod_changes_its_addresses() {
 /// VXLAN to addresses of the other node that its Node object does not name.
 #[test]
 fn s32_no_pod_sends_vxlan_to_an_address_that_no_node_object_names() {
-    for flags in [&["--when-down=closed"][..], &["--when-down=closed", "--overlay-sources=nodes"]] {
-        let mut story = before_the_agent();
+    for flags in [&["--fail-mode=closed"][..], &["--fail-mode=closed", "--overlay-sources=nodes"]] {
+        let mut scenario = before_the_agent();
         let lines = "addr add 192.0.2.77/24 dev eth0\naddr add 198.51.100.7/32 dev lo\n";
-        ip(story.testbed.namespace("node-b").unwrap(), lines).unwrap();
+        ip(scenario.testbed.namespace("node-b").unwrap(), lines).unwrap();
         let line = "route add 198.51.100.7/32 via 192.0.2.11\n";
-        ip(story.testbed.namespace("node-a").unwrap(), line).unwrap();
-        story.start_agents(flags);
-        let mut trial = Trial::new(story);
+        ip(scenario.testbed.namespace("node-a").unwrap(), line).unwrap();
+        scenario.start_agents(flags);
+        let mut trial = Trial::new(scenario);
         for to in ["192.0.2.77", "198.51.100.7", "10.244.2.255"] {
             let mark = trial.mark();
             let inner = overlay::inner(&trial.field, 1, "friend/f", "victim/w", Family::V4, mark);
@@ -287,7 +292,7 @@ fn no_pod_is_the_bridges_querier() {
     let node = trial.namespace("node-a");
     ip(&node, "link set cni0 type bridge mcast_snooping 1 mcast_startup_query_interval 0\n").unwrap();
     let victim = trial.field["victim/v"].v6();
-    let device = trial.story.testbed.device("victim/v").unwrap().to_owned();
+    let device = trial.scenario.testbed.device("victim/v").unwrap().to_owned();
     let all: IpAddr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).into();
     for from in ["evil/a", "closed/c"] {
         let host = trial.field[from].clone();
@@ -328,12 +333,12 @@ fn counts_do_not_run_out() {
         sleep(Duration::from_millis(100));
     }
     sleep(Duration::from_millis(2500));
-    let before = trial.story.agent("node-a").mark();
+    let before = trial.scenario.agent("node-a").mark();
     let path = trial.field.path("evil/a", "victim/v", Family::V4);
     let (to, from) = (trial.field.next_hop("evil/a", "victim/v"), trial.field["evil/a"].mac());
     trial.send("evil/a", frame::of_packet(to, from, &reset(path)));
     sleep(Duration::from_millis(2500));
-    let lines = trial.story.agent("node-a").drops_after(before).unwrap();
+    let lines = trial.scenario.agent("node-a").drops_after(before).unwrap();
     assert!(lines.iter().any(|line| line.is_from("evil/a")), "no line about evil/a");
     trial.check();
 }

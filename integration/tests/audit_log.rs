@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use audit::{Audit, AuditConfig, Bypass, Destination};
 use integration::disk::Disk;
-use integration::{Agent, Cluster, Family, Launch, Load, Side, Story, Testbed, Way, allowed, denied};
+use integration::{Agent, Cluster, Family, Launch, Load, Scenario, Side, Testbed, Way, allowed, denied};
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -28,9 +28,9 @@ fn cluster() -> Cluster {
 }
 
 /// `web` may reach `db`, `other` may not. Every connection has a record of its own.
-fn story(audit_log: Option<&Path>) -> Story {
-    let mut story = Story::begin(cluster());
-    story.policy(
+fn scenario(audit_log: Option<&Path>) -> Scenario {
+    let mut scenario = Scenario::begin(cluster());
+    scenario.policy(
         "db/allow-web",
         "
         podSelector: {}
@@ -38,19 +38,19 @@ fn story(audit_log: Option<&Path>) -> Story {
         - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]
         ",
     );
-    let launch = Launch { flags: &["--remember=off"], audit_log, ..Launch::default() };
-    let mut agent = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+    let launch = Launch { flags: &["--verdict-cache-ttl=off"], audit_log, ..Launch::default() };
+    let mut agent = Agent::start(&scenario.testbed, "node-a", &launch).unwrap();
     agent.wait_ready().unwrap();
-    story.put_agent(agent);
-    story
+    scenario.put_agent(agent);
+    scenario
 }
 
 fn port() -> Way {
     "5432".parse().unwrap()
 }
 
-fn load(story: &Story, clients: usize) -> Load {
-    Load::start(&story.testbed, ("web/a", "db/s"), port(), Family::V4, clients, PATIENT).unwrap()
+fn load(scenario: &Scenario, clients: usize) -> Load {
+    Load::start(&scenario.testbed, ("web/a", "db/s"), port(), Family::V4, clients, PATIENT).unwrap()
 }
 
 fn lines(text: &str) -> Vec<Value> {
@@ -86,33 +86,33 @@ fn records(files: &[String]) -> (Vec<String>, u64) {
 
 #[test]
 fn signals_that_daemons_get_do_not_end_the_agent_and_hangup_reopens_the_log() {
-    let mut story = story(None);
-    let log = story.agent("node-a").audit_log().to_owned();
+    let mut scenario = scenario(None);
+    let log = scenario.agent("node-a").audit_log().to_owned();
     for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGPIPE, Signal::SIGXFSZ] {
-        story.agent("node-a").signal(signal).unwrap();
+        scenario.agent("node-a").signal(signal).unwrap();
         sleep(Duration::from_millis(100));
-        story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+        scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
     }
     let moved = log.with_extension("moved");
     fs::rename(&log, &moved).unwrap();
-    story.agent("node-a").signal(Signal::SIGHUP).unwrap();
-    story.agent("node-a").wait_log("audit log reopened").unwrap();
+    scenario.agent("node-a").signal(Signal::SIGHUP).unwrap();
+    scenario.agent("node-a").wait_log("audit log reopened").unwrap();
     let before = fs::read_to_string(&moved).unwrap();
-    story.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+    scenario.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
     assert_eq!(fs::read_to_string(&moved).unwrap(), before);
     assert!(lines(&fs::read_to_string(&log).unwrap()).iter().any(|line| line["verdict"] == "deny"));
 
-    let mut agent = story.take_agent("node-a");
+    let mut agent = scenario.take_agent("node-a");
     agent.signal(Signal::SIGQUIT).unwrap();
     assert_eq!(agent.wait().unwrap().code(), Some(0), "SIGQUIT ends it in order: {}", agent.log());
 }
 
 #[test]
 fn an_agent_whose_standard_error_goes_nowhere_goes_on() {
-    let story = Story::begin(cluster());
+    let scenario = Scenario::begin(cluster());
     let through = ["bash", "-c", "exec \"$@\" 2> >(exec true)", "bash"];
     let launch = Launch { through: &through, flags: &["--log-level=trace"], ..Launch::default() };
-    let mut agent = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+    let mut agent = Agent::start(&scenario.testbed, "node-a", &launch).unwrap();
     agent.wait_ready().unwrap();
     agent.signal(Signal::SIGHUP).unwrap();
     sleep(Duration::from_millis(300));
@@ -122,9 +122,9 @@ fn an_agent_whose_standard_error_goes_nowhere_goes_on() {
 
 #[test]
 fn a_log_that_is_renamed_compressed_and_removed_at_once_loses_no_record_uncounted() {
-    let mut story = story(None);
-    let log = story.agent("node-a").audit_log().to_owned();
-    let load = load(&story, 3);
+    let mut scenario = scenario(None);
+    let log = scenario.agent("node-a").audit_log().to_owned();
+    let load = load(&scenario, 3);
     let mut files = Vec::new();
     for number in 0..300 {
         sleep(Duration::from_millis(8));
@@ -140,7 +140,7 @@ fn a_log_that_is_renamed_compressed_and_removed_at_once_loses_no_record_uncounte
     }
     let report = load.finish().unwrap();
     assert!(report.timed_out == 0 && report.failed.is_empty(), "{report:?}");
-    let mut agent = story.take_agent("node-a");
+    let mut agent = scenario.take_agent("node-a");
     assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
     files.push(fs::read_to_string(&log).unwrap());
     let (records, lost) = records(&files);
@@ -161,44 +161,44 @@ fn a_log_that_is_renamed_compressed_and_removed_at_once_loses_no_record_uncounte
 fn a_full_disk_is_a_failure_until_records_fit_again_and_recovery_is_said_once() {
     let disk = Disk::mount(128 << 10).unwrap();
     let log = disk.file("audit.log");
-    let mut story = story(Some(&log));
-    let failing = |story: &mut Story| {
-        let status = story.agent("node-a").status().unwrap();
+    let mut scenario = scenario(Some(&log));
+    let failing = |scenario: &mut Scenario| {
+        let status = scenario.agent("node-a").status().unwrap();
         status["audit"]["failing"].as_str().map(str::to_owned)
     };
     let ballast = disk.file("ballast");
     fs::write(&ballast, vec![0; 100 << 10]).unwrap();
-    let load = load(&story, 2);
+    let load = load(&scenario, 2);
     let end = Instant::now() + Duration::from_secs(5);
-    while failing(&mut story).is_none() {
+    while failing(&mut scenario).is_none() {
         assert!(Instant::now() < end, "the disk is full");
         sleep(Duration::from_millis(5));
     }
     let mut seen = Vec::new();
     let end = Instant::now() + Duration::from_secs(3);
     while Instant::now() < end {
-        seen.push(failing(&mut story));
+        seen.push(failing(&mut scenario));
         sleep(Duration::from_millis(2));
     }
     let well = seen.iter().filter(|failing| failing.is_none()).count();
     assert_eq!(well, 0, "of {} looks at a full disk {well} said that all is well", seen.len());
     assert!(seen[0].as_ref().unwrap().contains("No space left"), "{:?}", seen[0]);
     let recovered = "the audit log can be written again";
-    assert!(!story.agent("node-a").log().contains(recovered), "{}", story.agent("node-a").log());
+    assert!(!scenario.agent("node-a").log().contains(recovered), "{}", scenario.agent("node-a").log());
 
     // Little room and no connection: a line about losses fits, and is no recovery.
     load.finish().unwrap();
     fs::remove_file(&ballast).unwrap();
     sleep(Duration::from_millis(1500));
-    assert!(failing(&mut story).is_some(), "no record was written yet");
-    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+    assert!(failing(&mut scenario).is_some(), "no record was written yet");
+    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
     sleep(Duration::from_millis(200));
-    assert_eq!(failing(&mut story), None);
-    let said = story.agent("node-a").log();
+    assert_eq!(failing(&mut scenario), None);
+    let said = scenario.agent("node-a").log();
     assert_eq!(said.matches(recovered).count(), 1, "{said}");
     let text = fs::read_to_string(&log).unwrap();
     let lost: u64 = lines(&text).iter().filter_map(|line| line["lost"].as_u64()).sum();
-    let status = story.agent("node-a").status().unwrap();
+    let status = scenario.agent("node-a").status().unwrap();
     assert!(lost > 0);
     assert_eq!(Some(lost), status["audit"]["lost"].as_u64(), "each loss is said in the log itself");
 }

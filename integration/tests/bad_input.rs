@@ -8,20 +8,20 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use integration::command::{nft, nft_answer};
-use integration::{Family, Links, Side, Story, Testbed, allowed, denied, smoke};
+use integration::{Family, Links, Scenario, Side, Testbed, allowed, denied, smoke};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, sendto, socket,
 };
 
 /// Waits until what the agent of node-a says of itself fits.
 fn wait_status(
-    story: &mut Story,
+    scenario: &mut Scenario,
     what: &str,
     fits: impl Fn(&serde_json::Value) -> bool,
 ) -> serde_json::Value {
     let end = Instant::now() + Duration::from_secs(5);
     loop {
-        let status = story.agent("node-a").status().unwrap();
+        let status = scenario.agent("node-a").status().unwrap();
         if fits(&status) {
             return status;
         }
@@ -36,29 +36,33 @@ fn problems(status: &serde_json::Value) -> usize {
 
 #[test]
 fn a_file_that_breaks_keeps_its_last_good_objects() {
-    let mut story = Story::begin(smoke::cluster(Links::Routes));
-    smoke::write_policies(&mut story);
-    story.start_agents(&[]);
-    assert_eq!(problems(&story.agent("node-a").status().unwrap()), 0);
+    let mut scenario = Scenario::begin(smoke::cluster(Links::Routes));
+    smoke::write_policies(&mut scenario);
+    scenario.start_agents(&[]);
+    assert_eq!(problems(&scenario.agent("node-a").status().unwrap()), 0);
 
-    story.testbed.manifests().write("policy-db.allow-front.yaml", "kind: NetworkPolicy\nspec: [\n").unwrap();
-    let status = wait_status(&mut story, "a problem is named", |status| problems(status) > 0);
+    scenario
+        .testbed
+        .manifests()
+        .write("policy-db.allow-front.yaml", "kind: NetworkPolicy\nspec: [\n")
+        .unwrap();
+    let status = wait_status(&mut scenario, "a problem is named", |status| problems(status) > 0);
     assert!(status["problems"].to_string().contains("policy-db.allow-front.yaml"), "{status:#}");
-    story.expect("web/front", "db/store", "5432", &allowed(Side::Ingress, "db/allow-front", 0));
-    story.expect("other/client", "db/store", "5432", &denied(Side::Ingress, "db/allow-dns"));
-    assert_eq!(story.agent("node-a").readiness().unwrap().status, 200);
+    scenario.expect("web/front", "db/store", "5432", &allowed(Side::Ingress, "db/allow-front", 0));
+    scenario.expect("other/client", "db/store", "5432", &denied(Side::Ingress, "db/allow-dns"));
+    assert_eq!(scenario.agent("node-a").readiness().unwrap().status, 200);
 
     // Mended, and saying something else: it counts again.
-    story.policy("db/allow-front", "podSelector: {}\npolicyTypes: [Ingress]");
-    wait_status(&mut story, "no problem is left", |status| problems(status) == 0);
-    story.expect("web/front", "db/store", "5432", &denied(Side::Ingress, "db/allow-dns"));
+    scenario.policy("db/allow-front", "podSelector: {}\npolicyTypes: [Ingress]");
+    wait_status(&mut scenario, "no problem is left", |status| problems(status) == 0);
+    scenario.expect("web/front", "db/store", "5432", &denied(Side::Ingress, "db/allow-dns"));
 }
 
 #[test]
 fn what_a_policy_gets_wrong_allows_nothing() {
-    let mut story = Story::begin(smoke::cluster(Links::Routes));
-    story.start_agents(&[]);
-    story.policy(
+    let mut scenario = Scenario::begin(smoke::cluster(Links::Routes));
+    scenario.start_agents(&[]);
+    scenario.policy(
         "db/wrong",
         "
         podSelector: {}
@@ -69,12 +73,12 @@ fn what_a_policy_gets_wrong_allows_nothing() {
         - from: [{podSelector: {}}]
         ",
     );
-    let status = wait_status(&mut story, "three problems are named", |status| problems(status) >= 3);
+    let status = wait_status(&mut scenario, "three problems are named", |status| problems(status) >= 3);
     assert!(status["problems"].to_string().contains("db/wrong"), "{status:#}");
-    story.expect("web/front", "db/store", "5432", &denied(Side::Ingress, "db/wrong"));
-    story.expect("web/front", "db/store", "8080", &denied(Side::Ingress, "db/wrong"));
+    scenario.expect("web/front", "db/store", "5432", &denied(Side::Ingress, "db/wrong"));
+    scenario.expect("web/front", "db/store", "8080", &denied(Side::Ingress, "db/wrong"));
     // The rule that is right still counts.
-    story.expect("db/backup", "db/store", "5432", &allowed(Side::Ingress, "db/wrong", 3));
+    scenario.expect("db/backup", "db/store", "5432", &allowed(Side::Ingress, "db/wrong", 3));
 }
 
 /// Sends IP packets whose header is right and whose content is not.
@@ -122,8 +126,8 @@ fn packet(source: IpAddr, destination: IpAddr, protocol: u8, content: &[u8]) -> 
 
 #[test]
 fn garbage_is_denied_and_counted_and_the_agent_lives() {
-    let mut story = Story::begin(smoke::cluster(Links::Routes));
-    story.policy(
+    let mut scenario = Scenario::begin(smoke::cluster(Links::Routes));
+    scenario.policy(
         "db/allow-tcp",
         "
         podSelector: {}
@@ -131,26 +135,26 @@ fn garbage_is_denied_and_counted_and_the_agent_lives() {
         - ports: [{port: 5432}]
         ",
     );
-    story.start_agents(&[]);
-    let store = story.testbed.namespace("db/store").unwrap();
+    scenario.start_agents(&[]);
+    let store = scenario.testbed.namespace("db/store").unwrap();
     let counter = "table inet seen {\ncounter garbage {}\nchain c {\ntype filter hook prerouting priority -400\n\
                    ip saddr 10.244.1.4 counter name garbage\nip6 saddr fd00:10:244:1::4 meta l4proto != icmpv6 counter name garbage\n}\n}";
     nft(store, counter).unwrap();
-    let before = story.agent("node-a").status().unwrap();
+    let before = scenario.agent("node-a").status().unwrap();
     for family in Family::BOTH {
-        assert!(send_garbage(&story.testbed, "other/client", "db/store", family) > 40);
+        assert!(send_garbage(&scenario.testbed, "other/client", "db/store", family) > 40);
     }
     let count = |status: &serde_json::Value, what: &str| status["packets"][what].as_u64().unwrap();
-    let after = wait_status(&mut story, "unparsable packets are counted", |status| {
+    let after = wait_status(&mut scenario, "unparsable packets are counted", |status| {
         count(status, "unparsable") > count(&before, "unparsable") && count(status, "denied") >= 60
     });
     eprintln!("{:#}", after["packets"]);
     let seen = nft_answer(
-        story.testbed.namespace("db/store").unwrap(),
+        scenario.testbed.namespace("db/store").unwrap(),
         &["list", "counter", "inet", "seen", "garbage"],
     );
     let seen = seen.unwrap();
     assert!(seen.contains("packets 0 "), "garbage reached a pod that only allows TCP to port 5432: {seen}");
-    assert_eq!(story.agent("node-a").get("/livez").unwrap().status, 200);
-    story.expect("web/front", "db/store", "5432", &allowed(Side::Ingress, "db/allow-tcp", 0));
+    assert_eq!(scenario.agent("node-a").get("/livez").unwrap().status, 200);
+    scenario.expect("web/front", "db/store", "5432", &allowed(Side::Ingress, "db/allow-tcp", 0));
 }

@@ -6,7 +6,7 @@ use std::sync::mpsc::{TryRecvError, channel};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use integration::{Busy, Cluster, Family, Story, Stream, Testbed};
+use integration::{Busy, Cluster, Family, Scenario, Stream, Testbed};
 
 /// Not one byte passes later than this after the file was written.
 const BOUND: Duration = Duration::from_millis(100);
@@ -29,18 +29,18 @@ fn cluster() -> Cluster {
         .pod("db/s", "node-a", &[("app", "s")], &["5432", "53/UDP"])
 }
 
-fn streams(story: &Story) -> Vec<Stream> {
+fn streams(scenario: &Scenario) -> Vec<Stream> {
     let ways =
         ["5432", "53/UDP"].iter().flat_map(|way| Family::BOTH.map(|family| (way.parse().unwrap(), family)));
-    ways.map(|(way, family)| Stream::open(&story.testbed, "web/a", "db/s", way, family).unwrap()).collect()
+    ways.map(|(way, family)| Stream::open(&scenario.testbed, "web/a", "db/s", way, family).unwrap()).collect()
 }
 
 /// Writes a policy that forbids the streams and holds the last byte of each against the bound.
-fn cut(story: &Story, streams: &[Stream]) {
-    let written = story.testbed.manifests().policy("db/allow-web", CLOSED).unwrap();
+fn cut(scenario: &Scenario, streams: &[Stream]) {
+    let written = scenario.testbed.manifests().policy("db/allow-web", CLOSED).unwrap();
     // Longer than TCP waits before it sends again.
     sleep(Duration::from_millis(600));
-    let server = story.testbed.server("db/s").unwrap();
+    let server = scenario.testbed.server("db/s").unwrap();
     for stream in streams {
         let arrived = server.last_arrival(stream.client()).unwrap().saturating_duration_since(written);
         let echoed = stream.last_echo().saturating_duration_since(written);
@@ -54,12 +54,12 @@ fn cut(story: &Story, streams: &[Stream]) {
 
 #[test]
 fn a_stream_arrives_whole_across_200_edits_that_leave_it_allowed() {
-    let mut story = Story::begin(cluster());
-    story.policy("db/allow-web", OPEN);
-    story.start_agents(&[]);
-    let streams = streams(&story);
+    let mut scenario = Scenario::begin(cluster());
+    scenario.policy("db/allow-web", OPEN);
+    scenario.start_agents(&[]);
+    let streams = streams(&scenario);
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    let manifests = story.testbed.manifests();
+    let manifests = scenario.testbed.manifests();
     for _ in 0..200 {
         // Each is another policy that applies to one end of the streams, or another way to say the one that allows.
         let number = random.below(6);
@@ -86,7 +86,7 @@ fn a_stream_arrives_whole_across_200_edits_that_leave_it_allowed() {
         sleep(Duration::from_millis(random.below(20)));
     }
     // What comes after all edits is in force, and so are they.
-    story.policy("other/last", "podSelector: {}");
+    scenario.policy("other/last", "podSelector: {}");
     for stream in streams {
         stream.wait_progress(50).unwrap();
         let report = stream.finish().unwrap();
@@ -107,23 +107,24 @@ fn while_all_processors_are_busy_as_well_a_cut_comes_as_soon() {
 }
 
 fn cut_while_pods_come_and_go() {
-    let mut story = Story::begin(cluster());
-    story.policy("db/allow-web", OPEN);
-    story.policy("web/allow-all", "podSelector: {}\ningress: [{}]");
-    story.start_agents(&[]);
-    let streams = streams(&story);
-    let open = |family| Stream::open(&story.testbed, "db/s", "web/a", "80".parse().unwrap(), family).unwrap();
+    let mut scenario = Scenario::begin(cluster());
+    scenario.policy("db/allow-web", OPEN);
+    scenario.policy("web/allow-all", "podSelector: {}\ningress: [{}]");
+    scenario.start_agents(&[]);
+    let streams = streams(&scenario);
+    let open =
+        |family| Stream::open(&scenario.testbed, "db/s", "web/a", "80".parse().unwrap(), family).unwrap();
     let undisturbed = Family::BOTH.map(open);
-    let counts = |story: &mut Story| {
-        let status = story.agent("node-a").status().unwrap();
+    let counts = |scenario: &mut Scenario| {
+        let status = scenario.agent("node-a").status().unwrap();
         (status["applied_generation"].as_u64().unwrap(), status["sweeps"]["count"].as_u64().unwrap())
     };
-    let before = counts(&mut story);
+    let before = counts(&mut scenario);
     // Closed by a panic, too: the scope waits for its threads.
     let (going_on, over) = channel::<()>();
     thread::scope(|scope| {
         let _going_on = going_on;
-        let testbed = &story.testbed;
+        let testbed = &scenario.testbed;
         scope.spawn(move || {
             // A hundred events a second, of pods on another node that web/a and db/s might talk to.
             for turn in (0..).take_while(|_| over.try_recv() == Err(TryRecvError::Empty)) {
@@ -138,14 +139,14 @@ fn cut_while_pods_come_and_go() {
         });
         for _ in 0..3 {
             sleep(Duration::from_millis(500));
-            cut(&story, &streams);
-            story.testbed.manifests().policy("db/allow-web", OPEN).unwrap();
+            cut(&scenario, &streams);
+            scenario.testbed.manifests().policy("db/allow-web", OPEN).unwrap();
             for stream in &streams {
                 stream.wait_progress(50).unwrap();
             }
         }
     });
-    let after = counts(&mut story);
+    let after = counts(&mut scenario);
     let (changes, sweeps) = (after.0 - before.0, after.1 - before.1);
     eprintln!("{changes} changes, {sweeps} sweeps");
     assert!(changes > 50 && sweeps * 2 < changes, "{changes} changes took {sweeps} sweeps");
@@ -156,27 +157,28 @@ fn cut_while_pods_come_and_go() {
 
 #[test]
 fn the_next_pod_at_an_address_gets_nothing_on_the_word_of_the_one_before() {
-    let mut story = Story::begin(cluster());
-    story.start_agents(&["--hold-time", "300ms"]);
+    let mut scenario = Scenario::begin(cluster());
+    scenario.start_agents(&["--hold-timeout", "300ms"]);
     // Nobody isolates the server, so no worker is ever asked about these.
-    let streams = streams(&story);
-    let expect_silence = |story: &Story| {
+    let streams = streams(&scenario);
+    let expect_silence = |scenario: &Scenario| {
         let since = Instant::now();
         sleep(Duration::from_millis(600));
-        let server = story.testbed.server("db/s").unwrap();
+        let server = scenario.testbed.server("db/s").unwrap();
         for stream in &streams {
             let arrived = server.last_arrival(stream.client()).unwrap().saturating_duration_since(since);
             assert!(arrived < BOUND, "{}: bytes passed {arrived:?} later", stream.client());
         }
     };
     // The pod is gone; who has its address now, nobody knows yet.
-    story.change(|testbed| testbed.manifests().write_cluster_without(testbed.cluster(), &["db/s"]).map(drop));
-    expect_silence(&story);
+    scenario
+        .change(|testbed| testbed.manifests().write_cluster_without(testbed.cluster(), &["db/s"]).map(drop));
+    expect_silence(&scenario);
     // It is one that policy isolates.
-    story.policy("db/allow-nobody", CLOSED);
-    story.change(|testbed| testbed.manifests().write_cluster(testbed.cluster()).map(drop));
-    expect_silence(&story);
-    story.remove_policy("db/allow-nobody");
+    scenario.policy("db/allow-nobody", CLOSED);
+    scenario.change(|testbed| testbed.manifests().write_cluster(testbed.cluster()).map(drop));
+    expect_silence(&scenario);
+    scenario.remove_policy("db/allow-nobody");
     for stream in &streams {
         stream.wait_progress(50).unwrap();
     }
@@ -184,18 +186,18 @@ fn the_next_pod_at_an_address_gets_nothing_on_the_word_of_the_one_before() {
 
 #[test]
 fn policies_on_either_end_and_of_labels_cut_as_well() {
-    let mut story = Story::begin(cluster());
-    story.start_agents(&[]);
-    let streams = streams(&story);
-    // No policy at all before: these connections were never judged.
-    cut(&story, &streams);
-    story.remove_policy("db/allow-web");
+    let mut scenario = Scenario::begin(cluster());
+    scenario.start_agents(&[]);
+    let streams = streams(&scenario);
+    // No policy at all before: these connections were never evaluated.
+    cut(&scenario, &streams);
+    scenario.remove_policy("db/allow-web");
     for stream in &streams {
         stream.wait_progress(50).unwrap();
     }
     // The source's egress, by the first policy that isolates it.
     let begun = Instant::now();
-    story.policy("web/closed", "podSelector: {matchLabels: {app: a}}\npolicyTypes: [Egress]");
+    scenario.policy("web/closed", "podSelector: {matchLabels: {app: a}}\npolicyTypes: [Egress]");
     let in_force = Instant::now();
     sleep(Duration::from_millis(600));
     for stream in &streams {

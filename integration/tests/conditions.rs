@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use dataplane::remembered::RememberedLog;
+use dataplane::cache_log::CacheLog;
 use integration::command::ip;
 use integration::conntrack;
-use integration::{Agent, Cluster, Family, Launch, Side, Story, Stream, Testbed, agent, allowed, denied};
+use integration::{Agent, Cluster, Family, Launch, Scenario, Side, Stream, Testbed, agent, allowed, denied};
 
 /// How long the connections live that fill the table, in seconds.
 const FILLED_SECONDS: u32 = 600;
@@ -22,125 +22,126 @@ fn cluster() -> Cluster {
         .pod("db/s", "node-a", &[], &["5432"])
 }
 
-fn begin() -> Story {
-    let mut story = Story::begin(cluster());
-    story.policy("db/allow", "podSelector: {}\ningress:\n- ports: [{port: 5432}]");
-    story
+fn begin() -> Scenario {
+    let mut scenario = Scenario::begin(cluster());
+    scenario.policy("db/allow", "podSelector: {}\ningress:\n- ports: [{port: 5432}]");
+    scenario
 }
 
 /// Starts an agent that must not become ready, but live and say why, and with what to do.
-fn not_ready(story: &mut Story, launch: &Launch<'_>, naming: &str) {
-    let mut agent = Agent::start(&story.testbed, "node-a", launch).unwrap();
+fn not_ready(scenario: &mut Scenario, launch: &Launch<'_>, naming: &str) {
+    let mut agent = Agent::start(&scenario.testbed, "node-a", launch).unwrap();
     let said = agent.wait_not_ready(naming).unwrap();
     eprintln!("{said}");
     assert_eq!(agent.get("/livez").unwrap().status, 200, "starting it anew would not help");
-    story.put_agent(agent);
+    scenario.put_agent(agent);
 }
 
 #[test]
 fn without_br_netfilter_it_enforces_what_is_routed_and_is_not_ready_until_that_is_on() {
-    let mut story = begin();
-    let node = story.testbed.namespace("node-a").unwrap().clone();
+    let mut scenario = begin();
+    let node = scenario.testbed.namespace("node-a").unwrap().clone();
     node.sysctl("net.bridge.bridge-nf-call-iptables", "0").unwrap();
     // Its own switch in one family alone.
     ip(&node, "link set cni0 type bridge nf_call_ip6tables 1\n").unwrap();
-    story.policy("db/allow", "podSelector: {}\ningress: []");
-    not_ready(&mut story, &Launch::default(), "sysctl -w net.bridge.bridge-nf-call-iptables=1");
-    story.agent("node-a").wait_applied_after(0).unwrap();
-    story.expect(integration::OUTSIDE, "db/s", "5432", &denied(Side::Ingress, "db/allow"));
-    story.policy("db/allow", "podSelector: {}\ningress:\n- ports: [{port: 5432}]");
-    story.expect(integration::OUTSIDE, "db/s", "5432", &allowed(Side::Ingress, "db/allow", 0));
-    assert!(story.agent("node-a").readiness().unwrap().body.contains("all others are under policy"));
+    scenario.policy("db/allow", "podSelector: {}\ningress: []");
+    not_ready(&mut scenario, &Launch::default(), "sysctl -w net.bridge.bridge-nf-call-iptables=1");
+    scenario.agent("node-a").wait_applied_after(0).unwrap();
+    scenario.expect(integration::OUTSIDE, "db/s", "5432", &denied(Side::Ingress, "db/allow"));
+    scenario.policy("db/allow", "podSelector: {}\ningress:\n- ports: [{port: 5432}]");
+    scenario.expect(integration::OUTSIDE, "db/s", "5432", &allowed(Side::Ingress, "db/allow", 0));
+    assert!(scenario.agent("node-a").readiness().unwrap().body.contains("all others are under policy"));
     node.sysctl("net.bridge.bridge-nf-call-iptables", "1").unwrap();
-    story.agent("node-a").wait_ready().unwrap();
-    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow", 0));
+    scenario.agent("node-a").wait_ready().unwrap();
+    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow", 0));
 }
 
 #[test]
 fn an_agent_that_starts_with_a_table_of_connections_that_is_nearly_full_enforces() {
-    let mut story = begin();
-    let node = story.testbed.namespace("node-a").unwrap().clone();
-    story.policy("db/allow", "podSelector: {}\ningress: []");
+    let mut scenario = begin();
+    let node = scenario.testbed.namespace("node-a").unwrap().clone();
+    scenario.policy("db/allow", "podSelector: {}\ningress: []");
     let most: u32 = node.read_sysctl("net.netfilter.nf_conntrack_max").unwrap().parse().unwrap();
     // Full by the agent's measure, with room for what this scenario opens.
     node.run(|| conntrack::fill(most - most / 150, FILLED_SECONDS)).unwrap().unwrap();
-    not_ready(&mut story, &Launch::default(), "sysctl -w net.netfilter.nf_conntrack_max=");
-    story.agent("node-a").wait_applied_after(0).unwrap();
-    story.expect("web/a", "db/s", "5432", &denied(Side::Ingress, "db/allow"));
+    not_ready(&mut scenario, &Launch::default(), "sysctl -w net.netfilter.nf_conntrack_max=");
+    scenario.agent("node-a").wait_applied_after(0).unwrap();
+    scenario.expect("web/a", "db/s", "5432", &denied(Side::Ingress, "db/allow"));
     node.run(conntrack::flush).unwrap().unwrap();
-    story.agent("node-a").wait_ready().unwrap();
+    scenario.agent("node-a").wait_ready().unwrap();
 }
 
 #[test]
 fn queue_numbers_that_others_hold_are_named_and_not_stolen() {
-    let mut story = begin();
-    let node = story.testbed.namespace("node-a").unwrap().clone();
+    let mut scenario = begin();
+    let node = scenario.testbed.namespace("node-a").unwrap().clone();
     let mut other = node.run(nfq::Queue::open).unwrap().unwrap();
     // With one worker the agent may use either.
     let flags = ["--queue-base", "4242", "--workers", "1"];
     other.bind(4242).unwrap();
     other.bind(4243).unwrap();
-    not_ready(&mut story, &Launch { flags: &flags, ..Launch::default() }, "4242");
+    not_ready(&mut scenario, &Launch { flags: &flags, ..Launch::default() }, "4242");
     other.unbind(4243).unwrap();
-    story.agent("node-a").wait_ready().unwrap();
-    assert_eq!(story.agent("node-a").status().unwrap()["table"]["queues"], "4243-4243");
-    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow", 0));
+    scenario.agent("node-a").wait_ready().unwrap();
+    assert_eq!(scenario.agent("node-a").status().unwrap()["table"]["queues"], "4243-4243");
+    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow", 0));
 }
 
 #[test]
 fn while_another_program_holds_its_nflog_groups_it_enforces_and_counts_what_it_cannot_record() {
-    let mut story = begin();
-    let node = story.testbed.namespace("node-a").unwrap().clone();
-    let hold = |group| RememberedLog::start(group, Arc::default(), |_| {}).unwrap();
+    let mut scenario = begin();
+    let node = scenario.testbed.namespace("node-a").unwrap().clone();
+    let hold = |group| CacheLog::start(group, Arc::default(), |_| {}).unwrap();
     let held = node.run(|| [hold(100), hold(101)]).unwrap();
-    not_ready(&mut story, &Launch::default(), "NFLOG group 100 is taken by");
-    story.agent("node-a").wait_applied_after(0).unwrap();
-    let said = story.agent("node-a").readiness().unwrap().body;
+    not_ready(&mut scenario, &Launch::default(), "NFLOG group 100 is taken by");
+    scenario.agent("node-a").wait_applied_after(0).unwrap();
+    let said = scenario.agent("node-a").readiness().unwrap().body;
     assert!(said.contains("policy is enforced") && said.contains("counted as lost"), "{said}");
     let doctor = agent::command(&node, &["doctor", "--output", "json"]).unwrap().1;
     assert!(doctor.contains("NFLOG group 100 is taken by"), "{doctor}");
-    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow", 0));
+    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow", 0));
     // From here on the kernel answers by itself.
     let way = "5432".parse().unwrap();
     for _ in 0..10 {
-        let probed = story.testbed.probe("web/a", "db/s", way, Family::V4, Duration::from_secs(5)).unwrap();
+        let probed =
+            scenario.testbed.probe("web/a", "db/s", way, Family::V4, Duration::from_secs(5)).unwrap();
         assert!(probed.answer.reached(), "{probed:?}");
     }
     let begun = Instant::now();
-    while story.agent("node-a").status().unwrap()["audit"]["lost"] != 10 {
-        let audit = story.agent("node-a").status().unwrap()["audit"].clone();
+    while scenario.agent("node-a").status().unwrap()["audit"]["lost"] != 10 {
+        let audit = scenario.agent("node-a").status().unwrap()["audit"].clone();
         assert!(begun.elapsed() < Duration::from_secs(10), "ten connections are lost records: {audit}");
         sleep(Duration::from_millis(100));
     }
-    story.policy("db/allow", "podSelector: {}\ningress: []");
-    story.expect("web/a", "db/s", "5432", &denied(Side::Ingress, "db/allow"));
-    story.policy("db/allow", "podSelector: {}\ningress:\n- ports: [{port: 5432}]");
+    scenario.policy("db/allow", "podSelector: {}\ningress: []");
+    scenario.expect("web/a", "db/s", "5432", &denied(Side::Ingress, "db/allow"));
+    scenario.policy("db/allow", "podSelector: {}\ningress:\n- ports: [{port: 5432}]");
 
-    let stream = Stream::open(&story.testbed, "web/a", "db/s", way, Family::V4).unwrap();
+    let stream = Stream::open(&scenario.testbed, "web/a", "db/s", way, Family::V4).unwrap();
     drop(held);
-    story.agent("node-a").wait_ready().unwrap();
+    scenario.agent("node-a").wait_ready().unwrap();
     // The first is a worker's, the second the kernel's.
     for _ in 0..2 {
-        story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow", 0));
+        scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow", 0));
     }
-    let lost = story.agent("node-a").status().unwrap()["audit"]["lost"].clone();
+    let lost = scenario.agent("node-a").status().unwrap()["audit"]["lost"].clone();
     assert!(lost.as_u64().is_some_and(|lost| (10..=12).contains(&lost)), "{lost}");
     stream.finish().unwrap();
 }
 
 #[test]
 fn without_the_capability_it_ends_with_one_sentence() {
-    let story = begin();
+    let scenario = begin();
     let through = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"];
     let launch = Launch { through: &through, ..Launch::default() };
-    let mut agent = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+    let mut agent = Agent::start(&scenario.testbed, "node-a", &launch).unwrap();
     assert_eq!(agent.wait().unwrap().code(), Some(1), "{}", agent.log());
     assert!(agent.log().contains("CAP_NET_ADMIN"), "{}", agent.log());
 }
 
 #[test]
 fn a_node_without_addresses_for_pods_is_not_ready() {
-    let mut story = begin();
+    let mut scenario = begin();
     let manifests = tempfile::tempdir().unwrap();
     std::fs::write(
         manifests.path().join("node.yaml"),
@@ -149,18 +150,18 @@ fn a_node_without_addresses_for_pods_is_not_ready() {
     .unwrap();
     let source: &Path = manifests.path();
     let launch = Launch { source: Some(source), ..Launch::default() };
-    not_ready(&mut story, &launch, "the pod CIDR of node node-a is unknown");
+    not_ready(&mut scenario, &launch, "the pod CIDR of node node-a is unknown");
 }
 
 #[test]
 fn the_log_says_how_the_agent_was_started_and_which_policies_are_in_force() {
-    let mut story = begin();
+    let mut scenario = begin();
     for number in 0..12 {
         let policy = format!("db/more-{number:02}");
-        story.testbed.manifests().policy(&policy, "podSelector: {}\ningress: []").unwrap();
+        scenario.testbed.manifests().policy(&policy, "podSelector: {}\ningress: []").unwrap();
     }
-    story.start_agents(&["--log-level", "info,dataplane=debug"]);
-    let log = story.agent("node-a").log();
+    scenario.start_agents(&["--log-level", "info,dataplane=debug"]);
+    let log = scenario.agent("node-a").log();
     let line = |text: &str| log.lines().find(|line| line.contains(text)).unwrap_or_else(|| panic!("{log}"));
     let started = line("agent started");
     for part in [
@@ -177,26 +178,27 @@ fn the_log_says_how_the_agent_was_started_and_which_policies_are_in_force() {
     assert!(applied.contains(r#"policies=["db/allow", "db/more-00","#), "{applied}");
     assert!(applied.contains(r#""db/more-08"] more_policies=3"#), "ten at most: {applied}");
 
-    story.policy("db/more-00", "podSelector: {}\ningress: [{}]");
-    story.agent("node-a").wait_log(r#"policies=["db/more-00"]"#).unwrap();
-    story.remove_policy("db/more-01");
-    story.agent("node-a").wait_log(r#"policies=["db/more-01"]"#).unwrap();
+    scenario.policy("db/more-00", "podSelector: {}\ningress: [{}]");
+    scenario.agent("node-a").wait_log(r#"policies=["db/more-00"]"#).unwrap();
+    scenario.remove_policy("db/more-01");
+    scenario.agent("node-a").wait_log(r#"policies=["db/more-01"]"#).unwrap();
 }
 
 #[test]
 fn a_full_table_of_connections_is_named() {
-    let mut story = begin();
-    story.start_agents(&[]);
-    let stream = Stream::open(&story.testbed, "web/a", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
-    let node = story.testbed.namespace("node-a").unwrap().clone();
+    let mut scenario = begin();
+    scenario.start_agents(&[]);
+    let stream =
+        Stream::open(&scenario.testbed, "web/a", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
+    let node = scenario.testbed.namespace("node-a").unwrap().clone();
     let most: u32 = node.read_sysctl("net.netfilter.nf_conntrack_max").unwrap().parse().unwrap();
     node.run(|| conntrack::fill(most, FILLED_SECONDS)).unwrap().unwrap();
     // To ask it for its readiness would be a new connection, which the kernel may drop now: so its log must say it.
-    story.agent("node-a").wait_log("sysctl -w net.netfilter.nf_conntrack_max=").unwrap();
+    scenario.agent("node-a").wait_log("sysctl -w net.netfilter.nf_conntrack_max=").unwrap();
     // What is known goes on.
     stream.wait_progress(50).unwrap();
 
     node.run(conntrack::flush).unwrap().unwrap();
-    story.agent("node-a").wait_ready().unwrap();
-    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow", 0));
+    scenario.agent("node-a").wait_ready().unwrap();
+    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow", 0));
 }

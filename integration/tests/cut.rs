@@ -6,7 +6,7 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use integration::{Family, Story, Stream, Testbed, flood};
+use integration::{Family, Scenario, Stream, Testbed, flood};
 
 /// Not one byte passes later than this after the file was written.
 const BOUND: Duration = Duration::from_millis(100);
@@ -40,23 +40,23 @@ fn cut_among((from, to): (&str, &str)) {
         .pod("db/s", "node-a", &[], &["5432", "53/UDP"])
         .pod("other/x", "node-a", &[], &[])
         .pod("other/y", "node-a", &[], &[]);
-    let mut story = Story::begin(cluster);
-    flood::fill_conntrack(&story.testbed, from, to, OTHERS).expect("the table is filled");
-    story.policy("db/allow-web", ALLOWED);
-    story.start_agents(&[]);
+    let mut scenario = Scenario::begin(cluster);
+    flood::fill_conntrack(&scenario.testbed, from, to, OTHERS).expect("the table is filled");
+    scenario.policy("db/allow-web", ALLOWED);
+    scenario.start_agents(&[]);
     let mut streams = Vec::new();
     for way in ["5432", "53/UDP"] {
         for family in Family::BOTH {
             let way = way.parse().expect("a way");
-            streams.push(Stream::open(&story.testbed, "web/a", "db/s", way, family).expect("a stream"));
+            streams.push(Stream::open(&scenario.testbed, "web/a", "db/s", way, family).expect("a stream"));
         }
     }
     for _ in 0..3 {
         let written =
-            story.testbed.manifests().policy("db/allow-web", FORBIDDEN).expect("the policy is written");
+            scenario.testbed.manifests().policy("db/allow-web", FORBIDDEN).expect("the policy is written");
         // Longer than TCP waits before it sends again.
         sleep(Duration::from_millis(600));
-        let server = story.testbed.server("db/s").expect("a server");
+        let server = scenario.testbed.server("db/s").expect("a server");
         for stream in &streams {
             let arrived = server
                 .last_arrival(stream.client())
@@ -69,10 +69,10 @@ fn cut_among((from, to): (&str, &str)) {
             );
             assert!(arrived < BOUND && echoed < BOUND, "{}: bytes passed {arrived:?} later", stream.client());
         }
-        story.policy("db/allow-web", ALLOWED);
+        scenario.policy("db/allow-web", ALLOWED);
         for stream in &streams {
             stream.wait_progress(50).expect("the stream runs");
         }
     }
-    assert!(flood::tracked(&story.testbed, "node-a").expect("the table is read") >= OTHERS);
+    assert!(flood::tracked(&scenario.testbed, "node-a").expect("the table is read") >= OTHERS);
 }

@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use integration::flood::{Varying, flood};
-use integration::{Agent, Cluster, Family, Launch, Load, Story, Testbed, Way};
+use integration::{Agent, Cluster, Family, Launch, Load, Scenario, Testbed, Way};
 
 const OPEN: &str = "
     podSelector: {}
@@ -30,11 +30,11 @@ fn cluster() -> Cluster {
         .pod("db/s", "node-a", &[], &["5432"])
 }
 
-fn begin(flags: &[&str]) -> Story {
-    let mut story = Story::begin(cluster());
-    story.policy("db/allow-web", OPEN);
-    story.start_agents(flags);
-    story
+fn begin(flags: &[&str]) -> Scenario {
+    let mut scenario = Scenario::begin(cluster());
+    scenario.policy("db/allow-web", OPEN);
+    scenario.start_agents(flags);
+    scenario
 }
 
 fn way() -> Way {
@@ -51,9 +51,9 @@ fn processor_time(process: u32) -> Duration {
 }
 
 /// Whether a connection of `from` is there before its first packet would be sent again.
-fn connects(story: &Story, from: &str, family: Family, patience: Duration) -> bool {
+fn connects(scenario: &Scenario, from: &str, family: Family, patience: Duration) -> bool {
     let started = Instant::now();
-    let observed = story.testbed.probe(from, "db/s", way(), family, patience).unwrap();
+    let observed = scenario.testbed.probe(from, "db/s", way(), family, patience).unwrap();
     observed.answer.reached() && started.elapsed() < FIRST_SYN
 }
 
@@ -62,35 +62,35 @@ fn a_pod_that_hammers_a_closed_port_costs_a_verdict_for_each_cache_lifetime_and_
  {
     for family in Family::BOTH {
         for varying in [Varying::Nothing, Varying::SourcePort] {
-            let mut story = begin(&[]);
-            let to = family.of(story.testbed.addresses("db/s").unwrap());
-            let mark = story.agent("node-a").mark();
+            let mut scenario = begin(&[]);
+            let to = family.of(scenario.testbed.addresses("db/s").unwrap());
+            let mark = scenario.agent("node-a").mark();
             let others =
-                Load::start(&story.testbed, ("web/other", "db/s"), way(), family, 2, FIRST_SYN).unwrap();
-            let process = story.agent("node-a").process();
+                Load::start(&scenario.testbed, ("web/other", "db/s"), way(), family, 2, FIRST_SYN).unwrap();
+            let process = scenario.agent("node-a").process();
             let before = processor_time(process);
-            let flooder = story.testbed.namespace("web/flooder").unwrap();
+            let flooder = scenario.testbed.namespace("web/flooder").unwrap();
             let sent = flooder.run(|| flood(to, SHUT, varying, Duration::from_secs(3))).unwrap().unwrap();
             let took = processor_time(process) - before;
             let others = others.finish().unwrap();
             // Counts are read once a second, and records written a moment later.
             sleep(Duration::from_millis(2_500));
 
-            let agent = story.agent("node-a");
+            let agent = scenario.agent("node-a");
             let evaluated = agent.metric("kube_verdict_packets_total", "deny").unwrap() as u64;
-            let dropped = agent.metric("kube_verdict_remembered_denied_packets_total", "").unwrap() as u64;
+            let dropped = agent.metric("kube_verdict_cached_denied_packets_total", "").unwrap() as u64;
             let full = agent.metric("kube_verdict_queue_full_drops_total", "").unwrap();
             let (records, folded) = (agent.records_after(mark).unwrap(), agent.drops_after(mark).unwrap());
             let denied = records.iter().filter(|record| record.verdict == "deny");
-            let is_remembered = denied.map(|record| record.remembered).collect::<Vec<_>>();
-            let recorded = is_remembered.iter().filter(|remembered| **remembered).count() as u64;
+            let is_cached = denied.map(|record| record.cached).collect::<Vec<_>>();
+            let recorded = is_cached.iter().filter(|cached| **cached).count() as u64;
             let counted: u64 = folded.iter().map(|line| line.packets).sum();
             eprintln!(
                 "{family:?}, {varying:?}: {sent} sent, {evaluated} evaluated, {dropped} dropped ({recorded} recorded, {counted} counted), agent {took:?} of processor time, {others:?}"
             );
 
             assert!(sent > 20_000, "the flood was none: {sent}");
-            // Packets that come before the first verdict is remembered are evaluated as well.
+            // Packets that come before the first verdict is cached are evaluated as well.
             assert!(evaluated * 50 < sent, "{evaluated} of {sent} packets were evaluated");
             assert_eq!(evaluated + dropped, sent, "{varying:?}: each packet was evaluated or dropped");
             assert_eq!(
@@ -98,11 +98,7 @@ fn a_pod_that_hammers_a_closed_port_costs_a_verdict_for_each_cache_lifetime_and_
                 dropped,
                 "{varying:?}: each dropped packet has a record or is counted"
             );
-            assert_eq!(
-                is_remembered.len() as u64 - recorded,
-                evaluated,
-                "each evaluated packet has a record"
-            );
+            assert_eq!(is_cached.len() as u64 - recorded, evaluated, "each evaluated packet has a record");
             assert!(folded.iter().all(|line| line.reason == "denied-flow" && line.is_from("web/flooder")));
             assert!(!folded.is_empty() && folded.len() <= 5, "a line a second: {folded:?}");
             assert_eq!((others.timed_out, others.failed), (0, Vec::new()), "connections of others were lost");
@@ -113,90 +109,89 @@ fn a_pod_that_hammers_a_closed_port_costs_a_verdict_for_each_cache_lifetime_and_
 
 #[test]
 fn a_flow_that_was_denied_passes_with_its_first_packet_after_a_change_allows_it_a_hundred_times() {
-    // Remembered for longer than the story takes: only a change can end it.
-    let mut story = begin(&["--remember=3600"]);
+    // Cached for longer than the scenario takes: only a change can end it.
+    let mut scenario = begin(&["--verdict-cache-ttl=3600s"]);
     for round in 0..100 {
         let family = Family::BOTH[round % 2];
-        story.policy("db/allow-web", CLOSED);
-        assert!(!connects(&story, "web/other", family, SHORT), "round {round}");
-        assert!(!connects(&story, "web/other", family, SHORT), "round {round}");
-        story.policy("db/allow-web", OPEN);
-        assert!(connects(&story, "web/other", family, FIRST_SYN), "round {round}: the first SYN was lost");
+        scenario.policy("db/allow-web", CLOSED);
+        assert!(!connects(&scenario, "web/other", family, SHORT), "round {round}");
+        assert!(!connects(&scenario, "web/other", family, SHORT), "round {round}");
+        scenario.policy("db/allow-web", OPEN);
+        assert!(connects(&scenario, "web/other", family, FIRST_SYN), "round {round}: the first SYN was lost");
     }
-    let agent = story.agent("node-a");
-    let dropped = agent.metric("kube_verdict_remembered_denied_packets_total", "").unwrap();
+    let agent = scenario.agent("node-a");
+    let dropped = agent.metric("kube_verdict_cached_denied_packets_total", "").unwrap();
     assert!(dropped >= 100.0, "the kernel answered {dropped} of the second tries alone");
 }
 
 #[test]
 fn a_denied_flow_passes_with_its_first_packet_once_an_agent_with_another_policy_has_taken_over() {
-    let mut story = begin(&["--remember=3600"]);
+    let mut scenario = begin(&["--verdict-cache-ttl=3600s"]);
     for (round, family) in Family::BOTH.into_iter().enumerate() {
-        story.policy("db/allow-web", CLOSED);
-        (0..2).for_each(|_| assert!(!connects(&story, "web/other", family, SHORT)));
+        scenario.policy("db/allow-web", CLOSED);
+        (0..2).for_each(|_| assert!(!connects(&scenario, "web/other", family, SHORT)));
         // The agent has read the folder that denies; its successor reads one that allows.
         let open = tempfile::tempdir().unwrap();
-        for entry in std::fs::read_dir(story.testbed.manifests().path()).unwrap() {
+        for entry in std::fs::read_dir(scenario.testbed.manifests().path()).unwrap() {
             let path = entry.unwrap().path();
             let text = std::fs::read_to_string(&path).unwrap().replace("ingress: []", "ingress: [{}]");
             std::fs::write(open.path().join(path.file_name().unwrap()), text).unwrap();
         }
         let launch = Launch {
-            flags: &["--remember=3600"],
+            flags: &["--verdict-cache-ttl=3600s"],
             http_port: 9_500 + round as u16,
             source: Some(open.path()),
             ..Launch::default()
         };
-        let mut successor = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+        let mut successor = Agent::start(&scenario.testbed, "node-a", &launch).unwrap();
         successor.wait_ready().unwrap();
-        assert!(connects(&story, "web/other", family, FIRST_SYN), "{family:?}: after a takeover");
+        assert!(connects(&scenario, "web/other", family, FIRST_SYN), "{family:?}: after a takeover");
 
         // And back, after a crash of the second.
-        story.take_agent("node-a").terminate().unwrap();
+        scenario.take_agent("node-a").terminate().unwrap();
         successor.kill().unwrap();
-        story.start_agents(&["--remember=3600"]);
-        (0..2).for_each(|_| assert!(!connects(&story, "web/other", family, SHORT)));
-        story.take_agent("node-a").kill().unwrap();
-        story.testbed.manifests().policy("db/allow-web", OPEN).unwrap();
-        story.start_agents(&["--remember=3600"]);
-        assert!(connects(&story, "web/other", family, FIRST_SYN), "{family:?}: after a crash");
+        scenario.start_agents(&["--verdict-cache-ttl=3600s"]);
+        (0..2).for_each(|_| assert!(!connects(&scenario, "web/other", family, SHORT)));
+        scenario.take_agent("node-a").kill().unwrap();
+        scenario.testbed.manifests().policy("db/allow-web", OPEN).unwrap();
+        scenario.start_agents(&["--verdict-cache-ttl=3600s"]);
+        assert!(connects(&scenario, "web/other", family, FIRST_SYN), "{family:?}: after a crash");
     }
 }
 
 #[test]
 fn a_denied_flow_passes_with_its_first_packet_once_an_agent_that_fails_open_has_ended() {
-    let mut story = begin(&["--remember=3600", "--when-down=open"]);
-    story.policy("db/allow-web", CLOSED);
+    let mut scenario = begin(&["--verdict-cache-ttl=3600s", "--fail-mode=open"]);
+    scenario.policy("db/allow-web", CLOSED);
     for family in Family::BOTH {
-        (0..2).for_each(|_| assert!(!connects(&story, "web/other", family, SHORT)));
+        (0..2).for_each(|_| assert!(!connects(&scenario, "web/other", family, SHORT)));
     }
-    assert!(story.take_agent("node-a").terminate().unwrap().success());
+    assert!(scenario.take_agent("node-a").terminate().unwrap().success());
     for family in Family::BOTH {
-        assert!(connects(&story, "web/other", family, FIRST_SYN), "{family:?}");
+        assert!(connects(&scenario, "web/other", family, FIRST_SYN), "{family:?}");
     }
 }
 
 #[test]
 fn a_pod_that_tries_all_ports_has_a_quota_of_the_queues_and_is_named_and_others_lose_nothing() {
-    let mut story = begin(&["--queue-quota=2000"]);
-    let to = Family::V4.of(story.testbed.addresses("db/s").unwrap());
-    let mark = story.agent("node-a").mark();
-    let others = Load::start(&story.testbed, ("web/other", "db/s"), way(), Family::V4, 2, FIRST_SYN).unwrap();
-    let flooder = story.testbed.namespace("web/flooder").unwrap();
+    let mut scenario = begin(&["--queue-quota=2000"]);
+    let to = Family::V4.of(scenario.testbed.addresses("db/s").unwrap());
+    let mark = scenario.agent("node-a").mark();
+    let others =
+        Load::start(&scenario.testbed, ("web/other", "db/s"), way(), Family::V4, 2, FIRST_SYN).unwrap();
+    let flooder = scenario.testbed.namespace("web/flooder").unwrap();
     let time = Duration::from_secs(3);
     let sent = flooder.run(|| flood(to, SHUT, Varying::DestinationPort, time)).unwrap().unwrap();
     let others = others.finish().unwrap();
     sleep(Duration::from_millis(2_500));
-    let agent = story.agent("node-a");
+    let agent = scenario.agent("node-a");
     let evaluated = agent.metric("kube_verdict_packets_total", "deny").unwrap() as u64;
-    let remembered = agent.metric("kube_verdict_remembered_denied_packets_total", "").unwrap() as u64;
+    let cached = agent.metric("kube_verdict_cached_denied_packets_total", "").unwrap() as u64;
     let over = agent.metric("kube_verdict_dropped_packets_total", "queue-quota").unwrap() as u64;
     let full = agent.metric("kube_verdict_queue_full_drops_total", "").unwrap();
-    eprintln!(
-        "{sent} sent, {evaluated} evaluated, {remembered} remembered, {over} over the quota, {others:?}"
-    );
+    eprintln!("{sent} sent, {evaluated} evaluated, {cached} cached, {over} over the quota, {others:?}");
     assert!(sent > 20_000, "the flood was none: {sent}");
-    assert_eq!(evaluated + remembered + over, sent, "each packet is accounted for");
+    assert_eq!(evaluated + cached + over, sent, "each packet is accounted for");
     // What comes at once, and three to four seconds' worth.
     assert!(evaluated <= 1_024 + 4 * 2_000, "{evaluated} of {sent} packets were evaluated");
     assert_eq!((others.timed_out, others.failed), (0, Vec::new()), "connections of others were lost");
@@ -208,30 +203,30 @@ fn a_pod_that_tries_all_ports_has_a_quota_of_the_queues_and_is_named_and_others_
 
 #[test]
 fn flows_that_are_not_tracked_cost_a_verdict_and_a_record_for_each_cache_lifetime() {
-    let mut story = begin(&["--remember=3600"]);
-    story.policy("db/allow-datagrams", "podSelector: {}\ningress: [{ports: [{port: 53, protocol: UDP}]}]");
+    let mut scenario = begin(&["--verdict-cache-ttl=3600s"]);
+    scenario.policy("db/allow-datagrams", "podSelector: {}\ningress: [{ports: [{port: 53, protocol: UDP}]}]");
     let rules = "table inet untracking {\nchain first {\ntype filter hook prerouting priority -300\nudp dport { 9, 53 } notrack\n}\n}\n";
-    integration::command::nft(story.testbed.namespace("node-a").unwrap(), rules).unwrap();
+    integration::command::nft(scenario.testbed.namespace("node-a").unwrap(), rules).unwrap();
     for family in Family::BOTH {
-        let to = family.of(story.testbed.addresses("db/s").unwrap());
-        let mark = story.agent("node-a").mark();
-        let count = |story: &mut Story| {
+        let to = family.of(scenario.testbed.addresses("db/s").unwrap());
+        let mark = scenario.agent("node-a").mark();
+        let count = |scenario: &mut Scenario| {
             let names = [
                 ("kube_verdict_packets_total", "allow"),
                 ("kube_verdict_packets_total", "deny"),
-                ("kube_verdict_remembered_untracked_packets_total", ""),
-                ("kube_verdict_remembered_denied_packets_total", ""),
+                ("kube_verdict_cached_untracked_packets_total", ""),
+                ("kube_verdict_cached_denied_packets_total", ""),
             ];
-            names.map(|(name, label)| story.agent("node-a").metric(name, label).unwrap() as u64)
+            names.map(|(name, label)| scenario.agent("node-a").metric(name, label).unwrap() as u64)
         };
-        let before = count(&mut story);
+        let before = count(&mut scenario);
         let time = Duration::from_secs(1);
         let sent = [53, SHUT].map(|port| {
-            let flooder = story.testbed.namespace("web/flooder").unwrap();
+            let flooder = scenario.testbed.namespace("web/flooder").unwrap();
             flooder.run(|| flood(to, port, Varying::SourcePort, time)).unwrap().unwrap()
         });
         sleep(Duration::from_millis(2_500));
-        let after = count(&mut story);
+        let after = count(&mut scenario);
         let [allowed, denied, passed, dropped] = [0, 1, 2, 3].map(|index| after[index] - before[index]);
         eprintln!(
             "{family:?}: {sent:?} sent, {allowed} allowed, {denied} denied, {passed} passed, {dropped} dropped"
@@ -249,23 +244,22 @@ fn flows_that_are_not_tracked_cost_a_verdict_and_a_record_for_each_cache_lifetim
             "{allowed} and {denied} evaluated"
         );
         // One for each verdict; of what is dropped some are recorded, too.
-        let records = story.agent("node-a").records_after(mark).unwrap();
-        let verdicts =
-            |verdict| records.iter().filter(|one| one.verdict == verdict && !one.remembered).count();
+        let records = scenario.agent("node-a").records_after(mark).unwrap();
+        let verdicts = |verdict| records.iter().filter(|one| one.verdict == verdict && !one.cached).count();
         assert_eq!((verdicts("allow") as u64, verdicts("deny") as u64), (allowed, denied));
     }
 }
 
 #[test]
 fn a_full_queue_is_reported_with_the_pod_that_filled_it() {
-    let mut story = begin(&["--queue-length=16", "--queue-quota=off", "--hold-packets=8"]);
-    let to = Family::V4.of(story.testbed.addresses("db/s").unwrap());
-    let mark = story.agent("node-a").mark();
-    let flooder = story.testbed.namespace("web/flooder").unwrap();
+    let mut scenario = begin(&["--queue-length=16", "--queue-quota=off", "--hold-limit=8"]);
+    let to = Family::V4.of(scenario.testbed.addresses("db/s").unwrap());
+    let mark = scenario.agent("node-a").mark();
+    let flooder = scenario.testbed.namespace("web/flooder").unwrap();
     let time = Duration::from_secs(2);
     flooder.run(|| flood(to, SHUT, Varying::DestinationPort, time)).unwrap().unwrap();
     sleep(Duration::from_millis(2_500));
-    let agent = story.agent("node-a");
+    let agent = scenario.agent("node-a");
     let lost = agent.metric("kube_verdict_queue_full_drops_total", "").unwrap()
         + agent.metric("kube_verdict_queue_socket_drops_total", "").unwrap();
     assert!(lost > 0.0, "no queue was full");
@@ -286,13 +280,13 @@ fn a_pod_that_sends_from_many_addresses_holds_the_packets_of_one_port_and_no_mor
         .pod("vpn/gateway", "node-a", &[], &[])
         .pod("web/late", "node-a", &[], &[])
         .pod("db/s", "node-b", &[], &["5432"]);
-    let mut story = Story::begin(cluster);
+    let mut scenario = Scenario::begin(cluster);
     let without_late = ["web/late"];
-    let testbed = &story.testbed;
+    let testbed = &scenario.testbed;
     testbed.manifests().write_cluster_without(testbed.cluster(), &without_late).unwrap();
-    story.start_agents(&["--exempt-origin=vpn", "--hold-packets=320", "--hold-time=5s"]);
-    let to = Family::V4.of(story.testbed.addresses("db/s").unwrap());
-    let gateway = story.testbed.namespace("vpn/gateway").unwrap();
+    scenario.start_agents(&["--exempt-origin=vpn", "--hold-limit=320", "--hold-timeout=5s"]);
+    let to = Family::V4.of(scenario.testbed.addresses("db/s").unwrap());
+    let gateway = scenario.testbed.namespace("vpn/gateway").unwrap();
     let sources: Vec<_> = (50..250).map(|last| format!("10.244.1.{last}")).collect();
     let lines: String = sources.iter().map(|source| format!("addr add {source}/32 dev lo\n")).collect();
     integration::command::ip(gateway, &lines).unwrap();
@@ -303,7 +297,7 @@ fn a_pod_that_sends_from_many_addresses_holds_the_packets_of_one_port_and_no_mor
         }
     };
     gateway.run(send).unwrap();
-    let agent = story.agent("node-a");
+    let agent = scenario.agent("node-a");
     let wait = Instant::now() + FIRST_SYN;
     let mut held = 0.0;
     while held < 20.0 && Instant::now() < wait {
@@ -312,9 +306,9 @@ fn a_pod_that_sends_from_many_addresses_holds_the_packets_of_one_port_and_no_mor
     let refused = agent.metric("kube_verdict_hold_no_room_total", "").unwrap();
     assert_eq!((held, refused), (20.0, 180.0), "a sixteenth of 320 packets is held, and the others are not");
     // Another pod's first packet still waits for the pod to be known.
-    let testbed = &story.testbed;
+    let testbed = &scenario.testbed;
     std::thread::scope(|scope| {
-        let late = scope.spawn(|| connects(&story, "web/late", Family::V4, FIRST_SYN));
+        let late = scope.spawn(|| connects(&scenario, "web/late", Family::V4, FIRST_SYN));
         sleep(Duration::from_millis(200));
         testbed.manifests().write_cluster(testbed.cluster()).unwrap();
         assert!(late.join().unwrap(), "its first SYN was lost");

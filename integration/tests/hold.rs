@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use integration::record::Record;
-use integration::{Family, Side, Story, Testbed, denied_because};
+use integration::{Family, Scenario, Side, Testbed, denied_because};
 
 /// How much earlier than its manifest a pod is there.
 const EARLY: Duration = Duration::from_millis(300);
@@ -15,7 +15,7 @@ const EARLY: Duration = Duration::from_millis(300);
 const FIRST_PACKET_ONLY: Duration = Duration::from_millis(950);
 
 /// Pods `web/late` and `other/late` are there, but have no manifest yet. Only namespace `web` may reach `db/s`.
-fn begin(flags: &[&str]) -> Story {
+fn begin(flags: &[&str]) -> Scenario {
     let cluster = Testbed::new()
         .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
         .node("node-b", "10.244.2.0/24", "fd00:10:244:2::/64")
@@ -23,16 +23,16 @@ fn begin(flags: &[&str]) -> Story {
         .pod("web/late", "node-a", &[], &[])
         .pod("other/late", "node-a", &[], &[])
         .pod("db/s", "node-b", &[], &["5432"]);
-    let mut story = Story::begin(cluster);
-    write_without_late(&story.testbed).unwrap();
+    let mut scenario = Scenario::begin(cluster);
+    write_without_late(&scenario.testbed).unwrap();
     let spec = "
         podSelector: {}
         ingress:
         - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]
     ";
-    story.policy("db/allow-web", spec);
-    story.start_agents(flags);
-    story
+    scenario.policy("db/allow-web", spec);
+    scenario.start_agents(flags);
+    scenario
 }
 
 /// Writes the manifests of all but the pods `late`.
@@ -43,10 +43,10 @@ fn write_without_late(testbed: &Testbed) -> Result<()> {
 
 #[test]
 fn a_pod_that_connects_before_it_is_known_reaches_what_policy_allows_it_and_no_more() {
-    let mut story = begin(&["--hold-time", "10s"]);
-    let marks = ["node-a", "node-b"].map(|node| story.agent(node).mark());
+    let mut scenario = begin(&["--hold-timeout", "10s"]);
+    let marks = ["node-a", "node-b"].map(|node| scenario.agent(node).mark());
     for family in Family::BOTH {
-        let testbed = &story.testbed;
+        let testbed = &scenario.testbed;
         let connect = |from: &'static str, patience| {
             move || {
                 let started = Instant::now();
@@ -67,14 +67,14 @@ fn a_pod_that_connects_before_it_is_known_reaches_what_policy_allows_it_and_no_m
         assert!(took > EARLY && took < FIRST_PACKET_ONLY, "{family:?}: connected after {took:?}");
         assert!(!stranger, "{family:?}: policy denies other/late");
         // For the other family they are unknown again.
-        story.change(write_without_late);
+        scenario.change(write_without_late);
     }
 
     // On their own node they waited to be known at all, and then passed: nothing isolates them there.
-    let waited = story.agent("node-a").wait_record(marks[0], |record| record.held_ms.is_some()).unwrap();
+    let waited = scenario.agent("node-a").wait_record(marks[0], |record| record.held_ms.is_some()).unwrap();
     assert!(waited.held_ms.unwrap() >= 200, "{waited:?}");
     assert_eq!((waited.egress.reason.as_str(), waited.verdict.as_str()), ("not-isolated", "allow"));
-    let agent = story.agent("node-a");
+    let agent = scenario.agent("node-a");
     assert_eq!(agent.metric("kube_verdict_held_packets", "").unwrap(), 0.0);
     assert!(agent.metric("kube_verdict_held_packets_ended_total", "by=\"allow\"").unwrap() >= 4.0);
     assert_eq!(agent.metric("kube_verdict_held_packets_ended_total", "by=\"time\"").unwrap(), 0.0);
@@ -82,27 +82,28 @@ fn a_pod_that_connects_before_it_is_known_reaches_what_policy_allows_it_and_no_m
     let stranger = |record: &Record| {
         record.source.as_ref().and_then(|source| source.namespace.as_deref()) == Some("other")
     };
-    let denied = story.agent("node-b").wait_record(marks[1], stranger).unwrap();
+    let denied = scenario.agent("node-b").wait_record(marks[1], stranger).unwrap();
     assert_eq!((denied.ingress.reason.as_str(), denied.verdict.as_str()), ("default-deny", "deny"));
 }
 
 #[test]
 fn a_pod_that_never_becomes_known_is_denied_when_its_time_is_over() {
-    let mut story = begin(&["--hold-time", "200ms"]);
-    let mark = story.agent("node-a").mark();
-    story.expect("web/late", "db/s", "5432", &denied_because(Side::Egress, "unknown-pod"));
-    let record = story.agent("node-a").wait_record(mark, |record| record.held_ms.is_some()).unwrap();
+    let mut scenario = begin(&["--hold-timeout", "200ms"]);
+    let mark = scenario.agent("node-a").mark();
+    scenario.expect("web/late", "db/s", "5432", &denied_because(Side::Egress, "unknown-pod"));
+    let record = scenario.agent("node-a").wait_record(mark, |record| record.held_ms.is_some()).unwrap();
     assert!((200..2_000).contains(&record.held_ms.unwrap()), "{record:?}");
     assert!(
-        story.agent("node-a").metric("kube_verdict_held_packets_ended_total", "by=\"time\"").unwrap() >= 2.0
+        scenario.agent("node-a").metric("kube_verdict_held_packets_ended_total", "by=\"time\"").unwrap()
+            >= 2.0
     );
 }
 
 #[test]
 fn an_agent_that_ends_does_not_wait_for_pods() {
-    let mut story = begin(&["--hold-time", "60s"]);
-    let mut agent = story.take_agent("node-a");
-    let testbed = &story.testbed;
+    let mut scenario = begin(&["--hold-timeout", "60s"]);
+    let mut agent = scenario.take_agent("node-a");
+    let testbed = &scenario.testbed;
     scope(|scope| {
         let patience = Duration::from_secs(5);
         let probe = scope

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use integration::agent::{HTTP_PORT, command};
 use integration::namespace::Namespace;
-use integration::{Agent, Family, Launch, Side, Story, Stream, Testbed, allowed};
+use integration::{Agent, Family, Launch, Scenario, Side, Stream, Testbed, allowed};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, socket};
@@ -105,30 +105,31 @@ fn ten_thousand_half_sent_requests_delay_neither_a_probe_nor_a_change_of_policy(
     let http_socket = folder.path().join("http.sock");
     let http_socket = http_socket.to_str().unwrap();
     let metrics = format!("127.0.0.1:{METRICS_PORT}");
-    let mut story = Story::begin(
+    let mut scenario = Scenario::begin(
         Testbed::new()
             .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
             .pod("web/a", "node-a", &[], &["80"])
             .pod("db/s", "node-a", &[], &["5432"]),
     );
-    story.policy("db/allow", OPEN);
+    scenario.policy("db/allow", OPEN);
     // As containers are started, though with a hard limit that a busy node may have.
     let through = ["prlimit", "--nofile=1024:2048"];
     let flags = ["--http-socket", http_socket, "--metrics-address", &metrics];
     let launch = Launch { flags: &flags, through: &through, ..Launch::default() };
-    let mut agent = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+    let mut agent = Agent::start(&scenario.testbed, "node-a", &launch).unwrap();
     agent.wait_ready().unwrap();
     assert!(agent.log().contains("open_files=2048"), "the soft limit is raised: {}", agent.log());
-    story.put_agent(agent);
-    let node = Arc::clone(story.testbed.namespace("node-a").unwrap());
-    let stream = Stream::open(&story.testbed, "web/a", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
+    scenario.put_agent(agent);
+    let node = Arc::clone(scenario.testbed.namespace("node-a").unwrap());
+    let stream =
+        Stream::open(&scenario.testbed, "web/a", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
 
     let holder = Holder::start(&node);
     holder.wait_held();
     stream.wait_progress(20).unwrap();
-    let written = story.testbed.manifests().policy("db/allow", CLOSED).unwrap();
+    let written = scenario.testbed.manifests().policy("db/allow", CLOSED).unwrap();
     sleep(BOUND);
-    let arrived = story.testbed.server("db/s").unwrap().last_arrival(stream.client()).unwrap();
+    let arrived = scenario.testbed.server("db/s").unwrap().last_arrival(stream.client()).unwrap();
     let arrived = arrived.saturating_duration_since(written);
     eprintln!("last byte {arrived:?} after the edit");
     assert!(arrived < BOUND / 2, "bytes passed {arrived:?} after the edit");
@@ -146,10 +147,11 @@ fn ten_thousand_half_sent_requests_delay_neither_a_probe_nor_a_change_of_policy(
     }
     let samples = integration::http::get(&node, METRICS_PORT, "/metrics").unwrap();
     assert!(samples.body.contains("kube_verdict_ready 1"), "{}", samples.body);
-    story.policy("db/allow", OPEN);
-    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow", 0));
-    let descriptors = fs::read_dir(format!("/proc/{}/fd", story.agent("node-a").process())).unwrap().count();
+    scenario.policy("db/allow", OPEN);
+    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow", 0));
+    let descriptors =
+        fs::read_dir(format!("/proc/{}/fd", scenario.agent("node-a").process())).unwrap().count();
     assert!(descriptors < 1_000, "the agent has {descriptors} files open");
-    story.agent("node-a").wait_log("too many HTTP connections").unwrap();
+    scenario.agent("node-a").wait_log("too many HTTP connections").unwrap();
     drop(holder);
 }

@@ -8,7 +8,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use integration::{
-    Agent, Cluster, Family, Launch, Load, Side, Story, Stream, Testbed, Way, agent, allowed, denied, unjudged,
+    Agent, Cluster, Family, Launch, Load, Scenario, Side, Stream, Testbed, Way, agent, allowed, denied,
+    unevaluated,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -26,11 +27,11 @@ fn cluster() -> Cluster {
         .pod("other/x", "node-a", &[], &["80"])
 }
 
-/// `web` may reach `db`, `other` may not. Beside the story, the node as it was before any agent.
-fn story(flags: &[&str]) -> (Story, Vec<String>) {
-    let mut story = Story::begin(cluster());
-    let before = node(&story);
-    story.policy(
+/// `web` may reach `db`, `other` may not. Beside the scenario, the node as it was before any agent.
+fn scenario(flags: &[&str]) -> (Scenario, Vec<String>) {
+    let mut scenario = Scenario::begin(cluster());
+    let before = node(&scenario);
+    scenario.policy(
         "db/allow-web",
         "
         podSelector: {}
@@ -38,22 +39,22 @@ fn story(flags: &[&str]) -> (Story, Vec<String>) {
         - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]
         ",
     );
-    story.start_agents(flags);
-    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
-    story.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
-    let with_agent = node(&story);
+    scenario.start_agents(flags);
+    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+    scenario.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+    let with_agent = node(&scenario);
     for part in ["table inet kube-verdict", "table bridge kube-verdict", "no_linklocal_learn"] {
         let lines =
             |node: &[String]| node.iter().filter(|line| line.contains(part)).cloned().collect::<Vec<_>>();
         assert_ne!(lines(&with_agent), lines(&before), "an agent changes {part}");
     }
-    (story, before)
+    (scenario, before)
 }
 
 /// What a program could have changed on the node: rules, sysctls of the network, and devices with all of their options.
-fn node(story: &Story) -> Vec<String> {
+fn node(scenario: &Scenario) -> Vec<String> {
     let answer = |program: &str, arguments: &[&str]| {
-        let namespace = story.testbed.namespace("node-a").unwrap();
+        let namespace = scenario.testbed.namespace("node-a").unwrap();
         let output = namespace.run(|| Command::new(program).args(arguments).output()).unwrap().unwrap();
         assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
@@ -106,13 +107,14 @@ fn port() -> Way {
     "5432".parse().unwrap()
 }
 
-fn loads(story: &Story) -> Vec<Load> {
-    let start = |family| Load::start(&story.testbed, ("web/a", "db/s"), port(), family, 2, PATIENT).unwrap();
+fn loads(scenario: &Scenario) -> Vec<Load> {
+    let start =
+        |family| Load::start(&scenario.testbed, ("web/a", "db/s"), port(), family, 2, PATIENT).unwrap();
     Family::BOTH.map(start).into()
 }
 
-fn streams(story: &Story) -> Vec<Stream> {
-    let open = |family| Stream::open(&story.testbed, "web/a", "db/s", port(), family).unwrap();
+fn streams(scenario: &Scenario) -> Vec<Stream> {
+    let open = |family| Stream::open(&scenario.testbed, "web/a", "db/s", port(), family).unwrap();
     Family::BOTH.map(open).into()
 }
 
@@ -131,14 +133,15 @@ fn undisturbed(loads: Vec<Load>, streams: Vec<Stream>) {
 }
 
 #[track_caller]
-fn run(story: &Story, arguments: &[&str]) -> (i32, String) {
-    let (code, said, error) = agent::command(story.testbed.namespace("node-a").unwrap(), arguments).unwrap();
+fn run(scenario: &Scenario, arguments: &[&str]) -> (i32, String) {
+    let (code, said, error) =
+        agent::command(scenario.testbed.namespace("node-a").unwrap(), arguments).unwrap();
     (code, format!("{said}{error}"))
 }
 
 #[track_caller]
-fn nothing_is_left(story: &Story, before: &[String]) {
-    let now = node(story);
+fn nothing_is_left(scenario: &Scenario, before: &[String]) {
+    let now = node(scenario);
     let differ: Vec<_> = now
         .iter()
         .filter(|line| !before.contains(line))
@@ -146,60 +149,60 @@ fn nothing_is_left(story: &Story, before: &[String]) {
         .chain(before.iter().filter(|line| !now.contains(line)).map(|line| format!("- {line}")))
         .collect();
     assert!(differ.is_empty(), "{differ:#?}");
-    let (code, said) = run(story, &["cleanup", "--check"]);
+    let (code, said) = run(scenario, &["cleanup", "--check"]);
     assert_eq!(code, 0, "{said}");
 }
 
 #[test]
 fn cleanup_after_the_agents_end_leaves_nothing_and_connections_go_on() {
-    let (mut story, before) = story(&[]);
-    let streams = streams(&story);
-    let status = story.agent("node-a").status().unwrap();
+    let (mut scenario, before) = scenario(&[]);
+    let streams = streams(&scenario);
+    let status = scenario.agent("node-a").status().unwrap();
     let policy = &status["policies"][0];
     assert_eq!((&policy["policy"], &policy["resource_version"]), (&"db/allow-web".into(), &Value::Null));
-    story.policy("db/soon-gone", "podSelector: {}");
-    let names = |story: &mut Story| {
-        let status = story.agent("node-a").status().unwrap();
+    scenario.policy("db/soon-gone", "podSelector: {}");
+    let names = |scenario: &mut Scenario| {
+        let status = scenario.agent("node-a").status().unwrap();
         let all = status["policies"].as_array().unwrap().iter().map(|policy| policy["policy"].to_string());
         all.collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(names(&mut story), "\"db/allow-web\" \"db/soon-gone\"");
-    story.testbed.manifests().remove_policy("db/soon-gone").unwrap();
+    assert_eq!(names(&mut scenario), "\"db/allow-web\" \"db/soon-gone\"");
+    scenario.testbed.manifests().remove_policy("db/soon-gone").unwrap();
     let end = Instant::now() + Duration::from_secs(10);
-    while names(&mut story) != "\"db/allow-web\"" {
-        assert!(Instant::now() < end, "{}", names(&mut story));
+    while names(&mut scenario) != "\"db/allow-web\"" {
+        assert!(Instant::now() < end, "{}", names(&mut scenario));
         sleep(Duration::from_millis(50));
     }
-    let mut agent = story.take_agent("node-a");
+    let mut agent = scenario.take_agent("node-a");
     assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
     let log = agent.audit_log().to_owned();
-    let (code, said) = run(&story, &["cleanup", "--check"]);
+    let (code, said) = run(&scenario, &["cleanup", "--check"]);
     assert!(code == 1 && said.contains("table inet kube-verdict") && said.contains("the marks of"), "{said}");
-    let (code, said) = run(&story, &["cleanup", "--audit-log", log.to_str().unwrap()]);
+    let (code, said) = run(&scenario, &["cleanup", "--audit-log", log.to_str().unwrap()]);
     assert!(code == 0 && said.contains("removed the rules") && said.contains("removed /"), "{said}");
     assert!(!log.exists());
-    nothing_is_left(&story, &before);
+    nothing_is_left(&scenario, &before);
     undisturbed(Vec::new(), streams);
-    story.expect("other/x", "db/s", "5432", &unjudged());
+    scenario.expect("other/x", "db/s", "5432", &unevaluated());
 }
 
 #[test]
 fn cleanup_beside_a_running_agent_lets_no_connection_wait_and_the_agent_stands_by() {
-    let (mut story, before) = story(&[]);
-    let (loads, streams) = (loads(&story), streams(&story));
+    let (mut scenario, before) = scenario(&[]);
+    let (loads, streams) = (loads(&scenario), streams(&scenario));
     sleep(Duration::from_millis(500));
     let began = Instant::now();
-    let log = story.agent("node-a").audit_log().to_owned();
-    let (code, said) = run(&story, &["cleanup", "--force", "--audit-log", log.to_str().unwrap()]);
+    let log = scenario.agent("node-a").audit_log().to_owned();
+    let (code, said) = run(&scenario, &["cleanup", "--force", "--audit-log", log.to_str().unwrap()]);
     assert_eq!(code, 0, "{said}");
     eprintln!("cleanup took {:?}", began.elapsed());
-    nothing_is_left(&story, &before);
-    story
+    nothing_is_left(&scenario, &before);
+    scenario
         .agent("node-a")
         .wait_not_ready("the rules were removed from this node, as `kube-verdict cleanup` does")
         .unwrap();
     // The tables of the answers wrap lines.
-    let ask = |command| run(&story, &[command]).1.split_whitespace().collect::<Vec<_>>().join(" ");
+    let ask = |command| run(&scenario, &[command]).1.split_whitespace().collect::<Vec<_>>().join(" ");
     let said = ask("status");
     assert!(said.contains("rules none: they were removed") && !said.contains("taken over"), "{said}");
     let said = ask("doctor");
@@ -208,21 +211,21 @@ fn cleanup_beside_a_running_agent_lets_no_connection_wait_and_the_agent_stands_b
         "{said}"
     );
     // It neither writes its rules again nor leaves anything when it ends, though policy changes.
-    story.testbed.manifests().remove_policy("db/allow-web").unwrap();
+    scenario.testbed.manifests().remove_policy("db/allow-web").unwrap();
     sleep(Duration::from_millis(1500));
-    nothing_is_left(&story, &before);
-    let mut agent = story.take_agent("node-a");
+    nothing_is_left(&scenario, &before);
+    let mut agent = scenario.take_agent("node-a");
     assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
     assert!(agent.log().contains("removed, as by `kube-verdict cleanup`"), "{}", agent.log());
-    nothing_is_left(&story, &before);
+    nothing_is_left(&scenario, &before);
     let named = ["cleanup", "--check", "--audit-log", log.to_str().unwrap(), "--state-dir", "/nowhere"];
-    let (code, said) = run(&story, &named);
+    let (code, said) = run(&scenario, &named);
     assert!(
         code == 0 && said.contains("no audit log at /") && said.contains("no state in /nowhere"),
         "{said}"
     );
     let folder = log.parent().unwrap().to_str().unwrap();
-    let (code, said) = run(&story, &["cleanup", "--audit-log", folder]);
+    let (code, said) = run(&scenario, &["cleanup", "--audit-log", folder]);
     assert!(code == 2 && said.contains("names no file"), "{said}");
     assert!(!log.exists(), "an agent that stands by writes no records");
     undisturbed(loads, streams);
@@ -240,10 +243,10 @@ impl Drop for Background {
 
 #[test]
 fn a_cleanup_that_stays_removes_what_an_agent_writes_that_is_started_again() {
-    let (mut story, before) = story(&[]);
-    let (loads, streams) = (loads(&story), streams(&story));
+    let (mut scenario, before) = scenario(&[]);
+    let (loads, streams) = (loads(&scenario), streams(&scenario));
     let binary = agent::binary().unwrap();
-    let log = story.testbed.manifests().beside("cleanup.log");
+    let log = scenario.testbed.manifests().beside("cleanup.log");
     let output = fs::File::create(&log).unwrap();
     let start = || {
         Command::new(&binary)
@@ -252,21 +255,21 @@ fn a_cleanup_that_stays_removes_what_an_agent_writes_that_is_started_again() {
             .stdout(output.try_clone().unwrap())
             .spawn()
     };
-    let mut cleanup = Background(story.testbed.namespace("node-a").unwrap().run(start).unwrap().unwrap());
-    let wait_clean = |story: &Story| {
+    let mut cleanup = Background(scenario.testbed.namespace("node-a").unwrap().run(start).unwrap().unwrap());
+    let wait_clean = |scenario: &Scenario| {
         let end = Instant::now() + Duration::from_secs(30);
-        while run(story, &["cleanup", "--check"]).0 != 0 {
-            assert!(Instant::now() < end, "{}", run(story, &["cleanup", "--check"]).1);
+        while run(scenario, &["cleanup", "--check"]).0 != 0 {
+            assert!(Instant::now() < end, "{}", run(scenario, &["cleanup", "--check"]).1);
             sleep(Duration::from_millis(100));
         }
     };
-    wait_clean(&story);
-    story.take_agent("node-a").kill().unwrap();
-    let mut agent = Agent::start(&story.testbed, "node-a", &Launch::default()).unwrap();
+    wait_clean(&scenario);
+    scenario.take_agent("node-a").kill().unwrap();
+    let mut agent = Agent::start(&scenario.testbed, "node-a", &Launch::default()).unwrap();
     agent.wait_log("the rules were removed").unwrap();
-    wait_clean(&story);
+    wait_clean(&scenario);
     assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
-    nothing_is_left(&story, &before);
+    nothing_is_left(&scenario, &before);
     kill(Pid::from_raw(i32::try_from(cleanup.0.id()).unwrap()), Signal::SIGTERM).unwrap();
     assert_eq!(cleanup.0.wait().unwrap().code(), Some(0));
     let said = fs::read_to_string(&log).unwrap();
@@ -277,15 +280,15 @@ fn a_cleanup_that_stays_removes_what_an_agent_writes_that_is_started_again() {
 #[test]
 fn rules_that_an_agent_has_left_are_wrong_and_doctor_says_what_pods_experience() {
     for (flag, experience, is_open) in [
-        ("--when-down=closed", "get no traffic at all", false),
-        ("--when-down=open", "new connections pass unevaluated", true),
+        ("--fail-mode=closed", "get no traffic at all", false),
+        ("--fail-mode=open", "new connections pass unevaluated", true),
     ] {
-        let (mut story, _) = story(&[flag]);
-        let (code, said) = run(&story, &["doctor"]);
+        let (mut scenario, _) = scenario(&[flag]);
+        let (code, said) = run(&scenario, &["doctor"]);
         assert_eq!(code, 0, "{said}");
-        let mut agent = story.take_agent("node-a");
+        let mut agent = scenario.take_agent("node-a");
         assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
-        let (code, said) = run(&story, &["doctor"]);
+        let (code, said) = run(&scenario, &["doctor"]);
         // The table of the answer wraps lines.
         let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(code, 1, "{said}");
@@ -293,22 +296,22 @@ fn rules_that_an_agent_has_left_are_wrong_and_doctor_says_what_pods_experience()
             assert!(said.contains(part), "{flag}: {part} in {said}");
         }
         // No policy selects them: the first two are known to the rules, the third has started since.
-        story.testbed.add_pod("other/late", "node-a", &[], &["80"]).unwrap();
-        let reaches = |story: &Story, from, to| {
+        scenario.testbed.add_pod("other/late", "node-a", &[], &["80"]).unwrap();
+        let reaches = |scenario: &Scenario, from, to| {
             let way = "80".parse().unwrap();
-            story
+            scenario
                 .testbed
                 .probe(from, to, way, Family::V4, Duration::from_millis(400))
                 .unwrap()
                 .answer
                 .reached()
         };
-        assert!(reaches(&story, "web/a", "other/x"));
-        assert_eq!(reaches(&story, "other/late", "other/x"), is_open, "{flag}");
-        assert_eq!(reaches(&story, "web/a", "other/late"), is_open, "{flag}");
-        let (code, said) = run(&story, &["cleanup"]);
+        assert!(reaches(&scenario, "web/a", "other/x"));
+        assert_eq!(reaches(&scenario, "other/late", "other/x"), is_open, "{flag}");
+        assert_eq!(reaches(&scenario, "web/a", "other/late"), is_open, "{flag}");
+        let (code, said) = run(&scenario, &["cleanup"]);
         assert_eq!(code, 0, "{said}");
-        assert_eq!(run(&story, &["doctor"]).0, 0);
-        assert!(reaches(&story, "other/late", "other/x") && reaches(&story, "web/a", "other/late"));
+        assert_eq!(run(&scenario, &["doctor"]).0, 0);
+        assert!(reaches(&scenario, "other/late", "other/x") && reaches(&scenario, "web/a", "other/late"));
     }
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
 use integration::command::{nft, nft_answer};
-use integration::{Answer, Family, Links, Side, Story, allowed, denied, smoke};
+use integration::{Answer, Family, Links, Scenario, Side, allowed, denied, smoke};
 use std::time::Duration;
 
 /// Foreign rules on a node: they mark packets and connections from `web/front` before the verdict, and count what they
@@ -30,8 +30,8 @@ table inet foreign {
 }
 ";
 
-fn count(story: &Story, counter: &str) -> u64 {
-    let node = story.testbed.namespace("node-a").unwrap();
+fn count(scenario: &Scenario, counter: &str) -> u64 {
+    let node = scenario.testbed.namespace("node-a").unwrap();
     let text = nft_answer(node, &["list", "counter", "inet", "foreign", counter]).unwrap();
     let words: Vec<&str> = text.split_whitespace().collect();
     let at = words.iter().position(|word| *word == "packets").unwrap();
@@ -40,12 +40,12 @@ fn count(story: &Story, counter: &str) -> u64 {
 
 #[test]
 fn a_foreign_packet_mark_survives_the_verdict() {
-    let mut story = Story::begin(smoke::cluster(Links::Routes));
-    smoke::write_policies(&mut story);
-    story.start_agents(&[]);
-    nft(story.testbed.namespace("node-a").unwrap(), FOREIGN).unwrap();
+    let mut scenario = Scenario::begin(smoke::cluster(Links::Routes));
+    smoke::write_policies(&mut scenario);
+    scenario.start_agents(&[]);
+    nft(scenario.testbed.namespace("node-a").unwrap(), FOREIGN).unwrap();
     for (family, node) in [(Family::V4, "10.244.1.1"), (Family::V6, "fd00:10:244:1::1")] {
-        story.expect_in(
+        scenario.expect_in(
             family,
             "web/front",
             "db/store",
@@ -54,26 +54,26 @@ fn a_foreign_packet_mark_survives_the_verdict() {
         );
         let way = "5432".parse().unwrap();
         let patience = Duration::from_secs(5);
-        let observed = story.testbed.probe("web/front", "db/store", way, family, patience).unwrap();
+        let observed = scenario.testbed.probe("web/front", "db/store", way, family, patience).unwrap();
         // The server sees the node: the mark still stood when it came to masquerading, and the verdict before it was
         // given on the pod's own address.
         let Answer::Reached(greeting) = observed.answer else { panic!("{observed:?}") };
         assert_eq!(greeting.client.ip().to_string(), node);
     }
-    assert!(count(&story, "packet-mark-kept") >= 4);
-    assert_eq!(count(&story, "verdict-left-behind"), 0);
-    assert!(count(&story, "connection-marks-kept") >= 4);
-    assert_eq!(count(&story, "connection-mark-lost"), 0);
+    assert!(count(&scenario, "packet-mark-kept") >= 4);
+    assert_eq!(count(&scenario, "verdict-left-behind"), 0);
+    assert!(count(&scenario, "connection-marks-kept") >= 4);
+    assert_eq!(count(&scenario, "connection-mark-lost"), 0);
 }
 
 #[test]
 fn marks_can_be_chosen() {
-    let mut story = Story::begin(smoke::cluster(Links::Routes));
-    smoke::write_policies(&mut story);
-    story.start_agents(&["--packet-marks=0xf", "--connection-marks=0xf0"]);
-    story.expect("web/front", "db/store", "5432", &allowed(Side::Ingress, "db/allow-front", 0));
-    story.expect("other/client", "db/store", "5432", &denied(Side::Ingress, "db/allow-dns"));
-    let rules = story.testbed.ruleset("node-a").unwrap();
+    let mut scenario = Scenario::begin(smoke::cluster(Links::Routes));
+    smoke::write_policies(&mut scenario);
+    scenario.start_agents(&["--packet-marks=0xf", "--connection-marks=0xf0"]);
+    scenario.expect("web/front", "db/store", "5432", &allowed(Side::Ingress, "db/allow-front", 0));
+    scenario.expect("other/client", "db/store", "5432", &denied(Side::Ingress, "db/allow-dns"));
+    let rules = scenario.testbed.ruleset("node-a").unwrap();
     for ours in ["0x01000000", "0x0e000000", "0x10000000", "0x20000000"] {
         assert!(!rules.contains(ours), "{ours}: {rules}");
     }

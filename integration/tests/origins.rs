@@ -14,7 +14,7 @@ use integration::attack::{packet, wire};
 use integration::command::{ip, nft_answer};
 use integration::namespace::Namespace;
 use integration::{
-    Cluster, Family, Links, Side, Story, Stream, Testbed, allowed, allowed_because, denied, unjudged,
+    Cluster, Family, Links, Scenario, Side, Stream, Testbed, allowed, allowed_because, denied, unevaluated,
 };
 
 /// How long an agent may take to see what changed, on a machine that is busy.
@@ -35,11 +35,11 @@ const FROM_WEB: &str = "
     - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]
 ";
 
-fn begin(flags: &[&str]) -> Story {
-    let mut story = Story::begin(cluster());
-    story.policy("db/allow-web", FROM_WEB);
-    story.start_agents(flags);
-    story
+fn begin(flags: &[&str]) -> Scenario {
+    let mut scenario = Scenario::begin(cluster());
+    scenario.policy("db/allow-web", FROM_WEB);
+    scenario.start_agents(flags);
+    scenario
 }
 
 /// Waits until it is so.
@@ -63,34 +63,34 @@ fn send(namespace: &Namespace, from: &str, to: SocketAddr) -> SocketAddr {
     sent.unwrap().unwrap()
 }
 
-fn drops(story: &mut Story, node: &str, mark: u64, reason: &str) -> u64 {
-    let drops = story.agent(node).drops_after(mark).unwrap();
+fn drops(scenario: &mut Scenario, node: &str, mark: u64, reason: &str) -> u64 {
+    let drops = scenario.agent(node).drops_after(mark).unwrap();
     drops.iter().filter(|drop| drop.reason == reason).map(|drop| drop.packets).sum()
 }
 
 #[test]
 fn the_bridges_own_switch_is_as_good_as_the_nodes() {
-    let mut story = Story::begin(cluster());
-    story.policy("db/allow-web", FROM_WEB);
-    let node = story.testbed.namespace("node-a").unwrap().clone();
+    let mut scenario = Scenario::begin(cluster());
+    scenario.policy("db/allow-web", FROM_WEB);
+    let node = scenario.testbed.namespace("node-a").unwrap().clone();
     for sysctl in ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"] {
         node.sysctl(sysctl, "0").unwrap();
     }
     ip(&node, "link set cni0 type bridge nf_call_iptables 1 nf_call_ip6tables 1\n").unwrap();
-    story.start_agents(&[]);
-    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
-    story.policy("db/allow-web", "podSelector: {}\ningress: []");
-    story.expect("web/a", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+    scenario.start_agents(&[]);
+    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+    scenario.policy("db/allow-web", "podSelector: {}\ningress: []");
+    scenario.expect("web/a", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
 }
 
 #[test]
 fn a_bridge_that_comes_after_the_agent_is_watched_from_its_first_port() {
     let cluster = Testbed::new().node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64");
-    let mut story = Story::begin(cluster);
-    let node = story.testbed.namespace("node-a").unwrap().clone();
+    let mut scenario = Scenario::begin(cluster);
+    let node = scenario.testbed.namespace("node-a").unwrap().clone();
     ip(&node, "link del cni0\n").unwrap();
     // Nothing is said of a bridge that isn't there: the CNI plugin makes it with the first pod.
-    story.start_agents(&[]);
+    scenario.start_agents(&[]);
     ip(
         &node,
         "link add cni0 type bridge mcast_snooping 0\n\
@@ -99,21 +99,21 @@ fn a_bridge_that_comes_after_the_agent_is_watched_from_its_first_port() {
          link set cni0 up\n",
     )
     .unwrap();
-    story.testbed.add_pod("web/a", "node-a", &[], &["80"]).unwrap();
-    story.testbed.add_pod("db/s", "node-a", &[], &["5432", "53/UDP"]).unwrap();
-    story.policy("db/allow-web", FROM_WEB);
-    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
-    let mark = story.agent("node-a").mark();
-    let pod = story.testbed.namespace("web/a").unwrap().clone();
+    scenario.testbed.add_pod("web/a", "node-a", &[], &["80"]).unwrap();
+    scenario.testbed.add_pod("db/s", "node-a", &[], &["5432", "53/UDP"]).unwrap();
+    scenario.policy("db/allow-web", FROM_WEB);
+    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+    let mark = scenario.agent("node-a").mark();
+    let pod = scenario.testbed.namespace("web/a").unwrap().clone();
     ip(&pod, "addr add 198.51.100.7/32 dev lo\n").unwrap();
     send(&pod, "198.51.100.7", "10.244.1.3:53".parse().unwrap());
-    until("the forged source is recorded", || drops(&mut story, "node-a", mark, "spoofed-source") > 0);
+    until("the forged source is recorded", || drops(&mut scenario, "node-a", mark, "spoofed-source") > 0);
 }
 
 #[test]
 fn of_two_pods_that_claim_an_address_the_first_one_has_it() {
-    let mut story = begin(&[]);
-    let node = story.testbed.namespace("node-a").unwrap().clone();
+    let mut scenario = begin(&[]);
+    let node = scenario.testbed.namespace("node-a").unwrap().clone();
     let thief = Namespace::create("thief").unwrap();
     // `web/a` has 10.244.1.2.
     ip(
@@ -127,30 +127,31 @@ fn of_two_pods_that_claim_an_address_the_first_one_has_it() {
     .unwrap();
     ip(&thief, "link set lo up\naddr add 10.244.1.2/24 dev eth0\nlink set eth0 up\n").unwrap();
     until("the conflict is in status", || {
-        let status = story.agent("node-a").status().unwrap();
+        let status = scenario.agent("node-a").status().unwrap();
         let conflicts = &status["origins"]["conflicts"];
         conflicts[0]["address"] == "10.244.1.2" && conflicts[0]["claimed_by"] == "thief"
     });
-    let mark = story.agent("node-a").mark();
+    let mark = scenario.agent("node-a").mark();
     send(&thief, "10.244.1.2", "10.244.1.3:53".parse().unwrap());
-    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
     until("what it sent is recorded", || {
-        drops(&mut story, "node-a", mark, "spoofed-source")
-            + drops(&mut story, "node-a", mark, "unbound-port")
+        drops(&mut scenario, "node-a", mark, "spoofed-source")
+            + drops(&mut scenario, "node-a", mark, "unbound-port")
             > 0
     });
     ip(&node, "link del thief\n").unwrap();
     until("the conflict is over", || {
-        let status = story.agent("node-a").status().unwrap();
+        let status = scenario.agent("node-a").status().unwrap();
         status["origins"]["conflicts"].as_array().is_some_and(Vec::is_empty)
     });
 }
 
 #[test]
 fn ports_that_come_and_go_a_hundred_times_a_second_disturb_no_one() {
-    let mut story = begin(&[]);
-    let node = story.testbed.namespace("node-a").unwrap().clone();
-    let stream = Stream::open(&story.testbed, "web/a", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
+    let mut scenario = begin(&[]);
+    let node = scenario.testbed.namespace("node-a").unwrap().clone();
+    let stream =
+        Stream::open(&scenario.testbed, "web/a", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
     let churn = Namespace::create("churn").unwrap();
     let started = Instant::now();
     for number in 0..60 {
@@ -171,15 +172,15 @@ fn ports_that_come_and_go_a_hundred_times_a_second_disturb_no_one() {
         ip(&node, &format!("link del churn{number}\n")).unwrap();
     }
     eprintln!("200 ports came and went in {:?}", started.elapsed());
-    story.testbed.add_pod("web/late", "node-a", &[], &["80"]).unwrap();
-    story.expect("web/late", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+    scenario.testbed.add_pod("web/late", "node-a", &[], &["80"]).unwrap();
+    scenario.expect("web/late", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
     stream.wait_progress(50).unwrap();
     stream.finish().unwrap();
     until("no port is left behind", || {
-        let status = story.agent("node-a").status().unwrap();
+        let status = scenario.agent("node-a").status().unwrap();
         status["origins"]["ports"].as_array().is_some_and(|ports| ports.len() == 3)
     });
-    story.agent("node-a").wait_ready().unwrap();
+    scenario.agent("node-a").wait_ready().unwrap();
 }
 
 /// Sends a frame out of `eth0` again and again while `during` runs.
@@ -197,12 +198,12 @@ fn flood(namespace: &Namespace, frame: &[u8], during: impl FnOnce()) {
 /// A rule looks into several sets, one after the other, and they may change in between.
 #[test]
 fn no_frame_is_lost_in_the_moment_in_which_its_port_is_bound() {
-    let mut story = begin(&[]);
-    let node = story.testbed.namespace("node-a").unwrap().clone();
-    let web = story.testbed.namespace("web/a").unwrap().clone();
+    let mut scenario = begin(&[]);
+    let node = scenario.testbed.namespace("node-a").unwrap().clone();
+    let web = scenario.testbed.namespace("web/a").unwrap().clone();
     let web_mac = wire::interface(&web, "eth0").unwrap().mac;
     let web_address = Ipv4Addr::new(10, 244, 1, 2);
-    let mark = story.agent("node-a").mark();
+    let mark = scenario.agent("node-a").mark();
     for number in 0..60 {
         let address = Ipv4Addr::new(10, 244, 1, 50 + number);
         let pod = Namespace::create(&format!("bound-{number}")).unwrap();
@@ -244,10 +245,10 @@ fn no_frame_is_lost_in_the_moment_in_which_its_port_is_bound() {
     ip(&web, "addr add 198.51.100.7/32 dev lo\n").unwrap();
     send(&web, "198.51.100.7", "10.244.1.3:53".parse().unwrap());
     until("the last drop is recorded", || {
-        let drops = story.agent("node-a").drops_after(mark).unwrap();
+        let drops = scenario.agent("node-a").drops_after(mark).unwrap();
         drops.iter().any(|drop| drop.is_from("web/a") && drop.reason == "spoofed-source")
     });
-    let drops = story.agent("node-a").drops_after(mark).unwrap();
+    let drops = scenario.agent("node-a").drops_after(mark).unwrap();
     let lost: Vec<_> =
         drops.iter().filter(|drop| drop.reason == "unbound-destination" || !drop.is_from("web/a")).collect();
     assert!(
@@ -259,41 +260,41 @@ fn no_frame_is_lost_in_the_moment_in_which_its_port_is_bound() {
 
 #[test]
 fn an_exempt_pod_sends_from_addresses_that_no_other_has() {
-    let mut story = begin(&["--exempt-origin", "web", "--record-open"]);
-    let pod = story.testbed.namespace("web/a").unwrap().clone();
+    let mut scenario = begin(&["--exempt-origin", "web", "--record-open"]);
+    let pod = scenario.testbed.namespace("web/a").unwrap().clone();
     ip(&pod, "addr add 198.51.100.7/32 dev lo\naddr add 10.244.1.3/32 dev lo\n").unwrap();
-    story.remove_policy("db/allow-web");
+    scenario.remove_policy("db/allow-web");
     let to: SocketAddr = "10.244.2.2:7".parse().unwrap();
-    let mark = story.agent("node-a").mark();
+    let mark = scenario.agent("node-a").mark();
     // Beyond the node: what is evaluated is the address that it claims.
     let from = send(&pod, "198.51.100.7", to);
     let is_of = |record: &integration::record::Record| {
         record.source.as_ref().is_some_and(|source| source.address == from.ip())
     };
-    story.agent("node-b").wait_record(0, is_of).unwrap();
-    assert_eq!(drops(&mut story, "node-a", mark, "spoofed-source"), 0);
+    scenario.agent("node-b").wait_record(0, is_of).unwrap();
+    assert_eq!(drops(&mut scenario, "node-a", mark, "spoofed-source"), 0);
     // The address of `db/s`.
     send(&pod, "10.244.1.3", to);
-    until("another's address is recorded", || drops(&mut story, "node-a", mark, "spoofed-source") > 0);
+    until("another's address is recorded", || drops(&mut scenario, "node-a", mark, "spoofed-source") > 0);
     ip(&pod, "addr del 10.244.1.3/32 dev lo\n").unwrap();
-    let status = story.agent("node-a").status().unwrap();
+    let status = scenario.agent("node-a").status().unwrap();
     assert_eq!(status["origins"]["exemptions"][0], "web");
-    story.expect("web/a", "db/s", "5432", &allowed_because(Side::Ingress, "not-isolated"));
+    scenario.expect("web/a", "db/s", "5432", &allowed_because(Side::Ingress, "not-isolated"));
 }
 
 #[test]
 fn overlay_packets_come_from_nodes_alone_if_so_configured() {
-    let mut story = Story::begin(cluster().links(Links::Vxlan));
-    story.policy("db/allow-web", FROM_WEB);
-    story.start_agents(&["--overlay-sources", "nodes"]);
-    let outside = story.testbed.namespace(integration::OUTSIDE).unwrap().clone();
-    let [node4, node6] = story.testbed.addresses("node-a").unwrap();
-    let [outside4, outside6] = story.testbed.addresses(integration::OUTSIDE).unwrap();
-    let mark = story.agent("node-a").mark();
+    let mut scenario = Scenario::begin(cluster().links(Links::Vxlan));
+    scenario.policy("db/allow-web", FROM_WEB);
+    scenario.start_agents(&["--overlay-sources", "nodes"]);
+    let outside = scenario.testbed.namespace(integration::OUTSIDE).unwrap().clone();
+    let [node4, node6] = scenario.testbed.addresses("node-a").unwrap();
+    let [outside4, outside6] = scenario.testbed.addresses(integration::OUTSIDE).unwrap();
+    let mark = scenario.agent("node-a").mark();
     for (from, to) in [(outside4, node4), (outside6, node6)] {
         send(&outside, &from.to_string(), SocketAddr::new(to, 8472));
         until("it is recorded", || {
-            let drops = story.agent("node-a").drops_after(mark).unwrap();
+            let drops = scenario.agent("node-a").drops_after(mark).unwrap();
             drops.iter().any(|drop| {
                 drop.reason == "foreign-overlay"
                     && drop.source.as_ref().is_some_and(|source| source.address == from)
@@ -301,15 +302,16 @@ fn overlay_packets_come_from_nodes_alone_if_so_configured() {
         });
     }
     // Between nodes it goes on.
-    story.expect("web/far", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
-    story.expect(integration::OUTSIDE, "web/a", "80", &unjudged());
+    scenario.expect("web/far", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+    scenario.expect(integration::OUTSIDE, "web/a", "80", &unevaluated());
 }
 
 #[test]
 fn rules_that_were_deleted_come_back_and_trust_no_reply() {
-    let story = begin(&[]);
-    let node = story.testbed.namespace("node-a").unwrap().clone();
-    let stream = Stream::open(&story.testbed, "web/a", "db/s", "5432".parse().unwrap(), Family::V6).unwrap();
+    let scenario = begin(&[]);
+    let node = scenario.testbed.namespace("node-a").unwrap().clone();
+    let stream =
+        Stream::open(&scenario.testbed, "web/a", "db/s", "5432".parse().unwrap(), Family::V6).unwrap();
     for table in
         [&["delete", "table", "inet", "kube-verdict"], &["delete", "table", "bridge", "kube-verdict"]]
     {
@@ -319,11 +321,11 @@ fn rules_that_were_deleted_come_back_and_trust_no_reply() {
             tables.contains("inet kube-verdict") && tables.contains("bridge kube-verdict")
         });
         until("no reply passes on conntrack's word alone", || {
-            let rules = story.testbed.ruleset("node-a").unwrap();
+            let rules = scenario.testbed.ruleset("node-a").unwrap();
             // With another condition before it stands what the node itself replies.
             !rules.contains("\tct direction reply accept")
         });
     }
     stream.wait_progress(50).unwrap();
-    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use integration::static_api::Objects;
 use integration::{
-    Agent, Cluster, Family, Launch, Load, Side, StaticApi, Story, Stream, Testbed, agent, allowed, denied,
+    Agent, Cluster, Family, Launch, Load, Scenario, Side, StaticApi, Stream, Testbed, agent, allowed, denied,
 };
 use serde_json::{Value, json};
 
@@ -31,15 +31,15 @@ fn cluster() -> Cluster {
 }
 
 /// `web` may reach `db`, `other` may not.
-fn story() -> Story {
-    let story = Story::begin(cluster());
-    story.testbed.manifests().policy("db/allow-web", ALLOW_WEB).unwrap();
-    story
+fn scenario() -> Scenario {
+    let scenario = Scenario::begin(cluster());
+    scenario.testbed.manifests().policy("db/allow-web", ALLOW_WEB).unwrap();
+    scenario
 }
 
-fn expect_policy(story: &Story) {
-    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
-    story.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+fn expect_policy(scenario: &Scenario) {
+    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+    scenario.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
 }
 
 /// What a manifest may hold that is broken.
@@ -78,85 +78,85 @@ fn is_saved(status: &Value) -> bool {
 }
 
 /// The flags for a state folder of its own, beside the manifests.
-fn state_flag(story: &Story) -> String {
-    format!("--state-dir={}", story.testbed.manifests().beside("state").display())
+fn state_flag(scenario: &Scenario) -> String {
+    format!("--state-dir={}", scenario.testbed.manifests().beside("state").display())
 }
 
 #[test]
 fn an_agent_that_restarts_while_a_manifest_is_broken_enforces_what_it_was() {
-    let mut story = story();
-    let flag = state_flag(&story);
+    let mut scenario = scenario();
+    let flag = state_flag(&scenario);
     for (kind, bytes) in broken() {
-        story.testbed.manifests().policy("db/allow-web", ALLOW_WEB).unwrap();
-        story.start_agents(&[&flag]);
-        wait_status(story.agent("node-a"), "the state is written", is_saved);
-        story.take_agent("node-a").kill().unwrap();
-        std::fs::write(story.testbed.manifests().path().join(FILE), &bytes).unwrap();
+        scenario.testbed.manifests().policy("db/allow-web", ALLOW_WEB).unwrap();
+        scenario.start_agents(&[&flag]);
+        wait_status(scenario.agent("node-a"), "the state is written", is_saved);
+        scenario.take_agent("node-a").kill().unwrap();
+        std::fs::write(scenario.testbed.manifests().path().join(FILE), &bytes).unwrap();
         eprintln!("--- {kind}");
-        story.start_agents(&[&flag]);
-        expect_policy(&story);
-        let status = story.agent("node-a").status().unwrap();
+        scenario.start_agents(&[&flag]);
+        expect_policy(&scenario);
+        let status = scenario.agent("node-a").status().unwrap();
         assert!(status["state"]["restored"].is_u64(), "{kind}: {status:#}");
         assert!(
             status["problems"].to_string().contains("as the state on disk has them"),
             "{kind}: {status:#}"
         );
-        story.testbed.manifests().policy("db/allow-web", ALLOW_WEB).unwrap();
+        scenario.testbed.manifests().policy("db/allow-web", ALLOW_WEB).unwrap();
         let mended =
             |status: &Value| status["state"]["restored"].is_null() && status["problems"] == json!([]);
-        wait_status(story.agent("node-a"), "the file is mended", mended);
-        expect_policy(&story);
-        assert_eq!(story.take_agent("node-a").terminate().unwrap().code(), Some(0));
+        wait_status(scenario.agent("node-a"), "the file is mended", mended);
+        expect_policy(&scenario);
+        assert_eq!(scenario.take_agent("node-a").terminate().unwrap().code(), Some(0));
     }
 }
 
 #[test]
 fn without_a_state_an_agent_is_not_ready_while_a_file_was_never_understood() {
-    let mut story = story();
+    let mut scenario = scenario();
     // What is no manifest by what is left of it is skipped, as a chart's values are.
     let is_skipped = |kind| ["cut off before the first field", "a chart's template"].contains(&kind);
     for (kind, bytes) in broken().into_iter().filter(|(kind, _)| !is_skipped(*kind)) {
-        std::fs::write(story.testbed.manifests().path().join(FILE), &bytes).unwrap();
+        std::fs::write(scenario.testbed.manifests().path().join(FILE), &bytes).unwrap();
         eprintln!("--- {kind}");
-        let mut agent = Agent::start(&story.testbed, "node-a", &Launch::default()).unwrap();
+        let mut agent = Agent::start(&scenario.testbed, "node-a", &Launch::default()).unwrap();
         let said = agent.wait_not_ready("was never understood").unwrap();
         assert!(said.contains(FILE), "{kind}: {said}");
         wait_status(&agent, "what is understood is enforced", |status| status["phase"] == "enforcing");
-        story.testbed.manifests().policy("db/allow-web", ALLOW_WEB).unwrap();
+        scenario.testbed.manifests().policy("db/allow-web", ALLOW_WEB).unwrap();
         agent.wait_ready().unwrap();
-        story.put_agent(agent);
-        expect_policy(&story);
-        assert_eq!(story.take_agent("node-a").terminate().unwrap().code(), Some(0));
+        scenario.put_agent(agent);
+        expect_policy(&scenario);
+        assert_eq!(scenario.take_agent("node-a").terminate().unwrap().code(), Some(0));
     }
 }
 
 #[test]
 fn an_agent_that_takes_over_while_a_manifest_is_broken_lets_no_revoked_connection_talk() {
-    let mut story = story();
-    let flag = state_flag(&story);
-    story.policy("db/allow-web", ALLOW_WEB.replace("metadata.name: web", "metadata.name: other").as_str());
-    story.start_agents(&[&flag]);
+    let mut scenario = scenario();
+    let flag = state_flag(&scenario);
+    scenario.policy("db/allow-web", ALLOW_WEB.replace("metadata.name: web", "metadata.name: other").as_str());
+    scenario.start_agents(&[&flag]);
     let stream =
-        Stream::open(&story.testbed, "other/x", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
-    story.policy("db/allow-web", ALLOW_WEB);
+        Stream::open(&scenario.testbed, "other/x", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
+    scenario.policy("db/allow-web", ALLOW_WEB);
     sleep(WHILE);
     let revoked_at = stream.echoed();
-    wait_status(story.agent("node-a"), "the state is written", is_saved);
-    std::fs::write(story.testbed.manifests().path().join(FILE), "kind: [").unwrap();
-    wait_status(story.agent("node-a"), "the problem is named", |status| status["problems"] != json!([]));
+    wait_status(scenario.agent("node-a"), "the state is written", is_saved);
+    std::fs::write(scenario.testbed.manifests().path().join(FILE), "kind: [").unwrap();
+    wait_status(scenario.agent("node-a"), "the problem is named", |status| status["problems"] != json!([]));
     let launch = Launch { flags: &[&flag], http_port: agent::HTTP_PORT + 1, ..Launch::default() };
-    let mut next = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+    let mut next = Agent::start(&scenario.testbed, "node-a", &launch).unwrap();
     next.wait_ready().unwrap();
-    let mut old = story.take_agent("node-a");
+    let mut old = scenario.take_agent("node-a");
     old.wait_not_ready("taken over").unwrap();
     assert_eq!(old.terminate().unwrap().code(), Some(0), "{}", old.log());
-    story.put_agent(next);
+    scenario.put_agent(next);
     sleep(WHILE);
     assert_eq!(stream.echoed(), revoked_at, "it was revoked, and stays so");
-    expect_policy(&story);
+    expect_policy(&scenario);
 }
 
-/// What an API server has of the story's cluster, and of `others` pods on another node.
+/// What an API server has of the scenario's cluster, and of `others` pods on another node.
 fn objects(testbed: &Testbed, others: u32) -> Objects {
     let named = |name: &str| json!({"name": name, "uid": format!("uid-{name}"), "resourceVersion": "10"});
     let namespace = |name: &str| {
@@ -206,13 +206,13 @@ fn objects(testbed: &Testbed, others: u32) -> Objects {
 }
 
 /// A node that was up with an API server that has `others` more pods, and went down: its rules are gone, and its API server, too.
-fn powered_off(others: u32) -> (Story, String, PathBuf, u16) {
-    let story = Story::begin(cluster());
-    let flag = state_flag(&story);
-    let node = story.testbed.namespace("node-a").unwrap();
-    let api = StaticApi::start(node, 0, objects(&story.testbed, others)).unwrap();
-    let kubeconfig = api.write_kubeconfig(story.testbed.manifests().beside("kubeconfig")).unwrap();
-    let mut agent = start(&story, &flag, &kubeconfig);
+fn powered_off(others: u32) -> (Scenario, String, PathBuf, u16) {
+    let scenario = Scenario::begin(cluster());
+    let flag = state_flag(&scenario);
+    let node = scenario.testbed.namespace("node-a").unwrap();
+    let api = StaticApi::start(node, 0, objects(&scenario.testbed, others)).unwrap();
+    let kubeconfig = api.write_kubeconfig(scenario.testbed.manifests().beside("kubeconfig")).unwrap();
+    let mut agent = start(&scenario, &flag, &kubeconfig);
     agent.wait_ready().unwrap();
     wait_status(&agent, "the state is written", is_saved);
     agent.kill().unwrap();
@@ -220,28 +220,28 @@ fn powered_off(others: u32) -> (Story, String, PathBuf, u16) {
     api.stop(node).unwrap();
     let (code, said, error) = agent::command(node, &["cleanup"]).unwrap();
     assert_eq!(code, 0, "{said}{error}");
-    (story, flag, kubeconfig, port)
+    (scenario, flag, kubeconfig, port)
 }
 
-fn start(story: &Story, flag: &str, kubeconfig: &Path) -> Agent {
+fn start(scenario: &Scenario, flag: &str, kubeconfig: &Path) -> Agent {
     let launch = Launch { flags: &[flag], kubeconfig: Some(kubeconfig), ..Launch::default() };
-    Agent::start(&story.testbed, "node-a", &launch).unwrap()
+    Agent::start(&scenario.testbed, "node-a", &launch).unwrap()
 }
 
 #[test]
 fn a_node_that_boots_without_its_api_server_enforces_what_was_known_and_converges() {
-    let (mut story, flag, kubeconfig, port) = powered_off(100);
-    let mut agent = start(&story, &flag, &kubeconfig);
+    let (mut scenario, flag, kubeconfig, port) = powered_off(100);
+    let mut agent = start(&scenario, &flag, &kubeconfig);
     agent.wait_ready().unwrap();
-    story.put_agent(agent);
-    expect_policy(&story);
-    let status = story.agent("node-a").status().unwrap();
+    scenario.put_agent(agent);
+    expect_policy(&scenario);
+    let status = scenario.agent("node-a").status().unwrap();
     assert!(status["state"]["restored"].is_u64() && status["source"]["connected"] == false, "{status:#}");
-    let node = story.testbed.namespace("node-a").unwrap();
+    let node = scenario.testbed.namespace("node-a").unwrap();
     let (_, said, _) = agent::command(node, &["status"]).unwrap();
     assert!(said.contains("state of 20") && said.contains("has answered"), "{said}");
     // The API server is there again; meanwhile the policy was removed.
-    let mut now = objects(&story.testbed, 0);
+    let mut now = objects(&scenario.testbed, 0);
     now.insert("/apis/networking.k8s.io/v1/networkpolicies", Vec::new());
     let api = StaticApi::start(node, port, now).unwrap();
     let converged = |status: &Value| {
@@ -249,21 +249,21 @@ fn a_node_that_boots_without_its_api_server_enforces_what_was_known_and_converge
             && status["inventory"]["pods"] == 3
             && status["inventory"]["policies"] == 0
     };
-    wait_status(story.agent("node-a"), "the API server has answered", converged);
-    story.expect("other/x", "db/s", "5432", &integration::unjudged());
-    api.stop(story.testbed.namespace("node-a").unwrap()).unwrap();
+    wait_status(scenario.agent("node-a"), "the API server has answered", converged);
+    scenario.expect("other/x", "db/s", "5432", &integration::unevaluated());
+    api.stop(scenario.testbed.namespace("node-a").unwrap()).unwrap();
 }
 
 #[test]
 fn an_agent_that_knows_the_state_alone_does_not_take_over_from_one_that_enforces() {
-    let (mut story, flag, kubeconfig, port) = powered_off(0);
-    let node = story.testbed.namespace("node-a").unwrap();
-    let mut newest = objects(&story.testbed, 0);
+    let (mut scenario, flag, kubeconfig, port) = powered_off(0);
+    let node = scenario.testbed.namespace("node-a").unwrap();
+    let mut newest = objects(&scenario.testbed, 0);
     newest.insert("/apis/networking.k8s.io/v1/networkpolicies", Vec::new());
     let api = StaticApi::start(node, port, newest).unwrap();
     // Another one enforces by what the API server says, and has no state.
     let launch = Launch { kubeconfig: Some(&kubeconfig), ..Launch::default() };
-    let mut other = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+    let mut other = Agent::start(&scenario.testbed, "node-a", &launch).unwrap();
     other.wait_ready().unwrap();
     api.stop(node).unwrap();
     let launch = Launch {
@@ -272,73 +272,73 @@ fn an_agent_that_knows_the_state_alone_does_not_take_over_from_one_that_enforces
         http_port: agent::HTTP_PORT + 1,
         ..Launch::default()
     };
-    let mut next = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+    let mut next = Agent::start(&scenario.testbed, "node-a", &launch).unwrap();
     next.wait_not_ready("knows only the state of").unwrap();
     assert_eq!(other.status().unwrap()["phase"], "enforcing");
     // It is all that is left: better than nothing.
     other.kill().unwrap();
     next.wait_ready().unwrap();
-    story.put_agent(next);
-    expect_policy(&story);
+    scenario.put_agent(next);
+    expect_policy(&scenario);
 }
 
 #[test]
 fn an_agent_that_knows_the_state_alone_takes_over_from_a_stopped_one_in_whose_queues_packets_wait() {
-    let (mut story, flag, kubeconfig, port) = powered_off(0);
-    let node = story.testbed.namespace("node-a").unwrap();
-    let api = StaticApi::start(node, port, objects(&story.testbed, 0)).unwrap();
+    let (mut scenario, flag, kubeconfig, port) = powered_off(0);
+    let node = scenario.testbed.namespace("node-a").unwrap();
+    let api = StaticApi::start(node, port, objects(&scenario.testbed, 0)).unwrap();
     let launch = Launch { kubeconfig: Some(&kubeconfig), ..Launch::default() };
-    let mut other = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+    let mut other = Agent::start(&scenario.testbed, "node-a", &launch).unwrap();
     other.wait_ready().unwrap();
     api.stop(node).unwrap();
     other.stop().unwrap();
     let launch = Launch {
-        flags: &[&flag, "--hold-time=300ms"],
+        flags: &[&flag, "--hold-timeout=300ms"],
         kubeconfig: Some(&kubeconfig),
         http_port: agent::HTTP_PORT + 1,
         ..Launch::default()
     };
-    let mut next = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+    let mut next = Agent::start(&scenario.testbed, "node-a", &launch).unwrap();
     next.wait_not_ready("knows only the state of").unwrap();
     let way = "5432".parse().unwrap();
-    let load =
-        Load::start(&story.testbed, ("web/a", "db/s"), way, Family::V4, 2, Duration::from_secs(4)).unwrap();
+    let load = Load::start(&scenario.testbed, ("web/a", "db/s"), way, Family::V4, 2, Duration::from_secs(4))
+        .unwrap();
     next.wait_ready().unwrap();
     drop(load.finish().unwrap());
-    story.put_agent(next);
-    expect_policy(&story);
+    scenario.put_agent(next);
+    expect_policy(&scenario);
     // What it answers now counts for nothing.
     other.go_on().unwrap();
     other.wait_not_ready("taken over").unwrap();
-    expect_policy(&story);
+    expect_policy(&scenario);
     assert_eq!(other.terminate().unwrap().code(), Some(0), "{}", other.log());
 }
 
 #[test]
 fn a_state_that_cannot_be_read_is_named_and_changes_nothing() {
-    let mut story = story();
-    let folder = story.testbed.manifests().beside("state");
+    let mut scenario = scenario();
+    let folder = scenario.testbed.manifests().beside("state");
     std::fs::create_dir(&folder).unwrap();
     std::fs::write(folder.join("state.json"), "{\"format\":").unwrap();
-    let flag = state_flag(&story);
-    story.start_agents(&[&flag]);
-    expect_policy(&story);
+    let flag = state_flag(&scenario);
+    scenario.start_agents(&[&flag]);
+    expect_policy(&scenario);
     assert!(
-        story.agent("node-a").log().contains("first line is not understood"),
+        scenario.agent("node-a").log().contains("first line is not understood"),
         "{}",
-        story.agent("node-a").log()
+        scenario.agent("node-a").log()
     );
-    wait_status(story.agent("node-a"), "it is written again", is_saved);
+    wait_status(scenario.agent("node-a"), "it is written again", is_saved);
 }
 
 /// Run it alone: `cargo test -p integration --test state -- --ignored --nocapture 10000`.
 #[test]
 #[ignore = "a measurement: other work on the machine makes it longer"]
 fn a_node_that_boots_without_its_api_server_enforces_10000_pods_within_a_second() {
-    let (story, flag, kubeconfig, _) = powered_off(10_000);
+    let (scenario, flag, kubeconfig, _) = powered_off(10_000);
     for round in 0..5 {
         let started = Instant::now();
-        let mut agent = start(&story, &flag, &kubeconfig);
+        let mut agent = start(&scenario, &flag, &kubeconfig);
         agent.wait_ready().unwrap();
         let took = started.elapsed();
         let status = agent.status().unwrap();
@@ -346,7 +346,7 @@ fn a_node_that_boots_without_its_api_server_enforces_10000_pods_within_a_second(
         assert_eq!(status["inventory"]["pods"], 10_003);
         assert!(took < Duration::from_secs(1), "{took:?}");
         agent.kill().unwrap();
-        let node = story.testbed.namespace("node-a").unwrap();
+        let node = scenario.testbed.namespace("node-a").unwrap();
         assert_eq!(agent::command(node, &["cleanup"]).unwrap().0, 0);
     }
 }

@@ -5,19 +5,19 @@
 use std::fmt::Write as _;
 use std::fs;
 
-use integration::{Side, Story, Testbed, allowed, denied};
+use integration::{Scenario, Side, Testbed, allowed, denied};
 
 /// Of the agent's memory, in kB.
 const MOST_MEMORY: u64 = 100_000;
 
-fn begin(flags: &[&str]) -> Story {
+fn begin(flags: &[&str]) -> Scenario {
     let cluster = Testbed::new()
         .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
         .pod("web/a", "node-a", &[], &["80"])
         .pod("db/s", "node-a", &[], &["5432"]);
-    let mut story = Story::begin(cluster);
-    story.start_agents(flags);
-    story
+    let mut scenario = Scenario::begin(cluster);
+    scenario.start_agents(flags);
+    scenario
 }
 
 /// A policy of 1.2 MB: a thousand rules, each with ports of its own and for all addresses but sixty.
@@ -42,15 +42,15 @@ fn large() -> String {
     text
 }
 
-fn problems(story: &mut Story) -> Vec<String> {
-    let status = story.agent("node-a").status().unwrap();
+fn problems(scenario: &mut Scenario) -> Vec<String> {
+    let status = scenario.agent("node-a").status().unwrap();
     let problems = status["problems"].as_array().unwrap();
     problems.iter().map(|problem| problem["text"].as_str().unwrap().to_owned()).collect()
 }
 
 /// The most that the agent had resident, in kB.
-fn most_memory(story: &mut Story) -> u64 {
-    let process = story.agent("node-a").process();
+fn most_memory(scenario: &mut Scenario) -> u64 {
+    let process = scenario.agent("node-a").process();
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
@@ -58,39 +58,39 @@ fn most_memory(story: &mut Story) -> u64 {
 
 #[test]
 fn a_policy_of_the_largest_size_is_enforced_in_little_memory() {
-    let mut story = begin(&[]);
-    story.policy("db/large", &large());
+    let mut scenario = begin(&[]);
+    scenario.policy("db/large", &large());
     // Port 5432 is first in rule 247, of which no exception is a pod's address.
-    story.expect_in(
+    scenario.expect_in(
         integration::Family::V4,
         "web/a",
         "db/s",
         "5432",
         &allowed(Side::Ingress, "db/large", 247),
     );
-    assert_eq!(problems(&mut story), [""; 0]);
-    let memory = most_memory(&mut story);
+    assert_eq!(problems(&mut scenario), [""; 0]);
+    let memory = most_memory(&mut scenario);
     assert!(memory < MOST_MEMORY, "{memory} kB");
 }
 
 #[test]
 fn what_exceeds_a_namespaces_budget_isolates_and_is_named_and_others_do_not_notice() {
-    let mut story = begin(&["--policy-budget", "35"]);
+    let mut scenario = begin(&["--policy-budget", "35"]);
     let open = "podSelector: {}\ningress: [{ports: [{port: 5432}]}]";
-    story.policy("web/open", "podSelector: {}\ningress: [{ports: [{port: 80}]}]");
-    story.policy("db/open", open);
-    story.expect("db/s", "web/a", "80", &allowed(Side::Ingress, "web/open", 0));
-    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/open", 0));
+    scenario.policy("web/open", "podSelector: {}\ningress: [{ports: [{port: 80}]}]");
+    scenario.policy("db/open", open);
+    scenario.expect("db/s", "web/a", "80", &allowed(Side::Ingress, "web/open", 0));
+    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/open", 0));
     // Cheaper policies come first, so it is the large one that is refused; what it would allow alone is denied.
     let ports: Vec<String> = (1..30).map(|port| format!("{{port: {port}}}")).collect();
-    story.remove_policy("db/open");
-    story.policy(
+    scenario.remove_policy("db/open");
+    scenario.policy(
         "db/many",
         &format!("podSelector: {{}}\ningress: [{{ports: [{{port: 5432}}, {}]}}]", ports.join(", ")),
     );
-    story.expect("web/a", "db/s", "5432", &denied(Side::Ingress, "db/many"));
-    story.expect("db/s", "web/a", "80", &allowed(Side::Ingress, "web/open", 0));
-    let named = problems(&mut story);
+    scenario.expect("web/a", "db/s", "5432", &denied(Side::Ingress, "db/many"));
+    scenario.expect("db/s", "web/a", "80", &allowed(Side::Ingress, "web/open", 0));
+    let named = problems(&mut scenario);
     assert!(
         named.len() == 1
             && named[0].starts_with("NetworkPolicy db/many: it has 47 entries")
@@ -98,28 +98,28 @@ fn what_exceeds_a_namespaces_budget_isolates_and_is_named_and_others_do_not_noti
         "{named:?}"
     );
     // In its place one that fits.
-    story.policy("db/many", open);
-    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/many", 0));
-    assert_eq!(problems(&mut story), [""; 0]);
+    scenario.policy("db/many", open);
+    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/many", 0));
+    assert_eq!(problems(&mut scenario), [""; 0]);
 }
 
 #[test]
 fn a_policy_that_exceeds_its_budget_and_fits_again_many_times_fills_no_log() {
     const FLIPS: usize = 20;
-    let mut story = begin(&["--policy-budget", "35"]);
+    let mut scenario = begin(&["--policy-budget", "35"]);
     let ports: Vec<String> = (1..30).map(|port| format!("{{port: {port}}}")).collect();
     let large = format!("podSelector: {{}}\ningress: [{{ports: [{}]}}]", ports.join(", "));
     for _ in 0..FLIPS / 2 {
-        story.policy("db/flips", &large);
-        story.policy("db/flips", "podSelector: {}\ningress: [{ports: [{port: 5432}]}]");
+        scenario.policy("db/flips", &large);
+        scenario.policy("db/flips", "podSelector: {}\ningress: [{ports: [{port: 5432}]}]");
     }
-    let agent = story.agent("node-a");
+    let agent = scenario.agent("node-a");
     let lines = |agent: &integration::Agent, text: &str| {
         agent.log().lines().filter(|line| line.contains("db/flips") && line.contains(text)).count()
     };
     assert_eq!((lines(agent, "exceeds its namespace's budget: "), lines(agent, "problem resolved")), (1, 1));
     // What has no line is counted, at the latest when the agent ends.
-    let mut agent = story.take_agent("node-a");
+    let mut agent = scenario.take_agent("node-a");
     agent.terminate().unwrap();
     assert_eq!(lines(&agent, &format!("changes={}", FLIPS - 2)), 1, "{}", agent.log());
 }

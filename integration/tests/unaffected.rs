@@ -10,27 +10,27 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use integration::{Agent, Launch, Story, Testbed};
+use integration::{Agent, Launch, Scenario, Testbed};
 
 /// Longer than the agent waits before it sweeps.
 const SETTLED: Duration = Duration::from_millis(1500);
 
 /// Writes a pod of the other node.
-fn write_pod(story: &Story, number: u32, labels: &str) {
+fn write_pod(scenario: &Scenario, number: u32, labels: &str) {
     let pod = format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: far-{number}, namespace: far, labels: {{{labels}}}}}\n\
          spec: {{nodeName: node-b}}\nstatus: {{phase: Running, podIP: 10.244.2.{}}}\n",
         100 + number
     );
-    story.testbed.manifests().write(&format!("far-{number}.yaml"), &pod).unwrap();
+    scenario.testbed.manifests().write(&format!("far-{number}.yaml"), &pod).unwrap();
 }
 
 /// `nft monitor`: one line for each batch, and one for each change in it.
 struct Monitor(Child);
 
 impl Monitor {
-    fn start(story: &Story) -> Self {
-        let node = story.testbed.namespace("node-a").unwrap();
+    fn start(scenario: &Scenario) -> Self {
+        let node = scenario.testbed.namespace("node-a").unwrap();
         let spawn = || Command::new("nft").arg("monitor").stdout(Stdio::piped()).spawn().unwrap();
         let monitor = Self(node.run(spawn).unwrap());
         // It subscribes before it prints.
@@ -69,15 +69,15 @@ fn sweeps(agent: &Agent) -> u64 {
 }
 
 /// Does `work`, and returns what the kernel was told meanwhile, how often workers were woken, and how many sweeps there were.
-fn during(story: &mut Story, work: impl FnOnce(&Story)) -> (String, u64, u64) {
+fn during(scenario: &mut Scenario, work: impl FnOnce(&Scenario)) -> (String, u64, u64) {
     sleep(SETTLED);
-    let monitor = Monitor::start(story);
-    let (woken, swept) = (wake_ups(story.agent("node-a")), sweeps(story.agent("node-a")));
-    let before = story.agent("node-a").applied_generation().unwrap();
-    work(story);
-    story.agent("node-a").wait_applied_after(before).unwrap();
+    let monitor = Monitor::start(scenario);
+    let (woken, swept) = (wake_ups(scenario.agent("node-a")), sweeps(scenario.agent("node-a")));
+    let before = scenario.agent("node-a").applied_generation().unwrap();
+    work(scenario);
+    scenario.agent("node-a").wait_applied_after(before).unwrap();
     sleep(SETTLED);
-    let agent = story.agent("node-a");
+    let agent = scenario.agent("node-a");
     (monitor.end(), wake_ups(agent) - woken, sweeps(agent) - swept)
 }
 
@@ -87,25 +87,25 @@ fn events_of_pods_that_no_rule_tells_apart_cost_no_message_and_wake_no_worker() 
         .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
         .pod("web/a", "node-a", &[], &["80"])
         .pod("db/s", "node-a", &[], &["5432"]);
-    let mut story = Story::begin(cluster);
-    story.policy(
+    let mut scenario = Scenario::begin(cluster);
+    scenario.policy(
         "db/allow-app",
         "podSelector: {}\ningress:\n- from: [{namespaceSelector: {}, podSelector: {matchLabels: {app: x}}}]",
     );
-    (0..10).for_each(|number| write_pod(&story, number, "turn: first"));
-    let agent = Agent::start(&story.testbed, "node-a", &Launch::default()).unwrap();
-    story.put_agent(agent);
-    story.agent("node-a").wait_ready().unwrap();
+    (0..10).for_each(|number| write_pod(&scenario, number, "turn: first"));
+    let agent = Agent::start(&scenario.testbed, "node-a", &Launch::default()).unwrap();
+    scenario.put_agent(agent);
+    scenario.agent("node-a").wait_ready().unwrap();
 
-    let (told, woken, swept) = during(&mut story, |story| {
+    let (told, woken, swept) = during(&mut scenario, |scenario| {
         for turn in 0..20 {
-            (0..10).for_each(|number| write_pod(story, number, &format!("turn: t{turn}")));
+            (0..10).for_each(|number| write_pod(scenario, number, &format!("turn: t{turn}")));
             sleep(Duration::from_millis(50));
         }
     });
     assert_eq!((told.as_str(), woken, swept), ("", 0, 0), "labels that no policy asks for");
 
     // So the test would see it if they were told.
-    let (told, _, swept) = during(&mut story, |story| write_pod(story, 0, "app: x"));
+    let (told, _, swept) = during(&mut scenario, |scenario| write_pod(scenario, 0, "app: x"));
     assert!(told.contains("10.244.2.100") && swept == 1, "{swept} sweeps, and {told}");
 }

@@ -1,4 +1,4 @@
-//! The same stories on Debian's kernel, in a virtual machine: the native `queue` expression, SCTP, and the DNS race.
+//! The same scenarios on Debian's kernel, in a virtual machine: the native `queue` expression, SCTP, and the DNS race.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 use integration::vm::{self, Image, Kernel};
 use integration::{agent, namespace};
 
-/// Emulated, a boot takes seconds and the stories a minute or two.
+/// Emulated, a boot takes seconds and the scenarios a minute or two.
 const PATIENCE: Duration = Duration::from_secs(480);
 
-const STORIES: [&str; 4] = ["native", "smoke", "sctp", "dns"];
+const SCENARIOS: [&str; 4] = ["native", "smoke", "sctp", "dns"];
 
 #[test]
-fn another_kernel_tells_the_same_stories() {
+fn another_kernel_tells_the_same_scenarios() {
     namespace::require_root().unwrap();
     let program = Path::new(env!("CARGO_BIN_EXE_vm-smoke"));
     let target = program.ancestors().nth(2).unwrap();
@@ -21,13 +21,14 @@ fn another_kernel_tells_the_same_stories() {
         .program(&agent::binary().unwrap(), "kube-verdict")
         .program(program, "vm-smoke")
         .command("kernel", "busybox uname -r");
-    for story in STORIES {
-        image = image.command(story, &format!("KUBE_VERDICT_BIN=/bin/kube-verdict vm-smoke {story} 2>&1"));
+    for scenario in SCENARIOS {
+        image =
+            image.command(scenario, &format!("KUBE_VERDICT_BIN=/bin/kube-verdict vm-smoke {scenario} 2>&1"));
     }
     let console = vm::run(&kernel, &image, PATIENCE).unwrap();
     eprintln!("{}", console.text);
     assert!(console.text.contains(kernel.version()));
-    for story in STORIES {
-        assert_eq!(console.exit_code(story), Some(0), "the story {story} in the virtual machine");
+    for scenario in SCENARIOS {
+        assert_eq!(console.exit_code(scenario), Some(0), "the scenario {scenario} in the virtual machine");
     }
 }

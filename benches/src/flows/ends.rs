@@ -97,7 +97,7 @@ fn take_bytes(listener: &TcpListener, arrived: &AtomicU64) -> Result<()> {
 }
 
 fn send_packets(to: SocketAddr, over: &AtomicBool) -> Result<()> {
-    // One port for all runs: a flow of before is this one again, and judged by what stands now.
+    // One port for all runs: a flow of before is this one again, and evaluated by what stands now.
     let socket = UdpSocket::bind(("0.0.0.0", PORT))?;
     socket.connect(to)?;
     while !over.load(Ordering::Relaxed) {

@@ -152,7 +152,7 @@ fn baselines(sources: &[Source]) -> String {
     format!(
         "table {INET_FLOOR} {{
             flags dormant
-            chain judge {{ type filter hook postrouting priority srcnat - 5; ct mark & 0x1 == 0x0 accept; }}
+            chain evaluate {{ type filter hook postrouting priority srcnat - 5; ct mark & 0x1 == 0x0 accept; }}
         }}
         table {BRIDGE_FLOOR} {{
             flags dormant

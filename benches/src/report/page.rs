@@ -30,13 +30,13 @@ const SUBJECTS: [(&str, &str, &str); 9] = [
         "A verdict",
         "From a parsed packet to what becomes of it. Packets come in turn from peers all over the cluster; the grid is gone through three times.",
     ),
-    ("compile", "A change", "From a change to the snapshot under which the next packet is judged."),
+    ("compile", "A change", "From a change to the snapshot under which the next packet is evaluated."),
     (
         "connections",
         "A connection",
         "New TCP connections between two pods: without an agent, through the same rules and queues with a program behind them that \
          accepts every packet unseen (the floor), and with the agent; `events/s` is the agent while pods of another \
-         node come and change all the time; `asking` is the agent that remembers nothing, so that every connection is a question, as the first of \
+         node come and change all the time; `asking` is the agent that caches nothing, so that every connection is a question, as the first of \
          a pair always is. `/none` and `/floor` are the rate over that without an agent and over that of the floor; `above` is \
          the p50 less that without an agent; `CPU us` is the processor time that the agents of both nodes took for each connection.",
     ),

@@ -1,4 +1,4 @@
-//! The program that callgrind counts: judges every packet of one kind at one point of the grid, and says how many they were.
+//! The program that callgrind counts: evaluates every packet of one kind at one point of the grid, and says how many they were.
 //!
 //! A program of its own, since the check that counts builds it optimised on every change: it needs the engine and nothing else.
 #![forbid(unsafe_code)]
@@ -12,8 +12,8 @@ use workload::{Kind, NODE, Workload, cluster};
 
 #[derive(Parser)]
 #[command(
-    about = "Judges generated packets in a function that callgrind can be told to count",
-    after_help = "Example:\n  valgrind --tool=callgrind '--toggle-collect=*judge_counted*' \\\n    \
+    about = "Evaluates generated packets in a function that callgrind can be told to count",
+    after_help = "Example:\n  valgrind --tool=callgrind '--toggle-collect=*evaluate_counted*' \\\n    \
                   count-verdicts 10000-pods-1000-policies-5-rules-selector hit"
 )]
 struct Arguments {
@@ -32,14 +32,14 @@ fn main() {
         Kind::Hit => hits,
         Kind::Miss => misses,
     };
-    judge_counted(&snapshot, &packets);
+    evaluate_counted(&snapshot, &packets);
     println!("{}", packets.len());
 }
 
 /// What is counted: callgrind finds it by its name, which nothing else may have in its own, the program included.
 #[inline(never)]
-fn judge_counted(snapshot: &Snapshot, packets: &[Packet]) {
+fn evaluate_counted(snapshot: &Snapshot, packets: &[Packet]) {
     for packet in packets {
-        black_box(snapshot.judge(black_box(packet), Directions::Both));
+        black_box(snapshot.evaluate(black_box(packet), Directions::Both));
     }
 }

@@ -10,14 +10,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use audit::Audit;
 use cluster::{Connections, Problem, ResourceVersion, Update, Watch};
+use dataplane::cache_log::History;
 use dataplane::conntrack::Conntrack;
 use dataplane::drops::DropCounts;
-use dataplane::needs::{self, NeedState};
 use dataplane::ports::{Interfaces, Monitor, PortQueue, read_interfaces};
+use dataplane::preflight::{self, CheckState};
 use dataplane::queues::QueueRange;
-use dataplane::remembered::History;
 use dataplane::table::{
-    ForeignChange, OriginConfig, Origins, Remember, RulesListener, Table, TableConfig, TableError, WhenDown,
+    FailMode, ForeignChange, OriginConfig, Origins, RulesListener, Table, TableConfig, TableError,
+    VerdictCacheConfig,
 };
 use dataplane::workers::{Workers, WorkersConfig};
 use policy::{Affected, Change, Compilation, Compiler, PolicyName, Published, Scope, Snapshot};
@@ -150,7 +151,7 @@ impl Agent {
         outbox: Sender<Message>,
     ) -> Self {
         let compiler = Compiler::new(Scope::Node(Arc::clone(&config.node)))
-            .when_unsure(config.when_unsure)
+            .on_unknown_pod(config.on_unknown_pod)
             .budget(config.budget);
         let origins = OriginTracker::new(config.origins.clone());
         Self {
@@ -322,12 +323,12 @@ impl Agent {
     /// free, or be served by an agent.
     fn check_needs(&self, queues: &[QueueRange]) -> bool {
         let pod_cidrs = self.snapshot.as_ref().map_or(&[][..], |snapshot| snapshot.pod_cidrs());
-        let needs = needs::check(&self.config.needs(pod_cidrs, queues));
+        let needs = preflight::check(&self.config.needs(pod_cidrs, queues));
         let wrong: Vec<String> = needs
             .iter()
             .filter_map(|need| match &need.state {
-                NeedState::Wrong { what, todo, .. } => Some(format!("{}: {what}: {todo}", need.name)),
-                NeedState::Fine { .. } | NeedState::Warning { .. } => None,
+                CheckState::Wrong { what, todo, .. } => Some(format!("{}: {what}: {todo}", need.name)),
+                CheckState::Fine { .. } | CheckState::Warning { .. } => None,
             })
             .collect();
         let mut state = self.health.state();
@@ -449,7 +450,7 @@ impl Agent {
             let config = WorkersConfig {
                 queues,
                 marks: self.config.marks,
-                remembers_denied: self.config.remember.is_some(),
+                caches_denied: self.config.verdict_cache.is_some(),
                 queue_length: self.config.queue_length,
                 fail_open: false,
                 hold: self.config.hold,
@@ -457,7 +458,7 @@ impl Agent {
             move |audit: &Audit| {
                 let recorder = |_| {
                     let mut recorder = audit.recorder();
-                    move |judgement| recorder.record(judgement)
+                    move |evaluation| recorder.record(evaluation)
                 };
                 Workers::start(config, &published, recorder).map(|workers| (published, workers, queues))
             }
@@ -488,12 +489,12 @@ impl Agent {
         };
         TableConfig {
             marks: self.config.marks,
-            when_down: self.config.when_down,
-            judge_dns: self.config.judge_dns,
+            fail_mode: self.config.fail_mode,
+            prerouting_dns: self.config.prerouting_dns,
             holder: format!("{} pid {}", self.config.node, std::process::id()),
             pod_cidrs: snapshot.pod_cidrs().to_vec(),
             open: open_addresses(snapshot, self.config.record_open),
-            remember: self.config.remember.map(|time| Remember { time, log_group }),
+            verdict_cache: self.config.verdict_cache.map(|time| VerdictCacheConfig { time, log_group }),
             queue_quota: self.config.queue_quota,
             generation: snapshot.generation(),
             origin: Some(origin),
@@ -505,9 +506,9 @@ impl Agent {
         status::Table {
             form: format!("{:?}", table.form()).to_lowercase(),
             queues: table.queues().to_string(),
-            when_down: match self.config.when_down {
-                WhenDown::Open => "open".to_owned(),
-                WhenDown::Closed => "closed".to_owned(),
+            fail_mode: match self.config.fail_mode {
+                FailMode::Open => "open".to_owned(),
+                FailMode::Closed => "closed".to_owned(),
             },
         }
     }
@@ -779,7 +780,7 @@ impl Agent {
         self.note_successor();
     }
 
-    /// Ends in order: no more updates, then what is queued is answered, then what was judged is recorded. The rules stay.
+    /// Ends in order: no more updates, then what is queued is answered, then what was evaluated is recorded. The rules stay.
     fn end(mut self) {
         self.sweep_to_the_end();
         self.log_rest_of_problems();
@@ -790,10 +791,10 @@ impl Agent {
         state.stopping();
         drop(state);
         self.watch = None;
-        // New connections are the next agent's business at once, and not when what is remembered has run out.
+        // New connections are the next agent's business at once, and not when what is cached has run out.
         match self.phase.engine().map(|engine| engine.table().forget()) {
             Some(Err(error)) if !superseded => {
-                tracing::warn!(%error, "what is remembered stays until it runs out")
+                tracing::warn!(%error, "what is cached stays until it runs out")
             }
             _ => {}
         }
@@ -803,15 +804,17 @@ impl Agent {
         (self.port_queue, self.monitor) = (None, None);
         self.kernel_records.end();
         let audit = self.audit.stop();
-        let rules = match (installed, superseded, self.config.when_down) {
+        let rules = match (installed, superseded, self.config.fail_mode) {
             (false, ..) => "none of this agent's",
             (true, true, _) => match successor {
                 Some(Successor::RulesRemoved) => "removed, as by `kube-verdict cleanup`: nothing is enforced",
                 Some(Successor::AgentGone) => "those of another agent, which is gone",
                 Some(Successor::Agent) | None => "another agent's",
             },
-            (true, false, WhenDown::Open) => "stay: new connections pass unjudged until an agent runs again",
-            (true, false, WhenDown::Closed) => {
+            (true, false, FailMode::Open) => {
+                "stay: new connections pass unevaluated until an agent runs again"
+            }
+            (true, false, FailMode::Closed) => {
                 "stay: new connections that need a verdict wait for the next agent, and are dropped"
             }
         };

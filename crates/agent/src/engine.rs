@@ -3,7 +3,7 @@
 //! From: the compiler. To: workers, rules and connections. Invariant: once [`Engine::put_in_force`] has returned, nothing passes on
 //! this node that the snapshot denies, on new connections or old.
 //!
-//! Whose connections a change touches is known, and their packets are judged again until a sweep has looked at all connections: so
+//! Whose connections a change touches is known, and their packets are evaluated again until a sweep has looked at all connections: so
 //! no change waits for a sweep, and sweeps may rest while changes come one after the other. A change that may affect any pod is in force
 //! only when its sweep is over. Until then, pods whose packets were already evaluated again, by this agent or the previous one, keep
 //! being evaluated again.
@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use dataplane::cache_log::History;
 use dataplane::conntrack::ConntrackError;
-use dataplane::remembered::History;
 use dataplane::sweep::{OverlayFlows, Scope, SweepReport};
 use dataplane::table::{OpenAddresses, Table, TableConfig, TableError};
 use dataplane::workers::Holders;
@@ -47,9 +47,9 @@ pub struct Engine {
     holders: Holders,
     table: Table,
     sweeper: Sweeper,
-    /// Whether every connection is judged, even where no policy applies, so that it is recorded.
+    /// Whether every connection is evaluated, even where no policy applies, so that it is recorded.
     record_open: bool,
-    /// Who hears of remembered connections looks here for the snapshot under which they passed.
+    /// Who hears of cached connections looks here for the snapshot under which they passed.
     history: Arc<History>,
     /// Connections whose packets are evaluated again, since the sweep after their change is still to begin.
     unswept: Affected,
@@ -180,10 +180,10 @@ impl Engine {
         self.history.publish(next, started);
         let mut grace = self.published.publish(Arc::clone(next));
         self.holders.wake();
-        // 2. ... and from here on no verdict of an older snapshot reaches the kernel any more, so none is remembered.
+        // 2. ... and from here on no verdict of an older snapshot reaches the kernel any more, so none is cached.
         wait_for(&mut grace, started)?;
         let graced = Instant::now();
-        // 3. What passes without a question follows `next` from here on: packets of open pods, and of remembered pairs. So does all
+        // 3. What passes without a question follows `next` from here on: packets of open pods, and of cached pairs. So does all
         //    that changing pods send and receive.
         let open = open_addresses(next, self.record_open);
         self.table.update(next.pod_cidrs(), &open, next.generation(), &changing)?;
@@ -210,7 +210,7 @@ impl Engine {
     }
 
     /// Begins a sweep under `current`, which is in force, if one is due; or takes the report of one that is over, and ends the time in
-    /// which packets of the pods that changed before it are judged again.
+    /// which packets of the pods that changed before it are evaluated again.
     ///
     /// After an error [`Engine::put_in_force`] is to be called, with all affected.
     pub fn sweep(&mut self, current: &Arc<Snapshot>) -> Result<Option<SweepReport>, EngineError> {
@@ -227,7 +227,7 @@ impl Engine {
         Ok(None)
     }
 
-    /// Judges all connections under `current`, which is in force. When it returns no packet is judged again any more.
+    /// Evaluates all connections under `current`, which is in force. When it returns no packet is evaluated again any more.
     pub fn sweep_now(&mut self, current: &Arc<Snapshot>) -> Result<SweepReport, EngineError> {
         if self.sweeping.take().is_some() {
             // It followed an older snapshot, and is over before another begins.

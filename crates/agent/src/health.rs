@@ -10,7 +10,7 @@ use audit::Monitor;
 use cluster::{Connections, ResourceVersion, StateStatus};
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
-use dataplane::table::RememberedConnections;
+use dataplane::table::CacheCounters;
 use dataplane::workers::{Counters, HoldCounters, Workers};
 use policy::{PolicyName, Verdict};
 
@@ -52,7 +52,7 @@ pub struct Health {
     state: Mutex<State>,
     workers: Mutex<Option<Workers>>,
     /// `None` before it is asked for.
-    remembered: Mutex<Option<RememberedConnections>>,
+    cached: Mutex<Option<CacheCounters>>,
     audit: Monitor,
     durations: Durations,
 }
@@ -150,7 +150,7 @@ impl Health {
         };
         let reasons = BTreeMap::from([(Topic::Starting, "starting: no policy is in force yet".to_owned())]);
         let state = Mutex::new(State { status, reasons, ..State::default() });
-        Arc::new(Self { state, workers: Mutex::new(None), remembered: Mutex::new(None), audit, durations })
+        Arc::new(Self { state, workers: Mutex::new(None), cached: Mutex::new(None), audit, durations })
     }
 
     /// The histograms.
@@ -209,9 +209,9 @@ impl Health {
             status.packets = counters.into();
             status.hold = counters.hold.into();
         }
-        let [connections, denied, untracked] = self.remembered_packets().unwrap_or_default();
-        status.packets.remembered = connections;
-        (status.packets.remembered_denied, status.packets.remembered_untracked) = (denied, untracked);
+        let [connections, denied, untracked] = self.cached_packets().unwrap_or_default();
+        status.packets.cached = connections;
+        (status.packets.cached_denied, status.packets.cached_untracked) = (denied, untracked);
         status.queues = queues.map(queue_rows).unwrap_or_default();
         let audit::Counters { written, lost, write_errors, failing } = self.audit.counters();
         status.audit = status::Audit { written, lost, write_errors, failing };
@@ -222,13 +222,13 @@ impl Health {
 
     /// Connections that passed without a question, packets that were dropped without one, and packets without a connection that passed;
     /// `None` if there is no table.
-    fn remembered_packets(&self) -> Option<[u64; 3]> {
-        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        if remembered.is_none() {
-            *remembered = RememberedConnections::open().ok();
+    fn cached_packets(&self) -> Option<[u64; 3]> {
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        if cached.is_none() {
+            *cached = CacheCounters::open().ok();
         }
-        let remembered = remembered.as_mut()?;
-        Some([remembered.count().ok()?, remembered.denied().ok()?, remembered.untracked().ok()?])
+        let cached = cached.as_mut()?;
+        Some([cached.count().ok()?, cached.denied().ok()?, cached.untracked().ok()?])
     }
 
     fn workers(&self) -> MutexGuard<'_, Option<Workers>> {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  a policy's life:  [ cluster::Folder ] -> Update -> [ policy::Compiler ] -> snapshot -> [ engine ] publish, grace, sweep
-//!  a packet's life:  [ dataplane::Workers ] -> judge -> verdict -> Judgement -> [ audit::Audit ]
+//!  a packet's life:  [ dataplane::Workers ] -> evaluate -> verdict -> Evaluation -> [ audit::Audit ]
 //!
 //!  [ agent ]   brings both up, keeps them up, and ends them
 //!  [ health ]  what they say of themselves -> [ http ] /livez /readyz /metrics /status -> `status`, `doctor`

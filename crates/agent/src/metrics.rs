@@ -27,7 +27,7 @@ pub fn registry(health: &Arc<Health>) -> Registry {
         "From a snapshot's publication until it holds everywhere",
         apply,
     );
-    registry.register("sweep_duration_seconds", "Judging the connections that exist again", sweep);
+    registry.register("sweep_duration_seconds", "Evaluating the connections that exist again", sweep);
     registry.register_collector(Box::new(StatusCollector { health: Arc::clone(health) }));
     registry
 }
@@ -57,24 +57,24 @@ fn encode_status(status: &Status, mut encoder: DescriptorEncoder) -> fmt::Result
 
     metrics.counters(
         "packets",
-        "Packets judged, by verdict.",
+        "Packets evaluated, by verdict.",
         "verdict",
         [("allow", packets.allowed), ("deny", packets.denied)],
     )?;
     metrics.counter(
-        "remembered_connections",
+        "cached_connections",
         "Connections that the kernel let pass without asking, because an earlier one to the same port had just been allowed.",
-        packets.remembered,
+        packets.cached,
     )?;
     metrics.counter(
-        "remembered_denied_packets",
+        "cached_denied_packets",
         "Packets that the kernel dropped without asking, because one of the same flow had just been denied.",
-        packets.remembered_denied,
+        packets.cached_denied,
     )?;
     metrics.counter(
-        "remembered_untracked_packets",
+        "cached_untracked_packets",
         "Packets that connection tracking does not track and that passed without asking, because one of the same flow had just been allowed.",
-        packets.remembered_untracked,
+        packets.cached_untracked,
     )?;
     metrics.counter(
         "packets_unparsable",
@@ -219,7 +219,7 @@ fn encode_status(status: &Status, mut encoder: DescriptorEncoder) -> fmt::Result
         metrics.gauge("conntrack_max", "Room in the kernel's table of connections.", conntrack.max)?;
     }
     if let Some(table) = &status.table {
-        let labels = [("form", &*table.form), ("queues", &*table.queues), ("when_down", &*table.when_down)];
+        let labels = [("form", &*table.form), ("queues", &*table.queues), ("fail_mode", &*table.fail_mode)];
         metrics.info("table_info", "The rules in the kernel.", &labels)?;
     }
     metrics.info("build_info", "This program.", &[("version", &*status.version)])?;

@@ -17,7 +17,7 @@ pub struct Status {
     pub version: String,
     /// The agent's process.
     pub pid: u32,
-    /// The node whose pods it judges.
+    /// The node whose pods it evaluates.
     pub node: String,
     /// Where in its life it is.
     pub phase: Phase,
@@ -46,7 +46,7 @@ pub struct Status {
     pub pod_cidrs: Vec<String>,
     /// What is known of the cluster.
     pub inventory: Inventory,
-    /// Packets judged.
+    /// Packets evaluated.
     pub packets: Packets,
     /// Packets that waited for a pod to be known.
     pub hold: Hold,
@@ -125,7 +125,7 @@ pub struct Table {
     /// The queue numbers, `first-last`.
     pub queues: String,
     /// What becomes of new connections when no agent runs: `open` or `closed`.
-    pub when_down: String,
+    pub fail_mode: String,
 }
 
 /// How much is known.
@@ -149,17 +149,17 @@ pub struct Packets {
     /// First packets of connections that passed without a question, because an earlier one to the same port had just been
     /// allowed: since the rules were first installed.
     #[serde(default)]
-    pub remembered: u64,
+    pub cached: u64,
     /// Denied.
     pub denied: u64,
     /// Packets that were dropped without a question, because one of the same flow had just been denied: since the rules were first
     /// installed.
     #[serde(default)]
-    pub remembered_denied: u64,
+    pub cached_denied: u64,
     /// Packets that connection tracking does not track and that passed without a question, because one of the same flow had just been
     /// allowed: since the rules were first installed.
     #[serde(default)]
-    pub remembered_untracked: u64,
+    pub cached_untracked: u64,
     /// Denied because they could not be parsed (among `denied`, too).
     pub unparsable: u64,
     /// Gone when the verdict came: the kernel had dropped them already.
@@ -179,9 +179,9 @@ pub struct Hold {
     pub allowed: u64,
     /// Of those: denied since the pod became known.
     pub denied: u64,
-    /// Of those: held as long as they may be, and then judged by `--when-unsure`.
+    /// Of those: held as long as they may be, and then evaluated by `--on-unknown-pod`.
     pub expired: u64,
-    /// Not held for lack of room, and judged by `--when-unsure` at once.
+    /// Not held for lack of room, and evaluated by `--on-unknown-pod` at once.
     pub no_room: u64,
     /// Dropped without a verdict: what a connection sent again while its first packet was held.
     pub repeated: u64,

@@ -63,7 +63,7 @@ impl Sweeper {
             for order in inbox {
                 // What the older rules let through is in the table of connections...
                 wait_for_packets_under_way();
-                // ... in which they are judged again.
+                // ... in which they are evaluated again.
                 if outbox.send(order.carry_out(&mut conntrack, &marks, &register)).is_err() {
                     return;
                 }

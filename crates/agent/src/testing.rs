@@ -19,7 +19,7 @@ pub const REVOKED: u32 = 0x2000_0000;
 pub fn entries() -> Vec<(Packet, EntryName, u32)> {
     let mut entries = Vec::new();
     let each = |entry: &dataplane::conntrack::Entry<'_>| {
-        entries.push((entry.judged(), entry.name(), entry.mark));
+        entries.push((entry.evaluated(), entry.name(), entry.mark));
         None::<MarkChange>
     };
     Conntrack::open().unwrap().visit(each).unwrap();

@@ -71,7 +71,7 @@ fn a_command_line_that_cannot_be_right_is_a_usage_error() {
             "'lots' for '--policy-budget <ENTRIES>': write a whole number from 0 to 18446744073709551615, such as 65536",
         ),
         (
-            &["run", "--node", "n", "--hold-packets", "99999999"],
+            &["run", "--node", "n", "--hold-limit", "99999999"],
             "write a whole number from 0 to 1048576, such as 2048",
         ),
         (&["run", "--source", source, "--node", "n", "--audit-log", ""], "name a file, or write - or off"),
@@ -240,7 +240,7 @@ fn status_of(text: &str, failing: Option<&str>) -> String {
             "kind": text, "state": text, "since": 0, "last_error": text, "resource_version": null, "reconnects": 0,
             "relists": 0, "failures": {},
         }]},
-        "table": {"form": text, "queues": text, "when_down": text},
+        "table": {"form": text, "queues": text, "fail_mode": text},
         "pod_cidrs": [text], "inventory": {"pods": 0, "namespaces": 0, "nodes": 0, "policies": 0},
         "packets": {"allowed": 0, "denied": 0, "unparsable": 0, "gone": 0, "overflows": 0},
         "hold": {"now": 0, "held": 0, "allowed": 0, "denied": 0, "expired": 0, "no_room": 0, "repeated": 0},

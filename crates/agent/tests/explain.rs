@@ -79,7 +79,7 @@ DENIED  10.244.1.77 -> web/a (10.244.1.2)  80/TCP
 
 egress of 10.244.1.77: denied
   the address is in its node's pod CIDR and no pod is known to have it
-  until that is known, an agent holds the packet, at most for --hold-time; then it does as --when-unsure says, by default deny
+  until that is known, an agent holds the packet, at most for --hold-timeout; then it does as --on-unknown-pod says, by default deny
 ingress of web/a: allowed
   no policy isolates the pod in this direction
 "
@@ -94,7 +94,7 @@ ingress of web/a: allowed
     let expected = "\
 ingress of db/db: denied
   it depends on which pod the other end is, and no pod is known to have its address
-  until that is known, an agent holds the packet, at most for --hold-time; then it does as --when-unsure says, by default deny
+  until that is known, an agent holds the packet, at most for --hold-timeout; then it does as --on-unknown-pod says, by default deny
   isolated by   db/allow-web
   nearest miss  db/allow-web ingress[1]: port matches, peer does not
 ";
@@ -132,7 +132,7 @@ fn a_nodes_agent_leaves_the_pods_of_other_nodes_to_theirs() {
     let headline = "ALLOWED by node-a  web/a (10.244.1.2) -> db/db (10.244.2.2)  80/TCP\n";
     assert!(ran.out.starts_with(headline), "whose view it is: {}", ran.out);
     assert!(
-        ran.out.contains("ingress of db/db: allowed\n  the pod lives on another node, which judges it"),
+        ran.out.contains("ingress of db/db: allowed\n  the pod lives on another node, which evaluates it"),
         "{}",
         ran.out
     );

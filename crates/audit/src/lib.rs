@@ -1,8 +1,8 @@
 //! Verdict records: one JSON object a line, written off the packet's path, rotated, and read again.
 //!
 //! ```text
-//!  worker 0: Judgement -> [ Recorder ] -> ring -+
-//!  worker 1: Judgement -> [ Recorder ] -> ring -+-> writer thread -> [ Record ] -> buffer -> file or standard output
+//!  worker 0: Evaluation -> [ Recorder ] -> ring -+
+//!  worker 1: Evaluation -> [ Recorder ] -> ring -+-> writer thread -> [ Record ] -> buffer -> file or standard output
 //!                              |                            |                                       |
 //!                              +-- full: lost + 1           +-> [ Tallies ]                         +-> [ read() ]
 //! ```

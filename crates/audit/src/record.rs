@@ -1,6 +1,6 @@
 //! The audit record: the one documented type behind a line of the log.
 //!
-//! From: a worker's [`Judgement`]. To: the log, and from the log back, to be judged again under other policies.
+//! From: a worker's [`Evaluation`]. To: the log, and from the log back, to be evaluated again under other policies.
 //! Invariant: the order of the fields is the order in the line, and it stays; new fields may join.
 
 use std::borrow::Cow;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use policy::{
-    Direction, Explanation, Generation, Judgement, Outcome, Packet, PodName, PolicyName, Protocol, Reason,
+    Direction, Evaluation, Explanation, Generation, Outcome, Packet, PodName, PolicyName, Protocol, Reason,
     Snapshot, Verdict, explanation,
 };
 use serde::{Deserialize, Serialize};
@@ -77,17 +77,17 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nearest_miss: Option<NearestMiss>,
     /// How long parsing and evaluation took, in nanoseconds; of a packet that was held, its last evaluation alone; 0 where it was
-    /// remembered.
+    /// cached.
     pub nanoseconds: u64,
     /// How long the packet was held, in whole milliseconds, because a pod or labels decide about it that were not known. Only if it
     /// was. Where `reason` is `unknown-pod`, `unknown-peer` or `unknown-labels` the pod or its labels did not become known in time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_ms: Option<u64>,
-    /// `true` where the kernel let the connection pass, or dropped the packet, by itself, because it remembered an earlier verdict of the
+    /// `true` where the kernel let the connection pass, or dropped the packet, by itself, because it cached an earlier verdict of the
     /// same generation on the same addresses, protocol and destination port; `time` is then when that was heard, some hundredths of a
     /// second later. Only there.
     #[serde(default, skip_serializing_if = "is_false")]
-    pub remembered: bool,
+    pub cached: bool,
 }
 
 /// One end of a connection.
@@ -135,7 +135,7 @@ pub struct NearestMiss {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Lost {
     /// How many since the last such line: their ring was full, the log could not be written, or what the kernel told of
-    /// remembered connections was not heard.
+    /// cached connections was not heard.
     pub lost: u64,
     /// When that was noticed: RFC 3339, UTC, microseconds.
     #[serde(with = "form::time")]
@@ -215,9 +215,9 @@ pub struct Bypass {
 }
 
 impl Record {
-    /// The record of a judgement by the agent of `node`.
-    pub fn new(node: &Arc<str>, judgement: &Judgement) -> Self {
-        let Judgement { at, packet, decision, elapsed, held, snapshot, remembered } = judgement;
+    /// The record of an evaluation by the agent of `node`.
+    pub fn new(node: &Arc<str>, evaluation: &Evaluation) -> Self {
+        let Evaluation { at, packet, decision, elapsed, held, snapshot, cached } = evaluation;
         let explain = |direction| match packet {
             Some(packet) => snapshot.explain(packet, decision, direction),
             None => unexplained(decision.outcome(direction), direction),
@@ -258,11 +258,11 @@ impl Record {
             }),
             nanoseconds: u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX),
             held_ms: held.map(|held| u64::try_from(held.as_millis()).unwrap_or(u64::MAX)),
-            remembered: *remembered,
+            cached: *cached,
         }
     }
 
-    /// The packet that was judged, with all that a verdict depends on; `None` if it could not be parsed.
+    /// The packet that was evaluated, with all that a verdict depends on; `None` if it could not be parsed.
     pub fn packet(&self) -> Option<Packet> {
         let (source, destination) = (self.source.as_ref()?, self.destination.as_ref()?);
         let mut packet = Packet::new(source.address, destination.address, self.protocol?);

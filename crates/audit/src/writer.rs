@@ -1,6 +1,6 @@
-//! The thread that turns judgements into lines.
+//! The thread that turns evaluations into lines.
 //!
-//! From: the rings of all recorders. To: the [`Destination`]. Invariant: every judgement handed over is written or counted as
+//! From: the rings of all recorders. To: the [`Destination`]. Invariant: every evaluation handed over is written or counted as
 //! lost, and the log says how many were lost before it says anything newer.
 
 use std::io;
@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use policy::Judgement;
+use policy::Evaluation;
 use serde::Serialize;
 
 use crate::destination::{Destination, DestinationError, Sink};
@@ -39,7 +39,7 @@ pub struct AuditConfig {
     pub node: Arc<str>,
     /// Where records go.
     pub destination: Destination,
-    /// How many judgements each recorder can hand over between two looks of the writer; at least 1. Some 130 bytes each.
+    /// How many evaluations each recorder can hand over between two looks of the writer; at least 1. Some 130 bytes each.
     pub ring: usize,
 }
 
@@ -99,11 +99,11 @@ struct Shared {
 }
 
 impl Audit {
-    /// Opens the destination and starts the writer. `observe` sees every judgement that was not lost in a ring, on the writer's
+    /// Opens the destination and starts the writer. `observe` sees every evaluation that was not lost in a ring, on the writer's
     /// thread: the place for statistics.
     pub fn start(
         config: AuditConfig,
-        observe: impl FnMut(&Judgement) + Send + 'static,
+        observe: impl FnMut(&Evaluation) + Send + 'static,
     ) -> Result<Self, AuditError> {
         let sink = Sink::open(config.destination)?;
         let shared = Arc::new(Shared::default());
@@ -235,7 +235,7 @@ struct Writer<F> {
     telling: u64,
 }
 
-impl<F: FnMut(&Judgement)> Writer<F> {
+impl<F: FnMut(&Evaluation)> Writer<F> {
     fn new(
         node: Arc<str>,
         sink: Sink,
@@ -285,9 +285,9 @@ impl<F: FnMut(&Judgement)> Writer<F> {
         }
         for ring in 0..self.rings.len() {
             // Not more than lies there now: a busy worker must not keep the others' records waiting.
-            for _ in 0..self.rings[ring].judgements.slots() {
-                let Ok(judgement) = self.rings[ring].judgements.pop() else { break };
-                self.line(&judgement);
+            for _ in 0..self.rings[ring].evaluations.slots() {
+                let Ok(evaluation) = self.rings[ring].evaluations.pop() else { break };
+                self.line(&evaluation);
                 if self.lines.bytes.len() >= BATCH {
                     self.write(now, time);
                 }
@@ -297,7 +297,7 @@ impl<F: FnMut(&Judgement)> Writer<F> {
         let lost_in_old_rings = &mut self.lost_in_old_rings;
         self.rings.retain(|ring| {
             // In this order: after a recorder is dropped nothing is added to its ring any more.
-            let done = ring.judgements.is_abandoned() && ring.judgements.is_empty();
+            let done = ring.evaluations.is_abandoned() && ring.evaluations.is_empty();
             if done {
                 *lost_in_old_rings += ring.lost.load(Relaxed);
             }
@@ -306,9 +306,9 @@ impl<F: FnMut(&Judgement)> Writer<F> {
         self.shared.lost.store(self.lost(), Relaxed);
     }
 
-    fn line(&mut self, judgement: &Judgement) {
-        (self.observe)(judgement);
-        let record = Record::new(&self.node, judgement);
+    fn line(&mut self, evaluation: &Evaluation) {
+        (self.observe)(evaluation);
+        let record = Record::new(&self.node, evaluation);
         if let Some(policy) = &record.policy {
             self.shared.tallies.count(policy, record.verdict);
         }

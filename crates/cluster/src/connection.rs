@@ -62,7 +62,7 @@ pub enum FailureClass {
     Forbidden,
     /// 404: there is no such resource.
     Missing,
-    /// 410: the API server doesn't remember what changed since the version that was asked for.
+    /// 410: the API server doesn't cache what changed since the version that was asked for.
     Gone,
     /// Any other answer that is no success.
     Refused,

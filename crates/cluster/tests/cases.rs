@@ -57,7 +57,7 @@ fn look(case: &Path) -> String {
         let line: Line = serde_json::from_str(text).expect("a packet");
         let protocol: Protocol = line.protocol.parse().expect("a protocol");
         let packet = Packet::new(line.src, line.dst, protocol).to_port(line.dst_port);
-        let verdict = match snapshot.judge(&packet, Directions::Both).verdict() {
+        let verdict = match snapshot.evaluate(&packet, Directions::Both).verdict() {
             Verdict::Allow => "allow",
             Verdict::Deny => "deny",
         };

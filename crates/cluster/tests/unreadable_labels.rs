@@ -36,9 +36,13 @@ fn holds(case: &str) {
             let address =
                 |name: &str| packet[name].as_str().and_then(|text| text.parse().ok()).expect("an address");
             let port = packet["dst_port"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port");
-            let judged = Packet::new(address("src"), address("dst"), Protocol::TCP).to_port(port);
+            let evaluated = Packet::new(address("src"), address("dst"), Protocol::TCP).to_port(port);
             let expected = if packet["expect"] == "allow" { Verdict::Allow } else { Verdict::Deny };
-            assert_eq!(snapshot.judge(&judged, Directions::Both).verdict(), expected, "{scope:?}: {line}");
+            assert_eq!(
+                snapshot.evaluate(&evaluated, Directions::Both).verdict(),
+                expected,
+                "{scope:?}: {line}"
+            );
         }
     }
 }

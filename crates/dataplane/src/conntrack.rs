@@ -160,7 +160,7 @@ impl Conntrack {
         self.pass(None, each)
     }
 
-    /// [`Conntrack::visit`], for whom entries count that have one of `addresses` at an end of [`Entry::judged`]. Others are
+    /// [`Conntrack::visit`], for whom entries count that have one of `addresses` at an end of [`Entry::evaluated`]. Others are
     /// handed over as well where that is done sooner, or where the kernel can't tell them apart (before 5.8); and one that has
     /// two of them may be handed over twice, the second time with the mark that it has then.
     pub fn visit_of<C: Into<EntryChange>>(
@@ -197,7 +197,7 @@ impl Conntrack {
     /// Deletes the connections that have one of these addresses at an end. Returns how many.
     pub fn delete_of(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<u64, ConntrackError> {
         let delete = |entry: &Entry<'_>| {
-            let packet = entry.judged();
+            let packet = entry.evaluated();
             let ends =
                 [packet.source(), packet.destination(), entry.original.destination, entry.reply.destination];
             ends.iter().any(|end| addresses.contains(end)).then_some(EntryChange::Delete)

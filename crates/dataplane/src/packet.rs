@@ -1,9 +1,9 @@
 //! The first bytes of a packet, as NFQUEUE copies them -> [`policy::Packet`].
 //!
-//! From: a queue's worker. To: [`policy::Snapshot::judge`]. The bytes come from anybody, so nothing in them is trusted:
+//! From: a queue's worker. To: [`policy::Snapshot::evaluate`]. The bytes come from anybody, so nothing in them is trusted:
 //! what can't be read with certainty is [`Unparsable`], and an unparsable packet is denied (semantics 28).
 //!
-//! Invariant: the packet judged is the connection that the kernel tracks. Extension headers are skipped, and ports are
+//! Invariant: the packet evaluated is the connection that the kernel tracks. Extension headers are skipped, and ports are
 //! read, exactly where conntrack does (`ipv6_skip_exthdr`, `nf_ct_get_tuple`): else a verdict on one thing would open
 //! the way to another.
 
@@ -33,7 +33,7 @@ const SYN: u8 = 0x02;
 /// The bytes of an IPv6 header.
 const IPV6_HEADER: usize = 40;
 
-/// Why a packet can't be judged.
+/// Why a packet can't be evaluated.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum Unparsable {
     /// Not one byte.

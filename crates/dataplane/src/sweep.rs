@@ -1,4 +1,4 @@
-//! Judges connections that exist anew, under a new snapshot: those no longer allowed are marked REVOKED, and the mark is
+//! Evaluates connections that exist anew, under a new snapshot: those no longer allowed are marked REVOKED, and the mark is
 //! taken from those allowed again.
 //!
 //! From: the engine, after a snapshot was published, the workers' grace is over and the rules have the new open sets. To:
@@ -8,7 +8,7 @@
 //! Why this is exact. A connection is in the table once its first packet has left the hook. When the sweep begins
 //! - no worker is still to send a verdict of an older snapshot (grace), and a verdict's packet has left the hook when the
 //!   system call that sent the verdict returns: what the older snapshot allowed is in the table;
-//! - what the older rules let through without a verdict (open sets, remembered pairs) has left the hook, too, once
+//! - what the older rules let through without a verdict (open sets, cached pairs) has left the hook, too, once
 //!   [`wait_for_packets_under_way`] has returned: it is called before.
 //!
 //! ACCEPTED means that a worker allowed a packet of the connection, or one of its pair a moment before, or that it needed no verdict.
@@ -39,8 +39,8 @@ pub use under_way::wait_for_packets_under_way;
 pub struct SweepReport {
     /// Connections looked at: all, or those of the pods that it was about.
     pub entries: u64,
-    /// Connections of pods that the snapshot judges.
-    pub judged: u64,
+    /// Connections of pods that the snapshot evaluates.
+    pub evaluated: u64,
     /// Connections that are REVOKED now and were not before.
     pub revoked: u64,
     /// Connections that were REVOKED and are no longer.
@@ -192,7 +192,7 @@ impl Sweep<'_> {
         let (accepted, scope) = (self.marks.accepted().0, self.scope);
         let (is_accepted, is_revoked) =
             (entry.mark & accepted != 0, entry.mark & self.marks.revoked().0 != 0);
-        let packet = entry.judged();
+        let packet = entry.evaluated();
         if [packet.source(), packet.destination()].iter().any(|end| scope.reassigned.contains(end)) {
             self.report.deleted += 1;
             return Some(EntryChange::Delete);
@@ -202,7 +202,7 @@ impl Sweep<'_> {
         }
         let decision = self.evaluator.evaluate(&packet);
         let concerns_us = concerns_us(&decision);
-        self.report.judged += u64::from(concerns_us);
+        self.report.evaluated += u64::from(concerns_us);
         let is_oriented = !scope.are_unproven || is_accepted || is_revoked || !concerns_us;
         let standing = match self.evaluator.standing_by(&decision, &packet) {
             Standing::Allowed if !is_oriented => self.evaluator.standing(&packet.reversed(), true),

@@ -1,6 +1,6 @@
 //! The nftables table of this agent: which packets go to userspace, and which connections need no more verdict.
 //!
-//! Place in a packet's life: the first step (`judge` sends it to the workers) and the last (`allowed` marks its
+//! Place in a packet's life: the first step (`postrouting` sends it to the workers) and the last (`allowed` marks its
 //! connection). Place in a policy's life: [`Table::update`] at the start of the sweep.
 //!
 //! Invariants: every change is one batch, committed whole or not at all. Chains are created once and never deleted or
@@ -21,18 +21,18 @@ mod error;
 mod family;
 mod in_force;
 mod link_rules;
-mod memory;
 mod monitor;
 mod origin;
 mod own_rules;
 mod quota;
 mod read_back;
-mod recheck;
 mod retire;
+mod revalidation;
 mod revoked;
 mod rule;
 mod set_contents;
 mod sets;
+mod verdict_cache;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -44,14 +44,14 @@ use policy::{Affected, Generation};
 use rustables::{Chain, ChainPolicy, ChainType, MsgType, sys};
 
 use self::bridge::{BridgeContents, BridgeRules};
-use self::chain_names::QUEUE;
+use self::chain_names::NFQUEUE;
 use self::in_force::InForce;
 pub(crate) use self::in_force::{check_holder, read_generation};
-use self::memory::Memory;
-pub(crate) use self::memory::{DENIED_PREFIX, LOG_PREFIX};
 use self::origin::OriginContents;
 pub(crate) use self::own_rules::OwnRules;
 use self::sets::Contents;
+use self::verdict_cache::VerdictCache;
+pub(crate) use self::verdict_cache::{DENIED_PREFIX, LOG_PREFIX};
 use crate::drops::DropCounts;
 use crate::marks::Marks;
 use crate::netlink::Socket;
@@ -64,10 +64,10 @@ use crate::ports::{Bindings, InterfaceIndex};
 use crate::queues::QueueRange;
 
 pub use self::error::TableError;
-pub use self::memory::{Remember, RememberedConnections};
 pub use self::monitor::{Changed, ForeignChange, Program, RulesListener, RulesMonitor};
 pub use self::origin::{OriginConfig, Origins};
 pub use self::quota::QueueQuota;
+pub use self::verdict_cache::{CacheCounters, VerdictCacheConfig};
 pub use crate::nft::queue::QueueForm;
 
 /// The name of the table, in family `inet`.
@@ -81,8 +81,8 @@ const TRIES: usize = 64;
 
 /// What happens to first packets while no agent listens.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum WhenDown {
-    /// They pass, unjudged.
+pub enum FailMode {
+    /// They pass, unevaluated.
     Open,
     /// They are dropped. Connections that were accepted before go on.
     Closed,
@@ -94,18 +94,18 @@ pub struct TableConfig {
     /// The bits by which rules and workers speak.
     pub marks: Marks,
     /// What happens to first packets while no agent listens.
-    pub when_down: WhenDown,
-    /// Whether DNS queries of local pods are judged before they are routed: needed on kernels before 6.12.
-    pub judge_dns: bool,
+    pub fail_mode: FailMode,
+    /// Whether DNS queries of local pods are evaluated before they are routed: needed on kernels before 6.12.
+    pub prerouting_dns: bool,
     /// Who holds the queues, for people who read the ruleset: `node-a pid 123`. The queue rules' comment; up to 127 bytes
     /// are shown.
     pub holder: String,
-    /// This node's pod CIDRs, of both families: packets from and to them are judged.
+    /// This node's pod CIDRs, of both families: packets from and to them are evaluated.
     pub pod_cidrs: Vec<IpNet>,
     /// Addresses in them that need no verdict.
     pub open: OpenAddresses,
-    /// What the kernel remembers of verdicts; `None` if it is to ask about every connection.
-    pub remember: Option<Remember>,
+    /// What the kernel caches of verdicts; `None` if it is to ask about every connection.
+    pub verdict_cache: Option<VerdictCacheConfig>,
     /// How many packets each sender may ask workers about; `None` for any number.
     pub queue_quota: Option<QueueQuota>,
     /// Of the snapshot that `open` comes from.
@@ -139,8 +139,8 @@ pub struct Table {
     config: TableConfig,
     /// What the sets hold in the kernel.
     contents: Contents,
-    /// The epoch of what the kernel remembers.
-    memory: Memory,
+    /// The epoch of what the kernel caches.
+    cache: VerdictCache,
     /// Pods whose packets the rules evaluate again until a sweep has looked at all connections. Invariant: equals the kernel's set of
     /// changing pods.
     revalidated: BTreeSet<IpAddr>,
@@ -198,9 +198,9 @@ impl Table {
         };
         for _ in 0..TRIES {
             let generation = read_generation(&mut socket)?;
-            let revalidated = recheck::read(&mut socket)?;
+            let revalidated = revalidation::read(&mut socket)?;
             let written = Installation { queues, form, bridge, revalidated: &revalidated };
-            let (batch, contents, memory, origin) = installation(&config, &written, &BTreeSet::new());
+            let (batch, contents, cache, origin) = installation(&config, &written, &BTreeSet::new());
             // The previous agent may add pods meanwhile: then the set is read again.
             match batch.commit(&mut socket, Some(generation)) {
                 Ok(()) => {
@@ -211,7 +211,7 @@ impl Table {
                         bridge,
                         config,
                         contents,
-                        memory,
+                        cache,
                         revalidated,
                         origin,
                         destroys: true,
@@ -225,8 +225,8 @@ impl Table {
     }
 
     /// Writes all of it again, with this configuration, after another program changed or deleted it: what is there still is
-    /// replaced in one atomic batch, and packets that wait in queues keep waiting. Nothing that was remembered holds any more. Pods whose
-    /// packets were judged again stay so. Returns the generation of the ruleset that this replaced: all changes until then are undone
+    /// replaced in one atomic batch, and packets that wait in queues keep waiting. Nothing that was cached holds any more. Pods whose
+    /// packets were evaluated again stay so. Returns the generation of the ruleset that this replaced: all changes until then are undone
     /// ([`ForeignChange::is_undone_by`]).
     ///
     /// # Errors
@@ -243,7 +243,7 @@ impl Table {
             }
             let kept = if is_foreign { BTreeSet::new() } else { self.intact_queue_chains(&config)? };
             let Self { queues, form, bridge, ref revalidated, .. } = *self;
-            let (install, contents, memory, origin) =
+            let (install, contents, cache, origin) =
                 installation(&config, &Installation { queues, form, bridge, revalidated }, &kept);
             let mut batch = Batch::default();
             if is_foreign {
@@ -252,7 +252,7 @@ impl Table {
             batch.append(install);
             match batch.commit(&mut self.socket, Some(in_force.generation)) {
                 Ok(()) => {
-                    (self.config, self.contents, self.memory) = (config, contents, memory);
+                    (self.config, self.contents, self.cache) = (config, contents, cache);
                     self.origin = origin;
                     return Ok(in_force.generation);
                 }
@@ -329,7 +329,7 @@ impl Table {
         if self.config.trust_replies {
             self.config.trust_replies = false;
             let committed =
-                self.commit(|table, batch, _| table.rewrite(&table.memory, table.is_revalidating(), batch));
+                self.commit(|table, batch, _| table.rewrite(&table.cache, table.is_revalidating(), batch));
             self.config.trust_replies = committed.is_err();
             committed?;
         }
@@ -367,7 +367,7 @@ impl Table {
     /// connections included, in both directions. If all connections are affected, they are left to a sweep, and the rules evaluate again
     /// the packets of the same pods as before.
     ///
-    /// To be called when no verdict of an older snapshot is under way any more: it would be remembered.
+    /// To be called when no verdict of an older snapshot is under way any more: it would be cached.
     ///
     /// # Errors
     /// [`TableError::Superseded`] if another agent has taken over, [`TableError::Missing`] if the rules are gone: in both
@@ -380,14 +380,14 @@ impl Table {
         affected: &Affected,
     ) -> Result<(), TableError> {
         let revalidated = affected.addresses().unwrap_or_else(|| self.revalidated.clone());
-        let mut memory = self.memory.next(generation, affected, Instant::now());
-        memory.keep_apart(&revalidated, Instant::now());
-        let wanted = Contents::new(pod_cidrs, open, memory.changed());
+        let mut cache = self.cache.next(generation, affected, Instant::now());
+        cache.keep_apart(&revalidated, Instant::now());
+        let wanted = Contents::new(pod_cidrs, open, cache.changed());
         let window = !revalidated.is_empty();
         let rewrite = window || self.is_revalidating();
         let origins = self.wanted_origins();
         let are_same = origins.is_none_or(|origins| self.holds(&origins));
-        if wanted == self.contents && are_same && !rewrite && self.config.remember.is_none() {
+        if wanted == self.contents && are_same && !rewrite && self.config.verdict_cache.is_none() {
             return Ok(());
         }
         self.commit_all(|table, batch, is_new| {
@@ -397,31 +397,31 @@ impl Table {
                 wanted.change_from(&table.contents, batch);
             }
             if rewrite {
-                recheck::watch(&revalidated, batch);
-                table.rewrite(&memory, window, batch);
+                revalidation::watch(&revalidated, batch);
+                table.rewrite(&cache, window, batch);
             } else {
-                memory.replace(batch);
+                cache.replace(batch);
             }
         })?;
-        memory.keep_apart(&revalidated, Instant::now());
-        (self.contents, self.memory, self.revalidated) = (wanted, memory, revalidated);
+        cache.keep_apart(&revalidated, Instant::now());
+        (self.contents, self.cache, self.revalidated) = (wanted, cache, revalidated);
         Ok(())
     }
 
-    /// Whether packets of some pods are judged again.
+    /// Whether packets of some pods are evaluated again.
     pub fn is_revalidating(&self) -> bool {
         !self.revalidated.is_empty()
     }
 
-    /// Judges changing pods no more: all connections have been looked at. Does nothing if none are.
+    /// Evaluates changing pods no more: all connections have been looked at. Does nothing if none are.
     ///
     /// # Errors
     /// As [`Table::update`].
     pub fn end_recheck(&mut self) -> Result<(), TableError> {
         if self.is_revalidating() {
             self.commit(|table, batch, _| {
-                table.rewrite(&table.memory, false, batch);
-                recheck::watch(&BTreeSet::new(), batch);
+                table.rewrite(&table.cache, false, batch);
+                revalidation::watch(&BTreeSet::new(), batch);
             })?;
             self.revalidated.clear();
         }
@@ -433,7 +433,7 @@ impl Table {
     /// # Errors
     /// As [`Table::update`].
     pub fn forget(&mut self) -> Result<(), TableError> {
-        self.commit(|_, batch, _| memory::forget(batch))
+        self.commit(|_, batch, _| verdict_cache::forget(batch))
     }
 
     /// Whether the rules send packets to other queues than ours: another agent has taken over, and this one should leave
@@ -455,8 +455,8 @@ impl Table {
     /// The chains whose queue rule is as it is to be: to write an xtables target takes a grace period of RCU if a batch has just deleted
     /// something (`nft_target_init`).
     fn intact_queue_chains(&mut self, config: &TableConfig) -> Result<BTreeSet<&'static str>, TableError> {
-        let mut queues = vec![(QUEUE, queue_of(config, self.queues))];
-        queues.extend(config.origin.as_ref().map(|origin| (origin::QUEUE, port_queue_of(config, origin))));
+        let mut queues = vec![(NFQUEUE, queue_of(config, self.queues))];
+        queues.extend(config.origin.as_ref().map(|origin| (origin::NFQUEUE, port_queue_of(config, origin))));
         let mut intact = BTreeSet::new();
         for (chain, queue) in queues {
             if in_force::holds_only(&mut self.socket, chain, queue)? {
@@ -560,14 +560,14 @@ impl Table {
         Err(TableError::Unquiet)
     }
 
-    /// Replaces the rules of all chains but those that are always the same. `enqueue` must not be written again: to write an xtables
+    /// Replaces the rules of all chains but those that are always the same. `nfqueue` must not be written again: to write an xtables
     /// target takes the kernel a grace period of RCU if a batch has just deleted something (`nft_target_init`).
-    fn rewrite(&self, memory: &Memory, window: bool, batch: &mut Batch) {
-        let hooked = chains::chains(self.config.judge_dns).into_iter().map(|(name, _)| name);
-        let stays: BTreeSet<&str> = chains::static_chains().chain([QUEUE]).collect();
+    fn rewrite(&self, cache: &VerdictCache, window: bool, batch: &mut Batch) {
+        let hooked = chains::chains(self.config.prerouting_dns).into_iter().map(|(name, _)| name);
+        let stays: BTreeSet<&str> = chains::static_chains().chain([NFQUEUE]).collect();
         let names = hooked.chain(chains::plain_chains()).filter(|name| !stays.contains(name));
         names.for_each(|name| empty_chain(batch, name));
-        let rules = chains::rules(&self.config, memory, self.queues, self.form, window);
+        let rules = chains::rules(&self.config, cache, self.queues, self.form, window);
         rules.iter().filter(|rule| !stays.contains(rule.chain)).for_each(|rule| rule.add_to(INET, batch));
     }
 
@@ -625,14 +625,14 @@ struct Installation<'a> {
     queues: QueueRange,
     form: QueueForm,
     bridge: Option<BridgeFamily>,
-    /// The pods whose packets are judged again.
+    /// The pods whose packets are evaluated again.
     revalidated: &'a BTreeSet<IpAddr>,
 }
 
 fn install_batch(
     config: &TableConfig,
     contents: &Contents,
-    memory: &Memory,
+    cache: &VerdictCache,
     &Installation { queues, form, revalidated, .. }: &Installation<'_>,
     kept: &BTreeSet<&str>,
 ) -> Batch {
@@ -641,7 +641,7 @@ fn install_batch(
     // Awake, if another program has made the table dormant.
     let awake = INET.library().with_flags(0_u32);
     batch.library(Part::plain("table inet kube-verdict"), |library| library.add(&awake, MsgType::Add));
-    for chain in chains::chains(config.judge_dns) {
+    for chain in chains::chains(config.prerouting_dns) {
         add_hooked_chain(&mut batch, chain);
     }
     for name in chains::plain_chains() {
@@ -656,14 +656,14 @@ fn install_batch(
         batch.library(Part::plain(format!("chain {name}")), |library| library.add(&chain, MsgType::Add));
     }
     Contents::create(&mut batch);
-    Memory::create(&mut batch);
+    VerdictCache::create(&mut batch);
     revoked::create(&mut batch);
     quota::create(&mut batch);
     origin::create_sets(&mut batch);
     remove_rules_but(kept, config, &mut batch);
     contents.fill(&mut batch);
-    recheck::watch(revalidated, &mut batch);
-    let rules = chains::rules(config, memory, queues, form, !revalidated.is_empty());
+    revalidation::watch(revalidated, &mut batch);
+    let rules = chains::rules(config, cache, queues, form, !revalidated.is_empty());
     rules.iter().filter(|rule| !kept.contains(rule.chain)).for_each(|rule| rule.add_to(INET, &mut batch));
     let log_group = config.origin.as_ref().and_then(|origin| origin.log_group);
     if config.origin.is_none() {
@@ -678,15 +678,15 @@ fn installation(
     config: &TableConfig,
     written: &Installation<'_>,
     kept: &BTreeSet<&str>,
-) -> (Batch, Contents, Memory, Option<Origin>) {
-    let mut memory = Memory::new(config, SystemTime::now());
-    memory.keep_apart(written.revalidated, Instant::now());
-    let contents = Contents::new(&config.pod_cidrs, &config.open, memory.changed());
-    let mut batch = install_batch(config, &contents, &memory, written, kept);
+) -> (Batch, Contents, VerdictCache, Option<Origin>) {
+    let mut cache = VerdictCache::new(config, SystemTime::now());
+    cache.keep_apart(written.revalidated, Instant::now());
+    let contents = Contents::new(&config.pod_cidrs, &config.open, cache.changed());
+    let mut batch = install_batch(config, &contents, &cache, written, kept);
     let parts = (written.form, written.bridge);
     let install = |origin| install_origin(origin, config, parts, kept, &mut batch);
     let origin = config.origin.as_ref().map(install);
-    (batch, contents, memory, origin)
+    (batch, contents, cache, origin)
 }
 
 /// The sets and rules about origins: those of table `inet`, and table `bridge` where the kernel can have it.
@@ -770,16 +770,16 @@ fn remove_rules_but(kept: &BTreeSet<&str>, config: &TableConfig, batch: &mut Bat
     if kept.is_empty() {
         return remove_rules(batch);
     }
-    let hooked = chains::chains(config.judge_dns).into_iter().map(|(name, _)| name);
+    let hooked = chains::chains(config.prerouting_dns).into_iter().map(|(name, _)| name);
     let prerouting = config.origin.is_some().then_some(origin::PREROUTING);
     let plain = chains::plain_chains().chain(origin::plain_chains());
     let chains = hooked.chain(prerouting).chain(plain).filter(|name| !kept.contains(name));
     chains.for_each(|name| empty_chain(batch, name));
 }
 
-/// Where chain `enqueue` sends packets.
+/// Where chain `nfqueue` sends packets.
 fn queue_of(config: &TableConfig, queues: QueueRange) -> Queue {
-    Queue { queues, bypass: config.when_down == WhenDown::Open }
+    Queue { queues, bypass: config.fail_mode == FailMode::Open }
 }
 
 /// Where packets of new ports wait.

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use nfq::{Message, Queue, Verdict as KernelVerdict};
-use policy::{Decision, Directions, Generation, Judgement, Packet, Reader, Snapshot, Verdict};
+use policy::{Decision, Directions, Evaluation, Generation, Packet, Reader, Snapshot, Verdict};
 
 use crate::marks::{DeniedFlow, Marks, Question as Kind};
 use crate::packet;
@@ -56,15 +56,15 @@ pub(crate) struct Worker<R> {
     pub(crate) socket: OwnedFd,
     pub(crate) reader: Reader,
     pub(crate) marks: Marks,
-    /// Whether the rules take packets back that are denied, to remember their flows.
-    pub(crate) remembers_denied: bool,
+    /// Whether the rules take packets back that are denied, to cache their flows.
+    pub(crate) caches_denied: bool,
     pub(crate) hold: Hold,
     pub(crate) counters: Arc<SharedCounters>,
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) record: R,
 }
 
-impl<R: FnMut(Judgement)> Worker<R> {
+impl<R: FnMut(Evaluation)> Worker<R> {
     /// Answers the kernel until told to stop; then answers what is still queued and gives the queue up.
     pub(crate) fn run(mut self) -> Result<(), WorkerError> {
         while !self.stop.load(Ordering::Acquire) {
@@ -101,7 +101,8 @@ impl<R: FnMut(Judgement)> Worker<R> {
         let is_reply = self.marks.asks(message.get_nfmark()) == Kind::EstablishedReply;
         let packet = packet.map(|packet| if is_reply { packet.reversed() } else { packet });
         let question = Question { message, packet, since: None };
-        let Judged::Unsure(message, packet, generation) = self.judge(at, question, self.hold.is_open())?
+        let Evaluated::Unsure(message, packet, generation) =
+            self.evaluate(at, question, self.hold.is_open())?
         else {
             return Ok(());
         };
@@ -118,12 +119,12 @@ impl<R: FnMut(Judgement)> Worker<R> {
             Offered::NoRoom(message) => {
                 self.counters.no_room();
                 let question = Question { message, packet: Some(packet), since: None };
-                self.judge(SystemTime::now(), question, false).map(drop)
+                self.evaluate(SystemTime::now(), question, false).map(drop)
             }
         }
     }
 
-    /// Judges held packets anew: all of them under a snapshot that they have not seen, else those that have waited as long as
+    /// Evaluates held packets anew: all of them under a snapshot that they have not seen, else those that have waited as long as
     /// they may.
     fn look_after_held(&mut self) -> Result<(), WorkerError> {
         // The count of held packets was written before this: a publisher sees it, or this sees what it published.
@@ -138,11 +139,11 @@ impl<R: FnMut(Judgement)> Worker<R> {
             let Some(Held { message, ticket }) = self.hold.next() else { break };
             let may_wait = self.hold.end(&ticket) > now;
             let question = Question { message, packet: Some(ticket.packet), since: Some(ticket.since) };
-            match self.judge(SystemTime::now(), question, may_wait)? {
-                Judged::Unsure(message, ..) => self.hold.keep(Held { message, ticket }),
-                Judged::Told(decision) => {
+            match self.evaluate(SystemTime::now(), question, may_wait)? {
+                Evaluated::Unsure(message, ..) => self.hold.keep(Held { message, ticket }),
+                Evaluated::Told(decision) => {
                     self.hold.release(ticket);
-                    let verdict = (!decision.is_unsure()).then(|| decision.verdict());
+                    let verdict = (!decision.is_provisional()).then(|| decision.verdict());
                     self.counters.release(verdict, self.hold.len());
                 }
             }
@@ -153,10 +154,15 @@ impl<R: FnMut(Judgement)> Worker<R> {
         Ok(())
     }
 
-    /// Judges a packet, tells the kernel, and then the recorder. One of which the snapshot is unsure comes back instead if it
+    /// Evaluates a packet, tells the kernel, and then the recorder. One of which the snapshot is unsure comes back instead if it
     /// `may_wait`.
     #[inline]
-    fn judge(&mut self, at: SystemTime, question: Question, may_wait: bool) -> Result<Judged, WorkerError> {
+    fn evaluate(
+        &mut self,
+        at: SystemTime,
+        question: Question,
+        may_wait: bool,
+    ) -> Result<Evaluated, WorkerError> {
         let Question { mut message, packet, since } = question;
         let pass = self.reader.enter();
         let decision = match &packet {
@@ -166,16 +172,16 @@ impl<R: FnMut(Judgement)> Worker<R> {
                     // Who opened the connection is not known (semantics 34).
                     Kind::UnprovenReply => pass.evaluate_unproven(packet, directions),
                     Kind::First if packet.is_mid_stream => pass.evaluate_unproven(packet, directions),
-                    _ => pass.judge(packet, directions),
+                    _ => pass.evaluate(packet, directions),
                 }
             }
             None => Decision::UNPARSABLE,
         };
         if may_wait
-            && decision.is_unsure()
+            && decision.is_provisional()
             && let Some(packet) = packet
         {
-            return Ok(Judged::Unsure(message, packet, pass.generation()));
+            return Ok(Evaluated::Unsure(message, packet, pass.generation()));
         }
         // A clock that is set back within these microseconds costs a record its duration, and nothing else.
         let elapsed = at.elapsed().unwrap_or_default();
@@ -187,9 +193,9 @@ impl<R: FnMut(Judgement)> Worker<R> {
                 message.set_verdict(kernel_verdict);
             }
             Verdict::Deny => {
-                let remembered = packet.filter(|_| self.remembers_denied);
-                let flow = remembered
-                    .and_then(|packet| denied_flow(&pass, &decision, &packet, &self.marks, &message));
+                let cached = packet.filter(|_| self.caches_denied);
+                let flow =
+                    cached.and_then(|packet| denied_flow(&pass, &decision, &packet, &self.marks, &message));
                 match flow {
                     Some(flow) => {
                         let (mark, kernel_verdict) = deny(&self.marks, message.get_nfmark(), flow);
@@ -206,9 +212,9 @@ impl<R: FnMut(Judgement)> Worker<R> {
         drop(pass);
         self.counters.count(verdict, packet.is_none());
         let held = since.map(|since| since.elapsed());
-        (self.record)(Judgement { at, packet, decision, elapsed, held, snapshot, remembered: false });
+        (self.record)(Evaluation { at, packet, decision, elapsed, held, snapshot, cached: false });
         sent.or_else(|error| self.endure(error))?;
-        Ok(Judged::Told(decision))
+        Ok(Evaluated::Told(decision))
     }
 
     /// Takes what the socket may say beside packets. Only what can't be endured is an error.
@@ -256,7 +262,7 @@ impl<R: FnMut(Judgement)> Worker<R> {
         }
     }
 
-    /// Judges what is held for the last time. From here on nothing waits.
+    /// Evaluates what is held for the last time. From here on nothing waits.
     fn end_hold(&mut self) -> Result<(), WorkerError> {
         self.hold.close();
         self.look_after_held()
@@ -308,7 +314,7 @@ fn denied_flow(
     marks: &Marks,
     message: &Message,
 ) -> Option<DeniedFlow> {
-    let is_denied = |decision: &Decision| decision.verdict() == Verdict::Deny && !decision.is_unsure();
+    let is_denied = |decision: &Decision| decision.verdict() == Verdict::Deny && !decision.is_provisional();
     let is_unproven = match marks.asks(message.get_nfmark()) {
         Kind::First => packet.is_mid_stream,
         Kind::UnprovenReply => true,
@@ -320,22 +326,22 @@ fn denied_flow(
         return is_denied(decision).then_some(DeniedFlow::Forward);
     }
     let directions = directions(message.get_hook());
-    if is_denied(&snapshot.judge(packet, directions)) {
+    if is_denied(&snapshot.evaluate(packet, directions)) {
         return Some(DeniedFlow::Forward);
     }
-    let reversed = || snapshot.judge(&packet.reversed(), directions);
+    let reversed = || snapshot.evaluate(&packet.reversed(), directions);
     (directions == Directions::Both && is_denied(&reversed())).then_some(DeniedFlow::Reverse)
 }
 
 /// What came of a question.
-enum Judged {
+enum Evaluated {
     /// The kernel has its verdict.
     Told(Decision),
     /// This snapshot is unsure, and the packet is to wait.
     Unsure(Message, Packet, Generation),
 }
 
-/// Which directions a packet at this hook is judged in: on its way to the node itself the sender's egress alone.
+/// Which directions a packet at this hook is evaluated in: on its way to the node itself the sender's egress alone.
 fn directions(hook: u8) -> Directions {
     if hook == HOOK_INPUT { Directions::Egress } else { Directions::Both }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::JoinHandle;
 
 use nix::sys::signal::SigSet;
-use policy::{Judgement, Published};
+use policy::{Evaluation, Published};
 
 use crate::marks::Marks;
 use crate::queues::QueueRange;
@@ -23,13 +23,13 @@ pub struct WorkersConfig {
     pub queues: QueueRange,
     /// The bits of which the verdict's goes into the mark of an allowed packet.
     pub marks: Marks,
-    /// Whether the rules remember flows that are denied: those of a [`Table`](crate::table::Table) do.
-    pub remembers_denied: bool,
+    /// Whether the rules cache flows that are denied: those of a [`Table`](crate::table::Table) do.
+    pub caches_denied: bool,
     /// How many packets may wait in one queue: at least 1; see [`DEFAULT_QUEUE_LENGTH`].
     pub queue_length: u32,
     /// Whether a packet that finds its queue full passes instead of being dropped.
     pub fail_open: bool,
-    /// Which packets wait for a pod to be known, before they are judged all the same.
+    /// Which packets wait for a pod to be known, before they are evaluated all the same.
     pub hold: HoldLimits,
 }
 
@@ -41,7 +41,7 @@ pub struct Workers {
     wake: Arc<Wake>,
 }
 
-/// Wakes those workers that hold packets, so that they judge them anew: to be called after each publication.
+/// Wakes those workers that hold packets, so that they evaluate them anew: to be called after each publication.
 #[derive(Clone, Debug)]
 pub struct Holders {
     wake: Arc<Wake>,
@@ -86,7 +86,7 @@ impl Workers {
         mut record: impl FnMut(usize) -> R,
     ) -> Result<Self, WorkerError>
     where
-        R: FnMut(Judgement) + Send + 'static,
+        R: FnMut(Evaluation) + Send + 'static,
     {
         let wake = Arc::new(Wake::open().map_err(WorkerError::Open)?);
         let permits = Arc::new(Permits::new(config.hold.packets));
@@ -155,7 +155,7 @@ struct Start<'a> {
 
 impl Start<'_> {
     /// Starts the thread and waits until its queue is set up.
-    fn start<R: FnMut(Judgement) + Send + 'static>(self, record: R) -> Result<Running, WorkerError> {
+    fn start<R: FnMut(Evaluation) + Send + 'static>(self, record: R) -> Result<Running, WorkerError> {
         let Self { config, index, number, stop, permits, published } = self;
         let counters = Arc::<SharedCounters>::default();
         let failure = Arc::<OnceLock<WorkerError>>::default();
@@ -183,7 +183,7 @@ impl Start<'_> {
                     socket,
                     reader,
                     marks: config.marks.answered_by(config.queues),
-                    remembers_denied: config.remembers_denied,
+                    caches_denied: config.caches_denied,
                     hold: Hold::new(config.hold, permits, config.queue_length),
                     counters: shared,
                     stop,

@@ -22,7 +22,7 @@ fn each_kept_packet_comes_out_as_its_file_says() {
         let (sentence, expected, bytes) = read(&text);
         assert!(!sentence.is_empty(), "{} lacks its sentence", path.display());
         let observed = match parse(&bytes) {
-            Ok(packet) => story(&packet),
+            Ok(packet) => scenario(&packet),
             Err(unparsable) => unparsable.to_string(),
         };
         if observed != expected {
@@ -53,7 +53,7 @@ fn read(text: &str) -> (&str, &str, Vec<u8>) {
     (sentence, expected, bytes)
 }
 
-fn story(packet: &Packet) -> String {
+fn scenario(packet: &Packet) -> String {
     let port = |port: Option<u16>| port.map_or(String::new(), |port| format!(":{port}"));
     let kind = packet.icmp_type.map_or(String::new(), |kind| format!(" type {kind}"));
     let (source, destination) = (packet.source(), packet.destination());

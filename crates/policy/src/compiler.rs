@@ -42,7 +42,7 @@ pub use self::scope::Scope;
 #[derive(Debug)]
 pub struct Compiler {
     scope: Scope,
-    when_unsure: Verdict,
+    on_unknown_pod: Verdict,
     generation: Generation,
     inventory: Inventory,
     claims: Claims,
@@ -63,7 +63,7 @@ impl Compiler {
     pub fn new(scope: Scope) -> Self {
         Self {
             scope,
-            when_unsure: Verdict::Deny,
+            on_unknown_pod: Verdict::Deny,
             generation: Generation::default(),
             inventory: Inventory::default(),
             claims: Claims::default(),
@@ -74,8 +74,8 @@ impl Compiler {
     /// What becomes of packets about which only a pod, or labels, can decide that are not known (yet): denied unless this says
     /// otherwise.
     #[must_use]
-    pub fn when_unsure(mut self, verdict: Verdict) -> Self {
-        self.when_unsure = verdict;
+    pub fn on_unknown_pod(mut self, verdict: Verdict) -> Self {
+        self.on_unknown_pod = verdict;
         self
     }
 
@@ -100,7 +100,7 @@ impl Compiler {
         let Self { scope, inventory, claims, compiled, .. } = self;
         let affected = compiled.update(scope, inventory, claims, dirty);
         let affected = if self.generation == Generation::default().next() { Affected::All } else { affected };
-        Compilation { snapshot: Arc::new(compiled.snapshot(self.generation, self.when_unsure)), affected }
+        Compilation { snapshot: Arc::new(compiled.snapshot(self.generation, self.on_unknown_pod)), affected }
     }
 
     /// The policies that are enforced without their rules, by namespace, the cheapest first: up to 20 of each namespace.

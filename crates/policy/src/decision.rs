@@ -1,6 +1,6 @@
 //! What came out for a packet. Small and `Copy`, so that the packet's path can hand it on without allocating.
 //!
-//! From: [`Snapshot::judge`](crate::Snapshot::judge). To: the kernel as a verdict, and the audit log as a record.
+//! From: [`Snapshot::evaluate`](crate::Snapshot::evaluate). To: the kernel as a verdict, and the audit log as a record.
 
 use serde::Serialize;
 
@@ -43,7 +43,7 @@ pub struct RuleId(pub u32);
 pub enum Reason {
     /// The address on this side belongs to no pod: it is outside the cluster, or a node's.
     NotAPod,
-    /// The pod on this side lives on another node, which judges it.
+    /// The pod on this side lives on another node, which evaluates it.
     OtherNode,
     /// The packet comes from the pod's own node (semantics 21).
     OwnNode,
@@ -93,7 +93,7 @@ impl Reason {
     pub fn sentence(self) -> &'static str {
         match self {
             Self::NotAPod => "the address belongs to no pod, so no policy applies to it",
-            Self::OtherNode => "the pod lives on another node, which judges it",
+            Self::OtherNode => "the pod lives on another node, which evaluates it",
             Self::OwnNode => "a pod's own node always reaches it",
             Self::OwnAddress => "a pod always reaches its own address",
             Self::NotIsolated => "no policy isolates the pod in this direction",
@@ -114,7 +114,7 @@ impl Reason {
     }
 
     /// Whether knowing a pod or its labels might change the outcome: its verdict is only what stands in for knowledge.
-    pub fn is_unsure(self) -> bool {
+    pub fn is_provisional(self) -> bool {
         matches!(self, Self::UnknownPod | Self::UnknownPeer | Self::UnknownLabels)
     }
 
@@ -189,10 +189,12 @@ impl Decision {
     }
 
     /// Whether knowing a pod or its labels might change the verdict: ANY direction is unsure, and NONE denies for sure.
-    pub fn is_unsure(&self) -> bool {
+    pub fn is_provisional(&self) -> bool {
         let outcomes = [self.egress, self.ingress];
-        outcomes.iter().any(|outcome| outcome.reason.is_unsure())
-            && outcomes.iter().all(|outcome| outcome.reason.is_unsure() || outcome.verdict == Verdict::Allow)
+        outcomes.iter().any(|outcome| outcome.reason.is_provisional())
+            && outcomes
+                .iter()
+                .all(|outcome| outcome.reason.is_provisional() || outcome.verdict == Verdict::Allow)
     }
 
     /// The outcome in one direction.

@@ -8,15 +8,15 @@
 //!  [ Change ] -> [ Compiler ]                              [ Packet ]
 //!                                      |                        |
 //!                                      v                        v
-//!                                 [ Snapshot ] -> [ Published ] -> judge -> [ Decision ]
+//!                                 [ Snapshot ] -> [ Published ] -> evaluate -> [ Decision ]
 //!                                                                              |
-//!                                                        [ Judgement ] -> [ Explanation ]
+//!                                                        [ Evaluation ] -> [ Explanation ]
 //! ```
 //!
 //! - [`spec`], [`selector`], [`inventory`]: the few facts that a verdict needs, valid once they exist.
 //! - [`admission`]: admits the policies of each namespace up to a budget.
 //! - [`compiler`]: turns changes into the next immutable [`Snapshot`], doing only the work that a change calls for.
-//! - [`snapshot`]: judges a packet, without allocation, lock or loop over policies.
+//! - [`snapshot`]: evaluates a packet, without allocation, lock or loop over policies.
 //! - [`explanation`]: says in words, off the packet's path, why a decision came out as it did.
 //! - [`published`]: the one cell through which a new snapshot reaches the workers, and their grace period.
 //! - [`affected`]: the connections whose decision a change may alter.
@@ -28,9 +28,9 @@ pub mod affected;
 pub mod compiler;
 mod cost;
 pub mod decision;
+pub mod evaluation;
 pub mod explanation;
 pub mod inventory;
-pub mod judgement;
 pub mod labels;
 pub mod names;
 pub mod packet;
@@ -45,9 +45,9 @@ pub use admission::{Admission, Budget, Refusal};
 pub use affected::{Affected, Peers};
 pub use compiler::{Compilation, Compiler, Scope};
 pub use decision::{Decision, Direction, Outcome, Reason, RuleId, Verdict};
+pub use evaluation::Evaluation;
 pub use explanation::Explanation;
 pub use inventory::{Change, Inventory, NamedPort, Namespace, Node, Pod, PodUid};
-pub use judgement::Judgement;
 pub use labels::Labels;
 pub use names::{Generation, PodName, PolicyKind, PolicyName};
 pub use packet::{Packet, Protocol};

@@ -69,7 +69,7 @@ impl FromStr for Protocol {
     }
 }
 
-/// The first packet of a connection, as the judging hook sees it.
+/// The first packet of a connection, as the evaluating hook sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Packet {
     /// Canonical: `::ffff:a.b.c.d` is held as the IPv4 address (semantics 26).
@@ -78,7 +78,7 @@ pub struct Packet {
     destination: IpAddr,
     /// The transport protocol: the one after all IPv6 extension headers.
     pub protocol: Protocol,
-    /// Source port; `None` where the protocol has none or the packet carries none. Recorded, never judged.
+    /// Source port; `None` where the protocol has none or the packet carries none. Recorded, never evaluated.
     pub source_port: Option<u16>,
     /// Destination port. `None` matches only rules without ports (semantics 25, 27).
     pub destination_port: Option<u16>,

@@ -15,7 +15,7 @@ use crate::explanation::{Explanation, Miss, NearestMiss, RuleName};
 use crate::inventory::{Inventory, Pod};
 use crate::packet::Packet;
 use crate::reference::addresses::{
-    is_address_of_node, is_judged, is_unknown_peer, node_of_unknown_pod, pod_at,
+    is_address_of_node, is_evaluated, is_unknown_peer, node_of_unknown_pod, pod_at,
 };
 use crate::reference::matching::{
     Connection, peers_match, peers_might_match, ports_match, ports_might_match, selects,
@@ -56,23 +56,23 @@ impl Expected {
 pub fn verdict_unproven(
     inventory: &Inventory,
     scope: &Scope,
-    when_unsure: Verdict,
+    on_unknown_pod: Verdict,
     packet: &Packet,
 ) -> Verdict {
     let ways = [*packet, packet.reversed()];
-    let verdict = |packet| judge(inventory, scope, when_unsure, packet, Directions::Both).verdict();
+    let verdict = |packet| evaluate(inventory, scope, on_unknown_pod, packet, Directions::Both).verdict();
     if ways.iter().all(|packet| verdict(packet) == Verdict::Allow) { Verdict::Allow } else { Verdict::Deny }
 }
 
-/// Judges a packet.
-pub fn judge(
+/// Evaluates a packet.
+pub fn evaluate(
     inventory: &Inventory,
     scope: &Scope,
-    when_unsure: Verdict,
+    on_unknown_pod: Verdict,
     packet: &Packet,
     directions: Directions,
 ) -> Expected {
-    let expected = judge_both(inventory, scope, when_unsure, packet, directions);
+    let expected = evaluate_both(inventory, scope, on_unknown_pod, packet, directions);
     match directions {
         Directions::Both => expected,
         // A packet from a pod to its own node: the node is not a pod.
@@ -82,10 +82,10 @@ pub fn judge(
     }
 }
 
-fn judge_both(
+fn evaluate_both(
     inventory: &Inventory,
     scope: &Scope,
-    when_unsure: Verdict,
+    on_unknown_pod: Verdict,
     packet: &Packet,
     directions: Directions,
 ) -> Expected {
@@ -106,7 +106,8 @@ fn judge_both(
         let passes = Outcome::allow(Reason::OwnAddress);
         return sides(passes, passes);
     }
-    let side = |direction, address| judge_side(inventory, scope, when_unsure, packet, direction, address);
+    let side =
+        |direction, address| evaluate_side(inventory, scope, on_unknown_pod, packet, direction, address);
     let egress = side(Direction::Egress, packet.source());
     let ingress = side(Direction::Ingress, packet.destination());
     // What goes to the node itself has a peer that is known: the node.
@@ -114,29 +115,29 @@ fn judge_both(
     let from_unknown = is_unknown_peer(inventory, packet.source());
     // Denied only because something is not known (yet): who the peer is, or labels of either end (semantics 37). The rest of the
     // explanation stays: it holds until then. And what is allowed only because it is not known who the peer is, is denied until then.
-    let provisional = |judged: Explanation, address, from_or_to_unknown| {
-        let Some(pod) = pod_at(inventory, address).filter(|pod| is_judged(inventory, scope, pod)) else {
-            return judged;
+    let provisional = |evaluated: Explanation, address, from_or_to_unknown| {
+        let Some(pod) = pod_at(inventory, address).filter(|pod| is_evaluated(inventory, scope, pod)) else {
+            return evaluated;
         };
-        let direction = judged.direction;
-        if judged.verdict == Verdict::Allow {
+        let direction = evaluated.direction;
+        if evaluated.verdict == Verdict::Allow {
             return if from_or_to_unknown && might_deny(inventory, packet, direction, pod) {
-                plain(direction, Outcome { verdict: when_unsure, reason: Reason::UnknownPeer })
+                plain(direction, Outcome { verdict: on_unknown_pod, reason: Reason::UnknownPeer })
             } else {
-                judged
+                evaluated
             };
         }
         let might_allow = |reading| might_allow(inventory, packet, direction, pod, reading);
         let reason = if from_or_to_unknown && might_allow(Reading::Cautious) {
             Reason::UnknownPeer
         } else if from_or_to_unknown && might_allow(Reading::Hopeful)
-            || judge_pod(inventory, packet, direction, pod, Reading::Hopeful).verdict == Verdict::Allow
+            || evaluate_pod(inventory, packet, direction, pod, Reading::Hopeful).verdict == Verdict::Allow
         {
             Reason::UnknownLabels
         } else {
-            return judged;
+            return evaluated;
         };
-        Explanation { verdict: when_unsure, reason: reason.code(), ..judged }
+        Explanation { verdict: on_unknown_pod, reason: reason.code(), ..evaluated }
     };
     Expected {
         egress: provisional(egress, packet.source(), to_unknown),
@@ -144,21 +145,23 @@ fn judge_both(
     }
 }
 
-fn judge_side(
+fn evaluate_side(
     inventory: &Inventory,
     scope: &Scope,
-    when_unsure: Verdict,
+    on_unknown_pod: Verdict,
     packet: &Packet,
     direction: Direction,
     address: IpAddr,
 ) -> Explanation {
     match pod_at(inventory, address) {
         None if node_of_unknown_pod(inventory, scope, address).is_some() => {
-            plain(direction, Outcome { verdict: when_unsure, reason: Reason::UnknownPod })
+            plain(direction, Outcome { verdict: on_unknown_pod, reason: Reason::UnknownPod })
         }
         None => plain(direction, Outcome::allow(Reason::NotAPod)),
-        Some(pod) if !is_judged(inventory, scope, pod) => plain(direction, Outcome::allow(Reason::OtherNode)),
-        Some(pod) => judge_pod(inventory, packet, direction, pod, Reading::Cautious),
+        Some(pod) if !is_evaluated(inventory, scope, pod) => {
+            plain(direction, Outcome::allow(Reason::OtherNode))
+        }
+        Some(pod) => evaluate_pod(inventory, packet, direction, pod, Reading::Cautious),
     }
 }
 
@@ -194,8 +197,8 @@ impl Reading {
     }
 }
 
-/// Judges a packet by the policies of the pod on this side.
-fn judge_pod(
+/// Evaluates a packet by the policies of the pod on this side.
+fn evaluate_pod(
     inventory: &Inventory,
     packet: &Packet,
     direction: Direction,

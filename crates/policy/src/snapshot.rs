@@ -1,6 +1,6 @@
-//! An immutable, compiled view of the cluster under which packets are judged.
+//! An immutable, compiled view of the cluster under which packets are evaluated.
 //!
-//! From: the compiler, through [`Published`](crate::Published). To: workers, which judge, and the audit, which explains.
+//! From: the compiler, through [`Published`](crate::Published). To: workers, which evaluate, and the audit, which explains.
 //! Invariant: nothing in it ever changes; the next snapshot shares with this one whatever stayed the same.
 
 pub(crate) mod address;
@@ -36,7 +36,7 @@ use crate::snapshot::ids::NodeId;
 use crate::snapshot::ruleset::{Ruleset, Rulesets};
 use crate::spec::PolicySpec;
 
-/// Which directions a hook is there to judge.
+/// Which directions a hook is there to evaluate.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Directions {
     /// The source's egress and the destination's ingress: forwarded packets.
@@ -50,8 +50,8 @@ pub enum Directions {
 pub struct Size {
     /// Addresses of pods, on every node.
     pub pod_addresses: usize,
-    /// Addresses of pods that this snapshot judges.
-    pub judged_addresses: usize,
+    /// Addresses of pods that this snapshot evaluates.
+    pub evaluated_addresses: usize,
     /// Policies of every tier.
     pub policies: usize,
     /// Rules of these policies, both directions.
@@ -66,7 +66,7 @@ pub struct Size {
 pub struct Snapshot {
     pub(crate) generation: Generation,
     /// What becomes of packets about which something decides that is not known (yet).
-    pub(crate) when_unsure: Verdict,
+    pub(crate) on_unknown_pod: Verdict,
     /// Whether some pod has labels that are unknown and that policies ask for, some rule can deny pods by their labels, or the scope is
     /// `Cluster`. Where none of this is so, verdicts leave out the steps that only these need.
     pub(crate) minds_unknown: bool,
@@ -79,9 +79,9 @@ pub struct Snapshot {
     /// Those of all nodes.
     pub(crate) cluster_cidrs: Arc<ClusterCidrs>,
     pub(crate) hosts: Hosts,
-    /// Addresses of judged pods: a subset of `hosts`.
-    pub(crate) judged: imbl::OrdSet<IpAddr>,
-    /// By class: what applies to its pods. There for every class that has judged pods; behind what applies by the cautious view of
+    /// Addresses of evaluated pods: a subset of `hosts`.
+    pub(crate) evaluated: imbl::OrdSet<IpAddr>,
+    /// By class: what applies to its pods. There for every class that has evaluated pods; behind what applies by the cautious view of
     /// unknown labels comes what applies by the hopeful one (`HostPod::hopeful_class`).
     pub(crate) rulesets: Arc<[Option<Arc<Rulesets>>]>,
     pub(crate) policies: Arc<PolicyTable>,
@@ -104,32 +104,32 @@ impl Snapshot {
         self.generation
     }
 
-    /// Judges a packet: no allocation, no lock, no loop over policies.
+    /// Evaluates a packet: no allocation, no lock, no loop over policies.
     ///
     /// All its steps but the last (`PortTable::first_of_some`) are told to be inlined: as calls they were a fifth of its instructions.
-    pub fn judge(&self, packet: &Packet, directions: Directions) -> Decision {
+    pub fn evaluate(&self, packet: &Packet, directions: Directions) -> Decision {
         if self.minds_unknown {
-            self.judge_with_unknown(packet, directions)
+            self.evaluate_with_unknown(packet, directions)
         } else {
-            self.judge_minding::<false>(packet, directions)
+            self.evaluate_minding::<false>(packet, directions)
         }
     }
 
     /// Apart, so that the steps of this one cost the others nothing.
     #[inline(never)]
-    fn judge_with_unknown(&self, packet: &Packet, directions: Directions) -> Decision {
-        self.judge_minding::<true>(packet, directions)
+    fn evaluate_with_unknown(&self, packet: &Packet, directions: Directions) -> Decision {
+        self.evaluate_minding::<true>(packet, directions)
     }
 
     #[inline(always)]
-    fn judge_minding<const UNKNOWN: bool>(&self, packet: &Packet, directions: Directions) -> Decision {
+    fn evaluate_minding<const UNKNOWN: bool>(&self, packet: &Packet, directions: Directions) -> Decision {
         // Both halves say the same: the first is compiled without the steps that IPv6 takes.
         let decision = match (packet.source(), packet.destination()) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                self.judge_between::<UNKNOWN>(&self.ends(source, destination), packet, directions)
+                self.evaluate_between::<UNKNOWN>(&self.ends(source, destination), packet, directions)
             }
             (source, destination) => {
-                self.judge_between::<UNKNOWN>(&self.ends(source, destination), packet, directions)
+                self.evaluate_between::<UNKNOWN>(&self.ends(source, destination), packet, directions)
             }
         };
         match directions {
@@ -143,16 +143,18 @@ impl Snapshot {
     /// by either end (semantics 34).
     #[cold]
     pub fn evaluate_unproven(&self, packet: &Packet, directions: Directions) -> Decision {
-        let decision = self.judge(packet, directions);
+        let decision = self.evaluate(packet, directions);
         // The node may open a connection to any of its pods.
         if directions == Directions::Egress {
             return decision;
         }
-        let reversed = self.judge(&packet.reversed(), directions);
+        let reversed = self.evaluate(&packet.reversed(), directions);
         let both = |own: Outcome, other: Outcome| match (own.verdict, other.verdict) {
-            (Verdict::Allow, Verdict::Deny) if other.reason.is_unsure() => other,
+            (Verdict::Allow, Verdict::Deny) if other.reason.is_provisional() => other,
             (Verdict::Allow, Verdict::Deny) => Outcome::deny(Reason::Unproven),
-            (Verdict::Deny, Verdict::Deny) if own.reason.is_unsure() && !other.reason.is_unsure() => {
+            (Verdict::Deny, Verdict::Deny)
+                if own.reason.is_provisional() && !other.reason.is_provisional() =>
+            {
                 Outcome::deny(Reason::Unproven)
             }
             _ => own,
@@ -164,7 +166,7 @@ impl Snapshot {
     }
 
     #[inline(always)]
-    fn judge_between<const UNKNOWN: bool>(
+    fn evaluate_between<const UNKNOWN: bool>(
         &self,
         ends: &Ends<'_, impl Address>,
         packet: &Packet,
@@ -189,7 +191,13 @@ impl Snapshot {
             Ok(rulesets) => {
                 // The node is no pod: what is on its way to it has a peer that is known.
                 let peer_is_known = directions == Directions::Egress;
-                self.judge_rules::<UNKNOWN>(&rulesets.egress, ends, packet, Direction::Egress, peer_is_known)
+                self.evaluate_rules::<UNKNOWN>(
+                    &rulesets.egress,
+                    ends,
+                    packet,
+                    Direction::Egress,
+                    peer_is_known,
+                )
             }
             Err(outcome) => outcome,
         };
@@ -197,7 +205,7 @@ impl Snapshot {
             Directions::Egress => Outcome::allow(Reason::NotAPod),
             Directions::Both => match self.rules_for::<UNKNOWN>(ends.destination_address, ends.destination) {
                 Ok(rulesets) => {
-                    self.judge_rules::<UNKNOWN>(&rulesets.ingress, ends, packet, Direction::Ingress, false)
+                    self.evaluate_rules::<UNKNOWN>(&rulesets.ingress, ends, packet, Direction::Ingress, false)
                 }
                 Err(outcome) => outcome,
             },
@@ -212,20 +220,20 @@ impl Snapshot {
         address: impl Address,
         host: Option<&Host>,
     ) -> Result<&Rulesets, Outcome> {
-        let unknown = Outcome { verdict: self.when_unsure, reason: Reason::UnknownPod };
+        let unknown = Outcome { verdict: self.on_unknown_pod, reason: Reason::UnknownPod };
         match host.and_then(|host| host.pod.as_ref()) {
-            Some(pod) if !pod.is_judged() => Err(Outcome::allow(Reason::OtherNode)),
+            Some(pod) if !pod.is_evaluated() => Err(Outcome::allow(Reason::OtherNode)),
             Some(pod) => self.rulesets_of(pod).ok_or(unknown),
             None if self.is_unknown_pod::<UNKNOWN>(address, host) => Err(unknown),
             None => Err(Outcome::allow(Reason::NotAPod)),
         }
     }
 
-    /// Judges by the rules for a pod that is known. A denial is provisional if the peer is a pod that is not known (yet), or if labels
+    /// Evaluates by the rules for a pod that is known. A denial is provisional if the peer is a pod that is not known (yet), or if labels
     /// of either end are unknown, and if some rule might allow what they turn out to be (semantics 37). So is a verdict that allows, if
     /// some rule might deny the peer: it denies until then.
     #[inline(always)]
-    fn judge_rules<const UNKNOWN: bool>(
+    fn evaluate_rules<const UNKNOWN: bool>(
         &self,
         ruleset: &Ruleset,
         ends: &Ends<'_, impl Address>,
@@ -234,15 +242,15 @@ impl Snapshot {
         peer_is_known: bool,
     ) -> Outcome {
         let (peer, target) = (ends.peer(direction), ends.target(packet));
-        let outcome = ruleset.judge(peer, target);
+        let outcome = ruleset.evaluate(peer, target);
         if UNKNOWN {
-            return self.judge_unknown(outcome, ruleset, ends, packet, direction, peer_is_known);
+            return self.evaluate_unknown(outcome, ruleset, ends, packet, direction, peer_is_known);
         }
         let unsure = outcome.verdict == Verdict::Deny
             && !peer_is_known
             && self.is_unknown_peer(peer.address, ends.peer_host(direction))
             && ruleset.might_allow(peer, target, direction);
-        if unsure { Outcome { verdict: self.when_unsure, reason: Reason::UnknownPeer } } else { outcome }
+        if unsure { Outcome { verdict: self.on_unknown_pod, reason: Reason::UnknownPeer } } else { outcome }
     }
 
     /// Whether an address belongs to a pod of the cluster that is not known (yet): it is in the pod CIDRs of ANY node, no pod
@@ -324,11 +332,11 @@ impl Snapshot {
         let ends = self.ends(packet.source(), packet.destination());
         let Some(ruleset) = self.ruleset(&ends, explanation.direction) else { return };
         let (peer, target) = (ends.peer(explanation.direction), ends.target(packet));
-        let judged = ruleset.judge(peer, target);
-        if judged.verdict == Verdict::Allow {
+        let evaluated = ruleset.evaluate(peer, target);
+        if evaluated.verdict == Verdict::Allow {
             return;
         }
-        if let Reason::Rule(rule) = judged.reason {
+        if let Reason::Rule(rule) = evaluated.reason {
             explanation.rule = self.rule_name(rule);
             return;
         }
@@ -368,14 +376,14 @@ impl Snapshot {
         self.hosts.get(address.to_canonical())?.pod.as_ref().map(HostPod::pod)
     }
 
-    /// Addresses of the pods that this snapshot judges.
-    pub fn judged_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.judged.iter().copied()
+    /// Addresses of the pods that this snapshot evaluates.
+    pub fn evaluated_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.evaluated.iter().copied()
     }
 
-    /// Addresses of judged pods to which no policy applies in `direction`: their packets need no verdict there.
+    /// Addresses of evaluated pods to which no policy applies in `direction`: their packets need no verdict there.
     pub fn open_addresses(&self, direction: Direction) -> impl Iterator<Item = IpAddr> + '_ {
-        self.judged.iter().copied().filter(move |address| {
+        self.evaluated.iter().copied().filter(move |address| {
             let pod = self.hosts.get(*address).and_then(|host| host.pod.as_ref());
             pod.and_then(|pod| self.rulesets_of(pod)).is_some_and(|rulesets| match direction {
                 Direction::Ingress => rulesets.ingress.is_open(),

@@ -1,7 +1,7 @@
 //! Which connections a change affects, in scenarios. `property.rs` holds the same for random clusters.
 #![allow(
     clippy::unwrap_used,
-    reason = "a story that can't be built is a mistake of the test, and must end it"
+    reason = "a scenario that can't be built is a mistake of the test, and must end it"
 )]
 
 mod common;

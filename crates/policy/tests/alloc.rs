@@ -93,7 +93,7 @@ fn a_verdict_allocates_nothing() {
         let (mut allowed, mut denied) = (0, 0);
         let allocations = count(|| {
             for packet in &packets {
-                match snapshot.judge(packet, Directions::Both).verdict() {
+                match snapshot.evaluate(packet, Directions::Both).verdict() {
                     Verdict::Allow => allowed += 1,
                     Verdict::Deny => denied += 1,
                 }

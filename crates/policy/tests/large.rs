@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use common::build::{namespace, network_policy, node, pod, rule};
-use common::story::packet_in_words;
+use common::scenario::packet_in_words;
 use policy::{
     Budget, Change, Compiler, Directions, IpBlock, Packet, Peer, PolicySpec, PortMatch, PortNumbers,
     Protocol, Scope, Verdict, reference,
@@ -214,8 +214,13 @@ fn compiles_within(name: &str, policy: PolicySpec, most: isize, kept: isize) {
         let server = if peer.is_ipv6() { "fd00::1" } else { "10.244.0.1" };
         let packet = Packet::new(peer, server.parse().unwrap(), Protocol::TCP).to_port(random(22_000) as u16);
         let found = common::engine(&snapshot, &packet, Directions::Both);
-        let expected =
-            reference::judge(compiler.inventory(), &Scope::Cluster, Verdict::Deny, &packet, Directions::Both);
+        let expected = reference::evaluate(
+            compiler.inventory(),
+            &Scope::Cluster,
+            Verdict::Deny,
+            &packet,
+            Directions::Both,
+        );
         assert_eq!(found, expected, "{name}: {}", packet_in_words(&packet));
     }
 }
@@ -271,7 +276,7 @@ fn policies_in_many_rulesets_take_no_more_than_their_budget() {
     let verdict = |to: &str, port| {
         let packet =
             Packet::new("198.51.100.1".parse().unwrap(), to.parse().unwrap(), Protocol::TCP).to_port(port);
-        snapshot.judge(&packet, Directions::Both).verdict()
+        snapshot.evaluate(&packet, Directions::Both).verdict()
     };
     assert_eq!(verdict("10.244.0.100", 100), Verdict::Deny);
     assert_eq!(verdict("10.244.1.1", 80), Verdict::Allow);

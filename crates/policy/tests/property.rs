@@ -10,7 +10,7 @@ mod common;
 
 use std::cell::Cell;
 
-use common::story::packet_in_words;
+use common::scenario::packet_in_words;
 use common::world::world;
 use policy::{Affected, Compilation, Compiler, Directions, Scope, Verdict, reference};
 use proptest::prelude::*;
@@ -27,28 +27,29 @@ fn compiled_equals_reference() {
     let mut runner = TestRunner::new(Config { cases: 1_200, failure_persistence: None, ..Config::default() });
     let outcome = runner.run(&world(), |world| {
         for scope in [Scope::Cluster, Scope::Node("n1".into())] {
-            let mut compiler = Compiler::new(scope.clone()).when_unsure(world.when_unsure);
+            let mut compiler = Compiler::new(scope.clone()).on_unknown_pod(world.on_unknown_pod);
             let mut so_far = Vec::new();
             let mut before = compiler.apply([]).snapshot;
             for batch in &world.batches {
                 let Compilation { snapshot, affected } = compiler.apply(batch.iter().cloned());
                 so_far.extend(batch.iter().cloned());
                 // From scratch, and through every state in between, must come out the same.
-                let (_, anew) = common::compile(scope.clone(), world.when_unsure, &so_far);
+                let (_, anew) = common::compile(scope.clone(), world.on_unknown_pod, &so_far);
                 prop_assert_eq!(open(&snapshot), open(&anew));
                 prop_assert_eq!(snapshot.size().rules, anew.size().rules);
                 prop_assert_eq!(snapshot.size().pod_addresses, anew.size().pod_addresses);
                 for (place, packet) in world.packets.iter().enumerate() {
                     let directions = if place % 8 == 7 { Directions::Egress } else { Directions::Both };
                     let inventory = compiler.inventory();
-                    let expected = reference::judge(inventory, &scope, world.when_unsure, packet, directions);
+                    let expected =
+                        reference::evaluate(inventory, &scope, world.on_unknown_pod, packet, directions);
                     let found = common::engine(&snapshot, packet, directions);
                     prop_assert_eq!(&found, &expected, "{:?}: {}", scope, packet_in_words(packet));
                     let found = common::engine(&anew, packet, directions);
                     prop_assert_eq!(&found, &expected, "anew, {:?}: {}", scope, packet_in_words(packet));
                     let unproven = snapshot.evaluate_unproven(packet, Directions::Both);
                     let expected_unproven =
-                        reference::verdict_unproven(inventory, &scope, world.when_unsure, packet);
+                        reference::verdict_unproven(inventory, &scope, world.on_unknown_pod, packet);
                     prop_assert_eq!(unproven.verdict(), expected_unproven, "{}", packet_in_words(packet));
                     compared.set(compared.get() + 1);
                     if scope != Scope::Cluster {
@@ -110,13 +111,13 @@ fn differ(before: &reference::Expected, now: &reference::Expected) -> bool {
         .any(|(before, now)| before != now && !(is_without_rules(before) && is_without_rules(now)))
 }
 
-/// Judged and open addresses, and what the pods there are called.
+/// Evaluated and open addresses, and what the pods there are called.
 fn open(snapshot: &policy::Snapshot) -> Vec<String> {
     let open = |direction| {
         snapshot.open_addresses(direction).map(|a| format!("{direction:?} {a}")).collect::<Vec<_>>()
     };
-    let judged = snapshot.judged_addresses().map(|a| format!("{a} {:?}", snapshot.pod_at(a)));
-    judged.chain(open(policy::Direction::Ingress)).chain(open(policy::Direction::Egress)).collect()
+    let evaluated = snapshot.evaluated_addresses().map(|a| format!("{a} {:?}", snapshot.pod_at(a)));
+    evaluated.chain(open(policy::Direction::Ingress)).chain(open(policy::Direction::Egress)).collect()
 }
 
 /// Prints the share of affected pairs of addresses between which no packet shows a difference: in its decision, or in a recorded name.
@@ -126,7 +127,7 @@ fn most_affected_connections_are_decided_otherwise() {
         (Cell::new(0_u64), Cell::new(0_u64), Cell::new(0), Cell::new(0));
     let mut runner = TestRunner::new(Config { cases: 400, failure_persistence: None, ..Config::default() });
     let outcome = runner.run(&world(), |world| {
-        let mut compiler = Compiler::new(Scope::Node("n1".into())).when_unsure(world.when_unsure);
+        let mut compiler = Compiler::new(Scope::Node("n1".into())).on_unknown_pod(world.on_unknown_pod);
         let (first, more) = world.batches.split_first().unwrap();
         let mut before = compiler.apply(first.iter().cloned()).snapshot;
         for batch in more {

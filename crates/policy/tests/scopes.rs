@@ -1,4 +1,4 @@
-//! Tiers, nodes and what a snapshot says of itself: stories like those of the semantics.
+//! Tiers, nodes and what a snapshot says of itself: scenarios like those of the semantics.
 
 mod common;
 
@@ -19,7 +19,7 @@ fn s51_s53_tiers_go_admin_then_network_policy_then_baseline() {
         .ingress(rule().action(Action::Pass).pods("", "app=d"))
         .ingress(rule().action(Action::Deny).pods("", ""));
     let policy = network_policy("web/p", "app=a").ingress(rule().tcp(2));
-    story(
+    scenario(
         [admin.into(), first.into(), baseline.into(), policy.into()],
         &[
             (tcp(B, A, 1), "allow not-isolated | deny rule admin[0]"),
@@ -45,7 +45,7 @@ fn two_nodes() -> Vec<Change> {
 }
 
 #[test]
-fn s39_a_node_judges_its_own_pods_alone() {
+fn s39_a_node_evaluates_its_own_pods_alone() {
     let probes: &[Probe<'_>] = &[
         (tcp("10.244.2.2", A, 1), "allow other-node | allow rule web/p[0]"),
         (tcp(D, "10.244.2.2", 1), "allow not-isolated | allow other-node"),
@@ -69,10 +69,10 @@ fn s40_an_unknown_pod_of_this_node_is_denied_or_as_the_operator_says() {
             (tcp(D, "10.244.2.77", 1), "allow not-isolated | allow not-a-pod".to_owned()),
         ]
     };
-    for (when_unsure, text) in [(Verdict::Deny, "deny"), (Verdict::Allow, "allow")] {
+    for (on_unknown_pod, text) in [(Verdict::Deny, "deny"), (Verdict::Allow, "allow")] {
         let probes = probes(text);
         let probes: Vec<Probe<'_>> = probes.iter().map(|(packet, text)| (*packet, text.as_str())).collect();
-        told(Scope::Node("n1".into()), when_unsure, &two_nodes(), Directions::Both, &probes);
+        told(Scope::Node("n1".into()), on_unknown_pod, &two_nodes(), Directions::Both, &probes);
     }
 }
 
@@ -88,7 +88,7 @@ fn s39_a_pod_without_a_node_belongs_to_the_node_in_whose_pod_cidr_it_is() {
 }
 
 #[test]
-fn s43_packets_to_the_node_itself_are_judged_as_egress_alone() {
+fn s43_packets_to_the_node_itself_are_evaluated_as_egress_alone() {
     let probes: &[Probe<'_>] = &[
         (tcp(A, "192.168.0.1", 1), "deny default-deny of web/p | allow not-a-pod"),
         (tcp(D, "192.168.0.1", 1), "allow not-isolated | allow not-a-pod"),
@@ -105,7 +105,7 @@ fn open_addresses_are_those_to_which_no_policy_applies() {
     let changes: Vec<Change> = two_nodes().into_iter().chain([policy.into()]).collect();
     let (_, snapshot) = common::compile(Scope::Node("n1".into()), Verdict::Deny, &changes);
     let open = |direction| snapshot.open_addresses(direction).map(|a| a.to_string()).collect::<Vec<_>>();
-    assert_eq!(snapshot.judged_addresses().map(|a| a.to_string()).collect::<Vec<_>>(), [A, B, C, D]);
+    assert_eq!(snapshot.evaluated_addresses().map(|a| a.to_string()).collect::<Vec<_>>(), [A, B, C, D]);
     assert_eq!(open(Direction::Ingress), [D]);
     assert_eq!(open(Direction::Egress), [""; 0]);
     assert_eq!(snapshot.pod_at(A.parse().unwrap()), Some(&pod_name("web/a")));
@@ -117,7 +117,7 @@ fn open_addresses_are_those_to_which_no_policy_applies() {
 fn a_node_that_changes_or_goes_takes_its_addresses_along() {
     let deny = || network_policy("web/p", "app=a").isolate_ingress().into();
     let denied = "allow not-a-pod | deny default-deny of web/p";
-    story(
+    scenario(
         [deny(), Change::NodeGone("n1".into())],
         &[(tcp("192.168.0.1", A, 1), denied), (tcp("10.244.1.1", A, 1), denied)],
     );
@@ -127,7 +127,7 @@ fn a_node_that_changes_or_goes_takes_its_addresses_along() {
         pod_cidrs: Vec::new(),
         has_all_addresses: false,
     };
-    story(
+    scenario(
         [deny(), Change::Node(moved)],
         &[(tcp("192.168.0.1", A, 1), denied), (tcp("192.168.0.9", A, 1), "allow not-a-pod | allow own-node")],
     );
@@ -144,7 +144,7 @@ fn explanations_are_sentences() {
         .collect();
     let (_, snapshot) = common::compile(Scope::Cluster, Verdict::Deny, &changes);
     let says = |packet, direction| {
-        let decision = snapshot.judge(&packet, Directions::Both);
+        let decision = snapshot.evaluate(&packet, Directions::Both);
         snapshot.explain(&packet, &decision, direction).to_string()
     };
     assert_eq!(says(tcp(B, A, 80), Direction::Ingress), "allowed by NetworkPolicy web/p, ingress[1]");

@@ -14,7 +14,7 @@ const TCP: Option<Protocol> = Some(Protocol::TCP);
 
 #[test]
 fn without_policies_everything_passes() {
-    story([], &[(tcp(A, B, 80), OPEN), (tcp(OUTSIDE, B, 80), "allow not-a-pod | allow not-isolated")]);
+    scenario([], &[(tcp(A, B, 80), OPEN), (tcp(OUTSIDE, B, 80), "allow not-a-pod | allow not-isolated")]);
 }
 
 #[test]
@@ -23,16 +23,16 @@ fn s01_policy_types_decide_in_which_directions_a_policy_counts() {
     let mut policy = network_policy("web/p", "app=a").isolate_ingress();
     policy.0.egress.push(rule().pods_in("web", "app=b").0);
     let admin = cluster_policy("k", Tier::Baseline, 0).egress(rule().action(Action::Deny).pods("", ""));
-    story([policy.into(), admin.into()], &[(tcp(A, B, 80), "deny rule k[0] | allow not-isolated")]);
+    scenario([policy.into(), admin.into()], &[(tcp(A, B, 80), "deny rule k[0] | allow not-isolated")]);
 }
 
 #[test]
 fn s02_no_rule_denies_and_the_empty_rule_allows_all() {
-    story(
+    scenario(
         [network_policy("web/none", "app=a").isolate_ingress().into()],
         &[(tcp(B, A, 80), "allow not-isolated | deny default-deny of web/none")],
     );
-    story(
+    scenario(
         [network_policy("web/all", "app=a").ingress(rule()).into()],
         &[
             (tcp(OUTSIDE, A, 80), "allow not-a-pod | allow rule web/all[0]"),
@@ -44,7 +44,7 @@ fn s02_no_rule_denies_and_the_empty_rule_allows_all() {
 #[test]
 fn s03_a_rule_needs_its_ports_and_its_peers() {
     let near = "allow not-isolated | deny default-deny of web/p near web/p[0] by its";
-    story(
+    scenario(
         [network_policy("web/p", "app=a").ingress(rule().pods_in("web", "app=b").tcp(80)).into()],
         &[
             (tcp(B, A, 80), "allow not-isolated | allow rule web/p[0]"),
@@ -59,7 +59,7 @@ fn s03_a_rule_needs_its_ports_and_its_peers() {
 fn s04_policies_that_select_a_pod_are_a_union() {
     let p = network_policy("web/p", "").ingress(rule().tcp(80));
     let q = network_policy("web/q", "app=a").ingress(rule().tcp(81));
-    story(
+    scenario(
         [q.into(), p.into()],
         &[
             (tcp(B, A, 80), "allow not-isolated | allow rule web/p[0]"),
@@ -79,7 +79,7 @@ fn s04_policies_that_select_a_pod_are_a_union() {
 fn s05_a_pod_selector_means_the_own_namespace_and_a_namespace_selector_all_its_pods() {
     let own = network_policy("web/own", "app=a").ingress(rule().pods_in("web", ""));
     let back = network_policy("web/back", "app=b").ingress(rule().pods("team=back", ""));
-    story(
+    scenario(
         [own.into(), back.into()],
         &[
             (tcp(B, A, 1), "allow not-isolated | allow rule web/own[0]"),
@@ -94,7 +94,7 @@ fn s05_a_pod_selector_means_the_own_namespace_and_a_namespace_selector_all_its_p
 fn s06_both_selectors_in_one_peer_are_an_and_and_two_peers_an_or() {
     let and = network_policy("web/and", "app=a").ingress(rule().pods("team=front", "app=b"));
     let or = network_policy("web/or", "app=c").ingress(rule().pods("team=back", "").pods_in("web", "app=b"));
-    story(
+    scenario(
         [and.into(), or.into()],
         &[
             (tcp(B, A, 1), "allow not-isolated | allow rule web/and[0]"),
@@ -108,7 +108,7 @@ fn s06_both_selectors_in_one_peer_are_an_and_and_two_peers_an_or() {
 
 #[test]
 fn s07_selectors_never_match_an_address_outside_the_cluster() {
-    story(
+    scenario(
         [network_policy("web/p", "app=a").ingress(rule().pods("", "")).into()],
         &[
             (tcp(D, A, 1), "allow not-isolated | allow rule web/p[0]"),
@@ -121,7 +121,7 @@ fn s07_selectors_never_match_an_address_outside_the_cluster() {
 fn s08_isolation_is_per_direction_and_both_sides_must_allow() {
     let out = network_policy("web/out", "app=a").egress(rule().pods_in("web", "app=b"));
     let into = network_policy("web/in", "app=b").ingress(rule().pods_in("web", "app=c"));
-    story(
+    scenario(
         [out.into(), into.into()],
         &[
             (tcp(C, A, 1), OPEN),
@@ -138,7 +138,7 @@ fn s09_baseline_is_skipped_in_exactly_the_direction_that_is_isolated() {
         let deny = || rule().action(Action::Deny).pods("", "");
         cluster_policy("k", Tier::Baseline, 0).ingress(deny()).egress(deny())
     };
-    story(
+    scenario(
         [network_policy("web/p", "app=a").ingress(rule()).into(), baseline().into()],
         &[
             (tcp(B, A, 1), "deny rule k[0] | allow rule web/p[0]"),
@@ -155,11 +155,11 @@ fn s10_not_in_and_does_not_exist_match_a_missing_key() {
     let yes = "allow not-isolated | allow rule web/p[0]";
     let no = "allow not-isolated | deny default-deny of web/p near web/p[0] by its peer";
     // b has no label env, c has env=test.
-    story([with("env notin prod")], &[(tcp(B, A, 1), yes), (tcp(C, A, 1), yes)]);
-    story([with("env notin test")], &[(tcp(B, A, 1), yes), (tcp(C, A, 1), no)]);
-    story([with("!env")], &[(tcp(B, A, 1), yes), (tcp(C, A, 1), no)]);
-    story([with("env in prod|test")], &[(tcp(B, A, 1), no), (tcp(C, A, 1), yes)]);
-    story([with("env")], &[(tcp(B, A, 1), no), (tcp(C, A, 1), yes)]);
+    scenario([with("env notin prod")], &[(tcp(B, A, 1), yes), (tcp(C, A, 1), yes)]);
+    scenario([with("env notin test")], &[(tcp(B, A, 1), yes), (tcp(C, A, 1), no)]);
+    scenario([with("!env")], &[(tcp(B, A, 1), yes), (tcp(C, A, 1), no)]);
+    scenario([with("env in prod|test")], &[(tcp(B, A, 1), no), (tcp(C, A, 1), yes)]);
+    scenario([with("env")], &[(tcp(B, A, 1), no), (tcp(C, A, 1), yes)]);
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn s11_every_namespace_has_its_name_as_a_label() {
     // Also one of which only a pod is known.
     let stranger = pod("new/x").at("10.244.1.9");
     let policy = network_policy("web/p", "app=a").ingress(rule().pods("kubernetes.io/metadata.name=new", ""));
-    story(
+    scenario(
         [stranger.into(), policy.into()],
         &[
             (tcp("10.244.1.9", A, 1), "allow not-isolated | allow rule web/p[0]"),
@@ -178,7 +178,7 @@ fn s11_every_namespace_has_its_name_as_a_label() {
 
 #[test]
 fn s12_a_block_holds_the_addresses_of_pods_too() {
-    story(
+    scenario(
         [network_policy("web/p", "app=a").ingress(rule().block("10.244.0.0/16", &[])).into()],
         &[
             (tcp(D, A, 1), "allow not-isolated | allow rule web/p[0]"),
@@ -192,7 +192,7 @@ fn s13_an_exception_removes_from_its_own_block_alone() {
     let one = network_policy("web/one", "app=a")
         .ingress(rule().block("192.0.2.0/24", &["192.0.2.0/25", "10.0.0.0/8"]));
     let other = network_policy("web/other", "app=a").ingress(rule().block("192.0.2.1/32", &[]).tcp(80));
-    story(
+    scenario(
         [one.into(), other.into()],
         &[
             (tcp("192.0.2.200", A, 80), "allow not-a-pod | allow rule web/one[0]"),
@@ -209,7 +209,7 @@ fn s13_an_exception_removes_from_its_own_block_alone() {
 fn s14_a_protocol_is_never_taken_for_another() {
     let probe = |protocol| Packet::new(B.parse().unwrap(), A.parse().unwrap(), protocol).to_port(80);
     let near = "allow not-isolated | deny default-deny of web/p near web/p[0] by its port";
-    story(
+    scenario(
         [network_policy("web/p", "app=a").ingress(rule().tcp(80)).into()],
         &[
             (probe(Protocol::TCP), "allow not-isolated | allow rule web/p[0]"),
@@ -222,7 +222,7 @@ fn s14_a_protocol_is_never_taken_for_another() {
 
 #[test]
 fn s15_a_protocol_without_a_port_is_every_port_of_it() {
-    story(
+    scenario(
         [network_policy("web/p", "app=a").ingress(rule().port(TCP, PortNumbers::Any)).into()],
         &[
             (tcp(B, A, 1), "allow not-isolated | allow rule web/p[0]"),
@@ -239,7 +239,7 @@ fn s15_a_protocol_without_a_port_is_every_port_of_it() {
 fn s16_both_ends_of_a_range_count() {
     let yes = "allow not-isolated | allow rule web/p[0]";
     let no = "allow not-isolated | deny default-deny of web/p near web/p[0] by its port";
-    story(
+    scenario(
         [network_policy("web/p", "app=a").ingress(rule().port(TCP, PortNumbers::Range(100, 200))).into()],
         &[(tcp(B, A, 99), no), (tcp(B, A, 100), yes), (tcp(B, A, 200), yes), (tcp(B, A, 201), no)],
     );
@@ -251,7 +251,7 @@ fn s17_a_named_port_is_resolved_on_the_destination_in_both_directions() {
     let into = network_policy("web/in", "app=b").ingress(rule().named(Protocol::TCP, "http"));
     let out = network_policy("web/out", "app=b").egress(rule().named(Protocol::TCP, "http"));
     let miss = "deny default-deny of web/out near web/out[0] by its port";
-    story(
+    scenario(
         [into.into(), out.into()],
         &[
             (tcp(A, B, 8080), "allow not-isolated | allow rule web/in[0]"),
@@ -267,7 +267,7 @@ fn s17_a_named_port_is_resolved_on_the_destination_in_both_directions() {
 fn s17_a_named_port_holds_for_peers_by_block_too() {
     let out = network_policy("web/out", "app=b")
         .egress(rule().block("10.244.1.0/24", &[]).named(Protocol::TCP, "http"));
-    story(
+    scenario(
         [out.into()],
         &[
             (tcp(B, C, 9090), "allow rule web/out[0] | allow not-isolated"),
@@ -284,7 +284,7 @@ fn s18_a_name_is_per_protocol_and_an_unknown_name_matches_nothing() {
     // dns is 53/UDP and 5353/TCP on d.
     let near = "allow not-isolated | deny default-deny of db/p near db/p[0] by its port";
     let udp = |port| raw(A, D, Protocol::UDP).to_port(port);
-    story(
+    scenario(
         [network_policy("db/p", "").ingress(rule().named(Protocol::UDP, "dns")).into()],
         &[
             (udp(53), "allow not-isolated | allow rule db/p[0]"),
@@ -294,7 +294,7 @@ fn s18_a_name_is_per_protocol_and_an_unknown_name_matches_nothing() {
         ],
     );
     let either = rule().port(None, PortNumbers::Named("dns".into()));
-    story(
+    scenario(
         [network_policy("db/p", "").ingress(either).into()],
         &[
             (udp(53), "allow not-isolated | allow rule db/p[0]"),
@@ -302,7 +302,7 @@ fn s18_a_name_is_per_protocol_and_an_unknown_name_matches_nothing() {
             (tcp(A, D, 53), near),
         ],
     );
-    story(
+    scenario(
         [network_policy("db/p", "").ingress(rule().named(Protocol::UDP, "nowhere")).into()],
         &[(udp(53), near)],
     );
@@ -313,7 +313,7 @@ fn s20_host_network_pods_are_the_node() {
     let mut agent = pod("web/agent").labels("app=agent").host_network();
     agent.0.addresses.push("192.168.0.7".parse().unwrap());
     let all = network_policy("web/p", "").ingress(rule().pods("", ""));
-    story(
+    scenario(
         [agent.into(), all.into()],
         &[
             // Never a subject.
@@ -331,7 +331,7 @@ fn s20_host_network_pods_are_the_node() {
 fn s21_a_pods_own_node_and_the_pod_itself_always_reach_it() {
     let deny = || network_policy("web/p", "app=a").isolate_ingress().isolate_egress().into();
     let denied = "allow not-a-pod | deny default-deny of web/p";
-    story(
+    scenario(
         [deny(), node("n2", "192.168.0.2", "10.244.2.0/24")],
         &[
             (tcp("192.168.0.1", A, 80), "allow not-a-pod | allow own-node"),
@@ -349,7 +349,7 @@ fn s21_a_pods_own_node_and_the_pod_itself_always_reach_it() {
 #[test]
 fn s21_the_first_address_of_a_pod_cidr_is_a_pods_if_a_pod_has_it() {
     let first = pod("db/first").at("10.244.1.1");
-    story(
+    scenario(
         [first.into(), network_policy("web/p", "app=a").isolate_ingress().into()],
         &[(tcp("10.244.1.1", A, 80), "allow not-isolated | deny default-deny of web/p")],
     );
@@ -360,18 +360,21 @@ fn s22_an_address_belongs_to_the_newest_pod_and_comes_back_when_that_goes() {
     let deny = network_policy("db/p", "app=new").isolate_ingress();
     let newer = || pod("db/new").labels("app=new").at(A).created(2);
     let denied = "allow not-isolated | deny default-deny of db/p";
-    story([deny.into(), newer().into()], &[(tcp(B, A, 1), denied)]);
+    scenario([deny.into(), newer().into()], &[(tcp(B, A, 1), denied)]);
     let deny = || network_policy("db/p", "app=new").isolate_ingress().into();
-    story([deny(), newer().into(), Change::PodGone(pod_name("db/new"))], &[(tcp(B, A, 1), OPEN)]);
+    scenario([deny(), newer().into(), Change::PodGone(pod_name("db/new"))], &[(tcp(B, A, 1), OPEN)]);
     // Finished: the pod is still there and has released its addresses.
-    story(
+    scenario(
         [deny(), newer().into(), pod("db/new").labels("app=new").created(2).into()],
         &[(tcp(B, A, 1), OPEN)],
     );
     // Of equally old pods the one whose name sorts last: web/a before web/z.
     let same = pod("web/z").labels("app=z").at(A).created(1);
     let deny = network_policy("web/p", "app=z").isolate_ingress();
-    story([deny.into(), same.into()], &[(tcp(B, A, 1), "allow not-isolated | deny default-deny of web/p")]);
+    scenario(
+        [deny.into(), same.into()],
+        &[(tcp(B, A, 1), "allow not-isolated | deny default-deny of web/p")],
+    );
 }
 
 #[test]
@@ -381,16 +384,16 @@ fn s22_of_two_pods_the_one_whose_address_was_reported_last_has_it() {
     let a = || pod("web/a").labels("app=a").at(A).created(2).reported(7).into();
     let old = |version| pod("db/old").labels("app=old").at(A).created(1).reported(version).into();
     let denied = "allow not-isolated | deny default-deny of db/p";
-    story([deny(), a(), old(9)], &[(tcp(B, A, 1), denied)]);
-    story([deny(), a(), old(5)], &[(tcp(B, A, 1), OPEN)]);
-    story([deny(), a(), old(9), Change::PodGone(pod_name("db/old"))], &[(tcp(B, A, 1), OPEN)]);
+    scenario([deny(), a(), old(9)], &[(tcp(B, A, 1), denied)]);
+    scenario([deny(), a(), old(5)], &[(tcp(B, A, 1), OPEN)]);
+    scenario([deny(), a(), old(9), Change::PodGone(pod_name("db/old"))], &[(tcp(B, A, 1), OPEN)]);
 }
 
 #[test]
 fn s23_a_pod_keeps_its_policies_until_it_is_gone() {
     let deny = || network_policy("web/p", "app=a").isolate_ingress().into();
-    story([deny()], &[(tcp(B, A, 1), "allow not-isolated | deny default-deny of web/p")]);
-    story(
+    scenario([deny()], &[(tcp(B, A, 1), "allow not-isolated | deny default-deny of web/p")]);
+    scenario(
         [deny(), Change::PodGone(pod_name("web/a"))],
         &[(tcp(B, A, 1), "allow not-isolated | deny unknown-pod")],
     );
@@ -407,7 +410,7 @@ fn s25_only_rules_without_ports_match_icmp() {
     let mut solicitation = echo;
     solicitation.icmp_type = Some(135);
     let v6_near = "allow not-a-pod | deny default-deny of web/p near web/p[0] by its port";
-    story(
+    scenario(
         [v6(), ports()],
         &[
             (raw(B, A, Protocol::ICMP), near),
@@ -416,7 +419,7 @@ fn s25_only_rules_without_ports_match_icmp() {
             (echo, v6_near),
         ],
     );
-    story(
+    scenario(
         [v6(), network_policy("web/p", "").ingress(rule().pods("", "")).into()],
         &[(raw(B, A, Protocol::ICMP), "allow not-isolated | allow rule web/p[0]")],
     );
@@ -427,7 +430,7 @@ fn s26_every_address_of_a_pod_counts_in_both_families() {
     let dual = pod("web/dual").labels("app=dual").at("10.244.1.6").at("fd00:1::6");
     let policy = network_policy("web/p", "app=dual").ingress(rule().block("::ffff:192.0.2.0/120", &[]));
     let denied = "allow not-a-pod | deny default-deny of web/p near web/p[0] by its peer";
-    story(
+    scenario(
         [dual.into(), policy.into()],
         &[
             (tcp("2001:db8::1", "fd00:1::6", 1), denied),
@@ -442,7 +445,7 @@ fn s26_every_address_of_a_pod_counts_in_both_families() {
 #[test]
 fn s27_a_packet_without_ports_matches_only_rules_without_ports() {
     let range = rule().port(TCP, PortNumbers::Range(0, 65535));
-    story(
+    scenario(
         [network_policy("web/p", "app=a").ingress(range).into()],
         &[
             (tcp(B, A, 0), "allow not-isolated | allow rule web/p[0]"),
@@ -462,12 +465,12 @@ fn s28_what_could_not_be_understood_matches_nothing() {
     let nothing = Peer::Pods { namespaces: policy.0.subject.namespaces.clone(), pods: Selector::Nothing };
     policy = policy.ingress(rule().peer(nothing));
     let near = "allow not-isolated | deny default-deny of web/p near web/p[1] by its port";
-    story([policy.into()], &[(tcp(B, A, 80), near)]);
+    scenario([policy.into()], &[(tcp(B, A, 80), near)]);
     // An empty list, which only a source that left out what it didn't understand makes, matches nothing either.
     let mut policy = network_policy("web/p", "app=a").ingress(rule());
     policy.0.ingress[0].peers = Some(Vec::new());
     let near = "allow not-isolated | deny default-deny of web/p near web/p[0] by its peer";
-    story([policy.into()], &[(tcp(B, A, 80), near)]);
+    scenario([policy.into()], &[(tcp(B, A, 80), near)]);
 }
 
 #[test]
@@ -480,8 +483,8 @@ fn s29_a_denial_is_a_denial_of_the_whole_packet() {
             .chain([network_policy("web/p", "app=a").isolate_ingress().into()])
             .collect::<Vec<_>>(),
     );
-    assert_eq!(snapshot.judge(&tcp(B, A, 80), Directions::Both).verdict(), Verdict::Deny);
-    assert_eq!(snapshot.judge(&tcp(A, B, 80), Directions::Both).verdict(), Verdict::Allow);
+    assert_eq!(snapshot.evaluate(&tcp(B, A, 80), Directions::Both).verdict(), Verdict::Deny);
+    assert_eq!(snapshot.evaluate(&tcp(A, B, 80), Directions::Both).verdict(), Verdict::Allow);
 }
 
 #[test]

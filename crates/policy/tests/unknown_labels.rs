@@ -64,17 +64,17 @@ fn s37_a_peer_whose_namespace_is_unknown_matches_no_rule_that_allows_by_its_labe
     let held = "allow not-isolated | deny unknown-labels of web/p near web/p[0] by its peer";
     for text in ["team notin front", "!env", "team=back", "team"] {
         for change in [unreadable_namespace(), Change::NamespaceGone("db".into())] {
-            story([by_namespace(text).into(), change], &[(tcp(D, A, 1), held)]);
+            scenario([by_namespace(text).into(), change], &[(tcp(D, A, 1), held)]);
         }
     }
     // What does not hang on its labels holds.
     for text in ["", "kubernetes.io/metadata.name=db"] {
         let allowed = "allow not-isolated | allow rule web/p[0]";
-        story([by_namespace(text).into(), unreadable_namespace()], &[(tcp(D, A, 1), allowed)]);
+        scenario([by_namespace(text).into(), unreadable_namespace()], &[(tcp(D, A, 1), allowed)]);
     }
     let other = "allow not-isolated | deny default-deny of web/p near web/p[0] by its peer";
     let elsewhere = by_namespace("kubernetes.io/metadata.name=web,!env");
-    story([elsewhere.into(), unreadable_namespace()], &[(tcp(D, A, 1), other)]);
+    scenario([elsewhere.into(), unreadable_namespace()], &[(tcp(D, A, 1), other)]);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn s37_a_peer_with_unknown_labels_matches_no_rule_that_allows_by_its_labels() {
         .ingress(rule().pods_in("web", "").tcp(2))
         .ingress(rule().block("10.244.1.3/32", &[]).tcp(3))
         .ingress(rule().pods_in("db", "!app").tcp(4));
-    story(
+    scenario(
         [policy.into(), unreadable_pod()],
         &[
             (tcp(B, A, 1), "allow not-isolated | deny unknown-labels of web/p near web/p[1] by its port"),
@@ -102,9 +102,9 @@ fn s37_a_pod_with_unknown_labels_is_isolated_by_every_policy_that_might_select_i
     let surely = network_policy("web/surely", "").ingress(rule().pods_in("web", "app=a"));
     let never = network_policy("db/never", "app=b").isolate_ingress().isolate_egress();
     let held = "allow not-isolated | deny unknown-labels of web/might";
-    story([might.into(), unreadable_pod()], &[(tcp(A, B, 1), held), (tcp(B, A, 1), OPEN)]);
+    scenario([might.into(), unreadable_pod()], &[(tcp(A, B, 1), held), (tcp(B, A, 1), OPEN)]);
     let might = || network_policy("web/might", "app=b").ingress(rule());
-    story(
+    scenario(
         [might().into(), surely.into(), unreadable_pod()],
         &[
             // What surely applies allows it: policies are a union.
@@ -115,18 +115,18 @@ fn s37_a_pod_with_unknown_labels_is_isolated_by_every_policy_that_might_select_i
             ),
         ],
     );
-    story([never.into(), unreadable_pod()], &[(tcp(A, B, 1), OPEN)]);
+    scenario([never.into(), unreadable_pod()], &[(tcp(A, B, 1), OPEN)]);
 }
 
 #[test]
 fn s42_a_denial_that_no_labels_could_change_is_no_provisional_one() {
     let deny = network_policy("web/deny", "").isolate_ingress();
-    story(
+    scenario(
         [deny.into(), unreadable_pod()],
         &[(tcp(A, B, 1), "allow not-isolated | deny default-deny of web/deny")],
     );
     let port = network_policy("web/p", "app=a").ingress(rule().pods_in("web", "app=b").tcp(80));
-    story(
+    scenario(
         [port.into(), unreadable_pod()],
         &[(tcp(B, A, 81), "allow not-isolated | deny default-deny of web/p")],
     );
@@ -136,16 +136,16 @@ fn s42_a_denial_that_no_labels_could_change_is_no_provisional_one() {
 fn s37_in_the_tiers_around_deny_holds_where_it_might_match_and_accept_does_not() {
     let admin = || cluster_policy("admin", Tier::Admin, 1);
     let of_b = |action| rule().action(action).pods("", "app=b");
-    story(
+    scenario(
         [admin().ingress(of_b(Action::Deny)).into(), unreadable_pod()],
         &[(tcp(B, A, 1), "allow not-isolated | deny unknown-labels admin[0]"), (tcp(C, A, 1), OPEN)],
     );
     let deny_all = || rule().action(Action::Deny);
-    story(
+    scenario(
         [admin().ingress(of_b(Action::Accept)).ingress(deny_all()).into(), unreadable_pod()],
         &[(tcp(B, A, 1), "allow not-isolated | deny unknown-labels admin[1]")],
     );
-    story(
+    scenario(
         [admin().ingress(of_b(Action::Pass)).ingress(deny_all()).into(), unreadable_pod()],
         &[
             (tcp(B, A, 1), "allow not-isolated | deny unknown-labels admin[0]"),
@@ -154,7 +154,7 @@ fn s37_in_the_tiers_around_deny_holds_where_it_might_match_and_accept_does_not()
     );
     // What surely matches first decides, by selector or by block.
     let by_block = rule().action(Action::Accept).block("10.244.1.3/32", &[]);
-    story(
+    scenario(
         [admin().ingress(by_block).ingress(of_b(Action::Deny)).into(), unreadable_pod()],
         &[(tcp(B, A, 1), "allow not-isolated | allow rule admin[0]")],
     );
@@ -168,7 +168,7 @@ fn a_tier_that_might_apply_denies_and_does_not_accept() {
         .ingress(rule().action(Action::Deny).tcp(3));
     policy.0.subject.pods = selector("app=b");
     let deny = network_policy("web/deny", "").isolate_ingress();
-    story(
+    scenario(
         [policy.into(), deny.into(), unreadable_pod()],
         &[
             (tcp(A, B, 1), "allow not-isolated | deny unknown-labels of web/deny"),
@@ -183,19 +183,19 @@ fn baseline_is_skipped_where_a_policy_might_isolate_and_asked_whether_that_matte
     let might = || network_policy("web/might", "app=b").isolate_ingress().into();
     let baseline = |action| cluster_policy("base", Tier::Baseline, 0).ingress(rule().action(action)).into();
     let held = "allow not-isolated | deny unknown-labels of web/might";
-    story([might(), baseline(Action::Accept), unreadable_pod()], &[(tcp(A, B, 1), held)]);
+    scenario([might(), baseline(Action::Accept), unreadable_pod()], &[(tcp(A, B, 1), held)]);
     let denied = "allow not-isolated | deny default-deny of web/might";
-    story([might(), baseline(Action::Deny), unreadable_pod()], &[(tcp(A, B, 1), denied)]);
+    scenario([might(), baseline(Action::Deny), unreadable_pod()], &[(tcp(A, B, 1), denied)]);
 }
 
 #[test]
 fn labels_that_become_known_end_the_doubt_both_ways() {
     let policy = || network_policy("web/p", "app=a").ingress(rule().pods("team=back", "")).into();
-    story(
+    scenario(
         [policy(), unreadable_namespace(), namespace("db", "team=back")],
         &[(tcp(D, A, 1), "allow not-isolated | allow rule web/p[0]")],
     );
-    story(
+    scenario(
         [policy(), unreadable_namespace(), namespace("db", "team=other")],
         &[(tcp(D, A, 1), "allow not-isolated | deny default-deny of web/p near web/p[0] by its peer")],
     );
@@ -223,8 +223,8 @@ fn a_provisional_denial_ends_as_the_operator_says_and_says_what_is_missing() {
     told(Scope::Node("n1".into()), Verdict::Allow, &changes, Directions::Both, probes);
     let (_, snapshot) = common::compile(Scope::Node("n1".into()), Verdict::Deny, &changes);
     let packet = tcp(D, A, 1);
-    let decision = snapshot.judge(&packet, Directions::Both);
-    assert!(decision.is_unsure());
+    let decision = snapshot.evaluate(&packet, Directions::Both);
+    assert!(decision.is_provisional());
     assert_eq!(
         snapshot.explain(&packet, &decision, Direction::Ingress).to_string(),
         "denied: policy might allow it, but labels of a pod at either end, or of its namespace, are unknown; else denied: \

@@ -193,7 +193,7 @@ fn a_pod_that_comes_and_a_node_that_goes_end_the_doubt() {
 }
 
 #[test]
-fn s42_a_decision_is_unsure_unless_one_side_denies_for_sure() {
+fn s42_a_decision_is_provisional_unless_one_side_denies_for_sure() {
     let open = Outcome::allow(Reason::NotIsolated);
     let unknown = Outcome::deny(Reason::UnknownPod);
     let peer = Outcome::deny(Reason::UnknownPeer);
@@ -208,21 +208,21 @@ fn s42_a_decision_is_unsure_unless_one_side_denies_for_sure() {
         (Outcome::deny(Reason::Rule(RuleId(1))), peer, false),
     ];
     for (egress, ingress, unsure) in cases {
-        assert_eq!(Decision { egress, ingress }.is_unsure(), unsure, "{egress:?} {ingress:?}");
+        assert_eq!(Decision { egress, ingress }.is_provisional(), unsure, "{egress:?} {ingress:?}");
         assert_eq!(
-            Decision { egress: ingress, ingress: egress }.is_unsure(),
+            Decision { egress: ingress, ingress: egress }.is_provisional(),
             unsure,
             "{ingress:?} {egress:?}"
         );
     }
-    assert!(!Decision::UNPARSABLE.is_unsure());
+    assert!(!Decision::UNPARSABLE.is_provisional());
 }
 
 #[test]
 fn an_explanation_says_what_is_missing_and_what_denies_until_then() {
     let (_, snapshot) = common::compile(Scope::Node("n1".into()), Verdict::Deny, &changes([some_pods()]));
     let packet = tcp(COMING, A, 80);
-    let decision = snapshot.judge(&packet, Directions::Both);
+    let decision = snapshot.evaluate(&packet, Directions::Both);
     assert_eq!(
         snapshot.explain(&packet, &decision, Direction::Ingress).to_string(),
         "denied: it depends on which pod the other end is, and no pod is known to have its address; else denied: isolated by web/p; \

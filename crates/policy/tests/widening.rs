@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use common::story::{Story, packet_in_words};
+use common::scenario::{Scenario, packet_in_words};
 use common::world::{World, world};
 use policy::{
     Change, Compiler, Directions, Inventory, Labels, Namespace, Peer, Pod, PolicySpec, Scope, Selector, Tier,
@@ -35,19 +35,19 @@ fn what_becomes_unknown_allows_no_packet_that_was_denied() {
             let before = compiler.apply(all.iter().cloned()).snapshot;
             let after = compiler.apply(changes.iter().cloned()).snapshot;
             for packet in &world.packets {
-                let was = before.judge(packet, Directions::Both).verdict();
-                let decision = after.judge(packet, Directions::Both);
+                let was = before.evaluate(packet, Directions::Both).verdict();
+                let decision = after.evaluate(packet, Directions::Both);
                 prop_assert!(
                     was == Verdict::Allow || decision.verdict() == Verdict::Deny,
                     "{scope:?}: {} was denied in{}\nand is allowed after{}",
                     packet_in_words(packet),
-                    Story(&all),
-                    Story(&changes)
+                    Scenario(&all),
+                    Scenario(&changes)
                 );
                 count(&packets, true);
                 count(&denied, was == Verdict::Deny);
                 count(&narrowed, was != decision.verdict());
-                count(&provisional, decision.is_unsure());
+                count(&provisional, decision.is_provisional());
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! The one door for people: `cargo xtask demo|test|chaos|bench|fuzz|image|manifests|cluster|e2e|setup`.
 //!
 //! ```text
-//!  [ command ] -> [ setup ] asks each [ Need ], installs what the [ Machine ] lacks
+//!  [ command ] -> [ setup ] asks each [ Prerequisite ], installs what the [ Machine ] lacks
 //!       |
 //!       +-------> [ Task ]s: a child process each, its output in a log, its time and end reported
 //! ```
@@ -11,8 +11,8 @@
 
 mod commands;
 mod machine;
-mod need;
 mod parts;
+mod prerequisite;
 mod processes;
 mod setup;
 mod task;
@@ -55,7 +55,7 @@ enum Command {
     Fuzz(fuzz::Arguments),
     /// Bring a real Kubernetes cluster up or down, or open a shell in it (as root).
     Cluster(cluster::Arguments),
-    /// Run upstream's NetworkPolicy suite and our own stories on a real cluster (as root).
+    /// Run upstream's NetworkPolicy suite and our own scenarios on a real cluster (as root).
     E2e(e2e::Arguments),
     /// Build the container image, without a container engine.
     Image(image::Arguments),

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::need::is_static;
+use crate::prerequisite::is_static;
 use crate::task::{Output, Task};
 use crate::workspace::{Workspace, lock};
 

@@ -8,7 +8,7 @@ use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 
 use crate::machine::{Distribution, Machine, program};
-use crate::need::{CARGO_DENY, NEEDS, Need, Purpose, Remedy};
+use crate::prerequisite::{CARGO_DENY, NEEDS, Prerequisite, Purpose, Remedy};
 use crate::task::{Output, Task};
 use crate::workspace::{Workspace, lock};
 
@@ -64,11 +64,11 @@ pub fn ensure(workspace: &Workspace, purposes: &[Purpose]) -> Result<()> {
     }
 }
 
-fn missing(workspace: &Workspace, purposes: &[Purpose]) -> Vec<&'static Need> {
+fn missing(workspace: &Workspace, purposes: &[Purpose]) -> Vec<&'static Prerequisite> {
     NEEDS.iter().filter(|need| purposes.contains(&need.purpose) && need.found(workspace).is_none()).collect()
 }
 
-fn table(workspace: &Workspace, needs: &[&Need]) -> Table {
+fn table(workspace: &Workspace, needs: &[&Prerequisite]) -> Table {
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED).set_header(["need", "for", "found", "from"]);
     for need in needs {
@@ -97,7 +97,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn of(missing: &[&Need]) -> Self {
+    fn of(missing: &[&Prerequisite]) -> Self {
         let mut plan = Self::default();
         for need in missing {
             match need.remedy {

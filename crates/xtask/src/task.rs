@@ -268,10 +268,11 @@ mod tests {
     fn a_panic_far_from_the_end_of_a_log_is_told_again() {
         let logs = tempfile::tempdir().unwrap();
         let script =
-            "echo \"thread 'story' (7) panicked at a.rs:1:2:\"; echo expected this; seq 100; exit 101";
+            "echo \"thread 'scenario' (7) panicked at a.rs:1:2:\"; echo expected this; seq 100; exit 101";
         let done = shell("panics", script, AFTERWARDS).run(logs.path()).unwrap();
-        assert_eq!(done.panics, ["thread 'story' (7) panicked at a.rs:1:2:\nexpected this\n1\n2"]);
-        let done = shell("fine", "echo \"thread 'story' panicked at\"", AFTERWARDS).run(logs.path()).unwrap();
+        assert_eq!(done.panics, ["thread 'scenario' (7) panicked at a.rs:1:2:\nexpected this\n1\n2"]);
+        let done =
+            shell("fine", "echo \"thread 'scenario' panicked at\"", AFTERWARDS).run(logs.path()).unwrap();
         assert_eq!(done.panics, Vec::<String>::new(), "what passed has nothing to tell");
     }
 

@@ -22,7 +22,7 @@ fn snapshot(name: &str) -> Arc<Snapshot> {
 fn verdict(snapshot: &Snapshot, from: &str, to: &str, port: u16) -> (Verdict, Option<String>) {
     let address = |text: &str| text.parse::<IpAddr>().unwrap();
     let packet = Packet::new(address(from), address(to), Protocol::TCP).to_port(port);
-    let decision = snapshot.judge(&packet, Directions::Both);
+    let decision = snapshot.evaluate(&packet, Directions::Both);
     let rule = [Direction::Ingress, Direction::Egress]
         .into_iter()
         .find_map(|direction| snapshot.explain(&packet, &decision, direction).rule)
@@ -72,7 +72,7 @@ fn every_example_is_read() {
         examples.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     assert!(names.contains(&"shop".to_owned()), "{names:?}");
     for name in names {
-        let size = snapshot(&name).judged_addresses().count();
+        let size = snapshot(&name).evaluated_addresses().count();
         assert!(size > 0, "{name} has no pods");
     }
 }

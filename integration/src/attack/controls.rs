@@ -51,7 +51,7 @@ pub fn all(suite: &mut Suite, when: &str) {
 
 /// Pods and nodes find one another from scratch, by ARP and neighbour discovery.
 fn forget_neighbours(suite: &mut Suite) {
-    let testbed = &suite.story.testbed;
+    let testbed = &suite.scenario.testbed;
     let hosts = testbed.cluster().pods.iter().map(|pod| pod.full_name());
     for name in hosts.chain(testbed.cluster().nodes.iter().map(|node| node.name.clone())) {
         if let Ok(namespace) = testbed.namespace(&name) {
@@ -68,7 +68,7 @@ fn everybody_who_may(suite: &mut Suite, when: &str) {
             for way in ["80", "53/UDP", "ping"] {
                 let case =
                     Case::new(format!("{when}: {from} reaches {to} by {way}"), from, to).family(family);
-                let result = reach(&suite.story.testbed, from, to, way, family);
+                let result = reach(&suite.scenario.testbed, from, to, way, family);
                 suite.note_allowed(case, result);
             }
         }
@@ -80,7 +80,7 @@ fn hosts(suite: &mut Suite, when: &str) {
     for family in Family::BOTH {
         for to in ["node-a", "node-b", OUTSIDE] {
             let case = Case::new(format!("{when}: open/o reaches {to}"), "open/o", to).family(family);
-            let result = reach(&suite.story.testbed, "open/o", to, "7000", family);
+            let result = reach(&suite.scenario.testbed, "open/o", to, "7000", family);
             suite.note_allowed(case, result);
         }
     }
@@ -92,7 +92,7 @@ fn service(suite: &mut Suite, when: &str) {
         for from in ["evil/a", "open/o", "open/p"] {
             let case = Case::new(format!("{when}: {from} reaches a service"), from, "open/o").family(family);
             let address = SERVICE[family as usize];
-            let result = reach(&suite.story.testbed, from, address, "80", family);
+            let result = reach(&suite.scenario.testbed, from, address, "80", family);
             suite.note_allowed(case, result);
         }
     }
@@ -118,10 +118,10 @@ fn multicast(suite: &mut Suite, when: &str) {
 /// The first packets of a pod that was just plugged in are not lost.
 fn new_pod(suite: &mut Suite, when: &str) {
     let name = "open/new";
-    let plugged = suite.story.testbed.add_pod(name, "node-a", &[], &["80"]);
+    let plugged = suite.scenario.testbed.add_pod(name, "node-a", &[], &["80"]);
     let families = Family::BOTH.map(|family| {
         let begun = Instant::now();
-        (family, reach(&suite.story.testbed, name, "open/o", "80", family), begun.elapsed())
+        (family, reach(&suite.scenario.testbed, name, "open/o", "80", family), begun.elapsed())
     });
     let case = |what: &str| Case::new(format!("{when}: {what}"), "evil/a", "open/o");
     suite.note_allowed(case("a pod is plugged in"), plugged);
@@ -132,7 +132,7 @@ fn new_pod(suite: &mut Suite, when: &str) {
         });
         suite.note_allowed(case("a new pod's first packet passes").family(family), in_time);
     }
-    let removed = suite.story.testbed.remove_pod(name);
+    let removed = suite.scenario.testbed.remove_pod(name);
     suite.note_allowed(case("the pod goes"), removed);
 }
 

@@ -9,7 +9,7 @@ use super::report::Audit;
 use crate::cluster::OUTSIDE;
 use crate::dropped::Dropped;
 use crate::record::Record;
-use crate::story::Story;
+use crate::scenario::Scenario;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -20,10 +20,10 @@ pub struct Logs {
 
 impl Logs {
     /// Reads each node's log from a place on.
-    pub fn read(story: &mut Story, from: &BTreeMap<String, u64>) -> Result<Self> {
+    pub fn read(scenario: &mut Scenario, from: &BTreeMap<String, u64>) -> Result<Self> {
         let mut logs = Self::default();
         for (node, from) in from {
-            let agent = story.agent(node);
+            let agent = scenario.agent(node);
             logs.drops.extend(agent.drops_after(*from)?);
             logs.records.extend(agent.records_after(*from)?);
         }

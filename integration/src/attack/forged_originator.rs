@@ -36,7 +36,7 @@ const NO_RESET: &str =
 /// All attempts.
 pub fn all(suite: &mut Suite) {
     for attacker in ["evil/a", "closed/c"] {
-        let quiet = suite.story.testbed.namespace(attacker).and_then(|namespace| nft(namespace, NO_RESET));
+        let quiet = suite.scenario.testbed.namespace(attacker).and_then(|namespace| nft(namespace, NO_RESET));
         suite.note_allowed(Case::new(format!("{attacker} sends no RST"), attacker, attacker), quiet);
     }
     for protocol in ["UDP", "TCP", "TCP's SYN and ACK", "echo"] {

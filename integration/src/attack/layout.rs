@@ -12,7 +12,7 @@
 
 use crate::attachment::Attachment;
 use crate::cluster::{Cluster, Links};
-use crate::story::Story;
+use crate::scenario::Scenario;
 use crate::testbed::Testbed;
 
 /// What becomes of packets while no agent runs.
@@ -74,25 +74,25 @@ pub fn cluster(links: Links, attachment: Attachment) -> Cluster {
 
 /// Builds the cluster, writes the policies and starts an agent on each node.
 #[track_caller]
-pub fn begin(links: Links, attachment: Attachment, fail_mode: FailMode) -> Story {
+pub fn begin(links: Links, attachment: Attachment, fail_mode: FailMode) -> Scenario {
     begin_with(cluster(links, attachment), fail_mode)
 }
 
 /// [`begin`] with a cluster of one's own.
 #[track_caller]
-pub fn begin_with(cluster: Cluster, fail_mode: FailMode) -> Story {
+pub fn begin_with(cluster: Cluster, fail_mode: FailMode) -> Scenario {
     let attachment = cluster.attachment;
-    let mut story = Story::begin(cluster);
+    let mut scenario = Scenario::begin(cluster);
     for (name, spec) in POLICIES {
-        story.policy(name, spec);
+        scenario.policy(name, spec);
     }
     let mut flags = vec![match fail_mode {
-        FailMode::Open => "--when-down=open",
-        FailMode::Closed => "--when-down=closed",
+        FailMode::Open => "--fail-mode=open",
+        FailMode::Closed => "--fail-mode=closed",
     }];
     if attachment == Attachment::Routed {
         flags.push("--no-bridge");
     }
-    story.start_agents(&flags);
-    story
+    scenario.start_agents(&flags);
+    scenario
 }

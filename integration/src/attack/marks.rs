@@ -49,8 +49,9 @@ pub fn all(suite: &mut Suite) {
 /// Sends what policy denies while another program's rule sets marks.
 fn under_a_rule(suite: &mut Suite, what: &str, rule: &str, hook: &str) {
     let foreign = format!("table inet foreign {{\nchain c {{\ntype filter hook {hook};\n{rule}\n}}\n}}\n");
-    let load =
-        |suite: &Suite, rules: &str| -> Result<()> { nft(suite.story.testbed.namespace("node-a")?, rules) };
+    let load = |suite: &Suite, rules: &str| -> Result<()> {
+        nft(suite.scenario.testbed.namespace("node-a")?, rules)
+    };
     let loaded = load(suite, &foreign);
     let name = hook.split(' ').next().unwrap_or_default();
     if loaded.is_err() {

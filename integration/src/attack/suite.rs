@@ -1,4 +1,4 @@
-//! All attempts against one cluster, and the judgement at the end.
+//! All attempts against one cluster, and the evaluation at the end.
 
 use std::collections::BTreeMap;
 use std::thread::sleep;
@@ -13,7 +13,7 @@ use super::field::Field;
 use super::mark::Mark;
 use super::report::{Audit, Outcome, Report, Row};
 use super::wire;
-use crate::story::Story;
+use crate::scenario::Scenario;
 use crate::testbed::Testbed;
 
 /// How long lines of the audit log may take: packets are folded for a second.
@@ -40,7 +40,7 @@ pub struct Means<'a> {
 #[derive(Debug)]
 pub struct Suite {
     /// The cluster and its agents.
-    pub story: Story,
+    pub scenario: Scenario,
     /// What can be aimed at.
     pub field: Field,
     ears: Ears,
@@ -67,12 +67,12 @@ struct Tried {
 }
 
 impl Suite {
-    /// Opens ears in the cluster of a story whose agents run.
-    pub fn begin(story: Story) -> Result<Self> {
-        let field = Field::of(&story.testbed)?;
-        let ears = Ears::open(&story.testbed)?;
+    /// Opens ears in the cluster of a scenario whose agents run.
+    pub fn begin(scenario: Scenario) -> Result<Self> {
+        let field = Field::of(&scenario.testbed)?;
+        let ears = Ears::open(&scenario.testbed)?;
         Ok(Self {
-            story,
+            scenario,
             field,
             ears,
             kind: "",
@@ -88,7 +88,7 @@ impl Suite {
     pub fn kill_agents(&mut self) -> Result<()> {
         self.is_unwatched = true;
         let nodes: Vec<String> = self.field.nodes.iter().map(|node| node.name.clone()).collect();
-        nodes.iter().try_for_each(|node| self.story.agent(node).kill())
+        nodes.iter().try_for_each(|node| self.scenario.agent(node).kill())
     }
 
     /// Makes all attempts of one kind, and waits for what the audit logs say of them.
@@ -97,7 +97,7 @@ impl Suite {
         let nodes: Vec<String> = self.field.nodes.iter().map(|node| node.name.clone()).collect();
         self.logs.clear();
         for node in nodes {
-            let end = self.story.agent(&node).mark();
+            let end = self.scenario.agent(&node).mark();
             self.logs.insert(node, end);
         }
         attempts(self);
@@ -129,7 +129,7 @@ impl Suite {
 
     /// What an attempt can use.
     pub fn means(&self) -> Means<'_> {
-        Means { testbed: &self.story.testbed, field: &self.field, ears: &self.ears }
+        Means { testbed: &self.scenario.testbed, field: &self.field, ears: &self.ears }
     }
 
     /// A row for something whose outcome is not told by a mark.
@@ -146,10 +146,10 @@ impl Suite {
         self.note(case, outcome);
     }
 
-    /// Waits until everything has arrived that will, and judges all attempts.
-    pub fn finish(self) -> (Story, Report) {
+    /// Waits until everything has arrived that will, and evaluates all attempts.
+    pub fn finish(self) -> (Scenario, Report) {
         sleep(SETTLE);
-        let Self { story, ears, mut tried, is_unwatched, .. } = self;
+        let Self { scenario, ears, mut tried, is_unwatched, .. } = self;
         if is_unwatched {
             // What policy allows, but no agent can say so, may wait for one.
             tried.iter_mut().for_each(|(tried, _)| tried.case.must_reach.clear());
@@ -161,7 +161,7 @@ impl Suite {
                 Row { kind: tried.kind, case: tried.case, outcome, audit }
             })
             .collect();
-        (story, Report { rows })
+        (scenario, Report { rows })
     }
 
     fn wait_for_evidence(&mut self) -> Result<()> {
@@ -169,7 +169,7 @@ impl Suite {
         let end = Instant::now() + patience;
         let attempts = std::mem::take(&mut self.trying);
         let audits = loop {
-            let logs = Logs::read(&mut self.story, &self.logs)?;
+            let logs = Logs::read(&mut self.scenario, &self.logs)?;
             let audits: Vec<Audit> = attempts.iter().map(|tried| self.audit(&logs, &tried.case)).collect();
             if !audits.contains(&Audit::Missing) || Instant::now() > end {
                 break audits;

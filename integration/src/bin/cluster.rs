@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use integration::kubernetes::e2e::{self, Programme};
-use integration::kubernetes::stories::{STORIES, Story};
+use integration::kubernetes::scenarios::{SCENARIOS, Scenario};
 use integration::kubernetes::{Cluster, Parts, Place, Way, init};
 
 #[derive(Parser)]
@@ -51,7 +51,7 @@ enum Command {
         #[command(flatten)]
         folders: Folders,
     },
-    /// Run upstream's suite and our own stories on clusters of their own.
+    /// Run upstream's suite and our own scenarios on clusters of their own.
     E2e(E2e),
     /// Be the first process of a node.
     #[command(name = init::COMMAND, hide = true)]
@@ -68,7 +68,7 @@ struct E2e {
     /// An archive of our image.
     #[arg(long)]
     image: PathBuf,
-    /// The suite and stories through this way alone.
+    /// The suite and scenarios through this way alone.
     #[arg(long, value_enum, conflicts_with = "all_ways")]
     way: Option<Way>,
     /// The suite through all ways.
@@ -77,10 +77,10 @@ struct E2e {
     /// How many times in a row the suite must pass.
     #[arg(long, default_value_t = 1)]
     runs: u32,
-    /// Stories of these names; without a name, all of them.
+    /// Scenarios of these names; without a name, all of them.
     #[arg(long, num_args = 0..)]
-    stories: Option<Vec<String>>,
-    /// Only stories.
+    scenarios: Option<Vec<String>>,
+    /// Only scenarios.
     #[arg(long)]
     no_suite: bool,
     /// Leave the last cluster up.
@@ -95,10 +95,10 @@ impl E2e {
             (None, true) => Programme::all_ways(self.runs),
             (None, false) => Programme::standard(self.runs),
         };
-        if let Some(names) = &self.stories {
-            let stories = if names.is_empty() { STORIES.to_vec() } else { named(names)? };
+        if let Some(names) = &self.scenarios {
+            let scenarios = if names.is_empty() { SCENARIOS.to_vec() } else { named(names)? };
             for programme in &mut programmes {
-                programme.stories.clone_from(&stories);
+                programme.scenarios.clone_from(&scenarios);
             }
         }
         if self.no_suite {
@@ -110,14 +110,14 @@ impl E2e {
     }
 }
 
-fn named(names: &[String]) -> Result<Vec<Story>> {
-    let story = |name: &String| {
-        Story::named(name).with_context(|| {
-            let known: Vec<&str> = STORIES.iter().map(|story| story.name).collect();
-            format!("there is no story {name}: {}", known.join(", "))
+fn named(names: &[String]) -> Result<Vec<Scenario>> {
+    let scenario = |name: &String| {
+        Scenario::named(name).with_context(|| {
+            let known: Vec<&str> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
+            format!("there is no scenario {name}: {}", known.join(", "))
         })
     };
-    names.iter().map(story).collect()
+    names.iter().map(scenario).collect()
 }
 
 fn main() -> ExitCode {

@@ -222,7 +222,7 @@ fn show_records(
             continue;
         };
         let destination = SocketAddr::new(Family::V4.of(testbed.addresses(to)?), one.destination.port());
-        // Egress is judged on the source's node, ingress on the destination's: the record with the weightier reason.
+        // Egress is evaluated on the source's node, ingress on the destination's: the record with the weightier reason.
         let mut records = Vec::new();
         for (node, agent) in agents {
             let mark = marks.get(node).copied().unwrap_or_default();
@@ -245,7 +245,7 @@ fn show_records(
             };
             println!("    nearest miss: rule {} of {} ({matched})", near.rule, near.policy);
         }
-        println!("    {} {}, {} ns", "judged on".dimmed(), node, record.nanoseconds);
+        println!("    {} {}, {} ns", "evaluated on".dimmed(), node, record.nanoseconds);
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What runs in the pods of our stories: answers, or tries to reach somebody from its first instant on. Linked statically,
+//! What runs in the pods of our scenarios: answers, or tries to reach somebody from its first instant on. Linked statically,
 //! alone in its image. What it has seen is its standard output, one line of JSON.
 #![forbid(unsafe_code)]
 
@@ -29,7 +29,7 @@ fn main() -> Result<()> {
         ["serve", port] => serve(port.parse()?),
         ["first", to, port, seconds] => {
             first(started, to.parse()?, port.parse()?, Duration::from_secs(seconds.parse()?))?;
-            // The pod stays, so that its address is its own until the story is over.
+            // The pod stays, so that its address is its own until the scenario is over.
             loop {
                 thread::park();
             }

@@ -1,11 +1,11 @@
-//! What runs inside the virtual machine: one story, named by the first argument; the others are flags for its agents.
-//! It panics where the story goes another way.
+//! What runs inside the virtual machine: one scenario, named by the first argument; the others are flags for its agents.
+//! It panics where the scenario goes another way.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use integration::{Family, Links, Side, Story, Testbed, allowed, denied, dns, smoke, socket};
+use integration::{Family, Links, Scenario, Side, Testbed, allowed, denied, dns, smoke, socket};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -15,29 +15,29 @@ fn main() -> Result<()> {
         Some((&"native", flags)) => native(flags),
         Some((&"sctp", flags)) => sctp(flags),
         Some((&"dns", flags)) => dns_race(flags),
-        _ => bail!("which story? smoke, native, sctp or dns, and flags for the agents"),
+        _ => bail!("which scenario? smoke, native, sctp or dns, and flags for the agents"),
     }
 }
 
-/// The story that plays in namespaces, too.
+/// The scenario that plays in namespaces, too.
 fn play_smoke(flags: &[&str]) -> Result<()> {
-    let mut story = Story::begin(smoke::cluster(Links::Vxlan));
-    smoke::write_policies(&mut story);
-    story.start_agents(&[&["--record-open"], flags].concat());
-    smoke::play(&story);
+    let mut scenario = Scenario::begin(smoke::cluster(Links::Vxlan));
+    smoke::write_policies(&mut scenario);
+    scenario.start_agents(&[&["--record-open"], flags].concat());
+    smoke::play(&scenario);
     Ok(())
 }
 
 /// This kernel has nft_queue: the agent must use it, and say so.
 fn native(flags: &[&str]) -> Result<()> {
-    let mut story = Story::begin(smoke::cluster(Links::Routes));
-    story.start_agents(flags);
-    let status = story.agent("node-a").status()?;
+    let mut scenario = Scenario::begin(smoke::cluster(Links::Routes));
+    scenario.start_agents(flags);
+    let status = scenario.agent("node-a").status()?;
     ensure!(status["table"]["form"] == "native", "the agent does not use the native expression: {status:#}");
     Ok(())
 }
 
-/// Associations of SCTP are judged as what they are: never as TCP, by a rule for SCTP only.
+/// Associations of SCTP are evaluated as what they are: never as TCP, by a rule for SCTP only.
 fn sctp(flags: &[&str]) -> Result<()> {
     ensure!(socket::has_sctp(), "this kernel has no SCTP sockets");
     let cluster = Testbed::new()
@@ -45,8 +45,8 @@ fn sctp(flags: &[&str]) -> Result<()> {
         .pod("web/a", "node-a", &[("app", "a")], &[])
         .pod("web/b", "node-a", &[("app", "b")], &[])
         .pod("db/s", "node-a", &[], &["9/SCTP", "9/TCP", "10/SCTP"]);
-    let mut story = Story::begin(cluster);
-    story.policy(
+    let mut scenario = Scenario::begin(cluster);
+    scenario.policy(
         "db/allow-sctp",
         "
         podSelector: {}
@@ -55,21 +55,22 @@ fn sctp(flags: &[&str]) -> Result<()> {
           ports: [{protocol: SCTP, port: 9}, {protocol: TCP, port: 10}]
         ",
     );
-    story.start_agents(flags);
-    story.expect("web/a", "db/s", "9/SCTP", &allowed(Side::Ingress, "db/allow-sctp", 0));
-    story.expect("web/a", "db/s", "9/TCP", &denied(Side::Ingress, "db/allow-sctp"));
-    story.expect("web/a", "db/s", "10/SCTP", &denied(Side::Ingress, "db/allow-sctp"));
-    story.expect("web/b", "db/s", "9/SCTP", &denied(Side::Ingress, "db/allow-sctp"));
+    scenario.start_agents(flags);
+    scenario.expect("web/a", "db/s", "9/SCTP", &allowed(Side::Ingress, "db/allow-sctp", 0));
+    scenario.expect("web/a", "db/s", "9/TCP", &denied(Side::Ingress, "db/allow-sctp"));
+    scenario.expect("web/a", "db/s", "10/SCTP", &denied(Side::Ingress, "db/allow-sctp"));
+    scenario.expect("web/b", "db/s", "9/SCTP", &denied(Side::Ingress, "db/allow-sctp"));
     Ok(())
 }
 
-/// Two queries at once from one socket, both to be judged: kernels before 6.12 lose the second if they are queued
+/// Two queries at once from one socket, both to be evaluated: kernels before 6.12 lose the second if they are queued
 /// after its connection was made known (netfilter bug 1766).
 fn dns_race(flags: &[&str]) -> Result<()> {
-    let story = dns::story(flags);
+    let scenario = dns::scenario(flags);
     for family in Family::BOTH {
         let service = dns::SERVICE[family as usize];
-        let lost = dns::lost_queries(&story.testbed, "web/a", service, family, 1000, Duration::from_secs(5))?;
+        let lost =
+            dns::lost_queries(&scenario.testbed, "web/a", service, family, 1000, Duration::from_secs(5))?;
         ensure!(lost == 0, "{lost} of 2000 queries were lost over {family:?}");
     }
     Ok(())

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use super::world::{Pod, Target, World};
 use crate::probe::Answer;
-use crate::story::Side;
+use crate::scenario::Side;
 
 /// Longest time from the moment a node gives verdicts again until an allowed connection is established. The
 /// kernel retransmits a lost SYN after 1, 2, 3, 4, 5, 7, 11 and 19 seconds, so up to 8 seconds apart.

@@ -75,8 +75,12 @@ impl Run {
     pub fn begin(plan: Plan) -> Result<Self> {
         let mut random = Rng::with_seed(plan.seed);
         let links = if random.bool() { Links::Vxlan } else { Links::Routes };
-        let mut flags = vec!["--when-down=closed".to_owned()];
-        flags.extend(random.choice(["--remember=off", "--remember=2", "--remember=5"]).map(str::to_owned));
+        let mut flags = vec!["--fail-mode=closed".to_owned()];
+        flags.extend(
+            random
+                .choice(["--verdict-cache-ttl=off", "--verdict-cache-ttl=2s", "--verdict-cache-ttl=5s"])
+                .map(str::to_owned),
+        );
         let testbed = fixture::cluster().links(links).build()?;
         fixture::keep_bridge_addresses(&testbed)?;
         let world = World::first(testbed.cluster().pods.iter().map(Pod::from));

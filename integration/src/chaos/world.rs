@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use crate::cluster::Cluster;
 use crate::manifests::policy_text;
 use crate::port::Transport;
+use crate::scenario::Side;
 use crate::specs::PodSpec;
 use crate::static_api::{Objects, POLICIES};
-use crate::story::Side;
 
 /// The file of namespaces, nodes and pods.
 pub const CLUSTER_FILE: &str = "cluster.yaml";

@@ -179,7 +179,7 @@ fn controller_manager(credentials: &Credentials, kubeconfig: &str) -> Vec<String
         format!("--service-cluster-ip-range={SERVICE_RANGE}"),
         format!("--root-ca-file={}", credentials.authority.display()),
         format!("--service-account-private-key-file={}", credentials.service_accounts.display()),
-        // A story that cuts a node's power waits for its pods to go.
+        // A scenario that cuts a node's power waits for its pods to go.
         "--node-monitor-grace-period=20s".to_owned(),
         "--kube-api-qps=200".to_owned(),
         "--kube-api-burst=400".to_owned(),

@@ -1,4 +1,4 @@
-//! A whole run: clusters brought up one after the other, the suite and stories on each, a table at the end.
+//! A whole run: clusters brought up one after the other, the suite and scenarios on each, a table at the end.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 
-use super::stories::{LEAVING, ORIGINS, QUICK, SMOKE, STORIES, Story};
+use super::scenarios::{LEAVING, ORIGINS, QUICK, SCENARIOS, SMOKE, Scenario};
 use super::{Cluster, Parts, Place, Step, Way, evidence, suite};
 
 /// What to run on the cluster of one way.
@@ -17,8 +17,8 @@ pub struct Programme {
     pub way: Way,
     /// How many times in a row the suite must pass.
     pub suites: u32,
-    /// Which stories.
-    pub stories: Vec<Story>,
+    /// Which scenarios.
+    pub scenarios: Vec<Scenario>,
 }
 
 /// What ran, and how it ended.
@@ -32,11 +32,11 @@ struct Row {
 }
 
 impl Programme {
-    /// What runs on every change: the suite and the quick stories through Flannel's chart, three of them through the others.
+    /// What runs on every change: the suite and the quick scenarios through Flannel's chart, three of them through the others.
     pub fn standard(runs: u32) -> Vec<Self> {
-        let basics = |way| Self { way, suites: 0, stories: vec![SMOKE, ORIGINS, LEAVING] };
+        let basics = |way| Self { way, suites: 0, scenarios: vec![SMOKE, ORIGINS, LEAVING] };
         vec![
-            Self { way: Way::Chart, suites: runs, stories: [&STORIES[..QUICK], &[LEAVING]].concat() },
+            Self { way: Way::Chart, suites: runs, scenarios: [&SCENARIOS[..QUICK], &[LEAVING]].concat() },
             basics(Way::Overlay),
             basics(Way::Daemonset),
         ]
@@ -44,12 +44,14 @@ impl Programme {
 
     /// The suite through every way.
     pub fn all_ways(runs: u32) -> Vec<Self> {
-        Way::ENFORCING.map(|way| Self { way, suites: runs, stories: vec![SMOKE, ORIGINS, LEAVING] }).to_vec()
+        Way::ENFORCING
+            .map(|way| Self { way, suites: runs, scenarios: vec![SMOKE, ORIGINS, LEAVING] })
+            .to_vec()
     }
 
-    /// The suite and all stories through one way.
+    /// The suite and all scenarios through one way.
     pub fn one_way(way: Way, runs: u32) -> Self {
-        Self { way, suites: runs, stories: STORIES.to_vec() }
+        Self { way, suites: runs, scenarios: SCENARIOS.to_vec() }
     }
 }
 
@@ -86,8 +88,10 @@ pub fn run(place: &Place, parts: &Parts, image: &Path, programmes: &[Programme],
                 suite_row(&cluster, way, number)
             }));
         }
-        for story in &programme.stories {
-            rows.push(one(&cluster, way, &format!("story {}", story.name), || story.play(&cluster, way)));
+        for scenario in &programme.scenarios {
+            rows.push(one(&cluster, way, &format!("scenario {}", scenario.name), || {
+                scenario.play(&cluster, way)
+            }));
         }
     }
     if !keep {
@@ -165,7 +169,9 @@ mod tests {
         let programmes = Programme::standard(1);
         assert_eq!(programmes.iter().map(|programme| programme.suites).collect::<Vec<_>>(), [1, 0, 0]);
         assert!(
-            programmes.iter().all(|programme| programme.stories.iter().any(|story| story.name == SMOKE.name))
+            programmes
+                .iter()
+                .all(|programme| programme.scenarios.iter().any(|scenario| scenario.name == SMOKE.name))
         );
         assert!(Programme::all_ways(3).iter().all(|programme| programme.suites == 3));
     }

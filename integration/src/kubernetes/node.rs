@@ -32,7 +32,7 @@ const VOLATILE: [&str; 4] = ["/var/lib/cni", "/run/containerd", "/run/flannel", 
 const PLUGINS: [&str; 4] = ["bridge", "host-local", "loopback", "portmap"];
 const PLUGIN_FOLDER: &str = "/usr/lib/cni";
 
-/// More than the 110 of other clusters, so that a story has room for 200 pods; an address range holds 254.
+/// More than the 110 of other clusters, so that a scenario has room for 200 pods; an address range holds 254.
 const MAX_PODS: u32 = 240;
 
 /// How long a daemon of a node may take to answer.
@@ -380,7 +380,7 @@ fn kubelet_config() -> String {
         "imageGCHighThresholdPercent": 100,
         "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "maxPods": MAX_PODS,
-        // Stories start many pods at once.
+        // Scenarios start many pods at once.
         "kubeAPIQPS": 200,
         "kubeAPIBurst": 400,
         "eventRecordQPS": 0,

@@ -1,4 +1,4 @@
-//! Where stories play: namespaces of their own on a cluster, with pods that answer and pods that try.
+//! Where scenarios play: namespaces of their own on a cluster, with pods that answer and pods that try.
 
 use std::process::Output;
 use std::thread::sleep;
@@ -12,13 +12,13 @@ use super::{Cluster, Way};
 /// The image of our prober.
 pub const PROBER: &str = "localhost/prober:1";
 
-/// The port at which servers of stories answer.
+/// The port at which servers of scenarios answer.
 pub const PORT: u16 = 8080;
 
 /// How long pods may take to start.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// A namespace for one story. It is deleted when this goes.
+/// A namespace for one scenario. It is deleted when this goes.
 #[derive(Debug)]
 pub struct Stage<'a> {
     /// The cluster.
@@ -89,9 +89,9 @@ impl PodSpec {
 }
 
 impl<'a> Stage<'a> {
-    /// Makes the namespace `story-<name>`.
+    /// Makes the namespace `scenario-<name>`.
     pub fn new(cluster: &'a Cluster, way: Way, name: &str) -> Result<Self> {
-        let namespace = format!("story-{name}");
+        let namespace = format!("scenario-{name}");
         // One that an earlier run has left would bring its pods along.
         cluster.kubectl.run(&["delete", "namespace", &namespace, "--ignore-not-found"])?;
         cluster.kubectl.run(&["create", "namespace", &namespace])?;
@@ -126,7 +126,7 @@ impl<'a> Stage<'a> {
         self.cluster.kubectl.apply(&policy.to_string())
     }
 
-    /// `kubectl` in the story's namespace.
+    /// `kubectl` in the scenario's namespace.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         self.cluster.kubectl.run(&[&["-n", &self.namespace], arguments].concat())
     }

@@ -10,10 +10,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use commits::Commits;
-use dataplane::remembered::RememberedLog;
+use dataplane::cache_log::CacheLog;
 use integration::command::{nft, nft_answer};
 use integration::namespace::Namespace;
-use integration::{Agent, Cluster, Family, Launch, Side, Story, Stream, Testbed, agent, allowed, denied};
+use integration::{Agent, Cluster, Family, Launch, Scenario, Side, Stream, Testbed, agent, allowed, denied};
 use jiff::Timestamp;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -33,9 +33,9 @@ fn cluster() -> Cluster {
 }
 
 /// `web` may reach `db`, `other` may not.
-fn story(flags: &[&str]) -> Story {
-    let mut story = Story::begin(cluster());
-    story.policy(
+fn scenario(flags: &[&str]) -> Scenario {
+    let mut scenario = Scenario::begin(cluster());
+    scenario.policy(
         "db/allow-web",
         "
         podSelector: {}
@@ -43,14 +43,14 @@ fn story(flags: &[&str]) -> Story {
         - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]
         ",
     );
-    story.start_agents(flags);
-    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
-    story.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
-    story
+    scenario.start_agents(flags);
+    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+    scenario.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+    scenario
 }
 
-fn node(story: &Story) -> Arc<Namespace> {
-    Arc::clone(story.testbed.namespace("node-a").unwrap())
+fn node(scenario: &Scenario) -> Arc<Namespace> {
+    Arc::clone(scenario.testbed.namespace("node-a").unwrap())
 }
 
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -68,11 +68,14 @@ struct Damage {
 }
 
 const DAMAGES: &[Damage] = &[
-    Damage { does: "flush ruleset", to: &["chain", "inet", "kube-verdict", "enqueue"] },
-    Damage { does: "flush chain inet kube-verdict judge", to: &["chain", "inet", "kube-verdict", "judge"] },
+    Damage { does: "flush ruleset", to: &["chain", "inet", "kube-verdict", "nfqueue"] },
+    Damage {
+        does: "flush chain inet kube-verdict postrouting",
+        to: &["chain", "inet", "kube-verdict", "postrouting"],
+    },
     Damage {
         does: "flush chain inet kube-verdict enqueue",
-        to: &["chain", "inet", "kube-verdict", "enqueue"],
+        to: &["chain", "inet", "kube-verdict", "nfqueue"],
     },
     Damage {
         does: "flush chain bridge kube-verdict forward",
@@ -88,8 +91,8 @@ const DAMAGES: &[Damage] = &[
     },
     Damage { does: "flush map bridge kube-verdict bound4", to: &["map", "bridge", "kube-verdict", "bound4"] },
     Damage {
-        does: "insert rule inet kube-verdict judge accept",
-        to: &["chain", "inet", "kube-verdict", "judge"],
+        does: "insert rule inet kube-verdict postrouting accept",
+        to: &["chain", "inet", "kube-verdict", "postrouting"],
     },
     Damage {
         does: "delete table bridge kube-verdict",
@@ -105,9 +108,10 @@ const DAMAGES: &[Damage] = &[
 
 #[test]
 fn whatever_another_program_changes_is_written_again() {
-    let mut story = story(&[]);
-    let node = node(&story);
-    let stream = Stream::open(&story.testbed, "web/a", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
+    let mut scenario = scenario(&[]);
+    let node = node(&scenario);
+    let stream =
+        Stream::open(&scenario.testbed, "web/a", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
     for Damage { does, to } in DAMAGES {
         let show = || nft_answer(&node, &[&["-s", "list"], *to].concat()).unwrap_or_default();
         // Of a whole table, what changes by itself is left out.
@@ -119,52 +123,53 @@ fn whatever_another_program_changes_is_written_again() {
         nft(&node, does).unwrap();
         until(&format!("{does} is repaired: {before}"), || shown(&show()) == before);
         stream.wait_progress(20).unwrap();
-        story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
-        story.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
-        let log = story.agent("node-a").log();
+        scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+        scenario.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+        let log = scenario.agent("node-a").log();
         assert!(log.contains("program=\"nft\""), "{does}: the log names the program: {log}");
     }
-    story.agent("node-a").wait_ready().unwrap();
+    scenario.agent("node-a").wait_ready().unwrap();
     stream.finish().unwrap();
 }
 
 /// Has the agent of node-a stand still, or go on.
-fn signal(story: &mut Story, signal: Signal) {
-    let process = story.agent("node-a").process();
+fn signal(scenario: &mut Scenario, signal: Signal) {
+    let process = scenario.agent("node-a").process();
     kill(Pid::from_raw(process.try_into().unwrap()), signal).unwrap();
 }
 
-fn bypasses(story: &mut Story) -> Vec<serde_json::Value> {
-    story.agent("node-a").lines("bypass").unwrap()
+fn bypasses(scenario: &mut Scenario) -> Vec<serde_json::Value> {
+    scenario.agent("node-a").lines("bypass").unwrap()
 }
 
 #[test]
 fn what_got_in_meanwhile_is_cut_and_the_bypass_is_recorded_from_its_beginning() {
-    let mut story = story(&[]);
-    let node = node(&story);
-    let allowed = Stream::open(&story.testbed, "web/a", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
+    let mut scenario = scenario(&[]);
+    let node = node(&scenario);
+    let allowed =
+        Stream::open(&scenario.testbed, "web/a", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
     // The agent can't do anything about it for a while.
-    signal(&mut story, Signal::SIGSTOP);
+    signal(&mut scenario, Signal::SIGSTOP);
     nft(&node, "flush ruleset").unwrap();
     let begun = Timestamp::now();
     let intruder =
-        Stream::open(&story.testbed, "other/x", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
+        Stream::open(&scenario.testbed, "other/x", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
     sleep(Duration::from_millis(1_500));
-    signal(&mut story, Signal::SIGCONT);
-    until("the bypass is recorded", || !bypasses(&mut story).is_empty());
+    signal(&mut scenario, Signal::SIGCONT);
+    until("the bypass is recorded", || !bypasses(&mut scenario).is_empty());
     let (before, ended) = (intruder.echoed(), Timestamp::now());
     sleep(Duration::from_millis(500));
     assert!(intruder.echoed() <= before + 1, "it is cut: {} echoes since", intruder.echoed() - before);
     allowed.wait_progress(20).unwrap();
     allowed.finish().unwrap();
 
-    let lines = bypasses(&mut story);
+    let lines = bypasses(&mut scenario);
     let time = |name: &str| lines[0][name].as_str().unwrap().parse::<Timestamp>().unwrap();
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(time("from") <= begun, "{lines:?} begins no later than {begun}");
     assert!(time("to") > begun && time("to") <= ended, "{lines:?} is over before {ended}");
     assert_eq!((&lines[0]["bypass"], &lines[0]["program"]), (&"rules-changed".into(), &"nft".into()));
-    let agent = story.agent("node-a");
+    let agent = scenario.agent("node-a");
     assert_eq!(agent.metric("kube_verdict_bypasses_total", "").unwrap(), 1.0);
     assert!(agent.metric("kube_verdict_bypass_seconds_total", "").unwrap() > 1.4);
     assert_eq!(
@@ -179,16 +184,16 @@ fn what_got_in_meanwhile_is_cut_and_the_bypass_is_recorded_from_its_beginning() 
 /// had not read yet for undone.
 #[test]
 fn a_bypass_is_recorded_though_the_rules_are_written_for_another_reason_in_the_same_moment() {
-    let mut story = Story::begin(cluster());
-    story.policy("db/allow-web", "podSelector: {}\ningress: []");
-    let node = node(&story);
-    let hold = |group| RememberedLog::start(group, Arc::default(), |_| {}).unwrap();
+    let mut scenario = Scenario::begin(cluster());
+    scenario.policy("db/allow-web", "podSelector: {}\ningress: []");
+    let node = node(&scenario);
+    let hold = |group| CacheLog::start(group, Arc::default(), |_| {}).unwrap();
     let held = node.run(|| [hold(100), hold(101)]).unwrap();
-    let mut agent = Agent::start(&story.testbed, "node-a", &Launch::default()).unwrap();
+    let mut agent = Agent::start(&scenario.testbed, "node-a", &Launch::default()).unwrap();
     agent.wait_not_ready("NFLOG group 100 is taken by").unwrap();
     agent.wait_applied_after(0).unwrap();
-    story.put_agent(agent);
-    story.agent("node-a").stop().unwrap();
+    scenario.put_agent(agent);
+    scenario.agent("node-a").stop().unwrap();
     // Notifications that take the agent a while to read, and it looks for its group at once.
     let elements: Vec<String> = (0..40_000_u32).map(|number| number.to_string()).collect();
     nft(
@@ -203,32 +208,32 @@ fn a_bypass_is_recorded_though_the_rules_are_written_for_another_reason_in_the_s
     let begun = Timestamp::now();
     drop(held);
     sleep(Duration::from_millis(1_500));
-    story.agent("node-a").go_on().unwrap();
-    until("the bypass is recorded", || !bypasses(&mut story).is_empty());
-    let line = bypasses(&mut story).remove(0);
+    scenario.agent("node-a").go_on().unwrap();
+    until("the bypass is recorded", || !bypasses(&mut scenario).is_empty());
+    let line = bypasses(&mut scenario).remove(0);
     assert_eq!(line["program"], "nft", "{line:?}");
     assert!(
         line["from"].as_str().unwrap().parse::<Timestamp>().unwrap() <= begun,
         "{line:?} begins by {begun}"
     );
-    story.agent("node-a").wait_ready().unwrap();
-    assert_eq!(bypasses(&mut story).len(), 1);
+    scenario.agent("node-a").wait_ready().unwrap();
+    assert_eq!(bypasses(&mut scenario).len(), 1);
 }
 
 /// Found by a chaos run: the agent dated a change back only if it had been kept from reading the notification for half a second.
 #[test]
 fn a_bypass_begins_no_later_than_the_change_however_short_the_agent_was_stopped() {
-    let mut story = story(&[]);
-    let node = node(&story);
+    let mut scenario = scenario(&[]);
+    let node = node(&scenario);
     for (times, stopped_ms) in [(1, 80), (2, 150), (3, 300), (4, 450)] {
         sleep(Duration::from_millis(400));
-        signal(&mut story, Signal::SIGSTOP);
-        nft(&node, "flush chain inet kube-verdict judge").unwrap();
+        signal(&mut scenario, Signal::SIGSTOP);
+        nft(&node, "flush chain inet kube-verdict postrouting").unwrap();
         let begun = Timestamp::now();
         sleep(Duration::from_millis(stopped_ms));
-        signal(&mut story, Signal::SIGCONT);
-        until("the bypass is recorded", || bypasses(&mut story).len() == times);
-        let line = bypasses(&mut story).pop().unwrap();
+        signal(&mut scenario, Signal::SIGCONT);
+        until("the bypass is recorded", || bypasses(&mut scenario).len() == times);
+        let line = bypasses(&mut scenario).pop().unwrap();
         let time = |name: &str| line[name].as_str().unwrap().parse::<Timestamp>().unwrap();
         assert!(time("from") <= begun && begun <= time("to"), "{line:?} has {begun}");
         assert!(begun.duration_since(time("from")).as_millis() < 250, "{line:?} begins long before {begun}");
@@ -240,46 +245,50 @@ fn a_bypass_begins_no_later_than_the_change_however_short_the_agent_was_stopped(
 /// without end, and no new connection was established.
 #[test]
 fn an_agent_that_has_taken_over_writes_rules_again_that_take_its_answers() {
-    let flags = ["--remember=off"];
-    let mut story = story(&flags);
+    let flags = ["--verdict-cache-ttl=off"];
+    let mut scenario = scenario(&flags);
     let launch = Launch { flags: &flags, http_port: agent::HTTP_PORT + 1, ..Launch::default() };
-    let mut next = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+    let mut next = Agent::start(&scenario.testbed, "node-a", &launch).unwrap();
     next.wait_ready().unwrap();
-    let mut old = story.take_agent("node-a");
+    let mut old = scenario.take_agent("node-a");
     old.wait_not_ready("taken over").unwrap();
     assert_eq!(old.terminate().unwrap().code(), Some(0), "{}", old.log());
-    story.put_agent(next);
-    nft(&node(&story), "flush chain inet kube-verdict judge").unwrap();
-    until("the bypass is recorded", || !bypasses(&mut story).is_empty());
-    story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
-    story.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
-    let judged = |story: &mut Story| {
-        let packets = story.agent("node-a").status().unwrap()["packets"].clone();
+    scenario.put_agent(next);
+    nft(&node(&scenario), "flush chain inet kube-verdict postrouting").unwrap();
+    until("the bypass is recorded", || !bypasses(&mut scenario).is_empty());
+    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+    scenario.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+    let evaluated = |scenario: &mut Scenario| {
+        let packets = scenario.agent("node-a").status().unwrap()["packets"].clone();
         packets["allowed"].as_u64().unwrap() + packets["denied"].as_u64().unwrap()
     };
-    assert!(judged(&mut story) < 100, "each packet is evaluated once: {} were", judged(&mut story));
+    assert!(
+        evaluated(&mut scenario) < 100,
+        "each packet is evaluated once: {} were",
+        evaluated(&mut scenario)
+    );
 }
 
 /// Found by a chaos run: no rule said that the bound queues were an agent's, so the next one took them for another program's and waited.
 #[test]
 fn an_agent_takes_over_from_a_stopped_one_whose_queue_rule_is_gone() {
     for damage in ["flush chain inet kube-verdict enqueue", "flush ruleset"] {
-        let mut story = story(&["--remember=off"]);
-        let mut stopped = story.take_agent("node-a");
+        let mut scenario = scenario(&["--verdict-cache-ttl=off"]);
+        let mut stopped = scenario.take_agent("node-a");
         stopped.stop().unwrap();
-        nft(&node(&story), damage).unwrap();
+        nft(&node(&scenario), damage).unwrap();
         let begun = Timestamp::now();
         // The second finds the rules of the first, and the stopped agent's queues still bound.
         for number in 1..3 {
             let http_port = agent::HTTP_PORT + number;
-            let launch = Launch { flags: &["--remember=off"], http_port, ..Launch::default() };
-            let mut next = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+            let launch = Launch { flags: &["--verdict-cache-ttl=off"], http_port, ..Launch::default() };
+            let mut next = Agent::start(&scenario.testbed, "node-a", &launch).unwrap();
             next.wait_ready().unwrap();
-            story.put_agent(next);
-            story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
-            story.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+            scenario.put_agent(next);
+            scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+            scenario.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
             if number == 1 {
-                story.take_agent("node-a").kill().unwrap();
+                scenario.take_agent("node-a").kill().unwrap();
             }
         }
         stopped.go_on().unwrap();
@@ -289,21 +298,21 @@ fn an_agent_takes_over_from_a_stopped_one_whose_queue_rule_is_gone() {
         let from: Timestamp = line["from"].as_str().unwrap().parse().unwrap();
         assert!(from <= begun, "{line:?} begins no later than {begun}");
         assert_eq!(stopped.terminate().unwrap().code(), Some(0), "{}", stopped.log());
-        story.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+        scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
     }
 }
 
 /// Found by a chaos run: only the stopped agent knows when the rules were changed, and it had dropped that when it found itself superseded.
 #[test]
 fn a_bypass_is_recorded_by_the_agent_that_knows_of_it_though_another_has_taken_over() {
-    let mut story = story(&[]);
-    story.agent("node-a").stop().unwrap();
-    nft(&node(&story), "flush chain inet kube-verdict judge").unwrap();
+    let mut scenario = scenario(&[]);
+    scenario.agent("node-a").stop().unwrap();
+    nft(&node(&scenario), "flush chain inet kube-verdict postrouting").unwrap();
     let begun = Timestamp::now();
     let launch = Launch { http_port: agent::HTTP_PORT + 1, ..Launch::default() };
-    let mut next = Agent::start(&story.testbed, "node-a", &launch).unwrap();
+    let mut next = Agent::start(&scenario.testbed, "node-a", &launch).unwrap();
     next.wait_ready().unwrap();
-    let mut old = story.take_agent("node-a");
+    let mut old = scenario.take_agent("node-a");
     old.go_on().unwrap();
     old.wait_not_ready("taken over").unwrap();
     until("the bypass is recorded", || !old.lines("bypass").unwrap().is_empty());
@@ -312,17 +321,18 @@ fn a_bypass_is_recorded_by_the_agent_that_knows_of_it_though_another_has_taken_o
     assert_eq!((lines.len(), &lines[0]["program"]), (1, &"nft".into()), "{lines:?}");
     assert!(time("from") <= begun && begun <= time("to"), "{lines:?} has {begun}");
     assert_eq!(old.terminate().unwrap().code(), Some(0), "{}", old.log());
-    story.put_agent(next);
-    assert_eq!(bypasses(&mut story), Vec::<serde_json::Value>::new());
-    story.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+    scenario.put_agent(next);
+    assert_eq!(bypasses(&mut scenario), Vec::<serde_json::Value>::new());
+    scenario.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
 }
 
 #[test]
 fn a_revoked_connection_stays_cut_though_the_set_that_holds_it_was_deleted() {
-    let mut story = story(&[]);
-    let node = node(&story);
-    let stream = Stream::open(&story.testbed, "web/a", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
-    story.policy("db/allow-web", "podSelector: {}\ningress: []");
+    let mut scenario = scenario(&[]);
+    let node = node(&scenario);
+    let stream =
+        Stream::open(&scenario.testbed, "web/a", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
+    scenario.policy("db/allow-web", "podSelector: {}\ningress: []");
     let revoked = || {
         nft_answer(&node, &["list", "set", "inet", "kube-verdict", "revoked4"])
             .unwrap_or_default()
@@ -338,8 +348,8 @@ fn a_revoked_connection_stays_cut_though_the_set_that_holds_it_was_deleted() {
 
 #[test]
 fn what_other_programs_do_to_their_own_tables_is_no_bypass_and_neither_is_a_takeover() {
-    let mut story = story(&[]);
-    let node = node(&story);
+    let mut scenario = scenario(&[]);
+    let node = node(&scenario);
     // As large as kube-proxy's tables, many times over.
     let elements: Vec<String> =
         (0..20_000).map(|number| format!("10.{}.{}.1", 96 + number / 250, number % 250)).collect();
@@ -347,29 +357,29 @@ fn what_other_programs_do_to_their_own_tables_is_no_bypass_and_neither_is_a_take
         "add table ip proxy; add set ip proxy services {{ type ipv4_addr; }}; add element ip proxy services {{ {} }}",
         elements.join(",")
     );
-    let ticks = |story: &mut Story| cpu_ticks(story.agent("node-a").process());
-    let before = ticks(&mut story);
+    let ticks = |scenario: &mut Scenario| cpu_ticks(scenario.agent("node-a").process());
+    let before = ticks(&mut scenario);
     for _ in 0..20 {
         nft(&node, &table).unwrap();
         nft(&node, "delete table ip proxy").unwrap();
     }
     sleep(Duration::from_millis(500));
-    eprintln!("800,000 foreign elements cost the agent {} ticks of 10 ms", ticks(&mut story) - before);
+    eprintln!("800,000 foreign elements cost the agent {} ticks of 10 ms", ticks(&mut scenario) - before);
 
     let http_port = agent::HTTP_PORT + 1;
     let mut next =
-        Agent::start(&story.testbed, "node-a", &Launch { http_port, ..Launch::default() }).unwrap();
+        Agent::start(&scenario.testbed, "node-a", &Launch { http_port, ..Launch::default() }).unwrap();
     next.wait_ready().unwrap();
-    let mut old = story.take_agent("node-a");
+    let mut old = scenario.take_agent("node-a");
     old.wait_not_ready("taken over").unwrap();
     for agent in [&old, &next] {
         assert_eq!(agent.lines("bypass").unwrap(), Vec::<serde_json::Value>::new());
         assert!(!agent.log().contains("another program changed"), "{}", agent.log());
     }
     assert_eq!(old.terminate().unwrap().code(), Some(0), "{}", old.log());
-    story.put_agent(next);
-    nft(&node, "flush chain inet kube-verdict judge").unwrap();
-    until("the next one's rules are watched", || !bypasses(&mut story).is_empty());
+    scenario.put_agent(next);
+    nft(&node, "flush chain inet kube-verdict postrouting").unwrap();
+    until("the next one's rules are watched", || !bypasses(&mut scenario).is_empty());
 }
 
 /// The time that a process has run: user and system.
@@ -380,16 +390,16 @@ fn cpu_ticks(process: u32) -> u64 {
 }
 
 /// How long after the damage the agent has committed its rules again, shortest first.
-fn repairs(story: &mut Story, commits: &Commits, damage: impl Fn() -> String) -> Vec<Duration> {
-    let node = node(story);
+fn repairs(scenario: &mut Scenario, commits: &Commits, damage: impl Fn() -> String) -> Vec<Duration> {
+    let node = node(scenario);
     let mut took: Vec<Duration> = (0..TIMES)
         .map(|_| {
-            let (damage, before) = (damage(), bypasses(story).len());
+            let (damage, before) = (damage(), bypasses(scenario).len());
             commits.forget();
             nft(&node, &damage).unwrap();
             let damaged = commits.next_by("nft", PATIENCE).unwrap();
             let took = commits.next_by("kube-verdict", PATIENCE).unwrap().at - damaged.at;
-            until("the bypass is over", || bypasses(story).len() > before);
+            until("the bypass is over", || bypasses(scenario).len() > before);
             took
         })
         .collect();
@@ -399,22 +409,23 @@ fn repairs(story: &mut Story, commits: &Commits, damage: impl Fn() -> String) ->
 
 #[test]
 fn a_hundred_times_each_is_repaired_at_once() {
-    let mut story = story(&[]);
-    let node = node(&story);
+    let mut scenario = scenario(&[]);
+    let node = node(&scenario);
     let commits = Commits::listen(&node).unwrap();
     let first_rule = || {
-        let rules = nft_answer(&node, &["-a", "list", "chain", "inet", "kube-verdict", "judge"]).unwrap();
+        let rules =
+            nft_answer(&node, &["-a", "list", "chain", "inet", "kube-verdict", "postrouting"]).unwrap();
         let handle = rules.lines().filter_map(|line| line.split("# handle ").nth(1)).nth(1).unwrap();
-        format!("delete rule inet kube-verdict judge handle {handle}")
+        format!("delete rule inet kube-verdict postrouting handle {handle}")
     };
     let damages: [(&str, &dyn Fn() -> String); 4] = [
         ("flush ruleset", &|| "flush ruleset".to_owned()),
-        ("flush chain", &|| "flush chain inet kube-verdict judge".to_owned()),
+        ("flush chain", &|| "flush chain inet kube-verdict postrouting".to_owned()),
         ("delete element", &|| "delete element inet kube-verdict pod-cidrs4 { 10.244.1.0/24 }".to_owned()),
         ("delete rule", &first_rule),
     ];
     for (name, damage) in damages {
-        let took = repairs(&mut story, &commits, damage);
+        let took = repairs(&mut scenario, &commits, damage);
         let percent = |share: usize| took[(took.len() * share).div_ceil(100) - 1];
         eprintln!(
             "{name}: p50 {:?}, p90 {:?}, p99 {:?}, max {:?}",
@@ -428,5 +439,5 @@ fn a_hundred_times_each_is_repaired_at_once() {
             sleep(Duration::from_secs(2));
         }
     }
-    story.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+    scenario.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use cluster::{Source, StateDir};
 use dataplane::marks::Marks;
-use dataplane::needs::NeedsConfig;
+use dataplane::preflight::PreflightConfig;
 use dataplane::queues::QueueRange;
-use dataplane::table::{QueueQuota, WhenDown};
+use dataplane::table::{FailMode, QueueQuota};
 use dataplane::workers::HoldLimits;
 use ipnet::IpNet;
 use policy::{Budget, Verdict};
@@ -22,16 +22,16 @@ pub struct AgentConfig {
     pub source: Source,
     /// Where the last policy is kept on disk; `None` if it isn't.
     pub state_dir: Option<StateDir>,
-    /// The node whose pods are judged.
+    /// The node whose pods are evaluated.
     pub node: Arc<str>,
     /// How large the policies of one namespace, and of all, may be.
     pub budget: Budget,
     /// Over the Node object's.
     pub pod_cidrs: PodCidrs,
     /// What rules do with first packets while no agent listens.
-    pub when_down: WhenDown,
+    pub fail_mode: FailMode,
     /// What becomes of packets of unknown pods in the end.
-    pub when_unsure: Verdict,
+    pub on_unknown_pod: Verdict,
     /// How long they wait before that, and how many.
     pub hold: HoldLimits,
     /// The two ranges of queues to choose from.
@@ -42,14 +42,14 @@ pub struct AgentConfig {
     pub queue_quota: Option<QueueQuota>,
     /// The bits by which rules and workers speak.
     pub marks: Marks,
-    /// How long the kernel remembers an allowed pair; `None` if it is to ask about every connection.
-    pub remember: Option<Duration>,
-    /// The NFLOG groups that hear of remembered connections, of even ranges of queues and of odd ones; `None` if nothing is recorded.
+    /// How long the kernel caches an allowed pair; `None` if it is to ask about every connection.
+    pub verdict_cache: Option<Duration>,
+    /// The NFLOG groups that hear of cached connections, of even ranges of queues and of odd ones; `None` if nothing is recorded.
     pub log_groups: Option<[u16; 2]>,
-    /// Whether every connection is judged, so that it is recorded.
+    /// Whether every connection is evaluated, so that it is recorded.
     pub record_open: bool,
-    /// Whether DNS queries are judged before they are routed.
-    pub judge_dns: bool,
+    /// Whether DNS queries are evaluated before they are routed.
+    pub prerouting_dns: bool,
     /// Whether this node's pods hang on a bridge.
     pub bridge: bool,
     /// What the command line says of where packets may come from.
@@ -70,12 +70,12 @@ impl AgentConfig {
     }
 
     /// What this asks of kernel and node.
-    pub(super) fn needs(&self, pod_cidrs: &[IpNet], queues: &[QueueRange]) -> NeedsConfig {
-        NeedsConfig {
+    pub(super) fn needs(&self, pod_cidrs: &[IpNet], queues: &[QueueRange]) -> PreflightConfig {
+        PreflightConfig {
             ipv4: pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv4()),
             ipv6: pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv6()),
             bridge: self.bridge,
-            judge_dns: self.judge_dns,
+            prerouting_dns: self.prerouting_dns,
             queues: queues.to_vec(),
             pod_cidrs: pod_cidrs.to_vec(),
             // Foreign rules keep no agent from enforcing policy: `doctor` looks for them.

@@ -7,9 +7,9 @@
 use std::sync::Arc;
 
 use audit::Recorder;
+use dataplane::cache_log::{CacheLog, CacheLogError, Heard};
 use dataplane::queues::QueueRange;
-use dataplane::remembered::{Heard, RememberedLog, RememberedLogError};
-use dataplane::table::{RememberedConnections, TableError};
+use dataplane::table::{CacheCounters, TableError};
 
 use super::Agent;
 use crate::health::Topic;
@@ -18,12 +18,12 @@ use crate::health::Topic;
 #[derive(Debug, Default)]
 pub(super) struct KernelRecords {
     /// `None` if none are wanted, or if the group can't be bound.
-    log: Option<RememberedLog>,
+    log: Option<CacheLog>,
     /// The group to which the rules in the kernel log.
     group: Option<u16>,
     /// Counts what is lost meanwhile.
     lost: Option<Recorder>,
-    counts: Option<RememberedConnections>,
+    counts: Option<CacheCounters>,
     /// Connections that the kernel had allowed from its cache when they were counted last.
     counted: u64,
 }
@@ -52,7 +52,7 @@ impl KernelRecords {
     /// How many connections the kernel has allowed from its cache since the last call. Zero if it doesn't say.
     fn count(&mut self) -> u64 {
         if self.counts.is_none() {
-            self.counts = RememberedConnections::open().ok();
+            self.counts = CacheCounters::open().ok();
         }
         let Some(count) = self.counts.as_mut().and_then(|counts| counts.count().ok()) else { return 0 };
         // A table that was deleted and written again begins at zero.
@@ -71,18 +71,18 @@ impl Agent {
         let mut recorder = self.audit.recorder();
         let sample = self.origins.sampler(false);
         let tell = move |heard| match heard {
-            Heard::Connection(judgement) => recorder.record(judgement),
+            Heard::Connection(evaluation) => recorder.record(evaluation),
             Heard::Dropped(example) => sample(example),
             Heard::Lost(number) => recorder.lose(number),
         };
-        match RememberedLog::start(group, Arc::clone(&self.history), tell) {
+        match CacheLog::start(group, Arc::clone(&self.history), tell) {
             Ok(log) => self.kernel_records.log = Some(log),
             Err(error) => self.kernel_records_are_off(&error),
         }
     }
 
-    fn kernel_records_are_off(&self, error: &RememberedLogError) {
-        let lost = match self.config.remember {
+    fn kernel_records_are_off(&self, error: &CacheLogError) {
+        let lost = match self.config.verdict_cache {
             Some(_) => "connections that the kernel allows from its cache are counted as lost, and ",
             None => "",
         };
@@ -99,12 +99,12 @@ impl Agent {
         else {
             return;
         };
-        if let Some(error) = self.kernel_records.log.as_ref().and_then(RememberedLog::failure).cloned() {
+        if let Some(error) = self.kernel_records.log.as_ref().and_then(CacheLog::failure).cloned() {
             self.kernel_records.log = None;
             self.kernel_records_are_off(&error);
         }
         let was_recorded = self.kernel_records.log.is_some() && self.kernel_records.group == Some(wanted);
-        if self.config.remember.is_some() {
+        if self.config.verdict_cache.is_some() {
             let connections = self.kernel_records.count();
             if !was_recorded && connections > 0 {
                 let audit = &self.audit;

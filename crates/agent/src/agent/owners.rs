@@ -1,14 +1,14 @@
 //! Which addresses change hands (semantics 36): connections of the old pod end.
 //!
 //! From: changes, and the snapshots before and after them. To: the engine, which deletes the connections. Invariant: an address whose pod
-//! goes is remembered until another pod has it, unless its connections were deleted at once.
+//! goes is cached until another pod has it, unless its connections were deleted at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use policy::{Affected, Change, Inventory, PodUid, Snapshot};
 
-/// Addresses without a pod that are remembered, at most. Beyond that connections end when the pod goes.
+/// Addresses without a pod that are cached, at most. Beyond that connections end when the pod goes.
 const MAX_VACATED: usize = 1 << 16;
 
 /// See the module.
@@ -105,13 +105,13 @@ mod tests {
     }
 
     /// An agent without policies, to which pods of another node make no difference.
-    struct Story {
+    struct Scenario {
         compiler: Compiler,
         owners: AddressOwners,
         snapshot: Option<Arc<Snapshot>>,
     }
 
-    impl Story {
+    impl Scenario {
         fn begin() -> Self {
             let mut compiler = Compiler::new(Scope::Node("here".into()));
             let node = Node {
@@ -135,15 +135,15 @@ mod tests {
 
     #[test]
     fn s36_an_address_changes_hands_when_another_pod_has_it() {
-        let mut story = Story::begin();
-        assert!(!story.reassigns(&[pod("a", 1)]));
+        let mut scenario = Scenario::begin();
+        assert!(!scenario.reassigns(&[pod("a", 1)]));
         assert!(
-            !story.reassigns(&[gone("a")]),
+            !scenario.reassigns(&[gone("a")]),
             "until another pod has it, its connections may be those of the same"
         );
-        assert!(!story.reassigns(&[pod("a", 1)]), "it was only listed again");
-        assert!(!story.reassigns(&[gone("a")]));
-        assert!(story.reassigns(&[pod("b", 2)]));
-        assert!(story.reassigns(&[gone("b"), pod("c", 3)]), "at once");
+        assert!(!scenario.reassigns(&[pod("a", 1)]), "it was only listed again");
+        assert!(!scenario.reassigns(&[gone("a")]));
+        assert!(scenario.reassigns(&[pod("b", 2)]));
+        assert!(scenario.reassigns(&[gone("b"), pod("c", 3)]), "at once");
     }
 }

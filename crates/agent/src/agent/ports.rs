@@ -33,7 +33,7 @@ impl Agent {
             marks: self.config.marks,
             timeout: self.config.hold.time,
             limit: self.config.hold.packets,
-            pass_unknown: self.config.when_unsure == Verdict::Allow,
+            pass_unknown: self.config.on_unknown_pod == Verdict::Allow,
         };
         self.port_queue = Some(PortQueue::start(config, &monitor, self.origins.sampler(true))?);
         self.monitor = Some(monitor);

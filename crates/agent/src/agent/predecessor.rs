@@ -39,7 +39,7 @@ impl Predecessor {
 
 impl Agent {
     /// Has all connections evaluated when the agent before this one has answered all that was queued for it, since its answers may be
-    /// remembered, and when it has ended. Until then it may have been stopped just before it changed a connection's mark, and go on later.
+    /// cached, and when it has ended. Until then it may have been stopped just before it changed a connection's mark, and go on later.
     pub(super) fn look_at_predecessor(&mut self) {
         let Some(predecessor) = self.predecessor else { return };
         let (is_due, rest) = predecessor.look(&QueueStatistics::read().unwrap_or_default());

@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn an_agent_answers_nothing_whose_queue_has_packets_that_wait_while_none_is_answered() {
         let start = Instant::now();
-        let stories: [(&str, Rows, bool); 6] = [
+        let scenarios: [(&str, Rows, bool); 6] = [
             ("nothing waits", &[(0, 0, 7), (0, 0, 7), (0, 0, 7), (0, 0, 7)], false),
             ("it is busy", &[(3, 0, 10), (3, 0, 20), (3, 0, 30), (3, 0, 40)], false),
             ("it answered, and was stopped", &[(3, 0, 10), (2, 0, 20), (2, 0, 20), (2, 0, 20)], false),
@@ -127,7 +127,7 @@ mod tests {
             ("more packets come to it", &[(3, 0, 10), (5, 0, 12), (5, 1, 13), (9, 4, 20)], true),
             ("the numbers begin again", &[(2, 0, u32::MAX), (5, 0, 2), (6, 0, 3), (7, 0, 4)], true),
         ];
-        for (story, rows, expected) in stories {
+        for (scenario, rows, expected) in scenarios {
             let mut answers = Answers::default();
             let mut stuck = None;
             for (second, (waiting, dropped_by_socket, last_packet)) in rows.iter().copied().enumerate() {
@@ -143,9 +143,9 @@ mod tests {
                 };
                 let now = start + Duration::from_secs(second as u64);
                 stuck = answers.none_since(&[queue], Duration::from_secs(3), now);
-                assert!(stuck.is_none() || second == 3, "{story}");
+                assert!(stuck.is_none() || second == 3, "{scenario}");
             }
-            assert_eq!(stuck.is_some(), expected, "{story}");
+            assert_eq!(stuck.is_some(), expected, "{scenario}");
         }
     }
 }

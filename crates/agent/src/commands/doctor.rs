@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use cluster::{Access, CniCache, Folder, ReadCounts};
 use dataplane::marks::{Mark, Marks};
-use dataplane::needs::{self, InstalledTables, KernelVersion, Need, NeedState, NeedsConfig};
+use dataplane::preflight::{self, Check, CheckState, InstalledTables, KernelVersion, PreflightConfig};
 use dataplane::queues::QueueRange;
 use dataplane::table::Table;
 use policy::{Compiler, Scope};
@@ -86,7 +86,7 @@ pub struct Doctor {
 /// What was found.
 #[derive(Debug, Serialize)]
 struct Findings {
-    needs: Vec<Need>,
+    needs: Vec<Check>,
     /// Null if no agent answers.
     agent: Option<AgentFindings>,
     /// The agent's tables in the kernel, which stay when it ends; null if the kernel doesn't say.
@@ -160,11 +160,11 @@ impl Doctor {
         };
         let family =
             |ipv6: bool| pod_cidrs.is_empty() || pod_cidrs.iter().any(|cidr| cidr.contains(':') == ipv6);
-        let mut needs = needs::check(&NeedsConfig {
+        let mut needs = preflight::check(&PreflightConfig {
             ipv4: family(false),
             ipv6: family(true),
             bridge: !self.no_bridge,
-            judge_dns: KernelVersion::running().is_some_and(KernelVersion::loses_parallel_dns),
+            prerouting_dns: KernelVersion::running().is_some_and(KernelVersion::loses_parallel_dns),
             queues,
             pod_cidrs: pod_cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect(),
             marks: Some(marks),
@@ -176,7 +176,7 @@ impl Doctor {
             let protections = origins.map(|origins| origins.protections).unwrap_or_default();
             AgentFindings { pid, phase, ready, not_ready, protections, state }
         });
-        let tables = needs::installed_tables().ok();
+        let tables = preflight::installed_tables().ok();
         let rules_served = served_queue().is_ok_and(|queue| queue.is_some());
         let has_rules = tables.is_some_and(|tables| tables.inet || tables.bridge);
         let passes_unserved = if has_rules { Table::passes_unevaluated().ok() } else { None };
@@ -266,9 +266,9 @@ impl Findings {
         let mut rows = Vec::new();
         for need in &self.needs {
             let (state, text) = match &need.state {
-                NeedState::Fine { what } => (State::Fine, Text::new(what)),
-                NeedState::Warning { what, todo } => (State::Warning, advice(what, todo)),
-                NeedState::Wrong { what, todo, .. } => (State::Wrong, advice(what, todo)),
+                CheckState::Fine { what } => (State::Fine, Text::new(what)),
+                CheckState::Warning { what, todo } => (State::Warning, advice(what, todo)),
+                CheckState::Wrong { what, todo, .. } => (State::Wrong, advice(what, todo)),
             };
             rows.push((need.name.to_owned(), state, text));
         }
@@ -364,7 +364,7 @@ impl Findings {
             (None, Some(tables)) => {
                 let left = tables_text(tables);
                 let text = text!(
-                    "an agent that is gone has left {left}: the ports that it knew are still checked, and packets of newer ones are treated by its --when-down"
+                    "an agent that is gone has left {left}: the ports that it knew are still checked, and packets of newer ones are treated by its --fail-mode"
                 );
                 (State::None, text)
             }

@@ -1,6 +1,6 @@
 //! `kube-verdict explain`: asks the policies of a folder or a cluster about a connection, or about many.
 //!
-//! It needs no root, and for a folder no cluster: the source is read once, compiled, and judged as agents would: the source's egress as
+//! It needs no root, and for a folder no cluster: the source is read once, compiled, and evaluated as agents would: the source's egress as
 //! the agent of its node does, and the destination's ingress as the agent of that one; or both as the agent of one node does.
 
 use std::fs::File;
@@ -82,14 +82,14 @@ pub struct Explain {
     #[command(flatten)]
     budget: BudgetArguments,
 
-    /// Judges the packets in this file (`-`: standard input): one JSON object a line with src, dst, protocol (a name or
+    /// Evaluates the packets in this file (`-`: standard input): one JSON object a line with src, dst, protocol (a name or
     /// number; TCP if absent), dst_port, and if need be src_port and icmp_type; expect, expected and note are ignored, and
     /// any other key is an error. Prints one JSON object a line, in the same order. For a line that can't be read it prints
     /// {"error": ...} and goes on.
     #[arg(long, value_name = "FILE")]
     packets: Option<PathBuf>,
 
-    /// Judges as the agent of this node does: it leaves pods of other nodes to their agents. Default: as the agents of both ends' own
+    /// Evaluates as the agent of this node does: it leaves pods of other nodes to their agents. Default: as the agents of both ends' own
     /// nodes do.
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
@@ -118,9 +118,9 @@ impl Explain {
             must_be_a_node(node, compiler.inventory())?;
         }
         match (self.packets, self.from, self.to, self.port) {
-            (Some(file), ..) => judge_all(&snapshot, &file),
+            (Some(file), ..) => evaluate_all(&snapshot, &file),
             (None, Some(from), Some(to), Some(port)) => {
-                let answer = judge_one(&compiler, &snapshot, &from, &to, &port)?.by(self.node);
+                let answer = evaluate_one(&compiler, &snapshot, &from, &to, &port)?.by(self.node);
                 match self.output {
                     Output::Text => answer.text().print()?,
                     Output::Json => {
@@ -147,7 +147,7 @@ struct JsonAnswer<'a> {
     problems: &'a [Problem],
 }
 
-/// A node that the source doesn't have is a mistake on the command line: its agent would judge no pod.
+/// A node that the source doesn't have is a mistake on the command line: its agent would evaluate no pod.
 fn must_be_a_node(name: &str, inventory: &Inventory) -> Result<(), exit::Usage> {
     if inventory.nodes.contains_key(name) {
         return Ok(());
@@ -156,7 +156,7 @@ fn must_be_a_node(name: &str, inventory: &Inventory) -> Result<(), exit::Usage> 
     Err(exit::Usage(format!("--node {name}: the source has no such Node; {known}")))
 }
 
-fn judge_one(
+fn evaluate_one(
     compiler: &Compiler,
     snapshot: &Arc<Snapshot>,
     from: &End,
@@ -176,17 +176,17 @@ fn judge_one(
     Answer::new(snapshot, inventory, &from, &to, &packets)
 }
 
-fn judge_all(snapshot: &Snapshot, file: &Path) -> anyhow::Result<u8> {
+fn evaluate_all(snapshot: &Snapshot, file: &Path) -> anyhow::Result<u8> {
     let output = BufWriter::with_capacity(1 << 16, terminal::json_lines());
     let counts = if file.as_os_str() == "-" {
-        packets::judge(snapshot, BufReader::with_capacity(1 << 16, io::stdin().lock()), output)
+        packets::evaluate(snapshot, BufReader::with_capacity(1 << 16, io::stdin().lock()), output)
     } else {
         let opened = File::open(file).map_err(|error| {
             exit::Usage(format!("cannot open the packets in {}: {error}", file.display()))
         })?;
-        packets::judge(snapshot, BufReader::with_capacity(1 << 16, opened), output)
+        packets::evaluate(snapshot, BufReader::with_capacity(1 << 16, opened), output)
     }
-    .with_context(|| format!("judging the packets in {}", file.display()))?;
+    .with_context(|| format!("evaluating the packets in {}", file.display()))?;
     if counts.unreadable == 0 {
         return Ok(exit::FINE);
     }

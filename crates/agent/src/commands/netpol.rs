@@ -27,7 +27,7 @@ Usage: netpol [--FLAG=VALUE]...
   --fail-open[=false]               New connections pass while no agent runs. Default: true
   --nfqueue-id N                    First NFQUEUE number. Default: 100
   --metrics-bind-address IP:PORT    Where to serve /metrics. Default: :9080
-  --netfilter-bug-1766-fix[=false]  Judge DNS queries before they are routed. Default: on kernels before 6.12
+  --netfilter-bug-1766-fix[=false]  Evaluate DNS queries before they are routed. Default: on kernels before 6.12
   --v N                             What is logged: 0 to 3 info, 4 and 5 debug, from 6 on trace. Default: 0
   --logging-format text|json        How log lines look. Default: text
   --exempt-origin NS[:KEY=VALUE,..] Pods that may send from other addresses; can be repeated
@@ -82,12 +82,12 @@ fn translate(
     if let Some(file) = flags.value("kubeconfig") {
         option("--kubeconfig", file);
     }
-    option("--when-down", if flags.switch("fail-open")?.unwrap_or(true) { "open" } else { "closed" });
+    option("--fail-mode", if flags.switch("fail-open")?.unwrap_or(true) { "open" } else { "closed" });
     if let Some(number) = flags.number::<u16>("nfqueue-id", "a queue number from 0 to 65535, such as 100")? {
         option("--queue-base", &number.to_string());
     }
-    if let Some(judge) = flags.switch("netfilter-bug-1766-fix")? {
-        option("--judge-dns", if judge { "on" } else { "off" });
+    if let Some(evaluate) = flags.switch("netfilter-bug-1766-fix")? {
+        option("--prerouting-dns", if evaluate { "on" } else { "off" });
     }
     option("--metrics-address", flags.value("metrics-bind-address").unwrap_or(DEFAULT_METRICS));
     match flags.number::<i32>("v", "a whole number, such as 2")?.unwrap_or(0) {

@@ -11,13 +11,13 @@ use audit::{Audit, AuditConfig, Destination};
 use clap::{Args, ValueEnum};
 use cluster::{CniCache, StateDir};
 use dataplane::marks::{Mark, Marks};
-use dataplane::needs::{self, KernelVersion, Need, NeedState, NeedsConfig};
 use dataplane::ports::Overlay;
-use dataplane::table::{QueueQuota, WhenDown};
+use dataplane::preflight::{self, Check, CheckState, KernelVersion, PreflightConfig};
+use dataplane::table::{FailMode, QueueQuota};
 use dataplane::workers::{DEFAULT_QUEUE_LENGTH, HoldLimits};
 use ipnet::IpNet;
 use jiff::SignedDuration;
-use policy::{Judgement, Verdict};
+use policy::{Evaluation, Verdict};
 use tokio::sync::oneshot;
 
 use super::budget::BudgetArguments;
@@ -45,7 +45,7 @@ Examples:
   With the pod CIDRs given here, and every verdict recorded:
     kube-verdict run --source manifests --node node-a --pod-cidr 10.244.1.0/24 --audit-log /var/log/kube-verdict/audit.log
   Let new connections pass while no agent runs, and log as JSON:
-    kube-verdict run --source manifests --node node-a --when-down open --log-format json
+    kube-verdict run --source manifests --node node-a --fail-mode open --log-format json
 
 In a pod neither --kubeconfig nor --node is needed if NODE_NAME is set: the service account may list and watch pods, namespaces,
 nodes and networkpolicies. The source is watched: a change is in force within a tenth of a second, on existing connections, too. A
@@ -58,7 +58,7 @@ SIGTERM, SIGINT and SIGQUIT end it in order; SIGHUP and SIGUSR1 reopen the audit
 
 Exit codes: 0 ended in order, 1 something is wrong (no CAP_NET_ADMIN, no audit log), 2 the command line is wrong.";
 
-/// Judgements that all rings together have room for: half a second of a busy node, in 4 MB.
+/// Evaluations that all rings together have room for: half a second of a busy node, in 4 MB.
 const RINGS: usize = 32 * 1024;
 
 /// The most packets that may be held: some 5 GB.
@@ -95,21 +95,21 @@ pub struct Run {
 
     /// What becomes of new connections of this node's pods while no agent runs. Connections that were accepted go on.
     #[arg(long, value_enum, default_value = "closed")]
-    when_down: OpenOrClosed,
+    fail_mode: OpenOrClosed,
 
     /// What becomes of packets that were held in vain for a pod to be known: those from or to an address of this node's pods
     /// that no known pod has, and those that are denied only because the other end, an address of any node's pods, is unknown.
     #[arg(long, value_enum, default_value = "deny")]
-    when_unsure: WhenUnsure,
+    on_unknown_pod: OnUnknownPod,
 
     /// How long such a packet is held until the pod is known: 5s, 300ms; 0s holds none.
-    #[arg(long, value_name = "TIME", value_parser = hold_time, default_value = "5s")]
-    hold_time: Duration,
+    #[arg(long, value_name = "TIME", value_parser = hold_timeout, default_value = "5s")]
+    hold_timeout: Duration,
 
     /// How many packets are held at once, about 5 KB each: at most 1048576; 0 holds none. One sender may hold a sixteenth of them, but at least 8.
     /// Senders known only by source address may hold half of them together.
     #[arg(long, value_name = "N", default_value_t = HoldLimits::default().packets, value_parser = number(0..=MOST_HELD, 2048))]
-    hold_packets: u32,
+    hold_limit: u32,
 
     /// First NFQUEUE number. Twice as many as there are workers are used, and two more for packets of new pods, so that a second agent
     /// can take over.
@@ -129,13 +129,13 @@ pub struct Run {
     #[arg(long, value_name = "N", value_parser = number(1..=1024_u16, 4))]
     workers: Option<u16>,
 
-    /// How many seconds the kernel remembers who was allowed to reach whom on which port. Until then further connections pass
-    /// without a question; they are recorded all the same. `off` asks about every connection. A change of policy is never late,
-    /// but when an agent dies, what is remembered goes on passing for so long.
-    #[arg(long, value_name = "SECONDS|off", value_parser = remember, default_value = "5")]
-    remember: RememberFor,
+    /// How long an allowed pair of pods and port stays in the kernel's verdict cache: 5s, 500ms, up to 1h. Until then, further
+    /// connections of the pair pass without a question to the agent, and are recorded all the same. `off` evaluates every connection. A
+    /// change of policy takes effect at once; but if the agent is killed, cached pairs pass until their time is over.
+    #[arg(long, value_name = "TIME|off", value_parser = verdict_cache_ttl, default_value = "5s")]
+    verdict_cache_ttl: CacheTtl,
 
-    /// First of two NFLOG groups, by which the kernel tells of remembered connections. Used if there is an audit log.
+    /// First of two NFLOG groups, by which the kernel tells of cached connections. Used if there is an audit log.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = number(0..=65534_u16, 100))]
     nflog_group: u16,
 
@@ -163,10 +163,10 @@ pub struct Run {
     #[arg(long, value_enum, default_value = "any")]
     overlay_sources: OverlaySources,
 
-    /// Whether DNS queries are judged before they are routed: kernels before 6.12 lose one of two that a pod sends at once
+    /// Whether DNS queries are evaluated before they are routed: kernels before 6.12 lose one of two that a pod sends at once
     /// otherwise.
     #[arg(long, value_enum, default_value_t)]
-    judge_dns: JudgeDns,
+    prerouting_dns: PreroutingDns,
 
     /// This node's pods don't hang on a bridge, so br_netfilter is not needed.
     #[arg(long)]
@@ -184,7 +184,7 @@ pub struct Run {
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = number(0..=u32::MAX, 5))]
     audit_keep: u32,
 
-    /// Judge, and so record, connections of pods that no policy isolates, too. They pass without a verdict otherwise.
+    /// Evaluate, and so record, connections of pods that no policy isolates, too. They pass without a verdict otherwise.
     #[arg(long)]
     record_open: bool,
 
@@ -200,9 +200,9 @@ pub struct Run {
     log_level: LogFilter,
 }
 
-/// How long something is remembered; `None` if not at all.
+/// Time to live of a cached verdict; `None` caches none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct RememberFor(Option<Duration>);
+struct CacheTtl(Option<Duration>);
 
 /// Packets a second; `None` for any number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -210,18 +210,18 @@ struct QuotaRate(Option<u32>);
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum OpenOrClosed {
-    /// They pass, unjudged.
+    /// They pass, unevaluated.
     Open,
     /// Those that need a verdict are dropped.
     Closed,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum WhenUnsure {
+enum OnUnknownPod {
     /// They are dropped.
     Deny,
     /// They pass.
-    Open,
+    Allow,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -233,7 +233,7 @@ enum OverlaySources {
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum JudgeDns {
+enum PreroutingDns {
     /// On kernels before 6.12.
     #[default]
     Auto,
@@ -268,7 +268,7 @@ impl Run {
         };
         let config = self.agent_config()?;
         let audit_log = self.audit_destination()?;
-        let needs = needs::check(&NeedsConfig::default());
+        let needs = preflight::check(&PreflightConfig::default());
         must_be_permitted(&needs)?;
         let files = OpenFiles::raise();
         self.log_start(&config, &needs, files);
@@ -290,16 +290,16 @@ impl Run {
             state_dir: self.state_dir.clone().map(|path| StateDir { path, node: Arc::clone(&node) }),
             pod_cidrs: PodCidrs::new(Arc::clone(&node), self.pod_cidrs.iter().map(IpNet::trunc).collect()),
             node,
-            when_down: match self.when_down {
-                OpenOrClosed::Open => WhenDown::Open,
-                OpenOrClosed::Closed => WhenDown::Closed,
+            fail_mode: match self.fail_mode {
+                OpenOrClosed::Open => FailMode::Open,
+                OpenOrClosed::Closed => FailMode::Closed,
             },
             budget: self.budget.into(),
-            when_unsure: match self.when_unsure {
-                WhenUnsure::Deny => Verdict::Deny,
-                WhenUnsure::Open => Verdict::Allow,
+            on_unknown_pod: match self.on_unknown_pod {
+                OnUnknownPod::Deny => Verdict::Deny,
+                OnUnknownPod::Allow => Verdict::Allow,
             },
-            hold: HoldLimits { time: self.hold_time, packets: self.hold_packets },
+            hold: HoldLimits { time: self.hold_timeout, packets: self.hold_limit },
             queues,
             queue_length: self.queue_length,
             queue_quota: self
@@ -307,13 +307,15 @@ impl Run {
                 .0
                 .map(|rate| QueueQuota { rate, burst: (self.queue_length / 4).max(1) }),
             marks,
-            remember: self.remember.0,
+            verdict_cache: self.verdict_cache_ttl.0,
             log_groups: (self.audit_log != "off").then_some([self.nflog_group, self.nflog_group + 1]),
             record_open: self.record_open,
-            judge_dns: match self.judge_dns {
-                JudgeDns::Auto => KernelVersion::running().is_some_and(KernelVersion::loses_parallel_dns),
-                JudgeDns::On => true,
-                JudgeDns::Off => false,
+            prerouting_dns: match self.prerouting_dns {
+                PreroutingDns::Auto => {
+                    KernelVersion::running().is_some_and(KernelVersion::loses_parallel_dns)
+                }
+                PreroutingDns::On => true,
+                PreroutingDns::Off => false,
             },
             bridge: !self.no_bridge,
             origins: OriginSettings {
@@ -349,9 +351,9 @@ impl Run {
     ) -> anyhow::Result<Audit> {
         let ring = (RINGS / workers.max(1)).clamp(512, RINGS / 2);
         let config = AuditConfig { node: self.node.as_str().into(), destination, ring };
-        let observe = move |judgement: &Judgement| {
-            if !judgement.remembered {
-                observe(&durations.verdict, judgement.elapsed);
+        let observe = move |evaluation: &Evaluation| {
+            if !evaluation.cached {
+                observe(&durations.verdict, evaluation.elapsed);
             }
         };
         Ok(Audit::start(config, observe)?)
@@ -359,9 +361,9 @@ impl Run {
 }
 
 /// Without this right nothing works and nothing will: better said at once than waited for.
-fn must_be_permitted(needs: &[Need]) -> anyhow::Result<()> {
+fn must_be_permitted(needs: &[Check]) -> anyhow::Result<()> {
     let permission = needs.iter().find(|need| need.name == "permission");
-    if let Some(NeedState::Wrong { what, todo, .. }) = permission.map(|need| &need.state) {
+    if let Some(CheckState::Wrong { what, todo, .. }) = permission.map(|need| &need.state) {
         bail!("{what}: {todo}");
     }
     Ok(())
@@ -438,22 +440,25 @@ pub fn mark(text: &str) -> Result<Mark, String> {
 }
 
 /// Longer than this no packet is of use to anybody.
+const SHORTEST_CACHE_TTL: Duration = Duration::from_millis(1);
+const LONGEST_CACHE_TTL: Duration = Duration::from_secs(3600);
+
 const LONGEST_HOLD: Duration = Duration::from_secs(60);
 
-fn hold_time(text: &str) -> Result<Duration, String> {
+fn hold_timeout(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no time to hold a packet: write 5s, or 300ms, up to 60s");
     let time: SignedDuration = text.parse().map_err(|_| wrong())?;
     Duration::try_from(time).ok().filter(|time| *time <= LONGEST_HOLD).ok_or_else(wrong)
 }
 
-fn remember(text: &str) -> Result<RememberFor, String> {
+fn verdict_cache_ttl(text: &str) -> Result<CacheTtl, String> {
     if text == "off" {
-        return Ok(RememberFor(None));
+        return Ok(CacheTtl(None));
     }
-    match text.parse() {
-        Ok(seconds @ 1..=3600_u64) => Ok(RememberFor(Some(Duration::from_secs(seconds)))),
-        _ => Err(format!("{text:?} is no time to remember: write seconds, from 1 to 3600, or `off`")),
-    }
+    let time = text.parse::<SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok());
+    let time = time.filter(|time| (SHORTEST_CACHE_TTL..=LONGEST_CACHE_TTL).contains(time));
+    time.map(|time| CacheTtl(Some(time)))
+        .ok_or_else(|| format!("{text:?} is not a duration from 1ms to 1h: write one such as 5s, or off"))
 }
 
 fn queue_quota(text: &str) -> Result<QuotaRate, String> {
@@ -488,10 +493,10 @@ mod tests {
         for text in ["", "0", "M", "1T", "-1", "99999999999G", "é"] {
             bytes(text).expect_err(text);
         }
-        assert_eq!(remember("off"), Ok(RememberFor(None)));
-        assert_eq!(remember("30"), Ok(RememberFor(Some(Duration::from_secs(30)))));
-        for text in ["", "0", "-1", "1.5", "3601", "on"] {
-            remember(text).expect_err(text);
+        assert_eq!(verdict_cache_ttl("off"), Ok(CacheTtl(None)));
+        assert_eq!(verdict_cache_ttl("30s"), Ok(CacheTtl(Some(Duration::from_secs(30)))));
+        for text in ["", "0s", "-1s", "30", "3601s", "on"] {
+            verdict_cache_ttl(text).expect_err(text);
         }
         assert_eq!(queue_quota("off"), Ok(QuotaRate(None)));
         assert_eq!(queue_quota("500"), Ok(QuotaRate(Some(500))));
@@ -513,10 +518,10 @@ mod tests {
     #[test]
     fn a_packet_is_held_for_no_longer_than_a_minute() {
         for (text, millis) in [("5s", 5_000), ("300ms", 300), ("1m", 60_000), ("0s", 0)] {
-            assert_eq!(hold_time(text), Ok(Duration::from_millis(millis)), "{text}");
+            assert_eq!(hold_timeout(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         for text in ["", "5", "-1s", "61s", "1h", "soon"] {
-            hold_time(text).expect_err(text);
+            hold_timeout(text).expect_err(text);
         }
     }
 

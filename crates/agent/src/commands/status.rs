@@ -25,7 +25,7 @@ Examples:
 Exit codes: 0 policy is in force and recorded as asked for, 1 it is not (also: the audit log fails), or no agent answers, 2 the
 command line is wrong.";
 
-/// Shows how the running agent is: what is in force, what it judged, what is wrong.
+/// Shows how the running agent is: what is in force, what it evaluated, what is wrong.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct StatusCommand {
@@ -101,7 +101,7 @@ fn shown(status: &Status, width: u16) -> Text {
     );
     match (&status.table, status.phase) {
         (Some(rules), _) => {
-            row("rules", format!("queues {} ({}), when down {}", rules.queues, rules.form, rules.when_down));
+            row("rules", format!("queues {} ({}), when down {}", rules.queues, rules.form, rules.fail_mode));
         }
         (None, Phase::Superseded) => row("rules", rules_of(status.successor).to_owned()),
         (None, Phase::Starting) => row("rules", "this agent has installed none yet".to_owned()),
@@ -111,12 +111,12 @@ fn shown(status: &Status, width: u16) -> Text {
     row(
         "packets",
         format!(
-            "{} allowed, {} more remembered, {} denied ({} unparsable), {} more remembered, {} gone before their verdict",
+            "{} allowed, {} more cached, {} denied ({} unparsable), {} more cached, {} gone before their verdict",
             packets.allowed,
-            packets.remembered + packets.remembered_untracked,
+            packets.cached + packets.cached_untracked,
             packets.denied,
             packets.unparsable,
-            packets.remembered_denied,
+            packets.cached_denied,
             packets.gone
         ),
     );

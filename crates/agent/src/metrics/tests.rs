@@ -18,7 +18,7 @@ fn the_text_holds_every_number_of_the_status() {
         state.status.table = Some(Table {
             form: "target".to_owned(),
             queues: "100-101".to_owned(),
-            when_down: "closed".to_owned(),
+            fail_mode: "closed".to_owned(),
         });
         let problem = Problem { kind: "Pod".to_owned(), text: "a".to_owned() };
         state.status.problems = vec![problem.clone(), problem];
@@ -29,7 +29,7 @@ fn the_text_holds_every_number_of_the_status() {
         "kube_verdict_applied_generation 3",
         "kube_verdict_ready 0",
         "kube_verdict_problems{kind=\"Pod\"} 2",
-        "kube_verdict_table_info{form=\"target\",queues=\"100-101\",when_down=\"closed\"} 1",
+        "kube_verdict_table_info{form=\"target\",queues=\"100-101\",fail_mode=\"closed\"} 1",
         "kube_verdict_sweep_duration_seconds_count 1",
         "kube_verdict_audit_records_lost_total 0",
         "# EOF",

@@ -7,7 +7,7 @@
 //! As soon as a change is in force, the cut connections of the pods that it affects are evaluated by their tuples. This waits neither for
 //! a sweep, which may be put off, nor for a packet, which would have to be queued. So neither the number of other connections nor a
 //! sender over its quota delays it. A restored connection has the marks that it had before it was cut. The change affects its pods, so
-//! its packets are evaluated again until a sweep has looked at it (`recheck`).
+//! its packets are evaluated again until a sweep has looked at it (`revalidate`).
 //!
 //! A sweep may follow an older snapshot. What it finds is evaluated once more here, so it cuts no connection that is allowed again
 //! meanwhile, and restores none that is denied again.

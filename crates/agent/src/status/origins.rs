@@ -38,9 +38,9 @@ pub struct NewPorts {
     pub passed: u64,
     /// Of those: dropped once the port was known, since they did not belong there.
     pub dropped: u64,
-    /// Of those: waited as long as they may, and then treated by `--when-unsure`.
+    /// Of those: waited as long as they may, and then treated by `--on-unknown-pod`.
     pub expired: u64,
-    /// Of those: treated by `--when-unsure` at once, for lack of room.
+    /// Of those: treated by `--on-unknown-pod` at once, for lack of room.
     pub no_room: u64,
 }
 

@@ -49,7 +49,7 @@ impl Lines {
             nearest_miss,
             nanoseconds,
             held_ms,
-            remembered,
+            cached,
         } = record;
         self.raw(r#"{"time":"#).time(*time);
         self.raw(r#","node":"#).text(node);
@@ -89,8 +89,8 @@ impl Lines {
         if let Some(held_ms) = held_ms {
             self.raw(r#","held_ms":"#).number(*held_ms);
         }
-        if *remembered {
-            self.raw(r#","remembered":true"#);
+        if *cached {
+            self.raw(r#","cached":true"#);
         }
         self.raw("}\n");
     }
@@ -283,7 +283,7 @@ mod tests {
             nearest_miss: Some(NearestMiss { policy: policy("b"), rule: 7, miss: Miss::Port }),
             nanoseconds: 0,
             held_ms: Some(5_000),
-            remembered: true,
+            cached: true,
         }
     }
 
@@ -296,7 +296,7 @@ mod tests {
                 protocol: Some(Protocol::TCP),
                 icmp_type: None,
                 rule_name: None,
-                remembered: false,
+                cached: false,
                 ..full()
             },
             Record {

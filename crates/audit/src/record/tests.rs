@@ -67,18 +67,18 @@ pub(crate) fn snapshot() -> Arc<Snapshot> {
         .snapshot
 }
 
-/// The judgement of `packet` at 2026-01-02T03:04:05.678901Z, which took 123 ns.
-pub(crate) fn judgement(snapshot: &Arc<Snapshot>, packet: Option<Packet>) -> Judgement {
+/// The evaluation of `packet` at 2026-01-02T03:04:05.678901Z, which took 123 ns.
+pub(crate) fn evaluation(snapshot: &Arc<Snapshot>, packet: Option<Packet>) -> Evaluation {
     let decision =
-        packet.as_ref().map_or(Decision::UNPARSABLE, |packet| snapshot.judge(packet, Directions::Both));
-    Judgement {
+        packet.as_ref().map_or(Decision::UNPARSABLE, |packet| snapshot.evaluate(packet, Directions::Both));
+    Evaluation {
         at: SystemTime::UNIX_EPOCH + Duration::new(1_767_323_045, 678_901_234),
         packet,
         decision,
         elapsed: Duration::from_nanos(123),
         held: None,
         snapshot: Arc::clone(snapshot),
-        remembered: false,
+        cached: false,
     }
 }
 
@@ -89,11 +89,11 @@ pub(crate) fn from_to(source: &str, destination: &str, port: u16) -> Packet {
 }
 
 fn line(packet: Option<Packet>) -> String {
-    let record = Record::new(&Arc::from("node-a"), &judgement(&snapshot(), packet));
+    let record = Record::new(&Arc::from("node-a"), &evaluation(&snapshot(), packet));
     let line = serde_json::to_string(&record).expect("writes");
     let again: Record = serde_json::from_str(&line).expect("reads");
     assert_eq!(serde_json::to_string(&again).expect("writes"), line, "read and written again");
-    assert_eq!(again.packet(), packet, "the packet can be judged again");
+    assert_eq!(again.packet(), packet, "the packet can be evaluated again");
     line
 }
 
@@ -114,13 +114,13 @@ fn an_allowed_connection_names_the_rule() {
 }
 
 #[test]
-fn what_the_kernel_remembered_is_said_so() {
+fn what_the_kernel_cached_is_said_so() {
     let packet = Some(from_to("10.0.0.1", "10.0.1.2", 5432));
-    let judgement = Judgement { remembered: true, elapsed: Duration::ZERO, ..judgement(&snapshot(), packet) };
-    let record = Record::new(&Arc::from("node-a"), &judgement);
+    let evaluation = Evaluation { cached: true, elapsed: Duration::ZERO, ..evaluation(&snapshot(), packet) };
+    let record = Record::new(&Arc::from("node-a"), &evaluation);
     let text = serde_json::to_string(&record).expect("writes");
-    assert!(text.ends_with(r#""nanoseconds":0,"remembered":true}"#), "{text}");
-    assert!(serde_json::from_str::<Record>(&text).expect("reads").remembered);
+    assert!(text.ends_with(r#""nanoseconds":0,"cached":true}"#), "{text}");
+    assert!(serde_json::from_str::<Record>(&text).expect("reads").cached);
 }
 
 #[test]
@@ -143,11 +143,11 @@ fn a_default_deny_names_who_isolates_and_what_came_near() {
 
 #[test]
 fn a_packet_that_was_held_says_how_long() {
-    let judgement = Judgement {
+    let evaluation = Evaluation {
         held: Some(Duration::from_micros(312_900)),
-        ..judgement(&snapshot(), Some(from_to("10.0.0.1", "10.0.1.2", 5432)))
+        ..evaluation(&snapshot(), Some(from_to("10.0.0.1", "10.0.1.2", 5432)))
     };
-    let line = serde_json::to_string(&Record::new(&Arc::from("node-a"), &judgement)).expect("writes");
+    let line = serde_json::to_string(&Record::new(&Arc::from("node-a"), &evaluation)).expect("writes");
     assert!(line.ends_with(r#""nanoseconds":123,"held_ms":312}"#), "{line}");
     let again: Record = serde_json::from_str(&line).expect("reads");
     assert_eq!(again.held_ms, Some(312));

@@ -5,7 +5,7 @@ use policy::Snapshot;
 
 use super::*;
 use crate::reader::{Line, read};
-use crate::record::tests::{from_to, judgement, snapshot};
+use crate::record::tests::{evaluation, from_to, snapshot};
 
 fn config(path: &Path, ring: usize) -> AuditConfig {
     let destination = Destination::File { path: path.to_owned(), max_bytes: 1 << 30, keep: 1 };
@@ -13,7 +13,7 @@ fn config(path: &Path, ring: usize) -> AuditConfig {
 }
 
 /// A writer without a thread, with one recorder.
-fn writer(path: &Path, ring: usize) -> (Writer<impl FnMut(&Judgement)>, Recorder) {
+fn writer(path: &Path, ring: usize) -> (Writer<impl FnMut(&Evaluation)>, Recorder) {
     let destination = config(path, ring).destination;
     let (register, registered) = mpsc::channel();
     let (recorder, ring) = recorder::ring(ring);
@@ -25,14 +25,14 @@ fn writer(path: &Path, ring: usize) -> (Writer<impl FnMut(&Judgement)>, Recorder
             sink,
             (registered, mpsc::channel().1),
             Arc::default(),
-            |_: &Judgement| {},
+            |_: &Evaluation| {},
         ),
         recorder,
     )
 }
 
-fn connection(snapshot: &Arc<Snapshot>, port: u16) -> Judgement {
-    judgement(snapshot, Some(from_to("10.0.0.1", "10.0.1.2", port)))
+fn connection(snapshot: &Arc<Snapshot>, port: u16) -> Evaluation {
+    evaluation(snapshot, Some(from_to("10.0.0.1", "10.0.1.2", port)))
 }
 
 fn time() -> Timestamp {

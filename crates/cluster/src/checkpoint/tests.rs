@@ -1,4 +1,4 @@
-//! State folders as stories: what an agent leaves, what happens to the file, and what the next agent reads.
+//! State folders as scenarios: what an agent leaves, what happens to the file, and what the next agent reads.
 
 use std::fs;
 use std::net::IpAddr;
@@ -133,11 +133,14 @@ fn a_file_that_is_damaged_or_anothers_counts_as_none_and_is_named() {
             "folder /x",
         ),
     ];
-    for (story, text, said) in cases {
+    for (scenario, text, said) in cases {
         fs::write(&path, text).expect("written");
         let (restored, status) = read(&dir);
         let error = status.now().error.unwrap_or_default();
-        assert!(restored.is_none() && error.contains(said) && error.contains(file::NAME), "{story}: {error}");
+        assert!(
+            restored.is_none() && error.contains(said) && error.contains(file::NAME),
+            "{scenario}: {error}"
+        );
     }
     fs::remove_file(&path).expect("removed");
     fs::create_dir(&path).expect("a folder in its place");
@@ -159,23 +162,23 @@ fn a_file_that_is_not_used_is_written_again_by_the_agent_that_found_it() {
         ),
         ("without a header", "{\"format\"", "\"format\""),
     ];
-    for (story, from, to) in kinds {
+    for (scenario, from, to) in kinds {
         let dir = tempfile::tempdir().expect("a folder");
         for _ in 0..3 {
             write(&dir, objects(every_kind()));
         }
         let path = state_dir(&dir).path.join(file::NAME);
         let whole = fs::read_to_string(&path).expect("the state");
-        assert!(whole.contains(from) && whole.contains("\"term\":3"), "{story}: {whole}");
+        assert!(whole.contains(from) && whole.contains("\"term\":3"), "{scenario}: {whole}");
         fs::write(&path, whole.replacen(from, to, 1)).expect("written");
         let (restored, writer) = state_dir(&dir).open(SOURCE, &Interner::new());
         let status = writer.status().clone();
-        assert!(restored.is_none() && status.now().error.is_some(), "{story}");
+        assert!(restored.is_none() && status.now().error.is_some(), "{scenario}");
         writer.permit().set(true);
         writer.offer(objects(vec![]), News::Policy);
         drop(writer);
-        assert!(status.now().error.is_none() && status.now().saved.is_some(), "{story}: {status:?}");
-        assert_eq!(changes(read(&dir).0), [], "{story}");
+        assert!(status.now().error.is_none() && status.now().saved.is_some(), "{scenario}: {status:?}");
+        assert_eq!(changes(read(&dir).0), [], "{scenario}");
     }
 }
 

@@ -205,13 +205,13 @@ mod tests {
                 &[("job", &[])],
             ),
         ];
-        for (story, pods, files, expected) in cases {
+        for (scenario, pods, files, expected) in cases {
             let mut local = LocalPods::default();
             for (pod, uid, finished, reported) in *pods {
                 let pod_of =
                     LocalPod { uid: PodUid::of(uid), finished: *finished, reported: addresses(reported) };
-                assert!(local.put(&name(pod), pod_of.clone()), "{story}");
-                assert!(!local.put(&name(pod), pod_of), "{story}: no news");
+                assert!(local.put(&name(pod), pod_of.clone()), "{scenario}");
+                assert!(!local.put(&name(pod), pod_of), "{scenario}: no news");
             }
             let claims: Vec<Claim> = files
                 .iter()
@@ -225,7 +225,7 @@ mod tests {
             let given: Vec<_> = local.given(&claims).into_iter().collect();
             let expected: Vec<_> =
                 expected.iter().map(|(pod, given)| (name(pod), addresses(given))).collect();
-            assert_eq!(given, expected, "{story}");
+            assert_eq!(given, expected, "{scenario}");
         }
     }
 

@@ -107,7 +107,7 @@ fn not_within(exception: IpNet, cidr: IpNet) -> String {
     format!("{exception} is not within the cidr {cidr}: an except must be a part of its cidr")
 }
 
-/// A CIDR without host bits. Addresses are judged in their canonical form, so a block of IPv4-mapped IPv6 addresses is
+/// A CIDR without host bits. Addresses are evaluated in their canonical form, so a block of IPv4-mapped IPv6 addresses is
 /// the block of the IPv4 addresses (semantics 26).
 pub(super) fn canonical_block(place: &Place<'_>) -> Result<IpNet, String> {
     let text = place.value.as_str().unwrap_or_default();

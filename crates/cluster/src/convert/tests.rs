@@ -1,4 +1,4 @@
-//! Conversions, as stories: a manifest or a real object, what the engine gets, and what is said about the rest.
+//! Conversions, as scenarios: a manifest or a real object, what the engine gets, and what is said about the rest.
 
 mod inventory;
 mod network_policy;

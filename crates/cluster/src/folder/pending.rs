@@ -157,8 +157,8 @@ impl Wait {
 mod tests {
     use super::*;
 
-    /// A story of events at milliseconds; gives what is due at which millisecond.
-    fn story(events: &[(u64, &str, Event)]) -> Vec<(u64, Vec<(String, bool)>)> {
+    /// A scenario of events at milliseconds; gives what is due at which millisecond.
+    fn scenario(events: &[(u64, &str, Event)]) -> Vec<(u64, Vec<(String, bool)>)> {
         let start = Instant::now();
         let mut pending = Pending::default();
         let mut taken = Vec::new();
@@ -185,36 +185,39 @@ mod tests {
 
     #[test]
     fn a_file_that_was_closed_is_read_when_it_is_quiet() {
-        assert_eq!(story(&[(0, "a", Written), (1, "a", Written), (2, "a", Complete)]), [one(12, "a", false)]);
+        assert_eq!(
+            scenario(&[(0, "a", Written), (1, "a", Written), (2, "a", Complete)]),
+            [one(12, "a", false)]
+        );
     }
 
     #[test]
     fn a_file_that_stays_open_is_read_a_little_later() {
-        assert_eq!(story(&[(0, "a", Written), (5, "a", Written)]), [one(255, "a", true)]);
+        assert_eq!(scenario(&[(0, "a", Written), (5, "a", Written)]), [one(255, "a", true)]);
     }
 
     #[test]
     fn a_file_that_is_emptied_and_filled_only_after_a_while_was_never_empty() {
         let (empty, full) = ((0, "a", Written), (200, "a", Written));
-        assert_eq!(story(&[empty, full, (200, "a", Complete)]), [one(200, "a", false)]);
+        assert_eq!(scenario(&[empty, full, (200, "a", Complete)]), [one(200, "a", false)]);
     }
 
     #[test]
     fn a_link_is_read_a_little_after_it_was_made() {
-        assert_eq!(story(&[(0, "a", Created)]), [one(30, "a", true)]);
+        assert_eq!(scenario(&[(0, "a", Created)]), [one(30, "a", true)]);
     }
 
     #[test]
     fn a_file_that_is_rewritten_all_the_time_is_read_all_the_time() {
         let events: Vec<_> = (0..200).step_by(5).map(|ms| (ms, "a", Complete)).collect();
-        let times: Vec<u64> = story(&events).into_iter().map(|(at, _)| at).collect();
+        let times: Vec<u64> = scenario(&events).into_iter().map(|(at, _)| at).collect();
         assert_eq!(times, [40, 85, 130, 175, 205]);
     }
 
     #[test]
     fn a_file_that_is_written_all_the_time_and_never_closed_is_read_now_and_then() {
         let events: Vec<_> = (0..1000).step_by(5).map(|ms| (ms, "a", Written)).collect();
-        let times: Vec<u64> = story(&events).into_iter().map(|(at, _)| at).collect();
+        let times: Vec<u64> = scenario(&events).into_iter().map(|(at, _)| at).collect();
         assert_eq!(times, [400, 805, 1210]);
     }
 
@@ -222,19 +225,19 @@ mod tests {
     fn a_file_in_doubt_does_not_hold_up_the_others_for_long() {
         let mut events: Vec<_> = (0..100).step_by(5).map(|ms| (ms, "open", Written)).collect();
         events.push((3, "ready", Complete));
-        assert_eq!(story(&events), [one(40, "ready", false), one(345, "open", true)]);
+        assert_eq!(scenario(&events), [one(40, "ready", false), one(345, "open", true)]);
     }
 
     #[test]
     fn a_file_and_its_new_name_are_taken_together() {
         let both = vec![("new".to_owned(), false), ("old".to_owned(), true)];
-        assert_eq!(story(&[(0, "old", Vanished), (0, "new", Complete)]), [(30, both)]);
+        assert_eq!(scenario(&[(0, "old", Vanished), (0, "new", Complete)]), [(30, both)]);
     }
 
     #[test]
     fn a_file_that_vanishes_and_is_written_anew_was_never_gone() {
         assert_eq!(
-            story(&[(0, "a", Vanished), (8, "a", Written), (9, "a", Complete)]),
+            scenario(&[(0, "a", Vanished), (8, "a", Written), (9, "a", Complete)]),
             [one(19, "a", false)],
             "an editor moved it away and saved it"
         );

@@ -1,4 +1,4 @@
-//! Folders as stories, with real files and real inotify: what is written, and what the consumer is told.
+//! Folders as scenarios, with real files and real inotify: what is written, and what the consumer is told.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -41,11 +41,11 @@ fn pod(name: &str, ip: &str) -> String {
 }
 
 /// A watched folder and what its consumer knows.
-struct Story {
+struct Scenario {
     dir: TempDir,
     updates: Receiver<Update>,
     known: Inventory,
-    /// All but that their namespace has no Namespace, which most stories leave out.
+    /// All but that their namespace has no Namespace, which most scenarios leave out.
     problems: Vec<Problem>,
     /// That it has none.
     missing: Vec<Problem>,
@@ -55,7 +55,7 @@ struct Story {
     watch: Option<Watch>,
 }
 
-impl Story {
+impl Scenario {
     /// Files, by name and content, that are there before the folder is read.
     fn begin(files: &[(&str, &str)]) -> Self {
         Self::within(policy::Budget::default(), files)
@@ -70,7 +70,7 @@ impl Story {
         let (send, updates) = channel();
         let (folder, first) = Folder::read(dir.path(), budget).expect("a readable folder");
         let watch = folder.watch(move |update| drop(send.send(update))).expect("a watch");
-        let mut story = Self {
+        let mut scenario = Self {
             dir,
             updates,
             known: Inventory::default(),
@@ -80,8 +80,8 @@ impl Story {
             gone: Vec::new(),
             watch: Some(watch),
         };
-        story.take_in(first);
-        story
+        scenario.take_in(first);
+        scenario
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -202,15 +202,15 @@ impl Story {
 
 #[test]
 fn what_is_there_at_the_start_comes_with_the_first_update() {
-    let mut story = Story::begin(&[
+    let mut scenario = Scenario::begin(&[
         ("a.yaml", &format!("{}---\n{}", policy("a"), pod("p", "10.0.0.1"))),
         ("b.json", r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"j","namespace":"web"}}"#),
         (".hidden.yaml", &policy("hidden")),
         ("notes.txt", &policy("notes")),
     ]);
-    assert_eq!(story.objects(), ["web/a with 0 rules", "web/j at ", "web/p at 10.0.0.1"]);
-    assert_eq!(story.known.namespaces.len(), 1, "the pods' namespace is known by its name");
-    story.silence();
+    assert_eq!(scenario.objects(), ["web/a with 0 rules", "web/j at ", "web/p at 10.0.0.1"]);
+    assert_eq!(scenario.known.namespaces.len(), 1, "the pods' namespace is known by its name");
+    scenario.silence();
 }
 
 #[test]
@@ -242,17 +242,17 @@ fn files_with_other_endings_and_links_to_nothing_are_counted_and_the_first_named
 #[test]
 fn namespaces_that_no_file_describes_are_named_in_one_problem_until_one_does() {
     let in_namespace = |name: &str| policy("p").replace("namespace: web", &format!("namespace: {name}"));
-    let mut story = Story::begin(&[("a.yaml", &policy("a")), ("b.yaml", &in_namespace("db"))]);
-    let [problem] = story.missing.as_slice() else { panic!("{:?}", story.missing) };
+    let mut scenario = Scenario::begin(&[("a.yaml", &policy("a")), ("b.yaml", &in_namespace("db"))]);
+    let [problem] = scenario.missing.as_slice() else { panic!("{:?}", scenario.missing) };
     assert!(problem.what.ends_with("2 namespaces that no file has a Namespace for: db, web"), "{problem}");
     let described = |name: &str| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n");
-    story.write("n.yaml", &described("db"));
-    story.until_missing("namespace web,");
-    story.write("n.yaml", &format!("{}---\n{}", described("db"), described("web")));
-    story.until_missing("");
+    scenario.write("n.yaml", &described("db"));
+    scenario.until_missing("namespace web,");
+    scenario.write("n.yaml", &format!("{}---\n{}", described("db"), described("web")));
+    scenario.until_missing("");
     let many: Vec<String> = (0..100).map(|n| in_namespace(&format!("n{n:02}"))).collect();
-    story.write("c.yaml", &many.join("---\n"));
-    story.until_missing("n00, n01, n02, n03, n04 and 95 more");
+    scenario.write("c.yaml", &many.join("---\n"));
+    scenario.until_missing("n00, n01, n02, n03, n04 and 95 more");
 }
 
 /// A policy with this many rules, each of one entry.
@@ -265,35 +265,40 @@ fn large_policy(name: &str, rules: usize) -> String {
 fn rules_that_there_was_no_room_for_are_read_again_once_there_is() {
     let budget = policy::Budget { namespace: 150, total: 1_000 };
     let both = large_policy("a", 50) + "---\n" + &large_policy("b", 100);
-    let mut story = Story::within(budget, &[("both.yaml", &both), ("c.yaml", &large_policy("c", 60))]);
-    assert_eq!(story.objects(), ["web/a with 50 rules", "web/b with 0 rules", "web/c with 60 rules"]);
-    story.write("d.yaml", &large_policy("d", 55));
-    story.until(&["web/a with 50 rules", "web/b with 0 rules", "web/c with 0 rules", "web/d with 55 rules"]);
+    let mut scenario = Scenario::within(budget, &[("both.yaml", &both), ("c.yaml", &large_policy("c", 60))]);
+    assert_eq!(scenario.objects(), ["web/a with 50 rules", "web/b with 0 rules", "web/c with 60 rules"]);
+    scenario.write("d.yaml", &large_policy("d", 55));
+    scenario.until(&[
+        "web/a with 50 rules",
+        "web/b with 0 rules",
+        "web/c with 0 rules",
+        "web/d with 55 rules",
+    ]);
     for name in ["c.yaml", "d.yaml"] {
-        fs::remove_file(story.path(name)).expect("removed");
+        fs::remove_file(scenario.path(name)).expect("removed");
     }
-    story.until(&["web/a with 50 rules", "web/b with 0 rules"]);
-    story.write("both.yaml", &both.replace("name: a,", "name: c,"));
-    story.until(&["web/b with 0 rules", "web/c with 50 rules"]);
-    story.write("c.yaml", &large_policy("c", 10));
+    scenario.until(&["web/a with 50 rules", "web/b with 0 rules"]);
+    scenario.write("both.yaml", &both.replace("name: a,", "name: c,"));
+    scenario.until(&["web/b with 0 rules", "web/c with 50 rules"]);
+    scenario.write("c.yaml", &large_policy("c", 10));
     // Both files' rules count: the last one's are in force, the others' would be if it went.
-    story.until(&["web/b with 0 rules", "web/c with 10 rules"]);
-    story.write("both.yaml", &large_policy("b", 100));
-    story.until(&["web/b with 100 rules", "web/c with 10 rules"]);
+    scenario.until(&["web/b with 0 rules", "web/c with 10 rules"]);
+    scenario.write("both.yaml", &large_policy("b", 100));
+    scenario.until(&["web/b with 100 rules", "web/c with 10 rules"]);
 }
 
 #[test]
 fn a_file_that_is_broken_when_its_rules_are_wanted_has_them_once_it_is_mended() {
     let budget = policy::Budget { namespace: 150, total: 1_000 };
-    let mut story =
-        Story::within(budget, &[("a.yaml", &large_policy("a", 100)), ("b.yaml", &large_policy("b", 50))]);
-    assert_eq!(story.objects(), ["web/a with 0 rules", "web/b with 50 rules"]);
-    story.write("a.yaml", &(large_policy("a", 100) + "---\n["));
-    story.until_problems(&["a.yaml"]);
-    fs::remove_file(story.path("b.yaml")).expect("removed");
-    story.until(&["web/a with 0 rules"]);
-    story.write("a.yaml", &large_policy("a", 100));
-    story.until(&["web/a with 100 rules"]);
+    let mut scenario =
+        Scenario::within(budget, &[("a.yaml", &large_policy("a", 100)), ("b.yaml", &large_policy("b", 50))]);
+    assert_eq!(scenario.objects(), ["web/a with 0 rules", "web/b with 50 rules"]);
+    scenario.write("a.yaml", &(large_policy("a", 100) + "---\n["));
+    scenario.until_problems(&["a.yaml"]);
+    fs::remove_file(scenario.path("b.yaml")).expect("removed");
+    scenario.until(&["web/a with 0 rules"]);
+    scenario.write("a.yaml", &large_policy("a", 100));
+    scenario.until(&["web/a with 100 rules"]);
 }
 
 #[test]
@@ -312,17 +317,17 @@ fn a_policy_whose_file_takes_the_place_of_another_one_keeps_its_rules() {
     {
         let budget = policy::Budget { namespace: rules as u64 + 10_000, total: 1_000_000 };
         let large = |name: &str| large_policy(name, rules).replace("}, ", "},");
-        let mut story = Story::within(budget, &[(old, &large(before))]);
-        story.write("new", &large(after));
-        story.rename("new", new);
-        fs::remove_file(story.path(old)).expect("removed");
-        story.write("z.yaml", &policy("z"));
+        let mut scenario = Scenario::within(budget, &[(old, &large(before))]);
+        scenario.write("new", &large(after));
+        scenario.rename("new", new);
+        fs::remove_file(scenario.path(old)).expect("removed");
+        scenario.write("z.yaml", &policy("z"));
         let expected = [format!("web/{after} with {rules} rules"), "web/z with 0 rules".to_owned()];
-        while story.objects() != expected || story.read.files != Some(2) {
-            let update = story.updates.recv_timeout(PATIENCE).expect("an update");
-            story.take_in(update);
-            let has_rules = story.known.policies.values().any(|policy| policy.ingress.len() == rules);
-            assert!(has_rules, "{old} {new} {rules}: {:?}", story.objects());
+        while scenario.objects() != expected || scenario.read.files != Some(2) {
+            let update = scenario.updates.recv_timeout(PATIENCE).expect("an update");
+            scenario.take_in(update);
+            let has_rules = scenario.known.policies.values().any(|policy| policy.ingress.len() == rules);
+            assert!(has_rules, "{old} {new} {rules}: {:?}", scenario.objects());
         }
     }
 }
@@ -335,68 +340,68 @@ fn rules_of_a_policy_in_two_files_are_read_again_from_both() {
         ("b.yaml", &large_policy("x", 50)),
         ("c.yaml", &large_policy("x", 60)),
     ];
-    let mut story = Story::within(budget, &files);
-    assert_eq!(story.objects(), ["web/a with 100 rules", "web/x with 0 rules"]);
+    let mut scenario = Scenario::within(budget, &files);
+    assert_eq!(scenario.objects(), ["web/a with 100 rules", "web/x with 0 rules"]);
     // In one walk: there is room, and one of the two files is read in any case.
-    story.replace("a.yaml", &policy("a"));
-    story.replace("b.yaml", &large_policy("x", 40));
-    story.until(&["web/a with 0 rules", "web/x with 60 rules"]);
+    scenario.replace("a.yaml", &policy("a"));
+    scenario.replace("b.yaml", &large_policy("x", 40));
+    scenario.until(&["web/a with 0 rules", "web/x with 60 rules"]);
 }
 
 #[test]
 fn a_file_is_created_edited_and_removed() {
-    let mut story = Story::begin(&[]);
-    story.write("a.yaml", &policy("a"));
-    story.until(&["web/a with 0 rules"]);
-    story.write("a.yaml", &other_policy("a"));
-    story.until(&["web/a with 1 rules"]);
-    fs::remove_file(story.path("a.yaml")).expect("removed");
-    story.until(&[]);
+    let mut scenario = Scenario::begin(&[]);
+    scenario.write("a.yaml", &policy("a"));
+    scenario.until(&["web/a with 0 rules"]);
+    scenario.write("a.yaml", &other_policy("a"));
+    scenario.until(&["web/a with 1 rules"]);
+    fs::remove_file(scenario.path("a.yaml")).expect("removed");
+    scenario.until(&[]);
 }
 
 #[test]
 fn writing_the_same_again_is_no_change() {
-    let mut story = Story::begin(&[("a.yaml", &policy("a"))]);
-    story.write("a.yaml", &policy("a"));
-    story.replace("a.yaml", &format!("# only a comment is new\n{}", policy("a")));
-    story.silence();
+    let mut scenario = Scenario::begin(&[("a.yaml", &policy("a"))]);
+    scenario.write("a.yaml", &policy("a"));
+    scenario.replace("a.yaml", &format!("# only a comment is new\n{}", policy("a")));
+    scenario.silence();
 }
 
 #[test]
 fn a_file_replaced_by_rename_is_never_gone() {
-    let mut story = Story::begin(&[("a.yaml", &policy("a"))]);
-    story.replace("a.yaml", &other_policy("a"));
-    story.until(&["web/a with 1 rules"]);
+    let mut scenario = Scenario::begin(&[("a.yaml", &policy("a"))]);
+    scenario.replace("a.yaml", &other_policy("a"));
+    scenario.until(&["web/a with 1 rules"]);
     // As vim does it: the old file is moved away, the new one written, the old one removed.
-    story.rename("a.yaml", "a.yaml~");
-    story.write("a.yaml", &policy("a"));
-    fs::remove_file(story.path("a.yaml~")).expect("removed");
-    story.until(&["web/a with 0 rules"]);
-    assert_eq!(story.gone, Vec::<String>::new());
+    scenario.rename("a.yaml", "a.yaml~");
+    scenario.write("a.yaml", &policy("a"));
+    fs::remove_file(scenario.path("a.yaml~")).expect("removed");
+    scenario.until(&["web/a with 0 rules"]);
+    assert_eq!(scenario.gone, Vec::<String>::new());
 }
 
 #[test]
 fn a_file_under_a_new_name_keeps_its_objects() {
-    let mut story = Story::begin(&[("a.yaml", &policy("a")), ("m.yaml", &policy("m"))]);
-    story.rename("a.yaml", "z.yaml");
-    story.rename("m.yaml", "b.yaml");
-    story.silence();
-    fs::remove_file(story.path("z.yaml")).expect("removed");
-    story.until(&["web/m with 0 rules"]);
+    let mut scenario = Scenario::begin(&[("a.yaml", &policy("a")), ("m.yaml", &policy("m"))]);
+    scenario.rename("a.yaml", "z.yaml");
+    scenario.rename("m.yaml", "b.yaml");
+    scenario.silence();
+    fs::remove_file(scenario.path("z.yaml")).expect("removed");
+    scenario.until(&["web/m with 0 rules"]);
 }
 
 #[test]
 fn a_change_is_published_within_50_ms_of_the_last_write() {
-    let mut story = Story::begin(&[("a.yaml", &policy("a"))]);
+    let mut scenario = Scenario::begin(&[("a.yaml", &policy("a"))]);
     let mut times = Vec::new();
     for round in 0..5 {
         let rules = if round % 2 == 0 { other_policy("a") } else { policy("a") };
         if round < 3 {
-            story.write("a.yaml", &rules)
+            scenario.write("a.yaml", &rules)
         } else {
-            story.replace("a.yaml", &rules)
+            scenario.replace("a.yaml", &rules)
         }
-        times.push(story.until(&[&format!("web/a with {} rules", (round + 1) % 2)]));
+        times.push(scenario.until(&[&format!("web/a with {} rules", (round + 1) % 2)]));
     }
     times.sort();
     assert!(times[0] < Duration::from_millis(50), "{times:?}");
@@ -408,8 +413,8 @@ fn a_change_is_published_within_50_ms_of_the_last_write() {
 
 #[test]
 fn constant_writing_elsewhere_holds_nothing_up() {
-    let mut story = Story::begin(&[("a.yaml", &policy("a"))]);
-    let noise = story.path("noise.yaml");
+    let mut scenario = Scenario::begin(&[("a.yaml", &policy("a"))]);
+    let noise = scenario.path("noise.yaml");
     let (stop, stopped) = channel::<()>();
     let writer = std::thread::spawn(move || {
         let mut number = 0;
@@ -420,12 +425,12 @@ fn constant_writing_elsewhere_holds_nothing_up() {
             fs::write(&noise, format!("# {number}\n{}", pod("noise", "10.0.0.9"))).expect("a file");
         }
     });
-    story.until(&["web/a with 0 rules", "web/noise at 10.0.0.9"]);
-    story.write("a.yaml", &other_policy("a"));
-    story.until(&["web/a with 1 rules", "web/noise at 10.0.0.9"]);
+    scenario.until(&["web/a with 0 rules", "web/noise at 10.0.0.9"]);
+    scenario.write("a.yaml", &other_policy("a"));
+    scenario.until(&["web/a with 1 rules", "web/noise at 10.0.0.9"]);
     drop(stop);
     writer.join().expect("the writer");
-    assert_eq!(story.gone, Vec::<String>::new(), "a file that is always being rewritten was never empty");
+    assert_eq!(scenario.gone, Vec::<String>::new(), "a file that is always being rewritten was never empty");
 }
 
 #[test]
@@ -441,54 +446,54 @@ fn a_configmap_mount_is_swapped_by_its_link() {
     symlink("..data/a.yaml", mount.join("a.yaml")).expect("a link");
     symlink("..data/b.yaml", mount.join("b.yaml")).expect("a link");
 
-    let mut story = Story::begin(&[]);
+    let mut scenario = Scenario::begin(&[]);
     let (send, updates) = channel();
     let (folder, first) = Folder::read(&mount, policy::Budget::default()).expect("a readable folder");
-    story.watch = Some(folder.watch(move |update| drop(send.send(update))).expect("a watch"));
-    story.updates = updates;
-    story.take_in(first);
-    assert_eq!(story.objects(), ["web/a with 0 rules", "web/b with 0 rules"]);
+    scenario.watch = Some(folder.watch(move |update| drop(send.send(update))).expect("a watch"));
+    scenario.updates = updates;
+    scenario.take_in(first);
+    assert_eq!(scenario.objects(), ["web/a with 0 rules", "web/b with 0 rules"]);
     symlink("..2", mount.join("..data_tmp")).expect("a link");
     fs::rename(mount.join("..data_tmp"), mount.join("..data")).expect("a rename");
-    story.until(&["web/a with 1 rules"]);
-    assert_eq!(story.gone, ["NetworkPolicy web/b"], "b.yaml leads to nothing now; a was never gone");
+    scenario.until(&["web/a with 1 rules"]);
+    assert_eq!(scenario.gone, ["NetworkPolicy web/b"], "b.yaml leads to nothing now; a was never gone");
 }
 
 #[test]
 fn subfolders_come_move_and_go() {
-    let mut story = Story::begin(&[]);
-    fs::create_dir_all(story.path("x/y")).expect("folders");
-    story.write("x/y/a.yaml", &policy("a"));
-    story.until(&["web/a with 0 rules"]);
-    story.write("x/y/b.yaml", &policy("b"));
-    story.until(&["web/a with 0 rules", "web/b with 0 rules"]);
-    story.rename("x", "z");
-    story.silence();
-    story.write("z/y/b.yaml", &other_policy("b"));
-    story.until(&["web/a with 0 rules", "web/b with 1 rules"]);
-    fs::remove_dir_all(story.path("z")).expect("removed");
-    story.until(&[]);
-    fs::create_dir_all(story.path("z/y")).expect("folders");
-    story.write("z/y/c.yaml", &policy("c"));
-    story.until(&["web/c with 0 rules"]);
+    let mut scenario = Scenario::begin(&[]);
+    fs::create_dir_all(scenario.path("x/y")).expect("folders");
+    scenario.write("x/y/a.yaml", &policy("a"));
+    scenario.until(&["web/a with 0 rules"]);
+    scenario.write("x/y/b.yaml", &policy("b"));
+    scenario.until(&["web/a with 0 rules", "web/b with 0 rules"]);
+    scenario.rename("x", "z");
+    scenario.silence();
+    scenario.write("z/y/b.yaml", &other_policy("b"));
+    scenario.until(&["web/a with 0 rules", "web/b with 1 rules"]);
+    fs::remove_dir_all(scenario.path("z")).expect("removed");
+    scenario.until(&[]);
+    fs::create_dir_all(scenario.path("z/y")).expect("folders");
+    scenario.write("z/y/c.yaml", &policy("c"));
+    scenario.until(&["web/c with 0 rules"]);
 }
 
 #[test]
 fn many_files_at_once_are_all_seen() {
-    let mut story = Story::begin(&[]);
-    fs::create_dir(story.path("many")).expect("a folder");
+    let mut scenario = Scenario::begin(&[]);
+    fs::create_dir(scenario.path("many")).expect("a folder");
     for number in 0..300 {
-        story.write(&format!("many/{number:03}.yaml"), &pod(&format!("p{number:03}"), "10.0.0.1"));
+        scenario.write(&format!("many/{number:03}.yaml"), &pod(&format!("p{number:03}"), "10.0.0.1"));
     }
     let expected: Vec<String> = (0..300).map(|number| format!("web/p{number:03} at 10.0.0.1")).collect();
-    story.until(&expected.iter().map(String::as_str).collect::<Vec<_>>());
-    fs::remove_dir_all(story.path("many")).expect("removed");
-    story.until(&[]);
+    scenario.until(&expected.iter().map(String::as_str).collect::<Vec<_>>());
+    fs::remove_dir_all(scenario.path("many")).expect("removed");
+    scenario.until(&[]);
 }
 
 #[test]
 fn how_much_was_read_is_always_said_and_what_is_no_manifest_is_no_problem() {
-    let mut story = Story::begin(&[
+    let mut scenario = Scenario::begin(&[
         ("a.yaml", &format!("{}---\n{}", policy("a"), pod("p", "10.0.0.1"))),
         ("d.yaml", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\n"),
         ("chart.yaml", "name: {{ .Values.name }}\n{{- if .x }}\n"),
@@ -496,53 +501,56 @@ fn how_much_was_read_is_always_said_and_what_is_no_manifest_is_no_problem() {
         ("kustomization.yaml", "resources: [a.yaml]\n"),
     ]);
     assert_eq!(
-        story.read.to_string(),
+        scenario.read.to_string(),
         "5 files, 2 objects, 1 policy; 1 object of kinds that no verdict needs; skipped 2 files without Kubernetes objects: \
          chart.yaml, kustomization.yaml"
     );
-    assert_eq!(story.problems, []);
-    story.write("values.json", "{\"replicas\": 2}");
+    assert_eq!(scenario.problems, []);
+    scenario.write("values.json", "{\"replicas\": 2}");
     let start = Instant::now();
-    while story.read.skipped != 3 {
-        let update = story.updates.recv_timeout(PATIENCE.saturating_sub(start.elapsed())).expect("a count");
-        story.take_in(update);
+    while scenario.read.skipped != 3 {
+        let update =
+            scenario.updates.recv_timeout(PATIENCE.saturating_sub(start.elapsed())).expect("a count");
+        scenario.take_in(update);
     }
-    assert_eq!(story.problems, []);
-    story.write("values.json", &format!("replicas: 2\n---\n{}", policy("b")));
-    story.until_problems(&["values.json:1: the object has no kind"]);
-    story.until(&["web/a with 0 rules", "web/b with 0 rules", "web/p at 10.0.0.1"]);
+    assert_eq!(scenario.problems, []);
+    scenario.write("values.json", &format!("replicas: 2\n---\n{}", policy("b")));
+    scenario.until_problems(&["values.json:1: the object has no kind"]);
+    scenario.until(&["web/a with 0 rules", "web/b with 0 rules", "web/p at 10.0.0.1"]);
 }
 
 #[test]
 fn a_broken_file_keeps_its_last_good_objects_until_it_is_mended() {
-    let mut story = Story::begin(&[("a.yaml", &format!("{}---\n{}", policy("a"), policy("b")))]);
-    story.write("a.yaml", &format!("{}---\n{}---\nbroken: [\n", other_policy("a"), policy("b")));
-    story.until_problems(&["a.yaml:11 (document 3): "]);
-    assert!(story.problems[0].to_string().ends_with("stay in force, and nothing that was changed since is"));
-    let Origin::File { document, line, .. } = story.problems[0].origin else { panic!("no file") };
+    let mut scenario = Scenario::begin(&[("a.yaml", &format!("{}---\n{}", policy("a"), policy("b")))]);
+    scenario.write("a.yaml", &format!("{}---\n{}---\nbroken: [\n", other_policy("a"), policy("b")));
+    scenario.until_problems(&["a.yaml:11 (document 3): "]);
+    assert!(
+        scenario.problems[0].to_string().ends_with("stay in force, and nothing that was changed since is")
+    );
+    let Origin::File { document, line, .. } = scenario.problems[0].origin else { panic!("no file") };
     assert_eq!((document, line), (3, Some(11)));
     assert_eq!(
-        story.objects(),
+        scenario.objects(),
         ["web/a with 0 rules", "web/b with 0 rules"],
         "not even the good half of it counts"
     );
-    story.write("a.yaml", &other_policy("a"));
-    story.until(&["web/a with 1 rules"]);
-    story.until_problems(&[]);
+    scenario.write("a.yaml", &other_policy("a"));
+    scenario.until(&["web/a with 1 rules"]);
+    scenario.until_problems(&[]);
 }
 
 #[test]
 fn of_a_file_that_never_was_good_what_is_understood_counts() {
-    let mut story =
-        Story::begin(&[("a.yaml", &format!("{}---\nbroken: [\n---\n{}", policy("a"), policy("b")))]);
-    assert_eq!(story.objects(), ["web/a with 0 rules", "web/b with 0 rules"]);
-    story.until_problems(&["a.yaml:6 (document 2)"]);
-    assert!(story.problems[0].effect.starts_with("it is not in force: "), "{:?}", story.problems);
+    let mut scenario =
+        Scenario::begin(&[("a.yaml", &format!("{}---\nbroken: [\n---\n{}", policy("a"), policy("b")))]);
+    assert_eq!(scenario.objects(), ["web/a with 0 rules", "web/b with 0 rules"]);
+    scenario.until_problems(&["a.yaml:6 (document 2)"]);
+    assert!(scenario.problems[0].effect.starts_with("it is not in force: "), "{:?}", scenario.problems);
 }
 
 #[test]
 fn an_unknown_version_or_missing_name_breaks_the_file_as_a_syntax_error_does() {
-    let mut story = Story::begin(&[("a.yaml", &policy("a"))]);
+    let mut scenario = Scenario::begin(&[("a.yaml", &policy("a"))]);
     for (broken, said) in [
         (
             policy("a").replace("networking.k8s.io/v1", "networking.k8s.io/v2"),
@@ -553,51 +561,51 @@ fn an_unknown_version_or_missing_name_breaks_the_file_as_a_syntax_error_does() {
         ("metadata: {name: a}\n".into(), "a.yaml:1: the object has no kind"),
         ("just text\n".into(), "a.yaml:1: this is no object"),
     ] {
-        story.write("a.yaml", &broken);
-        story.until_problems(&[said]);
-        assert_eq!(story.objects(), ["web/a with 0 rules"]);
+        scenario.write("a.yaml", &broken);
+        scenario.until_problems(&[said]);
+        assert_eq!(scenario.objects(), ["web/a with 0 rules"]);
     }
-    fs::write(story.path("a.yaml"), b"\n\n\xff").expect("a file");
-    story.until_problems(&["a.yaml:3: the text is not UTF-8", "a.yaml:3: this is no object"]);
-    assert_eq!(story.objects(), ["web/a with 0 rules"]);
+    fs::write(scenario.path("a.yaml"), b"\n\n\xff").expect("a file");
+    scenario.until_problems(&["a.yaml:3: the text is not UTF-8", "a.yaml:3: this is no object"]);
+    assert_eq!(scenario.objects(), ["web/a with 0 rules"]);
 }
 
 #[test]
 fn a_file_that_is_emptied_and_written_again_is_never_empty() {
     use std::io::Write;
-    let mut story = Story::begin(&[("a.yaml", &policy("a"))]);
+    let mut scenario = Scenario::begin(&[("a.yaml", &policy("a"))]);
     // A slow program: truncates, is interrupted, writes half, writes the rest.
     let text = format!("{}---\n{}", other_policy("a"), policy("b"));
-    let mut file = fs::File::create(story.path("a.yaml")).expect("a file");
+    let mut file = fs::File::create(scenario.path("a.yaml")).expect("a file");
     std::thread::sleep(Duration::from_millis(15));
     file.write_all(text.as_bytes()).expect("written");
     drop(file);
-    story.until(&["web/a with 1 rules", "web/b with 0 rules"]);
-    assert_eq!(story.gone, Vec::<String>::new());
+    scenario.until(&["web/a with 1 rules", "web/b with 0 rules"]);
+    assert_eq!(scenario.gone, Vec::<String>::new());
     // It stays empty: then its objects are gone.
-    story.write("a.yaml", "");
-    story.until(&[]);
+    scenario.write("a.yaml", "");
+    scenario.until(&[]);
 }
 
 #[test]
 fn the_same_object_in_two_files_is_the_last_ones() {
-    let mut story = Story::begin(&[("a.yaml", &policy("p")), ("b.yaml", &other_policy("p"))]);
-    assert_eq!(story.objects(), ["web/p with 1 rules"]);
-    story.until_problems(&["a.yaml:1: NetworkPolicy web/p: the same object is in "]);
-    fs::remove_file(story.path("b.yaml")).expect("removed");
-    story.until(&["web/p with 0 rules"]);
-    story.until_problems(&[]);
-    assert_eq!(story.gone, Vec::<String>::new(), "the other one came back in the same update");
-    story.write("0.yaml", &other_policy("p"));
-    story.until_problems(&["0.yaml:1: NetworkPolicy web/p: the same object is in "]);
-    assert_eq!(story.objects(), ["web/p with 0 rules"]);
+    let mut scenario = Scenario::begin(&[("a.yaml", &policy("p")), ("b.yaml", &other_policy("p"))]);
+    assert_eq!(scenario.objects(), ["web/p with 1 rules"]);
+    scenario.until_problems(&["a.yaml:1: NetworkPolicy web/p: the same object is in "]);
+    fs::remove_file(scenario.path("b.yaml")).expect("removed");
+    scenario.until(&["web/p with 0 rules"]);
+    scenario.until_problems(&[]);
+    assert_eq!(scenario.gone, Vec::<String>::new(), "the other one came back in the same update");
+    scenario.write("0.yaml", &other_policy("p"));
+    scenario.until_problems(&["0.yaml:1: NetworkPolicy web/p: the same object is in "]);
+    assert_eq!(scenario.objects(), ["web/p with 0 rules"]);
 }
 
 #[test]
 fn the_same_object_twice_in_a_file_is_the_later_one() {
-    let mut story = Story::begin(&[("a.yaml", &format!("{}---\n{}", policy("p"), other_policy("p")))]);
-    assert_eq!(story.objects(), ["web/p with 1 rules"]);
-    story.until_problems(&[
+    let mut scenario = Scenario::begin(&[("a.yaml", &format!("{}---\n{}", policy("p"), other_policy("p")))]);
+    assert_eq!(scenario.objects(), ["web/p with 1 rules"]);
+    scenario.until_problems(&[
         "a.yaml:1: NetworkPolicy web/p: the same object comes again in document 2 of this file",
     ]);
 }
@@ -608,68 +616,68 @@ fn lists_hold_objects_and_lists() {
                 \x20 - metadata: {name: typed}\n    status: {podIP: 10.0.0.1}\n- kind: Secret\n  apiVersion: v1\n\
                 - apiVersion: v1\n  kind: Pod\n  metadata: {name: plain}\n  status: {podIP: x}\n";
     let json = r#"{"apiVersion":"v1","items":[{"apiVersion":"v1","kind":"Pod","metadata":{"name":"early"}}],"kind":"List"}"#;
-    let mut story = Story::begin(&[("a.yaml", list), ("b.json", json)]);
-    assert_eq!(story.objects(), ["default/early at ", "default/plain at ", "default/typed at 10.0.0.1"]);
-    story.until_problems(&["a.yaml:14: Pod default/plain: status.podIP: \"x\" is no IP address"]);
+    let mut scenario = Scenario::begin(&[("a.yaml", list), ("b.json", json)]);
+    assert_eq!(scenario.objects(), ["default/early at ", "default/plain at ", "default/typed at 10.0.0.1"]);
+    scenario.until_problems(&["a.yaml:14: Pod default/plain: status.podIP: \"x\" is no IP address"]);
 }
 
 #[test]
 fn a_namespace_known_by_name_gives_way_to_its_object() {
-    let mut story = Story::begin(&[("pod.yaml", &pod("p", "10.0.0.1"))]);
-    story.write("ns.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: web, labels: {team: x}}\n");
-    while story.known.namespaces["web"].labels.value("team").is_none() {
-        let update = story.updates.recv_timeout(PATIENCE).expect("the namespace's labels");
-        story.take_in(update);
+    let mut scenario = Scenario::begin(&[("pod.yaml", &pod("p", "10.0.0.1"))]);
+    scenario.write("ns.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: web, labels: {team: x}}\n");
+    while scenario.known.namespaces["web"].labels.value("team").is_none() {
+        let update = scenario.updates.recv_timeout(PATIENCE).expect("the namespace's labels");
+        scenario.take_in(update);
     }
-    fs::remove_file(story.path("pod.yaml")).expect("removed");
-    story.until(&[]);
-    assert_eq!(story.known.namespaces.len(), 1, "its object is still there");
-    assert_eq!(story.gone, ["Pod web/p"]);
+    fs::remove_file(scenario.path("pod.yaml")).expect("removed");
+    scenario.until(&[]);
+    assert_eq!(scenario.known.namespaces.len(), 1, "its object is still there");
+    assert_eq!(scenario.gone, ["Pod web/p"]);
 }
 
 #[test]
 fn a_folder_that_is_gone_keeps_all_in_force_and_comes_back() {
-    let mut story = Story::begin(&[]);
-    fs::create_dir(story.path("root")).expect("a folder");
-    story.write("root/a.yaml", &policy("a"));
+    let mut scenario = Scenario::begin(&[]);
+    fs::create_dir(scenario.path("root")).expect("a folder");
+    scenario.write("root/a.yaml", &policy("a"));
     let (send, updates) = channel();
     let (folder, first) =
-        Folder::read(story.path("root"), policy::Budget::default()).expect("a readable folder");
-    story.watch = Some(folder.watch(move |update| drop(send.send(update))).expect("a watch"));
-    story.updates = updates;
-    story.take_in(first);
-    story.rename("root", "elsewhere");
-    story.until_problems(&["root: the folder can't be read"]);
-    assert_eq!(story.objects(), ["web/a with 0 rules"]);
-    fs::create_dir(story.path("root")).expect("a folder");
-    story.write("root/a.yaml", &other_policy("a"));
-    story.until(&["web/a with 1 rules"]);
-    story.until_problems(&[]);
-    story.write("root/a.yaml", &policy("a"));
-    story.until(&["web/a with 0 rules"]);
+        Folder::read(scenario.path("root"), policy::Budget::default()).expect("a readable folder");
+    scenario.watch = Some(folder.watch(move |update| drop(send.send(update))).expect("a watch"));
+    scenario.updates = updates;
+    scenario.take_in(first);
+    scenario.rename("root", "elsewhere");
+    scenario.until_problems(&["root: the folder can't be read"]);
+    assert_eq!(scenario.objects(), ["web/a with 0 rules"]);
+    fs::create_dir(scenario.path("root")).expect("a folder");
+    scenario.write("root/a.yaml", &other_policy("a"));
+    scenario.until(&["web/a with 1 rules"]);
+    scenario.until_problems(&[]);
+    scenario.write("root/a.yaml", &policy("a"));
+    scenario.until(&["web/a with 0 rules"]);
 }
 
 #[test]
 fn what_is_no_ordinary_file_is_named_and_not_read() {
-    let mut story = Story::begin(&[("a.yaml", &policy("a"))]);
+    let mut scenario = Scenario::begin(&[("a.yaml", &policy("a"))]);
     let made =
-        std::process::Command::new("mkfifo").arg(story.path("pipe.yaml")).status().expect("mkfifo runs");
+        std::process::Command::new("mkfifo").arg(scenario.path("pipe.yaml")).status().expect("mkfifo runs");
     assert!(made.success());
-    story.until_problems(&["pipe.yaml: this is not an ordinary file; nothing of it is in force"]);
-    symlink("nowhere", story.path("dangling.yaml")).expect("a link");
-    symlink(".", story.path("loop")).expect("a link");
-    story.write("b.yaml", &policy("b"));
-    story.until(&["web/a with 0 rules", "web/b with 0 rules"]);
-    assert_eq!(story.problems.len(), 1);
+    scenario.until_problems(&["pipe.yaml: this is not an ordinary file; nothing of it is in force"]);
+    symlink("nowhere", scenario.path("dangling.yaml")).expect("a link");
+    symlink(".", scenario.path("loop")).expect("a link");
+    scenario.write("b.yaml", &policy("b"));
+    scenario.until(&["web/a with 0 rules", "web/b with 0 rules"]);
+    assert_eq!(scenario.problems.len(), 1);
 }
 
 #[test]
 fn dropping_the_watch_ends_it() {
-    let mut story = Story::begin(&[("a.yaml", &policy("a"))]);
-    drop(story.watch.take());
-    story.write("a.yaml", &other_policy("a"));
+    let mut scenario = Scenario::begin(&[("a.yaml", &policy("a"))]);
+    drop(scenario.watch.take());
+    scenario.write("a.yaml", &other_policy("a"));
     assert!(
-        story
+        scenario
             .updates
             .recv_timeout(PATIENCE)
             .is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Disconnected)

@@ -2,5 +2,5 @@
 //! ends up with what the API server holds, and is never told anything twice.
 
 mod follower;
+mod scenarios;
 mod server;
-mod stories;

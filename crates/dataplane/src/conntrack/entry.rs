@@ -143,10 +143,10 @@ impl<'a> Entry<'a> {
         EntryRef { family: self.family, zone: self.zone, id: self.id, tuple: self.original_bytes }
     }
 
-    /// The packet that a policy judges when it judges this connection: after DNAT and before SNAT (semantics 12). It
+    /// The packet that a policy evaluates when it evaluates this connection: after DNAT and before SNAT (semantics 12). It
     /// comes from where the first packet came, and goes to where the replies come from: there DNAT shows, while SNAT
     /// shows only in where they go.
-    pub fn judged(&self) -> Packet {
+    pub fn evaluated(&self) -> Packet {
         let mut packet = Packet::new(self.original.source, self.reply.source, self.original.protocol);
         packet.source_port = self.original.source_port;
         packet.destination_port = self.reply.source_port;

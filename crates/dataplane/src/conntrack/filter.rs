@@ -13,7 +13,7 @@ const CTA_FILTER_REPLY_FLAGS: u16 = 2;
 /// `CTA_FILTER_F_CTA_IP_SRC`: of a tuple's fields the source counts.
 const SOURCE: u32 = 1;
 
-/// An end of connections as policy sees it (see [`Entry::judged`](super::Entry::judged)): either is the source of a tuple.
+/// An end of connections as policy sees it (see [`Entry::evaluated`](super::Entry::evaluated)): either is the source of a tuple.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum End {
     /// From where the first packet came.

@@ -29,7 +29,7 @@ struct Message {
 /// What a message of a batch is about, for the sentence that an operator reads when the kernel refuses it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Part {
-    /// The object, such as `chain judge`.
+    /// The object, such as `chain postrouting`.
     pub object: String,
     /// The kernel's modules that it needs.
     pub modules: String,

@@ -97,7 +97,7 @@ impl Evaluator<'_> {
         // The node's own end of the pods' bridge lies in the pod CIDR and is no pod.
         let is_local = self.local.contains(packet.destination());
         let directions = if is_local { Directions::Egress } else { Directions::Both };
-        self.snapshot.judge(packet, directions)
+        self.snapshot.evaluate(packet, directions)
     }
 }
 
@@ -110,11 +110,11 @@ pub(super) fn concerns_us(decision: &Decision) -> bool {
 
 /// A connection is denied if ANY direction denies it for a reason that more knowledge can't take away. One that only an
 /// unknown pod denies belongs to a pod that is just coming, or to one that is gone, whose address another may get: its packets are
-/// held from now on, or dropped, like those of new connections, and judged when the pod is known.
+/// held from now on, or dropped, like those of new connections, and evaluated when the pod is known.
 fn standing(decision: &Decision) -> Standing {
     let denies = |outcome: Outcome| outcome.verdict == Verdict::Deny;
     let [egress, ingress] = [decision.egress, decision.ingress];
-    if [egress, ingress].into_iter().any(|outcome| denies(outcome) && !outcome.reason.is_unsure()) {
+    if [egress, ingress].into_iter().any(|outcome| denies(outcome) && !outcome.reason.is_provisional()) {
         Standing::Denied
     } else if denies(egress) || denies(ingress) {
         Standing::Unknown
@@ -152,7 +152,7 @@ mod tests {
             (open, peer, Standing::Unknown),
             (unknown, peer, Standing::Unknown),
             (peer, closed, Standing::Denied),
-            // With `--when-unsure=open` an unknown pod does not deny.
+            // With `--on-unknown-pod=allow` an unknown pod does not deny.
             (Outcome::allow(Reason::UnknownPod), open, Standing::Allowed),
         ] {
             assert_eq!(

@@ -2,18 +2,18 @@
 //!
 //! ```text
 //!  hook          chain (priority)             which packets
-//!  postrouting   judge (srcnat - 5)           from and to pods: after DNAT, before SNAT
-//!  input         judge-local (srcnat + 5)     from local pods to the node itself
-//!  prerouting    judge-dns (dstnat + 5)       DNS queries of local pods, kernels before 6.12
+//!  postrouting   evaluate (srcnat - 5)           from and to pods: after DNAT, before SNAT
+//!  input         input (srcnat + 5)     from local pods to the node itself
+//!  prerouting    prerouting-dns (dstnat + 5)       DNS queries of local pods, kernels before 6.12
 //!
 //!  prerouting    prerouting (-450)          all: where they enter (see `origin`)
 //!
-//!  judge, judge-dns  --goto-->  ask  --goto-->  enqueue  -->  a worker  --NF_REPEAT-->  the same chain again  --goto-->  allowed
-//!  judge-local       --goto-->  ask  --goto-->  enqueue  -->  a worker  --NF_REPEAT-->  the same chain again  --goto-->  allowed-local
-//!  judge               --goto-->  unproven  a reply of a connection that was not evaluated, TCP in mid-stream: both ends, both directions
-//!  judge, judge-local  --goto-->  free      no verdict is needed
+//!  postrouting, prerouting-dns  --goto-->  enqueue  --goto-->  nfqueue  -->  a worker  --NF_REPEAT-->  the same chain again  --goto-->  allowed
+//!  input       --goto-->  enqueue  --goto-->  nfqueue  -->  a worker  --NF_REPEAT-->  the same chain again  --goto-->  allowed-input
+//!  evaluate               --goto-->  unproven  a reply of a connection that was not evaluated, TCP in mid-stream: both ends, both directions
+//!  postrouting, input  --goto-->  bypass      no verdict is needed
 //!  all three           --goto-->  revoked   the connection's mark says that it is cut
-//!  allowed, allowed-local  --goto-->  denied, denied-local  what came back is denied: it is dropped, and its next packets with it
+//!  allowed, allowed-input  --goto-->  denied, denied-input  what came back is denied: it is dropped, and its next packets with it
 //! ```
 //!
 //! Connection tracking's direction is no proof (semantics 34): one forged or stray packet makes the real originator's packets
@@ -23,25 +23,25 @@
 //!
 //! One chain a hook, since each chain costs every packet of every connection some tenth of a microsecond. So a packet that comes
 //! back allowed meets the chain that asked once more, and what tells the two times apart are two marks: the bit that the worker turns
-//! over in the packet's mark, and what `ask` noted of it in its connection's. The packet's alone doesn't count: other programs may set
+//! over in the packet's mark, and what `queue` noted of it in its connection's. The packet's alone doesn't count: other programs may set
 //! it on every packet.
 //!
 //! What passes has its connection marked, for whatever reason it passes: so all but the first packet leave at the first rule. A change of
-//! policy finds marked connections by whom it touches (`recheck`, and the sweep); why they were marked makes no difference to it.
+//! policy finds marked connections by whom it touches (`revalidate`, and the sweep); why they were marked makes no difference to it.
 //!
-//! `judge` and `judge-dns` ask the chains `remembered` and `denied-forward` before they queue, and `allowed` tells the chains `remember` and
-//! `denied` (see `memory`): all that a worker answered comes to `allowed`. `ask` keeps to the sender's quota (see `quota`). While
-//! a change is being put in force, `judge` and `judge-local` begin with what `recheck` says.
+//! `postrouting` and `prerouting-dns` ask the chains `cached` and `denied-forward` before they queue, and `allowed` tells the chains `cache` and
+//! `denied` (see `verdict_cache`): all that a worker answered comes to `allowed`. `queue` keeps to the sender's quota (see `quota`). While
+//! a change is being put in force, `postrouting` and `input` begin with what `revalidate` says.
 //!
-//! `judge-local` stands behind IPVS's hooks (srcnat - 2 and - 1): IPVS takes the packets of a service away there, and
-//! they come by `judge` with the address of the pod that serves them. In front of IPVS they would be judged by the
+//! `input` stands behind IPVS's hooks (srcnat - 2 and - 1): IPVS takes the packets of a service away there, and
+//! they come by `postrouting` with the address of the pod that serves them. In front of IPVS they would be evaluated by the
 //! address of the service, which no policy speaks about.
 //!
 //! What has no connection (`ct state invalid` or `untracked`) has no mark and no direction: the rules that ask for them
-//! fail, the packet goes to userspace like a first packet, and is judged in the direction in which it travels: so nothing passes that
-//! policy would not allow as a new connection. `ask` leaves it to `untracked` (see [`memory`]), whose sets take the place of a
+//! fail, the packet goes to userspace like a first packet, and is evaluated in the direction in which it travels: so nothing passes that
+//! policy would not allow as a new connection. `queue` leaves it to `untracked` (see [`verdict_cache`]), whose sets take the place of a
 //! connection's mark. Where they can't, because they are full or the packet has no ports or goes to the node, the mark says so, and the
-//! worker answers NF_ACCEPT: NF_REPEAT would queue the packet in a loop. Such a packet is judged each time.
+//! worker answers NF_ACCEPT: NF_REPEAT would queue the packet in a loop. Such a packet is evaluated each time.
 //!
 //! An ICMP error about a packet of a connection (`ct state related`) shares that connection: it sees its marks, and the
 //! direction opposite to the packet it is about. So it passes like a reply, and is cut with a revoked connection
@@ -50,15 +50,15 @@
 
 use rustables::{Hook, HookClass};
 
-use super::chain_names::{JUDGE, JUDGE_LOCAL, QUEUE};
+use super::chain_names::{INPUT, NFQUEUE, POSTROUTING};
 use super::family::{FAMILIES, Family};
 use super::link_rules::overlay_transports;
-use super::memory::{self, DENIED, DENIED_LOCAL, Memory, PairOf};
 use super::quota;
-use super::recheck::{self, RECHECK, RECHECK_LOCAL};
+use super::revalidation::{self, REVALIDATE, REVALIDATE_INPUT};
 use super::revoked;
 use super::rule::{has_local, local_source, mark_connection, mark_packet, note_question, rule, state_is};
-use super::{TableConfig, WhenDown};
+use super::verdict_cache::{self, DENIED, DENIED_INPUT, PairOf, VerdictCache};
+use super::{FailMode, TableConfig};
 use super::{drops, origin};
 use crate::drops::DropReason;
 use crate::marks::{Mark, Question};
@@ -71,22 +71,22 @@ use crate::queues::QueueRange;
 
 /// The same for DNS queries of local pods: two queries from one socket at once lose one of them if they wait in a queue
 /// after they were routed (netfilter bug 1766, kernels before 6.12).
-const JUDGE_DNS: &str = "judge-dns";
+const PREROUTING_DNS: &str = "prerouting-dns";
 /// Says what is asked about a packet.
-pub(super) const ASK: &str = "ask";
+pub(super) const ENQUEUE: &str = "enqueue";
 /// Drops what is over a sender's quota of the queues.
 const QUOTA: &str = "sender-quota";
 /// What connection tracking alone says is a reply, and TCP in mid-stream.
 const UNPROVEN: &str = "unproven";
 /// Passes what needs no verdict, and marks its connection, so that its next packets leave at the first rule: between pods that
 /// nobody isolates, and of the node itself, tunnels' packets among them.
-const FREE: &str = "free";
+const BYPASS: &str = "bypass";
 /// Drops packets of connections that are marked REVOKED, and restarts the timeout of their tuples.
 const REVOKED: &str = "revoked";
 /// Settles packets that came back allowed: marks their connections.
 const ALLOWED: &str = "allowed";
 /// The same for packets from local pods to the node.
-const ALLOWED_LOCAL: &str = "allowed-local";
+const ALLOWED_INPUT: &str = "allowed-input";
 
 /// `NF_IP_PRI_NAT_SRC`, which nft calls srcnat.
 const SRCNAT: i32 = libc::NF_IP_PRI_NAT_SRC;
@@ -94,13 +94,13 @@ const SRCNAT: i32 = libc::NF_IP_PRI_NAT_SRC;
 const DSTNAT: i32 = libc::NF_IP_PRI_NAT_DST;
 
 /// Names and hooks of the chains.
-pub(super) fn chains(judge_dns: bool) -> Vec<(&'static str, Hook)> {
+pub(super) fn chains(prerouting_dns: bool) -> Vec<(&'static str, Hook)> {
     let mut chains = vec![
-        (JUDGE, Hook::new(HookClass::PostRouting, SRCNAT - 5)),
-        (JUDGE_LOCAL, Hook::new(HookClass::In, SRCNAT + 5)),
+        (POSTROUTING, Hook::new(HookClass::PostRouting, SRCNAT - 5)),
+        (INPUT, Hook::new(HookClass::In, SRCNAT + 5)),
     ];
-    if judge_dns {
-        chains.push((JUDGE_DNS, Hook::new(HookClass::PreRouting, DSTNAT + 5)));
+    if prerouting_dns {
+        chains.push((PREROUTING_DNS, Hook::new(HookClass::PreRouting, DSTNAT + 5)));
     }
     chains
 }
@@ -112,46 +112,46 @@ pub(super) fn prerouting() -> (&'static str, Hook) {
 
 /// Names of the chains that have no hook: others jump to them.
 pub(super) fn plain_chains() -> impl Iterator<Item = &'static str> {
-    let own = [ALLOWED, ALLOWED_LOCAL, RECHECK, RECHECK_LOCAL];
-    memory::chains().chain(own).chain(static_chains()).chain([QUEUE])
+    let own = [ALLOWED, ALLOWED_INPUT, REVALIDATE, REVALIDATE_INPUT];
+    verdict_cache::chains().chain(own).chain(static_chains()).chain([NFQUEUE])
 }
 
 /// Of these, the ones whose rules no change concerns.
 pub(super) fn static_chains() -> impl Iterator<Item = &'static str> {
-    memory::static_chains().chain([REVOKED, FREE, ASK, QUOTA, UNPROVEN])
+    verdict_cache::static_chains().chain([REVOKED, BYPASS, ENQUEUE, QUOTA, UNPROVEN])
 }
 
-/// All rules, chain by chain; with those of the window in which changing pods are judged again, or without.
+/// All rules, chain by chain; with those of the window in which changing pods are evaluated again, or without.
 pub(super) fn rules(
     config: &TableConfig,
-    memory: &Memory,
+    cache: &VerdictCache,
     queues: QueueRange,
     form: QueueForm,
     window: bool,
 ) -> Vec<Rule> {
     let chains = Chains { config, window };
-    let mut rules = chains.judge();
-    rules.extend(chains.judge_local());
-    if config.judge_dns {
-        rules.extend(chains.judge_dns());
+    let mut rules = chains.evaluate();
+    rules.extend(chains.input());
+    if config.prerouting_dns {
+        rules.extend(chains.prerouting_dns());
     }
     rules.extend(Chains::revoked());
     rules.extend(chains.free());
     rules.extend(chains.unproven());
     rules.extend(chains.ask());
-    rules.extend(memory::untracked_rules(
+    rules.extend(verdict_cache::untracked_rules(
         &config.marks,
-        config.remember.is_some(),
-        keep_quota(memory::UNTRACKED),
+        config.verdict_cache.is_some(),
+        keep_quota(verdict_cache::UNTRACKED),
     ));
-    rules.extend(memory::share_rules(config.remember));
+    rules.extend(verdict_cache::share_rules(config.verdict_cache));
     rules.extend(quota::rules(QUOTA, config.queue_quota));
-    rules.push(chains.queue(Queue { queues, bypass: config.when_down == WhenDown::Open }, form));
+    rules.push(chains.queue(Queue { queues, bypass: config.fail_mode == FailMode::Open }, form));
     rules.extend(chains.allowed(ALLOWED));
-    rules.extend(chains.allowed(ALLOWED_LOCAL));
-    rules.extend(memory.rules());
+    rules.extend(chains.allowed(ALLOWED_INPUT));
+    rules.extend(cache.rules());
     if window {
-        rules.extend(recheck::rules(config, memory));
+        rules.extend(revalidation::rules(config, cache));
     }
     rules
 }
@@ -162,35 +162,35 @@ struct Chains<'a> {
 }
 
 impl Chains<'_> {
-    /// First match decides. Egress of local pods and ingress of local pods are judged at once, whichever of the last rules it is
+    /// First match decides. Egress of local pods and ingress of local pods are evaluated at once, whichever of the last rules it is
     /// that asks.
-    fn judge(&self) -> Vec<Rule> {
-        let mut rules = self.known(JUDGE);
-        rules.extend(self.overlay(JUDGE));
+    fn evaluate(&self) -> Vec<Rule> {
+        let mut rules = self.known(POSTROUTING);
+        rules.extend(self.overlay(POSTROUTING));
         rules.extend(self.unproven_jumps());
-        rules.extend(self.ask_memory(JUDGE));
-        rules.extend(self.ask_denied(JUDGE));
+        rules.extend(self.ask_memory(POSTROUTING));
+        rules.extend(self.ask_denied(POSTROUTING));
         for family in &FAMILIES {
-            rules.push(self.ask_egress(JUDGE, family));
-            rules.push(self.ask_ingress(JUDGE, family));
+            rules.push(self.ask_egress(POSTROUTING, family));
+            rules.push(self.ask_ingress(POSTROUTING, family));
         }
-        rules.push(Self::needs_no_verdict(JUDGE));
+        rules.push(Self::needs_no_verdict(POSTROUTING));
         rules
     }
 
     /// Egress alone: the node is never the subject of a policy (semantics 20).
-    fn judge_local(&self) -> Vec<Rule> {
-        let mut rules = self.known(JUDGE_LOCAL);
-        rules.extend(self.overlay(JUDGE_LOCAL));
-        rules.extend(self.ask_denied(JUDGE_LOCAL));
-        rules.extend(FAMILIES.iter().map(|family| self.ask_egress(JUDGE_LOCAL, family)));
-        rules.push(Self::needs_no_verdict(JUDGE_LOCAL));
+    fn input(&self) -> Vec<Rule> {
+        let mut rules = self.known(INPUT);
+        rules.extend(self.overlay(INPUT));
+        rules.extend(self.ask_denied(INPUT));
+        rules.extend(FAMILIES.iter().map(|family| self.ask_egress(INPUT, family)));
+        rules.push(Self::needs_no_verdict(INPUT));
         rules
     }
 
     /// DNS over UDP from local pods to another place than the node. What goes to the node itself (a DNS cache there, or
     /// the address of a service that IPVS holds) is left to the other chains.
-    fn judge_dns(&self) -> Vec<Rule> {
+    fn prerouting_dns(&self) -> Vec<Rule> {
         let udp = |comparison| {
             [
                 Expression::LoadMeta(Meta::Transport),
@@ -204,22 +204,22 @@ impl Chains<'_> {
             Expression::Accept,
         ]);
         let mut rules = vec![
-            rule(JUDGE_DNS, "leave what is not UDP to judge", not_udp),
-            rule(JUDGE_DNS, "leave what is not DNS to judge", not_dns),
+            rule(PREROUTING_DNS, "leave what is not UDP to postrouting", not_udp),
+            rule(PREROUTING_DNS, "leave what is not DNS to postrouting", not_dns),
         ];
-        rules.extend(self.known(JUDGE_DNS));
+        rules.extend(self.known(PREROUTING_DNS));
         rules.push(rule(
-            JUDGE_DNS,
-            "leave what goes to the node to judge-local",
+            PREROUTING_DNS,
+            "leave what goes to the node to input",
             has_local(Address::Destination).into_iter().chain([Expression::Accept]),
         ));
-        rules.extend(self.ask_memory(JUDGE_DNS));
-        rules.extend(self.ask_denied(JUDGE_DNS));
-        rules.extend(FAMILIES.iter().map(|family| self.ask_egress(JUDGE_DNS, family)));
+        rules.extend(self.ask_memory(PREROUTING_DNS));
+        rules.extend(self.ask_denied(PREROUTING_DNS));
+        rules.extend(FAMILIES.iter().map(|family| self.ask_egress(PREROUTING_DNS, family)));
         rules
     }
 
-    /// The rules with which every judging chain begins: what needs no verdict.
+    /// The rules with which every evaluating chain begins: what needs no verdict.
     fn known(&self, chain: &'static str) -> Vec<Rule> {
         let marks = &self.config.marks;
         let ours = marks.accepted().0 | marks.revoked().0;
@@ -253,12 +253,12 @@ impl Chains<'_> {
             Expression::Compare(Comparison::NotEqual, vec![134]),
             Expression::Accept,
         ];
-        let from_node = local_source().into_iter().chain([Expression::Goto(FREE)]);
+        let from_node = local_source().into_iter().chain([Expression::Goto(BYPASS)]);
         let mut rules = Vec::new();
         if self.window {
-            // First, or what comes back would be judged again.
+            // First, or what comes back would be evaluated again.
             rules.extend(self.came_back(chain));
-            rules.extend(recheck::jumps(chain, self.config));
+            rules.extend(revalidation::jumps(chain, self.config));
         }
         rules.extend([
             rule(chain, "accept what was accepted and not revoked", accepted),
@@ -302,7 +302,7 @@ impl Chains<'_> {
         let transports = overlay_transports(origin::OVERLAY_PORTS, origin::OVERLAY_PROTOCOLS);
         let dropped = Expression::Goto(drops::chain(DropReason::Overlay));
         let mut rules = Vec::new();
-        if chain == JUDGE_LOCAL {
+        if chain == INPUT {
             // By where it enters, whatever its addresses are: a group's, a broadcast or a link-local one reach the device as well.
             for ports in [origin::POD_BRIDGES, origin::SETTLED] {
                 rules.extend(transports.iter().map(|transport| {
@@ -316,7 +316,7 @@ impl Chains<'_> {
             FAMILIES.iter().flat_map(|family| transports.iter().map(move |t| (family, t)))
         {
             let load = |address| Expression::LoadPayload((family.payload)(address));
-            if chain == JUDGE {
+            if chain == POSTROUTING {
                 let from_pod = family.is_it().into_iter().chain(transport.clone()).chain([
                     load(Address::Source),
                     Expression::InSet(family.pod_cidrs),
@@ -334,7 +334,7 @@ impl Chains<'_> {
                 rules.push(rule(chain, "drop overlay packets that are no node's", from_others));
             }
         }
-        if chain == JUDGE {
+        if chain == POSTROUTING {
             // A node may have addresses that no object names. Pods' packets to pods leave by a bridge, an overlay's device or a port.
             let forgeable = overlay_transports(origin::FORGEABLE_PORTS, origin::FORGEABLE_PROTOCOLS);
             let inside = [origin::POD_BRIDGES, origin::OVERLAY_DEVICES, origin::SETTLED];
@@ -376,8 +376,8 @@ impl Chains<'_> {
             Expression::Goto(UNPROVEN),
         ];
         [
-            rule(JUDGE, "ask about replies of connections that were not evaluated", reply),
-            rule(JUDGE, "ask about TCP in mid-stream", mid_stream),
+            rule(POSTROUTING, "ask about replies of connections that were not evaluated", reply),
+            rule(POSTROUTING, "ask about TCP in mid-stream", mid_stream),
         ]
     }
 
@@ -404,7 +404,7 @@ impl Chains<'_> {
 
     /// The end of a chain: no end is a pod that somebody isolates in this direction.
     fn needs_no_verdict(chain: &'static str) -> Rule {
-        rule(chain, "pass what needs no verdict", [Expression::Goto(FREE)])
+        rule(chain, "pass what needs no verdict", [Expression::Goto(BYPASS)])
     }
 
     /// When a change isolates an end after all, its connections are among those that the change touches, as if a worker had
@@ -413,15 +413,15 @@ impl Chains<'_> {
         let related = state_is(RELATED).into_iter().chain([Expression::Accept]);
         let accepted = self.config.marks.accepted();
         [
-            rule(FREE, "accept ICMP errors", related),
-            rule(FREE, "mark the connection of what needs no verdict", mark_connection(accepted, accepted)),
+            rule(BYPASS, "accept ICMP errors", related),
+            rule(BYPASS, "mark the connection of what needs no verdict", mark_connection(accepted, accepted)),
         ]
     }
 
     /// A worker of this agent answered about the packet: its answer bit is not what it was when the worker was asked.
     fn came_back(&self, chain: &'static str) -> [Rule; 2] {
         let marks = &self.config.marks;
-        let to = if chain == JUDGE_LOCAL { ALLOWED_LOCAL } else { ALLOWED };
+        let to = if chain == INPUT { ALLOWED_INPUT } else { ALLOWED };
         let when = |asked: Mark, answer: Mark| {
             let expected = answer.0 | marks.turn().0;
             let answered = [
@@ -436,28 +436,28 @@ impl Chains<'_> {
     }
 
     fn ask_memory(&self, chain: &'static str) -> Option<Rule> {
-        self.config.remember.map(|_| memory::ask(chain))
+        self.config.verdict_cache.map(|_| verdict_cache::ask(chain))
     }
 
     fn ask_denied(&self, chain: &'static str) -> Vec<Rule> {
-        self.config.remember.map_or(Vec::new(), |_| memory::ask_denied(chain, chain == UNPROVEN))
+        self.config.verdict_cache.map_or(Vec::new(), |_| verdict_cache::ask_denied(chain, chain == UNPROVEN))
     }
 
     fn ask_egress(&self, chain: &'static str, family: &Family) -> Rule {
-        self.ask_rule(chain, "judge what local pods send", family, Address::Source, family.open_egress)
+        self.ask_rule(chain, "evaluate what local pods send", family, Address::Source, family.open_egress)
     }
 
     fn ask_ingress(&self, chain: &'static str, family: &Family) -> Rule {
         self.ask_rule(
             chain,
-            "judge what local pods receive",
+            "evaluate what local pods receive",
             family,
             Address::Destination,
             family.open_ingress,
         )
     }
 
-    /// The address is in this node's pod CIDRs, so that a pod nobody has heard of yet is judged as well, AND not known
+    /// The address is in this node's pod CIDRs, so that a pod nobody has heard of yet is evaluated as well, AND not known
     /// to be open in this direction.
     fn ask_rule(
         &self,
@@ -476,7 +476,7 @@ impl Chains<'_> {
             Expression::InSet(family.pod_cidrs),
             load,
             Expression::NotInSet(open),
-            Expression::Goto(ASK),
+            Expression::Goto(ENQUEUE),
         ];
         rule(chain, purpose, expressions)
     }
@@ -491,26 +491,26 @@ impl Chains<'_> {
         ]);
         let question = |question| mark_packet(marks.questions(), marks.question(question));
         let without_connection =
-            state_is(INVALID | UNTRACKED).into_iter().chain([Expression::Goto(memory::UNTRACKED)]);
+            state_is(INVALID | UNTRACKED).into_iter().chain([Expression::Goto(verdict_cache::UNTRACKED)]);
         let reply = [
             Expression::LoadConnection(Connection::Direction),
             Expression::Compare(Comparison::Equal, vec![REPLY]),
         ];
         let mut rules = vec![
-            rule(ASK, "drop TCP of no connection", invalid),
-            rule(ASK, "ask about packets without a connection", without_connection),
+            rule(ENQUEUE, "drop TCP of no connection", invalid),
+            rule(ENQUEUE, "ask about packets without a connection", without_connection),
         ];
         rules.extend([
-            keep_quota(ASK),
-            rule(ASK, "ask about a first packet", question(Question::First)),
+            keep_quota(ENQUEUE),
+            rule(ENQUEUE, "ask about a first packet", question(Question::First)),
             rule(
-                ASK,
+                ENQUEUE,
                 "ask about a reply of a connection that was not evaluated",
                 reply.into_iter().chain(question(Question::UnprovenReply)),
             ),
         ]);
-        rules.extend(self.note_question(ASK));
-        rules.push(rule(ASK, "ask", [Expression::Goto(QUEUE)]));
+        rules.extend(self.note_question(ENQUEUE));
+        rules.push(rule(ENQUEUE, "queue", [Expression::Goto(NFQUEUE)]));
         rules
     }
 
@@ -521,7 +521,7 @@ impl Chains<'_> {
 
     fn queue(&self, queue: Queue, form: QueueForm) -> Rule {
         let comment = Some(self.config.holder.clone()).filter(|holder| !holder.is_empty());
-        Rule { comment, ..rule(QUEUE, "ask a worker", [Expression::Queue(queue, form)]) }
+        Rule { comment, ..rule(NFQUEUE, "ask a worker", [Expression::Queue(queue, form)]) }
     }
 
     /// The packet leaves with the mark that it came with.
@@ -538,20 +538,20 @@ impl Chains<'_> {
             Expression::LoadMeta(Meta::Mark),
             Expression::Bits { mask: marks.denials().0, flip: 0 },
             Expression::Compare(Comparison::NotEqual, vec![0; 4]),
-            Expression::Goto(if chain == ALLOWED_LOCAL { DENIED_LOCAL } else { DENIED }),
+            Expression::Goto(if chain == ALLOWED_INPUT { DENIED_INPUT } else { DENIED }),
         ];
         let mut rules = vec![
             rule(chain, "drop what came back denied", denied),
             rule(chain, "mark the connection of an allowed packet", accept),
             rule(chain, "turn the packet's answer bits back", turn_back),
         ];
-        if self.window && chain == ALLOWED_LOCAL {
-            rules.push(memory::tell(chain, PairOf::Local));
-        } else if chain != ALLOWED_LOCAL && (self.window || self.config.remember.is_some()) {
-            rules.push(memory::tell(chain, PairOf::Forwarded));
+        if self.window && chain == ALLOWED_INPUT {
+            rules.push(verdict_cache::tell(chain, PairOf::Local));
+        } else if chain != ALLOWED_INPUT && (self.window || self.config.verdict_cache.is_some()) {
+            rules.push(verdict_cache::tell(chain, PairOf::Forwarded));
         }
         if self.window && chain == ALLOWED {
-            rules.push(memory::tell(chain, PairOf::Reply));
+            rules.push(verdict_cache::tell(chain, PairOf::Reply));
         }
         rules
     }

@@ -3,9 +3,9 @@
 use super::sets;
 use crate::nft::expression::{Address, Comparison, Expression, Meta, Payload};
 
-/// The remembered pairs, IPv4.
+/// The cached pairs, IPv4.
 pub(super) const ALLOWED_4: &str = "allowed4";
-/// The remembered pairs, IPv6.
+/// The cached pairs, IPv6.
 pub(super) const ALLOWED_6: &str = "allowed6";
 /// The IPv4 addresses of all nodes.
 pub(super) const NODE_ADDRESSES_4: &str = "node-addresses4";

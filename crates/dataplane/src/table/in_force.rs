@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use rustables::sys;
 
-use super::chain_names::QUEUE;
+use super::chain_names::NFQUEUE;
 use super::{TABLE, TableError};
 use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
 use crate::nft::queue::{Queue, QueueForm, text};
@@ -18,7 +18,7 @@ const TRIES: usize = 64;
 pub(super) struct InForce {
     /// The number of the ruleset: it changes with every committed batch of anyone in this network namespace.
     pub generation: u32,
-    /// Where chain `enqueue` sends packets, and how; `None` without table, chain or queue rule.
+    /// Where chain `nfqueue` sends packets, and how; `None` without table, chain or queue rule.
     pub queue: Option<(Queue, QueueForm)>,
 }
 
@@ -85,7 +85,7 @@ pub(crate) fn check_holder(socket: &mut Socket) -> Result<(), TableError> {
     }
 }
 
-/// The queue rule of chain `enqueue`, the only one there is.
+/// The queue rule of chain `nfqueue`, the only one there is.
 fn read_queue(socket: &mut Socket) -> Result<Option<(Queue, QueueForm)>, TableError> {
     dump_queue(socket).map_err(TableError::from_reading)
 }
@@ -95,7 +95,7 @@ fn dump_queue(socket: &mut Socket) -> Result<Option<(Queue, QueueForm)>, Netlink
     let kind = SUBSYSTEM | sys::NFT_MSG_GETRULE as u16;
     let flags = netlink::REQUEST | netlink::DUMP;
     request.push(Header { kind, flags, sequence: socket.next_sequence(), family: FAMILY }, |rule| {
-        rule.string(sys::NFTA_RULE_TABLE, TABLE).string(sys::NFTA_RULE_CHAIN, QUEUE);
+        rule.string(sys::NFTA_RULE_TABLE, TABLE).string(sys::NFTA_RULE_CHAIN, NFQUEUE);
     });
     let mut queue = None;
     let result = socket.dump(request.as_bytes(), |message| {
@@ -157,7 +157,7 @@ fn is_of(rule: &[u8], chain: &str) -> bool {
 }
 
 fn queue_of_rule(rule: &[u8]) -> Option<(Queue, QueueForm)> {
-    find_queue(attribute(rule, sys::NFTA_RULE_EXPRESSIONS).filter(|_| is_of(rule, QUEUE))?)
+    find_queue(attribute(rule, sys::NFTA_RULE_EXPRESSIONS).filter(|_| is_of(rule, NFQUEUE))?)
 }
 
 fn find_queue(expressions: &[u8]) -> Option<(Queue, QueueForm)> {

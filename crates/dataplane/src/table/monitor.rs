@@ -82,7 +82,7 @@ pub enum Changed {
     Object {
         /// Whether it was deleted; added or changed if not.
         is_deleted: bool,
-        /// Such as `rule of chain judge`.
+        /// Such as `rule of chain postrouting`.
         object: String,
         /// Such as `inet kube-verdict`.
         table: String,
@@ -370,7 +370,7 @@ mod tests {
 
     fn rule_of(table: &str) -> Vec<u8> {
         attributes(|rule| {
-            rule.string(sys::NFTA_RULE_TABLE, table).string(sys::NFTA_RULE_CHAIN, "judge");
+            rule.string(sys::NFTA_RULE_TABLE, table).string(sys::NFTA_RULE_CHAIN, "postrouting");
         })
     }
 
@@ -398,9 +398,9 @@ mod tests {
     fn a_foreign_batch_about_our_tables_is_told_with_the_program() {
         let mut batches = batches(true);
         let told = deletion(&mut batches, NFT, libc::NFPROTO_INET, TABLE);
-        assert_eq!(told.as_deref(), Some("deleted a rule of chain judge in table inet kube-verdict"));
+        assert_eq!(told.as_deref(), Some("deleted a rule of chain postrouting in table inet kube-verdict"));
         let told = deletion(&mut batches, NFT, libc::NFPROTO_BRIDGE, TABLE);
-        assert_eq!(told.as_deref(), Some("deleted a rule of chain judge in table bridge kube-verdict"));
+        assert_eq!(told.as_deref(), Some("deleted a rule of chain postrouting in table bridge kube-verdict"));
     }
 
     #[test]

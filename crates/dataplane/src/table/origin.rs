@@ -43,8 +43,8 @@ const FROM_ELSEWHERE: &str = "from-elsewhere";
 const FROM_EXEMPT: &str = "from-exempt";
 const ICMP: &str = "icmp-from-port";
 const FROM_ISOLATED: &str = "from-isolated";
-pub(super) const QUEUE: &str = "queue-port";
-const CHAINS: [&str; 6] = [FROM_PORT, FROM_ELSEWHERE, FROM_EXEMPT, ICMP, FROM_ISOLATED, QUEUE];
+pub(super) const NFQUEUE: &str = "queue-port";
+const CHAINS: [&str; 6] = [FROM_PORT, FROM_ELSEWHERE, FROM_EXEMPT, ICMP, FROM_ISOLATED, NFQUEUE];
 
 const REASONS: [DropReason; 11] = [
     DropReason::SpoofedSource,

@@ -19,9 +19,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::family::{FAMILIES, Family};
-use super::memory::senders;
 use super::read_back::address_of;
 use super::rule::rule;
+use super::verdict_cache::senders;
 use super::{INET, drops};
 use crate::drops::DropReason;
 use crate::netlink::{NetlinkError, Socket};

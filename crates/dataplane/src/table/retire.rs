@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use rustables::sys;
 
-use super::chain_names::QUEUE;
+use super::chain_names::NFQUEUE;
 use super::in_force::{InForce, exists};
 use super::{INET, TRIES, Table, TableError, bridge, open, remove_rules};
 use crate::nft::batch::{Batch, Part, Refusal};
@@ -39,7 +39,7 @@ impl Table {
             let queue =
                 Expression::Queue(Queue { queues: QueueRange { first, count: 1 }, bypass: true }, form);
             let comment = Some(HOLDER.to_owned());
-            Rule { chain: QUEUE, purpose: "have agents stand by", expressions: vec![queue], comment }
+            Rule { chain: NFQUEUE, purpose: "have agents stand by", expressions: vec![queue], comment }
                 .add_to(INET, &mut batch);
             match batch.commit(&mut socket, Some(generation)) {
                 Ok(()) => return Ok(true),

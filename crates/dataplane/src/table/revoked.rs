@@ -12,8 +12,8 @@ use policy::{Packet, Protocol};
 
 use super::drops;
 use super::family::Family;
-use super::memory::WITH_PORTS;
 use super::rule::rule;
+use super::verdict_cache::WITH_PORTS;
 use super::{INET, Table, TableError};
 use crate::drops::DropReason;
 use crate::netlink::Socket;
@@ -151,7 +151,7 @@ impl Table {
         Ok(left_over)
     }
 
-    /// Lets connections be new ones again, whatever connection tracking remembers. Those that are not kept cut stay as they are.
+    /// Lets connections be new ones again, whatever connection tracking caches. Those that are not kept cut stay as they are.
     ///
     /// # Errors
     /// As [`Table::update`]: some may have been removed.

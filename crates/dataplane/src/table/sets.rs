@@ -31,7 +31,7 @@ pub(super) const CHANGING_4: &str = "changing4";
 /// Addresses of pods whose policy is just changing, IPv6.
 pub(super) const CHANGING_6: &str = "changing6";
 
-/// Addresses of pods that changed lately, IPv4: see `memory`.
+/// Addresses of pods that changed lately, IPv4: see `verdict_cache`.
 pub(super) const CHANGED_4: &str = "changed4";
 /// Addresses of pods that changed lately, IPv6.
 pub(super) const CHANGED_6: &str = "changed6";

@@ -17,8 +17,8 @@ fn addresses(texts: &[&str]) -> BTreeSet<IpAddr> {
 fn node_a() -> TableConfig {
     TableConfig {
         marks: Marks::default(),
-        when_down: WhenDown::Open,
-        judge_dns: true,
+        fail_mode: FailMode::Open,
+        prerouting_dns: true,
         holder: "node-a pid 123".to_owned(),
         pod_cidrs: vec![
             "10.244.1.0/24".parse().expect("a CIDR"),
@@ -28,7 +28,7 @@ fn node_a() -> TableConfig {
             ingress: addresses(&["10.244.1.2", "fd00:10:244:1::2"]),
             egress: addresses(&["10.244.1.2", "10.244.1.3"]),
         },
-        remember: Some(Remember { time: Duration::from_secs(5), log_group: Some(100) }),
+        verdict_cache: Some(VerdictCacheConfig { time: Duration::from_secs(5), log_group: Some(100) }),
         queue_quota: Some(QueueQuota { rate: 10_000, burst: 1_024 }),
         generation: Generation(7),
         origin: None,
@@ -37,8 +37,8 @@ fn node_a() -> TableConfig {
 }
 
 /// At a moment whose microseconds are 0x02030405 in 32 bits.
-fn memory(config: &TableConfig) -> Memory {
-    Memory::new(config, SystemTime::UNIX_EPOCH + Duration::from_micros(0x01_0203_0405))
+fn memory(config: &TableConfig) -> VerdictCache {
+    VerdictCache::new(config, SystemTime::UNIX_EPOCH + Duration::from_micros(0x01_0203_0405))
 }
 
 /// Compares with the golden file of this name. The bytes are those of a little-endian machine.
@@ -77,7 +77,8 @@ fn install_with_the_native_queue() {
 #[cfg(target_endian = "little")]
 #[test]
 fn install_with_the_target() {
-    let config = TableConfig { when_down: WhenDown::Closed, judge_dns: false, remember: None, ..node_a() };
+    let config =
+        TableConfig { fail_mode: FailMode::Closed, prerouting_dns: false, verdict_cache: None, ..node_a() };
     check_golden("install-target.batch", &install(&config, QueueForm::Target));
 }
 
@@ -90,11 +91,11 @@ fn update_sends_the_difference_alone() {
         egress: addresses(&["10.244.1.3", "10.244.1.4", "fd00:10:244:1::4"]),
     };
     let affected = Affected::any_peer(addresses(&["10.244.1.4"]));
-    let memory = memory(&node_a()).next(Generation(8), &affected, Instant::now());
+    let cache = memory(&node_a()).next(Generation(8), &affected, Instant::now());
     let cidrs = ["10.244.0.0/23".parse().expect("a CIDR"), node_a().pod_cidrs[1]];
     let mut batch = Batch::default();
-    Contents::new(&cidrs, &open, memory.changed()).change_from(&old, &mut batch);
-    memory.replace(&mut batch);
+    Contents::new(&cidrs, &open, cache.changed()).change_from(&old, &mut batch);
+    cache.replace(&mut batch);
     check_golden("update.batch", &batch);
 }
 
@@ -114,9 +115,10 @@ fn no_two_sets_have_one_number() {
 }
 
 #[test]
-fn a_pod_counts_as_changed_for_longer_than_its_pairs_are_remembered() {
+fn a_pod_counts_as_changed_for_longer_than_its_pairs_are_cached() {
     let pods = |texts: &[&str]| Affected::any_peer(addresses(texts));
-    let changed = |memory: &Memory| memory.changed().map(|address| address.to_string()).collect::<Vec<_>>();
+    let changed =
+        |cache: &VerdictCache| cache.changed().map(|address| address.to_string()).collect::<Vec<_>>();
     let second = |number| Duration::from_secs(number);
     let (first, start) = (memory(&node_a()), Instant::now());
     let mut one = first.next(Generation(8), &pods(&["10.244.1.4", "::ffff:10.244.1.5"]), start);
@@ -125,12 +127,12 @@ fn a_pod_counts_as_changed_for_longer_than_its_pairs_are_remembered() {
     let two = one.next(Generation(9), &pods(&[]), start + second(6));
     assert_eq!(changed(&two), ["10.244.1.4", "10.244.1.5"]);
     let three = two.next(Generation(10), &pods(&["10.244.1.6"]), start + second(7));
-    assert_eq!(changed(&three), ["10.244.1.4", "10.244.1.6"], "a pair is remembered for five seconds");
+    assert_eq!(changed(&three), ["10.244.1.4", "10.244.1.6"], "a pair is cached for five seconds");
     let four = three.next(Generation(11), &Affected::All, start + second(7));
     assert!(changed(&four).is_empty());
     let five = four.next(Generation(12), &pods(&["10.244.1.7"]), start + second(7));
     // Which epochs are the same.
-    let epochs = [&first, &one, &two, &three, &four, &five].map(Memory::epochs);
+    let epochs = [&first, &one, &two, &three, &four, &five].map(VerdictCache::epochs);
     assert!(epochs.is_sorted_by_key(|(latest, _)| *latest) && epochs[0].0 < epochs[1].0, "{epochs:?}");
     assert!(epochs[..4].iter().all(|(_, lasting)| *lasting == epochs[0].1), "{epochs:?}");
     assert_eq!(epochs[4].0, epochs[4].1, "all is forgotten");
@@ -155,7 +157,7 @@ fn where_very_many_pods_changed_lately_everybody_is_forgotten() {
 
 #[test]
 fn without_a_memory_a_pod_counts_as_changed_until_the_next_change() {
-    let config = TableConfig { remember: None, ..node_a() };
+    let config = TableConfig { verdict_cache: None, ..node_a() };
     let affected = Affected::any_peer(addresses(&["10.244.1.4"]));
     let one = memory(&config).next(Generation(8), &affected, Instant::now());
     assert_eq!(one.changed().count(), 1);
@@ -185,12 +187,13 @@ fn takeover_differs_from_the_first_install_in_the_queue_rule_alone() {
     assert_eq!(first.len(), second.len());
     let differing: Vec<&str> =
         first.iter().zip(&second).filter(|(a, b)| a != b).filter_map(|(a, _)| a.lines().next()).collect();
-    assert_eq!(differing, ["rule of chain enqueue: ask a worker"]);
+    assert_eq!(differing, ["rule of chain nfqueue: ask a worker"]);
 }
 
 #[test]
 fn refusals_become_sentences() {
-    let part = || Part { object: "rule of chain judge: x".to_owned(), modules: "nft_fib_inet".to_owned() };
+    let part =
+        || Part { object: "rule of chain postrouting: x".to_owned(), modules: "nft_fib_inet".to_owned() };
     let sentence = |refusal: Refusal| TableError::from(refusal).to_string();
     assert!(sentence(Refusal::Whole(Errno::EPERM)).contains("CAP_NET_ADMIN"));
     assert!(sentence(Refusal::Whole(Errno::EOPNOTSUPP)).contains("no nf_tables"));
@@ -198,19 +201,19 @@ fn refusals_become_sentences() {
     assert!(sentence(Refusal::Part(part(), Errno::ENOENT)).contains("nft_fib_inet"));
     assert!(sentence(Refusal::Part(part(), Errno::EEXIST)).contains("kube-verdict cleanup"));
     assert!(
-        sentence(Refusal::Part(Part::plain("chain judge"), Errno::EOPNOTSUPP))
+        sentence(Refusal::Part(Part::plain("chain postrouting"), Errno::EOPNOTSUPP))
             .contains("kube-verdict cleanup")
     );
-    assert!(sentence(Refusal::Part(part(), Errno::ENOMEM)).contains("rule of chain judge: x"));
+    assert!(sentence(Refusal::Part(part(), Errno::ENOMEM)).contains("rule of chain postrouting: x"));
     assert!(sentence(Refusal::Outdated).contains("try again"));
 }
 
 #[test]
-fn an_agent_keeps_judging_the_pods_again_that_the_one_before_judged_again() {
+fn an_agent_keeps_evaluating_the_pods_again_that_the_one_before_evaluated_again() {
     let in_namespace = || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
             .expect("this test needs root, to make a network namespace of its own: run the tests as root");
-        let config = || TableConfig { judge_dns: false, ..node_a() };
+        let config = || TableConfig { prerouting_dns: false, ..node_a() };
         let mut first = Table::install(config(), QUEUES).expect("the table can be installed");
         assert!(!first.is_revalidating());
         let changing = addresses(&["10.244.1.4", "fd00:10:244:1::4"]);
@@ -225,7 +228,7 @@ fn an_agent_keeps_judging_the_pods_again_that_the_one_before_judged_again() {
         let mut second = Table::install(config(), next).expect("it can be taken over");
         assert_eq!(second.revalidated, changing);
         second.restore(config()).expect("it can be written again");
-        let read = |table: &mut Table| recheck::read(&mut table.socket).expect("the sets can be read");
+        let read = |table: &mut Table| revalidation::read(&mut table.socket).expect("the sets can be read");
         assert_eq!(read(&mut second), changing);
         second.end_recheck().expect("the sweep is over");
         assert!(!second.is_revalidating() && read(&mut second).is_empty());
@@ -240,7 +243,7 @@ fn a_batch_for_another_generation_is_refused_and_changes_nothing() {
     let in_namespace = || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
             .expect("this test needs root, to make a network namespace of its own: run the tests as root");
-        let table = Table::install(TableConfig { judge_dns: false, ..node_a() }, QUEUES)
+        let table = Table::install(TableConfig { prerouting_dns: false, ..node_a() }, QUEUES)
             .expect("the table can be installed");
         let mut socket = open().expect("root may open it");
         let read = InForce::read(&mut socket).expect("the rules can be read");
@@ -266,7 +269,7 @@ fn revoked_connections_are_removed_from_a_kernel_that_refuses_to_remove_what_is_
     let in_namespace = || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
             .expect("this test needs root, to make a network namespace of its own: run the tests as root");
-        let mut table = Table::install(TableConfig { judge_dns: false, ..node_a() }, QUEUES)
+        let mut table = Table::install(TableConfig { prerouting_dns: false, ..node_a() }, QUEUES)
             .expect("the table can be installed");
         table.destroys = false;
         let connection = |source_port| {

@@ -9,7 +9,7 @@ use policy::Verdict;
 /// What one worker has done since it started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
-    /// Packets judged: the sum of the two below.
+    /// Packets evaluated: the sum of the two below.
     pub packets: u64,
     /// Packets allowed.
     pub allowed: u64,

@@ -2,7 +2,7 @@
 //!
 //! From: the worker, with the snapshot that was unsure. Back to it: when a newer snapshot is there, or when a packet has
 //! waited as long as it may. Invariant: all were found unsure under [`Hold::generation`] or later, so nothing needs to be
-//! judged again while that snapshot is current.
+//! evaluated again while that snapshot is current.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;

@@ -8,13 +8,13 @@ use policy::Packet;
 use crate::entries::{Made, delete, make};
 use crate::namespace::in_namespace;
 
-/// What would be judged, as text, and the mark, of every entry.
+/// What would be evaluated, as text, and the mark, of every entry.
 fn table() -> BTreeMap<String, u32> {
     let mut table = BTreeMap::new();
     let mut conntrack = Conntrack::open().unwrap();
     conntrack
         .visit(|entry| {
-            table.insert(story(&entry.judged()), entry.mark);
+            table.insert(scenario(&entry.evaluated()), entry.mark);
             None::<MarkChange>
         })
         .unwrap();
@@ -26,7 +26,7 @@ fn marked(bits: u32) -> usize {
     table().into_values().filter(|mark| mark & bits == bits).count()
 }
 
-fn story(packet: &Packet) -> String {
+fn scenario(packet: &Packet) -> String {
     let port = |port: Option<u16>| port.map_or("-".to_owned(), |port| port.to_string());
     let kind = packet.icmp_type.map_or(String::new(), |kind| format!(" type {kind}"));
     let (from, to) = (port(packet.source_port), port(packet.destination_port));
@@ -34,7 +34,7 @@ fn story(packet: &Packet) -> String {
 }
 
 #[test]
-fn a_connection_is_judged_as_its_first_packet_was_after_dnat_and_before_snat() {
+fn a_connection_is_evaluated_as_its_first_packet_was_after_dnat_and_before_snat() {
     in_namespace(&[], || {
         let service = ("10.96.0.10", 53);
         make([

@@ -14,7 +14,7 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
-use policy::{Change, Compiler, Judgement, Node, Outcome, Pod, PodName, Published, Reason, Scope, Verdict};
+use policy::{Change, Compiler, Evaluation, Node, Outcome, Pod, PodName, Published, Reason, Scope, Verdict};
 
 use crate::namespace::in_namespace;
 use crate::rules::{make_chains, queue_to};
@@ -27,25 +27,25 @@ const ALSO_COMING: &str = "10.9.0.10";
 /// In the pod CIDR of node `node-b`: a pod that is not known yet, and what Flannel gives to the node itself.
 const FAR: &str = "10.9.1.9";
 const FAR_BRIDGE: &str = "10.9.1.1";
-/// One queue, so that all packets of a story come to one worker.
+/// One queue, so that all packets of a scenario come to one worker.
 const QUEUE: QueueRange = QueueRange { first: 100, count: 1 };
 /// Long enough for a packet to come through, short enough to be told from any hold.
 const SOON: Duration = Duration::from_millis(400);
 
 /// The shop with a second node, its workers, and what they record.
-struct Story {
+struct Scenario {
     compiler: Compiler,
     published: Arc<Published>,
     workers: Workers,
     holders: Holders,
-    records: Receiver<Judgement>,
+    records: Receiver<Evaluation>,
 }
 
-impl Story {
-    fn begin(hold: HoldLimits, when_unsure: Verdict) -> Self {
+impl Scenario {
+    fn begin(hold: HoldLimits, on_unknown_pod: Verdict) -> Self {
         make_chains("postrouting", &[]);
         let (first, _) = shop::open(&[5000]);
-        let mut compiler = Compiler::new(Scope::Node("node-a".into())).when_unsure(when_unsure);
+        let mut compiler = Compiler::new(Scope::Node("node-a".into())).on_unknown_pod(on_unknown_pod);
         let inventory = first.inventory();
         let nodes = inventory.nodes.values().cloned().map(Change::Node);
         let pods = inventory.pods.values().map(|pod| Change::Pod(Pod::clone(pod)));
@@ -61,7 +61,7 @@ impl Story {
         let (recorder, records) = channel();
         let workers = Workers::start(WorkersConfig { hold, ..config(QUEUE) }, &published, |_| {
             let recorder = recorder.clone();
-            move |judgement| recorder.send(judgement).unwrap_or(())
+            move |evaluation| recorder.send(evaluation).unwrap_or(())
         });
         let workers = workers.unwrap();
         queue_to(Some(QUEUE));
@@ -96,7 +96,7 @@ impl Story {
         }
     }
 
-    fn record(&self) -> Judgement {
+    fn record(&self) -> Evaluation {
         self.records.recv_timeout(PATIENCE).unwrap()
     }
 }
@@ -107,10 +107,10 @@ fn pod(name: &str, like: &str, node: &str, address: &str) -> Change {
     Change::Pod(policy::Pod { name: PodName::new("shop", name), node: Some(node.into()), ..pod })
 }
 
-fn in_shop(story: impl FnOnce() + Send) {
+fn in_shop(scenario: impl FnOnce() + Send) {
     let more = [COMING, ALSO_COMING, FAR, FAR_BRIDGE].map(|address| format!("{address}/24"));
     let addresses: Vec<&str> = ADDRESSES.into_iter().chain(more.iter().map(String::as_str)).collect();
-    in_namespace(&addresses, story);
+    in_namespace(&addresses, scenario);
 }
 
 fn from(source: &str) -> UdpSocket {
@@ -131,28 +131,28 @@ fn arrived(to: &UdpSocket) -> usize {
 fn a_packet_waits_for_its_pod_and_passes_once_policy_allows_the_pod() {
     in_shop(|| {
         for (address, node) in [(COMING, "node-a"), (FAR, "node-b")] {
-            let mut story = Story::begin(HoldLimits::default(), Verdict::Deny);
+            let mut scenario = Scenario::begin(HoldLimits::default(), Verdict::Deny);
             let to = receiver(5000);
             send(&from(address), &to);
-            story.wait("the packet to be held", |hold| hold.now == 1);
+            scenario.wait("the packet to be held", |hold| hold.now == 1);
             // A change that brings nothing new of the pod.
-            story.change(pod("else", "other", "node-a", "10.9.0.40"));
+            scenario.change(pod("else", "other", "node-a", "10.9.0.40"));
             assert_eq!(arrived(&to), 0, "nobody knows who {address} is");
 
             let published = Instant::now();
-            story.change(pod("new", "web", node, address));
+            scenario.change(pod("new", "web", node, address));
             to.set_read_timeout(Some(PATIENCE)).unwrap();
             to.recv(&mut [0; 16]).unwrap();
             let took = published.elapsed();
             assert!(took < SOON, "it came {took:?} after its pod");
-            let record = story.record();
+            let record = scenario.record();
             assert_eq!(record.decision.verdict(), Verdict::Allow);
             assert!(matches!(record.decision.ingress.reason, Reason::Rule(_)), "{record:?}");
             assert!(record.held.unwrap() >= SOON && record.elapsed < SOON, "{record:?}");
-            let counters = story.wait("its end", |hold| hold.now == 0);
+            let counters = scenario.wait("its end", |hold| hold.now == 0);
             assert_eq!(counters, HoldCounters { held: 1, allowed: 1, ..Default::default() });
             queue_to(None);
-            story.workers.stop();
+            scenario.workers.stop();
             crate::namespace::run("nft delete table inet t");
         }
     });
@@ -161,15 +161,15 @@ fn a_packet_waits_for_its_pod_and_passes_once_policy_allows_the_pod() {
 #[test]
 fn a_packet_waits_for_its_pod_and_is_dropped_once_policy_denies_the_pod() {
     in_shop(|| {
-        let mut story = Story::begin(HoldLimits::default(), Verdict::Allow);
+        let mut scenario = Scenario::begin(HoldLimits::default(), Verdict::Allow);
         let to = receiver(5000);
         send(&from(FAR), &to);
-        story.wait("the packet to be held", |hold| hold.now == 1);
-        story.change(pod("new", "other", "node-b", FAR));
-        let record = story.record();
+        scenario.wait("the packet to be held", |hold| hold.now == 1);
+        scenario.change(pod("new", "other", "node-b", FAR));
+        let record = scenario.record();
         assert_eq!(record.decision.ingress, Outcome::deny(Reason::DefaultDeny));
         assert!(record.held.is_some());
-        let counters = story.wait("its end", |hold| hold.now == 0);
+        let counters = scenario.wait("its end", |hold| hold.now == 0);
         assert_eq!(counters, HoldCounters { held: 1, denied: 1, ..Default::default() });
         assert_eq!(arrived(&to), 0);
     });
@@ -178,44 +178,44 @@ fn a_packet_waits_for_its_pod_and_is_dropped_once_policy_denies_the_pod() {
 #[test]
 fn a_denial_that_no_pod_can_change_is_given_at_once() {
     in_shop(|| {
-        let story = Story::begin(HoldLimits::default(), Verdict::Deny);
+        let scenario = Scenario::begin(HoldLimits::default(), Verdict::Deny);
         // No rule opens port 6000; the other node's own address is no pod's and never will be.
         for (source, port) in [(FAR, 6000), (FAR_BRIDGE, 5000), (COMING, 6000)] {
             send(&from(source), &receiver(port));
-            let record = story.record();
+            let record = scenario.record();
             assert_eq!(record.decision.ingress, Outcome::deny(Reason::DefaultDeny), "{source} to {port}");
             assert_eq!(record.held, None);
         }
-        assert_eq!(total(&story.workers).hold, HoldCounters::default());
+        assert_eq!(total(&scenario.workers).hold, HoldCounters::default());
     });
 }
 
 #[test]
 fn a_pod_that_does_not_come_ends_the_hold_as_the_operator_says() {
     let time = Duration::from_millis(300);
-    for when_unsure in [Verdict::Deny, Verdict::Allow] {
+    for on_unknown_pod in [Verdict::Deny, Verdict::Allow] {
         in_shop(|| {
-            let story = Story::begin(HoldLimits { time, ..HoldLimits::default() }, when_unsure);
+            let scenario = Scenario::begin(HoldLimits { time, ..HoldLimits::default() }, on_unknown_pod);
             let to = receiver(5000);
             for source in [COMING, FAR] {
                 send(&from(source), &to);
             }
-            let records = [story.record(), story.record()];
+            let records = [scenario.record(), scenario.record()];
             assert_eq!(
                 records[0].decision.egress,
-                Outcome { verdict: when_unsure, reason: Reason::UnknownPod }
+                Outcome { verdict: on_unknown_pod, reason: Reason::UnknownPod }
             );
             for record in records {
                 let held = record.held.unwrap();
                 assert!((time..time + SOON).contains(&held), "held {held:?}");
                 assert_eq!(
                     record.decision.ingress,
-                    Outcome { verdict: when_unsure, reason: Reason::UnknownPeer }
+                    Outcome { verdict: on_unknown_pod, reason: Reason::UnknownPeer }
                 );
             }
-            let counters = story.wait("the end", |hold| hold.now == 0);
+            let counters = scenario.wait("the end", |hold| hold.now == 0);
             assert_eq!(counters, HoldCounters { held: 2, expired: 2, ..Default::default() });
-            assert_eq!(arrived(&to), if when_unsure == Verdict::Allow { 2 } else { 0 });
+            assert_eq!(arrived(&to), if on_unknown_pod == Verdict::Allow { 2 } else { 0 });
         });
     }
 }
@@ -223,17 +223,19 @@ fn a_pod_that_does_not_come_ends_the_hold_as_the_operator_says() {
 #[test]
 fn known_pods_go_on_while_others_are_waited_for() {
     in_shop(|| {
-        let story =
-            Story::begin(HoldLimits { time: Duration::from_secs(2), ..HoldLimits::default() }, Verdict::Deny);
+        let scenario = Scenario::begin(
+            HoldLimits { time: Duration::from_secs(2), ..HoldLimits::default() },
+            Verdict::Deny,
+        );
         let to = receiver(5000);
         send(&from(COMING), &to);
-        story.wait("the packet to be held", |hold| hold.now == 1);
+        scenario.wait("the packet to be held", |hold| hold.now == 1);
         let web = from(WEB);
         for _ in 0..100 {
             send(&web, &to);
             to.recv(&mut [0; 16]).unwrap();
         }
-        let counters = story.wait("the end, though packets keep coming", |hold| {
+        let counters = scenario.wait("the end, though packets keep coming", |hold| {
             send(&web, &to);
             hold.now == 0
         });
@@ -242,21 +244,21 @@ fn known_pods_go_on_while_others_are_waited_for() {
 }
 
 #[test]
-fn what_finds_no_room_is_judged_at_once() {
-    for when_unsure in [Verdict::Deny, Verdict::Allow] {
+fn what_finds_no_room_is_evaluated_at_once() {
+    for on_unknown_pod in [Verdict::Deny, Verdict::Allow] {
         in_shop(|| {
             let limits = HoldLimits { packets: 8, ..HoldLimits::default() };
-            let story = Story::begin(limits, when_unsure);
+            let scenario = Scenario::begin(limits, on_unknown_pod);
             let (to, web) = (receiver(5000), from(COMING));
             (0..10).for_each(|_| send(&web, &to));
             let expected = HoldCounters { now: 8, held: 8, no_room: 2, ..Default::default() };
-            let counters = story.wait("ten packets", |hold| hold.held + hold.no_room == 10);
+            let counters = scenario.wait("ten packets", |hold| hold.held + hold.no_room == 10);
             assert_eq!(counters, expected);
             for _ in 0..2 {
-                let record = story.record();
-                assert_eq!((record.held, record.decision.verdict()), (None, when_unsure));
+                let record = scenario.record();
+                assert_eq!((record.held, record.decision.verdict()), (None, on_unknown_pod));
             }
-            assert_eq!(arrived(&to), if when_unsure == Verdict::Allow { 2 } else { 0 });
+            assert_eq!(arrived(&to), if on_unknown_pod == Verdict::Allow { 2 } else { 0 });
         });
     }
 }
@@ -268,10 +270,10 @@ fn nothing_is_held_where_the_operator_wants_none_held() {
         HoldLimits { time: Duration::ZERO, ..Default::default() },
     ] {
         in_shop(|| {
-            let story = Story::begin(limits, Verdict::Deny);
+            let scenario = Scenario::begin(limits, Verdict::Deny);
             send(&from(COMING), &receiver(5000));
-            assert_eq!(story.record().held, None);
-            assert_eq!(total(&story.workers).hold, HoldCounters::default());
+            assert_eq!(scenario.record().held, None);
+            assert_eq!(total(&scenario.workers).hold, HoldCounters::default());
         });
     }
 }
@@ -306,37 +308,42 @@ fn held_packets_leave_half_of_the_kernels_queue_free() {
 #[test]
 fn a_flood_from_one_unknown_address_leaves_room_for_others() {
     in_shop(|| {
-        let mut story = Story::begin(HoldLimits { packets: 160, ..HoldLimits::default() }, Verdict::Deny);
+        let mut scenario =
+            Scenario::begin(HoldLimits { packets: 160, ..HoldLimits::default() }, Verdict::Deny);
         let to = receiver(5000);
         let flood = from(COMING);
         (0..500).for_each(|_| send(&flood, &to));
-        story.wait("the flood", |hold| hold.held + hold.no_room == 500);
+        scenario.wait("the flood", |hold| hold.held + hold.no_room == 500);
         send(&from(ALSO_COMING), &to);
-        let counters = story.wait("another packet", |hold| hold.held + hold.no_room == 501);
+        let counters = scenario.wait("another packet", |hold| hold.held + hold.no_room == 501);
         assert_eq!((counters.now, counters.no_room), (11, 490), "a sixteenth of the room, and one more");
-        story.change(pod("new", "web", "node-a", ALSO_COMING));
+        scenario.change(pod("new", "web", "node-a", ALSO_COMING));
         to.recv(&mut [0; 16]).unwrap();
     });
 }
 
 #[test]
-fn workers_that_stop_judge_what_they_hold_by_what_is_known_then() {
+fn workers_that_stop_evaluate_what_they_hold_by_what_is_known_then() {
     in_shop(|| {
-        let mut story = Story::begin(HoldLimits::default(), Verdict::Deny);
+        let mut scenario = Scenario::begin(HoldLimits::default(), Verdict::Deny);
         let to = receiver(5000);
         for source in [COMING, ALSO_COMING] {
             send(&from(source), &to);
         }
-        story.wait("both to be held", |hold| hold.now == 2);
+        scenario.wait("both to be held", |hold| hold.now == 2);
         // Nobody tells the worker, so it looks for itself at its end.
-        drop(story.published.publish(story.compiler.apply([pod("new", "web", "node-a", COMING)]).snapshot));
+        drop(
+            scenario
+                .published
+                .publish(scenario.compiler.apply([pod("new", "web", "node-a", COMING)]).snapshot),
+        );
         queue_to(None);
         let stopping = Instant::now();
-        story.workers.stop();
+        scenario.workers.stop();
         let took = stopping.elapsed();
         assert!(took < Duration::from_secs(3), "to stop took {took:?}");
         assert_eq!(arrived(&to), 1, "the one that is known passes");
-        let verdicts = [(); 2].map(|()| story.records.recv_timeout(PATIENCE).unwrap().decision.verdict());
+        let verdicts = [(); 2].map(|()| scenario.records.recv_timeout(PATIENCE).unwrap().decision.verdict());
         assert_eq!(verdicts, [Verdict::Allow, Verdict::Deny]);
     });
 }
@@ -344,7 +351,7 @@ fn workers_that_stop_judge_what_they_hold_by_what_is_known_then() {
 #[test]
 fn a_connection_that_waits_for_its_pod_succeeds() {
     in_shop(|| {
-        let mut story = Story::begin(HoldLimits::default(), Verdict::Deny);
+        let mut scenario = Scenario::begin(HoldLimits::default(), Verdict::Deny);
         let listener = TcpListener::bind((DB, 5000)).unwrap();
         let connected = thread::scope(|scope| {
             let client = scope.spawn(|| {
@@ -355,8 +362,8 @@ fn a_connection_that_waits_for_its_pod_succeeds() {
                 connect(client.as_raw_fd(), &SockaddrIn::new(10, 9, 0, 2, 5000)).unwrap();
                 TcpStream::from(client)
             });
-            story.wait("its first packet to be held", |hold| hold.now == 1);
-            story.change(pod("new", "web", "node-a", COMING));
+            scenario.wait("its first packet to be held", |hold| hold.now == 1);
+            scenario.change(pod("new", "web", "node-a", COMING));
             client.join().unwrap()
         });
         let (_, peer) = listener.accept().unwrap();
@@ -367,7 +374,7 @@ fn a_connection_that_waits_for_its_pod_succeeds() {
 #[test]
 fn what_a_connection_sends_again_takes_no_more_room() {
     in_shop(|| {
-        let mut story = Story::begin(HoldLimits::default(), Verdict::Deny);
+        let mut scenario = Scenario::begin(HoldLimits::default(), Verdict::Deny);
         let raw = |protocol| -> OwnedFd {
             // SAFETY: `socket` returns a descriptor that nobody else has, or -1, which the assertion refuses.
             #[allow(unsafe_code)]
@@ -387,10 +394,10 @@ fn what_a_connection_sends_again_takes_no_more_room() {
             sendto(sender.as_raw_fd(), &[header, tcp].concat(), &to, MsgFlags::empty()).unwrap();
         };
         [1, 1, 2, 1].into_iter().for_each(first_packet_from_port);
-        let counters = story.wait("four packets", |hold| hold.held + hold.repeated == 4);
+        let counters = scenario.wait("four packets", |hold| hold.held + hold.repeated == 4);
         assert_eq!(counters, HoldCounters { now: 2, held: 2, repeated: 2, ..Default::default() });
-        story.change(pod("new", "web", "node-a", COMING));
-        story.wait("their end", |hold| hold.now == 0);
+        scenario.change(pod("new", "web", "node-a", COMING));
+        scenario.wait("their end", |hold| hold.now == 0);
         let received = std::iter::from_fn(|| {
             let mut packet = [0; 64];
             recv(receiver.as_raw_fd(), &mut packet, MsgFlags::empty()).ok().map(|_| packet)
@@ -399,7 +406,7 @@ fn what_a_connection_sends_again_takes_no_more_room() {
         let ports: Vec<u8> =
             received.filter(|packet| packet[12..16] == [10, 9, 0, 9]).map(|packet| packet[21]).collect();
         assert_eq!(ports, [1, 2], "each connection's first packet, once");
-        let verdicts = [(); 2].map(|()| story.record().decision.verdict());
+        let verdicts = [(); 2].map(|()| scenario.record().decision.verdict());
         assert_eq!(verdicts, [Verdict::Allow; 2]);
     });
 }
@@ -407,23 +414,23 @@ fn what_a_connection_sends_again_takes_no_more_room() {
 #[test]
 fn a_pod_that_becomes_known_at_the_same_instant_is_not_missed() {
     in_shop(|| {
-        let mut story = Story::begin(HoldLimits::default(), Verdict::Deny);
+        let mut scenario = Scenario::begin(HoldLimits::default(), Verdict::Deny);
         let (to, from) = (receiver(5000), from(COMING));
         to.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         for round in 0..500u32 {
-            story.change(Change::PodGone(PodName::new("shop", "new")));
-            let next = story.compiler.apply([pod("new", "web", "node-a", COMING)]).snapshot;
+            scenario.change(Change::PodGone(PodName::new("shop", "new")));
+            let next = scenario.compiler.apply([pod("new", "web", "node-a", COMING)]).snapshot;
             // From nothing to some milliseconds: how long a thread takes to start is the machine's affair.
             let pause = 1u32 << (round % 18);
             thread::scope(|scope| {
                 scope.spawn(|| send(&from, &to));
                 (0..pause).for_each(|_| std::hint::spin_loop());
-                drop(story.published.publish(next));
-                story.holders.wake();
+                drop(scenario.published.publish(next));
+                scenario.holders.wake();
             });
             to.recv(&mut [0; 16]).unwrap_or_else(|error| panic!("round {round}: {error}"));
         }
-        let counters = total(&story.workers).hold;
+        let counters = total(&scenario.workers).hold;
         assert_eq!((counters.expired, counters.now), (0, 0), "{counters:?}");
         assert!(counters.held > 0, "no packet came before its pod: {counters:?}");
     });

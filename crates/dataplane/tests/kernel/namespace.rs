@@ -5,9 +5,9 @@ use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
 
-/// Runs `story` on a thread of its own in a network namespace of its own, whose loopback device has `addresses`.
+/// Runs `scenario` on a thread of its own in a network namespace of its own, whose loopback device has `addresses`.
 /// The namespace ends with the last thread and socket in it.
-pub fn in_namespace(addresses: &[&str], story: impl FnOnce() + Send) {
+pub fn in_namespace(addresses: &[&str], scenario: impl FnOnce() + Send) {
     let result = thread::scope(|scope| {
         let inside = scope.spawn(|| {
             if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
@@ -17,7 +17,7 @@ pub fn in_namespace(addresses: &[&str], story: impl FnOnce() + Send) {
             for address in addresses {
                 run(&format!("ip address add {address} dev lo"));
             }
-            story();
+            scenario();
         });
         inside.join()
     });

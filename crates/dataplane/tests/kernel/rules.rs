@@ -15,7 +15,7 @@ const NFT_MSG_DELRULE: u16 = 10 << 8 | 8;
 pub fn make_chains(hook: &str, after: &[&str]) {
     let rules = "meta mark & 0x01000000 != 0 accept\njump ask";
     let mut text = format!(
-        "table inet t {{\nchain ask {{ }}\nchain judge {{ type filter hook {hook} priority 95;\n{rules}\n}}\n"
+        "table inet t {{\nchain ask {{ }}\nchain evaluate {{ type filter hook {hook} priority 95;\n{rules}\n}}\n"
     );
     text += &format!("chain after {{ type filter hook {hook} priority 96;\n{}\n}}\n}}\n", after.join("\n"));
     let mut nft =

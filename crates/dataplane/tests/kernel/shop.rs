@@ -1,4 +1,4 @@
-//! The cluster of these stories: pods `web`, `db` and `other` in namespace `shop` on node `node-a`. Policy `db` lets
+//! The cluster of these scenarios: pods `web`, `db` and `other` in namespace `shop` on node `node-a`. Policy `db` lets
 //! `web` reach `db`, on port 5000 over TCP and UDP, and nobody else.
 
 use std::sync::Arc;

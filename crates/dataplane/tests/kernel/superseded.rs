@@ -6,7 +6,7 @@ use std::time::Duration;
 use dataplane::conntrack::{Conntrack, ConntrackError, EntryName, MarkChange};
 use dataplane::marks::Marks;
 use dataplane::queues::QueueRange;
-use dataplane::table::{OpenAddresses, Remember, Table, TableConfig, WhenDown};
+use dataplane::table::{FailMode, OpenAddresses, Table, TableConfig, VerdictCacheConfig};
 use policy::Generation;
 
 use crate::entries::{Made, make};
@@ -23,12 +23,12 @@ const THEIRS: QueueRange = QueueRange { first: 103, count: 2 };
 fn install(queues: QueueRange) -> Table {
     let config = TableConfig {
         marks: Marks::default(),
-        when_down: WhenDown::Open,
-        judge_dns: false,
+        fail_mode: FailMode::Open,
+        prerouting_dns: false,
         holder: "node-a pid 123".to_owned(),
         pod_cidrs: vec!["10.9.0.0/24".parse().unwrap()],
         open: OpenAddresses::default(),
-        remember: Some(Remember { time: Duration::from_secs(5), log_group: None }),
+        verdict_cache: Some(VerdictCacheConfig { time: Duration::from_secs(5), log_group: None }),
         queue_quota: None,
         generation: Generation(7),
         origin: None,

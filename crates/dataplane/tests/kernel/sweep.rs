@@ -1,4 +1,4 @@
-//! Connections that exist, judged again when policy changes.
+//! Connections that exist, evaluated again when policy changes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const REVOKED: u32 = 0x2000_0000;
 /// kube-proxy's.
 const FOREIGN: u32 = 0x4000;
 
-/// The mark of each connection, by its source port: the stories give each its own.
+/// The mark of each connection, by its source port: the scenarios give each its own.
 fn marks_by_port() -> BTreeMap<u16, u32> {
     let mut marks = BTreeMap::new();
     let mut conntrack = Conntrack::open().unwrap();
@@ -67,29 +67,35 @@ fn what_is_no_longer_allowed_is_revoked_and_what_is_allowed_again_restored() {
         let mut conntrack = Conntrack::open().unwrap();
 
         let report = sweep(&mut conntrack, &snapshot, &marks, &local, &Scope::default());
-        assert_eq!(untimed(report), SweepReport { entries: 5, judged: 5, revoked: 3, ..Default::default() });
+        assert_eq!(
+            untimed(report),
+            SweepReport { entries: 5, evaluated: 5, revoked: 3, ..Default::default() }
+        );
         let expected = [
             (1, ACCEPTED | FOREIGN),
             (2, ACCEPTED | REVOKED | FOREIGN),
             (3, ACCEPTED | REVOKED),
-            // Allowed and not yet judged by a worker: that is its next packet's business.
+            // Allowed and not yet evaluated by a worker: that is its next packet's business.
             (4, 0),
             (5, REVOKED),
         ];
         assert_eq!(marks_by_port(), BTreeMap::from(expected));
 
         let again = sweep(&mut conntrack, &snapshot, &marks, &local, &Scope::default());
-        assert_eq!(untimed(again), SweepReport { entries: 5, judged: 5, ..Default::default() });
+        assert_eq!(untimed(again), SweepReport { entries: 5, evaluated: 5, ..Default::default() });
 
         let snapshot = compiler.apply([shop::policy(&[5000, 6000])]).snapshot;
         let report = sweep(&mut conntrack, &snapshot, &marks, &local, &Scope::default());
-        assert_eq!(untimed(report), SweepReport { entries: 5, judged: 5, restored: 1, ..Default::default() });
+        assert_eq!(
+            untimed(report),
+            SweepReport { entries: 5, evaluated: 5, restored: 1, ..Default::default() }
+        );
         assert_eq!(marks_by_port()[&2], ACCEPTED | FOREIGN);
     });
 }
 
 #[test]
-fn the_pod_behind_a_service_is_judged_and_not_the_service() {
+fn the_pod_behind_a_service_is_evaluated_and_not_the_service() {
     in_namespace(&[], || {
         make([
             Made::udp((WEB, 1), ("10.96.0.10", 80)).tcp().sent_on_to((DB, 5000)),
@@ -144,7 +150,7 @@ fn connections_of_pods_not_known_any_more_are_a_question_again() {
             &LocalAddresses::default(),
             &Scope::default(),
         );
-        assert_eq!((report.judged, report.unknown, report.revoked), (4, 3, 1));
+        assert_eq!((report.evaluated, report.unknown, report.revoked), (4, 3, 1));
         assert_eq!(marks_by_port(), BTreeMap::from([(1, FOREIGN), (2, 0), (3, REVOKED), (4, REVOKED)]));
     });
 }
@@ -192,7 +198,8 @@ fn in_a_large_table_the_connections_of_changed_pods_alone_are_read_and_none_of_t
         };
 
         let report = sweep(db);
-        let expected = SweepReport { entries: 7, judged: 7, revoked: 5, restored: 1, ..Default::default() };
+        let expected =
+            SweepReport { entries: 7, evaluated: 7, revoked: 5, restored: 1, ..Default::default() };
         assert_eq!(untimed(report), expected);
         let marks = marks_by_port();
         let of = |port: u16| marks[&port];
@@ -201,7 +208,7 @@ fn in_a_large_table_the_connections_of_changed_pods_alone_are_read_and_none_of_t
         assert_eq!(of(60_008), REVOKED, "nobody asked about it");
 
         let all = sweep(Affected::All);
-        let expected = SweepReport { entries: 40_008, judged: 40_008, restored: 1, ..Default::default() };
+        let expected = SweepReport { entries: 40_008, evaluated: 40_008, restored: 1, ..Default::default() };
         assert_eq!(untimed(all), expected);
         eprintln!("of one pod {:?}, all {:?}", report.elapsed, all.elapsed);
     });
@@ -220,7 +227,7 @@ fn clean_up_leaves_only_the_marks_of_others() {
 
 /// Run it optimised and with `--nocapture` for the figures.
 #[test]
-fn a_hundred_thousand_connections_are_all_judged() {
+fn a_hundred_thousand_connections_are_all_evaluated() {
     const MANY: u32 = 100_000;
     in_namespace(&[], || {
         let address = |i: u32| format!("203.0.{}.{}", i / 50_000, i % 250);
@@ -245,15 +252,15 @@ fn a_hundred_thousand_connections_are_all_judged() {
         };
 
         let report = timed("all revoked", &snapshot);
-        assert_eq!(report, SweepReport { entries: all, judged: all, revoked: all, ..Default::default() });
+        assert_eq!(report, SweepReport { entries: all, evaluated: all, revoked: all, ..Default::default() });
         let snapshot = compiler.apply([shop::everybody_may_reach(&[5000])]).snapshot;
         let report = timed("nine of ten restored", &snapshot);
         assert_eq!(
             report,
-            SweepReport { entries: all, judged: all, restored: all / 10 * 9, ..Default::default() }
+            SweepReport { entries: all, evaluated: all, restored: all / 10 * 9, ..Default::default() }
         );
         let report = timed("nothing to change", &snapshot);
-        assert_eq!(report, SweepReport { entries: all, judged: all, ..Default::default() });
+        assert_eq!(report, SweepReport { entries: all, evaluated: all, ..Default::default() });
         let before = cpu_time();
         conntrack.visit(|_| None::<MarkChange>).unwrap();
         eprintln!("read alone: {:?} at work", cpu_time() - before);

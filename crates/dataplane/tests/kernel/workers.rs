@@ -16,7 +16,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, setsockopt, socket,
     sockopt,
 };
-use policy::{Decision, Judgement, Outcome, Reason, Verdict};
+use policy::{Decision, Evaluation, Outcome, Reason, Verdict};
 
 use crate::namespace::{in_namespace, run};
 use crate::rules::{make_chains, queue_to};
@@ -32,7 +32,7 @@ pub fn config(queues: QueueRange) -> WorkersConfig {
     WorkersConfig {
         queues,
         marks: Marks::default(),
-        remembers_denied: false,
+        caches_denied: false,
         queue_length: DEFAULT_QUEUE_LENGTH,
         fail_open: false,
         hold: HoldLimits::default(),
@@ -40,16 +40,16 @@ pub fn config(queues: QueueRange) -> WorkersConfig {
 }
 
 /// Workers for [`QUEUES`] and what they record.
-fn workers() -> (Workers, Receiver<Judgement>) {
+fn workers() -> (Workers, Receiver<Evaluation>) {
     let (recorder, records) = channel();
     let workers = Workers::start(config(QUEUES), &shop::published(&[5000], QUEUES.count), |_| {
         let recorder = recorder.clone();
-        move |judgement| recorder.send(judgement).unwrap_or(())
+        move |evaluation| recorder.send(evaluation).unwrap_or(())
     });
     (workers.unwrap(), records)
 }
 
-/// What all workers have done once they have judged this many packets. A packet is counted a moment after its verdict.
+/// What all workers have done once they have evaluated this many packets. A packet is counted a moment after its verdict.
 fn after(packets: u64, workers: &Workers) -> Counters {
     for _ in 0..500 {
         if total(workers).packets >= packets {
@@ -98,7 +98,7 @@ fn what_policy_allows_passes_and_what_it_denies_does_not() {
         assert_eq!(after(3, &workers), Counters { packets: 3, allowed: 1, denied: 2, ..Default::default() });
         assert!(workers.health().is_ok());
 
-        let records: Vec<Judgement> = (0..3).map(|_| records.recv_timeout(PATIENCE).unwrap()).collect();
+        let records: Vec<Evaluation> = (0..3).map(|_| records.recv_timeout(PATIENCE).unwrap()).collect();
         let [first, second, third] = records.as_slice() else { panic!("three records: {records:?}") };
         assert_eq!(first.decision.verdict(), Verdict::Allow);
         assert!(matches!(first.decision.ingress.reason, Reason::Rule(_)), "{first:?}");
@@ -117,7 +117,7 @@ fn what_policy_allows_passes_and_what_it_denies_does_not() {
 }
 
 #[test]
-fn s43_a_packet_to_the_node_itself_is_judged_for_its_senders_egress_alone() {
+fn s43_a_packet_to_the_node_itself_is_evaluated_for_its_senders_egress_alone() {
     in_namespace(&ADDRESSES, || {
         make_chains("input", &[]);
         let (workers, records) = workers();
@@ -176,8 +176,8 @@ fn packets_that_cant_be_parsed_are_dropped_and_counted() {
             Counters { packets: 2, denied: 2, unparsable: 2, ..Default::default() }
         );
         for _ in 0..2 {
-            let judgement = records.recv_timeout(PATIENCE).unwrap();
-            assert_eq!((judgement.packet, judgement.decision), (None, Decision::UNPARSABLE));
+            let evaluation = records.recv_timeout(PATIENCE).unwrap();
+            assert_eq!((evaluation.packet, evaluation.decision), (None, Decision::UNPARSABLE));
         }
         assert!(workers.health().is_ok());
         workers.stop();

@@ -1,18 +1,18 @@
-//! Flows that were denied: real packets, real workers and the whole table, as in `remembered`.
+//! Flows that were denied: real packets, real workers and the whole table, as in `cached`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use dataplane::cache_log::Heard;
 use dataplane::drops::{DropPlace, DropReason};
-use dataplane::remembered::Heard;
-use dataplane::table::{OpenAddresses, QueueQuota, Remember, RememberedConnections, Table, TableConfig};
+use dataplane::table::{CacheCounters, OpenAddresses, QueueQuota, Table, TableConfig, VerdictCacheConfig};
 use dataplane::workers::{Counters, HoldLimits};
 use policy::{Protocol, Verdict};
 
 use crate::namespace::{in_namespace, list_set, run};
 use crate::packets::{NODE, POD, POD_6, REMOTE, REMOTE_6, closed, other, send_tcp_ack, socket};
-use crate::remembered::{Agent, GROUP, TRUSTED, echo_request_to, policy};
+use crate::verdict_cache::{Agent, GROUP, TRUSTED, echo_request_to, policy};
 use crate::{RANGE_A, RANGE_B};
 
 const NODE_6: &str = "fd00:10:244:1::1";
@@ -42,7 +42,7 @@ fn evaluated(agent: &Agent) -> u64 {
 #[track_caller]
 fn expect(agent: &Agent, denied: u64, dropped: u64) {
     let now = || {
-        let dropped = RememberedConnections::open().and_then(|mut all| all.denied());
+        let dropped = CacheCounters::open().and_then(|mut all| all.denied());
         (evaluated(agent), dropped.expect("the counter is there"))
     };
     let deadline = Instant::now() + PATIENCE;
@@ -61,7 +61,7 @@ fn config(agent: &Agent, queue_quota: Option<QueueQuota>) -> TableConfig {
     TableConfig {
         pod_cidrs: agent.snapshot.pod_cidrs().to_vec(),
         open: OpenAddresses::default(),
-        remember: Some(Remember { time: Duration::from_secs(3600), log_group: Some(GROUP) }),
+        verdict_cache: Some(VerdictCacheConfig { time: Duration::from_secs(3600), log_group: Some(GROUP) }),
         generation: agent.snapshot.generation(),
         queue_quota,
         ..closed()
@@ -258,11 +258,11 @@ fn some_packets_of_a_flood_are_recorded_with_the_deciding_policy_and_all_others_
         let recorded = FLOOD - counted;
         assert!((20..100).contains(&recorded), "{recorded} of {FLOOD} packets are recorded one by one");
         for _ in 0..recorded {
-            let Heard::Connection(judgement) = agent.heard() else { panic!("lost") };
-            assert!(judgement.remembered && judgement.decision.verdict() == Verdict::Deny);
-            let packet = judgement.packet.expect("a packet");
+            let Heard::Connection(evaluation) = agent.heard() else { panic!("lost") };
+            assert!(evaluation.cached && evaluation.decision.verdict() == Verdict::Deny);
+            let packet = evaluation.packet.expect("a packet");
             assert_eq!((packet.protocol, packet.destination_port), (Protocol::UDP, Some(9)));
-            assert_eq!(judgement.snapshot.generation(), agent.snapshot.generation());
+            assert_eq!(evaluation.snapshot.generation(), agent.snapshot.generation());
         }
     });
 }

@@ -34,10 +34,10 @@ fn another_programs_batch_is_told_once_and_our_own_never() {
         table.forget().expect("our own");
         assert!(changes.recv_timeout(NOTHING).is_err(), "neither before, nor another table, nor our own");
 
-        run("nft", &["flush", "chain", "inet", "kube-verdict", "judge"]);
+        run("nft", &["flush", "chain", "inet", "kube-verdict", "postrouting"]);
         let change = changes.recv_timeout(SOON).expect("the change is reported");
         assert_eq!(change.program.name.as_deref(), Some("nft"));
-        assert_eq!(change.what.to_string(), "deleted a rule of chain judge in table inet kube-verdict");
+        assert_eq!(change.what.to_string(), "deleted a rule of chain postrouting in table inet kube-verdict");
         assert!(changes.recv_timeout(NOTHING).is_err(), "once");
     });
 }
@@ -49,16 +49,16 @@ fn restored_is_as_installed_whatever_was_done() {
         let before = list_ruleset();
         for damage in [
             "flush ruleset",
-            "flush chain inet kube-verdict judge",
-            "flush chain inet kube-verdict enqueue",
-            "insert rule inet kube-verdict enqueue accept",
+            "flush chain inet kube-verdict postrouting",
+            "flush chain inet kube-verdict nfqueue",
+            "insert rule inet kube-verdict nfqueue accept",
             "insert rule inet kube-verdict queue-port accept",
             "flush set inet kube-verdict pod-cidrs4",
             "delete table bridge kube-verdict",
             "add table inet kube-verdict { flags dormant; }",
-            "add chain inet kube-verdict judge { policy drop; }",
+            "add chain inet kube-verdict postrouting { policy drop; }",
             "flush ruleset; add table inet kube-verdict; add set inet kube-verdict open-ingress4 { type inet_service; }",
-            "flush ruleset; add table inet kube-verdict; add chain inet kube-verdict judge { type filter hook input priority 0; }",
+            "flush ruleset; add table inet kube-verdict; add chain inet kube-verdict postrouting { type filter hook input priority 0; }",
         ] {
             run("nft", &[damage]);
             assert_ne!(list_ruleset(), before, "{damage} changes something");
@@ -68,7 +68,7 @@ fn restored_is_as_installed_whatever_was_done() {
     });
 }
 
-/// Without what the kernel remembers verdicts by, which begins again.
+/// Without what the kernel caches verdicts by, which begins again.
 fn without_epoch(rules: &str) -> String {
     rules.lines().filter(|line| !line.contains("@allowed") && !line.contains("@denied")).collect()
 }

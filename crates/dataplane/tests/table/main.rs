@@ -3,11 +3,11 @@
 mod denied;
 mod foreign_changes;
 mod namespace;
-mod needs;
 mod packets;
-mod recheck;
-mod remembered;
+mod preflight;
+mod revalidation;
 mod untracked;
+mod verdict_cache;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,7 +19,8 @@ use dataplane::marks::{Mark, Marks};
 use dataplane::ports::{Attachment, Bindings, InterfaceIndex, Mac, Overlay, Port};
 use dataplane::queues::QueueRange;
 use dataplane::table::{
-    OpenAddresses, OriginConfig, Origins, QueueQuota, Remember, Table, TableConfig, TableError, WhenDown,
+    FailMode, OpenAddresses, OriginConfig, Origins, QueueQuota, Table, TableConfig, TableError,
+    VerdictCacheConfig,
 };
 use policy::{Affected, Generation, Packet, Protocol};
 
@@ -45,15 +46,15 @@ fn open(ingress: &[&str], egress: &[&str]) -> OpenAddresses {
 fn node_a() -> TableConfig {
     TableConfig {
         marks: Marks::default(),
-        when_down: WhenDown::Open,
-        judge_dns: true,
+        fail_mode: FailMode::Open,
+        prerouting_dns: true,
         holder: "node-a pid 123".to_owned(),
         pod_cidrs: vec![
             "10.244.1.0/24".parse().expect("a CIDR"),
             "fd00:10:244:1::/64".parse().expect("a CIDR"),
         ],
         open: open(&["10.244.1.2", "fd00:10:244:1::2"], &["10.244.1.2", "10.244.1.3"]),
-        remember: Some(Remember { time: Duration::from_secs(5), log_group: Some(100) }),
+        verdict_cache: Some(VerdictCacheConfig { time: Duration::from_secs(5), log_group: Some(100) }),
         queue_quota: Some(QueueQuota { rate: 10_000, burst: 1_024 }),
         generation: Generation(7),
         origin: None,
@@ -84,7 +85,7 @@ fn check_golden(name: &str, text: &str) {
 }
 
 #[test]
-fn the_ruleset_with_dns_judged_early() {
+fn the_ruleset_with_dns_evaluated_early() {
     in_namespace(|| {
         install(node_a(), RANGE_A);
         check_golden("with-dns.nft", &list_table());
@@ -95,7 +96,7 @@ fn the_ruleset_with_dns_judged_early() {
 fn the_ruleset_with_other_marks() {
     in_namespace(|| {
         let marks = Marks::new(Mark(0x0000_0f00), Mark(0x00f0_0000)).expect("eight bits");
-        install(TableConfig { marks, judge_dns: false, ..node_a() }, RANGE_A);
+        install(TableConfig { marks, prerouting_dns: false, ..node_a() }, RANGE_A);
         check_golden("other-marks.nft", &list_table());
     });
 }
@@ -139,7 +140,7 @@ fn origins() -> Origins {
 
 fn with_origins(origins: Origins) -> TableConfig {
     let origin = OriginConfig { queue: 104, log_group: Some(100), overlay_sources_are_nodes: true, origins };
-    TableConfig { origin: Some(origin), judge_dns: false, ..node_a() }
+    TableConfig { origin: Some(origin), prerouting_dns: false, ..node_a() }
 }
 
 #[test]
@@ -317,8 +318,8 @@ fn an_upgrade_rewrites_rules_and_sets_and_keeps_the_chains() {
         let marks = Marks::new(Mark(0x0000_0f00), Mark(0x00f0_0000)).expect("eight bits");
         let upgraded = TableConfig {
             marks,
-            judge_dns: false,
-            when_down: WhenDown::Closed,
+            prerouting_dns: false,
+            fail_mode: FailMode::Closed,
             pod_cidrs: vec![
                 "10.244.1.0/24".parse().expect("a CIDR"),
                 "10.244.7.0/24".parse().expect("a CIDR"),
@@ -335,7 +336,7 @@ fn an_upgrade_rewrites_rules_and_sets_and_keeps_the_chains() {
         let text = list_table();
         assert!(!text.contains("0x01000000"), "old marks: {text}");
         // The chain of an option that is off stays, without rules.
-        let dns = run("nft", &["list", "chain", "inet", "kube-verdict", "judge-dns"]);
+        let dns = run("nft", &["list", "chain", "inet", "kube-verdict", "prerouting-dns"]);
         assert!(dns.contains("hook prerouting") && !dns.contains("udp"), "{dns}");
     });
 }
@@ -386,15 +387,15 @@ fn rules_that_retire_let_all_pass_and_have_an_agent_stand_by_that_changes_nothin
 }
 
 #[test]
-fn updates_change_sets_and_what_is_remembered_and_nothing_else() {
+fn updates_change_sets_and_what_is_cached_and_nothing_else() {
     in_namespace(|| {
         let config = node_a();
         let mut table = install(config.clone(), RANGE_A);
         let rules = || {
             let text = run("nft", &["--handle", "--stateless", "list", "table", "inet", "kube-verdict"]);
             let (_, chains) = text.split_once("\tchain ").expect("a chain");
-            // The two chains about what is remembered come last.
-            chains.split_once("chain remembered {").expect("the chain").0.to_owned()
+            // The two chains about what is cached come last.
+            chains.split_once("chain cached {").expect("the chain").0.to_owned()
         };
         let before = rules();
         table
@@ -421,9 +422,9 @@ fn updates_change_sets_and_what_is_remembered_and_nothing_else() {
 }
 
 #[test]
-fn an_update_without_difference_sends_nothing_if_nothing_is_remembered() {
+fn an_update_without_difference_sends_nothing_if_nothing_is_cached() {
     in_namespace(|| {
-        let config = TableConfig { remember: None, ..node_a() };
+        let config = TableConfig { verdict_cache: None, ..node_a() };
         let mut table = install(config.clone(), RANGE_A);
         // If anything were sent, the missing table would be noticed.
         run("nft", &["delete", "table", "inet", "kube-verdict"]);
@@ -484,7 +485,7 @@ fn ten_thousand_addresses_of_each_family_are_one_batch() {
 #[test]
 fn a_batch_that_fails_leaves_the_old_state() {
     in_namespace(|| {
-        install(TableConfig { judge_dns: false, ..node_a() }, RANGE_A);
+        install(TableConfig { prerouting_dns: false, ..node_a() }, RANGE_A);
         // A chain of our name with another priority, as another version might have left it.
         run(
             "nft",
@@ -493,18 +494,18 @@ fn a_batch_that_fails_leaves_the_old_state() {
                 "chain",
                 "inet",
                 "kube-verdict",
-                "judge-dns",
+                "prerouting-dns",
                 "{ type filter hook prerouting priority -90; }",
             ],
         );
         let before = list_table();
         let error = Table::install(
-            TableConfig { when_down: WhenDown::Closed, open: open(&[], &[]), ..node_a() },
+            TableConfig { fail_mode: FailMode::Closed, open: open(&[], &[]), ..node_a() },
             RANGE_B,
         );
         let error = error.expect_err("the chain is in the way");
         assert!(
-            matches!(&error, TableError::OtherKind { object, .. } if object == "chain judge-dns"),
+            matches!(&error, TableError::OtherKind { object, .. } if object == "chain prerouting-dns"),
             "{error:?}"
         );
         assert!(error.to_string().contains("kube-verdict cleanup"), "{error}");

@@ -99,7 +99,7 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 /// The table as `nft` lists it, with `QUEUE` in place of the queue statement: kernels have it in two forms, and `nft`
-/// prints one of them only where iptables' libraries are installed. And with `EPOCH` for that of the remembered pairs,
+/// prints one of them only where iptables' libraries are installed. And with `EPOCH` for that of the cached pairs,
 /// which begins with the time of day, and which `nft` calls a number of an invalid type.
 pub fn list_table() -> String {
     let text = run("nft", &["list", "table", "inet", "kube-verdict"]);

@@ -1,5 +1,5 @@
 //! Real packets through the rules, without an agent: what needs no verdict passes, all else is dropped, since the queue
-//! has no listener and `when_down` is closed.
+//! has no listener and `fail_mode` is closed.
 //!
 //! ```text
 //!  pod 10.244.1.9 --- 10.244.1.1 node (the table) 192.0.2.1 --- 192.0.2.2 remote
@@ -12,7 +12,7 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use dataplane::queue_statistics::QueueStatistics;
-use dataplane::table::{Table, TableConfig, WhenDown};
+use dataplane::table::{FailMode, Table, TableConfig};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket as socket_of,
 };
@@ -74,7 +74,7 @@ impl World {
 }
 
 pub fn closed() -> TableConfig {
-    TableConfig { when_down: WhenDown::Closed, open: open(&[], &[]), ..node_a() }
+    TableConfig { fail_mode: FailMode::Closed, open: open(&[], &[]), ..node_a() }
 }
 
 pub fn socket(address: &str, port: u16) -> UdpSocket {
@@ -189,7 +189,7 @@ fn s21_s24_the_node_reaches_its_pods_and_replies_pass() {
 }
 
 #[test]
-fn s25_ipv6_is_judged_as_well_and_neighbour_discovery_passes() {
+fn s25_ipv6_is_evaluated_as_well_and_neighbour_discovery_passes() {
     in_namespace(|| {
         let world = World::new();
         let mut table = install(closed(), RANGE_A);
@@ -209,7 +209,7 @@ fn s25_ipv6_is_judged_as_well_and_neighbour_discovery_passes() {
 fn while_the_agent_is_down_first_packets_pass_if_the_operator_wants_it() {
     in_namespace(|| {
         let world = World::new();
-        install(TableConfig { when_down: WhenDown::Open, ..closed() }, RANGE_A);
+        install(TableConfig { fail_mode: FailMode::Open, ..closed() }, RANGE_A);
         assert!(
             pod_reaches_remote(&world, 7000)
                 && remote_reaches_pod(&world, 7001)
@@ -317,14 +317,14 @@ fn a_verdict_is_settled_and_foreign_marks_stay() {
              chain settled-local { type filter hook input priority 107; \
                udp dport 7001 meta mark 0x00004000 ct mark 0x10000040 counter; }",
         );
-        install(TableConfig { judge_dns: false, ..closed() }, RANGE_A);
+        install(TableConfig { prerouting_dns: false, ..closed() }, RANGE_A);
         assert!(pod_reaches_remote(&world, 7000) && pod_reaches_node(&world, 7001));
         assert_eq!((counted("settled"), counted("settled-local")), (1, 1));
     });
 }
 
 #[test]
-fn a_packet_that_brings_the_verdicts_mark_along_is_judged_all_the_same() {
+fn a_packet_that_brings_the_verdicts_mark_along_is_evaluated_all_the_same() {
     in_namespace(|| {
         let world = World::new();
         other(
@@ -341,7 +341,7 @@ fn a_packet_that_brings_the_verdicts_mark_along_is_judged_all_the_same() {
 }
 
 #[test]
-fn what_conntrack_does_not_track_is_judged_every_time() {
+fn what_conntrack_does_not_track_is_evaluated_every_time() {
     in_namespace(|| {
         let world = World::new();
         other("chain untracking { type filter hook prerouting priority -300; udp dport 7000 notrack; }");
@@ -418,7 +418,7 @@ fn the_connection_of_what_needs_no_verdict_is_marked() {
              chain delivered { type filter hook input priority 107; \
                udp dport 7002 ct mark 0x10000000 counter; }",
         );
-        install(TableConfig { judge_dns: false, open: open(&[POD], &[POD]), ..closed() }, RANGE_A);
+        install(TableConfig { prerouting_dns: false, open: open(&[POD], &[POD]), ..closed() }, RANGE_A);
         assert!(pod_reaches_remote(&world, 7000) && pod_reaches_node(&world, 7002));
         let server = world.pod.run(|| socket(POD, 7001));
         socket(NODE, 0).send_to(b"x", (POD, 7001)).expect("sent");
@@ -446,17 +446,17 @@ fn waiting_packets_survive_all_but_the_removal_of_the_table() {
         let world = World::new();
         let mut listener = nfq::Queue::open().expect("a queue socket");
         RANGE_A.numbers().for_each(|number| listener.bind(number).expect("a free queue"));
-        let mut table = install(TableConfig { judge_dns: false, ..closed() }, RANGE_A);
+        let mut table = install(TableConfig { prerouting_dns: false, ..closed() }, RANGE_A);
         world.pod.run(|| socket(POD, 0).send_to(b"x", (REMOTE, 7000)).expect("sent"));
         assert_eq!(waiting(), 1);
         table.update(&closed().pod_cidrs, &open(&[POD], &[]), GENERATION, &Affected::All).expect("update");
         assert_eq!(waiting(), 1, "after an update");
-        install(TableConfig { judge_dns: false, ..closed() }, RANGE_B);
+        install(TableConfig { prerouting_dns: false, ..closed() }, RANGE_B);
         assert_eq!(waiting(), 1, "after a takeover");
         // New chains come in; none goes.
         install(closed(), RANGE_A);
         assert_eq!(waiting(), 1, "after an upgrade that adds chains");
-        dataplane::needs::check(&dataplane::needs::NeedsConfig::default());
+        dataplane::preflight::check(&dataplane::preflight::PreflightConfig::default());
         assert_eq!(waiting(), 1, "after a look at the needs");
         Table::remove().expect("the table is ours");
         assert_eq!(waiting(), 0, "the kernel drops what waits when base chains go");

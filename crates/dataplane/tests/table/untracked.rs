@@ -1,13 +1,13 @@
-//! Packets that connection tracking does not track: real packets, real workers and the whole table, as in `remembered`.
+//! Packets that connection tracking does not track: real packets, real workers and the whole table, as in `cached`.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use dataplane::table::RememberedConnections;
+use dataplane::table::CacheCounters;
 
 use crate::namespace::{in_namespace, run};
 use crate::packets::{POD, REMOTE, REMOTE_6, counted, other};
-use crate::remembered::{Agent, policy};
+use crate::verdict_cache::{Agent, policy};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const NOTRACK: &str = "chain untracking { type filter hook prerouting priority -300; notrack; }";
@@ -18,7 +18,7 @@ const NOTRACK: &str = "chain untracking { type filter hook prerouting priority -
 fn expect(agent: &Agent, allowed: u64, denied: u64, passed: u64) {
     let now = || {
         let counters = agent.workers.counters();
-        let passed = RememberedConnections::open().and_then(|mut all| all.untracked());
+        let passed = CacheCounters::open().and_then(|mut all| all.untracked());
         (
             counters.iter().map(|one| one.allowed).sum::<u64>(),
             counters.iter().map(|one| one.denied).sum::<u64>(),
@@ -47,7 +47,7 @@ fn one_verdict_serves_all_packets_of_a_flow_that_is_not_tracked() {
             }
             expect(&agent, number, number, 3 * number);
         }
-        let dropped = RememberedConnections::open().and_then(|mut all| all.denied());
+        let dropped = CacheCounters::open().and_then(|mut all| all.denied());
         assert_eq!(dropped, Ok(4));
     });
 }

@@ -25,7 +25,7 @@ impl Compiled {
         let mut affected: BTreeMap<IpAddr, Peers> = BTreeMap::new();
         let subjects = diff.subjects.iter().flat_map(|subject| self.selectors().of_subject(*subject));
         let classes: FxHashSet<ClassId> = subjects.map(|(class, _)| class).collect();
-        affected.extend(self.judged_of(&classes).map(|address| (address, Peers::Any)));
+        affected.extend(self.evaluated_of(&classes).map(|address| (address, Peers::Any)));
         let mut known = PeersByChange::default();
         for (key, before) in &diff.hosts {
             let address = address_of(*key);
@@ -69,7 +69,7 @@ impl Compiled {
         let differs =
             |built: &&Built| (ports_differ && built.has_port_names()) || self.tells_apart(built, before, now);
         let users = self.built().filter(differs).flat_map(|built| built.users.iter().copied()).collect();
-        let peers: BTreeSet<IpAddr> = self.judged_of(&users).collect();
+        let peers: BTreeSet<IpAddr> = self.evaluated_of(&users).collect();
         (!peers.is_empty()).then(|| Peers::Only(Arc::new(peers)))
     }
 
@@ -80,20 +80,20 @@ impl Compiled {
             (None, None) => return false,
             // In ANY of this node's pod CIDRs an address without a pod is that of a pod that is not known.
             (Some(pod), None) | (None, Some(pod)) => {
-                return pod.is_judged() || self.pod_cidrs().iter().any(|cidr| cidr.contains(&address));
+                return pod.is_evaluated() || self.pod_cidrs().iter().any(|cidr| cidr.contains(&address));
             }
             (Some(was), Some(is)) => (was, is),
         };
-        if !was.is_judged() && !is.is_judged() {
+        if !was.is_evaluated() && !is.is_evaluated() {
             return false;
         }
         // Its own node always reaches it; named ports are resolved at the destination (semantics 17, 21).
-        was.is_judged() != is.is_judged()
+        was.is_evaluated() != is.is_evaluated()
             || was.node() != is.node()
             || was.ports != is.ports
             || was.name() != is.name()
             || was.pod().uid != is.pod().uid
-            || was.is_unsure() != is.is_unsure()
+            || was.is_provisional() != is.is_provisional()
             || views(is).map(|class| self.selected_by(class)) != before.selected_by
     }
 
@@ -114,10 +114,10 @@ impl Compiled {
     }
 
     /// The addresses of this node's pods that have ANY of the classes.
-    fn judged_of<'a>(&'a self, classes: &'a FxHashSet<ClassId>) -> impl Iterator<Item = IpAddr> + 'a {
+    fn evaluated_of<'a>(&'a self, classes: &'a FxHashSet<ClassId>) -> impl Iterator<Item = IpAddr> + 'a {
         let has_class = |pod: &HostPod| views(pod).iter().any(|class| classes.contains(class));
-        let judged = if classes.is_empty() { None } else { Some(self.judged().iter().copied()) };
-        judged.into_iter().flatten().filter(move |address| {
+        let evaluated = if classes.is_empty() { None } else { Some(self.evaluated().iter().copied()) };
+        evaluated.into_iter().flatten().filter(move |address| {
             self.hosts().get(*address).and_then(|host| host.pod.as_ref()).is_some_and(has_class)
         })
     }

@@ -65,16 +65,16 @@ pub(crate) struct Class {
     pub view: View,
     /// Addresses of its pods.
     pub addresses: u32,
-    /// Those of them that the snapshot judges.
-    pub judged: u32,
-    /// The subjects of policies that choose it, or might, sorted: of a class with judged pods alone.
+    /// Those of them that the snapshot evaluates.
+    pub evaluated: u32,
+    /// The subjects of policies that choose it, or might, sorted: of a class with evaluated pods alone.
     pub subjects: Option<Vec<Chosen>>,
     /// Under which subjects its rulesets are kept, once it has any.
     pub rulesets: Option<Arc<[Chosen]>>,
 }
 
 impl Class {
-    /// The subjects of policies that choose it, or might; none if no pod of it is judged.
+    /// The subjects of policies that choose it, or might; none if no pod of it is evaluated.
     pub(crate) fn subjects(&self) -> &[Chosen] {
         self.subjects.as_deref().unwrap_or_default()
     }
@@ -101,7 +101,7 @@ impl Classes {
                 labels: key.1.clone(),
                 view: *view,
                 addresses: 0,
-                judged: 0,
+                evaluated: 0,
                 subjects: None,
                 rulesets: None,
             });
@@ -112,11 +112,11 @@ impl Classes {
 
     /// Both classes of the pods of a cautious one; else the class alone.
     pub(crate) fn views(&self, class: ClassId) -> RangeInclusive<ClassId> {
-        class..=class + ClassId::from(self.is_unsure(class))
+        class..=class + ClassId::from(self.is_provisional(class))
     }
 
     /// Whether the pods of a class have unknown labels that policies ask for: then the class behind it is the hopeful one.
-    pub(crate) fn is_unsure(&self, class: ClassId) -> bool {
+    pub(crate) fn is_provisional(&self, class: ClassId) -> bool {
         self.list[class as usize].view == View::Cautious
     }
 
@@ -177,25 +177,25 @@ impl Classes {
     }
 
     /// Counts an address of a pod of `class` in.
-    pub(crate) fn count_in(&mut self, class: ClassId, judged: bool) {
+    pub(crate) fn count_in(&mut self, class: ClassId, evaluated: bool) {
         self.addresses += 1;
-        self.unsure_addresses += usize::from(self.is_unsure(class));
+        self.unsure_addresses += usize::from(self.is_provisional(class));
         for class in self.views(class) {
             let class = &mut self.list[class as usize];
             self.inhabited += usize::from(class.addresses == 0);
             class.addresses += 1;
-            class.judged += u32::from(judged);
+            class.evaluated += u32::from(evaluated);
         }
     }
 
     /// Counts an address of a pod of `class` out.
-    pub(crate) fn count_out(&mut self, class: ClassId, judged: bool) {
+    pub(crate) fn count_out(&mut self, class: ClassId, evaluated: bool) {
         self.addresses -= 1;
-        self.unsure_addresses -= usize::from(self.is_unsure(class));
+        self.unsure_addresses -= usize::from(self.is_provisional(class));
         for class in self.views(class) {
             let class = &mut self.list[class as usize];
             class.addresses -= 1;
-            class.judged -= u32::from(judged);
+            class.evaluated -= u32::from(evaluated);
             self.inhabited -= usize::from(class.addresses == 0);
         }
     }

@@ -45,7 +45,7 @@ pub(crate) struct Compiled {
     /// Policies whose admission the last update changed.
     readmitted: BTreeSet<PolicyName>,
     here: Option<NodeId>,
-    /// Whether pods of every node are judged.
+    /// Whether pods of every node are evaluated.
     everywhere: bool,
     pod_cidrs: Arc<[IpNet]>,
     /// Of all nodes.
@@ -66,14 +66,14 @@ pub(crate) struct Compiled {
     denying: usize,
     /// By the subjects that choose a pod, sorted.
     built: FxHashMap<Arc<[Chosen]>, Built>,
-    /// Classes that have judged pods and perhaps no rulesets yet.
+    /// Classes that have evaluated pods and perhaps no rulesets yet.
     wanting: Vec<ClassId>,
     /// By subject: in how many rulesets its policies are, as of the last count. Those in one or none are not in it.
     rulesets_of: FxHashMap<SelectorId, u32>,
     /// Whether classes have got or lost rulesets since.
     must_count: bool,
     hosts: Hosts,
-    judged: imbl::OrdSet<IpAddr>,
+    evaluated: imbl::OrdSet<IpAddr>,
     /// By class: as the next snapshot will have it.
     rulesets: Vec<Option<Arc<Rulesets>>>,
     /// The same as the last snapshot has it; `None` if it changed since.
@@ -103,7 +103,7 @@ impl Compiled {
         self.diff.cidrs = dirty.pod_cidrs || dirty.cluster_cidrs;
         if dirty.pod_cidrs {
             self.pod_cidrs = scope.pod_cidrs(inventory).into();
-            // Which pods are judged depends on it.
+            // Which pods are evaluated depends on it.
             dirty.addresses.extend(claims.addresses());
         }
         if dirty.cluster_cidrs {
@@ -191,7 +191,7 @@ impl Compiled {
         self.diff.subjects(&changed_subjects);
     }
 
-    /// Whether pods of every node are judged.
+    /// Whether pods of every node are evaluated.
     pub(crate) fn is_everywhere(&self) -> bool {
         self.everywhere
     }
@@ -206,17 +206,17 @@ impl Compiled {
         &self.hosts
     }
 
-    /// Addresses of judged pods.
-    pub(crate) fn judged(&self) -> &imbl::OrdSet<IpAddr> {
-        &self.judged
+    /// Addresses of evaluated pods.
+    pub(crate) fn evaluated(&self) -> &imbl::OrdSet<IpAddr> {
+        &self.evaluated
     }
 
-    /// The rulesets of judged pods, each once.
+    /// The rulesets of evaluated pods, each once.
     pub(crate) fn built(&self) -> impl Iterator<Item = &Built> {
         self.built.values()
     }
 
-    /// The subjects that select the judged pods of a class.
+    /// The subjects that select the evaluated pods of a class.
     pub(crate) fn selected_by(&self, class: ClassId) -> Option<Arc<[Chosen]>> {
         self.classes.get(class).rulesets.clone()
     }
@@ -247,7 +247,7 @@ impl Compiled {
     }
 
     /// The next snapshot.
-    pub(crate) fn snapshot(&mut self, generation: Generation, when_unsure: Verdict) -> Snapshot {
+    pub(crate) fn snapshot(&mut self, generation: Generation, on_unknown_pod: Verdict) -> Snapshot {
         let rulesets = self.published_rulesets.get_or_insert_with(|| self.rulesets.as_slice().into());
         let policies = self.published_policies.get_or_insert_with(|| {
             let numbered = |policy: &CompiledPolicy| {
@@ -259,19 +259,19 @@ impl Compiled {
         });
         Snapshot {
             generation,
-            when_unsure,
+            on_unknown_pod,
             minds_unknown: self.everywhere || self.denying > 0 || self.classes.are_unsure(),
             here: self.here,
             everywhere: self.everywhere,
             pod_cidrs: Arc::clone(&self.pod_cidrs),
             cluster_cidrs: Arc::clone(&self.cluster_cidrs),
             hosts: self.hosts.clone(),
-            judged: self.judged.clone(),
+            evaluated: self.evaluated.clone(),
             rulesets: Arc::clone(rulesets),
             policies: Arc::clone(policies),
             size: Size {
                 pod_addresses: self.classes.addresses(),
-                judged_addresses: self.judged.len(),
+                evaluated_addresses: self.evaluated.len(),
                 policies: self.policies.len(),
                 rules: self.rules,
                 classes: self.classes.inhabited(),
@@ -357,7 +357,7 @@ impl Compiled {
             return;
         }
         let wanted = self.wanting.iter().map(|class| self.classes.get(*class));
-        let wanted = wanted.filter(|class| class.judged > 0 && class.rulesets.is_none());
+        let wanted = wanted.filter(|class| class.evaluated > 0 && class.rulesets.is_none());
         let keys: FxHashSet<&[Chosen]> =
             wanted.map(Class::subjects).chain(self.built.keys().map(Arc::as_ref)).collect();
         let mut counts: FxHashMap<SelectorId, u32> = FxHashMap::default();
@@ -409,54 +409,54 @@ impl Compiled {
         }
     }
 
-    /// Who has an address now. The classes, and which addresses are judged, are brought up to date with it.
+    /// Who has an address now. The classes, and which addresses are evaluated, are brought up to date with it.
     fn host(&mut self, key: AddressKey, scope: &Scope, inventory: &Inventory, claims: &mut Claims) -> Host {
         let pod = claims.owner(key).map(Arc::clone).map(|pod| {
             let class = self.classes.of_pod(&self.vocabulary, inventory, &pod);
             let node = pod.node.as_ref().map(|node| claims.node_id(node));
             let ports = self.vocabulary.resolved_ports(&pod).map(|ports| self.resolved_ports.share(ports));
-            let judged = scope.judges(&pod, &self.pod_cidrs);
-            HostPod::new(pod, class, self.classes.is_unsure(class), judged, node, ports)
+            let evaluated = scope.evaluates(&pod, &self.pod_cidrs);
+            HostPod::new(pod, class, self.classes.is_provisional(class), evaluated, node, ports)
         });
         let host = Host { nodes: claims.nodes(key, pod.is_some()), pod };
         let address = address_of(key);
         let before = self.hosts.get(address);
         self.diff.host(key, before, |class| self.classes.get(class).rulesets.clone());
         let before = before.and_then(|host| host.pod.as_ref());
-        let before = before.map(|pod| (pod.class(), pod.is_judged()));
-        let now = host.pod.as_ref().map(|pod| (pod.class(), pod.is_judged()));
+        let before = before.map(|pod| (pod.class(), pod.is_evaluated()));
+        let now = host.pod.as_ref().map(|pod| (pod.class(), pod.is_evaluated()));
         // In before out: a class whose only pod merely changes keeps its rulesets.
-        if let Some((class, judged)) = now {
-            self.classes.count_in(class, judged);
-            if judged && self.classes.get(class).judged == 1 {
+        if let Some((class, evaluated)) = now {
+            self.classes.count_in(class, evaluated);
+            if evaluated && self.classes.get(class).evaluated == 1 {
                 self.must_count = true;
                 self.wanting.extend(self.classes.views(class));
             }
         }
-        if let Some((class, judged)) = before {
-            self.classes.count_out(class, judged);
-            if judged && self.classes.get(class).judged == 0 {
+        if let Some((class, evaluated)) = before {
+            self.classes.count_out(class, evaluated);
+            if evaluated && self.classes.get(class).evaluated == 0 {
                 for class in self.classes.views(class) {
                     self.detach_class(class);
                     self.classes.get_mut(class).subjects = None;
                 }
             }
         }
-        let was_judged = before.is_some_and(|(_, judged)| judged);
-        let is_judged = now.is_some_and(|(_, judged)| judged);
-        if was_judged && !is_judged {
-            self.judged.remove(&address);
-        } else if is_judged && !was_judged {
-            self.judged.insert(address);
+        let was_evaluated = before.is_some_and(|(_, evaluated)| evaluated);
+        let is_evaluated = now.is_some_and(|(_, evaluated)| evaluated);
+        if was_evaluated && !is_evaluated {
+            self.evaluated.remove(&address);
+        } else if is_evaluated && !was_evaluated {
+            self.evaluated.insert(address);
         }
         host
     }
 
-    /// Finds the subjects of classes that have got their first judged pod.
+    /// Finds the subjects of classes that have got their first evaluated pod.
     fn find_subjects(&mut self) {
         for class in &self.wanting {
-            let Class { judged, subjects, .. } = self.classes.get(*class);
-            if *judged == 0 || subjects.is_some() {
+            let Class { evaluated, subjects, .. } = self.classes.get(*class);
+            if *evaluated == 0 || subjects.is_some() {
                 continue;
             }
             let chosen =
@@ -482,13 +482,13 @@ impl Compiled {
             if extend && as_a_peer {
                 chosen_by.entry(class).or_default().push(selector);
             }
-            if self.classes.get(class).judged > 0 && self.subjects.contains_key(&selector) {
+            if self.classes.get(class).evaluated > 0 && self.subjects.contains_key(&selector) {
                 subjects.push((class, Chosen { by: selector, view }));
             }
         });
         for class in index.iter() {
             let class = self.classes.get_mut(class);
-            if class.judged > 0 {
+            if class.evaluated > 0 {
                 class.subjects = Some(Vec::new());
             }
         }
@@ -515,7 +515,7 @@ impl Compiled {
             .collect();
         for class in classes {
             self.detach_class(class);
-            if self.classes.get(class).judged > 0 {
+            if self.classes.get(class).evaluated > 0 {
                 self.wanting.push(class);
             }
         }
@@ -534,11 +534,11 @@ impl Compiled {
         self.published_rulesets = None;
     }
 
-    /// Finds or builds rulesets for every class that has judged pods and no rulesets.
+    /// Finds or builds rulesets for every class that has evaluated pods and no rulesets.
     fn build_wanted(&mut self) {
         for class in std::mem::take(&mut self.wanting) {
             let facts = self.classes.get(class);
-            if facts.judged == 0 || facts.rulesets.is_some() {
+            if facts.evaluated == 0 || facts.rulesets.is_some() {
                 continue;
             }
             let key: Arc<[Chosen]> = facts.subjects().into();

@@ -45,7 +45,7 @@ impl Diff {
     ) {
         self.hosts.entry(key).or_insert_with(|| {
             let host = before.cloned().unwrap_or_default();
-            let selected_by = match host.pod.as_ref().filter(|pod| pod.is_judged()) {
+            let selected_by = match host.pod.as_ref().filter(|pod| pod.is_evaluated()) {
                 Some(pod) => views(pod).map(selected_by),
                 None => [None, None],
             };

@@ -1,4 +1,4 @@
-//! Whose pods are judged: those of one node, or of all.
+//! Whose pods are evaluated: those of one node, or of all.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use ipnet::IpNet;
 
 use crate::inventory::{Inventory, Pod};
 
-/// Whose pods a snapshot judges.
+/// Whose pods a snapshot evaluates.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Scope {
-    /// Pods of every node, each as its own node judges it: what `explain` asks about. An address that no pod has is judged as by the node
+    /// Pods of every node, each as its own node evaluates it: what `explain` asks about. An address that no pod has is evaluated as by the node
     /// that has the longest pod CIDR around it, of several the first by name.
     Cluster,
     /// Pods of this node alone: what an agent enforces. Pods of other nodes are known as peers.
@@ -25,8 +25,8 @@ impl Scope {
         }
     }
 
-    /// Whether a pod is judged. One that has an address but no node yet belongs to the node in whose pod CIDRs it is.
-    pub(crate) fn judges(&self, pod: &Pod, pod_cidrs: &[IpNet]) -> bool {
+    /// Whether a pod is evaluated. One that has an address but no node yet belongs to the node in whose pod CIDRs it is.
+    pub(crate) fn evaluates(&self, pod: &Pod, pod_cidrs: &[IpNet]) -> bool {
         match (self, &pod.node) {
             (Self::Cluster, _) => true,
             (Self::Node(here), Some(node)) => here == node,

@@ -18,8 +18,8 @@ pub(super) fn pod_at(inventory: &Inventory, address: IpAddr) -> Option<&Pod> {
         .max_by_key(|pod| (pod.reported, pod.created, pod.name.clone()))
 }
 
-/// Whether the pod is one that this scope judges.
-pub(super) fn is_judged(inventory: &Inventory, scope: &Scope, pod: &Pod) -> bool {
+/// Whether the pod is one that this scope evaluates.
+pub(super) fn is_evaluated(inventory: &Inventory, scope: &Scope, pod: &Pod) -> bool {
     match (scope, &pod.node) {
         (Scope::Cluster, _) => true,
         (Scope::Node(here), Some(node)) => node == here,

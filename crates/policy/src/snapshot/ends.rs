@@ -9,8 +9,8 @@ use crate::snapshot::ruleset::PeerFacts;
 
 /// Whether a pod at an end has labels that are unknown and that policies ask for.
 #[inline]
-pub(super) fn is_unsure(host: Option<&Host>) -> bool {
-    host.and_then(|host| host.pod.as_ref()).is_some_and(HostPod::is_unsure)
+pub(super) fn is_provisional(host: Option<&Host>) -> bool {
+    host.and_then(|host| host.pod.as_ref()).is_some_and(HostPod::is_provisional)
 }
 
 /// Who is at either end of a packet.
@@ -35,7 +35,7 @@ impl<A: Address> Ends<'_, A> {
         }
     }
 
-    /// Who has the address of the end whose rules judge in `direction`.
+    /// Who has the address of the end whose rules evaluate in `direction`.
     #[inline(always)]
     pub fn host(&self, direction: Direction) -> Option<&Host> {
         match direction {

@@ -44,8 +44,8 @@ pub(crate) struct Host {
 #[derive(Clone, Debug)]
 pub(crate) struct HostPod {
     pod: Arc<Pod>,
-    /// The class, and in the lowest bit whether this snapshot judges the pod.
-    class_and_judged: u32,
+    /// The class, and in the lowest bit whether this snapshot evaluates the pod.
+    class_and_evaluated: u32,
     /// Its node, or [`NO_NODE`]; and [`UNSURE`].
     node_and_unsure: NodeId,
     /// Its named ports that policies mention.
@@ -166,13 +166,13 @@ impl HostPod {
         pod: Arc<Pod>,
         class: ClassId,
         unsure: bool,
-        judged: bool,
+        evaluated: bool,
         node: Option<NodeId>,
         ports: ResolvedPorts,
     ) -> Self {
-        let class_and_judged = class << 1 | u32::from(judged);
+        let class_and_evaluated = class << 1 | u32::from(evaluated);
         let node_and_unsure = node.unwrap_or(NO_NODE) | if unsure { UNSURE } else { 0 };
-        Self { pod, class_and_judged, node_and_unsure, ports }
+        Self { pod, class_and_evaluated, node_and_unsure, ports }
     }
 
     /// What is known of it.
@@ -188,24 +188,24 @@ impl HostPod {
     /// The class of its pod.
     #[inline]
     pub(crate) fn class(&self) -> ClassId {
-        self.class_and_judged >> 1
+        self.class_and_evaluated >> 1
     }
 
     /// The class by which its labels, where they are unknown, deny nothing (semantics 37); else its class.
     pub(crate) fn hopeful_class(&self) -> ClassId {
-        self.class() + ClassId::from(self.is_unsure())
+        self.class() + ClassId::from(self.is_provisional())
     }
 
     /// Whether policies ask for labels of the pod, or of its namespace, that are unknown.
     #[inline]
-    pub(crate) fn is_unsure(&self) -> bool {
+    pub(crate) fn is_provisional(&self) -> bool {
         self.node_and_unsure & UNSURE != 0
     }
 
-    /// Whether this snapshot judges the pod.
+    /// Whether this snapshot evaluates the pod.
     #[inline]
-    pub(crate) fn is_judged(&self) -> bool {
-        self.class_and_judged & 1 == 1
+    pub(crate) fn is_evaluated(&self) -> bool {
+        self.class_and_evaluated & 1 == 1
     }
 
     /// Its node, if it is known.
@@ -249,7 +249,7 @@ mod tests {
     fn a_host_is_half_a_line_of_memory() {
         assert_eq!(size_of::<Host>(), 32);
         let pod = host("a").pod.unwrap();
-        assert_eq!((pod.class(), pod.hopeful_class(), pod.is_judged(), pod.node()), (5, 6, true, None));
+        assert_eq!((pod.class(), pod.hopeful_class(), pod.is_evaluated(), pod.node()), (5, 6, true, None));
     }
 
     #[test]

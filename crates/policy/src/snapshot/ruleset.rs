@@ -100,9 +100,9 @@ impl Ruleset {
         self.tiers.is_empty() && self.isolating.is_empty()
     }
 
-    /// Judges a connection with `peer`.
+    /// Evaluates a connection with `peer`.
     #[inline(always)]
-    pub(crate) fn judge(&self, peer: PeerFacts<impl Address>, target: Target<'_>) -> Outcome {
+    pub(crate) fn evaluate(&self, peer: PeerFacts<impl Address>, target: Target<'_>) -> Outcome {
         // The first tier whose first matching rule is not a Pass decides.
         for tier in &self.tiers {
             if let Some((rule, action)) = tier.rules.get(tier.first_match(peer, target) as usize) {

@@ -4,14 +4,14 @@ use crate::decision::{Direction, Outcome, Reason, Verdict};
 use crate::packet::Packet;
 use crate::snapshot::Snapshot;
 use crate::snapshot::address::Address;
-use crate::snapshot::ends::{Ends, is_unsure};
+use crate::snapshot::ends::{Ends, is_provisional};
 use crate::snapshot::hosts::{Host, HostPod};
 use crate::snapshot::ids::NodeId;
 use crate::snapshot::ruleset::{PeerFacts, Ruleset};
 
 impl Snapshot {
-    /// The last step of [`Snapshot::judge_rules`] where labels are unknown, or where some rule might deny a peer that is.
-    pub(super) fn judge_unknown(
+    /// The last step of [`Snapshot::evaluate_rules`] where labels are unknown, or where some rule might deny a peer that is.
+    pub(super) fn evaluate_unknown(
         &self,
         outcome: Outcome,
         ruleset: &Ruleset,
@@ -32,17 +32,19 @@ impl Snapshot {
                 Verdict::Allow => ruleset.might_deny(peer, target, direction),
             };
         if might_differ {
-            return Outcome { verdict: self.when_unsure, reason: Reason::UnknownPeer };
+            return Outcome { verdict: self.on_unknown_pod, reason: Reason::UnknownPeer };
         }
-        if outcome.verdict == Verdict::Deny && (is_unsure(peer_host) || is_unsure(ends.host(direction))) {
-            return self.judge_unsure(outcome, ends, packet, direction, unknown_peer);
+        if outcome.verdict == Verdict::Deny
+            && (is_provisional(peer_host) || is_provisional(ends.host(direction)))
+        {
+            return self.evaluate_unsure(outcome, ends, packet, direction, unknown_peer);
         }
         outcome
     }
 
-    /// Judges what was denied by the cautious view of unknown labels by the hopeful one: if that allows it, the denial is provisional.
+    /// Evaluates what was denied by the cautious view of unknown labels by the hopeful one: if that allows it, the denial is provisional.
     #[cold]
-    fn judge_unsure(
+    fn evaluate_unsure(
         &self,
         denied: Outcome,
         ends: &Ends<'_, impl Address>,
@@ -63,10 +65,10 @@ impl Snapshot {
         let might_allow = if unknown_peer {
             ruleset.might_allow(peer, target, direction)
         } else {
-            ruleset.judge(peer, target).verdict == Verdict::Allow
+            ruleset.evaluate(peer, target).verdict == Verdict::Allow
         };
         if might_allow {
-            Outcome { verdict: self.when_unsure, reason: Reason::UnknownLabels }
+            Outcome { verdict: self.on_unknown_pod, reason: Reason::UnknownLabels }
         } else {
             denied
         }

@@ -1,12 +1,12 @@
-//! What the tests of the engine share: clusters built in few words, printed as stories, judged by engine and reference.
+//! What the tests of the engine share: clusters built in few words, printed as scenarios, evaluated by engine and reference.
 #![allow(dead_code, reason = "each test uses its own part")]
 #![allow(
     clippy::unwrap_used,
-    reason = "a story that can't be built is a mistake of the test, and must end it"
+    reason = "a scenario that can't be built is a mistake of the test, and must end it"
 )]
 
 pub mod build;
-pub mod story;
+pub mod scenario;
 pub mod told;
 pub mod world;
 
@@ -17,7 +17,7 @@ use policy::{
 
 /// What the engine says of a packet, in the form of the reference.
 pub fn engine(snapshot: &Snapshot, packet: &Packet, directions: Directions) -> reference::Expected {
-    let decision: Decision = snapshot.judge(packet, directions);
+    let decision: Decision = snapshot.evaluate(packet, directions);
     let explain = |direction| -> Explanation { snapshot.explain(packet, &decision, direction) };
     let expected =
         reference::Expected { egress: explain(Direction::Egress), ingress: explain(Direction::Ingress) };
@@ -28,10 +28,10 @@ pub fn engine(snapshot: &Snapshot, packet: &Packet, directions: Directions) -> r
 /// A compiler that has been told these changes at once, and its first snapshot.
 pub fn compile(
     scope: Scope,
-    when_unsure: Verdict,
+    on_unknown_pod: Verdict,
     changes: &[Change],
 ) -> (Compiler, std::sync::Arc<Snapshot>) {
-    let mut compiler = Compiler::new(scope).when_unsure(when_unsure);
+    let mut compiler = Compiler::new(scope).on_unknown_pod(on_unknown_pod);
     let snapshot = compiler.apply(changes.iter().cloned()).snapshot;
     assert_eq!(snapshot.generation(), Generation(1));
     (compiler, snapshot)

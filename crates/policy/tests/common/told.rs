@@ -3,7 +3,7 @@
 use policy::{Change, Direction, Directions, Explanation, Packet, Protocol, Scope, Verdict, reference};
 
 use super::build::*;
-use super::story::{Story, packet_in_words};
+use super::scenario::{Scenario, packet_in_words};
 use super::{compile, engine};
 
 /// Three pods in namespace `web` and one in `db`, all on node `n1`, which is 192.168.0.1.
@@ -33,9 +33,9 @@ pub const OUTSIDE: &str = "192.0.2.1";
 /// A probe and what must come out, as `egress | ingress`.
 pub type Probe<'a> = (Packet, &'a str);
 
-/// Tells the story of the usual cluster and these changes.
+/// Tells the scenario of the usual cluster and these changes.
 #[track_caller]
-pub fn story(changes: impl IntoIterator<Item = Change>, probes: &[Probe<'_>]) {
+pub fn scenario(changes: impl IntoIterator<Item = Change>, probes: &[Probe<'_>]) {
     let changes: Vec<Change> = cluster().into_iter().chain(changes).collect();
     told(Scope::Cluster, Verdict::Deny, &changes, Directions::Both, probes);
 }
@@ -43,20 +43,27 @@ pub fn story(changes: impl IntoIterator<Item = Change>, probes: &[Probe<'_>]) {
 #[track_caller]
 pub fn told(
     scope: Scope,
-    when_unsure: Verdict,
+    on_unknown_pod: Verdict,
     changes: &[Change],
     directions: Directions,
     probes: &[Probe<'_>],
 ) {
-    let (compiler, snapshot) = compile(scope.clone(), when_unsure, changes);
+    let (compiler, snapshot) = compile(scope.clone(), on_unknown_pod, changes);
     for (packet, expected) in probes {
-        let by_reference = reference::judge(compiler.inventory(), &scope, when_unsure, packet, directions);
+        let by_reference =
+            reference::evaluate(compiler.inventory(), &scope, on_unknown_pod, packet, directions);
         let by_engine = engine(&snapshot, packet, directions);
         for (who, found) in [("reference", by_reference), ("engine", by_engine)] {
             let both = [Direction::Egress, Direction::Ingress]
                 .map(|direction| in_short(found.explanation(direction)));
             let found = both.join(" | ");
-            assert_eq!(found, *expected, "{who} on {}\n{scope:?}{}", packet_in_words(packet), Story(changes));
+            assert_eq!(
+                found,
+                *expected,
+                "{who} on {}\n{scope:?}{}",
+                packet_in_words(packet),
+                Scenario(changes)
+            );
         }
     }
 }

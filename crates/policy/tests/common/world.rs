@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use super::build::{labels, pod_name};
-use super::story::{Story, packet_in_words};
+use super::scenario::{Scenario, packet_in_words};
 
 /// The words of the random clusters are few, so that things meet.
 const NAMESPACES: [&str; 3] = ["a", "b", "c"];
@@ -73,13 +73,13 @@ pub struct World {
     /// Applied batch by batch.
     pub batches: Vec<Vec<Change>>,
     pub packets: Vec<Packet>,
-    pub when_unsure: Verdict,
+    pub on_unknown_pod: Verdict,
 }
 
 impl fmt::Debug for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, batch) in self.batches.iter().enumerate() {
-            write!(f, "\nbatch {number}:{}", Story(batch))?;
+            write!(f, "\nbatch {number}:{}", Scenario(batch))?;
         }
         write!(f, "\npackets:")?;
         self.packets.iter().try_for_each(|packet| write!(f, "\n  {}", packet_in_words(packet)))
@@ -94,10 +94,10 @@ pub fn world() -> impl Strategy<Value = World> {
     });
     let unsure = prop_oneof![Just(Verdict::Deny), Just(Verdict::Allow)];
     (batches, vec(packet(), 0..64), unsure, any::<bool>()).prop_map(
-        |(batches, packets, when_unsure, plain)| World {
+        |(batches, packets, on_unknown_pod, plain)| World {
             batches: if plain { plainly(batches) } else { batches },
             packets,
-            when_unsure,
+            on_unknown_pod,
         },
     )
 }

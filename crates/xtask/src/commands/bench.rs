@@ -11,8 +11,8 @@ use clap::ValueEnum;
 use crate::commands::demo::build;
 use crate::commands::image;
 use crate::machine::Machine;
-use crate::need::Purpose;
 use crate::parts;
+use crate::prerequisite::Purpose;
 use crate::setup;
 use crate::workspace::Workspace;
 

@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::machine::Machine;
-use crate::need::Purpose;
 use crate::parts;
+use crate::prerequisite::Purpose;
 use crate::setup;
 use crate::workspace::Workspace;
 

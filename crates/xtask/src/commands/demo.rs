@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 
 use crate::machine::Machine;
-use crate::need::Purpose;
+use crate::prerequisite::Purpose;
 use crate::setup;
 use crate::workspace::Workspace;
 

@@ -1,4 +1,4 @@
-//! `cargo xtask e2e`: upstream's NetworkPolicy suite and our own stories on a real cluster.
+//! `cargo xtask e2e`: upstream's NetworkPolicy suite and our own scenarios on a real cluster.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,8 +12,8 @@ use crate::workspace::Workspace;
 /// What to run.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The suite and all stories through this way alone. Without it: the suite and the quick stories through Flannel's chart,
-    /// and two stories through each of the other two ways.
+    /// The suite and all scenarios through this way alone. Without it: the suite and the quick scenarios through Flannel's chart,
+    /// and two scenarios through each of the other two ways.
     #[arg(long, value_enum, conflicts_with = "all_ways")]
     way: Option<Way>,
     /// The suite through all three ways.
@@ -22,10 +22,10 @@ pub struct Arguments {
     /// How many times in a row the suite must pass.
     #[arg(long, default_value_t = 1)]
     runs: u32,
-    /// Which of our own stories: those whose names follow, or without a name all of them.
-    #[arg(long, num_args = 0.., value_name = "STORY")]
-    stories: Option<Vec<String>>,
-    /// Only stories, without the suite.
+    /// Which of our own scenarios: those whose names follow, or without a name all of them.
+    #[arg(long, num_args = 0.., value_name = "SCENARIO")]
+    scenarios: Option<Vec<String>>,
+    /// Only scenarios, without the suite.
     #[arg(long)]
     no_suite: bool,
     /// Our image, instead of one that is built now.
@@ -52,8 +52,8 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
             command.arg(flag);
         }
     }
-    if let Some(stories) = &arguments.stories {
-        command.arg("--stories").args(stories.iter().map(OsString::from));
+    if let Some(scenarios) = &arguments.scenarios {
+        command.arg("--scenarios").args(scenarios.iter().map(OsString::from));
     }
     finish(workspace, command)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::machine::program;
-use crate::need::Purpose;
+use crate::prerequisite::Purpose;
 use crate::setup;
 use crate::workspace::Workspace;
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::machine::program;
-use crate::need::{Purpose, is_static};
+use crate::prerequisite::{Purpose, is_static};
 use crate::setup;
 use crate::task::{Output, Task};
 use crate::workspace::Workspace;

@@ -22,10 +22,10 @@ pub struct Arguments {
 
 /// Values that must be refused before anything is rendered, each wrong in one place.
 const REFUSED: [&str; 17] = [
-    "whenDown=perhaps",
-    "whenUnsure=allow",
-    "holdTime=5m",
-    "judgeDns=yes",
+    "failMode=perhaps",
+    "onUnknownPod=allow",
+    "holdTimeout=5m",
+    "preroutingDns=yes",
     "queueBase=65536",
     "queueBase=first",
     "cniCache=var/lib/cni",
@@ -47,7 +47,7 @@ const RENDERED: [(&[&str], &str); 13] = [
         &["image.repository=registry.example/kube-verdict", "image.tag=1.2"],
         "\"registry.example/kube-verdict:1.2\"",
     ),
-    (&["whenDown=open"], "--when-down=open"),
+    (&["failMode=open"], "--fail-mode=open"),
     (&["cniCache="], "--cni-cache=off"),
     (&["stateDir=/srv/state"], "--state-dir=/srv/state"),
     (&["metrics.address=:9080"], "prometheus.io/port: \"9080\""),

@@ -14,7 +14,7 @@ use clap::ValueEnum;
 
 use crate::commands::{bench, image};
 use crate::machine::Machine;
-use crate::need::{Purpose, cargo_deny};
+use crate::prerequisite::{Purpose, cargo_deny};
 use crate::setup;
 use crate::task::{Done, Output, Task, report};
 use crate::workspace::Workspace;
@@ -44,9 +44,9 @@ enum Step {
     Docs,
     /// No verdict takes more than 3 % more instructions than is committed.
     Instructions,
-    /// Stories between network namespaces (as root).
+    /// Scenarios between network namespaces (as root).
     Namespaces,
-    /// The smoke story on another kernel, in a virtual machine (as root).
+    /// The smoke scenario on another kernel, in a virtual machine (as root).
     Vm,
 }
 
@@ -184,7 +184,7 @@ impl Step {
             Self::Agent => image::own_build(workspace)?,
             Self::Namespaces => {
                 let mut command = cargo_test(workspace)?;
-                select(&mut command, stories(workspace)?);
+                select(&mut command, scenarios(workspace)?);
                 command
             }
             Self::Vm => {
@@ -201,7 +201,7 @@ impl Step {
     }
 }
 
-/// The file in integration/tests that holds the virtual machine's story.
+/// The file in integration/tests that holds the virtual machine's scenario.
 const VM: &str = "vm";
 /// The file in benches/tests that compares what is counted with what is committed.
 const INSTRUCTIONS: &str = "instructions";
@@ -252,11 +252,11 @@ fn tests_of(member: &Path) -> Result<BTreeSet<String>> {
     Ok(entries.flatten().filter_map(|entry| name(entry.path())).collect())
 }
 
-/// The stories between network namespaces: the tests of `integration` without the virtual machine's.
-fn stories(workspace: &Workspace) -> Result<BTreeSet<String>> {
-    let mut stories = tests_of(&workspace.root().join("integration"))?;
-    stories.remove(VM);
-    Ok(stories)
+/// The scenarios between network namespaces: the tests of `integration` without the virtual machine's.
+fn scenarios(workspace: &Workspace) -> Result<BTreeSet<String>> {
+    let mut scenarios = tests_of(&workspace.root().join("integration"))?;
+    scenarios.remove(VM);
+    Ok(scenarios)
 }
 
 #[cfg(test)]
@@ -279,7 +279,7 @@ mod tests {
         let workspace = Workspace::locate().unwrap();
         let folder = workspace.root().join("integration/tests");
         assert!(folder.join(format!("{VM}.rs")).is_file(), "{} holds it", folder.display());
-        assert!(!stories(&workspace).unwrap().contains(VM));
+        assert!(!scenarios(&workspace).unwrap().contains(VM));
     }
 
     #[test]
@@ -293,16 +293,16 @@ mod tests {
     #[test]
     fn every_test_belongs_to_one_step() {
         let workspace = Workspace::locate().unwrap();
-        let stories = stories(&workspace).unwrap();
-        assert!(stories.contains("smoke"), "{stories:?}");
+        let scenarios = scenarios(&workspace).unwrap();
+        assert!(scenarios.contains("smoke"), "{scenarios:?}");
         let unit = unit_tests(&workspace).unwrap();
         for name in ["kernel", "table", "api", "property", "explain", "counted"] {
             assert!(unit.contains(name), "{name} in {unit:?}");
         }
         // A name stands for every test that has it, in whatever member.
         assert!(
-            unit.is_disjoint(&stories) && !unit.contains(VM) && !stories.contains(INSTRUCTIONS),
-            "{unit:?} {stories:?}"
+            unit.is_disjoint(&scenarios) && !unit.contains(VM) && !scenarios.contains(INSTRUCTIONS),
+            "{unit:?} {scenarios:?}"
         );
     }
 

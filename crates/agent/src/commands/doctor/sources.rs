@@ -2,11 +2,11 @@
 
 use cluster::kubernetes::{Patience, Permission};
 use cluster::{Access, CniCache, Kubernetes};
-use dataplane::needs::{Need, NeedState};
+use dataplane::preflight::{Check, CheckState};
 use policy::Budget;
 
 /// Asks the API server, and looks for the CNI cache.
-pub(super) fn look(access: Access, cni_cache: &CniCache) -> Vec<Need> {
+pub(super) fn look(access: Access, cni_cache: &CniCache) -> Vec<Check> {
     let kubernetes = Kubernetes {
         access,
         node: "".into(),
@@ -38,7 +38,7 @@ pub(super) fn look(access: Access, cni_cache: &CniCache) -> Vec<Need> {
 }
 
 /// One line for all that is allowed, and one for each thing that is not.
-fn permissions(permissions: &[Permission]) -> Vec<Need> {
+fn permissions(permissions: &[Permission]) -> Vec<Check> {
     const NAME: &str = "RBAC";
     let mut needs = Vec::new();
     let mut allowed = Vec::new();
@@ -74,7 +74,7 @@ fn without(resource: &str) -> &'static str {
     }
 }
 
-fn cache(cni_cache: &CniCache) -> Option<Need> {
+fn cache(cni_cache: &CniCache) -> Option<Check> {
     const NAME: &str = "CNI cache";
     let folder = cni_cache.folder()?;
     Some(match std::fs::read_dir(folder.join("results")) {
@@ -93,16 +93,16 @@ fn cache(cni_cache: &CniCache) -> Option<Need> {
     })
 }
 
-fn fine(name: &'static str, what: String) -> Need {
-    Need { name, state: NeedState::Fine { what } }
+fn fine(name: &'static str, what: String) -> Check {
+    Check { name, state: CheckState::Fine { what } }
 }
 
-fn warning(name: &'static str, what: String, todo: &str) -> Need {
-    Need { name, state: NeedState::Warning { what, todo: todo.to_owned() } }
+fn warning(name: &'static str, what: String, todo: &str) -> Check {
+    Check { name, state: CheckState::Warning { what, todo: todo.to_owned() } }
 }
 
-fn wrong(name: &'static str, what: String, todo: &str) -> Need {
-    Need { name, state: NeedState::Wrong { what, todo: todo.to_owned(), prevents_enforcing: true } }
+fn wrong(name: &'static str, what: String, todo: &str) -> Check {
+    Check { name, state: CheckState::Wrong { what, todo: todo.to_owned(), prevents_enforcing: true } }
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ struct NearestMiss {
 }
 
 impl Answer {
-    /// Judges the first packet, and the second, of the other family, beside it.
+    /// Evaluates the first packet, and the second, of the other family, beside it.
     pub fn new(
         snapshot: &Snapshot,
         inventory: &Inventory,
@@ -79,8 +79,8 @@ impl Answer {
         to: &ResolvedEnd,
         packets: &[Packet],
     ) -> anyhow::Result<Self> {
-        let packet = packets.first().context("no packet to judge")?;
-        let decision = snapshot.judge(packet, Directions::Both);
+        let packet = packets.first().context("no packet to evaluate")?;
+        let decision = snapshot.evaluate(packet, Directions::Both);
         let depends_on_labels =
             [decision.egress, decision.ingress].iter().any(|side| side.reason == Reason::UnknownLabels);
         let unknown_labels = if depends_on_labels {
@@ -106,7 +106,7 @@ impl Answer {
             other_family: packets.get(1).map(|packet| OtherFamily {
                 from: packet.source(),
                 to: packet.destination(),
-                verdict: snapshot.judge(packet, Directions::Both).verdict(),
+                verdict: snapshot.evaluate(packet, Directions::Both).verdict(),
             }),
         })
     }
@@ -177,7 +177,7 @@ impl Side {
             verdict: explained.verdict,
             reason: explained.reason,
             sentence: reason.sentence(),
-            provisional: reason.is_unsure(),
+            provisional: reason.is_provisional(),
             policy: explained
                 .rule
                 .as_ref()
@@ -247,7 +247,7 @@ fn unknown_labels<'a>(pods: impl Iterator<Item = &'a Pod>, inventory: &Inventory
 }
 
 /// What an agent does with a packet whose verdict is provisional.
-const HELD: &str = "until that is known, an agent holds the packet, at most for --hold-time; then it does as --when-unsure says, by default deny";
+const HELD: &str = "until that is known, an agent holds the packet, at most for --hold-timeout; then it does as --on-unknown-pod says, by default deny";
 
 fn past(verdict: Verdict) -> &'static str {
     match verdict {

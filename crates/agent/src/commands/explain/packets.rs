@@ -24,8 +24,8 @@ pub struct Counts {
     pub unreadable: u64,
 }
 
-/// Judges all packets of `input` and writes the answers.
-pub fn judge(snapshot: &Snapshot, mut input: impl BufRead, mut output: impl Write) -> io::Result<Counts> {
+/// Evaluates all packets of `input` and writes the answers.
+pub fn evaluate(snapshot: &Snapshot, mut input: impl BufRead, mut output: impl Write) -> io::Result<Counts> {
     let mut counts = Counts::default();
     let mut answers = Answers { snapshot, sides: HashMap::new(), provisional: Vec::new() };
     let mut line = Vec::new();
@@ -156,7 +156,7 @@ struct Answers<'a> {
 
 impl Answers<'_> {
     fn write(&mut self, packet: &Packet, output: &mut impl Write) -> io::Result<()> {
-        let decision = self.snapshot.judge(packet, Directions::Both);
+        let decision = self.snapshot.evaluate(packet, Directions::Both);
         output.write_all(match decision.verdict() {
             Verdict::Allow => br#"{"verdict":"allow","egress":"#,
             Verdict::Deny => br#"{"verdict":"deny","egress":"#,
@@ -170,7 +170,7 @@ impl Answers<'_> {
     fn side(&mut self, packet: &Packet, decision: &Decision, direction: Direction) -> io::Result<&[u8]> {
         let outcome = decision.outcome(direction);
         let side = || serde_json::to_vec(&Side::new(&self.snapshot.explain(packet, decision, direction)));
-        if outcome.reason.is_unsure() {
+        if outcome.reason.is_provisional() {
             self.provisional = side()?;
             return Ok(&self.provisional);
         }

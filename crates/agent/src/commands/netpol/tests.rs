@@ -14,22 +14,22 @@ fn translated(words: &[&str]) -> Result<(String, Vec<String>), String> {
     Ok((line[2..].join(" "), noted))
 }
 
-const DEFAULTS: &str = "--node machine-1 --when-down open --metrics-address :9080";
+const DEFAULTS: &str = "--node machine-1 --fail-mode open --metrics-address :9080";
 
 #[test]
 fn each_flag_does_what_it_means_here_or_is_spoken_of() {
-    let machine = "--node machine-1 --when-down";
+    let machine = "--node machine-1 --fail-mode";
     let cases: [(&[&str], String, &[&str]); 25] = [
         (&[], DEFAULTS.to_owned(), &[]),
         // As Flannel's chart starts it.
         (
             &["--hostname-override=node-a", "--v=2"],
-            "--node node-a --when-down open --metrics-address :9080".to_owned(),
+            "--node node-a --fail-mode open --metrics-address :9080".to_owned(),
             &[],
         ),
         (
             &["--hostname-override= Node-A.example "],
-            "--node node-a.example --when-down open --metrics-address :9080".to_owned(),
+            "--node node-a.example --fail-mode open --metrics-address :9080".to_owned(),
             &[],
         ),
         (&["--fail-open"], DEFAULTS.to_owned(), &[]),
@@ -42,17 +42,17 @@ fn each_flag_does_what_it_means_here_or_is_spoken_of() {
         (&["-nfqueue-id", "0"], format!("{machine} open --queue-base 0 --metrics-address :9080"), &[]),
         (
             &["--kubeconfig", "/etc/config"],
-            "--node machine-1 --kubeconfig /etc/config --when-down open --metrics-address :9080".to_owned(),
+            "--node machine-1 --kubeconfig /etc/config --fail-mode open --metrics-address :9080".to_owned(),
             &[],
         ),
         (
             &["--netfilter-bug-1766-fix"],
-            format!("{machine} open --judge-dns on --metrics-address :9080"),
+            format!("{machine} open --prerouting-dns on --metrics-address :9080"),
             &[],
         ),
         (
             &["--netfilter-bug-1766-fix=false"],
-            format!("{machine} open --judge-dns off --metrics-address :9080"),
+            format!("{machine} open --prerouting-dns off --metrics-address :9080"),
             &[],
         ),
         (

@@ -1,7 +1,7 @@
 //! The first line of an agent's log: version, settings, and what the kernel has.
 
 use cluster::Source;
-use dataplane::needs::{KernelVersion, Need, NeedState};
+use dataplane::preflight::{Check, CheckState, KernelVersion};
 use dataplane::table::Table;
 
 use super::Run;
@@ -10,7 +10,7 @@ use crate::descriptors::OpenFiles;
 
 impl Run {
     /// To be called once, before anything is done.
-    pub(super) fn log_start(&self, config: &AgentConfig, needs: &[Need], files: OpenFiles) {
+    pub(super) fn log_start(&self, config: &AgentConfig, needs: &[Check], files: OpenFiles) {
         let source = match &config.source {
             Source::Folder { path, .. } => path.display().to_string(),
             Source::Kubernetes(_) => "the Kubernetes API".to_owned(),
@@ -25,17 +25,17 @@ impl Run {
             source,
             state_dir = self.state_dir.as_ref().map(|folder| folder.display().to_string()),
             pod_cidrs = (!self.pod_cidrs.is_empty()).then(|| debug(&self.pod_cidrs)),
-            when_down = ?config.when_down,
-            when_unsure = ?config.when_unsure,
-            hold_time = ?config.hold.time,
-            hold_packets = config.hold.packets,
+            fail_mode = ?config.fail_mode,
+            on_unknown_pod = ?config.on_unknown_pod,
+            hold_timeout = ?config.hold.time,
+            hold_limit = config.hold.packets,
             queues = %queues,
             other_queues = %other_queues,
             queue_length = config.queue_length,
-            remember = config.remember.map(debug),
+            cache = config.verdict_cache.map(debug),
             packet_marks = %self.packet_marks,
             connection_marks = %self.connection_marks,
-            judge_dns = config.judge_dns,
+            prerouting_dns = config.prerouting_dns,
             bridge = config.bridge,
             exempt_origins = config.origins.exemptions.len(),
             overlay_sources_are_nodes = config.origins.overlay_sources_are_nodes,
@@ -53,9 +53,9 @@ impl Run {
 }
 
 /// How rules send packets to userspace on this kernel.
-fn queue_rule(needs: &[Need]) -> Option<&str> {
+fn queue_rule(needs: &[Check]) -> Option<&str> {
     let need = needs.iter().find(|need| need.name == "queue-rule")?;
     Some(match &need.state {
-        NeedState::Fine { what } | NeedState::Warning { what, .. } | NeedState::Wrong { what, .. } => what,
+        CheckState::Fine { what } | CheckState::Warning { what, .. } | CheckState::Wrong { what, .. } => what,
     })
 }

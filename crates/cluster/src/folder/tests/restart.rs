@@ -24,7 +24,7 @@ fn policies(update: &Update) -> Vec<String> {
 
 #[test]
 fn a_file_that_is_broken_when_the_program_starts_keeps_the_objects_that_it_had() {
-    for (story, break_it) in broken_files() {
+    for (scenario, break_it) in broken_files() {
         let (dir, state) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
         let path = dir.path().join("a.yaml");
         fs::write(&path, other_policy("a")).expect("a file");
@@ -32,12 +32,12 @@ fn a_file_that_is_broken_when_the_program_starts_keeps_the_objects_that_it_had()
         drop(restart(dir.path(), state.path()));
         break_it(&path);
         let (first, updates, _watch) = restart(dir.path(), state.path());
-        assert_eq!(policies(&first), ["web/a with 1 rules", "web/b with 0 rules"], "{story}");
-        assert!(first.restored.is_some(), "{story}: {first:?}");
-        assert_eq!(first.never_understood, Vec::<PathBuf>::new(), "{story}");
+        assert_eq!(policies(&first), ["web/a with 1 rules", "web/b with 0 rules"], "{scenario}");
+        assert!(first.restored.is_some(), "{scenario}: {first:?}");
+        assert_eq!(first.never_understood, Vec::<PathBuf>::new(), "{scenario}");
         let problem = first.problems.iter().find(|problem| problem.to_string().contains("a.yaml"));
         let effect = problem.map(|problem| &*problem.effect).unwrap_or_default();
-        assert!(effect.contains("as the state on disk has them"), "{story}: {:?}", first.problems);
+        assert!(effect.contains("as the state on disk has them"), "{scenario}: {:?}", first.problems);
         // Mended, it counts again.
         if path.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) }.expect("removed");
         fs::write(&path, policy("a")).expect("a file");
@@ -91,15 +91,15 @@ fn broken_files() -> [(&'static str, Break); 8] {
 #[test]
 fn without_a_state_a_broken_file_is_one_that_was_never_understood() {
     // What never was a manifest may be a chart's values: it is skipped, and counted.
-    for (story, break_it) in
-        broken_files().into_iter().filter(|(story, _)| *story != "text that is no object")
+    for (scenario, break_it) in
+        broken_files().into_iter().filter(|(scenario, _)| *scenario != "text that is no object")
     {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("a.yaml");
         fs::write(&path, policy("a")).expect("a file");
         break_it(&path);
         let (_, first) = Folder::read(dir.path(), policy::Budget::default()).expect("a folder");
-        assert_eq!(first.never_understood, [path], "{story}");
+        assert_eq!(first.never_understood, [path], "{scenario}");
     }
 }
 

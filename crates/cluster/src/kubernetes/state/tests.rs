@@ -1,4 +1,4 @@
-//! Lists and watches as stories: what the API server says, and what the consumer is told.
+//! Lists and watches as scenarios: what the API server says, and what the consumer is told.
 
 use policy::{Budget, Inventory};
 use serde_json::{Value, json};
@@ -9,14 +9,14 @@ mod reread;
 mod standby;
 
 /// A state of node `n`, and what its consumer knows.
-struct Story {
+struct Scenario {
     state: State,
     known: Inventory,
     problems: Vec<String>,
     versions: BTreeMap<String, Option<String>>,
 }
 
-impl Story {
+impl Scenario {
     fn new() -> Self {
         Self {
             state: State::new("n".into(), Budget { namespace: 100, total: 10_000 }),
@@ -28,10 +28,10 @@ impl Story {
 
     /// With every list complete and empty, and told.
     fn begun() -> Self {
-        let mut story = Self::new();
-        Kind::ALL.into_iter().for_each(|kind| story.list(kind, &[]));
-        assert_eq!(story.told(), Some(Vec::new()), "the first update comes also if there is nothing");
-        story
+        let mut scenario = Self::new();
+        Kind::ALL.into_iter().for_each(|kind| scenario.list(kind, &[]));
+        assert_eq!(scenario.told(), Some(Vec::new()), "the first update comes also if there is nothing");
+        scenario
     }
 
     fn list(&mut self, kind: Kind, objects: &[Value]) {
@@ -118,42 +118,42 @@ fn namespace(labels: Value) -> Value {
 
 #[test]
 fn nothing_is_told_before_every_list_is_complete() {
-    let mut story = Story::new();
-    story.list(Kind::Namespace, &[namespace(json!({}))]);
-    story.list(Kind::Node, &[json!({"metadata": {"name": "n"}, "spec": {"podCIDRs": ["10.0.0.0/24"]}})]);
-    story.list(Kind::NetworkPolicy, &[policy("p", "3", json!({}))]);
-    story.state.take_in(Kind::Pod, Event::Began);
-    story.listed(Kind::Pod, &[pod("a", "4", "Running", &["10.0.0.2"])]);
-    assert_eq!(story.told(), None);
-    story.listed(Kind::Pod, &[pod("b", "5", "Running", &["10.0.0.3"])]);
-    story.state.take_in(Kind::Pod, Event::Complete);
+    let mut scenario = Scenario::new();
+    scenario.list(Kind::Namespace, &[namespace(json!({}))]);
+    scenario.list(Kind::Node, &[json!({"metadata": {"name": "n"}, "spec": {"podCIDRs": ["10.0.0.0/24"]}})]);
+    scenario.list(Kind::NetworkPolicy, &[policy("p", "3", json!({}))]);
+    scenario.state.take_in(Kind::Pod, Event::Began);
+    scenario.listed(Kind::Pod, &[pod("a", "4", "Running", &["10.0.0.2"])]);
+    assert_eq!(scenario.told(), None);
+    scenario.listed(Kind::Pod, &[pod("b", "5", "Running", &["10.0.0.3"])]);
+    scenario.state.take_in(Kind::Pod, Event::Complete);
     let all = ["Namespace web", "Node n", "Pod web/a", "Pod web/b", "NetworkPolicy web/p"];
-    assert_eq!(story.told().expect("all at once"), all);
-    assert_eq!(story.told(), None, "nothing new");
+    assert_eq!(scenario.told().expect("all at once"), all);
+    assert_eq!(scenario.told(), None, "nothing new");
 }
 
 #[test]
 fn nodes_are_done_without_where_they_may_not_be_read_and_pods_are_not() {
-    let mut story = Story::new();
-    [Kind::Namespace, Kind::NetworkPolicy].into_iter().for_each(|kind| story.list(kind, &[]));
-    story.state.take_in(Kind::Node, Event::Refused);
-    story.state.take_in(Kind::Pod, Event::Refused);
-    assert_eq!(story.told(), None);
-    story.list(Kind::Pod, &[]);
-    assert_eq!(story.told(), Some(vec![]));
-    story.list(Kind::Node, &[json!({"metadata": {"name": "n"}})]);
-    assert_eq!(story.told().expect("allowed at last"), ["Node n"]);
+    let mut scenario = Scenario::new();
+    [Kind::Namespace, Kind::NetworkPolicy].into_iter().for_each(|kind| scenario.list(kind, &[]));
+    scenario.state.take_in(Kind::Node, Event::Refused);
+    scenario.state.take_in(Kind::Pod, Event::Refused);
+    assert_eq!(scenario.told(), None);
+    scenario.list(Kind::Pod, &[]);
+    assert_eq!(scenario.told(), Some(vec![]));
+    scenario.list(Kind::Node, &[json!({"metadata": {"name": "n"}})]);
+    assert_eq!(scenario.told().expect("allowed at last"), ["Node n"]);
 }
 
 #[test]
 fn a_node_without_a_range_of_pods_is_named_until_it_has_one_and_gets_no_event() {
-    let mut story = Story::new();
-    Kind::ALL.into_iter().for_each(|kind| story.list(kind, &[]));
-    story.told();
+    let mut scenario = Scenario::new();
+    Kind::ALL.into_iter().for_each(|kind| scenario.list(kind, &[]));
+    scenario.told();
     let mut say = |spec: serde_json::Value| {
-        story.list(Kind::Node, &[json!({"metadata": {"name": "n"}, "spec": spec})]);
-        story.told();
-        (story.state.problems.reported().len(), story.state.misunderstood().len())
+        scenario.list(Kind::Node, &[json!({"metadata": {"name": "n"}, "spec": spec})]);
+        scenario.told();
+        (scenario.state.problems.reported().len(), scenario.state.misunderstood().len())
     };
     assert_eq!(say(json!({})), (1, 0));
     assert_eq!(say(json!({"podCIDRs": ["10.0.0.0/24"]})), (0, 0));
@@ -162,275 +162,282 @@ fn a_node_without_a_range_of_pods_is_named_until_it_has_one_and_gets_no_event() 
 
 #[test]
 fn a_list_after_a_gap_tells_only_what_differs() {
-    let mut story = Story::begun();
+    let mut scenario = Scenario::begun();
     let (a, b, c) = (
         pod("a", "1", "Running", &["10.0.0.2"]),
         pod("b", "2", "Running", &["10.0.0.3"]),
         pod("c", "3", "", &[]),
     );
-    [&a, &b, &c].into_iter().for_each(|pod| story.applied(Kind::Pod, pod));
-    assert_eq!(story.told().expect("pods").len(), 4, "and their namespace");
-    story.state.take_in(Kind::Pod, Event::Began);
-    story.listed(Kind::Pod, std::slice::from_ref(&b));
+    [&a, &b, &c].into_iter().for_each(|pod| scenario.applied(Kind::Pod, pod));
+    assert_eq!(scenario.told().expect("pods").len(), 4, "and their namespace");
+    scenario.state.take_in(Kind::Pod, Event::Began);
+    scenario.listed(Kind::Pod, std::slice::from_ref(&b));
     // The connection broke: the list begins again.
-    story.state.take_in(Kind::Pod, Event::Began);
-    story.listed(Kind::Pod, &[a, pod("c", "9", "Running", &["10.0.0.4"])]);
+    scenario.state.take_in(Kind::Pod, Event::Began);
+    scenario.listed(Kind::Pod, &[a, pod("c", "9", "Running", &["10.0.0.4"])]);
     assert_eq!(
-        story.told().expect("what is listed is there"),
+        scenario.told().expect("what is listed is there"),
         ["Pod web/c"],
         "what was not listed yet is not gone yet"
     );
-    story.state.take_in(Kind::Pod, Event::Complete);
-    assert_eq!(story.told().expect("b vanished"), ["-Pod web/b"]);
+    scenario.state.take_in(Kind::Pod, Event::Complete);
+    assert_eq!(scenario.told().expect("b vanished"), ["-Pod web/b"]);
 }
 
 #[test]
 fn what_changes_nothing_that_matters_is_not_told() {
-    let mut story = Story::begun();
-    story.applied(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
-    story.told().expect("a pod");
-    story.applied(Kind::Pod, &pod("a", "2", "Running", &["10.0.0.2"]));
-    assert_eq!(story.told(), None, "another version of the same");
+    let mut scenario = Scenario::begun();
+    scenario.applied(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
+    scenario.told().expect("a pod");
+    scenario.applied(Kind::Pod, &pod("a", "2", "Running", &["10.0.0.2"]));
+    assert_eq!(scenario.told(), None, "another version of the same");
     let mut labelled = pod("a", "3", "Running", &["10.0.0.2"]);
     labelled["metadata"]["labels"] = json!({"app": "a"});
-    story.applied(Kind::Pod, &labelled);
-    story.applied(Kind::Pod, &pod("a", "4", "Running", &["10.0.0.2"]));
-    assert_eq!(story.told(), None, "there and back");
-    story.applied(Kind::Pod, &pod("a", "5", "Succeeded", &["10.0.0.2"]));
-    assert_eq!(story.told().expect("released"), ["Pod web/a"]);
-    assert_eq!(story.addresses("a"), Vec::<String>::new());
+    scenario.applied(Kind::Pod, &labelled);
+    scenario.applied(Kind::Pod, &pod("a", "4", "Running", &["10.0.0.2"]));
+    assert_eq!(scenario.told(), None, "there and back");
+    scenario.applied(Kind::Pod, &pod("a", "5", "Succeeded", &["10.0.0.2"]));
+    assert_eq!(scenario.told().expect("released"), ["Pod web/a"]);
+    assert_eq!(scenario.addresses("a"), Vec::<String>::new());
 }
 
 #[test]
 fn the_version_of_a_policy_is_told_also_where_it_means_the_same() {
-    let mut story = Story::begun();
-    story.applied(Kind::NetworkPolicy, &policy("p", "10", json!({})));
-    assert_eq!(story.told().expect("new"), ["NetworkPolicy web/p"]);
-    story.applied(Kind::NetworkPolicy, &policy("p", "11", json!({})));
-    assert_eq!(story.told(), Some(vec![]));
-    assert_eq!(story.versions["web/p"].as_deref(), Some("11"));
-    story.list(Kind::NetworkPolicy, &[policy("p", "11", json!({}))]);
-    assert_eq!(story.told(), None);
-    story.deleted(Kind::NetworkPolicy, &policy("p", "12", json!({})));
-    assert_eq!(story.told().expect("gone"), ["-NetworkPolicy web/p"]);
-    assert_eq!(story.versions["web/p"], None);
-    story.applied(Kind::NetworkPolicy, &policy("q", "13", json!({})));
-    story.deleted(Kind::NetworkPolicy, &policy("q", "14", json!({})));
-    assert_eq!(story.told(), None, "it came and went between two updates");
+    let mut scenario = Scenario::begun();
+    scenario.applied(Kind::NetworkPolicy, &policy("p", "10", json!({})));
+    assert_eq!(scenario.told().expect("new"), ["NetworkPolicy web/p"]);
+    scenario.applied(Kind::NetworkPolicy, &policy("p", "11", json!({})));
+    assert_eq!(scenario.told(), Some(vec![]));
+    assert_eq!(scenario.versions["web/p"].as_deref(), Some("11"));
+    scenario.list(Kind::NetworkPolicy, &[policy("p", "11", json!({}))]);
+    assert_eq!(scenario.told(), None);
+    scenario.deleted(Kind::NetworkPolicy, &policy("p", "12", json!({})));
+    assert_eq!(scenario.told().expect("gone"), ["-NetworkPolicy web/p"]);
+    assert_eq!(scenario.versions["web/p"], None);
+    scenario.applied(Kind::NetworkPolicy, &policy("q", "13", json!({})));
+    scenario.deleted(Kind::NetworkPolicy, &policy("q", "14", json!({})));
+    assert_eq!(scenario.told(), None, "it came and went between two updates");
 }
 
 #[test]
 fn a_version_of_a_policy_that_exceeds_its_budget_again_and_again_has_one_event() {
-    let mut story = Story::begun();
+    let mut scenario = Scenario::begun();
     let refused = || RefusedPolicy {
         name: PolicyName::network_policy("web", "p"),
         message: "it has more entries than its namespace may have".into(),
     };
-    assert_eq!(story.state.over_budget(refused()), None, "it is not there");
-    story.applied(Kind::NetworkPolicy, &policy("p", "10", json!({})));
-    assert!(story.state.over_budget(refused()).is_some());
-    assert_eq!(story.state.over_budget(refused()), None, "it fitted in between, and the Event is there");
-    story.applied(Kind::NetworkPolicy, &policy("p", "11", json!({})));
-    let event = story.state.over_budget(refused()).expect("another version");
+    assert_eq!(scenario.state.over_budget(refused()), None, "it is not there");
+    scenario.applied(Kind::NetworkPolicy, &policy("p", "10", json!({})));
+    assert!(scenario.state.over_budget(refused()).is_some());
+    assert_eq!(scenario.state.over_budget(refused()), None, "it fitted in between, and the Event is there");
+    scenario.applied(Kind::NetworkPolicy, &policy("p", "11", json!({})));
+    let event = scenario.state.over_budget(refused()).expect("another version");
     assert_eq!(&*event.resource_version, "11");
 }
 
 #[test]
 fn a_policy_of_a_newer_api_is_named_until_it_is_understood_or_gone() {
-    let mut story = Story::begun();
+    let mut scenario = Scenario::begun();
     let future = json!({"ingress": [{"from": [{"services": {}}]}]});
-    story.applied(Kind::NetworkPolicy, &policy("p", "10", future.clone()));
-    assert_eq!(story.told().expect("a policy"), ["NetworkPolicy web/p"]);
+    scenario.applied(Kind::NetworkPolicy, &policy("p", "10", future.clone()));
+    assert_eq!(scenario.told().expect("a policy"), ["NetworkPolicy web/p"]);
     let said =
         "NetworkPolicy web/p (version 10): spec.ingress[0].from[0].services: this field is not known; ";
-    assert!(story.problems[0].starts_with(said), "{:?}", story.problems);
-    let [misunderstood] = &story.state.misunderstood()[..] else { panic!("one Event") };
+    assert!(scenario.problems[0].starts_with(said), "{:?}", scenario.problems);
+    let [misunderstood] = &scenario.state.misunderstood()[..] else { panic!("one Event") };
     assert_eq!(
         (&*misunderstood.name, &*misunderstood.uid, &*misunderstood.resource_version),
         ("p", "uid-p", "10")
     );
     assert!(misunderstood.message.contains("services"), "{misunderstood:?}");
-    story.list(Kind::NetworkPolicy, &[policy("p", "10", future)]);
-    assert_eq!((story.told(), story.state.misunderstood()), (None, vec![]), "told once for each version");
-    story.applied(Kind::NetworkPolicy, &policy("p", "11", json!({"ingress": []})));
-    story.told().expect("understood");
-    assert_eq!(story.problems, Vec::<String>::new());
-    story.applied(Kind::NetworkPolicy, &policy("p", "12", json!({"policyTypes": ["Sideways"]})));
-    story.deleted(Kind::NetworkPolicy, &policy("p", "13", json!({})));
-    story.told().expect("gone");
-    assert_eq!(story.problems, Vec::<String>::new());
+    scenario.list(Kind::NetworkPolicy, &[policy("p", "10", future)]);
+    assert_eq!(
+        (scenario.told(), scenario.state.misunderstood()),
+        (None, vec![]),
+        "told once for each version"
+    );
+    scenario.applied(Kind::NetworkPolicy, &policy("p", "11", json!({"ingress": []})));
+    scenario.told().expect("understood");
+    assert_eq!(scenario.problems, Vec::<String>::new());
+    scenario.applied(Kind::NetworkPolicy, &policy("p", "12", json!({"policyTypes": ["Sideways"]})));
+    scenario.deleted(Kind::NetworkPolicy, &policy("p", "13", json!({})));
+    scenario.told().expect("gone");
+    assert_eq!(scenario.problems, Vec::<String>::new());
 }
 
 #[test]
 fn an_object_of_the_api_is_converted_as_one_of_a_manifest_is() {
-    let mut story = Story::begun();
+    let mut scenario = Scenario::begun();
     let hidden = json!({"key": "env", "operator": "NotIn", "values": ["prod\u{200b}"]});
     let rules = json!({"ingress": [
         {"from": [{"podSelector": {"matchExpressions": [hidden]}}]},
         {"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.0.0.0/8"]}}]},
     ]});
-    story.applied(Kind::NetworkPolicy, &policy("p", "10", rules));
-    let update = story.state.update().expect("a policy");
+    scenario.applied(Kind::NetworkPolicy, &policy("p", "10", rules));
+    let update = scenario.state.update().expect("a policy");
     assert_eq!((update.read.files, update.read.objects, update.read.policies), (None, 1, 1));
     let said: Vec<String> = update.problems.iter().map(ToString::to_string).collect();
     assert!(said[0].contains("\"prod<U+200B zero-width space>\" is no label's value"), "{said:?}");
     assert!(said[1].contains("an except must be smaller than its cidr"), "{said:?}");
-    let [event] = &story.state.misunderstood()[..] else { panic!("one Event") };
+    let [event] = &scenario.state.misunderstood()[..] else { panic!("one Event") };
     assert!(event.message.contains("<U+200B zero-width space>"), "{event:?}");
 }
 
 #[test]
 fn an_object_of_which_nothing_is_understood_gives_access_to_nobody() {
-    let mut story = Story::begun();
-    story.applied(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
-    story.told().expect("a pod");
+    let mut scenario = Scenario::begun();
+    scenario.applied(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
+    scenario.told().expect("a pod");
     let mut odd = pod("a", "2", "Running", &["10.0.0.2"]);
     odd["spec"]["hostNetwork"] = json!("perhaps");
-    story.applied(Kind::Pod, &odd);
-    assert_eq!(story.told().expect("it is not known any more"), ["-Namespace web", "-Pod web/a"]);
-    assert!(story.problems[0].starts_with("Pod web/a (version 2): "), "{:?}", story.problems);
-    story.list(Kind::Pod, &[]);
-    assert_eq!((story.told(), story.problems.len()), (Some(vec![]), 0));
+    scenario.applied(Kind::Pod, &odd);
+    assert_eq!(scenario.told().expect("it is not known any more"), ["-Namespace web", "-Pod web/a"]);
+    assert!(scenario.problems[0].starts_with("Pod web/a (version 2): "), "{:?}", scenario.problems);
+    scenario.list(Kind::Pod, &[]);
+    assert_eq!((scenario.told(), scenario.problems.len()), (Some(vec![]), 0));
 }
 
 #[test]
 fn labels_that_cannot_be_read_are_unknown_until_they_can() {
-    let mut story = Story::begun();
-    story.applied(Kind::Namespace, &namespace(json!({"team": "a"})));
-    story.applied(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
-    story.told().expect("a pod");
+    let mut scenario = Scenario::begun();
+    scenario.applied(Kind::Namespace, &namespace(json!({"team": "a"})));
+    scenario.applied(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
+    scenario.told().expect("a pod");
     let mut odd = pod("a", "2", "Running", &["10.0.0.2"]);
     odd["metadata"]["labels"] = json!({"app": 7});
-    story.applied(Kind::Pod, &odd);
-    story.applied(Kind::Namespace, &namespace(json!({"team": 7})));
-    assert_eq!(story.told().expect("both differ"), ["Namespace web", "Pod web/a"]);
-    let labels = |story: &Story| {
-        let pod = &story.known.pods[&PodName::new("web", "a")];
-        [story.known.namespaces["web"].labels.clone(), pod.labels.clone()]
+    scenario.applied(Kind::Pod, &odd);
+    scenario.applied(Kind::Namespace, &namespace(json!({"team": 7})));
+    assert_eq!(scenario.told().expect("both differ"), ["Namespace web", "Pod web/a"]);
+    let labels = |scenario: &Scenario| {
+        let pod = &scenario.known.pods[&PodName::new("web", "a")];
+        [scenario.known.namespaces["web"].labels.clone(), pod.labels.clone()]
     };
-    assert_eq!(labels(&story), [Labels::unknown(), Labels::unknown()]);
-    assert_eq!(story.addresses("a"), ["10.0.0.2"], "policies hold for it");
+    assert_eq!(labels(&scenario), [Labels::unknown(), Labels::unknown()]);
+    assert_eq!(scenario.addresses("a"), ["10.0.0.2"], "policies hold for it");
     assert!(
-        story.problems[1].contains("metadata.labels.app: the value 7 is no text"),
+        scenario.problems[1].contains("metadata.labels.app: the value 7 is no text"),
         "{:?}",
-        story.problems
+        scenario.problems
     );
-    story.applied(Kind::Namespace, &namespace(json!({"team": "b"})));
-    story.applied(Kind::Pod, &pod("a", "3", "Running", &["10.0.0.2"]));
-    story.told().expect("both are known again");
-    assert!(labels(&story).iter().all(Labels::are_known));
-    assert_eq!(story.problems.len(), 0);
+    scenario.applied(Kind::Namespace, &namespace(json!({"team": "b"})));
+    scenario.applied(Kind::Pod, &pod("a", "3", "Running", &["10.0.0.2"]));
+    scenario.told().expect("both are known again");
+    assert!(labels(&scenario).iter().all(Labels::are_known));
+    assert_eq!(scenario.problems.len(), 0);
 }
 
 #[test]
 fn a_namespace_that_goes_before_its_pods_leaves_its_labels_unknown() {
-    let mut story = Story::begun();
-    story.applied(Kind::Namespace, &namespace(json!({"env": "prod"})));
-    story.applied(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
-    story.told().expect("a pod");
-    story.deleted(Kind::Namespace, &namespace(json!({"env": "prod"})));
-    assert_eq!(story.told().expect("its labels"), ["Namespace web"]);
-    assert!(!story.known.namespaces["web"].labels.are_known(), "that it has no env can't be said");
-    story.deleted(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
-    assert_eq!(story.told().expect("both are gone"), ["-Namespace web", "-Pod web/a"]);
+    let mut scenario = Scenario::begun();
+    scenario.applied(Kind::Namespace, &namespace(json!({"env": "prod"})));
+    scenario.applied(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
+    scenario.told().expect("a pod");
+    scenario.deleted(Kind::Namespace, &namespace(json!({"env": "prod"})));
+    assert_eq!(scenario.told().expect("its labels"), ["Namespace web"]);
+    assert!(!scenario.known.namespaces["web"].labels.are_known(), "that it has no env can't be said");
+    scenario.deleted(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
+    assert_eq!(scenario.told().expect("both are gone"), ["-Namespace web", "-Pod web/a"]);
 }
 
 #[test]
 fn a_new_pod_has_the_address_in_the_cni_cache_until_the_api_server_says_one() {
-    let mut story = Story::begun();
-    story.files(&[("a", "uid-a", "10.0.0.2")]);
-    assert_eq!(story.told(), None, "a pod that the API server doesn't know has no labels");
-    story.applied(Kind::Pod, &pod("a", "1", "Pending", &[]));
-    story.told().expect("a pod");
-    assert_eq!(story.addresses("a"), ["10.0.0.2"]);
-    story.applied(Kind::Pod, &pod("a", "2", "Running", &["10.0.0.2", "fd00::2"]));
-    assert_eq!(story.told().expect("the other family, too"), ["Pod web/a"]);
-    assert_eq!(story.addresses("a"), ["10.0.0.2", "fd00::2"]);
-    story.files(&[]);
-    assert_eq!(story.told(), None, "without a file the API server's word counts");
-    story.deleted(Kind::Pod, &pod("a", "3", "Running", &[]));
-    story.files(&[("a", "uid-a", "10.0.0.2")]);
-    assert_eq!(story.told().expect("a and its namespace"), ["-Namespace web", "-Pod web/a"]);
+    let mut scenario = Scenario::begun();
+    scenario.files(&[("a", "uid-a", "10.0.0.2")]);
+    assert_eq!(scenario.told(), None, "a pod that the API server doesn't know has no labels");
+    scenario.applied(Kind::Pod, &pod("a", "1", "Pending", &[]));
+    scenario.told().expect("a pod");
+    assert_eq!(scenario.addresses("a"), ["10.0.0.2"]);
+    scenario.applied(Kind::Pod, &pod("a", "2", "Running", &["10.0.0.2", "fd00::2"]));
+    assert_eq!(scenario.told().expect("the other family, too"), ["Pod web/a"]);
+    assert_eq!(scenario.addresses("a"), ["10.0.0.2", "fd00::2"]);
+    scenario.files(&[]);
+    assert_eq!(scenario.told(), None, "without a file the API server's word counts");
+    scenario.deleted(Kind::Pod, &pod("a", "3", "Running", &[]));
+    scenario.files(&[("a", "uid-a", "10.0.0.2")]);
+    assert_eq!(scenario.told().expect("a and its namespace"), ["-Namespace web", "-Pod web/a"]);
 }
 
 #[test]
 fn an_address_comes_with_the_file_and_goes_with_it() {
-    let mut story = Story::begun();
-    story.applied(Kind::Pod, &pod("a", "1", "Pending", &[]));
-    story.told().expect("a pod");
-    story.files(&[("a", "uid-a", "10.0.0.2")]);
-    assert_eq!(story.told().expect("its sandbox is up"), ["Pod web/a"]);
-    story.applied(Kind::Pod, &pod("a", "2", "Pending", &[]));
-    assert_eq!(story.told(), None, "an update that knows of no address takes none away");
-    story.files(&[]);
-    assert_eq!(story.told().expect("its sandbox failed"), ["Pod web/a"]);
-    assert_eq!(story.addresses("a"), Vec::<String>::new());
+    let mut scenario = Scenario::begun();
+    scenario.applied(Kind::Pod, &pod("a", "1", "Pending", &[]));
+    scenario.told().expect("a pod");
+    scenario.files(&[("a", "uid-a", "10.0.0.2")]);
+    assert_eq!(scenario.told().expect("its sandbox is up"), ["Pod web/a"]);
+    scenario.applied(Kind::Pod, &pod("a", "2", "Pending", &[]));
+    assert_eq!(scenario.told(), None, "an update that knows of no address takes none away");
+    scenario.files(&[]);
+    assert_eq!(scenario.told().expect("its sandbox failed"), ["Pod web/a"]);
+    assert_eq!(scenario.addresses("a"), Vec::<String>::new());
 }
 
 #[test]
 fn a_pod_of_another_node_or_of_the_nodes_own_network_is_given_nothing() {
-    let mut story = Story::begun();
+    let mut scenario = Scenario::begun();
     let mut elsewhere = pod("a", "1", "Pending", &[]);
     elsewhere["spec"]["nodeName"] = json!("other");
     let mut host = pod("b", "2", "Pending", &[]);
     host["spec"]["hostNetwork"] = json!(true);
-    story.applied(Kind::Pod, &elsewhere);
-    story.applied(Kind::Pod, &host);
-    story.files(&[("a", "uid-a", "10.0.0.2"), ("b", "uid-b", "10.0.0.3")]);
-    story.told().expect("pods");
-    assert_eq!((story.addresses("a"), story.addresses("b")), (vec![], vec![]));
+    scenario.applied(Kind::Pod, &elsewhere);
+    scenario.applied(Kind::Pod, &host);
+    scenario.files(&[("a", "uid-a", "10.0.0.2"), ("b", "uid-b", "10.0.0.3")]);
+    scenario.told().expect("pods");
+    assert_eq!((scenario.addresses("a"), scenario.addresses("b")), (vec![], vec![]));
 }
 
 #[test]
 fn a_jobs_address_is_the_next_pods_at_once() {
-    let mut story = Story::begun();
-    story.applied(Kind::Pod, &pod("job", "1", "Running", &["10.0.0.2"]));
-    story.applied(Kind::Pod, &pod("next", "2", "Pending", &[]));
-    story.told().expect("pods");
-    story.files(&[("next", "uid-next", "10.0.0.2")]);
-    assert_eq!(story.told().expect("both"), ["Pod web/job", "Pod web/next"]);
-    assert_eq!((story.addresses("job"), story.addresses("next")), (vec![], vec!["10.0.0.2".to_owned()]));
-    story.applied(Kind::Pod, &pod("job", "3", "Succeeded", &["10.0.0.2"]));
-    assert_eq!(story.told(), None, "known before the API server said so");
+    let mut scenario = Scenario::begun();
+    scenario.applied(Kind::Pod, &pod("job", "1", "Running", &["10.0.0.2"]));
+    scenario.applied(Kind::Pod, &pod("next", "2", "Pending", &[]));
+    scenario.told().expect("pods");
+    scenario.files(&[("next", "uid-next", "10.0.0.2")]);
+    assert_eq!(scenario.told().expect("both"), ["Pod web/job", "Pod web/next"]);
+    assert_eq!(
+        (scenario.addresses("job"), scenario.addresses("next")),
+        (vec![], vec!["10.0.0.2".to_owned()])
+    );
+    scenario.applied(Kind::Pod, &pod("job", "3", "Succeeded", &["10.0.0.2"]));
+    assert_eq!(scenario.told(), None, "known before the API server said so");
 }
 
 #[test]
 fn a_new_sandbox_has_its_address_before_the_api_server_knows() {
-    let mut story = Story::begun();
-    story.files(&[("a", "uid-a", "10.0.0.2"), ("b", "uid-b", "10.0.0.3")]);
-    story.applied(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
-    story.applied(Kind::Pod, &pod("b", "2", "Running", &["10.0.0.3"]));
-    story.told().expect("pods");
+    let mut scenario = Scenario::begun();
+    scenario.files(&[("a", "uid-a", "10.0.0.2"), ("b", "uid-b", "10.0.0.3")]);
+    scenario.applied(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
+    scenario.applied(Kind::Pod, &pod("b", "2", "Running", &["10.0.0.3"]));
+    scenario.told().expect("pods");
     // The node reboots, and the two pods get each other's address.
-    story.files(&[
+    scenario.files(&[
         ("a", "uid-a", "10.0.0.2"),
         ("b", "uid-b", "10.0.0.3"),
         ("b", "uid-b", "10.0.0.2"),
         ("a", "uid-a", "10.0.0.3"),
     ]);
-    assert_eq!(story.told().expect("both"), ["Pod web/a", "Pod web/b"]);
-    let swapped = |story: &Story| {
-        assert_eq!([story.addresses("a"), story.addresses("b")], [["10.0.0.3"], ["10.0.0.2"]])
+    assert_eq!(scenario.told().expect("both"), ["Pod web/a", "Pod web/b"]);
+    let swapped = |scenario: &Scenario| {
+        assert_eq!([scenario.addresses("a"), scenario.addresses("b")], [["10.0.0.3"], ["10.0.0.2"]])
     };
-    swapped(&story);
-    story.applied(Kind::Pod, &pod("a", "3", "Running", &["10.0.0.2"]));
-    assert_eq!(story.told(), None, "another version with the address of before");
-    story.applied(Kind::Pod, &pod("a", "4", "Running", &["10.0.0.3"]));
-    story.applied(Kind::Pod, &pod("b", "5", "Running", &["10.0.0.2"]));
-    story.told().expect("both are reported");
-    swapped(&story);
+    swapped(&scenario);
+    scenario.applied(Kind::Pod, &pod("a", "3", "Running", &["10.0.0.2"]));
+    assert_eq!(scenario.told(), None, "another version with the address of before");
+    scenario.applied(Kind::Pod, &pod("a", "4", "Running", &["10.0.0.3"]));
+    scenario.applied(Kind::Pod, &pod("b", "5", "Running", &["10.0.0.2"]));
+    scenario.told().expect("both are reported");
+    swapped(&scenario);
 }
 
 #[test]
 fn an_address_was_reported_when_it_was_new() {
-    let mut story = Story::begun();
-    let reported = |story: &Story| story.known.pods[&PodName::new("web", "a")].reported;
+    let mut scenario = Scenario::begun();
+    let reported = |scenario: &Scenario| scenario.known.pods[&PodName::new("web", "a")].reported;
     let mut elsewhere = |version: &str, addresses: &[&str]| {
         let mut pod = pod("a", version, "Running", addresses);
         pod["spec"]["nodeName"] = json!("other");
-        story.applied(Kind::Pod, &pod);
-        story.told();
-        reported(&story)
+        scenario.applied(Kind::Pod, &pod);
+        scenario.told();
+        reported(&scenario)
     };
     assert_eq!(elsewhere("1", &["10.0.1.2"]), 1);
     assert_eq!(elsewhere("8", &["10.0.1.2"]), 1, "repeated");
@@ -442,7 +449,7 @@ fn an_address_was_reported_when_it_was_new() {
 
 #[test]
 fn a_late_deletion_of_an_earlier_object_removes_no_later_one_of_the_same_name() {
-    let mut story = Story::begun();
+    let mut scenario = Scenario::begun();
     let with_uid = |mut object: Value, uid: &str| {
         object["metadata"]["uid"] = json!(uid);
         object
@@ -454,23 +461,23 @@ fn a_late_deletion_of_an_earlier_object_removes_no_later_one_of_the_same_name() 
         (Kind::NetworkPolicy, policy("p", "1", json!({}))),
     ];
     for (kind, object) in &objects {
-        story.applied(*kind, &with_uid(object.clone(), "2"));
+        scenario.applied(*kind, &with_uid(object.clone(), "2"));
     }
-    assert_eq!(story.told().expect("all").len(), objects.len());
+    assert_eq!(scenario.told().expect("all").len(), objects.len());
     for (kind, object) in &objects {
-        story.deleted(*kind, &with_uid(object.clone(), "1"));
+        scenario.deleted(*kind, &with_uid(object.clone(), "1"));
     }
-    assert_eq!(story.told(), None, "those that are gone had another UID");
+    assert_eq!(scenario.told(), None, "those that are gone had another UID");
     for (kind, object) in &objects {
-        story.deleted(*kind, &with_uid(object.clone(), "2"));
+        scenario.deleted(*kind, &with_uid(object.clone(), "2"));
     }
-    assert_eq!(story.told().expect("all").len(), objects.len());
-    assert_eq!(story.known, Inventory::default());
+    assert_eq!(scenario.told().expect("all").len(), objects.len());
+    assert_eq!(scenario.known, Inventory::default());
 }
 
 #[test]
 fn of_very_many_faulty_objects_of_a_namespace_some_are_named_and_the_others_counted() {
-    let mut story = Story::begun();
+    let mut scenario = Scenario::begun();
     let faulty = |n: usize, version: &str| {
         let policy = policy(
             &format!("p{n:03}"),
@@ -480,29 +487,29 @@ fn of_very_many_faulty_objects_of_a_namespace_some_are_named_and_the_others_coun
         (Kind::NetworkPolicy, policy)
     };
     for (kind, object) in (0..150).map(|n| faulty(n, "5")) {
-        story.applied(kind, &object);
+        scenario.applied(kind, &object);
     }
-    story.told();
-    assert_eq!(story.problems.len(), 101);
-    let more = |story: &Story| {
-        story.problems.iter().find(|problem| problem.contains("50 objects of the namespace web")).cloned()
+    scenario.told();
+    assert_eq!(scenario.problems.len(), 101);
+    let more = |scenario: &Scenario| {
+        scenario.problems.iter().find(|problem| problem.contains("50 objects of the namespace web")).cloned()
     };
-    let text = more(&story).expect("a summary");
+    let text = more(&scenario).expect("a summary");
     assert!(
         text.starts_with("NetworkPolicy web/p100 (version 5): ") && text.contains("an Event on each"),
         "{text}"
     );
-    assert_eq!(story.state.misunderstood().len(), 150, "each has an Event");
+    assert_eq!(scenario.state.misunderstood().len(), 150, "each has an Event");
     // The same again is no news, for those that are counted neither.
     for n in [3, 120] {
         let (kind, object) = faulty(n, "5");
-        story.applied(kind, &object);
+        scenario.applied(kind, &object);
     }
-    assert_eq!((story.told(), story.state.misunderstood().len()), (None, 0));
+    assert_eq!((scenario.told(), scenario.state.misunderstood().len()), (None, 0));
     for n in 100..150 {
         let (kind, object) = faulty(n, "6");
-        story.deleted(kind, &object);
+        scenario.deleted(kind, &object);
     }
-    story.told();
-    assert_eq!((story.problems.len(), more(&story)), (100, None));
+    scenario.told();
+    assert_eq!((scenario.problems.len(), more(&scenario)), (100, None));
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{
-    BEHIND_4, BEHIND_6, EXEMPT, FROM_ELSEWHERE, FROM_EXEMPT, FROM_ISOLATED, FROM_PORT, ICMP, LINK,
-    OTHER_PORTS, OVERLAY_PORTS, OVERLAY_PROTOCOLS, OWN_4, OWN_6, PREROUTING, QUEUE, SETTLED, SOURCES_4,
-    SOURCES_6, TAKEN_4, TAKEN_6,
+    BEHIND_4, BEHIND_6, EXEMPT, FROM_ELSEWHERE, FROM_EXEMPT, FROM_ISOLATED, FROM_PORT, ICMP, LINK, NFQUEUE,
+    OTHER_PORTS, OVERLAY_PORTS, OVERLAY_PROTOCOLS, OWN_4, OWN_6, PREROUTING, SETTLED, SOURCES_4, SOURCES_6,
+    TAKEN_4, TAKEN_6,
 };
 use crate::drops::DropReason;
 use crate::marks::Marks;
@@ -47,7 +47,7 @@ pub(in crate::table) fn first_rules(
         rules.push(rule(PREROUTING, "pass what the bridge table has passed", passed));
     }
     // Whichever bridge it entered by.
-    let wait = has_new_port(Comparison::Equal).into_iter().chain([Expression::Goto(QUEUE)]);
+    let wait = has_new_port(Comparison::Equal).into_iter().chain([Expression::Goto(NFQUEUE)]);
     rules.push(rule(PREROUTING, "let a new port's packet wait", wait));
     for bridge in pod_bridges.iter().filter(|_| !has_bridge_table) {
         let unchecked = enters_by(bridge).into_iter().chain([Expression::Goto(FROM_EXEMPT)]);
@@ -66,8 +66,8 @@ pub(super) fn rules(queue: Queue, form: QueueForm) -> Vec<Rule> {
     rules.extend(from_elsewhere());
     rules.extend(from_exempt());
     rules.extend(from_isolated());
-    rules.extend(LINK.no_fragments(QUEUE));
-    rules.push(rule(QUEUE, "wait for the port to be bound", [Expression::Queue(queue, form)]));
+    rules.extend(LINK.no_fragments(NFQUEUE));
+    rules.push(rule(NFQUEUE, "wait for the port to be bound", [Expression::Queue(queue, form)]));
     rules
 }
 
@@ -123,7 +123,7 @@ fn from_port() -> Vec<Rule> {
         rule(FROM_PORT, "drop another's IPv6 address", taken(libc::NFPROTO_IPV6, v6, TAKEN_6, BEHIND_6)),
         rule(FROM_PORT, "pass what exempt pods send", exempt),
         rule(FROM_PORT, "drop what has another source", settled),
-        rule(FROM_PORT, "let a new port's packet wait", [Expression::Goto(QUEUE)]),
+        rule(FROM_PORT, "let a new port's packet wait", [Expression::Goto(NFQUEUE)]),
     ]);
     rules
 }
@@ -192,7 +192,7 @@ fn from_elsewhere() -> Vec<Rule> {
 
 /// What exempt pods send. What no rule matches is accepted by the policy of `prerouting`.
 fn from_exempt() -> Vec<Rule> {
-    // Whatever the source: the rules of `judge` and `judge-local` know pods by their addresses.
+    // Whatever the source: the rules of `postrouting` and `input` know pods by their addresses.
     let mut rules: Vec<Rule> = FAMILIES
         .iter()
         .flat_map(|family| {

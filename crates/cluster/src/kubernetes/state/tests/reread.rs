@@ -11,7 +11,7 @@ fn large(name: &str, version: &str, entries: usize) -> Value {
     policy(name, version, json!({"podSelector": {}, "ingress": [rule]}))
 }
 
-impl Story {
+impl Scenario {
     /// The policies that are known, each with the cost of its omitted rules.
     fn policies(&self) -> Vec<(&str, Option<u64>)> {
         let with_cost = |policy: &Arc<policy::PolicySpec>| {
@@ -63,148 +63,148 @@ impl Story {
 
 #[test]
 fn rules_beyond_the_budget_are_omitted_and_read_again_once_there_is_room() {
-    let mut story = Story::begun();
-    story.applied(Kind::NetworkPolicy, &large("large", "5", 90));
-    story.told();
-    assert_eq!(story.policies(), [("large", None)]);
-    story.applied(Kind::NetworkPolicy, &large("small", "6", 20));
-    story.told();
-    assert_eq!(story.policies(), [("large", Some(90)), ("small", None)]);
+    let mut scenario = Scenario::begun();
+    scenario.applied(Kind::NetworkPolicy, &large("large", "5", 90));
+    scenario.told();
+    assert_eq!(scenario.policies(), [("large", None)]);
+    scenario.applied(Kind::NetworkPolicy, &large("small", "6", 20));
+    scenario.told();
+    assert_eq!(scenario.policies(), [("large", Some(90)), ("small", None)]);
     // A new version that is as large changes nothing.
-    story.applied(Kind::NetworkPolicy, &large("large", "7", 90));
-    assert_eq!(story.told(), Some(Vec::new()), "the version alone");
-    assert_eq!((story.policies()[0], story.wanted()), (("large", Some(90)), vec![]));
-    story.deleted(Kind::NetworkPolicy, &large("small", "6", 20));
-    story.told();
-    assert_eq!(story.policies(), [("large", Some(90))]);
-    story.answer("large", Some(&large("large", "7", 90)));
-    story.told();
-    assert_eq!((story.policies(), story.wanted()), (vec![("large", None)], vec![]));
+    scenario.applied(Kind::NetworkPolicy, &large("large", "7", 90));
+    assert_eq!(scenario.told(), Some(Vec::new()), "the version alone");
+    assert_eq!((scenario.policies()[0], scenario.wanted()), (("large", Some(90)), vec![]));
+    scenario.deleted(Kind::NetworkPolicy, &large("small", "6", 20));
+    scenario.told();
+    assert_eq!(scenario.policies(), [("large", Some(90))]);
+    scenario.answer("large", Some(&large("large", "7", 90)));
+    scenario.told();
+    assert_eq!((scenario.policies(), scenario.wanted()), (vec![("large", None)], vec![]));
 }
 
 #[test]
 fn a_policy_that_changed_while_it_was_read_again_is_put_in_place_once_the_watch_has_said_so() {
-    let mut story = Story::begun();
-    story.applied(Kind::NetworkPolicy, &large("small", "5", 20));
-    story.applied(Kind::NetworkPolicy, &large("large", "6", 90));
-    story.told();
-    story.deleted(Kind::NetworkPolicy, &large("small", "5", 20));
-    story.told();
-    story.answer("large", Some(&large("large", "8", 50)));
-    story.told();
-    assert_eq!((story.policies(), story.wanted()), (vec![("large", Some(90))], vec!["large"]));
-    story.applied(Kind::NetworkPolicy, &large("large", "8", 50));
-    story.told();
-    assert_eq!((story.policies(), story.wanted()), (vec![("large", None)], vec![]));
+    let mut scenario = Scenario::begun();
+    scenario.applied(Kind::NetworkPolicy, &large("small", "5", 20));
+    scenario.applied(Kind::NetworkPolicy, &large("large", "6", 90));
+    scenario.told();
+    scenario.deleted(Kind::NetworkPolicy, &large("small", "5", 20));
+    scenario.told();
+    scenario.answer("large", Some(&large("large", "8", 50)));
+    scenario.told();
+    assert_eq!((scenario.policies(), scenario.wanted()), (vec![("large", Some(90))], vec!["large"]));
+    scenario.applied(Kind::NetworkPolicy, &large("large", "8", 50));
+    scenario.told();
+    assert_eq!((scenario.policies(), scenario.wanted()), (vec![("large", None)], vec![]));
 }
 
 #[test]
 fn an_object_that_is_too_large_for_the_watch_is_read_by_itself() {
-    let mut story = Story::begun();
-    story.applied(Kind::NetworkPolicy, &large("p", "5", 20));
-    story.large(&large("p", "6", 30));
-    story.told();
+    let mut scenario = Scenario::begun();
+    scenario.applied(Kind::NetworkPolicy, &large("p", "5", 20));
+    scenario.large(&large("p", "6", 30));
+    scenario.told();
     assert_eq!(
-        (story.policies(), story.wanted()),
+        (scenario.policies(), scenario.wanted()),
         (vec![("p", None)], vec!["p"]),
         "until then it is as before"
     );
     // An answer from before.
-    story.answer("p", Some(&large("p", "5", 20)));
-    assert_eq!(story.wanted(), ["p"]);
-    story.large(&large("p", "7", 40));
-    story.answer("p", Some(&large("p", "6", 30)));
-    assert_eq!(story.wanted(), ["p"]);
-    story.pass(1);
-    story.answer("p", Some(&large("p", "7", 40)));
-    story.told();
-    let policy = story.known.policies.values().next().expect("a policy");
-    assert_eq!((policy.cost(), story.wanted()), (40, vec![]));
+    scenario.answer("p", Some(&large("p", "5", 20)));
+    assert_eq!(scenario.wanted(), ["p"]);
+    scenario.large(&large("p", "7", 40));
+    scenario.answer("p", Some(&large("p", "6", 30)));
+    assert_eq!(scenario.wanted(), ["p"]);
+    scenario.pass(1);
+    scenario.answer("p", Some(&large("p", "7", 40)));
+    scenario.told();
+    let policy = scenario.known.policies.values().next().expect("a policy");
+    assert_eq!((policy.cost(), scenario.wanted()), (40, vec![]));
 }
 
 #[test]
 fn a_late_answer_brings_no_object_back_that_is_gone() {
-    let mut story = Story::begun();
-    story.large(&large("p", "6", 30));
-    let (key, expected) = story.state.wanted().expect("a wanted object");
-    story.deleted(Kind::NetworkPolicy, &large("p", "7", 30));
+    let mut scenario = Scenario::begun();
+    scenario.large(&large("p", "6", 30));
+    let (key, expected) = scenario.state.wanted().expect("a wanted object");
+    scenario.deleted(Kind::NetworkPolicy, &large("p", "7", 30));
     let late = large("p", "6", 30);
-    story.late_answer(key.clone(), expected.clone(), Some(&late));
-    assert_eq!((story.told(), story.wanted()), (None, vec![]));
+    scenario.late_answer(key.clone(), expected.clone(), Some(&late));
+    assert_eq!((scenario.told(), scenario.wanted()), (None, vec![]));
     // One of the same name came after it.
-    story.large(&large("p", "9", 30));
-    story.late_answer(key, expected, Some(&late));
-    story.told().expect("it isolates");
-    assert_eq!((story.policy("p").ingress.len(), story.wanted()), (0, vec!["p"]));
-    story.answer("p", None);
-    assert_eq!((story.told(), story.wanted()), (None, vec![]), "the watch says that it is gone");
+    scenario.large(&large("p", "9", 30));
+    scenario.late_answer(key, expected, Some(&late));
+    scenario.told().expect("it isolates");
+    assert_eq!((scenario.policy("p").ingress.len(), scenario.wanted()), (0, vec!["p"]));
+    scenario.answer("p", None);
+    assert_eq!((scenario.told(), scenario.wanted()), (None, vec![]), "the watch says that it is gone");
 }
 
 #[test]
 fn an_object_that_was_created_again_while_its_absence_was_answered_is_read_again() {
-    let mut story = Story::begun();
-    story.large(&large("p", "6", 30));
-    let (key, expected) = story.state.wanted().expect("a wanted object");
-    story.deleted(Kind::NetworkPolicy, &large("p", "7", 30));
-    story.large(&large("p", "9", 30));
-    story.late_answer(key, expected, None);
-    story.answer("p", Some(&large("p", "9", 30)));
-    story.told();
-    assert_eq!((story.policies(), story.wanted()), (vec![("p", None)], vec![]));
+    let mut scenario = Scenario::begun();
+    scenario.large(&large("p", "6", 30));
+    let (key, expected) = scenario.state.wanted().expect("a wanted object");
+    scenario.deleted(Kind::NetworkPolicy, &large("p", "7", 30));
+    scenario.large(&large("p", "9", 30));
+    scenario.late_answer(key, expected, None);
+    scenario.answer("p", Some(&large("p", "9", 30)));
+    scenario.told();
+    assert_eq!((scenario.policies(), scenario.wanted()), (vec![("p", None)], vec![]));
 }
 
 #[test]
 fn objects_that_change_all_the_time_are_read_in_turns() {
-    let mut story = Story::begun();
+    let mut scenario = Scenario::begun();
     for name in ["a", "b", "c"] {
-        story.large(&large(name, "5", 30));
+        scenario.large(&large(name, "5", 30));
     }
     for (name, version) in [("a", "6"), ("b", "6"), ("c", "6"), ("a", "8"), ("b", "8")] {
-        story.answer(name, Some(&large(name, version, 30)));
-        story.large(&large(name, &format!("{version}1"), 30));
+        scenario.answer(name, Some(&large(name, version, 30)));
+        scenario.large(&large(name, &format!("{version}1"), 30));
     }
     // It can't be read.
-    let (key, expected) = story.state.wanted().expect("a wanted object");
-    story.state.reread(Reread { key, expected, answer: None });
-    story.answer("a", Some(&large("a", "6", 30)));
+    let (key, expected) = scenario.state.wanted().expect("a wanted object");
+    scenario.state.reread(Reread { key, expected, answer: None });
+    scenario.answer("a", Some(&large("a", "6", 30)));
 }
 
 #[test]
 fn an_object_whose_version_is_not_the_expected_one_is_read_again_at_the_next_word_or_ever_later() {
-    let mut story = Story::begun();
-    story.large(&large("p", "5", 30));
-    story.answer("p", Some(&large("p", "6", 30)));
-    assert_eq!(story.state.wanted(), None, "the watch will say so");
-    story.large(&large("p", "6", 30));
+    let mut scenario = Scenario::begun();
+    scenario.large(&large("p", "5", 30));
+    scenario.answer("p", Some(&large("p", "6", 30)));
+    assert_eq!(scenario.state.wanted(), None, "the watch will say so");
+    scenario.large(&large("p", "6", 30));
     // The watch never catches up.
     for pause in [1, 2, 4, 8, 16, 32, 32] {
-        story.answer("p", Some(&large("p", "7", 30)));
-        story.pass(pause - 1);
-        assert_eq!(story.state.wanted(), None, "{pause}");
-        story.pass(1);
+        scenario.answer("p", Some(&large("p", "7", 30)));
+        scenario.pass(pause - 1);
+        assert_eq!(scenario.state.wanted(), None, "{pause}");
+        scenario.pass(1);
     }
-    story.answer("p", Some(&large("p", "6", 30)));
-    assert_eq!((story.told().is_some(), story.wanted()), (true, vec![]));
+    scenario.answer("p", Some(&large("p", "6", 30)));
+    assert_eq!((scenario.told().is_some(), scenario.wanted()), (true, vec![]));
 }
 
 #[test]
 fn a_new_large_policy_isolates_its_pods_until_its_rules_are_read() {
-    let mut story = Story::begun();
+    let mut scenario = Scenario::begun();
     let mut egress = large("egress", "5", 30);
     egress["spec"]["podSelector"] = json!({"matchLabels": {"app": "a"}});
     egress["spec"]["policyTypes"] = json!(["Egress"]);
-    story.large(&egress);
+    scenario.large(&egress);
     let wide: Vec<String> = (0..9_000).map(|n| format!("value-{n}")).collect();
     let wide = json!({"matchExpressions": [{"key": "app", "operator": "In", "values": wide}]});
-    story.large(&policy("wide", "6", json!({"podSelector": wide, "policyTypes": ["Ingress"]})));
+    scenario.large(&policy("wide", "6", json!({"podSelector": wide, "policyTypes": ["Ingress"]})));
     let mut without = large("without-types", "7", 30);
-    story.large(&without);
+    scenario.large(&without);
     without["metadata"]["name"] = json!("with-egress");
     without["spec"]["egress"] = json!([{"to": []}]);
-    story.large(&without);
-    story.told().expect("isolation");
+    scenario.large(&without);
+    scenario.told().expect("isolation");
     let isolates = |name: &str| {
-        let policy = story.policy(name);
+        let policy = scenario.policy(name);
         assert!(policy.ingress.is_empty() && policy.egress.is_empty() && policy.omitted.is_none());
         (policy.subject.pods.clone(), policy.isolates_ingress, policy.isolates_egress)
     };
@@ -214,43 +214,43 @@ fn a_new_large_policy_isolates_its_pods_until_its_rules_are_read() {
     assert_eq!(isolates("wide"), (all.clone(), true, true), "a podSelector that is too large to be read");
     assert_eq!(isolates("without-types"), (all.clone(), true, false));
     assert_eq!(isolates("with-egress"), (all, true, true));
-    assert_eq!(story.versions.len(), 0, "no version is in force as a whole");
-    story.answer("egress", Some(&egress));
-    story.told().expect("the rules");
-    assert_eq!((story.policy("egress").isolates_egress, story.versions.len()), (true, 1));
+    assert_eq!(scenario.versions.len(), 0, "no version is in force as a whole");
+    scenario.answer("egress", Some(&egress));
+    scenario.told().expect("the rules");
+    assert_eq!((scenario.policy("egress").isolates_egress, scenario.versions.len()), (true, 1));
 }
 
 #[test]
 fn a_large_policy_that_selects_other_pods_now_isolates_those_alone_until_its_rules_are_read() {
-    let mut story = Story::begun();
+    let mut scenario = Scenario::begun();
     let mut p = large("p", "5", 30);
     p["spec"]["podSelector"] = json!({"matchLabels": {"app": "a"}});
     p["spec"]["policyTypes"] = json!(["Ingress"]);
-    story.applied(Kind::NetworkPolicy, &p);
-    story.told().expect("a policy");
-    let before = story.policy("p").clone();
+    scenario.applied(Kind::NetworkPolicy, &p);
+    scenario.told().expect("a policy");
+    let before = scenario.policy("p").clone();
     p["metadata"]["resourceVersion"] = json!("6");
     p["spec"]["ingress"] = json!([]);
-    story.large(&p);
-    assert_eq!(story.told(), None, "the same pods: its last version stays in force");
+    scenario.large(&p);
+    assert_eq!(scenario.told(), None, "the same pods: its last version stays in force");
     p["spec"]["podSelector"] = json!({"matchLabels": {"app": "b"}});
-    story.large(&p);
-    story.told().expect("other pods");
-    let now = story.policy("p");
+    scenario.large(&p);
+    scenario.told().expect("other pods");
+    let now = scenario.policy("p");
     assert!(now.ingress.is_empty() && now.subject != before.subject, "{now:?}");
     p["spec"]["policyTypes"] = json!(["Ingress", "Egress"]);
-    story.large(&p);
-    story.told().expect("egress, too");
-    assert!(story.policy("p").isolates_egress);
+    scenario.large(&p);
+    scenario.told().expect("egress, too");
+    assert!(scenario.policy("p").isolates_egress);
     // Less than before.
     p["spec"]["policyTypes"] = json!(["Ingress"]);
-    story.large(&p);
-    assert_eq!(story.told(), None);
+    scenario.large(&p);
+    assert_eq!(scenario.told(), None);
 }
 
 #[test]
 fn a_large_pod_or_namespace_has_its_labels_at_once_or_unknown_ones() {
-    let mut story = Story::begun();
+    let mut scenario = Scenario::begun();
     let text = "x".repeat(100_000);
     let with = |labels: &Value| {
         let mut pod = pod("a", "5", "Running", &["10.0.0.2"]);
@@ -260,137 +260,138 @@ fn a_large_pod_or_namespace_has_its_labels_at_once_or_unknown_ones() {
             json!({"metadata": {"name": "web", "labels": labels, "resourceVersion": "6"}, "text": text});
         [(Kind::Pod, pod), (Kind::Namespace, namespace)]
     };
-    let known = |story: &mut Story| {
-        story.told();
-        let (pod, namespace) = (&story.known.pods[&PodName::new("web", "a")], &story.known.namespaces["web"]);
+    let known = |scenario: &mut Scenario| {
+        scenario.told();
+        let (pod, namespace) =
+            (&scenario.known.pods[&PodName::new("web", "a")], &scenario.known.namespaces["web"]);
         [&pod.labels, &namespace.labels].map(|labels| labels.value("app").map(str::to_owned))
     };
     for app in ["a", "b"] {
         for (kind, object) in with(&json!({"app": app})) {
-            story.large_of(kind, &object);
+            scenario.large_of(kind, &object);
         }
-        assert_eq!(known(&mut story), [Some(app.to_owned()), Some(app.to_owned())]);
-        assert_eq!(story.wanted(), [""; 0]);
+        assert_eq!(known(&mut scenario), [Some(app.to_owned()), Some(app.to_owned())]);
+        assert_eq!(scenario.wanted(), [""; 0]);
     }
     let many: serde_json::Map<String, Value> =
         (0..9_000).map(|n| (format!("n{n}"), json!("value"))).collect();
     for (kind, object) in with(&json!(many)) {
-        story.large_of(kind, &object);
+        scenario.large_of(kind, &object);
     }
-    assert_eq!((known(&mut story), story.wanted()), ([None, None], vec!["web", "a"]));
-    assert!(!story.known.pods[&PodName::new("web", "a")].labels.are_known());
-    assert!(!story.known.namespaces["web"].labels.are_known());
+    assert_eq!((known(&mut scenario), scenario.wanted()), ([None, None], vec!["web", "a"]));
+    assert!(!scenario.known.pods[&PodName::new("web", "a")].labels.are_known());
+    assert!(!scenario.known.namespaces["web"].labels.are_known());
 }
 
 #[test]
 fn an_object_that_cannot_be_read_for_seconds_is_named_until_it_is() {
-    let mut story = Story::begun();
-    story.applied(Kind::NetworkPolicy, &large("old", "5", 20));
-    story.told();
-    story.large(&large("old", "6", 30));
-    story.large(&large("new", "7", 30));
-    let told = |story: &mut Story| {
-        story.told();
-        story.problems.clone()
+    let mut scenario = Scenario::begun();
+    scenario.applied(Kind::NetworkPolicy, &large("old", "5", 20));
+    scenario.told();
+    scenario.large(&large("old", "6", 30));
+    scenario.large(&large("new", "7", 30));
+    let told = |scenario: &mut Scenario| {
+        scenario.told();
+        scenario.problems.clone()
     };
-    story.pass(4);
-    assert_eq!(told(&mut story), [""; 0]);
+    scenario.pass(4);
+    assert_eq!(told(&mut scenario), [""; 0]);
     // It changes all the time.
-    story.large(&large("old", "8", 30));
-    story.pass(1);
-    let problems = told(&mut story);
+    scenario.large(&large("old", "8", 30));
+    scenario.pass(1);
+    let problems = told(&mut scenario);
     let [new, old] = &problems[..] else { panic!("{problems:?}") };
     assert!(new.contains("NetworkPolicy web/new") && new.contains("allows nothing"), "{new}");
     assert!(old.contains("NetworkPolicy web/old") && old.contains("last version"), "{old}");
-    story.pass(1);
-    assert_eq!(told(&mut story), problems);
-    while let Some((key, expected)) = story.state.wanted() {
+    scenario.pass(1);
+    assert_eq!(told(&mut scenario), problems);
+    while let Some((key, expected)) = scenario.state.wanted() {
         let object = large(key.namespace_and_name().1, &expected, 30);
-        story.late_answer(key, expected, Some(&object));
+        scenario.late_answer(key, expected, Some(&object));
     }
-    assert_eq!(told(&mut story), [""; 0]);
+    assert_eq!(told(&mut scenario), [""; 0]);
 }
 
 #[test]
 fn a_namespace_with_new_large_objects_all_the_time_keeps_no_other_waiting() {
-    let mut story = Story::begun();
-    (0..10).for_each(|n| story.large(&large(&format!("first-{n}"), "5", 30)));
+    let mut scenario = Scenario::begun();
+    (0..10).for_each(|n| scenario.large(&large(&format!("first-{n}"), "5", 30)));
     let mut other = large("other", "5", 30);
     other["metadata"]["namespace"] = json!("z");
-    story.large(&other);
+    scenario.large(&other);
     for n in 0..2 {
-        story.large(&large(&format!("more-{n}"), "5", 30));
+        scenario.large(&large(&format!("more-{n}"), "5", 30));
         let name = if n == 0 { "first-0" } else { "other" };
-        story.answer(name, None);
+        scenario.answer(name, None);
     }
-    story.answer("first-1", None);
+    scenario.answer("first-1", None);
 }
 
 #[test]
 fn a_smaller_version_has_its_rules_at_once() {
-    let mut story = Story::begun();
-    story.applied(Kind::NetworkPolicy, &large("p", "5", 101));
-    story.told();
-    assert_eq!(story.policies(), [("p", Some(101))]);
-    story.applied(Kind::NetworkPolicy, &large("p", "6", 100));
-    story.told();
-    assert_eq!((story.policies(), story.wanted()), (vec![("p", None)], vec![]));
+    let mut scenario = Scenario::begun();
+    scenario.applied(Kind::NetworkPolicy, &large("p", "5", 101));
+    scenario.told();
+    assert_eq!(scenario.policies(), [("p", Some(101))]);
+    scenario.applied(Kind::NetworkPolicy, &large("p", "6", 100));
+    scenario.told();
+    assert_eq!((scenario.policies(), scenario.wanted()), (vec![("p", None)], vec![]));
 }
 
 #[test]
 fn very_many_large_policies_are_not_kept_while_they_are_listed() {
-    let mut story = Story::new();
+    let mut scenario = Scenario::new();
     let all: Vec<Value> = (0..500).map(|n| large(&format!("p{n}"), "5", 60)).collect();
-    story.state.take_in(Kind::NetworkPolicy, Event::Began);
-    story.listed(Kind::NetworkPolicy, &all);
-    let kept = story
+    scenario.state.take_in(Kind::NetworkPolicy, Event::Began);
+    scenario.listed(Kind::NetworkPolicy, &all);
+    let kept = scenario
         .state
         .objects
         .values()
         .filter(|change| matches!(change, Change::Policy(policy) if policy.omitted.is_none()));
     // What came since the budget was settled last.
     assert!(kept.count() < 300);
-    story.state.take_in(Kind::NetworkPolicy, Event::Complete);
+    scenario.state.take_in(Kind::NetworkPolicy, Event::Complete);
     for kind in [Kind::Namespace, Kind::Node, Kind::Pod] {
-        story.list(kind, &[]);
+        scenario.list(kind, &[]);
     }
-    story.told();
-    let kept: Vec<_> = story.policies().into_iter().filter(|(_, omitted)| omitted.is_none()).collect();
+    scenario.told();
+    let kept: Vec<_> = scenario.policies().into_iter().filter(|(_, omitted)| omitted.is_none()).collect();
     assert_eq!(kept, [("p0", None)], "the first of equally large ones, by name");
 }
 
 #[test]
 fn a_policy_that_a_list_has_in_place_of_another_one_keeps_its_rules() {
     for (before, after) in [("a", "b"), ("b", "a")] {
-        let mut story = Story::begun();
-        story.applied(Kind::NetworkPolicy, &large(before, "5", 60));
-        story.told();
-        story.state.take_in(Kind::NetworkPolicy, Event::Began);
-        story.listed(Kind::NetworkPolicy, &[large(after, "6", 60)]);
+        let mut scenario = Scenario::begun();
+        scenario.applied(Kind::NetworkPolicy, &large(before, "5", 60));
+        scenario.told();
+        scenario.state.take_in(Kind::NetworkPolicy, Event::Began);
+        scenario.listed(Kind::NetworkPolicy, &[large(after, "6", 60)]);
         // The connection broke: the list begins again.
-        story.told();
-        story.list(Kind::NetworkPolicy, &[large(after, "6", 60)]);
-        story.told();
-        assert_eq!((story.policies(), story.wanted()), (vec![(after, None)], vec![]));
+        scenario.told();
+        scenario.list(Kind::NetworkPolicy, &[large(after, "6", 60)]);
+        scenario.told();
+        assert_eq!((scenario.policies(), scenario.wanted()), (vec![(after, None)], vec![]));
         // Both are there.
-        story.list(Kind::NetworkPolicy, &[large("a", "7", 60), large("b", "8", 60)]);
-        story.told();
-        assert_eq!(story.policies(), [("a", None), ("b", Some(60))]);
-        story.list(Kind::NetworkPolicy, &[large("b", "8", 60)]);
-        story.told();
-        assert_eq!((story.policies(), story.wanted()), (vec![("b", None)], vec![]));
+        scenario.list(Kind::NetworkPolicy, &[large("a", "7", 60), large("b", "8", 60)]);
+        scenario.told();
+        assert_eq!(scenario.policies(), [("a", None), ("b", Some(60))]);
+        scenario.list(Kind::NetworkPolicy, &[large("b", "8", 60)]);
+        scenario.told();
+        assert_eq!((scenario.policies(), scenario.wanted()), (vec![("b", None)], vec![]));
     }
 }
 
 #[test]
 fn lists_that_break_off_add_no_rules_beyond_the_budget_each_time() {
-    let mut story = Story::begun();
+    let mut scenario = Scenario::begun();
     for list in 0..20 {
-        story.state.take_in(Kind::NetworkPolicy, Event::Began);
-        story.listed(Kind::NetworkPolicy, &[large(&format!("p{list:02}"), "5", 60)]);
-        story.told();
+        scenario.state.take_in(Kind::NetworkPolicy, Event::Began);
+        scenario.listed(Kind::NetworkPolicy, &[large(&format!("p{list:02}"), "5", 60)]);
+        scenario.told();
     }
-    let kept = story.policies().into_iter().filter(|(_, omitted)| omitted.is_none());
+    let kept = scenario.policies().into_iter().filter(|(_, omitted)| omitted.is_none());
     assert_eq!(kept.count(), 1);
 }
 
@@ -398,10 +399,11 @@ fn lists_that_break_off_add_no_rules_beyond_the_budget_each_time() {
 fn a_large_selector_of_pods_is_not_kept_either() {
     let values: Vec<String> = (0..90).map(|n| format!("v{n}")).collect();
     let selector = json!({"matchExpressions": [{"key": "app", "operator": "In", "values": values}]});
-    let mut story = Story::begun();
-    story.applied(Kind::NetworkPolicy, &policy("p", "5", json!({"podSelector": selector, "ingress": [{}]})));
-    story.told();
-    let policy = story.known.policies.values().next().expect("a policy");
+    let mut scenario = Scenario::begun();
+    scenario
+        .applied(Kind::NetworkPolicy, &policy("p", "5", json!({"podSelector": selector, "ingress": [{}]})));
+    scenario.told();
+    let policy = scenario.known.policies.values().next().expect("a policy");
     assert_eq!(policy.subject.pods, policy::Selector::All([].into()), "every pod of the namespace");
     assert!(policy.isolates_ingress && policy.ingress.is_empty());
 }

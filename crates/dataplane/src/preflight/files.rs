@@ -1,0 +1,204 @@
+//! Needs that show in files under `/proc`: sysctls, the bound queues, the kernel's version.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::bridges::Bridge;
+use super::version::KernelVersion;
+use super::{Check, CheckState, PreflightConfig};
+use crate::ports::InterfacesError;
+use crate::queue_statistics::QueueStatistics;
+use crate::queues::QueueRange;
+use crate::table::TableError;
+
+/// The `/proc` to look at. Files under `sys/net` are those of the reading thread's network namespace.
+pub(super) struct Files {
+    proc: PathBuf,
+}
+
+impl Files {
+    pub(super) fn of_this_thread() -> Self {
+        Self { proc: "/proc".into() }
+    }
+
+    /// The text of a file without white space around it; `None` if it isn't there or may not be read.
+    fn read(&self, path: &str) -> Option<String> {
+        Some(fs::read_to_string(self.proc.join(path)).ok()?.trim().to_owned())
+    }
+
+    fn sysctl(&self, name: &str) -> Option<String> {
+        self.read(&format!("sys/{}", name.replace('.', "/")))
+    }
+
+    fn process_name(&self, pid: u32) -> Option<String> {
+        self.read(&format!("{pid}/comm"))
+    }
+}
+
+/// The needs, in order. `bridges` tells the pods' bridges, `in_use` where our rules send packets.
+pub(super) fn needs(
+    files: &Files,
+    config: &PreflightConfig,
+    bridges: impl FnOnce() -> Result<Vec<Bridge>, InterfacesError>,
+    in_use: impl Fn() -> Result<Option<QueueRange>, TableError>,
+) -> Vec<Check> {
+    let mut needs = vec![Check { name: "br_netfilter", state: bridge(files, config, bridges) }];
+    needs.push(Check { name: "forwarding", state: forwarding(files, config) });
+    needs.push(Check {
+        name: "kernel",
+        state: kernel(files.sysctl("kernel.osrelease").as_deref(), config.prerouting_dns),
+    });
+    let bound = QueueStatistics::read();
+    let state = match (bound, in_use()) {
+        (Ok(bound), Ok(in_use)) => queues(&bound, &config.queues, in_use, |pid| files.process_name(pid)),
+        (Err(error), _) => CheckState::warning(
+            format!("which queues are bound can't be read ({error})"),
+            "mount /proc, so that /proc/thread-self/net/netfilter/nfnetlink_queue can be read",
+        ),
+        (_, Err(error)) => CheckState::warning(
+            format!("to which queues the rules send packets can't be read ({error})"),
+            "do first what the needs above say",
+        ),
+    };
+    needs.push(Check { name: "queues", state });
+    needs
+}
+
+/// For ALL families in use, the sysctl must be on, or ALL of the pods' bridges have it on by themselves: the kernel asks for either
+/// (`br_nf_pre_routing`).
+fn bridge(
+    files: &Files,
+    config: &PreflightConfig,
+    bridges: impl FnOnce() -> Result<Vec<Bridge>, InterfacesError>,
+) -> CheckState {
+    if !config.bridge {
+        return CheckState::fine("not needed: no pods of one node are joined by a bridge");
+    }
+    let wanted = [
+        (config.ipv4, "net.bridge.bridge-nf-call-iptables", false),
+        (config.ipv6, "net.bridge.bridge-nf-call-ip6tables", true),
+    ];
+    let mut off = Vec::new();
+    for (_, name, ipv6) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
+        match files.sysctl(name).as_deref() {
+            None => {
+                return CheckState::partly(
+                    "br_netfilter is not loaded: packets between pods of this node, which hang on one bridge, pass by \
+                     every rule; all others are under policy",
+                    format!("`modprobe br_netfilter && sysctl -w {name}=1`"),
+                );
+            }
+            Some("1") => {}
+            Some(_) => off.push((name, ipv6)),
+        }
+    }
+    if off.is_empty() {
+        return CheckState::fine("packets between pods of this node, over the bridge, reach the rules");
+    }
+    // A bridge that can't be looked at is none that has it on.
+    let bridges = bridges().unwrap_or_default();
+    let is_on = |ipv6: bool| !bridges.is_empty() && bridges.iter().all(|bridge| bridge.reaches_hooks(ipv6));
+    if let Some((name, ipv6)) = off.into_iter().find(|(_, ipv6)| !is_on(*ipv6)) {
+        let bridge = bridges.iter().find(|bridge| !bridge.reaches_hooks(ipv6));
+        let and_bridge = bridge.map(|bridge| format!(", and bridge {bridge} has no switch of its own on"));
+        return CheckState::partly(
+            format!(
+                "{name} is 0{}: {} packets between pods of this node, which hang on one bridge, pass by every rule; all others \
+                 are under policy",
+                and_bridge.unwrap_or_default(),
+                if ipv6 { "IPv6" } else { "IPv4" }
+            ),
+            format!("`sysctl -w {name}=1`"),
+        );
+    }
+    let names: Vec<String> = bridges.iter().map(ToString::to_string).collect();
+    CheckState::fine(format!(
+        "packets between pods of this node reach the rules: the sysctls are off, and bridge {} has nf_call_iptables on",
+        names.join(", ")
+    ))
+}
+
+/// ALL families in use must be forwarded. The CNI sees to that, perhaps after this agent starts: so it is a warning.
+fn forwarding(files: &Files, config: &PreflightConfig) -> CheckState {
+    let wanted = [(config.ipv4, "net.ipv4.ip_forward"), (config.ipv6, "net.ipv6.conf.all.forwarding")];
+    for (_, name) in wanted.into_iter().filter(|(wanted, _)| *wanted) {
+        match files.sysctl(name) {
+            Some(value) if value != "0" => {}
+            value => {
+                return CheckState::warning(
+                    format!(
+                        "{name} is {}: pods of this node can't be reached from elsewhere, with policy or without",
+                        value.as_deref().unwrap_or("not there")
+                    ),
+                    format!("`sysctl -w {name}=1`"),
+                );
+            }
+        }
+    }
+    CheckState::fine("this node forwards the packets of its pods")
+}
+
+fn kernel(release: Option<&str>, prerouting_dns: bool) -> CheckState {
+    let release = release.unwrap_or("an unknown version");
+    match release.parse::<KernelVersion>() {
+        Ok(version) if version.loses_parallel_dns() && !prerouting_dns => CheckState::warning(
+            format!(
+                "kernel {release} can lose one of two DNS queries that a pod sends at once (netfilter bug 1766, mended in 6.12)"
+            ),
+            "let DNS be evaluated before it is routed, or use kernel 6.12 or later",
+        ),
+        Ok(version) if version.loses_parallel_dns() => {
+            CheckState::fine(format!("kernel {release}: DNS is evaluated before it is routed"))
+        }
+        Ok(_) => CheckState::fine(format!("kernel {release}")),
+        Err(_) => CheckState::warning(
+            format!("the kernel's version is not understood: {release}"),
+            "if it is older than 6.12, let DNS be evaluated before it is routed",
+        ),
+    }
+}
+
+/// ANY bound queue of ours to which our rules send no packets belongs to another program. The agent needs ONE range whose queues are ALL
+/// free. The other range may belong to a stopped agent whose queue rule was deleted or replaced.
+fn queues(
+    bound: &[QueueStatistics],
+    ours: &[QueueRange],
+    in_use: Option<QueueRange>,
+    process_name: impl Fn(u32) -> Option<String>,
+) -> CheckState {
+    let holds = |range: &QueueRange, number| range.numbers().any(|n| n == number);
+    let stranger = bound.iter().find(|queue| {
+        ours.iter().any(|range| holds(range, queue.number))
+            && !in_use.is_some_and(|range| holds(&range, queue.number))
+    });
+    if let Some(QueueStatistics { number, port_id, .. }) = stranger {
+        let process = process_name(*port_id)
+            .map(|name| format!(", perhaps process {port_id}, {name}"))
+            .unwrap_or_default();
+        let what = format!("queue {number} is bound by another program (netlink port {port_id}{process})");
+        let todo = "stop that program, or let the agent use other queue numbers; if it is an agent that is just leaving or just \
+                    taking over, wait a moment";
+        let is_free = |range: &&QueueRange| bound.iter().all(|queue| !holds(range, queue.number));
+        return match ours.iter().find(is_free) {
+            Some(free) => CheckState::warning(
+                format!(
+                    "{what}: the agent uses queues {free}; while queue {number} is bound, no other agent can take over from it"
+                ),
+                todo,
+            ),
+            None => CheckState::wrong(what, todo),
+        };
+    }
+    match in_use {
+        Some(range) if bound.iter().any(|queue| holds(&range, queue.number)) => {
+            CheckState::fine(format!("queues {range} are served by the agent whose rules are in force"))
+        }
+        Some(range) => {
+            CheckState::fine(format!("the rules send packets to queues {range}, which no agent serves now"))
+        }
+        None => CheckState::fine("the queues are free"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
