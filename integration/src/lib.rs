@@ -45,6 +45,7 @@ pub mod smoke;
 pub mod socket;
 pub mod specs;
 pub mod stalls;
+pub mod standstill;
 pub mod static_api;
 pub mod stream;
 pub mod testbed;

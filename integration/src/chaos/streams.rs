@@ -11,6 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::model::Model;
 use crate::probe::{Family, Way};
 use crate::server::Arrivals;
+use crate::standstill::Standstills;
 use crate::stream::{Stream, StreamReport};
 use crate::testbed::Testbed;
 
@@ -70,8 +71,9 @@ pub struct Stall {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Streams {
+    standstills: Standstills,
     steady: Vec<(StreamRoute, Option<Stream>)>,
     leases: Vec<(StreamRoute, Option<Lease>)>,
     stalls: Vec<Stall>,
@@ -94,7 +96,9 @@ impl Streams {
         Self {
             steady: steady.into_iter().map(|line| (line, None)).collect(),
             leases: leases.into_iter().map(|line| (line, None)).collect(),
-            ..Self::default()
+            standstills: Standstills::watch(),
+            stalls: Vec::new(),
+            totals: StreamTotals::default(),
         }
     }
 
@@ -132,15 +136,16 @@ impl Streams {
             let (last, now) = (open.last_echo(), Instant::now());
             let may_stall = is_stalled(&self.stalls, line, last, now);
             let most = if may_stall { STILL_AFTER_STALL } else { STILL };
-            if now.duration_since(last) > most {
-                bail!("{line:?} ({}) has received nothing for {:?}", open.client(), now.duration_since(last));
+            let quiet = now.duration_since(last).saturating_sub(self.standstills.within(last, now));
+            if quiet > most {
+                bail!("{line:?} ({}) has received nothing for {quiet:?}", open.client());
             }
         }
         for (line, lease) in &mut self.leases {
             if line.nodes.iter().any(|node| damaged.contains(node)) {
                 continue;
             }
-            tend_lease(testbed, model, line, lease, &mut self.totals)?;
+            tend_lease(testbed, model, &self.standstills, (line, lease), &mut self.totals)?;
         }
         Ok(())
     }
@@ -206,8 +211,8 @@ fn check(report: &StreamReport, line: &StreamRoute, stalls: &[Stall]) -> Result<
 fn tend_lease(
     testbed: &Testbed,
     model: &Model,
-    line: &StreamRoute,
-    lease: &mut Option<Lease>,
+    standstills: &Standstills,
+    (line, lease): (&StreamRoute, &mut Option<Lease>),
     totals: &mut StreamTotals,
 ) -> Result<()> {
     let Way::Port(port, transport) = line.way else { return Ok(()) };
@@ -234,7 +239,7 @@ fn tend_lease(
     let Some(settled) = model.settled() else { return Ok(()) };
     let since = *open.denied.get_or_insert(settled);
     if let Some(last) = open.arrivals.last_at((port, transport), open.stream.client())
-        && last > since + READ_WITHIN
+        && last > since + READ_WITHIN + standstills.within(since, last)
         && model.newest_denied_since(since, &line.from, &line.to, (port, transport))
     {
         let read = Timestamp::now() - signed(last.elapsed());
