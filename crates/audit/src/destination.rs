@@ -1,8 +1,9 @@
-//! Where the lines go, and the file's rotation.
+//! Where audit lines are written, and how the file is rotated.
 //!
-//! Invariant: a write is whole or not at all, so a full disk leaves no partial line. Agents that share the file during a takeover lock
-//! it for each write, and each removes only what it wrote itself. The file is where its path says and not behind a symbolic link there.
-//! A write says whether the path still named the file when it was over: the program that moved the file may have read it before.
+//! Invariant: a write is all or nothing, so a full disk leaves no partial line. Agents that share the file
+//! during a takeover lock it for each write, and each removes only what it wrote itself. A symbolic link at
+//! the path is never followed. A write reports whether the path still named the file when the write ended: a
+//! program that moved the file may have read it before.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -12,65 +13,70 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A program that rotates by rename creates the new file itself, with an owner and a mode of its choice, right after that. It has this
-/// long before the file is created here: two programs that create it would get in each other's way.
-const CREATE_AFTER: Duration = Duration::from_millis(10);
+/// How long a missing file is left to the program that moved it. A program that rotates by rename creates the
+/// new file right after that, with an owner and a mode of its choice. If two programs create the file, they
+/// conflict.
+const CREATE_DELAY: Duration = Duration::from_millis(10);
 
-/// How long a write waits for another agent's. An agent that is stopped in the middle of a write keeps its lock; after this time lines
-/// are written without one, and a partial line that the other agent leaves becomes a line of its own.
+/// How long a write waits for another agent's lock. An agent that is stopped in the middle of a write keeps
+/// its lock. After this time, lines are written without the lock, and a partial line of the other agent stays
+/// a separate line.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// Of a new file. Who talks to whom is not for everybody; a shipper that isn't root reads it as a member of the file's group, which a
-/// folder with the set-group-ID bit gives to it.
+/// The mode of a new file. The log shows which pods communicate, so it is not world-readable. A log shipper
+/// that isn't root can read it as a member of the file's group, which a directory with the set-group-ID bit
+/// determines.
 const MODE: u32 = 0o640;
 
 /// Where audit records go.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Destination {
-    /// Nowhere: verdicts are only counted.
+    /// Nothing is written: verdicts are only counted.
     Off,
     /// Standard output.
     Stdout,
     /// A file, appended to.
     File {
-        /// Its path. Older files are beside it, as `PATH.1` (the newest of them) to `PATH.<keep>`.
+        /// Its path. Rotated files are beside it, from `PATH.1` (the newest) to `PATH.<keep>`.
         path: PathBuf,
-        /// Rotated before it would grow past so many bytes. (One batch of lines is never split, so a limit below
-        /// [`BATCH`](crate::writer::BATCH) holds only as well as that.)
+        /// The file is rotated before it would exceed this many bytes. A batch of lines is never split, so a
+        /// file may still grow to [`BATCH`](crate::writer::BATCH) if this is smaller.
         max_bytes: u64,
-        /// How many older files are kept; 0 keeps none.
+        /// How many rotated files are kept; 0 keeps none.
         keep: u32,
     },
 }
 
 /// An audit log that can't be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open the audit log {} for writing: {error}; its folder must exist and be writable", path.display())]
+#[error("cannot open the audit log {} for writing; its folder must exist and be writable", path.display())]
 pub struct DestinationError {
-    /// Which file.
+    /// The file's path.
     pub path: PathBuf,
-    /// What the system says.
-    pub error: io::Error,
+    /// The system's error.
+    pub source: io::Error,
 }
 
-/// Where lines are that were written.
+/// Where written lines are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Written {
-    /// Where the destination says. A program that moves the file from now on moves them along.
+    /// In the file that the path names. A program that moves the file later moves these lines with it.
     InPlace,
-    /// In a file that was moved or removed before the write was over: its new owner may have read it before.
+    /// In a file that was moved or removed before the write ended. The program that moved it may have read it
+    /// before the write.
     Displaced,
 }
 
-/// What [`Sink::look_after`] found.
+/// What [`Sink::follow`] found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Found {
-    /// All as it was left.
+    /// The file is as the last write left it.
     Unchanged,
     /// Another program had moved or removed the file; a new one is open.
     Moved,
-    /// Another program has cut the file short: what was written after it was copied is lost.
-    CutShort,
+    /// Another program has truncated the file, as logrotate's `copytruncate` does. Lines written between its
+    /// copy and the truncation are lost.
+    Truncated,
 }
 
 /// An open destination.
@@ -88,17 +94,17 @@ impl Sink {
             Destination::Stdout => Self::Stdout(io::stdout()),
             Destination::File { path, max_bytes, keep } => match LogFile::open(&path, max_bytes, keep) {
                 Ok(file) => Self::File(file),
-                Err(error) => return Err(DestinationError { path, error }),
+                Err(source) => return Err(DestinationError { path, source }),
             },
         })
     }
 
-    /// Whether lines are wanted at all.
+    /// Whether lines are discarded.
     pub(crate) fn is_off(&self) -> bool {
         matches!(self, Self::Off)
     }
 
-    /// Writes whole lines: all of them or, where the destination can be cut back, none.
+    /// Writes whole lines: all of them or, if the destination is a regular file, none.
     pub(crate) fn write(&mut self, lines: &[u8]) -> io::Result<Written> {
         match self {
             Self::Off => {}
@@ -112,16 +118,18 @@ impl Sink {
         Ok(Written::InPlace)
     }
 
-    /// Follows the file if another program moved it. To be called before lines are written, and now and then; only if there are `lines`
-    /// to write a file is created where none is, so that one that was removed for good stays removed.
-    pub(crate) fn look_after(&mut self, lines: bool) -> io::Result<Found> {
+    /// Opens the file at the path if another program moved or removed the open one. Call this periodically
+    /// and before each write. A missing file is created only if `has_lines`, so that a file that was removed
+    /// for good stays removed.
+    pub(crate) fn follow(&mut self, has_lines: bool) -> io::Result<Found> {
         match self {
             Self::Off | Self::Stdout(_) => Ok(Found::Unchanged),
-            Self::File(file) => file.look_after(lines),
+            Self::File(file) => file.follow(has_lines),
         }
     }
 
-    /// Opens the file at the path again, whether or not it was moved. Returns the path; `None` if there is no file.
+    /// Opens the file at the path again, whether or not it was moved. Returns the path; `None` if the
+    /// destination is not a file.
     pub(crate) fn reopen(&mut self) -> io::Result<Option<&Path>> {
         match self {
             Self::Off | Self::Stdout(_) => Ok(None),
@@ -140,11 +148,13 @@ pub(crate) struct LogFile {
     max_bytes: u64,
     keep: u32,
     file: File,
-    /// Only files of this kind are locked, rotated, and cut after a write that failed.
+    /// Whether this is a regular file. Other files are not locked, not rotated, and not truncated after a
+    /// failed write.
     regular: bool,
-    /// Where the last write ended. The file is longer if another agent has written since, and shorter only if a program cut it.
+    /// Where the last write ended. The file is longer if another agent has written since, and shorter only if
+    /// a program truncated it.
     end: u64,
-    /// The last write to something other than a regular file ended in the middle of a line.
+    /// Whether the last write to a file that isn't regular ended in the middle of a line.
     is_partial: bool,
 }
 
@@ -169,10 +179,10 @@ impl LogFile {
     fn write(&mut self, lines: &[u8]) -> io::Result<Written> {
         self.lock();
         let written = self.append(lines);
-        // This fails only for a file that has no lock.
+        // This fails only for a file that can't be locked.
         let _ = self.file.unlock();
         written?;
-        // An answer that fails proves nothing: better twice than not at all.
+        // If this fails, the file may have been moved: lines written twice are better than lost lines.
         Ok(if self.is_in_place().unwrap_or(false) { Written::InPlace } else { Written::Displaced })
     }
 
@@ -187,11 +197,11 @@ impl LogFile {
         }
     }
 
-    /// Rotates the file if the lines would make it too long, and adds them, all or none.
+    /// Rotates the file if the lines would make it too long, and appends all of them or none.
     fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         let mut length = self.file.metadata()?.len();
         let is_full = self.regular && length > 0 && length + lines.len() as u64 > self.max_bytes;
-        // Another agent may have rotated it just now.
+        // Another agent may have just rotated it.
         if is_full && self.is_in_place()? {
             self.rotate()?;
             self.lock();
@@ -216,7 +226,7 @@ impl LogFile {
         }
     }
 
-    /// Writes all bytes; `added` grows by each that was written, also if a later one was not.
+    /// Writes all bytes. Adds the number of written bytes to `added`, also after an error.
     fn add(&mut self, mut bytes: &[u8], added: &mut u64) -> io::Result<()> {
         while !bytes.is_empty() {
             match self.file.write(bytes) {
@@ -232,7 +242,8 @@ impl LogFile {
         Ok(())
     }
 
-    /// A writer that was killed may have left a partial line, which must not become part of the next one.
+    /// Whether the file ends in a partial line, as a writer that was killed may leave it. It must not become
+    /// part of the next line.
     fn ends_in_partial_line(&self, length: u64) -> io::Result<bool> {
         if !self.regular {
             return Ok(self.is_partial);
@@ -244,7 +255,8 @@ impl LogFile {
         Ok(last != *b"\n")
     }
 
-    /// `PATH.1` becomes `PATH.2` and so on, the last goes, `PATH` becomes `PATH.1`, and a new `PATH` begins.
+    /// Renames `PATH.1` to `PATH.2` and so on, overwriting the last, renames `PATH` to `PATH.1`, and creates
+    /// a new `PATH`.
     fn rotate(&mut self) -> io::Result<()> {
         if self.keep == 0 {
             fs::remove_file(&self.path)?;
@@ -266,13 +278,13 @@ impl LogFile {
         name.into()
     }
 
-    fn look_after(&mut self, lines: bool) -> io::Result<Found> {
+    fn follow(&mut self, has_lines: bool) -> io::Result<Found> {
         if !self.is_in_place()? {
             if fs::symlink_metadata(&self.path).is_err() {
-                if !lines {
+                if !has_lines {
                     return Ok(Found::Unchanged);
                 }
-                thread::sleep(CREATE_AFTER);
+                thread::sleep(CREATE_DELAY);
             }
             self.reopen()?;
             return Ok(Found::Moved);
@@ -282,7 +294,7 @@ impl LogFile {
             return Ok(Found::Unchanged);
         }
         self.end = length;
-        Ok(Found::CutShort)
+        Ok(Found::Truncated)
     }
 
     /// Whether the path names the file that is open.

@@ -1,27 +1,28 @@
-//! Verdict records: one JSON object a line, written off the packet's path, rotated, and read again.
+//! The audit log: verdict records as one JSON object per line. Writes them outside the packet path, rotates
+//! the file, and reads them back.
 //!
 //! ```text
 //!  worker 0: Evaluation -> [ Recorder ] -> ring -+
-//!  worker 1: Evaluation -> [ Recorder ] -> ring -+-> writer thread -> [ Record ] -> buffer -> file or standard output
-//!                              |                            |                                       |
-//!                              +-- full: lost + 1           +-> [ Tallies ]                         +-> [ read() ]
+//!  worker 1: Evaluation -> [ Recorder ] -> ring -+-> writer thread -> [ Record ] -> file or standard output
+//!                              |                            |                                |
+//!                              +-- full: lost + 1           +-> [ PolicyVerdicts ]           +-> [ read() ]
 //! ```
 //!
-//! A [`Recorder`] never waits, never allocates and never wakes anyone: its ring was allocated before the first packet, and the
-//! writer looks into it every [`writer::POLL`]. What finds its ring full, and what could not be written, is lost; how much was lost is
-//! counted and stands in the log itself, as a [`Lost`] line.
+//! A [`Recorder`] never blocks, never allocates and wakes no thread: its ring is allocated before the first
+//! packet, and the writer polls it every [`writer::POLL`]. An evaluation is lost if its ring is full or if it
+//! can't be written. Lost records are counted, and a [`Lost`] line in the log gives their number.
 #![forbid(unsafe_code)]
 
 pub mod destination;
+pub mod policy_verdicts;
 pub mod reader;
 pub mod record;
 pub mod recorder;
-pub mod tallies;
 pub mod writer;
 
 pub use destination::{Destination, DestinationError};
+pub use policy_verdicts::PolicyVerdicts;
 pub use reader::{Line, ReadError, Records, read};
 pub use record::{Bypass, Dropped, Endpoint, Lost, NearestMiss, Record, Repeated, Side};
 pub use recorder::Recorder;
-pub use tallies::Tallies;
 pub use writer::{Audit, AuditConfig, AuditError, Counters, Monitor, Reopener};

@@ -1,4 +1,4 @@
-//! Reads a log again, line by line.
+//! Reads a log line by line.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -13,11 +13,11 @@ pub enum Line {
     Record(Box<Record>),
     /// Records are missing here.
     Lost(Lost),
-    /// Lines after this one may stand in the file before this one, too.
+    /// The lines after this one may also be in the previous file.
     Repeated(Repeated),
-    /// Packets that rules dropped by themselves.
+    /// Packets that nftables rules dropped without a verdict.
     Dropped(Box<Dropped>),
-    /// A time in which packets could pass unevaluated.
+    /// A period in which packets could pass unevaluated.
     Bypass(Box<Bypass>),
 }
 
@@ -25,31 +25,31 @@ pub enum Line {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The file can't be read.
-    #[error("cannot read the audit log {}: {error}", path.display())]
+    #[error("cannot read the audit log {}", path.display())]
     File {
-        /// Which file.
+        /// The file's path.
         path: PathBuf,
-        /// What the system says.
-        error: io::Error,
+        /// The system's error.
+        source: io::Error,
     },
-    /// A line is no record; those after it can still be read.
-    #[error("{}: line {line} is no audit record: {error}", path.display())]
+    /// A line is not a record. The lines after it can still be read.
+    #[error("{}: line {line} is no audit record", path.display())]
     Line {
-        /// Which file.
+        /// The file's path.
         path: PathBuf,
-        /// Which line, from 1.
+        /// The line's number, from 1.
         line: u64,
-        /// What is wrong with it.
-        error: serde_json::Error,
+        /// Why the line can't be parsed.
+        source: serde_json::Error,
     },
 }
 
-/// The lines of the log at `path`, oldest first. Empty lines are passed over.
+/// The lines of the log at `path`, oldest first. Empty lines are skipped.
 pub fn read(path: impl AsRef<Path>) -> Result<Records<BufReader<File>>, ReadError> {
     let path = path.as_ref();
     match File::open(path) {
         Ok(file) => Ok(Records::new(path, BufReader::with_capacity(1 << 16, file))),
-        Err(error) => Err(ReadError::File { path: path.to_owned(), error }),
+        Err(source) => Err(ReadError::File { path: path.to_owned(), source }),
     }
 }
 
@@ -60,7 +60,7 @@ pub struct Records<R> {
     path: PathBuf,
     line: u64,
     buffer: Vec<u8>,
-    /// The input failed: nothing more comes.
+    /// Whether the input failed: then the iterator ends.
     failed: bool,
 }
 
@@ -80,17 +80,17 @@ impl<R: BufRead> Iterator for Records<R> {
             match self.input.read_until(b'\n', &mut self.buffer) {
                 Ok(0) => return None,
                 Ok(_) => self.line += 1,
-                Err(error) => {
+                Err(source) => {
                     self.failed = true;
-                    return Some(Err(ReadError::File { path: self.path.clone(), error }));
+                    return Some(Err(ReadError::File { path: self.path.clone(), source }));
                 }
             }
             if !self.buffer.trim_ascii().is_empty() {
                 let line = parse(&self.buffer);
-                return Some(line.map_err(|error| ReadError::Line {
+                return Some(line.map_err(|source| ReadError::Line {
                     path: self.path.clone(),
                     line: self.line,
-                    error,
+                    source,
                 }));
             }
         }
@@ -98,7 +98,8 @@ impl<R: BufRead> Iterator for Records<R> {
     }
 }
 
-/// A line is what its own fields make it; the error is the record's, since that is what nearly every line is.
+/// Tries each kind of line in turn: their fields tell them apart. The error is that of a record, since nearly
+/// every line is one.
 fn parse(line: &[u8]) -> Result<Line, serde_json::Error> {
     match serde_json::from_slice(line) {
         Ok(record) => Ok(Line::Record(Box::new(record))),

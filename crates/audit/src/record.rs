@@ -1,7 +1,8 @@
-//! The audit record: the one documented type behind a line of the log.
+//! The audit record: the documented type behind a line of the log.
 //!
-//! From: a worker's [`Evaluation`]. To: the log, and from the log back, to be evaluated again under other policies.
-//! Invariant: the order of the fields is the order in the line, and it stays; new fields may join.
+//! From: a worker's [`Evaluation`]. To: the log. A record that is read back can be evaluated again under
+//! other policies. Invariant: the fields are declared in their order in the line. The order of existing
+//! fields never changes; new fields may be added.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -19,7 +20,8 @@ mod line;
 
 pub(crate) use line::Lines;
 
-/// How many isolating policies a record names: where hundreds select a pod, a line must not grow to kilobytes.
+/// How many isolating policies a record names at most. Hundreds may select a pod, and a line must not grow to
+/// kilobytes.
 pub const MOST_ISOLATING: usize = 8;
 
 /// One verdict.
@@ -30,62 +32,67 @@ pub struct Record {
     pub time: Timestamp,
     /// The node whose agent gave it.
     pub node: Arc<str>,
-    /// The snapshot under which it was given.
+    /// The generation of the snapshot under which it was given.
     #[serde(with = "form::generation")]
     pub generation: Generation,
     /// `allow` or `deny`: the packet passes only if BOTH directions let it.
     #[serde(with = "form::VerdictForm")]
     pub verdict: Verdict,
-    /// Why, in the direction that decided: [`Reason::code`].
+    /// Why, in the direction that decided: see [`Reason::code`].
     pub reason: Cow<'static, str>,
-    /// The direction that decided. Denied: the one that denies, egress (which the packet meets first) where both do.
-    /// Allowed: the one with the weightier reason (a rule, before nothing that isolates, before anything else), ingress where
-    /// both weigh the same.
+    /// The direction that decided. For a denied packet, the direction that denies; if both do, egress, which
+    /// the packet passes first. For an allowed packet, the direction with the stronger reason (a rule, then
+    /// no isolation, then any other); if both are equally strong, ingress.
     #[serde(with = "form::DirectionForm")]
     pub direction: Direction,
-    /// `TCP`, `UDP`, `SCTP`, `ICMP`, `ICMPv6`, or the protocol's number as text. Null if the packet could not be parsed.
+    /// `TCP`, `UDP`, `SCTP`, `ICMP`, `ICMPv6`, or the protocol's number as text. Null if the packet could not
+    /// be parsed.
     #[serde(with = "form::protocol")]
     pub protocol: Option<Protocol>,
     /// The ICMP or ICMPv6 type. Only in records of those protocols.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub icmp_type: Option<u8>,
-    /// Where the packet came from, before SNAT. Null if the packet could not be parsed.
+    /// The packet's source, before SNAT. Null if the packet could not be parsed.
     pub source: Option<Endpoint>,
-    /// Where it went, after DNAT. Null if the packet could not be parsed.
+    /// The packet's destination, after DNAT. Null if the packet could not be parsed.
     pub destination: Option<Endpoint>,
-    /// The policy that decided, as `namespace/name`, or `name` alone for a cluster-wide one. For a default deny the first of
-    /// `isolated_by`. For an unknown peer that of the rule, or the first that isolates, that denies until the peer is known.
+    /// The policy that decided, as `namespace/name`, or `name` alone for a cluster-wide one. For a default
+    /// deny, the first of `isolated_by`. For an unknown peer, the policy that denies until the peer is known:
+    /// the policy of the rule, or the first one that isolates.
     #[serde(with = "form::policy_or_null")]
     pub policy: Option<Arc<PolicyName>>,
-    /// The rule that decided: its index, from 0, in that policy's list for `direction`. Null for a default deny.
+    /// The rule that decided: its index, from 0, in the policy's list for `direction`. Null for a default
+    /// deny.
     pub rule: Option<usize>,
-    /// The rule's own name. Only where the policy gives it one.
+    /// The rule's name. Present only if the policy names its rules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule_name: Option<Arc<str>>,
-    /// What the source's side said.
+    /// The outcome for the source's side.
     pub egress: Side,
-    /// What the destination's side said.
+    /// The outcome for the destination's side.
     pub ingress: Side,
-    /// For a default deny, the policies that isolate the pod in `direction`, sorted: the first [`MOST_ISOLATING`] of them. Only
-    /// there.
+    /// The policies that isolate the pod in `direction`, sorted: the first [`MOST_ISOLATING`]. Present only
+    /// for a default deny.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "form::policies")]
     pub isolated_by: Vec<Arc<PolicyName>>,
-    /// How many more isolate it. Only if any do.
+    /// How many more policies isolate the pod. Present only if there are any.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub isolated_by_more: usize,
-    /// For a default deny, the rule that came nearest to allowing. Only there, and only if one came near.
+    /// The rule that came nearest to allowing the packet. Present only for a default deny, and only if a rule
+    /// came near.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nearest_miss: Option<NearestMiss>,
-    /// How long parsing and evaluation took, in nanoseconds; of a packet that was held, its last evaluation alone; 0 where it was
-    /// cached.
+    /// How long parsing and evaluation took, in nanoseconds. For a packet that was held, only its last
+    /// evaluation. 0 for a cached verdict.
     pub nanoseconds: u64,
-    /// How long the packet was held, in whole milliseconds, because a pod or labels decide about it that were not known. Only if it
-    /// was. Where `reason` is `unknown-pod`, `unknown-peer` or `unknown-labels` the pod or its labels did not become known in time.
+    /// How long the packet was held, in whole milliseconds, because the verdict depends on a pod or labels
+    /// that were not known. Present only if it was held. If `reason` is `unknown-pod`, `unknown-peer` or
+    /// `unknown-labels`, the pod or its labels did not become known in time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_ms: Option<u64>,
-    /// `true` where the kernel let the connection pass, or dropped the packet, by itself, because it cached an earlier verdict of the
-    /// same generation on the same addresses, protocol and destination port; `time` is then when that was heard, some hundredths of a
-    /// second later. Only there.
+    /// `true` if the kernel accepted the connection or dropped the packet from its verdict cache. The cached
+    /// verdict had the same generation, addresses, protocol and destination port. `time` is then when the
+    /// agent received the kernel's log message, some hundredths of a second later. Present only if `true`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub cached: bool,
 }
@@ -99,118 +106,120 @@ pub struct Endpoint {
     pub port: Option<u16>,
     /// The namespace of the pod that has the address; null if none is known to have it.
     pub namespace: Option<Arc<str>>,
-    /// The pod's name; null likewise.
+    /// The pod's name; null if no pod is known to have the address.
     pub pod: Option<Arc<str>>,
 }
 
-/// What one direction said: the form that `kube-verdict explain --packets` prints, too.
+/// The outcome of one direction. `kube-verdict explain --packets` prints it in the same form.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Side {
-    /// Whether this direction lets the packet pass.
+    /// Whether this direction allows the packet.
     #[serde(with = "form::VerdictForm")]
     pub verdict: Verdict,
-    /// [`Reason::code`].
+    /// Why: see [`Reason::code`].
     pub reason: Cow<'static, str>,
-    /// The policy that decided; for a default deny the first that isolates.
+    /// The policy that decided; for a default deny, the first that isolates.
     #[serde(with = "form::policy_or_null")]
     pub policy: Option<Arc<PolicyName>>,
-    /// Index of the rule that decided, in that policy's list for this direction.
+    /// Index of the rule that decided, in the policy's list for this direction.
     pub rule: Option<usize>,
 }
 
-/// The rule that came nearest to allowing what a default deny dropped.
+/// The rule that came nearest to allowing a packet that a default deny dropped.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NearestMiss {
     /// Its policy.
     #[serde(with = "form::policy")]
     pub policy: Arc<PolicyName>,
-    /// Its index in that policy's list for the direction that decided.
+    /// Its index in the policy's list for the direction that decided.
     pub rule: usize,
     /// `port`: the peer matches, the port does not. `peer`: the port matches, the peer does not.
     #[serde(with = "form::MissForm")]
     pub miss: explanation::Miss,
 }
 
-/// A line that says that records are missing from the log at this place.
+/// A line that reports records missing from the log at this position.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Lost {
-    /// How many since the last such line: their ring was full, the log could not be written, or what the kernel told of
-    /// cached connections was not heard.
+    /// How many records were lost since the last such line. Their ring was full, the log could not be
+    /// written, or the kernel's log messages about cached verdicts were lost.
     pub lost: u64,
-    /// When that was noticed: RFC 3339, UTC, microseconds.
+    /// When the loss was noticed: RFC 3339, UTC, microseconds.
     #[serde(with = "form::time")]
     pub time: Timestamp,
     /// The node whose agent lost them.
     pub node: Arc<str>,
 }
 
-/// A line that says that those after it may stand elsewhere, too: another program moved the file away while they were written to it, so
-/// they were written again. Whether that program's copy holds them depends on when it was read: those that it holds are equal byte by
-/// byte.
+/// A line that marks the lines after it as possible duplicates. Another program moved the file during their
+/// write, so they were written again. Whether that program's copy contains them depends on when it was made.
+/// Those that it contains are identical byte for byte.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Repeated {
-    /// How many lines after this one.
+    /// How many of the following lines are repeated.
     pub repeated: u64,
-    /// When that was noticed: RFC 3339, UTC, microseconds.
+    /// When the move was noticed: RFC 3339, UTC, microseconds.
     #[serde(with = "form::time")]
     pub time: Timestamp,
     /// The node whose agent repeats them.
     pub node: Arc<str>,
 }
 
-/// A line about packets that rules dropped by themselves, folded: of one reason and interface one line a second at most.
+/// A line about packets that nftables rules dropped without a verdict: at most one line per second for each
+/// reason and interface.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Dropped {
     /// Why: the stable name of the reason.
     #[serde(rename = "dropped")]
     pub reason: Cow<'static, str>,
-    /// When that was noticed: RFC 3339, UTC, microseconds.
+    /// When the drops were noticed: RFC 3339, UTC, microseconds.
     #[serde(with = "form::time")]
     pub time: Timestamp,
     /// The node whose rules dropped them.
     pub node: Arc<str>,
-    /// The interface where they entered; null where the rule does not know it.
+    /// The interface on which they arrived; null if the rule counts by source address instead.
     pub interface: Option<Arc<str>>,
-    /// The namespace of the pod behind that interface, or, where it is not known, of the pod that has the source address; null if
-    /// neither is known.
+    /// The namespace of the pod behind that interface; if `interface` is null, of the pod that has the source
+    /// address. Null if that pod is not known.
     pub namespace: Option<Arc<str>>,
-    /// The pod's name; null likewise.
+    /// The pod's name; null if the pod is not known.
     pub pod: Option<Arc<str>>,
-    /// How many since the last such line of this reason and interface.
+    /// How many packets were dropped since the last such line of this reason and interface.
     pub packets: u64,
-    /// Of one of them: the protocol behind the Ethernet header, such as `0x86dd`. Null where it is not known.
+    /// The EtherType of one of the packets, such as `0x86dd`. Null if it is not known.
     pub ether_type: Option<String>,
-    /// Of one of them: the frame's source. Null where it has none.
+    /// The source MAC address of the same packet. Null if it has none.
     pub mac: Option<String>,
-    /// Of one of them: as [`Record::protocol`]. Null where it was no IP packet, or can't be parsed.
+    /// The protocol of the same packet, as in [`Record::protocol`]. Null if it is not an IP packet or can't
+    /// be parsed.
     #[serde(with = "form::protocol")]
     pub protocol: Option<Protocol>,
-    /// Of one of them: where it claimed to come from. Null likewise.
+    /// The source of the same packet, which may be forged. Null if it is not an IP packet or can't be parsed.
     pub source: Option<Endpoint>,
-    /// Of one of them: where it would have gone. Null likewise.
+    /// The destination of the same packet. Null if it is not an IP packet or can't be parsed.
     pub destination: Option<Endpoint>,
 }
 
-/// A line about a time in which packets could pass unevaluated on this node.
+/// A line about a period in which packets could pass unevaluated on this node.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Bypass {
-    /// Why: `rules-changed` by another program, or `rules-unknown` where the kernel's notifications of such changes were lost or the
-    /// rules were found missing.
+    /// Why: `rules-changed` if another program changed the rules. `rules-unknown` if the kernel's
+    /// notifications of such changes were lost, or if the rules were found missing.
     #[serde(rename = "bypass")]
     pub reason: Cow<'static, str>,
-    /// Since when: RFC 3339, UTC, microseconds.
+    /// When the period began: RFC 3339, UTC, microseconds.
     #[serde(with = "form::time")]
     pub from: Timestamp,
-    /// When the rules were back and all connections had been evaluated again.
+    /// When the rules had been restored and all connections evaluated again.
     #[serde(with = "form::time")]
     pub to: Timestamp,
     /// The node.
     pub node: Arc<str>,
-    /// What was done to the rules.
+    /// The change to the rules.
     pub change: String,
-    /// The program that did it, by name; null if it is not known.
+    /// The name of the program that made the change; null if it is not known.
     pub program: Option<String>,
-    /// Its process id; null likewise.
+    /// The program's process ID; null if it is not known.
     pub pid: Option<u32>,
 }
 
@@ -262,7 +271,7 @@ impl Record {
         }
     }
 
-    /// The packet that was evaluated, with all that a verdict depends on; `None` if it could not be parsed.
+    /// The evaluated packet, with everything that a verdict depends on; `None` if it could not be parsed.
     pub fn packet(&self) -> Option<Packet> {
         let (source, destination) = (self.source.as_ref()?, self.destination.as_ref()?);
         let mut packet = Packet::new(source.address, destination.address, self.protocol?);
@@ -274,7 +283,7 @@ impl Record {
 }
 
 impl Endpoint {
-    /// The end of a connection that has this address, as `snapshot` knows it.
+    /// The end of a connection that has this address, with its pod in `snapshot`.
     pub fn new(address: IpAddr, port: Option<u16>, snapshot: &Snapshot) -> Self {
         let pod = snapshot.pod_at(address);
         Self {
@@ -303,7 +312,7 @@ fn deciding_policy(explanation: &Explanation) -> Option<&Arc<PolicyName>> {
     explanation.rule.as_ref().map(|rule| &rule.policy).or(explanation.isolated_by.first())
 }
 
-/// A packet that could not be parsed has nothing to explain but that.
+/// The explanation for a packet that could not be parsed.
 fn unexplained(outcome: Outcome, direction: Direction) -> Explanation {
     Explanation {
         verdict: outcome.verdict,
@@ -335,7 +344,7 @@ fn deciding(egress: Outcome, ingress: Outcome) -> Direction {
     }
 }
 
-/// How much a reason to allow says about policy.
+/// Ranks reasons to allow by how closely they relate to policy.
 fn weight(reason: Reason) -> u8 {
     match reason {
         Reason::Rule(_) => 3,

@@ -1,4 +1,4 @@
-//! The worker's end: hands an evaluation over without ever waiting.
+//! The worker's end of a ring: hands evaluations to the writer without blocking.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,13 +17,13 @@ pub struct Recorder {
 /// The writer's end of one recorder.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    /// What the recorder handed over, oldest first.
+    /// Evaluations from the recorder, oldest first.
     pub(crate) evaluations: Consumer<Evaluation>,
-    /// How many found the ring full, ever.
+    /// How many were lost so far because the ring was full.
     pub(crate) lost: Arc<AtomicU64>,
 }
 
-/// A recorder that has room for `capacity` evaluations between two looks of the writer.
+/// A recorder with room for `capacity` evaluations between two polls of the writer.
 pub(crate) fn ring(capacity: usize) -> (Recorder, Ring) {
     let (ring, evaluations) = RingBuffer::new(capacity);
     let lost = Arc::new(AtomicU64::new(0));
@@ -31,14 +31,14 @@ pub(crate) fn ring(capacity: usize) -> (Recorder, Ring) {
 }
 
 impl Recorder {
-    /// Hands an evaluation to the writer; if there is no room it is lost, and counted.
+    /// Hands an evaluation to the writer. If the ring is full, the evaluation is counted as lost.
     pub fn record(&mut self, evaluation: Evaluation) {
         if let Err(PushError::Full(_)) = self.ring.push(evaluation) {
             self.lose(1);
         }
     }
 
-    /// Counts so many evaluations as lost: they did not even get as far as here.
+    /// Counts `number` evaluations as lost that never reached this recorder.
     pub fn lose(&mut self, number: u64) {
         self.lost.store(self.lost.load(Ordering::Relaxed) + number, Ordering::Relaxed);
     }

@@ -1,11 +1,11 @@
-//! The thread that turns evaluations into lines.
+//! The writer thread, which serializes evaluations as lines.
 //!
-//! From: the rings of all recorders. To: the [`Destination`]. Invariant: every evaluation handed over is written or counted as
-//! lost, and the log says how many were lost before it says anything newer.
+//! From: the rings of all recorders. To: the [`Destination`]. Invariant: every recorded evaluation is written
+//! or counted as lost. The log reports lost records before any newer record.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -14,47 +14,48 @@ use policy::Evaluation;
 use serde::Serialize;
 
 use crate::destination::{Destination, DestinationError, Sink};
+use crate::policy_verdicts::PolicyVerdicts;
 use crate::record::{Bypass, Dropped, Lines, Lost, Record};
 use crate::recorder::{self, Recorder, Ring};
-use crate::tallies::Tallies;
 
 mod output;
 
 use output::Output;
 
-/// How long the writer sleeps between two looks into the rings. Nobody wakes it: a wake-up costs the worker more than the
-/// record does.
+/// How long the writer sleeps between two polls of the rings. Recorders don't wake it: a wake-up would cost
+/// the worker more than the record.
 pub const POLL: Duration = Duration::from_millis(20);
 
-/// So many bytes of lines are gathered at most before they are written.
+/// Lines are written once they have this many bytes, or when the rings are empty.
 pub const BATCH: usize = 1 << 16;
 
-/// How long [`Audit::stop`] waits for a destination that doesn't take the last lines.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// How long [`Audit::stop`] waits for a destination that doesn't accept the last lines.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the writer needs to know.
+/// The audit log's configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AuditConfig {
     /// The node named in each record.
     pub node: Arc<str>,
     /// Where records go.
     pub destination: Destination,
-    /// How many evaluations each recorder can hand over between two looks of the writer; at least 1. Some 130 bytes each.
+    /// How many evaluations each recorder can hand over between two polls of the writer; at least 1. Each
+    /// takes some 130 bytes.
     pub ring: usize,
 }
 
-/// An audit log that can't begin.
+/// The audit log could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
     /// The destination can't be opened.
     #[error(transparent)]
     Destination(#[from] DestinationError),
-    /// The system gives no thread.
-    #[error("cannot start the audit writer's thread: {0}; look at the limits on processes and memory")]
-    Thread(io::Error),
+    /// The system refused to start a thread.
+    #[error("cannot start the audit writer's thread; check the limits on processes and memory")]
+    Thread(#[source] io::Error),
 }
 
-/// The numbers of the audit log since its start.
+/// The audit log's counters since its start.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
     /// Records written.
@@ -63,12 +64,12 @@ pub struct Counters {
     pub lost: u64,
     /// Writes that failed.
     pub write_errors: u64,
-    /// Why records can't be written, or not where they should be; `None` while all is well. A failed write stands here until a record
-    /// has been written, and nothing has failed for a second.
+    /// Why records can't be written, or not to the configured path; `None` if they can. The error of a failed
+    /// write stays until a record has been written and no write has failed for a second.
     pub failing: Option<String>,
 }
 
-/// A line that is no verdict's.
+/// A line that is not a verdict.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Event {
@@ -76,11 +77,11 @@ enum Event {
     Bypass(Box<Bypass>),
 }
 
-/// A running audit log. [`Audit::stop`] writes what is left; dropping it does the same.
+/// A running audit log. [`Audit::stop`] writes the remaining records, as does dropping it.
 #[derive(Debug)]
 pub struct Audit {
     shared: Arc<Shared>,
-    register: mpsc::Sender<Ring>,
+    new_rings: mpsc::Sender<Ring>,
     events: mpsc::Sender<Event>,
     ring: usize,
     thread: Option<JoinHandle<()>>,
@@ -89,66 +90,76 @@ pub struct Audit {
 #[derive(Debug, Default)]
 struct Shared {
     stopping: AtomicBool,
-    /// The file is to be opened again.
+    /// Whether the writer must open the file again.
     reopen: AtomicBool,
     written: AtomicU64,
     lost: AtomicU64,
     write_errors: AtomicU64,
     failing: Mutex<Option<String>>,
-    tallies: Tallies,
+    policy_verdicts: PolicyVerdicts,
+}
+
+impl Shared {
+    /// A panic while the lock was held leaves a whole value.
+    fn failing(&self) -> MutexGuard<'_, Option<String>> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Audit {
-    /// Opens the destination and starts the writer. `observe` sees every evaluation that was not lost in a ring, on the writer's
-    /// thread: the place for statistics.
+    /// Opens the destination and starts the writer. Calls `observe` on the writer's thread with every
+    /// evaluation that was not lost in a ring, for statistics.
     pub fn start(
         config: AuditConfig,
         observe: impl FnMut(&Evaluation) + Send + 'static,
     ) -> Result<Self, AuditError> {
         let sink = Sink::open(config.destination)?;
         let shared = Arc::new(Shared::default());
-        let (register, registered) = mpsc::channel();
-        let (events, queued) = mpsc::channel();
-        let writer = Writer::new(config.node, sink, (registered, queued), Arc::clone(&shared), observe);
+        let (new_rings, rings_received) = mpsc::channel();
+        let (events, events_received) = mpsc::channel();
+        let receivers = (rings_received, events_received);
+        let writer = Writer::new(config.node, sink, receivers, Arc::clone(&shared), observe);
         let thread = thread::Builder::new()
             .name("audit".to_owned())
             .spawn(move || writer.run())
             .map_err(AuditError::Thread)?;
-        Ok(Self { shared, register, events, ring: config.ring.max(1), thread: Some(thread) })
+        Ok(Self { shared, new_rings, events, ring: config.ring.max(1), thread: Some(thread) })
     }
 
-    /// A recorder for one more worker. Its ring is given back once the recorder is dropped and all of it is written.
+    /// A recorder for one more worker. Its ring is freed once the recorder is dropped and all its evaluations
+    /// are written.
     pub fn recorder(&self) -> Recorder {
         let (recorder, ring) = recorder::ring(self.ring);
-        // The writer lives as long as `self`; if its thread died, what is recorded is counted as lost by the ring.
-        let _ = self.register.send(ring);
+        // The writer lives as long as `self`. If its thread panicked, the ring fills up and counts further
+        // evaluations as lost.
+        let _ = self.new_rings.send(ring);
         recorder
     }
 
-    /// Has a line written about dropped packets. Not for a packet's path: it allocates.
+    /// Queues a line about dropped packets. It allocates, so don't call it on the packet path.
     pub fn record_dropped(&self, dropped: Dropped) {
-        // Without a writer there is no log that could lack it.
+        // This fails only if the writer's thread panicked; then there is no log.
         let _ = self.events.send(Event::Dropped(Box::new(dropped)));
     }
 
-    /// Has a line written about a time in which packets could pass unevaluated.
+    /// Queues a line about a period in which packets could pass unevaluated.
     pub fn record_bypass(&self, bypass: Bypass) {
-        // Likewise.
+        // This fails only if the writer's thread panicked; then there is no log.
         let _ = self.events.send(Event::Bypass(Box::new(bypass)));
     }
 
-    /// A way to look at the log from elsewhere.
+    /// A handle that reads the log's counters from any thread.
     pub fn monitor(&self) -> Monitor {
         Monitor { shared: Arc::clone(&self.shared) }
     }
 
-    /// A way to have the file opened again from elsewhere.
+    /// A handle that makes the writer open the file again.
     pub fn reopener(&self) -> Reopener {
         Reopener { shared: Arc::clone(&self.shared) }
     }
 
-    /// Writes what the recorders handed over before this call, and ends. Gives up on a destination that takes nothing for five
-    /// seconds.
+    /// Writes all evaluations that were recorded before this call, and ends the thread. Gives up after five
+    /// seconds if the destination doesn't accept them.
     pub fn stop(mut self) -> Counters {
         self.finish();
         self.monitor().counters()
@@ -157,19 +168,19 @@ impl Audit {
     fn finish(&mut self) {
         self.shared.stopping.store(true, Relaxed);
         let Some(thread) = self.thread.take() else { return };
-        let give_up = Instant::now() + STOP_PATIENCE;
-        while !thread.is_finished() && Instant::now() < give_up {
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while !thread.is_finished() && Instant::now() < deadline {
             thread::sleep(POLL / 10);
         }
         if thread.is_finished() {
             let _ = thread.join();
         } else {
-            tracing::warn!("the audit log's destination does not take the last records: they are lost");
+            tracing::warn!("the audit log's destination does not accept the last records: they are lost");
         }
     }
 }
 
-/// Has the log's file opened again, as daemons do on SIGHUP.
+/// Makes the writer open the log's file again, as daemons do on SIGHUP.
 #[derive(Clone, Debug)]
 pub struct Reopener {
     shared: Arc<Shared>,
@@ -182,27 +193,26 @@ impl Reopener {
     }
 }
 
-/// Looks at a log while it is written, and after its end.
+/// Reads a log's counters while it is written, and after its end.
 #[derive(Clone, Debug)]
 pub struct Monitor {
     shared: Arc<Shared>,
 }
 
 impl Monitor {
-    /// The numbers now.
+    /// The counters now.
     pub fn counters(&self) -> Counters {
-        let failing = self.shared.failing.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Counters {
             written: self.shared.written.load(Relaxed),
             lost: self.shared.lost.load(Relaxed),
             write_errors: self.shared.write_errors.load(Relaxed),
-            failing,
+            failing: self.shared.failing().clone(),
         }
     }
 
     /// Verdicts by policy.
-    pub fn tallies(&self) -> &Tallies {
-        &self.shared.tallies
+    pub fn policy_verdicts(&self) -> &PolicyVerdicts {
+        &self.shared.policy_verdicts
     }
 }
 
@@ -212,34 +222,34 @@ impl Drop for Audit {
     }
 }
 
-/// The writer's own state. Time is passed in, so that tests need not wait.
+/// The state of the writer's thread. Callers pass in the time, so that tests need not wait.
 struct Writer<F> {
     node: Arc<str>,
     output: Output,
     rings: Vec<Ring>,
-    registered: mpsc::Receiver<Ring>,
+    new_rings: mpsc::Receiver<Ring>,
     events: mpsc::Receiver<Event>,
     shared: Arc<Shared>,
     observe: F,
-    /// Whole lines, not yet written.
+    /// Whole lines that are not written yet.
     lines: Lines,
     /// How many records are among them.
     records: u64,
-    /// Lost in rings that are gone by now.
+    /// How many were lost in rings that have been freed.
     lost_in_old_rings: u64,
-    /// Lost because a write failed.
+    /// How many were lost because a write failed.
     lost_in_writes: u64,
-    /// How many of all that were lost the log has told of.
-    told: u64,
-    /// What `told` becomes once `lines` are written.
-    telling: u64,
+    /// How many lost records the written [`Lost`] lines report.
+    reported: u64,
+    /// The value of `reported` once `lines` are written.
+    reported_after_write: u64,
 }
 
 impl<F: FnMut(&Evaluation)> Writer<F> {
     fn new(
         node: Arc<str>,
         sink: Sink,
-        (registered, events): (mpsc::Receiver<Ring>, mpsc::Receiver<Event>),
+        (new_rings, events): (mpsc::Receiver<Ring>, mpsc::Receiver<Event>),
         shared: Arc<Shared>,
         observe: F,
     ) -> Self {
@@ -247,7 +257,7 @@ impl<F: FnMut(&Evaluation)> Writer<F> {
             output: Output::new(Arc::clone(&node), sink, Arc::clone(&shared)),
             node,
             rings: Vec::new(),
-            registered,
+            new_rings,
             events,
             shared,
             observe,
@@ -255,16 +265,16 @@ impl<F: FnMut(&Evaluation)> Writer<F> {
             records: 0,
             lost_in_old_rings: 0,
             lost_in_writes: 0,
-            told: 0,
-            telling: 0,
+            reported: 0,
+            reported_after_write: 0,
         }
     }
 
     fn run(mut self) {
         loop {
-            // Read before the rings are: what was handed over before the stop is then still seen.
+            // Read this before the rings, so that evaluations recorded before the stop are still written.
             let stopping = self.shared.stopping.load(Relaxed);
-            self.round(Instant::now(), Timestamp::now());
+            self.poll(Instant::now(), Timestamp::now());
             if stopping {
                 return;
             }
@@ -272,11 +282,11 @@ impl<F: FnMut(&Evaluation)> Writer<F> {
         }
     }
 
-    /// One look into every ring, and all of it written.
-    fn round(&mut self, now: Instant, time: Timestamp) {
-        self.rings.extend(self.registered.try_iter());
-        self.output.look_after(now, false);
-        self.tell_lost(now, time);
+    /// Reads every ring once and writes all records.
+    fn poll(&mut self, now: Instant, time: Timestamp) {
+        self.rings.extend(self.new_rings.try_iter());
+        self.output.follow(now, false);
+        self.report_lost(now, time);
         while let Ok(event) = self.events.try_recv() {
             if !self.output.is_off() {
                 append(&mut self.lines.bytes, &event);
@@ -284,7 +294,8 @@ impl<F: FnMut(&Evaluation)> Writer<F> {
             }
         }
         for ring in 0..self.rings.len() {
-            // Not more than lies there now: a busy worker must not keep the others' records waiting.
+            // Take no more than the ring holds now: a busy worker must not delay the records of other
+            // workers.
             for _ in 0..self.rings[ring].evaluations.slots() {
                 let Ok(evaluation) = self.rings[ring].evaluations.pop() else { break };
                 self.line(&evaluation);
@@ -296,7 +307,7 @@ impl<F: FnMut(&Evaluation)> Writer<F> {
         self.write(now, time);
         let lost_in_old_rings = &mut self.lost_in_old_rings;
         self.rings.retain(|ring| {
-            // In this order: after a recorder is dropped nothing is added to its ring any more.
+            // The order matters: a ring grows no more once its recorder has been dropped.
             let done = ring.evaluations.is_abandoned() && ring.evaluations.is_empty();
             if done {
                 *lost_in_old_rings += ring.lost.load(Relaxed);
@@ -310,7 +321,7 @@ impl<F: FnMut(&Evaluation)> Writer<F> {
         (self.observe)(evaluation);
         let record = Record::new(&self.node, evaluation);
         if let Some(policy) = &record.policy {
-            self.shared.tallies.count(policy, record.verdict);
+            self.shared.policy_verdicts.count(policy, record.verdict);
         }
         if !self.output.is_off() {
             self.lines.push(&record);
@@ -318,26 +329,29 @@ impl<F: FnMut(&Evaluation)> Writer<F> {
         }
     }
 
-    /// All that were lost so far.
+    /// The number of all records lost so far.
     fn lost(&self) -> u64 {
         let in_rings: u64 = self.rings.iter().map(|ring| ring.lost.load(Relaxed)).sum();
         in_rings + self.lost_in_old_rings + self.lost_in_writes
     }
 
-    fn tell_lost(&mut self, now: Instant, time: Timestamp) {
+    fn report_lost(&mut self, now: Instant, time: Timestamp) {
         let lost = self.lost();
-        if lost == self.told {
+        if lost == self.reported {
             return;
         }
         if self.output.is_off() {
-            self.told = lost;
+            self.reported = lost;
             return;
         }
-        append(&mut self.lines.bytes, &Lost { lost: lost - self.told, time, node: Arc::clone(&self.node) });
-        self.telling = lost;
-        if self.output.may_complain(now) {
+        append(
+            &mut self.lines.bytes,
+            &Lost { lost: lost - self.reported, time, node: Arc::clone(&self.node) },
+        );
+        self.reported_after_write = lost;
+        if self.output.may_log(now) {
             tracing::warn!(
-                lost = lost - self.told,
+                lost = lost - self.reported,
                 "audit records lost: the log is slower than the verdicts"
             );
         }
@@ -350,11 +364,11 @@ impl<F: FnMut(&Evaluation)> Writer<F> {
         match self.output.write(&self.lines.bytes, self.records, (now, time)) {
             Ok(()) => {
                 self.shared.written.fetch_add(self.records, Relaxed);
-                self.told = self.told.max(self.telling);
+                self.reported = self.reported.max(self.reported_after_write);
             }
             Err(_) => {
                 self.lost_in_writes += self.records;
-                self.telling = self.told;
+                self.reported_after_write = self.reported;
             }
         }
         self.lines.bytes.clear();
@@ -367,7 +381,7 @@ fn append(lines: &mut Vec<u8>, value: &impl serde::Serialize) {
     let before = lines.len();
     match serde_json::to_writer(&mut *lines, value) {
         Ok(()) => lines.push(b'\n'),
-        // Nothing in our types can fail to be written to memory; if it could, half a line must not stay.
+        // None of these types fails to serialize to memory. If one did, no partial line may stay.
         Err(_) => lines.truncate(before),
     }
 }

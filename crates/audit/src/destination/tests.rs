@@ -5,7 +5,7 @@ fn log(path: &Path, max_bytes: u64, keep: u32) -> Sink {
 }
 
 #[test]
-fn rotates_before_the_limit_and_keeps_as_many_as_asked() {
+fn rotates_before_the_limit_and_keeps_the_configured_number_of_files() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("audit.log");
     let mut sink = log(&path, 20, 2);
@@ -22,7 +22,7 @@ fn rotates_before_the_limit_and_keeps_as_many_as_asked() {
 }
 
 #[test]
-fn keeping_none_starts_over() {
+fn a_rotation_that_keeps_no_files_truncates_the_log() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("audit.log");
     let mut sink = log(&path, 8, 0);
@@ -33,7 +33,7 @@ fn keeping_none_starts_over() {
 }
 
 #[test]
-fn goes_on_behind_what_is_there_and_after_half_a_line_begins_a_new_one() {
+fn appends_to_an_existing_file_and_starts_a_new_line_after_a_partial_one() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("audit.log");
     fs::write(&path, "whole\nhal").expect("file");
@@ -42,46 +42,46 @@ fn goes_on_behind_what_is_there_and_after_half_a_line_begins_a_new_one() {
 }
 
 #[test]
-fn a_file_that_someone_moved_is_begun_anew() {
+fn a_new_file_is_created_after_another_program_moved_the_log() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("audit.log");
     let mut sink = log(&path, 1 << 20, 1);
     sink.write(b"old\n").expect("writes");
     fs::rename(&path, folder.path().join("moved")).expect("renames");
-    sink.look_after(true).expect("reopens");
+    sink.follow(true).expect("reopens");
     sink.write(b"new\n").expect("writes");
     assert_eq!(fs::read_to_string(&path).expect("log"), "new\n");
     assert_eq!(fs::read_to_string(folder.path().join("moved")).expect("log"), "old\n");
 }
 
 #[test]
-fn a_write_says_whether_the_file_was_moved_or_removed_meanwhile_and_looking_after_it_that_it_was_cut_short() {
+fn a_write_reports_a_moved_or_removed_file_and_follow_reports_a_truncated_one() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("audit.log");
     let mut sink = log(&path, 1 << 20, 1);
     assert_eq!(sink.write(b"one\n").expect("writes"), Written::InPlace);
-    assert_eq!(sink.look_after(true).expect("looks"), Found::Unchanged);
+    assert_eq!(sink.follow(true).expect("looks"), Found::Unchanged);
     fs::rename(&path, folder.path().join("moved")).expect("renames");
     assert_eq!(sink.write(b"two\n").expect("writes"), Written::Displaced);
-    assert_eq!(sink.look_after(false).expect("looks"), Found::Unchanged, "nothing is to be written");
+    assert_eq!(sink.follow(false).expect("looks"), Found::Unchanged, "there is nothing to write");
     assert!(!path.exists());
-    assert_eq!(sink.look_after(true).expect("looks"), Found::Moved);
+    assert_eq!(sink.follow(true).expect("looks"), Found::Moved);
     assert_eq!(sink.write(b"two\n").expect("writes"), Written::InPlace);
     fs::remove_file(&path).expect("removes");
     assert_eq!(sink.write(b"three\n").expect("writes"), Written::Displaced);
-    // As logrotate does: it creates the new file itself.
+    // logrotate creates the new file itself.
     fs::write(&path, "").expect("creates");
     assert_eq!(sink.write(b"three\n").expect("writes"), Written::Displaced);
-    assert_eq!(sink.look_after(true).expect("looks"), Found::Moved);
+    assert_eq!(sink.follow(true).expect("looks"), Found::Moved);
     assert_eq!(sink.write(b"three\n").expect("writes"), Written::InPlace);
     File::options().write(true).open(&path).expect("opens").set_len(0).expect("cuts");
-    assert_eq!(sink.look_after(true).expect("looks"), Found::CutShort);
-    assert_eq!(sink.look_after(true).expect("looks"), Found::Unchanged);
+    assert_eq!(sink.follow(true).expect("looks"), Found::Truncated);
+    assert_eq!(sink.follow(true).expect("looks"), Found::Unchanged);
     assert_eq!(sink.reopen().expect("opens"), Some(&*path));
 }
 
 #[test]
-fn a_new_file_is_for_its_owner_and_group_also_after_a_rotation() {
+fn only_owner_and_group_can_read_a_new_file_and_a_rotated_one() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("audit.log");
     let mut sink = log(&path, 8, 1);
@@ -95,20 +95,20 @@ fn a_new_file_is_for_its_owner_and_group_also_after_a_rotation() {
 }
 
 #[test]
-fn a_symbolic_link_is_not_followed_when_it_is_opened_or_later() {
+fn a_symbolic_link_is_not_followed_at_first_or_after_the_file_was_moved() {
     let folder = tempfile::tempdir().expect("folder");
     let (path, other) = (folder.path().join("audit.log"), folder.path().join("other"));
     fs::write(&other, "kept\n").expect("file");
     std::os::unix::fs::symlink(&other, &path).expect("link");
     let destination = Destination::File { path: path.clone(), max_bytes: 1 << 20, keep: 1 };
-    let error = Sink::open(destination).expect_err("a link").to_string();
+    let error = Sink::open(destination).expect_err("a link").source.to_string();
     assert!(error.contains("symbolic link"), "{error}");
 
     fs::remove_file(&path).expect("removed");
     let mut sink = log(&path, 1 << 20, 1);
     fs::rename(&path, folder.path().join("moved")).expect("renames");
     std::os::unix::fs::symlink(&other, &path).expect("link");
-    let error = sink.look_after(true).expect_err("a link in its place").to_string();
+    let error = sink.follow(true).expect_err("a link in its place").to_string();
     assert!(error.contains("symbolic link"), "{error}");
     sink.write(b"record\n").expect("writes");
     assert_eq!(fs::read_to_string(&other).expect("file"), "kept\n");
@@ -116,7 +116,7 @@ fn a_symbolic_link_is_not_followed_when_it_is_opened_or_later() {
 }
 
 #[test]
-fn a_folder_that_is_not_there_is_named() {
+fn an_error_names_the_folder_that_does_not_exist() {
     let destination = Destination::File { path: "/nowhere/audit.log".into(), max_bytes: 1, keep: 1 };
     let error = Sink::open(destination).expect_err("no such folder");
     assert!(

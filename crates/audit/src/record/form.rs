@@ -1,4 +1,5 @@
-//! How the types of `policy` look in a line. Written without allocation; read back to the same values.
+//! The serialized forms of `policy`'s types in a line. Serializing does not allocate, and deserializing
+//! returns the same values.
 
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ pub enum MissForm {
     Peer,
 }
 
-/// RFC 3339 in UTC with always six digits, so that lines sort as text.
+/// RFC 3339 in UTC, always with six fractional digits, so that lines sort as text.
 pub mod time {
     use std::borrow::Cow;
 
@@ -48,7 +49,7 @@ pub mod time {
     }
 }
 
-/// A number.
+/// A generation as a number.
 pub mod generation {
     use ::policy::Generation;
 
@@ -98,7 +99,7 @@ pub mod policy {
     }
 }
 
-/// Likewise, or null.
+/// `namespace/name`, `name` alone for a cluster-wide policy, or null.
 pub mod policy_or_null {
     use super::{Arc, Deserialize, Deserializer, PolicyName, Serializer, policy_name};
 
@@ -119,7 +120,7 @@ pub mod policy_or_null {
     }
 }
 
-/// A list of such names.
+/// A list of policy names.
 pub mod policies {
     use super::{Arc, Deserialize, Deserializer, PolicyName, Serialize, Serializer, policy_name};
 
@@ -139,7 +140,7 @@ pub mod policies {
     }
 }
 
-/// The reverse of the name's `Display`: only a cluster-wide policy has no namespace.
+/// Parses what the name's `Display` writes: only a cluster-wide policy has no namespace.
 fn policy_name(text: &str) -> Arc<PolicyName> {
     Arc::new(match text.split_once('/') {
         Some((namespace, name)) => PolicyName::network_policy(namespace, name),

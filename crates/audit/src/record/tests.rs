@@ -1,4 +1,4 @@
-//! Records of a small cluster: web may reach db on 5432, nothing else may.
+//! Records of a small cluster, in which only web/a and an office network may reach db.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -38,7 +38,8 @@ fn rule(peer: Peer, port: u16) -> RuleSpec {
     RuleSpec { name: None, action: Action::Accept, peers: Some(vec![peer]), ports: Some(ports) }
 }
 
-/// web/a 10.0.0.1 and web/b 10.0.0.3; db/db 10.0.1.2, which lets 192.0.2.0/24 to port 22 and web/a to port 5432.
+/// web/a 10.0.0.1 and web/b 10.0.0.3; db/db 10.0.1.2, which allows 192.0.2.0/24 to port 22 and web/a to port
+/// 5432.
 pub(crate) fn snapshot() -> Arc<Snapshot> {
     let app = |name: &str| Selector::All([Requirement::In("app".into(), [Arc::from(name)].into())].into());
     let office =
@@ -114,7 +115,7 @@ fn an_allowed_connection_names_the_rule() {
 }
 
 #[test]
-fn what_the_kernel_cached_is_said_so() {
+fn a_record_of_a_cached_verdict_is_marked_as_cached() {
     let packet = Some(from_to("10.0.0.1", "10.0.1.2", 5432));
     let evaluation = Evaluation { cached: true, elapsed: Duration::ZERO, ..evaluation(&snapshot(), packet) };
     let record = Record::new(&Arc::from("node-a"), &evaluation);
@@ -124,7 +125,7 @@ fn what_the_kernel_cached_is_said_so() {
 }
 
 #[test]
-fn a_default_deny_names_who_isolates_and_what_came_near() {
+fn a_default_deny_names_the_isolating_policies_and_the_nearest_miss() {
     assert_eq!(
         line(Some(from_to("10.0.0.1", "10.0.1.2", 80))),
         concat!(
@@ -142,7 +143,7 @@ fn a_default_deny_names_who_isolates_and_what_came_near() {
 }
 
 #[test]
-fn a_packet_that_was_held_says_how_long() {
+fn a_record_of_a_held_packet_has_the_time_it_was_held() {
     let evaluation = Evaluation {
         held: Some(Duration::from_micros(312_900)),
         ..evaluation(&snapshot(), Some(from_to("10.0.0.1", "10.0.1.2", 5432)))
@@ -154,7 +155,7 @@ fn a_packet_that_was_held_says_how_long() {
 }
 
 #[test]
-fn an_address_outside_has_no_pod_and_icmp_has_no_port() {
+fn an_external_address_has_no_pod_and_icmp_has_no_port() {
     let mut ping = Packet::new(address("2001:db8::1"), address("10.0.0.1"), Protocol::ICMP);
     ping.icmp_type = Some(8);
     let line = line(Some(ping));
@@ -163,7 +164,7 @@ fn an_address_outside_has_no_pod_and_icmp_has_no_port() {
 }
 
 #[test]
-fn what_could_not_be_parsed_is_denied_and_has_no_ends() {
+fn an_unparsable_packet_is_denied_and_has_no_endpoints() {
     let line = line(None);
     let parts = [
         r#""verdict":"deny","reason":"unparsable","direction":"egress","protocol":null,"source":null,"destination":null,"#,
@@ -175,7 +176,7 @@ fn what_could_not_be_parsed_is_denied_and_has_no_ends() {
 }
 
 #[test]
-fn the_direction_that_decided_is_the_denying_one_and_else_the_one_with_more_to_say() {
+fn the_deciding_direction_is_the_one_that_denies_or_else_the_one_with_the_stronger_reason() {
     use Direction::{Egress, Ingress};
     let rule = Reason::Rule(policy::RuleId(0));
     let cases = [

@@ -15,15 +15,15 @@ fn config(path: &Path, ring: usize) -> AuditConfig {
 /// A writer without a thread, with one recorder.
 fn writer(path: &Path, ring: usize) -> (Writer<impl FnMut(&Evaluation)>, Recorder) {
     let destination = config(path, ring).destination;
-    let (register, registered) = mpsc::channel();
+    let (new_rings, received) = mpsc::channel();
     let (recorder, ring) = recorder::ring(ring);
-    register.send(ring).expect("registers");
+    new_rings.send(ring).expect("registers");
     let sink = Sink::open(destination).expect("opens");
     (
         Writer::new(
             "node-a".into(),
             sink,
-            (registered, mpsc::channel().1),
+            (received, mpsc::channel().1),
             Arc::default(),
             |_: &Evaluation| {},
         ),
@@ -56,7 +56,7 @@ fn summary(path: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_stop_writes_all_that_was_recorded() {
+fn stop_writes_all_recorded_evaluations() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("audit.log");
     let seen = Arc::new(AtomicU64::new(0));
@@ -81,14 +81,14 @@ fn a_stop_writes_all_that_was_recorded() {
     assert_eq!(seen.load(Relaxed), 2000);
     assert_eq!(summary(&path).len(), 2000);
     let policy = Arc::new(policy::PolicyName::network_policy("db", "allow-web"));
-    assert_eq!(monitor.tallies().of(&policy, policy::Verdict::Deny), 2000, "none to 5432");
-    assert_eq!(monitor.tallies().of(&policy, policy::Verdict::Allow), 0);
-    monitor.tallies().forget(&policy);
-    assert_eq!(monitor.tallies().all(), []);
+    assert_eq!(monitor.policy_verdicts().of(&policy, policy::Verdict::Deny), 2000, "none to 5432");
+    assert_eq!(monitor.policy_verdicts().of(&policy, policy::Verdict::Allow), 0);
+    monitor.policy_verdicts().remove(&policy);
+    assert_eq!(monitor.policy_verdicts().all(), []);
 }
 
 #[test]
-fn what_finds_the_ring_full_is_counted_and_the_log_says_so_before_anything_newer() {
+fn records_lost_in_a_full_ring_are_counted_and_reported_before_newer_records() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("audit.log");
     let (mut writer, mut recorder) = writer(&path, 2);
@@ -96,9 +96,9 @@ fn what_finds_the_ring_full_is_counted_and_the_log_says_so_before_anything_newer
     for port in 1..=5 {
         recorder.record(connection(&snapshot, port));
     }
-    writer.round(now, time());
+    writer.poll(now, time());
     recorder.record(connection(&snapshot, 6));
-    writer.round(now, time());
+    writer.poll(now, time());
     assert_eq!(summary(&path), ["lost 3", "1", "2", "6"]);
     let text = fs::read_to_string(&path).expect("log");
     assert_eq!(
@@ -109,7 +109,7 @@ fn what_finds_the_ring_full_is_counted_and_the_log_says_so_before_anything_newer
 }
 
 #[test]
-fn losses_of_a_recorder_that_is_gone_stay_counted() {
+fn losses_of_a_dropped_recorder_stay_counted() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("audit.log");
     let (mut writer, mut recorder) = writer(&path, 1);
@@ -119,95 +119,95 @@ fn losses_of_a_recorder_that_is_gone_stay_counted() {
     recorder.lose(5);
     drop(recorder);
     for _ in 0..3 {
-        writer.round(Instant::now(), time());
+        writer.poll(Instant::now(), time());
     }
-    assert!(writer.rings.is_empty(), "the ring is given back");
-    assert_eq!(summary(&path), ["lost 6", "1"], "said once");
+    assert!(writer.rings.is_empty(), "the ring is freed");
+    assert_eq!(summary(&path), ["lost 6", "1"], "reported once");
     assert_eq!(writer.shared.lost.load(Relaxed), 6);
 }
 
 #[test]
-fn a_full_disk_loses_records_and_the_log_says_so_once_there_is_room() {
+fn records_lost_on_a_full_disk_are_reported_once_there_is_room() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("audit.log");
     let (mut writer, mut recorder) = writer(Path::new("/dev/full"), 8);
     let (snapshot, now) = (snapshot(), Instant::now());
     recorder.record(connection(&snapshot, 1));
     recorder.record(connection(&snapshot, 2));
-    writer.round(now, time());
+    writer.poll(now, time());
     recorder.record(connection(&snapshot, 3));
-    writer.round(now, time());
+    writer.poll(now, time());
     assert_eq!(writer.shared.write_errors.load(Relaxed), 2);
     let failing = writer.shared.failing.lock().expect("lock").clone().expect("failing");
     assert!(failing.contains("No space left"), "{failing}");
 
     writer.output.sink = Sink::open(config(&path, 8).destination).expect("room again");
     recorder.record(connection(&snapshot, 4));
-    writer.round(now + Duration::from_secs(1), time());
+    writer.poll(now + Duration::from_secs(1), time());
     assert_eq!(summary(&path), ["lost 3", "4"]);
     assert_eq!(writer.shared.failing.lock().expect("lock").clone(), None, "healthy again");
     assert_eq!((writer.shared.written.load(Relaxed), writer.shared.lost.load(Relaxed)), (1, 3));
 }
 
 #[test]
-fn a_file_that_cannot_be_opened_again_after_it_was_moved_is_a_failure_until_it_can() {
+fn a_moved_file_that_cannot_be_opened_again_is_a_failure_until_it_can() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("audit.log");
     let (mut writer, mut recorder) = writer(&path, 8);
     let (snapshot, now) = (snapshot(), Instant::now());
-    writer.round(now, time());
+    writer.poll(now, time());
     fs::remove_file(&path).expect("removes");
     fs::create_dir(&path).expect("a folder in its place");
     recorder.record(connection(&snapshot, 1));
-    writer.round(now + Duration::from_secs(1), time());
+    writer.poll(now + Duration::from_secs(1), time());
     let failing = writer.shared.failing.lock().expect("lock").clone().expect("failing");
-    assert!(failing.contains("directory"), "{failing}, though what is removed can still be written");
+    assert!(failing.contains("directory"), "{failing}, though the removed file can still be written");
 
     fs::remove_dir(&path).expect("removes");
     recorder.record(connection(&snapshot, 2));
-    writer.round(now + 2 * Duration::from_secs(1), time());
+    writer.poll(now + 2 * Duration::from_secs(1), time());
     assert_eq!(writer.shared.failing.lock().expect("lock").clone(), None);
     assert_eq!(summary(&path), ["2"]);
 }
 
 #[test]
-fn a_file_that_is_moved_before_a_write_gets_nothing_more() {
+fn a_moved_file_receives_no_more_lines() {
     let folder = tempfile::tempdir().expect("folder");
     let (path, moved) = (folder.path().join("audit.log"), folder.path().join("moved"));
     let (mut writer, mut recorder) = writer(&path, 8);
     let (snapshot, now) = (snapshot(), Instant::now());
     recorder.record(connection(&snapshot, 1));
-    writer.round(now, time());
+    writer.poll(now, time());
     fs::rename(&path, &moved).expect("renames");
-    writer.round(now, time());
-    assert!(!path.exists(), "what is removed for good stays removed while nothing is to be written");
+    writer.poll(now, time());
+    assert!(!path.exists(), "a removed file stays removed until there is a line to write");
     recorder.record(connection(&snapshot, 2));
-    writer.round(now, time());
+    writer.poll(now, time());
     assert_eq!((summary(&moved), summary(&path)), (vec!["1".to_owned()], vec!["2".to_owned()]));
 }
 
 #[test]
-fn lines_in_a_file_that_is_moved_while_they_are_written_are_written_again_and_said_to_be_repeated() {
+fn lines_written_while_the_file_is_moved_are_repeated_in_the_new_file() {
     let folder = tempfile::tempdir().expect("folder");
     let (path, moved) = (folder.path().join("audit.log"), folder.path().join("moved"));
     let (mut writer, mut recorder) = writer(&path, 8);
     let (snapshot, now) = (snapshot(), Instant::now());
     (1..=2).for_each(|port| recorder.record(connection(&snapshot, port)));
-    writer.round(now, time());
+    writer.poll(now, time());
     let lines = fs::read(&path).expect("log");
     fs::write(&path, "").expect("empties");
-    writer.round(now, time());
-    // After the file was looked after, and before it is written to.
+    writer.poll(now, time());
+    // The move happens after the check and before the write.
     fs::rename(&path, &moved).expect("renames");
-    writer.output.place(&lines, (now, time())).expect("writes");
-    assert_eq!(summary(&moved), ["1", "2"], "a copy that was made before lacks them");
+    writer.output.write_in_place(&lines, (now, time())).expect("writes");
+    assert_eq!(summary(&moved), ["1", "2"], "a copy made earlier would lack them");
     assert_eq!(summary(&path), ["repeated 2", "1", "2"]);
     let text = fs::read(&path).expect("log");
-    assert!(text.ends_with(&lines), "byte by byte, so that a reader can tell");
+    assert!(text.ends_with(&lines), "byte for byte, so that a reader can detect the duplicates");
 }
 
 #[test]
-fn a_file_that_is_moved_at_every_write_is_given_up_and_its_records_are_counted_as_lost() {
+fn records_are_counted_as_lost_if_the_file_is_moved_during_every_write() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("audit.log");
     let (mut writer, mut recorder) = writer(&path, 8);
@@ -226,7 +226,7 @@ fn a_file_that_is_moved_at_every_write_is_given_up_and_its_records_are_counted_a
     for port in 1..=20 {
         recorder.record(connection(&snapshot, port));
         recorded += 1;
-        writer.round(now, time());
+        writer.poll(now, time());
     }
     stop.store(true, Relaxed);
     mover.join().expect("joins");
@@ -235,7 +235,7 @@ fn a_file_that_is_moved_at_every_write_is_given_up_and_its_records_are_counted_a
 }
 
 #[test]
-fn the_file_is_opened_again_when_that_is_asked_for() {
+fn a_reopener_makes_the_writer_open_the_file_again() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("audit.log");
     let (mut writer, mut recorder) = writer(&path, 8);
@@ -243,48 +243,48 @@ fn the_file_is_opened_again_when_that_is_asked_for() {
     let reopener = Reopener { shared: Arc::clone(&writer.shared) };
     fs::remove_file(&path).expect("removes");
     reopener.reopen();
-    writer.round(now, time());
-    assert!(path.exists(), "also while nothing is written");
+    writer.poll(now, time());
+    assert!(path.exists(), "even if there is nothing to write");
     recorder.record(connection(&snapshot, 1));
     reopener.reopen();
-    writer.round(now, time());
+    writer.poll(now, time());
     assert_eq!(summary(&path), ["1"]);
 }
 
 #[test]
-fn on_a_full_disk_a_line_about_losses_that_fits_is_no_recovery() {
+fn writing_a_short_line_to_a_full_disk_is_no_recovery() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("audit.log");
     let (mut writer, mut recorder) = writer(Path::new("/dev/full"), 8);
     let (snapshot, mut now) = (snapshot(), Instant::now());
     let failing = |writer: &Writer<_>| writer.shared.failing.lock().expect("lock").is_some();
     recorder.record(connection(&snapshot, 1));
-    writer.round(now, time());
+    writer.poll(now, time());
     assert!(failing(&writer));
     writer.output.sink = Sink::open(config(&path, 8).destination).expect("room again");
     now += 2 * Duration::from_secs(1);
-    writer.round(now, time());
+    writer.poll(now, time());
     assert_eq!(summary(&path), ["lost 1"]);
     assert!(failing(&writer), "no record has been written");
-    // A short record fits, and the next batch does not: not a recovery either.
+    // If a short record fits and the next batch does not, that is no recovery either.
     writer.output.sink =
         Sink::open(Destination::File { path: "/dev/full".into(), max_bytes: 1, keep: 0 }).expect("full");
     recorder.record(connection(&snapshot, 2));
-    writer.round(now, time());
+    writer.poll(now, time());
     writer.output.sink = Sink::open(config(&path, 8).destination).expect("room again");
     now += Duration::from_millis(20);
     recorder.record(connection(&snapshot, 3));
-    writer.round(now, time());
+    writer.poll(now, time());
     assert!(failing(&writer), "a write failed just before");
     now += Duration::from_secs(1);
     recorder.record(connection(&snapshot, 4));
-    writer.round(now, time());
+    writer.poll(now, time());
     assert!(!failing(&writer));
     assert_eq!(summary(&path), ["lost 1", "lost 1", "3", "4"]);
 }
 
 #[test]
-fn switched_off_it_writes_nothing_and_still_counts() {
+fn a_disabled_log_writes_nothing_and_still_counts_verdicts() {
     let config = AuditConfig { node: "node-a".into(), destination: Destination::Off, ring: 8 };
     let audit = Audit::start(config, |_| {}).expect("starts");
     let mut recorder = audit.recorder();
@@ -292,20 +292,24 @@ fn switched_off_it_writes_nothing_and_still_counts() {
     let monitor = audit.monitor();
     assert_eq!(audit.stop(), Counters::default());
     let policy = Arc::new(policy::PolicyName::network_policy("db", "allow-web"));
-    assert_eq!(monitor.tallies().of(&policy, policy::Verdict::Allow), 1);
+    assert_eq!(monitor.policy_verdicts().of(&policy, policy::Verdict::Allow), 1);
 }
 
 #[test]
-fn a_line_that_is_no_record_is_named_and_the_next_is_read() {
+fn an_unparsable_line_is_reported_and_the_next_one_is_read() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("audit.log");
     fs::write(&path, "\n{\"lost\":2,\"time\":\"2026-01-02T03:04:06Z\",\"node\":\"n\"}\n{\"time\":\n{}\n")
         .expect("file");
     let lines: Vec<_> = read(&path).expect("opens").collect();
     assert!(matches!(&lines[0], Ok(Line::Lost(lost)) if lost.lost == 2));
-    let error = lines[1].as_ref().expect_err("half a line").to_string();
+    let text = |line: usize| {
+        let error = lines[line].as_ref().expect_err("no record");
+        format!("{error}: {}", std::error::Error::source(error).expect("a cause"))
+    };
+    let error = text(1);
     assert!(error.contains("audit.log: line 3 is no audit record: "), "{error}");
-    let error = lines[2].as_ref().expect_err("empty object").to_string();
+    let error = text(2);
     assert!(error.contains("line 4") && error.contains("missing field `time`"), "{error}");
     assert_eq!(lines.len(), 3);
     assert!(read(folder.path().join("none")).is_err());

@@ -1,29 +1,29 @@
-//! How often each policy decided, kept by the writer and read by metrics and status at any time.
+//! Verdicts by policy: the writer counts them, and metrics and status read them at any time.
 
 use std::sync::Arc;
 
 use dashmap::DashMap;
 use policy::{PolicyName, Verdict};
 
-/// Verdicts by the policy that decided them: see [`Record::policy`](crate::Record::policy). Verdicts that no policy decided, and
-/// those whose records were lost before they were looked at, are not in it.
+/// Counts verdicts by the policy that decided them: see [`Record::policy`](crate::Record::policy). Verdicts
+/// that no policy decided are not counted, nor are those whose records were lost in a ring.
 #[derive(Debug, Default)]
-pub struct Tallies {
+pub struct PolicyVerdicts {
     by_policy: DashMap<(Arc<PolicyName>, Verdict), u64>,
 }
 
-impl Tallies {
+impl PolicyVerdicts {
     /// Counts one verdict of `policy`.
     pub fn count(&self, policy: &Arc<PolicyName>, verdict: Verdict) {
         *self.by_policy.entry((Arc::clone(policy), verdict)).or_default() += 1;
     }
 
-    /// How often `policy` decided so.
+    /// How often `policy` gave this verdict.
     pub fn of(&self, policy: &Arc<PolicyName>, verdict: Verdict) -> u64 {
         self.by_policy.get(&(Arc::clone(policy), verdict)).map_or(0, |count| *count)
     }
 
-    /// All, sorted by policy, `allow` first.
+    /// All counts, sorted by policy, `allow` first.
     pub fn all(&self) -> Vec<(Arc<PolicyName>, Verdict, u64)> {
         let mut all: Vec<_> = self
             .by_policy
@@ -34,8 +34,9 @@ impl Tallies {
         all
     }
 
-    /// Forgets a policy that is gone, so that coming and going policies don't add up without end.
-    pub fn forget(&self, policy: &PolicyName) {
+    /// Removes the counts of a deleted policy, so that memory doesn't grow as policies are created and
+    /// deleted.
+    pub fn remove(&self, policy: &PolicyName) {
         self.by_policy.retain(|(name, _), _| **name != *policy);
     }
 }
