@@ -1,7 +1,9 @@
-//! The thread of a running agent: from not ready to enforcing, and on to standing by where another takes over.
+//! The main thread of a running agent. It takes the agent from not ready to enforcing, and to standby when
+//! another agent takes over.
 //!
-//! From: the source's updates. To: the [`Engine`]. Invariant: whatever is missing, the agent stays live, says in one sentence
-//! what it waits for, and tries again; rules that are in the kernel stay there when it ends.
+//! From: the source's updates. To: the [`Engine`]. Invariant: if something is missing, the agent stays live,
+//! reports in one sentence what it waits for, and retries. Rules that are in the kernel stay there when the
+//! agent ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -24,61 +26,63 @@ use dataplane::workers::{Workers, WorkersConfig};
 use policy::{Affected, Change, Compilation, Compiler, PolicyName, Published, Scope, Snapshot};
 
 use crate::engine::{Engine, EngineError, open_addresses};
-use crate::health::{Health, PolicyState, Topic};
+use crate::error_chain::chain;
+use crate::health::{Condition, Health, PolicyState};
 use crate::memory;
 use crate::nodes;
 use crate::origins::{OriginTracker, overlay_flows};
-use crate::revoked::{Register, RevokedConnections};
+use crate::revoked::{RevokedConnections, RevokedRegistry};
 use crate::status::{self, Successor};
 use crate::sweeper::Sweeper;
+use crate::sync::lock;
 
 mod backlog;
 mod config;
-mod kernel_records;
-mod notes;
+mod nflog;
 mod owners;
 mod phase;
 mod ports;
 mod predecessor;
 mod problem_log;
+mod progress;
 mod queues;
 mod restored;
 mod rules;
 mod successor;
 use backlog::Backlog;
 pub use config::AgentConfig;
-use kernel_records::KernelRecords;
+use nflog::NflogRecords;
 use owners::{AddressOwners, Before};
 use phase::Phase;
 use predecessor::Predecessor;
 use problem_log::ProblemLog;
 use rules::RulesWatch;
 
-/// The name of the agent's thread: nftables' notifications give it as the program that wrote the rules.
+/// The name of the agent's thread: nftables' notifications name it as the program that wrote the rules.
 pub const THREAD_NAME: &str = "kube-verdict";
 
-/// How often the agent looks whether all is still as it was.
-const LOOK_AROUND: Duration = Duration::from_secs(1);
+/// How often the agent checks its state and the kernel's.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often it tries again what did not work.
-const TRY_AGAIN: Duration = Duration::from_secs(2);
+/// How often the agent retries to start enforcing, and repeats a failed preflight check.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long policies that wait are passed over, at most, while other changes come.
-const CATCH_UP: Duration = Duration::from_millis(100);
+/// How often policies from the backlog are compiled, at least, while other changes arrive.
+const BACKLOG_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often it looks at the needs of a running agent.
-const CHECK_NEEDS: Duration = Duration::from_secs(10);
+/// How often an enforcing agent runs the preflight checks.
+const PREFLIGHT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What the agent's thread is told.
+/// A message to the agent's thread.
 #[derive(Debug)]
 pub enum Message {
     /// The source changed.
     Update,
     /// The node's interfaces were read again.
     Interfaces,
-    /// Another program changed our rules.
+    /// Another program changed the agent's rules.
     RulesChanged(ForeignChange),
-    /// End.
+    /// The agent must end.
     Stop,
 }
 
@@ -90,59 +94,61 @@ pub struct Agent {
     audit: Audit,
     inbox: Receiver<Message>,
     outbox: Sender<Message>,
-    /// The node's interfaces as the monitor has read them last, until they are taken in.
+    /// The node's interfaces as the monitor last read them; `None` once the agent has taken them.
     latest_interfaces: Arc<Mutex<Option<Interfaces>>>,
-    /// What the source said since an update was taken, as one.
+    /// The source's updates that the agent has not taken yet, merged into one.
     latest_update: Arc<Mutex<Option<Update>>>,
     compiler: Compiler,
-    /// The source is read and watched while this lives.
+    /// The source is watched until this is dropped.
     watch: Option<Watch>,
-    /// The newest; `None` before the source was read.
+    /// The newest snapshot; `None` before the source was read.
     snapshot: Option<Arc<Snapshot>>,
     phase: Phase,
     address_owners: AddressOwners,
-    /// Whether the newest snapshot is not in force yet though it was tried.
-    behind: bool,
-    /// Policies of the newest snapshot, and those that are gone with it, that are not in force yet.
+    /// Whether the newest snapshot must be applied again to all connections, for example because applying it
+    /// failed.
+    must_reapply: bool,
+    /// Changed and deleted policies of the newest snapshot whose change is not in force yet.
     policy_states: BTreeMap<PolicyName, PolicyState>,
-    /// Large policies that wait to be compiled.
+    /// Large policies that are not compiled yet.
     backlog: Backlog,
-    /// When the state on disk was written, while it stands in for a part of the source.
+    /// When the state on disk was written, while it replaces a part of the source.
     restored: Option<SystemTime>,
-    /// What another agent answers to which this one leaves enforcing.
-    answers: restored::Answers,
-    /// What is wrong with the source's objects.
+    /// The progress of another agent's queues, while this agent leaves enforcing to it.
+    queue_progress: restored::QueueProgress,
+    /// The problems of the source's objects.
     problems: Arc<[Problem]>,
-    /// Whether these have not been noted yet.
+    /// Whether `problems` have changed since they were last reported.
     has_new_problems: bool,
-    /// A hash of the refusals that were noted last.
-    noted_refusals: u64,
+    /// A hash of the refusals that were last reported.
+    reported_refusals: u64,
     problem_log: ProblemLog,
-    growth: memory::Growth,
-    /// Policies beyond their namespace's budget.
+    heap_trimmer: memory::HeapTrimmer,
+    /// Policies that exceed their namespace's budget.
     refused: BTreeSet<PolicyName>,
-    /// Policies that changed, or are gone, since the snapshot that is in force.
+    /// Policies that were changed or deleted after the snapshot in force.
     changed_policies: BTreeSet<PolicyName>,
-    /// The agent from which this one took over, until its queues are no longer bound.
+    /// The agent from which this one took over, as long as it has bound its queues.
     predecessor: Option<Predecessor>,
-    kernel_records: KernelRecords,
+    nflog: NflogRecords,
     history: Arc<History>,
-    /// Where packets may come from.
+    /// The valid origins of packets.
     origins: OriginTracker,
-    /// Interfaces are followed while this lives.
+    /// Interfaces are watched until this is dropped.
     monitor: Option<Monitor>,
-    /// What other programs do to the rules.
+    /// Watches for changes of the rules by other programs.
     rules: RulesWatch,
-    /// Packets of new ports wait here.
+    /// Holds packets of new ports.
     port_queue: Option<PortQueue>,
-    queue_looks: queues::QueueLooks,
-    /// For connections of pods that are gone. It stays open: to close a netfilter socket can take the kernel long
-    /// (`nft_rcv_nl_event`).
+    queue_counters: queues::QueueCounters,
+    /// Deletes connections of deleted pods. It stays open, since closing a netfilter socket can take the
+    /// kernel long (`nft_rcv_nl_event`).
     conntrack: Option<Conntrack>,
 }
 
 impl Agent {
-    /// An agent that hears from `inbox` and sends itself the source's updates by `outbox`, its other end.
+    /// An agent that receives messages from `inbox`. `outbox` is the other end of that channel, by which the
+    /// agent's watchers send it messages.
     pub fn new(
         config: AgentConfig,
         health: Arc<Health>,
@@ -167,190 +173,195 @@ impl Agent {
             snapshot: None,
             phase: Phase::Starting,
             address_owners: AddressOwners::default(),
-            behind: false,
+            must_reapply: false,
             policy_states: BTreeMap::new(),
             backlog: Backlog::default(),
             restored: None,
-            answers: restored::Answers::default(),
+            queue_progress: restored::QueueProgress::default(),
             problems: Arc::default(),
             has_new_problems: true,
-            noted_refusals: 0,
+            reported_refusals: 0,
             problem_log: ProblemLog::default(),
-            growth: memory::Growth::default(),
+            heap_trimmer: memory::HeapTrimmer::default(),
             refused: BTreeSet::new(),
             changed_policies: BTreeSet::new(),
             predecessor: None,
-            kernel_records: KernelRecords::default(),
+            nflog: NflogRecords::default(),
             history: Arc::default(),
             origins,
             monitor: None,
             rules: RulesWatch::new(),
             port_queue: None,
-            queue_looks: queues::QueueLooks::default(),
+            queue_counters: queues::QueueCounters::default(),
             conntrack: None,
         }
     }
 
-    /// Runs until it is told to end.
+    /// Runs until it receives [`Message::Stop`].
     pub fn run(mut self) {
         let now = Instant::now();
-        let (mut try_at, mut look_at, mut check_at) = (now, now + LOOK_AROUND, now + TRY_AGAIN);
-        let mut catch_up_at = now;
+        let (mut start_at, mut check_at, mut preflight_at) =
+            (now, now + CHECK_INTERVAL, now + RETRY_INTERVAL);
+        let mut backlog_at = now;
         loop {
             let now = Instant::now();
-            if self.phase.is_starting() && now >= try_at {
-                self.bring_up();
-                try_at = Instant::now() + TRY_AGAIN;
+            if self.phase.is_starting() && now >= start_at {
+                self.start();
+                start_at = Instant::now() + RETRY_INTERVAL;
             }
-            if now >= look_at {
-                self.look_around();
+            if now >= check_at {
+                self.check();
                 self.log_repeated_problems();
-                look_at = now + LOOK_AROUND;
+                check_at = now + CHECK_INTERVAL;
             }
-            if now >= check_at && self.phase.is_enforcing() {
-                // Our queues are ours by now.
-                self.check_needs(&[]);
-                // What an operator has just mended is seen soon.
-                let is_waited_for = self.health.state().is_not_ready(Topic::Needs);
-                check_at = now + if is_waited_for { TRY_AGAIN } else { CHECK_NEEDS };
+            if now >= preflight_at && self.phase.is_enforcing() {
+                // This agent has bound its queues, so they need not be free.
+                self.run_preflight(&[]);
+                // A failed check is repeated soon, so that an operator sees the effect of a repair.
+                let has_failed = self.health.state().is_not_ready(Condition::Preflight);
+                preflight_at = now + if has_failed { RETRY_INTERVAL } else { PREFLIGHT_INTERVAL };
             }
             self.sweep();
             if self.phase.is_enforcing() {
                 self.restore_rules();
             }
             let wake = match &self.phase {
-                _ if self.is_behind() => Instant::now(),
-                Phase::Starting => look_at.min(try_at),
-                Phase::Enforcing(engine) if !self.behind => {
-                    engine.sweep_at().map_or(look_at, |at| look_at.min(at))
+                _ if self.has_backlog() => Instant::now(),
+                Phase::Starting => check_at.min(start_at),
+                Phase::Enforcing(engine) if !self.must_reapply => {
+                    engine.sweep_at().map_or(check_at, |at| check_at.min(at))
                 }
-                Phase::Enforcing(_) | Phase::Superseded(_) => look_at,
+                Phase::Enforcing(_) | Phase::Superseded(_) => check_at,
             };
             let wake = self.rules.restore_at().map_or(wake, |at| wake.min(at));
             match self.inbox.recv_timeout(wake.saturating_duration_since(Instant::now())) {
                 Ok(message) => {
-                    let Some(News { foreign_change, interfaces, update }) = self.news(message) else { break };
-                    // Packets may pass unevaluated.
+                    let Some(MessageBatch { foreign_change, interfaces, update }) = self.receive_all(message)
+                    else {
+                        break;
+                    };
+                    // Rules come first: packets may pass unevaluated.
                     if let Some(change) = foreign_change {
                         self.rules_changed(change);
                     }
-                    // New ports first: their packets wait.
+                    // New ports come before policy: their packets are held.
                     if let Some(interfaces) = interfaces {
                         self.origins.set_interfaces(interfaces);
                         self.refresh_origins();
                     }
                     if let Some(update) = update {
                         self.update(update);
-                        // What was missing may just have come.
-                        try_at = Instant::now();
+                        // The update may bring what the agent waits for.
+                        start_at = Instant::now();
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => catch_up_at = now,
+                Err(RecvTimeoutError::Timeout) => backlog_at = now,
             }
-            // Also where one change comes after the other.
-            if Instant::now() >= catch_up_at {
-                self.catch_up();
-                catch_up_at = Instant::now() + CATCH_UP;
+            // A steady stream of messages must not delay the backlog.
+            if Instant::now() >= backlog_at {
+                self.compile_backlog();
+                backlog_at = Instant::now() + BACKLOG_INTERVAL;
             }
         }
         self.end();
     }
 
-    /// All messages that wait, as one; `None` if the agent is to end.
-    fn news(&self, first: Message) -> Option<News> {
-        let mut news = News::default();
+    /// Merges `first` and all messages in the inbox; `None` if the agent must end.
+    fn receive_all(&self, first: Message) -> Option<MessageBatch> {
+        let mut batch = MessageBatch::default();
         let mut next = Some(first);
         while let Some(message) = next {
             match message {
-                Message::Update => match (&mut news.update, ports::lock(&self.latest_update).take()) {
+                Message::Update => match (&mut batch.update, lock(&self.latest_update).take()) {
                     (Some(before), Some(update)) => before.then(update),
-                    (None, update) => news.update = update,
+                    (None, update) => batch.update = update,
                     (Some(_), None) => {}
                 },
                 Message::Interfaces => {
-                    news.interfaces = ports::lock(&self.latest_interfaces).take().or(news.interfaces)
+                    batch.interfaces = lock(&self.latest_interfaces).take().or(batch.interfaces)
                 }
-                // The first says since when; to write the rules again once undoes all.
-                Message::RulesChanged(change) => drop(news.foreign_change.get_or_insert(change)),
+                // The first change tells when the bypass began. Restoring the rules once undoes all changes.
+                Message::RulesChanged(change) => drop(batch.foreign_change.get_or_insert(change)),
                 Message::Stop => return None,
             }
             next = self.inbox.try_recv().ok();
         }
-        Some(news)
+        Some(batch)
     }
 
-    /// Takes the next steps towards enforcing, as far as they go.
-    fn bring_up(&mut self) {
+    /// Takes the next steps towards enforcing, until one of them has to wait.
+    fn start(&mut self) {
         let Some(watch) = &self.watch else { return self.open_source() };
         let Some(snapshot) = self.snapshot.clone() else {
             if let Some(why) = watch.connections().and_then(Connections::waits_for) {
-                self.health.state().not_ready(Topic::Source, why);
+                self.health.state().not_ready(Condition::Source, why);
             }
             return;
         };
         let waits_for = watch.connections().and_then(Connections::waits_for);
-        if let Some(why) = self.leaves_enforcing(waits_for) {
-            return self.health.state().not_ready(Topic::Source, why);
+        if let Some(why) = self.defers_to_other_agent(waits_for) {
+            return self.health.state().not_ready(Condition::Source, why);
         }
         let mut state = self.health.state();
-        state.settled(Topic::Source);
+        state.met(Condition::Source);
         if snapshot.pod_cidrs().is_empty() {
             state.not_ready(
-                Topic::Node,
+                Condition::Node,
                 nodes::without_pod_cidr(&self.config.node, self.compiler.inventory()),
             );
             return;
         }
-        state.settled(Topic::Node);
+        state.met(Condition::Node);
         drop(state);
-        if !self.check_needs(&self.config.queues) {
+        if !self.run_preflight(&self.config.queues) {
             return;
         }
         match self.install(&snapshot) {
             Ok(engine) => {
                 self.phase = Phase::Enforcing(engine);
-                self.health.state().settled(Topic::Install);
-                // Adopts the connections that exist.
-                self.put_in_force_again();
-                self.health.state().settled(Topic::Starting);
+                self.health.state().met(Condition::Install);
+                // This adopts established connections.
+                self.reapply();
+                self.health.state().met(Condition::Started);
             }
-            Err(why) => self.health.state().not_ready(Topic::Install, format!("{why:#}")),
+            Err(why) => self.health.state().not_ready(Condition::Install, format!("{why:#}")),
         }
     }
 
-    /// Whether policy can be enforced, if only in part: what is missing then is said, and keeps the agent from being ready. `queues` must be
-    /// free, or be served by an agent.
-    fn check_needs(&self, queues: &[QueueRange]) -> bool {
+    /// Runs the preflight checks. The agent is not ready while any of them fails. Returns whether policy can
+    /// be enforced, at least in part. `queues` must be free or be served by an agent.
+    fn run_preflight(&self, queues: &[QueueRange]) -> bool {
         let pod_cidrs = self.snapshot.as_ref().map_or(&[][..], |snapshot| snapshot.pod_cidrs());
-        let needs = preflight::check(&self.config.needs(pod_cidrs, queues));
-        let wrong: Vec<String> = needs
+        let checks = preflight::check(&self.config.preflight(pod_cidrs, queues));
+        let wrong: Vec<String> = checks
             .iter()
-            .filter_map(|need| match &need.state {
-                CheckState::Wrong { what, todo, .. } => Some(format!("{}: {what}: {todo}", need.name)),
+            .filter_map(|check| match &check.state {
+                CheckState::Wrong { what, todo, .. } => Some(format!("{}: {what}: {todo}", check.name)),
                 CheckState::Fine { .. } | CheckState::Warning { .. } => None,
             })
             .collect();
         let mut state = self.health.state();
         if wrong.is_empty() {
-            state.settled(Topic::Needs);
+            state.met(Condition::Preflight);
         } else {
-            state.not_ready(Topic::Needs, wrong.join("; "));
+            state.not_ready(Condition::Preflight, wrong.join("; "));
         }
-        !needs.iter().any(|need| need.state.prevents_enforcing())
+        !checks.iter().any(|check| check.state.prevents_enforcing())
     }
 
-    /// Begins to watch the source: its first update comes when all of it is known.
+    /// Starts to watch the source. Its first update comes when all of the source is known.
     fn open_source(&mut self) {
         let (outbox, latest) = (self.outbox.clone(), Arc::clone(&self.latest_update));
-        // One message at most waits, and of each policy its newest version, however often it changes.
+        // At most one message is queued, with the newest version of each policy, however often the source
+        // changes.
         let publish = move |update| {
-            let mut latest = ports::lock(&latest);
+            let mut latest = lock(&latest);
             match &mut *latest {
                 Some(before) => before.then(update),
                 None => {
                     *latest = Some(update);
-                    // If there is no agent any more, nothing is to be changed.
+                    // This fails only if the agent has ended.
                     drop(outbox.send(Message::Update));
                 }
             }
@@ -362,77 +373,86 @@ impl Agent {
             Ok(watch) => {
                 state.connections = watch.connections().cloned();
                 state.saved = watch.state().cloned();
-                state.settled(Topic::Source);
+                state.met(Condition::Source);
                 drop(state);
                 self.watch = Some(watch);
             }
-            Err(error) => state.not_ready(Topic::Source, format!("the source can't be read: {error}")),
+            Err(error) => {
+                state.not_ready(Condition::Source, format!("the source can't be read: {}", chain(&error)));
+            }
         }
     }
 
-    /// Sets up queues, workers and rules, in this order: no packet may come before it can be answered.
+    /// Sets up queues, workers and rules, in this order: no packet may be queued before a worker can give its
+    /// verdict.
     fn install(&mut self, snapshot: &Arc<Snapshot>) -> anyhow::Result<Engine> {
         let in_use = Table::queues_in_use()?;
         let listener = RulesListener::open()?;
-        // Under rules that let nothing pass unevaluated every connection is marked already.
+        // Under existing rules that let no packet pass unevaluated, every connection is already marked.
         let trust_replies = Table::passes_unevaluated()?;
-        // First bindings stay: an agent before this one has seen them first.
+        // Existing bindings stay: an earlier agent may have seen the addresses at another port first.
         self.origins.begin(read_interfaces()?, Table::bindings_in_force()?);
         let snapshot = &self.with_own_addresses(snapshot);
         let (published, workers, queues) = self.start_workers(snapshot, in_use)?;
         let marks = self.config.marks;
-        // Another agent may take over at any time, also while this one is stopped.
+        // Another agent may take over at any time, even while this process is stopped (SIGSTOP).
         let open_conntrack = || Conntrack::open_for(queues);
         self.conntrack = Some(open_conntrack()?);
-        let register = Arc::new(Mutex::new(Register::new(open_conntrack()?, marks, Arc::clone(snapshot))));
-        let sweeper = Sweeper::start(open_conntrack()?, marks, Arc::clone(&register))?;
+        let registry =
+            Arc::new(Mutex::new(RevokedRegistry::new(open_conntrack()?, marks, Arc::clone(snapshot))));
+        let sweeper = Sweeper::start(open_conntrack()?, marks, Arc::clone(&registry))?;
         let holders = workers.holders();
         self.health.set_workers(Some(workers));
         self.history.publish(snapshot, Instant::now());
-        let (origins, left) = self.origins.derive(snapshot, self.compiler.inventory());
+        let (origins, unbound) = self.origins.derive(snapshot, self.compiler.inventory());
         let overlay = overlay_flows(&origins);
-        self.kernel_records.begin();
-        self.listen_to_kernel(queues);
+        self.nflog.begin();
+        self.listen_to_nflog(queues);
         let config = self.table_config(snapshot, queues, origins, trust_replies);
-        let log_group = self.kernel_records.group(self.config.log_group(queues));
-        let installed = self.follow_ports(queues).and_then(|()| Ok(Table::install(config, queues)?));
+        let log_group = self.nflog.group(self.config.log_group(queues));
+        let installed = self.watch_ports(queues).and_then(|()| Ok(Table::install(config, queues)?));
         let mut table = match installed {
             Ok(table) => table,
             Err(error) => {
                 self.health.set_workers(None);
-                self.kernel_records.end();
+                self.nflog.end();
                 (self.port_queue, self.monitor) = (None, None);
                 return Err(error);
             }
         };
-        self.kernel_records.rules_log_to(log_group);
+        self.nflog.rules_log_to(log_group);
         self.rules.begin(listener, &table, self.outbox.clone());
         self.release_ports();
         let dropped = table.drop_counts().unwrap_or_else(|error| {
-            tracing::warn!(%error, "the counts of dropped packets can't be read: those of an agent before are recorded again");
+            tracing::warn!(
+                error = chain(&error),
+                "the counts of dropped packets can't be read: the drops of an earlier agent are recorded \
+                 again"
+            );
             DropCounts::new()
         });
-        self.origins.ledger.begin(dropped);
+        self.origins.drops.begin(dropped);
         self.predecessor = in_use.filter(|theirs| *theirs != queues).map(Predecessor::new);
         let origins_status = self.origins_status(table.protections(), snapshot);
         let mut state = self.health.state();
         state.queues = Some(queues);
-        // Under one lock, so that no status has rules without their protections.
+        // One lock covers all three, so that no status shows rules without their protections.
         state.status.phase = status::Phase::Enforcing;
         state.status.table = Some(self.table_status(&table));
         state.status.origins = Some(origins_status);
         drop(state);
         tracing::info!(%queues, form = ?table.form(), node = %self.config.node, "rules installed");
         let (record_open, history) = (self.config.record_open, Arc::clone(&self.history));
-        let revoked = RevokedConnections::new(register);
+        let revoked = RevokedConnections::new(registry);
         let mut engine = Engine::new(published, holders, table, sweeper, record_open, history, revoked);
         engine.set_overlay(overlay);
-        engine.reassign(left);
+        engine.reassign(unbound);
         Ok(engine)
     }
 
-    /// Starts workers on the range of queues that the rules in the kernel don't use, and whose answers they don't accept. If that range is
-    /// taken, perhaps by a stopped agent, starts them on the other one.
+    /// Starts workers on the range of queues that the rules in the kernel don't use and don't accept verdicts
+    /// from. If another process has bound that range, for example a stopped agent, starts them on the other
+    /// one.
     fn start_workers(
         &self,
         snapshot: &Arc<Snapshot>,
@@ -443,8 +463,8 @@ impl Agent {
                 .is_some_and(|used| range.numbers().any(|number| used.numbers().any(|other| other == number)))
         };
         let mut ranges = self.config.queues;
-        let answers_alike = |range: &QueueRange| in_use.is_some_and(|used| used.is_odd() == range.is_odd());
-        ranges.sort_by_key(|range| (overlaps(range), answers_alike(range)));
+        let has_same_parity = |range: &QueueRange| in_use.is_some_and(|used| used.is_odd() == range.is_odd());
+        ranges.sort_by_key(|range| (overlaps(range), has_same_parity(range)));
         let [first, second] = ranges.map(|queues| {
             let published = Published::new(Arc::clone(snapshot), usize::from(queues.count));
             let config = WorkersConfig {
@@ -463,9 +483,10 @@ impl Agent {
                 Workers::start(config, &published, recorder).map(|workers| (published, workers, queues))
             }
         });
-        // The second range will do if the rules name it and its queues are free: its agent has ended, and no more answers of it come. It
-        // will also do if the rules name no range, or one whose answers differ.
-        let can_be_second = overlaps(&ranges[1]) || !answers_alike(&ranges[1]);
+        // The second range is safe if the rules use it and its queues are free: its agent has ended, so no
+        // more of its verdicts arrive. It is also safe if the rules use no range, or one of the other parity,
+        // whose verdicts differ.
+        let can_be_second = overlaps(&ranges[1]) || !has_same_parity(&ranges[1]);
         match first(&self.audit) {
             Ok(started) => Ok(started),
             Err(_) if !overlaps(&ranges[0]) && can_be_second => Ok(second(&self.audit)?),
@@ -480,7 +501,7 @@ impl Agent {
         origins: Origins,
         trust_replies: bool,
     ) -> TableConfig {
-        let log_group = self.kernel_records.group(self.config.log_group(queues));
+        let log_group = self.nflog.group(self.config.log_group(queues));
         let origin = OriginConfig {
             queue: self.config.port_queue(queues),
             log_group,
@@ -513,17 +534,17 @@ impl Agent {
         }
     }
 
-    /// The source changed: compiles, and puts the result in force if there are rules.
+    /// Compiles a change of the source, and applies the snapshot if the rules are installed.
     fn update(&mut self, mut update: Update) {
         let first = self.snapshot.is_none();
         let mut changes = std::mem::take(&mut update.changes);
         let lacks_node = first && self.lacks_node(&changes);
         if first {
             changes.splice(0..0, self.config.pod_cidrs.first());
-            self.health.state().settled(Topic::Source);
+            self.health.state().met(Condition::Source);
         }
-        for (name, standing) in policy_states(&changes, std::mem::take(&mut update.versions)) {
-            standing.replace_in(&mut self.policy_states, name);
+        for (name, state) in policy_states(&changes, std::mem::take(&mut update.versions)) {
+            state.replace_in(&mut self.policy_states, name);
         }
         if !first {
             changes = self.backlog.defer(changes);
@@ -539,18 +560,18 @@ impl Agent {
         self.health.state().status.read = Some(update.read);
         let (restored, never_understood) = (update.restored, update.never_understood);
         if changes.is_empty() && !first {
-            self.note_standing(restored, &never_understood);
-            self.note_problems();
-            // A version that means the same is in force already.
-            if self.phase.is_enforcing() && !self.behind {
+            self.report_source_gaps(restored, &never_understood);
+            self.report_problems();
+            // Policies whose version changed and whose content did not are already in force.
+            if self.phase.is_enforcing() && !self.must_reapply {
                 let policies = self.policies_in_force();
                 self.health.state().in_force(policies);
             }
             return;
         }
         self.compile(changes);
-        // What is said to be the source's is in force.
-        self.note_standing(restored, &never_understood);
+        // This comes last: what the status attributes to the source must be in force.
+        self.report_source_gaps(restored, &never_understood);
         if lacks_node {
             let node = &*self.config.node;
             let known = nodes::others(node, self.compiler.inventory());
@@ -562,45 +583,46 @@ impl Agent {
         }
     }
 
-    /// Whether the source's first changes have Nodes, but not this agent's. Only with `--pod-cidr`: without it, the agent is not ready and
-    /// says why. A source whose Nodes may not be read has none.
+    /// Whether the source's first changes have Nodes, but not this agent's. Checked only with `--pod-cidr`:
+    /// without it, the agent is not ready and reports the missing Node. If the agent may not read Nodes, the
+    /// source has none.
     fn lacks_node(&self, changes: &[Change]) -> bool {
         let mut names = changes.iter().filter_map(|change| match change {
             Change::Node(node) => Some(&node.name),
             _ => None,
         });
-        let is_hidden = self.config.pod_cidrs.first().is_some();
-        is_hidden
+        let has_pod_cidr_flag = self.config.pod_cidrs.first().is_some();
+        has_pod_cidr_flag
             && names.next().is_some_and(|first| {
                 *first != self.config.node && names.all(|name| *name != self.config.node)
             })
     }
 
-    /// Whether policies wait that could be compiled now.
-    fn is_behind(&self) -> bool {
+    /// Whether policies remain to be compiled.
+    fn has_backlog(&self) -> bool {
         !self.backlog.is_empty() || self.compiler.is_behind()
     }
 
-    /// Compiles some of the policies that wait, if there are any.
-    fn catch_up(&mut self) {
-        if self.is_behind() {
+    /// Compiles some policies of the backlog, if there are any.
+    fn compile_backlog(&mut self) {
+        if self.has_backlog() {
             let changes = self.backlog.next();
             self.compile(changes);
             // Large objects were read and compiled.
-            memory::give_back();
+            memory::trim();
         }
     }
 
-    /// The policies that are in force with the newest snapshot: all that changed but those in the backlog.
+    /// The changed policies that are in force with the newest snapshot: all but those in the backlog.
     fn policies_in_force(&mut self) -> BTreeMap<PolicyName, PolicyState> {
-        let (waiting, in_force) = std::mem::take(&mut self.policy_states)
+        let (deferred, in_force) = std::mem::take(&mut self.policy_states)
             .into_iter()
             .partition(|(name, _)| self.backlog.holds(name));
-        self.policy_states = waiting;
+        self.policy_states = deferred;
         in_force
     }
 
-    /// Compiles the changes, and puts the result in force if there are rules.
+    /// Compiles the changes, and applies the snapshot if the rules are installed.
     fn compile(&mut self, changes: Vec<Change>) {
         let (started, count) = (Instant::now(), changes.len() as u64);
         self.changed_policies.extend(changes.iter().filter_map(|change| match change {
@@ -608,102 +630,106 @@ impl Agent {
             Change::PolicyGone(name) => Some(name.clone()),
             _ => None,
         }));
-        let tallies = self.audit.monitor();
+        let monitor = self.audit.monitor();
         for change in &changes {
             if let Change::PolicyGone(policy) = change {
-                tallies.tallies().forget(policy);
+                monitor.policy_verdicts().remove(policy);
             }
         }
         let before = Before::new(&changes, self.compiler.inventory(), self.snapshot.as_deref());
         let pod_cidrs = &self.config.pod_cidrs;
         let changes = changes.into_iter().map(|change| pod_cidrs.apply(change));
         let Compilation { snapshot, affected } = self.compiler.apply(changes);
-        // An earlier change that is not in force may affect others.
-        let mut affected = if self.behind { Affected::All } else { affected };
+        // An earlier change that is not in force yet may affect other connections.
+        let mut affected = if self.must_reapply { Affected::All } else { affected };
         self.changed_policies.extend(self.compiler.readmitted().iter().cloned());
-        self.note_problems();
+        self.report_problems();
         if let Some(engine) = self.phase.engine() {
             let reassigned = self.address_owners.reassigned(before, &snapshot, &affected);
             affected = affected.or(Affected::any_peer(reassigned.iter().copied()));
             engine.reassign(reassigned);
         }
-        self.describe(&snapshot);
+        self.report_inventory(&snapshot);
         self.snapshot = Some(snapshot);
-        self.put_in_force(affected, Compiled { changes: count, elapsed: started.elapsed() });
+        self.apply(affected, Compiled { changes: count, elapsed: started.elapsed() });
     }
 
-    /// Puts the newest snapshot in force again, and evaluates all connections.
-    fn put_in_force_again(&mut self) {
-        self.put_in_force(Affected::All, Compiled::default());
+    /// Applies the newest snapshot again, and evaluates all connections.
+    fn reapply(&mut self) {
+        self.apply(Affected::All, Compiled::default());
     }
 
-    /// Puts the newest snapshot in force, which was `compiled` and affects these connections. Does nothing before the rules are installed.
-    fn put_in_force(&mut self, mut affected: Affected, compiled: Compiled) {
+    /// Applies the newest snapshot, which affects these connections. Does nothing before the rules are
+    /// installed.
+    fn apply(&mut self, mut affected: Affected, compiled: Compiled) {
         let is_superseded = self.phase.is_superseded();
         let (Some(engine), Some(snapshot)) = (self.phase.engine(), &self.snapshot) else { return };
         if !affected.is_none() || self.origins.depends_on_labels() {
-            let (origins, left) = self.origins.derive(snapshot, self.compiler.inventory());
+            let (origins, unbound) = self.origins.derive(snapshot, self.compiler.inventory());
             engine.set_overlay(overlay_flows(&origins));
-            let is_news = engine.table().set_origins(origins);
-            engine.reassign(left);
-            if is_news && affected.is_none() {
+            let is_changed = engine.table().set_origins(origins);
+            engine.reassign(unbound);
+            if is_changed && affected.is_none() {
                 affected = Affected::All;
             }
         }
         let generation = snapshot.generation().0;
         self.health.state().status.published_generation = generation;
         if is_superseded {
-            // Packets that were queued for this agent follow the newest policy; kernel state is the other agent's.
+            // Packets in this agent's queues are evaluated under the newest policy. The kernel's state
+            // belongs to the other agent.
             engine.publish(snapshot);
             return;
         }
-        match engine.put_in_force(snapshot, affected) {
+        match engine.apply(snapshot, affected) {
             Ok(applied) => {
-                self.behind = false;
+                self.must_reapply = false;
                 self.watch.iter().for_each(|watch| watch.permit_state(true));
                 self.release_ports();
                 let policies = self.policies_in_force();
                 self.health.state().in_force(policies);
                 let changed = std::mem::take(&mut self.changed_policies);
-                // Those that are refused are named by a line of their own.
+                // A separate log line names each refused policy.
                 let policies = changed.difference(&self.refused).cloned().collect();
-                self.note(generation, policies, &compiled, &applied);
+                self.report_applied(generation, policies, &compiled, &applied);
                 self.end_bypass();
             }
             Err(error) => {
-                self.behind = true;
+                self.must_reapply = true;
                 self.failed(generation, &error);
             }
         }
     }
 
-    /// Goes on with sweeps: of connections of pods that changed.
+    /// Starts a due sweep of affected connections, or takes the report of one that has ended.
     fn sweep(&mut self) {
         let (Some(engine), Some(snapshot)) = (self.phase.enforcing(), &self.snapshot) else { return };
-        // What is not in force is tried again, and swept with it.
-        if self.behind {
+        // Applying the snapshot again also sweeps all connections.
+        if self.must_reapply {
             return;
         }
         match engine.sweep(snapshot) {
             Ok(None) => {}
-            Ok(Some(swept)) => self.note_sweep(&swept),
+            Ok(Some(swept)) => self.report_sweep(&swept),
             Err(error) => {
-                self.behind = true;
+                self.must_reapply = true;
                 self.failed(snapshot.generation().0, &error);
             }
         }
     }
 
-    /// No packet of a connection that exists and that policy allows may wait for an answer when this agent is gone.
-    fn sweep_to_the_end(&mut self) {
+    /// Completes all due sweeps before the agent ends. Otherwise packets of affected connections would still
+    /// be queued when no agent gives verdicts, even of those that policy allows.
+    fn finish_sweeps(&mut self) {
         let (Some(engine), Some(snapshot)) = (self.phase.enforcing(), &self.snapshot) else { return };
         if engine.sweep_at().is_some() {
             match engine.sweep_now(snapshot) {
-                Ok(swept) => self.note_sweep(&swept),
+                Ok(swept) => self.report_sweep(&swept),
                 Err(error) if error.is_superseded() => self.superseded(),
-                Err(error) => {
-                    tracing::warn!(%error, "connections of pods that changed wait for the next agent")
-                }
+                Err(error) => tracing::warn!(
+                    error = chain(&error),
+                    "final sweep failed; affected connections stall until an agent starts"
+                ),
             }
         }
     }
@@ -712,77 +738,78 @@ impl Agent {
         match error {
             error if error.is_superseded() => self.superseded(),
             EngineError::Table(TableError::Missing) => self.rules.missing(),
-            EngineError::Grace => self.health.state().status.dead = Some(error.to_string()),
+            EngineError::Grace => self.health.state().status.dead = Some(chain(error)),
             _ => {}
         }
         if self.phase.is_enforcing() {
-            self.health
-                .state()
-                .not_ready(Topic::Change, format!("generation {generation} is not wholly in force: {error}"));
+            let why = format!("generation {generation} is not wholly in force: {}", chain(error));
+            self.health.state().not_ready(Condition::Change, why);
         }
     }
 
-    /// Once a second: is everything still as it was?
-    fn look_around(&mut self) {
-        self.growth.look();
+    /// Checks the agent's state and the kernel's, once a second.
+    fn check(&mut self) {
+        self.heap_trimmer.trim_if_grown();
         if let Some(why) = self.health.dead_worker() {
             let mut state = self.health.state();
-            state.not_ready(Topic::Workers, why.clone());
+            state.not_ready(Condition::Workers, why.clone());
             state.status.dead = Some(why);
         }
         if !self.phase.is_enforcing() {
-            return self.note_successor();
+            return self.report_successor();
         }
-        self.look_at_kernel_records();
+        self.check_nflog();
         self.record_full_queues();
         self.record_drops();
         if self.port_queue.as_ref().is_some_and(PortQueue::has_ended) {
             self.health.state().not_ready(
-                Topic::Workers,
-                "the thread for packets of new ports has ended: start the agent again",
+                Condition::Workers,
+                "the thread for packets of new ports has ended: restart the agent",
             );
         }
         if self.rules.has_ended() {
             self.health.state().not_ready(
-                Topic::Workers,
-                "the thread that notices changes of the rules has ended: start the agent again",
+                Condition::Workers,
+                "the thread that watches for changes of the rules has ended: restart the agent",
             );
         }
-        self.look_at_predecessor();
+        self.check_predecessor();
         match self.phase.enforcing().map(|engine| engine.table().superseded()) {
             Some(Ok(true)) => self.superseded(),
             Some(Err(TableError::Missing)) => self.rules.missing(),
-            // Reading the rules is not enforcing them: what stands, stands.
-            Some(Err(error)) => tracing::warn!(%error, "cannot look at the rules"),
+            // The rules enforce policy even if they can't be read.
+            Some(Err(error)) => tracing::warn!(error = chain(&error), "cannot read the rules"),
             Some(Ok(false)) if !self.rules.is_damaged() => self.rules.seen(),
             Some(Ok(false)) | None => {}
         }
         self.restore_rules();
-        if self.behind {
-            self.put_in_force_again();
+        if self.must_reapply {
+            self.reapply();
         }
     }
 
-    /// The rules name another agent's queues now, or none: from here on this agent only answers what was queued for it.
+    /// Stops enforcing because the rules now name another agent's queues, or none. From here on, this agent
+    /// only gives verdicts on packets in its queues.
     fn superseded(&mut self) {
-        self.behind = false;
+        self.must_reapply = false;
         self.phase.supersede();
         self.watch.iter().for_each(|watch| watch.permit_state(false));
         self.hand_over_rules();
         let mut state = self.health.state();
         state.status.phase = status::Phase::Superseded;
-        // The rules in the kernel are the other agent's.
+        // The rules in the kernel belong to the other agent.
         (state.status.table, state.status.origins) = (None, None);
-        state.settled(Topic::Change);
-        state.settled(Topic::Rules);
-        state.settled(Topic::Records);
+        state.met(Condition::Change);
+        state.met(Condition::Rules);
+        state.met(Condition::Nflog);
         drop(state);
-        self.note_successor();
+        self.report_successor();
     }
 
-    /// Ends in order: no more updates, then what is queued is answered, then what was evaluated is recorded. The rules stay.
+    /// Ends in order: stops the updates, gives verdicts on all queued packets, and records all evaluations.
+    /// The rules stay.
     fn end(mut self) {
-        self.sweep_to_the_end();
+        self.finish_sweeps();
         self.log_rest_of_problems();
         self.rules.end();
         let superseded = self.phase.is_superseded();
@@ -791,10 +818,10 @@ impl Agent {
         state.stopping();
         drop(state);
         self.watch = None;
-        // New connections are the next agent's business at once, and not when what is cached has run out.
+        // The next agent must evaluate new connections at once, not only after cached verdicts expire.
         match self.phase.engine().map(|engine| engine.table().forget()) {
             Some(Err(error)) if !superseded => {
-                tracing::warn!(%error, "what is cached stays until it runs out")
+                tracing::warn!(error = chain(&error), "cached verdicts stay until they expire")
             }
             _ => {}
         }
@@ -802,7 +829,7 @@ impl Agent {
         self.phase = Phase::Starting;
         self.health.set_workers(None);
         (self.port_queue, self.monitor) = (None, None);
-        self.kernel_records.end();
+        self.nflog.end();
         let audit = self.audit.stop();
         let rules = match (installed, superseded, self.config.fail_mode) {
             (false, ..) => "none of this agent's",
@@ -815,42 +842,43 @@ impl Agent {
                 "stay: new connections pass unevaluated until an agent runs again"
             }
             (true, false, FailMode::Closed) => {
-                "stay: new connections that need a verdict wait for the next agent, and are dropped"
+                "stay: new connections that need a verdict are dropped until an agent runs again"
             }
         };
         tracing::info!(records = audit.written, lost = audit.lost, rules, "ended");
     }
 }
 
-/// What it took to compile a snapshot.
+/// Statistics of a compilation.
 #[derive(Debug, Default)]
 struct Compiled {
-    /// How many changes of objects it was made from.
+    /// How many changed objects were compiled.
     changes: u64,
     elapsed: Duration,
 }
 
-/// What came since the agent's thread looked last.
+/// Messages that were received together, merged.
 #[derive(Debug, Default)]
-struct News {
+struct MessageBatch {
     foreign_change: Option<ForeignChange>,
     interfaces: Option<Interfaces>,
     update: Option<Update>,
 }
 
-/// What becomes of policies with these changes. A version can change though the policy means the same.
+/// The states of policies after these changes. A policy's version can change while its content stays the
+/// same.
 fn policy_states(
     changes: &[Change],
     versions: Vec<(PolicyName, Option<ResourceVersion>)>,
 ) -> impl Iterator<Item = (PolicyName, PolicyState)> {
     let changed = changes.iter().filter_map(|change| match change {
-        Change::Policy(policy) => Some((policy.name.clone(), PolicyState::There(None))),
-        Change::PolicyGone(name) => Some((name.clone(), PolicyState::Gone)),
+        Change::Policy(policy) => Some((policy.name.clone(), PolicyState::Present(None))),
+        Change::PolicyGone(name) => Some((name.clone(), PolicyState::Removed)),
         _ => None,
     });
     let versions = versions.into_iter().map(|(name, version)| match version {
-        Some(version) => (name, PolicyState::There(Some(version))),
-        None => (name, PolicyState::Gone),
+        Some(version) => (name, PolicyState::Present(Some(version))),
+        None => (name, PolicyState::Removed),
     });
     changed.chain(versions)
 }

@@ -1,10 +1,11 @@
-//! Turns counts and examples of dropped packets into lines of the audit log.
+//! Turns counters and samples of dropped packets into lines of the audit log.
 //!
-//! From: the kernel's counts, read once a second, and examples by NFLOG. To: the audit log and the metrics. Invariant: each packet that
-//! the kernel counted is in one line's count. A flood of one sender is one line a second.
+//! From: the kernel's counters, read once a second, and samples by NFLOG. To: the audit log and the metrics.
+//! Invariant: each packet that the kernel counted is in exactly one line's count. A flood from one sender
+//! causes one line per second.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use audit::{Dropped, Endpoint};
 use dataplane::drops::{DropCounts, DropKey, DropPlace, DropReason, DropSample};
@@ -12,13 +13,15 @@ use dataplane::ports::{Bindings, InterfaceIndex};
 use jiff::Timestamp;
 use policy::{PodName, Snapshot};
 
+use crate::sync::lock;
+
 /// See the module.
 #[derive(Debug, Default)]
-pub struct DropLedger {
+pub struct DropRecorder {
     shared: Arc<Mutex<Shared>>,
-    /// The kernel's counts when lines were last made.
-    told: DropCounts,
-    /// Names of interfaces and their pods, including interfaces that are gone. At most about [`MOST_NAMES`].
+    /// The kernel's counters at the last [`DropRecorder::drain`].
+    recorded: DropCounts,
+    /// Names of interfaces and their pods, including deleted interfaces. About [`MOST_NAMES`] at most.
     names: BTreeMap<InterfaceIndex, (Arc<str>, Option<PodName>)>,
     /// Packets dropped since this agent began, by reason.
     totals: BTreeMap<DropReason, u64>,
@@ -26,26 +29,27 @@ pub struct DropLedger {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// The latest example of each. At most [`MOST_SAMPLES`].
+    /// The latest sample of each sender and reason. At most [`MOST_SAMPLES`].
     samples: BTreeMap<DropKey, DropSample>,
-    /// Packets that this agent dropped, and no rule.
+    /// Packets that were not dropped by rules, but by this agent or by full queues.
     own: DropCounts,
 }
 
 /// How many names of interfaces are kept.
 const MOST_NAMES: usize = 4096;
 
-/// How many examples are kept until lines are made: senders outside the cluster can forge any number of sources.
+/// How many samples are kept between two calls of [`DropRecorder::drain`]: senders outside the cluster can
+/// forge any number of sources.
 const MOST_SAMPLES: usize = 4096;
 
-impl DropLedger {
-    /// Starts from these counts: what was dropped before is another agent's to record.
+impl DropRecorder {
+    /// Starts from these counters: another agent records packets that were dropped earlier.
     pub fn begin(&mut self, counts: DropCounts) {
-        self.told = counts;
+        self.recorded = counts;
     }
 
-    /// A function that takes examples on any thread: of packets that rules drop and count, or, if `is_own`, every packet that this agent
-    /// drops itself.
+    /// A function that takes samples on any thread. They are samples of packets that rules drop and count. If
+    /// `is_own`, they are all packets that this agent drops itself, and are also counted.
     pub fn sampler(&self, is_own: bool) -> impl Fn(DropSample) + Send + Clone + use<> {
         let shared = Arc::clone(&self.shared);
         move |sample: DropSample| {
@@ -60,7 +64,7 @@ impl DropLedger {
         }
     }
 
-    /// Counts packets that the kernel dropped and no rule.
+    /// Counts packets that the kernel dropped without a rule.
     pub fn add(&self, key: DropKey, packets: u64) {
         *lock(&self.shared).own.entry(key).or_default() += packets;
     }
@@ -70,7 +74,8 @@ impl DropLedger {
         &self.totals
     }
 
-    /// A line for each reason and sender whose count grew since the last call. `counts` are the kernel's.
+    /// Returns a line for each reason and sender whose count has grown since the last call. `counts` are the
+    /// kernel's counters.
     pub fn drain(
         &mut self,
         counts: DropCounts,
@@ -90,17 +95,17 @@ impl DropLedger {
             (std::mem::take(&mut shared.samples), std::mem::take(&mut shared.own))
         };
         let grown = counts.iter().map(|(key, count)| {
-            // The counts of a table that was deleted and written again begin at zero.
-            let told = self.told.get(key).copied().filter(|told| told <= count).unwrap_or_default();
-            (*key, count - told)
+            // The counters of a table that was deleted and restored start at zero.
+            let last = self.recorded.get(key).copied().filter(|last| last <= count).unwrap_or_default();
+            (*key, count - last)
         });
         let all: Vec<(DropKey, u64)> = grown.chain(own).filter(|(_, packets)| *packets > 0).collect();
-        self.told = counts;
+        self.recorded = counts;
         let time = Timestamp::now();
         all.into_iter()
             .map(|(key, packets)| {
                 *self.totals.entry(key.1).or_default() += packets;
-                let sample = samples.get(&key).or_else(|| of_all_outside(key, &samples));
+                let sample = samples.get(&key).or_else(|| external_sample(key, &samples));
                 self.line(key, packets, sample, time, node, snapshot)
             })
             .collect()
@@ -141,15 +146,11 @@ impl DropLedger {
     }
 }
 
-/// An example of the packets that rules count as one sender, 0.0.0.0 or `::`: those from addresses outside this node's pod CIDRs.
-fn of_all_outside((place, reason): DropKey, samples: &BTreeMap<DropKey, DropSample>) -> Option<&DropSample> {
+/// A sample of packets from outside this node's pod CIDRs, which rules count as one sender: 0.0.0.0 or `::`.
+fn external_sample((place, reason): DropKey, samples: &BTreeMap<DropKey, DropSample>) -> Option<&DropSample> {
     let DropPlace::Source(all) = place else { return None };
     let is_one = |(place, of): &DropKey| {
         *of == reason && matches!(place, DropPlace::Source(source) if source.is_ipv4() == all.is_ipv4())
     };
     samples.iter().find(|(key, _)| all.is_unspecified() && is_one(key)).map(|(_, sample)| sample)
-}
-
-fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
-/// How long things take. Clones share their numbers.
+/// The histograms. Clones share their values.
 #[derive(Clone, Debug)]
 pub struct Durations {
-    /// One verdict: parsing and evaluation.
+    /// Parsing and evaluating one packet.
     pub verdict: Histogram,
-    /// A change, from its publication until nothing contradicts it.
+    /// Applying a change, from its publication until it is in force.
     pub apply: Histogram,
     /// One sweep over connections.
     pub sweep: Histogram,

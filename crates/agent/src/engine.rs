@@ -1,12 +1,13 @@
-//! Puts a snapshot in force: the end of a policy's life.
+//! Applies a compiled snapshot to workers, rules and connections.
 //!
-//! From: the compiler. To: workers, rules and connections. Invariant: once [`Engine::put_in_force`] has returned, nothing passes on
-//! this node that the snapshot denies, on new connections or old.
+//! From: the compiler. To: workers, rules and connections. Invariant: once [`Engine::apply`] has returned, no
+//! packet passes on this node that the snapshot denies, on new connections or established ones.
 //!
-//! Whose connections a change touches is known, and their packets are evaluated again until a sweep has looked at all connections: so
-//! no change waits for a sweep, and sweeps may rest while changes come one after the other. A change that may affect any pod is in force
-//! only when its sweep is over. Until then, pods whose packets were already evaluated again, by this agent or the previous one, keep
-//! being evaluated again.
+//! The compiler determines the connections that a change affects. Their packets are revalidated (evaluated
+//! again) until a sweep has evaluated all connections. So no change waits for a sweep, and sweeps may pause
+//! while changes follow each other. A change that may affect any pod is in force only when its sweep has
+//! ended. Until then, packets that were already being revalidated, by this agent or the previous one, still
+//! are.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -25,61 +26,65 @@ use policy::{Affected, Direction, Published, Snapshot};
 use crate::revoked::{RestoreError, RevokedConnections};
 use crate::sweeper::{Outcome, SweepError, Sweeper};
 
-/// How long to sleep between two looks at workers that are inside a verdict; a verdict takes some microseconds.
+/// How long to sleep between two checks of workers that are evaluating a packet, which takes some
+/// microseconds.
 const GRACE_POLL: Duration = Duration::from_micros(50);
 
-/// No verdict takes so long: a worker that is still inside then is not coming back.
+/// No evaluation takes this long: a worker that is still evaluating the same packet is stuck.
 const GRACE_LIMIT: Duration = Duration::from_secs(10);
 
-/// How soon to look again whether a sweep is over.
+/// How often to check whether a sweep has ended.
 const SWEEP_POLL: Duration = Duration::from_millis(5);
 
-/// While changes come one after the other, sweeps take a twentieth of one core's time: they rest so many times as long as they took.
-const SWEEPS_REST: u32 = 19;
-/// A sweep is never put off for longer than this. Until it is over, packets of the affected pods are evaluated again.
-const LONGEST_REST: Duration = Duration::from_secs(1);
+/// The pause after a sweep, as a multiple of the sweep's duration. While changes follow each other, sweeps
+/// thus take a twentieth of one core's time.
+const SWEEP_PAUSE_FACTOR: u32 = 19;
+/// The longest pause before a sweep. Until the sweep has ended, packets of the affected pods are revalidated.
+const LONGEST_SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Debug)]
 pub struct Engine {
     published: Arc<Published>,
-    /// Workers whose packets wait for a snapshot that knows more.
+    /// Workers that hold packets until a snapshot has their pods.
     holders: Holders,
     table: Table,
     sweeper: Sweeper,
-    /// Whether every connection is evaluated, even where no policy applies, so that it is recorded.
+    /// Whether every connection is evaluated, even if no policy applies, so that it is recorded.
     record_open: bool,
-    /// Who hears of cached connections looks here for the snapshot under which they passed.
+    /// The snapshots under which the kernel may have cached verdicts, to record cached connections.
     history: Arc<History>,
-    /// Connections whose packets are evaluated again, since the sweep after their change is still to begin.
-    unswept: Affected,
-    /// Connections whose packets are evaluated again until the sweep in progress is over; `None` if none is.
+    /// Connections whose packets are revalidated because the sweep after their change has not begun.
+    dirty: Affected,
+    /// Connections whose packets are revalidated until the sweep in progress has ended; `None` if no sweep is
+    /// in progress.
     sweeping: Option<Affected>,
     /// When the next sweep may begin.
-    rested: Instant,
-    /// Addresses that have another pod than before, whose connections are still to be deleted.
+    sweep_after: Instant,
+    /// Reassigned addresses whose connections the next sweep deletes.
     reassigned: BTreeSet<IpAddr>,
-    /// The same, by the sweep in progress, or by one that failed.
+    /// Reassigned addresses whose connections the sweep in progress deletes, or a failed one did not delete.
     deleting: BTreeSet<IpAddr>,
-    /// What pods may not send to nodes.
+    /// Flows that pods may not send to nodes.
     overlay: Arc<OverlayFlows>,
-    /// Whether connections that no agent has seen are still to be taken up.
+    /// Whether the next sweep of all connections adopts connections that no agent has evaluated.
     adopts: bool,
-    /// Whether it is unknown which end opened these.
+    /// Whether it is unknown which end opened the connections to adopt.
     are_unproven: bool,
     revoked: RevokedConnections,
 }
 
-/// A snapshot that is not, or not wholly, in force. What was in force before may be so still; trying again is safe.
+/// A snapshot is not in force, or only in part. The previous snapshot may still be in force. Retrying is
+/// safe.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// A worker does not finish.
-    #[error("a worker has been at one verdict for {} seconds: start the agent anew", GRACE_LIMIT.as_secs())]
+    /// A worker is stuck.
+    #[error("a worker has evaluated one packet for {} seconds: restart the agent", GRACE_LIMIT.as_secs())]
     Grace,
-    /// The rules' sets.
+    /// The rules' sets could not be changed.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// The connections.
+    /// The connections could not be swept.
     #[error(transparent)]
     Sweep(#[from] SweepError),
 }
@@ -104,22 +109,22 @@ impl From<RestoreError> for EngineError {
     }
 }
 
-/// What it took to put a snapshot in force.
+/// Statistics of applying a snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Applied {
-    /// What became of the connections, if all had to be looked at; others are looked at later.
+    /// The result of the sweep, if all connections were affected. Otherwise the sweep follows later.
     pub swept: Option<SweepReport>,
-    /// Waiting for verdicts under way.
+    /// How long evaluations in flight took to end.
     pub grace: Duration,
-    /// Bringing the rules' sets up to date.
+    /// How long updating the rules' sets took.
     pub table: Duration,
-    /// From publication until now.
+    /// The time from publication until the snapshot was in force.
     pub whole: Duration,
 }
 
 impl Engine {
-    /// Over rules that are installed with what `published` holds now. Connections are not adopted yet:
-    /// [`Engine::put_in_force`] does that.
+    /// An engine for installed rules, which were compiled from the snapshot in `published`. It has not
+    /// adopted connections yet: [`Engine::apply`] does that.
     pub fn new(
         published: Arc<Published>,
         holders: Holders,
@@ -136,9 +141,9 @@ impl Engine {
             sweeper,
             record_open,
             history,
-            unswept: Affected::NONE,
+            dirty: Affected::NONE,
             sweeping: None,
-            rested: Instant::now(),
+            sweep_after: Instant::now(),
             reassigned: BTreeSet::new(),
             deleting: BTreeSet::new(),
             overlay: Arc::default(),
@@ -148,78 +153,79 @@ impl Engine {
         }
     }
 
-    /// Connections of these addresses are another pod's from the next sweep on, which deletes them.
+    /// Makes the next sweep delete the connections of these addresses, which now belong to other pods.
     pub fn reassign(&mut self, addresses: BTreeSet<IpAddr>) {
         self.revoked.reassign(&addresses);
         self.reassigned.extend(addresses);
     }
 
-    /// What pods may not send to nodes, from the next sweep on.
+    /// Sets the flows that pods may not send to nodes, effective from the next sweep on.
     pub fn set_overlay(&mut self, overlay: OverlayFlows) {
         self.overlay = Arc::new(overlay);
     }
 
-    /// Publish, grace, rules, sweep. Packets of `affected` connections are evaluated under `next` from the rules' update on, those of
-    /// established connections included: so their sweep comes later, by [`Engine::sweep`]. If all are affected, it is over when this
-    /// returns. If none is, `next` is published, and the kernel and the workers are left alone.
+    /// Applies a snapshot in four steps: publish, grace period, rules, sweep. From the rules' update on,
+    /// packets of `affected` connections are evaluated under `next`, even of established ones. So
+    /// [`Engine::sweep`] sweeps them later. If all connections are affected, this waits for their sweep. If
+    /// none is, this publishes `next` and changes neither the kernel nor the workers.
     ///
-    /// After an error it is to be called again, with all affected.
-    pub fn put_in_force(&mut self, next: &Arc<Snapshot>, affected: Affected) -> Result<Applied, EngineError> {
+    /// After an error, call this again with all connections affected.
+    pub fn apply(&mut self, next: &Arc<Snapshot>, affected: Affected) -> Result<Applied, EngineError> {
         let started = Instant::now();
         if affected.is_none() {
-            // Every decision is as before: a verdict of the older snapshot may still reach the kernel.
+            // No verdict changes, so verdicts of the older snapshot may still reach the kernel.
             self.history.replace(next, started);
             drop(self.published.publish(Arc::clone(next)));
             self.revoked.follow(next, &self.overlay, &affected);
             return Ok(Applied { whole: started.elapsed(), ..Applied::default() });
         }
-        // The sweep in progress follows an older snapshot: what is affected again is swept again.
-        let unswept = affected.clone().or(self.unswept.clone());
-        let changing = unswept.clone().or(self.sweeping.clone().unwrap_or(Affected::NONE));
-        // 1. From here on every verdict that begins follows `next`...
+        // The sweep in progress follows an older snapshot: affected connections are swept again.
+        let dirty = affected.clone().or(self.dirty.clone());
+        let revalidating = dirty.clone().or(self.sweeping.clone().unwrap_or(Affected::NONE));
+        // 1. From here on, every evaluation that begins follows `next`.
         self.history.publish(next, started);
         let mut grace = self.published.publish(Arc::clone(next));
         self.holders.wake();
-        // 2. ... and from here on no verdict of an older snapshot reaches the kernel any more, so none is cached.
+        // 2. From here on, no verdict of an older snapshot reaches the kernel, so none is cached.
         wait_for(&mut grace, started)?;
         let graced = Instant::now();
-        // 3. What passes without a question follows `next` from here on: packets of open pods, and of cached pairs. So does all
-        //    that changing pods send and receive.
+        // 3. From here on, packets that pass without being queued follow `next`: those of pods without
+        //    policy, and of cached flows. So do all packets of affected pods.
         let open = open_addresses(next, self.record_open);
-        self.table.update(next.pod_cidrs(), &open, next.generation(), &changing)?;
+        self.table.update(next.pod_cidrs(), &open, next.generation(), &revalidating)?;
         let updated = Instant::now();
-        // 4. What it allows again resumes.
+        // 4. Revoked connections that `next` allows resume.
         self.revoked.follow(next, &self.overlay, &affected);
         self.revoked.restore_due(&mut self.table)?;
-        let swept = if changing == Affected::All {
+        let swept = if revalidating == Affected::All {
             Some(self.sweep_now(next)?)
         } else {
-            self.unswept = unswept;
+            self.dirty = dirty;
             None
         };
         Ok(Applied { swept, grace: graced - started, table: updated - graced, whole: started.elapsed() })
     }
 
-    /// When [`Engine::sweep`] is to be called, if it is.
+    /// When [`Engine::sweep`] must be called; `None` if there is nothing to do.
     pub fn sweep_at(&self) -> Option<Instant> {
         let sweep_at = match &self.sweeping {
             Some(_) => Some(Instant::now() + SWEEP_POLL),
-            None => (!self.unswept.is_none()).then_some(self.rested),
+            None => (!self.dirty.is_none()).then_some(self.sweep_after),
         };
         sweep_at.into_iter().chain(self.revoked.due_at()).min()
     }
 
-    /// Begins a sweep under `current`, which is in force, if one is due; or takes the report of one that is over, and ends the time in
-    /// which packets of the pods that changed before it are evaluated again.
+    /// Begins a sweep under `current`, which is in force, if one is due. If a sweep has ended, takes its
+    /// report, and ends the revalidation of the connections that changed before it.
     ///
-    /// After an error [`Engine::put_in_force`] is to be called, with all affected.
+    /// After an error, call [`Engine::apply`] with all connections affected.
     pub fn sweep(&mut self, current: &Arc<Snapshot>) -> Result<Option<SweepReport>, EngineError> {
         self.revoked.restore_due(&mut self.table)?;
         if self.sweeping.is_some() {
-            return self.sweeper.look().map(|swept| self.take(swept)).transpose();
+            return self.sweeper.try_outcome().map(|swept| self.finish_sweep(swept)).transpose();
         }
-        if !self.unswept.is_none() && Instant::now() >= self.rested {
-            let affected = std::mem::replace(&mut self.unswept, Affected::NONE);
+        if !self.dirty.is_none() && Instant::now() >= self.sweep_after {
+            let affected = std::mem::replace(&mut self.dirty, Affected::NONE);
             let scope = self.scope(affected.clone());
             self.sweeper.begin(current, &self.overlay, scope, self.table.is_revalidating())?;
             self.sweeping = Some(affected);
@@ -227,46 +233,47 @@ impl Engine {
         Ok(None)
     }
 
-    /// Evaluates all connections under `current`, which is in force. When it returns no packet is evaluated again any more.
+    /// Evaluates all connections under `current`, which is in force. When this returns, no packet is
+    /// revalidated any more.
     pub fn sweep_now(&mut self, current: &Arc<Snapshot>) -> Result<SweepReport, EngineError> {
         if self.sweeping.take().is_some() {
-            // It followed an older snapshot, and is over before another begins.
+            // That sweep followed an older snapshot. It must end before another begins.
             let _ = self.sweeper.wait();
         }
         let scope = self.scope(Affected::All);
         self.sweeper.begin(current, &self.overlay, scope, self.table.is_revalidating())?;
-        self.unswept = Affected::NONE;
+        self.dirty = Affected::NONE;
         let swept = self.sweeper.wait();
-        self.take(swept)
+        self.finish_sweep(swept)
     }
 
     fn scope(&mut self, of: Affected) -> Scope {
-        // Those of a sweep that failed are still to be done.
+        // This keeps the addresses of a sweep that failed.
         self.deleting.append(&mut self.reassigned);
         let reassigned = self.deleting.clone();
         Scope { of, reassigned, adopts: self.adopts, are_unproven: self.are_unproven }
     }
 
-    fn take(&mut self, swept: Outcome) -> Result<SweepReport, EngineError> {
+    fn finish_sweep(&mut self, swept: Outcome) -> Result<SweepReport, EngineError> {
         let of = self.sweeping.take();
         let mut report = swept?;
         self.deleting.clear();
-        self.rested = Instant::now() + LONGEST_REST.min(report.elapsed * SWEEPS_REST);
+        self.sweep_after = Instant::now() + LONGEST_SWEEP_PAUSE.min(report.elapsed * SWEEP_PAUSE_FACTOR);
         report.restored += self.revoked.swept(&mut self.table)?;
         if of.is_none() && self.adopts {
             (self.adopts, self.are_unproven) = (false, false);
             self.table.distrust_replies()?;
         }
-        if self.unswept.is_none() {
+        if self.dirty.is_none() {
             self.table.end_recheck()?;
         }
         Ok(report)
     }
 
-    /// Lets verdicts follow `next`, and changes nothing else.
+    /// Makes workers evaluate under `next`, and changes nothing else.
     pub fn publish(&self, next: &Arc<Snapshot>) {
         self.history.publish(next, Instant::now());
-        // No one waits: what an older verdict allowed is for whoever changes the rules to look at.
+        // There is no grace period: the agent that owns the rules sweeps what older verdicts allowed.
         drop(self.published.publish(Arc::clone(next)));
         self.holders.wake();
     }
@@ -276,8 +283,9 @@ impl Engine {
         &mut self.table
     }
 
-    /// Writes the rules again after another program changed them. [`Engine::put_in_force`] is to be called next, with all affected:
-    /// connections may have passed that no rule has marked. Returns the generation of the ruleset that this replaced.
+    /// Restores the rules after another program changed them. Call [`Engine::apply`] next, with all
+    /// connections affected: connections may have passed that no rule has marked. Returns the generation of
+    /// the ruleset that this replaced.
     ///
     /// # Errors
     /// As [`Table::restore`].
@@ -289,7 +297,7 @@ impl Engine {
     }
 }
 
-/// Addresses whose packets need no verdict, as the rules' sets hold them.
+/// The addresses whose packets need no verdict, for the rules' sets.
 pub fn open_addresses(snapshot: &Snapshot, record_open: bool) -> OpenAddresses {
     let open = |direction| match record_open {
         true => BTreeSet::new(),

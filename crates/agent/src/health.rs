@@ -1,9 +1,10 @@
-//! What the agent knows of itself, shared between its thread, which writes it, and the HTTP server, which reads it.
+//! The agent's state, which its thread writes and the HTTP server reads.
 //!
-//! Invariant: nothing here is on a packet's path; a lock is held for copying alone, or for one question to the kernel.
+//! Invariant: nothing here is on the packet path. A lock is held only to copy values, or for one request to
+//! the kernel.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use audit::Monitor;
@@ -15,35 +16,38 @@ use dataplane::workers::{Counters, HoldCounters, Workers};
 use policy::{PolicyName, Verdict};
 
 use crate::durations::Durations;
+use crate::error_chain::chain;
 use crate::status::{self, Phase, Status};
+use crate::sync::lock;
 
-/// What can keep an agent from being ready: at most one sentence each.
+/// A condition for being ready. If it is not met, one sentence says why.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Topic {
-    /// It is not as far yet.
-    Starting,
-    /// The kernel or the node lacks something.
-    Needs,
-    /// The source can't be read, or not all of it is known yet. Losing the API server later is none: policy as last known holds.
+pub enum Condition {
+    /// The agent has started to enforce policy.
+    Started,
+    /// The preflight checks of kernel and node have succeeded.
+    Preflight,
+    /// The source has been read completely. It stays met if the API server is lost later: the last known
+    /// policy stays in force.
     Source,
-    /// A manifest was never understood.
+    /// A version of each manifest could be parsed.
     Manifests,
-    /// This node's pod CIDR is unknown.
+    /// This node's pod CIDR is known.
     Node,
-    /// Queues or rules could not be set up.
+    /// Queues and rules have been set up.
     Install,
-    /// A change could not be put in force.
+    /// The last change is in force.
     Change,
-    /// Another program changed the rules, and they could not be written again.
+    /// The rules are intact, or were restored after another program had changed them.
     Rules,
-    /// What the kernel answers by itself can't be recorded.
-    Records,
-    /// A worker ended.
+    /// The NFLOG group is bound, so that cached verdicts are recorded.
+    Nflog,
+    /// All threads are running.
     Workers,
-    /// Another agent has taken over.
-    Superseded,
-    /// It was told to end.
-    Stopping,
+    /// No other agent has taken over.
+    NotSuperseded,
+    /// The agent is not ending.
+    Running,
 }
 
 /// See the module.
@@ -51,26 +55,27 @@ pub enum Topic {
 pub struct Health {
     state: Mutex<State>,
     workers: Mutex<Option<Workers>>,
-    /// `None` before it is asked for.
-    cached: Mutex<Option<CacheCounters>>,
+    /// `None` before the first status.
+    cache_counters: Mutex<Option<CacheCounters>>,
     audit: Monitor,
     durations: Durations,
 }
 
-/// What becomes of a policy with the newest snapshot.
+/// The state of a policy in the newest snapshot.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PolicyState {
-    /// It holds, in this version, if the source has versions.
-    There(Option<ResourceVersion>),
-    /// It is gone.
-    Gone,
+    /// It exists, in this version if the source has versions.
+    Present(Option<ResourceVersion>),
+    /// It was removed.
+    Removed,
 }
 
 impl PolicyState {
-    /// Replaces what `known` holds for the policy. A policy without a version keeps the one it had: it was only compiled again.
+    /// Replaces the policy's state in `known`. If the new state has no version, the policy keeps its version:
+    /// it was only compiled again.
     pub fn replace_in(self, known: &mut BTreeMap<PolicyName, Self>, name: PolicyName) {
-        let has_version = matches!(known.get(&name), Some(Self::There(Some(_))));
-        if !(has_version && self == Self::There(None)) {
+        let has_version = matches!(known.get(&name), Some(Self::Present(Some(_))));
+        if !(has_version && self == Self::Present(None)) {
             known.insert(name, self);
         }
     }
@@ -79,68 +84,69 @@ impl PolicyState {
 /// The parts of the status that the agent's thread sets.
 #[derive(Debug, Default)]
 pub struct State {
-    /// See [`Status`]; its other fields are filled in when it is asked for.
+    /// The fields that the agent's thread sets; [`Health::status`] sets the others.
     pub status: Status,
     /// The queues of this agent.
     pub queues: Option<QueueRange>,
-    /// How the API server is reached; `None` for a folder.
+    /// The connections to the API server; `None` for a folder.
     pub connections: Option<Connections>,
-    /// How the state on disk is; `None` without one.
+    /// The status of the state on disk; `None` without one.
     pub saved: Option<StateStatus>,
-    /// When it was written, while it stands in for a part of the source.
+    /// When the state on disk was written, while it replaces a part of the source.
     pub restored: Option<SystemTime>,
-    /// The policies that are in force on this node, connections that exist included, with their versions, where the source has any.
+    /// The policies that are in force on this node, even for established connections, with their versions if
+    /// the source has versions.
     versions: BTreeMap<PolicyName, Option<ResourceVersion>>,
-    reasons: BTreeMap<Topic, String>,
+    reasons: BTreeMap<Condition, String>,
 }
 
 impl State {
-    /// Not ready, because of this.
-    pub fn not_ready(&mut self, topic: Topic, why: impl Into<String>) {
+    /// Marks a condition as not met, for this reason.
+    pub fn not_ready(&mut self, condition: Condition, why: impl Into<String>) {
         let why = why.into();
-        if self.reasons.get(&topic) != Some(&why) {
-            if topic == Topic::Superseded {
-                // An upgrade, as a rule: policy is enforced.
+        if self.reasons.get(&condition) != Some(&why) {
+            if condition == Condition::NotSuperseded {
+                // This is usually an upgrade, during which policy is enforced.
                 tracing::info!(reason = %why, "standing by");
             } else {
                 tracing::warn!(reason = %why, "not ready");
             }
-            self.reasons.insert(topic, why);
+            self.reasons.insert(condition, why);
         }
     }
 
-    /// Whether this keeps the agent from being ready.
-    pub fn is_not_ready(&self, topic: Topic) -> bool {
-        self.reasons.contains_key(&topic)
+    /// Whether this condition is not met.
+    pub fn is_not_ready(&self, condition: Condition) -> bool {
+        self.reasons.contains_key(&condition)
     }
 
-    /// Told to end: from here on it is not ready, which is no news to anybody.
+    /// Marks the agent as stopping. It is no longer ready, which is expected and not logged.
     pub fn stopping(&mut self) {
         self.status.phase = Phase::Stopping;
-        self.reasons.insert(Topic::Stopping, "stopping".to_owned());
+        self.reasons.insert(Condition::Running, "stopping".to_owned());
     }
 
-    /// These policies are in force from now on.
+    /// Call this when these policies are in force.
     pub fn in_force(&mut self, policies: BTreeMap<PolicyName, PolicyState>) {
-        for (policy, standing) in policies {
-            match standing {
-                PolicyState::There(None) => drop(self.versions.entry(policy).or_insert(None)),
-                PolicyState::There(version) => drop(self.versions.insert(policy, version)),
-                PolicyState::Gone => drop(self.versions.remove(&policy)),
+        for (policy, state) in policies {
+            match state {
+                PolicyState::Present(None) => drop(self.versions.entry(policy).or_insert(None)),
+                PolicyState::Present(version) => drop(self.versions.insert(policy, version)),
+                PolicyState::Removed => drop(self.versions.remove(&policy)),
             }
         }
     }
 
-    /// This no longer keeps the agent from being ready.
-    pub fn settled(&mut self, topic: Topic) {
-        if self.reasons.remove(&topic).is_some() && self.reasons.is_empty() {
+    /// Marks a condition as met.
+    pub fn met(&mut self, condition: Condition) {
+        if self.reasons.remove(&condition).is_some() && self.reasons.is_empty() {
             tracing::info!("ready");
         }
     }
 }
 
 impl Health {
-    /// Of an agent that has just started on `node`.
+    /// The state of an agent that has just started on `node`.
     pub fn new(node: &str, audit: Monitor, durations: Durations) -> Arc<Self> {
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -148,9 +154,11 @@ impl Health {
             node: node.to_owned(),
             ..Status::default()
         };
-        let reasons = BTreeMap::from([(Topic::Starting, "starting: no policy is in force yet".to_owned())]);
+        let reasons =
+            BTreeMap::from([(Condition::Started, "starting: no policy is in force yet".to_owned())]);
         let state = Mutex::new(State { status, reasons, ..State::default() });
-        Arc::new(Self { state, workers: Mutex::new(None), cached: Mutex::new(None), audit, durations })
+        let (workers, cache_counters) = (Mutex::new(None), Mutex::new(None));
+        Arc::new(Self { state, workers, cache_counters, audit, durations })
     }
 
     /// The histograms.
@@ -158,15 +166,15 @@ impl Health {
         &self.durations
     }
 
-    /// What the agent's thread sets. Don't hold it while waiting for anything.
+    /// Locks the fields that the agent's thread sets. Don't hold the lock while waiting for anything.
     pub fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
-    /// The agent's workers from here on.
+    /// Replaces the agent's workers.
     pub fn set_workers(&self, workers: Option<Workers>) {
-        // The old ones, if any, end outside of the lock: they answer what is queued first.
-        let old = std::mem::replace(&mut *self.workers(), workers);
+        // Stop the old workers without the lock: they first give verdicts on all queued packets.
+        let old = std::mem::replace(&mut *lock(&self.workers), workers);
         if let Some(old) = old {
             let counters = counters(&old);
             let mut state = self.state();
@@ -177,12 +185,12 @@ impl Health {
         }
     }
 
-    /// Why a queue is no longer served.
+    /// Why a queue is no longer served; `None` if all are.
     pub fn dead_worker(&self) -> Option<String> {
-        self.workers().as_ref()?.health().err().map(ToString::to_string)
+        lock(&self.workers).as_ref()?.health().err().map(|error| chain(error))
     }
 
-    /// Why the agent must be started anew.
+    /// Why the agent must be restarted; `None` if it need not.
     pub fn dead(&self) -> Option<String> {
         self.state().status.dead.clone()
     }
@@ -192,7 +200,7 @@ impl Health {
         self.state().reasons.values().cloned().collect()
     }
 
-    /// All of it, as it is now.
+    /// The current status.
     pub fn status(&self) -> Status {
         let (mut status, queues, connections, versions, saved) = {
             let state = self.state();
@@ -204,7 +212,7 @@ impl Health {
         status.state = saved.map(|(now, restored)| status::SavedState::new(now, restored));
         status.source = connections.as_ref().map(status::Source::from);
         status.ready = status.not_ready.is_empty();
-        if let Some(workers) = self.workers().as_ref() {
+        if let Some(workers) = lock(&self.workers).as_ref() {
             let counters = counters(workers);
             status.packets = counters.into();
             status.hold = counters.hold.into();
@@ -220,30 +228,26 @@ impl Health {
         status
     }
 
-    /// Connections that passed without a question, packets that were dropped without one, and packets without a connection that passed;
-    /// `None` if there is no table.
+    /// Hits in the kernel's verdict cache: allowed connections, denied packets, and allowed packets that
+    /// conntrack does not track. `None` if there is no table.
     fn cached_packets(&self) -> Option<[u64; 3]> {
-        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        if cached.is_none() {
-            *cached = CacheCounters::open().ok();
+        let mut counters = lock(&self.cache_counters);
+        if counters.is_none() {
+            *counters = CacheCounters::open().ok();
         }
-        let cached = cached.as_mut()?;
-        Some([cached.count().ok()?, cached.denied().ok()?, cached.untracked().ok()?])
-    }
-
-    fn workers(&self) -> MutexGuard<'_, Option<Workers>> {
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+        let counters = counters.as_mut()?;
+        Some([counters.count().ok()?, counters.denied().ok()?, counters.untracked().ok()?])
     }
 }
 
 impl Status {
-    /// Whether policy is in force, and verdicts are recorded as asked for.
+    /// Whether policy is in force, and verdicts are recorded as configured.
     pub fn is_fine(&self) -> bool {
         self.ready && self.audit.failing.is_none()
     }
 }
 
-/// What all workers have done.
+/// The sum of all workers' counters.
 fn counters(workers: &Workers) -> Counters {
     workers.counters().into_iter().sum()
 }
@@ -262,7 +266,7 @@ impl From<HoldCounters> for status::Hold {
     }
 }
 
-/// The kernel's numbers of our queues; none if it doesn't say.
+/// The kernel's statistics of this agent's queues; empty if they can't be read.
 fn queue_rows(ours: QueueRange) -> Vec<status::Queue> {
     let rows = QueueStatistics::read().unwrap_or_default();
     rows.into_iter()
@@ -276,7 +280,7 @@ fn queue_rows(ours: QueueRange) -> Vec<status::Queue> {
         .collect()
 }
 
-/// Policies that are in force, and those that decided.
+/// The policies that are in force, and those that have decided.
 fn policies(versions: BTreeMap<PolicyName, Option<ResourceVersion>>, audit: &Monitor) -> Vec<status::Policy> {
     let mut rows: BTreeMap<PolicyName, status::Policy> = BTreeMap::new();
     let new = |name: &PolicyName| status::Policy { policy: name.to_string(), ..status::Policy::default() };
@@ -285,7 +289,7 @@ fn policies(versions: BTreeMap<PolicyName, Option<ResourceVersion>>, audit: &Mon
             status::Policy { resource_version: version.map(|version| version.to_string()), ..new(&name) };
         rows.insert(name, row);
     }
-    for (name, verdict, count) in audit.tallies().all() {
+    for (name, verdict, count) in audit.policy_verdicts().all() {
         let row = rows.entry((*name).clone()).or_insert_with(|| new(&name));
         match verdict {
             Verdict::Allow => row.allowed = count,
@@ -300,24 +304,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn policies_are_in_force_with_the_version_that_was_last_known() {
+    fn policies_are_in_force_with_the_last_known_version() {
         let name = || PolicyName::network_policy("web", "a");
         let version = || Some(ResourceVersion::from("7"));
         let mut state = State::default();
-        let mut put = |standings: Vec<PolicyState>| {
+        let mut put = |states: Vec<PolicyState>| {
             let mut known = BTreeMap::new();
-            for standing in standings {
-                standing.replace_in(&mut known, name());
+            for state in states {
+                state.replace_in(&mut known, name());
             }
             state.in_force(known);
             state.versions.get(&name()).cloned()
         };
-        let without = || PolicyState::There(None);
-        assert_eq!(put(vec![without()]), Some(None), "of a folder");
-        assert_eq!(put(vec![PolicyState::There(version())]), Some(version()));
+        let without = || PolicyState::Present(None);
+        assert_eq!(put(vec![without()]), Some(None), "a folder has no versions");
+        assert_eq!(put(vec![PolicyState::Present(version())]), Some(version()));
         assert_eq!(put(vec![without()]), Some(version()), "compiled again");
-        assert_eq!(put(vec![PolicyState::Gone]), None);
-        assert_eq!(put(vec![PolicyState::There(version()), without()]), Some(version()));
-        assert_eq!(put(vec![PolicyState::There(version()), PolicyState::Gone]), None);
+        assert_eq!(put(vec![PolicyState::Removed]), None);
+        assert_eq!(put(vec![PolicyState::Present(version()), without()]), Some(version()));
+        assert_eq!(put(vec![PolicyState::Present(version()), PolicyState::Removed]), None);
     }
 }

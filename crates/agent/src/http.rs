@@ -1,7 +1,10 @@
-//! The agent's HTTP server, on 127.0.0.1: /livez, /readyz, /metrics, /status; and, where it is asked for, /metrics alone on
-//! another address, for who scrapes from elsewhere. On a Unix socket the same: of two agents of one node only one has the port, but
-//! each has a socket of its own, by which a probe finds the agent of its own container. Each place has connections of its own
-//! ([`connections`]), so that clients of one never keep those of another waiting.
+//! The agent's HTTP server.
+//!
+//! It serves /livez, /readyz, /metrics and /status on 127.0.0.1, and on a Unix socket if configured. If two
+//! agents run on a node, only one has the port, but each has its own socket, by which a probe reaches the
+//! agent of its container. With `--metrics-address`, it also serves /metrics alone on another address, for
+//! scrapes from other hosts. Each listener has its own limit of connections ([`connections`]), so that
+//! clients of one listener don't delay those of another.
 
 use std::fmt;
 use std::io;
@@ -35,14 +38,15 @@ use crate::values::number;
 mod address;
 mod connections;
 
-/// The port on 127.0.0.1 unless told otherwise.
+/// The default port on 127.0.0.1.
 pub const DEFAULT_PORT: u16 = 9476;
 
-/// How long to wait before the port is tried again: the agent that this one takes over from may still hold it.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// How often to retry binding a port: the agent from which this one takes over may still have it.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Connections that may wait to be accepted, if the system allows as many (`net.core.somaxconn`, 4,096 on most).
-const MOST_WAITING: u32 = 1 << 16;
+/// How many connections may wait to be accepted. The system limits it further (`net.core.somaxconn`, 4,096 on
+/// most systems).
+const BACKLOG: u32 = 1 << 16;
 
 #[derive(Clone)]
 struct Served {
@@ -50,24 +54,31 @@ struct Served {
     registry: Arc<Registry>,
 }
 
-/// Where the agent serves HTTP.
+/// The flags about HTTP.
 #[derive(Clone, Debug, Args)]
-pub struct Places {
+pub struct HttpArguments {
     /// Port on 127.0.0.1 for /livez, /readyz, /metrics and /status; 0 serves none.
-    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = DEFAULT_PORT, value_parser = number(0..=u16::MAX, DEFAULT_PORT))]
+    #[arg(
+        long,
+        visible_alias = "metrics-port",
+        value_name = "PORT",
+        default_value_t = DEFAULT_PORT,
+        value_parser = number(0..=u16::MAX, DEFAULT_PORT)
+    )]
     http_port: u16,
 
-    /// Serve the same on this Unix socket, too, for `kube-verdict probe`: of two agents of one node only one has the port.
+    /// Unix socket on which the same is served, for `kube-verdict probe`: if two agents run on a node, only
+    /// one has the port.
     #[arg(long, value_name = "FILE")]
     http_socket: Option<PathBuf>,
 
-    /// Serve /metrics, and nothing else, on this address, too: IP:PORT, or :PORT for all addresses of the node.
+    /// Address on which only /metrics is served: IP:PORT, or :PORT for all addresses of the node.
     #[arg(long, value_name = "IP:PORT")]
     metrics_address: Option<MetricsAddress>,
 }
 
-/// Where, and nothing else: `127.0.0.1:9476, /run/kube-verdict/http.sock`.
-impl fmt::Display for Places {
+/// The list of listeners: `127.0.0.1:9476, /run/kube-verdict/http.sock`.
+impl fmt::Display for HttpArguments {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let port = (self.http_port != 0).then(|| format!("127.0.0.1:{}", self.http_port));
         let metrics = self.metrics_address.map(|address| format!("{} (metrics)", address.candidates()[0]));
@@ -78,11 +89,11 @@ impl fmt::Display for Places {
     }
 }
 
-impl Places {
-    /// Serves on all of them until the program ends. A port that is taken is tried again and again: enforcement doesn't wait
-    /// for it.
+impl HttpArguments {
+    /// Serves on all listeners until the program ends. Retries to bind a port that is taken: enforcement
+    /// doesn't wait for it.
     ///
-    /// `files` is how many files the agent may have open: HTTP leaves most of them to the rest.
+    /// `files` is how many files the agent may have open; HTTP leaves most of them to other purposes.
     pub fn serve(self, health: &Arc<Health>, files: OpenFiles) {
         const EVERYTHING: &str = "/livez, /readyz, /metrics and /status";
         let served = Served { health: Arc::clone(health), registry: Arc::new(metrics::registry(health)) };
@@ -114,15 +125,16 @@ impl Places {
     }
 }
 
-/// A socket that lies there already is a dead agent's, and is replaced; anything else is not ours to change. Only the agent's own user
-/// can connect.
+/// Binds a Unix socket. Replaces a socket file that exists: it belonged to an agent that has ended. Any other
+/// file stays. Only the agent's own user can connect.
 fn bind(path: &Path) -> io::Result<UnixListener> {
     if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
         std::fs::remove_file(path)?;
     }
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let listener = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    // Before it is bound, since the file gets the socket's mode (unix_bind_bsd): there is no moment in which others can connect.
+    // The file gets the socket's mode (unix_bind_bsd). Set it before binding, so that others can connect at
+    // no time.
     fchmod(listener.as_fd(), Mode::S_IRUSR | Mode::S_IWUSR)?;
     socket::bind(listener.as_raw_fd(), &UnixAddr::new(path)?)?;
     socket::listen(&listener, Backlog::MAXCONN)?;
@@ -137,7 +149,7 @@ fn everything() -> Router<Served> {
         .route("/status", get(status))
 }
 
-/// On the first of these addresses that can be had.
+/// Binds the first of these addresses that can be bound.
 fn bind_tcp(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
     let mut last = io::ErrorKind::InvalidInput.into();
     for address in addresses {
@@ -145,8 +157,9 @@ fn bind_tcp(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
         let listener = socket.and_then(|socket| {
             socket.set_reuseaddr(true)?;
             socket.bind(*address)?;
-            // As many as the system lets wait: where it is full, a client tries again only after a second.
-            socket.listen(MOST_WAITING)
+            // Use the largest backlog that the system allows: if it is full, a client retries only after a
+            // second.
+            socket.listen(BACKLOG)
         });
         match listener {
             Ok(listener) => return Ok(listener),
@@ -157,7 +170,7 @@ fn bind_tcp(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
 }
 
 async fn listen(addresses: &[SocketAddr], flag: &str, paths: &str) -> TcpListener {
-    let mut told = false;
+    let mut has_warned = false;
     loop {
         let error = match bind_tcp(addresses) {
             Ok(listener) => {
@@ -167,16 +180,16 @@ async fn listen(addresses: &[SocketAddr], flag: &str, paths: &str) -> TcpListene
             }
             Err(error) => error,
         };
-        if !told {
+        if !has_warned {
             let address = addresses.first().map(tracing::field::display);
             tracing::warn!(address, %error, "cannot serve {paths} yet; choose another {flag} if this lasts");
-            told = true;
+            has_warned = true;
         }
-        tokio::time::sleep(TRY_AGAIN).await;
+        tokio::time::sleep(RETRY_INTERVAL).await;
     }
 }
 
-/// 200 unless the agent must be started anew.
+/// 200 unless the agent must be restarted.
 async fn livez(State(served): State<Served>) -> (StatusCode, String) {
     match served.health.dead() {
         None => (StatusCode::OK, "ok\n".to_owned()),
@@ -184,7 +197,7 @@ async fn livez(State(served): State<Served>) -> (StatusCode, String) {
     }
 }
 
-/// 200 if policy is in force, else every reason why not, one a line.
+/// 200 if policy is in force, else 503 with every reason why not, one per line.
 async fn readyz(State(served): State<Served>) -> (StatusCode, String) {
     let reasons = served.health.not_ready();
     if reasons.is_empty() {
@@ -197,8 +210,8 @@ async fn readyz(State(served): State<Served>) -> (StatusCode, String) {
 async fn metrics_text(State(served): State<Served>) -> Response {
     match metrics::text(&served.registry) {
         Ok(text) => {
-            let form = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, form)], text).into_response()
+            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, content_type)], text).into_response()
         }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
@@ -215,27 +228,27 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_dead_agents_socket_is_replaced_and_a_file_is_not() {
+    async fn the_socket_of_an_ended_agent_is_replaced_and_a_file_is_not() {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("http.sock");
         drop(bind(&socket).expect("a new socket"));
-        let mode = std::fs::metadata(&socket).expect("it lies there").permissions().mode();
-        assert_eq!(mode & 0o777, 0o600, "for the agent's own user alone");
-        bind(&socket).expect("in place of the one that was left");
+        let mode = std::fs::metadata(&socket).expect("it exists").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "only the agent's own user can connect");
+        bind(&socket).expect("it replaces the existing socket");
         let file = folder.path().join("notes");
         std::fs::write(&file, "kept").expect("a file");
-        bind(&file).expect_err("a file lies there");
+        bind(&file).expect_err("a file exists");
         assert_eq!(std::fs::read_to_string(&file).expect("the file"), "kept");
     }
 
     #[tokio::test]
-    async fn a_port_that_is_taken_is_served_once_it_is_free() {
+    async fn a_taken_port_is_served_once_it_is_free() {
         let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = taken.local_addr().expect("its address");
         let waiting =
             tokio::spawn(async move { listen(&[address], "--http-port", "/livez").await.local_addr() });
         tokio::time::sleep(Duration::from_millis(100)).await;
-        assert!(!waiting.is_finished(), "it waits and does not end the program");
+        assert!(!waiting.is_finished(), "it waits for the port");
         drop(taken);
         assert_eq!(waiting.await.expect("no panic").expect("its address"), address);
     }

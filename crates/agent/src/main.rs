@@ -1,17 +1,18 @@
-//! The program `kube-verdict`: joins the sources, the kernel and the audit log, and answers people.
+//! The program `kube-verdict`, which connects the source, the kernel and the audit log, and provides the
+//! commands for operators.
 //!
 //! ```text
-//!  a policy's life:  [ cluster::Folder ] -> Update -> [ policy::Compiler ] -> snapshot -> [ engine ] publish, grace, sweep
+//!  a policy's life:  [ cluster::Folder ] -> Update -> [ policy::Compiler ] -> snapshot -> [ engine ]
 //!  a packet's life:  [ dataplane::Workers ] -> evaluate -> verdict -> Evaluation -> [ audit::Audit ]
 //!
-//!  [ agent ]   brings both up, keeps them up, and ends them
-//!  [ health ]  what they say of themselves -> [ http ] /livez /readyz /metrics /status -> `status`, `doctor`
+//!  [ agent ]   starts both, keeps them running, and ends them
+//!  [ health ]  their state -> [ http ] /livez /readyz /metrics /status -> `status`, `doctor`
 //! ```
 //!
-//! - [`commands`]: one file for each of `run`, `explain`, `doctor`, `status`, `cleanup` and `wait`; and `netpol`, a second way to `run`.
-//! - [`terminal`]: all that is printed, with what comes from outside escaped.
-//! - [`engine`]: puts a snapshot in force; [`sweeper`] looks at the connections that exist.
-//! - [`agent`]: the thread of a running agent: from not ready to enforcing to standing by.
+//! - [`commands`]: one file for each command; `netpol` is `run` with the flags of another program.
+//! - [`terminal`]: all printed text, in which input from outside is escaped.
+//! - [`engine`]: applies a snapshot; [`sweeper`] sweeps established connections.
+//! - [`agent`]: the main thread of a running agent, from not ready to enforcing to standby.
 #![deny(unsafe_code)]
 
 use std::process::ExitCode;
@@ -23,6 +24,7 @@ mod descriptors;
 mod drops;
 mod durations;
 mod engine;
+mod error_chain;
 mod exit;
 mod health;
 mod http;
@@ -38,12 +40,13 @@ mod signals;
 mod source;
 mod status;
 mod sweeper;
+mod sync;
 mod terminal;
 #[cfg(test)]
 mod testing;
 mod values;
 
 fn main() -> ExitCode {
-    memory::keep_small();
+    memory::configure_malloc();
     exit::code(commands::run(std::env::args_os()))
 }

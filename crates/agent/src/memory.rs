@@ -1,16 +1,18 @@
-//! Keeps the agent small after a large cluster was read.
+//! Keeps the agent's memory small after a large cluster was read.
 //!
-//! The GNU C library serves each thread from an arena of its own, and large buffers from these arenas, too, once it has seen one
-//! freed: after a few changes to thousands of pods it holds twice the memory that is in use. With one arena, and buffers of
-//! some size mapped by themselves, it gives them back. Workers allocate nothing per packet, so that they don't meet in the one
-//! arena. Other C libraries have no such settings.
+//! The GNU C library gives each thread its own arena. Once a large buffer was freed, it also allocates large
+//! buffers from these arenas. After a few changes to thousands of pods, it holds twice the memory that is in
+//! use. With one arena, and with large buffers mapped individually, it returns memory to the system. Workers
+//! allocate nothing per packet, so they don't contend for the one arena. Other C libraries have no such
+//! settings.
 #![allow(unsafe_code, reason = "mallopt(3) and malloc_trim(3) have no safe form")]
 
 #[cfg(target_env = "gnu")]
 mod gnu {
     use libc::{M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, c_int};
 
-    /// What is set, its value, and the variable by which an operator sets it instead (mallopt(3)).
+    /// The settings, their values, and the environment variables by which an operator can override them
+    /// (mallopt(3)).
     pub(super) const SETTINGS: [(c_int, c_int, &str); 3] = [
         (M_ARENA_MAX, 1, "MALLOC_ARENA_MAX"),
         (M_MMAP_THRESHOLD, 64 << 10, "MALLOC_MMAP_THRESHOLD_"),
@@ -18,21 +20,21 @@ mod gnu {
     ];
 
     pub(super) fn trim() {
-        // SAFETY: takes one integer, and gives memory back that nothing uses.
+        // SAFETY: takes one integer, and returns only unused memory to the system.
         unsafe {
             libc::malloc_trim(0);
         }
     }
 
     pub(super) fn set(setting: c_int, value: c_int) -> bool {
-        // SAFETY: takes two integers, keeps nothing of ours, and is called before there is a second thread.
+        // SAFETY: takes two integers, keeps no pointer, and is called before there is a second thread.
         unsafe { libc::mallopt(setting, value) == 1 }
     }
 }
 
-/// To be called first of all, before there is a second thread. What the operator chose stays; a setting that the library
-/// doesn't know leaves the agent as good, and larger.
-pub fn keep_small() {
+/// Configures malloc. Call this first, before there is a second thread. Settings of the operator stay. If the
+/// library doesn't know a setting, the agent only needs more memory.
+pub fn configure_malloc() {
     #[cfg(target_env = "gnu")]
     for (setting, value, variable) in gnu::SETTINGS {
         if std::env::var_os(variable).is_none() {
@@ -41,36 +43,38 @@ pub fn keep_small() {
     }
 }
 
-/// Gives memory back to the system that was in use for a moment: after large objects were read or compiled. It takes a few milliseconds.
-pub fn give_back() {
+/// Returns unused memory to the system, which takes a few milliseconds. Call this after large objects were
+/// read or compiled.
+pub fn trim() {
     #[cfg(target_env = "gnu")]
     gnu::trim();
 }
 
-/// Gives memory back when the program has grown.
+/// Trims the heap when the program has grown.
 #[derive(Debug, Default)]
-pub struct Growth {
-    /// Pages in memory after memory was given back last.
-    kept: u64,
+pub struct HeapTrimmer {
+    /// The resident pages after the last trim, or fewer if the program has shrunk since.
+    baseline: u64,
 }
 
-impl Growth {
-    /// Gives memory back if the program has grown by this many pages since the last time.
+impl HeapTrimmer {
+    /// The growth in pages that causes a trim.
     const PAGES: u64 = 2048;
 
-    /// To be called now and then: objects are also read, and found wrong, on other threads.
-    pub fn look(&mut self) {
+    /// Trims the heap if the program has grown. Call this periodically: other threads also read objects, some
+    /// of them invalid.
+    pub fn trim_if_grown(&mut self) {
         let Some(resident) = resident_pages() else { return };
-        if resident > self.kept + Self::PAGES {
-            give_back();
-            self.kept = resident_pages().unwrap_or(resident);
+        if resident > self.baseline + Self::PAGES {
+            trim();
+            self.baseline = resident_pages().unwrap_or(resident);
         } else {
-            self.kept = self.kept.min(resident);
+            self.baseline = self.baseline.min(resident);
         }
     }
 }
 
-/// Pages of the program that are in memory (proc_pid_statm(5)); `None` if the kernel doesn't say.
+/// The program's resident pages (proc_pid_statm(5)); `None` if they can't be read.
 fn resident_pages() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     statm.split(' ').nth(1)?.parse().ok()
@@ -81,21 +85,21 @@ mod tests {
     use super::gnu;
 
     #[test]
-    fn memory_that_is_free_again_is_given_back_when_the_program_has_grown() {
-        let mut growth = super::Growth::default();
-        growth.look();
-        let resident = || super::resident_pages().expect("the kernel says");
-        // Too small to be mapped by themselves, and freed below one that stays.
+    fn freed_memory_is_returned_to_the_system_after_the_program_has_grown() {
+        let mut trimmer = super::HeapTrimmer::default();
+        trimmer.trim_if_grown();
+        let resident = || super::resident_pages().expect("statm is readable");
+        // These buffers are too small to be mapped individually, and one that stays is above them.
         let buffers: Vec<Vec<u8>> = (0..4_000).map(|_| vec![1; 16 << 10]).collect();
         let (grown, last) = (resident(), vec![1_u8; 16 << 10]);
         drop(buffers);
-        growth.look();
+        trimmer.trim_if_grown();
         assert!(resident() + 8_000 < grown, "{} pages of {grown}", resident());
         drop(last);
     }
 
     #[test]
-    fn the_library_knows_each_setting() {
+    fn the_library_supports_each_setting() {
         for (setting, value, variable) in gnu::SETTINGS {
             assert!(gnu::set(setting, value), "{variable}");
         }

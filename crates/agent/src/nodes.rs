@@ -1,8 +1,8 @@
-//! Messages about a node that the source does not have, or whose pod CIDR is unknown.
+//! Messages about a node that is missing in the source, or whose pod CIDR is unknown.
 
 use policy::Inventory;
 
-/// The most nodes that are named.
+/// How many nodes a message names at most.
 const NAMED: usize = 5;
 
 /// The nodes of a source, except `node`: `it has 2: node-a, node-b`.
@@ -20,12 +20,14 @@ pub fn others(node: &str, inventory: &Inventory) -> String {
 pub fn without_pod_cidr(node: &str, inventory: &Inventory) -> String {
     if inventory.nodes.contains_key(node) {
         return format!(
-            "the pod CIDR of node {node} is unknown: its Node has no spec.podCIDRs: set them, or give --pod-cidr"
+            "the pod CIDR of node {node} is unknown: its Node has no spec.podCIDRs: set them, or use \
+             --pod-cidr"
         );
     }
     let others = others(node, inventory);
     format!(
-        "the pod CIDR of node {node} is unknown: the source has no such Node ({others}): correct --node, or give --pod-cidr"
+        "the pod CIDR of node {node} is unknown: the source has no such Node ({others}): correct --node, or \
+         use --pod-cidr"
     )
 }
 
@@ -67,7 +69,7 @@ mod tests {
         let why = without_pod_cidr("n1", &with_nodes(2));
         assert_eq!(
             why,
-            "the pod CIDR of node n1 is unknown: its Node has no spec.podCIDRs: set them, or give --pod-cidr"
+            "the pod CIDR of node n1 is unknown: its Node has no spec.podCIDRs: set them, or use --pod-cidr"
         );
     }
 }

@@ -1,4 +1,5 @@
-//! Where packets may come from: joins the node's interfaces with what is known of pods, and with the administrator's exemptions.
+//! The valid origins of packets, from the node's interfaces, the known pods, and the administrator's
+//! exemptions.
 //!
 //! From: [`Interfaces`], the CNI cache, snapshots, flags. To: the rules, as [`Origins`], and the status.
 
@@ -18,11 +19,13 @@ use dataplane::table::Origins;
 use ipnet::IpNet;
 use policy::{Inventory, Node, PodName, Snapshot};
 
-use crate::drops::DropLedger;
+use crate::drops::DropRecorder;
 use crate::engine::open_addresses;
+use crate::error_chain::chain;
 
-/// Pods that may send from addresses that are not theirs: virtual machines, VPN gateways, holders of virtual addresses. Only the command
-/// line names them: as `NAMESPACE`, or as `NAMESPACE:KEY=VALUE,...` for the pods with all of these labels.
+/// Pods that may send from any address, such as virtual machines, VPN gateways and holders of virtual
+/// addresses. Only the command line exempts pods: as `NAMESPACE`, or as `NAMESPACE:KEY=VALUE,...` for the
+/// pods with all of these labels.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Exemption {
     namespace: Arc<str>,
@@ -33,7 +36,7 @@ impl FromStr for Exemption {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let form = || format!("{text:?} is not of the form NAMESPACE or NAMESPACE:KEY=VALUE,KEY=VALUE");
+        let invalid = || format!("{text:?} is not of the form NAMESPACE or NAMESPACE:KEY=VALUE,KEY=VALUE");
         let (namespace, labels) = match text.split_once(':') {
             Some((namespace, labels)) => (namespace, Some(labels)),
             None => (text, None),
@@ -44,7 +47,7 @@ impl FromStr for Exemption {
         };
         let labels = labels.map(|labels| labels.split(',').map(pair).collect::<Option<Vec<_>>>());
         match (namespace.is_empty(), labels) {
-            (true, _) | (_, Some(None)) => Err(form()),
+            (true, _) | (_, Some(None)) => Err(invalid()),
             (false, labels) => {
                 Ok(Self { namespace: namespace.into(), labels: labels.flatten().unwrap_or_default() })
             }
@@ -62,14 +65,14 @@ impl fmt::Display for Exemption {
     }
 }
 
-/// The command line's settings about origins.
+/// The flags about origins.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct OriginSettings {
-    /// Pods that may send from other addresses. ANY exempts.
+    /// Pods that may send from any address. A pod is exempt if ANY of these selects it.
     pub exemptions: Vec<Exemption>,
-    /// Overlays beside those of this node's devices.
+    /// Overlays in addition to those of this node's devices.
     pub overlays: BTreeSet<Overlay>,
-    /// Whether overlay packets are dropped whose source is not a node's address.
+    /// Whether overlay packets are dropped if their source is not a node's address.
     pub overlay_sources_are_nodes: bool,
 }
 
@@ -84,11 +87,11 @@ pub struct OriginTracker {
     /// Bridges that no longer learn from frames to link-local groups.
     configured: BTreeSet<InterfaceIndex>,
     /// Packets that were dropped, until they are recorded.
-    pub ledger: DropLedger,
+    pub drops: DropRecorder,
 }
 
 impl OriginTracker {
-    /// Without interfaces and bindings.
+    /// A tracker without interfaces and bindings.
     pub fn new(settings: OriginSettings) -> Self {
         Self {
             settings,
@@ -97,16 +100,16 @@ impl OriginTracker {
             bindings: Bindings::default(),
             states: BTreeMap::new(),
             configured: BTreeSet::new(),
-            ledger: DropLedger::default(),
+            drops: DropRecorder::default(),
         }
     }
 
-    /// The command line's settings.
+    /// The settings.
     pub fn settings(&self) -> &OriginSettings {
         &self.settings
     }
 
-    /// Starts with these interfaces, and with the bindings that an earlier agent left in the kernel, which stay.
+    /// Starts with these interfaces, and with the bindings in the kernel from an earlier agent, which stay.
     pub fn begin(&mut self, interfaces: Interfaces, in_kernel: Bindings) {
         (self.interfaces, self.bindings) = (interfaces, in_kernel);
     }
@@ -116,12 +119,13 @@ impl OriginTracker {
         self.interfaces = interfaces;
     }
 
-    /// Replaces what the CNI cache says of interfaces.
+    /// Replaces the content of the CNI cache.
     pub fn set_cni(&mut self, cni: CniPorts) {
         self.cni = cni;
     }
 
-    /// Whether the bindings depend on labels of pods that no policy may ask for.
+    /// Whether the bindings depend on pod labels. The compiler may not report changes of labels that no
+    /// policy selects.
     pub fn depends_on_labels(&self) -> bool {
         // ANY exemption.
         self.settings.exemptions.iter().any(|exemption| !exemption.labels.is_empty())
@@ -137,11 +141,12 @@ impl OriginTracker {
         &self.bindings
     }
 
-    /// Derives the bindings under this snapshot. Also returns the addresses that are no longer bound to the port where they were.
+    /// Derives the bindings under this snapshot. Also returns the addresses that are no longer bound to their
+    /// previous port.
     pub fn derive(&mut self, snapshot: &Snapshot, inventory: &Inventory) -> (Origins, BTreeSet<IpAddr>) {
         let owners = KnownOwners { snapshot, cni: &self.cni, exemptions: &self.settings.exemptions };
         let next = self.bindings.derive(&self.interfaces, &owners);
-        let left = next.left_since(&self.bindings);
+        let unbound = next.left_since(&self.bindings);
         for conflict in next.conflicts.difference(&self.bindings.conflicts) {
             tracing::warn!(
                 address = %conflict.address,
@@ -153,8 +158,10 @@ impl OriginTracker {
         for bridge in next.pod_bridges.difference(&self.configured) {
             if let Err(error) = set_link_local_learning(*bridge, false) {
                 tracing::warn!(
-                    %bridge, %error,
-                    "cannot stop the bridge from learning link-local frames: a pod can divert another pod's packets, which are then dropped"
+                    %bridge,
+                    error = chain(&error),
+                    "cannot stop the bridge from learning link-local frames: a pod can divert another pod's \
+                     packets, which are then dropped"
                 );
             }
         }
@@ -163,7 +170,7 @@ impl OriginTracker {
         let nodes = inventory.nodes.values().flat_map(Node::own_addresses);
         let pod_cidrs: BTreeSet<IpNet> =
             inventory.nodes.values().flat_map(|node| node.pod_cidrs.iter().copied()).collect();
-        // The bridge of another node takes what is sent to its broadcast address.
+        // The bridge of another node receives packets to its broadcast address.
         let broadcasts = pod_cidrs.iter().filter(|cidr| cidr.addr().is_ipv4()).map(IpNet::broadcast);
         let origins = Origins {
             bindings: self.bindings.clone(),
@@ -173,27 +180,27 @@ impl OriginTracker {
             more_overlays: self.settings.overlays.clone(),
         };
         self.states = origins.port_states();
-        (origins, left)
+        (origins, unbound)
     }
 
-    /// What the queue of new ports checks packets against, by port.
+    /// The state of each port, by which the queue of new ports checks packets.
     pub fn port_states(&self) -> BTreeMap<InterfaceIndex, PortState> {
         self.states.clone()
     }
 
-    /// The lines of the audit log about what rules dropped since the last call.
+    /// The audit log's lines about packets that rules dropped since the last call.
     pub fn drain_drops(
         &mut self,
         counts: DropCounts,
         node: &Arc<str>,
         snapshot: &Snapshot,
     ) -> Vec<audit::Dropped> {
-        self.ledger.drain(counts, node, snapshot, &self.bindings)
+        self.drops.drain(counts, node, snapshot, &self.bindings)
     }
 
-    /// See [`DropLedger::sampler`].
+    /// See [`DropRecorder::sampler`].
     pub fn sampler(&self, is_own: bool) -> impl Fn(DropSample) + Send + Clone + use<> {
-        self.ledger.sampler(is_own)
+        self.drops.sampler(is_own)
     }
 }
 

@@ -1,4 +1,5 @@
-//! What is known better of this node than its Node object says: `--pod-cidr`, and the addresses of its interfaces.
+//! Overrides fields of this node's Node object: the pod CIDRs by `--pod-cidr`, and the addresses by those of
+//! its interfaces.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -6,24 +7,25 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use policy::{Change, Inventory, Node};
 
-/// Gives this node the pod CIDRs of the command line, whatever its Node object says, and even if there is none.
+/// Overrides the pod CIDRs and addresses of this node, even if it has no Node object.
 #[derive(Clone, Debug)]
 pub struct PodCidrs {
     /// The node of this agent.
     node: Arc<str>,
-    /// Empty: the Node object decides.
+    /// The pod CIDRs; if empty, those of the Node object apply.
     cidrs: Vec<IpNet>,
     /// The addresses of its interfaces; `None` before they were read.
     own: Option<Vec<IpAddr>>,
 }
 
 impl PodCidrs {
-    /// For `node`; with no CIDRs nothing is overridden.
+    /// Overrides for `node`. Without CIDRs, those of the Node object apply.
     pub fn new(node: Arc<str>, cidrs: Vec<IpNet>) -> Self {
         Self { node, cidrs, own: None }
     }
 
-    /// The node's interfaces have these addresses. What that changes, if anything; nothing while the node is not known.
+    /// Sets the addresses of the node's interfaces. Returns the change of the node, if there is any; `None`
+    /// while the node is not known.
     pub fn set_own_addresses(&mut self, own: Vec<IpAddr>, inventory: &Inventory) -> Option<Change> {
         self.own = Some(own);
         let before = inventory.nodes.get(&self.node)?;
@@ -31,7 +33,7 @@ impl PodCidrs {
         (next != *before).then_some(Change::Node(next))
     }
 
-    /// What its interfaces tell is all there is.
+    /// Replaces the node's addresses by those of its interfaces, which are complete.
     fn with_own_addresses(&self, mut node: Node) -> Node {
         if let Some(own) = &self.own {
             (node.addresses, node.has_all_addresses) = (own.clone(), true);
@@ -39,12 +41,13 @@ impl PodCidrs {
         node
     }
 
-    /// What must be known before anything that the source says: the node, as far as the command line knows it.
+    /// The change that must precede those of the source: the node with the pod CIDRs of the command line, if
+    /// there are any.
     pub fn first(&self) -> Option<Change> {
         (!self.cidrs.is_empty()).then(|| Change::Node(self.with(Vec::new())))
     }
 
-    /// A change of the source, as the compiler shall see it.
+    /// A change of the source, with the overrides applied.
     pub fn apply(&self, change: Change) -> Change {
         match change {
             Change::Node(node) if *self.node == *node.name => {
@@ -87,17 +90,17 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_wins_over_the_node_and_leaves_others_alone() {
+    fn the_flag_overrides_this_node_and_no_other() {
         let ours = PodCidrs::new("a".into(), vec!["10.9.0.0/24".parse().expect("CIDR")]);
         assert_eq!(ours.apply(node("a", "10.1.0.0/24")), node("a", "10.9.0.0/24"));
         assert_eq!(ours.apply(node("b", "10.2.0.0/24")), node("b", "10.2.0.0/24"));
-        let Some(first) = ours.first() else { panic!("known from the start") };
-        assert_eq!(ours.apply(Change::NodeGone("a".into())), first, "as known from the start");
+        let Some(first) = ours.first() else { panic!("there is a first change") };
+        assert_eq!(ours.apply(Change::NodeGone("a".into())), first, "the same as the first change");
         assert_eq!(ours.apply(Change::NodeGone("b".into())), Change::NodeGone("b".into()));
     }
 
     #[test]
-    fn without_a_flag_the_node_object_decides() {
+    fn without_the_flag_the_node_object_applies() {
         let none = PodCidrs::new("a".into(), Vec::new());
         assert_eq!(none.first(), None);
         assert_eq!(none.apply(node("a", "10.1.0.0/24")), node("a", "10.1.0.0/24"));

@@ -1,11 +1,13 @@
-//! Revoked connections: they stay cut when connection tracking forgets them, and resume at once when policy allows them again.
+//! Revoked connections: they stay revoked when conntrack deletes their entries, and resume at once when
+//! policy allows them again.
 //!
-//! From: the engine, snapshots in force and the end of sweeps. To: the [`Register`], and the kernel's set of their tuples. Invariant: a
-//! connection stays cut until policy allows it again, or until it has sent no packet for an hour (semantics 35).
+//! From: the engine, with snapshots in force and the end of sweeps. To: the [`RevokedRegistry`], and the
+//! kernel's set of their tuples. Invariant: a connection stays revoked until policy allows it again, or until
+//! it has sent no packet for an hour (semantics 35).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use dataplane::conntrack::ConntrackError;
@@ -13,138 +15,138 @@ use dataplane::sweep::{LocalAddresses, OverlayFlows};
 use dataplane::table::{Table, TableError};
 use policy::{Affected, Snapshot};
 
-mod known;
-mod register;
+use crate::sync::lock;
+
+mod index;
+mod registry;
 mod tuples;
-pub use register::Register;
+pub use registry::RevokedRegistry;
 
-/// How often the kernel's set is read, to forget connections that have timed out there.
-const READ_EVERY: Duration = Duration::from_secs(600);
+/// How often the kernel's set is read, to remove connections that have timed out there.
+const READ_INTERVAL: Duration = Duration::from_secs(600);
 
-/// While many connections are to be evaluated, this takes a quarter of the thread's time: it rests for three times as long as it took.
-const REST: u32 = 3;
+/// The pause after each step of evaluating connections, as a multiple of the step's duration. While many
+/// connections are due, this thus takes a quarter of the thread's time.
+const PAUSE_FACTOR: u32 = 3;
 
 /// See the module.
 #[derive(Debug)]
 pub struct RevokedConnections {
-    register: Arc<Mutex<Register>>,
-    /// When more of the connections that are due are evaluated; `None` if none are.
+    registry: Arc<Mutex<RevokedRegistry>>,
+    /// When more of the connections that are due are evaluated; `None` if none are due.
     due_at: Option<Instant>,
-    /// Until when evaluating them rests.
-    rested: Instant,
-    /// When the kernel's set is read again; `None` before it was read.
+    /// When the pause after the last step ends.
+    paused_until: Instant,
+    /// When the kernel's set is read next; `None` before it was first read.
     read_at: Option<Instant>,
-    /// Whether the kernel's set had no room, and nothing has left it since that is known of.
+    /// Whether the kernel's set was full, and no tuple is known to have been removed since.
     is_full: bool,
 }
 
 /// Connections could not be restored.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// Their marks can't be changed.
+    /// Their marks could not be changed.
     #[error(transparent)]
     Conntrack(#[from] ConntrackError),
-    /// The kernel's set of their tuples can't be changed.
+    /// The kernel's set of their tuples could not be changed.
     #[error(transparent)]
     Table(#[from] TableError),
 }
 
 impl RevokedConnections {
-    /// Those of a register that sweeps add to.
-    pub fn new(register: Arc<Mutex<Register>>) -> Self {
-        Self { register, due_at: None, rested: Instant::now(), read_at: None, is_full: false }
+    /// The revoked connections of a registry, which is shared with sweeps.
+    pub fn new(registry: Arc<Mutex<RevokedRegistry>>) -> Self {
+        Self { registry, due_at: None, paused_until: Instant::now(), read_at: None, is_full: false }
     }
 
-    /// To be called when `snapshot` is in force: makes the cut connections of `affected` addresses due, so that
-    /// [`RevokedConnections::restore_due`] restores those that it allows.
+    /// Call this when `snapshot` is in force. Makes the revoked connections of `affected` addresses due, so
+    /// that [`RevokedConnections::restore_due`] restores those that `snapshot` allows.
     pub fn follow(&mut self, snapshot: &Arc<Snapshot>, overlay: &Arc<OverlayFlows>, affected: &Affected) {
-        let is_due = lock(&self.register).follow(snapshot, overlay, affected);
-        self.due_at = is_due.then_some(self.rested);
+        let is_due = lock(&self.registry).follow(snapshot, overlay, affected);
+        self.due_at = is_due.then_some(self.paused_until);
     }
 
-    /// Other pods have these addresses from the next snapshot on.
+    /// Call this when other pods have these addresses from the next snapshot on.
     pub fn reassign(&mut self, addresses: &BTreeSet<IpAddr>) {
         if !addresses.is_empty() {
-            lock(&self.register).reassign(addresses);
+            lock(&self.registry).reassign(addresses);
         }
     }
 
-    /// When [`RevokedConnections::restore_due`] is to be called, if it is.
+    /// When [`RevokedConnections::restore_due`] must be called; `None` if no connection is due.
     pub fn due_at(&self) -> Option<Instant> {
         self.due_at
     }
 
-    /// Restores connections that are allowed again, if it is time: some of them, so that the next change need not wait.
+    /// If it is time, evaluates some of the connections that are due and restores those that are allowed. It
+    /// does not evaluate all at once, so that the next change need not wait.
     ///
     /// # Errors
-    /// [`RestoreError`]: connections stay cut until all are evaluated again.
+    /// [`RestoreError`]: connections stay revoked until all are evaluated again.
     pub fn restore_due(&mut self, table: &mut Table) -> Result<(), RestoreError> {
         let started = Instant::now();
         if self.due_at.is_none_or(|at| at > started) {
             return Ok(());
         }
-        // Without the node's own addresses fewer connections count as allowed.
+        // If the node's own addresses can't be read, fewer connections count as allowed.
         let local = LocalAddresses::read().unwrap_or_default();
-        let are_due = lock(&self.register).restore_due(&local)?;
+        let are_due = lock(&self.registry).restore_due(&local)?;
         self.remove_restored(table)?;
         let now = Instant::now();
-        self.rested = now + (now - started) * REST;
-        self.due_at = are_due.then_some(self.rested);
+        self.paused_until = now + (now - started) * PAUSE_FACTOR;
+        self.due_at = are_due.then_some(self.paused_until);
         Ok(())
     }
 
-    /// To be called after each sweep: adds what it cut to the kernel's set, and removes what was restored. Returns how many connections
-    /// were restored without a sweep since the last call.
+    /// Call this after each sweep. Adds the connections that the sweep revoked to the kernel's set, and
+    /// removes those that were restored. Returns how many connections were restored without a sweep since the
+    /// last call.
     ///
     /// # Errors
-    /// [`RestoreError`] if the set can't be read or changed. What is not done then is done with the next sweep. A set that is full is no
-    /// error: its connections are cut by their marks alone until it has room.
+    /// [`RestoreError`] if the set can't be read or changed. The next sweep completes the changes. A full set
+    /// is no error: only their marks then keep connections revoked, until the set has room.
     pub fn swept(&mut self, table: &mut Table) -> Result<u64, RestoreError> {
         let now = Instant::now();
-        // First, since it makes room.
+        // Remove tuples first: this makes room.
         self.remove_restored(table)?;
         if self.read_at.is_none_or(|at| at <= now) {
             let in_kernel = table.revoked()?;
-            let mut register = lock(&self.register);
-            register.read(&in_kernel)?;
-            if register.has_due() {
-                self.due_at.get_or_insert(self.rested);
+            let mut registry = lock(&self.registry);
+            registry.read(&in_kernel)?;
+            if registry.has_due() {
+                self.due_at.get_or_insert(self.paused_until);
             }
             self.is_full = false;
-            self.read_at = Some(now + READ_EVERY);
+            self.read_at = Some(now + READ_INTERVAL);
         }
         if !self.is_full {
-            let missing = lock(&self.register).missing();
+            let missing = lock(&self.registry).missing();
             let left_over = table.add_revoked(&missing)?;
-            lock(&self.register).added(&missing, &left_over);
+            lock(&self.registry).added(&missing, &left_over);
             self.is_full = !left_over.is_empty();
             if self.is_full {
                 tracing::warn!(
                     connections = left_over.len(),
-                    "too many revoked connections to keep them all cut when conntrack forgets them"
+                    "too many revoked connections: not all stay revoked if conntrack deletes their entries"
                 );
             }
         }
-        Ok(lock(&self.register).take_count())
+        Ok(lock(&self.registry).take_restored())
     }
 
-    /// Another program may have emptied the kernel's set: all that is known is added again with the next sweep.
+    /// Makes the next sweep add all known tuples again: another program may have emptied the kernel's set.
     pub fn save_all(&mut self) {
-        lock(&self.register).save_all();
+        lock(&self.registry).save_all();
         self.is_full = false;
-        self.read_at = Some(Instant::now() + READ_EVERY);
+        self.read_at = Some(Instant::now() + READ_INTERVAL);
     }
 
     fn remove_restored(&mut self, table: &mut Table) -> Result<(), TableError> {
-        let surplus = lock(&self.register).surplus();
+        let surplus = lock(&self.registry).surplus();
         table.remove_revoked(&surplus)?;
-        lock(&self.register).removed(&surplus);
+        lock(&self.registry).removed(&surplus);
         self.is_full &= surplus.is_empty();
         Ok(())
     }
-}
-
-/// A panic while it was held has ended the program.
-pub fn lock(register: &Mutex<Register>) -> MutexGuard<'_, Register> {
-    register.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,9 +1,9 @@
-//! Signals, as daemons take them: none of those that a daemon commonly gets ends an agent by accident.
+//! Signal handling: no signal that daemons commonly receive ends an agent by accident.
 
 use audit::Reopener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The signals that are listened to. Those of the process are taken as long as it lives, also when this is gone.
+/// The handled signals. The process handles them until it ends, even after this is dropped.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -12,15 +12,15 @@ pub struct Signals {
     hangup: Signal,
     user1: Signal,
     user2: Signal,
-    /// A write would exceed a limit on file sizes: it fails with EFBIG, and does not end the process.
+    /// SIGXFSZ: a write that exceeds the limit on file sizes fails with EFBIG, and does not end the process.
     _too_large: Signal,
 }
 
 impl Signals {
-    /// Begins to listen. To be called in a runtime.
+    /// Installs the handlers. Call this in a tokio runtime.
     ///
     /// # Errors
-    /// Where the system refuses.
+    /// An error of the system.
     pub fn listen() -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -33,17 +33,17 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal that ends the agent, and returns its name. Obeys all others until then.
+    /// Waits for a signal that ends the agent, and returns its name. Handles all others until then.
     pub async fn end(&mut self, log: &Reopener) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
                 _ = self.quit.recv() => return "SIGQUIT",
-                // Log rotators send the one or the other.
+                // Log rotators send SIGHUP or SIGUSR1.
                 _ = self.hangup.recv() => log.reopen(),
                 _ = self.user1.recv() => log.reopen(),
-                _ = self.user2.recv() => tracing::info!(signal = "SIGUSR2", "signal ignored: it has no meaning here"),
+                _ = self.user2.recv() => tracing::info!(signal = "SIGUSR2", "signal ignored"),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Where objects come from, as the command line says, and a source that is read once.
+//! The flags that select the source of objects, and reading a source once.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -15,26 +15,27 @@ use crate::status::Problem;
 use crate::terminal::text;
 
 /// How long a command that reads the source once waits for the API server.
-const ONCE: Duration = Duration::from_secs(30);
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long it waits before it says what it waits for.
-const PATIENT: Duration = Duration::from_secs(1);
+/// How long such a command waits before it prints why.
+const SILENT_WAIT: Duration = Duration::from_secs(1);
 
-/// The flags that say where objects come from.
+/// The flags that select the source of objects.
 #[derive(Clone, Debug, Args)]
 pub struct SourceArguments {
-    /// Folder of manifests: Namespaces, Pods, Nodes and NetworkPolicies, in YAML or JSON; subfolders, too. Without it, the
-    /// Kubernetes API.
+    /// Folder of manifests: Namespaces, Pods, Nodes and NetworkPolicies, in YAML or JSON, including
+    /// subfolders. Without it, the Kubernetes API.
     #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
     pub source: Option<PathBuf>,
 
-    /// How to reach the API server. Default: by the environment variable KUBECONFIG, or as a pod with its service account does.
+    /// How to reach the API server. Default: the environment variable KUBECONFIG, or the pod's service
+    /// account.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 }
 
 impl SourceArguments {
-    /// The source, for the agent of `node`, with this CNI cache. It keeps no rules beyond the budget.
+    /// The source for the agent of `node`, with this CNI cache. It omits rules that exceed the budget.
     pub fn source(&self, node: &str, cni_cache: CniCache, budget: Budget) -> Result<Source, Usage> {
         match (&self.source, &self.kubeconfig) {
             (Some(folder), _) => {
@@ -51,7 +52,7 @@ impl SourceArguments {
         }
     }
 
-    /// All that the source holds now, but for rules beyond the budget, and what its objects got wrong.
+    /// The source's current objects, without rules that exceed the budget, and the problems of these objects.
     pub fn read_once(&self, budget: Budget) -> anyhow::Result<(Vec<Change>, Vec<Problem>)> {
         let update = match self.source("", CniCache::Off, budget)? {
             Source::Folder { path, budget } => {
@@ -60,7 +61,7 @@ impl SourceArguments {
             }
             Source::Kubernetes(kubernetes) => {
                 let (send, receive) = mpsc::channel();
-                // Later updates are not read.
+                // Sending fails for later updates, which are not read.
                 let watching = kubernetes.watch(None, move |update| drop(send.send(update)))?;
                 first_update(&receive, watching.connections())?
             }
@@ -69,12 +70,12 @@ impl SourceArguments {
     }
 }
 
-/// Waits for the first update, and prints what it waits for as soon as that takes longer than [`PATIENT`].
+/// Waits for the first update. If that takes longer than [`SILENT_WAIT`], prints what it waits for.
 fn first_update(updates: &mpsc::Receiver<Update>, connections: &Connections) -> anyhow::Result<Update> {
-    let end = Instant::now() + ONCE;
-    let mut said = None;
+    let end = Instant::now() + READ_TIMEOUT;
+    let mut printed = None;
     loop {
-        let why = match updates.recv_timeout(PATIENT) {
+        let why = match updates.recv_timeout(SILENT_WAIT) {
             Ok(update) => return Ok(update),
             Err(_) => connections.waits_for().unwrap_or_else(|| "no answer".to_owned()),
         };
@@ -82,14 +83,15 @@ fn first_update(updates: &mpsc::Receiver<Update>, connections: &Connections) -> 
         if Instant::now() >= end {
             bail!("API server {server}: {why}");
         }
-        if said.as_ref() != Some(&why) {
-            text!("waiting up to {} s for the API server {server}: {why}", ONCE.as_secs()).print_error();
-            said = Some(why);
+        if printed.as_ref() != Some(&why) {
+            let seconds = READ_TIMEOUT.as_secs();
+            text!("waiting up to {seconds} s for the API server {server}: {why}").print_error();
+            printed = Some(why);
         }
     }
 }
 
-/// A source that is no folder is a mistake on the command line.
+/// Checks that `--source` names a folder.
 pub fn must_be_a_folder(folder: &Path) -> Result<(), Usage> {
     match std::fs::metadata(folder) {
         Ok(metadata) if metadata.is_dir() => Ok(()),
@@ -98,10 +100,10 @@ pub fn must_be_a_folder(folder: &Path) -> Result<(), Usage> {
     }
 }
 
-/// The CNI cache as the command line says it.
+/// Parses `--cni-cache`.
 pub fn cni_cache(text: &str) -> Result<CniCache, String> {
     match text {
-        "" => Err("a folder, auto or off".to_owned()),
+        "" => Err("expected a folder, auto or off".to_owned()),
         "auto" => Ok(CniCache::Auto),
         "off" => Ok(CniCache::Off),
         folder => Ok(CniCache::Folder(folder.into())),

@@ -1,4 +1,4 @@
-//! What a running agent says of itself: one documented type behind `/status`, `/metrics` and `kube-verdict status`.
+//! The status of a running agent: the documented type behind `/status`, `/metrics` and `kube-verdict status`.
 
 pub mod origins;
 
@@ -10,70 +10,72 @@ use serde::{Deserialize, Serialize};
 
 pub use self::origins::{NewPorts, Origins, Protection};
 
-/// The state of an agent.
+/// The status of an agent.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
     /// The program's version.
     pub version: String,
-    /// The agent's process.
+    /// The agent's process ID.
     pub pid: u32,
-    /// The node whose pods it evaluates.
+    /// The node whose policy it enforces.
     pub node: String,
-    /// Where in its life it is.
+    /// The phase in which it is.
     pub phase: Phase,
-    /// What follows this agent; null until it stands by.
+    /// The agent's successor; null unless it is superseded.
     #[serde(default)]
     pub successor: Option<Successor>,
-    /// Whether policy is in force on this node, as it stands in the source.
+    /// Whether the source's policy is in force on this node.
     pub ready: bool,
-    /// If not: why, one sentence each.
+    /// Why it is not ready, in one sentence each; empty if it is.
     pub not_ready: Vec<String>,
-    /// Why it should be started anew; null while it lives.
+    /// Why it must be restarted; null if it need not.
     pub dead: Option<String>,
-    /// The generation that verdicts follow.
+    /// The snapshot's generation under which workers evaluate packets.
     pub published_generation: u64,
-    /// The generation that nothing on this node contradicts any more, connections that exist included.
+    /// The snapshot's generation that is in force on this node, even for established connections.
     pub applied_generation: u64,
-    /// How the API server is reached; null where a folder is the source.
+    /// The connections to the API server; null if a folder is the source.
     #[serde(default)]
     pub source: Option<Source>,
     /// The state on disk; null without --state-dir.
     #[serde(default)]
     pub state: Option<SavedState>,
-    /// This agent's rules in the kernel; null before they are installed, and once another agent has taken over.
+    /// This agent's rules in the kernel; null before they are installed, and once another agent has taken
+    /// over.
     pub table: Option<Table>,
-    /// The addresses of this node's pods.
+    /// This node's pod CIDRs.
     pub pod_cidrs: Vec<String>,
-    /// What is known of the cluster.
+    /// The number of known objects.
     pub inventory: Inventory,
     /// Packets evaluated.
     pub packets: Packets,
-    /// Packets that waited for a pod to be known.
+    /// Packets that were held until a pod is known.
     pub hold: Hold,
-    /// The kernel's queues.
+    /// This agent's queues in the kernel.
     pub queues: Vec<Queue>,
-    /// What full queues cost; null if none was full.
+    /// Packets lost in full queues; null if no queue was full.
     #[serde(default)]
     pub full_queue: Option<FullQueue>,
     /// Sweeps over connections.
     pub sweeps: Sweeps,
-    /// Times in which packets could pass unevaluated, since other programs had changed the rules.
+    /// Periods in which packets could pass unevaluated because other programs had changed the rules.
     #[serde(default)]
     pub bypasses: Bypasses,
-    /// The last change that was put in force.
+    /// The last change that came in force.
     pub last_change: Option<Change>,
     /// The audit log.
     pub audit: Audit,
-    /// The kernel's table of connections; null where it can't be read.
+    /// The kernel's conntrack table; null if it can't be read.
     pub conntrack: Option<Conntrack>,
-    /// How much the source has read; null before its first word.
+    /// How much the source has read; null before its first update.
     #[serde(default)]
     pub read: Option<ReadCounts>,
-    /// What the source's objects got wrong, all that stand.
+    /// All current problems of the source's objects.
     pub problems: Vec<Problem>,
     /// The policies that are in force on this node, and how often each decided.
     pub policies: Vec<Policy>,
-    /// Where packets may come from; null before the rules are installed, and once another agent has taken over.
+    /// The valid origins of packets; null before the rules are installed, and once another agent has taken
+    /// over.
     #[serde(default)]
     pub origins: Option<Origins>,
 }
@@ -81,54 +83,55 @@ pub struct Status {
 /// The state on disk.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SavedState {
-    /// When it was written last, in seconds since 1970; null if there is none.
+    /// When it was last written, in seconds since 1970; null if there is none.
     pub saved: Option<u64>,
-    /// When that was written which stands in for what the source has not said yet, or for files that are broken; null if policy is the
-    /// source's alone.
+    /// When the state was written that replaces unknown parts of the source or invalid files, in seconds
+    /// since 1970. Null if all policy comes from the source.
     pub restored: Option<u64>,
     /// Why it can't be read or written, and what to do; null if it can.
     pub error: Option<String>,
 }
 
-/// A part of an agent's life.
+/// The phase of an agent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// No rules yet: something is missing, or it is about to begin.
+    /// Its rules are not installed yet: something is missing, or it has just started.
     #[default]
     Starting,
     /// Its rules are in the kernel.
     Enforcing,
-    /// Another agent has taken over, or the rules were removed; this agent answers what was queued for it and changes nothing.
+    /// Another agent has taken over, or the rules were removed. This agent gives verdicts on packets in its
+    /// queues and changes nothing.
     Superseded,
-    /// It was told to end.
+    /// It is ending.
     Stopping,
 }
 
-/// What follows an agent that stands by.
+/// The successor of a superseded agent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Successor {
     /// Another agent enforces.
     Agent,
-    /// Another agent had taken over and is gone; its rules are still in the kernel.
+    /// Another agent had taken over and has ended; its rules are still in the kernel.
     AgentGone,
-    /// No rules are in the kernel, or none that a packet meets: `kube-verdict cleanup` removes them so.
+    /// The kernel has no rules, or none that packets pass: this is what `kube-verdict cleanup` leaves.
     RulesRemoved,
 }
 
 /// The rules in the kernel.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Table {
-    /// How rules send packets to a queue: `native` (nft_queue) or `target` (xtables NFQUEUE).
+    /// How rules queue packets: `native` (nft_queue) or `target` (xtables NFQUEUE).
     pub form: String,
     /// The queue numbers, `first-last`.
     pub queues: String,
-    /// What becomes of new connections when no agent runs: `open` or `closed`.
+    /// Whether new connections pass while no agent runs (`open`) or are dropped (`closed`).
     pub fail_mode: String,
 }
 
-/// How much is known.
+/// The number of known objects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Inventory {
     /// Pods of all nodes.
@@ -137,57 +140,59 @@ pub struct Inventory {
     pub namespaces: u64,
     /// Nodes.
     pub nodes: u64,
-    /// Policies.
+    /// NetworkPolicies.
     pub policies: u64,
 }
 
-/// Packets since the start, by what became of them.
+/// The number of packets since the agent started, by outcome.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Packets {
     /// Allowed by a worker.
     pub allowed: u64,
-    /// First packets of connections that passed without a question, because an earlier one to the same port had just been
-    /// allowed: since the rules were first installed.
+    /// First packets of connections that the kernel allowed from its verdict cache, because an earlier one to
+    /// the same port had been allowed. Counted since the rules were first installed.
     #[serde(default)]
     pub cached: u64,
-    /// Denied.
+    /// Denied by a worker.
     pub denied: u64,
-    /// Packets that were dropped without a question, because one of the same flow had just been denied: since the rules were first
-    /// installed.
+    /// Packets that the kernel dropped from its verdict cache, because one of the same flow had been denied.
+    /// Counted since the rules were first installed.
     #[serde(default)]
     pub cached_denied: u64,
-    /// Packets that connection tracking does not track and that passed without a question, because one of the same flow had just been
-    /// allowed: since the rules were first installed.
+    /// Packets without conntrack that the kernel allowed from its verdict cache, because one of the same flow
+    /// had been allowed. Counted since the rules were first installed.
     #[serde(default)]
     pub cached_untracked: u64,
-    /// Denied because they could not be parsed (among `denied`, too).
+    /// Denied because they could not be parsed (also counted in `denied`).
     pub unparsable: u64,
-    /// Gone when the verdict came: the kernel had dropped them already.
+    /// Already dropped by the kernel when the verdict came.
     pub gone: u64,
-    /// How often the kernel said that a worker's socket had overflowed.
+    /// How often the kernel reported that a worker's socket had overflowed.
     pub overflows: u64,
 }
 
-/// Packets about which a pod decides that is not known (yet), since the start.
+/// The number of packets that were held because their verdict depends on an unknown pod, since the agent
+/// started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Hold {
     /// Held now.
     pub now: u64,
-    /// Held in all.
+    /// Held in total.
     pub held: u64,
-    /// Of those: allowed since the pod became known.
+    /// Held packets that were allowed when the pod became known.
     pub allowed: u64,
-    /// Of those: denied since the pod became known.
+    /// Held packets that were denied when the pod became known.
     pub denied: u64,
-    /// Of those: held as long as they may be, and then evaluated by `--on-unknown-pod`.
+    /// Held packets that reached `--hold-timeout`, and were then decided by `--on-unknown-pod`.
     pub expired: u64,
-    /// Not held for lack of room, and evaluated by `--on-unknown-pod` at once.
+    /// Packets that were not held because of a limit, and were decided by `--on-unknown-pod` at once.
     pub no_room: u64,
-    /// Dropped without a verdict: what a connection sent again while its first packet was held.
+    /// Packets that were dropped without a verdict: retransmissions of a connection whose first packet was
+    /// held.
     pub repeated: u64,
 }
 
-/// One queue.
+/// A queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Queue {
     /// Its number.
@@ -203,40 +208,41 @@ pub struct Queue {
 /// Packets that were lost because a queue, or a worker's socket, was full.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct FullQueue {
-    /// How many, since the start.
+    /// The number of lost packets since the agent started.
     pub packets: u64,
-    /// The last time: the pod, or else the address, that asked workers most; null if that could not be told.
+    /// The sender of most queued packets when a queue was last full: a pod, or else an address. Null if it is
+    /// unknown.
     pub sender: Option<String>,
 }
 
-/// Sums over all sweeps.
+/// The sums over all sweeps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Sweeps {
-    /// How many.
+    /// The number of sweeps.
     pub count: u64,
     /// Connections that were no longer allowed.
     pub revoked: u64,
     /// Connections that were allowed again.
     pub restored: u64,
-    /// The latest.
+    /// The last sweep.
     pub last: Sweep,
 }
 
-/// One sweep.
+/// A sweep.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Sweep {
-    /// Connections looked at.
+    /// Connections that were evaluated.
     pub connections: u64,
     /// Connections that were no longer allowed.
     pub revoked: u64,
     /// Connections that were allowed again.
     pub restored: u64,
-    /// Microseconds that it took.
+    /// The duration in microseconds.
     pub micros: u64,
 }
 
 impl Sweeps {
-    /// One more.
+    /// Adds a sweep.
     pub fn add(&mut self, sweep: Sweep) {
         self.count += 1;
         self.revoked += sweep.revoked;
@@ -245,37 +251,37 @@ impl Sweeps {
     }
 }
 
-/// Times in which packets could pass unevaluated, since the start.
+/// Periods in which packets could pass unevaluated, since the agent started.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Bypasses {
-    /// How many.
+    /// The number of periods.
     pub count: u64,
-    /// Microseconds, all together.
+    /// Their total duration in microseconds.
     pub micros: u64,
-    /// The latest; null if there was none.
+    /// The last period; null if there was none.
     pub last: Option<Bypass>,
 }
 
-/// A time in which packets could pass unevaluated.
+/// A period in which packets could pass unevaluated.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Bypass {
-    /// Since when: RFC 3339, UTC.
+    /// When it began: RFC 3339, UTC.
     pub from: String,
-    /// When the rules were back and all connections evaluated again.
+    /// When the rules had been restored and all connections evaluated again: RFC 3339, UTC.
     pub to: String,
-    /// What another program did to the rules.
+    /// The change to the rules.
     pub change: String,
-    /// That program's name; null if it is not known.
+    /// The name of the program that made the change; null if it is not known.
     pub program: Option<String>,
-    /// Its process id; null likewise.
+    /// The program's process ID; null if it is not known.
     pub pid: Option<u32>,
 }
 
 impl Bypasses {
-    /// One more, that lasted so long.
-    pub fn add(&mut self, bypass: Bypass, lasted: Duration) {
+    /// Adds a period of this duration.
+    pub fn add(&mut self, bypass: Bypass, duration: Duration) {
         self.count += 1;
-        self.micros += u64::try_from(lasted.as_micros()).unwrap_or(u64::MAX);
+        self.micros += u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         self.last = Some(bypass);
     }
 }
@@ -288,18 +294,18 @@ impl From<&audit::Bypass> for Bypass {
     }
 }
 
-/// How one change was put in force; times in microseconds.
+/// Statistics of applying a change; times in microseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Change {
-    /// Its generation.
+    /// The snapshot's generation.
     pub generation: u64,
-    /// Objects that changed.
+    /// The number of objects that changed.
     pub changes: u64,
-    /// Making the snapshot.
+    /// How long compiling the snapshot took.
     pub compile_micros: u64,
-    /// Waiting for verdicts under way.
+    /// How long evaluations in flight took to end.
     pub grace_micros: u64,
-    /// Bringing the rules' sets up to date.
+    /// How long updating the rules' sets took.
     pub table_micros: u64,
 }
 
@@ -312,85 +318,86 @@ pub struct Audit {
     pub lost: u64,
     /// Writes that failed.
     pub write_errors: u64,
-    /// What the last write failed with; null while all is well.
+    /// Why records can't be written, or not to the configured path; null if they can.
     pub failing: Option<String>,
 }
 
-/// How full the table of connections is.
+/// The size of the conntrack table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Conntrack {
-    /// Connections now.
+    /// The number of entries.
     pub entries: u64,
-    /// Room for so many.
+    /// The limit on entries.
     pub max: u64,
 }
 
-/// Something in the source that could not be understood.
+/// A problem of an object or a file of the source.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Problem {
-    /// The kind of object if it is one of those that verdicts need, else `other`; or `file`.
+    /// The object's kind if verdicts depend on that kind, else `other`; `file` if the problem is not of an
+    /// object.
     pub kind: String,
-    /// All of it in one line.
+    /// The problem in one line.
     pub text: String,
 }
 
-/// One policy.
+/// A policy.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Policy {
     /// `namespace/name`, or `name`.
     pub policy: String,
-    /// The `metadata.resourceVersion` that nothing on this node contradicts any more, connections that exist included. Null
-    /// where a folder is the source or the state on disk stands in, or for a policy that decided and is gone.
+    /// The `metadata.resourceVersion` that is in force on this node, even for established connections. Null
+    /// if a folder is the source, if the policy comes from the state on disk, or if it was deleted.
     #[serde(default)]
     pub resource_version: Option<String>,
     /// How often it allowed.
     pub allowed: u64,
-    /// How often it denied: by a rule, or because it was the first to isolate.
+    /// How often it denied: by a rule, or as the first policy that isolates the pod.
     pub denied: u64,
 }
 
-/// How the API server is reached. While it can't be, what was last known stays in force.
+/// The connections to the API server. While it can't be reached, the last known policy stays in force.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Source {
     /// Its URL.
     pub server: String,
-    /// Whether each change is heard of when it happens.
+    /// Whether the objects of all kinds are watched.
     pub connected: bool,
-    /// By kind of object.
+    /// The connections by kind of object.
     pub connections: Vec<Connection>,
 }
 
-/// How the objects of one kind are followed.
+/// The connection that lists and watches the objects of one kind.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Connection {
     /// The kind of object.
     pub kind: String,
-    /// `listing`: nothing is known yet. `watching`: each change is heard of. `lost`: what was last known holds. `absent`: it may
-    /// not be read, and is done without.
+    /// `listing`: the objects are not known yet. `watching`: changes are received. `lost`: the last known
+    /// objects apply. `absent`: the objects may not be read, and are not needed.
     pub state: String,
-    /// Since when, in seconds since 1970.
+    /// When this state began, in seconds since 1970.
     pub since: u64,
-    /// The last failure, which may be over; null if there was none.
+    /// The last failure, which may be resolved; null if there was none.
     pub last_error: Option<String>,
-    /// All up to this version is known.
+    /// The version up to which all changes are known.
     pub resource_version: Option<String>,
-    /// How often a watch went on where another had ended.
+    /// How often a watch resumed at the version where the previous one had ended.
     pub reconnects: u64,
-    /// How often all objects were listed anew.
+    /// How often all objects were listed again.
     pub relists: u64,
-    /// Failures by class.
+    /// The number of failures by class.
     pub failures: BTreeMap<String, u64>,
 }
 
 impl Connection {
-    /// Whether changes are heard of, or are not waited for.
+    /// Whether changes are received, or the kind is not needed.
     pub fn is_fine(&self) -> bool {
         self.state == Link::Watching.name() || self.state == Link::Absent.name()
     }
 }
 
 impl SavedState {
-    /// As the source says it.
+    /// From the source's status of the saved state.
     pub fn new(shown: cluster::checkpoint::Shown, restored: Option<SystemTime>) -> Self {
         let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         Self { saved: shown.saved.map(seconds), restored: restored.map(seconds), error: shown.error }
@@ -422,7 +429,8 @@ impl From<&cluster::Connections> for Source {
 
 impl From<&cluster::Problem> for Problem {
     fn from(problem: &cluster::Problem) -> Self {
-        // A kind in a manifest may be any text; metrics have it as a label.
+        // A manifest may contain any text as its kind. Metrics use the kind as a label, so its values are
+        // limited.
         let kind = problem.object.as_deref().map(|object| {
             let kind = object.split(' ').next().and_then(cluster::Kind::named);
             kind.map_or("other".into(), cluster::Kind::name)
@@ -433,18 +441,19 @@ impl From<&cluster::Problem> for Problem {
 }
 
 impl Problem {
-    /// All policies beyond their namespace's budget: a problem for each that is named, and one a namespace for the others.
+    /// The problems of all policies that exceed their namespace's budget: one for each named policy, and one
+    /// per namespace for the others.
     pub fn beyond_budget(compiler: &policy::Compiler) -> impl Iterator<Item = Self> + '_ {
         let named = compiler.refusals().map(|refusal| Self::from(&refusal));
         named.chain(compiler.more_refusals().map(|(namespace, more)| Self::more_refusals(namespace, more)))
     }
 
-    /// The policies of a namespace that are beyond its budget and not named one by one: `more` of them.
+    /// The problem of `more` policies of a namespace that exceed its budget and are not named.
     pub fn more_refusals(namespace: &str, more: usize) -> Self {
         let policies = if more == 1 { "1 more policy".to_owned() } else { format!("{more} more policies") };
         let text = format!(
-            "Namespace {namespace}: {policies} beyond its budget; each isolates the pods that it selects and allows nothing: write fewer or \
-             smaller policies, or raise --policy-budget"
+            "Namespace {namespace}: {policies} beyond its budget; each isolates the pods that it selects and \
+             allows nothing: write fewer or smaller policies, or raise --policy-budget"
         );
         Self { kind: "NetworkPolicy".to_owned(), text }
     }
@@ -460,22 +469,24 @@ impl From<&policy::Refusal> for Problem {
                 let rounded =
                     if counted == *rulesets { String::new() } else { format!(", counted as {counted}") };
                 format!(
-                    " for each of {rulesets} groups of pods of this node to which different policies apply{rounded}"
+                    " for each of {rulesets} groups of pods of this node to which different policies apply\
+                     {rounded}"
                 )
             }
         };
         // `limit` is below --policy-budget while all namespaces together exceed the total.
         let flags = "--policy-budget, and --policy-budget-total if all namespaces together exceed theirs";
         let text = format!(
-            "NetworkPolicy {policy}: it has {cost} entries{times}, and the policies of its namespace {namespace}, where {limit} are allowed; it \
-             isolates the pods that it selects and allows nothing: give it fewer entries, or raise {flags}"
+            "NetworkPolicy {policy}: it has {cost} entries{times}, and the policies of its namespace \
+             {namespace}, where {limit} are allowed; it isolates the pods that it selects and allows nothing: \
+             give it fewer entries, or raise {flags}"
         );
         Self { kind: "NetworkPolicy".to_owned(), text }
     }
 }
 
 impl Conntrack {
-    /// Reads it from `/proc/sys` of this network namespace.
+    /// Reads the size from `/proc/sys` of this network namespace.
     pub fn read() -> Option<Self> {
         let number = |name| {
             let path = format!("/proc/sys/net/netfilter/{name}");

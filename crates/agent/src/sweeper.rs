@@ -1,7 +1,7 @@
-//! The thread that looks at connections that exist, so that the next change need not wait for it.
+//! The thread that sweeps established connections, so that the next change need not wait for a sweep.
 //!
-//! From: the engine, a snapshot that is in force. To: the [`Register`], which connections are cut or to be cut; the engine, the numbers.
-//! One sweep at a time.
+//! From: the engine, with a snapshot that is in force. To: the [`RevokedRegistry`], which revokes and
+//! restores connections, and the engine, which takes the report. Invariant: at most one sweep is in progress.
 
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -16,65 +16,69 @@ use dataplane::sweep::{
 };
 use policy::Snapshot;
 
-use crate::revoked::{Register, lock};
+use crate::revoked::RevokedRegistry;
+use crate::sync::lock;
 
-/// What a sweep came to.
+/// The result of a sweep.
 pub type Outcome = Result<SweepReport, SweepError>;
 
-/// Connections that were not, or not all, looked at.
+/// Not all connections were swept.
 #[derive(Debug, thiserror::Error)]
 pub enum SweepError {
-    /// The connections.
+    /// The connections could not be read, or their marks could not be changed.
     #[error(transparent)]
     Conntrack(#[from] ConntrackError),
-    /// The node's own addresses.
-    #[error("cannot list this node's own addresses: {0}")]
-    LocalAddresses(io::Error),
-    /// A bug.
-    #[error("the thread that sweeps connections has ended: start the agent anew")]
+    /// The node's own addresses could not be read.
+    #[error("cannot list this node's own addresses")]
+    LocalAddresses(#[source] io::Error),
+    /// The thread has panicked, which is a bug.
+    #[error("the thread that sweeps connections has ended: restart the agent")]
     Ended,
 }
 
-/// Under which snapshot which connections are to be evaluated.
+/// A request to evaluate the connections in `scope` under `snapshot`.
 #[derive(Debug)]
-struct Order {
+struct SweepRequest {
     snapshot: Arc<Snapshot>,
     overlay: Arc<OverlayFlows>,
     scope: Scope,
-    /// Whether packets of connections that exist are evaluated again meanwhile.
+    /// Whether rules revalidate packets of established connections during the sweep.
     is_revalidating: bool,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Sweeper {
-    /// `None` once it is told to end.
-    orders: Option<Sender<Order>>,
-    reports: Receiver<Outcome>,
+    /// `None` once the thread must end.
+    requests: Option<Sender<SweepRequest>>,
+    outcomes: Receiver<Outcome>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Sweeper {
     /// Starts the thread, in the network namespace of this one.
-    pub fn start(mut conntrack: Conntrack, marks: Marks, register: Arc<Mutex<Register>>) -> io::Result<Self> {
-        let (orders, inbox) = channel::<Order>();
-        let (outbox, reports) = channel();
+    pub fn start(
+        mut conntrack: Conntrack,
+        marks: Marks,
+        registry: Arc<Mutex<RevokedRegistry>>,
+    ) -> io::Result<Self> {
+        let (requests, inbox) = channel::<SweepRequest>();
+        let (outbox, outcomes) = channel();
         let work = move || {
-            for order in inbox {
-                // What the older rules let through is in the table of connections...
+            for request in inbox {
+                // After this, conntrack has all connections that the older rules have let through.
                 wait_for_packets_under_way();
-                // ... in which they are evaluated again.
-                if outbox.send(order.carry_out(&mut conntrack, &marks, &register)).is_err() {
+                if outbox.send(request.sweep(&mut conntrack, &marks, &registry)).is_err() {
                     return;
                 }
             }
         };
         let thread = thread::Builder::new().name("sweeper".to_owned()).spawn(work)?;
-        Ok(Self { orders: Some(orders), reports, thread: Some(thread) })
+        Ok(Self { requests: Some(requests), outcomes, thread: Some(thread) })
     }
 
-    /// Has connections evaluated under a snapshot. `is_revalidating`: whether rules evaluate packets of some of them again meanwhile. No
-    /// sweep may be in progress.
+    /// Begins to evaluate connections under a snapshot. `is_revalidating`: whether rules revalidate packets
+    /// of some of them during the sweep. No sweep may be in progress.
     ///
     /// # Errors
     /// [`SweepError::Ended`] if the thread has ended.
@@ -85,32 +89,32 @@ impl Sweeper {
         scope: Scope,
         is_revalidating: bool,
     ) -> Result<(), SweepError> {
-        let orders = self.orders.as_ref().ok_or(SweepError::Ended)?;
+        let requests = self.requests.as_ref().ok_or(SweepError::Ended)?;
         let (snapshot, overlay) = (Arc::clone(snapshot), Arc::clone(overlay));
-        let order = Order { snapshot, overlay, scope, is_revalidating };
-        orders.send(order).map_err(|_| SweepError::Ended)
+        let request = SweepRequest { snapshot, overlay, scope, is_revalidating };
+        requests.send(request).map_err(|_| SweepError::Ended)
     }
 
-    /// What the sweep under way came to, if it is over.
-    pub fn look(&self) -> Option<Outcome> {
-        match self.reports.try_recv() {
+    /// The outcome of the sweep in progress, if it has ended.
+    pub fn try_outcome(&self) -> Option<Outcome> {
+        match self.outcomes.try_recv() {
             Ok(swept) => Some(swept),
             Err(TryRecvError::Empty) => None,
             Err(TryRecvError::Disconnected) => Some(Err(SweepError::Ended)),
         }
     }
 
-    /// The same, as soon as it is over.
+    /// Waits for the end of the sweep in progress, and returns its outcome.
     pub fn wait(&self) -> Outcome {
-        self.reports.recv().unwrap_or(Err(SweepError::Ended))
+        self.outcomes.recv().unwrap_or(Err(SweepError::Ended))
     }
 }
 
-impl Order {
-    fn carry_out(self, conntrack: &mut Conntrack, marks: &Marks, register: &Mutex<Register>) -> Outcome {
+impl SweepRequest {
+    fn sweep(self, conntrack: &mut Conntrack, marks: &Marks, registry: &Mutex<RevokedRegistry>) -> Outcome {
         let local = LocalAddresses::read().map_err(SweepError::LocalAddresses)?;
         let evaluator = Evaluator { snapshot: &self.snapshot, local: &local, overlay: &self.overlay };
-        let mut changed = Changed { register, local: &local, cut: Vec::new(), unaccepted: Vec::new() };
+        let mut changed = Changed { registry, local: &local, revoked: Vec::new(), unaccepted: Vec::new() };
         let report = sweep(conntrack, marks, evaluator, &self.scope, &mut changed)?;
         if self.is_revalidating {
             changed.confirm(conntrack, marks)?;
@@ -119,21 +123,21 @@ impl Order {
     }
 }
 
-/// Connections whose marks a sweep has just changed, so that their packets pass no more without being evaluated.
+/// Connections whose marks a sweep has just changed, so that their packets no longer pass without evaluation.
 struct Changed<'a> {
-    register: &'a Mutex<Register>,
+    registry: &'a Mutex<RevokedRegistry>,
     local: &'a LocalAddresses,
-    /// REVOKED was set.
-    cut: Vec<SweptConnection>,
-    /// ACCEPTED was cleared.
+    /// Connections on which REVOKED was set.
+    revoked: Vec<SweptConnection>,
+    /// Connections on which ACCEPTED was cleared.
     unaccepted: Vec<SweptConnection>,
 }
 
 impl Sink for Changed<'_> {
     fn apply_marks(&mut self, found: &mut [SweptConnection]) -> Result<MarkCounts, ConntrackError> {
-        let counts = lock(self.register).apply_marks(found, self.local)?;
-        let is_cut_now = |found: &&SweptConnection| !found.is_allowed && !found.is_revoked;
-        self.cut.extend(found.iter().filter(is_cut_now).cloned());
+        let counts = lock(self.registry).apply_marks(found, self.local)?;
+        let is_newly_revoked = |found: &&SweptConnection| !found.is_allowed && !found.is_revoked;
+        self.revoked.extend(found.iter().filter(is_newly_revoked).cloned());
         Ok(counts)
     }
 
@@ -143,30 +147,32 @@ impl Sink for Changed<'_> {
 }
 
 impl Changed<'_> {
-    /// Makes sure that the marks stay as they are now.
+    /// Ensures that the marks stay as they are now.
     ///
-    /// Rules note in the connection's mark that a packet is evaluated again, and write back the whole mark as they have read it
-    /// (`nft_ct_set_eval`): a change in between is lost. So this waits until each packet that read the mark before has left the rules, and
-    /// then looks at the marks. If REVOKED is there, it stays: an earlier rule drops all further packets of the connection. If ACCEPTED is
-    /// gone, it stays so until a worker allows a packet, which it does only if the snapshot in force allows it.
+    /// Rules set a bit in the connection's mark when a packet is revalidated, and write back the whole mark
+    /// that they have read (`nft_ct_set_eval`). A change in between is lost. So this waits until each packet
+    /// that read the mark earlier has left the rules, and then reads the marks. If REVOKED is set, it stays:
+    /// an earlier rule drops all further packets of the connection. If ACCEPTED is cleared, it stays cleared
+    /// until a worker allows a packet, which it does only if the snapshot in force allows it.
     fn confirm(self, conntrack: &mut Conntrack, marks: &Marks) -> Result<(), ConntrackError> {
-        let Self { register, local, mut cut, mut unaccepted } = self;
-        let (revoked, accepted) = (marks.revoked().0, marks.accepted().0);
-        while !(cut.is_empty() && unaccepted.is_empty()) {
+        let Self { registry, local, mut revoked, mut unaccepted } = self;
+        let (revoked_bit, accepted_bit) = (marks.revoked().0, marks.accepted().0);
+        while !(revoked.is_empty() && unaccepted.is_empty()) {
             wait_for_packets_under_way();
-            let mut lost = |changed: Vec<SweptConnection>, mask, lacks: u32| {
+            let mut lost = |changed: Vec<SweptConnection>, mask, overwritten: u32| {
                 let mut lost = Vec::new();
                 for changed in changed {
-                    if conntrack.mark(&changed.entry)?.is_some_and(|mark| mark & mask == lacks) {
+                    if conntrack.mark(&changed.entry)?.is_some_and(|mark| mark & mask == overwritten) {
                         lost.push(changed);
                     }
                 }
                 Ok::<_, ConntrackError>(lost)
             };
-            let (cut_lost, unaccepted_lost) = (lost(cut, revoked, 0)?, lost(unaccepted, accepted, accepted)?);
-            let mut register = lock(register);
-            cut = register.cut_again(cut_lost, local)?;
-            unaccepted = register.unaccept_again(unaccepted_lost, local)?;
+            let revoked_lost = lost(revoked, revoked_bit, 0)?;
+            let unaccepted_lost = lost(unaccepted, accepted_bit, accepted_bit)?;
+            let mut registry = lock(registry);
+            revoked = registry.revoke_again(revoked_lost, local)?;
+            unaccepted = registry.unaccept_again(unaccepted_lost, local)?;
         }
         Ok(())
     }
@@ -174,9 +180,9 @@ impl Changed<'_> {
 
 impl Drop for Sweeper {
     fn drop(&mut self) {
-        self.orders = None;
+        self.requests = None;
         if let Some(thread) = self.thread.take() {
-            // What it could say would be nobody's to hear.
+            // Nothing is left to report.
             let _ = thread.join();
         }
     }
@@ -192,16 +198,17 @@ mod tests {
     use crate::testing::shop::{self, DB, NOBODY, WEB};
     use crate::testing::{ACCEPTED, REVOKED, marks, overwrite_marks};
 
-    /// Sweeps all connections under this snapshot; then a rule writes this mark back.
+    /// Sweeps all connections under this snapshot. Then sets all marks to `mark`, as a rule does that writes
+    /// it back.
     fn sweep_and_lose(
-        register: &Mutex<Register>,
+        registry: &Mutex<RevokedRegistry>,
         snapshot: &Snapshot,
         mark: u32,
         in_between: impl FnOnce(),
     ) -> Vec<u32> {
         let (local, overlay) = (LocalAddresses::default(), OverlayFlows::default());
         let evaluator = Evaluator { snapshot, local: &local, overlay: &overlay };
-        let mut changed = Changed { register, local: &local, cut: Vec::new(), unaccepted: Vec::new() };
+        let mut changed = Changed { registry, local: &local, revoked: Vec::new(), unaccepted: Vec::new() };
         let mut conntrack = Conntrack::open().unwrap();
         sweep(&mut conntrack, &Marks::default(), evaluator, &Scope::default(), &mut changed).unwrap();
         overwrite_marks(mark);
@@ -210,8 +217,8 @@ mod tests {
         marks()
     }
 
-    fn register(snapshot: &Arc<Snapshot>) -> Mutex<Register> {
-        Mutex::new(Register::new(Conntrack::open().unwrap(), Marks::default(), Arc::clone(snapshot)))
+    fn registry(snapshot: &Arc<Snapshot>) -> Mutex<RevokedRegistry> {
+        Mutex::new(RevokedRegistry::new(Conntrack::open().unwrap(), Marks::default(), Arc::clone(snapshot)))
     }
 
     #[test]
@@ -219,35 +226,35 @@ mod tests {
         in_namespace(&[], || {
             make([Made::udp((WEB, 1), (DB, 6000)).marked(ACCEPTED)]);
             let (_, snapshot) = shop::open(&[5000]);
-            let found = sweep_and_lose(&register(&snapshot), &snapshot, ACCEPTED, || {});
+            let found = sweep_and_lose(&registry(&snapshot), &snapshot, ACCEPTED, || {});
             assert_eq!(found, [ACCEPTED | REVOKED]);
         });
     }
 
-    /// Found by reading: the next pod at that address would have got the connection.
+    /// Otherwise the next pod at that address would inherit the connection. Found in review.
     #[test]
     fn accepted_is_cleared_again_if_a_rule_has_overwritten_it() {
         in_namespace(&[], || {
             make([Made::udp((NOBODY, 1), ("192.0.2.9", 80)).tcp().marked(ACCEPTED)]);
             let (_, snapshot) = shop::open(&[5000]);
-            assert_eq!(sweep_and_lose(&register(&snapshot), &snapshot, ACCEPTED, || {}), [0]);
+            assert_eq!(sweep_and_lose(&registry(&snapshot), &snapshot, ACCEPTED, || {}), [0]);
         });
     }
 
     #[test]
-    fn accepted_stays_if_the_pod_became_known_meanwhile() {
+    fn accepted_stays_if_the_pod_has_become_known() {
         in_namespace(&[], || {
             make([Made::udp((NOBODY, 1), ("192.0.2.9", 80)).tcp().marked(ACCEPTED)]);
             let (mut compiler, snapshot) = shop::open(&[5000]);
-            let register = register(&snapshot);
+            let registry = registry(&snapshot);
             let known = compiler.apply([Change::Pod(shop::pod("late", &[NOBODY]))]).snapshot;
             let follow = || {
-                lock(&register).follow(&known, &Arc::default(), &policy::Affected::All);
+                lock(&registry).follow(&known, &Arc::default(), &policy::Affected::All);
             };
             assert!(
                 known.pod_at(NOBODY.parse().unwrap()).is_some_and(|pod| *pod == PodName::new("shop", "late"))
             );
-            assert_eq!(sweep_and_lose(&register, &snapshot, ACCEPTED, follow), [ACCEPTED]);
+            assert_eq!(sweep_and_lose(&registry, &snapshot, ACCEPTED, follow), [ACCEPTED]);
         });
     }
 }

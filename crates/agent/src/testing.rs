@@ -1,5 +1,5 @@
-//! What tests of connections in a real kernel share with those of the crate `dataplane`: a network namespace, conntrack entries, and a
-//! small cluster. They need root, and fail without it.
+//! Fixtures for tests with connections in a real kernel, shared with the crate `dataplane`: a network
+//! namespace, conntrack entries, and a small cluster. These tests need root, and fail without it.
 #![allow(dead_code, reason = "each crate uses a part")]
 
 #[path = "../../dataplane/tests/kernel/entries.rs"]
@@ -15,7 +15,7 @@ use policy::Packet;
 pub const ACCEPTED: u32 = 0x1000_0000;
 pub const REVOKED: u32 = 0x2000_0000;
 
-/// All entries: as evaluated, with their names and marks.
+/// All entries: the packets as evaluated, with the entries' names and marks.
 pub fn entries() -> Vec<(Packet, EntryName, u32)> {
     let mut entries = Vec::new();
     let each = |entry: &dataplane::conntrack::Entry<'_>| {
@@ -31,7 +31,7 @@ pub fn marks() -> Vec<u32> {
     entries().into_iter().map(|(.., mark)| mark).collect()
 }
 
-/// Another writer sets the whole mark of all entries.
+/// Overwrites the whole mark of all entries, as another writer would.
 pub fn overwrite_marks(mark: u32) {
     Conntrack::open().unwrap().visit(|_| Some(MarkChange { value: mark, mask: u32::MAX })).unwrap();
 }

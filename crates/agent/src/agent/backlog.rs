@@ -1,17 +1,19 @@
-//! Large policies that wait to be compiled, so that other changes don't wait for them.
+//! A queue of large policies to compile, so that other changes don't wait for them.
 //!
-//! From: the source's changes. To: the agent's thread, which compiles some of them whenever no other change is there. Invariant: of each
-//! policy only the newest version waits, and none that was changed or removed since.
+//! From: the source's changes. To: the agent's thread, which compiles some of them whenever no other change
+//! is pending. Invariant: the queue holds only the newest version of each policy, and none that was changed
+//! or removed since.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use policy::{Change, Cost, PolicyName, PolicySpec};
 
-/// Entries of policies that are compiled at once; larger policies wait. An entry takes up to 1 µs.
+/// How many entries are compiled at once. The largest policies beyond that wait. An entry takes up to 1 µs.
 const COMPILED_AT_ONCE: Cost = 1 << 15;
 
-/// Entries that are compiled in one step from the backlog. A single larger policy is still taken.
+/// How many entries are compiled in one step from the backlog. A single larger policy is still compiled in
+/// one step.
 const COMPILED_PER_STEP: Cost = 1 << 17;
 
 /// See the module.
@@ -19,8 +21,8 @@ const COMPILED_PER_STEP: Cost = 1 << 17;
 pub(super) struct Backlog(BTreeMap<PolicyName, Arc<PolicySpec>>);
 
 impl Backlog {
-    /// Moves the largest policies to the backlog until the rest has at most [`COMPILED_AT_ONCE`] entries. Returns the rest and all other
-    /// changes.
+    /// Moves the largest policies to the backlog until the rest has at most [`COMPILED_AT_ONCE`] entries.
+    /// Returns the rest and all other changes.
     pub(super) fn defer(&mut self, changes: Vec<Change>) -> Vec<Change> {
         let mut costs: Vec<(Cost, PolicyName)> = Vec::new();
         for change in &changes {
@@ -31,7 +33,7 @@ impl Backlog {
                 }
                 Change::PolicyGone(name) => {
                     self.0.remove(name);
-                    // What came before in the same changes must not come back after it.
+                    // A version that precedes the removal in the same changes must not be compiled after it.
                     costs.retain(|(_, changed)| changed != name);
                 }
                 _ => {}
@@ -58,7 +60,7 @@ impl Backlog {
         now
     }
 
-    /// Takes policies for one step, the first by name: one at least, if any wait.
+    /// Takes policies for one step, in order of their names: at least one, unless the backlog is empty.
     pub(super) fn next(&mut self) -> Vec<Change> {
         let mut sum = 0;
         let mut changes = Vec::new();
@@ -72,18 +74,18 @@ impl Backlog {
         changes
     }
 
-    /// Whether a version of this policy waits.
+    /// Whether a version of this policy is in the backlog.
     pub(super) fn holds(&self, name: &PolicyName) -> bool {
         self.0.contains_key(name)
     }
 
-    /// Whether none waits.
+    /// Whether the backlog is empty.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// What it costs to compile a policy: nothing without its rules, whatever they would cost.
+/// The cost of compiling a policy. A policy whose rules were omitted costs nothing.
 fn cost_now(spec: &PolicySpec) -> Cost {
     if spec.omitted.is_some() { 0 } else { spec.cost() }
 }
@@ -130,12 +132,12 @@ mod tests {
     }
 
     #[test]
-    fn large_policies_wait_until_no_other_change_is_there() {
+    fn large_policies_wait_until_no_other_change_is_pending() {
         let mut backlog = Backlog::default();
         let changes =
             vec![policy("z", 40_000), policy("small", 10), policy("a", 20_000), policy("b", 20_000)];
         assert_eq!(names(&backlog.defer(changes)), ["small", "a"]);
-        // One that is changed while it waits is compiled as it is now.
+        // A policy that changes while it waits is compiled in its new version.
         assert_eq!(names(&backlog.defer(vec![policy("b", 5)])), ["b"]);
         assert!(backlog.holds(&PolicyName::network_policy("web", "z")));
         assert_eq!(names(&backlog.next()), ["z"]);
@@ -143,12 +145,12 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_goes_while_it_waits_never_comes() {
+    fn a_policy_that_is_removed_while_it_waits_is_never_compiled() {
         let mut backlog = Backlog::default();
         assert!(backlog.defer(vec![policy("z", 40_000)]).is_empty());
         assert_eq!(backlog.defer(vec![gone("z")]).len(), 1);
         assert!(backlog.is_empty());
-        // Also if it comes and goes in the same changes.
+        // This also holds if it is created and removed in the same changes.
         assert_eq!(backlog.defer(vec![policy("z", 40_000), gone("z")]).len(), 2);
         assert!(backlog.is_empty());
         assert_eq!(backlog.defer(vec![policy("z", 40_000), gone("z"), policy("z", 50_000)]).len(), 1);

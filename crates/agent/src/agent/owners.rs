@@ -1,32 +1,36 @@
-//! Which addresses change hands (semantics 36): connections of the old pod end.
+//! Detects addresses that are reassigned to another pod (semantics 36): connections of the old pod end.
 //!
-//! From: changes, and the snapshots before and after them. To: the engine, which deletes the connections. Invariant: an address whose pod
-//! goes is cached until another pod has it, unless its connections were deleted at once.
+//! From: changes, and the snapshots before and after them. To: the engine, which deletes the connections.
+//! Invariant: when a pod is deleted, its addresses are kept in `vacated` until another pod has them, unless
+//! their connections were deleted at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use policy::{Affected, Change, Inventory, PodUid, Snapshot};
 
-/// Addresses without a pod that are cached, at most. Beyond that connections end when the pod goes.
+/// How many vacated addresses are kept at most. Beyond that, connections are deleted when the pod is.
 const MAX_VACATED: usize = 1 << 16;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct AddressOwners {
-    /// The last pod of each address whose pod is gone and whose connections stay, since no rule of this node tells that it is gone.
+    /// The last pod of each address whose pod was deleted and whose connections stay. Deleting the pod
+    /// affected no connection on this node.
     vacated: BTreeMap<IpAddr, PodUid>,
 }
 
-/// Addresses whose pod may change.
+/// The addresses that changes may reassign, and their pods before the changes.
 #[derive(Debug)]
 pub(super) struct Before {
+    /// Addresses of changed and deleted pods, with the pods that had them.
     owners: Vec<(IpAddr, PodUid)>,
+    /// Addresses of created and changed pods.
     claimed: Vec<IpAddr>,
 }
 
 impl Before {
-    /// To be called before the changes are applied.
+    /// Call this before the changes are applied.
     pub(super) fn new(changes: &[Change], inventory: &Inventory, snapshot: Option<&Snapshot>) -> Self {
         let old = changes.iter().filter_map(|change| match change {
             Change::Pod(pod) => inventory.pods.get(&pod.name),
@@ -46,7 +50,7 @@ impl Before {
 }
 
 impl AddressOwners {
-    /// The addresses whose old connections are to be deleted.
+    /// Returns the addresses whose existing connections must be deleted.
     pub(super) fn reassigned(
         &mut self,
         before: Before,
@@ -66,7 +70,7 @@ impl AddressOwners {
         for address in before.claimed {
             if let Some(pod) = snapshot.pod(address)
                 && let Some(uid) = self.vacated.remove(&address)
-                // Without UIDs it is unknown whether it is the same pod.
+                // Without UIDs, it is unknown whether it is the same pod.
                 && (pod.uid != uid || uid == PodUid::default())
             {
                 reassigned.insert(address);
@@ -104,7 +108,7 @@ mod tests {
         Change::PodGone(PodName::new("web", name))
     }
 
-    /// An agent without policies, to which pods of another node make no difference.
+    /// An agent without policies, whose connections are not affected by pods of another node.
     struct Scenario {
         compiler: Compiler,
         owners: AddressOwners,
@@ -134,14 +138,11 @@ mod tests {
     }
 
     #[test]
-    fn s36_an_address_changes_hands_when_another_pod_has_it() {
+    fn s36_an_address_is_reassigned_when_another_pod_has_it() {
         let mut scenario = Scenario::begin();
         assert!(!scenario.reassigns(&[pod("a", 1)]));
-        assert!(
-            !scenario.reassigns(&[gone("a")]),
-            "until another pod has it, its connections may be those of the same"
-        );
-        assert!(!scenario.reassigns(&[pod("a", 1)]), "it was only listed again");
+        assert!(!scenario.reassigns(&[gone("a")]), "its connections stay until another pod has it");
+        assert!(!scenario.reassigns(&[pod("a", 1)]), "the same pod was listed again");
         assert!(!scenario.reassigns(&[gone("a")]));
         assert!(scenario.reassigns(&[pod("b", 2)]));
         assert!(scenario.reassigns(&[gone("b"), pod("c", 3)]), "at once");

@@ -1,4 +1,4 @@
-//! How far the agent has come: control flow asks this, and the status reports it.
+//! The agent's phase, which controls what its thread does.
 
 use crate::engine::Engine;
 
@@ -10,7 +10,8 @@ pub(super) enum Phase {
     Starting,
     /// This agent's rules are in the kernel.
     Enforcing(Engine),
-    /// The kernel's rules are another agent's, or gone: this one only answers what was queued for it.
+    /// The kernel has another agent's rules, or none: this agent only gives verdicts on packets in its
+    /// queues.
     Superseded(Engine),
 }
 
@@ -43,7 +44,7 @@ impl Phase {
         matches!(self, Self::Superseded(_))
     }
 
-    /// Another agent's rules, or none, have taken the place of this one's.
+    /// Another agent's rules, or none, have replaced this agent's.
     pub(super) fn supersede(&mut self) {
         *self = match std::mem::take(self) {
             Self::Enforcing(engine) | Self::Superseded(engine) => Self::Superseded(engine),

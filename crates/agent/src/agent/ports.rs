@@ -1,8 +1,9 @@
-//! The agent's part about ports: which addresses are behind which interface, and what rules drop for it.
+//! The agent's methods about ports: which addresses are behind which interface, and the packets that rules
+//! drop because of that.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use dataplane::conntrack::ConntrackError;
 use dataplane::ports::{Monitor, PortQueue, PortQueueConfig};
@@ -11,20 +12,22 @@ use dataplane::table::Protections;
 use policy::{Snapshot, Verdict};
 
 use super::{Agent, Message};
+use crate::error_chain::chain;
 use crate::origins::overlay_flows;
 use crate::status;
+use crate::sync::lock;
 
 impl Agent {
-    /// Follows the node's interfaces, and has packets of new ports wait until the rules know them.
-    pub(super) fn follow_ports(&mut self, queues: QueueRange) -> anyhow::Result<()> {
-        // The queue must be free again before it can be bound again.
+    /// Watches the node's interfaces, and holds packets of new ports until the rules have their bindings.
+    pub(super) fn watch_ports(&mut self, queues: QueueRange) -> anyhow::Result<()> {
+        // Unbind the queue before binding it again.
         (self.port_queue, self.monitor) = (None, None);
         let outbox = self.outbox.clone();
         let latest = Arc::clone(&self.latest_interfaces);
-        // One message at most waits, however often interfaces change.
+        // At most one message is queued, however often interfaces change.
         let monitor = Monitor::start(move |interfaces| {
-            let waits = lock(&latest).replace(interfaces).is_some();
-            if !waits {
+            let is_queued = lock(&latest).replace(interfaces).is_some();
+            if !is_queued {
                 drop(outbox.send(Message::Interfaces));
             }
         })?;
@@ -40,53 +43,58 @@ impl Agent {
         Ok(())
     }
 
-    /// Brings the rules up to date with the node's interfaces.
+    /// Updates the rules to the node's current interfaces.
     pub(super) fn refresh_origins(&mut self) {
         let Some(snapshot) = self.snapshot.clone() else { return };
         if !self.phase.is_enforcing() {
             return;
         }
-        // The node's own addresses are among what a verdict depends on.
+        // Verdicts depend on the node's own addresses.
         let before = snapshot.generation();
         let snapshot = self.with_own_addresses(&snapshot);
         let is_new = snapshot.generation() != before;
-        let (origins, left) = self.origins.derive(&snapshot, self.compiler.inventory());
+        let (origins, unbound) = self.origins.derive(&snapshot, self.compiler.inventory());
         let Some(engine) = self.phase.engine() else { return };
         engine.set_overlay(overlay_flows(&origins));
-        let is_news = engine.table().set_origins(origins);
+        let is_changed = engine.table().set_origins(origins);
         let generation = snapshot.generation().0;
-        self.delete_connections_of(left);
+        self.delete_connections_of(unbound);
         if is_new {
-            self.put_in_force_again();
-        } else if is_news {
+            self.reapply();
+        } else if is_changed {
             let updated = self.phase.engine().map(|engine| engine.table().update_origins());
             match updated.unwrap_or(Ok(())) {
                 Ok(()) => self.release_ports(),
                 Err(error) => {
-                    self.behind = true;
+                    self.must_reapply = true;
                     self.failed(generation, &error.into());
                 }
             }
         }
     }
 
-    /// What a pod that is gone has opened is none of the next one's, which sends nothing before it is bound: so this comes before the rules.
-    fn delete_connections_of(&mut self, left: BTreeSet<IpAddr>) {
-        if left.is_empty() {
+    /// Deletes connections of deleted pods: the next pod with the address must not use them. Call this before
+    /// the rules are updated: the next pod can send nothing before its port is bound.
+    fn delete_connections_of(&mut self, unbound: BTreeSet<IpAddr>) {
+        if unbound.is_empty() {
             return;
         }
-        if let Some(Err(error)) = self.conntrack.as_mut().map(|table| table.delete_of(&left)) {
+        if let Some(Err(error)) = self.conntrack.as_mut().map(|table| table.delete_of(&unbound)) {
             if matches!(error, ConntrackError::Superseded(_)) {
                 return self.superseded();
             }
-            tracing::warn!(%error, "connections of pods that are gone could not be deleted: tried again by the next sweep");
+            tracing::warn!(
+                error = chain(&error),
+                "connections of deleted pods could not be deleted: the next sweep retries"
+            );
             if let Some(engine) = self.phase.engine() {
-                engine.reassign(left);
+                engine.reassign(unbound);
             }
         }
     }
 
-    /// The snapshot with the node's own addresses as its interfaces have them now: the same one if they are no news.
+    /// The snapshot with the node's own addresses as its interfaces have them now: the same snapshot if they
+    /// have not changed.
     pub(super) fn with_own_addresses(&mut self, snapshot: &Arc<Snapshot>) -> Arc<Snapshot> {
         let own = self.origins.own_addresses();
         match self.config.pod_cidrs.set_own_addresses(own, self.compiler.inventory()) {
@@ -99,14 +107,14 @@ impl Agent {
         }
     }
 
-    /// What waits of ports that are bound goes on.
+    /// Releases the held packets of ports that are bound now.
     pub(super) fn release_ports(&self) {
         if let Some(queue) = &self.port_queue {
             queue.release(self.origins.port_states());
         }
     }
 
-    /// Records what rules have dropped by themselves, and says in status what is known of ports.
+    /// Records packets that rules have dropped without a verdict, and reports ports in the status.
     pub(super) fn record_drops(&mut self) {
         let (Some(engine), Some(snapshot)) = (self.phase.engine(), self.snapshot.clone()) else { return };
         let protections = engine.table().protections();
@@ -115,19 +123,17 @@ impl Agent {
                 let lines = self.origins.drain_drops(counts, &self.config.node, &snapshot);
                 lines.into_iter().for_each(|line| self.audit.record_dropped(line));
             }
-            Err(error) => tracing::warn!(%error, "what rules dropped can't be read"),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "the counts of dropped packets can't be read");
+            }
         }
         let status = self.origins_status(protections, &snapshot);
         self.health.state().status.origins = Some(status);
     }
 
-    /// The part of status about the origin of packets, under rules with these protections.
+    /// The part of the status about the origins of packets, under rules with these protections.
     pub(super) fn origins_status(&self, protections: Protections, snapshot: &Snapshot) -> status::Origins {
         let new_ports = self.port_queue.as_ref().map(PortQueue::counters).unwrap_or_default();
         status::Origins::new(&self.origins, protections, self.config.bridge, new_ports, snapshot)
     }
-}
-
-pub(super) fn lock<T>(latest: &Mutex<Option<T>>) -> MutexGuard<'_, Option<T>> {
-    latest.lock().unwrap_or_else(PoisonError::into_inner)
 }

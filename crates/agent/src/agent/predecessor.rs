@@ -1,7 +1,7 @@
-//! The agent's part about the one from which it took over: whose last answers and marks it evaluates again.
+//! The agent's methods about its predecessor, whose last verdicts and marks it evaluates again.
 //!
-//! From: the kernel's queues, once a second. To: a sweep of all connections. Invariant: all connections are evaluated once after the
-//! predecessor's last answer, and once after it has ended.
+//! From: the kernel's queues, once a second. To: a sweep of all connections. Invariant: all connections are
+//! evaluated once after the predecessor's last verdict, and once after it has ended.
 
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
@@ -12,19 +12,19 @@ use super::Agent;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Predecessor {
     queues: QueueRange,
-    /// Whether it was seen to have answered all packets that were queued for it.
+    /// Whether its queues have been seen empty, so that it has given verdicts on all its packets.
     has_answered: bool,
 }
 
 impl Predecessor {
-    /// The one that serves these queues.
+    /// The agent that has bound these queues.
     pub(super) fn new(queues: QueueRange) -> Self {
         Self { queues, has_answered: false }
     }
 
-    /// Takes note of the queues that are bound. Returns whether all connections are to be evaluated again, and what is still to be
-    /// watched.
-    fn look(self, bound: &[QueueStatistics]) -> (bool, Option<Self>) {
+    /// Observes the bound queues. Returns whether all connections must be evaluated again, and the
+    /// predecessor if it still has to be watched.
+    fn observe(self, bound: &[QueueStatistics]) -> (bool, Option<Self>) {
         let is_its_own = |row: &&QueueStatistics| self.queues.numbers().any(|number| number == row.number);
         let mut rows = bound.iter().filter(is_its_own).peekable();
         if rows.peek().is_none() {
@@ -38,13 +38,14 @@ impl Predecessor {
 }
 
 impl Agent {
-    /// Has all connections evaluated when the agent before this one has answered all that was queued for it, since its answers may be
-    /// cached, and when it has ended. Until then it may have been stopped just before it changed a connection's mark, and go on later.
-    pub(super) fn look_at_predecessor(&mut self) {
+    /// Makes all connections be evaluated when the predecessor has given verdicts on all its packets, since
+    /// the kernel may have cached them. They are evaluated once more when it has ended: it may have been
+    /// stopped (SIGSTOP) just before it changed a connection's mark, and continue later.
+    pub(super) fn check_predecessor(&mut self) {
         let Some(predecessor) = self.predecessor else { return };
-        let (is_due, rest) = predecessor.look(&QueueStatistics::read().unwrap_or_default());
+        let (is_due, rest) = predecessor.observe(&QueueStatistics::read().unwrap_or_default());
         self.predecessor = rest;
-        self.behind |= is_due;
+        self.must_reapply |= is_due;
     }
 }
 
@@ -53,11 +54,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_connections_are_evaluated_after_the_predecessors_last_answer_and_after_its_end() {
+    fn all_connections_are_evaluated_after_the_predecessors_last_verdict_and_after_its_end() {
         let row = |number, waiting| QueueStatistics { number, waiting, ..QueueStatistics::default() };
         let mut predecessor = Some(Predecessor::new(QueueRange { first: 100, count: 2 }));
         let mut is_due = |bound: &[QueueStatistics]| {
-            let (is_due, rest) = predecessor.expect("it is watched").look(bound);
+            let (is_due, rest) = predecessor.expect("it is watched").observe(bound);
             predecessor = rest;
             is_due
         };
@@ -69,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_predecessor_that_has_ended_before_is_followed_by_one_sweep() {
-        assert_eq!(Predecessor::new(QueueRange { first: 100, count: 2 }).look(&[]), (true, None));
+    fn a_predecessor_that_has_already_ended_is_followed_by_one_sweep() {
+        assert_eq!(Predecessor::new(QueueRange { first: 100, count: 2 }).observe(&[]), (true, None));
     }
 }

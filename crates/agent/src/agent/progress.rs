@@ -1,4 +1,4 @@
-//! What the agent says of its work, in log, status and metrics.
+//! Reports the agent's progress in log, status and metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -8,19 +8,19 @@ use cluster::RefusedPolicy;
 use dataplane::sweep::SweepReport;
 use policy::{PolicyName, Refusal, Snapshot};
 
-use super::problem_log::{Line, ProblemKey};
+use super::problem_log::{LogLine, ProblemKey};
 use super::{Agent, Compiled};
 use crate::durations::observe;
 use crate::engine::Applied;
-use crate::health::Topic;
+use crate::health::Condition;
 use crate::status;
 
-/// How many policies a line names that says what was applied.
+/// How many policies a `policy applied` line names at most.
 const NAMED_POLICIES: usize = 10;
 
 impl Agent {
-    /// Says in log, status and metrics that a snapshot is in force, and these policies with it.
-    pub(super) fn note(
+    /// Reports in log, status and metrics that a snapshot is in force, and these policies with it.
+    pub(super) fn report_applied(
         &self,
         generation: u64,
         policies: BTreeSet<PolicyName>,
@@ -38,13 +38,13 @@ impl Agent {
         let mut state = self.health.state();
         state.status.applied_generation = generation;
         state.status.last_change = Some(change);
-        state.settled(Topic::Change);
+        state.met(Condition::Change);
         drop(state);
         if let Some(swept) = &applied.swept {
-            self.note_sweep(swept);
+            self.report_sweep(swept);
         }
         if policies.is_empty() {
-            // Pods come and go all the time.
+            // Changes of pods are frequent.
             let micros = change.compile_micros + change.grace_micros + change.table_micros;
             tracing::debug!(generation, changes = change.changes, micros, "inventory applied");
             return;
@@ -63,8 +63,8 @@ impl Agent {
         );
     }
 
-    /// Says in log, status and metrics what a sweep did.
-    pub(super) fn note_sweep(&self, swept: &SweepReport) {
+    /// Reports the result of a sweep in log, status and metrics.
+    pub(super) fn report_sweep(&self, swept: &SweepReport) {
         observe(&self.health.durations().sweep, swept.elapsed);
         let last = status::Sweep {
             connections: swept.entries,
@@ -82,23 +82,23 @@ impl Agent {
         );
     }
 
-    /// Reports faults of the source's objects and policies beyond their namespace's budget: all of them in status, those that are new or
-    /// gone in the log.
-    pub(super) fn note_problems(&mut self) {
-        // There may be very many, and nearly no change concerns them.
+    /// Reports problems of the source's objects, and policies that exceed their namespace's budget: all of
+    /// them in the status, new and resolved ones in the log.
+    pub(super) fn report_problems(&mut self) {
+        // There may be very many problems, and most changes don't affect them.
         let mut hasher = DefaultHasher::new();
         self.compiler.refusals().for_each(|refusal| refusal.hash(&mut hasher));
         self.compiler.more_refusals().for_each(|more| more.hash(&mut hasher));
-        let refusals = std::mem::replace(&mut self.noted_refusals, hasher.finish());
-        if !std::mem::take(&mut self.has_new_problems) && refusals == self.noted_refusals {
+        let refusals = std::mem::replace(&mut self.reported_refusals, hasher.finish());
+        if !std::mem::take(&mut self.has_new_problems) && refusals == self.reported_refusals {
             return;
         }
-        let mut standing = BTreeMap::new();
+        let mut current = BTreeMap::new();
         let mut problems = Vec::with_capacity(self.problems.len());
         for problem in &*self.problems {
             problems.push(status::Problem::from(problem));
             let (namespace, text) = (problem.namespace().to_owned(), problem.without_version());
-            standing.insert(ProblemKey { namespace, text }, Cause::Object(problem));
+            current.insert(ProblemKey { namespace, text }, Cause::Object(problem));
         }
         let before = std::mem::take(&mut self.refused);
         for refusal in self.compiler.refusals() {
@@ -113,33 +113,33 @@ impl Agent {
             self.refused.insert(refusal.policy.clone());
             let namespace = refusal.policy.namespace.to_string();
             let text = format!("NetworkPolicy {}: it exceeds its namespace's budget", refusal.policy);
-            standing.insert(ProblemKey { namespace, text }, Cause::Budget(refusal));
+            current.insert(ProblemKey { namespace, text }, Cause::Budget(refusal));
         }
         for (namespace, more) in self.compiler.more_refusals() {
             problems.push(status::Problem::more_refusals(namespace, more));
         }
-        let lines = self.problem_log.change(standing.keys().cloned().collect(), Instant::now());
+        let lines = self.problem_log.change(current.keys().cloned().collect(), Instant::now());
         for line in &lines {
             match line {
-                Line::New(problem) => standing.get(problem).into_iter().for_each(Cause::log),
+                LogLine::New(problem) => current.get(problem).into_iter().for_each(Cause::log),
                 other => log_change(other),
             }
         }
         self.health.state().status.problems = problems;
     }
 
-    /// Logs how often problems began and ended without a line of their own.
+    /// Logs how often problems appeared and were resolved without a separate line.
     pub(super) fn log_repeated_problems(&mut self) {
         self.problem_log.due(Instant::now()).iter().for_each(log_change);
     }
 
-    /// The same, for an agent that ends.
+    /// Logs the counts that [`Agent::log_repeated_problems`] would log later, since the agent ends.
     pub(super) fn log_rest_of_problems(&mut self) {
         self.problem_log.flush(Instant::now()).iter().for_each(log_change);
     }
 
-    /// Says in status what the newest snapshot was made from.
-    pub(super) fn describe(&self, snapshot: &Snapshot) {
+    /// Reports in the status the objects from which the newest snapshot was compiled.
+    pub(super) fn report_inventory(&self, snapshot: &Snapshot) {
         let inventory = self.compiler.inventory();
         let count = |objects: usize| objects as u64;
         let mut state = self.health.state();
@@ -157,12 +157,12 @@ impl Agent {
 enum Cause<'a> {
     /// An object, or a file, of the source.
     Object(&'a cluster::Problem),
-    /// A policy beyond its namespace's budget.
+    /// A policy that exceeds its namespace's budget.
     Budget(Refusal),
 }
 
 impl Cause<'_> {
-    /// Writes one warning.
+    /// Logs a warning.
     fn log(&self) {
         match self {
             Self::Object(problem) => problem.log(),
@@ -179,18 +179,18 @@ impl Cause<'_> {
 }
 
 /// Logs a line for which the problem's [`Cause`] isn't needed.
-fn log_change(line: &Line) {
+fn log_change(line: &LogLine) {
     match line {
-        Line::New(problem) => tracing::warn!(problem = problem.text, "problem found"),
-        Line::Resolved(problem) => tracing::info!(problem = problem.text, "problem resolved"),
-        Line::Repeated { problem, changes, stands } => tracing::warn!(
+        LogLine::New(problem) => tracing::warn!(problem = problem.text, "problem found"),
+        LogLine::Resolved(problem) => tracing::info!(problem = problem.text, "problem resolved"),
+        LogLine::Repeated { problem, changes, is_current } => tracing::warn!(
             problem = problem.text,
             changes,
-            stands,
+            is_current,
             "problem found and resolved again and again: counted, not logged one by one"
         ),
-        Line::Unnamed { new, resolved } => {
-            tracing::warn!(found = new, resolved, "more problems changed: `doctor` lists those that stand");
+        LogLine::Unnamed { new, resolved } => {
+            tracing::warn!(found = new, resolved, "more problems changed: `doctor` lists all current ones");
         }
     }
 }

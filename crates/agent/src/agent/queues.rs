@@ -1,4 +1,4 @@
-//! The agent's part about queues that were full: how much that cost, and who filled them.
+//! The agent's methods about full queues: how many packets were lost, and which sender filled the queues.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,7 +9,7 @@ use dataplane::queue_statistics::QueueStatistics;
 use super::Agent;
 use crate::status::FullQueue;
 
-/// Counts, as the kernel last had them.
+/// The kernel's counters at the last reading.
 #[derive(Debug)]
 pub(super) struct Counts<K>(BTreeMap<K, u64>);
 
@@ -20,28 +20,29 @@ impl<K> Default for Counts<K> {
 }
 
 impl<K: Ord + Copy> Counts<K> {
-    /// How much each has grown since the last time. One that is less than it was began again at zero.
+    /// How much each counter has grown since the last call. One that has decreased was reset to zero.
     fn grown(&mut self, now: BTreeMap<K, u64>) -> BTreeMap<K, u64> {
         let before = std::mem::replace(&mut self.0, now);
         let grown = self.0.iter().map(|(key, &count)| {
-            let told = before.get(key).copied().filter(|told| *told <= count).unwrap_or_default();
-            (*key, count - told)
+            let last = before.get(key).copied().filter(|last| *last <= count).unwrap_or_default();
+            (*key, count - last)
         });
         grown.collect()
     }
 }
 
-/// What is known of full queues: the counts of the last look.
+/// The counters of the queues at the last check.
 #[derive(Debug, Default)]
-pub(super) struct QueueLooks {
-    /// Packets that were dropped before any worker could receive them, by queue.
+pub(super) struct QueueCounters {
+    /// Packets that were dropped before a worker could receive them, by queue.
     dropped: Counts<u16>,
-    /// Packets that workers were asked about, by sender.
-    asked: Counts<IpAddr>,
+    /// Packets that were queued for workers, by sender.
+    queued: Counts<IpAddr>,
 }
 
 impl Agent {
-    /// Says in log, status and audit log that queues were full, and names the sender that asked most meanwhile.
+    /// Reports full queues in log, status and audit log, and names the sender of most packets since the last
+    /// check.
     pub(super) fn record_full_queues(&mut self) {
         let (Some(engine), Some(snapshot)) = (self.phase.engine(), &self.snapshot) else { return };
         let Some(queues) = self.health.state().queues else { return };
@@ -50,9 +51,9 @@ impl Agent {
         let dropped = |row: QueueStatistics| {
             (row.number, u64::from(row.dropped_full) + u64::from(row.dropped_by_socket))
         };
-        let packets: u64 = self.queue_looks.dropped.grown(ours.map(dropped).collect()).values().sum();
-        let asked = engine.table().asking().unwrap_or_default();
-        let most = self.queue_looks.asked.grown(asked).into_iter().max_by_key(|(_, packets)| *packets);
+        let packets: u64 = self.queue_counters.dropped.grown(ours.map(dropped).collect()).values().sum();
+        let queued = engine.table().asking().unwrap_or_default();
+        let most = self.queue_counters.queued.grown(queued).into_iter().max_by_key(|(_, packets)| *packets);
         if packets == 0 {
             return;
         }
@@ -61,9 +62,9 @@ impl Agent {
             None if address.is_unspecified() => "addresses outside this node's pod CIDRs".to_owned(),
             None => address.to_string(),
         });
-        let (address, asked) = most.unwrap_or((Ipv4Addr::UNSPECIFIED.into(), 0));
-        tracing::warn!(packets, sender = sender.as_deref(), asked, "a queue was full");
-        self.origins.ledger.add((DropPlace::Source(address), DropReason::QueueFull), packets);
+        let (address, queued) = most.unwrap_or((Ipv4Addr::UNSPECIFIED.into(), 0));
+        tracing::warn!(packets, sender = sender.as_deref(), queued, "a queue was full");
+        self.origins.drops.add((DropPlace::Source(address), DropReason::QueueFull), packets);
         let mut state = self.health.state();
         let before = state.status.full_queue.take().map_or(0, |full| full.packets);
         state.status.full_queue = Some(FullQueue { packets: before + packets, sender });
@@ -75,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_new_is_told_once_and_a_queue_that_is_bound_again_begins_at_zero() {
+    fn growth_is_returned_once_and_a_decreased_counter_was_reset_to_zero() {
         let mut drops = Counts::default();
         let mut grown =
             |rows: &[(u16, u64)]| -> u64 { drops.grown(rows.iter().copied().collect()).values().sum() };

@@ -1,7 +1,9 @@
-//! What the agent does while its source is not wholly known: the state on disk stands in, or files were never understood.
+//! What the agent does while parts of its source are unknown: the state on disk replaces them, or files were
+//! never parsed.
 //!
-//! From: the source's updates. To: health, status and log. Invariant: an agent that knows a state on disk alone replaces none that
-//! enforces and answers, since that one knows the same or more.
+//! From: the source's updates. To: health, status and log. Invariant: an agent that has only the state on
+//! disk does not replace another agent that enforces and gives verdicts, since that one has the same policy
+//! or a newer one.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,17 +14,17 @@ use dataplane::table::Table;
 use jiff::Timestamp;
 
 use super::Agent;
-use crate::health::Topic;
+use crate::health::Condition;
 
 impl Agent {
-    /// Takes note of how far the policy in force is the source's.
-    pub(super) fn note_standing(&mut self, restored: Option<SystemTime>, never_understood: &[PathBuf]) {
-        self.note_restored(restored);
-        self.note_never_understood(never_understood);
+    /// Reports which parts of the policy in force do not come from the source.
+    pub(super) fn report_source_gaps(&mut self, restored: Option<SystemTime>, never_understood: &[PathBuf]) {
+        self.report_restored(restored);
+        self.report_never_understood(never_understood);
     }
 
-    /// Takes note of whether the state on disk stands in for what the source has not said yet.
-    fn note_restored(&mut self, restored: Option<SystemTime>) {
+    /// Reports whether the state on disk replaces parts of the source that are not known yet.
+    fn report_restored(&mut self, restored: Option<SystemTime>) {
         match (self.restored, restored) {
             (None, Some(saved)) => tracing::warn!(
                 saved = %shown(saved),
@@ -35,27 +37,28 @@ impl Agent {
         self.health.state().restored = restored;
     }
 
-    /// Takes note of the files of which no version was ever understood: what their policies isolate may be open.
-    fn note_never_understood(&self, files: &[PathBuf]) {
+    /// Reports files without any version that could be parsed: pods that their policies isolate may be open.
+    fn report_never_understood(&self, files: &[PathBuf]) {
         let mut state = self.health.state();
-        let Some(first) = files.first() else { return state.settled(Topic::Manifests) };
+        let Some(first) = files.first() else { return state.met(Condition::Manifests) };
         let more = match files.len() - 1 {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
         state.not_ready(
-            Topic::Manifests,
+            Condition::Manifests,
             format!(
-                "{}{more} was never understood, so pods that policies in it isolate may be open: mend it or remove it; \
-                 `kube-verdict doctor` says what is wrong",
+                "{}{more} was never understood, so pods that policies in it isolate may be open: correct it \
+                 or remove it; `kube-verdict doctor` says what is wrong",
                 first.display()
             ),
         );
     }
 
-    /// Why this agent leaves enforcing to another one, which knows more; `None` if it needn't: the other one has ended, or was stopped and
-    /// answers nothing. `waits_for`: what the source has not said yet.
-    pub(super) fn leaves_enforcing(&mut self, waits_for: Option<String>) -> Option<String> {
+    /// Why this agent leaves enforcing to another one; `None` if it must enforce itself, because the other
+    /// agent has ended, or is stopped and gives no verdicts. `waits_for`: the part of the source that is not
+    /// known yet.
+    pub(super) fn defers_to_other_agent(&mut self, waits_for: Option<String>) -> Option<String> {
         let saved = self.restored?;
         let waits_for = waits_for?;
         let in_use = Table::queues_in_use().ok().flatten()?;
@@ -63,7 +66,7 @@ impl Agent {
         bound.retain(|queue| in_use.numbers().any(|number| number == queue.number));
         bound.first()?;
         let longest = self.config.hold.time + UNANSWERED;
-        if let Some(number) = self.answers.none_since(&bound, longest, Instant::now()) {
+        if let Some(number) = self.queue_progress.stuck_queue(&bound, longest, Instant::now()) {
             tracing::warn!(
                 queue = number,
                 "another agent has bound the queue and answers nothing: taking over from it"
@@ -77,25 +80,27 @@ impl Agent {
     }
 }
 
-/// How long packets may wait in a queue of which none is answered, besides those that an agent holds until their pod is known.
+/// How long packets may wait in a queue that makes no progress, in addition to the time that an agent holds
+/// packets until their pod is known.
 const UNANSWERED: Duration = Duration::from_secs(2);
 
-/// How far the answers of another agent's queues are: one that was stopped (SIGSTOP, a frozen cgroup) has its queues bound, and answers
-/// nothing.
+/// The progress of another agent's queues. An agent that is stopped (SIGSTOP, a frozen cgroup) has bound its
+/// queues and gives no verdicts.
 #[derive(Debug, Default)]
-pub(super) struct Answers {
-    /// By queue: how many packets were answered, and since when it is that many while others wait.
+pub(super) struct QueueProgress {
+    /// By queue: how many packets had a verdict, and since when that number has not changed while packets
+    /// wait.
     seen: BTreeMap<u16, (u32, Instant)>,
 }
 
-impl Answers {
-    /// A queue in which packets wait, and of which none was answered for `longest`.
-    fn none_since(&mut self, bound: &[QueueStatistics], longest: Duration, now: Instant) -> Option<u16> {
+impl QueueProgress {
+    /// A queue in which packets wait and none had a verdict for at least `longest`.
+    fn stuck_queue(&mut self, bound: &[QueueStatistics], longest: Duration, now: Instant) -> Option<u16> {
         let before = std::mem::take(&mut self.seen);
-        // Where nothing waits, there is nothing to answer.
+        // An empty queue can't make progress.
         for queue in bound.iter().filter(|queue| queue.waiting > 0) {
-            let gone = queue.waiting.wrapping_add(queue.dropped_by_socket);
-            let answered = queue.last_packet.wrapping_sub(gone);
+            let unanswered = queue.waiting.wrapping_add(queue.dropped_by_socket);
+            let answered = queue.last_packet.wrapping_sub(unanswered);
             let since = before.get(&queue.number).filter(|(before, _)| *before == answered);
             self.seen.insert(queue.number, (answered, since.map_or(now, |(_, since)| *since)));
         }
@@ -104,7 +109,7 @@ impl Answers {
     }
 }
 
-/// A time as people and logs write it.
+/// A time as it is shown in logs and messages.
 fn shown(time: SystemTime) -> String {
     Timestamp::try_from(time).map_or_else(|_| "an unknown time".to_owned(), |time| format!("{time:.0}"))
 }
@@ -113,22 +118,23 @@ fn shown(time: SystemTime) -> String {
 mod tests {
     use super::*;
 
-    /// Packets that wait, that the socket dropped, and the number of the last, second by second.
+    /// For each second: the packets that wait, those that the socket dropped, and the number of the last
+    /// packet.
     type Rows = &'static [(u32, u32, u32)];
 
     #[test]
-    fn an_agent_answers_nothing_whose_queue_has_packets_that_wait_while_none_is_answered() {
+    fn a_queue_is_stuck_if_packets_wait_in_it_and_none_gets_a_verdict() {
         let start = Instant::now();
         let scenarios: [(&str, Rows, bool); 6] = [
             ("nothing waits", &[(0, 0, 7), (0, 0, 7), (0, 0, 7), (0, 0, 7)], false),
             ("it is busy", &[(3, 0, 10), (3, 0, 20), (3, 0, 30), (3, 0, 40)], false),
-            ("it answered, and was stopped", &[(3, 0, 10), (2, 0, 20), (2, 0, 20), (2, 0, 20)], false),
+            ("it was stopped after some verdicts", &[(3, 0, 10), (2, 0, 20), (2, 0, 20), (2, 0, 20)], false),
             ("it is stopped", &[(3, 0, 10), (3, 0, 10), (3, 0, 10), (3, 0, 10)], true),
-            ("more packets come to it", &[(3, 0, 10), (5, 0, 12), (5, 1, 13), (9, 4, 20)], true),
-            ("the numbers begin again", &[(2, 0, u32::MAX), (5, 0, 2), (6, 0, 3), (7, 0, 4)], true),
+            ("it is stopped while packets arrive", &[(3, 0, 10), (5, 0, 12), (5, 1, 13), (9, 4, 20)], true),
+            ("the packet numbers wrap around", &[(2, 0, u32::MAX), (5, 0, 2), (6, 0, 3), (7, 0, 4)], true),
         ];
         for (scenario, rows, expected) in scenarios {
-            let mut answers = Answers::default();
+            let mut progress = QueueProgress::default();
             let mut stuck = None;
             for (second, (waiting, dropped_by_socket, last_packet)) in rows.iter().copied().enumerate() {
                 let queue = QueueStatistics {
@@ -142,7 +148,7 @@ mod tests {
                     last_packet,
                 };
                 let now = start + Duration::from_secs(second as u64);
-                stuck = answers.none_since(&[queue], Duration::from_secs(3), now);
+                stuck = progress.stuck_queue(&[queue], Duration::from_secs(3), now);
                 assert!(stuck.is_none() || second == 3, "{scenario}");
             }
             assert_eq!(stuck.is_some(), expected, "{scenario}");

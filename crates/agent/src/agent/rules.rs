@@ -1,7 +1,9 @@
-//! The agent's part about rules that other programs change or delete: they are written again, and the time in between is recorded.
+//! Restores rules that other programs change or delete, and records the bypass: the period in which packets
+//! could pass unevaluated.
 //!
-//! From: nftables' notifications, and a look at the rules once a second in case one was missed. To: the rules, the sweep, then audit log,
-//! status and log. Invariant: a bypass is over when the rules are back and every connection was evaluated under them.
+//! From: nftables' notifications, and a check of the rules once a second in case one was missed. To: the
+//! rules, the sweep, then audit log, status and log. Invariant: a bypass ends when the rules are restored and
+//! every connection has been evaluated under them.
 
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant, SystemTime};
@@ -10,51 +12,56 @@ use dataplane::table::{Changed, ForeignChange, Program, RulesListener, RulesMoni
 use jiff::Timestamp;
 
 use super::{Agent, Message, THREAD_NAME};
-use crate::health::Topic;
+use crate::error_chain::chain;
+use crate::health::Condition;
 use crate::status;
 
-/// How often at most one bypass has a line of its own in the log, and how often at most the rules are written because notifications were
-/// lost: a program that changes its own rules all the time must not keep the agent busy.
-const AT_MOST_EVERY: Duration = Duration::from_secs(1);
+/// At most once in this time, a bypass has a separate line in the log, and the rules are restored because
+/// notifications were lost. A program that constantly changes its own rules must not keep the agent busy.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long after a takeover is noticed a notification of an earlier change may still be read.
+/// How long after a takeover was noticed the notification of an earlier change may still arrive.
 const NOTIFIED_AFTER_TAKEOVER: Duration = Duration::from_secs(5);
 
-/// A notification, which says who did it, comes so soon after rules are found missing, if it comes.
+/// How long to wait for the notification after rules were found missing: it names the program that deleted
+/// them.
 const NOTIFIED_WITHIN: Duration = Duration::from_millis(50);
 
-/// What is known of changes of the rules by other programs.
+/// Tracks changes of the rules by other programs.
 #[derive(Debug)]
 pub(super) struct RulesWatch {
-    /// Changes are noticed while this lives; `None` before the rules are installed.
+    /// Receives notifications of changes; `None` before the rules are installed.
     monitor: Option<RulesMonitor>,
-    /// When the rules were last seen to be there.
+    /// When the rules were last found intact.
     seen: SystemTime,
-    /// The time in which packets may pass unevaluated, if it is such a time.
+    /// The bypass that has not ended yet.
     bypass: Option<Bypass>,
+    /// When a bypass was last logged.
     logged: Option<Instant>,
-    /// Bypasses since then that have no line.
+    /// The number of bypasses since `logged`, which have no line.
     unlogged: u64,
-    written_unknown: Option<Instant>,
-    /// When rules were found missing that are not back.
+    /// When the rules were last restored because notifications were lost.
+    restored_unknown: Option<Instant>,
+    /// When rules were found missing that have not been restored.
     missing: Option<Instant>,
-    /// The generation of the ruleset that was replaced when rules were last written again for a bypass: it covers all changes until then.
-    /// Rules that are written for another reason cover none.
+    /// The generation of the ruleset that was replaced when the rules were last restored for a bypass. All
+    /// changes up to that generation are undone. Rules that are written for another reason undo none.
     undone: Option<u32>,
-    /// When another agent was found to have taken over, until the first notification after that: it may be of a change before.
+    /// When another agent's takeover was noticed; `None` after the first notification since then, which may
+    /// be of an earlier change.
     taken_over: Option<Instant>,
 }
 
-/// A bypass that is not over.
+/// A bypass that has not ended.
 #[derive(Debug)]
 struct Bypass {
     /// The first change.
     change: ForeignChange,
-    /// How many batches of other programs it took.
+    /// The number of nftables transactions by other programs.
     changes: u64,
-    /// Whether rules were found missing, beside what was notified.
+    /// Whether rules were also found missing.
     are_missing: bool,
-    /// When the rules were back; `None` before.
+    /// When the rules were restored; `None` before.
     restored: Option<SystemTime>,
 }
 
@@ -66,23 +73,24 @@ impl RulesWatch {
             bypass: None,
             logged: None,
             unlogged: 0,
-            written_unknown: None,
+            restored_unknown: None,
             missing: None,
             undone: None,
             taken_over: None,
         }
     }
 
-    /// Has changes of the rules that were just installed come as messages from here on.
+    /// From here on, sends changes of the rules, which were just installed, as messages.
     pub(super) fn begin(&mut self, listener: RulesListener, table: &Table, outbox: Sender<Message>) {
         self.seen = SystemTime::now();
-        // A message that finds no agent any more has nothing to repair.
-        let tell = move |change| drop(outbox.send(Message::RulesChanged(change)));
-        match listener.start(table, tell) {
+        // Sending fails only if the agent has ended.
+        let send = move |change| drop(outbox.send(Message::RulesChanged(change)));
+        match listener.start(table, send) {
             Ok(monitor) => self.monitor = Some(monitor),
             Err(error) => tracing::error!(
-                %error,
-                "cannot start the thread that notices changes of the rules by other programs: they are repaired up to a second later"
+                error = chain(&error),
+                "cannot start the thread that watches for changes of the rules by other programs: such \
+                 changes are undone up to a second later"
             ),
         }
     }
@@ -91,8 +99,8 @@ impl RulesWatch {
         self.monitor = None;
     }
 
-    /// Another agent has written all rules, and evaluates all connections. A change that another program made before that is still to be
-    /// recorded.
+    /// Another agent has written all rules and evaluates all connections. A change that another program made
+    /// before the takeover must still be recorded.
     fn handed_over(&mut self) {
         self.missing = None;
         match &mut self.bypass {
@@ -104,7 +112,7 @@ impl RulesWatch {
         }
     }
 
-    /// Whether another program made this change before another agent took over.
+    /// Whether this change precedes another agent's takeover, and was made by another program.
     fn is_from_before_takeover(&mut self, change: &ForeignChange) -> bool {
         let is_first = self.taken_over.take().is_some_and(|at| at.elapsed() < NOTIFIED_AFTER_TAKEOVER);
         is_first && !is_of_an_agent(change)
@@ -114,24 +122,24 @@ impl RulesWatch {
         self.monitor.as_ref().is_some_and(RulesMonitor::has_ended)
     }
 
-    /// The rules are there.
+    /// Call this when the rules were found intact.
     pub(super) fn seen(&mut self) {
         self.seen = SystemTime::now();
     }
 
-    /// Whether the rules are still to be written again.
+    /// Whether the rules must be restored.
     pub(super) fn is_damaged(&self) -> bool {
         self.bypass.as_ref().is_some_and(|bypass| bypass.restored.is_none())
     }
 
-    /// From the first of these changes on packets may pass unevaluated.
+    /// Begins a bypass, or extends it: packets may pass unevaluated from its first change on.
     pub(super) fn changed(&mut self, change: ForeignChange) {
         match &mut self.bypass {
             Some(bypass) => {
                 bypass.changes += 1;
                 bypass.restored = None;
                 if bypass.change.what == Changed::Unknown {
-                    // What was found missing went by this change, which knows when.
+                    // This change deleted the rules that were found missing, and tells when.
                     let before = if bypass.are_missing { change.since } else { bypass.change.since };
                     bypass.change = ForeignChange { since: before.min(change.since), ..change };
                 }
@@ -140,7 +148,7 @@ impl RulesWatch {
         }
     }
 
-    /// The rules were found missing: perhaps the notification is still to come.
+    /// Call this when the rules were found missing. The notification may be still to come.
     pub(super) fn missing(&mut self) {
         if !self.is_damaged() {
             let (since, program) = (self.seen, Program::default());
@@ -152,12 +160,13 @@ impl RulesWatch {
         self.missing.get_or_insert_with(Instant::now);
     }
 
-    /// When [`Agent::restore_rules`] is to be called, if it is.
+    /// When [`Agent::restore_rules`] must be called; `None` if the rules are intact.
     pub(super) fn restore_at(&self) -> Option<Instant> {
         self.is_damaged().then(|| Instant::now() + NOTIFIED_WITHIN)
     }
 
-    /// Whether to write them now: not each time when notifications are lost again and again.
+    /// Whether the rules must be restored now. If notifications are lost repeatedly, they are restored at
+    /// most once per [`MIN_INTERVAL`].
     fn is_due(&mut self, now: Instant) -> bool {
         let is_notified = self.bypass.as_ref().is_some_and(|bypass| bypass.change.what != Changed::Unknown);
         if !is_notified && self.missing.is_some_and(|at| now.duration_since(at) < NOTIFIED_WITHIN) {
@@ -167,21 +176,23 @@ impl RulesWatch {
         if self.bypass.as_ref().is_none_or(is_certain) {
             return true;
         }
-        let is_due = self.written_unknown.is_none_or(|last| now.duration_since(last) >= AT_MOST_EVERY);
+        let is_due = self.restored_unknown.is_none_or(|last| now.duration_since(last) >= MIN_INTERVAL);
         if is_due {
-            self.written_unknown = Some(now);
+            self.restored_unknown = Some(now);
         }
         is_due
     }
 }
 
-/// Whether an agent or `kube-verdict cleanup` made this change, by the name of its thread: the cleanup is the main thread of the program, which has the same.
+/// Whether an agent or `kube-verdict cleanup` made this change, by the name of its thread. The cleanup runs
+/// on the program's main thread, which has the program's name.
 fn is_of_an_agent(change: &ForeignChange) -> bool {
     matches!(change.program.name.as_deref(), Some(THREAD_NAME))
 }
 
 impl Agent {
-    /// Another program changed our rules: writes them again, and looks at all connections, since any packet may have passed meanwhile.
+    /// Handles a change of this agent's rules by another program: restores them, and evaluates all
+    /// connections, since any packet may have passed.
     pub(super) fn rules_changed(&mut self, change: ForeignChange) {
         if self.rules.is_from_before_takeover(&change) {
             self.rules.changed(change);
@@ -194,7 +205,7 @@ impl Agent {
         }
     }
 
-    /// Writes the rules again if that is still to be done.
+    /// Restores the rules if they are damaged.
     pub(super) fn restore_rules(&mut self) {
         if !self.rules.is_damaged() || !self.rules.is_due(Instant::now()) {
             return;
@@ -203,20 +214,20 @@ impl Agent {
             return;
         };
         let (origins, _) = self.origins.derive(&snapshot, self.compiler.inventory());
-        // What has passed meanwhile is marked by the sweep that follows.
+        // The following sweep marks connections that have passed unevaluated.
         let config = self.table_config(&snapshot, queues, origins, true);
-        let log_group = self.kernel_records.group(self.config.log_group(queues));
+        let log_group = self.nflog.group(self.config.log_group(queues));
         let Some(engine) = self.phase.engine() else { return };
         match engine.restore_rules(config) {
             Ok(replaced) => {
                 self.rules.undone = Some(replaced);
-                self.kernel_records.rules_log_to(log_group);
+                self.nflog.rules_log_to(log_group);
                 self.rules.missing = None;
                 if let Some(bypass) = &mut self.rules.bypass {
                     bypass.restored = Some(SystemTime::now());
                 }
-                self.health.state().settled(Topic::Rules);
-                self.put_in_force_again();
+                self.health.state().met(Condition::Rules);
+                self.reapply();
             }
             Err(TableError::Superseded(_)) => self.superseded(),
             Err(error) => {
@@ -224,21 +235,24 @@ impl Agent {
                     self.rules.bypass.as_ref().and_then(|bypass| bypass.change.program.name.clone());
                 let program = program.unwrap_or_else(|| "another program".to_owned());
                 let why = format!(
-                    "the rules were changed by {} and can't be written again: {error}",
-                    program.escape_debug()
+                    "the rules were changed by {} and can't be restored: {}",
+                    program.escape_debug(),
+                    chain(&error)
                 );
-                self.health.state().not_ready(Topic::Rules, why);
+                self.health.state().not_ready(Condition::Rules, why);
             }
         }
     }
 
-    /// Another agent has taken over. This one records what it alone knows: that other programs had changed the rules before.
+    /// Records a bypass before another agent's takeover: only this agent knows that other programs had
+    /// changed the rules.
     pub(super) fn hand_over_rules(&mut self) {
         self.rules.handed_over();
         self.end_bypass();
     }
 
-    /// Every connection was evaluated under the rules: if they had been changed, this ends the time in which packets could pass.
+    /// Ends the bypass and records it, if there is one. Call this when every connection has been evaluated
+    /// under the restored rules.
     pub(super) fn end_bypass(&mut self) {
         if self.rules.is_damaged() {
             return;
@@ -246,7 +260,7 @@ impl Agent {
         let Some(Bypass { change, changes, restored, .. }) = self.rules.bypass.take() else { return };
         let ForeignChange { since, program, what, .. } = change;
         let to = SystemTime::now();
-        // A clock that was set back meanwhile makes it no shorter than nothing.
+        // The clock may have been set back since then.
         let since = since.min(to);
         let time = |time: SystemTime| Timestamp::try_from(time).unwrap_or_default();
         let lasted = |end: SystemTime| end.duration_since(since).unwrap_or_default();
@@ -267,7 +281,7 @@ impl Agent {
         self.audit.record_bypass(record);
         self.rules.unlogged += 1;
         let now = Instant::now();
-        if self.rules.logged.is_none_or(|last| now.duration_since(last) >= AT_MOST_EVERY) {
+        if self.rules.logged.is_none_or(|last| now.duration_since(last) >= MIN_INTERVAL) {
             self.rules.logged = Some(now);
             let bypasses = std::mem::take(&mut self.rules.unlogged);
             tracing::warn!(
@@ -278,7 +292,7 @@ impl Agent {
                 rules_back_micros = restored.map(|at| lasted(at).as_micros() as u64),
                 bypass_micros = lasted(to).as_micros() as u64,
                 bypasses = (bypasses > 1).then_some(bypasses),
-                "another program changed the agent's rules: they were written again and all connections swept"
+                "another program changed the agent's rules: they were restored and all connections swept"
             );
         }
     }

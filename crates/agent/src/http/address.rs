@@ -1,19 +1,20 @@
-//! `--metrics-address`: where /metrics alone is served.
+//! `--metrics-address`: the address on which only /metrics is served.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-/// Where /metrics alone is served.
+/// The address on which only /metrics is served.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MetricsAddress {
-    /// On this address.
+    /// This address.
     One(SocketAddr),
-    /// On this port of all addresses, of both families where the node has both.
+    /// This port on all addresses, of both families if the node has both.
     All(u16),
 }
 
 impl MetricsAddress {
-    /// The first that can be bound is served. A node without IPv6 can't bind the first of all addresses.
+    /// The addresses to try: the first that can be bound is served. A node without IPv6 can't bind the IPv6
+    /// address of `All`.
     pub fn candidates(self) -> Vec<SocketAddr> {
         match self {
             Self::One(address) => vec![address],
@@ -28,7 +29,8 @@ impl FromStr for MetricsAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || format!("{text:?} is no address: write 192.0.2.1:9080, [2001:db8::1]:9080 or :9080");
+        let wrong =
+            || format!("{text:?} is not an address: write 192.0.2.1:9080, [2001:db8::1]:9080 or :9080");
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
         let port = port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
         match host {
@@ -51,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_metrics_address_as_people_write_it() {
+    fn all_forms_of_a_metrics_address_are_parsed() {
         let one = |text: &str| Ok(MetricsAddress::One(text.parse().expect("an address")));
         let cases = [
             (":9080", Ok(MetricsAddress::All(9080))),

@@ -1,11 +1,12 @@
-//! Serves HTTP to any number of clients by a bounded number of connections.
+//! Serves HTTP to any number of clients with a bounded number of connections.
 //!
-//! From: a listener. To: its routes. Invariant: a listener has at most [`Limits::requests`] connections whose request is still to come and
-//! at most [`Limits::answers`] whose answer is on its way. One more closes the oldest of its stage, so the newest is always served:
-//! clients that hold connections open cost other clients, and the agent's descriptors and memory, nothing.
+//! From: a listener. To: its routes. Invariant: a listener has at most [`Limits::requests`] connections
+//! without a complete request, and at most [`Limits::answers`] with a response in progress. One more
+//! connection in a stage closes the oldest one in it, so the newest is always served. Clients that hold
+//! connections open do not affect other clients, nor the agent's descriptors and memory.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -18,38 +19,40 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::descriptors::OpenFiles;
+use crate::sync::lock;
 
-/// Listeners that an agent may have, --http-port, --metrics-address and --http-socket; and one more for connections that are just being
-/// closed, at most a quarter of each listener's.
+/// The number of shares of descriptors. Each listener (--http-port, --metrics-address and --http-socket) has
+/// one. The fourth is for connections that are being closed, at most a quarter of each listener's.
 const SHARES: u64 = 4;
 
-/// Connections of one listener, however many files may be open: each whose request is still to come may hold 8 KB of it.
+/// The most connections of one listener: each may buffer 8 KB of an incomplete request.
 const MOST: u64 = 256;
 
-/// An answer may hold a megabyte until the client has read it.
+/// The most responses in progress on one listener: each may buffer a megabyte until the client has read it.
 const ANSWERS: usize = 8;
 
-/// The longest request. hyper's least.
+/// The longest request: the smallest limit that hyper supports.
 const LONGEST_REQUEST: usize = 8 << 10;
 
-/// How often the log says that connections were closed for others, at most.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+/// Closed connections are logged at most once in this time.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What the clients of one listener may use.
+/// The limits for the clients of one listener.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Connections whose request is still to come, whole.
+    /// The most connections without a complete request.
     requests: usize,
-    /// Connections whose answer is on its way.
+    /// The most connections with a response in progress.
     answers: usize,
-    /// How long a client may take for its request.
+    /// How long a client may take to send its request.
     request_timeout: Duration,
-    /// How long a connection lasts.
+    /// How long a connection may last.
     timeout: Duration,
 }
 
 impl Limits {
-    /// For a process that may have this many files open: what isn't reserved for other purposes, in equal shares.
+    /// The limits in a process that may have this many files open. Descriptors that are not reserved for
+    /// other purposes are divided into equal shares.
     pub fn of(files: OpenFiles) -> Self {
         let share = (files.beyond_reserve() / SHARES).clamp(2 * ANSWERS as u64, MOST);
         Self {
@@ -61,16 +64,17 @@ impl Limits {
     }
 }
 
-/// Answers one request on each connection, until the program ends. `flag` names the listener in the log.
+/// Serves one request on each connection, until the program ends. `flag` names the listener in the log.
 pub async fn serve<L: Listener>(mut listener: L, flag: &'static str, routes: Router, limits: Limits) {
     let open = Arc::new(Mutex::new(Open::new(flag, limits)));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.request_timeout)
         .max_buf_size(LONGEST_REQUEST)
-        // An idle connection could only be closed to make room.
+        // Idle connections would only take room.
         .keep_alive(false);
-    // Small enough that a connection whose request has come is served several times before it can be the oldest.
+    // The batch is so small that a connection with a complete request is polled several times before it can
+    // become the oldest.
     let batch = (limits.requests / 4).max(1);
     let mut accepted = 0_usize;
     loop {
@@ -83,7 +87,7 @@ pub async fn serve<L: Listener>(mut listener: L, flag: &'static str, routes: Rou
         });
         let served = timeout(limits.timeout, http.serve_connection(TokioIo::new(stream), answer));
         tokio::spawn(async move {
-            // What a client gets wrong is its own affair.
+            // Errors of a client are ignored.
             tokio::select! {
                 _ = closed => {}
                 _ = served => {}
@@ -91,7 +95,7 @@ pub async fn serve<L: Listener>(mut listener: L, flag: &'static str, routes: Rou
         });
         accepted = (accepted + 1) % batch;
         if accepted == 0 {
-            // Connections that were accepted are served, and those that were closed give their descriptors back.
+            // This serves accepted connections, and frees the descriptors of closed ones.
             tokio::task::yield_now().await;
         }
     }
@@ -106,10 +110,11 @@ struct Open {
     answers: Stage,
     /// How many were closed to make room.
     shed: u64,
-    complained: Option<Instant>,
+    /// When closed connections were last logged.
+    logged_at: Option<Instant>,
 }
 
-/// Connections that have come equally far, the oldest first. Each is closed when its sender is dropped.
+/// The connections in one stage, oldest first. Each is closed when its sender is dropped.
 #[derive(Debug)]
 struct Stage {
     limit: usize,
@@ -121,7 +126,7 @@ impl Stage {
         Self { limit, connections: VecDeque::new() }
     }
 
-    /// Adds a connection. Whether the oldest was closed for it.
+    /// Adds a connection. Returns whether the oldest was closed to make room.
     fn enter(&mut self, number: u64, close: oneshot::Sender<()>) -> bool {
         let is_full = self.connections.len() >= self.limit;
         if is_full {
@@ -140,24 +145,25 @@ impl Stage {
 impl Open {
     fn new(flag: &'static str, limits: Limits) -> Self {
         let (requests, answers) = (Stage::new(limits.requests), Stage::new(limits.answers));
-        Self { flag, next: 0, requests, answers, shed: 0, complained: None }
+        Self { flag, next: 0, requests, answers, shed: 0, logged_at: None }
     }
 
-    /// Notes that one was closed to make room.
+    /// Counts and logs that a connection was closed to make room.
     fn shed(&mut self, now: Instant) {
         self.shed += 1;
-        if self.complained.is_none_or(|last| now.duration_since(last) >= COMPLAIN_EVERY) {
-            self.complained = Some(now);
+        if self.logged_at.is_none_or(|last| now.duration_since(last) >= LOG_INTERVAL) {
+            self.logged_at = Some(now);
             tracing::warn!(
                 listener = self.flag,
                 closed = self.shed,
-                "too many HTTP connections: the oldest are closed; look for what opens them and sends no request, or reads no answer"
+                "too many HTTP connections: the oldest are closed; find the client that opens connections \
+                 without sending a request or reading the response"
             );
         }
     }
 }
 
-/// One connection, which leaves its stage when this is dropped.
+/// A connection, which leaves its stage when this is dropped.
 #[derive(Debug)]
 struct Connection {
     number: u64,
@@ -165,7 +171,7 @@ struct Connection {
 }
 
 impl Connection {
-    /// A new one, and what resolves when it must be closed.
+    /// A new connection, and a receiver that resolves when it must be closed.
     fn open(open: &Arc<Mutex<Open>>) -> (Self, oneshot::Receiver<()>) {
         let (close, closed) = oneshot::channel();
         let mut all = lock(open);
@@ -177,7 +183,7 @@ impl Connection {
         (Self { number, open: Arc::clone(open) }, closed)
     }
 
-    /// Its request has come, whole.
+    /// Moves the connection to the stage of responses: its request is complete.
     fn answer(&self) {
         let mut all = lock(&self.open);
         if let Some(close) = all.requests.leave(self.number)
@@ -193,10 +199,6 @@ impl Drop for Connection {
         let mut all = lock(&self.open);
         let _ = all.requests.leave(self.number).or_else(|| all.answers.leave(self.number));
     }
-}
-
-fn lock(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
-    open.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
-//! Revoked connections by tuple and by address, and the addresses whose connections are due for evaluation.
+//! An index of revoked connections by tuple and by address, with a queue of addresses whose connections are
+//! due for evaluation.
 //!
-//! From and to: the [`Register`](super::Register). Invariant: a connection is taken after it became due, and addresses take turns.
+//! From and to: the [`RevokedRegistry`](super::RevokedRegistry). Invariant: each connection is taken after it
+//! became due, and addresses take turns.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -9,74 +11,75 @@ use std::ops::Bound::{Excluded, Unbounded};
 use dataplane::conntrack::EntryName;
 use policy::Packet;
 
-/// Connections of one address that are taken before it is the turn of the next one.
+/// How many connections of one address are taken in its turn.
 pub(super) const IN_TURN: usize = 64;
 
-/// A number for each connection; those that are added later have higher ones.
+/// Identifies a connection. Connections that are added later have higher numbers.
 pub(super) type Id = u64;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Known {
-    /// By their first packet as evaluated, in the orientation in which each is known. Several connections have the same one if they differ
-    /// in what a packet doesn't hold: an ICMP identifier, the Service that DNAT took them from.
+pub(super) struct ConnectionIndex {
+    /// Connections by their first packet as evaluated, in the orientation in which each was added. Several
+    /// connections have the same packet if they differ in what `Packet` does not contain: an ICMP identifier,
+    /// or the Service address before DNAT.
     ids: HashMap<Packet, Vec<Id>>,
     connections: HashMap<Id, (Packet, Connection)>,
     latest: Id,
     ends: HashMap<IpAddr, End>,
-    /// Ends whose connections are due, each once.
+    /// Addresses whose connections are due, each once.
     due: VecDeque<IpAddr>,
 }
 
-/// What is known of a revoked connection.
+/// A revoked connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Connection {
-    /// Its entry in conntrack; `None` if it is known by the kernel's set alone.
+    /// Its entry in conntrack; `None` if it was only found in the kernel's set.
     pub entry: Option<EntryName>,
     /// Whether it is known which end opened it.
     pub is_oriented: bool,
 }
 
-/// An address that connections have at an end.
+/// The connections with one address at either end.
 #[derive(Debug, Default)]
 struct End {
     connections: BTreeSet<Id>,
     due: Due,
 }
 
-/// Which connections of an end are due.
+/// Which connections of an address are due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Due {
     #[default]
     None,
-    /// Those with a higher number than `taken`; and then, if `again`, all of them once more.
+    /// Those with a higher number than `taken`; if `again`, then all of them once more.
     After { taken: Id, again: bool },
 }
 
-impl Known {
-    /// How many there are.
+impl ConnectionIndex {
+    /// The number of connections.
     pub fn len(&self) -> usize {
         self.connections.len()
     }
 
-    /// Whether any connection of this tuple is known, in whichever orientation.
+    /// Whether any connection of this tuple is known, in either orientation.
     pub fn holds(&self, connection: &Packet) -> bool {
-        [*connection, connection.reversed()].iter().any(|way| self.ids.contains_key(way))
+        [*connection, connection.reversed()].iter().any(|packet| self.ids.contains_key(packet))
     }
 
-    /// What is known of the connections of this tuple, in whichever orientation.
+    /// The connections of this tuple, in either orientation.
     pub fn of_tuple(&self, connection: &Packet) -> impl Iterator<Item = &Connection> {
         self.ids_of(connection).into_iter().filter_map(|id| self.connections.get(&id)).map(|(_, known)| known)
     }
 
-    /// What is known of this entry.
+    /// The connection of this entry.
     pub fn find(&self, connection: &Packet, entry: &EntryName) -> Option<&Connection> {
         let mut all = self.ids.get(connection)?.iter().filter_map(|id| self.connections.get(id));
         all.find(|(_, known)| known.entry.as_ref() == Some(entry)).map(|(_, known)| known)
     }
 
-    /// Adds a connection. It takes the place of an earlier one with the same entry tuple, and of what is known of its tuple by the
-    /// kernel's set alone.
+    /// Adds a connection. It replaces an earlier one with the same entry tuple, and connections of its tuple
+    /// that were only found in the kernel's set.
     pub fn insert(&mut self, connection: Packet, known: Connection) {
         self.remove_replaced(&connection, known.entry.as_ref());
         self.latest += 1;
@@ -87,7 +90,8 @@ impl Known {
         self.connections.insert(self.latest, (connection, known));
     }
 
-    /// Removes the connection of this entry, and what is known of its tuple by the kernel's set alone.
+    /// Removes the connection of this entry, and connections of its tuple that were only found in the
+    /// kernel's set.
     pub fn remove_replaced(&mut self, connection: &Packet, entry: Option<&EntryName>) {
         for id in self.ids_of(connection) {
             let known = self.connections.get(&id).map(|(_, known)| known.entry.as_ref());
@@ -101,7 +105,7 @@ impl Known {
         }
     }
 
-    /// Removes all connections of this tuple, in whichever orientation.
+    /// Removes all connections of this tuple, in either orientation.
     pub fn remove_tuple(&mut self, connection: &Packet) {
         self.ids_of(connection).into_iter().for_each(|id| self.remove(id));
     }
@@ -125,8 +129,9 @@ impl Known {
         }
     }
 
-    /// Forgets the entries of this address's connections: another pod has it, and they are to be deleted.
-    pub fn forget_entries(&mut self, address: IpAddr) {
+    /// Clears the entries of this address's connections: another pod has the address, and a sweep will delete
+    /// the entries.
+    pub fn clear_entries(&mut self, address: IpAddr) {
         for id in self.ends.get(&address).into_iter().flat_map(|end| &end.connections) {
             if let Some((_, known)) = self.connections.get_mut(id) {
                 known.entry = None;
@@ -135,11 +140,11 @@ impl Known {
     }
 
     fn ids_of(&self, connection: &Packet) -> Vec<Id> {
-        let ways = [*connection, connection.reversed()];
-        ways.iter().filter_map(|way| self.ids.get(way)).flatten().copied().collect()
+        let orientations = [*connection, connection.reversed()];
+        orientations.iter().filter_map(|packet| self.ids.get(packet)).flatten().copied().collect()
     }
 
-    /// All connections of this address are due, also those that are due already and were taken since.
+    /// Makes all connections of this address due, including those that were due and have been taken.
     pub fn mark_due(&mut self, address: IpAddr) {
         let Some(end) = self.ends.get_mut(&address) else { return };
         match &mut end.due {
@@ -151,7 +156,7 @@ impl Known {
         }
     }
 
-    /// All connections are due.
+    /// Makes all connections due.
     pub fn mark_all_due(&mut self) {
         let addresses: Vec<IpAddr> = self.ends.keys().copied().collect();
         addresses.into_iter().for_each(|address| self.mark_due(address));
@@ -162,11 +167,11 @@ impl Known {
         !self.due.is_empty()
     }
 
-    /// Takes some connections that are due, of one address: the addresses take turns, so that one with many connections delays no other.
-    /// `None` if none are due.
+    /// Takes some due connections of one address; `None` if none are due. Addresses take turns, so that one
+    /// with many connections does not delay the others.
     pub fn take_due(&mut self) -> Option<Vec<(Id, Packet, Connection)>> {
         let address = self.due.pop_front()?;
-        // Connections may have gone meanwhile, and the last of an address with it.
+        // Connections may have been removed since, and an address with its last connection.
         let Some(end) = self.ends.get_mut(&address) else { return Some(Vec::new()) };
         let Due::After { taken, again } = end.due else { return Some(Vec::new()) };
         let ids: Vec<Id> =
@@ -204,13 +209,13 @@ mod tests {
     #[test]
     fn a_connection_is_found_in_either_orientation() {
         let connection = connection(1, 4000);
-        let mut known = Known::default();
+        let mut known = ConnectionIndex::default();
         known.insert(connection.reversed(), by_tuple(false));
         known.insert(connection, by_tuple(true));
-        assert_eq!(known.len(), 1, "the later one takes the place of the earlier one");
-        for way in [connection, connection.reversed()] {
-            assert!(known.holds(&way));
-            assert_eq!(known.of_tuple(&way).collect::<Vec<_>>(), [&by_tuple(true)]);
+        assert_eq!(known.len(), 1, "the later one replaces the earlier one");
+        for packet in [connection, connection.reversed()] {
+            assert!(known.holds(&packet));
+            assert_eq!(known.of_tuple(&packet).collect::<Vec<_>>(), [&by_tuple(true)]);
         }
         known.remove_tuple(&connection.reversed());
         assert_eq!((known.len(), known.ids.len(), known.ends.len()), (0, 0, 0));
@@ -218,19 +223,19 @@ mod tests {
 
     #[test]
     fn addresses_take_turns_and_each_of_their_connections_is_taken_after_it_became_due() {
-        let mut known = Known::default();
+        let mut known = ConnectionIndex::default();
         for port in 0..200 {
             known.insert(connection(1, port), by_tuple(true));
         }
         known.insert(connection(2, 1), by_tuple(true));
-        let taken = |known: &mut Known| known.take_due().map(|taken| taken.len());
+        let taken = |known: &mut ConnectionIndex| known.take_due().map(|taken| taken.len());
         assert_eq!(taken(&mut known), None);
         for client in [1, 2, 3] {
             known.mark_due([10, 0, 0, client].into());
         }
         assert_eq!(taken(&mut known), Some(IN_TURN));
-        assert_eq!(taken(&mut known), Some(1), "the one of the other address");
-        // Half-way: all are due once more.
+        assert_eq!(taken(&mut known), Some(1), "the connection of the other address");
+        // Half-way through, all become due once more.
         known.mark_due([10, 0, 0, 1].into());
         let mut rest = 0;
         while let Some(some) = taken(&mut known) {

@@ -1,16 +1,19 @@
-//! The connections that are cut, shared by the thread that sweeps and the thread that puts snapshots in force.
+//! The registry of revoked connections, shared by the sweeper's thread and the agent's thread, which applies
+//! snapshots.
 //!
-//! From: sweeps (connections that are cut or to be cut), and the engine (the snapshot in force, and the pods that it affects). To: the
-//! marks in conntrack, and [`RevokedConnections`](super::RevokedConnections). Invariant: REVOKED is set and cleared here alone, by one
-//! thread at a time, as the snapshot in force says.
+//! From: sweeps (connections to revoke and to restore), and the engine (the snapshot in force, and the pods
+//! that it affects). To: the marks in conntrack, and [`RevokedConnections`](super::RevokedConnections).
+//! Invariant: REVOKED is set and cleared only here, by one thread at a time, according to the snapshot in
+//! force.
 //!
-//! As soon as a change is in force, the cut connections of the pods that it affects are evaluated by their tuples. This waits neither for
-//! a sweep, which may be put off, nor for a packet, which would have to be queued. So neither the number of other connections nor a
-//! sender over its quota delays it. A restored connection has the marks that it had before it was cut. The change affects its pods, so
-//! its packets are evaluated again until a sweep has looked at it (`revalidate`).
+//! As soon as a change is in force, the revoked connections of affected pods are evaluated by their tuples.
+//! This waits neither for a sweep, which may be paused, nor for a packet, which would have to be queued. So
+//! neither the number of other connections nor a sender over its quota delays it. A restored connection has
+//! the marks that it had before it was revoked. The change affects its pods, so its packets are revalidated
+//! until a sweep has evaluated it.
 //!
-//! A sweep may follow an older snapshot. What it finds is evaluated once more here, so it cuts no connection that is allowed again
-//! meanwhile, and restores none that is denied again.
+//! A sweep may follow an older snapshot. Its results are evaluated once more here, so it revokes no
+//! connection that is allowed again, and restores none that is denied again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -24,52 +27,53 @@ use dataplane::sweep::{
 };
 use policy::{Affected, Packet, Snapshot};
 
-use super::known::{Connection, Known};
-use super::tuples::{Differences, Tuples};
+use super::index::{Connection, ConnectionIndex};
+use super::tuples::{Delta, Tuples};
 
-/// The most connections that are known: as many as the kernel's set holds. Others are restored by sweeps alone.
+/// The most connections in the registry, which is the size of the kernel's set. Only sweeps restore others.
 const MOST: usize = 65_536;
 
-/// The most connections with one tuple that are known: a pod that sends pings with many identifiers must not make others wait. Others are
-/// restored by sweeps alone.
+/// The most connections with one tuple in the registry: a pod that sends pings with many identifiers must not
+/// delay others. Only sweeps restore others.
 const MOST_OF_TUPLE: usize = 64;
 
-/// The most connections that are evaluated at once, at some tenths of a microsecond each.
+/// The most connections that are evaluated in one step, at some tenths of a microsecond each.
 const EVALUATED_AT_ONCE: usize = 4_096;
-/// The most connections that are restored at once, give or take a turn: mark and set take some microseconds each, and the next change
-/// waits.
+/// Roughly the most connections that are restored in one step (it may exceed this by one address's turn).
+/// Changing a mark and the set takes some microseconds each, and the next change waits.
 const RESTORED_AT_ONCE: usize = 256;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Register {
+pub struct RevokedRegistry {
     conntrack: Conntrack,
     marks: Marks,
     /// The snapshot in force.
     snapshot: Arc<Snapshot>,
     overlay: Arc<OverlayFlows>,
-    known: Known,
-    /// The kernel's set. Invariant: wants the tuples of the known connections.
+    known: ConnectionIndex,
+    /// The state of the kernel's set. Invariant: it wants exactly the tuples of the known connections.
     tuples: Tuples,
-    /// How many connections were restored without a sweep.
-    count: u64,
+    /// How many connections were restored without a sweep since the last report.
+    restored: u64,
 }
 
-impl Register {
-    /// An empty one, before this snapshot is in force.
+impl RevokedRegistry {
+    /// An empty registry. Call this before `snapshot` is in force.
     pub fn new(conntrack: Conntrack, marks: Marks, snapshot: Arc<Snapshot>) -> Self {
         Self {
             conntrack,
             marks,
             snapshot,
             overlay: Arc::default(),
-            known: Known::default(),
+            known: ConnectionIndex::default(),
             tuples: Tuples::default(),
-            count: 0,
+            restored: 0,
         }
     }
 
-    /// To be called when `snapshot` is in force: makes the connections of `affected` addresses due. Returns whether any is due.
+    /// Call this when `snapshot` is in force. Makes the connections of `affected` addresses due. Returns
+    /// whether any connection is due.
     pub fn follow(
         &mut self,
         snapshot: &Arc<Snapshot>,
@@ -86,18 +90,21 @@ impl Register {
         self.known.has_due()
     }
 
-    /// Other pods have these addresses: connections that were cut of the pods before are not restored, but deleted by the next sweep.
+    /// Call this when other pods have these addresses. Revoked connections of the previous pods are not
+    /// restored: the next sweep deletes them.
     pub fn reassign(&mut self, addresses: &BTreeSet<IpAddr>) {
-        addresses.iter().for_each(|address| self.known.forget_entries(*address));
+        addresses.iter().for_each(|address| self.known.clear_entries(*address));
     }
 
-    /// Evaluates some of the connections that are due, and clears REVOKED on those that are allowed. Returns whether others are due.
+    /// Evaluates some of the connections that are due, and clears REVOKED on those that are allowed. Returns
+    /// whether others are due.
     ///
     /// # Errors
-    /// [`ConntrackError`] if marks can't be changed: the connections still count as cut, though some marks may be cleared.
+    /// [`ConntrackError`] if marks can't be changed: the connections still count as revoked, though some
+    /// marks may be cleared.
     pub fn restore_due(&mut self, local: &LocalAddresses) -> Result<bool, ConntrackError> {
         let evaluator = Evaluator { snapshot: &self.snapshot, local, overlay: &self.overlay };
-        // One whose two ends are both due is taken twice.
+        // A connection is taken twice if both of its ends are due.
         let (mut evaluated, mut allowed) = (0, BTreeMap::new());
         while evaluated < EVALUATED_AT_ONCE && allowed.len() < RESTORED_AT_ONCE {
             let Some(due) = self.known.take_due() else { break };
@@ -111,7 +118,7 @@ impl Register {
         let change = revoke(&self.marks, false);
         let entries = allowed.values().filter_map(|(_, entry)| Some((entry.as_ref()?, change)));
         let changed = self.conntrack.change_marks(entries)?.changed;
-        self.count += changed;
+        self.restored += changed;
         for (id, (connection, _)) in allowed {
             self.known.remove(id);
             self.release_tuple(&connection);
@@ -119,7 +126,7 @@ impl Register {
         Ok(self.known.has_due())
     }
 
-    /// Cuts and restores what a sweep has found, as the snapshot in force says.
+    /// Revokes and restores the connections that a sweep has found, according to the snapshot in force.
     ///
     /// # Errors
     /// [`ConntrackError`] if marks can't be changed.
@@ -130,7 +137,8 @@ impl Register {
     ) -> Result<MarkCounts, ConntrackError> {
         let evaluator = Evaluator { snapshot: &self.snapshot, local, overlay: &self.overlay };
         for found in found.iter_mut() {
-            // What is known from the kernel's set alone says nothing about the opener: then the sweep's answer counts.
+            // A connection that was only found in the kernel's set has no known opener: then the sweep's
+            // result counts.
             let known = self.known.find(&found.connection, &found.entry);
             found.is_oriented &= known.is_none_or(|known| known.is_oriented);
             found.is_allowed = match evaluator.standing(&found.connection, found.is_oriented) {
@@ -153,26 +161,27 @@ impl Register {
         Ok(settled)
     }
 
-    /// Sets REVOKED again on connections that lost it, except those that the snapshot in force allows: another thread may have restored
-    /// them since. Returns the connections on which it was set.
+    /// Sets REVOKED again on connections that lost it, except those that the snapshot in force allows:
+    /// another thread may have restored them. Returns the connections on which it was set.
     ///
     /// # Errors
     /// [`ConntrackError`] if marks can't be changed.
-    pub fn cut_again(
+    pub fn revoke_again(
         &mut self,
         mut lost: Vec<SweptConnection>,
         local: &LocalAddresses,
     ) -> Result<Vec<SweptConnection>, ConntrackError> {
         let evaluator = Evaluator { snapshot: &self.snapshot, local, overlay: &self.overlay };
-        // What was cut stays cut until it is allowed, also if a pod is not known meanwhile.
+        // A revoked connection stays revoked until it is allowed, even while one of its pods is not known.
         lost.retain(|lost| evaluator.standing(&lost.connection, lost.is_oriented) != Standing::Allowed);
         let change = revoke(&self.marks, true);
         self.conntrack.change_marks(lost.iter().map(|lost| (&lost.entry, change)))?;
         Ok(lost)
     }
 
-    /// Clears ACCEPTED again on connections that got it back, except those that the snapshot in force allows or denies: a worker may have
-    /// allowed them since, and a sweep cuts them. Returns the connections on which it was cleared.
+    /// Clears ACCEPTED again on connections that regained it. Excludes those that the snapshot in force
+    /// allows, since a worker may have allowed them, and those that it denies, since a sweep revokes them.
+    /// Returns the connections on which it was cleared.
     ///
     /// # Errors
     /// [`ConntrackError`] if marks can't be changed.
@@ -188,7 +197,7 @@ impl Register {
         Ok(lost)
     }
 
-    /// A connection is cut.
+    /// Adds a revoked connection, if there is room.
     fn add(&mut self, found: &SweptConnection) {
         let SweptConnection { connection, entry, is_oriented, .. } = found;
         let before = self.known.len();
@@ -204,29 +213,31 @@ impl Register {
         }
     }
 
-    /// A connection is known no more: the kernel's set holds its tuple as long as another one has it.
+    /// Call this when a connection was removed: the kernel's set keeps its tuple while another connection has
+    /// it.
     fn release_tuple(&mut self, connection: &Packet) {
         if !self.known.holds(connection) {
             self.tuples.unwant(connection);
         }
     }
 
-    /// Connections to add to the kernel's set.
+    /// The connections to add to the kernel's set.
     pub fn missing(&mut self) -> Vec<Packet> {
         self.tuples.missing()
     }
 
-    /// The kernel's set holds those of `missing` that are not `left_over`, for which it has no room.
+    /// Call this when the connections in `missing` were added to the kernel's set, except `left_over`, for
+    /// which it has no room.
     pub fn added(&mut self, missing: &[Packet], left_over: &[Packet]) {
         self.tuples.added(missing, left_over);
     }
 
-    /// Connections to remove from the kernel's set.
+    /// The connections to remove from the kernel's set.
     pub fn surplus(&self) -> Vec<Packet> {
         self.tuples.surplus()
     }
 
-    /// The kernel's set holds none of these.
+    /// Call this when these connections were removed from the kernel's set.
     pub fn removed(&mut self, connections: &[Packet]) {
         self.tuples.removed(connections);
     }
@@ -237,28 +248,29 @@ impl Register {
     }
 
     /// How many connections were restored without a sweep since the last call.
-    pub fn take_count(&mut self) -> u64 {
-        std::mem::take(&mut self.count)
+    pub fn take_restored(&mut self) -> u64 {
+        std::mem::take(&mut self.restored)
     }
 
-    /// Another program may have emptied the kernel's set: all that is known is to be added.
+    /// Makes all known tuples be added again: another program may have emptied the kernel's set.
     pub fn save_all(&mut self) {
         self.tuples.distrust();
     }
 
-    /// Takes in what the kernel's set holds. Learns what an earlier agent has cut, and has it evaluated. Forgets what has timed out there,
-    /// unless conntrack still shows it as cut: that is added again.
+    /// Compares the registry with the content of the kernel's set. Adds connections that an earlier agent has
+    /// revoked, and makes them due. Removes connections that have timed out in the set, unless their entries
+    /// are still marked REVOKED: those are added to the set again.
     ///
     /// # Errors
     /// [`ConntrackError`] if marks can't be read.
     pub fn read(&mut self, in_kernel: &[Packet]) -> Result<(), ConntrackError> {
-        let Differences { learned, gone } = self.tuples.read(in_kernel);
-        for connection in learned {
+        let Delta { added, expired } = self.tuples.read(in_kernel);
+        for connection in added {
             self.known.insert(connection, Connection { entry: None, is_oriented: false });
             self.known.mark_due(connection.source());
         }
-        for connection in gone {
-            if !self.is_cut(&connection)? {
+        for connection in expired {
+            if !self.is_marked_revoked(&connection)? {
                 self.known.remove_tuple(&connection);
                 self.tuples.unwant(&connection);
             }
@@ -267,7 +279,7 @@ impl Register {
     }
 
     /// Whether ANY connection of this tuple is marked REVOKED.
-    fn is_cut(&mut self, connection: &Packet) -> Result<bool, ConntrackError> {
+    fn is_marked_revoked(&mut self, connection: &Packet) -> Result<bool, ConntrackError> {
         for known in self.known.of_tuple(connection) {
             if let Some(entry) = &known.entry
                 && self.conntrack.mark(entry)?.is_some_and(|mark| mark & self.marks.revoked().0 != 0)

@@ -1,130 +1,133 @@
-//! Which tuples the kernel's set holds, and which it is to hold.
+//! The actual and the desired content of the kernel's set of tuples.
 //!
-//! From: the [`Register`](super::Register), which connections are cut or restored; the kernel's set, as it was read. To:
-//! [`RevokedConnections`](super::RevokedConnections), which adds and removes. Invariant: once the set was read, it holds no tuple that is
-//! not known here.
+//! From: the [`RevokedRegistry`](super::RevokedRegistry), which revokes and restores connections, and the
+//! kernel's set, as it was read. To: [`RevokedConnections`](super::RevokedConnections), which adds tuples to
+//! the set and removes them. Invariant: once the set was read, it contains no tuple that is not known here.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use policy::{Packet, Protocol};
 
-/// A tuple in the one of its orientations that is the lesser.
+/// A tuple in the lesser of its two orientations.
 type Key = (IpAddr, IpAddr, Protocol, Option<u16>, Option<u16>);
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Tuples {
     known: HashMap<Key, Tuple>,
-    /// Those that are wanted, and that the set may lack.
+    /// Tuples that are wanted and may not be in the set.
     missing: HashSet<Key>,
-    /// Those that are not wanted, and that the set may hold.
+    /// Tuples that are not wanted and may be in the set.
     surplus: HashSet<Key>,
-    /// Whether the kernel's set was read: before, it may hold any.
+    /// Whether the kernel's set was read. Before that, it may contain any tuple.
     is_read: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Tuple {
-    /// Whether the set is to hold it.
+    /// Whether the set must contain it.
     is_wanted: bool,
     in_set: InSet,
 }
 
-/// Whether the kernel's set holds a tuple in both orientations.
+/// Whether the kernel's set contains a tuple in both orientations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum InSet {
     No,
-    Perhaps,
+    Unknown,
     Yes,
 }
 
-/// What the kernel's set held when it was read, compared with what was known.
+/// The difference between the kernel's set when it was read and the known tuples.
 #[derive(Debug, Default)]
-pub(super) struct Differences {
-    /// Tuples that were not known.
-    pub learned: Vec<Packet>,
-    /// Tuples that have timed out, though they are wanted.
-    pub gone: Vec<Packet>,
+pub(super) struct Delta {
+    /// Tuples in the set that were not known.
+    pub added: Vec<Packet>,
+    /// Wanted tuples that have timed out in the set.
+    pub expired: Vec<Packet>,
 }
 
 impl Tuples {
-    /// The set is to hold this connection. Those without ports are never in it.
+    /// Makes the set's desired content include this connection. Connections without ports are never in the
+    /// set.
     pub fn want(&mut self, connection: &Packet) {
         self.set_wanted(connection, true);
     }
 
-    /// The set is not to hold this connection any more.
+    /// Removes this connection from the set's desired content.
     pub fn unwant(&mut self, connection: &Packet) {
         self.set_wanted(connection, false);
     }
 
-    /// Tuples to add. Until [`Tuples::added`] they count as perhaps added.
+    /// The tuples to add. Until [`Tuples::added`] is called, it is unknown whether they were added.
     pub fn missing(&mut self) -> Vec<Packet> {
         for key in &self.missing {
             if let Some(tuple) = self.known.get_mut(key) {
-                tuple.in_set = InSet::Perhaps;
+                tuple.in_set = InSet::Unknown;
             }
         }
         self.missing.iter().map(packet).collect()
     }
 
-    /// The set holds those of `missing` that are not `left_over`, for which it has no room.
+    /// Call this when the tuples in `missing` were added to the set, except `left_over`, for which it has no
+    /// room.
     pub fn added(&mut self, missing: &[Packet], left_over: &[Packet]) {
         for (connections, in_set) in [(missing, InSet::Yes), (left_over, InSet::No)] {
             connections.iter().for_each(|connection| self.note(&key(connection), in_set));
         }
     }
 
-    /// Tuples to remove.
+    /// The tuples to remove.
     pub fn surplus(&self) -> Vec<Packet> {
         self.surplus.iter().map(packet).collect()
     }
 
-    /// The set holds none of these.
+    /// Call this when these tuples were removed from the set.
     pub fn removed(&mut self, connections: &[Packet]) {
         connections.iter().for_each(|connection| self.note(&key(connection), InSet::No));
     }
 
-    /// Another program may have emptied the set.
+    /// Makes all wanted tuples be added again: another program may have emptied the set.
     pub fn distrust(&mut self) {
         for (key, tuple) in &mut self.known {
             if tuple.is_wanted {
-                tuple.in_set = InSet::Perhaps;
+                tuple.in_set = InSet::Unknown;
                 self.missing.insert(*key);
             }
         }
     }
 
-    /// Compares with what the set holds. A tuple that is there in one orientation alone is to be added again.
-    pub fn read(&mut self, in_kernel: &[Packet]) -> Differences {
+    /// Compares with the set's content. A tuple that is in the set in one orientation only must be added
+    /// again.
+    pub fn read(&mut self, in_kernel: &[Packet]) -> Delta {
         self.is_read = true;
         let mut found: HashMap<Key, u8> = HashMap::new();
         in_kernel.iter().for_each(|connection| *found.entry(key(connection)).or_default() += 1);
-        let mut differences = Differences::default();
+        let mut delta = Delta::default();
         for (key, orientations) in &found {
             if !self.known.contains_key(key) {
                 self.known.insert(*key, Tuple { is_wanted: true, in_set: InSet::Yes });
-                differences.learned.push(packet(key));
+                delta.added.push(packet(key));
             }
-            // One that is its own reverse is there once.
+            // A tuple that equals its own reverse is in the set once.
             let is_whole = *orientations == 2 || packet(key) == packet(key).reversed();
-            self.note(key, if is_whole { InSet::Yes } else { InSet::Perhaps });
+            self.note(key, if is_whole { InSet::Yes } else { InSet::Unknown });
         }
         let absent: Vec<Key> = self.known.keys().filter(|key| !found.contains_key(*key)).copied().collect();
         for key in absent {
             let was = self.known.get(&key).copied();
             if was == Some(Tuple { is_wanted: true, in_set: InSet::Yes }) {
-                differences.gone.push(packet(&key));
+                delta.expired.push(packet(&key));
             }
             self.note(&key, InSet::No);
         }
-        differences
+        delta
     }
 
-    /// What is known of a tuple that is not in `known`.
+    /// Whether the set contains a tuple that is not in `known`.
     fn unknown(&self) -> InSet {
-        if self.is_read { InSet::No } else { InSet::Perhaps }
+        if self.is_read { InSet::No } else { InSet::Unknown }
     }
 
     fn set_wanted(&mut self, connection: &Packet, is_wanted: bool) {
@@ -137,7 +140,7 @@ impl Tuples {
         }
     }
 
-    /// Takes note of whether the set holds a tuple, and of what is still to be done for it.
+    /// Updates whether the set contains a tuple, and whether the tuple must be added or removed.
     fn note(&mut self, key: &Key, in_set: InSet) {
         let Some(tuple) = self.known.get_mut(key) else { return };
         tuple.in_set = in_set;
@@ -145,14 +148,14 @@ impl Tuples {
         self.surplus.remove(key);
         match (tuple.is_wanted, in_set) {
             (true, InSet::Yes) => {}
-            (true, InSet::No | InSet::Perhaps) => drop(self.missing.insert(*key)),
+            (true, InSet::No | InSet::Unknown) => drop(self.missing.insert(*key)),
             (false, InSet::No) => drop(self.known.remove(key)),
-            (false, InSet::Perhaps | InSet::Yes) => drop(self.surplus.insert(*key)),
+            (false, InSet::Unknown | InSet::Yes) => drop(self.surplus.insert(*key)),
         }
     }
 }
 
-/// Whether the kernel's set can hold it.
+/// Whether the kernel's set can contain the connection.
 fn has_ports(connection: &Packet) -> bool {
     matches!(connection.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP)
         && connection.source_port.is_some()
@@ -196,14 +199,14 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_set_may_hold_is_removed_from_it_and_each_once() {
+    fn each_tuple_that_may_be_in_the_set_is_removed_from_it_once() {
         let mut tuples = read_empty();
         for port in [1, 2, 3] {
             tuples.want(&connection(port));
         }
         let missing = tuples.missing();
         assert_eq!(ports(&missing), [1, 2, 3]);
-        // There was no room for the last one.
+        // There was no room for the last tuple.
         tuples.added(&missing, &[connection(3)]);
         for port in [1, 3, 4] {
             tuples.unwant(&connection(port));
@@ -223,7 +226,7 @@ mod tests {
         tuples.unwant(&connection(1));
         tuples.want(&connection(1).reversed());
         assert_eq!((tuples.surplus(), tuples.missing()), (vec![], vec![]));
-        // And if its removal is under way.
+        // The same holds while its removal is in progress.
         tuples.unwant(&connection(1));
         let surplus = tuples.surplus();
         tuples.want(&connection(1));
@@ -232,26 +235,26 @@ mod tests {
     }
 
     #[test]
-    fn before_the_set_was_read_it_may_hold_anything() {
+    fn before_it_was_read_the_set_may_contain_any_tuple() {
         let mut tuples = Tuples::default();
         tuples.unwant(&connection(1));
         tuples.want(&connection(2));
         assert_eq!((ports(&tuples.surplus()), ports(&tuples.missing())), (vec![1], vec![2]));
         let both = |port| [connection(port), connection(port).reversed()];
-        let Differences { learned, gone } = tuples.read(&[both(2), both(3)].concat());
-        assert_eq!((learned, gone), (vec![connection(3)], vec![]));
+        let Delta { added, expired } = tuples.read(&[both(2), both(3)].concat());
+        assert_eq!((added, expired), (vec![connection(3)], vec![]));
         assert_eq!((tuples.surplus(), tuples.missing()), (vec![], vec![]));
     }
 
     #[test]
-    fn what_has_timed_out_is_gone_and_a_half_is_added_again() {
+    fn a_timed_out_tuple_is_expired_and_one_in_a_single_orientation_is_added_again() {
         let mut tuples = read_empty();
         [1, 2].iter().for_each(|port| tuples.want(&connection(*port)));
         let missing = tuples.missing();
         tuples.added(&missing, &[]);
-        let Differences { gone, .. } = tuples.read(&[connection(2).reversed()]);
-        assert_eq!(gone.len(), 1);
-        tuples.unwant(&gone[0]);
+        let Delta { expired, .. } = tuples.read(&[connection(2).reversed()]);
+        assert_eq!(expired.len(), 1);
+        tuples.unwant(&expired[0]);
         assert_eq!(ports(&tuples.missing()), [2]);
         tuples.distrust();
         assert_eq!(ports(&tuples.missing()), [2]);

@@ -1,4 +1,4 @@
-//! The part of the status about where packets may come from.
+//! The part of the status about the valid origins of packets.
 
 use std::collections::BTreeMap;
 
@@ -10,37 +10,37 @@ use serde::{Deserialize, Serialize};
 
 use crate::origins::OriginTracker;
 
-/// Which pod is behind which interface, and what rules dropped because a packet did not fit that.
+/// Which pod is behind which interface, and how many packets rules dropped because of their origin.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Origins {
     /// The protections, and whether each is in force.
     pub protections: Vec<Protection>,
-    /// Pods' ports.
+    /// The ports of pods.
     pub ports: Vec<Port>,
-    /// Addresses and hardware addresses that several ports claim.
+    /// Addresses and MAC addresses that several ports claim.
     pub conflicts: Vec<Conflict>,
-    /// What carries packets between nodes, which pods may not send to them.
+    /// The overlays between nodes, whose packets pods may not send to nodes.
     pub overlays: Vec<String>,
-    /// Pods that may send from any address, as the command line says.
+    /// Pods that may send from any address, from the command line.
     pub exemptions: Vec<String>,
-    /// Packets that rules dropped, by reason, since this agent began.
+    /// The number of packets that rules dropped, by reason, since the agent started.
     pub dropped: BTreeMap<String, u64>,
-    /// Packets that waited for their port to be known.
+    /// Packets that were held until their port is known.
     pub new_ports: NewPorts,
 }
 
-/// Packets of ports of which nothing was known yet, since the rules were installed.
+/// The number of packets from unknown ports, since the rules were installed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct NewPorts {
-    /// Packets that came.
+    /// All packets from unknown ports.
     pub queued: u64,
-    /// Of those: passed once the port was known.
+    /// Packets that passed once the port was known.
     pub passed: u64,
-    /// Of those: dropped once the port was known, since they did not belong there.
+    /// Packets that were dropped once the port was known, because of a wrong source.
     pub dropped: u64,
-    /// Of those: waited as long as they may, and then treated by `--on-unknown-pod`.
+    /// Packets that reached `--hold-timeout`, and were then decided by `--on-unknown-pod`.
     pub expired: u64,
-    /// Of those: treated by `--on-unknown-pod` at once, for lack of room.
+    /// Packets that were not held because of a limit, and were decided by `--on-unknown-pod` at once.
     pub no_room: u64,
 }
 
@@ -62,42 +62,43 @@ pub struct Protection {
     pub in_force: bool,
     /// If not: why, and what to do.
     pub why_not: Option<String>,
-    /// If not: whether that is as it should be, since it was not asked for or there is nothing to protect.
+    /// If not: whether that is intended, because it is not configured or there is nothing to protect.
     pub off_by_choice: bool,
 }
 
 impl Protection {
-    /// The short names of all.
+    /// The short names of all protections.
     pub const IDS: [&str; 5] =
         ["bridged-sources", "routed-sources", "own-addresses", "overlay", "overlay-sources"];
 }
 
-/// A pod's port.
+/// A port: the interface of a pod.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Port {
-    /// The interface.
+    /// The interface's name.
     pub interface: String,
     /// The pod, `namespace/name`; null while it is not known.
     pub pod: Option<String>,
-    /// The addresses that may be used there.
+    /// The addresses that the pod may use.
     pub addresses: Vec<String>,
-    /// Whether others may be used as well, since the pod is exempt.
+    /// Whether the pod may also use other addresses, because it is exempt.
     pub exempt: bool,
 }
 
-/// Several ports claim an address.
+/// An address that several ports claim.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Conflict {
-    /// The address, or hardware address.
+    /// The address or MAC address.
     pub address: String,
-    /// The interface that has it; null if nothing says whose it is.
+    /// The interface to which it is bound; null if its owner is unknown.
     pub bound_to: Option<String>,
-    /// The interface whose pod claims it, too.
+    /// Another interface that claims it.
     pub claimed_by: String,
 }
 
 impl Origins {
-    /// What a tracker, the rules and the queue of new ports say. `on_bridge`: whether pods are joined by a bridge.
+    /// Combines the states of the tracker, the rules and the queue of new ports. `on_bridge`: whether a
+    /// bridge connects the pods.
     pub fn new(
         tracker: &OriginTracker,
         protections: Protections,
@@ -134,7 +135,7 @@ impl Origins {
                 .map(|reason| {
                     (
                         reason.code().to_owned(),
-                        tracker.ledger.totals().get(&reason).copied().unwrap_or_default(),
+                        tracker.drops.totals().get(&reason).copied().unwrap_or_default(),
                     )
                 })
                 .collect(),
@@ -162,7 +163,8 @@ fn protections_of(tracker: &OriginTracker, protections: Protections, on_bridge: 
             bridged,
             "pods on a bridge send from their own addresses, to where these are",
             protections.bridged,
-            "the kernel lacks nftables' bridge family: load nf_tables_bridge (CONFIG_NF_TABLES_BRIDGE) and start the agent again",
+            "the kernel lacks nftables' bridge family: load nf_tables_bridge (CONFIG_NF_TABLES_BRIDGE) and \
+             restart the agent",
             !on_bridge,
         ),
         (routed, "routed pods send from their own addresses", protections.routed, NOT_INSTALLED, false),
@@ -178,7 +180,8 @@ fn protections_of(tracker: &OriginTracker, protections: Protections, on_bridge: 
             "pods send no overlay packets to nodes",
             protections.routed && has_overlay,
             if protections.routed {
-                "this node has no overlay device and --overlay names none, so there is nothing to protect, as with host-gw"
+                "this node has no overlay device and --overlay names none, so there is nothing to protect, \
+                 as with host-gw"
             } else {
                 NOT_INSTALLED
             },
@@ -191,7 +194,7 @@ fn protections_of(tracker: &OriginTracker, protections: Protections, on_bridge: 
             if settings.overlay_sources_are_nodes {
                 NOT_INSTALLED
             } else {
-                "not asked for: give --overlay-sources=nodes"
+                "not configured: use --overlay-sources=nodes"
             },
             !settings.overlay_sources_are_nodes,
         ),

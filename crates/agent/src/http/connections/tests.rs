@@ -16,7 +16,7 @@ const LIMITS: Limits = Limits { requests: 4, answers: 2, request_timeout: NEVER,
 /// More than the kernel buffers for a client that doesn't read.
 const LARGE: usize = 32 << 20;
 
-/// A server on a thread like the agent's, for as long as the test's process lives.
+/// A server on a thread like the agent's, until the test's process ends.
 fn server(limits: Limits) -> SocketAddr {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
@@ -38,7 +38,7 @@ fn asked(address: SocketAddr, path: &str) -> TcpStream {
     sent(address, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
 }
 
-/// All that comes until the connection is closed or cut.
+/// All bytes until the connection is closed or reset.
 fn answer(mut stream: &TcpStream) -> String {
     let mut answer = Vec::new();
     if let Err(error) = stream.read_to_end(&mut answer) {
@@ -54,7 +54,7 @@ fn is_open(stream: &TcpStream) -> bool {
 }
 
 #[test]
-fn a_request_is_answered_while_half_sent_ones_hold_all_connections_and_the_oldest_gives_way() {
+fn a_request_is_served_though_incomplete_ones_hold_all_connections_and_the_oldest_is_closed() {
     let address = server(LIMITS);
     let held = [(); 4].map(|()| sent(address, "GET /livez HTTP/1.1\r\nHost:"));
     let answered = answer(&asked(address, "/livez"));
@@ -68,7 +68,7 @@ fn a_request_is_answered_while_half_sent_ones_hold_all_connections_and_the_oldes
 }
 
 #[test]
-fn ten_times_the_limit_leaves_as_many_as_the_limit() {
+fn of_many_connections_as_many_as_the_limit_stay_open() {
     let address = server(LIMITS);
     let held: Vec<TcpStream> = (0..10 * LIMITS.requests).map(|_| sent(address, "GET")).collect();
     sleep(QUICK);
@@ -76,15 +76,15 @@ fn ten_times_the_limit_leaves_as_many_as_the_limit() {
 }
 
 #[test]
-fn clients_that_read_no_answer_give_way_to_the_next() {
+fn clients_that_do_not_read_their_response_are_closed_for_the_next() {
     let address = server(LIMITS);
     let held = [(); 3].map(|()| {
         let stream = asked(address, "/large");
-        // Its request must be read before the next one's.
+        // The server must read this request before the next one.
         sleep(QUICK);
         stream
     });
-    // What was sent before it was closed is still there to be read.
+    // Bytes that were sent before the close can still be read.
     let oldest = answer(&held[0]).len();
     assert!(oldest < LARGE, "cut at {oldest} bytes");
     assert!(answer(&asked(address, "/livez")).ends_with("ok\n"));
@@ -92,7 +92,7 @@ fn clients_that_read_no_answer_give_way_to_the_next() {
 }
 
 #[test]
-fn a_request_that_does_not_come_and_an_answer_that_is_not_read_end_in_time() {
+fn incomplete_requests_and_unread_responses_time_out() {
     let address = server(Limits { request_timeout: QUICK, ..LIMITS });
     let started = Instant::now();
     answer(&sent(address, "GET /livez HTTP/1.1\r\n"));
@@ -107,17 +107,17 @@ fn a_request_that_does_not_come_and_an_answer_that_is_not_read_end_in_time() {
 }
 
 #[test]
-fn a_request_longer_than_any_is_refused() {
+fn a_too_long_request_is_refused() {
     let address = server(LIMITS);
     let mut stream = sent(address, "GET /livez HTTP/1.1\r\n");
-    // It may be refused before all of it is sent.
+    // The server may refuse the request before all of it is sent.
     let _ = stream.write_all(format!("x: {}\r\n\r\n", "x".repeat(2 * LONGEST_REQUEST)).as_bytes());
     let answered = answer(&stream);
     assert!(!answered.contains("200 OK"), "{answered}");
 }
 
 #[test]
-fn most_descriptors_are_left_to_the_rest() {
+fn most_descriptors_are_left_to_other_purposes() {
     for (files, connections) in [(0, 16), (256, 16), (600, 22), (1024, 128), (1 << 20, 256), (u64::MAX, 256)]
     {
         let limits = Limits::of(OpenFiles(files));

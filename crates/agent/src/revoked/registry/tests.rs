@@ -7,24 +7,24 @@ use crate::testing::namespace::in_namespace;
 use crate::testing::shop::{self, DB, WEB};
 use crate::testing::{ACCEPTED, REVOKED, entries, marks, overwrite_marks};
 
-fn register(snapshot: &Arc<Snapshot>) -> Register {
-    Register::new(Conntrack::open().unwrap(), Marks::default(), Arc::clone(snapshot))
+fn registry(snapshot: &Arc<Snapshot>) -> RevokedRegistry {
+    RevokedRegistry::new(Conntrack::open().unwrap(), Marks::default(), Arc::clone(snapshot))
 }
 
 /// A sweep of all connections, under the snapshot in force.
-fn sweep_all(register: &mut Register) -> (SweepReport, Vec<SweptConnection>) {
-    let (local, overlay, mut cut) = (LocalAddresses::default(), OverlayFlows::default(), Vec::new());
-    let snapshot = Arc::clone(&register.snapshot);
+fn sweep_all(registry: &mut RevokedRegistry) -> (SweepReport, Vec<SweptConnection>) {
+    let (local, overlay, mut all) = (LocalAddresses::default(), OverlayFlows::default(), Vec::new());
+    let snapshot = Arc::clone(&registry.snapshot);
     let evaluator = Evaluator { snapshot: &snapshot, local: &local, overlay: &overlay };
     let mut apply_marks = |found: &mut [SweptConnection]| {
-        let counts = register.apply_marks(found, &local)?;
-        cut.extend(found.iter().cloned());
+        let counts = registry.apply_marks(found, &local)?;
+        all.extend(found.iter().cloned());
         Ok(counts)
     };
     let mut conntrack = Conntrack::open().unwrap();
     let scope = Scope::default();
     let report = sweep(&mut conntrack, &Marks::default(), evaluator, &scope, &mut apply_marks).unwrap();
-    (report, cut)
+    (report, all)
 }
 
 fn connection() -> Packet {
@@ -34,64 +34,64 @@ fn connection() -> Packet {
 }
 
 #[test]
-fn a_connection_of_an_earlier_agent_is_known_once_until_it_times_out_in_the_kernels_set() {
+fn a_connection_that_an_earlier_agent_revoked_is_known_until_it_times_out_in_the_kernels_set() {
     let connection = connection();
-    let mut register = register(&shop::open(&[]).1);
-    register.read(&[connection, connection.reversed()]).unwrap();
-    assert_eq!(register.known.len(), 1);
-    assert!(register.known.of_tuple(&connection).all(|known| !known.is_oriented));
-    assert!(register.has_due(), "policy may have changed since");
-    assert_eq!(register.missing(), []);
+    let mut registry = registry(&shop::open(&[]).1);
+    registry.read(&[connection, connection.reversed()]).unwrap();
+    assert_eq!(registry.known.len(), 1);
+    assert!(registry.known.of_tuple(&connection).all(|known| !known.is_oriented));
+    assert!(registry.has_due(), "policy may have changed since");
+    assert_eq!(registry.missing(), []);
 
-    register.save_all();
-    assert_eq!(register.missing().len(), 1);
-    register.read(&[]).unwrap();
-    assert_eq!(register.known.len(), 1, "it is still to be added to the set");
-    let missing = register.missing();
-    register.added(&missing, &[]);
-    register.read(&[]).unwrap();
-    assert_eq!((register.known.len(), register.surplus()), (0, vec![]));
+    registry.save_all();
+    assert_eq!(registry.missing().len(), 1);
+    registry.read(&[]).unwrap();
+    assert_eq!(registry.known.len(), 1, "it has not been added to the set yet");
+    let missing = registry.missing();
+    registry.added(&missing, &[]);
+    registry.read(&[]).unwrap();
+    assert_eq!((registry.known.len(), registry.surplus()), (0, vec![]));
 }
 
-/// Found by reading: a mark that a rule had overwritten was set again only on connections that the register held.
+/// A mark that a rule had overwritten was set again only on connections in the registry. Found in review.
 #[test]
-fn a_lost_mark_is_set_again_though_the_register_has_no_room() {
+fn a_lost_mark_is_set_again_even_if_the_registry_is_full() {
     in_namespace(&[], || {
         make([Made::udp((WEB, 1), (DB, 6000)).tcp().marked(ACCEPTED)]);
-        let mut register = register(&shop::open(&[5000]).1);
+        let mut registry = registry(&shop::open(&[5000]).1);
         let tuple = |number: usize| {
             let mut tuple = connection();
             (tuple.source_port, tuple.destination_port) =
                 (Some((number >> 10) as u16), Some((number & 0x3ff) as u16));
             tuple
         };
-        register.read(&(0..MOST).map(tuple).collect::<Vec<_>>()).unwrap();
-        let (report, cut) = sweep_all(&mut register);
-        assert_eq!((report.revoked, register.known.len()), (1, MOST));
+        registry.read(&(0..MOST).map(tuple).collect::<Vec<_>>()).unwrap();
+        let (report, found) = sweep_all(&mut registry);
+        assert_eq!((report.revoked, registry.known.len()), (1, MOST));
         overwrite_marks(ACCEPTED);
-        let again = register.cut_again(cut, &LocalAddresses::default()).unwrap();
+        let again = registry.revoke_again(found, &LocalAddresses::default()).unwrap();
         assert_eq!((again.len(), marks()), (1, vec![ACCEPTED | REVOKED]));
     });
 }
 
 #[test]
-fn a_lost_mark_is_not_set_again_on_a_connection_that_is_allowed_meanwhile() {
+fn a_lost_mark_is_not_set_again_on_a_connection_that_is_allowed_again() {
     in_namespace(&[], || {
         make([Made::udp((WEB, 1), (DB, 6000)).tcp().marked(ACCEPTED)]);
         let (mut compiler, snapshot) = shop::open(&[5000]);
-        let mut register = register(&snapshot);
-        let (_, cut) = sweep_all(&mut register);
+        let mut registry = registry(&snapshot);
+        let (_, found) = sweep_all(&mut registry);
         let allows = compiler.apply([shop::policy(&[6000])]).snapshot;
-        register.follow(&allows, &Arc::default(), &Affected::All);
-        register.restore_due(&LocalAddresses::default()).unwrap();
-        let again = register.cut_again(cut, &LocalAddresses::default()).unwrap();
+        registry.follow(&allows, &Arc::default(), &Affected::All);
+        registry.restore_due(&LocalAddresses::default()).unwrap();
+        let again = registry.revoke_again(found, &LocalAddresses::default()).unwrap();
         assert_eq!((again, marks()), (vec![], vec![ACCEPTED]));
     });
 }
 
-/// Found by reading: of connections that a packet does not tell apart, only the last was held.
+/// The registry had only the last of several connections with the same packet. Found in review.
 #[test]
-fn connections_with_one_tuple_are_all_cut_again_and_restored() {
+fn all_connections_with_one_tuple_are_revoked_again_and_restored() {
     in_namespace(&[], || {
         let ping = |identifier| Made { protocol: 1, ..Made::udp((WEB, identifier), (DB, 0)) };
         let by_service = |service| Made::udp((WEB, 9), (service, 80)).tcp().sent_on_to((DB, 6000));
@@ -100,48 +100,48 @@ fn connections_with_one_tuple_are_all_cut_again_and_restored() {
         second.answered_to = (second.from.0, 10);
         make([ping(1), ping(2), by_service("10.96.0.10"), second].map(|made| made.marked(ACCEPTED)));
         let (mut compiler, snapshot) = shop::open(&[5000]);
-        let mut register = register(&snapshot);
-        let (report, cut) = sweep_all(&mut register);
-        assert_eq!((report.revoked, register.known.len()), (4, 4));
+        let mut registry = registry(&snapshot);
+        let (report, found) = sweep_all(&mut registry);
+        assert_eq!((report.revoked, registry.known.len()), (4, 4));
         overwrite_marks(ACCEPTED);
-        register.cut_again(cut, &LocalAddresses::default()).unwrap();
+        registry.revoke_again(found, &LocalAddresses::default()).unwrap();
         assert_eq!(marks(), [ACCEPTED | REVOKED; 4]);
-        assert_eq!(register.missing().len(), 1, "of both Services, and none of pings");
+        assert_eq!(registry.missing().len(), 1, "one tuple for both Services, and none for pings");
 
         let open = compiler.apply([Change::PolicyGone(PolicyName::network_policy("shop", "db"))]).snapshot;
-        register.follow(&open, &Arc::default(), &Affected::All);
-        assert!(!register.restore_due(&LocalAddresses::default()).unwrap());
+        registry.follow(&open, &Arc::default(), &Affected::All);
+        assert!(!registry.restore_due(&LocalAddresses::default()).unwrap());
         assert_eq!(marks(), [ACCEPTED; 4]);
-        assert_eq!((register.known.len(), register.take_count()), (0, 4));
+        assert_eq!((registry.known.len(), registry.take_restored()), (0, 4));
     });
 }
 
 #[test]
-fn one_pods_pings_take_no_others_place() {
+fn one_pods_pings_do_not_fill_the_registry() {
     in_namespace(&[], || {
         make((1..1_000).map(|identifier| Made { protocol: 1, ..Made::udp((WEB, identifier), (DB, 0)) }));
-        let mut register = register(&shop::open(&[5000]).1);
-        let (report, _) = sweep_all(&mut register);
-        assert_eq!((report.revoked, register.known.len()), (999, MOST_OF_TUPLE));
+        let mut registry = registry(&shop::open(&[5000]).1);
+        let (report, _) = sweep_all(&mut registry);
+        assert_eq!((report.revoked, registry.known.len()), (999, MOST_OF_TUPLE));
     });
 }
 
 /// Semantics 35.
 #[test]
-fn a_tuple_that_has_timed_out_is_added_again_while_conntrack_shows_it_as_cut() {
+fn a_timed_out_tuple_is_added_again_while_its_entry_is_marked_revoked() {
     in_namespace(&[], || {
         let made = Made::udp((WEB, 1), (DB, 6000)).tcp();
         make([made]);
-        let mut register = register(&shop::open(&[5000]).1);
-        sweep_all(&mut register);
-        let missing = register.missing();
-        register.added(&missing, &[]);
-        register.read(&[]).unwrap();
-        assert_eq!((register.known.len(), register.missing().len()), (1, 1));
+        let mut registry = registry(&shop::open(&[5000]).1);
+        sweep_all(&mut registry);
+        let missing = registry.missing();
+        registry.added(&missing, &[]);
+        registry.read(&[]).unwrap();
+        assert_eq!((registry.known.len(), registry.missing().len()), (1, 1));
 
-        register.added(&missing, &[]);
+        registry.added(&missing, &[]);
         delete(made);
-        register.read(&[]).unwrap();
-        assert_eq!((register.known.len(), register.missing(), entries().len()), (0, vec![], 0));
+        registry.read(&[]).unwrap();
+        assert_eq!((registry.known.len(), registry.missing(), entries().len()), (0, vec![], 0));
     });
 }
