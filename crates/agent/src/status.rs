@@ -441,6 +441,9 @@ impl From<&cluster::Problem> for Problem {
 }
 
 impl Problem {
+    /// The values of `kind` that are not kinds of objects.
+    pub const OTHER_KINDS: [&'static str; 2] = ["other", "file"];
+
     /// The problems of all policies that exceed their namespace's budget: one for each named policy, and one
     /// per namespace for the others.
     pub fn beyond_budget(compiler: &policy::Compiler) -> impl Iterator<Item = Self> + '_ {

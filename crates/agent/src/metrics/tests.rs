@@ -1,12 +1,17 @@
+use std::time::Duration;
+
 use audit::{Audit, AuditConfig, Destination};
+use dataplane::drops::DropReason;
 
 use super::*;
 use crate::durations::observe;
 use crate::status::origins::{Conflict, Port};
-use crate::status::{Connection, Conntrack, Hold, NewPorts, Problem, Queue, Table};
+use crate::status::{
+    Connection, Conntrack, Hold, NewPorts, Origins, Packets, Problem, Protection, Queue, Source, Table,
+};
 
 #[test]
-fn the_text_holds_every_number_of_the_status() {
+fn the_text_has_the_values_of_the_status() {
     let config = AuditConfig { node: "n".into(), destination: Destination::Off, ring: 1 };
     let audit = Audit::start(config, |_| {}).expect("starts");
     let health = Health::new("n", audit.monitor(), Durations::default());
@@ -29,12 +34,35 @@ fn the_text_holds_every_number_of_the_status() {
         "kube_verdict_applied_generation 3",
         "kube_verdict_ready 0",
         "kube_verdict_problems{kind=\"Pod\"} 2",
+        "kube_verdict_problems{kind=\"NetworkPolicy\"} 0",
+        "kube_verdict_problems{kind=\"other\"} 0",
+        "kube_verdict_problems{kind=\"file\"} 0",
+        "kube_verdict_objects{kind=\"NetworkPolicy\"} 0",
         "kube_verdict_table_info{form=\"target\",queues=\"100-101\",fail_mode=\"closed\"} 1",
         "kube_verdict_sweep_duration_seconds_count 1",
         "kube_verdict_audit_records_lost_total 0",
         "# EOF",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in {text}");
+    }
+}
+
+#[test]
+fn process_metrics_have_no_prefix() {
+    let config = AuditConfig { node: "n".into(), destination: Destination::Off, ring: 1 };
+    let audit = Audit::start(config, |_| {}).expect("starts");
+    let text = text(&registry(&Health::new("n", audit.monitor(), Durations::default()))).expect("text");
+    let names = [
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+        "process_virtual_memory_bytes",
+        "process_open_fds",
+        "process_max_fds",
+        "process_start_time_seconds",
+    ];
+    for name in names {
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+        assert!(value.is_some_and(|value| value >= 0.0), "{name} in {text}");
     }
 }
 
@@ -47,8 +75,8 @@ fn text_of(status: Status) -> String {
             encode_status(&self.0, encoder)
         }
     }
-    let mut registry = Registry::with_prefix("kube_verdict");
-    registry.register_collector(Box::new(Fixed(status)));
+    let mut registry = Registry::default();
+    registry.sub_registry_with_prefix("kube_verdict").register_collector(Box::new(Fixed(status)));
     text(&registry).expect("text")
 }
 
@@ -66,7 +94,7 @@ fn each_drop_reason_and_protection_has_its_series_from_the_start() {
 }
 
 #[test]
-fn what_is_known_of_ports_and_what_was_dropped_is_counted() {
+fn ports_and_dropped_packets_are_counted() {
     let port = |pod: Option<&str>| Port {
         interface: "veth1".to_owned(),
         pod: pod.map(str::to_owned),
@@ -104,18 +132,19 @@ fn what_is_known_of_ports_and_what_was_dropped_is_counted() {
         "kube_verdict_new_port_packets_total 9",
         "kube_verdict_new_port_packets_ended_total{by=\"pass\"} 4",
         "kube_verdict_new_port_packets_ended_total{by=\"drop\"} 2",
-        "kube_verdict_new_port_packets_ended_total{by=\"time\"} 1",
-        "kube_verdict_new_port_packets_ended_total{by=\"room\"} 3",
+        "kube_verdict_new_port_packets_ended_total{by=\"timeout\"} 1",
+        "kube_verdict_new_port_packets_ended_total{by=\"limit\"} 3",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in {text}");
     }
 }
 
 #[test]
-fn queues_connections_and_policies_have_their_labels() {
+fn metrics_of_queues_kinds_and_policies_have_labels() {
     let status = Status {
         queues: vec![Queue { number: 100, waiting: 2, dropped_full: 5, dropped_by_socket: 1 }],
         conntrack: Some(Conntrack { entries: 10, max: 100 }),
+        packets: Packets { cached: 5, cached_denied: 8, cached_untracked: 13, ..Packets::default() },
         hold: Hold { now: 1, held: 9, allowed: 4, denied: 1, expired: 3, no_room: 6, repeated: 2 },
         policies: vec![crate::status::Policy {
             policy: "db/a".to_owned(),
@@ -144,17 +173,20 @@ fn queues_connections_and_policies_have_their_labels() {
         "kube_verdict_queue_waiting{queue=\"100\"} 2",
         "kube_verdict_queue_full_drops_total{queue=\"100\"} 5",
         "kube_verdict_conntrack_max 100",
-        "kube_verdict_held_packets 1",
-        "kube_verdict_packets_held_total 9",
-        "kube_verdict_held_packets_ended_total{by=\"allow\"} 4",
-        "kube_verdict_held_packets_ended_total{by=\"deny\"} 1",
-        "kube_verdict_held_packets_ended_total{by=\"time\"} 3",
-        "kube_verdict_hold_no_room_total 6",
+        "kube_verdict_verdict_cache_hits_total{verdict=\"allow\"} 5",
+        "kube_verdict_verdict_cache_hits_total{verdict=\"deny\"} 8",
+        "kube_verdict_verdict_cache_untracked_hits_total 13",
+        "kube_verdict_hold_packets 1",
+        "kube_verdict_hold_started_total 9",
+        "kube_verdict_hold_ended_total{by=\"allow\"} 4",
+        "kube_verdict_hold_ended_total{by=\"deny\"} 1",
+        "kube_verdict_hold_ended_total{by=\"timeout\"} 3",
+        "kube_verdict_hold_rejected_total 6",
         "kube_verdict_hold_repeated_total 2",
-        "kube_verdict_policy_verdicts_total{policy=\"db/a\",verdict=\"allow\"} 4",
-        "kube_verdict_policy_verdicts_total{policy=\"db/a\",verdict=\"deny\"} 1",
+        "kube_verdict_policy_verdicts_total{namespace=\"db\",policy=\"a\",verdict=\"allow\"} 4",
+        "kube_verdict_policy_verdicts_total{namespace=\"db\",policy=\"a\",verdict=\"deny\"} 1",
         "kube_verdict_source_connected{kind=\"Pod\"} 0",
-        "kube_verdict_source_since_seconds{kind=\"Pod\"} 1700000000",
+        "kube_verdict_source_state_change_timestamp_seconds{kind=\"Pod\"} 1700000000",
         "kube_verdict_source_reconnects_total{kind=\"Pod\"} 3",
         "kube_verdict_source_relists_total{kind=\"Pod\"} 1",
         "kube_verdict_source_failures_total{kind=\"Pod\",class=\"unreachable\"} 2",
