@@ -78,7 +78,7 @@ fn a_pod_that_hammers_a_closed_port_costs_a_verdict_for_each_cache_lifetime_and_
 
             let agent = scenario.agent("node-a");
             let evaluated = agent.metric("kube_verdict_packets_total", "deny").unwrap() as u64;
-            let dropped = agent.metric("kube_verdict_cached_denied_packets_total", "").unwrap() as u64;
+            let dropped = agent.metric("kube_verdict_verdict_cache_hits_total", "deny").unwrap() as u64;
             let full = agent.metric("kube_verdict_queue_full_drops_total", "").unwrap();
             let (records, folded) = (agent.records_after(mark).unwrap(), agent.drops_after(mark).unwrap());
             let denied = records.iter().filter(|record| record.verdict == "deny");
@@ -120,7 +120,7 @@ fn a_flow_that_was_denied_passes_with_its_first_packet_after_a_change_allows_it_
         assert!(connects(&scenario, "web/other", family, FIRST_SYN), "round {round}: the first SYN was lost");
     }
     let agent = scenario.agent("node-a");
-    let dropped = agent.metric("kube_verdict_cached_denied_packets_total", "").unwrap();
+    let dropped = agent.metric("kube_verdict_verdict_cache_hits_total", "deny").unwrap();
     assert!(dropped >= 100.0, "the kernel answered {dropped} of the second tries alone");
 }
 
@@ -186,7 +186,7 @@ fn a_pod_that_tries_all_ports_has_a_quota_of_the_queues_and_is_named_and_others_
     sleep(Duration::from_millis(2_500));
     let agent = scenario.agent("node-a");
     let evaluated = agent.metric("kube_verdict_packets_total", "deny").unwrap() as u64;
-    let cached = agent.metric("kube_verdict_cached_denied_packets_total", "").unwrap() as u64;
+    let cached = agent.metric("kube_verdict_verdict_cache_hits_total", "deny").unwrap() as u64;
     let over = agent.metric("kube_verdict_dropped_packets_total", "queue-quota").unwrap() as u64;
     let full = agent.metric("kube_verdict_queue_full_drops_total", "").unwrap();
     eprintln!("{sent} sent, {evaluated} evaluated, {cached} cached, {over} over the quota, {others:?}");
@@ -214,8 +214,8 @@ fn flows_that_are_not_tracked_cost_a_verdict_and_a_record_for_each_cache_lifetim
             let names = [
                 ("kube_verdict_packets_total", "allow"),
                 ("kube_verdict_packets_total", "deny"),
-                ("kube_verdict_cached_untracked_packets_total", ""),
-                ("kube_verdict_cached_denied_packets_total", ""),
+                ("kube_verdict_verdict_cache_untracked_hits_total", ""),
+                ("kube_verdict_verdict_cache_hits_total", "deny"),
             ];
             names.map(|(name, label)| scenario.agent("node-a").metric(name, label).unwrap() as u64)
         };
@@ -301,9 +301,9 @@ fn a_pod_that_sends_from_many_addresses_holds_the_packets_of_one_port_and_no_mor
     let wait = Instant::now() + FIRST_SYN;
     let mut held = 0.0;
     while held < 20.0 && Instant::now() < wait {
-        held = agent.metric("kube_verdict_held_packets", "").unwrap();
+        held = agent.metric("kube_verdict_hold_packets", "").unwrap();
     }
-    let refused = agent.metric("kube_verdict_hold_no_room_total", "").unwrap();
+    let refused = agent.metric("kube_verdict_hold_rejected_total", "").unwrap();
     assert_eq!((held, refused), (20.0, 180.0), "a sixteenth of 320 packets is held, and the others are not");
     // Another pod's first packet still waits for the pod to be known.
     let testbed = &scenario.testbed;

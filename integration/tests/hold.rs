@@ -75,9 +75,9 @@ fn a_pod_that_connects_before_it_is_known_reaches_what_policy_allows_it_and_no_m
     assert!(waited.held_ms.unwrap() >= 200, "{waited:?}");
     assert_eq!((waited.egress.reason.as_str(), waited.verdict.as_str()), ("not-isolated", "allow"));
     let agent = scenario.agent("node-a");
-    assert_eq!(agent.metric("kube_verdict_held_packets", "").unwrap(), 0.0);
-    assert!(agent.metric("kube_verdict_held_packets_ended_total", "by=\"allow\"").unwrap() >= 4.0);
-    assert_eq!(agent.metric("kube_verdict_held_packets_ended_total", "by=\"time\"").unwrap(), 0.0);
+    assert_eq!(agent.metric("kube_verdict_hold_packets", "").unwrap(), 0.0);
+    assert!(agent.metric("kube_verdict_hold_ended_total", "by=\"allow\"").unwrap() >= 4.0);
+    assert_eq!(agent.metric("kube_verdict_hold_ended_total", "by=\"timeout\"").unwrap(), 0.0);
     // On the server's node the stranger was denied for what it is.
     let stranger = |record: &Record| {
         record.source.as_ref().and_then(|source| source.namespace.as_deref()) == Some("other")
@@ -94,8 +94,7 @@ fn a_pod_that_never_becomes_known_is_denied_when_its_time_is_over() {
     let record = scenario.agent("node-a").wait_record(mark, |record| record.held_ms.is_some()).unwrap();
     assert!((200..2_000).contains(&record.held_ms.unwrap()), "{record:?}");
     assert!(
-        scenario.agent("node-a").metric("kube_verdict_held_packets_ended_total", "by=\"time\"").unwrap()
-            >= 2.0
+        scenario.agent("node-a").metric("kube_verdict_hold_ended_total", "by=\"timeout\"").unwrap() >= 2.0
     );
 }
 
@@ -108,7 +107,7 @@ fn an_agent_that_ends_does_not_wait_for_pods() {
         let patience = Duration::from_secs(5);
         let probe = scope
             .spawn(move || testbed.probe("web/late", "db/s", "5432".parse().unwrap(), Family::V4, patience));
-        while agent.metric("kube_verdict_held_packets", "").unwrap() == 0.0 {
+        while agent.metric("kube_verdict_hold_packets", "").unwrap() == 0.0 {
             sleep(Duration::from_millis(5));
         }
         let asked = Instant::now();

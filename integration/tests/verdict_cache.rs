@@ -153,9 +153,11 @@ fn cached_connections_are_counted_and_caching_can_be_switched_off() {
             scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
         }
         let agent = scenario.agent("node-a");
-        let cached = agent.metric("kube_verdict_cached_connections_total", "").unwrap();
+        let cached = agent.metric("kube_verdict_verdict_cache_hits_total", "allow").unwrap();
         let evaluated = agent.metric("kube_verdict_packets_total", "allow").unwrap();
-        let by_policy = agent.metric("kube_verdict_policy_verdicts_total", "db/allow-web").unwrap();
+        let by_policy = agent
+            .metric("kube_verdict_policy_verdicts_total", r#"namespace="db",policy="allow-web""#)
+            .unwrap();
         assert_eq!((evaluated + cached, by_policy), (10.0, 10.0));
         assert_eq!(cached > 0.0, some, "{flags:?}: {cached} cached");
     }
