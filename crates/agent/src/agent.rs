@@ -425,7 +425,7 @@ impl Agent {
         self.release_ports();
         let dropped = table.drop_counts().unwrap_or_else(|error| {
             tracing::warn!(
-                error = chain(&error),
+                error = %chain(&error),
                 "the counts of dropped packets can't be read: the drops of an earlier agent are recorded \
                  again"
             );
@@ -727,7 +727,7 @@ impl Agent {
                 Ok(swept) => self.report_sweep(&swept),
                 Err(error) if error.is_superseded() => self.superseded(),
                 Err(error) => tracing::warn!(
-                    error = chain(&error),
+                    error = %chain(&error),
                     "final sweep failed; affected connections stall until an agent starts"
                 ),
             }
@@ -778,7 +778,7 @@ impl Agent {
             Some(Ok(true)) => self.superseded(),
             Some(Err(TableError::Missing)) => self.rules.missing(),
             // The rules enforce policy even if they can't be read.
-            Some(Err(error)) => tracing::warn!(error = chain(&error), "cannot read the rules"),
+            Some(Err(error)) => tracing::warn!(error = %chain(&error), "cannot read the rules"),
             Some(Ok(false)) if !self.rules.is_damaged() => self.rules.seen(),
             Some(Ok(false)) | None => {}
         }
@@ -821,7 +821,7 @@ impl Agent {
         // The next agent must evaluate new connections at once, not only after cached verdicts expire.
         match self.phase.engine().map(|engine| engine.table().forget()) {
             Some(Err(error)) if !superseded => {
-                tracing::warn!(error = chain(&error), "cached verdicts stay until they expire")
+                tracing::warn!(error = %chain(&error), "cached verdicts stay until they expire")
             }
             _ => {}
         }

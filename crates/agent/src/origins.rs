@@ -159,7 +159,7 @@ impl OriginTracker {
             if let Err(error) = set_link_local_learning(*bridge, false) {
                 tracing::warn!(
                     %bridge,
-                    error = chain(&error),
+                    error = %chain(&error),
                     "cannot stop the bridge from learning link-local frames: a pod can divert another pod's \
                      packets, which are then dropped"
                 );

@@ -148,7 +148,7 @@ impl Agent {
                 Err(TableError::Superseded(_)) => return self.superseded(),
                 Err(error) => {
                     return tracing::warn!(
-                        error = chain(&error),
+                        error = %chain(&error),
                         "cannot add the NFLOG group to the rules; retrying in a second"
                     );
                 }

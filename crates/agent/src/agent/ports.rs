@@ -84,7 +84,7 @@ impl Agent {
                 return self.superseded();
             }
             tracing::warn!(
-                error = chain(&error),
+                error = %chain(&error),
                 "connections of deleted pods could not be deleted: the next sweep retries"
             );
             if let Some(engine) = self.phase.engine() {
@@ -124,7 +124,7 @@ impl Agent {
                 lines.into_iter().for_each(|line| self.audit.record_dropped(line));
             }
             Err(error) => {
-                tracing::warn!(error = chain(&error), "the counts of dropped packets can't be read");
+                tracing::warn!(error = %chain(&error), "the counts of dropped packets can't be read");
             }
         }
         let status = self.origins_status(protections, &snapshot);

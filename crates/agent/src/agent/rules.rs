@@ -88,7 +88,7 @@ impl RulesWatch {
         match listener.start(table, send) {
             Ok(monitor) => self.monitor = Some(monitor),
             Err(error) => tracing::error!(
-                error = chain(&error),
+                error = %chain(&error),
                 "cannot start the thread that watches for changes of the rules by other programs: such \
                  changes are undone up to a second later"
             ),

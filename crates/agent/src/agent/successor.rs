@@ -26,7 +26,7 @@ impl Agent {
             }
             Err(error) => {
                 tracing::debug!(
-                    error = chain(&error),
+                    error = %chain(&error),
                     "cannot read the rules of the agent that has taken over"
                 );
                 if !state.is_not_ready(Condition::NotSuperseded) {
