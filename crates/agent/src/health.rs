@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
-use audit::Monitor;
+use audit::AuditMonitor;
 use cluster::{Connections, ResourceVersion, StateStatus};
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
@@ -57,7 +57,7 @@ pub struct Health {
     workers: Mutex<Option<Workers>>,
     /// `None` before the first status.
     cache_counters: Mutex<Option<CacheCounters>>,
-    audit: Monitor,
+    audit: AuditMonitor,
     durations: Durations,
 }
 
@@ -147,7 +147,7 @@ impl State {
 
 impl Health {
     /// The state of an agent that has just started on `node`.
-    pub fn new(node: &str, audit: Monitor, durations: Durations) -> Arc<Self> {
+    pub fn new(node: &str, audit: AuditMonitor, durations: Durations) -> Arc<Self> {
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -221,7 +221,7 @@ impl Health {
         status.packets.cached = connections;
         (status.packets.cached_denied, status.packets.cached_untracked) = (denied, untracked);
         status.queues = queues.map(queue_rows).unwrap_or_default();
-        let audit::Counters { written, lost, write_errors, failing } = self.audit.counters();
+        let audit::AuditCounters { written, lost, write_errors, failing } = self.audit.counters();
         status.audit = status::Audit { written, lost, write_errors, failing };
         status.conntrack = status::Conntrack::read();
         status.policies = policies(versions, &self.audit);
@@ -281,7 +281,10 @@ fn queue_rows(ours: QueueRange) -> Vec<status::Queue> {
 }
 
 /// The policies that are in force, and those that have decided.
-fn policies(versions: BTreeMap<PolicyName, Option<ResourceVersion>>, audit: &Monitor) -> Vec<status::Policy> {
+fn policies(
+    versions: BTreeMap<PolicyName, Option<ResourceVersion>>,
+    audit: &AuditMonitor,
+) -> Vec<status::Policy> {
     let mut rows: BTreeMap<PolicyName, status::Policy> = BTreeMap::new();
     let new = |name: &PolicyName| status::Policy { policy: name.to_string(), ..status::Policy::default() };
     for (name, version) in versions {

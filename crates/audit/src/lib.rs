@@ -25,4 +25,4 @@ pub use policy_verdicts::PolicyVerdicts;
 pub use reader::{Line, ReadError, Records, read};
 pub use record::{Bypass, Dropped, Endpoint, Lost, NearestMiss, Record, Repeated, Side};
 pub use recorder::Recorder;
-pub use writer::{Audit, AuditConfig, AuditError, Counters, Monitor, Reopener};
+pub use writer::{Audit, AuditConfig, AuditCounters, AuditError, AuditMonitor, Reopener};

@@ -57,7 +57,7 @@ pub enum AuditError {
 
 /// The audit log's counters since its start.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Counters {
+pub struct AuditCounters {
     /// Records written.
     pub written: u64,
     /// Records lost: their ring was full, or they could not be written.
@@ -149,8 +149,8 @@ impl Audit {
     }
 
     /// A handle that reads the log's counters from any thread.
-    pub fn monitor(&self) -> Monitor {
-        Monitor { shared: Arc::clone(&self.shared) }
+    pub fn monitor(&self) -> AuditMonitor {
+        AuditMonitor { shared: Arc::clone(&self.shared) }
     }
 
     /// A handle that makes the writer open the file again.
@@ -160,7 +160,7 @@ impl Audit {
 
     /// Writes all evaluations that were recorded before this call, and ends the thread. Gives up after five
     /// seconds if the destination doesn't accept them.
-    pub fn stop(mut self) -> Counters {
+    pub fn stop(mut self) -> AuditCounters {
         self.finish();
         self.monitor().counters()
     }
@@ -195,14 +195,14 @@ impl Reopener {
 
 /// Reads a log's counters while it is written, and after its end.
 #[derive(Clone, Debug)]
-pub struct Monitor {
+pub struct AuditMonitor {
     shared: Arc<Shared>,
 }
 
-impl Monitor {
+impl AuditMonitor {
     /// The counters now.
-    pub fn counters(&self) -> Counters {
-        Counters {
+    pub fn counters(&self) -> AuditCounters {
+        AuditCounters {
             written: self.shared.written.load(Relaxed),
             lost: self.shared.lost.load(Relaxed),
             write_errors: self.shared.write_errors.load(Relaxed),

@@ -77,7 +77,7 @@ fn stop_writes_all_recorded_evaluations() {
     }
     let monitor = audit.monitor();
     let counters = audit.stop();
-    assert_eq!(counters, Counters { written: 2000, ..Counters::default() });
+    assert_eq!(counters, AuditCounters { written: 2000, ..AuditCounters::default() });
     assert_eq!(seen.load(Relaxed), 2000);
     assert_eq!(summary(&path).len(), 2000);
     let policy = Arc::new(policy::PolicyName::network_policy("db", "allow-web"));
@@ -290,7 +290,7 @@ fn a_disabled_log_writes_nothing_and_still_counts_verdicts() {
     let mut recorder = audit.recorder();
     recorder.record(connection(&snapshot(), 5432));
     let monitor = audit.monitor();
-    assert_eq!(audit.stop(), Counters::default());
+    assert_eq!(audit.stop(), AuditCounters::default());
     let policy = Arc::new(policy::PolicyName::network_policy("db", "allow-web"));
     assert_eq!(monitor.policy_verdicts().of(&policy, policy::Verdict::Allow), 1);
 }
