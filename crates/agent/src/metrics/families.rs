@@ -1,4 +1,5 @@
-//! The metrics for each part of the status. Values of labels that are known in advance have series from the start.
+//! The metrics for each part of the status. Values of labels that are known in advance have series from the
+//! start.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,7 +26,7 @@ impl Encoder<'_, '_> {
         )?;
         self.counters(
             "verdict_cache_hits",
-            "First packets of connections that the kernel allowed from its verdict cache, and packets that it denied.",
+            "Verdicts that the kernel gave from its cache: allowed connections, and denied packets.",
             "verdict",
             [("allow", packets.cached), ("deny", packets.cached_denied)],
         )?;
@@ -116,7 +117,7 @@ impl Encoder<'_, '_> {
         self.counter("new_port_packets", "Packets held until their interface is known.", new_ports.queued)?;
         self.counters(
             "new_port_packets_ended",
-            "Such packets no longer held: passed or dropped once the interface was known, or by timeout or limit.",
+            "Such packets no longer held: by the interface's binding, by timeout or by limit.",
             "by",
             [
                 ("pass", new_ports.passed),

@@ -77,8 +77,8 @@ fn start_time() -> Option<f64> {
     Some(booted as f64 + start_ticks(&stat)? as f64 / TICKS_PER_SECOND)
 }
 
-/// Field 22 of `/proc/self/stat` (proc_pid_stat(5)): ticks from the system's start to the process's. The second field, a
-/// name in parentheses, may contain spaces and parentheses.
+/// Field 22 of `/proc/self/stat` (proc_pid_stat(5)): ticks from the system's start to the process's. The
+/// second field, a name in parentheses, may contain spaces and parentheses.
 fn start_ticks(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(") ")?;
     fields.split(' ').nth(22 - 3)?.parse().ok()
