@@ -1,14 +1,17 @@
 //! The status of a running agent: the documented type behind `/status`, `/metrics` and `kube-verdict status`.
 
 pub mod origins;
+mod problem;
+mod source;
 
-use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use cluster::{Link, ReadCounts};
+use cluster::ReadCounts;
 use serde::{Deserialize, Serialize};
 
 pub use self::origins::{NewPorts, Origins, Protection};
+pub use self::problem::Problem;
+pub use self::source::{Connection, SavedState, Source};
 
 /// The status of an agent.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -78,18 +81,6 @@ pub struct Status {
     /// over.
     #[serde(default)]
     pub origins: Option<Origins>,
-}
-
-/// The state on disk.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct SavedState {
-    /// When it was last written, in seconds since 1970; null if there is none.
-    pub saved: Option<u64>,
-    /// When the state was written that replaces unknown parts of the source or invalid files, in seconds
-    /// since 1970. Null if all policy comes from the source.
-    pub restored: Option<u64>,
-    /// Why it can't be read or written, and what to do; null if it can.
-    pub error: Option<String>,
 }
 
 /// The phase of an agent.
@@ -331,16 +322,6 @@ pub struct Conntrack {
     pub max: u64,
 }
 
-/// A problem of an object or a file of the source.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Problem {
-    /// The object's kind if verdicts depend on that kind, else `other`; `file` if the problem is not of an
-    /// object.
-    pub kind: String,
-    /// The problem in one line.
-    pub text: String,
-}
-
 /// A policy.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Policy {
@@ -354,138 +335,6 @@ pub struct Policy {
     pub allowed: u64,
     /// How often it denied: by a rule, or as the first policy that isolates the pod.
     pub denied: u64,
-}
-
-/// The connections to the API server. While it can't be reached, the last known policy stays in force.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Source {
-    /// Its URL.
-    pub server: String,
-    /// Whether the objects of all kinds are watched.
-    pub connected: bool,
-    /// The connections by kind of object.
-    pub connections: Vec<Connection>,
-}
-
-/// The connection that lists and watches the objects of one kind.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Connection {
-    /// The kind of object.
-    pub kind: String,
-    /// `listing`: the objects are not known yet. `watching`: changes are received. `lost`: the last known
-    /// objects apply. `absent`: the objects may not be read, and are not needed.
-    pub state: String,
-    /// When this state began, in seconds since 1970.
-    pub since: u64,
-    /// The last failure, which may be resolved; null if there was none.
-    pub last_error: Option<String>,
-    /// The version up to which all changes are known.
-    pub resource_version: Option<String>,
-    /// How often a watch resumed at the version where the previous one had ended.
-    pub reconnects: u64,
-    /// How often all objects were listed again.
-    pub relists: u64,
-    /// The number of failures by class.
-    pub failures: BTreeMap<String, u64>,
-}
-
-impl Connection {
-    /// Whether changes are received, or the kind is not needed.
-    pub fn is_fine(&self) -> bool {
-        self.state == Link::Watching.name() || self.state == Link::Absent.name()
-    }
-}
-
-impl SavedState {
-    /// From the source's status of the saved state.
-    pub fn new(shown: cluster::checkpoint::Shown, restored: Option<SystemTime>) -> Self {
-        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        Self { saved: shown.saved.map(seconds), restored: restored.map(seconds), error: shown.error }
-    }
-}
-
-impl From<&cluster::Connections> for Source {
-    fn from(connections: &cluster::Connections) -> Self {
-        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let all = connections.all().into_iter().map(|(kind, connection)| Connection {
-            kind: kind.to_string(),
-            state: connection.link.name().to_owned(),
-            since: seconds(connection.since),
-            last_error: connection.last_error,
-            resource_version: connection.resource_version.map(|version| version.to_string()),
-            reconnects: connection.reconnects,
-            relists: connection.relists,
-            failures: connection
-                .failures
-                .into_iter()
-                .map(|(class, count)| (class.name().to_owned(), count))
-                .collect(),
-        });
-        let connections_of: Vec<Connection> = all.collect();
-        let connected = connections_of.iter().all(Connection::is_fine);
-        Self { server: connections.server().to_owned(), connected, connections: connections_of }
-    }
-}
-
-impl From<&cluster::Problem> for Problem {
-    fn from(problem: &cluster::Problem) -> Self {
-        // A manifest may contain any text as its kind. Metrics use the kind as a label, so its values are
-        // limited.
-        let kind = problem.object.as_deref().map(|object| {
-            let kind = object.split(' ').next().and_then(cluster::Kind::named);
-            kind.map_or("other".into(), cluster::Kind::name)
-        });
-        let kind = kind.unwrap_or("file".into()).into_owned();
-        Self { kind, text: problem.to_string() }
-    }
-}
-
-impl Problem {
-    /// The values of `kind` that are not kinds of objects.
-    pub const OTHER_KINDS: [&'static str; 2] = ["other", "file"];
-
-    /// The problems of all policies that exceed their namespace's budget: one for each named policy, and one
-    /// per namespace for the others.
-    pub fn beyond_budget(compiler: &policy::Compiler) -> impl Iterator<Item = Self> + '_ {
-        let named = compiler.refusals().map(|refusal| Self::from(&refusal));
-        named.chain(compiler.more_refusals().map(|(namespace, more)| Self::more_refusals(namespace, more)))
-    }
-
-    /// The problem of `more` policies of a namespace that exceed its budget and are not named.
-    pub fn more_refusals(namespace: &str, more: usize) -> Self {
-        let policies = if more == 1 { "1 more policy".to_owned() } else { format!("{more} more policies") };
-        let text = format!(
-            "Namespace {namespace}: {policies} beyond its budget; each isolates the pods that it selects and \
-             allows nothing: write fewer or smaller policies, or raise --policy-budget"
-        );
-        Self { kind: "NetworkPolicy".to_owned(), text }
-    }
-}
-
-impl From<&policy::Refusal> for Problem {
-    fn from(refusal: &policy::Refusal) -> Self {
-        let policy::Refusal { policy, cost, rulesets, namespace, limit } = refusal;
-        let times = match rulesets {
-            1 => String::new(),
-            rulesets => {
-                let counted = rulesets.next_power_of_two();
-                let rounded =
-                    if counted == *rulesets { String::new() } else { format!(", counted as {counted}") };
-                format!(
-                    " for each of {rulesets} groups of pods of this node to which different policies apply\
-                     {rounded}"
-                )
-            }
-        };
-        // `limit` is below --policy-budget while all namespaces together exceed the total.
-        let flags = "--policy-budget, and --policy-budget-total if all namespaces together exceed theirs";
-        let text = format!(
-            "NetworkPolicy {policy}: it has {cost} entries{times}, and the policies of its namespace \
-             {namespace}, where {limit} are allowed; it isolates the pods that it selects and allows nothing: \
-             give it fewer entries, or raise {flags}"
-        );
-        Self { kind: "NetworkPolicy".to_owned(), text }
-    }
 }
 
 impl Conntrack {
