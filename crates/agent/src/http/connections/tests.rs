@@ -68,7 +68,7 @@ fn a_request_is_served_though_incomplete_ones_hold_all_connections_and_the_oldes
 }
 
 #[test]
-fn of_many_connections_as_many_as_the_limit_stay_open() {
+fn no_more_connections_than_the_limit_stay_open() {
     let address = server(LIMITS);
     let held: Vec<TcpStream> = (0..10 * LIMITS.requests).map(|_| sent(address, "GET")).collect();
     sleep(QUICK);
