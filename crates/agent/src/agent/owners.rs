@@ -22,14 +22,14 @@ pub(super) struct AddressOwners {
 
 /// The addresses that changes may reassign, and their pods before the changes.
 #[derive(Debug)]
-pub(super) struct Before {
+pub(super) struct PreviousOwners {
     /// Addresses of changed and deleted pods, with the pods that had them.
     owners: Vec<(IpAddr, PodUid)>,
     /// Addresses of created and changed pods.
     claimed: Vec<IpAddr>,
 }
 
-impl Before {
+impl PreviousOwners {
     /// Call this before the changes are applied.
     pub(super) fn new(changes: &[Change], inventory: &Inventory, snapshot: Option<&Snapshot>) -> Self {
         let old = changes.iter().filter_map(|change| match change {
@@ -53,7 +53,7 @@ impl AddressOwners {
     /// Returns the addresses whose existing connections must be deleted.
     pub(super) fn reassigned(
         &mut self,
-        before: Before,
+        before: PreviousOwners,
         snapshot: &Snapshot,
         affected: &Affected,
     ) -> BTreeSet<IpAddr> {
@@ -129,7 +129,7 @@ mod tests {
         }
 
         fn reassigns(&mut self, changes: &[Change]) -> bool {
-            let before = Before::new(changes, self.compiler.inventory(), self.snapshot.as_deref());
+            let before = PreviousOwners::new(changes, self.compiler.inventory(), self.snapshot.as_deref());
             let Compilation { snapshot, affected } = self.compiler.apply(changes.iter().cloned());
             let reassigned = self.owners.reassigned(before, &snapshot, &affected);
             self.snapshot = Some(snapshot);

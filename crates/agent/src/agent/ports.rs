@@ -11,7 +11,8 @@ use dataplane::queues::QueueRange;
 use dataplane::table::Protections;
 use policy::{Snapshot, Verdict};
 
-use super::{Agent, Message};
+use super::message::Message;
+use super::state::Agent;
 use crate::error_chain::chain;
 use crate::origins::overlay_flows;
 use crate::status;

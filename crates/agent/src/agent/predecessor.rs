@@ -1,12 +1,10 @@
-//! The agent's methods about its predecessor, whose last verdicts and marks it evaluates again.
+//! The agent's predecessor, whose last verdicts and marks are evaluated again.
 //!
 //! From: the kernel's queues, once a second. To: a sweep of all connections. Invariant: all connections are
 //! evaluated once after the predecessor's last verdict, and once after it has ended.
 
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
-
-use super::Agent;
 
 /// The agent from which this one took over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,7 +22,7 @@ impl Predecessor {
 
     /// Observes the bound queues. Returns whether all connections must be evaluated again, and the
     /// predecessor if it still has to be watched.
-    fn observe(self, bound: &[QueueStatistics]) -> (bool, Option<Self>) {
+    pub(super) fn observe(self, bound: &[QueueStatistics]) -> (bool, Option<Self>) {
         let is_its_own = |row: &&QueueStatistics| self.queues.numbers().any(|number| number == row.number);
         let mut rows = bound.iter().filter(is_its_own).peekable();
         if rows.peek().is_none() {
@@ -34,18 +32,6 @@ impl Predecessor {
         let is_waiting = rows.any(|row| row.waiting > 0);
         let has_answered = self.has_answered || !is_waiting;
         (has_answered && !self.has_answered, Some(Self { has_answered, ..self }))
-    }
-}
-
-impl Agent {
-    /// Makes all connections be evaluated when the predecessor has given verdicts on all its packets, since
-    /// the kernel may have cached them. They are evaluated once more when it has ended: it may have been
-    /// stopped (SIGSTOP) just before it changed a connection's mark, and continue later.
-    pub(super) fn check_predecessor(&mut self) {
-        let Some(predecessor) = self.predecessor else { return };
-        let (is_due, rest) = predecessor.observe(&QueueStatistics::read().unwrap_or_default());
-        self.predecessor = rest;
-        self.must_reapply |= is_due;
     }
 }
 

@@ -8,8 +8,9 @@ use cluster::RefusedPolicy;
 use dataplane::sweep::SweepReport;
 use policy::{PolicyName, Refusal, Snapshot};
 
+use super::compile_stats::CompileStats;
 use super::problem_log::{LogLine, ProblemKey};
-use super::{Agent, Compiled};
+use super::state::Agent;
 use crate::durations::observe;
 use crate::engine::Applied;
 use crate::health::Condition;
@@ -24,7 +25,7 @@ impl Agent {
         &self,
         generation: u64,
         policies: BTreeSet<PolicyName>,
-        compiled: &Compiled,
+        compiled: &CompileStats,
         applied: &Applied,
     ) {
         let change = status::Change {
