@@ -33,7 +33,7 @@ mod gnu {
 }
 
 /// Configures malloc. Call this first, before there is a second thread. Settings of the operator stay. If the
-/// library doesn't know a setting, the agent only needs more memory.
+/// library does not support a setting, the agent only needs more memory.
 pub fn configure_malloc() {
     #[cfg(target_env = "gnu")]
     for (setting, value, variable) in gnu::SETTINGS {

@@ -70,7 +70,7 @@ impl Agent {
         }
     }
 
-    /// Records a bypass before another agent's takeover: only this agent knows that other programs had
+    /// Records a bypass before another agent's takeover: only this agent has noticed that other programs
     /// changed the rules.
     pub(super) fn hand_over_rules(&mut self) {
         self.rules.handed_over();

@@ -86,7 +86,7 @@ fn clients_that_do_not_read_their_response_are_closed_for_the_next() {
     });
     // Bytes that were sent before the close can still be read.
     let oldest = answer(&held[0]).len();
-    assert!(oldest < LARGE, "cut at {oldest} bytes");
+    assert!(oldest < LARGE, "ended at {oldest} bytes");
     assert!(answer(&asked(address, "/livez")).ends_with("ok\n"));
     assert!(answer(&held[2]).len() > LARGE, "whole");
 }
@@ -103,7 +103,7 @@ fn incomplete_requests_and_unread_responses_time_out() {
     let slow = asked(address, "/large");
     sleep(2 * QUICK);
     let read = answer(&slow).len();
-    assert!(read < LARGE, "cut at {read} bytes");
+    assert!(read < LARGE, "ended at {read} bytes");
 }
 
 #[test]
