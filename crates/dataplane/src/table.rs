@@ -1,17 +1,20 @@
-//! The nftables table of this agent: which packets go to userspace, and which connections need no more verdict.
+//! The nftables table of this agent: which packets go to userspace, and which connections need no further
+//! verdict.
 //!
-//! Place in a packet's life: the first step (`postrouting` sends it to the workers) and the last (`allowed` marks its
-//! connection). Place in a policy's life: [`Table::update`] at the start of the sweep.
+//! Place in a packet's life: the first step (`postrouting` queues it for the workers) and the last (`allowed`
+//! marks its connection). Place in a policy's life: [`Table::update`] at the start of the sweep.
 //!
-//! Invariants: every change is one batch, committed whole or not at all. Chains are created once and never deleted or
-//! recreated while an agent lives, because taking any base chain out of a network namespace drops every queued packet
-//! there. An agent whose rules another agent has taken over changes nothing any more, not even in a race: its batches
-//! hold for one generation of the ruleset only.
+//! Invariants: every change is one batch, committed whole or not at all. Chains are created once and never
+//! deleted or recreated while an agent lives, because deleting any base chain drops every queued packet of
+//! the network namespace. An agent that another one has superseded changes nothing any more, not even in a
+//! race: its batches are valid for one generation of the ruleset only.
 //!
-//! No change waits for the kernel to let go of what the one before it deleted (a grace period of RCU, tenths of a second on a busy
-//! node): all batches of an agent go by one socket, and the queue rule, once written, stays.
+//! No change waits for the RCU grace period in which the kernel frees what the change before it deleted
+//! (tenths of a second on a busy node). For that, an agent sends all its batches over one socket, and never
+//! rewrites the queue rule.
 //!
-//! Calls without a [`Table`] act in the network namespace of the calling thread, a [`Table`] in that in which it was installed.
+//! Calls without a [`Table`] act in the network namespace of the calling thread. A [`Table`] acts in the
+//! namespace in which it was installed.
 
 mod bridge;
 mod chain_names;
@@ -19,7 +22,7 @@ mod chains;
 mod drops;
 mod error;
 mod family;
-mod in_force;
+mod installed_rules;
 mod link_rules;
 mod monitor;
 mod origin;
@@ -45,8 +48,8 @@ use rustables::{Chain, ChainPolicy, ChainType, MsgType, sys};
 
 use self::bridge::{BridgeContents, BridgeRules};
 use self::chain_names::NFQUEUE;
-use self::in_force::InForce;
-pub(crate) use self::in_force::{check_holder, read_generation};
+use self::installed_rules::InstalledRules;
+pub(crate) use self::installed_rules::{check_holder, read_generation};
 use self::origin::OriginContents;
 pub(crate) use self::own_rules::OwnRules;
 use self::sets::Contents;
@@ -56,7 +59,7 @@ use crate::drops::DropCounts;
 use crate::marks::Marks;
 use crate::netlink::Socket;
 use crate::nft::TableId;
-use crate::nft::batch::{Batch, Part, Refusal};
+use crate::nft::batch::{Batch, Refusal, Subject};
 use crate::nft::expression::Expression;
 use crate::nft::queue::Queue;
 use crate::nft::rule::Rule;
@@ -76,7 +79,7 @@ pub const TABLE: &str = "kube-verdict";
 /// The table at the hooks of IPv4 and IPv6.
 const INET: TableId = TableId::inet(TABLE);
 
-/// How often an update is tried again because another process changed the ruleset meanwhile.
+/// How often a change is tried again because another process changed the ruleset meanwhile.
 const TRIES: usize = 64;
 
 /// What happens to first packets while no agent listens.
@@ -84,40 +87,40 @@ const TRIES: usize = 64;
 pub enum FailMode {
     /// They pass, unevaluated.
     Open,
-    /// They are dropped. Connections that were accepted before go on.
+    /// They are dropped. Connections that were accepted before continue.
     Closed,
 }
 
-/// What the table is made from.
+/// The configuration of the table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TableConfig {
-    /// The bits by which rules and workers speak.
+    /// The bits through which rules and workers communicate.
     pub marks: Marks,
     /// What happens to first packets while no agent listens.
     pub fail_mode: FailMode,
     /// Whether DNS queries of local pods are evaluated before they are routed: needed on kernels before 6.12.
     pub prerouting_dns: bool,
-    /// Who holds the queues, for people who read the ruleset: `node-a pid 123`. The queue rules' comment; up to 127 bytes
-    /// are shown.
+    /// The agent that serves the queues, for people who read the ruleset: `node-a pid 123`. It is the comment
+    /// of the queue rule, and up to 127 bytes of it are shown.
     pub holder: String,
-    /// This node's pod CIDRs, of both families: packets from and to them are evaluated.
+    /// This node's pod CIDRs, of both families. Packets from and to them are evaluated.
     pub pod_cidrs: Vec<IpNet>,
-    /// Addresses in them that need no verdict.
+    /// Pod addresses that need no verdict.
     pub open: OpenAddresses,
-    /// What the kernel caches of verdicts; `None` if it is to ask about every connection.
+    /// How the kernel caches verdicts; `None` if every connection goes to a worker.
     pub verdict_cache: Option<VerdictCacheConfig>,
-    /// How many packets each sender may ask workers about; `None` for any number.
+    /// How many packets of each sender may be queued; `None` for no limit.
     pub queue_quota: Option<QueueQuota>,
-    /// Of the snapshot that `open` comes from.
+    /// The generation of the snapshot that `open` comes from.
     pub generation: Generation,
-    /// Where packets may come from; `None` if their sources are believed.
+    /// Where packets may come from; `None` if sources are not checked.
     pub origin: Option<OriginConfig>,
-    /// Whether replies pass on connection tracking's word, until [`Table::distrust_replies`]: for an agent that finds connections
-    /// that no agent has seen.
+    /// Whether replies pass because connection tracking calls them replies, until
+    /// [`Table::distrust_replies`]. Set by an agent that finds connections that no agent has evaluated.
     pub trust_replies: bool,
 }
 
-/// Addresses of local pods that no policy isolates: their packets pass without a question, in that direction.
+/// Addresses of local pods that no policy isolates: their packets pass without a verdict, in that direction.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct OpenAddresses {
     /// Pods that no policy isolates for ingress.
@@ -126,65 +129,66 @@ pub struct OpenAddresses {
     pub egress: BTreeSet<IpAddr>,
 }
 
-/// The table in the kernel, as this agent wrote it. It stays when this value is dropped: stopping an agent never removes
-/// the rules.
+/// The table in the kernel, as this agent wrote it. Dropping this value leaves the rules in place: stopping
+/// an agent never removes them.
 #[derive(Debug)]
 pub struct Table {
-    /// For all its life: see [`Batch::commit`].
+    /// Kept for the life of the table: see [`Batch::commit`].
     socket: Socket,
     queues: QueueRange,
     form: QueueForm,
-    /// `None` if the kernel can't have table `bridge`, or if sources are believed.
+    /// `None` if the kernel can't have table `bridge`, or if sources are not checked.
     bridge: Option<BridgeFamily>,
     config: TableConfig,
-    /// What the sets hold in the kernel.
+    /// What the sets contain in the kernel.
     contents: Contents,
-    /// The epoch of what the kernel caches.
+    /// The state of the verdict cache in the kernel.
     cache: VerdictCache,
-    /// Pods whose packets the rules evaluate again until a sweep has looked at all connections. Invariant: equals the kernel's set of
-    /// changing pods.
+    /// Pods whose packets the rules evaluate again until a sweep has evaluated all connections. Invariant:
+    /// equals the kernel's set of pods under revalidation.
     revalidated: BTreeSet<IpAddr>,
-    /// What is known of ports; `None` if sources are believed.
+    /// What the kernel's tables contain about ports; `None` if sources are not checked.
     origin: Option<Origin>,
-    /// Whether the kernel removes elements from a set whether or not they are there (since Linux 6.3).
+    /// Whether the kernel can remove elements from a set whether or not they exist (since Linux 6.3).
     destroys: bool,
 }
 
-/// Where packets may come from, in the kernel and as it is to be.
+/// Where packets may come from: the current content of the kernel's sets, and the wanted one.
 #[derive(Debug)]
 struct Origin {
-    /// As the next batch shall have it.
+    /// The content for the next batch.
     wanted: Origins,
-    /// What the sets of table `inet` hold in the kernel.
+    /// What the sets of table `inet` contain in the kernel.
     inet: OriginContents,
-    /// What the sets of table `bridge` hold; `None` if the kernel can't have that table.
+    /// What the sets of table `bridge` contain; `None` if the kernel can't have that table.
     bridge: Option<BridgeContents>,
-    /// The pods' bridges by the rules in the kernel.
+    /// The pods' bridges that the rules in the kernel name.
     bridges: BTreeSet<InterfaceIndex>,
 }
 
-/// Which protections hold in the kernel.
+/// Which protections of packets' origins are active or available.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Protections {
-    /// The sources of packets are checked where they enter by routed ports, and of packets from outside.
+    /// The sources of packets from routed ports and from outside the node are checked.
     pub routed: bool,
-    /// The frames of pods that hang on a bridge are checked.
+    /// The frames of pods on a bridge are checked.
     pub bridged: bool,
 }
 
 impl Table {
-    /// The queues to which the rules in the kernel send packets now; `None` without table or rules. An agent that starts
-    /// sets itself up on another range.
+    /// The queues to which the rules in the kernel send packets now; `None` without table or rules. A
+    /// starting agent takes another range.
     pub fn queues_in_use() -> Result<Option<QueueRange>, TableError> {
-        Ok(InForce::read(&mut open()?)?.queue.map(|(queue, _)| queue.queues))
+        Ok(InstalledRules::read(&mut open()?)?.queue.map(|(queue, _)| queue.queues))
     }
 
-    /// Writes table, chains, sets and rules in one atomic batch: creates what is missing, rewrites rules and sets, leaves
-    /// chains that exist in place. The same call is the first start, a restart over the table of a dead agent, an upgrade
-    /// with other marks or flags, and a live takeover: the queues must be ready before, since packets come at once.
+    /// Writes the table, its chains, sets and rules in one atomic batch. Creates what is missing, rewrites
+    /// rules and sets, and leaves existing chains in place. The same call serves the first start, a restart
+    /// over the table of a dead agent, an upgrade with other marks or flags, and a live takeover. The queues
+    /// must be ready before the call, since packets arrive at once.
     ///
-    /// Pods whose packets the rules in force evaluate again keep being evaluated until [`Table::end_recheck`]. The previous agent may have
-    /// ended before the sweep that marks the connections that its last change cut.
+    /// Pods under revalidation by the rules in the kernel stay so until [`Table::end_revalidation`]. The
+    /// previous agent may have ended before the sweep that marks the connections cut by its last change.
     ///
     /// # Errors
     /// [`TableError`]: nothing was changed.
@@ -198,10 +202,10 @@ impl Table {
         };
         for _ in 0..TRIES {
             let generation = read_generation(&mut socket)?;
-            let revalidated = revalidation::read(&mut socket)?;
+            let revalidated = revalidation::read_pods(&mut socket)?;
             let written = Installation { queues, form, bridge, revalidated: &revalidated };
             let (batch, contents, cache, origin) = installation(&config, &written, &BTreeSet::new());
-            // The previous agent may add pods meanwhile: then the set is read again.
+            // The previous agent may add pods meanwhile. Then the set is read again.
             match batch.commit(&mut socket, Some(generation)) {
                 Ok(()) => {
                     return Ok(Self {
@@ -224,18 +228,19 @@ impl Table {
         Err(TableError::Unquiet)
     }
 
-    /// Writes all of it again, with this configuration, after another program changed or deleted it: what is there still is
-    /// replaced in one atomic batch, and packets that wait in queues keep waiting. Nothing that was cached holds any more. Pods whose
-    /// packets were evaluated again stay so. Returns the generation of the ruleset that this replaced: all changes until then are undone
-    /// ([`ForeignChange::is_undone_by`]).
+    /// Writes everything again, with this configuration, after another program changed or deleted it.
+    /// Existing objects are replaced in one atomic batch, and queued packets stay queued. All cached verdicts
+    /// are invalidated. Pods under revalidation stay so. Returns the generation of the ruleset that was
+    /// replaced: all changes up to it are undone ([`ForeignChange::is_undone_by`]).
     ///
     /// # Errors
-    /// [`TableError::Superseded`] if another agent has taken over. After this and any other error nothing was changed.
+    /// [`TableError::Superseded`] if another agent has taken over. After this and any other error nothing was
+    /// changed.
     pub fn restore(&mut self, mut config: TableConfig) -> Result<u32, TableError> {
         config.marks = config.marks.answered_by(self.queues);
         let mut is_foreign = false;
         for _ in 0..TRIES {
-            let in_force = InForce::read(&mut self.socket)?;
+            let in_force = InstalledRules::read(&mut self.socket)?;
             if let Some((Queue { queues, .. }, _)) = in_force.queue
                 && queues != self.queues
             {
@@ -257,16 +262,16 @@ impl Table {
                     return Ok(in_force.generation);
                 }
                 Err(Refusal::Outdated) => {}
-                // Another program has made something of the same name and another kind. To delete base chains drops what is queued,
-                // and nothing is enforced before.
-                Err(Refusal::Part(..)) if !is_foreign => is_foreign = true,
+                // Another program has created an object of the same name and another kind. Deleting base
+                // chains drops queued packets, but without this agent's rules nothing is enforced anyway.
+                Err(Refusal::Message(..)) if !is_foreign => is_foreign = true,
                 Err(refusal) => return Err(refusal.into()),
             }
         }
         Err(TableError::Unquiet)
     }
 
-    /// Which protections of packets' origins this kernel can have, whether or not rules are there: for `doctor`.
+    /// Which protections of packets' origins this kernel supports, whether or not rules exist: for `doctor`.
     pub fn protections_available() -> Result<Protections, TableError> {
         Ok(Protections { routed: true, bridged: has_bridge_family(&mut open()?)? })
     }
@@ -280,14 +285,14 @@ impl Table {
         }
     }
 
-    /// Whether the rules that are in the kernel now, if any, let packets pass unevaluated while no agent listens. Without
+    /// Whether the rules in the kernel, if any, let packets pass unevaluated while no agent listens. Without
     /// rules everything passes.
     pub fn passes_unevaluated() -> Result<bool, TableError> {
-        Ok(InForce::read(&mut open()?)?.queue.is_none_or(|(queue, _)| queue.bypass))
+        Ok(InstalledRules::read(&mut open()?)?.queue.is_none_or(|(queue, _)| queue.bypass))
     }
 
-    /// The bindings that the rules in the kernel have now, as an earlier agent left them, without the names of ports; none without
-    /// rules.
+    /// The bindings in the kernel's sets, as an earlier agent left them, without the names of ports. Empty
+    /// without rules.
     ///
     /// # Errors
     /// [`TableError`] if they can't be read.
@@ -300,7 +305,8 @@ impl Table {
         Ok(bindings)
     }
 
-    /// Where packets may come from from the next [`Table::update`] or [`Table::update_origins`] on. Returns whether that is news.
+    /// Sets where packets may come from as of the next [`Table::update`] or [`Table::update_origins`].
+    /// Returns whether that differs from before.
     pub fn set_origins(&mut self, origins: Origins) -> bool {
         let Some(origin) = &mut self.origin else { return false };
         let is_news = origin.wanted != origins;
@@ -308,8 +314,8 @@ impl Table {
         is_news
     }
 
-    /// Brings the sets of ports up to date with what [`Table::set_origins`] was given, in one atomic batch with only what differs. If
-    /// nothing does, nothing is sent.
+    /// Updates the sets of ports to the value given to [`Table::set_origins`], in one atomic batch that
+    /// contains only the differences. Sends nothing if there are none.
     ///
     /// # Errors
     /// As [`Table::update`].
@@ -320,8 +326,8 @@ impl Table {
         Ok(())
     }
 
-    /// From here on a reply passes because its connection was accepted, not because connection tracking calls it one: the connections
-    /// that were there before this agent are marked.
+    /// From now on a reply passes because its connection was accepted, not because connection tracking calls
+    /// it a reply. The connections from before this agent must be marked by now.
     ///
     /// # Errors
     /// As [`Table::update`].
@@ -336,7 +342,7 @@ impl Table {
         Ok(())
     }
 
-    /// What rules have dropped since they were first installed.
+    /// How many packets the rules have dropped since the table was created.
     ///
     /// # Errors
     /// [`TableError`] if the counts can't be read.
@@ -350,28 +356,28 @@ impl Table {
         Ok(counts)
     }
 
-    /// How many packets of each sender workers were asked about, since it last asked nothing for ten seconds: of this node's pods by
-    /// address, of all others as 0.0.0.0 or `::`.
+    /// How many packets of each sender were queued for workers. A count ends when none has been queued for
+    /// ten seconds. This node's pods are counted by address, all other senders together as 0.0.0.0 or `::`.
     ///
     /// # Errors
     /// [`TableError`] if the counts can't be read.
     pub fn asking(&mut self) -> Result<BTreeMap<IpAddr, u64>, TableError> {
-        quota::read_asking(&mut self.socket).map_err(TableError::from_reading)
+        quota::read_queued(&mut self.socket).map_err(TableError::from_reading)
     }
 
-    /// Makes the sets hold these networks and addresses, as the snapshot of this generation wants it, and has the kernel forget
-    /// cached verdicts of `affected` connections, in one atomic batch with only what differs from before. If nothing does,
-    /// nothing is sent.
+    /// Updates the sets to these networks and addresses, as the snapshot of this generation requires, and
+    /// invalidates cached verdicts of `affected` connections. Does so in one atomic batch that contains only
+    /// the differences. Sends nothing if there are none.
     ///
-    /// From then on, and until [`Table::end_recheck`], packets from and to affected addresses are evaluated, those of established
-    /// connections included, in both directions. If all connections are affected, they are left to a sweep, and the rules evaluate again
-    /// the packets of the same pods as before.
+    /// From then on, and until [`Table::end_revalidation`], packets from and to affected addresses are
+    /// evaluated in both directions, those of established connections included. If all connections are
+    /// affected, they are left to a sweep, and the pods under revalidation stay the same.
     ///
-    /// To be called when no verdict of an older snapshot is under way any more: it would be cached.
+    /// Call this when no evaluation with an older snapshot is in flight: its verdict would be cached.
     ///
     /// # Errors
-    /// [`TableError::Superseded`] if another agent has taken over, [`TableError::Missing`] if the rules are gone: in both
-    /// cases, and all others, nothing was changed.
+    /// [`TableError::Superseded`] if another agent has taken over, [`TableError::Missing`] if the rules are
+    /// gone. After these and all other errors nothing was changed.
     pub fn update(
         &mut self,
         pod_cidrs: &[IpNet],
@@ -381,39 +387,40 @@ impl Table {
     ) -> Result<(), TableError> {
         let revalidated = affected.addresses().unwrap_or_else(|| self.revalidated.clone());
         let mut cache = self.cache.next(generation, affected, Instant::now());
-        cache.keep_apart(&revalidated, Instant::now());
+        cache.mark_changed(&revalidated, Instant::now());
         let wanted = Contents::new(pod_cidrs, open, cache.changed());
-        let window = !revalidated.is_empty();
-        let rewrite = window || self.is_revalidating();
+        let revalidating = !revalidated.is_empty();
+        let rewrite = revalidating || self.is_revalidating();
         let origins = self.wanted_origins();
         let are_same = origins.is_none_or(|origins| self.holds(&origins));
         if wanted == self.contents && are_same && !rewrite && self.config.verdict_cache.is_none() {
             return Ok(());
         }
-        self.commit_all(|table, batch, is_new| {
-            if is_new {
+        self.commit_all(|table, batch, refill| {
+            if refill {
                 wanted.fill(batch);
             } else {
                 wanted.change_from(&table.contents, batch);
             }
             if rewrite {
-                revalidation::watch(&revalidated, batch);
-                table.rewrite(&cache, window, batch);
+                revalidation::set_pods(&revalidated, batch);
+                table.rewrite(&cache, revalidating, batch);
             } else {
                 cache.replace(batch);
             }
         })?;
-        cache.keep_apart(&revalidated, Instant::now());
+        cache.mark_changed(&revalidated, Instant::now());
         (self.contents, self.cache, self.revalidated) = (wanted, cache, revalidated);
         Ok(())
     }
 
-    /// Whether packets of some pods are evaluated again.
+    /// Whether some pods are under revalidation.
     pub fn is_revalidating(&self) -> bool {
         !self.revalidated.is_empty()
     }
 
-    /// Evaluates changing pods no more: all connections have been looked at. Does nothing if none are.
+    /// Ends revalidation: a sweep has evaluated all connections. Does nothing if no pod is under
+    /// revalidation.
     ///
     /// # Errors
     /// As [`Table::update`].
@@ -421,29 +428,33 @@ impl Table {
         if self.is_revalidating() {
             self.commit(|table, batch, _| {
                 table.rewrite(&table.cache, false, batch);
-                revalidation::watch(&BTreeSet::new(), batch);
+                revalidation::set_pods(&BTreeSet::new(), batch);
             })?;
             self.revalidated.clear();
         }
         Ok(())
     }
 
-    /// Has the kernel forget all pairs, for an agent that ends: from here on every first packet is for the next one.
+    /// Invalidates all cached verdicts, for an agent that ends: from now on every first packet is queued for
+    /// the next agent.
     ///
     /// # Errors
     /// As [`Table::update`].
     pub fn forget(&mut self) -> Result<(), TableError> {
-        self.commit(|_, batch, _| verdict_cache::forget(batch))
+        self.commit(|_, batch, _| verdict_cache::invalidate(batch))
     }
 
-    /// Whether the rules send packets to other queues than ours: another agent has taken over, and this one should leave
-    /// once its own queues are empty.
+    /// Whether the rules send packets to other queues than this agent's: another agent has taken over, and
+    /// this one should leave once its own queues are empty.
     ///
     /// # Errors
-    /// [`TableError::Missing`] if there is no queue rule at all: somebody deleted it.
+    /// [`TableError::Missing`] if there is no queue rule: another program deleted it.
     pub fn superseded(&mut self) -> Result<bool, TableError> {
-        match self.check_ours() {
-            Ok(_) if self.protections().bridged && !in_force::exists(&mut self.socket, bridge::TABLE)? => {
+        match self.check_not_superseded() {
+            Ok(_)
+                if self.protections().bridged
+                    && !installed_rules::exists(&mut self.socket, bridge::TABLE)? =>
+            {
                 Err(TableError::Missing)
             }
             Ok(_) => Ok(false),
@@ -452,21 +463,21 @@ impl Table {
         }
     }
 
-    /// The chains whose queue rule is as it is to be: to write an xtables target takes a grace period of RCU if a batch has just deleted
-    /// something (`nft_target_init`).
+    /// The chains whose queue rule is already the wanted one. Writing an xtables target takes an RCU grace
+    /// period if a batch has just deleted something (`nft_target_init`).
     fn intact_queue_chains(&mut self, config: &TableConfig) -> Result<BTreeSet<&'static str>, TableError> {
         let mut queues = vec![(NFQUEUE, queue_of(config, self.queues))];
         queues.extend(config.origin.as_ref().map(|origin| (origin::NFQUEUE, port_queue_of(config, origin))));
         let mut intact = BTreeSet::new();
         for (chain, queue) in queues {
-            if in_force::holds_only(&mut self.socket, chain, queue)? {
+            if installed_rules::has_only_queue(&mut self.socket, chain, queue)? {
                 intact.insert(chain);
             }
         }
         Ok(intact)
     }
 
-    /// The form of the queue rules, chosen by what the kernel answers.
+    /// The form of the queue rules that the kernel supports.
     pub fn form(&self) -> QueueForm {
         self.form
     }
@@ -476,27 +487,27 @@ impl Table {
         self.queues
     }
 
-    /// Deletes the table; `false` if there was none. Packets that wait in queues are dropped by the kernel, and policy
-    /// is no longer enforced on this node.
+    /// Deletes the table; `false` if there was none. The kernel drops queued packets, and policy is no longer
+    /// enforced on this node.
     pub fn remove() -> Result<bool, TableError> {
         let mut socket = open()?;
         let mut any = false;
-        // The inet table last: while it stands, an agent that starts finds rules.
+        // The inet table last: as long as it exists, a starting agent finds rules.
         for table in [bridge::TABLE, INET] {
             let mut batch = Batch::default();
-            let part = Part::plain(format!("deletion of table {table}"));
-            batch.library(part, |library| library.add(&table.library(), MsgType::Del));
+            let subject = Subject::plain(format!("deletion of table {table}"));
+            batch.library(subject, |library| library.add(&table.library(), MsgType::Del));
             match batch.commit(&mut socket, None) {
                 Ok(()) => any = true,
                 // A kernel without the family has no such table either.
-                Err(Refusal::Part(_, Errno::ENOENT | Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP)) => {}
+                Err(Refusal::Message(_, Errno::ENOENT | Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP)) => {}
                 Err(refusal) => return Err(refusal.into()),
             }
         }
         Ok(any)
     }
 
-    /// What the sets of ports shall hold.
+    /// The wanted content of the sets of ports.
     fn wanted_origins(&self) -> Option<(OriginContents, Option<BridgeContents>)> {
         let Origin { wanted, bridge, .. } = self.origin.as_ref()?;
         let contents = || BridgeContents::new(wanted);
@@ -507,12 +518,12 @@ impl Table {
         self.origin.as_ref().is_none_or(|origin| origin.inet == *inet && origin.bridge == *bridge)
     }
 
-    /// [`Table::commit`], and the sets of ports in the same batch.
+    /// [`Table::commit`], with the sets of ports updated in the same batch.
     fn commit_all(&mut self, fill: impl Fn(&Self, &mut Batch, bool)) -> Result<(), TableError> {
         let wanted = self.wanted_origins();
-        self.commit(|table, batch, is_new| {
+        self.commit(|table, batch, refill| {
             if let (Some((inet, bridge)), Some(origin)) = (&wanted, &table.origin) {
-                if is_new {
+                if refill {
                     inet.fill(batch);
                     bridge.iter().for_each(|bridge| bridge.fill(batch));
                 } else {
@@ -521,13 +532,13 @@ impl Table {
                         new.change_from(old, batch);
                     }
                 }
-                let rules = table.first_rules(&origin.wanted.bindings.pod_bridges, origin);
-                if is_new || rules != table.first_rules(&origin.bridges, origin) {
+                let rules = table.prerouting_rules(&origin.wanted.bindings.pod_bridges, origin);
+                if refill || rules != table.prerouting_rules(&origin.bridges, origin) {
                     empty_chain(batch, origin::PREROUTING);
                     rules.iter().for_each(|rule| rule.add_to(INET, batch));
                 }
             }
-            fill(table, batch, is_new);
+            fill(table, batch, refill);
         })?;
         if let (Some((inet, bridge)), Some(origin)) = (wanted, &mut self.origin) {
             origin.bridges = origin.wanted.bindings.pod_bridges.clone();
@@ -536,23 +547,24 @@ impl Table {
         Ok(())
     }
 
-    fn first_rules(&self, bridges: &BTreeSet<InterfaceIndex>, origin: &Origin) -> Vec<Rule> {
-        origin::first_rules(bridges, &self.config.marks, origin.bridge.is_some())
+    fn prerouting_rules(&self, bridges: &BTreeSet<InterfaceIndex>, origin: &Origin) -> Vec<Rule> {
+        origin::prerouting_rules(bridges, &self.config.marks, origin.bridge.is_some())
     }
 
-    /// Commits what `fill` puts into a batch, as often as it takes; once it was refused for what the sets
-    /// hold, `fill` is told that this is not what it should be: somebody changed them by hand.
+    /// Commits what `fill` puts into a batch, again if the ruleset changed meanwhile. The last argument of
+    /// `fill` is false at first. It is true after a batch was refused because of what the sets contain:
+    /// another program changed them, so `fill` must rewrite them whole.
     fn commit(&mut self, fill: impl Fn(&Self, &mut Batch, bool)) -> Result<(), TableError> {
-        let mut is_new = false;
+        let mut refill = false;
         for _ in 0..TRIES {
-            let in_force = self.check_ours()?;
+            let in_force = self.check_not_superseded()?;
             let mut batch = Batch::default();
-            fill(self, &mut batch, is_new);
+            fill(self, &mut batch, refill);
             match batch.commit(&mut self.socket, Some(in_force.generation)) {
                 Ok(()) => return Ok(()),
                 Err(Refusal::Outdated) => {}
-                Err(Refusal::Part(_, Errno::ENOENT | Errno::EEXIST | Errno::EBUSY)) if !is_new => {
-                    is_new = true
+                Err(Refusal::Message(_, Errno::ENOENT | Errno::EEXIST | Errno::EBUSY)) if !refill => {
+                    refill = true
                 }
                 Err(refusal) => return Err(refusal.into()),
             }
@@ -560,19 +572,19 @@ impl Table {
         Err(TableError::Unquiet)
     }
 
-    /// Replaces the rules of all chains but those that are always the same. `nfqueue` must not be written again: to write an xtables
-    /// target takes the kernel a grace period of RCU if a batch has just deleted something (`nft_target_init`).
-    fn rewrite(&self, cache: &VerdictCache, window: bool, batch: &mut Batch) {
-        let hooked = chains::chains(self.config.prerouting_dns).into_iter().map(|(name, _)| name);
+    /// Replaces the rules of all chains but the static ones. `nfqueue` must not be written again: writing an
+    /// xtables target takes an RCU grace period if a batch has just deleted something (`nft_target_init`).
+    fn rewrite(&self, cache: &VerdictCache, revalidating: bool, batch: &mut Batch) {
+        let hooked = chains::base_chains(self.config.prerouting_dns).into_iter().map(|(name, _)| name);
         let stays: BTreeSet<&str> = chains::static_chains().chain([NFQUEUE]).collect();
-        let names = hooked.chain(chains::plain_chains()).filter(|name| !stays.contains(name));
+        let names = hooked.chain(chains::regular_chains()).filter(|name| !stays.contains(name));
         names.for_each(|name| empty_chain(batch, name));
-        let rules = chains::rules(&self.config, cache, self.queues, self.form, window);
+        let rules = chains::rules(&self.config, cache, self.queues, self.form, revalidating);
         rules.iter().filter(|rule| !stays.contains(rule.chain)).for_each(|rule| rule.add_to(INET, batch));
     }
 
-    fn check_ours(&mut self) -> Result<InForce, TableError> {
-        let in_force = InForce::read(&mut self.socket)?;
+    fn check_not_superseded(&mut self) -> Result<InstalledRules, TableError> {
+        let in_force = InstalledRules::read(&mut self.socket)?;
         match in_force.queue {
             None => Err(TableError::Missing),
             Some((Queue { queues, .. }, _)) if queues != self.queues => Err(TableError::Superseded(queues)),
@@ -581,51 +593,51 @@ impl Table {
     }
 }
 
-/// A socket to read and change rules by, in the network namespace of the calling thread.
+/// A socket to read and change rules, in the network namespace of the calling thread.
 fn open() -> Result<Socket, TableError> {
     Socket::open().map_err(TableError::from_reading)
 }
 
-/// The form of the queue rule that this kernel has: that of the rule in force, or else tried with a batch that is never
-/// committed.
+/// The form of the queue rule that this kernel supports: that of the rule in the kernel, or else one that
+/// passes a trial with a batch that is never committed.
 ///
-/// It is tried before and not by installing: a refused batch that brought new base chains takes them back, which drops
-/// every queued packet of the network namespace. And not while there is a rule: to take a trial back costs the kernel a
-/// grace period of RCU, in which nobody can change a rule.
+/// The trial comes before the installation, because a refused batch with new base chains removes them again,
+/// which drops every queued packet of the network namespace. There is no trial if a rule exists, because
+/// rolling back a trial costs an RCU grace period, in which no program can change a rule.
 pub(crate) fn available_form(socket: &mut Socket) -> Result<QueueForm, TableError> {
-    if let Some((_, form)) = InForce::read(socket)?.queue {
+    if let Some((_, form)) = InstalledRules::read(socket)?.queue {
         return Ok(form);
     }
     for form in [QueueForm::Native, QueueForm::Target] {
-        match form_trial(form).rehearse(socket) {
+        match form_trial(form).check(socket) {
             Ok(()) => return Ok(form),
-            Err(Refusal::Part(_, Errno::ENOENT | Errno::EOPNOTSUPP)) => {}
+            Err(Refusal::Message(_, Errno::ENOENT | Errno::EOPNOTSUPP)) => {}
             Err(refusal) => return Err(refusal.into()),
         }
     }
     Err(TableError::NoQueue)
 }
 
-/// A queue rule in a chain without a hook, in a table of its own.
+/// A queue rule in a chain without a hook, in a separate table.
 fn form_trial(form: QueueForm) -> Batch {
     const TRIAL: TableId = TableId::inet("kube-verdict-trial");
     let table = TRIAL.library();
     let chain = Chain::new(&table).with_name(TRIAL.name);
     let mut batch = Batch::default();
-    batch.library(Part::plain("table for a trial"), |library| library.add(&table, MsgType::Add));
-    batch.library(Part::plain("chain for a trial"), |library| library.add(&chain, MsgType::Add));
+    batch.library(Subject::plain("table for a trial"), |library| library.add(&table, MsgType::Add));
+    batch.library(Subject::plain("chain for a trial"), |library| library.add(&chain, MsgType::Add));
     let queue = Expression::Queue(Queue { queues: QueueRange { first: 0, count: 1 }, bypass: true }, form);
-    Rule { chain: TRIAL.name, purpose: "try the queue", expressions: vec![queue], comment: None }
+    Rule { chain: TRIAL.name, purpose: "trial of the queue", expressions: vec![queue], comment: None }
         .add_to(TRIAL, &mut batch);
     batch
 }
 
-/// What an installation depends on beside the configuration.
+/// What an installation depends on besides the configuration.
 struct Installation<'a> {
     queues: QueueRange,
     form: QueueForm,
     bridge: Option<BridgeFamily>,
-    /// The pods whose packets are evaluated again.
+    /// The pods under revalidation.
     revalidated: &'a BTreeSet<IpAddr>,
 }
 
@@ -638,22 +650,22 @@ fn install_batch(
 ) -> Batch {
     let mut batch = Batch::default();
     let table = library_table();
-    // Awake, if another program has made the table dormant.
+    // Active, if another program has made the table dormant.
     let awake = INET.library().with_flags(0_u32);
-    batch.library(Part::plain("table inet kube-verdict"), |library| library.add(&awake, MsgType::Add));
-    for chain in chains::chains(config.prerouting_dns) {
+    batch.library(Subject::plain("table inet kube-verdict"), |library| library.add(&awake, MsgType::Add));
+    for chain in chains::base_chains(config.prerouting_dns) {
         add_hooked_chain(&mut batch, chain);
     }
-    for name in chains::plain_chains() {
+    for name in chains::regular_chains() {
         let chain = Chain::new(&table).with_name(name);
-        batch.library(Part::plain(format!("chain {name}")), |library| library.add(&chain, MsgType::Add));
+        batch.library(Subject::plain(format!("chain {name}")), |library| library.add(&chain, MsgType::Add));
     }
     if config.origin.is_some() {
         add_hooked_chain(&mut batch, chains::prerouting());
     }
-    for name in origin::plain_chains() {
+    for name in origin::regular_chains() {
         let chain = Chain::new(&table).with_name(name);
-        batch.library(Part::plain(format!("chain {name}")), |library| library.add(&chain, MsgType::Add));
+        batch.library(Subject::plain(format!("chain {name}")), |library| library.add(&chain, MsgType::Add));
     }
     Contents::create(&mut batch);
     VerdictCache::create(&mut batch);
@@ -662,25 +674,26 @@ fn install_batch(
     origin::create_sets(&mut batch);
     remove_rules_but(kept, config, &mut batch);
     contents.fill(&mut batch);
-    revalidation::watch(revalidated, &mut batch);
+    revalidation::set_pods(revalidated, &mut batch);
     let rules = chains::rules(config, cache, queues, form, !revalidated.is_empty());
     rules.iter().filter(|rule| !kept.contains(rule.chain)).for_each(|rule| rule.add_to(INET, &mut batch));
     let log_group = config.origin.as_ref().and_then(|origin| origin.log_group);
     if config.origin.is_none() {
-        // Rules above drop by these chains.
+        // Rules above jump to these chains.
         origin::DROPS.rules(log_group).iter().for_each(|rule| rule.add_to(INET, &mut batch));
     }
     batch
 }
 
-/// All that an installation writes, but for rules of the `kept` chains, and what the sets and chains then hold.
+/// Everything that an installation writes, except rules of the `kept` chains, and what the sets and chains
+/// contain afterwards.
 fn installation(
     config: &TableConfig,
     written: &Installation<'_>,
     kept: &BTreeSet<&str>,
 ) -> (Batch, Contents, VerdictCache, Option<Origin>) {
     let mut cache = VerdictCache::new(config, SystemTime::now());
-    cache.keep_apart(written.revalidated, Instant::now());
+    cache.mark_changed(written.revalidated, Instant::now());
     let contents = Contents::new(&config.pod_cidrs, &config.open, cache.changed());
     let mut batch = install_batch(config, &contents, &cache, written, kept);
     let parts = (written.form, written.bridge);
@@ -689,7 +702,7 @@ fn installation(
     (batch, contents, cache, origin)
 }
 
-/// The sets and rules about origins: those of table `inet`, and table `bridge` where the kernel can have it.
+/// The sets and rules about origins: those of table `inet`, and table `bridge` where the kernel supports it.
 fn install_origin(
     origin: &OriginConfig,
     config: &TableConfig,
@@ -701,7 +714,7 @@ fn install_origin(
     let wanted = &origin.origins;
     let inet = OriginContents::new(wanted);
     inet.fill(batch);
-    let mut rules = origin::first_rules(&wanted.bindings.pod_bridges, &config.marks, bridge.is_some());
+    let mut rules = origin::prerouting_rules(&wanted.bindings.pod_bridges, &config.marks, bridge.is_some());
     rules.extend(origin::rules(queue, form, origin.log_group));
     rules.iter().filter(|rule| !kept.contains(rule.chain)).for_each(|rule| rule.add_to(INET, batch));
     let bridge = bridge.map(|BridgeFamily { knows_bridges }| {
@@ -714,19 +727,19 @@ fn install_origin(
     Origin { wanted: wanted.clone(), inet, bridge, bridges }
 }
 
-/// Deletes our tables, whether or not they are there.
+/// Deletes the agent's tables, whether or not they exist.
 fn delete_tables(has_bridge: bool, batch: &mut Batch) {
     for table in [INET].into_iter().chain(has_bridge.then_some(bridge::TABLE)) {
-        let part = || Part::plain(format!("deletion of table {table}"));
-        batch.library(part(), |library| library.add(&table.library(), MsgType::Add));
-        batch.library(part(), |library| library.add(&table.library(), MsgType::Del));
+        let subject = || Subject::plain(format!("deletion of table {table}"));
+        batch.library(subject(), |library| library.add(&table.library(), MsgType::Add));
+        batch.library(subject(), |library| library.add(&table.library(), MsgType::Del));
     }
 }
 
-/// What nftables' bridge family of this kernel can do.
+/// What this kernel supports of nftables' bridge family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct BridgeFamily {
-    /// Whether it knows a port's bridge by name.
+    /// Whether rules can match a port's bridge by name.
     knows_bridges: bool,
 }
 
@@ -736,15 +749,15 @@ impl BridgeFamily {
         if !has_bridge_family(socket)? {
             return Ok(None);
         }
-        Ok(Some(Self { knows_bridges: bridge::trial_of_names().rehearse(socket).is_ok() }))
+        Ok(Some(Self { knows_bridges: bridge::trial_of_names().check(socket).is_ok() }))
     }
 }
 
 /// Whether the kernel has nftables' bridge family.
 fn has_bridge_family(socket: &mut Socket) -> Result<bool, TableError> {
-    match bridge::trial().rehearse(socket) {
+    match bridge::trial().check(socket) {
         Ok(()) => Ok(true),
-        Err(Refusal::Part(_, Errno::ENOENT | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT)) => Ok(false),
+        Err(Refusal::Message(_, Errno::ENOENT | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT)) => Ok(false),
         Err(refusal) => Err(refusal.into()),
     }
 }
@@ -755,40 +768,41 @@ fn add_hooked_chain(batch: &mut Batch, (name, hook): (&'static str, rustables::H
         .with_hook(hook)
         .with_type(ChainType::Filter)
         .with_policy(ChainPolicy::Accept);
-    batch.library(Part::plain(format!("chain {name}")), |library| library.add(&chain, MsgType::Add));
+    batch.library(Subject::plain(format!("chain {name}")), |library| library.add(&chain, MsgType::Add));
 }
 
 fn remove_rules(batch: &mut Batch) {
-    // Without a chain's name: the rules of all chains of the table, also of those that this configuration doesn't use.
-    batch.raw(Part::plain("removal of the old rules"), sys::NFT_MSG_DELRULE, 0, |rule| {
+    // Without a chain's name: the rules of all chains of the table, including those that this configuration
+    // doesn't use.
+    batch.raw(Subject::plain("removal of the old rules"), sys::NFT_MSG_DELRULE, 0, |rule| {
         rule.string(sys::NFTA_RULE_TABLE, TABLE);
     });
 }
 
-/// Removes the rules of all chains but the `kept` ones.
+/// Removes the rules of all chains except the `kept` ones.
 fn remove_rules_but(kept: &BTreeSet<&str>, config: &TableConfig, batch: &mut Batch) {
     if kept.is_empty() {
         return remove_rules(batch);
     }
-    let hooked = chains::chains(config.prerouting_dns).into_iter().map(|(name, _)| name);
+    let hooked = chains::base_chains(config.prerouting_dns).into_iter().map(|(name, _)| name);
     let prerouting = config.origin.is_some().then_some(origin::PREROUTING);
-    let plain = chains::plain_chains().chain(origin::plain_chains());
+    let plain = chains::regular_chains().chain(origin::regular_chains());
     let chains = hooked.chain(prerouting).chain(plain).filter(|name| !kept.contains(name));
     chains.for_each(|name| empty_chain(batch, name));
 }
 
-/// Where chain `nfqueue` sends packets.
+/// The queues to which chain `nfqueue` sends packets.
 fn queue_of(config: &TableConfig, queues: QueueRange) -> Queue {
     Queue { queues, bypass: config.fail_mode == FailMode::Open }
 }
 
-/// Where packets of new ports wait.
+/// The queue in which packets of new ports wait.
 fn port_queue_of(config: &TableConfig, origin: &OriginConfig) -> Queue {
     queue_of(config, QueueRange { first: origin.queue, count: 1 })
 }
 
 fn empty_chain(batch: &mut Batch, chain: &'static str) {
-    batch.raw(Part::plain(format!("emptying chain {chain}")), sys::NFT_MSG_DELRULE, 0, |rule| {
+    batch.raw(Subject::plain(format!("emptying chain {chain}")), sys::NFT_MSG_DELRULE, 0, |rule| {
         rule.string(sys::NFTA_RULE_TABLE, TABLE).string(sys::NFTA_RULE_CHAIN, chain);
     });
 }

@@ -1,8 +1,8 @@
-//! Names of the chains that rules of several files are about.
+//! Names of the chains that several files refer to.
 
-/// Knows which packets from and to pods need a verdict.
+/// Decides which packets from and to pods need a verdict.
 pub(super) const POSTROUTING: &str = "postrouting";
-/// The same for packets from local pods to the node.
+/// Decides which packets from local pods to the node need a verdict.
 pub(super) const INPUT: &str = "input";
-/// Sends packets to userspace. Its rule is written once and stays.
+/// Sends packets to userspace. Its rule is written once and never rewritten.
 pub(super) const NFQUEUE: &str = "nfqueue";

@@ -1,8 +1,8 @@
-//! Revoked connections by their tuples: they stay cut when connection tracking forgets them (semantics 35).
+//! Tuples of revoked connections, which stay revoked when connection tracking forgets them (semantics 35).
 //!
-//! The mark REVOKED ends with its conntrack entry, after a forged RST, a timeout or an overflow of the table. The next packet of either
-//! end would then begin a connection. So a set holds the tuple as well, in both orientations, until policy allows the connection again
-//! or it has sent no packet for an hour.
+//! The mark REVOKED ends with its conntrack entry: after a forged RST, a timeout or an overflow of the table.
+//! The next packet of either end would then begin a connection. So a set contains the tuple as well, in both
+//! orientations, until policy allows the connection again or it has sent no packet for an hour.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -18,9 +18,9 @@ use super::{INET, Table, TableError};
 use crate::drops::DropReason;
 use crate::netlink::Socket;
 use crate::nft::batch::Batch;
-use crate::nft::expression::{Address, Expression, Meta, Part, Payload};
+use crate::nft::expression::{Address, Expression, KeyPart, Meta, Payload};
 use crate::nft::rule::Rule;
-use crate::nft::set::{Carries, Elements, Key, KeyPart, Set};
+use crate::nft::set::{Carries, Elements, Key, KeyType, Set};
 
 /// Tuples of revoked connections, IPv4.
 pub(super) const REVOKED_4: &str = "revoked4";
@@ -28,33 +28,34 @@ pub(super) const REVOKED_4: &str = "revoked4";
 pub(super) const REVOKED_6: &str = "revoked6";
 
 /// How long a revoked connection stays revoked without a packet.
-const SILENCE: Duration = Duration::from_secs(3600);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Connections in one batch: two tuples each, at most some 200 bytes.
-const AT_ONCE: usize = 4096;
+/// Connections per batch: two tuples each, of at most about 200 bytes.
+const BATCH_SIZE: usize = 4096;
 
-/// How often to remove connections while others of them time out.
+/// How often a removal is tried again because other connections timed out meanwhile.
 const TRIES: usize = 8;
 
-/// The most tuples in each set, two for each connection. Connections beyond that are cut by their marks alone.
-const MOST: u32 = 131_072;
+/// Maximum number of tuples in each set, two for each connection. Further connections are revoked only by
+/// their marks.
+const MAX_TUPLES: u32 = 131_072;
 
 const SET_4: Set = Set {
     table: INET,
     name: REVOKED_4,
     id: 301,
-    key: &[KeyPart::Ipv4, KeyPart::Ipv4, KeyPart::Protocol, KeyPart::Port, KeyPart::Port],
+    key: &[KeyType::Ipv4, KeyType::Ipv4, KeyType::Protocol, KeyType::Port, KeyType::Port],
     carries: Carries::Timeouts,
-    size: Some(MOST),
+    size: Some(MAX_TUPLES),
 };
 const SET_6: Set = Set {
     name: REVOKED_6,
     id: 302,
-    key: &[KeyPart::Ipv6, KeyPart::Ipv6, KeyPart::Protocol, KeyPart::Port, KeyPart::Port],
+    key: &[KeyType::Ipv6, KeyType::Ipv6, KeyType::Protocol, KeyType::Port, KeyType::Port],
     ..SET_4
 };
 
-/// Creates the sets where they don't exist. What they hold outlives an agent.
+/// Creates the sets if they don't exist. Their elements outlive an agent.
 pub(super) fn create(batch: &mut Batch) {
     SET_4.create(batch);
     SET_6.create(batch);
@@ -63,24 +64,24 @@ pub(super) fn create(batch: &mut Batch) {
 /// Drops a packet of a revoked connection, and restarts its timeout.
 pub(super) fn drop_rule(chain: &'static str, family: &Family, set: &'static str) -> Rule {
     let words = family.words;
-    let payload = |payload, at| Expression::LoadPart(Part::Payload(payload), at);
+    let payload = |payload, at| Expression::LoadKeyPart(KeyPart::Payload(payload), at);
     let mut expressions = family.is_it().to_vec();
     expressions.extend([
         Expression::LoadMeta(Meta::Transport),
         Expression::InSet(WITH_PORTS),
         payload((family.payload)(Address::Source), 0),
         payload((family.payload)(Address::Destination), words),
-        Expression::LoadPart(Part::Transport, 2 * words),
+        Expression::LoadKeyPart(KeyPart::Transport, 2 * words),
         payload(Payload::SourcePort, 2 * words + 1),
         payload(Payload::DestinationPort, 2 * words + 2),
         Expression::InSet(set),
-        Expression::RefreshInSet(set, SILENCE),
+        Expression::RefreshInSet(set, SILENCE_TIMEOUT),
         Expression::Goto(drops::chain(DropReason::Revoked)),
     ]);
-    rule(chain, "drop what belongs to a revoked connection", expressions)
+    rule(chain, "drop packets of revoked connections", expressions)
 }
 
-/// The tuple of a connection; `None` for other protocols than TCP, UDP and SCTP.
+/// The tuple of a connection; `None` for protocols other than TCP, UDP and SCTP.
 fn key(packet: &Packet) -> Option<Vec<u8>> {
     let (source, destination) = (packet.source_port?, packet.destination_port?);
     let has_ports = matches!(packet.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
@@ -95,7 +96,7 @@ fn key(packet: &Packet) -> Option<Vec<u8>> {
     })
 }
 
-/// The connection of a tuple.
+/// The connection with this tuple.
 fn packet(key: &[u8]) -> Option<Packet> {
     let words: Vec<&[u8]> = key.chunks(4).collect();
     let length = words.len().checked_sub(3)? * 2;
@@ -125,8 +126,8 @@ fn elements<'a>(connections: impl IntoIterator<Item = &'a Packet>) -> [(Set, Ele
 }
 
 impl Table {
-    /// Keeps connections cut. Returns those for which the kernel's sets have no room. Connections without ports are kept cut by their
-    /// marks alone.
+    /// Adds revoked connections. Returns those for which the kernel's sets have no room. Connections without
+    /// ports are revoked only by their marks.
     ///
     /// # Errors
     /// As [`Table::update`]: some may have been added.
@@ -135,13 +136,13 @@ impl Table {
             connections.iter().partition(|connection| connection.destination().is_ipv6());
         let mut left_over = Vec::new();
         for of_family in [of_v4, of_v6] {
-            let (mut rest, mut at_once) = (&of_family[..], AT_ONCE);
+            let (mut rest, mut batch_size) = (&of_family[..], BATCH_SIZE);
             while !rest.is_empty() {
-                let (some, later) = rest.split_at(at_once.min(rest.len()));
+                let (some, later) = rest.split_at(batch_size.min(rest.len()));
                 match self.commit(|_, batch, _| add(some, batch)) {
                     Ok(()) => rest = later,
                     // A batch is refused as a whole.
-                    Err(error) if is_full(&error) && some.len() > 1 => at_once = some.len() / 2,
+                    Err(error) if is_full(&error) && some.len() > 1 => batch_size = some.len() / 2,
                     Err(error) if is_full(&error) => break,
                     Err(error) => return Err(error),
                 }
@@ -151,12 +152,13 @@ impl Table {
         Ok(left_over)
     }
 
-    /// Lets connections be new ones again, whatever connection tracking caches. Those that are not kept cut stay as they are.
+    /// Removes revoked connections, so that their packets may begin new ones. Connections that are not in the
+    /// sets are ignored.
     ///
     /// # Errors
     /// As [`Table::update`]: some may have been removed.
     pub fn remove_revoked(&mut self, connections: &[Packet]) -> Result<(), TableError> {
-        for some in connections.chunks(AT_ONCE) {
+        for some in connections.chunks(BATCH_SIZE) {
             if self.destroys {
                 match self.commit(|_, batch, _| destroy(some, batch)) {
                     Err(TableError::Refused { errno: Errno::EINVAL, .. }) => self.destroys = false,
@@ -170,7 +172,7 @@ impl Table {
         Ok(())
     }
 
-    /// [`Table::remove_revoked`] for kernels that refuse to remove what is not there.
+    /// [`Table::remove_revoked`] for kernels that refuse to remove elements that don't exist.
     fn remove_present(&mut self, connections: &[Packet]) -> Result<(), TableError> {
         let mut tries = TRIES;
         loop {
@@ -180,14 +182,14 @@ impl Table {
                 elements.retain(|key, _| present.contains_key(key));
             }
             match self.commit(|_, batch, _| there.iter().for_each(|(set, keys)| set.remove(keys, batch))) {
-                // One has timed out since.
+                // An element has timed out since.
                 Err(TableError::Lacks { errno: Errno::ENOENT, .. }) if tries > 1 => tries -= 1,
                 done => return done,
             }
         }
     }
 
-    /// The connections that are kept cut, each in one of its orientations, or in both.
+    /// The revoked connections, each in one or both of its orientations.
     ///
     /// # Errors
     /// [`TableError`] if they can't be read.
@@ -196,7 +198,7 @@ impl Table {
     }
 }
 
-/// Whether a set has no room for what was to be added.
+/// Whether a set has no room for the added elements.
 fn is_full(error: &TableError) -> bool {
     matches!(error, TableError::Refused { errno: Errno::ENFILE | Errno::ENOSPC, .. })
 }
@@ -204,18 +206,18 @@ fn is_full(error: &TableError) -> bool {
 /// Adds connections.
 fn add<'a>(connections: impl IntoIterator<Item = &'a Packet>, batch: &mut Batch) {
     for (set, elements) in elements(connections) {
-        set.add_for(&elements, SILENCE, batch);
+        set.add_for(&elements, SILENCE_TIMEOUT, batch);
     }
 }
 
-/// Removes connections, those that are in the sets.
+/// Removes the connections that are in the sets.
 fn destroy<'a>(connections: impl IntoIterator<Item = &'a Packet>, batch: &mut Batch) {
     for (set, elements) in elements(connections) {
         set.destroy(&elements, batch);
     }
 }
 
-/// The connections in the sets, each in one of its orientations, or in both.
+/// The connections in the sets, each in one or both of its orientations.
 ///
 /// # Errors
 /// [`TableError`] if a set can't be read.

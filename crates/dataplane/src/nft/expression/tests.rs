@@ -116,13 +116,13 @@ fn every_expression_in_bytes() {
         (Expression::InSet("abc"), "lookup", [value(b"abc\0"), be32(2, 1)].concat()),
         (Expression::NotInSet("abc"), "lookup", [value(b"abc\0"), be32(2, 1), be32(5, 1)].concat()),
         (
-            Expression::LoadPart(Part::Payload(Payload::V6(Address::Destination)), 4),
+            Expression::LoadKeyPart(KeyPart::Payload(Payload::V6(Address::Destination)), 4),
             "payload",
             [be32(1, 2), be32(2, 1), be32(3, 24), be32(4, 16)].concat(),
         ),
-        (Expression::LoadPart(Part::Transport, 2), "meta", [be32(2, 16), be32(1, 10)].concat()),
+        (Expression::LoadKeyPart(KeyPart::Transport, 2), "meta", [be32(2, 16), be32(1, 10)].concat()),
         (
-            Expression::LoadPart(Part::Number(mark), 10),
+            Expression::LoadKeyPart(KeyPart::Number(mark), 10),
             "immediate",
             [be32(1, 18), nested(2, &value(&mark.to_ne_bytes()))].concat(),
         ),
