@@ -166,7 +166,8 @@ pub(crate) enum Connection {
     State,
 }
 
-/// `NF_CT_STATE_BIT(IP_CT_RELATED)`: an ICMP error about a connection, or the first packet of one that a helper expects.
+/// `NF_CT_STATE_BIT(IP_CT_RELATED)`: an ICMP error about a connection, or the first packet of one that a
+/// helper expects.
 pub(crate) const RELATED: u32 = 1 << 2;
 /// `NF_CT_STATE_INVALID_BIT`: the packet belongs to no connection.
 pub(crate) const INVALID: u32 = 1 << 0;

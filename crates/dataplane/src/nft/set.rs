@@ -15,7 +15,8 @@ use super::expression::verdict_data;
 use super::{SUBSYSTEM, TableId};
 use crate::netlink::{self, AttributeReader, Attributes, Header, Messages, NetlinkError, Socket};
 
-/// Elements in one message. A list is an attribute of at most 64 KiB, and an element takes at most about 120 bytes.
+/// Elements in one message. A list is an attribute of at most 64 KiB, and an element takes at most about 120
+/// bytes.
 const ELEMENTS_A_MESSAGE: usize = 400;
 
 /// How often a set is read again because another program changed the ruleset meanwhile.

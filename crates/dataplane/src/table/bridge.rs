@@ -4,14 +4,15 @@
 //! ```text
 //!  hook         chain (priority)    before br_netfilter (0) passes the packet to the inet hooks
 //!  prerouting   prerouting (-300)   source:       bound4, bound6 (maps)  -> one of the chains below
-//!  forward      forward (filter)    destination:  deliver4, deliver6     -> accept; multicast to open-ports only
-//!  input        input (filter)      drops frames to Ethernet's link-local groups, which meet neither of the others
+//!  forward      forward (filter)    destination:  deliver4, deliver6     -> accept
+//!                                   multicast to open-ports only
+//!  input        input (filter)      drops frames to Ethernet's link-local groups, which meet no other chain
 //!
 //!  isolated4, isolated6           of a pod that isolates egress: no multicast, broadcast, link-local
 //!  open4, open6                   of a pod that does not
 //!  link-local-...                 from a link-local source: only to link-local and multicast destinations
 //!  icmp-errors, icmpv6-messages   restrict errors and neighbour discovery
-//!  unmatched                      ARP, unspecified sources, exempt pods, new ports; all other frames are forged
+//!  unmatched                      ARP, unspecified sources, exempt pods, new ports; other frames are forged
 //! ```
 //!
 //! A packet of a new port continues with a mark. By that mark the inet table's chain `prerouting` sends it to

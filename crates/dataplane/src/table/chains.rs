@@ -14,8 +14,8 @@
 //!                                                     mid-stream: both ends, both directions
 //!  postrouting, input        --goto-->  bypass        no verdict is needed
 //!  all three                 --goto-->  revoked       the connection's mark says that it is revoked
-//!  allowed, allowed-input    --goto-->  denied, denied-input  the verdict is deny: the packet is dropped, and
-//!                                                             the flow cached as denied
+//!  allowed, allowed-input    --goto-->  denied, denied-input  the verdict is deny: drop the packet, and
+//!                                                             cache the flow as denied
 //! ```
 //!
 //! Connection tracking's direction is no proof (semantics 34): after one forged or stray packet, the real

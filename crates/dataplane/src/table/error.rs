@@ -15,12 +15,14 @@ pub enum TableError {
     NotPermitted,
     /// The kernel has no nf_tables.
     #[error(
-        "the kernel has no nf_tables: load the module nf_tables, or use a kernel built with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET"
+        "the kernel has no nf_tables: load the module nf_tables, or use a kernel built with CONFIG_NF_TABLES \
+         and CONFIG_NF_TABLES_INET"
     )]
     NoNfTables,
     /// The kernel lacks a feature that a rule needs.
     #[error(
-        "the kernel refused the {object} ({errno}): load its modules ({modules}), or use a kernel that has them"
+        "the kernel refused the {object} ({errno}): load its modules ({modules}), or use a kernel that has \
+         them"
     )]
     Lacks {
         /// What was refused.
@@ -32,8 +34,8 @@ pub enum TableError {
     },
     /// The kernel has neither form of the queue rule.
     #[error(
-        "the kernel can't hand packets to userspace from nftables: load the module nft_queue (or nft_compat and \
-         xt_NFQUEUE), or use a kernel built with CONFIG_NFT_QUEUE"
+        "the kernel can't hand packets to userspace from nftables: load the module nft_queue (or nft_compat \
+         and xt_NFQUEUE), or use a kernel built with CONFIG_NFT_QUEUE"
     )]
     NoQueue,
     /// Another program holds the table with nftables' owner flag.
@@ -44,8 +46,8 @@ pub enum TableError {
     Held,
     /// A chain or set of the same name but another kind exists.
     #[error(
-        "the {object} exists already with another hook, priority or type ({errno}), left by another version: run \
-         `kube-verdict cleanup` while no agent is running, and start again"
+        "the {object} exists already with another hook, priority or type ({errno}), left by another version: \
+         run `kube-verdict cleanup` while no agent is running, and start again"
     )]
     OtherKind {
         /// What exists already.
@@ -55,12 +57,14 @@ pub enum TableError {
     },
     /// Another agent's queues are in the rules.
     #[error(
-        "another agent has taken the rules over: they send packets to queues {0} now, so this agent may not change them"
+        "another agent has taken the rules over: they send packets to queues {0} now, so this agent may not \
+         change them"
     )]
     Superseded(crate::queues::QueueRange),
     /// The rules are gone.
     #[error(
-        "the rules of table inet or bridge kube-verdict are gone: another program deleted them; the agent writes them again"
+        "the rules of table inet or bridge kube-verdict are gone: another program deleted them; the agent \
+         writes them again"
     )]
     Missing,
     /// The ruleset changed during each attempt.

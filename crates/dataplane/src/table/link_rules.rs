@@ -11,7 +11,8 @@ use crate::nft::expression::{Address, Comparison, Expression, KeyPart, Meta, Pay
 use crate::nft::rule::Rule;
 use crate::nft::set::Set;
 
-/// An IPv6 header, a neighbour solicitation or advertisement, and two options of 8 bytes (RFC 4861, RFC 7527's nonce).
+/// An IPv6 header, a neighbour solicitation or advertisement, and two options of 8 bytes (RFC 4861, RFC
+/// 7527's nonce).
 const LONGEST_NEIGHBOUR_DISCOVERY: u32 = 40 + 24 + 2 * 8;
 
 /// Types of ICMPv6 messages (RFC 4861).

@@ -2,11 +2,13 @@
 //! bridge table.
 //!
 //! ```text
-//!  prerouting (-450)        before reassembly of fragments (-400), which netfilter does by addresses and identifier
-//!                           only, and before connection tracking (-200), so a forged packet changes no entry
+//!  prerouting (-450)        before reassembly of fragments (-400), which netfilter does by addresses and
+//!                           identifier only, and before connection tracking (-200), so a forged packet
+//!                           changes no entry
 //!    from the pods' bridge                 the bridge table has checked it: accept
-//!    from a veth device       --goto-->    from-port       the source is bound to the port (CNI plugin ptp), or the
-//!                                                          packet waits for a binding, or it is forged
+//!    from a veth device       --goto-->    from-port       the source is bound to the port (CNI plugin
+//!                                                          ptp), or the packet waits for a binding, or it
+//!                                                          is forged
 //!    from elsewhere           --goto-->    from-elsewhere  not with an address of the node or of its pods
 //! ```
 //!

@@ -1,8 +1,8 @@
 //! Quotas of the workers' queues: how many packets each sender may have queued.
 //!
 //! ```text
-//!  enqueue, untracked  --jump-->  sender-quota  over the sender's quota: --goto--> drop-queue-quota, which counts
-//!                                               the packet and logs an example
+//!  enqueue, untracked  --jump-->  sender-quota  over the sender's quota: --goto--> drop-queue-quota, which
+//!                                               counts the packet and logs an example
 //!                                               otherwise: count the packet, and return
 //! ```
 //!

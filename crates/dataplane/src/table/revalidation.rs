@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  postrouting, input: from or to a pod under revalidation, not revoked
-//!    --jump-->  revalidate, revalidate-input   flow cached in the latest generation: return, and continue as usual
+//!    --jump-->  revalidate, revalidate-input   flow cached in the latest generation: return, and continue
 //!                                              otherwise: queue
 //! ```
 //!

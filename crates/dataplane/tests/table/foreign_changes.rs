@@ -57,8 +57,10 @@ fn restored_tables_equal_installed_ones_after_any_damage() {
             "delete table bridge kube-verdict",
             "add table inet kube-verdict { flags dormant; }",
             "add chain inet kube-verdict postrouting { policy drop; }",
-            "flush ruleset; add table inet kube-verdict; add set inet kube-verdict open-ingress4 { type inet_service; }",
-            "flush ruleset; add table inet kube-verdict; add chain inet kube-verdict postrouting { type filter hook input priority 0; }",
+            "flush ruleset; add table inet kube-verdict; \
+             add set inet kube-verdict open-ingress4 { type inet_service; }",
+            "flush ruleset; add table inet kube-verdict; \
+             add chain inet kube-verdict postrouting { type filter hook input priority 0; }",
         ] {
             run("nft", &[damage]);
             assert_ne!(list_ruleset(), before, "{damage} changes something");

@@ -17,13 +17,14 @@ use nix::unistd::{getpid, gettid};
 pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
     let outcome = thread::spawn(move || -> Result<(), Box<dyn Any + Send>> {
         if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-            panic!("this test needs root, to make a network namespace of its own ({error}): run the tests as root");
+            panic!("this test needs root, to create a network namespace ({error}): run the tests as root");
         }
         run("ip", &["link", "set", "lo", "up"]);
         let outcome = catch_unwind(AssertUnwindSafe(test));
         if outcome.is_err() {
             eprintln!("the ruleset at failure:\n{}", run("nft", &["list", "ruleset"]));
-            eprintln!("to get in while the thread lives: nsenter --net=/proc/{}/task/{}/ns/net", getpid(), gettid());
+            let (pid, tid) = (getpid(), gettid());
+            eprintln!("to enter while the thread lives: nsenter --net=/proc/{pid}/task/{tid}/ns/net");
         }
         outcome
     })

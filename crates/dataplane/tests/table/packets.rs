@@ -365,9 +365,11 @@ fn s24_an_icmp_error_has_mark_and_direction_of_the_connection_that_it_quotes() {
     in_namespace(|| {
         let world = World::new();
         other(
-            "chain marks { type filter hook prerouting priority -140; udp dport 7000 ct mark set 0x00000040; } \
+            "chain marks { type filter hook prerouting priority -140; \
+               udp dport 7000 ct mark set 0x00000040; } \
              chain related { type filter hook postrouting priority 94; \
-               icmp type destination-unreachable ct state related ct direction reply ct mark 0x10000040 counter; }",
+               icmp type destination-unreachable \
+               ct state related ct direction reply ct mark 0x10000040 counter; }",
         );
         // The pod may send, but not receive: the error passes as a reply (semantics 24).
         install(TableConfig { open: open(&[], &[POD]), ..closed() }, RANGE_A);

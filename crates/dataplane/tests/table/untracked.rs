@@ -77,8 +77,10 @@ fn a_packet_keeps_foreign_marks_and_loses_the_verdict_marks() {
     in_namespace(|| {
         let agent = Agent::with_long_ttl();
         other(
-            "chain untracking { type filter hook prerouting priority -300; notrack; meta mark set 0x00004000; } \
-             chain passed { type filter hook postrouting priority 97; udp dport 7000 meta mark 0x00004000 counter; }",
+            "chain untracking { type filter hook prerouting priority -300; \
+               notrack; meta mark set 0x00004000; } \
+             chain passed { type filter hook postrouting priority 97; \
+               udp dport 7000 meta mark 0x00004000 counter; }",
         );
         assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)));
         expect(&agent, 1, 0, 1);
@@ -94,7 +96,8 @@ fn marks_of_other_programs_neither_allow_nor_deny_an_untracked_flow() {
         for bits in 0..16_u32 {
             let mark = bits << 24;
             other(&format!(
-                "chain marks {{ type filter hook prerouting priority -300; notrack; meta mark set {mark:#010x}; }}"
+                "chain marks {{ type filter hook prerouting priority -300; \
+                   notrack; meta mark set {mark:#010x}; }}"
             ));
             assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)), "{bits:#x}");
             assert!(!agent.reaches((REMOTE, 7001)) && !agent.reaches((REMOTE, 7001)), "{bits:#x}");

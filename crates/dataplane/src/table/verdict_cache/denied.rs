@@ -1,15 +1,15 @@
 //! Flows that a worker has just denied: the kernel drops their next packets by itself.
 //!
 //! ```text
-//!  allowed, untracked-answered  --goto-->  denied        the verdict is deny: the flow key goes into a set, and
-//!                                                        the packet is dropped
+//!  allowed, untracked-answered  --goto-->  denied        the verdict is deny: the flow key goes into a set,
+//!                                                        and the packet is dropped
 //!  allowed-input                --goto-->  denied-input  the same for packets to the node
 //!
 //!  postrouting, prerouting-dns, untracked  --jump-->  denied-forward
 //!  unproven                                --jump-->  denied-forward, denied-reverse
 //!  input                                   --jump-->  denied-to-node
-//!                                          --goto-->  denied-again  the flow key is in the set: record or count
-//!                                                                   the packet, and drop it
+//!                                          --goto-->  denied-again  the flow key is in the set: record or
+//!                                                                   count the packet, and drop it
 //! ```
 //!
 //! A flow key is that of the verdict cache's allowed flows: both addresses, protocol, destination port and

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!  enqueue    --goto-->  untracked
-//!  untracked  --goto-->  untracked-answered  a worker's verdict: its flow key goes into the set of allowed or
-//!                                            denied flows
+//!  untracked  --goto-->  untracked-answered  a worker's verdict: its flow key goes into the set of allowed
+//!                                            or denied flows
 //!             --jump-->  cached-untracked    the flow is allowed: accept
 //!             --jump-->  denied-forward      the flow is denied: denied-again
 //!             --goto-->  nfqueue             otherwise, and a set records that the packet is queued
