@@ -59,15 +59,15 @@
 
 use rustables::{Hook, HookClass};
 
-use super::chain_names::{INPUT, NFQUEUE, POSTROUTING};
+use super::config::{FailMode, TableConfig};
 use super::family::{FAMILIES, Family};
 use super::link_rules::overlay_transports;
+use super::names::{INPUT, NFQUEUE, POSTROUTING};
 use super::quota;
 use super::revalidation::{self, REVALIDATE, REVALIDATE_INPUT};
 use super::revoked;
 use super::rule::{has_local, local_source, mark_connection, mark_packet, record_queued, rule, state_is};
 use super::verdict_cache::{self, DENIED, DENIED_INPUT, FlowKey, VerdictCache};
-use super::{FailMode, TableConfig};
 use super::{drops, origin};
 use crate::drops::DropReason;
 use crate::marks::{Mark, Question};
@@ -159,7 +159,7 @@ pub(super) fn rules(
     rules.push(chains.nfqueue(Queue { queues, bypass: config.fail_mode == FailMode::Open }, form));
     rules.extend(chains.allowed(ALLOWED));
     rules.extend(chains.allowed(ALLOWED_INPUT));
-    rules.extend(cache.rules());
+    rules.extend(verdict_cache::rules(cache));
     if revalidating {
         rules.extend(revalidation::rules(config, cache));
     }

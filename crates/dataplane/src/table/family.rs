@@ -12,6 +12,9 @@ pub(super) const NODE_ADDRESSES_4: &str = "node-addresses4";
 /// The IPv6 addresses of all nodes.
 pub(super) const NODE_ADDRESSES_6: &str = "node-addresses6";
 
+/// The protocols whose flows are cached: those with ports.
+pub(super) const WITH_PORTS: &str = "protocols-with-ports";
+
 /// An address family: its number (`NFPROTO_`), and the names of the sets about it.
 pub(super) struct Family {
     pub(super) number: i32,

@@ -3,8 +3,8 @@
 use nix::errno::Errno;
 use rustables::sys;
 
-use super::chain_names::NFQUEUE;
-use super::{TABLE, TableError};
+use super::error::TableError;
+use super::names::{NFQUEUE, TABLE};
 use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
 use crate::nft::queue::{Queue, QueueForm, text};
 use crate::nft::{FAMILY, SUBSYSTEM, TableId};

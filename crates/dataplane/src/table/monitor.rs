@@ -22,7 +22,10 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::SigSet;
 use rustables::sys;
 
-use super::{TABLE, Table, TableError, open};
+use super::error::TableError;
+use super::handle::Table;
+use super::names::TABLE;
+use super::socket::open;
 use crate::netlink::{AttributeReader, PortId, Received, Socket};
 use crate::nft::SUBSYSTEM;
 use crate::nft::queue::text;

@@ -10,7 +10,9 @@
 //! for such a write: it evaluates all connections again when its predecessor's queues are empty, and once
 //! more when they are no longer bound.
 
-use super::{TableError, installed_rules, open};
+use super::error::TableError;
+use super::installed_rules;
+use super::socket::open;
 use crate::netlink::{NetlinkError, Socket};
 use crate::queues::QueueRange;
 

@@ -21,11 +21,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::config::QueueQuota;
+use super::drops;
 use super::family::{FAMILIES, Family};
+use super::names::INET;
 use super::read_back::address_of;
 use super::rule::rule;
-use super::verdict_cache::senders;
-use super::{INET, drops};
+use super::senders::senders;
 use crate::drops::DropReason;
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::batch::Batch;
@@ -33,25 +35,20 @@ use crate::nft::expression::{Address, Expression, Rate};
 use crate::nft::rule::Rule;
 use crate::nft::set::{Carries, KeyType, Set};
 
-/// How many packets of one sender may be queued.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct QueueQuota {
-    /// Packets per second; at least 1.
-    pub rate: u32,
-    /// Packets at once, after a while without any; at least 1. Less than the length of a queue.
-    pub burst: u32,
-}
-
 const QUOTAS: [Set; 2] = sets(["queue-quotas4", "queue-quotas6"], 321, Carries::Timeouts);
+
 const OUTSIDE_QUOTAS: [Set; 2] = sets(["outside-quotas4", "outside-quotas6"], 323, Carries::Timeouts);
+
 /// How many packets of each sender were queued.
 const QUEUED: [Set; 2] = sets(["asking4", "asking6"], 325, Carries::Counters);
 
 /// Maximum number of senders in a set. If it is full, only the common quota applies to further senders
 /// outside.
 const MAX_SENDERS: u32 = 16_384;
+
 /// The common quota of all senders outside this node's pod CIDRs, in multiples of one sender's quota.
 const OUTSIDE: u32 = 4;
+
 /// How long an unused token bucket is kept.
 const BUCKET_LIFETIME: Duration = Duration::from_secs(2);
 

@@ -1,11 +1,15 @@
 //! Rules that let everything pass, for a node that is to have no agent any more.
 
 use nix::errno::Errno;
-use rustables::sys;
+use rustables::{MsgType, sys};
 
-use super::chain_names::NFQUEUE;
+use super::bridge;
+use super::error::TableError;
+use super::handle::{TRIES, Table};
 use super::installed_rules::{InstalledRules, exists};
-use super::{INET, TRIES, Table, TableError, bridge, open, remove_rules};
+use super::names::{INET, NFQUEUE};
+use super::objects::remove_rules;
+use super::socket::open;
 use crate::nft::batch::{Batch, Refusal, Subject};
 use crate::nft::expression::Expression;
 use crate::nft::queue::Queue;
@@ -63,5 +67,25 @@ impl Table {
         Ok(queue.is_some_and(|(Queue { queues, bypass }, _)| {
             bypass && queues.count == 1 && [0, u16::MAX].contains(&queues.first)
         }))
+    }
+
+    /// Deletes the table; `false` if there was none. The kernel drops queued packets, and policy is no longer
+    /// enforced on this node.
+    pub fn remove() -> Result<bool, TableError> {
+        let mut socket = open()?;
+        let mut any = false;
+        // The inet table last: as long as it exists, a starting agent finds rules.
+        for table in [bridge::TABLE, INET] {
+            let mut batch = Batch::default();
+            let subject = Subject::plain(format!("deletion of table {table}"));
+            batch.library(subject, |library| library.add(&table.library(), MsgType::Del));
+            match batch.commit(&mut socket, None) {
+                Ok(()) => any = true,
+                // A kernel without the family has no such table either.
+                Err(Refusal::Message(_, Errno::ENOENT | Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP)) => {}
+                Err(refusal) => return Err(refusal.into()),
+            }
+        }
+        Ok(any)
     }
 }

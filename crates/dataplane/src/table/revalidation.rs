@@ -25,11 +25,13 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::chain_names::{INPUT, NFQUEUE, POSTROUTING};
+use super::config::TableConfig;
+use super::error::TableError;
 use super::family::{FAMILIES, Family};
+use super::names::{INPUT, NFQUEUE, POSTROUTING};
 use super::rule::{local_source, mark_packet, record_queued, rule, state_is};
+use super::sets;
 use super::verdict_cache::{FlowKey, VerdictCache};
-use super::{TableConfig, TableError, sets};
 use crate::marks::Question;
 use crate::netlink::Socket;
 use crate::nft::batch::Batch;

@@ -7,14 +7,13 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use nix::errno::Errno;
 use policy::{Packet, Protocol};
 
 use super::drops;
-use super::family::Family;
+use super::error::TableError;
+use super::family::{Family, WITH_PORTS};
+use super::names::INET;
 use super::rule::rule;
-use super::verdict_cache::WITH_PORTS;
-use super::{INET, Table, TableError};
 use crate::drops::DropReason;
 use crate::netlink::Socket;
 use crate::nft::batch::Batch;
@@ -24,17 +23,12 @@ use crate::nft::set::{Carries, Elements, Key, KeyType, Set};
 
 /// Tuples of revoked connections, IPv4.
 pub(super) const REVOKED_4: &str = "revoked4";
+
 /// Tuples of revoked connections, IPv6.
 pub(super) const REVOKED_6: &str = "revoked6";
 
 /// How long a revoked connection stays revoked without a packet.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(3600);
-
-/// Connections per batch: two tuples each, of at most about 200 bytes.
-const BATCH_SIZE: usize = 4096;
-
-/// How often a removal is tried again because other connections timed out meanwhile.
-const TRIES: usize = 8;
 
 /// Maximum number of tuples in each set, two for each connection. Further connections are revoked only by
 /// their marks.
@@ -48,6 +42,7 @@ const SET_4: Set = Set {
     carries: Carries::Timeouts,
     size: Some(MAX_TUPLES),
 };
+
 const SET_6: Set = Set {
     name: REVOKED_6,
     id: 302,
@@ -81,6 +76,45 @@ pub(super) fn drop_rule(chain: &'static str, family: &Family, set: &'static str)
     rule(chain, "drop packets of revoked connections", expressions)
 }
 
+/// Adds connections.
+pub(super) fn add<'a>(connections: impl IntoIterator<Item = &'a Packet>, batch: &mut Batch) {
+    for (set, elements) in elements(connections) {
+        set.add_for(&elements, SILENCE_TIMEOUT, batch);
+    }
+}
+
+/// Removes the connections that are in the sets.
+pub(super) fn destroy<'a>(connections: impl IntoIterator<Item = &'a Packet>, batch: &mut Batch) {
+    for (set, elements) in elements(connections) {
+        set.destroy(&elements, batch);
+    }
+}
+
+/// The connections in the sets, each in one or both of its orientations.
+///
+/// # Errors
+/// [`TableError`] if a set can't be read.
+pub(super) fn read(socket: &mut Socket) -> Result<Vec<Packet>, TableError> {
+    let mut connections = Vec::new();
+    for set in [SET_4, SET_6] {
+        let keys = set.read(socket).map_err(TableError::from_reading)?;
+        connections.extend(keys.keys().filter_map(|key| packet(key)));
+    }
+    Ok(connections)
+}
+
+/// The tuples of these connections in both orientations, by family.
+pub(super) fn elements<'a>(connections: impl IntoIterator<Item = &'a Packet>) -> [(Set, Elements); 2] {
+    let mut sets = [(SET_4, Elements::new()), (SET_6, Elements::new())];
+    for connection in connections {
+        let (_, of_family) = &mut sets[usize::from(connection.destination().is_ipv6())];
+        for way in [*connection, connection.reversed()] {
+            of_family.extend(key(&way).map(|key| (key, None)));
+        }
+    }
+    sets
+}
+
 /// The tuple of a connection; `None` for protocols other than TCP, UDP and SCTP.
 fn key(packet: &Packet) -> Option<Vec<u8>> {
     let (source, destination) = (packet.source_port?, packet.destination_port?);
@@ -111,123 +145,6 @@ fn packet(key: &[u8]) -> Option<Packet> {
     let mut packet = Packet::new(source, destination, Protocol(*rest.first()?));
     (packet.source_port, packet.destination_port) = (Some(port(4)?), Some(port(8)?));
     Some(packet)
-}
-
-/// The tuples of these connections in both orientations, by family.
-fn elements<'a>(connections: impl IntoIterator<Item = &'a Packet>) -> [(Set, Elements); 2] {
-    let mut sets = [(SET_4, Elements::new()), (SET_6, Elements::new())];
-    for connection in connections {
-        let (_, of_family) = &mut sets[usize::from(connection.destination().is_ipv6())];
-        for way in [*connection, connection.reversed()] {
-            of_family.extend(key(&way).map(|key| (key, None)));
-        }
-    }
-    sets
-}
-
-impl Table {
-    /// Adds revoked connections. Returns those for which the kernel's sets have no room. Connections without
-    /// ports are revoked only by their marks.
-    ///
-    /// # Errors
-    /// As [`Table::update`]: some may have been added.
-    pub fn add_revoked(&mut self, connections: &[Packet]) -> Result<Vec<Packet>, TableError> {
-        let (of_v6, of_v4): (Vec<Packet>, Vec<Packet>) =
-            connections.iter().partition(|connection| connection.destination().is_ipv6());
-        let mut left_over = Vec::new();
-        for of_family in [of_v4, of_v6] {
-            let (mut rest, mut batch_size) = (&of_family[..], BATCH_SIZE);
-            while !rest.is_empty() {
-                let (some, later) = rest.split_at(batch_size.min(rest.len()));
-                match self.commit(|_, batch, _| add(some, batch)) {
-                    Ok(()) => rest = later,
-                    // A batch is refused as a whole.
-                    Err(error) if is_full(&error) && some.len() > 1 => batch_size = some.len() / 2,
-                    Err(error) if is_full(&error) => break,
-                    Err(error) => return Err(error),
-                }
-            }
-            left_over.extend(rest);
-        }
-        Ok(left_over)
-    }
-
-    /// Removes revoked connections, so that their packets may begin new ones. Connections that are not in the
-    /// sets are ignored.
-    ///
-    /// # Errors
-    /// As [`Table::update`]: some may have been removed.
-    pub fn remove_revoked(&mut self, connections: &[Packet]) -> Result<(), TableError> {
-        for some in connections.chunks(BATCH_SIZE) {
-            if self.destroys {
-                match self.commit(|_, batch, _| destroy(some, batch)) {
-                    Err(TableError::Refused { errno: Errno::EINVAL, .. }) => self.destroys = false,
-                    done => done?,
-                }
-            }
-            if !self.destroys {
-                self.remove_present(some)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// [`Table::remove_revoked`] for kernels that refuse to remove elements that don't exist.
-    fn remove_present(&mut self, connections: &[Packet]) -> Result<(), TableError> {
-        let mut tries = TRIES;
-        loop {
-            let mut there = elements(connections);
-            for (set, elements) in &mut there {
-                let present = set.read(&mut self.socket).map_err(TableError::from_reading)?;
-                elements.retain(|key, _| present.contains_key(key));
-            }
-            match self.commit(|_, batch, _| there.iter().for_each(|(set, keys)| set.remove(keys, batch))) {
-                // An element has timed out since.
-                Err(TableError::Lacks { errno: Errno::ENOENT, .. }) if tries > 1 => tries -= 1,
-                done => return done,
-            }
-        }
-    }
-
-    /// The revoked connections, each in one or both of its orientations.
-    ///
-    /// # Errors
-    /// [`TableError`] if they can't be read.
-    pub fn revoked(&mut self) -> Result<Vec<Packet>, TableError> {
-        read(&mut self.socket)
-    }
-}
-
-/// Whether a set has no room for the added elements.
-fn is_full(error: &TableError) -> bool {
-    matches!(error, TableError::Refused { errno: Errno::ENFILE | Errno::ENOSPC, .. })
-}
-
-/// Adds connections.
-fn add<'a>(connections: impl IntoIterator<Item = &'a Packet>, batch: &mut Batch) {
-    for (set, elements) in elements(connections) {
-        set.add_for(&elements, SILENCE_TIMEOUT, batch);
-    }
-}
-
-/// Removes the connections that are in the sets.
-fn destroy<'a>(connections: impl IntoIterator<Item = &'a Packet>, batch: &mut Batch) {
-    for (set, elements) in elements(connections) {
-        set.destroy(&elements, batch);
-    }
-}
-
-/// The connections in the sets, each in one or both of its orientations.
-///
-/// # Errors
-/// [`TableError`] if a set can't be read.
-fn read(socket: &mut Socket) -> Result<Vec<Packet>, TableError> {
-    let mut connections = Vec::new();
-    for set in [SET_4, SET_6] {
-        let keys = set.read(socket).map_err(TableError::from_reading)?;
-        connections.extend(keys.keys().filter_map(|key| packet(key)));
-    }
-    Ok(connections)
 }
 
 #[cfg(test)]

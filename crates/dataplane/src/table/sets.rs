@@ -8,7 +8,8 @@ use rustables::data_type::DataType;
 use rustables::set::SetBuilder;
 use rustables::{MsgType, sys};
 
-use super::{INET, OpenAddresses, TABLE, library_table};
+use super::names::{INET, TABLE};
+use super::open_addresses::OpenAddresses;
 use crate::netlink::{self, Attributes, NetlinkError, Socket};
 use crate::nft::batch::{Batch, Subject};
 use crate::nft::set::{Carries, KeyType, Set};
@@ -205,7 +206,7 @@ fn boundaries(mut ranges: Vec<(u128, u128)>, octets: usize) -> Vec<Boundary> {
 fn create<Address: DataType>(batch: &mut Batch, name: &'static str, id: u32) {
     batch.library(Subject::plain(format!("set {name}")), |library| {
         // The builder requires that the table has a name, which it has.
-        if let Ok(builder) = SetBuilder::<Address>::new(name, &library_table()) {
+        if let Ok(builder) = SetBuilder::<Address>::new(name, &INET.library()) {
             let (mut set, _) = builder.finish();
             set.family = rustables::ProtocolFamily::Inet;
             let flags = if matches!(name, POD_CIDRS_4 | POD_CIDRS_6) { sys::NFT_SET_INTERVAL } else { 0 };
@@ -240,7 +241,7 @@ fn elements<'a, Address: DataType + 'a>(
     let mut addresses = addresses.into_iter().peekable();
     while addresses.peek().is_some() {
         batch.library(Subject::plain(format!("{verb} set {name}")), |library| {
-            if let Ok(mut builder) = SetBuilder::<Address>::new(name, &library_table()) {
+            if let Ok(mut builder) = SetBuilder::<Address>::new(name, &INET.library()) {
                 addresses.by_ref().take(ELEMENTS_A_MESSAGE).for_each(|address| builder.add(address));
                 library.add(&builder.finish().1, action);
             }

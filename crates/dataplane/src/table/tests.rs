@@ -1,12 +1,33 @@
 //! Golden files with the bytes of each kind of batch (`tests/golden/*.batch`). With `UPDATE_GOLDEN=1` they
 //! are written again, so that a person can review the difference.
 
-use std::net::Ipv4Addr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
-use super::*;
+use nix::errno::Errno;
+use policy::{Affected, Generation};
+use rustables::sys;
+
+use super::bridge::{BridgeContents, BridgeRules};
+use super::config::{FailMode, QueueQuota, TableConfig, VerdictCacheConfig};
+use super::error::TableError;
+use super::handle::Table;
+use super::install::{Installation, install_batch};
+use super::installed_rules::InstalledRules;
+use super::open_addresses::OpenAddresses;
+use super::origins::Origins;
+use super::queue_form::form_trial;
+use super::revalidation;
+use super::sets::Contents;
+use super::socket::open;
+use super::verdict_cache::{self, VerdictCache};
+use crate::marks::Marks;
 use crate::netlink::AttributeReader;
+use crate::nft::batch::{Batch, Refusal, Subject};
+use crate::nft::queue::QueueForm;
+use crate::queues::QueueRange;
 
 const QUEUES: QueueRange = QueueRange { first: 100, count: 2 };
 
@@ -37,7 +58,7 @@ fn node_a() -> TableConfig {
 }
 
 /// Starts at a time whose microseconds are 0x02030405 in 32 bits.
-fn verdict_cache(config: &TableConfig) -> VerdictCache {
+fn new_cache(config: &TableConfig) -> VerdictCache {
     VerdictCache::new(config, SystemTime::UNIX_EPOCH + Duration::from_micros(0x01_0203_0405))
 }
 
@@ -58,7 +79,7 @@ fn install(config: &TableConfig, form: QueueForm) -> Batch {
     install_batch(
         config,
         &contents,
-        &verdict_cache(config),
+        &new_cache(config),
         &written(QUEUES, form, &BTreeSet::new()),
         &BTreeSet::new(),
     )
@@ -91,11 +112,11 @@ fn update_sends_only_the_differences() {
         egress: addresses(&["10.244.1.3", "10.244.1.4", "fd00:10:244:1::4"]),
     };
     let affected = Affected::any_peer(addresses(&["10.244.1.4"]));
-    let cache = verdict_cache(&node_a()).next(Generation(8), &affected, Instant::now());
+    let cache = new_cache(&node_a()).next(Generation(8), &affected, Instant::now());
     let cidrs = ["10.244.0.0/23".parse().expect("a CIDR"), node_a().pod_cidrs[1]];
     let mut batch = Batch::default();
     Contents::new(&cidrs, &open, cache.changed()).change_from(&old, &mut batch);
-    cache.replace(&mut batch);
+    verdict_cache::replace(&cache, &mut batch);
     check_golden("update.batch", &batch);
 }
 
@@ -120,7 +141,7 @@ fn a_pod_counts_as_recently_changed_for_longer_than_its_flows_are_cached() {
     let changed =
         |cache: &VerdictCache| cache.changed().map(|address| address.to_string()).collect::<Vec<_>>();
     let second = |number| Duration::from_secs(number);
-    let (first, start) = (verdict_cache(&node_a()), Instant::now());
+    let (first, start) = (new_cache(&node_a()), Instant::now());
     let mut one = first.next(Generation(8), &pods(&["10.244.1.4", "::ffff:10.244.1.5"]), start);
     // The batch took a while.
     one.mark_changed(&addresses(&["10.244.1.4"]), start + second(3));
@@ -151,7 +172,7 @@ fn if_very_many_pods_changed_recently_all_flows_are_invalidated() {
     let of = |range: std::ops::Range<u32>| {
         Affected::any_peer(range.map(|i| IpAddr::V4(Ipv4Addr::from_bits(0x0af4_0000 + i))))
     };
-    let (mut last, now) = (verdict_cache(&node_a()), Instant::now());
+    let (mut last, now) = (new_cache(&node_a()), Instant::now());
     for number in 0..4 {
         last = last.next(Generation(8), &of(number * 1000..(number + 1) * 1000), now);
     }
@@ -166,7 +187,7 @@ fn if_very_many_pods_changed_recently_all_flows_are_invalidated() {
 fn without_a_verdict_cache_a_pod_counts_as_changed_until_the_next_change() {
     let config = TableConfig { verdict_cache: None, ..node_a() };
     let affected = Affected::any_peer(addresses(&["10.244.1.4"]));
-    let one = verdict_cache(&config).next(Generation(8), &affected, Instant::now());
+    let one = new_cache(&config).next(Generation(8), &affected, Instant::now());
     assert_eq!(one.changed().count(), 1);
     let later = Instant::now() + Duration::from_millis(1);
     assert_eq!(one.next(Generation(9), &Affected::NONE, later).changed().count(), 0);
@@ -186,7 +207,7 @@ fn takeover_differs_from_the_first_install_in_the_queue_rule_alone() {
     let install = |queues| {
         let none = BTreeSet::new();
         let written = written(queues, QueueForm::Native, &none);
-        install_batch(&config, &contents, &verdict_cache(&config), &written, &BTreeSet::new()).to_text()
+        install_batch(&config, &contents, &new_cache(&config), &written, &BTreeSet::new()).to_text()
     };
     let (first, second) = (install(QUEUES), install(QueueRange { first: 102, count: 2 }));
     let part = |text: &str| text.split("# ").map(str::to_owned).collect::<Vec<_>>();

@@ -2,16 +2,19 @@
 
 use std::net::IpAddr;
 
-use super::{
-    ARP, BOUND_4, BOUND_6, BOUND_ARP, DELIVER_4, DELIVER_6, EXEMPT_PORTS, IP, IPV6, ISOLATED_4, ISOLATED_6,
-    LINK_LOCAL_ISOLATED, LINK_LOCAL_OPEN, NODES_4, NODES_6, OPEN, OPEN_4, OPEN_6, OTHER_BRIDGES, OTHER_PORTS,
-    OVERLAY_PORTS, OVERLAY_PROTOCOLS, OWN_4, OWN_6, OWN_MACS, SETS, SETTLED, TAKEN_4, TAKEN_6, TAKEN_MACS,
+use super::names::{
+    ARP, IP, IPV6, ISOLATED_4, ISOLATED_6, LINK_LOCAL_ISOLATED, LINK_LOCAL_OPEN, OPEN_4, OPEN_6,
+};
+use super::sets::{
+    BOUND_4, BOUND_6, BOUND_ARP, DELIVER_4, DELIVER_6, EXEMPT_PORTS, NODES_4, NODES_6, OPEN, OTHER_BRIDGES,
+    OTHER_PORTS, OVERLAY_PORTS, OVERLAY_PROTOCOLS, OWN_4, OWN_6, OWN_MACS, SETS, SETTLED, TAKEN_4, TAKEN_6,
+    TAKEN_MACS,
 };
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::batch::Batch;
 use crate::nft::set::{ElementVerdict, Key};
 use crate::ports::{Attachment, Bindings, InterfaceIndex, Mac, Port, is_link_local};
-use crate::table::origin::Origins;
+use crate::table::origins::Origins;
 use crate::table::read_back::{address_of, index_of, unnamed};
 use crate::table::set_contents::SetContents;
 

@@ -1,12 +1,14 @@
 //! The rules of the three base chains: where a frame enters, where it leaves, and frames to the bridge
 //! itself.
 
-use super::{
-    ARP, BOUND_4, BOUND_6, BridgeRules, DELIVER_4, DELIVER_6, EXEMPT_PORTS, FORWARD, INPUT, IP, IPV6, LINK,
-    OPEN, OTHER_BRIDGES, OTHER_PORTS, PREROUTING, SETTLED, TAKEN_4, TAKEN_6, UNMATCHED, is_link_local,
-    is_multicast4, is_multicast6,
+use super::matches::{is_link_local, is_multicast4, is_multicast6};
+use super::names::{ARP, FORWARD, INPUT, IP, IPV6, LINK, PREROUTING, UNMATCHED};
+use super::sets::{
+    BOUND_4, BOUND_6, DELIVER_4, DELIVER_6, EXEMPT_PORTS, OPEN, OTHER_BRIDGES, OTHER_PORTS, SETTLED, TAKEN_4,
+    TAKEN_6,
 };
 use crate::drops::DropReason;
+use crate::marks::Marks;
 use crate::nft::expression::{Address, Comparison, Expression, KeyPart, Meta, Payload};
 use crate::nft::rule::Rule;
 use crate::nft::set::Set;
@@ -14,6 +16,17 @@ use crate::table::link_rules::{
     NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, ROUTER_SOLICITATION, drop_for, interface_in, is, veth,
 };
 use crate::table::rule::rule;
+
+/// What the table's rules depend on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::table) struct BridgeRules {
+    /// The marks for packets of new ports.
+    pub marks: Marks,
+    /// The NFLOG group for examples of dropped frames; `None` for no examples.
+    pub log_group: Option<u16>,
+    /// Whether rules can match a port's bridge by name (`nft_meta_bridge`).
+    pub knows_bridges: bool,
+}
 
 impl BridgeRules {
     /// First match decides.

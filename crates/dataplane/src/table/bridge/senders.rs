@@ -1,11 +1,14 @@
 //! The rules of the chains without a hook: what pods send, by whether the source is bound and what policy
 //! isolates.
 
-use super::{
-    ARP, BOUND_ARP, EXEMPT, EXEMPT_PORTS, ICMP, ICMPV6, IP, IPV6, ISOLATED_4, ISOLATED_6, LINK,
-    LINK_LOCAL_ISOLATED, LINK_LOCAL_OPEN, NODES_4, NODES_6, OPEN_4, OPEN_6, OVERLAY_PORTS, OVERLAY_PROTOCOLS,
-    OWN_4, OWN_6, OWN_MACS, SETTLED, TAKEN_4, TAKEN_6, TAKEN_MACS, UNMATCHED, UNSPECIFIED, is_link_local,
-    is_multicast4, is_multicast6,
+use super::matches::{is_link_local, is_multicast4, is_multicast6};
+use super::names::{
+    ARP, EXEMPT, ICMP, ICMPV6, IP, IPV6, ISOLATED_4, ISOLATED_6, LINK, LINK_LOCAL_ISOLATED, LINK_LOCAL_OPEN,
+    OPEN_4, OPEN_6, UNMATCHED, UNSPECIFIED,
+};
+use super::sets::{
+    BOUND_ARP, EXEMPT_PORTS, NODES_4, NODES_6, OVERLAY_PORTS, OVERLAY_PROTOCOLS, OWN_4, OWN_6, OWN_MACS,
+    SETTLED, TAKEN_4, TAKEN_6, TAKEN_MACS,
 };
 use crate::drops::DropReason;
 use crate::marks::Marks;

@@ -1,14 +1,16 @@
 //! What the sets of the inet table about ports contain, and how bindings are read back from them.
 
-use super::{
-    BEHIND_4, BEHIND_6, EXEMPT, FORGEABLE_PORTS, FORGEABLE_PROTOCOLS, FROM_ISOLATED, NODES_4, NODES_6,
-    OTHER_PORTS, OVERLAY_DEVICES, OVERLAY_PORTS, OVERLAY_PROTOCOLS, OWN_4, OWN_6, Origins, POD_BRIDGES, SETS,
-    SETTLED, SOURCES_4, SOURCES_6, TAKEN_4, TAKEN_6,
+use super::names::FROM_ISOLATED;
+use super::sets::{
+    BEHIND_4, BEHIND_6, EXEMPT, FORGEABLE_PORTS, FORGEABLE_PROTOCOLS, NODES_4, NODES_6, OTHER_PORTS,
+    OVERLAY_DEVICES, OVERLAY_PORTS, OVERLAY_PROTOCOLS, OWN_4, OWN_6, POD_BRIDGES, SETS, SETTLED, SOURCES_4,
+    SOURCES_6, TAKEN_4, TAKEN_6,
 };
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::batch::Batch;
 use crate::nft::set::{ElementVerdict, Key};
 use crate::ports::{Attachment, Bindings, InterfaceIndex, Port};
+use crate::table::origins::Origins;
 use crate::table::read_back::{address_of, index_of, unnamed};
 use crate::table::set_contents::SetContents;
 

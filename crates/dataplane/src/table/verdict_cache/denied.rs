@@ -27,14 +27,9 @@
 
 use std::time::Duration;
 
-use super::super::chain_names::INPUT;
-use super::super::family::{FAMILIES, Family};
-use super::super::rule::rule;
-use super::super::{INET, drops};
-use super::{
-    FlowKey, LOG_PREFIX, MAX_FLOWS, VerdictCache, VerdictCacheConfig, WITH_PORTS, flow_key, is_changed,
-    return_for_changed,
-};
+use super::flow_key::{FlowKey, MAX_FLOWS, flow_key, is_changed, return_for_changed};
+use super::log_prefix::LOG_PREFIX;
+use super::state::VerdictCache;
 use crate::drops::DropReason;
 use crate::marks::{DeniedFlow, Mark};
 use crate::nft::batch::Batch;
@@ -44,23 +39,37 @@ use crate::nft::expression::{
 use crate::nft::rule::Rule;
 use crate::nft::set::{Carries, KeyType, Set};
 use crate::packet::COPY_RANGE;
+use crate::table::config::VerdictCacheConfig;
+use crate::table::drops;
+use crate::table::family::{FAMILIES, Family, WITH_PORTS};
+use crate::table::names::{INET, INPUT};
+use crate::table::rule::rule;
+use crate::table::senders::senders;
 
 /// Takes packets that were denied.
-pub(in super::super) const DENIED: &str = "denied";
+pub(in crate::table) const DENIED: &str = "denied";
+
 /// Takes packets to the node that were denied.
-pub(in super::super) const DENIED_INPUT: &str = "denied-input";
+pub(in crate::table) const DENIED_INPUT: &str = "denied-input";
+
 /// Looks up a forwarded packet among the denied flows.
 pub(super) const DENIED_FORWARD: &str = "denied-forward";
+
 /// Looks up the reverse orientation of a forwarded packet's connection.
 const DENIED_REVERSE: &str = "denied-reverse";
+
 /// Looks up a packet to the node.
 const DENIED_TO_NODE: &str = "denied-to-node";
+
 /// Drops packets of denied flows.
 const DENIED_AGAIN: &str = "denied-again";
+
 /// Drops packets of senders that have used their share of the set.
 pub(super) const DENIED_SHARE: &str = "denied-share";
+
 /// The chains that look up denied flows.
 pub(super) const LOOK_UPS: [&str; 3] = [DENIED_FORWARD, DENIED_REVERSE, DENIED_TO_NODE];
+
 /// The chains whose rules change with the cache.
 pub(super) const CHAINS: [&str; 6] =
     [DENIED, DENIED_INPUT, DENIED_FORWARD, DENIED_REVERSE, DENIED_TO_NODE, DENIED_AGAIN];
@@ -82,21 +91,28 @@ const DENIED_FLOWS: [Set; 2] = sets(
     ],
     MAX_FLOWS,
 );
+
 /// How many more flows of each sender may be added.
 const SHARES: [Set; 2] = sets(["denied-shares4", "denied-shares6"], 313, SENDER, MAX_SENDERS);
+
 /// How many more packets of each sender may be recorded one by one.
 const RECORDED: [Set; 2] = sets(["denied-recorded4", "denied-recorded6"], 315, SENDER, MAX_SENDERS);
+
 const SENDER: [&[KeyType]; 2] = [&[KeyType::Ipv4], &[KeyType::Ipv6]];
+
 /// Maximum number of senders in a set.
 const MAX_SENDERS: u32 = 16_384;
 
 /// Flow keys of one sender: this many at once, and this many again in each lifetime of a key. So there are at
 /// most twice as many, a sixteenth of a set.
 const SHARE: u32 = 1_024;
+
 /// Packets of one sender that are recorded one by one, so that a person can see what a denied program tries.
 const RECORDS: Rate = Rate { packets: 10, seconds: 1, burst: 20 };
+
 /// How long an unused token bucket is kept. It is full again by then.
 const BUCKET_LIFETIME: Duration = Duration::from_secs(10);
+
 /// UDP-Lite (RFC 3828) has ports, and is not among the protocols whose ports are part of a key.
 const UDP_LITE: u8 = 136;
 
@@ -219,7 +235,7 @@ impl VerdictCache {
 }
 
 /// The rules that are never rewritten: no flow is added for a sender that has used its share.
-pub(in super::super) fn share_rules(verdict_cache: Option<VerdictCacheConfig>) -> Vec<Rule> {
+pub(in crate::table) fn share_rules(verdict_cache: Option<VerdictCacheConfig>) -> Vec<Rule> {
     let Some(VerdictCacheConfig { time, .. }) = verdict_cache else { return Vec::new() };
     // `nft` has no name for other periods.
     let seconds = 60;
@@ -244,18 +260,6 @@ fn drop_denied(chain: &'static str, family: &Family, generation: u32, key: FlowK
         rule(chain, "drop packets of a denied flow", expressions)
     };
     keys(generation, family, key).into_iter().map(end).collect()
-}
-
-/// The key of a sender: its address if it was checked at its port. Any host can forge sources outside this
-/// node's pod CIDRs, so all of them count as one sender, 0.0.0.0 or `::`.
-pub(in super::super) fn senders(family: &Family) -> [Vec<Expression>; 2] {
-    let source = Expression::LoadPayload((family.payload)(Address::Source));
-    let of_pods = |is_in| family.is_it().into_iter().chain([source.clone(), is_in]);
-    let zero = |word| Expression::LoadKeyPart(KeyPart::Number(0), word);
-    [
-        of_pods(Expression::InSet(family.pod_cidrs)).collect(),
-        of_pods(Expression::NotInSet(family.pod_cidrs)).chain((0..family.words).map(zero)).collect(),
-    ]
 }
 
 /// Each entry loads the packet's flow key: one for protocols with ports, one for those without. A packet
@@ -283,7 +287,7 @@ fn keys(generation: u32, family: &Family, key: FlowKey) -> Vec<Vec<Expression>> 
 
 /// The rules of a chain that look up a packet with a connection among the denied flows: in the packet's
 /// direction, and in the reverse one, too, if the direction is unproven.
-pub(in super::super) fn look_up(chain: &'static str, is_unproven: bool) -> Vec<Rule> {
+pub(in crate::table) fn look_up(chain: &'static str, is_unproven: bool) -> Vec<Rule> {
     let original = [
         Expression::LoadConnection(Connection::Direction),
         Expression::Compare(Comparison::Equal, vec![ORIGINAL]),

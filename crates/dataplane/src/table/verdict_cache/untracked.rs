@@ -20,26 +20,31 @@
 
 use std::time::Duration;
 
-use super::super::INET;
-use super::super::chain_names::NFQUEUE;
-use super::super::family::{FAMILIES, Family};
-use super::super::rule::{mark_packet, rule};
+use super::allowed::CACHE;
 use super::denied::{DENIED, DENIED_FORWARD};
-use super::{CACHE, FlowKey, MAX_FLOWS, VerdictCache, WITH_PORTS, flow_key, return_for_changed};
+use super::flow_key::{FlowKey, MAX_FLOWS, flow_key, return_for_changed};
+use super::state::VerdictCache;
 use crate::marks::{Mark, Marks, Question};
 use crate::nft::batch::Batch;
 use crate::nft::expression::{Address, Comparison, Expression, Meta, UNICAST};
 use crate::nft::rule::Rule;
 use crate::nft::set::{Carries, KeyType, Set};
+use crate::table::family::{FAMILIES, Family, WITH_PORTS};
+use crate::table::names::{INET, NFQUEUE};
+use crate::table::rule::{mark_packet, rule};
 
 /// Takes packets without a connection.
-pub(in super::super) const UNTRACKED: &str = "untracked";
+pub(in crate::table) const UNTRACKED: &str = "untracked";
+
 /// Takes reinjected packets without a connection.
 const ANSWERED: &str = "untracked-answered";
+
 /// Looks up a packet without a connection among the allowed flows.
 pub(super) const CACHED_UNTRACKED: &str = "cached-untracked";
+
 /// The chains whose rules are never rewritten.
 pub(super) const CHAINS: [&str; 2] = [UNTRACKED, ANSWERED];
+
 /// Counts packets that passed because their flow was cached as allowed.
 pub(super) const COUNTER: &str = "untracked-packets";
 
@@ -89,7 +94,7 @@ impl VerdictCache {
 }
 
 /// The rules that are never rewritten. `quota` is the rule that drops packets over a sender's quota.
-pub(in super::super) fn rules(marks: &Marks, caches: bool, quota: Rule) -> Vec<Rule> {
+pub(in crate::table) fn rules(marks: &Marks, caches: bool, quota: Rule) -> Vec<Rule> {
     let question = |question| mark_packet(marks.questions(), marks.question(question));
     let mut rules = Vec::new();
     if caches {
