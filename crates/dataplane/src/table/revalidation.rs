@@ -106,8 +106,8 @@ pub(super) fn rules(config: &TableConfig, cache: &VerdictCache) -> Vec<Rule> {
         Expression::Compare(Comparison::Equal, vec![0; 4]),
         Expression::Return,
     ];
-    let question = |question| mark_packet(marks.questions(), marks.question(question));
-    let is_reply = direction(REPLY).into_iter().chain(question(Question::EstablishedReply));
+    let set_reason = |reason| mark_packet(marks.questions(), marks.question(reason));
+    let is_reply = direction(REPLY).into_iter().chain(set_reason(Question::EstablishedReply));
     let mut rules = Vec::new();
     for chain in [REVALIDATE, REVALIDATE_INPUT] {
         rules.push(rule(chain, "return for ICMP errors", related.clone()));
@@ -123,7 +123,7 @@ pub(super) fn rules(config: &TableConfig, cache: &VerdictCache) -> Vec<Rule> {
     rules.push(rule(
         REVALIDATE,
         "set the queue reason: established connection",
-        question(Question::Established),
+        set_reason(Question::Established),
     ));
     rules.push(rule(REVALIDATE, "set the queue reason: reply of an established connection", is_reply));
     // Only the sender's egress is evaluated for packets to the node, and the sender's replies are not its
@@ -138,7 +138,7 @@ pub(super) fn rules(config: &TableConfig, cache: &VerdictCache) -> Vec<Rule> {
     rules.push(rule(
         REVALIDATE_INPUT,
         "set the queue reason: established connection",
-        question(Question::Established),
+        set_reason(Question::Established),
     ));
     for chain in [REVALIDATE, REVALIDATE_INPUT] {
         rules.extend(record_queued(marks, chain));

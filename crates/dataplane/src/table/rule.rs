@@ -34,18 +34,18 @@ pub(super) fn mark_packet(of: Mark, value: Mark) -> [Expression; 3] {
 /// Records in the connection's mark that a packet is queued, and the value of the packet's verdict bit. If
 /// another program had set the bit, the worker clears it.
 pub(super) fn record_queued(marks: &Marks, chain: &'static str) -> [Rule; 2] {
-    let asked = Mark(marks.asked().0 | marks.asked_inverted().0);
-    let answer_is_set = [
+    let queued = Mark(marks.asked().0 | marks.asked_inverted().0);
+    let verdict_bit_is_set = [
         Expression::LoadMeta(Meta::Mark),
         Expression::Bits { mask: marks.answer().0, flip: 0 },
         Expression::Compare(Comparison::NotEqual, vec![0; 4]),
     ];
     [
-        rule(chain, "record that the packet is queued", mark_connection(asked, marks.asked())),
+        rule(chain, "record that the packet is queued", mark_connection(queued, marks.asked())),
         rule(
             chain,
             "record that the verdict bit is already set",
-            answer_is_set.into_iter().chain(mark_connection(asked, marks.asked_inverted())),
+            verdict_bit_is_set.into_iter().chain(mark_connection(queued, marks.asked_inverted())),
         ),
     ]
 }

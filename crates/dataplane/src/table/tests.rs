@@ -163,7 +163,7 @@ fn a_pod_counts_as_recently_changed_for_longer_than_its_flows_are_cached() {
         cache_generations[..4].iter().all(|(_, stable)| *stable == cache_generations[0].1),
         "{cache_generations:?}"
     );
-    assert_eq!(cache_generations[4].0, cache_generations[4].1, "all is forgotten");
+    assert_eq!(cache_generations[4].0, cache_generations[4].1, "all flows are invalidated");
     assert_eq!(cache_generations[5].1, cache_generations[4].1);
 }
 

@@ -27,6 +27,7 @@ mod allowed;
 mod counters;
 mod denied;
 mod flow_key;
+mod generation;
 mod log_prefix;
 mod state;
 mod untracked;

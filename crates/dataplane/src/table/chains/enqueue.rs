@@ -65,7 +65,7 @@ impl Chains<'_> {
             Expression::Compare(Comparison::Equal, vec![libc::IPPROTO_TCP as u8]),
             Expression::Goto(drops::chain(DropReason::InvalidTcp)),
         ]);
-        let question = |question| mark_packet(marks.questions(), marks.question(question));
+        let set_reason = |reason| mark_packet(marks.questions(), marks.question(reason));
         let without_connection =
             state_is(INVALID | UNTRACKED).into_iter().chain([Expression::Goto(verdict_cache::UNTRACKED)]);
         let reply = [
@@ -78,11 +78,11 @@ impl Chains<'_> {
         ];
         rules.extend([
             enforce_quota(ENQUEUE),
-            rule(ENQUEUE, "set the queue reason: first packet", question(Question::First)),
+            rule(ENQUEUE, "set the queue reason: first packet", set_reason(Question::First)),
             rule(
                 ENQUEUE,
                 "set the queue reason: unproven reply",
-                reply.into_iter().chain(question(Question::UnprovenReply)),
+                reply.into_iter().chain(set_reason(Question::UnprovenReply)),
             ),
         ]);
         rules.extend(record_queued(marks, ENQUEUE));

@@ -80,14 +80,15 @@ impl Chains<'_> {
     fn accept_reinjected(&self, chain: &'static str) -> [Rule; 2] {
         let marks = &self.config.marks;
         let to = if chain == INPUT { ALLOWED_INPUT } else { ALLOWED };
-        let when = |asked: Mark, answer: Mark| {
-            let expected = answer.0 | marks.turn().0;
-            let answered = [
+        let when = |queued: Mark, verdict: Mark| {
+            let expected = verdict.0 | marks.turn().0;
+            let has_verdict = [
                 Expression::LoadMeta(Meta::Mark),
                 Expression::Bits { mask: marks.answer().0 | marks.turns().0, flip: 0 },
                 Expression::Compare(Comparison::Equal, expected.to_ne_bytes().to_vec()),
             ];
-            let expressions = connection_has(asked).into_iter().chain(answered).chain([Expression::Goto(to)]);
+            let expressions =
+                connection_has(queued).into_iter().chain(has_verdict).chain([Expression::Goto(to)]);
             rule(chain, "accept reinjected packets with a verdict", expressions)
         };
         [when(marks.asked(), marks.answer()), when(marks.asked_inverted(), Mark(0))]

@@ -39,8 +39,8 @@ impl Chains<'_> {
     /// The packet leaves with the mark that it had before it was queued.
     pub(super) fn allowed(&self, chain: &'static str) -> Vec<Rule> {
         let marks = &self.config.marks;
-        let answered = Mark(marks.accepted().0 | marks.asked().0 | marks.asked_inverted().0);
-        let accept = mark_connection(answered, marks.accepted());
+        let all = Mark(marks.accepted().0 | marks.asked().0 | marks.asked_inverted().0);
+        let accept = mark_connection(all, marks.accepted());
         let restore_mark = [
             Expression::LoadMeta(Meta::Mark),
             Expression::Bits { mask: u32::MAX, flip: marks.answer().0 | marks.turn().0 },

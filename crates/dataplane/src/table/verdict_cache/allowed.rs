@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::flow_key::{FlowKey, MAX_FLOWS, flow_key, is_changed, return_for_changed};
+use super::generation::CacheGeneration;
 use super::log_prefix::LOG_PREFIX;
 use super::state::VerdictCache;
 use crate::nft::batch::{Batch, Subject};
@@ -85,7 +86,7 @@ impl VerdictCache {
         rules
     }
 
-    fn accept_rule(&self, family: &Family, generation: u32, log_group: Option<u16>) -> Rule {
+    fn accept_rule(&self, family: &Family, generation: CacheGeneration, log_group: Option<u16>) -> Rule {
         let mut expressions = family.is_it().to_vec();
         expressions.extend(flow_key(generation, family, FlowKey::Forward));
         expressions.extend([Expression::InSet(family.allowed), Expression::Count(COUNTER)]);

@@ -28,6 +28,7 @@
 use std::time::Duration;
 
 use super::flow_key::{FlowKey, MAX_FLOWS, flow_key, is_changed, return_for_changed};
+use super::generation::CacheGeneration;
 use super::log_prefix::LOG_PREFIX;
 use super::state::VerdictCache;
 use crate::drops::DropReason;
@@ -199,7 +200,7 @@ impl VerdictCache {
         family: &Family,
         number: usize,
         (flow, key): (DeniedFlow, FlowKey),
-        generation: u32,
+        generation: CacheGeneration,
         condition: Vec<Expression>,
     ) -> Vec<Rule> {
         let Mark(denied) = self.marks.denied(flow);
@@ -252,7 +253,7 @@ pub(in crate::table) fn share_rules(verdict_cache: Option<VerdictCacheConfig>) -
 }
 
 /// The rules that drop a packet whose flow is denied in this cache generation.
-fn drop_denied(chain: &'static str, family: &Family, generation: u32, key: FlowKey) -> Vec<Rule> {
+fn drop_denied(chain: &'static str, family: &Family, generation: CacheGeneration, key: FlowKey) -> Vec<Rule> {
     let set = DENIED_FLOWS[usize::from(family.number == libc::NFPROTO_IPV6)].name;
     let end = |key: Vec<Expression>| {
         let found = [Expression::InSet(set), Expression::Count(COUNTER), Expression::Goto(DENIED_AGAIN)];
@@ -264,7 +265,7 @@ fn drop_denied(chain: &'static str, family: &Family, generation: u32, key: FlowK
 
 /// Each entry loads the packet's flow key: one for protocols with ports, one for those without. A packet
 /// without ports never shows which end opened its connection, so it is looked up in its own orientation only.
-fn keys(generation: u32, family: &Family, key: FlowKey) -> Vec<Vec<Expression>> {
+fn keys(generation: CacheGeneration, family: &Family, key: FlowKey) -> Vec<Vec<Expression>> {
     let with_port = flow_key(generation, family, key);
     let port_at = 2 * family.words + 1;
     let without_port = with_port.clone().map(|part| match part {

@@ -1,5 +1,6 @@
 //! The flow key of a packet, and whether its pods changed recently.
 
+use super::generation::CacheGeneration;
 use crate::nft::expression::{Address, Expression, KeyPart, Payload};
 use crate::nft::rule::Rule;
 use crate::table::family::Family;
@@ -20,11 +21,21 @@ pub(in crate::table) enum FlowKey {
 }
 
 /// Loads the packet's flow key in a cache generation.
-pub(super) fn flow_key(generation: u32, family: &Family, key: FlowKey) -> [Expression; 5] {
-    let (from, to, port, generation) = match key {
-        FlowKey::Forward => (Address::Source, Address::Destination, Payload::DestinationPort, generation),
-        FlowKey::Reply => (Address::Destination, Address::Source, Payload::SourcePort, generation),
-        FlowKey::Input => (Address::Source, Address::Destination, Payload::DestinationPort, generation | 1),
+pub(super) fn flow_key(generation: CacheGeneration, family: &Family, key: FlowKey) -> [Expression; 5] {
+    let number = match key {
+        FlowKey::Forward | FlowKey::Reply => generation.number(),
+        FlowKey::Input => generation.input_number(),
+    };
+    numbered_flow_key(number, family, key)
+}
+
+/// Loads the packet's flow key, with this number as its last part.
+pub(super) fn numbered_flow_key(number: u32, family: &Family, key: FlowKey) -> [Expression; 5] {
+    let (from, to, port) = match key {
+        FlowKey::Forward | FlowKey::Input => {
+            (Address::Source, Address::Destination, Payload::DestinationPort)
+        }
+        FlowKey::Reply => (Address::Destination, Address::Source, Payload::SourcePort),
     };
     let words = family.words;
     let payload = |payload, at| Expression::LoadKeyPart(KeyPart::Payload(payload), at);
@@ -33,7 +44,7 @@ pub(super) fn flow_key(generation: u32, family: &Family, key: FlowKey) -> [Expre
         payload((family.payload)(to), words),
         Expression::LoadKeyPart(KeyPart::Transport, 2 * words),
         payload(port, 2 * words + 1),
-        Expression::LoadKeyPart(KeyPart::Number(generation), 2 * words + 2),
+        Expression::LoadKeyPart(KeyPart::Number(number), 2 * words + 2),
     ]
 }
 

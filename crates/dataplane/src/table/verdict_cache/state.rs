@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use policy::{Affected, Generation};
 
+use super::generation::CacheGeneration;
 use crate::marks::{Mark, Marks};
 use crate::table::config::{TableConfig, VerdictCacheConfig};
 
@@ -26,23 +27,18 @@ pub(in crate::table) struct VerdictCache {
     pub(super) marks: Marks,
     /// The generation of the snapshot in force.
     pub(super) generation: Generation,
-    /// The cache generation of recently changed pods. No two cache generations whose flows may still be in a
-    /// set have the same number. The number is even: flows of packets to the node use the odd number after
-    /// it.
-    pub(super) latest: u32,
+    /// The cache generation of recently changed pods.
+    pub(super) latest: CacheGeneration,
     /// The cache generation of all other pods.
-    pub(super) stable: u32,
+    pub(super) stable: CacheGeneration,
     /// The recently changed pods by address, each with the time since which its present policy is in force.
     pub(super) changed: BTreeMap<IpAddr, Instant>,
 }
 
 impl VerdictCache {
-    /// The first cache generation of an agent.
+    /// The cache of an agent that starts at `now`.
     pub(in crate::table) fn new(config: &TableConfig, now: SystemTime) -> Self {
-        // Each change of policy adds two, and takes much longer than two microseconds. So the next agent
-        // begins after the last number of this one.
-        let micros = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
-        let first = micros as u32 & !1;
+        let first = CacheGeneration::first(now);
         Self {
             config: config.verdict_cache,
             accepted: config.marks.accepted(),
@@ -56,7 +52,7 @@ impl VerdictCache {
 
     /// The cache for this snapshot: without flows of addresses that are `affected`.
     pub(in crate::table) fn next(&self, generation: Generation, affected: &Affected, now: Instant) -> Self {
-        let latest = self.latest.wrapping_add(2);
+        let latest = self.latest.next();
         let begin = |stable, changed| Self { generation, latest, stable, changed, ..self.clone() };
         let Affected::Addresses(addresses) = affected else { return begin(latest, BTreeMap::new()) };
         let addresses = addresses.keys().map(|address| (*address, now));
@@ -86,7 +82,7 @@ impl VerdictCache {
 
     /// The latest cache generation and the stable one.
     #[cfg(test)]
-    pub(in crate::table) fn cache_generations(&self) -> (u32, u32) {
+    pub(in crate::table) fn cache_generations(&self) -> (CacheGeneration, CacheGeneration) {
         (self.latest, self.stable)
     }
 }

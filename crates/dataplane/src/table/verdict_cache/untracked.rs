@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use super::allowed::CACHE;
 use super::denied::{DENIED, DENIED_FORWARD};
-use super::flow_key::{FlowKey, MAX_FLOWS, flow_key, return_for_changed};
+use super::flow_key::{FlowKey, MAX_FLOWS, flow_key, numbered_flow_key, return_for_changed};
 use super::state::VerdictCache;
 use crate::marks::{Mark, Marks, Question};
 use crate::nft::batch::Batch;
@@ -95,7 +95,7 @@ impl VerdictCache {
 
 /// The rules that are never rewritten. `quota` is the rule that drops packets over a sender's quota.
 pub(in crate::table) fn rules(marks: &Marks, caches: bool, quota: Rule) -> Vec<Rule> {
-    let question = |question| mark_packet(marks.questions(), marks.question(question));
+    let set_reason = |reason| mark_packet(marks.questions(), marks.question(reason));
     let mut rules = Vec::new();
     if caches {
         rules.extend(FAMILIES.iter().zip(0..).flat_map(|(family, number)| {
@@ -116,7 +116,7 @@ pub(in crate::table) fn rules(marks: &Marks, caches: bool, quota: Rule) -> Vec<R
         rules.push(rule(UNTRACKED, "look up denied flows", [Expression::Jump(DENIED_FORWARD)]));
     }
     rules.push(quota);
-    rules.push(rule(UNTRACKED, "set the queue reason: untracked", question(Question::Untracked)));
+    rules.push(rule(UNTRACKED, "set the queue reason: untracked", set_reason(Question::Untracked)));
     if caches {
         rules.extend(FAMILIES.iter().zip(0..).flat_map(|(family, number)| {
             [0, 1].map(|verdict_bit| {
@@ -129,7 +129,7 @@ pub(in crate::table) fn rules(marks: &Marks, caches: bool, quota: Rule) -> Vec<R
                 .into_iter()
                 .chain(key_if(verdict_bit_is(marks, verdict_bit), 1 - verdict_bit, family))
                 .chain([record])
-                .chain(question(Question::UntrackedFlow));
+                .chain(set_reason(Question::UntrackedFlow));
                 rule(UNTRACKED, "record that the packet is queued", expressions)
             })
         }));
@@ -178,6 +178,6 @@ fn key_if(condition: [Expression; 3], verdict_bit: u32, family: &Family) -> Vec<
     let mut expressions = condition.to_vec();
     expressions.extend(family.is_it());
     expressions.extend([Expression::LoadMeta(Meta::Transport), Expression::InSet(WITH_PORTS)]);
-    expressions.extend(flow_key(verdict_bit, family, FlowKey::Forward));
+    expressions.extend(numbered_flow_key(verdict_bit, family, FlowKey::Forward));
     expressions
 }
