@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn masks_have_four_bits_each_and_none_in_common() {
+    fn masks_have_four_bits_each_and_no_bit_in_common() {
         let marks = |packet, connection| Marks::new(Mark(packet), Mark(connection)).map(|_| ());
         assert_eq!(marks(0x0f, 0xf0), Ok(()));
         assert_eq!(marks(0x8421, 0x1248_0000), Ok(()));

@@ -228,12 +228,12 @@ impl Batch {
 
 /// Appends a message with this sequence number, and with the flag that asks for an acknowledgement set or
 /// cleared.
-fn append(bytes: &mut Vec<u8>, message: &[u8], sequence: u32, answer: bool) {
+fn append(bytes: &mut Vec<u8>, message: &[u8], sequence: u32, acknowledge: bool) {
     let start = bytes.len();
     bytes.extend_from_slice(message);
     // `struct nlmsghdr`: length 4, type 2, flags 2, sequence 4. Both sources write whole headers.
-    let flags =
-        u16::from_ne_bytes([message[6], message[7]]) & !netlink::ACK | if answer { netlink::ACK } else { 0 };
+    let flags = u16::from_ne_bytes([message[6], message[7]]) & !netlink::ACK
+        | if acknowledge { netlink::ACK } else { 0 };
     bytes[start + 6..start + 8].copy_from_slice(&flags.to_ne_bytes());
     bytes[start + 8..start + 12].copy_from_slice(&sequence.to_ne_bytes());
 }
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_run_on_and_only_the_last_message_asks_for_an_answer() {
+    fn sequence_numbers_are_consecutive_and_only_the_last_message_asks_for_an_acknowledgement() {
         let headers = headers(&two_messages().encode(7, None, true));
         assert_eq!(
             headers,
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_generation_stands_in_the_beginning() {
+    fn a_generation_is_sent_in_the_begin_message() {
         let bytes = two_messages().encode(0, Some(0x0102_0304), true);
         assert_eq!(bytes[..4], 28_u32.to_ne_bytes());
         assert_eq!(bytes[20..28], [8, 0, 1, 0, 1, 2, 3, 4]);

@@ -340,9 +340,9 @@ fn decode_element(element: &[u8]) -> Option<(Vec<u8>, u64)> {
 mod tests {
     use super::*;
 
-    const PAIRS: Set = Set {
+    const SOURCES: Set = Set {
         table: TableId::inet("t"),
-        name: "pairs",
+        name: "sources",
         id: 1,
         key: &[KeyType::Interface, KeyType::Mac, KeyType::EtherType, KeyType::Ipv4],
         carries: Carries::Verdicts,
@@ -353,7 +353,7 @@ mod tests {
     fn parts_of_a_key_are_whole_words() {
         let key = Key::default().with(&7_u32.to_ne_bytes()).with(&[1, 2, 3, 4, 5, 6]).with(&[8, 0]);
         let bytes = key.address([10, 0, 0, 1].into()).bytes();
-        assert_eq!(bytes.len(), PAIRS.key_length());
+        assert_eq!(bytes.len(), SOURCES.key_length());
         assert_eq!(bytes[4..], [1, 2, 3, 4, 5, 6, 0, 0, 8, 0, 0, 0, 10, 0, 0, 1]);
     }
 
@@ -362,11 +362,11 @@ mod tests {
         let one: Elements = [(vec![1; 20], Some(ElementVerdict::Accept))].into();
         let other: Elements = [(vec![1; 20], Some(ElementVerdict::Goto("isolated")))].into();
         let mut batch = Batch::default();
-        PAIRS.change(&one, &one, &mut batch);
+        SOURCES.change(&one, &one, &mut batch);
         assert!(batch.is_empty());
-        PAIRS.change(&one, &other, &mut batch);
-        assert_eq!(batch.to_text().matches("# removing from set pairs").count(), 1);
-        assert_eq!(batch.to_text().matches("# adding to set pairs").count(), 1);
+        SOURCES.change(&one, &other, &mut batch);
+        assert_eq!(batch.to_text().matches("# removing from set sources").count(), 1);
+        assert_eq!(batch.to_text().matches("# adding to set sources").count(), 1);
     }
 
     #[test]
@@ -375,7 +375,7 @@ mod tests {
             .map(|n| ([n.to_ne_bytes(); 8].concat(), Some(ElementVerdict::Goto("a-chain-with-a-long-name"))))
             .collect();
         let mut batch = Batch::default();
-        PAIRS.add(&elements, &mut batch);
+        SOURCES.add(&elements, &mut batch);
         assert!(batch.largest() < 1 << 16, "{}", batch.largest());
     }
 }

@@ -70,15 +70,16 @@ use rustables::{Hook, HookClass};
 use self::builder::Chains;
 use self::enqueue::enforce_quota;
 use self::names::{ALLOWED, ALLOWED_INPUT, BYPASS, ENQUEUE, PREROUTING_DNS, QUOTA, REVOKED, UNPROVEN};
-use super::config::{FailMode, TableConfig};
+use super::config::TableConfig;
 use super::family::FAMILIES;
 use super::names::{INPUT, NFQUEUE, POSTROUTING};
+use super::queues::queue_of;
 use super::revalidation::{self, REVALIDATE, REVALIDATE_INPUT};
 use super::rule::{has_local, rule};
 use super::verdict_cache::{self, VerdictCache};
 use super::{origin, quota};
 use crate::nft::expression::{Address, Comparison, Expression, Meta, Payload};
-use crate::nft::queue::{Queue, QueueForm};
+use crate::nft::queue::QueueForm;
 use crate::nft::rule::Rule;
 use crate::queues::QueueRange;
 
@@ -140,7 +141,7 @@ pub(super) fn rules(
     ));
     rules.extend(verdict_cache::share_rules(config.verdict_cache));
     rules.extend(quota::rules(QUOTA, config.queue_quota));
-    rules.push(chains.nfqueue(Queue { queues, bypass: config.fail_mode == FailMode::Open }, form));
+    rules.push(chains.nfqueue(queue_of(config, queues), form));
     rules.extend(chains.allowed(ALLOWED));
     rules.extend(chains.allowed(ALLOWED_INPUT));
     rules.extend(verdict_cache::rules(cache));

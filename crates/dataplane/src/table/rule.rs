@@ -50,6 +50,24 @@ pub(super) fn record_queued(marks: &Marks, chain: &'static str) -> [Rule; 2] {
     ]
 }
 
+/// Matches if a worker has denied the packet's flow.
+pub(super) fn is_denied(marks: &Marks) -> [Expression; 3] {
+    [
+        Expression::LoadMeta(Meta::Mark),
+        Expression::Bits { mask: marks.denials().0, flip: 0 },
+        Expression::Compare(Comparison::NotEqual, vec![0; 4]),
+    ]
+}
+
+/// Restores the mark that the packet had before it was queued. It must have a verdict that allows it.
+pub(super) fn restore_mark(marks: &Marks) -> [Expression; 3] {
+    [
+        Expression::LoadMeta(Meta::Mark),
+        Expression::Bits { mask: u32::MAX, flip: marks.answer().0 | marks.turn().0 },
+        Expression::StorePacketMark,
+    ]
+}
+
 /// Matches if the connection's state is one of these.
 pub(super) fn state_is(states: u32) -> [Expression; 3] {
     [

@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_ends_at_the_address_behind_it() {
+    fn a_network_ends_at_the_address_after_it() {
         assert_eq!(
             starts_and_ends(&["10.244.1.7/24"]),
             expected(&[("10.244.1.0", false), ("10.244.2.0", true)])
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn touching_and_overlapping_networks_become_one_interval() {
+    fn adjacent_and_overlapping_networks_become_one_interval() {
         let one = expected(&[("10.0.0.0", false), ("10.0.4.0", true)]);
         assert_eq!(starts_and_ends(&["10.0.2.0/23", "10.0.0.0/23"]), one);
         assert_eq!(starts_and_ends(&["10.0.0.0/22", "10.0.1.0/24", "10.0.0.0/22"]), one);
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn no_difference_is_no_message() {
+    fn no_difference_sends_no_message() {
         let contents = Contents::new(&["10.0.0.0/8".parse().expect("a CIDR")], &OpenAddresses::default(), []);
         let mut batch = Batch::default();
         contents.change_from(&contents.clone(), &mut batch);

@@ -201,7 +201,7 @@ fn the_trial_of_both_forms() {
 }
 
 #[test]
-fn takeover_differs_from_the_first_install_in_the_queue_rule_alone() {
+fn takeover_differs_from_the_first_install_only_in_the_queue_rule() {
     let config = node_a();
     let contents = Contents::new(&config.pod_cidrs, &config.open, []);
     let install = |queues| {

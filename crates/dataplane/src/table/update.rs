@@ -19,9 +19,9 @@ impl Table {
     /// Returns whether that differs from before.
     pub fn set_origins(&mut self, origins: Origins) -> bool {
         let Some(origin) = &mut self.origin else { return false };
-        let is_news = origin.wanted != origins;
+        let is_changed = origin.wanted != origins;
         origin.wanted = origins;
-        is_news
+        is_changed
     }
 
     /// Updates the sets of ports to the value given to [`Table::set_origins`], in one atomic batch that

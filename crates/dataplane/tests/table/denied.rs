@@ -261,7 +261,7 @@ fn some_packets_of_a_flood_are_recorded_with_the_deciding_policy_and_all_others_
         let recorded = FLOOD - counted;
         assert!((20..100).contains(&recorded), "{recorded} of {FLOOD} packets are recorded one by one");
         for _ in 0..recorded {
-            let Heard::Connection(evaluation) = agent.next_logged() else { panic!("lost") };
+            let Heard::Connection(evaluation) = agent.heard() else { panic!("lost") };
             assert!(evaluation.cached && evaluation.decision.verdict() == Verdict::Deny);
             let packet = evaluation.packet.expect("a packet");
             assert_eq!((packet.protocol, packet.destination_port), (Protocol::UDP, Some(9)));

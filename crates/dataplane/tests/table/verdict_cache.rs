@@ -68,7 +68,7 @@ pub struct Agent {
     pub table: Table,
     history: Arc<History>,
     log: Option<CacheLog>,
-    logged: Receiver<Heard>,
+    heard: Receiver<Heard>,
 }
 
 impl Agent {
@@ -111,8 +111,8 @@ impl Agent {
         let workers = start(RANGE_A, &published, hold);
         let history = Arc::<History>::default();
         history.publish(&snapshot, Instant::now());
-        let (report, logged) = channel();
-        let log = CacheLog::start(GROUP, Arc::clone(&history), move |logged| drop(report.send(logged)));
+        let (report, heard) = channel();
+        let log = CacheLog::start(GROUP, Arc::clone(&history), move |event| drop(report.send(event)));
         let config = TableConfig {
             marks: Marks::default(),
             fail_mode: FailMode::Closed,
@@ -128,7 +128,7 @@ impl Agent {
         };
         let table = Table::install(config, RANGE_A).expect("the table can be installed");
         let log = Some(log.expect("the group is free"));
-        Self { world, compiler, snapshot, published, workers, table, history, log, logged }
+        Self { world, compiler, snapshot, published, workers, table, history, log, heard }
     }
 
     /// Caches verdicts for longer than any test runs.
@@ -184,8 +184,8 @@ impl Agent {
     }
 
     /// The next logged connection.
-    pub fn next_logged(&self) -> Heard {
-        self.logged.recv_timeout(TIMEOUT).expect("a connection is logged")
+    pub fn heard(&self) -> Heard {
+        self.heard.recv_timeout(TIMEOUT).expect("a connection is logged")
     }
 }
 
@@ -409,7 +409,7 @@ fn each_cached_connection_is_logged_with_rule_and_generation() {
         let mut agent = Agent::with_long_ttl();
         let first = agent.snapshot.generation();
         assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)));
-        let Heard::Connection(evaluation) = agent.next_logged() else { panic!("lost") };
+        let Heard::Connection(evaluation) = agent.heard() else { panic!("lost") };
         assert!(evaluation.cached && evaluation.decision.verdict() == Verdict::Allow);
         assert_eq!(evaluation.snapshot.generation(), first);
         let packet = evaluation.packet.expect("a packet");
@@ -424,20 +424,20 @@ fn each_cached_connection_is_logged_with_rule_and_generation() {
 
         agent.change(policy(&[7000, 7001]));
         assert!(agent.reaches((REMOTE_6, 7001)) && agent.reaches((REMOTE_6, 7001)));
-        let Heard::Connection(evaluation) = agent.next_logged() else { panic!("lost") };
+        let Heard::Connection(evaluation) = agent.heard() else { panic!("lost") };
         assert_eq!(evaluation.snapshot.generation(), agent.snapshot.generation());
         assert_eq!(evaluation.packet.map(|packet| packet.destination().to_string()), Some(REMOTE_6.into()));
         // A change that affects no pod: the flow is still cached, and recorded under the snapshot that is in
         // force now.
         agent.change_affecting(policy(&[7000, 7001, 7002]), &[]);
         assert!(agent.reaches((REMOTE_6, 7001)));
-        let Heard::Connection(evaluation) = agent.next_logged() else { panic!("lost") };
+        let Heard::Connection(evaluation) = agent.heard() else { panic!("lost") };
         assert_eq!(evaluation.snapshot.generation(), agent.snapshot.generation());
         // Dropping the listener delivers the last ones.
         assert!(agent.reaches((REMOTE_6, 7001)));
         agent.log = None;
-        assert!(matches!(agent.logged.try_recv(), Ok(Heard::Connection(_))));
-        assert!(agent.logged.try_recv().is_err(), "nothing twice");
+        assert!(matches!(agent.heard.try_recv(), Ok(Heard::Connection(_))));
+        assert!(agent.heard.try_recv().is_err(), "nothing twice");
     });
 }
 
@@ -450,7 +450,7 @@ fn a_flow_cached_after_the_next_snapshot_was_published_names_the_snapshot_that_a
         agent.history.publish(&next, Instant::now());
         drop(agent.published.publish(Arc::clone(&next)));
         assert!(agent.reaches((REMOTE, 7001)) && agent.reaches((REMOTE, 7001)));
-        let Heard::Connection(evaluation) = agent.next_logged() else { panic!("lost") };
+        let Heard::Connection(evaluation) = agent.heard() else { panic!("lost") };
         assert_eq!(evaluation.snapshot.generation(), next.generation());
     });
 }
@@ -470,7 +470,7 @@ fn a_burst_is_logged_completely() {
         });
         expect(&agent, 1, 0, BURST.into());
         for number in 0..BURST {
-            assert!(matches!(agent.next_logged(), Heard::Connection(_)), "number {number}");
+            assert!(matches!(agent.heard(), Heard::Connection(_)), "number {number}");
         }
     });
 }

@@ -2,7 +2,7 @@ use super::*;
 use crate::netlink::{AttributeReader, Header, Messages};
 use crate::queues::QueueRange;
 
-/// Name and data of an expression as it stands in a rule's list.
+/// Name and data of an expression as encoded in a rule's list.
 fn encoded(expression: &Expression) -> (String, Vec<u8>) {
     let mut messages = Messages::default();
     messages.push(Header { kind: 0, flags: 0, sequence: 0, family: 0 }, |list| expression.encode(list));
@@ -35,7 +35,7 @@ fn value(bytes: &[u8]) -> Vec<u8> {
 
 /// Numbers are those of `linux/netfilter/nf_tables.h`, written out here so that a wrong constant shows.
 #[test]
-fn every_expression_in_bytes() {
+fn every_expression_has_these_bytes() {
     let mark = 0x0100_0000_u32;
     let table: Vec<(Expression, &str, Vec<u8>)> = vec![
         (Expression::LoadMeta(Meta::Mark), "meta", [be32(2, 3), be32(1, 1)].concat()),

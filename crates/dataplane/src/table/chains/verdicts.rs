@@ -3,9 +3,9 @@
 use super::builder::Chains;
 use super::names::{ALLOWED, ALLOWED_INPUT, BYPASS, UNPROVEN};
 use crate::marks::Mark;
-use crate::nft::expression::{Comparison, Expression, Meta, RELATED};
+use crate::nft::expression::{Expression, RELATED};
 use crate::nft::rule::Rule;
-use crate::table::rule::{mark_connection, rule, state_is};
+use crate::table::rule::{is_denied, mark_connection, restore_mark, rule, state_is};
 use crate::table::verdict_cache::{self, DENIED, DENIED_INPUT, FlowKey};
 
 impl Chains<'_> {
@@ -41,21 +41,12 @@ impl Chains<'_> {
         let marks = &self.config.marks;
         let all = Mark(marks.accepted().0 | marks.asked().0 | marks.asked_inverted().0);
         let accept = mark_connection(all, marks.accepted());
-        let restore_mark = [
-            Expression::LoadMeta(Meta::Mark),
-            Expression::Bits { mask: u32::MAX, flip: marks.answer().0 | marks.turn().0 },
-            Expression::StorePacketMark,
-        ];
-        let denied = [
-            Expression::LoadMeta(Meta::Mark),
-            Expression::Bits { mask: marks.denials().0, flip: 0 },
-            Expression::Compare(Comparison::NotEqual, vec![0; 4]),
-            Expression::Goto(if chain == ALLOWED_INPUT { DENIED_INPUT } else { DENIED }),
-        ];
+        let denied_chain = if chain == ALLOWED_INPUT { DENIED_INPUT } else { DENIED };
+        let denied = is_denied(marks).into_iter().chain([Expression::Goto(denied_chain)]);
         let mut rules = vec![
             rule(chain, "drop denied packets", denied),
             rule(chain, "mark the connection of an allowed packet", accept),
-            rule(chain, "restore the packet's mark", restore_mark),
+            rule(chain, "restore the packet's mark", restore_mark(marks)),
         ];
         if self.revalidating && chain == ALLOWED_INPUT {
             rules.push(verdict_cache::store(chain, FlowKey::Input));

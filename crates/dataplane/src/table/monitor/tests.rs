@@ -46,7 +46,7 @@ fn deletion(batches: &mut Batches, port: PortId, family: i32, table: &str) -> Op
 }
 
 #[test]
-fn a_foreign_batch_about_our_tables_is_reported_with_the_program() {
+fn a_foreign_batch_about_our_tables_is_reported_with_its_program() {
     let mut batches = batches(true);
     let reported = deletion(&mut batches, NFT, libc::NFPROTO_INET, TABLE);
     assert_eq!(reported.as_deref(), Some("deleted a rule of chain postrouting in table inet kube-verdict"));
@@ -55,7 +55,7 @@ fn a_foreign_batch_about_our_tables_is_reported_with_the_program() {
 }
 
 #[test]
-fn a_table_that_is_deleted_is_named_and_not_what_goes_with_it() {
+fn a_deleted_table_is_named_and_not_its_contents() {
     let mut batches = batches(true);
     let [begun, ended] = [1, 2].map(|second| SystemTime::UNIX_EPOCH + Duration::from_secs(second));
     let mut take =
@@ -76,7 +76,7 @@ fn a_table_that_is_deleted_is_named_and_not_what_goes_with_it() {
 }
 
 #[test]
-fn own_batches_and_those_about_other_tables_are_not() {
+fn own_batches_and_those_about_other_tables_are_not_reported() {
     let mut batches = batches(true);
     for (port, family, table) in [
         (OURS, libc::NFPROTO_INET, TABLE),
@@ -89,7 +89,7 @@ fn own_batches_and_those_about_other_tables_are_not() {
 }
 
 #[test]
-fn what_came_before_the_installation_is_not_reported() {
+fn changes_before_the_installation_are_not_reported() {
     let mut batches = batches(false);
     assert_eq!(deletion(&mut batches, NFT, libc::NFPROTO_INET, TABLE), None);
     assert_eq!(deletion(&mut batches, OURS, libc::NFPROTO_INET, TABLE), None);

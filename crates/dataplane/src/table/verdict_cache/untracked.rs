@@ -31,7 +31,7 @@ use crate::nft::rule::Rule;
 use crate::nft::set::{Carries, KeyType, Set};
 use crate::table::family::{FAMILIES, Family, WITH_PORTS};
 use crate::table::names::{INET, NFQUEUE};
-use crate::table::rule::{mark_packet, rule};
+use crate::table::rule::{is_denied, mark_packet, restore_mark, rule};
 
 /// Takes packets without a connection.
 pub(in crate::table) const UNTRACKED: &str = "untracked";
@@ -133,20 +133,10 @@ pub(in crate::table) fn rules(marks: &Marks, caches: bool, quota: Rule) -> Vec<R
                 rule(UNTRACKED, "record that the packet is queued", expressions)
             })
         }));
-        let denied = [
-            Expression::LoadMeta(Meta::Mark),
-            Expression::Bits { mask: marks.denials().0, flip: 0 },
-            Expression::Compare(Comparison::NotEqual, vec![0; 4]),
-            Expression::Goto(DENIED),
-        ];
-        let restore_mark = [
-            Expression::LoadMeta(Meta::Mark),
-            Expression::Bits { mask: u32::MAX, flip: marks.answer().0 | marks.turn().0 },
-            Expression::StorePacketMark,
-        ];
+        let denied = is_denied(marks).into_iter().chain([Expression::Goto(DENIED)]);
         rules.extend([
             rule(ANSWERED, "drop denied packets", denied),
-            rule(ANSWERED, "restore the packet's mark", restore_mark),
+            rule(ANSWERED, "restore the packet's mark", restore_mark(marks)),
             rule(ANSWERED, "cache allowed flows", [Expression::Jump(CACHE)]),
             rule(ANSWERED, "accept allowed packets", [Expression::Accept]),
         ]);
