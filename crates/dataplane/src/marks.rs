@@ -22,7 +22,7 @@ impl fmt::Display for Mark {
 /// Why the rules queued a packet, which decides how a worker evaluates it. (OpenFlow's packet-in message
 /// carries a reason, too.)
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Question {
+pub enum QueueReason {
     /// The packet may begin a connection.
     First,
     /// The packet is a reply of a connection that was not evaluated: connection tracking's direction is no
@@ -65,7 +65,7 @@ pub struct Marks {
     packet: [u32; 4],
     connection: [u32; 4],
     /// The value of [`Marks::agent_mask`] in this agent's verdicts.
-    turn: u32,
+    agent: u32,
 }
 
 /// Bits that can't serve as marks.
@@ -83,7 +83,7 @@ pub enum MarksError {
 impl Default for Marks {
     /// Bits that kube-proxy (0x4000, 0x8000), Flannel and portmap (0x2000) do not use.
     fn default() -> Self {
-        Self { packet: bits(0x0f00_0000), connection: bits(0xf000_0000), turn: 0 }
+        Self { packet: bits(0x0f00_0000), connection: bits(0xf000_0000), agent: 0 }
     }
 }
 
@@ -101,15 +101,15 @@ impl Marks {
         if packet.0 & connection.0 != 0 {
             return Err(MarksError::Overlap(packet, connection));
         }
-        Ok(Self { packet: bits(packet.0), connection: bits(connection.0), turn: 0 })
+        Ok(Self { packet: bits(packet.0), connection: bits(connection.0), agent: 0 })
     }
 
     /// The marks of the agent that serves these queues. An agent that was stopped while another took over
     /// sends verdicts on the packets in its queues once it runs again. The other agent's rules do not accept
     /// these verdicts, and the packets are evaluated again.
     #[must_use]
-    pub fn answered_by(self, queues: QueueRange) -> Self {
-        Self { turn: if queues.is_odd() { self.turns().0 } else { 0 }, ..self }
+    pub fn for_queues(self, queues: QueueRange) -> Self {
+        Self { agent: if queues.is_odd() { self.agent_mask().0 } else { 0 }, ..self }
     }
 
     /// All bits in packet marks.
@@ -124,72 +124,72 @@ impl Marks {
 
     /// In the packet mark: a worker inverts this bit to say that the packet has a verdict. [`Marks::queued`]
     /// and [`Marks::queued_inverted`] record its value from before.
-    pub fn answer(&self) -> Mark {
+    pub fn verdict_bit(&self) -> Mark {
         Mark(self.packet[0])
     }
 
     /// In the packet mark, on its way to a worker: the bits that hold a [`QueueReason`].
-    pub fn questions(&self) -> Mark {
+    pub fn queue_reason_mask(&self) -> Mark {
         Mark(self.packet[1..].iter().sum())
     }
 
     /// The value of [`Marks::queue_reason_mask`] for this reason.
-    pub fn question(&self, question: Question) -> Mark {
+    pub fn queue_reason_bits(&self, reason: QueueReason) -> Mark {
         let [_, reply, established, untracked] = self.packet;
-        Mark(match question {
-            Question::First => 0,
-            Question::UnprovenReply => reply,
-            Question::Established => established,
-            Question::EstablishedReply => established | reply,
-            Question::Untracked => untracked,
-            Question::UntrackedFlow => untracked | established,
+        Mark(match reason {
+            QueueReason::First => 0,
+            QueueReason::UnprovenReply => reply,
+            QueueReason::Established => established,
+            QueueReason::EstablishedReply => established | reply,
+            QueueReason::Untracked => untracked,
+            QueueReason::UntrackedFlow => untracked | established,
         })
     }
 
     /// The value of [`Marks::queue_reason_mask`] for a packet that entered by a port without bindings. The
     /// bridge table sets it, and the first IP hook queues the packet by it.
     pub(crate) fn new_port(&self) -> Mark {
-        self.questions()
+        self.queue_reason_mask()
     }
 
     /// In the packet mark, on its way back from a worker: the bit that says which agent's verdict it is.
-    pub fn turns(&self) -> Mark {
+    pub fn agent_mask(&self) -> Mark {
         Mark(self.packet[3])
     }
 
     /// The value of [`Marks::agent_mask`] in this agent's verdicts: see [`Marks::for_queues`].
-    pub fn turn(&self) -> Mark {
-        Mark(self.turn)
+    pub fn agent_bits(&self) -> Mark {
+        Mark(self.agent)
     }
 
     /// In the packet mark, on its way back from a worker: the bits that say which flow is denied. An allowed
     /// packet has none of them.
-    pub fn denials(&self) -> Mark {
-        let [_, reply, established, _] = self.packet;
-        Mark(established | reply)
+    pub fn denied_mask(&self) -> Mark {
+        let [_, denied_reverse, denied_forward, _] = self.packet;
+        Mark(denied_forward | denied_reverse)
     }
 
     /// The value of [`Marks::denied_mask`] with which a worker denies this flow. The worker must invert
     /// [`Marks::verdict_bit`] as well.
     pub fn denied(&self, flow: DeniedFlow) -> Mark {
-        let [_, reply, established, _] = self.packet;
+        let [_, denied_reverse, denied_forward, _] = self.packet;
         Mark(match flow {
-            DeniedFlow::Forward => established,
-            DeniedFlow::Reverse => reply,
+            DeniedFlow::Forward => denied_forward,
+            DeniedFlow::Reverse => denied_reverse,
         })
     }
 
     /// Why a packet with this mark was queued.
     #[inline]
-    pub fn asks(&self, mark: u32) -> Question {
+    pub fn queue_reason(&self, mark: u32) -> QueueReason {
         let [_, reply, established, untracked] = self.packet;
         match (mark & untracked != 0, mark & established != 0, mark & reply != 0) {
-            (true, true, false) => Question::UntrackedFlow,
-            (true, ..) => Question::Untracked,
-            (false, true, true) => Question::EstablishedReply,
-            (false, true, false) => Question::Established,
-            (false, false, true) => Question::UnprovenReply,
-            (false, false, false) => Question::First,
+            (true, true, false) => QueueReason::UntrackedFlow,
+            (true, ..) => QueueReason::Untracked,
+            (false, true, true) => QueueReason::EstablishedReply,
+            (false, true, false) => QueueReason::Established,
+            (false, false, true) => QueueReason::UnprovenReply,
+            (false, false, false) => QueueReason::First,
         }
     }
 
@@ -205,13 +205,13 @@ impl Marks {
 
     /// In the connection mark: one of its packets was queued while its verdict bit was clear, and none has
     /// been allowed since.
-    pub fn asked(&self) -> Mark {
+    pub fn queued(&self) -> Mark {
         Mark(self.connection[2])
     }
 
     /// In the connection mark: one of its packets was queued while another program had set its verdict bit,
     /// and none has been allowed since.
-    pub fn asked_inverted(&self) -> Mark {
+    pub fn queued_inverted(&self) -> Mark {
         Mark(self.connection[3])
     }
 }
@@ -243,15 +243,15 @@ mod tests {
     }
 
     #[test]
-    fn each_question_is_read_back_whatever_the_answer_bit_and_other_bits_are() {
-        use Question::{Established, EstablishedReply, First, UnprovenReply, Untracked, UntrackedFlow};
+    fn each_queue_reason_is_decoded_whatever_the_verdict_bit_and_other_bits_are() {
+        use QueueReason::{Established, EstablishedReply, First, UnprovenReply, Untracked, UntrackedFlow};
         let marks = Marks::default();
-        for question in [First, UnprovenReply, Established, EstablishedReply, Untracked, UntrackedFlow] {
-            for others in [0, 0x4000, marks.answer().0] {
-                assert_eq!(marks.asks(marks.question(question).0 | others), question);
+        for reason in [First, UnprovenReply, Established, EstablishedReply, Untracked, UntrackedFlow] {
+            for others in [0, 0x4000, marks.verdict_bit().0] {
+                assert_eq!(marks.queue_reason(marks.queue_reason_bits(reason).0 | others), reason);
             }
         }
-        let all = [marks.accepted(), marks.revoked(), marks.asked(), marks.asked_inverted()];
+        let all = [marks.accepted(), marks.revoked(), marks.queued(), marks.queued_inverted()];
         assert_eq!(all.map(|mark| mark.0).into_iter().sum::<u32>(), marks.of_connections().0);
     }
 }

@@ -105,13 +105,13 @@ pub(super) fn prerouting() -> (&'static str, Hook) {
     (origin::PREROUTING, Hook::new(HookClass::PreRouting, origin::BEFORE_DEFRAGMENTATION))
 }
 
-/// Names of the chains without a hook, to which others jump.
+/// Names of the regular chains, to which others jump.
 pub(super) fn regular_chains() -> impl Iterator<Item = &'static str> {
     let own = [ALLOWED, ALLOWED_INPUT, REVALIDATE, REVALIDATE_INPUT];
     verdict_cache::chains().chain(own).chain(static_chains()).chain([NFQUEUE])
 }
 
-/// The chains without a hook whose rules no change of policy rewrites.
+/// The regular chains whose rules no change of policy rewrites.
 pub(super) fn static_chains() -> impl Iterator<Item = &'static str> {
     verdict_cache::static_chains().chain([REVOKED, BYPASS, ENQUEUE, QUOTA, UNPROVEN])
 }

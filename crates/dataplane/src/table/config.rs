@@ -34,7 +34,8 @@ pub struct TableConfig {
     /// Where packets may come from; `None` if sources are not checked.
     pub origin: Option<OriginConfig>,
     /// Whether replies pass because connection tracking calls them replies, until
-    /// [`Table::distrust_replies`]. Set by an agent that finds connections that no agent has evaluated.
+    /// [`Table::distrust_replies`](super::Table::distrust_replies). Set by an agent that finds connections
+    /// that no agent has evaluated.
     pub trust_replies: bool,
 }
 
@@ -52,7 +53,7 @@ pub enum FailMode {
 pub struct VerdictCacheConfig {
     /// How long after its verdict a flow is cached, busy or not; milliseconds at the finest. Then it is
     /// evaluated again.
-    pub time: Duration,
+    pub ttl: Duration,
     /// The NFLOG group to which each connection of a cached flow is logged; `None` for no log.
     pub log_group: Option<u16>,
 }

@@ -164,7 +164,7 @@ impl Table {
     ///
     /// # Errors
     /// [`TableError`] if the counts can't be read.
-    pub fn asking(&mut self) -> Result<BTreeMap<IpAddr, u64>, TableError> {
+    pub fn queued_by_sender(&mut self) -> Result<BTreeMap<IpAddr, u64>, TableError> {
         quota::read_queued(&mut self.socket).map_err(TableError::from_reading)
     }
 }

@@ -13,7 +13,7 @@ use super::error::TableError;
 use super::handle::{Origin, TRIES, Table};
 use super::installed_rules::{self, InstalledRules, read_generation};
 use super::names::{INET, NFQUEUE};
-use super::objects::{add_hooked_chain, add_regular_chain, empty_chain, remove_rules};
+use super::objects::{add_base_chain, add_regular_chain, empty_chain, remove_rules};
 use super::origin::{self, OriginContents};
 use super::queue_form::available_form;
 use super::queues::{port_queue_of, queue_of};
@@ -37,7 +37,7 @@ impl Table {
     /// # Errors
     /// [`TableError`]: nothing was changed.
     pub fn install(mut config: TableConfig, queues: QueueRange) -> Result<Self, TableError> {
-        config.marks = config.marks.answered_by(queues);
+        config.marks = config.marks.for_queues(queues);
         let mut socket = open()?;
         let form = available_form(&mut socket)?;
         let bridge = match &config.origin {
@@ -75,13 +75,14 @@ impl Table {
     /// Writes everything again, with this configuration, after another program changed or deleted it.
     /// Existing objects are replaced in one atomic batch, and queued packets stay queued. All cached verdicts
     /// are invalidated. Pods under revalidation stay so. Returns the generation of the ruleset that was
-    /// replaced: all changes up to it are undone ([`ForeignChange::is_undone_by`]).
+    /// replaced: all changes up to it are undone
+    /// ([`ForeignChange::is_undone_by`](super::ForeignChange::is_undone_by)).
     ///
     /// # Errors
     /// [`TableError::Superseded`] if another agent has taken over. After this and any other error nothing was
     /// changed.
     pub fn restore(&mut self, mut config: TableConfig) -> Result<u32, TableError> {
-        config.marks = config.marks.answered_by(self.queues);
+        config.marks = config.marks.for_queues(self.queues);
         let mut is_foreign = false;
         for _ in 0..TRIES {
             let in_force = InstalledRules::read(&mut self.socket)?;
@@ -168,13 +169,13 @@ pub(super) fn install_batch(
     let awake = INET.library().with_flags(0_u32);
     batch.library(Subject::plain("table inet kube-verdict"), |library| library.add(&awake, MsgType::Add));
     for chain in chains::base_chains(config.prerouting_dns) {
-        add_hooked_chain(&mut batch, chain);
+        add_base_chain(&mut batch, chain);
     }
     for name in chains::regular_chains() {
         add_regular_chain(&mut batch, name);
     }
     if config.origin.is_some() {
-        add_hooked_chain(&mut batch, chains::prerouting());
+        add_base_chain(&mut batch, chains::prerouting());
     }
     for name in origin::regular_chains() {
         add_regular_chain(&mut batch, name);

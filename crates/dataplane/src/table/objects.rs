@@ -6,7 +6,7 @@ use super::names::{INET, TABLE};
 use crate::nft::batch::{Batch, Subject};
 
 /// Creates a base chain of table `inet` if it does not exist.
-pub(super) fn add_hooked_chain(batch: &mut Batch, (name, hook): (&'static str, Hook)) {
+pub(super) fn add_base_chain(batch: &mut Batch, (name, hook): (&'static str, Hook)) {
     let chain = Chain::new(&INET.library())
         .with_name(name)
         .with_hook(hook)
@@ -15,7 +15,7 @@ pub(super) fn add_hooked_chain(batch: &mut Batch, (name, hook): (&'static str, H
     batch.library(Subject::plain(format!("chain {name}")), |library| library.add(&chain, MsgType::Add));
 }
 
-/// Creates a chain without a hook if it does not exist.
+/// Creates a regular chain if it does not exist.
 pub(super) fn add_regular_chain(batch: &mut Batch, name: &'static str) {
     let chain = Chain::new(&INET.library()).with_name(name);
     batch.library(Subject::plain(format!("chain {name}")), |library| library.add(&chain, MsgType::Add));

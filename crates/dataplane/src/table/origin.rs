@@ -33,7 +33,7 @@ use crate::nft::batch::Batch;
 use crate::nft::queue::{Queue, QueueForm};
 use crate::nft::rule::Rule;
 
-/// Chains without a hook.
+/// The names of the regular chains.
 pub(super) fn regular_chains() -> impl Iterator<Item = &'static str> {
     CHAINS.into_iter().chain(DROPS.chains())
 }

@@ -33,7 +33,7 @@ pub(crate) fn available_form(socket: &mut Socket) -> Result<QueueForm, TableErro
     Err(TableError::NoQueue)
 }
 
-/// A queue rule in a chain without a hook, in a separate table.
+/// A queue rule in a regular chain, in a separate table.
 pub(super) fn form_trial(form: QueueForm) -> Batch {
     const TRIAL: TableId = TableId::inet("kube-verdict-trial");
     let table = TRIAL.library();

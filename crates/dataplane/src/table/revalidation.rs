@@ -32,7 +32,7 @@ use super::names::{INPUT, NFQUEUE, POSTROUTING};
 use super::rule::{local_source, mark_packet, record_queued, rule, state_is};
 use super::sets;
 use super::verdict_cache::{FlowKey, VerdictCache};
-use crate::marks::Question;
+use crate::marks::QueueReason;
 use crate::netlink::Socket;
 use crate::nft::batch::Batch;
 use crate::nft::expression::{Address, Comparison, Connection, Expression, ORIGINAL, RELATED, REPLY};
@@ -106,8 +106,8 @@ pub(super) fn rules(config: &TableConfig, cache: &VerdictCache) -> Vec<Rule> {
         Expression::Compare(Comparison::Equal, vec![0; 4]),
         Expression::Return,
     ];
-    let set_reason = |reason| mark_packet(marks.questions(), marks.question(reason));
-    let is_reply = direction(REPLY).into_iter().chain(set_reason(Question::EstablishedReply));
+    let set_reason = |reason| mark_packet(marks.queue_reason_mask(), marks.queue_reason_bits(reason));
+    let is_reply = direction(REPLY).into_iter().chain(set_reason(QueueReason::EstablishedReply));
     let mut rules = Vec::new();
     for chain in [REVALIDATE, REVALIDATE_INPUT] {
         rules.push(rule(chain, "return for ICMP errors", related.clone()));
@@ -123,7 +123,7 @@ pub(super) fn rules(config: &TableConfig, cache: &VerdictCache) -> Vec<Rule> {
     rules.push(rule(
         REVALIDATE,
         "set the queue reason: established connection",
-        set_reason(Question::Established),
+        set_reason(QueueReason::Established),
     ));
     rules.push(rule(REVALIDATE, "set the queue reason: reply of an established connection", is_reply));
     // Only the sender's egress is evaluated for packets to the node, and the sender's replies are not its
@@ -138,7 +138,7 @@ pub(super) fn rules(config: &TableConfig, cache: &VerdictCache) -> Vec<Rule> {
     rules.push(rule(
         REVALIDATE_INPUT,
         "set the queue reason: established connection",
-        set_reason(Question::Established),
+        set_reason(QueueReason::Established),
     ));
     for chain in [REVALIDATE, REVALIDATE_INPUT] {
         rules.extend(record_queued(marks, chain));

@@ -34,18 +34,18 @@ pub(super) fn mark_packet(of: Mark, value: Mark) -> [Expression; 3] {
 /// Records in the connection's mark that a packet is queued, and the value of the packet's verdict bit. If
 /// another program had set the bit, the worker clears it.
 pub(super) fn record_queued(marks: &Marks, chain: &'static str) -> [Rule; 2] {
-    let queued = Mark(marks.asked().0 | marks.asked_inverted().0);
+    let queued = Mark(marks.queued().0 | marks.queued_inverted().0);
     let verdict_bit_is_set = [
         Expression::LoadMeta(Meta::Mark),
-        Expression::Bits { mask: marks.answer().0, flip: 0 },
+        Expression::Bits { mask: marks.verdict_bit().0, flip: 0 },
         Expression::Compare(Comparison::NotEqual, vec![0; 4]),
     ];
     [
-        rule(chain, "record that the packet is queued", mark_connection(queued, marks.asked())),
+        rule(chain, "record that the packet is queued", mark_connection(queued, marks.queued())),
         rule(
             chain,
             "record that the verdict bit is already set",
-            verdict_bit_is_set.into_iter().chain(mark_connection(queued, marks.asked_inverted())),
+            verdict_bit_is_set.into_iter().chain(mark_connection(queued, marks.queued_inverted())),
         ),
     ]
 }
@@ -54,7 +54,7 @@ pub(super) fn record_queued(marks: &Marks, chain: &'static str) -> [Rule; 2] {
 pub(super) fn is_denied(marks: &Marks) -> [Expression; 3] {
     [
         Expression::LoadMeta(Meta::Mark),
-        Expression::Bits { mask: marks.denials().0, flip: 0 },
+        Expression::Bits { mask: marks.denied_mask().0, flip: 0 },
         Expression::Compare(Comparison::NotEqual, vec![0; 4]),
     ]
 }
@@ -63,7 +63,7 @@ pub(super) fn is_denied(marks: &Marks) -> [Expression; 3] {
 pub(super) fn restore_mark(marks: &Marks) -> [Expression; 3] {
     [
         Expression::LoadMeta(Meta::Mark),
-        Expression::Bits { mask: u32::MAX, flip: marks.answer().0 | marks.turn().0 },
+        Expression::Bits { mask: u32::MAX, flip: marks.verdict_bit().0 | marks.agent_bits().0 },
         Expression::StorePacketMark,
     ]
 }

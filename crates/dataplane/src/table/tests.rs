@@ -49,7 +49,7 @@ fn node_a() -> TableConfig {
             ingress: addresses(&["10.244.1.2", "fd00:10:244:1::2"]),
             egress: addresses(&["10.244.1.2", "10.244.1.3"]),
         },
-        verdict_cache: Some(VerdictCacheConfig { time: Duration::from_secs(5), log_group: Some(100) }),
+        verdict_cache: Some(VerdictCacheConfig { ttl: Duration::from_secs(5), log_group: Some(100) }),
         queue_quota: Some(QueueQuota { rate: 10_000, burst: 1_024 }),
         generation: Generation(7),
         origin: None,
@@ -240,7 +240,7 @@ fn refusals_become_errors_with_a_remedy() {
 fn a_new_agent_keeps_its_predecessors_pods_under_revalidation() {
     let in_namespace = || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
-            .expect("this test needs root, to make a network namespace of its own: run the tests as root");
+            .expect("this test needs root, to create a network namespace: run the tests as root");
         let config = || TableConfig { prerouting_dns: false, ..node_a() };
         let mut first = Table::install(config(), QUEUES).expect("the table can be installed");
         assert!(!first.is_revalidating());
@@ -259,7 +259,7 @@ fn a_new_agent_keeps_its_predecessors_pods_under_revalidation() {
         let read =
             |table: &mut Table| revalidation::read_pods(&mut table.socket).expect("the sets can be read");
         assert_eq!(read(&mut second), pods);
-        second.end_recheck().expect("the sweep is over");
+        second.end_revalidation().expect("the sweep is over");
         assert!(!second.is_revalidating() && read(&mut second).is_empty());
     };
     if let Err(panic) = std::thread::spawn(in_namespace).join() {
@@ -271,7 +271,7 @@ fn a_new_agent_keeps_its_predecessors_pods_under_revalidation() {
 fn a_batch_for_another_generation_is_refused_and_changes_nothing() {
     let in_namespace = || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
-            .expect("this test needs root, to make a network namespace of its own: run the tests as root");
+            .expect("this test needs root, to create a network namespace: run the tests as root");
         let table = Table::install(TableConfig { prerouting_dns: false, ..node_a() }, QUEUES)
             .expect("the table can be installed");
         let mut socket = open().expect("root may open it");
@@ -297,7 +297,7 @@ fn a_batch_for_another_generation_is_refused_and_changes_nothing() {
 fn revoked_connections_are_removed_from_a_kernel_that_refuses_to_remove_missing_elements() {
     let in_namespace = || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
-            .expect("this test needs root, to make a network namespace of its own: run the tests as root");
+            .expect("this test needs root, to create a network namespace: run the tests as root");
         let mut table = Table::install(TableConfig { prerouting_dns: false, ..node_a() }, QUEUES)
             .expect("the table can be installed");
         table.destroys = false;

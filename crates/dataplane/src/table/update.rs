@@ -111,7 +111,7 @@ impl Table {
     ///
     /// # Errors
     /// As [`Table::update`].
-    pub fn end_recheck(&mut self) -> Result<(), TableError> {
+    pub fn end_revalidation(&mut self) -> Result<(), TableError> {
         if self.is_revalidating() {
             self.commit(|table, batch, _| {
                 table.rewrite(&table.cache, false, batch);
@@ -127,7 +127,7 @@ impl Table {
     ///
     /// # Errors
     /// As [`Table::update`].
-    pub fn forget(&mut self) -> Result<(), TableError> {
+    pub fn invalidate_cache(&mut self) -> Result<(), TableError> {
         self.commit(|_, batch, _| verdict_cache::invalidate(batch))
     }
 }

@@ -62,7 +62,7 @@ fn config(agent: &Agent, queue_quota: Option<QueueQuota>) -> TableConfig {
     TableConfig {
         pod_cidrs: agent.snapshot.pod_cidrs().to_vec(),
         open: OpenAddresses::default(),
-        verdict_cache: Some(VerdictCacheConfig { time: Duration::from_secs(3600), log_group: Some(GROUP) }),
+        verdict_cache: Some(VerdictCacheConfig { ttl: Duration::from_secs(3600), log_group: Some(GROUP) }),
         generation: agent.snapshot.generation(),
         queue_quota,
         ..closed()
@@ -199,7 +199,7 @@ fn a_new_table_has_no_denied_flows_and_an_agent_that_ends_leaves_none() {
         expect(&agent, 1, 0);
         send(&agent, REMOTE, 9);
         expect(&agent, 1, 1);
-        agent.table.forget().expect("the table is ours");
+        agent.table.invalidate_cache().expect("the table is ours");
         for number in 2..4 {
             send(&agent, REMOTE, 9);
             expect(&agent, number, 1);

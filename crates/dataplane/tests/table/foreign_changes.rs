@@ -31,7 +31,7 @@ fn another_programs_batch_is_reported_once_and_our_own_never() {
         let mut table = install(node_a(), RANGE_A);
         let (_monitor, changes) = watched(&table, listener);
         run("nft", &["add", "table", "inet", "kube-proxy"]);
-        table.forget().expect("our own");
+        table.invalidate_cache().expect("our own");
         assert!(changes.recv_timeout(NOTHING).is_err(), "neither before, nor another table, nor our own");
 
         run("nft", &["flush", "chain", "inet", "kube-verdict", "postrouting"]);

@@ -29,7 +29,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, send, socket,
 };
 
-use self::namespace::{become_nobody, in_namespace, list_set, list_table, run};
+use self::namespace::{drop_privileges, in_namespace, list_set, list_table, run};
 
 const RANGE_A: QueueRange = QueueRange { first: 100, count: 2 };
 const RANGE_B: QueueRange = QueueRange { first: 102, count: 2 };
@@ -55,7 +55,7 @@ fn node_a() -> TableConfig {
             "fd00:10:244:1::/64".parse().expect("a CIDR"),
         ],
         open: open(&["10.244.1.2", "fd00:10:244:1::2"], &["10.244.1.2", "10.244.1.3"]),
-        verdict_cache: Some(VerdictCacheConfig { time: Duration::from_secs(5), log_group: Some(100) }),
+        verdict_cache: Some(VerdictCacheConfig { ttl: Duration::from_secs(5), log_group: Some(100) }),
         queue_quota: Some(QueueQuota { rate: 10_000, burst: 1_024 }),
         generation: Generation(7),
         origin: None,
@@ -579,7 +579,7 @@ fn hold_table() -> OwnedFd {
 #[test]
 fn without_the_capability_the_error_names_it() {
     in_namespace(|| {
-        become_nobody();
+        drop_privileges();
         let error = Table::install(node_a(), RANGE_A).expect_err("an unprivileged user may change nothing");
         assert_eq!(error, TableError::NotPermitted);
         assert!(error.to_string().contains("NET_ADMIN"), "{error}");

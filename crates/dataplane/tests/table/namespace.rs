@@ -80,12 +80,12 @@ pub fn wait_for_links() {
 }
 
 /// Drops all privileges of this thread for good.
-pub fn become_nobody() {
-    const NOBODY: libc::uid_t = 65534;
+pub fn drop_privileges() {
+    const UNPRIVILEGED: libc::uid_t = 65534;
     // SAFETY: the call takes only numbers. It bypasses the C library, whose function of that name would
     // change the threads of all other tests too.
-    let answer = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
-    assert_eq!(answer, 0, "root may become nobody");
+    let answer = unsafe { libc::syscall(libc::SYS_setresuid, UNPRIVILEGED, UNPRIVILEGED, UNPRIVILEGED) };
+    assert_eq!(answer, 0, "root may drop its privileges");
 }
 
 /// Runs a program in the namespace of this thread and returns its output. The program must succeed.

@@ -276,7 +276,7 @@ fn a_revoked_connection_that_sends_packets_keeps_its_tuple() {
             assert_eq!(
                 text.matches("expires 59m59s").count(),
                 1,
-                "the timeout of its own orientation restarts: {text}"
+                "the timeout of this orientation restarts: {text}"
             );
         }
     });

@@ -7,7 +7,7 @@ use dataplane::netlink::{self, Attributes, Header, Messages, Socket};
 use dataplane::preflight::{Check, CheckState, InstalledTables, PreflightConfig, check, installed_tables};
 use dataplane::table::Table;
 
-use crate::namespace::{become_nobody, in_namespace};
+use crate::namespace::{drop_privileges, in_namespace};
 use crate::{RANGE_A, RANGE_B, hold_table, install, node_a, run};
 
 fn config() -> PreflightConfig {
@@ -251,7 +251,7 @@ fn a_table_that_another_program_holds_is_wrong() {
 #[test]
 fn missing_permission_is_reported_first() {
     in_namespace(|| {
-        become_nobody();
+        drop_privileges();
         let checks = check(&config());
         assert_eq!(checks[0].name, "permission");
         assert!(checks[0].state.is_wrong(), "{checks:?}");

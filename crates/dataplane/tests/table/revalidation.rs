@@ -64,7 +64,7 @@ fn what_a_change_denies_is_cut_in_both_directions_before_any_sweep() {
         for flow in &flows {
             assert!(flow.request_arrives() && flow.reply_arrives());
         }
-        agent.table.end_recheck().expect("the table is ours");
+        agent.table.end_revalidation().expect("the table is ours");
         for flow in &flows {
             assert!(flow.request_arrives() && flow.reply_arrives());
         }
@@ -94,7 +94,7 @@ fn what_stays_allowed_is_evaluated_once_whichever_direction_comes_first() {
         agent.world.pod.run(|| socket(POD, 0).send_to(b"x", (REMOTE, 7000)).expect("sent"));
         assert!(received(&client_first.remote));
         expect(&agent, 6, 0, 1);
-        agent.table.end_recheck().expect("the table is ours");
+        agent.table.end_revalidation().expect("the table is ours");
         assert!(client_first.request_arrives() && server_first.reply_arrives());
         expect(&agent, 6, 0, 1);
     });
@@ -211,7 +211,7 @@ fn the_ruleset_during_and_after_revalidation() {
         table.update(&cidrs, &open, node_a().generation, &affected).expect("update");
         check_golden("revalidation.nft", &list_table());
         assert_eq!(list_nfqueue(), before_update);
-        table.end_recheck().expect("the table is ours");
+        table.end_revalidation().expect("the table is ours");
         // The chains of the verdict cache come last. They contain more than before.
         let without_cache = |text: String| {
             let (_, chains) = text.split_once("chain postrouting {").expect("the chain");
@@ -219,7 +219,7 @@ fn the_ruleset_during_and_after_revalidation() {
         };
         assert_eq!(without_cache(list_table()), without_cache(before.clone()));
         assert!(list_set("changing4").is_empty() && list_set("changing6").is_empty());
-        table.end_recheck().expect("nothing to do");
+        table.end_revalidation().expect("nothing to do");
         table.update(&cidrs, &open, node_a().generation, &Affected::All).expect("update");
         assert_eq!(list_table(), before);
     });

@@ -120,7 +120,7 @@ impl Agent {
             holder: "node-a pid 1".to_owned(),
             pod_cidrs: snapshot.pod_cidrs().to_vec(),
             open: OpenAddresses::default(),
-            verdict_cache: Some(VerdictCacheConfig { time, log_group: Some(GROUP) }),
+            verdict_cache: Some(VerdictCacheConfig { ttl: time, log_group: Some(GROUP) }),
             queue_quota: None,
             generation: snapshot.generation(),
             origin: None,
@@ -281,7 +281,7 @@ fn a_change_that_may_affect_any_pod_invalidates_all_flows_at_once() {
         agent.change(policy(&[7000]));
         assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)));
         expect(&agent, 3, 1, 2);
-        agent.table.forget().expect("the table is ours");
+        agent.table.invalidate_cache().expect("the table is ours");
         assert!(agent.reaches((REMOTE, 7000)));
         expect(&agent, 4, 1, 2);
     });
@@ -303,7 +303,7 @@ fn a_change_invalidates_the_flows_of_affected_pods_and_no_others() {
             assert!(agent.reaches(to) && agent.reaches(to));
         }
         expect(&agent, 5, 0, 6);
-        agent.table.end_recheck().expect("the table is ours");
+        agent.table.end_revalidation().expect("the table is ours");
         assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((TRUSTED, 9)));
         expect(&agent, 5, 0, 8);
         // The next change affects no pod: flows of recently changed pods are evaluated once more, and the

@@ -1,4 +1,4 @@
-//! The rules of the chains without a hook: what pods send, by whether the source is bound and what policy
+//! The rules of the regular chains: what pods send, by whether the source is bound and what policy
 //! isolates.
 
 use super::matches::{is_link_local, is_multicast4, is_multicast6};
@@ -166,7 +166,8 @@ pub(super) fn unmatched(marks: &Marks) -> Vec<Rule> {
     });
     let new_arp = is_frame_of(ARP).into_iter().chain(is_short_arp()).chain([Expression::Accept]);
     let long_arp = is_frame_of(ARP).into_iter().chain(drop_for(DropReason::NeighbourDiscovery));
-    let new_port = mark_packet(marks.questions(), marks.new_port()).into_iter().chain([Expression::Accept]);
+    let new_port =
+        mark_packet(marks.queue_reason_mask(), marks.new_port()).into_iter().chain([Expression::Accept]);
     let mut rules = vec![
         rule(UNMATCHED, "accept ARP from a bound sender", bound_arp()),
         rule(UNMATCHED, "drop frames other than IP and ARP", other),

@@ -3,7 +3,7 @@
 use super::builder::Chains;
 use super::names::{ENQUEUE, QUOTA};
 use crate::drops::DropReason;
-use crate::marks::Question;
+use crate::marks::QueueReason;
 use crate::nft::expression::{Address, Comparison, Connection, Expression, INVALID, Meta, REPLY, UNTRACKED};
 use crate::nft::queue::{Queue, QueueForm};
 use crate::nft::rule::Rule;
@@ -65,7 +65,7 @@ impl Chains<'_> {
             Expression::Compare(Comparison::Equal, vec![libc::IPPROTO_TCP as u8]),
             Expression::Goto(drops::chain(DropReason::InvalidTcp)),
         ]);
-        let set_reason = |reason| mark_packet(marks.questions(), marks.question(reason));
+        let set_reason = |reason| mark_packet(marks.queue_reason_mask(), marks.queue_reason_bits(reason));
         let without_connection =
             state_is(INVALID | UNTRACKED).into_iter().chain([Expression::Goto(verdict_cache::UNTRACKED)]);
         let reply = [
@@ -78,11 +78,11 @@ impl Chains<'_> {
         ];
         rules.extend([
             enforce_quota(ENQUEUE),
-            rule(ENQUEUE, "set the queue reason: first packet", set_reason(Question::First)),
+            rule(ENQUEUE, "set the queue reason: first packet", set_reason(QueueReason::First)),
             rule(
                 ENQUEUE,
                 "set the queue reason: unproven reply",
-                reply.into_iter().chain(set_reason(Question::UnprovenReply)),
+                reply.into_iter().chain(set_reason(QueueReason::UnprovenReply)),
             ),
         ]);
         rules.extend(record_queued(marks, ENQUEUE));

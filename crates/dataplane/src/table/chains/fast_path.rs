@@ -81,17 +81,17 @@ impl Chains<'_> {
         let marks = &self.config.marks;
         let to = if chain == INPUT { ALLOWED_INPUT } else { ALLOWED };
         let when = |queued: Mark, verdict: Mark| {
-            let expected = verdict.0 | marks.turn().0;
+            let expected = verdict.0 | marks.agent_bits().0;
             let has_verdict = [
                 Expression::LoadMeta(Meta::Mark),
-                Expression::Bits { mask: marks.answer().0 | marks.turns().0, flip: 0 },
+                Expression::Bits { mask: marks.verdict_bit().0 | marks.agent_mask().0, flip: 0 },
                 Expression::Compare(Comparison::Equal, expected.to_ne_bytes().to_vec()),
             ];
             let expressions =
                 connection_has(queued).into_iter().chain(has_verdict).chain([Expression::Goto(to)]);
             rule(chain, "accept reinjected packets with a verdict", expressions)
         };
-        [when(marks.asked(), marks.answer()), when(marks.asked_inverted(), Mark(0))]
+        [when(marks.queued(), marks.verdict_bit()), when(marks.queued_inverted(), Mark(0))]
     }
 
     /// Drops packets of revoked tuples.

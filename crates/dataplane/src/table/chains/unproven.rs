@@ -1,4 +1,4 @@
-//! The rules for packets of which nothing proves who opened the connection.
+//! The rules for packets whose connection may have been opened by either end.
 
 use super::builder::Chains;
 use super::names::UNPROVEN;

@@ -39,7 +39,7 @@ impl Chains<'_> {
     /// The packet leaves with the mark that it had before it was queued.
     pub(super) fn allowed(&self, chain: &'static str) -> Vec<Rule> {
         let marks = &self.config.marks;
-        let all = Mark(marks.accepted().0 | marks.asked().0 | marks.asked_inverted().0);
+        let all = Mark(marks.accepted().0 | marks.queued().0 | marks.queued_inverted().0);
         let accept = mark_connection(all, marks.accepted());
         let denied_chain = if chain == ALLOWED_INPUT { DENIED_INPUT } else { DENIED };
         let denied = is_denied(marks).into_iter().chain([Expression::Goto(denied_chain)]);

@@ -35,7 +35,7 @@ pub(in crate::table) fn prerouting_rules(
     let has_new_port = |comparison| {
         [
             Expression::LoadMeta(Meta::Mark),
-            Expression::Bits { mask: marks.questions().0, flip: 0 },
+            Expression::Bits { mask: marks.queue_reason_mask().0, flip: 0 },
             Expression::Compare(comparison, marks.new_port().0.to_ne_bytes().to_vec()),
         ]
     };

@@ -127,7 +127,7 @@ impl VerdictCache {
         let mut expressions = family.is_it().to_vec();
         expressions.extend([Expression::LoadMeta(Meta::Transport), Expression::InSet(WITH_PORTS)]);
         expressions.extend(key);
-        let time = self.config.map_or(REVALIDATION_TTL, |config| config.time);
+        let time = self.config.map_or(REVALIDATION_TTL, |config| config.ttl);
         // Last: a full set ends this rule, and nothing else.
         expressions.push(Expression::AddToSet(family.allowed, time));
         rule(chain, "cache the flow of an allowed packet", expressions)

@@ -206,10 +206,10 @@ impl VerdictCache {
         let Mark(denied) = self.marks.denied(flow);
         let is_denied = [
             Expression::LoadMeta(Meta::Mark),
-            Expression::Bits { mask: self.marks.denials().0, flip: 0 },
+            Expression::Bits { mask: self.marks.denied_mask().0, flip: 0 },
             Expression::Compare(Comparison::Equal, denied.to_ne_bytes().to_vec()),
         ];
-        let time = self.config.map_or(Duration::ZERO, |config| config.time);
+        let time = self.config.map_or(Duration::ZERO, |config| config.ttl);
         let put = Expression::AddToSet(DENIED_FLOWS[number].name, time);
         let add = |key: Vec<Expression>| {
             let expressions = is_denied.iter().cloned().chain(family.is_it()).chain(condition.clone());
@@ -237,7 +237,7 @@ impl VerdictCache {
 
 /// The rules that are never rewritten: no flow is added for a sender that has used its share.
 pub(in crate::table) fn share_rules(verdict_cache: Option<VerdictCacheConfig>) -> Vec<Rule> {
-    let Some(VerdictCacheConfig { time, .. }) = verdict_cache else { return Vec::new() };
+    let Some(VerdictCacheConfig { ttl: time, .. }) = verdict_cache else { return Vec::new() };
     // `nft` has no name for other periods.
     let seconds = 60;
     let packets = u64::from(SHARE) * seconds / time.as_secs().max(1);

@@ -56,7 +56,7 @@ impl VerdictCache {
         let begin = |stable, changed| Self { generation, latest, stable, changed, ..self.clone() };
         let Affected::Addresses(addresses) = affected else { return begin(latest, BTreeMap::new()) };
         let addresses = addresses.keys().map(|address| (*address, now));
-        let kept = self.config.map_or(Duration::ZERO, |config| config.time + TIMEOUT_MARGIN);
+        let kept = self.config.map_or(Duration::ZERO, |config| config.ttl + TIMEOUT_MARGIN);
         let is_recent = |since: &Instant| now.saturating_duration_since(*since) <= kept;
         let mut changed = self.changed.clone();
         changed.retain(|_, since| is_recent(since));

@@ -24,7 +24,7 @@ use super::allowed::CACHE;
 use super::denied::{DENIED, DENIED_FORWARD};
 use super::flow_key::{FlowKey, MAX_FLOWS, flow_key, numbered_flow_key, return_for_changed};
 use super::state::VerdictCache;
-use crate::marks::{Mark, Marks, Question};
+use crate::marks::{Mark, Marks, QueueReason};
 use crate::nft::batch::Batch;
 use crate::nft::expression::{Address, Comparison, Expression, Meta, UNICAST};
 use crate::nft::rule::Rule;
@@ -95,7 +95,7 @@ impl VerdictCache {
 
 /// The rules that are never rewritten. `quota` is the rule that drops packets over a sender's quota.
 pub(in crate::table) fn rules(marks: &Marks, caches: bool, quota: Rule) -> Vec<Rule> {
-    let set_reason = |reason| mark_packet(marks.questions(), marks.question(reason));
+    let set_reason = |reason| mark_packet(marks.queue_reason_mask(), marks.queue_reason_bits(reason));
     let mut rules = Vec::new();
     if caches {
         rules.extend(FAMILIES.iter().zip(0..).flat_map(|(family, number)| {
@@ -116,7 +116,7 @@ pub(in crate::table) fn rules(marks: &Marks, caches: bool, quota: Rule) -> Vec<R
         rules.push(rule(UNTRACKED, "look up denied flows", [Expression::Jump(DENIED_FORWARD)]));
     }
     rules.push(quota);
-    rules.push(rule(UNTRACKED, "set the queue reason: untracked", set_reason(Question::Untracked)));
+    rules.push(rule(UNTRACKED, "set the queue reason: untracked", set_reason(QueueReason::Untracked)));
     if caches {
         rules.extend(FAMILIES.iter().zip(0..).flat_map(|(family, number)| {
             [0, 1].map(|verdict_bit| {
@@ -129,7 +129,7 @@ pub(in crate::table) fn rules(marks: &Marks, caches: bool, quota: Rule) -> Vec<R
                 .into_iter()
                 .chain(key_if(verdict_bit_is(marks, verdict_bit), 1 - verdict_bit, family))
                 .chain([record])
-                .chain(set_reason(Question::UntrackedFlow));
+                .chain(set_reason(QueueReason::UntrackedFlow));
                 rule(UNTRACKED, "record that the packet is queued", expressions)
             })
         }));
@@ -147,12 +147,15 @@ pub(in crate::table) fn rules(marks: &Marks, caches: bool, quota: Rule) -> Vec<R
 
 /// Matches if the packet's verdict bit has this value.
 fn verdict_bit_is(marks: &Marks, verdict_bit: u32) -> [Expression; 3] {
-    mark_is(marks.answer(), Mark(verdict_bit * marks.answer().0))
+    mark_is(marks.verdict_bit(), Mark(verdict_bit * marks.verdict_bit().0))
 }
 
 /// Matches if the packet's verdict bit has this value, and a worker of this agent may have set it.
 fn has_verdict(marks: &Marks, verdict_bit: u32) -> [Expression; 3] {
-    mark_is(Mark(marks.answer().0 | marks.turns().0), Mark((verdict_bit * marks.answer().0) | marks.turn().0))
+    mark_is(
+        Mark(marks.verdict_bit().0 | marks.agent_mask().0),
+        Mark((verdict_bit * marks.verdict_bit().0) | marks.agent_bits().0),
+    )
 }
 
 fn mark_is(mask: Mark, value: Mark) -> [Expression; 3] {
