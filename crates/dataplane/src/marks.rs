@@ -1,8 +1,9 @@
-//! The bits in packet marks and connection marks by which rules, workers and the sweep communicate.
+//! The bits in packet marks and connection marks through which rules, workers and the sweep communicate.
 //!
-//! A packet's mark alone proves nothing, since other programs on the node write marks, too. So a rule clears the question bits before it
-//! sets them ([`Marks::question`]). And a packet counts as allowed only if its answer bit differs from the value that the connection's
-//! mark recorded when the worker was asked ([`Marks::asked`]).
+//! A packet's mark alone proves nothing, since other programs on the node write marks, too. So a rule clears
+//! the queue reason before it sets one ([`Marks::queue_reason_bits`]). And a reinjected packet has a verdict
+//! only if its verdict bit differs from the value that the connection's mark recorded when the packet was
+//! queued ([`Marks::queued`]).
 
 use std::fmt;
 
@@ -18,49 +19,63 @@ impl fmt::Display for Mark {
     }
 }
 
-/// What a worker is asked about a packet.
+/// Why the rules queued a packet, which decides how a worker evaluates it. (OpenFlow's packet-in message
+/// carries a reason, too.)
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Question {
+pub enum QueueReason {
     /// The packet may begin a connection.
     First,
-    /// The packet is a reply of a connection that was not evaluated: connection tracking's direction is no proof (semantics 34).
+    /// The packet is a reply of a connection that was not evaluated: connection tracking's direction is no
+    /// proof (semantics 34).
     UnprovenReply,
     /// The packet's connection was evaluated, and policy has changed since.
     Established,
-    /// Likewise, and the packet is a reply: its connection is evaluated.
+    /// The packet's connection was evaluated, policy has changed since, and the packet is a reply. Its
+    /// connection is evaluated.
     EstablishedReply,
     /// There is no conntrack entry whose mark could record the verdict.
     Untracked,
-    /// Likewise, but the rules have noted the packet's flow, and take the answer back.
+    /// There is no conntrack entry, but the rules recorded the packet's flow key, and match the reinjected
+    /// packet by it.
     UntrackedFlow,
 }
 
-/// Which flow a worker's denial is about: it holds for every packet of that flow.
+/// The flow that a worker denies. The verdict applies to every packet of that flow.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum DeniedFlow {
-    /// That of the packet: its addresses, protocol and destination port.
+    /// The packet's own flow: its addresses, protocol and destination port.
     Forward,
-    /// The opposite one, as if the packet's destination had opened the connection.
+    /// The reverse flow, as if the packet's destination had opened the connection.
     Reverse,
 }
 
-/// The bits of this agent: four in packet marks, four in connection marks, none in both. All other bits of both are preserved, such as
-/// kube-proxy's 0x4000.
+/// The bits of this agent: four in packet marks, four in connection marks, none in both. All other bits of
+/// both are preserved, such as kube-proxy's 0x4000.
+///
+/// Three of the packet mark's bits have one meaning on the way to a worker and another on the way back:
+///
+/// | bit | rules to worker | worker to rules |
+/// | --- | --- | --- |
+/// | 0 | left as found | inverted: the packet has a verdict |
+/// | 1 | [`QueueReason`]: reply | the reverse flow is denied |
+/// | 2 | [`QueueReason`]: established | the packet's own flow is denied |
+/// | 3 | [`QueueReason`]: untracked | which agent's verdict it is |
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Marks {
     packet: [u32; 4],
     connection: [u32; 4],
-    /// The value of [`Marks::turns`] of this agent's answers.
-    turn: u32,
+    /// The value of [`Marks::agent_mask`] in this agent's verdicts.
+    agent: u32,
 }
 
 /// Bits that can't serve as marks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum MarksError {
-    /// A mask has another number of bits.
+    /// A mask does not have four bits.
     #[error("{0} marks need exactly four bits, and {1} has {count}", count = .1.0.count_ones())]
     NotFourBits(&'static str, Mark),
-    /// A bit serves twice: a program that copies marks between packets and connections would turn one into the other.
+    /// A bit is in both masks. A program that copies marks between packets and connections would turn one
+    /// into the other.
     #[error("packet marks {0} and connection marks {1} have a bit in common: choose different bits")]
     Overlap(Mark, Mark),
 }
@@ -68,15 +83,15 @@ pub enum MarksError {
 impl Default for Marks {
     /// Bits that kube-proxy (0x4000, 0x8000), Flannel and portmap (0x2000) do not use.
     fn default() -> Self {
-        Self { packet: bits(0x0f00_0000), connection: bits(0xf000_0000), turn: 0 }
+        Self { packet: bits(0x0f00_0000), connection: bits(0xf000_0000), agent: 0 }
     }
 }
 
 impl Marks {
-    /// Marks of the operator's choice: two masks of four bits each that have none in common.
+    /// Marks chosen by the operator: two masks of four bits each, with no bit in common.
     ///
     /// # Errors
-    /// [`MarksError`] if they are not.
+    /// [`MarksError`] if the masks are not like that.
     pub fn new(packet: Mark, connection: Mark) -> Result<Self, MarksError> {
         for (kind, mask) in [("packet", packet), ("connection", connection)] {
             if mask.0.count_ones() != 4 {
@@ -86,14 +101,15 @@ impl Marks {
         if packet.0 & connection.0 != 0 {
             return Err(MarksError::Overlap(packet, connection));
         }
-        Ok(Self { packet: bits(packet.0), connection: bits(connection.0), turn: 0 })
+        Ok(Self { packet: bits(packet.0), connection: bits(connection.0), agent: 0 })
     }
 
-    /// The marks of the agent whose workers serve these queues. An agent that was stopped while another took over answers what waits in
-    /// its queues once it runs again: to the rules of the other its answers are none, and the packet is evaluated again.
+    /// The marks of the agent that serves these queues. An agent that was stopped while another took over
+    /// sends verdicts on the packets in its queues once it runs again. The other agent's rules do not accept
+    /// these verdicts, and the packets are evaluated again.
     #[must_use]
-    pub fn answered_by(self, queues: QueueRange) -> Self {
-        Self { turn: if queues.is_odd() { self.turns().0 } else { 0 }, ..self }
+    pub fn for_queues(self, queues: QueueRange) -> Self {
+        Self { agent: if queues.is_odd() { self.agent_mask().0 } else { 0 }, ..self }
     }
 
     /// All bits in packet marks.
@@ -106,73 +122,74 @@ impl Marks {
         Mark(self.connection.iter().sum())
     }
 
-    /// In the packet mark: the worker inverts it when it allows the packet. [`Marks::asked`] and [`Marks::asked_inverted`] tell its
-    /// value before.
-    pub fn answer(&self) -> Mark {
+    /// In the packet mark: a worker inverts this bit to say that the packet has a verdict. [`Marks::queued`]
+    /// and [`Marks::queued_inverted`] record its value from before.
+    pub fn verdict_bit(&self) -> Mark {
         Mark(self.packet[0])
     }
 
-    /// In the packet mark, on its way to a worker: the bits that say what is asked.
-    pub fn questions(&self) -> Mark {
+    /// In the packet mark, on its way to a worker: the bits that hold a [`QueueReason`].
+    pub fn queue_reason_mask(&self) -> Mark {
         Mark(self.packet[1..].iter().sum())
     }
 
-    /// The value of [`Marks::questions`] that asks this.
-    pub fn question(&self, question: Question) -> Mark {
+    /// The value of [`Marks::queue_reason_mask`] for this reason.
+    pub fn queue_reason_bits(&self, reason: QueueReason) -> Mark {
         let [_, reply, established, untracked] = self.packet;
-        Mark(match question {
-            Question::First => 0,
-            Question::UnprovenReply => reply,
-            Question::Established => established,
-            Question::EstablishedReply => established | reply,
-            Question::Untracked => untracked,
-            Question::UntrackedFlow => untracked | established,
+        Mark(match reason {
+            QueueReason::First => 0,
+            QueueReason::UnprovenReply => reply,
+            QueueReason::Established => established,
+            QueueReason::EstablishedReply => established | reply,
+            QueueReason::Untracked => untracked,
+            QueueReason::UntrackedFlow => untracked | established,
         })
     }
 
-    /// The value of [`Marks::questions`] of a packet that entered by a port without bindings. The bridge table sets it, and IP's first hook
-    /// queues the packet by it.
+    /// The value of [`Marks::queue_reason_mask`] for a packet that entered by a port without bindings. The
+    /// bridge table sets it, and the first IP hook queues the packet by it.
     pub(crate) fn new_port(&self) -> Mark {
-        self.questions()
+        self.queue_reason_mask()
     }
 
-    /// In the packet mark, on its way back from a worker: the bit that says whose answer it is.
-    pub fn turns(&self) -> Mark {
+    /// In the packet mark, on its way back from a worker: the bit that says which agent's verdict it is.
+    pub fn agent_mask(&self) -> Mark {
         Mark(self.packet[3])
     }
 
-    /// The value of [`Marks::turns`] of this agent's answers: see [`Marks::answered_by`].
-    pub fn turn(&self) -> Mark {
-        Mark(self.turn)
+    /// The value of [`Marks::agent_mask`] in this agent's verdicts: see [`Marks::for_queues`].
+    pub fn agent_bits(&self) -> Mark {
+        Mark(self.agent)
     }
 
-    /// In the packet mark, on its way back from a worker: the bits that say that a flow is denied.
-    pub fn denials(&self) -> Mark {
-        let [_, reply, established, _] = self.packet;
-        Mark(established | reply)
+    /// In the packet mark, on its way back from a worker: the bits that say which flow is denied. An allowed
+    /// packet has none of them.
+    pub fn denied_mask(&self) -> Mark {
+        let [_, denied_reverse, denied_forward, _] = self.packet;
+        Mark(denied_forward | denied_reverse)
     }
 
-    /// The value of [`Marks::denials`] with which a worker answers that this flow is denied. The packet must be answered besides: see
-    /// [`Marks::answer`]. An allowed packet comes back with none of these bits.
+    /// The value of [`Marks::denied_mask`] with which a worker denies this flow. The worker must invert
+    /// [`Marks::verdict_bit`] as well.
     pub fn denied(&self, flow: DeniedFlow) -> Mark {
-        let [_, reply, established, _] = self.packet;
+        let [_, denied_reverse, denied_forward, _] = self.packet;
         Mark(match flow {
-            DeniedFlow::Forward => established,
-            DeniedFlow::Reverse => reply,
+            DeniedFlow::Forward => denied_forward,
+            DeniedFlow::Reverse => denied_reverse,
         })
     }
 
-    /// What a packet with this mark asks.
+    /// Why a packet with this mark was queued.
     #[inline]
-    pub fn asks(&self, mark: u32) -> Question {
+    pub fn queue_reason(&self, mark: u32) -> QueueReason {
         let [_, reply, established, untracked] = self.packet;
         match (mark & untracked != 0, mark & established != 0, mark & reply != 0) {
-            (true, true, false) => Question::UntrackedFlow,
-            (true, ..) => Question::Untracked,
-            (false, true, true) => Question::EstablishedReply,
-            (false, true, false) => Question::Established,
-            (false, false, true) => Question::UnprovenReply,
-            (false, false, false) => Question::First,
+            (true, true, false) => QueueReason::UntrackedFlow,
+            (true, ..) => QueueReason::Untracked,
+            (false, true, true) => QueueReason::EstablishedReply,
+            (false, true, false) => QueueReason::Established,
+            (false, false, true) => QueueReason::UnprovenReply,
+            (false, false, false) => QueueReason::First,
         }
     }
 
@@ -181,18 +198,20 @@ impl Marks {
         Mark(self.connection[0])
     }
 
-    /// In the connection mark: the connection is no longer allowed; stronger than [`Self::accepted`].
+    /// In the connection mark: the connection is no longer allowed. Takes precedence over [`Self::accepted`].
     pub fn revoked(&self) -> Mark {
         Mark(self.connection[1])
     }
 
-    /// In the connection mark: a worker was asked about one of its packets, whose answer bit was clear, and has allowed none since.
-    pub fn asked(&self) -> Mark {
+    /// In the connection mark: one of its packets was queued while its verdict bit was clear, and none has
+    /// been allowed since.
+    pub fn queued(&self) -> Mark {
         Mark(self.connection[2])
     }
 
-    /// In the connection mark: likewise, about a packet whose answer bit another program had set.
-    pub fn asked_inverted(&self) -> Mark {
+    /// In the connection mark: one of its packets was queued while another program had set its verdict bit,
+    /// and none has been allowed since.
+    pub fn queued_inverted(&self) -> Mark {
         Mark(self.connection[3])
     }
 }
@@ -214,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn masks_have_four_bits_each_and_none_in_common() {
+    fn masks_have_four_bits_each_and_no_bit_in_common() {
         let marks = |packet, connection| Marks::new(Mark(packet), Mark(connection)).map(|_| ());
         assert_eq!(marks(0x0f, 0xf0), Ok(()));
         assert_eq!(marks(0x8421, 0x1248_0000), Ok(()));
@@ -224,15 +243,15 @@ mod tests {
     }
 
     #[test]
-    fn each_question_is_read_back_whatever_the_answer_bit_and_other_bits_are() {
-        use Question::{Established, EstablishedReply, First, UnprovenReply, Untracked, UntrackedFlow};
+    fn each_queue_reason_is_decoded_whatever_the_verdict_bit_and_other_bits_are() {
+        use QueueReason::{Established, EstablishedReply, First, UnprovenReply, Untracked, UntrackedFlow};
         let marks = Marks::default();
-        for question in [First, UnprovenReply, Established, EstablishedReply, Untracked, UntrackedFlow] {
-            for others in [0, 0x4000, marks.answer().0] {
-                assert_eq!(marks.asks(marks.question(question).0 | others), question);
+        for reason in [First, UnprovenReply, Established, EstablishedReply, Untracked, UntrackedFlow] {
+            for others in [0, 0x4000, marks.verdict_bit().0] {
+                assert_eq!(marks.queue_reason(marks.queue_reason_bits(reason).0 | others), reason);
             }
         }
-        let all = [marks.accepted(), marks.revoked(), marks.asked(), marks.asked_inverted()];
+        let all = [marks.accepted(), marks.revoked(), marks.queued(), marks.queued_inverted()];
         assert_eq!(all.map(|mark| mark.0).into_iter().sum::<u32>(), marks.of_connections().0);
     }
 }

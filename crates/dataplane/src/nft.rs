@@ -1,8 +1,9 @@
 //! Messages of nf_tables: batches, rules and the expressions in them.
 //!
-//! Tables, chains, sets and their plain elements are built by `rustables`. Rules are built here: a rule is one message
-//! with all its expressions, most of ours need one that `rustables` lacks (`queue`, `target`, `fib`, the direction of a
-//! connection, a negated lookup), and the order of the rules in a chain decides. So every rule is written in one way.
+//! `rustables` builds tables, chains, sets and their plain elements. Rules are built here: a rule is one
+//! message with all its expressions, most rules need an expression that `rustables` lacks (`queue`, `target`,
+//! `fib`, the direction of a connection, a negated lookup), and the order of the rules in a chain matters. So
+//! all rules are built in the same way.
 //!
 //! ```text
 //!  rustables objects --+
@@ -22,7 +23,7 @@ pub(crate) const SUBSYSTEM: u16 = (rustables::sys::NFNL_SUBSYS_NFTABLES as u16) 
 /// `NFPROTO_INET`: IPv4 and IPv6 in one table.
 pub(crate) const FAMILY: u8 = libc::NFPROTO_INET as u8;
 
-/// A table, by the family whose hooks its chains have.
+/// A table, identified by its name and by the family whose hooks its chains use.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct TableId {
     /// `NFPROTO_INET` or `NFPROTO_BRIDGE`.
@@ -37,12 +38,12 @@ impl TableId {
         Self { family: FAMILY, name }
     }
 
-    /// A table at the hooks of bridges: its chains see frames.
+    /// A table at the hooks of bridges: its chains match frames.
     pub(crate) const fn bridge(name: &'static str) -> Self {
         Self { family: libc::NFPROTO_BRIDGE as u8, name }
     }
 
-    /// The library's name for it.
+    /// The table as the library's type.
     pub(crate) fn library(self) -> rustables::Table {
         let family = if self.family == FAMILY {
             rustables::ProtocolFamily::Inet

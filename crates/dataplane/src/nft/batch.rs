@@ -1,6 +1,7 @@
-//! Several messages that the kernel takes as one: all of them, or none.
+//! Several messages that the kernel applies as one: all of them, or none.
 //!
-//! Invariant: sequence numbers run from that of the beginning without a gap, so a refusal names the part it is about.
+//! Invariant: sequence numbers are consecutive from that of the first message, so a refusal identifies the
+//! part that was refused.
 
 use nix::errno::Errno;
 use rustables::sys::{NFNL_BATCH_GENID, NFNL_SUBSYS_NFTABLES};
@@ -8,13 +9,13 @@ use rustables::sys::{NFNL_BATCH_GENID, NFNL_SUBSYS_NFTABLES};
 use super::{FAMILY, SUBSYSTEM};
 use crate::netlink::{self, Attributes, Header, Messages, NetlinkError, Socket};
 
-/// `struct nlmsghdr` and `struct nfgenmsg`: what the beginning and the end of a batch consist of.
+/// `struct nlmsghdr` and `struct nfgenmsg`: the whole of the begin and end messages of a batch.
 const EMPTY_MESSAGE: usize = 20;
 
-/// The module without which there is no nftables.
+/// The module of nftables itself.
 pub(super) const PLAIN: &str = "nf_tables";
 
-/// A batch in the making.
+/// A batch under construction.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     messages: Vec<Message>,
@@ -22,39 +23,39 @@ pub(crate) struct Batch {
 
 #[derive(Debug)]
 struct Message {
-    part: Part,
+    subject: Subject,
     bytes: Vec<u8>,
 }
 
-/// What a message of a batch is about, for the sentence that an operator reads when the kernel refuses it.
+/// What a message of a batch is about, for the error that an operator reads when the kernel refuses it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Part {
+pub(crate) struct Subject {
     /// The object, such as `chain postrouting`.
     pub object: String,
-    /// The kernel's modules that it needs.
+    /// The kernel modules that it needs.
     pub modules: String,
 }
 
-impl Part {
-    /// An object that nf_tables alone can do.
+impl Subject {
+    /// An object that needs nf_tables only.
     pub(crate) fn plain(object: impl Into<String>) -> Self {
         Self { object: object.into(), modules: PLAIN.to_owned() }
     }
 
-    /// Whether nf_tables alone can do it.
+    /// Whether it needs nf_tables only.
     pub(crate) fn is_plain(&self) -> bool {
         self.modules == PLAIN
     }
 }
 
-/// Why a batch was not committed. The state before it is in force as if it had not been sent.
+/// Why a batch was not committed. The state from before the batch is still in force.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Refusal {
     /// One message was refused.
-    Part(Part, Errno),
-    /// The batch was refused as a whole, before or after its messages were looked at.
+    Message(Subject, Errno),
+    /// The batch was refused as a whole, before or after its messages were examined.
     Whole(Errno),
-    /// The ruleset is no longer of the generation for which the batch was made.
+    /// The ruleset no longer has the generation for which the batch was made.
     Outdated,
     /// The socket failed.
     Socket(NetlinkError),
@@ -67,30 +68,36 @@ impl Batch {
         self.messages.is_empty()
     }
 
-    /// Adds the objects that `fill` puts into a batch of the library's.
-    pub(crate) fn library(&mut self, part: Part, fill: impl FnOnce(&mut rustables::Batch)) {
+    /// Adds the objects that `fill` puts into a batch of the library.
+    pub(crate) fn library(&mut self, subject: Subject, fill: impl FnOnce(&mut rustables::Batch)) {
         let mut batch = rustables::Batch::new();
         fill(&mut batch);
         let bytes = batch.finalize();
         let mut rest = &bytes[EMPTY_MESSAGE..bytes.len() - EMPTY_MESSAGE];
         while let Some(length) = rest.first_chunk().map(|length| u32::from_ne_bytes(*length) as usize) {
             let (message, tail) = rest.split_at(length);
-            self.messages.push(Message { part: part.clone(), bytes: message.to_vec() });
+            self.messages.push(Message { subject: subject.clone(), bytes: message.to_vec() });
             rest = tail;
         }
     }
 
-    /// Adds one message of the nf_tables subsystem about a table of family `inet`: `kind` is `NFT_MSG_`, `flags` are `NLM_F_`
-    /// beside the request flag.
-    pub(crate) fn raw(&mut self, part: Part, kind: u32, flags: u16, fill: impl FnOnce(&mut Attributes<'_>)) {
-        self.raw_in(FAMILY, part, kind, flags, fill);
+    /// Adds one message of the nf_tables subsystem about a table of family `inet`. `kind` is `NFT_MSG_`;
+    /// `flags` are `NLM_F_` in addition to the request flag.
+    pub(crate) fn raw(
+        &mut self,
+        subject: Subject,
+        kind: u32,
+        flags: u16,
+        fill: impl FnOnce(&mut Attributes<'_>),
+    ) {
+        self.raw_in(FAMILY, subject, kind, flags, fill);
     }
 
     /// [`Batch::raw`] about a table of another family (`NFPROTO_`).
     pub(crate) fn raw_in(
         &mut self,
         family: u8,
-        part: Part,
+        subject: Subject,
         kind: u32,
         flags: u16,
         fill: impl FnOnce(&mut Attributes<'_>),
@@ -98,10 +105,10 @@ impl Batch {
         let mut message = Messages::default();
         let kind = SUBSYSTEM | kind as u16;
         message.push(Header { kind, flags: netlink::REQUEST | flags, sequence: 0, family }, fill);
-        self.messages.push(Message { part, bytes: message.as_bytes().to_vec() });
+        self.messages.push(Message { subject, bytes: message.as_bytes().to_vec() });
     }
 
-    /// Adds all of another batch.
+    /// Appends another batch.
     pub(crate) fn append(&mut self, other: Self) {
         self.messages.extend(other.messages);
     }
@@ -112,33 +119,34 @@ impl Batch {
         self.messages.iter().map(|message| message.bytes.len()).max().unwrap_or_default()
     }
 
-    /// Sends the batch and waits for the kernel's word. With a `generation` it is refused as [`Refusal::Outdated`]
-    /// if anyone has changed any rule of this network namespace since the generation was read.
+    /// Sends the batch and waits for the kernel's answer. With a `generation` it is refused as
+    /// [`Refusal::Outdated`] if any program has changed any rule of this network namespace since the
+    /// generation was read.
     ///
-    /// The socket should live on: whenever a netfilter socket is closed, the kernel waits for a grace period of RCU if a
-    /// batch has just deleted something, and nobody can change a rule until then (`nft_rcv_nl_event`).
+    /// The socket should live on. Whenever a netfilter socket is closed after a batch has deleted something,
+    /// the kernel waits for an RCU grace period, in which no program can change a rule (`nft_rcv_nl_event`).
     pub(crate) fn commit(self, socket: &mut Socket, generation: Option<u32>) -> Result<(), Refusal> {
         self.send(socket, generation, true)
     }
 
-    /// Lets the kernel check the batch and forget it: a batch without an end is never committed, which is how
-    /// `nft --check` works.
+    /// Lets the kernel check the batch without applying it: a batch without an end is never committed, which
+    /// is how `nft --check` works.
     ///
-    /// It must hold no base chain: the kernel registers those while it checks, and taking them back drops every queued
-    /// packet of the network namespace.
-    pub(crate) fn rehearse(self, socket: &mut Socket) -> Result<(), Refusal> {
+    /// It must contain no base chain. The kernel registers base chains while it checks a batch, and removing
+    /// them again drops every queued packet of the network namespace.
+    pub(crate) fn check(self, socket: &mut Socket) -> Result<(), Refusal> {
         self.send(socket, None, false)
     }
 
-    /// How many messages it is sent as: its beginning and end are two.
+    /// The number of messages with which it is sent, including its begin and end.
     fn count(&self) -> u32 {
         self.messages.len() as u32 + 2
     }
 
-    /// The bytes of the batch, whose beginning is numbered `first`: only the last message asks for an answer, so a large
-    /// batch can't overflow the socket.
+    /// The bytes of the batch, whose begin message has the sequence number `first`. Only the last message
+    /// asks for an acknowledgement, so a large batch can't overflow the socket.
     fn encode(&self, first: u32, generation: Option<u32>, with_end: bool) -> Vec<u8> {
-        // The library writes the resource id (the subsystem) of the two frames.
+        // The library writes the resource id (the subsystem) of the begin and end messages.
         let frame = rustables::Batch::new().finalize();
         let (begin, end) = frame.split_at(EMPTY_MESSAGE);
         let mut begin = begin.to_vec();
@@ -171,7 +179,7 @@ impl Batch {
             Err(NetlinkError::Refused { sequence, errno }) => {
                 match (sequence as usize).checked_sub(first as usize + 1) {
                     Some(index) if index < self.messages.len() => {
-                        Err(Refusal::Part(self.messages.swap_remove(index).part, errno))
+                        Err(Refusal::Message(self.messages.swap_remove(index).subject, errno))
                     }
                     _ => Err(Refusal::Whole(errno)),
                 }
@@ -183,20 +191,20 @@ impl Batch {
     /// The attributes of its messages of this kind (`NFT_MSG_`).
     #[cfg(test)]
     pub(crate) fn attributes_of(&self, kind: u32) -> impl Iterator<Item = &[u8]> {
-        // Behind `nlmsghdr`, whose type follows its length, and `nfgenmsg`.
+        // After `nlmsghdr`, in which the type follows the length, and `nfgenmsg`.
         let all = self.messages.iter().map(|message| &message.bytes[..]);
         let kind = (SUBSYSTEM | kind as u16).to_ne_bytes();
         all.filter(move |bytes| bytes[4..6] == kind).map(|bytes| &bytes[20..])
     }
 
-    /// One line per message: what it is about, and its bytes; for golden files.
+    /// One line per message with its subject, and then its bytes; for golden files.
     #[cfg(test)]
     pub(crate) fn to_text(&self) -> String {
         use std::fmt::Write;
 
         let bytes = self.encode(0, None, true);
         let names = std::iter::once("begin".to_owned())
-            .chain(self.messages.iter().map(|message| message.part.object.clone()))
+            .chain(self.messages.iter().map(|message| message.subject.object.clone()))
             .chain(std::iter::once("end".to_owned()));
         let mut rest = bytes.as_slice();
         let mut text = String::new();
@@ -204,13 +212,13 @@ impl Batch {
             let length = u32::from_ne_bytes(*rest.first_chunk().expect("a whole message")) as usize;
             let (message, tail) = rest.split_at(length);
             rest = tail;
-            writeln!(text, "# {name}").expect("a text takes all");
+            writeln!(text, "# {name}").expect("writing to a String succeeds");
             for line in message.chunks(32) {
                 let words: Vec<String> = line
                     .chunks(4)
                     .map(|word| word.iter().map(|byte| format!("{byte:02x}")).collect())
                     .collect();
-                writeln!(text, "{}", words.join(" ")).expect("a text takes all");
+                writeln!(text, "{}", words.join(" ")).expect("writing to a String succeeds");
             }
         }
         assert!(rest.is_empty(), "bytes after the end of the batch");
@@ -218,13 +226,14 @@ impl Batch {
     }
 }
 
-/// Adds a message with its sequence number in place, and the flag that asks for an answer set or cleared.
-fn append(bytes: &mut Vec<u8>, message: &[u8], sequence: u32, answer: bool) {
+/// Appends a message with this sequence number, and with the flag that asks for an acknowledgement set or
+/// cleared.
+fn append(bytes: &mut Vec<u8>, message: &[u8], sequence: u32, acknowledge: bool) {
     let start = bytes.len();
     bytes.extend_from_slice(message);
     // `struct nlmsghdr`: length 4, type 2, flags 2, sequence 4. Both sources write whole headers.
-    let flags =
-        u16::from_ne_bytes([message[6], message[7]]) & !netlink::ACK | if answer { netlink::ACK } else { 0 };
+    let flags = u16::from_ne_bytes([message[6], message[7]]) & !netlink::ACK
+        | if acknowledge { netlink::ACK } else { 0 };
     bytes[start + 6..start + 8].copy_from_slice(&flags.to_ne_bytes());
     bytes[start + 8..start + 12].copy_from_slice(&sequence.to_ne_bytes());
 }
@@ -251,18 +260,18 @@ mod tests {
 
     fn two_messages() -> Batch {
         let mut batch = Batch::default();
-        batch.library(Part::plain("a table"), |library| {
+        batch.library(Subject::plain("a table"), |library| {
             let table = rustables::Table::new(rustables::ProtocolFamily::Inet).with_name("t");
             library.add(&table, rustables::MsgType::Add);
         });
-        batch.raw(Part::plain("a flush"), rustables::sys::NFT_MSG_DELRULE, 0, |attributes| {
+        batch.raw(Subject::plain("a flush"), rustables::sys::NFT_MSG_DELRULE, 0, |attributes| {
             attributes.string(1, "t");
         });
         batch
     }
 
     #[test]
-    fn numbers_run_on_and_only_the_last_message_asks_for_an_answer() {
+    fn sequence_numbers_are_consecutive_and_only_the_last_message_asks_for_an_acknowledgement() {
         let headers = headers(&two_messages().encode(7, None, true));
         assert_eq!(
             headers,
@@ -276,14 +285,14 @@ mod tests {
     }
 
     #[test]
-    fn a_rehearsal_has_no_end() {
+    fn a_checked_batch_has_no_end() {
         let headers = headers(&two_messages().encode(0, None, false));
         assert_eq!(headers.len(), 3);
         assert!(headers.iter().all(|(kind, ..)| *kind != 0x11));
     }
 
     #[test]
-    fn a_generation_stands_in_the_beginning() {
+    fn a_generation_is_sent_in_the_begin_message() {
         let bytes = two_messages().encode(0, Some(0x0102_0304), true);
         assert_eq!(bytes[..4], 28_u32.to_ne_bytes());
         assert_eq!(bytes[20..28], [8, 0, 1, 0, 1, 2, 3, 4]);

@@ -1,98 +1,100 @@
-//! The expressions of our rules: each loads, compares or sets one thing, or decides. All work on register 1; the parts of a
-//! key stand side by side from there on.
+//! The expressions of the agent's rules: each loads, compares or sets one value, or decides. All use register
+//! 1; the parts of a key are stored side by side from there on.
+
+mod connection;
+mod encode;
+mod limit;
+mod meta;
+mod payload;
 
 use std::borrow::Cow;
 use std::time::Duration;
 
-use rustables::sys::{self, nft_registers};
+use rustables::sys;
 
+pub(crate) use self::connection::{Connection, INVALID, ORIGINAL, RELATED, REPLY, UNTRACKED};
+pub(crate) use self::encode::verdict_data;
+use self::encode::{REGISTER, encode_fragment_header, encode_timed, encode_value, encode_verdict, register};
+pub(crate) use self::limit::Rate;
+use self::limit::encode_limit;
+pub(crate) use self::meta::Meta;
+pub(crate) use self::payload::{Address, Payload};
 use super::batch::PLAIN;
 use super::queue::{Queue, QueueForm};
 use crate::netlink::Attributes;
 
-/// The 16-byte register that every expression here reads and writes: an IPv6 address fits. A longer key goes on behind it.
-const REGISTER: nft_registers = sys::NFT_REG_1;
-
-/// One step of a rule. A comparison or lookup that fails ends the rule, and so does a load that isn't possible, such as
-/// the mark of a connection when the packet belongs to none.
+/// One step of a rule. A comparison or lookup that fails ends the rule, and so does a load that isn't
+/// possible, such as the mark of a connection for a packet that belongs to none.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Expression {
-    /// Loads something about the packet.
+    /// Loads metadata of the packet.
     LoadMeta(Meta),
     /// Stores the register as the packet's mark.
     StorePacketMark,
-    /// Loads something about the packet's connection.
+    /// Loads a property of the packet's connection.
     LoadConnection(Connection),
-    /// Stores the register as the connection's mark. Without a connection nothing happens, and the rule goes on.
+    /// Stores the register as the connection's mark. Without a connection it does nothing, and the rule
+    /// continues.
     StoreConnectionMark,
     /// Loads bytes of the packet.
     LoadPayload(Payload),
-    /// Loads whether an IPv6 packet has a fragment header (RFC 8200, 4.5), wherever it stands: a byte, 1 or 0.
+    /// Loads whether an IPv6 packet has a fragment header (RFC 8200, 4.5) at any position: a byte, 1 or 0.
     LoadHasFragmentHeader,
-    /// Loads the third and fourth byte of that header: the fragment's offset in the upper 13 bits. The rule ends without one.
+    /// Loads the third and fourth byte of that header: the fragment's offset in the upper 13 bits. Ends the
+    /// rule if there is none.
     LoadFragmentOffset,
     /// Loads the routing type (`RTN_`) of an address of the packet.
     LoadAddressType(Address),
-    /// Loads one part of a key of several, so many 32-bit words behind the key's beginning.
-    LoadPart(Part, u32),
+    /// Loads one part of a concatenated key, at this many 32-bit words after the start of the key.
+    LoadKeyPart(KeyPart, u32),
     /// register = (register & mask) ^ flip, 32 bits in host order.
     Bits {
-        /// Bits that stay.
+        /// Bits that are kept.
         mask: u32,
-        /// Bits that are then turned over.
+        /// Bits that are inverted afterwards.
         flip: u32,
     },
-    /// Turns a 32-bit number in host order into one in network order, in which comparisons are.
+    /// Converts a 32-bit number from host order to network order, in which comparisons are made.
     ToNetworkOrder,
-    /// Goes on if the register's first bytes compare so with these.
+    /// Continues if the register's first bytes compare like this with the value.
     Compare(Comparison, Vec<u8>),
-    /// Goes on if the register's value is in the set.
+    /// Continues if the register's value is in the set.
     InSet(&'static str),
-    /// Goes on if the register's value is not in the set.
+    /// Continues if the register's value is not in the set.
     NotInSet(&'static str),
-    /// The verdict that the map has for the register's value; goes on if it has none.
+    /// Applies the verdict that the map has for the register's value; continues if it has none.
     VerdictOf(&'static str),
-    /// Puts the register's value into the set, unless it is there, to stay for this long (in milliseconds at the finest)
-    /// whatever happens to it. Where the set is full the rule ends.
+    /// Adds the register's value to the set, unless it is a member, for this long (in milliseconds at the
+    /// finest). Later matches don't extend the time. Ends the rule if the set is full.
     AddToSet(&'static str, Duration),
-    /// The same, but the time starts again each time.
+    /// Adds the register's value to the set, or restarts its timeout. Ends the rule if the set is full.
     RefreshInSet(&'static str, Duration),
-    /// Counts the packet in the set's counter of the register's value, which stays until it has counted none for this long. Where the
-    /// set is full the rule ends.
+    /// Counts the packet in the set's counter for the register's value, which is kept until it has counted
+    /// none for this long. Ends the rule if the set is full.
     CountInSet(&'static str, Duration),
-    /// Takes a token from the set's bucket of the register's value, which stays until it has not been asked for this long. The rule ends
-    /// if the bucket is empty, or if the set is full.
+    /// Takes a token from the set's bucket for the register's value, which is kept until it has not been used
+    /// for this long. Ends the rule if the bucket is empty, or if the set is full.
     Limit(&'static str, Rate, Duration),
-    /// The same, but the rule goes on only if the bucket is empty.
+    /// Takes a token like [`Expression::Limit`], but continues only if the bucket is empty.
     OverLimit(&'static str, Rate, Duration),
     /// Counts the packet in a counter of the table.
     Count(&'static str),
-    /// Hands a copy of the packet to the listener of an NFLOG group, if there is one, and goes on.
+    /// Sends a copy of the packet to the listener of an NFLOG group, if there is one, and continues.
     Log(Log),
-    /// On to the rules of another chain; back here if none of them decides.
+    /// Continues with the rules of another chain, and returns here if none of them decides.
     Jump(&'static str),
-    /// On to the rules of another chain, and not back here: if none of them decides, on as from a jump to here.
+    /// Continues with the rules of another chain. If none of them decides, returns to where a return from
+    /// this chain would lead.
     Goto(&'static str),
-    /// Back to where the jump to this chain came from.
+    /// Returns to the rule after the jump to this chain.
     Return,
-    /// The chain ends: on to the next chain of the hook.
+    /// Accepts the packet in this base chain. It continues with the next chain of the hook.
     Accept,
-    /// The packet ends.
+    /// Drops the packet.
     Drop,
-    /// The packet goes to userspace; it comes back where the answer says: at the next chain of the hook (NF_ACCEPT), or at this
-    /// one (NF_REPEAT).
+    /// Sends the packet to userspace. The verdict says where it is reinjected: at the next chain of the hook
+    /// (NF_ACCEPT), or at this one again (NF_REPEAT).
     Queue(Queue, QueueForm),
-}
-
-/// A token bucket of packets (`nft_limit`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Rate {
-    /// How many tokens come in each period.
-    pub packets: u64,
-    /// The period in seconds.
-    pub seconds: u64,
-    /// How many tokens the bucket holds: it is full at first.
-    pub burst: u32,
 }
 
 /// A copy of a packet for userspace.
@@ -100,153 +102,45 @@ pub(crate) struct Rate {
 pub(crate) struct Log {
     /// The NFLOG group.
     pub group: u16,
-    /// A text that goes with it; the kernel takes up to 127 bytes.
+    /// A text that accompanies it; the kernel takes up to 127 bytes.
     pub prefix: String,
-    /// So many bytes of the packet, from its IP header on.
+    /// How many bytes of the packet are copied, from its IP header on.
     pub length: u32,
 }
 
-/// A part of a key of several.
+/// A part of a concatenated key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Part {
-    /// Bytes of the packet; the word in which they end is filled up with zeros.
+pub(crate) enum KeyPart {
+    /// Bytes of the packet, padded with zeros to whole words.
     Payload(Payload),
-    /// The transport protocol's number, in a word of its own.
+    /// The transport protocol's number, in a separate word.
     Transport,
     /// This number, in host order.
     Number(u32),
-    /// What [`Meta`] says of the packet.
+    /// Metadata of the packet.
     Meta(Meta),
 }
 
-/// What there is to know about a packet beside its bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Meta {
-    /// The packet mark, 32 bits in host order.
-    Mark,
-    /// `NFPROTO_IPV4` or `NFPROTO_IPV6`, a byte.
-    Family,
-    /// The transport protocol's number, a byte.
-    Transport,
-    /// The index of the interface through which the packet entered, 32 bits in host order; 0 where the hook has none. In a
-    /// bridge the port.
-    Iif,
-    /// The index of the interface through which it leaves, likewise.
-    Oif,
-    /// The kind of [`Meta::Iif`], such as `veth`: 16 bytes, filled up with zeros. The rule ends for a device without a kind.
-    IifKind,
-    /// The kind of [`Meta::Oif`], likewise.
-    OifKind,
-    /// The name of the bridge through whose port the frame entered: 16 bytes, filled up with zeros.
-    BridgeName,
-    /// The name of the bridge through whose port the frame leaves, likewise.
-    OutBridgeName,
-    /// The protocol behind the link layer's header (`ETH_P_`), 16 bits in network order.
-    Protocol,
-    /// Bytes from the network header on, 32 bits in host order.
-    Length,
-}
-
-/// What there is to know about a connection.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Connection {
-    /// The connection mark, 32 bits in host order.
-    Mark,
-    /// The packet's direction in it, a byte: 0 or [`REPLY`]. An ICMP error has the direction opposite to
-    /// the packet it is about (`nf_conntrack_inet_error`), and the mark of that packet's connection.
-    Direction,
-    /// Its state, as bits of 32 in host order: [`RELATED`] is one. A packet without a connection has one as well.
-    State,
-}
-
-/// `NF_CT_STATE_BIT(IP_CT_RELATED)`: an ICMP error about a connection, or the first packet of one that a helper expects.
-pub(crate) const RELATED: u32 = 1 << 2;
-/// `NF_CT_STATE_INVALID_BIT`: the packet belongs to no connection.
-pub(crate) const INVALID: u32 = 1 << 0;
-/// `NF_CT_STATE_UNTRACKED_BIT`: nobody asks to what it belongs.
-pub(crate) const UNTRACKED: u32 = 1 << 6;
-/// `IP_CT_DIR_ORIGINAL`: the direction of the connection's first packet.
-pub(crate) const ORIGINAL: u8 = 0;
-/// `IP_CT_DIR_REPLY`: against the direction of the connection's first packet.
-pub(crate) const REPLY: u8 = 1;
 /// `RTN_UNICAST`: the address is another host's, by a route.
 pub(crate) const UNICAST: u32 = libc::RTN_UNICAST as u32;
-/// `RTN_LOCAL`: the address is one of this network namespace's own.
+/// `RTN_LOCAL`: the address belongs to this network namespace.
 pub(crate) const LOCAL: u32 = libc::RTN_LOCAL as u32;
 
-/// Bytes of a packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Payload {
-    /// An address of an IPv4 header (RFC 791).
-    V4(Address),
-    /// An address of an IPv6 header (RFC 8200).
-    V6(Address),
-    /// The destination port of a TCP, UDP or SCTP header, big-endian: the same place in all.
-    DestinationPort,
-    /// The source port of one of these headers, likewise.
-    SourcePort,
-    /// The type of an ICMPv6 message (RFC 4443), a byte.
-    Icmpv6Type,
-    /// The target address of a neighbour solicitation or advertisement (RFC 4861, 4.3 and 4.4), 16 bytes.
-    NeighbourTarget,
-    /// Byte 13 of a TCP header (RFC 9293): its flags.
-    TcpFlags,
-    /// Flags and offset of an IPv4 fragment (RFC 791), 2 bytes.
-    V4Fragment,
-    /// The first byte of an IPv4 destination.
-    V4DestinationStart,
-    /// The first two bytes of an IPv6 destination.
-    V6DestinationStart,
-    /// The first two bytes of an IPv6 source.
-    V6SourceStart,
-    /// The hop limit of an IPv6 header, a byte.
-    HopLimit,
-    /// The first byte of a frame's destination; its lowest bit says that it is a group.
-    DestinationMacStart,
-    /// A frame's source, 6 bytes.
-    SourceMac,
-    /// A frame's protocol as it stands in the frame, 16 bits in network order: that of the outermost VLAN tag if there is one.
-    EtherType,
-    /// The operation of an ARP message (RFC 826), 2 bytes.
-    ArpOperation,
-    /// The sender's hardware address of an ARP message for Ethernet and IPv4 (RFC 826), 6 bytes.
-    ArpSenderMac,
-    /// The sender's protocol address of one, 4 bytes.
-    ArpSenderAddress,
-    /// The type of an ICMP message (RFC 792), a byte.
-    IcmpType,
-    /// The IPv4 destination of the packet that an ICMP error quotes.
-    QuotedV4Destination,
-    /// The IPv6 destination of the packet that an ICMPv6 error quotes (RFC 4443, 3).
-    QuotedV6Destination,
-    /// The first five bytes of a frame's destination.
-    DestinationMacGroup,
-}
-
-/// One of a packet's two addresses.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Address {
-    /// Where the packet comes from.
-    Source,
-    /// Where it goes.
-    Destination,
-}
-
-/// How two values compare, as big-endian numbers.
+/// A comparison of two values as big-endian numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Comparison {
-    /// The register is the value.
+    /// The register equals the value.
     Equal,
-    /// The register is not the value.
+    /// The register differs from the value.
     NotEqual,
-    /// The register is the value or less.
+    /// The register is less than or equal to the value.
     AtMost,
-    /// The register is the value or more.
+    /// The register is greater than or equal to the value.
     AtLeast,
 }
 
 impl Expression {
-    /// The kernel's modules that it needs.
+    /// The kernel modules that it needs.
     pub(crate) fn modules(&self) -> &'static str {
         match self {
             Self::LoadConnection(_) | Self::StoreConnectionMark => "nft_ct",
@@ -274,9 +168,9 @@ impl Expression {
             Self::LoadPayload(_) => "payload",
             Self::LoadAddressType(_) => "fib",
             Self::LoadHasFragmentHeader | Self::LoadFragmentOffset => "exthdr",
-            Self::LoadPart(Part::Payload(_), _) => "payload",
-            Self::LoadPart(Part::Transport | Part::Meta(_), _) => "meta",
-            Self::LoadPart(Part::Number(_), _) => "immediate",
+            Self::LoadKeyPart(KeyPart::Payload(_), _) => "payload",
+            Self::LoadKeyPart(KeyPart::Transport | KeyPart::Meta(_), _) => "meta",
+            Self::LoadKeyPart(KeyPart::Number(_), _) => "immediate",
             Self::Bits { .. } => "bitwise",
             Self::ToNetworkOrder => "byteorder",
             Self::Compare(..) => "cmp",
@@ -308,11 +202,11 @@ impl Expression {
             Self::LoadPayload(payload) => payload.encode(data, REGISTER),
             Self::LoadHasFragmentHeader => encode_fragment_header(data, 0, 1, sys::NFT_EXTHDR_F_PRESENT),
             Self::LoadFragmentOffset => encode_fragment_header(data, 2, 2, 0),
-            Self::LoadPart(part, words) => match part {
-                Part::Payload(payload) => payload.encode(data, register(*words)),
-                Part::Transport => Meta::Transport.encode(data, register(*words)),
-                Part::Meta(meta) => meta.encode(data, register(*words)),
-                Part::Number(number) => {
+            Self::LoadKeyPart(part, words) => match part {
+                KeyPart::Payload(payload) => payload.encode(data, register(*words)),
+                KeyPart::Transport => Meta::Transport.encode(data, register(*words)),
+                KeyPart::Meta(meta) => meta.encode(data, register(*words)),
+                KeyPart::Number(number) => {
                     data.be32(sys::NFTA_IMMEDIATE_DREG, register(*words));
                     encode_value(data, sys::NFTA_IMMEDIATE_DATA, &number.to_ne_bytes());
                 }
@@ -386,134 +280,6 @@ impl Expression {
     }
 }
 
-fn encode_fragment_header(data: &mut Attributes<'_>, offset: u32, length: u32, flags: u32) {
-    data.be32(sys::NFTA_EXTHDR_DREG, REGISTER)
-        .bytes(sys::NFTA_EXTHDR_TYPE, &[libc::IPPROTO_FRAGMENT as u8])
-        .be32(sys::NFTA_EXTHDR_OFFSET, offset)
-        .be32(sys::NFTA_EXTHDR_LEN, length)
-        .be32(sys::NFTA_EXTHDR_FLAGS, flags)
-        .be32(sys::NFTA_EXTHDR_OP, sys::NFT_EXTHDR_OP_IPV6);
-}
-
-fn encode_timed(data: &mut Attributes<'_>, set: &str, operation: u32, stay: Duration) {
-    let milliseconds = u64::try_from(stay.as_millis()).unwrap_or(u64::MAX);
-    data.string(sys::NFTA_DYNSET_SET_NAME, set)
-        .be32(sys::NFTA_DYNSET_OP, operation)
-        .be32(sys::NFTA_DYNSET_SREG_KEY, REGISTER)
-        .bytes(sys::NFTA_DYNSET_TIMEOUT, &milliseconds.to_be_bytes());
-}
-
-fn encode_limit(data: &mut Attributes<'_>, set: &str, rate: Rate, stay: Duration, flags: u32) {
-    encode_timed(data, set, sys::NFT_DYNSET_OP_UPDATE, stay);
-    data.nested(sys::NFTA_DYNSET_EXPR, |limit| {
-        limit.string(sys::NFTA_EXPR_NAME, "limit").nested(sys::NFTA_EXPR_DATA, |data| {
-            data.bytes(sys::NFTA_LIMIT_RATE, &rate.packets.to_be_bytes())
-                .bytes(sys::NFTA_LIMIT_UNIT, &rate.seconds.to_be_bytes())
-                .be32(sys::NFTA_LIMIT_BURST, rate.burst)
-                .be32(sys::NFTA_LIMIT_TYPE, sys::NFT_LIMIT_PKTS)
-                .be32(sys::NFTA_LIMIT_FLAGS, flags);
-        });
-    });
-}
-
-fn encode_value(data: &mut Attributes<'_>, kind: u16, value: &[u8]) {
-    data.nested(kind, |nested| {
-        nested.bytes(sys::NFTA_DATA_VALUE, value);
-    });
-}
-
-fn encode_verdict(data: &mut Attributes<'_>, code: i32, chain: Option<&str>) {
-    data.be32(sys::NFTA_IMMEDIATE_DREG, sys::NFT_REG_VERDICT)
-        .nested(sys::NFTA_IMMEDIATE_DATA, |nested| verdict_data(nested, code, chain));
-}
-
-/// A verdict as data: `NF_` or `NFT_` code, and the chain where it needs one.
-pub(crate) fn verdict_data(data: &mut Attributes<'_>, code: i32, chain: Option<&str>) {
-    data.nested(sys::NFTA_DATA_VERDICT, |verdict| {
-        verdict.be32(sys::NFTA_VERDICT_CODE, code as u32);
-        if let Some(chain) = chain {
-            verdict.string(sys::NFTA_VERDICT_CHAIN, chain);
-        }
-    });
-}
-
-/// The register so many 32-bit words behind the beginning of register 1. A 16-byte register has two names.
-fn register(words: u32) -> nft_registers {
-    if words.is_multiple_of(4) { REGISTER + words / 4 } else { sys::NFT_REG32_00 + words }
-}
-
-impl Meta {
-    fn encode(self, data: &mut Attributes<'_>, register: nft_registers) {
-        data.be32(sys::NFTA_META_KEY, self.number()).be32(sys::NFTA_META_DREG, register);
-    }
-
-    fn number(self) -> u32 {
-        match self {
-            Self::Mark => sys::NFT_META_MARK,
-            Self::Family => sys::NFT_META_NFPROTO,
-            Self::Transport => sys::NFT_META_L4PROTO,
-            Self::Iif => sys::NFT_META_IIF,
-            Self::Oif => sys::NFT_META_OIF,
-            Self::IifKind => sys::NFT_META_IIFKIND,
-            Self::OifKind => sys::NFT_META_OIFKIND,
-            Self::BridgeName => sys::NFT_META_BRI_IIFNAME,
-            Self::OutBridgeName => sys::NFT_META_BRI_OIFNAME,
-            Self::Protocol => sys::NFT_META_PROTOCOL,
-            Self::Length => sys::NFT_META_LEN,
-        }
-    }
-}
-
-impl Connection {
-    fn number(self) -> u32 {
-        match self {
-            Self::Mark => sys::NFT_CT_MARK,
-            Self::Direction => sys::NFT_CT_DIRECTION,
-            Self::State => sys::NFT_CT_STATE,
-        }
-    }
-}
-
-impl Payload {
-    fn encode(self, data: &mut Attributes<'_>, register: nft_registers) {
-        let (base, offset, length) = self.place();
-        data.be32(sys::NFTA_PAYLOAD_DREG, register)
-            .be32(sys::NFTA_PAYLOAD_BASE, base)
-            .be32(sys::NFTA_PAYLOAD_OFFSET, offset)
-            .be32(sys::NFTA_PAYLOAD_LEN, length);
-    }
-
-    /// Header (`NFT_PAYLOAD_`), offset and length in bytes.
-    fn place(self) -> (u32, u32, u32) {
-        match self {
-            Self::V4(Address::Source) => (sys::NFT_PAYLOAD_NETWORK_HEADER, 12, 4),
-            Self::V4(Address::Destination) => (sys::NFT_PAYLOAD_NETWORK_HEADER, 16, 4),
-            Self::V6(Address::Source) => (sys::NFT_PAYLOAD_NETWORK_HEADER, 8, 16),
-            Self::V6(Address::Destination) => (sys::NFT_PAYLOAD_NETWORK_HEADER, 24, 16),
-            Self::DestinationPort => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2),
-            Self::SourcePort => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2),
-            Self::Icmpv6Type => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1),
-            Self::NeighbourTarget => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 8, 16),
-            Self::TcpFlags => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1),
-            Self::V4Fragment => (sys::NFT_PAYLOAD_NETWORK_HEADER, 6, 2),
-            Self::V4DestinationStart => (sys::NFT_PAYLOAD_NETWORK_HEADER, 16, 1),
-            Self::V6DestinationStart => (sys::NFT_PAYLOAD_NETWORK_HEADER, 24, 2),
-            Self::V6SourceStart => (sys::NFT_PAYLOAD_NETWORK_HEADER, 8, 2),
-            Self::HopLimit => (sys::NFT_PAYLOAD_NETWORK_HEADER, 7, 1),
-            Self::DestinationMacStart => (sys::NFT_PAYLOAD_LL_HEADER, 0, 1),
-            Self::SourceMac => (sys::NFT_PAYLOAD_LL_HEADER, 6, 6),
-            Self::EtherType => (sys::NFT_PAYLOAD_LL_HEADER, 12, 2),
-            Self::ArpOperation => (sys::NFT_PAYLOAD_NETWORK_HEADER, 6, 2),
-            Self::ArpSenderMac => (sys::NFT_PAYLOAD_NETWORK_HEADER, 8, 6),
-            Self::IcmpType => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1),
-            Self::QuotedV4Destination => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 8 + 16, 4),
-            Self::QuotedV6Destination => (sys::NFT_PAYLOAD_TRANSPORT_HEADER, 8 + 24, 16),
-            Self::DestinationMacGroup => (sys::NFT_PAYLOAD_LL_HEADER, 0, 5),
-            Self::ArpSenderAddress => (sys::NFT_PAYLOAD_NETWORK_HEADER, 14, 4),
-        }
-    }
-}
-
 impl Comparison {
     fn number(self) -> u32 {
         match self {
@@ -525,7 +291,7 @@ impl Comparison {
     }
 }
 
-/// The kernel's modules that these expressions need, each once.
+/// The kernel modules that these expressions need, each once.
 pub(crate) fn modules(expressions: &[Expression]) -> Cow<'static, str> {
     let mut special: Vec<&str> = Vec::new();
     for modules in expressions.iter().map(Expression::modules).filter(|modules| *modules != PLAIN) {

@@ -1,4 +1,5 @@
-//! Handing a packet to a range of NFQUEUE queues: one meaning, two forms, because kernels differ in what they have.
+//! Sending a packet to a range of NFQUEUE queues. There are two forms with the same meaning, because kernels
+//! differ in what they support.
 
 use std::fmt;
 
@@ -7,7 +8,7 @@ use rustables::sys::{NFTA_QUEUE_FLAGS, NFTA_QUEUE_NUM, NFTA_QUEUE_TOTAL};
 use crate::netlink::{AttributeReader, Attributes};
 use crate::queues::QueueRange;
 
-/// How a rule hands packets to userspace.
+/// How a rule sends packets to userspace.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum QueueForm {
     /// The expression `queue` (kernel option `NFT_QUEUE`, module `nft_queue`).
@@ -17,7 +18,7 @@ pub enum QueueForm {
 }
 
 impl QueueForm {
-    /// The kernel's modules that it needs.
+    /// The kernel modules that it needs.
     pub(crate) fn modules(self) -> &'static str {
         match self {
             Self::Native => "nft_queue",
@@ -35,12 +36,13 @@ impl fmt::Display for QueueForm {
     }
 }
 
-/// Where a rule sends packets: to the queue of the core a packet came in on, counted from the first of the range.
+/// The queues to which a rule sends packets: the queue is chosen by the core on which a packet arrived,
+/// counted from the first of the range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Queue {
     /// The queues.
     pub queues: QueueRange,
-    /// Whether packets pass while nobody listens.
+    /// Whether packets pass while no program listens.
     pub bypass: bool,
 }
 
@@ -54,11 +56,11 @@ const NFTA_TARGET_NAME: u16 = 1;
 const NFTA_TARGET_REV: u16 = 2;
 const NFTA_TARGET_INFO: u16 = 3;
 const TARGET_NAME: &str = "NFQUEUE";
-/// The revision that has flags: `struct xt_NFQ_info_v3`.
+/// The revision with flags: `struct xt_NFQ_info_v3`.
 const TARGET_REVISION: u32 = 3;
 
 impl Queue {
-    /// Name of the expression in this form.
+    /// The name of the expression in this form.
     pub(crate) fn name(form: QueueForm) -> &'static str {
         match form {
             QueueForm::Native => "queue",
@@ -75,7 +77,7 @@ impl Queue {
                 data.be16(NFTA_QUEUE_NUM, first).be16(NFTA_QUEUE_TOTAL, count).be16(NFTA_QUEUE_FLAGS, flags);
             }
             QueueForm::Target => {
-                // `struct xt_NFQ_info_v3`: first, count, flags in the machine's order, padded to 8 bytes.
+                // `struct xt_NFQ_info_v3`: first, count and flags in host order, padded to 8 bytes.
                 let info: Vec<u8> = [first, count, flags, 0].into_iter().flat_map(u16::to_ne_bytes).collect();
                 data.string(NFTA_TARGET_NAME, TARGET_NAME)
                     .be32(NFTA_TARGET_REV, TARGET_REVISION)
@@ -84,7 +86,7 @@ impl Queue {
         }
     }
 
-    /// Reads an expression, and tells its form; `None` if it is another expression.
+    /// Decodes an expression, and returns its form; `None` if it is another expression.
     pub(crate) fn decode(name: &[u8], data: &[u8]) -> Option<(Self, QueueForm)> {
         let attribute = |kind| AttributeReader::new(data).find(|(k, _)| *k == kind).map(|(_, value)| value);
         let (first, count, flags, form) = match name {

@@ -3,7 +3,7 @@
 use rustables::sys;
 
 use super::TableId;
-use super::batch::{Batch, Part};
+use super::batch::{Batch, Subject};
 use super::expression::{Expression, modules};
 use crate::netlink;
 
@@ -16,9 +16,9 @@ const COMMENT: u8 = 0;
 /// A rule of one of our chains.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Rule {
-    /// The chain at whose end it stands.
+    /// The chain to which the rule is appended.
     pub chain: &'static str,
-    /// What it is for, in a few words.
+    /// Its purpose in a few words, for errors.
     pub purpose: &'static str,
     /// ALL comparisons must hold; the first that fails ends the rule.
     pub expressions: Vec<Expression>,
@@ -29,7 +29,7 @@ pub(crate) struct Rule {
 impl Rule {
     /// Adds it to the batch, at the end of its chain in `table`.
     pub(crate) fn add_to(&self, table: TableId, batch: &mut Batch) {
-        let part = Part {
+        let part = Subject {
             object: format!("rule of chain {}: {}", self.chain, self.purpose),
             modules: modules(&self.expressions).into_owned(),
         };
@@ -48,7 +48,8 @@ impl Rule {
     }
 }
 
-/// A comment as `libnftnl` lays it down: kind, length, text with a final zero. What is too long is cut.
+/// A comment as encoded by `libnftnl`: kind, length, text with a final zero. A text that is too long is
+/// truncated.
 fn comment_bytes(comment: &str) -> Vec<u8> {
     let mut end = comment.len().min(LONGEST_COMMENT);
     while !comment.is_char_boundary(end) {

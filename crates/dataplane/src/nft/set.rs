@@ -1,7 +1,7 @@
-//! A set or map of nftables: its description, and the messages that create, fill, change and read it.
+//! A set or map of nftables: its description, and the messages that create, fill, update and read it.
 //!
-//! Keys and verdicts are bytes as the kernel holds them: the parts of a key one after the other, each filled up with zeros to
-//! whole 32-bit words (`nft_concat`).
+//! Keys and verdicts are bytes as the kernel stores them: the parts of a key one after the other, each padded
+//! with zeros to whole 32-bit words (`nft_concat`).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,12 +10,13 @@ use std::time::Duration;
 use nix::errno::Errno;
 use rustables::sys;
 
-use super::batch::{Batch, Part};
+use super::batch::{Batch, Subject};
 use super::expression::verdict_data;
 use super::{SUBSYSTEM, TableId};
 use crate::netlink::{self, AttributeReader, Attributes, Header, Messages, NetlinkError, Socket};
 
-/// Elements in one message. A list is an attribute of at most 64 KiB, and an element takes at most about 120 bytes.
+/// Elements in one message. A list is an attribute of at most 64 KiB, and an element takes at most about 120
+/// bytes.
 const ELEMENTS_A_MESSAGE: usize = 400;
 
 /// How often a set is read again because another program changed the ruleset meanwhile.
@@ -28,14 +29,14 @@ const DESTROY_ELEMENTS: u32 = 30;
 const KEY_BYTE_ORDER: u8 = 0;
 const HOST_ORDER: u32 = 1;
 
-/// A part of a key, with the number by which `nft` names its type (`enum datatypes`).
+/// A part of a key, with the number of its type in `nft` (`enum datatypes`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum KeyPart {
+pub(crate) enum KeyType {
     /// An interface, by its index in host order.
     Interface,
     /// An Ethernet address.
     Mac,
-    /// A protocol behind the link layer's header (`ETH_P_`), in network order.
+    /// A protocol after the link layer's header (`ETH_P_`), in network order.
     EtherType,
     /// An IPv4 address.
     Ipv4,
@@ -47,11 +48,11 @@ pub(crate) enum KeyPart {
     Port,
     /// A number in host order.
     Number,
-    /// An interface's name, filled up with zeros.
+    /// An interface's name, padded with zeros.
     InterfaceName,
 }
 
-impl KeyPart {
+impl KeyType {
     /// The type's number, which fits into six bits.
     fn kind(self) -> u32 {
         match self {
@@ -67,7 +68,7 @@ impl KeyPart {
         }
     }
 
-    /// Its bytes. Among several parts of a key it is filled up to whole words.
+    /// The length in bytes. In a key with several parts it is padded to whole words.
     fn length(self) -> u32 {
         match self {
             Self::Protocol => 1,
@@ -79,20 +80,20 @@ impl KeyPart {
     }
 }
 
-/// What the elements of a set carry beside their key.
+/// What the elements of a set carry besides their key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Carries {
     /// Nothing.
     Keys,
-    /// A verdict each.
+    /// One verdict each.
     Verdicts,
-    /// A timeout each. Rules add them as well.
+    /// One timeout each. Rules may add elements.
     Timeouts,
-    /// A counter of packets and a timeout each. Rules add them.
+    /// One counter of packets and one timeout each. Rules add elements.
     Counters,
 }
 
-/// A set: see the module.
+/// A set or map: see the module.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Set {
     /// Its table.
@@ -101,32 +102,32 @@ pub(crate) struct Set {
     pub name: &'static str,
     /// Its number (`NFTA_SET_ID`), unique within the batch that creates it.
     pub id: u32,
-    /// What keys consist of.
-    pub key: &'static [KeyPart],
+    /// The parts of its keys.
+    pub key: &'static [KeyType],
     /// What elements carry.
     pub carries: Carries,
-    /// How many elements it takes at most; `None` for no limit.
+    /// The maximum number of elements; `None` for no limit.
     pub size: Option<u32>,
 }
 
 /// The verdict of a map's element.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum ElementVerdict {
-    /// The packet passes the chain.
+    /// Accepts the packet in this base chain.
     Accept,
-    /// On to another chain.
+    /// Continues with another chain.
     Goto(&'static str),
 }
 
 /// Elements: keys, and the verdict of each where the set is a map.
 pub(crate) type Elements = BTreeMap<Vec<u8>, Option<ElementVerdict>>;
 
-/// A key made of several parts, each filled up to whole words.
+/// A key with several parts, each padded to whole words.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Key(Vec<u8>);
 
 impl Key {
-    /// One more part.
+    /// Appends a part.
     #[must_use]
     pub(crate) fn with(mut self, bytes: &[u8]) -> Self {
         self.0.extend_from_slice(bytes);
@@ -134,7 +135,7 @@ impl Key {
         self
     }
 
-    /// An address in network order.
+    /// Appends an address in network order.
     #[must_use]
     pub(crate) fn address(self, address: IpAddr) -> Self {
         match address {
@@ -143,14 +144,14 @@ impl Key {
         }
     }
 
-    /// The whole.
+    /// The bytes of the key.
     pub(crate) fn bytes(self) -> Vec<u8> {
         self.0
     }
 }
 
 impl Set {
-    /// The length of a key in bytes: that of its one part, or of all, each filled up.
+    /// The length of a key in bytes: that of its one part, or of all parts, each padded.
     pub(crate) fn key_length(&self) -> usize {
         match self.key {
             [part] => part.length() as usize,
@@ -158,19 +159,19 @@ impl Set {
         }
     }
 
-    /// Creates it where it doesn't exist.
+    /// Creates it if it doesn't exist.
     pub(crate) fn create(&self, batch: &mut Batch) {
-        self.create_as(Part::plain(format!("set {} of table {}", self.name, self.table)), batch);
+        self.create_as(Subject::plain(format!("set {} of table {}", self.name, self.table)), batch);
     }
 
-    /// The same, as this part of the batch.
-    pub(crate) fn create_as(&self, part: Part, batch: &mut Batch) {
+    /// Creates it if it doesn't exist, as this part of the batch.
+    pub(crate) fn create_as(&self, subject: Subject, batch: &mut Batch) {
         let flags = match self.carries {
             Carries::Keys => 0,
             Carries::Verdicts => sys::NFT_SET_MAP,
             Carries::Timeouts | Carries::Counters => sys::NFT_SET_TIMEOUT | sys::NFT_SET_EVAL,
         };
-        batch.raw_in(self.table.family, part, sys::NFT_MSG_NEWSET, netlink::CREATE, |set| {
+        batch.raw_in(self.table.family, subject, sys::NFT_MSG_NEWSET, netlink::CREATE, |set| {
             let kind = self.key.iter().fold(0, |kind, part| kind << 6 | part.kind());
             set.string(sys::NFTA_SET_TABLE, self.table.name)
                 .string(sys::NFTA_SET_NAME, self.name)
@@ -181,8 +182,8 @@ impl Set {
             if self.carries == Carries::Verdicts {
                 set.be32(sys::NFTA_SET_DATA_TYPE, sys::NFT_DATA_VERDICT);
             }
-            if let [KeyPart::Interface | KeyPart::InterfaceName | KeyPart::Number] = self.key {
-                // For `nft list`, which takes numbers for big-endian ones otherwise.
+            if let [KeyType::Interface | KeyType::InterfaceName | KeyType::Number] = self.key {
+                // For `nft list`, which shows numbers as big-endian otherwise.
                 let byte_order = [&[KEY_BYTE_ORDER, 4][..], &HOST_ORDER.to_ne_bytes()].concat();
                 set.bytes(sys::NFTA_SET_USERDATA, &byte_order);
             }
@@ -194,14 +195,15 @@ impl Set {
         });
     }
 
-    /// Empties it and adds these elements, whatever it holds.
+    /// Empties it and adds these elements, whatever it contains.
     pub(crate) fn fill(&self, elements: &Elements, batch: &mut Batch) {
-        let part = Part::plain(format!("emptying set {}", self.name));
-        batch.raw_in(self.table.family, part, sys::NFT_MSG_DELSETELEM, 0, |list| self.name_it(list));
+        let subject = Subject::plain(format!("emptying set {}", self.name));
+        batch.raw_in(self.table.family, subject, sys::NFT_MSG_DELSETELEM, 0, |list| self.name_it(list));
         self.add(elements, batch);
     }
 
-    /// Turns a set that holds `old` into one that holds `new`. Adds nothing to the batch if they are the same.
+    /// Turns a set that contains `old` into one that contains `new`. Adds nothing to the batch if they are
+    /// equal.
     pub(crate) fn change(&self, old: &Elements, new: &Elements, batch: &mut Batch) {
         let differing = |of: &Elements, from: &Elements| -> Elements {
             of.iter()
@@ -213,7 +215,8 @@ impl Set {
         self.add(&differing(new, old), batch);
     }
 
-    /// Adds elements. Those that it holds already stay as they are; with another verdict the batch is refused (`EBUSY`).
+    /// Adds elements. Existing elements stay as they are; with another verdict the batch is refused
+    /// (`EBUSY`).
     pub(crate) fn add(&self, elements: &Elements, batch: &mut Batch) {
         self.elements(elements, sys::NFT_MSG_NEWSETELEM, netlink::CREATE, None, batch);
     }
@@ -223,12 +226,12 @@ impl Set {
         self.elements(elements, sys::NFT_MSG_NEWSETELEM, netlink::CREATE, Some(stay), batch);
     }
 
-    /// Removes elements. If it lacks one, the batch is refused (`ENOENT`).
+    /// Removes elements. The batch is refused (`ENOENT`) if one does not exist.
     pub(crate) fn remove(&self, elements: &Elements, batch: &mut Batch) {
         self.elements(elements, sys::NFT_MSG_DELSETELEM, 0, None, batch);
     }
 
-    /// Removes elements, those that it holds. Kernels before 6.3 refuse that (`EINVAL`).
+    /// Removes those of the elements that exist. Kernels before 6.3 refuse that (`EINVAL`).
     pub(crate) fn destroy(&self, elements: &Elements, batch: &mut Batch) {
         self.elements(elements, DESTROY_ELEMENTS, 0, None, batch);
     }
@@ -243,9 +246,9 @@ impl Set {
     ) {
         let all: Vec<_> = elements.iter().collect();
         for some in all.chunks(ELEMENTS_A_MESSAGE) {
-            let verb = if kind == sys::NFT_MSG_NEWSETELEM { "adding to" } else { "taking from" };
-            let part = Part::plain(format!("{verb} set {}", self.name));
-            batch.raw_in(self.table.family, part, kind, flags, |message| {
+            let verb = if kind == sys::NFT_MSG_NEWSETELEM { "adding to" } else { "removing from" };
+            let subject = Subject::plain(format!("{verb} set {}", self.name));
+            batch.raw_in(self.table.family, subject, kind, flags, |message| {
                 self.name_it(message);
                 message.nested(sys::NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
                     some.iter().for_each(|(key, verdict)| encode_element(key, **verdict, stay, list));
@@ -259,11 +262,12 @@ impl Set {
             .string(sys::NFTA_SET_ELEM_LIST_SET, self.name);
     }
 
-    /// Reads the keys that it holds, each with its count of packets, or 0 where elements have no counter. A set that does not exist is
-    /// empty.
+    /// Reads its keys, each with its count of packets, or 0 if elements have no counter. A set that does not
+    /// exist counts as empty.
     ///
     /// # Errors
-    /// [`NetlinkError`] if the socket fails, or if other programs changed the ruleset during each of [`TRIES`] readings.
+    /// [`NetlinkError`] if the socket fails, or if other programs changed the ruleset during each of
+    /// [`TRIES`] reads.
     pub(crate) fn read(&self, socket: &mut Socket) -> Result<BTreeMap<Vec<u8>, u64>, NetlinkError> {
         for _ in 1..TRIES {
             match self.read_once(socket) {
@@ -336,11 +340,11 @@ fn decode_element(element: &[u8]) -> Option<(Vec<u8>, u64)> {
 mod tests {
     use super::*;
 
-    const PAIRS: Set = Set {
+    const SOURCES: Set = Set {
         table: TableId::inet("t"),
-        name: "pairs",
+        name: "sources",
         id: 1,
-        key: &[KeyPart::Interface, KeyPart::Mac, KeyPart::EtherType, KeyPart::Ipv4],
+        key: &[KeyType::Interface, KeyType::Mac, KeyType::EtherType, KeyType::Ipv4],
         carries: Carries::Verdicts,
         size: None,
     };
@@ -349,7 +353,7 @@ mod tests {
     fn parts_of_a_key_are_whole_words() {
         let key = Key::default().with(&7_u32.to_ne_bytes()).with(&[1, 2, 3, 4, 5, 6]).with(&[8, 0]);
         let bytes = key.address([10, 0, 0, 1].into()).bytes();
-        assert_eq!(bytes.len(), PAIRS.key_length());
+        assert_eq!(bytes.len(), SOURCES.key_length());
         assert_eq!(bytes[4..], [1, 2, 3, 4, 5, 6, 0, 0, 8, 0, 0, 0, 10, 0, 0, 1]);
     }
 
@@ -358,11 +362,11 @@ mod tests {
         let one: Elements = [(vec![1; 20], Some(ElementVerdict::Accept))].into();
         let other: Elements = [(vec![1; 20], Some(ElementVerdict::Goto("isolated")))].into();
         let mut batch = Batch::default();
-        PAIRS.change(&one, &one, &mut batch);
+        SOURCES.change(&one, &one, &mut batch);
         assert!(batch.is_empty());
-        PAIRS.change(&one, &other, &mut batch);
-        assert_eq!(batch.to_text().matches("# taking from set pairs").count(), 1);
-        assert_eq!(batch.to_text().matches("# adding to set pairs").count(), 1);
+        SOURCES.change(&one, &other, &mut batch);
+        assert_eq!(batch.to_text().matches("# removing from set sources").count(), 1);
+        assert_eq!(batch.to_text().matches("# adding to set sources").count(), 1);
     }
 
     #[test]
@@ -371,7 +375,7 @@ mod tests {
             .map(|n| ([n.to_ne_bytes(); 8].concat(), Some(ElementVerdict::Goto("a-chain-with-a-long-name"))))
             .collect();
         let mut batch = Batch::default();
-        PAIRS.add(&elements, &mut batch);
+        SOURCES.add(&elements, &mut batch);
         assert!(batch.largest() < 1 << 16, "{}", batch.largest());
     }
 }

@@ -1,4 +1,4 @@
-//! The chains in which rules drop packets: each counts, logs an example a second, and drops.
+//! The chains in which rules drop packets: each counts the packet, logs one example per second, and drops.
 
 use std::time::Duration;
 
@@ -8,50 +8,52 @@ use super::rule::rule;
 use crate::drops::{DROP_PREFIX, DropCounts, DropPlace, DropReason};
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::batch::Batch;
-use crate::nft::expression::{Address, Expression, Log, Meta, Part};
+use crate::nft::expression::{Address, Expression, KeyPart, Log, Meta};
 use crate::nft::rule::Rule;
-use crate::nft::set::{Carries, KeyPart, Set};
+use crate::nft::set::{Carries, KeyType, Set};
 use crate::nft::{FAMILY, TableId};
 use crate::packet::COPY_RANGE;
 
-/// How often an example is logged of each reason and sender.
-const AN_EXAMPLE_EVERY: Duration = Duration::from_secs(1);
+/// How often an example is logged for each reason and sender.
+const EXAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a count stays that does not grow: of interfaces and pods that are gone.
-const KEPT: Duration = Duration::from_secs(3600);
+/// How long a count is kept that does not grow, such as that of an interface or pod that is gone.
+const COUNT_LIFETIME: Duration = Duration::from_secs(3600);
 
-/// The most elements of a set, each one sender and reason. When a set is full, packets of further senders are dropped uncounted.
-const MOST: u32 = 16_384;
+/// Maximum number of elements in a set, one per sender and reason. When a set is full, packets of further
+/// senders are dropped uncounted.
+const MAX_ELEMENTS: u32 = 16_384;
 
-/// A pair of sets: one counts packets, the other holds those of which an example was logged within the last second.
+/// A pair of sets: one counts packets, the other contains the senders and reasons for which an example was
+/// logged within the last second.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Counter {
     counts: &'static str,
     logged: &'static str,
-    key: &'static [KeyPart],
-    /// The number of its first set, from [`Drops::first_id`] on.
+    key: &'static [KeyType],
+    /// The number of its first set, relative to [`Drops::first_id`].
     id: u32,
 }
 
-/// By the interface where they entered.
+/// Counts by the interface where packets entered.
 const BY_INTERFACE: Counter =
-    Counter { counts: "dropped", logged: "logged", key: &[KeyPart::Number, KeyPart::Interface], id: 0 };
-/// By their IPv4 source.
+    Counter { counts: "dropped", logged: "logged", key: &[KeyType::Number, KeyType::Interface], id: 0 };
+/// Counts by IPv4 source.
 const BY_SOURCE_4: Counter = Counter {
     counts: "dropped-from4",
     logged: "logged-from4",
-    key: &[KeyPart::Number, KeyPart::Ipv4],
+    key: &[KeyType::Number, KeyType::Ipv4],
     id: 2,
 };
-/// By their IPv6 source.
+/// Counts by IPv6 source.
 const BY_SOURCE_6: Counter = Counter {
     counts: "dropped-from6",
     logged: "logged-from6",
-    key: &[KeyPart::Number, KeyPart::Ipv6],
+    key: &[KeyType::Number, KeyType::Ipv6],
     id: 4,
 };
 
-/// The chain that drops for a reason.
+/// The chain that drops packets for a reason.
 pub(super) fn chain(reason: DropReason) -> &'static str {
     match reason {
         DropReason::SpoofedSource => "drop-spoofed-source",
@@ -89,7 +91,7 @@ impl Drops {
     fn sets(&self, counter: Counter) -> [Set; 2] {
         let Counter { counts: name, logged, key, id } = counter;
         let (table, id) = (self.table, self.first_id + id);
-        let counts = Set { table, name, id, key, carries: Carries::Counters, size: Some(MOST) };
+        let counts = Set { table, name, id, key, carries: Carries::Counters, size: Some(MAX_ELEMENTS) };
         [counts, Set { name: logged, id: id + 1, carries: Carries::Timeouts, ..counts }]
     }
 
@@ -98,7 +100,7 @@ impl Drops {
         reason.is_by_source() && self.table.family == FAMILY
     }
 
-    /// The counters that its reasons need.
+    /// The counters that the table's reasons need.
     fn counters(&self) -> Vec<Counter> {
         let by_source = self.reasons.iter().any(|reason| self.is_by_source(*reason));
         let mut counters = vec![BY_INTERFACE];
@@ -106,23 +108,23 @@ impl Drops {
         counters
     }
 
-    /// Its chains.
+    /// The names of the chains.
     pub(super) fn chains(&self) -> impl Iterator<Item = &'static str> {
         self.reasons.iter().map(|reason| chain(*reason))
     }
 
-    /// Creates its sets where they don't exist.
+    /// Creates the sets if they don't exist.
     pub(super) fn create(&self, batch: &mut Batch) {
         let sets = self.counters().into_iter().flat_map(|counter| self.sets(counter));
         sets.for_each(|set| set.create(batch));
     }
 
-    /// The rules of its chains; examples go to `log_group`, if there is one.
+    /// The rules of the chains. Examples go to `log_group`, if there is one.
     pub(super) fn rules(&self, log_group: Option<u16>) -> Vec<Rule> {
         self.reasons.iter().flat_map(|reason| rules(*reason, self.is_by_source(*reason), log_group)).collect()
     }
 
-    /// Packets that were dropped since the table was created.
+    /// How many packets were dropped since the table was created.
     ///
     /// # Errors
     /// [`NetlinkError`] if a set can't be read.
@@ -146,11 +148,11 @@ impl Drops {
 
 fn rules(reason: DropReason, is_by_source: bool, log_group: Option<u16>) -> Vec<Rule> {
     let name = chain(reason);
-    let number = Expression::LoadPart(Part::Number(reason.number()), 0);
+    let number = Expression::LoadKeyPart(KeyPart::Number(reason.number()), 0);
     let by = |counter, family: Option<&Family>| {
         let place = match family {
-            Some(family) => Part::Payload((family.payload)(Address::Source)),
-            None => Part::Meta(Meta::Iif),
+            Some(family) => KeyPart::Payload((family.payload)(Address::Source)),
+            None => KeyPart::Meta(Meta::Iif),
         };
         let mut key = Vec::new();
         if let Some(family) = family {
@@ -160,10 +162,11 @@ fn rules(reason: DropReason, is_by_source: bool, log_group: Option<u16>) -> Vec<
                 Expression::InSet(family.pod_cidrs),
             ]);
         }
-        key.extend([number.clone(), Expression::LoadPart(place, 1)]);
+        key.extend([number.clone(), Expression::LoadKeyPart(place, 1)]);
         (counter, key)
     };
-    // Any host can forge sources outside, and they would fill the set: all of them are one sender, 0.0.0.0 or `::`.
+    // Any host can forge sources outside the pod CIDRs, and they would fill the set. All of them count as one
+    // sender, 0.0.0.0 or `::`.
     let outside = |counter, family: &Family, words: u32| {
         let mut key = family.is_it().to_vec();
         key.extend([
@@ -171,7 +174,7 @@ fn rules(reason: DropReason, is_by_source: bool, log_group: Option<u16>) -> Vec<
             Expression::NotInSet(family.pod_cidrs),
             number.clone(),
         ]);
-        key.extend((1..=words).map(|word| Expression::LoadPart(Part::Number(0), word)));
+        key.extend((1..=words).map(|word| Expression::LoadKeyPart(KeyPart::Number(0), word)));
         (counter, key)
     };
     let [v4, v6] = &FAMILIES;
@@ -186,12 +189,16 @@ fn rules(reason: DropReason, is_by_source: bool, log_group: Option<u16>) -> Vec<
     };
     let mut rules = Vec::new();
     for (Counter { counts, logged, .. }, key) in counters {
-        rules.push(rule(name, "count", key.iter().cloned().chain([Expression::CountInSet(counts, KEPT)])));
+        rules.push(rule(
+            name,
+            "count",
+            key.iter().cloned().chain([Expression::CountInSet(counts, COUNT_LIFETIME)]),
+        ));
         if let Some(group) = log_group {
             let prefix = format!("{DROP_PREFIX}{}", reason.code());
             let example = key.into_iter().chain([
                 Expression::NotInSet(logged),
-                Expression::AddToSet(logged, AN_EXAMPLE_EVERY),
+                Expression::AddToSet(logged, EXAMPLE_INTERVAL),
                 Expression::Log(Log { group, prefix, length: COPY_RANGE as u32 }),
             ]);
             rules.push(rule(name, "log an example", example));

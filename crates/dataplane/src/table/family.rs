@@ -1,25 +1,28 @@
-//! The two address families, and what the sets about each are called.
+//! The two address families, and the names of the sets about each.
 
 use super::sets;
 use crate::nft::expression::{Address, Comparison, Expression, Meta, Payload};
 
-/// The cached pairs, IPv4.
+/// The allowed flows, IPv4.
 pub(super) const ALLOWED_4: &str = "allowed4";
-/// The cached pairs, IPv6.
+/// The allowed flows, IPv6.
 pub(super) const ALLOWED_6: &str = "allowed6";
 /// The IPv4 addresses of all nodes.
 pub(super) const NODE_ADDRESSES_4: &str = "node-addresses4";
 /// The IPv6 addresses of all nodes.
 pub(super) const NODE_ADDRESSES_6: &str = "node-addresses6";
 
-/// An address family: its number (`NFPROTO_`), and what the sets about it are called.
+/// The protocols whose flows are cached: those with ports.
+pub(super) const WITH_PORTS: &str = "protocols-with-ports";
+
+/// An address family: its number (`NFPROTO_`), and the names of the sets about it.
 pub(super) struct Family {
     pub(super) number: i32,
     pub(super) payload: fn(Address) -> Payload,
-    /// 32-bit words of an address.
+    /// The length of an address in 32-bit words.
     pub(super) words: u32,
     pub(super) allowed: &'static str,
-    pub(super) changing: &'static str,
+    pub(super) revalidated: &'static str,
     pub(super) changed: &'static str,
     pub(super) node_addresses: &'static str,
     pub(super) pod_cidrs: &'static str,
@@ -34,7 +37,7 @@ pub(super) const FAMILIES: [Family; 2] = [
         payload: Payload::V4,
         words: 1,
         allowed: ALLOWED_4,
-        changing: sets::CHANGING_4,
+        revalidated: sets::REVALIDATED_4,
         changed: sets::CHANGED_4,
         node_addresses: NODE_ADDRESSES_4,
         pod_cidrs: sets::POD_CIDRS_4,
@@ -46,7 +49,7 @@ pub(super) const FAMILIES: [Family; 2] = [
         payload: Payload::V6,
         words: 4,
         allowed: ALLOWED_6,
-        changing: sets::CHANGING_6,
+        revalidated: sets::REVALIDATED_6,
         changed: sets::CHANGED_6,
         node_addresses: NODE_ADDRESSES_6,
         pod_cidrs: sets::POD_CIDRS_6,
@@ -56,7 +59,7 @@ pub(super) const FAMILIES: [Family; 2] = [
 ];
 
 impl Family {
-    /// Goes on if the packet is of this family.
+    /// Matches if the packet is of this family.
     pub(super) fn is_it(&self) -> [Expression; 2] {
         [Expression::LoadMeta(Meta::Family), Expression::Compare(Comparison::Equal, vec![self.number as u8])]
     }

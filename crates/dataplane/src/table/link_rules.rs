@@ -1,16 +1,18 @@
-//! Rules about the protocols of the link itself (ICMP errors, neighbour discovery) and about overlay packets, for both tables.
+//! Rules about the protocols of the link itself (ICMP errors, neighbour discovery) and about overlay packets,
+//! for both tables.
 //!
-//! `bridge` sees frames and `origin` sees packets: [`Link`] holds what differs between them. `ports::check` does the same in Rust,
-//! for packets of ports that were not bound yet.
+//! `bridge` matches frames and `origin` matches packets: [`Link`] holds the differences. `ports::check`
+//! implements the same checks in Rust, for packets of ports that were not bound yet.
 
 use super::drops;
 use super::rule::rule;
 use crate::drops::DropReason;
-use crate::nft::expression::{Address, Comparison, Expression, Meta, Part, Payload};
+use crate::nft::expression::{Address, Comparison, Expression, KeyPart, Meta, Payload};
 use crate::nft::rule::Rule;
 use crate::nft::set::Set;
 
-/// An IPv6 header, a neighbour solicitation or advertisement, and two options of 8 bytes (RFC 4861, RFC 7527's nonce).
+/// An IPv6 header, a neighbour solicitation or advertisement, and two options of 8 bytes (RFC 4861, RFC
+/// 7527's nonce).
 const LONGEST_NEIGHBOUR_DISCOVERY: u32 = 40 + 24 + 2 * 8;
 
 /// Types of ICMPv6 messages (RFC 4861).
@@ -21,43 +23,43 @@ pub(super) const NEIGHBOUR_SOLICITATION: u8 = 135;
 /// See [`ROUTER_SOLICITATION`].
 pub(super) const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
-/// Of RFC 4443.
+/// See RFC 4443.
 const ECHO_REQUEST: u8 = 128;
 const ECHO_REPLY: u8 = 129;
-/// Of RFC 2710 and RFC 3810.
+/// See RFC 2710 and RFC 3810.
 const LISTENER_QUERY: u8 = 130;
-/// The type of an IGMP membership query (RFC 3376), which the byte of [`Payload::IcmpType`] shows as well.
+/// The type of an IGMP membership query (RFC 3376). [`Payload::IcmpType`] loads the same byte.
 const MEMBERSHIP_QUERY: u8 = 0x11;
 
 /// How the rules of one table match addresses and families.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Link {
-    /// What tells the address family.
+    /// Loads the address family.
     pub family: Meta,
-    /// Its value for IPv4.
+    /// The value for IPv4.
     pub ipv4: &'static [u8],
-    /// Its value for IPv6.
+    /// The value for IPv6.
     pub ipv6: &'static [u8],
     /// Whether the chain of ICMP errors gets packets of both families.
     pub mixes_families: bool,
-    /// Port and IPv4 address behind it.
+    /// The set of ports, each with an IPv4 address behind it.
     pub own_4: Set,
-    /// Port and IPv6 address behind it.
+    /// The set of ports, each with an IPv6 address behind it.
     pub own_6: Set,
 }
 
 impl Link {
-    /// Goes on for IPv4.
+    /// Matches IPv4.
     pub(super) fn is_ipv4(&self) -> [Expression; 2] {
         is(self.family, self.ipv4)
     }
 
-    /// Goes on for IPv6.
+    /// Matches IPv6.
     pub(super) fn is_ipv6(&self) -> [Expression; 2] {
         is(self.family, self.ipv6)
     }
 
-    /// Goes on for ICMPv6 messages with a type from `first` to `last`.
+    /// Matches ICMPv6 messages with a type from `first` to `last`.
     pub(super) fn icmpv6(&self, first: u8, last: u8) -> Vec<Expression> {
         let mut expressions = self.is_ipv6().to_vec();
         expressions.extend(is(Meta::Transport, &[libc::IPPROTO_ICMPV6 as u8]));
@@ -65,7 +67,8 @@ impl Link {
         expressions
     }
 
-    /// Goes on for ICMPv6 messages of these types with hop limit 255, which were sent on this link (RFC 4861, 7.1).
+    /// Matches ICMPv6 messages of these types with hop limit 255, which were sent on this link (RFC 4861,
+    /// 7.1).
     pub(super) fn neighbour_discovery(&self, first: u8, last: u8) -> Vec<Expression> {
         let mut expressions = self.icmpv6(first, last);
         expressions.extend([
@@ -75,33 +78,34 @@ impl Link {
         expressions
     }
 
-    /// The same, for messages no longer than neighbour discovery needs.
+    /// Matches neighbour discovery that is no longer than necessary.
     pub(super) fn short_neighbour_discovery(&self, first: u8, last: u8) -> Vec<Expression> {
         let mut expressions = self.neighbour_discovery(first, last);
         expressions.extend(length(Comparison::AtMost, LONGEST_NEIGHBOUR_DISCOVERY));
         expressions
     }
 
-    /// Goes on if the target of neighbour discovery is an address behind the port.
+    /// Matches if the target of neighbour discovery is an address behind the port.
     pub(super) fn has_own_target(&self) -> [Expression; 3] {
         in_own(Payload::NeighbourTarget, self.own_6)
     }
 
-    /// Router advertisements, redirects and multicast queries are the node's alone (semantics 32).
+    /// Only the node sends router advertisements, redirects and multicast queries (semantics 32).
     pub(super) fn router_messages(&self, chain: &'static str) -> [Rule; 3] {
         let drop =
             |kind| self.icmpv6(kind, kind).into_iter().chain(drop_for(DropReason::RouterAdvertisement));
         [
             rule(chain, "drop router advertisements", drop(ROUTER_ADVERTISEMENT)),
             rule(chain, "drop redirects", drop(REDIRECT)),
-            // Who asks for listeners makes a bridge forget those that answer elsewhere (RFC 4541, 2.1.1).
+            // A query for listeners makes a bridge forget the listeners behind other ports (RFC 4541, 2.1.1).
             rule(chain, "drop queries for multicast listeners", drop(LISTENER_QUERY)),
         ]
     }
 
-    /// An IPv6 packet in fragments is whole at later hooks alone, so nothing that is checked here may come in any. A fragment whose
-    /// type does not show is one of these, or follows one that is dropped. Only echo messages go on: a neighbour message in fragments
-    /// is invalid (RFC 6980, 5), and an error never needs them (RFC 4443, 2.4).
+    /// An IPv6 packet in fragments is reassembled only at later hooks, so nothing that is checked here may be
+    /// fragmented. A fragment that does not show its type is part of such a packet, or follows a fragment
+    /// that is dropped. Only echo messages pass: a neighbour discovery message in fragments is invalid (RFC
+    /// 6980, 5), and an error never needs them (RFC 4443, 2.4).
     pub(super) fn fragments(&self, chain: &'static str) -> [Rule; 3] {
         let has_header = || {
             self.is_ipv6()
@@ -117,7 +121,7 @@ impl Link {
             .chain(is_between(Payload::Icmpv6Type, ECHO_REQUEST, ECHO_REPLY))
             .chain([Expression::Return]);
         [
-            rule(chain, "return for a fragment that needs a first one", later),
+            rule(chain, "return for later fragments", later),
             rule(chain, "return for echo messages", echo),
             rule(
                 chain,
@@ -127,11 +131,11 @@ impl Link {
         ]
     }
 
-    /// Drops fragments: of a port that is not bound, each could complete a datagram of another sender.
+    /// Drops fragments: a fragment from an unbound port could complete a datagram of another sender.
     pub(super) fn no_fragments(&self, chain: &'static str) -> [Rule; 2] {
         let v4 = self.is_ipv4().into_iter().chain([
             Expression::LoadPayload(Payload::V4Fragment),
-            // "More fragments", and the offset.
+            // The flag "more fragments", and the offset.
             Expression::Bits { mask: u32::from_ne_bytes([0x3f, 0xff, 0, 0]), flip: 0 },
             Expression::Compare(Comparison::NotEqual, vec![0, 0]),
         ]);
@@ -160,11 +164,11 @@ impl Link {
             .chain(drop_for(DropReason::SpoofedSource));
         [
             rule(chain, "drop neighbour discovery that is too long", long),
-            rule(chain, "drop advertisements of another's address", forged),
+            rule(chain, "drop advertisements of other ports' addresses", forged),
         ]
     }
 
-    /// The same for IGMP.
+    /// Only the node sends IGMP membership queries (semantics 32).
     pub(super) fn membership_queries(&self, chain: &'static str) -> Rule {
         let query = is(Meta::Transport, &[libc::IPPROTO_IGMP as u8])
             .into_iter()
@@ -173,8 +177,9 @@ impl Link {
         rule(chain, "drop queries for multicast members", query)
     }
 
-    /// Rules about ICMP (RFC 792). An error belongs to the connection of the packet that it quotes, and has its marks. So a pod may
-    /// send errors only about packets that were sent to it. Other messages return to the chain that jumped here.
+    /// Rules about ICMP (RFC 792). An error belongs to the connection of the packet that it quotes, and has
+    /// its marks. So a pod may send errors only about packets that were sent to it. Other messages return to
+    /// the chain that jumped here.
     pub(super) fn icmp_errors(&self, chain: &'static str) -> Vec<Rule> {
         let error = |first, last| {
             let family = self.is_ipv4().into_iter().filter(|_| self.mixes_families);
@@ -182,7 +187,7 @@ impl Link {
         };
         let redirect = error(5, 5).chain(drop_for(DropReason::RouterAdvertisement));
         let mut rules = vec![rule(chain, "drop redirects", redirect)];
-        // Destination unreachable, source quench; time exceeded, parameter problem.
+        // Destination unreachable and source quench; time exceeded and parameter problem.
         for (first, last) in [(3, 4), (11, 12)] {
             let quoted = in_own(Payload::QuotedV4Destination, self.own_4);
             rules.extend(errors(chain, error(first, last).collect(), quoted));
@@ -190,7 +195,7 @@ impl Link {
         rules
     }
 
-    /// The same for ICMPv6 errors (RFC 4443, 3).
+    /// Rules about ICMPv6 errors (RFC 4443, 3), as for ICMP.
     pub(super) fn icmpv6_errors(&self, chain: &'static str) -> [Rule; 2] {
         errors(chain, self.icmpv6(1, 4), in_own(Payload::QuotedV6Destination, self.own_6))
     }
@@ -201,7 +206,7 @@ fn errors(chain: &'static str, error: Vec<Expression>, quotes_own: [Expression; 
     let own = error.clone().into_iter().chain(quotes_own).chain([Expression::Return]);
     let forged = error.into_iter().chain(drop_for(DropReason::SpoofedSource));
     [
-        rule(chain, "return for errors about a packet that was sent there", own),
+        rule(chain, "return for errors about packets that were sent to the pod", own),
         rule(chain, "drop other errors", forged),
     ]
 }
@@ -213,20 +218,23 @@ fn in_own(address: Payload, own: Set) -> [Expression; 3] {
 
 /// Loads the port where the packet entered, and an address.
 pub(super) fn port_key(address: Payload) -> [Expression; 2] {
-    [Expression::LoadPart(Part::Meta(Meta::Iif), 0), Expression::LoadPart(Part::Payload(address), 1)]
+    [
+        Expression::LoadKeyPart(KeyPart::Meta(Meta::Iif), 0),
+        Expression::LoadKeyPart(KeyPart::Payload(address), 1),
+    ]
 }
 
-/// Goes on if what is known of the packet has this value.
+/// Matches if this metadata has this value.
 pub(super) fn is(meta: Meta, value: &[u8]) -> [Expression; 2] {
     [Expression::LoadMeta(meta), Expression::Compare(Comparison::Equal, value.to_vec())]
 }
 
-/// Goes on if the interface is in the set.
+/// Matches if the interface is in the set.
 pub(super) fn interface_in(interface: Meta, set: Set) -> [Expression; 2] {
     [Expression::LoadMeta(interface), Expression::InSet(set.name)]
 }
 
-/// Goes on if a byte of the packet is from `first` to `last`.
+/// Matches if a byte of the packet is from `first` to `last`.
 fn is_between(byte: Payload, first: u8, last: u8) -> [Expression; 3] {
     [
         Expression::LoadPayload(byte),
@@ -235,17 +243,17 @@ fn is_between(byte: Payload, first: u8, last: u8) -> [Expression; 3] {
     ]
 }
 
-/// Compares the bytes from the network header on.
+/// Compares the length from the network header on.
 pub(super) fn length(comparison: Comparison, bytes: u32) -> [Expression; 3] {
     [
         Expression::LoadMeta(Meta::Length),
-        // The kernel compares bytes, the first one first.
+        // The kernel compares byte by byte, starting with the first.
         Expression::ToNetworkOrder,
         Expression::Compare(comparison, bytes.to_be_bytes().to_vec()),
     ]
 }
 
-/// Goes on if the source is `::`.
+/// Matches if the source is `::`.
 pub(super) fn is_unspecified() -> [Expression; 2] {
     [
         Expression::LoadPayload(Payload::V6(Address::Source)),
@@ -253,7 +261,8 @@ pub(super) fn is_unspecified() -> [Expression; 2] {
     ]
 }
 
-/// Goes on for a protocol by which nodes carry pods' packets: one alternative for UDP ports, one for IP protocols.
+/// Matches a protocol in which nodes carry pods' packets: one alternative for UDP ports, one for IP
+/// protocols.
 pub(super) fn overlay_transports(ports: Set, protocols: Set) -> [Vec<Expression>; 2] {
     let port = [Expression::LoadPayload(Payload::DestinationPort), Expression::InSet(ports.name)];
     [
@@ -262,7 +271,7 @@ pub(super) fn overlay_transports(ports: Set, protocols: Set) -> [Vec<Expression>
     ]
 }
 
-/// Drops the packet, counted under this reason.
+/// Drops the packet, and counts it under this reason.
 pub(super) fn drop_for(reason: DropReason) -> [Expression; 1] {
     [Expression::Goto(drops::chain(reason))]
 }

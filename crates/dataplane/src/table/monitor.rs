@@ -1,11 +1,12 @@
 //! The thread that notices when other programs change this agent's tables.
 //!
-//! From: nftables' notifications of committed batches (`NFNLGRP_NFTABLES`): what was changed, each message with the netlink port of the
-//! socket that did it, then the new generation with that program's name. To: a callback, once for each batch of another program that
-//! changed a table of ours. Invariant: no such batch goes unreported; where notifications were lost, all tables count as changed.
+//! From: nftables' notifications of committed batches (`NFNLGRP_NFTABLES`): what was changed, each message
+//! with the netlink port of the socket that did it, then the new generation with that program's name. To: a
+//! callback, once for each batch of another program that changed one of the agent's tables. Invariant: no
+//! such batch goes unreported; if notifications were lost, all tables count as changed.
 //!
-//! Batches about other tables alone, such as kube-proxy's, end here: of each message a header and one name are read. The agent's own
-//! batches don't come this far, since the socket's filter drops them.
+//! Batches that concern only other tables, such as kube-proxy's, end here: only a header and one name of each
+//! message are read. The socket's filter drops the agent's own batches.
 
 use std::fmt;
 use std::io;
@@ -21,20 +22,25 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::SigSet;
 use rustables::sys;
 
-use super::{TABLE, Table, TableError, open};
+use super::error::TableError;
+use super::handle::Table;
+use super::names::TABLE;
+use super::socket::open;
 use crate::netlink::{AttributeReader, PortId, Received, Socket};
 use crate::nft::SUBSYSTEM;
 use crate::nft::queue::text;
 
-/// How much may wait to be read. A program that replaces 100,000 elements at once is notified of by some 20 MiB.
-const ROOM: usize = 64 << 20;
-/// How often the thread notes that nothing is left to read. A change is dated at most this much too early, unless the thread was kept
-/// from running.
+/// The size of the receive buffer. The notifications of a batch that replaces 100,000 elements take about 20
+/// MiB.
+const RECEIVE_BUFFER: usize = 64 << 20;
+/// How often the thread records that no notification is left to read. The recorded time of a change is at
+/// most this much too early, unless the thread was kept from running.
 const HEARTBEAT: Duration = Duration::from_millis(50);
-/// How long to wait after an error that isn't expected.
+/// How long to wait after an unexpected error.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The attribute of all messages about a table that names it: `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE` and so on are the same number.
+/// The attribute that names the table in all messages about one: `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE` and so
+/// on are the same number.
 const NAME_OF_TABLE: u16 = sys::NFTA_TABLE_NAME;
 const _: () = assert!(
     sys::NFTA_CHAIN_TABLE == NAME_OF_TABLE
@@ -47,44 +53,45 @@ const _: () = assert!(
 /// A batch of another program that changed this agent's tables.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ForeignChange {
-    /// When the thread last found no notification: never later than the batch was committed, and up to 50 ms earlier, or more if the
-    /// thread was kept from running.
+    /// When the thread last found no notification. That is never later than the commit of the batch, and up
+    /// to 50 ms earlier, or more if the thread was kept from running.
     pub since: SystemTime,
     /// The program that committed it.
     pub program: Program,
-    /// The first thing that it changed; a table that it deleted counts before all else.
+    /// The first object that it changed. The deletion of a table takes precedence over all else.
     pub what: Changed,
-    /// The ruleset's generation that it began; `None` if notifications were lost.
+    /// The ruleset's generation after the batch; `None` if notifications were lost.
     pub generation: Option<u32>,
 }
 
 impl ForeignChange {
-    /// Whether it was committed before rules were written that replaced this generation of the ruleset ([`Table::restore`]).
+    /// Whether it was committed before rules were written that replaced this generation of the ruleset
+    /// ([`Table::restore`](super::Table::restore)).
     pub fn is_undone_by(&self, replaced: u32) -> bool {
-        // Generations begin again at zero after four billion.
+        // Generations wrap to zero after four billion.
         self.generation.is_some_and(|generation| replaced.wrapping_sub(generation) as i32 >= 0)
     }
 }
 
-/// The program that committed a batch, as the kernel names it.
+/// The program that committed a batch, as reported by the kernel.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Program {
     /// The name of its thread, up to 15 bytes; `None` if notifications were lost.
     pub name: Option<String>,
-    /// The thread's id in the initial process namespace: of a program with one thread its process id.
+    /// The thread's id in the initial process namespace. For a program with one thread it is the process id.
     pub pid: Option<u32>,
 }
 
 /// What a batch changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Changed {
-    /// An object of a table.
+    /// An object in a table.
     Object {
         /// Whether it was deleted; added or changed if not.
         is_deleted: bool,
-        /// Such as `rule of chain postrouting`.
+        /// For example `rule of chain postrouting`.
         object: String,
-        /// Such as `inet kube-verdict`.
+        /// For example `inet kube-verdict`.
         table: String,
     },
     /// Notifications were lost: any table may have changed.
@@ -96,7 +103,7 @@ impl fmt::Display for Changed {
         match self {
             Self::Object { is_deleted, object, table } => {
                 let verb = if *is_deleted { "deleted" } else { "added or changed" };
-                // The kernel takes any bytes for a name.
+                // The kernel allows any bytes in a name.
                 write!(f, "{verb} {} in table {table}", object.escape_debug())
             }
             Self::Unknown => f.write_str("unknown: nftables' notifications were lost"),
@@ -104,13 +111,14 @@ impl fmt::Display for Changed {
     }
 }
 
-/// A socket that has begun to receive notifications, before the agent's tables are installed: so nothing is missed in between.
+/// A socket that already receives notifications, opened before the agent's tables are installed so that none
+/// is missed.
 #[derive(Debug)]
 pub struct RulesListener {
     socket: Socket,
 }
 
-/// See the module. Dropping it ends the thread.
+/// The running thread: see the module. Dropping this value ends the thread.
 #[derive(Debug)]
 pub struct RulesMonitor {
     wake: Arc<EventFd>,
@@ -125,18 +133,19 @@ impl RulesListener {
     /// [`TableError`] if the kernel refuses.
     pub fn open() -> Result<Self, TableError> {
         let socket = open()?;
-        socket.join(sys::NFNLGRP_NFTABLES, ROOM).map_err(TableError::from_reading)?;
+        socket.join(sys::NFNLGRP_NFTABLES, RECEIVE_BUFFER).map_err(TableError::from_reading)?;
         Ok(Self { socket })
     }
 
-    /// Starts the thread for rules that were just installed. `tell` is called on that thread, with each foreign change since then.
+    /// Starts the thread, after the rules were installed. `report` is called on that thread with each foreign
+    /// change since then.
     ///
     /// # Errors
-    /// [`io::Error`] if a descriptor or the thread can't be had.
+    /// [`io::Error`] if a file descriptor or the thread can't be created.
     pub fn start(
         self,
         table: &Table,
-        tell: impl FnMut(ForeignChange) + Send + 'static,
+        report: impl FnMut(ForeignChange) + Send + 'static,
     ) -> io::Result<RulesMonitor> {
         let ours = table.socket.port().map_err(|error| error.errno())?;
         self.socket.filter(&all_but(ours)).map_err(|error| error.errno())?;
@@ -147,7 +156,7 @@ impl RulesListener {
             batches: Batches { ours, is_installed: false, changed: None },
             wake: Arc::clone(&wake),
             stop: Arc::clone(&stop),
-            tell,
+            report,
         };
         let thread = thread::Builder::new().name("rules".to_owned()).spawn(move || {
             // Signals are for other threads.
@@ -168,18 +177,19 @@ impl RulesMonitor {
 impl Drop for RulesMonitor {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        // A counter that is full has woken it already.
+        // If the counter is full, it has woken the thread already.
         let _ = self.wake.write(1);
         if let Some(thread) = self.thread.take() {
-            // A panic has been printed already.
+            // A panic was printed already.
             let _ = thread.join();
         }
     }
 }
 
-/// A filter that drops what our own socket did, but for new generations: large changes of our own take no room.
+/// A filter that drops notifications of this agent's own changes, except new generations: so large changes
+/// need no space in the buffer.
 fn all_but(ours: PortId) -> [libc::sock_filter; 6] {
-    // Of `struct nlmsghdr`, which classic BPF loads in network order: the type at 4, the port at 12.
+    // Offsets in `struct nlmsghdr`, which classic BPF loads in network order: the type at 4, the port at 12.
     let load = |size: u32, at| statement(libc::BPF_LD | size | libc::BPF_ABS, at);
     let skip_if = |value, then, otherwise| libc::sock_filter {
         code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
@@ -208,13 +218,13 @@ struct Reader<T> {
     batches: Batches,
     wake: Arc<EventFd>,
     stop: Arc<AtomicBool>,
-    tell: T,
+    report: T,
 }
 
 impl<T: FnMut(ForeignChange)> Reader<T> {
     fn run(mut self) {
-        // Since then nothing was left to read: what is read next was committed later. A notification doesn't say when, and the thread may
-        // have been kept from reading it.
+        // At this time nothing was left to read, so what is read next was committed later. A notification
+        // carries no time, and the thread may have been kept from reading it.
         let mut idle_at = SystemTime::now();
         while !self.stop.load(Ordering::Acquire) {
             let now = SystemTime::now();
@@ -229,7 +239,7 @@ impl<T: FnMut(ForeignChange)> Reader<T> {
         }
     }
 
-    /// Waits until there is something to receive, for the end, or until time is over.
+    /// Waits until there is something to receive, until the thread is to end, or until the timeout.
     fn is_readable(&self, timeout: PollTimeout) -> bool {
         let mut descriptors = [
             PollFd::new(self.socket.descriptor(), PollFlags::POLLIN),
@@ -240,7 +250,7 @@ impl<T: FnMut(ForeignChange)> Reader<T> {
         descriptors[0].revents().is_some_and(|events| !events.is_empty())
     }
 
-    /// Receives one datagram, which came no earlier than `since`.
+    /// Receives one datagram, which arrived no earlier than `since`.
     fn receive(&mut self, since: SystemTime) {
         let mut found = Vec::new();
         let batches = &mut self.batches;
@@ -262,32 +272,33 @@ impl<T: FnMut(ForeignChange)> Reader<T> {
                 generation: None,
             });
         }
-        found.into_iter().for_each(&mut self.tell);
+        found.into_iter().for_each(&mut self.report);
     }
 }
 
-/// Puts the messages of one batch together.
+/// Assembles the messages of one batch.
 struct Batches {
-    /// The socket that changes our tables.
+    /// The socket that changes this agent's tables.
     ours: PortId,
-    /// Whether our installation has gone by: what was done to the tables before is none of this agent's business.
+    /// Whether this agent's installation has been received. Earlier changes of the tables don't concern this
+    /// agent.
     is_installed: bool,
-    /// What the batch changed in our tables, if it did, and is another program's; and when that was read.
+    /// What another program's batch changed in this agent's tables, if anything, and when that was read.
     changed: Option<(Changed, SystemTime)>,
 }
 
 impl Batches {
-    /// A batch ends with its generation: returns what a foreign one changed in our tables.
+    /// A batch ends with its generation. Returns what another program's batch changed in this agent's tables.
     fn take(&mut self, message: Received<'_>, now: SystemTime) -> Option<ForeignChange> {
         if message.kind == SUBSYSTEM | sys::NFT_MSG_NEWGEN as u16 {
             let changed = self.changed.take();
             self.is_installed |= message.port == self.ours;
-            // Of a batch of ours nothing was noted.
+            // Nothing was recorded for a batch of this agent.
             let (what, since) = changed.filter(|_| self.is_installed)?;
             let generation = number(message.attributes, sys::NFTA_GEN_ID);
             return Some(ForeignChange { since, program: program(message.attributes), what, generation });
         }
-        // A table's deletion comes after that of all it held, and says more.
+        // A table's deletion comes after those of its contents, and says more.
         let deletes_table = u32::from(message.kind & 0xff) == sys::NFT_MSG_DELTABLE;
         if message.port != self.ours && (self.changed.is_none() || deletes_table) {
             let since = self.changed.as_ref().map_or(now, |(_, since)| *since);
@@ -297,7 +308,7 @@ impl Batches {
     }
 }
 
-/// What a message says of our tables; `None` if it is about another.
+/// What a message says about this agent's tables; `None` if it is about another table.
 fn changed(message: &Received<'_>) -> Option<Changed> {
     let family = match message.family.into() {
         libc::NFPROTO_INET => "inet",
@@ -324,13 +335,13 @@ fn changed(message: &Received<'_>) -> Option<Changed> {
         sys::NFT_MSG_NEWSETELEM => (false, named("an element of set", sys::NFTA_SET_ELEM_LIST_SET)),
         sys::NFT_MSG_DELSETELEM => (true, named("an element of set", sys::NFTA_SET_ELEM_LIST_SET)),
         sys::NFT_MSG_DELOBJ => (true, named("object", sys::NFTA_OBJ_NAME)),
-        // What is added beside ours, or counted, changes no verdict of our rules.
+        // Additions besides this agent's objects, and counts, change no verdict of its rules.
         _ => return None,
     };
     Some(Changed::Object { is_deleted, object, table: format!("{family} {TABLE}") })
 }
 
-/// Of the message that ends a batch.
+/// The program, from the message that ends a batch.
 fn program(generation: &[u8]) -> Program {
     let name = attribute(generation, sys::NFTA_GEN_PROC_NAME)
         .map(|name| String::from_utf8_lossy(text(name)).into_owned());
@@ -346,109 +357,4 @@ fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::netlink::{Header, Messages};
-
-    const OURS: PortId = PortId(7);
-    const NFT: PortId = PortId(8);
-
-    /// The attributes of a message, as a notification carries them.
-    fn attributes(fill: impl FnOnce(&mut crate::netlink::Attributes<'_>)) -> Vec<u8> {
-        let mut messages = Messages::default();
-        messages.push(Header { kind: 0, flags: 0, sequence: 0, family: 0 }, fill);
-        messages.as_bytes()[20..].to_vec()
-    }
-
-    fn batches(is_installed: bool) -> Batches {
-        Batches { ours: OURS, is_installed, changed: None }
-    }
-
-    fn message(kind: u32, port: PortId, family: i32, attributes: &[u8]) -> Received<'_> {
-        Received { kind: SUBSYSTEM | kind as u16, sequence: 0, port, family: family as u8, attributes }
-    }
-
-    fn rule_of(table: &str) -> Vec<u8> {
-        attributes(|rule| {
-            rule.string(sys::NFTA_RULE_TABLE, table).string(sys::NFTA_RULE_CHAIN, "postrouting");
-        })
-    }
-
-    fn generation() -> Vec<u8> {
-        attributes(|generation| {
-            generation
-                .be32(sys::NFTA_GEN_ID, 5)
-                .be32(sys::NFTA_GEN_PROC_PID, 42)
-                .string(sys::NFTA_GEN_PROC_NAME, "nft");
-        })
-    }
-
-    /// What is reported of a batch of one deleted rule.
-    fn deletion(batches: &mut Batches, port: PortId, family: i32, table: &str) -> Option<String> {
-        let [begun, ended] = [1, 2].map(|second| SystemTime::UNIX_EPOCH + Duration::from_secs(second));
-        let told = batches.take(message(sys::NFT_MSG_DELRULE, port, family, &rule_of(table)), begun);
-        assert_eq!(told, None, "a batch is reported when it is over");
-        let ForeignChange { since, program, what, .. } =
-            batches.take(message(sys::NFT_MSG_NEWGEN, port, 0, &generation()), ended)?;
-        assert_eq!((program.name.as_deref(), program.pid, since), (Some("nft"), Some(42), begun));
-        Some(what.to_string())
-    }
-
-    #[test]
-    fn a_foreign_batch_about_our_tables_is_told_with_the_program() {
-        let mut batches = batches(true);
-        let told = deletion(&mut batches, NFT, libc::NFPROTO_INET, TABLE);
-        assert_eq!(told.as_deref(), Some("deleted a rule of chain postrouting in table inet kube-verdict"));
-        let told = deletion(&mut batches, NFT, libc::NFPROTO_BRIDGE, TABLE);
-        assert_eq!(told.as_deref(), Some("deleted a rule of chain postrouting in table bridge kube-verdict"));
-    }
-
-    #[test]
-    fn a_table_that_is_deleted_is_named_and_not_what_goes_with_it() {
-        let mut batches = batches(true);
-        let [begun, ended] = [1, 2].map(|second| SystemTime::UNIX_EPOCH + Duration::from_secs(second));
-        let mut take =
-            |kind, family, attributes: &[u8], now| batches.take(message(kind, NFT, family, attributes), now);
-        let table = |name| {
-            attributes(|table| {
-                table.string(sys::NFTA_TABLE_NAME, name);
-            })
-        };
-        let inet = libc::NFPROTO_INET;
-        // In the order of the kernel, and with another program's table in the same batch.
-        assert_eq!(take(sys::NFT_MSG_DELRULE, inet, &rule_of(TABLE), begun), None);
-        assert_eq!(take(sys::NFT_MSG_DELTABLE, inet, &table(TABLE), ended), None);
-        assert_eq!(take(sys::NFT_MSG_DELTABLE, inet, &table("kube-proxy"), ended), None);
-        let told = take(sys::NFT_MSG_NEWGEN, 0, &generation(), ended).expect("a foreign change");
-        assert_eq!(told.what.to_string(), "deleted the table itself in table inet kube-verdict");
-        assert_eq!(told.since, begun);
-    }
-
-    #[test]
-    fn own_batches_and_those_about_other_tables_are_not() {
-        let mut batches = batches(true);
-        for (port, family, table) in [
-            (OURS, libc::NFPROTO_INET, TABLE),
-            (NFT, libc::NFPROTO_INET, "kube-proxy"),
-            (NFT, libc::NFPROTO_INET, "kube-verdict2"),
-            (NFT, libc::NFPROTO_IPV4, TABLE),
-        ] {
-            assert_eq!(deletion(&mut batches, port, family, table), None, "{family} {table}");
-        }
-    }
-
-    #[test]
-    fn what_came_before_the_installation_is_not_told() {
-        let mut batches = batches(false);
-        assert_eq!(deletion(&mut batches, NFT, libc::NFPROTO_INET, TABLE), None);
-        assert_eq!(deletion(&mut batches, OURS, libc::NFPROTO_INET, TABLE), None);
-        assert!(deletion(&mut batches, NFT, libc::NFPROTO_INET, TABLE).is_some());
-    }
-
-    #[test]
-    fn the_filter_compares_in_network_order() {
-        let [_, kind, _, port, ..] = all_but(PortId(0x0102_0304));
-        assert_eq!(kind.k, u32::from(u16::from_be_bytes([0x0f, 0x0a])), "on a little-endian machine");
-        assert_eq!(port.k, u32::from_be_bytes(0x0102_0304_u32.to_ne_bytes()));
-    }
-}
+mod tests;

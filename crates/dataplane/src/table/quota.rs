@@ -1,90 +1,93 @@
-//! Shares of the workers' queues: how many packets each sender may ask workers about.
+//! Quotas of the workers' queues: how many packets each sender may have queued.
 //!
 //! ```text
-//!  ask, untracked  --jump-->  sender-quota  over the sender's quota: --goto--> drop-queue-quota, which counts and names it
-//!                                           else: count it, and back
+//!  enqueue, untracked  --jump-->  sender-quota  over the sender's quota: --goto--> drop-queue-quota, which
+//!                                               counts the packet and logs an example
+//!                                               otherwise: count the packet, and return
 //! ```
 //!
-//! The counts tell who filled a queue, if one was full all the same.
+//! If a queue fills up in spite of the quotas, the counts show which senders filled it.
 //!
-//! A queue takes packets in the order in which they come, so a sender that exceeds the workers' rate would fill it for all. Packets
-//! that the caches answer do not count: flows with one key are unlimited.
+//! A queue takes packets in the order in which they arrive, so a sender that exceeds the workers' rate would
+//! fill it for all. Packets that hit the verdict cache do not count: packets of a cached flow are unlimited.
 //!
-//! Senders are told apart by source address. Those in this node's pod CIDRs were checked at the port where the packet entered, which
-//! this hook does not know of packets in a bridge: so a pod has one quota for each of its addresses. Sources outside of them (pods of other
-//! nodes, which check them, and hosts that may forge them) have one each as well, and one in common that is [`OUTSIDE`] times as large.
+//! Senders are distinguished by source address. Addresses in this node's pod CIDRs were checked at the port
+//! where the packet entered. This hook does not know that port for packets in a bridge, so a pod has one
+//! quota for each of its addresses. Sources outside these CIDRs (pods of other nodes, which check them, and
+//! hosts that may forge them) have one quota each as well. Together they have another one, which is
+//! [`OUTSIDE`] times as large.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::config::QueueQuota;
+use super::drops;
 use super::family::{FAMILIES, Family};
+use super::names::INET;
 use super::read_back::address_of;
 use super::rule::rule;
-use super::verdict_cache::senders;
-use super::{INET, drops};
+use super::senders::senders;
 use crate::drops::DropReason;
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::batch::Batch;
 use crate::nft::expression::{Address, Expression, Rate};
 use crate::nft::rule::Rule;
-use crate::nft::set::{Carries, KeyPart, Set};
-
-/// What one sender may ask of the workers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct QueueQuota {
-    /// Packets a second; at least 1.
-    pub rate: u32,
-    /// Packets at once, after a while without any; at least 1. Less than the length of a queue.
-    pub burst: u32,
-}
+use crate::nft::set::{Carries, KeyType, Set};
 
 const QUOTAS: [Set; 2] = sets(["queue-quotas4", "queue-quotas6"], 321, Carries::Timeouts);
+
 const OUTSIDE_QUOTAS: [Set; 2] = sets(["outside-quotas4", "outside-quotas6"], 323, Carries::Timeouts);
-/// How many packets of each sender workers were asked about.
-const ASKING: [Set; 2] = sets(["asking4", "asking6"], 325, Carries::Counters);
 
-/// Senders in a set at most. Of senders outside that find it full, the common quota counts alone.
-const MOST_SENDERS: u32 = 16_384;
-/// How many times a sender's quota all senders outside this node's pod CIDRs have together.
+/// How many packets of each sender were queued.
+const QUEUED: [Set; 2] = sets(["asking4", "asking6"], 325, Carries::Counters);
+
+/// Maximum number of senders in a set. If it is full, only the common quota applies to further senders
+/// outside.
+const MAX_SENDERS: u32 = 16_384;
+
+/// The common quota of all senders outside this node's pod CIDRs, in multiples of one sender's quota.
 const OUTSIDE: u32 = 4;
-/// How long a bucket of tokens is kept that nothing asks for.
-const KEPT: Duration = Duration::from_secs(2);
 
-/// How long a count stays that does not grow.
-const COUNTED: Duration = Duration::from_secs(10);
+/// How long an unused token bucket is kept.
+const BUCKET_LIFETIME: Duration = Duration::from_secs(2);
+
+/// How long a count is kept that does not grow.
+const COUNT_LIFETIME: Duration = Duration::from_secs(10);
 
 const fn sets([v4, v6]: [&'static str; 2], id: u32, carries: Carries) -> [Set; 2] {
-    let (key, size) = (&[KeyPart::Ipv4], Some(MOST_SENDERS));
+    let (key, size) = (&[KeyType::Ipv4], Some(MAX_SENDERS));
     let set = Set { table: INET, name: v4, id, key, carries, size };
-    [set, Set { name: v6, id: id + 1, key: &[KeyPart::Ipv6], ..set }]
+    [set, Set { name: v6, id: id + 1, key: &[KeyType::Ipv6], ..set }]
 }
 
-/// Creates the sets where they don't exist.
+/// Creates the sets if they don't exist.
 pub(super) fn create(batch: &mut Batch) {
-    [QUOTAS, OUTSIDE_QUOTAS, ASKING].iter().flatten().for_each(|set| set.create(batch));
+    [QUOTAS, OUTSIDE_QUOTAS, QUEUED].iter().flatten().for_each(|set| set.create(batch));
 }
 
-/// How many packets of each sender workers were asked about, since it last asked nothing for ten seconds: of pods by address, of all others
-/// as 0.0.0.0 or `::`.
+/// How many packets of each sender were queued. A count ends when none has been queued for ten seconds. Pods
+/// are counted by address, all other senders together as 0.0.0.0 or `::`.
 ///
 /// # Errors
 /// [`NetlinkError`] if a set can't be read.
-pub(super) fn read_asking(socket: &mut Socket) -> Result<BTreeMap<IpAddr, u64>, NetlinkError> {
-    let mut asking = BTreeMap::new();
-    for set in ASKING {
+pub(super) fn read_queued(socket: &mut Socket) -> Result<BTreeMap<IpAddr, u64>, NetlinkError> {
+    let mut queued = BTreeMap::new();
+    for set in QUEUED {
         let counts = set.read(socket)?.into_iter();
-        asking.extend(counts.filter_map(|(key, packets)| Some((address_of(&key)?, packets))));
+        queued.extend(counts.filter_map(|(key, packets)| Some((address_of(&key)?, packets))));
     }
-    Ok(asking)
+    Ok(queued)
 }
 
-/// The rules of the chain to which those jump that ask workers.
+/// The rules of the chain to which `enqueue` and `untracked` jump.
 pub(super) fn rules(chain: &'static str, quota: Option<QueueQuota>) -> Vec<Rule> {
     let mut rules = quota.map_or(Vec::new(), |quota| quota_rules(chain, quota));
     rules.extend(FAMILIES.iter().zip(0..).flat_map(|(family, number): (&Family, usize)| {
-        let count = Expression::CountInSet(ASKING[number].name, COUNTED);
-        senders(family).map(|sender| rule(chain, "count who asks", sender.into_iter().chain([count.clone()])))
+        let count = Expression::CountInSet(QUEUED[number].name, COUNT_LIFETIME);
+        senders(family).map(|sender| {
+            rule(chain, "count queued packets by sender", sender.into_iter().chain([count.clone()]))
+        })
     }));
     rules
 }
@@ -97,10 +100,10 @@ fn quota_rules(chain: &'static str, quota: QueueQuota) -> Vec<Rule> {
     };
     let over = |mut key: Vec<Expression>, set: Set, times| {
         key.extend([
-            Expression::OverLimit(set.name, rate(times), KEPT),
+            Expression::OverLimit(set.name, rate(times), BUCKET_LIFETIME),
             Expression::Goto(drops::chain(DropReason::QueueQuota)),
         ]);
-        rule(chain, "drop what is over the sender's quota", key)
+        rule(chain, "drop packets over the sender's quota", key)
     };
     let of_family = |(family, number): (&Family, usize)| {
         let [pod, all_outside] = senders(family);

@@ -1,16 +1,16 @@
-//! What the keys of the kernel's sets say, read back.
+//! Decodes keys that are read back from the kernel's sets.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::ports::{Attachment, InterfaceIndex, Mac, Port};
 
-/// The interface with which a key begins.
+/// The interface at the start of a key.
 pub(super) fn index_of(key: &[u8]) -> Option<InterfaceIndex> {
     Some(InterfaceIndex(u32::from_ne_bytes(*key.first_chunk()?)))
 }
 
-/// The address that these bytes are, in network order.
+/// The address in these bytes, in network order.
 pub(super) fn address_of(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => Some(<[u8; 4]>::try_from(bytes).ok()?.into()),
@@ -19,7 +19,7 @@ pub(super) fn address_of(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// A port that the kernel's sets name by its number alone.
+/// A port known only by its number in the kernel's sets.
 pub(super) fn unnamed(attachment: Attachment) -> Port {
     Port {
         name: "".into(),

@@ -1,52 +1,59 @@
-//! The window between a change of policy and the end of the sweep, in which the pods that the change concerns are watched.
+//! Revalidation: between a change of policy and the end of the sweep, packets of the pods that the change
+//! affects are evaluated again.
 //!
 //! ```text
-//!  postrouting, input: from or to a changing pod, not revoked  --jump-->  revalidate, revalidate-input
-//!                                                   pair cached in this epoch: back, and on as ever; else: ask
+//!  postrouting, input: from or to a pod under revalidation, not revoked
+//!    --jump-->  revalidate, revalidate-input   flow cached in the latest generation: return, and continue
+//!                                              otherwise: queue
 //! ```
 //!
-//! A connection that was accepted before the change passes the ordinary rules until the sweep has come to it. In a large table of
-//! connections that takes a while; so meanwhile a packet of such a pod passes only if its pair was allowed in the new epoch. If not, it
-//! goes to a worker, like a first packet: once for each pair, since the verdict is cached. A reply is evaluated as the
-//! connection that it belongs to, with its two ends exchanged; a mark on its way to the worker says so. A connection that was not
-//! accepted yet is left to the ordinary rules.
+//! A connection that was accepted before the change passes the ordinary rules until the sweep reaches it,
+//! which takes a while in a large connection table. Meanwhile a packet of such a pod passes only if its flow
+//! was allowed in the latest cache generation. Otherwise it is queued like a first packet, once per flow,
+//! since the verdict is cached. A reply is evaluated as the connection to which it belongs, with source and
+//! destination exchanged; its queue reason says so. A connection that was not accepted yet is left to the
+//! ordinary rules.
 //!
-//! An agent that installs its rules over those of another keeps the window open until its first sweep is over: the other may have been
-//! killed before its own sweep. A change that may affect any pod also keeps it open, and leaves that change's connections to a sweep.
+//! An agent that installs its rules over those of another keeps the pods under revalidation until its first
+//! sweep is over, since the other agent may have been killed before its own sweep. A change that may affect
+//! any pod also keeps them, and leaves that change's connections to a sweep.
 //!
-//! Left as they are, here as in the ordinary rules: what the node itself sends; ICMP errors; first packets, which are not accepted yet.
-//! Replies of the node itself to a pod wait for the sweep. Outside of the window there is no trace of it in the way of a packet.
+//! Some packets are left alone, here as in the ordinary rules: those that the node itself sends, ICMP errors,
+//! and first packets, whose connections are not accepted yet. Replies of the node itself to a pod wait for
+//! the sweep. While no pod is under revalidation, packets meet none of these rules.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::chain_names::{INPUT, NFQUEUE, POSTROUTING};
+use super::config::TableConfig;
+use super::error::TableError;
 use super::family::{FAMILIES, Family};
-use super::rule::{local_source, mark_packet, note_question, rule, state_is};
-use super::verdict_cache::{PairOf, VerdictCache};
-use super::{TableConfig, TableError, sets};
-use crate::marks::Question;
+use super::names::{INPUT, NFQUEUE, POSTROUTING};
+use super::rule::{local_source, mark_packet, record_queued, rule, state_is};
+use super::sets;
+use super::verdict_cache::{FlowKey, VerdictCache};
+use crate::marks::QueueReason;
 use crate::netlink::Socket;
 use crate::nft::batch::Batch;
 use crate::nft::expression::{Address, Comparison, Connection, Expression, ORIGINAL, RELATED, REPLY};
 use crate::nft::rule::Rule;
 
-/// Evaluates packets of changing pods again.
+/// Evaluates packets of pods under revalidation again.
 pub(super) const REVALIDATE: &str = "revalidate";
-/// The same for packets from changing pods to the node.
+/// Evaluates packets from pods under revalidation to the node again.
 pub(super) const REVALIDATE_INPUT: &str = "revalidate-input";
 
-/// Makes the changing pods those at these addresses.
-pub(super) fn watch(changing: &BTreeSet<IpAddr>, batch: &mut Batch) {
-    sets::fill_changing(changing, batch);
+/// Sets the pods under revalidation, by address.
+pub(super) fn set_pods(pods: &BTreeSet<IpAddr>, batch: &mut Batch) {
+    sets::fill_revalidated(pods, batch);
 }
 
-/// The changing pods by the rules in the kernel; none without rules.
-pub(super) fn read(socket: &mut Socket) -> Result<BTreeSet<IpAddr>, TableError> {
-    sets::read_changing(socket).map_err(TableError::from_reading)
+/// The pods under revalidation in the kernel's sets; none without rules.
+pub(super) fn read_pods(socket: &mut Socket) -> Result<BTreeSet<IpAddr>, TableError> {
+    sets::read_revalidated(socket).map_err(TableError::from_reading)
 }
 
-/// The rules with which an evaluating chain begins during the window.
+/// The rules with which a base chain begins while pods are under revalidation.
 pub(super) fn jumps(chain: &'static str, config: &TableConfig) -> Vec<Rule> {
     let ends = |family| match chain {
         POSTROUTING => {
@@ -64,10 +71,10 @@ pub(super) fn jumps(chain: &'static str, config: &TableConfig) -> Vec<Rule> {
         expressions.extend(family.is_it());
         expressions.extend([
             Expression::LoadPayload((family.payload)(address)),
-            Expression::InSet(family.changing),
+            Expression::InSet(family.revalidated),
             Expression::Jump(to),
         ]);
-        rule(chain, "evaluate changing pods again", expressions)
+        rule(chain, "revalidate packets of changed pods", expressions)
     };
     FAMILIES.iter().flat_map(ends).map(jump).collect()
 }
@@ -81,52 +88,61 @@ pub(super) fn rules(config: &TableConfig, cache: &VerdictCache) -> Vec<Rule> {
             Expression::Compare(Comparison::Equal, vec![direction]),
         ]
     };
-    let back = [Expression::Return];
-    let back_if_cached = |chain, pair_of| {
+    let return_ = [Expression::Return];
+    let return_if_cached = |chain, key| {
         FAMILIES.iter().map(move |family| {
-            let way = if pair_of == PairOf::Reply { REPLY } else { ORIGINAL };
+            let flow_direction = if key == FlowKey::Reply { REPLY } else { ORIGINAL };
             let mut expressions = family.is_it().to_vec();
-            expressions.extend(direction(way));
-            expressions.extend(cache.pair(family, pair_of));
+            expressions.extend(direction(flow_direction));
+            expressions.extend(cache.latest_key(family, key));
             expressions.extend([Expression::InSet(family.allowed), Expression::Return]);
-            rule(chain, "leave a pair that was evaluated since", expressions)
+            rule(chain, "return for flows evaluated since the change", expressions)
         })
     };
-    let related = state_is(RELATED).into_iter().chain(back.clone());
+    let related = state_is(RELATED).into_iter().chain(return_.clone());
     let not_accepted = [
         Expression::LoadConnection(Connection::Mark),
         Expression::Bits { mask: marks.accepted().0, flip: 0 },
         Expression::Compare(Comparison::Equal, vec![0; 4]),
         Expression::Return,
     ];
-    let question = |question| mark_packet(marks.questions(), marks.question(question));
-    let say_reply = direction(REPLY).into_iter().chain(question(Question::EstablishedReply));
+    let set_reason = |reason| mark_packet(marks.queue_reason_mask(), marks.queue_reason_bits(reason));
+    let is_reply = direction(REPLY).into_iter().chain(set_reason(QueueReason::EstablishedReply));
     let mut rules = Vec::new();
     for chain in [REVALIDATE, REVALIDATE_INPUT] {
-        rules.push(rule(chain, "leave ICMP errors as they are", related.clone()));
+        rules.push(rule(chain, "return for ICMP errors", related.clone()));
         rules.push(rule(
             chain,
-            "leave what the node itself sends",
-            local_source().into_iter().chain(back.clone()),
+            "return for the node's own packets",
+            local_source().into_iter().chain(return_.clone()),
         ));
     }
-    rules.push(rule(REVALIDATE, "leave what was not accepted to postrouting", not_accepted.clone()));
-    rules.extend(back_if_cached(REVALIDATE, PairOf::Forwarded));
-    rules.extend(back_if_cached(REVALIDATE, PairOf::Reply));
-    rules.push(rule(REVALIDATE, "say that the connection was evaluated", question(Question::Established)));
-    rules.push(rule(REVALIDATE, "say that it is a reply", say_reply));
-    // Only the sender's egress is evaluated on the way to the node: its replies are its own.
-    rules.push(rule(REVALIDATE_INPUT, "leave replies", direction(REPLY).into_iter().chain(back.clone())));
-    rules.push(rule(REVALIDATE_INPUT, "leave first packets to input", not_accepted));
-    rules.extend(back_if_cached(REVALIDATE_INPUT, PairOf::Local));
+    rules.push(rule(REVALIDATE, "leave connections not accepted yet to postrouting", not_accepted.clone()));
+    rules.extend(return_if_cached(REVALIDATE, FlowKey::Forward));
+    rules.extend(return_if_cached(REVALIDATE, FlowKey::Reply));
+    rules.push(rule(
+        REVALIDATE,
+        "set the queue reason: established connection",
+        set_reason(QueueReason::Established),
+    ));
+    rules.push(rule(REVALIDATE, "set the queue reason: reply of an established connection", is_reply));
+    // Only the sender's egress is evaluated for packets to the node, and the sender's replies are not its
+    // egress.
     rules.push(rule(
         REVALIDATE_INPUT,
-        "say that the connection was evaluated",
-        question(Question::Established),
+        "return for replies",
+        direction(REPLY).into_iter().chain(return_.clone()),
+    ));
+    rules.push(rule(REVALIDATE_INPUT, "leave connections not accepted yet to input", not_accepted));
+    rules.extend(return_if_cached(REVALIDATE_INPUT, FlowKey::Input));
+    rules.push(rule(
+        REVALIDATE_INPUT,
+        "set the queue reason: established connection",
+        set_reason(QueueReason::Established),
     ));
     for chain in [REVALIDATE, REVALIDATE_INPUT] {
-        rules.extend(note_question(marks, chain));
-        rules.push(rule(chain, "evaluate it again", [Expression::Goto(NFQUEUE)]));
+        rules.extend(record_queued(marks, chain));
+        rules.push(rule(chain, "queue", [Expression::Goto(NFQUEUE)]));
     }
     rules
 }

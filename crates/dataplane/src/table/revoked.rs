@@ -1,60 +1,56 @@
-//! Revoked connections by their tuples: they stay cut when connection tracking forgets them (semantics 35).
+//! Tuples of revoked connections, which stay revoked when connection tracking forgets them (semantics 35).
 //!
-//! The mark REVOKED ends with its conntrack entry, after a forged RST, a timeout or an overflow of the table. The next packet of either
-//! end would then begin a connection. So a set holds the tuple as well, in both orientations, until policy allows the connection again
-//! or it has sent no packet for an hour.
+//! The mark REVOKED ends with its conntrack entry: after a forged RST, a timeout or an overflow of the table.
+//! The next packet of either end would then begin a connection. So a set contains the tuple as well, in both
+//! orientations, until policy allows the connection again or it has sent no packet for an hour.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use nix::errno::Errno;
 use policy::{Packet, Protocol};
 
 use super::drops;
-use super::family::Family;
+use super::error::TableError;
+use super::family::{Family, WITH_PORTS};
+use super::names::INET;
 use super::rule::rule;
-use super::verdict_cache::WITH_PORTS;
-use super::{INET, Table, TableError};
 use crate::drops::DropReason;
 use crate::netlink::Socket;
 use crate::nft::batch::Batch;
-use crate::nft::expression::{Address, Expression, Meta, Part, Payload};
+use crate::nft::expression::{Address, Expression, KeyPart, Meta, Payload};
 use crate::nft::rule::Rule;
-use crate::nft::set::{Carries, Elements, Key, KeyPart, Set};
+use crate::nft::set::{Carries, Elements, Key, KeyType, Set};
 
 /// Tuples of revoked connections, IPv4.
 pub(super) const REVOKED_4: &str = "revoked4";
+
 /// Tuples of revoked connections, IPv6.
 pub(super) const REVOKED_6: &str = "revoked6";
 
 /// How long a revoked connection stays revoked without a packet.
-const SILENCE: Duration = Duration::from_secs(3600);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Connections in one batch: two tuples each, at most some 200 bytes.
-const AT_ONCE: usize = 4096;
-
-/// How often to remove connections while others of them time out.
-const TRIES: usize = 8;
-
-/// The most tuples in each set, two for each connection. Connections beyond that are cut by their marks alone.
-const MOST: u32 = 131_072;
+/// Maximum number of tuples in each set, two for each connection. Further connections are revoked only by
+/// their marks.
+const MAX_TUPLES: u32 = 131_072;
 
 const SET_4: Set = Set {
     table: INET,
     name: REVOKED_4,
     id: 301,
-    key: &[KeyPart::Ipv4, KeyPart::Ipv4, KeyPart::Protocol, KeyPart::Port, KeyPart::Port],
+    key: &[KeyType::Ipv4, KeyType::Ipv4, KeyType::Protocol, KeyType::Port, KeyType::Port],
     carries: Carries::Timeouts,
-    size: Some(MOST),
+    size: Some(MAX_TUPLES),
 };
+
 const SET_6: Set = Set {
     name: REVOKED_6,
     id: 302,
-    key: &[KeyPart::Ipv6, KeyPart::Ipv6, KeyPart::Protocol, KeyPart::Port, KeyPart::Port],
+    key: &[KeyType::Ipv6, KeyType::Ipv6, KeyType::Protocol, KeyType::Port, KeyType::Port],
     ..SET_4
 };
 
-/// Creates the sets where they don't exist. What they hold outlives an agent.
+/// Creates the sets if they don't exist. Their elements outlive an agent.
 pub(super) fn create(batch: &mut Batch) {
     SET_4.create(batch);
     SET_6.create(batch);
@@ -63,24 +59,63 @@ pub(super) fn create(batch: &mut Batch) {
 /// Drops a packet of a revoked connection, and restarts its timeout.
 pub(super) fn drop_rule(chain: &'static str, family: &Family, set: &'static str) -> Rule {
     let words = family.words;
-    let payload = |payload, at| Expression::LoadPart(Part::Payload(payload), at);
+    let payload = |payload, at| Expression::LoadKeyPart(KeyPart::Payload(payload), at);
     let mut expressions = family.is_it().to_vec();
     expressions.extend([
         Expression::LoadMeta(Meta::Transport),
         Expression::InSet(WITH_PORTS),
         payload((family.payload)(Address::Source), 0),
         payload((family.payload)(Address::Destination), words),
-        Expression::LoadPart(Part::Transport, 2 * words),
+        Expression::LoadKeyPart(KeyPart::Transport, 2 * words),
         payload(Payload::SourcePort, 2 * words + 1),
         payload(Payload::DestinationPort, 2 * words + 2),
         Expression::InSet(set),
-        Expression::RefreshInSet(set, SILENCE),
+        Expression::RefreshInSet(set, SILENCE_TIMEOUT),
         Expression::Goto(drops::chain(DropReason::Revoked)),
     ]);
-    rule(chain, "drop what belongs to a revoked connection", expressions)
+    rule(chain, "drop packets of revoked connections", expressions)
 }
 
-/// The tuple of a connection; `None` for other protocols than TCP, UDP and SCTP.
+/// Adds connections.
+pub(super) fn add<'a>(connections: impl IntoIterator<Item = &'a Packet>, batch: &mut Batch) {
+    for (set, elements) in elements(connections) {
+        set.add_for(&elements, SILENCE_TIMEOUT, batch);
+    }
+}
+
+/// Removes the connections that are in the sets.
+pub(super) fn destroy<'a>(connections: impl IntoIterator<Item = &'a Packet>, batch: &mut Batch) {
+    for (set, elements) in elements(connections) {
+        set.destroy(&elements, batch);
+    }
+}
+
+/// The connections in the sets, each in one or both of its orientations.
+///
+/// # Errors
+/// [`TableError`] if a set can't be read.
+pub(super) fn read(socket: &mut Socket) -> Result<Vec<Packet>, TableError> {
+    let mut connections = Vec::new();
+    for set in [SET_4, SET_6] {
+        let keys = set.read(socket).map_err(TableError::from_reading)?;
+        connections.extend(keys.keys().filter_map(|key| packet(key)));
+    }
+    Ok(connections)
+}
+
+/// The tuples of these connections in both orientations, by family.
+pub(super) fn elements<'a>(connections: impl IntoIterator<Item = &'a Packet>) -> [(Set, Elements); 2] {
+    let mut sets = [(SET_4, Elements::new()), (SET_6, Elements::new())];
+    for connection in connections {
+        let (_, of_family) = &mut sets[usize::from(connection.destination().is_ipv6())];
+        for way in [*connection, connection.reversed()] {
+            of_family.extend(key(&way).map(|key| (key, None)));
+        }
+    }
+    sets
+}
+
+/// The tuple of a connection; `None` for protocols other than TCP, UDP and SCTP.
 fn key(packet: &Packet) -> Option<Vec<u8>> {
     let (source, destination) = (packet.source_port?, packet.destination_port?);
     let has_ports = matches!(packet.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
@@ -95,7 +130,7 @@ fn key(packet: &Packet) -> Option<Vec<u8>> {
     })
 }
 
-/// The connection of a tuple.
+/// The connection with this tuple.
 fn packet(key: &[u8]) -> Option<Packet> {
     let words: Vec<&[u8]> = key.chunks(4).collect();
     let length = words.len().checked_sub(3)? * 2;
@@ -110,122 +145,6 @@ fn packet(key: &[u8]) -> Option<Packet> {
     let mut packet = Packet::new(source, destination, Protocol(*rest.first()?));
     (packet.source_port, packet.destination_port) = (Some(port(4)?), Some(port(8)?));
     Some(packet)
-}
-
-/// The tuples of these connections in both orientations, by family.
-fn elements<'a>(connections: impl IntoIterator<Item = &'a Packet>) -> [(Set, Elements); 2] {
-    let mut sets = [(SET_4, Elements::new()), (SET_6, Elements::new())];
-    for connection in connections {
-        let (_, of_family) = &mut sets[usize::from(connection.destination().is_ipv6())];
-        for way in [*connection, connection.reversed()] {
-            of_family.extend(key(&way).map(|key| (key, None)));
-        }
-    }
-    sets
-}
-
-impl Table {
-    /// Keeps connections cut. Returns those for which the kernel's sets have no room. Connections without ports are kept cut by their
-    /// marks alone.
-    ///
-    /// # Errors
-    /// As [`Table::update`]: some may have been added.
-    pub fn add_revoked(&mut self, connections: &[Packet]) -> Result<Vec<Packet>, TableError> {
-        let (of_v6, of_v4): (Vec<Packet>, Vec<Packet>) =
-            connections.iter().partition(|connection| connection.destination().is_ipv6());
-        let mut left_over = Vec::new();
-        for of_family in [of_v4, of_v6] {
-            let (mut rest, mut at_once) = (&of_family[..], AT_ONCE);
-            while !rest.is_empty() {
-                let (some, later) = rest.split_at(at_once.min(rest.len()));
-                match self.commit(|_, batch, _| add(some, batch)) {
-                    Ok(()) => rest = later,
-                    // A batch is refused as a whole.
-                    Err(error) if is_full(&error) && some.len() > 1 => at_once = some.len() / 2,
-                    Err(error) if is_full(&error) => break,
-                    Err(error) => return Err(error),
-                }
-            }
-            left_over.extend(rest);
-        }
-        Ok(left_over)
-    }
-
-    /// Lets connections be new ones again, whatever connection tracking caches. Those that are not kept cut stay as they are.
-    ///
-    /// # Errors
-    /// As [`Table::update`]: some may have been removed.
-    pub fn remove_revoked(&mut self, connections: &[Packet]) -> Result<(), TableError> {
-        for some in connections.chunks(AT_ONCE) {
-            if self.destroys {
-                match self.commit(|_, batch, _| destroy(some, batch)) {
-                    Err(TableError::Refused { errno: Errno::EINVAL, .. }) => self.destroys = false,
-                    done => done?,
-                }
-            }
-            if !self.destroys {
-                self.remove_present(some)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// [`Table::remove_revoked`] for kernels that refuse to remove what is not there.
-    fn remove_present(&mut self, connections: &[Packet]) -> Result<(), TableError> {
-        let mut tries = TRIES;
-        loop {
-            let mut there = elements(connections);
-            for (set, elements) in &mut there {
-                let present = set.read(&mut self.socket).map_err(TableError::from_reading)?;
-                elements.retain(|key, _| present.contains_key(key));
-            }
-            match self.commit(|_, batch, _| there.iter().for_each(|(set, keys)| set.remove(keys, batch))) {
-                // One has timed out since.
-                Err(TableError::Lacks { errno: Errno::ENOENT, .. }) if tries > 1 => tries -= 1,
-                done => return done,
-            }
-        }
-    }
-
-    /// The connections that are kept cut, each in one of its orientations, or in both.
-    ///
-    /// # Errors
-    /// [`TableError`] if they can't be read.
-    pub fn revoked(&mut self) -> Result<Vec<Packet>, TableError> {
-        read(&mut self.socket)
-    }
-}
-
-/// Whether a set has no room for what was to be added.
-fn is_full(error: &TableError) -> bool {
-    matches!(error, TableError::Refused { errno: Errno::ENFILE | Errno::ENOSPC, .. })
-}
-
-/// Adds connections.
-fn add<'a>(connections: impl IntoIterator<Item = &'a Packet>, batch: &mut Batch) {
-    for (set, elements) in elements(connections) {
-        set.add_for(&elements, SILENCE, batch);
-    }
-}
-
-/// Removes connections, those that are in the sets.
-fn destroy<'a>(connections: impl IntoIterator<Item = &'a Packet>, batch: &mut Batch) {
-    for (set, elements) in elements(connections) {
-        set.destroy(&elements, batch);
-    }
-}
-
-/// The connections in the sets, each in one of its orientations, or in both.
-///
-/// # Errors
-/// [`TableError`] if a set can't be read.
-fn read(socket: &mut Socket) -> Result<Vec<Packet>, TableError> {
-    let mut connections = Vec::new();
-    for set in [SET_4, SET_6] {
-        let keys = set.read(socket).map_err(TableError::from_reading)?;
-        connections.extend(keys.keys().filter_map(|key| packet(key)));
-    }
-    Ok(connections)
 }
 
 #[cfg(test)]

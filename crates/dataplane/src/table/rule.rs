@@ -1,10 +1,10 @@
-//! Makes rules, and the expressions that rules of several files share.
+//! Builds rules, and the expressions that rules of several files share.
 
 use crate::marks::{Mark, Marks};
 use crate::nft::expression::{Address, Comparison, Connection, Expression, LOCAL, Meta};
 use crate::nft::rule::Rule;
 
-/// A rule of a chain, and what it is for.
+/// A rule of a chain, and its purpose.
 pub(super) fn rule(
     chain: &'static str,
     purpose: &'static str,
@@ -13,7 +13,7 @@ pub(super) fn rule(
     Rule { chain, purpose, expressions: expressions.into_iter().collect(), comment: None }
 }
 
-/// Makes the bits `of` the connection's mark those of `value`. Without a connection the rule ends.
+/// Sets the bits `of` of the connection's mark to those of `value`. Does not match without a connection.
 pub(super) fn mark_connection(of: Mark, value: Mark) -> [Expression; 3] {
     [
         Expression::LoadConnection(Connection::Mark),
@@ -22,7 +22,7 @@ pub(super) fn mark_connection(of: Mark, value: Mark) -> [Expression; 3] {
     ]
 }
 
-/// Makes the bits `of` the packet's mark those of `value`.
+/// Sets the bits `of` of the packet's mark to those of `value`.
 pub(super) fn mark_packet(of: Mark, value: Mark) -> [Expression; 3] {
     [
         Expression::LoadMeta(Meta::Mark),
@@ -31,26 +31,44 @@ pub(super) fn mark_packet(of: Mark, value: Mark) -> [Expression; 3] {
     ]
 }
 
-/// Notes in the connection that a worker is asked, and what the packet's answer bit is: if it was set by another program, the
-/// worker's answer is that it is clear.
-pub(super) fn note_question(marks: &Marks, chain: &'static str) -> [Rule; 2] {
-    let asked = Mark(marks.asked().0 | marks.asked_inverted().0);
-    let answer_is_set = [
+/// Records in the connection's mark that a packet is queued, and the value of the packet's verdict bit. If
+/// another program had set the bit, the worker clears it.
+pub(super) fn record_queued(marks: &Marks, chain: &'static str) -> [Rule; 2] {
+    let queued = Mark(marks.queued().0 | marks.queued_inverted().0);
+    let verdict_bit_is_set = [
         Expression::LoadMeta(Meta::Mark),
-        Expression::Bits { mask: marks.answer().0, flip: 0 },
+        Expression::Bits { mask: marks.verdict_bit().0, flip: 0 },
         Expression::Compare(Comparison::NotEqual, vec![0; 4]),
     ];
     [
-        rule(chain, "say that a worker is asked", mark_connection(asked, marks.asked())),
+        rule(chain, "record that the packet is queued", mark_connection(queued, marks.queued())),
         rule(
             chain,
-            "say that the answer bit is set already",
-            answer_is_set.into_iter().chain(mark_connection(asked, marks.asked_inverted())),
+            "record that the verdict bit is already set",
+            verdict_bit_is_set.into_iter().chain(mark_connection(queued, marks.queued_inverted())),
         ),
     ]
 }
 
-/// Goes on if the connection's state is one of these.
+/// Matches if a worker has denied the packet's flow.
+pub(super) fn is_denied(marks: &Marks) -> [Expression; 3] {
+    [
+        Expression::LoadMeta(Meta::Mark),
+        Expression::Bits { mask: marks.denied_mask().0, flip: 0 },
+        Expression::Compare(Comparison::NotEqual, vec![0; 4]),
+    ]
+}
+
+/// Restores the mark that the packet had before it was queued. It must have a verdict that allows it.
+pub(super) fn restore_mark(marks: &Marks) -> [Expression; 3] {
+    [
+        Expression::LoadMeta(Meta::Mark),
+        Expression::Bits { mask: u32::MAX, flip: marks.verdict_bit().0 | marks.agent_bits().0 },
+        Expression::StorePacketMark,
+    ]
+}
+
+/// Matches if the connection's state is one of these.
 pub(super) fn state_is(states: u32) -> [Expression; 3] {
     [
         Expression::LoadConnection(Connection::State),
@@ -59,12 +77,12 @@ pub(super) fn state_is(states: u32) -> [Expression; 3] {
     ]
 }
 
-/// Goes on if the packet comes from the node itself.
+/// Matches if the packet comes from the node itself.
 pub(super) fn local_source() -> [Expression; 2] {
     has_local(Address::Source)
 }
 
-/// Goes on if an address of the packet is the node's own.
+/// Matches if an address of the packet is the node's own.
 pub(super) fn has_local(address: Address) -> [Expression; 2] {
     [
         Expression::LoadAddressType(address),

@@ -1,4 +1,4 @@
-//! What a group of sets holds: filled as a whole, or changed by what differs from before.
+//! What a group of sets contains. The sets are filled as a whole, or updated with the differences.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use crate::ports::Overlay;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct SetContents {
     sets: &'static [Set],
-    /// By the set's name. Invariant: one entry for each of `sets`.
+    /// The elements by the set's name. Invariant: one entry for each of `sets`.
     elements: BTreeMap<&'static str, Elements>,
 }
 
@@ -55,12 +55,13 @@ impl SetContents {
         self.elements.get(set.name).unwrap_or(&NONE)
     }
 
-    /// Empties the sets and fills them with this, whatever they hold.
+    /// Empties the sets and fills them with these elements, whatever they contain.
     pub(super) fn fill(&self, batch: &mut Batch) {
         self.sets.iter().for_each(|set| set.fill(self.of(set), batch));
     }
 
-    /// Turns sets that hold `old` into sets that hold this. Adds nothing to the batch for a set that stays the same.
+    /// Turns sets that contain `old` into sets that contain these elements. Adds nothing to the batch for a
+    /// set that stays the same.
     pub(super) fn change_from(&self, old: &Self, batch: &mut Batch) {
         self.sets.iter().for_each(|set| set.change(old.of(set), self.of(set), batch));
     }

@@ -1,4 +1,4 @@
-//! What the sets hold, and the messages that turn one content into another.
+//! What the sets about pods contain, and the messages that fill or update them.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,10 +8,11 @@ use rustables::data_type::DataType;
 use rustables::set::SetBuilder;
 use rustables::{MsgType, sys};
 
-use super::{INET, OpenAddresses, TABLE, library_table};
+use super::names::{INET, TABLE};
+use super::open_addresses::OpenAddresses;
 use crate::netlink::{self, Attributes, NetlinkError, Socket};
-use crate::nft::batch::{Batch, Part};
-use crate::nft::set::{Carries, KeyPart, Set};
+use crate::nft::batch::{Batch, Subject};
+use crate::nft::set::{Carries, KeyType, Set};
 
 /// This node's pod CIDRs, IPv4.
 pub(super) const POD_CIDRS_4: &str = "pod-cidrs4";
@@ -26,20 +27,20 @@ pub(super) const OPEN_EGRESS_4: &str = "open-egress4";
 /// Addresses of local pods that no policy isolates for egress, IPv6.
 pub(super) const OPEN_EGRESS_6: &str = "open-egress6";
 
-/// Addresses of pods whose policy is just changing, IPv4.
-pub(super) const CHANGING_4: &str = "changing4";
-/// Addresses of pods whose policy is just changing, IPv6.
-pub(super) const CHANGING_6: &str = "changing6";
+/// Addresses of pods under revalidation, IPv4.
+pub(super) const REVALIDATED_4: &str = "changing4";
+/// Addresses of pods under revalidation, IPv6.
+pub(super) const REVALIDATED_6: &str = "changing6";
 
-/// Addresses of pods that changed lately, IPv4: see `verdict_cache`.
+/// Addresses of recently changed pods, IPv4: see `verdict_cache`.
 pub(super) const CHANGED_4: &str = "changed4";
-/// Addresses of pods that changed lately, IPv6.
+/// Addresses of recently changed pods, IPv6.
 pub(super) const CHANGED_6: &str = "changed6";
 
-/// Elements in one message: a list is an attribute, and an attribute ends at 64 KiB.
+/// Elements per message: a list is an attribute, which is limited to 64 KiB.
 const ELEMENTS_A_MESSAGE: usize = 1000;
 
-/// What all sets hold.
+/// What all sets contain.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Contents {
     pod_cidrs4: Vec<Boundary>,
@@ -52,7 +53,7 @@ pub(super) struct Contents {
     changed6: BTreeSet<Ipv6Addr>,
 }
 
-/// Where an interval starts, or the first address behind its end: what the kernel keeps of it.
+/// The start of an interval, or the first address after its end: the form in which the kernel stores it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Boundary {
     /// The address in network order.
@@ -61,8 +62,8 @@ struct Boundary {
 }
 
 impl Contents {
-    /// Contents for these networks, open addresses, and addresses that changed lately; an IPv4 address in IPv6's clothes is the
-    /// IPv4 address (semantics 26).
+    /// Contents for these networks, open addresses, and recently changed addresses. An IPv4-mapped IPv6
+    /// address counts as the IPv4 address (semantics 26).
     pub(super) fn new(
         pod_cidrs: &[IpNet],
         open: &OpenAddresses,
@@ -92,17 +93,17 @@ impl Contents {
         }
     }
 
-    /// Creates the sets where they don't exist.
+    /// Creates the sets if they don't exist.
     pub(super) fn create(batch: &mut Batch) {
-        for (id, name) in (1..).zip([POD_CIDRS_4, OPEN_INGRESS_4, OPEN_EGRESS_4, CHANGING_4, CHANGED_4]) {
+        for (id, name) in (1..).zip([POD_CIDRS_4, OPEN_INGRESS_4, OPEN_EGRESS_4, REVALIDATED_4, CHANGED_4]) {
             create::<Ipv4Addr>(batch, name, id);
         }
-        for (id, name) in (6..).zip([POD_CIDRS_6, OPEN_INGRESS_6, OPEN_EGRESS_6, CHANGING_6, CHANGED_6]) {
+        for (id, name) in (6..).zip([POD_CIDRS_6, OPEN_INGRESS_6, OPEN_EGRESS_6, REVALIDATED_6, CHANGED_6]) {
             create::<Ipv6Addr>(batch, name, id);
         }
     }
 
-    /// Fills the sets anew, whatever they hold.
+    /// Empties the sets and fills them with these elements, whatever they contain.
     pub(super) fn fill(&self, batch: &mut Batch) {
         for name in [
             POD_CIDRS_4,
@@ -126,8 +127,8 @@ impl Contents {
         elements(batch, CHANGED_6, MsgType::Add, &self.changed6);
     }
 
-    /// Turns sets that hold `old` into sets that hold this. Intervals are few and are written anew; of addresses only
-    /// the difference is sent.
+    /// Turns sets that contain `old` into sets that contain these elements. The few intervals are rewritten
+    /// if they differ; for addresses only the differences are sent.
     pub(super) fn change_from(&self, old: &Self, batch: &mut Batch) {
         for (name, old, new) in [
             (POD_CIDRS_4, &old.pod_cidrs4, &self.pod_cidrs4),
@@ -147,20 +148,20 @@ impl Contents {
     }
 }
 
-/// Makes the sets of changing pods hold these addresses, whatever they held.
-pub(super) fn fill_changing(addresses: &BTreeSet<IpAddr>, batch: &mut Batch) {
+/// Makes the sets of pods under revalidation contain these addresses, whatever they contain.
+pub(super) fn fill_revalidated(addresses: &BTreeSet<IpAddr>, batch: &mut Batch) {
     let (v4, v6) = by_family(addresses.iter().copied());
-    flush(batch, CHANGING_4);
-    flush(batch, CHANGING_6);
-    elements(batch, CHANGING_4, MsgType::Add, &v4);
-    elements(batch, CHANGING_6, MsgType::Add, &v6);
+    flush(batch, REVALIDATED_4);
+    flush(batch, REVALIDATED_6);
+    elements(batch, REVALIDATED_4, MsgType::Add, &v4);
+    elements(batch, REVALIDATED_6, MsgType::Add, &v6);
 }
 
-/// The addresses that the sets of changing pods hold; none where they don't exist.
-pub(super) fn read_changing(socket: &mut Socket) -> Result<BTreeSet<IpAddr>, NetlinkError> {
+/// The addresses in the sets of pods under revalidation; none if the sets don't exist.
+pub(super) fn read_revalidated(socket: &mut Socket) -> Result<BTreeSet<IpAddr>, NetlinkError> {
     let set = |name, key| Set { table: INET, name, id: 0, key, carries: Carries::Keys, size: None };
-    let v4 = set(CHANGING_4, &[KeyPart::Ipv4]).read(socket)?.into_keys();
-    let v6 = set(CHANGING_6, &[KeyPart::Ipv6]).read(socket)?.into_keys();
+    let v4 = set(REVALIDATED_4, &[KeyType::Ipv4]).read(socket)?.into_keys();
+    let v6 = set(REVALIDATED_6, &[KeyType::Ipv6]).read(socket)?.into_keys();
     let v4 = v4.filter_map(|key| <[u8; 4]>::try_from(key).ok()).map(IpAddr::from);
     let v6 = v6.filter_map(|key| <[u8; 16]>::try_from(key).ok()).map(IpAddr::from);
     Ok(v4.chain(v6).collect())
@@ -177,8 +178,8 @@ fn by_family(addresses: impl IntoIterator<Item = IpAddr>) -> (BTreeSet<Ipv4Addr>
     (v4, v6)
 }
 
-/// The boundaries of the union of these ranges (first and last address). Ranges that touch or overlap become one: the
-/// kernel refuses intervals that overlap.
+/// The boundaries of the union of these ranges (first and last address). Adjacent and overlapping ranges
+/// become one, because the kernel refuses intervals that overlap.
 fn boundaries(mut ranges: Vec<(u128, u128)>, octets: usize) -> Vec<Boundary> {
     ranges.sort_unstable();
     let mut union: Vec<(u128, u128)> = Vec::new();
@@ -203,9 +204,9 @@ fn boundaries(mut ranges: Vec<(u128, u128)>, octets: usize) -> Vec<Boundary> {
 }
 
 fn create<Address: DataType>(batch: &mut Batch, name: &'static str, id: u32) {
-    batch.library(Part::plain(format!("set {name}")), |library| {
-        // The table has a name, the one thing that the builder asks for.
-        if let Ok(builder) = SetBuilder::<Address>::new(name, &library_table()) {
+    batch.library(Subject::plain(format!("set {name}")), |library| {
+        // The builder requires that the table has a name, which it has.
+        if let Ok(builder) = SetBuilder::<Address>::new(name, &INET.library()) {
             let (mut set, _) = builder.finish();
             set.family = rustables::ProtocolFamily::Inet;
             let flags = if matches!(name, POD_CIDRS_4 | POD_CIDRS_6) { sys::NFT_SET_INTERVAL } else { 0 };
@@ -215,7 +216,7 @@ fn create<Address: DataType>(batch: &mut Batch, name: &'static str, id: u32) {
 }
 
 fn flush(batch: &mut Batch, name: &'static str) {
-    batch.raw(Part::plain(format!("emptying set {name}")), sys::NFT_MSG_DELSETELEM, 0, |list| {
+    batch.raw(Subject::plain(format!("emptying set {name}")), sys::NFT_MSG_DELSETELEM, 0, |list| {
         list.string(sys::NFTA_SET_ELEM_LIST_TABLE, TABLE).string(sys::NFTA_SET_ELEM_LIST_SET, name);
     });
 }
@@ -236,11 +237,11 @@ fn elements<'a, Address: DataType + 'a>(
     action: MsgType,
     addresses: impl IntoIterator<Item = &'a Address>,
 ) {
-    let verb = if action == MsgType::Add { "adding to" } else { "taking from" };
+    let verb = if action == MsgType::Add { "adding to" } else { "removing from" };
     let mut addresses = addresses.into_iter().peekable();
     while addresses.peek().is_some() {
-        batch.library(Part::plain(format!("{verb} set {name}")), |library| {
-            if let Ok(mut builder) = SetBuilder::<Address>::new(name, &library_table()) {
+        batch.library(Subject::plain(format!("{verb} set {name}")), |library| {
+            if let Ok(mut builder) = SetBuilder::<Address>::new(name, &INET.library()) {
                 addresses.by_ref().take(ELEMENTS_A_MESSAGE).for_each(|address| builder.add(address));
                 library.add(&builder.finish().1, action);
             }
@@ -248,11 +249,11 @@ fn elements<'a, Address: DataType + 'a>(
     }
 }
 
-/// Interval elements, which the library lacks.
+/// Adds interval elements, which the library does not support.
 fn add_boundaries(batch: &mut Batch, name: &'static str, boundaries: &[Boundary]) {
     for boundaries in boundaries.chunks(ELEMENTS_A_MESSAGE) {
-        let part = Part::plain(format!("adding to set {name}"));
-        batch.raw(part, sys::NFT_MSG_NEWSETELEM, netlink::CREATE, |message| {
+        let subject = Subject::plain(format!("adding to set {name}"));
+        batch.raw(subject, sys::NFT_MSG_NEWSETELEM, netlink::CREATE, |message| {
             message.string(sys::NFTA_SET_ELEM_LIST_TABLE, TABLE).string(sys::NFTA_SET_ELEM_LIST_SET, name);
             message.nested(sys::NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
                 boundaries.iter().for_each(|boundary| boundary.encode(list));
@@ -297,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_ends_at_the_address_behind_it() {
+    fn a_network_ends_at_the_address_after_it() {
         assert_eq!(
             starts_and_ends(&["10.244.1.7/24"]),
             expected(&[("10.244.1.0", false), ("10.244.2.0", true)])
@@ -309,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn touching_and_overlapping_networks_become_one_interval() {
+    fn adjacent_and_overlapping_networks_become_one_interval() {
         let one = expected(&[("10.0.0.0", false), ("10.0.4.0", true)]);
         assert_eq!(starts_and_ends(&["10.0.2.0/23", "10.0.0.0/23"]), one);
         assert_eq!(starts_and_ends(&["10.0.0.0/22", "10.0.1.0/24", "10.0.0.0/22"]), one);
@@ -339,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn no_difference_is_no_message() {
+    fn no_difference_sends_no_message() {
         let contents = Contents::new(&["10.0.0.0/8".parse().expect("a CIDR")], &OpenAddresses::default(), []);
         let mut batch = Batch::default();
         contents.change_from(&contents.clone(), &mut batch);

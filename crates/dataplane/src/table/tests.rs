@@ -1,12 +1,33 @@
-//! Golden files: the bytes of each kind of batch (`tests/golden/*.batch`). With `UPDATE_GOLDEN=1` they are written anew,
-//! for a person to read the difference.
+//! Golden files with the bytes of each kind of batch (`tests/golden/*.batch`). With `UPDATE_GOLDEN=1` they
+//! are written again, so that a person can review the difference.
 
-use std::net::Ipv4Addr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
-use super::*;
+use nix::errno::Errno;
+use policy::{Affected, Generation};
+use rustables::sys;
+
+use super::bridge::{BridgeContents, BridgeRules};
+use super::config::{FailMode, QueueQuota, TableConfig, VerdictCacheConfig};
+use super::error::TableError;
+use super::handle::Table;
+use super::install::{Installation, install_batch};
+use super::installed_rules::InstalledRules;
+use super::open_addresses::OpenAddresses;
+use super::origins::Origins;
+use super::queue_form::form_trial;
+use super::revalidation;
+use super::sets::Contents;
+use super::socket::open;
+use super::verdict_cache::{self, VerdictCache};
+use crate::marks::Marks;
 use crate::netlink::AttributeReader;
+use crate::nft::batch::{Batch, Refusal, Subject};
+use crate::nft::queue::QueueForm;
+use crate::queues::QueueRange;
 
 const QUEUES: QueueRange = QueueRange { first: 100, count: 2 };
 
@@ -28,7 +49,7 @@ fn node_a() -> TableConfig {
             ingress: addresses(&["10.244.1.2", "fd00:10:244:1::2"]),
             egress: addresses(&["10.244.1.2", "10.244.1.3"]),
         },
-        verdict_cache: Some(VerdictCacheConfig { time: Duration::from_secs(5), log_group: Some(100) }),
+        verdict_cache: Some(VerdictCacheConfig { ttl: Duration::from_secs(5), log_group: Some(100) }),
         queue_quota: Some(QueueQuota { rate: 10_000, burst: 1_024 }),
         generation: Generation(7),
         origin: None,
@@ -36,8 +57,8 @@ fn node_a() -> TableConfig {
     }
 }
 
-/// At a moment whose microseconds are 0x02030405 in 32 bits.
-fn memory(config: &TableConfig) -> VerdictCache {
+/// Starts at a time whose microseconds are 0x02030405 in 32 bits.
+fn new_cache(config: &TableConfig) -> VerdictCache {
     VerdictCache::new(config, SystemTime::UNIX_EPOCH + Duration::from_micros(0x01_0203_0405))
 }
 
@@ -50,7 +71,7 @@ fn check_golden(name: &str, batch: &Batch) {
         std::fs::write(&path, &text).expect("the golden file can be written");
     }
     let golden = std::fs::read_to_string(&path).expect("the golden file is there");
-    assert!(golden == text, "{name} differs from the batch; UPDATE_GOLDEN=1 writes it anew:\n{text}");
+    assert!(golden == text, "{name} differs from the batch; UPDATE_GOLDEN=1 writes it again:\n{text}");
 }
 
 fn install(config: &TableConfig, form: QueueForm) -> Batch {
@@ -58,7 +79,7 @@ fn install(config: &TableConfig, form: QueueForm) -> Batch {
     install_batch(
         config,
         &contents,
-        &memory(config),
+        &new_cache(config),
         &written(QUEUES, form, &BTreeSet::new()),
         &BTreeSet::new(),
     )
@@ -84,18 +105,18 @@ fn install_with_the_target() {
 
 #[cfg(target_endian = "little")]
 #[test]
-fn update_sends_the_difference_alone() {
+fn update_sends_only_the_differences() {
     let old = Contents::new(&node_a().pod_cidrs, &node_a().open, []);
     let open = OpenAddresses {
         ingress: addresses(&["10.244.1.2"]),
         egress: addresses(&["10.244.1.3", "10.244.1.4", "fd00:10:244:1::4"]),
     };
     let affected = Affected::any_peer(addresses(&["10.244.1.4"]));
-    let cache = memory(&node_a()).next(Generation(8), &affected, Instant::now());
+    let cache = new_cache(&node_a()).next(Generation(8), &affected, Instant::now());
     let cidrs = ["10.244.0.0/23".parse().expect("a CIDR"), node_a().pod_cidrs[1]];
     let mut batch = Batch::default();
     Contents::new(&cidrs, &open, cache.changed()).change_from(&old, &mut batch);
-    cache.replace(&mut batch);
+    verdict_cache::replace(&cache, &mut batch);
     check_golden("update.batch", &batch);
 }
 
@@ -115,15 +136,15 @@ fn no_two_sets_have_one_number() {
 }
 
 #[test]
-fn a_pod_counts_as_changed_for_longer_than_its_pairs_are_cached() {
+fn a_pod_counts_as_recently_changed_for_longer_than_its_flows_are_cached() {
     let pods = |texts: &[&str]| Affected::any_peer(addresses(texts));
     let changed =
         |cache: &VerdictCache| cache.changed().map(|address| address.to_string()).collect::<Vec<_>>();
     let second = |number| Duration::from_secs(number);
-    let (first, start) = (memory(&node_a()), Instant::now());
+    let (first, start) = (new_cache(&node_a()), Instant::now());
     let mut one = first.next(Generation(8), &pods(&["10.244.1.4", "::ffff:10.244.1.5"]), start);
     // The batch took a while.
-    one.keep_apart(&addresses(&["10.244.1.4"]), start + second(3));
+    one.mark_changed(&addresses(&["10.244.1.4"]), start + second(3));
     let two = one.next(Generation(9), &pods(&[]), start + second(6));
     assert_eq!(changed(&two), ["10.244.1.4", "10.244.1.5"]);
     let three = two.next(Generation(10), &pods(&["10.244.1.6"]), start + second(7));
@@ -131,35 +152,42 @@ fn a_pod_counts_as_changed_for_longer_than_its_pairs_are_cached() {
     let four = three.next(Generation(11), &Affected::All, start + second(7));
     assert!(changed(&four).is_empty());
     let five = four.next(Generation(12), &pods(&["10.244.1.7"]), start + second(7));
-    // Which epochs are the same.
-    let epochs = [&first, &one, &two, &three, &four, &five].map(VerdictCache::epochs);
-    assert!(epochs.is_sorted_by_key(|(latest, _)| *latest) && epochs[0].0 < epochs[1].0, "{epochs:?}");
-    assert!(epochs[..4].iter().all(|(_, lasting)| *lasting == epochs[0].1), "{epochs:?}");
-    assert_eq!(epochs[4].0, epochs[4].1, "all is forgotten");
-    assert_eq!(epochs[5].1, epochs[4].1);
+    // Which cache generations are equal.
+    let cache_generations = [&first, &one, &two, &three, &four, &five].map(VerdictCache::cache_generations);
+    assert!(
+        cache_generations.is_sorted_by_key(|(latest, _)| *latest)
+            && cache_generations[0].0 < cache_generations[1].0,
+        "{cache_generations:?}"
+    );
+    assert!(
+        cache_generations[..4].iter().all(|(_, stable)| *stable == cache_generations[0].1),
+        "{cache_generations:?}"
+    );
+    assert_eq!(cache_generations[4].0, cache_generations[4].1, "all flows are invalidated");
+    assert_eq!(cache_generations[5].1, cache_generations[4].1);
 }
 
 #[test]
-fn where_very_many_pods_changed_lately_everybody_is_forgotten() {
+fn if_very_many_pods_changed_recently_all_flows_are_invalidated() {
     let of = |range: std::ops::Range<u32>| {
         Affected::any_peer(range.map(|i| IpAddr::V4(Ipv4Addr::from_bits(0x0af4_0000 + i))))
     };
-    let (mut last, now) = (memory(&node_a()), Instant::now());
+    let (mut last, now) = (new_cache(&node_a()), Instant::now());
     for number in 0..4 {
         last = last.next(Generation(8), &of(number * 1000..(number + 1) * 1000), now);
     }
-    let before = last.epochs();
+    let before = last.cache_generations();
     let next = last.next(Generation(9), &of(4_000..5_000), now);
     assert_eq!((last.changed().count(), next.changed().count()), (4_000, 1_000));
-    let (latest, lasting) = next.epochs();
-    assert!(latest == lasting && lasting != before.1, "{before:?} {:?}", next.epochs());
+    let (latest, stable) = next.cache_generations();
+    assert!(latest == stable && stable != before.1, "{before:?} {:?}", next.cache_generations());
 }
 
 #[test]
-fn without_a_memory_a_pod_counts_as_changed_until_the_next_change() {
+fn without_a_verdict_cache_a_pod_counts_as_changed_until_the_next_change() {
     let config = TableConfig { verdict_cache: None, ..node_a() };
     let affected = Affected::any_peer(addresses(&["10.244.1.4"]));
-    let one = memory(&config).next(Generation(8), &affected, Instant::now());
+    let one = new_cache(&config).next(Generation(8), &affected, Instant::now());
     assert_eq!(one.changed().count(), 1);
     let later = Instant::now() + Duration::from_millis(1);
     assert_eq!(one.next(Generation(9), &Affected::NONE, later).changed().count(), 0);
@@ -173,13 +201,13 @@ fn the_trial_of_both_forms() {
 }
 
 #[test]
-fn takeover_differs_from_the_first_install_in_the_queue_rule_alone() {
+fn takeover_differs_from_the_first_install_only_in_the_queue_rule() {
     let config = node_a();
     let contents = Contents::new(&config.pod_cidrs, &config.open, []);
     let install = |queues| {
         let none = BTreeSet::new();
         let written = written(queues, QueueForm::Native, &none);
-        install_batch(&config, &contents, &memory(&config), &written, &BTreeSet::new()).to_text()
+        install_batch(&config, &contents, &new_cache(&config), &written, &BTreeSet::new()).to_text()
     };
     let (first, second) = (install(QUEUES), install(QueueRange { first: 102, count: 2 }));
     let part = |text: &str| text.split("# ").map(str::to_owned).collect::<Vec<_>>();
@@ -187,50 +215,51 @@ fn takeover_differs_from_the_first_install_in_the_queue_rule_alone() {
     assert_eq!(first.len(), second.len());
     let differing: Vec<&str> =
         first.iter().zip(&second).filter(|(a, b)| a != b).filter_map(|(a, _)| a.lines().next()).collect();
-    assert_eq!(differing, ["rule of chain nfqueue: ask a worker"]);
+    assert_eq!(differing, ["rule of chain nfqueue: send to a worker"]);
 }
 
 #[test]
-fn refusals_become_sentences() {
+fn refusals_become_errors_with_a_remedy() {
     let part =
-        || Part { object: "rule of chain postrouting: x".to_owned(), modules: "nft_fib_inet".to_owned() };
-    let sentence = |refusal: Refusal| TableError::from(refusal).to_string();
-    assert!(sentence(Refusal::Whole(Errno::EPERM)).contains("CAP_NET_ADMIN"));
-    assert!(sentence(Refusal::Whole(Errno::EOPNOTSUPP)).contains("no nf_tables"));
-    assert!(sentence(Refusal::Part(part(), Errno::EPERM)).contains("held by another program"));
-    assert!(sentence(Refusal::Part(part(), Errno::ENOENT)).contains("nft_fib_inet"));
-    assert!(sentence(Refusal::Part(part(), Errno::EEXIST)).contains("kube-verdict cleanup"));
+        || Subject { object: "rule of chain postrouting: x".to_owned(), modules: "nft_fib_inet".to_owned() };
+    let text = |refusal: Refusal| TableError::from(refusal).to_string();
+    assert!(text(Refusal::Whole(Errno::EPERM)).contains("CAP_NET_ADMIN"));
+    assert!(text(Refusal::Whole(Errno::EOPNOTSUPP)).contains("no nf_tables"));
+    assert!(text(Refusal::Message(part(), Errno::EPERM)).contains("held by another program"));
+    assert!(text(Refusal::Message(part(), Errno::ENOENT)).contains("nft_fib_inet"));
+    assert!(text(Refusal::Message(part(), Errno::EEXIST)).contains("kube-verdict cleanup"));
     assert!(
-        sentence(Refusal::Part(Part::plain("chain postrouting"), Errno::EOPNOTSUPP))
+        text(Refusal::Message(Subject::plain("chain postrouting"), Errno::EOPNOTSUPP))
             .contains("kube-verdict cleanup")
     );
-    assert!(sentence(Refusal::Part(part(), Errno::ENOMEM)).contains("rule of chain postrouting: x"));
-    assert!(sentence(Refusal::Outdated).contains("try again"));
+    assert!(text(Refusal::Message(part(), Errno::ENOMEM)).contains("rule of chain postrouting: x"));
+    assert!(text(Refusal::Outdated).contains("try again"));
 }
 
 #[test]
-fn an_agent_keeps_evaluating_the_pods_again_that_the_one_before_evaluated_again() {
+fn a_new_agent_keeps_its_predecessors_pods_under_revalidation() {
     let in_namespace = || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
-            .expect("this test needs root, to make a network namespace of its own: run the tests as root");
+            .expect("this test needs root, to create a network namespace: run the tests as root");
         let config = || TableConfig { prerouting_dns: false, ..node_a() };
         let mut first = Table::install(config(), QUEUES).expect("the table can be installed");
         assert!(!first.is_revalidating());
-        let changing = addresses(&["10.244.1.4", "fd00:10:244:1::4"]);
+        let pods = addresses(&["10.244.1.4", "fd00:10:244:1::4"]);
         let TableConfig { pod_cidrs, open, .. } = config();
         let mut update = |generation, affected: &Affected| {
             first.update(&pod_cidrs, &open, Generation(generation), affected).expect("it can be updated");
             first.revalidated.clone()
         };
-        assert_eq!(update(8, &Affected::any_peer(changing.clone())), changing);
-        assert_eq!(update(9, &Affected::All), changing, "until the sweep");
+        assert_eq!(update(8, &Affected::any_peer(pods.clone())), pods);
+        assert_eq!(update(9, &Affected::All), pods, "until the sweep");
         let next = QueueRange { first: 102, ..QUEUES };
         let mut second = Table::install(config(), next).expect("it can be taken over");
-        assert_eq!(second.revalidated, changing);
+        assert_eq!(second.revalidated, pods);
         second.restore(config()).expect("it can be written again");
-        let read = |table: &mut Table| revalidation::read(&mut table.socket).expect("the sets can be read");
-        assert_eq!(read(&mut second), changing);
-        second.end_recheck().expect("the sweep is over");
+        let read =
+            |table: &mut Table| revalidation::read_pods(&mut table.socket).expect("the sets can be read");
+        assert_eq!(read(&mut second), pods);
+        second.end_revalidation().expect("the sweep is over");
         assert!(!second.is_revalidating() && read(&mut second).is_empty());
     };
     if let Err(panic) = std::thread::spawn(in_namespace).join() {
@@ -242,11 +271,11 @@ fn an_agent_keeps_evaluating_the_pods_again_that_the_one_before_evaluated_again(
 fn a_batch_for_another_generation_is_refused_and_changes_nothing() {
     let in_namespace = || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
-            .expect("this test needs root, to make a network namespace of its own: run the tests as root");
+            .expect("this test needs root, to create a network namespace: run the tests as root");
         let table = Table::install(TableConfig { prerouting_dns: false, ..node_a() }, QUEUES)
             .expect("the table can be installed");
         let mut socket = open().expect("root may open it");
-        let read = InForce::read(&mut socket).expect("the rules can be read");
+        let read = InstalledRules::read(&mut socket).expect("the rules can be read");
         let emptied = || {
             let mut batch = Batch::default();
             Contents::new(&[], &OpenAddresses::default(), []).change_from(&table.contents, &mut batch);
@@ -254,9 +283,9 @@ fn a_batch_for_another_generation_is_refused_and_changes_nothing() {
         };
         let before = Some(read.generation.wrapping_sub(1));
         assert_eq!(emptied().commit(&mut socket, before), Err(Refusal::Outdated));
-        assert_eq!(InForce::read(&mut socket).map(|now| now.generation), Ok(read.generation));
+        assert_eq!(InstalledRules::read(&mut socket).map(|now| now.generation), Ok(read.generation));
         assert_eq!(emptied().commit(&mut socket, Some(read.generation)), Ok(()));
-        // The batch that was committed made a new generation.
+        // The committed batch began a new generation.
         assert_eq!(emptied().commit(&mut socket, Some(read.generation)), Err(Refusal::Outdated));
     };
     if let Err(panic) = std::thread::spawn(in_namespace).join() {
@@ -265,10 +294,10 @@ fn a_batch_for_another_generation_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn revoked_connections_are_removed_from_a_kernel_that_refuses_to_remove_what_is_not_there() {
+fn revoked_connections_are_removed_from_a_kernel_that_refuses_to_remove_missing_elements() {
     let in_namespace = || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
-            .expect("this test needs root, to make a network namespace of its own: run the tests as root");
+            .expect("this test needs root, to create a network namespace: run the tests as root");
         let mut table = Table::install(TableConfig { prerouting_dns: false, ..node_a() }, QUEUES)
             .expect("the table can be installed");
         table.destroys = false;

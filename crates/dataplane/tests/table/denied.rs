@@ -1,4 +1,4 @@
-//! Flows that were denied: real packets, real workers and the whole table, as in `cached`.
+//! Denied flows: real packets, real workers and the whole table, as in `verdict_cache`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
@@ -16,15 +16,15 @@ use crate::verdict_cache::{Agent, GROUP, TRUSTED, echo_request_to, policy};
 use crate::{RANGE_A, RANGE_B};
 
 const NODE_6: &str = "fd00:10:244:1::1";
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Sends one datagram of a new flow from the pod: each has a source port of its own.
+/// Sends one datagram of a new flow from the pod, from a new source port.
 fn send(agent: &Agent, to: &'static str, port: u16) {
     let from = if to.contains(':') { POD_6 } else { POD };
     agent.world.pod.run(move || socket(from, 0).send_to(b"x", (to, port)).expect("sent"));
 }
 
-/// Sends a datagram to each of these ports of the remote.
+/// Sends a datagram to each of these ports of the remote host.
 fn send_to_each(agent: &Agent, ports: impl IntoIterator<Item = u16> + Send + 'static) {
     agent.world.pod.run(move || {
         let socket = socket(POD, 0);
@@ -38,21 +38,22 @@ fn evaluated(agent: &Agent) -> u64 {
     agent.workers.counters().iter().map(|one: &Counters| one.denied).sum()
 }
 
-/// Packets that workers have denied, and packets of denied flows that the kernel has dropped, once all there should be are there.
+/// Packets that workers have denied, and packets of denied flows that the kernel has dropped, once the
+/// expected numbers are reached.
 #[track_caller]
 fn expect(agent: &Agent, denied: u64, dropped: u64) {
     let now = || {
         let dropped = CacheCounters::open().and_then(|mut all| all.denied());
         (evaluated(agent), dropped.expect("the counter is there"))
     };
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while now() != (denied, dropped) && Instant::now() < deadline {
         sleep(Duration::from_millis(2));
     }
     assert_eq!(now(), (denied, dropped));
 }
 
-/// The place in the counts of dropped packets where the pod's stand.
+/// The key of the pod's count of packets dropped for this reason.
 fn of_pod(reason: DropReason) -> (DropPlace, DropReason) {
     (DropPlace::Source(POD.parse::<IpAddr>().expect("an address")), reason)
 }
@@ -61,7 +62,7 @@ fn config(agent: &Agent, queue_quota: Option<QueueQuota>) -> TableConfig {
     TableConfig {
         pod_cidrs: agent.snapshot.pod_cidrs().to_vec(),
         open: OpenAddresses::default(),
-        verdict_cache: Some(VerdictCacheConfig { time: Duration::from_secs(3600), log_group: Some(GROUP) }),
+        verdict_cache: Some(VerdictCacheConfig { ttl: Duration::from_secs(3600), log_group: Some(GROUP) }),
         generation: agent.snapshot.generation(),
         queue_quota,
         ..closed()
@@ -69,9 +70,9 @@ fn config(agent: &Agent, queue_quota: Option<QueueQuota>) -> TableConfig {
 }
 
 #[test]
-fn the_next_packets_of_a_denied_flow_are_dropped_without_a_question_from_whichever_port_they_come() {
+fn the_next_packets_of_a_denied_flow_are_dropped_without_a_verdict_from_any_source_port() {
     in_namespace(|| {
-        let agent = Agent::with_long_memory();
+        let agent = Agent::with_long_ttl();
         let flows = [(REMOTE, 9), (REMOTE_6, 9), (REMOTE, 10), (NODE, 9), (NODE_6, 9)];
         for (number, (to, port)) in (1..).zip(flows) {
             send(&agent, to, port);
@@ -80,7 +81,7 @@ fn the_next_packets_of_a_denied_flow_are_dropped_without_a_question_from_whichev
             send(&agent, to, port);
             expect(&agent, number, 2 * number);
         }
-        // What is allowed is none of it.
+        // Allowed packets are not among them.
         assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((TRUSTED, 9)));
         expect(&agent, 5, 10);
     });
@@ -89,7 +90,7 @@ fn the_next_packets_of_a_denied_flow_are_dropped_without_a_question_from_whichev
 #[test]
 fn dns_and_what_has_no_ports_are_flows_as_well() {
     in_namespace(|| {
-        let mut agent = Agent::with_long_memory();
+        let mut agent = Agent::with_long_ttl();
         agent.change(policy(&[7000]));
         send(&agent, REMOTE, 53);
         expect(&agent, 1, 0);
@@ -112,16 +113,17 @@ fn dns_and_what_has_no_ports_are_flows_as_well() {
 #[test]
 fn a_packet_in_mid_stream_belongs_to_the_flow_of_either_orientation() {
     in_namespace(|| {
-        let mut agent = Agent::with_long_memory();
+        let mut agent = Agent::with_long_ttl();
         let ack = |agent: &Agent, source, port| {
             agent.world.pod.run(move || send_tcp_ack(POD, source, REMOTE, port))
         };
-        // Denied as the pod's own connection: ever new source ports are one flow.
+        // Denied as the pod's own connection: packets from new source ports belong to the same flow.
         ack(&agent, 1_000, 9);
         expect(&agent, 1, 0);
         ack(&agent, 1_001, 9);
         expect(&agent, 1, 1);
-        // Allowed as the pod's own, and denied as the remote's: each source port is a flow, whatever port it is sent to.
+        // Allowed as the pod's own connection, and denied as the remote host's: each source port is a flow,
+        // to any port.
         agent.change(isolating_ingress(policy(&[53, 7000])));
         ack(&agent, 1_000, 7000);
         expect(&agent, 2, 1);
@@ -130,13 +132,13 @@ fn a_packet_in_mid_stream_belongs_to_the_flow_of_either_orientation() {
         expect(&agent, 2, 3);
         ack(&agent, 1_001, 7000);
         expect(&agent, 3, 3);
-        // A connection that the pod opens passes all the same.
+        // A connection that the pod opens still passes.
         assert!(agent.reaches((REMOTE, 7000)));
         expect(&agent, 3, 3);
     });
 }
 
-/// The same policy, but nothing may reach the pod either.
+/// The same policy, which isolates the pod's ingress as well.
 fn isolating_ingress(change: policy::Change) -> policy::Change {
     let policy::Change::Policy(spec) = change else { panic!("a policy") };
     let spec = policy::PolicySpec { isolates_ingress: true, ..(*spec).clone() };
@@ -144,9 +146,9 @@ fn isolating_ingress(change: policy::Change) -> policy::Change {
 }
 
 #[test]
-fn what_a_change_allows_passes_at_once_whomever_it_affects() {
+fn what_a_change_allows_passes_at_once_whichever_pods_it_affects() {
     in_namespace(|| {
-        let mut agent = Agent::with_long_memory();
+        let mut agent = Agent::with_long_ttl();
         let change = |agent: &mut Agent, ports: &[u16], affected: Option<&[&str]>| match affected {
             None => agent.change(policy(ports)),
             Some(affected) => agent.change_affecting(policy(ports), affected),
@@ -169,7 +171,7 @@ fn what_a_change_allows_passes_at_once_whomever_it_affects() {
 }
 
 #[test]
-fn a_flow_denied_before_a_change_never_comes_back() {
+fn a_flow_denied_before_a_change_is_never_denied_from_the_cache_again() {
     in_namespace(|| {
         let mut agent = Agent::new(Duration::from_secs(1));
         send(&agent, REMOTE, 7001);
@@ -178,7 +180,8 @@ fn a_flow_denied_before_a_change_never_comes_back() {
         expect(&agent, 1, 1);
         agent.change_affecting(policy(&[7000, 7001]), &[POD]);
         assert!(agent.reaches((REMOTE, 7001)));
-        // Changes that affect no pod: while the flow would still be denied, and when the pod counts as changed no more.
+        // Changes that affect no pod: while the flow would still be cached, and when the pod no longer counts
+        // as changed.
         for pause in [0, 2_100] {
             sleep(Duration::from_millis(pause));
             agent.change_affecting(policy(&[7000, 7001]), &[]);
@@ -189,14 +192,14 @@ fn a_flow_denied_before_a_change_never_comes_back() {
 }
 
 #[test]
-fn a_new_table_knows_no_denied_flows_and_an_agent_that_ends_leaves_none() {
+fn a_new_table_has_no_denied_flows_and_an_agent_that_ends_leaves_none() {
     in_namespace(|| {
-        let mut agent = Agent::with_long_memory();
+        let mut agent = Agent::with_long_ttl();
         send(&agent, REMOTE, 9);
         expect(&agent, 1, 0);
         send(&agent, REMOTE, 9);
         expect(&agent, 1, 1);
-        agent.table.forget().expect("the table is ours");
+        agent.table.invalidate_cache().expect("the table is ours");
         for number in 2..4 {
             send(&agent, REMOTE, 9);
             expect(&agent, number, 1);
@@ -207,7 +210,7 @@ fn a_new_table_knows_no_denied_flows_and_an_agent_that_ends_leaves_none() {
         expect(&agent, 4, 1);
         send(&agent, REMOTE, 9);
         expect(&agent, 4, 2);
-        // As in a takeover: the other range is asked, to which none listens here.
+        // As in a takeover: packets go to the other range of queues, to which no worker listens here.
         Table::install(config(&agent, None), RANGE_B).expect("the table can be installed");
         send(&agent, REMOTE, 9);
         expect(&agent, 4, 2);
@@ -231,12 +234,12 @@ fn what_is_denied_because_a_pod_is_unknown_is_evaluated_every_time() {
 #[test]
 fn a_pod_that_tries_every_port_has_a_share_of_the_set_and_no_more() {
     in_namespace(|| {
-        let agent = Agent::with_long_memory();
+        let agent = Agent::with_long_ttl();
         send_to_each(&agent, 10_000..12_000);
         expect(&agent, 2_000, 0);
         let flows = list_set("denied4").len();
         assert!((1_024..1_040).contains(&flows), "{flows} flows of one sender");
-        // Another sender's is still added.
+        // Flows of another sender are still added.
         send(&agent, REMOTE_6, 9);
         expect(&agent, 2_001, 0);
         send(&agent, REMOTE_6, 9);
@@ -248,7 +251,7 @@ fn a_pod_that_tries_every_port_has_a_share_of_the_set_and_no_more() {
 fn some_packets_of_a_flood_are_recorded_with_the_deciding_policy_and_all_others_are_counted() {
     in_namespace(|| {
         const FLOOD: u64 = 2_000;
-        let mut agent = Agent::with_long_memory();
+        let mut agent = Agent::with_long_ttl();
         send(&agent, REMOTE, 9);
         expect(&agent, 1, 0);
         send_to_each(&agent, (0..FLOOD).map(|_| 9));
@@ -270,8 +273,8 @@ fn some_packets_of_a_flood_are_recorded_with_the_deciding_policy_and_all_others_
 #[test]
 fn marks_of_other_programs_deny_no_flow() {
     in_namespace(|| {
-        let agent = Agent::with_long_memory();
-        // Every value of the four bits on every packet, as by a program that uses the same ones.
+        let agent = Agent::with_long_ttl();
+        // Every value of the four bits on every packet, as written by a program that uses the same bits.
         for bits in 0..16_u32 {
             let mark = bits << 24;
             other(&format!(
@@ -292,9 +295,9 @@ fn marks_of_other_programs_deny_no_flow() {
 }
 
 #[test]
-fn a_sender_over_its_quota_is_dropped_and_counted_and_others_are_answered() {
+fn packets_over_a_senders_quota_are_dropped_and_counted_and_others_get_a_verdict() {
     in_namespace(|| {
-        let agent = Agent::with_long_memory();
+        let agent = Agent::with_long_ttl();
         let quota = Some(QueueQuota { rate: 1, burst: 50 });
         let mut table = Table::install(config(&agent, quota), RANGE_A).expect("the table can be installed");
         send_to_each(&agent, 10_000..10_500);
@@ -303,7 +306,7 @@ fn a_sender_over_its_quota_is_dropped_and_counted_and_others_are_answered() {
             let counts = table.drop_counts().expect("the counts can be read");
             counts.get(&of_pod(DropReason::QueueQuota)).copied().unwrap_or_default()
         };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while evaluated(&agent) + of_quota(&mut table) < 501 && Instant::now() < deadline {
             sleep(Duration::from_millis(2));
         }

@@ -1,4 +1,4 @@
-//! Changes of the tables by other programs: noticed, and undone.
+//! Changes of the tables by other programs are reported, and undone.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -9,12 +9,12 @@ use super::namespace::{in_namespace, run};
 use super::{RANGE_A, RANGE_B, install, node_a, origins, with_origins};
 
 const SOON: Duration = Duration::from_secs(5);
-/// Nothing comes after this long.
+/// If no change is reported within this time, there is none.
 const NOTHING: Duration = Duration::from_millis(300);
 
 fn watched(table: &Table, listener: RulesListener) -> (RulesMonitor, Receiver<ForeignChange>) {
-    let (told, changes) = channel();
-    let monitor = listener.start(table, move |change| drop(told.send(change))).expect("the thread starts");
+    let (report, changes) = channel();
+    let monitor = listener.start(table, move |change| drop(report.send(change))).expect("the thread starts");
     (monitor, changes)
 }
 
@@ -24,14 +24,14 @@ fn list_ruleset() -> String {
 }
 
 #[test]
-fn another_programs_batch_is_told_once_and_our_own_never() {
+fn another_programs_batch_is_reported_once_and_our_own_never() {
     in_namespace(|| {
         let listener = RulesListener::open().expect("root may listen");
         run("nft", &["add", "table", "inet", "kube-verdict"]);
         let mut table = install(node_a(), RANGE_A);
         let (_monitor, changes) = watched(&table, listener);
         run("nft", &["add", "table", "inet", "kube-proxy"]);
-        table.forget().expect("our own");
+        table.invalidate_cache().expect("our own");
         assert!(changes.recv_timeout(NOTHING).is_err(), "neither before, nor another table, nor our own");
 
         run("nft", &["flush", "chain", "inet", "kube-verdict", "postrouting"]);
@@ -43,7 +43,7 @@ fn another_programs_batch_is_told_once_and_our_own_never() {
 }
 
 #[test]
-fn restored_is_as_installed_whatever_was_done() {
+fn restored_tables_equal_installed_ones_after_any_damage() {
     in_namespace(|| {
         let mut table = install(with_origins(origins()), RANGE_A);
         let before = list_ruleset();
@@ -57,19 +57,25 @@ fn restored_is_as_installed_whatever_was_done() {
             "delete table bridge kube-verdict",
             "add table inet kube-verdict { flags dormant; }",
             "add chain inet kube-verdict postrouting { policy drop; }",
-            "flush ruleset; add table inet kube-verdict; add set inet kube-verdict open-ingress4 { type inet_service; }",
-            "flush ruleset; add table inet kube-verdict; add chain inet kube-verdict postrouting { type filter hook input priority 0; }",
+            "flush ruleset; add table inet kube-verdict; \
+             add set inet kube-verdict open-ingress4 { type inet_service; }",
+            "flush ruleset; add table inet kube-verdict; \
+             add chain inet kube-verdict postrouting { type filter hook input priority 0; }",
         ] {
             run("nft", &[damage]);
             assert_ne!(list_ruleset(), before, "{damage} changes something");
             table.restore(with_origins(origins())).expect("it can be written again");
-            assert_eq!(without_epoch(&list_ruleset()), without_epoch(&before), "{damage}");
+            assert_eq!(
+                without_cache_generation(&list_ruleset()),
+                without_cache_generation(&before),
+                "{damage}"
+            );
         }
     });
 }
 
-/// Without what the kernel caches verdicts by, which begins again.
-fn without_epoch(rules: &str) -> String {
+/// Without the rules about cached verdicts, whose cache generation is a new one.
+fn without_cache_generation(rules: &str) -> String {
     rules.lines().filter(|line| !line.contains("@allowed") && !line.contains("@denied")).collect()
 }
 

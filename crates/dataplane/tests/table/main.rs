@@ -1,4 +1,5 @@
-//! The table in a real kernel, each test in a network namespace of its own. They need root, and fail without it.
+//! The table in a real kernel, each test in its own network namespace. The tests need root, and fail without
+//! it.
 
 mod denied;
 mod foreign_changes;
@@ -28,11 +29,11 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, send, socket,
 };
 
-use self::namespace::{become_nobody, in_namespace, list_set, list_table, run};
+use self::namespace::{drop_privileges, in_namespace, list_set, list_table, run};
 
 const RANGE_A: QueueRange = QueueRange { first: 100, count: 2 };
 const RANGE_B: QueueRange = QueueRange { first: 102, count: 2 };
-/// Of what an update puts in force.
+/// The generation of an update's snapshot.
 const GENERATION: Generation = Generation(8);
 
 fn addresses(texts: &[&str]) -> BTreeSet<IpAddr> {
@@ -54,7 +55,7 @@ fn node_a() -> TableConfig {
             "fd00:10:244:1::/64".parse().expect("a CIDR"),
         ],
         open: open(&["10.244.1.2", "fd00:10:244:1::2"], &["10.244.1.2", "10.244.1.3"]),
-        verdict_cache: Some(VerdictCacheConfig { time: Duration::from_secs(5), log_group: Some(100) }),
+        verdict_cache: Some(VerdictCacheConfig { ttl: Duration::from_secs(5), log_group: Some(100) }),
         queue_quota: Some(QueueQuota { rate: 10_000, burst: 1_024 }),
         generation: Generation(7),
         origin: None,
@@ -66,9 +67,10 @@ fn install(config: TableConfig, queues: QueueRange) -> Table {
     Table::install(config, queues).expect("the table can be installed")
 }
 
-/// Compares with a golden file (`nft` 1.0.6); `UPDATE_GOLDEN=1` writes it anew.
+/// Compares with a golden file (`nft` 1.0.6); `UPDATE_GOLDEN=1` writes it again.
 ///
-/// `nft` names the xtables target of the queue rule only where the package iptables is installed, so the name is left out.
+/// `nft` names the xtables target of the queue rule only if the package iptables is installed, so the name is
+/// omitted.
 fn check_golden(name: &str, text: &str) {
     let text = text.replace("\t\tQUEUE comment", "\t\t comment");
     let unnamed = |line: &str| match line.trim_start().starts_with("queue num ") {
@@ -101,7 +103,8 @@ fn the_ruleset_with_other_marks() {
     });
 }
 
-/// Two ports on a bridge and one routed one: a pod that no policy isolates, one that all isolate, one that is not known.
+/// Two ports on a bridge and a routed one, with a pod that no policy isolates, one that policies isolate, and
+/// one that is not known.
 fn origins() -> Origins {
     let port = |name: &str, attachment, last: u8, at: &[&str]| Port {
         name: name.into(),
@@ -152,7 +155,7 @@ fn the_rulesets_with_ports() {
     });
 }
 
-/// A name that is a word of nft's grammar could be listed with its table alone.
+/// If a name is a keyword of nft's grammar, the object can only be listed with its whole table.
 #[test]
 fn each_chain_and_set_can_be_listed_by_its_name() {
     in_namespace(|| {
@@ -180,7 +183,7 @@ fn bindings_that_are_in_the_kernel_are_read_back() {
         install(with_origins(origins()), RANGE_A);
         let mut expected = origins().bindings.ports;
         for port in expected.values_mut() {
-            // Neither is in the kernel, but for the hardware addresses of bridged ports.
+            // Neither is in the kernel, except the hardware addresses of bridged ports.
             (port.name, port.is_exempt) = ("".into(), false);
             if port.attachment == Attachment::Routed {
                 port.mac = Mac::default();
@@ -193,7 +196,7 @@ fn bindings_that_are_in_the_kernel_are_read_back() {
 }
 
 #[test]
-fn a_change_of_ports_leaves_what_a_new_table_would_hold() {
+fn a_change_of_ports_leaves_what_a_new_table_would_contain() {
     in_namespace(|| {
         let mut table = install(with_origins(Origins::default()), RANGE_A);
         let list = || (list_table(), run("nft", &["list", "table", "bridge", "kube-verdict"]));
@@ -206,9 +209,9 @@ fn a_change_of_ports_leaves_what_a_new_table_would_hold() {
         table.update_origins().expect("updated");
         assert!(list() != changed);
         assert!(table.set_origins(origins()));
-        assert!(!table.set_origins(origins()), "no news");
+        assert!(!table.set_origins(origins()), "no difference");
         table.update_origins().expect("updated");
-        assert!(list() == changed, "back as it was");
+        assert!(list() == changed, "as before");
         install(with_origins(origins()), RANGE_A);
         assert!(list() == changed, "as a new table");
     });
@@ -244,7 +247,7 @@ fn s35_revoked_connections_are_kept_in_both_orientations_over_a_restart() {
     });
 }
 
-/// As many as the set has room for, all between two pods.
+/// As many connections as fit into the set, all between two pods.
 fn a_full_set() -> Vec<Packet> {
     let [from, to] = ["10.244.1.2", "10.244.1.3"].map(|text| text.parse().expect("an address"));
     let connection = |number: u32| {
@@ -342,7 +345,7 @@ fn an_upgrade_rewrites_rules_and_sets_and_keeps_the_chains() {
 }
 
 #[test]
-fn a_takeover_turns_the_rules_to_the_other_range() {
+fn a_takeover_switches_the_rules_to_the_other_range() {
     in_namespace(|| {
         let mut old = install(node_a(), RANGE_A);
         assert_eq!(old.superseded(), Ok(false));
@@ -352,7 +355,7 @@ fn a_takeover_turns_the_rules_to_the_other_range() {
         assert_eq!(old.superseded(), Ok(true));
         let text = list_table();
         assert!(text.contains("node-a pid 456") && !text.contains("node-a pid 123"), "{text}");
-        // The old agent, late, changes nothing.
+        // A late update of the old agent changes nothing.
         let before = list_table();
         let late = old.update(&node_a().pod_cidrs, &open(&["10.244.1.77"], &[]), GENERATION, &Affected::All);
         assert_eq!(late, Err(TableError::Superseded(RANGE_B)));
@@ -361,7 +364,7 @@ fn a_takeover_turns_the_rules_to_the_other_range() {
 }
 
 #[test]
-fn rules_that_retire_let_all_pass_and_have_an_agent_stand_by_that_changes_nothing_any_more() {
+fn retired_rules_let_all_pass_and_make_a_running_agent_stand_by() {
     in_namespace(|| {
         assert_eq!(Table::retire(), Ok(false), "without rules");
         let mut agent = install(node_a(), RANGE_A);
@@ -380,21 +383,21 @@ fn rules_that_retire_let_all_pass_and_have_an_agent_stand_by_that_changes_nothin
         assert_eq!(Table::retire(), Ok(true), "again");
         assert_eq!(Table::remove(), Ok(true));
         assert_eq!(agent.superseded(), Err(TableError::Missing));
-        // The next agent finds nothing, and has it all.
+        // The next agent finds no table, and installs everything.
         install(node_a(), RANGE_A);
         assert_eq!(Table::queues_in_use(), Ok(Some(RANGE_A)));
     });
 }
 
 #[test]
-fn updates_change_sets_and_what_is_cached_and_nothing_else() {
+fn updates_change_only_sets_and_the_verdict_cache() {
     in_namespace(|| {
         let config = node_a();
         let mut table = install(config.clone(), RANGE_A);
         let rules = || {
             let text = run("nft", &["--handle", "--stateless", "list", "table", "inet", "kube-verdict"]);
             let (_, chains) = text.split_once("\tchain ").expect("a chain");
-            // The two chains about what is cached come last.
+            // The chains of the verdict cache come last.
             chains.split_once("chain cached {").expect("the chain").0.to_owned()
         };
         let before = rules();
@@ -410,7 +413,7 @@ fn updates_change_sets_and_what_is_cached_and_nothing_else() {
         assert_eq!(list_set("open-ingress6"), ["fd00:10:244:1::2"]);
         assert!(list_set("open-egress4").is_empty());
         assert_eq!(list_set("open-egress6"), ["fd00:10:244:1::6"]);
-        // Neighbours, overlaps, and the whole of an address family.
+        // Adjacent and overlapping networks, and the whole of an address family.
         let cidrs = ["10.0.0.0/24", "10.0.1.0/24", "10.0.1.128/25", "10.0.3.0/24", "::/0"];
         let cidrs: Vec<_> = cidrs.iter().map(|cidr| cidr.parse().expect("a CIDR")).collect();
         table.update(&cidrs, &open(&[], &[]), GENERATION, &Affected::All).expect("update");
@@ -422,7 +425,7 @@ fn updates_change_sets_and_what_is_cached_and_nothing_else() {
 }
 
 #[test]
-fn an_update_without_difference_sends_nothing_if_nothing_is_cached() {
+fn an_update_without_difference_sends_nothing_if_there_is_no_verdict_cache() {
     in_namespace(|| {
         let config = TableConfig { verdict_cache: None, ..node_a() };
         let mut table = install(config.clone(), RANGE_A);
@@ -437,7 +440,7 @@ fn an_update_without_difference_sends_nothing_if_nothing_is_cached() {
 }
 
 #[test]
-fn an_update_mends_sets_that_were_changed_by_hand() {
+fn an_update_repairs_sets_that_were_changed_by_hand() {
     in_namespace(|| {
         let config = node_a();
         let mut table = install(config.clone(), RANGE_A);
@@ -486,7 +489,7 @@ fn ten_thousand_addresses_of_each_family_are_one_batch() {
 fn a_batch_that_fails_leaves_the_old_state() {
     in_namespace(|| {
         install(TableConfig { prerouting_dns: false, ..node_a() }, RANGE_A);
-        // A chain of our name with another priority, as another version might have left it.
+        // A chain with the same name and another priority, as another version might have left it.
         run(
             "nft",
             &[
@@ -503,7 +506,7 @@ fn a_batch_that_fails_leaves_the_old_state() {
             TableConfig { fail_mode: FailMode::Closed, open: open(&[], &[]), ..node_a() },
             RANGE_B,
         );
-        let error = error.expect_err("the chain is in the way");
+        let error = error.expect_err("the chain conflicts");
         assert!(
             matches!(&error, TableError::OtherKind { object, .. } if object == "chain prerouting-dns"),
             "{error:?}"
@@ -535,7 +538,7 @@ fn updates_get_through_while_others_change_the_ruleset() {
 }
 
 #[test]
-fn remove_says_whether_there_was_a_table() {
+fn remove_returns_whether_there_was_a_table() {
     in_namespace(|| {
         assert_eq!(Table::remove(), Ok(false));
         install(node_a(), RANGE_A);
@@ -555,10 +558,10 @@ fn a_table_that_another_program_holds_is_left_alone() {
     });
 }
 
-/// Makes the table the property of a socket, as a firewall daemon does; it goes when the socket does.
+/// Makes the table the property of a socket, as a firewall daemon does. The table ends with the socket.
 fn hold_table() -> OwnedFd {
-    // A port of its own choice: the kernel deletes tables by the owner's port, and would take this one for that of an
-    // earlier socket of this process if that is only just being closed.
+    // An explicit port. The kernel deletes tables by the owner's port, and would take this table for that of
+    // an earlier socket of this process that is just being closed.
     const PORT: u32 = 0x7000_0001;
     let socket =
         socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)
@@ -574,10 +577,10 @@ fn hold_table() -> OwnedFd {
 }
 
 #[test]
-fn without_the_capability_the_sentence_names_it() {
+fn without_the_capability_the_error_names_it() {
     in_namespace(|| {
-        become_nobody();
-        let error = Table::install(node_a(), RANGE_A).expect_err("nobody may change nothing");
+        drop_privileges();
+        let error = Table::install(node_a(), RANGE_A).expect_err("an unprivileged user may change nothing");
         assert_eq!(error, TableError::NotPermitted);
         assert!(error.to_string().contains("NET_ADMIN"), "{error}");
         assert_eq!(Table::queues_in_use(), Err(TableError::NotPermitted));

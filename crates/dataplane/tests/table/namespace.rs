@@ -1,4 +1,4 @@
-//! A fresh network namespace for each test, entered by a thread of its own.
+//! A fresh network namespace for each test, entered by its own thread.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -12,18 +12,19 @@ use nix::net::if_::InterfaceFlags;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getpid, gettid};
 
-/// Runs `test` in a network namespace that ends with it. Without root it fails: a test that can't run has not passed.
-/// On failure the ruleset is printed.
+/// Runs `test` in a network namespace that ends with it. Fails without root: a test that can't run has not
+/// passed. On failure it prints the ruleset.
 pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
     let outcome = thread::spawn(move || -> Result<(), Box<dyn Any + Send>> {
         if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-            panic!("this test needs root, to make a network namespace of its own ({error}): run the tests as root");
+            panic!("this test needs root, to create a network namespace ({error}): run the tests as root");
         }
         run("ip", &["link", "set", "lo", "up"]);
         let outcome = catch_unwind(AssertUnwindSafe(test));
         if outcome.is_err() {
             eprintln!("the ruleset at failure:\n{}", run("nft", &["list", "ruleset"]));
-            eprintln!("to get in while the thread lives: nsenter --net=/proc/{}/task/{}/ns/net", getpid(), gettid());
+            let (pid, tid) = (getpid(), gettid());
+            eprintln!("to enter while the thread lives: nsenter --net=/proc/{pid}/task/{tid}/ns/net");
         }
         outcome
     })
@@ -33,14 +34,14 @@ pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Another network namespace, in which a thread waits for work. It ends with this value.
-pub struct Place {
-    /// Its thread, by which the kernel finds the namespace.
+/// Another network namespace, whose thread waits for work. It ends with this value.
+pub struct NetworkNamespace {
+    /// The thread's id, by which the kernel finds the namespace.
     pub tid: i32,
     work: Sender<Box<dyn FnOnce() + Send>>,
 }
 
-impl Place {
+impl NetworkNamespace {
     pub fn new() -> Self {
         let (work, waiting) = channel::<Box<dyn FnOnce() + Send>>();
         let (ready, is_ready) = channel();
@@ -52,7 +53,7 @@ impl Place {
         Self { tid: is_ready.recv().expect("the namespace is there"), work }
     }
 
-    /// Runs `work` in the namespace and returns what it returned.
+    /// Runs `work` in the namespace and returns its result.
     pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, result) = channel();
         let work = move || drop(done.send(work()));
@@ -61,8 +62,8 @@ impl Place {
     }
 }
 
-/// Waits until each device of this thread's namespace that has a carrier passes packets too; until then the kernel drops
-/// what is sent (net/core/link_watch.c).
+/// Waits until each device of this thread's namespace that has a carrier passes packets too. Before that the
+/// kernel drops what is sent (net/core/link_watch.c).
 pub fn wait_for_links() {
     let deadline = Instant::now() + Duration::from_secs(5);
     let late = |flags: InterfaceFlags| {
@@ -78,16 +79,16 @@ pub fn wait_for_links() {
     }
 }
 
-/// Takes every permission from this thread, for good.
-pub fn become_nobody() {
-    const NOBODY: libc::uid_t = 65534;
-    // SAFETY: the call takes numbers alone. It is made without the C library, whose function of that name would change
-    // the threads of all other tests too.
-    let answer = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
-    assert_eq!(answer, 0, "root may become nobody");
+/// Drops all privileges of this thread for good.
+pub fn drop_privileges() {
+    const UNPRIVILEGED: libc::uid_t = 65534;
+    // SAFETY: the call takes only numbers. It bypasses the C library, whose function of that name would
+    // change the threads of all other tests too.
+    let answer = unsafe { libc::syscall(libc::SYS_setresuid, UNPRIVILEGED, UNPRIVILEGED, UNPRIVILEGED) };
+    assert_eq!(answer, 0, "root may drop its privileges");
 }
 
-/// Runs a program in the namespace of this thread and returns what it printed; it must succeed.
+/// Runs a program in the namespace of this thread and returns its output. The program must succeed.
 pub fn run(program: &str, arguments: &[&str]) -> String {
     let output =
         Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap_or_else(|error| {
@@ -98,9 +99,10 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// The table as `nft` lists it, with `QUEUE` in place of the queue statement: kernels have it in two forms, and `nft`
-/// prints one of them only where iptables' libraries are installed. And with `EPOCH` for that of the cached pairs,
-/// which begins with the time of day, and which `nft` calls a number of an invalid type.
+/// The table as listed by `nft`, with `QUEUE` in place of the queue statement: kernels have it in two forms,
+/// and `nft` prints one of them only if iptables' libraries are installed. `EPOCH` replaces the cache
+/// generation of flow keys, which starts with the time of day, and which `nft` calls a number of an invalid
+/// type.
 pub fn list_table() -> String {
     let text = run("nft", &["list", "table", "inet", "kube-verdict"]);
     let mut lines: Vec<String> = Vec::new();
@@ -117,12 +119,12 @@ pub fn list_table() -> String {
             let (_, rest) = rest.split_once(' ')?;
             Some(format!("{pair}{port}EPOCH {}", rest.trim_start_matches("[invalid type] ")))
         });
-        // Of protocols without ports, in a lookup and in an element.
+        // For protocols without ports, in a lookup and in an element.
         let epoch = epoch.or_else(|| {
             [" . 0x0 [invalid type] . ", "meta l4proto . 0 . "].into_iter().find_map(|port| {
                 let (pair, rest) = line.split_once(port)?;
                 let (number, rest) = rest.split_once(' ')?;
-                // The keys of senders have no protocol.
+                // The keys of senders contain no protocol.
                 let is_key =
                     number.starts_with("0x") && (pair.ends_with("l4proto") || port.starts_with("meta"));
                 is_key.then(|| format!("{pair}{port}EPOCH {}", rest.trim_start_matches("[invalid type] ")))

@@ -1,5 +1,5 @@
-//! Real packets through the rules, without an agent: what needs no verdict passes, all else is dropped, since the queue
-//! has no listener and `fail_mode` is closed.
+//! Real packets through the rules, without an agent: packets that need no verdict pass, and all others are
+//! dropped, since no program listens to the queues and the fail mode is closed.
 //!
 //! ```text
 //!  pod 10.244.1.9 --- 10.244.1.1 node (the table) 192.0.2.1 --- 192.0.2.2 remote
@@ -18,7 +18,7 @@ use nix::sys::socket::{
 };
 use policy::{Affected, Packet, Protocol};
 
-use crate::namespace::{Place, in_namespace, run, wait_for_links};
+use crate::namespace::{NetworkNamespace, in_namespace, run, wait_for_links};
 use crate::{GENERATION, RANGE_A, RANGE_B, install, node_a, open};
 
 pub const POD: &str = "10.244.1.9";
@@ -27,19 +27,19 @@ pub const NODE: &str = "10.244.1.1";
 pub const REMOTE: &str = "192.0.2.2";
 pub const REMOTE_6: &str = "2001:db8::2";
 
-/// How long a packet may take that is expected, and how long one is waited for that is not.
-const PATIENCE: Duration = Duration::from_millis(300);
+/// How long an expected packet may take, and how long the test waits for one that must not arrive.
+const TIMEOUT: Duration = Duration::from_millis(300);
 
 pub struct World {
-    pub pod: Place,
-    pub remote: Place,
+    pub pod: NetworkNamespace,
+    pub remote: NetworkNamespace,
 }
 
 impl World {
     /// The calling thread's namespace becomes the node.
     pub fn new() -> Self {
-        let world = Self { pod: Place::new(), remote: Place::new() };
-        // Without it, no neighbour is asked for until the link's own address has been tried for a second.
+        let world = Self { pod: NetworkNamespace::new(), remote: NetworkNamespace::new() };
+        // Without this, the link tries its own address for a second before it solicits any neighbour.
         let no_trial = || {
             fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").expect("a sysctl of this namespace")
         };
@@ -83,18 +83,18 @@ pub fn socket(address: &str, port: u16) -> UdpSocket {
     let socket = loop {
         match UdpSocket::bind(address) {
             Ok(socket) => break socket,
-            // A program that another test is just starting holds a copy of an earlier socket for a moment.
+            // A program that another test is starting briefly holds a copy of an earlier socket.
             Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(2));
             }
             Err(error) => panic!("{address} can't be bound: {error}"),
         }
     };
-    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    socket.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
     socket
 }
 
-/// What came, or why nothing did; a signal is no reason.
+/// Receives a packet, or returns why there is none. An interrupted call is repeated.
 fn receive(socket: &UdpSocket) -> Result<usize, ErrorKind> {
     loop {
         match socket.recv(&mut [0; 16]) {
@@ -112,7 +112,7 @@ pub fn received(socket: &UdpSocket) -> bool {
     }
 }
 
-/// Whether a datagram of a new connection from the pod reaches the remote's `port`.
+/// Whether a datagram of a new connection from the pod reaches the remote host's `port`.
 fn pod_reaches_remote(world: &World, port: u16) -> bool {
     let server = world.remote.run(move || socket(REMOTE, port));
     world.pod.run(move || socket(POD, 0).send_to(b"x", (REMOTE, port)).expect("sent"));
@@ -131,7 +131,7 @@ fn pod_reaches_node(world: &World, port: u16) -> bool {
     received(&server)
 }
 
-/// How many packets the counter in this chain of table `other` has seen.
+/// How many packets the counter in this chain of table `other` has counted.
 pub fn counted(chain: &str) -> u32 {
     let text = run("nft", &["list", "chain", "inet", "other", chain]);
     let (_, rest) = text.split_once("counter packets ").expect("a counter");
@@ -139,7 +139,7 @@ pub fn counted(chain: &str) -> u32 {
 }
 
 #[test]
-fn what_is_not_known_is_dropped_and_what_is_open_passes_in_that_direction() {
+fn packets_of_unknown_pods_are_dropped_and_those_of_open_pods_pass_in_that_direction() {
     in_namespace(|| {
         let world = World::new();
         let mut table = install(closed(), RANGE_A);
@@ -161,11 +161,11 @@ fn what_is_not_known_is_dropped_and_what_is_open_passes_in_that_direction() {
                 && remote_reaches_pod(&world, 7021)
                 && !pod_reaches_node(&world, 7022)
         );
-        // DNS of a pod takes another chain.
+        // A pod's DNS queries pass another chain.
         assert!(!pod_reaches_remote(&world, 53));
         table.update(&cidrs, &open(&[], &[POD]), GENERATION, &Affected::All).expect("update");
         assert!(pod_reaches_remote(&world, 53));
-        // Outside the pod CIDRs nothing is asked.
+        // Packets outside the pod CIDRs are not queued.
         table
             .update(&["10.9.0.0/16".parse().expect("a CIDR")], &open(&[], &[]), GENERATION, &Affected::All)
             .expect("update");
@@ -178,7 +178,7 @@ fn s21_s24_the_node_reaches_its_pods_and_replies_pass() {
     in_namespace(|| {
         let world = World::new();
         install(closed(), RANGE_A);
-        // Semantics 21, and the answer of the pod is a reply (semantics 24).
+        // Semantics 21. The pod's answer is a reply (semantics 24).
         let server = world.pod.run(|| socket(POD, 7000));
         let client = socket(NODE, 7000);
         client.send_to(b"x", (POD, 7000)).expect("sent");
@@ -199,14 +199,15 @@ fn s25_ipv6_is_evaluated_as_well_and_neighbour_discovery_passes() {
             received(&server)
         };
         assert!(!reaches(7000));
-        // Semantics 25: the open set lets the datagram pass, neighbour discovery must have passed before it.
+        // Semantics 25: the open set lets the datagram pass, but neighbour discovery must have passed before
+        // it.
         table.update(&closed().pod_cidrs, &open(&[], &[POD_6]), GENERATION, &Affected::All).expect("update");
         assert!(reaches(7001));
     });
 }
 
 #[test]
-fn while_the_agent_is_down_first_packets_pass_if_the_operator_wants_it() {
+fn while_the_agent_is_down_first_packets_pass_in_fail_mode_open() {
     in_namespace(|| {
         let world = World::new();
         install(TableConfig { fail_mode: FailMode::Open, ..closed() }, RANGE_A);
@@ -222,7 +223,7 @@ fn while_the_agent_is_down_first_packets_pass_if_the_operator_wants_it() {
 fn connection_marks_decide_before_anything_else() {
     in_namespace(|| {
         let world = World::new();
-        // As the sweep would have it: 7001 accepted, 7002 revoked, 7003 both.
+        // As a sweep would mark them: 7001 accepted, 7002 revoked, 7003 both.
         other(
             "chain marks { type filter hook prerouting priority -140; \
              udp dport 7001 ct mark set 0x10000000; \
@@ -246,7 +247,7 @@ fn connection_marks_decide_before_anything_else() {
     });
 }
 
-/// Semantics 35. Found by reading: only packets that no mark dropped counted.
+/// Semantics 35. Found by reading: only packets that were not dropped by a mark restarted the timeout.
 #[test]
 fn a_revoked_connection_that_sends_packets_keeps_its_tuple() {
     in_namespace(|| {
@@ -272,17 +273,21 @@ fn a_revoked_connection_that_sends_packets_keeps_its_tuple() {
         assert!(!received(&server));
         for set in ["revoked4", "revoked6"] {
             let text = run("nft", &["list", "set", "inet", "kube-verdict", set]);
-            assert_eq!(text.matches("expires 59m59s").count(), 1, "its own orientation begins again: {text}");
+            assert_eq!(
+                text.matches("expires 59m59s").count(),
+                1,
+                "the timeout of this orientation restarts: {text}"
+            );
         }
     });
 }
 
-/// A table of another program.
+/// Creates a table of another program.
 pub fn other(chains: &str) {
     run("nft", &[&format!("table inet other {{ {} }}", chains.replace('}', "}\n"))]);
 }
 
-/// Sends a TCP packet with the flag ACK alone from this namespace.
+/// Sends a TCP packet with only the flag ACK from this namespace.
 pub fn send_tcp_ack(from: &str, source_port: u16, to: &str, port: u16) {
     let octets = |text: &str| text.parse::<std::net::Ipv4Addr>().expect("an address").octets();
     let (from, to) = (octets(from), octets(to));
@@ -292,7 +297,7 @@ pub fn send_tcp_ack(from: &str, source_port: u16, to: &str, port: u16) {
     (header[7], header[11]) = (1, 1);
     // Five words long; ACK.
     (header[12], header[13]) = (5 << 4, 0x10);
-    // RFC 9293: over addresses, protocol and length as well.
+    // RFC 9293: the checksum covers addresses, protocol and length as well.
     let words = [&from[..], &to[..], &[0, libc::IPPROTO_TCP as u8, 0, 20], &header[..]].concat();
     let sum: u32 = words.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
@@ -305,26 +310,27 @@ pub fn send_tcp_ack(from: &str, source_port: u16, to: &str, port: u16) {
 }
 
 #[test]
-fn a_verdict_is_settled_and_foreign_marks_stay() {
+fn a_reinjected_packet_is_accepted_and_foreign_marks_stay() {
     in_namespace(|| {
         let world = World::new();
-        // As a worker that was asked leaves them, beside kube-proxy's 0x4000 and a bit of somebody's in the connection's.
+        // Marks as on a reinjected packet, with kube-proxy's 0x4000 and another program's bit in the
+        // connection mark.
         other(
             "chain marks { type filter hook prerouting priority -140; \
                meta mark set 0x01004000; ct mark set 0x40000040; } \
-             chain settled { type filter hook postrouting priority 97; \
+             chain reinjected { type filter hook postrouting priority 97; \
                udp dport 7000 meta mark 0x00004000 ct mark 0x10000040 counter; } \
-             chain settled-local { type filter hook input priority 107; \
+             chain reinjected-input { type filter hook input priority 107; \
                udp dport 7001 meta mark 0x00004000 ct mark 0x10000040 counter; }",
         );
         install(TableConfig { prerouting_dns: false, ..closed() }, RANGE_A);
         assert!(pod_reaches_remote(&world, 7000) && pod_reaches_node(&world, 7001));
-        assert_eq!((counted("settled"), counted("settled-local")), (1, 1));
+        assert_eq!((counted("reinjected"), counted("reinjected-input")), (1, 1));
     });
 }
 
 #[test]
-fn a_packet_that_brings_the_verdicts_mark_along_is_evaluated_all_the_same() {
+fn a_packet_that_already_has_the_verdicts_mark_is_still_evaluated() {
     in_namespace(|| {
         let world = World::new();
         other(
@@ -355,15 +361,17 @@ fn what_conntrack_does_not_track_is_evaluated_every_time() {
 }
 
 #[test]
-fn s24_an_icmp_error_sees_mark_and_direction_of_the_connection_it_is_about() {
+fn s24_an_icmp_error_has_mark_and_direction_of_the_connection_that_it_quotes() {
     in_namespace(|| {
         let world = World::new();
         other(
-            "chain marks { type filter hook prerouting priority -140; udp dport 7000 ct mark set 0x00000040; } \
+            "chain marks { type filter hook prerouting priority -140; \
+               udp dport 7000 ct mark set 0x00000040; } \
              chain related { type filter hook postrouting priority 94; \
-               icmp type destination-unreachable ct state related ct direction reply ct mark 0x10000040 counter; }",
+               icmp type destination-unreachable \
+               ct state related ct direction reply ct mark 0x10000040 counter; }",
         );
-        // The pod may send, and be sent nothing: the error passes as a reply (semantics 24).
+        // The pod may send, but not receive: the error passes as a reply (semantics 24).
         install(TableConfig { open: open(&[], &[POD]), ..closed() }, RANGE_A);
         let refused = |world: &World| {
             world.pod.run(|| {
@@ -379,7 +387,7 @@ fn s24_an_icmp_error_sees_mark_and_direction_of_the_connection_it_is_about() {
 }
 
 #[test]
-fn an_icmp_error_of_the_node_does_not_vouch_for_the_connection_it_is_about() {
+fn an_icmp_error_of_the_node_does_not_vouch_for_the_connection_that_it_quotes() {
     in_namespace(|| {
         let world = World::new();
         other(
@@ -388,7 +396,7 @@ fn an_icmp_error_of_the_node_does_not_vouch_for_the_connection_it_is_about() {
              chain unmarked { type filter hook postrouting priority 97; \
                icmp type destination-unreachable ct state related ct mark 0x00000000 counter; }",
         );
-        // A connection from before the agent's time.
+        // A connection from before the agent's start.
         let server = world.remote.run(|| socket(REMOTE, 7000));
         let _client = world.pod.run(|| {
             let client = socket(POD, 0);
@@ -427,38 +435,41 @@ fn the_connection_of_what_needs_no_verdict_is_marked() {
     });
 }
 
-/// Waits until this many packets are queued, or for good measure.
-fn waiting() -> u32 {
-    let deadline = Instant::now() + PATIENCE;
+/// The number of queued packets, once there are any or the timeout is over.
+fn queued() -> u32 {
+    let deadline = Instant::now() + TIMEOUT;
     loop {
-        let waiting =
-            QueueStatistics::read().expect("the kernel tells").iter().map(|queue| queue.waiting).sum();
-        if waiting > 0 || Instant::now() > deadline {
-            return waiting;
+        let queued = QueueStatistics::read()
+            .expect("the kernel reports its queues")
+            .iter()
+            .map(|queue| queue.waiting)
+            .sum();
+        if queued > 0 || Instant::now() > deadline {
+            return queued;
         }
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
 #[test]
-fn waiting_packets_survive_all_but_the_removal_of_the_table() {
+fn queued_packets_survive_everything_except_the_removal_of_the_table() {
     in_namespace(|| {
         let world = World::new();
         let mut listener = nfq::Queue::open().expect("a queue socket");
         RANGE_A.numbers().for_each(|number| listener.bind(number).expect("a free queue"));
         let mut table = install(TableConfig { prerouting_dns: false, ..closed() }, RANGE_A);
         world.pod.run(|| socket(POD, 0).send_to(b"x", (REMOTE, 7000)).expect("sent"));
-        assert_eq!(waiting(), 1);
+        assert_eq!(queued(), 1);
         table.update(&closed().pod_cidrs, &open(&[POD], &[]), GENERATION, &Affected::All).expect("update");
-        assert_eq!(waiting(), 1, "after an update");
+        assert_eq!(queued(), 1, "after an update");
         install(TableConfig { prerouting_dns: false, ..closed() }, RANGE_B);
-        assert_eq!(waiting(), 1, "after a takeover");
-        // New chains come in; none goes.
+        assert_eq!(queued(), 1, "after a takeover");
+        // Chains are added, and none is deleted.
         install(closed(), RANGE_A);
-        assert_eq!(waiting(), 1, "after an upgrade that adds chains");
+        assert_eq!(queued(), 1, "after an upgrade that adds chains");
         dataplane::preflight::check(&dataplane::preflight::PreflightConfig::default());
-        assert_eq!(waiting(), 1, "after a look at the needs");
+        assert_eq!(queued(), 1, "after the preflight checks");
         Table::remove().expect("the table is ours");
-        assert_eq!(waiting(), 0, "the kernel drops what waits when base chains go");
+        assert_eq!(queued(), 0, "the kernel drops queued packets when base chains are deleted");
     });
 }

@@ -1,4 +1,4 @@
-//! What `doctor` sees in a real kernel.
+//! What `doctor` reports about a real kernel.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use dataplane::netlink::{self, Attributes, Header, Messages, Socket};
 use dataplane::preflight::{Check, CheckState, InstalledTables, PreflightConfig, check, installed_tables};
 use dataplane::table::Table;
 
-use crate::namespace::{become_nobody, in_namespace};
+use crate::namespace::{drop_privileges, in_namespace};
 use crate::{RANGE_A, RANGE_B, hold_table, install, node_a, run};
 
 fn config() -> PreflightConfig {
@@ -19,17 +19,17 @@ fn config() -> PreflightConfig {
 }
 
 fn state(name: &str) -> CheckState {
-    let needs = check(&config());
-    let need = needs.iter().find(|need| need.name == name);
-    let Check { state, .. } = need.unwrap_or_else(|| panic!("no need {name} in {needs:?}"));
+    let checks = check(&config());
+    let found = checks.iter().find(|check| check.name == name);
+    let Check { state, .. } = found.unwrap_or_else(|| panic!("no check {name} in {checks:?}"));
     state.clone()
 }
 
 #[test]
 fn a_namespace_with_everything_has_nothing_wrong() {
     in_namespace(|| {
-        let needs = check(&config());
-        let names: Vec<&str> = needs.iter().map(|need| need.name).collect();
+        let checks = check(&config());
+        let names: Vec<&str> = checks.iter().map(|check| check.name).collect();
         let expected = [
             "permission",
             "nf_tables",
@@ -47,16 +47,16 @@ fn a_namespace_with_everything_has_nothing_wrong() {
             "queues",
         ];
         assert_eq!(names, expected);
-        assert!(needs.iter().all(|need| !need.state.is_wrong()), "{needs:?}");
+        assert!(checks.iter().all(|check| !check.state.is_wrong()), "{checks:?}");
         assert_eq!(installed_tables(), Ok(InstalledTables { inet: false, bridge: false }));
-        // Looking left nothing behind.
+        // The checks left nothing behind.
         assert_eq!(Table::queues_in_use(), Ok(None));
         assert_eq!(crate::run("nft", &["list", "ruleset"]), "");
     });
 }
 
 #[test]
-fn sysctls_are_those_of_the_thread_s_namespace() {
+fn sysctls_are_those_of_the_threads_namespace() {
     in_namespace(|| {
         for (forward, fine) in [("1", true), ("0", false), ("1", true)] {
             fs::write("/proc/sys/net/ipv4/ip_forward", forward).expect("a sysctl of this namespace");
@@ -72,14 +72,14 @@ fn a_bridge_without_br_netfilter_is_wrong() {
     in_namespace(|| {
         fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0").expect("a sysctl of this namespace");
         assert!(state("br_netfilter").is_wrong());
-        // A bridge that is not the pods' changes nothing.
+        // A bridge that is not the pods' makes no difference.
         run("ip", &["link", "add", "br9", "type", "bridge", "nf_call_iptables", "1"]);
         assert!(state("br_netfilter").is_wrong());
     });
 }
 
 #[test]
-fn a_bridge_that_calls_the_rules_by_its_own_switch_is_fine_with_the_sysctls_off() {
+fn a_bridge_that_calls_iptables_by_its_own_option_is_fine_with_the_sysctls_off() {
     in_namespace(|| {
         for name in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
             fs::write(format!("/proc/sys/net/bridge/{name}"), "0").expect("a sysctl of this namespace");
@@ -88,10 +88,10 @@ fn a_bridge_that_calls_the_rules_by_its_own_switch_is_fine_with_the_sysctls_off(
         run("ip", &["addr", "add", "10.244.1.1/24", "dev", "pods"]);
         let node = PreflightConfig { pod_cidrs: node_a().pod_cidrs, ..config() };
         let state = || {
-            let needs = check(&node);
-            needs.into_iter().find(|need| need.name == "br_netfilter").expect("the need").state
+            let checks = check(&node);
+            checks.into_iter().find(|check| check.name == "br_netfilter").expect("the check").state
         };
-        let CheckState::Wrong { what, .. } = state() else { panic!("IPv6 passes by every rule") };
+        let CheckState::Wrong { what, .. } = state() else { panic!("IPv6 bypasses every rule") };
         assert!(what.contains("bridge-nf-call-ip6tables is 0, and bridge pods"), "{what}");
         run("ip", &["link", "set", "pods", "type", "bridge", "nf_call_ip6tables", "1"]);
         assert!(matches!(state(), CheckState::Fine { .. }), "{:?}", state());
@@ -99,7 +99,7 @@ fn a_bridge_that_calls_the_rules_by_its_own_switch_is_fine_with_the_sysctls_off(
 }
 
 #[test]
-fn the_bridge_table_is_seen_once_it_is_there() {
+fn the_bridge_table_is_reported_once_it_exists() {
     in_namespace(|| {
         let CheckState::Fine { what } = state("origins") else { panic!("this kernel has the bridge family") };
         assert!(what.contains("can be checked"), "{what}");
@@ -110,7 +110,7 @@ fn the_bridge_table_is_seen_once_it_is_there() {
     });
 }
 
-/// Programs that share a node with us, each with a chain of its own.
+/// Programs that share a node with the agent, each with its own chain.
 const OTHERS: &str = "
 table ip kube-proxy {
     chain mark-for-masquerade { meta mark set mark or 0x4000; }
@@ -134,14 +134,14 @@ table ip mapper { chain out { meta mark set ip daddr map { 192.0.2.1 : 0x1 }; };
 fn rules_of_other_programs_that_write_our_bits_are_named() {
     in_namespace(|| {
         assert!(matches!(state("marks"), CheckState::Fine { .. }), "{:?}", state("marks"));
-        // Our own rules write nothing but our bits.
+        // The agent's own rules write only its own bits.
         install(node_a(), RANGE_A);
         assert!(matches!(state("marks"), CheckState::Fine { .. }), "{:?}", state("marks"));
         let file = std::env::temp_dir().join(format!("kube-verdict-others-{}.nft", std::process::id()));
         fs::write(&file, OTHERS).expect("a temporary file");
-        run("nft", &["-f", file.to_str().expect("text")]);
+        run("nft", &["-f", file.to_str().expect("UTF-8")]);
         fs::remove_file(&file).expect("it is there");
-        let CheckState::Warning { what, todo } = state("marks") else { panic!("not seen") };
+        let CheckState::Warning { what, todo } = state("marks") else { panic!("no warning") };
         for named in [
             "inet vpn save handle 3 (connection mark, all bits)",
             "inet vpn restore handle 4 (packet mark, all bits)",
@@ -155,7 +155,7 @@ fn rules_of_other_programs_that_write_our_bits_are_named() {
             assert!(!what.contains(fine), "{fine}: {what}");
         }
         assert!(todo.contains("--packet-marks"), "{todo}");
-        // As the first line of what is to be done has it.
+        // The command in the first line of the remedy.
         let chain = todo.rsplit('`').nth(1).expect("a command");
         let words: Vec<&str> = chain.split(' ').collect();
         assert!(run(words[0], &words[1..]).contains("# handle"), "{chain}");
@@ -167,7 +167,7 @@ fn rules_of_other_programs_that_write_our_bits_are_named() {
     });
 }
 
-/// Adds a rule as `iptables-nft` writes it, with a target of xtables: `nft` itself has no word for one.
+/// Adds a rule as written by `iptables-nft`, with an xtables target, for which `nft` has no syntax.
 fn add_target(chain: &str, name: &str, revision: u32, info: &[u8]) {
     // `NFNL_MSG_BATCH_BEGIN` and `_END`, with nftables as the resource; `NFT_MSG_NEWRULE`.
     const BEGIN: u16 = 0x10;
@@ -210,7 +210,7 @@ fn targets_of_iptables_that_write_our_bits_are_named() {
         add_target("B", "MARK", 2, &words(&[1, u32::MAX]));
         // Mode 2 restores.
         add_target("C", "CONNMARK", 1, &words(&[0, u32::MAX, u32::MAX, 2]));
-        let CheckState::Warning { what, .. } = state("marks") else { panic!("not seen") };
+        let CheckState::Warning { what, .. } = state("marks") else { panic!("no warning") };
         for named in ["ip mangle B handle", "ip mangle C handle"] {
             assert!(what.contains(named), "{named}: {what}");
         }
@@ -220,12 +220,12 @@ fn targets_of_iptables_that_write_our_bits_are_named() {
 }
 
 #[test]
-fn queues_that_another_program_has_bound_are_not_fine_until_the_rules_say_that_it_is_an_agent() {
+fn queues_that_another_program_has_bound_are_not_fine_unless_the_rules_name_them() {
     in_namespace(|| {
         let mut stranger = nfq::Queue::open().expect("a queue socket");
         stranger.bind(RANGE_A.first).expect("a free queue");
         let (CheckState::Wrong { what, .. } | CheckState::Warning { what, .. }) = state("queues") else {
-            panic!("not seen")
+            panic!("no warning")
         };
         assert!(what.starts_with("queue 100 is bound by another program"), "{what}");
         install(node_a(), RANGE_A);
@@ -249,17 +249,17 @@ fn a_table_that_another_program_holds_is_wrong() {
 }
 
 #[test]
-fn without_permission_that_is_what_is_said_first() {
+fn missing_permission_is_reported_first() {
     in_namespace(|| {
-        become_nobody();
-        let needs = check(&config());
-        assert_eq!(needs[0].name, "permission");
-        assert!(needs[0].state.is_wrong(), "{needs:?}");
+        drop_privileges();
+        let checks = check(&config());
+        assert_eq!(checks[0].name, "permission");
+        assert!(checks[0].state.is_wrong(), "{checks:?}");
     });
 }
 
 #[test]
-fn other_policy_engines_and_queues_are_warned_about() {
+fn other_policy_engines_and_queues_get_a_warning() {
     in_namespace(|| {
         install(node_a(), RANGE_A);
         run("nft", &["add table inet kube-proxy; add table ip filter; add chain ip filter KUBE-SERVICES"]);

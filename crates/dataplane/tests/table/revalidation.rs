@@ -1,4 +1,5 @@
-//! Connections that exist while policy changes: what passes from and to a changing pod before any sweep has come by.
+//! Connections that exist while policy changes: which packets from and to a changed pod pass before any
+//! sweep.
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
@@ -12,7 +13,7 @@ use crate::packets::{POD, POD_6, REMOTE, REMOTE_6, counted, other, received, soc
 use crate::verdict_cache::{Agent, TRUSTED, expect, policy};
 use crate::{RANGE_A, addresses, check_golden, install, node_a};
 
-/// A connection of the pod to the remote, which both sides keep open.
+/// A connection of the pod to the remote host, which both sides keep open.
 struct Flow {
     pod: UdpSocket,
     remote: UdpSocket,
@@ -20,7 +21,7 @@ struct Flow {
 }
 
 impl Flow {
-    /// Opens it, and has it answered once.
+    /// Opens the connection, and has it answered once.
     fn open(agent: &Agent, to: &'static str, port: u16) -> Self {
         let from = if to.contains(':') { POD_6 } else { POD };
         let remote = agent.world.remote.run(move || socket(to, port));
@@ -32,77 +33,77 @@ impl Flow {
         });
         let (_, client) = remote.recv_from(&mut [0; 16]).expect("the first packet arrives");
         let flow = Self { pod, remote, client };
-        assert!(flow.answers());
+        assert!(flow.reply_arrives());
         flow
     }
 
-    /// Whether the pod still reaches the remote.
-    fn asks(&self) -> bool {
+    /// Whether a packet of the pod still reaches the remote host.
+    fn request_arrives(&self) -> bool {
         self.pod.send(b"x").expect("sent");
         received(&self.remote)
     }
 
-    /// Whether the remote still reaches the pod.
-    fn answers(&self) -> bool {
+    /// Whether a packet of the remote host still reaches the pod.
+    fn reply_arrives(&self) -> bool {
         self.remote.send_to(b"y", self.client).expect("sent");
         received(&self.pod)
     }
 }
 
 #[test]
-fn what_a_change_forbids_is_cut_in_both_directions_before_any_sweep() {
+fn what_a_change_denies_is_cut_in_both_directions_before_any_sweep() {
     in_namespace(|| {
-        let mut agent = Agent::with_long_memory();
+        let mut agent = Agent::with_long_ttl();
         let flows = [(REMOTE, 7000), (REMOTE_6, 7000)].map(|(to, port)| Flow::open(&agent, to, port));
         agent.change_affecting(policy(&[7001]), &[POD, POD_6]);
         for flow in &flows {
-            assert!(!flow.answers() && !flow.asks());
+            assert!(!flow.reply_arrives() && !flow.request_arrives());
         }
-        // The change is taken back, and the connections live.
+        // The change is reverted, and the connections pass again.
         agent.change_affecting(policy(&[7000]), &[POD, POD_6]);
         for flow in &flows {
-            assert!(flow.asks() && flow.answers());
+            assert!(flow.request_arrives() && flow.reply_arrives());
         }
-        agent.table.end_recheck().expect("the table is ours");
+        agent.table.end_revalidation().expect("the table is ours");
         for flow in &flows {
-            assert!(flow.asks() && flow.answers());
+            assert!(flow.request_arrives() && flow.reply_arrives());
         }
     });
 }
 
 #[test]
-fn what_stays_allowed_is_asked_about_once_in_whatever_direction_comes_first() {
+fn what_stays_allowed_is_evaluated_once_whichever_direction_comes_first() {
     in_namespace(|| {
-        let mut agent = Agent::with_long_memory();
-        let asking = Flow::open(&agent, REMOTE, 7000);
-        let answering = Flow::open(&agent, REMOTE_6, 7000);
+        let mut agent = Agent::with_long_ttl();
+        let client_first = Flow::open(&agent, REMOTE, 7000);
+        let server_first = Flow::open(&agent, REMOTE_6, 7000);
         let second = Flow::open(&agent, REMOTE, 53);
         expect(&agent, 3, 0, 0);
         agent.change_affecting(policy(&[53, 7000, 7001]), &[POD, POD_6]);
         for _ in 0..5 {
-            assert!(asking.asks() && asking.answers());
+            assert!(client_first.request_arrives() && client_first.reply_arrives());
         }
         expect(&agent, 4, 0, 0);
         for _ in 0..5 {
-            assert!(answering.answers() && answering.asks());
+            assert!(server_first.reply_arrives() && server_first.request_arrives());
         }
         expect(&agent, 5, 0, 0);
-        assert!(second.answers());
+        assert!(second.reply_arrives());
         expect(&agent, 6, 0, 0);
-        // And new connections of the pairs are cached as ever, and heard of.
+        // New connections of the flows are cached as usual, and logged.
         agent.world.pod.run(|| socket(POD, 0).send_to(b"x", (REMOTE, 7000)).expect("sent"));
-        assert!(received(&asking.remote));
+        assert!(received(&client_first.remote));
         expect(&agent, 6, 0, 1);
-        agent.table.end_recheck().expect("the table is ours");
-        assert!(asking.asks() && answering.answers());
+        agent.table.end_revalidation().expect("the table is ours");
+        assert!(client_first.request_arrives() && server_first.reply_arrives());
         expect(&agent, 6, 0, 1);
     });
 }
 
 #[test]
-fn a_reply_keeps_foreign_marks_and_loses_the_verdicts() {
+fn a_reply_keeps_foreign_marks_and_loses_the_verdict_marks() {
     in_namespace(|| {
-        let mut agent = Agent::with_long_memory();
+        let mut agent = Agent::with_long_ttl();
         let flow = Flow::open(&agent, REMOTE, 7000);
         other(
             "chain marks { type filter hook prerouting priority -140; meta mark set 0x00004000; } \
@@ -110,27 +111,27 @@ fn a_reply_keeps_foreign_marks_and_loses_the_verdicts() {
                udp sport 7000 meta mark 0x00004000 ct mark 0x10000000 counter; }",
         );
         agent.change_affecting(policy(&[7000, 7001]), &[POD]);
-        assert!(flow.answers() && flow.answers());
+        assert!(flow.reply_arrives() && flow.reply_arrives());
         assert_eq!(counted("passed"), 2);
         expect(&agent, 2, 0, 0);
     });
 }
 
 #[test]
-fn pods_that_do_not_change_are_not_asked_about() {
+fn packets_of_unchanged_pods_are_not_queued() {
     in_namespace(|| {
-        let mut agent = Agent::with_long_memory();
+        let mut agent = Agent::with_long_ttl();
         let flow = Flow::open(&agent, REMOTE, 7000);
         agent.change_affecting(policy(&[7001]), &["10.244.1.77"]);
-        assert!(flow.answers() && flow.asks(), "until the sweep comes by");
+        assert!(flow.reply_arrives() && flow.request_arrives(), "until the sweep");
         expect(&agent, 1, 0, 0);
     });
 }
 
 #[test]
-fn a_connection_that_was_never_evaluated_is_cut_by_its_replies_as_well() {
+fn a_connection_that_was_never_evaluated_is_cut_in_the_reply_direction_as_well() {
     in_namespace(|| {
-        let mut agent = Agent::with_long_memory();
+        let mut agent = Agent::with_long_ttl();
         let cidrs = agent.snapshot.pod_cidrs().to_vec();
         let open =
             OpenAddresses { ingress: BTreeSet::new(), egress: [POD.parse().expect("an address")].into() };
@@ -139,15 +140,15 @@ fn a_connection_that_was_never_evaluated_is_cut_by_its_replies_as_well() {
         let flow = Flow::open(&agent, REMOTE, 7002);
         expect(&agent, 0, 0, 0);
         agent.change_affecting(policy(&[7000]), &[POD]);
-        assert!(!flow.answers() && !flow.asks());
+        assert!(!flow.reply_arrives() && !flow.request_arrives());
     });
 }
 
 #[test]
-fn what_the_node_began_is_not_disturbed_and_what_pods_send_to_the_node_is_evaluated() {
+fn connections_opened_by_the_node_continue_and_packets_to_the_node_are_evaluated() {
     const NODE: &str = "10.244.1.1";
     in_namespace(|| {
-        let mut agent = Agent::with_long_memory();
+        let mut agent = Agent::with_long_ttl();
         // The node to its pod, and the pod to its node.
         let (pod, node) = (agent.world.pod.run(|| socket(POD, 9000)), socket(NODE, 9001));
         let probe = |payload: &[u8]| {
@@ -160,28 +161,28 @@ fn what_the_node_began_is_not_disturbed_and_what_pods_send_to_the_node_is_evalua
         };
         assert!(probe(b"x") && reply());
         let (service, client) = (socket(NODE, 7000), agent.world.pod.run(|| socket(POD, 9002)));
-        let asks = || {
+        let request_arrives = || {
             client.send_to(b"x", (NODE, 7000)).expect("sent");
             received(&service)
         };
-        assert!(asks());
+        assert!(request_arrives());
         expect(&agent, 1, 0, 0);
 
         agent.change_affecting(policy(&[7000]), &[POD, POD_6]);
         for _ in 0..3 {
-            assert!(probe(b"x") && reply() && asks());
+            assert!(probe(b"x") && reply() && request_arrives());
         }
         expect(&agent, 2, 0, 0);
         agent.change_affecting(policy(&[7001]), &[POD, POD_6]);
         assert!(probe(b"x") && reply());
-        assert!(!asks());
+        assert!(!request_arrives());
     });
 }
 
 #[test]
 fn what_has_no_ports_is_evaluated_packet_by_packet() {
     in_namespace(|| {
-        let mut agent = Agent::with_long_memory();
+        let mut agent = Agent::with_long_ttl();
         let echo = |number| agent.world.pod.run(move || crate::verdict_cache::echo_request(number));
         echo(1);
         expect(&agent, 1, 0, 0);
@@ -198,27 +199,27 @@ fn what_has_no_ports_is_evaluated_packet_by_packet() {
 }
 
 #[test]
-fn the_ruleset_of_the_window_and_after_it() {
+fn the_ruleset_during_and_after_revalidation() {
     in_namespace(|| {
         let mut table = install(node_a(), RANGE_A);
         let before = list_table();
-        // With the rules' numbers: these are never written anew, which may take the kernel long.
-        let ask = || run("nft", &["--handle", "list", "chain", "inet", "kube-verdict", "nfqueue"]);
-        let asked_before = ask();
+        // With the rules' handles: this chain is never written again, which may take the kernel long.
+        let list_nfqueue = || run("nft", &["--handle", "list", "chain", "inet", "kube-verdict", "nfqueue"]);
+        let before_update = list_nfqueue();
         let affected = Affected::any_peer(addresses(&[POD, POD_6]));
         let (cidrs, open) = (node_a().pod_cidrs, node_a().open);
         table.update(&cidrs, &open, node_a().generation, &affected).expect("update");
-        check_golden("window.nft", &list_table());
-        assert_eq!(ask(), asked_before);
-        table.end_recheck().expect("the table is ours");
-        // What is cached comes last: of that, more than before is known.
-        let without_memory = |text: String| {
+        check_golden("revalidation.nft", &list_table());
+        assert_eq!(list_nfqueue(), before_update);
+        table.end_revalidation().expect("the table is ours");
+        // The chains of the verdict cache come last. They contain more than before.
+        let without_cache = |text: String| {
             let (_, chains) = text.split_once("chain postrouting {").expect("the chain");
             chains.split_once("chain cached {").expect("the chain").0.to_owned()
         };
-        assert_eq!(without_memory(list_table()), without_memory(before.clone()));
+        assert_eq!(without_cache(list_table()), without_cache(before.clone()));
         assert!(list_set("changing4").is_empty() && list_set("changing6").is_empty());
-        table.end_recheck().expect("nothing to do");
+        table.end_revalidation().expect("nothing to do");
         table.update(&cidrs, &open, node_a().generation, &Affected::All).expect("update");
         assert_eq!(list_table(), before);
     });

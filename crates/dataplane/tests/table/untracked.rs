@@ -1,4 +1,5 @@
-//! Packets that connection tracking does not track: real packets, real workers and the whole table, as in `cached`.
+//! Packets that connection tracking does not track: real packets, real workers and the whole table, as in
+//! `verdict_cache`.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -9,11 +10,11 @@ use crate::namespace::{in_namespace, run};
 use crate::packets::{POD, REMOTE, REMOTE_6, counted, other};
 use crate::verdict_cache::{Agent, policy};
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 const NOTRACK: &str = "chain untracking { type filter hook prerouting priority -300; notrack; }";
 
-/// Packets that workers have allowed and denied, and packets without a connection that passed because their flow had been allowed, once
-/// all there should be are there.
+/// Packets that workers have allowed and denied, and packets without a connection that passed because their
+/// flow was cached, once the expected numbers are reached.
 #[track_caller]
 fn expect(agent: &Agent, allowed: u64, denied: u64, passed: u64) {
     let now = || {
@@ -25,7 +26,7 @@ fn expect(agent: &Agent, allowed: u64, denied: u64, passed: u64) {
             passed.expect("the counter is there"),
         )
     };
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while now() != (allowed, denied, passed) && Instant::now() < deadline {
         sleep(Duration::from_millis(2));
     }
@@ -33,9 +34,9 @@ fn expect(agent: &Agent, allowed: u64, denied: u64, passed: u64) {
 }
 
 #[test]
-fn one_verdict_serves_all_packets_of_a_flow_that_is_not_tracked() {
+fn one_verdict_serves_all_packets_of_an_untracked_flow() {
     in_namespace(|| {
-        let agent = Agent::with_long_memory();
+        let agent = Agent::with_long_ttl();
         other(NOTRACK);
         for (number, to) in (1..).zip([REMOTE, REMOTE_6]) {
             for _ in 0..4 {
@@ -53,9 +54,9 @@ fn one_verdict_serves_all_packets_of_a_flow_that_is_not_tracked() {
 }
 
 #[test]
-fn a_change_is_in_force_for_flows_that_are_not_tracked_with_their_next_packet() {
+fn a_change_applies_to_the_next_packet_of_an_untracked_flow() {
     in_namespace(|| {
-        let mut agent = Agent::with_long_memory();
+        let mut agent = Agent::with_long_ttl();
         other(NOTRACK);
         for affected in [&[POD][..], &[REMOTE]] {
             assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)));
@@ -64,7 +65,7 @@ fn a_change_is_in_force_for_flows_that_are_not_tracked_with_their_next_packet() 
             assert!(!agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7001)));
             agent.change_affecting(policy(&[7000]), affected);
         }
-        agent.table.forget().expect("the table is ours");
+        agent.table.invalidate_cache().expect("the table is ours");
         expect(&agent, 4, 4, 2);
         assert!(agent.reaches((REMOTE, 7000)));
         expect(&agent, 5, 4, 2);
@@ -72,12 +73,14 @@ fn a_change_is_in_force_for_flows_that_are_not_tracked_with_their_next_packet() 
 }
 
 #[test]
-fn a_packet_keeps_foreign_marks_and_loses_those_of_the_verdict() {
+fn a_packet_keeps_foreign_marks_and_loses_the_verdict_marks() {
     in_namespace(|| {
-        let agent = Agent::with_long_memory();
+        let agent = Agent::with_long_ttl();
         other(
-            "chain untracking { type filter hook prerouting priority -300; notrack; meta mark set 0x00004000; } \
-             chain passed { type filter hook postrouting priority 97; udp dport 7000 meta mark 0x00004000 counter; }",
+            "chain untracking { type filter hook prerouting priority -300; \
+               notrack; meta mark set 0x00004000; } \
+             chain passed { type filter hook postrouting priority 97; \
+               udp dport 7000 meta mark 0x00004000 counter; }",
         );
         assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)));
         expect(&agent, 1, 0, 1);
@@ -86,14 +89,15 @@ fn a_packet_keeps_foreign_marks_and_loses_those_of_the_verdict() {
 }
 
 #[test]
-fn marks_of_other_programs_neither_pass_nor_deny_a_flow_that_is_not_tracked() {
+fn marks_of_other_programs_neither_allow_nor_deny_an_untracked_flow() {
     in_namespace(|| {
-        let mut agent = Agent::with_long_memory();
-        // Every value of the four bits on every packet, as by a program that uses the same ones.
+        let mut agent = Agent::with_long_ttl();
+        // Every value of the four bits on every packet, as written by a program that uses the same bits.
         for bits in 0..16_u32 {
             let mark = bits << 24;
             other(&format!(
-                "chain marks {{ type filter hook prerouting priority -300; notrack; meta mark set {mark:#010x}; }}"
+                "chain marks {{ type filter hook prerouting priority -300; \
+                   notrack; meta mark set {mark:#010x}; }}"
             ));
             assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)), "{bits:#x}");
             assert!(!agent.reaches((REMOTE, 7001)) && !agent.reaches((REMOTE, 7001)), "{bits:#x}");

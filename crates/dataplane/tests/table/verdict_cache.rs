@@ -1,5 +1,5 @@
-//! What the kernel caches: real packets, real workers and the whole table. The policy lets pod `a` (10.244.1.9) reach UDP and TCP
-//! ports 53 and 7000 of everybody, and every port of 192.0.2.3, and nothing else.
+//! The verdict cache: real packets, real workers and the whole table. The policy lets pod `a` (10.244.1.9)
+//! reach UDP and TCP ports 53 and 7000 of all addresses, and every port of 192.0.2.3, and nothing else.
 
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
@@ -27,10 +27,10 @@ use crate::namespace::{in_namespace, list_set, run};
 use crate::packets::{POD, POD_6, REMOTE, REMOTE_6, World, counted, other, received, socket};
 use crate::{RANGE_A, addresses};
 
-/// Another address of the remote, whose every port is open to the pod.
+/// Another address of the remote host. The pod may reach all its ports.
 pub const TRUSTED: &str = "192.0.2.3";
 pub const GROUP: u16 = 100;
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub fn policy(ports: &[u16]) -> Change {
     let numbers = |port: &u16| {
@@ -58,7 +58,7 @@ pub fn policy(ports: &[u16]) -> Change {
     }))
 }
 
-/// The node with an agent's workers, table and listener.
+/// The node, with an agent's workers, table and log listener.
 pub struct Agent {
     pub world: World,
     compiler: Compiler,
@@ -76,7 +76,7 @@ impl Agent {
         Self::holding(time, HoldLimits::default())
     }
 
-    /// Where packets of unknown pods wait as these limits say.
+    /// Packets of unknown pods are held within these limits.
     pub fn holding(time: Duration, hold: HoldLimits) -> Self {
         let world = World::new();
         world.remote.run(|| run("ip", &["addr", "add", &format!("{TRUSTED}/24"), "dev", "eth0"]));
@@ -111,8 +111,8 @@ impl Agent {
         let workers = start(RANGE_A, &published, hold);
         let history = Arc::<History>::default();
         history.publish(&snapshot, Instant::now());
-        let (tell, heard) = channel();
-        let log = CacheLog::start(GROUP, Arc::clone(&history), move |heard| drop(tell.send(heard)));
+        let (report, heard) = channel();
+        let log = CacheLog::start(GROUP, Arc::clone(&history), move |event| drop(report.send(event)));
         let config = TableConfig {
             marks: Marks::default(),
             fail_mode: FailMode::Closed,
@@ -120,7 +120,7 @@ impl Agent {
             holder: "node-a pid 1".to_owned(),
             pod_cidrs: snapshot.pod_cidrs().to_vec(),
             open: OpenAddresses::default(),
-            verdict_cache: Some(VerdictCacheConfig { time, log_group: Some(GROUP) }),
+            verdict_cache: Some(VerdictCacheConfig { ttl: time, log_group: Some(GROUP) }),
             queue_quota: None,
             generation: snapshot.generation(),
             origin: None,
@@ -131,17 +131,17 @@ impl Agent {
         Self { world, compiler, snapshot, published, workers, table, history, log, heard }
     }
 
-    /// Caches for so long that no test sees the end of it.
-    pub fn with_long_memory() -> Self {
+    /// Caches verdicts for longer than any test runs.
+    pub fn with_long_ttl() -> Self {
         Self::new(Duration::from_secs(3600))
     }
 
-    /// Puts another policy in force, up to the sweep, as one that may touch anybody.
+    /// Applies another policy, up to the sweep, as a change that may affect any pod.
     pub fn change(&mut self, change: Change) {
         self.put_in_force(change, &Affected::All);
     }
 
-    /// The same, as one that touches the pods at these addresses alone.
+    /// Applies another policy as a change that affects only the pods at these addresses.
     pub fn change_affecting(&mut self, change: Change, affected: &[&str]) {
         self.put_in_force(change, &Affected::any_peer(addresses(affected)));
     }
@@ -167,24 +167,25 @@ impl Agent {
         received(&server)
     }
 
-    /// Packets evaluated by workers, allowed and denied, and connections cached, once all there should be are there.
+    /// Packets that workers have allowed and denied, and connections that passed by the cache, once the
+    /// expected numbers are reached.
     fn numbers(&self, expected: (u64, u64, u64)) -> (u64, u64, u64) {
         let now = || {
             let sum = |number: fn(&Counters) -> u64| self.workers.counters().iter().map(number).sum::<u64>();
             let cached = CacheCounters::open().and_then(|mut all| all.count()).expect("the counter is there");
             (sum(|one| one.allowed), sum(|one| one.denied), cached)
         };
-        let deadline = Instant::now() + PATIENCE;
-        // A packet is counted a moment after its verdict.
+        let deadline = Instant::now() + TIMEOUT;
+        // A packet is counted shortly after its verdict.
         while now() != expected && Instant::now() < deadline {
             sleep(Duration::from_millis(5));
         }
         now()
     }
 
-    /// What is heard next.
+    /// The next logged connection.
     pub fn heard(&self) -> Heard {
-        self.heard.recv_timeout(PATIENCE).expect("something is heard")
+        self.heard.recv_timeout(TIMEOUT).expect("a connection is logged")
     }
 }
 
@@ -206,9 +207,9 @@ pub fn expect(agent: &Agent, allowed: u64, denied: u64, cached: u64) {
 }
 
 #[test]
-fn the_next_connections_of_an_allowed_pair_pass_without_a_question_in_both_families_and_in_dns() {
+fn the_next_connections_of_an_allowed_flow_pass_without_a_verdict_in_both_families_and_in_dns() {
     in_namespace(|| {
-        let agent = Agent::with_long_memory();
+        let agent = Agent::with_long_ttl();
         for (number, to) in
             (1..).zip([(REMOTE, 7000), (REMOTE_6, 7000), (REMOTE, 53), (REMOTE_6, 53), (TRUSTED, 9)])
         {
@@ -221,30 +222,30 @@ fn the_next_connections_of_an_allowed_pair_pass_without_a_question_in_both_famil
 }
 
 #[test]
-fn another_port_or_protocol_or_address_is_another_pair() {
+fn another_port_or_protocol_or_address_is_another_flow() {
     in_namespace(|| {
-        let agent = Agent::with_long_memory();
+        let agent = Agent::with_long_ttl();
         assert!(agent.reaches((REMOTE, 7000)));
         assert!(!agent.reaches((REMOTE, 7001)) && !agent.reaches((REMOTE, 7001)));
         expect(&agent, 1, 1, 0);
         assert!(agent.reaches((TRUSTED, 7001)));
         assert!(!agent.reaches((REMOTE, 7001)));
         expect(&agent, 2, 1, 0);
-        // TCP to the same port: nobody listens there, and the answer says so.
+        // TCP to the same port: no program listens there, and the error says so.
         let refused =
             agent.world.pod.run(|| std::net::TcpStream::connect((REMOTE, 7000)).expect_err("refused"));
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
         expect(&agent, 3, 1, 0);
         let set = run("nft", &["list", "set", "inet", "kube-verdict", "allowed4"]);
-        let pairs = set.matches("expires").count();
-        assert_eq!(pairs, 3, "{set}");
+        let flows = set.matches("expires").count();
+        assert_eq!(flows, 3, "{set}");
     });
 }
 
 #[test]
 fn what_has_no_ports_is_evaluated_every_time() {
     in_namespace(|| {
-        let agent = Agent::with_long_memory();
+        let agent = Agent::with_long_ttl();
         for number in 1..=3 {
             agent.world.pod.run(move || echo_request(number as u8));
             expect(&agent, number, 0, 0);
@@ -267,34 +268,34 @@ pub fn echo_request_to([a, b, c, d]: [u8; 4], identifier: u8) {
 }
 
 #[test]
-fn a_change_that_may_touch_anybody_forgets_all_pairs_at_once() {
+fn a_change_that_may_affect_any_pod_invalidates_all_flows_at_once() {
     in_namespace(|| {
-        let mut agent = Agent::with_long_memory();
+        let mut agent = Agent::with_long_ttl();
         assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)));
         expect(&agent, 1, 0, 1);
         agent.change(policy(&[7001]));
         assert!(!agent.reaches((REMOTE, 7000)));
         assert!(agent.reaches((REMOTE, 7001)));
         expect(&agent, 2, 1, 1);
-        // Back: what was cached under the first policy is not known under the third, which says the same.
+        // Reverted: flows cached under the first policy are not valid under the third, which is equal to it.
         agent.change(policy(&[7000]));
         assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)));
         expect(&agent, 3, 1, 2);
-        agent.table.forget().expect("the table is ours");
+        agent.table.invalidate_cache().expect("the table is ours");
         assert!(agent.reaches((REMOTE, 7000)));
         expect(&agent, 4, 1, 2);
     });
 }
 
 #[test]
-fn a_change_forgets_the_pairs_of_those_that_it_touches_and_no_other() {
+fn a_change_invalidates_the_flows_of_affected_pods_and_no_others() {
     in_namespace(|| {
-        let mut agent = Agent::with_long_memory();
+        let mut agent = Agent::with_long_ttl();
         for to in [(REMOTE, 7000), (REMOTE_6, 7000), (TRUSTED, 9)] {
             assert!(agent.reaches(to) && agent.reaches(to));
         }
         expect(&agent, 3, 0, 3);
-        // A peer changes, at whichever end.
+        // A peer changes, whichever end of the connection it is.
         agent.change_affecting(policy(&[7000, 7001]), &[REMOTE, REMOTE_6]);
         assert!(agent.reaches((TRUSTED, 9)));
         expect(&agent, 3, 0, 4);
@@ -302,16 +303,17 @@ fn a_change_forgets_the_pairs_of_those_that_it_touches_and_no_other() {
             assert!(agent.reaches(to) && agent.reaches(to));
         }
         expect(&agent, 5, 0, 6);
-        agent.table.end_recheck().expect("the table is ours");
+        agent.table.end_revalidation().expect("the table is ours");
         assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((TRUSTED, 9)));
         expect(&agent, 5, 0, 8);
-        // The next change touches nobody: who changed lately is asked about once more, and the others are not.
+        // The next change affects no pod: flows of recently changed pods are evaluated once more, and the
+        // others are not.
         agent.change_affecting(policy(&[7000, 7002]), &[]);
         assert!(
             agent.reaches((TRUSTED, 9)) && agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000))
         );
         expect(&agent, 6, 0, 10);
-        // The pod itself.
+        // The pod itself changes.
         agent.change_affecting(policy(&[7001]), &[POD]);
         assert!(!agent.reaches((REMOTE, 7000)) && !agent.reaches((REMOTE, 7000)));
         assert!(agent.reaches((TRUSTED, 9)) && agent.reaches((TRUSTED, 9)));
@@ -320,7 +322,7 @@ fn a_change_forgets_the_pairs_of_those_that_it_touches_and_no_other() {
 }
 
 #[test]
-fn what_was_cached_before_a_change_never_comes_back() {
+fn what_was_cached_before_a_change_is_never_valid_again() {
     in_namespace(|| {
         let mut agent = Agent::new(Duration::from_secs(1));
         for _ in 0..2 {
@@ -328,7 +330,8 @@ fn what_was_cached_before_a_change_never_comes_back() {
             assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)));
             agent.change_affecting(policy(&[7001]), &[POD]);
             assert!(!agent.reaches((REMOTE, 7000)));
-            // Changes that touch nobody: while the pair would still be cached, and when the pod counts as changed no more.
+            // Changes that affect no pod: while the flow would still be cached, and when the pod no longer
+            // counts as changed.
             agent.change_affecting(policy(&[7001, 7002]), &[]);
             assert!(!agent.reaches((REMOTE, 7000)));
             sleep(Duration::from_millis(2100));
@@ -343,7 +346,7 @@ fn what_was_cached_before_a_change_never_comes_back() {
 }
 
 #[test]
-fn a_busy_pair_is_evaluated_anew_all_the_same() {
+fn a_busy_flow_is_still_evaluated_again_after_its_ttl() {
     in_namespace(|| {
         let agent = Agent::new(Duration::from_secs(1));
         let started = Instant::now();
@@ -360,7 +363,7 @@ fn a_busy_pair_is_evaluated_anew_all_the_same() {
 #[test]
 fn foreign_marks_stay_and_the_connection_is_marked() {
     in_namespace(|| {
-        let agent = Agent::with_long_memory();
+        let agent = Agent::with_long_ttl();
         other(
             "chain marks { type filter hook prerouting priority -140; \
                meta mark set 0x00004000; ct mark set 0x00000040; } \
@@ -374,9 +377,9 @@ fn foreign_marks_stay_and_the_connection_is_marked() {
 }
 
 #[test]
-fn a_full_memory_caches_no_more_and_does_no_harm() {
+fn a_full_cache_stores_no_more_and_does_no_harm() {
     in_namespace(|| {
-        let agent = Agent::with_long_memory();
+        let agent = Agent::with_long_ttl();
         let mut text = String::new();
         for thousand in 0..33 {
             text += "add element inet kube-verdict allowed4 {";
@@ -393,16 +396,17 @@ fn a_full_memory_caches_no_more_and_does_no_harm() {
         assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)));
         assert!(!agent.reaches((REMOTE, 7001)));
         expect(&agent, 2, 1, 0);
-        // Later packets of a connection that could not be cached are not asked about, and the mark is off the packet.
+        // Later packets of a connection that could not be cached are not queued, and their packet mark is
+        // restored.
         assert!(agent.reaches((REMOTE_6, 7000)) && agent.reaches((REMOTE_6, 7000)));
         expect(&agent, 3, 1, 1);
     });
 }
 
 #[test]
-fn each_cached_connection_is_heard_of_with_rule_and_generation() {
+fn each_cached_connection_is_logged_with_rule_and_generation() {
     in_namespace(|| {
-        let mut agent = Agent::with_long_memory();
+        let mut agent = Agent::with_long_ttl();
         let first = agent.snapshot.generation();
         assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)));
         let Heard::Connection(evaluation) = agent.heard() else { panic!("lost") };
@@ -423,12 +427,13 @@ fn each_cached_connection_is_heard_of_with_rule_and_generation() {
         let Heard::Connection(evaluation) = agent.heard() else { panic!("lost") };
         assert_eq!(evaluation.snapshot.generation(), agent.snapshot.generation());
         assert_eq!(evaluation.packet.map(|packet| packet.destination().to_string()), Some(REMOTE_6.into()));
-        // A change that touches nobody: the pair is cached still, and recorded under what is in force now.
+        // A change that affects no pod: the flow is still cached, and recorded under the snapshot that is in
+        // force now.
         agent.change_affecting(policy(&[7000, 7001, 7002]), &[]);
         assert!(agent.reaches((REMOTE_6, 7001)));
         let Heard::Connection(evaluation) = agent.heard() else { panic!("lost") };
         assert_eq!(evaluation.snapshot.generation(), agent.snapshot.generation());
-        // Dropping the listener hears the last ones.
+        // Dropping the listener delivers the last ones.
         assert!(agent.reaches((REMOTE_6, 7001)));
         agent.log = None;
         assert!(matches!(agent.heard.try_recv(), Ok(Heard::Connection(_))));
@@ -437,10 +442,10 @@ fn each_cached_connection_is_heard_of_with_rule_and_generation() {
 }
 
 #[test]
-fn cached_while_the_next_snapshot_was_published_names_the_one_that_allowed() {
+fn a_flow_cached_after_the_next_snapshot_was_published_names_the_snapshot_that_allowed_it() {
     in_namespace(|| {
-        let mut agent = Agent::with_long_memory();
-        // Published, and not in the rules yet: a worker allows what the older snapshot would not.
+        let mut agent = Agent::with_long_ttl();
+        // Published, but not in the rules yet: a worker allows what the older snapshot would deny.
         let next = agent.compiler.apply([policy(&[7001])]).snapshot;
         agent.history.publish(&next, Instant::now());
         drop(agent.published.publish(Arc::clone(&next)));
@@ -451,14 +456,14 @@ fn cached_while_the_next_snapshot_was_published_names_the_one_that_allowed() {
 }
 
 #[test]
-fn a_burst_is_heard_whole() {
+fn a_burst_is_logged_completely() {
     in_namespace(|| {
         const BURST: u16 = 3_000;
-        let agent = Agent::with_long_memory();
+        let agent = Agent::with_long_ttl();
         assert!(agent.reaches((REMOTE, 7000)));
         let _server = agent.world.remote.run(|| socket(REMOTE, 7000));
         agent.world.pod.run(|| {
-            // Each from a port of its own: a port that comes again is a connection that is known.
+            // Each from a new port: a port that was used before belongs to a known connection.
             for number in 0..BURST {
                 socket(POD, 10_000 + number).send_to(b"x", (REMOTE, 7000)).expect("sent");
             }
@@ -471,7 +476,7 @@ fn a_burst_is_heard_whole() {
 }
 
 #[test]
-fn a_group_that_another_has_is_named_with_its_owner() {
+fn a_taken_log_group_is_reported_with_its_owner() {
     in_namespace(|| {
         let start = || CacheLog::start(GROUP, Arc::default(), |_| {});
         let _first = start().expect("the group is free");
@@ -486,15 +491,15 @@ fn a_group_that_another_has_is_named_with_its_owner() {
 }
 
 #[test]
-fn while_nobody_listens_cached_connections_pass_and_queues_stay_as_they_are() {
+fn without_a_log_listener_cached_connections_pass_and_queues_are_unaffected() {
     in_namespace(|| {
-        let mut agent = Agent::with_long_memory();
+        let mut agent = Agent::with_long_ttl();
         assert!(agent.reaches((REMOTE, 7000)));
         agent.log = None;
         assert!(agent.reaches((REMOTE, 7000)));
         expect(&agent, 1, 0, 1);
         let dropped: u32 = QueueStatistics::read()
-            .expect("the kernel tells")
+            .expect("the kernel reports its queues")
             .iter()
             .map(|queue| queue.dropped_full + queue.dropped_by_socket)
             .sum();

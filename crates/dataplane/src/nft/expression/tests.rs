@@ -2,7 +2,7 @@ use super::*;
 use crate::netlink::{AttributeReader, Header, Messages};
 use crate::queues::QueueRange;
 
-/// Name and data of an expression as it stands in a rule's list.
+/// Name and data of an expression as encoded in a rule's list.
 fn encoded(expression: &Expression) -> (String, Vec<u8>) {
     let mut messages = Messages::default();
     messages.push(Header { kind: 0, flags: 0, sequence: 0, family: 0 }, |list| expression.encode(list));
@@ -35,7 +35,7 @@ fn value(bytes: &[u8]) -> Vec<u8> {
 
 /// Numbers are those of `linux/netfilter/nf_tables.h`, written out here so that a wrong constant shows.
 #[test]
-fn every_expression_in_bytes() {
+fn every_expression_has_these_bytes() {
     let mark = 0x0100_0000_u32;
     let table: Vec<(Expression, &str, Vec<u8>)> = vec![
         (Expression::LoadMeta(Meta::Mark), "meta", [be32(2, 3), be32(1, 1)].concat()),
@@ -116,13 +116,13 @@ fn every_expression_in_bytes() {
         (Expression::InSet("abc"), "lookup", [value(b"abc\0"), be32(2, 1)].concat()),
         (Expression::NotInSet("abc"), "lookup", [value(b"abc\0"), be32(2, 1), be32(5, 1)].concat()),
         (
-            Expression::LoadPart(Part::Payload(Payload::V6(Address::Destination)), 4),
+            Expression::LoadKeyPart(KeyPart::Payload(Payload::V6(Address::Destination)), 4),
             "payload",
             [be32(1, 2), be32(2, 1), be32(3, 24), be32(4, 16)].concat(),
         ),
-        (Expression::LoadPart(Part::Transport, 2), "meta", [be32(2, 16), be32(1, 10)].concat()),
+        (Expression::LoadKeyPart(KeyPart::Transport, 2), "meta", [be32(2, 16), be32(1, 10)].concat()),
         (
-            Expression::LoadPart(Part::Number(mark), 10),
+            Expression::LoadKeyPart(KeyPart::Number(mark), 10),
             "immediate",
             [be32(1, 18), nested(2, &value(&mark.to_ne_bytes()))].concat(),
         ),

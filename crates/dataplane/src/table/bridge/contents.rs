@@ -1,21 +1,24 @@
-//! What the bridge table's sets hold, and the bindings that they are read back as.
+//! What the bridge table's sets contain, and how bindings are read back from them.
 
 use std::net::IpAddr;
 
-use super::{
-    ARP, BOUND_4, BOUND_6, BOUND_ARP, DELIVER_4, DELIVER_6, EXEMPT_PORTS, IP, IPV6, ISOLATED_4, ISOLATED_6,
-    LINK_LOCAL_ISOLATED, LINK_LOCAL_OPEN, NODES_4, NODES_6, OPEN, OPEN_4, OPEN_6, OTHER_BRIDGES, OTHER_PORTS,
-    OVERLAY_PORTS, OVERLAY_PROTOCOLS, OWN_4, OWN_6, OWN_MACS, SETS, SETTLED, TAKEN_4, TAKEN_6, TAKEN_MACS,
+use super::names::{
+    ARP, IP, IPV6, ISOLATED_4, ISOLATED_6, LINK_LOCAL_ISOLATED, LINK_LOCAL_OPEN, OPEN_4, OPEN_6,
+};
+use super::sets::{
+    BOUND_4, BOUND_6, BOUND_ARP, DELIVER_4, DELIVER_6, EXEMPT_PORTS, NODES_4, NODES_6, OPEN, OTHER_BRIDGES,
+    OTHER_PORTS, OVERLAY_PORTS, OVERLAY_PROTOCOLS, OWN_4, OWN_6, OWN_MACS, SETS, SETTLED, TAKEN_4, TAKEN_6,
+    TAKEN_MACS,
 };
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::batch::Batch;
 use crate::nft::set::{ElementVerdict, Key};
 use crate::ports::{Attachment, Bindings, InterfaceIndex, Mac, Port, is_link_local};
-use crate::table::origin::Origins;
+use crate::table::origins::Origins;
 use crate::table::read_back::{address_of, index_of, unnamed};
 use crate::table::set_contents::SetContents;
 
-/// What the sets hold.
+/// What the sets contain.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::table) struct BridgeContents(SetContents);
 
@@ -31,7 +34,8 @@ impl BridgeContents {
         for address in &bindings.own_addresses {
             contents.0.put_address((TAKEN_4, TAKEN_6), *address);
         }
-        // Used for exempt pods alone: other pods send from their own addresses, and the inet table drops their overlay packets.
+        // Needed for exempt pods only: other pods send from their own addresses, and the inet table drops
+        // their overlay packets.
         if bindings.ports.values().any(|port| port.is_exempt) {
             for address in origins.node_addresses.iter().chain(&bindings.own_addresses) {
                 contents.0.put_address((NODES_4, NODES_6), *address);
@@ -56,7 +60,8 @@ impl BridgeContents {
         let is_open_for_egress = origins.is_open_for_egress(port);
         for address in &port.addresses {
             self.bind(index, port.mac, *address, is_open_for_egress);
-            // A link-local destination is no pod's by policy: it counts as a scope that the pod isolates or does not.
+            // Policy does not select a pod by a link-local destination. Such a destination counts as a scope
+            // that the pod isolates or not.
             if !is_link_local(*address) || is_open_for_ingress {
                 self.deliver(index, *address);
             }
@@ -115,21 +120,21 @@ impl BridgeContents {
         self.0.put(set, key.bytes());
     }
 
-    /// Empties the sets and fills them with this, whatever they hold.
+    /// Empties the sets and fills them with these elements, whatever they contain.
     pub(in crate::table) fn fill(&self, batch: &mut Batch) {
         self.0.fill(batch);
     }
 
-    /// Turns sets that hold `old` into sets that hold this.
+    /// Turns sets that contain `old` into sets that contain these elements.
     pub(in crate::table) fn change_from(&self, old: &Self, batch: &mut Batch) {
         self.0.change_from(&old.0, batch);
     }
 }
 
-/// Adds the bindings that the kernel's sets hold now. The names of ports are not in the sets.
+/// Adds the bindings in the kernel's sets. The names of ports are not in the sets.
 ///
 /// # Errors
-/// [`NetlinkError`] if a set can't be read. A set that does not exist is empty.
+/// [`NetlinkError`] if a set can't be read. A set that does not exist counts as empty.
 pub(in crate::table) fn read_bindings(
     socket: &mut Socket,
     bindings: &mut Bindings,

@@ -1,14 +1,18 @@
-//! The rules of the chains without a hook: what pods send, by whether the source is bound and what policy isolates.
+//! The rules of the regular chains: what pods send, by whether the source is bound and what policy
+//! isolates.
 
-use super::{
-    ARP, BOUND_ARP, EXEMPT, EXEMPT_PORTS, ICMP, ICMPV6, IP, IPV6, ISOLATED_4, ISOLATED_6, LINK,
-    LINK_LOCAL_ISOLATED, LINK_LOCAL_OPEN, NODES_4, NODES_6, OPEN_4, OPEN_6, OVERLAY_PORTS, OVERLAY_PROTOCOLS,
-    OWN_4, OWN_6, OWN_MACS, SETTLED, TAKEN_4, TAKEN_6, TAKEN_MACS, UNMATCHED, UNSPECIFIED, is_link_local,
-    is_multicast4, is_multicast6,
+use super::matches::{is_link_local, is_multicast4, is_multicast6};
+use super::names::{
+    ARP, EXEMPT, ICMP, ICMPV6, IP, IPV6, ISOLATED_4, ISOLATED_6, LINK, LINK_LOCAL_ISOLATED, LINK_LOCAL_OPEN,
+    OPEN_4, OPEN_6, UNMATCHED, UNSPECIFIED,
+};
+use super::sets::{
+    BOUND_ARP, EXEMPT_PORTS, NODES_4, NODES_6, OVERLAY_PORTS, OVERLAY_PROTOCOLS, OWN_4, OWN_6, OWN_MACS,
+    SETTLED, TAKEN_4, TAKEN_6, TAKEN_MACS,
 };
 use crate::drops::DropReason;
 use crate::marks::Marks;
-use crate::nft::expression::{Address, Comparison, Expression, Meta, Part, Payload};
+use crate::nft::expression::{Address, Comparison, Expression, KeyPart, Meta, Payload};
 use crate::nft::rule::Rule;
 use crate::nft::set::Set;
 use crate::table::link_rules::{
@@ -20,8 +24,8 @@ use crate::table::rule::{mark_packet, rule};
 /// An ARP message for IPv4 takes 28 bytes, and Ethernet pads a frame's content to 46.
 const LONGEST_ARP: u32 = 46;
 
-/// What comes from a bound source. From a pod that isolates egress, only packets to one address go on, to be evaluated by their
-/// addresses. All chains end in a verdict.
+/// Frames from a bound source. From a pod that isolates egress, only packets to one address continue, to be
+/// evaluated by their addresses. All chains end in a verdict.
 pub(super) fn bound() -> Vec<Rule> {
     let mut rules = bound4();
     rules.extend(bound6());
@@ -38,7 +42,7 @@ fn bound4() -> Vec<Rule> {
         .into_iter()
         .chain(is_multicast4())
         .chain([Expression::Accept]);
-    // TCP and UDP meet one rule: ICMP is protocol 1, IGMP is 2.
+    // One rule for TCP and UDP: ICMP is protocol 1, IGMP is 2.
     let behind_igmp = [
         Expression::LoadMeta(Meta::Transport),
         Expression::Compare(Comparison::AtLeast, vec![libc::IPPROTO_IGMP as u8 + 1]),
@@ -47,12 +51,12 @@ fn bound4() -> Vec<Rule> {
     vec![
         look_at_icmp(ISOLATED_4),
         LINK.membership_queries(ISOLATED_4),
-        rule(OPEN_4, "pass what is neither ICMP nor IGMP", behind_igmp),
+        rule(OPEN_4, "accept all but ICMP and IGMP", behind_igmp),
         look_at_icmp(OPEN_4),
         LINK.membership_queries(OPEN_4),
-        rule(OPEN_4, "pass all else", [Expression::Accept]),
-        rule(ISOLATED_4, "pass what goes to one address", unicast),
-        rule(ISOLATED_4, "pass IGMP", igmp),
+        rule(OPEN_4, "accept all else", [Expression::Accept]),
+        rule(ISOLATED_4, "accept unicast", unicast),
+        rule(ISOLATED_4, "accept IGMP", igmp),
         rule(ISOLATED_4, "drop multicast and broadcast", drop_for(DropReason::IsolatedScope)),
     ]
 }
@@ -73,31 +77,31 @@ fn bound6() -> Vec<Rule> {
     vec![
         look_at_icmpv6(ISOLATED_6),
         rule(ISOLATED_6, "drop link-local", link_local),
-        rule(ISOLATED_6, "pass what goes to one address", unicast),
+        rule(ISOLATED_6, "accept unicast", unicast),
         rule(ISOLATED_6, "drop multicast", drop()),
         look_at_icmpv6(OPEN_6),
-        rule(OPEN_6, "pass all else", [Expression::Accept]),
+        rule(OPEN_6, "accept all else", [Expression::Accept]),
         look_at_icmpv6(LINK_LOCAL_ISOLATED),
         rule(LINK_LOCAL_ISOLATED, "drop all else", drop()),
         look_at_icmpv6(LINK_LOCAL_OPEN),
-        // Policy can't evaluate a link-local source, so its packets don't leave the link.
-        rule(LINK_LOCAL_OPEN, "pass what stays on the link", stays),
+        // Policy can't evaluate a link-local source, so its packets must not leave the link.
+        rule(LINK_LOCAL_OPEN, "accept packets that stay on the link", stays),
         rule(LINK_LOCAL_OPEN, "drop all else", drop()),
     ]
 }
 
 fn look_at_icmp(chain: &'static str) -> Rule {
     let icmp = is(Meta::Transport, &[libc::IPPROTO_ICMP as u8]).into_iter().chain([Expression::Jump(ICMP)]);
-    rule(chain, "look at ICMP", icmp)
+    rule(chain, "check ICMP", icmp)
 }
 
 fn look_at_icmpv6(chain: &'static str) -> Rule {
     let icmpv6 =
         is(Meta::Transport, &[libc::IPPROTO_ICMPV6 as u8]).into_iter().chain([Expression::Jump(ICMPV6)]);
-    rule(chain, "look at ICMPv6", icmpv6)
+    rule(chain, "check ICMPv6", icmpv6)
 }
 
-/// Goes on if the frame is not for a group of stations.
+/// Matches if the frame is not for a group of stations.
 fn is_for_one_station() -> [Expression; 3] {
     [
         Expression::LoadPayload(Payload::DestinationMacStart),
@@ -106,7 +110,7 @@ fn is_for_one_station() -> [Expression; 3] {
     ]
 }
 
-/// What is about the link itself. All other messages return to the chain that jumped here.
+/// Messages about the link itself. All other messages return to the chain that jumped here.
 pub(super) fn icmp_messages() -> Vec<Rule> {
     let discovery = LINK
         .neighbour_discovery(ROUTER_SOLICITATION, NEIGHBOUR_ADVERTISEMENT)
@@ -116,21 +120,21 @@ pub(super) fn icmp_messages() -> Vec<Rule> {
     rules.extend(LINK.fragments(ICMPV6));
     rules.extend(LINK.router_messages(ICMPV6));
     rules.extend(LINK.neighbour_discovery_rules(ICMPV6));
-    rules.push(rule(ICMPV6, "pass neighbour discovery", discovery));
+    rules.push(rule(ICMPV6, "accept neighbour discovery", discovery));
     rules.extend(listener_reports(ICMPV6));
     rules.extend(LINK.icmpv6_errors(ICMPV6));
     rules
 }
 
-/// Multicast listener reports (RFC 2710, RFC 3810).
+/// Matches multicast listener reports (RFC 2710, RFC 3810).
 fn listener_reports(chain: &'static str) -> [Rule; 2] {
     [(131, 132), (143, 143)].map(|(first, last)| {
         let report = LINK.icmpv6(first, last).into_iter().chain(is_multicast6()).chain([Expression::Accept]);
-        rule(chain, "pass reports of multicast listeners", report)
+        rule(chain, "accept multicast listener reports", report)
     })
 }
 
-/// What enters by a pod's port with a source that is not bound to it. First match decides.
+/// Frames that enter by a pod's port with a source that is not bound to it. First match decides.
 pub(super) fn unmatched(marks: &Marks) -> Vec<Rule> {
     let is_not = |ether_type: [u8; 2]| {
         [
@@ -143,40 +147,42 @@ pub(super) fn unmatched(marks: &Marks) -> Vec<Rule> {
         is_frame_of(IPV6).into_iter().chain(is_unspecified()).chain([Expression::Jump(UNSPECIFIED)]);
     let exempt = interface_in(Meta::Iif, EXEMPT_PORTS).into_iter().chain([Expression::Jump(EXEMPT)]);
     let settled = interface_in(Meta::Iif, SETTLED).into_iter().chain(drop_for(DropReason::SpoofedSource));
-    // Taken first: between two rules, the address may have been bound to this very port. Sets change while packets pass.
+    // The taken address is checked first: between two rules, the address may have been bound to this very
+    // port. Sets change while packets pass.
     let taken_arp = is_frame_of(ARP)
         .into_iter()
         .chain([Expression::LoadPayload(Payload::ArpSenderAddress), Expression::InSet(TAKEN_4.name)])
         .chain(arp_key())
         .chain([Expression::NotInSet(BOUND_ARP.name)])
         .chain(drop_for(DropReason::SpoofedSource));
-    // A bridge learns from the first frame of a port where a hardware address is.
+    // A bridge learns a hardware address's port from the first frame of that port.
     let another_mac = [Payload::SourceMac, Payload::ArpSenderMac].map(|mac| {
         let is_arp = is_frame_of(ARP).into_iter().filter(move |_| mac == Payload::ArpSenderMac);
         let taken = [Expression::LoadPayload(mac), Expression::InSet(TAKEN_MACS.name)];
         let [port, mac] = port_key(mac);
         let not_own = [port, mac, Expression::NotInSet(OWN_MACS.name)];
         let dropped = is_arp.chain(taken).chain(not_own).chain(drop_for(DropReason::SpoofedSource));
-        rule(UNMATCHED, "drop a new port's frame with another's hardware address", dropped)
+        rule(UNMATCHED, "drop new ports' frames with hardware addresses of other ports", dropped)
     });
     let new_arp = is_frame_of(ARP).into_iter().chain(is_short_arp()).chain([Expression::Accept]);
     let long_arp = is_frame_of(ARP).into_iter().chain(drop_for(DropReason::NeighbourDiscovery));
-    let new_port = mark_packet(marks.questions(), marks.new_port()).into_iter().chain([Expression::Accept]);
+    let new_port =
+        mark_packet(marks.queue_reason_mask(), marks.new_port()).into_iter().chain([Expression::Accept]);
     let mut rules = vec![
-        rule(UNMATCHED, "pass ARP from a bound sender", bound_arp()),
-        rule(UNMATCHED, "drop what is neither IP nor ARP", other),
-        rule(UNMATCHED, "look at unspecified sources", unspecified),
-        rule(UNMATCHED, "look at exempt pods", exempt),
-        rule(UNMATCHED, "drop what has another source", settled),
+        rule(UNMATCHED, "accept ARP from a bound sender", bound_arp()),
+        rule(UNMATCHED, "drop frames other than IP and ARP", other),
+        rule(UNMATCHED, "check unspecified sources", unspecified),
+        rule(UNMATCHED, "check exempt pods", exempt),
+        rule(UNMATCHED, "drop packets from unbound sources", settled),
     ];
     rules.extend(another_mac);
     rules.extend([
-        rule(UNMATCHED, "drop ARP of a new port for another's address", taken_arp),
-        rule(UNMATCHED, "pass ARP of a new port", new_arp),
-        rule(UNMATCHED, "drop ARP that is too long or no request or reply", long_arp),
+        rule(UNMATCHED, "drop new ports' ARP with addresses of other ports", taken_arp),
+        rule(UNMATCHED, "accept ARP from new ports", new_arp),
+        rule(UNMATCHED, "drop ARP that is too long, or neither request nor reply", long_arp),
     ]);
     rules.extend(LINK.no_fragments(UNMATCHED));
-    rules.push(rule(UNMATCHED, "let a new port's packet wait", new_port));
+    rules.push(rule(UNMATCHED, "hold packets of new ports", new_port));
     rules
 }
 
@@ -185,23 +191,23 @@ fn bound_arp() -> impl Iterator<Item = Expression> {
     is_short_arp().into_iter().chain(arp_key()).chain(bound)
 }
 
-/// The key of [`BOUND_ARP`].
+/// Loads the key of [`BOUND_ARP`].
 fn arp_key() -> [Expression; 5] {
     [
-        Expression::LoadPart(Part::Meta(Meta::Iif), 0),
-        Expression::LoadPart(Part::Payload(Payload::SourceMac), 1),
-        Expression::LoadPart(Part::Payload(Payload::EtherType), 3),
-        Expression::LoadPart(Part::Payload(Payload::ArpSenderMac), 4),
-        Expression::LoadPart(Part::Payload(Payload::ArpSenderAddress), 6),
+        Expression::LoadKeyPart(KeyPart::Meta(Meta::Iif), 0),
+        Expression::LoadKeyPart(KeyPart::Payload(Payload::SourceMac), 1),
+        Expression::LoadKeyPart(KeyPart::Payload(Payload::EtherType), 3),
+        Expression::LoadKeyPart(KeyPart::Payload(Payload::ArpSenderMac), 4),
+        Expression::LoadKeyPart(KeyPart::Payload(Payload::ArpSenderAddress), 6),
     ]
 }
 
-/// Goes on for a frame with this protocol and without a VLAN tag.
+/// Matches a frame with this protocol and without a VLAN tag.
 fn is_frame_of(ether_type: [u8; 2]) -> [Expression; 2] {
     [Expression::LoadPayload(Payload::EtherType), Expression::Compare(Comparison::Equal, ether_type.to_vec())]
 }
 
-/// Goes on for an ARP request or reply (RFC 826) that is no longer than one needs to be.
+/// Matches an ARP request or reply (RFC 826) that is no longer than necessary.
 fn is_short_arp() -> Vec<Expression> {
     let mut expressions = length(Comparison::AtMost, LONGEST_ARP).to_vec();
     expressions.extend([
@@ -212,7 +218,7 @@ fn is_short_arp() -> Vec<Expression> {
     expressions
 }
 
-/// What an exempt pod sends: from any address but those of other ports and of the node.
+/// Frames of an exempt pod: from any address but those of other ports and of the node.
 pub(super) fn exempt() -> Vec<Rule> {
     let taken = |protocol: [u8; 2], address: Payload, taken: Set, own: Set| {
         is(Meta::Protocol, &protocol)
@@ -240,21 +246,29 @@ pub(super) fn exempt() -> Vec<Rule> {
     let mut rules = overlay(IP, Payload::V4(Address::Destination), NODES_4).to_vec();
     rules.extend(overlay(IPV6, Payload::V6(Address::Destination), NODES_6));
     rules.extend([
-        rule(EXEMPT, "drop another's IPv4 address", taken(IP, Payload::V4(Address::Source), TAKEN_4, OWN_4)),
         rule(
             EXEMPT,
-            "drop another's IPv6 address",
+            "drop IPv4 addresses of other ports",
+            taken(IP, Payload::V4(Address::Source), TAKEN_4, OWN_4),
+        ),
+        rule(
+            EXEMPT,
+            "drop IPv6 addresses of other ports",
             taken(IPV6, Payload::V6(Address::Source), TAKEN_6, OWN_6),
         ),
-        rule(EXEMPT, "drop another's address in ARP", taken(ARP, Payload::ArpSenderAddress, TAKEN_4, OWN_4)),
-        rule(EXEMPT, "look at ICMPv6", icmpv6),
-        rule(EXEMPT, "pass all else", [Expression::Accept]),
+        rule(
+            EXEMPT,
+            "drop ARP with addresses of other ports",
+            taken(ARP, Payload::ArpSenderAddress, TAKEN_4, OWN_4),
+        ),
+        rule(EXEMPT, "check ICMPv6", icmpv6),
+        rule(EXEMPT, "accept all else", [Expression::Accept]),
     ]);
     rules
 }
 
-/// IPv6 from `::`, which a host uses before it has an address (RFC 4862, RFC 3810): solicitations for an address of its own, and
-/// listener reports. Anything else returns to `unmatched`.
+/// IPv6 from `::`, which a host uses before it has an address (RFC 4862, RFC 3810): solicitations for its own
+/// address, and listener reports. Anything else returns to `unmatched`.
 pub(super) fn unspecified() -> Vec<Rule> {
     let duplicates = LINK
         .short_neighbour_discovery(NEIGHBOUR_SOLICITATION, NEIGHBOUR_SOLICITATION)
@@ -266,8 +280,8 @@ pub(super) fn unspecified() -> Vec<Rule> {
         .into_iter()
         .chain([Expression::Accept]);
     let mut rules = vec![
-        rule(UNSPECIFIED, "pass detection of duplicates", duplicates),
-        rule(UNSPECIFIED, "pass router solicitations", solicitation),
+        rule(UNSPECIFIED, "accept duplicate address detection", duplicates),
+        rule(UNSPECIFIED, "accept router solicitations", solicitation),
     ];
     rules.extend(listener_reports(UNSPECIFIED));
     rules

@@ -1,18 +1,20 @@
-//! What the sets of the inet table about ports hold, and the bindings that they are read back as.
+//! What the sets of the inet table about ports contain, and how bindings are read back from them.
 
-use super::{
-    BEHIND_4, BEHIND_6, EXEMPT, FORGEABLE_PORTS, FORGEABLE_PROTOCOLS, FROM_ISOLATED, NODES_4, NODES_6,
-    OTHER_PORTS, OVERLAY_DEVICES, OVERLAY_PORTS, OVERLAY_PROTOCOLS, OWN_4, OWN_6, Origins, POD_BRIDGES, SETS,
-    SETTLED, SOURCES_4, SOURCES_6, TAKEN_4, TAKEN_6,
+use super::names::FROM_ISOLATED;
+use super::sets::{
+    BEHIND_4, BEHIND_6, EXEMPT, FORGEABLE_PORTS, FORGEABLE_PROTOCOLS, NODES_4, NODES_6, OTHER_PORTS,
+    OVERLAY_DEVICES, OVERLAY_PORTS, OVERLAY_PROTOCOLS, OWN_4, OWN_6, POD_BRIDGES, SETS, SETTLED, SOURCES_4,
+    SOURCES_6, TAKEN_4, TAKEN_6,
 };
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::batch::Batch;
 use crate::nft::set::{ElementVerdict, Key};
 use crate::ports::{Attachment, Bindings, InterfaceIndex, Port};
+use crate::table::origins::Origins;
 use crate::table::read_back::{address_of, index_of, unnamed};
 use crate::table::set_contents::SetContents;
 
-/// What the sets hold.
+/// What the sets contain.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::table) struct OriginContents(SetContents);
 
@@ -71,21 +73,21 @@ impl OriginContents {
         }
     }
 
-    /// Empties the sets and fills them with this, whatever they hold.
+    /// Empties the sets and fills them with these elements, whatever they contain.
     pub(in crate::table) fn fill(&self, batch: &mut Batch) {
         self.0.fill(batch);
     }
 
-    /// Turns sets that hold `old` into sets that hold this.
+    /// Turns sets that contain `old` into sets that contain these elements.
     pub(in crate::table) fn change_from(&self, old: &Self, batch: &mut Batch) {
         self.0.change_from(&old.0, batch);
     }
 }
 
-/// Adds the pods' bridges and the bindings of routed ports that the kernel's sets hold now.
+/// Adds the pods' bridges and the bindings of routed ports in the kernel's sets.
 ///
 /// # Errors
-/// [`NetlinkError`] if a set can't be read. A set that does not exist is empty.
+/// [`NetlinkError`] if a set can't be read. A set that does not exist counts as empty.
 pub(in crate::table) fn read_bindings(
     socket: &mut Socket,
     bindings: &mut Bindings,

@@ -1,11 +1,11 @@
-//! The rules of the chain `prerouting`, and of the chains that it goes to.
+//! The rules of the chain `prerouting`, and of the chains to which it jumps.
 
 use std::collections::BTreeSet;
 
-use super::{
-    BEHIND_4, BEHIND_6, EXEMPT, FROM_ELSEWHERE, FROM_EXEMPT, FROM_ISOLATED, FROM_PORT, ICMP, LINK, NFQUEUE,
-    OTHER_PORTS, OVERLAY_PORTS, OVERLAY_PROTOCOLS, OWN_4, OWN_6, PREROUTING, SETTLED, SOURCES_4, SOURCES_6,
-    TAKEN_4, TAKEN_6,
+use super::names::{FROM_ELSEWHERE, FROM_EXEMPT, FROM_ISOLATED, FROM_PORT, ICMP, LINK, NFQUEUE, PREROUTING};
+use super::sets::{
+    BEHIND_4, BEHIND_6, EXEMPT, OTHER_PORTS, OVERLAY_PORTS, OVERLAY_PROTOCOLS, OWN_4, OWN_6, SETTLED,
+    SOURCES_4, SOURCES_6, TAKEN_4, TAKEN_6,
 };
 use crate::drops::DropReason;
 use crate::marks::Marks;
@@ -24,8 +24,9 @@ use crate::table::rule::rule;
 /// The index of the loopback interface in each network namespace (`LOOPBACK_IFINDEX`).
 const LOOPBACK: u32 = 1;
 
-/// The rules of the chain `prerouting`. They name the pods' bridges, so they are written again when these change.
-pub(in crate::table) fn first_rules(
+/// The rules of the chain `prerouting`. They name the pods' bridges, so they are rewritten when the bridges
+/// change.
+pub(in crate::table) fn prerouting_rules(
     pod_bridges: &BTreeSet<InterfaceIndex>,
     marks: &Marks,
     has_bridge_table: bool,
@@ -34,7 +35,7 @@ pub(in crate::table) fn first_rules(
     let has_new_port = |comparison| {
         [
             Expression::LoadMeta(Meta::Mark),
-            Expression::Bits { mask: marks.questions().0, flip: 0 },
+            Expression::Bits { mask: marks.queue_reason_mask().0, flip: 0 },
             Expression::Compare(comparison, marks.new_port().0.to_ne_bytes().to_vec()),
         ]
     };
@@ -44,22 +45,22 @@ pub(in crate::table) fn first_rules(
             .into_iter()
             .chain(has_new_port(Comparison::NotEqual))
             .chain([Expression::Accept]);
-        rules.push(rule(PREROUTING, "pass what the bridge table has passed", passed));
+        rules.push(rule(PREROUTING, "accept packets that the bridge table accepted", passed));
     }
-    // Whichever bridge it entered by.
+    // From any bridge.
     let wait = has_new_port(Comparison::Equal).into_iter().chain([Expression::Goto(NFQUEUE)]);
-    rules.push(rule(PREROUTING, "let a new port's packet wait", wait));
+    rules.push(rule(PREROUTING, "hold packets of new ports", wait));
     for bridge in pod_bridges.iter().filter(|_| !has_bridge_table) {
         let unchecked = enters_by(bridge).into_iter().chain([Expression::Goto(FROM_EXEMPT)]);
-        rules.push(rule(PREROUTING, "believe the sources of a bridge that can't be checked", unchecked));
+        rules.push(rule(PREROUTING, "accept any source from bridges that can't be checked", unchecked));
     }
     let from_veth = is(Meta::IifKind, &veth()).into_iter().chain([Expression::Goto(FROM_PORT)]);
-    rules.push(rule(PREROUTING, "look at what enters by a veth device", from_veth));
-    rules.push(rule(PREROUTING, "look at what comes from elsewhere", [Expression::Goto(FROM_ELSEWHERE)]));
+    rules.push(rule(PREROUTING, "check packets that enter by a veth device", from_veth));
+    rules.push(rule(PREROUTING, "check packets from elsewhere", [Expression::Goto(FROM_ELSEWHERE)]));
     rules
 }
 
-/// The rules of all other chains but those that drop.
+/// The rules of all other chains except the drop chains.
 pub(super) fn rules(queue: Queue, form: QueueForm) -> Vec<Rule> {
     let mut rules = from_port();
     rules.extend(icmp_messages());
@@ -67,7 +68,7 @@ pub(super) fn rules(queue: Queue, form: QueueForm) -> Vec<Rule> {
     rules.extend(from_exempt());
     rules.extend(from_isolated());
     rules.extend(LINK.no_fragments(NFQUEUE));
-    rules.push(rule(NFQUEUE, "wait for the port to be bound", [Expression::Queue(queue, form)]));
+    rules.push(rule(NFQUEUE, "queue until the port is bound", [Expression::Queue(queue, form)]));
     rules
 }
 
@@ -79,34 +80,23 @@ fn from_port() -> Vec<Rule> {
         family.into_iter().chain(is(Meta::Transport, &[protocol as u8])).chain([Expression::Jump(ICMP)])
     };
     let mut rules = vec![
-        rule(FROM_PORT, "look at what comes from elsewhere", elsewhere),
-        rule(FROM_PORT, "look at ICMP", icmp(LINK.is_ipv4(), libc::IPPROTO_ICMP)),
-        rule(FROM_PORT, "look at ICMPv6", icmp(LINK.is_ipv6(), libc::IPPROTO_ICMPV6)),
+        rule(FROM_PORT, "check packets from elsewhere", elsewhere),
+        rule(FROM_PORT, "check ICMP", icmp(LINK.is_ipv4(), libc::IPPROTO_ICMP)),
+        rule(FROM_PORT, "check ICMPv6", icmp(LINK.is_ipv6(), libc::IPPROTO_ICMPV6)),
     ];
     rules.extend(LINK.router_messages(FROM_PORT));
-    rules.push(rule(
-        FROM_PORT,
-        "drop what goes beyond the link from a link-local address",
-        beyond_the_link(),
-    ));
+    rules.push(rule(FROM_PORT, "drop link-local sources beyond the link", beyond_the_link()));
     let source = |family: [Expression; 2], address, map: Set| {
         family.into_iter().chain(port_key(address)).chain([Expression::VerdictOf(map.name)])
     };
     let (v4, v6) = (Payload::V4(Address::Source), Payload::V6(Address::Source));
     rules.extend([
-        rule(
-            FROM_PORT,
-            "look at what comes from a bound IPv4 address",
-            source(LINK.is_ipv4(), v4, SOURCES_4),
-        ),
-        rule(
-            FROM_PORT,
-            "look at what comes from a bound IPv6 address",
-            source(LINK.is_ipv6(), v6, SOURCES_6),
-        ),
+        rule(FROM_PORT, "continue by bound IPv4 source", source(LINK.is_ipv4(), v4, SOURCES_4)),
+        rule(FROM_PORT, "continue by bound IPv6 source", source(LINK.is_ipv6(), v6, SOURCES_6)),
     ]);
     rules.extend(unspecified());
-    // Taken first: between two rules, the address may have been bound to this very port. Sets change while packets pass.
+    // The taken address is checked first: between two rules, the address may have been bound to this very
+    // port. Sets change while packets pass.
     let taken = |number: i32, address, taken: Set, behind: Set| {
         interface_in(Meta::Iif, EXEMPT)
             .into_iter()
@@ -119,16 +109,24 @@ fn from_port() -> Vec<Rule> {
     let exempt = interface_in(Meta::Iif, EXEMPT).into_iter().chain([Expression::Goto(FROM_EXEMPT)]);
     let settled = interface_in(Meta::Iif, SETTLED).into_iter().chain(drop_for(DropReason::SpoofedSource));
     rules.extend([
-        rule(FROM_PORT, "drop another's IPv4 address", taken(libc::NFPROTO_IPV4, v4, TAKEN_4, BEHIND_4)),
-        rule(FROM_PORT, "drop another's IPv6 address", taken(libc::NFPROTO_IPV6, v6, TAKEN_6, BEHIND_6)),
-        rule(FROM_PORT, "pass what exempt pods send", exempt),
-        rule(FROM_PORT, "drop what has another source", settled),
-        rule(FROM_PORT, "let a new port's packet wait", [Expression::Goto(NFQUEUE)]),
+        rule(
+            FROM_PORT,
+            "drop IPv4 addresses of other ports",
+            taken(libc::NFPROTO_IPV4, v4, TAKEN_4, BEHIND_4),
+        ),
+        rule(
+            FROM_PORT,
+            "drop IPv6 addresses of other ports",
+            taken(libc::NFPROTO_IPV6, v6, TAKEN_6, BEHIND_6),
+        ),
+        rule(FROM_PORT, "check packets of exempt pods", exempt),
+        rule(FROM_PORT, "drop packets from unbound sources", settled),
+        rule(FROM_PORT, "hold packets of new ports", [Expression::Goto(NFQUEUE)]),
     ]);
     rules
 }
 
-/// From a source in fe80::/10 to a destination that is neither link-local nor multicast.
+/// Drops packets from a source in fe80::/10 to a destination that is neither link-local nor multicast.
 fn beyond_the_link() -> impl Iterator<Item = Expression> {
     LINK.is_ipv6()
         .into_iter()
@@ -142,7 +140,7 @@ fn beyond_the_link() -> impl Iterator<Item = Expression> {
         .chain(drop_for(DropReason::IsolatedScope))
 }
 
-/// IPv6 from `::`, as the bridge table's chain `unspecified`.
+/// IPv6 from `::`, as in the bridge table's chain `unspecified`.
 fn unspecified() -> [Rule; 3] {
     let from_unspecified = |expressions: Vec<Expression>| {
         expressions.into_iter().chain(is_unspecified()).chain([Expression::Accept])
@@ -151,13 +149,14 @@ fn unspecified() -> [Rule; 3] {
     duplicates.extend(LINK.has_own_target());
     let solicitation = LINK.short_neighbour_discovery(ROUTER_SOLICITATION, ROUTER_SOLICITATION);
     [
-        rule(FROM_PORT, "pass detection of duplicates", from_unspecified(duplicates)),
-        rule(FROM_PORT, "pass router solicitations", from_unspecified(solicitation)),
-        rule(FROM_PORT, "pass reports of multicast listeners", from_unspecified(LINK.icmpv6(143, 143))),
+        rule(FROM_PORT, "accept duplicate address detection", from_unspecified(duplicates)),
+        rule(FROM_PORT, "accept router solicitations", from_unspecified(solicitation)),
+        rule(FROM_PORT, "accept multicast listener reports", from_unspecified(LINK.icmpv6(143, 143))),
     ]
 }
 
-/// As the bridge table's chains `icmp-errors` and `icmpv6-messages`. What no rule matches returns to `from-port`.
+/// As in the bridge table's chains `icmp-errors` and `icmpv6-messages`. Packets that no rule matches return
+/// to `from-port`.
 fn icmp_messages() -> Vec<Rule> {
     let mut rules = LINK.icmp_errors(ICMP);
     rules.extend(LINK.fragments(ICMP));
@@ -166,10 +165,11 @@ fn icmp_messages() -> Vec<Rule> {
     rules
 }
 
-/// What enters by no pod's port. What no rule matches is accepted by the policy of `prerouting`.
+/// Packets that enter by no pod's port. Those that no rule matches are accepted by the policy of
+/// `prerouting`.
 fn from_elsewhere() -> Vec<Rule> {
     let lo = is(Meta::Iif, &LOOPBACK.to_ne_bytes()).into_iter().chain([Expression::Accept]);
-    // This node's pods send by their ports alone.
+    // This node's pods send only by their ports.
     let pods = |family: &Family| {
         family
             .is_it()
@@ -180,19 +180,19 @@ fn from_elsewhere() -> Vec<Rule> {
             ])
             .chain(drop_for(DropReason::SpoofedSource))
     };
-    let mut rules = vec![rule(FROM_ELSEWHERE, "pass what the node sends to itself", lo)];
+    let mut rules = vec![rule(FROM_ELSEWHERE, "accept the node's packets to itself", lo)];
     rules.extend(own_sources(FROM_ELSEWHERE));
     rules.extend(
         FAMILIES
             .iter()
-            .map(|family| rule(FROM_ELSEWHERE, "drop what has a local pod's address", pods(family))),
+            .map(|family| rule(FROM_ELSEWHERE, "drop packets from local pods' addresses", pods(family))),
     );
     rules
 }
 
-/// What exempt pods send. What no rule matches is accepted by the policy of `prerouting`.
+/// Packets of exempt pods. Those that no rule matches are accepted by the policy of `prerouting`.
 fn from_exempt() -> Vec<Rule> {
-    // Whatever the source: the rules of `postrouting` and `input` know pods by their addresses.
+    // From any source: the rules of `postrouting` and `input` identify pods by their addresses.
     let mut rules: Vec<Rule> = FAMILIES
         .iter()
         .flat_map(|family| {
@@ -215,7 +215,7 @@ fn from_exempt() -> Vec<Rule> {
     rules
 }
 
-/// Nothing that enters from another host has one of the node's own addresses (semantics 33).
+/// No packet from another host has one of the node's own addresses as its source (semantics 33).
 fn own_sources(chain: &'static str) -> [Rule; 2] {
     let own = |family: [Expression; 2], address, set: Set| {
         family
@@ -228,11 +228,12 @@ fn own_sources(chain: &'static str) -> [Rule; 2] {
         (LINK.is_ipv6(), Payload::V6(Address::Source), OWN_6),
     ]
     .map(|(family, address, set)| {
-        rule(chain, "drop what has one of the node's own addresses", own(family, address, set))
+        rule(chain, "drop packets from the node's own addresses", own(family, address, set))
     })
 }
 
-/// From a routed pod that isolates egress: no multicast, broadcast or link-local but what the link itself needs.
+/// Packets of a routed pod that isolates egress: no multicast, broadcast or link-local traffic but what the
+/// link itself needs.
 fn from_isolated() -> Vec<Rule> {
     let up_to = |family: [Expression; 2], start: Payload, last: Vec<u8>| {
         family.into_iter().chain([
@@ -251,11 +252,11 @@ fn from_isolated() -> Vec<Rule> {
     let listener = LINK.icmpv6(143, 143).into_iter().chain([Expression::Accept]);
     let rest = drop_for(DropReason::IsolatedScope);
     vec![
-        rule(FROM_ISOLATED, "pass what goes to one address", unicast4),
-        rule(FROM_ISOLATED, "pass IGMP", igmp),
-        rule(FROM_ISOLATED, "pass neighbour discovery", discovery),
-        rule(FROM_ISOLATED, "pass reports of multicast listeners", listener),
-        rule(FROM_ISOLATED, "pass what goes to one address", unicast6),
+        rule(FROM_ISOLATED, "accept unicast", unicast4),
+        rule(FROM_ISOLATED, "accept IGMP", igmp),
+        rule(FROM_ISOLATED, "accept neighbour discovery", discovery),
+        rule(FROM_ISOLATED, "accept multicast listener reports", listener),
+        rule(FROM_ISOLATED, "accept unicast", unicast6),
         rule(FROM_ISOLATED, "drop multicast, broadcast and link-local", rest),
     ]
 }

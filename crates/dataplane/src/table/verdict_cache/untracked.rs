@@ -1,158 +1,161 @@
-//! Flows of packets that have no conntrack entry (NOTRACK, or state invalid): each packet would be a question of its own.
+//! Flows of packets without a conntrack entry (NOTRACK, or state invalid): without these chains each packet
+//! would be queued.
 //!
 //! ```text
-//!  ask        --goto-->  untracked
-//!  untracked  --goto-->  untracked-answered  a worker's answer: its flow key goes into the set of allowed or denied flows
-//!             --jump-->  cached-untracked  the key is in the former: accept
-//!             --jump-->  denied-forward  the key is in the latter: denied-again
-//!             --goto-->  nfqueue  else, and it is noted that a worker is asked
+//!  enqueue    --goto-->  untracked
+//!  untracked  --goto-->  untracked-answered  a worker's verdict: its flow key goes into the set of allowed
+//!                                            or denied flows
+//!             --jump-->  cached-untracked    the flow is allowed: accept
+//!             --jump-->  denied-forward      the flow is denied: denied-again
+//!             --goto-->  nfqueue             otherwise, and a set records that the packet is queued
 //! ```
 //!
-//! Where there is an entry, its mark says that a worker is asked about a packet, and what the packet's answer bit is. Here a set says so, of
-//! the packet's flow key, until the answer comes or [`ASKED_FOR`] is over. A packet's mark alone would prove nothing: other programs
-//! write marks, too. Of two packets that wait at once the second is asked about again, or finds the first one's verdict.
+//! If there is a conntrack entry, its mark records that a packet is queued, and the value of the packet's
+//! verdict bit. Here a set records the same for the packet's flow key, until the verdict comes or
+//! [`QUEUED_TIMEOUT`] is over. A packet's mark alone would prove nothing: other programs write marks, too. Of
+//! two packets that are queued at the same time, the second is queued again, or finds the cached verdict of
+//! the first.
 //!
-//! A set that is full ends nothing but the cache: the packet is asked about as one that can't come back.
+//! A full set disables nothing but the cache: the packet is queued as one that can't be reinjected.
 
 use std::time::Duration;
 
-use super::super::INET;
-use super::super::chain_names::NFQUEUE;
-use super::super::family::{FAMILIES, Family};
-use super::super::rule::{mark_packet, rule};
+use super::allowed::CACHE;
 use super::denied::{DENIED, DENIED_FORWARD};
-use super::{CACHE, MOST, PairOf, VerdictCache, WITH_PORTS, leave, pair_in};
-use crate::marks::{Mark, Marks, Question};
+use super::flow_key::{FlowKey, MAX_FLOWS, flow_key, numbered_flow_key, return_for_changed};
+use super::state::VerdictCache;
+use crate::marks::{Mark, Marks, QueueReason};
 use crate::nft::batch::Batch;
 use crate::nft::expression::{Address, Comparison, Expression, Meta, UNICAST};
 use crate::nft::rule::Rule;
-use crate::nft::set::{Carries, KeyPart, Set};
+use crate::nft::set::{Carries, KeyType, Set};
+use crate::table::family::{FAMILIES, Family, WITH_PORTS};
+use crate::table::names::{INET, NFQUEUE};
+use crate::table::rule::{is_denied, mark_packet, restore_mark, rule};
 
 /// Takes packets without a connection.
-pub(in super::super) const UNTRACKED: &str = "untracked";
-/// Takes a worker's answer about one.
+pub(in crate::table) const UNTRACKED: &str = "untracked";
+
+/// Takes reinjected packets without a connection.
 const ANSWERED: &str = "untracked-answered";
-/// Looks for a packet without a connection among allowed and denied flows.
+
+/// Looks up a packet without a connection among the allowed flows.
 pub(super) const CACHED_UNTRACKED: &str = "cached-untracked";
-/// Its chains whose rules stay.
+
+/// The chains whose rules are never rewritten.
 pub(super) const CHAINS: [&str; 2] = [UNTRACKED, ANSWERED];
-/// Counts packets that passed because their flow had just been allowed.
+
+/// Counts packets that passed because their flow was cached as allowed.
 pub(super) const COUNTER: &str = "untracked-packets";
 
-/// Flow keys of packets about which workers are asked, with the value of their answer bit once they are answered.
-const ASKED: [Set; 2] = {
-    let key: &[KeyPart] = &[KeyPart::Ipv4, KeyPart::Ipv4, KeyPart::Protocol, KeyPart::Port, KeyPart::Number];
+/// Flow keys of queued packets, with the value that their verdict bit will have when they are reinjected.
+const QUEUED_FLOWS: [Set; 2] = {
+    let key: &[KeyType] = &[KeyType::Ipv4, KeyType::Ipv4, KeyType::Protocol, KeyType::Port, KeyType::Number];
     let carries = Carries::Timeouts;
-    let v4 = Set { table: INET, name: "asked4", id: 317, key, carries, size: Some(MOST) };
-    let key = &[KeyPart::Ipv6, KeyPart::Ipv6, KeyPart::Protocol, KeyPart::Port, KeyPart::Number];
+    let v4 = Set { table: INET, name: "asked4", id: 317, key, carries, size: Some(MAX_FLOWS) };
+    let key = &[KeyType::Ipv6, KeyType::Ipv6, KeyType::Protocol, KeyType::Port, KeyType::Number];
     [v4, Set { name: "asked6", id: 318, key, ..v4 }]
 };
 
-/// How long an answer is waited for. A packet that is held for longer is asked about again.
-const ASKED_FOR: Duration = Duration::from_secs(1);
+/// How long the rules wait for a verdict. A packet that is held for longer is queued again.
+const QUEUED_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How soon a key goes that was answered. Not all kernels let rules delete one.
-const AT_ONCE: Duration = Duration::from_millis(1);
+/// How soon a key is removed after its packet is reinjected. Not all kernels let rules delete one.
+const REMOVAL_DELAY: Duration = Duration::from_millis(1);
 
-/// Creates the sets where they don't exist.
+/// Creates the sets if they don't exist.
 pub(super) fn create(batch: &mut Batch) {
-    ASKED.iter().for_each(|set| set.create(batch));
+    QUEUED_FLOWS.iter().for_each(|set| set.create(batch));
 }
 
 impl VerdictCache {
-    /// The rules of `cached-untracked`. What passes is recorded once for each time that a worker is asked, and counted here.
+    /// The rules of `cached-untracked`. Of the packets of a flow, only those that a worker evaluates are
+    /// recorded; the others are counted here.
     pub(super) fn cached_untracked(&self, family: &Family) -> Vec<Rule> {
-        let in_epoch = |epoch| {
+        let in_generation = |generation| {
             let mut accept = family.is_it().to_vec();
             accept.extend([Expression::LoadMeta(Meta::Transport), Expression::InSet(WITH_PORTS)]);
-            accept.extend(pair_in(epoch, family, PairOf::Forwarded));
+            accept.extend(flow_key(generation, family, FlowKey::Forward));
             accept.extend([
                 Expression::InSet(family.allowed),
                 Expression::Count(COUNTER),
                 Expression::Accept,
             ]);
-            rule(CACHED_UNTRACKED, "let packets of an allowed flow pass", accept)
+            rule(CACHED_UNTRACKED, "accept packets of an allowed flow", accept)
         };
         let mut rules = Vec::new();
         if !self.changed.is_empty() {
-            rules.push(in_epoch(self.latest));
-            rules.extend(leave(CACHED_UNTRACKED, family));
+            rules.push(in_generation(self.latest));
+            rules.extend(return_for_changed(CACHED_UNTRACKED, family));
         }
-        rules.push(in_epoch(self.lasting));
+        rules.push(in_generation(self.stable));
         rules
     }
 }
 
-/// The rules of the chains that stay. `quota` is the rule that drops what is over a sender's quota.
-pub(in super::super) fn rules(marks: &Marks, caches: bool, quota: Rule) -> Vec<Rule> {
-    let question = |question| mark_packet(marks.questions(), marks.question(question));
+/// The rules that are never rewritten. `quota` is the rule that drops packets over a sender's quota.
+pub(in crate::table) fn rules(marks: &Marks, caches: bool, quota: Rule) -> Vec<Rule> {
+    let set_reason = |reason| mark_packet(marks.queue_reason_mask(), marks.queue_reason_bits(reason));
     let mut rules = Vec::new();
     if caches {
         rules.extend(FAMILIES.iter().zip(0..).flat_map(|(family, number)| {
-            [0, 1].map(|answer| {
-                let answered = key_if(is_answered(marks, answer), answer, family);
-                let set = ASKED[number].name;
-                // The set must not vouch for a second packet.
-                let settle = [
+            [0, 1].map(|verdict_bit| {
+                let has_verdict_key = key_if(has_verdict(marks, verdict_bit), verdict_bit, family);
+                let set = QUEUED_FLOWS[number].name;
+                // The key must not vouch for a second packet.
+                let accept = [
                     Expression::InSet(set),
-                    Expression::RefreshInSet(set, AT_ONCE),
+                    Expression::RefreshInSet(set, REMOVAL_DELAY),
                     Expression::Goto(ANSWERED),
                 ];
-                let expressions = answered.into_iter().chain(settle);
-                rule(UNTRACKED, "settle what came back", expressions)
+                let expressions = has_verdict_key.into_iter().chain(accept);
+                rule(UNTRACKED, "accept reinjected packets with a verdict", expressions)
             })
         }));
-        rules.push(rule(UNTRACKED, "see what is cached", [Expression::Jump(CACHED_UNTRACKED)]));
-        rules.push(rule(UNTRACKED, "see what was denied", [Expression::Jump(DENIED_FORWARD)]));
+        rules.push(rule(UNTRACKED, "look up cached flows", [Expression::Jump(CACHED_UNTRACKED)]));
+        rules.push(rule(UNTRACKED, "look up denied flows", [Expression::Jump(DENIED_FORWARD)]));
     }
     rules.push(quota);
-    rules.push(rule(UNTRACKED, "say that there is no connection", question(Question::Untracked)));
+    rules.push(rule(UNTRACKED, "set the queue reason: untracked", set_reason(QueueReason::Untracked)));
     if caches {
         rules.extend(FAMILIES.iter().zip(0..).flat_map(|(family, number)| {
-            [0, 1].map(|answer| {
-                let note = Expression::RefreshInSet(ASKED[number].name, ASKED_FOR);
-                // What goes to the node itself is evaluated for egress alone, and asked about each time.
+            [0, 1].map(|verdict_bit| {
+                let record = Expression::RefreshInSet(QUEUED_FLOWS[number].name, QUEUED_TIMEOUT);
+                // Packets to the node itself are evaluated for egress only, and queued each time.
                 let expressions = [
                     Expression::LoadAddressType(Address::Destination),
                     Expression::Compare(Comparison::Equal, UNICAST.to_ne_bytes().to_vec()),
                 ]
                 .into_iter()
-                .chain(key_if(has_answer_bit(marks, answer), 1 - answer, family))
-                .chain([note])
-                .chain(question(Question::UntrackedFlow));
-                rule(UNTRACKED, "say that a worker is asked", expressions)
+                .chain(key_if(verdict_bit_is(marks, verdict_bit), 1 - verdict_bit, family))
+                .chain([record])
+                .chain(set_reason(QueueReason::UntrackedFlow));
+                rule(UNTRACKED, "record that the packet is queued", expressions)
             })
         }));
-        let denied = [
-            Expression::LoadMeta(Meta::Mark),
-            Expression::Bits { mask: marks.denials().0, flip: 0 },
-            Expression::Compare(Comparison::NotEqual, vec![0; 4]),
-            Expression::Goto(DENIED),
-        ];
-        let turn_back = [
-            Expression::LoadMeta(Meta::Mark),
-            Expression::Bits { mask: u32::MAX, flip: marks.answer().0 | marks.turn().0 },
-            Expression::StorePacketMark,
-        ];
+        let denied = is_denied(marks).into_iter().chain([Expression::Goto(DENIED)]);
         rules.extend([
-            rule(ANSWERED, "drop what came back denied", denied),
-            rule(ANSWERED, "turn the packet's answer bits back", turn_back),
-            rule(ANSWERED, "cache what was allowed", [Expression::Jump(CACHE)]),
-            rule(ANSWERED, "accept what was allowed", [Expression::Accept]),
+            rule(ANSWERED, "drop denied packets", denied),
+            rule(ANSWERED, "restore the packet's mark", restore_mark(marks)),
+            rule(ANSWERED, "cache allowed flows", [Expression::Jump(CACHE)]),
+            rule(ANSWERED, "accept allowed packets", [Expression::Accept]),
         ]);
     }
     rules.push(rule(UNTRACKED, "queue", [Expression::Goto(NFQUEUE)]));
     rules
 }
 
-/// Goes on if the packet's answer bit has this value.
-fn has_answer_bit(marks: &Marks, answer: u32) -> [Expression; 3] {
-    mark_is(marks.answer(), Mark(answer * marks.answer().0))
+/// Matches if the packet's verdict bit has this value.
+fn verdict_bit_is(marks: &Marks, verdict_bit: u32) -> [Expression; 3] {
+    mark_is(marks.verdict_bit(), Mark(verdict_bit * marks.verdict_bit().0))
 }
 
-/// The same, if a worker of this agent may have answered.
-fn is_answered(marks: &Marks, answer: u32) -> [Expression; 3] {
-    mark_is(Mark(marks.answer().0 | marks.turns().0), Mark((answer * marks.answer().0) | marks.turn().0))
+/// Matches if the packet's verdict bit has this value, and a worker of this agent may have set it.
+fn has_verdict(marks: &Marks, verdict_bit: u32) -> [Expression; 3] {
+    mark_is(
+        Mark(marks.verdict_bit().0 | marks.agent_mask().0),
+        Mark((verdict_bit * marks.verdict_bit().0) | marks.agent_bits().0),
+    )
 }
 
 fn mark_is(mask: Mark, value: Mark) -> [Expression; 3] {
@@ -163,11 +166,11 @@ fn mark_is(mask: Mark, value: Mark) -> [Expression; 3] {
     ]
 }
 
-/// Goes on on a condition, and loads the key of the packet's flow with this value of its answer bit.
-fn key_if(condition: [Expression; 3], noted: u32, family: &Family) -> Vec<Expression> {
+/// Matches on a condition, and loads the packet's flow key with this value of its verdict bit.
+fn key_if(condition: [Expression; 3], verdict_bit: u32, family: &Family) -> Vec<Expression> {
     let mut expressions = condition.to_vec();
     expressions.extend(family.is_it());
     expressions.extend([Expression::LoadMeta(Meta::Transport), Expression::InSet(WITH_PORTS)]);
-    expressions.extend(pair_in(noted, family, PairOf::Forwarded));
+    expressions.extend(numbered_flow_key(verdict_bit, family, FlowKey::Forward));
     expressions
 }

@@ -1,29 +1,30 @@
-//! What the kernel has now: read back, because another agent may have written it.
+//! The rules that the kernel has now. They are read back, because another agent may have written them.
 
 use nix::errno::Errno;
 use rustables::sys;
 
-use super::chain_names::NFQUEUE;
-use super::{TABLE, TableError};
+use super::error::TableError;
+use super::names::{NFQUEUE, TABLE};
 use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
 use crate::nft::queue::{Queue, QueueForm, text};
 use crate::nft::{FAMILY, SUBSYSTEM, TableId};
 use crate::queues::QueueRange;
 
-/// How often a reading is tried anew because somebody changed the ruleset meanwhile.
+/// How often a read is repeated because another program changed the ruleset meanwhile.
 const TRIES: usize = 64;
 
-/// What stands in the kernel's tables, at one generation of the ruleset.
+/// The rules in the kernel, at one generation of the ruleset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct InForce {
-    /// The number of the ruleset: it changes with every committed batch of anyone in this network namespace.
+pub(super) struct InstalledRules {
+    /// The ruleset's generation: it changes with every batch that any program commits in this network
+    /// namespace.
     pub generation: u32,
-    /// Where chain `nfqueue` sends packets, and how; `None` without table, chain or queue rule.
+    /// The queues to which chain `nfqueue` sends packets, and how; `None` without table, chain or queue rule.
     pub queue: Option<(Queue, QueueForm)>,
 }
 
-impl InForce {
-    /// Reads, of one and the same generation.
+impl InstalledRules {
+    /// Reads everything at the same generation.
     pub(super) fn read(socket: &mut Socket) -> Result<Self, TableError> {
         let mut generation = read_generation(socket)?;
         for _ in 0..TRIES {
@@ -41,7 +42,7 @@ impl InForce {
     }
 }
 
-/// The number of the ruleset. The request changes nothing, and only asks that nf_tables be there.
+/// The ruleset's generation. The request changes nothing, and needs nothing but nf_tables.
 pub(crate) fn read_generation(socket: &mut Socket) -> Result<u32, TableError> {
     let mut request = Messages::default();
     let sequence = socket.next_sequence();
@@ -52,7 +53,7 @@ pub(crate) fn read_generation(socket: &mut Socket) -> Result<u32, TableError> {
         .map_err(TableError::from_reading)
 }
 
-/// Whether a table is there.
+/// Whether a table exists.
 pub(super) fn exists(socket: &mut Socket, table: TableId) -> Result<bool, TableError> {
     let mut request = Messages::default();
     let sequence = socket.next_sequence();
@@ -67,7 +68,7 @@ pub(super) fn exists(socket: &mut Socket, table: TableId) -> Result<bool, TableE
     }
 }
 
-/// Whether our table, if there is one, is free of an owner: [`TableError::Held`] if not.
+/// Checks that the table, if there is one, has no owner: [`TableError::Held`] if it has.
 pub(crate) fn check_holder(socket: &mut Socket) -> Result<(), TableError> {
     let mut request = Messages::default();
     let sequence = socket.next_sequence();
@@ -85,7 +86,7 @@ pub(crate) fn check_holder(socket: &mut Socket) -> Result<(), TableError> {
     }
 }
 
-/// The queue rule of chain `nfqueue`, the only one there is.
+/// The queue rule of chain `nfqueue`, which is the chain's only rule.
 fn read_queue(socket: &mut Socket) -> Result<Option<(Queue, QueueForm)>, TableError> {
     dump_queue(socket).map_err(TableError::from_reading)
 }
@@ -105,17 +106,19 @@ fn dump_queue(socket: &mut Socket) -> Result<Option<(Queue, QueueForm)>, Netlink
     });
     match result {
         Ok(()) => Ok(queue),
-        // Some kernels say so of a table or chain that isn't there; others end the list at once.
+        // Some kernels return this for a table or chain that does not exist; others end the list at once.
         Err(NetlinkError::Refused { errno: Errno::ENOENT, .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// The queues that the rules in the kernel name; `None` without a queue rule. Cheaper than [`InForce::read`]: one request.
+/// The queues that the rules in the kernel name; `None` without a queue rule. Cheaper than
+/// [`InstalledRules::read`]: one request.
 ///
 /// # Errors
-/// [`NetlinkError`] if the socket fails, or if other programs changed the ruleset during each of [`TRIES`] readings.
-pub(super) fn queues_named(socket: &mut Socket) -> Result<Option<QueueRange>, NetlinkError> {
+/// [`NetlinkError`] if the socket fails, or if other programs changed the ruleset during each of [`TRIES`]
+/// reads.
+pub(super) fn named_queues(socket: &mut Socket) -> Result<Option<QueueRange>, NetlinkError> {
     for _ in 1..TRIES {
         match dump_queue(socket) {
             Err(NetlinkError::Interrupted) => {}
@@ -125,8 +128,12 @@ pub(super) fn queues_named(socket: &mut Socket) -> Result<Option<QueueRange>, Ne
     Ok(dump_queue(socket)?.map(|(queue, _)| queue.queues))
 }
 
-/// Whether a chain's one and only rule hands packets to this queue, and does nothing else.
-pub(super) fn holds_only(socket: &mut Socket, chain: &'static str, queue: Queue) -> Result<bool, TableError> {
+/// Whether a chain has exactly one rule, which sends packets to this queue and does nothing else.
+pub(super) fn has_only_queue(
+    socket: &mut Socket,
+    chain: &'static str,
+    queue: Queue,
+) -> Result<bool, TableError> {
     let mut request = Messages::default();
     let kind = SUBSYSTEM | sys::NFT_MSG_GETRULE as u16;
     let flags = netlink::REQUEST | netlink::DUMP;
@@ -144,13 +151,15 @@ pub(super) fn holds_only(socket: &mut Socket, chain: &'static str, queue: Queue)
     });
     match result {
         Ok(()) => Ok(rules == 1 && is_it),
-        // Some kernels say so of a table or chain that isn't there. A chain that changed meanwhile is written again.
+        // Some kernels return this for a table or chain that does not exist. A chain that changed meanwhile
+        // is written again.
         Err(NetlinkError::Refused { errno: Errno::ENOENT, .. } | NetlinkError::Interrupted) => Ok(false),
         Err(error) => Err(TableError::from_reading(error)),
     }
 }
 
-/// Whether a rule is of this chain: the kernel filters by table and chain where it can; older ones send more.
+/// Whether a rule belongs to this chain. The kernel filters by table and chain where it can; older ones send
+/// more.
 fn is_of(rule: &[u8], chain: &str) -> bool {
     let names = [(sys::NFTA_RULE_TABLE, TABLE), (sys::NFTA_RULE_CHAIN, chain)];
     names.into_iter().all(|(kind, name)| attribute(rule, kind).map(text) == Some(name.as_bytes()))
