@@ -1,8 +1,10 @@
-//! The programs of a cluster, built from their sources: Kubernetes, etcd, Flannel, Helm and upstream's test suite.
+//! The programs of a cluster, built from source: Kubernetes, etcd, Flannel, Helm and the upstream test suite.
 //!
-//! From: the modules under `integration/parts`, each a `go.mod` that pins versions and a `go.sum` that pins contents. To:
-//! one folder of programs, kept until a version, a flag, the compiler or a source of our own changes. All but one are of
-//! one module: what they share is compiled once.
+//! From: the modules under `integration/parts`, each a `go.mod` that pins versions and a `go.sum` that pins
+//! contents.
+//!
+//! To: one folder of programs, kept until a version, a flag, the compiler or a source file of this project
+//! changes. All but one program are from one module, so shared packages are compiled once.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
@@ -19,10 +21,10 @@ use crate::prerequisite::is_static;
 use crate::task::{Output, Task};
 use crate::workspace::{Workspace, lock};
 
-/// The largest program, on a slow machine that compiles all it is made of.
+/// The limit for the largest program and all its dependencies, on a slow machine.
 const LIMIT: Duration = Duration::from_secs(60 * 60);
 
-/// A link to Flannel's sources, which hold its Helm chart and its manifest.
+/// A link to Flannel's sources, which contain its Helm chart and its manifest.
 const FLANNEL_SOURCES: &str = "flannel-sources";
 
 /// One program.
@@ -30,15 +32,15 @@ const FLANNEL_SOURCES: &str = "flannel-sources";
 struct Part {
     /// Its file name.
     program: &'static str,
-    /// The names of programs that it is when it is called by them.
+    /// Further names under which the program is called.
     names: &'static [&'static str],
-    /// The folder under `integration/parts` that pins it.
+    /// The folder under `integration/parts` that pins its version.
     module: &'static str,
-    /// Its Go package; `./` before one of our own.
+    /// Its Go package; with `./` if it is part of this project.
     package: &'static str,
-    /// Whether the package is a test, which another command builds.
+    /// Whether the package is a test, which is built by another command.
     test: bool,
-    /// Whether it goes into a container, where it finds no libraries.
+    /// Whether the program goes into a container, which has no libraries.
     contained: bool,
 }
 
@@ -60,7 +62,8 @@ const PARTS: [Part; 9] = [
     part("ginkgo", "github.com/onsi/ginkgo/v2/ginkgo"),
     Part { contained: true, ..part("flanneld", FLANNEL) },
     Part { contained: true, ..part("install-conf", "github.com/flannel-io/flannel/cmd/install_conf") },
-    // The last version of the CNI project that still has Flannel's plugin: Flannel itself needs a later one.
+    // The last version of the CNI project that still contains Flannel's plugin. Flannel itself needs a later
+    // version of the project.
     Part {
         module: "flannel-cni",
         ..part("flannel", "github.com/containernetworking/plugins/plugins/meta/flannel")
@@ -75,7 +78,8 @@ const fn part(program: &'static str, package: &'static str) -> Part {
     Part { program, names: &[], module: ".", package, test: false, contained: false }
 }
 
-/// Builds what isn't there in the pinned version, and returns the folder of all of it. The first time that takes many minutes.
+/// Builds the programs that are missing in the pinned version, and returns the folder of all of them. The
+/// first build takes many minutes.
 pub fn build(workspace: &Workspace) -> Result<PathBuf> {
     let sources = Sources { folder: workspace.root().join("integration/parts") };
     let cache = workspace.parts();
@@ -114,7 +118,7 @@ pub fn build(workspace: &Workspace) -> Result<PathBuf> {
     Ok(cache)
 }
 
-/// Makes `at` a link to `target`.
+/// Creates the link `at` to `target`.
 fn link(at: &Path, target: &Path) -> Result<()> {
     match fs::remove_file(at) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
@@ -124,7 +128,8 @@ fn link(at: &Path, target: &Path) -> Result<()> {
 }
 
 impl Part {
-    /// Programs of Kubernetes refuse one another unless they know their version, which a build of one's own doesn't set.
+    /// Kubernetes' programs refuse to work together unless they have a version, which a plain `go build`
+    /// doesn't set.
     fn linker_flags(&self, version: &str) -> String {
         let mut numbers = version.trim_start_matches('v').split('.');
         let mut flags = String::from("-s -w");
@@ -142,7 +147,7 @@ impl Part {
     }
 }
 
-/// The modules of the parts.
+/// The folder of the components' modules.
 struct Sources {
     folder: PathBuf,
 }
@@ -150,15 +155,15 @@ struct Sources {
 impl Sources {
     fn build(&self, part: &Part, linker_flags: &str, to: &Path) -> Command {
         let mut command = self.go(part.module);
-        // Upstream vets the suite itself; here go would vet all that it imports.
+        // Upstream vets the suite itself; here go would vet all packages that it imports.
         command.args(if part.test { &["test", "-c", "-vet=off"][..] } else { &["build"] });
-        // Nobody debugs them, and a compiler that writes nothing for debuggers is done sooner.
+        // These programs are not debugged, and without debug information the compiler is faster.
         command.args(["-gcflags=all=-dwarf=false", "-ldflags", linker_flags]);
         command.arg("-o").arg(to).arg(part.package);
         command
     }
 
-    /// What the built program depends on, in a short form.
+    /// A digest of everything that the built program depends on.
     fn stamp(&self, part: &Part, compiler: &str, linker_flags: &str) -> Result<String> {
         let mut hasher = DefaultHasher::new();
         (part, compiler, linker_flags).hash(&mut hasher);
@@ -175,7 +180,7 @@ impl Sources {
         Ok(format!("{:016x}", hasher.finish()))
     }
 
-    /// What `go` prints.
+    /// The output of `go`.
     fn ask(&self, arguments: &[&str]) -> Result<String> {
         let output = self
             .go(".")
@@ -192,11 +197,12 @@ impl Sources {
         let mut command = Command::new("go");
         command
             .current_dir(self.folder.join(module))
-            // flanneld is partly C. One setting for all, so that what they share is compiled once.
+            // flanneld is partly C. All programs use the same setting, so that shared packages are compiled
+            // once.
             .env("CGO_ENABLED", "1")
             .env("GOFLAGS", "-mod=readonly -buildvcs=false")
             .env("GOWORK", "off")
-            // A compiler that lives for seconds need not tidy up, unless it grows large.
+            // A compiler that runs for seconds needs no garbage collection, unless it grows large.
             .env("GOGC", "off")
             .env("GOMEMLIMIT", "2GiB");
         command

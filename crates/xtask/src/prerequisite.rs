@@ -1,4 +1,4 @@
-//! What the commands need from the machine, how each need is seen to be met, and what meets it.
+//! What the commands need from the machine, how each prerequisite is checked, and what installs it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use std::process::Command;
 use crate::machine::program;
 use crate::workspace::Workspace;
 
-/// For what a need is there.
+/// What a prerequisite is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Purpose {
-    /// Building the crates that speak to the kernel.
+    /// Building the crates that use the kernel's interfaces.
     Build,
     /// Network namespaces with real connections.
     Namespaces,
@@ -22,12 +22,12 @@ pub enum Purpose {
     Cluster,
     /// Counting the instructions of a verdict.
     Instructions,
-    /// The image for the platform that this machine is not.
+    /// The image for the platform other than this machine's.
     Foreign,
 }
 
 impl Purpose {
-    /// As the table shows it.
+    /// The name in the table.
     pub fn name(self) -> &'static str {
         match self {
             Self::Build => "build",
@@ -41,25 +41,25 @@ impl Purpose {
     }
 }
 
-/// One need.
+/// One prerequisite.
 #[derive(Clone, Copy, Debug)]
 pub struct Prerequisite {
     /// What must be there.
     pub name: &'static str,
-    /// For what.
+    /// What it is for.
     pub purpose: Purpose,
-    /// What meets it.
+    /// What installs it.
     pub remedy: Remedy,
-    /// Where it is, if it is there.
+    /// Finds it: returns where it is.
     found: fn(&Workspace) -> Option<String>,
 }
 
-/// What meets a need.
+/// What installs a prerequisite.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Remedy {
     /// A package, by its name in Debian and Ubuntu.
     Package(&'static str),
-    /// apt's knowledge of what its archive holds.
+    /// apt's package lists.
     PackageLists,
     /// A module of the kernel.
     Module(&'static str),
@@ -69,12 +69,12 @@ pub enum Remedy {
     Target(&'static str),
     /// cargo-deny, built from source into the target folder.
     CargoDeny,
-    /// Something that people install themselves: what, and where it is to be had.
+    /// Something that people install themselves: what, and where it is available.
     ByHand(&'static str),
 }
 
 impl Remedy {
-    /// As the table shows it.
+    /// The text in the table.
     pub fn describe(self) -> String {
         match self {
             Self::Package(name) => format!("package {name}"),
@@ -95,15 +95,15 @@ impl Prerequisite {
     }
 }
 
-/// The version of cargo-deny for which deny.toml is written.
+/// The version of cargo-deny that deny.toml is written for.
 pub const CARGO_DENY: &str = "0.20.2";
 
 /// The kernel that the virtual machine boots.
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 
-/// All needs, in the order in which they are met.
+/// All prerequisites, in the order in which they are installed.
 pub const NEEDS: [Prerequisite; 27] = [
-    // rustables generates its constants from the kernel's headers by bindgen, which loads libclang.
+    // rustables generates its constants from the kernel's headers with bindgen, which loads libclang.
     need("libclang", Purpose::Build, Remedy::Package("libclang-dev"), |_| path(libclang()?)),
     need("clang's headers", Purpose::Build, Remedy::Package("libclang-dev"), |_| path(clang_headers()?)),
     need("kernel headers", Purpose::Build, Remedy::Package("linux-libc-dev"), |_| {
@@ -115,7 +115,7 @@ pub const NEEDS: [Prerequisite; 27] = [
     need("ip", Purpose::Namespaces, Remedy::Package("iproute2"), |_| path(program("ip")?)),
     need("nft", Purpose::Namespaces, Remedy::Package("nftables"), |_| path(program("nft")?)),
     need("modprobe", Purpose::Namespaces, Remedy::Package("kmod"), |_| path(program("modprobe")?)),
-    // Built into some kernels; as a module it is seldom loaded before something asks for it.
+    // Built into some kernels. As a module it is seldom loaded before a program needs it.
     need("br_netfilter", Purpose::Namespaces, Remedy::Module("br_netfilter"), |_| {
         existing("/proc/sys/net/bridge")
     }),
@@ -125,7 +125,7 @@ pub const NEEDS: [Prerequisite; 27] = [
     need("busybox, static", Purpose::VirtualMachine, Remedy::Package("busybox-static"), |_| {
         path(static_busybox()?)
     }),
-    // The virtual machine's kernel is downloaded when it is first needed; apt must know where it is.
+    // The virtual machine's kernel is downloaded on first use, which needs apt's package lists.
     need("a kernel to download", Purpose::VirtualMachine, Remedy::PackageLists, |_| {
         version(Command::new("apt-cache").args(["show", KERNEL_PACKAGE]))
     }),
@@ -137,7 +137,7 @@ pub const NEEDS: [Prerequisite; 27] = [
             .or_else(|| version(workspace.cargo("clippy").arg("--version")))
     }),
     need("cargo-deny", Purpose::Checks, Remedy::CargoDeny, |workspace| path(cargo_deny(workspace)?)),
-    // What apt has is too old on most distributions. From this version on Go fetches a newer one by itself.
+    // Most distributions' packages are too old. From this version on Go downloads newer versions by itself.
     need("Go", Purpose::Cluster, Remedy::ByHand("Go 1.24 or later (https://go.dev/dl)"), |_| go()),
     need("cc", Purpose::Cluster, Remedy::Package("gcc"), |_| path(program("cc")?)),
     need("containerd", Purpose::Cluster, Remedy::Package("containerd"), |_| path(program("containerd")?)),
@@ -165,7 +165,7 @@ pub const NEEDS: [Prerequisite; 27] = [
     }),
 ];
 
-/// What builds for the platform that this machine is not.
+/// The cross build for the platform other than this machine's.
 struct Other {
     /// The prefix of the cross compiler's tools, and the folder of its libraries.
     gnu: &'static str,
@@ -211,7 +211,7 @@ pub fn cargo_deny(workspace: &Workspace) -> Option<PathBuf> {
     )
 }
 
-/// The first version of Go that knows how to fetch what Kubernetes is written for.
+/// The first version of Go that can download the version that Kubernetes requires.
 const GO: (u32, u32) = (1, 24);
 
 fn go() -> Option<String> {
@@ -230,13 +230,14 @@ fn static_c_library() -> Option<PathBuf> {
     file.is_file().then_some(file)
 }
 
-/// The standard library of a target, in the toolchain that builds.
+/// The standard library of a target, in the toolchain that is used for the build.
 fn rust_library(target: &str) -> Option<String> {
     let folder = version(Command::new("rustc").args(["--print", "target-libdir", "--target", target]))?;
     fs::read_dir(&folder).ok()?.next().map(|_| folder)
 }
 
-/// The library as bindgen looks for it: in `LIBCLANG_PATH`, or up to two folders below the system's library folders.
+/// The library as bindgen finds it: in `LIBCLANG_PATH`, or up to two folders below the system's library
+/// folders.
 fn libclang() -> Option<PathBuf> {
     if let Some(place) = std::env::var_os("LIBCLANG_PATH").map(PathBuf::from) {
         return if place.is_file() { Some(place) } else { libclang_below(&place, 0) };
@@ -259,7 +260,7 @@ fn libclang_below(folder: &Path, depth: usize) -> Option<PathBuf> {
     entries.iter().filter(|entry| entry.is_dir()).find_map(|folder| libclang_below(folder, below))
 }
 
-/// `stddef.h` of clang itself. The library may be there without it: then bindgen fails at the first include.
+/// clang's own `stddef.h`. Without it bindgen fails at the first include, even if the library is there.
 fn clang_headers() -> Option<PathBuf> {
     let mut places = library_folders();
     for folder in library_folders() {
@@ -278,12 +279,13 @@ fn library_folders() -> Vec<PathBuf> {
     ["/usr/local/lib", "/usr/local/lib64", "/usr/lib", "/usr/lib64"].map(PathBuf::from).into()
 }
 
-/// busybox without a dynamic loader: it is alone in the virtual machine's first file system.
+/// busybox without a dynamic loader: it is the only program in the virtual machine's initial file system.
 fn static_busybox() -> Option<PathBuf> {
     program("busybox").filter(|file| fs::read(file).is_ok_and(|bytes| is_static(&bytes)))
 }
 
-/// Whether an ELF program names no loader. The name stands right behind the headers, so its text is enough to tell.
+/// Whether an ELF program has no dynamic loader. The loader's path is right after the headers, so a search
+/// for its text suffices.
 pub fn is_static(program: &[u8]) -> bool {
     let start = &program[..program.len().min(4096)];
     start.starts_with(b"\x7fELF")
@@ -294,7 +296,7 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
 
-/// The first line of what a program says about its version, or `None` if it isn't there.
+/// The first line of a program's version output, or `None` if the program isn't there.
 fn version(command: &mut Command) -> Option<String> {
     let output = command.output().ok().filter(|output| output.status.success())?;
     let text = String::from_utf8_lossy(&output.stdout);

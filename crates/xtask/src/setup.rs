@@ -1,4 +1,4 @@
-//! Compares what a command needs with what the machine has, and installs the difference where that is ours to do.
+//! Compares a command's prerequisites with the machine, and installs what is missing if it may.
 
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::prerequisite::{CARGO_DENY, NEEDS, Prerequisite, Purpose, Remedy};
 use crate::task::{Output, Task};
 use crate::workspace::{Workspace, lock};
 
-/// Packages come over a network that may be slow.
+/// Packages are downloaded over a network that may be slow.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(15 * 60);
 
-/// `cargo xtask setup`: shows every need, then meets those that are missing.
+/// `cargo xtask setup`: shows every prerequisite, then installs those that are missing.
 pub fn show_and_ensure(workspace: &Workspace) -> Result<ExitCode> {
     anstream::println!("{}", table(workspace, &NEEDS.iter().collect::<Vec<_>>()));
     let everything = [
@@ -32,13 +32,13 @@ pub fn show_and_ensure(workspace: &Workspace) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes sure that all that `purposes` need is there. Silent if it is; else it says what is missing and installs it, or
-/// says how to.
+/// Makes sure that all prerequisites of `purposes` are there. Prints nothing if they are. Otherwise it lists
+/// what is missing and installs it, or prints how to.
 pub fn ensure(workspace: &Workspace, purposes: &[Purpose]) -> Result<()> {
     if missing(workspace, purposes).is_empty() {
         return Ok(());
     }
-    // Two commands may begin on a new machine at once: what the first installs, the second finds.
+    // Two commands may start on a new machine at the same time: the second finds what the first installs.
     let _lock = lock(workspace.target())?;
     let missing = missing(workspace, purposes);
     if missing.is_empty() {
@@ -51,7 +51,8 @@ pub fn ensure(workspace: &Workspace, purposes: &[Purpose]) -> Result<()> {
         bail!("{advice}");
     }
     plan.carry_out(workspace)?;
-    // An archive without Debian's kernel (Ubuntu's) costs the virtual machine's step alone, which says so itself.
+    // If the archive has no Debian kernel (Ubuntu's has none), only the virtual machine's step fails, and
+    // that step says so itself.
     let still: Vec<&str> = self::missing(workspace, purposes)
         .iter()
         .filter(|need| need.remedy != Remedy::PackageLists)
@@ -78,18 +79,18 @@ fn table(workspace: &Workspace, needs: &[&Prerequisite]) -> Table {
     table
 }
 
-/// What is to be done, sorted by how it is done.
+/// What has to be installed, grouped by method.
 #[derive(Default, PartialEq, Eq, Debug)]
 struct Plan {
     /// Names of packages, each once.
     packages: Vec<&'static str>,
-    /// Whether apt must first hear what its archive holds.
+    /// Whether apt's package lists must be downloaded first.
     package_lists: bool,
     /// Modules of the kernel.
     modules: Vec<&'static str>,
     /// Components of the Rust toolchain.
     components: Vec<&'static str>,
-    /// Platforms whose standard library is wanted.
+    /// Platforms with a missing standard library.
     targets: Vec<&'static str>,
     cargo_deny: bool,
     /// What people install themselves.
@@ -114,7 +115,7 @@ impl Plan {
         plan
     }
 
-    /// What someone else must do first, and how; `None` if the plan is ours to carry out.
+    /// Instructions for what the user must do first; `None` if this process can carry out the plan.
     fn beyond_us(&self, machine: &Machine) -> Option<String> {
         let mut commands = Vec::new();
         match &machine.distribution {
@@ -141,7 +142,7 @@ impl Plan {
     }
 
     fn carry_out(&self, workspace: &Workspace) -> Result<()> {
-        // Where there is no apt there is no archive to ask either.
+        // Without apt there are no package lists.
         let lists = self.package_lists && program("apt-get").is_some();
         if lists || !self.packages.is_empty() {
             install(workspace, "apt-get update", apt_get(&["update"]))?;
@@ -152,7 +153,8 @@ impl Plan {
             install(workspace, "apt-get install", command)?;
         }
         for module in &self.modules {
-            // kmod may have come with the packages just now, and where Debian keeps it need not be in PATH.
+            // kmod may just have been installed with the packages, and its folder on Debian may not be in
+            // PATH.
             let mut command = Command::new(program("modprobe").context("modprobe is missing: install kmod")?);
             command.arg(module);
             install(workspace, "modprobe", command)
@@ -182,14 +184,14 @@ fn apt_get(arguments: &[&str]) -> Command {
     command
 }
 
-/// Builds cargo-deny. Without optimisation and debug information that takes less than half the time, and its checks take a few
-/// seconds either way.
+/// Builds cargo-deny, without optimisation and debug information. That takes less than half the time, and its
+/// checks take a few seconds either way.
 fn cargo_deny(workspace: &Workspace) -> Command {
     let mut command = workspace.cargo("install");
     command
         .args(["cargo-deny", "--locked", "--debug", "--version", CARGO_DENY, "--root"])
         .arg(workspace.tools());
-    // Its objects are needed once: they stay out of the target folder, and go when it is built.
+    // Its objects are needed once: they are kept outside the target folder, and deleted after the build.
     command.env_remove("CARGO_TARGET_DIR").env("CARGO_PROFILE_DEV_DEBUG", "0");
     command
 }

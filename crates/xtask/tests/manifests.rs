@@ -1,4 +1,5 @@
-//! What `kubectl apply` takes, under manifests: the agent may do what it needs and nothing else, in each way to install it.
+//! The manifests for `kubectl apply`: the agent has exactly the permissions it needs, for each installation
+//! method.
 #![allow(clippy::unwrap_used, reason = "what goes wrong here is what the test reports")]
 
 use std::fs;
@@ -19,7 +20,7 @@ fn object(file: &str, kind: &str) -> Value {
     object
 }
 
-/// The pod of the DaemonSet of its own, and the part that is added to Flannel's.
+/// The pod of the separate DaemonSet, and the patch for Flannel's pod.
 fn pods() -> [Value; 2] {
     ["base/kube-verdict.yaml", "flannel/sidecar.yaml"]
         .map(|file| object(file, "DaemonSet")["spec"]["template"]["spec"].take())
@@ -134,7 +135,8 @@ fn flannels_own_container_stays_the_one_that_kubectl_means() {
     );
 }
 
-/// `kubectl patch`'s strategic merge, as far as our patches need it: lists of a pod's parts are merged by `name`, and other lists replaced.
+/// The strategic merge of `kubectl patch`, as far as these patches need it: lists of objects in a pod are
+/// merged by `name`, and other lists are replaced.
 fn merge(original: &mut Value, patch: &Value) {
     match (original, patch) {
         (Value::Object(original), Value::Object(patch)) => {
@@ -164,7 +166,8 @@ fn merge(original: &mut Value, patch: &Value) {
 
 #[test]
 fn the_container_beside_flanneld_is_removed_with_all_that_was_added() {
-    // The parts of kube-flannel.yml that a patch could change. The API server drops an empty map of annotations.
+    // The fields of kube-flannel.yml that a patch could change. The API server drops an empty map of
+    // annotations.
     let original = json!({
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",

@@ -1,6 +1,8 @@
-//! `cargo xtask bench`: measures verdicts, changes, connections, memory and scale on this machine, and reports.
+//! `cargo xtask bench`: measures verdicts, changes, connections, memory and scale on this machine, and writes
+//! a report.
 //!
-//! Results are kept in target/bench/results, a file for each measurement; the report is made from what lies there.
+//! Results are kept in target/bench/results, one file per measurement. The report is generated from these
+//! files.
 
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};
@@ -22,10 +24,10 @@ use crate::workspace::Workspace;
                   cargo xtask bench connections --help\n  cargo xtask bench report --into docs\n  \
                   cargo xtask bench export --case 10000-pods-1000-policies-5-rules-selector target/case")]
 pub struct Arguments {
-    /// What to do.
+    /// Which measurement or report.
     #[arg(value_enum, default_value = "all")]
     what: What,
-    /// Handed on to the benchmark: `cargo xtask bench connections --help` lists what it takes.
+    /// Passed to the benchmark: `cargo xtask bench connections --help` lists its arguments.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<OsString>,
 }
@@ -36,34 +38,35 @@ enum What {
     Policy,
     /// A full compile and single changes over the same grid: time and memory.
     Compile,
-    /// New connections between two pods, of one node and of two: rate, latency and processor time (as root).
+    /// New connections between two pods, on one node and on two: rate, latency and processor time (as root).
     Connections,
     /// Bytes and packets a second of long flows (as root).
     Flows,
     /// Connections of one pod while another floods the same server with packets that policy denies (as root).
     Floods,
-    /// From an edited file to the last byte, and the last new connection, that it forbids (as root).
+    /// Time from an edited file to the last byte, and the last new connection, that it forbids (as root).
     Apply,
-    /// From a new pod's address being set to its binding being in force, and its first connection (as root).
+    /// Time from a new pod's address being set to its binding being in force, and its first connection (as
+    /// root).
     Ports,
     /// Resident memory of an agent with 10,000 pods and 1,000 policies (as root).
     Memory,
-    /// One agent among up to 50,000 pods in a real API server: start, memory, bytes, events (as root).
+    /// One agent with up to 50,000 pods in a real API server: start, memory, bytes, events (as root).
     Scale,
-    /// All of these, one after the other, and then the report. `--quick`: only whether they work.
+    /// All of these, one after the other, and then the report. `--quick` only checks that they work.
     All,
-    /// Instructions of one verdict, compared with the committed figures; `--renew` commits these.
+    /// Instructions of one verdict, compared with the committed figures; `--renew` updates these.
     Instructions,
-    /// A point of the grid as manifests and packets with the verdicts that must come out: `--case NAME DIR`.
+    /// A point of the grid as manifests and packets with the expected verdicts: `--case NAME DIR`.
     Export,
-    /// performance.md with plots from the results that lie there: `--into DIR`.
+    /// performance.md with plots, from the results of earlier runs: `--into DIR`.
     Report,
 }
 
-/// Names the program whose verdicts are counted.
+/// The environment variable with the program that evaluates under callgrind.
 pub const COUNTED: &str = "KUBE_VERDICT_COUNTED";
 
-/// What `all` measures.
+/// The measurements of `all`.
 const MEASUREMENTS: [What; 9] = [
     What::Policy,
     What::Compile,
@@ -100,7 +103,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
         if quick {
             command.args(what.quick());
         }
-        // `--quick` of `all` stands for something else in each measurement.
+        // For `all`, `--quick` is translated to each measurement's own arguments.
         command.args(rest.iter().filter(|argument| !(quick && *argument == "--quick")));
         if !command.status().context("the benchmark did not start")?.success() {
             code = ExitCode::FAILURE;
@@ -117,7 +120,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     Ok(code)
 }
 
-/// Builds what the chosen benchmarks run.
+/// Builds the programs that the chosen benchmarks run.
 fn build_for(workspace: &Workspace, chosen: &[What]) -> Result<()> {
     let mut what = vec!["-p", "benches", "--bin", "benches"];
     if chosen.iter().any(|what| what.needs_root()) {
@@ -140,14 +143,14 @@ fn purposes(what: What) -> &'static [Purpose] {
     }
 }
 
-/// The program of a benchmark, without arguments of its own; [`build_for`] must have built it.
+/// The program of a benchmark, without further arguments; [`build_for`] must have built it.
 fn program(workspace: &Workspace, what: What) -> Result<Command> {
     let results = workspace.bench().join("results");
     let mut command = Command::new(workspace.release_program("benches"));
     command.arg(what.name()).env("KUBE_VERDICT_BIN", workspace.release_program("kube-verdict"));
     match what {
         What::Report => drop(command.arg("--from").arg(results)),
-        // Paths in its arguments are the caller's.
+        // Paths in its arguments are relative to the caller's folder.
         What::Export => {}
         What::Instructions => drop(command.env(COUNTED, image::counted_program(workspace)?)),
         What::Scale => {
@@ -161,7 +164,7 @@ fn program(workspace: &Workspace, what: What) -> Result<Command> {
 }
 
 impl What {
-    /// As the command line takes it.
+    /// The name on the command line.
     fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
@@ -179,7 +182,7 @@ impl What {
         )
     }
 
-    /// The arguments with which a measurement takes seconds: whether it works, not how fast anything is.
+    /// Arguments with which a measurement takes seconds, to check that it works.
     fn quick(self) -> &'static [&'static str] {
         match self {
             Self::Policy | Self::Compile => &["--quick"],

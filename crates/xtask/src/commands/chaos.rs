@@ -1,4 +1,4 @@
-//! `cargo xtask chaos`: builds the agent and the run of random faults, and hands the screen over to it.
+//! `cargo xtask chaos`: builds the agent and the chaos run, and passes control of the terminal to it.
 
 use std::process::{Command, ExitCode};
 

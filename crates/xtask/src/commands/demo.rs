@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: builds the agent and the demonstration, and hands the screen over to it.
+//! `cargo xtask demo`: builds the agent and the demonstration, and passes control of the terminal to it.
 
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};
@@ -10,10 +10,10 @@ use crate::prerequisite::Purpose;
 use crate::setup;
 use crate::workspace::Workspace;
 
-/// The demonstration's own arguments.
+/// The demonstration's arguments.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Handed on to the demonstration.
+    /// Passed to the demonstration.
     #[arg(last = true)]
     rest: Vec<OsString>,
 }
