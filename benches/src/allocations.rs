@@ -1,24 +1,24 @@
 //! Counts what the current thread allocates, in number and bytes.
 //!
-//! Own code, because the clock runs in the same program: counting must cost next to nothing, so it uses neither atomics nor a
-//! lock, and `realloc` must stay what the system makes of it.
+//! Written for this purpose, because the clock runs in the same program: counting must cost next to nothing.
+//! So it uses neither atomics nor a lock, and passes `realloc` on to the system.
 #![allow(unsafe_code, reason = "an allocator is an unsafe trait; this one hands everything to the system's")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-/// What some work allocated.
+/// The allocations of some work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Allocated {
-    /// Calls of the allocator that asked for memory.
+    /// Calls of the allocator that requested memory.
     pub count: u64,
     /// The most bytes that the work held at any moment, beyond what was held before it.
     pub peak: u64,
-    /// Bytes held after the work beyond those before it; negative if it gave back more than it took.
+    /// Bytes held after the work beyond those before it; negative if it freed more than it allocated.
     pub kept: i64,
 }
 
-/// Does the work and counts. What other threads allocate meanwhile does not count.
+/// Does the work and counts its allocations. Allocations of other threads do not count.
 pub fn during<R>(work: impl FnOnce() -> R) -> (R, Allocated) {
     let before = COUNTS.get();
     COUNTS.set(Counts { peak: before.held, ..before });
@@ -29,7 +29,7 @@ pub fn during<R>(work: impl FnOnce() -> R) -> (R, Allocated) {
         peak: (after.peak - before.held).cast_unsigned(),
         kept: after.held - before.held,
     };
-    // Whoever counts around us must not miss our peak, nor lose their own.
+    // An enclosing count must neither miss this peak nor lose its own.
     COUNTS.set(Counts { peak: after.peak.max(before.peak), ..after });
     (result, allocated)
 }
@@ -37,7 +37,7 @@ pub fn during<R>(work: impl FnOnce() -> R) -> (R, Allocated) {
 #[derive(Clone, Copy)]
 struct Counts {
     count: u64,
-    /// Bytes taken less bytes given back; what one thread takes another may give back.
+    /// Bytes allocated less bytes freed; one thread may free what another has allocated.
     held: i64,
     peak: i64,
 }
@@ -54,8 +54,8 @@ fn note(taken: usize, given_back: usize) {
 
 struct Counting;
 
-// SAFETY: every call goes on to the system's allocator as it came; counting touches a cell of the thread's own that needs
-// neither memory nor a destructor.
+// SAFETY: every call is passed on unchanged to the system's allocator. Counting uses a thread-local cell that
+// needs neither memory nor a destructor.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note(layout.size(), 0);

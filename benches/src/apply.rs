@@ -1,9 +1,13 @@
-//! From an edited file to its effect: the last byte of an established connection that it forbids, and the last new connection.
+//! The time from an edited file to its effect: the last byte of an established connection that it forbids,
+//! and the last new connection.
 //!
-//! A client sends without a pause, and another opens connections without a pause; the server notes when each piece arrives. A policy
-//! file is replaced by one that allows nothing: how long after that does the last piece arrive, and the last connection come about? And
-//! again, with many other connections in the kernel's table, which the change either does not touch or forbids as well; while pods
-//! of another node come and change all the time; and while no processor rests, either.
+//! A client sends continuously, and another opens connections continuously; the server records when each
+//! piece arrives. A policy file is replaced by one that allows nothing. Measured is how long after that the
+//! last piece arrives, and the last connection is established.
+//!
+//! The same is measured with many background entries in the kernel's table, which the change either does not
+//! affect or forbids as well; while pods of another node are added and changed all the time; and while all
+//! processors are busy.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -24,16 +28,16 @@ use serde_json::Value;
 use crate::events;
 use crate::report::{Figures, Output, median, progress, show};
 
-/// The node and its pods: the policy selects the server; the bystander is selected by none.
+/// The node and its pods: the policy selects the server; no policy selects the bystander.
 const NODE: &str = "node-a";
 const CLIENT: &str = "bench/client";
 const SERVER: &str = "bench/server";
 const BYSTANDER: &str = "bench/bystander";
 /// The server's port.
 const PORT: u16 = 9000;
-/// The port at which new connections come about.
+/// The port for new connections.
 const PORT_OF_NEW: u16 = 9001;
-/// The policy that is edited, and what it says.
+/// The policy that is edited, and its text.
 const POLICY: &str = "bench/server";
 const ALLOWS: &str = "
 podSelector: {matchLabels: {app: server}}
@@ -45,26 +49,27 @@ podSelector: {matchLabels: {app: server}}
 policyTypes: [Ingress]
 ingress: []
 ";
-/// How often the client sends: the figures are no finer than this.
+/// The pause between two writes of the client, which is the resolution of the figures.
 const PAUSE: Duration = Duration::from_micros(100);
-/// How long the connections are there before the edit.
+/// How long the connections exist before the edit.
 const BEFOREHAND: Duration = Duration::from_millis(300);
-/// How long after an edit is looked for what still arrives.
+/// How long after an edit arrivals are still observed.
 const AFTERWARDS: Duration = Duration::from_millis(700);
-/// How long a connection may take to come about, or a change to come into force.
+/// The time limit for a connection to be established, or a change to be in force.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What to measure.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Other connections in the kernel's table while the file is edited; as many as it takes, if it does not take so many.
+    /// Numbers of background entries in the kernel's table while the file is edited. If the table has less
+    /// room, it is filled.
     #[arg(long, value_delimiter = ',', default_value = "1000,100000,1000000")]
     entries: Vec<u32>,
-    /// Pod events a second under which the first two numbers of connections are measured twice more, the second time with all
-    /// processors busy; 0: none.
+    /// Pod events a second under which the first two numbers of entries are measured twice more, the second
+    /// time with all processors busy; 0: none.
     #[arg(long, default_value_t = 100)]
     events: u32,
-    /// How often each is measured.
+    /// How many rounds are measured.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// How figures are shown.
@@ -72,23 +77,23 @@ pub struct Arguments {
     output: Output,
 }
 
-/// What the other connections are.
+/// What the background entries are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Others {
-    /// To a pod that the policy does not select.
+    /// Connections to a pod that the policy does not select.
     Untouched,
-    /// To the server: the change forbids them as well.
+    /// Connections to the server: the change forbids them as well.
     Forbidden,
 }
 
-/// What is there besides.
+/// The conditions of a measurement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Case {
     entries: u32,
     others: Others,
     /// Pod events a second.
     events: u32,
-    /// Whether every processor has something else to do as well.
+    /// Whether every processor is busy.
     busy: bool,
 }
 
@@ -101,7 +106,7 @@ impl Others {
     }
 }
 
-/// What else goes on, in a few words.
+/// The other load, in a few words.
 fn beside(events: u32, busy: bool) -> String {
     let busy = if busy { ", busy" } else { "" };
     format!("{events}/s{busy}")
@@ -119,13 +124,13 @@ impl fmt::Display for Others {
 /// One row of figures; times in milliseconds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
-    /// What the change makes of the other connections.
+    /// The effect of the change on the background entries.
     pub others: String,
     /// Entries in the node's table when the file was edited, at least.
     pub entries: u32,
     /// Pod events a second.
     pub events: u32,
-    /// Whether every processor had something else to do as well.
+    /// Whether every processor was busy.
     pub busy: bool,
     /// From the file being in place to the last byte of the established connection, in each round.
     pub cut_ms: Vec<f64>,
@@ -139,10 +144,10 @@ pub struct Row {
     pub new_median_ms: f64,
     /// The longest.
     pub new_worst_ms: f64,
-    /// How long the sweep took that looked at connections after the change: the median.
+    /// How long the sweep after the change took: the median.
     pub sweep_ms: f64,
-    /// How long the kernel took to write all entries down afterwards, for nobody who does anything with them: the median. A sweep of
-    /// all of them can't be shorter.
+    /// How long the kernel took to dump all entries afterwards, with the output discarded: the median. A
+    /// sweep of all of them can't be shorter.
     pub dump_ms: f64,
 }
 
@@ -178,7 +183,7 @@ impl Figures for Row {
     }
 }
 
-/// What one round came to.
+/// The result of one round.
 struct Effect {
     cut: Duration,
     new: Duration,
@@ -191,7 +196,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut cases = Vec::new();
     for &entries in &arguments.entries {
         cases.push(Case { entries, others: Others::Untouched, events: 0, busy: false });
-        // Pods' own connections can be as many, too.
+        // Pods' own connections can be this many, too.
         cases.push(Case { entries, others: Others::Forbidden, events: 0, busy: false });
     }
     if arguments.events > 0 {
@@ -231,7 +236,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     show(arguments.output, &rows)
 }
 
-/// How many entries the kernel's table takes, with some left for what is measured.
+/// How many entries fit into the kernel's table, with some room for the measured connections.
 fn room(testbed: &Testbed) -> Result<u32> {
     let most: u32 = testbed.namespace(NODE)?.read_sysctl("net.netfilter.nf_conntrack_max")?.parse()?;
     Ok(most / 100 * 95)
@@ -259,7 +264,7 @@ fn row(case: Case, effects: &[Effect]) -> Row {
     }
 }
 
-/// One round: a fresh agent over the connections that are there, connections more, one edit.
+/// One round: a fresh agent over the existing connections, new connections, one edit.
 fn once(testbed: &Testbed, events: u32) -> Result<Effect> {
     testbed.manifests().policy(POLICY, ALLOWS)?;
     let mut agent = Agent::start(testbed, NODE, &Launch::default())?;
@@ -282,9 +287,10 @@ fn once(testbed: &Testbed, events: u32) -> Result<Effect> {
     Ok(effect)
 }
 
-/// Edits the policy and waits until all is over; when it was edited, and how long the sweep took.
+/// Edits the policy and waits until all effects are over. Returns when it was edited, and how long the sweep
+/// took.
 fn edit(testbed: &Testbed, agent: &Agent, stream: &Stream) -> Result<(Instant, Duration)> {
-    // Of the sweep at its start the agent rests some time.
+    // The agent is idle for some time after the sweep at its start.
     sleep(BEFOREHAND);
     let before = sweeps(agent)?.0;
     let edited = testbed.manifests().policy(POLICY, FORBIDS)?;
@@ -296,7 +302,7 @@ fn edit(testbed: &Testbed, agent: &Agent, stream: &Stream) -> Result<(Instant, D
     Ok((edited, wait_for_sweep(agent, before)?))
 }
 
-/// How long the kernel takes to write its table down.
+/// How long the kernel takes to dump its table.
 fn dump(testbed: &Testbed) -> Result<Duration> {
     testbed.namespace(NODE)?.run(|| -> Result<Duration> {
         let mut conntrack = Conntrack::open()?;
@@ -306,7 +312,7 @@ fn dump(testbed: &Testbed) -> Result<Duration> {
     })?
 }
 
-/// How many sweeps there were, and how long the latest took.
+/// The number of sweeps, and the duration of the latest.
 fn sweeps(agent: &Agent) -> Result<(u64, Duration)> {
     let status = agent.status()?;
     let number = |pointer: &str| {
@@ -315,7 +321,7 @@ fn sweeps(agent: &Agent) -> Result<(u64, Duration)> {
     Ok((number("/sweeps/count")?, Duration::from_micros(number("/sweeps/last/micros")?)))
 }
 
-/// How long the sweep took that came after so many.
+/// The duration of the first sweep after the first `before` ones.
 fn wait_for_sweep(agent: &Agent, before: u64) -> Result<Duration> {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -330,7 +336,7 @@ fn wait_for_sweep(agent: &Agent, before: u64) -> Result<Duration> {
     }
 }
 
-/// Opens connections to the server, one after the other; when the last of them came about.
+/// Opens connections to the server, one after the other. Returns when the last of them was established.
 fn open_connections(testbed: &Testbed, over: &AtomicBool) -> Result<Option<Instant>> {
     let [address, _] = testbed.addresses(SERVER)?;
     let server = SocketAddr::new(address, PORT_OF_NEW);
@@ -339,10 +345,10 @@ fn open_connections(testbed: &Testbed, over: &AtomicBool) -> Result<Option<Insta
     testbed.namespace(CLIENT)?.run(|| {
         let mut last = None;
         while !over.load(Ordering::Acquire) {
-            // Shorter than TCP waits before it sends again: what is late was dropped.
+            // Shorter than TCP's retransmission timeout: a late connection had a packet dropped.
             if TcpStream::connect_timeout(&server, Duration::from_millis(100)).is_ok() {
                 last = Some(Instant::now());
-                // Taken from the queue of those that wait, which is short.
+                // Removes it from the accept queue, which is short.
                 let _ = listener.accept();
             }
             sleep(PAUSE * 5);
@@ -351,7 +357,7 @@ fn open_connections(testbed: &Testbed, over: &AtomicBool) -> Result<Option<Insta
     })
 }
 
-/// A connection on which the client sends without a pause.
+/// A connection on which the client sends continuously.
 struct Stream {
     stop: Arc<AtomicBool>,
     /// Microseconds from `epoch` to the latest arrival.
@@ -384,7 +390,8 @@ impl Stream {
         self.epoch + Duration::from_micros(self.latest.load(Ordering::Acquire))
     }
 
-    /// Ends both sides. The receiver of a connection that was cut hears nothing of it, and gives up by itself.
+    /// Ends both sides. The receiver of a connection that was cut gets no notification, and gives up by
+    /// itself.
     fn close(self) -> Result<()> {
         self.stop.store(true, Ordering::Release);
         for thread in [self.sender, self.receiver] {
@@ -401,7 +408,7 @@ fn send(server: SocketAddr, began: &mpsc::Sender<()>, stop: &AtomicBool) -> Resu
     stream.set_write_timeout(Some(Duration::from_millis(200)))?;
     began.send(())?;
     while !stop.load(Ordering::Acquire) {
-        // Once nothing passes, the socket's buffer may fill up: that is the end we wait for.
+        // Once nothing passes, the socket's buffer may fill up: the write then fails as expected.
         let _ = stream.write(b".");
         sleep(PAUSE);
     }

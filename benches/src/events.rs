@@ -1,4 +1,4 @@
-//! Pods of another node that come, and change their labels, all the time: what a busy cluster tells an agent.
+//! Pods of another node that are added and change their labels all the time: the events of a busy cluster.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 use integration::Testbed;
 
-/// How many pods these are.
+/// How many pods.
 const PODS: u32 = 50;
-/// The last octet of the first one's address: behind those of the testbed's pods.
+/// The last octet of the first one's address, after those of the testbed's pods.
 const FIRST: u32 = 100;
 
-/// Does `work` while there are so many pod events a second; 0: none.
+/// Does `work` while there are `a_second` pod events a second; 0: none.
 pub fn during<T>(testbed: &Testbed, a_second: u32, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let over = AtomicBool::new(false);
     scope(|scope| {
@@ -44,7 +44,7 @@ fn pod_events(testbed: &Testbed, a_second: u32, over: &AtomicBool) -> Result<()>
         sleep(next.saturating_duration_since(Instant::now()));
     }
     for number in 0..PODS {
-        // Not all of them have come.
+        // Some of them may not have been added.
         let _ = testbed.manifests().remove(&format!("far-{number}.yaml"));
     }
     Ok(())

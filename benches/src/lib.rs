@@ -1,4 +1,4 @@
-//! What a verdict, a connection, a change and a cluster cost.
+//! The cost of verdicts, connections, changes and clusters.
 //!
 //! ```text
 //!  workload: a generated cluster for each point of its grid

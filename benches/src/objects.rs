@@ -1,6 +1,8 @@
-//! The way back: what the engine knows of a cluster, written as the Kubernetes objects that say it.
+//! The reverse conversion: the engine's view of a cluster, written as Kubernetes objects.
 //!
-//! From: a generated workload. To: a folder of manifests, so that the real program runs on the same work.
+//! From: a generated workload.
+//!
+//! To: a folder of manifests, so that the real program runs on the same cluster.
 
 use std::fmt::Write as _;
 
@@ -12,7 +14,7 @@ use policy::{
 };
 use serde_json::{Map, Value, json};
 
-/// The object that says that something is there. What says that something is gone has none.
+/// The object that a change adds. A change that removes something has none.
 pub fn object(change: &Change) -> Result<Value> {
     Ok(match change {
         Change::Namespace(namespace) => json!({
@@ -105,7 +107,8 @@ fn rule(rule: &RuleSpec, key: &str, own: &str) -> Result<Value> {
         bail!("a rule of a NetworkPolicy accepts, it does not {:?}", rule.action);
     }
     let mut object = Map::new();
-    // An empty list in the API matches everything; an empty list here matches nothing, and so has no form there.
+    // An empty list in the API matches everything; an empty list here matches nothing, and so can't be
+    // written there.
     if let Some(peers) = &rule.peers {
         if peers.is_empty() {
             bail!("a rule without peers that matches nothing can't be written");
@@ -186,7 +189,7 @@ fn labels(labels: &Labels) -> Map<String, Value> {
     labels.iter().map(|(key, value)| (key.to_owned(), json!(value))).collect()
 }
 
-/// Writes a value in YAML's block style. Texts are quoted as in JSON, which YAML 1.2 reads the same.
+/// Writes a value in YAML's block style. Strings are quoted as in JSON, which YAML 1.2 reads the same.
 fn block(text: &mut String, value: &Value, depth: usize) {
     let margin = "  ".repeat(depth);
     match value {
@@ -208,7 +211,7 @@ fn block(text: &mut String, value: &Value, depth: usize) {
     }
 }
 
-/// Writes what stands behind a key or a dash: on the same line if it is simple, below it if it is not.
+/// Writes the value after a key or a dash: on the same line if it is simple, otherwise below it.
 fn inside(text: &mut String, value: &Value, depth: usize) {
     let simple = match value {
         Value::Object(map) => map.is_empty(),

@@ -1,7 +1,8 @@
 //! One agent in a large cluster: a real API server full of pods that no kubelet runs.
 //!
-//! Start to ready, bytes received, memory; and what each further event costs. The agent has a network namespace of its own, whose
-//! one wire leads to the API server: what comes over it is what the API server sends to an agent.
+//! Start to ready, bytes received, memory, and the cost of each further event. The agent has its own network
+//! namespace with one link to the API server, so the bytes on that link are what the API server sends to an
+//! agent.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -27,14 +28,14 @@ use crate::report::{Figures, Output, median, progress, show};
 
 /// Namespaces of the cluster.
 const NAMESPACES: usize = 20;
-/// Events in one second, and for how many seconds.
+/// Events per second, and the number of seconds.
 const EVENTS: usize = 100;
 const SECONDS: usize = 5;
-/// How long an agent is left alone before it is weighed: what it gives back late counts as given back.
+/// How long an agent rests before its memory is measured, so that memory that it frees late counts as freed.
 const REST: Duration = Duration::from_secs(2);
-/// How long it may take to be ready, or to know of a change.
+/// The time limit for an agent to be ready, or to process a change.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// The agent's end of the wire.
+/// The agent's end of the link.
 const WIRE: &str = "eth0";
 
 /// What to measure.
@@ -46,10 +47,10 @@ pub struct Arguments {
     /// Policies.
     #[arg(long, default_value_t = 1_000)]
     policies: usize,
-    /// What a pod weighs in the API, in bytes, at least.
+    /// The minimum size of a pod in the API, in bytes.
     #[arg(long, default_value_t = 10_000)]
     pod_bytes: usize,
-    /// How often an agent is started at each size; an odd number has a middle.
+    /// How often an agent is started at each size; with an odd number the median is one of the values.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// The folder in which the cluster keeps its files.
@@ -72,15 +73,15 @@ pub struct Row {
     pub policies: usize,
     /// Seconds from the start of the process to ready.
     pub ready_s: f64,
-    /// Seconds of processors that it took for that.
+    /// Seconds of processor time that the agent took for that.
     pub ready_cpu_s: f64,
     /// Megabytes that it received for that.
     pub ready_mb: f64,
-    /// Megabytes of resident memory (`VmRSS`), some time after.
+    /// Megabytes of resident memory (`VmRSS`) after a rest.
     pub resident_mb: f64,
-    /// The most that it was (`VmHWM`).
+    /// The maximum (`VmHWM`).
     pub peak_mb: f64,
-    /// Milliseconds of processors for 100 events, each a pod's label that changes.
+    /// Milliseconds of processor time for 100 events, each a change of a pod's label.
     pub events_cpu_ms: f64,
     /// Kilobytes received for 100 such events.
     pub events_kb: f64,
@@ -127,7 +128,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     show(arguments.output, &measured?)
 }
 
-/// Measures at each size, on the way to the largest.
+/// Measures at each size while the cluster grows to the largest.
 fn grow(arguments: &Arguments, cluster: &Cluster) -> Result<Vec<Row>> {
     let crowd =
         Crowd { namespaces: NAMESPACES, policies: arguments.policies, pod_bytes: arguments.pod_bytes };
@@ -166,7 +167,7 @@ fn grow(arguments: &Arguments, cluster: &Cluster) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// One agent, from its start to some hundred events later.
+/// One agent, from its start until it has processed some hundred events.
 fn once(cluster: &Cluster, wire: &Wire, bulk: &Bulk<'_>, crowd: &Crowd, pods: usize) -> Result<Row> {
     let before = wire.received()?;
     let started = Instant::now();
@@ -206,7 +207,7 @@ fn once(cluster: &Cluster, wire: &Wire, bulk: &Bulk<'_>, crowd: &Crowd, pods: us
     })
 }
 
-/// Changes labels of pods all over the cluster, evenly in time. `round` makes them other labels each time.
+/// Changes labels of pods all over the cluster, evenly in time. `round` makes the labels different each time.
 fn events(bulk: &Bulk<'_>, crowd: &Crowd, pods: usize, round: Instant) -> Result<()> {
     const TOGETHER: usize = 10;
     let label = format!("t{}", round.elapsed().as_nanos());
@@ -226,7 +227,7 @@ fn events(bulk: &Bulk<'_>, crowd: &Crowd, pods: usize, round: Instant) -> Result
     Ok(())
 }
 
-/// The agent's network namespace, and its wire to the API server.
+/// The agent's network namespace, and its link to the API server.
 struct Wire {
     namespace: Namespace,
 }
@@ -257,7 +258,7 @@ impl Wire {
     }
 }
 
-/// The program, over the API.
+/// The agent's process, with the API as its source.
 struct Agent<'a> {
     child: Child,
     wire: &'a Wire,
@@ -302,7 +303,7 @@ impl<'a> Agent<'a> {
         serde_json::from_str(&answer.body).context("reading the agent's status")
     }
 
-    /// Waits until half a second goes by without a change.
+    /// Waits until half a second passes without a change.
     fn wait_quiet(&self) -> Result<()> {
         let generation = || -> Result<u64> {
             self.status()?["applied_generation"].as_u64().context("no generation in its status")
@@ -323,7 +324,7 @@ impl Drop for Agent<'_> {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // The next agent starts over nothing.
+        // The next agent starts without rules.
         let _ = self.wire.namespace.run(dataplane::table::Table::remove);
     }
 }

@@ -1,4 +1,4 @@
-//! An exported case comes out of the real program as the naive reference expects it.
+//! The real program gives the verdicts on an exported case that the naive reference expects.
 #![allow(clippy::unwrap_used, reason = "what goes wrong here is what the test reports")]
 
 use std::fs;

@@ -1,4 +1,4 @@
-//! The measurements measure what they say, and the page is made from their results.
+//! The measurements produce plausible figures, and the page is generated from results.
 #![allow(clippy::unwrap_used, reason = "what goes wrong here is what the test reports")]
 
 use std::fs;
@@ -42,7 +42,7 @@ fn every_change_is_timed_and_weighed() {
         assert!(row.peak_bytes < full.peak_bytes, "less than a full compile: {row:?}");
         assert!(row.peak_bytes > 0.0, "{row:?}");
     }
-    // 1,500 pods with four labels each need some memory, and it stays.
+    // 1,500 pods with four labels each need some memory, which stays allocated.
     assert!(full.kept_bytes > 100_000.0 && full.peak_bytes >= full.kept_bytes, "{full:?}");
     assert!(of(Event::PodAdded).kept_bytes > of(Event::PodRemoved).kept_bytes);
 }
@@ -67,7 +67,7 @@ fn the_page_is_made_from_results() {
         "| bytes and packets of long flows, over no agent | at least 0.98  | 0.970  | **does not hold** |",
         "| the same between pods of one node, over one bridge chain and one map lookup made by hand | at least 0.98  | 0.985  | holds |",
         "its binding being in force, p99 | at most 20 ms | 21.0 ms | **does not hold** |",
-        // Those without an agent are the kernel's own.
+        // Connections without an agent are excluded: the kernel alone was late.
         "| first connections of new pods that take more than 0.2 s | at most 0  | 2.000  | **does not hold** |",
         "## A new port",
         "forbids, always | at most 100 ms | 14.5 ms | holds |",
@@ -77,7 +77,7 @@ fn the_page_is_made_from_results() {
         "A dump of 100,000 connections alone takes the kernel 150.0 ms.",
         "| resident memory among 10,000 pods in the API server | at most 40 MB | 30.0 MB | holds |",
         "| an event among 50,000 pods over one among 10,000, processor time | at most 1.5  | 1.200  | holds |",
-        // 100 more thousands of pods weigh 100 MB more, and 1,250 MB of lists.
+        // 100,000 more pods take 100 MB more memory, and 1,250 MB more of lists.
         "An agent then keeps 170 MB, receives 1875 MB of lists when it starts, and is ready after 15.0 s",
         "are sent 9.4 TB, which takes one API server behind ten gigabits a second 125 minutes",
         "Watches are not: 13.0 KB for each event and agent, so 100 events a second are 6.5 GB a second",

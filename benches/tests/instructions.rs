@@ -1,4 +1,4 @@
-//! What a verdict costs is committed, and a change that makes it dearer says so.
+//! The cost of a verdict is committed, and a change that makes it more expensive fails.
 
 use std::env;
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! The load generator and the floor do what their figures claim: connections that are really made, packets that are
-//! really queued, failures that are really counted. Needs root: network namespaces.
+//! The load generator and the baseline do what their figures claim: connections are really made, packets
+//! really queued, failures really counted. Needs root: network namespaces.
 #![allow(clippy::unwrap_used, reason = "what goes wrong here is what the test reports")]
 
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
-//! What is written as manifests reads back as the same cluster: a generated workload runs unchanged through the program.
+//! Manifests written from a cluster are read back as the same cluster: a generated workload runs unchanged
+//! through the program.
 #![allow(clippy::unwrap_used, reason = "what goes wrong here is what the test reports")]
 
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! The two ends of a long flow, each on a core of its own.
+//! The two ends of a long flow, each pinned to its own core.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -14,18 +14,18 @@ use super::Flow;
 use crate::modes::{CLIENT, PORT, Route};
 use crate::processes::keep_to;
 
-/// How much is written, and read, by one call.
+/// How much one call writes or reads.
 const PIECE: usize = 128 * 1024;
-/// What each datagram carries: as little as a query or a sample has.
+/// The payload of each datagram: as small as a DNS query or a metrics sample.
 const DATAGRAM: [u8; 64] = [b'.'; 64];
 /// How long an end waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Who sends and who receives.
+/// The sender and the receiver.
 #[derive(Debug)]
 pub struct Ends {
     over: Arc<AtomicBool>,
-    /// Bytes, or packets.
+    /// Bytes or packets.
     arrived: Arc<AtomicU64>,
     threads: [JoinHandle<Result<Result<()>>>; 2],
 }
@@ -97,11 +97,11 @@ fn take_bytes(listener: &TcpListener, arrived: &AtomicU64) -> Result<()> {
 }
 
 fn send_packets(to: SocketAddr, over: &AtomicBool) -> Result<()> {
-    // One port for all runs: a flow of before is this one again, and evaluated by what stands now.
+    // All runs use one port: an earlier flow has the same tuple, and is evaluated under the current policy.
     let socket = UdpSocket::bind(("0.0.0.0", PORT))?;
     socket.connect(to)?;
     while !over.load(Ordering::Relaxed) {
-        // The receiver may not listen yet, or the device's queue be full.
+        // The receiver may not listen yet, or the device's queue may be full.
         let _ = socket.send(&DATAGRAM);
     }
     Ok(())

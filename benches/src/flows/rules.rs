@@ -1,11 +1,14 @@
-//! Which rules packets meet in a turn of a long flow, and how nodes are turned from one set of rules to another.
+//! The rules that packets meet in a turn of a long flow, and how nodes are switched from one set of rules to
+//! another.
 //!
-//! A table that is `dormant` has its chains out of a packet's way. All tables of a node change in one batch of nft's.
+//! The chains of a `dormant` table are removed from the packets' path. All tables of a node change in one nft
+//! batch.
 //!
-//! The two baselines are made by hand. The floor is one chain where the agent has its own, with the one rule that an accepted
-//! connection meets. The bridge floor is that and one chain of the bridge family, where each frame's port, source and protocol and the
-//! packet's source address are looked up once in a map: the least that ties a packet to the port where it entered. nft compares the
-//! frame's protocol before such a lookup, which the agent's rules don't.
+//! The two baselines are handwritten. The baseline is one chain at the hook where the agent has its own, with
+//! the one rule that a packet of an accepted connection meets. The bridge baseline adds one chain of the
+//! bridge family, where each frame's port, source and protocol and the packet's source address are looked up
+//! once in a map: the minimum that binds a packet to the port where it entered. nft compares the frame's
+//! protocol before such a lookup, which the agent's rules don't.
 
 use std::fmt::{self, Write as _};
 
@@ -16,22 +19,22 @@ use serde_json::Value;
 
 use crate::modes::{Mode, NODES, Route};
 
-/// The name of the agent's tables, of whatever family.
+/// The name of the agent's tables, in any family.
 const AGENT: &str = "kube-verdict";
-/// The tables that are made by hand: family and name.
+/// The handwritten tables: family and name.
 const INET_FLOOR: &str = "inet floor";
 const BRIDGE_FLOOR: &str = "bridge floor";
 
-/// What packets meet in a turn.
+/// The rules that packets meet in a turn.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Rules {
     /// Connection tracking and the rules of services, as on every node.
     NoAgent,
     /// One chain with one rule.
     Floor,
-    /// The same, and one bridge chain with one map lookup.
+    /// In addition, one bridge chain with one map lookup.
     BridgeFloor,
-    /// The agent's.
+    /// The agent's rules.
     Agent {
         /// How many policies select the server.
         policies: usize,
@@ -50,7 +53,8 @@ impl fmt::Display for Rules {
 }
 
 impl Rules {
-    /// Those that take turns on a route while an agent with this number of policies runs. Ports belong to pods of one node.
+    /// The sets of rules that take turns on a route while an agent with this number of policies runs. Ports
+    /// are bound to pods of one node only.
     pub fn on(route: Route, policies: usize) -> Vec<Self> {
         let mut rules = vec![Self::NoAgent, Self::Floor];
         if route == Route::SameNode {
@@ -60,7 +64,7 @@ impl Rules {
         rules
     }
 
-    /// The tables whose chains are in the way of packets, where the agent's are these.
+    /// The tables that are enabled, where the agent's tables are these.
     fn awake(self, agents: &[String]) -> Vec<&str> {
         match self {
             Self::NoAgent => Vec::new(),
@@ -70,7 +74,7 @@ impl Rules {
         }
     }
 
-    /// The batch that turns a node to these rules.
+    /// The batch that switches a node to these rules.
     fn batch(self, agents: &[String]) -> String {
         let awake = self.awake(agents);
         let mut batch = String::new();
@@ -82,7 +86,7 @@ impl Rules {
     }
 }
 
-/// Nodes whose rules can be turned.
+/// Nodes with rules that can be switched.
 #[derive(Debug)]
 pub struct Turntable<'a> {
     testbed: &'a Testbed,
@@ -91,7 +95,7 @@ pub struct Turntable<'a> {
 }
 
 impl<'a> Turntable<'a> {
-    /// Makes the baselines on all nodes, asleep.
+    /// Creates the baselines on all nodes, disabled.
     pub fn make_baselines(testbed: &Testbed) -> Result<()> {
         for node in NODES {
             let mut sources = Vec::new();
@@ -113,7 +117,7 @@ impl<'a> Turntable<'a> {
         let mut agents = <[Vec<String>; 2]>::default();
         for (node, agents) in NODES.iter().zip(&mut agents) {
             *agents = tables_named(&nft_answer(testbed.namespace(node)?, &["list", "tables"])?, AGENT);
-            // Without one it would be compared with a baseline that does more.
+            // Without one of them the agent would be compared with a baseline that does more.
             let has_both = ["inet ", "bridge "]
                 .iter()
                 .all(|family| agents.iter().any(|table| table.starts_with(family)));
@@ -122,7 +126,7 @@ impl<'a> Turntable<'a> {
         Ok(Self { testbed, agents })
     }
 
-    /// From here on packets meet these rules.
+    /// Switches the nodes to these rules.
     pub fn turn_to(&self, rules: Rules) -> Result<()> {
         NODES
             .iter()
@@ -168,14 +172,14 @@ fn baselines(sources: &[Source]) -> String {
     )
 }
 
-/// Of nft's list of tables, one a line (`table inet filter`), those of this name, with their family.
+/// The tables of this name, with their family, from nft's list of tables, one a line (`table inet filter`).
 fn tables_named(list: &str, name: &str) -> Vec<String> {
     let tables = list.lines().filter_map(|line| line.trim().strip_prefix("table "));
     let named = tables.filter(|table| table.split(' ').nth(1) == Some(name));
     named.map(str::to_owned).collect()
 }
 
-/// The hardware address in what `ip -json link show` says of one device.
+/// The hardware address in the output of `ip -json link show` for one device.
 fn mac(links: &str) -> Result<String> {
     let links: Value = serde_json::from_str(links)?;
     Ok(links.pointer("/0/address").and_then(Value::as_str).context("ip names none")?.to_owned())

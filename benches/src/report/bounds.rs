@@ -1,4 +1,4 @@
-//! What must hold, as the page says it: each bound, and the worst of what was measured.
+//! The bounds on the page: each bound, and the worst measured figure.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use crate::compile::{self, Event};
 use crate::modes::{Mode, Route};
 use crate::{apply, connections, flows, ports, scale, verdicts};
 
-/// One thing that must hold.
+/// One bound.
 struct Bar {
     what: &'static str,
     bound: Bound,
@@ -18,14 +18,14 @@ struct Bar {
     unit: &'static str,
 }
 
-/// On which side of a number.
+/// Whether a number is a minimum or a maximum.
 #[derive(Clone, Copy)]
 enum Bound {
     AtMost(f64),
     AtLeast(f64),
 }
 
-/// The section of the page about these reports; empty if no bound is about any of them.
+/// The section of the page about these reports; empty if no bound applies to any of them.
 pub(super) fn section(reports: &[&Report]) -> Result<String> {
     let bars = bars(reports)?;
     if bars.is_empty() {
@@ -39,14 +39,14 @@ pub(super) fn section(reports: &[&Report]) -> Result<String> {
             Bound::AtLeast(limit) => ("at least", limit, measured >= limit),
         };
         let holds = if held { "holds" } else { "**does not hold**" };
-        // Shares are read to the third digit, everything else to the first.
+        // Shares are shown with three digits, other figures with one.
         let digits = if unit.is_empty() && limit < 2.0 { 3 } else { 1 };
         let _ = writeln!(text, "| {what} | {words} {limit} {unit} | {measured:.digits$} {unit} | {holds} |");
     }
     Ok(text + &kernel_alone(reports)?)
 }
 
-/// What the kernel alone takes of some of them, measured beside them.
+/// The kernel's own time for some of them, measured in the same runs.
 fn kernel_alone(reports: &[&Report]) -> Result<String> {
     let mut text = String::new();
     for report in reports {
@@ -81,10 +81,10 @@ fn swept(edits: &[apply::Row]) -> impl Iterator<Item = &apply::Row> {
     edits.iter().filter(|row| row.entries == 100_000 && row.events == 0)
 }
 
-/// Those about which the reports say anything.
+/// The bounds for which the reports have figures.
 fn bars(reports: &[&Report]) -> Result<Vec<Bar>> {
     let mut bars = Vec::new();
-    // The worst of what was measured counts.
+    // The worst measured figure counts.
     let mut hold = |what, bound, unit, measured: &mut dyn Iterator<Item = f64>| {
         let worst = match bound {
             Bound::AtMost(_) => measured.reduce(f64::max),

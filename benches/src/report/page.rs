@@ -1,6 +1,9 @@
-//! `docs/performance.md`: what README and documentation may say about speed, with plots, from the reports of one full run.
+//! `docs/performance.md`: the figures that README and documentation may cite, with plots, from the reports of
+//! one full run.
 //!
-//! From: a folder of reports. To: the page, and beside it a folder with the plots and the reports themselves.
+//! From: a folder of reports.
+//!
+//! To: the page, and beside it a folder with the plots and the reports themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -19,11 +22,11 @@ use crate::report::{Report, bounds};
 use crate::verdicts::{self, QUANTILES};
 use crate::{connections, scale};
 
-/// The page's name, and without its ending that of the folder beside it.
+/// The page's name, and the name of the folder beside it.
 const PAGE: &str = "performance.md";
 const BESIDE: &str = "performance";
 
-/// What a measurement is about: its name, a heading and a sentence.
+/// The measurements: name, heading and description.
 const SUBJECTS: [(&str, &str, &str); 9] = [
     (
         "policy",
@@ -81,7 +84,7 @@ const SUBJECTS: [(&str, &str, &str); 9] = [
     ),
 ];
 
-/// Writes the page of all reports in `results` into the folder `into`. Without any there is nothing to write.
+/// Writes the page of all reports in `results` into the folder `into`. An empty folder is an error.
 pub fn write(results: &Path, into: &Path) -> Result<()> {
     let reports = Report::read_all(results)?;
     if reports.is_empty() {
@@ -126,7 +129,7 @@ fn page(reports: &[Report], beside: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// First those that the page knows, in its order, then the others.
+/// Known measurements in the page's order, then the others.
 fn in_order(reports: &[Report]) -> Vec<&Report> {
     let place = |report: &&Report| SUBJECTS.iter().position(|(name, ..)| *name == report.benchmark);
     let mut sorted: Vec<&Report> = reports.iter().collect();
@@ -134,7 +137,7 @@ fn in_order(reports: &[Report]) -> Vec<&Report> {
     sorted
 }
 
-/// Where and when: said once for all reports of one run.
+/// Where and when figures were taken, once for all reports of one run.
 fn taken(reports: &[Report]) -> String {
     let mut places: BTreeMap<[&str; 4], (Vec<&str>, BTreeSet<&str>)> = BTreeMap::new();
     for Report { benchmark, taken, .. } in reports {
@@ -270,13 +273,13 @@ fn connections_section(report: &Report, rows: &[connections::Row]) -> Section {
     (report.markdown_table(), vec![("connections-growth", growth)])
 }
 
-/// How large a cluster is written about beyond what was measured: Kubernetes' own limits for one cluster.
+/// The size of cluster for which figures are extrapolated: Kubernetes' own limits for one cluster.
 const LARGEST_NODES: f64 = 5_000.0;
 const LARGEST_PODS: f64 = 150_000.0;
 /// A network card of ten gigabits a second, in megabytes.
 const TEN_GIGABITS: f64 = 1_250.0;
 
-/// The figures, and what they come to in the largest cluster that Kubernetes supports.
+/// The figures, and their extrapolation to the largest cluster that Kubernetes supports.
 fn scale_section(report: &Report, rows: &[scale::Row]) -> Section {
     let mut text = report.markdown_table();
     let growth = Plot {
@@ -296,7 +299,7 @@ fn scale_section(report: &Report, rows: &[scale::Row]) -> Section {
         })),
     };
     if let [.., few, many] = rows {
-        // Straight on from the two largest sizes.
+        // A linear extrapolation from the two largest sizes.
         let extended = |value: fn(&scale::Row) -> f64| {
             let slope = (value(many) - value(few)) / (many.pods as f64 - few.pods as f64);
             value(many) + slope * (LARGEST_PODS - many.pods as f64)
@@ -343,7 +346,7 @@ fn grid_table<V>(cells: impl Iterator<Item = (Point, V)>, cell: impl Fn(&[V]) ->
     text
 }
 
-/// A curve for each name, in the order in which they come; of several values at one place the greatest.
+/// A curve for each name, in the order of their first values; of several values at one x the greatest counts.
 fn curves(values: impl Iterator<Item = (String, f64, f64)>) -> Vec<Curve> {
     let mut curves: Vec<Curve> = Vec::new();
     for (name, x, y) in values {

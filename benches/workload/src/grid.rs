@@ -1,4 +1,4 @@
-//! The points at which verdicts and compiles are measured, each with a name by which it can be asked for again.
+//! The points at which verdicts and compiles are measured, each with a name by which it can be selected.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,16 +9,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Peers, Shape};
 
-/// How many points.
+/// How many points to measure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Extent {
-    /// Every point: what figures are quoted from.
+    /// Every point, for figures that are published.
     Full,
-    /// A few small ones: whether the measurement works at all.
+    /// A few small ones, to check that the measurement works.
     Quick,
 }
 
-/// One point: a [`Shape`] as it stands in figures.
+/// One point: a [`Shape`] as it appears in figures.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Point {
     /// Pods in the cluster.
@@ -27,12 +27,12 @@ pub struct Point {
     pub policies: usize,
     /// Rules of each policy.
     pub rules: usize,
-    /// What the rules' peers are.
+    /// The kind of peers in rules.
     pub peers: Peers,
 }
 
 impl Extent {
-    /// `--quick` as it stands on the command line.
+    /// The extent for the flag `--quick`.
     pub fn of(quick: bool) -> Self {
         if quick { Self::Quick } else { Self::Full }
     }
@@ -57,10 +57,10 @@ impl Extent {
 }
 
 impl Point {
-    /// What the columns of a table say that stand for a point.
+    /// The headings of the table columns that describe a point.
     pub const COLUMNS: [&str; 4] = ["pods", "policies", "rules each", "peers"];
 
-    /// What stands in them.
+    /// The cells of these columns.
     pub fn cells(self) -> [String; 4] {
         let Self { pods, policies, rules, peers } = self;
         [pods.to_string(), policies.to_string(), rules.to_string(), peers.to_string()]

@@ -1,4 +1,4 @@
-//! The program that is counted evaluates what it says.
+//! The program under callgrind evaluates the packets that it reports.
 #![allow(clippy::unwrap_used, reason = "what goes wrong here is what the test reports")]
 
 use std::process::Command;

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn distributions_are_known_by_their_os_release() {
+    fn distributions_are_identified_by_their_os_release() {
         let bookworm = "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nVERSION_ID=\"12\"\nID=debian\n";
         let noble = "PRETTY_NAME=\"Ubuntu 24.04 LTS\"\nID=ubuntu\nID_LIKE=debian\n";
         let mint = "ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n";

@@ -2,9 +2,9 @@
 //! `cargo xtask demo|test|chaos|bench|fuzz|image|manifests|cluster|e2e|setup`.
 //!
 //! ```text
-//!  [ command ] -> [ setup ] asks each [ Prerequisite ], installs what the [ Machine ] lacks
+//!  [ command ] -> [ setup ] checks each [ Prerequisite ], installs what the [ Machine ] lacks
 //!       |
-//!       +-------> [ Task ]s: a child process each, its output in a log, its time and end reported
+//!       +-------> [ Task ]s: a child process each, its output in a log, its time and result reported
 //! ```
 //!
 //! It builds without the system libraries that the other crates need, so it can report which of them are
@@ -12,8 +12,8 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod components;
 mod machine;
-mod parts;
 mod prerequisite;
 mod processes;
 mod setup;
@@ -31,11 +31,13 @@ use crate::workspace::Workspace;
 #[command(
     name = "cargo xtask",
     bin_name = "cargo xtask",
-    about = "Try, test and measure kube-verdict. What the machine lacks is named, and installed when run as root on \
-             Debian or Ubuntu.",
-    after_help = "Examples:\n  cargo xtask demo\n  cargo xtask test\n  cargo xtask test --only unit --only clippy\n  \
+    about = "Try, test and measure kube-verdict. Missing prerequisites are listed, and installed if run as \
+             root on Debian or Ubuntu.",
+    after_help = "Examples:\n  cargo xtask demo\n  cargo xtask test\n  \
+                  cargo xtask test --only unit --only clippy\n  \
                   cargo xtask chaos --seed 7 --minutes 10\n  \
-                  cargo xtask bench connections\n  cargo xtask fuzz --seconds 60\n  cargo xtask image --all\n  \
+                  cargo xtask bench connections\n  cargo xtask fuzz --seconds 60\n  \
+                  cargo xtask image --all\n  \
                   cargo xtask cluster up\n  cargo xtask e2e --all-ways --runs 3"
 )]
 struct Arguments {

@@ -64,7 +64,7 @@ pub enum Remedy {
     /// A module of the kernel.
     Module(&'static str),
     /// A component of the Rust toolchain.
-    Component(&'static str),
+    RustComponent(&'static str),
     /// The standard library of another platform.
     Target(&'static str),
     /// cargo-deny, built from source into the target folder.
@@ -80,7 +80,7 @@ impl Remedy {
             Self::Package(name) => format!("package {name}"),
             Self::PackageLists => "apt-get update".to_owned(),
             Self::Module(name) => format!("modprobe {name}"),
-            Self::Component(name) => format!("rustup component add {name}"),
+            Self::RustComponent(name) => format!("rustup component add {name}"),
             Self::Target(name) => format!("rustup target add {name}"),
             Self::CargoDeny => format!("cargo install cargo-deny@{CARGO_DENY}"),
             Self::ByHand(what) => what.to_owned(),
@@ -102,65 +102,75 @@ pub const CARGO_DENY: &str = "0.20.2";
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 
 /// All prerequisites, in the order in which they are installed.
-pub const NEEDS: [Prerequisite; 27] = [
+pub const PREREQUISITES: [Prerequisite; 27] = [
     // rustables generates its constants from the kernel's headers with bindgen, which loads libclang.
-    need("libclang", Purpose::Build, Remedy::Package("libclang-dev"), |_| path(libclang()?)),
-    need("clang's headers", Purpose::Build, Remedy::Package("libclang-dev"), |_| path(clang_headers()?)),
-    need("kernel headers", Purpose::Build, Remedy::Package("linux-libc-dev"), |_| {
+    prerequisite("libclang", Purpose::Build, Remedy::Package("libclang-dev"), |_| path(libclang()?)),
+    prerequisite("clang's headers", Purpose::Build, Remedy::Package("libclang-dev"), |_| {
+        path(clang_headers()?)
+    }),
+    prerequisite("kernel headers", Purpose::Build, Remedy::Package("linux-libc-dev"), |_| {
         existing("/usr/include/linux/netfilter/nf_tables.h")
     }),
-    need("C library headers", Purpose::Build, Remedy::Package("libc6-dev"), |_| {
+    prerequisite("C library headers", Purpose::Build, Remedy::Package("libc6-dev"), |_| {
         existing("/usr/include/stdint.h")
     }),
-    need("ip", Purpose::Namespaces, Remedy::Package("iproute2"), |_| path(program("ip")?)),
-    need("nft", Purpose::Namespaces, Remedy::Package("nftables"), |_| path(program("nft")?)),
-    need("modprobe", Purpose::Namespaces, Remedy::Package("kmod"), |_| path(program("modprobe")?)),
+    prerequisite("ip", Purpose::Namespaces, Remedy::Package("iproute2"), |_| path(program("ip")?)),
+    prerequisite("nft", Purpose::Namespaces, Remedy::Package("nftables"), |_| path(program("nft")?)),
+    prerequisite("modprobe", Purpose::Namespaces, Remedy::Package("kmod"), |_| path(program("modprobe")?)),
     // Built into some kernels. As a module it is seldom loaded before a program needs it.
-    need("br_netfilter", Purpose::Namespaces, Remedy::Module("br_netfilter"), |_| {
+    prerequisite("br_netfilter", Purpose::Namespaces, Remedy::Module("br_netfilter"), |_| {
         existing("/proc/sys/net/bridge")
     }),
-    need("qemu", Purpose::VirtualMachine, Remedy::Package("qemu-system-x86"), |_| {
+    prerequisite("qemu", Purpose::VirtualMachine, Remedy::Package("qemu-system-x86"), |_| {
         path(program("qemu-system-x86_64")?)
     }),
-    need("busybox, static", Purpose::VirtualMachine, Remedy::Package("busybox-static"), |_| {
+    prerequisite("busybox, static", Purpose::VirtualMachine, Remedy::Package("busybox-static"), |_| {
         path(static_busybox()?)
     }),
     // The virtual machine's kernel is downloaded on first use, which needs apt's package lists.
-    need("a kernel to download", Purpose::VirtualMachine, Remedy::PackageLists, |_| {
+    prerequisite("a kernel to download", Purpose::VirtualMachine, Remedy::PackageLists, |_| {
         version(Command::new("apt-cache").args(["show", KERNEL_PACKAGE]))
     }),
-    need("rustfmt", Purpose::Checks, Remedy::Component("rustfmt"), |workspace| {
+    prerequisite("rustfmt", Purpose::Checks, Remedy::RustComponent("rustfmt"), |workspace| {
         version(workspace.cargo("fmt").arg("--version"))
     }),
-    need("clippy", Purpose::Checks, Remedy::Component("clippy"), |workspace| {
+    prerequisite("clippy", Purpose::Checks, Remedy::RustComponent("clippy"), |workspace| {
         version(Command::new("cargo-clippy").arg("--version"))
             .or_else(|| version(workspace.cargo("clippy").arg("--version")))
     }),
-    need("cargo-deny", Purpose::Checks, Remedy::CargoDeny, |workspace| path(cargo_deny(workspace)?)),
+    prerequisite("cargo-deny", Purpose::Checks, Remedy::CargoDeny, |workspace| path(cargo_deny(workspace)?)),
     // Most distributions' packages are too old. From this version on Go downloads newer versions by itself.
-    need("Go", Purpose::Cluster, Remedy::ByHand("Go 1.24 or later (https://go.dev/dl)"), |_| go()),
-    need("cc", Purpose::Cluster, Remedy::Package("gcc"), |_| path(program("cc")?)),
-    need("containerd", Purpose::Cluster, Remedy::Package("containerd"), |_| path(program("containerd")?)),
-    need("runc", Purpose::Cluster, Remedy::Package("runc"), |_| path(program("runc")?)),
-    need("CNI plugins", Purpose::Cluster, Remedy::Package("containernetworking-plugins"), |_| {
+    prerequisite("Go", Purpose::Cluster, Remedy::ByHand("Go 1.24 or later (https://go.dev/dl)"), |_| go()),
+    prerequisite("cc", Purpose::Cluster, Remedy::Package("gcc"), |_| path(program("cc")?)),
+    prerequisite("containerd", Purpose::Cluster, Remedy::Package("containerd"), |_| {
+        path(program("containerd")?)
+    }),
+    prerequisite("runc", Purpose::Cluster, Remedy::Package("runc"), |_| path(program("runc")?)),
+    prerequisite("CNI plugins", Purpose::Cluster, Remedy::Package("containernetworking-plugins"), |_| {
         existing("/usr/lib/cni/bridge")
     }),
-    need("iptables", Purpose::Cluster, Remedy::Package("iptables"), |_| path(program("iptables-nft")?)),
-    need("busybox for images", Purpose::Cluster, Remedy::Package("busybox-static"), |_| {
+    prerequisite("iptables", Purpose::Cluster, Remedy::Package("iptables"), |_| {
+        path(program("iptables-nft")?)
+    }),
+    prerequisite("busybox for images", Purpose::Cluster, Remedy::Package("busybox-static"), |_| {
         path(static_busybox()?)
     }),
-    need("static C library", Purpose::Cluster, Remedy::Package("libc6-dev"), |_| path(static_c_library()?)),
-    need("valgrind", Purpose::Instructions, Remedy::Package("valgrind"), |_| path(program("valgrind")?)),
-    need("cross compiler", Purpose::Foreign, Remedy::Package(OTHER.compiler), |_| {
+    prerequisite("static C library", Purpose::Cluster, Remedy::Package("libc6-dev"), |_| {
+        path(static_c_library()?)
+    }),
+    prerequisite("valgrind", Purpose::Instructions, Remedy::Package("valgrind"), |_| {
+        path(program("valgrind")?)
+    }),
+    prerequisite("cross compiler", Purpose::Foreign, Remedy::Package(OTHER.compiler), |_| {
         path(program(&format!("{}-gcc", OTHER.gnu))?)
     }),
-    need("its C library and headers", Purpose::Foreign, Remedy::Package(OTHER.library), |_| {
+    prerequisite("its C library and headers", Purpose::Foreign, Remedy::Package(OTHER.library), |_| {
         existing(&format!("/usr/{}/lib/libc.a", OTHER.gnu))
     }),
-    need("its emulator", Purpose::Foreign, Remedy::Package("qemu-user-static"), |_| {
+    prerequisite("its emulator", Purpose::Foreign, Remedy::Package("qemu-user-static"), |_| {
         path(program(OTHER.emulator)?)
     }),
-    need("its Rust library", Purpose::Foreign, Remedy::Target(OTHER.rust_target), |_| {
+    prerequisite("its Rust library", Purpose::Foreign, Remedy::Target(OTHER.rust_target), |_| {
         rust_library(OTHER.rust_target)
     }),
 ];
@@ -192,7 +202,7 @@ const OTHER: Other = Other {
     rust_target: "x86_64-unknown-linux-gnu",
 };
 
-const fn need(
+const fn prerequisite(
     name: &'static str,
     purpose: Purpose,
     remedy: Remedy,
@@ -356,8 +366,9 @@ mod tests {
     }
 
     #[test]
-    fn every_need_has_a_name_of_its_own() {
-        let names: std::collections::BTreeSet<_> = NEEDS.iter().map(|need| need.name).collect();
-        assert_eq!(names.len(), NEEDS.len());
+    fn every_prerequisite_has_its_own_name() {
+        let names: std::collections::BTreeSet<_> =
+            PREREQUISITES.iter().map(|prerequisite| prerequisite.name).collect();
+        assert_eq!(names.len(), PREREQUISITES.len());
     }
 }

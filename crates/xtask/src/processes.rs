@@ -45,14 +45,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_parent_is_read_behind_any_name() {
+    fn the_parent_is_read_after_any_process_name() {
         assert_eq!(parent("7 (sh) S 5 7 7 0"), Some(5));
         assert_eq!(parent("7 (a) b (c) S 5 7 7 0"), Some(5));
         assert_eq!(parent("7 (sh"), None);
     }
 
     #[test]
-    fn we_are_a_child_of_our_parent() {
+    fn this_process_is_a_child_of_its_parent() {
         assert!(parents().contains(&(std::process::id(), std::os::unix::process::parent_id())));
     }
 }

@@ -21,14 +21,14 @@ use crate::processes::kill_tree;
 /// How many lines of a log are shown when its task has failed.
 const TAIL: usize = 60;
 /// How many lines from each panic on are repeated at the end: its location, and the beginning of its message.
-const OF_A_PANIC: usize = 4;
+const PANIC_LINES: usize = 4;
 /// How much of each of those lines, in characters.
-const WIDTH: usize = 400;
+const PANIC_LINE_WIDTH: usize = 400;
 /// How long to read output after a task has ended: a process that it left behind may hold the pipe open for
 /// ever.
-const AFTERWARDS: Duration = Duration::from_secs(3);
+const OUTPUT_GRACE: Duration = Duration::from_secs(3);
 /// How often a running task is polled.
-const GLANCE: Duration = Duration::from_millis(25);
+const POLL_INTERVAL: Duration = Duration::from_millis(25);
 
 /// What to run.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ pub struct Task<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Output {
     /// It is copied as it arrives.
-    PassedOn,
+    Copied,
     /// It goes only to the log, and the end of the log is shown on failure.
     Logged,
 }
@@ -90,11 +90,11 @@ impl Task<'_> {
                 kill_tree(child.id());
                 timed_out = true;
             }
-            thread::sleep(GLANCE);
+            thread::sleep(POLL_INTERVAL);
         };
         let elapsed = started.elapsed();
         // A disconnected channel means that the reader has ended, as its message does.
-        let held = output.recv_timeout(AFTERWARDS) == Err(mpsc::RecvTimeoutError::Timeout);
+        let held = output.recv_timeout(OUTPUT_GRACE) == Err(mpsc::RecvTimeoutError::Timeout);
         let failure = failure(status, timed_out.then_some(self.limit), held);
         screen.end(self.name, failure.as_deref(), elapsed, &log);
         let panics = if failure.is_some() { panics(&text(&log)) } else { Vec::new() };
@@ -152,7 +152,7 @@ impl Screen {
         }
         anstream::println!("==== {name}");
         match output {
-            Output::PassedOn => Self::Lines,
+            Output::Copied => Self::Lines,
             Output::Logged => Self::Silent,
         }
     }
@@ -177,12 +177,12 @@ impl Screen {
         }
         anstream::println!("{}", report(name, failure, elapsed));
         if failure.is_some() {
-            anstream::println!("       all of it: {}", log.display());
+            anstream::println!("       full log: {}", log.display());
         }
     }
 }
 
-/// Prints one line about a task that has ended.
+/// One line about a task that has ended.
 pub fn report(name: &str, failure: Option<&str>, elapsed: Duration) -> String {
     let seconds = format!("{:>6.1} s", elapsed.as_secs_f64());
     match failure {
@@ -203,8 +203,8 @@ fn panics(text: &str) -> Vec<String> {
     let lines: Vec<&str> = text.lines().collect();
     let starts = (0..lines.len())
         .filter(|at| lines[*at].starts_with("thread '") && lines[*at].contains(" panicked at "));
-    let shown = |line: &&str| line.chars().take(WIDTH).collect::<String>();
-    starts.map(|at| lines[at..].iter().take(OF_A_PANIC).map(shown).collect::<Vec<_>>().join("\n")).collect()
+    let shown = |line: &&str| line.chars().take(PANIC_LINE_WIDTH).collect::<String>();
+    starts.map(|at| lines[at..].iter().take(PANIC_LINES).map(shown).collect::<Vec<_>>().join("\n")).collect()
 }
 
 /// The readable part of a log.
@@ -231,15 +231,15 @@ mod tests {
     fn both_streams_reach_the_log_in_order() {
         let logs = tempfile::tempdir().unwrap();
         let done =
-            shell("streams", "echo one; echo two >&2; echo three", AFTERWARDS).run(logs.path()).unwrap();
+            shell("streams", "echo one; echo two >&2; echo three", OUTPUT_GRACE).run(logs.path()).unwrap();
         assert_eq!(done.failure, None);
         assert_eq!(fs::read_to_string(log_of(logs.path(), "streams")).unwrap(), "one\ntwo\nthree\n");
     }
 
     #[test]
-    fn a_failure_says_how_it_ended_and_its_log_has_the_reason() {
+    fn a_failure_reports_the_exit_status_and_its_log_has_the_reason() {
         let logs = tempfile::tempdir().unwrap();
-        let done = shell("fails", "echo reason; exit 3", AFTERWARDS).run(logs.path()).unwrap();
+        let done = shell("fails", "echo reason; exit 3", OUTPUT_GRACE).run(logs.path()).unwrap();
         assert_eq!(done.failure.as_deref(), Some("exit status: 3"));
         assert_eq!(tail(&log_of(logs.path(), "fails")), "reason");
     }
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_left_behind_is_a_failure_and_holds_nobody_up() {
+    fn a_process_left_behind_is_a_failure_and_delays_nothing() {
         let logs = tempfile::tempdir().unwrap();
         let done = shell("leaves", "sleep 8 & exit 0", Duration::from_secs(60)).run(logs.path()).unwrap();
         assert!(done.failure.is_some_and(|what| what.contains("left a process behind")));
@@ -268,15 +268,15 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_far_from_the_end_of_a_log_is_told_again() {
+    fn a_panic_far_from_the_end_of_a_log_is_repeated() {
         let logs = tempfile::tempdir().unwrap();
         let script =
             "echo \"thread 'scenario' (7) panicked at a.rs:1:2:\"; echo expected this; seq 100; exit 101";
-        let done = shell("panics", script, AFTERWARDS).run(logs.path()).unwrap();
+        let done = shell("panics", script, OUTPUT_GRACE).run(logs.path()).unwrap();
         assert_eq!(done.panics, ["thread 'scenario' (7) panicked at a.rs:1:2:\nexpected this\n1\n2"]);
         let done =
-            shell("fine", "echo \"thread 'scenario' panicked at\"", AFTERWARDS).run(logs.path()).unwrap();
-        assert_eq!(done.panics, Vec::<String>::new(), "what passed has nothing to tell");
+            shell("fine", "echo \"thread 'scenario' panicked at\"", OUTPUT_GRACE).run(logs.path()).unwrap();
+        assert_eq!(done.panics, Vec::<String>::new(), "a task that passed reports no panics");
     }
 
     #[test]

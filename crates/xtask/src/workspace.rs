@@ -55,7 +55,7 @@ impl Workspace {
     }
 
     /// The built programs of the cluster.
-    pub fn parts(&self) -> PathBuf {
+    pub fn components(&self) -> PathBuf {
         self.target.join("parts")
     }
 
@@ -78,7 +78,7 @@ impl Workspace {
     pub fn cargo(&self, subcommand: &str) -> Command {
         let mut command = Command::new(cargo_program());
         command.current_dir(&self.root).arg(subcommand);
-        for (name, _) in env::vars_os().filter(|(name, _)| says_who_we_are(name)) {
+        for (name, _) in env::vars_os().filter(|(name, _)| describes_own_package(name)) {
             command.env_remove(name);
         }
         if !matches!(subcommand, "fmt" | "install") {
@@ -104,7 +104,7 @@ pub fn lock(folder: &Path) -> Result<Flock<File>> {
 /// Whether cargo sets this variable for the programs that it runs, to describe their package. Some build
 /// scripts read these variables (ring's). If they saw xtask's values, they would run again, and all
 /// dependents be compiled again, after each direct call of cargo.
-fn says_who_we_are(variable: &OsStr) -> bool {
+fn describes_own_package(variable: &OsStr) -> bool {
     let name = variable.to_string_lossy();
     name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "OUT_DIR"
 }
@@ -119,10 +119,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cargo_hears_of_our_own_package_nothing_and_of_the_callers_settings_all() {
+    fn cargo_gets_the_callers_settings_but_not_xtasks_package_variables() {
         let ours = ["CARGO_PKG_NAME", "CARGO_PKG_VERSION_MAJOR", "CARGO_MANIFEST_DIR", "OUT_DIR"];
         let callers = ["CARGO", "CARGO_HOME", "CARGO_TARGET_DIR", "CARGO_BUILD_JOBS", "PATH"];
-        assert!(ours.iter().all(|name| says_who_we_are(name.as_ref())));
-        assert!(!callers.iter().any(|name| says_who_we_are(name.as_ref())));
+        assert!(ours.iter().all(|name| describes_own_package(name.as_ref())));
+        assert!(!callers.iter().any(|name| describes_own_package(name.as_ref())));
     }
 }

@@ -50,7 +50,7 @@ fn the_shop() {
     assert!(denied(verdict(&snapshot, SHOP, ORDERS, 9187)), "the shop reads no metrics");
     assert!(
         denied(verdict(&snapshot, BLOG, ORDERS, 5432)),
-        "the blog is of the front team, and not the shop"
+        "the blog belongs to the front team, but is not the shop"
     );
     assert_eq!(verdict(&snapshot, PROMETHEUS, ORDERS, 9187), allowed_by("db/allow-metrics"));
     assert!(denied(verdict(&snapshot, PROMETHEUS, ORDERS, 5432)), "the monitor reads metrics only");

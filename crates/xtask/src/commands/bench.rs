@@ -12,8 +12,8 @@ use clap::ValueEnum;
 
 use crate::commands::demo::build;
 use crate::commands::image;
+use crate::components;
 use crate::machine::Machine;
-use crate::parts;
 use crate::prerequisite::Purpose;
 use crate::setup;
 use crate::workspace::Workspace;
@@ -95,7 +95,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     setup::ensure(workspace, purposes(*what))?;
     build_for(workspace, chosen)?;
     if !help && chosen.contains(&What::Scale) {
-        parts::build(workspace)?;
+        components::build(workspace)?;
     }
     let mut code = ExitCode::SUCCESS;
     for what in chosen {
@@ -129,7 +129,7 @@ fn build_for(workspace: &Workspace, chosen: &[What]) -> Result<()> {
     build(workspace, &what)?;
     if chosen.contains(&What::Instructions) {
         let built = image::own_build(workspace)?.status().context("cargo could not be started")?;
-        ensure!(built.success(), "the build failed: its errors stand above");
+        ensure!(built.success(), "the build failed: see its errors above");
     }
     Ok(())
 }
@@ -156,7 +156,7 @@ fn program(workspace: &Workspace, what: What) -> Result<Command> {
         What::Scale => {
             command.env("KUBE_VERDICT_RESULTS", results);
             command.arg("--folder").arg(workspace.bench().join("cluster"));
-            command.arg("--parts").arg(workspace.parts());
+            command.arg("--parts").arg(workspace.components());
         }
         _ => drop(command.env("KUBE_VERDICT_RESULTS", results)),
     }
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_measurement_is_handed_on() {
+    fn arguments_after_the_measurement_are_passed_on() {
         let read =
             |line: &[&str]| Line::try_parse_from(["bench"].iter().chain(line)).map(|line| line.arguments);
         for line in
@@ -234,11 +234,11 @@ mod tests {
         }
         let all = read(&[]).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!((all.what, all.rest.len()), (What::All, 0));
-        assert!(read(&["speed"]).is_err(), "what does not exist is not listed");
+        assert!(read(&["speed"]).is_err(), "an unknown measurement is an error");
     }
 
     #[test]
-    fn everything_that_all_measures_has_a_quick_form() {
+    fn every_measurement_of_all_has_quick_arguments() {
         assert!(MEASUREMENTS.iter().all(|what| !what.quick().is_empty()));
     }
 }

@@ -7,8 +7,8 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
+use crate::components;
 use crate::machine::Machine;
-use crate::parts;
 use crate::prerequisite::Purpose;
 use crate::setup;
 use crate::workspace::Workspace;
@@ -73,7 +73,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
         }
         Action::Build => {
             setup::ensure(workspace, &[Purpose::Cluster])?;
-            parts::build(workspace)?;
+            components::build(workspace)?;
             return Ok(ExitCode::SUCCESS);
         }
         Action::Down => program(workspace, "down")?,
@@ -86,7 +86,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
 /// runs the cluster.
 pub fn prepare(workspace: &Workspace, what: &str) -> Result<Command> {
     let program = program(workspace, what)?;
-    parts::build(workspace)?;
+    components::build(workspace)?;
     Ok(program)
 }
 
@@ -103,7 +103,7 @@ fn program(workspace: &Workspace, what: &str) -> Result<Command> {
     {
         let built = workspace.cargo(subcommand).args(what).status().context("cargo could not be started")?;
         if !built.success() {
-            bail!("the build failed: its errors stand above");
+            bail!("the build failed: see its errors above");
         }
     }
     let mut command = Command::new(workspace.development_program("cluster"));
@@ -118,14 +118,14 @@ pub fn image(workspace: &Workspace, given: Option<&Path>) -> Result<PathBuf> {
         return fs::canonicalize(given).with_context(|| format!("reading the image {}", given.display()));
     }
     let archive = workspace.target().join("kube-verdict-e2e.tar");
-    let ourselves = std::env::current_exe().context("finding our own program")?;
+    let ourselves = std::env::current_exe().context("finding the path of this program")?;
     let built = Command::new(ourselves)
         .args(["image", "--output"])
         .arg(&archive)
         .current_dir(workspace.root())
         .status()
         .context("cargo xtask image could not be started")?;
-    if built.success() { Ok(archive) } else { bail!("the image was not built: its errors stand above") }
+    if built.success() { Ok(archive) } else { bail!("the image was not built: see its errors above") }
 }
 
 /// Runs the prepared command, with the folders of this checkout.
@@ -134,7 +134,7 @@ pub fn finish(workspace: &Workspace, mut command: Command) -> Result<ExitCode> {
         .arg("--folder")
         .arg(workspace.target().join("cluster"))
         .arg("--parts")
-        .arg(workspace.parts())
+        .arg(workspace.components())
         .status()
         .context("the cluster's program could not be started")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

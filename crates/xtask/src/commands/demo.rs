@@ -22,7 +22,8 @@ pub struct Arguments {
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     if !Machine::this().root {
         bail!(
-            "the demo needs root, since it makes network namespaces and nftables rules: sudo -E cargo xtask demo"
+            "the demo needs root, since it makes network namespaces and nftables rules: sudo -E cargo xtask \
+             demo"
         );
     }
     setup::ensure(workspace, &[Purpose::Build, Purpose::Namespaces])?;
@@ -44,5 +45,5 @@ pub fn build(workspace: &Workspace, what: &[&str]) -> Result<()> {
         .args(what)
         .status()
         .context("cargo could not be started")?;
-    if status.success() { Ok(()) } else { bail!("the build failed: its errors stand above") }
+    if status.success() { Ok(()) } else { bail!("the build failed: see its errors above") }
 }

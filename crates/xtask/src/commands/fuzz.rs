@@ -55,7 +55,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     bail!(
-        "{} ended early: keep what fuzz/artifacts holds as a data file with a sentence (fuzz/README.md)",
+        "{} ended early: add the input in fuzz/artifacts as a data file with a sentence (fuzz/README.md)",
         found.join(", ")
     )
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask image`: the container image, built without a container engine.
 //!
 //! ```text
-//!  [ Platform ] -> static program, tried -> [ Layer ] -> [ Archive ] -> one file that Docker, Podman and containerd take
+//!  [ Platform ] -> static program, tested -> [ Layer ] -> [ Archive ] -> a file for Docker, Podman, containerd
 //! ```
 //!
 //! The same programs give the same archive: it contains no time, no user and no order of a file system.
@@ -136,7 +136,7 @@ fn build(workspace: &Workspace, platform: Platform) -> Result<PathBuf> {
         &format!("build {}", platform.architecture()),
         command,
         BUILD_LIMIT,
-        Output::PassedOn,
+        Output::Copied,
     )?;
     Ok(program_of(workspace, platform, AGENT))
 }

@@ -89,7 +89,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     lint(&helm, &chart)?;
     for values in REFUSED {
         match template(&helm, &chart, &[values], &[]) {
-            Ok(_) => bail!("the chart's schema lets {values} pass"),
+            Ok(_) => bail!("the chart's schema accepts {values}"),
             Err(error) if error.to_string().contains("schema") => {}
             Err(error) => return Err(error.context(format!("{values} is refused, but not by the schema"))),
         }
@@ -116,12 +116,12 @@ const HEAD: &str =
     "# Rendered from manifests/helm/kube-verdict by `cargo xtask manifests`: change it there.\n";
 
 fn helm(workspace: &Workspace, named: Option<&Path>) -> Result<PathBuf> {
-    let built = workspace.parts().join("helm");
+    let built = workspace.components().join("helm");
     named
         .map(Path::to_owned)
         .or_else(|| program("helm"))
         .or_else(|| built.is_file().then_some(built))
-        .context("helm is missing: install version 3, or name it by --helm")
+        .context("helm is missing: install version 3, or pass its path with --helm")
 }
 
 /// Renders the chart with some values and flags, in the namespace of the stand-alone manifests.
@@ -152,7 +152,7 @@ fn output(mut command: Command) -> Result<String> {
         let said = [output.stdout, output.stderr].concat();
         bail!("helm failed:\n{}", String::from_utf8_lossy(&said).trim_end());
     }
-    String::from_utf8(output.stdout).context("helm rendered something that is no text")
+    String::from_utf8(output.stdout).context("helm rendered something that is not UTF-8")
 }
 
 /// Removes the lines in which helm names the template of an object.

@@ -67,12 +67,8 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
         } else if step.needs_agent() && !agent_built {
             not_run("not run: the agent did not build")
         } else {
-            let task = Task {
-                name: &name,
-                command: step.command(workspace)?,
-                limit: LIMIT,
-                output: Output::PassedOn,
-            };
+            let task =
+                Task { name: &name, command: step.command(workspace)?, limit: LIMIT, output: Output::Copied };
             task.run(&workspace.logs())?
         };
         if step == Step::Agent {
@@ -270,13 +266,13 @@ mod tests {
     }
 
     #[test]
-    fn a_step_brings_what_it_builds_on() {
+    fn a_step_includes_its_prerequisites() {
         assert_eq!(chosen(&[Step::Vm, Step::Format]), [Step::Format, Step::Agent, Step::Vm]);
         assert_eq!(chosen(&[Step::Unit]), [Step::Agent, Step::Unit]);
     }
 
     #[test]
-    fn the_virtual_machine_has_a_step_of_its_own() {
+    fn the_virtual_machine_has_its_own_step() {
         let workspace = Workspace::locate().unwrap();
         let folder = workspace.root().join("integration/tests");
         assert!(folder.join(format!("{VM}.rs")).is_file(), "{} holds it", folder.display());
@@ -284,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_verdict_takes_has_a_step_of_its_own() {
+    fn the_instructions_of_a_verdict_have_their_own_step() {
         let workspace = Workspace::locate().unwrap();
         let folder = workspace.root().join("benches/tests");
         assert!(folder.join(format!("{INSTRUCTIONS}.rs")).is_file(), "{} holds it", folder.display());

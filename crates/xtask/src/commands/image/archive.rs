@@ -26,7 +26,7 @@ pub(super) struct Reference {
 impl Reference {
     /// `NAME:TAG`. A colon before the last slash belongs to a registry's port.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no NAME:TAG, such as kube-verdict:0.1.0");
+        let wrong = || format!("{text:?} is not a NAME:TAG, such as kube-verdict:0.1.0");
         let (name, tag) = text.rsplit_once(':').ok_or_else(wrong)?;
         let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/:".contains(c);
         let is_tag = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn one_platform_stands_in_the_index_itself_and_in_dockers_list() {
+    fn one_platform_is_in_the_index_itself_and_in_dockers_list() {
         let reference = Reference::parse("kube-verdict:1.2.3").unwrap();
         let files = files(&pack(&images(&[Platform::Arm64]), &reference).unwrap());
         let index = json(&files["index.json"]);
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn names_mean_what_they_mean_to_containerd() {
+    fn names_are_completed_as_by_containerd() {
         let full = |text: &str| Reference::parse(text).map(|reference| reference.full());
         for (text, expected) in [
             ("kube-verdict:1", "docker.io/library/kube-verdict:1"),

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_holds_the_program_under_both_names_and_no_time() {
+    fn it_contains_the_program_under_both_names_and_no_time() {
         let layer = pack(b"a program").unwrap();
         assert_eq!(layer, pack(b"a program").unwrap(), "the same program makes the same layer");
         let mut files = Vec::new();

@@ -29,14 +29,14 @@ const FLANNEL_SOURCES: &str = "flannel-sources";
 
 /// One program.
 #[derive(Clone, Copy, Hash, Debug)]
-struct Part {
+struct Component {
     /// Its file name.
     program: &'static str,
     /// Further names under which the program is called.
     names: &'static [&'static str],
     /// The folder under `integration/parts` that pins its version.
     module: &'static str,
-    /// Its Go package; with `./` if it is part of this project.
+    /// Its Go package; with `./` if it is component of this project.
     package: &'static str,
     /// Whether the package is a test, which is built by another command.
     test: bool,
@@ -44,8 +44,8 @@ struct Part {
     contained: bool,
 }
 
-const PARTS: [Part; 9] = [
-    Part {
+const COMPONENTS: [Component; 9] = [
+    Component {
         names: &[
             "kube-apiserver",
             "kube-controller-manager",
@@ -54,66 +54,69 @@ const PARTS: [Part; 9] = [
             "kubectl",
             "kubelet",
         ],
-        ..part("kubernetes", "./kubernetes")
+        ..component("kubernetes", "./kubernetes")
     },
-    part("etcd", "go.etcd.io/etcd/server/v3"),
-    Part { contained: true, ..part("agnhost", "./agnhost") },
-    Part { test: true, ..part("netpol.test", "./netpol") },
-    part("ginkgo", "github.com/onsi/ginkgo/v2/ginkgo"),
-    Part { contained: true, ..part("flanneld", FLANNEL) },
-    Part { contained: true, ..part("install-conf", "github.com/flannel-io/flannel/cmd/install_conf") },
+    component("etcd", "go.etcd.io/etcd/server/v3"),
+    Component { contained: true, ..component("agnhost", "./agnhost") },
+    Component { test: true, ..component("netpol.test", "./netpol") },
+    component("ginkgo", "github.com/onsi/ginkgo/v2/ginkgo"),
+    Component { contained: true, ..component("flanneld", FLANNEL) },
+    Component {
+        contained: true,
+        ..component("install-conf", "github.com/flannel-io/flannel/cmd/install_conf")
+    },
     // The last version of the CNI project that still contains Flannel's plugin. Flannel itself needs a later
     // version of the project.
-    Part {
+    Component {
         module: "flannel-cni",
-        ..part("flannel", "github.com/containernetworking/plugins/plugins/meta/flannel")
+        ..component("flannel", "github.com/containernetworking/plugins/plugins/meta/flannel")
     },
-    part("helm", "helm.sh/helm/v3/cmd/helm"),
+    component("helm", "helm.sh/helm/v3/cmd/helm"),
 ];
 
 const FLANNEL: &str = "github.com/flannel-io/flannel";
 const KUBERNETES: &str = "k8s.io/kubernetes";
 
-const fn part(program: &'static str, package: &'static str) -> Part {
-    Part { program, names: &[], module: ".", package, test: false, contained: false }
+const fn component(program: &'static str, package: &'static str) -> Component {
+    Component { program, names: &[], module: ".", package, test: false, contained: false }
 }
 
 /// Builds the programs that are missing in the pinned version, and returns the folder of all of them. The
 /// first build takes many minutes.
 pub fn build(workspace: &Workspace) -> Result<PathBuf> {
     let sources = Sources { folder: workspace.root().join("integration/parts") };
-    let cache = workspace.parts();
+    let cache = workspace.components();
     fs::create_dir_all(&cache).with_context(|| format!("making {}", cache.display()))?;
     let _lock = lock(&cache)?;
-    let compiler = sources.ask(&["version"])?;
-    let version = sources.ask(&["list", "-m", "-f", "{{.Version}}", KUBERNETES])?;
-    for part in PARTS {
-        let flags = part.linker_flags(&version);
-        let stamp = sources.stamp(&part, &compiler, &flags)?;
+    let compiler = sources.query(&["version"])?;
+    let version = sources.query(&["list", "-m", "-f", "{{.Version}}", KUBERNETES])?;
+    for component in COMPONENTS {
+        let flags = component.linker_flags(&version);
+        let stamp = sources.stamp(&component, &compiler, &flags)?;
         let (program, stamp_file) =
-            (cache.join(part.program), cache.join(format!(".{}.stamp", part.program)));
+            (cache.join(component.program), cache.join(format!(".{}.stamp", component.program)));
         if program.is_file() && fs::read_to_string(&stamp_file).is_ok_and(|found| found == stamp) {
             continue;
         }
         let task = Task {
-            name: part.program,
-            command: sources.build(&part, &flags, &program),
+            name: component.program,
+            command: sources.build(&component, &flags, &program),
             limit: LIMIT,
             output: Output::Logged,
         };
         if let Some(failure) = task.run(&workspace.logs())?.failure {
-            bail!("{} was not built: {failure}", part.program);
+            bail!("{} was not built: {failure}", component.program);
         }
-        if part.contained {
+        if component.contained {
             let bytes = fs::read(&program).with_context(|| format!("reading {}", program.display()))?;
-            ensure!(is_static(&bytes), "{} is not linked statically: no image can run it", part.program);
+            ensure!(is_static(&bytes), "{} is not linked statically: no image can run it", component.program);
         }
-        for name in part.names {
-            link(&cache.join(name), Path::new(part.program))?;
+        for name in component.names {
+            link(&cache.join(name), Path::new(component.program))?;
         }
         fs::write(&stamp_file, stamp).with_context(|| format!("writing {}", stamp_file.display()))?;
     }
-    let flannel = sources.ask(&["list", "-m", "-f", "{{.Dir}}", FLANNEL])?;
+    let flannel = sources.query(&["list", "-m", "-f", "{{.Dir}}", FLANNEL])?;
     link(&cache.join(FLANNEL_SOURCES), Path::new(&flannel))?;
     Ok(cache)
 }
@@ -127,7 +130,7 @@ fn link(at: &Path, target: &Path) -> Result<()> {
     .with_context(|| format!("linking {}", at.display()))
 }
 
-impl Part {
+impl Component {
     /// Kubernetes' programs refuse to work together unless they have a version, which a plain `go build`
     /// doesn't set.
     fn linker_flags(&self, version: &str) -> String {
@@ -153,24 +156,24 @@ struct Sources {
 }
 
 impl Sources {
-    fn build(&self, part: &Part, linker_flags: &str, to: &Path) -> Command {
-        let mut command = self.go(part.module);
+    fn build(&self, component: &Component, linker_flags: &str, to: &Path) -> Command {
+        let mut command = self.go(component.module);
         // Upstream vets the suite itself; here go would vet all packages that it imports.
-        command.args(if part.test { &["test", "-c", "-vet=off"][..] } else { &["build"] });
+        command.args(if component.test { &["test", "-c", "-vet=off"][..] } else { &["build"] });
         // These programs are not debugged, and without debug information the compiler is faster.
         command.args(["-gcflags=all=-dwarf=false", "-ldflags", linker_flags]);
-        command.arg("-o").arg(to).arg(part.package);
+        command.arg("-o").arg(to).arg(component.package);
         command
     }
 
     /// A digest of everything that the built program depends on.
-    fn stamp(&self, part: &Part, compiler: &str, linker_flags: &str) -> Result<String> {
+    fn stamp(&self, component: &Component, compiler: &str, linker_flags: &str) -> Result<String> {
         let mut hasher = DefaultHasher::new();
-        (part, compiler, linker_flags).hash(&mut hasher);
-        let module = self.folder.join(part.module);
+        (component, compiler, linker_flags).hash(&mut hasher);
+        let module = self.folder.join(component.module);
         let mut files = vec![module.join("go.mod"), module.join("go.sum")];
-        if part.package.starts_with("./") {
-            let folder = module.join(part.package);
+        if component.package.starts_with("./") {
+            let folder = module.join(component.package);
             let entries = fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
             files.extend(entries.flatten().map(|entry| entry.path()));
         }
@@ -181,7 +184,7 @@ impl Sources {
     }
 
     /// The output of `go`.
-    fn ask(&self, arguments: &[&str]) -> Result<String> {
+    fn query(&self, arguments: &[&str]) -> Result<String> {
         let output = self
             .go(".")
             .args(arguments)
@@ -219,16 +222,16 @@ mod tests {
 
     #[test]
     fn every_program_is_pinned_by_contents() {
-        for part in PARTS {
-            let sums = fs::read_to_string(sources().folder.join(part.module).join("go.sum")).unwrap();
-            assert!(sums.lines().count() > 1, "{} has no go.sum", part.program);
+        for component in COMPONENTS {
+            let sums = fs::read_to_string(sources().folder.join(component.module).join("go.sum")).unwrap();
+            assert!(sums.lines().count() > 1, "{} has no go.sum", component.program);
         }
     }
 
     #[test]
     fn a_stamp_changes_with_the_compiler_the_flags_and_the_package() {
-        let [one, two, ..] = PARTS;
-        let stamp = |part, compiler, flags| sources().stamp(part, compiler, flags).unwrap();
+        let [one, two, ..] = COMPONENTS;
+        let stamp = |component, compiler, flags| sources().stamp(component, compiler, flags).unwrap();
         let stamped = stamp(&one, "go 1", "-s");
         assert_eq!(stamped, stamp(&one, "go 1", "-s"));
         for other in [stamp(&two, "go 1", "-s"), stamp(&one, "go 2", "-s"), stamp(&one, "go 1", "-w")] {
@@ -237,11 +240,11 @@ mod tests {
     }
 
     #[test]
-    fn kubernetes_knows_its_version_and_what_goes_into_an_image_is_static() {
-        let [kubernetes, _, agnhost, ..] = PARTS;
+    fn kubernetes_has_its_version_and_programs_in_images_are_static() {
+        let [kubernetes, _, agnhost, ..] = COMPONENTS;
         let flags = kubernetes.linker_flags("v1.34.1");
-        for part in ["gitVersion=v1.34.1", "gitMajor=1", "gitMinor=34"] {
-            assert!(flags.contains(&format!(" -X k8s.io/component-base/version.{part}")), "{flags}");
+        for component in ["gitVersion=v1.34.1", "gitMajor=1", "gitMinor=34"] {
+            assert!(flags.contains(&format!(" -X k8s.io/component-base/version.{variable}")), "{flags}");
         }
         assert!(!flags.contains("static") && agnhost.linker_flags("v1.34.1").contains("-static"));
     }
