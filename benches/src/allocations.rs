@@ -2,7 +2,10 @@
 //!
 //! Written for this purpose, because the clock runs in the same program: counting must cost next to nothing.
 //! So it uses neither atomics nor a lock, and passes `realloc` on to the system.
-#![allow(unsafe_code, reason = "an allocator is an unsafe trait; this one hands everything to the system's")]
+#![allow(
+    unsafe_code,
+    reason = "GlobalAlloc is an unsafe trait; every call is passed to the system's allocator"
+)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

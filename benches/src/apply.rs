@@ -79,9 +79,9 @@ pub struct Arguments {
 
 /// What the background entries are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Others {
+enum Background {
     /// Connections to a pod that the policy does not select.
-    Untouched,
+    Unaffected,
     /// Connections to the server: the change forbids them as well.
     Forbidden,
 }
@@ -90,17 +90,17 @@ enum Others {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Case {
     entries: u32,
-    others: Others,
+    background: Background,
     /// Pod events a second.
     events: u32,
     /// Whether every processor is busy.
     busy: bool,
 }
 
-impl Others {
+impl Background {
     fn pod(self) -> &'static str {
         match self {
-            Self::Untouched => BYSTANDER,
+            Self::Unaffected => BYSTANDER,
             Self::Forbidden => SERVER,
         }
     }
@@ -112,10 +112,10 @@ fn beside(events: u32, busy: bool) -> String {
     format!("{events}/s{busy}")
 }
 
-impl fmt::Display for Others {
+impl fmt::Display for Background {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Untouched => "untouched",
+            Self::Unaffected => "unaffected",
             Self::Forbidden => "forbidden too",
         })
     }
@@ -125,7 +125,8 @@ impl fmt::Display for Others {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
     /// The effect of the change on the background entries.
-    pub others: String,
+    #[serde(alias = "others")]
+    pub background: String,
     /// Entries in the node's table when the file was edited, at least.
     pub entries: u32,
     /// Pod events a second.
@@ -156,7 +157,7 @@ impl Figures for Row {
 
     fn header() -> Vec<&'static str> {
         vec![
-            "others",
+            "background",
             "entries",
             "pod events",
             "last byte ms",
@@ -177,7 +178,8 @@ impl Figures for Row {
             self.sweep_ms,
             self.dump_ms,
         ];
-        let mut cells = vec![self.others.clone(), self.entries.to_string(), beside(self.events, self.busy)];
+        let mut cells =
+            vec![self.background.clone(), self.entries.to_string(), beside(self.events, self.busy)];
         cells.extend(figures.map(|figure| format!("{figure:.1}")));
         cells
     }
@@ -195,14 +197,14 @@ struct Effect {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let mut cases = Vec::new();
     for &entries in &arguments.entries {
-        cases.push(Case { entries, others: Others::Untouched, events: 0, busy: false });
+        cases.push(Case { entries, background: Background::Unaffected, events: 0, busy: false });
         // Pods' own connections can be this many, too.
-        cases.push(Case { entries, others: Others::Forbidden, events: 0, busy: false });
+        cases.push(Case { entries, background: Background::Forbidden, events: 0, busy: false });
     }
     if arguments.events > 0 {
         let events = arguments.events;
         for busy in [false, true] {
-            let case = |&entries: &u32| Case { entries, others: Others::Untouched, events, busy };
+            let case = |&entries: &u32| Case { entries, background: Background::Unaffected, events, busy };
             cases.extend(arguments.entries.iter().take(2).map(case));
         }
     }
@@ -219,10 +221,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         progress.set_message(format!(
             "{} connections, {}, {}",
             case.entries,
-            case.others,
+            case.background,
             beside(case.events, case.busy)
         ));
-        fill_conntrack(&testbed, CLIENT, case.others.pod(), case.entries)?;
+        fill_conntrack(&testbed, CLIENT, case.background.pod(), case.entries)?;
         let _busy = case.busy.then(Busy::start).transpose()?;
         let effect = |_| {
             let effect = once(&testbed, case.events);
@@ -249,7 +251,7 @@ fn row(case: Case, effects: &[Effect]) -> Row {
     let worst = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
     let (cut_ms, new_ms) = (values(|effect| effect.cut), values(|effect| effect.new));
     Row {
-        others: case.others.to_string(),
+        background: case.background.to_string(),
         entries: case.entries,
         events: case.events,
         busy: case.busy,
@@ -278,7 +280,7 @@ fn once(testbed: &Testbed, events: u32) -> Result<Effect> {
         let last = opener.join().map_err(|_| anyhow!("the thread that opens connections panicked"))??;
         let (edited, sweep) = edited?;
         let since = |at: Instant| at.saturating_duration_since(edited);
-        let new = since(last.context("no new connection came about")?);
+        let new = since(last.context("no new connection was established")?);
         Ok(Effect { cut: since(stream.last_arrival()), new, sweep, dump: dump(testbed)? })
     })?;
     stream.close()?;
@@ -297,7 +299,7 @@ fn edit(testbed: &Testbed, agent: &Agent, stream: &Stream) -> Result<(Instant, D
     sleep(AFTERWARDS);
     let cut = stream.last_arrival().saturating_duration_since(edited);
     if cut + Duration::from_millis(100) > AFTERWARDS {
-        bail!("the connection was not cut: bytes still came {cut:?} after the edit");
+        bail!("the connection was not cut: bytes still arrived {cut:?} after the edit");
     }
     Ok((edited, wait_for_sweep(agent, before)?))
 }
@@ -330,7 +332,7 @@ fn wait_for_sweep(agent: &Agent, before: u64) -> Result<Duration> {
             return Ok(took);
         }
         if Instant::now() > end {
-            bail!("no sweep came within {PATIENCE:?}");
+            bail!("no sweep within {PATIENCE:?}");
         }
         sleep(Duration::from_millis(20));
     }
@@ -381,7 +383,7 @@ impl Stream {
         let end = Arc::clone(&stop);
         let sender = testbed.namespace(CLIENT)?.spawn(move || send(server, &began, &end))?;
         if begun.recv_timeout(PATIENCE).is_err() {
-            bail!("the connection that is to be cut did not come about");
+            bail!("the connection to be cut was not established");
         }
         Ok(Self { stop, latest, epoch, sender, receiver })
     }

@@ -37,7 +37,7 @@ pub struct Arguments {
     /// Numbers of policies with which the agent is measured once more with --verdict-cache-ttl off, which is
     /// the cost of the first connection of a flow key; without a value: none.
     #[arg(long, value_delimiter = ',', num_args = 0.., default_value = "500")]
-    first_of_pair: Vec<usize>,
+    uncached: Vec<usize>,
     /// Measure another policy agent too: a shell command that runs it in the network namespace of each node,
     /// until it is ended. The node's name is in NODE, and Namespaces, Pods, Nodes and NetworkPolicies are
     /// YAML files in the folder MANIFESTS.
@@ -77,7 +77,8 @@ pub struct Row {
     /// The median rate divided by that without an agent.
     pub of_no_agent: f64,
     /// The median rate divided by that of the baseline.
-    pub of_floor: f64,
+    #[serde(alias = "of_floor")]
+    pub of_baseline: f64,
     /// The median over the rounds of each round's 50th percentile of the time that `connect` took, in
     /// microseconds.
     pub p50_us: f64,
@@ -99,8 +100,18 @@ impl Figures for Row {
 
     fn header() -> Vec<&'static str> {
         vec![
-            "mode", "route", "clients", "conn/s", "/none", "/floor", "p50 us", "above", "p99", "p99.9",
-            "CPU us", "failed",
+            "mode",
+            "route",
+            "clients",
+            "conn/s",
+            "/none",
+            "/baseline",
+            "p50 us",
+            "above",
+            "p99",
+            "p99.9",
+            "CPU us",
+            "failed",
         ]
     }
 
@@ -111,7 +122,7 @@ impl Figures for Row {
             self.clients.to_string(),
             format!("{:.0}", self.rate),
             format!("{:.3}", self.of_no_agent),
-            format!("{:.3}", self.of_floor),
+            format!("{:.3}", self.of_baseline),
             format!("{:.1}", self.p50_us),
             format!("{:+.1}", self.p50_above_us),
             format!("{:.0}", self.p99_us),
@@ -174,11 +185,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 impl Arguments {
     fn modes(&self) -> Vec<Mode> {
-        let mut modes = vec![Mode::NoAgent, Mode::Floor];
+        let mut modes = vec![Mode::NoAgent, Mode::Baseline];
         modes.extend(self.policies.iter().map(|&policies| Mode::Agent { policies }));
         let busy = |&policies: &usize| Mode::Busy { policies, events: self.events };
         modes.extend(self.busy.iter().map(busy));
-        modes.extend(self.first_of_pair.iter().map(|&policies| Mode::Asking { policies }));
+        modes.extend(self.uncached.iter().map(|&policies| Mode::Uncached { policies }));
         if self.against.is_some() {
             modes.extend(self.policies.iter().map(|&policies| Mode::Other { policies }));
         }
@@ -211,7 +222,7 @@ fn rows(samples: &Runs) -> Vec<Row> {
                 rates: values(of, &|run| run.sample.rate),
                 rate: rate(of),
                 of_no_agent: rate(of) / rate(other(Mode::NoAgent)),
-                of_floor: rate(of) / rate(other(Mode::Floor)),
+                of_baseline: rate(of) / rate(other(Mode::Baseline)),
                 p50_us,
                 p99_us: percentile(of, 0.99),
                 p999_us: percentile(of, 0.999),

@@ -40,15 +40,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let packets = export(arguments.case, arguments.packets, &arguments.folder)?;
     let folder = arguments.folder.display();
     println!("{}: {packets} packets in {folder}", arguments.case);
-    println!("To try them: kube-verdict explain --source {folder}/{MANIFESTS} --packets {folder}/{PACKETS}");
-    println!("Each line must come out as `expected` says in that line of the packets.");
+    println!("To run them: kube-verdict explain --source {folder}/{MANIFESTS} --packets {folder}/{PACKETS}");
+    println!("Each line of output must have the verdict in `expected` of that line of packets.");
     Ok(())
 }
 
 /// Writes the manifests and the first `most` packets of a point. Returns how many packets there are.
 pub fn export(point: Point, most: usize, folder: &Path) -> Result<usize> {
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
-        bail!("{} holds something already: name another folder", folder.display());
+        bail!("{} is not empty: choose another folder", folder.display());
     }
     let Workload { changes, hits, misses } = workload::cluster(point.into());
     let manifests = folder.join(MANIFESTS);

@@ -160,7 +160,7 @@ impl Committed {
             .collect();
         let counted = |case: &&String| comparisons.iter().any(|comparison| comparison.case == **case);
         let gone = self.instructions.keys().filter(|case| !counted(case));
-        wrong.extend(gone.map(|case| format!("{case}: a committed figure that nobody counts any more")));
+        wrong.extend(gone.map(|case| format!("{case}: a committed figure that is no longer counted")));
         if wrong.is_empty() {
             return None;
         }
@@ -281,7 +281,7 @@ mod tests {
         let committed = committed(&[("old, hit", 100.0)]);
         let text = complaint(&committed, &[("new, hit", 100.0)], "x86_64", "rustc 1").unwrap();
         assert!(text.contains("new, hit: no committed figure"), "{text}");
-        assert!(text.contains("old, hit: a committed figure that nobody counts"), "{text}");
+        assert!(text.contains("old, hit: a committed figure that is no longer counted"), "{text}");
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use benches::report::page;
 use benches::{
-    apply, compile, connections, export, floods, floor, flows, instructions, memory, ports, scale, verdicts,
+    apply, baseline, compile, connections, export, floods, flows, instructions, memory, ports, scale,
+    verdicts,
 };
 use clap::{Parser, Subcommand};
 use ipnet::IpNet;
@@ -60,7 +61,7 @@ enum Command {
     },
     /// The program that accepts every packet without evaluation; `connections` starts it in a node's network
     /// namespace.
-    #[command(name = floor::COMMAND, hide = true)]
+    #[command(name = baseline::COMMAND, hide = true)]
     AcceptAll {
         /// The node's pod CIDRs.
         pod_cidrs: Vec<IpNet>,
@@ -81,6 +82,6 @@ fn main() -> Result<()> {
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Report { from, into } => page::write(&from, &into),
-        Command::AcceptAll { pod_cidrs } => floor::serve(pod_cidrs),
+        Command::AcceptAll { pod_cidrs } => baseline::serve(pod_cidrs),
     }
 }

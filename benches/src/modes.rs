@@ -21,7 +21,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use crate::floor::Floor;
+use crate::baseline::Baseline;
 use crate::processes;
 
 /// The client's node, and the other one.
@@ -75,7 +75,7 @@ pub enum Mode {
     /// Connection tracking and the rules of services, as on every node.
     NoAgent,
     /// A program that accepts every packet without evaluation.
-    Floor,
+    Baseline,
     /// The agent with this number of policies that select the server. All clients are one pod, so nearly
     /// every connection has a flow key that the kernel caches.
     Agent {
@@ -90,7 +90,7 @@ pub enum Mode {
         events: u32,
     },
     /// The agent without its verdict cache: the cost of the first connection of a flow key.
-    Asking {
+    Uncached {
         /// The number of policies.
         policies: usize,
     },
@@ -116,12 +116,12 @@ impl fmt::Display for Mode {
         let named = |count: usize| if count == 1 { "policy" } else { "policies" };
         match *self {
             Self::NoAgent => f.write_str("no agent"),
-            Self::Floor => f.write_str("floor"),
+            Self::Baseline => f.write_str("baseline"),
             Self::Agent { policies } => write!(f, "agent, {policies} {}", named(policies)),
             Self::Busy { policies, events } => {
                 write!(f, "agent, {policies} {}, {events} events/s", named(policies))
             }
-            Self::Asking { policies } => write!(f, "asking, {policies} {}", named(policies)),
+            Self::Uncached { policies } => write!(f, "uncached, {policies} {}", named(policies)),
             Self::Other { policies } => write!(f, "the other, {policies} {}", named(policies)),
         }
     }
@@ -153,7 +153,7 @@ pub struct Running<'a> {
 
 #[derive(Debug)]
 enum Started {
-    Floor(Floor),
+    Baseline(Baseline),
     Agent(Agent),
     Other(Other),
 }
@@ -173,7 +173,7 @@ impl<'a> Running<'a> {
         let mut running = Self { testbed, started: Vec::new() };
         if let Mode::Agent { policies }
         | Mode::Busy { policies, .. }
-        | Mode::Asking { policies }
+        | Mode::Uncached { policies }
         | Mode::Other { policies } = mode
         {
             testbed.manifests().write("policies.yaml", &policies_for(policies))?;
@@ -181,13 +181,13 @@ impl<'a> Running<'a> {
         for node in NODES {
             let started = match mode {
                 Mode::NoAgent => continue,
-                Mode::Floor => {
+                Mode::Baseline => {
                     let cidrs: Vec<IpNet> = testbed.cluster().node_named(node)?.cidrs().into();
-                    let program = env::current_exe().context("finding this program")?;
-                    Started::Floor(Floor::start(&program, testbed.namespace(node)?, &cidrs)?)
+                    let program = env::current_exe().context("finding the path of this program")?;
+                    Started::Baseline(Baseline::start(&program, testbed.namespace(node)?, &cidrs)?)
                 }
                 Mode::Agent { .. } | Mode::Busy { .. } => Started::agent(testbed, node, &[])?,
-                Mode::Asking { .. } => {
+                Mode::Uncached { .. } => {
                     Started::agent(testbed, node, &["--verdict-cache-ttl=off", "--queue-quota=off"])?
                 }
                 Mode::Other { .. } => Started::Other(Other::start(testbed, node, against)?),
@@ -198,7 +198,7 @@ impl<'a> Running<'a> {
             match started {
                 Started::Agent(agent) => agent.wait_ready()?,
                 Started::Other(other) => other.must_run()?,
-                Started::Floor(_) => {}
+                Started::Baseline(_) => {}
             }
         }
         // Every mode waits as long, because an agent that has just started still has work to do.
@@ -211,7 +211,7 @@ impl<'a> Running<'a> {
     /// The processor time of its processes so far.
     pub fn cpu(&self) -> Result<Duration> {
         let cpu = |started: &Started| match started {
-            Started::Floor(floor) => processes::cpu(floor.process()),
+            Started::Baseline(baseline) => processes::cpu(baseline.process()),
             Started::Agent(agent) => processes::cpu(agent.process()),
             Started::Other(other) => processes::cpu_of_group(other.child.id()),
         };
@@ -223,7 +223,7 @@ impl<'a> Running<'a> {
         for (started, node) in self.started.into_iter().zip(NODES) {
             let namespace = self.testbed.namespace(node)?;
             match started {
-                Started::Floor(floor) => drop(floor),
+                Started::Baseline(baseline) => drop(baseline),
                 Started::Agent(mut agent) => drop(agent.terminate()?),
                 Started::Other(other) => {
                     other.stop(namespace)?;
@@ -271,7 +271,7 @@ impl Other {
     fn must_run(&mut self) -> Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
-            Some(status) => bail!("the other agent ended at once ({status}); its words stand above"),
+            Some(status) => bail!("the other agent ended at once ({status}); see its output above"),
         }
     }
 

@@ -25,7 +25,7 @@ pub fn object(change: &Change) -> Result<Value> {
         Change::Node(node) => node_object(node),
         Change::Policy(policy) => policy_object(policy)?,
         Change::NamespaceGone(_) | Change::PodGone(_) | Change::NodeGone(_) | Change::PolicyGone(_) => {
-            bail!("{change:?} is no object: leave it out of the folder")
+            bail!("{change:?} has no object: leave it out of the folder")
         }
     })
 }
@@ -77,11 +77,11 @@ fn node_object(node: &Node) -> Value {
 
 fn policy_object(policy: &PolicySpec) -> Result<Value> {
     if policy.name.kind != PolicyKind::NetworkPolicy || policy.tier != Tier::NetworkPolicy {
-        bail!("{} is no NetworkPolicy", policy.name);
+        bail!("{} is not a NetworkPolicy", policy.name);
     }
     let own = &policy.name.namespace;
     if policy.subject.namespaces != NamespaceMatch::Named(own.clone()) {
-        bail!("{}: a NetworkPolicy selects pods of its own namespace alone", policy.name);
+        bail!("{}: a NetworkPolicy selects only pods of its own namespace", policy.name);
     }
     let types: Vec<&str> = [(policy.isolates_ingress, "Ingress"), (policy.isolates_egress, "Egress")]
         .into_iter()
@@ -132,9 +132,7 @@ fn peer(peer: &Peer, own: &str) -> Result<Value> {
             json!({"podSelector": selector(pods)?})
         }
         Peer::Pods { namespaces: NamespaceMatch::Named(name), .. } => {
-            bail!(
-                "a peer in namespace {name} by name has no form of its own: select the namespace by its labels"
-            )
+            bail!("a peer in namespace {name} by name can't be written: select the namespace by its labels")
         }
         Peer::Pods { namespaces: NamespaceMatch::Labels(namespaces), pods } => {
             json!({"namespaceSelector": selector(namespaces)?, "podSelector": selector(pods)?})

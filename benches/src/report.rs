@@ -124,7 +124,7 @@ impl Report {
         let read = |file: &PathBuf| {
             let text = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
             serde_json::from_slice(&text)
-                .with_context(|| format!("{} is no report of a measurement", file.display()))
+                .with_context(|| format!("{} is not a report of a measurement", file.display()))
         };
         files.iter().map(read).collect()
     }
@@ -276,7 +276,7 @@ mod tests {
         assert_eq!(read[0].figures::<Ping>().unwrap()[1], Ping { name: "far".to_owned(), micros: 1200 });
         fs::write(folder.path().join("pong.json"), "{}").unwrap();
         let error = Report::read_all(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("pong.json is no report"), "{error}");
+        assert!(error.contains("pong.json is not a report"), "{error}");
     }
 
     #[test]

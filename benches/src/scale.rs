@@ -140,7 +140,7 @@ fn grow(arguments: &Arguments, cluster: &Cluster) -> Result<Vec<Row>> {
     let (mut rows, mut settled) = (Vec::new(), 0);
     for &pods in &arguments.pods {
         ensure!(pods > settled, "numbers of pods must grow: {pods} after {settled}");
-        progress.set_message(format!("{pods} pods are made"));
+        progress.set_message(format!("creating {pods} pods"));
         crowd.settle(&bulk, settled..pods)?;
         settled = pods;
         progress.inc(1);
@@ -315,7 +315,7 @@ impl<'a> Agent<'a> {
                 same if same == last => return Ok(()),
                 other => last = other,
             }
-            ensure!(Instant::now() < end, "changes don't end");
+            ensure!(Instant::now() < end, "changes don't stop");
         }
     }
 }

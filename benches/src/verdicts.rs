@@ -128,7 +128,7 @@ impl Series {
     fn both(point: Point) -> [Self; 2] {
         [Kind::Hit, Kind::Miss].map(|packets| {
             // Three digits, from 1 ns to a second; longer times count as a second.
-            let batches = Histogram::new_with_bounds(1, 1_000_000_000, 3).expect("these bounds are possible");
+            let batches = Histogram::new_with_bounds(1, 1_000_000_000, 3).expect("these bounds are valid");
             Self { point, packets, batches, allocations: 0.0, rates: Vec::new() }
         })
     }
@@ -172,7 +172,7 @@ fn check(snapshot: &Snapshot, packets: &[Packet], expected: Verdict) -> Result<(
         bail!("{} packets are too few to measure with", packets.len());
     }
     match packets.iter().find(|packet| snapshot.evaluate(packet, Directions::Both).verdict() != expected) {
-        Some(packet) => bail!("{packet:?} does not come out as {expected:?}"),
+        Some(packet) => bail!("the verdict on {packet:?} is not {expected:?}"),
         None => Ok(()),
     }
 }

@@ -9,7 +9,7 @@ use benches::report::Output;
 #[test]
 fn no_verdict_takes_more_instructions_than_is_committed() {
     let Some(counted) = env::var_os(COUNTED).map(PathBuf::from) else {
-        panic!("{COUNTED} names no program: cargo xtask test --only instructions builds it")
+        panic!("{COUNTED} is not set: cargo xtask test --only instructions builds the program and sets it")
     };
     let counting = Arguments { renew: false, counted, output: Output::Table };
     if let Err(complaint) = instructions::run(&counting) {

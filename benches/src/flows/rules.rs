@@ -22,8 +22,8 @@ use crate::modes::{Mode, NODES, Route};
 /// The name of the agent's tables, in any family.
 const AGENT: &str = "kube-verdict";
 /// The handwritten tables: family and name.
-const INET_FLOOR: &str = "inet floor";
-const BRIDGE_FLOOR: &str = "bridge floor";
+const INET_BASELINE: &str = "inet baseline";
+const BRIDGE_BASELINE: &str = "bridge baseline";
 
 /// The rules that packets meet in a turn.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -31,9 +31,9 @@ pub enum Rules {
     /// Connection tracking and the rules of services, as on every node.
     NoAgent,
     /// One chain with one rule.
-    Floor,
+    Baseline,
     /// In addition, one bridge chain with one map lookup.
-    BridgeFloor,
+    BridgeBaseline,
     /// The agent's rules.
     Agent {
         /// How many policies select the server.
@@ -45,8 +45,8 @@ impl fmt::Display for Rules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::NoAgent => Mode::NoAgent.fmt(f),
-            Self::Floor => Mode::Floor.fmt(f),
-            Self::BridgeFloor => f.write_str("bridge floor"),
+            Self::Baseline => Mode::Baseline.fmt(f),
+            Self::BridgeBaseline => f.write_str("bridge baseline"),
             Self::Agent { policies } => Mode::Agent { policies }.fmt(f),
         }
     }
@@ -56,9 +56,9 @@ impl Rules {
     /// The sets of rules that take turns on a route while an agent with this number of policies runs. Ports
     /// are bound to pods of one node only.
     pub fn on(route: Route, policies: usize) -> Vec<Self> {
-        let mut rules = vec![Self::NoAgent, Self::Floor];
+        let mut rules = vec![Self::NoAgent, Self::Baseline];
         if route == Route::SameNode {
-            rules.push(Self::BridgeFloor);
+            rules.push(Self::BridgeBaseline);
         }
         rules.push(Self::Agent { policies });
         rules
@@ -68,8 +68,8 @@ impl Rules {
     fn awake(self, agents: &[String]) -> Vec<&str> {
         match self {
             Self::NoAgent => Vec::new(),
-            Self::Floor => vec![INET_FLOOR],
-            Self::BridgeFloor => vec![INET_FLOOR, BRIDGE_FLOOR],
+            Self::Baseline => vec![INET_BASELINE],
+            Self::BridgeBaseline => vec![INET_BASELINE, BRIDGE_BASELINE],
             Self::Agent { .. } => agents.iter().map(String::as_str).collect(),
         }
     }
@@ -78,7 +78,7 @@ impl Rules {
     fn batch(self, agents: &[String]) -> String {
         let awake = self.awake(agents);
         let mut batch = String::new();
-        for table in [INET_FLOOR, BRIDGE_FLOOR].into_iter().chain(agents.iter().map(String::as_str)) {
+        for table in [INET_BASELINE, BRIDGE_BASELINE].into_iter().chain(agents.iter().map(String::as_str)) {
             let flags = if awake.contains(&table) { "" } else { " { flags dormant; }" };
             let _ = writeln!(batch, "add table {table}{flags}");
         }
@@ -154,11 +154,11 @@ fn baselines(sources: &[Source]) -> String {
     let (v4, v6) =
         (elements("ip", &|source| source.v4.clone()), elements("ip6", &|source| source.v6.clone()));
     format!(
-        "table {INET_FLOOR} {{
+        "table {INET_BASELINE} {{
             flags dormant
             chain evaluate {{ type filter hook postrouting priority srcnat - 5; ct mark & 0x1 == 0x0 accept; }}
         }}
-        table {BRIDGE_FLOOR} {{
+        table {BRIDGE_BASELINE} {{
             flags dormant
             map bound4 {{ typeof iif . ether saddr . ether type . ip saddr : verdict; elements = {{ {v4} }}; }}
             map bound6 {{ typeof iif . ether saddr . ether type . ip6 saddr : verdict; elements = {{ {v6} }}; }}
@@ -194,24 +194,24 @@ mod tests {
         let agents = ["inet kube-verdict".to_owned(), "bridge kube-verdict".to_owned()];
         let asleep = |table: &str| format!("add table {table} {{ flags dormant; }}\n");
         assert_eq!(
-            Rules::BridgeFloor.batch(&agents),
-            "add table inet floor\nadd table bridge floor\n".to_owned()
+            Rules::BridgeBaseline.batch(&agents),
+            "add table inet baseline\nadd table bridge baseline\n".to_owned()
                 + &asleep("inet kube-verdict")
                 + &asleep("bridge kube-verdict")
         );
         assert_eq!(
             Rules::Agent { policies: 1 }.batch(&agents),
-            asleep("inet floor")
-                + &asleep("bridge floor")
+            asleep("inet baseline")
+                + &asleep("bridge baseline")
                 + "add table inet kube-verdict\nadd table bridge kube-verdict\n"
         );
         assert_eq!(Rules::NoAgent.batch(&agents).matches("dormant").count(), 4);
-        assert_eq!(Rules::Floor.batch(&agents).matches("dormant").count(), 3);
+        assert_eq!(Rules::Baseline.batch(&agents).matches("dormant").count(), 3);
     }
 
     #[test]
     fn all_tables_of_the_agent_are_found() {
-        let list = "table ip nat\ntable inet kube-verdict\ntable bridge kube-verdict\ntable inet floor\n";
+        let list = "table ip nat\ntable inet kube-verdict\ntable bridge kube-verdict\ntable inet baseline\n";
         assert_eq!(tables_named(list, AGENT), ["inet kube-verdict", "bridge kube-verdict"]);
     }
 

@@ -91,7 +91,7 @@ impl Pod {
         outcome
     }
 
-    #[expect(clippy::too_many_arguments, reason = "those of its one caller, and what that has made")]
+    #[expect(clippy::too_many_arguments, reason = "the values of its only caller, and what that has created")]
     fn measure(
         self,
         namespace: &Namespace,
@@ -239,7 +239,7 @@ fn wait_until_it_runs(since: Instant) -> Result<()> {
 /// Waits until the kernel's set binds this address to this interface of the calling thread's namespace.
 /// Returns when it did.
 fn wait_until_bound(address: IpAddr, device: &str, listens: mpsc::Sender<()>) -> Result<Instant> {
-    let index = if_nametoindex(device).with_context(|| format!("the number of {device}"))?;
+    let index = if_nametoindex(device).with_context(|| format!("the index of {device}"))?;
     let notifications = listen(SockProtocol::NetlinkNetFilter, 1 << (NFNLGRP_NFTABLES - 1))?;
     drop(listens);
     let mut messages = vec![0; 1 << 16];
@@ -257,7 +257,7 @@ fn wait_until_bound(address: IpAddr, device: &str, listens: mpsc::Sender<()>) ->
         bindings
             .is_ok_and(|bindings| bindings.addresses().any(|bound| bound == (address, InterfaceIndex(index))))
     });
-    ensure!(is_there, "{address} was announced and is not bound to {device}");
+    ensure!(is_there, "{address} was announced but is not bound to {device}");
     Ok(bound_at)
 }
 
@@ -293,10 +293,10 @@ mod tests {
         let taken = [&b"kube-verdict\0taken4\0"[..], &7u32.to_ne_bytes(), &[10, 244, 1, 100]];
         let mut all = message(NEW_ELEMENTS, &taken);
         all.resize(all.len().next_multiple_of(4), 0);
-        assert!(!binds(&all, pod, 7), "it is another set's");
+        assert!(!binds(&all, pod, 7), "it belongs to another set");
         all.extend(message(NEW_ELEMENTS, &element));
         assert!(binds(&all, pod, 7));
-        assert!(!binds(&all, pod, 8), "it is another port's");
+        assert!(!binds(&all, pod, 8), "it belongs to another port");
         assert!(!binds(&message(NEW_ELEMENTS + 2, &element), pod, 7), "it is removed");
         // Invalid lengths end the iteration.
         assert_eq!(each_message(&[0; 16]).count(), 0);

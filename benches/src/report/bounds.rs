@@ -32,7 +32,7 @@ pub(super) fn section(reports: &[&Report]) -> Result<String> {
         return Ok(String::new());
     }
     let mut text =
-        String::from("\n## What must hold\n\n| what | bound | measured | |\n| --- | ---: | ---: | --- |\n");
+        String::from("\n## Bounds\n\n| what | bound | measured | |\n| --- | ---: | ---: | --- |\n");
     for Bar { what, bound, measured, unit } in bars {
         let (words, limit, held) = match bound {
             Bound::AtMost(limit) => ("at most", limit, measured <= limit),
@@ -55,12 +55,13 @@ fn kernel_alone(reports: &[&Report]) -> Result<String> {
             let rows = flows.iter().filter(move |row| row.mode == rules.to_string());
             rows.map(|row| row.of_no_agent).reduce(f64::min)
         };
-        if let Some(floor) = worst(flows::Rules::Floor) {
-            let _ = write!(text, "\nWith one rule and no agent, long flows come to {floor:.3} at worst");
-            if let Some(floor) = worst(flows::Rules::BridgeFloor) {
+        if let Some(share) = worst(flows::Rules::Baseline) {
+            let _ = write!(text, "\nWith one rule and no agent, long flows reach {share:.3} at worst");
+            if let Some(share) = worst(flows::Rules::BridgeBaseline) {
                 let _ = write!(
                     text,
-                    "; with one bridge chain and one map lookup besides, between pods of one node, to {floor:.3}"
+                    "; with one bridge chain and one map lookup in addition, between pods of one node, \
+                     {share:.3}"
                 );
             }
             text += ".\n";
@@ -69,7 +70,8 @@ fn kernel_alone(reports: &[&Report]) -> Result<String> {
         if let Some(dump) = swept(&edits).map(|row| row.dump_ms).reduce(f64::min) {
             let _ = write!(
                 text,
-                "\nA dump of 100,000 connections alone takes the kernel {dump:.1} ms. No edit waits for a sweep.\n"
+                "\nA dump of 100,000 connections alone takes the kernel {dump:.1} ms. No edit waits for a \
+                 sweep.\n"
             );
         }
     }
@@ -121,7 +123,7 @@ fn bars(reports: &[&Report]) -> Result<Vec<Bar>> {
         let events =
             changes.iter().filter(usual).filter(|row| pods.contains(&row.event) && row.point.pods == 100_000);
         hold(
-            "a pod that comes, goes or is relabelled among 100,000, 1,000 policies of 5 rules, median",
+            "adding, removing or relabelling a pod among 100,000, 1,000 policies of 5 rules, median",
             Bound::AtMost(100.0),
             "us",
             &mut events.map(|row| row.median_us),
@@ -133,10 +135,10 @@ fn bars(reports: &[&Report]) -> Result<Vec<Bar>> {
             same.filter(|row| [1, 8].contains(&row.clients))
         };
         hold(
-            "connections of one node, 500 policies, 1 and 8 clients, over the floor",
+            "connections of one node, 500 policies, 1 and 8 clients, over the baseline",
             Bound::AtLeast(0.95),
             "",
-            &mut same_node().map(|row| row.of_floor),
+            &mut same_node().map(|row| row.of_baseline),
         );
         hold("the same over no agent", Bound::AtLeast(0.85), "", &mut same_node().map(|row| row.of_no_agent));
         let flows: Vec<flows::Row> = report.figures()?;
@@ -148,10 +150,10 @@ fn bars(reports: &[&Report]) -> Result<Vec<Bar>> {
             &mut agents_flows().map(|row| row.of_no_agent),
         );
         hold(
-            "the same between pods of one node, over one bridge chain and one map lookup made by hand",
+            "the same between pods of one node, over one handwritten bridge chain with one map lookup",
             Bound::AtLeast(0.98),
             "",
-            &mut agents_flows().filter_map(|row| row.of_bridge_floor),
+            &mut agents_flows().filter_map(|row| row.of_bridge_baseline),
         );
         let new_ports: Vec<ports::Row> = report.figures()?;
         let agents_ports = || new_ports.iter().filter(|row| row.mode == ports::Mode::Agent);

@@ -88,7 +88,9 @@ impl FromStr for Point {
     fn from_str(name: &str) -> Result<Self> {
         let parts: Vec<&str> = name.split('-').collect();
         let &[pods, "pods", policies, "policies", rules, "rules", peers] = &parts[..] else {
-            bail!("{name:?} is no point of the grid: write it like 10000-pods-1000-policies-5-rules-selector")
+            bail!(
+                "{name:?} is not a point of the grid: write it like 10000-pods-1000-policies-5-rules-selector"
+            )
         };
         let number = |text: &str| {
             text.parse::<usize>()
@@ -104,7 +106,7 @@ impl FromStr for Point {
                 .map_err(|_| anyhow::anyhow!("{name:?}: peers are `selector` or `ipblock`, not {peers:?}"))?,
         };
         if point.pods < 2 {
-            bail!("{name:?}: a server alone has no peer; give it at least 2 pods");
+            bail!("{name:?}: a server alone has no peer; at least 2 pods are needed");
         }
         Ok(point)
     }
@@ -131,8 +133,8 @@ mod tests {
     #[test]
     fn what_is_no_point_is_said_to_be_none() {
         for (name, sentence) in [
-            ("", "is no point of the grid"),
-            ("10-pods-1-policies-1-rules", "is no point of the grid"),
+            ("", "is not a point of the grid"),
+            ("10-pods-1-policies-1-rules", "is not a point of the grid"),
             ("10-pods-1-policies-1-rules-names", "peers are `selector` or `ipblock`"),
             ("10-pods-0-policies-1-rules-selector", "at least 1"),
             ("1-pods-1-policies-1-rules-selector", "at least 2 pods"),

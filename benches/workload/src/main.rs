@@ -14,7 +14,7 @@ use workload::{Kind, NODE, Workload, cluster};
 
 #[derive(Parser)]
 #[command(
-    about = "Evaluates generated packets in a function that callgrind can be told to count",
+    about = "Evaluates generated packets in a function for callgrind to count",
     after_help = "Example:\n  valgrind --tool=callgrind '--toggle-collect=*evaluate_counted*' \\\n    \
                   count-verdicts 10000-pods-1000-policies-5-rules-selector hit"
 )]

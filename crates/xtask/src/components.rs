@@ -243,7 +243,7 @@ mod tests {
     fn kubernetes_has_its_version_and_programs_in_images_are_static() {
         let [kubernetes, _, agnhost, ..] = COMPONENTS;
         let flags = kubernetes.linker_flags("v1.34.1");
-        for component in ["gitVersion=v1.34.1", "gitMajor=1", "gitMinor=34"] {
+        for variable in ["gitVersion=v1.34.1", "gitMajor=1", "gitMinor=34"] {
             assert!(flags.contains(&format!(" -X k8s.io/component-base/version.{variable}")), "{flags}");
         }
         assert!(!flags.contains("static") && agnhost.linker_flags("v1.34.1").contains("-static"));

@@ -190,7 +190,7 @@ impl What {
                 "--clients=1",
                 "--policies=1",
                 "--busy=1",
-                "--first-of-pair=1",
+                "--uncached=1",
                 "--routes=same-node",
                 "--rounds=1",
                 "--seconds=0.2",

@@ -32,11 +32,11 @@ const COPY_RANGE: u16 = 128;
 
 /// A running baseline. Dropping it ends the process; its table stays until it is removed, as an agent's does.
 #[derive(Debug)]
-pub struct Floor {
+pub struct Baseline {
     child: Child,
 }
 
-impl Floor {
+impl Baseline {
     /// Starts it on a node with these pod CIDRs, and waits until its rules are in force. `program` is the
     /// program that has [`COMMAND`].
     pub fn start(program: &Path, node: &Namespace, pod_cidrs: &[IpNet]) -> Result<Self> {
@@ -46,16 +46,16 @@ impl Floor {
             .args(pod_cidrs.iter().map(IpNet::to_string))
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
-        let mut floor =
+        let mut baseline =
             Self { child: node.run(|| command.spawn())?.context("starting the accept-all program")? };
         let mut said = String::new();
-        if let Some(output) = floor.child.stdout.take() {
+        if let Some(output) = baseline.child.stdout.take() {
             BufReader::new(output).read_line(&mut said)?;
         }
         if said.trim() != READY {
-            bail!("the accept-all program ended before it was ready; it said {said:?}");
+            bail!("the accept-all program ended before it was ready; its output was {said:?}");
         }
-        Ok(floor)
+        Ok(baseline)
     }
 
     /// Its process id.
@@ -64,7 +64,7 @@ impl Floor {
     }
 }
 
-impl Drop for Floor {
+impl Drop for Baseline {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
