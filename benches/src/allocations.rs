@@ -49,10 +49,10 @@ thread_local! {
     static COUNTS: Cell<Counts> = const { Cell::new(Counts { count: 0, held: 0, peak: 0 }) };
 }
 
-fn note(taken: usize, given_back: usize) {
+fn record(allocated: usize, freed: usize) {
     let Counts { count, held, peak } = COUNTS.get();
-    let held = held + taken as i64 - given_back as i64;
-    COUNTS.set(Counts { count: count + u64::from(taken > 0), held, peak: peak.max(held) });
+    let held = held + allocated as i64 - freed as i64;
+    COUNTS.set(Counts { count: count + u64::from(allocated > 0), held, peak: peak.max(held) });
 }
 
 struct Counting;
@@ -61,25 +61,25 @@ struct Counting;
 // needs neither memory nor a destructor.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        note(layout.size(), 0);
+        record(layout.size(), 0);
         // SAFETY: the caller keeps the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        note(layout.size(), 0);
+        record(layout.size(), 0);
         // SAFETY: the caller keeps the contract of `alloc_zeroed`.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        note(0, layout.size());
+        record(0, layout.size());
         // SAFETY: the caller keeps the contract of `dealloc`.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        note(size, layout.size());
+        record(size, layout.size());
         // SAFETY: the caller keeps the contract of `realloc`.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn count_peak_and_what_is_kept() {
+    fn peak_and_kept_bytes_are_counted() {
         let (kept, allocated) = during(|| {
             drop(std::hint::black_box(vec![0_u8; 3_000]));
             std::hint::black_box(vec![0_u8; 1_000])

@@ -36,7 +36,7 @@ const BYSTANDER: &str = "bench/bystander";
 /// The server's port.
 const PORT: u16 = 9000;
 /// The port for new connections.
-const PORT_OF_NEW: u16 = 9001;
+const NEW_CONNECTIONS_PORT: u16 = 9001;
 /// The policy that is edited, and its text.
 const POLICY: &str = "bench/server";
 const ALLOWS: &str = "
@@ -52,11 +52,11 @@ ingress: []
 /// The pause between two writes of the client, which is the resolution of the figures.
 const PAUSE: Duration = Duration::from_micros(100);
 /// How long the connections exist before the edit.
-const BEFOREHAND: Duration = Duration::from_millis(300);
+const TIME_BEFORE_EDIT: Duration = Duration::from_millis(300);
 /// How long after an edit arrivals are still observed.
-const AFTERWARDS: Duration = Duration::from_millis(700);
+const TIME_AFTER_EDIT: Duration = Duration::from_millis(700);
 /// The time limit for a connection to be established, or a change to be in force.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -107,7 +107,7 @@ impl Background {
 }
 
 /// The other load, in a few words.
-fn beside(events: u32, busy: bool) -> String {
+fn load_label(events: u32, busy: bool) -> String {
     let busy = if busy { ", busy" } else { "" };
     format!("{events}/s{busy}")
 }
@@ -179,7 +179,7 @@ impl Figures for Row {
             self.dump_ms,
         ];
         let mut cells =
-            vec![self.background.clone(), self.entries.to_string(), beside(self.events, self.busy)];
+            vec![self.background.clone(), self.entries.to_string(), load_label(self.events, self.busy)];
         cells.extend(figures.map(|figure| format!("{figure:.1}")));
         cells
     }
@@ -217,17 +217,17 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             .pod(SERVER, NODE, &[("app", "server")], &[])
             .pod(BYSTANDER, NODE, &[("app", "bystander")], &[])
             .build()?;
-        let case = Case { entries: case.entries.min(room(&testbed)?), ..case };
+        let case = Case { entries: case.entries.min(free_entries(&testbed)?), ..case };
         progress.set_message(format!(
             "{} connections, {}, {}",
             case.entries,
             case.background,
-            beside(case.events, case.busy)
+            load_label(case.events, case.busy)
         ));
         fill_conntrack(&testbed, CLIENT, case.background.pod(), case.entries)?;
         let _busy = case.busy.then(Busy::start).transpose()?;
         let effect = |_| {
-            let effect = once(&testbed, case.events);
+            let effect = measure_round(&testbed, case.events);
             progress.inc(1);
             effect.with_context(|| format!("{case:?}"))
         };
@@ -239,7 +239,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// How many entries fit into the kernel's table, with some room for the measured connections.
-fn room(testbed: &Testbed) -> Result<u32> {
+fn free_entries(testbed: &Testbed) -> Result<u32> {
     let most: u32 = testbed.namespace(NODE)?.read_sysctl("net.netfilter.nf_conntrack_max")?.parse()?;
     Ok(most / 100 * 95)
 }
@@ -267,7 +267,7 @@ fn row(case: Case, effects: &[Effect]) -> Row {
 }
 
 /// One round: a fresh agent over the existing connections, new connections, one edit.
-fn once(testbed: &Testbed, events: u32) -> Result<Effect> {
+fn measure_round(testbed: &Testbed, events: u32) -> Result<Effect> {
     testbed.manifests().policy(POLICY, ALLOWS)?;
     let mut agent = Agent::start(testbed, NODE, &Launch::default())?;
     agent.wait_ready()?;
@@ -293,12 +293,12 @@ fn once(testbed: &Testbed, events: u32) -> Result<Effect> {
 /// took.
 fn edit(testbed: &Testbed, agent: &Agent, stream: &Stream) -> Result<(Instant, Duration)> {
     // The agent is idle for some time after the sweep at its start.
-    sleep(BEFOREHAND);
+    sleep(TIME_BEFORE_EDIT);
     let before = sweeps(agent)?.0;
     let edited = testbed.manifests().policy(POLICY, FORBIDS)?;
-    sleep(AFTERWARDS);
+    sleep(TIME_AFTER_EDIT);
     let cut = stream.last_arrival().saturating_duration_since(edited);
-    if cut + Duration::from_millis(100) > AFTERWARDS {
+    if cut + Duration::from_millis(100) > TIME_AFTER_EDIT {
         bail!("the connection was not cut: bytes still arrived {cut:?} after the edit");
     }
     Ok((edited, wait_for_sweep(agent, before)?))
@@ -325,14 +325,14 @@ fn sweeps(agent: &Agent) -> Result<(u64, Duration)> {
 
 /// The duration of the first sweep after the first `before` ones.
 fn wait_for_sweep(agent: &Agent, before: u64) -> Result<Duration> {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     loop {
         let (count, took) = sweeps(agent)?;
         if count > before {
             return Ok(took);
         }
         if Instant::now() > end {
-            bail!("no sweep within {PATIENCE:?}");
+            bail!("no sweep within {TIMEOUT:?}");
         }
         sleep(Duration::from_millis(20));
     }
@@ -341,7 +341,7 @@ fn wait_for_sweep(agent: &Agent, before: u64) -> Result<Duration> {
 /// Opens connections to the server, one after the other. Returns when the last of them was established.
 fn open_connections(testbed: &Testbed, over: &AtomicBool) -> Result<Option<Instant>> {
     let [address, _] = testbed.addresses(SERVER)?;
-    let server = SocketAddr::new(address, PORT_OF_NEW);
+    let server = SocketAddr::new(address, NEW_CONNECTIONS_PORT);
     let listener = testbed.namespace(SERVER)?.run(|| TcpListener::bind(server))??;
     listener.set_nonblocking(true)?;
     testbed.namespace(CLIENT)?.run(|| {
@@ -382,7 +382,7 @@ impl Stream {
         let (began, begun) = mpsc::channel();
         let end = Arc::clone(&stop);
         let sender = testbed.namespace(CLIENT)?.spawn(move || send(server, &began, &end))?;
-        if begun.recv_timeout(PATIENCE).is_err() {
+        if begun.recv_timeout(TIMEOUT).is_err() {
             bail!("the connection to be cut was not established");
         }
         Ok(Self { stop, latest, epoch, sender, receiver })
@@ -405,7 +405,7 @@ impl Stream {
 }
 
 fn send(server: SocketAddr, began: &mpsc::Sender<()>, stop: &AtomicBool) -> Result<()> {
-    let mut stream = TcpStream::connect_timeout(&server, PATIENCE).context("connecting to the server")?;
+    let mut stream = TcpStream::connect_timeout(&server, TIMEOUT).context("connecting to the server")?;
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(Duration::from_millis(200)))?;
     began.send(())?;
@@ -419,7 +419,7 @@ fn send(server: SocketAddr, began: &mpsc::Sender<()>, stop: &AtomicBool) -> Resu
 
 fn receive(listener: &TcpListener, epoch: Instant, latest: &AtomicU64) -> Result<()> {
     let (mut stream, _) = listener.accept()?;
-    stream.set_read_timeout(Some(AFTERWARDS * 2))?;
+    stream.set_read_timeout(Some(TIME_AFTER_EDIT * 2))?;
     let mut piece = [0; 4096];
     loop {
         match stream.read(&mut piece) {

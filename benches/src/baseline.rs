@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use nfq::Queue;
 use policy::Generation;
 
-use crate::processes::keep_to;
+use crate::processes::pin_to_core;
 
 /// The hidden command of this program that runs the baseline.
 pub const COMMAND: &str = "accept-all";
@@ -122,7 +122,7 @@ fn open(number: u16) -> std::io::Result<Queue> {
 
 /// Accepts the packets of a queue, on the core that its packets arrive on.
 fn accept(core: usize, mut queue: Queue, marks: Marks) -> Result<()> {
-    keep_to(core)?;
+    pin_to_core(core)?;
     loop {
         let mut message = queue.recv()?;
         let (mark, verdict) = allow(&marks, message.get_nfmark());

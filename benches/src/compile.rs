@@ -19,9 +19,9 @@ use crate::report::{Figures, Output, median, progress, show};
 /// How long each kind of change is repeated.
 const TIMED: Duration = Duration::from_millis(100);
 /// The minimum number of repetitions, regardless of the time.
-const FEWEST: usize = 3;
+const MIN_REPETITIONS: usize = 3;
 /// The maximum number of repetitions.
-const MOST: usize = 400;
+const MAX_REPETITIONS: usize = 400;
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -121,21 +121,21 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// Measures every kind of change at one point.
 pub fn measure(point: Point, timed: Duration) -> Result<Vec<Row>> {
     let changes = workload::cluster(point.into()).changes;
-    let full = repeated(timed, |_| from_nothing(&changes));
+    let full = repeat(timed, |_| full_compile(&changes));
     let mut cluster = Running::start(changes)?;
     let mut removed = Costs::default();
-    let added = repeated(timed, |turn| {
-        let pod = cluster.one_more_pod(turn);
+    let added = repeat(timed, |turn| {
+        let pod = cluster.new_pod(turn);
         let name = pod.name.clone();
         let cost = cluster.compile(Change::Pod(pod));
         removed.0.push(cluster.compile(Change::PodGone(name)));
         cost
     });
-    let label = repeated(timed, |turn| {
+    let label = repeat(timed, |turn| {
         let pod = cluster.relabelled_pod(turn);
         cluster.compile(Change::Pod(pod))
     });
-    let policy = repeated(timed, |turn| {
+    let policy = repeat(timed, |turn| {
         let policy = cluster.edited_policy(turn);
         cluster.compile(Change::Policy(policy))
     });
@@ -160,10 +160,10 @@ struct Cost {
 struct Costs(Vec<Cost>);
 
 /// Repeats something; `once` gets the number of earlier repetitions.
-fn repeated(timed: Duration, mut once: impl FnMut(usize) -> Cost) -> Costs {
+fn repeat(timed: Duration, mut once: impl FnMut(usize) -> Cost) -> Costs {
     let started = Instant::now();
-    let mut costs = Vec::with_capacity(MOST);
-    while costs.len() < FEWEST || (costs.len() < MOST && started.elapsed() < timed) {
+    let mut costs = Vec::with_capacity(MAX_REPETITIONS);
+    while costs.len() < MIN_REPETITIONS || (costs.len() < MAX_REPETITIONS && started.elapsed() < timed) {
         let cost = once(costs.len());
         costs.push(cost);
     }
@@ -210,8 +210,8 @@ impl Running {
     }
 
     /// A new pod, with the labels of an existing one.
-    fn one_more_pod(&self, turn: usize) -> Pod {
-        let like = workload::pod(self.somewhere(turn));
+    fn new_pod(&self, turn: usize) -> Pod {
+        let like = workload::pod(self.pod_number(turn));
         let new = workload::pod(self.pods + turn);
         let name = PodName::new(like.name.namespace, new.name.name);
         Pod { name, labels: like.labels, ..new }
@@ -219,7 +219,7 @@ impl Running {
 
     /// An existing pod, with the app of another.
     fn relabelled_pod(&self, turn: usize) -> Pod {
-        let number = self.somewhere(turn);
+        let number = self.pod_number(turn);
         let pod = workload::pod(number);
         // Another app than in this pod's previous turn.
         let other = workload::pod(number + 1 + turn % 7);
@@ -241,7 +241,7 @@ impl Running {
     }
 
     /// The number of a pod anywhere in the cluster, except the server.
-    fn somewhere(&self, turn: usize) -> usize {
+    fn pod_number(&self, turn: usize) -> usize {
         1 + turn * 37 % (self.pods - 1)
     }
 
@@ -256,7 +256,7 @@ impl Running {
 }
 
 /// A full compile. The changes themselves count as memory, but not as time.
-fn from_nothing(changes: &[Change]) -> Cost {
+fn full_compile(changes: &[Change]) -> Cost {
     let ((took, ..), allocated) = allocations::during(|| {
         let changes = changes.to_vec();
         let started = Instant::now();

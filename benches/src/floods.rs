@@ -26,14 +26,14 @@ const SERVER: &str = "bench/server";
 /// The server's port, which policy allows.
 const PORT: u16 = 9000;
 /// A port that policy does not allow.
-const SHUT: u16 = 9;
+const DENIED_PORT: u16 = 9;
 const POLICY: &str = "
 podSelector: {matchLabels: {app: server}}
 policyTypes: [Ingress]
 ingress: [{from: [{podSelector: {}}], ports: [{port: 9000}]}]
 ";
 /// The rule that drops the flood where it enters the node.
-const EARLY: &str =
+const EARLY_DROP: &str =
     "table inet early {\nchain early {\ntype filter hook prerouting priority -400\nudp dport 9 drop\n}\n}\n";
 
 /// What to measure.
@@ -158,7 +158,7 @@ fn measure(case: Case, arguments: &Arguments) -> Result<Row> {
     let mut agent = Agent::start(&testbed, NODE, &Launch::default())?;
     agent.wait_ready()?;
     if case == Case::Early {
-        nft(testbed.namespace(NODE)?, EARLY)?;
+        nft(testbed.namespace(NODE)?, EARLY_DROP)?;
     }
     let to = Family::V4.of(testbed.addresses(SERVER)?);
     let server = SocketAddr::new(to, PORT);
@@ -195,5 +195,5 @@ fn start_flood(testbed: &Testbed, case: Case, to: IpAddr, time: Duration) -> Res
         Case::Early => Varying::Nothing,
         Case::Flood(varying) => varying,
     };
-    testbed.namespace(FLOODER)?.spawn(move || flood(to, SHUT, varying, time)).map(Some)
+    testbed.namespace(FLOODER)?.spawn(move || flood(to, DENIED_PORT, varying, time)).map(Some)
 }

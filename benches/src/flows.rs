@@ -23,8 +23,8 @@ use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
 use self::ends::Ends;
+use self::rules::RuleSwitch;
 pub use self::rules::Rules;
-use self::rules::Turntable;
 use crate::modes::{Against, Mode, Route, Running, testbed};
 use crate::report::{Figures, Output, median, progress, show};
 
@@ -136,7 +136,7 @@ impl Figures for Row {
 /// Measures, and shows the figures.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let testbed = testbed()?;
-    Turntable::make_baselines(&testbed)?;
+    RuleSwitch::make_baselines(&testbed)?;
     let flows = Flow::value_variants();
     let steps = arguments.policies.len() * arguments.routes.len() * flows.len();
     let progress = progress(arguments.rounds as usize * steps);
@@ -144,20 +144,20 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for &policies in &arguments.policies {
         let mode = Mode::Agent { policies };
         let agent = Running::start(&testbed, mode, &Against::default()).with_context(|| mode.to_string())?;
-        let turntable = Turntable::new(&testbed)?;
+        let turntable = RuleSwitch::new(&testbed)?;
         for &route in &arguments.routes {
             let rules = Rules::on(route, policies);
             for &flow in flows {
                 let what = format!("{flow}, {route}, {mode}");
                 progress.set_message(what.clone());
-                turntable.turn_to(Rules::Agent { policies })?;
+                turntable.switch_to(Rules::Agent { policies })?;
                 let ends = Ends::start(&testbed, route, flow).with_context(|| what.clone())?;
                 let turns = measure(&ends, &turntable, &rules, arguments, &progress);
                 ends.stop().with_context(|| what.clone())?;
                 measured.entry((flow, route)).or_default().push(turns.context(what)?);
             }
         }
-        turntable.turn_to(Rules::Agent { policies })?;
+        turntable.switch_to(Rules::Agent { policies })?;
         agent.stop()?;
     }
     progress.finish_and_clear();
@@ -167,14 +167,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// Measures one flow in turns; its first packet meets the agent's rules.
 fn measure(
     ends: &Ends,
-    turntable: &Turntable<'_>,
+    turntable: &RuleSwitch<'_>,
     rules: &[Rules],
     arguments: &Arguments,
     progress: &ProgressBar,
 ) -> Result<Turns> {
     sleep(Duration::from_secs_f64(arguments.warm_up));
     let turn = |rules: Rules| -> Result<f64> {
-        turntable.turn_to(rules)?;
+        turntable.switch_to(rules)?;
         let (begun, before) = (Instant::now(), ends.arrived());
         sleep(Duration::from_secs_f64(arguments.seconds));
         let (took, arrived) = (begun.elapsed(), ends.arrived() - before);
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn over_all_rounds_no_turn_has_a_better_place() {
+    fn over_all_rounds_no_turn_has_a_better_position() {
         for turns in 2..=4 {
             let rounds: Vec<Vec<usize>> = (0..turns * 2).map(|round| order(turns, round)).collect();
             let place = |round: &Vec<usize>, turn| round.iter().position(|other| *other == turn).unwrap();

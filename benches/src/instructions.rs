@@ -113,8 +113,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         serde_json::from_slice(&text).with_context(|| format!("understanding {}", file.display()))?;
     let comparisons = committed.compare(&now);
     show(arguments.output, &comparisons)?;
-    match committed.complaint(&comparisons, env::consts::ARCH, COMPILER) {
-        Some(complaint) => bail!("{complaint}"),
+    match committed.failure(&comparisons, env::consts::ARCH, COMPILER) {
+        Some(failure) => bail!("{failure}"),
         None => Ok(()),
     }
 }
@@ -139,7 +139,7 @@ impl Committed {
 
     /// What is wrong, and what to do; `None` if nothing is. Figures of another kind of processor can't be
     /// compared. The table shows that, and it is no failure.
-    pub fn complaint(&self, comparisons: &[Comparison], processor: &str, compiler: &str) -> Option<String> {
+    pub fn failure(&self, comparisons: &[Comparison], processor: &str, compiler: &str) -> Option<String> {
         if processor != self.processor {
             eprintln!("not compared: the committed figures are for {}, this is {processor}", self.processor);
             return None;
@@ -238,61 +238,60 @@ mod tests {
         }
     }
 
-    fn complaint(
+    fn failure(
         committed: &Committed,
         now: &[(&str, f64)],
         processor: &str,
         compiler: &str,
     ) -> Option<String> {
         let now = now.iter().map(|(case, count)| ((*case).to_owned(), *count)).collect();
-        committed.complaint(&committed.compare(&now), processor, compiler)
+        committed.failure(&committed.compare(&now), processor, compiler)
     }
 
     #[test]
     fn up_to_three_per_cent_pass() {
         let committed = committed(&[("small, hit", 100.0), ("large, hit", 200.0)]);
         assert_eq!(
-            complaint(&committed, &[("small, hit", 102.9), ("large, hit", 90.0)], "x86_64", "rustc 1"),
+            failure(&committed, &[("small, hit", 102.9), ("large, hit", 90.0)], "x86_64", "rustc 1"),
             None
         );
-        let text =
-            complaint(&committed, &[("small, hit", 103.1), ("large, hit", 200.0)], "x86_64", "rustc 1")
-                .unwrap();
+        let text = failure(&committed, &[("small, hit", 103.1), ("large, hit", 200.0)], "x86_64", "rustc 1")
+            .unwrap();
         assert!(text.starts_with("small, hit: 103.1 instructions for a verdict, 3.1 % more than"), "{text}");
         assert!(text.contains(RENEW) && !text.contains("large") && !text.contains("rustc"), "{text}");
     }
 
     #[test]
-    fn another_compiler_is_named_where_something_is_wrong() {
+    fn a_failure_names_another_compiler() {
         let committed = committed(&[("small, hit", 100.0)]);
-        let text = complaint(&committed, &[("small, hit", 110.0)], "x86_64", "rustc 2").unwrap();
+        let text = failure(&committed, &[("small, hit", 110.0)], "x86_64", "rustc 2").unwrap();
         assert!(text.contains("counted with rustc 1, these with rustc 2"), "{text}");
-        assert_eq!(complaint(&committed, &[("small, hit", 100.0)], "x86_64", "rustc 2"), None);
+        assert_eq!(failure(&committed, &[("small, hit", 100.0)], "x86_64", "rustc 2"), None);
     }
 
     #[test]
-    fn another_processor_can_not_be_compared() {
+    fn figures_of_another_processor_are_not_compared() {
         let committed = committed(&[("small, hit", 100.0)]);
-        assert_eq!(complaint(&committed, &[("small, hit", 170.0)], "aarch64", "rustc 1"), None);
+        assert_eq!(failure(&committed, &[("small, hit", 170.0)], "aarch64", "rustc 1"), None);
     }
 
     #[test]
-    fn cases_come_and_go_only_with_their_figures() {
+    fn new_and_removed_cases_need_their_figures() {
         let committed = committed(&[("old, hit", 100.0)]);
-        let text = complaint(&committed, &[("new, hit", 100.0)], "x86_64", "rustc 1").unwrap();
+        let text = failure(&committed, &[("new, hit", 100.0)], "x86_64", "rustc 1").unwrap();
         assert!(text.contains("new, hit: no committed figure"), "{text}");
         assert!(text.contains("old, hit: a committed figure that is no longer counted"), "{text}");
     }
 
     #[test]
-    fn the_sum_is_found_in_callgrinds_file() {
+    fn the_total_is_read_from_callgrinds_file() {
         let counts = "# callgrind format\nevents: Ir\nsummary: 7\n\nfn=(1) main\n16 400\n\ntotals: 123456\n";
         assert_eq!(total(counts), Some(123_456));
         assert_eq!(total("events: Ir\n"), None);
     }
 
     #[test]
-    fn the_committed_figures_are_those_that_are_counted() {
+    fn the_committed_cases_are_the_counted_ones() {
         let committed: Committed = serde_json::from_slice(&fs::read(file()).unwrap()).unwrap();
         for name in POINTS {
             for packets in [Kind::Hit, Kind::Miss] {

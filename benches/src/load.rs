@@ -23,7 +23,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 /// The byte that is sent, and sent back.
 const BYTE: [u8; 1] = [b'.'];
 /// A connection that takes longer has failed: on one machine, that means that a packet was dropped.
-const PATIENCE_MS: i64 = 900;
+const TIMEOUT_MS: i64 = 900;
 
 /// Answers each connection's byte with a byte, in a namespace, until it is dropped.
 #[derive(Debug)]
@@ -163,12 +163,12 @@ fn connection(server: SocketAddr) -> std::io::Result<Duration> {
     let family = if server.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     // The send timeout also bounds a blocking connect (socket(7)): one call instead of poll's four.
-    let patience = TimeVal::milliseconds(PATIENCE_MS);
-    setsockopt(&fd, sockopt::SendTimeout, &patience)?;
+    let timeout = TimeVal::milliseconds(TIMEOUT_MS);
+    setsockopt(&fd, sockopt::SendTimeout, &timeout)?;
     let begun = Instant::now();
     connect(fd.as_raw_fd(), &SockaddrStorage::from(server))?;
     let took = begun.elapsed();
-    setsockopt(&fd, sockopt::ReceiveTimeout, &patience)?;
+    setsockopt(&fd, sockopt::ReceiveTimeout, &timeout)?;
     setsockopt(&fd, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
     let mut stream = TcpStream::from(fd);
     stream.write_all(&BYTE)?;

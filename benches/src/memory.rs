@@ -95,22 +95,22 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     agent.wait_ready()?;
     let ready = started.elapsed();
     let size = format!("{} pods, {} policies", arguments.pods, arguments.policies);
-    let mut rows = vec![weigh(&agent, format!("ready, {size}"), ready)?];
+    let mut rows = vec![measure(&agent, format!("ready, {size}"), ready)?];
 
     let editing = Instant::now();
     for edit in 0..arguments.edits {
         let before = agent.applied_generation()?;
         // A policy with rules that differ from one edit to the next.
         let port = format!("{}", 10_000 + edit);
-        replace(folder.path(), edited, &format!("{text}{}", one_more_policy(&port)))?;
+        replace(folder.path(), edited, &format!("{text}{}", edited_policy(&port)))?;
         agent.wait_applied_after(before)?;
     }
-    rows.push(weigh(&agent, format!("after {} edits", arguments.edits), ready + editing.elapsed())?);
+    rows.push(measure(&agent, format!("after {} edits", arguments.edits), ready + editing.elapsed())?);
     agent.terminate()?;
     show(arguments.output, &rows)
 }
 
-fn one_more_policy(port: &str) -> String {
+fn edited_policy(port: &str) -> String {
     format!(
         "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: edited, namespace: edited}}\n\
          spec:\n  podSelector: {{}}\n  ingress: [{{ports: [{{port: {port}}}]}}]\n"
@@ -118,7 +118,7 @@ fn one_more_policy(port: &str) -> String {
 }
 
 /// Reads the agent's memory after a rest.
-fn weigh(agent: &Agent, when: String, after: Duration) -> Result<Row> {
+fn measure(agent: &Agent, when: String, after: Duration) -> Result<Row> {
     sleep(REST);
     let (resident_mb, peak_mb) = (memory(agent.process(), "VmRSS:")?, memory(agent.process(), "VmHWM:")?);
     Ok(Row { when, resident_mb, peak_mb, seconds: after.as_secs_f64() })

@@ -32,7 +32,7 @@ pub const CLIENT: &str = "bench/client";
 pub const PORT: u16 = 9000;
 
 /// How long another agent may take to end before it is killed.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The route between the pods.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, clap::ValueEnum, Serialize, Deserialize)]
@@ -277,7 +277,7 @@ impl Other {
 
     fn stop(mut self, namespace: &Namespace) -> Result<()> {
         let group = Pid::from_raw(self.child.id().cast_signed());
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         // A group that no longer exists has ended by itself.
         let _ = killpg(group, Signal::SIGTERM);
         while self.child.try_wait()?.is_none() && Instant::now() < end {

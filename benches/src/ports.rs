@@ -305,7 +305,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_of_what_was_measured() {
+    fn percentiles_are_measured_values() {
         let hundred: Vec<f64> = (1..=100).rev().map(f64::from).collect();
         assert_eq!(Times::of(&hundred), Some(Times { p50: 50.0, p99: 99.0, max: 100.0 }));
         assert_eq!(Times::of(&[7.0]), Some(Times { p50: 7.0, p99: 7.0, max: 7.0 }));
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_have_addresses_of_their_own_in_the_nodes_networks() {
+    fn each_pod_has_its_own_addresses_in_the_nodes_networks() {
         let all: std::collections::BTreeSet<IpAddr> = (0..PODS).flat_map(addresses).collect();
         assert_eq!(all.len(), PODS * 2);
         for cidr in CIDRS {

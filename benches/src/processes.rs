@@ -36,7 +36,7 @@ pub fn cpu_of_group(group: u32) -> Result<Duration> {
 }
 
 /// Pins the calling thread to one core: the one with this number, modulo the number of cores.
-pub fn keep_to(core: usize) -> Result<()> {
+pub fn pin_to_core(core: usize) -> Result<()> {
     let mut cores = CpuSet::new();
     cores.set(core % available_parallelism().map_or(1, usize::from))?;
     sched_setaffinity(Pid::from_raw(0), &cores).with_context(|| format!("pinning a thread to core {core}"))

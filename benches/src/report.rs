@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_stand_to_the_right() {
+    fn numbers_are_aligned_to_the_right() {
         let text = report().screen_table().to_string();
         assert!(text.contains("│ near ┆    7 │"), "{text}");
         assert_eq!(
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_read_back() {
+    fn kept_results_are_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let kept = report();
         kept.keep(folder.path()).unwrap();
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_say_where_they_were_taken() {
+    fn figures_include_where_they_were_taken() {
         let taken = Taken::now();
         assert!(taken.compiler.starts_with("rustc 1."), "{taken:?}");
         assert!(taken.machine.contains("cores (") && !taken.kernel.is_empty(), "{taken:?}");

@@ -10,7 +10,7 @@ use serde_json::Value;
 use workload::grid::Point;
 
 #[test]
-fn the_program_answers_as_the_reference_expects() {
+fn the_programs_verdicts_are_the_references() {
     let program = agent::binary().unwrap();
     for name in ["120-pods-20-policies-3-rules-selector", "250-pods-20-policies-3-rules-ipBlock"] {
         let folder = tempfile::tempdir().unwrap();
@@ -42,7 +42,7 @@ fn the_program_answers_as_the_reference_expects() {
 }
 
 #[test]
-fn a_folder_that_holds_something_is_left_alone() {
+fn a_folder_with_content_is_not_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("mine"), "").unwrap();
     let point: Point = "10-pods-1-policies-1-rules-selector".parse().unwrap();

@@ -31,7 +31,7 @@ fn verdicts_are_timed_at_every_quick_point() {
 }
 
 #[test]
-fn every_change_is_timed_and_weighed() {
+fn every_change_has_time_and_memory() {
     let point: Point = "1500-pods-100-policies-5-rules-selector".parse().unwrap();
     let rows = compile::measure(point, SHORT).unwrap();
     let of = |event| rows.iter().find(|row| row.event == event).unwrap();
@@ -48,7 +48,7 @@ fn every_change_is_timed_and_weighed() {
 }
 
 #[test]
-fn the_page_is_made_from_results() {
+fn the_page_is_generated_from_results() {
     let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/resources/results");
     let into = tempfile::tempdir().unwrap();
     page::write(&results, into.path()).unwrap();
@@ -97,7 +97,7 @@ fn the_page_is_made_from_results() {
 }
 
 #[test]
-fn a_folder_without_results_makes_no_page() {
+fn a_folder_without_results_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let error = page::write(folder.path(), folder.path()).unwrap_err().to_string();
     assert!(error.contains("cargo xtask bench all"), "{error}");

@@ -12,7 +12,7 @@ fn no_verdict_takes_more_instructions_than_is_committed() {
         panic!("{COUNTED} is not set: cargo xtask test --only instructions builds the program and sets it")
     };
     let counting = Arguments { renew: false, counted, output: Output::Table };
-    if let Err(complaint) = instructions::run(&counting) {
-        panic!("{complaint:?}");
+    if let Err(failure) = instructions::run(&counting) {
+        panic!("{failure:?}");
     }
 }

@@ -12,14 +12,14 @@ use integration::Testbed;
 
 use super::Flow;
 use crate::modes::{CLIENT, PORT, Route};
-use crate::processes::keep_to;
+use crate::processes::pin_to_core;
 
 /// How much one call writes or reads.
-const PIECE: usize = 128 * 1024;
+const CHUNK: usize = 128 * 1024;
 /// The payload of each datagram: as small as a DNS query or a metrics sample.
 const DATAGRAM: [u8; 64] = [b'.'; 64];
 /// How long an end waits for the other.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The sender and the receiver.
 #[derive(Debug)]
@@ -40,16 +40,16 @@ impl Ends {
         let receiver = match flow {
             Flow::Bytes => {
                 let listener = server.run(|| TcpListener::bind(to))??;
-                server.spawn(move || keep_to(1).and_then(|()| take_bytes(&listener, &count)))?
+                server.spawn(move || pin_to_core(1).and_then(|()| receive_bytes(&listener, &count)))?
             }
             Flow::Packets => {
                 let socket = server.run(|| UdpSocket::bind(to))??;
-                server.spawn(move || keep_to(1).and_then(|()| take_packets(&socket, &end, &count)))?
+                server.spawn(move || pin_to_core(1).and_then(|()| receive_packets(&socket, &end, &count)))?
             }
         };
         let end = Arc::clone(&over);
         let sender = client.spawn(move || {
-            keep_to(0)?;
+            pin_to_core(0)?;
             match flow {
                 Flow::Bytes => send_bytes(to, &end),
                 Flow::Packets => send_packets(to, &end),
@@ -75,19 +75,19 @@ impl Ends {
 }
 
 fn send_bytes(to: SocketAddr, over: &AtomicBool) -> Result<()> {
-    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let piece = vec![b'.'; PIECE];
+    let mut stream = TcpStream::connect_timeout(&to, TIMEOUT)?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    let piece = vec![b'.'; CHUNK];
     while !over.load(Ordering::Relaxed) {
         stream.write_all(&piece)?;
     }
     Ok(())
 }
 
-fn take_bytes(listener: &TcpListener, arrived: &AtomicU64) -> Result<()> {
+fn receive_bytes(listener: &TcpListener, arrived: &AtomicU64) -> Result<()> {
     let (mut stream, _) = listener.accept()?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut piece = vec![0; PIECE];
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    let mut piece = vec![0; CHUNK];
     loop {
         match stream.read(&mut piece)? {
             0 => return Ok(()),
@@ -107,7 +107,7 @@ fn send_packets(to: SocketAddr, over: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-fn take_packets(socket: &UdpSocket, over: &AtomicBool, arrived: &AtomicU64) -> Result<()> {
+fn receive_packets(socket: &UdpSocket, over: &AtomicBool, arrived: &AtomicU64) -> Result<()> {
     socket.set_nonblocking(true)?;
     let mut datagram = [0; 128];
     while !over.load(Ordering::Relaxed) {

@@ -65,7 +65,7 @@ impl Rules {
     }
 
     /// The tables that are enabled, where the agent's tables are these.
-    fn awake(self, agents: &[String]) -> Vec<&str> {
+    fn enabled(self, agents: &[String]) -> Vec<&str> {
         match self {
             Self::NoAgent => Vec::new(),
             Self::Baseline => vec![INET_BASELINE],
@@ -76,10 +76,10 @@ impl Rules {
 
     /// The batch that switches a node to these rules.
     fn batch(self, agents: &[String]) -> String {
-        let awake = self.awake(agents);
+        let enabled = self.enabled(agents);
         let mut batch = String::new();
         for table in [INET_BASELINE, BRIDGE_BASELINE].into_iter().chain(agents.iter().map(String::as_str)) {
-            let flags = if awake.contains(&table) { "" } else { " { flags dormant; }" };
+            let flags = if enabled.contains(&table) { "" } else { " { flags dormant; }" };
             let _ = writeln!(batch, "add table {table}{flags}");
         }
         batch
@@ -88,13 +88,13 @@ impl Rules {
 
 /// Nodes with rules that can be switched.
 #[derive(Debug)]
-pub struct Turntable<'a> {
+pub struct RuleSwitch<'a> {
     testbed: &'a Testbed,
     /// The agent's tables on each of [`NODES`].
     agents: [Vec<String>; 2],
 }
 
-impl<'a> Turntable<'a> {
+impl<'a> RuleSwitch<'a> {
     /// Creates the baselines on all nodes, disabled.
     pub fn make_baselines(testbed: &Testbed) -> Result<()> {
         for node in NODES {
@@ -127,7 +127,7 @@ impl<'a> Turntable<'a> {
     }
 
     /// Switches the nodes to these rules.
-    pub fn turn_to(&self, rules: Rules) -> Result<()> {
+    pub fn switch_to(&self, rules: Rules) -> Result<()> {
         NODES
             .iter()
             .zip(&self.agents)
@@ -190,19 +190,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_rules_of_the_turn_are_awake() {
+    fn only_the_turns_rules_are_enabled() {
         let agents = ["inet kube-verdict".to_owned(), "bridge kube-verdict".to_owned()];
-        let asleep = |table: &str| format!("add table {table} {{ flags dormant; }}\n");
+        let disabled = |table: &str| format!("add table {table} {{ flags dormant; }}\n");
         assert_eq!(
             Rules::BridgeBaseline.batch(&agents),
             "add table inet baseline\nadd table bridge baseline\n".to_owned()
-                + &asleep("inet kube-verdict")
-                + &asleep("bridge kube-verdict")
+                + &disabled("inet kube-verdict")
+                + &disabled("bridge kube-verdict")
         );
         assert_eq!(
             Rules::Agent { policies: 1 }.batch(&agents),
-            asleep("inet baseline")
-                + &asleep("bridge baseline")
+            disabled("inet baseline")
+                + &disabled("bridge baseline")
                 + "add table inet kube-verdict\nadd table bridge kube-verdict\n"
         );
         assert_eq!(Rules::NoAgent.batch(&agents).matches("dormant").count(), 4);
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn ip_names_a_hardware_address() {
+    fn the_hardware_address_is_read_from_ip() {
         let links = r#"[{"ifindex":2,"ifname":"eth0","link_type":"ether","address":"02:00:00:00:00:01"}]"#;
         assert_eq!(mac(links).unwrap(), "02:00:00:00:00:01");
         assert!(mac("[]").is_err());

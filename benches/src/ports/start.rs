@@ -34,13 +34,13 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use super::Order;
 
 /// The time limit for a connection and a binding: TCP retransmits a lost packet after one second.
-pub const PATIENCE: Duration = Duration::from_secs(4);
+pub const TIMEOUT: Duration = Duration::from_secs(4);
 /// The sets with bindings of IPv4 addresses and of IPv6 addresses.
 const BOUND: [&str; 2] = ["bound4", "bound6"];
 /// The type of nf_tables' notifications of added elements.
 const NEW_ELEMENTS: u16 = ((NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_NEWSETELEM) as u16;
 /// The pause between two checks whether the interface is running.
-const RUNS_EVERY: Duration = Duration::from_micros(100);
+const RUNNING_POLL_INTERVAL: Duration = Duration::from_micros(100);
 
 /// A pod to start.
 #[derive(Clone, Copy, Debug)]
@@ -111,10 +111,10 @@ impl Pod {
         let look = look.transpose()?;
         let process = namespace.spawn(move || connect_when_set(address, server, listens))?;
         // Both listen, or have ended: their errors are returned below.
-        while listening.recv_timeout(PATIENCE).is_ok() {}
+        while listening.recv_timeout(TIMEOUT).is_ok() {}
         ip(namespace, &self.addresses_text(order)).context("setting its addresses")?;
-        let bound_at = look.map(joined).transpose();
-        let (set_at, connect) = joined(process)?;
+        let bound_at = look.map(join).transpose();
+        let (set_at, connect) = join(process)?;
         let bound = bound_at?.map(|bound_at| bound_at.saturating_duration_since(set_at));
         Ok(Outcome { connect, bound })
     }
@@ -126,7 +126,7 @@ impl Pod {
     }
 }
 
-fn joined<T>(thread: JoinHandle<Result<Result<T>>>) -> Result<T> {
+fn join<T>(thread: JoinHandle<Result<Result<T>>>) -> Result<T> {
     let Ok(result) = thread.join() else { bail!("a thread of a pod's start panicked") };
     result?
 }
@@ -150,18 +150,18 @@ fn connect_when_set(
         }
     }
     let set_at = Instant::now();
-    wait_until_it_runs(set_at)?;
+    wait_until_running(set_at)?;
     loop {
         let begun = Instant::now();
-        match TcpStream::connect_timeout(&server, PATIENCE) {
+        match TcpStream::connect_timeout(&server, TIMEOUT) {
             Ok(_) => return Ok((set_at, begun.elapsed())),
             Err(error) if error.kind() == ErrorKind::TimedOut => return Ok((set_at, begun.elapsed())),
             // An IPv6 address has its route a moment later.
             Err(error)
                 if matches!(error.kind(), ErrorKind::NetworkUnreachable | ErrorKind::AddrNotAvailable)
-                    && set_at.elapsed() < PATIENCE =>
+                    && set_at.elapsed() < TIMEOUT =>
             {
-                sleep(RUNS_EVERY);
+                sleep(RUNNING_POLL_INTERVAL);
             }
             Err(error) => return Err(error).with_context(|| format!("connecting to {server}")),
         }
@@ -172,7 +172,7 @@ fn connect_when_set(
 fn listen(protocol: SockProtocol, groups: i32) -> Result<OwnedFd> {
     let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
     bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups.cast_unsigned()))?;
-    setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::seconds(PATIENCE.as_secs().cast_signed()))?;
+    setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::seconds(TIMEOUT.as_secs().cast_signed()))?;
     Ok(fd)
 }
 
@@ -223,7 +223,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-fn wait_until_it_runs(since: Instant) -> Result<()> {
+fn wait_until_running(since: Instant) -> Result<()> {
     loop {
         let runs = getifaddrs()?.any(|interface| {
             interface.interface_name == "eth0" && interface.flags.contains(InterfaceFlags::IFF_RUNNING)
@@ -231,8 +231,8 @@ fn wait_until_it_runs(since: Instant) -> Result<()> {
         if runs {
             return Ok(());
         }
-        ensure!(since.elapsed() < PATIENCE, "eth0 does not run");
-        sleep(RUNS_EVERY);
+        ensure!(since.elapsed() < TIMEOUT, "eth0 does not run");
+        sleep(RUNNING_POLL_INTERVAL);
     }
 }
 
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_binding_is_of_its_port_and_in_its_set() {
+    fn a_binding_is_matched_by_port_and_set() {
         let pod: IpAddr = "10.244.1.100".parse().unwrap();
         let element = [&b"kube-verdict\0bound4\0"[..], &7u32.to_ne_bytes(), &[10, 244, 1, 100]];
         let taken = [&b"kube-verdict\0taken4\0"[..], &7u32.to_ne_bytes(), &[10, 244, 1, 100]];
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn the_interface_comes_up_last_where_the_address_is_first() {
+    fn the_interface_is_up_last_if_the_address_is_first() {
         let addresses = [("10.244.1.100".parse().unwrap(), 24), ("fd00::100".parse().unwrap(), 64)];
         let pod = Pod { number: 1, addresses };
         assert_eq!(

@@ -11,7 +11,7 @@ use crate::modes::{Mode, Route};
 use crate::{apply, connections, flows, ports, scale, verdicts};
 
 /// One bound.
-struct Bar {
+struct CheckedBound {
     what: &'static str,
     bound: Bound,
     measured: f64,
@@ -27,21 +27,22 @@ enum Bound {
 
 /// The section of the page about these reports; empty if no bound applies to any of them.
 pub(super) fn section(reports: &[&Report]) -> Result<String> {
-    let bars = bars(reports)?;
-    if bars.is_empty() {
+    let checked = checked_bounds(reports)?;
+    if checked.is_empty() {
         return Ok(String::new());
     }
     let mut text =
         String::from("\n## Bounds\n\n| what | bound | measured | |\n| --- | ---: | ---: | --- |\n");
-    for Bar { what, bound, measured, unit } in bars {
-        let (words, limit, held) = match bound {
+    for CheckedBound { what, bound, measured, unit } in checked {
+        let (comparison, limit, held) = match bound {
             Bound::AtMost(limit) => ("at most", limit, measured <= limit),
             Bound::AtLeast(limit) => ("at least", limit, measured >= limit),
         };
         let holds = if held { "holds" } else { "**does not hold**" };
         // Shares are shown with three digits, other figures with one.
         let digits = if unit.is_empty() && limit < 2.0 { 3 } else { 1 };
-        let _ = writeln!(text, "| {what} | {words} {limit} {unit} | {measured:.digits$} {unit} | {holds} |");
+        let _ =
+            writeln!(text, "| {what} | {comparison} {limit} {unit} | {measured:.digits$} {unit} | {holds} |");
     }
     Ok(text + &kernel_alone(reports)?)
 }
@@ -84,15 +85,15 @@ fn swept(edits: &[apply::Row]) -> impl Iterator<Item = &apply::Row> {
 }
 
 /// The bounds for which the reports have figures.
-fn bars(reports: &[&Report]) -> Result<Vec<Bar>> {
-    let mut bars = Vec::new();
+fn checked_bounds(reports: &[&Report]) -> Result<Vec<CheckedBound>> {
+    let mut checked = Vec::new();
     // The worst measured figure counts.
     let mut hold = |what, bound, unit, measured: &mut dyn Iterator<Item = f64>| {
         let worst = match bound {
             Bound::AtMost(_) => measured.reduce(f64::max),
             Bound::AtLeast(_) => measured.reduce(f64::min),
         };
-        bars.extend(worst.map(|measured| Bar { what, bound, measured, unit }));
+        checked.extend(worst.map(|measured| CheckedBound { what, bound, measured, unit }));
     };
     for report in reports {
         let verdicts: Vec<verdicts::Row> = report.figures()?;
@@ -129,9 +130,9 @@ fn bars(reports: &[&Report]) -> Result<Vec<Bar>> {
             &mut events.map(|row| row.median_us),
         );
         let connections: Vec<connections::Row> = report.figures()?;
-        let asked = Mode::Agent { policies: 500 }.to_string();
+        let mode = Mode::Agent { policies: 500 }.to_string();
         let same_node = || {
-            let same = connections.iter().filter(|row| row.route == Route::SameNode && row.mode == asked);
+            let same = connections.iter().filter(|row| row.route == Route::SameNode && row.mode == mode);
             same.filter(|row| [1, 8].contains(&row.clients))
         };
         hold(
@@ -199,5 +200,5 @@ fn bars(reports: &[&Report]) -> Result<Vec<Bar>> {
             &mut growth.into_iter(),
         );
     }
-    Ok(bars)
+    Ok(checked)
 }

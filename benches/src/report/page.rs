@@ -24,7 +24,7 @@ use crate::{connections, scale};
 
 /// The page's name, and the name of the folder beside it.
 const PAGE: &str = "performance.md";
-const BESIDE: &str = "performance";
+const FOLDER: &str = "performance";
 
 /// The measurements: name, heading and description.
 const SUBJECTS: [(&str, &str, &str); 9] = [
@@ -101,7 +101,7 @@ pub fn write(results: &Path, into: &Path) -> Result<()> {
     if reports.is_empty() {
         bail!("{} holds no results: cargo xtask bench all", results.display());
     }
-    let beside = into.join(BESIDE);
+    let beside = into.join(FOLDER);
     fs::create_dir_all(&beside).with_context(|| format!("creating {}", beside.display()))?;
     for report in &reports {
         report.keep(&beside)?;
@@ -133,9 +133,9 @@ fn page(reports: &[Report], beside: &Path) -> Result<String> {
         text += &figures;
         for (name, plot) in plots.iter().filter(|(_, plot)| !plot.is_empty()) {
             plot.draw(&beside.join(format!("{name}.svg")))?;
-            let _ = write!(text, "\n![{}]({BESIDE}/{name}.svg)\n", plot.title);
+            let _ = write!(text, "\n![{}]({FOLDER}/{name}.svg)\n", plot.title);
         }
-        let _ = write!(text, "\n[Every figure]({BESIDE}/{}.json)\n", report.benchmark);
+        let _ = write!(text, "\n[Every figure]({FOLDER}/{}.json)\n", report.benchmark);
     }
     Ok(text)
 }

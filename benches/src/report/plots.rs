@@ -87,15 +87,15 @@ impl Plot {
     {
         let area = SVGBackend::new(file, SIZE).into_drawing_area();
         // plotters' errors borrow the backend, so only their text is kept.
-        let words = |error: &dyn std::error::Error| anyhow!("{error}");
-        area.fill(&WHITE).map_err(|error| words(&error))?;
+        let owned = |error: &dyn std::error::Error| anyhow!("{error}");
+        area.fill(&WHITE).map_err(|error| owned(&error))?;
         let mut chart = ChartBuilder::on(&area)
             .caption(&self.title, ("sans-serif", 18))
             .margin(12)
             .x_label_area_size(44)
             .y_label_area_size(64)
             .build_cartesian_2d(x, y)
-            .map_err(|error| words(&error))?;
+            .map_err(|error| owned(&error))?;
         chart
             .configure_mesh()
             .x_desc(&self.x)
@@ -104,13 +104,13 @@ impl Plot {
             .x_label_formatter(&label)
             .y_label_formatter(&label)
             .draw()
-            .map_err(|error| words(&error))?;
+            .map_err(|error| owned(&error))?;
         let curves = self.curves.iter().filter(|curve| !curve.points.is_empty());
         for (curve, colour) in curves.zip(COLOURS.iter().cycle()) {
             let style = colour.stroke_width(2);
             chart
                 .draw_series(LineSeries::new(curve.points.iter().copied(), style).point_size(3))
-                .map_err(|error| words(&error))?
+                .map_err(|error| owned(&error))?
                 .label(&curve.name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
         }
@@ -120,8 +120,8 @@ impl Plot {
             .background_style(WHITE.mix(0.8))
             .border_style(BLACK.mix(0.3))
             .draw()
-            .map_err(|error| words(&error))?;
-        area.present().map_err(|error| words(&error))
+            .map_err(|error| owned(&error))?;
+        area.present().map_err(|error| owned(&error))
     }
 }
 
@@ -180,8 +180,8 @@ mod tests {
             plot.draw(&file).unwrap();
             let text = std::fs::read_to_string(&file).unwrap();
             assert!(text.starts_with("<svg") && text.trim_end().ends_with("</svg>"), "{text}");
-            for words in ["Verdicts", "hundred pods", "thousand pods", "policies", "ns"] {
-                assert!(text.contains(words), "{words} in {text}");
+            for label in ["Verdicts", "hundred pods", "thousand pods", "policies", "ns"] {
+                assert!(text.contains(label), "{label} in {text}");
             }
             assert!(!text.contains("no pods") && !text.contains("NaN"), "{text}");
             assert!(text.matches("<polyline").count() >= 2, "{text}");
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_short() {
+    fn labels_are_short() {
         let cases = [(0.0, "0"), (0.5, "0.5"), (7.0, "7"), (150.0, "150"), (10_000.0, "10k"), (2e6, "2M")];
         for (value, text) in cases {
             assert_eq!(label(&value), text);

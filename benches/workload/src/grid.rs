@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_point_is_found_again_by_its_name() {
+    fn each_point_parses_from_its_name() {
         for extent in [Extent::Full, Extent::Quick] {
             let points = extent.points();
             assert_eq!(points.iter().collect::<BTreeSet<_>>().len(), points.len(), "each point once");
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_point_is_said_to_be_none() {
+    fn an_unknown_point_is_an_error() {
         for (name, sentence) in [
             ("", "is not a point of the grid"),
             ("10-pods-1-policies-1-rules", "is not a point of the grid"),

@@ -26,7 +26,7 @@ pub const NAMESPACE: &str = "namespace-0";
 pub const NODE: &str = "node-0";
 
 /// Pods on each node.
-const PODS_OF_A_NODE: usize = 100;
+const PODS_PER_NODE: usize = 100;
 
 /// The number of namespaces that pods are spread over.
 const NAMESPACES: usize = 20;
@@ -115,7 +115,7 @@ pub struct Workload {
 /// Generates a cluster. There must be at least one pod.
 pub fn cluster(shape: Shape) -> Workload {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    let nodes = (0..shape.pods.div_ceil(PODS_OF_A_NODE)).map(node);
+    let nodes = (0..shape.pods.div_ceil(PODS_PER_NODE)).map(node);
     let namespaces = (0..NAMESPACES).map(namespace);
     let policies: Vec<PolicySpec> = (0..shape.policies).map(|number| policy(shape, number)).collect();
     let changes = nodes
@@ -132,9 +132,9 @@ pub fn cluster(shape: Shape) -> Workload {
     for turn in 0..if rules == 0 || shape.pods == 1 { 0 } else { PACKETS } {
         let rule = random.below(rules);
         let from = match shape.peers {
-            Peers::Selector => chosen_pod(shape, rule) + GROUPS * random.below(shape.pods.div_ceil(GROUPS)),
+            Peers::Selector => selected_pod(shape, rule) + GROUPS * random.below(shape.pods.div_ceil(GROUPS)),
             Peers::IpBlock => {
-                (rule % shape.pods.div_ceil(PODS_OF_A_NODE)) * PODS_OF_A_NODE + 40 + random.below(40)
+                (rule % shape.pods.div_ceil(PODS_PER_NODE)) * PODS_PER_NODE + 40 + random.below(40)
             }
         };
         // A few draws are after the last pod, or the server itself, which can always reach itself.
@@ -167,7 +167,7 @@ pub fn pod(number: usize) -> Pod {
         labels,
         addresses: vec![address(number)],
         ports: Vec::new(),
-        node: Some(format!("node-{}", number / PODS_OF_A_NODE).into()),
+        node: Some(format!("node-{}", number / PODS_PER_NODE).into()),
         host_network: false,
         reported: 0,
         created: number as i64,
@@ -199,7 +199,7 @@ fn network_of(node: usize) -> u32 {
 }
 
 fn address(pod: usize) -> IpAddr {
-    let (node, place) = (pod / PODS_OF_A_NODE, (pod % PODS_OF_A_NODE) as u32);
+    let (node, place) = (pod / PODS_PER_NODE, (pod % PODS_PER_NODE) as u32);
     IpAddr::V4(Ipv4Addr::from(network_of(node) + 2 + place))
 }
 
@@ -224,7 +224,7 @@ fn policy(shape: Shape, number: usize) -> PolicySpec {
 fn rule(shape: Shape, number: usize) -> RuleSpec {
     let peer = match shape.peers {
         Peers::Selector => {
-            let pod = chosen_pod(shape, number);
+            let pod = selected_pod(shape, number);
             let namespace = format!("namespace-{}", pod / APPS % NAMESPACES);
             Peer::Pods {
                 namespaces: NamespaceMatch::Labels(equals("kubernetes.io/metadata.name", namespace)),
@@ -232,7 +232,7 @@ fn rule(shape: Shape, number: usize) -> RuleSpec {
             }
         }
         Peers::IpBlock => {
-            let network = network_of(number % shape.pods.div_ceil(PODS_OF_A_NODE));
+            let network = network_of(number % shape.pods.div_ceil(PODS_PER_NODE));
             let net = |length| ipnet::Ipv4Net::new_assert(Ipv4Addr::from(network), length).into();
             Peer::Block(IpBlock { cidr: net(24), except: [net(27)].into_iter().collect() })
         }
@@ -243,7 +243,7 @@ fn rule(shape: Shape, number: usize) -> RuleSpec {
 }
 
 /// The first of the pods that a rule selects, which are never the server.
-fn chosen_pod(shape: Shape, rule: usize) -> usize {
+fn selected_pod(shape: Shape, rule: usize) -> usize {
     1 + rule % GROUPS.min(shape.pods.saturating_sub(1).max(1))
 }
 

@@ -4,7 +4,7 @@
 use std::process::Command;
 
 #[test]
-fn what_runs_under_callgrind_says_how_many_verdicts_it_gave() {
+fn the_program_under_callgrind_reports_its_verdicts() {
     let output = Command::new(env!("CARGO_BIN_EXE_count-verdicts"))
         .args(["100-pods-10-policies-1-rules-selector", "miss"])
         .output()

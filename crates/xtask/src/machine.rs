@@ -92,6 +92,6 @@ mod tests {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
         assert!(is_program(&file));
         assert!(!is_program(folder.path()));
-        assert_eq!(program("a-program-that-nobody-has"), None);
+        assert_eq!(program("a-program-that-does-not-exist"), None);
     }
 }

@@ -355,7 +355,7 @@ mod tests {
             Some("tool 1.2")
         );
         assert_eq!(version(Command::new("sh").args(["-c", "echo tool 1.2; exit 1"])), None);
-        assert_eq!(version(&mut Command::new("a-program-that-nobody-has")), None);
+        assert_eq!(version(&mut Command::new("a-program-that-does-not-exist")), None);
     }
 
     #[test]
