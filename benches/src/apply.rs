@@ -9,12 +9,12 @@
 //! affect or forbids as well; while pods of another node are added and changed all the time; and while all
 //! processors are busy.
 
+mod stream;
+
 use std::fmt;
-use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
-use std::thread::{self, JoinHandle, sleep};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -25,6 +25,7 @@ use integration::{Busy, Cluster, Testbed};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::apply::stream::{PAUSE, Stream};
 use crate::events;
 use crate::report::{Figures, Output, median, progress, show};
 
@@ -49,13 +50,11 @@ podSelector: {matchLabels: {app: server}}
 policyTypes: [Ingress]
 ingress: []
 ";
-/// The pause between two writes of the client, which is the resolution of the figures.
-const PAUSE: Duration = Duration::from_micros(100);
 /// How long the connections exist before the edit.
 const TIME_BEFORE_EDIT: Duration = Duration::from_millis(300);
 /// How long after an edit arrivals are still observed.
 const TIME_AFTER_EDIT: Duration = Duration::from_millis(700);
-/// The time limit for a connection to be established, or a change to be in force.
+/// The time limit for a sweep.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What to measure.
@@ -271,7 +270,7 @@ fn measure_round(testbed: &Testbed, events: u32) -> Result<Effect> {
     testbed.manifests().policy(POLICY, ALLOWS)?;
     let mut agent = Agent::start(testbed, NODE, &Launch::default())?;
     agent.wait_ready()?;
-    let stream = Stream::open(testbed)?;
+    let stream = open_stream(testbed)?;
     let over = AtomicBool::new(false);
     let effect = thread::scope(|scope| -> Result<Effect> {
         let opener = scope.spawn(|| open_connections(testbed, &over));
@@ -338,6 +337,12 @@ fn wait_for_sweep(agent: &Agent, before: u64) -> Result<Duration> {
     }
 }
 
+fn open_stream(testbed: &Testbed) -> Result<Stream> {
+    let [address, _] = testbed.addresses(SERVER)?;
+    let (client, server) = (testbed.namespace(CLIENT)?, testbed.namespace(SERVER)?);
+    Stream::open(client, server, SocketAddr::new(address, PORT), TIME_AFTER_EDIT * 2)
+}
+
 /// Opens connections to the server, one after the other. Returns when the last of them was established.
 fn open_connections(testbed: &Testbed, over: &AtomicBool) -> Result<Option<Instant>> {
     let [address, _] = testbed.addresses(SERVER)?;
@@ -357,74 +362,4 @@ fn open_connections(testbed: &Testbed, over: &AtomicBool) -> Result<Option<Insta
         }
         last
     })
-}
-
-/// A connection on which the client sends continuously.
-struct Stream {
-    stop: Arc<AtomicBool>,
-    /// Microseconds from `epoch` to the latest arrival.
-    latest: Arc<AtomicU64>,
-    epoch: Instant,
-    sender: JoinHandle<Result<Result<()>>>,
-    receiver: JoinHandle<Result<Result<()>>>,
-}
-
-impl Stream {
-    fn open(testbed: &Testbed) -> Result<Self> {
-        let [address, _] = testbed.addresses(SERVER)?;
-        let server = SocketAddr::new(address, PORT);
-        let listener = testbed.namespace(SERVER)?.run(|| TcpListener::bind(server))??;
-        let stop = Arc::new(AtomicBool::new(false));
-        let latest = Arc::new(AtomicU64::new(0));
-        let epoch = Instant::now();
-        let arrivals = Arc::clone(&latest);
-        let receiver = testbed.namespace(SERVER)?.spawn(move || receive(&listener, epoch, &arrivals))?;
-        let (began, begun) = mpsc::channel();
-        let end = Arc::clone(&stop);
-        let sender = testbed.namespace(CLIENT)?.spawn(move || send(server, &began, &end))?;
-        if begun.recv_timeout(TIMEOUT).is_err() {
-            bail!("the connection to be cut was not established");
-        }
-        Ok(Self { stop, latest, epoch, sender, receiver })
-    }
-
-    fn last_arrival(&self) -> Instant {
-        self.epoch + Duration::from_micros(self.latest.load(Ordering::Acquire))
-    }
-
-    /// Ends both sides. The receiver of a connection that was cut gets no notification, and gives up by
-    /// itself.
-    fn close(self) -> Result<()> {
-        self.stop.store(true, Ordering::Release);
-        for thread in [self.sender, self.receiver] {
-            let Ok(result) = thread.join() else { bail!("a thread of the connection panicked") };
-            result??;
-        }
-        Ok(())
-    }
-}
-
-fn send(server: SocketAddr, began: &mpsc::Sender<()>, stop: &AtomicBool) -> Result<()> {
-    let mut stream = TcpStream::connect_timeout(&server, TIMEOUT).context("connecting to the server")?;
-    stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(Duration::from_millis(200)))?;
-    began.send(())?;
-    while !stop.load(Ordering::Acquire) {
-        // Once nothing passes, the socket's buffer may fill up: the write then fails as expected.
-        let _ = stream.write(b".");
-        sleep(PAUSE);
-    }
-    Ok(())
-}
-
-fn receive(listener: &TcpListener, epoch: Instant, latest: &AtomicU64) -> Result<()> {
-    let (mut stream, _) = listener.accept()?;
-    stream.set_read_timeout(Some(TIME_AFTER_EDIT * 2))?;
-    let mut piece = [0; 4096];
-    loop {
-        match stream.read(&mut piece) {
-            Ok(0) | Err(_) => return Ok(()),
-            Ok(_) => latest.store(u64::try_from(epoch.elapsed().as_micros())?, Ordering::Release),
-        }
-    }
 }
