@@ -28,7 +28,12 @@ pub(super) struct Stream {
 impl Stream {
     /// Opens a connection from `client` to the address `server` in the namespace `at`. The receiver gives up if
     /// nothing arrives for `idle`.
-    pub(super) fn open(client: &Namespace, at: &Namespace, server: SocketAddr, idle: Duration) -> Result<Self> {
+    pub(super) fn open(
+        client: &Namespace,
+        at: &Namespace,
+        server: SocketAddr,
+        idle: Duration,
+    ) -> Result<Self> {
         let listener = at.run(|| TcpListener::bind(server))??;
         let stop = Arc::new(AtomicBool::new(false));
         let latest = Arc::new(AtomicU64::new(0));
