@@ -94,9 +94,9 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
             Err(error) => return Err(error.context(format!("{values} is refused, but not by the schema"))),
         }
     }
-    for (values, part) in RENDERED {
+    for (values, text) in RENDERED {
         let rendered = template(&helm, &chart, values, &[])?;
-        ensure!(rendered.contains(part), "with {} the chart does not render {part}", values.join(" "));
+        ensure!(rendered.contains(text), "with {} the chart does not render {text}", values.join(" "));
     }
     let kept = template(&helm, &chart, &["uninstall.cleanup=false"], &[])?;
     ensure!(!kept.contains("helm.sh/hook"), "with uninstall.cleanup=false the chart still has hooks");
@@ -149,8 +149,8 @@ fn output(mut command: Command) -> Result<String> {
     let output = command.output().context("helm could not be started")?;
     if !output.status.success() {
         // helm reports errors in a chart on standard output, and errors in values on standard error.
-        let said = [output.stdout, output.stderr].concat();
-        bail!("helm failed:\n{}", String::from_utf8_lossy(&said).trim_end());
+        let errors = [output.stdout, output.stderr].concat();
+        bail!("helm failed:\n{}", String::from_utf8_lossy(&errors).trim_end());
     }
     String::from_utf8(output.stdout).context("helm rendered something that is not UTF-8")
 }
