@@ -1,10 +1,11 @@
-# The same image as `cargo xtask image` builds without a container engine: a static program under two names, and nothing else.
+# The image that `cargo xtask image` builds without a container engine: a static program under two names, and
+# nothing else.
 #   docker buildx build --platform linux/amd64,linux/arm64 --tag kube-verdict:0.1.0 .
 FROM rust:1-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends libclang-dev
 WORKDIR /src
 COPY . .
-# Built for the platform of the image; `--target` keeps the flags from build scripts, which are not static.
+# Builds for the image's platform. `--target` keeps the flags from build scripts, which are not static.
 RUN target="$(rustc -vV | sed -n 's/^host: //p')" \
     && RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_STRIP=symbols \
        cargo build --locked --release -p kube-verdict --target "$target" \

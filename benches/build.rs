@@ -1,4 +1,4 @@
-//! Hands the compiler's version to the program: figures of two compilers can't be compared.
+//! Passes the compiler's version to the program: figures of two compilers can't be compared.
 
 use std::env;
 use std::process::Command;

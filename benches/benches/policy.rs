@@ -1,8 +1,9 @@
-//! One verdict, a full compile and one event, before and after a change to the engine: `cargo bench --package benches --bench
-//! policy` compares with its last run, and Criterion tells a difference from noise. Figures over the whole grid are those of
-//! `cargo xtask bench policy`.
+//! One verdict, a full compile and one event, before and after a change to the engine:
+//! `cargo bench --package benches --bench policy` compares with its last run, and Criterion separates
+//! differences from noise. `cargo xtask bench policy` measures the whole grid.
 //!
-//! A verdict is timed over packets in turn from pods all over the cluster, so that caches are as cold as that makes them.
+//! A verdict is timed over packets from pods all over the cluster in turn, which determines how cold the
+//! caches are.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -91,7 +92,7 @@ fn event(criterion: &mut Criterion) {
     group.bench_function("policy edited", |bencher| {
         bencher.iter(|| {
             let mut policy = (**policies[turn % policies.len()]).clone();
-            // Loses its last rule, and in the next round gets it back.
+            // Loses its last rule, and gets it back in the next round.
             if turn / policies.len() % 2 == 0 {
                 policy.ingress.pop();
             }

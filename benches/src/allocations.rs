@@ -1,24 +1,27 @@
 //! Counts what the current thread allocates, in number and bytes.
 //!
-//! Own code, because the clock runs in the same program: counting must cost next to nothing, so it uses neither atomics nor a
-//! lock, and `realloc` must stay what the system makes of it.
-#![allow(unsafe_code, reason = "an allocator is an unsafe trait; this one hands everything to the system's")]
+//! Written for this purpose, because the clock runs in the same program: counting must cost next to nothing.
+//! So it uses neither atomics nor a lock, and passes `realloc` on to the system.
+#![allow(
+    unsafe_code,
+    reason = "GlobalAlloc is an unsafe trait; every call is passed to the system's allocator"
+)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-/// What some work allocated.
+/// The allocations of some work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Allocated {
-    /// Calls of the allocator that asked for memory.
+    /// Calls of the allocator that requested memory.
     pub count: u64,
     /// The most bytes that the work held at any moment, beyond what was held before it.
     pub peak: u64,
-    /// Bytes held after the work beyond those before it; negative if it gave back more than it took.
+    /// Bytes held after the work beyond those before it; negative if it freed more than it allocated.
     pub kept: i64,
 }
 
-/// Does the work and counts. What other threads allocate meanwhile does not count.
+/// Does the work and counts its allocations. Allocations of other threads do not count.
 pub fn during<R>(work: impl FnOnce() -> R) -> (R, Allocated) {
     let before = COUNTS.get();
     COUNTS.set(Counts { peak: before.held, ..before });
@@ -29,7 +32,7 @@ pub fn during<R>(work: impl FnOnce() -> R) -> (R, Allocated) {
         peak: (after.peak - before.held).cast_unsigned(),
         kept: after.held - before.held,
     };
-    // Whoever counts around us must not miss our peak, nor lose their own.
+    // An enclosing count must neither miss this peak nor lose its own.
     COUNTS.set(Counts { peak: after.peak.max(before.peak), ..after });
     (result, allocated)
 }
@@ -37,7 +40,7 @@ pub fn during<R>(work: impl FnOnce() -> R) -> (R, Allocated) {
 #[derive(Clone, Copy)]
 struct Counts {
     count: u64,
-    /// Bytes taken less bytes given back; what one thread takes another may give back.
+    /// Bytes allocated less bytes freed; one thread may free what another has allocated.
     held: i64,
     peak: i64,
 }
@@ -46,37 +49,37 @@ thread_local! {
     static COUNTS: Cell<Counts> = const { Cell::new(Counts { count: 0, held: 0, peak: 0 }) };
 }
 
-fn note(taken: usize, given_back: usize) {
+fn record(allocated: usize, freed: usize) {
     let Counts { count, held, peak } = COUNTS.get();
-    let held = held + taken as i64 - given_back as i64;
-    COUNTS.set(Counts { count: count + u64::from(taken > 0), held, peak: peak.max(held) });
+    let held = held + allocated as i64 - freed as i64;
+    COUNTS.set(Counts { count: count + u64::from(allocated > 0), held, peak: peak.max(held) });
 }
 
 struct Counting;
 
-// SAFETY: every call goes on to the system's allocator as it came; counting touches a cell of the thread's own that needs
-// neither memory nor a destructor.
+// SAFETY: every call is passed on unchanged to the system's allocator. Counting uses a thread-local cell that
+// needs neither memory nor a destructor.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        note(layout.size(), 0);
+        record(layout.size(), 0);
         // SAFETY: the caller keeps the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        note(layout.size(), 0);
+        record(layout.size(), 0);
         // SAFETY: the caller keeps the contract of `alloc_zeroed`.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        note(0, layout.size());
+        record(0, layout.size());
         // SAFETY: the caller keeps the contract of `dealloc`.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        note(size, layout.size());
+        record(size, layout.size());
         // SAFETY: the caller keeps the contract of `realloc`.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -90,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn count_peak_and_what_is_kept() {
+    fn peak_and_kept_bytes_are_counted() {
         let (kept, allocated) = during(|| {
             drop(std::hint::black_box(vec![0_u8; 3_000]));
             std::hint::black_box(vec![0_u8; 1_000])

@@ -1,16 +1,20 @@
-//! From an edited file to its effect: the last byte of an established connection that it forbids, and the last new connection.
+//! The time from an edited file to its effect: the last byte of an established connection that it forbids,
+//! and the last new connection.
 //!
-//! A client sends without a pause, and another opens connections without a pause; the server notes when each piece arrives. A policy
-//! file is replaced by one that allows nothing: how long after that does the last piece arrive, and the last connection come about? And
-//! again, with many other connections in the kernel's table, which the change either does not touch or forbids as well; while pods
-//! of another node come and change all the time; and while no processor rests, either.
+//! A client sends continuously, and another opens connections continuously; the server records when each
+//! piece arrives. A policy file is replaced by one that allows nothing. Measured is how long after that the
+//! last piece arrives, and the last connection is established.
+//!
+//! The same is measured with many background entries in the kernel's table, which the change either does not
+//! affect or forbids as well; while pods of another node are added and changed all the time; and while all
+//! processors are busy.
+
+mod stream;
 
 use std::fmt;
-use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
-use std::thread::{self, JoinHandle, sleep};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -21,19 +25,20 @@ use integration::{Busy, Cluster, Testbed};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::apply::stream::{PAUSE, Stream};
 use crate::events;
 use crate::report::{Figures, Output, median, progress, show};
 
-/// The node and its pods: the policy selects the server; the bystander is selected by none.
+/// The node and its pods: the policy selects the server; no policy selects the bystander.
 const NODE: &str = "node-a";
 const CLIENT: &str = "bench/client";
 const SERVER: &str = "bench/server";
 const BYSTANDER: &str = "bench/bystander";
 /// The server's port.
 const PORT: u16 = 9000;
-/// The port at which new connections come about.
-const PORT_OF_NEW: u16 = 9001;
-/// The policy that is edited, and what it says.
+/// The port for new connections.
+const NEW_CONNECTIONS_PORT: u16 = 9001;
+/// The policy that is edited, and its text.
 const POLICY: &str = "bench/server";
 const ALLOWS: &str = "
 podSelector: {matchLabels: {app: server}}
@@ -45,26 +50,25 @@ podSelector: {matchLabels: {app: server}}
 policyTypes: [Ingress]
 ingress: []
 ";
-/// How often the client sends: the figures are no finer than this.
-const PAUSE: Duration = Duration::from_micros(100);
-/// How long the connections are there before the edit.
-const BEFOREHAND: Duration = Duration::from_millis(300);
-/// How long after an edit is looked for what still arrives.
-const AFTERWARDS: Duration = Duration::from_millis(700);
-/// How long a connection may take to come about, or a change to come into force.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the connections exist before the edit.
+const TIME_BEFORE_EDIT: Duration = Duration::from_millis(300);
+/// How long after an edit arrivals are still observed.
+const TIME_AFTER_EDIT: Duration = Duration::from_millis(700);
+/// The time limit for a sweep.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What to measure.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Other connections in the kernel's table while the file is edited; as many as it takes, if it does not take so many.
+    /// Numbers of background entries in the kernel's table while the file is edited. If the table has less
+    /// room, it is filled.
     #[arg(long, value_delimiter = ',', default_value = "1000,100000,1000000")]
     entries: Vec<u32>,
-    /// Pod events a second under which the first two numbers of connections are measured twice more, the second time with all
-    /// processors busy; 0: none.
+    /// Pod events a second under which the first two numbers of entries are measured twice more, the second
+    /// time with all processors busy; 0: none.
     #[arg(long, default_value_t = 100)]
     events: u32,
-    /// How often each is measured.
+    /// How many rounds are measured.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// How figures are shown.
@@ -72,45 +76,45 @@ pub struct Arguments {
     output: Output,
 }
 
-/// What the other connections are.
+/// What the background entries are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Others {
-    /// To a pod that the policy does not select.
-    Untouched,
-    /// To the server: the change forbids them as well.
+enum Background {
+    /// Connections to a pod that the policy does not select.
+    Unaffected,
+    /// Connections to the server: the change forbids them as well.
     Forbidden,
 }
 
-/// What is there besides.
+/// The conditions of a measurement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Case {
     entries: u32,
-    others: Others,
+    background: Background,
     /// Pod events a second.
     events: u32,
-    /// Whether every processor has something else to do as well.
+    /// Whether every processor is busy.
     busy: bool,
 }
 
-impl Others {
+impl Background {
     fn pod(self) -> &'static str {
         match self {
-            Self::Untouched => BYSTANDER,
+            Self::Unaffected => BYSTANDER,
             Self::Forbidden => SERVER,
         }
     }
 }
 
-/// What else goes on, in a few words.
-fn beside(events: u32, busy: bool) -> String {
+/// The other load, in a few words.
+fn load_label(events: u32, busy: bool) -> String {
     let busy = if busy { ", busy" } else { "" };
     format!("{events}/s{busy}")
 }
 
-impl fmt::Display for Others {
+impl fmt::Display for Background {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Untouched => "untouched",
+            Self::Unaffected => "unaffected",
             Self::Forbidden => "forbidden too",
         })
     }
@@ -119,13 +123,14 @@ impl fmt::Display for Others {
 /// One row of figures; times in milliseconds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
-    /// What the change makes of the other connections.
-    pub others: String,
+    /// The effect of the change on the background entries.
+    #[serde(alias = "others")]
+    pub background: String,
     /// Entries in the node's table when the file was edited, at least.
     pub entries: u32,
     /// Pod events a second.
     pub events: u32,
-    /// Whether every processor had something else to do as well.
+    /// Whether every processor was busy.
     pub busy: bool,
     /// From the file being in place to the last byte of the established connection, in each round.
     pub cut_ms: Vec<f64>,
@@ -139,10 +144,10 @@ pub struct Row {
     pub new_median_ms: f64,
     /// The longest.
     pub new_worst_ms: f64,
-    /// How long the sweep took that looked at connections after the change: the median.
+    /// How long the sweep after the change took: the median.
     pub sweep_ms: f64,
-    /// How long the kernel took to write all entries down afterwards, for nobody who does anything with them: the median. A sweep of
-    /// all of them can't be shorter.
+    /// How long the kernel took to dump all entries afterwards, with the output discarded: the median. A
+    /// sweep of all of them can't be shorter.
     pub dump_ms: f64,
 }
 
@@ -151,7 +156,7 @@ impl Figures for Row {
 
     fn header() -> Vec<&'static str> {
         vec![
-            "others",
+            "background",
             "entries",
             "pod events",
             "last byte ms",
@@ -172,13 +177,14 @@ impl Figures for Row {
             self.sweep_ms,
             self.dump_ms,
         ];
-        let mut cells = vec![self.others.clone(), self.entries.to_string(), beside(self.events, self.busy)];
+        let mut cells =
+            vec![self.background.clone(), self.entries.to_string(), load_label(self.events, self.busy)];
         cells.extend(figures.map(|figure| format!("{figure:.1}")));
         cells
     }
 }
 
-/// What one round came to.
+/// The result of one round.
 struct Effect {
     cut: Duration,
     new: Duration,
@@ -190,14 +196,14 @@ struct Effect {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let mut cases = Vec::new();
     for &entries in &arguments.entries {
-        cases.push(Case { entries, others: Others::Untouched, events: 0, busy: false });
-        // Pods' own connections can be as many, too.
-        cases.push(Case { entries, others: Others::Forbidden, events: 0, busy: false });
+        cases.push(Case { entries, background: Background::Unaffected, events: 0, busy: false });
+        // Pods' own connections can be this many, too.
+        cases.push(Case { entries, background: Background::Forbidden, events: 0, busy: false });
     }
     if arguments.events > 0 {
         let events = arguments.events;
         for busy in [false, true] {
-            let case = |&entries: &u32| Case { entries, others: Others::Untouched, events, busy };
+            let case = |&entries: &u32| Case { entries, background: Background::Unaffected, events, busy };
             cases.extend(arguments.entries.iter().take(2).map(case));
         }
     }
@@ -210,17 +216,17 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             .pod(SERVER, NODE, &[("app", "server")], &[])
             .pod(BYSTANDER, NODE, &[("app", "bystander")], &[])
             .build()?;
-        let case = Case { entries: case.entries.min(room(&testbed)?), ..case };
+        let case = Case { entries: case.entries.min(free_entries(&testbed)?), ..case };
         progress.set_message(format!(
             "{} connections, {}, {}",
             case.entries,
-            case.others,
-            beside(case.events, case.busy)
+            case.background,
+            load_label(case.events, case.busy)
         ));
-        fill_conntrack(&testbed, CLIENT, case.others.pod(), case.entries)?;
+        fill_conntrack(&testbed, CLIENT, case.background.pod(), case.entries)?;
         let _busy = case.busy.then(Busy::start).transpose()?;
         let effect = |_| {
-            let effect = once(&testbed, case.events);
+            let effect = measure_round(&testbed, case.events);
             progress.inc(1);
             effect.with_context(|| format!("{case:?}"))
         };
@@ -231,8 +237,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     show(arguments.output, &rows)
 }
 
-/// How many entries the kernel's table takes, with some left for what is measured.
-fn room(testbed: &Testbed) -> Result<u32> {
+/// How many entries fit into the kernel's table, with some room for the measured connections.
+fn free_entries(testbed: &Testbed) -> Result<u32> {
     let most: u32 = testbed.namespace(NODE)?.read_sysctl("net.netfilter.nf_conntrack_max")?.parse()?;
     Ok(most / 100 * 95)
 }
@@ -244,7 +250,7 @@ fn row(case: Case, effects: &[Effect]) -> Row {
     let worst = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
     let (cut_ms, new_ms) = (values(|effect| effect.cut), values(|effect| effect.new));
     Row {
-        others: case.others.to_string(),
+        background: case.background.to_string(),
         entries: case.entries,
         events: case.events,
         busy: case.busy,
@@ -259,12 +265,12 @@ fn row(case: Case, effects: &[Effect]) -> Row {
     }
 }
 
-/// One round: a fresh agent over the connections that are there, connections more, one edit.
-fn once(testbed: &Testbed, events: u32) -> Result<Effect> {
+/// One round: a fresh agent over the existing connections, new connections, one edit.
+fn measure_round(testbed: &Testbed, events: u32) -> Result<Effect> {
     testbed.manifests().policy(POLICY, ALLOWS)?;
     let mut agent = Agent::start(testbed, NODE, &Launch::default())?;
     agent.wait_ready()?;
-    let stream = Stream::open(testbed)?;
+    let stream = open_stream(testbed)?;
     let over = AtomicBool::new(false);
     let effect = thread::scope(|scope| -> Result<Effect> {
         let opener = scope.spawn(|| open_connections(testbed, &over));
@@ -273,7 +279,7 @@ fn once(testbed: &Testbed, events: u32) -> Result<Effect> {
         let last = opener.join().map_err(|_| anyhow!("the thread that opens connections panicked"))??;
         let (edited, sweep) = edited?;
         let since = |at: Instant| at.saturating_duration_since(edited);
-        let new = since(last.context("no new connection came about")?);
+        let new = since(last.context("no new connection was established")?);
         Ok(Effect { cut: since(stream.last_arrival()), new, sweep, dump: dump(testbed)? })
     })?;
     stream.close()?;
@@ -282,21 +288,22 @@ fn once(testbed: &Testbed, events: u32) -> Result<Effect> {
     Ok(effect)
 }
 
-/// Edits the policy and waits until all is over; when it was edited, and how long the sweep took.
+/// Edits the policy and waits until all effects are over. Returns when it was edited, and how long the sweep
+/// took.
 fn edit(testbed: &Testbed, agent: &Agent, stream: &Stream) -> Result<(Instant, Duration)> {
-    // Of the sweep at its start the agent rests some time.
-    sleep(BEFOREHAND);
+    // The agent is idle for some time after the sweep at its start.
+    sleep(TIME_BEFORE_EDIT);
     let before = sweeps(agent)?.0;
     let edited = testbed.manifests().policy(POLICY, FORBIDS)?;
-    sleep(AFTERWARDS);
+    sleep(TIME_AFTER_EDIT);
     let cut = stream.last_arrival().saturating_duration_since(edited);
-    if cut + Duration::from_millis(100) > AFTERWARDS {
-        bail!("the connection was not cut: bytes still came {cut:?} after the edit");
+    if cut + Duration::from_millis(100) > TIME_AFTER_EDIT {
+        bail!("the connection was not cut: bytes still arrived {cut:?} after the edit");
     }
     Ok((edited, wait_for_sweep(agent, before)?))
 }
 
-/// How long the kernel takes to write its table down.
+/// How long the kernel takes to dump its table.
 fn dump(testbed: &Testbed) -> Result<Duration> {
     testbed.namespace(NODE)?.run(|| -> Result<Duration> {
         let mut conntrack = Conntrack::open()?;
@@ -306,7 +313,7 @@ fn dump(testbed: &Testbed) -> Result<Duration> {
     })?
 }
 
-/// How many sweeps there were, and how long the latest took.
+/// The number of sweeps, and the duration of the latest.
 fn sweeps(agent: &Agent) -> Result<(u64, Duration)> {
     let status = agent.status()?;
     let number = |pointer: &str| {
@@ -315,107 +322,44 @@ fn sweeps(agent: &Agent) -> Result<(u64, Duration)> {
     Ok((number("/sweeps/count")?, Duration::from_micros(number("/sweeps/last/micros")?)))
 }
 
-/// How long the sweep took that came after so many.
+/// The duration of the first sweep after the first `before` ones.
 fn wait_for_sweep(agent: &Agent, before: u64) -> Result<Duration> {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     loop {
         let (count, took) = sweeps(agent)?;
         if count > before {
             return Ok(took);
         }
         if Instant::now() > end {
-            bail!("no sweep came within {PATIENCE:?}");
+            bail!("no sweep within {TIMEOUT:?}");
         }
         sleep(Duration::from_millis(20));
     }
 }
 
-/// Opens connections to the server, one after the other; when the last of them came about.
+fn open_stream(testbed: &Testbed) -> Result<Stream> {
+    let [address, _] = testbed.addresses(SERVER)?;
+    let (client, server) = (testbed.namespace(CLIENT)?, testbed.namespace(SERVER)?);
+    Stream::open(client, server, SocketAddr::new(address, PORT), TIME_AFTER_EDIT * 2)
+}
+
+/// Opens connections to the server, one after the other. Returns when the last of them was established.
 fn open_connections(testbed: &Testbed, over: &AtomicBool) -> Result<Option<Instant>> {
     let [address, _] = testbed.addresses(SERVER)?;
-    let server = SocketAddr::new(address, PORT_OF_NEW);
+    let server = SocketAddr::new(address, NEW_CONNECTIONS_PORT);
     let listener = testbed.namespace(SERVER)?.run(|| TcpListener::bind(server))??;
     listener.set_nonblocking(true)?;
     testbed.namespace(CLIENT)?.run(|| {
         let mut last = None;
         while !over.load(Ordering::Acquire) {
-            // Shorter than TCP waits before it sends again: what is late was dropped.
+            // Shorter than TCP's retransmission timeout: a late connection had a packet dropped.
             if TcpStream::connect_timeout(&server, Duration::from_millis(100)).is_ok() {
                 last = Some(Instant::now());
-                // Taken from the queue of those that wait, which is short.
+                // Removes it from the accept queue, which is short.
                 let _ = listener.accept();
             }
             sleep(PAUSE * 5);
         }
         last
     })
-}
-
-/// A connection on which the client sends without a pause.
-struct Stream {
-    stop: Arc<AtomicBool>,
-    /// Microseconds from `epoch` to the latest arrival.
-    latest: Arc<AtomicU64>,
-    epoch: Instant,
-    sender: JoinHandle<Result<Result<()>>>,
-    receiver: JoinHandle<Result<Result<()>>>,
-}
-
-impl Stream {
-    fn open(testbed: &Testbed) -> Result<Self> {
-        let [address, _] = testbed.addresses(SERVER)?;
-        let server = SocketAddr::new(address, PORT);
-        let listener = testbed.namespace(SERVER)?.run(|| TcpListener::bind(server))??;
-        let stop = Arc::new(AtomicBool::new(false));
-        let latest = Arc::new(AtomicU64::new(0));
-        let epoch = Instant::now();
-        let arrivals = Arc::clone(&latest);
-        let receiver = testbed.namespace(SERVER)?.spawn(move || receive(&listener, epoch, &arrivals))?;
-        let (began, begun) = mpsc::channel();
-        let end = Arc::clone(&stop);
-        let sender = testbed.namespace(CLIENT)?.spawn(move || send(server, &began, &end))?;
-        if begun.recv_timeout(PATIENCE).is_err() {
-            bail!("the connection that is to be cut did not come about");
-        }
-        Ok(Self { stop, latest, epoch, sender, receiver })
-    }
-
-    fn last_arrival(&self) -> Instant {
-        self.epoch + Duration::from_micros(self.latest.load(Ordering::Acquire))
-    }
-
-    /// Ends both sides. The receiver of a connection that was cut hears nothing of it, and gives up by itself.
-    fn close(self) -> Result<()> {
-        self.stop.store(true, Ordering::Release);
-        for thread in [self.sender, self.receiver] {
-            let Ok(result) = thread.join() else { bail!("a thread of the connection panicked") };
-            result??;
-        }
-        Ok(())
-    }
-}
-
-fn send(server: SocketAddr, began: &mpsc::Sender<()>, stop: &AtomicBool) -> Result<()> {
-    let mut stream = TcpStream::connect_timeout(&server, PATIENCE).context("connecting to the server")?;
-    stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(Duration::from_millis(200)))?;
-    began.send(())?;
-    while !stop.load(Ordering::Acquire) {
-        // Once nothing passes, the socket's buffer may fill up: that is the end we wait for.
-        let _ = stream.write(b".");
-        sleep(PAUSE);
-    }
-    Ok(())
-}
-
-fn receive(listener: &TcpListener, epoch: Instant, latest: &AtomicU64) -> Result<()> {
-    let (mut stream, _) = listener.accept()?;
-    stream.set_read_timeout(Some(AFTERWARDS * 2))?;
-    let mut piece = [0; 4096];
-    loop {
-        match stream.read(&mut piece) {
-            Ok(0) | Err(_) => return Ok(()),
-            Ok(_) => latest.store(u64::try_from(epoch.elapsed().as_micros())?, Ordering::Release),
-        }
-    }
 }

@@ -1,6 +1,7 @@
-//! What a change costs, from the change to the next snapshot, in time and in memory.
+//! The cost of a change, from the change to the next snapshot, in time and in memory.
 //!
-//! The snapshot before is held meanwhile, as workers hold it: what the next one can't share has to be copied.
+//! The previous snapshot is held meanwhile, as workers hold it: everything that the next one can't share has
+//! to be copied.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,20 +16,20 @@ use workload::grid::{Extent, Point};
 use crate::allocations::{self, Allocated};
 use crate::report::{Figures, Output, median, progress, show};
 
-/// For how long each kind of change is repeated.
+/// How long each kind of change is repeated.
 const TIMED: Duration = Duration::from_millis(100);
-/// At least so often, however long one takes.
-const FEWEST: usize = 3;
-/// And no more often than that.
-const MOST: usize = 400;
+/// The minimum number of repetitions, regardless of the time.
+const MIN_REPETITIONS: usize = 3;
+/// The maximum number of repetitions.
+const MAX_REPETITIONS: usize = 400;
 
 /// What to measure.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// A few small points and little time: whether it works, not how fast it is.
+    /// A few small points and little time, to check that the measurement works.
     #[arg(long)]
     quick: bool,
-    /// This point alone, such as 10000-pods-1000-policies-5-rules-selector.
+    /// Only this point, such as 10000-pods-1000-policies-5-rules-selector.
     #[arg(long)]
     point: Option<Point>,
     /// How figures are shown.
@@ -36,17 +37,17 @@ pub struct Arguments {
     output: Output,
 }
 
-/// What changes.
+/// The kind of change.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Event {
-    /// Everything comes at once, as when an agent starts.
+    /// Everything is added at once, as when an agent starts.
     Full,
-    /// A pod comes, labelled like others.
+    /// A pod is added, with the labels of another.
     PodAdded,
-    /// A pod goes.
+    /// A pod is removed.
     PodRemoved,
-    /// A pod becomes one of another app, which policies can tell from the first.
+    /// A pod gets the labels of another app, which policies distinguish from its own.
     LabelChanged,
     /// A policy loses its last rule, or gets it back.
     PolicyChanged,
@@ -55,20 +56,20 @@ pub enum Event {
 /// One row of figures.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
-    /// Where.
+    /// The point of the grid.
     #[serde(flatten)]
     pub point: Point,
-    /// What.
+    /// The change.
     pub event: Event,
     /// How often it was measured.
     pub times: usize,
-    /// Microseconds from the change to the snapshot, the median.
+    /// Microseconds from the change to the snapshot: the median.
     pub median_us: f64,
     /// The longest.
     pub worst_us: f64,
-    /// Bytes that were held at most while it was compiled, beyond those before it: the median.
+    /// The most bytes held during the compile, beyond those before it: the median.
     pub peak_bytes: f64,
-    /// Bytes held afterwards beyond those before it, with the snapshot before let go: the median.
+    /// Bytes held afterwards beyond those before it, after the previous snapshot was dropped: the median.
     pub kept_bytes: f64,
 }
 
@@ -120,21 +121,21 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// Measures every kind of change at one point.
 pub fn measure(point: Point, timed: Duration) -> Result<Vec<Row>> {
     let changes = workload::cluster(point.into()).changes;
-    let full = repeated(timed, |_| from_nothing(&changes));
+    let full = repeat(timed, |_| full_compile(&changes));
     let mut cluster = Running::start(changes)?;
     let mut removed = Costs::default();
-    let added = repeated(timed, |turn| {
-        let pod = cluster.one_more_pod(turn);
+    let added = repeat(timed, |turn| {
+        let pod = cluster.new_pod(turn);
         let name = pod.name.clone();
         let cost = cluster.compile(Change::Pod(pod));
         removed.0.push(cluster.compile(Change::PodGone(name)));
         cost
     });
-    let label = repeated(timed, |turn| {
+    let label = repeat(timed, |turn| {
         let pod = cluster.relabelled_pod(turn);
         cluster.compile(Change::Pod(pod))
     });
-    let policy = repeated(timed, |turn| {
+    let policy = repeat(timed, |turn| {
         let policy = cluster.edited_policy(turn);
         cluster.compile(Change::Policy(policy))
     });
@@ -148,21 +149,21 @@ pub fn measure(point: Point, timed: Duration) -> Result<Vec<Row>> {
     Ok(measured.map(|(event, costs)| costs.row(point, event)).into())
 }
 
-/// What one change cost.
+/// The cost of one change.
 struct Cost {
     took: Duration,
     allocated: Allocated,
 }
 
-/// What each of several changes of one kind cost.
+/// The costs of several changes of one kind.
 #[derive(Default)]
 struct Costs(Vec<Cost>);
 
-/// Does something again and again; `once` is told how often it was done before.
-fn repeated(timed: Duration, mut once: impl FnMut(usize) -> Cost) -> Costs {
+/// Repeats something; `once` gets the number of earlier repetitions.
+fn repeat(timed: Duration, mut once: impl FnMut(usize) -> Cost) -> Costs {
     let started = Instant::now();
-    let mut costs = Vec::with_capacity(MOST);
-    while costs.len() < FEWEST || (costs.len() < MOST && started.elapsed() < timed) {
+    let mut costs = Vec::with_capacity(MAX_REPETITIONS);
+    while costs.len() < MIN_REPETITIONS || (costs.len() < MAX_REPETITIONS && started.elapsed() < timed) {
         let cost = once(costs.len());
         costs.push(cost);
     }
@@ -185,7 +186,7 @@ impl Costs {
     }
 }
 
-/// A compiler under way, and the snapshot that is in force.
+/// A compiler with its inputs, and the snapshot that is in force.
 struct Running {
     compiler: Compiler,
     current: Arc<Snapshot>,
@@ -208,19 +209,19 @@ impl Running {
         Ok(Self { compiler, current, pods, policies })
     }
 
-    /// A pod that is not there yet, labelled like one that is.
-    fn one_more_pod(&self, turn: usize) -> Pod {
-        let like = workload::pod(self.somewhere(turn));
+    /// A new pod, with the labels of an existing one.
+    fn new_pod(&self, turn: usize) -> Pod {
+        let like = workload::pod(self.pod_number(turn));
         let new = workload::pod(self.pods + turn);
         let name = PodName::new(like.name.namespace, new.name.name);
         Pod { name, labels: like.labels, ..new }
     }
 
-    /// A pod that is there, with the app of another.
+    /// An existing pod, with the app of another.
     fn relabelled_pod(&self, turn: usize) -> Pod {
-        let number = self.somewhere(turn);
+        let number = self.pod_number(turn);
         let pod = workload::pod(number);
-        // Another one than the last time that this pod's turn came.
+        // Another app than in this pod's previous turn.
         let other = workload::pod(number + 1 + turn % 7);
         let labels = pod.labels.iter().map(|(key, value)| match key {
             "app" => (key, other.labels.value(key).unwrap_or(value).to_owned()),
@@ -229,7 +230,7 @@ impl Running {
         Pod { labels: Labels::from_iter(labels), ..pod }
     }
 
-    /// A policy without its last rule; in the next round with it.
+    /// A policy without its last rule; with it in the next round.
     fn edited_policy(&self, turn: usize) -> Arc<PolicySpec> {
         let count = self.policies.len();
         let mut policy = (*self.policies[turn % count]).clone();
@@ -239,8 +240,8 @@ impl Running {
         Arc::new(policy)
     }
 
-    /// The number of a pod, anywhere in the cluster and not the server.
-    fn somewhere(&self, turn: usize) -> usize {
+    /// The number of a pod anywhere in the cluster, except the server.
+    fn pod_number(&self, turn: usize) -> usize {
         1 + turn * 37 % (self.pods - 1)
     }
 
@@ -254,8 +255,8 @@ impl Running {
     }
 }
 
-/// A full compile. What the source hands over counts as memory, but not as time.
-fn from_nothing(changes: &[Change]) -> Cost {
+/// A full compile. The changes themselves count as memory, but not as time.
+fn full_compile(changes: &[Change]) -> Cost {
     let ((took, ..), allocated) = allocations::during(|| {
         let changes = changes.to_vec();
         let started = Instant::now();

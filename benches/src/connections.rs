@@ -1,8 +1,8 @@
-//! New connections between two pods, of one node and of two: without an agent, over the floor, with the agent, and with
-//! somebody else's.
+//! New connections between two pods, on one node and on two: without an agent, over the baseline, with the
+//! agent, and with another policy agent.
 //!
-//! All are measured in one testbed, in turns, round after round, so that what else the machine does falls on all alike;
-//! the figures of each are medians over the rounds.
+//! All are measured in one testbed, in turns, round after round, so that other load on the machine affects
+//! all alike. The figures of each are medians over the rounds.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,36 +21,39 @@ pub struct Arguments {
     /// Numbers of clients, each a thread with one connection at a time.
     #[arg(long, value_delimiter = ',', default_value = "1,8,64")]
     clients: Vec<usize>,
-    /// Whether the pods are of one node, or of two.
+    /// Whether the pods are on one node, or on two.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "same-node,across-nodes")]
     routes: Vec<Route>,
-    /// Numbers of policies that select the server; the last of them is the one that allows the client.
+    /// Numbers of policies that select the server; the last policy allows the client.
     #[arg(long, value_delimiter = ',', default_value = "1,10,100,500,5000")]
     policies: Vec<usize>,
-    /// Numbers of policies with which the agent is measured once more under pod events; without a value: none.
+    /// Numbers of policies with which the agent is measured once more under pod events; without a value:
+    /// none.
     #[arg(long, value_delimiter = ',', num_args = 0.., default_value = "500")]
     busy: Vec<usize>,
-    /// How many of these events there are a second.
+    /// How many of these pod events there are a second.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     events: u32,
-    /// Numbers of policies with which the agent is measured once more while it caches nothing: what the first connection of a
-    /// pair costs; without a value: none.
+    /// Numbers of policies with which the agent is measured once more with --verdict-cache-ttl off, which is
+    /// the cost of the first connection of a flow key; without a value: none.
     #[arg(long, value_delimiter = ',', num_args = 0.., default_value = "500")]
-    first_of_pair: Vec<usize>,
-    /// Measure another policy agent too: a shell command that runs it until it is ended, in the network namespace of each node.
-    /// It finds the node's name in NODE, and Namespaces, Pods, Nodes and NetworkPolicies as YAML in the folder MANIFESTS.
+    uncached: Vec<usize>,
+    /// Measure another policy agent too: a shell command that runs it in the network namespace of each node,
+    /// until it is ended. The node's name is in NODE, and Namespaces, Pods, Nodes and NetworkPolicies are
+    /// YAML files in the folder MANIFESTS.
     #[arg(long, value_name = "COMMAND")]
     against: Option<String>,
-    /// Seconds after which that agent is taken to be in force; all else that is measured beside it waits as long.
+    /// Seconds after which that agent is assumed to be in force. All other measurements in the same run wait
+    /// as long.
     #[arg(long, default_value_t = 3.0)]
     against_wait: f64,
-    /// How often each is measured; an odd number has a middle.
+    /// How many rounds are measured; with an odd number the median is one of the values.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Seconds that count, in each run.
+    /// Seconds of each run that count.
     #[arg(long, default_value_t = 0.55)]
     seconds: f64,
-    /// Seconds before them that don't.
+    /// Seconds of warm-up before them.
     #[arg(long, default_value_t = 0.2)]
     warm_up: f64,
     /// How figures are shown.
@@ -61,9 +64,9 @@ pub struct Arguments {
 /// One row of figures.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
-    /// What stood between the pods.
+    /// What is between the pods.
     pub mode: String,
-    /// From where to where.
+    /// The route between the pods.
     pub route: Route,
     /// Threads, each with one connection at a time.
     pub clients: usize,
@@ -71,20 +74,22 @@ pub struct Row {
     pub rates: Vec<f64>,
     /// Their median.
     pub rate: f64,
-    /// The median rate over that without an agent.
+    /// The median rate divided by that without an agent.
     pub of_no_agent: f64,
-    /// The median rate over that of the floor.
-    pub of_floor: f64,
-    /// Medians over the rounds of each round's percentile of the time that `connect` took, microseconds.
+    /// The median rate divided by that of the baseline.
+    #[serde(alias = "of_floor")]
+    pub of_baseline: f64,
+    /// The median over the rounds of each round's 50th percentile of the time that `connect` took, in
+    /// microseconds.
     pub p50_us: f64,
-    /// Likewise.
+    /// The same for the 99th percentile.
     pub p99_us: f64,
-    /// Likewise.
+    /// The same for the 99.9th percentile.
     pub p999_us: f64,
-    /// The p50 less that without an agent.
+    /// The p50 minus that without an agent.
     pub p50_above_us: f64,
-    /// Microseconds of processors that the agents of both nodes took for each connection, the median over the rounds; the kernel's
-    /// work on their behalf is in it as far as their own calls did it.
+    /// Microseconds of processor time that the agents of both nodes took for each connection: the median over
+    /// the rounds. It includes the kernel's work inside their system calls.
     pub cpu_us: f64,
     /// Connections that failed.
     pub failures: u64,
@@ -95,8 +100,18 @@ impl Figures for Row {
 
     fn header() -> Vec<&'static str> {
         vec![
-            "mode", "route", "clients", "conn/s", "/none", "/floor", "p50 us", "above", "p99", "p99.9",
-            "CPU us", "failed",
+            "mode",
+            "route",
+            "clients",
+            "conn/s",
+            "/none",
+            "/baseline",
+            "p50 us",
+            "above",
+            "p99",
+            "p99.9",
+            "CPU us",
+            "failed",
         ]
     }
 
@@ -107,7 +122,7 @@ impl Figures for Row {
             self.clients.to_string(),
             format!("{:.0}", self.rate),
             format!("{:.3}", self.of_no_agent),
-            format!("{:.3}", self.of_floor),
+            format!("{:.3}", self.of_baseline),
             format!("{:.1}", self.p50_us),
             format!("{:+.1}", self.p50_above_us),
             format!("{:.0}", self.p99_us),
@@ -118,7 +133,7 @@ impl Figures for Row {
     }
 }
 
-/// What one run came to, and what the agents took for it.
+/// The result of one run, and the agents' processor time for it.
 struct Run {
     sample: Sample,
     cpu: Duration,
@@ -140,7 +155,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let progress = progress(runs);
     let mut samples: Runs = BTreeMap::new();
     for round in 0..arguments.rounds as usize {
-        // Each round begins with another one, so that none always follows the same.
+        // Each round starts with another mode, so that no mode always follows the same one.
         for turn in 0..modes.len() {
             let mode = modes[(round + turn) % modes.len()];
             let running = Running::start(&testbed, mode, &against).with_context(|| mode.to_string())?;
@@ -170,11 +185,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 impl Arguments {
     fn modes(&self) -> Vec<Mode> {
-        let mut modes = vec![Mode::NoAgent, Mode::Floor];
+        let mut modes = vec![Mode::NoAgent, Mode::Baseline];
         modes.extend(self.policies.iter().map(|&policies| Mode::Agent { policies }));
         let busy = |&policies: &usize| Mode::Busy { policies, events: self.events };
         modes.extend(self.busy.iter().map(busy));
-        modes.extend(self.first_of_pair.iter().map(|&policies| Mode::Asking { policies }));
+        modes.extend(self.uncached.iter().map(|&policies| Mode::Uncached { policies }));
         if self.against.is_some() {
             modes.extend(self.policies.iter().map(|&policies| Mode::Other { policies }));
         }
@@ -207,12 +222,12 @@ fn rows(samples: &Runs) -> Vec<Row> {
                 rates: values(of, &|run| run.sample.rate),
                 rate: rate(of),
                 of_no_agent: rate(of) / rate(other(Mode::NoAgent)),
-                of_floor: rate(of) / rate(other(Mode::Floor)),
+                of_baseline: rate(of) / rate(other(Mode::Baseline)),
                 p50_us,
                 p99_us: percentile(of, 0.99),
                 p999_us: percentile(of, 0.999),
                 p50_above_us: p50_us - percentile(other(Mode::NoAgent), 0.5),
-                // The warm-up's connections cost as much as those that count.
+                // The warm-up's connections cost as much as the counted ones.
                 cpu_us: median(&values(of, &|run| {
                     run.cpu.as_secs_f64() * 1e6 / run.sample.all_connections.max(1) as f64
                 })),

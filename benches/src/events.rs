@@ -1,4 +1,4 @@
-//! Pods of another node that come, and change their labels, all the time: what a busy cluster tells an agent.
+//! Pods of another node that are added and change their labels all the time: the events of a busy cluster.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 use integration::Testbed;
 
-/// How many pods these are.
+/// How many pods.
 const PODS: u32 = 50;
-/// The last octet of the first one's address: behind those of the testbed's pods.
+/// The last octet of the first one's address, after those of the testbed's pods.
 const FIRST: u32 = 100;
 
-/// Does `work` while there are so many pod events a second; 0: none.
-pub fn during<T>(testbed: &Testbed, a_second: u32, work: impl FnOnce() -> Result<T>) -> Result<T> {
+/// Does `work` while there are `a_second` pod events a second; 0: none.
+pub fn during<T>(testbed: &Testbed, per_second: u32, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let over = AtomicBool::new(false);
     scope(|scope| {
-        let events = scope.spawn(|| pod_events(testbed, a_second, &over));
+        let events = scope.spawn(|| pod_events(testbed, per_second, &over));
         let result = work();
         over.store(true, Ordering::Release);
         events.join().map_err(|_| anyhow!("the thread of pod events panicked"))??;
@@ -24,8 +24,8 @@ pub fn during<T>(testbed: &Testbed, a_second: u32, work: impl FnOnce() -> Result
     })
 }
 
-fn pod_events(testbed: &Testbed, a_second: u32, over: &AtomicBool) -> Result<()> {
-    if a_second == 0 {
+fn pod_events(testbed: &Testbed, per_second: u32, over: &AtomicBool) -> Result<()> {
+    if per_second == 0 {
         return Ok(());
     }
     let begun = Instant::now();
@@ -40,11 +40,11 @@ fn pod_events(testbed: &Testbed, a_second: u32, over: &AtomicBool) -> Result<()>
             FIRST + number
         );
         testbed.manifests().write(&format!("far-{number}.yaml"), &pod)?;
-        let next = begun + Duration::from_secs(1) * (turn + 1) / a_second;
+        let next = begun + Duration::from_secs(1) * (turn + 1) / per_second;
         sleep(next.saturating_duration_since(Instant::now()));
     }
     for number in 0..PODS {
-        // Not all of them have come.
+        // Some of them may not have been added.
         let _ = testbed.manifests().remove(&format!("far-{number}.yaml"));
     }
     Ok(())

@@ -1,4 +1,5 @@
-//! A point of the grid as files that any other implementation can be run on: manifests, packets, and what must come out.
+//! A point of the grid as files on which any other implementation can be run: manifests, packets, and the
+//! expected verdicts.
 //!
 //! The expected verdicts come from the naive reference, never from the engine that is measured.
 
@@ -15,9 +16,9 @@ use workload::grid::Point;
 
 use crate::memory::files;
 
-/// The folder of manifests, and the file of packets, one JSON object a line.
+/// The folder of manifests.
 pub const MANIFESTS: &str = "manifests";
-/// See [`MANIFESTS`].
+/// The file of packets, one JSON object a line.
 pub const PACKETS: &str = "packets.jsonl";
 
 /// What to export.
@@ -29,25 +30,25 @@ pub struct Arguments {
     /// How many packets, half of them allowed.
     #[arg(long, default_value_t = 1_000)]
     packets: usize,
-    /// The folder to write; it must not be there yet, or be empty.
+    /// The folder to write; it must not exist, or be empty.
     #[arg(value_name = "DIR")]
     folder: PathBuf,
 }
 
-/// Exports.
+/// Exports the point.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let packets = export(arguments.case, arguments.packets, &arguments.folder)?;
     let folder = arguments.folder.display();
     println!("{}: {packets} packets in {folder}", arguments.case);
-    println!("To try them: kube-verdict explain --source {folder}/{MANIFESTS} --packets {folder}/{PACKETS}");
-    println!("Each line must come out as `expected` says in that line of the packets.");
+    println!("To run them: kube-verdict explain --source {folder}/{MANIFESTS} --packets {folder}/{PACKETS}");
+    println!("Each line of output must have the verdict in `expected` of that line of packets.");
     Ok(())
 }
 
 /// Writes the manifests and the first `most` packets of a point. Returns how many packets there are.
 pub fn export(point: Point, most: usize, folder: &Path) -> Result<usize> {
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
-        bail!("{} holds something already: name another folder", folder.display());
+        bail!("{} is not empty: choose another folder", folder.display());
     }
     let Workload { changes, hits, misses } = workload::cluster(point.into());
     let manifests = folder.join(MANIFESTS);
@@ -73,7 +74,7 @@ pub fn export(point: Point, most: usize, folder: &Path) -> Result<usize> {
     Ok(lines)
 }
 
-/// A packet in the form of `explain --packets`, with the answer that must come out beside it.
+/// A packet in the form of `explain --packets`, with the expected answer.
 fn line(inventory: &Inventory, packet: &Packet) -> Value {
     let expected = reference::evaluate(inventory, &Scope::Cluster, Verdict::Deny, packet, Directions::Both);
     json!({

@@ -1,7 +1,8 @@
 //! Connections of one pod while another floods the same server with packets that policy denies.
 //!
-//! The sender takes a core, and the kernel drops its packets in softirqs, no matter which rule drops them. So the same flood is measured
-//! with a rule of another program that drops it where it enters: what a flood costs beyond that is the agent's.
+//! The sender takes a core, and the kernel drops its packets in softirqs, regardless of the rule that drops
+//! them. So the same flood is also measured with a rule of another program that drops it where it enters. The
+//! difference is the agent's cost.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -22,17 +23,17 @@ const NODE: &str = "node-a";
 const CLIENT: &str = "bench/client";
 const FLOODER: &str = "bench/flooder";
 const SERVER: &str = "bench/server";
-/// The server's port, which policy opens.
+/// The server's port, which policy allows.
 const PORT: u16 = 9000;
-/// A port that it does not open.
-const SHUT: u16 = 9;
+/// A port that policy does not allow.
+const DENIED_PORT: u16 = 9;
 const POLICY: &str = "
 podSelector: {matchLabels: {app: server}}
 policyTypes: [Ingress]
 ingress: [{from: [{podSelector: {}}], ports: [{port: 9000}]}]
 ";
-/// Drops the flood where it enters the node.
-const EARLY: &str =
+/// The rule that drops the flood where it enters the node.
+const EARLY_DROP: &str =
     "table inet early {\nchain early {\ntype filter hook prerouting priority -400\nudp dport 9 drop\n}\n}\n";
 
 /// What to measure.
@@ -41,7 +42,7 @@ pub struct Arguments {
     /// How many seconds each flood lasts.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// Clients at once, each with one connection after the other.
+    /// Concurrent clients, each with one connection after the other.
     #[arg(long, default_value_t = 1)]
     clients: usize,
     /// How figures are shown.
@@ -49,7 +50,7 @@ pub struct Arguments {
     output: Output,
 }
 
-/// What the flood is.
+/// The kind of flood.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Case {
     None,
@@ -81,17 +82,17 @@ impl Case {
 /// One row of figures.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
-    /// What varies from one packet of the flood to the next.
+    /// The difference between packets of the flood.
     pub flood: String,
-    /// Packets of the flood, a second.
+    /// Packets of the flood per second.
     pub flood_per_second: f64,
-    /// Connections of the other pod, a second.
+    /// Connections of the other pod per second.
     pub connections_per_second: f64,
-    /// Microseconds that they took to come about.
+    /// Microseconds to establish one: the median.
     pub connect_p50_us: f64,
-    /// The slowest of a hundred.
+    /// The 99th percentile.
     pub connect_p99_us: f64,
-    /// Connections that did not come about.
+    /// Connections that were not established.
     pub failures: u64,
     /// Packets that workers denied.
     pub denied: f64,
@@ -157,7 +158,7 @@ fn measure(case: Case, arguments: &Arguments) -> Result<Row> {
     let mut agent = Agent::start(&testbed, NODE, &Launch::default())?;
     agent.wait_ready()?;
     if case == Case::Early {
-        nft(testbed.namespace(NODE)?, EARLY)?;
+        nft(testbed.namespace(NODE)?, EARLY_DROP)?;
     }
     let to = Family::V4.of(testbed.addresses(SERVER)?);
     let server = SocketAddr::new(to, PORT);
@@ -194,5 +195,5 @@ fn start_flood(testbed: &Testbed, case: Case, to: IpAddr, time: Duration) -> Res
         Case::Early => Varying::Nothing,
         Case::Flood(varying) => varying,
     };
-    testbed.namespace(FLOODER)?.spawn(move || flood(to, SHUT, varying, time)).map(Some)
+    testbed.namespace(FLOODER)?.spawn(move || flood(to, DENIED_PORT, varying, time)).map(Some)
 }

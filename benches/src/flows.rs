@@ -1,11 +1,13 @@
-//! Long flows: bytes a second of one TCP connection, and packets a second of one UDP flow, with and without the agent.
+//! Long flows: bytes per second of one TCP connection, and packets per second of one UDP flow, with and
+//! without the agent.
 //!
-//! After its first packet a connection meets a few rules of the agent's, and nothing else of it. That costs less than a processor's
-//! speed changes from one second to the next, or than it costs to wake a thread or to move it to another core. So each end keeps to a
-//! core of its own (`ends`), datagrams are received without sleeping, and within one flow tables are put to sleep and woken in turns,
-//! several times a second (nft's flag `dormant` takes their chains out of a packet's way): each turn is compared with those beside it.
+//! After its first packet a connection meets only a few of the agent's rules. That costs less than the change
+//! of a processor's speed from one second to the next, or than waking a thread or moving it to another core.
+//! So each end is pinned to its own core (`ends`), and datagrams are received without sleeping. Within one
+//! flow, tables are disabled and enabled in turns, several times a second (nft's flag `dormant` removes their
+//! chains from the packets' path), and each turn is compared with the adjacent ones.
 //!
-//! The turns are without rules, with the agent's, and with the baselines that are made by hand (`rules`).
+//! The turns are without rules, with the agent's rules, and with handwritten baselines (`rules`).
 
 mod ends;
 mod rules;
@@ -21,21 +23,21 @@ use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
 use self::ends::Ends;
+use self::rules::RuleSwitch;
 pub use self::rules::Rules;
-use self::rules::Turntable;
 use crate::modes::{Against, Mode, Route, Running, testbed};
 use crate::report::{Figures, Output, median, progress, show};
 
 /// What to measure.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Whether the pods are of one node, or of two.
+    /// Whether the pods are on one node, or on two.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "same-node,across-nodes")]
     routes: Vec<Route>,
     /// Numbers of policies that select the server.
     #[arg(long, value_delimiter = ',', default_value = "1,500")]
     policies: Vec<usize>,
-    /// Rounds of turns, one with each set of rules; an odd number has a middle.
+    /// Rounds of turns, one turn with each set of rules; with an odd number the median is one of the values.
     #[arg(long, default_value_t = 75, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Seconds of each turn.
@@ -49,7 +51,7 @@ pub struct Arguments {
     output: Output,
 }
 
-/// What flows.
+/// The kind of flow.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Flow {
@@ -62,40 +64,39 @@ pub enum Flow {
 /// One row of figures.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
-    /// What flowed.
+    /// The flow.
     pub flow: Flow,
-    /// From where to where.
+    /// The route between the pods.
     pub route: Route,
-    /// What stood between: one of [`Rules`].
+    /// The rules that it met: one of [`Rules`].
     pub mode: String,
-    /// Bytes or packets a second that arrived, in each turn.
+    /// Bytes or packets per second that arrived, in each turn.
     pub rates: Vec<f64>,
     /// Their median.
     pub rate: f64,
-    /// A turn's rate over that of the same round's turn without rules: the median.
+    /// A turn's rate divided by that of the same round's turn without rules: the median.
     pub of_no_agent: f64,
-    /// The same over the turn with one bridge chain and one map lookup; between pods of one node alone.
-    #[serde(default)]
-    pub of_bridge_floor: Option<f64>,
+    /// The same divided by the turn with one bridge chain and one map lookup; only between pods of one node.
+    #[serde(default, alias = "of_bridge_floor")]
+    pub of_bridge_baseline: Option<f64>,
 }
 
 impl Row {
-    /// Whether the agent stood between.
+    /// Whether it met the agent's rules.
     pub fn is_agents(&self) -> bool {
-        let others = [Rules::NoAgent, Rules::Floor, Rules::BridgeFloor];
-        others.iter().all(|rules| rules.to_string() != self.mode)
+        self.mode.starts_with("agent")
     }
 }
 
-/// What arrived a second through one flow: with each set of rules, in each round.
+/// The rates of one flow: with each set of rules, in each round.
 type Turns = BTreeMap<Rules, Vec<f64>>;
 
-/// What is known of one set of rules, over all flows in which they took turns.
+/// The figures of one set of rules, over all flows in which it had turns.
 #[derive(Default)]
 struct Series {
     rates: Vec<f64>,
     of_no_agent: Vec<f64>,
-    of_bridge_floor: Vec<f64>,
+    of_bridge_baseline: Vec<f64>,
 }
 
 impl fmt::Display for Flow {
@@ -111,7 +112,7 @@ impl Figures for Row {
     const NAME: &'static str = "flows";
 
     fn header() -> Vec<&'static str> {
-        vec!["flow", "route", "mode", "a second", "/none", "/bridge floor"]
+        vec!["flow", "route", "mode", "a second", "/none", "/bridge baseline"]
     }
 
     fn row(&self) -> Vec<String> {
@@ -119,14 +120,15 @@ impl Figures for Row {
             Flow::Bytes => format!("{:.2} GB", self.rate / 1e9),
             Flow::Packets => format!("{:.0}", self.rate),
         };
-        let of_bridge_floor = self.of_bridge_floor.map_or_else(String::new, |share| format!("{share:.3}"));
+        let of_bridge_baseline =
+            self.of_bridge_baseline.map_or_else(String::new, |share| format!("{share:.3}"));
         vec![
             self.flow.to_string(),
             self.route.to_string(),
             self.mode.clone(),
             rate,
             format!("{:.3}", self.of_no_agent),
-            of_bridge_floor,
+            of_bridge_baseline,
         ]
     }
 }
@@ -134,7 +136,7 @@ impl Figures for Row {
 /// Measures, and shows the figures.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let testbed = testbed()?;
-    Turntable::make_baselines(&testbed)?;
+    RuleSwitch::make_baselines(&testbed)?;
     let flows = Flow::value_variants();
     let steps = arguments.policies.len() * arguments.routes.len() * flows.len();
     let progress = progress(arguments.rounds as usize * steps);
@@ -142,37 +144,37 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for &policies in &arguments.policies {
         let mode = Mode::Agent { policies };
         let agent = Running::start(&testbed, mode, &Against::default()).with_context(|| mode.to_string())?;
-        let turntable = Turntable::new(&testbed)?;
+        let turntable = RuleSwitch::new(&testbed)?;
         for &route in &arguments.routes {
             let rules = Rules::on(route, policies);
             for &flow in flows {
                 let what = format!("{flow}, {route}, {mode}");
                 progress.set_message(what.clone());
-                turntable.turn_to(Rules::Agent { policies })?;
+                turntable.switch_to(Rules::Agent { policies })?;
                 let ends = Ends::start(&testbed, route, flow).with_context(|| what.clone())?;
                 let turns = measure(&ends, &turntable, &rules, arguments, &progress);
                 ends.stop().with_context(|| what.clone())?;
                 measured.entry((flow, route)).or_default().push(turns.context(what)?);
             }
         }
-        turntable.turn_to(Rules::Agent { policies })?;
+        turntable.switch_to(Rules::Agent { policies })?;
         agent.stop()?;
     }
     progress.finish_and_clear();
     show(arguments.output, &rows(&measured))
 }
 
-/// Measures one flow in turns; the agent's rules see its first packet.
+/// Measures one flow in turns; its first packet meets the agent's rules.
 fn measure(
     ends: &Ends,
-    turntable: &Turntable<'_>,
+    turntable: &RuleSwitch<'_>,
     rules: &[Rules],
     arguments: &Arguments,
     progress: &ProgressBar,
 ) -> Result<Turns> {
     sleep(Duration::from_secs_f64(arguments.warm_up));
     let turn = |rules: Rules| -> Result<f64> {
-        turntable.turn_to(rules)?;
+        turntable.switch_to(rules)?;
         let (begun, before) = (Instant::now(), ends.arrived());
         sleep(Duration::from_secs_f64(arguments.seconds));
         let (took, arrived) = (begun.elapsed(), ends.arrived() - before);
@@ -191,8 +193,8 @@ fn measure(
     Ok(turns)
 }
 
-/// The order of a round's turns. Rounds begin with one after the other and every second goes backwards: over all of them each
-/// stands before each other as often as after it.
+/// The order of a round's turns. Each round starts with another turn, and every second round runs backwards.
+/// Over all rounds each turn precedes each other as often as it follows it.
 fn order(turns: usize, round: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..turns).map(|turn| (turn + round / 2) % turns).collect();
     if round % 2 == 1 {
@@ -214,24 +216,26 @@ fn rows(measured: &BTreeMap<(Flow, Route), Vec<Turns>>) -> Vec<Row> {
                 let series = series.entry(rules).or_default();
                 series.rates.extend(rates);
                 series.of_no_agent.extend(over(rates, Rules::NoAgent));
-                series.of_bridge_floor.extend(over(rates, Rules::BridgeFloor));
+                series.of_bridge_baseline.extend(over(rates, Rules::BridgeBaseline));
             }
         }
-        rows.extend(series.into_iter().map(|(rules, Series { rates, of_no_agent, of_bridge_floor })| Row {
-            flow,
-            route,
-            mode: rules.to_string(),
-            rate: median(&rates),
-            rates,
-            of_no_agent: median(&of_no_agent),
-            of_bridge_floor: (!of_bridge_floor.is_empty()).then(|| median(&of_bridge_floor)),
+        rows.extend(series.into_iter().map(|(rules, Series { rates, of_no_agent, of_bridge_baseline })| {
+            Row {
+                flow,
+                route,
+                mode: rules.to_string(),
+                rate: median(&rates),
+                rates,
+                of_no_agent: median(&of_no_agent),
+                of_bridge_baseline: (!of_bridge_baseline.is_empty()).then(|| median(&of_bridge_baseline)),
+            }
         }));
     }
     rows
 }
 
-/// A turn's rate over that of another in its round. Nothing arrives while TCP waits to send again what a full queue lost, which it
-/// does for 200 ms, with rules and without.
+/// A turn's rate divided by that of another in its round. Nothing arrives while TCP waits for a
+/// retransmission after a full queue has dropped packets. It waits for 200 ms, with rules and without.
 fn share(rate: f64, other: f64) -> f64 {
     if rate == other { 1.0 } else { rate / other }
 }
@@ -245,12 +249,12 @@ mod tests {
         assert_eq!(share(9.0, 10.0), 0.9);
         assert_eq!(share(0.0, 10.0), 0.0);
         assert_eq!(share(0.0, 0.0), 1.0);
-        // Of a flow most turns are compared all the same.
+        // Most turns of a flow are compared nevertheless.
         assert_eq!(median(&[share(10.0, 0.0), share(9.0, 10.0), share(8.0, 10.0)]), 0.9);
     }
 
     #[test]
-    fn over_all_rounds_no_turn_has_a_better_place() {
+    fn over_all_rounds_no_turn_has_a_better_position() {
         for turns in 2..=4 {
             let rounds: Vec<Vec<usize>> = (0..turns * 2).map(|round| order(turns, round)).collect();
             let place = |round: &Vec<usize>, turn| round.iter().position(|other| *other == turn).unwrap();
@@ -269,7 +273,7 @@ mod tests {
         // The machine is twice as fast in the second round.
         let near: Turns = turns(&[
             (Rules::NoAgent, [100.0, 200.0, 100.0]),
-            (Rules::BridgeFloor, [90.0, 180.0, 90.0]),
+            (Rules::BridgeBaseline, [90.0, 180.0, 90.0]),
             (agent, [81.0, 162.0, 81.0]),
         ]);
         let far: Turns = turns(&[(Rules::NoAgent, [10.0; 3]), (agent, [9.0; 3])]);
@@ -281,9 +285,9 @@ mod tests {
         let row = |route, mode: Rules| {
             rows.iter().find(|row| row.route == route && row.mode == mode.to_string()).unwrap()
         };
-        let of = |row: &Row| (row.of_no_agent, row.of_bridge_floor);
+        let of = |row: &Row| (row.of_no_agent, row.of_bridge_baseline);
         assert_eq!(of(row(Route::SameNode, agent)), (0.81, Some(0.9)));
-        assert_eq!(of(row(Route::SameNode, Rules::BridgeFloor)), (0.9, Some(1.0)));
+        assert_eq!(of(row(Route::SameNode, Rules::BridgeBaseline)), (0.9, Some(1.0)));
         assert_eq!(of(row(Route::AcrossNodes, agent)), (0.9, None));
         assert_eq!(rows.iter().filter(|row| row.is_agents()).count(), 2);
     }

@@ -1,11 +1,13 @@
-//! How many instructions a verdict takes: the same number on every run, so a change that makes verdicts dearer is seen at once.
+//! The number of instructions of a verdict: it is the same on every run, so a change that makes verdicts more
+//! expensive shows at once.
 //!
 //! ```text
 //!  workload's program, under valgrind's callgrind -> its evaluate_counted alone is counted -> per verdict
 //!                                                      benches/instructions.json -> [ Comparison ]
 //! ```
 //!
-//! The figures belong to one compiler and one kind of processor: the file says which, and so does what fails.
+//! The figures are valid for one compiler and one kind of processor: the file names them, and so does a
+//! failure.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -22,9 +24,9 @@ use crate::report::{COMPILER, Figures, Output, progress, show};
 
 /// The environment variable that names the program to count: `count-verdicts` of the member `workload`.
 pub const COUNTED: &str = "KUBE_VERDICT_COUNTED";
-/// By how much a verdict may become dearer before it counts: inlining moves a few instructions to and fro.
+/// How much more expensive a verdict may become before it is a failure: inlining changes a few instructions.
 pub const TOLERANCE: f64 = 0.03;
-/// Where the points lie whose figures are committed: small and large, and both ways to find a peer.
+/// The points with committed figures: small and large, and with both kinds of peers.
 const POINTS: [&str; 4] = [
     "100-pods-1-policies-1-rules-selector",
     "10000-pods-100-policies-5-rules-ipBlock",
@@ -35,10 +37,11 @@ const POINTS: [&str; 4] = [
 /// What to do.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Write the figures down instead of comparing with those that are committed.
+    /// Write the figures instead of comparing them with the committed ones.
     #[arg(long)]
     pub renew: bool,
-    /// The program to count: count-verdicts, optimised. `cargo xtask bench instructions` builds it, and names it.
+    /// The program to count: count-verdicts, optimised. `cargo xtask bench instructions` builds it and sets
+    /// this.
     #[arg(long, value_name = "PROGRAM", env = COUNTED)]
     pub counted: PathBuf,
     /// How figures are shown.
@@ -49,11 +52,11 @@ pub struct Arguments {
 /// The committed figures.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Committed {
-    /// The compiler's own words.
+    /// The output of the compiler's version command.
     pub compiler: String,
-    /// The processor's kind, as Rust names it.
+    /// The kind of processor, by Rust's name.
     pub processor: String,
-    /// Instructions for each verdict, by case: a point of the grid and what becomes of the packets.
+    /// Instructions per verdict, by case: a point of the grid and the kind of packets.
     pub instructions: BTreeMap<String, f64>,
 }
 
@@ -62,14 +65,14 @@ pub struct Committed {
 pub struct Comparison {
     /// The case.
     pub case: String,
-    /// Instructions for each verdict as committed; `None` if the case is new.
+    /// Instructions per verdict as committed; `None` if the case is new.
     pub committed: Option<f64>,
-    /// Instructions for each verdict now.
+    /// Instructions per verdict now.
     pub now: f64,
 }
 
 impl Comparison {
-    /// How much dearer it became: 0.01 is one per cent. `None` without a figure to compare with.
+    /// The relative increase: 0.01 is one per cent. `None` without a figure to compare with.
     pub fn growth(&self) -> Option<f64> {
         self.committed.map(|committed| self.now / committed - 1.0)
     }
@@ -90,7 +93,7 @@ impl Figures for Comparison {
     }
 }
 
-/// Counts, and compares with the committed figures or renews them.
+/// Counts, and compares with the committed figures or updates them.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let now = count(&arguments.counted)?;
     let file = file();
@@ -110,18 +113,18 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         serde_json::from_slice(&text).with_context(|| format!("understanding {}", file.display()))?;
     let comparisons = committed.compare(&now);
     show(arguments.output, &comparisons)?;
-    match committed.complaint(&comparisons, env::consts::ARCH, COMPILER) {
-        Some(complaint) => bail!("{complaint}"),
+    match committed.failure(&comparisons, env::consts::ARCH, COMPILER) {
+        Some(failure) => bail!("{failure}"),
         None => Ok(()),
     }
 }
 
-/// The committed figures lie beside the code that they are about.
+/// The committed figures are beside the code that they describe.
 fn file() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("instructions.json")
 }
 
-/// How the figures are renewed.
+/// The command that updates the figures.
 const RENEW: &str = "cargo xtask bench instructions --renew";
 
 impl Committed {
@@ -134,9 +137,9 @@ impl Committed {
         now.iter().map(compare).collect()
     }
 
-    /// What is wrong, and what to do; `None` if nothing is. On another kind of processor nothing can be compared: that is said
-    /// by the table, whose figures then differ, and is no failure.
-    pub fn complaint(&self, comparisons: &[Comparison], processor: &str, compiler: &str) -> Option<String> {
+    /// What is wrong, and what to do; `None` if nothing is. Figures of another kind of processor can't be
+    /// compared. The table shows that, and it is no failure.
+    pub fn failure(&self, comparisons: &[Comparison], processor: &str, compiler: &str) -> Option<String> {
         if processor != self.processor {
             eprintln!("not compared: the committed figures are for {}, this is {processor}", self.processor);
             return None;
@@ -157,7 +160,7 @@ impl Committed {
             .collect();
         let counted = |case: &&String| comparisons.iter().any(|comparison| comparison.case == **case);
         let gone = self.instructions.keys().filter(|case| !counted(case));
-        wrong.extend(gone.map(|case| format!("{case}: a committed figure that nobody counts any more")));
+        wrong.extend(gone.map(|case| format!("{case}: a committed figure that is no longer counted")));
         if wrong.is_empty() {
             return None;
         }
@@ -184,7 +187,7 @@ fn count(program: &Path) -> Result<BTreeMap<String, f64>> {
             progress.set_message(case.clone());
             let instructions =
                 count_one(program, point, packets).with_context(|| format!("counting {case}"))?;
-            // A tenth of an instruction is finer than anybody asks.
+            // A tenth of an instruction is precise enough.
             counted.insert(case, (instructions * 10.0).round() / 10.0);
             progress.inc(1);
         }
@@ -218,7 +221,7 @@ fn count_one(program: &Path, point: Point, packets: Kind) -> Result<f64> {
     }
 }
 
-/// The sum that stands at the end of callgrind's file.
+/// The total at the end of callgrind's file.
 fn total(counts: &str) -> Option<u64> {
     counts.lines().find_map(|line| line.strip_prefix("totals:"))?.trim().parse().ok()
 }
@@ -235,61 +238,60 @@ mod tests {
         }
     }
 
-    fn complaint(
+    fn failure(
         committed: &Committed,
         now: &[(&str, f64)],
         processor: &str,
         compiler: &str,
     ) -> Option<String> {
         let now = now.iter().map(|(case, count)| ((*case).to_owned(), *count)).collect();
-        committed.complaint(&committed.compare(&now), processor, compiler)
+        committed.failure(&committed.compare(&now), processor, compiler)
     }
 
     #[test]
     fn up_to_three_per_cent_pass() {
         let committed = committed(&[("small, hit", 100.0), ("large, hit", 200.0)]);
         assert_eq!(
-            complaint(&committed, &[("small, hit", 102.9), ("large, hit", 90.0)], "x86_64", "rustc 1"),
+            failure(&committed, &[("small, hit", 102.9), ("large, hit", 90.0)], "x86_64", "rustc 1"),
             None
         );
-        let text =
-            complaint(&committed, &[("small, hit", 103.1), ("large, hit", 200.0)], "x86_64", "rustc 1")
-                .unwrap();
+        let text = failure(&committed, &[("small, hit", 103.1), ("large, hit", 200.0)], "x86_64", "rustc 1")
+            .unwrap();
         assert!(text.starts_with("small, hit: 103.1 instructions for a verdict, 3.1 % more than"), "{text}");
         assert!(text.contains(RENEW) && !text.contains("large") && !text.contains("rustc"), "{text}");
     }
 
     #[test]
-    fn another_compiler_is_named_where_something_is_wrong() {
+    fn a_failure_names_another_compiler() {
         let committed = committed(&[("small, hit", 100.0)]);
-        let text = complaint(&committed, &[("small, hit", 110.0)], "x86_64", "rustc 2").unwrap();
+        let text = failure(&committed, &[("small, hit", 110.0)], "x86_64", "rustc 2").unwrap();
         assert!(text.contains("counted with rustc 1, these with rustc 2"), "{text}");
-        assert_eq!(complaint(&committed, &[("small, hit", 100.0)], "x86_64", "rustc 2"), None);
+        assert_eq!(failure(&committed, &[("small, hit", 100.0)], "x86_64", "rustc 2"), None);
     }
 
     #[test]
-    fn another_processor_can_not_be_compared() {
+    fn figures_of_another_processor_are_not_compared() {
         let committed = committed(&[("small, hit", 100.0)]);
-        assert_eq!(complaint(&committed, &[("small, hit", 170.0)], "aarch64", "rustc 1"), None);
+        assert_eq!(failure(&committed, &[("small, hit", 170.0)], "aarch64", "rustc 1"), None);
     }
 
     #[test]
-    fn cases_come_and_go_only_with_their_figures() {
+    fn new_and_removed_cases_need_their_figures() {
         let committed = committed(&[("old, hit", 100.0)]);
-        let text = complaint(&committed, &[("new, hit", 100.0)], "x86_64", "rustc 1").unwrap();
+        let text = failure(&committed, &[("new, hit", 100.0)], "x86_64", "rustc 1").unwrap();
         assert!(text.contains("new, hit: no committed figure"), "{text}");
-        assert!(text.contains("old, hit: a committed figure that nobody counts"), "{text}");
+        assert!(text.contains("old, hit: a committed figure that is no longer counted"), "{text}");
     }
 
     #[test]
-    fn the_sum_is_found_in_callgrinds_file() {
+    fn the_total_is_read_from_callgrinds_file() {
         let counts = "# callgrind format\nevents: Ir\nsummary: 7\n\nfn=(1) main\n16 400\n\ntotals: 123456\n";
         assert_eq!(total(counts), Some(123_456));
         assert_eq!(total("events: Ir\n"), None);
     }
 
     #[test]
-    fn the_committed_figures_are_those_that_are_counted() {
+    fn the_committed_cases_are_the_counted_ones() {
         let committed: Committed = serde_json::from_slice(&fs::read(file()).unwrap()).unwrap();
         for name in POINTS {
             for packets in [Kind::Hit, Kind::Miss] {

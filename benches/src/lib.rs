@@ -1,4 +1,4 @@
-//! What a verdict, a connection, a change and a cluster cost.
+//! The cost of verdicts, connections, changes and clusters.
 //!
 //! ```text
 //!  workload: a generated cluster for each point of its grid
@@ -8,13 +8,14 @@
 //!        +-> [ objects ] its manifests -> [ memory ] of an agent that reads them
 //!                                      -> [ export ] for other implementations
 //!
-//!  testbed -> [ load ] through one of the [ modes ] (nothing, the [ floor ], the agent, another) -> [ connections ]
-//!          -> one flow through the same                                                        -> [ flows ]
-//!          -> connections of one pod while another floods                                      -> [ floods ]
-//!          -> connections, cut by an edited file                                               -> [ apply ]
-//!          -> new pods, each with a first connection                                           -> [ ports ]
-//!             (connections and edits while pods of another node come and change: [ events ])
-//!  API server -> an agent in a cluster of pods without kubelets                                -> [ scale ]
+//!  testbed -> [ load ] through one of the [ modes ]
+//!             (nothing, the [ baseline ], the agent, another)             -> [ connections ]
+//!          -> one flow through the same                                   -> [ flows ]
+//!          -> connections of one pod while another floods                 -> [ floods ]
+//!          -> connections, cut by an edited file                          -> [ apply ]
+//!          -> new pods, each with a first connection                      -> [ ports ]
+//!             (connections and edits under pod events of another node: [ events ])
+//!  API server -> an agent in a cluster of pods without kubelets           -> [ scale ]
 //!
 //!  all of them -> [ report ] as table, JSON, plots and docs/performance.md
 //! ```
@@ -22,12 +23,12 @@
 
 pub mod allocations;
 pub mod apply;
+pub mod baseline;
 pub mod compile;
 pub mod connections;
 pub mod events;
 pub mod export;
 pub mod floods;
-pub mod floor;
 pub mod flows;
 pub mod instructions;
 pub mod load;

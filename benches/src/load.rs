@@ -1,7 +1,7 @@
-//! New connections, one after another: connect, one byte there, one byte back, reset.
+//! New connections, one after another: connect, send one byte, receive one byte, reset.
 //!
-//! A client is a thread in a network namespace that has one connection at a time. The reset leaves nothing behind on
-//! either side: no TIME_WAIT, so that ports are free again at once.
+//! A client is a thread in a network namespace that has one connection at a time. The reset leaves nothing on
+//! either side: without TIME_WAIT ports are free again at once.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -20,10 +20,10 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-/// What is sent, and sent back.
+/// The byte that is sent, and sent back.
 const BYTE: [u8; 1] = [b'.'];
-/// A connection that takes longer has failed: on one machine, a packet was dropped.
-const PATIENCE_MS: i64 = 900;
+/// A connection that takes longer has failed: on one machine, that means that a packet was dropped.
+const TIMEOUT_MS: i64 = 900;
 
 /// Answers each connection's byte with a byte, in a namespace, until it is dropped.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub struct ByteServer {
 }
 
 impl ByteServer {
-    /// Listens on `address` with so many threads, each with one connection at a time.
+    /// Listens on `address` with `threads` threads, each with one connection at a time.
     pub fn start(namespace: &Namespace, address: SocketAddr, threads: usize) -> Result<Self> {
         let listener = namespace
             .run(|| TcpListener::bind(address))?
@@ -49,7 +49,7 @@ impl ByteServer {
 
 impl Drop for ByteServer {
     fn drop(&mut self) {
-        // A listener that is shut down wakes every thread that waits in accept (EINVAL).
+        // Shutting the listener down wakes every thread that waits in accept (EINVAL).
         let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
         for thread in self.threads.drain(..) {
             let _ = thread.join();
@@ -63,7 +63,7 @@ fn serve(listener: &TcpListener) {
         match listener.accept() {
             Ok((mut stream, _)) => {
                 if stream.read_exact(&mut byte).and_then(|()| stream.write_all(&byte)).is_ok() {
-                    // The client closes first, by a reset: until then this end must not say goodbye.
+                    // The client closes first, by a reset: this end must not close before.
                     let _ = stream.read(&mut byte);
                 }
             }
@@ -74,33 +74,33 @@ fn serve(listener: &TcpListener) {
     }
 }
 
-/// How many clients, and for how long.
+/// How many clients run, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// Threads, each with one connection at a time.
     pub clients: usize,
-    /// Before anything is counted.
+    /// The time before connections are counted.
     pub warm_up: Duration,
-    /// While connections are counted.
+    /// The time while connections are counted.
     pub measured: Duration,
 }
 
-/// What one run came to.
+/// The result of one run.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// Connections that began after the warm-up and ended well.
+    /// Connections that began after the warm-up and succeeded.
     pub connections: u64,
-    /// Those, and all that were tried during the warm-up.
+    /// Those, and all connections of the warm-up.
     pub all_connections: u64,
-    /// Those that did not.
+    /// Connections that began after the warm-up and failed.
     pub failures: u64,
-    /// Connections a second.
+    /// Connections per second.
     pub rate: f64,
-    /// Nanoseconds that `connect` took, of each connection that ended well.
+    /// Nanoseconds that `connect` took, for each successful connection.
     pub connect: Histogram<u64>,
 }
 
-/// Opens connections to `server` from `namespace`, as fast as they go.
+/// Opens connections to `server` from `namespace`, as fast as possible.
 pub fn run(namespace: &Namespace, server: SocketAddr, shape: Shape) -> Result<Sample> {
     if shape.clients == 0 {
         bail!("a load needs at least one client");
@@ -137,7 +137,7 @@ fn client(server: SocketAddr, shape: Shape, start: &Barrier) -> Result<Sample> {
     start.wait();
     let begin = Instant::now() + shape.warm_up;
     while Instant::now() < begin {
-        // What fails now fails later too, and is counted then.
+        // A failure here will occur later too, and is counted then.
         let _ = connection(server);
         warm_up += 1;
     }
@@ -158,17 +158,17 @@ fn client(server: SocketAddr, shape: Shape, start: &Barrier) -> Result<Sample> {
     Ok(Sample { connections, all_connections: warm_up + connections, failures, rate, connect })
 }
 
-/// One connection; how long its `connect` took.
+/// Opens and resets one connection. Returns how long its `connect` took.
 fn connection(server: SocketAddr) -> std::io::Result<Duration> {
     let family = if server.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    // The send timeout bounds a blocking connect too (socket(7)): one call instead of poll's four.
-    let patience = TimeVal::milliseconds(PATIENCE_MS);
-    setsockopt(&fd, sockopt::SendTimeout, &patience)?;
+    // The send timeout also bounds a blocking connect (socket(7)): one call instead of poll's four.
+    let timeout = TimeVal::milliseconds(TIMEOUT_MS);
+    setsockopt(&fd, sockopt::SendTimeout, &timeout)?;
     let begun = Instant::now();
     connect(fd.as_raw_fd(), &SockaddrStorage::from(server))?;
     let took = begun.elapsed();
-    setsockopt(&fd, sockopt::ReceiveTimeout, &patience)?;
+    setsockopt(&fd, sockopt::ReceiveTimeout, &timeout)?;
     setsockopt(&fd, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
     let mut stream = TcpStream::from(fd);
     stream.write_all(&BYTE)?;

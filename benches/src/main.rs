@@ -1,4 +1,4 @@
-//! Every measurement: `cargo xtask bench` builds and runs it. Those that need a kernel need root.
+//! Every measurement: `cargo xtask bench` builds and runs it. Those that use the kernel need root.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use benches::report::page;
 use benches::{
-    apply, compile, connections, export, floods, floor, flows, instructions, memory, ports, scale, verdicts,
+    apply, baseline, compile, connections, export, floods, flows, instructions, memory, ports, scale,
+    verdicts,
 };
 use clap::{Parser, Subcommand};
 use ipnet::IpNet;
@@ -31,35 +32,36 @@ enum Command {
     Policy(verdicts::Arguments),
     /// A full compile and single changes, over the same grid.
     Compile(compile::Arguments),
-    /// New connections between two pods, of one node and of two (as root).
+    /// New connections between two pods, on one node and on two (as root).
     Connections(connections::Arguments),
     /// Bytes and packets a second of long flows between two pods (as root).
     Flows(flows::Arguments),
-    /// Connections of one pod while another floods the same server with what policy denies (as root).
+    /// Connections of one pod while another floods the same server with packets that policy denies (as root).
     Floods(floods::Arguments),
-    /// From an edited file to the last byte of a connection that it forbids (as root).
+    /// Time from an edited file to the last byte of a connection that it forbids (as root).
     Apply(apply::Arguments),
-    /// From a new pod's address to its binding, and its first connection (as root).
+    /// Time from a new pod's address to its binding, and its first connection (as root).
     Ports(ports::Arguments),
     /// Resident memory of an agent with a large cluster (as root).
     Memory(memory::Arguments),
     /// One agent in a cluster of up to 50,000 pods, over a real API server (as root).
     Scale(scale::Arguments),
-    /// Instructions of one verdict, compared with those that are committed.
+    /// Instructions of one verdict, compared with the committed figures.
     Instructions(instructions::Arguments),
-    /// Write a point of the grid as manifests and packets with the verdicts that must come out.
+    /// Write a point of the grid as manifests and packets with the expected verdicts.
     Export(export::Arguments),
     /// Write performance.md, its plots and its figures from a folder of results.
     Report {
-        /// The folder of results, as the measurements left them.
+        /// The folder of the measurements' results.
         #[arg(long)]
         from: PathBuf,
         /// The folder for the page.
         #[arg(long)]
         into: PathBuf,
     },
-    /// The program that accepts every packet unseen; started by `connections` in a node's network namespace.
-    #[command(name = floor::COMMAND, hide = true)]
+    /// The program that accepts every packet without evaluation; `connections` starts it in a node's network
+    /// namespace.
+    #[command(name = baseline::COMMAND, hide = true)]
     AcceptAll {
         /// The node's pod CIDRs.
         pod_cidrs: Vec<IpNet>,
@@ -80,6 +82,6 @@ fn main() -> Result<()> {
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Report { from, into } => page::write(&from, &into),
-        Command::AcceptAll { pod_cidrs } => floor::serve(pod_cidrs),
+        Command::AcceptAll { pod_cidrs } => baseline::serve(pod_cidrs),
     }
 }

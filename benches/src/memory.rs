@@ -1,7 +1,7 @@
 //! Resident memory of an agent with a large cluster: when it is ready, and after edits.
 //!
-//! The cluster is written as the YAML that people write, a file for each kind of object and namespace; the agent runs in
-//! a node's network namespace as anywhere.
+//! The cluster is written as YAML files, one for each kind of object and namespace. The agent runs in a
+//! node's network namespace.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,7 +23,7 @@ use crate::report::{Figures, Output, show};
 
 /// Rules of each policy.
 const RULES: usize = 5;
-/// How long an agent is left alone before it is weighed: what it gives back late counts as given back.
+/// How long an agent rests before its memory is measured, so that memory that it frees late counts as freed.
 const REST: Duration = Duration::from_secs(2);
 
 /// What to measure.
@@ -49,9 +49,9 @@ struct Row {
     when: String,
     /// Resident memory (`VmRSS`).
     resident_mb: f64,
-    /// The most that it was so far (`VmHWM`).
+    /// The maximum so far (`VmHWM`).
     peak_mb: f64,
-    /// From the start to this moment, without the rests.
+    /// Seconds from the start to this moment, without the rests.
     seconds: f64,
 }
 
@@ -95,22 +95,22 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     agent.wait_ready()?;
     let ready = started.elapsed();
     let size = format!("{} pods, {} policies", arguments.pods, arguments.policies);
-    let mut rows = vec![weigh(&agent, format!("ready, {size}"), ready)?];
+    let mut rows = vec![measure(&agent, format!("ready, {size}"), ready)?];
 
     let editing = Instant::now();
     for edit in 0..arguments.edits {
         let before = agent.applied_generation()?;
-        // A policy whose rules differ from one edit to the next.
+        // A policy with rules that differ from one edit to the next.
         let port = format!("{}", 10_000 + edit);
-        replace(folder.path(), edited, &format!("{text}{}", one_more_policy(&port)))?;
+        replace(folder.path(), edited, &format!("{text}{}", edited_policy(&port)))?;
         agent.wait_applied_after(before)?;
     }
-    rows.push(weigh(&agent, format!("after {} edits", arguments.edits), ready + editing.elapsed())?);
+    rows.push(measure(&agent, format!("after {} edits", arguments.edits), ready + editing.elapsed())?);
     agent.terminate()?;
     show(arguments.output, &rows)
 }
 
-fn one_more_policy(port: &str) -> String {
+fn edited_policy(port: &str) -> String {
     format!(
         "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: edited, namespace: edited}}\n\
          spec:\n  podSelector: {{}}\n  ingress: [{{ports: [{{port: {port}}}]}}]\n"
@@ -118,7 +118,7 @@ fn one_more_policy(port: &str) -> String {
 }
 
 /// Reads the agent's memory after a rest.
-fn weigh(agent: &Agent, when: String, after: Duration) -> Result<Row> {
+fn measure(agent: &Agent, when: String, after: Duration) -> Result<Row> {
     sleep(REST);
     let (resident_mb, peak_mb) = (memory(agent.process(), "VmRSS:")?, memory(agent.process(), "VmHWM:")?);
     Ok(Row { when, resident_mb, peak_mb, seconds: after.as_secs_f64() })
@@ -139,7 +139,7 @@ pub fn files(cluster: &[Change]) -> Result<BTreeMap<String, String>> {
     Ok(objects.into_iter().map(|(name, objects)| (name, yaml(&objects))).collect())
 }
 
-/// Writes a file as editors do: whole, and then renamed into place.
+/// Replaces a file as editors do: writes a new one and renames it.
 fn replace(folder: &Path, name: &str, text: &str) -> Result<()> {
     let new = folder.join(format!(".{name}.new"));
     fs::write(&new, text)

@@ -1,4 +1,5 @@
-//! What can stand between two pods: nothing, a program that accepts unseen, the agent, or somebody else's agent.
+//! What can be between two pods: nothing, a program that accepts without evaluation, the agent, or another
+//! policy agent.
 
 use std::env;
 use std::fmt;
@@ -20,20 +21,20 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use crate::floor::Floor;
+use crate::baseline::Baseline;
 use crate::processes;
 
-/// The client's node, and the other.
+/// The client's node, and the other one.
 pub const NODES: [&str; 2] = ["node-a", "node-b"];
 /// The pod that opens connections.
 pub const CLIENT: &str = "bench/client";
-/// The servers' port. The testbed has no server of its own there.
+/// The servers' port. The testbed itself has no server there.
 pub const PORT: u16 = 9000;
 
 /// How long another agent may take to end before it is killed.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// From where to where.
+/// The route between the pods.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Route {
@@ -44,7 +45,7 @@ pub enum Route {
 }
 
 impl Route {
-    /// The pod that serves.
+    /// The server's pod.
     pub fn server(self) -> &'static str {
         match self {
             Self::SameNode => "bench/near",
@@ -52,7 +53,7 @@ impl Route {
         }
     }
 
-    /// Where it serves.
+    /// The server's address.
     pub fn address(self, testbed: &Testbed) -> Result<SocketAddr> {
         let [address, _] = testbed.addresses(self.server())?;
         Ok(SocketAddr::new(address, PORT))
@@ -68,40 +69,40 @@ impl fmt::Display for Route {
     }
 }
 
-/// What stands between the two pods.
+/// What is between the two pods.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Mode {
     /// Connection tracking and the rules of services, as on every node.
     NoAgent,
-    /// A program that accepts every packet unseen.
-    Floor,
-    /// The agent with so many policies that select the server. All clients are one pod, so that nearly every connection is of a
-    /// pair that the kernel caches.
+    /// A program that accepts every packet without evaluation.
+    Baseline,
+    /// The agent with this number of policies that select the server. All clients are one pod, so nearly
+    /// every connection has a flow key that the kernel caches.
     Agent {
-        /// How many.
+        /// The number of policies.
         policies: usize,
     },
-    /// The same while pods of another node come and change all the time.
+    /// The same while pods of another node are added and changed all the time.
     Busy {
-        /// How many policies.
+        /// The number of policies.
         policies: usize,
         /// Pod events a second.
         events: u32,
     },
-    /// The agent that caches nothing: what the first connection of a pair costs.
-    Asking {
-        /// How many.
+    /// The agent without its verdict cache: the cost of the first connection of a flow key.
+    Uncached {
+        /// The number of policies.
         policies: usize,
     },
-    /// Somebody else's agent.
+    /// Another policy agent.
     Other {
-        /// How many.
+        /// The number of policies.
         policies: usize,
     },
 }
 
 impl Mode {
-    /// Pod events a second that go with it.
+    /// Pod events a second in this mode.
     pub fn events(self) -> u32 {
         match self {
             Self::Busy { events, .. } => events,
@@ -115,12 +116,12 @@ impl fmt::Display for Mode {
         let named = |count: usize| if count == 1 { "policy" } else { "policies" };
         match *self {
             Self::NoAgent => f.write_str("no agent"),
-            Self::Floor => f.write_str("floor"),
+            Self::Baseline => f.write_str("baseline"),
             Self::Agent { policies } => write!(f, "agent, {policies} {}", named(policies)),
             Self::Busy { policies, events } => {
                 write!(f, "agent, {policies} {}, {events} events/s", named(policies))
             }
-            Self::Asking { policies } => write!(f, "asking, {policies} {}", named(policies)),
+            Self::Uncached { policies } => write!(f, "uncached, {policies} {}", named(policies)),
             Self::Other { policies } => write!(f, "the other, {policies} {}", named(policies)),
         }
     }
@@ -137,13 +138,13 @@ pub fn testbed() -> Result<Testbed> {
         .pod(Route::AcrossNodes.server(), far, &[("app", "server")], &[])
         .build()?;
     for node in NODES {
-        // A client that comes back to a port finds its old connection's entry; what is closed should go soon.
+        // A client that reuses a port finds its old connection's entry, so closed entries should expire soon.
         testbed.namespace(node)?.sysctl("net.netfilter.nf_conntrack_tcp_timeout_close", "1")?;
     }
     Ok(testbed)
 }
 
-/// What a mode has started on the nodes.
+/// The processes that a mode has started on the nodes.
 #[derive(Debug)]
 pub struct Running<'a> {
     testbed: &'a Testbed,
@@ -152,27 +153,27 @@ pub struct Running<'a> {
 
 #[derive(Debug)]
 enum Started {
-    Floor(Floor),
+    Baseline(Baseline),
     Agent(Agent),
     Other(Other),
 }
 
-/// How somebody else's agent is started.
+/// How another policy agent is started.
 #[derive(Clone, Debug, Default)]
 pub struct Against {
     /// A shell command; empty if there is none.
     pub command: String,
-    /// How long after that its rules are in force. Every other mode waits as long.
+    /// How long after its start its rules are in force. Every other mode waits as long.
     pub wait: Duration,
 }
 
 impl<'a> Running<'a> {
-    /// Starts it on every node, and waits until it is in force. `against` is what [`Mode::Other`] starts.
+    /// Starts it on every node, and waits until it is in force. [`Mode::Other`] starts `against`.
     pub fn start(testbed: &'a Testbed, mode: Mode, against: &Against) -> Result<Self> {
         let mut running = Self { testbed, started: Vec::new() };
         if let Mode::Agent { policies }
         | Mode::Busy { policies, .. }
-        | Mode::Asking { policies }
+        | Mode::Uncached { policies }
         | Mode::Other { policies } = mode
         {
             testbed.manifests().write("policies.yaml", &policies_for(policies))?;
@@ -180,13 +181,13 @@ impl<'a> Running<'a> {
         for node in NODES {
             let started = match mode {
                 Mode::NoAgent => continue,
-                Mode::Floor => {
+                Mode::Baseline => {
                     let cidrs: Vec<IpNet> = testbed.cluster().node_named(node)?.cidrs().into();
-                    let program = env::current_exe().context("finding this program")?;
-                    Started::Floor(Floor::start(&program, testbed.namespace(node)?, &cidrs)?)
+                    let program = env::current_exe().context("finding the path of this program")?;
+                    Started::Baseline(Baseline::start(&program, testbed.namespace(node)?, &cidrs)?)
                 }
                 Mode::Agent { .. } | Mode::Busy { .. } => Started::agent(testbed, node, &[])?,
-                Mode::Asking { .. } => {
+                Mode::Uncached { .. } => {
                     Started::agent(testbed, node, &["--verdict-cache-ttl=off", "--queue-quota=off"])?
                 }
                 Mode::Other { .. } => Started::Other(Other::start(testbed, node, against)?),
@@ -197,32 +198,32 @@ impl<'a> Running<'a> {
             match started {
                 Started::Agent(agent) => agent.wait_ready()?,
                 Started::Other(other) => other.must_run()?,
-                Started::Floor(_) => {}
+                Started::Baseline(_) => {}
             }
         }
-        // Whatever stands beside the other waits as long: an agent that has just started still has work to do.
+        // Every mode waits as long, because an agent that has just started still has work to do.
         if !against.command.is_empty() {
             sleep(against.wait);
         }
         Ok(running)
     }
 
-    /// The time of processors that its processes have taken so far.
+    /// The processor time of its processes so far.
     pub fn cpu(&self) -> Result<Duration> {
         let cpu = |started: &Started| match started {
-            Started::Floor(floor) => processes::cpu(floor.process()),
+            Started::Baseline(baseline) => processes::cpu(baseline.process()),
             Started::Agent(agent) => processes::cpu(agent.process()),
             Started::Other(other) => processes::cpu_of_group(other.child.id()),
         };
         self.started.iter().map(cpu).sum()
     }
 
-    /// Ends it and takes its rules away.
+    /// Ends it and removes its rules.
     pub fn stop(self) -> Result<()> {
         for (started, node) in self.started.into_iter().zip(NODES) {
             let namespace = self.testbed.namespace(node)?;
             match started {
-                Started::Floor(floor) => drop(floor),
+                Started::Baseline(baseline) => drop(baseline),
                 Started::Agent(mut agent) => drop(agent.terminate()?),
                 Started::Other(other) => {
                     other.stop(namespace)?;
@@ -241,11 +242,12 @@ impl Started {
     }
 }
 
-/// Somebody else's agent on one node: a process group. What it does to the node's ruleset is undone at its end.
+/// Another policy agent on one node: a process group. At its end its changes to the node's ruleset are
+/// undone.
 #[derive(Debug)]
 struct Other {
     child: Child,
-    /// The node's ruleset before it.
+    /// The node's ruleset before its start.
     rules: String,
 }
 
@@ -260,7 +262,7 @@ impl Other {
             .env("MANIFESTS", testbed.manifests().path())
             .process_group(0)
             .stdin(Stdio::null())
-            // Our own output is figures alone.
+            // Standard output is reserved for figures.
             .stdout(Stdio::from(std::io::stderr().as_fd().try_clone_to_owned()?));
         let child = namespace.run(|| command.spawn())?.context("starting a shell")?;
         Ok(Self { child, rules })
@@ -269,14 +271,14 @@ impl Other {
     fn must_run(&mut self) -> Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
-            Some(status) => bail!("the other agent ended at once ({status}); its words stand above"),
+            Some(status) => bail!("the other agent ended at once ({status}); see its output above"),
         }
     }
 
     fn stop(mut self, namespace: &Namespace) -> Result<()> {
         let group = Pid::from_raw(self.child.id().cast_signed());
-        let end = Instant::now() + PATIENCE;
-        // A group that is gone has ended by itself.
+        let end = Instant::now() + TIMEOUT;
+        // A group that no longer exists has ended by itself.
         let _ = killpg(group, Signal::SIGTERM);
         while self.child.try_wait()?.is_none() && Instant::now() < end {
             sleep(Duration::from_millis(20));
@@ -287,8 +289,8 @@ impl Other {
     }
 }
 
-/// So many policies that select the servers. The last by name allows the client; each of the others allows somebody else,
-/// half of them by address and half by label.
+/// This number of policies that select the servers. The last one by name allows the client; each of the
+/// others allows another peer, half of them by address and half by label.
 fn policies_for(count: usize) -> String {
     let policy = |number: usize| {
         let peer = match number + 1 {

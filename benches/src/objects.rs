@@ -1,6 +1,8 @@
-//! The way back: what the engine knows of a cluster, written as the Kubernetes objects that say it.
+//! The reverse conversion: the engine's view of a cluster, written as Kubernetes objects.
 //!
-//! From: a generated workload. To: a folder of manifests, so that the real program runs on the same work.
+//! From: a generated workload.
+//!
+//! To: a folder of manifests, so that the real program runs on the same cluster.
 
 use std::fmt::Write as _;
 
@@ -12,7 +14,7 @@ use policy::{
 };
 use serde_json::{Map, Value, json};
 
-/// The object that says that something is there. What says that something is gone has none.
+/// The object that a change adds. A change that removes something has none.
 pub fn object(change: &Change) -> Result<Value> {
     Ok(match change {
         Change::Namespace(namespace) => json!({
@@ -23,7 +25,7 @@ pub fn object(change: &Change) -> Result<Value> {
         Change::Node(node) => node_object(node),
         Change::Policy(policy) => policy_object(policy)?,
         Change::NamespaceGone(_) | Change::PodGone(_) | Change::NodeGone(_) | Change::PolicyGone(_) => {
-            bail!("{change:?} is no object: leave it out of the folder")
+            bail!("{change:?} has no object: leave it out of the folder")
         }
     })
 }
@@ -75,11 +77,11 @@ fn node_object(node: &Node) -> Value {
 
 fn policy_object(policy: &PolicySpec) -> Result<Value> {
     if policy.name.kind != PolicyKind::NetworkPolicy || policy.tier != Tier::NetworkPolicy {
-        bail!("{} is no NetworkPolicy", policy.name);
+        bail!("{} is not a NetworkPolicy", policy.name);
     }
     let own = &policy.name.namespace;
     if policy.subject.namespaces != NamespaceMatch::Named(own.clone()) {
-        bail!("{}: a NetworkPolicy selects pods of its own namespace alone", policy.name);
+        bail!("{}: a NetworkPolicy selects only pods of its own namespace", policy.name);
     }
     let types: Vec<&str> = [(policy.isolates_ingress, "Ingress"), (policy.isolates_egress, "Egress")]
         .into_iter()
@@ -105,7 +107,8 @@ fn rule(rule: &RuleSpec, key: &str, own: &str) -> Result<Value> {
         bail!("a rule of a NetworkPolicy accepts, it does not {:?}", rule.action);
     }
     let mut object = Map::new();
-    // An empty list in the API matches everything; an empty list here matches nothing, and so has no form there.
+    // An empty list in the API matches everything; an empty list here matches nothing, and so can't be
+    // written there.
     if let Some(peers) = &rule.peers {
         if peers.is_empty() {
             bail!("a rule without peers that matches nothing can't be written");
@@ -129,9 +132,7 @@ fn peer(peer: &Peer, own: &str) -> Result<Value> {
             json!({"podSelector": selector(pods)?})
         }
         Peer::Pods { namespaces: NamespaceMatch::Named(name), .. } => {
-            bail!(
-                "a peer in namespace {name} by name has no form of its own: select the namespace by its labels"
-            )
+            bail!("a peer in namespace {name} by name can't be written: select the namespace by its labels")
         }
         Peer::Pods { namespaces: NamespaceMatch::Labels(namespaces), pods } => {
             json!({"namespaceSelector": selector(namespaces)?, "podSelector": selector(pods)?})
@@ -186,7 +187,7 @@ fn labels(labels: &Labels) -> Map<String, Value> {
     labels.iter().map(|(key, value)| (key.to_owned(), json!(value))).collect()
 }
 
-/// Writes a value in YAML's block style. Texts are quoted as in JSON, which YAML 1.2 reads the same.
+/// Writes a value in YAML's block style. Strings are quoted as in JSON, which YAML 1.2 reads the same.
 fn block(text: &mut String, value: &Value, depth: usize) {
     let margin = "  ".repeat(depth);
     match value {
@@ -208,7 +209,7 @@ fn block(text: &mut String, value: &Value, depth: usize) {
     }
 }
 
-/// Writes what stands behind a key or a dash: on the same line if it is simple, below it if it is not.
+/// Writes the value after a key or a dash: on the same line if it is simple, otherwise below it.
 fn inside(text: &mut String, value: &Value, depth: usize) {
     let simple = match value {
         Value::Object(map) => map.is_empty(),

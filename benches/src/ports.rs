@@ -1,8 +1,10 @@
-//! A new port: how long a pod's binding takes to be in force, and whether its first connection waits for that.
+//! A new port: how long it takes until its binding is in force, and whether its first connection waits for
+//! that.
 //!
-//! Pods start one after the other on one node, and are known to the cluster before: what is measured is the way from the interface to
-//! the kernel's sets, not the API server's. Each connects to a pod that a policy isolates as soon as its address is set (`start`),
-//! which is earlier than any container begins. The same without an agent says what the kernel takes by itself.
+//! Pods start one after the other on one node, and are known to the cluster before. So the figures are the
+//! time from the interface to the kernel's sets, without the API server's. Each connects to a pod that a
+//! policy isolates as soon as its address is set (`start`), which is earlier than any container starts. The
+//! same without an agent shows the kernel's own time.
 
 mod start;
 
@@ -31,13 +33,13 @@ podSelector: {matchLabels: {app: server}}
 policyTypes: [Ingress]
 ingress: [{from: [{podSelector: {matchLabels: {app: client}}}]}]
 ";
-/// Pods that the cluster knows. They start in turn, again and again, each at its own addresses.
+/// Pods that the cluster knows. They start repeatedly in turn, each with its own addresses.
 const PODS: usize = 100;
-/// The last octet of the first one's IPv4 address, beyond those of the testbed.
+/// The last octet of the first one's IPv4 address, after those of the testbed.
 const FIRST: u8 = 100;
 /// A connection that takes longer is late.
 const LATE: Duration = Duration::from_millis(200);
-/// A connection that takes longer lost its first packet: TCP waits a second before it sends it again.
+/// A connection that takes longer lost its first packet: TCP waits a second before it retransmits it.
 const RESENT: Duration = Duration::from_millis(900);
 
 /// What to measure.
@@ -46,7 +48,7 @@ pub struct Arguments {
     /// How many pods start in each row.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     starts: u32,
-    /// Which comes first, the address or the interface up.
+    /// Which happens first: the address is set, or the interface is up.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "up-first,address-first")]
     orders: Vec<Order>,
     /// How figures are shown.
@@ -54,7 +56,7 @@ pub struct Arguments {
     output: Output,
 }
 
-/// What stands on the node.
+/// What runs on the node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
@@ -64,11 +66,11 @@ pub enum Mode {
     Agent,
 }
 
-/// In which order an interface is made ready.
+/// The order in which an interface is set up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
-    /// It is up and runs when it gets its addresses: packets can flow at once.
+    /// It is up and running when it gets its addresses: packets can flow at once.
     UpFirst,
     /// It gets its addresses while it is down.
     AddressFirst,
@@ -88,11 +90,11 @@ pub struct Times {
 /// One row of figures.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
-    /// What stood on the node.
+    /// What ran on the node.
     pub mode: Mode,
-    /// How the interface was made ready.
+    /// How the interface was set up.
     pub order: Order,
-    /// IPv4 or IPv6: of the connection, and of the binding that was looked for.
+    /// IPv4 or IPv6: of the connection, and of the binding that was awaited.
     pub family: String,
     /// How many pods started.
     pub starts: u32,
@@ -100,13 +102,13 @@ pub struct Row {
     pub connect_ms: Times,
     /// Connections that took more than 0.2 s.
     pub late: u32,
-    /// Connections that took more than 0.9 s, or did not come about: their first packet was lost.
+    /// Connections that took more than 0.9 s, or failed: their first packet was lost.
     pub resent: u32,
-    /// From the address being set until the kernel's set had it; none without an agent.
+    /// From the address being set until it was in the kernel's set; none without an agent.
     pub bound_ms: Option<Times>,
-    /// All of the former, in the order of the starts.
+    /// All values of `connect_ms`, in the order of the starts.
     pub connects_ms: Vec<f64>,
-    /// Likewise.
+    /// All values of `bound_ms`, in the order of the starts.
     pub bounds_ms: Vec<f64>,
 }
 
@@ -129,11 +131,11 @@ impl fmt::Display for Order {
 }
 
 impl Times {
-    /// `None` of no times.
+    /// `None` if there are no times.
     fn of(milliseconds: &[f64]) -> Option<Self> {
         let mut sorted = milliseconds.to_vec();
         sorted.sort_by(f64::total_cmp);
-        // The smallest value that at least this share of all does not exceed.
+        // The smallest value that this share of all values does not exceed.
         let at = |percent: usize| sorted.get((sorted.len() * percent).div_ceil(100).checked_sub(1)?).copied();
         Some(Self { p50: at(50)?, p99: at(99)?, max: at(100)? })
     }
@@ -173,7 +175,7 @@ impl Figures for Row {
     }
 }
 
-/// One row's pods and what came of them.
+/// One row's starts and their results.
 struct Case {
     order: Order,
     family: Family,
@@ -253,14 +255,14 @@ fn name(family: Family) -> &'static str {
     }
 }
 
-/// The addresses of the pod of this number, in the node's [`CIDRS`].
+/// The addresses of the pod with this number, in the node's [`CIDRS`].
 fn addresses(pod: usize) -> [IpAddr; 2] {
     let last = FIRST + u8::try_from(pod % PODS).unwrap_or_default();
     let v6 = [0xfd00, 0x10, 0x244, 1, 0, 0, 0, u16::from(last)];
     [Ipv4Addr::new(10, 244, 1, last).into(), v6.into()]
 }
 
-/// The new pods, as the cluster knows them.
+/// The new pods' manifests.
 fn manifests() -> String {
     let mut text = String::new();
     for pod in 0..PODS {
@@ -276,7 +278,7 @@ fn manifests() -> String {
     text
 }
 
-/// `None` of no starts.
+/// `None` if there were no starts.
 fn row(mode: Mode, case: &Case) -> Option<Row> {
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
     let connects_ms: Vec<f64> = case.outcomes.iter().map(|outcome| milliseconds(outcome.connect)).collect();
@@ -303,12 +305,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_of_what_was_measured() {
+    fn percentiles_are_measured_values() {
         let hundred: Vec<f64> = (1..=100).rev().map(f64::from).collect();
         assert_eq!(Times::of(&hundred), Some(Times { p50: 50.0, p99: 99.0, max: 100.0 }));
         assert_eq!(Times::of(&[7.0]), Some(Times { p50: 7.0, p99: 7.0, max: 7.0 }));
         assert_eq!(Times::of(&[]), None);
-        // Of 200, two may be longer than the p99.
+        // Two of 200 may be longer than the p99.
         let two_hundred: Vec<f64> = (1..=200).map(f64::from).collect();
         assert_eq!(Times::of(&two_hundred).map(|times| times.p99), Some(198.0));
     }
@@ -331,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_have_addresses_of_their_own_in_the_nodes_networks() {
+    fn each_pod_has_its_own_addresses_in_the_nodes_networks() {
         let all: std::collections::BTreeSet<IpAddr> = (0..PODS).flat_map(addresses).collect();
         assert_eq!(all.len(), PODS * 2);
         for cidr in CIDRS {

@@ -1,4 +1,4 @@
-//! What processes have used, as the kernel says, and where threads run.
+//! The resources that processes have used, according to the kernel, and the cores that threads run on.
 
 use std::fs;
 use std::thread::available_parallelism;
@@ -8,13 +8,13 @@ use anyhow::{Context, Result};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// The time of processors that a process has taken, all its threads that live, to the nanosecond
-/// (`/proc/PID/task/TID/schedstat`, its first number).
+/// The processor time of a process, summed over its live threads, in nanoseconds
+/// (`/proc/PID/task/TID/schedstat`, the first number).
 pub fn cpu(process: u32) -> Result<Duration> {
     let tasks = format!("/proc/{process}/task");
     let mut all = Duration::ZERO;
     for task in fs::read_dir(&tasks).with_context(|| format!("reading {tasks}"))?.flatten() {
-        // A thread that has just ended has nothing to say.
+        // A thread that has just ended has no figures.
         let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else { continue };
         let nanoseconds = text.split(' ').next().unwrap_or_default();
         all += Duration::from_nanos(nanoseconds.parse().context("reading a thread's schedstat")?);
@@ -22,27 +22,27 @@ pub fn cpu(process: u32) -> Result<Duration> {
     Ok(all)
 }
 
-/// The same of all processes of a group.
+/// The same for all processes of a group.
 pub fn cpu_of_group(group: u32) -> Result<Duration> {
     let mut all = Duration::ZERO;
     for entry in fs::read_dir("/proc").context("reading /proc")?.flatten() {
         let Some(process) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         if group_of(process) == Some(group) {
-            // It may have ended since.
+            // The process may have ended meanwhile.
             all += cpu(process).unwrap_or_default();
         }
     }
     Ok(all)
 }
 
-/// Has the calling thread run on one core alone: on that of this number, counted round where there are fewer.
-pub fn keep_to(core: usize) -> Result<()> {
+/// Pins the calling thread to one core: the one with this number, modulo the number of cores.
+pub fn pin_to_core(core: usize) -> Result<()> {
     let mut cores = CpuSet::new();
     cores.set(core % available_parallelism().map_or(1, usize::from))?;
     sched_setaffinity(Pid::from_raw(0), &cores).with_context(|| format!("pinning a thread to core {core}"))
 }
 
-/// The fifth field of `/proc/PID/stat`; the second is in brackets and may hold anything.
+/// The fifth field of `/proc/PID/stat`; the second is in parentheses and may contain anything.
 fn group_of(process: u32) -> Option<u32> {
     let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     text.rsplit_once(") ")?.1.split(' ').nth(2)?.parse().ok()

@@ -1,6 +1,9 @@
-//! The one form of all results: what was measured, on which machine, as a table for people and as JSON for programs.
+//! The common form of all results: what was measured, on which machine, as a table for people and as JSON for
+//! programs.
 //!
-//! From: a measurement's figures. To: the screen, a folder of results, and from there a [`page`] with [`plots`].
+//! From: a measurement's figures.
+//!
+//! To: the screen, a folder of results, and from there a [`page`] with [`plots`].
 
 mod bounds;
 pub mod page;
@@ -21,7 +24,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// The environment variable that names the folder in which results are kept, each as `NAME.json`; unset: nowhere.
+/// The environment variable with the folder in which results are kept, each as `NAME.json`; if unset, results
+/// are not kept.
 pub const RESULTS: &str = "KUBE_VERDICT_RESULTS";
 
 /// How figures are shown.
@@ -35,28 +39,28 @@ pub enum Output {
 
 /// What was measured.
 pub trait Figures: Serialize {
-    /// The name of the measurement, as the command line takes it.
+    /// The name of the measurement on the command line.
     const NAME: &'static str;
 
-    /// What the table's columns say.
+    /// The headings of the table's columns.
     fn header() -> Vec<&'static str>;
 
     /// One row, a cell for each column.
     fn row(&self) -> Vec<String>;
 }
 
-/// One measurement with all that its figures hang on.
+/// One measurement with its conditions.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// [`Figures::NAME`].
     pub benchmark: String,
-    /// Where and when.
+    /// Where and when it was taken.
     pub taken: Taken,
-    /// What the table's columns say.
+    /// The headings of the table's columns.
     pub columns: Vec<String>,
-    /// The table, as people read it.
+    /// The table for people.
     pub table: Vec<Vec<String>>,
-    /// The figures, as the measurement names them.
+    /// The figures, with the measurement's field names.
     pub results: Vec<Value>,
 }
 
@@ -65,13 +69,13 @@ pub struct Report {
 pub struct Taken {
     /// Cores and the processor's name.
     pub machine: String,
-    /// Its release.
+    /// The kernel's release.
     pub kernel: String,
-    /// The commit that was measured; with `+` if files differed from it.
+    /// The measured commit; with `+` if the working tree differed from it.
     pub commit: String,
     /// RFC 3339, UTC, to the second.
     pub date: String,
-    /// The compiler's own words.
+    /// The output of the compiler's version command.
     pub compiler: String,
 }
 
@@ -88,7 +92,7 @@ pub fn show<F: Figures>(output: Output, figures: &[F]) -> Result<()> {
     Ok(())
 }
 
-/// A bar on standard error for so many steps.
+/// A progress bar on standard error with this number of steps.
 pub fn progress(steps: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}");
     ProgressBar::new(steps as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
@@ -120,12 +124,12 @@ impl Report {
         let read = |file: &PathBuf| {
             let text = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
             serde_json::from_slice(&text)
-                .with_context(|| format!("{} is no report of a measurement", file.display()))
+                .with_context(|| format!("{} is not a report of a measurement", file.display()))
         };
         files.iter().map(read).collect()
     }
 
-    /// The figures, if this is a report of their kind.
+    /// The figures, if this is a report of their measurement.
     pub fn figures<F: Figures + DeserializeOwned>(&self) -> Result<Vec<F>> {
         let read = |value: &Value| {
             F::deserialize(value).with_context(|| format!("figures of {} that can't be read", self.benchmark))
@@ -140,7 +144,7 @@ impl Report {
             .with_context(|| format!("keeping results in {}", file.display()))
     }
 
-    /// The columns in which all cells are numbers stand to the right.
+    /// Columns with only numbers are aligned to the right.
     fn is_number(&self, column: usize) -> bool {
         self.table.iter().all(|row| row.get(column).is_some_and(|cell| cell.parse::<f64>().is_ok()))
     }
@@ -169,7 +173,7 @@ impl Report {
 }
 
 impl Taken {
-    /// Here and now.
+    /// The current place and time.
     pub fn now() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -190,10 +194,10 @@ impl Taken {
     }
 }
 
-/// The compiler that built this, in its own words.
+/// The version of the compiler that built this program.
 pub const COMPILER: &str = env!("BENCHES_RUSTC");
 
-/// The commit of the checkout from which this was built, as git says.
+/// The commit of the checkout from which this program was built, according to git.
 fn commit() -> Option<String> {
     let git = |arguments: &[&str]| {
         let output =
@@ -206,7 +210,7 @@ fn commit() -> Option<String> {
     Some(if differs { commit + "+" } else { commit })
 }
 
-/// The median: of an even number of values the mean of the middle two, of none NaN.
+/// The median: of an even number of values the mean of the middle two, of no values NaN.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -253,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_stand_to_the_right() {
+    fn numbers_are_aligned_to_the_right() {
         let text = report().screen_table().to_string();
         assert!(text.contains("│ near ┆    7 │"), "{text}");
         assert_eq!(
@@ -263,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_read_back() {
+    fn kept_results_are_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let kept = report();
         kept.keep(folder.path()).unwrap();
@@ -272,11 +276,11 @@ mod tests {
         assert_eq!(read[0].figures::<Ping>().unwrap()[1], Ping { name: "far".to_owned(), micros: 1200 });
         fs::write(folder.path().join("pong.json"), "{}").unwrap();
         let error = Report::read_all(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("pong.json is no report"), "{error}");
+        assert!(error.contains("pong.json is not a report"), "{error}");
     }
 
     #[test]
-    fn figures_say_where_they_were_taken() {
+    fn figures_include_where_they_were_taken() {
         let taken = Taken::now();
         assert!(taken.compiler.starts_with("rustc 1."), "{taken:?}");
         assert!(taken.machine.contains("cores (") && !taken.kernel.is_empty(), "{taken:?}");

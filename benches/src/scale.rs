@@ -1,7 +1,8 @@
 //! One agent in a large cluster: a real API server full of pods that no kubelet runs.
 //!
-//! Start to ready, bytes received, memory; and what each further event costs. The agent has a network namespace of its own, whose
-//! one wire leads to the API server: what comes over it is what the API server sends to an agent.
+//! Start to ready, bytes received, memory, and the cost of each further event. The agent has its own network
+//! namespace with one link to the API server, so the bytes on that link are what the API server sends to an
+//! agent.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -27,15 +28,15 @@ use crate::report::{Figures, Output, median, progress, show};
 
 /// Namespaces of the cluster.
 const NAMESPACES: usize = 20;
-/// Events in one second, and for how many seconds.
+/// Events per second, and the number of seconds.
 const EVENTS: usize = 100;
 const SECONDS: usize = 5;
-/// How long an agent is left alone before it is weighed: what it gives back late counts as given back.
+/// How long an agent rests before its memory is measured, so that memory that it frees late counts as freed.
 const REST: Duration = Duration::from_secs(2);
-/// How long it may take to be ready, or to know of a change.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// The agent's end of the wire.
-const WIRE: &str = "eth0";
+/// The time limit for an agent to be ready, or to process a change.
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// The agent's end of the link.
+const LINK_NAME: &str = "eth0";
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -46,10 +47,10 @@ pub struct Arguments {
     /// Policies.
     #[arg(long, default_value_t = 1_000)]
     policies: usize,
-    /// What a pod weighs in the API, in bytes, at least.
+    /// The minimum size of a pod in the API, in bytes.
     #[arg(long, default_value_t = 10_000)]
     pod_bytes: usize,
-    /// How often an agent is started at each size; an odd number has a middle.
+    /// How often an agent is started at each size; with an odd number the median is one of the values.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// The folder in which the cluster keeps its files.
@@ -72,15 +73,15 @@ pub struct Row {
     pub policies: usize,
     /// Seconds from the start of the process to ready.
     pub ready_s: f64,
-    /// Seconds of processors that it took for that.
+    /// Seconds of processor time that the agent took for that.
     pub ready_cpu_s: f64,
     /// Megabytes that it received for that.
     pub ready_mb: f64,
-    /// Megabytes of resident memory (`VmRSS`), some time after.
+    /// Megabytes of resident memory (`VmRSS`) after a rest.
     pub resident_mb: f64,
-    /// The most that it was (`VmHWM`).
+    /// The maximum (`VmHWM`).
     pub peak_mb: f64,
-    /// Milliseconds of processors for 100 events, each a pod's label that changes.
+    /// Milliseconds of processor time for 100 events, each a change of a pod's label.
     pub events_cpu_ms: f64,
     /// Kilobytes received for 100 such events.
     pub events_kb: f64,
@@ -127,26 +128,28 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     show(arguments.output, &measured?)
 }
 
-/// Measures at each size, on the way to the largest.
+/// Measures at each size while the cluster grows to the largest.
 fn grow(arguments: &Arguments, cluster: &Cluster) -> Result<Vec<Row>> {
     let crowd =
         Crowd { namespaces: NAMESPACES, policies: arguments.policies, pod_bytes: arguments.pod_bytes };
     let bulk = Bulk::start(cluster)?;
-    let wire = Wire::lay(cluster)?;
+    let link = ApiLink::connect(cluster)?;
     let progress = progress(arguments.pods.len() * (1 + arguments.rounds as usize));
     progress.set_message("namespaces and policies");
     crowd.found(cluster, &bulk)?;
     let (mut rows, mut settled) = (Vec::new(), 0);
     for &pods in &arguments.pods {
         ensure!(pods > settled, "numbers of pods must grow: {pods} after {settled}");
-        progress.set_message(format!("{pods} pods are made"));
+        progress.set_message(format!("creating {pods} pods"));
         crowd.settle(&bulk, settled..pods)?;
         settled = pods;
         progress.inc(1);
         let mut rounds = Vec::new();
         for _ in 0..arguments.rounds {
             progress.set_message(format!("an agent among {pods} pods"));
-            rounds.push(once(cluster, &wire, &bulk, &crowd, pods).with_context(|| format!("{pods} pods"))?);
+            rounds.push(
+                measure_agent(cluster, &link, &bulk, &crowd, pods).with_context(|| format!("{pods} pods"))?,
+            );
             progress.inc(1);
         }
         let of = |value: fn(&Row) -> f64| median(&rounds.iter().map(value).collect::<Vec<_>>());
@@ -166,15 +169,21 @@ fn grow(arguments: &Arguments, cluster: &Cluster) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// One agent, from its start to some hundred events later.
-fn once(cluster: &Cluster, wire: &Wire, bulk: &Bulk<'_>, crowd: &Crowd, pods: usize) -> Result<Row> {
-    let before = wire.received()?;
+/// One agent, from its start until it has processed some hundred events.
+fn measure_agent(
+    cluster: &Cluster,
+    link: &ApiLink,
+    bulk: &Bulk<'_>,
+    crowd: &Crowd,
+    pods: usize,
+) -> Result<Row> {
+    let before = link.received()?;
     let started = Instant::now();
-    let mut agent = Agent::start(cluster, wire)?;
+    let mut agent = Agent::start(cluster, link)?;
     agent.wait_ready()?;
     let ready_s = started.elapsed().as_secs_f64();
     let ready_cpu_s = processes::cpu(agent.child.id())?.as_secs_f64();
-    let ready_bytes = wire.received()? - before;
+    let ready_bytes = link.received()? - before;
     let status = agent.status()?;
     let known = |what: &str| status["inventory"][what].as_u64().unwrap_or_default() as usize;
     ensure!(
@@ -187,12 +196,12 @@ fn once(cluster: &Cluster, wire: &Wire, bulk: &Bulk<'_>, crowd: &Crowd, pods: us
     let memory = |key| processes::memory(agent.child.id(), key);
     let (resident_mb, peak_mb) = (memory("VmRSS:")?, memory("VmHWM:")?);
 
-    let (cpu, bytes) = (processes::cpu(agent.child.id())?, wire.received()?);
+    let (cpu, bytes) = (processes::cpu(agent.child.id())?, link.received()?);
     let hundreds = SECONDS as f64 * EVENTS as f64 / 100.0;
     events(bulk, crowd, pods, started)?;
     agent.wait_quiet()?;
     let cpu = processes::cpu(agent.child.id())? - cpu;
-    let bytes = wire.received()? - bytes;
+    let bytes = link.received()? - bytes;
     Ok(Row {
         pods,
         policies: crowd.policies,
@@ -206,44 +215,44 @@ fn once(cluster: &Cluster, wire: &Wire, bulk: &Bulk<'_>, crowd: &Crowd, pods: us
     })
 }
 
-/// Changes labels of pods all over the cluster, evenly in time. `round` makes them other labels each time.
+/// Changes labels of pods all over the cluster, evenly in time. `round` makes the labels different each time.
 fn events(bulk: &Bulk<'_>, crowd: &Crowd, pods: usize, round: Instant) -> Result<()> {
-    const TOGETHER: usize = 10;
+    const EVENT_BATCH: usize = 10;
     let label = format!("t{}", round.elapsed().as_nanos());
     let begun = Instant::now();
-    for piece in 0..SECONDS * EVENTS / TOGETHER {
-        let changes: Vec<Request> = (0..TOGETHER)
+    for piece in 0..SECONDS * EVENTS / EVENT_BATCH {
+        let changes: Vec<Request> = (0..EVENT_BATCH)
             .map(|one| {
-                let pod = (piece * TOGETHER + one) * 37 % pods;
+                let pod = (piece * EVENT_BATCH + one) * 37 % pods;
                 let labels = json!({"metadata": {"labels": {"version": label}}});
                 Request::Merge(crowd.path(pod), labels)
             })
             .collect();
         bulk.send(&changes)?;
-        let next = begun + Duration::from_secs(1) * (piece as u32 + 1) / (EVENTS / TOGETHER) as u32;
+        let next = begun + Duration::from_secs(1) * (piece as u32 + 1) / (EVENTS / EVENT_BATCH) as u32;
         sleep(next.saturating_duration_since(Instant::now()));
     }
     Ok(())
 }
 
-/// The agent's network namespace, and its wire to the API server.
-struct Wire {
+/// The agent's network namespace, and its link to the API server.
+struct ApiLink {
     namespace: Namespace,
 }
 
-impl Wire {
-    fn lay(cluster: &Cluster) -> Result<Self> {
+impl ApiLink {
+    fn connect(cluster: &Cluster) -> Result<Self> {
         let namespace = Namespace::create(&cluster.place.namespace("agent"))?;
         ip(
             cluster.control.namespace(),
             &format!(
-                "link add agent type veth peer name {WIRE} netns {}\nlink set agent master {BRIDGE} up\n",
+                "link add agent type veth peer name {LINK_NAME} netns {}\nlink set agent master {BRIDGE} up\n",
                 namespace.name()
             ),
         )?;
         ip(
             &namespace,
-            &format!("link set lo up\naddress add 172.30.0.99/24 dev {WIRE}\nlink set {WIRE} up\n"),
+            &format!("link set lo up\naddress add 172.30.0.99/24 dev {LINK_NAME}\nlink set {LINK_NAME} up\n"),
         )?;
         Ok(Self { namespace })
     }
@@ -251,21 +260,21 @@ impl Wire {
     /// Bytes received so far, headers included.
     fn received(&self) -> Result<u64> {
         let text = self.namespace.run(|| std::fs::read_to_string("/proc/thread-self/net/dev"))??;
-        let line = text.lines().find_map(|line| line.trim().strip_prefix(WIRE)?.strip_prefix(':'));
-        let line = line.with_context(|| format!("no {WIRE} among the devices"))?;
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(LINK_NAME)?.strip_prefix(':'));
+        let line = line.with_context(|| format!("no {LINK_NAME} among the devices"))?;
         line.split_whitespace().next().unwrap_or_default().parse().context("the bytes received")
     }
 }
 
-/// The program, over the API.
+/// The agent's process, with the API as its source.
 struct Agent<'a> {
     child: Child,
-    wire: &'a Wire,
+    link: &'a ApiLink,
     log: PathBuf,
 }
 
 impl<'a> Agent<'a> {
-    fn start(cluster: &Cluster, wire: &'a Wire) -> Result<Self> {
+    fn start(cluster: &Cluster, link: &'a ApiLink) -> Result<Self> {
         let log = cluster.place.join("agent.log");
         let output = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
         let mut command = Command::new(binary()?);
@@ -277,14 +286,14 @@ impl<'a> Agent<'a> {
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output);
-        let child = wire.namespace.run(|| command.spawn())?.context("starting the agent")?;
-        Ok(Self { child, wire, log })
+        let child = link.namespace.run(|| command.spawn())?.context("starting the agent")?;
+        Ok(Self { child, link, log })
     }
 
     fn wait_ready(&mut self) -> Result<()> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
-            let answer = http::get(&self.wire.namespace, HTTP_PORT, "/readyz");
+            let answer = http::get(&self.link.namespace, HTTP_PORT, "/readyz");
             match answer {
                 Ok(answer) if answer.status == 200 => return Ok(()),
                 answer if Instant::now() > end || self.child.try_wait()?.is_some() => {
@@ -298,23 +307,23 @@ impl<'a> Agent<'a> {
     }
 
     fn status(&self) -> Result<Value> {
-        let answer = http::get(&self.wire.namespace, HTTP_PORT, "/status")?;
+        let answer = http::get(&self.link.namespace, HTTP_PORT, "/status")?;
         serde_json::from_str(&answer.body).context("reading the agent's status")
     }
 
-    /// Waits until half a second goes by without a change.
+    /// Waits until half a second passes without a change.
     fn wait_quiet(&self) -> Result<()> {
         let generation = || -> Result<u64> {
             self.status()?["applied_generation"].as_u64().context("no generation in its status")
         };
-        let (end, mut last) = (Instant::now() + PATIENCE, generation()?);
+        let (end, mut last) = (Instant::now() + TIMEOUT, generation()?);
         loop {
             sleep(Duration::from_millis(500));
             match generation()? {
                 same if same == last => return Ok(()),
                 other => last = other,
             }
-            ensure!(Instant::now() < end, "changes don't end");
+            ensure!(Instant::now() < end, "changes don't stop");
         }
     }
 }
@@ -323,7 +332,7 @@ impl Drop for Agent<'_> {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // The next agent starts over nothing.
-        let _ = self.wire.namespace.run(dataplane::table::Table::remove);
+        // The next agent starts without rules.
+        let _ = self.link.namespace.run(dataplane::table::Table::remove);
     }
 }

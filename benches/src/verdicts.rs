@@ -1,8 +1,8 @@
-//! One verdict: how long it takes at each point of the grid, what it allocates, and how many all cores give.
+//! One verdict: its duration at each point of the grid, its allocations, and the rate of all cores together.
 //!
-//! Packets come in turn from peers all over the cluster, so that caches are as cold as that makes them. The clock is read
-//! once for a small batch: a single verdict takes little longer than reading it. The grid is gone through several times, since
-//! a machine may change its speed from one second to the next.
+//! Packets are from peers all over the cluster in turn, which determines how cold the caches are. The clock
+//! is read once for a small batch, since a single verdict takes little longer than reading it. The grid is
+//! measured several times, since a machine may change its speed from one second to the next.
 
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -19,24 +19,24 @@ use workload::{Kind, NODE, Workload};
 use crate::allocations;
 use crate::report::{Figures, Output, median, progress, show};
 
-/// Verdicts of a batch.
+/// Verdicts in a batch.
 const BATCH: usize = 64;
-/// How often the grid is gone through.
+/// How often the grid is measured.
 const PASSES: usize = 3;
-/// For how long batches are timed in each pass.
+/// How long batches are timed in each pass.
 const TIMED: Duration = Duration::from_millis(50);
-/// For how long all cores evaluate in each pass.
+/// How long all cores evaluate in each pass.
 const TOGETHER: Duration = Duration::from_millis(25);
-/// The shares of batches that took at most as long as [`Row::quantiles_ns`] says.
+/// The quantiles of [`Row::quantiles_ns`].
 pub const QUANTILES: [f64; 12] = [0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999];
 
 /// What to measure.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// A few small points and little time: whether it works, not how fast it is.
+    /// A few small points and little time, to check that the measurement works.
     #[arg(long)]
     quick: bool,
-    /// This point alone, such as 10000-pods-1000-policies-5-rules-selector.
+    /// Only this point, such as 10000-pods-1000-policies-5-rules-selector.
     #[arg(long)]
     point: Option<Point>,
     /// How figures are shown.
@@ -47,18 +47,18 @@ pub struct Arguments {
 /// One row of figures.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
-    /// Where.
+    /// The point of the grid.
     #[serde(flatten)]
     pub point: Point,
-    /// What becomes of the packets.
+    /// The kind of packets.
     pub packets: Kind,
-    /// Nanoseconds for each verdict of a batch, of all batches the median.
+    /// Nanoseconds for each verdict of a batch: the median over all batches.
     pub p50_ns: f64,
-    /// Likewise, at most so many in 99 of 100 batches.
+    /// The same: the 99th percentile over all batches.
     pub p99_ns: f64,
     /// Calls of the allocator for each verdict.
     pub allocations: f64,
-    /// Verdicts in a second on all cores together: the median of the passes.
+    /// Verdicts per second on all cores together: the median of the passes.
     pub verdicts_per_second: f64,
     /// Nanoseconds for each verdict of a batch, at each of [`QUANTILES`].
     pub quantiles_ns: Vec<f64>,
@@ -112,23 +112,23 @@ pub fn measure(points: &[Point], timed: Duration, together: Duration) -> Result<
     Ok(series.iter().map(Series::row).collect())
 }
 
-/// What is measured of one kind of packets at one point, pass by pass.
+/// The figures of one kind of packets at one point, pass by pass.
 struct Series {
     point: Point,
     packets: Kind,
     /// Nanoseconds of each batch.
     batches: Histogram<u64>,
-    /// Calls of the allocator for each verdict: the most of a pass.
+    /// Calls of the allocator for each verdict: the maximum over the passes.
     allocations: f64,
-    /// Verdicts in a second on all cores.
+    /// Verdicts per second on all cores.
     rates: Vec<f64>,
 }
 
 impl Series {
     fn both(point: Point) -> [Self; 2] {
         [Kind::Hit, Kind::Miss].map(|packets| {
-            // Three digits, from 1 ns to a second: what takes longer counts as a second.
-            let batches = Histogram::new_with_bounds(1, 1_000_000_000, 3).expect("these bounds are possible");
+            // Three digits, from 1 ns to a second; longer times count as a second.
+            let batches = Histogram::new_with_bounds(1, 1_000_000_000, 3).expect("these bounds are valid");
             Self { point, packets, batches, allocations: 0.0, rates: Vec::new() }
         })
     }
@@ -166,13 +166,13 @@ impl Series {
     }
 }
 
-/// A figure about verdicts that come out wrong would be worth nothing.
+/// Checks the verdicts, since figures about wrong verdicts would be worthless.
 fn check(snapshot: &Snapshot, packets: &[Packet], expected: Verdict) -> Result<()> {
     if packets.len() < BATCH {
         bail!("{} packets are too few to measure with", packets.len());
     }
     match packets.iter().find(|packet| snapshot.evaluate(packet, Directions::Both).verdict() != expected) {
-        Some(packet) => bail!("{packet:?} does not come out as {expected:?}"),
+        Some(packet) => bail!("the verdict on {packet:?} is not {expected:?}"),
         None => Ok(()),
     }
 }
@@ -184,7 +184,7 @@ fn evaluate(snapshot: &Snapshot, packets: &[Packet]) {
     }
 }
 
-/// Notes the nanoseconds of each batch. The packets were all evaluated before: that warms up.
+/// Records the nanoseconds of each batch. The packets were all evaluated before, as a warm-up.
 fn time(snapshot: &Snapshot, packets: &[Packet], timed: Duration, batches: &mut Histogram<u64>) {
     let ends = Instant::now() + timed;
     while Instant::now() < ends {
@@ -197,7 +197,7 @@ fn time(snapshot: &Snapshot, packets: &[Packet], timed: Duration, batches: &mut 
     }
 }
 
-/// Verdicts in a second, by as many threads as there are cores, each beginning with another packet.
+/// Verdicts per second, by as many threads as there are cores, each beginning with another packet.
 fn on_all_cores(snapshot: &Snapshot, packets: &[Packet], together: Duration) -> f64 {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let start = Barrier::new(cores);

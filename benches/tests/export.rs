@@ -1,4 +1,4 @@
-//! An exported case comes out of the real program as the naive reference expects it.
+//! The real program gives the verdicts on an exported case that the naive reference expects.
 #![allow(clippy::unwrap_used, reason = "what goes wrong here is what the test reports")]
 
 use std::fs;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use workload::grid::Point;
 
 #[test]
-fn the_program_answers_as_the_reference_expects() {
+fn the_programs_verdicts_are_the_references() {
     let program = agent::binary().unwrap();
     for name in ["120-pods-20-policies-3-rules-selector", "250-pods-20-policies-3-rules-ipBlock"] {
         let folder = tempfile::tempdir().unwrap();
@@ -42,11 +42,11 @@ fn the_program_answers_as_the_reference_expects() {
 }
 
 #[test]
-fn a_folder_that_holds_something_is_left_alone() {
+fn a_folder_with_content_is_not_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("mine"), "").unwrap();
     let point: Point = "10-pods-1-policies-1-rules-selector".parse().unwrap();
     let error = export::export(point, 1, folder.path()).unwrap_err().to_string();
-    assert!(error.contains("holds something already"), "{error}");
+    assert!(error.contains("is not empty"), "{error}");
     assert!(!folder.path().join(PACKETS).exists());
 }

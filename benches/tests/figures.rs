@@ -1,4 +1,4 @@
-//! The measurements measure what they say, and the page is made from their results.
+//! The measurements produce plausible figures, and the page is generated from results.
 #![allow(clippy::unwrap_used, reason = "what goes wrong here is what the test reports")]
 
 use std::fs;
@@ -31,7 +31,7 @@ fn verdicts_are_timed_at_every_quick_point() {
 }
 
 #[test]
-fn every_change_is_timed_and_weighed() {
+fn every_change_has_time_and_memory() {
     let point: Point = "1500-pods-100-policies-5-rules-selector".parse().unwrap();
     let rows = compile::measure(point, SHORT).unwrap();
     let of = |event| rows.iter().find(|row| row.event == event).unwrap();
@@ -42,13 +42,13 @@ fn every_change_is_timed_and_weighed() {
         assert!(row.peak_bytes < full.peak_bytes, "less than a full compile: {row:?}");
         assert!(row.peak_bytes > 0.0, "{row:?}");
     }
-    // 1,500 pods with four labels each need some memory, and it stays.
+    // 1,500 pods with four labels each need some memory, which stays allocated.
     assert!(full.kept_bytes > 100_000.0 && full.peak_bytes >= full.kept_bytes, "{full:?}");
     assert!(of(Event::PodAdded).kept_bytes > of(Event::PodRemoved).kept_bytes);
 }
 
 #[test]
-fn the_page_is_made_from_results() {
+fn the_page_is_generated_from_results() {
     let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/resources/results");
     let into = tempfile::tempdir().unwrap();
     page::write(&results, into.path()).unwrap();
@@ -62,23 +62,23 @@ fn the_page_is_made_from_results() {
         "| 10000 | 62 / 94 | 171 / 260 |",
         "| mode | clients | conn/s |",
         "| agent, 500 policies | 8 | 52000 |",
-        "| connections of one node, 500 policies, 1 and 8 clients, over the floor | at least 0.95  | 1.040  | holds |",
+        "| connections of one node, 500 policies, 1 and 8 clients, over the baseline | at least 0.95  | 1.040  | holds |",
         "| the same over no agent | at least 0.85  | 0.867  | holds |",
         "| bytes and packets of long flows, over no agent | at least 0.98  | 0.970  | **does not hold** |",
-        "| the same between pods of one node, over one bridge chain and one map lookup made by hand | at least 0.98  | 0.985  | holds |",
+        "| the same between pods of one node, over one handwritten bridge chain with one map lookup | at least 0.98  | 0.985  | holds |",
         "its binding being in force, p99 | at most 20 ms | 21.0 ms | **does not hold** |",
-        // Those without an agent are the kernel's own.
+        // Connections without an agent are excluded: the kernel alone was late.
         "| first connections of new pods that take more than 0.2 s | at most 0  | 2.000  | **does not hold** |",
         "## A new port",
         "forbids, always | at most 100 ms | 14.5 ms | holds |",
         "| a sweep of 100,000 connections, median | at most 50 ms | 180.0 ms | **does not hold** |",
-        "With one rule and no agent, long flows come to 0.960 at worst; with one bridge chain and one map lookup besides, between pods of \
-         one node, to 0.940.",
+        "With one rule and no agent, long flows reach 0.960 at worst; with one bridge chain and one map lookup in \
+         addition, between pods of one node, 0.940.",
         "A dump of 100,000 connections alone takes the kernel 150.0 ms.",
         "| resident memory among 10,000 pods in the API server | at most 40 MB | 30.0 MB | holds |",
         "| an event among 50,000 pods over one among 10,000, processor time | at most 1.5  | 1.200  | holds |",
-        // 100 more thousands of pods weigh 100 MB more, and 1,250 MB of lists.
-        "An agent then keeps 170 MB, receives 1875 MB of lists when it starts, and is ready after 15.0 s",
+        // 100,000 more pods take 100 MB more memory, and 1,250 MB more of lists.
+        "an agent then keeps 170 MB, receives 1875 MB of lists when it starts, and is ready after 15.0 s",
         "are sent 9.4 TB, which takes one API server behind ten gigabits a second 125 minutes",
         "Watches are not: 13.0 KB for each event and agent, so 100 events a second are 6.5 GB a second",
         "![A verdict as policies grow: p50, the worst over rules and peers](performance/verdict-growth.svg)",
@@ -93,11 +93,11 @@ fn the_page_is_made_from_results() {
         assert!(svg.starts_with("<svg"), "{plot}");
     }
     let kept = fs::read_to_string(into.path().join("performance/connections.json")).unwrap();
-    assert!(kept.contains("\"agent, 1 policy\""), "the figures lie beside the page");
+    assert!(kept.contains("\"agent, 1 policy\""), "the figures are kept beside the page");
 }
 
 #[test]
-fn a_folder_without_results_makes_no_page() {
+fn a_folder_without_results_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let error = page::write(folder.path(), folder.path()).unwrap_err().to_string();
     assert!(error.contains("cargo xtask bench all"), "{error}");

@@ -1,12 +1,12 @@
-//! The load generator and the floor do what their figures claim: connections that are really made, packets that are
-//! really queued, failures that are really counted. Needs root: network namespaces.
+//! The load generator and the baseline do what their figures claim: connections are really made, packets
+//! really queued, failures really counted. Needs root: network namespaces.
 #![allow(clippy::unwrap_used, reason = "what goes wrong here is what the test reports")]
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use benches::floor::Floor;
+use benches::baseline::Baseline;
 use benches::load::{self, ByteServer, Shape};
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::table::Table;
@@ -50,15 +50,15 @@ fn connections_are_made_and_timed() {
 }
 
 #[test]
-fn each_connection_over_the_floor_is_queued_once() {
+fn each_connection_over_the_baseline_is_queued_once() {
     let testbed = testbed();
     let (address, _server) = server(&testbed);
     let node = testbed.namespace(NODE).unwrap();
     let cidrs: Vec<IpNet> = testbed.cluster().node_named(NODE).unwrap().cidrs().into();
-    let floor = Floor::start(Path::new(env!("CARGO_BIN_EXE_benches")), node, &cidrs).unwrap();
+    let baseline = Baseline::start(Path::new(env!("CARGO_BIN_EXE_benches")), node, &cidrs).unwrap();
     let sample = load::run(testbed.namespace(CLIENT).unwrap(), address, SHORT).unwrap();
     let queues = node.run(QueueStatistics::read).unwrap().unwrap();
-    drop(floor);
+    drop(baseline);
     assert!(node.run(Table::remove).unwrap().unwrap(), "the table stays until it is removed");
     assert_eq!(sample.failures, 0);
     let queued: u64 = queues.iter().map(|queue| u64::from(queue.last_packet)).sum();

@@ -1,4 +1,5 @@
-//! What is written as manifests reads back as the same cluster: a generated workload runs unchanged through the program.
+//! Manifests written from a cluster are read back as the same cluster: a generated workload runs unchanged
+//! through the program.
 #![allow(clippy::unwrap_used, reason = "what goes wrong here is what the test reports")]
 
 use std::collections::BTreeSet;
@@ -16,7 +17,7 @@ fn inventory(changes: impl IntoIterator<Item = Change>) -> Inventory {
 }
 
 #[test]
-fn a_workload_reads_back_as_it_was() {
+fn a_workload_is_read_back_unchanged() {
     for peers in [Peers::Selector, Peers::IpBlock] {
         let written = cluster(Shape { pods: 250, policies: 20, rules: 3, peers }).changes;
         let objects: Vec<_> = written.iter().map(|change| object(change).unwrap()).collect();
@@ -33,7 +34,7 @@ fn a_workload_reads_back_as_it_was() {
 }
 
 #[test]
-fn what_is_gone_has_no_object() {
+fn a_removal_has_no_object() {
     let gone = Change::PolicyGone(PolicyName::network_policy("web", "a"));
     assert!(object(&gone).unwrap_err().to_string().contains("leave it out"));
 }

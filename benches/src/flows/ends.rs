@@ -1,4 +1,4 @@
-//! The two ends of a long flow, each on a core of its own.
+//! The two ends of a long flow, each pinned to its own core.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -12,20 +12,20 @@ use integration::Testbed;
 
 use super::Flow;
 use crate::modes::{CLIENT, PORT, Route};
-use crate::processes::keep_to;
+use crate::processes::pin_to_core;
 
-/// How much is written, and read, by one call.
-const PIECE: usize = 128 * 1024;
-/// What each datagram carries: as little as a query or a sample has.
+/// How much one call writes or reads.
+const CHUNK: usize = 128 * 1024;
+/// The payload of each datagram: as small as a DNS query or a metrics sample.
 const DATAGRAM: [u8; 64] = [b'.'; 64];
 /// How long an end waits for the other.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Who sends and who receives.
+/// The sender and the receiver.
 #[derive(Debug)]
 pub struct Ends {
     over: Arc<AtomicBool>,
-    /// Bytes, or packets.
+    /// Bytes or packets.
     arrived: Arc<AtomicU64>,
     threads: [JoinHandle<Result<Result<()>>>; 2],
 }
@@ -40,16 +40,16 @@ impl Ends {
         let receiver = match flow {
             Flow::Bytes => {
                 let listener = server.run(|| TcpListener::bind(to))??;
-                server.spawn(move || keep_to(1).and_then(|()| take_bytes(&listener, &count)))?
+                server.spawn(move || pin_to_core(1).and_then(|()| receive_bytes(&listener, &count)))?
             }
             Flow::Packets => {
                 let socket = server.run(|| UdpSocket::bind(to))??;
-                server.spawn(move || keep_to(1).and_then(|()| take_packets(&socket, &end, &count)))?
+                server.spawn(move || pin_to_core(1).and_then(|()| receive_packets(&socket, &end, &count)))?
             }
         };
         let end = Arc::clone(&over);
         let sender = client.spawn(move || {
-            keep_to(0)?;
+            pin_to_core(0)?;
             match flow {
                 Flow::Bytes => send_bytes(to, &end),
                 Flow::Packets => send_packets(to, &end),
@@ -75,19 +75,19 @@ impl Ends {
 }
 
 fn send_bytes(to: SocketAddr, over: &AtomicBool) -> Result<()> {
-    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let piece = vec![b'.'; PIECE];
+    let mut stream = TcpStream::connect_timeout(&to, TIMEOUT)?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    let piece = vec![b'.'; CHUNK];
     while !over.load(Ordering::Relaxed) {
         stream.write_all(&piece)?;
     }
     Ok(())
 }
 
-fn take_bytes(listener: &TcpListener, arrived: &AtomicU64) -> Result<()> {
+fn receive_bytes(listener: &TcpListener, arrived: &AtomicU64) -> Result<()> {
     let (mut stream, _) = listener.accept()?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut piece = vec![0; PIECE];
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    let mut piece = vec![0; CHUNK];
     loop {
         match stream.read(&mut piece)? {
             0 => return Ok(()),
@@ -97,17 +97,17 @@ fn take_bytes(listener: &TcpListener, arrived: &AtomicU64) -> Result<()> {
 }
 
 fn send_packets(to: SocketAddr, over: &AtomicBool) -> Result<()> {
-    // One port for all runs: a flow of before is this one again, and evaluated by what stands now.
+    // All runs use one port: an earlier flow has the same tuple, and is evaluated under the current policy.
     let socket = UdpSocket::bind(("0.0.0.0", PORT))?;
     socket.connect(to)?;
     while !over.load(Ordering::Relaxed) {
-        // The receiver may not listen yet, or the device's queue be full.
+        // The receiver may not listen yet, or the device's queue may be full.
         let _ = socket.send(&DATAGRAM);
     }
     Ok(())
 }
 
-fn take_packets(socket: &UdpSocket, over: &AtomicBool, arrived: &AtomicU64) -> Result<()> {
+fn receive_packets(socket: &UdpSocket, over: &AtomicBool, arrived: &AtomicU64) -> Result<()> {
     socket.set_nonblocking(true)?;
     let mut datagram = [0; 128];
     while !over.load(Ordering::Relaxed) {

@@ -1,11 +1,14 @@
-//! Which rules packets meet in a turn of a long flow, and how nodes are turned from one set of rules to another.
+//! The rules that packets meet in a turn of a long flow, and how nodes are switched from one set of rules to
+//! another.
 //!
-//! A table that is `dormant` has its chains out of a packet's way. All tables of a node change in one batch of nft's.
+//! The chains of a `dormant` table are removed from the packets' path. All tables of a node change in one nft
+//! batch.
 //!
-//! The two baselines are made by hand. The floor is one chain where the agent has its own, with the one rule that an accepted
-//! connection meets. The bridge floor is that and one chain of the bridge family, where each frame's port, source and protocol and the
-//! packet's source address are looked up once in a map: the least that ties a packet to the port where it entered. nft compares the
-//! frame's protocol before such a lookup, which the agent's rules don't.
+//! The two baselines are handwritten. The baseline is one chain at the hook where the agent has its own, with
+//! the one rule that a packet of an accepted connection meets. The bridge baseline adds one chain of the
+//! bridge family, where each frame's port, source and protocol and the packet's source address are looked up
+//! once in a map: the minimum that binds a packet to the port where it entered. nft compares the frame's
+//! protocol before such a lookup, which the agent's rules don't.
 
 use std::fmt::{self, Write as _};
 
@@ -16,22 +19,22 @@ use serde_json::Value;
 
 use crate::modes::{Mode, NODES, Route};
 
-/// The name of the agent's tables, of whatever family.
+/// The name of the agent's tables, in any family.
 const AGENT: &str = "kube-verdict";
-/// The tables that are made by hand: family and name.
-const INET_FLOOR: &str = "inet floor";
-const BRIDGE_FLOOR: &str = "bridge floor";
+/// The handwritten tables: family and name.
+const INET_BASELINE: &str = "inet baseline";
+const BRIDGE_BASELINE: &str = "bridge baseline";
 
-/// What packets meet in a turn.
+/// The rules that packets meet in a turn.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Rules {
     /// Connection tracking and the rules of services, as on every node.
     NoAgent,
     /// One chain with one rule.
-    Floor,
-    /// The same, and one bridge chain with one map lookup.
-    BridgeFloor,
-    /// The agent's.
+    Baseline,
+    /// In addition, one bridge chain with one map lookup.
+    BridgeBaseline,
+    /// The agent's rules.
     Agent {
         /// How many policies select the server.
         policies: usize,
@@ -42,56 +45,57 @@ impl fmt::Display for Rules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::NoAgent => Mode::NoAgent.fmt(f),
-            Self::Floor => Mode::Floor.fmt(f),
-            Self::BridgeFloor => f.write_str("bridge floor"),
+            Self::Baseline => Mode::Baseline.fmt(f),
+            Self::BridgeBaseline => f.write_str("bridge baseline"),
             Self::Agent { policies } => Mode::Agent { policies }.fmt(f),
         }
     }
 }
 
 impl Rules {
-    /// Those that take turns on a route while an agent with this number of policies runs. Ports belong to pods of one node.
+    /// The sets of rules that take turns on a route while an agent with this number of policies runs. Ports
+    /// are bound to pods of one node only.
     pub fn on(route: Route, policies: usize) -> Vec<Self> {
-        let mut rules = vec![Self::NoAgent, Self::Floor];
+        let mut rules = vec![Self::NoAgent, Self::Baseline];
         if route == Route::SameNode {
-            rules.push(Self::BridgeFloor);
+            rules.push(Self::BridgeBaseline);
         }
         rules.push(Self::Agent { policies });
         rules
     }
 
-    /// The tables whose chains are in the way of packets, where the agent's are these.
-    fn awake(self, agents: &[String]) -> Vec<&str> {
+    /// The tables that are enabled, where the agent's tables are these.
+    fn enabled(self, agents: &[String]) -> Vec<&str> {
         match self {
             Self::NoAgent => Vec::new(),
-            Self::Floor => vec![INET_FLOOR],
-            Self::BridgeFloor => vec![INET_FLOOR, BRIDGE_FLOOR],
+            Self::Baseline => vec![INET_BASELINE],
+            Self::BridgeBaseline => vec![INET_BASELINE, BRIDGE_BASELINE],
             Self::Agent { .. } => agents.iter().map(String::as_str).collect(),
         }
     }
 
-    /// The batch that turns a node to these rules.
+    /// The batch that switches a node to these rules.
     fn batch(self, agents: &[String]) -> String {
-        let awake = self.awake(agents);
+        let enabled = self.enabled(agents);
         let mut batch = String::new();
-        for table in [INET_FLOOR, BRIDGE_FLOOR].into_iter().chain(agents.iter().map(String::as_str)) {
-            let flags = if awake.contains(&table) { "" } else { " { flags dormant; }" };
+        for table in [INET_BASELINE, BRIDGE_BASELINE].into_iter().chain(agents.iter().map(String::as_str)) {
+            let flags = if enabled.contains(&table) { "" } else { " { flags dormant; }" };
             let _ = writeln!(batch, "add table {table}{flags}");
         }
         batch
     }
 }
 
-/// Nodes whose rules can be turned.
+/// Nodes with rules that can be switched.
 #[derive(Debug)]
-pub struct Turntable<'a> {
+pub struct RuleSwitch<'a> {
     testbed: &'a Testbed,
     /// The agent's tables on each of [`NODES`].
     agents: [Vec<String>; 2],
 }
 
-impl<'a> Turntable<'a> {
-    /// Makes the baselines on all nodes, asleep.
+impl<'a> RuleSwitch<'a> {
+    /// Creates the baselines on all nodes, disabled.
     pub fn make_baselines(testbed: &Testbed) -> Result<()> {
         for node in NODES {
             let mut sources = Vec::new();
@@ -113,7 +117,7 @@ impl<'a> Turntable<'a> {
         let mut agents = <[Vec<String>; 2]>::default();
         for (node, agents) in NODES.iter().zip(&mut agents) {
             *agents = tables_named(&nft_answer(testbed.namespace(node)?, &["list", "tables"])?, AGENT);
-            // Without one it would be compared with a baseline that does more.
+            // Without one of them the agent would be compared with a baseline that does more.
             let has_both = ["inet ", "bridge "]
                 .iter()
                 .all(|family| agents.iter().any(|table| table.starts_with(family)));
@@ -122,8 +126,8 @@ impl<'a> Turntable<'a> {
         Ok(Self { testbed, agents })
     }
 
-    /// From here on packets meet these rules.
-    pub fn turn_to(&self, rules: Rules) -> Result<()> {
+    /// Switches the nodes to these rules.
+    pub fn switch_to(&self, rules: Rules) -> Result<()> {
         NODES
             .iter()
             .zip(&self.agents)
@@ -150,11 +154,11 @@ fn baselines(sources: &[Source]) -> String {
     let (v4, v6) =
         (elements("ip", &|source| source.v4.clone()), elements("ip6", &|source| source.v6.clone()));
     format!(
-        "table {INET_FLOOR} {{
+        "table {INET_BASELINE} {{
             flags dormant
             chain evaluate {{ type filter hook postrouting priority srcnat - 5; ct mark & 0x1 == 0x0 accept; }}
         }}
-        table {BRIDGE_FLOOR} {{
+        table {BRIDGE_BASELINE} {{
             flags dormant
             map bound4 {{ typeof iif . ether saddr . ether type . ip saddr : verdict; elements = {{ {v4} }}; }}
             map bound6 {{ typeof iif . ether saddr . ether type . ip6 saddr : verdict; elements = {{ {v6} }}; }}
@@ -168,14 +172,14 @@ fn baselines(sources: &[Source]) -> String {
     )
 }
 
-/// Of nft's list of tables, one a line (`table inet filter`), those of this name, with their family.
+/// The tables of this name, with their family, from nft's list of tables, one a line (`table inet filter`).
 fn tables_named(list: &str, name: &str) -> Vec<String> {
     let tables = list.lines().filter_map(|line| line.trim().strip_prefix("table "));
     let named = tables.filter(|table| table.split(' ').nth(1) == Some(name));
     named.map(str::to_owned).collect()
 }
 
-/// The hardware address in what `ip -json link show` says of one device.
+/// The hardware address in the output of `ip -json link show` for one device.
 fn mac(links: &str) -> Result<String> {
     let links: Value = serde_json::from_str(links)?;
     Ok(links.pointer("/0/address").and_then(Value::as_str).context("ip names none")?.to_owned())
@@ -186,28 +190,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_rules_of_the_turn_are_awake() {
+    fn only_the_turns_rules_are_enabled() {
         let agents = ["inet kube-verdict".to_owned(), "bridge kube-verdict".to_owned()];
-        let asleep = |table: &str| format!("add table {table} {{ flags dormant; }}\n");
+        let disabled = |table: &str| format!("add table {table} {{ flags dormant; }}\n");
         assert_eq!(
-            Rules::BridgeFloor.batch(&agents),
-            "add table inet floor\nadd table bridge floor\n".to_owned()
-                + &asleep("inet kube-verdict")
-                + &asleep("bridge kube-verdict")
+            Rules::BridgeBaseline.batch(&agents),
+            "add table inet baseline\nadd table bridge baseline\n".to_owned()
+                + &disabled("inet kube-verdict")
+                + &disabled("bridge kube-verdict")
         );
         assert_eq!(
             Rules::Agent { policies: 1 }.batch(&agents),
-            asleep("inet floor")
-                + &asleep("bridge floor")
+            disabled("inet baseline")
+                + &disabled("bridge baseline")
                 + "add table inet kube-verdict\nadd table bridge kube-verdict\n"
         );
         assert_eq!(Rules::NoAgent.batch(&agents).matches("dormant").count(), 4);
-        assert_eq!(Rules::Floor.batch(&agents).matches("dormant").count(), 3);
+        assert_eq!(Rules::Baseline.batch(&agents).matches("dormant").count(), 3);
     }
 
     #[test]
     fn all_tables_of_the_agent_are_found() {
-        let list = "table ip nat\ntable inet kube-verdict\ntable bridge kube-verdict\ntable inet floor\n";
+        let list = "table ip nat\ntable inet kube-verdict\ntable bridge kube-verdict\ntable inet baseline\n";
         assert_eq!(tables_named(list, AGENT), ["inet kube-verdict", "bridge kube-verdict"]);
     }
 
@@ -229,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn ip_names_a_hardware_address() {
+    fn the_hardware_address_is_read_from_ip() {
         let links = r#"[{"ifindex":2,"ifname":"eth0","link_type":"ether","address":"02:00:00:00:00:01"}]"#;
         assert_eq!(mac(links).unwrap(), "02:00:00:00:00:01");
         assert!(mac("[]").is_err());

@@ -1,8 +1,10 @@
-//! One start of a pod: its interface is plugged in and gets its addresses, and at once a process in it connects.
+//! One start of a pod: its interface is plugged in and gets its addresses, and a process in it connects at
+//! once.
 //!
-//! The process waits for the kernel's own notification of the address, and so begins some ten microseconds after it is set. Another
-//! thread waits for the notification that the binding is in the kernel's set: it comes once the change is in force. Looking into the
-//! set again and again would not do: closing a netlink socket waits for changes that are being made, ten milliseconds and more.
+//! The process waits for the kernel's notification of the address, and so begins some ten microseconds after
+//! it is set. Another thread waits for the notification that the binding is in the kernel's set, which is
+//! sent once the change is in force. Polling the set would distort the figures: closing a netlink socket
+//! waits for changes in progress, ten milliseconds and more.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -31,30 +33,30 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::Order;
 
-/// How long a connection may take, and a binding: TCP sends a lost packet again after one second.
-pub const PATIENCE: Duration = Duration::from_secs(4);
-/// The set that holds bindings of IPv4 addresses, and that of IPv6 addresses.
+/// The time limit for a connection and a binding: TCP retransmits a lost packet after one second.
+pub const TIMEOUT: Duration = Duration::from_secs(4);
+/// The sets with bindings of IPv4 addresses and of IPv6 addresses.
 const BOUND: [&str; 2] = ["bound4", "bound6"];
-/// The kind of nf_tables' notifications of added elements.
+/// The type of nf_tables' notifications of added elements.
 const NEW_ELEMENTS: u16 = ((NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_NEWSETELEM) as u16;
-/// How long to wait between two looks at whether the interface runs.
-const RUNS_EVERY: Duration = Duration::from_micros(100);
+/// The pause between two checks whether the interface is running.
+const RUNNING_POLL_INTERVAL: Duration = Duration::from_micros(100);
 
-/// A pod that is to start.
+/// A pod to start.
 #[derive(Clone, Copy, Debug)]
 pub struct Pod {
-    /// It is the how many-th: names its namespace and its interface.
+    /// Its number, which is in the names of its namespace and its interface.
     pub number: usize,
-    /// Its addresses, with the lengths of its node's networks.
+    /// Its addresses, with the prefix lengths of its node's networks.
     pub addresses: [(IpAddr, u8); 2],
 }
 
-/// What came of it.
+/// The result of a start.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
-    /// How long the connection took to come about, or until it was given up.
+    /// How long the connection took until it was established or given up.
     pub connect: Duration,
-    /// From the address being set until the kernel's set has it; `None` if there is no agent.
+    /// From the address being set until it is in the kernel's set; `None` without an agent.
     pub bound: Option<Duration>,
 }
 
@@ -70,7 +72,7 @@ impl Pod {
     ) -> Result<Outcome> {
         let namespace = Namespace::create(&format!("new-{}", self.number))?;
         let device = format!("vethnew{}", self.number);
-        // In the order of the CNI plugin bridge; hairpin mode is on, as the CNI plugin flannel asks for it.
+        // In the order of the CNI plugin bridge. Hairpin mode is on, as the CNI plugin flannel configures it.
         let plug = format!(
             "link add {device} type veth peer name eth0 netns {}\n\
              link set {device} master cni0 up\n\
@@ -89,7 +91,7 @@ impl Pod {
         outcome
     }
 
-    #[expect(clippy::too_many_arguments, reason = "those of its one caller, and what that has made")]
+    #[expect(clippy::too_many_arguments, reason = "the values of its only caller, and what that has created")]
     fn measure(
         self,
         namespace: &Namespace,
@@ -108,11 +110,11 @@ impl Pod {
         });
         let look = look.transpose()?;
         let process = namespace.spawn(move || connect_when_set(address, server, listens))?;
-        // Both listen, or have ended: their own words come below.
-        while listening.recv_timeout(PATIENCE).is_ok() {}
+        // Both listen, or have ended: their errors are returned below.
+        while listening.recv_timeout(TIMEOUT).is_ok() {}
         ip(namespace, &self.addresses_text(order)).context("setting its addresses")?;
-        let bound_at = look.map(joined).transpose();
-        let (set_at, connect) = joined(process)?;
+        let bound_at = look.map(join).transpose();
+        let (set_at, connect) = join(process)?;
         let bound = bound_at?.map(|bound_at| bound_at.saturating_duration_since(set_at));
         Ok(Outcome { connect, bound })
     }
@@ -124,13 +126,14 @@ impl Pod {
     }
 }
 
-fn joined<T>(thread: JoinHandle<Result<Result<T>>>) -> Result<T> {
+fn join<T>(thread: JoinHandle<Result<Result<T>>>) -> Result<T> {
     let Ok(result) = thread.join() else { bail!("a thread of a pod's start panicked") };
     result?
 }
 
-/// Waits until this address is set in the calling thread's namespace, and connects at once; when it was set, and how long the
-/// connection took. What is sent before the interface runs, the kernel drops by itself.
+/// Waits until this address is set in the calling thread's namespace, and connects at once. Returns when it
+/// was set, and how long the connection took. The kernel itself drops packets that are sent before the
+/// interface is running.
 fn connect_when_set(
     address: IpAddr,
     server: SocketAddr,
@@ -147,39 +150,41 @@ fn connect_when_set(
         }
     }
     let set_at = Instant::now();
-    wait_until_it_runs(set_at)?;
+    wait_until_running(set_at)?;
     loop {
         let begun = Instant::now();
-        match TcpStream::connect_timeout(&server, PATIENCE) {
+        match TcpStream::connect_timeout(&server, TIMEOUT) {
             Ok(_) => return Ok((set_at, begun.elapsed())),
             Err(error) if error.kind() == ErrorKind::TimedOut => return Ok((set_at, begun.elapsed())),
-            // Its route comes a moment after an IPv6 address.
+            // An IPv6 address has its route a moment later.
             Err(error)
                 if matches!(error.kind(), ErrorKind::NetworkUnreachable | ErrorKind::AddrNotAvailable)
-                    && set_at.elapsed() < PATIENCE =>
+                    && set_at.elapsed() < TIMEOUT =>
             {
-                sleep(RUNS_EVERY);
+                sleep(RUNNING_POLL_INTERVAL);
             }
             Err(error) => return Err(error).with_context(|| format!("connecting to {server}")),
         }
     }
 }
 
-/// A socket that is notified of what happens in the calling thread's namespace, of these groups (bits).
+/// A socket for notifications of these groups (bits) in the calling thread's namespace.
 fn listen(protocol: SockProtocol, groups: i32) -> Result<OwnedFd> {
     let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
     bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups.cast_unsigned()))?;
-    setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::seconds(PATIENCE.as_secs().cast_signed()))?;
+    setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::seconds(TIMEOUT.as_secs().cast_signed()))?;
     Ok(fd)
 }
 
-/// Whether rtnetlink's message says that this address is set. The octets of a pod's address stand nowhere else in it.
+/// Whether rtnetlink's message announces that this address is set. The octets of a pod's address occur
+/// nowhere else in it.
 fn announces(message: &[u8], address: IpAddr) -> bool {
     kind(message) == Some(RTM_NEWADDR) && contains(message, &octets(address))
 }
 
-/// Whether one of nf_tables' messages says that this address is bound to the interface of this number. A key begins with the
-/// interface and ends with the address, and elements that are added together stand in one message.
+/// Whether one of nf_tables' messages announces that this address is bound to the interface with this index.
+/// A key begins with the interface and ends with the address, and elements that are added together are in one
+/// message.
 fn binds(messages: &[u8], address: IpAddr, index: u32) -> bool {
     let set = BOUND[usize::from(address.is_ipv6())].as_bytes();
     let (index, address) = (index.to_ne_bytes(), octets(address));
@@ -191,18 +196,18 @@ fn binds(messages: &[u8], address: IpAddr, index: u32) -> bool {
     })
 }
 
-/// Cuts what was received into messages, each with its header, by the lengths that headers name.
+/// Splits the received bytes into messages, each with its header, by the lengths in the headers.
 fn each_message(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let length = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
         let message = rest.get(..length).filter(|message| !message.is_empty())?;
-        // Aligned to four bytes; the last one need not be.
+        // Aligned to four bytes; the last message need not be.
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(message)
     })
 }
 
-/// A header's kind, after its length.
+/// The message type, which follows the length in the header.
 fn kind(message: &[u8]) -> Option<u16> {
     message.get(4..6)?.try_into().ok().map(u16::from_ne_bytes)
 }
@@ -218,7 +223,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-fn wait_until_it_runs(since: Instant) -> Result<()> {
+fn wait_until_running(since: Instant) -> Result<()> {
     loop {
         let runs = getifaddrs()?.any(|interface| {
             interface.interface_name == "eth0" && interface.flags.contains(InterfaceFlags::IFF_RUNNING)
@@ -226,14 +231,15 @@ fn wait_until_it_runs(since: Instant) -> Result<()> {
         if runs {
             return Ok(());
         }
-        ensure!(since.elapsed() < PATIENCE, "eth0 does not run");
-        sleep(RUNS_EVERY);
+        ensure!(since.elapsed() < TIMEOUT, "eth0 does not run");
+        sleep(RUNNING_POLL_INTERVAL);
     }
 }
 
-/// Waits until the kernel's set binds this address to this interface of the calling thread's namespace; when it did.
+/// Waits until the kernel's set binds this address to this interface of the calling thread's namespace.
+/// Returns when it did.
 fn wait_until_bound(address: IpAddr, device: &str, listens: mpsc::Sender<()>) -> Result<Instant> {
-    let index = if_nametoindex(device).with_context(|| format!("the number of {device}"))?;
+    let index = if_nametoindex(device).with_context(|| format!("the index of {device}"))?;
     let notifications = listen(SockProtocol::NetlinkNetFilter, 1 << (NFNLGRP_NFTABLES - 1))?;
     drop(listens);
     let mut messages = vec![0; 1 << 16];
@@ -245,13 +251,13 @@ fn wait_until_bound(address: IpAddr, device: &str, listens: mpsc::Sender<()>) ->
         }
     }
     let bound_at = Instant::now();
-    // A change during the reading may make it fail.
+    // A change during the dump may make it fail.
     let is_there = (0..10).any(|_| {
         let bindings = Table::bindings_in_force();
         bindings
             .is_ok_and(|bindings| bindings.addresses().any(|bound| bound == (address, InterfaceIndex(index))))
     });
-    ensure!(is_there, "{address} was announced and is not bound to {device}");
+    ensure!(is_there, "{address} was announced but is not bound to {device}");
     Ok(bound_at)
 }
 
@@ -259,7 +265,7 @@ fn wait_until_bound(address: IpAddr, device: &str, listens: mpsc::Sender<()>) ->
 mod tests {
     use super::*;
 
-    /// A header (length, kind, flags, sequence, port) and what follows.
+    /// A header (length, type, flags, sequence, port) and the payload.
     fn message(kind: u16, parts: &[&[u8]]) -> Vec<u8> {
         let content = parts.concat();
         let mut bytes = (16 + content.len() as u32).to_ne_bytes().to_vec();
@@ -281,24 +287,24 @@ mod tests {
     }
 
     #[test]
-    fn a_binding_is_of_its_port_and_in_its_set() {
+    fn a_binding_is_matched_by_port_and_set() {
         let pod: IpAddr = "10.244.1.100".parse().unwrap();
         let element = [&b"kube-verdict\0bound4\0"[..], &7u32.to_ne_bytes(), &[10, 244, 1, 100]];
         let taken = [&b"kube-verdict\0taken4\0"[..], &7u32.to_ne_bytes(), &[10, 244, 1, 100]];
         let mut all = message(NEW_ELEMENTS, &taken);
         all.resize(all.len().next_multiple_of(4), 0);
-        assert!(!binds(&all, pod, 7), "it is another set's");
+        assert!(!binds(&all, pod, 7), "it belongs to another set");
         all.extend(message(NEW_ELEMENTS, &element));
         assert!(binds(&all, pod, 7));
-        assert!(!binds(&all, pod, 8), "it is another port's");
+        assert!(!binds(&all, pod, 8), "it belongs to another port");
         assert!(!binds(&message(NEW_ELEMENTS + 2, &element), pod, 7), "it is removed");
-        // Lengths that are wrong end the reading.
+        // Invalid lengths end the iteration.
         assert_eq!(each_message(&[0; 16]).count(), 0);
         assert_eq!(each_message(&[255; 16]).count(), 0);
     }
 
     #[test]
-    fn the_interface_comes_up_last_where_the_address_is_first() {
+    fn the_interface_is_up_last_if_the_address_is_first() {
         let addresses = [("10.244.1.100".parse().unwrap(), 24), ("fd00::100".parse().unwrap(), 64)];
         let pod = Pod { number: 1, addresses };
         assert_eq!(

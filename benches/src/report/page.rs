@@ -1,6 +1,9 @@
-//! `docs/performance.md`: what README and documentation may say about speed, with plots, from the reports of one full run.
+//! `docs/performance.md`: the figures that README and documentation may cite, with plots, from the reports of
+//! one full run.
 //!
-//! From: a folder of reports. To: the page, and beside it a folder with the plots and the reports themselves.
+//! From: a folder of reports.
+//!
+//! To: the page, and beside it a folder with the plots and the reports themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -19,75 +22,86 @@ use crate::report::{Report, bounds};
 use crate::verdicts::{self, QUANTILES};
 use crate::{connections, scale};
 
-/// The page's name, and without its ending that of the folder beside it.
+/// The page's name, and the name of the folder beside it.
 const PAGE: &str = "performance.md";
-const BESIDE: &str = "performance";
+const FOLDER: &str = "performance";
 
-/// What a measurement is about: its name, a heading and a sentence.
+/// The measurements: name, heading and description.
 const SUBJECTS: [(&str, &str, &str); 9] = [
     (
         "policy",
         "A verdict",
-        "From a parsed packet to what becomes of it. Packets come in turn from peers all over the cluster; the grid is gone through three times.",
+        "From a parsed packet to the decision on it. Packets are from peers all over the cluster in turn; \
+         the grid is measured three times.",
     ),
     ("compile", "A change", "From a change to the snapshot under which the next packet is evaluated."),
     (
         "connections",
         "A connection",
-        "New TCP connections between two pods: without an agent, through the same rules and queues with a program behind them that \
-         accepts every packet unseen (the floor), and with the agent; `events/s` is the agent while pods of another \
-         node come and change all the time; `asking` is the agent that caches nothing, so that every connection is a question, as the first of \
-         a pair always is. `/none` and `/floor` are the rate over that without an agent and over that of the floor; `above` is \
-         the p50 less that without an agent; `CPU us` is the processor time that the agents of both nodes took for each connection.",
+        "New TCP connections between two pods: without an agent, through the same rules and queues with a \
+         program that accepts every packet without evaluation (the baseline), and with the agent. `events/s` \
+         is the agent while pods of another node are added and changed all the time. `uncached` is the agent \
+         without its verdict cache, so that every connection is evaluated, as the first one of a flow key \
+         always is. `/none` and `/baseline` are the rate divided by that without an agent and by that of the \
+         baseline; `above` is the p50 minus that without an agent; `CPU us` is the processor time that the \
+         agents of both nodes took for each connection.",
     ),
     (
         "flows",
         "A long flow",
-        "What arrives of one TCP connection, and of one UDP flow of 64-byte datagrams, in a second. Within each flow the agent's chains are \
-         taken out of the packets' way and put back several times a second (nft's flag `dormant`): that is the line without an agent, and \
-         `/none` is the median over turns that stand side by side. The floor is one chain where the agent \
-         has its own, with the one rule that an accepted connection meets, made by hand. The bridge floor is the same and one chain of the \
-         bridge family, where each frame's port, source and protocol and the packet's source address are looked up once in a map of pods: the \
-         least that ties a packet to the port where it entered. `/bridge floor` is the median over its turns.",
+        "Bytes of one TCP connection, and packets of one UDP flow of 64-byte datagrams, that arrive per \
+         second. Within each flow the agent's chains are disabled and enabled several times a second (nft's \
+         flag `dormant`). The line without an agent is the time while they are disabled, and `/none` is the \
+         median over adjacent turns. The baseline is one handwritten chain at the hook where the agent has \
+         its own, with the one rule that a packet of an accepted connection meets. The bridge baseline adds \
+         one chain of the bridge family, where each frame's port, source and protocol and the packet's \
+         source address are looked up once in a map of pods: the minimum that binds a packet to the port \
+         where it entered. `/bridge baseline` is the median over its turns.",
     ),
     (
         "floods",
         "A flood",
-        "Connections of one pod, one after the other, while another pod floods the same server with packets that policy denies: of one flow, \
-         from many source ports, or to many destination ports. The kernel drops floods in the sender's own time, so the same flood is \
-         measured with a rule of another program that drops it where it enters; what a flood costs beyond that is the agent's.",
+        "Connections of one pod, one after the other, while another pod floods the same server with packets \
+         that policy denies: of one flow, from many source ports, or to many destination ports. The kernel \
+         drops floods in the sender's own time. So the same flood is also measured with a rule of another \
+         program that drops it where it enters, and the difference is the agent's cost.",
     ),
     (
         "ports",
         "A new port",
-        "A pod's interface is plugged into the bridge and gets its addresses, and at once, as no container does so early, a process in it \
-         connects to a pod that a policy isolates. `connect` is how long that takes, `bound` from the address being set until the kernel's set \
-         of bindings has it. `up` and `address` say which comes first: the interface up, or the address. Late are connections that \
-         take more than 0.2 s; sent again are those whose first packet was lost (0.9 s), or that fail.",
+        "A pod's interface is plugged into the bridge and gets its addresses. A process in it connects at \
+         once, earlier than any container would, to a pod that a policy isolates. `connect` is how long that \
+         takes, `bound` the time from the address being set until it is in the kernel's set of bindings. \
+         `up` and `address` show which happens first: the interface is up, or the address is set. Late are \
+         connections that take more than 0.2 s; sent again are those whose first packet was lost (0.9 s), or \
+         that fail.",
     ),
     (
         "apply",
         "An edit",
-        "From an edited policy file to the last byte of an established connection that it forbids, and to the last new connection; with \
-         other connections in the kernel's table, under pod events, and while every processor has something else to do as well (`busy`, at the \
-         lowest priority). The sweep looks at them afterwards; nothing waits for it. \
-         `dump` is how long the kernel takes to write all of them down for nobody, without a sweep. Its table bounds how many there can be.",
+        "The time from an edited policy file to the last byte of an established connection that it forbids, \
+         and to the last new connection: with background entries in the kernel's table, under pod events, \
+         and while every processor is busy (`busy`, at the lowest priority). The sweep evaluates the \
+         background entries afterwards; no effect of an edit waits for it. `dump` is how long the kernel \
+         takes to dump all entries, with the output discarded, without a sweep. The number of entries is \
+         limited by the size of the kernel's table.",
     ),
-    ("memory", "Memory", "What the agent holds of a large cluster in a folder of manifests."),
+    ("memory", "Memory", "The agent's memory for a large cluster in a folder of manifests."),
     (
         "scale",
         "A large cluster",
-        "One agent over a real API server full of pods that no kubelet runs. Events are label changes of pods, 100 a second.",
+        "One agent with a real API server full of pods that no kubelet runs. Events are label changes of \
+         pods, 100 a second.",
     ),
 ];
 
-/// Writes the page of all reports in `results` into the folder `into`. Without any there is nothing to write.
+/// Writes the page of all reports in `results` into the folder `into`. An empty folder is an error.
 pub fn write(results: &Path, into: &Path) -> Result<()> {
     let reports = Report::read_all(results)?;
     if reports.is_empty() {
         bail!("{} holds no results: cargo xtask bench all", results.display());
     }
-    let beside = into.join(BESIDE);
+    let beside = into.join(FOLDER);
     fs::create_dir_all(&beside).with_context(|| format!("creating {}", beside.display()))?;
     for report in &reports {
         report.keep(&beside)?;
@@ -100,8 +114,8 @@ pub fn write(results: &Path, into: &Path) -> Result<()> {
 /// The page; its plots are drawn into the folder `beside`.
 fn page(reports: &[Report], beside: &Path) -> Result<String> {
     let mut text = String::from("# Performance\n\n");
-    text += "Written by `cargo xtask bench report` from the figures of `cargo xtask bench all`, which lie beside it as \
-             JSON; not by hand.\nFigures of two machines can't be compared: run it on yours.\n\n";
+    text += "`cargo xtask bench report` generates this page from the figures of `cargo xtask bench all`, which \
+             are beside it as JSON.\nFigures of two machines can't be compared: run it on yours.\n\n";
     text += &taken(reports);
     text += &bounds::section(&in_order(reports))?;
     for report in in_order(reports) {
@@ -119,14 +133,14 @@ fn page(reports: &[Report], beside: &Path) -> Result<String> {
         text += &figures;
         for (name, plot) in plots.iter().filter(|(_, plot)| !plot.is_empty()) {
             plot.draw(&beside.join(format!("{name}.svg")))?;
-            let _ = write!(text, "\n![{}]({BESIDE}/{name}.svg)\n", plot.title);
+            let _ = write!(text, "\n![{}]({FOLDER}/{name}.svg)\n", plot.title);
         }
-        let _ = write!(text, "\n[Every figure]({BESIDE}/{}.json)\n", report.benchmark);
+        let _ = write!(text, "\n[Every figure]({FOLDER}/{}.json)\n", report.benchmark);
     }
     Ok(text)
 }
 
-/// First those that the page knows, in its order, then the others.
+/// Known measurements in the page's order, then the others.
 fn in_order(reports: &[Report]) -> Vec<&Report> {
     let place = |report: &&Report| SUBJECTS.iter().position(|(name, ..)| *name == report.benchmark);
     let mut sorted: Vec<&Report> = reports.iter().collect();
@@ -134,7 +148,7 @@ fn in_order(reports: &[Report]) -> Vec<&Report> {
     sorted
 }
 
-/// Where and when: said once for all reports of one run.
+/// Where and when figures were taken, once for all reports of one run.
 fn taken(reports: &[Report]) -> String {
     let mut places: BTreeMap<[&str; 4], (Vec<&str>, BTreeSet<&str>)> = BTreeMap::new();
     for Report { benchmark, taken, .. } in reports {
@@ -270,13 +284,13 @@ fn connections_section(report: &Report, rows: &[connections::Row]) -> Section {
     (report.markdown_table(), vec![("connections-growth", growth)])
 }
 
-/// How large a cluster is written about beyond what was measured: Kubernetes' own limits for one cluster.
+/// The size of cluster for which figures are extrapolated: Kubernetes' own limits for one cluster.
 const LARGEST_NODES: f64 = 5_000.0;
 const LARGEST_PODS: f64 = 150_000.0;
 /// A network card of ten gigabits a second, in megabytes.
 const TEN_GIGABITS: f64 = 1_250.0;
 
-/// The figures, and what they come to in the largest cluster that Kubernetes supports.
+/// The figures, and their extrapolation to the largest cluster that Kubernetes supports.
 fn scale_section(report: &Report, rows: &[scale::Row]) -> Section {
     let mut text = report.markdown_table();
     let growth = Plot {
@@ -296,7 +310,7 @@ fn scale_section(report: &Report, rows: &[scale::Row]) -> Section {
         })),
     };
     if let [.., few, many] = rows {
-        // Straight on from the two largest sizes.
+        // A linear extrapolation from the two largest sizes.
         let extended = |value: fn(&scale::Row) -> f64| {
             let slope = (value(many) - value(few)) / (many.pods as f64 - few.pods as f64);
             value(many) + slope * (LARGEST_PODS - many.pods as f64)
@@ -306,12 +320,14 @@ fn scale_section(report: &Report, rows: &[scale::Row]) -> Section {
         let all = received * LARGEST_NODES;
         let _ = write!(
             text,
-            "\nExtended straight on from the two largest sizes to {LARGEST_NODES} nodes and {LARGEST_PODS} pods, the largest cluster \
-             that Kubernetes supports. An agent then keeps {resident:.0} MB, receives {received:.0} MB of lists when it starts, and is ready \
-             after {ready:.1} s if nobody else asks. Lists are the limit: agents of all nodes that start at once are sent {:.1} TB, which \
-             takes one API server behind ten gigabits a second {:.0} minutes; a rolling update of one node in a hundred at a time is \
-             {:.0} GB at a time. Watches are not: {:.1} KB for each event and agent, so 100 events a second are {:.1} GB a second over \
-             all agents, {:.1} such network cards, and on each node {:.1} % of one core.\n",
+            "\nA linear extrapolation from the two largest sizes to {LARGEST_NODES} nodes and {LARGEST_PODS} pods, \
+             the largest cluster that Kubernetes supports: an agent then keeps {resident:.0} MB, receives \
+             {received:.0} MB of lists when it starts, and is ready after {ready:.1} s if no other client uses the \
+             API server. Lists are the limit: agents of all nodes that start at once are sent {:.1} TB, which \
+             takes one API server behind ten gigabits a second {:.0} minutes; a rolling update of one node in a \
+             hundred at a time is {:.0} GB at a time. Watches are not: {:.1} KB for each event and agent, so 100 \
+             events a second are {:.1} GB a second over all agents, {:.1} such network cards, and on each node \
+             {:.1} % of one core.\n",
             all / 1e6,
             all / TEN_GIGABITS / 60.0,
             all / 100.0 / 1e3,
@@ -343,7 +359,7 @@ fn grid_table<V>(cells: impl Iterator<Item = (Point, V)>, cell: impl Fn(&[V]) ->
     text
 }
 
-/// A curve for each name, in the order in which they come; of several values at one place the greatest.
+/// A curve for each name, in the order of their first values; of several values at one x the greatest counts.
 fn curves(values: impl Iterator<Item = (String, f64, f64)>) -> Vec<Curve> {
     let mut curves: Vec<Curve> = Vec::new();
     for (name, x, y) in values {

@@ -8,7 +8,7 @@ use plotters::prelude::*;
 
 /// The plot's size in points.
 const SIZE: (u32, u32) = (760, 420);
-/// Colours that people with the common kinds of colour blindness can tell apart (Okabe and Ito).
+/// Colours that people with the common kinds of colour blindness can distinguish (Okabe and Ito).
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -31,7 +31,7 @@ pub enum Scale {
 /// One curve.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Curve {
-    /// What it is.
+    /// Its label.
     pub name: String,
     /// Its points, from left to right.
     pub points: Vec<(f64, f64)>,
@@ -42,15 +42,15 @@ pub struct Curve {
 pub struct Plot {
     /// What it shows.
     pub title: String,
-    /// What goes to the right, and its unit.
+    /// The label of the x axis, with its unit.
     pub x: String,
-    /// How that is divided.
+    /// The scale of the x axis.
     pub x_scale: Scale,
-    /// What goes up, and its unit.
+    /// The label of the y axis, with its unit.
     pub y: String,
-    /// How that is divided.
+    /// The scale of the y axis.
     pub y_scale: Scale,
-    /// The curves; those without points are left out.
+    /// The curves; those without points are omitted.
     pub curves: Vec<Curve>,
 }
 
@@ -86,16 +86,16 @@ impl Plot {
         Y::CoordDescType: ValueFormatter<f64>,
     {
         let area = SVGBackend::new(file, SIZE).into_drawing_area();
-        // plotters' errors borrow the backend; their words are what is wanted.
-        let words = |error: &dyn std::error::Error| anyhow!("{error}");
-        area.fill(&WHITE).map_err(|error| words(&error))?;
+        // plotters' errors borrow the backend, so only their text is kept.
+        let owned = |error: &dyn std::error::Error| anyhow!("{error}");
+        area.fill(&WHITE).map_err(|error| owned(&error))?;
         let mut chart = ChartBuilder::on(&area)
             .caption(&self.title, ("sans-serif", 18))
             .margin(12)
             .x_label_area_size(44)
             .y_label_area_size(64)
             .build_cartesian_2d(x, y)
-            .map_err(|error| words(&error))?;
+            .map_err(|error| owned(&error))?;
         chart
             .configure_mesh()
             .x_desc(&self.x)
@@ -104,13 +104,13 @@ impl Plot {
             .x_label_formatter(&label)
             .y_label_formatter(&label)
             .draw()
-            .map_err(|error| words(&error))?;
+            .map_err(|error| owned(&error))?;
         let curves = self.curves.iter().filter(|curve| !curve.points.is_empty());
         for (curve, colour) in curves.zip(COLOURS.iter().cycle()) {
             let style = colour.stroke_width(2);
             chart
                 .draw_series(LineSeries::new(curve.points.iter().copied(), style).point_size(3))
-                .map_err(|error| words(&error))?
+                .map_err(|error| owned(&error))?
                 .label(&curve.name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
         }
@@ -120,17 +120,17 @@ impl Plot {
             .background_style(WHITE.mix(0.8))
             .border_style(BLACK.mix(0.3))
             .draw()
-            .map_err(|error| words(&error))?;
-        area.present().map_err(|error| words(&error))
+            .map_err(|error| owned(&error))?;
+        area.present().map_err(|error| owned(&error))
     }
 }
 
-/// From where to where an axis goes.
+/// The range of an axis.
 fn range(scale: Scale, values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (low, high) =
         values.fold((f64::INFINITY, 0.0_f64), |(low, high), value| (low.min(value), high.max(value)));
     match scale {
-        // Room above for the legend.
+        // Space above for the legend.
         Scale::Linear => (0.0, if high > 0.0 { high * 1.25 } else { 1.0 }),
         Scale::Logarithmic => {
             let low = if low.is_finite() && low > 0.0 { low } else { 1.0 };
@@ -139,7 +139,7 @@ fn range(scale: Scale, values: impl Iterator<Item = f64>) -> (f64, f64) {
     }
 }
 
-/// A number as short as it can be said.
+/// The shortest form of a number.
 fn label(value: &f64) -> String {
     match *value {
         value if value >= 1e6 => format!("{}M", value / 1e6),
@@ -180,8 +180,8 @@ mod tests {
             plot.draw(&file).unwrap();
             let text = std::fs::read_to_string(&file).unwrap();
             assert!(text.starts_with("<svg") && text.trim_end().ends_with("</svg>"), "{text}");
-            for words in ["Verdicts", "hundred pods", "thousand pods", "policies", "ns"] {
-                assert!(text.contains(words), "{words} in {text}");
+            for label in ["Verdicts", "hundred pods", "thousand pods", "policies", "ns"] {
+                assert!(text.contains(label), "{label} in {text}");
             }
             assert!(!text.contains("no pods") && !text.contains("NaN"), "{text}");
             assert!(text.matches("<polyline").count() >= 2, "{text}");
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_short() {
+    fn labels_are_short() {
         let cases = [(0.0, "0"), (0.5, "0.5"), (7.0, "7"), (150.0, "150"), (10_000.0, "10k"), (2e6, "2M")];
         for (value, text) in cases {
             assert_eq!(label(&value), text);

@@ -1,4 +1,5 @@
-//! The size of a usual cluster's policies: what plots with one curve for each number of pods show, and what bounds on changes are about.
+//! The size of a usual cluster's policies, for plots with one curve for each number of pods, and for bounds
+//! on changes.
 
 /// The rules of each policy.
 pub(super) const USUAL_RULES: usize = 5;

@@ -1,4 +1,4 @@
-//! The points at which verdicts and compiles are measured, each with a name by which it can be asked for again.
+//! The points at which verdicts and compiles are measured, each with a name by which it can be selected.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,16 +9,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Peers, Shape};
 
-/// How many points.
+/// How many points to measure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Extent {
-    /// Every point: what figures are quoted from.
+    /// Every point, for figures that are published.
     Full,
-    /// A few small ones: whether the measurement works at all.
+    /// A few small ones, to check that the measurement works.
     Quick,
 }
 
-/// One point: a [`Shape`] as it stands in figures.
+/// One point: a [`Shape`] as it appears in figures.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Point {
     /// Pods in the cluster.
@@ -27,12 +27,12 @@ pub struct Point {
     pub policies: usize,
     /// Rules of each policy.
     pub rules: usize,
-    /// What the rules' peers are.
+    /// The kind of peers in rules.
     pub peers: Peers,
 }
 
 impl Extent {
-    /// `--quick` as it stands on the command line.
+    /// The extent for the flag `--quick`.
     pub fn of(quick: bool) -> Self {
         if quick { Self::Quick } else { Self::Full }
     }
@@ -57,10 +57,10 @@ impl Extent {
 }
 
 impl Point {
-    /// What the columns of a table say that stand for a point.
+    /// The headings of the table columns that describe a point.
     pub const COLUMNS: [&str; 4] = ["pods", "policies", "rules each", "peers"];
 
-    /// What stands in them.
+    /// The cells of these columns.
     pub fn cells(self) -> [String; 4] {
         let Self { pods, policies, rules, peers } = self;
         [pods.to_string(), policies.to_string(), rules.to_string(), peers.to_string()]
@@ -88,7 +88,9 @@ impl FromStr for Point {
     fn from_str(name: &str) -> Result<Self> {
         let parts: Vec<&str> = name.split('-').collect();
         let &[pods, "pods", policies, "policies", rules, "rules", peers] = &parts[..] else {
-            bail!("{name:?} is no point of the grid: write it like 10000-pods-1000-policies-5-rules-selector")
+            bail!(
+                "{name:?} is not a point of the grid: write it like 10000-pods-1000-policies-5-rules-selector"
+            )
         };
         let number = |text: &str| {
             text.parse::<usize>()
@@ -104,7 +106,7 @@ impl FromStr for Point {
                 .map_err(|_| anyhow::anyhow!("{name:?}: peers are `selector` or `ipblock`, not {peers:?}"))?,
         };
         if point.pods < 2 {
-            bail!("{name:?}: a server alone has no peer; give it at least 2 pods");
+            bail!("{name:?}: a server alone has no peer; at least 2 pods are needed");
         }
         Ok(point)
     }
@@ -117,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_point_is_found_again_by_its_name() {
+    fn each_point_parses_from_its_name() {
         for extent in [Extent::Full, Extent::Quick] {
             let points = extent.points();
             assert_eq!(points.iter().collect::<BTreeSet<_>>().len(), points.len(), "each point once");
@@ -129,10 +131,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_point_is_said_to_be_none() {
+    fn an_unknown_point_is_an_error() {
         for (name, sentence) in [
-            ("", "is no point of the grid"),
-            ("10-pods-1-policies-1-rules", "is no point of the grid"),
+            ("", "is not a point of the grid"),
+            ("10-pods-1-policies-1-rules", "is not a point of the grid"),
             ("10-pods-1-policies-1-rules-names", "peers are `selector` or `ipblock`"),
             ("10-pods-0-policies-1-rules-selector", "at least 1"),
             ("1-pods-1-policies-1-rules-selector", "at least 2 pods"),

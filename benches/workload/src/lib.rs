@@ -1,7 +1,8 @@
 //! Generated clusters: the same shape always gives the same cluster, so that figures can be compared.
 //!
-//! One server pod is selected by every policy. Its peers are pods of many apps in many namespaces, or blocks of addresses.
-//! Pods carry labels that no policy mentions, one of them unique to each, as pods of real clusters do.
+//! Every policy selects one server pod. Its peers are pods of many apps in many namespaces, or blocks of
+//! addresses. Pods have labels that no policy mentions, one of them unique to each, as pods of real clusters
+//! do.
 
 #![forbid(unsafe_code)]
 
@@ -25,43 +26,43 @@ pub const NAMESPACE: &str = "namespace-0";
 pub const NODE: &str = "node-0";
 
 /// Pods on each node.
-const PODS_OF_A_NODE: usize = 100;
+const PODS_PER_NODE: usize = 100;
 
-/// Namespaces over which pods are spread.
+/// The number of namespaces that pods are spread over.
 const NAMESPACES: usize = 20;
 
-/// Apps over which pods are spread.
+/// The number of apps that pods are spread over.
 const APPS: usize = 50;
 
-/// Pods are dealt over apps and namespaces in turn: after so many the same pair comes again.
+/// Pods are distributed over apps and namespaces in turn: the pairs repeat after this number.
 const GROUPS: usize = APPS * NAMESPACES;
 
 /// Packets of each kind that are drawn.
 const PACKETS: usize = 4_096;
 
-/// TCP ports of rules are this one and those after it.
+/// The first TCP port of rules; the others follow it.
 const FIRST_PORT: u16 = 2_000;
 
-/// Over how many ports rules are spread.
+/// The number of ports that rules are spread over.
 const PORTS: usize = 500;
 
-/// A port of no rule.
+/// A port in no rule.
 const UNUSED_PORT: u16 = 1;
 
-/// What a cluster is made of.
+/// The size of a cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shape {
-    /// Pods in all, the server among them.
+    /// Pods in all, including the server.
     pub pods: usize,
     /// Policies, all of which select the server.
     pub policies: usize,
     /// Ingress rules of each policy.
     pub rules: usize,
-    /// What the rules' peers are.
+    /// The kind of peers in rules.
     pub peers: Peers,
 }
 
-/// What peers are.
+/// The kind of peers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[value(rename_all = "camelCase")]
@@ -81,7 +82,7 @@ impl fmt::Display for Peers {
     }
 }
 
-/// What becomes of the packets.
+/// The verdict on the packets.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -103,18 +104,18 @@ impl fmt::Display for Kind {
 /// A generated cluster and packets to its server.
 #[derive(Clone, Debug)]
 pub struct Workload {
-    /// Everything in the cluster, in the order in which an agent may come to know of it.
+    /// Everything in the cluster, in an order in which an agent may learn of it.
     pub changes: Vec<Change>,
     /// Packets that some rule allows, over all rules.
     pub hits: Vec<Packet>,
-    /// Packets that no rule allows: in turn the port, the peer and both don't match.
+    /// Packets that no rule allows: in turn the port, the peer, or both don't match.
     pub misses: Vec<Packet>,
 }
 
 /// Generates a cluster. There must be at least one pod.
 pub fn cluster(shape: Shape) -> Workload {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    let nodes = (0..shape.pods.div_ceil(PODS_OF_A_NODE)).map(node);
+    let nodes = (0..shape.pods.div_ceil(PODS_PER_NODE)).map(node);
     let namespaces = (0..NAMESPACES).map(namespace);
     let policies: Vec<PolicySpec> = (0..shape.policies).map(|number| policy(shape, number)).collect();
     let changes = nodes
@@ -131,12 +132,12 @@ pub fn cluster(shape: Shape) -> Workload {
     for turn in 0..if rules == 0 || shape.pods == 1 { 0 } else { PACKETS } {
         let rule = random.below(rules);
         let from = match shape.peers {
-            Peers::Selector => chosen_pod(shape, rule) + GROUPS * random.below(shape.pods.div_ceil(GROUPS)),
+            Peers::Selector => selected_pod(shape, rule) + GROUPS * random.below(shape.pods.div_ceil(GROUPS)),
             Peers::IpBlock => {
-                (rule % shape.pods.div_ceil(PODS_OF_A_NODE)) * PODS_OF_A_NODE + 40 + random.below(40)
+                (rule % shape.pods.div_ceil(PODS_PER_NODE)) * PODS_PER_NODE + 40 + random.below(40)
             }
         };
-        // A few draws fall behind the last pod, or on the server, which always reaches itself.
+        // A few draws are after the last pod, or the server itself, which can always reach itself.
         if from > 0 && from < shape.pods {
             hits.push(packet(from, port_of(rule)));
         }
@@ -166,7 +167,7 @@ pub fn pod(number: usize) -> Pod {
         labels,
         addresses: vec![address(number)],
         ports: Vec::new(),
-        node: Some(format!("node-{}", number / PODS_OF_A_NODE).into()),
+        node: Some(format!("node-{}", number / PODS_PER_NODE).into()),
         host_network: false,
         reported: 0,
         created: number as i64,
@@ -198,7 +199,7 @@ fn network_of(node: usize) -> u32 {
 }
 
 fn address(pod: usize) -> IpAddr {
-    let (node, place) = (pod / PODS_OF_A_NODE, (pod % PODS_OF_A_NODE) as u32);
+    let (node, place) = (pod / PODS_PER_NODE, (pod % PODS_PER_NODE) as u32);
     IpAddr::V4(Ipv4Addr::from(network_of(node) + 2 + place))
 }
 
@@ -223,7 +224,7 @@ fn policy(shape: Shape, number: usize) -> PolicySpec {
 fn rule(shape: Shape, number: usize) -> RuleSpec {
     let peer = match shape.peers {
         Peers::Selector => {
-            let pod = chosen_pod(shape, number);
+            let pod = selected_pod(shape, number);
             let namespace = format!("namespace-{}", pod / APPS % NAMESPACES);
             Peer::Pods {
                 namespaces: NamespaceMatch::Labels(equals("kubernetes.io/metadata.name", namespace)),
@@ -231,7 +232,7 @@ fn rule(shape: Shape, number: usize) -> RuleSpec {
             }
         }
         Peers::IpBlock => {
-            let network = network_of(number % shape.pods.div_ceil(PODS_OF_A_NODE));
+            let network = network_of(number % shape.pods.div_ceil(PODS_PER_NODE));
             let net = |length| ipnet::Ipv4Net::new_assert(Ipv4Addr::from(network), length).into();
             Peer::Block(IpBlock { cidr: net(24), except: [net(27)].into_iter().collect() })
         }
@@ -241,8 +242,8 @@ fn rule(shape: Shape, number: usize) -> RuleSpec {
     RuleSpec { name: None, action: Action::Accept, peers: Some(vec![peer]), ports: Some(vec![port]) }
 }
 
-/// The first of the pods that a rule chooses by selectors. The server is none of them.
-fn chosen_pod(shape: Shape, rule: usize) -> usize {
+/// The first of the pods that a rule selects, which are never the server.
+fn selected_pod(shape: Shape, rule: usize) -> usize {
     1 + rule % GROUPS.min(shape.pods.saturating_sub(1).max(1))
 }
 
@@ -255,7 +256,7 @@ fn equals(key: &str, value: String) -> Selector {
     Selector::All(Arc::from([Requirement::In(key.into(), Arc::from([Arc::from(value)]))]))
 }
 
-/// A generator of numbers that look random and are always the same (Marsaglia's xorshift64).
+/// A deterministic generator of pseudo-random numbers (Marsaglia's xorshift64).
 struct Random(u64);
 
 impl Random {

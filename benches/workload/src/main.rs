@@ -1,6 +1,8 @@
-//! The program that callgrind counts: evaluates every packet of one kind at one point of the grid, and says how many they were.
+//! The program that runs under callgrind: evaluates every packet of one kind at one point of the grid, and
+//! prints their number.
 //!
-//! A program of its own, since the check that counts builds it optimised on every change: it needs the engine and nothing else.
+//! It is a separate program, since it is built optimised after every change: it needs the engine and nothing
+//! else.
 #![forbid(unsafe_code)]
 
 use std::hint::black_box;
@@ -12,14 +14,14 @@ use workload::{Kind, NODE, Workload, cluster};
 
 #[derive(Parser)]
 #[command(
-    about = "Evaluates generated packets in a function that callgrind can be told to count",
+    about = "Evaluates generated packets in a function for callgrind to count",
     after_help = "Example:\n  valgrind --tool=callgrind '--toggle-collect=*evaluate_counted*' \\\n    \
                   count-verdicts 10000-pods-1000-policies-5-rules-selector hit"
 )]
 struct Arguments {
     /// The cluster.
     point: Point,
-    /// What becomes of the packets.
+    /// The kind of packets.
     #[arg(value_enum)]
     packets: Kind,
 }
@@ -36,7 +38,8 @@ fn main() {
     println!("{}", packets.len());
 }
 
-/// What is counted: callgrind finds it by its name, which nothing else may have in its own, the program included.
+/// The function that is counted. callgrind finds it by its name, which no other name may contain, including
+/// the program's.
 #[inline(never)]
 fn evaluate_counted(snapshot: &Snapshot, packets: &[Packet]) {
     for packet in packets {

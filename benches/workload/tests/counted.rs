@@ -1,10 +1,10 @@
-//! The program that is counted evaluates what it says.
+//! The program under callgrind evaluates the packets that it reports.
 #![allow(clippy::unwrap_used, reason = "what goes wrong here is what the test reports")]
 
 use std::process::Command;
 
 #[test]
-fn what_runs_under_callgrind_says_how_many_verdicts_it_gave() {
+fn the_program_under_callgrind_reports_its_verdicts() {
     let output = Command::new(env!("CARGO_BIN_EXE_count-verdicts"))
         .args(["100-pods-10-policies-1-rules-selector", "miss"])
         .output()

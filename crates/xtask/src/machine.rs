@@ -1,4 +1,4 @@
-//! The facts about this machine on which it depends what can be installed, and how.
+//! Facts about this machine that decide what can be installed, and how.
 
 use std::env;
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// This machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Machine {
-    /// Whether we are root, and so may install packages and make network namespaces.
+    /// Whether this process is root, and so may install packages and create network namespaces.
     pub root: bool,
     /// How packages are installed.
     pub distribution: Distribution,
@@ -17,14 +17,14 @@ pub struct Machine {
 /// How packages are installed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Distribution {
-    /// By apt, under the names of Debian, which Ubuntu shares.
+    /// By apt, with Debian's package names, which Ubuntu shares.
     Debian,
-    /// In a way that we don't know; this is its name.
+    /// Unknown; this is the distribution's name.
     Other(String),
 }
 
 impl Machine {
-    /// Looks.
+    /// Examines this machine.
     pub fn this() -> Self {
         let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
         Self {
@@ -35,7 +35,7 @@ impl Machine {
 }
 
 impl Distribution {
-    /// Reads os-release(5): `ID` and `ID_LIKE` name a distribution and those that it is made from.
+    /// Reads os-release(5): `ID` and `ID_LIKE` name a distribution and those that it is derived from.
     fn from_os_release(text: &str) -> Self {
         let value = |key: &str| {
             text.lines()
@@ -53,7 +53,7 @@ impl Distribution {
     }
 }
 
-/// Where a program lies: in PATH, or where Debian keeps those for root, which PATH often leaves out.
+/// The path of a program: in PATH, or in Debian's folders for root's programs, which PATH often omits.
 pub fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn distributions_are_known_by_their_os_release() {
+    fn distributions_are_identified_by_their_os_release() {
         let bookworm = "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nVERSION_ID=\"12\"\nID=debian\n";
         let noble = "PRETTY_NAME=\"Ubuntu 24.04 LTS\"\nID=ubuntu\nID_LIKE=debian\n";
         let mint = "ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n";
@@ -92,6 +92,6 @@ mod tests {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
         assert!(is_program(&file));
         assert!(!is_program(folder.path()));
-        assert_eq!(program("a-program-that-nobody-has"), None);
+        assert_eq!(program("a-program-that-does-not-exist"), None);
     }
 }

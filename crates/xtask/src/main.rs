@@ -1,17 +1,19 @@
-//! The one door for people: `cargo xtask demo|test|chaos|bench|fuzz|image|manifests|cluster|e2e|setup`.
+//! The entry point for developers:
+//! `cargo xtask demo|test|chaos|bench|fuzz|image|manifests|cluster|e2e|setup`.
 //!
 //! ```text
-//!  [ command ] -> [ setup ] asks each [ Prerequisite ], installs what the [ Machine ] lacks
+//!  [ command ] -> [ setup ] checks each [ Prerequisite ], installs what the [ Machine ] lacks
 //!       |
-//!       +-------> [ Task ]s: a child process each, its output in a log, its time and end reported
+//!       +-------> [ Task ]s: a child process each, its output in a log, its time and result reported
 //! ```
 //!
-//! It builds without the system libraries that the other crates need, so it can always say which of them are missing.
+//! It builds without the system libraries that the other crates need, so it can report which of them are
+//! missing.
 #![forbid(unsafe_code)]
 
 mod commands;
+mod components;
 mod machine;
-mod parts;
 mod prerequisite;
 mod processes;
 mod setup;
@@ -29,11 +31,13 @@ use crate::workspace::Workspace;
 #[command(
     name = "cargo xtask",
     bin_name = "cargo xtask",
-    about = "Try, test and measure kube-verdict. What the machine lacks is named, and installed when run as root on \
-             Debian or Ubuntu.",
-    after_help = "Examples:\n  cargo xtask demo\n  cargo xtask test\n  cargo xtask test --only unit --only clippy\n  \
+    about = "Try, test and measure kube-verdict. Missing prerequisites are listed, and installed if run as \
+             root on Debian or Ubuntu.",
+    after_help = "Examples:\n  cargo xtask demo\n  cargo xtask test\n  \
+                  cargo xtask test --only unit --only clippy\n  \
                   cargo xtask chaos --seed 7 --minutes 10\n  \
-                  cargo xtask bench connections\n  cargo xtask fuzz --seconds 60\n  cargo xtask image --all\n  \
+                  cargo xtask bench connections\n  cargo xtask fuzz --seconds 60\n  \
+                  cargo xtask image --all\n  \
                   cargo xtask cluster up\n  cargo xtask e2e --all-ways --runs 3"
 )]
 struct Arguments {
@@ -49,19 +53,19 @@ enum Command {
     Test(test::Arguments),
     /// Inject random faults under load and check every outcome against policy (as root).
     Chaos(chaos::Arguments),
-    /// Measure what a verdict, a connection and a change cost.
+    /// Measure the cost of verdicts, connections and changes.
     Bench(bench::Arguments),
-    /// Throw random packets and manifests at what reads them.
+    /// Feed random packets and manifests to the parsers.
     Fuzz(fuzz::Arguments),
-    /// Bring a real Kubernetes cluster up or down, or open a shell in it (as root).
+    /// Start or stop a real Kubernetes cluster, or open a shell in it (as root).
     Cluster(cluster::Arguments),
-    /// Run upstream's NetworkPolicy suite and our own scenarios on a real cluster (as root).
+    /// Run the upstream NetworkPolicy suite and this project's scenarios on a real cluster (as root).
     E2e(e2e::Arguments),
     /// Build the container image, without a container engine.
     Image(image::Arguments),
     /// Render manifests/base and manifests/cleanup from the Helm chart.
     Manifests(manifests::Arguments),
-    /// Show what all of the above need, and install what is missing.
+    /// Show the prerequisites of all commands, and install what is missing.
     Setup,
 }
 

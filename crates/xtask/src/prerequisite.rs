@@ -1,4 +1,4 @@
-//! What the commands need from the machine, how each need is seen to be met, and what meets it.
+//! What the commands need from the machine, how each prerequisite is checked, and what installs it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use std::process::Command;
 use crate::machine::program;
 use crate::workspace::Workspace;
 
-/// For what a need is there.
+/// What a prerequisite is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Purpose {
-    /// Building the crates that speak to the kernel.
+    /// Building the crates that use the kernel's interfaces.
     Build,
     /// Network namespaces with real connections.
     Namespaces,
@@ -22,12 +22,12 @@ pub enum Purpose {
     Cluster,
     /// Counting the instructions of a verdict.
     Instructions,
-    /// The image for the platform that this machine is not.
+    /// The image for the platform other than this machine's.
     Foreign,
 }
 
 impl Purpose {
-    /// As the table shows it.
+    /// The name in the table.
     pub fn name(self) -> &'static str {
         match self {
             Self::Build => "build",
@@ -41,46 +41,46 @@ impl Purpose {
     }
 }
 
-/// One need.
+/// One prerequisite.
 #[derive(Clone, Copy, Debug)]
 pub struct Prerequisite {
     /// What must be there.
     pub name: &'static str,
-    /// For what.
+    /// What it is for.
     pub purpose: Purpose,
-    /// What meets it.
+    /// What installs it.
     pub remedy: Remedy,
-    /// Where it is, if it is there.
+    /// Finds it: returns where it is.
     found: fn(&Workspace) -> Option<String>,
 }
 
-/// What meets a need.
+/// What installs a prerequisite.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Remedy {
     /// A package, by its name in Debian and Ubuntu.
     Package(&'static str),
-    /// apt's knowledge of what its archive holds.
+    /// apt's package lists.
     PackageLists,
     /// A module of the kernel.
     Module(&'static str),
     /// A component of the Rust toolchain.
-    Component(&'static str),
+    RustComponent(&'static str),
     /// The standard library of another platform.
     Target(&'static str),
     /// cargo-deny, built from source into the target folder.
     CargoDeny,
-    /// Something that people install themselves: what, and where it is to be had.
+    /// Something that people install themselves: what, and where it is available.
     ByHand(&'static str),
 }
 
 impl Remedy {
-    /// As the table shows it.
+    /// The text in the table.
     pub fn describe(self) -> String {
         match self {
             Self::Package(name) => format!("package {name}"),
             Self::PackageLists => "apt-get update".to_owned(),
             Self::Module(name) => format!("modprobe {name}"),
-            Self::Component(name) => format!("rustup component add {name}"),
+            Self::RustComponent(name) => format!("rustup component add {name}"),
             Self::Target(name) => format!("rustup target add {name}"),
             Self::CargoDeny => format!("cargo install cargo-deny@{CARGO_DENY}"),
             Self::ByHand(what) => what.to_owned(),
@@ -95,77 +95,87 @@ impl Prerequisite {
     }
 }
 
-/// The version of cargo-deny for which deny.toml is written.
+/// The version of cargo-deny that deny.toml is written for.
 pub const CARGO_DENY: &str = "0.20.2";
 
 /// The kernel that the virtual machine boots.
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 
-/// All needs, in the order in which they are met.
-pub const NEEDS: [Prerequisite; 27] = [
-    // rustables generates its constants from the kernel's headers by bindgen, which loads libclang.
-    need("libclang", Purpose::Build, Remedy::Package("libclang-dev"), |_| path(libclang()?)),
-    need("clang's headers", Purpose::Build, Remedy::Package("libclang-dev"), |_| path(clang_headers()?)),
-    need("kernel headers", Purpose::Build, Remedy::Package("linux-libc-dev"), |_| {
+/// All prerequisites, in the order in which they are installed.
+pub const PREREQUISITES: [Prerequisite; 27] = [
+    // rustables generates its constants from the kernel's headers with bindgen, which loads libclang.
+    prerequisite("libclang", Purpose::Build, Remedy::Package("libclang-dev"), |_| path(libclang()?)),
+    prerequisite("clang's headers", Purpose::Build, Remedy::Package("libclang-dev"), |_| {
+        path(clang_headers()?)
+    }),
+    prerequisite("kernel headers", Purpose::Build, Remedy::Package("linux-libc-dev"), |_| {
         existing("/usr/include/linux/netfilter/nf_tables.h")
     }),
-    need("C library headers", Purpose::Build, Remedy::Package("libc6-dev"), |_| {
+    prerequisite("C library headers", Purpose::Build, Remedy::Package("libc6-dev"), |_| {
         existing("/usr/include/stdint.h")
     }),
-    need("ip", Purpose::Namespaces, Remedy::Package("iproute2"), |_| path(program("ip")?)),
-    need("nft", Purpose::Namespaces, Remedy::Package("nftables"), |_| path(program("nft")?)),
-    need("modprobe", Purpose::Namespaces, Remedy::Package("kmod"), |_| path(program("modprobe")?)),
-    // Built into some kernels; as a module it is seldom loaded before something asks for it.
-    need("br_netfilter", Purpose::Namespaces, Remedy::Module("br_netfilter"), |_| {
+    prerequisite("ip", Purpose::Namespaces, Remedy::Package("iproute2"), |_| path(program("ip")?)),
+    prerequisite("nft", Purpose::Namespaces, Remedy::Package("nftables"), |_| path(program("nft")?)),
+    prerequisite("modprobe", Purpose::Namespaces, Remedy::Package("kmod"), |_| path(program("modprobe")?)),
+    // Built into some kernels. As a module it is seldom loaded before a program needs it.
+    prerequisite("br_netfilter", Purpose::Namespaces, Remedy::Module("br_netfilter"), |_| {
         existing("/proc/sys/net/bridge")
     }),
-    need("qemu", Purpose::VirtualMachine, Remedy::Package("qemu-system-x86"), |_| {
+    prerequisite("qemu", Purpose::VirtualMachine, Remedy::Package("qemu-system-x86"), |_| {
         path(program("qemu-system-x86_64")?)
     }),
-    need("busybox, static", Purpose::VirtualMachine, Remedy::Package("busybox-static"), |_| {
+    prerequisite("busybox, static", Purpose::VirtualMachine, Remedy::Package("busybox-static"), |_| {
         path(static_busybox()?)
     }),
-    // The virtual machine's kernel is downloaded when it is first needed; apt must know where it is.
-    need("a kernel to download", Purpose::VirtualMachine, Remedy::PackageLists, |_| {
+    // The virtual machine's kernel is downloaded on first use, which needs apt's package lists.
+    prerequisite("a kernel to download", Purpose::VirtualMachine, Remedy::PackageLists, |_| {
         version(Command::new("apt-cache").args(["show", KERNEL_PACKAGE]))
     }),
-    need("rustfmt", Purpose::Checks, Remedy::Component("rustfmt"), |workspace| {
+    prerequisite("rustfmt", Purpose::Checks, Remedy::RustComponent("rustfmt"), |workspace| {
         version(workspace.cargo("fmt").arg("--version"))
     }),
-    need("clippy", Purpose::Checks, Remedy::Component("clippy"), |workspace| {
+    prerequisite("clippy", Purpose::Checks, Remedy::RustComponent("clippy"), |workspace| {
         version(Command::new("cargo-clippy").arg("--version"))
             .or_else(|| version(workspace.cargo("clippy").arg("--version")))
     }),
-    need("cargo-deny", Purpose::Checks, Remedy::CargoDeny, |workspace| path(cargo_deny(workspace)?)),
-    // What apt has is too old on most distributions. From this version on Go fetches a newer one by itself.
-    need("Go", Purpose::Cluster, Remedy::ByHand("Go 1.24 or later (https://go.dev/dl)"), |_| go()),
-    need("cc", Purpose::Cluster, Remedy::Package("gcc"), |_| path(program("cc")?)),
-    need("containerd", Purpose::Cluster, Remedy::Package("containerd"), |_| path(program("containerd")?)),
-    need("runc", Purpose::Cluster, Remedy::Package("runc"), |_| path(program("runc")?)),
-    need("CNI plugins", Purpose::Cluster, Remedy::Package("containernetworking-plugins"), |_| {
+    prerequisite("cargo-deny", Purpose::Checks, Remedy::CargoDeny, |workspace| path(cargo_deny(workspace)?)),
+    // Most distributions' packages are too old. From this version on Go downloads newer versions by itself.
+    prerequisite("Go", Purpose::Cluster, Remedy::ByHand("Go 1.24 or later (https://go.dev/dl)"), |_| go()),
+    prerequisite("cc", Purpose::Cluster, Remedy::Package("gcc"), |_| path(program("cc")?)),
+    prerequisite("containerd", Purpose::Cluster, Remedy::Package("containerd"), |_| {
+        path(program("containerd")?)
+    }),
+    prerequisite("runc", Purpose::Cluster, Remedy::Package("runc"), |_| path(program("runc")?)),
+    prerequisite("CNI plugins", Purpose::Cluster, Remedy::Package("containernetworking-plugins"), |_| {
         existing("/usr/lib/cni/bridge")
     }),
-    need("iptables", Purpose::Cluster, Remedy::Package("iptables"), |_| path(program("iptables-nft")?)),
-    need("busybox for images", Purpose::Cluster, Remedy::Package("busybox-static"), |_| {
+    prerequisite("iptables", Purpose::Cluster, Remedy::Package("iptables"), |_| {
+        path(program("iptables-nft")?)
+    }),
+    prerequisite("busybox for images", Purpose::Cluster, Remedy::Package("busybox-static"), |_| {
         path(static_busybox()?)
     }),
-    need("static C library", Purpose::Cluster, Remedy::Package("libc6-dev"), |_| path(static_c_library()?)),
-    need("valgrind", Purpose::Instructions, Remedy::Package("valgrind"), |_| path(program("valgrind")?)),
-    need("cross compiler", Purpose::Foreign, Remedy::Package(OTHER.compiler), |_| {
+    prerequisite("static C library", Purpose::Cluster, Remedy::Package("libc6-dev"), |_| {
+        path(static_c_library()?)
+    }),
+    prerequisite("valgrind", Purpose::Instructions, Remedy::Package("valgrind"), |_| {
+        path(program("valgrind")?)
+    }),
+    prerequisite("cross compiler", Purpose::Foreign, Remedy::Package(OTHER.compiler), |_| {
         path(program(&format!("{}-gcc", OTHER.gnu))?)
     }),
-    need("its C library and headers", Purpose::Foreign, Remedy::Package(OTHER.library), |_| {
+    prerequisite("its C library and headers", Purpose::Foreign, Remedy::Package(OTHER.library), |_| {
         existing(&format!("/usr/{}/lib/libc.a", OTHER.gnu))
     }),
-    need("its emulator", Purpose::Foreign, Remedy::Package("qemu-user-static"), |_| {
+    prerequisite("its emulator", Purpose::Foreign, Remedy::Package("qemu-user-static"), |_| {
         path(program(OTHER.emulator)?)
     }),
-    need("its Rust library", Purpose::Foreign, Remedy::Target(OTHER.rust_target), |_| {
+    prerequisite("its Rust library", Purpose::Foreign, Remedy::Target(OTHER.rust_target), |_| {
         rust_library(OTHER.rust_target)
     }),
 ];
 
-/// What builds for the platform that this machine is not.
+/// The cross build for the platform other than this machine's.
 struct Other {
     /// The prefix of the cross compiler's tools, and the folder of its libraries.
     gnu: &'static str,
@@ -192,7 +202,7 @@ const OTHER: Other = Other {
     rust_target: "x86_64-unknown-linux-gnu",
 };
 
-const fn need(
+const fn prerequisite(
     name: &'static str,
     purpose: Purpose,
     remedy: Remedy,
@@ -211,7 +221,7 @@ pub fn cargo_deny(workspace: &Workspace) -> Option<PathBuf> {
     )
 }
 
-/// The first version of Go that knows how to fetch what Kubernetes is written for.
+/// The first version of Go that can download the version that Kubernetes requires.
 const GO: (u32, u32) = (1, 24);
 
 fn go() -> Option<String> {
@@ -230,13 +240,14 @@ fn static_c_library() -> Option<PathBuf> {
     file.is_file().then_some(file)
 }
 
-/// The standard library of a target, in the toolchain that builds.
+/// The standard library of a target, in the toolchain that is used for the build.
 fn rust_library(target: &str) -> Option<String> {
     let folder = version(Command::new("rustc").args(["--print", "target-libdir", "--target", target]))?;
     fs::read_dir(&folder).ok()?.next().map(|_| folder)
 }
 
-/// The library as bindgen looks for it: in `LIBCLANG_PATH`, or up to two folders below the system's library folders.
+/// The library as bindgen finds it: in `LIBCLANG_PATH`, or up to two folders below the system's library
+/// folders.
 fn libclang() -> Option<PathBuf> {
     if let Some(place) = std::env::var_os("LIBCLANG_PATH").map(PathBuf::from) {
         return if place.is_file() { Some(place) } else { libclang_below(&place, 0) };
@@ -259,7 +270,7 @@ fn libclang_below(folder: &Path, depth: usize) -> Option<PathBuf> {
     entries.iter().filter(|entry| entry.is_dir()).find_map(|folder| libclang_below(folder, below))
 }
 
-/// `stddef.h` of clang itself. The library may be there without it: then bindgen fails at the first include.
+/// clang's own `stddef.h`. Without it bindgen fails at the first include, even if the library is there.
 fn clang_headers() -> Option<PathBuf> {
     let mut places = library_folders();
     for folder in library_folders() {
@@ -278,12 +289,13 @@ fn library_folders() -> Vec<PathBuf> {
     ["/usr/local/lib", "/usr/local/lib64", "/usr/lib", "/usr/lib64"].map(PathBuf::from).into()
 }
 
-/// busybox without a dynamic loader: it is alone in the virtual machine's first file system.
+/// busybox without a dynamic loader: it is the only program in the virtual machine's initial file system.
 fn static_busybox() -> Option<PathBuf> {
     program("busybox").filter(|file| fs::read(file).is_ok_and(|bytes| is_static(&bytes)))
 }
 
-/// Whether an ELF program names no loader. The name stands right behind the headers, so its text is enough to tell.
+/// Whether an ELF program has no dynamic loader. The loader's path is right after the headers, so a search
+/// for its text suffices.
 pub fn is_static(program: &[u8]) -> bool {
     let start = &program[..program.len().min(4096)];
     start.starts_with(b"\x7fELF")
@@ -294,7 +306,7 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
 
-/// The first line of what a program says about its version, or `None` if it isn't there.
+/// The first line of a program's version output, or `None` if the program isn't there.
 fn version(command: &mut Command) -> Option<String> {
     let output = command.output().ok().filter(|output| output.status.success())?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -343,7 +355,7 @@ mod tests {
             Some("tool 1.2")
         );
         assert_eq!(version(Command::new("sh").args(["-c", "echo tool 1.2; exit 1"])), None);
-        assert_eq!(version(&mut Command::new("a-program-that-nobody-has")), None);
+        assert_eq!(version(&mut Command::new("a-program-that-does-not-exist")), None);
     }
 
     #[test]
@@ -354,8 +366,9 @@ mod tests {
     }
 
     #[test]
-    fn every_need_has_a_name_of_its_own() {
-        let names: std::collections::BTreeSet<_> = NEEDS.iter().map(|need| need.name).collect();
-        assert_eq!(names.len(), NEEDS.len());
+    fn every_prerequisite_has_its_own_name() {
+        let names: std::collections::BTreeSet<_> =
+            PREREQUISITES.iter().map(|prerequisite| prerequisite.name).collect();
+        assert_eq!(names.len(), PREREQUISITES.len());
     }
 }

@@ -1,4 +1,5 @@
-//! Ends a child together with everything that it started: a hung test holds agents, servers and a virtual machine.
+//! Ends a child together with all its descendants: a hung test may have agents, servers and a virtual machine
+//! as children.
 
 use std::fs;
 
@@ -14,9 +15,9 @@ pub fn kill_tree(root: u32) {
         tree.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(child, _)| *child));
         at += 1;
     }
-    // The root first, so that it starts nothing new while its children go.
+    // The root first, so that it starts nothing new while its children are killed.
     for process in tree {
-        // Already gone is what we want.
+        // A process that has already ended is no error.
         let _ = kill(Pid::from_raw(process.cast_signed()), Signal::SIGKILL);
     }
 }
@@ -33,7 +34,8 @@ fn parents() -> Vec<(u32, u32)> {
         .collect()
 }
 
-/// The fourth field of proc_pid_stat(5). The second is a name in parentheses that may hold spaces and parentheses.
+/// The fourth field of proc_pid_stat(5). The second is a name in parentheses that may contain spaces and
+/// parentheses.
 fn parent(stat: &str) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
@@ -43,14 +45,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_parent_is_read_behind_any_name() {
+    fn the_parent_is_read_after_any_process_name() {
         assert_eq!(parent("7 (sh) S 5 7 7 0"), Some(5));
         assert_eq!(parent("7 (a) b (c) S 5 7 7 0"), Some(5));
         assert_eq!(parent("7 (sh"), None);
     }
 
     #[test]
-    fn we_are_a_child_of_our_parent() {
+    fn this_process_is_a_child_of_its_parent() {
         assert!(parents().contains(&(std::process::id(), std::os::unix::process::parent_id())));
     }
 }

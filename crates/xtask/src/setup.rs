@@ -1,4 +1,4 @@
-//! Compares what a command needs with what the machine has, and installs the difference where that is ours to do.
+//! Compares a command's prerequisites with the machine, and installs what is missing if it may.
 
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -8,16 +8,16 @@ use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 
 use crate::machine::{Distribution, Machine, program};
-use crate::prerequisite::{CARGO_DENY, NEEDS, Prerequisite, Purpose, Remedy};
+use crate::prerequisite::{CARGO_DENY, PREREQUISITES, Prerequisite, Purpose, Remedy};
 use crate::task::{Output, Task};
 use crate::workspace::{Workspace, lock};
 
-/// Packages come over a network that may be slow.
+/// Packages are downloaded over a network that may be slow.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(15 * 60);
 
-/// `cargo xtask setup`: shows every need, then meets those that are missing.
+/// `cargo xtask setup`: shows every prerequisite, then installs those that are missing.
 pub fn show_and_ensure(workspace: &Workspace) -> Result<ExitCode> {
-    anstream::println!("{}", table(workspace, &NEEDS.iter().collect::<Vec<_>>()));
+    anstream::println!("{}", table(workspace, &PREREQUISITES.iter().collect::<Vec<_>>()));
     let everything = [
         Purpose::Build,
         Purpose::Namespaces,
@@ -32,13 +32,13 @@ pub fn show_and_ensure(workspace: &Workspace) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes sure that all that `purposes` need is there. Silent if it is; else it says what is missing and installs it, or
-/// says how to.
+/// Makes sure that all prerequisites of `purposes` are there. Prints nothing if they are. Otherwise it lists
+/// what is missing and installs it, or prints how to.
 pub fn ensure(workspace: &Workspace, purposes: &[Purpose]) -> Result<()> {
     if missing(workspace, purposes).is_empty() {
         return Ok(());
     }
-    // Two commands may begin on a new machine at once: what the first installs, the second finds.
+    // Two commands may start on a new machine at the same time: the second finds what the first installs.
     let _lock = lock(workspace.target())?;
     let missing = missing(workspace, purposes);
     if missing.is_empty() {
@@ -47,49 +47,60 @@ pub fn ensure(workspace: &Workspace, purposes: &[Purpose]) -> Result<()> {
     let machine = Machine::this();
     anstream::println!("This machine lacks:\n{}", table(workspace, &missing));
     let plan = Plan::of(&missing);
-    if let Some(advice) = plan.beyond_us(&machine) {
+    if let Some(advice) = plan.instructions(&machine) {
         bail!("{advice}");
     }
     plan.carry_out(workspace)?;
-    // An archive without Debian's kernel (Ubuntu's) costs the virtual machine's step alone, which says so itself.
+    // If the archive has no Debian kernel (Ubuntu's has none), only the virtual machine's step fails, and
+    // that step says so itself.
     let still: Vec<&str> = self::missing(workspace, purposes)
         .iter()
-        .filter(|need| need.remedy != Remedy::PackageLists)
-        .map(|need| need.name)
+        .filter(|prerequisite| prerequisite.remedy != Remedy::PackageLists)
+        .map(|prerequisite| prerequisite.name)
         .collect();
     if still.is_empty() {
         Ok(())
     } else {
-        bail!("still missing after all was installed: {}", still.join(", "))
+        bail!("still missing after the installation: {}", still.join(", "))
     }
 }
 
 fn missing(workspace: &Workspace, purposes: &[Purpose]) -> Vec<&'static Prerequisite> {
-    NEEDS.iter().filter(|need| purposes.contains(&need.purpose) && need.found(workspace).is_none()).collect()
+    PREREQUISITES
+        .iter()
+        .filter(|prerequisite| {
+            purposes.contains(&prerequisite.purpose) && prerequisite.found(workspace).is_none()
+        })
+        .collect()
 }
 
-fn table(workspace: &Workspace, needs: &[&Prerequisite]) -> Table {
+fn table(workspace: &Workspace, prerequisites: &[&Prerequisite]) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header(["need", "for", "found", "from"]);
-    for need in needs {
-        let found = need.found(workspace).unwrap_or_else(|| "missing".to_owned());
-        table.add_row([need.name.to_owned(), need.purpose.name().to_owned(), found, need.remedy.describe()]);
+    table.load_preset(UTF8_FULL_CONDENSED).set_header(["prerequisite", "for", "found", "from"]);
+    for prerequisite in prerequisites {
+        let found = prerequisite.found(workspace).unwrap_or_else(|| "missing".to_owned());
+        table.add_row([
+            prerequisite.name.to_owned(),
+            prerequisite.purpose.name().to_owned(),
+            found,
+            prerequisite.remedy.describe(),
+        ]);
     }
     table
 }
 
-/// What is to be done, sorted by how it is done.
+/// What has to be installed, grouped by method.
 #[derive(Default, PartialEq, Eq, Debug)]
 struct Plan {
     /// Names of packages, each once.
     packages: Vec<&'static str>,
-    /// Whether apt must first hear what its archive holds.
+    /// Whether apt's package lists must be downloaded first.
     package_lists: bool,
     /// Modules of the kernel.
     modules: Vec<&'static str>,
     /// Components of the Rust toolchain.
     components: Vec<&'static str>,
-    /// Platforms whose standard library is wanted.
+    /// Platforms with a missing standard library.
     targets: Vec<&'static str>,
     cargo_deny: bool,
     /// What people install themselves.
@@ -99,13 +110,13 @@ struct Plan {
 impl Plan {
     fn of(missing: &[&Prerequisite]) -> Self {
         let mut plan = Self::default();
-        for need in missing {
-            match need.remedy {
+        for prerequisite in missing {
+            match prerequisite.remedy {
                 Remedy::Package(name) if !plan.packages.contains(&name) => plan.packages.push(name),
                 Remedy::Package(_) => {}
                 Remedy::PackageLists => plan.package_lists = true,
                 Remedy::Module(name) => plan.modules.push(name),
-                Remedy::Component(name) => plan.components.push(name),
+                Remedy::RustComponent(name) => plan.components.push(name),
                 Remedy::Target(name) => plan.targets.push(name),
                 Remedy::CargoDeny => plan.cargo_deny = true,
                 Remedy::ByHand(what) => plan.by_hand.push(what),
@@ -114,8 +125,8 @@ impl Plan {
         plan
     }
 
-    /// What someone else must do first, and how; `None` if the plan is ours to carry out.
-    fn beyond_us(&self, machine: &Machine) -> Option<String> {
+    /// Instructions for what the user must do first; `None` if this process can carry out the plan.
+    fn instructions(&self, machine: &Machine) -> Option<String> {
         let mut commands = Vec::new();
         match &machine.distribution {
             Distribution::Debian if machine.root => {}
@@ -128,7 +139,7 @@ impl Plan {
                 self.packages.join(" ")
             )),
             Distribution::Other(name) => commands.push(format!(
-                "the packages of {name} that hold what Debian calls {}",
+                "the packages of {name} that correspond to Debian's {}",
                 self.packages.join(", ")
             )),
         }
@@ -141,7 +152,7 @@ impl Plan {
     }
 
     fn carry_out(&self, workspace: &Workspace) -> Result<()> {
-        // Where there is no apt there is no archive to ask either.
+        // Without apt there are no package lists.
         let lists = self.package_lists && program("apt-get").is_some();
         if lists || !self.packages.is_empty() {
             install(workspace, "apt-get update", apt_get(&["update"]))?;
@@ -152,18 +163,22 @@ impl Plan {
             install(workspace, "apt-get install", command)?;
         }
         for module in &self.modules {
-            // kmod may have come with the packages just now, and where Debian keeps it need not be in PATH.
+            // kmod may just have been installed with the packages, and its folder on Debian may not be in
+            // PATH.
             let mut command = Command::new(program("modprobe").context("modprobe is missing: install kmod")?);
             command.arg(module);
             install(workspace, "modprobe", command)
-                .with_context(|| format!("this kernel has no module {module}, nor has it built in"))?;
+                .with_context(|| format!("this kernel has {module} neither as a module nor built in"))?;
         }
         for (kind, names) in [("component", &self.components), ("target", &self.targets)] {
             if names.is_empty() {
                 continue;
             }
             let rustup = program("rustup").with_context(|| {
-                format!("{} came without rustup: install it from where Rust came from", names.join(" and "))
+                format!(
+                    "{} cannot be added without rustup: install it as Rust was installed",
+                    names.join(", ")
+                )
             })?;
             let mut command = Command::new(rustup);
             command.args([kind, "add"]).args(names);
@@ -182,14 +197,14 @@ fn apt_get(arguments: &[&str]) -> Command {
     command
 }
 
-/// Builds cargo-deny. Without optimisation and debug information that takes less than half the time, and its checks take a few
-/// seconds either way.
+/// Builds cargo-deny, without optimisation and debug information. That takes less than half the time, and its
+/// checks take a few seconds either way.
 fn cargo_deny(workspace: &Workspace) -> Command {
     let mut command = workspace.cargo("install");
     command
         .args(["cargo-deny", "--locked", "--debug", "--version", CARGO_DENY, "--root"])
         .arg(workspace.tools());
-    // Its objects are needed once: they stay out of the target folder, and go when it is built.
+    // Its objects are needed once: they are kept outside the target folder, and deleted after the build.
     command.env_remove("CARGO_TARGET_DIR").env("CARGO_PROFILE_DEV_DEBUG", "0");
     command
 }
@@ -211,11 +226,11 @@ mod tests {
     }
 
     fn everything_missing() -> Plan {
-        Plan::of(&NEEDS.iter().collect::<Vec<_>>())
+        Plan::of(&PREREQUISITES.iter().collect::<Vec<_>>())
     }
 
     #[test]
-    fn a_package_that_meets_two_needs_is_installed_once() {
+    fn a_package_for_two_prerequisites_is_installed_once() {
         let plan = everything_missing();
         assert_eq!(plan.packages.iter().filter(|name| **name == "libclang-dev").count(), 1);
         assert!(plan.package_lists);
@@ -225,36 +240,36 @@ mod tests {
     }
 
     #[test]
-    fn root_on_debian_may_do_everything_but_what_apt_does_not_have() {
+    fn root_on_debian_installs_everything_that_apt_has() {
         let mut plan = everything_missing();
-        let advice = plan.beyond_us(&machine(true, Distribution::Debian)).unwrap();
+        let advice = plan.instructions(&machine(true, Distribution::Debian)).unwrap();
         assert!(advice.contains("Go 1.24") && !advice.contains("apt-get"), "{advice}");
         plan.by_hand.clear();
-        assert_eq!(plan.beyond_us(&machine(true, Distribution::Debian)), None);
+        assert_eq!(plan.instructions(&machine(true, Distribution::Debian)), None);
     }
 
     #[test]
-    fn others_are_told_what_to_do() {
+    fn other_users_and_distributions_get_instructions() {
         let plan = everything_missing();
-        let user = plan.beyond_us(&machine(false, Distribution::Debian)).unwrap();
+        let user = plan.instructions(&machine(false, Distribution::Debian)).unwrap();
         assert!(user.contains("sudo apt-get install -y --no-install-recommends libclang-dev "), "{user}");
         assert!(user.contains("sudo modprobe br_netfilter"), "{user}");
-        let fedora = plan.beyond_us(&machine(true, Distribution::Other("Fedora".to_owned()))).unwrap();
+        let fedora = plan.instructions(&machine(true, Distribution::Other("Fedora".to_owned()))).unwrap();
         assert!(fedora.contains("Fedora") && fedora.contains("nftables"), "{fedora}");
-        assert!(!fedora.contains("modprobe"), "root's modules are loaded for them: {fedora}");
+        assert!(!fedora.contains("modprobe"), "root loads modules itself: {fedora}");
     }
 
     #[test]
-    fn lists_of_packages_alone_are_no_reason_to_stop_elsewhere() {
+    fn missing_package_lists_alone_stop_no_other_distribution() {
         let plan = Plan { package_lists: true, ..Plan::default() };
-        assert_eq!(plan.beyond_us(&machine(true, Distribution::Other("Fedora".to_owned()))), None);
-        let user = plan.beyond_us(&machine(false, Distribution::Debian)).unwrap();
+        assert_eq!(plan.instructions(&machine(true, Distribution::Other("Fedora".to_owned()))), None);
+        let user = plan.instructions(&machine(false, Distribution::Debian)).unwrap();
         assert!(user.contains("sudo apt-get update"), "{user}");
     }
 
     #[test]
-    fn what_needs_no_root_is_ours_everywhere() {
+    fn what_needs_no_root_is_installed_everywhere() {
         let plan = Plan { cargo_deny: true, components: vec!["clippy"], ..Plan::default() };
-        assert_eq!(plan.beyond_us(&machine(false, Distribution::Other("Fedora".to_owned()))), None);
+        assert_eq!(plan.instructions(&machine(false, Distribution::Other("Fedora".to_owned()))), None);
     }
 }

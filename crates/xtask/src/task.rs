@@ -1,6 +1,8 @@
-//! A child process with a name: its output goes to a log, its progress to the screen, its end to whoever asked.
+//! A child process with a name: its output goes to a log, its progress to the screen, its result to the
+//! caller.
 //!
-//! On a terminal a task is one line with a spinner. Elsewhere (CI) the output of what matters is passed on as it comes.
+//! On a terminal a task is one line with a spinner. Elsewhere (CI) the output of important tasks is copied as
+//! it arrives.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, IsTerminal, PipeReader, Write};
@@ -18,50 +20,51 @@ use crate::processes::kill_tree;
 
 /// How many lines of a log are shown when its task has failed.
 const TAIL: usize = 60;
-/// How many lines from each panic on are told again at the end: where it was, and the beginning of what it said.
-const OF_A_PANIC: usize = 4;
+/// How many lines from each panic on are repeated at the end: its location, and the beginning of its message.
+const PANIC_LINES: usize = 4;
 /// How much of each of those lines, in characters.
-const WIDTH: usize = 400;
-/// How long output may still come after a task has ended: a process that it left behind may hold the pipe for ever.
-const AFTERWARDS: Duration = Duration::from_secs(3);
-/// How often a running task is looked at.
-const GLANCE: Duration = Duration::from_millis(25);
+const PANIC_LINE_WIDTH: usize = 400;
+/// How long to read output after a task has ended: a process that it left behind may hold the pipe open for
+/// ever.
+const OUTPUT_GRACE: Duration = Duration::from_secs(3);
+/// How often a running task is polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(25);
 
 /// What to run.
 #[derive(Debug)]
 pub struct Task<'a> {
-    /// Shown, and the name of the log.
+    /// Shown on the screen, and the name of the log.
     pub name: &'a str,
     /// The child.
     pub command: Command,
-    /// It is killed, with all its descendants, when it takes longer.
+    /// The child is killed with all its descendants after this time.
     pub limit: Duration,
-    /// What happens to its output where there is no terminal.
+    /// What happens to its output without a terminal.
     pub output: Output,
 }
 
-/// What happens to a task's output where there is no terminal.
+/// What happens to a task's output without a terminal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Output {
-    /// It is passed on as it comes.
-    PassedOn,
-    /// It goes to the log alone, of which the end is shown on failure.
+    /// It is copied as it arrives.
+    Copied,
+    /// It goes only to the log, and the end of the log is shown on failure.
     Logged,
 }
 
 /// How a task ended.
 #[derive(Debug)]
 pub struct Done {
-    /// `None` if it went well, else what went wrong.
+    /// What went wrong, or `None`.
     pub failure: Option<String>,
     /// How long it took.
     pub elapsed: Duration,
-    /// If it failed: the first lines of each panic, which stand long before the end of a log.
+    /// On failure: the first lines of each panic, which are long before the end of a log.
     pub panics: Vec<String>,
 }
 
 impl Task<'_> {
-    /// Runs the task to its end. `Err` means that it could not be run at all.
+    /// Runs the task to its end. `Err` means that it could not be run.
     pub fn run(mut self, logs: &Path) -> Result<Done> {
         fs::create_dir_all(logs)
             .with_context(|| format!("the folder for logs, {}, can't be made", logs.display()))?;
@@ -75,7 +78,7 @@ impl Task<'_> {
 
         let started = Instant::now();
         let mut child = self.command.spawn().with_context(|| format!("{program} could not be started"))?;
-        // The command holds the write ends of the pipe: while it lives, the reader sees no end.
+        // The command holds the write ends of the pipe: until it is dropped, the reader sees no end of file.
         drop(self.command);
         let output = follow(reader, file, screen.clone());
         let mut timed_out = false;
@@ -87,11 +90,11 @@ impl Task<'_> {
                 kill_tree(child.id());
                 timed_out = true;
             }
-            thread::sleep(GLANCE);
+            thread::sleep(POLL_INTERVAL);
         };
         let elapsed = started.elapsed();
-        // A disconnected channel means that the reader has ended: as good as its message.
-        let held = output.recv_timeout(AFTERWARDS) == Err(mpsc::RecvTimeoutError::Timeout);
+        // A disconnected channel means that the reader has ended, as its message does.
+        let held = output.recv_timeout(OUTPUT_GRACE) == Err(mpsc::RecvTimeoutError::Timeout);
         let failure = failure(status, timed_out.then_some(self.limit), held);
         screen.end(self.name, failure.as_deref(), elapsed, &log);
         let panics = if failure.is_some() { panics(&text(&log)) } else { Vec::new() };
@@ -99,7 +102,7 @@ impl Task<'_> {
     }
 }
 
-/// What went wrong, in words.
+/// A description of the failure.
 fn failure(status: ExitStatus, timed_out: Option<Duration>, held: bool) -> Option<String> {
     match timed_out {
         Some(limit) => Some(format!("took longer than {} and was ended", HumanDuration(limit))),
@@ -109,25 +112,25 @@ fn failure(status: ExitStatus, timed_out: Option<Duration>, held: bool) -> Optio
     }
 }
 
-/// Copies output to the log and the screen until every process that holds the pipe is gone.
+/// Copies output to the log and the screen until every process that holds the pipe has ended.
 fn follow(reader: PipeReader, mut log: File, screen: Screen) -> mpsc::Receiver<()> {
     let (ended, end) = mpsc::channel();
     thread::spawn(move || {
         let mut reader = BufReader::new(reader);
         let mut line = Vec::new();
         while reader.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
-            // A full disk must not end the task: what can't be kept is still shown.
+            // A full disk must not end the task: output that can't be logged is still shown.
             let _ = log.write_all(&line);
             screen.line(&line);
             line.clear();
         }
-        // Nobody waits any more if the task ended long ago.
+        // The receiver is gone if the task ended long ago.
         let _ = ended.send(());
     });
     end
 }
 
-/// Where people watch a task.
+/// How a task is shown.
 #[derive(Clone, Debug)]
 enum Screen {
     /// A line with a spinner.
@@ -149,7 +152,7 @@ impl Screen {
         }
         anstream::println!("==== {name}");
         match output {
-            Output::PassedOn => Self::Lines,
+            Output::Copied => Self::Lines,
             Output::Logged => Self::Silent,
         }
     }
@@ -158,7 +161,7 @@ impl Screen {
         match self {
             Self::Terminal(bar) => bar.set_message(String::from_utf8_lossy(line).trim_end().to_owned()),
             Self::Lines => {
-                // A reader that has gone away is no reason to end a test run.
+                // A closed standard output is no reason to end a test run.
                 let _ = io::stdout().lock().write_all(line);
             }
             Self::Silent => {}
@@ -174,7 +177,7 @@ impl Screen {
         }
         anstream::println!("{}", report(name, failure, elapsed));
         if failure.is_some() {
-            anstream::println!("       all of it: {}", log.display());
+            anstream::println!("       full log: {}", log.display());
         }
     }
 }
@@ -195,16 +198,16 @@ fn tail(log: &Path) -> String {
     lines[lines.len().saturating_sub(TAIL)..].join("\n")
 }
 
-/// The first lines of each panic in a log, cut to what a terminal shows.
+/// The first lines of each panic in a log, cut to the width of a terminal.
 fn panics(text: &str) -> Vec<String> {
     let lines: Vec<&str> = text.lines().collect();
     let starts = (0..lines.len())
         .filter(|at| lines[*at].starts_with("thread '") && lines[*at].contains(" panicked at "));
-    let shown = |line: &&str| line.chars().take(WIDTH).collect::<String>();
-    starts.map(|at| lines[at..].iter().take(OF_A_PANIC).map(shown).collect::<Vec<_>>().join("\n")).collect()
+    let shown = |line: &&str| line.chars().take(PANIC_LINE_WIDTH).collect::<String>();
+    starts.map(|at| lines[at..].iter().take(PANIC_LINES).map(shown).collect::<Vec<_>>().join("\n")).collect()
 }
 
-/// A log, as far as it can be read.
+/// The readable part of a log.
 fn text(log: &Path) -> String {
     String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned()
 }
@@ -228,15 +231,15 @@ mod tests {
     fn both_streams_reach_the_log_in_order() {
         let logs = tempfile::tempdir().unwrap();
         let done =
-            shell("streams", "echo one; echo two >&2; echo three", AFTERWARDS).run(logs.path()).unwrap();
+            shell("streams", "echo one; echo two >&2; echo three", OUTPUT_GRACE).run(logs.path()).unwrap();
         assert_eq!(done.failure, None);
         assert_eq!(fs::read_to_string(log_of(logs.path(), "streams")).unwrap(), "one\ntwo\nthree\n");
     }
 
     #[test]
-    fn a_failure_says_how_it_ended_and_its_log_has_the_reason() {
+    fn a_failure_reports_the_exit_status_and_its_log_has_the_reason() {
         let logs = tempfile::tempdir().unwrap();
-        let done = shell("fails", "echo reason; exit 3", AFTERWARDS).run(logs.path()).unwrap();
+        let done = shell("fails", "echo reason; exit 3", OUTPUT_GRACE).run(logs.path()).unwrap();
         assert_eq!(done.failure.as_deref(), Some("exit status: 3"));
         assert_eq!(tail(&log_of(logs.path(), "fails")), "reason");
     }
@@ -257,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_left_behind_is_a_failure_and_holds_nobody_up() {
+    fn a_process_left_behind_is_a_failure_and_delays_nothing() {
         let logs = tempfile::tempdir().unwrap();
         let done = shell("leaves", "sleep 8 & exit 0", Duration::from_secs(60)).run(logs.path()).unwrap();
         assert!(done.failure.is_some_and(|what| what.contains("left a process behind")));
@@ -265,15 +268,15 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_far_from_the_end_of_a_log_is_told_again() {
+    fn a_panic_far_from_the_end_of_a_log_is_repeated() {
         let logs = tempfile::tempdir().unwrap();
         let script =
             "echo \"thread 'scenario' (7) panicked at a.rs:1:2:\"; echo expected this; seq 100; exit 101";
-        let done = shell("panics", script, AFTERWARDS).run(logs.path()).unwrap();
+        let done = shell("panics", script, OUTPUT_GRACE).run(logs.path()).unwrap();
         assert_eq!(done.panics, ["thread 'scenario' (7) panicked at a.rs:1:2:\nexpected this\n1\n2"]);
         let done =
-            shell("fine", "echo \"thread 'scenario' panicked at\"", AFTERWARDS).run(logs.path()).unwrap();
-        assert_eq!(done.panics, Vec::<String>::new(), "what passed has nothing to tell");
+            shell("fine", "echo \"thread 'scenario' panicked at\"", OUTPUT_GRACE).run(logs.path()).unwrap();
+        assert_eq!(done.panics, Vec::<String>::new(), "a task that passed reports no panics");
     }
 
     #[test]

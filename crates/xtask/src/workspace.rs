@@ -1,4 +1,4 @@
-//! Where the sources and what is built from them lie, as cargo itself says.
+//! Where the sources and the build results are, according to cargo.
 
 use std::env;
 use std::ffi::OsStr;
@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::Deserialize;
 
-/// The checkout in which the command was given, and its target folder.
+/// The checkout in which the command was run, and its target folder.
 #[derive(Debug, Deserialize)]
 pub struct Workspace {
     #[serde(rename = "workspace_root")]
@@ -22,7 +22,7 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Asks cargo.
+    /// Queries cargo.
     pub fn locate() -> Result<Self> {
         let output = Command::new(cargo_program())
             .args(["metadata", "--format-version", "1", "--no-deps"])
@@ -44,7 +44,7 @@ impl Workspace {
         &self.target
     }
 
-    /// Logs of the tasks of the last run.
+    /// Logs of the last run's tasks.
     pub fn logs(&self) -> PathBuf {
         self.target.join("xtask")
     }
@@ -54,12 +54,12 @@ impl Workspace {
         self.target.join("bench")
     }
 
-    /// Built programs of Kubernetes.
-    pub fn parts(&self) -> PathBuf {
+    /// The built programs of the cluster.
+    pub fn components(&self) -> PathBuf {
         self.target.join("parts")
     }
 
-    /// Tools that were built for this checkout alone.
+    /// Tools that were built only for this checkout.
     pub fn tools(&self) -> PathBuf {
         self.target.join("tools")
     }
@@ -74,11 +74,11 @@ impl Workspace {
         self.target.join("release").join(name)
     }
 
-    /// A cargo command in the workspace's folder. The versions of dependencies are those of `Cargo.lock`.
+    /// A cargo command in the workspace's folder, with the dependencies' versions from `Cargo.lock`.
     pub fn cargo(&self, subcommand: &str) -> Command {
         let mut command = Command::new(cargo_program());
         command.current_dir(&self.root).arg(subcommand);
-        for (name, _) in env::vars_os().filter(|(name, _)| says_who_we_are(name)) {
+        for (name, _) in env::vars_os().filter(|(name, _)| describes_own_package(name)) {
             command.env_remove(name);
         }
         if !matches!(subcommand, "fmt" | "install") {
@@ -88,7 +88,7 @@ impl Workspace {
     }
 }
 
-/// Waits until no other command of ours works in `folder`, and keeps others out until the lock is dropped.
+/// Waits until no other xtask command works in `folder`, and blocks others until the lock is dropped.
 pub fn lock(folder: &Path) -> Result<Flock<File>> {
     let file = File::open(folder).with_context(|| format!("opening {}", folder.display()))?;
     let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock).or_else(|(file, errno)| {
@@ -101,14 +101,15 @@ pub fn lock(folder: &Path) -> Result<Flock<File>> {
     locked.with_context(|| format!("locking {}", folder.display()))
 }
 
-/// Whether cargo set a variable to tell the program that it runs, us, of which package it is. Some build scripts read these
-/// (ring's): with ours they would run anew, and all above them be compiled, after each call of cargo by hand.
-fn says_who_we_are(variable: &OsStr) -> bool {
+/// Whether cargo sets this variable for the programs that it runs, to describe their package. Some build
+/// scripts read these variables (ring's). If they saw xtask's values, they would run again, and all
+/// dependents be compiled again, after each direct call of cargo.
+fn describes_own_package(variable: &OsStr) -> bool {
     let name = variable.to_string_lossy();
     name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "OUT_DIR"
 }
 
-/// The cargo that runs us, so that a `+toolchain` given to it holds for everything that follows.
+/// The cargo that runs this program, so that a `+toolchain` argument applies to all commands that follow.
 fn cargo_program() -> PathBuf {
     env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
 }
@@ -118,10 +119,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cargo_hears_of_our_own_package_nothing_and_of_the_callers_settings_all() {
+    fn cargo_gets_the_callers_settings_but_not_xtasks_package_variables() {
         let ours = ["CARGO_PKG_NAME", "CARGO_PKG_VERSION_MAJOR", "CARGO_MANIFEST_DIR", "OUT_DIR"];
         let callers = ["CARGO", "CARGO_HOME", "CARGO_TARGET_DIR", "CARGO_BUILD_JOBS", "PATH"];
-        assert!(ours.iter().all(|name| says_who_we_are(name.as_ref())));
-        assert!(!callers.iter().any(|name| says_who_we_are(name.as_ref())));
+        assert!(ours.iter().all(|name| describes_own_package(name.as_ref())));
+        assert!(!callers.iter().any(|name| describes_own_package(name.as_ref())));
     }
 }

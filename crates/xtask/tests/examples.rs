@@ -1,4 +1,5 @@
-//! The example folders under manifests/examples: each is read without a problem, and says what its comments promise.
+//! The example folders under manifests/examples: each is read without a problem, and behaves as its comments
+//! say.
 #![allow(clippy::unwrap_used, reason = "what goes wrong here is what the test reports")]
 
 use std::net::IpAddr;
@@ -18,7 +19,7 @@ fn snapshot(name: &str) -> Arc<Snapshot> {
     Compiler::new(Scope::Cluster).apply(update.changes).snapshot
 }
 
-/// The verdict on a TCP connection, and the policy of the rule that decided for the destination or the source.
+/// The verdict on a TCP connection, and the policy of the deciding rule for the destination or the source.
 fn verdict(snapshot: &Snapshot, from: &str, to: &str, port: u16) -> (Verdict, Option<String>) {
     let address = |text: &str| text.parse::<IpAddr>().unwrap();
     let packet = Packet::new(address(from), address(to), Protocol::TCP).to_port(port);
@@ -35,7 +36,7 @@ const BLOG: &str = "10.244.1.3";
 const PROMETHEUS: &str = "10.244.1.4";
 const ORDERS: &str = "10.244.2.2";
 const BACKUP: &str = "10.244.2.3";
-/// Somewhere on the internet.
+/// An address on the internet.
 const ANYWHERE: &str = "203.0.113.9";
 
 #[test]
@@ -49,7 +50,7 @@ fn the_shop() {
     assert!(denied(verdict(&snapshot, SHOP, ORDERS, 9187)), "the shop reads no metrics");
     assert!(
         denied(verdict(&snapshot, BLOG, ORDERS, 5432)),
-        "the blog is of the front team, and not the shop"
+        "the blog belongs to the front team, but is not the shop"
     );
     assert_eq!(verdict(&snapshot, PROMETHEUS, ORDERS, 9187), allowed_by("db/allow-metrics"));
     assert!(denied(verdict(&snapshot, PROMETHEUS, ORDERS, 5432)), "the monitor reads metrics only");

@@ -1,4 +1,5 @@
-//! What `kubectl apply` takes, under manifests: the agent may do what it needs and nothing else, in each way to install it.
+//! The manifests for `kubectl apply`: the agent has exactly the permissions it needs, for each installation
+//! method.
 #![allow(clippy::unwrap_used, reason = "what goes wrong here is what the test reports")]
 
 use std::fs;
@@ -19,7 +20,7 @@ fn object(file: &str, kind: &str) -> Value {
     object
 }
 
-/// The pod of the DaemonSet of its own, and the part that is added to Flannel's.
+/// The pod of the separate DaemonSet, and the patch for Flannel's pod.
 fn pods() -> [Value; 2] {
     ["base/kube-verdict.yaml", "flannel/sidecar.yaml"]
         .map(|file| object(file, "DaemonSet")["spec"]["template"]["spec"].take())
@@ -31,7 +32,7 @@ fn container(pod: &Value) -> &Value {
 }
 
 #[test]
-fn both_ways_run_the_same_container() {
+fn both_methods_run_the_same_container() {
     let [own, flannel] = pods();
     assert_eq!(container(&own), container(&flannel));
     assert_eq!(own["volumes"], flannel["volumes"]);
@@ -40,7 +41,7 @@ fn both_ways_run_the_same_container() {
 }
 
 #[test]
-fn it_has_one_capability_and_writes_nothing_on_the_node_but_its_state() {
+fn it_has_one_capability_and_writes_only_its_state_on_the_node() {
     for pod in pods() {
         let container = container(&pod);
         assert_eq!(
@@ -67,7 +68,7 @@ fn it_has_one_capability_and_writes_nothing_on_the_node_but_its_state() {
 }
 
 #[test]
-fn it_reads_what_policy_needs_and_writes_events_alone() {
+fn it_reads_what_policy_needs_and_writes_only_events() {
     let rules = object("base/kube-verdict.yaml", "ClusterRole")["rules"].take();
     assert_eq!(
         rules,
@@ -101,17 +102,17 @@ fn two_agents_of_a_node_can_run_side_by_side_during_an_upgrade() {
     let [pod, _] = pods();
     assert_eq!(pod["hostNetwork"], true);
     let container = container(&pod);
-    assert_eq!(container["ports"], Value::Null, "a port on the node's network is a port of one pod");
+    assert_eq!(container["ports"], Value::Null, "only one pod can have a port on the node's network");
     for (probe, question) in [("livenessProbe", "live"), ("readinessProbe", "ready")] {
         let socket = "--http-socket=/run/kube-verdict/http.sock";
         let command = json!(["/kube-verdict", "probe", question, socket]);
-        assert_eq!(container[probe]["exec"]["command"], command, "each asks its own agent");
+        assert_eq!(container[probe]["exec"]["command"], command, "each probe asks its own agent");
         assert!(container["args"].as_array().unwrap().contains(&json!(socket)));
     }
 }
 
 #[test]
-fn it_runs_on_every_node_and_is_not_the_first_to_go() {
+fn it_runs_on_every_node_and_is_not_evicted_first() {
     let [pod, _] = pods();
     assert_eq!(pod["priorityClassName"], "system-node-critical");
     assert_eq!(pod["tolerations"], json!([{ "operator": "Exists" }]));
@@ -121,11 +122,11 @@ fn it_runs_on_every_node_and_is_not_the_first_to_go() {
     {
         assert!(resource.is_string(), "{resources}");
     }
-    assert_eq!(resources["limits"]["cpu"], Value::Null, "no verdict waits for a share of the processor");
+    assert_eq!(resources["limits"]["cpu"], Value::Null, "no CPU limit delays verdicts");
 }
 
 #[test]
-fn flannels_own_container_stays_the_one_that_kubectl_means() {
+fn flannels_container_stays_kubectls_default() {
     let patch = object("flannel/sidecar.yaml", "DaemonSet");
     assert_eq!(patch["metadata"]["name"], "kube-flannel-ds");
     assert_eq!(
@@ -134,7 +135,8 @@ fn flannels_own_container_stays_the_one_that_kubectl_means() {
     );
 }
 
-/// `kubectl patch`'s strategic merge, as far as our patches need it: lists of a pod's parts are merged by `name`, and other lists replaced.
+/// The strategic merge of `kubectl patch`, as far as these patches need it: lists of objects in a pod are
+/// merged by `name`, and other lists are replaced.
 fn merge(original: &mut Value, patch: &Value) {
     match (original, patch) {
         (Value::Object(original), Value::Object(patch)) => {
@@ -163,8 +165,9 @@ fn merge(original: &mut Value, patch: &Value) {
 }
 
 #[test]
-fn the_container_beside_flanneld_is_removed_with_all_that_was_added() {
-    // The parts of kube-flannel.yml that a patch could change. The API server drops an empty map of annotations.
+fn the_sidecar_is_removed_with_everything_that_was_added() {
+    // The fields of kube-flannel.yml that a patch could change. The API server drops an empty map of
+    // annotations.
     let original = json!({
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
@@ -200,7 +203,7 @@ fn the_container_beside_flanneld_is_removed_with_all_that_was_added() {
 }
 
 #[test]
-fn the_cleanup_runs_on_every_node_of_the_agents_with_no_more_rights_than_they_have() {
+fn the_cleanup_runs_on_every_node_of_the_agents_with_at_most_their_permissions() {
     let [own, _] = pods();
     let cleanup = object("cleanup/daemonset.yaml", "DaemonSet");
     assert_eq!(cleanup["metadata"].get("annotations"), None, "no hook: kubectl applies it");
@@ -208,10 +211,13 @@ fn the_cleanup_runs_on_every_node_of_the_agents_with_no_more_rights_than_they_ha
     for same in ["tolerations", "nodeSelector", "affinity", "hostNetwork", "priorityClassName"] {
         assert_eq!(pod[same], own[same], "{same}");
     }
-    assert_eq!(pod["automountServiceAccountToken"], false, "it asks no API server");
+    assert_eq!(pod["automountServiceAccountToken"], false, "it uses no API server");
     let volumes = pod["volumes"].as_array().expect("volumes");
-    assert_eq!(volumes.len(), 1, "of the node's files the state alone");
-    assert!(own["volumes"].as_array().is_some_and(|own| own.contains(&volumes[0])), "where the agent has it");
+    assert_eq!(volumes.len(), 1, "it mounts only the state from the node");
+    assert!(
+        own["volumes"].as_array().is_some_and(|own| own.contains(&volumes[0])),
+        "the state is mounted as in the agent"
+    );
     let (cleanup, agent) = (container(pod), container(&own));
     assert_eq!(cleanup["securityContext"], agent["securityContext"]);
     assert_eq!(cleanup["image"], agent["image"]);

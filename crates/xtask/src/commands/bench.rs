@@ -1,6 +1,8 @@
-//! `cargo xtask bench`: measures verdicts, changes, connections, memory and scale on this machine, and reports.
+//! `cargo xtask bench`: measures verdicts, changes, connections, memory and scale on this machine, and writes
+//! a report.
 //!
-//! Results are kept in target/bench/results, a file for each measurement; the report is made from what lies there.
+//! Results are kept in target/bench/results, one file per measurement. The report is generated from these
+//! files.
 
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};
@@ -10,8 +12,8 @@ use clap::ValueEnum;
 
 use crate::commands::demo::build;
 use crate::commands::image;
+use crate::components;
 use crate::machine::Machine;
-use crate::parts;
 use crate::prerequisite::Purpose;
 use crate::setup;
 use crate::workspace::Workspace;
@@ -22,10 +24,10 @@ use crate::workspace::Workspace;
                   cargo xtask bench connections --help\n  cargo xtask bench report --into docs\n  \
                   cargo xtask bench export --case 10000-pods-1000-policies-5-rules-selector target/case")]
 pub struct Arguments {
-    /// What to do.
+    /// Which measurement or report.
     #[arg(value_enum, default_value = "all")]
     what: What,
-    /// Handed on to the benchmark: `cargo xtask bench connections --help` lists what it takes.
+    /// Passed to the benchmark: `cargo xtask bench connections --help` lists its arguments.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<OsString>,
 }
@@ -36,34 +38,35 @@ enum What {
     Policy,
     /// A full compile and single changes over the same grid: time and memory.
     Compile,
-    /// New connections between two pods, of one node and of two: rate, latency and processor time (as root).
+    /// New connections between two pods, on one node and on two: rate, latency and processor time (as root).
     Connections,
     /// Bytes and packets a second of long flows (as root).
     Flows,
     /// Connections of one pod while another floods the same server with packets that policy denies (as root).
     Floods,
-    /// From an edited file to the last byte, and the last new connection, that it forbids (as root).
+    /// Time from an edited file to the last byte, and the last new connection, that it forbids (as root).
     Apply,
-    /// From a new pod's address being set to its binding being in force, and its first connection (as root).
+    /// Time from a new pod's address being set to its binding being in force, and its first connection (as
+    /// root).
     Ports,
     /// Resident memory of an agent with 10,000 pods and 1,000 policies (as root).
     Memory,
-    /// One agent among up to 50,000 pods in a real API server: start, memory, bytes, events (as root).
+    /// One agent with up to 50,000 pods in a real API server: start, memory, bytes, events (as root).
     Scale,
-    /// All of these, one after the other, and then the report. `--quick`: only whether they work.
+    /// All of these, one after the other, and then the report. `--quick` only checks that they work.
     All,
-    /// Instructions of one verdict, compared with the committed figures; `--renew` commits these.
+    /// Instructions of one verdict, compared with the committed figures; `--renew` updates these.
     Instructions,
-    /// A point of the grid as manifests and packets with the verdicts that must come out: `--case NAME DIR`.
+    /// A point of the grid as manifests and packets with the expected verdicts: `--case NAME DIR`.
     Export,
-    /// performance.md with plots from the results that lie there: `--into DIR`.
+    /// performance.md with plots, from the results of earlier runs: `--into DIR`.
     Report,
 }
 
-/// Names the program whose verdicts are counted.
+/// The environment variable with the program that evaluates under callgrind.
 pub const COUNTED: &str = "KUBE_VERDICT_COUNTED";
 
-/// What `all` measures.
+/// The measurements of `all`.
 const MEASUREMENTS: [What; 9] = [
     What::Policy,
     What::Compile,
@@ -92,7 +95,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     setup::ensure(workspace, purposes(*what))?;
     build_for(workspace, chosen)?;
     if !help && chosen.contains(&What::Scale) {
-        parts::build(workspace)?;
+        components::build(workspace)?;
     }
     let mut code = ExitCode::SUCCESS;
     for what in chosen {
@@ -100,7 +103,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
         if quick {
             command.args(what.quick());
         }
-        // `--quick` of `all` stands for something else in each measurement.
+        // For `all`, `--quick` is translated to each measurement's own arguments.
         command.args(rest.iter().filter(|argument| !(quick && *argument == "--quick")));
         if !command.status().context("the benchmark did not start")?.success() {
             code = ExitCode::FAILURE;
@@ -117,7 +120,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     Ok(code)
 }
 
-/// Builds what the chosen benchmarks run.
+/// Builds the programs that the chosen benchmarks run.
 fn build_for(workspace: &Workspace, chosen: &[What]) -> Result<()> {
     let mut what = vec!["-p", "benches", "--bin", "benches"];
     if chosen.iter().any(|what| what.needs_root()) {
@@ -126,7 +129,7 @@ fn build_for(workspace: &Workspace, chosen: &[What]) -> Result<()> {
     build(workspace, &what)?;
     if chosen.contains(&What::Instructions) {
         let built = image::own_build(workspace)?.status().context("cargo could not be started")?;
-        ensure!(built.success(), "the build failed: its errors stand above");
+        ensure!(built.success(), "the build failed: see its errors above");
     }
     Ok(())
 }
@@ -140,20 +143,20 @@ fn purposes(what: What) -> &'static [Purpose] {
     }
 }
 
-/// The program of a benchmark, without arguments of its own; [`build_for`] must have built it.
+/// The program of a benchmark, without further arguments; [`build_for`] must have built it.
 fn program(workspace: &Workspace, what: What) -> Result<Command> {
     let results = workspace.bench().join("results");
     let mut command = Command::new(workspace.release_program("benches"));
     command.arg(what.name()).env("KUBE_VERDICT_BIN", workspace.release_program("kube-verdict"));
     match what {
         What::Report => drop(command.arg("--from").arg(results)),
-        // Paths in its arguments are the caller's.
+        // Paths in its arguments are relative to the caller's folder.
         What::Export => {}
         What::Instructions => drop(command.env(COUNTED, image::counted_program(workspace)?)),
         What::Scale => {
             command.env("KUBE_VERDICT_RESULTS", results);
             command.arg("--folder").arg(workspace.bench().join("cluster"));
-            command.arg("--parts").arg(workspace.parts());
+            command.arg("--parts").arg(workspace.components());
         }
         _ => drop(command.env("KUBE_VERDICT_RESULTS", results)),
     }
@@ -161,7 +164,7 @@ fn program(workspace: &Workspace, what: What) -> Result<Command> {
 }
 
 impl What {
-    /// As the command line takes it.
+    /// The name on the command line.
     fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
@@ -179,7 +182,7 @@ impl What {
         )
     }
 
-    /// The arguments with which a measurement takes seconds: whether it works, not how fast anything is.
+    /// Arguments with which a measurement takes seconds, to check that it works.
     fn quick(self) -> &'static [&'static str] {
         match self {
             Self::Policy | Self::Compile => &["--quick"],
@@ -187,7 +190,7 @@ impl What {
                 "--clients=1",
                 "--policies=1",
                 "--busy=1",
-                "--first-of-pair=1",
+                "--uncached=1",
                 "--routes=same-node",
                 "--rounds=1",
                 "--seconds=0.2",
@@ -217,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_measurement_is_handed_on() {
+    fn arguments_after_the_measurement_are_passed_on() {
         let read =
             |line: &[&str]| Line::try_parse_from(["bench"].iter().chain(line)).map(|line| line.arguments);
         for line in
@@ -231,11 +234,11 @@ mod tests {
         }
         let all = read(&[]).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!((all.what, all.rest.len()), (What::All, 0));
-        assert!(read(&["speed"]).is_err(), "what does not exist is not listed");
+        assert!(read(&["speed"]).is_err(), "an unknown measurement is an error");
     }
 
     #[test]
-    fn everything_that_all_measures_has_a_quick_form() {
+    fn every_measurement_of_all_has_quick_arguments() {
         assert!(MEASUREMENTS.iter().all(|what| !what.quick().is_empty()));
     }
 }

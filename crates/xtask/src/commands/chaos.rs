@@ -1,5 +1,6 @@
-//! `cargo xtask chaos`: builds the agent and the run of random faults, and hands the screen over to it.
+//! `cargo xtask chaos`: builds the agent and the chaos run, and passes control of the terminal to it.
 
+use std::ffi::OsString;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
@@ -10,28 +11,19 @@ use crate::prerequisite::Purpose;
 use crate::setup;
 use crate::workspace::Workspace;
 
-/// What to run.
+/// The run's arguments, which its own program declares.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  cargo xtask chaos\n  cargo xtask chaos --seed 7 --minutes 10\n  \
-                  cargo xtask chaos --seed 7 --minutes 2 --only kill,damage,edit\n\n\
-                  The seed determines which faults are injected and when. Timing, and so the outcome, also \
-                  depends on the machine.\n\n\
-                  Exit codes: 0 every outcome was right, 1 one was wrong and is printed.")]
+#[command(disable_help_flag = true)]
 pub struct Arguments {
-    /// Seed of all random choices. Default: a random seed, which is printed.
-    #[arg(long)]
-    seed: Option<u64>,
-    /// How long faults are injected, in minutes: a number from 0.
-    #[arg(long, default_value_t = 10.0)]
-    minutes: f64,
-    /// Inject only these faults, such as kill,damage,edit; an unknown name lists all. Default: all.
-    #[arg(long, value_name = "FAULT,...")]
-    only: Option<String>,
+    /// Passed to the run: `cargo xtask chaos --help` lists its arguments.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<OsString>,
 }
 
 /// Runs the command.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
-    if !Machine::this().root {
+    let help = arguments.rest.iter().any(|argument| argument == "--help" || argument == "-h");
+    if !help && !Machine::this().root {
         bail!(
             "this needs root, since it makes network namespaces and nftables rules: sudo -E cargo xtask chaos"
         );
@@ -41,18 +33,33 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
         workspace,
         &["-p", "kube-verdict", "-p", "integration", "--bin", "kube-verdict", "--bin", "chaos"],
     )?;
-    let mut command = Command::new(workspace.release_program("chaos"));
-    command.args(["--minutes", &arguments.minutes.to_string()]);
-    if let Some(seed) = arguments.seed {
-        command.args(["--seed", &seed.to_string()]);
-    }
-    if let Some(only) = &arguments.only {
-        command.args(["--only", only]);
-    }
-    let status = command
+    let status = Command::new(workspace.release_program("chaos"))
+        .args(&arguments.rest)
         .env("KUBE_VERDICT_BIN", workspace.release_program("kube-verdict"))
         .current_dir(workspace.root())
         .status()
         .context("the run could not be started")?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn all_arguments_are_passed_on() {
+        for line in [&["--seed", "7", "--only", "kill,damage"][..], &["--help"], &[]] {
+            let parsed = Line::try_parse_from([&["chaos"], line].concat());
+            let rest = parsed.map(|line| line.arguments.rest).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(rest, line);
+        }
+    }
 }

@@ -7,8 +7,8 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
+use crate::components;
 use crate::machine::Machine;
-use crate::parts;
 use crate::prerequisite::Purpose;
 use crate::setup;
 use crate::workspace::Workspace;
@@ -22,38 +22,39 @@ pub struct Arguments {
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// Bring two nodes up, with kube-verdict installed. The first time Kubernetes is built, which takes many minutes.
+    /// Start two nodes with kube-verdict installed. The first time this builds Kubernetes, which takes many
+    /// minutes.
     Up {
-        /// How kube-verdict is installed.
+        /// The installation method.
         #[arg(long, value_enum, default_value = "chart")]
         way: Way,
-        /// Our image, instead of one that is built now.
+        /// Use this image of kube-verdict instead of building one.
         #[arg(long)]
         image: Option<PathBuf>,
     },
-    /// Build the programs that it is made of, as the others do at need.
+    /// Build the cluster's programs, as the other commands do if necessary.
     Build,
-    /// Take it down.
+    /// Stop the cluster.
     Down,
-    /// Open a shell that reaches it, with kubectl and helm in PATH.
+    /// Open a shell with access to the cluster, with kubectl and helm in PATH.
     Shell,
 }
 
-/// A way to install kube-verdict.
+/// An installation method of kube-verdict.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Way {
-    /// Flannel's own chart, with netpol.enabled=true and our image.
+    /// Flannel's own chart, with netpol.enabled=true and the image of kube-verdict.
     Chart,
-    /// Flannel's manifest under our overlay.
+    /// Flannel's manifest with the overlay of kube-verdict.
     Overlay,
-    /// Flannel as it is, and a DaemonSet of our own.
+    /// Unchanged Flannel, and a separate DaemonSet.
     Daemonset,
-    /// Not at all: Flannel alone.
+    /// Flannel without kube-verdict.
     None,
 }
 
 impl Way {
-    /// As the command line takes it.
+    /// The name on the command line.
     pub fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
@@ -72,7 +73,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
         }
         Action::Build => {
             setup::ensure(workspace, &[Purpose::Cluster])?;
-            parts::build(workspace)?;
+            components::build(workspace)?;
             return Ok(ExitCode::SUCCESS);
         }
         Action::Down => program(workspace, "down")?,
@@ -81,10 +82,11 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     finish(workspace, command)
 }
 
-/// Meets the needs of a cluster, and builds what it is made of. Returns the program that runs it, with a command for it.
+/// Installs the prerequisites of a cluster, and builds its programs. Returns a command for the program that
+/// runs the cluster.
 pub fn prepare(workspace: &Workspace, what: &str) -> Result<Command> {
     let program = program(workspace, what)?;
-    parts::build(workspace)?;
+    components::build(workspace)?;
     Ok(program)
 }
 
@@ -95,13 +97,13 @@ fn program(workspace: &Workspace, what: &str) -> Result<Command> {
         );
     }
     setup::ensure(workspace, &[Purpose::Build, Purpose::Namespaces, Purpose::Cluster])?;
-    // The prober is alone in its image, and finds no libraries there.
+    // The prober is the only program in its image, so it is linked statically.
     let prober = ["-p", "integration", "--bin", "prober", "--", "-C", "target-feature=+crt-static"];
     for (subcommand, what) in [("rustc", &prober[..]), ("build", &["-p", "integration", "--bin", "cluster"])]
     {
         let built = workspace.cargo(subcommand).args(what).status().context("cargo could not be started")?;
         if !built.success() {
-            bail!("the build failed: its errors stand above");
+            bail!("the build failed: see its errors above");
         }
     }
     let mut command = Command::new(workspace.development_program("cluster"));
@@ -109,30 +111,30 @@ fn program(workspace: &Workspace, what: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// The archive of our image: the one that is given, or one that is built now.
+/// The archive of the image: the given one, or a newly built one.
 pub fn image(workspace: &Workspace, given: Option<&Path>) -> Result<PathBuf> {
     if let Some(given) = given {
-        // It is read on the nodes, where the working folder is another.
+        // Nodes read it from another working folder, so the path is absolute.
         return fs::canonicalize(given).with_context(|| format!("reading the image {}", given.display()));
     }
     let archive = workspace.target().join("kube-verdict-e2e.tar");
-    let ourselves = std::env::current_exe().context("finding our own program")?;
+    let ourselves = std::env::current_exe().context("finding the path of this program")?;
     let built = Command::new(ourselves)
         .args(["image", "--output"])
         .arg(&archive)
         .current_dir(workspace.root())
         .status()
         .context("cargo xtask image could not be started")?;
-    if built.success() { Ok(archive) } else { bail!("the image was not built: its errors stand above") }
+    if built.success() { Ok(archive) } else { bail!("the image was not built: see its errors above") }
 }
 
-/// Runs what was prepared, with the folders of this checkout.
+/// Runs the prepared command, with the folders of this checkout.
 pub fn finish(workspace: &Workspace, mut command: Command) -> Result<ExitCode> {
     let status = command
         .arg("--folder")
         .arg(workspace.target().join("cluster"))
         .arg("--parts")
-        .arg(workspace.parts())
+        .arg(workspace.components())
         .status()
         .context("the cluster's program could not be started")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

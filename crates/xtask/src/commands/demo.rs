@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: builds the agent and the demonstration, and hands the screen over to it.
+//! `cargo xtask demo`: builds the agent and the demonstration, and passes control of the terminal to it.
 
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};
@@ -10,10 +10,10 @@ use crate::prerequisite::Purpose;
 use crate::setup;
 use crate::workspace::Workspace;
 
-/// The demonstration's own arguments.
+/// The demonstration's arguments.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Handed on to the demonstration.
+    /// Passed to the demonstration.
     #[arg(last = true)]
     rest: Vec<OsString>,
 }
@@ -22,7 +22,8 @@ pub struct Arguments {
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     if !Machine::this().root {
         bail!(
-            "the demo needs root, since it makes network namespaces and nftables rules: sudo -E cargo xtask demo"
+            "the demo needs root, since it makes network namespaces and nftables rules: sudo -E cargo xtask \
+             demo"
         );
     }
     setup::ensure(workspace, &[Purpose::Build, Purpose::Namespaces])?;
@@ -44,5 +45,5 @@ pub fn build(workspace: &Workspace, what: &[&str]) -> Result<()> {
         .args(what)
         .status()
         .context("cargo could not be started")?;
-    if status.success() { Ok(()) } else { bail!("the build failed: its errors stand above") }
+    if status.success() { Ok(()) } else { bail!("the build failed: see its errors above") }
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask e2e`: upstream's NetworkPolicy suite and our own scenarios on a real cluster.
+//! `cargo xtask e2e`: the upstream NetworkPolicy suite and this project's scenarios on a real cluster.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,26 +12,26 @@ use crate::workspace::Workspace;
 /// What to run.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The suite and all scenarios through this way alone. Without it: the suite and the quick scenarios through Flannel's chart,
-    /// and two scenarios through each of the other two ways.
+    /// Run the suite and all scenarios with this installation method only. Default: the suite and the quick
+    /// scenarios with Flannel's chart, and two scenarios with each of the other two methods.
     #[arg(long, value_enum, conflicts_with = "all_ways")]
     way: Option<Way>,
-    /// The suite through all three ways.
+    /// Run the suite with all three installation methods.
     #[arg(long)]
     all_ways: bool,
     /// How many times in a row the suite must pass.
     #[arg(long, default_value_t = 1)]
     runs: u32,
-    /// Which of our own scenarios: those whose names follow, or without a name all of them.
+    /// Run the scenarios with these names, or all of them if no name follows.
     #[arg(long, num_args = 0.., value_name = "SCENARIO")]
     scenarios: Option<Vec<String>>,
-    /// Only scenarios, without the suite.
+    /// Run only scenarios, without the suite.
     #[arg(long)]
     no_suite: bool,
-    /// Our image, instead of one that is built now.
+    /// Use this image of kube-verdict instead of building one.
     #[arg(long)]
     image: Option<PathBuf>,
-    /// Leave the last cluster up.
+    /// Leave the last cluster running.
     #[arg(long)]
     keep: bool,
 }

@@ -1,4 +1,5 @@
-//! `cargo xtask fuzz`: random packets at the parser and random manifests at the YAML edge, each for a while.
+//! `cargo xtask fuzz`: random packets for the parser and random manifests for the YAML reader, for a limited
+//! time each.
 
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -13,13 +14,13 @@ use crate::workspace::Workspace;
 /// The fuzz targets, as fuzz/Cargo.toml names them.
 const TARGETS: [&str; 2] = ["packet", "manifest"];
 
-/// How long.
+/// The time limit and the targets.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// How long each target runs.
+    /// How long each target runs, in seconds.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// One target alone.
+    /// Run only this target.
     #[arg(long, value_parser = TARGETS)]
     only: Option<String>,
 }
@@ -54,7 +55,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     bail!(
-        "{} ended early: keep what fuzz/artifacts holds as a data file with a sentence (fuzz/README.md)",
+        "{} ended early: add the input in fuzz/artifacts as a data file with a sentence (fuzz/README.md)",
         found.join(", ")
     )
 }

@@ -1,10 +1,10 @@
 //! `cargo xtask image`: the container image, built without a container engine.
 //!
 //! ```text
-//!  [ Platform ] -> static program, tried -> [ Layer ] -> [ Archive ] -> one file that Docker, Podman and containerd take
+//!  [ Platform ] -> static program, tested -> [ Layer ] -> [ Archive ] -> a file for Docker, Podman, containerd
 //! ```
 //!
-//! The same programs give the same archive: no time, no user and no order of a file system goes into it.
+//! The same programs give the same archive: it contains no time, no user and no order of a file system.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,25 +27,26 @@ mod platform;
 use archive::Image;
 use platform::Platform;
 
-/// No image may be larger: what a node downloads before its first pod has policy.
+/// The largest image that is accepted: a node must download it before its first pod has policy.
 const LARGEST: u64 = 20_000_000;
 
 /// The program in the image.
 const AGENT: &str = "kube-verdict";
 
-/// An optimised build of everything, on a slow machine.
+/// The limit for an optimised build of everything, on a slow machine.
 const BUILD_LIMIT: Duration = Duration::from_secs(40 * 60);
 
-/// A program that only answers a question.
+/// The limit for a program that only answers a question.
 const TRIAL_LIMIT: Duration = Duration::from_secs(60);
 
-/// What to build, and where to.
+/// What to build, and where to write it.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// For this platform. May be given several times, or separated by commas. Default: this machine's own.
+    /// Build for this platform. May be given several times, or separated by commas. Default: this machine's
+    /// platform.
     #[arg(long, value_enum, value_delimiter = ',', conflicts_with = "all")]
     platform: Vec<Platform>,
-    /// For all platforms.
+    /// Build for all platforms.
     #[arg(long)]
     all: bool,
     /// The image's name and tag. Default: kube-verdict and the version.
@@ -84,7 +85,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
 }
 
 impl Arguments {
-    /// Each once, in a fixed order.
+    /// Each platform once, in a fixed order.
     fn platforms(&self) -> Result<Vec<Platform>> {
         let mut platforms = match (self.all, self.platform.is_empty()) {
             (true, _) => Platform::ALL.into(),
@@ -97,19 +98,21 @@ impl Arguments {
     }
 }
 
-/// What builds the program of this machine's image, and with it the one whose verdicts are counted.
+/// The command that builds the program of this machine's image, and with it the program that evaluates under
+/// callgrind.
 pub fn own_build(workspace: &Workspace) -> Result<Command> {
     let mut command = build_command(workspace, Platform::own()?);
     command.args(["-p", "workload"]);
     Ok(command)
 }
 
-/// The program of this machine's image, once it is built.
+/// The path of the program of this machine's image.
 pub fn own_program(workspace: &Workspace) -> Result<PathBuf> {
     Ok(program_of(workspace, Platform::own()?, AGENT))
 }
 
-/// The program whose verdicts are counted, once it is built: of what the agent in the image is made of.
+/// The path of the program that evaluates under callgrind, built from the same crates as the agent in the
+/// image.
 pub fn counted_program(workspace: &Workspace) -> Result<PathBuf> {
     Ok(program_of(workspace, Platform::own()?, "count-verdicts"))
 }
@@ -133,12 +136,13 @@ fn build(workspace: &Workspace, platform: Platform) -> Result<PathBuf> {
         &format!("build {}", platform.architecture()),
         command,
         BUILD_LIMIT,
-        Output::PassedOn,
+        Output::Copied,
     )?;
     Ok(program_of(workspace, platform, AGENT))
 }
 
-/// Lets the program say its version, and explain a packet: on the machine itself, or in qemu's user mode.
+/// Runs the program to print its version and to explain a packet: on the machine itself, or in qemu's user
+/// mode.
 fn try_it(workspace: &Workspace, platform: Platform, file: &Path) -> Result<()> {
     let start = || -> Result<Command> {
         if platform.is_own() {
@@ -177,7 +181,7 @@ fn carry_out(
     }
 }
 
-/// Says what was made. An image that is too large is a failure, though its archive stays for a look.
+/// Prints what was built. An image that is too large is an error, but its archive is kept for inspection.
 fn report(images: &[Image], reference: &archive::Reference, output: &Path) -> Result<ExitCode> {
     let megabytes = |bytes: u64| bytes as f64 / 1e6;
     for image in images {

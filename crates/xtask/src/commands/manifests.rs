@@ -1,4 +1,5 @@
-//! `cargo xtask manifests`: what `kubectl apply` takes, rendered from the Helm chart, which is the one place where it is written.
+//! `cargo xtask manifests`: renders the manifests for `kubectl apply` from the Helm chart, which is their
+//! only source.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,15 +13,16 @@ use crate::workspace::Workspace;
 /// What to do.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Change nothing: say whether manifests/base and manifests/cleanup are what the chart renders, and try the chart's schema.
+    /// Change nothing: check that manifests/base and manifests/cleanup are what the chart renders, and test
+    /// the chart's schema.
     #[arg(long)]
     check: bool,
-    /// Helm, version 3. Default: that of PATH, or the one built for the cluster.
+    /// Helm, version 3. Default: the one in PATH, or the one built for the cluster.
     #[arg(long, value_name = "FILE")]
     helm: Option<PathBuf>,
 }
 
-/// Values that must be refused before anything is rendered, each wrong in one place.
+/// Values that the schema must refuse, each wrong in one field.
 const REFUSED: [&str; 17] = [
     "failMode=perhaps",
     "onUnknownPod=allow",
@@ -41,7 +43,7 @@ const REFUSED: [&str; 17] = [
     "uninstall.timeout=4m",
 ];
 
-/// Values beside the defaults with which the chart must render, and what must be in the result.
+/// Values besides the defaults with which the chart must render, and a text that the result must contain.
 const RENDERED: [(&[&str], &str); 13] = [
     (
         &["image.repository=registry.example/kube-verdict", "image.tag=1.2"],
@@ -87,14 +89,14 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     lint(&helm, &chart)?;
     for values in REFUSED {
         match template(&helm, &chart, &[values], &[]) {
-            Ok(_) => bail!("the chart's schema lets {values} pass"),
+            Ok(_) => bail!("the chart's schema accepts {values}"),
             Err(error) if error.to_string().contains("schema") => {}
             Err(error) => return Err(error.context(format!("{values} is refused, but not by the schema"))),
         }
     }
-    for (values, part) in RENDERED {
+    for (values, text) in RENDERED {
         let rendered = template(&helm, &chart, values, &[])?;
-        ensure!(rendered.contains(part), "with {} the chart does not render {part}", values.join(" "));
+        ensure!(rendered.contains(text), "with {} the chart does not render {text}", values.join(" "));
     }
     let kept = template(&helm, &chart, &["uninstall.cleanup=false"], &[])?;
     ensure!(!kept.contains("helm.sh/hook"), "with uninstall.cleanup=false the chart still has hooks");
@@ -104,31 +106,31 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The DaemonSet of the chart's hook, which is also for those who use no chart.
+/// The DaemonSet of the chart's hook, which is also rendered for installations without a chart.
 const CLEANUP: &str = "templates/cleanup/daemonset.yaml";
 
-/// The version for which is rendered: a cluster is not asked.
+/// The Kubernetes version to render for; no cluster is contacted.
 const KUBERNETES: &str = "1.34.0";
 
 const HEAD: &str =
     "# Rendered from manifests/helm/kube-verdict by `cargo xtask manifests`: change it there.\n";
 
 fn helm(workspace: &Workspace, named: Option<&Path>) -> Result<PathBuf> {
-    let built = workspace.parts().join("helm");
+    let built = workspace.components().join("helm");
     named
         .map(Path::to_owned)
         .or_else(|| program("helm"))
         .or_else(|| built.is_file().then_some(built))
-        .context("helm is missing: install version 3, or name it by --helm")
+        .context("helm is missing: install version 3, or pass its path with --helm")
 }
 
-/// What the chart renders with some values and flags, as in the namespace of the stand-alone manifests.
+/// Renders the chart with some values and flags, in the namespace of the stand-alone manifests.
 fn template(helm: &Path, chart: &Path, values: &[&str], flags: &[&str]) -> Result<String> {
     let mut command = Command::new(helm);
     command
         .args(["template", "kube-verdict"])
         .arg(chart)
-        // A helm that was built from its module takes an old version for the cluster's.
+        // A helm that was built from its module assumes an old version of the cluster.
         .args(["--namespace", "kube-system", "--kube-version", KUBERNETES])
         .args(flags);
     for value in values {
@@ -146,20 +148,20 @@ fn lint(helm: &Path, chart: &Path) -> Result<()> {
 fn output(mut command: Command) -> Result<String> {
     let output = command.output().context("helm could not be started")?;
     if !output.status.success() {
-        // helm says what is wrong with a chart on standard output, and with values on standard error.
-        let said = [output.stdout, output.stderr].concat();
-        bail!("helm failed:\n{}", String::from_utf8_lossy(&said).trim_end());
+        // helm reports errors in a chart on standard output, and errors in values on standard error.
+        let errors = [output.stdout, output.stderr].concat();
+        bail!("helm failed:\n{}", String::from_utf8_lossy(&errors).trim_end());
     }
-    String::from_utf8(output.stdout).context("helm rendered something that is no text")
+    String::from_utf8(output.stdout).context("helm rendered something that is not UTF-8")
 }
 
-/// Without the lines by which helm says from which template an object comes.
+/// Removes the lines in which helm names the template of an object.
 fn without_sources(rendered: &str) -> String {
     let kept = rendered.lines().filter(|line| !line.starts_with("# Source: "));
     kept.map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-/// Without the annotations by which helm knows a hook: an object that has no others.
+/// Removes the annotations that mark an object as a hook; the object must have no other annotations.
 fn without_hooks(rendered: &str) -> String {
     let is_of_hooks =
         |line: &&str| line.trim_start().starts_with("helm.sh/hook") || *line == "  annotations:";

@@ -1,6 +1,6 @@
-//! `cargo xtask test`: every check of the project, in the order in which they share what is built.
+//! `cargo xtask test`: every check of the project, in an order in which builds are shared.
 //!
-//! All steps run even if one fails; the list at the end says which did.
+//! All steps run even if one fails; the list at the end shows which failed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,30 +19,30 @@ use crate::setup;
 use crate::task::{Done, Output, Task, report};
 use crate::workspace::Workspace;
 
-/// Which steps.
+/// Which steps to run.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Only this step, and what it builds on. May be given several times.
+    /// Run only this step, and its prerequisites. May be given several times.
     #[arg(long, value_enum)]
     only: Vec<Step>,
 }
 
-/// One step. They run in this order: the cheap ones first, and the agent before those that need it.
+/// One step. Steps run in this order: the cheap ones first, and the agent before those that need it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum Step {
     /// rustfmt.
     Format,
-    /// Licences, sources and versions of what is linked in.
+    /// Licences, sources and versions of dependencies.
     Licences,
     /// clippy, with warnings as errors.
     Clippy,
-    /// The agent as an image holds it, and the program whose verdicts are counted, for the steps that run them.
+    /// The agent as in an image, and the program that evaluates under callgrind, for the steps that run them.
     Agent,
     /// Unit, property, golden and conversion tests of every member.
     Unit,
-    /// The documentation builds without a warning.
+    /// The documentation builds without warnings.
     Docs,
-    /// No verdict takes more than 3 % more instructions than is committed.
+    /// No verdict takes over 3 % more instructions than the committed figure.
     Instructions,
     /// Scenarios between network namespaces (as root).
     Namespaces,
@@ -50,7 +50,7 @@ enum Step {
     Vm,
 }
 
-/// A step that hangs must end before whoever waits for the whole run gives up.
+/// A step that hangs must end before the caller's own time limit for the whole run.
 const LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// Runs the command.
@@ -67,12 +67,8 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
         } else if step.needs_agent() && !agent_built {
             not_run("not run: the agent did not build")
         } else {
-            let task = Task {
-                name: &name,
-                command: step.command(workspace)?,
-                limit: LIMIT,
-                output: Output::PassedOn,
-            };
+            let task =
+                Task { name: &name, command: step.command(workspace)?, limit: LIMIT, output: Output::Copied };
             task.run(&workspace.logs())?
         };
         if step == Step::Agent {
@@ -83,7 +79,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     Ok(sum_up(&results, started.elapsed()))
 }
 
-/// The steps asked for, or all, with the agent where one of them needs it, in their order.
+/// The requested steps, or all, in their order, with the agent if one of them needs it.
 fn chosen(only: &[Step]) -> Vec<Step> {
     let wanted = |step: &Step| {
         only.is_empty()
@@ -131,7 +127,7 @@ fn sum_up(results: &[(String, Done)], elapsed: Duration) -> ExitCode {
 }
 
 impl Step {
-    /// As `--only` takes it.
+    /// The name that `--only` takes.
     fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
@@ -176,7 +172,7 @@ impl Step {
             Self::Instructions => {
                 let mut command = cargo_test(workspace)?;
                 command.env(bench::COUNTED, image::counted_program(workspace)?);
-                // What is counted is shown.
+                // Shows the counted figures.
                 select(&mut command, [INSTRUCTIONS.to_owned()]);
                 command.args(["--", "--nocapture"]);
                 command
@@ -194,19 +190,20 @@ impl Step {
             }
         };
         if io::stdout().is_terminal() {
-            // The log and the end of it on the screen are read by people.
+            // People read the log and its end on the screen.
             command.env("CARGO_TERM_COLOR", "always");
         }
         Ok(command)
     }
 }
 
-/// The file in integration/tests that holds the virtual machine's scenario.
+/// The file in integration/tests with the virtual machine's scenario.
 const VM: &str = "vm";
-/// The file in benches/tests that compares what is counted with what is committed.
+/// The file in benches/tests that compares instructions with the committed figures.
 const INSTRUCTIONS: &str = "instructions";
 
-/// `cargo test` over the whole workspace: were it over some members, dependencies would be built with fewer features, and so once more.
+/// `cargo test` over the whole workspace. With only some members, dependencies would have fewer features and
+/// be compiled once more.
 fn cargo_test(workspace: &Workspace) -> Result<Command> {
     let mut command = workspace.cargo("test");
     command.args(["--workspace", "--no-fail-fast"]).env("KUBE_VERDICT_BIN", image::own_program(workspace)?);
@@ -219,7 +216,7 @@ fn select(command: &mut Command, tests: impl IntoIterator<Item = String>) {
     }
 }
 
-/// The integration tests of all members but those that have a step of their own.
+/// The integration tests of all members except those with their own step.
 fn unit_tests(workspace: &Workspace) -> Result<BTreeSet<String>> {
     let mut tests = BTreeSet::new();
     for member in members(workspace)? {
@@ -229,7 +226,7 @@ fn unit_tests(workspace: &Workspace) -> Result<BTreeSet<String>> {
     Ok(tests)
 }
 
-/// The folders of all members but `integration`.
+/// The folders of all members except `integration`.
 fn members(workspace: &Workspace) -> Result<Vec<PathBuf>> {
     let crates = workspace.root().join("crates");
     let entries = fs::read_dir(&crates).with_context(|| format!("{} can't be read", crates.display()))?;
@@ -269,13 +266,13 @@ mod tests {
     }
 
     #[test]
-    fn a_step_brings_what_it_builds_on() {
+    fn a_step_includes_its_prerequisites() {
         assert_eq!(chosen(&[Step::Vm, Step::Format]), [Step::Format, Step::Agent, Step::Vm]);
         assert_eq!(chosen(&[Step::Unit]), [Step::Agent, Step::Unit]);
     }
 
     #[test]
-    fn the_virtual_machine_has_a_step_of_its_own() {
+    fn the_virtual_machine_has_its_own_step() {
         let workspace = Workspace::locate().unwrap();
         let folder = workspace.root().join("integration/tests");
         assert!(folder.join(format!("{VM}.rs")).is_file(), "{} holds it", folder.display());
@@ -283,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_verdict_takes_has_a_step_of_its_own() {
+    fn the_instructions_of_a_verdict_have_their_own_step() {
         let workspace = Workspace::locate().unwrap();
         let folder = workspace.root().join("benches/tests");
         assert!(folder.join(format!("{INSTRUCTIONS}.rs")).is_file(), "{} holds it", folder.display());
@@ -299,7 +296,7 @@ mod tests {
         for name in ["kernel", "table", "api", "property", "explain", "counted"] {
             assert!(unit.contains(name), "{name} in {unit:?}");
         }
-        // A name stands for every test that has it, in whatever member.
+        // A name selects every test with that name, in any member.
         assert!(
             unit.is_disjoint(&scenarios) && !unit.contains(VM) && !scenarios.contains(INSTRUCTIONS),
             "{unit:?} {scenarios:?}"

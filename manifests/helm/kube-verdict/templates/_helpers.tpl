@@ -21,7 +21,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{ printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) | quote }}
 {{- end }}
 
-{{- /* What runs and goes before the chart's own objects go. */ -}}
+{{- /* For objects that run, and are deleted, before the chart's other objects are deleted. */ -}}
 {{- define "kube-verdict.hook" -}}
 helm.sh/hook: pre-delete
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded

@@ -1,5 +1,5 @@
-//! The archive: an OCI image layout with one image for each platform, and beside it the list by which older `docker load`s find
-//! the first of them.
+//! The archive: an OCI image layout with one image for each platform. It also has the list that older
+//! versions of `docker load` need to find the first image.
 
 use std::fmt;
 
@@ -26,7 +26,7 @@ pub(super) struct Reference {
 impl Reference {
     /// `NAME:TAG`. A colon before the last slash belongs to a registry's port.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no NAME:TAG, such as kube-verdict:0.1.0");
+        let wrong = || format!("{text:?} is not a NAME:TAG, such as kube-verdict:0.1.0");
         let (name, tag) = text.rsplit_once(':').ok_or_else(wrong)?;
         let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/:".contains(c);
         let is_tag = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -40,7 +40,7 @@ impl Reference {
         good.then(|| Self { name: name.to_owned(), tag: tag.to_owned() }).ok_or_else(wrong)
     }
 
-    /// With the registry that a name without one means to containerd and the kubelet.
+    /// The name with the default registry that containerd and the kubelet add to a name without one.
     fn full(&self) -> String {
         let registry = self.name.split_once('/').map(|(first, _)| first);
         match registry {
@@ -67,7 +67,8 @@ pub(super) struct Image {
 }
 
 impl Image {
-    /// An image of one layer. It runs as root, since CAP_NET_ADMIN is given to root alone; all else is the pod's to take away.
+    /// An image of one layer. It runs as root, since only root gets CAP_NET_ADMIN; the pod drops all other
+    /// capabilities.
     pub(super) fn new(platform: Platform, layer: Layer, version: &str) -> Result<Self> {
         let labels = json!({
             "org.opencontainers.image.title": "kube-verdict",
@@ -92,7 +93,7 @@ impl Image {
         Ok(Self { platform, layer, config, manifest })
     }
 
-    /// For which platform.
+    /// The image's platform.
     pub(super) fn platform(&self) -> Platform {
         self.platform
     }
@@ -102,7 +103,7 @@ impl Image {
         (self.layer.compressed.len() + self.config.len() + self.manifest.len()) as u64
     }
 
-    /// Bytes that it takes there.
+    /// Bytes on the node after unpacking.
     pub(super) fn unpacked(&self) -> u64 {
         self.layer.unpacked
     }
@@ -118,7 +119,8 @@ fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
     json!({ "mediaType": media_type, "digest": Digest::of(bytes).to_string(), "size": bytes.len() })
 }
 
-/// The archive's bytes. Several platforms stand behind an index of their own, so that the name means all of them.
+/// The archive's bytes. Several platforms are behind an index of their own, so that the name refers to all of
+/// them.
 pub(super) fn pack(images: &[Image], reference: &Reference) -> Result<Vec<u8>> {
     ensure!(!images.is_empty(), "an archive without an image");
     let mut blobs: Vec<Vec<u8>> = Vec::new();
@@ -192,7 +194,7 @@ mod tests {
         serde_json::from_slice(bytes).unwrap()
     }
 
-    /// The blob of a descriptor, which must say its true size and digest.
+    /// The blob of a descriptor, checked for its size and digest.
     fn blob<'a>(files: &'a BTreeMap<String, Vec<u8>>, descriptor: &Value) -> &'a [u8] {
         let digest = descriptor["digest"].as_str().unwrap();
         let blob = &files[&format!("blobs/{}", digest.replace(':', "/"))];
@@ -201,7 +203,7 @@ mod tests {
         blob
     }
 
-    /// Walks from a manifest's descriptor to the layer, and returns the platform.
+    /// Follows descriptors from a manifest to the layer, and returns the platform.
     fn walk(files: &BTreeMap<String, Vec<u8>>, descriptor: &Value) -> String {
         let manifest = json(blob(files, descriptor));
         let config = json(blob(files, &manifest["config"]));
@@ -215,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn one_platform_stands_in_the_index_itself_and_in_dockers_list() {
+    fn one_platform_is_in_the_index_itself_and_in_dockers_list() {
         let reference = Reference::parse("kube-verdict:1.2.3").unwrap();
         let files = files(&pack(&images(&[Platform::Arm64]), &reference).unwrap());
         let index = json(&files["index.json"]);
@@ -246,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn names_mean_what_they_mean_to_containerd() {
+    fn names_are_completed_as_by_containerd() {
         let full = |text: &str| Reference::parse(text).map(|reference| reference.full());
         for (text, expected) in [
             ("kube-verdict:1", "docker.io/library/kube-verdict:1"),

@@ -1,4 +1,4 @@
-//! The digest by which an image layout names its blobs.
+//! The digest that names blobs in an image layout.
 
 use std::fmt;
 
@@ -9,12 +9,12 @@ use sha2::{Digest as _, Sha256};
 pub(super) struct Digest(String);
 
 impl Digest {
-    /// Of some bytes.
+    /// The digest of these bytes.
     pub(super) fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Where an image layout keeps the bytes.
+    /// The path of the bytes in an image layout.
     pub(super) fn path(&self) -> String {
         format!("blobs/sha256/{}", self.0)
     }

@@ -1,5 +1,5 @@
-//! The one layer: the program, its second name, and nothing else. No shell, no library, no certificates: the API server's
-//! comes with the pod's token.
+//! The one layer: the program, its second name, and nothing else. It needs no shell, no library and no
+//! certificates: the API server's certificate comes with the pod's token.
 
 use std::io::Write;
 
@@ -10,14 +10,14 @@ use tar::{EntryType, Header};
 
 use super::digest::Digest;
 
-/// A layer in both its forms.
+/// A layer, compressed and uncompressed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Layer {
     /// As it is stored and downloaded.
     pub(super) compressed: Vec<u8>,
-    /// Of the tar archive inside: what the configuration lists.
+    /// The digest of the tar archive inside, which the image configuration lists.
     pub(super) contents: Digest,
-    /// Bytes of the tar archive inside.
+    /// The size of the tar archive inside, in bytes.
     pub(super) unpacked: u64,
 }
 
@@ -29,13 +29,13 @@ pub(super) fn pack(program: &[u8]) -> Result<Layer> {
     let mut link = header(EntryType::Symlink, 0o777, 0);
     files.append_link(&mut link, "bin/netpol", "/kube-verdict")?;
     let files = files.into_inner()?;
-    // No name and no time goes into the head of the compressed form.
+    // The gzip header contains neither name nor time.
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(&files)?;
     Ok(Layer { compressed: encoder.finish()?, contents: Digest::of(&files), unpacked: files.len() as u64 })
 }
 
-/// Appends an entry that belongs to root and to no time.
+/// Appends an entry that belongs to root and has no time.
 pub(super) fn append(
     archive: &mut tar::Builder<Vec<u8>>,
     path: &str,
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_holds_the_program_under_both_names_and_no_time() {
+    fn it_contains_the_program_under_both_names_and_no_time() {
         let layer = pack(b"a program").unwrap();
         assert_eq!(layer, pack(b"a program").unwrap(), "the same program makes the same layer");
         let mut files = Vec::new();

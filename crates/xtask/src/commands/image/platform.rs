@@ -1,4 +1,4 @@
-//! The platforms that nodes have, and how the program is built for each.
+//! The supported platforms of nodes, and how the program is built for each.
 
 use std::env::consts::ARCH;
 use std::process::Command;
@@ -18,10 +18,10 @@ pub(super) enum Platform {
 }
 
 impl Platform {
-    /// All, in the order in which an archive holds them.
+    /// All platforms, in their order in an archive.
     pub(super) const ALL: [Self; 2] = [Self::Amd64, Self::Arm64];
 
-    /// This machine's.
+    /// This machine's platform.
     pub(super) fn own() -> Result<Self> {
         Self::ALL
             .into_iter()
@@ -29,12 +29,12 @@ impl Platform {
             .with_context(|| format!("there is no image for {ARCH}: choose a --platform"))
     }
 
-    /// Whether this machine runs it.
+    /// Whether this machine runs the platform's programs.
     pub(super) fn is_own(self) -> bool {
         self.machine() == ARCH
     }
 
-    /// As image indexes write it.
+    /// The name in image indexes.
     pub(super) fn architecture(self) -> &'static str {
         match self {
             Self::Amd64 => "amd64",
@@ -42,12 +42,12 @@ impl Platform {
         }
     }
 
-    /// As people write it.
+    /// The name on the command line.
     pub(super) fn name(self) -> String {
         format!("linux/{}", self.architecture())
     }
 
-    /// As compilers write it.
+    /// The name that compilers use.
     fn machine(self) -> &'static str {
         match self {
             Self::Amd64 => "x86_64",
@@ -55,7 +55,7 @@ impl Platform {
         }
     }
 
-    /// With the GNU C library, whose allocator the agent knows how to keep small.
+    /// A target with the GNU C library, because the agent tunes that library's allocator.
     pub(super) fn rust_target(self) -> &'static str {
         match self {
             Self::Amd64 => "x86_64-unknown-linux-gnu",
@@ -63,7 +63,7 @@ impl Platform {
         }
     }
 
-    /// What runs its programs elsewhere.
+    /// The emulator that runs the platform's programs on other machines.
     pub(super) fn emulator(self) -> &'static str {
         match self {
             Self::Amd64 => "qemu-x86_64-static",
@@ -71,13 +71,14 @@ impl Platform {
         }
     }
 
-    /// Makes a cargo command build for it: static, the agent without symbols, and by a cross compiler where it is not our own.
+    /// Configures a cargo command for the platform: a static build, the agent without symbols, and a cross
+    /// compiler if it is not this machine's platform.
     pub(super) fn set_up(self, command: &mut Command) {
         let target = self.rust_target();
         let variable = target.replace('-', "_");
         let cargo = |setting: &str| format!("CARGO_TARGET_{}_{setting}", variable.to_uppercase());
         command
-            // These would win over the target's own.
+            // These would override the target's own flags.
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .args(["--config", "profile.release.package.kube-verdict.strip = 'symbols'"])

@@ -1,7 +1,8 @@
-//! The floor: the same rules and queues as the agent's, and a program behind them that accepts every packet unseen.
+//! The baseline: the same rules and queues as the agent's, with a program that accepts every packet without
+//! evaluation.
 //!
-//! What the agent costs above it is the agent's own; what it costs itself is the kernel's. It runs as a process of its
-//! own, in the node's network namespace, as the agent does.
+//! The difference between the agent and the baseline is the agent's own cost; the baseline's cost is the
+//! kernel's. The baseline runs in its own process, in the node's network namespace, as the agent does.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -18,26 +19,26 @@ use ipnet::IpNet;
 use nfq::Queue;
 use policy::Generation;
 
-use crate::processes::keep_to;
+use crate::processes::pin_to_core;
 
-/// The hidden command of this program that is the floor.
+/// The hidden command of this program that runs the baseline.
 pub const COMMAND: &str = "accept-all";
-/// What it says when its rules are in force.
+/// The line that it prints when its rules are in force.
 const READY: &str = "ready";
-/// The first of its queues. The namespace is ours alone: any number will do.
+/// The first of its queues. The namespace is used by nothing else, so any number will do.
 const FIRST_QUEUE: u16 = 100;
-/// As the agent's workers have it.
+/// As for the agent's workers.
 const COPY_RANGE: u16 = 128;
 
-/// A running floor. It ends when this goes; its table stays until someone removes it, as an agent's does.
+/// A running baseline. Dropping it ends the process; its table stays until it is removed, as an agent's does.
 #[derive(Debug)]
-pub struct Floor {
+pub struct Baseline {
     child: Child,
 }
 
-impl Floor {
-    /// Starts it on a node with these pod CIDRs, and waits until its rules are in force. `program` is the one that has
-    /// [`COMMAND`].
+impl Baseline {
+    /// Starts it on a node with these pod CIDRs, and waits until its rules are in force. `program` is the
+    /// program that has [`COMMAND`].
     pub fn start(program: &Path, node: &Namespace, pod_cidrs: &[IpNet]) -> Result<Self> {
         let mut command = Command::new(program);
         command
@@ -45,16 +46,16 @@ impl Floor {
             .args(pod_cidrs.iter().map(IpNet::to_string))
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
-        let mut floor =
+        let mut baseline =
             Self { child: node.run(|| command.spawn())?.context("starting the accept-all program")? };
         let mut said = String::new();
-        if let Some(output) = floor.child.stdout.take() {
+        if let Some(output) = baseline.child.stdout.take() {
             BufReader::new(output).read_line(&mut said)?;
         }
         if said.trim() != READY {
-            bail!("the accept-all program ended before it was ready; it said {said:?}");
+            bail!("the accept-all program ended before it was ready; its output was {said:?}");
         }
-        Ok(floor)
+        Ok(baseline)
     }
 
     /// Its process id.
@@ -63,14 +64,15 @@ impl Floor {
     }
 }
 
-impl Drop for Floor {
+impl Drop for Baseline {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The program itself: sets up its queues, turns the rules to them, and accepts until it is killed.
+/// The program itself: sets up its queues, switches the rules to them, and accepts packets until it is
+/// killed.
 pub fn serve(pod_cidrs: Vec<IpNet>) -> Result<()> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let [queues, _] = QueueRange::pair(FIRST_QUEUE, u16::try_from(cores)?)?;
@@ -92,13 +94,13 @@ pub fn serve(pod_cidrs: Vec<IpNet>) -> Result<()> {
         holder,
         pod_cidrs,
         open,
-        // The floor is a question about every connection.
+        // The baseline's program gets a packet of every connection.
         verdict_cache: None,
         queue_quota: None,
         generation: Generation(0),
-        // What comes from where is the kernel's own work, and the agent's share of it counts as the agent's.
+        // Checks of origins are the agent's cost, so the baseline has none.
         origin: None,
-        // As the agent's rules are a moment after its start.
+        // As in the agent's rules shortly after its start.
         trust_replies: false,
     };
     let _table = Table::install(config, queues)?;
@@ -118,9 +120,9 @@ fn open(number: u16) -> std::io::Result<Queue> {
     Ok(queue)
 }
 
-/// Accepts what comes to a queue, on the core whose packets it gets.
+/// Accepts the packets of a queue, on the core that its packets arrive on.
 fn accept(core: usize, mut queue: Queue, marks: Marks) -> Result<()> {
-    keep_to(core)?;
+    pin_to_core(core)?;
     loop {
         let mut message = queue.recv()?;
         let (mark, verdict) = allow(&marks, message.get_nfmark());
