@@ -1,4 +1,4 @@
-//! A node that is to have no agent any more: nothing is left behind, and no connection notices.
+//! Removing the agent from a node: nothing remains, and no connection is disturbed.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
@@ -7,17 +7,22 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use integration::wait::wait_until;
+use integration::web_to_db::ALLOWED;
 use integration::{
-    Agent, Cluster, Family, Launch, Load, Scenario, Side, Stream, Testbed, Way, agent, allowed, denied,
-    unevaluated,
+    Agent, Cluster, Direction, Family, Launch, Load, ProbeTarget, Scenario, Stream, Testbed, agent, allowed,
+    denied, unevaluated,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-/// A SYN that was lost comes again after one second: a connection that took less has lost none.
+/// TCP retransmits a lost SYN after one second, so a connection that takes less has lost none.
 const NO_SYN_LOST: Duration = Duration::from_millis(900);
-const PATIENT: Duration = Duration::from_secs(4);
+/// How long a connection under load may take.
+const TIMEOUT: Duration = Duration::from_secs(4);
+/// How long the agent's status may take to follow a change.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn cluster() -> Cluster {
     Testbed::new()
@@ -27,21 +32,14 @@ fn cluster() -> Cluster {
         .pod("other/x", "node-a", &[], &["80"])
 }
 
-/// `web` may reach `db`, `other` may not. Beside the scenario, the node as it was before any agent.
+/// `web` may reach `db`, but `other` may not. Also returns the state of the node before the agent.
 fn scenario(flags: &[&str]) -> (Scenario, Vec<String>) {
-    let mut scenario = Scenario::begin(cluster());
+    let mut scenario = Scenario::new(cluster());
     let before = node(&scenario);
-    scenario.policy(
-        "db/allow-web",
-        "
-        podSelector: {}
-        ingress:
-        - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]
-        ",
-    );
+    scenario.policy("db/allow-web", ALLOWED);
     scenario.start_agents(flags);
-    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
-    scenario.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+    scenario.expect("web/a", "db/s", "5432", &allowed(Direction::Ingress, "db/allow-web", 0));
+    scenario.expect("other/x", "db/s", "5432", &denied(Direction::Ingress, "db/allow-web"));
     let with_agent = node(&scenario);
     for part in ["table inet kube-verdict", "table bridge kube-verdict", "no_linklocal_learn"] {
         let lines =
@@ -51,7 +49,8 @@ fn scenario(flags: &[&str]) -> (Scenario, Vec<String>) {
     (scenario, before)
 }
 
-/// What a program could have changed on the node: rules, sysctls of the network, and devices with all of their options.
+/// The state of the node that a program could change: rules, network sysctls, and devices with all of their
+/// options.
 fn node(scenario: &Scenario) -> Vec<String> {
     let answer = |program: &str, arguments: &[&str]| {
         let namespace = scenario.testbed.namespace("node-a").unwrap();
@@ -60,8 +59,8 @@ fn node(scenario: &Scenario) -> Vec<String> {
         String::from_utf8(output.stdout).unwrap()
     };
     let mut seen: Vec<String> = answer("nft", &["list", "ruleset"]).lines().map(str::to_owned).collect();
-    // Those that count and those that the kernel changes by itself tell nothing of an agent.
-    let moves = |line: &&str| {
+    // Counters, and sysctls that the kernel itself changes, are ignored.
+    let is_volatile = |line: &&str| {
         [
             "conntrack_count",
             "random",
@@ -79,13 +78,13 @@ fn node(scenario: &Scenario) -> Vec<String> {
     seen.extend(
         answer("sysctl", &["-a", "--pattern", r"^net\."])
             .lines()
-            .filter(|line| !moves(line))
+            .filter(|line| !is_volatile(line))
             .map(str::to_owned),
     );
     let devices: Vec<Value> =
         serde_json::from_str(&answer("ip", &["-details", "-json", "link", "show"])).unwrap();
     for device in &devices {
-        // What is configured, and not what the kernel measures.
+        // Options that are configured, without those that the kernel measures.
         let by_itself = ["timer", "state", "designated", "ack", "pending", "topology", "root", "gc_"];
         for kind in ["info_data", "info_slave_data"] {
             let options = device["linkinfo"][kind].as_object().into_iter().flatten();
@@ -103,13 +102,13 @@ fn node(scenario: &Scenario) -> Vec<String> {
     seen
 }
 
-fn port() -> Way {
+fn port() -> ProbeTarget {
     "5432".parse().unwrap()
 }
 
 fn loads(scenario: &Scenario) -> Vec<Load> {
     let start =
-        |family| Load::start(&scenario.testbed, ("web/a", "db/s"), port(), family, 2, PATIENT).unwrap();
+        |family| Load::start(&scenario.testbed, ("web/a", "db/s"), port(), family, 2, TIMEOUT).unwrap();
     Family::BOTH.map(start).into()
 }
 
@@ -140,7 +139,7 @@ fn run(scenario: &Scenario, arguments: &[&str]) -> (i32, String) {
 }
 
 #[track_caller]
-fn nothing_is_left(scenario: &Scenario, before: &[String]) {
+fn expect_nothing_left(scenario: &Scenario, before: &[String]) {
     let now = node(scenario);
     let differ: Vec<_> = now
         .iter()
@@ -154,7 +153,7 @@ fn nothing_is_left(scenario: &Scenario, before: &[String]) {
 }
 
 #[test]
-fn cleanup_after_the_agents_end_leaves_nothing_and_connections_go_on() {
+fn cleanup_after_the_agents_end_leaves_nothing_and_connections_continue() {
     let (mut scenario, before) = scenario(&[]);
     let streams = streams(&scenario);
     let status = scenario.agent("node-a").status().unwrap();
@@ -166,13 +165,13 @@ fn cleanup_after_the_agents_end_leaves_nothing_and_connections_go_on() {
         let all = status["policies"].as_array().unwrap().iter().map(|policy| policy["policy"].to_string());
         all.collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(names(&mut scenario), "\"db/allow-web\" \"db/soon-gone\"");
+    wait_until("both policies are in the status", STATUS_TIMEOUT, || {
+        names(&mut scenario) == "\"db/allow-web\" \"db/soon-gone\""
+    });
     scenario.testbed.manifests().remove_policy("db/soon-gone").unwrap();
-    let end = Instant::now() + Duration::from_secs(10);
-    while names(&mut scenario) != "\"db/allow-web\"" {
-        assert!(Instant::now() < end, "{}", names(&mut scenario));
-        sleep(Duration::from_millis(50));
-    }
+    wait_until("only one policy is in the status", STATUS_TIMEOUT, || {
+        names(&mut scenario) == "\"db/allow-web\""
+    });
     let mut agent = scenario.take_agent("node-a");
     assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
     let log = agent.audit_log().to_owned();
@@ -181,13 +180,13 @@ fn cleanup_after_the_agents_end_leaves_nothing_and_connections_go_on() {
     let (code, said) = run(&scenario, &["cleanup", "--audit-log", log.to_str().unwrap()]);
     assert!(code == 0 && said.contains("removed the rules") && said.contains("removed /"), "{said}");
     assert!(!log.exists());
-    nothing_is_left(&scenario, &before);
+    expect_nothing_left(&scenario, &before);
     undisturbed(Vec::new(), streams);
     scenario.expect("other/x", "db/s", "5432", &unevaluated());
 }
 
 #[test]
-fn cleanup_beside_a_running_agent_lets_no_connection_wait_and_the_agent_stands_by() {
+fn cleanup_beside_a_running_agent_delays_no_connection_and_the_agent_goes_into_standby() {
     let (mut scenario, before) = scenario(&[]);
     let (loads, streams) = (loads(&scenario), streams(&scenario));
     sleep(Duration::from_millis(500));
@@ -196,12 +195,12 @@ fn cleanup_beside_a_running_agent_lets_no_connection_wait_and_the_agent_stands_b
     let (code, said) = run(&scenario, &["cleanup", "--force", "--audit-log", log.to_str().unwrap()]);
     assert_eq!(code, 0, "{said}");
     eprintln!("cleanup took {:?}", began.elapsed());
-    nothing_is_left(&scenario, &before);
+    expect_nothing_left(&scenario, &before);
     scenario
         .agent("node-a")
         .wait_not_ready("the rules were removed from this node, as `kube-verdict cleanup` does")
         .unwrap();
-    // The tables of the answers wrap lines.
+    // Normalises white space, since the tables wrap lines.
     let ask = |command| run(&scenario, &[command]).1.split_whitespace().collect::<Vec<_>>().join(" ");
     let said = ask("status");
     assert!(said.contains("rules none: they were removed") && !said.contains("taken over"), "{said}");
@@ -210,14 +209,14 @@ fn cleanup_beside_a_running_agent_lets_no_connection_wait_and_the_agent_stands_b
         said.contains("none: the rules were removed") && !said.contains("ask again in a moment"),
         "{said}"
     );
-    // It neither writes its rules again nor leaves anything when it ends, though policy changes.
+    // It does not install its rules again although policy changes, and leaves nothing behind when it exits.
     scenario.testbed.manifests().remove_policy("db/allow-web").unwrap();
     sleep(Duration::from_millis(1500));
-    nothing_is_left(&scenario, &before);
+    expect_nothing_left(&scenario, &before);
     let mut agent = scenario.take_agent("node-a");
     assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
     assert!(agent.log().contains("removed, as by `kube-verdict cleanup`"), "{}", agent.log());
-    nothing_is_left(&scenario, &before);
+    expect_nothing_left(&scenario, &before);
     let named = ["cleanup", "--check", "--audit-log", log.to_str().unwrap(), "--state-dir", "/nowhere"];
     let (code, said) = run(&scenario, &named);
     assert!(
@@ -227,11 +226,11 @@ fn cleanup_beside_a_running_agent_lets_no_connection_wait_and_the_agent_stands_b
     let folder = log.parent().unwrap().to_str().unwrap();
     let (code, said) = run(&scenario, &["cleanup", "--audit-log", folder]);
     assert!(code == 2 && said.contains("names no file"), "{said}");
-    assert!(!log.exists(), "an agent that stands by writes no records");
+    assert!(!log.exists(), "an agent in standby writes no records");
     undisturbed(loads, streams);
 }
 
-/// A process that is killed when this goes.
+/// A process that is killed when this is dropped.
 struct Background(Child);
 
 impl Drop for Background {
@@ -242,11 +241,11 @@ impl Drop for Background {
 }
 
 #[test]
-fn a_cleanup_that_stays_removes_what_an_agent_writes_that_is_started_again() {
+fn a_cleanup_that_stays_removes_the_rules_of_an_agent_that_is_started_again() {
     let (mut scenario, before) = scenario(&[]);
     let (loads, streams) = (loads(&scenario), streams(&scenario));
     let binary = agent::binary().unwrap();
-    let log = scenario.testbed.manifests().beside("cleanup.log");
+    let log = scenario.testbed.manifests().sibling_file("cleanup.log");
     let output = fs::File::create(&log).unwrap();
     let start = || {
         Command::new(&binary)
@@ -257,11 +256,9 @@ fn a_cleanup_that_stays_removes_what_an_agent_writes_that_is_started_again() {
     };
     let mut cleanup = Background(scenario.testbed.namespace("node-a").unwrap().run(start).unwrap().unwrap());
     let wait_clean = |scenario: &Scenario| {
-        let end = Instant::now() + Duration::from_secs(30);
-        while run(scenario, &["cleanup", "--check"]).0 != 0 {
-            assert!(Instant::now() < end, "{}", run(scenario, &["cleanup", "--check"]).1);
-            sleep(Duration::from_millis(100));
-        }
+        wait_until("nothing is left", Duration::from_secs(30), || {
+            run(scenario, &["cleanup", "--check"]).0 == 0
+        });
     };
     wait_clean(&scenario);
     scenario.take_agent("node-a").kill().unwrap();
@@ -269,7 +266,7 @@ fn a_cleanup_that_stays_removes_what_an_agent_writes_that_is_started_again() {
     agent.wait_log("the rules were removed").unwrap();
     wait_clean(&scenario);
     assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
-    nothing_is_left(&scenario, &before);
+    expect_nothing_left(&scenario, &before);
     kill(Pid::from_raw(i32::try_from(cleanup.0.id()).unwrap()), Signal::SIGTERM).unwrap();
     assert_eq!(cleanup.0.wait().unwrap().code(), Some(0));
     let said = fs::read_to_string(&log).unwrap();
@@ -278,7 +275,7 @@ fn a_cleanup_that_stays_removes_what_an_agent_writes_that_is_started_again() {
 }
 
 #[test]
-fn rules_that_an_agent_has_left_are_wrong_and_doctor_says_what_pods_experience() {
+fn doctor_reports_rules_that_an_agent_has_left_and_their_effect_on_pods() {
     for (flag, experience, is_open) in [
         ("--fail-mode=closed", "get no traffic at all", false),
         ("--fail-mode=open", "new connections pass unevaluated", true),
@@ -289,19 +286,19 @@ fn rules_that_an_agent_has_left_are_wrong_and_doctor_says_what_pods_experience()
         let mut agent = scenario.take_agent("node-a");
         assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
         let (code, said) = run(&scenario, &["doctor"]);
-        // The table of the answer wraps lines.
+        // Normalises white space, since the table wraps lines.
         let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(code, 1, "{said}");
         for part in ["wrong", experience, "start an agent", "`kube-verdict cleanup`"] {
             assert!(said.contains(part), "{flag}: {part} in {said}");
         }
-        // No policy selects them: the first two are known to the rules, the third has started since.
+        // No policy selects these pods. The rules contain the first two, and the third has started since.
         scenario.testbed.add_pod("other/late", "node-a", &[], &["80"]).unwrap();
         let reaches = |scenario: &Scenario, from, to| {
-            let way = "80".parse().unwrap();
+            let target = "80".parse().unwrap();
             scenario
                 .testbed
-                .probe(from, to, way, Family::V4, Duration::from_millis(400))
+                .probe(from, to, target, Family::V4, Duration::from_millis(400))
                 .unwrap()
                 .answer
                 .reached()
