@@ -1,7 +1,6 @@
 //! Our own scenarios on a real cluster, for what upstream's suite does not test.
 
 use anyhow::Result;
-use serde_json::{Value, json};
 
 use super::fixture::Fixture;
 use super::{Cluster, InstallMethod};
@@ -11,6 +10,7 @@ mod first_packet;
 mod hosts;
 mod leaving;
 mod origins;
+mod policies;
 mod probes;
 mod reboot;
 mod restart;
@@ -107,42 +107,6 @@ impl Scenario {
     pub fn run(self, cluster: &Cluster, method: InstallMethod) -> Result<String> {
         let fixture = Fixture::new(cluster, method, self.name)?;
         (self.run)(&fixture)
-    }
-}
-
-/// The spec of a policy that denies both directions for pods with a label, or for all pods without a label.
-fn deny_all(label: Option<(&str, &str)>) -> Value {
-    json!({"podSelector": selector(label), "policyTypes": ["Ingress", "Egress"]})
-}
-
-/// The spec of a policy that lets pods with one label reach pods with another on the scenarios' port.
-fn allow_ingress(to: (&str, &str), from: (&str, &str)) -> Value {
-    allow_ingress_from(to, json!({"podSelector": selector(Some(from))}))
-}
-
-/// The spec of a policy that lets a peer reach pods with a label on the scenarios' port, by TCP and UDP.
-fn allow_ingress_from(to: (&str, &str), peer: Value) -> Value {
-    let port = super::fixture::PORT;
-    json!({
-        "podSelector": selector(Some(to)),
-        "policyTypes": ["Ingress"],
-        "ingress": [{"from": [peer], "ports": [{"port": port}, {"port": port, "protocol": "UDP"}]}],
-    })
-}
-
-/// The spec of a policy that lets pods with one label connect to pods with another.
-fn allow_egress(from: (&str, &str), to: (&str, &str)) -> Value {
-    json!({
-        "podSelector": selector(Some(from)),
-        "policyTypes": ["Egress"],
-        "egress": [{"to": [{"podSelector": selector(Some(to))}]}],
-    })
-}
-
-fn selector(label: Option<(&str, &str)>) -> Value {
-    match label {
-        Some((key, value)) => json!({"matchLabels": {key: value}}),
-        None => json!({}),
     }
 }
 

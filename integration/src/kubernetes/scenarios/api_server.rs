@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::{allow_ingress, deny_all};
+use super::policies::{allow_ingress, deny_all};
 use crate::kubernetes::fixture::{Fixture, PORT, PodSpec, number};
 
 /// How long it is down.
@@ -46,12 +46,12 @@ pub fn run(fixture: &Fixture<'_>) -> Result<String> {
     })?;
     let updated = back.elapsed();
     for (pod, report) in fixture.reports("app=stranger", 2, LOAD)? {
-        ensure!(number(&report, "answered")? == 0, "{pod} got through: {report}");
+        ensure!(number(&report, "answered")? == 0, "{pod} connected although policy denies it: {report}");
     }
     let mut answered = 0;
     for (pod, report) in fixture.reports("app=load", 2, LOAD)? {
         let count = number(&report, "answered")?;
-        ensure!(count > 1_000, "{pod} had hardly any answers while the API server was down: {report}");
+        ensure!(count > 1_000, "{pod} had too few answers while the API server was down: {report}");
         answered += count;
     }
     Ok(format!(

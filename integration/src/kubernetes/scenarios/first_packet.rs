@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{allow_egress, allow_ingress, allow_ingress_from, deny_all};
+use super::policies::{allow_egress, allow_ingress, allow_ingress_from, deny_all};
 use crate::kubernetes::Node;
 use crate::kubernetes::fixture::{Fixture, PORT, PodSpec, number};
 
@@ -70,7 +70,7 @@ pub fn run(fixture: &Fixture<'_>) -> Result<String> {
             &[pods("denied", batch, size, &server), pods("allowed", batch, size, &server)].concat(),
         )?;
         for (pod, report) in fixture.reports("app=denied", size, TIMEOUT)? {
-            ensure!(number(&report, "tries")? > 10, "{pod} hardly tried: {report}");
+            ensure!(number(&report, "tries")? > 10, "{pod} made too few attempts: {report}");
             ensure!(
                 number(&report, "successes")? == 0,
                 "{pod} connected although policy denies it: {report}"
@@ -93,7 +93,7 @@ pub fn run(fixture: &Fixture<'_>) -> Result<String> {
     fixture.create(&pods("known", 0, size, &host))?;
     let known = first_successes(fixture, "known", size)?;
 
-    ensure!(first.len() == PODS, "only {} of {PODS} allowed pods got through", first.len());
+    ensure!(first.len() == PODS, "only {} of {PODS} allowed pods connected", first.len());
     let summary = format!(
         "{PODS} denied: nothing passed in either direction; {PODS} allowed, {size} at a time: {}; if \
          another node evaluates them: {}",

@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::{allow_ingress, deny_all};
+use super::policies::{allow_ingress, deny_all};
+use crate::kubernetes::Node;
 use crate::kubernetes::fixture::{Fixture, PORT, PodSpec};
 
 /// A host port of the server.
@@ -42,7 +43,7 @@ pub fn run(fixture: &Fixture<'_>) -> Result<String> {
     let closed: SocketAddr = format!("{}:{PORT}", fixture.address("closed")?).parse()?;
 
     // A pod's own node always reaches it. Another node does not, whatever labels its pods have.
-    let reaches = |node: &crate::kubernetes::Node, to: SocketAddr| {
+    let reaches = |node: &Node, to: SocketAddr| {
         node.run(move || TcpStream::connect_timeout(&to, Duration::from_secs(2)).is_ok())
     };
     ensure!(reaches(first, server)?, "node-1 should reach its own pod");
@@ -62,7 +63,12 @@ pub fn run(fixture: &Fixture<'_>) -> Result<String> {
     fixture.expect("near-friend", &through_host_port, true)?;
     fixture.expect("near-stranger", &through_host_port, false)?;
 
-    // It also applies to a node port, and to a service with session affinity.
+    services(fixture, second)?;
+    Ok("own node, other node, host network, host port, node port, sticky service".to_owned())
+}
+
+/// Checks that the pods' policy also applies to a node port, and to a service with session affinity.
+fn services(fixture: &Fixture<'_>, second: &Node) -> Result<()> {
     let service = |name: &str, spec: serde_json::Value| {
         let object = json!({
             "apiVersion": "v1",
@@ -100,5 +106,5 @@ pub fn run(fixture: &Fixture<'_>) -> Result<String> {
             .insert(fixture.ask("friend", "expect", &sticky)?.context("the sticky service did not answer")?);
     }
     ensure!(answered.len() == 1, "a sticky service sent one client to {answered:?}");
-    Ok("own node, other node, host network, host port, node port, sticky service".to_owned())
+    Ok(())
 }

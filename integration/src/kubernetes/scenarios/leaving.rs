@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::allow_ingress;
+use super::policies::allow_ingress;
 use crate::kubernetes::fixture::{Fixture, PORT, PodSpec, number};
 use crate::kubernetes::install::{Agents, cleanup, own_chart};
 use crate::kubernetes::{Cluster, InstallMethod};
@@ -56,7 +56,7 @@ pub fn run(fixture: &Fixture<'_>) -> Result<String> {
     }
     method.apply(&cluster.kubectl, &cluster.components, &image)?;
     method.wait(&cluster.kubectl)?;
-    ensure!(answered > 1_000, "hardly any load: {answered} connections");
+    ensure!(answered > 1_000, "too little load: {answered} connections");
     ensure!(lost == 0, "{lost} of {answered} allowed connections were lost");
     Ok(format!(
         "uninstalled from both nodes in {} s; {answered} connections meanwhile, none lost",

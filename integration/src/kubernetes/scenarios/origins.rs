@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{allow_ingress, deny_all};
+use super::policies::{allow_ingress, deny_all};
 use crate::kubernetes::fixture::{Fixture, PORT, PodSpec, number};
 
 /// How many packets are sent with each source.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::deny_all;
+use super::policies::deny_all;
 use crate::kubernetes::fixture::{Fixture, PodSpec};
 use crate::kubernetes::images::test_server;
 

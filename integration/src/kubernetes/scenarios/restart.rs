@@ -1,14 +1,15 @@
-//! All agents are replaced, one after the other, while pods open connections all the time. Our own DaemonSet
-//! starts the new agent beside the old one: no connection may be lost, and no denied one may pass. A
-//! container in Flannel's pods ends before the next one starts. Meanwhile, Flannel's chart fails open and the
-//! overlay fails closed. So with the chart, denied connections that pass are only counted, and with the
-//! overlay, lost connections are only counted.
+//! All agents are replaced, one after the other, while pods open connections all the time.
+//!
+//! Our own DaemonSet starts the new agent beside the old one: no connection may be lost, and no denied one
+//! may pass. A container in Flannel's pods ends before the next one starts. Meanwhile, Flannel's chart fails
+//! open and the overlay fails closed. So with the chart, denied connections that pass are only counted, and
+//! with the overlay, lost connections are only counted.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{allow_ingress, deny_all};
+use super::policies::{allow_ingress, deny_all};
 use crate::kubernetes::InstallMethod;
 use crate::kubernetes::fixture::{Fixture, PORT, PodSpec, number};
 
@@ -45,7 +46,7 @@ pub fn run(fixture: &Fixture<'_>) -> Result<String> {
     for (_, report) in fixture.reports("app=stranger", 1, LOAD)? {
         passed += number(&report, "answered")?;
     }
-    ensure!(answered > 1_000, "hardly any load: {answered} connections");
+    ensure!(answered > 1_000, "too little load: {answered} connections");
     ensure!(
         lost == 0 || fixture.method == InstallMethod::Overlay,
         "{lost} of {answered} allowed connections were lost"

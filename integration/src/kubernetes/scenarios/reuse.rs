@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{allow_ingress, deny_all};
+use super::policies::{allow_ingress, deny_all};
 use crate::kubernetes::fixture::{Fixture, PORT, PodSpec};
 
 /// How long a pod may take to finish and to release its address.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde_json::json;
 
-use super::{allow_ingress, deny_all};
+use super::policies::{allow_ingress, deny_all};
 use crate::kubernetes::fixture::{Fixture, PORT, PodSpec};
 
 /// How soon after `kubectl apply` a change must be enforced. The watch is quicker, but a probe takes a while.
