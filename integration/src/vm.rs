@@ -1,7 +1,9 @@
 //! A virtual machine with Debian's cloud kernel, which has the native `queue` expression, SCTP, and another
-//! version. From: a kernel package, programs with their libraries, and commands to run. To: the exit code of
-//! each command, read from the serial console. The machine is emulated (TCG), because tests must not depend
-//! on nested virtualisation.
+//! version.
+//!
+//! From: a kernel package, programs with their libraries, and commands to run. To: the exit code of each
+//! command, read from the serial console. The machine is emulated (TCG), because tests must not depend on
+//! nested virtualisation.
 
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -18,8 +20,7 @@ mod kernel;
 pub use image::Image;
 pub use kernel::Kernel;
 
-/// The start of a line that reports the exit code of a command.
-const RESULT: &str = "RESULT";
+use image::RESULT;
 
 /// The output of a run.
 #[derive(Clone, PartialEq, Eq, Debug)]

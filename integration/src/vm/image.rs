@@ -9,10 +9,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::RESULT;
 use super::archive::{Archive, Kind};
 use super::kernel::Kernel;
 use crate::programs::{libraries, program};
+
+/// The start of a line that reports the exit code of a command.
+pub(super) const RESULT: &str = "RESULT";
 
 /// Modules that the testbed, the agent and SCTP need.
 const MODULES: [&str; 28] = [
