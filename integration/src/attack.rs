@@ -6,11 +6,12 @@
 //!        Report <- [ Suite ] <- [ Receivers ] (every pod, node and the host outside: which marks arrived?)
 //!                         \<-- audit logs (Evidence)
 //! ```
+//!
 //! - [`mark`], [`message`], [`packet`], [`frame`]: the bytes that are sent.
 //! - [`wire`], [`receivers`]: sending and receiving.
 //! - [`topology`], [`flow`]: the addresses of all targets, and existing connections.
-//! - [`case`], [`suite`], [`evidence`], [`report`]: one attempt, all attempts, the audit logs, and the outcomes
-//!   as a table.
+//! - [`case`], [`suite`], [`evidence`], [`report`]: one attempt, all attempts, the audit logs, and a table of
+//!   outcomes.
 //! - [`layout`], [`controls`]: the attacked cluster, and what must work in it.
 //! - Each other module is one kind of attack.
 //!

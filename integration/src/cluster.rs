@@ -1,5 +1,6 @@
-//! The description of a small cluster, from which the testbed and the manifests are built. Pure data with
-//! validated input. Building a description that names something unknown fails.
+//! The description of a small cluster, from which the testbed and the manifests are built.
+//!
+//! Pure data with validated input. Building a description that names something unknown fails.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -6,6 +6,7 @@
 //!                     v                               v
 //!              [ Server ] <- [ probe ] -> [ Observed ] == [ Record ] (of its audit log)
 //! ```
+//!
 //! - [`cluster`], [`specs`], [`port`], [`attachment`], [`testbed`], [`manifests`]: nodes, pods and services,
 //!   from one description.
 //! - [`probe`], [`stream`], [`load`], [`server`]: single, long-lived and continuous connections, and the

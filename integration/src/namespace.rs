@@ -1,6 +1,8 @@
-//! Network namespaces: creating, entering and removing them. Each has a name under `/run/netns`, so that `ip
-//! netns` and `nsenter` find it. The name contains the id of the process that created it. So the next process
-//! recognises and removes the namespaces of killed processes.
+//! Network namespaces: creating, entering and removing them.
+//!
+//! Each has a name under `/run/netns`, so that `ip netns` and `nsenter` find it. The name contains the id of
+//! the process that created it. So the next process recognises and removes the namespaces of killed
+//! processes.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

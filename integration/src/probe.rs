@@ -116,7 +116,7 @@ pub struct Observed {
     pub destination: SocketAddr,
     /// What was probed.
     pub target: ProbeTarget,
-    /// What came of it.
+    /// The outcome.
     pub answer: Answer,
 }
 

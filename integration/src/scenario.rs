@@ -1,6 +1,7 @@
-//! Tests as cluster scenarios: pods, policy, probe, expected verdict and rule. Everything here panics, at the
-//! caller's line, if an outcome is not as expected. Then the agents print their status and records, and the
-//! testbed prints its rules and the commands that enter its namespaces.
+//! Tests as cluster scenarios: pods, policy, probe, expected verdict and rule.
+//!
+//! Everything here panics, at the caller's line, if an outcome is not as expected. Then the agents print
+//! their status and records, and the testbed prints its rules and the commands that enter its namespaces.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,5 +1,6 @@
-//! The server in a pod. It sends its own name and the client's address, and echoes what it receives. One
-//! thread serves all ports of a pod. On a connection, it first writes a [`Greeting`] line. It answers a
+//! The server in a pod. It sends its own name and the client's address, and echoes what it receives.
+//!
+//! One thread serves all ports of a pod. On a connection, it first writes a [`Greeting`] line. It answers a
 //! datagram with that line followed by the datagram. It records when the last byte arrived from each client,
 //! because no byte of a cut connection may arrive.
 

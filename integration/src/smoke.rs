@@ -1,5 +1,6 @@
-//! The smoke scenario: one small cluster that tests each kind of rule once, in both families. It runs in
-//! network namespaces on this kernel and, unchanged, in the virtual machine on another kernel.
+//! The smoke scenario: one small cluster that tests each kind of rule once, in both families.
+//!
+//! It runs in network namespaces on this kernel and, unchanged, in the virtual machine on another kernel.
 
 use crate::cluster::{Cluster, Links, OUTSIDE};
 use crate::probe::Family;

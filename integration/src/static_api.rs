@@ -1,6 +1,8 @@
 //! A simple API server whose objects are replaced as a whole. It has paginated lists, and watches that end
-//! when something changes. It can be stopped, or be unreachable for a while. It is for tests of whole agents.
-//! `crates/cluster/tests/api` has one that misbehaves, for tests of the source alone.
+//! when something changes. It can be stopped, or be unreachable for a while.
+//!
+//! It is for tests of whole agents. `crates/cluster/tests/api` has one that misbehaves, for tests of the
+//! source alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Write};

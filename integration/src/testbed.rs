@@ -1,7 +1,8 @@
-//! A running cluster of network namespaces, with servers in its pods. From: a [`Cluster`] description. To:
-//! probes, agents and scenarios. Everything is removed when the testbed is dropped, also by a panic. If the
-//! process was killed, the next one cleans up. With `KEEP_TESTBED=1` in the environment, everything remains
-//! for inspection.
+//! A running cluster of network namespaces, with servers in its pods.
+//!
+//! From: a [`Cluster`] description. To: probes, agents and scenarios. Everything is removed when the testbed
+//! is dropped, also by a panic. If the process was killed, the next one cleans up. With `KEEP_TESTBED=1` in
+//! the environment, everything remains for inspection.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,6 +1,7 @@
 //! A connection that an edit cuts and another edit allows again resumes at once, also among 50,000 other
-//! connections and while other policies are edited 100 times a second. The only test in its file, so that no
-//! other runs at the same time: it has a bound in time.
+//! connections and while other policies are edited 100 times a second.
+//!
+//! The only test in its file, so that no other runs at the same time: it has a bound in time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};

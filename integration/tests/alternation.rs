@@ -1,6 +1,8 @@
 //! A connection that is cut and allowed again in quick alternation. No message passes after the last cut was
 //! applied, although sweeps of earlier edits may still be in progress. The connection resumes when it is
-//! allowed. The only test in its file, so that no other runs at the same time: it has a bound in time.
+//! allowed.
+//!
+//! The only test in its file, so that no other runs at the same time: it has a bound in time.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

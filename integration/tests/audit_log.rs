@@ -194,8 +194,8 @@ fn a_full_disk_is_a_failure_until_records_fit_again_and_recovery_is_logged_once(
     assert!(failing(&mut scenario).is_some(), "no record can have been written yet");
     scenario.expect("web/a", "db/s", "5432", &allowed(Direction::Ingress, "db/allow-web", 0));
     wait_until("the audit log can be written again", STATUS_TIMEOUT, || failing(&mut scenario).is_none());
-    let said = scenario.agent("node-a").log();
-    assert_eq!(said.matches(recovered).count(), 1, "{said}");
+    let output = scenario.agent("node-a").log();
+    assert_eq!(output.matches(recovered).count(), 1, "{output}");
     let agent = scenario.agent("node-a");
     let read = || {
         let text = fs::read_to_string(&log).unwrap();

@@ -1,5 +1,6 @@
-//! Random faults under load for a short time. `cargo xtask chaos` injects them for longer. The only test in
-//! its file, since it uses the whole machine.
+//! Random faults under load for a short time. `cargo xtask chaos` injects them for longer.
+//!
+//! The only test in its file, since it uses the whole machine.
 
 use std::time::Duration;
 
@@ -18,9 +19,10 @@ fn under_random_faults_every_outcome_is_right() {
     // chaos` injects them.
     let is_light = |fault: &Fault| !matches!(fault, Fault::ConntrackFull | Fault::Busy);
     let only = Fault::ALL.into_iter().filter(is_light).collect();
-    let totals = Run::new(Plan { seed, duration: DURATION, only })
-        .and_then(Run::execute)
-        .unwrap_or_else(|error| panic!("{error:#}; again by: cargo xtask chaos --seed {seed} --minutes 1"));
+    let totals =
+        Run::new(Plan { seed, duration: DURATION, only }).and_then(Run::execute).unwrap_or_else(|error| {
+            panic!("{error:#}; to repeat it: cargo xtask chaos --seed {seed} --minutes 1")
+        });
     assert!(totals.passed > 500 && totals.denied > 100, "there was load: {totals:#?}");
     println!("{totals:#?}");
 }

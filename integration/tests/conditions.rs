@@ -97,8 +97,8 @@ fn while_another_program_holds_its_nflog_groups_it_enforces_and_counts_what_it_c
     let held = node.run(|| [hold(100), hold(101)]).unwrap();
     not_ready(&mut scenario, &Launch::default(), "NFLOG group 100 is taken by");
     scenario.agent("node-a").wait_applied_after(0).unwrap();
-    let said = scenario.agent("node-a").readiness().unwrap().body;
-    assert!(said.contains("policy is enforced") && said.contains("counted as lost"), "{said}");
+    let output = scenario.agent("node-a").readiness().unwrap().body;
+    assert!(output.contains("policy is enforced") && output.contains("counted as lost"), "{output}");
     let doctor = agent::command(&node, &["doctor", "--output", "json"]).unwrap().1;
     assert!(doctor.contains("NFLOG group 100 is taken by"), "{doctor}");
     scenario.expect("web/a", "db/s", "5432", &allowed(Direction::Ingress, "db/allow", 0));

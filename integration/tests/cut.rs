@@ -1,6 +1,7 @@
 //! An established connection that an edit forbids is cut within a tenth of a second, among 100,000 others,
-//! whether or not the edit also forbids these. The only test in its file, so that no other runs at the same
-//! time: it has a bound in time.
+//! whether or not the edit also forbids these.
+//!
+//! The only test in its file, so that no other runs at the same time: it has a bound in time.
 
 use std::thread::sleep;
 use std::time::Duration;

@@ -133,9 +133,9 @@ fn undisturbed(loads: Vec<Load>, streams: Vec<Stream>) {
 
 #[track_caller]
 fn run(scenario: &Scenario, arguments: &[&str]) -> (i32, String) {
-    let (code, said, error) =
+    let (code, output, error) =
         agent::command(scenario.testbed.namespace("node-a").unwrap(), arguments).unwrap();
-    (code, format!("{said}{error}"))
+    (code, format!("{output}{error}"))
 }
 
 #[track_caller]
@@ -148,8 +148,8 @@ fn expect_nothing_left(scenario: &Scenario, before: &[String]) {
         .chain(before.iter().filter(|line| !now.contains(line)).map(|line| format!("- {line}")))
         .collect();
     assert!(differ.is_empty(), "{differ:#?}");
-    let (code, said) = run(scenario, &["cleanup", "--check"]);
-    assert_eq!(code, 0, "{said}");
+    let (code, output) = run(scenario, &["cleanup", "--check"]);
+    assert_eq!(code, 0, "{output}");
 }
 
 #[test]
@@ -175,10 +175,13 @@ fn cleanup_after_the_agents_end_leaves_nothing_and_connections_continue() {
     let mut agent = scenario.take_agent("node-a");
     assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
     let log = agent.audit_log().to_owned();
-    let (code, said) = run(&scenario, &["cleanup", "--check"]);
-    assert!(code == 1 && said.contains("table inet kube-verdict") && said.contains("the marks of"), "{said}");
-    let (code, said) = run(&scenario, &["cleanup", "--audit-log", log.to_str().unwrap()]);
-    assert!(code == 0 && said.contains("removed the rules") && said.contains("removed /"), "{said}");
+    let (code, output) = run(&scenario, &["cleanup", "--check"]);
+    assert!(
+        code == 1 && output.contains("table inet kube-verdict") && output.contains("the marks of"),
+        "{output}"
+    );
+    let (code, output) = run(&scenario, &["cleanup", "--audit-log", log.to_str().unwrap()]);
+    assert!(code == 0 && output.contains("removed the rules") && output.contains("removed /"), "{output}");
     assert!(!log.exists());
     expect_nothing_left(&scenario, &before);
     undisturbed(Vec::new(), streams);
@@ -192,8 +195,8 @@ fn cleanup_beside_a_running_agent_delays_no_connection_and_the_agent_goes_into_s
     sleep(Duration::from_millis(500));
     let began = Instant::now();
     let log = scenario.agent("node-a").audit_log().to_owned();
-    let (code, said) = run(&scenario, &["cleanup", "--force", "--audit-log", log.to_str().unwrap()]);
-    assert_eq!(code, 0, "{said}");
+    let (code, output) = run(&scenario, &["cleanup", "--force", "--audit-log", log.to_str().unwrap()]);
+    assert_eq!(code, 0, "{output}");
     eprintln!("cleanup took {:?}", began.elapsed());
     expect_nothing_left(&scenario, &before);
     scenario
@@ -202,12 +205,12 @@ fn cleanup_beside_a_running_agent_delays_no_connection_and_the_agent_goes_into_s
         .unwrap();
     // Normalises white space, since the tables wrap lines.
     let ask = |command| run(&scenario, &[command]).1.split_whitespace().collect::<Vec<_>>().join(" ");
-    let said = ask("status");
-    assert!(said.contains("rules none: they were removed") && !said.contains("taken over"), "{said}");
-    let said = ask("doctor");
+    let output = ask("status");
+    assert!(output.contains("rules none: they were removed") && !output.contains("taken over"), "{output}");
+    let output = ask("doctor");
     assert!(
-        said.contains("none: the rules were removed") && !said.contains("ask again in a moment"),
-        "{said}"
+        output.contains("none: the rules were removed") && !output.contains("ask again in a moment"),
+        "{output}"
     );
     // It does not install its rules again although policy changes, and leaves nothing behind when it exits.
     scenario.testbed.manifests().remove_policy("db/allow-web").unwrap();
@@ -218,14 +221,14 @@ fn cleanup_beside_a_running_agent_delays_no_connection_and_the_agent_goes_into_s
     assert!(agent.log().contains("removed, as by `kube-verdict cleanup`"), "{}", agent.log());
     expect_nothing_left(&scenario, &before);
     let named = ["cleanup", "--check", "--audit-log", log.to_str().unwrap(), "--state-dir", "/nowhere"];
-    let (code, said) = run(&scenario, &named);
+    let (code, output) = run(&scenario, &named);
     assert!(
-        code == 0 && said.contains("no audit log at /") && said.contains("no state in /nowhere"),
-        "{said}"
+        code == 0 && output.contains("no audit log at /") && output.contains("no state in /nowhere"),
+        "{output}"
     );
     let folder = log.parent().unwrap().to_str().unwrap();
-    let (code, said) = run(&scenario, &["cleanup", "--audit-log", folder]);
-    assert!(code == 2 && said.contains("names no file"), "{said}");
+    let (code, output) = run(&scenario, &["cleanup", "--audit-log", folder]);
+    assert!(code == 2 && output.contains("names no file"), "{output}");
     assert!(!log.exists(), "an agent in standby writes no records");
     undisturbed(loads, streams);
 }
@@ -269,8 +272,8 @@ fn a_cleanup_that_stays_removes_the_rules_of_an_agent_that_is_started_again() {
     expect_nothing_left(&scenario, &before);
     kill(Pid::from_raw(i32::try_from(cleanup.0.id()).unwrap()), Signal::SIGTERM).unwrap();
     assert_eq!(cleanup.0.wait().unwrap().code(), Some(0));
-    let said = fs::read_to_string(&log).unwrap();
-    assert!(said.matches("removed the rules").count() >= 2, "{said}");
+    let output = fs::read_to_string(&log).unwrap();
+    assert!(output.matches("removed the rules").count() >= 2, "{output}");
     undisturbed(loads, streams);
 }
 
@@ -281,16 +284,16 @@ fn doctor_reports_rules_that_an_agent_has_left_and_their_effect_on_pods() {
         ("--fail-mode=open", "new connections pass unevaluated", true),
     ] {
         let (mut scenario, _) = scenario(&[flag]);
-        let (code, said) = run(&scenario, &["doctor"]);
-        assert_eq!(code, 0, "{said}");
+        let (code, output) = run(&scenario, &["doctor"]);
+        assert_eq!(code, 0, "{output}");
         let mut agent = scenario.take_agent("node-a");
         assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
-        let (code, said) = run(&scenario, &["doctor"]);
+        let (code, output) = run(&scenario, &["doctor"]);
         // Normalises white space, since the table wraps lines.
-        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert_eq!(code, 1, "{said}");
+        let output = output.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(code, 1, "{output}");
         for part in ["wrong", experience, "start an agent", "`kube-verdict cleanup`"] {
-            assert!(said.contains(part), "{flag}: {part} in {said}");
+            assert!(output.contains(part), "{flag}: {part} in {output}");
         }
         // No policy selects these pods. The rules contain the first two, and the third has started since.
         scenario.testbed.add_pod("other/late", "node-a", &[], &["80"]).unwrap();
@@ -306,8 +309,8 @@ fn doctor_reports_rules_that_an_agent_has_left_and_their_effect_on_pods() {
         assert!(reaches(&scenario, "web/a", "other/x"));
         assert_eq!(reaches(&scenario, "other/late", "other/x"), is_open, "{flag}");
         assert_eq!(reaches(&scenario, "web/a", "other/late"), is_open, "{flag}");
-        let (code, said) = run(&scenario, &["cleanup"]);
-        assert_eq!(code, 0, "{said}");
+        let (code, output) = run(&scenario, &["cleanup"]);
+        assert_eq!(code, 0, "{output}");
         assert_eq!(run(&scenario, &["doctor"]).0, 0);
         assert!(reaches(&scenario, "other/late", "other/x") && reaches(&scenario, "web/a", "other/late"));
     }

@@ -108,19 +108,19 @@ fn during_a_takeover_both_agents_report_whose_rules_are_in_force() {
         let node = scenario.testbed.namespace("node-a").unwrap();
         agent::command(node, &[command, "--http-port", &port.to_string()]).unwrap().1
     };
-    let said = ask("doctor", agent::HTTP_PORT);
-    assert!(said.contains("another agent has taken over"), "{said}");
-    assert!(said.contains("those of another agent, whose rules are in force"), "{said}");
-    assert!(!said.contains("not installed"), "{said}");
+    let output = ask("doctor", agent::HTTP_PORT);
+    assert!(output.contains("another agent has taken over"), "{output}");
+    assert!(output.contains("those of another agent, whose rules are in force"), "{output}");
+    assert!(!output.contains("not installed"), "{output}");
     assert!(
         ask("doctor", http_port).contains("in force: "),
         "the agent that has taken over reports which rules are in force"
     );
-    let said = ask("status", agent::HTTP_PORT);
-    assert!(said.contains("those of the agent that has taken over"), "{said}");
+    let output = ask("status", agent::HTTP_PORT);
+    assert!(output.contains("those of the agent that has taken over"), "{output}");
     assert_eq!(old.terminate().unwrap().code(), Some(0), "{}", old.log());
-    let said = ask("doctor", agent::HTTP_PORT);
-    assert!(said.contains("no agent answers, but one serves the rules in the"), "{said}");
+    let output = ask("doctor", agent::HTTP_PORT);
+    assert!(output.contains("no agent answers, but one serves the rules in the"), "{output}");
     scenario.put_agent(next);
 }
 
@@ -233,8 +233,8 @@ fn a_terminated_agent_leaves_the_rules_and_cleanup_removes_them() {
     assert_eq!(answer(&scenario, "web/a", "db/s"), Answer::TimedOut);
     known.wait_progress(50).unwrap();
     let node = scenario.testbed.namespace("node-a").unwrap();
-    let (code, said, error) = agent::command(node, &["cleanup"]).unwrap();
-    assert_eq!(code, 0, "{said}{error}");
+    let (code, output, error) = agent::command(node, &["cleanup"]).unwrap();
+    assert_eq!(code, 0, "{output}{error}");
     assert!(!scenario.testbed.ruleset("node-a").unwrap().contains("kube-verdict"));
     scenario.expect("other/x", "db/s", "5432", &unevaluated());
     known.finish().unwrap();

@@ -1,5 +1,7 @@
 //! Connections that a change has cut stay cut if the agent that applied the change is killed, or superseded,
-//! before its sweep. There are many other connections, so that sweeps take a while.
+//! before its sweep.
+//!
+//! There are many other connections, so that sweeps take a while.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 

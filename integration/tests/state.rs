@@ -116,8 +116,8 @@ fn without_a_state_an_agent_is_not_ready_while_a_file_was_never_understood() {
         std::fs::write(scenario.testbed.manifests().path().join(FILE), &bytes).unwrap();
         eprintln!("--- {kind}");
         let mut agent = Agent::start(&scenario.testbed, "node-a", &Launch::default()).unwrap();
-        let said = agent.wait_not_ready("was never understood").unwrap();
-        assert!(said.contains(FILE), "{kind}: {said}");
+        let output = agent.wait_not_ready("was never understood").unwrap();
+        assert!(output.contains(FILE), "{kind}: {output}");
         wait_status(&agent, "the valid objects are enforced", |status| status["phase"] == "enforcing");
         scenario.testbed.manifests().policy("db/allow-web", ALLOWED).unwrap();
         agent.wait_ready().unwrap();
@@ -218,8 +218,8 @@ fn powered_off(others: u32) -> (Scenario, String, PathBuf, u16) {
     agent.kill().unwrap();
     let port = api.port();
     api.stop(node).unwrap();
-    let (code, said, error) = agent::command(node, &["cleanup"]).unwrap();
-    assert_eq!(code, 0, "{said}{error}");
+    let (code, output, error) = agent::command(node, &["cleanup"]).unwrap();
+    assert_eq!(code, 0, "{output}{error}");
     (scenario, flag, kubeconfig, port)
 }
 
@@ -238,8 +238,8 @@ fn a_node_that_boots_without_its_api_server_enforces_the_last_state_and_converge
     let status = scenario.agent("node-a").status().unwrap();
     assert!(status["state"]["restored"].is_u64() && status["source"]["connected"] == false, "{status:#}");
     let node = scenario.testbed.namespace("node-a").unwrap();
-    let (_, said, _) = agent::command(node, &["status"]).unwrap();
-    assert!(said.contains("state of 20") && said.contains("has answered"), "{said}");
+    let (_, output, _) = agent::command(node, &["status"]).unwrap();
+    assert!(output.contains("state of 20") && output.contains("has answered"), "{output}");
     // The API server is back, and the policy was removed meanwhile.
     let mut now = objects(&scenario.testbed, 0);
     now.insert("/apis/networking.k8s.io/v1/networkpolicies", Vec::new());

@@ -1,4 +1,5 @@
 //! Pod events of another node that affect no rule of this node send nothing to the kernel and wake no worker.
+//!
 //! The only test in its file, so that no other runs at the same time: it counts how often threads are woken.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]

@@ -100,7 +100,7 @@ impl Flow {
         Ok(())
     }
 
-    /// Lets the client's kernel send TCP's RST, with the right sequence number, and forget the connection.
+    /// Makes the client's kernel send a TCP RST with the right sequence number, and close the connection.
     pub fn reset_by_client(&mut self) -> Result<()> {
         if let Ends::Tcp { client, .. } = &mut self.ends
             && let Some(client) = client.take()

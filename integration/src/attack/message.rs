@@ -98,7 +98,7 @@ pub fn udp_lite(path: Path, ports: (u16, u16), data: &[u8]) -> Message {
 /// A TCP segment with `flags` of [`flag`].
 pub fn tcp(path: Path, ports: (u16, u16), flags: u8, (seq, ack): (u32, u32), data: &[u8]) -> Message {
     let header = [&pair(ports)[..], &seq.to_be_bytes(), &ack.to_be_bytes()].concat();
-    // Five words of header, the flags, a window, the checksum, and no urgent data.
+    // A header of five 32-bit words, the flags, a window, the checksum, and no urgent data.
     let bytes = [&header[..], &[5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0], data].concat();
     summed(path, protocol::TCP, bytes, 16)
 }
@@ -140,7 +140,7 @@ pub fn sctp(ports: (u16, u16), data: &[u8]) -> Message {
 
 /// A DCCP request that carries the data (RFC 4340, section 5).
 pub fn dccp(path: Path, ports: (u16, u16), data: &[u8]) -> Message {
-    // Five words of header, a long sequence number, a service code.
+    // A header of five 32-bit words, a long sequence number, and a service code.
     let bytes = [&pair(ports)[..], &[5, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1], data].concat();
     summed(path, protocol::DCCP, bytes, 6)
 }

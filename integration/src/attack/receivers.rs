@@ -1,6 +1,7 @@
-//! Receivers of marks: a sniffer in every pod and outside, and sockets on every node. A pod receives every
-//! frame that arrives at its interface, also frames for others. A node receives what reaches its own sockets,
-//! since a sniffer would also see packets that its rules drop afterwards.
+//! Receivers of marks: a sniffer in every pod and outside, and sockets on every node.
+//!
+//! A pod receives every frame that arrives at its interface, also frames for others. A node receives what
+//! reaches its own sockets, since a sniffer would also see packets that its rules drop afterwards.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};

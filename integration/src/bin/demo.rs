@@ -1,6 +1,7 @@
-//! The demonstration: plain NetworkPolicies, enforced on real connections between network namespaces. It
-//! shows the policies, expected and observed outcomes of probes, the audit records of some verdicts, and how
-//! soon an edit cuts an established connection. The exit code is 0 only if everything is as expected.
+//! The demonstration: plain NetworkPolicies, enforced on real connections between network namespaces.
+//!
+//! It shows the policies, expected and observed outcomes of probes, the audit records of some verdicts, and
+//! how soon an edit cuts an established connection. The exit code is 0 only if everything is as expected.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
-//! Faults of agents: kills, restarts, suspensions and takeovers; and nodes that lose power. From: a node. To:
-//! its agent's process, its pods, and the model, which records when the node gives no verdicts.
+//! Faults of agents: kills, restarts, suspensions and takeovers; and nodes that lose power.
+//!
+//! From: a node. To: its agent's process, its pods, and the model, which records when the node gives no
+//! verdicts.
 
 use std::sync::Arc;
 use std::thread::sleep;

@@ -1,7 +1,9 @@
-//! Reads the status of a node's agent many times a second. From: `/status` and the log of the node's agent.
-//! To: since when each world is in force, and whether the agent enforces policy. An agent that is suspended
-//! or gone is not polled. The log names the policies of each change when they are in force (`policy
-//! applied`). The status has versions of policies only if an API server is the source.
+//! Reads the status of a node's agent many times a second.
+//!
+//! From: `/status` and the log of the node's agent. To: since when each world is in force, and whether the
+//! agent enforces policy. An agent that is suspended or gone is not polled. The log names the policies of
+//! each change when they are in force (`policy applied`). The status has versions of policies only if an API
+//! server is the source.
 
 use std::collections::HashMap;
 use std::fs::File;

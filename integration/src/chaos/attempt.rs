@@ -1,4 +1,4 @@
-//! A connection or datagram that was tried, and its outcome.
+//! A connection or datagram that was attempted, and its outcome.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use super::world::ServicePort;
 use crate::probe::Answer;
 
-/// A connection or datagram that was tried, and what came of it.
+/// A connection or datagram that was attempted, and its outcome.
 #[derive(Clone, Debug)]
 pub struct Attempt {
-    /// The pod that tried.
+    /// The pod that made the attempt.
     pub from: String,
     /// The pod that had the destination address when the attempt was chosen.
     pub to: String,

@@ -1,7 +1,8 @@
-//! Totals of a node's audit log, across rotations. From: the log's files, which are read as they grow. To:
-//! denials, bypasses, and how many records are lost or only counted. Invariant: a renamed file is read to its
-//! end before it is removed, so no line is missed. A line other than a record counts once, even if it is
-//! written twice.
+//! Totals of a node's audit log, across rotations.
+//!
+//! From: the log's files, which are read as they grow. To: denials, bypasses, and how many records are lost
+//! or only counted. Invariant: a renamed file is read to its end before it is removed, so no line is missed.
+//! A line other than a record counts once, even if it is written twice.
 
 use std::collections::HashSet;
 use std::fs::{self, File};

@@ -1,5 +1,7 @@
-//! Changes of the configuration: policies, labels, and pods that are created and deleted. From: random
-//! numbers. To: the next world. Invariant: the model has it before its first effect, so before the manifests.
+//! Changes of the configuration: policies, labels, and pods that are created and deleted.
+//!
+//! From: random numbers. To: the next world. Invariant: the model has it before its first effect, so before
+//! the manifests.
 
 use std::time::Instant;
 

@@ -1,6 +1,8 @@
 //! Clients in every pod that connect to other pods all the time: one to targets that policy allows, two to
-//! targets that it denies. From: the world that is in force or about to be, and random numbers. To: a channel
-//! of [`Attempt`]s with their times and outcomes. Invariant: a pod's clients end before the pod is removed.
+//! targets that it denies.
+//!
+//! From: the world that is in force or about to be, and random numbers. To: a channel of [`Attempt`]s with
+//! their times and outcomes. Invariant: a pod's clients end before the pod is removed.
 
 use std::collections::BTreeMap;
 use std::io;

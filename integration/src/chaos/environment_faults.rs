@@ -1,5 +1,7 @@
 //! Faults in the environment of agents: changed rules, invalid manifests, rotated logs and a full conntrack
-//! table. From: random numbers. To: the kernel and files, with an [`Undo`] unless the fault is over at once.
+//! table.
+//!
+//! From: random numbers. To: the kernel and files, with an [`Undo`] unless the fault is over at once.
 
 use std::fs::{self, File};
 use std::io::Write;

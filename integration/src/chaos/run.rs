@@ -1,6 +1,7 @@
-//! A run: a cluster under load, and a model that checks each outcome against policy. From: a plan. To:
-//! totals, or the first outcome that was wrong. Invariant: all random choices come from the seed. Only the
-//! timing depends on the machine.
+//! A run: a cluster under load, and a model that checks each outcome against policy.
+//!
+//! From: a plan. To: totals, or the first outcome that was wrong. Invariant: all random choices come from the
+//! seed. Only the timing depends on the machine.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::sleep;
@@ -132,20 +133,26 @@ impl Run {
             flags.join(" "),
             names[API_NODE]
         ));
-        run.write_file(CLUSTER_FILE)?;
-        run.write_file(POLICY_FILE)?;
-        for at in 0..run.nodes.len() {
-            let name = run.nodes[at].name.clone();
-            run.model.pause(&name, now);
-            run.nodes[at].start(&run.testbed, &mut run.random)?;
-        }
-        run.converge()?;
-        let pods: Vec<String> = run.model.newest().pods.keys().cloned().collect();
-        for pod in pods {
-            run.clients.start(&run.testbed, &pod, &mut run.random)?;
-        }
-        run.started = Instant::now();
+        run.start_agents_and_clients()?;
         Ok(run)
+    }
+
+    fn start_agents_and_clients(&mut self) -> Result<()> {
+        self.write_file(CLUSTER_FILE)?;
+        self.write_file(POLICY_FILE)?;
+        let now = self.started;
+        for at in 0..self.nodes.len() {
+            let name = self.nodes[at].name.clone();
+            self.model.pause(&name, now);
+            self.nodes[at].start(&self.testbed, &mut self.random)?;
+        }
+        self.converge()?;
+        let pods: Vec<String> = self.model.newest().pods.keys().cloned().collect();
+        for pod in pods {
+            self.clients.start(&self.testbed, &pod, &mut self.random)?;
+        }
+        self.started = Instant::now();
+        Ok(())
     }
 
     /// Prints an event, and keeps it for the report of a later failure.

@@ -1,6 +1,7 @@
-//! The course of a run: which fault is injected when, and when it is undone. From: random numbers. To: faults
-//! of all kinds. Invariant: a fault is injected only where the model knows what may pass meanwhile. It is
-//! over at once, or has an [`Undo`] that is scheduled with it.
+//! The course of a run: which fault is injected when, and when it is undone.
+//!
+//! From: random numbers. To: faults of all kinds. Invariant: a fault is injected only where the model knows
+//! what may pass meanwhile. It is over at once, or has an [`Undo`] that is scheduled with it.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

@@ -1,6 +1,8 @@
 //! Long-lived connections: steady ones, which policy always allows, and conditional ones, which it allows in
-//! some worlds. From: the world in force. To: streams of numbered messages. Invariant: no message of a steady
-//! stream is missing. Nothing of a conditional stream arrives once a world that denies it is in force.
+//! some worlds.
+//!
+//! From: the world in force. To: streams of numbered messages. Invariant: no message of a steady stream is
+//! missing. Nothing of a conditional stream arrives once a world that denies it is in force.
 
 use std::time::{Duration, Instant};
 

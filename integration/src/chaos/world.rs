@@ -1,5 +1,7 @@
 //! The configuration at one moment: pods with their labels, and policies in a form that a test can evaluate
-//! itself. From: the seed. To: manifests for the agents, and a naive verdict for each pair of pods, port and
+//! itself.
+//!
+//! From: the seed. To: manifests for the agents, and a naive verdict for each pair of pods, port and
 //! direction. Pure. Invariant: both express the same policy. The manifests contain a policy that is named
 //! after the world's number, so an agent's log shows which world is in force.
 

@@ -1,4 +1,5 @@
 //! The images of the cluster's own pods: the pause container, the test server, Flannel and its CNI plugin.
+//!
 //! Each has the name that its user expects: upstream's suite, Flannel's manifest, or containerd's
 //! configuration. So no image is downloaded.
 

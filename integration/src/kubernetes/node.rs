@@ -1,6 +1,7 @@
-//! A node: network, process and mount namespaces, with a containerd, a kubelet and a kube-proxy. All
-//! processes of a node are in its process namespace. When the first process there is killed, the kernel also
-//! kills the kubelet, the shims and every container. A node is shut down and rebooted in this manner.
+//! A node: network, process and mount namespaces, with a containerd, a kubelet and a kube-proxy.
+//!
+//! All processes of a node are in its process namespace. When the first process there is killed, the kernel
+//! also kills the kubelet, the shims and every container. A node is shut down and rebooted in this manner.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
