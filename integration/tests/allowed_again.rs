@@ -88,7 +88,7 @@ fn cut_and_allow(
         streams.iter().map(|stream| written.saturating_duration_since(last(stream))).collect();
     let timeout = cut_for.iter().max().copied().unwrap_or_default() + 2 * LATER_THAN_CUT_FOR;
     let mut resumed = vec![None; streams.len()];
-    while resumed.contains(&None) && written.elapsed() < timeout + (delays.since(written)) {
+    while resumed.contains(&None) && written.elapsed() < timeout + delays.since(written) {
         for (at, stream) in resumed.iter_mut().zip(streams) {
             if at.is_none() && last(stream) > written {
                 *at = Some(last(stream).saturating_duration_since(written));
