@@ -1,12 +1,11 @@
-//! The real program `kube-verdict` on a node of the testbed.
+//! An agent: the real program `kube-verdict` on a node of the testbed.
 
-use std::env;
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -16,18 +15,23 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::dropped::{self, Dropped};
-use crate::http::{self, HttpAnswer};
-use crate::namespace::{Namespace, kept};
+use crate::http::{self, HttpResponse};
+use crate::namespace::{Namespace, keep_testbed};
 use crate::record::{self, Record};
 use crate::testbed::Testbed;
 
-/// How long an agent may take to start, to become ready or to apply a change, on a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(60);
+mod binary;
 
-/// The port on 127.0.0.1 at which an agent answers, unless it is told otherwise.
+pub use binary::{binary, command};
+
+/// How long an agent may take to start, to become ready or to apply a change, on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The default port of an agent's HTTP server on 127.0.0.1.
 pub const HTTP_PORT: u16 = 9476;
 
-/// A running agent. It is killed when this goes; where a test panics it first prints what it knows.
+/// A running agent, which is killed when this is dropped. If a test panics, its status, records and log are
+/// printed first.
 #[derive(Debug)]
 pub struct Agent {
     child: Child,
@@ -42,17 +46,17 @@ pub struct Agent {
 /// How to start an agent.
 #[derive(Clone, Debug)]
 pub struct Launch<'a> {
-    /// Flags for `kube-verdict run` beside `--source`, `--node`, `--audit-log` and `--http-port`.
+    /// Flags for `kube-verdict run`, other than `--source`, `--node`, `--audit-log` and `--http-port`.
     pub flags: &'a [&'a str],
-    /// A program and its arguments that start the agent in their place, such as `setpriv ... `.
-    pub through: &'a [&'a str],
-    /// The port on which it answers: two agents of one node need two.
+    /// A program with arguments that executes the agent, such as `setpriv ...`.
+    pub wrapper: &'a [&'a str],
+    /// The port of its HTTP server. Two agents on one node need different ports.
     pub http_port: u16,
-    /// The folder of manifests, if not the testbed's own.
+    /// The folder of manifests; the testbed's own by default.
     pub source: Option<&'a Path>,
-    /// The audit log, if not a file beside the manifests.
+    /// The audit log; by default a file beside the manifests.
     pub audit_log: Option<&'a Path>,
-    /// How the API server is found that is the source in place of a folder.
+    /// The kubeconfig of an API server, which is then the source instead of a folder.
     pub kubeconfig: Option<&'a Path>,
 }
 
@@ -60,7 +64,7 @@ impl Default for Launch<'_> {
     fn default() -> Self {
         Self {
             flags: &[],
-            through: &[],
+            wrapper: &[],
             http_port: HTTP_PORT,
             source: None,
             audit_log: None,
@@ -70,20 +74,22 @@ impl Default for Launch<'_> {
 }
 
 impl Agent {
-    /// Starts an agent on a node; it need not be ready yet.
+    /// Starts an agent on a node, without waiting until it is ready.
     pub fn start(testbed: &Testbed, node: &str, launch: &Launch<'_>) -> Result<Self> {
         static AGENTS: AtomicU32 = AtomicU32::new(1);
         let number = AGENTS.fetch_add(1, Ordering::Relaxed);
         let namespace = Arc::clone(testbed.namespace(node)?);
-        let file = |kind| testbed.manifests().beside(&format!("{node}-{number}.{kind}"));
+        let file = |kind| testbed.manifests().sibling_file(&format!("{node}-{number}.{kind}"));
         let audit_log = launch.audit_log.map_or_else(|| file("audit"), Path::to_owned);
         let log = file("log");
         let output = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
-        let mut words: Vec<&str> = launch.through.to_vec();
+        let mut command_line: Vec<&str> = launch.wrapper.to_vec();
         let binary = binary()?;
         let binary = binary.to_str().context("the path of kube-verdict is not UTF-8")?;
-        words.push(binary);
-        let Some((program, arguments)) = words.split_first() else { bail!("nothing to start") };
+        command_line.push(binary);
+        let Some((program, arguments)) = command_line.split_first() else {
+            bail!("the command line is empty")
+        };
         let mut command = Command::new(program);
         command
             .args(arguments)
@@ -96,7 +102,7 @@ impl Agent {
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output);
-        // A process begins in the namespace of the thread that starts it.
+        // A process starts in the namespace of the thread that starts it.
         let child = namespace.run(|| command.spawn())?.with_context(|| format!("starting {program}"))?;
         let http_port = launch.http_port;
         Ok(Self { child, node: node.to_owned(), namespace, http_port, audit_log, log, ended: None })
@@ -107,7 +113,7 @@ impl Agent {
         &self.node
     }
 
-    /// The port at which it answers.
+    /// The port of its HTTP server.
     pub fn http_port(&self) -> u16 {
         self.http_port
     }
@@ -117,39 +123,39 @@ impl Agent {
         self.child.id()
     }
 
-    /// Waits until it is ready. Fails with what it says, if it ends or takes too long.
+    /// Waits until it is ready. Fails with its log if it exits or takes too long.
     pub fn wait_ready(&mut self) -> Result<()> {
         self.wait_for("the agent to be ready", |answer| answer.status == 200)
     }
 
-    /// Waits until it lives, answers, and says that it is not ready for a reason that contains `naming`; returns all
-    /// that it says.
+    /// Waits until it answers that it is not ready, for a reason that contains `naming`. Returns the whole
+    /// answer.
     pub fn wait_not_ready(&mut self, naming: &str) -> Result<String> {
-        let mut said = String::new();
-        self.wait_for(&format!("the agent to be not ready and to name {naming:?}"), |answer| {
-            said.clone_from(&answer.body);
-            answer.status != 200 && said.contains(naming)
+        let mut body = String::new();
+        self.wait_for(&format!("the agent to be not ready because of {naming:?}"), |answer| {
+            body.clone_from(&answer.body);
+            answer.status != 200 && body.contains(naming)
         })?;
-        Ok(said)
+        Ok(body)
     }
 
-    /// What it answers to `/readyz`.
-    pub fn readiness(&self) -> Result<HttpAnswer> {
+    /// Its answer to `/readyz`.
+    pub fn readiness(&self) -> Result<HttpResponse> {
         self.get("/readyz")
     }
 
     /// Its answer to a path such as `/metrics`.
-    pub fn get(&self, path: &str) -> Result<HttpAnswer> {
+    pub fn get(&self, path: &str) -> Result<HttpResponse> {
         http::get(&self.namespace, self.http_port, path)
     }
 
-    /// Its status, as `/status` tells it.
+    /// Its answer to `/status`.
     pub fn status(&self) -> Result<Value> {
         let answer = self.get("/status")?;
-        serde_json::from_str(&answer.body).with_context(|| format!("the status is no JSON: {}", answer.body))
+        serde_json::from_str(&answer.body).with_context(|| format!("the status is not JSON: {}", answer.body))
     }
 
-    /// The generation that is in force: nothing passes that it denies.
+    /// The generation that is in force: nothing that it denies passes.
     pub fn applied_generation(&self) -> Result<u64> {
         let status = self.status()?;
         status["applied_generation"].as_u64().with_context(|| format!("no applied_generation: {status}"))
@@ -157,17 +163,17 @@ impl Agent {
 
     /// Waits until a generation later than `before` is in force.
     pub fn wait_applied_after(&self, before: u64) -> Result<()> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         while self.applied_generation()? <= before {
             if Instant::now() > end {
-                bail!("{}: no generation after {before} came into force in {PATIENCE:?}", self.node);
+                bail!("{}: no generation after {before} was applied within {TIMEOUT:?}", self.node);
             }
             sleep(Duration::from_millis(2));
         }
         Ok(())
     }
 
-    /// The sum of all samples of a metric of this name, over its labels that contain `label` (empty: all).
+    /// The sum of all samples of a metric whose labels contain `label`. An empty `label` selects all samples.
     pub fn metric(&self, name: &str, label: &str) -> Result<f64> {
         let text = self.get("/metrics")?.body;
         let samples = text.lines().filter(|line| {
@@ -180,19 +186,19 @@ impl Agent {
         Ok(values.iter().sum())
     }
 
-    /// The place after the last whole record that its audit log holds now.
-    pub fn mark(&self) -> u64 {
+    /// The offset of its audit log after the last complete record.
+    pub fn audit_end(&self) -> u64 {
         record::end(&self.audit_log).unwrap_or(0)
     }
 
-    /// The records after a place in its audit log.
-    pub fn records_after(&self, mark: u64) -> Result<Vec<Record>> {
-        if self.audit_log.exists() { Ok(record::read(&self.audit_log, mark)?.0) } else { Ok(Vec::new()) }
+    /// The records after an offset of its audit log.
+    pub fn records_after(&self, offset: u64) -> Result<Vec<Record>> {
+        if self.audit_log.exists() { Ok(record::read(&self.audit_log, offset)?.0) } else { Ok(Vec::new()) }
     }
 
-    /// The lines about dropped packets after a place in its audit log.
-    pub fn drops_after(&self, mark: u64) -> Result<Vec<Dropped>> {
-        if self.audit_log.exists() { dropped::read(&self.audit_log, mark) } else { Ok(Vec::new()) }
+    /// The lines about dropped packets after an offset of its audit log.
+    pub fn drops_after(&self, offset: u64) -> Result<Vec<Dropped>> {
+        if self.audit_log.exists() { dropped::read(&self.audit_log, offset) } else { Ok(Vec::new()) }
     }
 
     /// All lines of its audit log whose first field has this name, such as `bypass`.
@@ -203,56 +209,56 @@ impl Agent {
         lines.map(|line| serde_json::from_slice(line).context("a line of the audit log")).collect()
     }
 
-    /// Waits for a record, after a place in its audit log, that fits.
-    pub fn wait_record(&self, mark: u64, fits: impl Fn(&Record) -> bool) -> Result<Record> {
+    /// Waits for a record after an offset of its audit log for which `fits` is true.
+    pub fn wait_record(&self, offset: u64, fits: impl Fn(&Record) -> bool) -> Result<Record> {
         let end = Instant::now() + Duration::from_secs(3);
         loop {
-            let records = self.records_after(mark)?;
+            let records = self.records_after(offset)?;
             if let Some(record) = records.iter().find(|record| fits(record)) {
                 return Ok(record.clone());
             }
             if Instant::now() > end {
-                bail!("{}: no record fits; these came: {records:#?}", self.node);
+                bail!("{}: no record fits among these: {records:#?}", self.node);
             }
             sleep(Duration::from_millis(10));
         }
     }
 
-    /// Its audit log.
+    /// The path of its audit log.
     pub fn audit_log(&self) -> &Path {
         &self.audit_log
     }
 
-    /// The file of its standard output and standard error.
+    /// The path of the file with its standard output and standard error.
     pub fn log_file(&self) -> &Path {
         &self.log
     }
 
-    /// What it has written to standard output and standard error.
+    /// Its standard output and standard error so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_else(|error| format!("({}: {error})", self.log.display()))
     }
 
     /// Waits until it has logged a text.
     pub fn wait_log(&self, text: &str) -> Result<()> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         while !self.log().contains(text) {
             if Instant::now() > end {
-                bail!("{}: waited {PATIENCE:?} for a log line with {text:?}:\n{}", self.node, self.log());
+                bail!("{}: waited {TIMEOUT:?} for a log line with {text:?}:\n{}", self.node, self.log());
             }
             sleep(Duration::from_millis(20));
         }
         Ok(())
     }
 
-    /// Ends it as a crash would, at once (SIGKILL).
+    /// Kills it (SIGKILL), as a crash does.
     pub fn kill(&mut self) -> Result<()> {
         self.child.kill().context("killing the agent")?;
         self.wait().map(drop)
     }
 
-    /// Stops it as it is (SIGSTOP), and waits until each of its threads has stopped: it answers nothing until it goes on.
-    pub fn stop(&self) -> Result<()> {
+    /// Suspends it (SIGSTOP), and waits until each of its threads has stopped.
+    pub fn suspend(&self) -> Result<()> {
         self.signal(Signal::SIGSTOP)?;
         let threads = format!("/proc/{}/task", self.child.id());
         let is_stopped = |thread: std::io::Result<fs::DirEntry>| -> Result<bool> {
@@ -260,22 +266,22 @@ impl Agent {
             // The state follows the name, which is in brackets (proc_pid_stat(5)).
             Ok(stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T')))
         };
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         while !fs::read_dir(&threads)?.map(is_stopped).collect::<Result<Vec<_>>>()?.into_iter().all(|it| it) {
             if Instant::now() > end {
-                bail!("{}: the agent did not stop in {PATIENCE:?}", self.node);
+                bail!("{}: the agent was not suspended within {TIMEOUT:?}", self.node);
             }
             sleep(Duration::from_millis(1));
         }
         Ok(())
     }
 
-    /// Has it go on (SIGCONT).
-    pub fn go_on(&self) -> Result<()> {
+    /// Resumes it (SIGCONT).
+    pub fn resume(&self) -> Result<()> {
         self.signal(Signal::SIGCONT)
     }
 
-    /// Asks it to end (SIGTERM), waits for that, and returns how it ended.
+    /// Terminates it (SIGTERM), waits until it has exited, and returns its exit status.
     pub fn terminate(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM)?;
         self.wait()
@@ -287,21 +293,21 @@ impl Agent {
         kill(Pid::from_raw(process), signal).with_context(|| format!("sending {signal} to the agent"))
     }
 
-    /// Waits until it has ended.
+    /// Waits until it has exited.
     pub fn wait(&mut self) -> Result<ExitStatus> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
             if let Some(status) = self.try_wait()? {
                 return Ok(status);
             }
             if Instant::now() > end {
-                bail!("{}: the agent did not end in {PATIENCE:?}:\n{}", self.node, self.log());
+                bail!("{}: the agent did not exit within {TIMEOUT:?}:\n{}", self.node, self.log());
             }
             sleep(Duration::from_millis(5));
         }
     }
 
-    /// Prints its status, its last records and its last words.
+    /// Prints its status, its last records and its last log lines.
     pub fn print_state(&self) {
         match self.status() {
             Ok(status) => eprintln!("--- status of the agent on {}\n{status:#}", self.node),
@@ -309,10 +315,10 @@ impl Agent {
         }
         let records = fs::read_to_string(&self.audit_log).unwrap_or_default();
         eprintln!("--- last audit records on {}\n{}", self.node, last_lines(&records, 20));
-        eprintln!("--- last words of the agent on {}\n{}", self.node, last_lines(&self.log(), 40));
+        eprintln!("--- last log lines of the agent on {}\n{}", self.node, last_lines(&self.log(), 40));
     }
 
-    /// How it ended, if it has.
+    /// Its exit status, if it has exited.
     pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
         if self.ended.is_none() {
             self.ended = self.child.try_wait().context("waiting for the agent")?;
@@ -320,12 +326,17 @@ impl Agent {
         Ok(self.ended)
     }
 
-    fn wait_for(&mut self, what: &str, mut seen: impl FnMut(&HttpAnswer) -> bool) -> Result<()> {
-        let end = Instant::now() + PATIENCE;
-        let mut last = String::from("nothing");
+    fn wait_for(&mut self, what: &str, mut seen: impl FnMut(&HttpResponse) -> bool) -> Result<()> {
+        let end = Instant::now() + TIMEOUT;
+        let mut last = String::from("none");
         loop {
             if let Some(status) = self.try_wait()? {
-                bail!("{}: waiting for {what}, it ended ({}):\n{}", self.node, how(status), self.log());
+                bail!(
+                    "{}: waiting for {what}, but the agent exited ({}):\n{}",
+                    self.node,
+                    exit_text(status),
+                    self.log()
+                );
             }
             match self.readiness() {
                 Ok(answer) if seen(&answer) => return Ok(()),
@@ -334,7 +345,11 @@ impl Agent {
                 Err(_) => {}
             }
             if Instant::now() > end {
-                bail!("{}: waited {PATIENCE:?} for {what}; it says: {last}\n{}", self.node, self.log());
+                bail!(
+                    "{}: waited {TIMEOUT:?} for {what}; its last answer: {last}\n{}",
+                    self.node,
+                    self.log()
+                );
             }
             sleep(Duration::from_millis(5));
         }
@@ -346,53 +361,14 @@ impl Drop for Agent {
         if std::thread::panicking() {
             self.print_state();
         }
-        if !kept() && self.ended.is_none() {
+        if !keep_testbed() && self.ended.is_none() {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
     }
 }
 
-/// Runs another command of `kube-verdict` in a node's namespace: its exit code, standard output and standard error.
-pub fn command(namespace: &Namespace, arguments: &[&str]) -> Result<(i32, String, String)> {
-    let binary = binary()?;
-    let output = namespace.run(|| Command::new(&binary).args(arguments).stdin(Stdio::null()).output())?;
-    let output = output.with_context(|| format!("running {}", binary.display()))?;
-    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-    Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))
-}
-
-/// The program under test: `KUBE_VERDICT_BIN`, or the workspace's own, built anew if its sources have changed.
-pub fn binary() -> Result<PathBuf> {
-    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    if let Some(path) = env::var_os("KUBE_VERDICT_BIN") {
-        return Ok(PathBuf::from(path));
-    }
-    BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))).clone().map_err(anyhow::Error::msg)
-}
-
-/// Builds the program as people install it, optimised, since scenarios hold it to bounds in time; in the target folder of
-/// the running test.
-fn build() -> Result<PathBuf> {
-    let test = env::current_exe().context("finding the running program")?;
-    let target = test
-        .ancestors()
-        .find(|folder| folder.file_name().is_some_and(|name| name == "debug" || name == "release"))
-        .and_then(Path::parent)
-        .context("the running program is in no target folder: set KUBE_VERDICT_BIN")?;
-    let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--quiet", "--release", "--package", "kube-verdict", "--bin", "kube-verdict"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .env("CARGO_TARGET_DIR", target)
-        .output()
-        .context("running cargo to build kube-verdict (or set KUBE_VERDICT_BIN)")?;
-    if !output.status.success() {
-        bail!("kube-verdict does not build:\n{}", String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(target.join("release/kube-verdict"))
-}
-
-fn how(status: ExitStatus) -> String {
+fn exit_text(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit code {code}"),
         (None, signal) => format!("signal {}", signal.unwrap_or_default()),

@@ -1,4 +1,4 @@
-//! When an edit was applied, by the agent's log.
+//! When an edit was applied, according to the agent's log.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
@@ -7,22 +7,22 @@ use anyhow::{Result, bail};
 
 use crate::agent::Agent;
 
-/// The kernel may keep any change waiting on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a change may take on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Waits until a policy was applied that was written at a time, and returns when.
+/// Waits until a policy that was written at a time is applied, and returns when it was.
 pub fn wait_applied(agent: &Agent, policy: &str, written: Instant) -> Result<Instant> {
     let begun = Instant::now();
-    while begun.elapsed() < PATIENCE {
+    while begun.elapsed() < TIMEOUT {
         match when_applied(&agent.log(), policy) {
             Some(at) if at >= written => return Ok(at),
             _ => sleep(Duration::from_millis(2)),
         }
     }
-    bail!("{policy} was not applied within {PATIENCE:?}:\n{}", agent.log());
+    bail!("{policy} was not applied within {TIMEOUT:?}:\n{}", agent.log());
 }
 
-/// When a policy was last applied. Lines begin with the time: `2026-11-28T23:23:59.986365Z`.
+/// When a policy was last applied. Log lines start with the time: `2026-11-28T23:23:59.986365Z`.
 fn when_applied(log: &str, policy: &str) -> Option<Instant> {
     const DAY: f64 = 86_400.0;
     let name = format!("\"{policy}\"");

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use crate::specs::{NodeSpec, PodSpec};
 
-/// What a CNI plugin makes between a pod and its node.
+/// The connection between a pod and its node that a CNI plugin creates.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Attachment {
     /// A port of the bridge `cni0` (CNI plugins bridge and flannel).
@@ -20,7 +20,7 @@ pub enum Attachment {
 }
 
 impl Attachment {
-    /// Commands for a node, before its first pod comes.
+    /// Commands for a node, before its first pod.
     pub(crate) fn node(self, node: &NodeSpec) -> String {
         match self {
             Self::Bridge => format!(
@@ -37,8 +37,8 @@ impl Attachment {
         }
     }
 
-    /// Commands for a node: plugs in a pod's namespace by `device`.
-    pub(crate) fn plug(
+    /// Commands for a node that attach a pod's namespace through `device`.
+    pub(crate) fn attach(
         self,
         device: &str,
         pod: &PodSpec,
@@ -48,7 +48,7 @@ impl Attachment {
         let mut text =
             format!("link add {device} type veth peer {hardware_address}name eth0 netns {namespace}\n");
         let _ = match self {
-            // Hairpin mode is on, as the CNI plugin flannel asks for it.
+            // Hairpin mode is on, as the CNI plugin flannel configures it.
             Self::Bridge => write!(
                 text,
                 "link set {device} master cni0 up\n\
@@ -71,7 +71,7 @@ impl Attachment {
         text
     }
 
-    /// Commands for a pod that is plugged in.
+    /// Commands for a pod that is attached.
     pub(crate) fn pod(self, pod: &PodSpec, node: &NodeSpec) -> String {
         let [address4, address6] = pod.addresses;
         let (gateway4, gateway6) = (node.gateway4(), node.gateway6());

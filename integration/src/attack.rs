@@ -1,27 +1,27 @@
-//! What a pod sends that wants to reach what policy denies, and whether it got there.
+//! Attacks: packets by which a pod tries to reach targets that policy denies, and whether they arrive.
 //!
 //! ```text
-//!  [ kinds of attack ] -> Case + Mark -> [ frame ] -> [ wire ] (out of the attacker's namespace)
+//!  [ kinds of attack ] -> Case + Mark -> [ frame ] -> [ wire ] (sent from the attacker's namespace)
 //!                                                        |
-//!        Report <- [ Suite ] <- [ Ears ] (every pod, node and the host outside: which marks arrived?)
+//!        Report <- [ Suite ] <- [ Receivers ] (every pod, node and the host outside: which marks arrived?)
 //!                         \<-- audit logs (Evidence)
 //! ```
 //!
-//! - [`mark`], [`message`], [`packet`], [`frame`]: what is sent, as bytes.
-//! - [`wire`], [`ears`]: how it is sent, and who receives it.
-//! - [`field`], [`flow`]: the addresses of all that can be aimed at, and connections that exist.
-//! - [`case`], [`suite`], [`evidence`], [`report`]: one attempt, all of them, what audit logs say, and the outcome as a table.
-//! - [`layout`], [`controls`]: the cluster that is attacked, and what must work in it.
-//! - The other modules are one kind of attack each.
+//! - [`mark`], [`message`], [`packet`], [`frame`]: the bytes that are sent.
+//! - [`wire`], [`receivers`]: sending and receiving.
+//! - [`topology`], [`flow`]: the addresses of all targets, and existing connections.
+//! - [`case`], [`suite`], [`evidence`], [`report`]: one attempt, all attempts, the audit logs, and a table of
+//!   outcomes.
+//! - [`layout`], [`controls`]: the attacked cluster, and what must work in it.
+//! - Each other module is one kind of attack.
 //!
-//! Invariant: an attempt is denied only if its mark arrived nowhere where policy forbids it, up to the end of the suite.
+//! Invariant: an attempt counts as denied only if, until the end of the suite, its mark arrives nowhere where
+//! policy forbids it.
 
 pub mod case;
 pub mod controls;
-pub mod ears;
 pub mod ether_type;
 pub mod evidence;
-pub mod field;
 pub mod flow;
 pub mod forged_originator;
 pub mod forged_source;
@@ -43,15 +43,17 @@ pub mod neighbour_discovery;
 pub mod overlay;
 pub mod own_node;
 pub mod packet;
+pub mod receivers;
 pub mod report;
 pub mod suite;
 pub mod tcp_state;
+pub mod topology;
 pub mod wire;
 
 pub use case::{Case, Evidence};
-pub use ears::Ears;
-pub use field::Field;
 pub use flow::Flow;
 pub use mark::Mark;
+pub use receivers::Receivers;
 pub use report::Report;
 pub use suite::Suite;
+pub use topology::Topology;

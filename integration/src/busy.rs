@@ -1,17 +1,17 @@
-//! Processors without a moment to spare.
+//! Load on every processor.
 
 use std::process::{Child, Command};
 use std::thread;
 
 use anyhow::{Context, Result};
 
-/// Programs that take what all others leave of every processor, until this goes. They are in nobody's way (`SCHED_IDLE`), but no
-/// processor rests any more, and the kernel's grace periods (RCU) take longer.
+/// Programs that use all remaining time of every processor until this is dropped. They don't delay others
+/// (`SCHED_IDLE`), but no processor is idle, so the kernel's grace periods (RCU) take longer.
 #[derive(Debug)]
 pub struct Busy(Vec<Child>);
 
 impl Busy {
-    /// Starts them.
+    /// Starts the programs.
     pub fn start() -> Result<Self> {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let mut busy = Self(Vec::new());

@@ -1,34 +1,39 @@
-//! A cluster under load in which things go wrong at random, and a model that knows at each moment what may pass.
+//! Random faults in a cluster under load, and a model that checks each outcome against the policy of that
+//! moment.
 //!
 //! ```text
-//!  seed -> [ play ] -- [ fault ] --> [ agents ], [ changes ], [ trouble ]       (on a [ node ] of the testbed)
+//!  seed -> [ schedule ] - [ fault ] -> [ agent_faults ], [ environment_faults ], [ changes ] (on a [ node ])
 //!             |                                  |
 //!             v                                  v
-//!         [ world ] ... in force, by [ watch ]   [ attempt ]s and [ streams ]
-//!             |                                  |
-//!             +-------> [ model ] <--------------+------ bypasses, denials, losses: [ ledger ] (audit logs)
+//!         [ world ] in force, by             [ clients ] and [ streams ]
+//!         [ agent_watcher ]                      |
+//!             |                                  v
+//!             +-------> [ model ] <--- [ attempt ]s; bypasses, denials, losses: [ audit_reader ]
 //!                          |
 //!                          v
-//!              each outcome is right, or the [ run ] ends: [ totals ]
+//!       [ assessment ]: each outcome is right, or the [ run ] fails -> [ final_checks ] -> [ totals ]
 //! ```
 //!
-//! From: a seed. To: totals, or the first outcome that was wrong. Invariant: no denied attempt passes outside of a recorded bypass; no
-//! allowed connection is lost; no numbered message is missing.
+//! From: a seed. To: totals, or the first outcome that was wrong. Invariant: no denied attempt passes outside
+//! of a recorded bypass; no allowed connection is lost; no numbered message is missing.
 
-mod agents;
+mod agent_faults;
+pub mod agent_watcher;
+pub mod assessment;
 pub mod attempt;
+pub mod audit_reader;
 mod changes;
+pub mod clients;
+mod environment_faults;
 pub mod fault;
+mod final_checks;
 mod fixture;
-pub mod ledger;
 pub mod model;
 pub mod node;
-mod play;
 pub mod run;
+mod schedule;
 pub mod streams;
 pub mod totals;
-mod trouble;
-pub mod watch;
 pub mod world;
 
 pub use fault::Fault;

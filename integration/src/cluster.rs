@@ -1,6 +1,6 @@
-//! The description of a small cluster: what the testbed builds, and what the manifests say.
+//! The description of a small cluster, from which the testbed and the manifests are built.
 //!
-//! Pure data with checked input; a description that names something unknown is refused when it is built.
+//! Pure data with validated input. Building a description that names something unknown fails.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,37 +9,39 @@ use crate::attachment::Attachment;
 use crate::specs::{NodeSpec, PodSpec, ServiceSpec, nth4, nth6};
 use anyhow::{Context, Result, bail};
 
-/// The name of the host outside of the cluster, wherever a pod can be named.
+/// The name of the host outside of the cluster. It can be used wherever a pod's name can.
 pub const OUTSIDE: &str = "outside";
 
 /// How packets travel from node to node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Links {
-    /// Routes by way of the other node's address (Flannel's backend `host-gw`).
+    /// Routes through the other node's address (Flannel's backend `host-gw`).
     #[default]
     Routes,
     /// VXLAN through a device `flannel.1` on each node (Flannel's default).
     Vxlan,
 }
 
-/// The description. Errors of its parts are kept until [`Cluster::build`], so that a scenario reads without noise.
+/// The description of a cluster. Its methods keep the first error for [`Cluster::build`], so that calls can
+/// be chained.
 #[derive(Debug, Default)]
 pub struct Cluster {
-    /// Nodes, in the order in which they were named.
+    /// Nodes, in the order in which they were added.
     pub nodes: Vec<NodeSpec>,
     /// Namespaces with their labels.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
-    /// Pods, in the order in which they were named.
+    /// Pods, in the order in which they were added.
     pub pods: Vec<PodSpec>,
     /// Services.
     pub services: Vec<ServiceSpec>,
-    /// How nodes are joined.
+    /// How nodes are connected.
     pub links: Links,
     /// How pods are attached to their node.
     pub attachment: Attachment,
-    /// Whether a pod's hardware address follows from its IPv4 address, as in some CNIs: the next pod at the address has it, too.
+    /// Whether a pod's hardware address is derived from its IPv4 address, as in some CNI plugins. The next
+    /// pod with the IPv4 address then has the same hardware address.
     pub has_steady_hardware_addresses: bool,
-    problem: Option<anyhow::Error>,
+    error: Option<anyhow::Error>,
 }
 
 impl Cluster {
@@ -48,7 +50,7 @@ impl Cluster {
         Self::default()
     }
 
-    /// The cluster that most scenarios play in: two nodes, `node-a` and `node-b`, and no pods.
+    /// The cluster of most scenarios: two nodes, `node-a` and `node-b`, and no pods.
     pub fn of_two_nodes() -> Self {
         Self::new().node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64").node(
             "node-b",
@@ -57,10 +59,10 @@ impl Cluster {
         )
     }
 
-    /// Adds a node with the addresses of its pods in both families.
+    /// Adds a node with its pod CIDRs of both families.
     #[must_use]
     pub fn node(self, name: &str, cidr4: &str, cidr6: &str) -> Self {
-        self.try_to(|cluster| {
+        self.try_change(|cluster| {
             let number = u8::try_from(cluster.nodes.len() + 10).context("too many nodes")?;
             cluster.nodes.push(NodeSpec {
                 name: name.to_owned(),
@@ -73,7 +75,8 @@ impl Cluster {
         })
     }
 
-    /// Adds a namespace of the cluster with labels. Namespaces that only pods name have no labels of their own.
+    /// Adds a Kubernetes namespace with labels. Namespaces that are only named by pods have no labels of
+    /// their own.
     #[must_use]
     pub fn namespace(mut self, name: &str, labels: &[(&str, &str)]) -> Self {
         self.namespaces.insert(name.to_owned(), owned(labels));
@@ -83,19 +86,20 @@ impl Cluster {
     /// Adds a pod, named `namespace/name`, on a node, with labels and ports such as `http=80/TCP`.
     #[must_use]
     pub fn pod(self, name: &str, node: &str, labels: &[(&str, &str)], ports: &[&str]) -> Self {
-        self.try_to(|cluster| cluster.push_pod(name, node, labels, ports, false).map(drop))
+        self.try_change(|cluster| cluster.push_pod(name, node, labels, ports, false).map(drop))
     }
 
     /// Adds a pod with `hostNetwork: true`: it has the addresses of its node.
     #[must_use]
     pub fn host_pod(self, name: &str, node: &str, labels: &[(&str, &str)], ports: &[&str]) -> Self {
-        self.try_to(|cluster| cluster.push_pod(name, node, labels, ports, true).map(drop))
+        self.try_change(|cluster| cluster.push_pod(name, node, labels, ports, true).map(drop))
     }
 
-    /// Adds a service with addresses of both families; `port` is translated to `target` of one of `pods`, in turn.
+    /// Adds a service with addresses of both families. `port` is translated to `target` of each of `pods` in
+    /// turn.
     #[must_use]
     pub fn service(self, address4: &str, address6: &str, port: &str, pods: &[&str], target: u16) -> Self {
-        self.try_to(|cluster| {
+        self.try_change(|cluster| {
             let address4: Ipv4Addr =
                 address4.parse().with_context(|| format!("service address {address4:?}"))?;
             let address6: Ipv6Addr =
@@ -127,14 +131,15 @@ impl Cluster {
         self
     }
 
-    /// Has hardware addresses follow from IPv4 addresses, so that no neighbour's cache is wrong when a pod comes again.
+    /// Derives hardware addresses from IPv4 addresses, so that neighbour caches stay valid when an address is
+    /// reused.
     #[must_use]
     pub fn steady_hardware_addresses(mut self) -> Self {
         self.has_steady_hardware_addresses = true;
         self
     }
 
-    /// The `ip` words that give the device of a pod its hardware address; none where the kernel chooses.
+    /// The arguments of `ip` that set the hardware address of a pod's device; empty if the kernel chooses it.
     pub(crate) fn hardware_address(&self, pod: &PodSpec) -> String {
         match pod.addresses[0] {
             IpAddr::V4(address) if self.has_steady_hardware_addresses => {
@@ -145,10 +150,10 @@ impl Cluster {
         }
     }
 
-    /// The same, unless something is wrong with it: then that.
+    /// This description, or the first error in it.
     pub(crate) fn checked(mut self) -> Result<Self> {
-        match self.problem.take() {
-            Some(problem) => Err(problem),
+        match self.error.take() {
+            Some(error) => Err(error),
             None => Ok(self),
         }
     }
@@ -192,7 +197,8 @@ impl Cluster {
         self.pod_named(name)
     }
 
-    /// The network address is flannel.1's and the first the gateway's: pods come after them.
+    /// The first addresses that no pod has. The network address is flannel.1's, and the first address is the
+    /// gateway's.
     fn free_addresses(&self, node: &NodeSpec) -> Result<[IpAddr; 2]> {
         (2..=254)
             .map(|number| [nth4(node.cidr4, number).into(), nth6(node.cidr6, number).into()])
@@ -200,9 +206,9 @@ impl Cluster {
             .context("too many pods")
     }
 
-    fn try_to(mut self, change: impl FnOnce(&mut Self) -> Result<()>) -> Self {
-        if self.problem.is_none() {
-            self.problem = change(&mut self).err();
+    fn try_change(mut self, change: impl FnOnce(&mut Self) -> Result<()>) -> Self {
+        if self.error.is_none() {
+            self.error = change(&mut self).err();
         }
         self
     }

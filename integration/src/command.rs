@@ -1,4 +1,4 @@
-//! Programs of the system that the testbed calls: `ip`, `bridge` and `nft`.
+//! Runs the programs `ip`, `bridge` and `nft` in a namespace.
 
 use std::io::{self, Write};
 use std::process::{Command, Output, Stdio};
@@ -7,36 +7,37 @@ use anyhow::{Context, Result, bail};
 
 use crate::namespace::Namespace;
 
-/// Runs lines of `ip` commands (`link add ...`) by one process in a namespace.
+/// Runs lines of `ip` commands (`link add ...`) in a namespace, with one process.
 pub fn ip(namespace: &Namespace, lines: &str) -> Result<()> {
-    feed(namespace, "ip", &["-batch", "-"], lines).map(drop)
+    run_with_input(namespace, "ip", &["-batch", "-"], lines).map(drop)
 }
 
-/// What `ip` answers in a namespace, such as to `neigh show`.
-pub fn ip_answer(namespace: &Namespace, arguments: &[&str]) -> Result<String> {
-    feed(namespace, "ip", arguments, "")
+/// The output of `ip` in a namespace, for example of `neigh show`.
+pub fn ip_output(namespace: &Namespace, arguments: &[&str]) -> Result<String> {
+    run_with_input(namespace, "ip", arguments, "")
 }
 
-/// Runs lines of `bridge` commands (`fdb add ...`) by one process in a namespace.
+/// Runs lines of `bridge` commands (`fdb add ...`) in a namespace, with one process.
 pub fn bridge(namespace: &Namespace, lines: &str) -> Result<()> {
-    feed(namespace, "bridge", &["-batch", "-"], lines).map(drop)
+    run_with_input(namespace, "bridge", &["-batch", "-"], lines).map(drop)
 }
 
-/// Loads a text of nftables rules, atomically, in a namespace.
+/// Loads nftables rules in a namespace, atomically.
 pub fn nft(namespace: &Namespace, rules: &str) -> Result<()> {
-    feed(namespace, "nft", &["-f", "-"], rules).map(drop)
+    run_with_input(namespace, "nft", &["-f", "-"], rules).map(drop)
 }
 
-/// What `nft` answers in a namespace, such as to `list ruleset`.
-pub fn nft_answer(namespace: &Namespace, arguments: &[&str]) -> Result<String> {
-    feed(namespace, "nft", arguments, "")
+/// The output of `nft` in a namespace, for example of `list ruleset`.
+pub fn nft_output(namespace: &Namespace, arguments: &[&str]) -> Result<String> {
+    run_with_input(namespace, "nft", arguments, "")
 }
 
-/// Runs a program in a namespace, gives it `input`, and returns its standard output. It must succeed.
-fn feed(namespace: &Namespace, program: &str, arguments: &[&str], input: &str) -> Result<String> {
+/// Runs a program in a namespace with `input` as its standard input, and returns its standard output. Fails
+/// unless the program succeeds.
+fn run_with_input(namespace: &Namespace, program: &str, arguments: &[&str], input: &str) -> Result<String> {
     let mut command = Command::new(program);
     command.args(arguments);
-    let output = fed(namespace, command, input)
+    let output = output_with_input(namespace, command, input)
         .with_context(|| format!("running {program} (are the packages iproute2 and nftables installed?)"))?;
     if !output.status.success() {
         bail!(
@@ -49,13 +50,13 @@ fn feed(namespace: &Namespace, program: &str, arguments: &[&str], input: &str) -
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs a command in a namespace, gives it `input`, and returns how it ended.
-pub(crate) fn fed(namespace: &Namespace, mut command: Command, input: &str) -> Result<Output> {
+/// Runs a command in a namespace with `input` as its standard input, and returns its output and exit status.
+pub(crate) fn output_with_input(namespace: &Namespace, mut command: Command, input: &str) -> Result<Output> {
     let output = namespace.run(|| -> io::Result<Output> {
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
-            // A program that ends early says why on its standard error.
+            // A program that exits early explains that on its standard error.
             let _ = stdin.write_all(input.as_bytes());
         }
         child.wait_with_output()

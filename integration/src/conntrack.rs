@@ -1,4 +1,4 @@
-//! Changes of a network namespace's table of connections, by ctnetlink. All in the namespace of the calling thread.
+//! Changes the conntrack table through ctnetlink, in the network namespace of the calling thread.
 
 use std::os::fd::AsRawFd;
 
@@ -20,13 +20,13 @@ const AF_INET: u8 = 2;
 /// The connection mark of entries that [`fill`] adds: a bit that no agent uses.
 const FILLER: u32 = 1;
 
-/// Deletes every connection.
+/// Deletes all connections.
 pub fn flush() -> Result<()> {
     exchange(&message(DELETE, REQUEST | ACK, 0, &[])).context("deleting all connections")
 }
 
-/// Adds `count` connections that the kernel does not evict by itself, or as many as there is room for: answered datagrams ("assured")
-/// between addresses that no host has. They expire after `seconds`.
+/// Adds `count` connections, or as many as the table has room for. They are answered datagrams ("assured"),
+/// which the kernel does not evict, between addresses that no host has. They expire after `seconds`.
 pub fn fill(count: u32, seconds: u32) -> Result<()> {
     const SEEN_REPLY_ASSURED_CONFIRMED: u32 = 0b1110;
     for first in (0..count).step_by(1_000) {
@@ -40,12 +40,13 @@ pub fn fill(count: u32, seconds: u32) -> Result<()> {
             entry.extend(be32(3, SEEN_REPLY_ASSURED_CONFIRMED));
             entry.extend(be32(7, seconds));
             entry.extend(be32(8, FILLER));
-            // One answer for all: the last is refused where the table is full.
+            // Only the last message of a batch is acknowledged. It is refused if the table is full.
             let ack = if number == last { ACK } else { 0 };
             messages.extend(message(NEW, REQUEST | CREATE | ack, AF_INET, &entry));
         }
         match exchange(&messages) {
-            // The table is full (`__nf_conntrack_alloc`). Each refused message is answered, which may be more than the socket holds.
+            // The table is full (`__nf_conntrack_alloc`). Each refused message is answered, and the answers
+            // may exceed the socket's buffer.
             Err(error) if matches!(error.downcast_ref(), Some(Errno::ENOMEM | Errno::ENOBUFS)) => {
                 return Ok(());
             }
@@ -62,7 +63,8 @@ pub fn drain() -> Result<()> {
         .context("deleting the connections that filled the table")
 }
 
-/// Sends messages and waits for the first answer: the kernel answers each that it refuses, and the one that asks for it.
+/// Sends messages and waits for the first answer. The kernel answers each message that it refuses, and the
+/// one with the flag `NLM_F_ACK`.
 fn exchange(messages: &[u8]) -> Result<()> {
     let socket =
         socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)
@@ -70,7 +72,7 @@ fn exchange(messages: &[u8]) -> Result<()> {
     sendto(socket.as_raw_fd(), messages, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
     let mut answer = [0; 8192];
     let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-    // NLMSG_ERROR: an errno, 0 if all went well.
+    // NLMSG_ERROR: a negative errno, or 0 for success.
     let code = answer.get(16..20).filter(|_| length >= 20 && answer[4..6] == 2u16.to_ne_bytes());
     match code.and_then(|bytes| bytes.try_into().ok()).map_or(0, i32::from_ne_bytes) {
         0 => Ok(()),

@@ -1,4 +1,4 @@
-//! A small file system of its own that can be full.
+//! A small file system that can be filled.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::statvfs::statvfs;
 use tempfile::TempDir;
 
-/// A tmpfs, unmounted when this goes.
+/// A tmpfs, which is unmounted when this is dropped.
 #[derive(Debug)]
 pub struct Disk {
     folder: TempDir,
@@ -16,9 +16,9 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Mounts one of this many bytes.
+    /// Mounts a tmpfs of this many bytes.
     pub fn mount(size: u64) -> Result<Self> {
-        let disk = Self { folder: tempfile::tempdir().context("making a folder for a disk")?, size };
+        let disk = Self { folder: tempfile::tempdir().context("creating a folder for a disk")?, size };
         run(Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={size}"), "kube-verdict-test"])
             .arg(disk.path()))?;
@@ -35,19 +35,19 @@ impl Disk {
         self.path().join(name)
     }
 
-    /// Leaves no room beyond what is used now.
+    /// Shrinks it to the space that is used now.
     pub fn fill(&self) -> Result<()> {
         loop {
             let stat = statvfs(self.path()).with_context(|| format!("{}", self.path().display()))?;
             let used = (stat.blocks() - stat.blocks_free()) * stat.fragment_size();
-            // What is used meanwhile makes the kernel refuse.
+            // The kernel refuses a size below the used space, which may have grown meanwhile.
             if self.resize(used.max(stat.fragment_size())).is_ok() {
                 return Ok(());
             }
         }
     }
 
-    /// Makes room again.
+    /// Restores its size.
     pub fn free(&self) -> Result<()> {
         self.resize(self.size)
     }

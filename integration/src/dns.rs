@@ -1,4 +1,4 @@
-//! Pairs of A and AAAA queries as resolvers send them: two datagrams from one socket, at once.
+//! Pairs of A and AAAA queries as resolvers send them: two datagrams from one socket, without a pause.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -11,13 +11,13 @@ use crate::probe::Family;
 use crate::scenario::Scenario;
 use crate::testbed::Testbed;
 
-/// How many pairs are under way at once.
-const AT_ONCE: usize = 50;
+/// How many pairs are in flight at a time.
+const CONCURRENT_PAIRS: usize = 50;
 
-/// The name servers' service.
+/// The addresses of the name servers' service.
 pub const SERVICE: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
 
-/// A client, and two name servers behind one service, one on each node. All of their traffic is evaluated.
+/// A client, and two name servers behind one service, one on each node. Policies apply to all of them.
 #[track_caller]
 pub fn scenario(flags: &[&str]) -> Scenario {
     let servers = ["kube-system/dns-0", "kube-system/dns-1"];
@@ -26,41 +26,44 @@ pub fn scenario(flags: &[&str]) -> Scenario {
         .pod(servers[0], "node-a", &[("app", "dns")], &["53/UDP"])
         .pod(servers[1], "node-b", &[("app", "dns")], &["53/UDP"])
         .service(SERVICE[0], SERVICE[1], "53/UDP", &servers, 53);
-    let mut scenario = Scenario::begin(cluster);
+    let mut scenario = Scenario::new(cluster);
     let ports = "ports: [{protocol: UDP, port: 53}]";
     scenario.policy(
         "web/to-dns",
-        &format!("podSelector: {{}}\npolicyTypes: [Egress]\negress:\n- to: [{{namespaceSelector: {{}}}}]\n  {ports}"),
+        &format!(
+            "podSelector: {{}}\npolicyTypes: [Egress]\negress:\n\
+                  - to: [{{namespaceSelector: {{}}}}]\n  {ports}"
+        ),
     );
     scenario.policy("kube-system/dns", &format!("podSelector: {{}}\ningress:\n- {ports}"));
     scenario.start_agents(flags);
     scenario
 }
 
-/// Sends `pairs` pairs of queries from a pod to a name server's service address, each pair from a socket of its own;
-/// returns how many of the queries were never answered. Nothing is sent again.
+/// Sends `pairs` pairs of queries from a pod to the name servers' service, each pair from its own socket.
+/// Returns the number of queries without an answer. Nothing is sent again.
 pub fn lost_queries(
     testbed: &Testbed,
     from: &str,
     service: &str,
     family: Family,
     pairs: usize,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<usize> {
     let server = SocketAddr::new(family.of(testbed.addresses(service)?), 53);
     let namespace = testbed.namespace(from)?;
     let mut lost = 0;
-    for begun in (0..pairs).step_by(AT_ONCE) {
-        let count = AT_ONCE.min(pairs - begun);
+    for begun in (0..pairs).step_by(CONCURRENT_PAIRS) {
+        let count = CONCURRENT_PAIRS.min(pairs - begun);
         lost += namespace
-            .run(|| burst(server, count, patience))?
-            .with_context(|| format!("asking {server} from {from}"))?;
+            .run(|| burst(server, count, timeout))?
+            .with_context(|| format!("querying {server} from {from}"))?;
     }
     Ok(lost)
 }
 
-/// Sends a number of pairs, one directly after the other, and waits for the answers.
-fn burst(server: SocketAddr, count: usize, patience: Duration) -> io::Result<usize> {
+/// Sends a number of pairs without a pause, and waits for the answers.
+fn burst(server: SocketAddr, count: usize, timeout: Duration) -> io::Result<usize> {
     let any: IpAddr = match server {
         SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
@@ -75,7 +78,7 @@ fn burst(server: SocketAddr, count: usize, patience: Duration) -> io::Result<usi
         socket.send(b"A")?;
         socket.send(b"AAAA")?;
     }
-    let end = Instant::now() + patience;
+    let end = Instant::now() + timeout;
     let mut lost = 0;
     for socket in &sockets {
         for _ in 0..2 {

@@ -1,4 +1,4 @@
-//! Lines of the audit log about packets that were dropped because of where they came from.
+//! Lines of the audit log about packets that rules dropped, for example because of their origin.
 
 use std::path::Path;
 
@@ -7,18 +7,18 @@ use serde::Deserialize;
 
 use crate::record::{self, Endpoint};
 
-/// What every such line begins with.
-const BEGIN: &[u8] = b"{\"dropped\"";
+/// The start of every such line.
+const LINE_START: &[u8] = b"{\"dropped\"";
 
 /// Packets of one interface that were dropped for one reason, within a second.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 pub struct Dropped {
-    /// Why, in a word, such as `spoofed-source`.
+    /// The reason, such as `spoofed-source`.
     #[serde(rename = "dropped")]
     pub reason: String,
     /// The node that dropped them.
     pub node: String,
-    /// Where they entered.
+    /// The interface through which they entered.
     #[serde(default)]
     pub interface: Option<String>,
     /// The namespace of the pod behind the interface.
@@ -27,18 +27,18 @@ pub struct Dropped {
     /// The pod behind the interface.
     #[serde(default)]
     pub pod: Option<String>,
-    /// How many.
+    /// The number of packets.
     pub packets: u64,
-    /// The protocol of the first by name; `None` of a frame that is no IP.
+    /// The name of the first packet's protocol; `None` if it is not an IP packet.
     #[serde(default)]
     pub protocol: Option<String>,
-    /// Where the first claimed to be from.
+    /// The first packet's source, as it claims.
     #[serde(default)]
     pub source: Option<Endpoint>,
-    /// Where it went.
+    /// The first packet's destination.
     #[serde(default)]
     pub destination: Option<Endpoint>,
-    /// The EtherType of a frame that is no IP, such as `0x8100`.
+    /// The EtherType of a frame that is not IP, such as `0x8100`.
     #[serde(default)]
     pub ether_type: Option<String>,
 }
@@ -51,10 +51,10 @@ impl Dropped {
     }
 }
 
-/// Such lines of a log, from its byte `from` on.
+/// The lines about dropped packets in a log, from byte `from` on.
 pub fn read(log: &Path, from: u64) -> Result<Vec<Dropped>> {
     let (lines, _) = record::lines(log, from)?;
-    let of_drops = lines.iter().filter(|line| line.starts_with(BEGIN));
+    let of_drops = lines.iter().filter(|line| line.starts_with(LINE_START));
     of_drops
         .map(|line| {
             serde_json::from_slice(line)
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_a_frame_that_is_no_ip_is_read() {
+    fn a_line_about_a_frame_that_is_not_ip_is_parsed() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("audit");
         let line = r#"{"dropped":"ether-type","time":"2026-11-28T10:00:00Z","node":"node-a","interface":"veth0",

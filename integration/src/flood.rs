@@ -1,4 +1,4 @@
-//! Fills a node's table of connections, or its agent's queues.
+//! Fills a node's conntrack table, or its agent's queues.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -9,11 +9,12 @@ use crate::command::nft;
 use crate::probe::Family;
 use crate::testbed::Testbed;
 
-/// Destination ports used per source port.
+/// Destination ports for each source port.
 const PORTS: std::ops::RangeInclusive<u16> = 2_000..=61_999;
 
-/// Lets `from` send datagrams to `count` ports of `to`, a pod of the same node, which drops them. Each becomes an entry of
-/// the node's connection tracking that lasts ten minutes. Fails if the table then holds fewer than that.
+/// Sends `count` datagrams to different ports from `from` to `to`, a pod of the same node, which drops them.
+/// Each creates a conntrack entry that lasts ten minutes. Fails if the table then has fewer than `count`
+/// entries.
 pub fn fill_conntrack(testbed: &Testbed, from: &str, to: &str, count: u32) -> Result<()> {
     let node = &testbed.cluster().pod_named(to)?.node;
     let namespace = testbed.namespace(node)?;
@@ -29,11 +30,11 @@ pub fn fill_conntrack(testbed: &Testbed, from: &str, to: &str, count: u32) -> Re
         .run(|| send(address, count))?
         .with_context(|| format!("sending from {from} to {to}"))?;
     let found = tracked(testbed, node)?;
-    ensure!(found >= count, "{count} datagrams were sent and {found} connections are tracked");
+    ensure!(found >= count, "{count} datagrams were sent, but only {found} connections are tracked");
     Ok(())
 }
 
-/// How many connections a node tracks.
+/// The number of entries in a node's conntrack table.
 pub fn tracked(testbed: &Testbed, node: &str) -> Result<u32> {
     Ok(testbed.namespace(node)?.read_sysctl("net.netfilter.nf_conntrack_count")?.parse()?)
 }
@@ -50,10 +51,10 @@ fn send(to: std::net::IpAddr, count: u32) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What a flood varies from one datagram to the next.
+/// What differs between the datagrams of a flood.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Varying {
-    /// Nothing: one flow.
+    /// Nothing: all belong to one flow.
     Nothing,
     /// The source port.
     SourcePort,
@@ -61,10 +62,11 @@ pub enum Varying {
     DestinationPort,
 }
 
-/// Sends datagrams to `port` of `to` from the namespace of the calling thread, as fast as it can, for as long as `time`; returns how many.
+/// Sends datagrams to `port` of `to` from the namespace of the calling thread, as fast as possible, during
+/// `time`. Returns how many were sent.
 ///
 /// # Errors
-/// What the kernel says, other than that there is no room for a moment.
+/// Any error of the kernel except `ENOBUFS`, which is temporary.
 pub fn flood(to: IpAddr, port: u16, varying: Varying, time: Duration) -> std::io::Result<u64> {
     let any: IpAddr = match to {
         IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),

@@ -1,4 +1,4 @@
-//! One HTTP request to an agent, in its node's namespace.
+//! HTTP requests to an agent, in its node's namespace.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -8,38 +8,38 @@ use anyhow::{Context, Result};
 
 use crate::namespace::Namespace;
 
-/// An answer.
+/// A response.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct HttpAnswer {
+pub struct HttpResponse {
     /// The status code, such as 200.
     pub status: u16,
     /// The body.
     pub body: String,
 }
 
-/// Asks `http://127.0.0.1:<port><path>` in a namespace.
-pub fn get(namespace: &Namespace, port: u16, path: &str) -> Result<HttpAnswer> {
+/// Requests `http://127.0.0.1:<port><path>` in a namespace.
+pub fn get(namespace: &Namespace, port: u16, path: &str) -> Result<HttpResponse> {
     namespace
-        .run(|| ask(port, path))?
-        .with_context(|| format!("asking for http://127.0.0.1:{port}{path} in {}", namespace.name()))
+        .run(|| request(port, path))?
+        .with_context(|| format!("requesting http://127.0.0.1:{port}{path} in {}", namespace.name()))
 }
 
-fn ask(port: u16, path: &str) -> Result<HttpAnswer> {
-    let patience = Duration::from_secs(2);
-    let mut stream = TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), patience)?;
-    stream.set_read_timeout(Some(patience))?;
+fn request(port: u16, path: &str) -> Result<HttpResponse> {
+    let timeout = Duration::from_secs(2);
+    let mut stream = TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
-    parse(&text).with_context(|| format!("no HTTP answer: {text:?}"))
+    parse(&text).with_context(|| format!("not an HTTP response: {text:?}"))
 }
 
-fn parse(text: &str) -> Option<HttpAnswer> {
+fn parse(text: &str) -> Option<HttpResponse> {
     let (head, body) = text.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
     let chunked = head.lines().any(|line| line.eq_ignore_ascii_case("transfer-encoding: chunked"));
     let body = if chunked { unchunk(body)? } else { body.to_owned() };
-    Some(HttpAnswer { status, body })
+    Some(HttpResponse { status, body })
 }
 
 /// Joins the chunks of a body (RFC 9112, section 7.1).
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_read() {
+    fn responses_are_parsed() {
         let plain = parse("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\nno").unwrap();
         assert_eq!((plain.status, plain.body.as_str()), (503, "no"));
         let chunked =

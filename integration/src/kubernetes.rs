@@ -1,18 +1,18 @@
-//! A real Kubernetes cluster on this machine: two nodes with kubelets, containerd, Flannel and kube-proxy, no container
-//! engine.
+//! A real Kubernetes cluster on this machine: two nodes with kubelets, containerd, Flannel and kube-proxy,
+//! without a container engine.
 //!
 //! ```text
-//!  [ parts ] programs from source -> [ images ] of the cluster's own pods
+//!  [ components ] built from source -> [ images ] of the cluster's own pods
 //!       |                                |
 //!       v                                v
-//!  [ control_plane ] ---------> [ node ] [ node ]   namespaces; killed as a whole, by one process each
+//!  [ control_plane ] ---------> [ node ] [ node ]   namespaces; each node ends with its first process
 //!       |                                |
 //!       v                                v
-//!  [ kubectl ] -> [ install ] one way of three -> [ suite ], [ scenarios ]
+//!  [ kubectl ] -> [ install ] by one of three methods -> [ suite ], [ scenarios ]
 //! ```
 //!
-//! Everything of a cluster lives in one folder ([`place`]) and in namespaces named after it: whatever happened, `down`
-//! finds them and leaves nothing behind.
+//! Everything of a cluster is in one folder ([`workdir`]) and in namespaces named after it. So `down` finds
+//! and removes everything, also after a failure.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,12 +22,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-pub mod bulk;
+pub mod api_proxy;
+pub mod components;
 pub mod control_plane;
 pub mod credentials;
-pub mod crowd;
 pub mod e2e;
 pub mod evidence;
+pub mod fake_pods;
+pub mod fixture;
 pub mod image;
 pub mod images;
 pub mod init;
@@ -35,127 +37,130 @@ pub mod install;
 pub mod kubectl;
 pub mod network;
 pub mod node;
-pub mod parts;
-pub mod place;
 pub mod progress;
 pub mod scenarios;
-pub mod stage;
 pub mod suite;
+pub mod workdir;
 
-pub use install::Way;
+pub use components::Components;
+pub use install::InstallMethod;
 pub use kubectl::Kubectl;
 pub use node::Node;
-pub use parts::Parts;
-pub use place::Place;
+pub use workdir::Workdir;
 
 use control_plane::ControlPlane;
 use progress::Step;
 
 use crate::namespace::{Namespace, require_root};
 
-/// How many nodes a cluster has.
+/// The number of nodes.
 const NODES: u8 = 2;
 
-/// How long nodes may take to become ready, once they have an image of Flannel.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long nodes may take to become ready after Flannel is applied.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A cluster that is up.
+/// A running cluster.
 #[derive(Debug)]
 pub struct Cluster {
-    /// Where it lives.
-    pub place: Place,
-    /// The programs that it is made of.
-    pub parts: Parts,
+    /// Its folder.
+    pub workdir: Workdir,
+    /// The programs that it consists of.
+    pub components: Components,
     /// Its nodes.
     pub nodes: Vec<Node>,
     /// Its control plane.
     pub control: ControlPlane,
-    /// The way to ask it for something.
+    /// Access to its API.
     pub kubectl: Kubectl,
 }
 
 impl Cluster {
-    /// Brings a cluster up in `place`, with our image if `image` is an archive of it, and returns when all is ready. What
-    /// was up there before goes down first.
-    pub fn up(place: &Place, parts: Parts, way: Way, image: Option<&Path>) -> Result<Self> {
+    /// Starts a cluster in `workdir`, and returns when everything is ready. `image` is an archive of our
+    /// image. A cluster that already runs there is removed first.
+    pub fn up(
+        workdir: &Workdir,
+        components: Components,
+        method: InstallMethod,
+        image: Option<&Path>,
+    ) -> Result<Self> {
         require_root()?;
-        let image = match (way, image) {
-            (Way::None, _) => None,
+        let image = match (method, image) {
+            (InstallMethod::None, _) => None,
             (_, Some(image)) => Some(image),
-            (_, None) => bail!("--way {} needs --image: an archive of our image", way.name()),
+            (_, None) => bail!("--way {} needs --image: an archive of our image", method.name()),
         };
-        Self::down(place)?;
-        let flannel = images::FlannelImages::in_manifest(&install::flannel_manifest(&parts)?)?;
-        let archive = Step::run("images", |_| images::write(&parts, &flannel, &place.join("images")))?;
-        let nodes: Vec<Node> = (1..=NODES).map(|number| Node::new(place, number)).collect();
+        Self::down(workdir)?;
+        let flannel = images::FlannelImages::in_manifest(&install::flannel_manifest(&components)?)?;
+        let archive = Step::run("images", |_| images::write(&components, &flannel, &workdir.join("images")))?;
+        let nodes: Vec<Node> = (1..=NODES).map(|number| Node::new(workdir, number)).collect();
         let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
-        let control = Step::run("control plane", |_| ControlPlane::start(place, &parts, &names))?;
-        let kubectl = Kubectl::new(place, &parts)?;
+        let control = Step::run("control plane", |_| ControlPlane::start(workdir, &components, &names))?;
+        let kubectl = Kubectl::new(workdir, &components)?;
         kubectl.apply(KUBE_PROXY_ROLE)?;
         let archives: Vec<PathBuf> =
             [Some(archive), image.map(Path::to_owned)].into_iter().flatten().collect();
         for node in &nodes {
-            Step::run(&node.name, |_| node.boot(&parts, control.namespace(), &archives))?;
+            Step::run(&node.name, |_| node.boot(&components, control.namespace(), &archives))?;
         }
-        let cluster = Self { place: place.clone(), parts, nodes, control, kubectl };
+        let cluster = Self { workdir: workdir.clone(), components, nodes, control, kubectl };
         let reference = image.map(reference).transpose()?.unwrap_or_default();
-        Step::run(&format!("Flannel and kube-verdict ({})", way.name()), |step| {
+        Step::run(&format!("Flannel and kube-verdict ({})", method.name()), |step| {
             step.now("applying manifests");
-            way.apply(&cluster.kubectl, &cluster.parts, &reference)?;
+            method.apply(&cluster.kubectl, &cluster.components, &reference)?;
             step.now("waiting for nodes");
             cluster.wait_for_nodes()?;
             step.now("waiting for pods");
-            way.wait(&cluster.kubectl)
+            method.wait(&cluster.kubectl)
         })?;
-        place.write("way", way.name())?;
+        workdir.write("method", method.name())?;
         Ok(cluster)
     }
 
-    /// Brings up a cluster without nodes: etcd, the API server, and service accounts.
-    pub fn without_nodes(place: &Place, parts: Parts) -> Result<Self> {
+    /// Starts a cluster without nodes: etcd, the API server, and service accounts.
+    pub fn without_nodes(workdir: &Workdir, components: Components) -> Result<Self> {
         require_root()?;
-        Self::down(place)?;
-        let control = Step::run("API server", |_| ControlPlane::start_alone(place, &parts))?;
-        let kubectl = Kubectl::new(place, &parts)?;
-        Ok(Self { place: place.clone(), parts, nodes: Vec::new(), control, kubectl })
+        Self::down(workdir)?;
+        let control = Step::run("API server", |_| ControlPlane::start_alone(workdir, &components))?;
+        let kubectl = Kubectl::new(workdir, &components)?;
+        Ok(Self { workdir: workdir.clone(), components, nodes: Vec::new(), control, kubectl })
     }
 
-    /// The cluster that is up in `place`.
-    pub fn running(place: &Place, parts: Parts) -> Result<Self> {
+    /// The running cluster in `workdir`.
+    pub fn running(workdir: &Workdir, components: Components) -> Result<Self> {
         require_root()?;
-        let control = ControlPlane::running(place)?;
-        let kubectl = Kubectl::new(place, &parts)?;
-        let nodes = (1..=NODES).map(|number| Node::new(place, number)).collect();
-        Ok(Self { place: place.clone(), parts, nodes, control, kubectl })
+        let control = ControlPlane::running(workdir)?;
+        let kubectl = Kubectl::new(workdir, &components)?;
+        let nodes = (1..=NODES).map(|number| Node::new(workdir, number)).collect();
+        Ok(Self { workdir: workdir.clone(), components, nodes, control, kubectl })
     }
 
-    /// Ends whatever is up in `place`, whole or in part, and removes what it has written but its logs.
-    pub fn down(place: &Place) -> Result<()> {
+    /// Stops the cluster in `workdir`, also if only a part of it runs, and removes its files.
+    pub fn down(workdir: &Workdir) -> Result<()> {
         require_root()?;
         for number in 1..=NODES {
-            let node = Node::new(place, number);
+            let node = Node::new(workdir, number);
             node.cut_power()?;
-            remove_folder(&place.join(&node.name))?;
+            remove_folder(&workdir.join(&node.name))?;
         }
-        if let Some(namespace) = Namespace::existing(&place.namespace("control"))? {
-            namespace.end();
+        if let Some(namespace) = Namespace::open(&workdir.namespace("control"))? {
+            namespace.destroy();
         }
         for folder in ["etcd", "pids", "pki", "kubeconfig", "logs"] {
-            remove_folder(&place.join(folder))?;
+            remove_folder(&workdir.join(folder))?;
         }
         Ok(())
     }
 
-    /// The way by which kube-verdict was installed.
-    pub fn way(&self) -> Result<Way> {
-        let recorded =
-            fs::read_to_string(self.place.join("way")).context("the cluster is not completely up")?;
+    /// The method by which kube-verdict was installed.
+    pub fn method(&self) -> Result<InstallMethod> {
+        let recorded = fs::read_to_string(self.workdir.join("method"))
+            .context("the cluster did not start completely")?;
         clap::ValueEnum::from_str(recorded.trim(), false).map_err(anyhow::Error::msg)
     }
 
     /// Waits until every node is ready.
     pub fn wait_for_nodes(&self) -> Result<()> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         // `kubectl wait` fails for a node that has not registered yet.
         loop {
             let listed = self.kubectl.run(&["get", "nodes", "-o", "name"])?;
@@ -163,34 +168,38 @@ impl Cluster {
                 break;
             }
             if Instant::now() > end {
-                let log = place::tail(&self.place.log("node-1", "kubelet"));
+                let log = workdir::tail(&self.workdir.log("node-1", "kubelet"));
                 bail!("the kubelets did not register with the API server:\n{log}");
             }
             sleep(Duration::from_millis(250));
         }
-        let patience = format!("--timeout={}s", PATIENCE.as_secs());
-        self.kubectl.run(&["wait", "--for=condition=Ready", "nodes", "--all", &patience]).map(drop)
+        let timeout = format!("--timeout={}s", TIMEOUT.as_secs());
+        self.kubectl.run(&["wait", "--for=condition=Ready", "nodes", "--all", &timeout]).map(drop)
     }
 
-    /// Hands the terminal over to a shell that reaches the cluster. Returns when it ends.
+    /// Runs an interactive shell that can reach the cluster, and returns when it exits.
     pub fn shell(&self) -> Result<()> {
         let path = std::env::var("PATH").unwrap_or_default();
         let shell = std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".to_owned());
         anstream::println!("kubectl and helm are in PATH. The nodes:");
         for node in &self.nodes {
-            anstream::println!("  {}  {}", node.name, node.way_in().unwrap_or_else(|_| "down".to_owned()));
+            anstream::println!(
+                "  {}  {}",
+                node.name,
+                node.enter_command().unwrap_or_else(|_| "down".to_owned())
+            );
         }
         let status = self.control.namespace().run(|| {
             Command::new(shell)
-                .env("PATH", format!("{}:{path}", self.parts.folder().display()))
-                .env("KUBECONFIG", self.place.join(&credentials::kubeconfig_name("admin")))
+                .env("PATH", format!("{}:{path}", self.components.folder().display()))
+                .env("KUBECONFIG", self.workdir.join(&credentials::kubeconfig_name("admin")))
                 .status()
         })?;
         status.context("the shell could not be started").map(drop)
     }
 }
 
-/// What kube-proxy may read; upstream's role is for a user of this name.
+/// The role of kube-proxy. Upstream's ClusterRole is meant for a user of this name.
 const KUBE_PROXY_ROLE: &str = r#"{
     "apiVersion": "rbac.authorization.k8s.io/v1",
     "kind": "ClusterRoleBinding",
@@ -199,7 +208,7 @@ const KUBE_PROXY_ROLE: &str = r#"{
     "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "system:kube-proxy"}]
 }"#;
 
-/// The name and tag that an archive of images gives to its first image.
+/// The name and tag of the first image in an archive.
 pub fn reference(archive: &Path) -> Result<String> {
     let read = || -> Result<String> {
         let mut archive = tar::Archive::new(fs::File::open(archive)?);
@@ -217,7 +226,7 @@ pub fn reference(archive: &Path) -> Result<String> {
 }
 
 fn remove_folder(folder: &Path) -> Result<()> {
-    // What the kernel still holds of a killed node goes within a moment.
+    // The kernel releases the mounts of a killed node a moment later.
     let end = Instant::now() + Duration::from_secs(10);
     loop {
         match fs::remove_dir_all(folder) {

@@ -7,14 +7,18 @@
 //!              [ Server ] <- [ probe ] -> [ Observed ] == [ Record ] (of its audit log)
 //! ```
 //!
-//! - [`cluster`], [`specs`], [`port`], [`attachment`], [`testbed`], [`manifests`]: nodes, pods and services, built from one description.
-//! - [`probe`], [`stream`], [`load`], [`server`]: connections, once, for long, and all the time; and who answers them.
+//! - [`cluster`], [`specs`], [`port`], [`attachment`], [`testbed`], [`manifests`]: nodes, pods and services,
+//!   from one description.
+//! - [`probe`], [`stream`], [`load`], [`server`]: single, long-lived and continuous connections, and the
+//!   servers that answer them.
 //! - [`agent`], [`record`], [`dropped`]: the program under test, and its audit log.
-//! - [`attack`]: what a pod does that wants to reach what policy denies.
-//! - [`busy`]: the load beside them.
-//! - [`scenario`]: all of it in the words of a test.
+//! - [`attack`]: what a pod can send to reach targets that policy denies.
+//! - [`busy`]: load on every processor.
+//! - [`scheduling_delays`]: delays of the machine, which bounds in time do not count.
+//! - [`wait`], [`web_to_db`]: waiting, and a set-up that many tests share.
+//! - [`scenario`]: the vocabulary in which tests are written.
 //!
-//! Without root every test fails, with one sentence.
+//! Without root, every test fails with one sentence.
 #![forbid(unsafe_code)]
 
 pub mod agent;
@@ -40,16 +44,18 @@ pub mod probe;
 pub mod programs;
 pub mod record;
 pub mod scenario;
+pub mod scheduling_delays;
 pub mod server;
 pub mod smoke;
 pub mod socket;
 pub mod specs;
-pub mod stalls;
-pub mod standstill;
+
 pub mod static_api;
 pub mod stream;
 pub mod testbed;
 pub mod vm;
+pub mod wait;
+pub mod web_to_db;
 mod wiring;
 
 pub use agent::{Agent, Launch};
@@ -59,9 +65,11 @@ pub use cluster::{Cluster, Links, OUTSIDE};
 pub use dropped::Dropped;
 pub use load::{Load, LoadReport};
 pub use port::Transport;
-pub use probe::{Answer, Family, Observed, Way};
-pub use scenario::{Expected, Scenario, Side, allowed, allowed_because, denied, denied_because, unevaluated};
-pub use stalls::SchedulingDelays;
+pub use probe::{Answer, Family, Observed, ProbeTarget};
+pub use scenario::{
+    Direction, Expected, Scenario, allowed, allowed_because, denied, denied_because, unevaluated,
+};
+pub use scheduling_delays::{Sampling, SchedulingDelays};
 pub use static_api::StaticApi;
 pub use stream::{Stream, StreamReport};
 pub use testbed::Testbed;

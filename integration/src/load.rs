@@ -1,4 +1,4 @@
-//! Clients that open new connections all the time, and what they met with.
+//! Clients that continuously open new connections, and the outcomes of these.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,42 +8,42 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
-use crate::probe::{Answer, Family, Observed, Way, probe};
+use crate::probe::{Answer, Family, Observed, ProbeTarget, probe};
 use crate::testbed::Testbed;
 
-/// Each client rests so long between two connections: ports and conntrack entries must last for the whole test.
-const REST: Duration = Duration::from_millis(1);
+/// The pause of a client between two connections. Ports and conntrack entries must last for the whole test.
+const PAUSE: Duration = Duration::from_millis(1);
 
-/// See the module. It stops when this goes.
+/// See the module's documentation. The clients stop when this is dropped.
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
     clients: Vec<JoinHandle<Result<Result<LoadReport>>>>,
 }
 
-/// What the clients met with.
+/// The outcomes of all connections.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LoadReport {
-    /// Connections that a server greeted.
+    /// Connections that a server answered.
     pub reached: u64,
     /// Connections that timed out.
     pub timed_out: u64,
-    /// The longest time that one of the former took.
+    /// The longest time until a server answered.
     pub slowest: Duration,
-    /// What went wrong otherwise: refused, unreachable.
+    /// Other failures: refused or unreachable.
     pub failed: Vec<(SocketAddr, String)>,
 }
 
 impl Load {
-    /// Starts `clients` clients, each of which opens one connection after the other and waits for it at most
-    /// `patience`.
+    /// Starts `clients` clients. Each opens one connection after the other and waits at most `timeout` for
+    /// it.
     pub fn start(
         testbed: &Testbed,
         (from, to): (&str, &str),
-        way: Way,
+        target: ProbeTarget,
         family: Family,
         clients: usize,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Self> {
         let address = family.of(testbed.addresses(to)?);
         let stop = Arc::new(AtomicBool::new(false));
@@ -54,8 +54,8 @@ impl Load {
                     let mut report = LoadReport::default();
                     while !stop.load(Ordering::Acquire) {
                         let begun = Instant::now();
-                        report.add(probe(address, way, patience)?, begun.elapsed());
-                        sleep(REST);
+                        report.add(probe(address, target, timeout)?, begun.elapsed());
+                        sleep(PAUSE);
                     }
                     Ok(report)
                 })

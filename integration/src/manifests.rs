@@ -1,4 +1,4 @@
-//! The folder of manifests from which the agents of a testbed read their cluster.
+//! The folder of manifests that is the source of a testbed's agents.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,13 +9,13 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use crate::cluster::Cluster;
-use crate::namespace::{alive, kept, maker};
+use crate::namespace::{creator_pid, is_alive, keep_testbed};
 use crate::specs::PodSpec;
 
-/// What the folder's name begins with; the id of the process follows.
+/// The prefix of the folder's name. The process id follows.
 const PREFIX: &str = "kube-verdict-testbed-";
 
-/// A folder of manifests. It goes when this goes, unless `KEEP_TESTBED=1` is in the environment.
+/// A folder of manifests. It is removed when this is dropped, unless `KEEP_TESTBED=1` is in the environment.
 #[derive(Debug)]
 pub struct Manifests {
     path: PathBuf,
@@ -23,17 +23,17 @@ pub struct Manifests {
 }
 
 impl Manifests {
-    /// Makes an empty folder.
+    /// Creates an empty folder.
     pub fn new() -> Result<Self> {
         remove_stale();
         let prefix = format!("{PREFIX}{}-", std::process::id());
         let around = tempfile::Builder::new()
             .prefix(&prefix)
-            .disable_cleanup(kept())
+            .disable_cleanup(keep_testbed())
             .tempdir()
-            .context("making a folder for manifests")?;
+            .context("creating a folder for manifests")?;
         let path = around.path().join("manifests");
-        fs::create_dir(&path).with_context(|| format!("making the folder {}", path.display()))?;
+        fs::create_dir(&path).with_context(|| format!("creating the folder {}", path.display()))?;
         Ok(Self { path, around })
     }
 
@@ -42,8 +42,8 @@ impl Manifests {
         &self.path
     }
 
-    /// The path of a file beside the folder, which goes with it: for logs.
-    pub fn beside(&self, file: &str) -> PathBuf {
+    /// The path of a file beside the folder, which is removed with it. Logs are written there.
+    pub fn sibling_file(&self, file: &str) -> PathBuf {
         self.around.path().join(file)
     }
 
@@ -52,24 +52,25 @@ impl Manifests {
         self.write_cluster_without(cluster, &[])
     }
 
-    /// Likewise, without some of the pods (`namespace/name`): they are there, and nobody knows of them.
+    /// [`Manifests::write_cluster`] without some of the pods (`namespace/name`). These run, but agents don't
+    /// know them.
     pub fn write_cluster_without(&self, cluster: &Cluster, pods: &[&str]) -> Result<Instant> {
         self.write("cluster.yaml", &cluster_text(cluster, pods))
     }
 
-    /// Writes the NetworkPolicy `name` (`namespace/name`) with this `spec` as a file of its own; returns when, as
+    /// Writes the NetworkPolicy `name` (`namespace/name`) with this `spec` to its own file. Returns when, as
     /// [`Manifests::write`] does.
     pub fn policy(&self, name: &str, spec: &str) -> Result<Instant> {
         self.write(&policy_file(name), &policy_text(name, spec))
     }
 
-    /// Removes the file of a policy that [`Manifests::policy`] wrote; returns when, as [`Manifests::remove`] does.
+    /// Removes the file that [`Manifests::policy`] wrote. Returns when, as [`Manifests::remove`] does.
     pub fn remove_policy(&self, name: &str) -> Result<Instant> {
         self.remove(&policy_file(name))
     }
 
-    /// Writes a file as editors do: whole, and then renamed into place. Returns the moment before the rename: nobody can
-    /// have seen the change earlier, however long this thread is kept from going on.
+    /// Writes a file as editors do: under another name, and then renames it. Returns the time just before the
+    /// rename, before which no agent can have seen the change.
     pub fn write(&self, file: &str, text: &str) -> Result<Instant> {
         let new = self.path().join(format!(".{file}.new"));
         let path = self.path().join(file);
@@ -79,7 +80,7 @@ impl Manifests {
         Ok(written)
     }
 
-    /// Removes a file; returns the moment before that.
+    /// Removes a file. Returns the time just before that.
     pub fn remove(&self, file: &str) -> Result<Instant> {
         let path = self.path().join(file);
         let removed = Instant::now();
@@ -107,7 +108,8 @@ fn policy_file(name: &str) -> String {
     format!("policy-{}.yaml", name.replace('/', "."))
 }
 
-/// Names are in quotes: `n` and `y` are booleans in YAML 1.1.
+/// The manifests of a cluster, without some of its pods. Names are quoted, since `n` and `y` are booleans in
+/// YAML 1.1.
 pub(crate) fn cluster_text(cluster: &Cluster, without: &[&str]) -> String {
     let mut documents = Vec::new();
     for (name, labels) in &cluster.namespaces {
@@ -137,9 +139,11 @@ fn pod_text(pod: &PodSpec) -> String {
     let labels = labels_text(&pod.labels);
     let [address4, address6] = pod.addresses;
     let mut text = format!(
-        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: \"{name}\"\n  namespace: \"{namespace}\"\n  labels: {labels}\n  \
+        "apiVersion: v1\nkind: Pod\n\
+         metadata:\n  name: \"{name}\"\n  namespace: \"{namespace}\"\n  labels: {labels}\n  \
          creationTimestamp: \"2024-01-01T00:00:00Z\"\n\
-         spec:\n  nodeName: \"{node}\"\n  hostNetwork: {host_network}\n  containers:\n  - name: server\n    ports:"
+         spec:\n  nodeName: \"{node}\"\n  hostNetwork: {host_network}\n  containers:\n  - name: server\n    \
+         ports:"
     );
     if pod.ports.is_empty() {
         text.push_str(" []");
@@ -163,12 +167,13 @@ fn labels_text(labels: &std::collections::BTreeMap<String, String>) -> String {
     format!("{{{}}}", pairs.join(", "))
 }
 
-/// Removes folders that killed processes have left.
+/// Removes folders that killed processes left behind.
 fn remove_stale() {
     let folder: PathBuf = std::env::temp_dir();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        if name.to_str().and_then(|name| maker(name, PREFIX)).is_some_and(|process| !alive(process)) {
+        if name.to_str().and_then(|name| creator_pid(name, PREFIX)).is_some_and(|process| !is_alive(process))
+        {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
@@ -188,13 +193,14 @@ mod tests {
             - from: []
             ",
         );
-        let expected = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  name: \"allow\"\n  \
+        let expected = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+                        metadata:\n  name: \"allow\"\n  \
                         namespace: \"db\"\nspec:\n  podSelector: {}\n  ingress:\n  - from: []\n";
         assert_eq!(text, expected);
     }
 
     #[test]
-    fn a_cluster_is_told_in_manifests() {
+    fn a_cluster_is_written_as_manifests() {
         let cluster = Cluster::of_two_nodes().namespace("web", &[("team", "front")]).pod(
             "web/a",
             "node-a",

@@ -1,7 +1,8 @@
-//! A network namespace: made, entered by threads, and removed.
+//! Network namespaces: creating, entering and removing them.
 //!
-//! Each has a name under `/run/netns`, so that `ip netns` and `nsenter` know it too. The name carries the id of the
-//! process that made it: what a killed process leaves behind is recognised and removed by the next one.
+//! Each has a name under `/run/netns`, so that `ip netns` and `nsenter` find it. The name contains the id of
+//! the process that created it. So the next process recognises and removes the namespaces of killed
+//! processes.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -24,51 +25,52 @@ use nix::unistd::{Pid, geteuid};
 /// Where named network namespaces are mounted (ip-netns(8)).
 const FOLDER: &str = "/run/netns";
 
-/// What every name of ours begins with; the id of the process follows.
+/// The prefix of our namespaces' names. The process id follows.
 pub const PREFIX: &str = "kv-";
 
-/// The kernel brings a device up within a second, if it can.
-const LINKS_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a device may take to become operational. The kernel needs less than a second.
+const LINKS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A network namespace. One of this process goes when this goes, unless `KEEP_TESTBED=1` is in the environment.
+/// A network namespace. Unless it is persistent, it is removed when this is dropped. `KEEP_TESTBED=1` in the
+/// environment keeps it.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
     file: File,
-    /// Whether it stays when this goes, and even when the process goes.
-    lasting: bool,
+    /// Whether it remains when this is dropped and when the process exits.
+    persistent: bool,
 }
 
 impl Namespace {
-    /// Makes the network namespace `kv-<process id>-<name>`, with its loopback device still down.
+    /// Creates the network namespace `kv-<process id>-<name>`. Its loopback device is down.
     pub fn create(name: &str) -> Result<Self> {
         Self::make(format!("{PREFIX}{}-{name}", std::process::id()), false)
     }
 
-    /// Makes a network namespace of exactly this name, which stays until [`Namespace::end`].
-    pub fn create_lasting(name: &str) -> Result<Self> {
+    /// Creates a network namespace with exactly this name, which remains until [`Namespace::destroy`].
+    pub fn create_persistent(name: &str) -> Result<Self> {
         Self::make(name.to_owned(), true)
     }
 
-    /// The lasting network namespace of this name, or `None` if there is none.
-    pub fn existing(name: &str) -> Result<Option<Self>> {
+    /// Opens the persistent network namespace with this name; `None` if there is none.
+    pub fn open(name: &str) -> Result<Option<Self>> {
         let path = Path::new(FOLDER).join(name);
         if !path.exists() {
             return Ok(None);
         }
         let file =
             File::open(&path).with_context(|| format!("opening the network namespace {}", path.display()))?;
-        Ok(Some(Self { name: name.to_owned(), file, lasting: true }))
+        Ok(Some(Self { name: name.to_owned(), file, persistent: true }))
     }
 
     /// Kills the processes in it, and removes it.
-    pub fn end(self) {
+    pub fn destroy(self) {
         let path = Path::new(FOLDER).join(&self.name);
-        end_inhabitants(&path);
+        kill_processes(&path);
         remove(&path);
     }
 
-    fn make(name: String, lasting: bool) -> Result<Self> {
+    fn make(name: String, persistent: bool) -> Result<Self> {
         require_root()?;
         prepare_folder()?;
         let path = Path::new(FOLDER).join(&name);
@@ -76,15 +78,15 @@ impl Namespace {
             .write(true)
             .create_new(true)
             .open(&path)
-            .with_context(|| format!("making the network namespace {}", path.display()))?;
-        let made = on_a_thread(|| -> Result<()> {
+            .with_context(|| format!("creating the network namespace {}", path.display()))?;
+        let made = run_on_new_thread(|| -> Result<()> {
             unshare(CloneFlags::CLONE_NEWNET)?;
             mount(Some("/proc/thread-self/ns/net"), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
             Ok(())
         });
         let opened = made.and_then(|()| Ok(File::open(&path)?));
-        match opened.with_context(|| format!("making the network namespace {}", path.display())) {
-            Ok(file) => Ok(Self { name, file, lasting }),
+        match opened.with_context(|| format!("creating the network namespace {}", path.display())) {
+            Ok(file) => Ok(Self { name, file, persistent }),
             Err(error) => {
                 remove(&path);
                 Err(error)
@@ -97,16 +99,17 @@ impl Namespace {
         &self.name
     }
 
-    /// Runs `work` on a thread inside the namespace and waits for it. Sockets that it opens and processes that it starts
-    /// belong to the namespace.
+    /// Runs `work` on a thread inside the namespace and returns its result. Sockets that it opens and
+    /// processes that it starts belong to the namespace.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        on_a_thread(|| {
+        run_on_new_thread(|| {
             self.enter()?;
             Ok(work())
         })
     }
 
-    /// Starts `work` on a thread inside the namespace. A namespace that can't be entered is the thread's result.
+    /// Starts `work` on a thread inside the namespace. If the namespace can't be entered, the thread returns
+    /// that error.
     pub fn spawn<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -144,13 +147,13 @@ impl Namespace {
         Ok(text.with_context(|| format!("reading {name} in {}", self.name))?.trim().to_owned())
     }
 
-    /// Waits until every device that has a carrier passes packets too. The kernel sees to that a moment after the carrier
-    /// comes, in a worker (net/core/link_watch.c); until then it drops what is sent, and a lost ARP request costs a
-    /// second.
+    /// Waits until every device with a carrier is operational. A kernel worker sets that a moment after the
+    /// carrier appears (net/core/link_watch.c). Until then, the kernel drops what is sent, and a lost ARP
+    /// request is repeated only after a second.
     pub fn wait_for_links(&self) -> Result<()> {
         let doing = || format!("waiting for the devices of {}", self.name);
         self.run(|| {
-            let deadline = Instant::now() + LINKS_PATIENCE;
+            let deadline = Instant::now() + LINKS_TIMEOUT;
             loop {
                 let late: Vec<String> = getifaddrs()
                     .with_context(doing)?
@@ -164,20 +167,20 @@ impl Namespace {
                     return Ok(());
                 }
                 if Instant::now() > deadline {
-                    bail!("{}: {} has a carrier and does not run", doing(), late.join(", "));
+                    bail!("{}: {} has a carrier but is not operational", doing(), late.join(", "));
                 }
                 thread::sleep(Duration::from_millis(1));
             }
         })?
     }
 
-    /// The command by which a person gets in.
-    pub fn way_in(&self) -> String {
+    /// The command that enters the namespace from a shell.
+    pub fn enter_command(&self) -> String {
         format!("nsenter --net={FOLDER}/{}", self.name)
     }
 
-    /// Whether a process is in it.
-    pub(crate) fn holds(&self, process: u32) -> bool {
+    /// Whether a process is in this namespace.
+    pub(crate) fn contains_process(&self, process: u32) -> bool {
         let (Ok(ours), Ok(theirs)) = (self.file.metadata(), fs::metadata(format!("/proc/{process}/ns/net")))
         else {
             return false;
@@ -193,53 +196,53 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        if !self.lasting && !kept() {
+        if !self.persistent && !keep_testbed() {
             remove(&Path::new(FOLDER).join(&self.name));
         }
     }
 }
 
-/// Whether a person asks that testbeds stay when their tests are over.
-pub fn kept() -> bool {
+/// Whether testbeds are to remain after their tests (`KEEP_TESTBED=1`).
+pub fn keep_testbed() -> bool {
     std::env::var_os("KEEP_TESTBED").is_some_and(|value| value == "1")
 }
 
-/// Fails, with one sentence, where network namespaces can't be made.
+/// Fails with one sentence if the process may not create network namespaces.
 pub fn require_root() -> Result<()> {
     if !geteuid().is_root() {
-        bail!("needs root: network namespaces can't be made otherwise; run it again as root, e.g. with sudo");
+        bail!("creating network namespaces needs root: run it again as root, e.g. with sudo");
     }
     Ok(())
 }
 
-/// Removes what dead processes have left: their namespaces, and first the processes that still live in them.
+/// Removes the namespaces of processes that no longer exist, and kills the processes in them.
 pub fn remove_stale() {
     static ONCE: OnceLock<()> = OnceLock::new();
     ONCE.get_or_init(|| {
         for entry in fs::read_dir(FOLDER).into_iter().flatten().flatten() {
             let name = entry.file_name();
-            if let Some(process) = name.to_str().and_then(|name| maker(name, PREFIX))
-                && !alive(process)
+            if let Some(process) = name.to_str().and_then(|name| creator_pid(name, PREFIX))
+                && !is_alive(process)
             {
-                end_inhabitants(&entry.path());
+                kill_processes(&entry.path());
                 remove(&entry.path());
             }
         }
     });
 }
 
-/// The process that a name `<prefix><process id>-...` names.
-pub(crate) fn maker(name: &str, prefix: &str) -> Option<u32> {
+/// The process id in a name `<prefix><process id>-...`.
+pub(crate) fn creator_pid(name: &str, prefix: &str) -> Option<u32> {
     name.strip_prefix(prefix)?.split('-').next()?.parse().ok()
 }
 
 /// Whether a process exists.
-pub(crate) fn alive(process: u32) -> bool {
+pub(crate) fn is_alive(process: u32) -> bool {
     Path::new(&format!("/proc/{process}")).exists()
 }
 
-/// Kills the processes in a namespace that a dead process of ours has left: agents that outlived their test.
-fn end_inhabitants(namespace: &Path) {
+/// Kills the processes in a namespace, such as agents that outlived their test.
+fn kill_processes(namespace: &Path) {
     let Ok(wanted) = fs::metadata(namespace) else { return };
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(process) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
@@ -258,8 +261,8 @@ fn remove(path: &Path) {
     let _ = fs::remove_file(path);
 }
 
-/// Makes the folder a mount point of its own, shared with other mount namespaces, exactly as `ip netns add` does: else
-/// the first `ip netns add` of somebody else would cover our mounts with its own.
+/// Makes the folder a mount point that is shared with other mount namespaces, exactly as `ip netns add` does.
+/// Otherwise the first `ip netns add` of another process would hide our mounts.
 fn prepare_folder() -> Result<()> {
     let doing = || format!("preparing {FOLDER}");
     fs::create_dir_all(FOLDER).with_context(doing)?;
@@ -269,7 +272,7 @@ fn prepare_folder() -> Result<()> {
     let share =
         || mount(None::<&str>, FOLDER, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
     match share() {
-        // It is no mount point yet.
+        // It is not a mount point yet.
         Err(Errno::EINVAL) => {
             mount(Some(FOLDER), FOLDER, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
                 .with_context(doing)?;
@@ -279,13 +282,14 @@ fn prepare_folder() -> Result<()> {
     }
 }
 
-/// The file behind a sysctl; what it shows of `net` is the namespace of the thread that opens it.
+/// The file of a sysctl. Below `net`, it belongs to the namespace of the thread that opens it.
 fn sysctl_path(name: &str) -> PathBuf {
     Path::new("/proc/sys").join(name.replace('.', "/"))
 }
 
-/// Runs `work` on a fresh thread, because a namespace is changed for a whole thread; a panic goes on in the caller.
-pub(crate) fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+/// Runs `work` on a new thread, because entering a namespace changes the whole thread. A panic is propagated
+/// to the caller.
+pub(crate) fn run_on_new_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| match thread::Builder::new().spawn_scoped(scope, work) {
         Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
         Err(error) => Err(io::Error::into(error)),
@@ -298,10 +302,10 @@ mod tests {
     use crate::command::ip;
 
     #[test]
-    fn a_name_tells_its_process() {
-        assert_eq!(maker("kv-123-1-node-a", PREFIX), Some(123));
-        assert_eq!(maker("kv-x-1", PREFIX), None);
-        assert_eq!(maker("other-123-1", PREFIX), None);
+    fn a_name_contains_the_process_id() {
+        assert_eq!(creator_pid("kv-123-1-node-a", PREFIX), Some(123));
+        assert_eq!(creator_pid("kv-x-1", PREFIX), None);
+        assert_eq!(creator_pid("other-123-1", PREFIX), None);
     }
 
     #[test]
@@ -320,11 +324,12 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_has_a_carrier_and_does_not_run_yet_is_waited_for() {
+    fn waits_for_a_device_that_has_a_carrier_but_is_not_operational_yet() {
         let namespace = Namespace::create("links").unwrap();
         ip(
             &namespace,
-            "link add near type veth peer name far\nlink set near mode dormant\nlink set near up\nlink set far up\n",
+            "link add near type veth peer name far\nlink set near mode dormant\nlink set near up\n\
+             link set far up\n",
         )
         .unwrap();
         thread::scope(|scope| {

@@ -29,7 +29,7 @@ impl fmt::Display for Transport {
 /// A port of a pod: `80`, `53/UDP`, `http=8080/TCP`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Port {
-    /// The name by which policies may call it.
+    /// The name that policies may use for it.
     pub name: Option<String>,
     /// Its number.
     pub number: u16,
@@ -50,10 +50,10 @@ impl FromStr for Port {
             "TCP" => Transport::Tcp,
             "UDP" => Transport::Udp,
             "SCTP" => Transport::Sctp,
-            other => bail!("port {text:?}: {other:?} is none of TCP, UDP and SCTP"),
+            other => bail!("port {text:?}: {other:?} is not TCP, UDP or SCTP"),
         };
         let number =
-            number.parse().with_context(|| format!("port {text:?}: {number:?} is no port number"))?;
+            number.parse().with_context(|| format!("port {text:?}: {number:?} is not a port number"))?;
         Ok(Self { name, number, transport })
     }
 }
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_are_read() {
+    fn ports_are_parsed() {
         let port: Port = "http=8080/TCP".parse().unwrap();
         assert_eq!((port.name.as_deref(), port.number, port.transport), (Some("http"), 8080, Transport::Tcp));
         assert_eq!("53/UDP".parse::<Port>().unwrap().transport, Transport::Udp);

@@ -1,4 +1,4 @@
-//! One try to reach something: by TCP, UDP, SCTP or ping, in one family, and what came of it.
+//! A probe: one connection by TCP, UDP or SCTP, or one ping, in one address family, and its outcome.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, ErrorKind};
@@ -10,7 +10,7 @@ use anyhow::Result;
 
 use crate::port::{Port, Transport};
 use crate::server::Greeting;
-use crate::socket::{self, Attempt};
+use crate::socket::{self, SocketOutcome};
 
 /// An address family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,7 +25,7 @@ impl Family {
     /// Both, IPv4 first.
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
-    /// The address of this family among a pod's or host's two.
+    /// The address of this family, of the two of a pod or host.
     pub fn of(self, addresses: [IpAddr; 2]) -> IpAddr {
         match self {
             Self::V4 => addresses[0],
@@ -34,16 +34,16 @@ impl Family {
     }
 }
 
-/// What is tried: a port (`80`, `53/UDP`, `9/SCTP`) or `ping`.
+/// What a probe reaches for: a port (`80`, `53/UDP`, `9/SCTP`) or `ping`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Way {
+pub enum ProbeTarget {
     /// A connection or a datagram to a port.
     Port(u16, Transport),
     /// An ICMP or ICMPv6 echo request.
     Ping,
 }
 
-impl FromStr for Way {
+impl FromStr for ProbeTarget {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
@@ -55,7 +55,7 @@ impl FromStr for Way {
     }
 }
 
-impl fmt::Display for Way {
+impl fmt::Display for ProbeTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Port(number, transport) => write!(f, "{number}/{transport}"),
@@ -64,18 +64,18 @@ impl fmt::Display for Way {
     }
 }
 
-/// What came of a try.
+/// The outcome of a probe.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
-    /// A server greeted.
+    /// A server answered with its greeting.
     Reached(Greeting),
-    /// The echo reply came.
+    /// An echo reply arrived.
     Replied,
-    /// Nothing came in time: what a denied packet must look like.
+    /// Nothing arrived in time. This is how a denied connection must fail.
     TimedOut,
-    /// The other side refused: what a denied packet must never look like.
+    /// The other side refused. A denied connection must never fail like this.
     Refused,
-    /// Something else went wrong.
+    /// Another error.
     Failed(String),
 }
 
@@ -87,7 +87,7 @@ impl Answer {
 
     pub(crate) fn of_error(error: &io::Error) -> Self {
         match error.kind() {
-            // A read that times out on a blocking socket says that it would block.
+            // A read that times out on a blocking socket returns `WouldBlock`.
             ErrorKind::TimedOut | ErrorKind::WouldBlock => Self::TimedOut,
             ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => Self::Refused,
             _ => Self::Failed(error.to_string()),
@@ -107,59 +107,61 @@ impl fmt::Display for Answer {
     }
 }
 
-/// A try and its answer, with what it takes to find it in an audit log.
+/// A probe and its outcome, with the addresses and ports by which its audit record is found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Observed {
-    /// The client's address and port (for a ping: the identifier in place of the port).
+    /// The client's address and port. For a ping, the port is the identifier.
     pub source: SocketAddr,
-    /// Where to; port 0 for a ping.
+    /// The destination. For a ping, the port is 0.
     pub destination: SocketAddr,
-    /// What was tried.
-    pub way: Way,
-    /// What came of it.
+    /// What was probed.
+    pub target: ProbeTarget,
+    /// The outcome.
     pub answer: Answer,
 }
 
-/// Tries to reach `to` from the namespace of the calling thread; waits at most `patience` for each step of it.
-pub fn probe(to: IpAddr, way: Way, patience: Duration) -> Result<Observed> {
-    let port = match way {
-        Way::Port(port, _) => port,
-        Way::Ping => 0,
+/// Probes `to` from the namespace of the calling thread. Waits at most `timeout` for each step.
+pub fn probe(to: IpAddr, target: ProbeTarget, timeout: Duration) -> Result<Observed> {
+    let port = match target {
+        ProbeTarget::Port(port, _) => port,
+        ProbeTarget::Ping => 0,
     };
     let destination = SocketAddr::new(to, port);
-    let (source, answer) = match way {
-        Way::Ping => answer(socket::ping(to, patience)?, |()| Ok(Answer::Replied)),
-        Way::Port(_, Transport::Udp) => {
-            answer(datagram(destination, patience)?, |greeting| Ok(Answer::Reached(greeting)))
+    let (source, answer) = match target {
+        ProbeTarget::Ping => answer(socket::ping(to, timeout)?, |()| Ok(Answer::Replied)),
+        ProbeTarget::Port(_, Transport::Udp) => {
+            answer(datagram(destination, timeout)?, |greeting| Ok(Answer::Reached(greeting)))
         }
-        Way::Port(_, transport) => answer(socket::connection(transport, destination, patience)?, |stream| {
-            greeting_of(stream, patience).map(Answer::Reached)
-        }),
+        ProbeTarget::Port(_, transport) => {
+            answer(socket::connection(transport, destination, timeout)?, |stream| {
+                greeting_of(stream, timeout).map(Answer::Reached)
+            })
+        }
     };
-    Ok(Observed { source, destination, way, answer })
+    Ok(Observed { source, destination, target, answer })
 }
 
-fn answer<T>(attempt: Attempt<T>, read: impl FnOnce(T) -> io::Result<Answer>) -> (SocketAddr, Answer) {
+fn answer<T>(attempt: SocketOutcome<T>, read: impl FnOnce(T) -> io::Result<Answer>) -> (SocketAddr, Answer) {
     (attempt.local, attempt.outcome.and_then(read).unwrap_or_else(|error| Answer::of_error(&error)))
 }
 
 /// Reads the greeting of a server from a new connection.
-fn greeting_of(stream: TcpStream, patience: Duration) -> io::Result<Greeting> {
-    stream.set_read_timeout(Some(patience))?;
+fn greeting_of(stream: TcpStream, timeout: Duration) -> io::Result<Greeting> {
+    stream.set_read_timeout(Some(timeout))?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
     line.parse()
 }
 
 /// Sends a datagram and waits for the server's answer.
-fn datagram(to: SocketAddr, patience: Duration) -> io::Result<Attempt<Greeting>> {
+fn datagram(to: SocketAddr, timeout: Duration) -> io::Result<SocketOutcome<Greeting>> {
     let any: IpAddr = match to {
         SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
     };
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect(to)?;
-    socket.set_read_timeout(Some(patience))?;
+    socket.set_read_timeout(Some(timeout))?;
     let local = socket.local_addr()?;
     let exchange = || -> io::Result<Greeting> {
         socket.send(b"probe")?;
@@ -167,7 +169,7 @@ fn datagram(to: SocketAddr, patience: Duration) -> io::Result<Attempt<Greeting>>
         let length = socket.recv(&mut buffer)?;
         String::from_utf8_lossy(&buffer[..length]).lines().next().unwrap_or_default().parse()
     };
-    Ok(Attempt { local, outcome: exchange() })
+    Ok(SocketOutcome { local, outcome: exchange() })
 }
 
 #[cfg(test)]
@@ -175,16 +177,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ways_are_read() {
-        assert_eq!("ping".parse::<Way>().unwrap(), Way::Ping);
-        assert_eq!("53/UDP".parse::<Way>().unwrap(), Way::Port(53, Transport::Udp));
-        assert_eq!("80".parse::<Way>().unwrap().to_string(), "80/TCP");
+    fn targets_are_parsed() {
+        assert_eq!("ping".parse::<ProbeTarget>().unwrap(), ProbeTarget::Ping);
+        assert_eq!("53/UDP".parse::<ProbeTarget>().unwrap(), ProbeTarget::Port(53, Transport::Udp));
+        assert_eq!("80".parse::<ProbeTarget>().unwrap().to_string(), "80/TCP");
     }
 
     #[test]
     fn a_closed_port_refuses() {
         let observed =
-            probe("127.0.0.1".parse().unwrap(), Way::Port(1, Transport::Tcp), Duration::from_secs(1));
+            probe("127.0.0.1".parse().unwrap(), ProbeTarget::Port(1, Transport::Tcp), Duration::from_secs(1));
         assert_eq!(observed.unwrap().answer, Answer::Refused);
     }
 }

@@ -1,11 +1,11 @@
-//! Programs of this machine, with the libraries that they load, for images that hold nothing else.
+//! Programs of this machine, and the libraries that they load, for images that contain only these.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// Where a program lies: in PATH, or where Debian keeps those for root.
+/// The path of a program: in PATH, or in the folders where Debian installs programs for root.
 pub fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)

@@ -1,4 +1,4 @@
-//! The agent's audit log, read as anybody would read it: by its documented form alone.
+//! The agent's audit log, read by its documented format alone.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -9,47 +9,47 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use crate::port::Transport;
-use crate::probe::{Observed, Way};
+use crate::probe::{Observed, ProbeTarget};
 
-/// What a scenario needs of one record.
+/// The fields of a record that tests use.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 pub struct Record {
     /// `allow` or `deny`.
     pub verdict: String,
-    /// Why, in a word.
+    /// The reason for the verdict.
     pub reason: String,
-    /// The direction that decided: `ingress` or `egress`.
+    /// The direction that determined the verdict: `ingress` or `egress`.
     pub direction: String,
     /// The protocol by name; `None` if the packet could not be parsed.
     pub protocol: Option<String>,
-    /// Where the packet came from, before SNAT.
+    /// The packet's source, before SNAT.
     pub source: Option<Endpoint>,
-    /// Where it went, after DNAT.
+    /// The packet's destination, after DNAT.
     pub destination: Option<Endpoint>,
-    /// The policy that decided.
+    /// The policy that determined the verdict.
     pub policy: Option<String>,
     /// The index of its rule.
     pub rule: Option<usize>,
-    /// What the source's side said.
-    pub egress: Side,
-    /// What the destination's side said.
-    pub ingress: Side,
-    /// For a default deny, the rule that came nearest to allowing.
+    /// The verdict in direction egress.
+    pub egress: Direction,
+    /// The verdict in direction ingress.
+    pub ingress: Direction,
+    /// For a default deny, the rule that came nearest to allowing the packet.
     #[serde(default)]
     pub nearest_miss: Option<NearestMiss>,
-    /// How long the verdict took.
+    /// How long the verdict took, in nanoseconds.
     pub nanoseconds: u64,
-    /// How long the packet waited for a pod to be known, in milliseconds; `None` if it did not.
+    /// How long the packet was held until a pod was known, in milliseconds; `None` if it was not held.
     #[serde(default)]
     pub held_ms: Option<u64>,
-    /// The snapshot under which it was given.
+    /// The generation of the snapshot by which the packet was evaluated.
     pub generation: u64,
-    /// The kernel let the connection pass by itself.
+    /// Whether the kernel gave the verdict from its verdict cache.
     #[serde(default)]
     pub cached: bool,
 }
 
-/// The rule that came nearest to allowing.
+/// The rule that came nearest to allowing a packet.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 pub struct NearestMiss {
     /// Its policy.
@@ -73,27 +73,28 @@ pub struct Endpoint {
     pub pod: Option<String>,
 }
 
-/// What one direction said.
+/// The verdict in one direction.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-pub struct Side {
+pub struct Direction {
     /// `allow` or `deny`.
     pub verdict: String,
-    /// Why, in a word.
+    /// The reason for the verdict.
     pub reason: String,
-    /// The policy that decided.
+    /// The policy that determined the verdict.
     pub policy: Option<String>,
     /// The index of its rule.
     pub rule: Option<usize>,
 }
 
 impl Record {
-    /// Whether it is about this probe, that was evaluated towards `destination` (the pod's own address and port).
+    /// Whether this is the record of a probe that was evaluated with `destination` (the pod's own address and
+    /// port).
     pub fn is_of(&self, observed: &Observed, destination: SocketAddr) -> bool {
         let (Some(source), Some(found)) = (&self.source, &self.destination) else { return false };
         let addresses = (source.address, found.address) == (observed.source.ip(), destination.ip());
-        match observed.way {
-            Way::Ping => addresses && matches!(self.protocol.as_deref(), Some("ICMP" | "ICMPv6")),
-            Way::Port(_, transport) => {
+        match observed.target {
+            ProbeTarget::Ping => addresses && matches!(self.protocol.as_deref(), Some("ICMP" | "ICMPv6")),
+            ProbeTarget::Port(_, transport) => {
                 let ports = (source.port, found.port);
                 addresses
                     && ports == (Some(observed.source.port()), Some(destination.port()))
@@ -111,17 +112,17 @@ fn name(transport: Transport) -> &'static str {
     }
 }
 
-/// What lines begin with that are about lost or repeated records, about packets that were dropped because of where they came from, or about
-/// times in which packets could pass unevaluated.
+/// The starts of lines that are not records: about lost or repeated records, about packets that rules
+/// dropped, or about times in which packets could pass without evaluation.
 const OTHER_LINES: [&[u8]; 4] = [b"{\"lost\"", b"{\"repeated\"", b"{\"dropped\"", b"{\"bypass\""];
 
-/// No record is longer.
-const LONGEST: u64 = 64 * 1024;
+/// No record is longer than this.
+const MAX_RECORD_BYTES: u64 = 64 * 1024;
 
-/// The place after the last whole record of a log: the last line may be half written.
+/// The offset after the last complete line of a log. The last line may be incomplete.
 pub fn end(log: &Path) -> io::Result<u64> {
     let mut file = File::open(log)?;
-    let from = file.metadata()?.len().saturating_sub(LONGEST);
+    let from = file.metadata()?.len().saturating_sub(MAX_RECORD_BYTES);
     file.seek(SeekFrom::Start(from))?;
     let mut tail = Vec::new();
     file.read_to_end(&mut tail)?;
@@ -129,8 +130,8 @@ pub fn end(log: &Path) -> io::Result<u64> {
     Ok(from + whole)
 }
 
-/// The records of a log from its byte `from` on, and the place after the last whole line. Lines that are no records and a last line that is still
-/// being written are left out.
+/// The records of a log from byte `from` on, and the offset after the last complete line. Other lines, and an
+/// incomplete last line, are skipped.
 pub fn read(log: &Path, from: u64) -> Result<(Vec<Record>, u64)> {
     let (lines, end) = lines(log, from)?;
     let mut records = Vec::new();
@@ -145,7 +146,7 @@ pub fn read(log: &Path, from: u64) -> Result<(Vec<Record>, u64)> {
     Ok((records, end))
 }
 
-/// The whole lines of a log from its byte `from` on, and the place after them.
+/// The complete lines of a log from byte `from` on, and the offset after them.
 pub(crate) fn lines(log: &Path, from: u64) -> Result<(Vec<Vec<u8>>, u64)> {
     let bytes = fs::read(log).with_context(|| format!("reading {}", log.display()))?;
     let from = usize::try_from(from)?;
@@ -160,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_about_dropped_packets_are_no_records() {
+    fn lines_about_dropped_packets_are_not_records() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("audit");
         let whole = "{\"lost\":3}\n{\"dropped\":\"overlay\",\"node\":\"a\",\"packets\":1}\n";

@@ -1,7 +1,7 @@
-//! A test told as a cluster scenario: pods, policy, probe, expected verdict and rule.
+//! Tests as cluster scenarios: pods, policy, probe, expected verdict and rule.
 //!
-//! Everything here panics where a scenario goes another way than told, at the line that told it; then the agents print
-//! their status and records, and the testbed its rules and the ways in.
+//! Everything here panics, at the caller's line, if an outcome is not as expected. Then the agents print
+//! their status and records, and the testbed prints its rules and the commands that enter its namespaces.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,27 +12,27 @@ use anyhow::{Context, Result};
 
 use crate::agent::{Agent, Launch};
 use crate::cluster::Cluster;
-use crate::probe::{Answer, Family, Observed, Way};
+use crate::probe::{Answer, Family, Observed, ProbeTarget};
 use crate::record::Record;
 use crate::testbed::Testbed;
 
-/// How long a probe waits that is expected to reach: long, since machines are busy.
-const LONG: Duration = Duration::from_secs(5);
+/// The timeout of a probe that must reach its target. It is long, since the machine may be busy.
+const REACH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a probe waits that is expected to be dropped. That nothing came by then is not proof enough: the audit
-/// record of the denial is.
-const SHORT: Duration = Duration::from_millis(300);
+/// The timeout of a probe that must be dropped. A timeout alone does not prove a denial, so the audit record
+/// is checked too.
+const DROP_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// A direction, as audit records name it.
+/// A direction of traffic, as audit records name it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Side {
-    /// Of the destination; evaluated on its node.
+pub enum Direction {
+    /// Into the destination pod; evaluated on its node.
     Ingress,
-    /// Of the source; evaluated on its node.
+    /// Out of the source pod; evaluated on its node.
     Egress,
 }
 
-impl fmt::Display for Side {
+impl fmt::Display for Direction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ingress => "ingress",
@@ -41,53 +41,53 @@ impl fmt::Display for Side {
     }
 }
 
-/// What a probe must come to.
+/// The expected outcome of a probe.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Expected {
     reached: bool,
-    /// What the record must say of one direction; `None` where no packet is evaluated.
-    evaluated: Option<(Side, &'static str, Option<String>, Option<usize>)>,
+    /// What the record must contain for one direction; `None` if no packet is evaluated.
+    evaluated: Option<(Direction, &'static str, Option<String>, Option<usize>)>,
 }
 
-/// Rule `rule` of `policy` (`namespace/name`) allows it in direction `side`.
-pub fn allowed(side: Side, policy: &str, rule: usize) -> Expected {
-    Expected { reached: true, evaluated: Some((side, "rule", Some(policy.to_owned()), Some(rule))) }
+/// Rule `rule` of `policy` (`namespace/name`) allows it in this direction.
+pub fn allowed(direction: Direction, policy: &str, rule: usize) -> Expected {
+    Expected { reached: true, evaluated: Some((direction, "rule", Some(policy.to_owned()), Some(rule))) }
 }
 
-/// It is allowed in direction `side` for a reason that is no rule, such as `not-isolated` or `own-node`.
-pub fn allowed_because(side: Side, reason: &'static str) -> Expected {
-    Expected { reached: true, evaluated: Some((side, reason, None, None)) }
+/// It is allowed in this direction for a reason other than a rule, such as `not-isolated` or `own-node`.
+pub fn allowed_because(direction: Direction, reason: &'static str) -> Expected {
+    Expected { reached: true, evaluated: Some((direction, reason, None, None)) }
 }
 
-/// `policy` isolates the pod in direction `side`, no rule matches, and the packet is dropped.
-pub fn denied(side: Side, policy: &str) -> Expected {
-    Expected { reached: false, evaluated: Some((side, "default-deny", Some(policy.to_owned()), None)) }
+/// `policy` isolates the pod in this direction, no rule matches, and the packet is dropped.
+pub fn denied(direction: Direction, policy: &str) -> Expected {
+    Expected { reached: false, evaluated: Some((direction, "default-deny", Some(policy.to_owned()), None)) }
 }
 
-/// It is denied in direction `side` for a reason that is no policy, such as `unknown-pod`.
-pub fn denied_because(side: Side, reason: &'static str) -> Expected {
-    Expected { reached: false, evaluated: Some((side, reason, None, None)) }
+/// It is denied in this direction for a reason other than a policy, such as `unknown-pod`.
+pub fn denied_because(direction: Direction, reason: &'static str) -> Expected {
+    Expected { reached: false, evaluated: Some((direction, reason, None, None)) }
 }
 
-/// It passes without being evaluated: no policy applies, or the rules let it pass.
+/// It passes without evaluation: no policy applies, or the rules let it pass.
 pub fn unevaluated() -> Expected {
     Expected { reached: true, evaluated: None }
 }
 
-/// See the module.
+/// See the module's documentation.
 #[derive(Debug)]
 pub struct Scenario {
-    // Dropped first, so that it prints first.
+    // Dropped first, so that agents print their state first.
     agents: BTreeMap<String, Agent>,
-    /// Where it plays.
+    /// The cluster.
     pub testbed: Testbed,
 }
 
 impl Scenario {
-    /// Builds the cluster; no agent runs yet.
+    /// Builds the cluster, without agents.
     #[track_caller]
-    pub fn begin(cluster: Cluster) -> Self {
-        Self { agents: BTreeMap::new(), testbed: told(cluster.build()) }
+    pub fn new(cluster: Cluster) -> Self {
+        Self { agents: BTreeMap::new(), testbed: or_panic(cluster.build()) }
     }
 
     /// Starts an agent on each node and waits until all are ready.
@@ -96,27 +96,27 @@ impl Scenario {
         let nodes: Vec<String> = self.testbed.cluster().nodes.iter().map(|node| node.name.clone()).collect();
         let launch = Launch { flags, ..Launch::default() };
         for node in nodes {
-            let agent = told(Agent::start(&self.testbed, &node, &launch));
+            let agent = or_panic(Agent::start(&self.testbed, &node, &launch));
             self.agents.insert(node, agent);
         }
         for agent in self.agents.values_mut() {
-            told(agent.wait_ready());
+            or_panic(agent.wait_ready());
         }
     }
 
     /// The agent of a node.
     #[track_caller]
     pub fn agent(&mut self, node: &str) -> &mut Agent {
-        told(self.agents.get_mut(node).with_context(|| format!("no agent runs on {node:?}")))
+        or_panic(self.agents.get_mut(node).with_context(|| format!("no agent runs on {node:?}")))
     }
 
-    /// Takes the agent of a node out of the scenario.
+    /// Removes the agent of a node from the scenario, and returns it.
     #[track_caller]
     pub fn take_agent(&mut self, node: &str) -> Agent {
-        told(self.agents.remove(node).with_context(|| format!("no agent runs on {node:?}")))
+        or_panic(self.agents.remove(node).with_context(|| format!("no agent runs on {node:?}")))
     }
 
-    /// Puts an agent into the scenario, as that of its node.
+    /// Adds an agent to the scenario, as the agent of its node.
     pub fn put_agent(&mut self, agent: Agent) {
         self.agents.insert(agent.node().to_owned(), agent);
     }
@@ -127,36 +127,38 @@ impl Scenario {
         self.change(|testbed| testbed.manifests().policy(name, spec).map(drop));
     }
 
-    /// Removes a NetworkPolicy and waits until that is in force.
+    /// Removes a NetworkPolicy and waits until the change is in force on every node that has an agent.
     #[track_caller]
     pub fn remove_policy(&mut self, name: &str) {
         self.change(|testbed| testbed.manifests().remove_policy(name).map(drop));
     }
 
-    /// Makes a change to the manifests that calls for a new generation, and waits until it is in force.
+    /// Makes a change of the manifests that leads to a new generation, and waits until it is in force on
+    /// every node that has an agent.
     #[track_caller]
     pub fn change(&mut self, change: impl FnOnce(&Testbed) -> Result<()>) {
-        let before: Vec<u64> = self.agents.values().map(|agent| told(agent.applied_generation())).collect();
-        told(change(&self.testbed));
+        let before: Vec<u64> =
+            self.agents.values().map(|agent| or_panic(agent.applied_generation())).collect();
+        or_panic(change(&self.testbed));
         for (agent, before) in self.agents.values().zip(before) {
-            told(agent.wait_applied_after(before));
+            or_panic(agent.wait_applied_after(before));
         }
     }
 
-    /// Probes in both families and holds what comes, and the audit record of it, against what is expected.
+    /// Probes in both families, and checks the outcome and its audit record.
     #[track_caller]
-    pub fn expect(&self, from: &str, to: &str, way: &str, expected: &Expected) {
+    pub fn expect(&self, from: &str, to: &str, target: &str, expected: &Expected) {
         for family in Family::BOTH {
-            self.expect_in(family, from, to, way, expected);
+            self.expect_in(family, from, to, target, expected);
         }
     }
 
     /// [`Scenario::expect`] in one family.
     #[track_caller]
-    pub fn expect_in(&self, family: Family, from: &str, to: &str, way: &str, expected: &Expected) {
+    pub fn expect_in(&self, family: Family, from: &str, to: &str, target: &str, expected: &Expected) {
         let destination =
-            SocketAddr::new(family.of(told(self.testbed.addresses(to))), port(told(way.parse())));
-        self.expect_translated(family, from, (to, destination), to, way, expected);
+            SocketAddr::new(family.of(or_panic(self.testbed.addresses(to))), port(or_panic(target.parse())));
+        self.expect_translated(family, from, (to, destination), to, target, expected);
     }
 
     /// Probes a service address, which is translated to `port` of `pod`.
@@ -166,12 +168,12 @@ impl Scenario {
         family: Family,
         from: &str,
         service: &str,
-        way: &str,
+        target: &str,
         (pod, port): (&str, u16),
         expected: &Expected,
     ) {
-        let destination = SocketAddr::new(family.of(told(self.testbed.addresses(pod))), port);
-        self.expect_translated(family, from, (pod, destination), service, way, expected);
+        let destination = SocketAddr::new(family.of(or_panic(self.testbed.addresses(pod))), port);
+        self.expect_translated(family, from, (pod, destination), service, target, expected);
     }
 
     #[track_caller]
@@ -181,13 +183,13 @@ impl Scenario {
         from: &str,
         (pod, destination): (&str, SocketAddr),
         to: &str,
-        way: &str,
+        target: &str,
         expected: &Expected,
     ) {
-        let marks: BTreeMap<&String, u64> =
-            self.agents.iter().map(|(node, agent)| (node, agent.mark())).collect();
-        let patience = if expected.reached { LONG } else { SHORT };
-        let observed = told(self.testbed.probe(from, to, told(way.parse()), family, patience));
+        let audit_starts: BTreeMap<&String, u64> =
+            self.agents.iter().map(|(node, agent)| (node, agent.audit_end())).collect();
+        let timeout = if expected.reached { REACH_TIMEOUT } else { DROP_TIMEOUT };
+        let observed = or_panic(self.testbed.probe(from, to, or_panic(target.parse()), family, timeout));
         let fits = match &observed.answer {
             Answer::Reached(greeting) => expected.reached && greeting.server == pod,
             Answer::Replied => expected.reached,
@@ -195,12 +197,12 @@ impl Scenario {
             Answer::Refused | Answer::Failed(_) => false,
         };
         let answer = &observed.answer;
-        assert!(fits, "{from} to {to} {way} {family:?}: {answer}, expected: {expected:?}");
-        let Some((side, ..)) = &expected.evaluated else { return };
-        let node = told(self.node_of(if *side == Side::Egress { from } else { pod }));
-        let agent = told(self.agents.get(&node).with_context(|| format!("no agent on {node}")));
-        let mark = marks.get(&node).copied().unwrap_or_default();
-        let record = told(agent.wait_record(mark, |record| record.is_of(&observed, destination)));
+        assert!(fits, "{from} to {to} {target} {family:?}: {answer}, expected: {expected:?}");
+        let Some((direction, ..)) = &expected.evaluated else { return };
+        let node = or_panic(self.node_of(if *direction == Direction::Egress { from } else { pod }));
+        let agent = or_panic(self.agents.get(&node).with_context(|| format!("no agent on {node}")));
+        let audit_start = audit_starts.get(&node).copied().unwrap_or_default();
+        let record = or_panic(agent.wait_record(audit_start, |record| record.is_of(&observed, destination)));
         check(&observed, &record, expected);
     }
 
@@ -214,34 +216,34 @@ impl Scenario {
     }
 }
 
-/// The port of a way; 0 for a ping.
-fn port(way: Way) -> u16 {
-    match way {
-        Way::Port(port, _) => port,
-        Way::Ping => 0,
+/// The port of a target; 0 for a ping.
+fn port(target: ProbeTarget) -> u16 {
+    match target {
+        ProbeTarget::Port(port, _) => port,
+        ProbeTarget::Ping => 0,
     }
 }
 
 #[track_caller]
 fn check(observed: &Observed, record: &Record, expected: &Expected) {
-    let Some((side, reason, policy, rule)) = &expected.evaluated else { return };
+    let Some((direction, reason, policy, rule)) = &expected.evaluated else { return };
     let verdict = if expected.reached { "allow" } else { "deny" };
-    let found = match side {
-        Side::Ingress => &record.ingress,
-        Side::Egress => &record.egress,
+    let found = match direction {
+        Direction::Ingress => &record.ingress,
+        Direction::Egress => &record.egress,
     };
     let matches = record.verdict == verdict
         && found.verdict == verdict
         && found.reason == *reason
         && found.policy == *policy
         && found.rule == *rule
-        && (expected.reached || record.direction == side.to_string());
+        && (expected.reached || record.direction == direction.to_string());
     assert!(matches, "{observed:?}: expected {expected:?}, but the record says {record:#?}");
 }
 
-/// What a scenario tells must be so: an error ends it, at the line that told it.
+/// Panics at the caller's line if the result is an error.
 #[track_caller]
-fn told<T>(result: Result<T>) -> T {
+fn or_panic<T>(result: Result<T>) -> T {
     match result {
         Ok(value) => value,
         Err(error) => panic!("{error:#}"),

@@ -1,8 +1,8 @@
-//! The server in a pod: it says who it is and whom it sees, and echoes what it gets.
+//! The server in a pod. It sends its own name and the client's address, and echoes what it receives.
 //!
-//! One thread serves all ports of a pod. On a connection it first writes a [`Greeting`] line; a datagram is answered by
-//! that line followed by the datagram. It notes when the last byte came from each peer, because a cut connection is one
-//! whose bytes no longer arrive.
+//! One thread serves all ports of a pod. On a connection, it first writes a [`Greeting`] line. It answers a
+//! datagram with that line followed by the datagram. It records when the last byte arrived from each client,
+//! because no byte of a cut connection may arrive.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -23,12 +23,12 @@ use crate::namespace::Namespace;
 use crate::port::{Port, Transport};
 use crate::socket;
 
-/// What a server says first: its pod, and the address and port from which it sees the client come.
+/// The first line that a server sends: its pod, and the client's address and port as the server sees them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Greeting {
     /// The pod (`namespace/name`), or the host.
     pub server: String,
-    /// The client as the server sees it: after all translation of addresses.
+    /// The client as the server sees it, after all address translation.
     pub client: SocketAddr,
 }
 
@@ -45,68 +45,71 @@ impl FromStr for Greeting {
         let parsed = line.trim_end().split_once(' ').and_then(|(server, client)| {
             Some(Self { server: server.to_owned(), client: client.parse().ok()? })
         });
-        parsed.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, format!("{line:?} is no greeting")))
+        parsed.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, format!("{line:?} is not a greeting")))
     }
 }
 
-/// When the last byte came from each client. Shared with the server.
+/// When the last byte arrived from each client. Shared with the server.
 #[derive(Clone, Debug, Default)]
 pub struct Arrivals(Arc<Mutex<HashMap<Arrival, Instant>>>);
 
-/// A client, the server's port, and whether it is one of datagrams: a client may have one port number for several ports of the server.
+/// A client, the server's port, and whether that is a UDP port. A client may use one port number for several
+/// ports of the server.
 type Arrival = (SocketAddr, u16, bool);
 
 impl Arrivals {
-    /// When the last byte came from this client, as the server sees it; `None` if none ever came.
+    /// When the last byte arrived from a client, which is named by its address as the server sees it; `None`
+    /// if none has arrived.
     pub fn last(&self, client: SocketAddr) -> Option<Instant> {
         let arrivals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         arrivals.iter().filter(|((of, ..), _)| *of == client).map(|(_, at)| *at).max()
     }
 
-    /// The same at one port of the server.
+    /// When the last byte arrived from a client at one port of the server; `None` if none has arrived.
     pub fn last_at(&self, (port, transport): (u16, Transport), client: SocketAddr) -> Option<Instant> {
         let arrivals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         arrivals.get(&(client, port, transport == Transport::Udp)).copied()
     }
 
-    fn note(&self, client: SocketAddr, port: u16, is_datagram: bool) {
+    fn record(&self, client: SocketAddr, port: u16, is_datagram: bool) {
         let mut arrivals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         arrivals.insert((client, port, is_datagram), Instant::now());
-        // Under load each connection comes from a port of its own: what is long past is forgotten.
+        // Under load, each connection has its own client port. Old entries are removed.
         if arrivals.len() > 10_000 {
             arrivals.retain(|_, at| at.elapsed() < Duration::from_secs(60));
         }
     }
 }
 
-/// A running server. It stops when this goes.
+/// A running server, which stops when this is dropped.
 #[derive(Debug)]
 pub struct Server {
     arrivals: Arrivals,
-    /// Closing it wakes the thread and ends it.
+    /// Closing this end of a pipe wakes the thread and ends it.
     stop: Option<OwnedFd>,
     thread: Option<JoinHandle<Result<io::Result<()>>>>,
 }
 
 impl Server {
-    /// Starts the server of `name` on each of its addresses and ports. It listens when this returns.
+    /// Starts the server of `name` on each of its addresses and ports. When this returns, the server listens.
     pub fn start(namespace: &Namespace, name: &str, addresses: &[IpAddr], ports: &[Port]) -> Result<Self> {
-        let mut loop_ = namespace
-            .run(|| Loop::listen(name, addresses, ports))?
+        let mut server = namespace
+            .run(|| ServerLoop::listen(name, addresses, ports))?
             .with_context(|| format!("starting the server of {name} in {}", namespace.name()))?;
-        // An agent that inherited the end that is written to would keep the server alive.
+        // An agent that inherited the write end of the pipe would keep the server running.
         let (stopped, stop) = pipe2(OFlag::O_CLOEXEC)?;
-        let arrivals = loop_.arrivals.clone();
-        let thread = namespace.spawn(move || loop_.serve(&stopped))?;
+        let arrivals = server.arrivals.clone();
+        let thread = namespace.spawn(move || server.serve(&stopped))?;
         Ok(Self { arrivals, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// When the last byte came from this client, as the server sees it; `None` if none ever came.
+    /// When the last byte arrived from a client, which is named by its address as the server sees it; `None`
+    /// if none has arrived.
     pub fn last_arrival(&self, client: SocketAddr) -> Option<Instant> {
         self.arrivals.last(client)
     }
 
-    /// When the last byte came from each client, to be asked later.
+    /// A handle that shows when the last byte arrived from each client, now and later.
     pub fn arrivals(&self) -> Arrivals {
         self.arrivals.clone()
     }
@@ -121,29 +124,29 @@ impl Drop for Server {
     }
 }
 
-/// What the server's thread works on.
-struct Loop {
+/// The state of the server's thread.
+struct ServerLoop {
     name: String,
     listeners: Vec<TcpListener>,
-    /// Each with its port.
+    /// UDP sockets, each with its port.
     datagrams: Vec<(u16, UdpSocket)>,
     connections: Vec<Connection>,
     arrivals: Arrivals,
 }
 
-/// A connection and what is still to be written to it.
+/// A connection and the bytes that are still to be written to it.
 struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
-    /// The server's.
+    /// The server's port.
     port: u16,
     pending: Vec<u8>,
 }
 
-/// A connection whose client doesn't read is not read from either beyond this many pending bytes.
-const MOST_PENDING: usize = 64 * 1024;
+/// The server stops reading from a connection whose client has not read this many pending bytes.
+const MAX_PENDING: usize = 64 * 1024;
 
-impl Loop {
+impl ServerLoop {
     fn listen(name: &str, addresses: &[IpAddr], ports: &[Port]) -> io::Result<Self> {
         let mut listeners = Vec::new();
         let mut datagrams = Vec::new();
@@ -206,10 +209,10 @@ impl Loop {
         let ready = self.datagrams.iter().zip(ready).filter(|(_, ready)| **ready);
         for ((port, socket), _) in ready {
             while let Ok((length, client)) = socket.recv_from(&mut buffer) {
-                self.arrivals.note(client, *port, true);
+                self.arrivals.record(client, *port, true);
                 let mut answer = Greeting { server: self.name.clone(), client }.to_string().into_bytes();
                 answer.extend_from_slice(&buffer[..length]);
-                // A client that has gone away is no concern of the server.
+                // The client may be gone.
                 let _ = socket.send_to(&answer, client);
             }
         }
@@ -224,7 +227,7 @@ impl Loop {
                 let Ok(port) = stream.local_addr().map(|address| address.port()) else { continue };
                 let pending = greeting.to_string().into_bytes();
                 let mut connection = Connection { stream, peer, port, pending };
-                // SCTP refuses TCP's option: there is nothing to turn off there.
+                // SCTP refuses this option of TCP, and does not need it.
                 let _ = connection.stream.set_nodelay(true);
                 if connection.stream.set_nonblocking(true).is_ok() && connection.flush().is_ok() {
                     self.connections.push(connection);
@@ -238,18 +241,18 @@ impl Connection {
     fn events(&self) -> PollFlags {
         let mut events = PollFlags::empty();
         events.set(PollFlags::POLLOUT, !self.pending.is_empty());
-        events.set(PollFlags::POLLIN, self.pending.len() < MOST_PENDING);
+        events.set(PollFlags::POLLIN, self.pending.len() < MAX_PENDING);
         events
     }
 
-    /// Reads what there is and writes what can be written. An error ends the connection.
+    /// Reads the available bytes and writes pending ones. An error ends the connection.
     fn work(&mut self, arrivals: &Arrivals) -> io::Result<()> {
         let mut buffer = [0; 4096];
-        while self.pending.len() < MOST_PENDING {
+        while self.pending.len() < MAX_PENDING {
             match self.stream.read(&mut buffer) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(length) => {
-                    arrivals.note(self.peer, self.port, false);
+                    arrivals.record(self.peer, self.port, false);
                     self.pending.extend_from_slice(&buffer[..length]);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -276,18 +279,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_greeting_is_read_back() {
+    fn a_greeting_is_parsed() {
         let greeting = Greeting { server: "web/a".into(), client: "[fd00::1]:80".parse().unwrap() };
         assert_eq!(greeting.to_string().parse::<Greeting>().unwrap(), greeting);
         assert!("nonsense".parse::<Greeting>().is_err());
     }
 
-    /// Found by a chaos run: a denied attempt had the port of a stream to another port of the server, and counted as seen.
+    /// Found by a chaos run: a denied attempt had the same client port as a stream to another port of the
+    /// server, and so seemed to have arrived.
     #[test]
-    fn a_client_has_one_port_number_for_several_ports_of_the_server() {
+    fn a_client_may_use_one_port_number_for_several_ports_of_the_server() {
         let arrivals = Arrivals::default();
         let client: SocketAddr = "192.0.2.1:4000".parse().expect("an address");
-        arrivals.note(client, 9187, false);
+        arrivals.record(client, 9187, false);
         let last = arrivals.last_at((9187, Transport::Tcp), client);
         assert!(last.is_some() && arrivals.last(client) == last);
         assert_eq!(arrivals.last_at((5432, Transport::Tcp), client), None);

@@ -1,17 +1,17 @@
-//! The smoke scenario: one small cluster in which each kind of rule is met once, in both families.
+//! The smoke scenario: one small cluster that tests each kind of rule once, in both families.
 //!
-//! It plays in network namespaces on this kernel and, unchanged, in the virtual machine on another.
+//! It runs in network namespaces on this kernel and, unchanged, in the virtual machine on another kernel.
 
 use crate::cluster::{Cluster, Links, OUTSIDE};
 use crate::probe::Family;
-use crate::scenario::{Scenario, Side, allowed, allowed_because, denied, unevaluated};
+use crate::scenario::{Direction, Scenario, allowed, allowed_because, denied, unevaluated};
 
-use Side::{Egress, Ingress};
+use Direction::{Egress, Ingress};
 
-/// A service in front of `db/store`.
+/// The addresses of a service in front of `db/store`.
 pub const SERVICE: [&str; 2] = ["10.96.0.20", "fd00:10:96::20"];
 
-/// Web servers, a database and strangers, on two nodes.
+/// Web servers, a database and unrelated pods, on two nodes.
 pub fn cluster(links: Links) -> Cluster {
     Cluster::of_two_nodes()
         .links(links)
@@ -28,7 +28,7 @@ pub fn cluster(links: Links) -> Cluster {
         .service(SERVICE[0], SERVICE[1], "5432", &["db/store"], 5432)
 }
 
-/// Writes the policies; they are in force when this returns, if agents run.
+/// Writes the policies. If agents run, the policies are in force when this returns.
 #[track_caller]
 pub fn write_policies(scenario: &mut Scenario) {
     for (name, spec) in POLICIES {
@@ -36,7 +36,7 @@ pub fn write_policies(scenario: &mut Scenario) {
     }
 }
 
-/// Name and spec of each.
+/// The name and spec of each policy.
 pub const POLICIES: [(&str, &str); 5] = [
     (
         "db/default-deny",
@@ -46,7 +46,7 @@ pub const POLICIES: [(&str, &str); 5] = [
         ",
     ),
     (
-        // A port by its name, which is another number on each pod.
+        // A named port, with a different number on each pod.
         "db/allow-front",
         "
         podSelector: {}
@@ -68,7 +68,7 @@ pub const POLICIES: [(&str, &str); 5] = [
         ",
     ),
     (
-        // All of node-a's pods but other/client, on every port and by every protocol; and the world outside.
+        // All of node-a's pods except other/client, on every port and protocol; and the host outside.
         "db/allow-blocks",
         "
         podSelector: {matchLabels: {app: backup}}
@@ -98,23 +98,24 @@ pub const POLICIES: [(&str, &str); 5] = [
     ),
 ];
 
-/// Probes all of it. The agents run with `--record-open`, so that every connection is in an audit log.
+/// Checks every rule. The agents must run with `--record-open`, so that every connection has an audit record.
 #[track_caller]
-pub fn play(scenario: &Scenario) {
-    // A peer by labels and a named port; the wrong label, the wrong namespace, the wrong port.
+pub fn run(scenario: &Scenario) {
+    // A peer by labels and a named port; then a wrong port and a wrong namespace.
     scenario.expect("web/front", "db/store", "5432", &allowed(Ingress, "db/allow-front", 0));
     scenario.expect("web/front", "db/store", "8080", &denied(Ingress, "db/allow-dns"));
     scenario.expect("other/client", "db/store", "5432", &denied(Ingress, "db/allow-dns"));
-    // The same across nodes, where the name means another number.
+    // The same across nodes, where the named port has another number.
     scenario.expect("web/far", "db/store", "5432", &allowed(Ingress, "db/allow-front", 0));
     scenario.expect("web/far", "db/backup", "6432", &allowed(Ingress, "db/allow-front", 0));
     scenario.expect("web/far", "db/backup", "5432", &denied(Ingress, "db/allow-blocks"));
 
-    // UDP from every pod, and not from outside.
+    // UDP from every pod, but not from outside.
     scenario.expect("other/client", "db/store", "53/UDP", &allowed(Ingress, "db/allow-dns", 0));
     scenario.expect(OUTSIDE, "db/store", "53/UDP", &denied(Ingress, "db/allow-dns"));
 
-    // Address blocks hold pods too; what they except stays out. A rule without ports covers ICMP.
+    // Address blocks also match pods, except for the addresses that they exclude. A rule without ports covers
+    // ICMP.
     scenario.expect("web/front", "db/backup", "8080", &allowed(Ingress, "db/allow-blocks", 0));
     scenario.expect("web/front", "db/backup", "ping", &allowed(Ingress, "db/allow-blocks", 0));
     scenario.expect("other/client", "db/backup", "8080", &denied(Ingress, "db/allow-blocks"));
@@ -122,31 +123,33 @@ pub fn play(scenario: &Scenario) {
     scenario.expect(OUTSIDE, "db/backup", "8080", &allowed(Ingress, "db/allow-blocks", 1));
     scenario.expect(OUTSIDE, "db/backup", "6432", &denied(Ingress, "db/allow-blocks"));
 
-    // Egress: one namespace and its port; a pod of the host network is no pod to a selector.
+    // Egress: one namespace and its port. Selectors do not match pods of the host network.
     scenario.expect("other/caged", "web/front", "80", &allowed(Egress, "other/caged", 0));
     scenario.expect("other/caged", "web/front", "ping", &denied(Egress, "other/caged"));
     scenario.expect("other/caged", "other/client", "80", &denied(Egress, "other/caged"));
     scenario.expect("other/caged", OUTSIDE, "7000", &denied(Egress, "other/caged"));
-    // The node itself is no exception, on the way out: its own input is evaluated as well.
+    // Egress to the pod's own node is no exception: the node's input is evaluated as well.
     scenario.expect("other/caged", "web/agent", "9100", &denied(Egress, "other/caged"));
     scenario.expect("other/caged", "node-b", "7000/UDP", &denied(Egress, "other/caged"));
     scenario.expect("other/caged", "node-b", "7000", &allowed(Egress, "other/caged", 1));
     scenario.expect("other/caged", "node-a", "7000", &denied(Egress, "other/caged"));
 
-    // Nobody isolates these; an isolated pod that opens a connection gets its answers.
+    // No policy isolates these. A pod that is isolated for ingress receives the replies on its own
+    // connections.
     scenario.expect("other/client", "web/far", "80", &allowed_because(Ingress, "not-isolated"));
     scenario.expect("db/store", "web/front", "80", &allowed_because(Ingress, "not-isolated"));
     scenario.expect("web/front", "other/caged", "80", &allowed_because(Ingress, "not-isolated"));
     scenario.expect("db/store", OUTSIDE, "7000", &allowed_because(Egress, "not-isolated"));
 
-    // Its own node always reaches a pod, other nodes don't; nor does a pod of the host network, whatever its labels.
+    // A pod's own node always reaches it. Other nodes don't, and neither do their pods of the host network,
+    // whatever their labels.
     scenario.expect("node-a", "db/store", "5432", &unevaluated());
     scenario.expect("node-a", "db/store", "ping", &unevaluated());
     scenario.expect("node-b", "db/store", "5432", &denied(Ingress, "db/allow-dns"));
     scenario.expect("web/agent", "db/store", "5432", &denied(Ingress, "db/allow-dns"));
     scenario.expect("web/agent", "db/backup", "6432", &unevaluated());
 
-    // A service: evaluated by the pod behind it. A pod that reaches itself that way always may.
+    // A service is evaluated by the pod behind it. A pod may always reach itself through a service.
     for family in Family::BOTH {
         let service = SERVICE[family as usize];
         let store = ("db/store", 5432);

@@ -1,4 +1,5 @@
-//! Sockets that the standard library has no constructor for: SCTP and ping. All in the namespace of the calling thread.
+//! Sockets for which the standard library has no constructor: SCTP and ping. All are in the namespace of the
+//! calling thread.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -19,7 +20,7 @@ pub fn has_sctp() -> bool {
     stream_socket(AddressFamily::Inet, Transport::Sctp).is_ok()
 }
 
-/// Listens for connections. SCTP's one-to-one sockets are used exactly as TCP's (RFC 6458, section 4).
+/// Listens for connections. SCTP's one-to-one sockets work exactly as TCP's (RFC 6458, section 4).
 pub fn listener(transport: Transport, address: SocketAddr) -> io::Result<TcpListener> {
     let fd = stream_socket(family(address.ip()), transport)?;
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
@@ -31,23 +32,27 @@ pub fn listener(transport: Transport, address: SocketAddr) -> io::Result<TcpList
     Ok(TcpListener::from(fd))
 }
 
-/// Keeps what comes while a busy machine leaves the reader no time: some thousands of datagrams, beyond what the system
-/// allows everybody.
+/// Enlarges the receive buffer to some thousands of datagrams, beyond the system's limit, so that none is
+/// lost while the machine is too busy to run the reader.
 pub fn keep_many_datagrams(socket: &UdpSocket) -> io::Result<()> {
     Ok(setsockopt(socket, sockopt::RcvBufForce, &(4 << 20))?)
 }
 
-/// An attempt to reach something: from where, and what came of it.
+/// The local address of a connection or ping, and its outcome.
 #[derive(Debug)]
-pub struct Attempt<T> {
-    /// The client's own address and port (for a ping: the identifier).
+pub struct SocketOutcome<T> {
+    /// The client's address and port. For a ping, the port is the identifier.
     pub local: SocketAddr,
-    /// What came of it.
+    /// The outcome.
     pub outcome: io::Result<T>,
 }
 
 /// Connects within `timeout`.
-pub fn connection(transport: Transport, to: SocketAddr, timeout: Duration) -> io::Result<Attempt<TcpStream>> {
+pub fn connection(
+    transport: Transport,
+    to: SocketAddr,
+    timeout: Duration,
+) -> io::Result<SocketOutcome<TcpStream>> {
     let fd = stream_socket(family(to.ip()), transport)?;
     let begun = connect(fd.as_raw_fd(), &SockaddrStorage::from(to));
     let stream = TcpStream::from(fd);
@@ -61,11 +66,12 @@ pub fn connection(transport: Transport, to: SocketAddr, timeout: Duration) -> io
         Err(errno) => Err(errno.into()),
     };
     let outcome = outcome.and_then(|()| stream.set_nonblocking(false)).map(|()| stream);
-    Ok(Attempt { local, outcome })
+    Ok(SocketOutcome { local, outcome })
 }
 
-/// Sends one ICMP or ICMPv6 echo request and waits for its reply. Needs `net.ipv4.ping_group_range` to hold the group.
-pub fn ping(to: IpAddr, timeout: Duration) -> io::Result<Attempt<()>> {
+/// Sends one ICMP or ICMPv6 echo request and waits for its reply. The sysctl `net.ipv4.ping_group_range` must
+/// include the process's group.
+pub fn ping(to: IpAddr, timeout: Duration) -> io::Result<SocketOutcome<()>> {
     /// ICMP type "echo" (RFC 792).
     const ECHO: u8 = 8;
     /// ICMPv6 type "echo request" (RFC 4443).
@@ -76,10 +82,10 @@ pub fn ping(to: IpAddr, timeout: Duration) -> io::Result<Attempt<()>> {
     };
     let fd = socket(family(to), SockType::Datagram, SockFlag::SOCK_CLOEXEC, protocol)?;
     connect(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(to, 0)))?;
-    // Type, code, checksum and identifier (both are the kernel's work), sequence number.
+    // Type, code, checksum and identifier (both are set by the kernel), sequence number.
     let request = [kind, 0, 0, 0, 0, 0, 0, 1];
     let sent = send(fd.as_raw_fd(), &request, MsgFlags::empty());
-    // The standard library reads the address of any internet socket.
+    // The standard library can read the address of any internet socket.
     let socket = UdpSocket::from(fd);
     let local = socket.local_addr()?;
     let outcome = match sent {
@@ -87,15 +93,15 @@ pub fn ping(to: IpAddr, timeout: Duration) -> io::Result<Attempt<()>> {
         Ok(_) if wait(&socket, PollFlags::POLLIN, timeout)? => socket.recv(&mut [0; 64]).map(drop),
         Ok(_) => Err(ErrorKind::TimedOut.into()),
     };
-    Ok(Attempt { local, outcome })
+    Ok(SocketOutcome { local, outcome })
 }
 
-/// Waits until the socket can do one of `events`; false after `timeout`.
+/// Waits until ANY of `events` is ready; false after `timeout`.
 pub(crate) fn wait(fd: &impl AsFd, events: PollFlags, timeout: Duration) -> io::Result<bool> {
     let end = Instant::now() + timeout;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        // Rounded up: else the last millisecond would be spent by turning round.
+        // Rounded up, so that the last millisecond is not spent in a busy loop.
         let left = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(fd.as_fd(), events)], left) {
             Err(Errno::EINTR) => {}

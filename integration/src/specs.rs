@@ -1,4 +1,4 @@
-//! The parts of a cluster's description: nodes, pods and services, each with its addresses.
+//! Nodes, pods and services in a cluster's description, each with its addresses.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,11 +12,11 @@ use crate::port::Port;
 pub struct NodeSpec {
     /// Its name.
     pub name: String,
-    /// Addresses of its pods.
+    /// The IPv4 addresses of its pods.
     pub cidr4: Ipv4Net,
-    /// IPv6 addresses of its pods.
+    /// The IPv6 addresses of its pods.
     pub cidr6: Ipv6Net,
-    /// Its own address, towards other nodes.
+    /// Its own IPv4 address, towards other nodes.
     pub address4: Ipv4Addr,
     /// Its own IPv6 address, towards other nodes.
     pub address6: Ipv6Addr,
@@ -70,7 +70,7 @@ impl PodSpec {
     }
 }
 
-/// A service address that is translated to one of its pods on every node, as kube-proxy does it.
+/// A service whose address is translated to one of its pods on every node, as kube-proxy does.
 #[derive(Clone, Debug)]
 pub struct ServiceSpec {
     /// Its addresses: IPv4, then IPv6.

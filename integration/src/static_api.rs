@@ -1,7 +1,8 @@
-//! An API server whose objects change as a whole: lists in pages, and watches that end when something changes. It can go away, or be cut
-//! off for a while.
+//! A simple API server whose objects are replaced as a whole. It has paginated lists, and watches that end
+//! when something changes. It can be stopped, or be unreachable for a while.
 //!
-//! For agents that start with it, without it, or before it. `crates/cluster/tests/api` has one with bad days, for the source alone.
+//! It is for tests of whole agents. `crates/cluster/tests/api` has one that misbehaves, for tests of the
+//! source alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Write};
@@ -22,7 +23,7 @@ pub type Objects = BTreeMap<&'static str, Vec<Value>>;
 /// The path of the list of policies.
 pub const POLICIES: &str = "/apis/networking.k8s.io/v1/networkpolicies";
 
-/// See the module.
+/// See the module's documentation.
 #[derive(Debug)]
 pub struct StaticApi {
     address: SocketAddr,
@@ -31,7 +32,7 @@ pub struct StaticApi {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What connections share.
+/// The state that connections share.
 #[derive(Debug)]
 struct Shared {
     held: Mutex<Held>,
@@ -41,19 +42,19 @@ struct Shared {
     is_cut: AtomicBool,
 }
 
-/// What there is.
+/// The served objects.
 #[derive(Debug)]
 struct Held {
     version: u64,
     objects: Arc<Objects>,
-    /// Policies that come when all other lists of this version are watched.
+    /// Policies that are published once all other lists of this version are watched.
     policies: Option<Vec<Value>>,
-    /// Lists for which a watch of this version has begun.
+    /// Lists that have a watch from this version.
     watched: BTreeSet<String>,
 }
 
 impl StaticApi {
-    /// Serves these in a network namespace, on this port of 127.0.0.1; 0 for any.
+    /// Serves objects in a network namespace, on a port of 127.0.0.1; 0 for any port.
     pub fn start(namespace: &Namespace, port: u16, objects: Objects) -> Result<Self> {
         let listener =
             namespace.run(|| TcpListener::bind(("127.0.0.1", port)))?.context("binding the API server")?;
@@ -86,8 +87,8 @@ impl StaticApi {
         Ok(Self { address, is_down, shared, thread: Some(thread) })
     }
 
-    /// Replaces all objects. Policies are replaced last: a client that has the new policies has the new
-    /// objects of all other kinds, too.
+    /// Replaces all objects. Policies are replaced last, so a client with the new policies also has the new
+    /// objects of all other kinds.
     pub fn replace(&self, mut objects: Objects) {
         let mut held = lock(&self.shared.held);
         let policies = objects.insert(POLICIES, held.objects.get(POLICIES).cloned().unwrap_or_default());
@@ -97,7 +98,7 @@ impl StaticApi {
         self.shared.end_watches();
     }
 
-    /// Cuts it off: connections break, and new ones end at once; or has it answer again.
+    /// Makes it unreachable, or reachable again. While it is unreachable, connections are closed at once.
     pub fn cut(&self, is_cut: bool) {
         self.shared.is_cut.store(is_cut, Ordering::Relaxed);
         if is_cut {
@@ -110,7 +111,7 @@ impl StaticApi {
         self.address.port()
     }
 
-    /// Writes the file by which it is found.
+    /// Writes a kubeconfig for it.
     pub fn write_kubeconfig(&self, path: PathBuf) -> Result<PathBuf> {
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
@@ -122,7 +123,7 @@ impl StaticApi {
         Ok(path)
     }
 
-    /// Goes away: connections break, and new ones are refused. `namespace` is the one that it is in.
+    /// Stops it: closes its connections and refuses new ones. `namespace` is its own.
     pub fn stop(mut self, namespace: &Namespace) -> Result<()> {
         self.is_down.store(true, Ordering::Relaxed);
         // Wakes the thread, whose listener closes when it ends.
@@ -143,7 +144,7 @@ impl Shared {
         }
     }
 
-    /// A watch of a list begins; false if its version is too old.
+    /// Records the start of a watch; false if its version is too old.
     fn watch(&self, path: &str, version: Option<&str>) -> bool {
         let mut held = lock(&self.held);
         if version.is_none_or(|version| version != held.version.to_string()) {
@@ -161,7 +162,7 @@ impl Shared {
         true
     }
 
-    /// Answers a watch with nothing, and ends it at once if something has changed meanwhile.
+    /// Sends the head of a watch's response, and ends the watch at once if something has changed meanwhile.
     fn begin_watch(&self, mut stream: &TcpStream, version: Option<&str>, head: &[u8]) -> io::Result<()> {
         let mut watches = lock(&self.watches);
         stream.write_all(head)?;
@@ -172,10 +173,11 @@ impl Shared {
         Ok(())
     }
 
-    /// Ends watches as a server does whose time for them is over. Their clients watch on from their version, which is too old.
+    /// Ends watches, as a server does at their timeout. Their clients then resume from their version, which
+    /// is too old.
     fn end_watches(&self) {
         for mut watch in lock(&self.watches).drain(..) {
-            // One that is gone has nothing to end.
+            // The client may be gone.
             let _ = watch.write_all(b"0\r\n\r\n");
         }
     }
@@ -209,7 +211,7 @@ fn serve(stream: &TcpStream, shared: &Shared) {
                 }
                 continue;
             }
-            // Says nothing, and stays.
+            // The watch has no events and stays open.
             let head =
                 b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
             shared.begin_watch(stream, parameter("resourceVersion"), head)
@@ -233,7 +235,7 @@ fn serve(stream: &TcpStream, shared: &Shared) {
     }
 }
 
-/// The target of the next request, whose body is passed over; `None` at the end.
+/// The target of the next request, whose body is skipped; `None` at the end.
 fn request(requests: &mut impl BufRead) -> io::Result<Option<String>> {
     let (mut first, mut length) = (String::new(), 0);
     if requests.read_line(&mut first)? == 0 {

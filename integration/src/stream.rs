@@ -1,6 +1,6 @@
-//! A long-lived connection that carries numbered messages and checks that all come back whole, and over a connection
-//! in order. Datagrams may overtake one another: those that wait for the verdict of the first are passed by those that
-//! are sent when it has been given.
+//! A long-lived connection that sends numbered messages and checks that all of them are echoed: over TCP and
+//! SCTP in order. Datagrams may be reordered, since those that wait for the verdict of the first one are
+//! overtaken by later ones.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
@@ -15,81 +15,88 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::poll::PollFlags;
 
 use crate::port::Transport;
-use crate::probe::{Family, Way};
+use crate::probe::{Family, ProbeTarget};
 use crate::server::Greeting;
 use crate::socket;
 use crate::testbed::Testbed;
 
-/// A message is its number.
+/// The length of a message, which consists of its number.
 const MESSAGE: usize = size_of::<u64>();
 
-/// One message is sent in this time, unless the stream has a pace of its own.
+/// The default time between two messages.
 const INTERVAL: Duration = Duration::from_millis(1);
 
-/// A datagram that has not come back within this time is lost.
+/// A datagram without an echo within this time is lost.
 const LOST_AFTER: Duration = Duration::from_secs(5);
 
-/// How long a datagram may come after the last one that was sent.
-const OVERTAKEN: Duration = Duration::from_millis(500);
+/// How long to wait for overtaken datagrams after the echo of the last one.
+const REORDER_WINDOW: Duration = Duration::from_millis(500);
 
-/// How long a connection may take to be set up, and outstanding messages to come back at the end.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long opening a connection may take, and how long the last echoes may take at the end.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// See the module.
+/// See the module's documentation.
 #[derive(Debug)]
 pub struct Stream {
+    transport: Transport,
     client: SocketAddr,
     progress: Arc<Progress>,
     thread: Option<JoinHandle<Result<io::Result<()>>>>,
 }
 
-/// How far it has got.
+/// The state that the stream's thread shares.
 #[derive(Debug)]
 struct Progress {
     stop: AtomicBool,
     sent: AtomicU64,
     echoed: AtomicU64,
-    /// When the last echo came, and the longest time without one so far.
+    /// When the last echo arrived, and the longest time without one so far.
     echo: Mutex<(Instant, Duration)>,
-    /// When each datagram was sent that was lost.
+    /// When each lost datagram was sent.
     lost: Mutex<Vec<Instant>>,
 }
 
-/// What a finished stream tells.
+/// The totals of a finished stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StreamReport {
     /// Messages sent.
     pub sent: u64,
-    /// Messages that came back.
+    /// Messages that were echoed.
     pub echoed: u64,
-    /// The longest time between two of them.
+    /// The longest time between two echoes.
     pub longest_gap: Duration,
-    /// When each datagram was sent that did not come back. Over a connection none is lost.
+    /// When each datagram without an echo was sent. Empty for connections.
     pub lost: Vec<Instant>,
 }
 
 impl Stream {
-    /// Opens a stream to a port of a pod (`80`, `53/UDP`) and starts to send.
-    pub fn open(testbed: &Testbed, from: &str, to: &str, way: Way, family: Family) -> Result<Self> {
-        let stream = Self::open_every(testbed, from, to, way, family, INTERVAL)?;
+    /// Opens a stream to a port of a pod (`80`, `53/UDP`), and waits for the first echoes.
+    pub fn open(
+        testbed: &Testbed,
+        from: &str,
+        to: &str,
+        target: ProbeTarget,
+        family: Family,
+    ) -> Result<Self> {
+        let stream = Self::open_with_interval(testbed, from, to, target, family, INTERVAL)?;
         stream.wait_progress(10)?;
         Ok(stream)
     }
 
-    /// Opens a stream that sends a message in each `interval`. Nothing need have come back yet.
-    pub fn open_every(
+    /// Opens a stream that sends a message in each `interval`, without waiting for an echo.
+    pub fn open_with_interval(
         testbed: &Testbed,
         from: &str,
         to: &str,
-        way: Way,
+        target: ProbeTarget,
         family: Family,
         interval: Duration,
     ) -> Result<Self> {
-        let Way::Port(port, transport) = way else { bail!("a ping is no stream") };
+        let ProbeTarget::Port(port, transport) = target else { bail!("a ping is not a stream") };
         let to = SocketAddr::new(family.of(testbed.addresses(to)?), port);
         let namespace = testbed.namespace(from)?;
-        let (client, wire) = namespace
-            .run(|| Wire::open(transport, to))?
+        let (client, channel) = namespace
+            .run(|| Channel::open(transport, to))?
             .with_context(|| format!("opening a stream from {from} to {to}"))?;
         let progress = Arc::new(Progress {
             stop: AtomicBool::new(false),
@@ -99,8 +106,13 @@ impl Stream {
             lost: Mutex::default(),
         });
         let shared = Arc::clone(&progress);
-        let thread = namespace.spawn(move || exchange(wire, interval, &shared))?;
-        Ok(Self { client, progress, thread: Some(thread) })
+        let thread = namespace.spawn(move || exchange(channel, interval, &shared))?;
+        Ok(Self { transport, client, progress, thread: Some(thread) })
+    }
+
+    /// Its protocol.
+    pub fn transport(&self) -> Transport {
+        self.transport
     }
 
     /// The client's own address and port.
@@ -108,30 +120,30 @@ impl Stream {
         self.client
     }
 
-    /// How many messages have come back.
+    /// How many messages were echoed so far.
     pub fn echoed(&self) -> u64 {
         self.progress.echoed.load(Ordering::Acquire)
     }
 
-    /// When the last message came back.
+    /// When the last echo arrived.
     pub fn last_echo(&self) -> Instant {
         self.progress.echo.lock().unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Whether it has ended by itself, which is a failure.
+    /// Whether it has ended before it was asked to, which is a failure.
     pub fn has_ended(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Waits until `count` more messages have come back.
+    /// Waits until `count` more messages were echoed.
     pub fn wait_progress(&self, count: u64) -> Result<()> {
         let (begun, before) = (Instant::now(), self.echoed());
         while self.echoed() < before + count {
             let ended = self.has_ended();
-            if ended || begun.elapsed() > PATIENCE {
-                let how = if ended { "has failed" } else { "stands still" };
+            if ended || begun.elapsed() > TIMEOUT {
+                let how = if ended { "has failed" } else { "has stalled" };
                 bail!(
-                    "the stream of {} {how}: {} of {count} messages came back in {:?}",
+                    "the stream of {} {how}: {} of {count} messages were echoed in {:?}",
                     self.client,
                     self.echoed() - before,
                     begun.elapsed()
@@ -142,8 +154,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Stops sending, waits for what is outstanding, and reports. Fails if one message was lost, came twice, or over a
-    /// connection out of order.
+    /// Stops sending, waits for outstanding echoes, and returns the totals. Fails if a message was lost or
+    /// echoed twice, or if a connection's echoes are out of order.
     pub fn finish(self) -> Result<StreamReport> {
         let client = self.client;
         let report = self.end()?;
@@ -153,7 +165,7 @@ impl Stream {
         Ok(report)
     }
 
-    /// [`Stream::finish`], but datagrams may have been lost.
+    /// [`Stream::finish`], but lost datagrams are no failure.
     pub fn end(mut self) -> Result<StreamReport> {
         self.progress.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
@@ -173,13 +185,13 @@ impl Drop for Stream {
     }
 }
 
-/// A connected socket.
-enum Wire {
+/// The stream's socket.
+enum Channel {
     Connection(TcpStream),
     Datagrams(UdpSocket),
 }
 
-impl Wire {
+impl Channel {
     fn open(transport: Transport, to: SocketAddr) -> io::Result<(SocketAddr, Self)> {
         if transport == Transport::Udp {
             let any: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
@@ -189,14 +201,14 @@ impl Wire {
             socket.set_nonblocking(true)?;
             return Ok((socket.local_addr()?, Self::Datagrams(socket)));
         }
-        let attempt = socket::connection(transport, to, PATIENCE)?;
+        let attempt = socket::connection(transport, to, TIMEOUT)?;
         let stream = attempt.outcome?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         let mut line = String::new();
-        // Nothing follows the greeting before the first message is sent: the reader holds nothing back.
+        // Nothing follows the greeting before the first message is sent, so the reader buffers nothing else.
         BufReader::new(&stream).read_line(&mut line)?;
         line.parse::<Greeting>()?;
-        // SCTP refuses TCP's option: there is nothing to turn off there.
+        // SCTP refuses this option of TCP, and does not need it.
         let _ = stream.set_nodelay(true);
         stream.set_nonblocking(true)?;
         Ok((attempt.local, Self::Connection(stream)))
@@ -205,12 +217,12 @@ impl Wire {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Connection(stream) => stream.write(bytes),
-            // A message to be sent may have been cut in two by an earlier write only on a connection.
+            // Only a connection can have written a part of the next message.
             Self::Datagrams(socket) => socket.send(&bytes[..MESSAGE.min(bytes.len())]),
         }
     }
 
-    /// Appends what has come: of a datagram what follows the greeting.
+    /// Appends what was received; of a datagram, what follows the greeting.
     fn read(&mut self, into: &mut Vec<u8>) -> io::Result<()> {
         let mut buffer = [0; 4096];
         match self {
@@ -227,7 +239,7 @@ impl Wire {
     }
 }
 
-impl AsFd for Wire {
+impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Connection(stream) => stream.as_fd(),
@@ -236,48 +248,50 @@ impl AsFd for Wire {
     }
 }
 
-/// Sends and receives until it is told to stop and all is back, or nothing more comes.
-fn exchange(mut wire: Wire, interval: Duration, progress: &Progress) -> io::Result<()> {
+/// Sends and receives until it must stop and every message is echoed, or until the timeout after that.
+fn exchange(mut channel: Channel, interval: Duration, progress: &Progress) -> io::Result<()> {
     let (mut outgoing, mut incoming) = (Vec::new(), Vec::new());
-    let mut numbers = Numbers::default();
+    let mut sequence = Sequence::default();
     let mut due = Instant::now();
     let mut stopped_at = None;
     loop {
         let now = Instant::now();
         if progress.stop.load(Ordering::Acquire) {
             let since = *stopped_at.get_or_insert(now);
-            if numbers.are_all_back(since.elapsed()) || since.elapsed() > PATIENCE {
-                numbers.give_up(Duration::ZERO);
+            if sequence.is_complete(since.elapsed()) || since.elapsed() > TIMEOUT {
+                sequence.mark_lost(Duration::ZERO);
                 *progress.lost.lock().unwrap_or_else(PoisonError::into_inner) =
-                    numbers.lost.into_values().collect();
+                    sequence.lost.into_values().collect();
                 return Ok(());
             }
         } else if now >= due {
             due += interval;
-            // While the connection is stuck, numbers don't pile up: what was written is what must come back.
+            // While the socket's buffer is full, no further number is issued: exactly the written messages
+            // must be echoed.
             if outgoing.is_empty() {
-                outgoing.extend_from_slice(&numbers.next(now, &wire).to_be_bytes());
-                progress.sent.store(numbers.next, Ordering::Release);
+                outgoing.extend_from_slice(&sequence.next(now, &channel).to_be_bytes());
+                progress.sent.store(sequence.next, Ordering::Release);
             }
-            numbers.give_up(LOST_AFTER);
+            sequence.mark_lost(LOST_AFTER);
         }
         if !outgoing.is_empty() {
-            match wire.write(&outgoing) {
+            match channel.write(&outgoing) {
                 Ok(written) => drop(outgoing.drain(..written)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
         }
         let pause = due.saturating_duration_since(Instant::now()).clamp(INTERVAL, interval.max(INTERVAL));
-        socket::wait(&wire, PollFlags::POLLIN, pause)?;
-        match wire.read(&mut incoming) {
+        socket::wait(&channel, PollFlags::POLLIN, pause)?;
+        match channel.read(&mut incoming) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
             Err(error) => return Err(error),
         }
         let whole = incoming.len() - incoming.len() % MESSAGE;
         for message in incoming.drain(..whole).collect::<Vec<u8>>().chunks_exact(MESSAGE) {
-            numbers.back(message.try_into().map(u64::from_be_bytes).map_err(io::Error::other)?, &wire)?;
+            sequence
+                .received(message.try_into().map(u64::from_be_bytes).map_err(io::Error::other)?, &channel)?;
             progress.echoed.fetch_add(1, Ordering::AcqRel);
             let now = Instant::now();
             let mut echo = progress.echo.lock().unwrap_or_else(PoisonError::into_inner);
@@ -287,51 +301,51 @@ fn exchange(mut wire: Wire, interval: Duration, progress: &Progress) -> io::Resu
     }
 }
 
-/// The numbers of messages: which is sent next, and which are to come back.
+/// The sequence numbers of messages: the next one, and those without an echo.
 #[derive(Default)]
-struct Numbers {
+struct Sequence {
     next: u64,
-    /// Beyond the highest that has come back.
+    /// One more than the highest number that was echoed.
     expected: u64,
-    /// Datagrams that have not come back, with when they were sent.
+    /// Datagrams without an echo, with the time at which they were sent.
     outstanding: BTreeMap<u64, Instant>,
-    /// Those of them that are given up.
+    /// Datagrams that are considered lost, with the time at which they were sent.
     lost: BTreeMap<u64, Instant>,
 }
 
-impl Numbers {
-    /// The number of the message that is sent now.
-    fn next(&mut self, now: Instant, wire: &Wire) -> u64 {
-        if let Wire::Datagrams(_) = wire {
+impl Sequence {
+    /// Issues the number of the message that is sent now.
+    fn next(&mut self, now: Instant, channel: &Channel) -> u64 {
+        if let Channel::Datagrams(_) = channel {
             self.outstanding.insert(self.next, now);
         }
         self.next += 1;
         self.next - 1
     }
 
-    /// A message came back: over a connection the next one, of datagrams one that has not come back yet.
-    fn back(&mut self, number: u64, wire: &Wire) -> io::Result<()> {
-        let in_place = match wire {
-            Wire::Connection(_) => number == self.expected,
-            Wire::Datagrams(_) => {
+    /// Checks an echo: over a connection, it must be the next one; of datagrams, one that was not echoed yet.
+    fn received(&mut self, number: u64, channel: &Channel) -> io::Result<()> {
+        let in_place = match channel {
+            Channel::Connection(_) => number == self.expected,
+            Channel::Datagrams(_) => {
                 self.outstanding.remove(&number).or_else(|| self.lost.remove(&number)).is_some()
             }
         };
         if !in_place {
             let expected = self.expected;
-            return Err(io::Error::other(format!("message {number} came back in place of {expected}")));
+            return Err(io::Error::other(format!("message {number} was echoed instead of {expected}")));
         }
         self.expected = self.expected.max(number + 1);
         Ok(())
     }
 
-    /// Whether nothing more is expected, `since` after sending stopped.
-    fn are_all_back(&self, since: Duration) -> bool {
-        self.expected == self.next && (self.outstanding.is_empty() || since > OVERTAKEN)
+    /// Whether every echo has arrived, `since` after sending stopped.
+    fn is_complete(&self, since: Duration) -> bool {
+        self.expected == self.next && (self.outstanding.is_empty() || since > REORDER_WINDOW)
     }
 
-    /// Counts outstanding datagrams that were sent at least `age` ago as lost.
-    fn give_up(&mut self, age: Duration) {
+    /// Considers outstanding datagrams lost if they were sent at least `age` ago.
+    fn mark_lost(&mut self, age: Duration) {
         while let Some(entry) = self.outstanding.first_entry() {
             if entry.get().elapsed() < age {
                 return;

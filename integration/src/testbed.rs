@@ -1,8 +1,8 @@
 //! A running cluster of network namespaces, with servers in its pods.
 //!
-//! From: a [`Cluster`] description. To: probes, agents and scenarios. All of it goes when the testbed goes, also when its
-//! process panics; after a process that was killed the next one cleans up. With `KEEP_TESTBED=1` in the environment
-//! everything stays, for a person to look at.
+//! From: a [`Cluster`] description. To: probes, agents and scenarios. Everything is removed when the testbed
+//! is dropped, also by a panic. If the process was killed, the next one cleans up. With `KEEP_TESTBED=1` in
+//! the environment, everything remains for inspection.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,26 +13,27 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::cluster::{Cluster, Links, OUTSIDE};
-use crate::command::{bridge, ip, nft, nft_answer};
+use crate::command::{bridge, ip, nft, nft_output};
 use crate::manifests::Manifests;
 use crate::namespace::{self, Namespace};
 use crate::port::Port;
-use crate::probe::{Family, Observed, Way, probe};
+use crate::probe::{Family, Observed, ProbeTarget, probe};
 use crate::server::Server;
 use crate::wiring;
 
-mod turnover;
+mod churn;
 
-/// Ports on which the nodes and the host outside answer, beside the pods.
+/// Ports on which the nodes and the host outside answer.
 const HOST_PORTS: [&str; 2] = ["7000/TCP", "7000/UDP"];
 
-/// See the module.
+/// See the module's documentation.
 #[derive(Debug)]
 pub struct Testbed {
-    // Dropped in this order: servers and folder before the namespaces that they live in.
+    // Dropped in this order: the servers before their namespaces.
     servers: BTreeMap<String, Server>,
     manifests: Manifests,
-    /// By the name of a pod (`namespace/name`), of a node, or [`OUTSIDE`]. A pod of the host network has none.
+    /// By the name of a pod (`namespace/name`), of a node, or [`OUTSIDE`]. Pods of the host network have
+    /// none.
     namespaces: BTreeMap<String, Arc<Namespace>>,
     /// The node's end of each pod's veth pair.
     devices: BTreeMap<String, String>,
@@ -40,15 +41,15 @@ pub struct Testbed {
 }
 
 impl Cluster {
-    /// Builds it, for real. Says what is wrong with the description, if something is.
+    /// Builds the testbed. Fails with the first error in the description, if there is one.
     pub fn build(self) -> Result<Testbed> {
         Testbed::build(self.checked()?)
     }
 }
 
 impl Testbed {
-    /// Begins the description of a cluster.
-    #[expect(clippy::new_ret_no_self, reason = "a testbed begins as the description of its cluster")]
+    /// Starts the description of a cluster.
+    #[expect(clippy::new_ret_no_self, reason = "a testbed starts as the description of its cluster")]
     pub fn new() -> Cluster {
         Cluster::new()
     }
@@ -70,7 +71,7 @@ impl Testbed {
         Ok(testbed)
     }
 
-    /// What it was built from.
+    /// The description from which it was built.
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
     }
@@ -89,12 +90,13 @@ impl Testbed {
         self.namespaces.get(&pod.node).with_context(|| format!("there is no node {:?}", pod.node))
     }
 
-    /// The interface of its node through which a pod's packets enter.
+    /// The node's end of a pod's veth pair.
     pub fn device(&self, pod: &str) -> Result<&str> {
-        self.devices.get(pod).map(String::as_str).with_context(|| format!("{pod:?} is not plugged in"))
+        self.devices.get(pod).map(String::as_str).with_context(|| format!("{pod:?} is not attached"))
     }
 
-    /// The addresses of a pod, of a node, or of [`OUTSIDE`]: IPv4, then IPv6. An address stands for itself.
+    /// The addresses of a pod, of a node, or of [`OUTSIDE`]: IPv4, then IPv6. For an address, that address
+    /// twice.
     pub fn addresses(&self, name: &str) -> Result<[IpAddr; 2]> {
         if let Ok(address) = name.parse() {
             return Ok([address; 2]);
@@ -109,36 +111,37 @@ impl Testbed {
         }
     }
 
-    /// The server of a pod, of a node, or of [`OUTSIDE`] (the latter two answer on ports 7000/TCP and 7000/UDP).
+    /// The server of a pod, of a node, or of [`OUTSIDE`] (the latter two answer on ports 7000/TCP and
+    /// 7000/UDP).
     pub fn server(&self, name: &str) -> Result<&Server> {
         self.servers.get(name).with_context(|| format!("{name:?} has no server"))
     }
 
-    /// Tries to reach `to` from `from`; either is a pod, a node, or [`OUTSIDE`], and `to` can be an address.
+    /// Probes `to` from `from`. Either is a pod, a node, or [`OUTSIDE`]; `to` can also be an address.
     pub fn probe(
         &self,
         from: &str,
         to: &str,
-        way: Way,
+        target: ProbeTarget,
         family: Family,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Observed> {
         let address = family.of(self.addresses(to)?);
         self.namespace(from)?
-            .run(|| probe(address, way, patience))?
-            .with_context(|| format!("probing {way} of {to} ({address}) from {from}"))
+            .run(|| probe(address, target, timeout))?
+            .with_context(|| format!("probing {target} of {to} ({address}) from {from}"))
     }
 
     /// The nftables rules of a node, as `nft list ruleset` shows them.
     pub fn ruleset(&self, node: &str) -> Result<String> {
-        nft_answer(self.namespace(node)?, &["list", "ruleset"])
+        nft_output(self.namespace(node)?, &["list", "ruleset"])
     }
 
-    /// Prints, for a person who looks for what went wrong, the way into each namespace and the rules of each node.
+    /// Prints the command that enters each namespace, and the rules of each node.
     pub fn print_state(&self) {
-        eprintln!("--- ways in (KEEP_TESTBED=1 keeps the testbed alive)");
+        eprintln!("--- how to enter the namespaces (KEEP_TESTBED=1 keeps the testbed)");
         for (name, namespace) in &self.namespaces {
-            eprintln!("{name:>16}: {}", namespace.way_in());
+            eprintln!("{name:>16}: {}", namespace.enter_command());
         }
         eprintln!("{:>16}: {}", "manifests", self.manifests.path().display());
         for node in &self.cluster.nodes {
@@ -162,7 +165,8 @@ impl Testbed {
                 }
             } else if name == OUTSIDE {
                 for sysctl in wiring::BRIDGED {
-                    // Frames between nodes are the wire here, and not to be filtered; without the module they aren't.
+                    // The bridge outside stands for the wire between nodes, whose frames must not be
+                    // filtered. Without the module, they aren't.
                     let _ = namespace.sysctl(sysctl, "0");
                 }
             }
@@ -175,7 +179,7 @@ impl Testbed {
             for (number, pod) in pods.clone().enumerate() {
                 let (name, device) = (pod.full_name(), format!("veth{number}"));
                 let peer = (&*path(&name), &*cluster.hardware_address(pod));
-                lines.push_str(&cluster.attachment.plug(&device, pod, node, peer));
+                lines.push_str(&cluster.attachment.attach(&device, pod, node, peer));
                 self.devices.insert(name, device);
             }
             let namespace = self.namespace(&node.name)?;

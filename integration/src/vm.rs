@@ -1,7 +1,9 @@
-//! A virtual machine with Debian's cloud kernel: the native `queue` expression, SCTP, and another kernel version.
+//! A virtual machine with Debian's cloud kernel, which has the native `queue` expression, SCTP, and another
+//! version.
 //!
-//! From: a kernel package, programs with their libraries, and commands to run. To: what each command ended with, read
-//! from the serial console. The machine is emulated (TCG), because a test must not depend on nested virtualisation.
+//! From: a kernel package, programs with their libraries, and commands to run. To: the exit code of each
+//! command, read from the serial console. The machine is emulated (TCG), because tests must not depend on
+//! nested virtualisation.
 
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -18,18 +20,17 @@ mod kernel;
 pub use image::Image;
 pub use kernel::Kernel;
 
-/// What a line begins with by which the machine reports the end of a command.
-const RESULT: &str = "RESULT";
+use image::RESULT;
 
-/// What came of a run.
+/// The output of a run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Console {
-    /// All that the machine wrote to its serial console.
+    /// The whole output on the serial console.
     pub text: String,
 }
 
 impl Console {
-    /// The exit code of the command that was given this name; `None` if the machine did not get so far.
+    /// The exit code of the command with this name; `None` if the machine did not run it to its end.
     pub fn exit_code(&self, name: &str) -> Option<i32> {
         self.text.lines().find_map(|line| {
             let mut words = line.trim().split(' ');
@@ -39,9 +40,9 @@ impl Console {
     }
 }
 
-/// Boots the kernel with an image and waits until it powers off, at most `patience`.
-pub fn run(kernel: &Kernel, image: &Image, patience: Duration) -> Result<Console> {
-    let initramfs = tempfile::NamedTempFile::new().context("making a file for the first file system")?;
+/// Boots the kernel with an image and waits until the machine powers off, at most `timeout`.
+pub fn run(kernel: &Kernel, image: &Image, timeout: Duration) -> Result<Console> {
+    let initramfs = tempfile::NamedTempFile::new().context("creating a file for the initramfs")?;
     image.write(kernel, initramfs.path())?;
     let mut child = Command::new("qemu-system-x86_64")
         .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"])
@@ -66,7 +67,7 @@ pub fn run(kernel: &Kernel, image: &Image, patience: Duration) -> Result<Console
             }
         }
     });
-    let end = Instant::now() + patience;
+    let end = Instant::now() + timeout;
     let mut bytes = Vec::new();
     // The console closes when the machine powers off.
     let in_time = loop {
@@ -81,7 +82,7 @@ pub fn run(kernel: &Kernel, image: &Image, patience: Duration) -> Result<Console
     let _ = reader.join();
     let text = String::from_utf8_lossy(&bytes).replace('\r', "");
     if !in_time {
-        bail!("the virtual machine did not power off in {patience:?}; its console:\n{text}");
+        bail!("the virtual machine did not power off within {timeout:?}; its console:\n{text}");
     }
     Ok(Console { text })
 }
@@ -91,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn results_are_read_from_the_console() {
+    fn exit_codes_are_parsed_from_the_console() {
         let console = Console { text: "booting\nRESULT smoke 0\nRESULT sctp 101\n".into() };
         assert_eq!(console.exit_code("smoke"), Some(0));
         assert_eq!(console.exit_code("sctp"), Some(101));

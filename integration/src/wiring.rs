@@ -1,4 +1,4 @@
-//! How the nodes' namespaces are joined: the `ip` commands and nftables rules of each, as texts.
+//! How the nodes' namespaces are connected: the `ip` commands and nftables rules of each, as text.
 //!
 //! ```text
 //!   pod eth0 -- cni0 (node) eth0 -- lan0 (outside) -- eth0 (other node) cni0 -- eth0 pod
@@ -13,10 +13,10 @@ use crate::port::Transport;
 use crate::probe::Family;
 use crate::specs::{NodeSpec, ServiceSpec};
 
-/// The address of the host outside, which is also where nodes send what is not for the cluster.
+/// The addresses of the host outside, which is also the nodes' default gateway.
 pub const OUTSIDE_ADDRESSES: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 
-/// Settings of every namespace. Addresses are usable at once, and root may ping.
+/// Sysctls of every namespace: addresses are usable at once, and root may send pings.
 pub const EVERYWHERE: [(&str, &str); 5] = [
     ("net.ipv4.ping_group_range", "0 0"),
     ("net.ipv6.conf.all.accept_dad", "0"),
@@ -25,16 +25,16 @@ pub const EVERYWHERE: [(&str, &str); 5] = [
     ("net.ipv4.conf.all.rp_filter", "0"),
 ];
 
-/// Settings of a node.
+/// Sysctls of a node.
 pub const NODE: [(&str, &str); 2] = [("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")];
 
-/// What lets the inet hooks see packets between pods of one node; the module br_netfilter brings it.
+/// Sysctls of the module br_netfilter that pass packets between pods of one node through the inet hooks.
 pub const BRIDGED: [&str; 2] = ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"];
 
-/// Flannel's VXLAN: its number, its port and its device.
+/// Flannel's VXLAN: its network identifier and port.
 const VXLAN: &str = "vxlan id 1 dstport 8472 nolearning";
 
-/// Commands for the host outside: its bridge, to which every node is plugged in, and routes to the pods.
+/// Commands for the host outside: its bridge, to which every node is attached, and routes to the pods.
 pub fn outside(cluster: &Cluster, namespace_of: impl Fn(&str) -> String) -> String {
     let [address4, address6] = OUTSIDE_ADDRESSES;
     let mut text = format!(
@@ -56,7 +56,7 @@ pub fn outside(cluster: &Cluster, namespace_of: impl Fn(&str) -> String) -> Stri
     text
 }
 
-/// Commands for a node: its address, the bridge of its pods if they have one, and the ways to other nodes.
+/// Commands for a node: its address, the bridge of its pods if they have one, and the routes to other nodes.
 pub fn node(cluster: &Cluster, node: &NodeSpec) -> String {
     let NodeSpec { address4, address6, .. } = node;
     let [outside4, outside6] = OUTSIDE_ADDRESSES;
@@ -89,8 +89,8 @@ pub fn node(cluster: &Cluster, node: &NodeSpec) -> String {
     text
 }
 
-/// Rules for a node: what Flannel masquerades, and the services as kube-proxy translates them. With `0x4000` a packet
-/// is marked for masquerade, here and in kube-proxy.
+/// Rules for a node: Flannel's masquerading, and services as kube-proxy translates them. The mark `0x4000`
+/// selects a packet for masquerading, here and in kube-proxy.
 pub fn rules(cluster: &Cluster) -> String {
     let cidrs = |at: usize| {
         let all: Vec<String> = cluster.nodes.iter().map(|node| node.cidrs()[at].to_string()).collect();
@@ -120,8 +120,9 @@ pub fn rules(cluster: &Cluster) -> String {
     )
 }
 
-/// One service in one family: a chain that chooses a pod in turn, and a chain for each pod. A pod that reaches itself
-/// through the service must see the node's address as the client's, or its answer would never come back.
+/// One service in one family: a chain that selects the pods in turn, and a chain for each pod. A pod that
+/// reaches itself through the service must see the node's address as the client's. Otherwise its answer would
+/// not pass the node.
 fn service_rules(
     cluster: &Cluster,
     number: usize,
@@ -169,7 +170,7 @@ fn keyword(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "ip" } else { "ip6" }
 }
 
-/// Routes to the pods of `node` by way of its own address.
+/// Routes to the pods of `node` through its own address.
 fn routes(node: &NodeSpec, device: &str) -> String {
     let NodeSpec { cidr4, cidr6, address4, address6, .. } = node;
     format!(
@@ -178,7 +179,7 @@ fn routes(node: &NodeSpec, device: &str) -> String {
     )
 }
 
-/// Routes to the pods of `other` through `flannel.1`, with the neighbours that flanneld would write.
+/// Routes to the pods of `other` through `flannel.1`, with the neighbour entries that flanneld would create.
 fn tunnel(other: &NodeSpec) -> String {
     let (network4, network6) = (other.cidr4.network(), other.cidr6.network());
     let NodeSpec { cidr4, cidr6, .. } = other;
@@ -191,7 +192,8 @@ fn tunnel(other: &NodeSpec) -> String {
     )
 }
 
-/// The hardware address of a node's `flannel.1`: locally administered, the last byte as its own address.
+/// The hardware address of a node's `flannel.1`: locally administered, with the last byte of the node's IPv4
+/// address.
 pub(crate) fn vtep_bytes(node: &NodeSpec) -> [u8; 6] {
     [0x02, 0, 0, 0, 0x01, node.address4.octets()[3]]
 }
@@ -200,7 +202,7 @@ fn vtep(node: &NodeSpec) -> String {
     vtep_bytes(node).map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// Where frames for another node's `flannel.1` go: lines for `bridge fdb`, which is a program apart from `ip`.
+/// The forwarding table of `flannel.1`: lines for the program `bridge`.
 pub fn forwarding(cluster: &Cluster, node: &NodeSpec) -> String {
     let others = cluster.nodes.iter().filter(|other| other.name != node.name);
     others

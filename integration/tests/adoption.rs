@@ -1,4 +1,4 @@
-//! Connections that are older than the agent: kept or cut as policy says, never broken blindly.
+//! Connections that are older than the agent. It keeps those that policy allows and cuts the others.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use integration::{Family, Links, Scenario, Stream, smoke};
 
-fn streams(scenario: &Scenario, from: &str, to: &str, way: &str) -> Vec<Stream> {
-    let open = |family| Stream::open(&scenario.testbed, from, to, way.parse().unwrap(), family).unwrap();
+fn streams(scenario: &Scenario, from: &str, to: &str, target: &str) -> Vec<Stream> {
+    let open = |family| Stream::open(&scenario.testbed, from, to, target.parse().unwrap(), family).unwrap();
     Family::BOTH.map(open).into()
 }
 
 #[test]
 fn s34_connections_older_than_the_agent_are_kept_or_cut() {
-    let mut scenario = Scenario::begin(smoke::cluster(Links::Vxlan));
+    let mut scenario = Scenario::new(smoke::cluster(Links::Vxlan));
     smoke::write_policies(&mut scenario);
     let mut kept = streams(&scenario, "web/front", "db/store", "5432");
     kept.extend(streams(&scenario, "other/client", "db/store", "53/UDP"));
@@ -30,7 +30,7 @@ fn s34_connections_older_than_the_agent_are_kept_or_cut() {
     let ready = Instant::now();
     sleep(Duration::from_millis(600));
     for stream in &cut {
-        assert!(stream.last_echo() <= ready, "{} is not allowed and still goes on", stream.client());
+        assert!(stream.last_echo() <= ready, "{} is not allowed but continues", stream.client());
     }
     for stream in kept {
         stream.wait_progress(100).unwrap();
@@ -41,21 +41,21 @@ fn s34_connections_older_than_the_agent_are_kept_or_cut() {
 
 #[test]
 fn a_connection_through_a_service_is_adopted_by_the_pod_behind_it() {
-    let mut scenario = Scenario::begin(smoke::cluster(Links::Routes));
+    let mut scenario = Scenario::new(smoke::cluster(Links::Routes));
     smoke::write_policies(&mut scenario);
-    let way = "5432".parse().unwrap();
+    let target = "5432".parse().unwrap();
     let open = |from, family: Family| {
-        Stream::open(&scenario.testbed, from, smoke::SERVICE[family as usize], way, family).unwrap()
+        Stream::open(&scenario.testbed, from, smoke::SERVICE[family as usize], target, family).unwrap()
     };
     let kept = Family::BOTH.map(|family| open("web/front", family));
     let cut = Family::BOTH.map(|family| open("other/client", family));
-    // Its own address: masqueraded, so that only the connection's original direction tells who it is.
+    // Its own address is masqueraded, so only the connection's original direction shows the client.
     let own = Family::BOTH.map(|family| open("db/store", family));
     scenario.start_agents(&[]);
     let ready = Instant::now();
     sleep(Duration::from_millis(600));
     for stream in &cut {
-        assert!(stream.last_echo() <= ready, "{} is not allowed and still goes on", stream.client());
+        assert!(stream.last_echo() <= ready, "{} is not allowed but continues", stream.client());
     }
     for stream in kept.into_iter().chain(own) {
         stream.wait_progress(100).unwrap();
@@ -64,8 +64,8 @@ fn a_connection_through_a_service_is_adopted_by_the_pod_behind_it() {
 }
 
 #[test]
-fn connections_older_than_the_first_agent_go_on_when_it_has_ended_and_its_rules_stay() {
-    let mut scenario = Scenario::begin(smoke::cluster(Links::Vxlan));
+fn connections_older_than_the_first_agent_continue_after_it_has_exited_and_its_rules_remain() {
+    let mut scenario = Scenario::new(smoke::cluster(Links::Vxlan));
     smoke::write_policies(&mut scenario);
     let mut kept = streams(&scenario, "web/front", "db/store", "5432");
     kept.extend(streams(&scenario, "other/client", "db/store", "53/UDP"));
@@ -79,11 +79,11 @@ fn connections_older_than_the_first_agent_go_on_when_it_has_ended_and_its_rules_
         let mut agent = scenario.take_agent(node);
         assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
     }
-    // For longer than verdicts are cached.
+    // Longer than verdicts are cached.
     sleep(Duration::from_secs(6));
     for stream in kept {
         stream.wait_progress(100).unwrap();
-        // Not one datagram is lost.
+        // Fails if a datagram is lost.
         stream.finish().unwrap();
     }
 }

@@ -1,5 +1,5 @@
-//! What a pod can send to reach what policy denies, in every layout: none of it arrives, and each attempt is recorded with
-//! the pod behind the port. See `integration::attack`.
+//! Attacks of pods on targets that policy denies, in every layout. No attempt may arrive, and each must be
+//! recorded with the pod that sent it. See `integration::attack`.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
@@ -11,7 +11,7 @@ use integration::attack::{
 };
 use integration::{Attachment, Links};
 
-/// What rules decide alone, whether or not an agent runs.
+/// Attacks that the rules alone block, whether or not an agent runs.
 fn decided_by_rules(suite: &mut Suite) {
     suite.kind("link-local", link_local::all).unwrap();
     suite.kind("multicast", multicast::all).unwrap();
@@ -28,7 +28,7 @@ fn decided_by_rules(suite: &mut Suite) {
 }
 
 fn attack(title: &str, links: Links, attachment: Attachment, fail_mode: FailMode) {
-    let mut suite = Suite::begin(layout::begin(links, attachment, fail_mode)).unwrap();
+    let mut suite = Suite::new(layout::begin(links, attachment, fail_mode)).unwrap();
     suite.kind("allowed", |suite| controls::all(suite, "before")).unwrap();
     decided_by_rules(&mut suite);
     suite.kind("neighbour cache", neighbour_cache::all).unwrap();
@@ -38,7 +38,7 @@ fn attack(title: &str, links: Links, attachment: Attachment, fail_mode: FailMode
     suite.kind("marks", marks::all).unwrap();
     suite.kind("allowed", |suite| controls::all(suite, "after")).unwrap();
     let (scenario, report) = suite.finish();
-    // The state of agents and nodes would bury the table.
+    // Dropped first, since the state of agents and nodes would hide the table.
     drop(scenario);
     report.check(title);
 }
@@ -63,11 +63,11 @@ fn host_gateway_and_routed_pods() {
     attack("host-gw, routed", Links::Routes, Attachment::Routed, FailMode::Closed);
 }
 
-/// The rules stay in the kernel when the agent has gone: what they alone decide is decided as before.
+/// The rules remain in the kernel when the agent is gone, and still block what they block alone.
 #[test]
 fn vxlan_and_bridge_while_no_agent_runs() {
     let scenario = layout::begin(Links::Vxlan, Attachment::Bridge, FailMode::Closed);
-    let mut suite = Suite::begin(scenario).unwrap();
+    let mut suite = Suite::new(scenario).unwrap();
     suite.kill_agents().unwrap();
     decided_by_rules(&mut suite);
     let (scenario, report) = suite.finish();

@@ -1,5 +1,5 @@
-//! Connections that were allowed once: what a peer can do with them after a change forbids them, or after the pod has gone
-//! and another has its address.
+//! Connections that were allowed: what a peer can do with them after a change forbids them, or after another
+//! pod has the address of one end.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
@@ -7,28 +7,29 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use integration::attack::message::{self, Path, flag};
-use integration::attack::suite::Means;
+use integration::attack::suite::AttackContext;
 use integration::attack::{Case, Flow, Mark, Suite, frame, packet, wire};
 use integration::command::{ip, nft};
 use integration::port::Transport;
 use integration::{Attachment, Cluster, Family, Links, Scenario, Testbed};
 
-/// Conntrack forgets in a second what the protocols would keep for minutes.
-const FORGETFUL: [(&str, &str); 3] = [
+/// Sysctls by which conntrack entries expire within a second instead of minutes.
+const SHORT_CONNTRACK_TIMEOUTS: [(&str, &str); 3] = [
     ("net.netfilter.nf_conntrack_tcp_timeout_close", "1"),
     ("net.netfilter.nf_conntrack_udp_timeout", "1"),
     ("net.netfilter.nf_conntrack_udp_timeout_stream", "1"),
 ];
 
-/// By then TCP has sent again what it did not see acknowledged, at 0.2, 0.6, 1.4 and 3.0 seconds; the pause before the
-/// last is longer than conntrack caches.
-const SENT_AGAIN: Duration = Duration::from_millis(4_000);
+/// Within this time, TCP retransmits unacknowledged data, after 0.2, 0.6, 1.4 and 3.0 seconds. The last pause
+/// is longer than the conntrack timeout.
+const RETRANSMISSIONS: Duration = Duration::from_millis(4_000);
 
-const ALLOWED: &str = "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]}]}";
+const ALLOWED: &str = "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: \
+                       {kubernetes.io/metadata.name: web}}}]}]}";
 const FORBIDDEN: &str = "{podSelector: {}, ingress: []}";
 
-/// For a pod whose kernel knows no such connection (any more): what it would answer would end what the attacker wants to
-/// revive.
+/// For a pod whose kernel does not have the connection (any more): its answers would end the connection that
+/// the attacker revives.
 const SILENT: &str = "table inet silent {
   chain c {
     type filter hook output priority 0
@@ -40,9 +41,9 @@ const SILENT: &str = "table inet silent {
 ";
 
 fn scenario(cluster: Cluster) -> Scenario {
-    let mut scenario = Scenario::begin(cluster);
+    let mut scenario = Scenario::new(cluster);
     for node in ["node-a", "node-b"] {
-        scenario.testbed.namespace(node).unwrap().sysctls(&FORGETFUL).unwrap();
+        scenario.testbed.namespace(node).unwrap().sysctls(&SHORT_CONNTRACK_TIMEOUTS).unwrap();
     }
     scenario.policy("db/allow-web", ALLOWED);
     let routed = scenario.testbed.cluster().attachment == Attachment::Routed;
@@ -50,7 +51,7 @@ fn scenario(cluster: Cluster) -> Scenario {
     scenario
 }
 
-/// Every transport and family, from each client.
+/// Opens a flow for each pair of pods, transport and family.
 fn flows(testbed: &Testbed, pairs: &[(&str, &str)], first_port: u16) -> Vec<Flow> {
     let mut flows = Vec::new();
     for (number, pair) in (first_port..).zip(pairs) {
@@ -67,32 +68,33 @@ fn name(what: &str, flow: &Flow) -> String {
     format!("{what} of {} between {} and {}", flow.transport, flow.client, flow.server)
 }
 
-/// Sends data by a frame from the client of a flow, as if the flow went on.
-fn client_data(means: Means<'_>, flow: &Flow, servers: Mark, data: &[u8]) -> anyhow::Result<()> {
-    let Means { testbed, field, ears } = means;
+/// Sends data in a frame from the client of a flow, as if the flow continued.
+fn client_data(context: AttackContext<'_>, flow: &Flow, servers: Mark, data: &[u8]) -> anyhow::Result<()> {
+    let AttackContext { testbed, topology, receivers } = context;
     let (client, server) = (flow.client.as_str(), flow.server.as_str());
     let path = Path::new(flow.client_address.ip(), flow.server_address.ip());
     let ports = (flow.client_address.port(), flow.server_address.port());
     let message = match flow.transport {
         Transport::Udp => message::udp(path, ports, data),
         _ => {
-            // What the server's packet says, if it has come: its data is acknowledged.
+            // Acknowledges the data of the server's packet, if it has arrived.
             let header = if flow.family == Family::V4 { 14 + 20 } else { 14 + 40 };
             let word = |frame: &[u8], at: usize| {
                 frame.get(at..at + 4).and_then(|word| word.try_into().ok()).map(u32::from_be_bytes)
             };
-            let seen = ears.first(servers, client).unwrap_or_default();
+            let seen = receivers.first(servers, client).unwrap_or_default();
             let seq = word(&seen, header + 8).unwrap_or(1);
             let ack = word(&seen, header + 4).unwrap_or(1).wrapping_add(Mark::LENGTH as u32);
             message::tcp(path, ports, flag::PSH | flag::ACK, (seq, ack), data)
         }
     };
     let packet = packet::packet(path, &message);
-    let frame = frame::of_packet(field.next_hop(client, server), field[client].mac(), &packet);
-    wire::send_frames(testbed.namespace(client)?, &field[client].interface, &[frame])
+    let frame = frame::of_packet(topology.next_hop(client, server), topology[client].mac(), &packet);
+    wire::send_frames(testbed.namespace(client)?, &topology[client].interface, &[frame])
 }
 
-/// A connection that a change forbids stays cut, though its client makes conntrack forget it and its server sends again.
+/// A connection that a change forbids stays cut, although its client makes its conntrack entry expire and its
+/// server retransmits.
 fn revoked(title: &str, links: Links, attachment: Attachment) {
     let cluster = Cluster::of_two_nodes()
         .links(links)
@@ -102,7 +104,7 @@ fn revoked(title: &str, links: Links, attachment: Attachment) {
         .pod("db/s", "node-a", &[], &[]);
     let scenario = scenario(cluster);
     let mut flows = flows(&scenario.testbed, &[("web/a", "db/s"), ("web/b", "db/s")], 6000);
-    let mut suite = Suite::begin(scenario).unwrap();
+    let mut suite = Suite::new(scenario).unwrap();
     suite.scenario.policy("db/allow-web", FORBIDDEN);
     let mut servers = Vec::new();
     suite
@@ -110,26 +112,26 @@ fn revoked(title: &str, links: Links, attachment: Attachment) {
             for flow in flows.iter_mut().filter(|flow| flow.transport == Transport::Tcp) {
                 let (case, reset) = (name("the server's data", flow), flow.reset_by_client());
                 let case = Case::new(case, &flow.server, &flow.client).family(flow.family);
-                // Sent while the connection is revoked, and again until the server gives up.
+                // Sent while the connection is revoked, and retransmitted until the server gives up.
                 servers.push(suite.attempt(case, |_, mark| reset.and(flow.server_sends(&mark.bytes()))));
             }
             sleep(Duration::from_millis(50));
             for client in ["web/a", "web/b"] {
                 nft(suite.scenario.testbed.namespace(client).unwrap(), SILENT).unwrap();
             }
-            sleep(SENT_AGAIN);
+            sleep(RETRANSMISSIONS);
             for flow in flows.iter_mut().filter(|flow| flow.transport == Transport::Udp) {
                 let case = name("the server's data", flow);
                 let case = Case::new(case, &flow.server, &flow.client).family(flow.family);
                 servers.push(suite.attempt(case, |_, mark| flow.server_sends(&mark.bytes())));
             }
             sleep(Duration::from_millis(200));
-            // In the order in which the servers sent.
+            // Sorted in the order in which the servers sent.
             flows.sort_by_key(|flow| flow.transport);
             for (flow, servers) in flows.iter().zip(&servers) {
                 let case = name("the client's data", flow);
                 let case = Case::new(case, &flow.client, &flow.server).family(flow.family);
-                suite.attempt(case, |means, mark| client_data(means, flow, *servers, &mark.bytes()));
+                suite.attempt(case, |context, mark| client_data(context, flow, *servers, &mark.bytes()));
             }
         })
         .unwrap();
@@ -149,18 +151,18 @@ fn reused(title: &str, links: Links, attachment: Attachment) {
     let mut scenario = scenario(cluster);
     scenario.policy("db/allow-web", FORBIDDEN);
     let peers = ["web/a", "web/b"];
-    // Packets of the peer are those of the flow's originator in the first half, and replies in the second.
+    // The peer is the originator of the first flows, and the responder of the second ones.
     let mut to_old = flows(&scenario.testbed, &peers.map(|peer| (peer, "app/old")), 6000);
     let mut from_old = flows(&scenario.testbed, &peers.map(|peer| ("app/old", peer)), 7000);
     let addresses = scenario.testbed.addresses("app/old").unwrap();
     remove_pod(&mut scenario, "app/old");
-    scenario.testbed.plug_pod("db/new", "node-a", &[], &[]).unwrap();
+    scenario.testbed.attach_pod("db/new", "node-a", &[], &[]).unwrap();
     assert_eq!(scenario.testbed.addresses("db/new").unwrap(), addresses);
     nft(scenario.testbed.namespace("db/new").unwrap(), SILENT).unwrap();
     for neighbour in ["web/a", "node-a"] {
         ip(scenario.testbed.namespace(neighbour).unwrap(), "neigh flush all\n").unwrap();
     }
-    let mut suite = Suite::begin(scenario).unwrap();
+    let mut suite = Suite::new(scenario).unwrap();
     let attempts = |suite: &mut Suite, when: &str, to_old: &mut [Flow], from_old: &mut [Flow]| {
         for flow in to_old {
             let case = name(&format!("{when}: more data"), flow);
@@ -178,16 +180,17 @@ fn reused(title: &str, links: Links, attachment: Attachment) {
             attempts(suite, "pod not known yet", &mut to_old, &mut from_old);
             suite.scenario.change(|testbed| testbed.manifests().write_cluster(testbed.cluster()).map(drop));
             attempts(suite, "pod known", &mut to_old, &mut from_old);
-            // Its own connections to the same peers work.
+            // The new pod's own connections to the same peers work.
             for family in Family::BOTH {
                 for to in peers {
                     let case = Case::new(format!("db/new reaches {to}"), "db/new", to).family(family);
-                    let way = "80".parse().unwrap();
+                    let target = "80".parse().unwrap();
                     let testbed = &suite.scenario.testbed;
-                    let observed = testbed.probe("db/new", to, way, family, Duration::from_secs(5)).unwrap();
+                    let observed =
+                        testbed.probe("db/new", to, target, family, Duration::from_secs(5)).unwrap();
                     let reached =
                         anyhow::Context::context(observed.answer.reached().then_some(()), "timed out");
-                    suite.note_allowed(case, reached);
+                    suite.record_allowed(case, reached);
                 }
             }
         })

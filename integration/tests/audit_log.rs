@@ -1,4 +1,5 @@
-//! The audit log while other programs rotate it, while its disk is full, and while signals come.
+//! The audit log while other programs rotate it, while its disk is full, and while the agent receives
+//! signals.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
@@ -12,12 +13,19 @@ use std::time::{Duration, Instant};
 
 use audit::{Audit, AuditConfig, Bypass, Destination};
 use integration::disk::Disk;
-use integration::{Agent, Cluster, Family, Launch, Load, Scenario, Side, Testbed, Way, allowed, denied};
+use integration::wait::{read_until, wait_until};
+use integration::web_to_db::ALLOWED;
+use integration::{
+    Agent, Cluster, Direction, Family, Launch, Load, ProbeTarget, Scenario, Testbed, allowed, denied,
+};
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-const PATIENT: Duration = Duration::from_secs(4);
+/// How long a connection under load may take.
+const TIMEOUT: Duration = Duration::from_secs(4);
+/// How long the agent's status may take to follow a change.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn cluster() -> Cluster {
     Testbed::new()
@@ -27,17 +35,10 @@ fn cluster() -> Cluster {
         .pod("other/x", "node-a", &[], &["80"])
 }
 
-/// `web` may reach `db`, `other` may not. Every connection has a record of its own.
+/// `web` may reach `db`, but `other` may not. Every connection has its own record.
 fn scenario(audit_log: Option<&Path>) -> Scenario {
-    let mut scenario = Scenario::begin(cluster());
-    scenario.policy(
-        "db/allow-web",
-        "
-        podSelector: {}
-        ingress:
-        - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]
-        ",
-    );
+    let mut scenario = Scenario::new(cluster());
+    scenario.policy("db/allow-web", ALLOWED);
     let launch = Launch { flags: &["--verdict-cache-ttl=off"], audit_log, ..Launch::default() };
     let mut agent = Agent::start(&scenario.testbed, "node-a", &launch).unwrap();
     agent.wait_ready().unwrap();
@@ -45,20 +46,20 @@ fn scenario(audit_log: Option<&Path>) -> Scenario {
     scenario
 }
 
-fn port() -> Way {
+fn port() -> ProbeTarget {
     "5432".parse().unwrap()
 }
 
 fn load(scenario: &Scenario, clients: usize) -> Load {
-    Load::start(&scenario.testbed, ("web/a", "db/s"), port(), Family::V4, clients, PATIENT).unwrap()
+    Load::start(&scenario.testbed, ("web/a", "db/s"), port(), Family::V4, clients, TIMEOUT).unwrap()
 }
 
 fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
 }
 
-/// The records of log files, oldest first, each once: of lines that a file repeats those that the file before holds are passed over.
-/// Beside them, how many are said to be lost.
+/// The records of log files, oldest first, and the number of records that the files report as lost. Lines
+/// that a file repeats from the file before are skipped.
 fn records(files: &[String]) -> (Vec<String>, u64) {
     let (mut records, mut lost) = (Vec::new(), 0);
     let mut before: HashSet<&str> = HashSet::new();
@@ -91,27 +92,27 @@ fn signals_that_daemons_get_do_not_end_the_agent_and_hangup_reopens_the_log() {
     for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGPIPE, Signal::SIGXFSZ] {
         scenario.agent("node-a").signal(signal).unwrap();
         sleep(Duration::from_millis(100));
-        scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+        scenario.expect("web/a", "db/s", "5432", &allowed(Direction::Ingress, "db/allow-web", 0));
     }
     let moved = log.with_extension("moved");
     fs::rename(&log, &moved).unwrap();
     scenario.agent("node-a").signal(Signal::SIGHUP).unwrap();
     scenario.agent("node-a").wait_log("audit log reopened").unwrap();
     let before = fs::read_to_string(&moved).unwrap();
-    scenario.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+    scenario.expect("other/x", "db/s", "5432", &denied(Direction::Ingress, "db/allow-web"));
     assert_eq!(fs::read_to_string(&moved).unwrap(), before);
     assert!(lines(&fs::read_to_string(&log).unwrap()).iter().any(|line| line["verdict"] == "deny"));
 
     let mut agent = scenario.take_agent("node-a");
     agent.signal(Signal::SIGQUIT).unwrap();
-    assert_eq!(agent.wait().unwrap().code(), Some(0), "SIGQUIT ends it in order: {}", agent.log());
+    assert_eq!(agent.wait().unwrap().code(), Some(0), "SIGQUIT terminates it: {}", agent.log());
 }
 
 #[test]
-fn an_agent_whose_standard_error_goes_nowhere_goes_on() {
-    let scenario = Scenario::begin(cluster());
-    let through = ["bash", "-c", "exec \"$@\" 2> >(exec true)", "bash"];
-    let launch = Launch { through: &through, flags: &["--log-level=trace"], ..Launch::default() };
+fn an_agent_whose_standard_error_is_closed_continues() {
+    let scenario = Scenario::new(cluster());
+    let wrapper = ["bash", "-c", "exec \"$@\" 2> >(exec true)", "bash"];
+    let launch = Launch { wrapper: &wrapper, flags: &["--log-level=trace"], ..Launch::default() };
     let mut agent = Agent::start(&scenario.testbed, "node-a", &launch).unwrap();
     agent.wait_ready().unwrap();
     agent.signal(Signal::SIGHUP).unwrap();
@@ -130,7 +131,7 @@ fn a_log_that_is_renamed_compressed_and_removed_at_once_loses_no_record_uncounte
         sleep(Duration::from_millis(8));
         let moved = log.with_extension(format!("rotated-{number}"));
         fs::rename(&log, &moved).unwrap_or_else(|error| panic!("rotation {number}: {error}"));
-        // As a compressor does: it reads to the end, once, and removes what it has read.
+        // As a compressor does, reads the file once to its end and removes it.
         files.push(fs::read_to_string(&moved).unwrap());
         fs::remove_file(&moved).unwrap();
         let end = Instant::now() + Duration::from_secs(3);
@@ -147,18 +148,18 @@ fn a_log_that_is_renamed_compressed_and_removed_at_once_loses_no_record_uncounte
     let unique: HashSet<&String> = records.iter().collect();
     let repeated: usize = files.iter().map(|file| file.matches("{\"repeated\"").count()).sum();
     eprintln!(
-        "{} connections, {} records, {lost} lost, {} files, {repeated} times lines were repeated",
+        "{} connections, {} records, {lost} lost, {} files, lines were repeated {repeated} times",
         report.reached,
         records.len(),
         files.len()
     );
-    assert_eq!(unique.len(), records.len(), "no record twice that is not said to be repeated");
+    assert_eq!(unique.len(), records.len(), "a record occurs twice without being reported as repeated");
     assert_eq!(records.len() as u64 + lost, report.reached);
     assert_eq!(lost, 0, "this machine is fast enough: {}", agent.log());
 }
 
 #[test]
-fn a_full_disk_is_a_failure_until_records_fit_again_and_recovery_is_said_once() {
+fn a_full_disk_is_a_failure_until_records_fit_again_and_recovery_is_logged_once() {
     let disk = Disk::mount(128 << 10).unwrap();
     let log = disk.file("audit.log");
     let mut scenario = scenario(Some(&log));
@@ -181,29 +182,32 @@ fn a_full_disk_is_a_failure_until_records_fit_again_and_recovery_is_said_once() 
         sleep(Duration::from_millis(2));
     }
     let well = seen.iter().filter(|failing| failing.is_none()).count();
-    assert_eq!(well, 0, "of {} looks at a full disk {well} said that all is well", seen.len());
+    assert_eq!(well, 0, "{well} of {} status reports did not show the full disk", seen.len());
     assert!(seen[0].as_ref().unwrap().contains("No space left"), "{:?}", seen[0]);
     let recovered = "the audit log can be written again";
     assert!(!scenario.agent("node-a").log().contains(recovered), "{}", scenario.agent("node-a").log());
 
-    // Little room and no connection: a line about losses fits, and is no recovery.
+    // With a little space and no connections, a line about losses fits. That is not a recovery.
     load.finish().unwrap();
     fs::remove_file(&ballast).unwrap();
     sleep(Duration::from_millis(1500));
-    assert!(failing(&mut scenario).is_some(), "no record was written yet");
-    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
-    sleep(Duration::from_millis(200));
-    assert_eq!(failing(&mut scenario), None);
-    let said = scenario.agent("node-a").log();
-    assert_eq!(said.matches(recovered).count(), 1, "{said}");
-    let text = fs::read_to_string(&log).unwrap();
-    let lost: u64 = lines(&text).iter().filter_map(|line| line["lost"].as_u64()).sum();
-    let status = scenario.agent("node-a").status().unwrap();
+    assert!(failing(&mut scenario).is_some(), "no record can have been written yet");
+    scenario.expect("web/a", "db/s", "5432", &allowed(Direction::Ingress, "db/allow-web", 0));
+    wait_until("the audit log can be written again", STATUS_TIMEOUT, || failing(&mut scenario).is_none());
+    let output = scenario.agent("node-a").log();
+    assert_eq!(output.matches(recovered).count(), 1, "{output}");
+    let agent = scenario.agent("node-a");
+    let read = || {
+        let text = fs::read_to_string(&log).unwrap();
+        let reported: u64 = lines(&text).iter().filter_map(|line| line["lost"].as_u64()).sum();
+        (reported, agent.status().unwrap()["audit"]["lost"].as_u64().unwrap())
+    };
+    let (reported, lost) = read_until(STATUS_TIMEOUT, read, |(reported, lost)| reported == lost);
     assert!(lost > 0);
-    assert_eq!(Some(lost), status["audit"]["lost"].as_u64(), "each loss is said in the log itself");
+    assert_eq!(reported, lost, "the log itself reports each loss");
 }
 
-/// A takeover: for a moment both agents write to the log of the node.
+/// During a takeover, both agents write to the node's log for a moment.
 #[test]
 fn two_agents_that_share_a_full_disk_leave_whole_lines_and_count_each_loss() {
     let disk = Disk::mount(64 << 20).unwrap();
@@ -235,13 +239,13 @@ fn two_agents_that_share_a_full_disk_leave_whole_lines_and_count_each_loss() {
             record(&"x".repeat(fastrand::usize(..10_000)));
             sleep(Duration::from_millis(1));
         }
-        // The disk has room again: the next round says how many were lost before.
+        // The disk has space again, so the next record is preceded by the number of lost ones.
         sleep(Duration::from_millis(100));
         record("last");
         audit.stop()
     };
     thread::scope(|scope| {
-        // More than two, so that their writes meet often.
+        // More than two, so that their writes often coincide.
         let nodes = ["node-a", "node-b", "node-c", "node-d", "node-e", "node-f", "node-g", "node-h"];
         let writers = nodes.map(|node| (node, scope.spawn(move || write(node))));
         for _ in 0..100 {

@@ -1,4 +1,4 @@
-//! What the outside gets wrong: manifests that break, and packets that are none.
+//! Invalid input: manifests that become invalid, and malformed packets.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
@@ -7,13 +7,13 @@ use std::os::fd::AsRawFd;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use integration::command::{nft, nft_answer};
-use integration::{Family, Links, Scenario, Side, Testbed, allowed, denied, smoke};
+use integration::command::{nft, nft_output};
+use integration::{Direction, Family, Links, Scenario, Testbed, allowed, denied, smoke};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, sendto, socket,
 };
 
-/// Waits until what the agent of node-a says of itself fits.
+/// Waits until `fits` is true for the status of node-a's agent.
 fn wait_status(
     scenario: &mut Scenario,
     what: &str,
@@ -35,8 +35,8 @@ fn problems(status: &serde_json::Value) -> usize {
 }
 
 #[test]
-fn a_file_that_breaks_keeps_its_last_good_objects() {
-    let mut scenario = Scenario::begin(smoke::cluster(Links::Routes));
+fn the_last_valid_objects_of_a_file_stay_in_force_when_it_becomes_invalid() {
+    let mut scenario = Scenario::new(smoke::cluster(Links::Routes));
     smoke::write_policies(&mut scenario);
     scenario.start_agents(&[]);
     assert_eq!(problems(&scenario.agent("node-a").status().unwrap()), 0);
@@ -46,21 +46,21 @@ fn a_file_that_breaks_keeps_its_last_good_objects() {
         .manifests()
         .write("policy-db.allow-front.yaml", "kind: NetworkPolicy\nspec: [\n")
         .unwrap();
-    let status = wait_status(&mut scenario, "a problem is named", |status| problems(status) > 0);
+    let status = wait_status(&mut scenario, "a problem is reported", |status| problems(status) > 0);
     assert!(status["problems"].to_string().contains("policy-db.allow-front.yaml"), "{status:#}");
-    scenario.expect("web/front", "db/store", "5432", &allowed(Side::Ingress, "db/allow-front", 0));
-    scenario.expect("other/client", "db/store", "5432", &denied(Side::Ingress, "db/allow-dns"));
+    scenario.expect("web/front", "db/store", "5432", &allowed(Direction::Ingress, "db/allow-front", 0));
+    scenario.expect("other/client", "db/store", "5432", &denied(Direction::Ingress, "db/allow-dns"));
     assert_eq!(scenario.agent("node-a").readiness().unwrap().status, 200);
 
-    // Mended, and saying something else: it counts again.
+    // When it is repaired, with another spec, it is applied again.
     scenario.policy("db/allow-front", "podSelector: {}\npolicyTypes: [Ingress]");
     wait_status(&mut scenario, "no problem is left", |status| problems(status) == 0);
-    scenario.expect("web/front", "db/store", "5432", &denied(Side::Ingress, "db/allow-dns"));
+    scenario.expect("web/front", "db/store", "5432", &denied(Direction::Ingress, "db/allow-dns"));
 }
 
 #[test]
-fn what_a_policy_gets_wrong_allows_nothing() {
-    let mut scenario = Scenario::begin(smoke::cluster(Links::Routes));
+fn invalid_parts_of_a_policy_allow_nothing() {
+    let mut scenario = Scenario::new(smoke::cluster(Links::Routes));
     scenario.start_agents(&[]);
     scenario.policy(
         "db/wrong",
@@ -73,15 +73,15 @@ fn what_a_policy_gets_wrong_allows_nothing() {
         - from: [{podSelector: {}}]
         ",
     );
-    let status = wait_status(&mut scenario, "three problems are named", |status| problems(status) >= 3);
+    let status = wait_status(&mut scenario, "three problems are reported", |status| problems(status) >= 3);
     assert!(status["problems"].to_string().contains("db/wrong"), "{status:#}");
-    scenario.expect("web/front", "db/store", "5432", &denied(Side::Ingress, "db/wrong"));
-    scenario.expect("web/front", "db/store", "8080", &denied(Side::Ingress, "db/wrong"));
-    // The rule that is right still counts.
-    scenario.expect("db/backup", "db/store", "5432", &allowed(Side::Ingress, "db/wrong", 3));
+    scenario.expect("web/front", "db/store", "5432", &denied(Direction::Ingress, "db/wrong"));
+    scenario.expect("web/front", "db/store", "8080", &denied(Direction::Ingress, "db/wrong"));
+    // The valid rule is still applied.
+    scenario.expect("db/backup", "db/store", "5432", &allowed(Direction::Ingress, "db/wrong", 3));
 }
 
-/// Sends IP packets whose header is right and whose content is not.
+/// Sends IP packets with a valid header and invalid content. Returns how many were sent.
 fn send_garbage(testbed: &Testbed, from: &str, to: &str, family: Family) -> usize {
     let (source, destination) =
         (family.of(testbed.addresses(from).unwrap()), family.of(testbed.addresses(to).unwrap()));
@@ -94,7 +94,7 @@ fn send_garbage(testbed: &Testbed, from: &str, to: &str, family: Family) -> usiz
         for (protocol, content) in protocols.iter().flat_map(|p| contents.iter().map(move |c| (*p, *c))) {
             let packet = packet(source, destination, protocol, content);
             let to = SockaddrStorage::from(SocketAddr::new(destination, 0));
-            // The kernel of the sender refuses some of them by itself.
+            // The sender's kernel refuses some of them.
             sent += usize::from(sendto(fd.as_raw_fd(), &packet, &to, MsgFlags::empty()).is_ok());
         }
         sent
@@ -106,7 +106,8 @@ fn packet(source: IpAddr, destination: IpAddr, protocol: u8, content: &[u8]) -> 
     let mut bytes = Vec::new();
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            // Version and length, service, total length and identifier (the kernel's work), fragment, hops, protocol, sum.
+            // Version and length, service, total length and identifier (set by the kernel), fragment, hops,
+            // protocol, checksum.
             bytes.extend_from_slice(&[0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0]);
             bytes.extend_from_slice(&source.octets());
             bytes.extend_from_slice(&destination.octets());
@@ -126,7 +127,7 @@ fn packet(source: IpAddr, destination: IpAddr, protocol: u8, content: &[u8]) -> 
 
 #[test]
 fn garbage_is_denied_and_counted_and_the_agent_lives() {
-    let mut scenario = Scenario::begin(smoke::cluster(Links::Routes));
+    let mut scenario = Scenario::new(smoke::cluster(Links::Routes));
     scenario.policy(
         "db/allow-tcp",
         "
@@ -137,8 +138,10 @@ fn garbage_is_denied_and_counted_and_the_agent_lives() {
     );
     scenario.start_agents(&[]);
     let store = scenario.testbed.namespace("db/store").unwrap();
-    let counter = "table inet seen {\ncounter garbage {}\nchain c {\ntype filter hook prerouting priority -400\n\
-                   ip saddr 10.244.1.4 counter name garbage\nip6 saddr fd00:10:244:1::4 meta l4proto != icmpv6 counter name garbage\n}\n}";
+    let counter = "table inet seen {\ncounter garbage {}\nchain c {\n\
+                   type filter hook prerouting priority -400\n\
+                   ip saddr 10.244.1.4 counter name garbage\n\
+                   ip6 saddr fd00:10:244:1::4 meta l4proto != icmpv6 counter name garbage\n}\n}";
     nft(store, counter).unwrap();
     let before = scenario.agent("node-a").status().unwrap();
     for family in Family::BOTH {
@@ -149,12 +152,12 @@ fn garbage_is_denied_and_counted_and_the_agent_lives() {
         count(status, "unparsable") > count(&before, "unparsable") && count(status, "denied") >= 60
     });
     eprintln!("{:#}", after["packets"]);
-    let seen = nft_answer(
+    let seen = nft_output(
         scenario.testbed.namespace("db/store").unwrap(),
         &["list", "counter", "inet", "seen", "garbage"],
     );
     let seen = seen.unwrap();
     assert!(seen.contains("packets 0 "), "garbage reached a pod that only allows TCP to port 5432: {seen}");
     assert_eq!(scenario.agent("node-a").get("/livez").unwrap().status, 200);
-    scenario.expect("web/front", "db/store", "5432", &allowed(Side::Ingress, "db/allow-tcp", 0));
+    scenario.expect("web/front", "db/store", "5432", &allowed(Direction::Ingress, "db/allow-tcp", 0));
 }

@@ -1,4 +1,5 @@
-//! Edits of the manifests, and the connections that exist meanwhile: cut at once, healed, or never disturbed.
+//! Edits of the manifests and their effect on existing connections: these are cut at once, resume, or are
+//! never disturbed.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
@@ -6,39 +7,16 @@ use std::sync::mpsc::{TryRecvError, channel};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use integration::{Busy, Cluster, Family, Scenario, Stream, Testbed};
+use integration::web_to_db::{self, ALLOWED, FORBIDDEN, POLICY};
+use integration::{Busy, Family, Scenario, Stream};
 
-/// Not one byte passes later than this after the file was written.
+/// No byte may pass later than this after the file was written.
 const BOUND: Duration = Duration::from_millis(100);
 
-const OPEN: &str = "
-    podSelector: {}
-    ingress:
-    - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]
-";
-const CLOSED: &str = "
-    podSelector: {}
-    ingress:
-    - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: nobody}}}]
-";
-
-fn cluster() -> Cluster {
-    Testbed::new()
-        .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
-        .pod("web/a", "node-a", &[("app", "a")], &["80"])
-        .pod("db/s", "node-a", &[("app", "s")], &["5432", "53/UDP"])
-}
-
-fn streams(scenario: &Scenario) -> Vec<Stream> {
-    let ways =
-        ["5432", "53/UDP"].iter().flat_map(|way| Family::BOTH.map(|family| (way.parse().unwrap(), family)));
-    ways.map(|(way, family)| Stream::open(&scenario.testbed, "web/a", "db/s", way, family).unwrap()).collect()
-}
-
-/// Writes a policy that forbids the streams and holds the last byte of each against the bound.
+/// Writes a policy that forbids the streams, and checks that the last byte of each is within the bound.
 fn cut(scenario: &Scenario, streams: &[Stream]) {
-    let written = scenario.testbed.manifests().policy("db/allow-web", CLOSED).unwrap();
-    // Longer than TCP waits before it sends again.
+    let written = scenario.testbed.manifests().policy(POLICY, FORBIDDEN).unwrap();
+    // Longer than TCP's retransmission timeout.
     sleep(Duration::from_millis(600));
     let server = scenario.testbed.server("db/s").unwrap();
     for stream in streams {
@@ -54,21 +32,22 @@ fn cut(scenario: &Scenario, streams: &[Stream]) {
 
 #[test]
 fn a_stream_arrives_whole_across_200_edits_that_leave_it_allowed() {
-    let mut scenario = Scenario::begin(cluster());
-    scenario.policy("db/allow-web", OPEN);
+    let mut scenario = Scenario::new(web_to_db::cluster());
+    scenario.policy(POLICY, ALLOWED);
     scenario.start_agents(&[]);
-    let streams = streams(&scenario);
+    let streams = web_to_db::open_streams(&scenario.testbed).unwrap();
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let manifests = scenario.testbed.manifests();
     for _ in 0..200 {
-        // Each is another policy that applies to one end of the streams, or another way to say the one that allows.
+        // Each edit adds or removes a policy for one end of the streams, or rewrites the one that allows
+        // them.
         let number = random.below(6);
         let extra = format!("db/extra-{number}");
         let written = match random.below(5) {
-            0 => manifests.policy("db/allow-web", OPEN),
+            0 => manifests.policy(POLICY, ALLOWED),
             1 => {
                 let spec = format!("podSelector: {{}}\ningress:\n- ports: [{{port: {number}}}]\n- {{}}");
-                manifests.policy("db/allow-web", &spec)
+                manifests.policy(POLICY, &spec)
             }
             2 => {
                 let spec =
@@ -79,13 +58,13 @@ fn a_stream_arrives_whole_across_200_edits_that_leave_it_allowed() {
                 let spec = "podSelector: {}\npolicyTypes: [Egress]\negress:\n- to: [{podSelector: {}}]\n- {}";
                 manifests.policy(&format!("web/extra-{number}"), spec)
             }
-            // It may not be there.
-            _ => manifests.remove_policy(&extra).or_else(|_| manifests.policy("db/allow-web", OPEN)),
+            // The policy may not exist.
+            _ => manifests.remove_policy(&extra).or_else(|_| manifests.policy(POLICY, ALLOWED)),
         };
         written.unwrap();
         sleep(Duration::from_millis(random.below(20)));
     }
-    // What comes after all edits is in force, and so are they.
+    // When this edit is in force, all earlier ones are, too.
     scenario.policy("other/last", "podSelector: {}");
     for stream in streams {
         stream.wait_progress(50).unwrap();
@@ -95,23 +74,23 @@ fn a_stream_arrives_whole_across_200_edits_that_leave_it_allowed() {
 }
 
 #[test]
-fn while_pods_come_and_go_all_the_time_a_cut_comes_as_soon_and_sweeps_rest() {
-    cut_while_pods_come_and_go();
+fn while_pods_change_all_the_time_cuts_are_as_quick_and_sweeps_are_limited() {
+    cut_while_pods_change();
 }
 
-/// The kernel then takes its time to let go of rules that were deleted, for which no change of policy may wait.
+/// Busy processors delay the kernel in freeing deleted rules. No change of policy may wait for that.
 #[test]
-fn while_all_processors_are_busy_as_well_a_cut_comes_as_soon() {
+fn while_all_processors_are_also_busy_cuts_are_as_quick() {
     let _busy = Busy::start().unwrap();
-    cut_while_pods_come_and_go();
+    cut_while_pods_change();
 }
 
-fn cut_while_pods_come_and_go() {
-    let mut scenario = Scenario::begin(cluster());
-    scenario.policy("db/allow-web", OPEN);
+fn cut_while_pods_change() {
+    let mut scenario = Scenario::new(web_to_db::cluster());
+    scenario.policy(POLICY, ALLOWED);
     scenario.policy("web/allow-all", "podSelector: {}\ningress: [{}]");
     scenario.start_agents(&[]);
-    let streams = streams(&scenario);
+    let streams = web_to_db::open_streams(&scenario.testbed).unwrap();
     let open =
         |family| Stream::open(&scenario.testbed, "db/s", "web/a", "80".parse().unwrap(), family).unwrap();
     let undisturbed = Family::BOTH.map(open);
@@ -120,17 +99,18 @@ fn cut_while_pods_come_and_go() {
         (status["applied_generation"].as_u64().unwrap(), status["sweeps"]["count"].as_u64().unwrap())
     };
     let before = counts(&mut scenario);
-    // Closed by a panic, too: the scope waits for its threads.
-    let (going_on, over) = channel::<()>();
+    // A panic also closes the channel. Otherwise the scope would wait for its threads forever.
+    let (running, over) = channel::<()>();
     thread::scope(|scope| {
-        let _going_on = going_on;
+        let _running = running;
         let testbed = &scenario.testbed;
         scope.spawn(move || {
-            // A hundred events a second, of pods on another node that web/a and db/s might talk to.
+            // A hundred events a second of pods on another node that could be peers of web/a and db/s.
             for turn in (0..).take_while(|_| over.try_recv() == Err(TryRecvError::Empty)) {
                 let (number, label) = (turn % 50, turn / 50);
                 let pod = format!(
-                    "apiVersion: v1\nkind: Pod\nmetadata: {{name: far-{number}, namespace: web, labels: {{turn: t{label}}}}}\n\
+                    "apiVersion: v1\nkind: Pod\n\
+                     metadata: {{name: far-{number}, namespace: web, labels: {{turn: t{label}}}}}\n\
                      spec: {{nodeName: node-b}}\nstatus: {{phase: Running, podIP: 10.244.9.{number}}}\n"
                 );
                 testbed.manifests().write(&format!("far-{number}.yaml"), &pod).unwrap();
@@ -140,7 +120,7 @@ fn cut_while_pods_come_and_go() {
         for _ in 0..3 {
             sleep(Duration::from_millis(500));
             cut(&scenario, &streams);
-            scenario.testbed.manifests().policy("db/allow-web", OPEN).unwrap();
+            scenario.testbed.manifests().policy(POLICY, ALLOWED).unwrap();
             for stream in &streams {
                 stream.wait_progress(50).unwrap();
             }
@@ -156,11 +136,11 @@ fn cut_while_pods_come_and_go() {
 }
 
 #[test]
-fn the_next_pod_at_an_address_gets_nothing_on_the_word_of_the_one_before() {
-    let mut scenario = Scenario::begin(cluster());
+fn connections_of_a_deleted_pod_do_not_reach_the_next_pod_with_its_address() {
+    let mut scenario = Scenario::new(web_to_db::cluster());
     scenario.start_agents(&["--hold-timeout", "300ms"]);
-    // Nobody isolates the server, so no worker is ever asked about these.
-    let streams = streams(&scenario);
+    // No policy isolates the server, so workers never evaluate these connections.
+    let streams = web_to_db::open_streams(&scenario.testbed).unwrap();
     let expect_silence = |scenario: &Scenario| {
         let since = Instant::now();
         sleep(Duration::from_millis(600));
@@ -170,15 +150,15 @@ fn the_next_pod_at_an_address_gets_nothing_on_the_word_of_the_one_before() {
             assert!(arrived < BOUND, "{}: bytes passed {arrived:?} later", stream.client());
         }
     };
-    // The pod is gone; who has its address now, nobody knows yet.
+    // The pod is deleted, and the next owner of its address is unknown.
     scenario
         .change(|testbed| testbed.manifests().write_cluster_without(testbed.cluster(), &["db/s"]).map(drop));
     expect_silence(&scenario);
-    // It is one that policy isolates.
-    scenario.policy("db/allow-nobody", CLOSED);
+    // The next owner is isolated by policy.
+    scenario.policy("db/allow-none", FORBIDDEN);
     scenario.change(|testbed| testbed.manifests().write_cluster(testbed.cluster()).map(drop));
     expect_silence(&scenario);
-    scenario.remove_policy("db/allow-nobody");
+    scenario.remove_policy("db/allow-none");
     for stream in &streams {
         stream.wait_progress(50).unwrap();
     }
@@ -186,23 +166,23 @@ fn the_next_pod_at_an_address_gets_nothing_on_the_word_of_the_one_before() {
 
 #[test]
 fn policies_on_either_end_and_of_labels_cut_as_well() {
-    let mut scenario = Scenario::begin(cluster());
+    let mut scenario = Scenario::new(web_to_db::cluster());
     scenario.start_agents(&[]);
-    let streams = streams(&scenario);
-    // No policy at all before: these connections were never evaluated.
+    let streams = web_to_db::open_streams(&scenario.testbed).unwrap();
+    // Without any policy before, these connections were never evaluated.
     cut(&scenario, &streams);
-    scenario.remove_policy("db/allow-web");
+    scenario.remove_policy(POLICY);
     for stream in &streams {
         stream.wait_progress(50).unwrap();
     }
-    // The source's egress, by the first policy that isolates it.
+    // The first policy that isolates the source for egress.
     let begun = Instant::now();
     scenario.policy("web/closed", "podSelector: {matchLabels: {app: a}}\npolicyTypes: [Egress]");
     let in_force = Instant::now();
     sleep(Duration::from_millis(600));
     for stream in &streams {
         assert!(
-            // On a busy machine a byte that passed before is read a moment later.
+            // On a busy machine, a byte that passed before is read a moment later.
             stream.last_echo() <= in_force + BOUND,
             "bytes passed after the policy was in force ({:?})",
             begun.elapsed()
@@ -210,7 +190,7 @@ fn policies_on_either_end_and_of_labels_cut_as_well() {
     }
 }
 
-/// A small generator of numbers (xorshift), the same on every run.
+/// A small random number generator (xorshift), with the same numbers in every run.
 struct Random(u64);
 
 impl Random {

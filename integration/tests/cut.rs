@@ -1,60 +1,37 @@
-//! An established connection that an edit forbids: cut within a tenth of a second, among 100,000 others, whether the edit forbids
-//! them as well or not.
+//! An established connection that an edit forbids is cut within a tenth of a second, among 100,000 others,
+//! whether or not the edit also forbids these.
 //!
-//! One test alone in its file, so that no other works beside it: it is held to a bound in time.
+//! The only test in its file, so that no other runs at the same time: it has a bound in time.
 
 use std::thread::sleep;
 use std::time::Duration;
 
-use integration::{Family, Scenario, Stream, Testbed, flood};
+use integration::web_to_db::{self, ALLOWED, FORBIDDEN, POLICY};
+use integration::{Scenario, flood};
 
-/// Not one byte passes later than this after the file was written.
+/// No byte may pass later than this after the file was written.
 const BOUND: Duration = Duration::from_millis(100);
 
-/// Connections that the agent has to look at besides.
+/// The number of other connections that the agent must sweep.
 const OTHERS: u32 = 100_000;
 
-const ALLOWED: &str = "
-    podSelector: {}
-    ingress:
-    - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]
-";
-const FORBIDDEN: &str = "
-    podSelector: {}
-    ingress:
-    - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: nobody}}}]
-";
-
 #[test]
-fn an_established_connection_is_cut_within_a_tenth_of_a_second_and_heals() {
+fn an_established_connection_is_cut_within_a_tenth_of_a_second_and_resumes() {
     for others in [("other/x", "other/y"), ("web/a", "db/s")] {
         cut_among(others);
     }
 }
 
-/// With that many others from the one pod to the other.
+/// Cuts the streams while there are [`OTHERS`] connections from one pod to another.
 fn cut_among((from, to): (&str, &str)) {
-    let cluster = Testbed::new()
-        .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
-        .pod("web/a", "node-a", &[], &[])
-        .pod("db/s", "node-a", &[], &["5432", "53/UDP"])
-        .pod("other/x", "node-a", &[], &[])
-        .pod("other/y", "node-a", &[], &[]);
-    let mut scenario = Scenario::begin(cluster);
+    let mut scenario = Scenario::new(web_to_db::cluster_with_others());
     flood::fill_conntrack(&scenario.testbed, from, to, OTHERS).expect("the table is filled");
-    scenario.policy("db/allow-web", ALLOWED);
+    scenario.policy(POLICY, ALLOWED);
     scenario.start_agents(&[]);
-    let mut streams = Vec::new();
-    for way in ["5432", "53/UDP"] {
-        for family in Family::BOTH {
-            let way = way.parse().expect("a way");
-            streams.push(Stream::open(&scenario.testbed, "web/a", "db/s", way, family).expect("a stream"));
-        }
-    }
+    let streams = web_to_db::open_streams(&scenario.testbed).expect("streams are opened");
     for _ in 0..3 {
-        let written =
-            scenario.testbed.manifests().policy("db/allow-web", FORBIDDEN).expect("the policy is written");
-        // Longer than TCP waits before it sends again.
+        let written = scenario.testbed.manifests().policy(POLICY, FORBIDDEN).expect("the policy is written");
+        // Longer than TCP's retransmission timeout.
         sleep(Duration::from_millis(600));
         let server = scenario.testbed.server("db/s").expect("a server");
         for stream in &streams {
@@ -69,7 +46,7 @@ fn cut_among((from, to): (&str, &str)) {
             );
             assert!(arrived < BOUND && echoed < BOUND, "{}: bytes passed {arrived:?} later", stream.client());
         }
-        scenario.policy("db/allow-web", ALLOWED);
+        scenario.policy(POLICY, ALLOWED);
         for stream in &streams {
             stream.wait_progress(50).expect("the stream runs");
         }

@@ -1,4 +1,4 @@
-//! Clients that hold the agent's HTTP connections: they take nothing from policy, nor from others who ask.
+//! Clients that hold the agent's HTTP connections open delay neither policy nor other clients.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 
 use integration::agent::{HTTP_PORT, command};
 use integration::namespace::Namespace;
-use integration::{Agent, Family, Launch, Scenario, Side, Stream, Testbed, allowed};
+use integration::{Agent, Direction, Family, Launch, Scenario, Stream, Testbed, allowed};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, socket};
 
-/// How many connections are held.
+/// The number of connections that are held open.
 const HELD: usize = 10_000;
 
-/// How many of those that were closed are opened again at once: 10,000 a second.
-const AGAIN: usize = 500;
+/// The number of closed connections that are reopened in each round: 10,000 a second.
+const REOPENED: usize = 500;
 
 /// How long a probe may take.
 const BOUND: Duration = Duration::from_secs(1);
@@ -33,7 +33,8 @@ const METRICS_PORT: u16 = 9477;
 const OPEN: &str = "podSelector: {}\ningress:\n- ports: [{port: 5432}]";
 const CLOSED: &str = "podSelector: {}\ningress:\n- ports: [{port: 1}]";
 
-/// Holds half-sent requests to two ports, and opens new ones in place of those that are closed, until it is dropped.
+/// Holds incomplete requests to two ports open, and replaces those that the agent closes, until it is
+/// dropped.
 struct Holder {
     stop: Arc<AtomicBool>,
     opened: Arc<AtomicUsize>,
@@ -50,13 +51,13 @@ impl Holder {
         let hold = move || {
             let mut held: Vec<TcpStream> = Vec::new();
             while !stopping.load(Relaxed) {
-                // Those that the agent has closed.
+                // Removes those that the agent has closed.
                 held.retain(|stream| stream.peek(&mut [0]).is_err_and(|error| error.kind() == WouldBlock));
-                let most = if count.load(Relaxed) < HELD { HELD } else { held.len() + AGAIN };
+                let most = if count.load(Relaxed) < HELD { HELD } else { held.len() + REOPENED };
                 for number in held.len()..most.min(HELD) {
                     let port = if number % 2 == 0 { HTTP_PORT } else { METRICS_PORT };
-                    let mut stream = half_open(port);
-                    // While the listener's backlog is full it is not connected yet.
+                    let mut stream = start_connecting(port);
+                    // While the listener's backlog is full, it is not connected yet.
                     let _ = stream.write_all(b"GET /livez HTTP/1.1\r\nHost: ");
                     held.push(stream);
                     count.fetch_add(1, Relaxed);
@@ -88,8 +89,8 @@ impl Drop for Holder {
     }
 }
 
-/// A connection that is being opened.
-fn half_open(port: u16) -> TcpStream {
+/// Starts to open a connection.
+fn start_connecting(port: u16) -> TcpStream {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let stream = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
     let address = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
@@ -105,17 +106,17 @@ fn ten_thousand_half_sent_requests_delay_neither_a_probe_nor_a_change_of_policy(
     let http_socket = folder.path().join("http.sock");
     let http_socket = http_socket.to_str().unwrap();
     let metrics = format!("127.0.0.1:{METRICS_PORT}");
-    let mut scenario = Scenario::begin(
+    let mut scenario = Scenario::new(
         Testbed::new()
             .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
             .pod("web/a", "node-a", &[], &["80"])
             .pod("db/s", "node-a", &[], &["5432"]),
     );
     scenario.policy("db/allow", OPEN);
-    // As containers are started, though with a hard limit that a busy node may have.
-    let through = ["prlimit", "--nofile=1024:2048"];
+    // Limits as of a container, but with a low hard limit, as a busy node may have.
+    let wrapper = ["prlimit", "--nofile=1024:2048"];
     let flags = ["--http-socket", http_socket, "--metrics-address", &metrics];
-    let launch = Launch { flags: &flags, through: &through, ..Launch::default() };
+    let launch = Launch { flags: &flags, wrapper: &wrapper, ..Launch::default() };
     let mut agent = Agent::start(&scenario.testbed, "node-a", &launch).unwrap();
     agent.wait_ready().unwrap();
     assert!(agent.log().contains("open_files=2048"), "the soft limit is raised: {}", agent.log());
@@ -134,12 +135,12 @@ fn ten_thousand_half_sent_requests_delay_neither_a_probe_nor_a_change_of_policy(
     eprintln!("last byte {arrived:?} after the edit");
     assert!(arrived < BOUND / 2, "bytes passed {arrived:?} after the edit");
 
-    for place in [&["--http-socket", http_socket][..], &[]] {
-        for question in ["live", "ready"] {
-            let asked = Instant::now();
-            let arguments = [&["probe", question], place].concat();
+    for address in [&["--http-socket", http_socket][..], &[]] {
+        for check in ["live", "ready"] {
+            let begun = Instant::now();
+            let arguments = [&["probe", check], address].concat();
             let (code, out, err) = command(&node, &arguments).unwrap();
-            let took = asked.elapsed();
+            let took = begun.elapsed();
             eprintln!("{arguments:?}: {took:?}");
             assert_eq!((code, out.as_str()), (0, "ok\n"), "{arguments:?}: {err}");
             assert!(took < BOUND, "{arguments:?} took {took:?}");
@@ -148,7 +149,7 @@ fn ten_thousand_half_sent_requests_delay_neither_a_probe_nor_a_change_of_policy(
     let samples = integration::http::get(&node, METRICS_PORT, "/metrics").unwrap();
     assert!(samples.body.contains("kube_verdict_ready 1"), "{}", samples.body);
     scenario.policy("db/allow", OPEN);
-    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow", 0));
+    scenario.expect("web/a", "db/s", "5432", &allowed(Direction::Ingress, "db/allow", 0));
     let descriptors =
         fs::read_dir(format!("/proc/{}/fd", scenario.agent("node-a").process())).unwrap().count();
     assert!(descriptors < 1_000, "the agent has {descriptors} files open");

@@ -1,4 +1,4 @@
-//! A node that is to have no agent any more: nothing is left behind, and no connection notices.
+//! Removing the agent from a node: nothing remains, and no connection is disturbed.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
@@ -7,17 +7,22 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use integration::wait::wait_until;
+use integration::web_to_db::ALLOWED;
 use integration::{
-    Agent, Cluster, Family, Launch, Load, Scenario, Side, Stream, Testbed, Way, agent, allowed, denied,
-    unevaluated,
+    Agent, Cluster, Direction, Family, Launch, Load, ProbeTarget, Scenario, Stream, Testbed, agent, allowed,
+    denied, unevaluated,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-/// A SYN that was lost comes again after one second: a connection that took less has lost none.
+/// TCP retransmits a lost SYN after one second, so a connection that takes less has lost none.
 const NO_SYN_LOST: Duration = Duration::from_millis(900);
-const PATIENT: Duration = Duration::from_secs(4);
+/// How long a connection under load may take.
+const TIMEOUT: Duration = Duration::from_secs(4);
+/// How long the agent's status may take to follow a change.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn cluster() -> Cluster {
     Testbed::new()
@@ -27,21 +32,14 @@ fn cluster() -> Cluster {
         .pod("other/x", "node-a", &[], &["80"])
 }
 
-/// `web` may reach `db`, `other` may not. Beside the scenario, the node as it was before any agent.
+/// `web` may reach `db`, but `other` may not. Also returns the state of the node before the agent.
 fn scenario(flags: &[&str]) -> (Scenario, Vec<String>) {
-    let mut scenario = Scenario::begin(cluster());
+    let mut scenario = Scenario::new(cluster());
     let before = node(&scenario);
-    scenario.policy(
-        "db/allow-web",
-        "
-        podSelector: {}
-        ingress:
-        - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]
-        ",
-    );
+    scenario.policy("db/allow-web", ALLOWED);
     scenario.start_agents(flags);
-    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
-    scenario.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+    scenario.expect("web/a", "db/s", "5432", &allowed(Direction::Ingress, "db/allow-web", 0));
+    scenario.expect("other/x", "db/s", "5432", &denied(Direction::Ingress, "db/allow-web"));
     let with_agent = node(&scenario);
     for part in ["table inet kube-verdict", "table bridge kube-verdict", "no_linklocal_learn"] {
         let lines =
@@ -51,7 +49,8 @@ fn scenario(flags: &[&str]) -> (Scenario, Vec<String>) {
     (scenario, before)
 }
 
-/// What a program could have changed on the node: rules, sysctls of the network, and devices with all of their options.
+/// The state of the node that a program could change: rules, network sysctls, and devices with all of their
+/// options.
 fn node(scenario: &Scenario) -> Vec<String> {
     let answer = |program: &str, arguments: &[&str]| {
         let namespace = scenario.testbed.namespace("node-a").unwrap();
@@ -60,8 +59,8 @@ fn node(scenario: &Scenario) -> Vec<String> {
         String::from_utf8(output.stdout).unwrap()
     };
     let mut seen: Vec<String> = answer("nft", &["list", "ruleset"]).lines().map(str::to_owned).collect();
-    // Those that count and those that the kernel changes by itself tell nothing of an agent.
-    let moves = |line: &&str| {
+    // Counters, and sysctls that the kernel itself changes, are ignored.
+    let is_volatile = |line: &&str| {
         [
             "conntrack_count",
             "random",
@@ -79,13 +78,13 @@ fn node(scenario: &Scenario) -> Vec<String> {
     seen.extend(
         answer("sysctl", &["-a", "--pattern", r"^net\."])
             .lines()
-            .filter(|line| !moves(line))
+            .filter(|line| !is_volatile(line))
             .map(str::to_owned),
     );
     let devices: Vec<Value> =
         serde_json::from_str(&answer("ip", &["-details", "-json", "link", "show"])).unwrap();
     for device in &devices {
-        // What is configured, and not what the kernel measures.
+        // Options that are configured, without those that the kernel measures.
         let by_itself = ["timer", "state", "designated", "ack", "pending", "topology", "root", "gc_"];
         for kind in ["info_data", "info_slave_data"] {
             let options = device["linkinfo"][kind].as_object().into_iter().flatten();
@@ -103,13 +102,13 @@ fn node(scenario: &Scenario) -> Vec<String> {
     seen
 }
 
-fn port() -> Way {
+fn port() -> ProbeTarget {
     "5432".parse().unwrap()
 }
 
 fn loads(scenario: &Scenario) -> Vec<Load> {
     let start =
-        |family| Load::start(&scenario.testbed, ("web/a", "db/s"), port(), family, 2, PATIENT).unwrap();
+        |family| Load::start(&scenario.testbed, ("web/a", "db/s"), port(), family, 2, TIMEOUT).unwrap();
     Family::BOTH.map(start).into()
 }
 
@@ -134,13 +133,13 @@ fn undisturbed(loads: Vec<Load>, streams: Vec<Stream>) {
 
 #[track_caller]
 fn run(scenario: &Scenario, arguments: &[&str]) -> (i32, String) {
-    let (code, said, error) =
+    let (code, output, error) =
         agent::command(scenario.testbed.namespace("node-a").unwrap(), arguments).unwrap();
-    (code, format!("{said}{error}"))
+    (code, format!("{output}{error}"))
 }
 
 #[track_caller]
-fn nothing_is_left(scenario: &Scenario, before: &[String]) {
+fn expect_nothing_left(scenario: &Scenario, before: &[String]) {
     let now = node(scenario);
     let differ: Vec<_> = now
         .iter()
@@ -149,12 +148,12 @@ fn nothing_is_left(scenario: &Scenario, before: &[String]) {
         .chain(before.iter().filter(|line| !now.contains(line)).map(|line| format!("- {line}")))
         .collect();
     assert!(differ.is_empty(), "{differ:#?}");
-    let (code, said) = run(scenario, &["cleanup", "--check"]);
-    assert_eq!(code, 0, "{said}");
+    let (code, output) = run(scenario, &["cleanup", "--check"]);
+    assert_eq!(code, 0, "{output}");
 }
 
 #[test]
-fn cleanup_after_the_agents_end_leaves_nothing_and_connections_go_on() {
+fn cleanup_after_the_agents_end_leaves_nothing_and_connections_continue() {
     let (mut scenario, before) = scenario(&[]);
     let streams = streams(&scenario);
     let status = scenario.agent("node-a").status().unwrap();
@@ -166,72 +165,75 @@ fn cleanup_after_the_agents_end_leaves_nothing_and_connections_go_on() {
         let all = status["policies"].as_array().unwrap().iter().map(|policy| policy["policy"].to_string());
         all.collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(names(&mut scenario), "\"db/allow-web\" \"db/soon-gone\"");
+    wait_until("both policies are in the status", STATUS_TIMEOUT, || {
+        names(&mut scenario) == "\"db/allow-web\" \"db/soon-gone\""
+    });
     scenario.testbed.manifests().remove_policy("db/soon-gone").unwrap();
-    let end = Instant::now() + Duration::from_secs(10);
-    while names(&mut scenario) != "\"db/allow-web\"" {
-        assert!(Instant::now() < end, "{}", names(&mut scenario));
-        sleep(Duration::from_millis(50));
-    }
+    wait_until("only one policy is in the status", STATUS_TIMEOUT, || {
+        names(&mut scenario) == "\"db/allow-web\""
+    });
     let mut agent = scenario.take_agent("node-a");
     assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
     let log = agent.audit_log().to_owned();
-    let (code, said) = run(&scenario, &["cleanup", "--check"]);
-    assert!(code == 1 && said.contains("table inet kube-verdict") && said.contains("the marks of"), "{said}");
-    let (code, said) = run(&scenario, &["cleanup", "--audit-log", log.to_str().unwrap()]);
-    assert!(code == 0 && said.contains("removed the rules") && said.contains("removed /"), "{said}");
+    let (code, output) = run(&scenario, &["cleanup", "--check"]);
+    assert!(
+        code == 1 && output.contains("table inet kube-verdict") && output.contains("the marks of"),
+        "{output}"
+    );
+    let (code, output) = run(&scenario, &["cleanup", "--audit-log", log.to_str().unwrap()]);
+    assert!(code == 0 && output.contains("removed the rules") && output.contains("removed /"), "{output}");
     assert!(!log.exists());
-    nothing_is_left(&scenario, &before);
+    expect_nothing_left(&scenario, &before);
     undisturbed(Vec::new(), streams);
     scenario.expect("other/x", "db/s", "5432", &unevaluated());
 }
 
 #[test]
-fn cleanup_beside_a_running_agent_lets_no_connection_wait_and_the_agent_stands_by() {
+fn cleanup_beside_a_running_agent_delays_no_connection_and_the_agent_goes_into_standby() {
     let (mut scenario, before) = scenario(&[]);
     let (loads, streams) = (loads(&scenario), streams(&scenario));
     sleep(Duration::from_millis(500));
     let began = Instant::now();
     let log = scenario.agent("node-a").audit_log().to_owned();
-    let (code, said) = run(&scenario, &["cleanup", "--force", "--audit-log", log.to_str().unwrap()]);
-    assert_eq!(code, 0, "{said}");
+    let (code, output) = run(&scenario, &["cleanup", "--force", "--audit-log", log.to_str().unwrap()]);
+    assert_eq!(code, 0, "{output}");
     eprintln!("cleanup took {:?}", began.elapsed());
-    nothing_is_left(&scenario, &before);
+    expect_nothing_left(&scenario, &before);
     scenario
         .agent("node-a")
         .wait_not_ready("the rules were removed from this node, as `kube-verdict cleanup` does")
         .unwrap();
-    // The tables of the answers wrap lines.
+    // Normalises white space, since the tables wrap lines.
     let ask = |command| run(&scenario, &[command]).1.split_whitespace().collect::<Vec<_>>().join(" ");
-    let said = ask("status");
-    assert!(said.contains("rules none: they were removed") && !said.contains("taken over"), "{said}");
-    let said = ask("doctor");
+    let output = ask("status");
+    assert!(output.contains("rules none: they were removed") && !output.contains("taken over"), "{output}");
+    let output = ask("doctor");
     assert!(
-        said.contains("none: the rules were removed") && !said.contains("ask again in a moment"),
-        "{said}"
+        output.contains("none: the rules were removed") && !output.contains("ask again in a moment"),
+        "{output}"
     );
-    // It neither writes its rules again nor leaves anything when it ends, though policy changes.
+    // It does not install its rules again although policy changes, and leaves nothing behind when it exits.
     scenario.testbed.manifests().remove_policy("db/allow-web").unwrap();
     sleep(Duration::from_millis(1500));
-    nothing_is_left(&scenario, &before);
+    expect_nothing_left(&scenario, &before);
     let mut agent = scenario.take_agent("node-a");
     assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
     assert!(agent.log().contains("removed, as by `kube-verdict cleanup`"), "{}", agent.log());
-    nothing_is_left(&scenario, &before);
+    expect_nothing_left(&scenario, &before);
     let named = ["cleanup", "--check", "--audit-log", log.to_str().unwrap(), "--state-dir", "/nowhere"];
-    let (code, said) = run(&scenario, &named);
+    let (code, output) = run(&scenario, &named);
     assert!(
-        code == 0 && said.contains("no audit log at /") && said.contains("no state in /nowhere"),
-        "{said}"
+        code == 0 && output.contains("no audit log at /") && output.contains("no state in /nowhere"),
+        "{output}"
     );
     let folder = log.parent().unwrap().to_str().unwrap();
-    let (code, said) = run(&scenario, &["cleanup", "--audit-log", folder]);
-    assert!(code == 2 && said.contains("names no file"), "{said}");
-    assert!(!log.exists(), "an agent that stands by writes no records");
+    let (code, output) = run(&scenario, &["cleanup", "--audit-log", folder]);
+    assert!(code == 2 && output.contains("names no file"), "{output}");
+    assert!(!log.exists(), "an agent in standby writes no records");
     undisturbed(loads, streams);
 }
 
-/// A process that is killed when this goes.
+/// A process that is killed when this is dropped.
 struct Background(Child);
 
 impl Drop for Background {
@@ -242,11 +244,11 @@ impl Drop for Background {
 }
 
 #[test]
-fn a_cleanup_that_stays_removes_what_an_agent_writes_that_is_started_again() {
+fn a_cleanup_that_stays_removes_the_rules_of_an_agent_that_is_started_again() {
     let (mut scenario, before) = scenario(&[]);
     let (loads, streams) = (loads(&scenario), streams(&scenario));
     let binary = agent::binary().unwrap();
-    let log = scenario.testbed.manifests().beside("cleanup.log");
+    let log = scenario.testbed.manifests().sibling_file("cleanup.log");
     let output = fs::File::create(&log).unwrap();
     let start = || {
         Command::new(&binary)
@@ -257,11 +259,9 @@ fn a_cleanup_that_stays_removes_what_an_agent_writes_that_is_started_again() {
     };
     let mut cleanup = Background(scenario.testbed.namespace("node-a").unwrap().run(start).unwrap().unwrap());
     let wait_clean = |scenario: &Scenario| {
-        let end = Instant::now() + Duration::from_secs(30);
-        while run(scenario, &["cleanup", "--check"]).0 != 0 {
-            assert!(Instant::now() < end, "{}", run(scenario, &["cleanup", "--check"]).1);
-            sleep(Duration::from_millis(100));
-        }
+        wait_until("nothing is left", Duration::from_secs(30), || {
+            run(scenario, &["cleanup", "--check"]).0 == 0
+        });
     };
     wait_clean(&scenario);
     scenario.take_agent("node-a").kill().unwrap();
@@ -269,39 +269,39 @@ fn a_cleanup_that_stays_removes_what_an_agent_writes_that_is_started_again() {
     agent.wait_log("the rules were removed").unwrap();
     wait_clean(&scenario);
     assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
-    nothing_is_left(&scenario, &before);
+    expect_nothing_left(&scenario, &before);
     kill(Pid::from_raw(i32::try_from(cleanup.0.id()).unwrap()), Signal::SIGTERM).unwrap();
     assert_eq!(cleanup.0.wait().unwrap().code(), Some(0));
-    let said = fs::read_to_string(&log).unwrap();
-    assert!(said.matches("removed the rules").count() >= 2, "{said}");
+    let output = fs::read_to_string(&log).unwrap();
+    assert!(output.matches("removed the rules").count() >= 2, "{output}");
     undisturbed(loads, streams);
 }
 
 #[test]
-fn rules_that_an_agent_has_left_are_wrong_and_doctor_says_what_pods_experience() {
+fn doctor_reports_rules_that_an_agent_has_left_and_their_effect_on_pods() {
     for (flag, experience, is_open) in [
         ("--fail-mode=closed", "get no traffic at all", false),
         ("--fail-mode=open", "new connections pass unevaluated", true),
     ] {
         let (mut scenario, _) = scenario(&[flag]);
-        let (code, said) = run(&scenario, &["doctor"]);
-        assert_eq!(code, 0, "{said}");
+        let (code, output) = run(&scenario, &["doctor"]);
+        assert_eq!(code, 0, "{output}");
         let mut agent = scenario.take_agent("node-a");
         assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
-        let (code, said) = run(&scenario, &["doctor"]);
-        // The table of the answer wraps lines.
-        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert_eq!(code, 1, "{said}");
+        let (code, output) = run(&scenario, &["doctor"]);
+        // Normalises white space, since the table wraps lines.
+        let output = output.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(code, 1, "{output}");
         for part in ["wrong", experience, "start an agent", "`kube-verdict cleanup`"] {
-            assert!(said.contains(part), "{flag}: {part} in {said}");
+            assert!(output.contains(part), "{flag}: {part} in {output}");
         }
-        // No policy selects them: the first two are known to the rules, the third has started since.
+        // No policy selects these pods. The rules contain the first two, and the third has started since.
         scenario.testbed.add_pod("other/late", "node-a", &[], &["80"]).unwrap();
         let reaches = |scenario: &Scenario, from, to| {
-            let way = "80".parse().unwrap();
+            let target = "80".parse().unwrap();
             scenario
                 .testbed
-                .probe(from, to, way, Family::V4, Duration::from_millis(400))
+                .probe(from, to, target, Family::V4, Duration::from_millis(400))
                 .unwrap()
                 .answer
                 .reached()
@@ -309,8 +309,8 @@ fn rules_that_an_agent_has_left_are_wrong_and_doctor_says_what_pods_experience()
         assert!(reaches(&scenario, "web/a", "other/x"));
         assert_eq!(reaches(&scenario, "other/late", "other/x"), is_open, "{flag}");
         assert_eq!(reaches(&scenario, "web/a", "other/late"), is_open, "{flag}");
-        let (code, said) = run(&scenario, &["cleanup"]);
-        assert_eq!(code, 0, "{said}");
+        let (code, output) = run(&scenario, &["cleanup"]);
+        assert_eq!(code, 0, "{output}");
         assert_eq!(run(&scenario, &["doctor"]).0, 0);
         assert!(reaches(&scenario, "other/late", "other/x") && reaches(&scenario, "web/a", "other/late"));
     }

@@ -1,13 +1,14 @@
-//! Marks of others: a verdict must leave them as they are, on packets and on connections.
+//! Marks of other programs: verdicts must not change them, neither on packets nor on connections.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
-use integration::command::{nft, nft_answer};
-use integration::{Answer, Family, Links, Scenario, Side, allowed, denied, smoke};
+use integration::command::{nft, nft_output};
+use integration::{Answer, Direction, Family, Links, Scenario, allowed, denied, smoke};
 use std::time::Duration;
 
-/// Foreign rules on a node: they mark packets and connections from `web/front` before the verdict, and count what they
-/// find after it. 0x4000 is kube-proxy's "masquerade this" (`wiring`'s postrouting chain does so, after the verdict).
+/// Foreign rules on a node. They mark packets and connections from `web/front` before the verdict, and count
+/// the marks after it. 0x4000 is kube-proxy's mark for masquerading, which the postrouting chain of `wiring`
+/// does after the verdict.
 const FOREIGN: &str = "
 table inet foreign {
   counter packet-mark-kept {}
@@ -32,7 +33,7 @@ table inet foreign {
 
 fn count(scenario: &Scenario, counter: &str) -> u64 {
     let node = scenario.testbed.namespace("node-a").unwrap();
-    let text = nft_answer(node, &["list", "counter", "inet", "foreign", counter]).unwrap();
+    let text = nft_output(node, &["list", "counter", "inet", "foreign", counter]).unwrap();
     let words: Vec<&str> = text.split_whitespace().collect();
     let at = words.iter().position(|word| *word == "packets").unwrap();
     words[at + 1].parse().unwrap()
@@ -40,7 +41,7 @@ fn count(scenario: &Scenario, counter: &str) -> u64 {
 
 #[test]
 fn a_foreign_packet_mark_survives_the_verdict() {
-    let mut scenario = Scenario::begin(smoke::cluster(Links::Routes));
+    let mut scenario = Scenario::new(smoke::cluster(Links::Routes));
     smoke::write_policies(&mut scenario);
     scenario.start_agents(&[]);
     nft(scenario.testbed.namespace("node-a").unwrap(), FOREIGN).unwrap();
@@ -50,13 +51,13 @@ fn a_foreign_packet_mark_survives_the_verdict() {
             "web/front",
             "db/store",
             "5432",
-            &allowed(Side::Ingress, "db/allow-front", 0),
+            &allowed(Direction::Ingress, "db/allow-front", 0),
         );
-        let way = "5432".parse().unwrap();
-        let patience = Duration::from_secs(5);
-        let observed = scenario.testbed.probe("web/front", "db/store", way, family, patience).unwrap();
-        // The server sees the node: the mark still stood when it came to masquerading, and the verdict before it was
-        // given on the pod's own address.
+        let target = "5432".parse().unwrap();
+        let timeout = Duration::from_secs(5);
+        let observed = scenario.testbed.probe("web/front", "db/store", target, family, timeout).unwrap();
+        // The server sees the node's address: the mark was still there for masquerading. The verdict before
+        // that was given on the pod's own address.
         let Answer::Reached(greeting) = observed.answer else { panic!("{observed:?}") };
         assert_eq!(greeting.client.ip().to_string(), node);
     }
@@ -68,11 +69,11 @@ fn a_foreign_packet_mark_survives_the_verdict() {
 
 #[test]
 fn marks_can_be_chosen() {
-    let mut scenario = Scenario::begin(smoke::cluster(Links::Routes));
+    let mut scenario = Scenario::new(smoke::cluster(Links::Routes));
     smoke::write_policies(&mut scenario);
     scenario.start_agents(&["--packet-marks=0xf", "--connection-marks=0xf0"]);
-    scenario.expect("web/front", "db/store", "5432", &allowed(Side::Ingress, "db/allow-front", 0));
-    scenario.expect("other/client", "db/store", "5432", &denied(Side::Ingress, "db/allow-dns"));
+    scenario.expect("web/front", "db/store", "5432", &allowed(Direction::Ingress, "db/allow-front", 0));
+    scenario.expect("other/client", "db/store", "5432", &denied(Direction::Ingress, "db/allow-dns"));
     let rules = scenario.testbed.ruleset("node-a").unwrap();
     for ours in ["0x01000000", "0x0e000000", "0x10000000", "0x20000000"] {
         assert!(!rules.contains(ours), "{ours}: {rules}");

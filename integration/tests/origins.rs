@@ -1,24 +1,27 @@
-//! Where packets enter, and what is known of that: bridges and ports that come and go, exempt pods, overlays, and rules that another
-//! program deletes.
+//! The origins of packets: bridges and ports that appear and disappear, exempt pods, overlays, and rules that
+//! another program deletes.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, sleep};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use integration::attack::frame::{self, Arp};
 use integration::attack::message::{self, Path};
 use integration::attack::{packet, wire};
-use integration::command::{ip, nft_answer};
+use integration::command::{ip, nft_output};
 use integration::namespace::Namespace;
+use integration::wait::wait_until;
+use integration::web_to_db::ALLOWED;
 use integration::{
-    Cluster, Family, Links, Scenario, Side, Stream, Testbed, allowed, allowed_because, denied, unevaluated,
+    Cluster, Direction, Family, Links, Scenario, Stream, Testbed, allowed, allowed_because, denied,
+    unevaluated,
 };
 
-/// How long an agent may take to see what changed, on a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an agent may take to notice a change, on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 fn cluster() -> Cluster {
     Testbed::new()
@@ -29,30 +32,14 @@ fn cluster() -> Cluster {
         .pod("db/s", "node-a", &[], &["5432", "53/UDP"])
 }
 
-const FROM_WEB: &str = "
-    podSelector: {}
-    ingress:
-    - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]
-";
-
 fn begin(flags: &[&str]) -> Scenario {
-    let mut scenario = Scenario::begin(cluster());
-    scenario.policy("db/allow-web", FROM_WEB);
+    let mut scenario = Scenario::new(cluster());
+    scenario.policy("db/allow-web", ALLOWED);
     scenario.start_agents(flags);
     scenario
 }
 
-/// Waits until it is so.
-#[track_caller]
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < end, "waited {PATIENCE:?} until {what}");
-        sleep(Duration::from_millis(5));
-    }
-}
-
-/// Sends a datagram from an address that the namespace has, and returns where from.
+/// Sends a datagram from an address of the namespace, and returns its source.
 fn send(namespace: &Namespace, from: &str, to: SocketAddr) -> SocketAddr {
     let from: IpAddr = from.parse().unwrap();
     let sent = namespace.run(|| {
@@ -63,33 +50,33 @@ fn send(namespace: &Namespace, from: &str, to: SocketAddr) -> SocketAddr {
     sent.unwrap().unwrap()
 }
 
-fn drops(scenario: &mut Scenario, node: &str, mark: u64, reason: &str) -> u64 {
-    let drops = scenario.agent(node).drops_after(mark).unwrap();
+fn drops(scenario: &mut Scenario, node: &str, audit_start: u64, reason: &str) -> u64 {
+    let drops = scenario.agent(node).drops_after(audit_start).unwrap();
     drops.iter().filter(|drop| drop.reason == reason).map(|drop| drop.packets).sum()
 }
 
 #[test]
-fn the_bridges_own_switch_is_as_good_as_the_nodes() {
-    let mut scenario = Scenario::begin(cluster());
-    scenario.policy("db/allow-web", FROM_WEB);
+fn the_bridges_own_switch_is_sufficient() {
+    let mut scenario = Scenario::new(cluster());
+    scenario.policy("db/allow-web", ALLOWED);
     let node = scenario.testbed.namespace("node-a").unwrap().clone();
     for sysctl in ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"] {
         node.sysctl(sysctl, "0").unwrap();
     }
     ip(&node, "link set cni0 type bridge nf_call_iptables 1 nf_call_ip6tables 1\n").unwrap();
     scenario.start_agents(&[]);
-    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+    scenario.expect("web/a", "db/s", "5432", &allowed(Direction::Ingress, "db/allow-web", 0));
     scenario.policy("db/allow-web", "podSelector: {}\ningress: []");
-    scenario.expect("web/a", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+    scenario.expect("web/a", "db/s", "5432", &denied(Direction::Ingress, "db/allow-web"));
 }
 
 #[test]
-fn a_bridge_that_comes_after_the_agent_is_watched_from_its_first_port() {
+fn a_bridge_that_appears_after_the_agent_is_protected_from_its_first_port() {
     let cluster = Testbed::new().node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64");
-    let mut scenario = Scenario::begin(cluster);
+    let mut scenario = Scenario::new(cluster);
     let node = scenario.testbed.namespace("node-a").unwrap().clone();
     ip(&node, "link del cni0\n").unwrap();
-    // Nothing is said of a bridge that isn't there: the CNI plugin makes it with the first pod.
+    // A missing bridge is no problem: the CNI plugin creates it with the first pod.
     scenario.start_agents(&[]);
     ip(
         &node,
@@ -101,17 +88,19 @@ fn a_bridge_that_comes_after_the_agent_is_watched_from_its_first_port() {
     .unwrap();
     scenario.testbed.add_pod("web/a", "node-a", &[], &["80"]).unwrap();
     scenario.testbed.add_pod("db/s", "node-a", &[], &["5432", "53/UDP"]).unwrap();
-    scenario.policy("db/allow-web", FROM_WEB);
-    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
-    let mark = scenario.agent("node-a").mark();
+    scenario.policy("db/allow-web", ALLOWED);
+    scenario.expect("web/a", "db/s", "5432", &allowed(Direction::Ingress, "db/allow-web", 0));
+    let audit_start = scenario.agent("node-a").audit_end();
     let pod = scenario.testbed.namespace("web/a").unwrap().clone();
     ip(&pod, "addr add 198.51.100.7/32 dev lo\n").unwrap();
     send(&pod, "198.51.100.7", "10.244.1.3:53".parse().unwrap());
-    until("the forged source is recorded", || drops(&mut scenario, "node-a", mark, "spoofed-source") > 0);
+    wait_until("the forged source is recorded", TIMEOUT, || {
+        drops(&mut scenario, "node-a", audit_start, "spoofed-source") > 0
+    });
 }
 
 #[test]
-fn of_two_pods_that_claim_an_address_the_first_one_has_it() {
+fn an_address_that_two_pods_claim_belongs_to_the_first_one() {
     let mut scenario = begin(&[]);
     let node = scenario.testbed.namespace("node-a").unwrap().clone();
     let thief = Namespace::create("thief").unwrap();
@@ -126,28 +115,28 @@ fn of_two_pods_that_claim_an_address_the_first_one_has_it() {
     )
     .unwrap();
     ip(&thief, "link set lo up\naddr add 10.244.1.2/24 dev eth0\nlink set eth0 up\n").unwrap();
-    until("the conflict is in status", || {
+    wait_until("the conflict is in status", TIMEOUT, || {
         let status = scenario.agent("node-a").status().unwrap();
         let conflicts = &status["origins"]["conflicts"];
         conflicts[0]["address"] == "10.244.1.2" && conflicts[0]["claimed_by"] == "thief"
     });
-    let mark = scenario.agent("node-a").mark();
+    let audit_start = scenario.agent("node-a").audit_end();
     send(&thief, "10.244.1.2", "10.244.1.3:53".parse().unwrap());
-    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
-    until("what it sent is recorded", || {
-        drops(&mut scenario, "node-a", mark, "spoofed-source")
-            + drops(&mut scenario, "node-a", mark, "unbound-port")
+    scenario.expect("web/a", "db/s", "5432", &allowed(Direction::Ingress, "db/allow-web", 0));
+    wait_until("its packet is recorded as dropped", TIMEOUT, || {
+        drops(&mut scenario, "node-a", audit_start, "spoofed-source")
+            + drops(&mut scenario, "node-a", audit_start, "unbound-port")
             > 0
     });
     ip(&node, "link del thief\n").unwrap();
-    until("the conflict is over", || {
+    wait_until("the conflict is over", TIMEOUT, || {
         let status = scenario.agent("node-a").status().unwrap();
         status["origins"]["conflicts"].as_array().is_some_and(Vec::is_empty)
     });
 }
 
 #[test]
-fn ports_that_come_and_go_a_hundred_times_a_second_disturb_no_one() {
+fn ports_that_appear_and_disappear_a_hundred_times_a_second_disturb_no_connection() {
     let mut scenario = begin(&[]);
     let node = scenario.testbed.namespace("node-a").unwrap().clone();
     let stream =
@@ -171,19 +160,19 @@ fn ports_that_come_and_go_a_hundred_times_a_second_disturb_no_one() {
         .unwrap();
         ip(&node, &format!("link del churn{number}\n")).unwrap();
     }
-    eprintln!("200 ports came and went in {:?}", started.elapsed());
+    eprintln!("60 ports appeared and disappeared in {:?}", started.elapsed());
     scenario.testbed.add_pod("web/late", "node-a", &[], &["80"]).unwrap();
-    scenario.expect("web/late", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+    scenario.expect("web/late", "db/s", "5432", &allowed(Direction::Ingress, "db/allow-web", 0));
     stream.wait_progress(50).unwrap();
     stream.finish().unwrap();
-    until("no port is left behind", || {
+    wait_until("no port is left behind", TIMEOUT, || {
         let status = scenario.agent("node-a").status().unwrap();
         status["origins"]["ports"].as_array().is_some_and(|ports| ports.len() == 3)
     });
     scenario.agent("node-a").wait_ready().unwrap();
 }
 
-/// Sends a frame out of `eth0` again and again while `during` runs.
+/// Sends a frame through `eth0` repeatedly while `during` runs.
 fn flood(namespace: &Namespace, frame: &[u8], during: impl FnOnce()) {
     let interface = wire::interface(namespace, "eth0").unwrap();
     let ends = AtomicBool::new(false);
@@ -195,15 +184,15 @@ fn flood(namespace: &Namespace, frame: &[u8], during: impl FnOnce()) {
     });
 }
 
-/// A rule looks into several sets, one after the other, and they may change in between.
+/// A rule looks up several sets one after the other, and they may change in between.
 #[test]
-fn no_frame_is_lost_in_the_moment_in_which_its_port_is_bound() {
+fn no_frame_is_lost_while_its_port_is_being_bound() {
     let mut scenario = begin(&[]);
     let node = scenario.testbed.namespace("node-a").unwrap().clone();
     let web = scenario.testbed.namespace("web/a").unwrap().clone();
     let web_mac = wire::interface(&web, "eth0").unwrap().mac;
     let web_address = Ipv4Addr::new(10, 244, 1, 2);
-    let mark = scenario.agent("node-a").mark();
+    let audit_start = scenario.agent("node-a").audit_end();
     for number in 0..60 {
         let address = Ipv4Addr::new(10, 244, 1, 50 + number);
         let pod = Namespace::create(&format!("bound-{number}")).unwrap();
@@ -222,16 +211,16 @@ fn no_frame_is_lost_in_the_moment_in_which_its_port_is_bound() {
         let mac = own.mac;
         let question = Arp { operation: 1, sender: (mac, address), target: ([0; 6], web_address) };
         let question = frame::arp([0xff; 6], mac, question, &[]);
-        // The bridge learns where the pod is, and sends frames for it to no other port.
+        // The bridge learns the pod's port, and then sends frames for it to no other port.
         wire::send_frames(&pod, &own, std::slice::from_ref(&question)).unwrap();
         let set_address = || {
             ip(&pod, &format!("addr add {address}/24 dev eth0\n")).unwrap();
-            until("the address is bound", || {
-                let bound = nft_answer(&node, &["list", "map", "bridge", "kube-verdict", "bound4"]).unwrap();
+            wait_until("the address is bound", TIMEOUT, || {
+                let bound = nft_output(&node, &["list", "map", "bridge", "kube-verdict", "bound4"]).unwrap();
                 bound.contains(&format!("\"{device}\""))
             });
         };
-        // From the port, and to it.
+        // Floods from the port, and to it.
         if number % 2 == 0 {
             flood(&pod, &question, set_address);
         } else {
@@ -241,14 +230,14 @@ fn no_frame_is_lost_in_the_moment_in_which_its_port_is_bound() {
         }
         ip(&node, &format!("link del {device}\n")).unwrap();
     }
-    // Drops are recorded in their order: this one comes after all others.
+    // Drops are recorded in order, so this one follows all others.
     ip(&web, "addr add 198.51.100.7/32 dev lo\n").unwrap();
     send(&web, "198.51.100.7", "10.244.1.3:53".parse().unwrap());
-    until("the last drop is recorded", || {
-        let drops = scenario.agent("node-a").drops_after(mark).unwrap();
+    wait_until("the last drop is recorded", TIMEOUT, || {
+        let drops = scenario.agent("node-a").drops_after(audit_start).unwrap();
         drops.iter().any(|drop| drop.is_from("web/a") && drop.reason == "spoofed-source")
     });
-    let drops = scenario.agent("node-a").drops_after(mark).unwrap();
+    let drops = scenario.agent("node-a").drops_after(audit_start).unwrap();
     let lost: Vec<_> =
         drops.iter().filter(|drop| drop.reason == "unbound-destination" || !drop.is_from("web/a")).collect();
     assert!(
@@ -265,49 +254,51 @@ fn an_exempt_pod_sends_from_addresses_that_no_other_has() {
     ip(&pod, "addr add 198.51.100.7/32 dev lo\naddr add 10.244.1.3/32 dev lo\n").unwrap();
     scenario.remove_policy("db/allow-web");
     let to: SocketAddr = "10.244.2.2:7".parse().unwrap();
-    let mark = scenario.agent("node-a").mark();
-    // Beyond the node: what is evaluated is the address that it claims.
+    let audit_start = scenario.agent("node-a").audit_end();
+    // To another node, which evaluates the claimed source address.
     let from = send(&pod, "198.51.100.7", to);
     let is_of = |record: &integration::record::Record| {
         record.source.as_ref().is_some_and(|source| source.address == from.ip())
     };
     scenario.agent("node-b").wait_record(0, is_of).unwrap();
-    assert_eq!(drops(&mut scenario, "node-a", mark, "spoofed-source"), 0);
+    assert_eq!(drops(&mut scenario, "node-a", audit_start, "spoofed-source"), 0);
     // The address of `db/s`.
     send(&pod, "10.244.1.3", to);
-    until("another's address is recorded", || drops(&mut scenario, "node-a", mark, "spoofed-source") > 0);
+    wait_until("the forged address is recorded", TIMEOUT, || {
+        drops(&mut scenario, "node-a", audit_start, "spoofed-source") > 0
+    });
     ip(&pod, "addr del 10.244.1.3/32 dev lo\n").unwrap();
     let status = scenario.agent("node-a").status().unwrap();
     assert_eq!(status["origins"]["exemptions"][0], "web");
-    scenario.expect("web/a", "db/s", "5432", &allowed_because(Side::Ingress, "not-isolated"));
+    scenario.expect("web/a", "db/s", "5432", &allowed_because(Direction::Ingress, "not-isolated"));
 }
 
 #[test]
 fn overlay_packets_come_from_nodes_alone_if_so_configured() {
-    let mut scenario = Scenario::begin(cluster().links(Links::Vxlan));
-    scenario.policy("db/allow-web", FROM_WEB);
+    let mut scenario = Scenario::new(cluster().links(Links::Vxlan));
+    scenario.policy("db/allow-web", ALLOWED);
     scenario.start_agents(&["--overlay-sources", "nodes"]);
     let outside = scenario.testbed.namespace(integration::OUTSIDE).unwrap().clone();
     let [node4, node6] = scenario.testbed.addresses("node-a").unwrap();
     let [outside4, outside6] = scenario.testbed.addresses(integration::OUTSIDE).unwrap();
-    let mark = scenario.agent("node-a").mark();
+    let audit_start = scenario.agent("node-a").audit_end();
     for (from, to) in [(outside4, node4), (outside6, node6)] {
         send(&outside, &from.to_string(), SocketAddr::new(to, 8472));
-        until("it is recorded", || {
-            let drops = scenario.agent("node-a").drops_after(mark).unwrap();
+        wait_until("it is recorded", TIMEOUT, || {
+            let drops = scenario.agent("node-a").drops_after(audit_start).unwrap();
             drops.iter().any(|drop| {
                 drop.reason == "foreign-overlay"
                     && drop.source.as_ref().is_some_and(|source| source.address == from)
             })
         });
     }
-    // Between nodes it goes on.
-    scenario.expect("web/far", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+    // Traffic between nodes still passes.
+    scenario.expect("web/far", "db/s", "5432", &allowed(Direction::Ingress, "db/allow-web", 0));
     scenario.expect(integration::OUTSIDE, "web/a", "80", &unevaluated());
 }
 
 #[test]
-fn rules_that_were_deleted_come_back_and_trust_no_reply() {
+fn deleted_rules_are_repaired_and_replies_are_evaluated_again() {
     let scenario = begin(&[]);
     let node = scenario.testbed.namespace("node-a").unwrap().clone();
     let stream =
@@ -315,17 +306,17 @@ fn rules_that_were_deleted_come_back_and_trust_no_reply() {
     for table in
         [&["delete", "table", "inet", "kube-verdict"], &["delete", "table", "bridge", "kube-verdict"]]
     {
-        nft_answer(&node, table).unwrap();
-        until("both tables are there", || {
-            let tables = nft_answer(&node, &["list", "tables"]).unwrap();
+        nft_output(&node, table).unwrap();
+        wait_until("both tables exist", TIMEOUT, || {
+            let tables = nft_output(&node, &["list", "tables"]).unwrap();
             tables.contains("inet kube-verdict") && tables.contains("bridge kube-verdict")
         });
-        until("no reply passes on conntrack's word alone", || {
+        wait_until("no rule accepts every reply by its conntrack state alone", TIMEOUT, || {
             let rules = scenario.testbed.ruleset("node-a").unwrap();
-            // With another condition before it stands what the node itself replies.
+            // The rule for the node's own replies has another condition before it.
             !rules.contains("\tct direction reply accept")
         });
     }
     stream.wait_progress(50).unwrap();
-    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+    scenario.expect("web/a", "db/s", "5432", &allowed(Direction::Ingress, "db/allow-web", 0));
 }

@@ -1,6 +1,7 @@
-//! Connections that a change has cut, while the agent that applied the change is killed, or another takes over, before its sweep.
+//! Connections that a change has cut stay cut if the agent that applied the change is killed, or superseded,
+//! before its sweep.
 //!
-//! Among many other connections, so that sweeps take a while.
+//! There are many other connections, so that sweeps take a while.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
@@ -9,65 +10,51 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use integration::{Agent, Family, Launch, Scenario, Stream, Testbed, agent, flood};
+use integration::wait::wait_until;
+use integration::web_to_db::{self, ALLOWED, FORBIDDEN, POLICY};
+use integration::{Agent, Family, Launch, Scenario, Stream, agent, flood};
 
-/// Connections that a sweep has to look at besides.
+/// The number of other connections in a sweep.
 const OTHERS: u32 = 60_000;
 
-/// How much later a busy machine may read a byte that has arrived.
-const READ_WITHIN: Duration = Duration::from_millis(100);
+/// How long a sweep may take to start.
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(30);
 
-const OPEN: &str = "
-    podSelector: {}
-    ingress:
-    - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]
-";
-const CLOSED: &str = "
-    podSelector: {}
-    ingress:
-    - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: nobody}}}]
-";
+/// How much later a busy machine may read a byte that has arrived.
+const READ_DELAY: Duration = Duration::from_millis(100);
 
 fn scenario(flags: &[&str]) -> (Scenario, Vec<Stream>) {
-    let cluster = Testbed::new()
-        .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
-        .pod("web/a", "node-a", &[], &["80"])
-        .pod("db/s", "node-a", &[], &["5432", "53/UDP"])
-        .pod("other/x", "node-a", &[], &[])
-        .pod("other/y", "node-a", &[], &[]);
-    let mut scenario = Scenario::begin(cluster);
+    let mut scenario = Scenario::new(web_to_db::cluster_with_others());
     flood::fill_conntrack(&scenario.testbed, "other/x", "other/y", OTHERS).unwrap();
-    scenario.policy("db/allow-web", OPEN);
+    scenario.policy(POLICY, ALLOWED);
     scenario.policy("web/allow-all", "podSelector: {}\ningress: [{}]");
     scenario.start_agents(flags);
     let ways = [("53/UDP", Family::V4), ("53/UDP", Family::V6), ("5432", Family::V4)];
-    let open = |(way, family): (&str, _)| {
-        Stream::open(&scenario.testbed, "web/a", "db/s", way.parse().unwrap(), family).unwrap()
+    let open = |(target, family): (&str, _)| {
+        Stream::open(&scenario.testbed, "web/a", "db/s", target.parse().unwrap(), family).unwrap()
     };
     let streams = ways.map(open).into();
     (scenario, streams)
 }
 
-/// Cuts the streams by a change whose sweep is put off.
+/// Cuts the streams by a change whose sweep is delayed.
 fn cut(scenario: &mut Scenario, streams: &[Stream]) {
-    scenario.testbed.manifests().policy("db/allow-web", OPEN).unwrap();
+    scenario.testbed.manifests().policy(POLICY, ALLOWED).unwrap();
     for stream in streams {
         stream.wait_progress(20).unwrap();
     }
     let sweeps =
         |scenario: &mut Scenario| scenario.agent("node-a").status().unwrap()["sweeps"]["count"].as_u64();
     let before = sweeps(scenario);
-    // A sweep after this change takes a while, and then the next one rests.
+    // The sweep after this change takes a while, and delays the next one.
     static PORT: AtomicU16 = AtomicU16::new(1);
     let port = PORT.fetch_add(1, Ordering::Relaxed);
     scenario.policy("db/other", &format!("podSelector: {{}}\ningress: [{{ports: [{{port: {port}}}]}}]"));
-    while sweeps(scenario) == before {
-        sleep(Duration::from_millis(2));
-    }
-    scenario.policy("db/allow-web", CLOSED);
+    wait_until("connections are swept", SWEEP_TIMEOUT, || sweeps(scenario) != before);
+    scenario.policy(POLICY, FORBIDDEN);
 }
 
-/// From `since` on not one byte has arrived.
+/// Checks that no byte has arrived since a time.
 fn expect_silence(scenario: &Scenario, streams: &[Stream], since: Instant, what: &str) {
     let server = scenario.testbed.server("db/s").unwrap();
     for stream in streams {
@@ -87,10 +74,10 @@ fn what_was_cut_stays_cut_when_the_agent_is_killed_before_its_sweep() {
         for _ in 0..kills {
             cut(&mut scenario, &streams);
             scenario.take_agent("node-a").kill().unwrap();
-            sleep(READ_WITHIN);
+            sleep(READ_DELAY);
             let begun = Instant::now();
             scenario.start_agents(flags);
-            sleep(READ_WITHIN);
+            sleep(READ_DELAY);
             expect_silence(&scenario, &streams, begun, "another agent was started");
             undisturbed.wait_progress(20).unwrap();
         }
@@ -104,21 +91,21 @@ fn what_was_cut_stays_cut_when_another_agent_takes_over_before_the_sweep() {
     for round in 1..9 {
         cut(&mut scenario, &streams);
         let mut old = scenario.take_agent("node-a");
-        // Else its sweep might be over before the other agent is there.
-        let is_stopped = round % 2 == 0;
-        if is_stopped {
-            old.stop().unwrap();
+        // Otherwise its sweep might end before the other agent has started.
+        let is_suspended = round % 2 == 0;
+        if is_suspended {
+            old.suspend().unwrap();
         }
-        sleep(READ_WITHIN);
+        sleep(READ_DELAY);
         let begun = Instant::now();
         let flags = ["--fail-mode=closed", "--queue-base", if round % 2 == 0 { "100" } else { "300" }];
         let launch = Launch { flags: &flags, http_port: agent::HTTP_PORT + round, ..Launch::default() };
         let mut next = Agent::start(&scenario.testbed, "node-a", &launch).unwrap();
         next.wait_ready().unwrap();
-        sleep(READ_WITHIN);
+        sleep(READ_DELAY);
         expect_silence(&scenario, &streams, begun, "another agent was started");
-        if is_stopped {
-            old.go_on().unwrap();
+        if is_suspended {
+            old.resume().unwrap();
         }
         old.wait_not_ready("taken over").unwrap();
         assert_eq!(old.terminate().unwrap().code(), Some(0), "{}", old.log());
@@ -132,21 +119,22 @@ fn what_was_cut_stays_cut_while_a_change_that_may_affect_any_pod_is_put_in_force
     let (mut scenario, streams) = scenario(&[]);
     for round in 0..4 {
         cut(&mut scenario, &streams);
-        sleep(READ_WITHIN);
+        sleep(READ_DELAY);
         let begun = Instant::now();
-        // Enough at once that all connections are swept.
+        // Enough pods change at once that all connections are swept.
         scenario.change(|testbed| {
             let mut pods = String::new();
             for number in 1..100 {
                 write!(
                     pods,
-                    "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: far-{number}, namespace: web, labels: {{round: r{round}}}}}\n\
+                    "---\napiVersion: v1\nkind: Pod\n\
+                     metadata: {{name: far-{number}, namespace: web, labels: {{round: r{round}}}}}\n\
                      spec: {{nodeName: node-b}}\nstatus: {{phase: Running, podIP: 10.244.9.{number}}}\n"
                 )?;
             }
             testbed.manifests().write("far.yaml", &pods).map(drop)
         });
-        sleep(READ_WITHIN);
+        sleep(READ_DELAY);
         expect_silence(&scenario, &streams, begun, "a change that leaves it denied");
     }
 }

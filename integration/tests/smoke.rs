@@ -1,48 +1,53 @@
-//! Each kind of rule, met once, over each way between the nodes; and the ways by which packets need no verdict.
+//! Each kind of rule once, over each kind of link between the nodes; and packets that need no verdict.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
-use integration::{Family, Links, Scenario, Side, Stream, allowed, denied, dns, smoke, unevaluated};
+use integration::record::Record;
+use integration::wait::read_until;
+use integration::{Direction, Family, Links, Scenario, Stream, allowed, denied, dns, smoke, unevaluated};
 use std::time::Duration;
 
-fn play(links: Links) {
-    let mut scenario = Scenario::begin(smoke::cluster(links));
+/// How long records may take to be written, on a busy machine.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
+
+fn policies_hold(links: Links) {
+    let mut scenario = Scenario::new(smoke::cluster(links));
     smoke::write_policies(&mut scenario);
     scenario.start_agents(&["--record-open"]);
-    smoke::play(&scenario);
+    smoke::run(&scenario);
 }
 
 #[test]
 fn policies_hold_over_routes() {
-    play(Links::Routes);
+    policies_hold(Links::Routes);
 }
 
 #[test]
 fn policies_hold_over_vxlan() {
-    play(Links::Vxlan);
+    policies_hold(Links::Vxlan);
 }
 
 #[test]
 fn policies_written_while_agents_run_hold_as_well() {
-    let mut scenario = Scenario::begin(smoke::cluster(Links::Routes));
+    let mut scenario = Scenario::new(smoke::cluster(Links::Routes));
     scenario.start_agents(&["--record-open"]);
     smoke::write_policies(&mut scenario);
-    smoke::play(&scenario);
+    smoke::run(&scenario);
 }
 
 #[test]
 fn pods_without_policy_are_not_evaluated_until_one_selects_them() {
-    let mut scenario = Scenario::begin(smoke::cluster(Links::Routes));
+    let mut scenario = Scenario::new(smoke::cluster(Links::Routes));
     scenario.start_agents(&[]);
-    let mark = scenario.agent("node-a").mark();
+    let audit_start = scenario.agent("node-a").audit_end();
     scenario.expect("other/client", "db/store", "5432", &unevaluated());
     scenario.expect("web/front", "web/far", "80", &unevaluated());
-    let records = scenario.agent("node-a").records_after(mark).unwrap();
+    let records = scenario.agent("node-a").records_after(audit_start).unwrap();
     assert_eq!(records, [], "no policy applies, so no packet should have been evaluated");
 
     smoke::write_policies(&mut scenario);
-    scenario.expect("other/client", "db/store", "5432", &denied(Side::Ingress, "db/allow-dns"));
-    scenario.expect("web/front", "db/store", "5432", &allowed(Side::Ingress, "db/allow-front", 0));
+    scenario.expect("other/client", "db/store", "5432", &denied(Direction::Ingress, "db/allow-dns"));
+    scenario.expect("web/front", "db/store", "5432", &allowed(Direction::Ingress, "db/allow-front", 0));
     scenario.expect("web/front", "web/far", "80", &unevaluated());
 
     for (name, _) in smoke::POLICIES {
@@ -53,27 +58,33 @@ fn pods_without_policy_are_not_evaluated_until_one_selects_them() {
 
 #[test]
 fn only_the_first_packet_of_a_connection_is_evaluated() {
-    let mut scenario = Scenario::begin(smoke::cluster(Links::Routes));
+    let mut scenario = Scenario::new(smoke::cluster(Links::Routes));
     smoke::write_policies(&mut scenario);
     scenario.start_agents(&["--record-open"]);
-    let mark = scenario.agent("node-a").mark();
+    let audit_start = scenario.agent("node-a").audit_end();
     let streams: Vec<Stream> = ["5432", "53/UDP"]
         .iter()
-        .flat_map(|way| Family::BOTH.map(|family| (way, family)))
-        .map(|(way, family)| {
-            Stream::open(&scenario.testbed, "web/front", "db/store", way.parse().unwrap(), family).unwrap()
+        .flat_map(|target| Family::BOTH.map(|family| (target, family)))
+        .map(|(target, family)| {
+            Stream::open(&scenario.testbed, "web/front", "db/store", target.parse().unwrap(), family).unwrap()
         })
         .collect();
     for stream in streams {
         stream.wait_progress(200).unwrap();
         stream.finish().unwrap();
     }
+    let agent = scenario.agent("node-a");
+    let read = || agent.records_after(audit_start).unwrap();
+    let count = |records: &[Record], protocol: &str| {
+        records.iter().filter(|record| record.protocol.as_deref() == Some(protocol)).count()
+    };
+    read_until(RECORD_TIMEOUT, read, |records| count(records, "TCP") >= 2 && count(records, "UDP") >= 2);
+    // Records of further packets would follow within this time.
     std::thread::sleep(Duration::from_millis(200));
-    let records = scenario.agent("node-a").records_after(mark).unwrap();
-    let of =
-        |protocol: &str| records.iter().filter(|record| record.protocol.as_deref() == Some(protocol)).count();
+    let records = read();
+    let of = |protocol: &str| count(&records, protocol);
     assert_eq!(of("TCP"), 2, "one record for each connection, not one for each packet: {records:#?}");
-    // A datagram that was sent before the first one had its verdict is evaluated as well.
+    // Datagrams that were sent before the verdict of the first one are evaluated as well.
     assert!((2..20).contains(&of("UDP")), "of two times 200 datagrams: {records:#?}");
 }
 

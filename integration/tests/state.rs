@@ -1,4 +1,4 @@
-//! Agents that start while their source can't be read, or not all of it: the state on disk stands in.
+//! Agents that start while a part or all of their source can't be read use the state on disk.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
@@ -8,18 +8,15 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use integration::static_api::Objects;
+use integration::web_to_db::ALLOWED;
 use integration::{
-    Agent, Cluster, Family, Launch, Load, Scenario, Side, StaticApi, Stream, Testbed, agent, allowed, denied,
+    Agent, Cluster, Direction, Family, Launch, Load, Scenario, StaticApi, Stream, Testbed, agent, allowed,
+    denied,
 };
 use serde_json::{Value, json};
 
-const ALLOW_WEB: &str = "
-    podSelector: {}
-    ingress:
-    - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]
-";
 const FILE: &str = "policy-db.allow-web.yaml";
-/// Long enough for a byte that should not come.
+/// Long enough for a forbidden byte to arrive.
 const WHILE: Duration = Duration::from_millis(700);
 
 fn cluster() -> Cluster {
@@ -30,30 +27,30 @@ fn cluster() -> Cluster {
         .pod("other/x", "node-a", &[], &["80"])
 }
 
-/// `web` may reach `db`, `other` may not.
+/// `web` may reach `db`, but `other` may not.
 fn scenario() -> Scenario {
-    let scenario = Scenario::begin(cluster());
-    scenario.testbed.manifests().policy("db/allow-web", ALLOW_WEB).unwrap();
+    let scenario = Scenario::new(cluster());
+    scenario.testbed.manifests().policy("db/allow-web", ALLOWED).unwrap();
     scenario
 }
 
 fn expect_policy(scenario: &Scenario) {
-    scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
-    scenario.expect("other/x", "db/s", "5432", &denied(Side::Ingress, "db/allow-web"));
+    scenario.expect("web/a", "db/s", "5432", &allowed(Direction::Ingress, "db/allow-web", 0));
+    scenario.expect("other/x", "db/s", "5432", &denied(Direction::Ingress, "db/allow-web"));
 }
 
-/// What a manifest may hold that is broken.
+/// Kinds of invalid content of a manifest.
 fn broken() -> [(&'static str, Vec<u8>); 8] {
-    let whole = integration::manifests::policy_text("db/allow-web", ALLOW_WEB);
+    let whole = integration::manifests::policy_text("db/allow-web", ALLOWED);
     let text = |text: &str| text.as_bytes().to_vec();
     [
         ("cut off in a name", text(&whole[..whole.find("name: \"").unwrap() + 9])),
         ("cut off before the first field", text("apiVersion: netw")),
-        ("no YAML", text("kind: NetworkPolicy\nspec: [\n")),
-        ("no text", b"\x00\x01\xff\xfe\x80".to_vec()),
+        ("invalid YAML", text("kind: NetworkPolicy\nspec: [\n")),
+        ("not text", b"\x00\x01\xff\xfe\x80".to_vec()),
         ("another version", text(&whole.replace("k8s.io/v1", "k8s.io/v9"))),
         ("conflict markers", text(&format!("<<<<<<< HEAD\n{whole}=======\n{whole}>>>>>>> theirs\n"))),
-        ("a tab too many", text(&whole.replace("spec:\n", "spec:\n\t"))),
+        ("an additional tab", text(&whole.replace("spec:\n", "spec:\n\t"))),
         (
             "a chart's template",
             text(&whole.replace("podSelector: {}", "podSelector: {{ toYaml .Values.selector }}")),
@@ -77,17 +74,17 @@ fn is_saved(status: &Value) -> bool {
     status["state"]["saved"].is_u64() && status["state"]["error"].is_null()
 }
 
-/// The flags for a state folder of its own, beside the manifests.
+/// The flag for a state folder beside the manifests.
 fn state_flag(scenario: &Scenario) -> String {
-    format!("--state-dir={}", scenario.testbed.manifests().beside("state").display())
+    format!("--state-dir={}", scenario.testbed.manifests().sibling_file("state").display())
 }
 
 #[test]
-fn an_agent_that_restarts_while_a_manifest_is_broken_enforces_what_it_was() {
+fn an_agent_that_restarts_while_a_manifest_is_invalid_enforces_its_last_valid_content() {
     let mut scenario = scenario();
     let flag = state_flag(&scenario);
     for (kind, bytes) in broken() {
-        scenario.testbed.manifests().policy("db/allow-web", ALLOW_WEB).unwrap();
+        scenario.testbed.manifests().policy("db/allow-web", ALLOWED).unwrap();
         scenario.start_agents(&[&flag]);
         wait_status(scenario.agent("node-a"), "the state is written", is_saved);
         scenario.take_agent("node-a").kill().unwrap();
@@ -101,10 +98,10 @@ fn an_agent_that_restarts_while_a_manifest_is_broken_enforces_what_it_was() {
             status["problems"].to_string().contains("as the state on disk has them"),
             "{kind}: {status:#}"
         );
-        scenario.testbed.manifests().policy("db/allow-web", ALLOW_WEB).unwrap();
-        let mended =
+        scenario.testbed.manifests().policy("db/allow-web", ALLOWED).unwrap();
+        let repaired =
             |status: &Value| status["state"]["restored"].is_null() && status["problems"] == json!([]);
-        wait_status(scenario.agent("node-a"), "the file is mended", mended);
+        wait_status(scenario.agent("node-a"), "the file is repaired", repaired);
         expect_policy(&scenario);
         assert_eq!(scenario.take_agent("node-a").terminate().unwrap().code(), Some(0));
     }
@@ -113,16 +110,16 @@ fn an_agent_that_restarts_while_a_manifest_is_broken_enforces_what_it_was() {
 #[test]
 fn without_a_state_an_agent_is_not_ready_while_a_file_was_never_understood() {
     let mut scenario = scenario();
-    // What is no manifest by what is left of it is skipped, as a chart's values are.
+    // Content that is not recognisable as a manifest is skipped, as a chart's values are.
     let is_skipped = |kind| ["cut off before the first field", "a chart's template"].contains(&kind);
     for (kind, bytes) in broken().into_iter().filter(|(kind, _)| !is_skipped(*kind)) {
         std::fs::write(scenario.testbed.manifests().path().join(FILE), &bytes).unwrap();
         eprintln!("--- {kind}");
         let mut agent = Agent::start(&scenario.testbed, "node-a", &Launch::default()).unwrap();
-        let said = agent.wait_not_ready("was never understood").unwrap();
-        assert!(said.contains(FILE), "{kind}: {said}");
-        wait_status(&agent, "what is understood is enforced", |status| status["phase"] == "enforcing");
-        scenario.testbed.manifests().policy("db/allow-web", ALLOW_WEB).unwrap();
+        let output = agent.wait_not_ready("was never understood").unwrap();
+        assert!(output.contains(FILE), "{kind}: {output}");
+        wait_status(&agent, "the valid objects are enforced", |status| status["phase"] == "enforcing");
+        scenario.testbed.manifests().policy("db/allow-web", ALLOWED).unwrap();
         agent.wait_ready().unwrap();
         scenario.put_agent(agent);
         expect_policy(&scenario);
@@ -131,19 +128,21 @@ fn without_a_state_an_agent_is_not_ready_while_a_file_was_never_understood() {
 }
 
 #[test]
-fn an_agent_that_takes_over_while_a_manifest_is_broken_lets_no_revoked_connection_talk() {
+fn an_agent_that_takes_over_while_a_manifest_is_invalid_restores_no_revoked_connection() {
     let mut scenario = scenario();
     let flag = state_flag(&scenario);
-    scenario.policy("db/allow-web", ALLOW_WEB.replace("metadata.name: web", "metadata.name: other").as_str());
+    scenario.policy("db/allow-web", ALLOWED.replace("metadata.name: web", "metadata.name: other").as_str());
     scenario.start_agents(&[&flag]);
     let stream =
         Stream::open(&scenario.testbed, "other/x", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
-    scenario.policy("db/allow-web", ALLOW_WEB);
+    scenario.policy("db/allow-web", ALLOWED);
     sleep(WHILE);
     let revoked_at = stream.echoed();
     wait_status(scenario.agent("node-a"), "the state is written", is_saved);
     std::fs::write(scenario.testbed.manifests().path().join(FILE), "kind: [").unwrap();
-    wait_status(scenario.agent("node-a"), "the problem is named", |status| status["problems"] != json!([]));
+    wait_status(scenario.agent("node-a"), "the problem is reported", |status| {
+        status["problems"] != json!([])
+    });
     let launch = Launch { flags: &[&flag], http_port: agent::HTTP_PORT + 1, ..Launch::default() };
     let mut next = Agent::start(&scenario.testbed, "node-a", &launch).unwrap();
     next.wait_ready().unwrap();
@@ -152,11 +151,11 @@ fn an_agent_that_takes_over_while_a_manifest_is_broken_lets_no_revoked_connectio
     assert_eq!(old.terminate().unwrap().code(), Some(0), "{}", old.log());
     scenario.put_agent(next);
     sleep(WHILE);
-    assert_eq!(stream.echoed(), revoked_at, "it was revoked, and stays so");
+    assert_eq!(stream.echoed(), revoked_at, "the connection was revoked and must stay so");
     expect_policy(&scenario);
 }
 
-/// What an API server has of the scenario's cluster, and of `others` pods on another node.
+/// The API server's objects of the scenario's cluster, with `others` more pods on another node.
 fn objects(testbed: &Testbed, others: u32) -> Objects {
     let named = |name: &str| json!({"name": name, "uid": format!("uid-{name}"), "resourceVersion": "10"});
     let namespace = |name: &str| {
@@ -205,21 +204,22 @@ fn objects(testbed: &Testbed, others: u32) -> Objects {
     ])
 }
 
-/// A node that was up with an API server that has `others` more pods, and went down: its rules are gone, and its API server, too.
+/// A node that lost power, after it ran with an API server that has `others` more pods. Its rules and the API
+/// server are gone.
 fn powered_off(others: u32) -> (Scenario, String, PathBuf, u16) {
-    let scenario = Scenario::begin(cluster());
+    let scenario = Scenario::new(cluster());
     let flag = state_flag(&scenario);
     let node = scenario.testbed.namespace("node-a").unwrap();
     let api = StaticApi::start(node, 0, objects(&scenario.testbed, others)).unwrap();
-    let kubeconfig = api.write_kubeconfig(scenario.testbed.manifests().beside("kubeconfig")).unwrap();
+    let kubeconfig = api.write_kubeconfig(scenario.testbed.manifests().sibling_file("kubeconfig")).unwrap();
     let mut agent = start(&scenario, &flag, &kubeconfig);
     agent.wait_ready().unwrap();
     wait_status(&agent, "the state is written", is_saved);
     agent.kill().unwrap();
     let port = api.port();
     api.stop(node).unwrap();
-    let (code, said, error) = agent::command(node, &["cleanup"]).unwrap();
-    assert_eq!(code, 0, "{said}{error}");
+    let (code, output, error) = agent::command(node, &["cleanup"]).unwrap();
+    assert_eq!(code, 0, "{output}{error}");
     (scenario, flag, kubeconfig, port)
 }
 
@@ -229,7 +229,7 @@ fn start(scenario: &Scenario, flag: &str, kubeconfig: &Path) -> Agent {
 }
 
 #[test]
-fn a_node_that_boots_without_its_api_server_enforces_what_was_known_and_converges() {
+fn a_node_that_boots_without_its_api_server_enforces_the_last_state_and_converges() {
     let (mut scenario, flag, kubeconfig, port) = powered_off(100);
     let mut agent = start(&scenario, &flag, &kubeconfig);
     agent.wait_ready().unwrap();
@@ -238,9 +238,9 @@ fn a_node_that_boots_without_its_api_server_enforces_what_was_known_and_converge
     let status = scenario.agent("node-a").status().unwrap();
     assert!(status["state"]["restored"].is_u64() && status["source"]["connected"] == false, "{status:#}");
     let node = scenario.testbed.namespace("node-a").unwrap();
-    let (_, said, _) = agent::command(node, &["status"]).unwrap();
-    assert!(said.contains("state of 20") && said.contains("has answered"), "{said}");
-    // The API server is there again; meanwhile the policy was removed.
+    let (_, output, _) = agent::command(node, &["status"]).unwrap();
+    assert!(output.contains("state of 20") && output.contains("has answered"), "{output}");
+    // The API server is back, and the policy was removed meanwhile.
     let mut now = objects(&scenario.testbed, 0);
     now.insert("/apis/networking.k8s.io/v1/networkpolicies", Vec::new());
     let api = StaticApi::start(node, port, now).unwrap();
@@ -255,13 +255,13 @@ fn a_node_that_boots_without_its_api_server_enforces_what_was_known_and_converge
 }
 
 #[test]
-fn an_agent_that_knows_the_state_alone_does_not_take_over_from_one_that_enforces() {
+fn an_agent_with_only_the_state_does_not_take_over_from_one_that_enforces() {
     let (mut scenario, flag, kubeconfig, port) = powered_off(0);
     let node = scenario.testbed.namespace("node-a").unwrap();
     let mut newest = objects(&scenario.testbed, 0);
     newest.insert("/apis/networking.k8s.io/v1/networkpolicies", Vec::new());
     let api = StaticApi::start(node, port, newest).unwrap();
-    // Another one enforces by what the API server says, and has no state.
+    // Another agent enforces the API server's objects, and has no state.
     let launch = Launch { kubeconfig: Some(&kubeconfig), ..Launch::default() };
     let mut other = Agent::start(&scenario.testbed, "node-a", &launch).unwrap();
     other.wait_ready().unwrap();
@@ -275,7 +275,7 @@ fn an_agent_that_knows_the_state_alone_does_not_take_over_from_one_that_enforces
     let mut next = Agent::start(&scenario.testbed, "node-a", &launch).unwrap();
     next.wait_not_ready("knows only the state of").unwrap();
     assert_eq!(other.status().unwrap()["phase"], "enforcing");
-    // It is all that is left: better than nothing.
+    // Now the state is the only source.
     other.kill().unwrap();
     next.wait_ready().unwrap();
     scenario.put_agent(next);
@@ -283,7 +283,7 @@ fn an_agent_that_knows_the_state_alone_does_not_take_over_from_one_that_enforces
 }
 
 #[test]
-fn an_agent_that_knows_the_state_alone_takes_over_from_a_stopped_one_in_whose_queues_packets_wait() {
+fn an_agent_with_only_the_state_takes_over_from_a_suspended_one_with_packets_in_its_queues() {
     let (mut scenario, flag, kubeconfig, port) = powered_off(0);
     let node = scenario.testbed.namespace("node-a").unwrap();
     let api = StaticApi::start(node, port, objects(&scenario.testbed, 0)).unwrap();
@@ -291,7 +291,7 @@ fn an_agent_that_knows_the_state_alone_takes_over_from_a_stopped_one_in_whose_qu
     let mut other = Agent::start(&scenario.testbed, "node-a", &launch).unwrap();
     other.wait_ready().unwrap();
     api.stop(node).unwrap();
-    other.stop().unwrap();
+    other.suspend().unwrap();
     let launch = Launch {
         flags: &[&flag, "--hold-timeout=300ms"],
         kubeconfig: Some(&kubeconfig),
@@ -300,24 +300,25 @@ fn an_agent_that_knows_the_state_alone_takes_over_from_a_stopped_one_in_whose_qu
     };
     let mut next = Agent::start(&scenario.testbed, "node-a", &launch).unwrap();
     next.wait_not_ready("knows only the state of").unwrap();
-    let way = "5432".parse().unwrap();
-    let load = Load::start(&scenario.testbed, ("web/a", "db/s"), way, Family::V4, 2, Duration::from_secs(4))
-        .unwrap();
+    let target = "5432".parse().unwrap();
+    let load =
+        Load::start(&scenario.testbed, ("web/a", "db/s"), target, Family::V4, 2, Duration::from_secs(4))
+            .unwrap();
     next.wait_ready().unwrap();
     drop(load.finish().unwrap());
     scenario.put_agent(next);
     expect_policy(&scenario);
-    // What it answers now counts for nothing.
-    other.go_on().unwrap();
+    // Its verdicts have no effect now.
+    other.resume().unwrap();
     other.wait_not_ready("taken over").unwrap();
     expect_policy(&scenario);
     assert_eq!(other.terminate().unwrap().code(), Some(0), "{}", other.log());
 }
 
 #[test]
-fn a_state_that_cannot_be_read_is_named_and_changes_nothing() {
+fn a_state_that_cannot_be_read_is_reported_and_changes_nothing() {
     let mut scenario = scenario();
-    let folder = scenario.testbed.manifests().beside("state");
+    let folder = scenario.testbed.manifests().sibling_file("state");
     std::fs::create_dir(&folder).unwrap();
     std::fs::write(folder.join("state.json"), "{\"format\":").unwrap();
     let flag = state_flag(&scenario);
@@ -328,7 +329,7 @@ fn a_state_that_cannot_be_read_is_named_and_changes_nothing() {
         "{}",
         scenario.agent("node-a").log()
     );
-    wait_status(scenario.agent("node-a"), "it is written again", is_saved);
+    wait_status(scenario.agent("node-a"), "the state is written again", is_saved);
 }
 
 /// Run it alone: `cargo test -p integration --test state -- --ignored --nocapture 10000`.

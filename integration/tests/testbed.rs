@@ -1,14 +1,16 @@
-//! The testbed itself, without any agent: everybody reaches everybody, in both families, by every way there is.
+//! The testbed itself, without agents: every host reaches every other, in both families and by all protocols.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
 use std::time::{Duration, Instant};
 
 use integration::command::nft;
-use integration::{Answer, Attachment, Cluster, Family, Links, Load, OUTSIDE, Stream, Testbed, Way};
+use integration::{Answer, Attachment, Cluster, Family, Links, Load, OUTSIDE, ProbeTarget, Stream, Testbed};
 
-const PATIENCE: Duration = Duration::from_secs(3);
-const IMPATIENCE: Duration = Duration::from_millis(300);
+/// The timeout of a probe that must reach its target.
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// The timeout of a probe that must be dropped.
+const SHORT_TIMEOUT: Duration = Duration::from_millis(300);
 
 fn cluster(links: Links) -> Cluster {
     Cluster::of_two_nodes()
@@ -21,25 +23,25 @@ fn cluster(links: Links) -> Cluster {
         .service("10.96.0.10", "fd00:10:96::10", "53/UDP", &["db/c"], 53)
 }
 
-/// Probes and returns who answered and whom they saw.
-fn reach(testbed: &Testbed, from: &str, to: &str, way: &str, family: Family) -> (String, String) {
-    let observed = testbed.probe(from, to, way.parse().unwrap(), family, PATIENCE).unwrap();
+/// Probes, and returns the server's name and the client's address as the server sees it.
+fn reach(testbed: &Testbed, from: &str, to: &str, target: &str, family: Family) -> (String, String) {
+    let observed = testbed.probe(from, to, target.parse().unwrap(), family, TIMEOUT).unwrap();
     match observed.answer {
         Answer::Reached(greeting) => (greeting.server, greeting.client.ip().to_string()),
         Answer::Replied => ("replied".into(), String::new()),
-        other => panic!("{from} to {to} {way} {family:?}: {other}"),
+        other => panic!("{from} to {to} {target} {family:?}: {other}"),
     }
 }
 
-fn everybody_reaches_everybody(links: Links, attachment: Attachment) {
+fn every_host_reaches_every_other(links: Links, attachment: Attachment) {
     let begun = Instant::now();
     let testbed = cluster(links).attachment(attachment).build().unwrap();
     eprintln!("built in {:?}", begun.elapsed());
     for family in Family::BOTH {
         for from in ["web/a", "web/b", "db/c", "node-a", "node-b", OUTSIDE] {
             for to in ["web/a", "web/b", "db/c"].into_iter().filter(|to| *to != from) {
-                for way in ["80", "53/UDP"] {
-                    assert_eq!(reach(&testbed, from, to, way, family).0, to, "{from} {way} {family:?}");
+                for target in ["80", "53/UDP"] {
+                    assert_eq!(reach(&testbed, from, to, target, family).0, to, "{from} {target} {family:?}");
                 }
                 reach(&testbed, from, to, "ping", family);
             }
@@ -51,21 +53,21 @@ fn everybody_reaches_everybody(links: Links, attachment: Attachment) {
 
 #[test]
 fn routes_join_the_nodes() {
-    everybody_reaches_everybody(Links::Routes, Attachment::Bridge);
+    every_host_reaches_every_other(Links::Routes, Attachment::Bridge);
 }
 
 #[test]
 fn vxlan_joins_the_nodes() {
-    everybody_reaches_everybody(Links::Vxlan, Attachment::Bridge);
+    every_host_reaches_every_other(Links::Vxlan, Attachment::Bridge);
 }
 
 #[test]
 fn pods_are_routed_without_a_bridge() {
-    everybody_reaches_everybody(Links::Routes, Attachment::Routed);
+    every_host_reaches_every_other(Links::Routes, Attachment::Routed);
 }
 
 #[test]
-fn a_pod_goes_and_another_gets_its_addresses() {
+fn a_new_pod_gets_the_addresses_of_a_removed_one() {
     for attachment in [Attachment::Bridge, Attachment::Routed] {
         let mut testbed = cluster(Links::Routes).attachment(attachment).build().unwrap();
         let (addresses, device) =
@@ -92,7 +94,7 @@ fn services_are_translated_and_what_leaves_the_cluster_is_masqueraded() {
         // A pod that reaches itself through its service sees its node.
         let gateway = ["10.244.1.1", "fd00:10:244:1::1"][family as usize];
         assert_eq!(reach(&testbed, "web/a", service, "80", family), ("web/a".into(), gateway.into()));
-        // Between pods no address is translated; towards the world it is the node's.
+        // Between pods, no address is translated. Towards the host outside, it is the node's.
         let pod = family.of(testbed.addresses("web/a").unwrap()).to_string();
         assert_eq!(reach(&testbed, "web/a", "db/c", "80", family).1, pod);
         let node = family.of(testbed.addresses("node-a").unwrap()).to_string();
@@ -101,15 +103,18 @@ fn services_are_translated_and_what_leaves_the_cluster_is_masqueraded() {
 }
 
 #[test]
-fn drops_and_refusals_are_told_apart_on_the_bridge() {
+fn drops_and_refusals_are_distinguished_on_the_bridge() {
     let testbed = cluster(Links::Routes).build().unwrap();
     let rules = "table inet t {\nchain c {\ntype filter hook postrouting priority 0\ntcp dport 80 drop\n}\n}";
     nft(testbed.namespace("node-a").unwrap(), rules).unwrap();
     for family in Family::BOTH {
-        let answer = |to: &str, way: &str| {
-            testbed.probe("web/a", to, way.parse::<Way>().unwrap(), family, IMPATIENCE).unwrap().answer
+        let answer = |to: &str, target: &str| {
+            testbed
+                .probe("web/a", to, target.parse::<ProbeTarget>().unwrap(), family, SHORT_TIMEOUT)
+                .unwrap()
+                .answer
         };
-        // Both pods hang on one bridge: without br_netfilter the rule would not see this packet.
+        // Both pods are attached to one bridge: without br_netfilter, the rule would not see this packet.
         assert_eq!(answer("web/b", "80"), Answer::TimedOut);
         assert_eq!(answer("web/b", "81"), Answer::Refused);
         assert_eq!(answer("web/b", "99/UDP"), Answer::Refused);
@@ -133,13 +138,13 @@ fn everything_is_removed() {
 }
 
 #[test]
-fn streams_come_back_whole_and_stand_still_when_cut() {
+fn streams_are_echoed_completely_and_stall_when_cut() {
     let testbed = cluster(Links::Routes).build().unwrap();
     let node = testbed.namespace("node-a").unwrap();
     let streams: Vec<Stream> = ["80", "53/UDP"]
         .iter()
-        .flat_map(|way| Family::BOTH.map(|family| (way.parse().unwrap(), family)))
-        .map(|(way, family)| Stream::open(&testbed, "web/a", "web/b", way, family).unwrap())
+        .flat_map(|target| Family::BOTH.map(|family| (target.parse().unwrap(), family)))
+        .map(|(target, family)| Stream::open(&testbed, "web/a", "web/b", target, family).unwrap())
         .collect();
     for stream in &streams {
         stream.wait_progress(100).unwrap();
@@ -147,27 +152,28 @@ fn streams_come_back_whole_and_stand_still_when_cut() {
     }
     nft(
         node,
-        "table inet t {\nchain c {\ntype filter hook postrouting priority 0\ntcp dport 80 drop\nudp dport 53 drop\n}\n}",
+        "table inet t {\nchain c {\ntype filter hook postrouting priority 0\ntcp dport 80 drop\n\
+         udp dport 53 drop\n}\n}",
     )
     .unwrap();
-    std::thread::sleep(IMPATIENCE);
+    std::thread::sleep(SHORT_TIMEOUT);
     let stopped: Vec<u64> = streams.iter().map(Stream::echoed).collect();
-    std::thread::sleep(IMPATIENCE);
+    std::thread::sleep(SHORT_TIMEOUT);
     assert_eq!(streams.iter().map(Stream::echoed).collect::<Vec<_>>(), stopped);
     nft(node, "delete table inet t").unwrap();
     for (number, stream) in streams.into_iter().enumerate() {
         stream.wait_progress(100).unwrap();
-        // TCP makes up for what was dropped; of datagrams it stays lost, and that is noticed.
+        // TCP retransmits dropped data. Dropped datagrams are lost, which is a failure.
         assert_eq!(stream.finish().is_ok(), number < 2);
     }
 }
 
 #[test]
-fn a_load_meets_servers() {
+fn a_load_reaches_servers() {
     let testbed = cluster(Links::Routes).build().unwrap();
-    let way: Way = "80".parse().unwrap();
-    let load = Load::start(&testbed, ("web/a", "db/c"), way, Family::V4, 2, PATIENCE).unwrap();
-    std::thread::sleep(IMPATIENCE);
+    let target: ProbeTarget = "80".parse().unwrap();
+    let load = Load::start(&testbed, ("web/a", "db/c"), target, Family::V4, 2, TIMEOUT).unwrap();
+    std::thread::sleep(SHORT_TIMEOUT);
     let report = load.finish().unwrap();
     assert!(report.reached > 10, "{report:?}");
     assert_eq!((report.timed_out, report.failed.len()), (0, 0), "{report:?}");

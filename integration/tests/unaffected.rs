@@ -1,6 +1,6 @@
-//! Pod events of another node that no rule of this node can tell from before: the kernel and the workers are left alone.
+//! Pod events of another node that affect no rule of this node send nothing to the kernel and wake no worker.
 //!
-//! One test alone in its file, so that no other works beside it: it counts how often threads are woken.
+//! The only test in its file, so that no other runs at the same time: it counts how often threads are woken.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use integration::{Agent, Launch, Scenario, Testbed};
 
-/// Longer than the agent waits before it sweeps.
+/// Longer than a sweep may be delayed.
 const SETTLED: Duration = Duration::from_millis(1500);
 
 /// Writes a pod of the other node.
@@ -33,12 +33,12 @@ impl Monitor {
         let node = scenario.testbed.namespace("node-a").unwrap();
         let spawn = || Command::new("nft").arg("monitor").stdout(Stdio::piped()).spawn().unwrap();
         let monitor = Self(node.run(spawn).unwrap());
-        // It subscribes before it prints.
+        // Until it has subscribed.
         sleep(Duration::from_millis(300));
         monitor
     }
 
-    /// What it has seen.
+    /// Its output.
     fn end(mut self) -> String {
         self.0.kill().unwrap();
         let mut seen = String::new();
@@ -68,7 +68,8 @@ fn sweeps(agent: &Agent) -> u64 {
     agent.status().unwrap()["sweeps"]["count"].as_u64().unwrap()
 }
 
-/// Does `work`, and returns what the kernel was told meanwhile, how often workers were woken, and how many sweeps there were.
+/// Runs `work`. Returns the changes that were sent to the kernel meanwhile, how often workers were woken, and
+/// the number of sweeps.
 fn during(scenario: &mut Scenario, work: impl FnOnce(&Scenario)) -> (String, u64, u64) {
     sleep(SETTLED);
     let monitor = Monitor::start(scenario);
@@ -82,12 +83,12 @@ fn during(scenario: &mut Scenario, work: impl FnOnce(&Scenario)) -> (String, u64
 }
 
 #[test]
-fn events_of_pods_that_no_rule_tells_apart_cost_no_message_and_wake_no_worker() {
+fn events_of_pods_that_affect_no_rule_send_no_message_and_wake_no_worker() {
     let cluster = Testbed::new()
         .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
         .pod("web/a", "node-a", &[], &["80"])
         .pod("db/s", "node-a", &[], &["5432"]);
-    let mut scenario = Scenario::begin(cluster);
+    let mut scenario = Scenario::new(cluster);
     scenario.policy(
         "db/allow-app",
         "podSelector: {}\ningress:\n- from: [{namespaceSelector: {}, podSelector: {matchLabels: {app: x}}}]",
@@ -97,15 +98,15 @@ fn events_of_pods_that_no_rule_tells_apart_cost_no_message_and_wake_no_worker() 
     scenario.put_agent(agent);
     scenario.agent("node-a").wait_ready().unwrap();
 
-    let (told, woken, swept) = during(&mut scenario, |scenario| {
+    let (changes, woken, swept) = during(&mut scenario, |scenario| {
         for turn in 0..20 {
             (0..10).for_each(|number| write_pod(scenario, number, &format!("turn: t{turn}")));
             sleep(Duration::from_millis(50));
         }
     });
-    assert_eq!((told.as_str(), woken, swept), ("", 0, 0), "labels that no policy asks for");
+    assert_eq!((changes.as_str(), woken, swept), ("", 0, 0), "labels that no policy selects");
 
-    // So the test would see it if they were told.
-    let (told, _, swept) = during(&mut scenario, |scenario| write_pod(scenario, 0, "app: x"));
-    assert!(told.contains("10.244.2.100") && swept == 1, "{swept} sweeps, and {told}");
+    // The test does notice changes that affect a rule.
+    let (changes, _, swept) = during(&mut scenario, |scenario| write_pod(scenario, 0, "app: x"));
+    assert!(changes.contains("10.244.2.100") && swept == 1, "{swept} sweeps, and {changes}");
 }

@@ -1,4 +1,4 @@
-//! What the kernel caches of verdicts: it saves questions, and never outlives a change of policy.
+//! The kernel's verdict cache: it saves evaluations, and never outlives a change of policy.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
@@ -10,17 +10,17 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use integration::probe::probe;
 use integration::record::Record;
-use integration::{Cluster, Family, Scenario, Side, Testbed, Way, allowed};
+use integration::wait::read_until;
+use integration::web_to_db::ALLOWED;
+use integration::{Cluster, Direction, Family, ProbeTarget, Scenario, Testbed, allowed};
 
-const OPEN: &str = "
-    podSelector: {}
-    ingress:
-    - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]
-";
 const CLOSED: &str = "podSelector: {}\ningress: []";
 
-/// A probe that takes longer was dropped. Less than TCP waits before it sends a SYN again.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// The timeout of a probe, which is shorter than TCP's retransmission timeout of a SYN.
+const TIMEOUT: Duration = Duration::from_millis(200);
+
+/// How long records and counters may take to follow the packets that they count, on a busy machine.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn cluster() -> Cluster {
     Testbed::new().node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64").pod("web/a", "node-a", &[], &[]).pod(
@@ -31,9 +31,9 @@ fn cluster() -> Cluster {
     )
 }
 
-/// One connection.
+/// A connection or datagram.
 struct Try {
-    way: Way,
+    target: ProbeTarget,
     begun: Instant,
     reached: bool,
 }
@@ -42,15 +42,15 @@ struct Try {
 fn clients(scenario: &Scenario, stop: &Arc<AtomicBool>) -> Vec<JoinHandle<Result<Result<Vec<Try>>>>> {
     let ways = ["5432", "53/UDP"]
         .into_iter()
-        .flat_map(|way| Family::BOTH.map(|family| (way.parse::<Way>(), family)));
-    ways.map(|(way, family)| {
-        let (way, stop) = (way.unwrap(), Arc::clone(stop));
+        .flat_map(|target| Family::BOTH.map(|family| (target.parse::<ProbeTarget>(), family)));
+    ways.map(|(target, family)| {
+        let (target, stop) = (target.unwrap(), Arc::clone(stop));
         let address = family.of(scenario.testbed.addresses("db/s").unwrap());
         let client = move || {
             let mut tries = Vec::new();
             while !stop.load(Ordering::Acquire) {
                 let begun = Instant::now();
-                tries.push(Try { way, begun, reached: probe(address, way, PATIENCE)?.answer.reached() });
+                tries.push(Try { target, begun, reached: probe(address, target, TIMEOUT)?.answer.reached() });
                 sleep(Duration::from_millis(1));
             }
             Ok(tries)
@@ -62,11 +62,11 @@ fn clients(scenario: &Scenario, stop: &Arc<AtomicBool>) -> Vec<JoinHandle<Result
 
 #[test]
 fn what_is_cached_never_passes_once_a_change_that_denies_it_is_in_force() {
-    let mut scenario = Scenario::begin(cluster());
-    scenario.policy("db/allow-web", OPEN);
-    // Cached for longer than the scenario takes: only a change can end it.
+    let mut scenario = Scenario::new(cluster());
+    scenario.policy("db/allow-web", ALLOWED);
+    // Cached for longer than the scenario takes, so only a change can end it.
     scenario.start_agents(&["--verdict-cache-ttl=3600s"]);
-    let mark = scenario.agent("node-a").mark();
+    let audit_start = scenario.agent("node-a").audit_end();
     let stop = Arc::<AtomicBool>::default();
     let clients = clients(&scenario, &stop);
     let mut closed = Vec::new();
@@ -75,10 +75,11 @@ fn what_is_cached_never_passes_once_a_change_that_denies_it_is_in_force() {
         sleep(Duration::from_millis(100));
         scenario.policy("db/allow-web", CLOSED);
         let from = Instant::now();
-        // Longer than a probe that was dropped just before it waits: each client begins one while it is forbidden.
-        sleep(2 * PATIENCE);
+        // Longer than the timeout of a probe that was dropped just before, so each client starts a probe
+        // while it is forbidden.
+        sleep(2 * TIMEOUT);
         closed.push((from, Instant::now()));
-        scenario.policy("db/allow-web", OPEN);
+        scenario.policy("db/allow-web", ALLOWED);
         open_generations.push(scenario.agent("node-a").applied_generation().unwrap());
     }
     stop.store(true, Ordering::Release);
@@ -87,11 +88,18 @@ fn what_is_cached_never_passes_once_a_change_that_denies_it_is_in_force() {
     let is_closed = |one: &&Try| closed.iter().any(|(from, to)| (*from..*to).contains(&one.begun));
     let late = tries.iter().filter(is_closed).filter(|one| one.reached).count();
     assert_eq!(late, 0, "connections passed after they were forbidden");
-    assert!(tries.iter().any(|one| is_closed(&one)), "nobody tried while it was forbidden");
+    assert!(tries.iter().any(|one| is_closed(&one)), "no probe was made while it was forbidden");
 
-    // The last records come a moment later.
-    sleep(Duration::from_millis(500));
-    let records = scenario.agent("node-a").records_after(mark).unwrap();
+    // Every connection that passed is recorded, by a worker or by the kernel's cache. In UDP, a client's port
+    // that is reused belongs to the connection before.
+    let reached = tries.iter().filter(|one| one.reached && one.target == "5432".parse().unwrap()).count();
+    let is_tcp = |record: &&Record| record.verdict == "allow" && record.protocol.as_deref() == Some("TCP");
+    let tcp_records = |records: &Vec<Record>| records.iter().filter(is_tcp).count();
+    let agent = scenario.agent("node-a");
+    let read = || agent.records_after(audit_start).unwrap();
+    let records = read_until(COUNT_TIMEOUT, read, |records| tcp_records(records) >= reached);
+    let recorded = tcp_records(&records);
+    assert!(recorded >= reached, "{recorded} records of {reached} connections");
     let is_allowed = |record: &&Record| record.cached && record.verdict == "allow";
     let cached: Vec<_> = records.iter().filter(is_allowed).collect();
     let reached = tries.iter().filter(|one| one.reached).count();
@@ -101,26 +109,22 @@ fn what_is_cached_never_passes_once_a_change_that_denies_it_is_in_force() {
         assert_eq!((record.policy.as_deref(), record.rule), (Some("db/allow-web"), Some(0)), "{record:?}");
         assert!(open_generations.contains(&record.generation), "{record:?} of {open_generations:?}");
     }
-    // Every connection that passed is recorded, by a worker or from memory. In UDP a client's port that comes again is the
-    // connection of before.
-    let reached = tries.iter().filter(|one| one.reached && one.way == "5432".parse().unwrap()).count();
-    let is_tcp = |record: &&Record| record.verdict == "allow" && record.protocol.as_deref() == Some("TCP");
-    let recorded = records.iter().filter(is_tcp).count();
-    assert!(recorded >= reached, "{recorded} records of {reached} connections");
     assert_eq!(scenario.agent("node-a").metric("kube_verdict_audit_records_lost_total", "").unwrap(), 0.0);
 }
 
 #[test]
-fn only_a_change_that_affects_a_connection_makes_its_next_one_a_question_again() {
-    let mut scenario = Scenario::begin(cluster());
-    scenario.policy("db/allow-web", OPEN);
+fn only_a_change_that_affects_a_connection_invalidates_its_cached_verdict() {
+    let mut scenario = Scenario::new(cluster());
+    scenario.policy("db/allow-web", ALLOWED);
     scenario.start_agents(&["--verdict-cache-ttl=3600s"]);
-    let asked = |scenario: &mut Scenario| {
-        // A connection of each family.
-        scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
-        scenario.agent("node-a").metric("kube_verdict_packets_total", "allow").unwrap()
+    // Opens a connection in each family, and returns how many packets workers have evaluated so far.
+    let evaluated = |scenario: &mut Scenario, expected: f64| {
+        scenario.expect("web/a", "db/s", "5432", &allowed(Direction::Ingress, "db/allow-web", 0));
+        let agent = scenario.agent("node-a");
+        let read = || agent.metric("kube_verdict_packets_total", "allow").unwrap();
+        read_until(COUNT_TIMEOUT, read, |evaluated| *evaluated >= expected)
     };
-    assert_eq!(asked(&mut scenario), 2.0);
+    assert_eq!(evaluated(&mut scenario, 2.0), 2.0);
     for number in 1..=20 {
         let pod = format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: far-{number}, namespace: web}}\n\
@@ -130,34 +134,39 @@ fn only_a_change_that_affects_a_connection_makes_its_next_one_a_question_again()
             testbed.manifests().write(&format!("far-{number}.yaml"), &pod)?;
             Ok(())
         });
-        assert_eq!(asked(&mut scenario), 2.0, "after {number} pods");
+        assert_eq!(evaluated(&mut scenario, 2.0), 2.0, "after {number} pods");
     }
     let relabelled = Testbed::new()
         .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
         .pod("web/a", "node-a", &[("app", "other")], &[])
         .pod("db/s", "node-a", &[], &["5432", "53/UDP"]);
     scenario.change(|testbed| testbed.manifests().write_cluster(&relabelled).map(drop));
-    assert_eq!(asked(&mut scenario), 2.0, "no rule asks for that label");
-    scenario.policy("db/allow-web", &format!("{OPEN}    - ports: [{{port: 9}}]\n"));
-    assert_eq!(asked(&mut scenario), 4.0, "the policy of one end changed");
-    assert_eq!(asked(&mut scenario), 4.0);
+    assert_eq!(evaluated(&mut scenario, 2.0), 2.0, "no rule selects that label");
+    scenario.policy("db/allow-web", &format!("{ALLOWED}    - ports: [{{port: 9}}]\n"));
+    assert_eq!(evaluated(&mut scenario, 4.0), 4.0, "the policy of one end changed");
+    assert_eq!(evaluated(&mut scenario, 4.0), 4.0);
 }
 
 #[test]
 fn cached_connections_are_counted_and_caching_can_be_switched_off() {
     for (flags, some) in [(&[][..], true), (&["--verdict-cache-ttl=off"], false)] {
-        let mut scenario = Scenario::begin(cluster());
-        scenario.policy("db/allow-web", OPEN);
+        let mut scenario = Scenario::new(cluster());
+        scenario.policy("db/allow-web", ALLOWED);
         scenario.start_agents(flags);
         for _ in 0..5 {
-            scenario.expect("web/a", "db/s", "5432", &allowed(Side::Ingress, "db/allow-web", 0));
+            scenario.expect("web/a", "db/s", "5432", &allowed(Direction::Ingress, "db/allow-web", 0));
         }
         let agent = scenario.agent("node-a");
-        let cached = agent.metric("kube_verdict_verdict_cache_hits_total", "allow").unwrap();
-        let evaluated = agent.metric("kube_verdict_packets_total", "allow").unwrap();
-        let by_policy = agent
-            .metric("kube_verdict_policy_verdicts_total", r#"namespace="db",policy="allow-web""#)
-            .unwrap();
+        let read = || {
+            let metric = |name, label| agent.metric(name, label).unwrap();
+            let cached = metric("kube_verdict_verdict_cache_hits_total", "allow");
+            let evaluated = metric("kube_verdict_packets_total", "allow");
+            (cached, evaluated, metric("kube_verdict_policy_verdicts_total", r#"namespace="db",policy="allow-web""#))
+        };
+        let (cached, evaluated, by_policy) =
+            read_until(COUNT_TIMEOUT, read, |(cached, evaluated, by_policy)| {
+                cached + evaluated >= 10.0 && *by_policy >= 10.0
+            });
         assert_eq!((evaluated + cached, by_policy), (10.0, 10.0));
         assert_eq!(cached > 0.0, some, "{flags:?}: {cached} cached");
     }

@@ -1,4 +1,4 @@
-//! The same scenarios on Debian's kernel, in a virtual machine: the native `queue` expression, SCTP, and the DNS race.
+//! Scenarios on Debian's kernel in a virtual machine: the native `queue` expression, SCTP, and the DNS race.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 use integration::vm::{self, Image, Kernel};
 use integration::{agent, namespace};
 
-/// Emulated, a boot takes seconds and the scenarios a minute or two.
-const PATIENCE: Duration = Duration::from_secs(480);
+/// The timeout of the run. In the emulator, the boot takes seconds and the scenarios a minute or two.
+const TIMEOUT: Duration = Duration::from_secs(480);
 
 const SCENARIOS: [&str; 4] = ["native", "smoke", "sctp", "dns"];
 
 #[test]
-fn another_kernel_tells_the_same_scenarios() {
+fn scenarios_pass_on_another_kernel() {
     namespace::require_root().unwrap();
     let program = Path::new(env!("CARGO_BIN_EXE_vm-smoke"));
     let target = program.ancestors().nth(2).unwrap();
@@ -25,7 +25,7 @@ fn another_kernel_tells_the_same_scenarios() {
         image =
             image.command(scenario, &format!("KUBE_VERDICT_BIN=/bin/kube-verdict vm-smoke {scenario} 2>&1"));
     }
-    let console = vm::run(&kernel, &image, PATIENCE).unwrap();
+    let console = vm::run(&kernel, &image, TIMEOUT).unwrap();
     eprintln!("{}", console.text);
     assert!(console.text.contains(kernel.version()));
     for scenario in SCENARIOS {

@@ -1,44 +1,44 @@
-//! One attempt: who sends what, where it must not arrive, and what the audit log must say of it.
+//! One attempt: the sender, where the packet must not arrive, and what the audit log must contain.
 
 use std::net::IpAddr;
 
 use super::message::Path;
 use crate::probe::Family;
 
-/// What the audit log must say of an attempt.
+/// What the audit log must contain about an attempt.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Evidence {
-    /// A line about packets that were dropped for this reason; `a|b` is either.
+    /// A line about packets that were dropped for this reason; `a|b` means either.
     Drop(&'static str),
-    /// [`Evidence::Drop`] where pods share a bridge. Elsewhere the kernel itself delivers no such frame.
+    /// [`Evidence::Drop`] if pods share a bridge. Otherwise the kernel itself does not deliver such frames.
     DropOnBridge(&'static str),
-    /// A record of a connection that was denied, along this path.
+    /// A record of a denied connection from the first address to the second.
     Record(IpAddr, IpAddr),
     /// Nothing.
     None,
 }
 
-/// See the module.
+/// See the module's documentation.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// What is tried, in a few words.
+    /// A short description of the attempt.
     pub name: String,
-    /// In which family, where it is tried in both.
+    /// The address family, if the attempt is made in both.
     pub family: Option<Family>,
-    /// The pod that sends, or the host outside.
+    /// The sending pod, or the host outside.
     pub from: String,
-    /// The node whose audit log must have the evidence, if not that of `from`.
+    /// The node whose audit log must have the evidence; the node of `from` by default.
     pub seen_by: Option<String>,
-    /// Where it must not arrive: pods, nodes, or the host outside.
+    /// Pods, nodes, or the host outside, where it must not arrive.
     pub must_miss: Vec<String>,
-    /// Where it must arrive, because policy allows that.
+    /// Pods, nodes, or the host outside, where it must arrive because policy allows that.
     pub must_reach: Vec<String>,
-    /// What the audit log must say.
+    /// What the audit log must contain.
     pub evidence: Evidence,
 }
 
 impl Case {
-    /// `from` tries to reach `to`, and must not.
+    /// An attempt of `from` to reach `to`, where it must not arrive.
     pub fn new(name: impl Into<String>, from: &str, to: &str) -> Self {
         Self {
             name: name.into(),
@@ -51,42 +51,42 @@ impl Case {
         }
     }
 
-    /// It is tried in this family.
+    /// Sets the address family.
     #[must_use]
     pub fn family(mut self, family: Family) -> Self {
         self.family = Some(family);
         self
     }
 
-    /// It must not arrive there either.
+    /// Adds a place where it must not arrive.
     #[must_use]
     pub fn nor(mut self, to: &str) -> Self {
         self.must_miss.push(to.to_owned());
         self
     }
 
-    /// It must be dropped for a reason (`a|b` is either), at the port where it enters.
+    /// It must be dropped for this reason (`a|b` means either) at the port where it enters.
     #[must_use]
     pub fn dropped(mut self, reason: &'static str) -> Self {
         self.evidence = Evidence::Drop(reason);
         self
     }
 
-    /// [`Case::dropped`], where pods share a bridge.
+    /// [`Case::dropped`] if pods share a bridge.
     #[must_use]
     pub fn dropped_on_bridge(mut self, reason: &'static str) -> Self {
         self.evidence = Evidence::DropOnBridge(reason);
         self
     }
 
-    /// It must be denied by policy.
+    /// The audit log must have a record of its denial by policy.
     #[must_use]
     pub fn recorded(mut self, path: Path) -> Self {
         self.evidence = Evidence::Record(path.source, path.destination);
         self
     }
 
-    /// Another node than the sender's has the evidence.
+    /// This node has the evidence, instead of the sender's.
     #[must_use]
     pub fn seen_by(mut self, node: &str) -> Self {
         self.seen_by = Some(node.to_owned());

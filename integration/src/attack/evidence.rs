@@ -1,4 +1,4 @@
-//! What the audit logs of all agents say since a kind of attack began.
+//! The audit logs of all agents since a kind of attack started.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::dropped::Dropped;
 use crate::record::Record;
 use crate::scenario::Scenario;
 
-/// See the module.
+/// See the module's documentation.
 #[derive(Debug, Default)]
 pub struct Logs {
     drops: Vec<Dropped>,
@@ -19,7 +19,7 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Reads each node's log from a place on.
+    /// Reads each node's log from an offset on.
     pub fn read(scenario: &mut Scenario, from: &BTreeMap<String, u64>) -> Result<Self> {
         let mut logs = Self::default();
         for (node, from) in from {
@@ -30,7 +30,7 @@ impl Logs {
         Ok(logs)
     }
 
-    /// Whether a line has the evidence of a case, of which the node tells where the attacker's packets enter.
+    /// Whether a log has the evidence of a case. `node` is the node where the attacker's packets enter.
     pub fn audit(&self, case: &Case, evidence: &Evidence, node: &str) -> Audit {
         let found = match evidence {
             Evidence::None => return Audit::NotNeeded,

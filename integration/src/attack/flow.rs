@@ -1,4 +1,4 @@
-//! A connection between two pods, with both its ends in hand.
+//! A connection between two pods, with access to both ends.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -13,10 +13,10 @@ use crate::probe::Family;
 use crate::socket;
 use crate::testbed::Testbed;
 
-/// How long each step of opening may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long each step of opening a connection may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// See the module. Both ends have exchanged data.
+/// See the module's documentation. Both ends have exchanged data.
 #[derive(Debug)]
 pub struct Flow {
     /// The pod that opened it.
@@ -29,7 +29,7 @@ pub struct Flow {
     pub family: Family,
     /// The client's address and port.
     pub client_address: SocketAddr,
-    /// The server's.
+    /// The server's address and port.
     pub server_address: SocketAddr,
     ends: Ends,
 }
@@ -41,7 +41,7 @@ enum Ends {
 }
 
 impl Flow {
-    /// Opens one from a pod to a port of another, on which nothing listens yet.
+    /// Opens a connection from a pod to a port of another pod, on which nothing listens yet.
     pub fn open(
         testbed: &Testbed,
         (client, server): (&str, &str),
@@ -67,13 +67,13 @@ impl Flow {
                 let listener =
                     servers.run(|| socket::listener(Transport::Tcp, server_address))?.with_context(doing)?;
                 let attempt = clients
-                    .run(|| socket::connection(Transport::Tcp, server_address, PATIENCE))?
+                    .run(|| socket::connection(Transport::Tcp, server_address, TIMEOUT))?
                     .with_context(doing)?;
                 let client = attempt.outcome.with_context(doing)?;
                 let (server, _) = listener.accept().with_context(doing)?;
                 (Ends::Tcp { client: Some(client), server }, attempt.local)
             }
-            Transport::Sctp => bail!("flows of SCTP are not made"),
+            Transport::Sctp => bail!("flows of SCTP are not supported"),
         };
         let (client, server) = (client.to_owned(), server.to_owned());
         let mut flow = Self { client, server, transport, family, client_address, server_address, ends };
@@ -81,17 +81,17 @@ impl Flow {
         Ok(flow)
     }
 
-    /// Sends data from the end of the client.
+    /// Sends data from the client.
     pub fn client_sends(&mut self, data: &[u8]) -> Result<()> {
         match &mut self.ends {
             Ends::Tcp { client: Some(client), .. } => client.write_all(data)?,
-            Ends::Tcp { client: None, .. } => bail!("the client has gone"),
+            Ends::Tcp { client: None, .. } => bail!("the client is closed"),
             Ends::Udp { client, .. } => drop(client.send(data)?),
         }
         Ok(())
     }
 
-    /// Sends data from the end of the server.
+    /// Sends data from the server.
     pub fn server_sends(&mut self, data: &[u8]) -> Result<()> {
         match &mut self.ends {
             Ends::Tcp { server, .. } => server.write_all(data)?,
@@ -100,7 +100,7 @@ impl Flow {
         Ok(())
     }
 
-    /// Lets the client's kernel send TCP's RST, with the right sequence number, and forget the connection.
+    /// Makes the client's kernel send a TCP RST with the right sequence number, and close the connection.
     pub fn reset_by_client(&mut self) -> Result<()> {
         if let Ends::Tcp { client, .. } = &mut self.ends
             && let Some(client) = client.take()
@@ -121,14 +121,14 @@ impl Flow {
         let mut buffer = [0; 16];
         match &mut self.ends {
             Ends::Tcp { client, server } => {
-                let end = if at_client { client.as_mut().context("the client has gone")? } else { server };
+                let end = if at_client { client.as_mut().context("the client is closed")? } else { server };
                 end.set_nonblocking(false)?;
-                end.set_read_timeout(Some(PATIENCE))?;
+                end.set_read_timeout(Some(TIMEOUT))?;
                 end.read(&mut buffer).map(drop)?;
             }
             Ends::Udp { client, server } => {
                 let end = if at_client { client } else { server };
-                end.set_read_timeout(Some(PATIENCE))?;
+                end.set_read_timeout(Some(TIMEOUT))?;
                 end.recv(&mut buffer).map(drop)?;
             }
         }

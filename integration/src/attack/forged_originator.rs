@@ -1,43 +1,44 @@
-//! Forged originators: one packet "from" the victim, so that the attacker's own packets would be replies to it.
+//! Forged originators: one packet with the victim's source address, so that the attacker's own packets look
+//! like replies to it.
 
 use std::thread::sleep;
 use std::time::Duration;
 
 use super::case::Case;
-use super::field::Field;
 use super::frame;
 use super::message::{self, Message, Path, flag};
 use super::packet::packet;
 use super::suite::Suite;
+use super::topology::Topology;
 use super::wire;
 use crate::cluster::OUTSIDE;
 use crate::command::nft;
 use crate::probe::Family;
 
-/// Between the forged packet and the reply: longer than its verdict takes.
+/// The pause between the forged packet and the reply: longer than its verdict takes.
 const BETWEEN: Duration = Duration::from_millis(40);
 
-/// The one who forges, the one that he claims to be, and the one who then replies.
+/// The pod that forges, the pod whose source address it forges, and the pod that then replies.
 const TRIOS: [(&str, &str, &str); 5] = [
-    // A second pod of the attacker, that is isolated itself.
+    // A second pod of the attacker, which is isolated itself.
     ("evil/b", "victim/v", "evil/a"),
-    // The attacker alone, to itself.
+    // The attacker forges a packet to itself.
     ("evil/a", "victim/v", "evil/a"),
-    // To be free of its own isolation.
+    // The replying pod evades its own isolation for egress.
     ("evil/a", "open/o", "closed/c"),
     ("evil/a", "open/p", "closed/c"),
     ("evil/a", OUTSIDE, "closed/c"),
 ];
 
-/// The attackers' kernels know nothing of these connections: their RST would end what is about to begin.
-const NO_RESET: &str =
-    "table inet quiet {\nchain c {\ntype filter hook output priority 0;\ntcp flags & rst == rst drop\n}\n}\n";
+/// The attackers' kernels don't have these connections. Without this rule, their RST would end them.
+const NO_RESET: &str = "table inet no_reset {\nchain c {\ntype filter hook output priority 0;\ntcp flags & rst == rst drop\n}\n}\n";
 
 /// All attempts.
 pub fn all(suite: &mut Suite) {
     for attacker in ["evil/a", "closed/c"] {
-        let quiet = suite.scenario.testbed.namespace(attacker).and_then(|namespace| nft(namespace, NO_RESET));
-        suite.note_allowed(Case::new(format!("{attacker} sends no RST"), attacker, attacker), quiet);
+        let no_reset =
+            suite.scenario.testbed.namespace(attacker).and_then(|namespace| nft(namespace, NO_RESET));
+        suite.record_allowed(Case::new(format!("{attacker} sends no RST"), attacker, attacker), no_reset);
     }
     for protocol in ["UDP", "TCP", "TCP's SYN and ACK", "echo"] {
         for family in Family::BOTH {
@@ -48,7 +49,7 @@ pub fn all(suite: &mut Suite) {
     }
 }
 
-/// Forges what would make the replying pod's packet a reply, and sends that.
+/// Forges a packet to which the replying pod's packet would be a reply, and sends both.
 fn reply(
     suite: &mut Suite,
     protocol: &str,
@@ -57,20 +58,20 @@ fn reply(
 ) {
     let name = format!("{replier}'s reply by {protocol} to what {forger} sent as {victim}");
     let case = Case::new(name, forger, victim).family(family).dropped("spoofed-source");
-    suite.attempt(case, |means, mark| {
-        let field = means.field;
-        let path = field.path(replier, victim, family);
+    suite.attempt(case, |context, mark| {
+        let topology = context.topology;
+        let path = topology.path(replier, victim, family);
         let (forged, reply) = messages(protocol, path, mark.port(), &mark.bytes());
-        // A bridge sends a frame back to the port where it came from in hairpin mode.
-        let first = frame_of(field, forger, replier, path.reversed(), &forged);
-        wire::send_frames(means.testbed.namespace(forger)?, &field[forger].interface, &[first])?;
+        // In hairpin mode, a bridge also forwards a frame to the port on which it arrived.
+        let first = frame_of(topology, forger, replier, path.reversed(), &forged);
+        wire::send_frames(context.testbed.namespace(forger)?, &topology[forger].interface, &[first])?;
         sleep(BETWEEN);
-        let second = frame_of(field, replier, victim, path, &reply);
-        wire::send_frames(means.testbed.namespace(replier)?, &field[replier].interface, &[second])
+        let second = frame_of(topology, replier, victim, path, &reply);
+        wire::send_frames(context.testbed.namespace(replier)?, &topology[replier].interface, &[second])
     });
 }
 
-/// The forged message and what replies to it; `path` is the reply's.
+/// The forged message and the reply; `path` is that of the reply.
 fn messages(protocol: &str, path: Path, port: u16, data: &[u8]) -> (Message, Message) {
     let back = path.reversed();
     match protocol {
@@ -88,6 +89,6 @@ fn messages(protocol: &str, path: Path, port: u16, data: &[u8]) -> (Message, Mes
     }
 }
 
-fn frame_of(field: &Field, sender: &str, to: &str, path: Path, message: &Message) -> Vec<u8> {
-    frame::of_packet(field.next_hop(sender, to), field[sender].mac(), &packet(path, message))
+fn frame_of(topology: &Topology, sender: &str, to: &str, path: Path, message: &Message) -> Vec<u8> {
+    frame::of_packet(topology.next_hop(sender, to), topology[sender].mac(), &packet(path, message))
 }

@@ -1,14 +1,14 @@
-//! Forged sources: addresses and hardware addresses of others.
+//! Forged sources: addresses and hardware addresses of other hosts.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::case::Case;
-use super::field::Field;
 use super::frame::{self, Mac};
 use super::link_local::udp_frame;
 use super::message::{self, Message, Path, flag};
 use super::packet::{fragment, fragments, packet};
 use super::suite::Suite;
+use super::topology::Topology;
 use super::wire;
 use crate::cluster::{Links, OUTSIDE};
 use crate::probe::Family;
@@ -25,10 +25,10 @@ pub fn all(suite: &mut Suite) {
     from_outside(suite);
 }
 
-/// Sources that are not the attacker's.
-fn sources(field: &Field, family: Family) -> Vec<(&'static str, IpAddr)> {
-    let [a, b] = [&field.nodes[0], &field.nodes[1]];
-    let named = |name: &str| field[name].address(family);
+/// Source addresses that are not the attacker's.
+fn sources(topology: &Topology, family: Family) -> Vec<(&'static str, IpAddr)> {
+    let [a, b] = [&topology.nodes[0], &topology.nodes[1]];
+    let named = |name: &str| topology[name].address(family);
     let mut sources = vec![
         ("a friend's address", named("friend/f")),
         ("a friend's address of the other node", named("friend/g")),
@@ -48,10 +48,12 @@ fn sources(field: &Field, family: Family) -> Vec<(&'static str, IpAddr)> {
         ),
     ];
     if family == Family::V6 {
-        sources
-            .push(("a friend's address, mapped from IPv4", field["friend/f"].v4().to_ipv6_mapped().into()));
-        sources.push(("a friend's link-local address", field["friend/f"].link_local().into()));
-        sources.push(("the gateway's link-local address", field["evil/a"].gateway.link_local.into()));
+        sources.push((
+            "a friend's address, mapped from IPv4",
+            topology["friend/f"].v4().to_ipv6_mapped().into(),
+        ));
+        sources.push(("a friend's link-local address", topology["friend/f"].link_local().into()));
+        sources.push(("the gateway's link-local address", topology["evil/a"].gateway.link_local.into()));
     }
     sources
 }
@@ -60,25 +62,26 @@ fn free6(last: u16) -> IpAddr {
     Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, last).into()
 }
 
-/// Sends UDP and TCP's SYN from every address that is not its own, to a pod of its node and of the other.
+/// Sends UDP and a TCP SYN from every foreign address, to a pod of its own node and to one of the other.
 fn every_source(suite: &mut Suite) {
     for family in Family::BOTH {
-        for (what, source) in sources(&suite.field, family) {
+        for (what, source) in sources(&suite.topology, family) {
             for to in ["victim/v", "victim/w"] {
                 for protocol in ["UDP", "TCP"] {
                     let case = Case::new(format!("{protocol} from {what}"), "evil/a", to).family(family);
-                    // Of these the kernel drops some before any hook, unless a bridge's sees them first.
+                    // The kernel drops some of these before the inet hooks; only the bridge's hooks would see
+                    // them.
                     let case = if what.contains("loopback") || what.contains("mapped") {
                         case.dropped_on_bridge("spoofed-source")
                     } else {
                         case.dropped("spoofed-source")
                     };
-                    suite.frame(case, |field, mark| {
-                        let path = Path::new(source, field[to].address(family));
+                    suite.frame(case, |topology, mark| {
+                        let path = Path::new(source, topology[to].address(family));
                         let message = by_name(protocol, path, mark.port(), &mark.bytes());
                         frame::of_packet(
-                            field.next_hop("evil/a", to),
-                            field["evil/a"].mac(),
+                            topology.next_hop("evil/a", to),
+                            topology["evil/a"].mac(),
                             &packet(path, &message),
                         )
                     });
@@ -96,12 +99,12 @@ fn every_protocol(suite: &mut Suite) {
             for to in ["victim/v", "victim/w"] {
                 let case =
                     Case::new(format!("{protocol} from a friend's address"), "evil/a", to).family(family);
-                suite.frame(case.dropped("spoofed-source"), |field, mark| {
-                    let path = field.path("friend/f", to, family);
+                suite.frame(case.dropped("spoofed-source"), |topology, mark| {
+                    let path = topology.path("friend/f", to, family);
                     let message = by_name(protocol, path, mark.port(), &mark.bytes());
                     frame::of_packet(
-                        field.next_hop("evil/a", to),
-                        field["evil/a"].mac(),
+                        topology.next_hop("evil/a", to),
+                        topology["evil/a"].mac(),
                         &packet(path, &message),
                     )
                 });
@@ -117,8 +120,8 @@ fn in_fragments(suite: &mut Suite) {
             (1..).zip(["in fragments", "in fragments, the last first", "in a later fragment alone"])
         {
             let case = Case::new(format!("UDP from a friend's address {what}"), "evil/a", "victim/v");
-            suite.frames(case.family(family).dropped("spoofed-source"), |field, mark| {
-                let path = field.path("friend/f", "victim/v", family);
+            suite.frames(case.family(family).dropped("spoofed-source"), |topology, mark| {
+                let path = topology.path("friend/f", "victim/v", family);
                 let data = [&mark.bytes()[..], &[0; 100]].concat();
                 let message = message::udp(path, mark.ports(), &data);
                 let mut parts = fragments(path, &message, mark.port(), &[16, 64]);
@@ -127,13 +130,13 @@ fn in_fragments(suite: &mut Suite) {
                 } else if number == 3 {
                     parts = vec![fragment(path, message.protocol, mark.port(), (64, false), &data)];
                 }
-                frames(field, "victim/v", &parts)
+                frames(topology, "victim/v", &parts)
             });
         }
     }
 }
 
-/// Sends UDP from others' addresses by an IPv6 socket with IPV6_FREEBIND, which needs no privilege.
+/// Sends UDP from foreign addresses by an IPv6 socket with IPV6_FREEBIND, which needs no privilege.
 fn freebound(suite: &mut Suite) {
     let attempts = [
         ("evil/a", "victim/v"),
@@ -145,54 +148,55 @@ fn freebound(suite: &mut Suite) {
     for (from, to) in attempts {
         for what in ["a friend's", "its gateway's", "its node's"] {
             let case = Case::new(format!("UDP from {what} address by IPV6_FREEBIND"), from, to);
-            suite.attempt(case.family(Family::V6).dropped("spoofed-source"), |means, mark| {
-                let node = &means.field.nodes[0];
+            suite.attempt(case.family(Family::V6).dropped("spoofed-source"), |context, mark| {
+                let node = &context.topology.nodes[0];
                 let source: IpAddr = match what {
-                    "a friend's" => means.field["friend/f"].v6().into(),
+                    "a friend's" => context.topology["friend/f"].v6().into(),
                     "its gateway's" => node.gateway6().into(),
                     _ => node.address6.into(),
                 };
-                let to = SocketAddr::new(means.field[to].v6().into(), mark.port());
+                let to = SocketAddr::new(context.topology[to].v6().into(), mark.port());
                 let from_there = SocketAddr::new(source, mark.port());
-                wire::send_freebound(means.testbed.namespace(from)?, from_there, to, &mark.bytes())
+                wire::send_freebound(context.testbed.namespace(from)?, from_there, to, &mark.bytes())
             });
         }
     }
 }
 
-/// Sends UDP and TCP from others' addresses out of a pod that isolates egress: to pods of both nodes and outside.
+/// Sends UDP from foreign addresses out of a pod that is isolated for egress, to pods of both nodes and
+/// outside.
 fn out_of_an_isolated_pod(suite: &mut Suite) {
     for family in Family::BOTH {
-        for (what, source) in sources(&suite.field, family).into_iter().take(10) {
+        for (what, source) in sources(&suite.topology, family).into_iter().take(10) {
             for to in ["open/o", "open/p", OUTSIDE] {
                 let case = Case::new(format!("UDP from {what}"), "closed/c", to).family(family);
-                suite.frame(case.dropped("spoofed-source"), |field, mark| {
-                    let path = Path::new(source, field[to].address(family));
-                    let mac = field.next_hop("closed/c", to);
-                    udp_frame(field, "closed/c", mac, path, mark.ports(), &mark.bytes())
+                suite.frame(case.dropped("spoofed-source"), |topology, mark| {
+                    let path = Path::new(source, topology[to].address(family));
+                    let mac = topology.next_hop("closed/c", to);
+                    udp_frame(topology, "closed/c", mac, path, mark.ports(), &mark.bytes())
                 });
             }
         }
     }
 }
 
-/// Sends UDP and TCP from others' addresses to sockets of its own node.
+/// Sends UDP from foreign addresses to sockets of the pod's own node.
 fn to_the_node(suite: &mut Suite) {
     for from in ["evil/a", "closed/c"] {
         for family in Family::BOTH {
-            for (what, source) in sources(&suite.field, family).into_iter().take(10) {
+            for (what, source) in sources(&suite.topology, family).into_iter().take(10) {
                 let case = Case::new(format!("UDP to the node from {what}"), from, "node-a").family(family);
-                suite.frame(case.dropped("spoofed-source"), |field, mark| {
-                    let path = Path::new(source, family.of(field.nodes[0].addresses()));
-                    let mac = field[from].gateway.mac;
-                    udp_frame(field, from, mac, path, mark.ports(), &mark.bytes())
+                suite.frame(case.dropped("spoofed-source"), |topology, mark| {
+                    let path = Path::new(source, family.of(topology.nodes[0].addresses()));
+                    let mac = topology[from].gateway.mac;
+                    udp_frame(topology, from, mac, path, mark.ports(), &mark.bytes())
                 });
             }
         }
     }
 }
 
-/// Sends UDP with a friend's hardware address or one that is unknown, with the own address or the friend's.
+/// Sends UDP with a friend's or an unknown hardware address, and with the pod's own or the friend's address.
 fn hardware_addresses(suite: &mut Suite) {
     let unknown: Mac = [2, 0, 0, 0, 0, 0x99];
     for family in Family::BOTH {
@@ -204,42 +208,43 @@ fn hardware_addresses(suite: &mut Suite) {
                 ("an unknown hardware address and a friend's address", false, "friend/f"),
             ] {
                 let case = Case::new(format!("UDP from {what}"), "evil/a", to).family(family);
-                suite.frame(case.dropped("spoofed-source"), |field, mark| {
-                    let source = if friends_mac { field["friend/f"].mac() } else { unknown };
-                    let path = field.path(address, to, family);
+                suite.frame(case.dropped("spoofed-source"), |topology, mark| {
+                    let source = if friends_mac { topology["friend/f"].mac() } else { unknown };
+                    let path = topology.path(address, to, family);
                     let datagram = message::udp(path, mark.ports(), &mark.bytes());
-                    frame::of_packet(field.next_hop("evil/a", to), source, &packet(path, &datagram))
+                    frame::of_packet(topology.next_hop("evil/a", to), source, &packet(path, &datagram))
                 });
             }
         }
     }
 }
 
-/// Sends UDP from a host beside the cluster with addresses of the node itself and of a pod behind one of its ports.
+/// Sends UDP from a host outside of the cluster, with addresses of the node itself and of one of its pods.
 fn from_outside(suite: &mut Suite) {
     for family in Family::BOTH {
-        for (what, source) in sources(&suite.field, family) {
+        for (what, source) in sources(&suite.topology, family) {
             let is_nodes = match what {
                 "its node's address" | "its gateway's address" => true,
-                // Without VXLAN no interface has it.
-                "the address of flannel.1" => suite.field.links == Links::Vxlan,
+                // Without VXLAN, no interface has this address.
+                "the address of flannel.1" => suite.topology.links == Links::Vxlan,
                 "a friend's address" | "the victim's own address" => false,
                 _ => continue,
             };
             let case =
                 Case::new(format!("UDP from {what}"), OUTSIDE, "victim/v").family(family).seen_by("node-a");
-            // IPv4 drops its own addresses as martians; only of IPv6 is there a line for sure.
+            // The kernel drops packets from its own IPv4 addresses as martians. So only IPv6 always has a
+            // line.
             let case = if family == Family::V6 && is_nodes { case.dropped("local-source") } else { case };
-            suite.frame(case, |field, mark| {
-                let path = Path::new(source, field["victim/v"].address(family));
-                let mac = field[OUTSIDE].gateway.mac;
-                udp_frame(field, OUTSIDE, mac, path, mark.ports(), &mark.bytes())
+            suite.frame(case, |topology, mark| {
+                let path = Path::new(source, topology["victim/v"].address(family));
+                let mac = topology[OUTSIDE].gateway.mac;
+                udp_frame(topology, OUTSIDE, mac, path, mark.ports(), &mark.bytes())
             });
         }
     }
 }
 
-/// A message that opens a connection, or what comes nearest to it.
+/// A message of a protocol: if possible, one that opens a connection.
 fn by_name(protocol: &str, path: Path, port: u16, data: &[u8]) -> Message {
     match protocol {
         "TCP" => message::tcp(path, (port, port), flag::SYN, (1, 0), data),
@@ -256,7 +261,7 @@ fn by_name(protocol: &str, path: Path, port: u16, data: &[u8]) -> Message {
 }
 
 /// The frames that carry packets of `evil/a`.
-fn frames(field: &Field, to: &str, packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    let (mac, own) = (field.next_hop("evil/a", to), field["evil/a"].mac());
+fn frames(topology: &Topology, to: &str, packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let (mac, own) = (topology.next_hop("evil/a", to), topology["evil/a"].mac());
     packets.iter().map(|packet| frame::of_packet(mac, own, packet)).collect()
 }

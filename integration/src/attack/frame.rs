@@ -1,4 +1,4 @@
-//! Ethernet frames: plain, tagged, and those of other protocols than IP.
+//! Ethernet frames: untagged, tagged, and those of protocols other than IP.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,7 +8,7 @@ use super::packet::ether_type;
 /// A hardware address.
 pub type Mac = [u8; 6];
 
-/// All stations.
+/// The hardware address of all stations.
 pub const BROADCAST: Mac = [0xff; 6];
 
 /// EtherType of ARP.
@@ -28,7 +28,7 @@ pub fn of_packet(to: Mac, from: Mac, packet: &[u8]) -> Vec<u8> {
     of_type(to, from, ether_type(packet), packet)
 }
 
-/// The frame that carries an IP packet behind VLAN tags, given as pairs of type and tag, outermost first.
+/// The frame that carries an IP packet behind VLAN tags: pairs of type and tag, outermost first.
 pub fn tagged(to: Mac, from: Mac, tags: &[(u16, u16)], packet: &[u8]) -> Vec<u8> {
     let mut bytes = [&to[..], &from].concat();
     for (kind, tag) in tags {
@@ -46,18 +46,18 @@ pub fn snap(to: Mac, from: Mac, packet: &[u8]) -> Vec<u8> {
     of_type(to, from, u16::try_from(llc.len()).unwrap_or_default(), &llc)
 }
 
-/// What an ARP packet says: 1 asks, 2 answers.
+/// The fields of an ARP packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Arp {
-    /// 1 or 2.
+    /// 1 for a request, 2 for a reply.
     pub operation: u8,
-    /// The sender's hardware address and address, as it claims.
+    /// The hardware address and address that the sender claims.
     pub sender: (Mac, Ipv4Addr),
-    /// The target's.
+    /// The target's hardware address and address.
     pub target: (Mac, Ipv4Addr),
 }
 
-/// The frame that carries an ARP packet, and bytes behind it.
+/// The frame that carries an ARP packet, followed by other bytes.
 pub fn arp(to: Mac, from: Mac, arp: Arp, behind: &[u8]) -> Vec<u8> {
     let Arp { operation, sender, target } = arp;
     let payload = [
@@ -71,7 +71,8 @@ pub fn arp(to: Mac, from: Mac, arp: Arp, behind: &[u8]) -> Vec<u8> {
     of_type(to, from, ARP, &payload.concat())
 }
 
-/// The hardware address to which a multicast address is mapped (RFC 1112, RFC 2464), or that of all stations.
+/// The hardware address to which a multicast address is mapped (RFC 1112, RFC 2464); that of all stations for
+/// other IPv4 addresses.
 pub fn group_mac(group: IpAddr) -> Mac {
     let bytes = octets(group);
     match group {

@@ -1,4 +1,4 @@
-//! The cluster that is attacked: its pods, what policy says of them, and the agents.
+//! The attacked cluster: its pods, policies and agents.
 //!
 //! ```text
 //!   node-a: evil/a      no policy                     node-b: victim/w  as victim/v
@@ -15,7 +15,7 @@ use crate::cluster::{Cluster, Links};
 use crate::scenario::Scenario;
 use crate::testbed::Testbed;
 
-/// What becomes of packets while no agent runs.
+/// What happens to packets while no agent runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FailMode {
     /// They pass.
@@ -27,20 +27,22 @@ pub enum FailMode {
 /// The ports on which every pod answers.
 const PORTS: [&str; 3] = ["80", "53/UDP", "9/UDP"];
 
-/// The service in front of open/o.
+/// The addresses of the service in front of open/o.
 pub const SERVICE: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
 
-/// Policies: name and spec.
+/// The name and spec of each policy.
 const POLICIES: [(&str, &str); 4] = [
     ("evil/isolate-b", "{podSelector: {matchLabels: {app: b}}, policyTypes: [Ingress, Egress]}"),
     (
         "victim/from-friend",
-        "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: friend}}}]}]}",
+        "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: \
+         {kubernetes.io/metadata.name: friend}}}]}]}",
     ),
     ("closed/no-egress", "{podSelector: {}, policyTypes: [Egress]}"),
     (
         "limited/to-open-o",
-        "{podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: open}}, podSelector: {matchLabels: {app: o}}}]}]}",
+        "{podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {matchLabels: \
+         {kubernetes.io/metadata.name: open}}, podSelector: {matchLabels: {app: o}}}]}]}",
     ),
 ];
 
@@ -78,11 +80,11 @@ pub fn begin(links: Links, attachment: Attachment, fail_mode: FailMode) -> Scena
     begin_with(cluster(links, attachment), fail_mode)
 }
 
-/// [`begin`] with a cluster of one's own.
+/// [`begin`] with another cluster.
 #[track_caller]
 pub fn begin_with(cluster: Cluster, fail_mode: FailMode) -> Scenario {
     let attachment = cluster.attachment;
-    let mut scenario = Scenario::begin(cluster);
+    let mut scenario = Scenario::new(cluster);
     for (name, spec) in POLICIES {
         scenario.policy(name, spec);
     }

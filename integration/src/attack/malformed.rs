@@ -1,18 +1,18 @@
-//! Packets that hide what they carry: fragments, options, extension headers, and headers that lie.
+//! Packets that hide what they carry: fragments, options, extension headers, and invalid headers.
 
 use super::case::Case;
-use super::field::Field;
 use super::frame;
 use super::message::{self, Message, Path, flag, protocol};
 use super::packet::{fragment, fragments, packet, packet_with_extension, packet_with_options};
 use super::suite::Suite;
+use super::topology::Topology;
 use crate::probe::Family;
 
-/// Attacker and peer: isolated ingress and egress, on the same node and across.
+/// Attacker and peer: isolated for ingress and for egress, on the same node and across nodes.
 const PAIRS: [(&str, &str); 4] =
     [("evil/a", "victim/v"), ("evil/a", "victim/w"), ("closed/c", "open/o"), ("closed/c", "open/p")];
 
-/// Options of IPv4: none, record route, loose source route, router alert.
+/// Options of IPv4: no operation, record route, loose source route, router alert.
 const OPTIONS: [(&str, &[u8]); 4] = [
     ("no operation", &[1, 1, 1, 0]),
     ("record route", &[7, 7, 4, 0, 0, 0, 0, 0]),
@@ -20,7 +20,7 @@ const OPTIONS: [(&str, &[u8]); 4] = [
     ("router alert", &[148, 4, 0, 0]),
 ];
 
-/// Extension headers of IPv6: their type, and their bytes with room for next header and length.
+/// Extension headers of IPv6: the type, and the bytes, which include next header and length.
 const EXTENSIONS: [(&str, u8, &[u8]); 9] = [
     ("hop-by-hop options", 0, &[0, 0, 1, 4, 0, 0, 0, 0]),
     ("a router alert", 0, &[0, 0, 5, 2, 0, 0, 1, 0]),
@@ -39,25 +39,25 @@ pub fn all(suite: &mut Suite) {
     options(suite);
     extension_headers(suite);
     other_protocols(suite);
-    headers_that_lie(suite);
+    invalid_headers(suite);
 }
 
-/// Sends UDP and TCP in fragments: tiny, reversed, overlapping, one alone.
+/// Sends UDP and TCP in fragments: tiny, reversed, overlapping, and only one of them.
 fn in_fragments(suite: &mut Suite) {
     for kind in ["tiny", "the last first", "overlapping", "the first alone", "a later one alone"] {
         for family in Family::BOTH {
             for (from, to) in PAIRS {
                 for protocol in ["UDP", "TCP"] {
                     let case = Case::new(format!("{protocol} in fragments, {kind}"), from, to).family(family);
-                    suite.frames(case, |field, mark| {
-                        let path = field.path(from, to, family);
+                    suite.frames(case, |topology, mark| {
+                        let path = topology.path(from, to, family);
                         let data = [&[0; 24][..], &mark.bytes(), &[0; 64]].concat();
                         let message = match protocol {
                             "UDP" => message::udp(path, mark.ports(), &data),
                             _ => message::tcp(path, mark.ports(), flag::SYN, (1, 0), &data),
                         };
                         let frame = |packet: &Vec<u8>| {
-                            frame::of_packet(field.next_hop(from, to), field[from].mac(), packet)
+                            frame::of_packet(topology.next_hop(from, to), topology[from].mac(), packet)
                         };
                         cut(kind, path, &message, mark.port()).iter().map(frame).collect()
                     });
@@ -86,10 +86,10 @@ fn options(suite: &mut Suite) {
     for (what, options) in OPTIONS {
         for (from, to) in PAIRS {
             let case = Case::new(format!("UDP behind the option {what}"), from, to).family(Family::V4);
-            suite.frame(case, |field, mark| {
-                let path = field.path(from, to, Family::V4);
+            suite.frame(case, |topology, mark| {
+                let path = topology.path(from, to, Family::V4);
                 let message = message::udp(path, mark.ports(), &mark.bytes());
-                framed(field, from, to, &packet_with_options(path, &message, options))
+                framed(topology, from, to, &packet_with_options(path, &message, options))
             });
         }
     }
@@ -101,13 +101,13 @@ fn extension_headers(suite: &mut Suite) {
         for (from, to) in PAIRS {
             for protocol in ["UDP", "TCP"] {
                 let case = Case::new(format!("{protocol} behind {what}"), from, to).family(Family::V6);
-                suite.frame(case, |field, mark| {
-                    let path = field.path(from, to, Family::V6);
+                suite.frame(case, |topology, mark| {
+                    let path = topology.path(from, to, Family::V6);
                     let message = match protocol {
                         "UDP" => message::udp(path, mark.ports(), &mark.bytes()),
                         _ => message::tcp(path, mark.ports(), flag::SYN, (1, 0), &mark.bytes()),
                     };
-                    framed(field, from, to, &packet_with_extension(path, &message, kind, bytes))
+                    framed(topology, from, to, &packet_with_extension(path, &message, kind, bytes))
                 });
             }
         }
@@ -141,19 +141,20 @@ fn other_protocols(suite: &mut Suite) {
         for family in Family::BOTH {
             for (from, to) in PAIRS {
                 let case = Case::new(format!("protocol {number}"), from, to).family(family);
-                suite.frame(case, |field, mark| {
-                    let path = field.path(from, to, family);
+                suite.frame(case, |topology, mark| {
+                    let path = topology.path(from, to, family);
                     let data = [&mark.bytes()[..], &[0; 32], &mark.bytes()].concat();
-                    framed(field, from, to, &packet(path, &message::raw(number, &data)))
+                    framed(topology, from, to, &packet(path, &message::raw(number, &data)))
                 });
             }
         }
     }
 }
 
-/// Sends UDP in packets whose headers are wrong: version, header length, total length, checksum, length of UDP.
-fn headers_that_lie(suite: &mut Suite) {
-    let lies: [(&str, usize, u8); 8] = [
+/// Sends UDP in packets with invalid headers: version, header length, total length, checksum, reserved bit,
+/// time to live.
+fn invalid_headers(suite: &mut Suite) {
+    let changes: [(&str, usize, u8); 8] = [
         ("version 5", 0, 0x55),
         ("a header of four words", 0, 0x44),
         ("a header of fifteen words", 0, 0x4f),
@@ -164,13 +165,13 @@ fn headers_that_lie(suite: &mut Suite) {
         ("a time to live of 0", 8, 0),
     ];
     for (from, to) in PAIRS {
-        for (what, at, byte) in lies {
+        for (what, at, byte) in changes {
             let case = Case::new(format!("UDP in a packet with {what}"), from, to).family(Family::V4);
-            suite.frame(case, |field, mark| {
-                let path = field.path(from, to, Family::V4);
+            suite.frame(case, |topology, mark| {
+                let path = topology.path(from, to, Family::V4);
                 let mut packet = packet(path, &message::udp(path, mark.ports(), &mark.bytes()));
                 packet[at] = byte;
-                framed(field, from, to, &packet)
+                framed(topology, from, to, &packet)
             });
         }
         for (what, at, byte) in [
@@ -179,17 +180,17 @@ fn headers_that_lie(suite: &mut Suite) {
             ("version 4", 0, 0x45),
         ] {
             let case = Case::new(format!("UDP in a packet with {what}"), from, to).family(Family::V6);
-            suite.frame(case, |field, mark| {
-                let path = field.path(from, to, Family::V6);
+            suite.frame(case, |topology, mark| {
+                let path = topology.path(from, to, Family::V6);
                 let mut packet = packet(path, &message::udp(path, mark.ports(), &mark.bytes()));
                 packet[at] = byte;
-                let own = field[from].mac();
-                frame::of_type(field.next_hop(from, to), own, 0x86dd, &packet)
+                let own = topology[from].mac();
+                frame::of_type(topology.next_hop(from, to), own, 0x86dd, &packet)
             });
         }
     }
 }
 
-fn framed(field: &Field, from: &str, to: &str, packet: &[u8]) -> Vec<u8> {
-    frame::of_packet(field.next_hop(from, to), field[from].mac(), packet)
+fn framed(topology: &Topology, from: &str, to: &str, packet: &[u8]) -> Vec<u8> {
+    frame::of_packet(topology.next_hop(from, to), topology[from].mac(), packet)
 }

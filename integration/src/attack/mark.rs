@@ -1,6 +1,6 @@
-//! The mark of one attempt: bytes that nothing else sends, by which its payload is recognised.
+//! The mark of one attempt: unique bytes in its payload, by which a receiver recognises it.
 
-/// What every mark begins with.
+/// The start of every mark.
 const BEGIN: [u8; 4] = *b"KvM!";
 
 /// The number of an attempt, as bytes of its payload.
@@ -18,12 +18,13 @@ impl Mark {
         [a, b, c, d, e, f, g, h]
     }
 
-    /// A port of its own, so that no attempt meets the connection of another, nor a verdict that was cached for it.
+    /// A port for this attempt alone, so that it uses neither the connection nor the cached verdict of
+    /// another attempt.
     pub fn port(self) -> u16 {
         20_000 + u16::try_from(self.0 % 40_000).unwrap_or_default()
     }
 
-    /// That port for source and destination.
+    /// That port as source and destination.
     pub fn ports(self) -> (u16, u16) {
         (self.port(), self.port())
     }
@@ -42,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_is_found_wherever_it_stands() {
+    fn a_mark_is_found_at_any_offset() {
         let mut bytes = vec![1, 2, 3];
         bytes.extend(Mark(7).bytes());
         bytes.extend(Mark(0x0102_0304).bytes());

@@ -1,4 +1,5 @@
-//! Marks of packets and connections that others on the node set: no mark is a verdict but the agent's own.
+//! Packet and connection marks that other programs on the node set: only the agent's own marks may act as
+//! verdicts.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -14,10 +15,10 @@ use super::wire;
 use crate::command::nft;
 use crate::probe::Family;
 
-/// Longer than a verdict takes, so that no packet meets the next rule.
+/// Longer than a verdict takes, so that no packet reaches the rules of the next test.
 const VERDICT: Duration = Duration::from_millis(40);
 
-/// Rules about marks, in words.
+/// Rules that change marks, and their descriptions.
 const RULES: [(&str, &str); 5] = [
     ("each connection mark is saved in whole", "ct mark set meta mark"),
     ("each packet mark is restored in whole", "meta mark set ct mark"),
@@ -29,7 +30,7 @@ const RULES: [(&str, &str); 5] = [
     ),
 ];
 
-/// Where such rules stand: before the verdict on a packet that enters, and just before the agent's own chain.
+/// The hooks of such rules: before an incoming packet's verdict, and just before the agent's own chain.
 const HOOKS: [&str; 2] = ["prerouting priority mangle", "postrouting priority mangle"];
 
 /// All attempts.
@@ -46,7 +47,7 @@ pub fn all(suite: &mut Suite) {
     }
 }
 
-/// Sends what policy denies while another program's rule sets marks.
+/// Sends packets that policy denies while another program's rule sets marks.
 fn under_a_rule(suite: &mut Suite, what: &str, rule: &str, hook: &str) {
     let foreign = format!("table inet foreign {{\nchain c {{\ntype filter hook {hook};\n{rule}\n}}\n}}\n");
     let load = |suite: &Suite, rules: &str| -> Result<()> {
@@ -55,31 +56,31 @@ fn under_a_rule(suite: &mut Suite, what: &str, rule: &str, hook: &str) {
     let loaded = load(suite, &foreign);
     let name = hook.split(' ').next().unwrap_or_default();
     if loaded.is_err() {
-        suite.note_allowed(Case::new(format!("{what} in {name}"), "evil/a", "victim/v"), loaded);
+        suite.record_allowed(Case::new(format!("{what} in {name}"), "evil/a", "victim/v"), loaded);
         return;
     }
     for family in Family::BOTH {
         for (from, to) in [("evil/a", "victim/v"), ("closed/c", "open/p")] {
             for protocol in ["UDP", "TCP"] {
                 let case = Case::new(format!("{protocol} while {what} in {name}"), from, to).family(family);
-                suite.attempt(case, |means, mark| {
-                    let field = means.field;
-                    let path = field.path(from, to, family);
+                suite.attempt(case, |context, mark| {
+                    let topology = context.topology;
+                    let path = topology.path(from, to, family);
                     let message = match protocol {
                         "UDP" => message::udp(path, mark.ports(), &mark.bytes()),
                         _ => message::tcp(path, mark.ports(), flag::SYN, (1, 0), &mark.bytes()),
                     };
                     let packet = packet(path, &message);
-                    let frame = frame::of_packet(field.next_hop(from, to), field[from].mac(), &packet);
-                    // Once more, after the first has made an entry.
+                    let frame = frame::of_packet(topology.next_hop(from, to), topology[from].mac(), &packet);
+                    // Sent twice, since the first creates a conntrack entry.
                     let frames = [frame.clone(), frame];
-                    wire::send_frames(means.testbed.namespace(from)?, &field[from].interface, &frames)
+                    wire::send_frames(context.testbed.namespace(from)?, &topology[from].interface, &frames)
                 });
             }
         }
     }
     sleep(VERDICT);
     if let Err(error) = load(suite, "delete table inet foreign\n") {
-        suite.note_allowed(Case::new(format!("{what} in {name}"), "evil/a", "victim/v"), Err(error));
+        suite.record_allowed(Case::new(format!("{what} in {name}"), "evil/a", "victim/v"), Err(error));
     }
 }

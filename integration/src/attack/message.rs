@@ -1,4 +1,4 @@
-//! What follows an IP header: TCP, UDP, ICMP and others, with their checksums.
+//! Messages of transport protocols and ICMP, with their checksums.
 
 use std::net::IpAddr;
 
@@ -48,7 +48,7 @@ pub mod flag {
     pub const URG: u8 = 32;
 }
 
-/// From where to where a message goes.
+/// The source and destination of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Path {
     /// Source address.
@@ -58,17 +58,17 @@ pub struct Path {
 }
 
 impl Path {
-    /// From `source` to `destination`, which are of one family.
+    /// The path from `source` to `destination`, which must be of one family.
     pub fn new(source: impl Into<IpAddr>, destination: impl Into<IpAddr>) -> Self {
         Self { source: source.into(), destination: destination.into() }
     }
 
-    /// The way back.
+    /// The reverse path.
     pub fn reversed(self) -> Self {
         Self { source: self.destination, destination: self.source }
     }
 
-    /// Whether it is of IPv6.
+    /// Whether it is an IPv6 path.
     pub fn is_v6(self) -> bool {
         self.destination.is_ipv6()
     }
@@ -79,31 +79,31 @@ impl Path {
 pub struct Message {
     /// Its protocol.
     pub protocol: u8,
-    /// Its bytes.
+    /// Its header and payload.
     pub bytes: Vec<u8>,
 }
 
-/// A datagram of UDP.
+/// A UDP datagram.
 pub fn udp(path: Path, ports: (u16, u16), data: &[u8]) -> Message {
     let length = u16::try_from(8 + data.len()).unwrap_or(u16::MAX);
     let bytes = [&pair(ports)[..], &length.to_be_bytes(), &[0, 0], data].concat();
     summed(path, protocol::UDP, bytes, 6)
 }
 
-/// A datagram of UDP-Lite whose checksum covers all of it.
+/// A UDP-Lite datagram whose checksum covers all of it.
 pub fn udp_lite(path: Path, ports: (u16, u16), data: &[u8]) -> Message {
     summed(path, protocol::UDP_LITE, [&pair(ports)[..], &[0; 4], data].concat(), 6)
 }
 
-/// A segment of TCP; `flags` are of [`flag`].
+/// A TCP segment with `flags` of [`flag`].
 pub fn tcp(path: Path, ports: (u16, u16), flags: u8, (seq, ack): (u32, u32), data: &[u8]) -> Message {
     let header = [&pair(ports)[..], &seq.to_be_bytes(), &ack.to_be_bytes()].concat();
-    // Five words of header, the flags, a window; the checksum, no urgent data.
+    // A header of five 32-bit words, the flags, a window, the checksum, and no urgent data.
     let bytes = [&header[..], &[5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0], data].concat();
     summed(path, protocol::TCP, bytes, 16)
 }
 
-/// A message of ICMP or ICMPv6, whichever the path takes; `rest` is the second word of its header.
+/// A message of ICMP or ICMPv6, according to the path's family. `rest` is the second word of its header.
 pub fn icmp(path: Path, kind: u8, code: u8, rest: [u8; 4], data: &[u8]) -> Message {
     let bytes = [&[kind, code, 0, 0][..], &rest, data].concat();
     if path.is_v6() {
@@ -113,7 +113,7 @@ pub fn icmp(path: Path, kind: u8, code: u8, rest: [u8; 4], data: &[u8]) -> Messa
     Message { protocol: protocol::ICMP, bytes: with_sum(bytes, 2, sum) }
 }
 
-/// An echo request, or its reply.
+/// An echo request or reply.
 pub fn echo(path: Path, is_reply: bool, identifier: u16, data: &[u8]) -> Message {
     let kind = match (path.is_v6(), is_reply) {
         (false, false) => 8,
@@ -125,7 +125,7 @@ pub fn echo(path: Path, is_reply: bool, identifier: u16, data: &[u8]) -> Message
     icmp(path, kind, 0, [high, low, 0, 1], data)
 }
 
-/// An INIT of SCTP that carries the data as a parameter (RFC 9260, section 3.3.2).
+/// An SCTP INIT that carries the data as a parameter (RFC 9260, section 3.3.2).
 pub fn sctp(ports: (u16, u16), data: &[u8]) -> Message {
     let padded = [data, &vec![0; data.len().next_multiple_of(4) - data.len()]].concat();
     let parameter = [&0xc000_u16.to_be_bytes(), &length16(4 + data.len())[..], &padded].concat();
@@ -138,14 +138,14 @@ pub fn sctp(ports: (u16, u16), data: &[u8]) -> Message {
     Message { protocol: protocol::SCTP, bytes }
 }
 
-/// A request of DCCP that carries the data (RFC 4340, section 5).
+/// A DCCP request that carries the data (RFC 4340, section 5).
 pub fn dccp(path: Path, ports: (u16, u16), data: &[u8]) -> Message {
-    // Five words of header, a long sequence number, a service code.
+    // A header of five 32-bit words, a long sequence number, and a service code.
     let bytes = [&pair(ports)[..], &[5, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1], data].concat();
     summed(path, protocol::DCCP, bytes, 6)
 }
 
-/// Bytes of any protocol.
+/// A message of any protocol, from its bytes.
 pub fn raw(protocol: u8, bytes: &[u8]) -> Message {
     Message { protocol, bytes: bytes.to_vec() }
 }
@@ -170,13 +170,13 @@ pub fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// Writes the checksum over pseudo header and bytes at `at`, where zeros stand.
+/// Writes the checksum over pseudo header and bytes at offset `at`, where the bytes are zero.
 fn summed(path: Path, protocol: u8, bytes: Vec<u8>, at: usize) -> Message {
     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes();
     let pseudo = [octets(path.source), octets(path.destination), length.to_vec(), vec![0, 0, 0, protocol]];
     let mut all = pseudo.concat();
     all.extend_from_slice(&bytes);
-    // Zero would mean that there is none.
+    // Zero would mean that there is no checksum.
     let sum = Some(checksum(&all)).filter(|sum| *sum != 0).unwrap_or(0xffff);
     Message { protocol, bytes: with_sum(bytes, at, sum) }
 }

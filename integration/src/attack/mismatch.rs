@@ -1,4 +1,5 @@
-//! Frames for one pod with packets for another: rules about the packet's destination say nothing of who receives it.
+//! Frames for one pod with packets for another: rules about the packet's destination do not cover the pod
+//! that receives the frame.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,7 +12,7 @@ use super::suite::Suite;
 use crate::cluster::OUTSIDE;
 use crate::probe::Family;
 
-/// Who sends, to whose hardware address, and for whom the packet claims to be.
+/// The sender, the pod whose hardware address the frame has, and the destination of the packet.
 const TRIOS: [(&str, &str, &str); 8] = [
     ("evil/a", "evil/b", "nowhere"),
     ("evil/a", "evil/b", "open/o"),
@@ -25,14 +26,14 @@ const TRIOS: [(&str, &str, &str); 8] = [
 
 /// All attempts.
 pub fn all(suite: &mut Suite) {
-    if suite.field.is_bridged() {
+    if suite.topology.is_bridged() {
         for_another(suite);
     }
     through_the_gateway(suite);
     to_an_unknown_station(suite);
 }
 
-/// Sends UDP and TCP to one pod's hardware address and to another's address, which policy lets it reach.
+/// Sends UDP and TCP to one pod's hardware address with the address of another, which policy allows.
 fn for_another(suite: &mut Suite) {
     for family in Family::BOTH {
         for (from, receiver, claimed) in TRIOS {
@@ -40,22 +41,22 @@ fn for_another(suite: &mut Suite) {
                 let name =
                     format!("{protocol} to the hardware address of {receiver} and the address of {claimed}");
                 let case = Case::new(name, from, receiver).family(family).dropped("unbound-destination");
-                suite.frame(case, |field, mark| {
-                    let node = &field.nodes[0];
+                suite.frame(case, |topology, mark| {
+                    let node = &topology.nodes[0];
                     let to: IpAddr = match claimed {
                         "nowhere" => family.of([
                             Ipv4Addr::new(203, 0, 113, 9).into(),
                             Ipv6Addr::new(0x2001, 0xdb8, 0, 9, 0, 0, 0, 9).into(),
                         ]),
                         "gateway" => family.of([node.gateway4().into(), node.gateway6().into()]),
-                        pod => field[pod].address(family),
+                        pod => topology[pod].address(family),
                     };
-                    let path = Path::new(field[from].address(family), to);
+                    let path = Path::new(topology[from].address(family), to);
                     let message = match protocol {
                         "UDP" => message::udp(path, mark.ports(), &mark.bytes()),
                         _ => message::tcp(path, mark.ports(), flag::SYN, (1, 0), &mark.bytes()),
                     };
-                    frame::of_packet(field[receiver].mac(), field[from].mac(), &packet(path, &message))
+                    frame::of_packet(topology[receiver].mac(), topology[from].mac(), &packet(path, &message))
                 });
             }
         }
@@ -68,10 +69,10 @@ fn through_the_gateway(suite: &mut Suite) {
         for (from, to) in [("evil/a", "victim/v"), ("closed/c", "open/o"), ("limited/l", "evil/a")] {
             let case =
                 Case::new("UDP to a pod of the same node through the gateway", from, to).family(family);
-            let case = case.recorded(suite.field.path(from, to, family));
-            suite.frame(case, |field, mark| {
-                let path = field.path(from, to, family);
-                udp_frame(field, from, field[from].gateway.mac, path, mark.ports(), &mark.bytes())
+            let case = case.recorded(suite.topology.path(from, to, family));
+            suite.frame(case, |topology, mark| {
+                let path = topology.path(from, to, family);
+                udp_frame(topology, from, topology[from].gateway.mac, path, mark.ports(), &mark.bytes())
             });
         }
     }
@@ -88,9 +89,9 @@ fn to_an_unknown_station(suite: &mut Suite) {
         ] {
             let case = Case::new(format!("UDP to an unknown hardware address and {claimed}"), from, not);
             let case = case.family(family).dropped_on_bridge("unbound-destination");
-            suite.frame(case, |field, mark| {
-                let path = field.path(from, claimed, family);
-                udp_frame(field, from, unknown, path, mark.ports(), &mark.bytes())
+            suite.frame(case, |topology, mark| {
+                let path = topology.path(from, claimed, family);
+                udp_frame(topology, from, unknown, path, mark.ports(), &mark.bytes())
             });
         }
     }

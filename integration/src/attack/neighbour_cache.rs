@@ -1,4 +1,5 @@
-//! Neighbour caches: no pod takes an attacker's hardware address for another pod's, nor for the gateway's.
+//! Neighbour caches: no pod may accept an attacker's hardware address as that of another pod or of the
+//! gateway.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::thread::sleep;
@@ -7,21 +8,21 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::case::Case;
-use super::field::Field;
 use super::frame::{self, Arp, Mac};
 use super::message::{self, Path};
 use super::packet::{fragments_for, packet_for};
 use super::report::Outcome;
-use super::suite::{Means, Suite};
+use super::suite::{AttackContext, Suite};
+use super::topology::Topology;
 use super::wire;
-use crate::command::{ip, ip_answer};
+use crate::command::{ip, ip_output};
 use crate::probe::{Family, probe};
 
-/// How long the kernel takes to update its neighbour cache.
-const BELIEF: Duration = Duration::from_millis(60);
+/// Longer than the kernel takes to update its neighbour cache.
+const CACHE_UPDATE: Duration = Duration::from_millis(60);
 
-/// Who is lied to, and about whom: `gateway` is the pods' own.
-const LIES: [(&str, &str); 5] = [
+/// The victim, and the host whose hardware address is forged. `gateway` is the pods' own gateway.
+const VICTIMS: [(&str, &str); 5] = [
     ("victim/v", "friend/f"),
     ("victim/v", "gateway"),
     ("open/o", "gateway"),
@@ -31,82 +32,83 @@ const LIES: [(&str, &str); 5] = [
 
 /// All attempts.
 pub fn all(suite: &mut Suite) {
-    for (victim, about) in LIES {
-        for lie in ["ARP request", "ARP reply", "ARP reply to all", "gratuitous ARP"] {
-            try_lie(suite, Family::V4, lie, victim, about, arp);
+    for (victim, about) in VICTIMS {
+        for forgery in ["ARP request", "ARP reply", "ARP reply to all", "gratuitous ARP"] {
+            try_forgery(suite, Family::V4, forgery, victim, about, arp);
         }
-        for lie in ["advertisement", "advertisement to all", "solicitation from it"] {
-            try_lie(suite, Family::V6, lie, victim, about, discovery);
+        for forgery in ["advertisement", "advertisement to all", "solicitation from it"] {
+            try_forgery(suite, Family::V6, forgery, victim, about, discovery);
         }
-        // The first fragment ends before what the message is about, which netfilter sees when it has put both together.
-        try_lie(suite, Family::V6, "advertisement in fragments", victim, about, discovery);
+        // The first fragment ends before the target address, which netfilter sees only after reassembly.
+        try_forgery(suite, Family::V6, "advertisement in fragments", victim, about, discovery);
     }
 }
 
-/// Lets the victim know the truth, tells it a lie, and looks at what it believes then.
-fn try_lie(
+/// Lets the victim learn the right hardware address, sends forged messages, and checks its cache.
+fn try_forgery(
     suite: &mut Suite,
     family: Family,
-    lie: &str,
+    forgery: &str,
     victim: &str,
     about: &str,
-    frames: fn(&Field, &str, &str, &str) -> Vec<Vec<u8>>,
+    frames: fn(&Topology, &str, &str, &str) -> Vec<Vec<u8>>,
 ) {
-    let case =
-        Case::new(format!("{lie}: tells {victim} that it is {about}"), "evil/a", victim).family(family);
+    let case = Case::new(format!("{forgery} to {victim} that claims to be {about}"), "evil/a", victim)
+        .family(family);
     let reasons = "spoofed-source|neighbour-discovery";
-    // Of routed pods no hook sees ARP, and none is needed: each has a link of its own.
+    // No hook sees the ARP of routed pods, and none is needed, since each pod has its own link.
     let case = match family {
         Family::V4 => case.dropped_on_bridge(reasons),
         Family::V6 => case.dropped(reasons),
     };
-    let means = suite.means();
-    let outcome = match believed(means, family, victim, about, &frames(&suite.field, lie, victim, about)) {
-        Err(error) => Outcome::Broken(format!("{error:#}")),
-        Ok(believed) if believed.contains(&text(suite.field["evil/a"].mac())) => {
-            Outcome::GotThrough(format!("the cache of {victim}"))
-        }
-        Ok(_) => Outcome::Held,
-    };
-    suite.note(case, outcome);
+    let context = suite.context();
+    let outcome =
+        match cached(context, family, victim, about, &frames(&suite.topology, forgery, victim, about)) {
+            Err(error) => Outcome::Broken(format!("{error:#}")),
+            Ok(cached) if cached.contains(&text(suite.topology["evil/a"].mac())) => {
+                Outcome::GotThrough(format!("the neighbour cache of {victim}"))
+            }
+            Ok(_) => Outcome::AsExpected,
+        };
+    suite.record(case, outcome);
 }
 
-/// What the victim's cache holds of the address after the lie.
-fn believed(
-    means: Means<'_>,
+/// The victim's cache entry for the address after the forged messages.
+fn cached(
+    context: AttackContext<'_>,
     family: Family,
     victim: &str,
     about: &str,
     frames: &[Vec<u8>],
 ) -> Result<String> {
-    let Means { testbed, field, .. } = means;
+    let AttackContext { testbed, topology, .. } = context;
     let namespace = testbed.namespace(victim)?;
-    let address = address_of(field, about, family);
+    let address = address_of(topology, about, family);
     ip(namespace, "neigh flush all\n")?;
-    let way = "ping".parse()?;
-    namespace.run(|| probe(address, way, Duration::from_secs(1)))??;
+    let target = "ping".parse()?;
+    namespace.run(|| probe(address, target, Duration::from_secs(1)))??;
     let attacker = testbed.namespace("evil/a")?;
-    wire::send_frames(attacker, &field["evil/a"].interface, frames)?;
-    sleep(BELIEF);
-    // What a node believes of a link that no packet for the address takes does no harm.
-    let device = match (victim, field.is_bridged()) {
+    wire::send_frames(attacker, &topology["evil/a"].interface, frames)?;
+    sleep(CACHE_UPDATE);
+    // A node's entries on links that no packet for the address takes do no harm.
+    let device = match (victim, topology.is_bridged()) {
         ("node-a", true) => "cni0",
         ("node-a", false) => testbed.device(about)?,
         _ => "eth0",
     };
-    let answer = ip_answer(namespace, &["neigh", "show", "to", &address.to_string(), "dev", device])?;
-    // The next attempts begin with the truth.
+    let answer = ip_output(namespace, &["neigh", "show", "to", &address.to_string(), "dev", device])?;
+    // The next attempts start with an empty cache.
     ip(namespace, "neigh flush all\n")?;
     Ok(answer)
 }
 
-/// The lie in ARP.
-fn arp(field: &Field, lie: &str, victim: &str, about: &str) -> Vec<Vec<u8>> {
-    let own = field["evil/a"].mac();
-    let IpAddr::V4(address) = address_of(field, about, Family::V4) else { return Vec::new() };
-    let (mac, victims) = link_of(field, victim);
+/// The forged ARP frames.
+fn arp(topology: &Topology, forgery: &str, victim: &str, about: &str) -> Vec<Vec<u8>> {
+    let own = topology["evil/a"].mac();
+    let IpAddr::V4(address) = address_of(topology, about, Family::V4) else { return Vec::new() };
+    let (mac, victims) = link_of(topology, victim);
     let IpAddr::V4(victims) = victims[0] else { return Vec::new() };
-    let (operation, to, target) = match lie {
+    let (operation, to, target) = match forgery {
         "ARP request" => (1, mac, ([0; 6], victims)),
         "ARP reply" => (2, mac, (mac, victims)),
         "ARP reply to all" => (2, frame::BROADCAST, (mac, victims)),
@@ -115,46 +117,47 @@ fn arp(field: &Field, lie: &str, victim: &str, about: &str) -> Vec<Vec<u8>> {
     vec![frame::arp(to, own, Arp { operation, sender: (own, address), target }, &[])]
 }
 
-/// The lie in neighbour discovery.
-fn discovery(field: &Field, lie: &str, victim: &str, about: &str) -> Vec<Vec<u8>> {
-    let host = &field["evil/a"];
-    let IpAddr::V6(address) = address_of(field, about, Family::V6) else { return Vec::new() };
-    let (mac, victims) = link_of(field, victim);
+/// The forged frames of neighbour discovery.
+fn discovery(topology: &Topology, forgery: &str, victim: &str, about: &str) -> Vec<Vec<u8>> {
+    let host = &topology["evil/a"];
+    let IpAddr::V6(address) = address_of(topology, about, Family::V6) else { return Vec::new() };
+    let (mac, victims) = link_of(topology, victim);
     let all: IpAddr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).into();
-    let (path, to, kind) = match lie {
+    let (path, to, kind) = match forgery {
         "advertisement" | "advertisement in fragments" => (Path::new(host.v6(), victims[1]), mac, 136),
         "advertisement to all" => (Path::new(host.v6(), all), frame::group_mac(all), 136),
-        // A request updates the cache entry of its sender.
+        // A solicitation updates the cache entry of its sender.
         _ => (Path::new(address, victims[1]), mac, 135),
     };
-    // An advertisement says that it overrides, and names the attacker's hardware address; a solicitation names its source's.
+    // An advertisement has the override flag and the option "target link-layer address"; a solicitation has
+    // the option "source link-layer address".
     let (rest, target, option) = match kind {
         136 => ([0x20, 0, 0, 0], IpAddr::V6(address), 2),
         _ => ([0; 4], victims[1], 1),
     };
     let body = [&message::octets(target)[..], &[option, 1], &host.mac()].concat();
     let message = message::icmp(path, kind, 0, rest, &body);
-    let packets = match lie {
+    let packets = match forgery {
         "advertisement in fragments" => fragments_for(path, &message, 136, &[8], 255),
         _ => vec![packet_for(path, &message, 255)],
     };
     packets.iter().map(|packet| frame::of_packet(to, host.mac(), packet)).collect()
 }
 
-fn address_of(field: &Field, about: &str, family: Family) -> IpAddr {
-    let node = &field.nodes[0];
+fn address_of(topology: &Topology, about: &str, family: Family) -> IpAddr {
+    let node = &topology.nodes[0];
     match about {
         "gateway" => family.of([node.gateway4().into(), node.gateway6().into()]),
-        pod => field[pod].address(family),
+        pod => topology[pod].address(family),
     }
 }
 
 /// The hardware address to which frames for the victim go, and its addresses on the link.
-fn link_of(field: &Field, victim: &str) -> (Mac, [IpAddr; 2]) {
-    let node = &field.nodes[0];
+fn link_of(topology: &Topology, victim: &str) -> (Mac, [IpAddr; 2]) {
+    let node = &topology.nodes[0];
     match victim {
-        "node-a" => (field["evil/a"].gateway.mac, [node.gateway4().into(), node.gateway6().into()]),
-        pod => (field.next_hop("evil/a", pod), field[pod].addresses),
+        "node-a" => (topology["evil/a"].gateway.mac, [node.gateway4().into(), node.gateway6().into()]),
+        pod => (topology.next_hop("evil/a", pod), topology[pod].addresses),
     }
 }
 

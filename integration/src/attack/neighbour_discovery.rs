@@ -1,18 +1,18 @@
-//! Messages of neighbour discovery and ARP as tunnels, and those that only a router may send.
+//! Messages of neighbour discovery and ARP as tunnels, and messages that only a router may send.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::case::Case;
-use super::field::Field;
 use super::frame::{self, Arp, Mac};
 use super::mark::Mark;
 use super::message::{self, Path};
 use super::packet::{fragments_for, packet_for};
 use super::suite::Suite;
+use super::topology::Topology;
 use crate::cluster::OUTSIDE;
 use crate::probe::Family;
 
-/// Types of ICMPv6 that link-scope protocols use, and what they are.
+/// ICMPv6 types of link-scope protocols, and their names.
 const TYPES: [(&str, u8); 9] = [
     ("router solicitation", 133),
     ("router advertisement", 134),
@@ -25,7 +25,7 @@ const TYPES: [(&str, u8); 9] = [
     ("multicast router solicitation", 152),
 ];
 
-/// Attacker and peer: isolated ingress on either node, isolated egress to either node, to the node itself and outside.
+/// Attacker and peer: isolated for ingress on either node; isolated for egress to either node and outside.
 const PAIRS: [(&str, &str); 5] = [
     ("evil/a", "victim/v"),
     ("evil/a", "victim/w"),
@@ -44,7 +44,8 @@ pub fn all(suite: &mut Suite) {
     arp_with_a_payload(suite);
 }
 
-/// Sends every type with a payload to one pod, with a hop limit that shows a router between, and as from the link.
+/// Sends every type with a payload to one pod, with the hop limit of a routed packet and with that of one
+/// from the link.
 fn with_a_payload(suite: &mut Suite) {
     for (what, kind) in TYPES {
         for (from, to) in PAIRS {
@@ -59,11 +60,11 @@ fn with_a_payload(suite: &mut Suite) {
                     }
                     _ => case,
                 };
-                suite.frame(case, |field, mark| {
-                    let path = field.path(from, to, Family::V6);
+                suite.frame(case, |topology, mark| {
+                    let path = topology.path(from, to, Family::V6);
                     discovery(
-                        field,
-                        (from, field.next_hop(from, to)),
+                        topology,
+                        (from, topology.next_hop(from, to)),
                         path,
                         (kind, hop_limit),
                         &oversized(mark, path),
@@ -74,25 +75,26 @@ fn with_a_payload(suite: &mut Suite) {
     }
 }
 
-/// Sends solicitations and advertisements with a payload in fragments, of which the first is the message's header alone: it is
-/// short, and the others show no type.
+/// Sends solicitations and advertisements with a payload in fragments. The first fragment has only the
+/// message's header, and the others don't show the type.
 fn in_fragments(suite: &mut Suite) {
     for (what, kind) in [("neighbour solicitation", 135), ("neighbour advertisement", 136)] {
         for (from, to) in PAIRS.into_iter().chain([("evil/b", "evil/a"), ("evil/b", "closed/c")]) {
             let case = Case::new(format!("{what} with a payload in fragments"), from, to).family(Family::V6);
-            suite.frames(case, |field, mark| {
-                let host = &field[from];
-                let path = field.path(from, to, Family::V6);
+            suite.frames(case, |topology, mark| {
+                let host = &topology[from];
+                let path = topology.path(from, to, Family::V6);
                 let body = [&octets(host.v6())[..], &option(mark), &[0; 1200]].concat();
                 let message = message::icmp(path, kind, 0, [0; 4], &body);
-                let frame = |packet: &Vec<u8>| frame::of_packet(field.next_hop(from, to), host.mac(), packet);
+                let frame =
+                    |packet: &Vec<u8>| frame::of_packet(topology.next_hop(from, to), host.mac(), packet);
                 fragments_for(path, &message, mark.port(), &[8], 255).iter().map(frame).collect()
             });
         }
     }
 }
 
-/// Sends neighbour discovery with a payload between link-local addresses, and to the node's.
+/// Sends neighbour discovery with a payload between link-local addresses of pods, and to that of the node.
 fn between_link_local(suite: &mut Suite) {
     for (what, kind) in
         [("router solicitation", 133), ("neighbour solicitation", 135), ("neighbour advertisement", 136)]
@@ -101,20 +103,21 @@ fn between_link_local(suite: &mut Suite) {
             let case = Case::new(format!("{what} with a payload by fe80::"), from, to).family(Family::V6);
             let reasons = "neighbour-discovery|isolated-scope";
             let case = if to == "node-a" { case.dropped(reasons) } else { case.dropped_on_bridge(reasons) };
-            suite.frame(case, |field, mark| {
-                let host = &field[from];
+            suite.frame(case, |topology, mark| {
+                let host = &topology[from];
                 let (destination, mac) = match to {
                     "node-a" => (host.gateway.link_local, host.gateway.mac),
-                    to => (field[to].link_local(), field.next_hop(from, to)),
+                    to => (topology[to].link_local(), topology.next_hop(from, to)),
                 };
                 let path = Path::new(host.link_local(), destination);
-                discovery(field, (from, mac), path, (kind, 255), &oversized(mark, path))
+                discovery(topology, (from, mac), path, (kind, 255), &oversized(mark, path))
             });
         }
     }
 }
 
-/// Sends router advertisements and redirects to all and to one, by the own and by the gateway's address.
+/// Sends router advertisements and redirects to all and to one, from the pod's own and from the gateway's
+/// address.
 fn from_a_router(suite: &mut Suite) {
     for (what, kind) in [("router advertisement", 134), ("redirect", 137)] {
         for as_gateway in [false, true] {
@@ -127,19 +130,19 @@ fn from_a_router(suite: &mut Suite) {
                     if whom == "all" { case.nor("victim/v").nor("evil/b").nor("node-a") } else { case };
                 let reasons =
                     if as_gateway { "router-advertisement|spoofed-source" } else { "router-advertisement" };
-                suite.frame(case.family(Family::V6).dropped(reasons), |field, mark| {
-                    let host = &field["evil/a"];
+                suite.frame(case.family(Family::V6).dropped(reasons), |topology, mark| {
+                    let host = &topology["evil/a"];
                     let all = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
                     let (destination, mac) = match (whom, to) {
                         ("all", _) => (all, frame::group_mac(all.into())),
                         (_, "node-a") => (host.gateway.link_local, host.gateway.mac),
-                        (_, to) => (field[to].link_local(), field.next_hop("evil/a", to)),
+                        (_, to) => (topology[to].link_local(), topology.next_hop("evil/a", to)),
                     };
                     let source = if as_gateway { host.gateway.link_local } else { host.link_local() };
                     let path = Path::new(source, destination);
                     let body = match kind {
                         134 => router_advertisement(mark),
-                        _ => [octets(field["friend/f"].v6()), octets(host.v6()), option(mark)].concat(),
+                        _ => [octets(topology["friend/f"].v6()), octets(host.v6()), option(mark)].concat(),
                     };
                     let rest = if kind == 134 { [64, 0, 0xff, 0xff] } else { [0; 4] };
                     let message = message::icmp(path, kind, 0, rest, &body);
@@ -150,30 +153,30 @@ fn from_a_router(suite: &mut Suite) {
     }
 }
 
-/// Sends, without an address, what asks whether another pod's address is taken (RFC 4862): a pod that has it then
-/// gives it up. And an advertisement of another pod's address to all.
+/// Sends a duplicate address detection for another pod's address (RFC 4862), after which that pod would give
+/// it up. Also sends an advertisement of another pod's address to all.
 fn for_another(suite: &mut Suite) {
     let case = Case::new("duplicate address detection of a friend's address", "evil/a", "friend/f");
     suite.frame(
         case.family(Family::V6).dropped_on_bridge("spoofed-source|neighbour-discovery"),
-        |field, mark| {
-            let target = field["friend/f"].v6();
+        |topology, mark| {
+            let target = topology["friend/f"].v6();
             let group = frame::solicited_node(target);
             let path = Path::new(Ipv6Addr::UNSPECIFIED, group);
             let body = [octets(target), nonce(mark)].concat();
-            discovery(field, ("evil/a", frame::group_mac(group.into())), path, (135, 255), &body)
+            discovery(topology, ("evil/a", frame::group_mac(group.into())), path, (135, 255), &body)
         },
     );
     let case = Case::new("advertisement of a friend's address to all", "evil/a", "open/o").nor("victim/v");
-    suite.frame(case.family(Family::V6).dropped("spoofed-source|neighbour-discovery"), |field, mark| {
+    suite.frame(case.family(Family::V6).dropped("spoofed-source|neighbour-discovery"), |topology, mark| {
         let all: IpAddr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).into();
-        let path = Path::new(field["evil/a"].v6(), all);
-        let body = [octets(field["friend/f"].v6()), nonce(mark)].concat();
-        discovery(field, ("evil/a", frame::group_mac(all)), path, (136, 255), &body)
+        let path = Path::new(topology["evil/a"].v6(), all);
+        let body = [octets(topology["friend/f"].v6()), nonce(mark)].concat();
+        discovery(topology, ("evil/a", frame::group_mac(all)), path, (136, 255), &body)
     });
 }
 
-/// Sends ARP with bytes behind it, to one and to all: a tunnel beside every rule about IP.
+/// Sends ARP followed by a payload, to one and to all: a tunnel that rules about IP don't see.
 fn arp_with_a_payload(suite: &mut Suite) {
     for (from, to) in [("evil/a", "victim/v"), ("closed/c", "open/o"), ("evil/b", "evil/a")] {
         for whom in ["one", "all"] {
@@ -181,9 +184,9 @@ fn arp_with_a_payload(suite: &mut Suite) {
                 let what = ["request", "reply"][usize::from(operation) - 1];
                 let case =
                     Case::new(format!("ARP {what} with a payload to {whom}"), from, to).family(Family::V4);
-                suite.frame(case, |field, mark| {
-                    let (host, peer) = (&field[from], &field[to]);
-                    let mac: Mac = if whom == "all" { frame::BROADCAST } else { field.next_hop(from, to) };
+                suite.frame(case, |topology, mark| {
+                    let (host, peer) = (&topology[from], &topology[to]);
+                    let mac: Mac = if whom == "all" { frame::BROADCAST } else { topology.next_hop(from, to) };
                     let arp =
                         Arp { operation, sender: (host.mac(), host.v4()), target: (peer.mac(), peer.v4()) };
                     frame::arp(mac, host.mac(), arp, &[&mark.bytes()[..], &[0; 400]].concat())
@@ -192,28 +195,28 @@ fn arp_with_a_payload(suite: &mut Suite) {
         }
     }
     let case = Case::new("an unknown operation of ARP", "evil/a", "victim/v").family(Family::V4);
-    suite.frame(case, |field, mark| {
-        let (host, peer) = (&field["evil/a"], &field["victim/v"]);
+    suite.frame(case, |topology, mark| {
+        let (host, peer) = (&topology["evil/a"], &topology["victim/v"]);
         let [a, b, c, d, e, f, ..] = mark.bytes();
         let arp =
             Arp { operation: 9, sender: (host.mac(), host.v4()), target: ([a, b, c, d, e, f], peer.v4()) };
-        frame::arp(field.next_hop("evil/a", "victim/v"), host.mac(), arp, &mark.bytes())
+        frame::arp(topology.next_hop("evil/a", "victim/v"), host.mac(), arp, &mark.bytes())
     });
 }
 
 /// The frame of a message whose first word is zero.
 fn discovery(
-    field: &Field,
+    topology: &Topology,
     (from, mac): (&str, Mac),
     path: Path,
     (kind, hop_limit): (u8, u8),
     body: &[u8],
 ) -> Vec<u8> {
     let message = message::icmp(path, kind, 0, [0; 4], body);
-    frame::of_packet(mac, field[from].mac(), &packet_for(path, &message, hop_limit))
+    frame::of_packet(mac, topology[from].mac(), &packet_for(path, &message, hop_limit))
 }
 
-/// A target and 600 bytes of unknown options, with the mark in the first.
+/// A target address and about 600 bytes of unknown options, with the mark in the first one.
 fn oversized(mark: Mark, path: Path) -> Vec<u8> {
     let mut body = message::octets(path.destination);
     body.extend(option(mark));
@@ -224,17 +227,17 @@ fn oversized(mark: Mark, path: Path) -> Vec<u8> {
     body
 }
 
-/// An unknown option, with the mark.
+/// An unknown option that contains the mark.
 fn option(mark: Mark) -> Vec<u8> {
     [&[253, 2][..], &mark.bytes(), &[0; 6]].concat()
 }
 
-/// The option "nonce" (RFC 3971), with the mark.
+/// The option "nonce" (RFC 3971) that contains the mark.
 fn nonce(mark: Mark) -> Vec<u8> {
     [&[14, 2][..], &mark.bytes(), &[0; 6]].concat()
 }
 
-/// What follows the first two words: timers, a prefix from which to make addresses, and the mark.
+/// The body after the first two words: timers, a prefix for address configuration, and the mark.
 fn router_advertisement(mark: Mark) -> Vec<u8> {
     let lifetime = 600_u32.to_be_bytes();
     let prefix = [0xfd, 0xee, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];

@@ -1,13 +1,14 @@
-//! The node as a destination: a pod that isolates egress reaches none of its addresses, by whatever protocol.
+//! The node as a destination: a pod that is isolated for egress may reach none of its addresses, by any
+//! protocol.
 
 use std::net::IpAddr;
 
 use super::case::Case;
-use super::field::Field;
 use super::frame;
 use super::message::{self, Path, flag};
 use super::packet::packet;
 use super::suite::Suite;
+use super::topology::Topology;
 use crate::cluster::Links;
 use crate::probe::Family;
 
@@ -19,11 +20,11 @@ pub fn all(suite: &mut Suite) {
 /// Sends UDP, TCP and echo requests from an egress-isolated pod to every address of either node.
 fn to_every_address(suite: &mut Suite) {
     for family in Family::BOTH {
-        for (what, node, address) in addresses(&suite.field, family) {
+        for (what, node, address) in addresses(&suite.topology, family) {
             for protocol in ["UDP", "TCP", "echo"] {
                 let case = Case::new(format!("{protocol} to {what}"), "closed/c", node).family(family);
-                suite.frame(case, |field, mark| {
-                    let host = &field["closed/c"];
+                suite.frame(case, |topology, mark| {
+                    let host = &topology["closed/c"];
                     let path = Path::new(host.address(family), address);
                     let message = match protocol {
                         "UDP" => message::udp(path, mark.ports(), &mark.bytes()),
@@ -37,10 +38,10 @@ fn to_every_address(suite: &mut Suite) {
     }
 }
 
-/// The nodes' addresses: of eth0, the gateway's, flannel.1's (of IPv6 it is the subnet-router anycast address as well), the
-/// broadcast address of the pods, and loopback.
-fn addresses(field: &Field, family: Family) -> Vec<(&'static str, &'static str, IpAddr)> {
-    let [a, b] = [&field.nodes[0], &field.nodes[1]];
+/// The nodes' addresses: of eth0, of the gateway, of flannel.1 (in IPv6 it is also the subnet-router anycast
+/// address), the broadcast address of the pods, and loopback.
+fn addresses(topology: &Topology, family: Family) -> Vec<(&'static str, &'static str, IpAddr)> {
+    let [a, b] = [&topology.nodes[0], &topology.nodes[1]];
     let mut all = vec![
         ("its node", "node-a", family.of(a.addresses())),
         ("its gateway", "node-a", family.of([a.gateway4().into(), a.gateway6().into()])),
@@ -53,7 +54,7 @@ fn addresses(field: &Field, family: Family) -> Vec<(&'static str, &'static str, 
         ("loopback", "node-a", family.of([[127, 0, 0, 1].into(), [0_u16, 0, 0, 0, 0, 0, 0, 1].into()])),
         ("the other node's gateway", "node-b", family.of([b.gateway4().into(), b.gateway6().into()])),
     ];
-    if field.links == Links::Vxlan {
+    if topology.links == Links::Vxlan {
         let network = family.of([b.cidr4.network().into(), b.cidr6.network().into()]);
         all.push(("the other node's flannel.1", "node-b", network));
     }

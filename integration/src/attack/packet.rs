@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::message::{Message, Path, checksum, octets};
 
-/// How far a packet goes if nothing else is said.
+/// The default hop limit.
 const HOP_LIMIT: u8 = 64;
 
 /// IPv6's extension header "fragment".
@@ -15,7 +15,7 @@ pub fn packet(path: Path, message: &Message) -> Vec<u8> {
     packet_for(path, message, HOP_LIMIT)
 }
 
-/// [`packet`] with a hop limit (of IPv4: a time to live).
+/// [`packet`] with a hop limit (in IPv4, the time to live).
 pub fn packet_for(path: Path, message: &Message, hop_limit: u8) -> Vec<u8> {
     let header = match (path.source, path.destination) {
         (IpAddr::V4(_), _) => header4(path, message, hop_limit, &[], 0),
@@ -29,8 +29,8 @@ pub fn packet_with_options(path: Path, message: &Message, options: &[u8]) -> Vec
     [header4(path, message, HOP_LIMIT, options, 0), message.bytes.clone()].concat()
 }
 
-/// An IPv6 packet with one extension header of type `kind` and these bytes before the message. The first two bytes, the
-/// next header and the length, are written here.
+/// An IPv6 packet with one extension header of type `kind` and these bytes before the message. The next
+/// header, the first byte, is overwritten.
 pub fn packet_with_extension(path: Path, message: &Message, kind: u8, bytes: &[u8]) -> Vec<u8> {
     let mut extension = bytes.to_vec();
     extension[0] = message.protocol;
@@ -38,7 +38,7 @@ pub fn packet_with_extension(path: Path, message: &Message, kind: u8, bytes: &[u
     [header6(path, kind, HOP_LIMIT, payload.len()), payload].concat()
 }
 
-/// The fragments of the packet that carries `message`, cut before each of the bytes `at` of the message, which are
+/// The fragments of the packet that carries `message`, split before each of the offsets `at`, which are
 /// multiples of eight.
 pub fn fragments(path: Path, message: &Message, identification: u16, at: &[usize]) -> Vec<Vec<u8>> {
     let mut begins = vec![0];
@@ -55,7 +55,7 @@ pub fn fragments(path: Path, message: &Message, identification: u16, at: &[usize
         .collect()
 }
 
-/// [`fragments`] of IPv6 with a hop limit.
+/// [`fragments`] in IPv6 with a hop limit.
 pub fn fragments_for(
     path: Path,
     message: &Message,
@@ -68,7 +68,7 @@ pub fn fragments_for(
     packets
 }
 
-/// One fragment: `begin` is a multiple of eight.
+/// One fragment. Its offset `begin` is a multiple of eight.
 pub fn fragment(
     path: Path,
     protocol: u8,
@@ -93,7 +93,7 @@ pub fn fragment(
     [header, part.to_vec()].concat()
 }
 
-/// The EtherType of a packet, by its version.
+/// The EtherType of an IP packet, according to its version.
 pub fn ether_type(packet: &[u8]) -> u16 {
     if packet.first().is_some_and(|byte| byte >> 4 == 6) { 0x86dd } else { 0x0800 }
 }
@@ -130,7 +130,7 @@ mod tests {
     use crate::attack::message;
 
     #[test]
-    fn a_packet_of_each_family_is_laid_out_as_the_standards_say() {
+    fn packets_of_both_families_have_the_standard_layout() {
         let path = Path::new([10, 0, 0, 1], [10, 0, 0, 2]);
         let bytes = packet(path, &message::udp(path, (1, 2), b"x"));
         assert_eq!(bytes[..10], [0x45, 0, 0, 29, 0, 1, 0, 0, 64, 17]);

@@ -1,4 +1,4 @@
-//! The outcome of a suite, as a table: a row for each attempt.
+//! The outcomes of a suite as a table, with a row for each attempt.
 
 use std::fmt;
 
@@ -6,25 +6,25 @@ use comfy_table::{Table, presets};
 
 use super::case::Case;
 
-/// What became of an attempt.
+/// The outcome of an attempt.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// It arrived nowhere where policy forbids it.
-    Held,
-    /// It arrived there.
+    /// It arrived nowhere where policy forbids it, or what policy allows worked.
+    AsExpected,
+    /// It arrived there, although policy forbids it.
     GotThrough(String),
-    /// What policy allows did not come about.
+    /// What policy allows did not work.
     Broken(String),
 }
 
-/// Whether the audit log says what it must.
+/// Whether the audit log has the required evidence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Audit {
     /// It does.
     Recorded,
     /// It does not.
     Missing,
-    /// Nothing need be said.
+    /// No evidence is required.
     NotNeeded,
 }
 
@@ -35,16 +35,16 @@ pub struct Row {
     pub kind: &'static str,
     /// The attempt.
     pub case: Case,
-    /// What became of it.
+    /// The outcome.
     pub outcome: Outcome,
-    /// What the audit log says.
+    /// Whether the audit log has the evidence.
     pub audit: Audit,
 }
 
 impl Row {
-    /// Whether all is as it must be.
+    /// Whether the outcome and the audit log are as expected.
     pub fn is_good(&self) -> bool {
-        self.outcome == Outcome::Held && self.audit != Audit::Missing
+        self.outcome == Outcome::AsExpected && self.audit != Audit::Missing
     }
 
     fn family(&self) -> String {
@@ -52,35 +52,36 @@ impl Row {
     }
 }
 
-/// See the module.
+/// See the module's documentation.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// In the order in which they were tried.
+    /// The rows, in the order of the attempts.
     pub rows: Vec<Row>,
 }
 
 impl Report {
-    /// The attempts that got through, and what policy allows and did not come about.
+    /// The number of attempts that got through or that were allowed and did not work.
     pub fn failures(&self) -> usize {
-        self.rows.iter().filter(|row| row.outcome != Outcome::Held).count()
+        self.rows.iter().filter(|row| row.outcome != Outcome::AsExpected).count()
     }
 
-    /// The attempts that the audit log does not tell.
-    pub fn untold(&self) -> usize {
+    /// The number of attempts without the required evidence in the audit log.
+    pub fn unrecorded(&self) -> usize {
         self.rows.iter().filter(|row| row.audit == Audit::Missing).count()
     }
 
-    /// Prints the table; panics if a row is not good. With `ATTACK_AUDIT=off` in the environment the audit log may lack
-    /// lines, for an agent that does not write them yet.
+    /// Prints the table, and panics if a row is not as expected. With `ATTACK_AUDIT=off` in the environment,
+    /// evidence may be missing in the audit log.
     #[track_caller]
     pub fn check(&self, title: &str) {
         let lenient = std::env::var_os("ATTACK_AUDIT").is_some_and(|value| value == "off");
         eprintln!("--- {title}\n{self}");
-        let (failures, untold) = (self.failures(), if lenient { 0 } else { self.untold() });
-        if failures + untold > 0 {
-            // The table tells it all: the state of agents and nodes would bury it.
+        let (failures, unrecorded) = (self.failures(), if lenient { 0 } else { self.unrecorded() });
+        if failures + unrecorded > 0 {
+            // The panic comes after the agents are gone, whose state would hide the table.
             panic!(
-                "{title}: {failures} attempts got through or were broken, {untold} are not in the audit log"
+                "{title}: {failures} attempts got through or were broken, {unrecorded} are not in the audit \
+                 log"
             );
         }
     }
@@ -94,7 +95,7 @@ impl fmt::Display for Report {
             .set_header(["", "kind", "attempt", "family", "from", "outcome", "audit"]);
         for row in &self.rows {
             let outcome = match &row.outcome {
-                Outcome::Held => "held".to_owned(),
+                Outcome::AsExpected => "as expected".to_owned(),
                 Outcome::GotThrough(to) => format!("GOT THROUGH to {to}"),
                 Outcome::Broken(why) => format!("BROKEN: {why}"),
             };
@@ -114,7 +115,7 @@ impl fmt::Display for Report {
             self.rows.len(),
             self.rows.iter().filter(got).count(),
             self.failures() - self.rows.iter().filter(got).count(),
-            self.untold(),
+            self.unrecorded(),
         )
     }
 }

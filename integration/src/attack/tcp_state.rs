@@ -1,4 +1,5 @@
-//! TCP packets that open no connection: conntrack picks some up in the middle, and calls others invalid.
+//! TCP packets that open no connection: conntrack accepts some as new connections (loose pickup), and
+//! considers others invalid.
 
 use super::case::Case;
 use super::frame;
@@ -7,7 +8,7 @@ use super::packet::packet;
 use super::suite::Suite;
 use crate::probe::Family;
 
-/// Flags of one packet out of the blue, and whether conntrack takes it for a new connection.
+/// The flags of one packet without a connection, and whether conntrack accepts it as a new connection.
 const FLAGS: [(&str, u8, bool); 12] = [
     ("ACK", flag::ACK, true),
     ("PSH and ACK", flag::PSH | flag::ACK, true),
@@ -25,12 +26,12 @@ const FLAGS: [(&str, u8, bool); 12] = [
 
 /// All attempts.
 pub fn all(suite: &mut Suite) {
-    out_of_the_blue(suite);
+    without_a_connection(suite);
     bad_checksums(suite);
 }
 
-/// Sends one TCP packet of no connection, with every kind of flags.
-fn out_of_the_blue(suite: &mut Suite) {
+/// Sends one TCP packet without a connection, with every combination of flags.
+fn without_a_connection(suite: &mut Suite) {
     let pairs =
         [("evil/a", "victim/v"), ("evil/a", "victim/w"), ("closed/c", "open/o"), ("closed/c", "open/p")];
     for (what, flags, is_new) in FLAGS {
@@ -38,36 +39,46 @@ fn out_of_the_blue(suite: &mut Suite) {
             for (from, to) in pairs {
                 let case = Case::new(format!("TCP with {what}"), from, to).family(family);
                 let case = match (is_new, to) {
-                    (true, _) => case.recorded(suite.field.path(from, to, family)),
-                    // Which port it came from, the attacker's node knows; the victim's says what it dropped.
+                    (true, _) => case.recorded(suite.topology.path(from, to, family)),
+                    // The victim's node drops it, and does not know through which port it entered the
+                    // attacker's node.
                     (false, "victim/w") => case,
                     (false, _) => case.dropped("invalid-tcp"),
                 };
-                suite.frame(case, |field, mark| {
-                    let path = field.path(from, to, family);
+                suite.frame(case, |topology, mark| {
+                    let path = topology.path(from, to, family);
                     let message = message::tcp(path, mark.ports(), flags, (1000, 2000), &mark.bytes());
-                    frame::of_packet(field.next_hop(from, to), field[from].mac(), &packet(path, &message))
+                    frame::of_packet(
+                        topology.next_hop(from, to),
+                        topology[from].mac(),
+                        &packet(path, &message),
+                    )
                 });
             }
         }
     }
 }
 
-/// Sends UDP, TCP and ICMP with a wrong checksum: conntrack calls them invalid, and a receiver may not care.
+/// Sends UDP, TCP and ICMP with a wrong checksum. Conntrack considers them invalid, but a receiver may ignore
+/// the checksum.
 fn bad_checksums(suite: &mut Suite) {
     for protocol in ["UDP", "TCP", "echo"] {
         for family in Family::BOTH {
             for (from, to) in [("evil/a", "victim/v"), ("closed/c", "open/o")] {
                 let case = Case::new(format!("{protocol} with a wrong checksum"), from, to).family(family);
-                suite.frame(case, |field, mark| {
-                    let path = field.path(from, to, family);
+                suite.frame(case, |topology, mark| {
+                    let path = topology.path(from, to, family);
                     let (mut message, at) = match protocol {
                         "UDP" => (message::udp(path, mark.ports(), &mark.bytes()), 6),
                         "TCP" => (message::tcp(path, mark.ports(), flag::SYN, (1, 0), &mark.bytes()), 16),
                         _ => (message::echo(path, false, mark.port(), &mark.bytes()), 2),
                     };
                     message.bytes[at] ^= 0x55;
-                    frame::of_packet(field.next_hop(from, to), field[from].mac(), &packet(path, &message))
+                    frame::of_packet(
+                        topology.next_hop(from, to),
+                        topology[from].mac(),
+                        &packet(path, &message),
+                    )
                 });
             }
         }

@@ -1,4 +1,4 @@
-//! Frames out of an interface, as a process with CAP_NET_RAW sends them, and datagrams of any process.
+//! Sends frames through an interface, as a process with CAP_NET_RAW can, and datagrams, as any process can.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -13,10 +13,10 @@ use nix::sys::socket::{
 
 use crate::namespace::Namespace;
 
-/// What an interface has: its hardware address, and its IPv6 link-local address.
+/// The addresses of an interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Interface {
-    /// Where frames are sent from; it names the interface, too.
+    /// The link-layer address for sending frames, which includes the index of the interface.
     pub link: LinkAddr,
     /// The hardware address.
     pub mac: [u8; 6],
@@ -36,12 +36,12 @@ pub fn interface(namespace: &Namespace, name: &str) -> Result<Interface> {
         let v6 = address.as_sockaddr_in6().map(|address| address.ip());
         link_local = link_local.or(v6.filter(|ip| ip.is_unicast_link_local()));
     }
-    let link = link.context("it is not there").with_context(doing)?;
+    let link = link.context("it does not exist").with_context(doing)?;
     let mac = link.addr().context("it has no hardware address").with_context(doing)?;
     Ok(Interface { link, mac, link_local: link_local.unwrap_or(std::net::Ipv6Addr::UNSPECIFIED) })
 }
 
-/// Sends frames out of an interface of a namespace, one after the other.
+/// Sends frames through an interface of a namespace, one after the other.
 pub fn send_frames(namespace: &Namespace, interface: &Interface, frames: &[Vec<u8>]) -> Result<()> {
     namespace.run(|| -> Result<()> {
         let socket = packet_socket()?;
@@ -53,7 +53,8 @@ pub fn send_frames(namespace: &Namespace, interface: &Interface, frames: &[Vec<u
     })?
 }
 
-/// Sends a frame out of an interface again and again, as fast as it goes, until it is stopped. Returns how many times.
+/// Sends a frame through an interface repeatedly, as fast as possible, until it is stopped. Returns the
+/// number of frames.
 pub fn flood(
     namespace: &Namespace,
     interface: &Interface,
@@ -72,7 +73,7 @@ pub fn flood(
     })?
 }
 
-/// Sends a datagram by a socket, as any process can.
+/// Sends a datagram by an unprivileged socket.
 pub fn send_datagram(namespace: &Namespace, source_port: u16, to: SocketAddr, data: &[u8]) -> Result<()> {
     let any: IpAddr = match to {
         SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
@@ -86,8 +87,8 @@ pub fn send_datagram(namespace: &Namespace, source_port: u16, to: SocketAddr, da
     })?
 }
 
-/// Sends a datagram from an address that the sender does not have. For IPv6 the kernel asks no privilege for it
-/// (IP_FREEBIND; the option of IPv4 sets the same flag of the socket as IPV6_FREEBIND).
+/// Sends a datagram from an address that the sender does not have. For IPv6, the kernel requires no privilege
+/// for that. IP_FREEBIND sets the same flag of the socket as IPV6_FREEBIND.
 pub fn send_freebound(namespace: &Namespace, from: SocketAddr, to: SocketAddr, data: &[u8]) -> Result<()> {
     let family = if to.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
     namespace.run(|| -> Result<()> {
@@ -99,7 +100,7 @@ pub fn send_freebound(namespace: &Namespace, from: SocketAddr, to: SocketAddr, d
     })?
 }
 
-/// A port of a link-local address on an interface.
+/// A link-local address and port on an interface.
 pub fn scoped(address: std::net::Ipv6Addr, port: u16, interface: &Interface) -> SocketAddr {
     let scope = u32::try_from(interface.link.ifindex()).unwrap_or_default();
     SocketAddrV6::new(address, port, 0, scope).into()

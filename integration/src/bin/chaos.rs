@@ -1,4 +1,4 @@
-//! Random faults under load, from a seed: `cargo xtask chaos`.
+//! `cargo xtask chaos`: injects random faults under load, from a seed.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -46,7 +46,7 @@ fn main() -> Result<ExitCode> {
     let duration =
         Duration::try_from_secs_f64(minutes * 60.0).context("--minutes takes a number from 0, such as 10")?;
     println!("seed {seed}, {minutes} minutes");
-    match Run::begin(Plan { seed, duration, only }).and_then(Run::play) {
+    match Run::new(Plan { seed, duration, only }).and_then(Run::execute) {
         Ok(totals) => {
             println!("{totals:#?}\nseed {seed}: every outcome was right");
             Ok(ExitCode::SUCCESS)

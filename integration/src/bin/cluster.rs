@@ -1,4 +1,4 @@
-//! A real Kubernetes cluster on this machine: brought up, taken down, looked at from within.
+//! Starts, stops and tests a real Kubernetes cluster on this machine.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use integration::kubernetes::e2e::{self, Programme};
+use integration::kubernetes::e2e::{self, RunPlan};
 use integration::kubernetes::scenarios::{SCENARIOS, Scenario};
-use integration::kubernetes::{Cluster, Parts, Place, Way, init};
+use integration::kubernetes::{Cluster, Components, InstallMethod, Workdir, init};
 
 #[derive(Parser)]
 #[command(name = "cluster", about = "A real Kubernetes cluster on this machine, as root.")]
@@ -17,43 +17,43 @@ struct Arguments {
     command: Command,
 }
 
-/// Where things are.
+/// The folders of a cluster.
 #[derive(clap::Args)]
 struct Folders {
-    /// The cluster's files.
+    /// The folder of the cluster's files.
     #[arg(long)]
     folder: PathBuf,
-    /// Built programs of Kubernetes.
-    #[arg(long)]
-    parts: PathBuf,
+    /// The folder of the built programs of Kubernetes.
+    #[arg(long = "parts")]
+    components: PathBuf,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Bring it up.
+    /// Start the cluster.
     Up {
         #[command(flatten)]
         folders: Folders,
-        /// How kube-verdict is installed.
-        #[arg(long, value_enum, default_value = "chart")]
-        way: Way,
+        /// The method of installing kube-verdict.
+        #[arg(long = "way", value_enum, default_value = "chart")]
+        method: InstallMethod,
         /// An archive of our image.
         #[arg(long)]
         image: Option<PathBuf>,
     },
-    /// Take it down.
+    /// Stop the cluster.
     Down {
         #[command(flatten)]
         folders: Folders,
     },
-    /// Open a shell that reaches it.
+    /// Open a shell that can reach the cluster.
     Shell {
         #[command(flatten)]
         folders: Folders,
     },
-    /// Run upstream's suite and our own scenarios on clusters of their own.
+    /// Run upstream's suite and our own scenarios, each on a new cluster.
     E2e(E2e),
-    /// Be the first process of a node.
+    /// Run the first process of a node.
     #[command(name = init::COMMAND, hide = true)]
     NodeInit {
         /// The node's folder.
@@ -68,45 +68,45 @@ struct E2e {
     /// An archive of our image.
     #[arg(long)]
     image: PathBuf,
-    /// The suite and scenarios through this way alone.
-    #[arg(long, value_enum, conflicts_with = "all_ways")]
-    way: Option<Way>,
-    /// The suite through all ways.
-    #[arg(long)]
-    all_ways: bool,
+    /// Run the suite and all scenarios only with this installation method.
+    #[arg(long = "way", value_enum, conflicts_with = "all_methods")]
+    method: Option<InstallMethod>,
+    /// Run the suite with every installation method.
+    #[arg(long = "all-ways")]
+    all_methods: bool,
     /// How many times in a row the suite must pass.
     #[arg(long, default_value_t = 1)]
     runs: u32,
-    /// Scenarios of these names; without a name, all of them.
+    /// Run the scenarios with these names; without a name, all of them.
     #[arg(long, num_args = 0..)]
     scenarios: Option<Vec<String>>,
-    /// Only scenarios.
+    /// Run only scenarios.
     #[arg(long)]
     no_suite: bool,
-    /// Leave the last cluster up.
+    /// Do not stop the last cluster.
     #[arg(long)]
     keep: bool,
 }
 
 impl E2e {
-    fn programmes(&self) -> Result<Vec<Programme>> {
-        let mut programmes = match (self.way, self.all_ways) {
-            (Some(way), _) => vec![Programme::one_way(way, self.runs)],
-            (None, true) => Programme::all_ways(self.runs),
-            (None, false) => Programme::standard(self.runs),
+    fn plans(&self) -> Result<Vec<RunPlan>> {
+        let mut plans = match (self.method, self.all_methods) {
+            (Some(method), _) => vec![RunPlan::with_method(method, self.runs)],
+            (None, true) => RunPlan::all_methods(self.runs),
+            (None, false) => RunPlan::standard(self.runs),
         };
         if let Some(names) = &self.scenarios {
             let scenarios = if names.is_empty() { SCENARIOS.to_vec() } else { named(names)? };
-            for programme in &mut programmes {
-                programme.scenarios.clone_from(&scenarios);
+            for plan in &mut plans {
+                plan.scenarios.clone_from(&scenarios);
             }
         }
         if self.no_suite {
-            for programme in &mut programmes {
-                programme.suites = 0;
+            for plan in &mut plans {
+                plan.suites = 0;
             }
         }
-        Ok(programmes)
+        Ok(plans)
     }
 }
 
@@ -132,19 +132,20 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Up { folders, way, image } => {
-            let parts = Parts::at(&folders.parts)?;
-            Cluster::up(&Place::at(&folders.folder)?, parts, way, image.as_deref())?;
+        Command::Up { folders, method, image } => {
+            let components = Components::at(&folders.components)?;
+            Cluster::up(&Workdir::at(&folders.folder)?, components, method, image.as_deref())?;
         }
-        Command::Down { folders } => Cluster::down(&Place::at(&folders.folder)?)?,
+        Command::Down { folders } => Cluster::down(&Workdir::at(&folders.folder)?)?,
         Command::Shell { folders } => {
-            let parts = Parts::at(&folders.parts)?;
-            Cluster::running(&Place::at(&folders.folder)?, parts)?.shell()?;
+            let components = Components::at(&folders.components)?;
+            Cluster::running(&Workdir::at(&folders.folder)?, components)?.shell()?;
         }
         Command::E2e(e2e) => {
-            let programmes = e2e.programmes()?;
-            let (place, parts) = (Place::at(&e2e.folders.folder)?, Parts::at(&e2e.folders.parts)?);
-            let passed = e2e::run(&place, &parts, &e2e.image, &programmes, e2e.keep)?;
+            let plans = e2e.plans()?;
+            let (workdir, components) =
+                (Workdir::at(&e2e.folders.folder)?, Components::at(&e2e.folders.components)?);
+            let passed = e2e::run(&workdir, &components, &e2e.image, &plans, e2e.keep)?;
             return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::NodeInit { root } => init::run(&root)?,

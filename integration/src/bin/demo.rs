@@ -1,7 +1,7 @@
 //! The demonstration: plain NetworkPolicies, enforced on real connections between network namespaces.
 //!
-//! It shows the policies, who reaches whom (expected beside observed), the audit record behind some verdicts, and how
-//! soon an edit cuts an established connection. It ends with 0 only if all came out as expected.
+//! It shows the policies, expected and observed outcomes of probes, the audit records of some verdicts, and
+//! how soon an edit cuts an established connection. The exit code is 0 only if everything is as expected.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -16,9 +16,9 @@ use clap::Parser;
 use owo_colors::OwoColorize;
 
 use integration::record::Record;
-use integration::{Agent, Answer, Family, Launch, Observed, Stream, Testbed, Way};
+use integration::{Agent, Answer, Family, Launch, Observed, ProbeTarget, Stream, Testbed};
 
-/// The policies, each as a file of its own.
+/// The policies. Each is written to its own file.
 const POLICIES: [(&str, &str); 4] = [
     ("db/default-deny", "podSelector: {}\npolicyTypes: [Ingress]\n"),
     (
@@ -50,11 +50,11 @@ egress:
     ),
 ];
 
-/// What `db/allow-api` is changed to: the rule is gone.
+/// The new spec of `db/allow-api`, without its rule.
 const WITHOUT_RULE: &str = "podSelector: {matchLabels: {app: postgres}}\ningress: []\n";
 
-/// Who tries to reach whom, how, and whether the policies let it.
-const TRIES: [(&str, &str, &str, bool); 13] = [
+/// The probes: source, destination, port, and whether the policies allow it.
+const PROBES: [(&str, &str, &str, bool); 13] = [
     ("web/frontend", "web/api", "8080/TCP", true),
     ("web/frontend", "db/postgres", "5432/TCP", false),
     ("web/frontend", "kube-system/dns", "53/UDP", true),
@@ -70,33 +70,33 @@ const TRIES: [(&str, &str, &str, bool); 13] = [
     ("outside", "db/postgres", "5432/TCP", false),
 ];
 
-/// The tries whose audit records are shown.
+/// The indexes of the probes whose audit records are shown.
 const SHOWN: [usize; 4] = [3, 5, 8, 10];
 
-/// A denied packet is dropped, so a try that nobody answers for so long counts as denied.
-const PATIENCE: Duration = Duration::from_millis(700);
+/// A denied packet is dropped, so a probe without an answer within this time counts as denied.
+const TIMEOUT: Duration = Duration::from_millis(700);
 
-/// After an edit the connection must stand still within this time.
+/// The connection must be cut within this time after an edit.
 const BOUND: Duration = Duration::from_millis(100);
 
-/// Shows kube-verdict on this machine, as root: NetworkPolicies on real connections between network namespaces, which are removed at the
-/// end. `cargo xtask demo` builds what it needs and runs it.
+/// Demonstrates kube-verdict on this machine, as root: NetworkPolicies on real connections between network
+/// namespaces, which are removed at the end. `cargo xtask demo` builds what it needs and runs it.
 #[derive(Parser)]
 #[command(
     name = "demo",
-    after_help = "Exit codes: 0 everything came out as expected, 1 something did not, 2 the command line is wrong."
+    after_help = "Exit codes: 0 everything was as expected, 1 something was not, 2 the command line is wrong."
 )]
 struct Demo {}
 
 fn main() -> ExitCode {
     Demo::parse();
-    match play() {
+    match run() {
         Ok(true) => {
-            println!("\n{}", "Everything came out as expected.".green().bold());
+            println!("\n{}", "Everything was as expected.".green().bold());
             ExitCode::SUCCESS
         }
         Ok(false) => {
-            println!("\n{}", "Something came out otherwise than expected.".red().bold());
+            println!("\n{}", "Something was not as expected.".red().bold());
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -106,7 +106,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn play() -> Result<bool> {
+fn run() -> Result<bool> {
     let begun = Instant::now();
     let testbed = Testbed::new()
         .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
@@ -125,12 +125,12 @@ fn play() -> Result<bool> {
     let begun = Instant::now();
     let mut agents = start_agents(&testbed)?;
     println!("\n  kube-verdict is ready on both nodes after {:.0?}", begun.elapsed());
-    let marks: BTreeMap<String, u64> =
-        agents.iter().map(|(node, agent)| (node.clone(), agent.mark())).collect();
+    let audit_starts: BTreeMap<String, u64> =
+        agents.iter().map(|(node, agent)| (node.clone(), agent.audit_end())).collect();
     title("Who reaches whom");
-    let (as_expected, observed) = show_tries(&testbed)?;
-    title("Why: the audit record behind some of these");
-    show_records(&testbed, &agents, &marks, &observed)?;
+    let (as_expected, observed) = show_probes(&testbed)?;
+    title("Why: the audit records of some of these");
+    show_records(&testbed, &agents, &audit_starts, &observed)?;
     title("An established connection, and an edit");
     let cut = show_cut(&testbed)?;
     for agent in agents.values_mut() {
@@ -166,34 +166,34 @@ fn start_agents(testbed: &Testbed) -> Result<BTreeMap<String, Agent>> {
     Ok(agents)
 }
 
-/// Tries all at once, over IPv4 and IPv6, and shows what came of it.
-fn show_tries(testbed: &Testbed) -> Result<(bool, Vec<[Observed; 2]>)> {
+/// Runs all probes at once, over IPv4 and IPv6, and shows the outcomes.
+fn show_probes(testbed: &Testbed) -> Result<(bool, Vec<[Observed; 2]>)> {
     let observed: Vec<[Observed; 2]> = thread::scope(|scope| {
-        let probe = |from: &'static str, to: &'static str, way: Way, family| {
-            scope.spawn(move || testbed.probe(from, to, way, family, PATIENCE))
+        let probe = |from: &'static str, to: &'static str, target: ProbeTarget, family| {
+            scope.spawn(move || testbed.probe(from, to, target, family, TIMEOUT))
         };
         let mut running = Vec::new();
-        for (from, to, way, _) in TRIES {
-            let way = way.parse()?;
-            running.push(Family::BOTH.map(|family| probe(from, to, way, family)));
+        for (from, to, target, _) in PROBES {
+            let target = target.parse()?;
+            running.push(Family::BOTH.map(|family| probe(from, to, target, family)));
         }
         let join = |thread: thread::ScopedJoinHandle<'_, Result<Observed>>| {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
         running.into_iter().map(|[v4, v6]| Ok([join(v4)?, join(v6)?])).collect::<Result<_>>()
     })?;
-    let row = |[from, to, way, expected, v4, v6]: [&str; 6]| {
-        format!("  {from:<15} {to:<16} {way:<9} {expected:<9} {v4:<9} {v6:<9}")
+    let row = |[from, to, target, expected, v4, v6]: [&str; 6]| {
+        format!("  {from:<15} {to:<16} {target:<9} {expected:<9} {v4:<9} {v6:<9}")
     };
     println!("{}", row(["from", "to", "port", "expected", "IPv4", "IPv6"]).bold());
     let mut all = true;
-    for ((from, to, way, expected), found) in TRIES.iter().zip(&observed) {
-        // A denied packet is dropped, never refused: a refusal is not what was expected.
+    for ((from, to, target, expected), found) in PROBES.iter().zip(&observed) {
+        // A denied packet is dropped. A refusal is never expected.
         let expected = if *expected { "reached" } else { "dropped" };
-        let [v4, v6] = [word(&found[0].answer), word(&found[1].answer)];
+        let [v4, v6] = [outcome(&found[0].answer), outcome(&found[1].answer)];
         let fits = v4 == expected && v6 == expected;
         all &= fits;
-        let line = row([from, to, way, expected, &v4, &v6]);
+        let line = row([from, to, target, expected, &v4, &v6]);
         if fits {
             println!("{line} {}", "as expected".green());
         } else {
@@ -203,7 +203,7 @@ fn show_tries(testbed: &Testbed) -> Result<(bool, Vec<[Observed; 2]>)> {
     Ok((all, observed))
 }
 
-fn word(answer: &Answer) -> String {
+fn outcome(answer: &Answer) -> String {
     match answer {
         Answer::Reached(_) | Answer::Replied => "reached".to_owned(),
         Answer::TimedOut => "dropped".to_owned(),
@@ -214,28 +214,31 @@ fn word(answer: &Answer) -> String {
 fn show_records(
     testbed: &Testbed,
     agents: &BTreeMap<String, Agent>,
-    marks: &BTreeMap<String, u64>,
+    audit_starts: &BTreeMap<String, u64>,
     observed: &[[Observed; 2]],
 ) -> Result<()> {
     for number in SHOWN {
-        let (Some((from, to, way, _)), Some([one, _])) = (TRIES.get(number), observed.get(number)) else {
+        let (Some((from, to, target, _)), Some([one, _])) = (PROBES.get(number), observed.get(number)) else {
             continue;
         };
         let destination = SocketAddr::new(Family::V4.of(testbed.addresses(to)?), one.destination.port());
-        // Egress is evaluated on the source's node, ingress on the destination's: the record with the weightier reason.
+        // Egress is evaluated on the source's node, and ingress on the destination's. A record that names a
+        // policy is preferred.
         let mut records = Vec::new();
         for (node, agent) in agents {
-            let mark = marks.get(node).copied().unwrap_or_default();
+            let audit_start = audit_starts.get(node).copied().unwrap_or_default();
             let node_has = [*from, *to]
                 .iter()
                 .any(|pod| testbed.cluster().pod_named(pod).is_ok_and(|pod| pod.node == *node));
-            if node_has && let Ok(record) = agent.wait_record(mark, |record| record.is_of(one, destination)) {
+            if node_has
+                && let Ok(record) = agent.wait_record(audit_start, |record| record.is_of(one, destination))
+            {
                 records.push((node, record));
             }
         }
         let best = records.iter().max_by_key(|(_, record)| record.policy.is_some());
-        let (node, record) = best.with_context(|| format!("no audit record of {from} to {to} {way}"))?;
-        println!("\n  {} to {} {way}: {}", from.cyan(), to.cyan(), verdict(record));
+        let (node, record) = best.with_context(|| format!("no audit record of {from} to {to} {target}"))?;
+        println!("\n  {} to {} {target}: {}", from.cyan(), to.cyan(), verdict(record));
         println!("    {}", sentence(record));
         if let Some(near) = &record.nearest_miss {
             let matched = if near.miss == "port" {
@@ -269,11 +272,11 @@ fn sentence(record: &Record) -> String {
     }
 }
 
-/// Holds a connection open, removes the rule that allows it, and shows when its last byte passed.
+/// Opens a connection, removes the rule that allows it, and shows when its last byte passed.
 fn show_cut(testbed: &Testbed) -> Result<bool> {
     let stream = Stream::open(testbed, "web/api", "db/postgres", "5432".parse()?, Family::V4)?;
     stream.wait_progress(200)?;
-    println!("  web/api talks to db/postgres: {} messages went and came back", stream.echoed());
+    println!("  web/api talks to db/postgres: {} messages were echoed", stream.echoed());
     let written = testbed.manifests().policy("db/allow-api", WITHOUT_RULE)?;
     println!(
         "  policy-db.allow-api.yaml is edited: {} -> {}",
@@ -282,7 +285,7 @@ fn show_cut(testbed: &Testbed) -> Result<bool> {
     );
     thread::sleep(Duration::from_millis(1000));
     let arrived =
-        testbed.server("db/postgres")?.last_arrival(stream.client()).context("nothing ever arrived")?;
+        testbed.server("db/postgres")?.last_arrival(stream.client()).context("nothing has arrived")?;
     let last = arrived.max(stream.last_echo()).saturating_duration_since(written);
     let fits = last < BOUND;
     let took = format!("{:.1} ms", last.as_secs_f64() * 1000.0);
@@ -291,8 +294,8 @@ fn show_cut(testbed: &Testbed) -> Result<bool> {
     testbed.manifests().policy("db/allow-api", POLICIES[1].1)?;
     let healing = Instant::now();
     stream.wait_progress(50)?;
-    println!("  the edit is taken back: the same connection goes on after {:.1?}", healing.elapsed());
+    println!("  the edit is reverted: the same connection resumes after {:.1?}", healing.elapsed());
     let report = stream.finish()?;
-    println!("  all {} messages arrived whole and in order", report.echoed);
+    println!("  all {} messages were echoed in order", report.echoed);
     Ok(fits)
 }

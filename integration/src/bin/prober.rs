@@ -1,5 +1,5 @@
-//! What runs in the pods of our scenarios: answers, or tries to reach somebody from its first instant on. Linked statically,
-//! alone in its image. What it has seen is its standard output, one line of JSON.
+//! The program in the pods of our scenarios: a server or a client. It is linked statically, as the only file
+//! of its image. A client prints its results as one line of JSON.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -18,18 +18,18 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
 };
 
-/// How long one connection may take. A lost first packet is sent again after a second.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// The timeout of one connection. TCP retransmits a lost SYN after a second.
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 fn main() -> Result<()> {
     let started = Instant::now();
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    match words[..] {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
         ["serve", port] => serve(port.parse()?),
         ["first", to, port, seconds] => {
             first(started, to.parse()?, port.parse()?, Duration::from_secs(seconds.parse()?))?;
-            // The pod stays, so that its address is its own until the scenario is over.
+            // The process does not exit, so that the pod keeps its address until the scenario is over.
             loop {
                 thread::park();
             }
@@ -39,20 +39,21 @@ fn main() -> Result<()> {
             knock(port.parse()?, &addresses?, Duration::from_secs(seconds.parse()?))
         }
         ["load", to, seconds] => load(to.parse()?, Duration::from_secs(seconds.parse()?)),
-        ["ask", word, to] => {
-            println!("{}", question(to.parse()?, word.as_bytes())?);
+        ["ask", text, to] => {
+            println!("{}", request(to.parse()?, text.as_bytes())?);
             Ok(())
         }
         ["forge", source, to, packets] => forge(source.parse()?, to.parse()?, packets.parse()?),
         _ => bail!(
-            "serve PORT | first ADDRESS:PORT PORT SECONDS | knock PORT ADDRESS,... SECONDS | load ADDRESS:PORT SECONDS \
+            "serve PORT | first ADDRESS:PORT PORT SECONDS | knock PORT ADDRESS,... SECONDS | load \
+             ADDRESS:PORT SECONDS \
              | ask WORD ADDRESS:PORT | forge SOURCE ADDRESS:PORT PACKETS"
         ),
     }
 }
 
-/// Answers every connection with the name of the pod, and counts the datagrams of each address. `datagrams` as a
-/// connection's first word is answered with those counts.
+/// Answers every connection with the name of the pod, and counts the datagrams from each address. The request
+/// `datagrams` is answered with these counts.
 fn serve(port: u16) -> Result<()> {
     let name = std::env::var("HOSTNAME").unwrap_or_default();
     let any = SocketAddr::from(([0; 4], port));
@@ -73,10 +74,10 @@ fn serve(port: u16) -> Result<()> {
         for connection in listener.incoming() {
             let (Ok(mut connection), name, counts) = (connection, &name, &counts) else { continue };
             scope.spawn(move || {
-                let _ = connection.set_read_timeout(Some(PATIENCE));
-                let mut word = [0; 16];
-                let length = connection.read(&mut word).unwrap_or_default();
-                let answer = if word.get(..length) == Some(b"datagrams") {
+                let _ = connection.set_read_timeout(Some(TIMEOUT));
+                let mut buffer = [0; 16];
+                let length = connection.read(&mut buffer).unwrap_or_default();
+                let answer = if buffer.get(..length) == Some(b"datagrams") {
                     let counts = counts.lock().map(|counts| counts.clone()).unwrap_or_default();
                     let counts: Vec<String> =
                         counts.iter().map(|(from, count)| format!("\"{from}\":{count}")).collect();
@@ -91,8 +92,9 @@ fn serve(port: u16) -> Result<()> {
     Ok(())
 }
 
-/// Begins a connection every 20 ms, each on a thread of its own, and sends a datagram with each. Says when the first
-/// connection succeeded, counted from the first instruction of this process, and how many datagrams came in at `port`.
+/// Opens a connection every 20 ms, each on its own thread, and sends a datagram with each. Prints when the
+/// first connection succeeded, counted from the start of this process, and how many datagrams arrived at
+/// `port`.
 fn first(started: Instant, to: SocketAddr, port: u16, how_long: Duration) -> Result<()> {
     let any = SocketAddr::from(([0; 4], port));
     let knocked_at = UdpSocket::bind(any).with_context(|| format!("listening at {any}"))?;
@@ -108,7 +110,7 @@ fn first(started: Instant, to: SocketAddr, port: u16, how_long: Duration) -> Res
             tries.fetch_add(1, Ordering::Relaxed);
             scope.spawn(|| {
                 let began = Instant::now();
-                if TcpStream::connect_timeout(&to, PATIENCE).is_ok() {
+                if TcpStream::connect_timeout(&to, TIMEOUT).is_ok() {
                     successes.fetch_add(1, Ordering::Relaxed);
                     if let (Ok(mut first), Ok(mut slowest)) = (first.lock(), slowest.lock()) {
                         let at = started.elapsed();
@@ -122,7 +124,7 @@ fn first(started: Instant, to: SocketAddr, port: u16, how_long: Duration) -> Res
     });
     let first =
         first.into_inner().unwrap_or_default().map_or("null".to_owned(), |at| at.as_millis().to_string());
-    // The kernel has kept those that came, up to its buffer's size.
+    // The kernel has buffered the datagrams that arrived, up to the buffer's size.
     knocked_at.set_nonblocking(true)?;
     let mut knocks = 0;
     while knocked_at.recv(&mut [0; 64]).is_ok() {
@@ -137,13 +139,13 @@ fn first(started: Instant, to: SocketAddr, port: u16, how_long: Duration) -> Res
     Ok(())
 }
 
-/// Sends a datagram to each address every 20 ms, whether somebody is there or not.
+/// Sends a datagram to each address every 20 ms, whether or not a pod has the address.
 fn knock(port: u16, addresses: &[IpAddr], how_long: Duration) -> Result<()> {
     let socket = UdpSocket::bind(SocketAddr::from(([0; 4], 0)))?;
     let started = Instant::now();
     while started.elapsed() < how_long {
         for address in addresses {
-            // An error tells of a datagram before, to which nobody answered.
+            // An error can refer to an earlier datagram, to an address without a pod.
             let _ = socket.send_to(b"knock", (*address, port));
         }
         sleep(Duration::from_millis(20));
@@ -151,7 +153,8 @@ fn knock(port: u16, addresses: &[IpAddr], how_long: Duration) -> Result<()> {
     Ok(())
 }
 
-/// One connection after the other on four threads; counts those that were not answered.
+/// Opens one connection after the other on four threads, and counts those that were answered and those that
+/// were not.
 fn load(to: SocketAddr, how_long: Duration) -> Result<()> {
     let (answered, lost) = (AtomicU64::new(0), AtomicU64::new(0));
     let over = AtomicBool::new(false);
@@ -161,12 +164,12 @@ fn load(to: SocketAddr, how_long: Duration) -> Result<()> {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
                     let began = Instant::now();
-                    let counter = if question(to, b"load").is_ok() { &answered } else { &lost };
+                    let counter = if request(to, b"load").is_ok() { &answered } else { &lost };
                     counter.fetch_add(1, Ordering::Relaxed);
                     if let Ok(mut slowest) = slowest.lock() {
                         *slowest = slowest.max(began.elapsed());
                     }
-                    // Each connection leaves an entry in the table of connections.
+                    // Each connection leaves an entry in the conntrack table.
                     sleep(Duration::from_millis(4));
                 }
             });
@@ -183,7 +186,7 @@ fn load(to: SocketAddr, how_long: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Sends datagrams whose IPv4 header is written here, with any source. Takes CAP_NET_RAW.
+/// Sends datagrams with an IPv4 header from this program, with any source. Needs CAP_NET_RAW.
 fn forge(source: Ipv4Addr, to: SocketAddrV4, packets: u32) -> Result<()> {
     let socket = socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)
         .context("opening a raw socket")?;
@@ -196,11 +199,11 @@ fn forge(source: Ipv4Addr, to: SocketAddrV4, packets: u32) -> Result<()> {
     Ok(())
 }
 
-/// Sends one word and returns the answer.
-fn question(to: SocketAddr, word: &[u8]) -> Result<String> {
-    let mut connection = TcpStream::connect_timeout(&to, PATIENCE)?;
-    connection.set_read_timeout(Some(PATIENCE))?;
-    connection.write_all(word)?;
+/// Sends a request and returns the answer.
+fn request(to: SocketAddr, text: &[u8]) -> Result<String> {
+    let mut connection = TcpStream::connect_timeout(&to, TIMEOUT)?;
+    connection.set_read_timeout(Some(TIMEOUT))?;
+    connection.write_all(text)?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer)?;
     if answer.is_empty() {

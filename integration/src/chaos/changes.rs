@@ -1,6 +1,7 @@
-//! Changes of what is configured: policies, labels, and pods that come and go.
+//! Changes of the configuration: policies, labels, and pods that are created and deleted.
 //!
-//! From: random numbers. To: the next world, in the model before its first effect, then in the manifests.
+//! From: random numbers. To: the next world. Invariant: the model has it before its first effect, so before
+//! the manifests.
 
 use std::time::Instant;
 
@@ -29,10 +30,10 @@ impl Run {
         }
         world.number += 1;
         world.policy_number = world.number;
-        self.say(&format!("edit: {world}"));
+        self.log_event(&format!("edit: {world}"));
         self.model.write(world, Instant::now());
         self.write_file(POLICY_FILE)?;
-        self.show();
+        self.publish_world();
         Ok(())
     }
 
@@ -47,14 +48,14 @@ impl Run {
         self.testbed.relabel_pod(&pod.name, &labels(pod.is_front))?;
         world.number += 1;
         world.cluster_number = world.number;
-        self.say(&format!("labels: {world}"));
+        self.log_event(&format!("relabel: {world}"));
         self.model.write(world, Instant::now());
         self.write_file(CLUSTER_FILE)?;
-        self.show();
+        self.publish_world();
         Ok(())
     }
 
-    /// A pod of `roll` goes, or comes, or goes and another comes with its address.
+    /// Deletes a pod of namespace `roll`, creates one, or replaces one by another pod with the same address.
     pub(super) fn roll(&mut self, at: usize) -> Result<()> {
         let node = self.nodes[at].name.clone();
         let rolling: Vec<String> = (self.model.newest().pods.values())
@@ -67,24 +68,24 @@ impl Run {
             None
         };
         if let Some(name) = &goes {
-            self.say(&format!("{name} goes"));
-            // Its clients end before it does, so that each attempt ends while the pod still exists.
+            self.log_event(&format!("pod {name} is deleted"));
+            // Its clients end first, so that each attempt ends while the pod still exists.
             self.stop_clients(std::slice::from_ref(name))?;
             let mut world = self.model.newest().clone();
             world.pods.remove(name);
             self.next_cluster(world, Instant::now());
-            self.show();
-            self.testbed.unplug_pod(name)?;
+            self.publish_world();
+            self.testbed.detach_pod(name)?;
             self.write_file(CLUSTER_FILE)?;
         }
         if goes.is_none() || self.random.bool() {
-            self.rolled += 1;
-            let (name, is_front) = (format!("roll/r{}", self.rolled), self.random.bool());
+            self.rolled_pods += 1;
+            let (name, is_front) = (format!("roll/r{}", self.rolled_pods), self.random.bool());
             let begun = Instant::now();
-            self.testbed.plug_pod(&name, &node, &labels(is_front), &PLAIN)?;
+            self.testbed.attach_pod(&name, &node, &labels(is_front), &PLAIN)?;
             let pod = Pod::from(self.testbed.cluster().pod_named(&name)?);
-            self.say(&format!(
-                "{name} comes to {node} with {}, {}",
+            self.log_event(&format!(
+                "pod {name} is created on {node} with {}, {}",
                 pod.addresses[0],
                 if is_front { "front" } else { "back" }
             ));
@@ -92,7 +93,7 @@ impl Run {
             world.pods.insert(name.clone(), pod);
             self.next_cluster(world, begun);
             self.write_file(CLUSTER_FILE)?;
-            self.show();
+            self.publish_world();
             self.clients.start(&self.testbed, &name, &mut self.random)?;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What can go wrong in a run, and what ends it.
+//! The kinds of faults that a run injects, and how each is undone.
 
 /// A kind of fault, or of change.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -7,67 +7,67 @@ pub enum Fault {
     Edit,
     /// A pod gets other labels.
     Relabel,
-    /// A pod comes or goes; a new one has the address of the last that went.
+    /// A pod is created or deleted. A new pod gets the address of the last deleted one.
     Roll,
-    /// The agent is killed, and started again later.
+    /// The agent is killed (SIGKILL), and started again later.
     Kill,
-    /// The agent ends in order, and is started again later.
+    /// The agent is terminated (SIGTERM), and started again later.
     Restart,
-    /// The agent is stopped. It goes on later, or another takes over first.
+    /// The agent is suspended (SIGSTOP). It is resumed later, or another agent takes over first.
     Stop,
     /// Another agent takes over.
     Takeover,
-    /// Another agent takes over, and the first is killed meanwhile.
+    /// Another agent starts to take over, and the first is killed meanwhile.
     TakeoverAndKill,
     /// Another program changes or deletes rules.
     Damage,
-    /// A manifest breaks, and is mended later.
+    /// A manifest becomes invalid, and is repaired later.
     BrokenFile,
-    /// A manifest is empty while it is written.
+    /// A manifest is empty for a moment while it is rewritten in place.
     EmptyFile,
     /// The disk of the audit log is full for a while.
     AuditFull,
     /// The disk of the state is full for a while.
     StateFull,
-    /// The table of connections is full for a while.
+    /// The conntrack table is full for a while.
     ConntrackFull,
-    /// The API server is cut off for a while.
+    /// The API server is unreachable for a while.
     ApiCut,
-    /// The audit log is renamed, or also removed at once.
+    /// The audit log is rotated: renamed, and in some cases removed at once.
     Rotate,
-    /// The node is switched off, and boots later.
+    /// The node loses power, and boots later.
     Reboot,
     /// Every processor is busy for a while.
     Busy,
 }
 
-/// What ends a fault.
+/// How a fault is undone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Undo {
-    /// Starts the agent of a node.
+    /// Starts an agent on a node.
     Start(usize),
-    /// Has the stopped agent of a node go on.
-    GoOn(usize),
-    /// Another agent takes over from the stopped one.
+    /// Resumes the suspended agent of a node.
+    Resume(usize),
+    /// Lets another agent take over from the suspended one.
     TakeOver(usize),
-    /// Makes room on a node's disk for the audit log.
+    /// Frees space on the disk of a node's audit log.
     FreeAudit(usize),
-    /// Makes room on a node's disk for the state.
+    /// Frees space on the disk of a node's state.
     FreeState(usize),
-    /// Makes room in a node's table of connections.
+    /// Removes the entries that filled a node's conntrack table.
     Drain(usize),
-    /// Has the API server answer again.
-    ApiBack,
-    /// Starts a node that was switched off.
+    /// Makes the API server reachable again.
+    RestoreApi,
+    /// Boots a node that lost power.
     Boot(usize),
-    /// Mends the file that is broken.
-    Mend,
-    /// Lets processors rest.
-    Rest,
+    /// Repairs the invalid manifest.
+    RepairFile,
+    /// Ends the load on the processors.
+    EndCpuLoad,
 }
 
 impl Fault {
-    /// All, the frequent ones several times.
+    /// All faults. Those that a run injects more often occur several times.
     pub const ALL: [Self; 26] = [
         Self::Edit,
         Self::Edit,
@@ -97,12 +97,12 @@ impl Fault {
         Self::Busy,
     ];
 
-    /// The kind of this name, such as `kill` or `audit-full`.
+    /// The fault with this name, such as `kill` or `audit-full`.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|fault| fault.name() == name)
     }
 
-    /// Its name.
+    /// The name, as `--only` takes it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Edit => "edit",

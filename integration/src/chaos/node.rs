@@ -1,4 +1,4 @@
-//! One node of the run: its agent, the disks of its audit log and its state, and what is wrong with it now.
+//! One node of the run: its agent, the disks of its audit log and its state, and its active faults.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,69 +9,71 @@ use fastrand::Rng;
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
 
-use super::ledger::Ledger;
-use super::watch::Watch;
+use super::agent_watcher::AgentWatcher;
+use super::audit_reader::AuditReader;
 use crate::agent::{Agent, HTTP_PORT, Launch};
 use crate::disk::Disk;
 use crate::namespace::Namespace;
 use crate::specs::PodSpec;
 use crate::testbed::Testbed;
 
-/// Room for the audit log of a long run, and for the state.
+/// The size of the disk for the audit log of a long run, in bytes.
 const AUDIT_DISK: u64 = 1 << 30;
+/// The size of the disk for the state, in bytes.
 const STATE_DISK: u64 = 16 << 20;
 
-/// What an agent's process does.
+/// The state of an agent's process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Process {
     /// It runs.
     Running,
-    /// It is stopped (SIGSTOP).
-    Stopped,
-    /// There is none.
+    /// It is suspended (SIGSTOP).
+    Suspended,
+    /// No agent runs.
     Gone,
 }
 
-/// What is wrong with a node, beside its agent's process.
+/// The active faults of a node, other than the state of its agent's process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Wrong {
+pub struct ActiveFaults {
     /// The audit log's disk is full.
     pub audit_full: bool,
     /// The state's disk is full.
     pub state_full: bool,
-    /// The table of connections is full.
+    /// The conntrack table is full.
     pub conntrack_full: bool,
-    /// Its API server is cut off.
+    /// Its API server is unreachable.
     pub api_cut: bool,
-    /// Its pods are unplugged.
+    /// It has no power: its pods are detached.
     pub is_down: bool,
-    /// Another program changed the rules then, and no record of that was seen yet.
+    /// When another program changed the rules, until the audit log records that.
     pub damaged: Option<(Instant, Timestamp)>,
 }
 
-/// See the module.
+/// See the module's documentation.
 #[derive(Debug)]
 pub struct Node {
     /// Its name.
     pub name: String,
     /// Its network namespace.
     pub namespace: Arc<Namespace>,
-    /// What its audit log says.
-    pub ledger: Ledger,
-    /// What its agent says.
-    pub watch: Watch,
-    /// What is wrong with it.
-    pub wrong: Wrong,
-    /// When an agent last ended without a chance to write what it had recorded, or could not write.
-    pub unrecorded: Vec<Instant>,
-    /// Since when it was switched off, the last time.
-    pub off: Option<Timestamp>,
-    /// Its pods, while it is switched off.
-    pub unplugged: Vec<PodSpec>,
+    /// Totals of its audit log.
+    pub audit_reader: AuditReader,
+    /// The status of its agent.
+    pub agent_watcher: AgentWatcher,
+    /// Its active faults.
+    pub faults: ActiveFaults,
+    /// When agents were killed, so that records that were not written yet are lost.
+    pub lost_records_at: Vec<Instant>,
+    /// When it lost power, until it boots.
+    pub powered_off: Option<Timestamp>,
+    /// Its pods, while it has no power.
+    pub detached: Vec<PodSpec>,
     agent: Option<Agent>,
-    is_stopped: bool,
+    is_suspended: bool,
     flags: Vec<String>,
-    /// How its agents find the API server that is their source; `None` where that is the folder of manifests.
+    /// The kubeconfig of the API server that is its agents' source; `None` if that is the folder of
+    /// manifests.
     kubeconfig: Option<PathBuf>,
     starts: u16,
     audit_disk: Disk,
@@ -79,22 +81,23 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node without an agent. `flags` are for all of its agents, and `kubeconfig` if their source is an API server.
+    /// A node without an agent. All of its agents will have these `flags`, and this `kubeconfig` if their
+    /// source is an API server.
     pub fn new(testbed: &Testbed, name: &str, flags: &[String], kubeconfig: Option<&Path>) -> Result<Self> {
         let namespace = Arc::clone(testbed.namespace(name)?);
         let audit_disk = Disk::mount(AUDIT_DISK)?;
         let log = audit_disk.file("audit.log");
         Ok(Self {
             name: name.to_owned(),
-            watch: Watch::begin(&namespace)?,
+            agent_watcher: AgentWatcher::new(&namespace)?,
             namespace,
-            ledger: Ledger::new(&log),
-            wrong: Wrong::default(),
-            unrecorded: Vec::new(),
-            off: None,
-            unplugged: Vec::new(),
+            audit_reader: AuditReader::new(&log),
+            faults: ActiveFaults::default(),
+            lost_records_at: Vec::new(),
+            powered_off: None,
+            detached: Vec::new(),
             agent: None,
-            is_stopped: false,
+            is_suspended: false,
             flags: flags.to_vec(),
             kubeconfig: kubeconfig.map(Path::to_owned),
             starts: 0,
@@ -103,29 +106,30 @@ impl Node {
         })
     }
 
-    /// What its agent's process does.
+    /// The state of its agent's process.
     pub fn process(&self) -> Process {
-        match (&self.agent, self.is_stopped) {
+        match (&self.agent, self.is_suspended) {
             (None, _) => Process::Gone,
-            (Some(_), true) => Process::Stopped,
+            (Some(_), true) => Process::Suspended,
             (Some(_), false) => Process::Running,
         }
     }
 
-    /// Whether its agent runs and says that its rules are in force.
+    /// Whether its agent runs and reports that its rules are in force.
     pub fn enforces(&self) -> bool {
-        self.process() == Process::Running && self.watch.enforces()
+        self.process() == Process::Running && self.agent_watcher.enforces()
     }
 
-    /// Starts an agent where none is; it is followed from now on.
+    /// Starts an agent on a node that has none, and watches it.
     pub fn start(&mut self, testbed: &Testbed, random: &mut Rng) -> Result<()> {
         let agent = self.launch(testbed, random)?;
-        self.watch.follow(Some(&agent));
-        (self.agent, self.is_stopped) = (Some(agent), false);
+        self.agent_watcher.follow(Some(&agent));
+        (self.agent, self.is_suspended) = (Some(agent), false);
         Ok(())
     }
 
-    /// Starts an agent beside the one that is there, which it takes over from. Returns it; [`Node::replace`] makes it the node's.
+    /// Starts an agent beside the running one, from which it takes over. [`Node::replace`] makes it the
+    /// node's agent.
     pub fn launch(&mut self, testbed: &Testbed, random: &mut Rng) -> Result<Agent> {
         self.starts += 1;
         let (audit_log, state) = (self.audit_disk.file("audit.log"), self.state_disk.file("state"));
@@ -133,15 +137,16 @@ impl Node {
             vec![format!("--state-dir={}", state.display()), "--audit-max-size=2G".to_owned()];
         flags.extend(self.flags.iter().cloned());
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        // Its monotonic clocks are hours ahead of the last agent's; the time of day can't differ between processes.
+        // Its monotonic clocks may be days ahead of the last agent's. The time of day can't differ between
+        // processes.
         let offset = random.u32(0..500_000).to_string();
-        let through: &[&str] = match random.bool() {
+        let wrapper: &[&str] = match random.bool() {
             true => &["unshare", "--time", "--monotonic", &offset, "--boottime", &offset],
             false => &[],
         };
         let launch = Launch {
             flags: &flags,
-            through,
+            wrapper,
             http_port: HTTP_PORT + self.starts % 2_000,
             audit_log: Some(&audit_log),
             kubeconfig: self.kubeconfig.as_deref(),
@@ -150,81 +155,81 @@ impl Node {
         Agent::start(testbed, &self.name, &launch)
     }
 
-    /// The agent.
+    /// The agent; fails if none runs.
     pub fn agent(&mut self) -> Result<&mut Agent> {
         self.agent.as_mut().with_context(|| format!("no agent runs on {}", self.name))
     }
 
-    /// Makes another agent the node's, and returns the one that was.
+    /// Makes another agent the node's, and returns the previous one.
     pub fn replace(&mut self, agent: Agent) -> Option<Agent> {
-        self.watch.follow(Some(&agent));
-        self.is_stopped = false;
+        self.agent_watcher.follow(Some(&agent));
+        self.is_suspended = false;
         self.agent.replace(agent)
     }
 
     /// Kills the agent.
     pub fn kill(&mut self) -> Result<()> {
-        self.watch.follow(None);
-        self.is_stopped = false;
+        self.agent_watcher.follow(None);
+        self.is_suspended = false;
         self.agent.take().map_or(Ok(()), |mut agent| agent.kill())
     }
 
-    /// Has the agent end in order. It must.
+    /// Terminates the agent, which must exit with code 0.
     pub fn terminate(&mut self) -> Result<()> {
-        self.watch.follow(None);
+        self.agent_watcher.follow(None);
         let Some(mut agent) = self.agent.take() else { return Ok(()) };
         let status = agent.terminate()?;
         if status.code() != Some(0) {
-            bail!("{}: the agent ended with {status}:\n{}", self.name, agent.log());
+            bail!("{}: the agent exited with {status}:\n{}", self.name, agent.log());
         }
         Ok(())
     }
 
-    /// Stops the agent as it is.
-    pub fn stop(&mut self) -> Result<()> {
-        self.watch.follow(None);
-        self.agent()?.stop()?;
-        self.is_stopped = true;
+    /// Suspends the agent (SIGSTOP).
+    pub fn suspend(&mut self) -> Result<()> {
+        self.agent_watcher.follow(None);
+        self.agent()?.suspend()?;
+        self.is_suspended = true;
         Ok(())
     }
 
-    /// Has a stopped agent go on.
-    pub fn go_on(&mut self) -> Result<()> {
-        self.agent()?.go_on()?;
-        self.watch.follow(self.agent.as_ref());
-        self.is_stopped = false;
+    /// Resumes a suspended agent (SIGCONT).
+    pub fn resume(&mut self) -> Result<()> {
+        self.agent()?.resume()?;
+        self.agent_watcher.follow(self.agent.as_ref());
+        self.is_suspended = false;
         Ok(())
     }
 
-    /// Has the agent open its audit log again.
+    /// Makes the agent reopen its audit log (SIGHUP).
     pub fn hang_up(&mut self) -> Result<()> {
         self.agent()?.signal(Signal::SIGHUP)
     }
 
-    /// Fills the disk of the audit log, or makes room on it again.
+    /// Fills the disk of the audit log, or frees it again.
     pub fn set_audit_full(&mut self, full: bool) -> Result<()> {
-        self.wrong.audit_full = full;
+        self.faults.audit_full = full;
         if full { self.audit_disk.fill() } else { self.audit_disk.free() }
     }
 
-    /// Fills the disk of the state, or makes room on it again.
+    /// Fills the disk of the state, or frees it again.
     pub fn set_state_full(&mut self, full: bool) -> Result<()> {
-        self.wrong.state_full = full;
+        self.faults.state_full = full;
         if full { self.state_disk.fill() } else { self.state_disk.free() }
     }
 
-    /// Fails if the agent ended by itself.
+    /// Fails if the agent exited unexpectedly.
     pub fn check_alive(&mut self) -> Result<()> {
         let Some(agent) = &mut self.agent else { return Ok(()) };
         if let Some(status) = agent.try_wait()? {
-            bail!("{}: the agent ended by itself ({status}):\n{}", self.name, agent.log());
+            bail!("{}: the agent exited unexpectedly ({status}):\n{}", self.name, agent.log());
         }
         Ok(())
     }
 
-    /// Prints what its agent says.
+    /// Prints its agent's status, records and log.
     pub fn print_state(&self) {
-        if let Some(agent) = self.agent.as_ref().filter(|_| !self.is_stopped) {
+        if let Some(agent) = self.agent.as_ref().filter(|_| !self.is_suspended) {
             agent.print_state();
         }
     }

@@ -1,7 +1,7 @@
-//! A run: a cluster under load, and a model that holds each outcome against policy.
+//! A run: a cluster under load, and a model that checks each outcome against policy.
 //!
-//! From: a plan. To: totals, or the first outcome that was wrong. Invariant: all that is random comes from the seed; what depends on the
-//! machine is when each thing happens.
+//! From: a plan. To: totals, or the first outcome that was wrong. Invariant: all random choices come from the
+//! seed. Only the timing depends on the machine.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::sleep;
@@ -11,11 +11,13 @@ use anyhow::{Result, bail, ensure};
 use fastrand::Rng;
 use jiff::Timestamp;
 
-use super::attempt::{ClientView, Clients};
+use super::assessment::Assessment;
+use super::attempt::Attempt;
+use super::audit_reader::Denial;
+use super::clients::{ClientView, Clients};
 use super::fault::{Fault, Undo};
 use super::fixture;
-use super::ledger::Denial;
-use super::model::{Assessment, Attempt, Model};
+use super::model::Model;
 use super::node::{Node, Process};
 use super::streams::Streams;
 use super::totals::{Plan, Totals};
@@ -25,54 +27,55 @@ use crate::cluster::Links;
 use crate::static_api::StaticApi;
 use crate::testbed::Testbed;
 
-/// The node whose agents may have an API server as their source.
+/// The index of the node whose agents may have an API server as their source.
 pub(super) const API_NODE: usize = 1;
-/// How often the run looks at what came.
+/// How often the run checks outcomes and agents.
 pub(super) const TICK: Duration = Duration::from_millis(20);
-/// How long after an attempt or a change the audit log must tell of the bypass in which it was, on a busy machine.
-pub(super) const RECORDED_WITHIN: Duration = Duration::from_secs(20);
-/// How long agents may take until all is as it is to be, on a busy machine.
-const CONVERGED_WITHIN: Duration = Duration::from_secs(60);
-/// How long an agent may evaluate existing connections again after it started, or after a change.
-const SWEPT_WITHIN: Duration = Duration::from_secs(5);
+/// How soon after an attempt or a change the audit log must record the bypass, on a busy machine.
+pub(super) const RECORD_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long agents may take to enforce the newest world after all faults are undone, on a busy machine.
+const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a sweep may take: the revalidation of existing connections after an agent's start or a change.
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a record may wait to be written. A killed agent loses the records that wait.
-pub(super) const WRITTEN_WITHIN: Duration = Duration::from_secs(2);
+pub(super) const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// See the module.
+/// See the module's documentation.
 #[derive(Debug)]
 pub struct Run {
-    // Dropped in this order: who uses the testbed before it.
+    // Dropped in this order: users of the testbed before the testbed.
     pub(super) clients: Clients,
     pub(super) streams: Streams,
     pub(super) nodes: Vec<Node>,
     pub(super) busy: Option<Busy>,
-    /// The source of the agents of the second node, if it is no folder.
+    /// The API server that is the source of the second node's agents; `None` if that is the folder of
+    /// manifests.
     pub(super) api: Option<StaticApi>,
     pub(super) testbed: Testbed,
     pub(super) model: Model,
     pub(super) random: Rng,
-    /// What ends faults, and when.
+    /// The active faults' undoing, and when each is due.
     pub(super) due: Vec<(Instant, Undo)>,
-    /// The file that is broken.
+    /// The manifest that is invalid.
     pub(super) broken: Option<&'static str>,
-    /// When a world came into force, or an agent began, for the last time.
-    pub(super) worked: Instant,
-    /// Names of pods that come and go are numbered.
-    pub(super) rolled: u32,
+    /// When the last sweep may have started: a world came into force or an agent started.
+    pub(super) sweep_started: Instant,
+    /// The number of pods that were created in namespace `roll`, for their names.
+    pub(super) rolled_pods: u32,
     pub(super) totals: Totals,
-    pub(super) found: Receiver<Attempt>,
+    pub(super) attempts: Receiver<Attempt>,
     pub(super) suspects: Vec<(Attempt, Vec<String>)>,
     /// Denied attempts for which a record is expected.
     pub(super) denials: Vec<(Denial, [Instant; 2])>,
     pub(super) started: Instant,
-    looked: Instant,
+    logs_read: Instant,
     log: Vec<String>,
     pub(super) plan: Plan,
 }
 
 impl Run {
-    /// Builds the cluster, starts agents, streams and clients, and waits until policy is in force.
-    pub fn begin(plan: Plan) -> Result<Self> {
+    /// Builds the cluster, starts agents and clients, and waits until policy is in force.
+    pub fn new(plan: Plan) -> Result<Self> {
         let mut random = Rng::with_seed(plan.seed);
         let links = if random.bool() { Links::Vxlan } else { Links::Routes };
         let mut flags = vec!["--fail-mode=closed".to_owned()];
@@ -84,14 +87,14 @@ impl Run {
         let testbed = fixture::cluster().links(links).build()?;
         fixture::keep_bridge_addresses(&testbed)?;
         let world = World::first(testbed.cluster().pods.iter().map(Pod::from));
-        let (found, inbox) = channel();
-        let clients = Clients::new(ClientView::of(&testbed, &world), found);
+        let (attempts, inbox) = channel();
+        let clients = Clients::new(ClientView::of(&testbed, &world), attempts);
         let names: Vec<String> = testbed.cluster().nodes.iter().map(|node| node.name.clone()).collect();
         let (mut api, mut kubeconfig) = (None, None);
         if random.bool() {
             let server =
                 StaticApi::start(testbed.namespace(&names[API_NODE])?, 0, world.objects(testbed.cluster()))?;
-            kubeconfig = Some(server.write_kubeconfig(testbed.manifests().beside("kubeconfig"))?);
+            kubeconfig = Some(server.write_kubeconfig(testbed.manifests().sibling_file("kubeconfig"))?);
             api = Some(server);
         }
         let node = |(at, name): (usize, &String)| {
@@ -102,68 +105,78 @@ impl Run {
         let mut run = Self {
             clients,
             streams: Streams::new(
-                fixture::lines(&world, &fixture::STEADY, DATA),
-                fixture::lines(&world, &fixture::LEASED, METRICS),
+                fixture::routes(&world, &fixture::STEADY, DATA),
+                fixture::routes(&world, &fixture::CONDITIONAL, METRICS),
             ),
             nodes,
             busy: None,
             api,
-            model: Model::begin(world, now),
+            model: Model::new(world, now),
             random,
             due: Vec::new(),
             broken: None,
-            worked: now,
-            rolled: 0,
+            sweep_started: now,
+            rolled_pods: 0,
             totals: Totals::default(),
-            found: inbox,
+            attempts: inbox,
             suspects: Vec::new(),
             denials: Vec::new(),
             started: now,
-            looked: now,
+            logs_read: now,
             log: Vec::new(),
             testbed,
             plan,
         };
         let source = if run.api.is_some() { "an API server" } else { "the folder" };
-        run.say(&format!("{links:?}, flags {}, source of {}: {source}", flags.join(" "), names[API_NODE]));
-        run.write_file(CLUSTER_FILE)?;
-        run.write_file(POLICY_FILE)?;
-        for at in 0..run.nodes.len() {
-            let name = run.nodes[at].name.clone();
-            run.model.pause(&name, now);
-            run.nodes[at].start(&run.testbed, &mut run.random)?;
-        }
-        run.converge()?;
-        let pods: Vec<String> = run.model.newest().pods.keys().cloned().collect();
-        for pod in pods {
-            run.clients.start(&run.testbed, &pod, &mut run.random)?;
-        }
-        run.started = Instant::now();
+        run.log_event(&format!(
+            "{links:?}, flags {}, source of {}: {source}",
+            flags.join(" "),
+            names[API_NODE]
+        ));
+        run.start_agents_and_clients()?;
         Ok(run)
     }
 
-    /// Says what happens, on the terminal and for a later failure.
-    pub(super) fn say(&mut self, text: &str) {
-        let line = format!(
+    fn start_agents_and_clients(&mut self) -> Result<()> {
+        self.write_file(CLUSTER_FILE)?;
+        self.write_file(POLICY_FILE)?;
+        let now = self.started;
+        for at in 0..self.nodes.len() {
+            let name = self.nodes[at].name.clone();
+            self.model.pause(&name, now);
+            self.nodes[at].start(&self.testbed, &mut self.random)?;
+        }
+        self.converge()?;
+        let pods: Vec<String> = self.model.newest().pods.keys().cloned().collect();
+        for pod in pods {
+            self.clients.start(&self.testbed, &pod, &mut self.random)?;
+        }
+        self.started = Instant::now();
+        Ok(())
+    }
+
+    /// Prints an event, and keeps it for the report of a later failure.
+    pub(super) fn log_event(&mut self, text: &str) {
+        let route = format!(
             "{} [{:7.2} s] {text}",
             Timestamp::now().strftime("%H:%M:%S%.3f"),
             self.started.elapsed().as_secs_f64()
         );
-        anstream::println!("{line}");
-        self.log.push(line);
+        anstream::println!("{route}");
+        self.log.push(route);
     }
 
-    pub(super) fn say_on(&mut self, at: usize, text: &str) {
-        self.say(&format!("{}: {text}", self.nodes[at].name));
+    pub(super) fn log_node_event(&mut self, at: usize, text: &str) {
+        self.log_event(&format!("{}: {text}", self.nodes[at].name));
     }
 
-    /// Something ends at a random time within this one.
-    pub(super) fn later(&mut self, range: std::ops::Range<u64>, undo: Undo) {
+    /// Schedules the undoing of a fault after a random number of milliseconds in a range.
+    pub(super) fn schedule_undo(&mut self, range: std::ops::Range<u64>, undo: Undo) {
         let pause = Duration::from_millis(self.random.u64(range));
         self.due.push((Instant::now() + pause, undo));
     }
 
-    /// Writes one of the files as the newest world has it.
+    /// Writes one of the manifests for the newest world.
     pub(super) fn write_file(&mut self, file: &'static str) -> Result<()> {
         let text = self.text(file);
         if let Some(api) = &self.api {
@@ -172,7 +185,7 @@ impl Run {
         self.testbed.manifests().write(file, &text).map(drop)
     }
 
-    /// What a file is to hold.
+    /// The text of a manifest for the newest world.
     pub(super) fn text(&self, file: &'static str) -> String {
         match file {
             POLICY_FILE => self.model.newest().policy_text(),
@@ -180,40 +193,40 @@ impl Run {
         }
     }
 
-    /// Shows clients the newest world.
-    pub(super) fn show(&self) {
-        self.clients.show(ClientView::of(&self.testbed, self.model.newest()));
+    /// Lets clients choose their attempts by the newest world.
+    pub(super) fn publish_world(&self) {
+        self.clients.set_view(ClientView::of(&self.testbed, self.model.newest()));
     }
 
-    /// Looks at what came, and at what agents say.
+    /// Assesses new attempts, checks the streams, and reads the agents' status and audit logs.
     pub(super) fn tick(&mut self) -> Result<()> {
         self.follow_agents()?;
-        let attempts: Vec<Attempt> = self.found.try_iter().collect();
+        let attempts: Vec<Attempt> = self.attempts.try_iter().collect();
         for attempt in attempts {
             self.assess(attempt)?;
         }
-        if self.looked.elapsed() > Duration::from_millis(500) {
-            self.looked = Instant::now();
+        if self.logs_read.elapsed() > Duration::from_millis(500) {
+            self.logs_read = Instant::now();
             self.read_logs()?;
         }
         let damaged: Vec<String> = self
             .nodes
             .iter()
-            .filter(|node| node.wrong.damaged.is_some())
+            .filter(|node| node.faults.damaged.is_some())
             .map(|node| node.name.clone())
             .collect();
-        self.streams.tend(&self.testbed, &self.model, &damaged)
+        self.streams.maintain(&self.testbed, &self.model, &damaged)
     }
 
     fn follow_agents(&mut self) -> Result<()> {
         let now = Instant::now();
         for node in &mut self.nodes {
             node.check_alive()?;
-            let is_able = node.enforces() && !node.wrong.is_down && !node.wrong.conntrack_full;
+            let is_able = node.enforces() && !node.faults.is_down && !node.faults.conntrack_full;
             if is_able && self.model.is_paused(&node.name) {
-                self.model.go_on(&node.name, now);
+                self.model.resume(&node.name, now);
                 self.streams.recover(&node.name, now);
-                self.worked = now;
+                self.sweep_started = now;
             }
         }
         if self.model.settled().is_none() {
@@ -221,7 +234,7 @@ impl Run {
             let in_force = |node: &Node| {
                 markers
                     .iter()
-                    .map(|marker| node.watch.in_force(marker))
+                    .map(|marker| node.agent_watcher.in_force(marker))
                     .collect::<Option<Vec<_>>>()?
                     .into_iter()
                     .max()
@@ -229,7 +242,7 @@ impl Run {
             let times: Option<Vec<Instant>> = self.nodes.iter().map(in_force).collect();
             if let Some(at) = times.and_then(|times| times.into_iter().max()) {
                 self.model.settle(at);
-                self.worked = now;
+                self.sweep_started = now;
             }
         }
         Ok(())
@@ -245,7 +258,7 @@ impl Run {
             Assessment::Denied => {
                 self.totals.denied += 1;
                 let time = [attempt.begun.0, attempt.ended.0];
-                let (from, to) = (attempt.begun.0, attempt.ended.0 + WRITTEN_WITHIN);
+                let (from, to) = (attempt.begun.0, attempt.ended.0 + FLUSH_TIMEOUT);
                 let nodes: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
                 let is_bypassed =
                     nodes.iter().any(|node| self.model.is_bypassed(node, (attempt.begun.1, attempt.ended.1)));
@@ -257,18 +270,19 @@ impl Run {
         Ok(())
     }
 
-    /// Reads the audit logs: bypasses excuse suspects, and must be recorded.
+    /// Reads the audit logs. Every bypass must be recorded, and a denied attempt may pass only within a
+    /// recorded bypass.
     pub(super) fn read_logs(&mut self) -> Result<()> {
         for node in &mut self.nodes {
-            node.ledger.read()?;
-            let bypasses = node.ledger.bypasses.clone();
-            if let Some((at, stamp)) = node.wrong.damaged {
+            node.audit_reader.read()?;
+            let bypasses = node.audit_reader.bypasses.clone();
+            if let Some((at, stamp)) = node.faults.damaged {
                 if bypasses.iter().any(|(_, to)| *to >= stamp) {
-                    node.wrong.damaged = None;
+                    node.faults.damaged = None;
                     self.streams.recover(&node.name, Instant::now());
-                } else if node.process() == Process::Running && at.elapsed() > RECORDED_WITHIN {
+                } else if node.process() == Process::Running && at.elapsed() > RECORD_TIMEOUT {
                     bail!(
-                        "{}: rules were changed at {stamp}, and no bypass is recorded: {bypasses:?}",
+                        "{}: rules were changed at {stamp}, but no bypass is recorded: {bypasses:?}",
                         node.name
                     );
                 }
@@ -281,9 +295,9 @@ impl Run {
                 continue;
             }
             let is_pending =
-                self.nodes.iter().any(|node| nodes.contains(&node.name) && node.wrong.damaged.is_some());
+                self.nodes.iter().any(|node| nodes.contains(&node.name) && node.faults.damaged.is_some());
             ensure!(
-                is_pending || attempt.ended.0.elapsed() < RECORDED_WITHIN,
+                is_pending || attempt.ended.0.elapsed() < RECORD_TIMEOUT,
                 "an attempt denied on {nodes:?} passed without a recorded bypass: {}",
                 attempt.describe(self.started)
             );
@@ -294,7 +308,7 @@ impl Run {
 
     /// Waits until every agent enforces and the newest world is in force.
     pub(super) fn converge(&mut self) -> Result<()> {
-        let end = Instant::now() + CONVERGED_WITHIN;
+        let end = Instant::now() + CONVERGENCE_TIMEOUT;
         loop {
             self.tick()?;
             let are_able = self.nodes.iter().all(|node| !self.model.is_paused(&node.name) && node.enforces());
@@ -302,15 +316,16 @@ impl Run {
                 return Ok(());
             }
             if Instant::now() > end {
-                bail!("after {CONVERGED_WITHIN:?} {} is not in force everywhere", self.model.newest());
+                bail!("{} is not in force on every node after {CONVERGENCE_TIMEOUT:?}", self.model.newest());
             }
             sleep(TICK);
         }
     }
 
-    /// Whether connections of a node may stall if its agent dies or stops now.
-    pub(super) fn is_working(&self) -> bool {
-        self.model.settled().is_none() || self.worked.elapsed() < SWEPT_WITHIN
+    /// Whether a sweep may be in progress, so that connections of a node may stall if its agent is killed or
+    /// suspended now.
+    pub(super) fn may_be_sweeping(&self) -> bool {
+        self.model.settled().is_none() || self.sweep_started.elapsed() < SWEEP_TIMEOUT
     }
 
     pub(super) fn print_state(&self, error: &anyhow::Error) {
@@ -320,25 +335,25 @@ impl Run {
             Timestamp::now(),
             self.plan.seed
         );
-        for line in &self.log[from..] {
-            anstream::eprintln!("{line}");
+        for route in &self.log[from..] {
+            anstream::eprintln!("{route}");
         }
-        anstream::eprintln!("--- what the model knows\n{}", self.model.describe(self.started));
+        anstream::eprintln!("--- the model\n{}", self.model.describe(self.started));
         for node in &self.nodes {
             anstream::eprintln!(
                 "--- {}: {:?}, {:?}, bypasses {:?}",
                 node.name,
                 node.process(),
-                node.wrong,
-                node.ledger.bypasses
+                node.faults,
+                node.audit_reader.bypasses
             );
             node.print_state();
         }
         self.testbed.print_state();
     }
 
-    /// The faults that the plan asks for.
-    pub(super) fn kinds(&self) -> &[Fault] {
+    /// The faults that the plan enables.
+    pub(super) fn enabled_faults(&self) -> &[Fault] {
         if self.plan.only.is_empty() { &Fault::ALL } else { &self.plan.only }
     }
 }

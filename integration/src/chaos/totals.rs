@@ -1,4 +1,4 @@
-//! What a run is made of, and what came of it.
+//! The parameters of a run, and its totals.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,21 +6,21 @@ use std::time::Duration;
 use super::fault::Fault;
 use super::streams::StreamTotals;
 
-/// What a run is made of.
+/// The parameters of a run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// All that is random comes from this.
+    /// The seed of all random choices.
     pub seed: u64,
-    /// How long faults are made.
+    /// How long faults are injected.
     pub duration: Duration,
-    /// These faults alone; empty for all.
+    /// Only these faults are injected; empty for all.
     pub only: Vec<Fault>,
 }
 
-/// What came of a run in which all was right.
+/// The totals of a run in which every outcome was right.
 #[derive(Clone, Default, Debug)]
 pub struct Totals {
-    /// Faults by kind.
+    /// Injected faults by kind.
     pub faults: BTreeMap<&'static str, u64>,
     /// Attempts that passed and were allowed.
     pub passed: u64,
@@ -28,18 +28,18 @@ pub struct Totals {
     pub denied: u64,
     /// Attempts during which policy changed.
     pub changing: u64,
-    /// Allowed attempts that did not come about in time while an agent was away.
+    /// Allowed attempts that did not pass in time while a node gave no verdicts.
     pub stalled: u64,
-    /// Denied attempts that passed in a recorded bypass.
+    /// Denied attempts that passed within a recorded bypass.
     pub bypassed: u64,
-    /// Bypasses that the audit logs record, and how long they lasted.
+    /// Bypasses that the audit logs record, and their total duration.
     pub bypasses: (usize, Duration),
-    /// Streams.
+    /// Totals of the streams.
     pub streams: StreamTotals,
-    /// Records in the audit logs, and those that the logs say are lost.
+    /// Records in the audit logs, and records that the logs report as lost.
     pub records: (u64, u64),
-    /// Denied attempts without a record of their own; no more than are lost or counted.
+    /// Denied attempts without their own record; at most as many as are lost or only counted.
     pub unrecorded: u64,
-    /// Worlds.
+    /// The number of worlds.
     pub worlds: u64,
 }

@@ -1,7 +1,9 @@
-//! What is configured at one moment: pods with their labels, and policies, in words that a test can evaluate by itself.
+//! The configuration at one moment: pods with their labels, and policies in a form that a test can evaluate
+//! itself.
 //!
-//! From: the seed. To: manifests for the agents, and a naive verdict for each pair, port and side. Pure. Invariant: the two say the same;
-//! the manifests hold a policy that is named after the world's number, so an agent's log tells which world is in force.
+//! From: the seed. To: manifests for the agents, and a naive verdict for each pair of pods, port and
+//! direction. Pure. Invariant: both express the same policy. The manifests contain a policy that is named
+//! after the world's number, so an agent's log shows which world is in force.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,7 +14,7 @@ use serde_json::{Value, json};
 use crate::cluster::Cluster;
 use crate::manifests::policy_text;
 use crate::port::Transport;
-use crate::scenario::Side;
+use crate::scenario::Direction;
 use crate::specs::PodSpec;
 use crate::static_api::{Objects, POLICIES};
 
@@ -20,12 +22,12 @@ use crate::static_api::{Objects, POLICIES};
 pub const CLUSTER_FILE: &str = "cluster.yaml";
 /// The file of policies.
 pub const POLICY_FILE: &str = "policies.yaml";
-/// The namespace of the policies that name worlds. No pod is in it.
+/// The namespace of the policies that are named after worlds. It has no pods.
 const MARKERS: &str = "marker";
 
 /// Ports of `db` that `web` may always reach.
 pub const DATA: [&str; 2] = ["5432/TCP", "53/UDP"];
-/// Ports of `db` that [`World::metrics`] governs.
+/// Ports of `db` that the namespaces in [`World::metrics`] may reach.
 pub const METRICS: [&str; 2] = ["9187/TCP", "9188/UDP"];
 /// Ports of all other pods.
 pub const PLAIN: [&str; 2] = ["80/TCP", "81/UDP"];
@@ -35,13 +37,13 @@ pub const PLAIN: [&str; 2] = ["80/TCP", "81/UDP"];
 pub enum Egress {
     /// Anywhere: no policy isolates them.
     Open,
-    /// To `db` alone.
+    /// Only to `db`.
     ToDb,
     /// Nowhere.
     Closed,
 }
 
-/// A pod, as a verdict sees it.
+/// The properties of a pod that verdicts depend on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pod {
     /// Its name as `namespace/name`.
@@ -81,10 +83,10 @@ impl From<&PodSpec> for Pod {
     }
 }
 
-/// See the module.
+/// See the module's documentation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct World {
-    /// Counted from 1 on.
+    /// The world's number, from 1.
     pub number: u64,
     /// The number in [`CLUSTER_FILE`]: that of the last world for which the file was written.
     pub cluster_number: u64,
@@ -92,19 +94,19 @@ pub struct World {
     pub policy_number: u64,
     /// Pods by name.
     pub pods: BTreeMap<String, Pod>,
-    /// Namespaces that may reach [`METRICS`]; of `roll`, pods of team `front` alone.
+    /// Namespaces that may reach [`METRICS`]. Of `roll`, only pods of team `front` may.
     pub metrics: BTreeSet<&'static str>,
-    /// What `other` may reach.
+    /// What pods of `other` may reach.
     pub egress: Egress,
-    /// Whether pods of `web` take connections of team `front` alone.
+    /// Whether pods of `web` accept connections only from team `front`.
     pub is_web_isolated: bool,
 }
 
-/// A port of a pod: what an attempt goes to.
-pub type Target = (u16, Transport);
+/// A port of a pod, and its protocol.
+pub type ServicePort = (u16, Transport);
 
 impl World {
-    /// The first one.
+    /// The first world.
     pub fn first(pods: impl IntoIterator<Item = Pod>) -> Self {
         Self {
             number: 1,
@@ -130,18 +132,24 @@ impl World {
         self.pods.values().find(|pod| pod.addresses.contains(&address))
     }
 
-    /// Whether one side allows a connection. What is no pod is allowed nothing.
-    pub fn allows_on(&self, side: Side, from: Option<&Pod>, to: Option<&Pod>, target: Target) -> bool {
+    /// Whether a connection is allowed in one direction. Addresses without a pod may reach nothing.
+    pub fn allows_in(
+        &self,
+        direction: Direction,
+        from: Option<&Pod>,
+        to: Option<&Pod>,
+        target: ServicePort,
+    ) -> bool {
         let (Some(from), Some(to)) = (from, to) else { return false };
-        match side {
-            Side::Egress => match (from.namespace(), self.egress) {
+        match direction {
+            Direction::Egress => match (from.namespace(), self.egress) {
                 ("other", Egress::ToDb) => to.namespace() == "db",
                 ("other", Egress::Closed) => false,
                 _ => true,
             },
-            Side::Ingress => match to.namespace() {
-                "db" if DATA.contains(&way(target).as_str()) => from.namespace() == "web",
-                "db" if METRICS.contains(&way(target).as_str()) => match from.namespace() {
+            Direction::Ingress => match to.namespace() {
+                "db" if DATA.contains(&port_text(target).as_str()) => from.namespace() == "web",
+                "db" if METRICS.contains(&port_text(target).as_str()) => match from.namespace() {
                     "roll" => self.metrics.contains("roll") && from.is_front,
                     namespace => self.metrics.contains(namespace),
                 },
@@ -152,13 +160,15 @@ impl World {
         }
     }
 
-    /// Whether both sides allow it.
-    pub fn allows(&self, from: Option<&Pod>, to: Option<&Pod>, target: Target) -> bool {
-        [Side::Egress, Side::Ingress].iter().all(|side| self.allows_on(*side, from, to, target))
+    /// Whether a connection is allowed in BOTH directions.
+    pub fn allows(&self, from: Option<&Pod>, to: Option<&Pod>, target: ServicePort) -> bool {
+        [Direction::Egress, Direction::Ingress]
+            .iter()
+            .all(|direction| self.allows_in(*direction, from, to, target))
     }
 
-    /// Whether both sides allow it, by the names of pods.
-    pub fn allows_named(&self, from: &str, to: &str, target: Target) -> bool {
+    /// [`World::allows`] by the names of pods.
+    pub fn allows_named(&self, from: &str, to: &str, target: ServicePort) -> bool {
         self.allows(self.pods.get(from), self.pods.get(to), target)
     }
 
@@ -184,7 +194,7 @@ impl World {
             "from": self.metrics.iter().map(peer).collect::<Vec<_>>(),
             "ports": [{"port": 9187}, {"protocol": "UDP", "port": 9188}],
         }]);
-        // A rule without peers would allow all.
+        // A rule without peers would allow all sources.
         let rules = if self.metrics.is_empty() { json!([]) } else { rules };
         let mut policies = vec![
             ("db/allow-web".to_owned(), data),
@@ -213,7 +223,7 @@ impl World {
         texts.chain([marker_text("policies", self.policy_number)]).collect::<Vec<_>>().join("---\n")
     }
 
-    /// All of it as an API server has it; the pods are those of `cluster`.
+    /// The objects that an API server has in this world; nodes and namespaces are those of `cluster`.
     pub fn objects(&self, cluster: &Cluster) -> Objects {
         let metadata = |name: &str| {
             let (namespace, short) = name.split_once('/').unwrap_or(("", name));
@@ -276,14 +286,14 @@ impl fmt::Display for World {
             self.number,
             metrics.join(" "),
             self.egress,
-            if self.is_web_isolated { "front alone" } else { "all" },
+            if self.is_web_isolated { "team front" } else { "all" },
             front.join(" "),
             self.pods.len()
         )
     }
 }
 
-fn way((port, transport): Target) -> String {
+fn port_text((port, transport): ServicePort) -> String {
     format!("{port}/{transport}")
 }
 
@@ -301,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_world_evaluates_what_its_policies_say() {
+    fn a_world_evaluates_its_policies() {
         let pods =
             [pod("web/c", 2, false), pod("other/x", 3, true), pod("db/s", 4, false), pod("roll/r", 5, false)];
         let mut world = World::first(pods);
@@ -327,11 +337,11 @@ mod tests {
         );
         world.egress = Egress::Closed;
         assert!(!world.allows_named("other/x", "db/s", metrics));
-        assert!(!world.allows_named("web/c", "db/gone", data), "what is not there is not reached");
+        assert!(!world.allows_named("web/c", "db/gone", data), "a pod that does not exist is not reached");
     }
 
     #[test]
-    fn both_files_bear_a_number() {
+    fn both_files_contain_their_number() {
         let world = World::first([pod("web/c", 2, false)]);
         assert!(world.policy_text().contains("name: \"policies-1\""));
         assert!(world.cluster_text(&Cluster::of_two_nodes()).contains("name: \"cluster-1\""));

@@ -1,5 +1,5 @@
-//! Who is who in the cluster: one authority, the API server's certificate, a key for service accounts, and a token for
-//! each client.
+//! The credentials of a cluster: a certificate authority, the API server's certificate, a key for service
+//! accounts, and a token for each client.
 
 use std::fs;
 use std::io::Read;
@@ -12,7 +12,7 @@ use rcgen::{
 };
 use serde_json::json;
 
-use super::place::Place;
+use super::workdir::Workdir;
 
 const AUTHORITY: &str = "pki/ca.crt";
 const CERTIFICATE: &str = "pki/apiserver.crt";
@@ -21,7 +21,7 @@ const SERVICE_ACCOUNTS: &str = "pki/service-accounts.key";
 const SERVICE_ACCOUNTS_PUBLIC: &str = "pki/service-accounts.pub";
 const TOKENS: &str = "pki/tokens.csv";
 
-/// The files that the API server and its clients are started with.
+/// The files with which the API server and its clients are started.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Credentials {
     /// The authority's certificate.
@@ -32,13 +32,13 @@ pub struct Credentials {
     pub key: PathBuf,
     /// The key that signs the tokens of service accounts.
     pub service_accounts: PathBuf,
-    /// Its public half, by which they are verified.
+    /// The public key by which these tokens are verified.
     pub service_accounts_public: PathBuf,
-    /// The tokens of clients, as the API server's `--token-auth-file` takes them.
+    /// The tokens of clients, in the format of the API server's `--token-auth-file`.
     pub tokens: PathBuf,
 }
 
-/// A client of the API server, known by a token.
+/// A client of the API server, which authenticates with a token.
 struct Client {
     /// The name of its kubeconfig.
     name: String,
@@ -47,8 +47,8 @@ struct Client {
 }
 
 impl Credentials {
-    /// Makes all of them, with a kubeconfig for the administrator, each node and kube-proxy.
-    pub fn make(place: &Place, server: &str, names: &[&str], nodes: &[String]) -> Result<Self> {
+    /// Creates all of them, and a kubeconfig for the administrator, each node and kube-proxy.
+    pub fn make(workdir: &Workdir, server: &str, names: &[&str], nodes: &[String]) -> Result<Self> {
         let authority_key = KeyPair::generate()?;
         let mut authority = CertificateParams::new(Vec::new())?;
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -77,41 +77,41 @@ impl Credentials {
             user: format!("system:node:{node}"),
             group: "system:nodes",
         }));
-        let authority = place.write(AUTHORITY, &authority_certificate.pem())?;
+        let authority = workdir.write(AUTHORITY, &authority_certificate.pem())?;
         let mut tokens = String::new();
         for client in &clients {
             let token = random_token()?;
             tokens.push_str(&format!("{token},{0},{0},{1}\n", client.user, client.group));
-            place.write(&kubeconfig_name(&client.name), &kubeconfig(server, &authority, &token))?;
+            workdir.write(&kubeconfig_name(&client.name), &kubeconfig(server, &authority, &token))?;
         }
-        place.write(CERTIFICATE, &server_certificate.pem())?;
-        place.write(KEY, &server_key.serialize_pem())?;
+        workdir.write(CERTIFICATE, &server_certificate.pem())?;
+        workdir.write(KEY, &server_key.serialize_pem())?;
         let service_accounts = KeyPair::generate()?;
-        place.write(SERVICE_ACCOUNTS, &service_accounts.serialize_pem())?;
-        place.write(SERVICE_ACCOUNTS_PUBLIC, &service_accounts.public_key_pem())?;
-        place.write(TOKENS, &tokens)?;
-        Ok(Self::of(place))
+        workdir.write(SERVICE_ACCOUNTS, &service_accounts.serialize_pem())?;
+        workdir.write(SERVICE_ACCOUNTS_PUBLIC, &service_accounts.public_key_pem())?;
+        workdir.write(TOKENS, &tokens)?;
+        Ok(Self::of(workdir))
     }
 
-    /// Those that were made before.
-    pub fn of(place: &Place) -> Self {
+    /// The credentials that [`Credentials::make`] created.
+    pub fn of(workdir: &Workdir) -> Self {
         Self {
-            authority: place.join(AUTHORITY),
-            certificate: place.join(CERTIFICATE),
-            key: place.join(KEY),
-            service_accounts: place.join(SERVICE_ACCOUNTS),
-            service_accounts_public: place.join(SERVICE_ACCOUNTS_PUBLIC),
-            tokens: place.join(TOKENS),
+            authority: workdir.join(AUTHORITY),
+            certificate: workdir.join(CERTIFICATE),
+            key: workdir.join(KEY),
+            service_accounts: workdir.join(SERVICE_ACCOUNTS),
+            service_accounts_public: workdir.join(SERVICE_ACCOUNTS_PUBLIC),
+            tokens: workdir.join(TOKENS),
         }
     }
 }
 
-/// The kubeconfig of a client, in the cluster's folder.
+/// The path of a client's kubeconfig in the cluster's folder.
 pub fn kubeconfig_name(client: &str) -> String {
     format!("kubeconfig/{client}")
 }
 
-/// A kubeconfig. JSON is YAML.
+/// A kubeconfig as JSON, which is also YAML.
 fn kubeconfig(server: &str, authority: &Path, token: &str) -> String {
     json!({
         "apiVersion": "v1",

@@ -1,17 +1,17 @@
-//! What a person needs to see after a failure: kept in a folder before the cluster goes.
+//! The state of a cluster after a failure, saved in a folder for inspection.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{Cluster, Way};
+use super::{Cluster, InstallMethod};
 
-/// Writes what the cluster says about itself to `folder`. What can't be had is said in its place.
-pub fn keep(cluster: &Cluster, way: Way, folder: &Path) -> Result<()> {
+/// Writes the cluster's state to `folder`. Where something can't be read, the file contains the error.
+pub fn keep(cluster: &Cluster, method: InstallMethod, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     let write = |name: &str, text: Result<String>| {
-        let text = text.unwrap_or_else(|error| format!("not to be had: {error:#}\n"));
+        let text = text.unwrap_or_else(|error| format!("not available: {error:#}\n"));
         fs::write(folder.join(name), text).with_context(|| format!("writing {name} to {}", folder.display()))
     };
     for (name, arguments) in [
@@ -27,7 +27,7 @@ pub fn keep(cluster: &Cluster, way: Way, folder: &Path) -> Result<()> {
         let connections = node.run(|| fs::read_to_string("/proc/net/nf_conntrack").map_err(Into::into));
         write(&format!("{}-connections.txt", node.name), connections.and_then(|text| text))?;
     }
-    let Some(agents) = way.agents() else { return Ok(()) };
+    let Some(agents) = method.agents() else { return Ok(()) };
     let pods =
         cluster.kubectl.run(&["-n", agents.namespace, "get", "pods", "-l", agents.selector, "-o", "name"])?;
     for pod in pods.lines() {

@@ -1,5 +1,5 @@
-//! A container image, written without a container engine: one layer, one configuration, one manifest, as `docker save`
-//! writes them and `ctr images import` reads them.
+//! Container images, written without a container engine: one layer, one configuration and one manifest, in
+//! the format of `docker save`, which `ctr images import` reads.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
-/// What goes into an image.
+/// The content of an image.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Image {
     reference: String,
@@ -21,7 +21,7 @@ pub struct Image {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Content {
-    /// A file of this machine, with its rights.
+    /// A copy of a file on this machine.
     File(PathBuf),
     /// A symbolic link to this path.
     Link(String),
@@ -41,38 +41,38 @@ impl Image {
         image.env("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").folder("tmp")
     }
 
-    /// Puts a file of this machine at a path in the image.
+    /// Adds a copy of a file on this machine at a path in the image.
     #[must_use]
     pub fn file(mut self, path: &Path, at: &str) -> Self {
         self.files.push((relative(at), Content::File(path.to_owned())));
         self
     }
 
-    /// Puts a symbolic link at a path in the image.
+    /// Adds a symbolic link at a path in the image.
     #[must_use]
     pub fn link(mut self, at: &str, to: &str) -> Self {
         self.files.push((relative(at), Content::Link(to.to_owned())));
         self
     }
 
-    /// Puts an empty folder at a path in the image.
+    /// Adds an empty folder at a path in the image.
     #[must_use]
     pub fn folder(mut self, at: &str) -> Self {
         self.files.push((relative(at), Content::Folder));
         self
     }
 
-    /// Sets a variable (`NAME=value`) for all that runs in the container.
+    /// Sets an environment variable (`NAME=value`) of the container.
     #[must_use]
     pub fn env(mut self, variable: &str) -> Self {
         self.environment.push(variable.to_owned());
         self
     }
 
-    /// What runs unless the pod says otherwise.
+    /// Sets the command that runs unless the pod sets another.
     #[must_use]
-    pub fn entrypoint(mut self, words: &[&str]) -> Self {
-        self.entrypoint = words.iter().map(|word| (*word).to_owned()).collect();
+    pub fn entrypoint(mut self, command: &[&str]) -> Self {
+        self.entrypoint = command.iter().map(|argument| (*argument).to_owned()).collect();
         self
     }
 
@@ -154,7 +154,7 @@ fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Paths in a layer begin at its root without saying so.
+/// The path in a layer, which is relative to the root.
 fn relative(path: &str) -> String {
     path.trim_start_matches('/').to_owned()
 }
@@ -165,7 +165,7 @@ mod tests {
     use std::io::Read;
 
     #[test]
-    fn an_archive_names_each_image_its_configuration_and_its_layer() {
+    fn an_archive_contains_each_image_with_its_configuration_and_layer() {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("program");
         fs::write(&program, "#!/bin/sh\n").unwrap();

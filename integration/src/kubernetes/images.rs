@@ -1,7 +1,7 @@
 //! The images of the cluster's own pods: the pause container, the test server, Flannel and its CNI plugin.
 //!
-//! Each goes by the name that whoever runs it asks for: upstream's suite, Flannel's manifest, the configuration of
-//! containerd. So nothing is fetched.
+//! Each has the name that its user expects: upstream's suite, Flannel's manifest, or containerd's
+//! configuration. So no image is downloaded.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,15 +9,15 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use super::components::Components;
+use super::fixture::PROBER;
 use super::image::{Image, save};
-use super::parts::Parts;
-use super::stage::PROBER;
 use crate::programs::{libraries, program};
 
 /// The image of the container that holds a pod's namespaces.
 pub const PAUSE: &str = "localhost/pause:1";
 
-/// A process that holds namespaces, reaps orphans, and ends when told.
+/// A process that holds namespaces, reaps orphans, and exits on SIGINT and SIGTERM.
 const PAUSE_SOURCE: &str = "
 #include <signal.h>
 #include <sys/wait.h>
@@ -32,7 +32,7 @@ int main(void) {
 }
 ";
 
-/// The names under which Flannel's manifest asks for its images.
+/// The names of the images in Flannel's manifest.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FlannelImages {
     /// The daemon.
@@ -42,37 +42,38 @@ pub struct FlannelImages {
 }
 
 impl FlannelImages {
-    /// Reads them in `Documentation/kube-flannel.yml` of Flannel's sources.
+    /// Reads them from `Documentation/kube-flannel.yml` of Flannel's sources.
     pub fn in_manifest(manifest: &str) -> Result<Self> {
         let images = || manifest.lines().filter_map(|line| line.trim().strip_prefix("image: "));
         let find = |plugin: bool| {
             images()
                 .find(|image| image.contains("cni-plugin") == plugin)
                 .map(str::to_owned)
-                .context("Flannel's manifest names no image: its form has changed")
+                .context("Flannel's manifest names no image: its format has changed")
         };
         Ok(Self { flannel: find(false)?, plugin: find(true)? })
     }
 }
 
 /// Writes all of them as one archive to `folder` and returns its path.
-pub fn write(parts: &Parts, flannel: &FlannelImages, folder: &Path) -> Result<PathBuf> {
-    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+pub fn write(components: &Components, flannel: &FlannelImages, folder: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     let archive = folder.join("images.tar");
     let busybox = program("busybox").context("busybox is missing: install the package busybox-static")?;
     let images = [
         Image::new(PAUSE).file(&pause(folder)?, "/pause").entrypoint(&["/pause"]),
-        Image::new(&test_server(parts)?)
-            .file(&parts.program("agnhost"), "/agnhost")
+        Image::new(&test_server(components)?)
+            .file(&components.program("agnhost"), "/agnhost")
             .file(&busybox, "/bin/busybox")
             .link("/bin/sh", "busybox")
-            // Each of the suite's probes starts it anew, and most of a probe is the start: it sets up less this way.
+            // Each of the suite's probes starts a process, which takes most of the probe's time. These
+            // settings make the start faster.
             .env("GOMAXPROCS=1")
             .env("GOGC=400")
             .entrypoint(&["/agnhost"]),
-        flannel_daemon(parts, &flannel.flannel)?,
+        flannel_daemon(components, &flannel.flannel)?,
         Image::new(&flannel.plugin)
-            .file(&parts.program("flannel"), "/flannel")
+            .file(&components.program("flannel"), "/flannel")
             .file(&busybox, "/bin/busybox")
             .link("/bin/cp", "busybox"),
         Image::new(PROBER).file(&prober()?, "/prober").entrypoint(&["/prober"]),
@@ -81,19 +82,23 @@ pub fn write(parts: &Parts, flannel: &FlannelImages, folder: &Path) -> Result<Pa
     Ok(archive)
 }
 
-/// Our prober, which is built beside this program.
+/// The path of our prober, which is built beside this program.
 fn prober() -> Result<PathBuf> {
     let ourselves = std::env::current_exe().context("finding our own program")?;
     let prober = ourselves.with_file_name("prober");
-    if prober.is_file() { Ok(prober) } else { bail!("{} is missing: start by cargo xtask", prober.display()) }
+    if prober.is_file() {
+        Ok(prober)
+    } else {
+        bail!("{} is missing: run it by cargo xtask", prober.display())
+    }
 }
 
-/// The name by which upstream's suite asks for its test server.
-pub fn test_server(parts: &Parts) -> Result<String> {
-    let listed = Command::new(parts.program("netpol.test"))
+/// The name of upstream's test server image.
+pub fn test_server(components: &Components) -> Result<String> {
+    let listed = Command::new(components.program("netpol.test"))
         .arg("--list-images")
         .output()
-        .context("asking netpol.test for its images")?;
+        .context("listing the images of netpol.test")?;
     String::from_utf8_lossy(&listed.stdout)
         .lines()
         .find(|image| image.contains("/e2e-test-images/agnhost:"))
@@ -101,14 +106,15 @@ pub fn test_server(parts: &Parts) -> Result<String> {
         .context("netpol.test names no image of agnhost")
 }
 
-/// flanneld makes masquerading rules by iptables, which therefore comes along with its libraries and extensions.
-fn flannel_daemon(parts: &Parts, reference: &str) -> Result<Image> {
+/// Flannel's daemon. It creates masquerading rules with iptables, so the image contains that with its
+/// libraries and extensions.
+fn flannel_daemon(components: &Components, reference: &str) -> Result<Image> {
     let iptables =
         program("iptables-nft").context("iptables-nft is missing: install the package iptables")?;
     let iptables = fs::canonicalize(&iptables).with_context(|| format!("{}", iptables.display()))?;
     let mut image = Image::new(reference)
-        .file(&parts.program("flanneld"), "/opt/bin/flanneld")
-        .file(&parts.program("install-conf"), "/opt/bin/install-conf")
+        .file(&components.program("flanneld"), "/opt/bin/flanneld")
+        .file(&components.program("install-conf"), "/opt/bin/install-conf")
         .folder("/run")
         .file(&iptables, "/usr/sbin/xtables-nft-multi");
     for name in
@@ -131,7 +137,7 @@ fn flannel_daemon(parts: &Parts, reference: &str) -> Result<Image> {
     Ok(image.entrypoint(&["/opt/bin/flanneld"]))
 }
 
-/// Where Debian keeps the extensions of iptables.
+/// The folder where Debian installs the extensions of iptables.
 fn extensions() -> Result<PathBuf> {
     fs::read_dir("/usr/lib")
         .context("reading /usr/lib")?
@@ -160,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flannels_images_are_told_apart() {
+    fn flannels_images_are_distinguished() {
         let manifest = "
       initContainers:
       - name: install-cni-plugin

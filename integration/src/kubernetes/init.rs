@@ -1,4 +1,4 @@
-//! The first process of a node: gives the node its own file systems, then buries orphans until it is killed.
+//! The first process of a node. It mounts the node's own folders, and then reaps orphans until it is killed.
 
 use std::io::Write;
 use std::path::Path;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sys::wait::wait;
 
-/// Folders of the machine that each node has for itself.
+/// Folders of the machine that are replaced by a node's own.
 pub const PRIVATE: [&str; 11] = [
     "/var/lib/kubelet",
     "/var/lib/containerd",
@@ -24,16 +24,16 @@ pub const PRIVATE: [&str; 11] = [
     "/run/netns",
 ];
 
-/// The argument by which our program becomes a node's first process.
+/// The subcommand that runs a node's first process.
 pub const COMMAND: &str = "node-init";
 
-/// What it prints when the file systems are mounted.
+/// The line that it prints when the folders are mounted.
 pub const READY: &str = "ready";
 
-/// Mounts, says so, and stays. `root` holds the folders that the node has for itself.
+/// Mounts the node's folders, which are in `root`, prints [`READY`], and then reaps orphans.
 pub fn run(root: &Path) -> Result<()> {
     let nothing = None::<&str>;
-    // What is mounted here is nobody else's to see.
+    // Other mount namespaces must not see the following mounts.
     mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)
         .context("making the mounts private")?;
     mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), nothing).context("mounting /proc")?;
@@ -42,14 +42,14 @@ pub fn run(root: &Path) -> Result<()> {
         mount(Some(&own), folder, nothing, MsFlags::MS_BIND, nothing)
             .with_context(|| format!("mounting {} at {folder}", own.display()))?;
     }
-    // The kubelet's volumes must reach containers that run already.
+    // The kubelet's volumes must appear in containers that already run.
     mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_SHARED, nothing)
         .context("sharing the mounts within the node")?;
-    // Whoever started us reads this one line and goes away.
+    // The process that started this one reads only this line.
     writeln!(std::io::stdout(), "{READY}")?;
     loop {
         if wait().is_err() {
-            // Nobody has died, or nobody lives yet.
+            // There is no child process yet.
             sleep(Duration::from_millis(200));
         }
     }

@@ -1,4 +1,4 @@
-//! The ways by which kube-verdict comes into a cluster that Flannel connects.
+//! The methods that install kube-verdict in a cluster with Flannel.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -10,31 +10,31 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde_json::json;
 
+use super::components::Components;
 use super::kubectl::Kubectl;
-use super::parts::Parts;
 
-/// How long the pods of a new DaemonSet may take, images present.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// How long the pods of a new DaemonSet may take to become ready. Their images are already on the nodes.
+const TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Where Flannel runs.
+/// The namespace of Flannel.
 pub const FLANNEL_NAMESPACE: &str = "kube-flannel";
-/// Flannel's DaemonSet, by the chart and by the manifest.
+/// Flannel's DaemonSet, both in the chart and in the manifest.
 pub const FLANNEL: &str = "daemonset/kube-flannel-ds";
 
-/// A way to install.
+/// A method of installing kube-verdict.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Way {
+pub enum InstallMethod {
     /// Flannel's own chart, with `netpol.enabled` and our image.
     Chart,
-    /// Flannel's manifest, with our overlay that adds a container.
+    /// Flannel's manifest, with our overlay, which adds a container.
     Overlay,
-    /// Flannel as it is, and a DaemonSet of our own.
+    /// Flannel unchanged, and our own DaemonSet.
     Daemonset,
     /// Flannel alone: no policy is enforced.
     None,
 }
 
-/// Where an agent's container is.
+/// The agents' workload and container.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Agents {
     /// Namespace of the DaemonSet.
@@ -47,11 +47,11 @@ pub struct Agents {
     pub container: &'static str,
 }
 
-impl Way {
-    /// All that enforce policy.
+impl InstallMethod {
+    /// The methods whose agents enforce policy.
     pub const ENFORCING: [Self; 3] = [Self::Chart, Self::Overlay, Self::Daemonset];
 
-    /// As the command line names it.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Chart => "chart",
@@ -61,12 +61,12 @@ impl Way {
         }
     }
 
-    /// Whether the agents see the CNI's cache: Flannel's chart gives them no more than the kernel's modules.
+    /// Whether the agents can read the CNI cache. Flannel's chart mounts only the kernel's modules.
     pub fn sees_cni_cache(self) -> bool {
         matches!(self, Self::Overlay | Self::Daemonset)
     }
 
-    /// Where the agents are.
+    /// The agents of this method.
     pub fn agents(self) -> Option<Agents> {
         let beside_flannel = |container| Agents {
             namespace: FLANNEL_NAMESPACE,
@@ -87,12 +87,12 @@ impl Way {
         }
     }
 
-    /// Applies what this way needs. `image` is the name and tag that the nodes know our image by.
-    pub fn apply(self, kubectl: &Kubectl, parts: &Parts, image: &str) -> Result<()> {
+    /// Applies the manifests of this method. `image` is the name and tag of our image on the nodes.
+    pub fn apply(self, kubectl: &Kubectl, components: &Components, image: &str) -> Result<()> {
         let flannel = match self {
-            Self::Overlay => with_overlay(kubectl, parts, image)?,
-            Self::Chart => chart(parts, Some(image))?,
-            Self::Daemonset | Self::None => chart(parts, None)?,
+            Self::Overlay => with_overlay(kubectl, components, image)?,
+            Self::Chart => chart(components, Some(image))?,
+            Self::Daemonset | Self::None => chart(components, None)?,
         };
         kubectl.apply(&flannel_namespace())?;
         kubectl.apply(&with_older_cni(&flannel)?)?;
@@ -103,11 +103,11 @@ impl Way {
         Ok(())
     }
 
-    /// Takes the agents away again, as docs/operations.md says. Flannel stays.
-    pub fn remove(self, kubectl: &Kubectl, parts: &Parts) -> Result<()> {
+    /// Removes the agents, as docs/operations.md describes. Flannel remains.
+    pub fn remove(self, kubectl: &Kubectl, components: &Components) -> Result<()> {
         match self {
             // As `helm upgrade --set netpol.enabled=false` does.
-            Self::Chart => kubectl.apply(&with_older_cni(&chart(parts, None)?)?)?,
+            Self::Chart => kubectl.apply(&with_older_cni(&chart(components, None)?)?)?,
             Self::Overlay => {
                 let (namespace, name) = (FLANNEL_NAMESPACE, FLANNEL.trim_start_matches("daemonset/"));
                 let patch = manifests("flannel/remove.yaml");
@@ -125,34 +125,34 @@ impl Way {
             Self::Daemonset => drop(kubectl.run(&["delete", "-k", &manifests("base").to_string_lossy()])?),
             Self::None => {}
         }
-        kubectl.wait_for_rollout(FLANNEL_NAMESPACE, FLANNEL, PATIENCE)
+        kubectl.wait_for_rollout(FLANNEL_NAMESPACE, FLANNEL, TIMEOUT)
     }
 
-    /// Waits until every pod of it is ready.
+    /// Waits until every pod of Flannel and of the agents is ready.
     pub fn wait(self, kubectl: &Kubectl) -> Result<()> {
-        kubectl.wait_for_rollout(FLANNEL_NAMESPACE, FLANNEL, PATIENCE)?;
+        kubectl.wait_for_rollout(FLANNEL_NAMESPACE, FLANNEL, TIMEOUT)?;
         match self.agents() {
-            Some(agents) => kubectl.wait_for_rollout(agents.namespace, agents.workload, PATIENCE),
+            Some(agents) => kubectl.wait_for_rollout(agents.namespace, agents.workload, TIMEOUT),
             None => Ok(()),
         }
     }
 }
 
-/// The DaemonSet that takes off the nodes what agents leave behind, and where it is.
+/// The manifest of the DaemonSet that cleans up the nodes, and its namespace and name.
 pub fn cleanup(kubectl: &Kubectl, image: &str) -> Result<(String, [&'static str; 2])> {
     let manifest = kubectl.run(&["kustomize", &manifests("cleanup").to_string_lossy()])?;
     Ok((with_image(&manifest, image)?, ["kube-system", "daemonset/kube-verdict-cleanup"]))
 }
 
-/// Our own chart.
+/// The folder of our own chart.
 pub fn own_chart() -> PathBuf {
     manifests("helm/kube-verdict")
 }
 
-/// Flannel's chart rendered, with the policy container if there is an image for it.
-fn chart(parts: &Parts, image: Option<&str>) -> Result<String> {
-    let chart = parts.flannel_sources().join("chart/kube-flannel");
-    let mut command = Command::new(parts.program("helm"));
+/// Renders Flannel's chart; with the policy container if its image is given.
+fn chart(components: &Components, image: Option<&str>) -> Result<String> {
+    let chart = components.flannel_sources().join("chart/kube-flannel");
+    let mut command = Command::new(components.program("helm"));
     command.args(["template", "flannel"]).arg(&chart).args(["--namespace", FLANNEL_NAMESPACE]);
     if let Some(image) = image {
         let (repository, tag) = image.rsplit_once(':').context("the image's name has no tag")?;
@@ -168,22 +168,22 @@ fn chart(parts: &Parts, image: Option<&str>) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Flannel's manifest, as its sources have it.
-pub fn flannel_manifest(parts: &Parts) -> Result<String> {
-    let path = parts.flannel_sources().join("Documentation/kube-flannel.yml");
+/// Flannel's manifest from its sources.
+pub fn flannel_manifest(components: &Components) -> Result<String> {
+    let path = components.flannel_sources().join("Documentation/kube-flannel.yml");
     fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
 }
 
-/// Flannel's manifest under our overlay, as `kubectl kustomize` joins them.
-fn with_overlay(kubectl: &Kubectl, parts: &Parts, image: &str) -> Result<String> {
-    let folder = tempfile::tempdir().context("making a folder for the overlay")?;
+/// Flannel's manifest with our overlay, rendered by `kubectl kustomize`.
+fn with_overlay(kubectl: &Kubectl, components: &Components, image: &str) -> Result<String> {
+    let folder = tempfile::tempdir().context("creating a folder for the overlay")?;
     let overlay = folder.path().join("overlay");
-    fs::create_dir(&overlay).context("making a folder for the overlay")?;
+    fs::create_dir(&overlay).context("creating a folder for the overlay")?;
     for entry in fs::read_dir(manifests("flannel")).context("reading manifests/flannel")?.flatten() {
         fs::copy(entry.path(), overlay.join(entry.file_name())).context("copying the overlay")?;
     }
     for (name, text) in [
-        ("kube-flannel.yml", flannel_manifest(parts)?),
+        ("kube-flannel.yml", flannel_manifest(components)?),
         ("kustomization.yaml", "resources: [kube-flannel.yml]\ncomponents: [overlay]\n".to_owned()),
     ] {
         fs::write(folder.path().join(name), text).with_context(|| format!("writing {name}"))?;
@@ -208,8 +208,8 @@ fn manifests(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests").join(name)
 }
 
-/// Flannel's plugin of the last version that can be built from source speaks an older version of CNI than the
-/// configuration asks for.
+/// Lowers the CNI version in a manifest. The last version of Flannel's plugin that can be built from source
+/// supports only an older one.
 fn with_older_cni(manifest: &str) -> Result<String> {
     let mut found = false;
     let mut text = String::new();
@@ -224,10 +224,10 @@ fn with_older_cni(manifest: &str) -> Result<String> {
         }
         let _ = writeln!(text, "{line}");
     }
-    if found { Ok(text) } else { bail!("Flannel's manifest asks for another version of CNI than before") }
+    if found { Ok(text) } else { bail!("Flannel's manifest does not have the expected CNI version") }
 }
 
-/// The same manifest with every image of ours replaced by this one.
+/// Replaces every image of kube-verdict in a manifest by this one.
 fn with_image(manifest: &str, image: &str) -> Result<String> {
     let mut found = false;
     let mut text = String::new();
@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_version_of_cni_is_lowered_in_both_forms() {
+    fn the_cni_version_is_lowered_in_both_formats() {
         let yaml = "data:\n  cni-conf.json: |\n    {\n      \"cniVersion\": \"1.0.0\",\n";
         assert!(with_older_cni(yaml).unwrap().contains("\"cniVersion\": \"0.3.1\","));
         let json = r#"  cni-conf.json: "{\n  \"name\": \"cbr0\",\n  \"cniVersion\": \"1.0.0\",\n"#;

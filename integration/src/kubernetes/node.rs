@@ -1,7 +1,7 @@
-//! A node: a network namespace, a process namespace and a mount namespace, with a containerd, a kubelet and a kube-proxy.
+//! A node: network, process and mount namespaces, with a containerd, a kubelet and a kube-proxy.
 //!
-//! All processes of a node descend from its init, the first process of its process namespace: when that is killed, the
-//! kernel kills the kubelet, the shims and every container with it. That is how a node goes down, and how it reboots.
+//! All processes of a node are in its process namespace. When the first process there is killed, the kernel
+//! also kills the kubelet, the shims and every container. A node is shut down and rebooted in this manner.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -16,27 +16,28 @@ use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::json;
 
+use super::components::Components;
 use super::credentials::kubeconfig_name;
 use super::images::PAUSE;
 use super::init::{COMMAND, PRIVATE, READY};
 use super::network::{BRIDGE, CONTROL, POD_RANGE};
-use super::parts::Parts;
-use super::place::{Place, log_file, start, tail};
+use super::workdir::{Workdir, log_file, start, tail};
 use crate::command::ip;
-use crate::namespace::{Namespace, on_a_thread};
+use crate::namespace::{Namespace, run_on_new_thread};
 
-/// Those of a node's own folders ([`PRIVATE`]) that a reboot empties.
+/// The folders in [`PRIVATE`] that a reboot empties.
 const VOLATILE: [&str; 4] = ["/var/lib/cni", "/run/containerd", "/run/flannel", "/run/netns"];
 
-/// Plugins that Flannel's hands its work on to, and where Debian keeps them.
+/// CNI plugins that Flannel's plugin calls.
 const PLUGINS: [&str; 4] = ["bridge", "host-local", "loopback", "portmap"];
+/// The folder where Debian installs CNI plugins.
 const PLUGIN_FOLDER: &str = "/usr/lib/cni";
 
-/// More than the 110 of other clusters, so that a scenario has room for 200 pods; an address range holds 254.
+/// More than the usual 110, since a scenario starts 200 pods. A node's address range has room for 254.
 const MAX_PODS: u32 = 240;
 
 /// How long a daemon of a node may take to answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Settings of a node's network namespace.
 const SYSCTLS: [(&str, &str); 5] = [
@@ -54,31 +55,31 @@ pub struct Node {
     pub name: String,
     /// Its address, the kubelet's `--node-ip`.
     pub address: Ipv4Addr,
-    place: Place,
+    workdir: Workdir,
 }
 
 impl Node {
     /// The node of this number, from 1.
-    pub fn new(place: &Place, number: u8) -> Self {
+    pub fn new(workdir: &Workdir, number: u8) -> Self {
         let address = Ipv4Addr::new(172, 30, 0, 10 + number);
-        Self { name: format!("node-{number}"), address, place: place.clone() }
+        Self { name: format!("node-{number}"), address, workdir: workdir.clone() }
     }
 
-    /// The file of the machine that a path on the node leads to.
+    /// The path on the machine of a path in one of the node's own folders.
     pub fn path(&self, on_node: &str) -> PathBuf {
-        self.place.join(&self.name).join(on_node.trim_start_matches('/'))
+        self.workdir.join(&self.name).join(on_node.trim_start_matches('/'))
     }
 
     /// Its network namespace.
     pub fn network(&self) -> Result<Namespace> {
-        Namespace::existing(&self.place.namespace(&self.name))?
-            .with_context(|| format!("{} is down: cargo xtask cluster up", self.name))
+        Namespace::open(&self.workdir.namespace(&self.name))?
+            .with_context(|| format!("{} is not running: cargo xtask cluster up", self.name))
     }
 
-    /// Boots it: namespaces, wire, containerd, images, kubelet, kube-proxy.
-    pub fn boot(&self, parts: &Parts, control: &Namespace, images: &[PathBuf]) -> Result<()> {
+    /// Boots the node: namespaces, network, containerd, images, kubelet, kube-proxy.
+    pub fn boot(&self, components: &Components, control: &Namespace, images: &[PathBuf]) -> Result<()> {
         self.prepare_folders()?;
-        let namespace = Namespace::create_lasting(&self.place.namespace(&self.name))?;
+        let namespace = Namespace::create_persistent(&self.workdir.namespace(&self.name))?;
         self.wire(control, &namespace)?;
         namespace.sysctls(&SYSCTLS)?;
         self.start_init(&namespace)?;
@@ -86,14 +87,15 @@ impl Node {
         for image in images {
             self.import(image)?;
         }
-        self.start_kubelet(parts)?;
-        self.start_kube_proxy(parts)
+        self.start_kubelet(components)?;
+        self.start_kube_proxy(components)
     }
 
-    /// Kills everything on it and removes its namespaces, as a power cut does. What it has on disk stays.
+    /// Kills all processes of the node and removes its namespaces, as a power cut does. Its files on disk
+    /// remain.
     pub fn cut_power(&self) -> Result<()> {
-        if let Some(namespace) = Namespace::existing(&self.place.namespace(&self.name))? {
-            namespace.end();
+        if let Some(namespace) = Namespace::open(&self.workdir.namespace(&self.name))? {
+            namespace.destroy();
         }
         let tasks = self.path("/run/containerd/io.containerd.runtime.v2.task/k8s.io");
         let containers: Vec<OsString> = fs::read_dir(tasks)
@@ -109,8 +111,8 @@ impl Node {
         Ok(())
     }
 
-    /// Runs `work` on a thread inside all namespaces of the node: files that it opens and processes that it starts are
-    /// those of the node. It can't start threads: [`Node::look`] can.
+    /// Runs `work` on a thread inside all namespaces of the node, so that it opens the node's files and
+    /// starts processes on the node. It can't start threads; in [`Node::look`] it can.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         let processes = self.open("pid")?;
         self.look(|| {
@@ -119,12 +121,13 @@ impl Node {
         })?
     }
 
-    /// Runs `work` on a thread inside the node's network and mounts. Threads that it starts are there, too; it starts no
-    /// process.
+    /// Runs `work` on a thread inside the node's network and mount namespaces. Threads that it starts are
+    /// also inside. It must not start processes.
     pub fn look<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         let (network, mounts) = (self.open("net")?, self.open("mnt")?);
-        on_a_thread(|| {
-            // A mount namespace is only for who shares root and working folder with nobody.
+        run_on_new_thread(|| {
+            // A thread can enter a mount namespace only if it shares root and working directory with no other
+            // thread.
             unshare(CloneFlags::CLONE_FS)?;
             setns(network, CloneFlags::CLONE_NEWNET)?;
             setns(mounts, CloneFlags::CLONE_NEWNS)?;
@@ -132,13 +135,13 @@ impl Node {
         })
     }
 
-    /// A namespace of the node's first process.
+    /// Opens a namespace of the node's first process.
     fn open(&self, kind: &str) -> Result<File> {
         let path = format!("/proc/{}/ns/{kind}", self.init()?);
-        File::open(&path).with_context(|| format!("opening {path}: is {} down?", self.name))
+        File::open(&path).with_context(|| format!("opening {path}: is {} running?", self.name))
     }
 
-    /// Runs a program on the node to its end and returns what it printed.
+    /// Runs a program on the node and returns its standard output. Fails unless it succeeds.
     pub fn output(&self, program: &str, arguments: &[&str]) -> Result<String> {
         let output = self
             .run(|| command(program).args(arguments).current_dir("/").stdin(Stdio::null()).output())?
@@ -154,14 +157,14 @@ impl Node {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Brings an archive of images to the node.
+    /// Imports an archive of images on the node.
     pub fn import(&self, archive: &Path) -> Result<()> {
         let archive = archive.to_string_lossy().into_owned();
         self.output("ctr", &["-n", "k8s.io", "images", "import", &archive]).map(drop)
     }
 
-    /// The command by which a person gets in.
-    pub fn way_in(&self) -> Result<String> {
+    /// The command that enters the node from a shell.
+    pub fn enter_command(&self) -> Result<String> {
         Ok(format!("nsenter --target {} --net --mount --pid", self.init()?))
     }
 
@@ -180,9 +183,9 @@ impl Node {
         Ok(())
     }
 
-    /// A cable from the node to the bridge of the control plane's namespace, which is its way to everything else.
+    /// Connects the node to the bridge in the control plane's namespace.
     fn wire(&self, control: &Namespace, namespace: &Namespace) -> Result<()> {
-        // After a power cut the kernel takes its time to remove the old one.
+        // After a power cut, the kernel removes the old device only after a while.
         let _ = ip(control, &format!("link delete {}\n", self.name));
         ip(
             control,
@@ -195,23 +198,24 @@ impl Node {
         ip(
             namespace,
             &format!(
-                "link set lo up\naddress add {}/24 dev eth0\nlink set eth0 up\nroute add default via {CONTROL}\n",
+                "link set lo up\naddress add {}/24 dev eth0\nlink set eth0 up\n\
+                 route add default via {CONTROL}\n",
                 self.address
             ),
         )
     }
 
     fn start_init(&self, namespace: &Namespace) -> Result<()> {
-        let root = self.place.join(&self.name);
-        let log = self.place.log(&self.name, "init");
+        let root = self.workdir.join(&self.name);
+        let log = self.workdir.log(&self.name, "init");
         let errors = log_file(&log)?;
-        let mut init = on_a_thread(|| {
+        let mut init = run_on_new_thread(|| {
             namespace.enter()?;
             unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)?;
-            // Whatever became of its file meanwhile.
+            // The program's file may have been replaced meanwhile.
             let mut command = Command::new("/proc/self/exe");
             command.arg(COMMAND).arg(&root).stdin(Stdio::null());
-            // Whoever reads our own output must not wait for a process that stays.
+            // Not inherited: a reader of our own output would wait for this process to exit.
             Ok(command.stdout(Stdio::piped()).stderr(errors).spawn()?)
         })
         .with_context(|| format!("starting the first process of {}", self.name))?;
@@ -227,28 +231,28 @@ impl Node {
     }
 
     fn init_file(&self) -> PathBuf {
-        self.place.join(&self.name).join("init.pid")
+        self.workdir.join(&self.name).join("init.pid")
     }
 
-    /// The node's first process, as this machine numbers it.
+    /// The machine's process id of the node's first process.
     fn init(&self) -> Result<u32> {
-        let down = || format!("{} is down: cargo xtask cluster up", self.name);
+        let down = || format!("{} is not running: cargo xtask cluster up", self.name);
         let init: u32 =
             fs::read_to_string(self.init_file()).with_context(down)?.trim().parse().with_context(down)?;
-        let namespace = Namespace::existing(&self.place.namespace(&self.name))?.with_context(down)?;
-        // The number may be another's by now.
-        if namespace.holds(init) { Ok(init) } else { bail!(down()) }
+        let namespace = Namespace::open(&self.workdir.namespace(&self.name))?.with_context(down)?;
+        // The process id may have been reused.
+        if namespace.contains_process(init) { Ok(init) } else { bail!(down()) }
     }
 
     fn start_containerd(&self) -> Result<()> {
-        let config = self.place.write(&format!("{}/containerd.toml", self.name), &containerd_config())?;
+        let config = self.workdir.write(&format!("{}/containerd.toml", self.name), &containerd_config())?;
         self.daemon("containerd", "containerd".as_ref(), &["--config".as_ref(), config.as_path()])?;
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
             match self.output("ctr", &["version"]) {
                 Ok(_) => return Ok(()),
                 Err(error) if Instant::now() > end => {
-                    let log = tail(&self.place.log(&self.name, "containerd"));
+                    let log = tail(&self.workdir.log(&self.name, "containerd"));
                     return Err(error.context(format!("containerd of {} does not answer:\n{log}", self.name)));
                 }
                 Err(_) => sleep(Duration::from_millis(100)),
@@ -256,12 +260,12 @@ impl Node {
         }
     }
 
-    fn start_kubelet(&self, parts: &Parts) -> Result<()> {
-        let config = self.place.write(&format!("{}/kubelet.json", self.name), &kubelet_config())?;
-        let kubeconfig = self.place.join(&kubeconfig_name(&self.name));
+    fn start_kubelet(&self, components: &Components) -> Result<()> {
+        let config = self.workdir.write(&format!("{}/kubelet.json", self.name), &kubelet_config())?;
+        let kubeconfig = self.workdir.join(&kubeconfig_name(&self.name));
         self.daemon(
             "kubelet",
-            &parts.program("kubelet"),
+            &components.program("kubelet"),
             &[
                 "--config".as_ref(),
                 config.as_path(),
@@ -274,18 +278,18 @@ impl Node {
         )
     }
 
-    fn start_kube_proxy(&self, parts: &Parts) -> Result<()> {
-        let kubeconfig = self.place.join(&kubeconfig_name("kube-proxy"));
+    fn start_kube_proxy(&self, components: &Components) -> Result<()> {
+        let kubeconfig = self.workdir.join(&kubeconfig_name("kube-proxy"));
         self.daemon(
             "kube-proxy",
-            &parts.program("kube-proxy"),
+            &components.program("kube-proxy"),
             &[
                 "--kubeconfig".as_ref(),
                 kubeconfig.as_path(),
                 format!("--hostname-override={}", self.name).as_ref(),
                 "--proxy-mode=nftables".as_ref(),
                 format!("--cluster-cidr={POD_RANGE}").as_ref(),
-                // Limits of the connection table are the machine's: a namespace may not set them.
+                // The limits of the conntrack table belong to the machine. A namespace may not set them.
                 "--conntrack-max-per-core=0".as_ref(),
                 "--conntrack-min=0".as_ref(),
                 "--conntrack-tcp-timeout-established=0s".as_ref(),
@@ -295,7 +299,7 @@ impl Node {
     }
 
     fn daemon(&self, name: &str, program: &Path, arguments: &[&Path]) -> Result<()> {
-        let log = self.place.log(&self.name, name);
+        let log = self.workdir.log(&self.name, name);
         self.run(|| {
             let mut command = command(program);
             command.args(arguments).current_dir("/");
@@ -305,7 +309,7 @@ impl Node {
     }
 }
 
-/// A command with a PATH that finds what Debian keeps for root.
+/// A command whose PATH includes the folders where Debian installs programs for root.
 fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
     let path = std::env::var("PATH").unwrap_or_default();
@@ -313,8 +317,8 @@ fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
-/// Removes the empty control groups that containers leave behind when the kernel kills them: as soon as their last
-/// process is gone, which takes a moment.
+/// Removes the empty control groups of containers that the kernel killed. Their last processes may need a
+/// moment to exit.
 fn remove_control_groups(containers: &[OsString]) {
     let hierarchies =
         fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
@@ -346,7 +350,7 @@ address = "/run/containerd/containerd.sock"
 
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{PAUSE}"
-# Without CAP_SYS_RESOURCE nobody may lower an out-of-memory score.
+# Lowering an out-of-memory score needs CAP_SYS_RESOURCE.
 restrict_oom_score_adj = true
 
 [plugins."io.containerd.grpc.v1.cri".cni]
@@ -362,12 +366,12 @@ SystemdCgroup = false
     )
 }
 
-/// Settings that let a kubelet live in a namespace, on control groups of either version.
+/// Settings for a kubelet that runs in a namespace, with control groups of either version.
 fn kubelet_config() -> String {
     json!({
         "kind": "KubeletConfiguration",
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
-        // Nobody reaches a kubelet but its cluster.
+        // Only the cluster can reach the kubelet.
         "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
         "authorization": {"mode": "AlwaysAllow"},
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",

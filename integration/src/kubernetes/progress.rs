@@ -1,4 +1,4 @@
-//! What a long piece of work shows while it runs: a line with a spinner on a terminal, one line at its end elsewhere.
+//! The progress of long steps: a line with a spinner on a terminal, and one line at the end of each step.
 
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
@@ -7,14 +7,14 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use owo_colors::OwoColorize;
 
-/// A piece of work that is under way.
+/// A step in progress.
 #[derive(Debug)]
 pub struct Step {
     bar: ProgressBar,
 }
 
 impl Step {
-    /// Runs `work` as a step of this name and says how it ended and how long it took.
+    /// Runs `work` as a step of this name, and prints whether it succeeded and how long it took.
     pub fn run<T>(name: &str, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         let step = Self { bar: bar(name) };
         let started = Instant::now();

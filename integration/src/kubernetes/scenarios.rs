@@ -1,16 +1,16 @@
-//! Our own scenarios: what upstream's suite doesn't ask, on a real cluster.
+//! Our own scenarios on a real cluster, for what upstream's suite does not test.
 
 use anyhow::Result;
-use serde_json::{Value, json};
 
-use super::stage::Stage;
-use super::{Cluster, Way};
+use super::fixture::Fixture;
+use super::{Cluster, InstallMethod};
 
 mod api_server;
 mod first_packet;
 mod hosts;
 mod leaving;
 mod origins;
+mod policies;
 mod probes;
 mod reboot;
 mod restart;
@@ -21,78 +21,80 @@ mod smoke;
 /// One scenario.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
-    /// As `--scenarios` takes it, and the namespace that it plays in.
+    /// The name for `--scenarios`. The scenario's namespace is named after it.
     pub name: &'static str,
-    /// What it shows, in one sentence.
+    /// What it tests, in one sentence.
     pub about: &'static str,
-    play: fn(&Stage<'_>) -> Result<String>,
+    run: fn(&Fixture<'_>) -> Result<String>,
 }
 
-/// One of two scenarios that play whichever way kube-verdict was installed.
+/// Runs with every installation method.
 pub const SMOKE: Scenario = Scenario {
     name: "smoke",
-    about: "pods of both nodes reach what policy allows and nothing else, at once when policy changes",
-    play: smoke::play,
+    about: "pods on both nodes reach what policy allows and nothing else, and changes are enforced at once",
+    run: smoke::run,
 };
 
-/// The other one: the agents know pods' ports from the CNI cache in one way, and from the interfaces alone in another.
+/// Runs with every installation method: with some of them, agents find pods' interfaces in the CNI cache, and
+/// with others not.
 pub const ORIGINS: Scenario = Scenario {
     name: "origins",
-    about: "a pod that forges the source of its packets reaches no one, and each packet is counted",
-    play: origins::play,
+    about: "packets of a pod that forges their source are dropped and counted",
+    run: origins::run,
 };
 
-/// Whichever way kube-verdict was installed, too: each has a way to leave.
+/// Runs with every installation method, since each is uninstalled differently.
 pub const LEAVING: Scenario = Scenario {
     name: "leaving",
-    about: "agents are uninstalled under load: no connection is lost, and nothing is left on the nodes",
-    play: leaving::play,
+    about: "agents are uninstalled under load: no connection is lost, and nothing remains on the nodes",
+    run: leaving::run,
 };
 
-/// How many of [`SCENARIOS`] take less than half a minute.
+/// The number of [`SCENARIOS`] that take less than half a minute.
 pub const QUICK: usize = 5;
 
-/// All of them, the quick ones first; a node is cut off last.
+/// All scenarios, the quick ones first, and the one that cuts a node's power last.
 pub const SCENARIOS: [Scenario; 11] = [
     SMOKE,
     Scenario {
         name: "probes",
-        about: "a kubelet's probes reach a pod that nobody else may reach",
-        play: probes::play,
+        about: "a kubelet's probes reach a pod that no other client may reach",
+        run: probes::run,
     },
     Scenario {
         name: "hosts",
         about: "nodes, pods of the host's network, host ports, node ports and sticky services",
-        play: hosts::play,
+        run: hosts::run,
     },
     Scenario {
         name: "reuse",
-        about: "the address of a finished Job belongs to its next owner at once",
-        play: reuse::play,
+        about: "the address of a finished pod belongs to its next owner at once",
+        run: reuse::run,
     },
     ORIGINS,
     Scenario {
         name: "first-packet",
-        about: "200 new pods that policy denies send and get nothing; 200 that it allows wait for nothing",
-        play: first_packet::play,
+        about: "of 200 new pods that policy denies, no packet passes; 200 that it allows connect without \
+                delay",
+        run: first_packet::run,
     },
     Scenario {
         name: "restart",
         about: "a rolling restart of the agents under load loses no connection",
-        play: restart::play,
+        run: restart::run,
     },
     Scenario {
         name: "api-server",
-        about: "policy holds while the API server is away for a minute, and follows when it is back",
-        play: api_server::play,
+        about: "policy is enforced while the API server is down for a minute, and updated when it is back",
+        run: api_server::run,
     },
     Scenario {
         name: "scale",
-        about: "10,000 pods and 1,000 policies: memory, start, and how soon a policy is enforced",
-        play: scale::play,
+        about: "10,000 pods and 1,000 policies: memory, start time, and how soon a policy is enforced",
+        run: scale::run,
     },
     LEAVING,
-    Scenario { name: "reboot", about: "policy holds after a node's power was cut", play: reboot::play },
+    Scenario { name: "reboot", about: "policy is enforced after a node's power was cut", run: reboot::run },
 ];
 
 impl Scenario {
@@ -101,46 +103,10 @@ impl Scenario {
         SCENARIOS.into_iter().find(|scenario| scenario.name == name)
     }
 
-    /// Plays it in a namespace of its own. Returns what was measured.
-    pub fn play(self, cluster: &Cluster, way: Way) -> Result<String> {
-        let stage = Stage::new(cluster, way, self.name)?;
-        (self.play)(&stage)
-    }
-}
-
-/// The spec of a policy that denies both directions to pods of a label, and all pods without one.
-fn deny_all(label: Option<(&str, &str)>) -> Value {
-    json!({"podSelector": selector(label), "policyTypes": ["Ingress", "Egress"]})
-}
-
-/// The spec of a policy that lets pods of one label reach pods of another at the scenarios' port.
-fn allow_ingress(to: (&str, &str), from: (&str, &str)) -> Value {
-    allow_ingress_from(to, json!({"podSelector": selector(Some(from))}))
-}
-
-/// The spec of a policy that lets a peer reach pods of a label at the scenarios' port, by TCP and by UDP.
-fn allow_ingress_from(to: (&str, &str), peer: Value) -> Value {
-    let port = super::stage::PORT;
-    json!({
-        "podSelector": selector(Some(to)),
-        "policyTypes": ["Ingress"],
-        "ingress": [{"from": [peer], "ports": [{"port": port}, {"port": port, "protocol": "UDP"}]}],
-    })
-}
-
-/// The spec of a policy that lets pods of one label out to pods of another.
-fn allow_egress(from: (&str, &str), to: (&str, &str)) -> Value {
-    json!({
-        "podSelector": selector(Some(from)),
-        "policyTypes": ["Egress"],
-        "egress": [{"to": [{"podSelector": selector(Some(to))}]}],
-    })
-}
-
-fn selector(label: Option<(&str, &str)>) -> Value {
-    match label {
-        Some((key, value)) => json!({"matchLabels": {key: value}}),
-        None => json!({}),
+    /// Runs the scenario in its own namespace. Returns a summary with its measurements.
+    pub fn run(self, cluster: &Cluster, method: InstallMethod) -> Result<String> {
+        let fixture = Fixture::new(cluster, method, self.name)?;
+        (self.run)(&fixture)
     }
 }
 
@@ -149,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_scenario_has_a_name_of_its_own() {
+    fn every_scenario_has_its_own_name() {
         let names: std::collections::BTreeSet<_> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
         assert_eq!(names.len(), SCENARIOS.len());
         assert!(names.into_iter().all(|name| Scenario::named(name).is_some()));

@@ -1,4 +1,4 @@
-//! Upstream's NetworkPolicy suite: run by ginkgo with three processes, each case tried once, its report read.
+//! Upstream's NetworkPolicy suite. Ginkgo runs it with three processes, and each case only once.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -11,41 +11,42 @@ use serde::Deserialize;
 use super::Cluster;
 use super::credentials::kubeconfig_name;
 
-/// The suite, by the text that all its cases share.
+/// The text that the names of all cases of the suite contain.
 const FOCUS: &str = "Netpol";
-/// Cases that need sockets of SCTP, which not every kernel has.
+/// Cases that need SCTP sockets, which not every kernel has.
 const SKIP: &str = "SCTP|Sctp";
-/// How many cases there are without them. Fewer means that the suite has not been run, whatever it says.
+/// The number of cases without SCTP. If fewer ran, the suite was not run completely.
 const CASES: usize = 45;
+/// The number of parallel processes.
 const PROCESSES: u32 = 3;
 
-/// How one case ended.
+/// The result of one case.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Case {
-    /// Its text, as upstream words it.
+    /// Its name in upstream's suite.
     pub name: String,
     /// How long it took.
     pub took: Duration,
-    /// `None` if it passed, else what went wrong.
+    /// The failure; `None` if it passed.
     pub failure: Option<String>,
 }
 
-/// How the suite ended.
+/// The results of the suite.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Outcome {
     /// Cases that ran.
     pub ran: Vec<Case>,
-    /// Cases that were left out.
-    pub left_out: Vec<String>,
+    /// Cases that were skipped.
+    pub skipped: Vec<String>,
 }
 
 impl Outcome {
-    /// How many passed.
+    /// The number of cases that passed.
     pub fn passed(&self) -> usize {
         self.ran.iter().filter(|case| case.failure.is_none()).count()
     }
 
-    /// Whether every case there is has run and passed.
+    /// Whether ALL cases have run and passed.
     pub fn complete(&self) -> bool {
         self.passed() == self.ran.len() && self.ran.len() >= CASES
     }
@@ -60,8 +61,8 @@ impl Outcome {
             .filter(|spec| spec.leaf_node_type == "It" && spec.name().contains(FOCUS));
         for spec in cases {
             match spec.state.as_str() {
-                // By the filter; a case that skips itself says why.
-                "skipped" | "pending" => outcome.left_out.push(spec.name()),
+                // Skipped by the filter.
+                "skipped" | "pending" => outcome.skipped.push(spec.name()),
                 state => {
                     let failure = (state != "passed").then(|| match &spec.failure {
                         Some(failure) => format!("{state}: {}", failure.message),
@@ -76,23 +77,23 @@ impl Outcome {
     }
 }
 
-/// Runs the suite on a cluster. Its output and report stay in `folder`.
+/// Runs the suite on a cluster. Its output and report remain in `folder`.
 pub fn run(cluster: &Cluster, folder: &Path) -> Result<Outcome> {
-    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     let (log, report) = (folder.join("suite.log"), folder.join("suite.json"));
     let _ = fs::remove_file(&report);
     let output = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
     let errors = output.try_clone()?;
-    let kubeconfig = cluster.place.join(&kubeconfig_name("admin"));
+    let kubeconfig = cluster.workdir.join(&kubeconfig_name("admin"));
     cluster
         .control
         .namespace()
         .run(|| {
-            Command::new(cluster.parts.program("ginkgo"))
+            Command::new(cluster.components.program("ginkgo"))
                 .args([&format!("-procs={PROCESSES}"), "-focus", FOCUS, "-skip", SKIP, "-flake-attempts=0"])
                 .args(["-no-color", "-timeout=40m", "-json-report=suite.json", "-output-dir"])
                 .arg(folder)
-                .arg(cluster.parts.program("netpol.test"))
+                .arg(cluster.components.program("netpol.test"))
                 .args(["--", "--provider=local", &format!("--num-nodes={}", cluster.nodes.len())])
                 .arg(format!("--kubeconfig={}", kubeconfig.display()))
                 .current_dir(folder)
@@ -111,7 +112,7 @@ pub fn run(cluster: &Cluster, folder: &Path) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// The files that a run leaves in its folder.
+/// The files with the output and report of a run.
 pub fn files(folder: &Path) -> [PathBuf; 2] {
     [folder.join("suite.log"), folder.join("suite.json")]
 }
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_is_read() {
+    fn a_report_is_parsed() {
         let elsewhere = r#"{"LeafNodeType": "It", "LeafNodeText": "pods start", "State": "skipped"}"#;
         let setup = r#"{"ContainerHierarchyTexts": null, "LeafNodeType": "SynchronizedBeforeSuite", "State": "passed"}"#;
         let report = format!(
@@ -182,14 +183,14 @@ mod tests {
         assert_eq!(outcome.passed(), 1);
         assert_eq!(outcome.ran[0].took, Duration::from_millis(1500));
         assert_eq!(outcome.ran[1].failure.as_deref(), Some("failed: timed out"));
-        assert_eq!(outcome.left_out, ["[sig-network] Netpol SCTP"]);
+        assert_eq!(outcome.skipped, ["[sig-network] Netpol SCTP"]);
         assert!(!outcome.complete());
     }
 
     #[test]
-    fn a_run_of_too_few_cases_is_not_complete() {
+    fn a_run_with_too_few_cases_is_not_complete() {
         let case = Case { name: String::new(), took: Duration::ZERO, failure: None };
-        let outcome = |number| Outcome { ran: vec![case.clone(); number], left_out: Vec::new() };
+        let outcome = |number| Outcome { ran: vec![case.clone(); number], skipped: Vec::new() };
         assert!(outcome(CASES).complete());
         assert!(!outcome(CASES - 1).complete());
     }

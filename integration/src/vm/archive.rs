@@ -1,15 +1,16 @@
-//! The archive of a first file system: cpio's "newc" form (the kernel's `Documentation/driver-api/early-userspace`).
+//! The archive of an initramfs: cpio's "newc" format (the kernel's
+//! `Documentation/driver-api/early-userspace`).
 
 use std::io::{self, Write};
 
-/// The kind of an entry, in the file type bits of its mode.
+/// The kind of an entry, which determines the file type bits of its mode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// A folder.
     Folder,
-    /// A file; the program bits are set for all.
+    /// A file that everyone may execute.
     File,
-    /// A symbolic link; the data is where it leads.
+    /// A symbolic link; the data is its target.
     Link,
 }
 
@@ -23,14 +24,14 @@ impl Kind {
     }
 }
 
-/// Writes entries one after another; a folder before what it holds.
+/// Writes entries one after another. A folder must precede its content.
 #[derive(Debug)]
 pub struct Archive<W> {
     out: W,
     entries: u32,
 }
 
-/// The name that ends an archive.
+/// The name of the entry that ends an archive.
 const TRAILER: &str = "TRAILER!!!";
 
 impl<W: Write> Archive<W> {
@@ -54,7 +55,8 @@ impl<W: Write> Archive<W> {
         self.entries += 1;
         let size = u32::try_from(data.len()).map_err(io::Error::other)?;
         let name_size = u32::try_from(name.len() + 1).map_err(io::Error::other)?;
-        // Inode, mode, owner, group, links, time, size, device (two), special device (two), size of the name, checksum.
+        // Inode, mode, owner, group, links, time, size, device (two), special device (two), size of the name,
+        // checksum.
         let fields = [self.entries, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name_size, 0];
         let mut head = String::from("070701");
         for field in fields {
@@ -79,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_have_the_form_of_newc() {
+    fn entries_have_the_newc_format() {
         let mut bytes = Vec::new();
         let mut archive = Archive::new(&mut bytes);
         archive.add(Kind::File, "init", b"hello").unwrap();

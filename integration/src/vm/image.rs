@@ -1,4 +1,5 @@
-//! The machine's first and only file system: busybox, modules, programs with their libraries, and what to run.
+//! The machine's initramfs, its only file system: busybox, modules, programs with their libraries, and the
+//! commands to run.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -8,10 +9,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::RESULT;
 use super::archive::{Archive, Kind};
 use super::kernel::Kernel;
 use crate::programs::{libraries, program};
+
+/// The start of a line that reports the exit code of a command.
+pub(super) const RESULT: &str = "RESULT";
 
 /// Modules that the testbed, the agent and SCTP need.
 const MODULES: [&str; 28] = [
@@ -48,7 +51,7 @@ const MODULES: [&str; 28] = [
 /// Programs of the system that the testbed calls.
 const PROGRAMS: [&str; 3] = ["ip", "bridge", "nft"];
 
-/// What to put in, and what to run there.
+/// The programs of an initramfs, and the commands that it runs.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Image {
     programs: Vec<(PathBuf, String)>,
@@ -56,19 +59,19 @@ pub struct Image {
 }
 
 impl Image {
-    /// An image without programs of one's own.
+    /// An image without added programs.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Puts a program of this machine, with the libraries that it needs, into `/bin`.
+    /// Adds a program of this machine to `/bin`, with the libraries that it needs.
     #[must_use]
     pub fn program(mut self, path: &Path, name: &str) -> Self {
         self.programs.push((path.to_owned(), name.to_owned()));
         self
     }
 
-    /// Adds a command, run after the earlier ones by a shell; its exit code is reported under `name`.
+    /// Adds a command that a shell runs after the earlier ones. Its exit code is reported under `name`.
     #[must_use]
     pub fn command(mut self, name: &str, command: &str) -> Self {
         self.commands.push((name.to_owned(), command.to_owned()));
@@ -118,10 +121,11 @@ impl Image {
         archive.add(Kind::Link, "bin/sh", b"busybox")?;
         archive.add(Kind::File, "modules/order", order.as_bytes())?;
         archive.add(Kind::File, "init", self.init().as_bytes())?;
-        archive.finish().context("writing the first file system")
+        archive.finish().context("writing the initramfs")
     }
 
-    /// The first process: mounts, loads the modules, runs the commands, and powers off.
+    /// The script of the first process: mounts file systems, loads the modules, runs the commands, and powers
+    /// off.
     fn init(&self) -> String {
         let mut script = String::from(
             "#!/bin/sh\n\
@@ -131,7 +135,8 @@ impl Image {
              busybox mount -t devtmpfs devtmpfs /dev\n\
              busybox mount -t tmpfs tmpfs /run\n\
              busybox mount -t tmpfs tmpfs /tmp\n\
-             while read module; do busybox insmod $module || echo \"insmod $module failed\"; done </modules/order\n\
+             while read module; do busybox insmod $module || echo \"insmod $module failed\"; done \
+             </modules/order\n\
              ip link set lo up\n",
         );
         for (name, command) in &self.commands {
@@ -142,7 +147,7 @@ impl Image {
     }
 }
 
-/// All folders that the files are in, and those of the file systems to mount; each after the one that it is in.
+/// All folders of the files and of the file systems to mount. Each folder follows its parent.
 fn folders(files: &[(PathBuf, String)]) -> BTreeSet<String> {
     let mut all: BTreeSet<String> = ["proc", "sys", "dev", "run", "tmp"].map(str::to_owned).into();
     for (_, name) in files {
@@ -152,7 +157,7 @@ fn folders(files: &[(PathBuf, String)]) -> BTreeSet<String> {
     all
 }
 
-/// A file's bytes; those of a compressed module unpacked.
+/// The bytes of a file. A compressed module is decompressed.
 fn contents(path: &Path) -> Result<Vec<u8>> {
     let unpack = match path.extension().and_then(|extension| extension.to_str()) {
         Some("xz") => "xz",

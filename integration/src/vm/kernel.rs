@@ -1,4 +1,4 @@
-//! Debian's cloud kernel with its modules: fetched by apt once, unpacked, and kept in the target folder.
+//! Debian's cloud kernel with its modules: downloaded by apt once, unpacked, and cached in the target folder.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -19,9 +19,9 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The kernel kept in `cache`; fetched first if it isn't there yet.
+    /// The kernel in `cache`, which is downloaded first if it isn't there yet.
     pub fn cached(cache: &Path) -> Result<Self> {
-        fs::create_dir_all(cache).with_context(|| format!("making {}", cache.display()))?;
+        fs::create_dir_all(cache).with_context(|| format!("creating {}", cache.display()))?;
         let folder = File::open(cache).with_context(|| format!("opening {}", cache.display()))?;
         let _lock = Flock::lock(folder, FlockArg::LockExclusive)
             .map_err(|(_, errno)| errno)
@@ -38,13 +38,13 @@ impl Kernel {
         &self.version
     }
 
-    /// The file that boots.
+    /// The path of the kernel image.
     pub fn image(&self) -> PathBuf {
         self.root.join(format!("boot/vmlinuz-{}", self.version))
     }
 
-    /// The files of these modules and of all on which they depend, in the order in which they must be loaded. Those that
-    /// are built into the kernel are left out.
+    /// The files of these modules and of their dependencies, in the order in which they must be loaded.
+    /// Modules that are built into the kernel are skipped.
     pub fn modules(&self, wanted: &[&str]) -> Result<Vec<PathBuf>> {
         let folder = self.modules_folder();
         let read = |file: &str| {
@@ -63,7 +63,7 @@ impl Kernel {
             let Some((module, needed)) = line.and_then(|line| line.split_once(':')) else {
                 bail!("kernel {} has no module {name}", self.version);
             };
-            // depmod lists what is needed last first.
+            // depmod lists dependencies in reverse order of loading.
             order.extend(needed.split_whitespace().rev().map(|path| folder.join(path)));
             order.push(folder.join(module));
         }
@@ -72,7 +72,7 @@ impl Kernel {
         Ok(order)
     }
 
-    /// Finds the version of what was unpacked.
+    /// Finds the version of an unpacked kernel.
     fn unpacked(root: PathBuf) -> Result<Self> {
         let modules = root.join("lib/modules");
         let mut versions =
@@ -87,15 +87,16 @@ impl Kernel {
     }
 }
 
-/// Fetches the package, unpacks it and lists the dependencies of its modules; what is half done does not count.
+/// Downloads the package, unpacks it and lists the dependencies of its modules. `root` appears only when all
+/// of that is done.
 fn fetch(cache: &Path, root: &Path) -> Result<()> {
     let depends = output(Command::new("apt-cache").args(["depends", PACKAGE]))?;
     let package = depends
         .lines()
         .find_map(|line| line.trim().strip_prefix("Depends: linux-image-"))
         .map(|version| format!("linux-image-{version}"))
-        .with_context(|| format!("apt knows no package {PACKAGE}: run apt-get update (it is Debian's)"))?;
-    let fresh = tempfile::tempdir_in(cache).context("making a folder in the cache")?;
+        .with_context(|| format!("apt has no package {PACKAGE}: run apt-get update (it is Debian's)"))?;
+    let fresh = tempfile::tempdir_in(cache).context("creating a folder in the cache")?;
     output(Command::new("apt-get").args(["download", "-q", &package]).current_dir(fresh.path()))?;
     let deb = fs::read_dir(fresh.path())?
         .flatten()
@@ -106,7 +107,7 @@ fn fetch(cache: &Path, root: &Path) -> Result<()> {
     output(Command::new("dpkg-deb").arg("-x").arg(deb).arg(&unpacked))?;
     let kernel = Kernel::unpacked(unpacked.clone())?;
     output(Command::new("depmod").arg("-b").arg(&unpacked).arg(kernel.version()))?;
-    fs::rename(&unpacked, root).with_context(|| format!("keeping the kernel as {}", root.display()))
+    fs::rename(&unpacked, root).with_context(|| format!("moving the kernel to {}", root.display()))
 }
 
 /// The standard output of a program, which must succeed.
@@ -118,7 +119,8 @@ fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// `kernel/net/sctp/sctp.ko` and `sctp.ko.xz` are the module `sctp`; dash and underscore are the same.
+/// The name of a module: `sctp` for `kernel/net/sctp/sctp.ko` and for `sctp.ko.xz`. Dashes become
+/// underscores.
 fn module_name(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or_default();
     file.split(".ko").next().unwrap_or_default().replace('-', "_")
@@ -129,13 +131,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn modules_have_names() {
+    fn module_names_are_parsed() {
         assert_eq!(module_name("kernel/net/netfilter/nft_queue.ko"), "nft_queue");
         assert_eq!(module_name("kernel/lib/crc-itu.ko.xz"), "crc_itu");
     }
 
     #[test]
-    fn modules_are_ordered_by_what_they_need() {
+    fn modules_follow_their_dependencies() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("lib/modules/1.2");
         fs::create_dir_all(&folder).unwrap();

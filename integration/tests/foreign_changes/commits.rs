@@ -1,4 +1,5 @@
-//! Commits to the nftables ruleset of a namespace, as the kernel notifies them: when, and by which program.
+//! Commits to the nftables ruleset of a namespace, from the kernel's notifications: the time and the program
+//! of each.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +28,7 @@ pub struct Commit {
     pub program: String,
 }
 
-/// See the module. Dropping it ends the thread.
+/// See the module's documentation. Dropping it ends the thread.
 #[derive(Debug)]
 pub struct Commits {
     commits: Receiver<Commit>,
@@ -36,7 +37,7 @@ pub struct Commits {
 }
 
 impl Commits {
-    /// Listens from now on.
+    /// Receives notifications from now on.
     pub fn listen(namespace: &Arc<Namespace>) -> Result<Self> {
         let socket = namespace.run(|| -> Result<Socket> {
             let socket = Socket::open()?;
@@ -52,21 +53,21 @@ impl Commits {
         Ok(Self { commits, stop, thread: Some(thread) })
     }
 
-    /// The next commit of a thread of this name; those of others are passed over.
-    pub fn next_by(&self, program: &str, patience: Duration) -> Result<Commit> {
-        let end = Instant::now() + patience;
+    /// The next commit of a thread with this name. Commits of others are skipped.
+    pub fn next_by(&self, program: &str, timeout: Duration) -> Result<Commit> {
+        let end = Instant::now() + timeout;
         loop {
             match self.commits.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(commit) if commit.program == program => return Ok(commit),
                 Ok(_) => {}
-                Err(RecvTimeoutError::Timeout) => bail!("no commit of {program} within {patience:?}"),
+                Err(RecvTimeoutError::Timeout) => bail!("no commit of {program} within {timeout:?}"),
                 Err(RecvTimeoutError::Disconnected) => bail!("notifications were lost"),
             }
         }
     }
 
-    /// Forgets what has been notified so far.
-    pub fn forget(&self) {
+    /// Discards the commits so far.
+    pub fn discard(&self) {
         self.commits.try_iter().for_each(drop);
     }
 }

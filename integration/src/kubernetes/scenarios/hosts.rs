@@ -1,4 +1,5 @@
-//! Whoever isn't a pod of the pod network: nodes, pods of the host's network; and ways in other than a pod's own address.
+//! Clients and servers outside of the pod network: nodes and pods of the host network; and pods reached
+//! through host ports, node ports and services.
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpStream};
@@ -7,23 +8,25 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::{allow_ingress, deny_all};
-use crate::kubernetes::stage::{PORT, PodSpec, Stage};
+use super::policies::{allow_ingress, deny_all};
+use crate::kubernetes::Node;
+use crate::kubernetes::fixture::{Fixture, PORT, PodSpec};
 
-/// A port of the node.
+/// A host port of the server.
 const HOST_PORT: u16 = 18_080;
+/// The node port of the service.
 const NODE_PORT: u16 = 30_080;
-/// Where the pod of the host's network answers.
+/// The port of the pod of the host network.
 const HOST_NETWORK_PORT: u16 = 18_081;
 
-/// How long services may take to reach their pods.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long services may take until they reach their pods.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-pub fn play(stage: &Stage<'_>) -> Result<String> {
-    stage.policy("all", &deny_all(Some(("app", "closed"))))?;
-    stage.policy("server", &allow_ingress(("app", "server"), ("app", "friend")))?;
+pub fn run(fixture: &Fixture<'_>) -> Result<String> {
+    fixture.policy("all", &deny_all(Some(("app", "closed"))))?;
+    fixture.policy("server", &allow_ingress(("app", "server"), ("app", "friend")))?;
     let host_port = json!([{"containerPort": PORT, "hostPort": HOST_PORT}]);
-    stage.start(&[
+    fixture.start(&[
         PodSpec::server("server", "node-1").label("app", "server").container("ports", host_port),
         PodSpec::server("second", "node-2").label("app", "server"),
         PodSpec::server("closed", "node-1").label("app", "closed"),
@@ -35,40 +38,45 @@ pub fn play(stage: &Stage<'_>) -> Result<String> {
             .label("app", "friend")
             .spec("hostNetwork", json!(true)),
     ])?;
-    let [first, second] = &stage.cluster.nodes[..] else { anyhow::bail!("two nodes") };
-    let server: SocketAddr = format!("{}:{PORT}", stage.address("server")?).parse()?;
-    let closed: SocketAddr = format!("{}:{PORT}", stage.address("closed")?).parse()?;
+    let [first, second] = &fixture.cluster.nodes[..] else { anyhow::bail!("two nodes") };
+    let server: SocketAddr = format!("{}:{PORT}", fixture.address("server")?).parse()?;
+    let closed: SocketAddr = format!("{}:{PORT}", fixture.address("closed")?).parse()?;
 
-    // A pod's own node reaches it always; another node is a stranger, whatever labels its pods have.
-    let reaches = |node: &crate::kubernetes::Node, to: SocketAddr| {
+    // A pod's own node always reaches it. Another node does not, whatever labels its pods have.
+    let reaches = |node: &Node, to: SocketAddr| {
         node.run(move || TcpStream::connect_timeout(&to, Duration::from_secs(2)).is_ok())
     };
     ensure!(reaches(first, server)?, "node-1 should reach its own pod");
-    ensure!(reaches(first, closed)?, "node-1 should reach its own pod that nobody else may reach");
+    ensure!(reaches(first, closed)?, "node-1 should reach its own pod that no other client may reach");
     ensure!(!reaches(second, server)?, "node-2 should not reach a pod of node-1");
-    stage.expect("host", &server.to_string(), true)?;
+    fixture.expect("host", &server.to_string(), true)?;
 
-    // A pod reaches its own node, and a pod of the host's network there, unless its egress says no.
+    // A pod reaches a pod of the host network on its node, unless its egress is isolated.
     let host = format!("{}:{HOST_NETWORK_PORT}", first.address);
-    stage.expect("friend", &host, true)?;
-    stage.expect("server", &host, true)?;
-    stage.expect("closed", &host, false)?;
+    fixture.expect("friend", &host, true)?;
+    fixture.expect("server", &host, true)?;
+    fixture.expect("closed", &host, false)?;
 
-    // A host port leads to the pod: its policy holds. From another node Flannel would put the node's address in the pod's
-    // place.
+    // The pod's policy applies to its host port. From another node, Flannel would masquerade the client's
+    // address.
     let through_host_port = format!("{}:{HOST_PORT}", first.address);
-    stage.expect("near-friend", &through_host_port, true)?;
-    stage.expect("near-stranger", &through_host_port, false)?;
+    fixture.expect("near-friend", &through_host_port, true)?;
+    fixture.expect("near-stranger", &through_host_port, false)?;
 
-    // So does a node port, and a service that always leads the same client to the same pod.
+    services(fixture, second)?;
+    Ok("own node, other node, host network, host port, node port, sticky service".to_owned())
+}
+
+/// Checks that the pods' policy also applies to a node port, and to a service with session affinity.
+fn services(fixture: &Fixture<'_>, second: &Node) -> Result<()> {
     let service = |name: &str, spec: serde_json::Value| {
         let object = json!({
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": {"name": name, "namespace": stage.namespace},
+            "metadata": {"name": name, "namespace": fixture.namespace},
             "spec": spec,
         });
-        stage.cluster.kubectl.apply(&object.to_string())
+        fixture.cluster.kubectl.apply(&object.to_string())
     };
     let ports = |node_port: Option<u16>| {
         let mut port = json!({"port": 80, "targetPort": PORT});
@@ -78,25 +86,25 @@ pub fn play(stage: &Stage<'_>) -> Result<String> {
         json!([port])
     };
     let (selector, node_ports) = (json!({"app": "server"}), ports(Some(NODE_PORT)));
-    // Only pods of the node that was asked, and their clients' own addresses: else a node asks for them.
+    // With the policy "Local", only pods on the addressed node answer, and clients keep their addresses.
     service(
         "by-node",
         json!({"type": "NodePort", "externalTrafficPolicy": "Local", "selector": selector, "ports": node_ports}),
     )?;
     service("sticky", json!({"sessionAffinity": "ClientIP", "selector": selector, "ports": ports(None)}))?;
-    let sticky = stage.kubectl(&["get", "service", "sticky", "-o", "jsonpath={.spec.clusterIP}"])? + ":80";
+    let sticky = fixture.kubectl(&["get", "service", "sticky", "-o", "jsonpath={.spec.clusterIP}"])? + ":80";
     let by_node = format!("{}:{NODE_PORT}", second.address);
-    stage.until("a service has its pods", PATIENCE, || {
-        Ok(stage.ask("friend", "expect", &sticky)?.is_some()
-            && stage.ask("friend", "expect", &by_node)?.is_some())
+    fixture.until("services reach their pods", TIMEOUT, || {
+        Ok(fixture.ask("friend", "expect", &sticky)?.is_some()
+            && fixture.ask("friend", "expect", &by_node)?.is_some())
     })?;
-    stage.expect("stranger", &by_node, false)?;
-    stage.expect("stranger", &sticky, false)?;
+    fixture.expect("stranger", &by_node, false)?;
+    fixture.expect("stranger", &sticky, false)?;
     let mut answered = BTreeSet::new();
     for _ in 0..6 {
         answered
-            .insert(stage.ask("friend", "expect", &sticky)?.context("the sticky service did not answer")?);
+            .insert(fixture.ask("friend", "expect", &sticky)?.context("the sticky service did not answer")?);
     }
-    ensure!(answered.len() == 1, "a sticky service led one client to {answered:?}");
-    Ok("own node, other node, host network, host port, node port, sticky service".to_owned())
+    ensure!(answered.len() == 1, "a sticky service sent one client to {answered:?}");
+    Ok(())
 }

@@ -1,5 +1,5 @@
-//! Agents are uninstalled, as docs/operations.md says for each way, while pods open connections all the time. Afterwards they are
-//! installed again.
+//! Agents are uninstalled, as docs/operations.md describes for each installation method, while pods open
+//! connections all the time. Afterwards they are installed again.
 
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -7,22 +7,23 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::allow_ingress;
+use super::policies::allow_ingress;
+use crate::kubernetes::fixture::{Fixture, PORT, PodSpec, number};
 use crate::kubernetes::install::{Agents, cleanup, own_chart};
-use crate::kubernetes::stage::{PORT, PodSpec, Stage, number};
-use crate::kubernetes::{Cluster, Way};
+use crate::kubernetes::{Cluster, InstallMethod};
 
 /// How long the load lasts.
 const LOAD: Duration = Duration::from_secs(120);
-const PATIENCE: Duration = Duration::from_secs(180);
+/// How long a rollout may take.
+const TIMEOUT: Duration = Duration::from_secs(180);
 
-pub fn play(stage: &Stage<'_>) -> Result<String> {
-    let (cluster, way) = (stage.cluster, stage.way);
-    let agents = way.agents().context("no agent is installed")?;
+pub fn run(fixture: &Fixture<'_>) -> Result<String> {
+    let (cluster, method) = (fixture.cluster, fixture.method);
+    let agents = method.agents().context("no agent is installed")?;
     let image = image(cluster, agents)?;
-    stage.policy("server", &allow_ingress(("app", "server"), ("app", "load")))?;
-    stage.start(&[PodSpec::server("server", "node-1").label("app", "server")])?;
-    let to = format!("{}:{PORT}", stage.address("server")?);
+    fixture.policy("server", &allow_ingress(("app", "server"), ("app", "load")))?;
+    fixture.start(&[PodSpec::server("server", "node-1").label("app", "server")])?;
+    let to = format!("{}:{PORT}", fixture.address("server")?);
     let seconds = LOAD.as_secs().to_string();
     let load = |name: &str, node: &str| {
         PodSpec::new(name, node, &["load", &to, &seconds])
@@ -30,46 +31,49 @@ pub fn play(stage: &Stage<'_>) -> Result<String> {
             .spec("restartPolicy", "Never".into())
     };
     let began = Instant::now();
-    stage.create(&[load("near", "node-1"), load("far", "node-2")])?;
+    fixture.create(&[load("near", "node-1"), load("far", "node-2")])?;
     sleep(Duration::from_secs(5));
 
     let (manifest, [namespace, workload]) = cleanup(&cluster.kubectl, &image)?;
     let leaving = Instant::now();
     cluster.kubectl.apply(&manifest)?;
-    cluster.kubectl.wait_for_rollout(namespace, workload, PATIENCE)?;
-    nothing_is_left(cluster, "beside agents that stand by")?;
-    way.remove(&cluster.kubectl, &cluster.parts)?;
+    cluster.kubectl.wait_for_rollout(namespace, workload, TIMEOUT)?;
+    nothing_is_left(cluster, "beside agents in standby")?;
+    method.remove(&cluster.kubectl, &cluster.components)?;
     cluster.kubectl.run(&["-n", namespace, "delete", workload])?;
     let took = leaving.elapsed();
     nothing_is_left(cluster, "after the agents")?;
-    if way == Way::Daemonset {
+    if method == InstallMethod::Daemonset {
         by_the_chart(cluster, &image)?;
     }
     let all = began.elapsed();
-    ensure!(all < LOAD, "leaving took {all:?}: longer than the load");
+    ensure!(all < LOAD, "uninstalling took {all:?}: longer than the load");
 
     let (mut answered, mut lost) = (0, 0);
-    for (_, report) in stage.reports("app=load", 2, LOAD * 2)? {
+    for (_, report) in fixture.reports("app=load", 2, LOAD * 2)? {
         answered += number(&report, "answered")?;
         lost += number(&report, "lost")?;
     }
-    way.apply(&cluster.kubectl, &cluster.parts, &image)?;
-    way.wait(&cluster.kubectl)?;
-    ensure!(answered > 1_000, "hardly any load: {answered} connections");
+    method.apply(&cluster.kubectl, &cluster.components, &image)?;
+    method.wait(&cluster.kubectl)?;
+    ensure!(answered > 1_000, "too little load: {answered} connections");
     ensure!(lost == 0, "{lost} of {answered} allowed connections were lost");
-    Ok(format!("both nodes were left in {} s; {answered} connections meanwhile, none lost", took.as_secs()))
+    Ok(format!(
+        "uninstalled from both nodes in {} s; {answered} connections meanwhile, none lost",
+        took.as_secs()
+    ))
 }
 
-/// Our chart is installed and uninstalled.
+/// Installs and uninstalls our chart.
 fn by_the_chart(cluster: &Cluster, image: &str) -> Result<()> {
     let (repository, tag) = image.rsplit_once(':').context("the image's name has no tag")?;
     let helm = |arguments: &[&str]| -> Result<()> {
-        let mut command = Command::new(cluster.parts.program("helm"));
+        let mut command = Command::new(cluster.components.program("helm"));
         command.args(arguments).args(["--namespace", "kube-system", "--timeout", "3m"]);
         command.env("KUBECONFIG", cluster.kubectl.kubeconfig()).stdin(Stdio::null());
         let output = cluster.control.namespace().run(|| command.output())?.context("running helm")?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(output.status.success(), "helm {}: {}", arguments.join(" "), said.trim());
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "helm {}: {}", arguments.join(" "), errors.trim());
         Ok(())
     };
     let chart = own_chart();
@@ -103,11 +107,12 @@ fn image(cluster: &Cluster, agents: Agents) -> Result<String> {
 
 fn nothing_is_left(cluster: &Cluster, when: &str) -> Result<()> {
     let left = is_anything_left(cluster)?;
-    ensure!(left.is_none(), "{when} there still is {}", left.unwrap_or_default());
+    ensure!(left.is_none(), "{when}: found {}", left.unwrap_or_default());
     Ok(())
 }
 
-/// What an agent has left on a node. That no connection is marked is what makes the cleanup's pods ready.
+/// What an agent has left on a node. Connection marks are not checked here: the cleanup's pods are ready only
+/// when there are none.
 fn is_anything_left(cluster: &Cluster) -> Result<Option<String>> {
     for node in &cluster.nodes {
         let tables = node.output("nft", &["list", "tables"])?;

@@ -1,26 +1,27 @@
-//! A pod that writes the headers of its packets itself gets no other identity, and sends nothing into the overlay.
+//! A pod that forges the headers of its packets does not get another identity, and can't send packets into
+//! the overlay.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{allow_ingress, deny_all};
-use crate::kubernetes::stage::{PORT, PodSpec, Stage, number};
+use super::policies::{allow_ingress, deny_all};
+use crate::kubernetes::fixture::{Fixture, PORT, PodSpec, number};
 
 /// How many packets are sent with each source.
 const PACKETS: u64 = 20;
 
-/// VXLAN, as Flannel has it.
+/// Flannel's VXLAN port.
 const OVERLAY_PORT: u16 = 8472;
 
-/// How long counts may take to be collected.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long counters may take to be updated.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-pub fn play(stage: &Stage<'_>) -> Result<String> {
-    stage.policy("sealed", &deny_all(Some(("app", "sealed"))))?;
-    stage.policy("server", &allow_ingress(("app", "server"), ("app", "friend")))?;
-    stage.start(&[
+pub fn run(fixture: &Fixture<'_>) -> Result<String> {
+    fixture.policy("sealed", &deny_all(Some(("app", "sealed"))))?;
+    fixture.policy("server", &allow_ingress(("app", "server"), ("app", "friend")))?;
+    fixture.start(&[
         PodSpec::server("server", "node-1").label("app", "server"),
         PodSpec::server("far-server", "node-2").label("app", "server"),
         PodSpec::server("open", "node-1").label("app", "open"),
@@ -29,83 +30,84 @@ pub fn play(stage: &Stage<'_>) -> Result<String> {
         PodSpec::server("attacker", "node-1").label("app", "stranger"),
         PodSpec::server("sealed", "node-1").label("app", "sealed"),
     ])?;
-    let attacker = stage.address("attacker")?;
+    let attacker = fixture.address("attacker")?;
     let servers = ["server", "far-server", "open"];
-    let before = dropped(stage)?;
+    let before = dropped(fixture)?;
 
-    // That the attacker's packets arrive at all, and that friends' do.
-    forge(stage, "attacker", &attacker, &at(stage, "open", PORT)?)?;
-    forge(stage, "friend", &stage.address("friend")?, &at(stage, "server", PORT)?)?;
-    stage.until("packets with their own source arrive", PATIENCE, || {
-        Ok(count(stage, "open", &attacker)? == PACKETS
-            && count(stage, "server", &stage.address("friend")?)? == PACKETS)
+    // First, packets with their own source must arrive.
+    forge(fixture, "attacker", &attacker, &at(fixture, "open", PORT)?)?;
+    forge(fixture, "friend", &fixture.address("friend")?, &at(fixture, "server", PORT)?)?;
+    fixture.until("packets with their own source arrive", TIMEOUT, || {
+        Ok(count(fixture, "open", &attacker)? == PACKETS
+            && count(fixture, "server", &fixture.address("friend")?)? == PACKETS)
     })?;
 
-    let node = stage.cluster.nodes.first().context("the first node")?.address.to_string();
+    let node = fixture.cluster.nodes.first().context("the first node")?.address.to_string();
     let forged = [
-        stage.address("friend")?,
-        stage.address("far-friend")?,
-        stage.address("open")?,
+        fixture.address("friend")?,
+        fixture.address("far-friend")?,
+        fixture.address("open")?,
         node.clone(),
         "192.0.2.1".to_owned(),
     ];
-    let counts_before = counts(stage, &servers)?;
+    let counts_before = counts(fixture, &servers)?;
     for source in &forged {
         for server in servers {
             for sender in ["attacker", "sealed"] {
-                forge(stage, sender, source, &at(stage, server, PORT)?)?;
+                forge(fixture, sender, source, &at(fixture, server, PORT)?)?;
             }
         }
     }
-    let own = [("attacker", attacker.clone()), ("sealed", stage.address("sealed")?)];
+    let own = [("attacker", attacker.clone()), ("sealed", fixture.address("sealed")?)];
     for (sender, source) in &own {
-        forge(stage, sender, source, &format!("{node}:{OVERLAY_PORT}"))?;
+        forge(fixture, sender, source, &format!("{node}:{OVERLAY_PORT}"))?;
     }
     let sent = PACKETS * (forged.len() * servers.len() * 2) as u64;
-    stage.until("each forged packet is counted", PATIENCE, || {
-        Ok(dropped(stage)?["spoofed-source"].as_u64() >= before["spoofed-source"].as_u64().map(|n| n + sent))
+    fixture.until("each forged packet is counted", TIMEOUT, || {
+        Ok(dropped(fixture)?["spoofed-source"].as_u64()
+            >= before["spoofed-source"].as_u64().map(|n| n + sent))
     })?;
-    stage.until("overlay packets are counted", PATIENCE, || {
-        Ok(dropped(stage)?["overlay"].as_u64() > before["overlay"].as_u64())
+    fixture.until("overlay packets are counted", TIMEOUT, || {
+        Ok(dropped(fixture)?["overlay"].as_u64() > before["overlay"].as_u64())
     })?;
-    let counts_after = counts(stage, &servers)?;
+    let counts_after = counts(fixture, &servers)?;
     ensure!(
         counts_after == counts_before,
         "forged packets arrived; datagrams by source before: {counts_before:?}, after: {counts_after:?}"
     );
-    Ok(format!("{sent} packets with {} sources of others: all dropped and counted", forged.len()))
+    Ok(format!("{sent} packets with {} forged sources: all dropped and counted", forged.len()))
 }
 
-/// Sends [`PACKETS`] datagrams from a pod with a source of one's own choice.
-fn forge(stage: &Stage<'_>, pod: &str, source: &str, to: &str) -> Result<()> {
+/// Sends [`PACKETS`] datagrams from a pod with any source address.
+fn forge(fixture: &Fixture<'_>, pod: &str, source: &str, to: &str) -> Result<()> {
     let packets = PACKETS.to_string();
-    let words = ["/prober", "forge", source, to, &packets];
-    let output = stage.cluster.kubectl.exec(&stage.namespace, pod, &words)?;
+    let arguments = ["/prober", "forge", source, to, &packets];
+    let output = fixture.cluster.kubectl.exec(&fixture.namespace, pod, &arguments)?;
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "sending from {pod} as {source}: {}", errors.trim());
     Ok(())
 }
 
-/// A port of a pod.
-fn at(stage: &Stage<'_>, pod: &str, port: u16) -> Result<String> {
-    Ok(format!("{}:{port}", stage.address(pod)?))
+/// The address and port of a pod.
+fn at(fixture: &Fixture<'_>, pod: &str, port: u16) -> Result<String> {
+    Ok(format!("{}:{port}", fixture.address(pod)?))
 }
 
-/// How many datagrams a server has got from each source.
-fn counts(stage: &Stage<'_>, servers: &[&str]) -> Result<Vec<Value>> {
-    servers.iter().map(|server| Ok(serde_json::from_str(&stage.ask_local(server, "datagrams")?)?)).collect()
+/// How many datagrams each server has received from each source.
+fn counts(fixture: &Fixture<'_>, servers: &[&str]) -> Result<Vec<Value>> {
+    servers.iter().map(|server| Ok(serde_json::from_str(&fixture.ask_local(server, "datagrams")?)?)).collect()
 }
 
-/// How many datagrams a server has got from one source.
-fn count(stage: &Stage<'_>, server: &str, source: &str) -> Result<u64> {
-    let [counts] = &counts(stage, &[server])?[..] else { return Ok(0) };
+/// How many datagrams a server has received from one source.
+fn count(fixture: &Fixture<'_>, server: &str, source: &str) -> Result<u64> {
+    let [counts] = &counts(fixture, &[server])?[..] else { return Ok(0) };
     Ok(if counts[source].is_null() { 0 } else { number(counts, source)? })
 }
 
-/// What the agent of node-1 has dropped, by reason.
-fn dropped(stage: &Stage<'_>) -> Result<Value> {
-    let agents = stage.way.agents().context("no agent enforces policy")?;
-    let kubectl = &stage.cluster.kubectl;
+/// How many packets the agent of node-1 has dropped, by reason.
+fn dropped(fixture: &Fixture<'_>) -> Result<Value> {
+    let agents = fixture.method.agents().context("no agent enforces policy")?;
+    let kubectl = &fixture.cluster.kubectl;
     let pods = kubectl.run(&[
         "-n",
         agents.namespace,

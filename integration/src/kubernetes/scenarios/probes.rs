@@ -1,4 +1,5 @@
-//! Liveness and readiness by HTTP and TCP, from the pod's own node, under a policy that denies everything.
+//! Liveness and readiness probes by HTTP and TCP, from the pod's own node, under a policy that denies
+//! everything.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -6,16 +7,16 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::deny_all;
+use super::policies::deny_all;
+use crate::kubernetes::fixture::{Fixture, PodSpec};
 use crate::kubernetes::images::test_server;
-use crate::kubernetes::stage::{PodSpec, Stage};
 
-/// Long enough for a dozen probes, of which two in a row may not fail.
+/// How long pods are watched: long enough for a dozen probes. Two failures in a row would show.
 const WATCHED: Duration = Duration::from_secs(15);
 
-pub fn play(stage: &Stage<'_>) -> Result<String> {
-    stage.policy("all", &deny_all(None))?;
-    let image = test_server(&stage.cluster.parts)?;
+pub fn run(fixture: &Fixture<'_>) -> Result<String> {
+    fixture.policy("all", &deny_all(None))?;
+    let image = test_server(&fixture.cluster.components)?;
     let probe = |action: &str| json!({action: {"port": 8080}, "periodSeconds": 1, "failureThreshold": 2, "timeoutSeconds": 1});
     let mut http = probe("httpGet");
     http["httpGet"]["path"] = json!("/healthz");
@@ -29,14 +30,14 @@ pub fn play(stage: &Stage<'_>) -> Result<String> {
                 .container("livenessProbe", probe("tcpSocket"))
         })
         .collect();
-    stage.start(&pods)?;
+    fixture.start(&pods)?;
     sleep(WATCHED);
-    let listed = stage.cluster.kubectl.get(&["-n", &stage.namespace, "pods"])?;
+    let listed = fixture.cluster.kubectl.get(&["-n", &fixture.namespace, "pods"])?;
     for pod in listed["items"].as_array().into_iter().flatten() {
         let status = &pod["status"]["containerStatuses"][0];
         let name = &pod["metadata"]["name"];
-        ensure!(status["restartCount"] == 0, "{name} was restarted: its liveness probe did not get through");
-        ensure!(status["ready"] == true, "{name} is not ready: its readiness probe did not get through");
+        ensure!(status["restartCount"] == 0, "{name} was restarted: its liveness probe failed");
+        ensure!(status["ready"] == true, "{name} is not ready: its readiness probe failed");
     }
-    Ok(format!("ready and never restarted over {} s of probes a second apart", WATCHED.as_secs()))
+    Ok(format!("ready and never restarted in {} s with a probe each second", WATCHED.as_secs()))
 }

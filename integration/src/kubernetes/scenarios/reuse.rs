@@ -1,51 +1,53 @@
-//! host-local gives an address away as soon as its pod has finished, though the pod's object lives on with it.
+//! The plugin host-local reassigns an address as soon as its pod has finished, although the pod's object
+//! still exists with that address.
 
 use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{allow_ingress, deny_all};
-use crate::kubernetes::stage::{PORT, PodSpec, Stage};
+use super::policies::{allow_ingress, deny_all};
+use crate::kubernetes::fixture::{Fixture, PORT, PodSpec};
 
-/// How long a pod may take to finish and give its address back.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a pod may take to finish and to release its address.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-pub fn play(stage: &Stage<'_>) -> Result<String> {
-    stage.policy("all", &deny_all(Some(("app", "stranger"))))?;
-    stage.policy("server", &allow_ingress(("app", "server"), ("app", "friend")))?;
-    stage.start(&[PodSpec::server("server", "node-1").label("app", "server")])?;
-    let to = format!("{}:{PORT}", stage.address("server")?);
+pub fn run(fixture: &Fixture<'_>) -> Result<String> {
+    fixture.policy("all", &deny_all(Some(("app", "stranger"))))?;
+    fixture.policy("server", &allow_ingress(("app", "server"), ("app", "friend")))?;
+    fixture.start(&[PodSpec::server("server", "node-1").label("app", "server")])?;
+    let to = format!("{}:{PORT}", fixture.address("server")?);
 
     let mut reused = Vec::new();
-    // A stranger after a friend must not pass as one; a friend after a stranger must not be held to be one.
+    // A stranger that gets a friend's address must be denied, and a friend that gets a stranger's address
+    // must be allowed.
     for (first, second) in [("friend", "stranger"), ("stranger", "friend")] {
         let finished = format!("finished-{first}");
-        stage.create(&[PodSpec::new(&finished, "node-2", &["ask", "once", "127.0.0.1:1"])
+        fixture.create(&[PodSpec::new(&finished, "node-2", &["ask", "once", "127.0.0.1:1"])
             .label("app", first)
             .spec("restartPolicy", "Never".into())])?;
-        stage.until("a pod ends", PATIENCE, || {
-            let phase = stage.kubectl(&["get", "pod", &finished, "-o", "jsonpath={.status.phase}"])?;
+        fixture.until("a pod ends", TIMEOUT, || {
+            let phase = fixture.kubectl(&["get", "pod", &finished, "-o", "jsonpath={.status.phase}"])?;
             Ok(matches!(phase.as_str(), "Failed" | "Succeeded"))
         })?;
-        let address = stage.address(&finished)?;
-        free_next(stage, &address)?;
-        let heir = format!("heir-{second}");
-        stage.start(&[PodSpec::server(&heir, "node-2").label("app", second)])?;
-        let got = stage.address(&heir)?;
-        ensure!(got == address, "{heir} was to get {address}, and got {got}: the scenario did not happen");
-        stage.expect(&heir, &to, second == "friend")?;
+        let address = fixture.address(&finished)?;
+        free_next(fixture, &address)?;
+        let successor = format!("successor-{second}");
+        fixture.start(&[PodSpec::server(&successor, "node-2").label("app", second)])?;
+        let got = fixture.address(&successor)?;
+        ensure!(got == address, "{successor} got the address {got} instead of {address}");
+        fixture.expect(&successor, &to, second == "friend")?;
         reused.push(address);
-        stage.kubectl(&["delete", "pod", &heir, "--wait=true"])?;
+        fixture.kubectl(&["delete", "pod", &successor, "--wait=true"])?;
     }
-    Ok(format!("{} reused at once, while their finished pods were still listed", reused.join(" and ")))
+    Ok(format!("{} reused at once, while their finished pods still existed", reused.join(" and ")))
 }
 
-/// Waits until an address is free, and makes it the next that host-local gives away.
-fn free_next(stage: &Stage<'_>, address: &str) -> Result<()> {
-    let node = stage.cluster.nodes.get(1).context("the second node")?;
+/// Waits until an address is free, and makes it the next one that host-local assigns.
+fn free_next(fixture: &Fixture<'_>, address: &str) -> Result<()> {
+    let node = fixture.cluster.nodes.get(1).context("the second node")?;
     let network = node.path("/var/lib/cni/networks/cbr0");
-    stage.until("an address is given back", PATIENCE, || Ok(!network.join(address).exists()))?;
+    fixture.until("an address is released", TIMEOUT, || Ok(!network.join(address).exists()))?;
     let before: std::net::Ipv4Addr = address.parse()?;
     let before = std::net::Ipv4Addr::from_bits(before.to_bits() - 1);
     let last = network.join("last_reserved_ip.0");

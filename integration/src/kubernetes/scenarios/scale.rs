@@ -1,4 +1,5 @@
-//! 10,000 pods of 10 KB on nodes that exist in the API alone, and 1,000 policies: memory, start, and how soon a change holds.
+//! 10,000 pods of 10 KB on nodes that exist only in the API, and 1,000 policies: memory, start time, and how
+//! soon a change is enforced.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,58 +17,62 @@ use serde_json::{Value, json};
 
 use crate::agent::HTTP_PORT;
 use crate::kubernetes::Node;
-use crate::kubernetes::bulk::{Bulk, Request};
-use crate::kubernetes::crowd::Crowd;
-use crate::kubernetes::stage::{PodSpec, Stage};
+use crate::kubernetes::api_proxy::{ApiProxy, Request};
+use crate::kubernetes::fake_pods::FakePods;
+use crate::kubernetes::fixture::{Fixture, PodSpec};
 
 const PODS: usize = 10_000;
 const POLICIES: usize = 1_000;
-const CROWD: Crowd = Crowd { namespaces: 20, policies: POLICIES, pod_bytes: 10_000 };
+const FAKE_PODS: FakePods = FakePods { namespaces: 20, policies: POLICIES, pod_bytes: 10_000 };
 
-/// Resident memory of an agent.
+/// The bound of an agent's resident memory, in KiB.
 const MEMORY: u64 = 40 * 1024;
-/// From its first log line to ready, while all else that a node starts shares the machine with it. `cargo xtask bench scale` says
-/// how long it takes alone.
+/// The bound of the time from an agent's first log line until it is ready, while other programs share the
+/// machine. `cargo xtask bench scale` measures it without them.
 const START: Duration = Duration::from_secs(6);
-/// From the watch event of a policy to the last byte, and the last new connection, that it forbids.
+/// The bound of the time from the watch event of a policy to the last byte and the last new connection that
+/// it forbids.
 const ENFORCED: Duration = Duration::from_millis(150);
-/// How often that is measured: the 99th of a hundred is what is asked for.
+/// How often that is measured. The bound is for the 99th percentile.
 const SAMPLES: usize = 100;
 
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long an agent may take to know all pods, and to become ready.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
-pub fn play(stage: &Stage<'_>) -> Result<String> {
-    let bulk = Bulk::start(stage.cluster)?;
-    let result = CROWD
-        .found(stage.cluster, &bulk)
-        .and_then(|()| CROWD.settle(&bulk, 0..PODS))
-        .and_then(|()| measure(stage, &bulk));
-    CROWD.disperse(&bulk, PODS)?;
+pub fn run(fixture: &Fixture<'_>) -> Result<String> {
+    let api_proxy = ApiProxy::start(fixture.cluster)?;
+    let result = FAKE_PODS
+        .create_policies(fixture.cluster, &api_proxy)
+        .and_then(|()| FAKE_PODS.create_pods(&api_proxy, 0..PODS))
+        .and_then(|()| measure(fixture, &api_proxy));
+    FAKE_PODS.delete(&api_proxy, PODS)?;
     result
 }
 
-fn measure(stage: &Stage<'_>, bulk: &Bulk<'_>) -> Result<String> {
-    let agents = stage.way.agents().context("no agent is installed")?;
-    let node = stage.cluster.nodes.first().context("the first node")?;
-    stage.until("the agent knows all pods", PATIENCE, || Ok(known(node)? >= (PODS, POLICIES)))?;
+fn measure(fixture: &Fixture<'_>, api_proxy: &ApiProxy<'_>) -> Result<String> {
+    let agents = fixture.method.agents().context("no agent is installed")?;
+    let node = fixture.cluster.nodes.first().context("the first node")?;
+    fixture
+        .until("the agent knows all pods and policies", TIMEOUT, || Ok(known(node)? >= (PODS, POLICIES)))?;
 
-    // The agent is started anew, over what is there.
-    let before = agent_pods(stage)?;
+    // Restarts the agent with all objects in the API.
+    let before = agent_pods(fixture)?;
     let old = before.iter().find(|(_, on)| **on == node.name).map(|(pod, _)| pod.clone());
     let old = old.context("no agent runs on the first node")?;
-    stage.cluster.kubectl.run(&["-n", agents.namespace, "delete", "pod", &old])?;
+    fixture.cluster.kubectl.run(&["-n", agents.namespace, "delete", "pod", &old])?;
     let mut new = String::new();
-    stage.until("a new agent is ready", PATIENCE, || {
-        let Some((pod, _)) = agent_pods(stage)?.into_iter().find(|(pod, on)| *on == node.name && *pod != old)
+    fixture.until("a new agent is ready", TIMEOUT, || {
+        let Some((pod, _)) =
+            agent_pods(fixture)?.into_iter().find(|(pod, on)| *on == node.name && *pod != old)
         else {
             return Ok(false);
         };
         new = pod;
         let ready = format!("pod/{new}");
         let waited = ["-n", agents.namespace, "wait", "--for=condition=Ready", "--timeout=1s", &ready];
-        Ok(stage.cluster.kubectl.output(&waited, "")?.status.success())
+        Ok(fixture.cluster.kubectl.output(&waited, "")?.status.success())
     })?;
-    let log = stage.cluster.kubectl.run(&[
+    let log = fixture.cluster.kubectl.run(&[
         "-n",
         agents.namespace,
         "logs",
@@ -77,26 +82,31 @@ fn measure(stage: &Stage<'_>, bulk: &Bulk<'_>) -> Result<String> {
         "--timestamps",
     ])?;
     let start = start_to_ready(&log)?;
-    ensure!(known(node)? >= (PODS, POLICIES), "ready before all was known: {:?}", known(node)?);
+    ensure!(
+        known(node)? >= (PODS, POLICIES),
+        "the agent was ready before it knew all objects: {:?}",
+        known(node)?
+    );
     let memory = resident(node)?;
 
-    let mut enforced = latencies(stage, bulk, node)?;
+    let mut enforced = latencies(fixture, api_proxy, node)?;
     enforced.sort_unstable();
     let worst = enforced.get(SAMPLES * 99 / 100 - 1).copied().context("too few samples")?;
-    let said = format!(
-        "{PODS} pods, {POLICIES} policies: ready in {:.2} s, {:.1} MB resident, a policy enforced p50 {} ms, p99 {} ms",
+    let summary = format!(
+        "{PODS} pods, {POLICIES} policies: ready in {:.2} s, {:.1} MB resident, a policy enforced p50 {} \
+         ms, p99 {} ms",
         start.as_secs_f64(),
         memory as f64 / 1024.0,
         enforced.get(SAMPLES / 2).map_or(0, Duration::as_millis),
         worst.as_millis(),
     );
-    ensure!(memory <= MEMORY, "{said}: more than {} MB", MEMORY / 1024);
-    ensure!(start <= START, "{said}: more than {START:?} to start");
-    ensure!(worst <= ENFORCED, "{said}: more than {ENFORCED:?} until a policy is enforced");
-    Ok(said)
+    ensure!(memory <= MEMORY, "{summary}: more than {} MB", MEMORY / 1024);
+    ensure!(start <= START, "{summary}: more than {START:?} to start");
+    ensure!(worst <= ENFORCED, "{summary}: more than {ENFORCED:?} until a policy is enforced");
+    Ok(summary)
 }
 
-/// How many pods and policies the agent of a node knows.
+/// How many pods and policies the agent of a node has in its inventory.
 fn known(node: &Node) -> Result<(usize, usize)> {
     let answer = crate::http::get(&node.network()?, HTTP_PORT, "/status")?;
     let status: Value = serde_json::from_str(&answer.body)?;
@@ -105,9 +115,9 @@ fn known(node: &Node) -> Result<(usize, usize)> {
 }
 
 /// The agents' pods, with the node of each.
-fn agent_pods(stage: &Stage<'_>) -> Result<BTreeMap<String, String>> {
-    let agents = stage.way.agents().context("no agent is installed")?;
-    let listed = stage.cluster.kubectl.get(&["-n", agents.namespace, "pods", "-l", agents.selector])?;
+fn agent_pods(fixture: &Fixture<'_>) -> Result<BTreeMap<String, String>> {
+    let agents = fixture.method.agents().context("no agent is installed")?;
+    let listed = fixture.cluster.kubectl.get(&["-n", agents.namespace, "pods", "-l", agents.selector])?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     Ok(listed["items"]
         .as_array()
@@ -118,7 +128,7 @@ fn agent_pods(stage: &Stage<'_>) -> Result<BTreeMap<String, String>> {
         .collect())
 }
 
-/// From the first line of a log with timestamps to the one that says ready.
+/// The time from the first line of a log to the line `ready`.
 fn start_to_ready(log: &str) -> Result<Duration> {
     let time =
         |line: &str| -> Result<jiff::Timestamp> { Ok(line.split(' ').next().unwrap_or_default().parse()?) };
@@ -126,7 +136,7 @@ fn start_to_ready(log: &str) -> Result<Duration> {
     let ready = log
         .lines()
         .find(|line| line.ends_with(" ready") || line.contains("\"message\":\"ready\""))
-        .context("the agent's log does not say that it is ready")?;
+        .context("the agent's log has no line `ready`")?;
     Ok(Duration::try_from(time(ready)?.duration_since(time(first)?))?)
 }
 
@@ -146,25 +156,26 @@ fn resident(node: &Node) -> Result<u64> {
     })?
 }
 
-/// How long after its watch event a policy holds, for new connections and for one that exists, many times over.
-fn latencies(stage: &Stage<'_>, bulk: &Bulk<'_>, node: &Node) -> Result<Vec<Duration>> {
-    stage.start(&[
+/// How long after its watch event a policy is enforced, for new connections and for an existing one. Measured
+/// [`SAMPLES`] times.
+fn latencies(fixture: &Fixture<'_>, api_proxy: &ApiProxy<'_>, node: &Node) -> Result<Vec<Duration>> {
+    fixture.start(&[
         PodSpec::server("server", &node.name).label("app", "server"),
         PodSpec::server("client", &node.name).label("app", "client"),
     ])?;
-    let policies = format!("/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies", stage.namespace);
+    let policies = format!("/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies", fixture.namespace);
     let forbids = json!({
         "metadata": {"name": "forbids"},
         "spec": {"podSelector": {"matchLabels": {"app": "server"}}, "policyTypes": ["Ingress"]},
     });
     let seen: Mutex<Option<Instant>> = Mutex::default();
     let over = AtomicBool::new(false);
-    let server = pod_network(stage, node, "server")?;
-    let client = pod_network(stage, node, "client")?;
-    let address: SocketAddr = format!("{}:7000", stage.address("server")?).parse()?;
+    let server = pod_network(fixture, node, "server")?;
+    let client = pod_network(fixture, node, "client")?;
+    let address: SocketAddr = format!("{}:7000", fixture.address("server")?).parse()?;
     thread::scope(|scope| {
         let watching = scope.spawn(|| {
-            bulk.watch(&policies, |kind, object| {
+            api_proxy.watch(&policies, |kind, object| {
                 if kind == "ADDED"
                     && object["metadata"]["name"] == "forbids"
                     && let Ok(mut seen) = seen.lock()
@@ -176,7 +187,7 @@ fn latencies(stage: &Stage<'_>, bulk: &Bulk<'_>, node: &Node) -> Result<Vec<Dura
         });
         let echoing = scope.spawn(|| node.look(|| inside(&server, || echo(address, &over)))?);
         let measured = (|| {
-            // The server's thread may not listen yet.
+            // Until the server's thread listens.
             sleep(Duration::from_millis(200));
             let mut latencies = Vec::with_capacity(SAMPLES);
             for _ in 0..SAMPLES {
@@ -185,20 +196,20 @@ fn latencies(stage: &Stage<'_>, bulk: &Bulk<'_>, node: &Node) -> Result<Vec<Dura
                 }
                 let create = Request::Create(policies.clone(), forbids.clone());
                 let last =
-                    node.look(|| inside(&client, || last_answers(address, || bulk.send(&[create]))))??;
+                    node.look(|| inside(&client, || last_answers(address, || api_proxy.send(&[create]))))??;
                 let event =
                     seen.lock().ok().and_then(|seen| *seen).context("the policy's event was not seen")?;
                 latencies.push(last.saturating_duration_since(event));
-                bulk.send(&[Request::Delete(format!("{policies}/forbids"))])?;
+                api_proxy.send(&[Request::Delete(format!("{policies}/forbids"))])?;
                 node.look(|| inside(&client, || answered_again(address)))??;
             }
             Ok(latencies)
         })();
         over.store(true, Ordering::Relaxed);
-        // One event more, so that the watch sees that it is over.
+        // One more event, so that the watch ends.
         let last =
             json!({"metadata": {"name": "last"}, "spec": {"podSelector": {"matchLabels": {"app": "none"}}}});
-        bulk.send(&[Request::Create(policies.clone(), last)])?;
+        api_proxy.send(&[Request::Create(policies.clone(), last)])?;
         for thread in [watching, echoing] {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         }
@@ -206,10 +217,9 @@ fn latencies(stage: &Stage<'_>, bulk: &Bulk<'_>, node: &Node) -> Result<Vec<Dura
     })
 }
 
-/// The file of a pod's network namespace, as the CNI's cache names it.
-fn pod_network(stage: &Stage<'_>, node: &Node, pod: &str) -> Result<String> {
-    for entry in fs::read_dir(node.path("/var/lib/cni/results")).context("reading the CNI's cache")?.flatten()
-    {
+/// The path of a pod's network namespace, from the CNI cache.
+fn pod_network(fixture: &Fixture<'_>, node: &Node, pod: &str) -> Result<String> {
+    for entry in fs::read_dir(node.path("/var/lib/cni/results")).context("reading the CNI cache")?.flatten() {
         let Ok(text) = fs::read_to_string(entry.path()) else { continue };
         let Ok(cached) = serde_json::from_str::<Value>(&text) else { continue };
         let arguments: BTreeMap<&str, &str> = cached["cniArgs"]
@@ -219,27 +229,27 @@ fn pod_network(stage: &Stage<'_>, node: &Node, pod: &str) -> Result<String> {
             .filter_map(|pair| Some((pair[0].as_str()?, pair[1].as_str()?)))
             .collect();
         if arguments.get("K8S_POD_NAME") == Some(&pod)
-            && arguments.get("K8S_POD_NAMESPACE") == Some(&stage.namespace.as_str())
+            && arguments.get("K8S_POD_NAMESPACE") == Some(&fixture.namespace.as_str())
         {
             let interfaces = cached["result"]["interfaces"].as_array();
-            // The one in the pod; others are on the node.
+            // The interface in the pod; others are on the node.
             let sandbox =
                 interfaces.into_iter().flatten().find_map(|interface| interface["sandbox"].as_str());
             return sandbox
                 .map(str::to_owned)
-                .with_context(|| format!("the CNI's cache has no namespace for {pod}"));
+                .with_context(|| format!("the CNI cache has no namespace for {pod}"));
         }
     }
-    bail!("the CNI's cache does not know {pod}")
+    bail!("the CNI cache has no entry for {pod}")
 }
 
-/// Runs `work` in a network namespace of the node that this thread is on.
+/// Moves this thread into a network namespace of its node, and runs `work`.
 fn inside<T>(network: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     setns(File::open(network)?, CloneFlags::CLONE_NEWNET)?;
     work()
 }
 
-/// Sends back every byte, until it is over.
+/// Echoes every byte until it is stopped.
 fn echo(address: SocketAddr, over: &AtomicBool) -> Result<()> {
     let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
@@ -260,10 +270,10 @@ fn echo(address: SocketAddr, over: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// Does something that forbids the connections to an address, and returns when the last of them was answered: one that
-/// exists, and new ones, each of which takes its turn.
+/// Forbids connections to an address, and returns when the last one was answered: of an existing connection,
+/// and of new ones that are opened one after the other.
 fn last_answers(address: SocketAddr, forbid: impl FnOnce() -> Result<()> + Send) -> Result<Instant> {
-    // Long enough for an answer, short enough to notice that there is none.
+    // The time without an answer after which connections count as forbidden.
     const SILENCE: Duration = Duration::from_millis(400);
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
     stream.set_read_timeout(Some(SILENCE))?;
@@ -298,7 +308,7 @@ fn last_answers(address: SocketAddr, forbid: impl FnOnce() -> Result<()> + Send)
 fn answered_again(address: SocketAddr) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(10);
     while TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err() {
-        ensure!(Instant::now() < end, "{address} does not answer again, though the policy is gone");
+        ensure!(Instant::now() < end, "{address} does not answer again although the policy was deleted");
     }
     Ok(())
 }
@@ -308,7 +318,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_start_is_read_from_a_log_of_either_form() {
+    fn the_start_time_is_parsed_from_logs_of_both_formats() {
         let text = "2026-01-01T00:00:00.5Z x INFO rules installed\n2026-01-01T00:00:01.75Z x INFO ready\n";
         assert_eq!(start_to_ready(text).unwrap(), Duration::from_millis(1_250));
         let json = "2026-01-01T00:00:00Z {}\n2026-01-01T00:00:02Z {\"message\":\"ready\"}\n";

@@ -1,4 +1,4 @@
-//! Thousands of pods and policies that exist in the API alone: their nodes have no kubelets.
+//! Thousands of pods and policies that exist only in the API, since their nodes have no kubelets.
 
 use std::ops::Range;
 
@@ -6,28 +6,28 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::Cluster;
-use super::bulk::{Bulk, Request};
-use super::stage::{PORT, wait_for_service_account};
+use super::api_proxy::{ApiProxy, Request};
+use super::fixture::{PORT, wait_for_service_account};
 
-/// Pods of each node: as many as a range of addresses holds, and some to spare.
+/// The number of pods on each node. A node's address range has room for more.
 const PODS_A_NODE: usize = 200;
-/// The nodes' ranges begin here: beyond those of nodes that run.
+/// The index of the first fake node's address range: beyond those of real nodes.
 const FIRST_RANGE: usize = 100;
 
-/// A crowd: its pods are numbered, and more of them can be made at any time.
+/// A set of fake pods. They are numbered, and more of them can be created at any time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Crowd {
-    /// Namespaces over which pods and policies are spread.
+pub struct FakePods {
+    /// The number of namespaces over which pods and policies are distributed.
     pub namespaces: usize,
-    /// Policies; each selects a hundredth of the pods of its namespace.
+    /// The number of policies. Each selects one of a hundred labels in its namespace.
     pub policies: usize,
-    /// What a pod weighs in the API, in bytes, at least.
+    /// The minimal size of a pod in the API, in bytes.
     pub pod_bytes: usize,
 }
 
-impl Crowd {
-    /// Makes namespaces and policies.
-    pub fn found(&self, cluster: &Cluster, bulk: &Bulk<'_>) -> Result<()> {
+impl FakePods {
+    /// Creates the namespaces and policies.
+    pub fn create_policies(&self, cluster: &Cluster, api_proxy: &ApiProxy<'_>) -> Result<()> {
         let namespaces: Vec<Request> = (0..self.namespaces)
             .map(|number| {
                 let labels = json!({"team": format!("team-{}", number % 5)});
@@ -37,7 +37,7 @@ impl Crowd {
                 )
             })
             .collect();
-        bulk.send(&namespaces)?;
+        api_proxy.send(&namespaces)?;
         let policies: Vec<Request> = (0..self.policies)
             .map(|number| {
                 let namespace = Self::namespace(number % self.namespaces);
@@ -47,13 +47,13 @@ impl Crowd {
                 )
             })
             .collect();
-        bulk.send(&policies)?;
+        api_proxy.send(&policies)?;
         (0..self.namespaces)
             .try_for_each(|number| wait_for_service_account(cluster, &Self::namespace(number)))
     }
 
-    /// Makes these pods, running, with their addresses, and the nodes that they need.
-    pub fn settle(&self, bulk: &Bulk<'_>, pods: Range<usize>) -> Result<()> {
+    /// Creates pods that are running and have addresses, and the nodes that they need.
+    pub fn create_pods(&self, api_proxy: &ApiProxy<'_>, pods: Range<usize>) -> Result<()> {
         let nodes: Vec<Request> = (pods.start.div_ceil(PODS_A_NODE)..pods.end.div_ceil(PODS_A_NODE))
             .map(|number| {
                 let range = format!("{}.0/24", range(number));
@@ -64,23 +64,23 @@ impl Crowd {
                 Request::Create("/api/v1/nodes".to_owned(), node)
             })
             .collect();
-        bulk.send(&nodes)?;
-        bulk.send(&pods.clone().map(|number| self.pod(number)).collect::<Vec<_>>())?;
+        api_proxy.send(&nodes)?;
+        api_proxy.send(&pods.clone().map(|number| self.pod(number)).collect::<Vec<_>>())?;
         let status = |number: usize| {
             let address = format!("{}.{}", range(number / PODS_A_NODE), 2 + number % PODS_A_NODE);
             let status = json!({"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]});
             Request::Merge(format!("{}/status", self.path(number)), json!({"status": status}))
         };
-        bulk.send(&pods.map(status).collect::<Vec<_>>())
+        api_proxy.send(&pods.map(status).collect::<Vec<_>>())
     }
 
-    /// Removes the namespaces with all that is in them, and the nodes of so many pods.
-    pub fn disperse(&self, bulk: &Bulk<'_>, pods: usize) -> Result<()> {
+    /// Deletes the namespaces with everything in them, and the nodes of the first `pods` pods.
+    pub fn delete(&self, api_proxy: &ApiProxy<'_>, pods: usize) -> Result<()> {
         let namespaces =
             (0..self.namespaces).map(|number| format!("/api/v1/namespaces/{}", Self::namespace(number)));
         let nodes =
             (0..pods.div_ceil(PODS_A_NODE)).map(|number| format!("/api/v1/nodes/{}", Self::node(number)));
-        bulk.send(&namespaces.chain(nodes).map(Request::Delete).collect::<Vec<_>>())
+        api_proxy.send(&namespaces.chain(nodes).map(Request::Delete).collect::<Vec<_>>())
     }
 
     /// The path of a pod in the API.
@@ -115,7 +115,7 @@ impl Crowd {
     }
 }
 
-/// The first three octets of a node's range of addresses.
+/// The first three octets of a node's address range.
 fn range(node: usize) -> String {
     let number = FIRST_RANGE + node;
     format!("10.{}.{}", 244 + number / 256, number % 256)

@@ -1,4 +1,4 @@
-//! The addresses of all that can be aimed at: pods, nodes and the host outside.
+//! The addresses of all senders and targets: pods, nodes and the host outside.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -20,13 +20,13 @@ use crate::testbed::Testbed;
 pub struct Host {
     /// `namespace/name`, or [`OUTSIDE`].
     pub name: String,
-    /// Its node; of the host outside there is none.
+    /// Its node; `None` for the host outside.
     pub node: Option<String>,
     /// Its interface.
     pub interface: Interface,
     /// Its addresses: IPv4, then IPv6.
     pub addresses: [IpAddr; 2],
-    /// What its packets for others go to: the bridge, or its node's end of the veth pair.
+    /// The interface of its gateway: the bridge, or its node's end of the veth pair.
     pub gateway: Interface,
 }
 
@@ -63,20 +63,20 @@ impl Host {
     }
 }
 
-/// See the module. Indexed by the name of a pod or of the host outside.
+/// See the module's documentation. Indexed by the name of a pod or of the host outside.
 #[derive(Clone, Debug)]
-pub struct Field {
+pub struct Topology {
     hosts: BTreeMap<String, Host>,
     /// The nodes, `node-a` first.
     pub nodes: Vec<NodeSpec>,
     /// How pods are attached.
     pub attachment: Attachment,
-    /// How nodes are joined.
+    /// How nodes are connected.
     pub links: Links,
 }
 
-impl Field {
-    /// Reads what a testbed has.
+impl Topology {
+    /// Reads the addresses in a testbed.
     pub fn of(testbed: &Testbed) -> Result<Self> {
         let cluster = testbed.cluster();
         let mut hosts = BTreeMap::new();
@@ -111,19 +111,20 @@ impl Field {
         self.attachment == Attachment::Bridge
     }
 
-    /// The hardware address to which frames from one host for the other go: its own, or the gateway's.
+    /// The destination hardware address of frames from one host to another: the other's own, or the
+    /// gateway's.
     pub fn next_hop(&self, from: &str, to: &str) -> Mac {
         let (from, to) = (&self[from], &self[to]);
         if self.is_bridged() && from.node == to.node { to.mac() } else { from.gateway.mac }
     }
 
-    /// From a host's own address to the other's.
+    /// The path from one host's own address to another's.
     pub fn path(&self, from: &str, to: &str, family: Family) -> Path {
         Path::new(self[from].address(family), self[to].address(family))
     }
 }
 
-impl Index<&str> for Field {
+impl Index<&str> for Topology {
     type Output = Host;
 
     fn index(&self, name: &str) -> &Host {

@@ -1,4 +1,4 @@
-//! Where scenarios play: namespaces of their own on a cluster, with pods that answer and pods that try.
+//! The environment of a scenario: its own namespace on a cluster, with servers and clients.
 
 use std::process::Output;
 use std::thread::sleep;
@@ -7,29 +7,29 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
-use super::{Cluster, Way};
+use super::{Cluster, InstallMethod};
 
 /// The image of our prober.
 pub const PROBER: &str = "localhost/prober:1";
 
-/// The port at which servers of scenarios answer.
+/// The port of the scenarios' servers.
 pub const PORT: u16 = 8080;
 
 /// How long pods may take to start.
-const PATIENCE: Duration = Duration::from_secs(180);
+const TIMEOUT: Duration = Duration::from_secs(180);
 
-/// A namespace for one scenario. It is deleted when this goes.
+/// A namespace for one scenario, which is deleted when this is dropped.
 #[derive(Debug)]
-pub struct Stage<'a> {
+pub struct Fixture<'a> {
     /// The cluster.
     pub cluster: &'a Cluster,
     /// How kube-verdict was installed.
-    pub way: Way,
+    pub method: InstallMethod,
     /// The namespace's name.
     pub namespace: String,
 }
 
-/// A pod to be.
+/// The description of a pod.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PodSpec {
     name: String,
@@ -40,16 +40,16 @@ pub struct PodSpec {
 }
 
 impl PodSpec {
-    /// A pod on a node that runs the prober with these words.
-    pub fn new(name: &str, node: &str, words: &[&str]) -> Self {
-        let container = json!({"name": "main", "image": PROBER, "command": ["/prober"], "args": words});
+    /// A pod on a node that runs the prober with these arguments.
+    pub fn new(name: &str, node: &str, arguments: &[&str]) -> Self {
+        let container = json!({"name": "main", "image": PROBER, "command": ["/prober"], "args": arguments});
         let mut spec = Map::new();
         spec.insert("terminationGracePeriodSeconds".to_owned(), json!(0));
         spec.insert("automountServiceAccountToken".to_owned(), json!(false));
         Self { name: name.to_owned(), node: node.to_owned(), labels: Map::new(), container, spec }
     }
 
-    /// A pod that answers at [`PORT`].
+    /// A pod with a server on [`PORT`].
     pub fn server(name: &str, node: &str) -> Self {
         Self::new(name, node, &["serve", &PORT.to_string()])
     }
@@ -88,22 +88,22 @@ impl PodSpec {
     }
 }
 
-impl<'a> Stage<'a> {
-    /// Makes the namespace `scenario-<name>`.
-    pub fn new(cluster: &'a Cluster, way: Way, name: &str) -> Result<Self> {
+impl<'a> Fixture<'a> {
+    /// Creates the namespace `scenario-<name>`.
+    pub fn new(cluster: &'a Cluster, method: InstallMethod, name: &str) -> Result<Self> {
         let namespace = format!("scenario-{name}");
-        // One that an earlier run has left would bring its pods along.
+        // A namespace from an earlier run would contain its pods.
         cluster.kubectl.run(&["delete", "namespace", &namespace, "--ignore-not-found"])?;
         cluster.kubectl.run(&["create", "namespace", &namespace])?;
         wait_for_service_account(cluster, &namespace)?;
-        Ok(Self { cluster, way, namespace })
+        Ok(Self { cluster, method, namespace })
     }
 
     /// Creates pods without waiting for them.
     pub fn create(&self, pods: &[PodSpec]) -> Result<()> {
         let items: Vec<Value> = pods.iter().map(|pod| pod.object(&self.namespace)).collect();
         let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
-        self.cluster.kubectl.feed(&["create", "-f", "-"], &list.to_string()).map(drop)
+        self.cluster.kubectl.run_with_input(&["create", "-f", "-"], &list.to_string()).map(drop)
     }
 
     /// Creates pods and waits until all of them are ready.
@@ -115,7 +115,7 @@ impl<'a> Stage<'a> {
         self.kubectl(&arguments).map(drop)
     }
 
-    /// Applies a NetworkPolicy: its name and its spec, as JSON or YAML in flow style.
+    /// Applies a NetworkPolicy with this name and spec.
     pub fn policy(&self, name: &str, spec: &Value) -> Result<()> {
         let policy = json!({
             "apiVersion": "networking.k8s.io/v1",
@@ -133,7 +133,7 @@ impl<'a> Stage<'a> {
 
     /// A pod's address.
     pub fn address(&self, pod: &str) -> Result<String> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
             let address = self.kubectl(&["get", "pod", pod, "-o", "jsonpath={.status.podIP}"])?;
             if !address.is_empty() {
@@ -146,43 +146,44 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Whether a pod reaches an address; its answer's text if it does.
-    pub fn ask(&self, pod: &str, word: &str, to: &str) -> Result<Option<String>> {
+    /// Connects from a pod to an address. Returns the answer, or `None` if the address is not reached.
+    pub fn ask(&self, pod: &str, command: &str, to: &str) -> Result<Option<String>> {
         let Output { status, stdout, stderr } =
-            self.cluster.kubectl.exec(&self.namespace, pod, &["/prober", "ask", word, to])?;
+            self.cluster.kubectl.exec(&self.namespace, pod, &["/prober", "ask", command, to])?;
         if status.success() {
             return Ok(Some(String::from_utf8_lossy(&stdout).trim().to_owned()));
         }
         let errors = String::from_utf8_lossy(&stderr);
-        // What the prober itself says, and not kubectl.
+        // These are errors of the prober, and not of kubectl.
         if errors.contains("timed out") || errors.contains("os error") {
             Ok(None)
         } else {
-            bail!("asking from {pod}: {}", errors.trim())
+            bail!("connecting from {pod}: {}", errors.trim())
         }
     }
 
-    /// What a server answers to a word of its own.
-    pub fn ask_local(&self, pod: &str, word: &str) -> Result<String> {
-        let answer = self.ask(pod, word, &format!("127.0.0.1:{PORT}"))?;
+    /// The answer of a pod's own server to a command.
+    pub fn ask_local(&self, pod: &str, command: &str) -> Result<String> {
+        let answer = self.ask(pod, command, &format!("127.0.0.1:{PORT}"))?;
         answer.with_context(|| format!("the server in {pod} does not answer"))
     }
 
-    /// Fails unless a pod reaches an address, or doesn't.
+    /// Fails unless a pod reaches an address exactly if that is allowed.
     pub fn expect(&self, pod: &str, to: &str, allowed: bool) -> Result<()> {
         let reached = self.ask(pod, "expect", to)?.is_some();
         if reached == allowed {
             return Ok(());
         }
         let (should, did) = if allowed { ("should reach", "did not") } else { ("should not reach", "did") };
-        bail!("{pod} {should} {to}, and {did}")
+        bail!("{pod} {should} {to}, but {did}")
     }
 
-    /// The lines of JSON that pods of a label have printed, each with the pod's name. Waits until every pod has one.
-    pub fn reports(&self, selector: &str, pods: usize, patience: Duration) -> Result<Vec<(String, Value)>> {
-        let end = Instant::now() + patience;
+    /// The JSON lines that the pods of a selector have printed, each with the pod's name. Waits until every
+    /// pod has printed one.
+    pub fn reports(&self, selector: &str, pods: usize, timeout: Duration) -> Result<Vec<(String, Value)>> {
+        let end = Instant::now() + timeout;
         loop {
-            // It fails while one of them has not started.
+            // This fails until all of the pods have started.
             let logs =
                 self.kubectl(&["logs", "-l", selector, "--prefix", "--tail=1", "--max-log-requests=400"]);
             let reports: Vec<(String, Value)> =
@@ -191,24 +192,19 @@ impl<'a> Stage<'a> {
                 return Ok(reports);
             }
             if Instant::now() > end {
-                let said = logs.unwrap_or_else(|error| format!("{error:#}"));
-                bail!("only {} of {pods} pods ({selector}) have reported:\n{said}", reports.len());
+                let output = logs.unwrap_or_else(|error| format!("{error:#}"));
+                bail!("only {} of {pods} pods ({selector}) have reported:\n{output}", reports.len());
             }
             sleep(Duration::from_secs(1));
         }
     }
 
-    /// Waits until `done` is true.
-    pub fn until(
-        &self,
-        what: &str,
-        patience: Duration,
-        mut done: impl FnMut() -> Result<bool>,
-    ) -> Result<()> {
-        let end = Instant::now() + patience;
+    /// Waits until `done` returns true.
+    pub fn until(&self, what: &str, timeout: Duration, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+        let end = Instant::now() + timeout;
         while !done()? {
             if Instant::now() > end {
-                bail!("{what}: not within {patience:?}");
+                bail!("{what}: not within {timeout:?}");
             }
             sleep(Duration::from_millis(200));
         }
@@ -216,14 +212,14 @@ impl<'a> Stage<'a> {
     }
 }
 
-impl Drop for Stage<'_> {
+impl Drop for Fixture<'_> {
     fn drop(&mut self) {
-        // Whoever deletes the cluster deletes it all.
+        // If the cluster is gone, there is nothing to delete.
         let _ = self.cluster.kubectl.run(&["delete", "namespace", &self.namespace, "--wait=false"]);
     }
 }
 
-/// Waits until a new namespace has the service account without which it takes no pods.
+/// Waits until a new namespace has its service account, without which no pods can be created.
 pub fn wait_for_service_account(cluster: &Cluster, namespace: &str) -> Result<()> {
     let wait = ["-n", namespace, "wait", "--for=create", "--timeout=60s", "serviceaccount/default"];
     cluster.kubectl.run(&wait).map(drop)
@@ -246,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reports_are_read_from_logs() {
+    fn reports_are_parsed_from_logs() {
         let (pod, value) = report(r#"[pod/denied-1/main] {"tries":3}"#).unwrap();
         assert_eq!(pod, "denied-1");
         assert_eq!(number(&value, "tries").unwrap(), 3);

@@ -1,7 +1,7 @@
-//! Who receives what: a sniffer in every pod and outside, and sockets on every node.
+//! Receivers of marks: a sniffer in every pod and outside, and sockets on every node.
 //!
-//! A pod has received whatever arrives at its interface, also frames for others. A node has received what its own sockets
-//! get: a sniffer would see packets that its rules drop afterwards.
+//! A pod receives every frame that arrives at its interface, also frames for others. A node receives what
+//! reaches its own sockets, since a sniffer would also see packets that its rules drop afterwards.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
@@ -23,73 +23,73 @@ use super::mark::Mark;
 use crate::cluster::OUTSIDE;
 use crate::testbed::Testbed;
 
-/// Groups that a node is a member of, so that it would receive what is sent to them.
+/// Multicast groups that every node joins, so that it receives packets for them.
 const GROUPS4: [Ipv4Addr; 2] = [Ipv4Addr::new(224, 0, 0, 251), Ipv4Addr::new(239, 1, 1, 1)];
 const GROUPS6: [Ipv6Addr; 2] =
     [Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb), Ipv6Addr::new(0xff05, 0, 0, 0, 0, 0, 0, 1)];
 
-/// A frame that this namespace itself sends (PACKET_OUTGOING).
+/// The type of frames that this namespace itself sends (PACKET_OUTGOING).
 const OUTGOING: u8 = 4;
 
-/// The first frame or packet in which each mark came to each receiver.
-type Heard = BTreeMap<(Mark, String), Vec<u8>>;
+/// The first frame or packet with which each mark arrived at each receiver.
+type Received = BTreeMap<(Mark, String), Vec<u8>>;
 
-/// All receivers. They stop when this goes.
+/// All receivers. They stop when this is dropped.
 #[derive(Debug)]
-pub struct Ears {
-    heard: Arc<Mutex<Heard>>,
-    /// Members of groups, kept open.
+pub struct Receivers {
+    received: Arc<Mutex<Received>>,
+    /// The sockets that joined the groups, kept open.
     _members: Vec<UdpSocket>,
-    /// Closing it wakes the thread and ends it.
+    /// Closing this end of a pipe wakes the thread and ends it.
     stop: Option<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// One socket.
-struct Ear {
+/// One receiving socket.
+struct Receiver {
     owner: String,
     socket: OwnedFd,
     is_sniffer: bool,
 }
 
-impl Ears {
-    /// Opens them in every pod, node and outside.
+impl Receivers {
+    /// Opens receivers in every pod, on every node and outside.
     pub fn open(testbed: &Testbed) -> Result<Self> {
-        let mut ears = Vec::new();
+        let mut receivers = Vec::new();
         let mut members = Vec::new();
         let pods = testbed.cluster().pods.iter().filter(|pod| !pod.host_network);
         for name in pods.map(|pod| pod.full_name()).chain([OUTSIDE.to_owned()]) {
             let socket = testbed.namespace(&name)?.run(sniffer)?.context("opening a sniffer")?;
-            ears.push(Ear { owner: name, socket, is_sniffer: true });
+            receivers.push(Receiver { owner: name, socket, is_sniffer: true });
         }
         for node in &testbed.cluster().nodes {
             let namespace = testbed.namespace(&node.name)?;
             let sockets = namespace.run(raw_sockets)?.context("opening raw sockets")?;
-            let ear = |socket| Ear { owner: node.name.clone(), socket, is_sniffer: false };
-            ears.extend(sockets.into_iter().map(ear));
+            let receiver = |socket| Receiver { owner: node.name.clone(), socket, is_sniffer: false };
+            receivers.extend(sockets.into_iter().map(receiver));
             members.extend(namespace.run(group_members)?.context("joining groups")?);
         }
-        let heard = Arc::<Mutex<Heard>>::default();
-        let shared = Arc::clone(&heard);
+        let received = Arc::<Mutex<Received>>::default();
+        let shared = Arc::clone(&received);
         let (stopped, stop) = pipe2(OFlag::O_CLOEXEC)?;
         let thread = thread::Builder::new().name("ears".into()).spawn(move || {
-            listen(&ears, &stopped, &shared);
+            listen(&receivers, &stopped, &shared);
         })?;
-        Ok(Self { heard, _members: members, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { received, _members: members, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Whether a mark has arrived at a pod, a node or outside.
-    pub fn heard(&self, mark: Mark, at: &str) -> bool {
+    pub fn received(&self, mark: Mark, at: &str) -> bool {
         self.first(mark, at).is_some()
     }
 
-    /// What arrived there with the mark first: the frame at a pod or outside, the packet at a node.
+    /// The first frame (at a pod or outside) or packet (at a node) with which a mark arrived.
     pub fn first(&self, mark: Mark, at: &str) -> Option<Vec<u8>> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).get(&(mark, at.to_owned())).cloned()
+        self.received.lock().unwrap_or_else(PoisonError::into_inner).get(&(mark, at.to_owned())).cloned()
     }
 }
 
-impl Drop for Ears {
+impl Drop for Receivers {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
@@ -98,10 +98,10 @@ impl Drop for Ears {
     }
 }
 
-fn listen(ears: &[Ear], stopped: &OwnedFd, heard: &Mutex<Heard>) {
+fn listen(receivers: &[Receiver], stopped: &OwnedFd, received: &Mutex<Received>) {
     loop {
         let mut fds = vec![PollFd::new(stopped.as_fd(), PollFlags::POLLIN)];
-        fds.extend(ears.iter().map(|ear| PollFd::new(ear.socket.as_fd(), PollFlags::POLLIN)));
+        fds.extend(receivers.iter().map(|receiver| PollFd::new(receiver.socket.as_fd(), PollFlags::POLLIN)));
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
             Err(_) => return,
@@ -111,19 +111,21 @@ fn listen(ears: &[Ear], stopped: &OwnedFd, heard: &Mutex<Heard>) {
         if ready.first() == Some(&true) {
             return;
         }
-        for ear in ears.iter().zip(&ready[1..]).filter_map(|(ear, ready)| ready.then_some(ear)) {
-            while let Some(bytes) = ear.next() {
-                let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+        for receiver in
+            receivers.iter().zip(&ready[1..]).filter_map(|(receiver, ready)| ready.then_some(receiver))
+        {
+            while let Some(bytes) = receiver.next() {
+                let mut received = received.lock().unwrap_or_else(PoisonError::into_inner);
                 for mark in Mark::found_in(&bytes) {
-                    heard.entry((mark, ear.owner.clone())).or_insert_with(|| bytes.clone());
+                    received.entry((mark, receiver.owner.clone())).or_insert_with(|| bytes.clone());
                 }
             }
         }
     }
 }
 
-impl Ear {
-    /// The next packet that came; an empty one if it was sent from here. `None` if there is no more.
+impl Receiver {
+    /// The next received packet; an empty one if this namespace sent it. `None` if there is no other.
     fn next(&self) -> Option<Vec<u8>> {
         let mut buffer = vec![0; 65_536];
         let length = if self.is_sniffer {
@@ -170,12 +172,12 @@ fn group_members() -> Result<Vec<UdpSocket>> {
         let address = nix::ifaddrs::getifaddrs()?
             .filter(|entry| entry.interface_name == name)
             .find_map(|entry| Some(entry.address?.as_sockaddr_in()?.ip()));
-        // A port of a bridge has no address, and receives no IP.
+        // A port of a bridge has no address, and receives no IP packets.
         let Some(address) = address else { continue };
         let socket4 = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         let socket6 = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
         for group in GROUPS4 {
-            // Routed interfaces share one address, and a socket is a member but once by it.
+            // Routed interfaces share one address, through which a socket can join a group only once.
             let _ = socket4.join_multicast_v4(&group, &address);
         }
         for group in GROUPS6 {

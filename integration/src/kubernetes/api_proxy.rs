@@ -1,4 +1,5 @@
-//! Many objects at once, by plain HTTP through `kubectl proxy`: kubectl itself starts a process for each change of a status.
+//! Access to the API by plain HTTP through `kubectl proxy`, for many objects at once: kubectl itself would
+//! need a process for each change of a status.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -12,15 +13,15 @@ use ureq::Agent;
 use super::Cluster;
 use super::credentials::kubeconfig_name;
 
-/// Where the proxy answers, in the control plane's network namespace.
+/// The URL of the proxy in the control plane's network namespace.
 const PROXY: &str = "http://127.0.0.1:8001";
 
-/// Requests that are under way at once.
+/// The number of requests in flight at a time.
 const THREADS: usize = 8;
 
-/// A way to the API that is ended when this goes.
+/// A running proxy, which is stopped when this is dropped.
 #[derive(Debug)]
-pub struct Bulk<'a> {
+pub struct ApiProxy<'a> {
     cluster: &'a Cluster,
     proxy: Child,
 }
@@ -30,21 +31,21 @@ pub struct Bulk<'a> {
 pub enum Request {
     /// Creates an object in a collection such as `/api/v1/namespaces/shop/pods`.
     Create(String, Value),
-    /// Merges into the object, or part of one, at a path.
+    /// Merges a patch into the object or subresource at a path.
     Merge(String, Value),
     /// Deletes the object at a path.
     Delete(String),
 }
 
-impl<'a> Bulk<'a> {
+impl<'a> ApiProxy<'a> {
     /// Starts the proxy.
     pub fn start(cluster: &'a Cluster) -> Result<Self> {
-        let kubeconfig = cluster.place.join(&kubeconfig_name("admin"));
+        let kubeconfig = cluster.workdir.join(&kubeconfig_name("admin"));
         let mut proxy = cluster
             .control
             .namespace()
             .run(|| {
-                Command::new(cluster.parts.program("kubectl"))
+                Command::new(cluster.components.program("kubectl"))
                     .args(["proxy", "--port=8001"])
                     .env("KUBECONFIG", kubeconfig)
                     .stdin(Stdio::null())
@@ -62,7 +63,8 @@ impl<'a> Bulk<'a> {
         Ok(Self { cluster, proxy })
     }
 
-    /// Sends requests, several at once and in no order. All must succeed; what is to be deleted may be gone.
+    /// Sends requests, several at once and in any order. All must succeed, but deleted objects need not
+    /// exist.
     pub fn send(&self, requests: &[Request]) -> Result<()> {
         let next = AtomicUsize::new(0);
         let work = || -> Result<()> {
@@ -83,7 +85,7 @@ impl<'a> Bulk<'a> {
         })
     }
 
-    /// Watches a collection from now on and hands each event's object to `see`, until that returns false.
+    /// Watches a collection and passes each event's type and object to `see`, until that returns false.
     pub fn watch(&self, collection: &str, mut see: impl FnMut(&str, &Value) -> bool + Send) -> Result<()> {
         let url = format!("{PROXY}{collection}?watch=1");
         let watched = self.cluster.control.namespace().run(|| -> Result<()> {
@@ -100,7 +102,7 @@ impl<'a> Bulk<'a> {
     }
 }
 
-impl Drop for Bulk<'_> {
+impl Drop for ApiProxy<'_> {
     fn drop(&mut self) {
         let _ = self.proxy.kill();
         let _ = self.proxy.wait();
@@ -124,7 +126,7 @@ impl Request {
             },
         };
         let mut answer = sent.with_context(|| format!("{self:.60?}"))?;
-        // Read to its end, so that the connection serves the next one.
+        // Read to its end, so that the connection is reused.
         answer.body_mut().read_to_vec()?;
         Ok(())
     }

@@ -1,6 +1,7 @@
-//! What other programs and full disks do to a node: rules, manifests, logs and the table of connections.
+//! Faults in the environment of agents: changed rules, invalid manifests, rotated logs and a full conntrack
+//! table.
 //!
-//! From: random numbers. To: the kernel and files, with an [`Undo`] where it is not over at once.
+//! From: random numbers. To: the kernel and files, with an [`Undo`] unless the fault is over at once.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -17,7 +18,7 @@ use super::world::{CLUSTER_FILE, POLICY_FILE};
 use crate::command::nft;
 use crate::conntrack;
 
-/// What another program does to the rules. `CIDR` is the node's.
+/// Changes of the rules by another program. `CIDR` stands for the node's pod CIDR.
 const DAMAGES: [&str; 11] = [
     "flush ruleset",
     "flush ruleset",
@@ -37,15 +38,16 @@ impl Run {
         let damage = self.random.choice(DAMAGES).unwrap_or(DAMAGES[0]);
         let cidr = self.testbed.cluster().node_named(&self.nodes[at].name)?.cidr4.to_string();
         let damage = damage.replace("CIDR", &cidr);
-        self.say_on(at, &format!("nft {damage}: a bypass is recorded"));
+        self.log_node_event(at, &format!("nft {damage}: a bypass must be recorded"));
         let now = (Instant::now(), Timestamp::now());
-        self.nodes[at].wrong.damaged = Some(now);
-        // The agent may be about to write the same rules.
+        self.nodes[at].faults.damaged = Some(now);
+        // It may fail because the agent is writing the same rules.
         if let Err(error) = nft(&self.nodes[at].namespace, &damage) {
-            self.nodes[at].wrong.damaged = None;
-            self.say_on(at, &format!("it was not done: {error:#}"));
+            self.nodes[at].faults.damaged = None;
+            self.log_node_event(at, &format!("nft failed: {error:#}"));
         }
-        // The kernel drops what waits for a verdict where base chains go, and rules without bindings drop all, until they are back.
+        // The kernel drops packets that wait for a verdict when their base chain is deleted. Rules without
+        // bindings drop all packets until the agent repairs them.
         self.streams.stall(&self.nodes[at].name.clone(), now.0 - Duration::from_millis(100));
         Ok(())
     }
@@ -59,12 +61,12 @@ impl Run {
                 let cut = self.random.choice(&names).copied().unwrap_or(whole.len());
                 ("cut off in a name", whole[..(cut + 2).min(whole.len())].to_owned())
             }
-            1 => ("no YAML at its end", format!("{whole}\n---\nkind: [\n")),
-            _ => ("no text", format!("\u{0}\u{1}{whole}")),
+            1 => ("invalid YAML at its end", format!("{whole}\n---\nkind: [\n")),
+            _ => ("not text", format!("\u{0}\u{1}{whole}")),
         };
-        self.say(&format!("{file} breaks ({how}): what it held stays in force"));
+        self.log_event(&format!("{file} becomes invalid ({how}): its last valid content stays in force"));
         self.broken = Some(file);
-        self.later(200..8_000, Undo::Mend);
+        self.schedule_undo(200..8_000, Undo::RepairFile);
         if self.random.bool() {
             return self.testbed.manifests().write(file, &text).map(drop);
         }
@@ -72,10 +74,10 @@ impl Run {
         fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
     }
 
-    /// As a program does that writes in place: it empties the file, and keeps it open until all is written.
+    /// Rewrites a manifest in place: truncates the file, and writes its content a moment later.
     pub(super) fn empty_file(&mut self) -> Result<()> {
         let file = if self.random.bool() { CLUSTER_FILE } else { POLICY_FILE };
-        self.say(&format!("{file} is empty while it is written: what it held stays in force"));
+        self.log_event(&format!("{file} is truncated and rewritten: its content stays in force"));
         let (path, text) = (self.testbed.manifests().path().join(file), self.text(file));
         let begun = Instant::now();
         let mut open = File::create(&path).with_context(|| format!("emptying {}", path.display()))?;
@@ -90,24 +92,24 @@ impl Run {
     }
 
     pub(super) fn fill_conntrack(&mut self, at: usize) -> Result<()> {
-        self.say_on(at, "the table of connections is full: those that exist go on");
+        self.log_node_event(at, "the conntrack table is full: existing connections must continue");
         let namespace = Arc::clone(&self.nodes[at].namespace);
         let most: u32 = namespace.read_sysctl("net.netfilter.nf_conntrack_max")?.parse()?;
         let (name, now) = (self.nodes[at].name.clone(), Instant::now());
-        self.nodes[at].wrong.conntrack_full = true;
+        self.nodes[at].faults.conntrack_full = true;
         self.model.pause(&name, now);
-        // The kernel's walks through a full table hold everything up for seconds on a busy machine.
+        // On a busy machine, a walk through a full table delays the kernel for seconds.
         self.streams.stall(&name, now);
-        self.later(500..5_000, Undo::Drain(at));
+        self.schedule_undo(500..5_000, Undo::Drain(at));
         namespace.run(|| conntrack::fill(most, 120))?
     }
 
     pub(super) fn rotate(&mut self, at: usize) -> Result<()> {
         let is_removed = self.random.bool();
         let how = if is_removed { "renamed, read and removed" } else { "renamed" };
-        self.say_on(at, &format!("the audit log is {how}: no record is lost"));
-        self.nodes[at].ledger.rotate(is_removed)?;
-        // An agent that has just begun has no handler yet.
+        self.log_node_event(at, &format!("the audit log is {how}: no record may be lost"));
+        self.nodes[at].audit_reader.rotate(is_removed)?;
+        // An agent that has just started has no signal handler yet.
         if self.random.bool() && self.nodes[at].enforces() {
             self.nodes[at].hang_up()?;
         }

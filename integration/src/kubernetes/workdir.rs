@@ -1,4 +1,4 @@
-//! Where a cluster keeps its files, and the names that only its namespaces have.
+//! The folder of a cluster, and the names of its namespaces.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, File, OpenOptions};
@@ -9,20 +9,20 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
-/// What the name of every network namespace of a cluster begins with.
+/// The prefix of the names of all clusters' network namespaces.
 const PREFIX: &str = "kvc-";
 
-/// The folder of one cluster. Two folders are two clusters, which don't meet.
+/// The folder of one cluster. Clusters in different folders are independent.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Place {
+pub struct Workdir {
     root: PathBuf,
     id: String,
 }
 
-impl Place {
-    /// The cluster that lives in this folder, which is made if it isn't there.
+impl Workdir {
+    /// The folder `root`, which is created if it does not exist.
     pub fn at(root: &Path) -> Result<Self> {
-        fs::create_dir_all(root).with_context(|| format!("making {}", root.display()))?;
+        fs::create_dir_all(root).with_context(|| format!("creating {}", root.display()))?;
         let root = fs::canonicalize(root).with_context(|| format!("finding {}", root.display()))?;
         let mut hasher = DefaultHasher::new();
         root.hash(&mut hasher);
@@ -40,28 +40,28 @@ impl Place {
         &self.root
     }
 
-    /// The name of the network namespace of a member: `control`, or a node.
+    /// The name of the network namespace of a member: `control` or a node.
     pub fn namespace(&self, member: &str) -> String {
         format!("{PREFIX}{}-{member}", self.id)
     }
 
-    /// The log of a daemon of a member.
+    /// The path of the log of a member's daemon.
     pub fn log(&self, member: &str, daemon: &str) -> PathBuf {
         self.root.join("logs").join(format!("{member}-{daemon}.log"))
     }
 
-    /// Writes a file in it, and the folders on the way.
+    /// Writes a file in it, and creates the file's folder.
     pub fn write(&self, name: &str, contents: &str) -> Result<PathBuf> {
         let path = self.join(name);
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+            fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
         }
         fs::write(&path, contents).with_context(|| format!("writing {}", path.display()))?;
         Ok(path)
     }
 }
 
-/// Starts a program that outlives us, with its output at the end of a log.
+/// Starts a program that outlives this process, and appends its output to a log.
 pub fn start(mut command: Command, log: &Path) -> Result<Child> {
     let file = log_file(log)?;
     let name = command.get_program().to_string_lossy().into_owned();
@@ -69,18 +69,18 @@ pub fn start(mut command: Command, log: &Path) -> Result<Child> {
         .stdin(Stdio::null())
         .stdout(file.try_clone()?)
         .stderr(file)
-        // Kubernetes' own programs, and what they start in turn, are short of cores here and not of memory.
+        // Fewer garbage collections: here Kubernetes' programs lack processor time and not memory.
         .env("GOGC", "300")
-        // Ctrl-C in the terminal is not meant for it.
+        // Ctrl-C in the terminal must not end it.
         .process_group(0)
         .spawn()
         .with_context(|| format!("starting {name}"))
 }
 
-/// Opens a log at its end, and makes it if it isn't there.
+/// Opens a log for appending, and creates it if it does not exist.
 pub fn log_file(log: &Path) -> Result<File> {
     if let Some(folder) = log.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     }
     OpenOptions::new()
         .create(true)
@@ -89,7 +89,7 @@ pub fn log_file(log: &Path) -> Result<File> {
         .with_context(|| format!("opening the log {}", log.display()))
 }
 
-/// The last lines of a log, for an error.
+/// The last lines of a log, for an error message.
 pub fn tail(log: &Path) -> String {
     let text = String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned();
     let lines: Vec<&str> = text.lines().collect();
@@ -101,11 +101,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_folder_has_names_of_its_own() {
+    fn each_folder_has_its_own_names() {
         let folder = tempfile::tempdir().unwrap();
-        let place = |name: &str| Place::at(&folder.path().join(name)).unwrap();
-        assert_eq!(place("one").namespace("node-1"), place("one").namespace("node-1"));
-        assert_ne!(place("one").namespace("node-1"), place("two").namespace("node-1"));
-        assert_ne!(place("one").namespace("node-1"), place("one").namespace("node-2"));
+        let workdir = |name: &str| Workdir::at(&folder.path().join(name)).unwrap();
+        assert_eq!(workdir("one").namespace("node-1"), workdir("one").namespace("node-1"));
+        assert_ne!(workdir("one").namespace("node-1"), workdir("two").namespace("node-1"));
+        assert_ne!(workdir("one").namespace("node-1"), workdir("one").namespace("node-2"));
     }
 }

@@ -1,8 +1,8 @@
-//! What the audit log of a node says in all, across rotations.
+//! Totals of a node's audit log, across rotations.
 //!
-//! From: the log's files, read on as they grow. To: denials, bypasses, and how many records are lost or only counted. Invariant: a
-//! renamed file is read to its end before it is removed, so no line is missed. A line other than a record
-//! counts once, even if it is written twice.
+//! From: the log's files, which are read as they grow. To: denials, bypasses, and how many records are lost
+//! or only counted. Invariant: a renamed file is read to its end before it is removed, so no line is missed.
+//! A line other than a record counts once, even if it is written twice.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -14,37 +14,39 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde_json::Value;
 
-/// A denied packet: source and destination, each with its port.
+/// Source and destination of a denied packet, each with its port.
 pub type Denial = (SocketAddr, SocketAddr);
 
-/// See the module.
+/// See the module's documentation.
 #[derive(Debug, Default)]
-pub struct Ledger {
-    /// The log by its path, and renamed files that may still grow.
+pub struct AuditReader {
+    /// The log's path, and the renamed files that may still grow, each with the offset up to which it is
+    /// read.
     files: Vec<(PathBuf, u64)>,
-    /// Denied packets that have a record.
+    /// Denied packets with a record.
     pub denials: HashSet<Denial>,
-    /// Times in which packets could pass unevaluated.
+    /// Times in which packets could pass without evaluation.
     pub bypasses: Vec<(Timestamp, Timestamp)>,
-    /// Records, of whatever verdict.
+    /// Records of any verdict.
     pub records: u64,
-    /// Records that the log says are lost.
+    /// Records that the log reports as lost.
     pub lost: u64,
-    /// Packets that rules dropped and the log counts.
+    /// Packets that rules dropped and that the log only counts.
     pub dropped: u64,
-    /// Lines other than records that were counted, so that a repeated line counts once.
+    /// Lines other than records that are already counted, so that a repeated line counts once.
     counted: HashSet<String>,
-    /// The number of rotations, which names the renamed files.
+    /// The number of rotations. It is the extension of the next renamed file.
     rotations: u64,
 }
 
-impl Ledger {
-    /// Of a log that need not be there yet.
+impl AuditReader {
+    /// Reads a log that need not exist yet.
     pub fn new(log: &Path) -> Self {
         Self { files: vec![(log.to_owned(), 0)], ..Self::default() }
     }
 
-    /// Renames the log, as a program does that rotates logs. With `is_removed` it is also read to its end and removed at once.
+    /// Renames the log, as log rotation does. With `is_removed`, it is also read to its end and removed at
+    /// once.
     pub fn rotate(&mut self, is_removed: bool) -> Result<()> {
         let Some((log, offset)) = self.files.first_mut() else { return Ok(()) };
         if !log.exists() {
@@ -64,7 +66,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Reads what is new.
+    /// Reads what was appended since the last call.
     pub fn read(&mut self) -> Result<()> {
         let mut files = std::mem::take(&mut self.files);
         for (path, offset) in &mut files {
@@ -81,11 +83,12 @@ impl Ledger {
         file.seek(SeekFrom::Start(*offset))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
-        // A last line that is still being written is read next time.
+        // An incomplete last line is read next time.
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         for line in bytes[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             let text = String::from_utf8_lossy(line);
-            let value = serde_json::from_slice(line).with_context(|| format!("a line is no JSON: {text}"))?;
+            let value =
+                serde_json::from_slice(line).with_context(|| format!("a line is not JSON: {text}"))?;
             self.count(&text, &value)?;
         }
         *offset += whole as u64;
@@ -134,14 +137,14 @@ mod tests {
         let denied = r#"{"verdict":"deny","source":{"address":"10.0.0.1","port":9},"destination":{"address":"10.0.0.2","port":80}}"#;
         let bypass =
             r#"{"bypass":"rules-changed","from":"2026-01-01T00:00:00Z","to":"2026-01-01T00:00:01Z"}"#;
-        let mut ledger = Ledger::new(&log);
+        let mut audit_reader = AuditReader::new(&log);
         fs::write(&log, format!("{denied}\n{bypass}\n{{\"lost\":3}}\nhalf")).unwrap();
-        ledger.read().unwrap();
-        ledger.rotate(false).unwrap();
+        audit_reader.read().unwrap();
+        audit_reader.rotate(false).unwrap();
         fs::write(&log, format!("{{\"repeated\":1}}\n{bypass}\n{{\"dropped\":\"overlay\",\"packets\":2}}\n"))
             .unwrap();
-        ledger.read().unwrap();
-        assert_eq!((ledger.records, ledger.lost, ledger.dropped), (1, 3, 2));
-        assert_eq!((ledger.bypasses.len(), ledger.denials.len()), (1, 1));
+        audit_reader.read().unwrap();
+        assert_eq!((audit_reader.records, audit_reader.lost, audit_reader.dropped), (1, 3, 2));
+        assert_eq!((audit_reader.bypasses.len(), audit_reader.denials.len()), (1, 1));
     }
 }

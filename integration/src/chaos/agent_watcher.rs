@@ -1,8 +1,9 @@
-//! Follows what a node's agent says of itself, many times a second.
+//! Reads the status of a node's agent many times a second.
 //!
-//! From: `/status` and the log of the agent that a node counts on. To: since when each world is in force, and whether the agent enforces.
-//! An agent that is stopped or gone is not asked. The log names the policies of each change when it is in force (`policy applied`); status
-//! knows versions of policies only where an API server is the source.
+//! From: `/status` and the log of the node's agent. To: since when each world is in force, and whether the
+//! agent enforces policy. An agent that is suspended or gone is not polled. The log names the policies of
+//! each change when they are in force (`policy applied`). The status has versions of policies only if an API
+//! server is the source.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -20,55 +21,55 @@ use crate::agent::Agent;
 use crate::http;
 use crate::namespace::Namespace;
 
-/// How often an agent is asked.
-const EVERY: Duration = Duration::from_millis(30);
+/// How often an agent is polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(30);
 
-/// What is known of the agent.
+/// The last known state of the agent.
 #[derive(Clone, Debug, Default)]
-struct Seen {
-    /// The agent to ask.
-    agent: Option<Followed>,
-    /// When a policy was seen in force for the first time, by name.
+struct AgentState {
+    /// The agent to poll.
+    agent: Option<WatchedAgent>,
+    /// When each policy was first seen in force, by name.
     in_force: HashMap<String, Instant>,
-    /// The agent's last answer.
+    /// The agent's last status.
     status: Option<Value>,
 }
 
-/// An agent.
+/// An agent that is polled.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Followed {
+struct WatchedAgent {
     port: u16,
     log: PathBuf,
     since: Instant,
 }
 
-/// See the module. Dropping it ends the thread.
+/// See the module's documentation. Dropping it ends the thread.
 #[derive(Debug)]
-pub struct Watch {
-    seen: Arc<Mutex<Seen>>,
+pub struct AgentWatcher {
+    seen: Arc<Mutex<AgentState>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Watch {
-    /// Begins, with no agent to ask.
-    pub fn begin(namespace: &Arc<Namespace>) -> Result<Self> {
-        let (seen, stop) = (Arc::<Mutex<Seen>>::default(), Arc::new(AtomicBool::new(false)));
+impl AgentWatcher {
+    /// Starts the thread, without an agent to poll.
+    pub fn new(namespace: &Arc<Namespace>) -> Result<Self> {
+        let (seen, stop) = (Arc::<Mutex<AgentState>>::default(), Arc::new(AtomicBool::new(false)));
         let (shared, is_over, namespace) = (Arc::clone(&seen), Arc::clone(&stop), Arc::clone(namespace));
         let thread = std::thread::spawn(move || {
             let mut logs = HashMap::new();
             while !is_over.load(Ordering::Acquire) {
-                ask(&shared, &namespace, &mut logs);
-                sleep(EVERY);
+                poll(&shared, &namespace, &mut logs);
+                sleep(POLL_INTERVAL);
             }
         });
         Ok(Self { seen, stop, thread: Some(thread) })
     }
 
-    /// From now on this agent is asked, or none.
+    /// Polls this agent from now on, or none.
     pub fn follow(&self, agent: Option<&Agent>) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let followed = |agent: &Agent| Followed {
+        let followed = |agent: &Agent| WatchedAgent {
             port: agent.http_port(),
             log: agent.log_file().to_owned(),
             since: Instant::now(),
@@ -76,24 +77,24 @@ impl Watch {
         (seen.agent, seen.status) = (agent.map(followed), None);
     }
 
-    /// When a policy was seen in force for the first time.
+    /// When a policy was first seen in force.
     pub fn in_force(&self, policy: &str) -> Option<Instant> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).in_force.get(policy).copied()
     }
 
-    /// The last status of the agent that is followed.
+    /// The last status of the agent that is polled.
     pub fn status(&self) -> Option<Value> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).status.clone()
     }
 
-    /// Whether the agent that is followed said last that its rules are in force.
+    /// Whether the last status of the agent says that its rules are in force.
     pub fn enforces(&self) -> bool {
         self.status()
             .is_some_and(|status| status["phase"] == "enforcing" && status["applied_generation"] != 0)
     }
 }
 
-impl Drop for Watch {
+impl Drop for AgentWatcher {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
@@ -102,7 +103,7 @@ impl Drop for Watch {
     }
 }
 
-fn ask(seen: &Mutex<Seen>, namespace: &Namespace, logs: &mut HashMap<PathBuf, u64>) {
+fn poll(seen: &Mutex<AgentState>, namespace: &Namespace, logs: &mut HashMap<PathBuf, u64>) {
     let lock = || seen.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(agent) = lock().agent.clone() else { return };
     let offset = logs.entry(agent.log.clone()).or_default();
@@ -111,7 +112,7 @@ fn ask(seen: &Mutex<Seen>, namespace: &Namespace, logs: &mut HashMap<PathBuf, u6
     for policy in applied {
         lock().in_force.entry(policy).or_insert(now);
     }
-    // An agent that does not listen yet, or ends, answers nothing.
+    // An agent that does not listen yet, or that is exiting, does not answer.
     let Ok(answer) = http::get(namespace, agent.port, "/status") else { return };
     let Ok(status) = serde_json::from_str::<Value>(&answer.body) else { return };
     let mut seen = lock();
@@ -120,8 +121,8 @@ fn ask(seen: &Mutex<Seen>, namespace: &Namespace, logs: &mut HashMap<PathBuf, u6
     }
 }
 
-/// The marker policies in the `policy applied` lines of a log from byte `offset` on. Moves `offset` behind the
-/// last whole line.
+/// The marker policies in the `policy applied` lines of a log from byte `offset` on. Moves `offset` behind
+/// the last whole line.
 fn read_applied(log: &Path, offset: &mut u64) -> std::io::Result<Vec<String>> {
     let mut file = File::open(log)?;
     file.seek(SeekFrom::Start(*offset))?;
@@ -144,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_names_the_worlds_that_it_applies() {
+    fn a_line_names_the_worlds_that_are_in_force() {
         let line = r#"INFO policy applied generation=2 policies=["db/metrics", "marker/policies-1", "marker/policies-2"]"#;
         assert_eq!(markers(line), ["marker/policies-1", "marker/policies-2"]);
     }
