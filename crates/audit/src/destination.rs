@@ -21,7 +21,10 @@ const CREATE_DELAY: Duration = Duration::from_millis(10);
 /// How long a write waits for another agent's lock. An agent that is stopped in the middle of a write keeps
 /// its lock. After this time, lines are written without the lock, and a partial line of the other agent stays
 /// a separate line.
-const LOCK_TIMEOUT: Duration = Duration::from_millis(50);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The pause between two attempts to take the lock.
+const LOCK_RETRY: Duration = Duration::from_millis(1);
 
 /// The mode of a new file. The log shows which pods communicate, so it is not world-readable. A log shipper
 /// that isn't root can read it as a member of the file's group, which a directory with the set-group-ID bit
@@ -156,6 +159,8 @@ pub(crate) struct LogFile {
     end: u64,
     /// Whether the last write to a file that isn't regular ended in the middle of a line.
     is_partial: bool,
+    /// The last write waited for the lock without success.
+    lock_timed_out: bool,
 }
 
 impl LogFile {
@@ -173,7 +178,16 @@ impl LogFile {
         })?;
         let metadata = file.metadata()?;
         let (regular, end) = (metadata.is_file(), metadata.len());
-        Ok(Self { path: path.to_owned(), max_bytes, keep, file, regular, end, is_partial: false })
+        Ok(Self {
+            path: path.to_owned(),
+            max_bytes,
+            keep,
+            file,
+            regular,
+            end,
+            is_partial: false,
+            lock_timed_out: false,
+        })
     }
 
     fn write(&mut self, lines: &[u8]) -> io::Result<Written> {
@@ -186,15 +200,18 @@ impl LogFile {
         Ok(if self.is_in_place().unwrap_or(false) { Written::InPlace } else { Written::Displaced })
     }
 
-    /// Locks the file against other agents for at most [`LOCK_TIMEOUT`], where it can be locked.
-    fn lock(&self) {
-        let end = Instant::now() + LOCK_TIMEOUT;
-        while self.regular
-            && matches!(self.file.try_lock(), Err(TryLockError::WouldBlock))
-            && Instant::now() < end
-        {
-            thread::sleep(LOCK_TIMEOUT / 50);
+    /// Locks the file against other agents, where it can be locked. Waits at most [`LOCK_TIMEOUT`], and not
+    /// at all while another agent still holds the lock that an earlier write waited for.
+    fn lock(&mut self) {
+        let end = Instant::now() + if self.lock_timed_out { Duration::ZERO } else { LOCK_TIMEOUT };
+        while self.regular && matches!(self.file.try_lock(), Err(TryLockError::WouldBlock)) {
+            if Instant::now() >= end {
+                self.lock_timed_out = true;
+                return;
+            }
+            thread::sleep(LOCK_RETRY);
         }
+        self.lock_timed_out = false;
     }
 
     /// Rotates the file if the lines would make it too long, and appends all of them or none.
