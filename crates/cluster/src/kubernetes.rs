@@ -1,26 +1,27 @@
-//! The Kubernetes API as a source: Namespaces, Nodes, Pods and NetworkPolicies, listed once and watched from there.
+//! The Kubernetes API as a source of Namespaces, Nodes, Pods and NetworkPolicies.
 //!
 //! ```text
-//!   API server -> [ follow ] one for each kind -> Event --+
-//!                 [ reread ] single objects --- Object --+-> [ state ] -> Update -> agent
-//!   CNI cache  -> [ cni ] ------------------------ Claim -+         |
-//!                                                                   +-> [ report ] -> Event on the object
+//!   API server -> [ watcher ] one for each kind -> WatcherEvent --+
+//!                 [ reread ]  single objects ----------- Object --+-> [ state ] -> Update -> agent
+//!   CNI cache  -> [ cni ] ------------------------ CachedResult --+        |
+//!                                                                          +-> [ report ] -> Event on object
 //! ```
 //!
-//! The first update is sent when the first list of every kind is complete. While the API server can't be reached, what was last
-//! known stays in force; when it is there again, what vanished meanwhile is found out, so that there is no gap. A burst of changes
-//! becomes one update; a single one is told within some milliseconds.
+//! Each kind is listed once and then watched. The first update is sent when the first list of every kind is
+//! complete. While the API server is unreachable, the last known objects stay in force. When it is reachable
+//! again, objects that were deleted in the meantime are found, so nothing is missed. A burst of changes
+//! becomes one update; a single change is published within some milliseconds.
 
 mod clients;
 mod configuration;
 mod failure;
-mod follow;
 mod object;
 mod report;
 mod reread;
 mod review;
 mod rollout;
 mod state;
+mod watcher;
 
 use std::io;
 use std::sync::Arc;
@@ -35,88 +36,88 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 pub use self::configuration::{Access, AccessError};
-pub use self::follow::Patience;
 pub use self::review::{Permission, Review};
 pub use self::rollout::Rollout;
+pub use self::watcher::Timeouts;
 
 use self::clients::Clients;
-use self::follow::{Event, Follower};
 use self::report::Reporter;
 use self::reread::Rereader;
 use self::state::State;
-use crate::checkpoint::{Checkpoint, News, Restored, StateDir, StateStatus, WritePermit, Writer};
+use self::watcher::{Watcher, WatcherEvent};
+use crate::checkpoint::{ChangeClass, Checkpoint, Restored, StateDir, StateStatus, WritePermit, Writer};
 use crate::cni::{Cache, CniCache, Hint, WALK};
-use crate::connection::Connections;
 use crate::convert::Kind;
 use crate::interner::Interner;
 use crate::problem::Update;
+use crate::watch_status::WatchStatuses;
 
-/// After this without a further event an update is told...
+/// An update is published after this time without a further event...
 const QUIET: Duration = Duration::from_millis(1);
-/// ... and after this in any case.
+/// ... and after this time in any case.
 const LONGEST: Duration = Duration::from_millis(5);
 
-/// A server that is there takes a connection sooner.
+/// The time limit for connecting. A server that is up accepts a connection sooner.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// How the state on disk names this source.
+/// The name of this source in the state on disk.
 const SOURCE: &str = "kubernetes";
 
-/// How long the API server has before the state on disk is used: what it says is newer.
+/// How long the API server has to answer before the state on disk is used. Its objects are newer.
 const HEAD_START: Duration = Duration::from_millis(300);
 
-/// How often it is looked whether a request has failed meanwhile: then waiting is of no use.
+/// How often to check whether a request has failed. If one has, there is no point in waiting longer.
 const LOOK_FOR_FAILURE: Duration = Duration::from_millis(20);
 
-/// Capacity of the channel of events, which bounds how far lists run ahead of the state. One of the largest
-/// policies takes up to 5 MB, converted.
-const WAITING: usize = 8;
+/// Capacity of the event channel, which bounds how far lists run ahead of the state. A policy of the largest
+/// size takes up to 5 MB when converted.
+const EVENT_CAPACITY: usize = 8;
 
-/// Refused policies that may wait to be told of.
-const WAITING_REFUSALS: usize = 256;
+/// Refused policies that may wait for their Event.
+const REFUSAL_CAPACITY: usize = 256;
 
 /// The Kubernetes API as a source.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Kubernetes {
-    /// How the API server is found.
+    /// How to find the API server.
     pub access: Access,
-    /// The node whose pods may be known from the CNI cache.
+    /// The node whose pods may get their addresses from the CNI result cache.
     pub node: Arc<str>,
-    /// Which CNI cache.
+    /// Which CNI result cache to use.
     pub cni_cache: CniCache,
-    /// How long answers are waited for.
-    pub patience: Patience,
-    /// Which policies' rules are kept in memory.
+    /// The timeouts of requests and the pauses between retries.
+    pub timeouts: Timeouts,
+    /// The limits up to which the rules of policies are kept in memory.
     pub budget: Budget,
 }
 
-/// The API is no source.
+/// The Kubernetes API can't be used as a source.
 #[derive(Debug, thiserror::Error)]
 pub enum KubernetesError {
     /// The API server can't be found.
     #[error(transparent)]
     Access(#[from] AccessError),
-    /// What is known of the API server can't be used.
-    #[error("no connection to the API server can be made with this configuration: {0}")]
-    Client(String),
-    /// No thread for it could be started.
-    #[error("no thread could be started to watch the Kubernetes API: {0}")]
-    Thread(io::Error),
+    /// The client rejects the configuration.
+    #[error("this configuration cannot be used to connect to the API server")]
+    Client(#[source] kube::Error),
+    /// The thread or its runtime could not be started.
+    #[error("no thread could be started to watch the Kubernetes API")]
+    Thread(#[source] io::Error),
 }
 
 /// A policy that the consumer enforces without its rules.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RefusedPolicy {
-    /// Which one.
+    /// The policy's name.
     pub name: PolicyName,
-    /// Why, and what to do: one sentence for its author.
+    /// Why, and what to do, in one sentence for its author.
     pub message: String,
 }
 
-/// The API being watched. Dropping it ends that.
+/// The running watch of the API. Dropping it stops the watch.
 #[derive(Debug)]
 pub struct Watching {
-    connections: Connections,
+    watch_statuses: WatchStatuses,
     state_dir: Option<(StateStatus, WritePermit)>,
     refused: mpsc::Sender<RefusedPolicy>,
     stop: Option<oneshot::Sender<()>>,
@@ -124,20 +125,22 @@ pub struct Watching {
 }
 
 impl Kubernetes {
-    /// Watches on a thread of its own and calls `publish` there with each update. Ends when [`Watching`] is dropped.
+    /// Watches on a separate thread and calls `publish` there with each update. Stops when [`Watching`] is
+    /// dropped.
     ///
-    /// With a state on disk the first update has that, if the API server fails to answer, or takes longer than 0.3 s.
+    /// With a state on disk, the first update has its objects if a request to the API server fails or takes
+    /// longer than 0.3 s.
     pub fn watch(
         &self,
         state_dir: Option<&StateDir>,
         publish: impl FnMut(Update) + Send + 'static,
     ) -> Result<Watching, KubernetesError> {
         let runtime = runtime().map_err(KubernetesError::Thread)?;
-        let clients = Clients::new(self.access.clone(), self.patience.longest);
+        let clients = Clients::new(self.access.clone(), self.timeouts.max_backoff);
         let (clients, server) = runtime.block_on(clients)?;
-        let connections = Connections::new(&server, Kind::ALL);
+        let watch_statuses = WatchStatuses::new(&server, Kind::ALL);
         let (stop, stopped) = oneshot::channel();
-        let (refused, refusals) = mpsc::channel(WAITING_REFUSALS);
+        let (refused, refusals) = mpsc::channel(REFUSAL_CAPACITY);
         let mut state = State::new(Arc::clone(&self.node), self.budget);
         let writer = state_dir.map(|state_dir| {
             let (restored, writer) = state_dir.open(SOURCE, state.interner());
@@ -152,44 +155,44 @@ impl Kubernetes {
         let interner = Arc::clone(state.interner());
         let source = Running {
             state,
-            connections: connections.clone(),
+            watch_statuses: watch_statuses.clone(),
             writer,
             reporter: Reporter::new(clients.clone(), Arc::clone(&self.node)),
-            rereader: Rereader::new(clients.clone(), Arc::clone(&interner), self.patience.answer),
+            rereader: Rereader::new(clients.clone(), Arc::clone(&interner), self.timeouts.response),
             cache: self.cni_cache.folder().map(Cache::new),
         };
-        let (followed, patience) = (connections.clone(), self.patience);
+        let (watched, timeouts) = (watch_statuses.clone(), self.timeouts);
         let thread = thread::Builder::new().name("kubernetes".into()).spawn(move || {
             runtime.block_on(async {
-                let events = follow_all(&clients, &followed, &interner, patience);
+                let events = watch_all(&clients, &watched, &interner, timeouts);
                 tokio::select! {
                     () = source.run(events, refusals, publish) => {}
                     _ = stopped => {}
                 }
             });
-            // A request that is under way is not waited for.
+            // Do not wait for requests in flight.
             runtime.shutdown_background();
         });
         let thread = thread.map_err(KubernetesError::Thread)?;
-        Ok(Watching { connections, state_dir, refused, stop: Some(stop), thread: Some(thread) })
+        Ok(Watching { watch_statuses, state_dir, refused, stop: Some(stop), thread: Some(thread) })
     }
 }
 
 impl Watching {
-    /// How each kind of object is connected.
-    pub fn connections(&self) -> &Connections {
-        &self.connections
+    /// The status of each kind's watch.
+    pub fn watch_statuses(&self) -> &WatchStatuses {
+        &self.watch_statuses
     }
 
-    /// How the state on disk is, and the permission to write it; `None` without one.
+    /// The status of the state on disk and the permit to write it; `None` without a state folder.
     pub fn state_dir(&self) -> Option<&(StateStatus, WritePermit)> {
         self.state_dir.as_ref()
     }
 }
 
 impl Watching {
-    /// Says on the policy itself, as an Event, that it is refused: some time soon, once for each of its versions. What can't wait is in
-    /// the consumer's log alone.
+    /// Reports on the policy itself, as an Event, that it is refused. The Event is created in the background,
+    /// once for each version of the policy. If too many wait, only the consumer's log has the refusal.
     pub fn refuse(&self, policy: RefusedPolicy) {
         let _ = self.refused.try_send(policy);
     }
@@ -199,7 +202,7 @@ impl Drop for Watching {
     fn drop(&mut self) {
         drop(self.stop.take());
         let own = |thread: &JoinHandle<()>| thread.thread().id() == thread::current().id();
-        // A thread can't wait for itself.
+        // A thread can't join itself.
         if let Some(thread) = self.thread.take().filter(|thread| !own(thread)) {
             let _ = thread.join();
         }
@@ -210,38 +213,38 @@ fn runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// Starts to follow every kind.
-fn follow_all(
+/// Starts a watcher for every kind.
+fn watch_all(
     clients: &Clients,
-    connections: &Connections,
+    watch_statuses: &WatchStatuses,
     interner: &Arc<Interner>,
-    patience: Patience,
-) -> mpsc::Receiver<(Kind, Event)> {
-    let (events, receiver) = mpsc::channel(WAITING);
+    timeouts: Timeouts,
+) -> mpsc::Receiver<(Kind, WatcherEvent)> {
+    let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
     for kind in Kind::ALL {
-        let follower = Follower {
+        let watcher = Watcher {
             clients: clients.clone(),
-            connections: connections.clone(),
-            patience,
+            watch_statuses: watch_statuses.clone(),
+            timeouts,
             events: events.clone(),
             interner: Arc::clone(interner),
-            // Without Nodes --pod-cidr says where this node's pods are.
-            dispensable: kind == Kind::Node,
+            // Without Nodes, --pod-cidr gives this node's pod CIDRs.
+            optional: kind == Kind::Node,
         };
         match kind {
-            Kind::Namespace => drop(tokio::spawn(follower.follow::<core::Namespace>(kind))),
-            Kind::Pod => drop(tokio::spawn(follower.follow::<core::Pod>(kind))),
-            Kind::Node => drop(tokio::spawn(follower.follow::<core::Node>(kind))),
-            Kind::NetworkPolicy => drop(tokio::spawn(follower.follow::<networking::NetworkPolicy>(kind))),
+            Kind::Namespace => drop(tokio::spawn(watcher.run::<core::Namespace>(kind))),
+            Kind::Pod => drop(tokio::spawn(watcher.run::<core::Pod>(kind))),
+            Kind::Node => drop(tokio::spawn(watcher.run::<core::Node>(kind))),
+            Kind::NetworkPolicy => drop(tokio::spawn(watcher.run::<networking::NetworkPolicy>(kind))),
         }
     }
     receiver
 }
 
-/// What the thread works on.
+/// The state of the source's thread.
 struct Running {
     state: State,
-    connections: Connections,
+    watch_statuses: WatchStatuses,
     writer: Option<Writer>,
     reporter: Reporter,
     rereader: Rereader,
@@ -251,23 +254,23 @@ struct Running {
 impl Running {
     async fn run(
         mut self,
-        mut events: mpsc::Receiver<(Kind, Event)>,
+        mut events: mpsc::Receiver<(Kind, WatcherEvent)>,
         mut refusals: mpsc::Receiver<RefusedPolicy>,
         mut publish: impl FnMut(Update),
     ) {
         let (hint, mut hints) = mpsc::unbounded_channel();
-        // Nobody looks once this ends.
-        let tell = move |what: Hint| drop(hint.send(what));
+        // If this function has ended, no receiver is left.
+        let send_hint = move |what: Hint| drop(hint.send(what));
         let mut walks = interval(WALK);
         let mut seconds = interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let started = Instant::now();
         let mut head_start = interval(LOOK_FOR_FAILURE);
-        // When an update is told: after a while of quiet, but not too late.
+        // When an update is published: after a quiet period, but not later than a limit.
         let mut due: Option<(Instant, Instant)> = None;
         loop {
             if self.rereader.is_idle()
-                && let Some((key, expected)) = self.state.wanted()
+                && let Some((key, expected)) = self.state.next_reread()
             {
                 self.rereader.start(key, expected);
             }
@@ -279,12 +282,12 @@ impl Running {
                         self.save(&update);
                         publish(update);
                     }
-                    self.reporter.report(self.state.misunderstood());
+                    self.reporter.report(self.state.take_warnings());
                     continue;
                 }
                 event = events.recv() => {
                     let Some((kind, event)) = event else { return };
-                    self.state.take_in(kind, event);
+                    self.state.apply(kind, event);
                 }
                 reread = self.rereader.answer() => {
                     let Some(reread) = reread else { continue };
@@ -295,12 +298,12 @@ impl Running {
                     continue;
                 }
                 Some(hint) = hints.recv() => {
-                    if !self.look(hint, &tell) {
+                    if !self.check_cni_cache(hint, &send_hint) {
                         continue;
                     }
                 }
                 _ = head_start.tick(), if self.state.is_held_back() => {
-                    if started.elapsed() < HEAD_START && !self.connections.has_failed() {
+                    if started.elapsed() < HEAD_START && !self.watch_statuses.has_failed() {
                         continue;
                     }
                     self.state.release();
@@ -311,7 +314,7 @@ impl Running {
                     }
                 }
                 _ = walks.tick() => {
-                    if !self.look(Hint::All, &tell) {
+                    if !self.check_cni_cache(Hint::All, &send_hint) {
                         continue;
                     }
                 }
@@ -322,24 +325,24 @@ impl Running {
         }
     }
 
-    /// Has what is known now written to disk.
+    /// Offers the current objects to the writer of the state on disk.
     fn save(&self, update: &Update) {
         let Some(writer) = &self.writer else { return };
         if let Some(checkpoint) = self.state.checkpoint() {
             let is_pod = |change: &Change| matches!(change, Change::Pod(_) | Change::PodGone(_));
-            let news = if update.changes.iter().all(is_pod) { News::Pods } else { News::Policy };
-            writer.offer(checkpoint, news);
+            let only_pods = update.changes.iter().all(is_pod);
+            writer.offer(checkpoint, if only_pods { ChangeClass::PodsOnly } else { ChangeClass::Policy });
         }
     }
 
-    /// Looks at the CNI cache. Whether it says anything else now.
-    fn look(&mut self, hint: Hint, tell: &(impl Fn(Hint) + Send + Clone + 'static)) -> bool {
+    /// Checks the CNI result cache. Returns whether its results changed.
+    fn check_cni_cache(&mut self, hint: Hint, send: &(impl Fn(Hint) + Send + Clone + 'static)) -> bool {
         let Some(cache) = &mut self.cache else { return false };
-        let news = cache.look(hint, tell);
-        if news {
-            self.state.claims(cache.claims().into_iter().cloned().collect());
+        let changed = cache.check(hint, send);
+        if changed {
+            self.state.set_cni_results(cache.results().into_iter().cloned().collect());
         }
-        news
+        changed
     }
 }
 

@@ -1,7 +1,7 @@
-//! The state on disk before and while the API server answers.
+//! The state on disk as a stand-in for lists that are not complete.
 //!
-//! Invariant: the objects of each kind stand until the first complete list of that kind, or until it may not be listed; and the consumer has none of them before
-//! [`State::release`].
+//! Invariant: the restored objects of each kind stay until the first complete list of that kind, or until the
+//! kind turns out to be unavailable. The consumer gets none of them before [`State::release`].
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -16,20 +16,21 @@ use crate::convert::Kind;
 use crate::key::Key;
 use crate::problem::{Origin, Problem, ResourceVersion};
 
-/// The state on disk, as long as it stands in for lists that are not complete.
+/// The state on disk while it stands in for lists that are not complete.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Standby {
     /// When it was written.
     pub saved: SystemTime,
-    /// Whether the consumer may have it: the API server had its chance to answer first.
+    /// Whether it may be published. The API server gets the chance to answer first.
     pub is_released: bool,
 }
 
 impl State {
-    /// Takes in the objects of the state on disk, before anything else. They stand until the first complete list of their kind.
+    /// Restores the objects of the state on disk. Must be called before anything else. They stay until the
+    /// first complete list of their kind.
     pub fn restore(&mut self, objects: OrdMap<Key, Change>, finished: Vec<PodName>, saved: SystemTime) {
         for (key, change) in &objects {
-            self.differences.touch(key, || None);
+            self.delta.record_before(key, || None);
             if let Change::Policy(policy) = change {
                 self.rule_budget.enter(&policy.name, policy.cost());
             }
@@ -46,7 +47,7 @@ impl State {
         self.restored = Some(Standby { saved, is_released: false });
     }
 
-    /// The API server has had its chance: the next update has the state on disk.
+    /// The API server has had its chance, so the next update has the state on disk.
     pub fn release(&mut self) {
         if let Some(standby) = &mut self.restored {
             standby.is_released = true;
@@ -58,8 +59,9 @@ impl State {
         self.restored.is_some_and(|standby| !standby.is_released)
     }
 
-    /// Nodes may not be listed. Of those on disk the agent's own stands, and is named: without its pod CIDRs nothing would be enforced. Those
-    /// of others are dropped: an address may be another machine's by now, and must not count as a node's.
+    /// Handles that Nodes may not be listed. Of the restored Nodes, the agent's own is kept and reported,
+    /// because without its pod CIDRs nothing would be enforced. The other Nodes are dropped: their addresses
+    /// may be other machines' by now, and must not count as a node's.
     pub(super) fn without_nodes(&mut self) {
         if std::mem::replace(&mut self.list(Kind::Node).is_known, true) {
             return;
@@ -75,17 +77,20 @@ impl State {
             let problem = Problem {
                 origin: Origin::Api { resource_version: Arc::clone(&resource_version) },
                 object: Some(key.to_string()),
-                what: "Nodes may not be listed, and it is known from the state on disk alone".into(),
-                effect: "its addresses and pod CIDRs are those of that time: allow the agent to list Nodes, or give --pod-cidr".into(),
+                what: "Nodes may not be listed, and this one is known only from the state on disk".into(),
+                effect:
+                    "its addresses and pod CIDRs are those of that time: allow the agent to list Nodes, or \
+                         give --pod-cidr"
+                        .into(),
             };
             self.problems.set(key, &resource_version, vec![problem]);
         }
     }
 
-    /// What is known now, for the state on disk; `None` if that is what it says already.
+    /// The current objects for the state on disk; `None` if they are still those on disk.
     pub fn checkpoint(&self) -> Option<Checkpoint> {
         let finished = || self.local.finished().cloned().collect();
-        let is_news = self.lists.values().any(|list| list.is_known);
-        is_news.then(|| Checkpoint::Kubernetes { objects: self.objects.clone(), finished: finished() })
+        let is_newer = self.lists.values().any(|list| list.is_known);
+        is_newer.then(|| Checkpoint::Kubernetes { objects: self.objects.clone(), finished: finished() })
     }
 }

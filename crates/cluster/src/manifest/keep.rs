@@ -1,6 +1,7 @@
-//! Which fields of an object are kept, and how they are read.
+//! Which fields of an object are kept, and how they are parsed.
 //!
-//! Of a field that a mapping has more than once the last value is kept, as kubectl and Helm keep it, and a note is taken.
+//! Of a field that occurs more than once in a mapping, the last value is kept, as by kubectl and Helm, and
+//! the duplicate is recorded.
 
 use std::cell::{Cell, RefCell};
 use std::collections::btree_map::Entry;
@@ -10,24 +11,26 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::convert::{FieldPath, Kind, PUBLIC_ADDRESSES, Step, Twice, is_miswritten, is_miswritten_range};
+use crate::convert::{
+    Duplicate, FieldPath, Kind, PUBLIC_ADDRESSES, Step, is_miswritten, is_miswritten_range,
+};
 
 /// Which part of a value is kept.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Keep {
-    /// Nothing; not even that it is there.
+    /// Nothing, not even its presence.
     Nothing,
-    /// Only that it is there.
+    /// Only its presence.
     Presence,
     /// All of it.
     All,
-    /// Of a mapping these fields.
+    /// These fields of a mapping.
     Fields(&'static [(&'static str, Keep)]),
-    /// Of a list all elements, of each this.
+    /// This part of each element of a list.
     Each(&'static Keep),
 }
 
-/// Nothing but the names of the fields are looked at: whether one comes twice.
+/// Only the names of the fields are examined, to find duplicates.
 const NAMES: Keep = Keep::Fields(&[]);
 
 const METADATA: Keep = Keep::Fields(&[
@@ -47,7 +50,8 @@ const NODE_METADATA: Keep = Keep::Fields(&[
     ("resourceVersion", Keep::All),
     ("annotations", Keep::Fields(&FLANNELS_ANNOTATIONS)),
 ]);
-/// Addresses between which Flannel carries the overlay, where they are not among the node's own ([`mod@crate::convert`]).
+/// Addresses that Flannel uses for the overlay, if they are not among the node's own
+/// ([`mod@crate::convert`]).
 const FLANNELS_ANNOTATIONS: [(&str, Keep); 4] = [
     (PUBLIC_ADDRESSES[0], Keep::All),
     (PUBLIC_ADDRESSES[1], Keep::All),
@@ -62,7 +66,8 @@ const POD_SPEC: Keep = Keep::Fields(&[
     ("initContainers", CONTAINERS),
 ]);
 const POD_STATUS: Keep = Keep::Fields(&[("phase", Keep::All), ("podIP", Keep::All), ("podIPs", Keep::All)]);
-/// Of a policy whose rules are read later. Without `policyTypes` it isolates for egress if it has a rule for it.
+/// The outline of a policy whose rules are read later. Without `policyTypes`, a policy isolates for egress if
+/// it has a rule for it.
 const POLICY_OUTLINE: Keep = Keep::Fields(&[
     ("podSelector", Keep::All),
     ("policyTypes", Keep::All),
@@ -71,11 +76,11 @@ const POLICY_OUTLINE: Keep = Keep::Fields(&[
 const NODE_SPEC: Keep = Keep::Fields(&[("podCIDR", Keep::All), ("podCIDRs", Keep::All)]);
 const NODE_STATUS: Keep = Keep::Fields(&[("addresses", Keep::All)]);
 
-/// What is kept of the field `name` of an object. While its kind isn't known, everything is.
+/// The part of the field `name` that is kept. While the object's kind is unknown, everything is kept.
 fn keep_of(kind: Option<&str>, name: &str) -> &'static Keep {
     let Some(kind) = kind else { return &Keep::All };
     let Some(kind) = Kind::named(kind) else {
-        // Its name is enough to say what a message is about.
+        // For messages, the object's name is enough.
         return if name == "metadata" { &METADATA } else { &Keep::Nothing };
     };
     match (kind, name) {
@@ -85,57 +90,59 @@ fn keep_of(kind: Option<&str>, name: &str) -> &'static Keep {
         (Kind::Pod, "status") => &POD_STATUS,
         (Kind::Node, "spec") => &NODE_SPEC,
         (Kind::Node, "status") => &NODE_STATUS,
-        // A policy is looked at whole: a field that is not known may narrow it.
+        // All of a policy is kept, because an unknown field may narrow it.
         (Kind::NetworkPolicy, "spec") => &Keep::All,
         (Kind::NetworkPolicy, _) => &Keep::Presence,
         _ => &Keep::Nothing,
     }
 }
 
-/// The most duplicated fields of an object that are noted one by one. Beyond that, the field that contains them is noted, such as
-/// `spec.podSelector` or `metadata.labels`; beyond twice as many, the object's own field. So notes are bounded, and a field that contains
-/// duplicates is never understood.
-const MOST_NOTES: usize = 256;
+/// The most duplicate fields of an object that are recorded one by one. Beyond that, the field that contains
+/// them is recorded, such as `spec.podSelector` or `metadata.labels`; beyond twice as many, the object's own
+/// field. So the records are bounded, and a field that contains duplicates is never understood.
+const MOST_DUPLICATES: usize = 256;
 
-/// The longest name of a field that is kept, in bytes: longer than any label's key (253 + 1 + 63), so that messages and notes stay short.
+/// The longest name of a field that is kept, in bytes. It is longer than any label's key (253 + 1 + 63), and
+/// bounds messages and records.
 pub(super) const LONGEST_NAME: usize = 512;
 
-/// The bytes of text that a field or element takes, at least, besides names and texts.
+/// The fewest bytes of text that a field or element takes, besides names and strings.
 const VALUE: usize = 1;
 
-/// The beginning of a name that is too long.
+/// The beginning of a name that is too long, for messages.
 pub(super) fn shortened(name: &str) -> String {
-    /// Characters of it.
+    /// The number of characters shown.
     const SHOWN: usize = 32;
     let shown: String = name.chars().take(SHOWN).collect();
     format!("{shown}... ({} bytes)", name.len())
 }
 
-/// Whether a verdict may depend on this field of an object.
+/// Whether verdicts may depend on this field of an object.
 fn is_read(field: &Step) -> bool {
     let read = ["apiVersion", "kind", "metadata", "spec", "status"];
     matches!(field, Step::Field(name) if read.contains(&name.as_str()))
 }
 
-/// What was noted while an object was read.
+/// The state of reading an object.
 #[derive(Debug, Default)]
-pub(super) struct Notes {
-    twice: RefCell<BTreeMap<FieldPath, Twice>>,
-    /// What there is of `spec` or `metadata` if the text broke off in it.
+pub(super) struct ReadContext {
+    duplicates: RefCell<BTreeMap<FieldPath, Duplicate>>,
+    /// The part of `spec` or `metadata` that was read, if the text broke off in it.
     cut: RefCell<Option<(&'static str, Value)>>,
-    /// Whether names of which nothing is kept are looked at.
+    /// Whether names of fields that are not kept are examined for duplicates.
     pub by_hand: bool,
-    /// How many bytes more may be kept, if that is limited.
+    /// How many more bytes may be kept, if that is limited.
     room: Cell<Option<usize>>,
 }
 
-impl Notes {
-    /// Nothing yet. `by_hand`: of an object that a person or a template may have written. `most`: the most bytes that are kept.
+impl ReadContext {
+    /// The initial state. `by_hand` says that a person or a template may have written the object. `most` is
+    /// the most bytes that are kept.
     pub fn of(by_hand: bool, most: Option<usize>) -> Self {
         Self { by_hand, room: Cell::new(most), ..Self::default() }
     }
 
-    /// What is kept of the field `name` of an object of this kind.
+    /// The part of the field `name` that is kept for an object of this kind.
     pub fn keep_of(&self, kind: Option<&str>, name: &str) -> &'static Keep {
         match (kind.and_then(Kind::named), name, self.room.get()) {
             (Some(Kind::NetworkPolicy), "spec", Some(_)) => &POLICY_OUTLINE,
@@ -143,58 +150,59 @@ impl Notes {
         }
     }
 
-    /// Takes note that this many bytes are kept. Fails if they are too many.
-    fn keep<E: de::Error>(&self, bytes: usize) -> Result<(), E> {
+    /// Counts bytes that are kept. Fails if there are too many.
+    fn count<E: de::Error>(&self, bytes: usize) -> Result<(), E> {
         let Some(room) = self.room.get() else { return Ok(()) };
-        let left = room.checked_sub(bytes).ok_or_else(|| E::custom("there is too much to keep"))?;
+        let left = room.checked_sub(bytes).ok_or_else(|| E::custom("the object is too large"))?;
         self.room.set(Some(left));
         Ok(())
     }
 
-    /// Notes that the field at `at` came again: its value before and its value now, where they are known.
+    /// Records that the field at `at` occurred again, with its previous and current value if they are known.
     pub fn again(&self, at: FieldPath, values: Option<(&Value, &Value)>) {
-        let mut twice = self.twice.borrow_mut();
-        let known = twice.len();
+        let mut duplicates = self.duplicates.borrow_mut();
+        let known = duplicates.len();
         let is_read = at.0.first().is_some_and(is_read);
-        // An object has only five fields of its own that a verdict reads: these are always noted.
-        let again = if known < MOST_NOTES || twice.contains_key(&at) || (is_read && at.0.len() == 1) {
-            Twice::new(at, values)
+        // Verdicts depend on only five top-level fields of an object. Those are always recorded.
+        let again = if known < MOST_DUPLICATES || duplicates.contains_key(&at) || (is_read && at.0.len() == 1)
+        {
+            Duplicate::new(at, values)
         } else if is_read {
-            let depth = if known < 2 * MOST_NOTES { 2 } else { 1 };
-            Twice::more_within(FieldPath(at.0.into_iter().take(depth).collect()))
+            let depth = if known < 2 * MOST_DUPLICATES { 2 } else { 1 };
+            Duplicate::more_within(FieldPath(at.0.into_iter().take(depth).collect()))
         } else {
             return;
         };
-        match twice.entry(again.at.clone()) {
+        match duplicates.entry(again.at.clone()) {
             Entry::Occupied(known) => known.into_mut().again(again),
             Entry::Vacant(new) => drop(new.insert(again)),
         }
     }
 
-    /// The fields that came twice.
-    pub fn twice(&self) -> Vec<Twice> {
-        self.twice.take().into_values().collect()
+    /// Takes the duplicate fields.
+    pub fn duplicates(&self) -> Vec<Duplicate> {
+        self.duplicates.take().into_values().collect()
     }
 
-    /// The whole fields of a `spec` or `metadata` in which the text broke off.
+    /// Takes the complete fields of a `spec` or `metadata` in which the text broke off.
     pub fn cut(&self) -> Option<(&'static str, Value)> {
         self.cut.take()
     }
 }
 
-/// Names of a mapping's fields of which nothing is kept.
+/// The names of a mapping's fields that are not kept.
 #[derive(Debug, Default)]
 pub(super) struct Passed(BTreeSet<String>);
 
 impl Passed {
-    /// Whether the name has been there before.
+    /// Whether the name occurred before.
     pub fn again(&mut self, name: &str) -> bool {
-        // Of a name that is there already no copy is made.
+        // Avoids copying a name that is known already.
         self.0.contains(name) || !self.0.insert(name.to_owned())
     }
 }
 
-/// The way to a value, from the object's root. Lives on the stack.
+/// The path to a value from the object's root. Lives on the stack.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Trail<'a> {
     up: Option<&'a Trail<'a>>,
@@ -208,7 +216,7 @@ enum Hop<'a> {
 }
 
 impl<'a> Trail<'a> {
-    /// To a field of the object.
+    /// The path to a field of the object.
     pub fn field(name: &'a str) -> Self {
         Self { up: None, hop: Hop::Field(name) }
     }
@@ -236,17 +244,17 @@ impl<'a> Trail<'a> {
     }
 }
 
-/// Reads a value and keeps a part of it.
-pub(super) struct Kept<'a> {
+/// Deserializes a value and keeps a part of it.
+pub(super) struct KeepSeed<'a> {
     /// Which part.
     pub keep: &'a Keep,
-    /// Where it stands.
+    /// Its path.
     pub at: Trail<'a>,
-    /// What is noted about it.
-    pub notes: &'a Notes,
+    /// The state of reading the object.
+    pub context: &'a ReadContext,
 }
 
-impl<'de> DeserializeSeed<'de> for Kept<'_> {
+impl<'de> DeserializeSeed<'de> for KeepSeed<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -254,14 +262,14 @@ impl<'de> DeserializeSeed<'de> for Kept<'_> {
     }
 }
 
-impl Kept<'_> {
-    /// Reads the fields of a mapping into `fields`, as far as they can be read.
+impl KeepSeed<'_> {
+    /// Reads the fields of a mapping into `fields`, as far as possible.
     fn fill<'de, A: MapAccess<'de>>(
         &self,
         mut map: A,
         fields: &mut Map<String, Value>,
     ) -> Result<(), A::Error> {
-        // Those of which nothing is kept.
+        // The names of fields that are not kept.
         let mut passed = Passed::default();
         while let Some(name) = map.next_key::<String>()? {
             let keep = match self.keep {
@@ -274,7 +282,7 @@ impl Kept<'_> {
             if name.len() > LONGEST_NAME {
                 map.next_value::<IgnoredAny>()?;
                 if matches!(keep, Keep::All) {
-                    // No field has such a name: it stands for one that is not known.
+                    // No known field has such a name, so this represents an unknown field.
                     fields.insert(shortened(&name), Value::Null);
                 }
                 continue;
@@ -288,15 +296,15 @@ impl Kept<'_> {
                     fields.insert(name, Value::Null);
                     continue;
                 }
-                if self.notes.by_hand && passed.again(&name) {
-                    self.notes.again(at.path(), None);
+                if self.context.by_hand && passed.again(&name) {
+                    self.context.again(at.path(), None);
                 }
                 continue;
             }
-            self.notes.keep(name.len() + VALUE)?;
-            let value = map.next_value_seed(Kept { keep, at, notes: self.notes })?;
+            self.context.count(name.len() + VALUE)?;
+            let value = map.next_value_seed(KeepSeed { keep, at, context: self.context })?;
             if let Some(before) = fields.get(&name) {
-                self.notes.again(at.path(), Some((before, &value)));
+                self.context.again(at.path(), Some((before, &value)));
             }
             if !keep.is_names() {
                 fields.insert(name, value);
@@ -307,13 +315,13 @@ impl Kept<'_> {
 }
 
 impl Keep {
-    /// Whether only names are looked at.
+    /// Whether only names are examined.
     pub fn is_names(&self) -> bool {
         matches!(self, Self::Fields([]))
     }
 }
 
-impl<'de> Visitor<'de> for Kept<'_> {
+impl<'de> Visitor<'de> for KeepSeed<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -326,10 +334,10 @@ impl<'de> Visitor<'de> for Kept<'_> {
             Ok(()) => Ok(Value::Object(fields)),
             Err(error) => {
                 if self.at.is_spec() {
-                    self.notes.cut.replace(Some(("spec", Value::Object(fields))));
-                // Without its namespace it is not known which pods the policy selects.
+                    self.context.cut.replace(Some(("spec", Value::Object(fields))));
+                // Without its namespace, it is unknown which pods the policy selects.
                 } else if self.at.is_metadata() && fields.contains_key("namespace") {
-                    self.notes.cut.replace(Some(("metadata", Value::Object(fields))));
+                    self.context.cut.replace(Some(("metadata", Value::Object(fields))));
                 }
                 Err(error)
             }
@@ -348,9 +356,9 @@ impl<'de> Visitor<'de> for Kept<'_> {
         let mut items = Vec::new();
         loop {
             let at = Trail { up: Some(&self.at), hop: Hop::Item(items.len()) };
-            match seq.next_element_seed(Kept { keep, at, notes: self.notes })? {
+            match seq.next_element_seed(KeepSeed { keep, at, context: self.context })? {
                 Some(item) => {
-                    self.notes.keep(VALUE)?;
+                    self.context.count(VALUE)?;
                     items.push(item);
                 }
                 None => return Ok(Value::Array(items)),
@@ -383,18 +391,18 @@ impl<'de> Visitor<'de> for Kept<'_> {
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
-        // `.inf` and `.nan`: JSON has no such number. What stands for them must not read as absent, and is as little a text, a port
-        // or a list as they are.
+        // JSON has no `.inf` and `.nan`. Their replacement must not read as absent, and is just as invalid as
+        // a string, a port or a list.
         Ok(Value::from(if value.is_finite() { value } else { f64::MAX }))
     }
 
     fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {
-        self.notes.keep(value.len())?;
+        self.context.count(value.len())?;
         Ok(Value::from(value))
     }
 
     fn visit_string<E: de::Error>(self, value: String) -> Result<Value, E> {
-        self.notes.keep(value.len())?;
+        self.context.count(value.len())?;
         Ok(Value::from(value))
     }
 }

@@ -1,4 +1,5 @@
-//! A place in an object's fields that knows the way to it, so that a flaw can be named without any cost before.
+//! A reference to a field of an object that can compute its path, so that paths cost nothing until a flaw is
+//! reported.
 
 use std::fmt;
 
@@ -16,12 +17,13 @@ pub enum Step {
     Item(usize),
 }
 
-/// The way from an object's root to a field. Shown as `spec.ingress[0].from[1].ipBlock.cidr`; the root is `the object`.
+/// The path from an object's root to a field. Displayed as `spec.ingress[0].from[1].ipBlock.cidr`; the root
+/// is `the object`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct FieldPath(pub Vec<Step>);
 
 impl FieldPath {
-    /// The way to what the field stands in.
+    /// The path of the containing mapping or list.
     pub(super) fn above(&self) -> Self {
         Self(self.0.split_last().map(|(_, above)| above.to_vec()).unwrap_or_default())
     }
@@ -43,46 +45,46 @@ impl fmt::Display for FieldPath {
     }
 }
 
-/// A value and the way to it. Lives on the stack of the conversion that walks down.
+/// A value and its path. Lives on the stack of the conversion.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place<'a> {
-    /// What stands there.
+pub(super) struct FieldRef<'a> {
+    /// The value.
     pub value: &'a Value,
-    up: Option<(&'a Place<'a>, Hop<'a>)>,
+    up: Option<(&'a FieldRef<'a>, Hop<'a>)>,
 }
 
-/// A [`Step`] that owns nothing.
+/// A borrowed [`Step`].
 #[derive(Clone, Copy, Debug)]
 enum Hop<'a> {
     Field(&'a str),
     Item(usize),
 }
 
-impl<'a> Place<'a> {
+impl<'a> FieldRef<'a> {
     /// The root of an object.
     pub fn root(value: &'a Value) -> Self {
         Self { value, up: None }
     }
 
-    /// The field `name`, unless it is absent or null: the API treats both alike.
-    pub fn field<'s>(&'s self, name: &'s str) -> Option<Place<'s>> {
+    /// The field `name`, unless it is absent or null, which the API treats alike.
+    pub fn field<'s>(&'s self, name: &'s str) -> Option<FieldRef<'s>> {
         let value = self.value.get(name).filter(|value| !value.is_null())?;
-        Some(Place { value, up: Some((self, Hop::Field(name))) })
+        Some(FieldRef { value, up: Some((self, Hop::Field(name))) })
     }
 
-    /// The elements, if this is a list.
-    pub fn items<'s>(&'s self) -> Option<impl Iterator<Item = Place<'s>>> {
+    /// The elements if this is a list.
+    pub fn items<'s>(&'s self) -> Option<impl Iterator<Item = FieldRef<'s>>> {
         let items = self.value.as_array()?.iter().enumerate();
-        Some(items.map(move |(at, value)| Place { value, up: Some((self, Hop::Item(at))) }))
+        Some(items.map(move |(at, value)| FieldRef { value, up: Some((self, Hop::Item(at))) }))
     }
 
-    /// The names of the fields that are not among `known`, whatever stands in them.
+    /// The names of the fields that are not in `known`, whatever their values.
     pub fn unknown_fields<'s>(&'s self, known: &'s [&str]) -> impl Iterator<Item = &'s str> {
         let fields = self.value.as_object().into_iter().flatten().map(|(name, _)| name.as_str());
         fields.filter(move |name| !known.contains(name))
     }
 
-    /// The way from the root.
+    /// The path from the root.
     pub fn path(&self) -> FieldPath {
         let mut steps = Vec::new();
         let mut here = self;
@@ -97,12 +99,12 @@ impl<'a> Place<'a> {
         FieldPath(steps)
     }
 
-    /// The object can't be used, because of what stands here.
+    /// The error for an object that is unusable because of this value.
     pub fn unusable(&self, what: impl Into<String>) -> Unusable {
         Unusable { at: self.path(), what: what.into() }
     }
 
-    /// What stands here, short enough for a sentence.
+    /// The value, short enough for a sentence.
     pub fn shown(&self) -> String {
         shown(self.value)
     }
