@@ -11,7 +11,8 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::field_ref::{FieldPath, shown};
+use super::field_path::FieldPath;
+use super::field_ref::shown;
 
 /// A field that occurs more than once in its mapping.
 #[derive(Clone, PartialEq, Eq, Debug)]

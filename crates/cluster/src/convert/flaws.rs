@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use super::Flaw;
 use super::duplicate::Duplicate;
-use super::field_ref::{FieldPath, FieldRef, Step};
+use super::field_path::{FieldPath, Step};
+use super::field_ref::FieldRef;
+use super::flaw::Flaw;
 use crate::invisible::as_seen;
 
 /// The most flaws of an object that are reported.

@@ -3,6 +3,7 @@
 //! The API server refuses others. In a folder they usually come from a pasted invisible character or a
 //! template that was not rendered: a selector with such a label does not select what its author believes.
 
+use super::field_ref::shown;
 use crate::invisible::{is_invisible, named};
 
 /// The longest label value, and the longest name part of a key, in bytes.
@@ -32,7 +33,7 @@ pub(super) fn namespace_fault(name: &str) -> Option<String> {
 }
 
 fn fault(what: &str, text: &str) -> String {
-    let shown = super::field_ref::shown(&text.into());
+    let shown = shown(&text.into());
     let why = match text.chars().find(|c| is_invisible(*c)) {
         Some(hidden) => format!(": it contains the invisible character {}, remove it", named(hidden)),
         None if text.contains("{{") => ": this is a template, render it first".into(),

@@ -6,7 +6,8 @@ use policy::Labels;
 
 use super::field_ref::FieldRef;
 use super::flaws::Flaws;
-use super::{Unusable, label};
+use super::label;
+use super::unusable::Unusable;
 use crate::interner::Interner;
 use crate::invisible::{as_seen, visible};
 

@@ -4,7 +4,8 @@ use policy::Namespace;
 
 use super::field_ref::FieldRef;
 use super::flaws::Flaws;
-use super::{Unusable, metadata};
+use super::metadata;
+use super::unusable::Unusable;
 use crate::interner::Interner;
 use crate::namespaces::METADATA_NAME;
 

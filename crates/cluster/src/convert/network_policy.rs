@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use super::field_ref::FieldRef;
 use super::flaws::Flaws;
 use super::selector::OnDuplicate;
-use super::{Unusable, metadata, peer, port, selector};
+use super::unusable::Unusable;
+use super::{metadata, peer, port, selector};
 use crate::interner::Interner;
 
 /// The effect of a field of the policy as a whole that is not understood: it might isolate, or narrow.

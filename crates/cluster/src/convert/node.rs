@@ -5,11 +5,14 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use policy::Node;
 
+use super::field_path::{FieldPath, Step};
 use super::field_ref::FieldRef;
+use super::flaw::Flaw;
 use super::flaws::Flaws;
+use super::metadata;
 use super::peer::canonical_block;
 use super::pod::address;
-use super::{FieldPath, Step, Unusable, metadata};
+use super::unusable::Unusable;
 use crate::interner::Interner;
 use crate::invisible::{as_seen, visible};
 
@@ -36,7 +39,14 @@ const NO_RANGE: &str = "addresses of its pods that are not known count as outsid
                         for the agent's own node, --pod-cidr can set them too";
 
 /// The flaw of a Node without a pod CIDR. Every new Node has this flaw for a moment.
-pub(crate) const WITHOUT_RANGE: &str = "there is neither podCIDRs nor podCIDR";
+const WITHOUT_RANGE: &str = "there is neither podCIDRs nor podCIDR";
+
+impl Flaw {
+    /// Whether this flaw is normal for a new Node and disappears a moment later.
+    pub(crate) fn is_of_new_node(&self) -> bool {
+        self.what == WITHOUT_RANGE
+    }
+}
 
 /// The fields of `spec` that hold pod CIDRs.
 const RANGES: [&str; 2] = ["podCIDR", "podCIDRs"];

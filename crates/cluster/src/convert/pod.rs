@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 use super::field_ref::FieldRef;
 use super::flaws::Flaws;
-use super::{Unusable, metadata, port};
+use super::unusable::Unusable;
+use super::{metadata, port};
 use crate::interner::Interner;
 
 /// The most named ports of a pod. A verdict about the pod examines each of them.

@@ -1,7 +1,7 @@
 //! Recognises objects by `apiVersion` and `kind`: a supported kind, an unrelated one, or one that its author
 //! believes to be enforced.
 
-use super::Kind;
+use super::kind::Kind;
 use crate::invisible::{as_seen, visible};
 
 /// How an object's `apiVersion` and `kind` are recognised.
@@ -53,11 +53,18 @@ const CORE: [&str; 18] = [
 /// The kinds of `networking.k8s.io/v1` that verdicts do not depend on (Kubernetes 1.34).
 const NETWORKING: [&str; 4] = ["Ingress", "IngressClass", "IPAddress", "ServiceCIDR"];
 
+impl Kind {
+    /// Recognises an object by its `apiVersion` and `kind`: see [`Recognition`].
+    pub fn of(api_version: &str, kind: &str) -> Recognition {
+        recognise(api_version, kind)
+    }
+}
+
 /// Recognises an object.
 ///
 /// Another API group may have its own Pod or Node, which is not the supported one. A network policy of any
 /// group and any spelling is always reported, because its author believes that it is enforced.
-pub(super) fn recognise(api_version: &str, kind: &str) -> Recognition {
+fn recognise(api_version: &str, kind: &str) -> Recognition {
     let group = as_seen(api_version.split_once('/').map_or("", |(group, _)| group)).to_ascii_lowercase();
     let is_policy = as_seen(kind).to_ascii_lowercase().contains("networkpolic");
     if is_policy && let Some(engine) = engine(&group) {
