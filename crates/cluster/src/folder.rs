@@ -18,34 +18,34 @@
 //! do. Only a file that is really gone, or that is empty and stays so, takes its objects with it. With a
 //! state on disk, all of that holds across restarts too.
 
+mod error;
 mod files;
 mod pending;
+mod read;
 mod reader;
 mod scan;
 #[cfg(test)]
 mod tests;
 mod watch;
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use policy::Budget;
 
+pub use self::error::FolderError;
 pub use self::watch::Watch;
 
 use self::files::Files;
+use self::read::{LARGEST, Read, read};
 use self::scan::{Found, scan};
 use crate::checkpoint::{ChangeClass, Checkpoint, Restored, StateDir, StateStatus, WritePermit, Writer};
 use crate::interner::Interner;
-use crate::manifest::{self, Reading};
+use crate::manifest::Reading;
 use crate::problem::{Origin, Problem, Update};
-use crate::stamp::Stamp;
-
-/// The largest manifest that is read, in bytes. 10,000 large pods fit into it.
-const LARGEST: u64 = 256 << 20;
 
 /// A folder of manifests that was read.
 #[derive(Debug)]
@@ -58,42 +58,6 @@ pub struct Folder {
     read_inline: u64,
     /// Writes the state on disk.
     writer: Option<Writer>,
-}
-
-/// Why a folder can't be used as a source.
-#[derive(Debug, thiserror::Error)]
-pub enum FolderError {
-    /// It can't be read.
-    #[error("the folder {} can't be read; name an existing folder that this user may read", path.display())]
-    Read {
-        /// The folder.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        error: io::Error,
-    },
-    /// It can't be watched.
-    #[error(
-        "the folder {} can't be watched; if a limit is reached, raise the sysctls \
-         fs.inotify.max_user_watches and fs.inotify.max_user_instances",
-        path.display()
-    )]
-    Watch {
-        /// The folder.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        error: notify::Error,
-    },
-    /// No thread for watching it could be started.
-    #[error("no thread could be started to watch the folder {}", path.display())]
-    Thread {
-        /// The folder.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        error: io::Error,
-    },
 }
 
 impl Folder {
@@ -154,12 +118,6 @@ impl Folder {
         let update =
             update.unwrap_or_else(|| Update { read: folder.files.count(&folder.root), ..Update::default() });
         Ok((folder, update))
-    }
-
-    /// Watches the folder on a separate thread and calls `publish` there with each update. No update is
-    /// empty. Stops when the [`Watch`] is dropped.
-    pub fn watch(self, publish: impl FnMut(Update) + Send + 'static) -> Result<Watch, FolderError> {
-        Watch::start(self, publish)
     }
 
     /// Restores the state on disk.
@@ -303,50 +261,4 @@ enum Look {
     Folder,
     /// It is large, so the reader must read it.
     Large,
-}
-
-/// The result of reading a file.
-#[derive(Debug)]
-enum Read {
-    /// Its objects, and the version of the file that they are from.
-    Whole(Reading, Stamp),
-    /// It changed or vanished while it was read.
-    Doubtful,
-    /// Why it can't be read.
-    Unreadable(String),
-}
-
-/// Reads and parses a file.
-fn read(path: &Path, interner: &Interner) -> Read {
-    match read_whole(path) {
-        Ok(Content::Whole(bytes, stamp)) => Read::Whole(manifest::read(path, &bytes, interner), stamp),
-        Ok(Content::Changed) => Read::Doubtful,
-        Ok(Content::TooLarge) => {
-            Read::Unreadable(format!("the file is larger than {} MiB: split it", LARGEST >> 20))
-        }
-        // It vanished after the check.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Read::Doubtful,
-        Err(error) => Read::Unreadable(format!("the file can't be read: {error}")),
-    }
-}
-
-/// The content of a file.
-enum Content {
-    Whole(Vec<u8>, Stamp),
-    /// It changed while it was read.
-    Changed,
-    TooLarge,
-}
-
-/// Reads a file, and checks that it was not written to meanwhile.
-fn read_whole(path: &Path) -> io::Result<Content> {
-    let mut file = File::open(path)?;
-    let before = file.metadata()?;
-    if before.len() > LARGEST {
-        return Ok(Content::TooLarge);
-    }
-    let mut bytes = Vec::with_capacity(usize::try_from(before.len()).unwrap_or(0) + 1);
-    (&mut file).take(LARGEST + 1).read_to_end(&mut bytes)?;
-    let (before, after) = (Stamp::of(&before), Stamp::of(&file.metadata()?));
-    Ok(if before == after { Content::Whole(bytes, after) } else { Content::Changed })
 }

@@ -11,13 +11,20 @@
 //! Invariant: never panics, and the time and memory used are proportional to the text (aliases are bounded).
 
 mod broken;
+mod cut_off;
 mod documents;
 mod encoding;
 mod flow;
 mod keep;
+mod keep_seed;
+mod last;
 mod lines;
 mod messages;
 mod object;
+mod raw_object;
+mod read_context;
+mod reading;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,65 +32,21 @@ use std::path::Path;
 use policy::Change;
 use serde::de::{DeserializeSeed, IgnoredAny};
 
-pub use object::{Fault, RawObject};
+pub use self::raw_object::{Fault, RawObject};
+pub(crate) use self::reading::ManifestObject;
+pub use self::reading::Reading;
 
-use self::broken::CutOff;
+use self::cut_off::CutOff;
 use self::documents::Document;
 use self::messages::{
     ANOTHER_OBJECT, LOST, MAYBE_OPEN, hint, is_template, label, looks_like_an_object, lost, without_position,
 };
 use self::object::Objects;
+use self::yaml::yaml_options;
 use crate::convert::{self, FieldPath, Kind, Recognition, Step};
 use crate::interner::Interner;
-use crate::invisible::visible;
 use crate::key::Key;
 use crate::problem::{Origin, Problem};
-
-/// The content of one file.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Reading {
-    /// The objects, sorted by name, each once.
-    pub(crate) objects: Vec<ManifestObject>,
-    /// Parts of these objects that were not understood.
-    pub flaws: Vec<Problem>,
-    /// Documents and objects that were not understood. If there is one, the file as a whole is broken.
-    pub failures: Vec<Problem>,
-    /// Objects of kinds that verdicts do not depend on.
-    pub others: usize,
-    /// If the file has content but no Kubernetes object (values of a chart, say, or a template): why there is
-    /// none. Empty for a manifest.
-    pub no_manifest: Vec<Problem>,
-}
-
-impl Reading {
-    /// Whether there is any problem.
-    pub(crate) fn has_problems(&self) -> bool {
-        !self.flaws.is_empty() || !self.failures.is_empty() || !self.no_manifest.is_empty()
-    }
-
-    /// The objects, each as a change for a consumer that does not have it.
-    pub fn changes(&self) -> impl Iterator<Item = &Change> {
-        self.objects.iter().map(|object| &object.change)
-    }
-}
-
-/// An object and its location in the file.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct ManifestObject {
-    /// The object, as a change that adds it.
-    pub change: Change,
-    /// The document, from 1.
-    pub document: u32,
-    /// The line in the file, from 1; 0 if the document has several objects.
-    pub line: u32,
-}
-
-impl ManifestObject {
-    /// The object's key.
-    pub fn key(&self) -> Key {
-        Key::of(&self.change)
-    }
-}
 
 /// Reads a manifest. Problems name it by `file`.
 pub fn read(file: &Path, bytes: &[u8], interner: &Interner) -> Reading {
@@ -363,29 +326,4 @@ fn manifest_object(change: Change, document: &Document<'_>, object: &RawObject) 
     let line = if object.at.is_empty() { document.first_line() } else { 0 };
     let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     ManifestObject { change, document: number(document.number), line: u32::try_from(line).unwrap_or(0) }
-}
-
-/// Options that bound the cost of a hostile text. Content that is written out is bounded by the text itself;
-/// content that aliases repeat is bounded here.
-fn yaml_options() -> serde_saphyr::Options {
-    const REPEATED_EVENTS: usize = 20_000;
-    serde_saphyr::options! {
-        with_snippet: false,
-        // Like kubectl, which reads YAML 1.1: `yes` and `off` are not strings, `010` is 8, `1_000` is 1000.
-        strict_booleans: false,
-        legacy_octal_numbers: true,
-        // The meaning of a duplicate field depends on the field.
-        duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::PassThrough,
-        non_finite_float_policy: serde_saphyr::options::NonFiniteFloatPolicy::PassThrough,
-        budget: serde_saphyr::budget! {
-            max_events: usize::MAX,
-            max_nodes: usize::MAX,
-            max_total_scalar_bytes: usize::MAX,
-            max_recorded_anchor_events: REPEATED_EVENTS,
-            max_recorded_anchor_bytes: 16 << 20,
-        },
-        alias_limits: serde_saphyr::alias_limits! {
-            max_total_replayed_events: REPEATED_EVENTS,
-        },
-    }
 }

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::contents::{Checkpoint, Restored};
 use super::object::{Loaded, Saved};
-use super::{Checkpoint, Restored};
 use crate::interner::Interner;
 
 /// The name of the file in its folder.

@@ -12,7 +12,7 @@ use policy::{Change, Namespace, Node, Pod, PodName, PodUid, PolicySpec, PortNumb
 use serde::ser::{SerializeStruct as _, SerializeStructVariant as _};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::Checkpoint;
+use super::contents::Checkpoint;
 use super::tables::{Interned, LoadedTables, Tables};
 use crate::interner::Interner;
 use crate::key::Key;

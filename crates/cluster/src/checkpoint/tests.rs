@@ -4,14 +4,15 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use policy::{Labels, Namespace, Node, Pod, PodUid};
+use policy::{Change, Labels, Namespace, Node, Pod, PodName, PodUid};
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
 use crate::convert::{Kind, convert};
+use crate::key::Key;
 
 const SOURCE: &str = "kubernetes";
 

@@ -9,8 +9,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::contents::Checkpoint;
 use super::file::{self, Header, WriteError};
-use super::{Checkpoint, StateStatus};
+use super::status::StateStatus;
 use crate::error_chain::chain;
 
 /// The average time from one write to the next...

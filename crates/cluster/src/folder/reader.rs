@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 
-use super::Read;
+use super::read::{Read, read};
 use crate::interner::Interner;
 
 /// Larger files than this are read here, in bytes. Reading this much takes some 5 ms.
@@ -36,7 +36,7 @@ impl Reader {
         let (requests, paths) = mpsc::channel::<(PathBuf, Ticket)>();
         thread::Builder::new().name("folder-reader".into()).spawn(move || {
             for (path, ticket) in paths {
-                let read = super::read(&path, &interner);
+                let read = read(&path, &interner);
                 done(path, ticket, read);
             }
         })?;

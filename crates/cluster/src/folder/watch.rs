@@ -17,10 +17,12 @@ use std::time::{Duration, Instant};
 use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RenameMode};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
+use super::error::FolderError;
 use super::pending::{FileEvent, Pending};
+use super::read::Read;
 use super::reader::{LARGE, Reader, Ticket};
 use super::scan::{is_hidden, is_manifest, scan};
-use super::{Folder, FolderError, Look, Read, Trust};
+use super::{Folder, Look, Trust};
 use crate::problem::{Origin, Problem, Update};
 
 /// How often to check that the path of the folder still leads to the watched folder.
@@ -43,6 +45,14 @@ enum Message {
     Event(notify::Result<notify::Event>),
     Read(PathBuf, Ticket, Read),
     Stop,
+}
+
+impl Folder {
+    /// Watches the folder on a separate thread and calls `publish` there with each update. No update is
+    /// empty. Stops when the [`Watch`] is dropped.
+    pub fn watch(self, publish: impl FnMut(Update) + Send + 'static) -> Result<Watch, FolderError> {
+        Watch::start(self, publish)
+    }
 }
 
 impl Watch {

@@ -10,8 +10,11 @@ use kube::{Client, Config};
 use tokio::time::Instant;
 
 use super::configuration::Access;
-use super::{CONNECT, KubernetesError};
+use super::error::KubernetesError;
 use crate::error_chain::chain;
+
+/// The time limit for connecting. A server that is up accepts a connection sooner.
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// Holds the current client. Clones share it.
 #[derive(Clone)]

@@ -10,7 +10,9 @@ use kube::{Api, Client};
 use tokio::time::timeout;
 
 use super::clients::Clients;
-use super::{Kubernetes, KubernetesError, runtime};
+use super::error::KubernetesError;
+use super::runtime::runtime;
+use super::source::Kubernetes;
 use crate::convert::Kind;
 use crate::error_chain::chain;
 

@@ -8,7 +8,9 @@ use kube::Api;
 use tokio::time::timeout;
 
 use super::clients::Clients;
-use super::{Access, KubernetesError, runtime};
+use super::configuration::Access;
+use super::error::KubernetesError;
+use super::runtime::runtime;
 use crate::error_chain::chain;
 
 /// The timeout of a request.

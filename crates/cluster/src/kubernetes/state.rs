@@ -10,26 +10,31 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use imbl::OrdMap;
-use policy::{Budget, Change, Labels, PodName, PodUid, PolicyName};
+use policy::{Budget, Change, PodName, PodUid, PolicyName};
 
 use self::problems::Problems;
 use self::reread_queue::RereadQueue;
 use self::standby::Standby;
-use super::RefusedPolicy;
+pub(super) use self::warning::{ObjectWarning, Reason};
 use super::object::{Identity, Object};
+use super::refused_policy::RefusedPolicy;
 use super::watcher::WatcherEvent;
 use crate::cni::{CachedResult, LocalPod, LocalPods};
 use crate::convert::{Flaw, Kind};
 use crate::delta::Delta;
 use crate::interner::Interner;
 use crate::key::Key;
-use crate::problem::{CniPorts, Origin, Problem, ReadCounts, ResourceVersion, Update};
+use crate::problem::{CniPorts, Origin, Problem, ResourceVersion};
 use crate::rule_budget::RuleBudget;
 
+mod addresses;
 mod problems;
 mod reread;
 mod reread_queue;
+mod restore;
 mod standby;
+mod update;
+mod warning;
 
 /// The state. See the module.
 #[derive(Debug)]
@@ -69,28 +74,6 @@ pub(super) struct State {
     restored: Option<Standby>,
     /// The restored state as of the last update.
     reported_restored: Option<SystemTime>,
-}
-
-/// An object that is not fully enforced, for its Event.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct ObjectWarning {
-    pub reason: Reason,
-    pub kind: Kind,
-    pub namespace: String,
-    pub name: String,
-    pub uid: String,
-    pub resource_version: ResourceVersion,
-    /// What is wrong, and its effect.
-    pub message: String,
-}
-
-/// Why an object is not fully enforced.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Reason {
-    /// A part of it is not understood.
-    NotUnderstood,
-    /// The policies of its namespace exceed their budget.
-    OverBudget,
 }
 
 /// Whether a flaw of an object stays until its author changes the object.
@@ -184,65 +167,6 @@ impl State {
         }
     }
 
-    /// Sets the current results of the CNI cache, oldest first.
-    pub fn set_cni_results(&mut self, results: Vec<CachedResult>) {
-        let is_news = self.cni_results != results;
-        self.unsettled |= is_news;
-        self.cni_results_changed |= is_news;
-        self.cni_results = results;
-    }
-
-    /// The update since the last one; `None` if nothing differs, or not everything is known yet.
-    pub fn update(&mut self) -> Option<Update> {
-        if self.lists.values().all(|list| list.is_known) {
-            self.restored = None;
-        } else if self.restored.is_none_or(|standby| !standby.is_released) {
-            return None;
-        }
-        self.settle();
-        self.settle_rules();
-        let objects = &self.objects;
-        let changes = self.delta.take(|key| objects.get(key).cloned());
-        self.sweep_interner();
-        let new_problems = self.problems.report();
-        let versions: Vec<_> = std::mem::take(&mut self.reported_versions)
-            .into_iter()
-            .map(|(name, told)| (self.versions.get(&name).cloned(), told, name))
-            .filter(|(version, told, _)| version != told)
-            .map(|(version, _, name)| (name, version))
-            .collect();
-        let is_first = !std::mem::replace(&mut self.begun, true);
-        let cni_ports = self.new_cni_ports();
-        let restored = self.restored.map(|standby| standby.saved);
-        let is_other = std::mem::replace(&mut self.reported_restored, restored) != restored;
-        let is_news =
-            is_other || new_problems || cni_ports.is_some() || !changes.is_empty() || !versions.is_empty();
-        (is_first || is_news).then(|| Update {
-            changes,
-            problems: self.problems.reported(),
-            read: self.count(),
-            versions,
-            cni_ports,
-            restored,
-            never_understood: Vec::new(),
-        })
-    }
-
-    /// The interfaces from the CNI results, if they differ from the last update. If several files name an
-    /// interface, the newest file counts.
-    fn new_cni_ports(&mut self) -> Option<CniPorts> {
-        if !std::mem::take(&mut self.cni_results_changed) {
-            return None;
-        }
-        let claims = self.cni_results.iter();
-        let named = claims.filter_map(|claim| Some((claim.host_interface.clone()?, claim.addresses.clone())));
-        let ports = CniPorts::new(named.collect());
-        (ports != self.cni_ports).then(|| {
-            self.cni_ports = Arc::clone(&ports);
-            ports
-        })
-    }
-
     /// Takes the objects that need an Event.
     pub fn take_warnings(&mut self) -> Vec<ObjectWarning> {
         std::mem::take(&mut self.warnings)
@@ -328,20 +252,6 @@ impl State {
         objects.insert(key, change);
     }
 
-    /// The version in which a pod's addresses were first reported. A later version that repeats them or drops
-    /// one of them does not count.
-    fn reported(&self, pod: &policy::Pod) -> u64 {
-        match self.objects.get(&Key::Pod(pod.name.clone())) {
-            Some(Change::Pod(before)) if before.uid == pod.uid => {
-                let known = self.local.reported(&pod.name).unwrap_or(&before.addresses);
-                let is_known = |address| known.contains(address);
-                // ALL of them.
-                if pod.addresses.iter().all(is_known) { before.reported } else { pod.reported }
-            }
-            _ => pod.reported,
-        }
-    }
-
     /// Whether a deleted object is the known one and not an earlier one of the same name. An unknown UID may
     /// be either.
     fn is_same(&self, key: &Key, gone: &Identity) -> bool {
@@ -425,52 +335,6 @@ impl State {
             resource_version,
             message,
         });
-    }
-
-    /// Updates the addresses of this node's pods from the API server's and the CNI cache's data.
-    fn settle(&mut self) {
-        if !std::mem::take(&mut self.unsettled) {
-            return;
-        }
-        let overrides = self.local.overrides(&self.cni_results);
-        let old = std::mem::replace(&mut self.overrides, overrides);
-        for name in old.keys().chain(self.overrides.keys()) {
-            let key = Key::Pod(name.clone());
-            let addresses = self.overrides.get(name).map(Vec::as_slice).or_else(|| self.local.reported(name));
-            let (Some(Change::Pod(pod)), Some(addresses)) = (self.objects.get(&key), addresses) else {
-                continue;
-            };
-            if pod.addresses != addresses {
-                let pod = policy::Pod { addresses: addresses.to_vec(), ..pod.clone() };
-                let objects = &mut self.objects;
-                self.delta.record_before(&key, || objects.get(&key));
-                objects.insert(key, Change::Pod(pod));
-            }
-        }
-    }
-
-    /// Counts the objects.
-    fn count(&self) -> ReadCounts {
-        let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        let (objects, policies) = (number(self.objects.len()), number(self.versions.len()));
-        ReadCounts { objects, policies, ..ReadCounts::default() }
-    }
-
-    /// Drops labels and strings that no object has any more, once there are many.
-    fn sweep_interner(&self) {
-        if self.interner.wants_sweep() {
-            self.interner.sweep(self.labels());
-        }
-    }
-
-    /// The label sets in use.
-    fn labels(&self) -> impl Iterator<Item = &Labels> {
-        let own = self.objects.values().filter_map(|change| match change {
-            Change::Pod(pod) => Some(&pod.labels),
-            Change::Namespace(namespace) => Some(&namespace.labels),
-            _ => None,
-        });
-        own.chain(self.delta.labels())
     }
 }
 

@@ -6,16 +6,14 @@
 
 use serde::de::DeserializeSeed;
 
+use super::cut_off::CutOff;
 use super::documents::Document;
 use super::messages::{CUT_OFF, MAYBE_OPEN, OPEN, hidden, is_template};
-use super::{RawObject, Reader, Reading, convert, flow, lines, manifest_object, push_few, visible};
-
-/// A policy in which the text broke off.
-pub(super) struct CutOff {
-    label: String,
-    /// Whether it still isolates its pods.
-    is_closed: bool,
-}
+use super::raw_object::RawObject;
+use super::reading::Reading;
+use super::{Reader, flow, lines, manifest_object, push_few};
+use crate::convert;
+use crate::invisible::visible;
 
 /// A position in the reading of a file: see [`Reader::mark`].
 pub(super) struct Mark {

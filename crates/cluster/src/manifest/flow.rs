@@ -10,8 +10,10 @@
 use serde::de::DeserializeSeed;
 use serde_json::Value;
 
-use super::keep::{Keep, KeepSeed, ReadContext, Trail};
-use super::yaml_options;
+use super::keep::Keep;
+use super::keep_seed::{KeepSeed, Trail};
+use super::read_context::ReadContext;
+use super::yaml::yaml_options;
 
 /// Converts a text that begins with `{` or `[`.
 pub(super) fn to_json(text: &str) -> String {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::RawObject;
+use super::raw_object::RawObject;
 use crate::convert::Kind;
 use crate::invisible::{as_seen, is_invisible, named, visible};
 

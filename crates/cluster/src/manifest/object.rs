@@ -8,57 +8,13 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::keep::{Keep, KeepSeed, LONGEST_NAME, Passed, ReadContext, Trail, shortened};
-use crate::convert::{Duplicate, FieldPath, Kind, Step};
+use super::keep::{Keep, LONGEST_NAME, shortened};
+use super::keep_seed::{KeepSeed, Trail};
+use super::last::Last;
+use super::raw_object::{Fault, RawObject};
+use super::read_context::{Passed, ReadContext};
+use crate::convert::{FieldPath, Kind, Step};
 use crate::invisible::as_seen;
-
-/// The fields of an object that matter.
-#[derive(Clone, PartialEq, Debug, Default)]
-pub struct RawObject {
-    /// `apiVersion`.
-    pub api_version: Option<String>,
-    /// `kind`; for an element of a typed list that has none, the list's.
-    pub kind: Option<String>,
-    /// The fields that the conversion uses.
-    pub fields: Value,
-    /// The object's path in its document, if the document is a list.
-    pub at: Vec<Step>,
-    /// Fields that occur more than once, each with its path from the object's root.
-    pub duplicates: Vec<Duplicate>,
-    /// Misspellings of `apiVersion` or `kind` among the object's fields.
-    pub miswritten: Vec<String>,
-    /// Whether the text broke off within this object. `fields` has what came before.
-    pub is_cut: bool,
-    /// Why this is not an object.
-    pub fault: Option<Fault>,
-}
-
-/// Why something is not an object.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fault {
-    /// It has no fields: it is a string, a number, or a list of those.
-    NoFields,
-    /// Objects in a list without a kind.
-    BareList,
-    /// A list object whose items are not a list.
-    NoItems,
-    /// A list object without items. Their field may be misspelt.
-    WithoutItems,
-    /// A list object with items but without a kind.
-    ListWithoutKind,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NoFields => "this is not an object: it has no fields",
-            Self::BareList => "this is a list without a kind: use kind List and its items",
-            Self::NoItems => "items is not a list",
-            Self::WithoutItems => "this is a list without items: is the field items misspelt?",
-            Self::ListWithoutKind => "this is a list without a kind: add apiVersion v1 and kind List",
-        })
-    }
-}
 
 impl<'de> de::Deserialize<'de> for RawObject {
     /// Reads one object that is not a list.
@@ -423,37 +379,5 @@ impl<'de> Visitor<'de> for Items<'_> {
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
         (self.sink)(RawObject { at: self.at, fault: Some(Fault::NoItems), ..RawObject::default() });
         Ok(())
-    }
-}
-
-/// The last object of a list. If an extra brace ends it, its next fields look like items without fields, and
-/// the text breaks off soon after.
-struct Last<'a> {
-    sink: &'a mut dyn FnMut(RawObject),
-    object: Option<RawObject>,
-    /// The first items without fields after it.
-    others: Vec<RawObject>,
-}
-
-impl Last<'_> {
-    fn next(&mut self, next: RawObject) {
-        /// The most that are kept.
-        const MOST: usize = 200;
-        if next.fault != Some(Fault::NoFields) {
-            self.hand_over(false);
-            self.object = Some(next);
-        } else if self.others.len() < MOST {
-            self.others.push(next);
-        }
-    }
-
-    /// Passes on everything that is held back. `is_broken` says that the text broke off after it.
-    fn hand_over(&mut self, is_broken: bool) {
-        if let Some(mut object) = self.object.take() {
-            let is_policy = object.kind.as_deref().and_then(Kind::named) == Some(Kind::NetworkPolicy);
-            object.is_cut |= is_broken && is_policy && !self.others.is_empty();
-            (self.sink)(object);
-        }
-        self.others.drain(..).for_each(&mut *self.sink);
     }
 }

@@ -1,6 +1,6 @@
 //! Scenarios of lists and watches: the API server's events, and the updates for the consumer.
 
-use policy::{Budget, Inventory};
+use policy::{Budget, Inventory, Labels};
 use serde_json::{Value, json};
 
 use super::*;
