@@ -25,6 +25,7 @@ mod rollout;
 mod runtime;
 mod source;
 mod state;
+mod timeouts;
 mod watcher;
 
 pub use self::configuration::{Access, AccessError};
@@ -33,4 +34,4 @@ pub use self::refused_policy::RefusedPolicy;
 pub use self::review::{Permission, Review};
 pub use self::rollout::Rollout;
 pub use self::source::{Kubernetes, Watching};
-pub use self::watcher::Timeouts;
+pub use self::timeouts::Timeouts;

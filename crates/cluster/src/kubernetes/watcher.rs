@@ -16,7 +16,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures_util::{AsyncBufReadExt, StreamExt};
 use kube::api::{ListParams, WatchParams};
 use kube::core::Request;
@@ -28,6 +27,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::clients::Clients;
 use super::failure::Failure;
 use super::object::{EventType, Identity, Object, Outline, Page, PageMetadata, Slim, WatchLine};
+use super::timeouts::Timeouts;
 use crate::convert::Kind;
 use crate::interner::Interner;
 use crate::watch_status::{FailureClass, WatchStatuses};
@@ -55,31 +55,6 @@ pub(super) enum WatcherEvent {
     Delete(Identity),
     /// Before any list was complete: the agent may not read this kind, or the API server does not have it.
     Unavailable,
-}
-
-/// Timeouts of requests and pauses between retries.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Timeouts {
-    /// For the response to a request, and for each page of a list.
-    pub response: Duration,
-    /// For the next line of a watch. The API server sends a bookmark at least every 75 s.
-    pub idle: Duration,
-    /// The first pause after a failure. Each further pause is twice as long...
-    pub min_backoff: Duration,
-    /// ... up to this. A random part of up to as much again is added, so that the agents of a cluster do not
-    /// retry at the same time.
-    pub max_backoff: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            response: Duration::from_secs(30),
-            idle: Duration::from_secs(100),
-            min_backoff: Duration::from_millis(200),
-            max_backoff: Duration::from_secs(5),
-        }
-    }
 }
 
 /// The most objects in one page. If each takes 10 KB, a page takes a megabyte while it is read, and the next
@@ -160,18 +135,6 @@ impl Watcher {
             }
             sleep(backoff.next().unwrap_or(timeouts.max_backoff)).await;
         }
-    }
-}
-
-impl Timeouts {
-    fn backoff(&self) -> ExponentialBackoff {
-        ExponentialBuilder::default()
-            .with_min_delay(self.min_backoff)
-            .with_max_delay(self.max_backoff)
-            .with_factor(2.0)
-            .without_max_times()
-            .with_jitter()
-            .build()
     }
 }
 
