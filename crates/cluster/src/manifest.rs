@@ -193,42 +193,21 @@ impl Reader<'_> {
             }
             return note(&root, what, MAYBE_OPEN, true);
         };
-        let api_version = object.api_version.as_deref().unwrap_or_default();
-        let recognition = Kind::of(api_version, kind);
-        if let Some(duplicate) =
-            object.duplicates.iter().find(|duplicate| !duplicate.is_same && duplicate.at == kind_field())
-            && !matches!(recognition, Recognition::Supported(_))
-        {
-            // The first of the two may be a policy.
-            return note(
-                &duplicate.at,
-                format!("{}: {duplicate}{ANOTHER_OBJECT}", duplicate.at),
-                MAYBE_OPEN,
-                true,
-            );
-        }
-        let kind = match recognition {
-            Recognition::Supported(kind) => kind,
-            // The text broke off before the apiVersion.
-            _ if object.is_cut && object.api_version.is_none() => Kind::NetworkPolicy,
-            // That the text breaks off is reported in any case.
-            _ if object.is_cut => return,
-            Recognition::Foreign => {
+        let kind = match recognise(kind, &object) {
+            Ok(kind) => kind,
+            Err(Rejected::Reported) => return,
+            Err(Rejected::Foreign) => {
                 let (file, document) = (self.file.display(), document.number);
                 tracing::debug!(%file, document, kind, "object of an unrelated kind skipped");
                 self.reading.others += 1;
                 return;
             }
-            Recognition::NotEnforced(what) => {
+            Err(Rejected::NotEnforced(what)) => {
                 note(&root, what, "it has no effect", false);
                 self.reading.others += 1;
                 return;
             }
-            Recognition::Mistaken(meant, what) => {
-                let field = if meant.name() == kind.as_str() { "apiVersion" } else { "kind" };
-                let at = FieldPath(vec![Step::Field(field.into())]);
-                return note(&at, what + &hint(&object.miswritten), lost(meant), true);
-            }
+            Err(Rejected::Lost(at, what, effect)) => return note(&at, what, effect, true),
         };
         if object.is_cut {
             // A template is not meant to be in force before it is rendered.
@@ -301,6 +280,44 @@ impl Reader<'_> {
         self.reading.failures.sort();
         self.reading.no_manifest.sort();
         self.reading
+    }
+}
+
+/// Why an object is not converted.
+enum Rejected {
+    /// The text breaks off in it, which is reported in any case.
+    Reported,
+    /// Its kind has nothing to do with verdicts.
+    Foreign,
+    /// It is a network policy that is not enforced here; says which.
+    NotEnforced(String),
+    /// It is probably one of the supported kinds: the field that is wrong, what is wrong, and the effect.
+    Lost(FieldPath, String, &'static str),
+}
+
+/// The kind as which an object is converted.
+fn recognise(kind: &str, object: &RawObject) -> Result<Kind, Rejected> {
+    let recognition = Kind::of(object.api_version.as_deref().unwrap_or_default(), kind);
+    if let Some(duplicate) =
+        object.duplicates.iter().find(|duplicate| !duplicate.is_same && duplicate.at == kind_field())
+        && !matches!(recognition, Recognition::Supported(_))
+    {
+        // The first of the two may be a policy.
+        let what = format!("{}: {duplicate}{ANOTHER_OBJECT}", duplicate.at);
+        return Err(Rejected::Lost(duplicate.at.clone(), what, MAYBE_OPEN));
+    }
+    match recognition {
+        Recognition::Supported(kind) => Ok(kind),
+        // The text broke off before the apiVersion.
+        _ if object.is_cut && object.api_version.is_none() => Ok(Kind::NetworkPolicy),
+        _ if object.is_cut => Err(Rejected::Reported),
+        Recognition::Foreign => Err(Rejected::Foreign),
+        Recognition::NotEnforced(what) => Err(Rejected::NotEnforced(what)),
+        Recognition::Mistaken(meant, what) => {
+            let field = if meant.name() == kind { "apiVersion" } else { "kind" };
+            let at = FieldPath(vec![Step::Field(field.into())]);
+            Err(Rejected::Lost(at, what + &hint(&object.miswritten), lost(meant)))
+        }
     }
 }
 

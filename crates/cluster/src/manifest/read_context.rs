@@ -26,7 +26,7 @@ fn is_read(field: &Step) -> bool {
 pub(super) struct ReadContext {
     duplicates: RefCell<BTreeMap<FieldPath, Duplicate>>,
     /// The part of `spec` or `metadata` that was read, if the text broke off in it.
-    cut: RefCell<Option<(&'static str, Value)>>,
+    pub cut: RefCell<Option<(&'static str, Value)>>,
     /// Whether names of fields that are not kept are examined for duplicates.
     pub by_hand: bool,
     /// How many more bytes may be kept, if that is limited.
