@@ -168,7 +168,7 @@ mod tests {
             ("no address", json!({"cniVersion": "1.0.0"}), vec![]),
         ];
         for (name, result, expected) in cases {
-            let claim = CachedResult::read(&file("eth0", arguments(), result)).expect(name).expect(name);
+            let found = CachedResult::read(&file("eth0", arguments(), result)).expect(name).expect(name);
             let expected = expected.into_iter().map(|text| text.parse().expect("address")).collect();
             let of_a = CachedResult {
                 pod: PodName::new("web", "a"),
@@ -176,7 +176,7 @@ mod tests {
                 addresses: expected,
                 host_interface: None,
             };
-            assert_eq!(claim, of_a, "{name}");
+            assert_eq!(found, of_a, "{name}");
         }
     }
 
@@ -194,8 +194,8 @@ mod tests {
             ("none", json!([]), None),
         ] {
             let result = json!({"interfaces": interfaces, "ips": [{"address": "10.244.1.5/24"}]});
-            let claim = CachedResult::read(&file("eth0", arguments(), result)).expect(name).expect(name);
-            assert_eq!(claim.host_interface.as_deref(), expected, "{name}");
+            let found = CachedResult::read(&file("eth0", arguments(), result)).expect(name).expect(name);
+            assert_eq!(found.host_interface.as_deref(), expected, "{name}");
         }
     }
 

@@ -218,7 +218,7 @@ mod tests {
                 let pod_of =
                     LocalPod { uid: PodUid::of(uid), finished: *finished, reported: addresses(reported) };
                 assert!(local.put(&name(pod), pod_of.clone()), "{scenario}");
-                assert!(!local.put(&name(pod), pod_of), "{scenario}: no news");
+                assert!(!local.put(&name(pod), pod_of), "{scenario}: unchanged");
             }
             let results: Vec<CachedResult> = files
                 .iter()

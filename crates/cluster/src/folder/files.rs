@@ -53,7 +53,7 @@ pub(super) struct Files {
     /// The counts of the last update.
     counted: ReadCounts,
     /// Whether anything changed since the last update.
-    news: bool,
+    is_dirty: bool,
     /// When the state on disk was written.
     saved: Option<SystemTime>,
     /// The restored state as of the last update.
@@ -104,7 +104,7 @@ impl Files {
             reported: Arc::default(),
             new_problems: true,
             counted: ReadCounts::default(),
-            news: false,
+            is_dirty: false,
             saved: None,
             reported_restored: None,
         }
@@ -118,7 +118,7 @@ impl Files {
     ) {
         self.saved = Some(saved);
         for (path, objects) in files {
-            self.news = true;
+            self.is_dirty = true;
             let path: Arc<Path> = path.into();
             self.files.insert(path.clone(), File { was_good: true, is_restored: true, ..File::default() });
             self.replace(&path, objects);
@@ -149,7 +149,7 @@ impl Files {
     /// could be understood of it is in force: a policy should be enforced even if another object in the file
     /// is broken.
     pub fn read(&mut self, path: &Path, stamp: Option<Stamp>, mut reading: Reading) {
-        self.news = true;
+        self.is_dirty = true;
         let path = match self.files.get_key_value(path) {
             Some((known, _)) => known.clone(),
             None => Arc::from(path),
@@ -198,7 +198,7 @@ impl Files {
     pub fn gone(&mut self, path: &Path) {
         let Some((path, _)) = self.files.get_key_value(path) else { return };
         let path = path.clone();
-        self.news = true;
+        self.is_dirty = true;
         self.replace(&path, Arc::default());
         let file = self.files.remove(&path);
         self.new_problems |= file.is_some_and(|file| file.has_problems());
@@ -206,14 +206,14 @@ impl Files {
 
     /// Sets the current problems of folders.
     pub fn folders(&mut self, problems: Vec<Problem>) {
-        self.news |= self.folders != problems;
+        self.is_dirty |= self.folders != problems;
         self.new_problems |= self.folders != problems;
         self.folders = problems;
     }
 
     /// Sets which files are not read.
     pub fn unread(&mut self, unread: &Unread) {
-        self.news |= self.unread != *unread;
+        self.is_dirty |= self.unread != *unread;
         self.unread.clone_from(unread);
     }
 
@@ -244,7 +244,7 @@ impl Files {
     /// The update since the last one; `None` if no object changed, and no problem or file was added or
     /// removed.
     pub fn update(&mut self, root: &Path) -> Option<Update> {
-        if !std::mem::take(&mut self.news) {
+        if !std::mem::take(&mut self.is_dirty) {
             return None;
         }
         self.settle_rules();

@@ -236,7 +236,7 @@ fn files_with_other_extensions_and_broken_links_are_counted_and_the_first_named(
     fs::write(path("nothing"), policy("b")).expect("a file");
     let found = scan(dir.path(), |_, _| {});
     folder.beside(&found, Vec::new());
-    let update = folder.files.update(&folder.root).expect("news");
+    let update = folder.files.update(&folder.root).expect("an update");
     assert_eq!((update.read.unread, found.manifests.len()), (6, 2), "the file and not the link");
 }
 

@@ -67,7 +67,7 @@ pub(super) struct State {
     warnings: Vec<ObjectWarning>,
     /// The version of each policy for which an over-budget Event was created. One Event per version is
     /// enough.
-    said_over_budget: BTreeMap<PolicyName, ResourceVersion>,
+    over_budget_reported: BTreeMap<PolicyName, ResourceVersion>,
     /// Whether an update has been published.
     begun: bool,
     /// The state on disk, while not every list is complete.
@@ -114,7 +114,7 @@ impl State {
             unsettled: false,
             problems: Problems::default(),
             warnings: Vec::new(),
-            said_over_budget: BTreeMap::new(),
+            over_budget_reported: BTreeMap::new(),
             begun: false,
             restored: None,
             reported_restored: None,
@@ -178,7 +178,7 @@ impl State {
         let RefusedPolicy { name, message } = refused;
         let resource_version = self.versions.get(&name)?.clone();
         let uid = self.uids.get(&Key::Policy(name.clone()))?.to_string();
-        let before = self.said_over_budget.insert(name.clone(), Arc::clone(&resource_version));
+        let before = self.over_budget_reported.insert(name.clone(), Arc::clone(&resource_version));
         (before.as_ref() != Some(&resource_version)).then(|| ObjectWarning {
             reason: Reason::OverBudget,
             kind: Kind::NetworkPolicy,
@@ -291,7 +291,7 @@ impl State {
         let old = match version {
             Some(version) => self.versions.insert(name.clone(), version.into()),
             None => {
-                self.said_over_budget.remove(name);
+                self.over_budget_reported.remove(name);
                 self.versions.remove(name)
             }
         };

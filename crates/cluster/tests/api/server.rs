@@ -78,7 +78,7 @@ struct Store {
 #[derive(Clone, Debug)]
 struct Shared {
     store: Arc<Mutex<Store>>,
-    news: Arc<watch::Sender<u64>>,
+    changes: Arc<watch::Sender<u64>>,
 }
 
 /// See the module.
@@ -93,7 +93,7 @@ pub struct Server {
 impl Server {
     /// Starts an empty server.
     pub fn start() -> Self {
-        let shared = Shared { store: Arc::default(), news: Arc::new(watch::Sender::new(0)) };
+        let shared = Shared { store: Arc::default(), changes: Arc::new(watch::Sender::new(0)) };
         let folder = tempfile::tempdir().expect("a folder");
         let mut server =
             Self { shared, address: SocketAddr::from(([127, 0, 0, 1], 0)), runtime: None, folder };
@@ -158,7 +158,7 @@ impl Server {
         store.log.push((version, key.0, event(what, kind, &object)));
         store.objects.insert(key, object);
         drop(store);
-        self.shared.news.send_modify(|news| *news += 1);
+        self.shared.changes.send_modify(|changes| *changes += 1);
     }
 
     /// Deletes an object.
@@ -170,13 +170,13 @@ impl Server {
         object["metadata"]["resourceVersion"] = json!(version.to_string());
         store.log.push((version, resource(kind), event("DELETED", kind, &object)));
         drop(store);
-        self.shared.news.send_modify(|news| *news += 1);
+        self.shared.changes.send_modify(|changes| *changes += 1);
     }
 
     /// Ends all watches, like a server that restarts.
     pub fn cut(&self) {
         self.store().cut += 1;
-        self.shared.news.send_modify(|news| *news += 1);
+        self.shared.changes.send_modify(|changes| *changes += 1);
     }
 
     /// Drops the events until now, so a client with an older version must list again.
@@ -405,7 +405,7 @@ struct At {
     kind: Kind,
     seen: u64,
     cut: u64,
-    news: watch::Receiver<u64>,
+    changes: watch::Receiver<u64>,
     bookmark: Instant,
     first: Vec<String>,
     silent: bool,
@@ -430,14 +430,14 @@ fn watch(shared: Shared, kind: Kind, from: u64) -> Response {
             first.push("{\"type\": \"ADDED\", \"object\": {\"meta".to_owned());
         }
         let silent = !is_old && once_for(&mut store.faults.silent, kind);
-        let (cut, news) = (store.cut, shared.news.subscribe());
+        let (cut, changes) = (store.cut, shared.changes.subscribe());
         drop(store);
         At {
             shared,
             kind,
             seen: from,
             cut,
-            news,
+            changes,
             bookmark: Instant::now() + BOOKMARK,
             first,
             silent,
@@ -473,7 +473,7 @@ async fn next_lines(mut at: At) -> Option<(Result<String, Infallible>, At)> {
             return Some((Ok(lines.concat()), at));
         }
         tokio::select! {
-            changed = at.news.changed() => if changed.is_err() { return None },
+            changed = at.changes.changed() => if changed.is_err() { return None },
             () = sleep_until(at.bookmark), if !at.silent => {
                 at.bookmark = Instant::now() + BOOKMARK;
                 let object = json!({"metadata": {"resourceVersion": at.seen.to_string()}});

@@ -84,7 +84,7 @@ impl Files {
         });
         let policies: BTreeSet<PolicyName> = policies.collect();
         // The next update finds the policies whose rules fit now.
-        self.news |= !policies.is_empty();
+        self.is_dirty |= !policies.is_empty();
         self.enter_rules(&policies);
     }
 

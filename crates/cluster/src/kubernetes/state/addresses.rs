@@ -9,9 +9,9 @@ use crate::key::Key;
 impl State {
     /// Sets the current results of the CNI cache, oldest first.
     pub fn set_cni_results(&mut self, results: Vec<CachedResult>) {
-        let is_news = self.cni_results != results;
-        self.unsettled |= is_news;
-        self.cni_results_changed |= is_news;
+        let changed = self.cni_results != results;
+        self.unsettled |= changed;
+        self.cni_results_changed |= changed;
         self.cni_results = results;
     }
 

@@ -60,14 +60,14 @@ impl Scenario {
         self.state.apply(kind, WatcherEvent::Delete(Identity::of(fields)));
     }
 
-    fn files(&mut self, claims: &[(&str, &str, &str)]) {
-        let claim = |(name, uid, address): &(&str, &str, &str)| CachedResult {
+    fn files(&mut self, results: &[(&str, &str, &str)]) {
+        let cached_result = |(name, uid, address): &(&str, &str, &str)| CachedResult {
             pod: PodName::new("web", *name),
             uid: PodUid::of(uid),
             addresses: vec![address.parse().expect("address")],
             host_interface: None,
         };
-        self.state.set_cni_results(claims.iter().map(claim).collect());
+        self.state.set_cni_results(results.iter().map(cached_result).collect());
     }
 
     /// The objects in the next update, with a `-` in front of those that are gone; `None` if there is no

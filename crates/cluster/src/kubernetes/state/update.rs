@@ -23,17 +23,17 @@ impl State {
         let new_problems = self.problems.report();
         let versions: Vec<_> = std::mem::take(&mut self.reported_versions)
             .into_iter()
-            .map(|(name, told)| (self.versions.get(&name).cloned(), told, name))
-            .filter(|(version, told, _)| version != told)
+            .map(|(name, reported)| (self.versions.get(&name).cloned(), reported, name))
+            .filter(|(version, reported, _)| version != reported)
             .map(|(version, _, name)| (name, version))
             .collect();
         let is_first = !std::mem::replace(&mut self.begun, true);
         let cni_ports = self.new_cni_ports();
         let restored = self.restored.map(|standby| standby.saved);
         let is_other = std::mem::replace(&mut self.reported_restored, restored) != restored;
-        let is_news =
+        let is_changed =
             is_other || new_problems || cni_ports.is_some() || !changes.is_empty() || !versions.is_empty();
-        (is_first || is_news).then(|| Update {
+        (is_first || is_changed).then(|| Update {
             changes,
             problems: self.problems.reported(),
             read: self.count(),
@@ -50,8 +50,9 @@ impl State {
         if !std::mem::take(&mut self.cni_results_changed) {
             return None;
         }
-        let claims = self.cni_results.iter();
-        let named = claims.filter_map(|claim| Some((claim.host_interface.clone()?, claim.addresses.clone())));
+        let results = self.cni_results.iter();
+        let named =
+            results.filter_map(|result| Some((result.host_interface.clone()?, result.addresses.clone())));
         let ports = CniPorts::new(named.collect());
         (ports != self.cni_ports).then(|| {
             self.cni_ports = Arc::clone(&ports);

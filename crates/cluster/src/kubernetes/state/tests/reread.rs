@@ -295,26 +295,26 @@ fn an_object_that_cannot_be_read_for_seconds_is_reported_until_it_is() {
     scenario.next_update();
     scenario.large(&large("old", "6", 30));
     scenario.large(&large("new", "7", 30));
-    let told = |scenario: &mut Scenario| {
+    let next_problems = |scenario: &mut Scenario| {
         scenario.next_update();
         scenario.problems.clone()
     };
     scenario.pass(4);
-    assert_eq!(told(&mut scenario), [""; 0]);
+    assert_eq!(next_problems(&mut scenario), [""; 0]);
     // It changes all the time.
     scenario.large(&large("old", "8", 30));
     scenario.pass(1);
-    let problems = told(&mut scenario);
+    let problems = next_problems(&mut scenario);
     let [new, old] = &problems[..] else { panic!("{problems:?}") };
     assert!(new.contains("NetworkPolicy web/new") && new.contains("allows nothing"), "{new}");
     assert!(old.contains("NetworkPolicy web/old") && old.contains("last version"), "{old}");
     scenario.pass(1);
-    assert_eq!(told(&mut scenario), problems);
+    assert_eq!(next_problems(&mut scenario), problems);
     while let Some((key, expected)) = scenario.state.next_reread() {
         let object = large(key.namespace_and_name().1, &expected, 30);
         scenario.late_answer(key, expected, Some(&object));
     }
-    assert_eq!(told(&mut scenario), [""; 0]);
+    assert_eq!(next_problems(&mut scenario), [""; 0]);
 }
 
 #[test]
