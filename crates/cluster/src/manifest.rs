@@ -55,8 +55,8 @@ pub fn read(file: &Path, bytes: &[u8], interner: &Interner) -> Reading {
         Ok(decoded) => {
             if let Some((line, what)) = decoded.flaw {
                 let origin = reader.origin(0, Some(line));
-                let effect = "names and values that contain it and that a verdict depends on are not understood: \
-                              save the file as UTF-8";
+                let effect = "names and values that contain it and that a verdict depends on are not \
+                              understood: save the file as UTF-8";
                 reader.encoding = Some(Problem { origin, object: None, what, effect: effect.into() });
             }
             reader.text(&decoded.text);
