@@ -1,44 +1,46 @@
-//! The CNI's own cache as a second source: it names a pod's address before the pod's first container starts.
+//! The CNI result cache as a second source. It has a pod's address before the pod's first container starts.
 //!
 //! ```text
-//!   inotify -> [ folder ] -> [ entry ] -> Claim --+
-//!              which files    what a file says    +-> [ claims ] -> the addresses of this node's pods
-//!   Kubernetes API -> LocalPod -------------------+   whose word counts
+//!   inotify -> [ folder ] -> [ cached_result ] -> CachedResult --+
+//!              which files    parses a file                      +-> [ resolution ] -> the addresses of this
+//!   Kubernetes API -> LocalPod ----------------------------------+                     node's pods
 //! ```
 //!
-//! The API server learns a pod's address about a second after the pod has it. The library by which containerd and CRI-O call the
-//! CNI plugins writes each result to a file when the plugin returns, and removes the file when the sandbox is taken down.
+//! The API server knows a pod's address about a second after the pod has it. The library with which
+//! containerd and CRI-O call the CNI plugins (libcni) writes each result to a file when the plugin returns,
+//! and removes the file when the sandbox is removed.
 //!
-//! Invariant: an address is given only to a pod that the API server says is on this node and runs, and whose UID is the one in the
-//! file, by the newest file of that UID. So a file that a dead sandbox left behind gives none once there is a newer sandbox.
+//! Invariant: a cached address counts only for a pod that, according to the API server, is on this node,
+//! runs, and has the UID in the file. Only the newest file of a UID counts. So a file that a dead sandbox
+//! left behind has no effect once there is a newer sandbox.
 
-mod claims;
-mod entry;
+mod cached_result;
 mod folder;
+mod resolution;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use claims::{LocalPod, LocalPods};
-pub use entry::{Claim, EntryError};
+pub use cached_result::{CachedResult, CachedResultError};
 pub(crate) use folder::{Cache, Hint, WALK};
+pub(crate) use resolution::{LocalPod, LocalPods};
 
-/// Where containerd and CRI-O have it.
+/// The cache folder of containerd and CRI-O.
 pub const DEFAULT_FOLDER: &str = "/var/lib/cni";
 
-/// Which cache is looked at.
+/// Which CNI result cache to use.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum CniCache {
-    /// The one in [`DEFAULT_FOLDER`], if there is one.
+    /// The cache in [`DEFAULT_FOLDER`], if it exists.
     #[default]
     Auto,
-    /// The one in this folder.
+    /// The cache in this folder.
     Folder(PathBuf),
-    /// None.
+    /// No cache.
     Off,
 }
 
 impl CniCache {
-    /// The folder, whether or not it is there.
+    /// The folder, whether or not it exists.
     pub fn folder(&self) -> Option<&Path> {
         match self {
             Self::Auto => Some(Path::new(DEFAULT_FOLDER)),

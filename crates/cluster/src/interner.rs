@@ -1,9 +1,9 @@
-//! Holds equal texts and equal label sets once, however many objects carry them.
+//! Stores equal strings and equal label sets once, however many objects have them.
 //!
-//! Ten thousand pods of a hundred Deployments have a hundred label sets, not ten thousand: this is what keeps the
-//! agent small. Every source of one agent shares one interner; it is safe to use from several threads.
+//! Ten thousand pods of a hundred Deployments have a hundred label sets, not ten thousand. This keeps the
+//! agent small. All sources of an agent share one interner, and it can be used from several threads.
 //!
-//! Invariant: an entry lives as long as some object uses it, and at most one [`Interner::sweep`] longer.
+//! Invariant: an entry lives as long as an object uses it, and at most one [`Interner::sweep`] longer.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,10 +12,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use dashmap::{DashMap, DashSet};
 use policy::Labels;
 
-/// Below this number of label sets it isn't worth looking for those that are no longer used.
+/// With fewer new label sets than this, looking for unused ones is not worthwhile.
 const WORTH_A_SWEEP: usize = 256;
 
-/// The same for texts. Some 100 bytes each.
+/// With fewer new strings than this, looking for unused ones is not worthwhile. A string takes some 100
+/// bytes.
 const TEXTS_WORTH_A_SWEEP: usize = 1 << 16;
 
 /// See the module.
@@ -23,25 +24,26 @@ const TEXTS_WORTH_A_SWEEP: usize = 1 << 16;
 pub struct Interner {
     texts: DashSet<Arc<str>>,
     labels: DashMap<Labels, ()>,
-    /// How many label sets the last sweep left.
+    /// Label sets after the last sweep.
     left: AtomicUsize,
-    /// How many texts.
+    /// Strings after the last sweep.
     texts_left: AtomicUsize,
 }
 
 impl Interner {
-    /// An interner that holds nothing yet.
+    /// An empty interner.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The one shared copy of `text`. For texts that many objects carry: a namespace, a label's key, a node's name.
+    /// The shared copy of `text`. For strings that many objects have: a namespace, a label's key, a node's
+    /// name.
     pub fn text(&self, text: &str) -> Arc<str> {
         if let Some(known) = self.texts.get(text) {
             return Arc::clone(&known);
         }
         let new: Arc<str> = Arc::from(text);
-        // Another thread may have been faster: then its copy counts.
+        // If another thread was faster, its copy is used.
         if self.texts.insert(Arc::clone(&new)) {
             new
         } else {
@@ -49,43 +51,43 @@ impl Interner {
         }
     }
 
-    /// The shared copy of `text` if there is one, and otherwise a copy of its own, which is not shared. For texts that only policies have:
-    /// those of a policy whose rules are omitted are gone with them.
+    /// The shared copy of `text` if there is one, and otherwise a separate copy that is not shared. For
+    /// strings that only policies have: those of a policy whose rules are omitted are freed with the rules.
     pub fn known_text(&self, text: &str) -> Arc<str> {
         self.texts.get(text).map_or_else(|| Arc::from(text), |known| Arc::clone(&known))
     }
 
-    /// The one shared set of these labels. Of a key that comes twice the last value counts.
+    /// The shared set of these labels. If a key occurs twice, the last value counts.
     pub fn labels<'a>(&self, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Labels {
         let labels: Labels =
             pairs.into_iter().map(|(key, value)| (self.text(key), self.text(value))).collect();
         self.labels.entry(labels).or_insert(()).key().clone()
     }
 
-    /// Whether enough label sets or texts came since the last sweep that another is worth its time.
+    /// Whether enough label sets or strings were added since the last sweep to make another worthwhile.
     pub fn wants_sweep(&self) -> bool {
         self.labels.len() > WORTH_A_SWEEP + 2 * self.left.load(Ordering::Relaxed)
             || self.texts.len() > TEXTS_WORTH_A_SWEEP + 2 * self.texts_left.load(Ordering::Relaxed)
     }
 
-    /// Drops what is no longer used: `live` names the label sets of all objects that there are.
+    /// Drops unused entries. `live` has the label sets of all existing objects.
     pub fn sweep<'a>(&self, live: impl IntoIterator<Item = &'a Labels>) {
         let live: HashSet<&Labels> = live.into_iter().collect();
         self.labels.retain(|labels, ()| live.contains(labels));
         self.labels.shrink_to_fit();
-        // A text of which only this table has a reference is in no label set, name or policy any more.
+        // A string that only this table references is in no label set, name or policy.
         self.texts.retain(|text| Arc::strong_count(text) > 1);
         self.texts.shrink_to_fit();
         self.left.store(self.labels.len(), Ordering::Relaxed);
         self.texts_left.store(self.texts.len(), Ordering::Relaxed);
     }
 
-    /// How many texts and how many label sets are held.
+    /// The number of strings and of label sets.
     pub fn len(&self) -> (usize, usize) {
         (self.texts.len(), self.labels.len())
     }
 
-    /// Whether nothing is held.
+    /// Whether the interner is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == (0, 0)
     }
@@ -96,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_texts_and_labels_are_held_once() {
+    fn equal_strings_and_label_sets_are_stored_once() {
         let interner = Interner::new();
         assert!(Arc::ptr_eq(&interner.text("web"), &interner.text("web")));
         let first = interner.labels([("app", "a"), ("tier", "web")]);
@@ -108,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_drops_only_what_is_no_longer_used() {
+    fn a_sweep_drops_only_unused_entries() {
         let interner = Interner::new();
         let kept = interner.labels([("app", "kept")]);
         let node = interner.text("node-1");
@@ -122,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn sweeps_are_asked_for_only_when_the_table_has_grown() {
+    fn a_sweep_is_due_only_when_the_table_has_grown() {
         let interner = Interner::new();
         let all: Vec<_> =
             (0..2 * WORTH_A_SWEEP).map(|n| interner.labels([("n", n.to_string().as_str())])).collect();
@@ -131,7 +133,7 @@ mod tests {
         assert!(!interner.wants_sweep());
         drop(interner.labels([("n", "one more")]));
         assert!(!interner.wants_sweep());
-        // Values of policies that are gone.
+        // Values of policies that no longer exist.
         (0..2 * TEXTS_WORTH_A_SWEEP).for_each(|n| drop(interner.text(&n.to_string())));
         assert!(interner.wants_sweep());
         interner.sweep(&all);

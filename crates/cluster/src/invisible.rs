@@ -1,10 +1,10 @@
-//! Makes visible what a reader can't see: characters that came with a paste from a page or a chat, and that make a key, a label or
-//! a kind another one than it looks like.
+//! Makes invisible characters visible. They are pasted from pages or chats and make a key, a label or a kind
+//! differ from what it looks like.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Those that are found in manifests most often, by their Unicode names.
+/// The characters that are most common in manifests, with their Unicode names.
 const NAMES: [(char, &str); 14] = [
     ('\u{85}', "next line"),
     ('\u{a0}', "no-break space"),
@@ -22,12 +22,13 @@ const NAMES: [(char, &str); 14] = [
     ('\u{feff}', "byte order mark"),
 ];
 
-/// Letters that show as nothing: to Unicode they are neither blank nor unprintable.
+/// Letters that are displayed as nothing, although Unicode counts them as neither blank nor unprintable.
 const BLANK_LETTERS: [char; 5] = ['\u{115f}', '\u{1160}', '\u{2800}', '\u{3164}', '\u{ffa0}'];
 
-/// Whether a reader sees nothing, or a blank, where this stands. ASCII is not meant: a reader knows a space.
+/// Whether the character is displayed as nothing or as a blank. ASCII does not count: a space is expected.
 pub(crate) fn is_invisible(c: char) -> bool {
-    // The standard library escapes what Unicode calls unprintable: controls, formats, separators, what only joins.
+    // The standard library escapes what Unicode calls unprintable: controls, formats, separators, combining
+    // marks.
     !c.is_ascii() && (c.is_whitespace() || BLANK_LETTERS.contains(&c) || c.escape_debug().len() > 1)
 }
 
@@ -47,7 +48,7 @@ pub(crate) fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// The text without its invisible characters, and without blanks around it: what its author saw.
+/// The text without its invisible characters and without surrounding blanks: what its author saw.
 pub(crate) fn as_seen(text: &str) -> String {
     text.chars().filter(|c| !is_invisible(*c)).collect::<String>().trim().to_owned()
 }
@@ -70,21 +71,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_reader_cannot_see_is_named() {
+    fn invisible_characters_are_named() {
         assert_eq!(visible("app: prod\u{200b}"), "app: prod<U+200B zero-width space>");
         assert_eq!(visible("\u{a0} ports"), "<U+00A0 no-break space> ports");
         assert_eq!(visible("a\u{2063}\u{3164}b"), "a<U+2063><U+3164>b");
     }
 
     #[test]
-    fn what_a_reader_sees_stays_as_it_is() {
+    fn visible_characters_are_unchanged() {
         for text in ["", "a b\tc\n", "\"quoted\" 'twice' \\", "größer 日本語 🙂"] {
             assert!(matches!(visible(text), Cow::Borrowed(same) if same == text), "{text:?}");
         }
     }
 
     #[test]
-    fn a_text_is_known_as_it_is_seen() {
+    fn as_seen_removes_invisible_characters_and_blanks() {
         assert_eq!(as_seen("\u{feff}kind\u{200b} "), "kind");
     }
 }

@@ -1,4 +1,4 @@
-//! What identifies an object, whatever source it comes from.
+//! The identity of an object, independent of its source.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use policy::{Change, PodName, PolicyKind, PolicyName};
 
 use crate::convert::Kind;
 
-/// Kind and name. Sorted in the order in which an update mentions its objects.
+/// Kind and name. The order of keys is the order of objects in an update.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Key {
     /// A namespace.
@@ -56,12 +56,12 @@ impl Key {
             Self::Namespace(_) => Kind::Namespace,
             Self::Node(_) => Kind::Node,
             Self::Pod(_) => Kind::Pod,
-            // No source has any other policies yet.
+            // No source has other policies yet.
             Self::Policy(_) => Kind::NetworkPolicy,
         }
     }
 
-    /// The change that says that the object is gone.
+    /// The change that reports the object as gone.
     pub fn gone(self) -> Change {
         match self {
             Self::Namespace(name) => Change::NamespaceGone(name),

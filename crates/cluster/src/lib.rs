@@ -1,4 +1,4 @@
-//! From Kubernetes objects to the changes that the policy engine compiles: the first part of a policy's life.
+//! Reads Kubernetes objects and turns them into the changes that the policy engine compiles.
 //!
 //! ```text
 //!        source                        conversion                       result
@@ -8,32 +8,38 @@
 //!                              +-> [ RawObject ] -> [ convert ] -> policy::Change -> [ Update ] -> agent
 //!                              |                        |              ^                 ^
 //!  [ Kubernetes ] -------------+                        +-> Flaw ------|-> [ Problem ] --+
-//!    lists, watches                                                    |
+//!    list and watch                                                    |
 //!  [ cni ] --------------------------------------- addresses ----------+
-//!    the CNI's cache
+//!    CNI result cache
 //! ```
 //!
-//! - [`mod@manifest`]: YAML or JSON text to [`RawObject`]s, one at a time, keeping only the fields that matter.
-//! - [`mod@convert`]: a [`RawObject`] to a [`policy::Change`], one resource kind per file; what can't be understood
-//!   never widens access and comes back as a [`Flaw`] with the path of its field. Knows nothing of files.
-//! - [`source`]: the one type behind which a consumer need not know which source it has.
-//! - [`folder`]: a folder of manifests as a source: read once, then watched by inotify.
-//! - [`kubernetes`]: the Kubernetes API as a source: listed once, then watched; [`connection`] says how it is connected.
-//! - [`cni`]: the CNI's cache, which knows the addresses of this node's pods a second earlier.
-//! - [`checkpoint`]: what a source knows, kept on disk for an agent that starts while the source does not answer.
-//! - [`namespaces`]: stands in for a namespace that pods name and no object describes. For every source.
-//! - [`interner`]: equal texts and label sets are held once, by every source.
-//! - [`problem`]: what a source got wrong, for logs, metrics and people, and how much it has read.
+//! - [`mod@manifest`]: splits YAML or JSON text into [`RawObject`]s, one at a time, and keeps only the fields
+//!   that matter.
+//! - [`mod@convert`]: converts a [`RawObject`] to a [`policy::Change`], one resource kind per file. Anything
+//!   it can't understand never widens access; it is reported as a [`Flaw`] with the path of its field. This
+//!   module is independent of files.
+//! - [`source`]: the one type through which a consumer uses either source.
+//! - [`folder`]: a folder of manifests as a source. It is read once and then watched with inotify.
+//! - [`kubernetes`]: the Kubernetes API as a source. It is listed once and then watched; [`watch_status`]
+//!   holds the state of each watch.
+//! - [`cni`]: the CNI result cache, which has the addresses of this node's pods about a second earlier than
+//!   the API server.
+//! - [`checkpoint`]: the last known objects of a source on disk, for an agent that starts while the source is
+//!   unavailable.
+//! - [`namespaces`]: placeholders for namespaces that pods name and no object describes. Used by every
+//!   source.
+//! - [`interner`]: stores equal strings and equal label sets once. Used by every source.
+//! - [`problem`]: what a source could not understand, for logs, metrics and people, and how much it has read.
 //!
-//! A source tells its consumer differences only: applied in order, the changes of all updates give what stands in the
-//! source now, and an object that did not change is never mentioned twice.
+//! A source sends only deltas to its consumer. Applied in order, the changes of all updates give the current
+//! state of the source. An object that did not change is not sent again.
 #![forbid(unsafe_code)]
 
 pub mod checkpoint;
 pub mod cni;
-pub mod connection;
 pub mod convert;
-mod differences;
+mod delta;
+mod error_chain;
 pub mod folder;
 pub mod interner;
 mod invisible;
@@ -46,10 +52,10 @@ mod read_counts;
 mod rule_budget;
 pub mod source;
 mod stamp;
+pub mod watch_status;
 
 pub use checkpoint::{StateDir, StateStatus, WritePermit};
 pub use cni::CniCache;
-pub use connection::{Connection, Connections, FailureClass, Link};
 pub use convert::{Converted, FieldPath, Flaw, Kind, Unusable, convert};
 pub use folder::{Folder, FolderError};
 pub use interner::Interner;
@@ -57,3 +63,4 @@ pub use kubernetes::{Access, Kubernetes, RefusedPolicy, Rollout};
 pub use manifest::{RawObject, Reading};
 pub use problem::{CniPorts, Origin, Problem, ReadCounts, ResourceVersion, Update};
 pub use source::{Source, SourceError, Watch};
+pub use watch_status::{FailureClass, WatchState, WatchStatus, WatchStatuses};

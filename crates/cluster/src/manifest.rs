@@ -1,23 +1,30 @@
-//! The text of one manifest to the objects in it.
+//! Reads the objects in the text of one manifest.
 //!
-//! From: bytes of a YAML or JSON file, which nobody has checked. To: objects as changes, and [`Problem`]s. Works through
-//! the text document by document and object by object, and keeps of each object only the fields that the conversion
-//! looks at, so a file costs little more memory than its text, whatever it holds.
+//! From: bytes of a YAML or JSON file that was never validated. To: objects as changes, and [`Problem`]s.
+//! Works through the text document by document and object by object, and keeps of each object only the fields
+//! that the conversion uses. So a file costs little more memory than its text, whatever it holds.
 //!
-//! Everything is read as kubectl reads it: a byte order mark says the encoding, the content and not the file's name says whether it is
-//! JSON or YAML, plain scalars are those of YAML 1.1, and of a field that is written twice the last value counts unless a verdict
-//! reads it ([`mod@crate::convert`]).
+//! Everything is read as kubectl reads it. A byte order mark determines the encoding. The content, not the
+//! file name, determines whether it is JSON or YAML. Plain scalars are those of YAML 1.1. Of a field that
+//! occurs twice the last value counts, unless a verdict depends on it ([`mod@crate::convert`]).
 //!
-//! Invariant: never panics, and never takes time or memory out of proportion to the text (aliases are bounded).
+//! Invariant: never panics, and the time and memory used are proportional to the text (aliases are bounded).
 
 mod broken;
+mod cut_off;
 mod documents;
 mod encoding;
 mod flow;
-mod kept;
+mod keep;
+mod keep_seed;
+mod last;
 mod lines;
+mod messages;
 mod object;
-mod words;
+mod raw_object;
+mod read_context;
+mod reading;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,74 +32,31 @@ use std::path::Path;
 use policy::Change;
 use serde::de::{DeserializeSeed, IgnoredAny};
 
-pub use object::{Fault, RawObject};
+pub use self::raw_object::{Fault, RawObject};
+pub(crate) use self::reading::ManifestObject;
+pub use self::reading::Reading;
 
-use self::broken::CutOff;
+use self::cut_off::CutOff;
 use self::documents::Document;
-use self::object::Objects;
-use self::words::{
+use self::messages::{
     ANOTHER_OBJECT, LOST, MAYBE_OPEN, hint, is_template, label, looks_like_an_object, lost, without_position,
 };
+use self::object::Objects;
+use self::yaml::yaml_options;
 use crate::convert::{self, FieldPath, Kind, Recognition, Step};
 use crate::interner::Interner;
-use crate::invisible::visible;
 use crate::key::Key;
 use crate::problem::{Origin, Problem};
 
-/// What was read from one file.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Reading {
-    /// The objects, sorted by name, each once.
-    pub(crate) objects: Vec<Held>,
-    /// What was not understood of these objects.
-    pub flaws: Vec<Problem>,
-    /// Documents and objects that were not understood at all. If there is one, the file as a whole is broken.
-    pub failures: Vec<Problem>,
-    /// Objects of kinds that no verdict needs.
-    pub others: usize,
-    /// If no Kubernetes object is in the file, though something is (values of a chart, say, or a template of one): why it is none.
-    /// Empty for a manifest.
-    pub no_manifest: Vec<Problem>,
-}
-
-impl Reading {
-    /// Whether anything was not understood.
-    pub(crate) fn has_problems(&self) -> bool {
-        !self.flaws.is_empty() || !self.failures.is_empty() || !self.no_manifest.is_empty()
-    }
-
-    /// The objects, each as the change that it is to a consumer who doesn't know it.
-    pub fn changes(&self) -> impl Iterator<Item = &Change> {
-        self.objects.iter().map(|held| &held.change)
-    }
-}
-
-/// An object and where it stands.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Held {
-    /// The object is there, in this form.
-    pub change: Change,
-    /// The document, from 1.
-    pub document: u32,
-    /// The line in the file, from 1; 0 for one of several objects in a document.
-    pub line: u32,
-}
-
-impl Held {
-    /// What identifies the object.
-    pub fn key(&self) -> Key {
-        Key::of(&self.change)
-    }
-}
-
-/// Reads a manifest. `file` is named in problems.
+/// Reads a manifest. Problems name it by `file`.
 pub fn read(file: &Path, bytes: &[u8], interner: &Interner) -> Reading {
     let mut reader = Reader { file, interner, reading: Reading::default(), encoding: None, cut_off: None };
     match encoding::decode(bytes) {
         Ok(decoded) => {
             if let Some((line, what)) = decoded.flaw {
                 let origin = reader.origin(0, Some(line));
-                let effect = "what has it in a name or value that a verdict needs is not understood: save the file as UTF-8";
+                let effect = "names and values that contain it and that a verdict depends on are not \
+                              understood: save the file as UTF-8";
                 reader.encoding = Some(Problem { origin, object: None, what, effect: effect.into() });
             }
             reader.text(&decoded.text);
@@ -102,12 +66,12 @@ pub fn read(file: &Path, bytes: &[u8], interner: &Interner) -> Reading {
     reader.finish()
 }
 
-/// Whether the file's name says that it holds JSON.
+/// Whether the file has the name of a JSON file.
 fn is_json(file: &Path) -> bool {
     file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"))
 }
 
-/// How many problems of a file are named, of those by which objects are lost and of the others each.
+/// The most problems of a file that are reported, separately for lost objects and for other problems.
 const MOST_NAMED: usize = 100;
 
 /// Works through one file.
@@ -115,14 +79,14 @@ struct Reader<'a> {
     file: &'a Path,
     interner: &'a Interner,
     reading: Reading,
-    /// What is wrong with the encoding.
+    /// The problem with the encoding.
     encoding: Option<Problem>,
-    /// The policy within which the text of the document broke off.
+    /// The policy in which the text of the document breaks off.
     cut_off: Option<CutOff>,
 }
 
 impl Reader<'_> {
-    /// Reads all documents. JSON values that stand one behind the other count as one document each.
+    /// Reads all documents. Consecutive JSON values count as one document each.
     fn text(&mut self, text: &str) {
         let mut more = 0;
         for mut document in documents::split(text) {
@@ -133,7 +97,7 @@ impl Reader<'_> {
                     more += values.len() - 1;
                     let Some((last, whole)) = values.split_last() else { continue };
                     whole.iter().for_each(|value| self.json(value));
-                    // Behind others one may be broken.
+                    // The last of several values may be broken.
                     if whole.is_empty() || last.json().is_some() { self.json(last) } else { self.yaml(last) }
                 }
             }
@@ -151,7 +115,7 @@ impl Reader<'_> {
         });
         let Err(error) = result else { return };
         self.held_back(document, before);
-        // What was meant as JSON is not explained as YAML.
+        // Text that was meant as JSON gets the JSON parser's message.
         if is_json(self.file)
             && document.text.trim_start().starts_with(['{', '['])
             && let Err(error) = serde_json::from_str::<IgnoredAny>(document.text)
@@ -177,7 +141,7 @@ impl Reader<'_> {
         self.broken(document, line, without_position(&error.to_string()));
     }
 
-    /// Reads one document by `parse` and converts its objects as they come.
+    /// Reads one document with `parse` and converts its objects one by one.
     fn document<E>(
         &mut self,
         document: &Document<'_>,
@@ -185,7 +149,7 @@ impl Reader<'_> {
     ) -> Result<(), E> {
         let mut unplaced = Vec::new();
         let result = parse(Objects::new(&mut |object| self.object(document, object, &mut unplaced)));
-        // Lines are looked for only where something is wrong, in one more walk through the document.
+        // Lines are determined only if there are problems, in a second pass over the document.
         let lines = lines::find(document.text, unplaced.iter().map(|(path, _, _)| path));
         for ((_, failure, mut problem), line) in unplaced.into_iter().zip(lines) {
             problem.origin = self.origin(document.number, line.map(|line| document.line_of(line)));
@@ -194,7 +158,8 @@ impl Reader<'_> {
         result
     }
 
-    /// Converts one object. What is wrong with it is left in `unplaced`: the field, whether the object is lost by it.
+    /// Converts one object. Its problems are added to `unplaced`, each with its field and whether the object
+    /// is lost.
     fn object(
         &mut self,
         document: &Document<'_>,
@@ -205,7 +170,7 @@ impl Reader<'_> {
         let mut note = |at: &FieldPath, what: String, effect: &str, is_lost: bool| {
             let path = FieldPath(object.at.iter().chain(&at.0).cloned().collect());
             let problem = self.problem(document.number, None, label.clone(), what, effect);
-            // One more than are named says that there are more.
+            // One more than the limit shows that there are more.
             if unplaced.iter().filter(|(_, lost, _)| *lost == is_lost).count() <= MOST_NAMED {
                 unplaced.push((path, is_lost, problem));
             }
@@ -228,57 +193,43 @@ impl Reader<'_> {
             }
             return note(&root, what, MAYBE_OPEN, true);
         };
-        let api_version = object.api_version.as_deref().unwrap_or_default();
-        let recognition = Kind::of(api_version, kind);
-        if let Some(twice) = object.twice.iter().find(|twice| !twice.is_same && twice.at == kind_field())
-            && !matches!(recognition, Recognition::Ours(_))
-        {
-            // The first of them may be a policy.
-            return note(&twice.at, format!("{}: {twice}{ANOTHER_OBJECT}", twice.at), MAYBE_OPEN, true);
-        }
-        let kind = match recognition {
-            Recognition::Ours(kind) => kind,
-            // The text broke off before its apiVersion came.
-            _ if object.is_cut && object.api_version.is_none() => Kind::NetworkPolicy,
-            // That the text breaks off is said in any case.
-            _ if object.is_cut => return,
-            Recognition::Foreign => {
-                tracing::debug!(file = %self.file.display(), document = document.number, kind, "not of interest");
+        let kind = match recognise(kind, &object) {
+            Ok(kind) => kind,
+            Err(Rejected::Reported) => return,
+            Err(Rejected::Foreign) => {
+                let (file, document) = (self.file.display(), document.number);
+                tracing::debug!(%file, document, kind, "object of an unrelated kind skipped");
                 self.reading.others += 1;
                 return;
             }
-            Recognition::NotEnforced(what) => {
-                note(&root, what, "nothing of it holds", false);
+            Err(Rejected::NotEnforced(what)) => {
+                note(&root, what, "it has no effect", false);
                 self.reading.others += 1;
                 return;
             }
-            Recognition::Mistaken(meant, what) => {
-                let field = if meant.name() == kind.as_str() { "apiVersion" } else { "kind" };
-                let at = FieldPath(vec![Step::Field(field.into())]);
-                return note(&at, what + &hint(&object.miswritten), lost(meant), true);
-            }
+            Err(Rejected::Lost(at, what, effect)) => return note(&at, what, effect, true),
         };
         if object.is_cut {
-            // A template isn't meant to be in force before it is rendered.
+            // A template is not meant to be in force before it is rendered.
             if is_template(document.text) {
                 return;
             }
             return self.cut_off(document, &object, label.unwrap_or_default());
         }
-        match convert::convert(kind, &object.fields, &object.twice, self.interner) {
+        match convert::convert(kind, &object.fields, &object.duplicates, self.interner) {
             Ok(converted) => {
                 for flaw in converted.flaws {
                     let hint = if flaw.at == kind_field() { ANOTHER_OBJECT } else { "" };
                     note(&flaw.at, format!("{}: {}{hint}", flaw.at, flaw.what), flaw.effect, false);
                 }
-                let held = held(converted.change, document, &object);
-                self.reading.objects.push(held);
+                let found = manifest_object(converted.change, document, &object);
+                self.reading.objects.push(found);
             }
             Err(unusable) => note(&unusable.at, unusable.to_string(), lost(kind), true),
         }
     }
 
-    /// Notes a document that is not understood.
+    /// Records a document that is not understood.
     fn failure(&mut self, document: usize, line: Option<usize>, what: String, effect: &str) {
         let problem = self.problem(document, line, None, what, effect);
         push_few(&mut self.reading.failures, problem);
@@ -299,13 +250,14 @@ impl Reader<'_> {
         Origin::File { path: self.file.to_owned(), document, line }
     }
 
-    /// Sorts the objects, and finds out whether the file is a manifest. Of one that comes twice the later counts, as it would for `kubectl apply`.
+    /// Sorts the objects and determines whether the file is a manifest. Of an object that occurs twice, the
+    /// later one counts, as with `kubectl apply`.
     fn finish(mut self) -> Reading {
-        let mut by_key: BTreeMap<Key, Held> = BTreeMap::new();
-        for held in std::mem::take(&mut self.reading.objects) {
-            let key = held.key();
-            let (document, name) = (held.document, key.to_string());
-            if let Some(earlier) = by_key.insert(key, held) {
+        let mut by_key: BTreeMap<Key, ManifestObject> = BTreeMap::new();
+        for object in std::mem::take(&mut self.reading.objects) {
+            let key = object.key();
+            let (document, name) = (object.document, key.to_string());
+            if let Some(earlier) = by_key.insert(key, object) {
                 let line = (earlier.line > 0).then_some(earlier.line as usize);
                 let problem = Problem {
                     origin: self.origin(earlier.document as usize, line),
@@ -319,7 +271,7 @@ impl Reader<'_> {
         self.reading.objects = by_key.into_values().collect();
         let Reading { objects, flaws, failures, others, no_manifest } = &mut self.reading;
         if !objects.is_empty() || !failures.is_empty() || *others > 0 {
-            // Between objects it was meant to be one.
+            // In a file with objects, this was meant to be one.
             failures.append(no_manifest);
         }
         let place = [no_manifest, failures].into_iter().find(|problems| !problems.is_empty());
@@ -331,51 +283,64 @@ impl Reader<'_> {
     }
 }
 
-/// Adds a problem to those of a file; of very many the first ones. They are held, and shown, as long as the file is there.
+/// Why an object is not converted.
+enum Rejected {
+    /// The text breaks off in it, which is reported in any case.
+    Reported,
+    /// Its kind has nothing to do with verdicts.
+    Foreign,
+    /// It is a network policy that is not enforced here; says which.
+    NotEnforced(String),
+    /// It is probably one of the supported kinds: the field that is wrong, what is wrong, and the effect.
+    Lost(FieldPath, String, &'static str),
+}
+
+/// The kind as which an object is converted.
+fn recognise(kind: &str, object: &RawObject) -> Result<Kind, Rejected> {
+    let recognition = Kind::of(object.api_version.as_deref().unwrap_or_default(), kind);
+    if let Some(duplicate) =
+        object.duplicates.iter().find(|duplicate| !duplicate.is_same && duplicate.at == kind_field())
+        && !matches!(recognition, Recognition::Supported(_))
+    {
+        // The first of the two may be a policy.
+        let what = format!("{}: {duplicate}{ANOTHER_OBJECT}", duplicate.at);
+        return Err(Rejected::Lost(duplicate.at.clone(), what, MAYBE_OPEN));
+    }
+    match recognition {
+        Recognition::Supported(kind) => Ok(kind),
+        // The text broke off before the apiVersion.
+        _ if object.is_cut && object.api_version.is_none() => Ok(Kind::NetworkPolicy),
+        _ if object.is_cut => Err(Rejected::Reported),
+        Recognition::Foreign => Err(Rejected::Foreign),
+        Recognition::NotEnforced(what) => Err(Rejected::NotEnforced(what)),
+        Recognition::Mistaken(meant, what) => {
+            let field = if meant.name() == kind { "apiVersion" } else { "kind" };
+            let at = FieldPath(vec![Step::Field(field.into())]);
+            Err(Rejected::Lost(at, what + &hint(&object.miswritten), lost(meant)))
+        }
+    }
+}
+
+/// Adds a problem to those of a file, up to a limit. Problems are held and shown as long as the file exists.
 fn push_few(problems: &mut Vec<Problem>, problem: Problem) {
     if problems.len() == MOST_NAMED {
         let what =
-            format!("more than {MOST_NAMED} problems of this kind in the file: the others are not named");
+            format!("more than {MOST_NAMED} problems of this kind in the file: the others are not reported");
         problems.push(Problem { what, ..problem });
     } else if problems.len() < MOST_NAMED {
         problems.push(problem);
     }
 }
 
-/// Where an object says its kind.
+/// The field with an object's kind.
 fn kind_field() -> FieldPath {
     FieldPath(vec![Step::Field("kind".into())])
 }
 
-/// An object that is in force.
-fn held(change: Change, document: &Document<'_>, object: &RawObject) -> Held {
-    // One of several objects of a document has no line of its own.
+/// A converted object with its location.
+fn manifest_object(change: Change, document: &Document<'_>, object: &RawObject) -> ManifestObject {
+    // If a document has several objects, they have no lines.
     let line = if object.at.is_empty() { document.first_line() } else { 0 };
     let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    Held { change, document: number(document.number), line: u32::try_from(line).unwrap_or(0) }
-}
-
-/// The bounds of what a hostile text can make the parser do. What is written out is bounded by the text itself; what
-/// aliases repeat is bounded here.
-fn yaml_options() -> serde_saphyr::Options {
-    const REPEATED_EVENTS: usize = 20_000;
-    serde_saphyr::options! {
-        with_snippet: false,
-        // As kubectl's YAML, which is that of YAML 1.1: `yes` and `off` are no texts, `010` is 8, `1_000` is 1000.
-        strict_booleans: false,
-        legacy_octal_numbers: true,
-        // What a field means that stands twice depends on the field.
-        duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::PassThrough,
-        non_finite_float_policy: serde_saphyr::options::NonFiniteFloatPolicy::PassThrough,
-        budget: serde_saphyr::budget! {
-            max_events: usize::MAX,
-            max_nodes: usize::MAX,
-            max_total_scalar_bytes: usize::MAX,
-            max_recorded_anchor_events: REPEATED_EVENTS,
-            max_recorded_anchor_bytes: 16 << 20,
-        },
-        alias_limits: serde_saphyr::alias_limits! {
-            max_total_replayed_events: REPEATED_EVENTS,
-        },
-    }
+    ManifestObject { change, document: number(document.number), line: u32::try_from(line).unwrap_or(0) }
 }

@@ -1,12 +1,15 @@
-//! Stands in for namespaces that pods name and no object describes.
+//! Placeholders for namespaces that pods name and no object describes.
 //!
-//! A Namespace object can be missing from a folder, arrive after its pods, or go before them. Its name alone is known then, and so is
-//! the one label that follows from the name (semantics 11): selectors on it work. All its other labels are unknown (semantics 37).
+//! A Namespace object can be missing from a folder, arrive after its pods, or go away before them. Then only
+//! its name is known, and with it the one label that follows from the name (semantics 11), so selectors on
+//! that label work. All its other labels are unknown (semantics 37).
 //!
-//! Only a folder can lack a Namespace for long, so only a folder reports those that it lacks ([`Namespaces::missing`]). The API server has
-//! no pod without its Namespace: there, one is missing only while the watch of pods is ahead of that of namespaces.
+//! Only a folder can lack a Namespace for long, so only a folder reports the missing ones
+//! ([`Namespaces::missing`]). The API server has no pod without its Namespace: there, one is missing only
+//! while the watch of pods is ahead of the watch of namespaces.
 //!
-//! Invariant: `shown` is what the consumer knows. A namespace is shown if an object describes it or a pod is in it.
+//! Invariant: `shown` is what the consumer has. A namespace is shown if an object describes it or a pod is in
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,60 +23,60 @@ pub const METADATA_NAME: &str = "kubernetes.io/metadata.name";
 #[derive(Debug, Default)]
 pub struct Namespaces {
     described: BTreeMap<Arc<str>, Namespace>,
-    /// How many pods there are in each.
+    /// The number of pods in each namespace.
     pods: BTreeMap<Arc<str>, usize>,
-    /// How many policies there are in each.
+    /// The number of policies in each namespace.
     policies: BTreeMap<Arc<str>, usize>,
     shown: BTreeMap<Arc<str>, Namespace>,
-    /// Those whose showing must be looked at again.
-    touched: BTreeSet<Arc<str>>,
+    /// Namespaces whose entry in `shown` must be checked again.
+    dirty: BTreeSet<Arc<str>>,
     /// Whether [`Namespaces::missing`] may have changed.
     missing_changed: bool,
 }
 
 impl Namespaces {
-    /// Takes note of a namespace's object.
+    /// Records a namespace's object.
     pub fn described(&mut self, namespace: Namespace) {
         self.missing_changed |= !self.described.contains_key(&namespace.name);
-        self.touched.insert(namespace.name.clone());
+        self.dirty.insert(namespace.name.clone());
         self.described.insert(namespace.name.clone(), namespace);
     }
 
-    /// Takes note that a namespace's object is gone.
+    /// Records that a namespace's object is gone.
     pub fn undescribed(&mut self, name: &Arc<str>) {
-        self.touched.insert(name.clone());
+        self.dirty.insert(name.clone());
         self.missing_changed |= self.described.remove(name).is_some();
     }
 
-    /// Takes note of one more pod in `namespace`.
+    /// Records one more pod in `namespace`.
     pub fn pod_added(&mut self, namespace: &Arc<str>) {
         let pods = self.pods.entry(namespace.clone()).or_default();
         *pods += 1;
         if *pods == 1 {
             self.missing_changed = true;
-            self.touched.insert(namespace.clone());
+            self.dirty.insert(namespace.clone());
         }
     }
 
-    /// Takes note of one pod fewer in `namespace`.
+    /// Records one pod fewer in `namespace`.
     pub fn pod_removed(&mut self, namespace: &Arc<str>) {
         let Some(pods) = self.pods.get_mut(namespace) else { return };
         *pods -= 1;
         if *pods == 0 {
             self.missing_changed = true;
             self.pods.remove(namespace);
-            self.touched.insert(namespace.clone());
+            self.dirty.insert(namespace.clone());
         }
     }
 
-    /// Takes note of one more policy in `namespace`.
+    /// Records one more policy in `namespace`.
     pub fn policy_added(&mut self, namespace: &Arc<str>) {
         let policies = self.policies.entry(namespace.clone()).or_default();
         *policies += 1;
         self.missing_changed |= *policies == 1;
     }
 
-    /// Takes note of one policy fewer in `namespace`.
+    /// Records one policy fewer in `namespace`.
     pub fn policy_removed(&mut self, namespace: &Arc<str>) {
         let Some(policies) = self.policies.get_mut(namespace) else { return };
         *policies -= 1;
@@ -83,21 +86,21 @@ impl Namespaces {
         }
     }
 
-    /// The namespaces that pods or policies are in and no object describes, by name.
+    /// The namespaces that have pods or policies and no object, by name.
     pub fn missing(&self) -> BTreeSet<&Arc<str>> {
         let named = self.pods.keys().chain(self.policies.keys());
         named.filter(|name| !self.described.contains_key(*name)).collect()
     }
 
-    /// Whether [`Namespaces::missing`] may have changed since this was last asked.
+    /// Whether [`Namespaces::missing`] may have changed since the last call.
     pub fn take_missing_changed(&mut self) -> bool {
         std::mem::take(&mut self.missing_changed)
     }
 
-    /// What the consumer must be told now, by name: namespaces that came or changed, and those that are gone.
+    /// The changes for the consumer, by name: namespaces that are new or changed, and those that are gone.
     pub fn changes(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
-        for name in std::mem::take(&mut self.touched) {
+        for name in std::mem::take(&mut self.dirty) {
             let now = match self.described.get(&name) {
                 Some(described) => Some(described.clone()),
                 None => self.pods.contains_key(&name).then(|| known_by_name(&name)),
@@ -118,13 +121,13 @@ impl Namespaces {
         changes
     }
 
-    /// The label sets in use here.
+    /// The label sets in use.
     pub fn labels(&self) -> impl Iterator<Item = &Labels> {
         self.described.values().chain(self.shown.values()).map(|namespace| &namespace.labels)
     }
 }
 
-/// A namespace of which nothing is known but its name.
+/// A namespace of which only the name is known.
 fn known_by_name(name: &Arc<str>) -> Namespace {
     Namespace { name: name.clone(), labels: Labels::unknown() }
 }
@@ -134,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_namespace_is_there_while_an_object_or_a_pod_says_so() {
+    fn a_namespace_exists_while_it_has_an_object_or_a_pod() {
         let mut namespaces = Namespaces::default();
         let web: Arc<str> = Arc::from("web");
         let by_name = [Change::Namespace(known_by_name(&web))];
@@ -173,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_without_labels_says_more_than_its_name() {
+    fn an_object_without_labels_has_known_labels() {
         let mut namespaces = Namespaces::default();
         let web: Arc<str> = Arc::from("web");
         namespaces.pod_added(&web);
@@ -190,9 +193,9 @@ mod tests {
         assert_eq!(
             namespaces.changes(),
             [Change::Namespace(known_by_name(&web))],
-            "they can't be read any more"
+            "they are no longer readable"
         );
         namespaces.undescribed(&web);
-        assert_eq!(namespaces.changes(), [], "nothing is lost that was known");
+        assert_eq!(namespaces.changes(), [], "no known label is lost");
     }
 }

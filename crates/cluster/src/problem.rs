@@ -1,7 +1,7 @@
-//! What a source got wrong, and the update in which a source reports it beside the changes.
+//! What a source could not understand, and the update that reports it together with the changes.
 //!
-//! From: a source. To: the agent's log, metrics, `doctor` and `explain`. Invariant: whatever is named here never
-//! widened what is allowed (semantics 28).
+//! From: a source. To: the agent's log, metrics, `doctor` and `explain`. Invariant: nothing that is reported
+//! here has widened access (semantics 28).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,31 +16,36 @@ use serde::Serialize;
 use crate::invisible::visible;
 pub use crate::read_counts::ReadCounts;
 
-/// One step of a source: from what stood before to what stands now.
+/// One step of a source, from its previous state to its current state.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Update {
-    /// What differs from the update before, in an order that can be applied as it is.
+    /// The delta to the previous update, in an order in which it can be applied.
     pub changes: Vec<Change>,
-    /// ALL problems that stand now, old ones too, sorted. Shared with the update before if they are the same.
+    /// ALL current problems, old ones included, sorted. Shared with the previous update if they are the same.
     pub problems: Arc<[Problem]>,
-    /// How much the source has read, in all.
+    /// How much the source has read in total.
     pub read: ReadCounts,
-    /// The policies whose version differs from the update before, with the version that they have now; `None` for one that
-    /// is gone. A version can change though the policy means the same. Empty where a source knows of no versions.
+    /// The policies whose version differs from the previous update, with their current version, or `None` for
+    /// a policy that is gone. The version can change although the policy means the same. Empty for a source
+    /// without versions.
     pub versions: Vec<(PolicyName, Option<ResourceVersion>)>,
-    /// The addresses behind interfaces of this node, by the interfaces' names, as the CNI cache has them; `None` if that is no news.
+    /// The addresses behind this node's interfaces, by interface name, as the CNI result cache has them.
+    /// `None` if they did not change.
     pub cni_ports: Option<CniPorts>,
-    /// When the state on disk was written, while objects of it stand in for those that the source has not said yet.
+    /// When the state on disk was written, as long as some of its objects stand in for objects that the
+    /// source has not delivered yet.
     pub restored: Option<SystemTime>,
-    /// ALL files that are broken and of which no version was ever understood: what their policies isolate may be open.
+    /// ALL broken files without any version that was understood. Pods that their policies should isolate may
+    /// be open.
     pub never_understood: Vec<PathBuf>,
 }
 
-/// Addresses behind interfaces of the node, by the interfaces' names.
+/// Addresses behind interfaces of the node, by interface name.
 pub type CniPorts = Arc<BTreeMap<Box<str>, Vec<IpAddr>>>;
 
 impl Update {
-    /// Takes in the update that followed this one. Of a policy that both have, the earlier version is dropped: it may be large.
+    /// Merges the update that followed this one. If both have a version of a policy, the earlier version is
+    /// dropped, because it may be large.
     pub fn then(&mut self, next: Self) {
         let changed = |change: &Change| match change {
             Change::Policy(policy) => Some(policy.name.clone()),
@@ -49,7 +54,10 @@ impl Update {
         };
         let policies: BTreeSet<PolicyName> = next.changes.iter().filter_map(changed).collect();
         if !policies.is_empty() {
-            let is_kept = |change: &Change| !matches!(change, Change::Policy(policy) if policies.contains(&policy.name));
+            let is_kept = |change: &Change| match change {
+                Change::Policy(policy) => !policies.contains(&policy.name),
+                _ => true,
+            };
             self.changes.retain(is_kept);
         }
         self.changes.extend(next.changes);
@@ -62,23 +70,24 @@ impl Update {
     }
 }
 
-/// `metadata.resourceVersion`: says which of two readings of an object is the same; nothing else can be told by it.
+/// `metadata.resourceVersion`. It tells whether two readings of an object are of the same version, and
+/// nothing else.
 pub type ResourceVersion = Arc<str>;
 
-/// Something in an object or a manifest that could not be understood, and what follows from that.
+/// Something in an object or a manifest that could not be understood, and its effect.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 pub struct Problem {
-    /// Where it stands.
+    /// Where the problem is.
     pub origin: Origin,
-    /// The object, for example `NetworkPolicy web/a`, where it can be told.
+    /// The object, for example `NetworkPolicy web/a`, if it is known.
     pub object: Option<String>,
-    /// What is wrong, with the field where there is one.
+    /// What is wrong, with the field if there is one.
     pub what: String,
-    /// What follows, for example "the peer matches nothing".
+    /// The effect, for example "the peer matches nothing".
     pub effect: String,
 }
 
-/// Where something stands that could not be understood.
+/// The location of something that could not be understood.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
@@ -86,41 +95,41 @@ pub enum Origin {
     File {
         /// The file, or the folder itself.
         path: PathBuf,
-        /// The document in the file, from 1; 0 where the problem is the file's as a whole.
+        /// The document in the file, from 1; 0 if the problem concerns the file as a whole.
         document: usize,
-        /// The line in the file, from 1, where it can be told.
+        /// The line in the file, from 1, if it is known.
         line: Option<usize>,
     },
     /// In the Kubernetes API.
     Api {
-        /// The object's version that has the problem.
+        /// The version of the object that has the problem.
         resource_version: ResourceVersion,
     },
 }
 
 impl Origin {
-    /// A file as a whole, or a folder.
+    /// A whole file, or a folder.
     pub(crate) fn whole_file(path: &Path) -> Self {
         Self::File { path: path.to_owned(), document: 0, line: None }
     }
 }
 
 impl Problem {
-    /// The problem of a file whose text has changed since: the line says nothing any more.
+    /// Removes the line number, for a file whose text has changed since.
     pub(crate) fn forget_line(&mut self) {
         if let Origin::File { line, .. } = &mut self.origin {
             *line = None;
         }
     }
 
-    /// The namespace of the object; empty if it has none, or if the object is unknown.
+    /// The namespace of the object; empty if it has none or the object is unknown.
     pub fn namespace(&self) -> &str {
         let name = self.object.as_deref().and_then(|object| object.split_once(' '));
         name.and_then(|(_, name)| name.split_once('/')).map_or("", |(namespace, _)| namespace)
     }
 
-    /// The problem in one line, without resourceVersion, document and line: two versions of an object that have the same problem give the
-    /// same text.
+    /// The problem in one line, without resourceVersion, document and line. Two versions of an object with
+    /// the same problem give the same text.
     pub fn without_version(&self) -> String {
         let Self { origin, object, what, effect } = self;
         let object = object.as_deref();
@@ -134,8 +143,8 @@ impl Problem {
         one_line(&format!("{place}: {what}; {effect}"))
     }
 
-    /// Logs the problem as one warning, with stable names of fields. Sources leave this to their consumer, which knows which problems are
-    /// new.
+    /// Logs the problem as one warning with stable field names. Sources leave this to their consumer, which
+    /// can tell which problems are new.
     pub fn log(&self) {
         let (object, error, effect) = (self.object.as_deref(), &*self.what, &*self.effect);
         match &self.origin {
@@ -186,7 +195,8 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Escapes control and invisible characters. Names and values come from outside: a line break in one must not look like a second problem.
+/// Escapes control and invisible characters. Names and values come from outside, and a line break in one of
+/// them must not look like a second problem.
 fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in visible(text).chars() {
@@ -204,13 +214,13 @@ mod tests {
         let mut problem = Problem {
             origin: Origin::File { path: PathBuf::from("dir/web.yaml"), document: 2, line: Some(12) },
             object: Some("NetworkPolicy web/a\nb".into()),
-            what: "spec.ingress[0].from[0].ipBlock.cidr: \"x\" is no CIDR".into(),
+            what: "spec.ingress[0].from[0].ipBlock.cidr: \"x\" is not a CIDR".into(),
             effect: "the peer matches nothing".into(),
         };
         assert_eq!(
             problem.to_string(),
             "dir/web.yaml:12 (document 2): NetworkPolicy web/a\\nb: \
-             spec.ingress[0].from[0].ipBlock.cidr: \"x\" is no CIDR; the peer matches nothing"
+             spec.ingress[0].from[0].ipBlock.cidr: \"x\" is not a CIDR; the peer matches nothing"
         );
         let from_file = problem.without_version();
         problem.origin = Origin::File { path: PathBuf::from("dir/web.yaml"), document: 3, line: Some(70) };
@@ -226,7 +236,7 @@ mod tests {
         assert_eq!(
             problem.to_string(),
             "NetworkPolicy web/a\\nb (version 77): \
-             spec.ingress[0].from[0].ipBlock.cidr: \"x\" is no CIDR; the peer matches nothing"
+             spec.ingress[0].from[0].ipBlock.cidr: \"x\" is not a CIDR; the peer matches nothing"
         );
     }
 }

@@ -1,34 +1,34 @@
-//! How much a source has read, so that an empty or mistaken folder is noticed where nothing is wrong.
+//! How much a source has read, so that an empty or wrong folder is noticed even if nothing is broken.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How much a source has read and holds now. Shown as `12 files, 40 objects, 7 policies`.
+/// What a source has read and holds now. Displayed as `12 files, 40 objects, 7 policies`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ReadCounts {
-    /// Files whose names are those of manifests; null where the Kubernetes API is the source.
+    /// Files with a manifest's file name; null if the Kubernetes API is the source.
     pub files: Option<u64>,
     /// Namespaces, Nodes, Pods and NetworkPolicies that are in force.
     pub objects: u64,
     /// NetworkPolicies among them.
     pub policies: u64,
-    /// Objects of kinds that no verdict needs.
+    /// Objects of kinds that verdicts do not depend on.
     pub others: u64,
     /// Files without any Kubernetes object.
     pub skipped: u64,
-    /// The first of these, by their paths in the folder.
+    /// The first of these files, by their paths in the folder.
     pub skipped_files: Vec<String>,
     /// Files that don't end in .yaml, .yml or .json, and broken links. Hidden ones are not counted.
     #[serde(default)]
     pub unread: u64,
-    /// The first of these, by their paths in the folder.
+    /// The first of these files, by their paths in the folder.
     #[serde(default)]
     pub unread_files: Vec<String>,
 }
 
 impl ReadCounts {
-    /// The most skipped files, and the most unread ones, that are named.
+    /// At most this many skipped files, and as many unread files, are named.
     pub(crate) const NAMED: usize = 5;
 }
 
@@ -61,7 +61,7 @@ impl fmt::Display for ReadCounts {
     }
 }
 
-/// The names of the first of `count` files, separated by commas.
+/// The names of the first of `count` files, separated by commas, and an ellipsis if there are more.
 fn named(count: u64, files: &[String]) -> String {
     let more = if count > files.len() as u64 { ", ..." } else { "" };
     files.join(", ") + more
@@ -84,8 +84,8 @@ mod tests {
         };
         assert_eq!(
             counts.to_string(),
-            "9 files, 2 objects, 1 policy; 1 object of kinds that no verdict needs; skipped 3 files without Kubernetes objects: \
-             values.yaml, a/package.json, ..."
+            "9 files, 2 objects, 1 policy; 1 object of kinds that no verdict needs; skipped 3 files without \
+             Kubernetes objects: values.yaml, a/package.json, ..."
         );
         counts = ReadCounts {
             files: Some(9),
@@ -97,8 +97,8 @@ mod tests {
         };
         assert_eq!(
             counts.to_string(),
-            "9 files, 2 objects, 1 policy; did not read 1 file that is a broken link or does not end in .yaml, .yml or .json: \
-             policy.yaml.bak"
+            "9 files, 2 objects, 1 policy; did not read 1 file that is a broken link or does not end in \
+             .yaml, .yml or .json: policy.yaml.bak"
         );
         let api = ReadCounts { files: None, objects: 0, policies: 0, ..ReadCounts::default() };
         assert_eq!(api.to_string(), "0 objects, 0 policies");

@@ -1,15 +1,16 @@
 //! Decides which policies' rules a source keeps in memory.
 //!
-//! From: the cost of each policy in its source. To: the source, which omits the rules of the others ([`PolicySpec::omit_rules`]), and reads
-//! an object again once there is room for its rules. Invariant: the policies whose rules are kept cost at most the budget, but for those
-//! that came since the last [`RuleBudget::settle`], and those that may be gone: once more the budget at most.
+//! From: the cost of each policy in its source. To: the source, which omits the rules of the other policies
+//! ([`PolicySpec::omit_rules`]) and reads an object again once its rules fit. Invariant: the policies whose
+//! rules are kept cost at most the budget, except for those entered since the last [`RuleBudget::settle`] and
+//! those that may be gone, which cost at most the budget once more.
 //!
 //! [`PolicySpec::omit_rules`]: policy::PolicySpec::omit_rules
 
 use policy::{Admission, Budget, Cost, PolicyName};
 
-/// Entries that may be added before the next [`RuleBudget::settle`] is due. Settling takes longer the more
-/// policies there are, so it isn't done for each.
+/// Entries that may be added before the next [`RuleBudget::settle`] is due. Its cost grows with the number of
+/// policies, so it does not run for each policy.
 const UNSETTLED: Cost = 1 << 14;
 
 /// See the module.
@@ -17,23 +18,24 @@ const UNSETTLED: Cost = 1 << 14;
 pub(crate) struct RuleBudget {
     budget: Budget,
     admission: Admission,
-    /// Entries that came since the last time.
+    /// Entries that were added since the last [`RuleBudget::settle`].
     unsettled: Cost,
 }
 
 impl RuleBudget {
-    /// Without policies.
+    /// A budget without policies.
     pub fn new(budget: Budget) -> Self {
         Self { budget, admission: Admission::new(budget), unsettled: 0 }
     }
 
-    /// Forgets all policies: those that are still there are entered again. Until then the rules that are kept stay, and cost nothing, so
-    /// that a policy doesn't lose its rules because of one in whose place it comes.
+    /// Removes all policies; the caller enters those that still exist again. Rules that are kept stay until
+    /// then at no cost, so a policy does not lose its rules to the policy that replaces it.
     pub fn begin(&mut self) {
         *self = Self::new(self.budget);
     }
 
-    /// Adds a policy, or changes its cost. Returns whether [`RuleBudget::settle`] is due, and should not wait for the next update.
+    /// Adds a policy, or changes its cost. Returns whether [`RuleBudget::settle`] is due and should not wait
+    /// for the next update.
     pub fn enter(&mut self, name: &PolicyName, cost: Cost) -> bool {
         let is_cheaper = self.admission.cost(name).is_some_and(|before| cost < before);
         let may_fit = is_cheaper && !self.admission.is_admitted(name);
@@ -47,7 +49,7 @@ impl RuleBudget {
         self.admission.leave(name);
     }
 
-    /// Decides again, and returns the policies for which the decision changed.
+    /// Decides again and returns the policies whose decision changed.
     pub fn settle(&mut self) -> Vec<PolicyName> {
         self.unsettled = 0;
         let mut differing = Vec::new();

@@ -1,11 +1,11 @@
-//! Tells whether a file changed since it was read.
+//! Detects whether a file changed since it was read.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Device, inode, size and the times of the last change of content and of inode, in ns since 1970. A file that was
-/// written, replaced, or put behind the same symbolic link has another stamp.
+/// Device, inode, size and the times of the last change of content and of inode, in ns since 1970. A file
+/// that was written, replaced, or put behind the same symbolic link gets another stamp.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Stamp {
     device: u64,
@@ -28,13 +28,13 @@ impl Stamp {
         }
     }
 
-    /// Tells one folder from another at the same path, and nothing of what is in it.
+    /// A stamp that distinguishes two folders at the same path and ignores their contents.
     pub fn identity(metadata: &Metadata) -> Self {
         Self { device: metadata.dev(), inode: metadata.ino(), size: 0, modified: 0, changed: 0 }
     }
 
-    /// The stamp, unless the file changed so shortly before `now` that one more write could leave the same: the kernel's
-    /// times move on in steps of up to 10 ms.
+    /// The stamp, unless the file changed so shortly before `now` that one more write could leave the same
+    /// stamp. The kernel's file times advance in steps of up to 10 ms.
     pub fn unless_fresh(self, now: SystemTime) -> Option<Self> {
         const STEP: Duration = Duration::from_millis(50);
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();

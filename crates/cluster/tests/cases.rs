@@ -1,9 +1,10 @@
-//! Folders of manifests that were found in the wild, each with packets and their right verdicts.
+//! Folders of manifests that were found in the wild, each with packets and their correct verdicts.
 //!
-//! A case has `manifests/`, a folder source; `packets.jsonl`, in the form of `explain --packets`, with the right verdict in `expect`;
-//! and `messages`: sentences about the case behind `#`, then for each problem that must be named a part of its text. Of two lines
-//! that match the same problem both must be in it; a problem that no line matches fails the case. A line that begins with `read: `
-//! is how much must have been read.
+//! A case has `manifests/`, a folder source; `packets.jsonl`, in the format of `explain --packets`, with the
+//! correct verdict in `expect`; and `messages`. In `messages`, lines with `#` describe the case. Every other
+//! line is a part of the text of a problem that must be reported. If two lines match the same problem, it
+//! must contain both. A problem that no line matches fails the case. A line that begins with `read: ` gives
+//! the expected read counts.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -35,7 +36,7 @@ fn every_case_gets_its_verdicts_and_its_messages() {
     let mut wrong = String::new();
     for case in cases {
         let name = case.file_name().expect("a name").to_str().expect("text");
-        let found = look(&case);
+        let found = run(&case);
         if !found.is_empty() {
             writeln!(wrong, "{name}\n{found}").expect("a String takes all");
         }
@@ -43,8 +44,8 @@ fn every_case_gets_its_verdicts_and_its_messages() {
     assert!(wrong.is_empty(), "{wrong}");
 }
 
-/// What is wrong with a case.
-fn look(case: &Path) -> String {
+/// Runs a case. Returns its failures.
+fn run(case: &Path) -> String {
     let (_, update) =
         Folder::read(case.join("manifests"), policy::Budget::default()).expect("a readable folder");
     let read = |file: &str| fs::read_to_string(case.join(file)).expect("a readable file");
@@ -62,13 +63,13 @@ fn look(case: &Path) -> String {
             Verdict::Deny => "deny",
         };
         if verdict != line.expect {
-            writeln!(wrong, "  {verdict}, but right is {text}").expect("a String takes all");
+            writeln!(wrong, "  {verdict}, but expected {text}").expect("a String takes all");
         }
     }
     wrong
 }
 
-/// What is wrong with what is said.
+/// Compares the reported problems with the expected ones. Returns the differences.
 fn messages(update: &Update, expected: &str) -> String {
     let sentence = expected.lines().next().unwrap_or_default();
     assert!(sentence.starts_with("# "), "a case begins with a sentence about it: {sentence}");
@@ -86,11 +87,11 @@ fn messages(update: &Update, expected: &str) -> String {
             found |= here;
         }
         if !found {
-            writeln!(wrong, "  not said: {part}").expect("a String takes all");
+            writeln!(wrong, "  not reported: {part}").expect("a String takes all");
         }
     }
     for (text, _) in said.iter().zip(&named).filter(|(_, named)| !**named) {
-        writeln!(wrong, "  said for no reason: {text}").expect("a String takes all");
+        writeln!(wrong, "  unexpected: {text}").expect("a String takes all");
     }
     if !wrong.is_empty() {
         writeln!(wrong, "  read: {}", update.read).expect("a String takes all");

@@ -1,8 +1,8 @@
-//! Replays every manifest that once was a bug, a find of the fuzzer, or a case that is easily got wrong.
+//! Replays manifests that once exposed a bug, were found by the fuzzer, or are easy to get wrong.
 //!
-//! Each data file has a twin `NAME.expected`: one sentence that says what the file is about, then the objects that
-//! are read from it, then what is said about the rest. After a change that is meant to change one, run the test with
-//! `UPDATE_EXPECTED=1` and look at the difference.
+//! Each data file has a file `NAME.expected` beside it: one sentence about the manifest, then the objects
+//! that are read from it, then the problems. To change one on purpose, run the test with `UPDATE_EXPECTED=1`
+//! and review the diff.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -40,7 +40,7 @@ fn every_manifest_reads_as_expected() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
-/// The objects of a file, and what is said about the rest, one a line.
+/// The objects of a file and its problems, one per line.
 fn summary(file: &Path) -> String {
     let bytes = fs::read(file).expect("a manifest");
     let name = Path::new(file.file_name().expect("a name"));
@@ -87,7 +87,7 @@ fn object(change: &Change) -> String {
     }
 }
 
-/// How much of a rule matches something.
+/// How many peers and ports of a rule can match.
 fn rule(rule: &RuleSpec) -> String {
     let peers = rule.peers.as_ref().map_or("all peers".into(), |peers| {
         let alive = peers.iter().filter(|peer| **peer != Peer::Nothing).count();
@@ -100,8 +100,9 @@ fn rule(rule: &RuleSpec) -> String {
     format!("{peers} and {ports}")
 }
 
-/// A policy in JSON or flow style, cut off behind each of its characters: from where it can be seen which pods it is about, it isolates
-/// them, whatever the order of its fields. Before that the message says that pods may be open.
+/// Cuts off a policy in JSON or flow style after each of its characters. As soon as it is known which pods it
+/// concerns, it isolates them, whatever the order of its fields. Before that, the message says that pods may
+/// be open.
 #[test]
 fn a_policy_that_is_cut_off_anywhere_isolates_as_soon_as_its_pods_are_known() {
     let fields = [
@@ -110,7 +111,7 @@ fn a_policy_that_is_cut_off_anywhere_isolates_as_soon_as_its_pods_are_known() {
         r#""spec": {"policyTypes": ["Ingress"], "podSelector": {"matchLabels": {"app": "a"}}, "ingress": [{"from": [{"podSelector": {}}]}]}"#,
         r#""apiVersion": "networking.k8s.io/v1""#,
     ];
-    // Behind each of these it is known what it is, where, and which pods it is about.
+    // After each of these, its kind, its namespace and its pods are known.
     let parts = ["\"NetworkPolicy\"", "\"namespace\": \"web\"", "{\"app\": \"a\"}}"];
     let mut isolated = 0;
     for order in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 3, 0, 1], [1, 0, 2, 3]] {
@@ -123,21 +124,21 @@ fn a_policy_that_is_cut_off_anywhere_isolates_as_soon_as_its_pods_are_known() {
         {
             let known = parts.map(|part| {
                 let part = if quotes { part.to_owned() } else { part.replace('"', "") };
-                // A plain scalar ends with what stands behind it.
+                // A plain scalar ends with the character after it.
                 let is_plain = !part.ends_with(['"', '}']);
                 whole.find(&part).expect("it is there") + part.len() + usize::from(is_plain)
             });
             let known = known.into_iter().max().expect("three");
             let is_object = if quotes { "\"kind\"" } else { "kind" };
             for end in whole.find(is_object).expect("a kind") + is_object.len()..whole.len() {
-                // What is wrong may come in the middle, too. It would end a plain scalar.
+                // The error may also be in the middle. In a plain scalar it would be part of the text.
                 for rest in if quotes { ["", "]) x"] } else { ["", ""] } {
                     let text = format!("{}{rest}", &whole[..end]);
                     let reading = manifest::read(Path::new(name), text.as_bytes(), &Interner::new());
                     let objects: Vec<String> = reading.changes().map(object).collect();
                     let [failure] = reading.failures.as_slice() else { panic!("{text}\n{reading:?}") };
                     if end >= known {
-                        // Of one whose name did not come all the same is known.
+                        // The isolation is known even if the name was not read.
                         let [found] = objects.as_slice() else { panic!("{text}\n{objects:?} {failure}") };
                         assert!(
                             found.contains(" web/") && found.contains("1 requirements, ingress [], egress")
@@ -156,9 +157,9 @@ fn a_policy_that_is_cut_off_anywhere_isolates_as_soon_as_its_pods_are_known() {
     assert!(isolated > 1000, "{isolated}");
 }
 
-/// Texts for which a walk from the beginning for each of their parts would take minutes.
+/// Texts that would take minutes if they were read from the beginning for each of their parts.
 #[test]
-fn the_time_to_read_grows_with_the_text_alone() {
+fn the_time_to_read_is_proportional_to_the_text() {
     const MANY: usize = 20_000;
     let head = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: web}\n";
     let rules = "  - {ports: [], ports: [{port: 80}]}\n".repeat(MANY);
@@ -182,7 +183,7 @@ fn the_time_to_read_grows_with_the_text_alone() {
     }
 }
 
-/// How long this thread has run, which a busy machine does not stretch.
+/// The processor time of this thread, which does not depend on the machine's load.
 fn on_processor() -> Duration {
     let stat = fs::read_to_string("/proc/thread-self/schedstat").expect("Linux says it");
     Duration::from_nanos(stat.split(' ').next().expect("a number").parse().expect("nanoseconds"))

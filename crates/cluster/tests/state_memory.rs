@@ -1,10 +1,7 @@
-//! The memory that the state on disk takes while it is read and written: 2,000 pods of one template as large as the API server takes it, 110 kB
-//! each as text, and 220 MB in all.
+//! The memory that reading and writing the state on disk takes, with 2,000 pods of one template as large as
+//! the API server accepts: 110 kB each as text, and 220 MB in total.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a state that can't be made is a mistake of the test, and must end it"
-)]
+#![allow(clippy::unwrap_used, reason = "a state that can't be created is a bug in the test, and must end it")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
@@ -16,7 +13,7 @@ use cluster::{Source, StateDir};
 use policy::Change;
 use serde_json::{Value, json};
 
-/// Bytes in use by all threads, and the most there were.
+/// Bytes in use by all threads, and their maximum.
 static IN_USE: AtomicIsize = AtomicIsize::new(0);
 static MOST: AtomicIsize = AtomicIsize::new(0);
 
@@ -29,7 +26,8 @@ impl Counting {
     }
 }
 
-// SAFETY: every call goes on to the system's allocator with the arguments it came with; counting touches no memory of the caller's.
+// SAFETY: every call passes its arguments on to the system allocator; counting accesses none of the caller's
+// memory.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         Self::add(layout.size().cast_signed());
@@ -53,7 +51,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// By how many bytes more than before were in use at most.
+/// The maximum of bytes in use above `before`, since the last call.
 fn most_since(before: isize) -> isize {
     MOST.swap(IN_USE.load(Ordering::Relaxed), Ordering::Relaxed) - before
 }
@@ -87,9 +85,9 @@ fn state(folder: &std::path::Path) -> String {
 }
 
 #[test]
-fn reading_and_writing_the_state_takes_as_much_memory_as_the_pods() {
+fn reading_and_writing_the_state_takes_little_more_memory_than_the_pods() {
     let (dir, state_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    // The file is broken: its pods are those of the state.
+    // The file is broken, so its pods are those of the state.
     fs::write(dir.path().join("pods.yaml"), "{").unwrap();
     let text = state(dir.path());
     fs::write(state_dir.path().join("state.json"), &text).unwrap();

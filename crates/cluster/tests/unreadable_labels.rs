@@ -1,7 +1,9 @@
-//! Folders in which labels can't be read: the verdicts are right, and the problem is named with its field and what follows from it.
+//! Folders with labels that can't be read: the verdicts are correct, and the problem is reported with its
+//! field and effect.
 //!
-//! A case is a folder of `tests/cases`: `manifests/` is the source, `packets.jsonl` has a packet a line with the right verdict in
-//! `expect`, and `messages` has sentences about the case behind `#`, then the texts that must be said of it.
+//! A case is a folder in `tests/cases`: `manifests/` is the source, `packets.jsonl` has a packet per line
+//! with the correct verdict in `expect`, and `messages` has a description in lines with `#`, then parts of
+//! the expected problems.
 
 use std::fs;
 use std::path::Path;
@@ -11,23 +13,23 @@ use policy::{Compiler, Directions, Packet, Protocol, Scope, Verdict};
 use serde_json::Value;
 
 #[test]
-fn a_namespace_whose_labels_cannot_be_read_matches_no_peer_that_asks_for_them() {
-    holds("13b-namespace-labels-unreadable");
+fn a_namespace_with_unreadable_labels_matches_no_peer_that_selects_by_them() {
+    check("13b-namespace-labels-unreadable");
 }
 
 #[test]
-fn a_pod_whose_labels_cannot_be_read_escapes_no_policy() {
-    holds("13c-pod-labels-unreadable");
+fn a_pod_with_unreadable_labels_escapes_no_policy() {
+    check("13c-pod-labels-unreadable");
 }
 
-fn holds(case: &str) {
+fn check(case: &str) {
     let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases").join(case);
     let text = |file: &str| fs::read_to_string(case.join(file)).expect("a file of the case");
     let (_, update) =
         Folder::read(case.join("manifests"), policy::Budget::default()).expect("a folder of manifests");
     let said = update.problems.iter().map(|problem| format!("{problem}\n")).collect::<String>();
     for expected in text("messages").lines().filter(|line| !line.starts_with('#')) {
-        assert!(said.contains(expected), "not said: {expected}\nbut: {said}");
+        assert!(said.contains(expected), "not reported: {expected}\nreported: {said}");
     }
     for scope in [Scope::Cluster, Scope::Node("alder".into())] {
         let snapshot = Compiler::new(scope.clone()).apply(update.changes.iter().cloned()).snapshot;

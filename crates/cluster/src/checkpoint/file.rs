@@ -1,8 +1,8 @@
-//! The state file: one line that says what follows, then the objects as JSON.
+//! The state file: a header line, then the objects as JSON.
 //!
-//! It is written beside and renamed, so a reader finds the whole of one version or of the one before. The header has the length and
-//! the CRC-32 of what follows, for disks and file systems that keep less than they promise. What is read and written is never in memory as a
-//! whole.
+//! It is written to a temporary file and renamed, so a reader finds either the new version or the previous
+//! one as a whole. The header has the length and the CRC-32 of the body, for disks and file systems that lose
+//! data. Neither reading nor writing holds the whole file in memory.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
@@ -12,76 +12,77 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::contents::{Checkpoint, Restored};
 use super::object::{Loaded, Saved};
-use super::{Checkpoint, Restored};
 use crate::interner::Interner;
 
 /// The name of the file in its folder.
 pub(super) const NAME: &str = "state.json";
 
-/// What files begin with that are being written.
+/// The prefix of files that are being written.
 const UNFINISHED: &str = ".state-";
 
-/// An unfinished file that is older than this was left by an agent that was killed.
+/// An unfinished file that is older than this was left by a killed agent.
 const ABANDONED: Duration = Duration::from_secs(60);
 
-/// The `format` that is understood.
+/// The supported `format`.
 const FORMAT: &str = "kube-verdict state";
 
-/// The `version` that is understood: another one is written when a reader of this one would misunderstand it.
+/// The supported `version`. It changes when a reader of this version would misunderstand the file.
 const VERSION: u32 = 2;
 
-/// The most bytes that are read or written: some 200,000 pods. In memory they take about as much.
+/// The most bytes that are read or written, which is some 200,000 pods. In memory they take about as much.
 const LARGEST: u64 = 64 << 20;
 
-/// Bytes that are read or written at a time.
+/// The buffer size for reading and writing.
 const BUFFER: usize = 64 << 10;
 
 /// The longest header, in bytes.
 const LONGEST_HEADER: u64 = 16 << 10;
 
-/// The first line.
+/// The first line of the file.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Header {
     format: String,
     version: u32,
-    /// Which source it is of: another one's objects say nothing about this one.
+    /// The source of the objects. Objects of another source are not used.
     source: String,
     node: String,
-    /// Grows with each agent that writes: an older agent overwrites nothing that a newer one has written.
+    /// Grows with each agent that writes, so an older agent does not overwrite the state of a newer one.
     pub term: u64,
     /// Seconds since 1970.
     saved: u64,
-    /// Of what follows.
+    /// The length of the body.
     bytes: u64,
+    /// The checksum of the body.
     crc32: u32,
 }
 
 /// Why the state can't be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReadError {
-    #[error("the state in {} can't be read: {error}", path.display())]
-    Io { path: PathBuf, error: io::Error },
+    #[error("the state in {} can't be read", path.display())]
+    Io { path: PathBuf, source: io::Error },
     #[error("the state in {} is not used: {what}", path.display())]
     Content { path: PathBuf, what: String },
 }
 
-/// Why the state isn't written.
+/// Why the state was not written.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WriteError {
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error("the state takes more than {LARGEST} bytes")]
     TooLarge,
-    /// Another agent writes it; says which, and what to do.
+    /// Another agent writes the state. Says which one, and what to do.
     #[error("{0}")]
     Yields(String),
 }
 
-/// What reading comes to.
+/// The result of reading.
 #[derive(Debug)]
 pub(super) enum Read {
-    /// With the term of its writer.
+    /// The state, and the term of its writer.
     Whole(Restored, u64),
     /// No state was ever written.
     Nothing,
@@ -101,7 +102,7 @@ impl Header {
         }
     }
 
-    /// The first line, filled up with spaces to `length` bytes.
+    /// The header line, padded with spaces to `length` bytes.
     fn line(&self, length: usize) -> io::Result<Vec<u8>> {
         let mut line = serde_json::to_vec(self)?;
         line.resize(line.len().max(length.saturating_sub(1)), b' ');
@@ -109,14 +110,14 @@ impl Header {
         Ok(line)
     }
 
-    /// Why an agent with this header doesn't replace what `found` heads; `None` if it does.
+    /// Why an agent with this header must not replace the state with the header `found`; `None` if it may.
     pub(super) fn yields_to(&self, found: &Header) -> Option<String> {
         if found.term <= self.term {
             return None;
         }
         Some(if found.source == self.source && found.node == self.node {
-            "another agent of this node has taken over and writes the state: unless an upgrade is in progress, \
-             stop one of the two"
+            "another agent of this node has taken over and writes the state: unless an upgrade is in \
+             progress, stop one of the two"
                 .to_owned()
         } else {
             format!(
@@ -126,7 +127,7 @@ impl Header {
         })
     }
 
-    /// What keeps this header's objects from being used.
+    /// Why the objects of this header can't be used.
     fn flaw(&self, source: &str, node: &str) -> Option<String> {
         if self.format != FORMAT || self.version != VERSION {
             return Some(format!(
@@ -140,14 +141,14 @@ impl Header {
                 self.node, self.source
             ));
         }
-        (self.bytes > LARGEST).then(|| format!("it says that it has {} bytes", self.bytes))
+        (self.bytes > LARGEST).then(|| format!("its header gives a length of {} bytes", self.bytes))
     }
 }
 
 /// Reads the state in `folder`, if it is of this source and node.
 pub(super) fn read(folder: &Path, source: &str, node: &str, interner: &Interner) -> Result<Read, ReadError> {
     let path = folder.join(NAME);
-    let io = |error| ReadError::Io { path: path.clone(), error };
+    let io = |source| ReadError::Io { path: path.clone(), source };
     let content = |what| ReadError::Content { path: path.clone(), what };
     let file = match File::open(&path) {
         Ok(file) => file,
@@ -156,15 +157,14 @@ pub(super) fn read(folder: &Path, source: &str, node: &str, interner: &Interner)
     };
     let metadata = file.metadata().map_err(io)?;
     if !metadata.is_file() {
-        return Err(content("it is no ordinary file".to_owned()));
+        return Err(content("it is not a regular file".to_owned()));
     }
     if metadata.len() > LARGEST + LONGEST_HEADER {
         return Err(content(format!("it has {} bytes, and at most {LARGEST} are read", metadata.len())));
     }
     let mut file = BufReader::with_capacity(BUFFER, file);
-    let header = header(&mut file)
-        .map_err(io)?
-        .ok_or_else(|| content("its first line is not understood".to_owned()))?;
+    let header =
+        header(&mut file).map_err(io)?.ok_or_else(|| content("its first line is not a header".to_owned()))?;
     if let Some(flaw) = header.flaw(source, node) {
         return Err(content(flaw));
     }
@@ -195,21 +195,21 @@ fn checksum(file: &mut impl io::BufRead) -> io::Result<(u64, u32)> {
     }
 }
 
-/// `None` if the first line is no header.
+/// Reads the first line; `None` if it is not a header.
 fn header(file: &mut impl io::BufRead) -> io::Result<Option<Header>> {
     let mut line = Vec::new();
     file.by_ref().take(LONGEST_HEADER).read_until(b'\n', &mut line)?;
     Ok(serde_json::from_slice(&line).ok())
 }
 
-/// The header of the state in `folder`, also of one that is not used; `None` if it can't be read.
+/// The header of the state in `folder`, even if the state is not used; `None` if it can't be read.
 pub(super) fn header_in(folder: &Path) -> Option<Header> {
     let file = File::open(folder.join(NAME)).ok()?;
     header(&mut BufReader::new(file)).ok().flatten()
 }
 
-/// Replaces the state in `folder`, which is created where it isn't there; returns how many bytes that took. Doesn't replace that of a newer
-/// agent.
+/// Replaces the state in `folder`, which is created if it does not exist. Returns the number of bytes
+/// written. Does not replace the state of a newer agent.
 pub(super) fn write(
     folder: &Path,
     header: &Header,
@@ -220,9 +220,9 @@ pub(super) fn write(
     let saved = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let header = Header { saved, ..header.clone() };
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    // Mode 0600, and removed where this function ends early.
+    // Mode 0600, and removed if this function returns early.
     let file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder)?;
-    // Length and checksum are known only afterwards.
+    // Length and checksum are known only after writing the body.
     let longest = Header { bytes: u64::MAX, crc32: u32::MAX, ..header.clone() }.line(0)?;
     let mut body = Body::new(BufWriter::with_capacity(BUFFER, file));
     body.writer.write_all(&longest)?;
@@ -234,10 +234,10 @@ pub(super) fn write(
     file.seek(SeekFrom::Start(0))?;
     file.write_all(&Header { bytes, crc32: crc.finalize(), ..header.clone() }.line(longest.len())?)?;
     file.as_file().sync_all()?;
-    // If this process was stopped meanwhile, another agent may have taken over.
+    // If this process was stopped in the meantime, another agent may have taken over.
     yield_to_newer(folder, &header)?;
     file.persist(folder.join(NAME)).map_err(|error| error.error)?;
-    // The new name, too, is there after a power cut.
+    // So that the new name survives a power cut too.
     File::open(folder)?.sync_all()?;
     Ok(bytes)
 }
@@ -250,7 +250,7 @@ fn yield_to_newer(folder: &Path, header: &Header) -> Result<(), WriteError> {
     }
 }
 
-/// Counts what is written behind the header, up to [`LARGEST`] bytes.
+/// Counts the bytes written after the header, up to [`LARGEST`].
 struct Body<W> {
     writer: W,
     bytes: u64,
@@ -281,7 +281,7 @@ impl<W: io::Write> io::Write for Body<W> {
     }
 }
 
-/// The files in a folder that keep state, or were to: those that are there. None without the folder.
+/// The state files and unfinished state files in a folder. None if the folder does not exist.
 ///
 /// # Errors
 /// If the folder can't be read.
@@ -295,7 +295,7 @@ pub fn files_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
         let entry = entry?;
         let name = entry.file_name();
         let is_ours = name == NAME || name.as_encoded_bytes().starts_with(UNFINISHED.as_bytes());
-        // Not a folder or a link: no agent has written those.
+        // Agents write neither folders nor links.
         if is_ours && entry.file_type().is_ok_and(|kind| kind.is_file()) {
             found.push(entry.path());
         }
@@ -304,7 +304,7 @@ pub fn files_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Removes what agents that were killed while they wrote have left.
+/// Removes the unfinished files of agents that were killed while they wrote.
 pub(super) fn tidy(folder: &Path, now: SystemTime) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {

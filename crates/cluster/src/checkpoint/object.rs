@@ -1,7 +1,7 @@
-//! The form of a checkpoint on disk, and the way back to valid objects.
+//! The format of a checkpoint on disk, and its conversion back to valid objects.
 //!
-//! From and to: JSON. Invariant: what comes back keeps the invariants of the types in `policy`, whatever the file says; texts and
-//! labels that objects share are held once.
+//! From and to: JSON. Invariant: objects that are read keep the invariants of the types in `policy`, whatever
+//! the file says. Strings and labels that objects share are stored once.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -12,22 +12,22 @@ use policy::{Change, Namespace, Node, Pod, PodName, PodUid, PolicySpec, PortNumb
 use serde::ser::{SerializeStruct as _, SerializeStructVariant as _};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::Checkpoint;
+use super::contents::Checkpoint;
 use super::tables::{Interned, LoadedTables, Tables};
 use crate::interner::Interner;
 use crate::key::Key;
-use crate::manifest::Held;
+use crate::manifest::ManifestObject;
 
-/// A checkpoint, to be written: tables, then what refers to them.
+/// A checkpoint to write: tables, then the objects that refer to them.
 pub(super) struct Saved<'a> {
     tables: Tables<'a>,
     source: SavedSource<'a>,
 }
 
-/// What a source knows.
+/// The known objects of a source.
 enum SavedSource<'a> {
     Kubernetes { objects: &'a OrdMap<Key, Change>, finished: &'a [PodName] },
-    Folder(&'a [(PathBuf, Arc<Vec<Held>>)]),
+    Folder(&'a [(PathBuf, Arc<Vec<ManifestObject>>)]),
 }
 
 #[derive(Serialize)]
@@ -53,7 +53,7 @@ struct SavedPod<'a> {
     uid: PodUid,
 }
 
-/// The same, as it was read.
+/// A checkpoint as it was read.
 #[derive(Deserialize)]
 pub(super) struct Loaded {
     tables: LoadedTables,
@@ -114,7 +114,7 @@ impl<'a> Saved<'a> {
     }
 }
 
-/// Enters what an object refers to.
+/// Adds the values that an object refers to.
 fn enter<'a>(tables: &mut Tables<'a>, change: &'a Change) {
     match change {
         Change::Namespace(namespace) => tables.add_labels(&namespace.labels),
@@ -127,7 +127,7 @@ fn enter<'a>(tables: &mut Tables<'a>, change: &'a Change) {
 }
 
 impl Serialize for Saved<'_> {
-    /// Object by object, so that no second form of all of them is in memory.
+    /// Serializes object by object, so that there is no second form of all of them in memory.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut saved = serializer.serialize_struct("Saved", 2)?;
         saved.serialize_field("tables", &self.tables)?;
@@ -136,7 +136,7 @@ impl Serialize for Saved<'_> {
     }
 }
 
-/// Something that refers to the tables.
+/// A value together with the tables that it refers to.
 struct InTables<'a, T>(&'a Tables<'a>, T);
 
 impl Serialize for InTables<'_, &SavedSource<'_>> {
@@ -165,10 +165,10 @@ impl Serialize for InTables<'_, &OrdMap<Key, Change>> {
     }
 }
 
-impl Serialize for InTables<'_, &[(PathBuf, Arc<Vec<Held>>)]> {
+impl Serialize for InTables<'_, &[(PathBuf, Arc<Vec<ManifestObject>>)]> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self(tables, files) = self;
-        // JSON has no bytes that are no text: such a file is read again, or not known.
+        // JSON can't represent a path that is not UTF-8. Such a file is not saved.
         let files = files.iter().filter_map(|(path, held)| Some((path.to_str()?, held)));
         serializer.collect_seq(files.map(|(path, held)| SavedFile { path, objects: InTables(tables, held) }))
     }
@@ -177,10 +177,10 @@ impl Serialize for InTables<'_, &[(PathBuf, Arc<Vec<Held>>)]> {
 #[derive(Serialize)]
 struct SavedFile<'a> {
     path: &'a str,
-    objects: InTables<'a, &'a Arc<Vec<Held>>>,
+    objects: InTables<'a, &'a Arc<Vec<ManifestObject>>>,
 }
 
-impl Serialize for InTables<'_, &Arc<Vec<Held>>> {
+impl Serialize for InTables<'_, &Arc<Vec<ManifestObject>>> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self(tables, held) = self;
         let objects = held.iter();
@@ -226,14 +226,14 @@ impl Loaded {
                 Checkpoint::Kubernetes { objects, finished }
             }
             LoadedSource::Folder { files } => {
-                let held = |(object, document, line): (LoadedObject, u32, u32)| Held {
+                let held = |(object, document, line): (LoadedObject, u32, u32)| ManifestObject {
                     change: object.change(&tables, interner),
                     document,
                     line,
                 };
                 let of_file = |file: LoadedFile| {
-                    let mut objects: Vec<Held> = file.objects.into_iter().map(held).collect();
-                    objects.sort_by_key(Held::key);
+                    let mut objects: Vec<ManifestObject> = file.objects.into_iter().map(held).collect();
+                    objects.sort_by_key(ManifestObject::key);
                     objects.dedup_by_key(|held| held.key());
                     (file.path, Arc::new(objects))
                 };

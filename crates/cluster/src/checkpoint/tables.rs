@@ -1,8 +1,8 @@
-//! Texts, label sets and port lists of a checkpoint, each written once and referred to by number.
+//! Strings, label sets and port lists of a checkpoint, each written once and referred to by number.
 //!
-//! Thousands of pods of one template share a label set and its texts in memory; written with each pod they would take a hundred times
-//! as much. From: the objects. To: the file, where the tables come before the objects. Invariant: a number that a table doesn't have reads as
-//! unknown labels, or as no port.
+//! Thousands of pods of one template share a label set and its strings in memory. Written with each pod, they
+//! would take a hundred times as much. From: the objects. To: the file, where the tables come before the
+//! objects. Invariant: a number that is not in a table reads as unknown labels, or as no port.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::interner::Interner;
 
-/// The tables, to be written.
+/// The tables to write.
 #[derive(Debug, Default)]
 pub(super) struct Tables<'a> {
     texts: Numbered<&'a str, (usize, usize)>,
@@ -19,7 +19,7 @@ pub(super) struct Tables<'a> {
     ports: Numbered<&'a [NamedPort], &'a [NamedPort]>,
 }
 
-/// Values by number, and the number of each value by what identifies it.
+/// Values by number, and the number of each value by its identity.
 #[derive(Debug)]
 struct Numbered<T, I> {
     values: Vec<T>,
@@ -33,7 +33,7 @@ impl<T, I> Default for Numbered<T, I> {
 }
 
 impl<T, I: Eq + std::hash::Hash> Numbered<T, I> {
-    /// Returns whether the value is new.
+    /// Adds a value. Returns whether it is new.
     fn add(&mut self, value: T, identity: I) -> bool {
         let next = u32::try_from(self.values.len()).unwrap_or(u32::MAX);
         let is_new = !self.numbers.contains_key(&identity);
@@ -50,22 +50,22 @@ impl<T, I: Eq + std::hash::Hash> Numbered<T, I> {
 }
 
 impl<'a> Tables<'a> {
-    /// Enters a label set.
+    /// Adds a label set.
     pub fn add_labels(&mut self, labels: &'a Labels) {
         if let Some(address) = labels.address()
             && self.labels.add(labels, address)
         {
             for text in labels.iter().flat_map(|(key, value)| [key, value]) {
-                self.texts.add(text, place(text));
+                self.texts.add(text, address_of(text));
             }
         }
     }
 
-    /// Enters the ports of a pod.
+    /// Adds the ports of a pod.
     pub fn add_ports(&mut self, ports: &'a [NamedPort]) {
         if self.ports.add(ports, ports) {
             for port in ports {
-                self.texts.add(&port.name, place(&port.name));
+                self.texts.add(&port.name, address_of(&port.name));
             }
         }
     }
@@ -81,12 +81,13 @@ impl<'a> Tables<'a> {
     }
 
     fn text(&self, text: &str) -> Option<u32> {
-        self.texts.number(&place(text))
+        self.texts.number(&address_of(text))
     }
 }
 
-/// Where a text is in memory: texts that are shared are entered once, without a look at them.
-fn place(text: &str) -> (usize, usize) {
+/// The address and length of a string in memory. Shared strings are added once, without comparing their
+/// content.
+fn address_of(text: &str) -> (usize, usize) {
     (text.as_ptr().addr(), text.len())
 }
 
@@ -124,7 +125,7 @@ impl Serialize for PortLists<'_> {
     }
 }
 
-/// The tables, as they were read.
+/// The tables as they were read.
 #[derive(Debug, Deserialize)]
 pub(super) struct LoadedTables {
     texts: Vec<String>,
@@ -132,7 +133,7 @@ pub(super) struct LoadedTables {
     ports: Vec<Vec<(u32, Protocol, u16)>>,
 }
 
-/// The same, interned.
+/// The tables with interned strings.
 #[derive(Debug)]
 pub(super) struct Interned {
     labels: Vec<Labels>,
@@ -145,7 +146,7 @@ impl LoadedTables {
         let text = |number: u32| texts.get(number as usize).map(String::as_str);
         let set = |pairs: Vec<(u32, u32)>| {
             let pairs = pairs.into_iter().map(|(key, value)| Some((text(key)?, text(value)?)));
-            // ALL of them, or they are unknown.
+            // ALL pairs must be readable, or the labels are unknown.
             let pairs: Option<Vec<_>> = pairs.collect();
             pairs.map_or(Labels::unknown(), |pairs| interner.labels(pairs))
         };
@@ -166,12 +167,12 @@ impl LoadedTables {
 }
 
 impl Interned {
-    /// The label set of this number.
+    /// The label set with this number.
     pub fn labels(&self, number: Option<u32>) -> Labels {
         number.and_then(|number| self.labels.get(number as usize)).cloned().unwrap_or(Labels::unknown())
     }
 
-    /// The ports of this number.
+    /// The ports with this number.
     pub fn ports(&self, number: Option<u32>) -> Vec<NamedPort> {
         number.and_then(|number| self.ports.get(number as usize)).cloned().unwrap_or_default()
     }

@@ -1,17 +1,18 @@
-//! State folders as scenarios: what an agent leaves, what happens to the file, and what the next agent reads.
+//! Scenarios of state folders: what an agent leaves, what happens to the file, and what the next agent reads.
 
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use policy::{Labels, Namespace, Node, Pod, PodUid};
+use policy::{Change, Labels, Namespace, Node, Pod, PodName, PodUid};
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
 use crate::convert::{Kind, convert};
+use crate::key::Key;
 
 const SOURCE: &str = "kubernetes";
 
@@ -24,11 +25,11 @@ fn read(dir: &TempDir) -> (Option<Restored>, StateStatus) {
     (restored, writer.status().clone())
 }
 
-/// What an agent that may write, and ends, leaves of this.
+/// Writes a checkpoint as an agent with a write permit that then ends.
 fn write(dir: &TempDir, checkpoint: Checkpoint) {
     let (_, writer) = state_dir(dir).open(SOURCE, &Interner::new());
     writer.permit().set(true);
-    writer.offer(checkpoint, News::Policy);
+    writer.offer(checkpoint, ChangeClass::Policy);
     drop(writer);
 }
 
@@ -97,14 +98,17 @@ fn changes(restored: Option<Restored>) -> Vec<Change> {
 #[test]
 fn what_is_written_is_read_again_by_the_next_agent() {
     let dir = tempfile::tempdir().expect("a folder");
-    assert!(matches!(read(&dir), (None, status) if status.now() == Shown::default()), "no state is no error");
+    assert!(
+        matches!(read(&dir), (None, status) if status.now() == Shown::default()),
+        "a missing state is not an error"
+    );
     write(&dir, objects(every_kind()));
     let (restored, status) = read(&dir);
     assert!(status.now().saved.is_some() && status.now().error.is_none(), "{status:?}");
     let mut expected = every_kind();
     expected.sort_by_key(Key::of);
     assert_eq!(changes(restored), expected);
-    let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    let mode = |path: &Path| fs::metadata(path).expect("it exists").permissions().mode() & 0o777;
     let folder = state_dir(&dir).path;
     assert_eq!((mode(&folder), mode(&folder.join(file::NAME))), (0o700, 0o600));
     let names: Vec<_> =
@@ -113,7 +117,7 @@ fn what_is_written_is_read_again_by_the_next_agent() {
 }
 
 #[test]
-fn a_file_that_is_damaged_or_anothers_counts_as_none_and_is_named() {
+fn a_file_that_is_damaged_or_of_another_agent_is_ignored_and_reported() {
     let dir = tempfile::tempdir().expect("a folder");
     write(&dir, objects(every_kind()));
     let path = state_dir(&dir).path.join(file::NAME);
@@ -175,7 +179,7 @@ fn a_file_that_is_not_used_is_written_again_by_the_agent_that_found_it() {
         let status = writer.status().clone();
         assert!(restored.is_none() && status.now().error.is_some(), "{scenario}");
         writer.permit().set(true);
-        writer.offer(objects(vec![]), News::Policy);
+        writer.offer(objects(vec![]), ChangeClass::Policy);
         drop(writer);
         assert!(status.now().error.is_none() && status.now().saved.is_some(), "{scenario}: {status:?}");
         assert_eq!(changes(read(&dir).0), [], "{scenario}");
@@ -183,7 +187,7 @@ fn a_file_that_is_not_used_is_written_again_by_the_agent_that_found_it() {
 }
 
 #[test]
-fn agents_that_share_a_folder_say_so_and_the_newest_alone_writes() {
+fn agents_that_share_a_folder_report_it_and_only_the_newest_writes() {
     let dir = tempfile::tempdir().expect("a folder");
     let open = |source: &str, node: &str| {
         let (_, writer) = StateDir { node: node.into(), ..state_dir(&dir) }.open(source, &Interner::new());
@@ -192,26 +196,26 @@ fn agents_that_share_a_folder_say_so_and_the_newest_alone_writes() {
     };
     for (source, node) in [(SOURCE, "m"), ("folder /x", "n")] {
         let first = open(SOURCE, "n");
-        first.offer(objects(vec![]), News::Policy);
+        first.offer(objects(vec![]), ChangeClass::Policy);
         wait(|| first.status().now().saved.is_some());
         let second = open(source, node);
         let said = second.status().now().error.expect("the folder is another agent's");
         assert!(said.contains("a folder of its own"), "{said}");
-        second.offer(objects(every_kind()), News::Policy);
+        second.offer(objects(every_kind()), ChangeClass::Policy);
         wait(|| second.status().now().error.is_none());
-        first.offer(objects(vec![]), News::Policy);
+        first.offer(objects(vec![]), ChangeClass::Policy);
         wait(|| first.status().now().error.is_some());
         let said = first.status().now().error.unwrap_or_default();
         let expected = format!("an agent of node {node} and source {source} writes it, too");
         assert!(said.contains(&expected) && said.contains("a folder of its own"), "{said}");
         let header = file::header_in(&state_dir(&dir).path).expect("a header");
         drop(first);
-        assert_eq!(file::header_in(&state_dir(&dir).path), Some(header), "the newest alone writes");
+        assert_eq!(file::header_in(&state_dir(&dir).path), Some(header), "only the newest writes");
     }
 }
 
 #[test]
-fn what_a_state_says_is_made_valid() {
+fn a_state_that_is_read_is_made_valid() {
     let dir = tempfile::tempdir().expect("a folder");
     let odd = Pod {
         addresses: vec!["::ffff:10.0.0.2".parse().expect("address")],
@@ -222,7 +226,7 @@ fn what_a_state_says_is_made_valid() {
     assert_eq!(changes(read(&dir).0), [Change::Pod(pod("a", "10.0.0.2"))]);
 }
 
-/// 2,000 pods of one template, as large as the API server takes it.
+/// 2,000 pods of one template, as large as the API server accepts.
 fn pods_of_a_large_template() -> Checkpoint {
     let key = |number| format!("{number:0>253}/{number:0>63}");
     let labels: Labels = (0..256).map(|number: u32| (key(number), format!("{number:0>63}"))).collect();
@@ -235,7 +239,7 @@ fn pods_of_a_large_template() -> Checkpoint {
     let pod = |number: u16| {
         let [_, _, high, low] = u32::from(number).to_be_bytes();
         let address = format!("10.0.{high}.{low}");
-        // As of a StatefulSet, one label of its own.
+        // Like the pods of a StatefulSet, each with its own label.
         let own = [("index".to_owned(), number.to_string())];
         let shared = || labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
         let labels = if number < 10 { shared().chain(own).collect() } else { labels.clone() };
@@ -245,7 +249,7 @@ fn pods_of_a_large_template() -> Checkpoint {
 }
 
 #[test]
-fn what_pods_of_one_template_share_is_written_once_and_shared_again() {
+fn values_shared_by_pods_of_one_template_are_written_once_and_shared_again() {
     let dir = tempfile::tempdir().expect("a folder");
     let checkpoint = pods_of_a_large_template();
     let header = Header::new(SOURCE, "n", 1);
@@ -265,23 +269,23 @@ fn what_pods_of_one_template_share_is_written_once_and_shared_again() {
 }
 
 #[test]
-fn a_state_that_is_too_large_is_named_and_not_tried_again_at_once() {
+fn a_state_that_is_too_large_is_reported_and_not_retried_immediately() {
     let dir = tempfile::tempdir().expect("a folder");
     let texts = (0..300).map(|number: u32| (number.to_string(), "x".repeat(300_000)));
     let large = Pod { labels: texts.collect(), ..pod("a", "10.0.0.2") };
     let (_, writer) = state_dir(&dir).open(SOURCE, &Interner::new());
     writer.permit().set(true);
-    writer.offer(objects(every_kind()), News::Policy);
+    writer.offer(objects(every_kind()), ChangeClass::Policy);
     wait(|| writer.status().now().saved.is_some());
-    writer.offer(objects(vec![Change::Pod(large)]), News::Policy);
+    writer.offer(objects(vec![Change::Pod(large)]), ChangeClass::Policy);
     wait(|| writer.status().now().error.is_some_and(|error| error.contains("each minute")));
-    // Nothing is tried before that.
-    writer.offer(objects(vec![]), News::Policy);
+    // There is no retry before that.
+    writer.offer(objects(vec![]), ChangeClass::Policy);
     std::thread::sleep(Duration::from_millis(1_500));
     assert!(writer.status().now().error.is_some());
     assert_eq!(changes(read(&dir).0).len(), every_kind().len(), "the last one is kept");
     drop(writer);
-    assert_eq!(changes(read(&dir).0), [], "at its end it tries again");
+    assert_eq!(changes(read(&dir).0), [], "it retries when it ends");
     let header = Header::new(SOURCE, "n", 9);
     fs::File::options()
         .write(true)
@@ -294,7 +298,7 @@ fn a_state_that_is_too_large_is_named_and_not_tried_again_at_once() {
 }
 
 #[test]
-fn an_agent_that_was_stopped_while_it_wrote_replaces_no_state_of_a_newer_one() {
+fn an_agent_that_was_stopped_while_writing_does_not_replace_a_newer_agents_state() {
     let dir = tempfile::tempdir().expect("a folder");
     let folder = state_dir(&dir).path;
     let write = |term| {
@@ -310,27 +314,27 @@ fn an_agent_that_was_stopped_while_it_wrote_replaces_no_state_of_a_newer_one() {
 fn nothing_is_written_before_policy_is_in_force_nor_after_another_agent_took_over() {
     let dir = tempfile::tempdir().expect("a folder");
     let (_, old) = state_dir(&dir).open(SOURCE, &Interner::new());
-    old.offer(objects(vec![]), News::Policy);
+    old.offer(objects(vec![]), ChangeClass::Policy);
     std::thread::sleep(Duration::from_millis(50));
     assert!(!state_dir(&dir).path.exists(), "it has not been permitted");
     old.permit().set(true);
     wait(|| old.status().now().saved.is_some());
-    // A newer agent writes; the old one, which was stopped meanwhile, wakes and doesn't know.
+    // A newer agent writes. The old one was stopped meanwhile, resumes, and is unaware of it.
     write(&dir, objects(every_kind()));
-    old.offer(objects(vec![]), News::Policy);
+    old.offer(objects(vec![]), ChangeClass::Policy);
     wait(|| old.status().now().error.is_some_and(|error| error.contains("another agent")));
     drop(old);
     assert_eq!(changes(read(&dir).0).len(), every_kind().len());
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_is_named_and_tried_again() {
+fn a_folder_that_cannot_be_written_is_reported_and_retried() {
     let dir = tempfile::tempdir().expect("a folder");
     let place = state_dir(&dir).path;
     fs::write(&place, "a file in its place").expect("written");
     let (_, writer) = state_dir(&dir).open(SOURCE, &Interner::new());
     writer.permit().set(true);
-    writer.offer(objects(every_kind()), News::Policy);
+    writer.offer(objects(every_kind()), ChangeClass::Policy);
     let end = Instant::now() + Duration::from_secs(10);
     while !writer.status().now().error.is_some_and(|error| error.contains("can't be written")) {
         assert!(Instant::now() < end, "{:?}", writer.status());
@@ -344,10 +348,11 @@ fn a_folder_that_cannot_be_written_is_named_and_tried_again() {
     assert_eq!(writer.status().now().error, None);
 }
 
-/// What a state of 10,000 pods costs. Run it with `cargo test --release -p cluster --lib -- --ignored --nocapture state_of_10`.
+/// Measures the cost of a state of 10,000 pods. Run it with `cargo test --release -p cluster --lib --
+/// --ignored --nocapture state_of_10`.
 #[test]
 #[ignore = "a measurement"]
-fn what_a_state_of_10000_pods_costs() {
+fn cost_of_a_state_of_10000_pods() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut all = every_kind();
     for number in 0..10_000_u32 {

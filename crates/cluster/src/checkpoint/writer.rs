@@ -1,40 +1,43 @@
-//! The thread that writes checkpoints: the newest one, and not all the time.
+//! The thread that writes checkpoints: always the newest, and not too often.
 //!
-//! From: a source. To: the state file. Invariants: a source waits for nothing here but a lock that is held for an exchange; nothing
-//! is written before policy is in force, or after another agent has taken over. A change of policy is on disk within some milliseconds,
-//! unless one came every second just before.
+//! From: a source. To: the state file. Invariants: a source never waits here, except for a lock that is held
+//! only to swap a value. Nothing is written before policy is in force, or after another agent has taken over.
+//! A change of policy is on disk within some milliseconds, unless there was one every second just before.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::contents::Checkpoint;
 use super::file::{self, Header, WriteError};
-use super::{Checkpoint, StateStatus};
+use super::status::StateStatus;
+use crate::error_chain::chain;
 
-/// The time from one write to the next, on average...
+/// The average time from one write to the next...
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// ... of which this much may be taken in advance: the first changes after a while are written at once.
+/// ... of which this much may be taken in advance, so the first changes after a while are written
+/// immediately.
 const ADVANCE: Duration = Duration::from_secs(4);
 
-/// What writes that tell of pods alone take of the disk, at most, in bytes a second: pods come and go all the time, and each write
-/// is one of the whole state.
+/// The most bytes per second that are written because of changes of pods alone. Pods come and go all the
+/// time, and each write has the whole state.
 const PODS_RATE: u64 = 256 << 10;
 
-/// The longest time between two writes, however large they are.
+/// The longest time between two writes of any size.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// What changed since the last write.
+/// The kinds of objects that changed since the last write.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum News {
-    /// Pods alone.
-    Pods,
-    /// Policies, namespaces or nodes, too.
+pub(crate) enum ChangeClass {
+    /// Only pods.
+    PodsOnly,
+    /// Policies, namespaces or nodes too.
     Policy,
 }
 
-/// See the module. What waits is written when this is dropped.
+/// The handle of the writer's thread. When it is dropped, a waiting checkpoint is written.
 #[derive(Debug)]
 pub(crate) struct Writer {
     shared: Arc<Shared>,
@@ -42,7 +45,7 @@ pub(crate) struct Writer {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Says whether a source's state may be written: while its agent enforces.
+/// Controls whether a source's state may be written. It may be while the agent enforces.
 #[derive(Clone, Debug)]
 pub struct WritePermit(Arc<Shared>);
 
@@ -54,7 +57,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Slot {
-    waiting: Option<(Checkpoint, News)>,
+    waiting: Option<(Checkpoint, ChangeClass)>,
     is_permitted: bool,
     ends: bool,
 }
@@ -66,7 +69,7 @@ impl Shared {
 }
 
 impl WritePermit {
-    /// Gives it or takes it back.
+    /// Grants or revokes the permit.
     pub fn set(&self, is_permitted: bool) {
         let mut slot = self.0.slot();
         if slot.is_permitted != is_permitted {
@@ -77,7 +80,7 @@ impl WritePermit {
 }
 
 impl Writer {
-    /// Starts the thread. Without one nothing is written, and the status says so.
+    /// Starts the thread. If that fails, nothing is written, and the status says so.
     pub(super) fn start(folder: PathBuf, header: Header, status: StateStatus) -> Self {
         let shared = Arc::new(Shared::default());
         let (theirs, said) = (Arc::clone(&shared), status.clone());
@@ -89,11 +92,11 @@ impl Writer {
         Self { shared, status, thread: thread.ok() }
     }
 
-    /// Has this written in place of what waits.
-    pub fn offer(&self, checkpoint: Checkpoint, news: News) {
+    /// Replaces the waiting checkpoint.
+    pub fn offer(&self, checkpoint: Checkpoint, change: ChangeClass) {
         let mut slot = self.shared.slot();
-        let news = slot.waiting.as_ref().map_or(news, |(_, before)| news.max(*before));
-        slot.waiting = Some((checkpoint, news));
+        let change = slot.waiting.as_ref().map_or(change, |(_, before)| change.max(*before));
+        slot.waiting = Some((checkpoint, change));
         self.shared.changed.notify_all();
     }
 
@@ -116,11 +119,11 @@ impl Drop for Writer {
     }
 }
 
-/// When the next write is due: a token bucket of [`ADVANCE`] / [`PAUSE`] writes.
+/// When the next write is due, as a token bucket of [`ADVANCE`] / [`PAUSE`] writes.
 struct Pace {
-    /// When the writes so far are paid for, at one for each [`PAUSE`].
+    /// When the writes so far are paid for, at one per [`PAUSE`].
     paid: Instant,
-    /// When a change of pods alone is due, if any was.
+    /// When a write because of pods alone is due.
     pods: Instant,
 }
 
@@ -131,8 +134,8 @@ fn run(shared: &Shared, folder: &Path, header: &Header, status: &StateStatus) {
     while let Some(checkpoint) = next(shared, &pace) {
         let at = Instant::now();
         let mut pods_wait = PAUSE;
-        // Once more when a write is due again, unless something newer waits.
-        let again = (checkpoint.clone(), News::Policy);
+        // Written again when the next write is due, unless something newer waits.
+        let again = (checkpoint.clone(), ChangeClass::Policy);
         let now = SystemTime::now();
         let mut paid = pace.paid.max(at) + PAUSE;
         match file::write(folder, header, &checkpoint, now) {
@@ -157,22 +160,24 @@ fn run(shared: &Shared, folder: &Path, header: &Header, status: &StateStatus) {
     }
 }
 
-/// What follows from a state that can't be written, and what to do.
+/// The effect of a state that can't be written, and what to do.
 fn failure(error: &WriteError, folder: &Path) -> String {
     let folder = folder.display();
     match error {
         WriteError::TooLarge => format!(
-            "{error} and isn't written to {folder}: an agent that starts while its source doesn't answer enforces what was written \
-             last; it is tried again each minute: see whether a namespace has very many pods or policies, and limit them by a \
-             ResourceQuota"
+            "{error} and is not written to {folder}: an agent that starts while its source does not answer \
+             enforces the last written state; writing is retried each minute; check whether a namespace has \
+             very many pods or policies, and limit them with a ResourceQuota"
         ),
         _ => format!(
-            "the state can't be written to {folder}: {error}: see that this user may write there, and that there is room"
+            "the state can't be written to {folder}: {}: check that this user may write there and that the \
+             disk is not full",
+            chain(error)
         ),
     }
 }
 
-/// Waits for what is to be written next; `None` at the end.
+/// Waits for the next checkpoint to write; `None` at the end.
 fn next(shared: &Shared, pace: &Pace) -> Option<Checkpoint> {
     let mut slot = shared.slot();
     loop {
@@ -181,8 +186,8 @@ fn next(shared: &Shared, pace: &Pace) -> Option<Checkpoint> {
         let due = match &slot.waiting {
             _ if !slot.is_permitted => None,
             None => None,
-            Some((_, News::Policy)) => Some(policy),
-            Some((_, News::Pods)) => Some(policy.max(pace.pods)),
+            Some((_, ChangeClass::Policy)) => Some(policy),
+            Some((_, ChangeClass::PodsOnly)) => Some(policy.max(pace.pods)),
         };
         if due.is_some_and(|due| due <= now || slot.ends) {
             return slot.waiting.take().map(|(checkpoint, _)| checkpoint);

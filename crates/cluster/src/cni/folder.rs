@@ -1,7 +1,8 @@
-//! The files of the cache: which are there, which changed, and inotify's word that one did.
+//! The files of the CNI result cache: which exist, which changed, and inotify events about them.
 //!
-//! A file is whole when it is closed; one that is read too early is not understood, and read again. What inotify doesn't tell,
-//! such as a folder that came into being, is found by a walk each [`WALK`].
+//! A file is complete when it is closed. One that is read too early is not understood, and is read again.
+//! Changes that inotify does not report, such as a folder that was created, are found by a walk every
+//! [`WALK`].
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,24 +14,25 @@ use std::time::{Duration, SystemTime};
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
-use super::entry::Claim;
+use super::cached_result::CachedResult;
+use crate::error_chain::chain;
 use crate::stamp::Stamp;
 
-/// How often the folder is walked through without any reason.
+/// How often the folder is walked without any event.
 pub(crate) const WALK: Duration = Duration::from_secs(10);
 
-/// Where libcni keeps results, below its folder.
+/// The folder of results in libcni's cache folder.
 const RESULTS: &str = "results";
 
-/// The largest file that is read, in bytes; they have some two thousand.
+/// The largest file that is read, in bytes. A usual file has some two thousand.
 const LARGEST: u64 = 1 << 20;
 
-/// What to look at.
+/// What to check.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Hint {
     /// This file may have changed.
     File(OsString),
-    /// Anything may have.
+    /// Anything may have changed.
     All,
 }
 
@@ -38,112 +40,114 @@ pub(crate) enum Hint {
 #[derive(Debug)]
 pub(crate) struct Cache {
     folder: PathBuf,
-    /// By name. A file that was not understood stays without a claim.
+    /// The files by name. A file that was not understood has no result.
     files: BTreeMap<OsString, File>,
     /// `None` while there is nothing to watch, or it can't be watched.
     watch: Option<Watched>,
-    /// What was wrong with the folder at the last walk; told once.
-    trouble: Option<String>,
+    /// The problem with the folder at the last walk, logged once.
+    problem: Option<String>,
 }
 
 #[derive(Debug)]
 struct File {
     stamp: Stamp,
     written: SystemTime,
-    claim: Option<Claim>,
+    result: Option<CachedResult>,
 }
 
 #[derive(Debug)]
 struct Watched {
-    /// Ends when dropped.
+    /// Stops when dropped.
     _inotify: RecommendedWatcher,
-    /// What the folder of results was when it began to be watched.
+    /// The identity of the folder of results when the watch began.
     identity: Option<Stamp>,
 }
 
 impl Cache {
-    /// Nothing is known of it before [`Cache::walk`].
+    /// An empty cache. [`Cache::walk`] reads the folder.
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), files: BTreeMap::new(), watch: None, trouble: None }
+        Self { folder: folder.to_owned(), files: BTreeMap::new(), watch: None, problem: None }
     }
 
-    /// All claims, the oldest first.
-    pub fn claims(&self) -> Vec<&Claim> {
-        let mut claims: Vec<_> = self
+    /// All results, oldest first.
+    pub fn results(&self) -> Vec<&CachedResult> {
+        let mut results: Vec<_> = self
             .files
             .iter()
-            .filter_map(|(name, file)| Some((file.written, name, file.claim.as_ref()?)))
+            .filter_map(|(name, file)| Some((file.written, name, file.result.as_ref()?)))
             .collect();
-        claims.sort_by_key(|(written, name, _)| (*written, *name));
-        claims.into_iter().map(|(_, _, claim)| claim).collect()
+        results.sort_by_key(|(written, name, _)| (*written, *name));
+        results.into_iter().map(|(_, _, result)| result).collect()
     }
 
-    /// Looks at what may have changed. Whether any claim did.
-    pub fn look(&mut self, hint: Hint, tell: &(impl Fn(Hint) + Send + Clone + 'static)) -> bool {
+    /// Checks what may have changed. Returns whether any result changed.
+    pub fn check(&mut self, hint: Hint, send: &(impl Fn(Hint) + Send + Clone + 'static)) -> bool {
         match hint {
-            Hint::File(name) => self.look_at(name),
-            Hint::All => self.walk(tell),
+            Hint::File(name) => self.check_file(name),
+            Hint::All => self.walk(send),
         }
     }
 
-    /// Looks at all of it, and begins to watch it if that is possible only now. `tell` is called on inotify's thread.
-    pub fn walk(&mut self, tell: &(impl Fn(Hint) + Send + Clone + 'static)) -> bool {
+    /// Checks the whole folder, and starts to watch it if that was not possible before. `send` is called on
+    /// inotify's thread. Returns whether any result changed.
+    pub fn walk(&mut self, send: &(impl Fn(Hint) + Send + Clone + 'static)) -> bool {
         let results = self.folder.join(RESULTS);
-        self.watch(&results, tell);
+        self.watch(&results, send);
         let names: io::Result<Vec<OsString>> =
             fs::read_dir(&results).and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
         let names = match names {
             Ok(names) => {
-                self.trouble = None;
+                self.problem = None;
                 names
             }
             // No pod has been started yet, or the cache is elsewhere.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => {
-                self.troubled(format!("the CNI cache {} can't be read: {error}", results.display()));
+                self.log_problem(format!("the CNI cache {} can't be read: {error}", results.display()));
                 return false;
             }
         };
         let gone: Vec<OsString> = self.files.keys().filter(|name| !names.contains(name)).cloned().collect();
         let mut changed = false;
         for name in gone.into_iter().chain(names) {
-            changed |= self.look_at(name);
+            changed |= self.check_file(name);
         }
         changed
     }
 
-    /// Looks at one file. Whether its claim is another one now.
-    fn look_at(&mut self, name: OsString) -> bool {
+    /// Checks one file. Returns whether its result changed.
+    fn check_file(&mut self, name: OsString) -> bool {
         let path = self.folder.join(RESULTS).join(&name);
         let metadata = match fs::metadata(&path) {
             Ok(metadata) if metadata.is_file() && metadata.len() <= LARGEST => metadata,
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::debug!(file = %path.display(), %error, "a file of the CNI cache can't be read");
+                tracing::debug!(file = %path.display(), %error, "CNI cache file unreadable");
                 return false;
             }
-            _ => return self.files.remove(&name).is_some_and(|file| file.claim.is_some()),
+            _ => return self.files.remove(&name).is_some_and(|file| file.result.is_some()),
         };
         let stamp = Stamp::of(&metadata);
-        if self.files.get(&name).is_some_and(|known| known.stamp == stamp && known.claim.is_some()) {
+        if self.files.get(&name).is_some_and(|known| known.stamp == stamp && known.result.is_some()) {
             return false;
         }
-        let claim = match fs::read(&path)
+        let result = match fs::read(&path)
             .map_err(|error| error.to_string())
-            .and_then(|bytes| Claim::read(&bytes).map_err(|error| error.to_string()))
+            .and_then(|bytes| CachedResult::read(&bytes).map_err(|error| chain(&error)))
         {
-            Ok(claim) => claim,
+            Ok(result) => result,
             Err(error) => {
-                tracing::debug!(file = %path.display(), error, "a file of the CNI cache is not understood (yet)");
+                let file = path.display();
+                tracing::debug!(%file, error, "CNI cache file not understood; it may be incomplete");
                 None
             }
         };
         let written = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-        let old = self.files.insert(name.clone(), File { stamp, written, claim });
-        old.and_then(|old| old.claim) != self.files.get(&name).and_then(|file| file.claim.clone())
+        let old = self.files.insert(name.clone(), File { stamp, written, result });
+        old.and_then(|old| old.result) != self.files.get(&name).and_then(|file| file.result.clone())
     }
 
-    /// Watches the folder of results; while it is not there, the one that it will come into.
-    fn watch(&mut self, results: &Path, tell: &(impl Fn(Hint) + Send + Clone + 'static)) {
+    /// Watches the folder of results, or its parent while it does not exist.
+    fn watch(&mut self, results: &Path, send: &(impl Fn(Hint) + Send + Clone + 'static)) {
         let identity = fs::metadata(results).ok().map(|metadata| Stamp::identity(&metadata));
         if self.watch.as_ref().is_some_and(|watched| watched.identity == identity) {
             return;
@@ -153,9 +157,9 @@ impl Cache {
             self.watch = None;
             return;
         }
-        let (tell, of_results) = (tell.clone(), identity.is_some());
+        let (send, is_results) = (send.clone(), identity.is_some());
         let watched = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            hints(event, of_results).into_iter().for_each(&tell);
+            hints(event, is_results).into_iter().for_each(&send);
         });
         let watched = watched.and_then(|mut inotify| {
             inotify.watch(folder, RecursiveMode::NonRecursive)?;
@@ -168,7 +172,7 @@ impl Cache {
             }
             Err(error) => {
                 self.watch = None;
-                self.troubled(format!(
+                self.log_problem(format!(
                     "the CNI cache {} can't be watched: {error}; if a limit is reached, raise the sysctls \
                      fs.inotify.max_user_watches and fs.inotify.max_user_instances",
                     folder.display()
@@ -177,16 +181,19 @@ impl Cache {
         }
     }
 
-    fn troubled(&mut self, what: String) {
-        if self.trouble.as_ref() != Some(&what) {
-            tracing::warn!(error = what, "new pods are known only when the API server knows their addresses");
-            self.trouble = Some(what);
+    fn log_problem(&mut self, what: String) {
+        if self.problem.as_ref() != Some(&what) {
+            tracing::warn!(
+                error = what,
+                "new pods are known only once the API server reports their addresses"
+            );
+            self.problem = Some(what);
         }
     }
 }
 
-/// What an event of inotify asks to look at.
-fn hints(event: notify::Result<notify::Event>, of_results: bool) -> Vec<Hint> {
+/// What to check after an event of inotify.
+fn hints(event: notify::Result<notify::Event>, is_results: bool) -> Vec<Hint> {
     let event = match event {
         Ok(event) if !event.need_rescan() => event,
         _ => return vec![Hint::All],
@@ -195,12 +202,12 @@ fn hints(event: notify::Result<notify::Event>, of_results: bool) -> Vec<Hint> {
         EventKind::Access(AccessKind::Close(AccessMode::Write))
         | EventKind::Modify(_)
         | EventKind::Remove(_) => {}
-        // A file that has come into being is empty. A folder is not.
-        EventKind::Create(_) if of_results => return Vec::new(),
+        // A file that was just created is empty. A folder may have content.
+        EventKind::Create(_) if is_results => return Vec::new(),
         EventKind::Create(_) => {}
         _ => return Vec::new(),
     }
-    if !of_results {
+    if !is_results {
         return vec![Hint::All];
     }
     event.paths.iter().filter_map(|path| path.file_name()).map(|name| Hint::File(name.to_owned())).collect()

@@ -1,71 +1,72 @@
-//! The flaws of an object: what of it was not understood, and which fields it has more than once.
+//! The flaws of an object: its parts that were not understood, and its duplicate fields.
 //!
-//! From: the conversion of each kind, which visits the object's [`Place`]s. To: [`Converted`](super::Converted), as [`Flaw`]s.
+//! From: the conversion of each kind, which visits the object's [`FieldRef`]s. To:
+//! [`Converted`](super::Converted), as [`Flaw`]s.
 
 use std::collections::BTreeMap;
 
-use super::Flaw;
-use super::place::{FieldPath, Place, Step};
-use super::twice::Twice;
+use super::duplicate::Duplicate;
+use super::field_path::{FieldPath, Step};
+use super::field_ref::FieldRef;
+use super::flaw::Flaw;
 use crate::invisible::as_seen;
 
-/// How many flaws of an object are named.
+/// The most flaws of an object that are reported.
 const MOST_NAMED: usize = 20;
 
 /// The flaws found so far.
 #[derive(Debug, Default)]
 pub(super) struct Flaws {
-    /// At most [`MOST_NAMED`]: an object can have as many as it has fields.
+    /// At most [`MOST_NAMED`], because an object can have as many as it has fields.
     found: Vec<Flaw>,
-    /// How many more there are.
+    /// The number of further flaws.
     unnamed: usize,
-    /// How many flaws mean that something is not understood. The others say only which value counts.
+    /// The number of flaws of parts that are not understood. The other flaws only say which value counts.
     serious: usize,
-    /// Fields that are written more than once, and that no flaw names yet, by the mapping that they stand in.
-    twice: BTreeMap<FieldPath, Vec<Twice>>,
+    /// Duplicate fields that no flaw reports yet, by the mapping that contains them.
+    duplicates: BTreeMap<FieldPath, Vec<Duplicate>>,
 }
 
-impl Place<'_> {
-    /// Visits each element of the list `name`. Absent is empty; anything else than a list is a flaw.
+impl FieldRef<'_> {
+    /// Visits each element of the list `name`. An absent list is empty; a value that is not a list is a flaw.
     pub fn each(
         &self,
         name: &str,
         flaws: &mut Flaws,
         effect: &'static str,
-        mut visit: impl FnMut(&Place<'_>, &mut Flaws),
+        mut visit: impl FnMut(&FieldRef<'_>, &mut Flaws),
     ) {
         let Some(list) = self.field(name) else { return };
         let Some(items) = list.items() else {
-            return flaws.push(&list, format!("{} is no list", list.shown()), effect);
+            return flaws.push(&list, format!("{} is not a list", list.shown()), effect);
         };
         items.for_each(|item| visit(&item, flaws));
     }
 }
 
 impl Flaws {
-    /// None yet, in an object that has these fields more than once.
-    pub fn with(twice: &[Twice]) -> Self {
+    /// No flaws, in an object with these duplicate fields.
+    pub fn with(duplicates: &[Duplicate]) -> Self {
         let mut flaws = Self::default();
-        for twice in twice {
-            flaws.twice.entry(twice.at.above()).or_default().push(twice.clone());
+        for duplicate in duplicates {
+            flaws.duplicates.entry(duplicate.at.above()).or_default().push(duplicate.clone());
         }
         flaws
     }
 
-    /// How many there are of which something is not understood.
+    /// The number of flaws of parts that are not understood.
     pub fn serious(&self) -> usize {
         self.serious
     }
 
-    /// All, in the order in which they were found; at the end the fields that are written more than once and about which nothing
-    /// else was said.
+    /// All flaws in the order in which they were found, and then the duplicate fields that no flaw reports.
     pub fn all(mut self) -> Vec<Flaw> {
-        for twice in std::mem::take(&mut self.twice).into_values().flatten() {
-            self.note(twice, None);
+        for duplicate in std::mem::take(&mut self.duplicates).into_values().flatten() {
+            self.note(duplicate, None);
         }
         if self.unnamed > 0 {
-            let what = format!("{} more fields of this object are wrong in the same way", self.unnamed);
-            self.found.push(Flaw { at: FieldPath::default(), what, effect: "the same follows" });
+            let what = format!("{} more fields of this object have problems", self.unnamed);
+            self.found.push(Flaw { at: FieldPath::default(), what, effect: "with similar effects" });
         }
         self.found
     }
@@ -78,92 +79,94 @@ impl Flaws {
         }
     }
 
-    /// Notes that what stands at `place` was not understood.
-    pub fn push(&mut self, place: &Place<'_>, what: impl Into<String>, effect: &'static str) {
-        self.push_at(place.path(), what, effect);
+    /// Records that the value at `field` was not understood.
+    pub fn push(&mut self, field: &FieldRef<'_>, what: impl Into<String>, effect: &'static str) {
+        self.push_at(field.path(), what, effect);
     }
 
-    /// Notes a flaw of the field `name` of `place`, which may be absent.
+    /// Records a flaw of the field `name` of `field`, which may be absent.
     pub fn push_below(
         &mut self,
-        place: &Place<'_>,
+        field: &FieldRef<'_>,
         name: &str,
         what: impl Into<String>,
         effect: &'static str,
     ) {
-        let mut at = place.path();
+        let mut at = field.path();
         at.0.push(Step::Field(name.to_owned()));
         self.push_at(at, what, effect);
     }
 
-    /// Notes a flaw of the field at `at`.
+    /// Records a flaw of the field at `at`.
     pub fn push_at(&mut self, at: FieldPath, what: impl Into<String>, effect: &'static str) {
         self.add(Flaw { at, what: what.into(), effect });
         self.serious += 1;
     }
 
-    /// Notes every field of `place` that is not among `known`, and every one that is written twice with different values. A field
-    /// of a future API may narrow what the others say, so what has one in it is not understood (semantics 28). Returns whether
-    /// there was none.
-    pub fn all_known(&mut self, place: &Place<'_>, known: &[&str], effect: &'static str) -> bool {
+    /// Records every field of `field` that is not in `known`, and every one that occurs twice with different
+    /// values. A field of a future API may narrow the meaning of the others, so a value that contains one is
+    /// not understood (semantics 28). Returns whether there was none.
+    pub fn all_known(&mut self, field: &FieldRef<'_>, known: &[&str], effect: &'static str) -> bool {
         let before = self.serious;
-        for name in place.unknown_fields(known) {
+        for name in field.unknown_fields(known) {
             let seen = as_seen(name);
             let what = match seen == name {
                 true => "this field is not known".to_owned(),
                 false => {
-                    format!("this field is not known: take the invisible character out, {seen:?} is meant")
+                    format!("this field is not known: remove the invisible character, {seen:?} is meant")
                 }
             };
-            self.push_below(place, name, what, effect);
+            self.push_below(field, name, what, effect);
         }
-        self.all_once(place, effect);
+        self.note_duplicates(field, effect);
         self.serious == before
     }
 
-    /// Notes every field of `place` that is written twice, with `effect` where the values differ.
-    pub fn all_once(&mut self, place: &Place<'_>, effect: &'static str) {
-        for twice in self.take_twice(place) {
-            if twice.is_same {
-                self.note(twice, None);
+    /// Records every duplicate field of `field`, with `effect` if its values differ.
+    pub fn note_duplicates(&mut self, field: &FieldRef<'_>, effect: &'static str) {
+        for duplicate in self.take_duplicates(field) {
+            if duplicate.is_same {
+                self.note(duplicate, None);
             } else {
-                let what = twice.to_string();
-                self.push_at(twice.at, what, effect);
+                let what = duplicate.to_string();
+                self.push_at(duplicate.at, what, effect);
             }
         }
     }
 
-    /// Notes every field of `place` that is written twice and of which the last value counts, with `effect` where the values differ.
-    pub fn last_counts(&mut self, place: &Place<'_>, effect: &'static str) {
-        for twice in self.take_twice(place) {
-            self.note(twice, Some(effect));
+    /// Records every duplicate field of `field` whose last value counts, with `effect` if its values differ.
+    pub fn note_last_wins(&mut self, field: &FieldRef<'_>, effect: &'static str) {
+        for duplicate in self.take_duplicates(field) {
+            self.note(duplicate, Some(effect));
         }
     }
 
-    fn note(&mut self, twice: Twice, effect: Option<&'static str>) {
-        let what = twice.to_string();
-        let effect = effect.filter(|_| !twice.is_same).unwrap_or(twice.effect());
-        self.add(Flaw { at: twice.at, what, effect });
+    fn note(&mut self, duplicate: Duplicate, effect: Option<&'static str>) {
+        let what = duplicate.to_string();
+        let effect = effect.filter(|_| !duplicate.is_same).unwrap_or(duplicate.effect());
+        self.add(Flaw { at: duplicate.at, what, effect });
     }
 
-    fn take_twice(&mut self, place: &Place<'_>) -> Vec<Twice> {
-        // Nearly no object has any.
-        if self.twice.is_empty() {
+    fn take_duplicates(&mut self, field: &FieldRef<'_>) -> Vec<Duplicate> {
+        // Almost no object has any.
+        if self.duplicates.is_empty() {
             return Vec::new();
         }
-        self.twice.remove(&place.path()).unwrap_or_default()
+        self.duplicates.remove(&field.path()).unwrap_or_default()
     }
 
-    /// The first field with different values that is this one, one above it, or one within it. It is named by the caller then.
-    pub fn take_differing(&mut self, path: [&str; 2]) -> Option<Twice> {
+    /// Takes the first duplicate field with different values that is this one, contains it, or is within it.
+    /// The caller reports it.
+    pub fn take_differing(&mut self, path: [&str; 2]) -> Option<Duplicate> {
         let path = path.map(|name| Step::Field(name.to_owned()));
-        // In the object it is one that leads there; below, each concerns it.
+        // In a containing mapping only the next field of the path matters; within the field itself, each one
+        // does.
         for length in 0..=path.len() {
-            let Some(here) = self.twice.get_mut(&FieldPath(path[..length].to_vec())) else { continue };
+            let Some(here) = self.duplicates.get_mut(&FieldPath(path[..length].to_vec())) else { continue };
             let next = path.get(length);
-            let at = here
-                .iter()
-                .position(|twice| !twice.is_same && next.is_none_or(|next| twice.at.0.last() == Some(next)));
+            let at = here.iter().position(|duplicate| {
+                !duplicate.is_same && next.is_none_or(|next| duplicate.at.0.last() == Some(next))
+            });
             if let Some(at) = at {
                 return Some(here.remove(at));
             }
@@ -171,13 +174,13 @@ impl Flaws {
         None
     }
 
-    /// Whether the field `name` of `place` is written twice with different values.
-    pub fn differs(&self, place: &Place<'_>, name: &str) -> bool {
-        if self.twice.is_empty() {
+    /// Whether the field `name` of `field` occurs twice with different values.
+    pub fn differs(&self, field: &FieldRef<'_>, name: &str) -> bool {
+        if self.duplicates.is_empty() {
             return false;
         }
         let name = Step::Field(name.to_owned());
-        let here = self.twice.get(&place.path()).into_iter().flatten();
-        here.into_iter().any(|twice| !twice.is_same && twice.at.0.last() == Some(&name))
+        let here = self.duplicates.get(&field.path()).into_iter().flatten();
+        here.into_iter().any(|duplicate| !duplicate.is_same && duplicate.at.0.last() == Some(&name))
     }
 }

@@ -1,47 +1,48 @@
-//! What a label's key and value may be (apimachinery, `validation.IsQualifiedName`, `IsValidLabelValue`).
+//! Valid keys and values of labels (apimachinery, `validation.IsQualifiedName`, `IsValidLabelValue`).
 //!
-//! The API server refuses others. In a folder they are most often a pasted invisible character, or a template that was not
-//! rendered: a selector with such a label selects something else than its author believes.
+//! The API server refuses others. In a folder they usually come from a pasted invisible character or a
+//! template that was not rendered: a selector with such a label does not select what its author believes.
 
+use super::field_ref::shown;
 use crate::invisible::{is_invisible, named};
 
-/// The longest value of a label, and the longest name in its key, in bytes.
+/// The longest label value, and the longest name part of a key, in bytes.
 const LONGEST: usize = 63;
-/// The longest prefix of a key, in bytes.
+/// The longest prefix of a label's key, in bytes.
 const LONGEST_PREFIX: usize = 253;
 
-/// Why this is no key of a label.
+/// Why this is not a valid label key.
 pub(super) fn key_fault(key: &str) -> Option<String> {
     let (prefix, name) = match key.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, key),
     };
     let good = !name.is_empty() && is_name(name) && prefix.is_none_or(is_subdomain);
-    (!good).then(|| fault("no label's key", key))
+    (!good).then(|| fault("not a valid label key", key))
 }
 
-/// Why this is no value of a label.
+/// Why this is not a valid label value.
 pub(super) fn value_fault(value: &str) -> Option<String> {
-    (!is_name(value)).then(|| fault("no label's value", value))
+    (!is_name(value)).then(|| fault("not a valid label value", value))
 }
 
-/// Why this is no name of a namespace (RFC 1123 label).
+/// Why this is not a valid namespace name (RFC 1123 label).
 pub(super) fn namespace_fault(name: &str) -> Option<String> {
     let good = name.len() <= LONGEST && is_label(name);
-    (!good).then(|| fault("no name of a namespace", name))
+    (!good).then(|| fault("not a valid namespace name", name))
 }
 
 fn fault(what: &str, text: &str) -> String {
-    let shown = super::place::shown(&text.into());
+    let shown = shown(&text.into());
     let why = match text.chars().find(|c| is_invisible(*c)) {
-        Some(hidden) => format!(": it has the invisible character {} in it, take it out", named(hidden)),
+        Some(hidden) => format!(": it contains the invisible character {}, remove it", named(hidden)),
         None if text.contains("{{") => ": this is a template, render it first".into(),
         None => String::new(),
     };
     format!("{shown} is {what}{why}")
 }
 
-/// At most 63 letters, digits, `-`, `_` and `.`, the first and the last of them a letter or digit; or nothing.
+/// At most 63 letters, digits, `-`, `_` and `.`, beginning and ending with a letter or digit; or empty.
 fn is_name(text: &str) -> bool {
     let bytes = text.as_bytes();
     let ends = [bytes.first(), bytes.last()];
@@ -50,12 +51,12 @@ fn is_name(text: &str) -> bool {
         && ends.iter().flatten().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-/// RFC 1123 labels with dots between them.
+/// RFC 1123 labels separated by dots.
 fn is_subdomain(text: &str) -> bool {
     text.len() <= LONGEST_PREFIX && text.split('.').all(is_label)
 }
 
-/// Lower-case letters, digits and `-`, the first and the last of them no `-`.
+/// Lower-case letters, digits and `-`, neither beginning nor ending with `-`.
 fn is_label(text: &str) -> bool {
     !text.is_empty()
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
@@ -68,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_and_values_are_those_that_the_api_server_takes() {
+    fn keys_and_values_are_those_that_the_api_server_accepts() {
         let long = "a".repeat(LONGEST + 1);
         for key in ["app", "a.b_C-d", "kubernetes.io/metadata.name", "x/y", &long[1..]] {
             assert_eq!(key_fault(key), None);
@@ -90,11 +91,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_label_can_be_seen() {
+    fn the_cause_of_an_invalid_label_is_visible() {
         assert_eq!(
             value_fault("prod\u{200b}").expect("a fault"),
-            "\"prod<U+200B zero-width space>\" is no label's value: it has the invisible character <U+200B zero-width space> in \
-             it, take it out"
+            "\"prod<U+200B zero-width space>\" is not a valid label value: it contains the invisible character \
+             <U+200B zero-width space>, remove it"
         );
         assert!(value_fault("{{ .Values.env }}").expect("a fault").contains("a template"));
     }

@@ -1,26 +1,27 @@
-//! `metadata`: which object it is, and its labels.
+//! `metadata`: the identity of an object, and its labels.
 
 use std::sync::Arc;
 
 use policy::Labels;
 
+use super::field_ref::FieldRef;
 use super::flaws::Flaws;
-use super::place::Place;
-use super::{Unusable, label};
+use super::label;
+use super::unusable::Unusable;
 use crate::interner::Interner;
 use crate::invisible::{as_seen, visible};
 
-/// Where a namespaced object is that names no namespace: what `kubectl apply` would do with it.
+/// The namespace of a namespaced object that names none, as for `kubectl apply`.
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// Of a name, in bytes: what the API server takes (RFC 1123 subdomain).
+/// The longest name in bytes that the API server accepts (RFC 1123 subdomain).
 const LONGEST_NAME: usize = 253;
 
-/// Labels of an object, at most. Every agent holds those of all pods.
+/// The most labels of an object. Every agent holds the labels of all pods.
 const MOST_LABELS: usize = 256;
 
 /// `metadata.name`.
-pub(super) fn name<'a>(object: &'a Place<'a>) -> Result<&'a str, Unusable> {
+pub(super) fn name<'a>(object: &'a FieldRef<'a>) -> Result<&'a str, Unusable> {
     let metadata = object.field("metadata").ok_or_else(|| object.unusable("there is no metadata"))?;
     let name = metadata.value.get("name").filter(|name| !name.is_null());
     match name.map(|name| name.as_str()) {
@@ -28,12 +29,12 @@ pub(super) fn name<'a>(object: &'a Place<'a>) -> Result<&'a str, Unusable> {
         Some(Some(name)) if name.len() > LONGEST_NAME => Err(metadata
             .unusable(format!("the name has {} bytes, at most {LONGEST_NAME} are allowed", name.len()))),
         Some(Some(name)) => Ok(name),
-        Some(None) => Err(no_text(&metadata.field("name").unwrap_or(metadata))),
+        Some(None) => Err(not_a_string(&metadata.field("name").unwrap_or(metadata))),
     }
 }
 
-/// `metadata.namespace`; [`DEFAULT_NAMESPACE`] where there is none.
-pub(super) fn namespace(object: &Place<'_>, interner: &Interner) -> Result<Arc<str>, Unusable> {
+/// `metadata.namespace`; [`DEFAULT_NAMESPACE`] if there is none.
+pub(super) fn namespace(object: &FieldRef<'_>, interner: &Interner) -> Result<Arc<str>, Unusable> {
     let Some(metadata) = object.field("metadata") else { return Ok(interner.text(DEFAULT_NAMESPACE)) };
     must_be_well_written(&metadata, "namespace")?;
     let Some(namespace) = metadata.field("namespace") else { return Ok(interner.text(DEFAULT_NAMESPACE)) };
@@ -43,21 +44,21 @@ pub(super) fn namespace(object: &Place<'_>, interner: &Interner) -> Result<Arc<s
             None => Ok(interner.text(name)),
             Some(fault) => Err(namespace.unusable(fault)),
         },
-        None => Err(no_text(&namespace)),
+        None => Err(not_a_string(&namespace)),
     }
 }
 
-/// The fields of `metadata` that decide for whom a policy is.
+/// The fields of `metadata` that decide which pods a policy concerns.
 const DECISIVE: [&str; 2] = ["namespace", "labels"];
 
-/// Whether the name of a field of `metadata` is one that decides for whom a policy is, but for case, invisible characters, an `s` or two
-/// letters.
+/// Whether a field of `metadata` is probably a misspelling of one of [`DECISIVE`]: it differs only in case,
+/// invisible characters, an `s` or two letters.
 pub(crate) fn is_miswritten(field: &str) -> bool {
     DECISIVE.iter().any(|meant| is_meant_by(field, meant))
 }
 
 fn is_meant_by(field: &str, meant: &str) -> bool {
-    /// Fields of ObjectMeta (Kubernetes 1.34) are themselves.
+    /// The fields of ObjectMeta (Kubernetes 1.34), which are not misspellings.
     const KNOWN: [&str; 15] = [
         "name",
         "generateName",
@@ -85,8 +86,8 @@ fn is_meant_by(field: &str, meant: &str) -> bool {
         && (is_near() || (meant == "namespace" && field == "ns"))
 }
 
-/// Fails if `metadata` has a field that is miswritten for `meant`.
-fn must_be_well_written(metadata: &Place<'_>, meant: &str) -> Result<(), Unusable> {
+/// Fails if `metadata` has a field that is probably a misspelling of `meant`.
+fn must_be_well_written(metadata: &FieldRef<'_>, meant: &str) -> Result<(), Unusable> {
     let fields = metadata.value.as_object().into_iter().flatten();
     match fields.map(|(field, _)| field).find(|field| is_meant_by(field, meant)) {
         Some(field) => {
@@ -97,15 +98,15 @@ fn must_be_well_written(metadata: &Place<'_>, meant: &str) -> Result<(), Unusabl
     }
 }
 
-/// Something that must be a text is none: often a word or number that lacks its quotes.
-fn no_text(place: &Place<'_>) -> Unusable {
-    place.unusable(format!("the value {} is no text: put it in quotes", place.shown()))
+/// A value that must be a string is not one. Often it is a word or number without quotes.
+fn not_a_string(field: &FieldRef<'_>) -> Unusable {
+    field.unusable(format!("the value {} is not a string: put it in quotes", field.shown()))
 }
 
-/// `metadata.labels`, and over them the labels `fixed`. If one of them can't be read, or is written twice with different values, they
-/// are unknown (semantics 37): a flaw with this `effect`.
+/// `metadata.labels`, overridden by the labels in `fixed`. If one of them can't be read, or occurs twice with
+/// different values, they are unknown (semantics 37), which is a flaw with this `effect`.
 pub(super) fn labels(
-    object: &Place<'_>,
+    object: &FieldRef<'_>,
     fixed: &[(&str, &str)],
     interner: &Interner,
     flaws: &mut Flaws,
@@ -117,16 +118,17 @@ pub(super) fn labels(
     })
 }
 
-/// The labels, if all of them can be read. Without the one that can't, a policy that selects the object by it would no longer apply
-/// to it, and a peer that excludes it would match: that would widen access (semantics 28).
+/// The labels, if all of them can be read. Ignoring an unreadable one would widen access (semantics 28): a
+/// policy that selects the object by it would no longer apply to the object, and a peer that excludes it
+/// would match.
 fn readable_labels(
-    object: &Place<'_>,
+    object: &FieldRef<'_>,
     fixed: &[(&str, &str)],
     interner: &Interner,
     flaws: &mut Flaws,
 ) -> Result<Labels, Unusable> {
-    if let Some(twice) = flaws.take_differing(["metadata", "labels"]) {
-        return Err(Unusable { what: twice.to_string(), at: twice.at });
+    if let Some(duplicate) = flaws.take_differing(["metadata", "labels"]) {
+        return Err(Unusable { what: duplicate.to_string(), at: duplicate.at });
     }
     let metadata = object.field("metadata");
     if let Some(metadata) = &metadata {
@@ -138,7 +140,7 @@ fn readable_labels(
     let fields = labels
         .value
         .as_object()
-        .ok_or_else(|| labels.unusable(format!("{} is no mapping", labels.shown())))?;
+        .ok_or_else(|| labels.unusable(format!("{} is not a mapping", labels.shown())))?;
     if fields.len() > MOST_LABELS {
         return Err(labels.unusable(format!(
             "it has {} labels, at most {MOST_LABELS} are supported: remove some",
@@ -147,15 +149,15 @@ fn readable_labels(
     }
     let mut pairs = Vec::with_capacity(fields.len() + fixed.len());
     for (key, value) in fields {
-        // The API reads null, `app:` with nothing behind it, as the empty text.
+        // The API reads null (`app:` without a value) as the empty string.
         let text = if value.is_null() { Some("") } else { value.as_str() };
         let Some(text) = text else {
-            let place = labels.field(key).unwrap_or(labels);
-            return Err(no_text(&place));
+            let field = labels.field(key).unwrap_or(labels);
+            return Err(not_a_string(&field));
         };
         if let Some(fault) = label::key_fault(key).or_else(|| label::value_fault(text)) {
-            let place = labels.field(key).unwrap_or(labels);
-            return Err(place.unusable(fault));
+            let field = labels.field(key).unwrap_or(labels);
+            return Err(field.unusable(fault));
         }
         pairs.push((key.as_str(), text));
     }

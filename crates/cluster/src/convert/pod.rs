@@ -6,28 +6,29 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use policy::{NamedPort, Pod, PodName, PodUid, Protocol};
 use serde::Deserialize;
 
+use super::field_ref::FieldRef;
 use super::flaws::Flaws;
-use super::place::Place;
-use super::{Unusable, metadata, port};
+use super::unusable::Unusable;
+use super::{metadata, port};
 use crate::interner::Interner;
 
-/// Named ports of a pod, at most. A verdict about the pod looks at each of them.
+/// The most named ports of a pod. A verdict about the pod examines each of them.
 const MOST_PORTS: usize = 256;
 
-/// What follows from too many of them.
-const NO_FURTHER_PORT: &str = "rules can't find this port and those behind it by their names";
+/// The effect of too many named ports.
+const NO_FURTHER_PORT: &str = "rules can't find this port and those after it by name";
 
-/// What a flaw in a pod's ports means.
+/// The effect of a flaw in a pod's ports.
 const NO_SUCH_PORT: &str = "rules can't find this port by its name";
 
-/// What follows from labels that can't be read.
-const UNKNOWN_LABELS: &str = "the pod's labels are unknown: rules that ask for them allow nothing from or to it, and policies that might \
-                              select it isolate it";
-/// What follows from a node's name that can't be read.
-const NO_NODE: &str = "no agent takes the pod for one of its node, so no policy holds for it";
+/// The effect of labels that can't be read.
+const UNKNOWN_LABELS: &str = "the pod's labels are unknown: rules that select by them allow nothing from or \
+                              to it, and policies that might select it isolate it";
+/// The effect of a node's name that can't be read.
+const NO_NODE: &str = "no agent counts the pod as one of its own node, so no policy is enforced for it";
 
 /// Converts a Pod.
-pub(super) fn pod(object: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> Result<Pod, Unusable> {
+pub(super) fn pod(object: &FieldRef<'_>, interner: &Interner, flaws: &mut Flaws) -> Result<Pod, Unusable> {
     let name = PodName::new(metadata::namespace(object, interner)?, metadata::name(object)?);
     let labels = metadata::labels(object, &[], interner, flaws, UNKNOWN_LABELS);
     let spec = object.field("spec");
@@ -39,7 +40,8 @@ pub(super) fn pod(object: &Place<'_>, interner: &Interner, flaws: &mut Flaws) ->
         }
     };
     let phase = status.as_ref().and_then(|status| status.value.get("phase")?.as_str());
-    // A finished pod has released its addresses (semantics 22); a hostNetwork pod's are its node's (semantics 20).
+    // A finished pod has released its addresses (semantics 22). A hostNetwork pod has its node's addresses
+    // (semantics 20).
     let has_addresses = !host_network && !matches!(phase, Some("Succeeded" | "Failed"));
     let addresses = match &status {
         Some(status) if has_addresses => addresses(status, flaws),
@@ -48,7 +50,7 @@ pub(super) fn pod(object: &Place<'_>, interner: &Interner, flaws: &mut Flaws) ->
     let ports = spec.as_ref().map(|spec| named_ports(spec, interner, flaws)).unwrap_or_default();
     let node = spec.as_ref().and_then(|spec| spec.field("nodeName"));
     if let Some(node) = node.as_ref().filter(|node| !node.value.is_string()) {
-        flaws.push(node, format!("{} is no text: put it in quotes", node.shown()), NO_NODE);
+        flaws.push(node, format!("{} is not a string: put it in quotes", node.shown()), NO_NODE);
     }
     let node = node.and_then(|node| node.value.as_str());
     let node = node.filter(|node| !node.is_empty()).map(|node| interner.text(node));
@@ -56,23 +58,23 @@ pub(super) fn pod(object: &Place<'_>, interner: &Interner, flaws: &mut Flaws) ->
     let uid = metadata.as_ref().and_then(|metadata| metadata.value.get("uid")?.as_str());
     let uid = uid.map(PodUid::of).unwrap_or_default();
     let version = metadata.as_ref().and_then(|metadata| metadata.value.get("resourceVersion")?.as_str());
-    // KEP-5504: versions of one kind are numbers that grow. Any other text says nothing.
+    // KEP-5504: the versions of one kind are increasing numbers. Any other string is ignored.
     let reported = version.and_then(|version| version.parse().ok()).unwrap_or_default();
     let created = created(object, flaws);
     Ok(Pod { name, labels, addresses, ports, node, host_network, reported, created, uid })
 }
 
 /// `status.podIPs` and `status.podIP`, each address once, in order.
-fn addresses(status: &Place<'_>, flaws: &mut Flaws) -> Vec<IpAddr> {
+fn addresses(status: &FieldRef<'_>, flaws: &mut Flaws) -> Vec<IpAddr> {
     let mut addresses: Vec<IpAddr> = Vec::new();
-    let mut take = |text: &Place<'_>, flaws: &mut Flaws| {
+    let mut take = |text: &FieldRef<'_>, flaws: &mut Flaws| {
         if let Some(address) = address(text, flaws)
             && !addresses.contains(&address)
         {
             addresses.push(address);
         }
     };
-    status.each("podIPs", flaws, "no policy holds for the pod's addresses", |entry, flaws| {
+    status.each("podIPs", flaws, "no policy is enforced for the pod's addresses", |entry, flaws| {
         if let Some(ip) = entry.field("ip") {
             take(&ip, flaws);
         }
@@ -84,23 +86,24 @@ fn addresses(status: &Place<'_>, flaws: &mut Flaws) -> Vec<IpAddr> {
     addresses
 }
 
-/// An address in its canonical form: `::ffff:a.b.c.d` is the IPv4 address (semantics 26). Empty text is none.
-pub(super) fn address(place: &Place<'_>, flaws: &mut Flaws) -> Option<IpAddr> {
-    let text = place.value.as_str();
+/// An address in canonical form: `::ffff:a.b.c.d` is the IPv4 address (semantics 26). An empty string is no
+/// address.
+pub(super) fn address(field: &FieldRef<'_>, flaws: &mut Flaws) -> Option<IpAddr> {
+    let text = field.value.as_str();
     if text == Some("") {
         return None;
     }
     let address = text.and_then(|text| text.parse::<IpAddr>().ok());
     if address.is_none() {
-        flaws.push(place, format!("{} is no IP address", place.shown()), "this address is not known");
+        flaws.push(field, format!("{} is not an IP address", field.shown()), "this address is not known");
     }
     address.map(|address| address.to_canonical())
 }
 
-/// Named ports of the containers and then of the sidecars: initContainers that run as long as the pod does
-/// (semantics 19). Of two ports of one name and protocol the first counts, as for the API's own consumers. Of more than [`MOST_PORTS`] the
-/// first ones count.
-fn named_ports(spec: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> Vec<NamedPort> {
+/// The named ports of the containers and then of the sidecars, which are initContainers that run as long as
+/// the pod (semantics 19). Of two ports with the same name and protocol the first counts, as for the API's
+/// own consumers. Of more than [`MOST_PORTS`] ports, the first ones count.
+fn named_ports(spec: &FieldRef<'_>, interner: &Interner, flaws: &mut Flaws) -> Vec<NamedPort> {
     let mut ports: Vec<NamedPort> = Vec::new();
     let mut is_full = false;
     for (list, sidecars_only) in [("containers", false), ("initContainers", true)] {
@@ -132,11 +135,15 @@ fn named_ports(spec: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> Vec<
     ports
 }
 
-/// One container port; `None` if it has no name, or can't be understood.
-fn named_port(entry: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> Option<NamedPort> {
+/// Converts one container port; `None` if it has no name or can't be understood.
+fn named_port(entry: &FieldRef<'_>, interner: &Interner, flaws: &mut Flaws) -> Option<NamedPort> {
     let name = entry.field("name").filter(|name| name.value.as_str() != Some(""))?;
     let Some(text) = name.value.as_str() else {
-        flaws.push(&name, format!("the value {} is no text: put it in quotes", name.shown()), NO_SUCH_PORT);
+        flaws.push(
+            &name,
+            format!("the value {} is not a string: put it in quotes", name.shown()),
+            NO_SUCH_PORT,
+        );
         return None;
     };
     let protocol = match entry.field("protocol") {
@@ -152,8 +159,8 @@ fn named_port(entry: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> Opti
     let number = entry.field("containerPort").map(|number| (port::number(&number), number));
     match number {
         Some((Ok(number), _)) => Some(NamedPort { name: interner.text(text), protocol, number }),
-        Some((Err(what), place)) => {
-            flaws.push(&place, what, NO_SUCH_PORT);
+        Some((Err(what), field)) => {
+            flaws.push(&field, what, NO_SUCH_PORT);
             None
         }
         None => {
@@ -163,8 +170,8 @@ fn named_port(entry: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> Opti
     }
 }
 
-/// `metadata.creationTimestamp` in seconds since 1970; 0 where there is none.
-fn created(object: &Place<'_>, flaws: &mut Flaws) -> i64 {
+/// `metadata.creationTimestamp` in seconds since 1970; 0 if there is none.
+fn created(object: &FieldRef<'_>, flaws: &mut Flaws) -> i64 {
     let metadata = object.field("metadata");
     let Some(time) = metadata.as_ref().and_then(|metadata| metadata.field("creationTimestamp")) else {
         return 0;
@@ -174,8 +181,8 @@ fn created(object: &Place<'_>, flaws: &mut Flaws) -> i64 {
         Err(_) => {
             flaws.push(
                 &time,
-                format!("{} is no time such as \"2026-01-31T12:00:00Z\"", time.shown()),
-                "the pod counts as older than any other that claims its address",
+                format!("{} is not a time such as \"2026-01-31T12:00:00Z\"", time.shown()),
+                "the pod counts as older than any other pod with its address",
             );
             0
         }

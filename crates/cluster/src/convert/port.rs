@@ -2,43 +2,43 @@
 
 use policy::{PortMatch, PortNumbers, Protocol};
 
+use super::field_ref::FieldRef;
 use super::flaws::Flaws;
-use super::place::Place;
 use crate::interner::Interner;
 use crate::invisible::{is_invisible, named};
 
-/// What follows from a port that is not understood.
+/// The effect of a port that is not understood.
 const EFFECT: &str = "the port matches nothing";
 
-/// Converts one entry. What is not understood matches nothing (semantics 28).
-pub(super) fn port(place: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> PortMatch {
-    understand(place, interner, flaws)
+/// Converts one entry. A port that is not understood matches nothing (semantics 28).
+pub(super) fn port(field: &FieldRef<'_>, interner: &Interner, flaws: &mut Flaws) -> PortMatch {
+    understand(field, interner, flaws)
         .unwrap_or(PortMatch { protocol: Some(Protocol::TCP), numbers: PortNumbers::Nothing })
 }
 
-/// The same; `None` after a flaw was noted.
-fn understand(place: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> Option<PortMatch> {
-    if !place.value.is_object() {
-        flaws.push(place, format!("{} is no port", place.shown()), EFFECT);
+/// Converts one entry; `None` after a flaw was recorded.
+fn understand(field: &FieldRef<'_>, interner: &Interner, flaws: &mut Flaws) -> Option<PortMatch> {
+    if !field.value.is_object() {
+        flaws.push(field, format!("{} is not a port", field.shown()), EFFECT);
         return None;
     }
-    if !flaws.all_known(place, &["protocol", "port", "endPort"], EFFECT) {
+    if !flaws.all_known(field, &["protocol", "port", "endPort"], EFFECT) {
         return None;
     }
-    let mut refuse = |place: &Place<'_>, what: String| {
-        flaws.push(place, what, EFFECT);
+    let mut refuse = |field: &FieldRef<'_>, what: String| {
+        flaws.push(field, what, EFFECT);
         None
     };
     // An absent protocol means TCP (semantics 14).
-    let protocol = match place.field("protocol") {
+    let protocol = match field.field("protocol") {
         None => Protocol::TCP,
         Some(text) => match protocol(&text) {
             Ok(protocol) => protocol,
             Err(what) => return refuse(&text, what),
         },
     };
-    let end = place.field("endPort");
-    let numbers = match (place.field("port"), &end) {
+    let end = field.field("endPort");
+    let numbers = match (field.field("port"), &end) {
         // A protocol without a port: every port of that protocol (semantics 15).
         (None, None) => PortNumbers::Any,
         (None, Some(end)) => return refuse(end, "endPort needs a port".into()),
@@ -47,12 +47,12 @@ fn understand(place: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> Opti
             if !is_port_name(text) {
                 let hint = match text.chars().find(|c| is_invisible(*c)) {
                     Some(hidden) => {
-                        format!(": it has the invisible character {} in it, take it out", named(hidden))
+                        format!(": it contains the invisible character {}, remove it", named(hidden))
                     }
-                    None if text.parse::<u16>().is_ok() => ": a number stands without quotes".to_owned(),
+                    None if text.parse::<u16>().is_ok() => ": write a number without quotes".to_owned(),
                     None => String::new(),
                 };
-                return refuse(&name, format!("{} is no port's name{hint}", name.shown()));
+                return refuse(&name, format!("{} is not a valid port name{hint}", name.shown()));
             }
             if let Some(end) = end {
                 return refuse(end, "endPort needs a port that is a number, not a name".into());
@@ -76,24 +76,24 @@ fn understand(place: &Place<'_>, interner: &Interner, flaws: &mut Flaws) -> Opti
     Some(PortMatch { protocol: Some(protocol), numbers })
 }
 
-/// A protocol by the API's own names, in their own case: nothing else is taken for one of them (semantics 14).
-pub(super) fn protocol(place: &Place<'_>) -> Result<Protocol, String> {
-    match place.value.as_str() {
+/// A protocol by the API's exact names; other spellings are not accepted (semantics 14).
+pub(super) fn protocol(field: &FieldRef<'_>) -> Result<Protocol, String> {
+    match field.value.as_str() {
         Some("TCP") => Ok(Protocol::TCP),
         Some("UDP") => Ok(Protocol::UDP),
         Some("SCTP") => Ok(Protocol::SCTP),
-        _ => Err(format!("{} is no protocol: use TCP, UDP or SCTP", place.shown())),
+        _ => Err(format!("{} is not a protocol: use TCP, UDP or SCTP", field.shown())),
     }
 }
 
 /// A port number, 1 to 65535.
-pub(super) fn number(place: &Place<'_>) -> Result<u16, String> {
+pub(super) fn number(field: &FieldRef<'_>) -> Result<u16, String> {
     let number =
-        place.value.as_u64().and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0);
-    number.ok_or_else(|| format!("{} is no port: use a number from 1 to 65535", place.shown()))
+        field.value.as_u64().and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0);
+    number.ok_or_else(|| format!("{} is not a port: use a number from 1 to 65535", field.shown()))
 }
 
-/// Whether this can be the name of a container's port [apimachinery, IsValidPortName].
+/// Whether this is a valid name of a container's port [apimachinery, IsValidPortName].
 fn is_port_name(text: &str) -> bool {
     (1..=15).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')

@@ -1,22 +1,23 @@
-//! What an object's `apiVersion` and `kind` say: one of ours, one that is none of ours, or one that somebody believes in.
+//! Recognises objects by `apiVersion` and `kind`: a supported kind, an unrelated one, or one that its author
+//! believes to be enforced.
 
-use super::Kind;
+use super::kind::Kind;
 use crate::invisible::{as_seen, visible};
 
-/// What an object's `apiVersion` and `kind` say.
+/// How an object's `apiVersion` and `kind` are recognised.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Recognition {
-    /// One of ours.
-    Ours(Kind),
-    /// A kind that has nothing to do with verdicts.
+    /// A supported kind.
+    Supported(Kind),
+    /// A kind that verdicts do not depend on.
     Foreign,
-    /// A network policy of another engine, which is not enforced here; says which.
+    /// A network policy of another engine, which is not enforced here. The text says which.
     NotEnforced(String),
-    /// One of ours is meant, as it seems, and written otherwise; says which.
+    /// Probably a misspelling of a supported kind. The text says which.
     Mistaken(Kind, String),
 }
 
-/// API groups of other engines' network policies, and those engines' names.
+/// The API groups of other engines' network policies, with the engines' names.
 const ENGINES: [(&str, &str); 7] = [
     ("projectcalico.org", "Calico"),
     ("cilium.io", "Cilium"),
@@ -27,7 +28,7 @@ const ENGINES: [(&str, &str); 7] = [
     ("k8s.ovn.org", "OVN-Kubernetes"),
 ];
 
-/// Kinds of `v1` (Kubernetes 1.34). None of them is taken for a misspelling of one that is converted.
+/// The kinds of `v1` (Kubernetes 1.34). None of them counts as a misspelling of a supported kind.
 const CORE: [&str; 18] = [
     "Binding",
     "ComponentStatus",
@@ -49,36 +50,46 @@ const CORE: [&str; 18] = [
     "ServiceAccount",
 ];
 
-/// Kinds of `networking.k8s.io/v1` that no verdict needs (Kubernetes 1.34).
+/// The kinds of `networking.k8s.io/v1` that verdicts do not depend on (Kubernetes 1.34).
 const NETWORKING: [&str; 4] = ["Ingress", "IngressClass", "IPAddress", "ServiceCIDR"];
+
+impl Kind {
+    /// Recognises an object by its `apiVersion` and `kind`: see [`Recognition`].
+    pub fn of(api_version: &str, kind: &str) -> Recognition {
+        recognise(api_version, kind)
+    }
+}
 
 /// Recognises an object.
 ///
-/// A foreign API group may have a Pod or Node of its own, which is none of ours. A network policy of any group and any
-/// spelling is always named: somebody believes that it is enforced.
-pub(super) fn recognise(api_version: &str, kind: &str) -> Recognition {
+/// Another API group may have its own Pod or Node, which is not the supported one. A network policy of any
+/// group and any spelling is always reported, because its author believes that it is enforced.
+fn recognise(api_version: &str, kind: &str) -> Recognition {
     let group = as_seen(api_version.split_once('/').map_or("", |(group, _)| group)).to_ascii_lowercase();
     let is_policy = as_seen(kind).to_ascii_lowercase().contains("networkpolic");
     if is_policy && let Some(engine) = engine(&group) {
         return not_enforced(api_version, kind, &format!(" of {engine}"));
     }
     match meant(kind) {
-        Some(ours) if ours.name() == kind && ours.api_version() == api_version => Recognition::Ours(ours),
+        Some(ours) if ours.name() == kind && ours.api_version() == api_version => {
+            Recognition::Supported(ours)
+        }
         Some(ours) if is_meant(ours, &group) => Recognition::Mistaken(ours, mistake(ours, api_version, kind)),
         _ if is_policy => not_enforced(api_version, kind, ""),
         _ => unknown(api_version, kind),
     }
 }
 
-/// Recognises a kind whose name alone does not say that one of ours is meant. In `v1` and `networking.k8s.io/v1` all kinds are known, so
-/// another kind there may be a misspelt one of ours.
+/// Recognises a kind whose name alone does not identify a supported kind. All kinds of `v1` and
+/// `networking.k8s.io/v1` are known, so any other kind there may be a misspelling of a supported one.
 fn unknown(api_version: &str, kind: &str) -> Recognition {
     let version = as_seen(api_version).to_ascii_lowercase();
     let name = as_seen(kind).trim().to_ascii_lowercase();
     if version == "v1" && kind != "List" && matches!(name.as_str(), "list" | "lists") {
         let kind = visible(kind);
         return Recognition::NotEnforced(format!(
-            "there is no kind \"{kind}\" in apiVersion v1: probably List is meant; pods that policies in it were to isolate may be open"
+            "there is no kind \"{kind}\" in apiVersion v1: probably List is meant; pods that policies in it \
+             should isolate may be open"
         ));
     }
     let name = name.strip_suffix("list").filter(|name| !name.is_empty()).unwrap_or(&name);
@@ -91,7 +102,8 @@ fn unknown(api_version: &str, kind: &str) -> Recognition {
         } else {
             let (name, kind) = (policy.name(), visible(kind));
             Recognition::NotEnforced(format!(
-                "apiVersion {version} has no kind \"{kind}\" that is known here: if {name} is meant, pods that it was to isolate may be open"
+                "apiVersion {version} has no kind \"{kind}\" that is known here: if {name} is meant, pods \
+                 that it should isolate may be open"
             ))
         };
     }
@@ -121,11 +133,11 @@ fn engine(group: &str) -> Option<&'static str> {
     ENGINES.iter().find(|(known, _)| is_its(known)).map(|(_, engine)| *engine)
 }
 
-/// kubectl's short names, but for `po` and `no`, which are too short to tell what is meant.
+/// kubectl's short names, except `po` and `no`, which are too short to be unambiguous.
 const SHORT: [(&str, Kind); 3] =
     [("netpol", Kind::NetworkPolicy), ("netpols", Kind::NetworkPolicy), ("ns", Kind::Namespace)];
 
-/// The kind of ours that is meant by this one, however it is written.
+/// The supported kind that this name, in any spelling, probably means.
 fn meant(kind: &str) -> Option<Kind> {
     if let Some(ours) = Kind::named(kind) {
         return Some(ours);
@@ -134,7 +146,7 @@ fn meant(kind: &str) -> Option<Kind> {
     let kind = kind.strip_suffix("lists").or(kind.strip_suffix("list")).unwrap_or(&kind);
     Kind::ALL.into_iter().find(|ours| {
         let name = ours.name().to_ascii_lowercase();
-        /// Of a shorter name another one can come by two letters.
+        /// With a shorter name, another kind can be two letters away.
         const LONG: usize = 9;
         kind == name
             || kind == ours.plural()
@@ -143,8 +155,8 @@ fn meant(kind: &str) -> Option<Kind> {
     })
 }
 
-/// Whether the API group can be a mistake for that of `ours`. One with a dot in it is another program's, which may have a Pod or
-/// Node of its own.
+/// Whether the API group can be a mistake for that of `ours`. A group with a dot in it belongs to another
+/// program, which may have its own Pod or Node.
 fn is_meant(ours: Kind, group: &str) -> bool {
     let right = ours.group();
     group == right
@@ -153,7 +165,7 @@ fn is_meant(ours: Kind, group: &str) -> bool {
         || (ours == Kind::NetworkPolicy && strsim::damerau_levenshtein(group, &right) <= 3)
 }
 
-/// What is wrong, and what is probably meant.
+/// The mistake, and what is probably meant.
 fn mistake(ours: Kind, api_version: &str, kind: &str) -> String {
     let (name, understood) = (ours.name(), ours.api_version());
     if name != kind {
@@ -162,7 +174,8 @@ fn mistake(ours: Kind, api_version: &str, kind: &str) -> String {
         let list = if is_list { "List" } else { "" };
         let (api_version, kind) = (visible(api_version), visible(kind));
         return format!(
-            "there is no kind \"{kind}\" in apiVersion \"{api_version}\": probably {name}{list} of {understood:?} is meant"
+            "there is no kind \"{kind}\" in apiVersion \"{api_version}\": probably {name}{list} of \
+             {understood:?} is meant"
         );
     }
     if api_version.is_empty() {
@@ -174,13 +187,13 @@ fn mistake(ours: Kind, api_version: &str, kind: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::Recognition::{Foreign, Mistaken, NotEnforced, Ours};
+    use super::Recognition::{Foreign, Mistaken, NotEnforced, Supported};
     use super::*;
 
     #[test]
-    fn kinds_are_told_by_their_api_version() {
-        assert_eq!(Kind::of("networking.k8s.io/v1", "NetworkPolicy"), Ours(Kind::NetworkPolicy));
-        assert_eq!(Kind::of("v1", "Pod"), Ours(Kind::Pod));
+    fn kinds_are_recognised_by_their_api_version() {
+        assert_eq!(Kind::of("networking.k8s.io/v1", "NetworkPolicy"), Supported(Kind::NetworkPolicy));
+        assert_eq!(Kind::of("v1", "Pod"), Supported(Kind::Pod));
         for (version, kind) in [
             ("metrics.example/v1", "Pod"),
             ("management.cattle.io/v3", "Node"),
@@ -202,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_that_is_written_otherwise_is_named_with_what_is_meant() {
+    fn a_misspelt_kind_is_reported_with_the_probable_one() {
         for (version, kind, meant) in [
             ("networking.k8s.io/v2", "NetworkPolicy", Kind::NetworkPolicy),
             ("extensions/v1beta1", "NetworkPolicy", Kind::NetworkPolicy),
@@ -240,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn policies_of_other_engines_are_named() {
+    fn policies_of_other_engines_are_reported() {
         for (version, kind, engine) in [
             ("projectcalico.org/v3", "NetworkPolicy", "Calico"),
             ("crd.projectcalico.org/v1", "GlobalNetworkPolicy", "Calico"),
@@ -258,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_kind_beside_network_policies_is_named() {
+    fn an_unknown_kind_in_the_group_of_network_policies_is_reported() {
         for kind in ["Isolation", "Netork", "List", "List\u{200b}"] {
             let NotEnforced(what) = Kind::of("networking.k8s.io/v1", kind) else { panic!("{kind}") };
             assert!(what.contains("if NetworkPolicy is meant") && !what.contains('\u{200b}'), "{what}");

@@ -1,59 +1,59 @@
-//! `metav1.LabelSelector`: to a list of requirements, ALL of which must hold.
+//! Converts a `metav1.LabelSelector` to a list of requirements, ALL of which must hold.
 
 use std::sync::Arc;
 
 use policy::{Requirement, Selector};
 
+use super::field_ref::FieldRef;
 use super::flaws::Flaws;
 use super::label;
-use super::place::Place;
 use crate::interner::Interner;
 
-/// Converts a peer's selector. One that has anything in it that is not understood selects nothing (semantics 28).
+/// Converts a peer's selector. If any part of it is not understood, it selects nothing (semantics 28).
 pub(super) fn of_peer(
-    place: &Place<'_>,
+    field: &FieldRef<'_>,
     interner: &Interner,
     flaws: &mut Flaws,
     effect: &'static str,
 ) -> Selector {
-    match understand(place, interner, flaws, effect, Twofold::IsUnknown) {
+    match understand(field, interner, flaws, effect, OnDuplicate::NotUnderstood) {
         (requirements, true) => Selector::All(requirements.into()),
         (_, false) => Selector::Nothing,
     }
 }
 
-/// What a label means that stands twice in `matchLabels`, with different values.
+/// What to do with a duplicate label in `matchLabels` whose values differ.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Twofold {
+pub(super) enum OnDuplicate {
     /// The selector is not understood.
-    IsUnknown,
+    NotUnderstood,
     /// The last value counts, with this effect.
-    LastCounts(&'static str),
+    LastWins(&'static str),
 }
 
-/// The requirements that are understood, sorted, each once; and whether there is nothing else in the selector. Without
-/// what is not understood the requirements select more pods, never fewer.
+/// The requirements that are understood, sorted, each once; and whether the selector has nothing else.
+/// Ignoring the parts that are not understood, the requirements select more pods, never fewer.
 pub(super) fn understand(
-    place: &Place<'_>,
+    field: &FieldRef<'_>,
     interner: &Interner,
     flaws: &mut Flaws,
     effect: &'static str,
-    twofold: Twofold,
+    on_duplicate: OnDuplicate,
 ) -> (Vec<Requirement>, bool) {
     let before = flaws.serious();
     let mut requirements = Vec::new();
-    if !place.value.is_object() {
-        flaws.push(place, format!("{} is no selector", place.shown()), effect);
+    if !field.value.is_object() {
+        flaws.push(field, format!("{} is not a selector", field.shown()), effect);
         return (requirements, false);
     }
-    // Which of two is meant is unknown, so neither takes a pod away.
-    let ambiguous = ["matchLabels", "matchExpressions"].map(|name| flaws.differs(place, name));
-    flaws.all_known(place, &["matchLabels", "matchExpressions"], effect);
-    if let Some(labels) = place.field("matchLabels").filter(|_| !ambiguous[0]) {
-        match_labels(&labels, interner, flaws, effect, twofold, &mut requirements);
+    // It is unknown which of the two is meant, so neither excludes a pod.
+    let ambiguous = ["matchLabels", "matchExpressions"].map(|name| flaws.differs(field, name));
+    flaws.all_known(field, &["matchLabels", "matchExpressions"], effect);
+    if let Some(labels) = field.field("matchLabels").filter(|_| !ambiguous[0]) {
+        match_labels(&labels, interner, flaws, effect, on_duplicate, &mut requirements);
     }
     if !ambiguous[1] {
-        place.each("matchExpressions", flaws, effect, |expression, flaws| {
+        field.each("matchExpressions", flaws, effect, |expression, flaws| {
             requirements.extend(requirement(expression, interner, flaws, effect));
         });
     }
@@ -64,24 +64,24 @@ pub(super) fn understand(
 
 /// `matchLabels`.
 fn match_labels(
-    labels: &Place<'_>,
+    labels: &FieldRef<'_>,
     interner: &Interner,
     flaws: &mut Flaws,
     effect: &'static str,
-    twofold: Twofold,
+    on_duplicate: OnDuplicate,
     requirements: &mut Vec<Requirement>,
 ) {
     let Some(fields) = labels.value.as_object() else {
-        return flaws.push(labels, format!("{} is no mapping", labels.shown()), effect);
+        return flaws.push(labels, format!("{} is not a mapping", labels.shown()), effect);
     };
-    match twofold {
-        Twofold::IsUnknown => flaws.all_once(labels, effect),
-        Twofold::LastCounts(effect) => flaws.last_counts(labels, effect),
+    match on_duplicate {
+        OnDuplicate::NotUnderstood => flaws.note_duplicates(labels, effect),
+        OnDuplicate::LastWins(effect) => flaws.note_last_wins(labels, effect),
     }
     for (key, value) in fields {
-        // The API reads null as the empty text.
+        // The API reads null as the empty string.
         let Some(value) = (if value.is_null() { Some("") } else { value.as_str() }) else {
-            flaws.push_below(labels, key, "the value is no text: put it in quotes", effect);
+            flaws.push_below(labels, key, "the value is not a string: put it in quotes", effect);
             continue;
         };
         match label::key_fault(key).or_else(|| label::value_fault(value)) {
@@ -94,27 +94,27 @@ fn match_labels(
 
 /// One of `matchExpressions`.
 fn requirement(
-    place: &Place<'_>,
+    field: &FieldRef<'_>,
     interner: &Interner,
     flaws: &mut Flaws,
     effect: &'static str,
 ) -> Option<Requirement> {
-    if !place.value.is_object() {
-        flaws.push(place, format!("{} is no requirement", place.shown()), effect);
+    if !field.value.is_object() {
+        flaws.push(field, format!("{} is not a requirement", field.shown()), effect);
         return None;
     }
-    if !flaws.all_known(place, &["key", "operator", "values"], effect) {
+    if !flaws.all_known(field, &["key", "operator", "values"], effect) {
         return None;
     }
-    let Some(key) = place.value.get("key").and_then(|key| key.as_str()).filter(|key| !key.is_empty()) else {
-        flaws.push_below(place, "key", "there is no key", effect);
+    let Some(key) = field.value.get("key").and_then(|key| key.as_str()).filter(|key| !key.is_empty()) else {
+        flaws.push_below(field, "key", "there is no key", effect);
         return None;
     };
     if let Some(fault) = label::key_fault(key) {
-        flaws.push_below(place, "key", fault, effect);
+        flaws.push_below(field, "key", fault, effect);
         return None;
     }
-    let values = match place.field("values") {
+    let values = match field.field("values") {
         None => Vec::new(),
         Some(list) => {
             for (at, text) in list.value.as_array().into_iter().flatten().enumerate() {
@@ -130,7 +130,7 @@ fn requirement(
                     .collect::<Option<Vec<_>>>()
             });
             let Some(mut texts) = texts else {
-                flaws.push(&list, "the values are no list of texts", effect);
+                flaws.push(&list, "the values are not a list of strings", effect);
                 return None;
             };
             texts.sort();
@@ -138,7 +138,7 @@ fn requirement(
             texts
         }
     };
-    let operator = place.value.get("operator").and_then(|operator| operator.as_str());
+    let operator = field.value.get("operator").and_then(|operator| operator.as_str());
     // In and NotIn need values, Exists and DoesNotExist must have none [apimachinery, labels.NewRequirement].
     let wrong = match (operator, values.is_empty()) {
         (Some("In"), false) => return Some(Requirement::In(interner.known_text(key), values.into())),
@@ -152,6 +152,6 @@ fn requirement(
         }
         (None, _) => "there is no operator".into(),
     };
-    flaws.push(place, wrong, effect);
+    flaws.push(field, wrong, effect);
     None
 }

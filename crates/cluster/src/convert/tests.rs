@@ -1,11 +1,11 @@
-//! Conversions, as scenarios: a manifest or a real object, what the engine gets, and what is said about the rest.
+//! Scenarios of conversions: a manifest or a real object, its converted form, and the problems.
 
+mod duplicate;
 mod inventory;
 mod network_policy;
 mod peer;
 mod port;
 mod selector;
-mod twice;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::manifest;
 
-/// What one object becomes, and its flaws as `field: what is wrong; effect`.
+/// The converted form of one object, and its flaws as `field: what is wrong; effect`.
 fn one(yaml: &str) -> (Change, Vec<String>) {
     let reading = manifest::read(Path::new("test.yaml"), yaml.as_bytes(), &Interner::new());
     assert_eq!(reading.failures, []);
@@ -34,7 +34,7 @@ fn one(yaml: &str) -> (Change, Vec<String>) {
     (change, flaws)
 }
 
-/// A policy `web/p` with this spec, in JSON.
+/// The policy `web/p` with this spec in JSON.
 fn flawed_policy(spec: Value) -> (PolicySpec, Vec<String>) {
     let object = json!({"metadata": {"name": "p", "namespace": "web"}, "spec": spec});
     let converted = convert(Kind::NetworkPolicy, &object, &[], &Interner::new()).expect("a policy");
@@ -73,7 +73,7 @@ fn block(cidr: &str, except: &[&str]) -> Peer {
     Peer::Block(IpBlock { cidr: net(&cidr), except: except.iter().map(net).collect() })
 }
 
-/// Every flawed entry matches nothing and says why.
+/// Checks that every flawed entry matches nothing and has its reason.
 fn nothing<T: PartialEq + std::fmt::Debug>(found: (Vec<T>, Vec<String>), nothing: &T, said: &[&str]) {
     let (entries, flaws) = found;
     assert!(entries.iter().all(|entry| entry == nothing), "{entries:?}");
@@ -84,7 +84,7 @@ fn addresses(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().expect("an address")).collect()
 }
 
-// Real objects of the API's own types.
+// Real objects of the API's types.
 
 #[test]
 fn real_objects_are_understood_without_a_flaw() {
@@ -170,12 +170,12 @@ fn real_objects_are_understood_without_a_flaw() {
 }
 
 #[test]
-fn of_very_many_problems_the_first_are_named() {
+fn beyond_a_limit_problems_are_counted() {
     let ports = vec![json!({"port": -1}); 5_000];
     let (policy, flaws) = flawed_policy(json!({"podSelector": {}, "ingress": [{"ports": ports}]}));
     assert_eq!(policy.ingress[0].ports.as_ref().map(Vec::len), Some(5_000));
     assert_eq!(flaws.len(), 21);
-    assert!(flaws[20].contains("4980 more fields of this object are wrong in the same way"), "{}", flaws[20]);
+    assert!(flaws[20].contains("4980 more fields of this object have problems"), "{}", flaws[20]);
     let text = "---\n{\n".repeat(5_000);
     let reading = manifest::read(Path::new("test.yaml"), text.as_bytes(), &Interner::new());
     assert_eq!(reading.failures.len() + reading.no_manifest.len(), 101);

@@ -1,7 +1,8 @@
-//! Which objects each file holds, and which file's word counts: from the readings of files to differences.
+//! The objects of each file, the precedence of files that hold the same object, and the updates for the
+//! consumer.
 //!
-//! Knows nothing of disks and clocks. Invariants: `holders` names exactly the files that hold an object, sorted, and
-//! the last one's object is the one in force.
+//! Independent of disks and clocks. Invariants: `holders` names exactly the files that hold an object,
+//! sorted, and the object of the last one is in force.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -11,23 +12,25 @@ use std::time::SystemTime;
 use policy::{Budget, Change, Labels, PolicyName};
 
 use super::scan::Unread;
-use crate::differences::Differences;
+use crate::delta::Delta;
 use crate::interner::Interner;
 use crate::key::Key;
-use crate::manifest::{Held, Reading};
-use crate::problem::{Origin, Problem, ReadCounts, Update};
+use crate::manifest::{ManifestObject, Reading};
+use crate::problem::{Problem, ReadCounts, Update};
 use crate::rule_budget::RuleBudget;
 use crate::stamp::Stamp;
 
+mod problems;
 mod rules;
 
-/// What follows from a file that breaks after it was good.
+/// The effect of a file that breaks after it was good.
 const KEPT: &str = "the last good objects of the file stay in force, and nothing that was changed since is";
 
-/// The same, if it was good before this program started.
-const RESTORED: &str = "the last good objects of the file, as the state on disk has them, stay in force, and nothing that was changed since is";
+/// The effect of a broken file that was good before this program started.
+const RESTORED: &str = "the last good objects of the file, as the state on disk has them, stay in force, and \
+                        nothing that was changed since is";
 
-/// See the module.
+/// All files. See the module.
 #[derive(Debug)]
 pub(super) struct Files {
     interner: Arc<Interner>,
@@ -36,45 +39,46 @@ pub(super) struct Files {
     /// Objects with more than one holder.
     contested: BTreeSet<Key>,
     rule_budget: RuleBudget,
-    /// Policies without their rules, for which there is room now.
+    /// Policies without their rules, whose rules fit the budget now.
     wanted: BTreeSet<PolicyName>,
-    differences: Differences,
+    delta: Delta,
     /// Problems of folders, not of files.
     folders: Vec<Problem>,
-    /// Files and broken links that the last walk found and that are not read.
+    /// Files and broken links of the last walk that are not read.
     unread: Unread,
     /// The problems of the last update.
     reported: Arc<[Problem]>,
-    /// Whether they may have changed since.
+    /// Whether the problems may have changed since.
     new_problems: bool,
     /// The counts of the last update.
     counted: ReadCounts,
-    /// Whether anything was taken in since the last update.
-    news: bool,
+    /// Whether anything changed since the last update.
+    is_dirty: bool,
     /// When the state on disk was written.
     saved: Option<SystemTime>,
-    /// What the last update said of it.
-    told_restored: Option<SystemTime>,
+    /// The restored state as of the last update.
+    reported_restored: Option<SystemTime>,
 }
 
 /// One file.
 #[derive(Debug, Default)]
 struct File {
-    /// Which version of the file was read last.
+    /// The version of the file that was read last.
     stamp: Option<Stamp>,
-    /// Sorted by key, each once. Shared with the writer of the state on disk.
-    objects: Arc<Vec<Held>>,
+    /// Its objects, sorted by key, each once. Shared with the writer of the state on disk.
+    objects: Arc<Vec<ManifestObject>>,
     flaws: Vec<Problem>,
     failures: Vec<Problem>,
-    /// Objects of kinds that no verdict needs.
+    /// Objects of kinds that verdicts do not depend on.
     others: usize,
-    /// Whether it holds something, and no Kubernetes object.
+    /// Whether it has content and no Kubernetes object.
     is_no_manifest: bool,
-    /// Whether its objects are those of a version that was understood as a whole.
+    /// Whether its objects are from a version that was understood as a whole.
     was_good: bool,
-    /// Whether they are those of the state on disk: no version of the file was understood since.
+    /// Whether its objects are those of the state on disk, because no version of the file was understood
+    /// since.
     is_restored: bool,
-    /// Whether it may be gone: then its rules don't count against the budget.
+    /// Whether it may be gone. Then its rules do not count against the budget.
     is_in_doubt: bool,
 }
 
@@ -85,7 +89,7 @@ impl File {
 }
 
 impl Files {
-    /// Without any. Rules beyond the budget are not kept.
+    /// No files. Rules beyond the budget are not kept.
     pub fn new(budget: Budget, interner: Arc<Interner>) -> Self {
         Self {
             interner,
@@ -94,36 +98,40 @@ impl Files {
             contested: BTreeSet::new(),
             rule_budget: RuleBudget::new(budget),
             wanted: BTreeSet::new(),
-            differences: Differences::default(),
+            delta: Delta::default(),
             folders: Vec::new(),
             unread: Unread::default(),
             reported: Arc::default(),
             new_problems: true,
             counted: ReadCounts::default(),
-            news: false,
+            is_dirty: false,
             saved: None,
-            told_restored: None,
+            reported_restored: None,
         }
     }
 
-    /// Takes in the last good objects of each file, before any file is read.
-    pub fn restore(&mut self, files: impl Iterator<Item = (PathBuf, Arc<Vec<Held>>)>, saved: SystemTime) {
+    /// Restores the last good objects of each file. Must be called before any file is read.
+    pub fn restore(
+        &mut self,
+        files: impl Iterator<Item = (PathBuf, Arc<Vec<ManifestObject>>)>,
+        saved: SystemTime,
+    ) {
         self.saved = Some(saved);
         for (path, objects) in files {
-            self.news = true;
+            self.is_dirty = true;
             let path: Arc<Path> = path.into();
             self.files.insert(path.clone(), File { was_good: true, is_restored: true, ..File::default() });
             self.replace(&path, objects);
         }
     }
 
-    /// Whether ANY file has the objects that the state on disk has of it.
+    /// Whether ANY file has its objects from the state on disk.
     pub fn is_restored(&self) -> bool {
         self.files.values().any(|file| file.is_restored)
     }
 
-    /// The last good objects of each file, by its path below `root`. Files without any are left out.
-    pub fn good(&self, root: &Path) -> Vec<(PathBuf, Arc<Vec<Held>>)> {
+    /// The last good objects of each file, by its path below `root`. Files without good objects are left out.
+    pub fn good(&self, root: &Path) -> Vec<(PathBuf, Arc<Vec<ManifestObject>>)> {
         let good = self.files.iter().filter(|(_, file)| file.was_good);
         let of_file = |(path, file): (&Arc<Path>, &File)| {
             Some((path.strip_prefix(root).ok()?.to_owned(), Arc::clone(&file.objects)))
@@ -131,16 +139,17 @@ impl Files {
         good.filter_map(of_file).collect()
     }
 
-    /// ALL files that are broken and of which no version was understood.
+    /// ALL broken files without any version that was understood.
     fn never_understood(&self) -> Vec<PathBuf> {
         let unknown = self.files.iter().filter(|(_, file)| !file.failures.is_empty() && !file.was_good);
         unknown.map(|(path, _)| path.to_path_buf()).collect()
     }
 
-    /// Takes in what a file holds now. A broken file keeps its last good objects; one that never was good has in force
-    /// what could be understood of it: a policy that stands in it should hold even if its neighbour is broken.
+    /// Applies what a file holds now. A broken file keeps its last good objects. If it never was good, what
+    /// could be understood of it is in force: a policy should be enforced even if another object in the file
+    /// is broken.
     pub fn read(&mut self, path: &Path, stamp: Option<Stamp>, mut reading: Reading) {
-        self.news = true;
+        self.is_dirty = true;
         let path = match self.files.get_key_value(path) {
             Some((known, _)) => known.clone(),
             None => Arc::from(path),
@@ -150,7 +159,7 @@ impl Files {
         let was_in_doubt = std::mem::take(&mut file.is_in_doubt);
         self.new_problems |= file.has_problems() || reading.has_problems();
         if !file.objects.is_empty() {
-            // A manifest doesn't turn into something else by intent.
+            // A manifest does not become something else by intent.
             reading.failures.append(&mut reading.no_manifest);
         }
         let broken = !reading.failures.is_empty();
@@ -159,7 +168,7 @@ impl Files {
                 problem.effect = if file.is_restored { RESTORED } else { KEPT }.into();
             }
             for flaw in &mut file.flaws {
-                // The flaws of the objects in force still stand; their lines are those of a text that is gone.
+                // The flaws of the objects in force remain, but their lines refer to a text that is gone.
                 flaw.forget_line();
             }
             file.failures = reading.failures;
@@ -177,7 +186,7 @@ impl Files {
         self.replace(&path, Arc::new(reading.objects));
     }
 
-    /// Takes note that a file may be gone, or that it is there after all. Its objects stand.
+    /// Records that a file may be gone, or that it exists after all. Its objects stay.
     pub fn doubt(&mut self, path: &Path, is_in_doubt: bool) {
         let Some(file) = self.files.get_mut(path) else { return };
         if std::mem::replace(&mut file.is_in_doubt, is_in_doubt) != is_in_doubt {
@@ -185,26 +194,26 @@ impl Files {
         }
     }
 
-    /// Takes in that a file is gone.
+    /// Removes a file that is gone.
     pub fn gone(&mut self, path: &Path) {
         let Some((path, _)) = self.files.get_key_value(path) else { return };
         let path = path.clone();
-        self.news = true;
+        self.is_dirty = true;
         self.replace(&path, Arc::default());
         let file = self.files.remove(&path);
         self.new_problems |= file.is_some_and(|file| file.has_problems());
     }
 
-    /// Takes in what is wrong with folders now.
+    /// Sets the current problems of folders.
     pub fn folders(&mut self, problems: Vec<Problem>) {
-        self.news |= self.folders != problems;
+        self.is_dirty |= self.folders != problems;
         self.new_problems |= self.folders != problems;
         self.folders = problems;
     }
 
-    /// Records which files are not read.
+    /// Sets which files are not read.
     pub fn unread(&mut self, unread: &Unread) {
-        self.news |= self.unread != *unread;
+        self.is_dirty |= self.unread != *unread;
         self.unread.clone_from(unread);
     }
 
@@ -213,12 +222,12 @@ impl Files {
         self.files.get(path)?.stamp
     }
 
-    /// Whether this file was read before.
+    /// Whether this file is known.
     pub fn is_known(&self, path: &Path) -> bool {
         self.files.contains_key(path)
     }
 
-    /// Whether some object of this file is known.
+    /// Whether this file has known objects.
     pub fn holds_objects(&self, path: &Path) -> bool {
         self.files.get(path).is_some_and(|file| !file.objects.is_empty())
     }
@@ -232,22 +241,23 @@ impl Files {
             .take_while(move |file| file.starts_with(path))
     }
 
-    /// What differs from the last update; `None` if nothing does, and neither a problem nor a file came or went.
+    /// The update since the last one; `None` if no object changed, and no problem or file was added or
+    /// removed.
     pub fn update(&mut self, root: &Path) -> Option<Update> {
-        if !std::mem::take(&mut self.news) {
+        if !std::mem::take(&mut self.is_dirty) {
             return None;
         }
         self.settle_rules();
-        let Self { differences, files, holders, .. } = self;
-        let changes = differences.take(|key| in_force(holders, files, key).cloned());
+        let Self { delta, files, holders, .. } = self;
+        let changes = delta.take(|key| in_force(holders, files, key).cloned());
         self.sweep_interner();
         let new_problems = self.report(root);
         let read = self.count(root);
         let restored = self.saved.filter(|_| self.is_restored());
-        if changes.is_empty() && !new_problems && read == self.counted && restored == self.told_restored {
+        if changes.is_empty() && !new_problems && read == self.counted && restored == self.reported_restored {
             return None;
         }
-        self.told_restored = restored;
+        self.reported_restored = restored;
         if read.skipped_files != self.counted.skipped_files {
             let files = read.skipped_files.join(", ");
             tracing::info!(skipped = read.skipped, files, "files without Kubernetes objects are skipped");
@@ -266,11 +276,15 @@ impl Files {
         Some(Update { changes, problems, read, restored, never_understood, ..Update::default() })
     }
 
-    /// Exchanges the objects of a file that is known.
-    fn replace(&mut self, path: &Arc<Path>, objects: Arc<Vec<Held>>) {
-        let old: Vec<Key> =
-            self.files.get(path).into_iter().flat_map(|file| file.objects.iter().map(Held::key)).collect();
-        let new: Vec<Key> = objects.iter().map(Held::key).collect();
+    /// Replaces the objects of a known file.
+    fn replace(&mut self, path: &Arc<Path>, objects: Arc<Vec<ManifestObject>>) {
+        let old: Vec<Key> = self
+            .files
+            .get(path)
+            .into_iter()
+            .flat_map(|file| file.objects.iter().map(ManifestObject::key))
+            .collect();
+        let new: Vec<Key> = objects.iter().map(ManifestObject::key).collect();
         let is_contested = |contested: &BTreeSet<Key>| {
             !contested.is_empty() && old.iter().chain(&new).any(|key| contested.contains(key))
         };
@@ -281,7 +295,7 @@ impl Files {
         });
         let policies: BTreeSet<PolicyName> = policies.collect();
         for key in old.iter().chain(&new) {
-            self.differences.touch(key, || in_force(&self.holders, &self.files, key));
+            self.delta.record_before(key, || in_force(&self.holders, &self.files, key));
         }
         for key in old {
             if let Some(holders) = self.holders.get_mut(&key) {
@@ -309,10 +323,10 @@ impl Files {
         self.enter_rules(&policies);
     }
 
-    /// How much there is now.
+    /// Counts files and objects.
     pub fn count(&self, root: &Path) -> ReadCounts {
         let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        // Policies sort last, and this name before those of all others.
+        // Policies sort last, and this name sorts before all other policies.
         let first = Key::Policy(PolicyName::network_policy("", ""));
         let skipped = || self.files.iter().filter(|(_, file)| file.is_no_manifest).map(|(path, _)| path);
         let shown = |path: &Path| path.strip_prefix(root).unwrap_or(path).display().to_string();
@@ -328,50 +342,7 @@ impl Files {
         }
     }
 
-    /// Brings the reported problems up to date. Whether they changed. There may be very many, and few updates change any.
-    fn report(&mut self, root: &Path) -> bool {
-        let missing_changed = self.differences.take_missing_changed();
-        if !std::mem::take(&mut self.new_problems) && !missing_changed {
-            return false;
-        }
-        let problems = self.problems(root);
-        let is_new = *problems != *self.reported;
-        if is_new {
-            self.reported = problems.into();
-        }
-        is_new
-    }
-
-    /// All problems that stand, sorted.
-    fn problems(&self, root: &Path) -> Vec<Problem> {
-        let mut problems = self.folders.clone();
-        problems.extend(missing_namespaces(root, &self.differences.missing_namespaces()));
-        for file in self.files.values() {
-            problems.extend(file.flaws.iter().chain(&file.failures).cloned());
-        }
-        for key in &self.contested {
-            let Some((last, others)) = self.holders.get(key).and_then(|holders| holders.split_last()) else {
-                continue;
-            };
-            for other in others {
-                let held = held(&self.files, other, key);
-                problems.push(Problem {
-                    origin: Origin::File {
-                        path: other.to_path_buf(),
-                        document: held.map_or(0, |held| held.document as usize),
-                        line: held.map(|held| held.line as usize).filter(|line| *line > 0),
-                    },
-                    object: Some(key.to_string()),
-                    what: format!("the same object is in {} too", last.display()),
-                    effect: "that file's counts, since its path sorts last".into(),
-                });
-            }
-        }
-        problems.sort();
-        problems
-    }
-
-    /// Drops labels and texts that no object has any more, once there are many.
+    /// Drops labels and strings that no object has any more, once there are many.
     fn sweep_interner(&self) {
         if self.interner.wants_sweep() {
             self.interner.sweep(self.labels());
@@ -381,38 +352,13 @@ impl Files {
     /// The label sets in use.
     fn labels(&self) -> impl Iterator<Item = &Labels> {
         let objects = self.files.values().flat_map(|file| file.objects.iter());
-        let own = objects.filter_map(|held| match &held.change {
+        let own = objects.filter_map(|object| match &object.change {
             Change::Pod(pod) => Some(&pod.labels),
             Change::Namespace(namespace) => Some(&namespace.labels),
             _ => None,
         });
-        own.chain(self.differences.labels())
+        own.chain(self.delta.labels())
     }
-}
-
-/// The problem of namespaces that have pods or policies and that no file describes; `None` if there are none.
-fn missing_namespaces(root: &Path, missing: &BTreeSet<&Arc<str>>) -> Option<Problem> {
-    /// The most namespaces that are named.
-    const NAMED: usize = 5;
-    let named: Vec<&str> = missing.iter().take(NAMED).map(|name| &***name).collect();
-    let more = missing.len() - named.len();
-    let names = named.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() };
-    let (what, effect) = match missing.len() {
-        0 => return None,
-        1 => (
-            format!(
-                "pods or policies are in the namespace {names}, and no file has a Namespace of that name"
-            ),
-            "its labels are unknown: a namespaceSelector that asks for a label other than kubernetes.io/metadata.name selects none \
-             of its pods: add the Namespace",
-        ),
-        count => (
-            format!("pods or policies are in {count} namespaces that no file has a Namespace for: {names}"),
-            "their labels are unknown: a namespaceSelector that asks for a label other than kubernetes.io/metadata.name selects none \
-             of their pods: add the Namespaces",
-        ),
-    };
-    Some(Problem { origin: Origin::whole_file(root), object: None, what, effect: effect.into() })
 }
 
 /// The object in force: that of the file whose path sorts last.
@@ -421,10 +367,12 @@ fn in_force<'a>(
     files: &'a BTreeMap<Arc<Path>, File>,
     key: &Key,
 ) -> Option<&'a Change> {
-    Some(&held(files, holders.get(key)?.last()?, key)?.change)
+    Some(&object_in(files, holders.get(key)?.last()?, key)?.change)
 }
 
-fn held<'a>(files: &'a BTreeMap<Arc<Path>, File>, path: &Path, key: &Key) -> Option<&'a Held> {
+/// The object with this key in a file.
+
+fn object_in<'a>(files: &'a BTreeMap<Arc<Path>, File>, path: &Path, key: &Key) -> Option<&'a ManifestObject> {
     let objects = &files.get(path)?.objects;
-    objects.get(objects.binary_search_by(|held| held.key().cmp(key)).ok()?)
+    objects.get(objects.binary_search_by(|object| object.key().cmp(key)).ok()?)
 }

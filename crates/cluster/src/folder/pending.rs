@@ -1,41 +1,43 @@
-//! When is it time to read a file? Collects what inotify tells and waits until things fall quiet, but never long.
+//! Decides when to read a file. Collects inotify events and waits until they stop, but never for long.
 //!
 //! - A file that was written and closed, or renamed into place, is read [`QUIET`] after its last event.
-//! - However much is going on, what can be read is read [`LONGEST`] after its first event.
-//! - A file that is **in doubt** is looked at [`DOUBT`] after its last event: one that is new, one that vanished and one that
-//!   turned empty. An editor may be between two steps of saving it, and its objects must not go for a moment.
-//! - A file that was written to and is not closed is in doubt as well, and looked at [`OPEN`] after its last event: on a busy node
-//!   whoever emptied it may have to wait before it is the turn to fill it.
+//! - However many events there are, what can be read is read [`LONGEST`] after its first event.
+//! - A file that is **in doubt** is checked [`DOUBT`] after its last event: a file that is new, that vanished
+//!   or that became empty. An editor may be between two steps of saving it, and its objects must not
+//!   disappear for a moment.
+//! - A file that was written to and is not closed is in doubt as well, and checked [`OPEN`] after its last
+//!   event: on a busy node, the process that emptied it may have to wait for the processor before it can fill
+//!   it.
 //! - A file in doubt waits for at most [`LONGEST_DOUBT`], however often it is written.
 //!
-//! Passed the clock, returns what is due: no thread, no sleep, no disk.
+//! The caller passes the clock and gets what is due: no thread, no sleep, no disk.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long nothing must happen to a file that was closed.
+/// How long a closed file must be without events.
 pub(super) const QUIET: Duration = Duration::from_millis(10);
-/// How long nothing must happen to a file that is in doubt.
+/// How long a file in doubt must be without events.
 pub(super) const DOUBT: Duration = Duration::from_millis(30);
-/// How long nothing must happen to a file that somebody has open for writing.
+/// How long a file that is open for writing must be without events.
 pub(super) const OPEN: Duration = Duration::from_millis(250);
-/// The longest wait for quiet.
+/// The longest wait for a file that was closed.
 pub(super) const LONGEST: Duration = Duration::from_millis(40);
 /// The longest wait for a file in doubt.
 pub(super) const LONGEST_DOUBT: Duration = Duration::from_millis(400);
 
 /// What happened to a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Event {
-    /// It was created: a link is whole then, into a file something is yet to be written.
+pub(super) enum FileEvent {
+    /// It was created. A link is complete then, and a file is still empty.
     Created,
-    /// It was written to, or emptied: somebody has it open.
+    /// It was written to, or emptied, and is open.
     Written,
-    /// Who wrote to it has closed it, or it was renamed to this name.
+    /// It was closed after writing, or renamed to this name.
     Complete,
-    /// Something else about it changed, its permissions for example.
-    Touched,
+    /// Something else about it changed, for example its permissions.
+    Other,
     /// It was removed, or renamed to another name.
     Vanished,
 }
@@ -54,29 +56,29 @@ struct Wait {
     state: State,
 }
 
-/// What is known of a file that waits.
+/// The state of a waiting file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    /// It is as somebody meant it to be.
+    /// Its writer has finished.
     Settled,
-    /// It may be between two steps.
+    /// Its writer may be between two steps.
     Doubt,
-    /// Likewise, and somebody has it open for writing.
+    /// Its writer may be between two steps and has it open.
     Open,
 }
 
 /// What is due.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Due {
-    /// Files to look at, and whether each was in doubt for long enough to be taken as it is.
+    /// Files to check, and whether each was in doubt for long enough to be accepted as it is.
     pub files: Vec<(PathBuf, bool)>,
     /// Whether to walk through the whole folder.
     pub scan: bool,
 }
 
 impl Pending {
-    /// Takes note of an event.
-    pub fn event(&mut self, path: &Path, event: Event, now: Instant) {
+    /// Records an event.
+    pub fn event(&mut self, path: &Path, event: FileEvent, now: Instant) {
         let wait = match self.files.get_mut(path) {
             Some(wait) => wait,
             None => self.files.entry(path.to_owned()).or_insert(Wait {
@@ -87,19 +89,19 @@ impl Pending {
         };
         wait.last = now;
         wait.state = match event {
-            Event::Created | Event::Vanished => State::Doubt,
-            Event::Written => State::Open,
-            Event::Complete => State::Settled,
-            Event::Touched => wait.state,
+            FileEvent::Created | FileEvent::Vanished => State::Doubt,
+            FileEvent::Written => State::Open,
+            FileEvent::Complete => State::Settled,
+            FileEvent::Other => wait.state,
         };
     }
 
-    /// A file was looked at and is in doubt: look again later.
+    /// Records that a file was checked and is in doubt, so it must be checked again later.
     pub fn doubt(&mut self, path: &Path, now: Instant) {
-        self.event(path, Event::Vanished, now);
+        self.event(path, FileEvent::Vanished, now);
     }
 
-    /// Takes note that something happened that can't be told from one file.
+    /// Records an event that does not concern a single file.
     pub fn scan(&mut self, now: Instant) {
         self.scan.get_or_insert(Wait { first: now, last: now, state: State::Settled }).last = now;
     }
@@ -109,10 +111,11 @@ impl Pending {
         self.files.contains_key(path)
     }
 
-    /// When something will be due, if nothing more happens.
+    /// When something will be due, if there are no further events.
     ///
-    /// Everything that waits is taken together, so that a file and its new name come in one update: at the last of the
-    /// times at which each is ready, but not after the longest wait, and not before anything is ready.
+    /// Everything that waits is taken together, so that a file and its new name are in one update. The time
+    /// is the last of those at which each is ready, but not after the longest wait, and not before anything
+    /// is ready.
     pub fn due(&self) -> Option<Instant> {
         let earliest = self.waits().map(|wait| wait.ready()).min()?;
         let latest = self.waits().map(|wait| wait.ready()).max()?;
@@ -157,8 +160,8 @@ impl Wait {
 mod tests {
     use super::*;
 
-    /// A scenario of events at milliseconds; gives what is due at which millisecond.
-    fn scenario(events: &[(u64, &str, Event)]) -> Vec<(u64, Vec<(String, bool)>)> {
+    /// Runs events at given milliseconds. Returns what is due at which millisecond.
+    fn scenario(events: &[(u64, &str, FileEvent)]) -> Vec<(u64, Vec<(String, bool)>)> {
         let start = Instant::now();
         let mut pending = Pending::default();
         let mut taken = Vec::new();
@@ -181,7 +184,7 @@ mod tests {
         (at, vec![(path.to_owned(), doubt)])
     }
 
-    use Event::{Complete, Created, Vanished, Written};
+    use FileEvent::{Complete, Created, Vanished, Written};
 
     #[test]
     fn a_file_that_was_closed_is_read_when_it_is_quiet() {
@@ -235,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_vanishes_and_is_written_anew_was_never_gone() {
+    fn a_file_that_vanishes_and_is_written_again_was_never_gone() {
         assert_eq!(
             scenario(&[(0, "a", Vanished), (8, "a", Written), (9, "a", Complete)]),
             [one(19, "a", false)],

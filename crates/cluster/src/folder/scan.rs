@@ -1,4 +1,4 @@
-//! Walks through the folder: which manifests are there now, in which folders.
+//! Walks through the folder and finds its manifests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
@@ -15,17 +15,17 @@ use crate::stamp::Stamp;
 pub(super) struct Found {
     /// Manifests, by path.
     pub manifests: BTreeMap<PathBuf, Stamp>,
-    /// Folders that could not be read, and why. Nothing is known about what is in them.
+    /// Folders that could not be read, and why. Their content is unknown.
     pub unreadable: Vec<(PathBuf, io::Error)>,
-    /// Other files, and broken links. Hidden ones are left out.
+    /// Other files and broken links, without hidden ones.
     pub unread: Unread,
 }
 
-/// Files whose names don't end like those of manifests, and broken links.
+/// Files without a manifest's file name extension, and broken links.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Unread {
     pub count: u64,
-    /// The first by path, at most [`ReadCounts::NAMED`].
+    /// The first of them by path, at most [`ReadCounts::NAMED`].
     pub first: BTreeSet<PathBuf>,
 }
 
@@ -39,9 +39,10 @@ impl Unread {
     }
 }
 
-/// Walks through `root` and its subfolders. Symbolic links are followed, hidden entries are not looked at.
+/// Walks through `root` and its subfolders. Symbolic links are followed, hidden entries are skipped.
 ///
-/// `enter` is called for each folder before its entries are read: who starts to watch the folder there misses nothing.
+/// `enter` is called for each folder before its entries are read, so a caller that starts a watch there
+/// misses nothing.
 pub(super) fn scan(root: &Path, mut enter: impl FnMut(&Path, &Metadata)) -> Found {
     let mut found = Found::default();
     let walk = WalkDir::new(root).follow_links(true).follow_root_links(true).into_iter();
@@ -53,10 +54,10 @@ pub(super) fn scan(root: &Path, mut enter: impl FnMut(&Path, &Metadata)) -> Foun
                 let depth = error.depth();
                 let error = match error.into_io_error() {
                     Some(error) => error,
-                    // A symbolic link back to a folder above: what is behind it has been seen.
+                    // A symbolic link to a parent folder. What is behind it has been seen.
                     None => continue,
                 };
-                // What vanished during the walk, or is a link to nothing, is not there.
+                // An entry that vanished during the walk, or that is a broken link, does not exist.
                 if error.kind() != io::ErrorKind::NotFound || depth == 0 {
                     found.unreadable.push((path, error));
                 } else if path.is_symlink() && !is_hidden(&path) {
@@ -65,7 +66,7 @@ pub(super) fn scan(root: &Path, mut enter: impl FnMut(&Path, &Metadata)) -> Foun
                 continue;
             }
         };
-        // Follows the link, if it is one.
+        // Follows symbolic links.
         let Ok(metadata) = entry.metadata() else { continue };
         if metadata.is_dir() {
             enter(entry.path(), &metadata);
@@ -78,7 +79,7 @@ pub(super) fn scan(root: &Path, mut enter: impl FnMut(&Path, &Metadata)) -> Foun
     found
 }
 
-/// Whether the name is one of a manifest.
+/// Whether the file has a manifest's name.
 pub(super) fn is_manifest(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
     !is_hidden(path)
@@ -86,8 +87,8 @@ pub(super) fn is_manifest(path: &Path) -> bool {
             .is_some_and(|e| ["yaml", "yml", "json"].iter().any(|known| e.eq_ignore_ascii_case(known)))
 }
 
-/// Whether the name begins with a dot: files of editors, `.git`, and the `..data` of a mounted ConfigMap, behind which
-/// the files are that its visible symbolic links name.
+/// Whether the name begins with a dot. That is the case for files of editors, `.git`, and the `..data` of a
+/// mounted ConfigMap, which holds the files that the visible symbolic links name.
 pub(super) fn is_hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }

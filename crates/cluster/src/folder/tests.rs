@@ -1,4 +1,4 @@
-//! Folders as scenarios, with real files and real inotify: what is written, and what the consumer is told.
+//! Scenarios of folders, with real files and real inotify: what is written, and what the consumer gets.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -16,9 +16,9 @@ use crate::key::Key;
 
 mod restart;
 
-/// Longer than anything takes on a busy machine; only waited for when a test fails.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Long enough for a wrong update to show itself.
+/// The timeout of every wait. Longer than anything takes on a busy machine; reached only when a test fails.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Long enough for a wrong update to arrive.
 const SILENCE: Duration = Duration::from_millis(150);
 
 /// A policy in namespace `web`.
@@ -29,7 +29,7 @@ fn policy(name: &str) -> String {
     )
 }
 
-/// The same, with a rule, so that it differs.
+/// A different policy of the same name, with a rule.
 fn other_policy(name: &str) -> String {
     policy(name).replace("{podSelector: {}}", "{podSelector: {}, ingress: [{}]}")
 }
@@ -40,28 +40,28 @@ fn pod(name: &str, ip: &str) -> String {
     )
 }
 
-/// A watched folder and what its consumer knows.
+/// A watched folder and what its consumer has.
 struct Scenario {
     dir: TempDir,
     updates: Receiver<Update>,
     known: Inventory,
-    /// All but that their namespace has no Namespace, which most scenarios leave out.
+    /// All problems except the missing Namespace, which most scenarios leave out.
     problems: Vec<Problem>,
-    /// That it has none.
+    /// The problem of the missing Namespace.
     missing: Vec<Problem>,
     read: ReadCounts,
-    /// Every object that ever went.
+    /// Every object that was ever removed.
     gone: Vec<String>,
     watch: Option<Watch>,
 }
 
 impl Scenario {
-    /// Files, by name and content, that are there before the folder is read.
+    /// Starts with these files, by name and content, before the folder is read.
     fn begin(files: &[(&str, &str)]) -> Self {
         Self::within(policy::Budget::default(), files)
     }
 
-    /// The same, with rules kept up to a budget.
+    /// Starts with these files, and keeps rules up to a budget.
     fn within(budget: policy::Budget, files: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         for (name, text) in files {
@@ -80,7 +80,7 @@ impl Scenario {
             gone: Vec::new(),
             watch: Some(watch),
         };
-        scenario.take_in(first);
+        scenario.apply(first);
         scenario
     }
 
@@ -92,7 +92,7 @@ impl Scenario {
         fs::write(self.path(name), text).expect("a file");
     }
 
-    /// Writes beside and renames over, as careful programs do.
+    /// Writes a temporary file and renames it, as careful programs do.
     fn replace(&self, name: &str, text: &str) {
         self.write(&format!("{name}.tmp"), text);
         self.rename(&format!("{name}.tmp"), name);
@@ -102,7 +102,7 @@ impl Scenario {
         fs::rename(self.path(from), self.path(to)).expect("a rename");
     }
 
-    fn take_in(&mut self, update: Update) {
+    fn apply(&mut self, update: Update) {
         let (missing, problems): (Vec<_>, Vec<_>) = update
             .problems
             .iter()
@@ -133,7 +133,7 @@ impl Scenario {
         (self.problems, self.missing) = (problems, missing);
     }
 
-    /// What is in force.
+    /// The objects in force.
     fn objects(&self) -> Vec<String> {
         let policies = self
             .known
@@ -149,12 +149,12 @@ impl Scenario {
         policies.chain(pods).collect()
     }
 
-    /// Waits until this is in force. Returns how long that took.
+    /// Waits until these objects are in force. Returns how long that took.
     fn until(&mut self, objects: &[&str]) -> Duration {
         let start = Instant::now();
         while self.objects() != objects {
-            match self.updates.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
-                Ok(update) => self.take_in(update),
+            match self.updates.recv_timeout(TIMEOUT.saturating_sub(start.elapsed())) {
+                Ok(update) => self.apply(update),
                 Err(_) => {
                     panic!("expected {objects:?}, found {:?}, problems {:?}", self.objects(), self.problems)
                 }
@@ -163,37 +163,38 @@ impl Scenario {
         start.elapsed()
     }
 
-    /// Waits until these problems stand, each given as a part of its text.
+    /// Waits until there are these problems, each given as a part of its text.
     fn until_problems(&mut self, parts: &[&str]) {
         let start = Instant::now();
-        let stand = |problems: &[Problem]| {
+        let matches = |problems: &[Problem]| {
             problems.len() == parts.len()
                 && problems.iter().zip(parts).all(|(problem, part)| problem.to_string().contains(part))
         };
-        while !stand(&self.problems) {
-            match self.updates.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
-                Ok(update) => self.take_in(update),
+        while !matches(&self.problems) {
+            match self.updates.recv_timeout(TIMEOUT.saturating_sub(start.elapsed())) {
+                Ok(update) => self.apply(update),
                 Err(_) => panic!("expected {parts:?}, found {:?}", self.problems),
             }
         }
     }
 
-    /// Waits until the one problem of missing namespaces has this in its text; with nothing, until there is none.
+    /// Waits until the one problem of missing namespaces has this in its text, or, if `part` is empty, until
+    /// there is none.
     fn until_missing(&mut self, part: &str) {
         let start = Instant::now();
         while !match self.missing.as_slice() {
             [problem] => !part.is_empty() && problem.what.contains(part),
             _ => part.is_empty(),
         } {
-            match self.updates.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
-                Ok(update) => self.take_in(update),
+            match self.updates.recv_timeout(TIMEOUT.saturating_sub(start.elapsed())) {
+                Ok(update) => self.apply(update),
                 Err(_) => panic!("expected {part:?}, found {:?}", self.missing),
             }
         }
     }
 
-    /// Nothing is said.
-    fn silence(&mut self) {
+    /// Checks that there is no update.
+    fn expect_no_update(&mut self) {
         if let Ok(update) = self.updates.recv_timeout(SILENCE) {
             panic!("unexpected: {update:?}");
         }
@@ -201,7 +202,7 @@ impl Scenario {
 }
 
 #[test]
-fn what_is_there_at_the_start_comes_with_the_first_update() {
+fn files_that_exist_at_the_start_are_in_the_first_update() {
     let mut scenario = Scenario::begin(&[
         ("a.yaml", &format!("{}---\n{}", policy("a"), pod("p", "10.0.0.1"))),
         ("b.json", r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"j","namespace":"web"}}"#),
@@ -210,11 +211,11 @@ fn what_is_there_at_the_start_comes_with_the_first_update() {
     ]);
     assert_eq!(scenario.objects(), ["web/a with 0 rules", "web/j at ", "web/p at 10.0.0.1"]);
     assert_eq!(scenario.known.namespaces.len(), 1, "the pods' namespace is known by its name");
-    scenario.silence();
+    scenario.expect_no_update();
 }
 
 #[test]
-fn files_with_other_endings_and_links_to_nothing_are_counted_and_the_first_named() {
+fn files_with_other_extensions_and_broken_links_are_counted_and_the_first_named() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = |name: &str| dir.path().join(name);
     for name in ["a.yaml", "a.yaml.bak", "b.txt", "c.yaml~", ".d.txt", ".a.yaml.swp", "..data", "README"] {
@@ -231,16 +232,16 @@ fn files_with_other_endings_and_links_to_nothing_are_counted_and_the_first_named
         (6, "README a.yaml.bak b.txt c.yaml~ gone.yaml")
     );
     assert_eq!(update.read.files, Some(1));
-    // Once the link leads somewhere it is a manifest.
+    // Once the link has a target, it is a manifest.
     fs::write(path("nothing"), policy("b")).expect("a file");
     let found = scan(dir.path(), |_, _| {});
     folder.beside(&found, Vec::new());
-    let update = folder.files.update(&folder.root).expect("news");
+    let update = folder.files.update(&folder.root).expect("an update");
     assert_eq!((update.read.unread, found.manifests.len()), (6, 2), "the file and not the link");
 }
 
 #[test]
-fn namespaces_that_no_file_describes_are_named_in_one_problem_until_one_does() {
+fn namespaces_that_no_file_describes_are_reported_in_one_problem() {
     let in_namespace = |name: &str| policy("p").replace("namespace: web", &format!("namespace: {name}"));
     let mut scenario = Scenario::begin(&[("a.yaml", &policy("a")), ("b.yaml", &in_namespace("db"))]);
     let [problem] = scenario.missing.as_slice() else { panic!("{:?}", scenario.missing) };
@@ -262,7 +263,7 @@ fn large_policy(name: &str, rules: usize) -> String {
 }
 
 #[test]
-fn rules_that_there_was_no_room_for_are_read_again_once_there_is() {
+fn rules_that_did_not_fit_are_read_again_once_they_do() {
     let budget = policy::Budget { namespace: 150, total: 1_000 };
     let both = large_policy("a", 50) + "---\n" + &large_policy("b", 100);
     let mut scenario = Scenario::within(budget, &[("both.yaml", &both), ("c.yaml", &large_policy("c", 60))]);
@@ -281,14 +282,15 @@ fn rules_that_there_was_no_room_for_are_read_again_once_there_is() {
     scenario.write("both.yaml", &both.replace("name: a,", "name: c,"));
     scenario.until(&["web/b with 0 rules", "web/c with 50 rules"]);
     scenario.write("c.yaml", &large_policy("c", 10));
-    // Both files' rules count: the last one's are in force, the others' would be if it went.
+    // Both files' rules count. Those of the last file are in force, and those of the other would be if it
+    // were removed.
     scenario.until(&["web/b with 0 rules", "web/c with 10 rules"]);
     scenario.write("both.yaml", &large_policy("b", 100));
     scenario.until(&["web/b with 100 rules", "web/c with 10 rules"]);
 }
 
 #[test]
-fn a_file_that_is_broken_when_its_rules_are_wanted_has_them_once_it_is_mended() {
+fn a_file_that_is_broken_when_its_rules_fit_has_them_once_it_is_repaired() {
     let budget = policy::Budget { namespace: 150, total: 1_000 };
     let mut scenario =
         Scenario::within(budget, &[("a.yaml", &large_policy("a", 100)), ("b.yaml", &large_policy("b", 50))]);
@@ -302,15 +304,16 @@ fn a_file_that_is_broken_when_its_rules_are_wanted_has_them_once_it_is_mended() 
 }
 
 #[test]
-fn a_policy_whose_file_takes_the_place_of_another_one_keeps_its_rules() {
-    // By the order of names, and of files.
+fn a_policy_whose_file_replaces_another_file_keeps_its_rules() {
+    // In each order of names and files.
     let names = [
         ("a.yaml", "a", "b.yaml", "b"),
         ("b.yaml", "b", "a.yaml", "a"),
         ("a.yaml", "x", "b.yaml", "x"),
         ("b.yaml", "x", "a.yaml", "x"),
     ];
-    // More entries than are added before the budget is settled, in a file that is small enough to be read at once; and one that isn't.
+    // More entries than are added before the budget is settled, in a file that is small enough to be read
+    // inline, and in one that is not.
     let sizes = [18_000, 30_000];
     for ((old, before, new, after), rules) in
         names.into_iter().flat_map(|names| sizes.map(|rules| (names, rules)))
@@ -324,8 +327,8 @@ fn a_policy_whose_file_takes_the_place_of_another_one_keeps_its_rules() {
         scenario.write("z.yaml", &policy("z"));
         let expected = [format!("web/{after} with {rules} rules"), "web/z with 0 rules".to_owned()];
         while scenario.objects() != expected || scenario.read.files != Some(2) {
-            let update = scenario.updates.recv_timeout(PATIENCE).expect("an update");
-            scenario.take_in(update);
+            let update = scenario.updates.recv_timeout(TIMEOUT).expect("an update");
+            scenario.apply(update);
             let has_rules = scenario.known.policies.values().any(|policy| policy.ingress.len() == rules);
             assert!(has_rules, "{old} {new} {rules}: {:?}", scenario.objects());
         }
@@ -342,7 +345,7 @@ fn rules_of_a_policy_in_two_files_are_read_again_from_both() {
     ];
     let mut scenario = Scenario::within(budget, &files);
     assert_eq!(scenario.objects(), ["web/a with 100 rules", "web/x with 0 rules"]);
-    // In one walk: there is room, and one of the two files is read in any case.
+    // In one walk: the rules fit, and one of the two files is read in any case.
     scenario.replace("a.yaml", &policy("a"));
     scenario.replace("b.yaml", &large_policy("x", 40));
     scenario.until(&["web/a with 0 rules", "web/x with 60 rules"]);
@@ -360,11 +363,11 @@ fn a_file_is_created_edited_and_removed() {
 }
 
 #[test]
-fn writing_the_same_again_is_no_change() {
+fn writing_the_same_content_again_is_not_a_change() {
     let mut scenario = Scenario::begin(&[("a.yaml", &policy("a"))]);
     scenario.write("a.yaml", &policy("a"));
     scenario.replace("a.yaml", &format!("# only a comment is new\n{}", policy("a")));
-    scenario.silence();
+    scenario.expect_no_update();
 }
 
 #[test]
@@ -372,7 +375,7 @@ fn a_file_replaced_by_rename_is_never_gone() {
     let mut scenario = Scenario::begin(&[("a.yaml", &policy("a"))]);
     scenario.replace("a.yaml", &other_policy("a"));
     scenario.until(&["web/a with 1 rules"]);
-    // As vim does it: the old file is moved away, the new one written, the old one removed.
+    // As vim does it: the old file is renamed, the new one is written, and the old one is removed.
     scenario.rename("a.yaml", "a.yaml~");
     scenario.write("a.yaml", &policy("a"));
     fs::remove_file(scenario.path("a.yaml~")).expect("removed");
@@ -385,7 +388,7 @@ fn a_file_under_a_new_name_keeps_its_objects() {
     let mut scenario = Scenario::begin(&[("a.yaml", &policy("a")), ("m.yaml", &policy("m"))]);
     scenario.rename("a.yaml", "z.yaml");
     scenario.rename("m.yaml", "b.yaml");
-    scenario.silence();
+    scenario.expect_no_update();
     fs::remove_file(scenario.path("z.yaml")).expect("removed");
     scenario.until(&["web/m with 0 rules"]);
 }
@@ -412,7 +415,7 @@ fn a_change_is_published_within_50_ms_of_the_last_write() {
 }
 
 #[test]
-fn constant_writing_elsewhere_holds_nothing_up() {
+fn constant_writing_elsewhere_delays_nothing() {
     let mut scenario = Scenario::begin(&[("a.yaml", &policy("a"))]);
     let noise = scenario.path("noise.yaml");
     let (stop, stopped) = channel::<()>();
@@ -434,7 +437,7 @@ fn constant_writing_elsewhere_holds_nothing_up() {
 }
 
 #[test]
-fn a_configmap_mount_is_swapped_by_its_link() {
+fn a_configmap_mount_is_replaced_by_its_link() {
     let dir = tempfile::tempdir().expect("a folder");
     let mount = dir.path().join("mount");
     for (version, text) in [("..1", policy("a")), ("..2", other_policy("a"))] {
@@ -451,12 +454,12 @@ fn a_configmap_mount_is_swapped_by_its_link() {
     let (folder, first) = Folder::read(&mount, policy::Budget::default()).expect("a readable folder");
     scenario.watch = Some(folder.watch(move |update| drop(send.send(update))).expect("a watch"));
     scenario.updates = updates;
-    scenario.take_in(first);
+    scenario.apply(first);
     assert_eq!(scenario.objects(), ["web/a with 0 rules", "web/b with 0 rules"]);
     symlink("..2", mount.join("..data_tmp")).expect("a link");
     fs::rename(mount.join("..data_tmp"), mount.join("..data")).expect("a rename");
     scenario.until(&["web/a with 1 rules"]);
-    assert_eq!(scenario.gone, ["NetworkPolicy web/b"], "b.yaml leads to nothing now; a was never gone");
+    assert_eq!(scenario.gone, ["NetworkPolicy web/b"], "b.yaml is a broken link now; a was never gone");
 }
 
 #[test]
@@ -468,7 +471,7 @@ fn subfolders_come_move_and_go() {
     scenario.write("x/y/b.yaml", &policy("b"));
     scenario.until(&["web/a with 0 rules", "web/b with 0 rules"]);
     scenario.rename("x", "z");
-    scenario.silence();
+    scenario.expect_no_update();
     scenario.write("z/y/b.yaml", &other_policy("b"));
     scenario.until(&["web/a with 0 rules", "web/b with 1 rules"]);
     fs::remove_dir_all(scenario.path("z")).expect("removed");
@@ -492,7 +495,7 @@ fn many_files_at_once_are_all_seen() {
 }
 
 #[test]
-fn how_much_was_read_is_always_said_and_what_is_no_manifest_is_no_problem() {
+fn read_counts_are_always_reported_and_a_file_that_is_not_a_manifest_is_not_a_problem() {
     let mut scenario = Scenario::begin(&[
         ("a.yaml", &format!("{}---\n{}", policy("a"), pod("p", "10.0.0.1"))),
         ("d.yaml", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\n"),
@@ -502,16 +505,15 @@ fn how_much_was_read_is_always_said_and_what_is_no_manifest_is_no_problem() {
     ]);
     assert_eq!(
         scenario.read.to_string(),
-        "5 files, 2 objects, 1 policy; 1 object of kinds that no verdict needs; skipped 2 files without Kubernetes objects: \
-         chart.yaml, kustomization.yaml"
+        "5 files, 2 objects, 1 policy; 1 object of kinds that no verdict needs; skipped 2 files without \
+         Kubernetes objects: chart.yaml, kustomization.yaml"
     );
     assert_eq!(scenario.problems, []);
     scenario.write("values.json", "{\"replicas\": 2}");
     let start = Instant::now();
     while scenario.read.skipped != 3 {
-        let update =
-            scenario.updates.recv_timeout(PATIENCE.saturating_sub(start.elapsed())).expect("a count");
-        scenario.take_in(update);
+        let update = scenario.updates.recv_timeout(TIMEOUT.saturating_sub(start.elapsed())).expect("a count");
+        scenario.apply(update);
     }
     assert_eq!(scenario.problems, []);
     scenario.write("values.json", &format!("replicas: 2\n---\n{}", policy("b")));
@@ -520,7 +522,7 @@ fn how_much_was_read_is_always_said_and_what_is_no_manifest_is_no_problem() {
 }
 
 #[test]
-fn a_broken_file_keeps_its_last_good_objects_until_it_is_mended() {
+fn a_broken_file_keeps_its_last_good_objects_until_it_is_repaired() {
     let mut scenario = Scenario::begin(&[("a.yaml", &format!("{}---\n{}", policy("a"), policy("b")))]);
     scenario.write("a.yaml", &format!("{}---\n{}---\nbroken: [\n", other_policy("a"), policy("b")));
     scenario.until_problems(&["a.yaml:11 (document 3): "]);
@@ -540,7 +542,7 @@ fn a_broken_file_keeps_its_last_good_objects_until_it_is_mended() {
 }
 
 #[test]
-fn of_a_file_that_never_was_good_what_is_understood_counts() {
+fn the_understood_objects_of_a_file_that_never_was_good_are_in_force() {
     let mut scenario =
         Scenario::begin(&[("a.yaml", &format!("{}---\nbroken: [\n---\n{}", policy("a"), policy("b")))]);
     assert_eq!(scenario.objects(), ["web/a with 0 rules", "web/b with 0 rules"]);
@@ -559,14 +561,14 @@ fn an_unknown_version_or_missing_name_breaks_the_file_as_a_syntax_error_does() {
         (pod("a", "10.0.0.1").replace("name: a, ", ""), "a.yaml:3: Pod: metadata: there is no name"),
         (policy("a").replace("web", "Web"), "a.yaml:3: NetworkPolicy Web/a: metadata.namespace: \"Web\""),
         ("metadata: {name: a}\n".into(), "a.yaml:1: the object has no kind"),
-        ("just text\n".into(), "a.yaml:1: this is no object"),
+        ("just text\n".into(), "a.yaml:1: this is not an object"),
     ] {
         scenario.write("a.yaml", &broken);
         scenario.until_problems(&[said]);
         assert_eq!(scenario.objects(), ["web/a with 0 rules"]);
     }
     fs::write(scenario.path("a.yaml"), b"\n\n\xff").expect("a file");
-    scenario.until_problems(&["a.yaml:3: the text is not UTF-8", "a.yaml:3: this is no object"]);
+    scenario.until_problems(&["a.yaml:3: the text is not valid UTF-8", "a.yaml:3: this is not an object"]);
     assert_eq!(scenario.objects(), ["web/a with 0 rules"]);
 }
 
@@ -574,7 +576,7 @@ fn an_unknown_version_or_missing_name_breaks_the_file_as_a_syntax_error_does() {
 fn a_file_that_is_emptied_and_written_again_is_never_empty() {
     use std::io::Write;
     let mut scenario = Scenario::begin(&[("a.yaml", &policy("a"))]);
-    // A slow program: truncates, is interrupted, writes half, writes the rest.
+    // A slow program truncates the file, is interrupted, and then writes it.
     let text = format!("{}---\n{}", other_policy("a"), policy("b"));
     let mut file = fs::File::create(scenario.path("a.yaml")).expect("a file");
     std::thread::sleep(Duration::from_millis(15));
@@ -582,27 +584,27 @@ fn a_file_that_is_emptied_and_written_again_is_never_empty() {
     drop(file);
     scenario.until(&["web/a with 1 rules", "web/b with 0 rules"]);
     assert_eq!(scenario.gone, Vec::<String>::new());
-    // It stays empty: then its objects are gone.
+    // If it stays empty, its objects are gone.
     scenario.write("a.yaml", "");
     scenario.until(&[]);
 }
 
 #[test]
-fn the_same_object_in_two_files_is_the_last_ones() {
+fn of_an_object_in_two_files_the_last_file_counts() {
     let mut scenario = Scenario::begin(&[("a.yaml", &policy("p")), ("b.yaml", &other_policy("p"))]);
     assert_eq!(scenario.objects(), ["web/p with 1 rules"]);
     scenario.until_problems(&["a.yaml:1: NetworkPolicy web/p: the same object is in "]);
     fs::remove_file(scenario.path("b.yaml")).expect("removed");
     scenario.until(&["web/p with 0 rules"]);
     scenario.until_problems(&[]);
-    assert_eq!(scenario.gone, Vec::<String>::new(), "the other one came back in the same update");
+    assert_eq!(scenario.gone, Vec::<String>::new(), "the other one is in the same update");
     scenario.write("0.yaml", &other_policy("p"));
     scenario.until_problems(&["0.yaml:1: NetworkPolicy web/p: the same object is in "]);
     assert_eq!(scenario.objects(), ["web/p with 0 rules"]);
 }
 
 #[test]
-fn the_same_object_twice_in_a_file_is_the_later_one() {
+fn of_a_duplicate_object_in_a_file_the_later_one_counts() {
     let mut scenario = Scenario::begin(&[("a.yaml", &format!("{}---\n{}", policy("p"), other_policy("p")))]);
     assert_eq!(scenario.objects(), ["web/p with 1 rules"]);
     scenario.until_problems(&[
@@ -618,25 +620,25 @@ fn lists_hold_objects_and_lists() {
     let json = r#"{"apiVersion":"v1","items":[{"apiVersion":"v1","kind":"Pod","metadata":{"name":"early"}}],"kind":"List"}"#;
     let mut scenario = Scenario::begin(&[("a.yaml", list), ("b.json", json)]);
     assert_eq!(scenario.objects(), ["default/early at ", "default/plain at ", "default/typed at 10.0.0.1"]);
-    scenario.until_problems(&["a.yaml:14: Pod default/plain: status.podIP: \"x\" is no IP address"]);
+    scenario.until_problems(&["a.yaml:14: Pod default/plain: status.podIP: \"x\" is not an IP address"]);
 }
 
 #[test]
-fn a_namespace_known_by_name_gives_way_to_its_object() {
+fn a_namespace_known_by_name_is_replaced_by_its_object() {
     let mut scenario = Scenario::begin(&[("pod.yaml", &pod("p", "10.0.0.1"))]);
     scenario.write("ns.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: web, labels: {team: x}}\n");
     while scenario.known.namespaces["web"].labels.value("team").is_none() {
-        let update = scenario.updates.recv_timeout(PATIENCE).expect("the namespace's labels");
-        scenario.take_in(update);
+        let update = scenario.updates.recv_timeout(TIMEOUT).expect("the namespace's labels");
+        scenario.apply(update);
     }
     fs::remove_file(scenario.path("pod.yaml")).expect("removed");
     scenario.until(&[]);
-    assert_eq!(scenario.known.namespaces.len(), 1, "its object is still there");
+    assert_eq!(scenario.known.namespaces.len(), 1, "its object still exists");
     assert_eq!(scenario.gone, ["Pod web/p"]);
 }
 
 #[test]
-fn a_folder_that_is_gone_keeps_all_in_force_and_comes_back() {
+fn a_missing_folder_keeps_everything_in_force_until_it_exists_again() {
     let mut scenario = Scenario::begin(&[]);
     fs::create_dir(scenario.path("root")).expect("a folder");
     scenario.write("root/a.yaml", &policy("a"));
@@ -645,7 +647,7 @@ fn a_folder_that_is_gone_keeps_all_in_force_and_comes_back() {
         Folder::read(scenario.path("root"), policy::Budget::default()).expect("a readable folder");
     scenario.watch = Some(folder.watch(move |update| drop(send.send(update))).expect("a watch"));
     scenario.updates = updates;
-    scenario.take_in(first);
+    scenario.apply(first);
     scenario.rename("root", "elsewhere");
     scenario.until_problems(&["root: the folder can't be read"]);
     assert_eq!(scenario.objects(), ["web/a with 0 rules"]);
@@ -658,12 +660,12 @@ fn a_folder_that_is_gone_keeps_all_in_force_and_comes_back() {
 }
 
 #[test]
-fn what_is_no_ordinary_file_is_named_and_not_read() {
+fn a_special_file_is_reported_and_not_read() {
     let mut scenario = Scenario::begin(&[("a.yaml", &policy("a"))]);
     let made =
         std::process::Command::new("mkfifo").arg(scenario.path("pipe.yaml")).status().expect("mkfifo runs");
     assert!(made.success());
-    scenario.until_problems(&["pipe.yaml: this is not an ordinary file; nothing of it is in force"]);
+    scenario.until_problems(&["pipe.yaml: this is not a regular file; nothing of it is in force"]);
     symlink("nowhere", scenario.path("dangling.yaml")).expect("a link");
     symlink(".", scenario.path("loop")).expect("a link");
     scenario.write("b.yaml", &policy("b"));
@@ -672,24 +674,26 @@ fn what_is_no_ordinary_file_is_named_and_not_read() {
 }
 
 #[test]
-fn dropping_the_watch_ends_it() {
+fn dropping_the_watch_stops_it() {
     let mut scenario = Scenario::begin(&[("a.yaml", &policy("a"))]);
     drop(scenario.watch.take());
     scenario.write("a.yaml", &other_policy("a"));
     assert!(
         scenario
             .updates
-            .recv_timeout(PATIENCE)
+            .recv_timeout(TIMEOUT)
             .is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Disconnected)
     );
 }
 
 #[test]
-fn what_is_no_folder_is_refused_with_a_sentence() {
-    let error = Folder::read(Path::new("does/not/exist"), policy::Budget::default())
-        .expect_err("no folder")
-        .to_string();
-    assert!(error.starts_with("the folder does/not/exist can't be read: "), "{error}");
+fn a_missing_folder_is_an_error_with_its_cause() {
+    let error =
+        Folder::read(Path::new("does/not/exist"), policy::Budget::default()).expect_err("not a folder");
+    let text = error.to_string();
+    assert!(text.starts_with("the folder does/not/exist can't be read; name an existing folder"), "{text}");
+    let cause = std::error::Error::source(&error).expect("a cause").to_string();
+    assert!(!text.contains(&cause) && cause.starts_with("No such file or directory"), "{text}: {cause}");
 }
 
 #[test]
@@ -730,7 +734,7 @@ fn a_broken_file_is_one_line_of_the_log() {
         (&fields["error"], &fields["effect"]),
         (
             &"unclosed bracket '['".into(),
-            &"it is not in force: if it is a NetworkPolicy, pods that it was to isolate may be open".into()
+            &"it is not in force: if it is a NetworkPolicy, pods that it should isolate may be open".into()
         )
     );
 }

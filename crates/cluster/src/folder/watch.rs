@@ -1,7 +1,8 @@
-//! The thread that watches a folder.
+//! The thread that watches a folder with inotify.
 //!
-//! Each folder is watched for itself, from before its entries are first read: so nothing that happens in a new subfolder
-//! is missed. inotify's word is taken as a hint only: what a file holds is found out by looking at it.
+//! Each subfolder has its own watch, which starts before its entries are first read, so nothing that happens
+//! in a new subfolder is missed. inotify events are only hints: each file is checked to find out what it
+//! holds.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -16,25 +17,27 @@ use std::time::{Duration, Instant};
 use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RenameMode};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
-use super::pending::{Event, Pending};
+use super::error::FolderError;
+use super::pending::{FileEvent, Pending};
+use super::read::Read;
 use super::reader::{LARGE, Reader, Ticket};
 use super::scan::{is_hidden, is_manifest, scan};
-use super::{Folder, FolderError, Look, Read, Trust};
+use super::{Folder, Look, Trust};
 use crate::problem::{Origin, Problem, Update};
 
-/// How often it is checked that the path of the folder still leads to the folder that is watched.
+/// How often to check that the path of the folder still leads to the watched folder.
 const CHECK_ROOT: Duration = Duration::from_secs(1);
-/// How long files that are gone stay in force while others are read, at most.
+/// The longest time that objects of removed files stay in force while other files are being read.
 const LONGEST_READING: Duration = Duration::from_secs(2);
-/// How often the whole folder is walked through without any reason. A large folder less often: at most this share of
-/// the time goes into it.
+/// How often the whole folder is walked without any event. A large folder is walked less often, so that at
+/// most one part in `WALK_SHARE` of the time goes into it.
 const WALK: Duration = Duration::from_secs(10);
 const WALK_SHARE: u32 = 1000;
 
-/// A folder that is being watched. Dropping it ends that.
+/// A folder that is being watched. Dropping it stops the watch.
 #[derive(Debug)]
 pub struct Watch {
-    tell: Sender<Message>,
+    sender: Sender<Message>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -44,25 +47,33 @@ enum Message {
     Stop,
 }
 
+impl Folder {
+    /// Watches the folder on a separate thread and calls `publish` there with each update. No update is
+    /// empty. Stops when the [`Watch`] is dropped.
+    pub fn watch(self, publish: impl FnMut(Update) + Send + 'static) -> Result<Watch, FolderError> {
+        Watch::start(self, publish)
+    }
+}
+
 impl Watch {
-    /// Starts to watch.
+    /// Starts the watch.
     pub(super) fn start(
         mut folder: Folder,
         mut publish: impl FnMut(Update) + Send + 'static,
     ) -> Result<Self, FolderError> {
-        folder.at_once = LARGE;
+        folder.read_inline = LARGE;
         let path = folder.root.clone();
-        let (tell, hear) = mpsc::channel();
-        let events = tell.clone();
+        let (sender, receiver) = mpsc::channel();
+        let events = sender.clone();
         let inotify = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             if event.as_ref().map_or(true, is_of_interest) {
-                // The receiver is gone only when watching ends.
+                // The receiver is dropped only when the watch ends.
                 let _ = events.send(Message::Event(event));
             }
         });
         let inotify = inotify.map_err(|error| FolderError::Watch { path: path.clone(), error })?;
         let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
-        let readings = tell.clone();
+        let readings = sender.clone();
         let reader = Reader::start(Arc::clone(&folder.interner), move |path, ticket, read| {
             let _ = readings.send(Message::Read(path, ticket, read));
         });
@@ -72,22 +83,22 @@ impl Watch {
         let postponed = HashMap::new();
         let mut watcher =
             Watcher { folder, inotify, absolute, watched, pending, reader, postponed, is_starting };
-        // Also sees what changed since the folder was read.
+        // This walk also finds what changed since the folder was read.
         if let Some(error) = watcher.walk(Instant::now()) {
             return Err(FolderError::Watch { path, error });
         }
         watcher.is_starting = false;
-        let run = move || watcher.run(&hear, &mut publish);
+        let run = move || watcher.run(&receiver, &mut publish);
         let thread = thread::Builder::new().name("folder".into()).spawn(run);
         let thread = thread.map_err(|error| FolderError::Thread { path, error })?;
-        Ok(Self { tell, thread: Some(thread) })
+        Ok(Self { sender, thread: Some(thread) })
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // A thread that ended already hears nothing; and one can't wait for itself.
-        let _ = self.tell.send(Message::Stop);
+        // The thread may have ended already, and a thread can't join itself.
+        let _ = self.sender.send(Message::Stop);
         if let Some(thread) =
             self.thread.take().filter(|thread| thread.thread().id() != thread::current().id())
         {
@@ -99,39 +110,39 @@ impl Drop for Watch {
 struct Watcher {
     folder: Folder,
     inotify: RecommendedWatcher,
-    /// The folder's path as inotify's events have it; everywhere else it stands as it was given.
+    /// The folder's path as inotify events have it. Everywhere else, the path is used as it was given.
     absolute: PathBuf,
-    /// The folders that are watched, by path, each with device and inode of what the path led to.
+    /// The watched folders by path, each with device and inode of what the path led to.
     watched: HashMap<PathBuf, (u64, u64)>,
     pending: Pending,
     reader: Reader,
-    /// Files that are gone, and since when that waits for the reader.
+    /// Files that are gone, and since when their removal waits for the reader.
     postponed: HashMap<PathBuf, Instant>,
     /// Whether this is the first walk.
     is_starting: bool,
 }
 
 impl Watcher {
-    fn run(mut self, hear: &Receiver<Message>, publish: &mut dyn FnMut(Update)) {
-        // The first update was published before.
+    fn run(mut self, receiver: &Receiver<Message>, publish: &mut dyn FnMut(Update)) {
+        // The first update has been published already.
         self.folder.save();
         let now = Instant::now();
         let (mut next_check, mut next_walk) = (now + CHECK_ROOT, now + WALK);
         loop {
             self.publish(publish);
             let until = self.pending.due().map_or(next_check, |due| due.min(next_check));
-            match hear.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            match receiver.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(Message::Event(event)) => self.absorb(event, Instant::now()),
-                Ok(Message::Read(path, ticket, read)) => self.take_in(&path, ticket, read),
+                Ok(Message::Read(path, ticket, read)) => self.apply(&path, ticket, read),
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            // Takes what has come already, but not for ever.
+            // Handles what has arrived already, up to a limit.
             const AT_ONCE: usize = 4096;
-            for message in hear.try_iter().take(AT_ONCE) {
+            for message in receiver.try_iter().take(AT_ONCE) {
                 match message {
                     Message::Event(event) => self.absorb(event, Instant::now()),
-                    Message::Read(path, ticket, read) => self.take_in(&path, ticket, read),
+                    Message::Read(path, ticket, read) => self.apply(&path, ticket, read),
                     Message::Stop => return,
                 }
             }
@@ -142,7 +153,7 @@ impl Watcher {
                     self.pending.scan(now);
                 }
                 if now >= next_walk {
-                    // Watches are asked for anew: what inotify lost, comes back.
+                    // All watches are set up again, to restore any that inotify has lost.
                     self.watched.clear();
                     let _ = self.walk(now);
                     next_walk = Instant::now() + WALK.max(now.elapsed() * WALK_SHARE);
@@ -153,7 +164,8 @@ impl Watcher {
     }
 
     fn publish(&mut self, publish: &mut dyn FnMut(Update)) {
-        // Rules that there is room for since other files changed come with those changes, unless their file is large.
+        // Rules that fit because other files changed are published together with those changes, unless their
+        // file is large.
         self.folder.files.settle_rules();
         for path in self.folder.files.take_wanted() {
             self.look_at(&path, Trust::Doubt);
@@ -167,11 +179,11 @@ impl Watcher {
         }
     }
 
-    /// Looks at what is due.
+    /// Checks the files that are due.
     fn look(&mut self, now: Instant) {
         let due = self.pending.take(now);
         let mut walk = due.scan;
-        // What comes in place of a file that is gone comes first.
+        // A file that replaces a removed one is read first.
         let is_gone = |(path, settled): &(PathBuf, bool)| *settled && fs::metadata(path).is_err();
         let (gone, there): (Vec<_>, Vec<_>) = due.files.into_iter().partition(is_gone);
         for (path, settled) in there {
@@ -190,8 +202,8 @@ impl Watcher {
         }
     }
 
-    /// Whether a file that is gone stays in force for now: a file that is being read may have come in its place, and without either its
-    /// pods would be open.
+    /// Whether the objects of a removed file stay in force for now. A file that is being read may replace it,
+    /// and without either its pods would be open.
     fn is_postponed(&mut self, path: &Path, now: Instant) -> bool {
         if !self.reader.is_busy() {
             self.postponed.clear();
@@ -205,36 +217,40 @@ impl Watcher {
         is_postponed
     }
 
-    /// Looks at one file, now or on the reader's thread.
+    /// Checks one file, here or on the reader's thread.
     fn look_at(&mut self, path: &Path, trust: Trust) -> Look {
         let look = self.folder.look(path, trust);
         match look {
-            Look::Done | Look::Folder => self.reader.forget(path),
-            // Whether somebody has it open can't be known yet.
-            Look::Doubtful if self.is_starting => self.pending.event(path, Event::Written, Instant::now()),
+            Look::Done | Look::Folder => self.reader.cancel(path),
+            // It is not known yet whether a process has the file open for writing.
+            Look::Doubtful if self.is_starting => {
+                self.pending.event(path, FileEvent::Written, Instant::now())
+            }
             Look::Doubtful => self.pending.doubt(path, Instant::now()),
             Look::Large => self.reader.request(path),
         }
         look
     }
 
-    /// Takes in what the reader has read.
-    fn take_in(&mut self, path: &Path, ticket: Ticket, read: Read) {
-        if self.reader.takes(path, ticket) && self.folder.take_in(path, read) == Look::Doubtful {
+    /// Applies a reading of the reader.
+    fn apply(&mut self, path: &Path, ticket: Ticket, read: Read) {
+        if self.reader.accept(path, ticket) && self.folder.apply(path, read) == Look::Doubtful {
             self.pending.doubt(path, Instant::now());
         }
     }
 
-    /// Takes note of what inotify says.
+    /// Handles an inotify event.
     fn absorb(&mut self, event: notify::Result<notify::Event>, now: Instant) {
         let event = match event {
             Ok(event) if event.need_rescan() => {
-                tracing::info!(folder = %self.folder.root.display(), "too many changes at once: walking through all");
+                let folder = self.folder.root.display();
+                tracing::info!(%folder, "too many changes at once; walking through the whole folder");
                 return self.pending.scan(now);
             }
             Ok(event) => event,
             Err(error) => {
-                tracing::warn!(folder = %self.folder.root.display(), %error, "watching the folder failed in part");
+                let folder = self.folder.root.display();
+                tracing::warn!(%folder, %error, "watching the folder failed in part");
                 return self.pending.scan(now);
             }
         };
@@ -244,22 +260,23 @@ impl Watcher {
         let vanished = matches!(event.kind, EventKind::Remove(_))
             || matches!(event.kind, EventKind::Modify(ModifyKind::Name(RenameMode::From)));
         if vanished {
-            // All that was below goes with it, and inotify's watch with the folder.
+            // Everything below goes with it, and the folder's inotify watch too.
             let below: Vec<PathBuf> = self.folder.files.below(path).map(Path::to_owned).collect();
             for file in &below {
                 self.folder.files.doubt(file, true);
-                self.pending.event(file, Event::Vanished, now);
+                self.pending.event(file, FileEvent::Vanished, now);
             }
             if self.watched.remove(path).is_some() || below.len() > 1 {
                 self.pending.scan(now);
             }
         }
         if self.watched.contains_key(path) || path == self.folder.root {
-            // Something about a folder itself: who may read it, for example.
+            // An event about a folder itself, for example about its permissions.
             return self.pending.scan(now);
         }
         if is_hidden(path) {
-            // `..data` of a mounted ConfigMap leads to another folder now; other hidden entries mean nothing.
+            // `..data` of a mounted ConfigMap leads to another folder now. Other hidden entries do not
+            // matter.
             if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"..")) {
                 self.pending.scan(now);
             }
@@ -276,22 +293,22 @@ impl Watcher {
             return;
         }
         let what = match event.kind {
-            _ if vanished => Event::Vanished,
-            EventKind::Access(_) | EventKind::Modify(ModifyKind::Name(_)) => Event::Complete,
-            // A symbolic link is whole when it is there; nobody has it open.
+            _ if vanished => FileEvent::Vanished,
+            EventKind::Access(_) | EventKind::Modify(ModifyKind::Name(_)) => FileEvent::Complete,
+            // A symbolic link is complete when it exists, and is never open for writing.
             EventKind::Create(_) if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) => {
-                Event::Complete
+                FileEvent::Complete
             }
             EventKind::Create(CreateKind::Folder) => return self.pending.scan(now),
-            EventKind::Create(_) => Event::Created,
-            EventKind::Modify(ModifyKind::Data(_)) => Event::Written,
-            _ => Event::Touched,
+            EventKind::Create(_) => FileEvent::Created,
+            EventKind::Modify(ModifyKind::Data(_)) => FileEvent::Written,
+            _ => FileEvent::Other,
         };
         self.pending.event(path, what, now);
     }
 
-    /// Walks through the folder: watches what is not watched yet, and looks at every file that changed. Returns why the
-    /// folder itself can't be watched.
+    /// Walks through the folder, watches subfolders that are not watched yet, and checks every file that
+    /// changed. Returns why the folder itself can't be watched.
     fn walk(&mut self, now: Instant) -> Option<notify::Error> {
         let root = self.folder.root.clone();
         let (watched, inotify) = (&mut self.watched, &mut self.inotify);
@@ -304,7 +321,7 @@ impl Watcher {
                 Entry::Occupied(known) if *known.get() == identity => {}
                 known => {
                     if let Entry::Occupied(other) = &known {
-                        // What the path led to before. If it is gone, so is its watch.
+                        // The folder that the path led to before. If it is gone, so is its watch.
                         let _ = inotify.unwatch(other.key());
                     }
                     if let Err(error) = inotify.watch(path, RecursiveMode::NonRecursive) {
@@ -340,24 +357,24 @@ impl Watcher {
         root_error
     }
 
-    /// Whether the folder's path leads to another folder than the one that is watched, or to none.
+    /// Whether the folder's path leads to a folder other than the watched one, or to none.
     fn root_is_elsewhere(&self) -> bool {
         let now = fs::metadata(&self.folder.root).ok().map(|metadata| identity(&metadata));
         now.is_none() || self.watched.get(&self.folder.root).copied() != now
     }
 }
 
-/// What a path leads to.
+/// Device and inode of what a path leads to.
 fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-/// Whether the event can mean a change. Each reading of a file is an event too.
+/// Whether the event can mean a change. Each read of a file is an event too.
 fn is_of_interest(event: &notify::Event) -> bool {
     match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
         EventKind::Access(_) => false,
-        // Comes behind the two that it sums up.
+        // Follows the two events that it combines.
         EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => false,
         _ => true,
     }
@@ -368,6 +385,6 @@ fn not_watched(path: &Path, error: &notify::Error) -> Problem {
         origin: Origin::whole_file(path),
         object: None,
         what: format!("the folder can't be watched: {error}: raise the sysctl fs.inotify.max_user_watches"),
-        effect: format!("changes in it come into force only after {} s", WALK.as_secs()),
+        effect: format!("changes in it take effect only after up to {} s", WALK.as_secs()),
     }
 }

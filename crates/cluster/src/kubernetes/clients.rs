@@ -1,7 +1,7 @@
-//! The client by which every request goes out, made anew where its credentials may be stale.
+//! The client for all requests, replaced when its credentials may be stale.
 //!
-//! The client library reads a token's file each minute, and a client certificate never again. So after a failure that other
-//! credentials may mend, kubeconfig and token are read anew, however often requests fail not more often than [`Clients`] was told.
+//! The client library reads a token's file every minute, and a client certificate never again. So after a
+//! failure that other credentials may fix, kubeconfig and token are read again, at most once per `pause`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,14 +10,17 @@ use kube::{Client, Config};
 use tokio::time::Instant;
 
 use super::configuration::Access;
-use super::failure::chain;
-use super::{CONNECT, KubernetesError};
+use super::error::KubernetesError;
+use crate::error_chain::chain;
 
-/// See the module. Clones share the client.
+/// The time limit for connecting. A server that is up accepts a connection sooner.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Holds the current client. Clones share it.
 #[derive(Clone)]
 pub(super) struct Clients {
     access: Access,
-    /// Between two readings of the credentials.
+    /// The shortest time between two reads of the credentials.
     pause: Duration,
     current: Arc<Mutex<Current>>,
 }
@@ -28,7 +31,8 @@ struct Current {
 }
 
 impl Clients {
-    /// By this configuration as it is now; also says the URL of the API server. To be called in a runtime.
+    /// Connects with the current configuration, and also returns the URL of the API server. Must be called in
+    /// a runtime.
     pub async fn new(access: Access, pause: Duration) -> Result<(Self, String), KubernetesError> {
         let (client, server) = connect(&access).await?;
         let current = Arc::new(Mutex::new(Current { client, made: Instant::now() }));
@@ -40,32 +44,31 @@ impl Clients {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).client.clone()
     }
 
-    /// A request failed in a way that other credentials may mend.
+    /// Reads the credentials again. Called when a request failed in a way that other credentials may fix.
     pub async fn renew(&self) {
         {
             let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
             if current.made.elapsed() < self.pause {
                 return;
             }
-            // Other requests that fail meanwhile wait for this one.
+            // Other requests that fail in the meantime do not read them too.
             current.made = Instant::now();
         }
         match connect(&self.access).await {
             Ok((client, _)) => self.current.lock().unwrap_or_else(PoisonError::into_inner).client = client,
-            Err(error) => tracing::debug!(
-                error = chain(&error),
-                "the credentials can't be read: going on with the old ones"
-            ),
+            Err(error) => {
+                tracing::debug!(error = chain(&error), "credentials could not be read; keeping the old ones")
+            }
         }
     }
 }
 
 async fn connect(access: &Access) -> Result<(Client, String), KubernetesError> {
     let mut config: Config = access.load().await?;
-    // Requests are repeated where it is counted.
+    // Requests are retried by the callers, which count the failures.
     config.default_retry = false;
     config.connect_timeout = Some(CONNECT);
     let server = config.cluster_url.to_string();
-    let client = Client::try_from(config).map_err(|error| KubernetesError::Client(chain(&error)))?;
+    let client = Client::try_from(config).map_err(KubernetesError::Client)?;
     Ok((client, server))
 }

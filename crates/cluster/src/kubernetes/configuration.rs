@@ -1,4 +1,4 @@
-//! Where the API server is and who we are to it.
+//! How to find the API server and authenticate to it.
 
 use std::path::PathBuf;
 
@@ -8,39 +8,40 @@ use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigErro
 /// How the API server is found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Access {
-    /// By this kubeconfig.
+    /// With this kubeconfig.
     Kubeconfig(PathBuf),
-    /// By the kubeconfig that the environment variable KUBECONFIG names; without it by what the kubelet gives to each pod: the
-    /// environment variables KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT, and the service account's token.
+    /// With the kubeconfig that the environment variable KUBECONFIG names. Without it, with what the kubelet
+    /// provides to each pod: the environment variables KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT,
+    /// and the service account's token.
     #[default]
     Environment,
 }
 
-/// The API server can't be found.
+/// Why the API server can't be found.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
-    /// By the kubeconfig that was named.
-    #[error("the kubeconfig {} can't be used: {error}", path.display())]
+    /// The named kubeconfig is unusable.
+    #[error("the kubeconfig {} can't be used", path.display())]
     Kubeconfig {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         error: KubeconfigError,
     },
-    /// By the kubeconfig of the environment.
-    #[error("the kubeconfig that KUBECONFIG names can't be used: {0}")]
+    /// The kubeconfig named by the environment is unusable.
+    #[error("the kubeconfig that KUBECONFIG names can't be used")]
     Environment(#[source] KubeconfigError),
-    /// By what the kubelet gives.
+    /// There is no service account.
     #[error(
-        "this is not a pod with a service account ({0}): give --kubeconfig FILE to reach a cluster from outside, \
+        "this is not a pod with a service account; give --kubeconfig FILE to reach a cluster from outside, \
          or --source DIR for a folder of manifests"
     )]
     InCluster(#[source] InClusterError),
 }
 
 impl Access {
-    /// Whether anything says where an API server is.
+    /// Whether the configuration names an API server.
     pub fn is_there(&self) -> bool {
         match self {
             Self::Kubeconfig(_) => true,
@@ -50,7 +51,7 @@ impl Access {
         }
     }
 
-    /// What the client needs to know.
+    /// Loads the client's configuration.
     pub(super) async fn load(&self) -> Result<Config, AccessError> {
         let options = KubeConfigOptions::default();
         match self {

@@ -1,13 +1,12 @@
-//! What went wrong with a request, in a sentence that says what to do.
-
-use std::error::Error;
+//! Failed requests: the class of each failure, and a sentence that says what to do.
 
 use kube::core::Status;
 
-use crate::connection::FailureClass;
 use crate::convert::Kind;
+use crate::error_chain::chain;
+use crate::watch_status::FailureClass;
 
-/// A request that failed.
+/// A failed request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Failure {
     pub class: FailureClass,
@@ -15,7 +14,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// Of a request that should `verb` (list, watch) the objects of `kind`.
+    /// The failure of a request to `verb` (list, watch) the objects of `kind`.
     pub fn of(error: &kube::Error, verb: &str, kind: Kind) -> Self {
         match error {
             kube::Error::Api(status) => Self::answered(status, verb, kind),
@@ -24,12 +23,12 @@ impl Failure {
             }
             _ => Self {
                 class: FailureClass::Unreachable,
-                sentence: format!("the API server can't be reached: {}", chain(error)),
+                sentence: format!("the API server is unreachable: {}", chain(error)),
             },
         }
     }
 
-    /// The API server said no.
+    /// The API server answered with an error status.
     pub fn answered(status: &Status, verb: &str, kind: Kind) -> Self {
         let said = if status.message.is_empty() { &status.reason } else { &status.message };
         let (group, plural) = (kind.group(), kind.plural());
@@ -37,15 +36,15 @@ impl Failure {
             401 => (
                 FailureClass::Unauthorized,
                 format!(
-                    "the API server does not accept this agent's credentials ({said}): they are read \
-                     anew; if this lasts, look at its service account or kubeconfig"
+                    "the API server does not accept this agent's credentials ({said}); they are read again; \
+                     if this persists, check its service account or kubeconfig"
                 ),
             ),
             403 => (
                 FailureClass::Forbidden,
                 format!(
-                    "the API server does not let this agent {verb} {plural} ({said}): add to its ClusterRole the rule \
-                     apiGroups [{group:?}], resources [{plural:?}], verbs [\"list\", \"watch\"]"
+                    "the API server does not let this agent {verb} {plural} ({said}): add to its ClusterRole \
+                     the rule apiGroups [{group:?}], resources [{plural:?}], verbs [\"list\", \"watch\"]"
                 ),
             ),
             404 => {
@@ -54,63 +53,49 @@ impl Failure {
             410 => (
                 FailureClass::Gone,
                 format!(
-                    "the API server no longer knows what changed among the {plural} ({said}): listing them anew"
+                    "the API server no longer has the changes of {plural} since the last version seen \
+                     ({said}); listing them again"
                 ),
             ),
             code => (
                 FailureClass::Refused,
-                format!("the API server answers {code} when asked to {verb} {plural}: {said}"),
+                format!("the API server answered the request to {verb} {plural} with {code}: {said}"),
             ),
         };
         Self { class, sentence }
     }
 
-    /// Nothing came.
+    /// No response, or no line of a watch, was received in time.
     pub fn hung(verb: &str, kind: Kind, seconds: f64) -> Self {
         Self {
             class: FailureClass::Hung,
             sentence: format!(
-                "nothing came from the API server for {seconds} s when asked to {verb} {}: asking anew",
+                "no data from the API server for {seconds} s on the request to {verb} {}; retrying",
                 kind.plural()
             ),
         }
     }
 
-    /// A watch that ended as soon as it had begun.
+    /// A watch that ended right after its start.
     pub fn cut_short(verb: &str, kind: Kind) -> Self {
         let plural = kind.plural();
         Self {
             class: FailureClass::Unreachable,
             sentence: format!(
-                "the connection ended as soon as the API server was asked to {verb} {plural}: asking anew"
+                "the API server ended the request to {verb} {plural} right after its start; retrying"
             ),
         }
     }
 
-    /// An answer that can't be read.
+    /// A response that can't be parsed.
     pub fn malformed(what: &str, verb: &str, kind: Kind) -> Self {
         Self {
             class: FailureClass::Malformed,
             sentence: format!(
-                "what the API server answers when asked to {verb} {} can't be read: {what}; is there a proxy in between?",
+                "the response to the request to {verb} {} can't be parsed: {what}; \
+                 check whether a proxy modifies it",
                 kind.plural()
             ),
         }
     }
-}
-
-/// An error and all that it came from, in one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let next = error.to_string();
-        // Some errors' texts hold that of their source already.
-        if !text.contains(&next) {
-            text += ": ";
-            text += &next;
-        }
-        source = error.source();
-    }
-    text
 }

@@ -1,8 +1,9 @@
-//! Says on an object itself, as an Event, that it was not understood or exceeds its namespace's budget, so that its author sees it in `kubectl describe`.
+//! Creates an Event on an object that was not understood or that exceeds its namespace's budget, so that its
+//! author sees it in `kubectl describe`.
 //!
-//! Every node runs an agent, and all find the same: so the Event's name follows from the object and its version, the first agent
-//! creates it, and the others find it there. Where the ClusterRole doesn't allow Events nothing is tried again: log and status say
-//! the same.
+//! Every node runs an agent, and all agents find the same problems. So the Event's name is derived from the
+//! object and its version: the first agent creates it, and the others find that it exists. If the ClusterRole
+//! does not allow Events, nothing is retried; the log and the status report the same.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -17,53 +18,55 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::clients::Clients;
-use super::failure::chain;
-use super::state::{Misunderstood, Reason};
+use super::state::{ObjectWarning, Reason};
 use crate::convert::Kind;
+use crate::error_chain::chain;
 
-/// Who says so.
+/// The reporting component.
 const COMPONENT: &str = "kube-verdict";
-/// The agents of a cluster come within this time, one by one.
+/// The time over which the agents of a cluster spread their first Event.
 const SPREAD: Duration = Duration::from_secs(5);
-/// No answer takes so long.
+/// The timeout of a request.
 const ANSWER: Duration = Duration::from_secs(30);
-/// What waits to be told; what doesn't fit is in log and status alone.
-const WAITING: usize = 256;
-/// The longest message that the API takes, in bytes.
+/// The most objects that wait for their Event. Those that do not fit are in the log and the status only.
+const CAPACITY: usize = 256;
+/// The longest message that the API accepts, in bytes.
 const LONGEST_MESSAGE: usize = 1024;
-/// What of an object's name goes into its Event's, in bytes: of the 253 that a name may have, a uid takes 36 and a version some 20.
+/// How many bytes of an object's name go into its Event's name. Of the 253 that a name may have, a uid takes
+/// 36 and a version some 20.
 const LONGEST_NAME: usize = 190;
 
-/// See the module.
+/// Queues objects for their Events.
 pub(super) struct Reporter {
     clients: Clients,
     node: Arc<str>,
-    /// To the task that creates Events; `None` before there was any.
-    task: Option<mpsc::Sender<Misunderstood>>,
+    /// The channel to the task that creates Events; `None` before the first object.
+    task: Option<mpsc::Sender<ObjectWarning>>,
 }
 
 impl Reporter {
-    /// Of the agent on `node`.
+    /// The reporter of the agent on `node`.
     pub fn new(clients: Clients, node: Arc<str>) -> Self {
         Self { clients, node, task: None }
     }
 
-    /// Says so on these objects, some time soon. To be called in a runtime.
-    pub fn report(&mut self, objects: Vec<Misunderstood>) {
+    /// Queues these objects for their Events, which are created in the background. Must be called in a
+    /// runtime.
+    pub fn report(&mut self, objects: Vec<ObjectWarning>) {
         for object in objects {
             let task = self.task.get_or_insert_with(|| {
-                let (send, receive) = mpsc::channel(WAITING);
+                let (send, receive) = mpsc::channel(CAPACITY);
                 tokio::spawn(create_all(self.clients.clone(), Arc::clone(&self.node), receive));
                 send
             });
-            // Full, or given up.
+            // The queue is full, or the task has ended.
             let _ = task.try_send(object);
         }
     }
 }
 
-/// Creates Events until it may not.
-async fn create_all(clients: Clients, node: Arc<str>, mut objects: mpsc::Receiver<Misunderstood>) {
+/// Creates Events until the API server forbids it.
+async fn create_all(clients: Clients, node: Arc<str>, mut objects: mpsc::Receiver<ObjectWarning>) {
     sleep(share_of(SPREAD, &node)).await;
     while let Some(object) = objects.recv().await {
         let event = event(&object, &node);
@@ -75,32 +78,32 @@ async fn create_all(clients: Clients, node: Arc<str>, mut objects: mpsc::Receive
             Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
                 tracing::info!(
                     error = status.message,
-                    "objects that are not understood get no Event: that takes the ClusterRole rule apiGroups [\"\"], \
-                     resources [\"events\"], verbs [\"create\"]"
+                    "not permitted to create Events on objects that are not understood; the ClusterRole rule \
+                     is apiGroups [\"\"], resources [\"events\"], verbs [\"create\"]"
                 );
                 return;
             }
-            Ok(Err(error)) => tracing::debug!(error = chain(&error), "no Event could be created"),
-            Err(_) => tracing::debug!("the API server doesn't answer: no Event"),
+            Ok(Err(error)) => tracing::debug!(error = chain(&error), "Event not created"),
+            Err(_) => tracing::debug!("Event not created: the API server did not answer"),
         }
     }
 }
 
-/// What is said.
-fn event(object: &Misunderstood, node: &str) -> Event {
-    let Misunderstood { reason, kind, name, uid, resource_version, .. } = object;
+/// The Event for an object.
+fn event(object: &ObjectWarning, node: &str) -> Event {
+    let ObjectWarning { reason, kind, name, uid, resource_version, .. } = object;
     let (reason, suffix) = match (reason, kind) {
         (Reason::OverBudget, _) => ("PolicyOverBudget", ".b"),
         (Reason::NotUnderstood, Kind::NetworkPolicy) => ("PolicyNotUnderstood", ""),
         (Reason::NotUnderstood, _) => ("NotUnderstood", ""),
     };
     let now = Time(Timestamp::now());
-    // Where Events of objects without a namespace are.
+    // Events of objects without a namespace are in `default`.
     let namespace = if object.namespace.is_empty() { "default" } else { &object.namespace };
     let optional = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     Event {
         metadata: ObjectMeta {
-            // The same from agents of every version, so that one Event comes of it.
+            // The same for agents of all versions, so that there is one Event.
             name: Some(format!("{}.{uid}.{resource_version}{suffix}", beginning(name))),
             namespace: Some(namespace.to_owned()),
             ..ObjectMeta::default()
@@ -127,18 +130,18 @@ fn event(object: &Misunderstood, node: &str) -> Event {
     }
 }
 
-/// What of a name can stand in front of a dot.
+/// The part of a name that goes in front of a dot.
 fn beginning(name: &str) -> &str {
     shortened(name, LONGEST_NAME).trim_end_matches(['.', '-'])
 }
 
-/// At most `longest` bytes of a text.
+/// The first bytes of a text, at most `longest`.
 fn shortened(text: &str, longest: usize) -> &str {
     let end = (0..=longest.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     &text[..end.unwrap_or(0)]
 }
 
-/// A part of `whole` that is each node's own.
+/// A fraction of `whole` that depends on the node.
 fn share_of(whole: Duration, node: &str) -> Duration {
     let mut hasher = DefaultHasher::new();
     node.hash(&mut hasher);
@@ -149,8 +152,8 @@ fn share_of(whole: Duration, node: &str) -> Duration {
 mod tests {
     use super::*;
 
-    fn policy(version: &str) -> Misunderstood {
-        Misunderstood {
+    fn policy(version: &str) -> ObjectWarning {
+        ObjectWarning {
             reason: Reason::NotUnderstood,
             kind: Kind::NetworkPolicy,
             namespace: "web".into(),
@@ -170,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_policy_has_an_event_for_each_reason() {
-        let over_budget = event(&Misunderstood { reason: Reason::OverBudget, ..policy("7") }, "a");
+        let over_budget = event(&ObjectWarning { reason: Reason::OverBudget, ..policy("7") }, "a");
         assert_eq!(over_budget.reason.as_deref(), Some("PolicyOverBudget"));
         assert_ne!(over_budget.metadata.name, event(&policy("7"), "a").metadata.name);
     }
@@ -179,13 +182,13 @@ mod tests {
     fn a_long_name_leaves_room_for_uid_and_version() {
         let uid = "0f2c4b6a-7d1e-4c55-9a40-1f2e3d4c5b6a";
         let name = format!("{}-{}", "a".repeat(LONGEST_NAME - 1), "b".repeat(60));
-        let event = event(&Misunderstood { name, uid: uid.into(), ..policy("18446744073709551615") }, "a");
+        let event = event(&ObjectWarning { name, uid: uid.into(), ..policy("18446744073709551615") }, "a");
         let name = event.metadata.name.expect("a name");
         assert!(name.len() <= 253 && name.contains(&format!("a.{uid}.1844")), "{name}");
     }
 
     #[test]
-    fn the_event_is_on_the_object_and_no_longer_than_the_api_takes() {
+    fn the_event_is_on_the_object_and_not_longer_than_the_api_accepts() {
         let event = event(&policy("7"), "a");
         let about = &event.involved_object;
         assert_eq!(
@@ -204,7 +207,7 @@ mod tests {
 
     #[test]
     fn an_object_without_a_namespace_has_its_event_in_the_default_one() {
-        let node = Misunderstood { kind: Kind::Node, namespace: String::new(), ..policy("7") };
+        let node = ObjectWarning { kind: Kind::Node, namespace: String::new(), ..policy("7") };
         let event = event(&node, "a");
         assert_eq!(event.metadata.namespace.as_deref(), Some("default"));
         assert_eq!((event.involved_object.namespace, event.reason.as_deref()), (None, Some("NotUnderstood")));

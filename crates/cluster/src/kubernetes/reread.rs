@@ -1,7 +1,9 @@
-//! Reads single objects again: those that were too large to be read from a watch, and policies whose rules there is room for now.
+//! Reads single objects again: objects that were too large to be read from a watch, and policies whose rules
+//! fit the budget now.
 //!
-//! From: which object. To: the object as the API server has it. Invariant: there is at most one request in flight and a pause
-//! after each, so at most one large object is in memory at a time and the API server has little to do.
+//! From: an object's key. To: the object as the API server has it. Invariant: there is at most one request in
+//! flight and a pause after each, so at most one large object is in memory at a time and the load on the API
+//! server is small.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,52 +16,53 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
 use super::clients::Clients;
-use super::failure::{Failure, chain};
+use super::failure::Failure;
 use super::object::{Object, Page};
 use crate::convert::Kind;
+use crate::error_chain::chain;
 use crate::interner::Interner;
 use crate::key::Key;
 use crate::problem::ResourceVersion;
 
-/// Between two requests.
+/// The pause between two requests.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// After one that failed.
+/// The pause after a failed request.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
-/// The verb of the request: agents may list and watch objects, but not get one.
+/// The verb of the request. Agents may list and watch objects, but not get one.
 const VERB: &str = "list";
 
-/// See the module.
+/// Reads one object at a time. See the module.
 pub(super) struct Rereader {
     clients: Clients,
     interner: Arc<Interner>,
-    /// How long an answer may take.
+    /// The timeout of a request.
     answer_timeout: Duration,
     /// The request in flight.
     request: JoinSet<Reread>,
 }
 
-/// What came of reading an object again.
+/// The result of reading an object again.
 #[derive(Debug)]
 pub(super) struct Reread {
     pub key: Key,
     /// The version that was expected when the request was sent.
     pub expected: ResourceVersion,
-    /// `None` if it could not be read.
+    /// The response; `None` if the object could not be read.
     pub answer: Option<Answer>,
 }
 
-/// What the API server answers about an object.
+/// The API server's response about an object.
 #[derive(Debug)]
 pub(super) enum Answer {
     There(Box<Object>),
-    /// There is none of this name.
+    /// There is no object of this name.
     Gone,
 }
 
 impl Rereader {
-    /// Without a request.
+    /// A rereader without a request.
     pub fn new(clients: Clients, interner: Arc<Interner>, answer_timeout: Duration) -> Self {
         Self { clients, interner, answer_timeout, request: JoinSet::new() }
     }
@@ -69,8 +72,8 @@ impl Rereader {
         self.request.is_empty()
     }
 
-    /// Starts to read an object again. Call it only while [`Rereader::is_idle`]. `expected` comes back with
-    /// the answer.
+    /// Starts to read an object again. Must be called only while [`Rereader::is_idle`]. `expected` is
+    /// returned with the result.
     pub fn start(&mut self, key: Key, expected: ResourceVersion) {
         let (clients, interner, answer_timeout) =
             (self.clients.clone(), Arc::clone(&self.interner), self.answer_timeout);
@@ -90,27 +93,27 @@ impl Rereader {
         });
     }
 
-    /// Waits for what comes of the request. Pending while no request is in flight.
+    /// Waits for the result of the request. Pending while no request is in flight.
     pub async fn answer(&mut self) -> Option<Reread> {
         match self.request.join_next().await {
-            // A panic has been printed.
+            // A panic has been printed already.
             Some(answer) => answer.ok(),
             None => std::future::pending().await,
         }
     }
 }
 
-/// The object as the API server has it now.
+/// Reads the object as the API server has it now.
 async fn read(clients: &Clients, key: &Key, interner: Arc<Interner>) -> Result<Answer, Failure> {
     let kind = key.kind();
     let (namespace, name) = key.namespace_and_name();
     let failed = |error: &kube::Error| Failure::of(error, VERB, kind);
-    // With both names the API server looks one object up, and doesn't go through all.
+    // With namespace and name the API server looks up one object instead of scanning all of them.
     let fields = format!("metadata.name={name}");
     let request = Request::new(kind.url_path_in(namespace)).list(&ListParams::default().fields(&fields));
     let request = request.map_err(|error| failed(&kube::Error::BuildRequest(error)))?;
     let text = clients.client().request_text(request).await.map_err(|error| failed(&error))?;
-    // Apart from the thread that takes in events: a large policy takes 50 ms.
+    // On a thread other than the one that handles events, because a large policy takes 50 ms.
     let objects = spawn_blocking(move || match kind {
         Kind::Namespace => Page::<core::Namespace>::objects(&text, kind, &interner),
         Kind::Pod => Page::<core::Pod>::objects(&text, kind, &interner),

@@ -1,4 +1,4 @@
-//! Asks the API server once what an agent with this configuration would be allowed: for `doctor`.
+//! Asks the API server once for the permissions of an agent with this configuration, for `doctor`.
 
 use std::time::Duration;
 
@@ -10,24 +10,27 @@ use kube::{Api, Client};
 use tokio::time::timeout;
 
 use super::clients::Clients;
-use super::{Kubernetes, KubernetesError, failure, runtime};
+use super::error::KubernetesError;
+use super::runtime::runtime;
+use super::source::Kubernetes;
 use crate::convert::Kind;
+use crate::error_chain::chain;
 
-/// Whoever asks waits no longer.
+/// The timeout of a request.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// What the API server says.
+/// The API server's version and the agent's permissions.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Review {
-    /// Its URL.
+    /// The API server's URL.
     pub server: String,
-    /// Its version, or why it doesn't answer.
+    /// The API server's version, or why it did not answer.
     pub version: Result<String, String>,
-    /// What is allowed; empty where it doesn't answer.
+    /// The permissions; empty if the API server did not answer.
     pub permissions: Vec<Permission>,
 }
 
-/// Whether something is allowed.
+/// One permission, and whether it is granted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Permission {
     /// `list`, `watch` or `create`.
@@ -36,14 +39,14 @@ pub struct Permission {
     pub group: String,
     /// The resource.
     pub resource: String,
-    /// Whether an agent can't work without it.
+    /// Whether an agent needs it to work.
     pub is_needed: bool,
-    /// The answer, or why there is none.
+    /// Whether it is granted, or why that is unknown.
     pub allowed: Result<bool, String>,
 }
 
 impl Kubernetes {
-    /// Asks, and waits for the answers.
+    /// Sends the requests and waits for the responses.
     pub fn review(&self) -> Result<Review, KubernetesError> {
         let runtime = runtime().map_err(KubernetesError::Thread)?;
         let review = runtime.block_on(async {
@@ -51,7 +54,7 @@ impl Kubernetes {
             let client = clients.client();
             let version = match timeout(ANSWER, client.apiserver_version()).await {
                 Ok(Ok(info)) => Ok(info.git_version),
-                Ok(Err(error)) => Err(failure::chain(&error)),
+                Ok(Err(error)) => Err(chain(&error)),
                 Err(_) => Err(format!("no answer within {} s", ANSWER.as_secs())),
             };
             let permissions = if version.is_ok() { permissions(&client).await } else { Vec::new() };
@@ -92,7 +95,7 @@ async fn is_allowed(client: &Client, verb: &str, group: &str, resource: &str) ->
     let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
     match timeout(ANSWER, api.create(&PostParams::default(), &review)).await {
         Ok(Ok(answer)) => Ok(answer.status.is_some_and(|status| status.allowed)),
-        Ok(Err(error)) => Err(failure::chain(&error)),
+        Ok(Err(error)) => Err(chain(&error)),
         Err(_) => Err(format!("no answer within {} s", ANSWER.as_secs())),
     }
 }

@@ -1,4 +1,4 @@
-//! How far a DaemonSet has come, for `wait`.
+//! The progress of a DaemonSet's rollout, for `wait`.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,27 +8,31 @@ use kube::Api;
 use tokio::time::timeout;
 
 use super::clients::Clients;
-use super::{Access, KubernetesError, failure, runtime};
+use super::configuration::Access;
+use super::error::KubernetesError;
+use super::runtime::runtime;
+use crate::error_chain::chain;
 
-/// One answer is not waited for longer.
+/// The timeout of a request.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// The pods of a DaemonSet.
+/// The progress of a DaemonSet's rollout.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rollout {
-    /// Whether the cluster has looked at the DaemonSet as it is now: before that the numbers are those of an older one, or zero.
+    /// Whether the controller has observed the current generation of the DaemonSet. Before that, the numbers
+    /// are those of an older one, or zero.
     pub is_observed: bool,
-    /// Nodes that shall have a pod, those that don't answer included.
+    /// Nodes that should have a pod, including unreachable ones.
     pub desired: i32,
     /// Nodes with a ready pod of the newest version.
     pub ready: i32,
 }
 
 impl Rollout {
-    /// Asks the API server, and waits for its answer. An error is a sentence: asking again may help.
+    /// Requests the DaemonSet and waits for the response. The inner error is a sentence; a retry may succeed.
     ///
     /// # Errors
-    /// [`KubernetesError`] if there is no way to an API server.
+    /// [`KubernetesError`] if no API server is configured or the configuration is unusable.
     pub fn of_daemon_set(
         access: &Access,
         namespace: &str,
@@ -40,7 +44,7 @@ impl Rollout {
             let api: Api<DaemonSet> = Api::namespaced(clients.client(), namespace);
             Ok(match timeout(ANSWER, api.get(name)).await {
                 Ok(Ok(daemon_set)) => Ok(Self::from(&daemon_set)),
-                Ok(Err(error)) => Err(failure::chain(&error)),
+                Ok(Err(error)) => Err(chain(&error)),
                 Err(_) => Err(format!("{server} does not answer within {} s", ANSWER.as_secs())),
             })
         });
@@ -48,7 +52,7 @@ impl Rollout {
         answer
     }
 
-    /// Whether each node that shall have a pod has one that is ready.
+    /// Whether every node that should have a pod has a ready one.
     pub fn is_complete(&self) -> bool {
         self.is_observed && self.ready >= self.desired
     }
@@ -61,7 +65,7 @@ impl From<&DaemonSet> for Rollout {
         Self {
             is_observed: observed.is_some() && observed >= daemon_set.metadata.generation,
             desired: status.map_or(0, |status| status.desired_number_scheduled),
-            // A pod of an older version counts as ready, too.
+            // Ready pods of older versions are included in `number_ready`.
             ready: status.map_or(0, |status| {
                 status.number_ready.min(status.updated_number_scheduled.unwrap_or_default())
             }),
@@ -94,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_complete_when_each_node_has_a_ready_pod_of_the_newest_version() {
+    fn a_rollout_is_complete_when_each_node_has_a_ready_pod_of_the_newest_version() {
         let status = |observed, ready, updated| {
             json!({
                 "observedGeneration": observed, "desiredNumberScheduled": 3, "numberReady": ready,

@@ -1,7 +1,8 @@
-//! What the API server has said so far, and what the consumer must be told of it.
+//! The objects of the API server, and the updates for the consumer.
 //!
-//! Knows nothing of connections and clocks. Invariants: `objects` holds exactly what is in force, so the objects of the API server
-//! with the addresses that the CNI cache gives; nothing is told before the first list of every kind is complete.
+//! Independent of connections and clocks. Invariants: `objects` holds exactly what is in force, that is the
+//! objects of the API server with the addresses from the CNI result cache. Nothing is published before the
+//! first list of every kind is complete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,130 +10,114 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use imbl::OrdMap;
-use policy::{Budget, Change, Labels, PodName, PodUid, PolicyName};
+use policy::{Budget, Change, PodName, PodUid, PolicyName};
 
 use self::problems::Problems;
+use self::reread_queue::RereadQueue;
 use self::standby::Standby;
-use self::wanted::Wanted;
-use super::RefusedPolicy;
-use super::follow::Event;
+pub(super) use self::warning::{ObjectWarning, Reason};
 use super::object::{Identity, Object};
-use crate::cni::{Claim, LocalPod, LocalPods};
+use super::refused_policy::RefusedPolicy;
+use super::watcher::WatcherEvent;
+use crate::cni::{CachedResult, LocalPod, LocalPods};
 use crate::convert::{Flaw, Kind};
-use crate::differences::Differences;
+use crate::delta::Delta;
 use crate::interner::Interner;
 use crate::key::Key;
-use crate::problem::{CniPorts, Origin, Problem, ReadCounts, ResourceVersion, Update};
+use crate::problem::{CniPorts, Origin, Problem, ResourceVersion};
 use crate::rule_budget::RuleBudget;
 
+mod addresses;
 mod problems;
 mod reread;
+mod reread_queue;
+mod restore;
 mod standby;
-mod wanted;
+mod update;
+mod warning;
 
-/// See the module.
+/// The state. See the module.
 #[derive(Debug)]
 pub(super) struct State {
     node: Arc<str>,
     interner: Arc<Interner>,
     lists: BTreeMap<Kind, List>,
-    /// Cheap to clone, for the state on disk.
+    /// The objects in force. Cheap to clone, for the state on disk.
     objects: OrdMap<Key, Change>,
-    differences: Differences,
+    delta: Delta,
     versions: BTreeMap<PolicyName, ResourceVersion>,
     rule_budget: RuleBudget,
-    wanted: Wanted,
-    /// `metadata.uid` of objects other than pods, which have it themselves.
+    reread_queue: RereadQueue,
+    /// `metadata.uid` of objects other than pods; pods have it as a field.
     uids: BTreeMap<Key, Box<str>>,
-    /// What the consumer knows of those that changed since the last update.
-    told_versions: BTreeMap<PolicyName, Option<ResourceVersion>>,
+    /// For policies that changed since the last update: the version that the consumer has.
+    reported_versions: BTreeMap<PolicyName, Option<ResourceVersion>>,
     local: LocalPods,
-    /// What the CNI cache says that the API server doesn't.
-    given: BTreeMap<PodName, Vec<IpAddr>>,
-    claims: Vec<Claim>,
-    /// Whether they have changed since the last update.
-    new_claims: bool,
-    /// What the last update said of interfaces.
+    /// Addresses of pods that differ from the API server's, from the CNI result cache.
+    overrides: BTreeMap<PodName, Vec<IpAddr>>,
+    cni_results: Vec<CachedResult>,
+    /// Whether `cni_results` changed since the last update.
+    cni_results_changed: bool,
+    /// The interfaces as of the last update.
     cni_ports: CniPorts,
-    /// Whether `given` must be looked at again.
+    /// Whether `overrides` must be computed again.
     unsettled: bool,
     problems: Problems,
-    /// Objects that were not understood since the last update.
-    misunderstood: Vec<Misunderstood>,
-    /// The version of each policy for which an over-budget Event was created: one Event per version is enough.
-    said_over_budget: BTreeMap<PolicyName, ResourceVersion>,
-    /// Whether there has been an update.
+    /// Objects that need an Event, since the last call of [`State::take_warnings`].
+    warnings: Vec<ObjectWarning>,
+    /// The version of each policy for which an over-budget Event was created. One Event per version is
+    /// enough.
+    over_budget_reported: BTreeMap<PolicyName, ResourceVersion>,
+    /// Whether an update has been published.
     begun: bool,
-    /// Of the state on disk, while not every list is complete.
+    /// The state on disk, while not every list is complete.
     restored: Option<Standby>,
-    /// What the last update said of it.
-    told_restored: Option<SystemTime>,
+    /// The restored state as of the last update.
+    reported_restored: Option<SystemTime>,
 }
 
-/// An object that is not enforced as it stands, for the Event that says so.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Misunderstood {
-    pub reason: Reason,
-    pub kind: Kind,
-    pub namespace: String,
-    pub name: String,
-    pub uid: String,
-    pub resource_version: ResourceVersion,
-    /// What and to what effect.
-    pub message: String,
-}
-
-/// Why an object is not enforced as it stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Reason {
-    /// Something in it is not understood.
-    NotUnderstood,
-    /// The policies of its namespace exceed their budget.
-    OverBudget,
-}
-
-/// Whether what was not understood of an object stays so until its author changes it.
+/// Whether a flaw of an object stays until its author changes the object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Lasting {
     Yes,
     Unknown,
 }
 
-/// How far the list of a kind is.
+/// The progress of a kind's list.
 #[derive(Debug, Default)]
 struct List {
-    /// What was listed so far, while a list is under way.
+    /// The objects listed so far, while a list is in progress.
     seen: Option<BTreeSet<Key>>,
-    /// Whether a list was complete, or will not be had.
+    /// Whether a list was complete, or the kind is unavailable.
     is_known: bool,
 }
 
 impl State {
-    /// Nothing is known yet; pods of `node` are local. Rules beyond the budget are not kept.
+    /// An empty state. Pods of `node` are local. Rules beyond the budget are not kept.
     pub fn new(node: Arc<str>, budget: Budget) -> Self {
         Self {
             node,
             interner: Arc::new(Interner::new()),
             lists: Kind::ALL.into_iter().map(|kind| (kind, List::default())).collect(),
             objects: OrdMap::new(),
-            differences: Differences::default(),
+            delta: Delta::default(),
             versions: BTreeMap::new(),
             rule_budget: RuleBudget::new(budget),
-            wanted: Wanted::default(),
+            reread_queue: RereadQueue::default(),
             uids: BTreeMap::new(),
-            told_versions: BTreeMap::new(),
+            reported_versions: BTreeMap::new(),
             local: LocalPods::default(),
-            given: BTreeMap::new(),
-            claims: Vec::new(),
-            new_claims: false,
+            overrides: BTreeMap::new(),
+            cni_results: Vec::new(),
+            cni_results_changed: false,
             cni_ports: CniPorts::default(),
             unsettled: false,
             problems: Problems::default(),
-            misunderstood: Vec::new(),
-            said_over_budget: BTreeMap::new(),
+            warnings: Vec::new(),
+            over_budget_reported: BTreeMap::new(),
             begun: false,
             restored: None,
-            told_restored: None,
+            reported_restored: None,
         }
     }
 
@@ -141,17 +126,17 @@ impl State {
         &self.interner
     }
 
-    /// Takes in what was heard of a kind.
-    pub fn take_in(&mut self, kind: Kind, event: Event) {
+    /// Applies an event of a kind's watcher.
+    pub fn apply(&mut self, kind: Kind, event: WatcherEvent) {
         match event {
-            Event::Began => {
+            WatcherEvent::Init => {
                 let before = self.list(kind).seen.replace(BTreeSet::new());
-                // After a list that broke off, what that one had still counts.
+                // After a list that broke off, the policies of that list still count.
                 if kind == Kind::NetworkPolicy && before.is_none() {
                     self.rule_budget.begin();
                 }
             }
-            Event::Listed(object) => {
+            WatcherEvent::InitApply(object) => {
                 if let Some(key) = key(kind, &object.identity, &self.interner)
                     && let Some(seen) = &mut self.list(kind).seen
                 {
@@ -159,100 +144,42 @@ impl State {
                 }
                 self.put(kind, object);
             }
-            Event::Complete => {
+            WatcherEvent::InitDone => {
                 let list = self.list(kind);
                 list.is_known = true;
                 let seen = list.seen.take().unwrap_or_default();
-                // What vanished while nobody was listening.
+                // Objects that were deleted while there was no watch.
                 let of_kind =
                     self.objects.keys().chain(self.problems.objects()).filter(|key| key.kind() == kind);
                 let gone: Vec<Key> = of_kind.filter(|key| !seen.contains(key)).cloned().collect();
                 gone.iter().for_each(|key| self.remove(key));
             }
-            Event::Applied(object) => self.put(kind, object),
-            Event::Large { identity, isolation } => self.large(kind, identity, isolation),
-            Event::Deleted(identity) => {
+            WatcherEvent::Apply(object) => self.put(kind, object),
+            WatcherEvent::ApplyLarge { identity, isolation } => self.large(kind, identity, isolation),
+            WatcherEvent::Delete(identity) => {
                 let key = key(kind, &identity, &self.interner);
                 if let Some(key) = key.filter(|key| self.is_same(key, &identity)) {
                     self.remove(&key);
                 }
             }
-            Event::Refused if kind == Kind::Node => self.without_nodes(),
-            Event::Refused => {}
+            WatcherEvent::Unavailable if kind == Kind::Node => self.without_nodes(),
+            WatcherEvent::Unavailable => {}
         }
     }
 
-    /// Takes in all that the CNI cache says now, the oldest first.
-    pub fn claims(&mut self, claims: Vec<Claim>) {
-        let is_news = self.claims != claims;
-        self.unsettled |= is_news;
-        self.new_claims |= is_news;
-        self.claims = claims;
+    /// Takes the objects that need an Event.
+    pub fn take_warnings(&mut self) -> Vec<ObjectWarning> {
+        std::mem::take(&mut self.warnings)
     }
 
-    /// What differs from the last update; `None` if nothing does, or not everything is known yet.
-    pub fn update(&mut self) -> Option<Update> {
-        if self.lists.values().all(|list| list.is_known) {
-            self.restored = None;
-        } else if self.restored.is_none_or(|standby| !standby.is_released) {
-            return None;
-        }
-        self.settle();
-        self.settle_rules();
-        let objects = &self.objects;
-        let changes = self.differences.take(|key| objects.get(key).cloned());
-        self.sweep_interner();
-        let new_problems = self.problems.report();
-        let versions: Vec<_> = std::mem::take(&mut self.told_versions)
-            .into_iter()
-            .map(|(name, told)| (self.versions.get(&name).cloned(), told, name))
-            .filter(|(version, told, _)| version != told)
-            .map(|(version, _, name)| (name, version))
-            .collect();
-        let is_first = !std::mem::replace(&mut self.begun, true);
-        let cni_ports = self.new_cni_ports();
-        let restored = self.restored.map(|standby| standby.saved);
-        let is_other = std::mem::replace(&mut self.told_restored, restored) != restored;
-        let is_news =
-            is_other || new_problems || cni_ports.is_some() || !changes.is_empty() || !versions.is_empty();
-        (is_first || is_news).then(|| Update {
-            changes,
-            problems: self.problems.reported(),
-            read: self.count(),
-            versions,
-            cni_ports,
-            restored,
-            never_understood: Vec::new(),
-        })
-    }
-
-    /// What the CNI cache says of interfaces, if that differs from the last update: of one that several files name, the newest file
-    /// counts.
-    fn new_cni_ports(&mut self) -> Option<CniPorts> {
-        if !std::mem::take(&mut self.new_claims) {
-            return None;
-        }
-        let claims = self.claims.iter();
-        let named = claims.filter_map(|claim| Some((claim.host_interface.clone()?, claim.addresses.clone())));
-        let ports = CniPorts::new(named.collect());
-        (ports != self.cni_ports).then(|| {
-            self.cni_ports = Arc::clone(&ports);
-            ports
-        })
-    }
-
-    /// The objects that were not understood since this was last asked.
-    pub fn misunderstood(&mut self) -> Vec<Misunderstood> {
-        std::mem::take(&mut self.misunderstood)
-    }
-
-    /// A policy that is enforced without its rules; `None` if it is gone, or if this version has its Event.
-    pub fn over_budget(&mut self, refused: RefusedPolicy) -> Option<Misunderstood> {
+    /// The warning for a policy that is enforced without its rules; `None` if the policy is gone, or if this
+    /// version has its Event.
+    pub fn over_budget(&mut self, refused: RefusedPolicy) -> Option<ObjectWarning> {
         let RefusedPolicy { name, message } = refused;
         let resource_version = self.versions.get(&name)?.clone();
         let uid = self.uids.get(&Key::Policy(name.clone()))?.to_string();
-        let before = self.said_over_budget.insert(name.clone(), Arc::clone(&resource_version));
-        (before.as_ref() != Some(&resource_version)).then(|| Misunderstood {
+        let before = self.over_budget_reported.insert(name.clone(), Arc::clone(&resource_version));
+        (before.as_ref() != Some(&resource_version)).then(|| ObjectWarning {
             reason: Reason::OverBudget,
             kind: Kind::NetworkPolicy,
             namespace: name.namespace.to_string(),
@@ -267,18 +194,18 @@ impl State {
         self.lists.entry(kind).or_default()
     }
 
-    /// An object is there, in this form now.
+    /// Stores an object in its current form.
     fn put(&mut self, kind: Kind, object: Object) {
         let Object { identity, is_finished, converted } = object;
         let converted = match converted {
             Ok(converted) => converted,
             Err(unusable) => {
                 let Some(key) = key(kind, &identity, &self.interner) else {
-                    tracing::warn!(kind = %kind, error = %unusable, "an object without a name is not understood");
+                    tracing::warn!(kind = %kind, error = %unusable, "object without a name ignored");
                     return;
                 };
                 let effect = match kind {
-                    Kind::NetworkPolicy => "it is not in force: pods that it was to isolate may be open",
+                    Kind::NetworkPolicy => "it is not in force: pods that it should isolate may be open",
                     _ => "it is not in force",
                 };
                 self.drop_object(&key);
@@ -287,7 +214,7 @@ impl State {
             }
         };
         let key = Key::of(&converted.change);
-        // A new Node gets its pod CIDR a moment later, but an Event would stay.
+        // A new Node gets its pod CIDR a moment later, and an Event could not be taken back.
         let lasting =
             if converted.flaws.iter().all(Flaw::is_of_new_node) { Lasting::Unknown } else { Lasting::Yes };
         let flaws =
@@ -308,36 +235,25 @@ impl State {
                 let local = LocalPod { uid: pod.uid, finished: is_finished, reported: pod.addresses.clone() };
                 self.unsettled |=
                     if is_local { self.local.put(&pod.name, local) } else { self.local.remove(&pod.name) };
-                // Its addresses may be the CNI cache's until now: settled before the consumer is told.
-                self.unsettled |= self.given.contains_key(&pod.name);
+                // Its addresses may have been those of the CNI results until now. They are resolved before
+                // the next update.
+                self.unsettled |= self.overrides.contains_key(&pod.name);
             }
             _ => {}
         }
-        self.wanted.remove(&key);
+        self.reread_queue.remove(&key);
         self.replace(key, change);
     }
 
-    /// An object has this form now.
+    /// Replaces the form of an object that is in force.
     fn replace(&mut self, key: Key, change: Change) {
         let objects = &mut self.objects;
-        self.differences.touch(&key, || objects.get(&key));
+        self.delta.record_before(&key, || objects.get(&key));
         objects.insert(key, change);
     }
 
-    /// When a pod's addresses were reported first: not when they were repeated in a later version, or one of them was taken back.
-    fn reported(&self, pod: &policy::Pod) -> u64 {
-        match self.objects.get(&Key::Pod(pod.name.clone())) {
-            Some(Change::Pod(before)) if before.uid == pod.uid => {
-                let known = self.local.reported(&pod.name).unwrap_or(&before.addresses);
-                let is_known = |address| known.contains(address);
-                // ALL of them.
-                if pod.addresses.iter().all(is_known) { before.reported } else { pod.reported }
-            }
-            _ => pod.reported,
-        }
-    }
-
-    /// Whether an object that is gone is the one that is known, and not an earlier one of the same name. An unknown UID may be either.
+    /// Whether a deleted object is the known one and not an earlier one of the same name. An unknown UID may
+    /// be either.
     fn is_same(&self, key: &Key, gone: &Identity) -> bool {
         let gone = &*gone.uid;
         match self.objects.get(key) {
@@ -347,15 +263,16 @@ impl State {
         }
     }
 
-    /// An object is gone.
+    /// Removes an object that is gone, and its problems.
     fn remove(&mut self, key: &Key) {
         self.problems.remove(key);
         self.drop_object(key);
     }
 
+    /// Removes an object from what is in force, and keeps its problems.
     fn drop_object(&mut self, key: &Key) {
         self.uids.remove(key);
-        self.wanted.remove(key);
+        self.reread_queue.remove(key);
         match key {
             Key::Policy(name) => {
                 self.version(name, None);
@@ -365,23 +282,23 @@ impl State {
             _ => {}
         }
         let objects = &mut self.objects;
-        self.differences.touch(key, || objects.get(key));
+        self.delta.record_before(key, || objects.get(key));
         objects.remove(key);
     }
 
-    /// A policy has this version now; `None`: it is gone.
+    /// Sets the version of a policy; `None` if it is gone.
     fn version(&mut self, name: &PolicyName, version: Option<&str>) {
         let old = match version {
             Some(version) => self.versions.insert(name.clone(), version.into()),
             None => {
-                self.said_over_budget.remove(name);
+                self.over_budget_reported.remove(name);
                 self.versions.remove(name)
             }
         };
-        self.told_versions.entry(name.clone()).or_insert(old);
+        self.reported_versions.entry(name.clone()).or_insert(old);
     }
 
-    /// What of an object was not understood: what and to what effect.
+    /// Sets the problems of an object: each flaw with its effect.
     fn problems(
         &mut self,
         kind: Kind,
@@ -409,7 +326,7 @@ impl State {
         if !self.problems.set(&key, &resource_version, problems) || lasting == Lasting::Unknown {
             return;
         }
-        self.misunderstood.push(Misunderstood {
+        self.warnings.push(ObjectWarning {
             reason: Reason::NotUnderstood,
             kind,
             namespace: identity.namespace.clone(),
@@ -419,55 +336,9 @@ impl State {
             message,
         });
     }
-
-    /// Brings the addresses of this node's pods to what API server and CNI cache say together.
-    fn settle(&mut self) {
-        if !std::mem::take(&mut self.unsettled) {
-            return;
-        }
-        let given = self.local.given(&self.claims);
-        let old = std::mem::replace(&mut self.given, given);
-        for name in old.keys().chain(self.given.keys()) {
-            let key = Key::Pod(name.clone());
-            let addresses = self.given.get(name).map(Vec::as_slice).or_else(|| self.local.reported(name));
-            let (Some(Change::Pod(pod)), Some(addresses)) = (self.objects.get(&key), addresses) else {
-                continue;
-            };
-            if pod.addresses != addresses {
-                let pod = policy::Pod { addresses: addresses.to_vec(), ..pod.clone() };
-                let objects = &mut self.objects;
-                self.differences.touch(&key, || objects.get(&key));
-                objects.insert(key, Change::Pod(pod));
-            }
-        }
-    }
-
-    /// How much there is now.
-    fn count(&self) -> ReadCounts {
-        let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        let (objects, policies) = (number(self.objects.len()), number(self.versions.len()));
-        ReadCounts { objects, policies, ..ReadCounts::default() }
-    }
-
-    /// Drops labels and texts that no object has any more, once there are many.
-    fn sweep_interner(&self) {
-        if self.interner.wants_sweep() {
-            self.interner.sweep(self.labels());
-        }
-    }
-
-    /// The label sets in use.
-    fn labels(&self) -> impl Iterator<Item = &Labels> {
-        let own = self.objects.values().filter_map(|change| match change {
-            Change::Pod(pod) => Some(&pod.labels),
-            Change::Namespace(namespace) => Some(&namespace.labels),
-            _ => None,
-        });
-        own.chain(self.differences.labels())
-    }
 }
 
-/// What identifies an object, also one of which nothing else is understood; `None` if it has no name.
+/// The key of an object, even if nothing else of it is understood; `None` if it has no name.
 fn key(kind: Kind, identity: &Identity, interner: &Interner) -> Option<Key> {
     let name = Some(&*identity.name).filter(|name| !name.is_empty())?;
     let namespace = || interner.text(&identity.namespace);

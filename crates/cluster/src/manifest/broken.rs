@@ -1,22 +1,21 @@
-//! Documents that can't be parsed: the policies that can still be read from them, and the message.
+//! Documents that can't be parsed: finds the policies that can still be read from them, and creates the
+//! message.
 //!
-//! A policy whose text breaks off isolates its pods if its namespace and podSelector were read. The message is that of the parser of the
-//! format that was meant.
+//! A policy whose text breaks off isolates its pods if its namespace and podSelector were read. The message
+//! comes from the parser of the format that was meant.
 
 use serde::de::DeserializeSeed;
 
+use super::cut_off::CutOff;
 use super::documents::Document;
-use super::words::{CUT_OFF, MAYBE_OPEN, OPEN, hidden, is_template};
-use super::{RawObject, Reader, Reading, convert, flow, held, lines, push_few, visible};
+use super::messages::{CUT_OFF, MAYBE_OPEN, OPEN, hidden, is_template};
+use super::raw_object::RawObject;
+use super::reading::Reading;
+use super::{Reader, flow, lines, manifest_object, push_few};
+use crate::convert;
+use crate::invisible::visible;
 
-/// A policy within which the text broke off.
-pub(super) struct CutOff {
-    label: String,
-    /// Whether it isolates its pods all the same.
-    is_closed: bool,
-}
-
-/// How much of a file has been read: see [`Reader::mark`].
+/// A position in the reading of a file: see [`Reader::mark`].
 pub(super) struct Mark {
     objects: usize,
     flaws: usize,
@@ -43,11 +42,11 @@ impl Reader<'_> {
         } else {
             return;
         };
-        // This parse fails, too, but the message of the YAML parser is the better one.
+        // This parse fails too, but the YAML parser has the better message.
         drop(result);
     }
 
-    /// How much has been read so far.
+    /// The current position.
     pub(super) fn mark(&self) -> Mark {
         let Reading { objects, flaws, failures, others, no_manifest } = &self.reading;
         Mark {
@@ -70,11 +69,11 @@ impl Reader<'_> {
         self.cut_off = None;
     }
 
-    /// Notes a document that can't be parsed.
+    /// Records a document that can't be parsed.
     pub(super) fn broken(&mut self, document: &Document<'_>, line: Option<usize>, message: &str) {
         let mut what = visible(message).into_owned();
         if let Some((at, hidden)) = hidden(document.text) {
-            what += &format!("; line {} has the invisible character {hidden} in it", document.line_of(at));
+            what += &format!("; line {} contains the invisible character {hidden}", document.line_of(at));
         }
         if is_template(document.text) {
             what += "; this looks like a template: render it first";
@@ -90,10 +89,10 @@ impl Reader<'_> {
         push_few(&mut self.reading.failures, problem);
     }
 
-    /// Converts what was read of a policy within which the text broke off.
+    /// Converts what was read of a policy in which the text broke off.
     pub(super) fn cut_off(&mut self, document: &Document<'_>, object: &RawObject, label: String) {
-        let change = convert::cut_off(&object.fields, &object.twice, self.interner);
+        let change = convert::cut_off(&object.fields, &object.duplicates, self.interner);
         self.cut_off = Some(CutOff { label, is_closed: change.is_some() });
-        self.reading.objects.extend(change.map(|change| held(change, document, object)));
+        self.reading.objects.extend(change.map(|change| manifest_object(change, document, object)));
     }
 }

@@ -1,10 +1,11 @@
-//! Splits a YAML text into its documents, so that each is parsed alone, and one that is broken spoils no other.
+//! Splits a YAML text into its documents, so that each is parsed separately, and a broken one does not affect
+//! the others.
 //!
-//! A line that begins with `---` and a blank or nothing starts a document wherever it stands: YAML forbids it inside
-//! every scalar (YAML 1.2.2, `c-forbidden`). So looking at the beginnings of lines is exact.
+//! A line that begins with `---` and a blank or nothing always starts a document: YAML forbids it inside
+//! every scalar (YAML 1.2.2, `c-forbidden`). So checking the beginnings of lines is exact.
 //!
-//! A byte order mark may stand in front of each document (YAML 1.2.2, 5.2). Where one begins a line, another file begins
-//! that was appended to this one: so a document begins there too, with or without `---`.
+//! A byte order mark may precede each document (YAML 1.2.2, 5.2). Where one begins a line, another file was
+//! appended to this one. So a document begins there too, with or without `---`.
 
 use serde::de::IgnoredAny;
 
@@ -23,23 +24,23 @@ pub(super) struct Document<'a> {
 }
 
 impl<'a> Document<'a> {
-    /// The JSON values that this document consists of, numbered from its own number on; the last may break off, or have
-    /// something behind it that is no value. `None` if it is no
-    /// JSON: the content decides, not the file's name.
+    /// The JSON values that this document consists of, numbered from its own number on. The last may break
+    /// off, or be followed by something that is not a value. `None` if the document is not JSON: the content
+    /// decides, not the file's name.
     pub fn json(&self) -> Option<Vec<Self>> {
         let marker = self.text.strip_prefix("---").filter(|_| is_start(self.text)).unwrap_or(self.text);
         let mut rest = marker.trim_start();
         if !rest.starts_with(['{', '[']) {
             return None;
         }
-        // The line of `rest`, which moves on with it: a file of many small values is walked through once.
+        // The line of `rest`, updated with it, so that a file of many small values is scanned once.
         let lines = |text: &str| text.matches('\n').count();
         let mut start = self.start + lines(&self.text[..self.text.len() - rest.len()]);
         let (mut values, mut last) = (Vec::<Self>::new(), rest);
         while !rest.is_empty() {
             if !rest.starts_with(['{', '[']) {
-                // One value with something behind it is YAML: a comment may follow, for example. Several values are JSON. The last
-                // one may have a brace too many, so what follows belongs to it.
+                // One value followed by something else is YAML: a comment may follow, for example. Several
+                // values are JSON. The last one may have an extra brace, so what follows belongs to it.
                 values.get(1)?;
                 values.last_mut()?.text = last;
                 return Some(values);
@@ -64,7 +65,7 @@ impl<'a> Document<'a> {
         Some(values)
     }
 
-    /// The content, without marker, directives and comments in front of it, if it is in flow style.
+    /// The content without leading marker, directives and comments, if it is in flow style.
     pub fn flow(&self) -> Option<&'a str> {
         let mut rest = self.text;
         loop {
@@ -91,7 +92,7 @@ impl<'a> Document<'a> {
     }
 }
 
-/// The documents of a YAML text. Comments and directives before the first `---` are no document.
+/// The documents of a YAML text. Comments and directives before the first `---` are not a document.
 pub(super) fn split(text: &str) -> Vec<Document<'_>> {
     let mut documents = Vec::new();
     let (mut from, mut start, mut at) = (0, 1, 0);
@@ -121,14 +122,14 @@ fn is_start(line: &str) -> bool {
     line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
 
-/// Whether the line starts a document and holds nothing of it.
+/// Whether the line starts a document and has no content.
 fn is_bare_start(line: &str) -> bool {
     is_start(line) && is_empty(&line[3..])
 }
 
-/// Whether the line has neither content nor directive: blank, or a comment.
+/// Whether the line has no content: it is blank, or a comment.
 fn is_empty(line: &str) -> bool {
-    // Some parsers end a line, and so a comment, at these as well.
+    // Some parsers also end a line, and so a comment, at these characters.
     let mut parts = line.split(['\r', '\u{85}', '\u{2028}', '\u{2029}']).map(str::trim);
     parts.all(|part| part.is_empty() || part.starts_with('#'))
 }

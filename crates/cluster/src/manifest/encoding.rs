@@ -1,27 +1,29 @@
-//! Bytes of a file to text, as kubectl reads them: a byte order mark decides, else it is UTF-8.
+//! Decodes the bytes of a file as kubectl does: a byte order mark determines the encoding, otherwise it is
+//! UTF-8.
 
 use std::borrow::Cow;
 
 use encoding_rs::{Encoding, UTF_8};
 
-/// A file's text.
+/// The text of a file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Decoded<'a> {
-    /// The text without the byte order mark in front of it.
+    /// The text without its byte order mark.
     pub text: Cow<'a, str>,
-    /// The line, from 1, on which the first bytes stand that are not of the encoding, and what is wrong there. U+FFFD stands in
-    /// their place, as for kubectl.
+    /// The line, from 1, of the first bytes that are invalid in the encoding, and what is wrong there. They
+    /// are replaced by U+FFFD, as by kubectl.
     pub flaw: Option<(usize, String)>,
 }
 
-/// The text of a file; or why it is none.
+/// Decodes a file, or returns why it can't be decoded.
 pub(super) fn decode(bytes: &[u8]) -> Result<Decoded<'_>, &'static str> {
     if bytes.starts_with(&[0, 0, 0xfe, 0xff]) || bytes.starts_with(&[0xff, 0xfe, 0, 0]) {
         return Err("the text is UTF-32, which kubectl doesn't read either: save it as UTF-8");
     }
     let (encoding, mark) = match Encoding::for_bom(bytes) {
         Some((encoding, length)) => (encoding, length),
-        // Every manifest begins with an ASCII character, in UTF-16 that is one byte and a zero (YAML 1.2.2, 5.2).
+        // Every manifest begins with an ASCII character. In UTF-16 that is one byte and a zero (YAML 1.2.2,
+        // 5.2).
         None if matches!(bytes, [0, first, ..] | [first, 0, ..] if first.is_ascii() && *first != 0) => {
             return Err(
                 "the text looks like UTF-16 without a byte order mark, which kubectl doesn't read either: \
@@ -37,7 +39,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Decoded<'_>, &'static str> {
         (
             line,
             format!(
-                "the text is not {}: U+FFFD is read in place of what is not, as by kubectl",
+                "the text is not valid {}: invalid bytes are read as U+FFFD, as by kubectl",
                 encoding.name()
             ),
         )

@@ -1,18 +1,21 @@
-//! Converts YAML in flow style that breaks off, such as `{kind: NetworkPolicy, spec: {`, to JSON that breaks off.
+//! Converts YAML in flow style that breaks off, such as `{kind: NetworkPolicy, spec: {`, to JSON that breaks
+//! off.
 //!
-//! A YAML parser holds a flow collection back until it is closed, since it may be the key of a mapping. So it says nothing about a
-//! policy that breaks off. A JSON parser hands over each field as it comes.
+//! A YAML parser holds a flow collection back until it is closed, because it may be the key of a mapping. So
+//! it reports nothing about a policy that breaks off. A JSON parser reports each field when it is read.
 //!
-//! Invariant: the JSON ends where the text breaks off, or before, and says nothing that the text does not say. Its outermost collection
-//! is never closed.
+//! Invariant: the JSON ends where the text breaks off, or before, and has nothing that the text does not
+//! have. Its outermost collection is never closed.
 
 use serde::de::DeserializeSeed;
 use serde_json::Value;
 
-use super::kept::{Keep, Kept, Notes, Trail};
-use super::yaml_options;
+use super::keep::Keep;
+use super::keep_seed::{KeepSeed, Trail};
+use super::read_context::ReadContext;
+use super::yaml::yaml_options;
 
-/// The JSON of a text that begins with `{` or `[`.
+/// Converts a text that begins with `{` or `[`.
 pub(super) fn to_json(text: &str) -> String {
     let mut flow = Flow { rest: text, json: String::new(), open: Vec::new(), last: Last::Comma };
     while flow.step().is_some() {}
@@ -22,12 +25,12 @@ pub(super) fn to_json(text: &str) -> String {
 struct Flow<'a> {
     rest: &'a str,
     json: String,
-    /// The brackets that are open, outermost first.
+    /// The open brackets, outermost first.
     open: Vec<char>,
     last: Last,
 }
 
-/// What came last.
+/// The last token.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Last {
     Open,
@@ -38,7 +41,7 @@ enum Last {
 }
 
 impl Flow<'_> {
-    /// Takes one token. `None` where the text ends, or goes on with what is not understood.
+    /// Handles one token. `None` if the text ends or continues with something that is not understood.
     fn step(&mut self) -> Option<()> {
         self.skip_blanks();
         let next = self.rest.chars().next()?;
@@ -63,7 +66,8 @@ impl Flow<'_> {
                 if self.last != Last::Node {
                     return None;
                 }
-                // Written in front of the next node: YAML allows a comma behind the last element, JSON does not.
+                // Written in front of the next node, because YAML allows a comma after the last element and
+                // JSON does not.
                 self.rest = &self.rest[1..];
                 self.last = Last::Comma;
             }
@@ -83,7 +87,7 @@ impl Flow<'_> {
         Some(())
     }
 
-    /// Writes the comma in front of a node. `None` if no node may begin here.
+    /// Writes the comma in front of a node. `None` if a node is not allowed here.
     fn node(&mut self) -> Option<()> {
         match self.last {
             Last::Node => return None,
@@ -121,7 +125,8 @@ impl Flow<'_> {
     }
 }
 
-/// The scalar that the text begins with, as it is written. `None` if it is not closed, or is no scalar: an alias, for example.
+/// The scalar that the text begins with, verbatim. `None` if it is not closed, or is not a scalar, but an
+/// alias, for example.
 fn scalar(text: &str) -> Option<&str> {
     let mut chars = text.char_indices().peekable();
     let (_, first) = chars.next()?;
@@ -129,7 +134,7 @@ fn scalar(text: &str) -> Option<&str> {
         while let Some((at, c)) = chars.next() {
             match c {
                 '\\' if first == '"' => drop(chars.next()),
-                // A single quote is written as two.
+                // Two single quotes stand for one.
                 '\'' if first == c && chars.peek().is_some_and(|(_, next)| *next == c) => drop(chars.next()),
                 _ if c == first => return text.get(..=at),
                 _ => {}
@@ -154,7 +159,7 @@ fn scalar(text: &str) -> Option<&str> {
         }
         before = c;
     }
-    // The text may break off within it.
+    // The text may break off within the scalar.
     None
 }
 
@@ -167,8 +172,8 @@ fn value(text: &str, is_key: bool) -> Option<Value> {
     if let Ok(value) = serde_json::from_str(text) {
         return Some(value);
     }
-    let notes = Notes::default();
-    let kept = Kept { keep: &Keep::All, at: Trail::field(""), notes: &notes };
+    let context = ReadContext::default();
+    let kept = KeepSeed { keep: &Keep::All, at: Trail::field(""), context: &context };
     serde_saphyr::with_deserializer_from_str_with_options(text, yaml_options(), |scalar| {
         kept.deserialize(scalar)
     })

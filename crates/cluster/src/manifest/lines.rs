@@ -1,4 +1,4 @@
-//! Finds the lines on which fields stand, for messages about them.
+//! Finds the lines of fields, for messages about them.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -7,8 +7,8 @@ use serde_saphyr::granit_parser::{Event, Parser};
 
 use crate::convert::{FieldPath, Step};
 
-/// For each path the line, from 1, of the field, or of the deepest field above it that is there. JSON is read as the
-/// YAML that it is. `None` where the text can't be parsed up to there.
+/// For each path: the line, from 1, of the field, or of the deepest existing field above it. JSON is parsed
+/// as YAML, which includes it. `None` if the text can't be parsed up to there.
 pub(super) fn find<'p>(text: &str, paths: impl Iterator<Item = &'p FieldPath>) -> Vec<Option<usize>> {
     let paths: Vec<Vec<String>> = paths.map(prefixes).collect();
     if paths.is_empty() {
@@ -25,7 +25,8 @@ pub(super) fn find<'p>(text: &str, paths: impl Iterator<Item = &'p FieldPath>) -
     paths.iter().map(line).collect()
 }
 
-/// The text of the element that the parser held back in a List that breaks off: a flow collection, which may be a key.
+/// The text of the element that the parser held back in a List that breaks off. The parser holds back a flow
+/// collection because it may be a key.
 pub(super) fn held_back_of_list(text: &str) -> Option<&str> {
     let mut walk = Walk::default();
     let end = walk.through(text);
@@ -45,7 +46,7 @@ pub(super) fn held_back_of_list(text: &str) -> Option<&str> {
     }
 }
 
-/// A path's text and those of all paths above it, from the root.
+/// The encoded path and all its prefixes, from the root.
 fn prefixes(path: &FieldPath) -> Vec<String> {
     let mut prefix = String::new();
     let mut all = vec![prefix.clone()];
@@ -59,7 +60,7 @@ fn prefixes(path: &FieldPath) -> Vec<String> {
     all
 }
 
-/// The text of a path has each step behind a byte that no name can be mistaken for.
+/// Appends a field to an encoded path. Each step follows a byte that does not occur in names.
 fn push_field(path: &mut String, name: &str) {
     path.push('\u{1}');
     path.push_str(name);
@@ -70,7 +71,7 @@ fn push_item(path: &mut String, index: usize) {
     let _ = write!(path, "\u{2}{index}");
 }
 
-/// A walk through the parser's events that always knows the path of the next node.
+/// A walk through the parser's events that tracks the path of the next node.
 #[derive(Default)]
 struct Walk<'p> {
     wanted: HashMap<&'p str, Option<usize>>,
@@ -78,14 +79,15 @@ struct Walk<'p> {
     open: Vec<Open>,
 }
 
-/// A mapping or list that is not over yet, and the length of its own path.
+/// An open mapping or list, and the length of its path.
 enum Open {
     Mapping { path: usize, value_next: bool },
     List { path: usize, next: usize },
 }
 
 impl<'p> Walk<'p> {
-    /// Walks through the text, or up to where it can't be parsed. Returns the byte at which the last event ends.
+    /// Walks through the text up to its end, or to where it can't be parsed. Returns the byte offset at which
+    /// the last event ends.
     fn through(&mut self, text: &str) -> usize {
         let mut end = 0;
         let mut parser = Parser::new_from_str(text);
@@ -112,7 +114,7 @@ impl<'p> Walk<'p> {
         end
     }
 
-    /// Takes note of a node that begins on `line`: brings the path up to it.
+    /// Handles a node that begins on `line`, and updates the path to it.
     fn node(&mut self, text: Option<&str>, line: usize) {
         match self.open.last_mut() {
             None => self.path.clear(),
@@ -124,7 +126,7 @@ impl<'p> Walk<'p> {
             Some(Open::Mapping { path, value_next }) => {
                 *value_next = !*value_next;
                 if !*value_next {
-                    // A value's line is its key's.
+                    // The line of a value is the line of its key.
                     return;
                 }
                 self.path.truncate(*path);

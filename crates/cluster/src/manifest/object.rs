@@ -1,85 +1,41 @@
-//! The objects of one document, as a stream: each is handed over before the one after the next is read.
+//! The objects of one document as a stream: each is passed on before the one after the next is read.
 //!
-//! Works on any [`Deserializer`], so on YAML, JSON and what a client of the Kubernetes API receives. Of the kinds that
-//! are converted only those fields are kept that the conversion looks at; of all others nothing.
+//! Works on any [`Deserializer`], so on YAML, JSON and the responses of the Kubernetes API. Of the kinds that
+//! are converted, only the fields that the conversion uses are kept; of all others, nothing.
 
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::kept::{Keep, Kept, LONGEST_NAME, Notes, Passed, Trail, shortened};
-use crate::convert::{FieldPath, Kind, Step, Twice};
+use super::keep::{Keep, LONGEST_NAME, shortened};
+use super::keep_seed::{KeepSeed, Trail};
+use super::last::Last;
+use super::raw_object::{Fault, RawObject};
+use super::read_context::{Passed, ReadContext};
+use crate::convert::{FieldPath, Kind, Step};
 use crate::invisible::as_seen;
 
-/// An object's fields, as far as they matter.
-#[derive(Clone, PartialEq, Debug, Default)]
-pub struct RawObject {
-    /// `apiVersion`.
-    pub api_version: Option<String>,
-    /// `kind`; for an element of a typed list that has none, the list's.
-    pub kind: Option<String>,
-    /// What the conversion takes.
-    pub fields: Value,
-    /// Where the object stands in its document, if that is a list.
-    pub at: Vec<Step>,
-    /// Fields that are written more than once, each with its path from the object's root.
-    pub twice: Vec<Twice>,
-    /// Fields that read like `apiVersion` or `kind`, and are written otherwise.
-    pub miswritten: Vec<String>,
-    /// Whether the text broke off within this object: `fields` has what came before.
-    pub is_cut: bool,
-    /// Why this is no object at all.
-    pub fault: Option<Fault>,
-}
-
-/// Why something is no object.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fault {
-    /// It has no fields: a text, a number, a list of such.
-    NoFields,
-    /// Objects in a list that doesn't say what it is.
-    BareList,
-    /// A list object whose items are no list.
-    NoItems,
-    /// A list object without items, however they were meant to be called.
-    WithoutItems,
-    /// Items of a list object that lacks its kind.
-    ListWithoutKind,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NoFields => "this is no object: it has no fields",
-            Self::BareList => "this is a list without a kind: use kind List and its items",
-            Self::NoItems => "items is no list",
-            Self::WithoutItems => "this is a list without items: is the field items written otherwise?",
-            Self::ListWithoutKind => "this is a list without a kind: add apiVersion v1 and kind List",
-        })
-    }
-}
-
 impl<'de> de::Deserialize<'de> for RawObject {
-    /// Reads one object that is no list.
+    /// Reads one object that is not a list.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut found = None;
         Objects::new(&mut |object| found = Some(object)).deserialize(deserializer)?;
-        found.ok_or_else(|| de::Error::custom("an object was expected, and not a list of them"))
+        found.ok_or_else(|| de::Error::custom("expected an object, found a list"))
     }
 }
 
 impl RawObject {
-    /// Reads one object that need not say its kind: an element of a list of the API, which are all of one kind.
+    /// Reads one object that may lack its kind: an item of an API list, whose items are all of one kind.
     pub(crate) fn of_kind<'de, D: Deserializer<'de>>(kind: Kind, deserializer: D) -> Result<Self, D::Error> {
         let mut found = None;
         let sink = &mut |object| found = Some(object);
         Objects { by_hand: false, ..Objects::of_kind(kind, sink) }.deserialize(deserializer)?;
-        found.ok_or_else(|| de::Error::custom("an object was expected, and not a list of them"))
+        found.ok_or_else(|| de::Error::custom("expected an object, found a list"))
     }
 
-    /// The same, of a large text: of a policy only which pods it isolates. Fails if the fields that matter have more than
-    /// `most` bytes.
+    /// Reads an outline of an object with a large text: of a policy, only the pods that it isolates. Fails if
+    /// the fields that matter have more than `most` bytes.
     pub(crate) fn outline<'de, D: Deserializer<'de>>(
         kind: Kind,
         most: usize,
@@ -89,35 +45,35 @@ impl RawObject {
         let sink = &mut |object| found = Some(object);
         Objects { by_hand: false, most: Some(most), ..Objects::of_kind(kind, sink) }
             .deserialize(deserializer)?;
-        found.ok_or_else(|| de::Error::custom("an object was expected, and not a list of them"))
+        found.ok_or_else(|| de::Error::custom("expected an object, found a list"))
     }
 }
 
-/// Reads a document and hands over the objects in it, those of `List` objects one by one.
+/// Reads a document and passes on the objects in it, those of `List` objects one by one.
 pub(super) struct Objects<'a> {
     sink: &'a mut dyn FnMut(RawObject),
     at: Vec<Step>,
-    /// `apiVersion` and `kind` of an object that doesn't say: the elements of a typed list don't have to.
+    /// `apiVersion` and `kind` of an object that has none: items of a typed list may omit them.
     default: Option<(String, String)>,
-    /// Whether a person or a template may have written it: an API server writes no field twice.
+    /// Whether a person or a template may have written it. An API server writes no duplicate fields.
     by_hand: bool,
-    /// The most bytes of an object that are kept; then of a policy only which pods it isolates.
+    /// The most bytes of an object that are kept. If set, only the outline of a policy is kept.
     most: Option<usize>,
 }
 
 impl<'a> Objects<'a> {
-    /// Hands over to `sink`.
+    /// Passes the objects to `sink`.
     pub fn new(sink: &'a mut dyn FnMut(RawObject)) -> Self {
         Self { sink, at: Vec::new(), default: None, by_hand: true, most: None }
     }
 
-    /// The same, of objects that need not say their kind.
+    /// Passes objects that may lack their kind to `sink`.
     fn of_kind(kind: Kind, sink: &'a mut dyn FnMut(RawObject)) -> Self {
         let default = Some((kind.api_version().into_owned(), kind.name().into_owned()));
         Self { default, ..Self::new(sink) }
     }
 
-    /// Reads one element of a List's `items`.
+    /// Reads one item of a List.
     pub fn element(self) -> Self {
         Self { at: vec![Step::Field("items".into())], ..self }
     }
@@ -144,7 +100,7 @@ impl<'de> Visitor<'de> for Objects<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
         let Self { sink, at, default, by_hand, most } = self;
-        let mut parts = Parts { at, default, notes: Notes::of(by_hand, most), ..Parts::default() };
+        let mut parts = Parts { at, default, context: ReadContext::of(by_hand, most), ..Parts::default() };
         let read = parts.read(map, sink);
         match &read {
             Ok(()) if parts.types.is_list() && !parts.has_items => {
@@ -155,7 +111,7 @@ impl<'de> Visitor<'de> for Objects<'_> {
                 sink(RawObject { at: parts.at, fault: Some(Fault::ListWithoutKind), ..RawObject::default() });
             }
             Ok(()) => sink(parts.object(false)),
-            // Of a policy its namespace and its podSelector may be known already, so which pods it is about.
+            // A policy's namespace and podSelector may be known already, and so the pods that it concerns.
             Err(_) if parts.kind().is_some_and(|kind| Kind::named(kind) == Some(Kind::NetworkPolicy)) => {
                 sink(parts.object(true));
             }
@@ -176,7 +132,7 @@ impl<'de> Visitor<'de> for Objects<'_> {
         Ok(())
     }
 
-    /// A document without content is no object, and nothing is wrong with it. An element of a list is.
+    /// An empty document is not an object, and that is not an error. An empty item of a list is one.
     fn visit_unit<E: de::Error>(self) -> Result<(), E> {
         if !self.at.is_empty() {
             self.fault(Fault::NoFields);
@@ -210,19 +166,19 @@ impl<'de> Visitor<'de> for Objects<'_> {
     }
 }
 
-/// An object as far as it was read.
+/// The parts of an object that were read so far.
 #[derive(Default)]
 struct Parts {
     at: Vec<Step>,
     default: Option<(String, String)>,
     types: Types,
     fields: Map<String, Value>,
-    /// Elements that came before it was said that this is a list.
+    /// Items that were read before the kind, which says whether this is a list.
     early: Option<Vec<RawObject>>,
-    /// Whether there are items.
+    /// Whether there is a field `items`.
     has_items: bool,
     miswritten: Vec<String>,
-    notes: Notes,
+    context: ReadContext,
 }
 
 impl Parts {
@@ -230,25 +186,25 @@ impl Parts {
         self.types.kind.as_deref().or(self.default.as_ref().map(|(_, kind)| kind.as_str()))
     }
 
-    /// Reads all fields; the elements of a list go to `sink`.
+    /// Reads all fields. The items of a list go to `sink`.
     fn read<'de, A: MapAccess<'de>>(
         &mut self,
         mut map: A,
         sink: &mut dyn FnMut(RawObject),
     ) -> Result<(), A::Error> {
-        // Those of which nothing is kept.
+        // The names of fields that are not kept.
         let mut passed = Passed::default();
-        let by_hand = self.notes.by_hand;
+        let by_hand = self.context.by_hand;
         while let Some(name) = map.next_key::<String>()? {
             if name.len() > LONGEST_NAME {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             }
             let at = Trail::field(&name);
-            let notes = &self.notes;
+            let context = &self.context;
             match name.as_str() {
                 "apiVersion" | "kind" => {
-                    let value = map.next_value_seed(Kept { keep: &Keep::All, at, notes })?;
+                    let value = map.next_value_seed(KeepSeed { keep: &Keep::All, at, context })?;
                     let slot =
                         if name == "kind" { &mut self.types.kind } else { &mut self.types.api_version };
                     let bounded = |text: &str| {
@@ -257,7 +213,7 @@ impl Parts {
                     let text = value.as_str().map(bounded);
                     if let Some(before) = std::mem::replace(slot, text) {
                         let path = FieldPath(vec![Step::Field(name)]);
-                        self.notes.again(path, Some((&Value::from(before), &value)));
+                        self.context.again(path, Some((&Value::from(before), &value)));
                     }
                 }
                 "items" if self.types.kind.is_none() || self.types.is_list() => {
@@ -276,20 +232,20 @@ impl Parts {
                         map.next_value_seed(Items { sink: &mut sink, at: place, default: None, by_hand })?;
                     }
                 }
-                _ => match notes.keep_of(self.kind(), &name) {
+                _ => match context.keep_of(self.kind(), &name) {
                     Keep::Nothing => {
                         map.next_value::<IgnoredAny>()?;
                         self.passed(&name);
                         if by_hand && passed.again(&name) {
-                            self.notes.again(FieldPath(vec![Step::Field(name)]), None);
+                            self.context.again(FieldPath(vec![Step::Field(name)]), None);
                         }
                     }
                     keep => {
-                        let value = map.next_value_seed(Kept { keep, at, notes })?;
+                        let value = map.next_value_seed(KeepSeed { keep, at, context })?;
                         self.passed(&name);
                         if let Some(before) = self.fields.get(&name) {
                             let path = FieldPath(vec![Step::Field(name.clone())]);
-                            self.notes.again(path, Some((before, &value)));
+                            self.context.again(path, Some((before, &value)));
                         }
                         self.fields.insert(name, value);
                     }
@@ -299,9 +255,9 @@ impl Parts {
         Ok(())
     }
 
-    /// Takes note of a field's name that may be meant to be another.
+    /// Records a field's name if it is probably a misspelling of `apiVersion` or `kind`.
     fn passed(&mut self, name: &str) {
-        /// The most elements that are kept.
+        /// The most that are kept.
         const MOST: usize = 3;
         let seen = as_seen(name);
         if self.miswritten.len() < MOST
@@ -311,12 +267,12 @@ impl Parts {
         }
     }
 
-    /// Whether an element that came before any kind is an object.
+    /// Whether an item that was read before the kind is an object.
     fn has_early_objects(&self) -> bool {
         self.early.iter().flatten().any(|element| element.kind.is_some())
     }
 
-    /// The elements that came before the list's kind was known.
+    /// Passes on the items that were read before the list's kind was known.
     fn hand_over_early(self, sink: &mut dyn FnMut(RawObject)) {
         for mut element in self.early.into_iter().flatten() {
             if let Some((api_version, kind)) = self.types.of_elements().filter(|_| element.kind.is_none()) {
@@ -327,13 +283,13 @@ impl Parts {
         }
     }
 
-    /// The object; `is_cut` if the text broke off within it.
+    /// The object. `is_cut` says that the text broke off within it.
     fn object(mut self, is_cut: bool) -> RawObject {
         if let Some((api_version, kind)) = self.default.filter(|_| self.types.kind.is_none()) {
             self.types.kind = Some(kind);
             self.types.api_version.get_or_insert(api_version);
         }
-        if let Some((name, fields)) = self.notes.cut() {
+        if let Some((name, fields)) = self.context.cut() {
             self.fields.insert(name.into(), fields);
         }
         RawObject {
@@ -341,7 +297,7 @@ impl Parts {
             kind: self.types.kind,
             fields: Value::Object(self.fields),
             at: self.at,
-            twice: self.notes.twice(),
+            duplicates: self.context.duplicates(),
             miswritten: self.miswritten,
             is_cut,
             fault: None,
@@ -349,7 +305,7 @@ impl Parts {
     }
 }
 
-/// `apiVersion` and `kind`, as far as they were read.
+/// `apiVersion` and `kind`, if they were read.
 #[derive(Default)]
 struct Types {
     api_version: Option<String>,
@@ -362,14 +318,14 @@ impl Types {
         self.kind.as_ref().is_some_and(|kind| kind.ends_with("List"))
     }
 
-    /// `apiVersion` and `kind` of a typed list's elements.
+    /// `apiVersion` and `kind` of a typed list's items.
     fn of_elements(&self) -> Option<(String, String)> {
         let kind = self.kind.as_ref()?.strip_suffix("List").filter(|kind| !kind.is_empty())?;
         Some((self.api_version.clone().unwrap_or_default(), kind.to_owned()))
     }
 }
 
-/// The elements of a list object.
+/// The items of a list object.
 struct Items<'a> {
     sink: &'a mut dyn FnMut(RawObject),
     at: Vec<Step>,
@@ -423,37 +379,5 @@ impl<'de> Visitor<'de> for Items<'_> {
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
         (self.sink)(RawObject { at: self.at, fault: Some(Fault::NoItems), ..RawObject::default() });
         Ok(())
-    }
-}
-
-/// The last object of a list. If a brace too many ends it, its next fields look like elements without fields, and the text breaks off
-/// soon after.
-struct Last<'a> {
-    sink: &'a mut dyn FnMut(RawObject),
-    object: Option<RawObject>,
-    /// The first elements without fields behind it.
-    others: Vec<RawObject>,
-}
-
-impl Last<'_> {
-    fn next(&mut self, next: RawObject) {
-        /// The most elements that are kept.
-        const MOST: usize = 200;
-        if next.fault != Some(Fault::NoFields) {
-            self.hand_over(false);
-            self.object = Some(next);
-        } else if self.others.len() < MOST {
-            self.others.push(next);
-        }
-    }
-
-    /// Hands over all that is held; `is_broken` says that the text broke off behind it.
-    fn hand_over(&mut self, is_broken: bool) {
-        if let Some(mut object) = self.object.take() {
-            let is_policy = object.kind.as_deref().and_then(Kind::named) == Some(Kind::NetworkPolicy);
-            object.is_cut |= is_broken && is_policy && !self.others.is_empty();
-            (self.sink)(object);
-        }
-        self.others.drain(..).for_each(&mut *self.sink);
     }
 }

@@ -1,6 +1,6 @@
-//! The Kubernetes API as a source, against an API server that does what real ones do on bad days: whatever happens, the consumer
-//! ends up with what the API server holds, and is never told anything twice.
+//! Tests the Kubernetes API as a source against an API server that injects faults. Whatever happens, the
+//! consumer ends up with what the API server holds, and gets nothing twice.
 
-mod follower;
+mod consumer;
 mod scenarios;
 mod server;

@@ -1,4 +1,5 @@
-//! An API server as far as a reader sees it: lists in pages, watches with bookmarks, versions; and, on demand, its bad days.
+//! An API server as far as a client sees it, with lists in pages, watches with bookmarks, and versions. It
+//! can inject faults.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -24,60 +25,60 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-/// How often a watch on which nothing happens says where it is.
+/// How often an idle watch sends a bookmark.
 const BOOKMARK: Duration = Duration::from_millis(100);
 
-/// What is wrong with the server.
+/// The faults of the server.
 #[derive(Debug, Default)]
-pub struct Day {
+pub struct Faults {
     /// 403 for these resources.
     pub forbidden: BTreeSet<&'static str>,
     /// The token that is accepted; empty: any.
     pub token: String,
-    /// The next watch of each of these says nothing, for ever.
+    /// The next watch of each of these kinds stays silent.
     pub silent: Vec<Kind>,
-    /// So many of the next pages that follow a first one break off in the middle.
+    /// How many of the next continuation pages break off in the middle.
     pub torn_pages: usize,
     /// How many of the next lists of a single object fail.
     pub failing_rereads: usize,
-    /// So many of the next continue tokens are too old.
+    /// How many of the next continue tokens are expired.
     pub old_tokens: usize,
-    /// The next watch of each of these begins with a line that is no JSON.
+    /// The next watch of each of these kinds begins with a line that is not JSON.
     pub garbled: Vec<Kind>,
-    /// The next watch of each of these breaks off within its first line.
+    /// The next watch of each of these kinds breaks off within its first line.
     pub torn_lines: Vec<Kind>,
-    /// A watch from a version that is too old is answered by 410, and not by an event that says so.
+    /// A watch from an expired version is answered with 410 instead of an error event.
     pub gone_at_once: bool,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct Store {
     version: u64,
     /// By resource and `namespace/name`.
     objects: BTreeMap<(&'static str, String), Value>,
-    /// What happened, with its version.
+    /// The events, with their versions.
     log: Vec<(u64, &'static str, Value)>,
-    /// What happened up to here is forgotten.
-    forgotten: u64,
-    /// The rest of lists that are under way.
+    /// Events up to this version are no longer available.
+    compacted: u64,
+    /// The remaining items of lists in progress.
     rests: BTreeMap<String, (u64, Vec<Value>)>,
-    /// The watches that are to end, by number.
+    /// The number of times that all watches were ended.
     cut: u64,
-    day: Day,
-    /// The Events that were created, or the name that was there already.
+    faults: Faults,
+    /// The Events that were created.
     events: Vec<Value>,
-    /// How many lists were begun.
+    /// The number of lists that were started.
     lists: usize,
-    /// How many times a single object was listed.
+    /// The number of lists of a single object.
     rereads: usize,
-    /// How many objects of each kind a page was to have at most, the last time one was asked for.
+    /// The limit of the last requested page of each kind.
     limits: BTreeMap<Kind, usize>,
 }
 
 #[derive(Clone, Debug)]
 struct Shared {
-    held: Arc<Mutex<Held>>,
-    news: Arc<watch::Sender<u64>>,
+    store: Arc<Mutex<Store>>,
+    changes: Arc<watch::Sender<u64>>,
 }
 
 /// See the module.
@@ -90,13 +91,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// Up, and empty.
+    /// Starts an empty server.
     pub fn start() -> Self {
-        let shared = Shared { held: Arc::default(), news: Arc::new(watch::Sender::new(0)) };
+        let shared = Shared { store: Arc::default(), changes: Arc::new(watch::Sender::new(0)) };
         let folder = tempfile::tempdir().expect("a folder");
         let mut server =
             Self { shared, address: SocketAddr::from(([127, 0, 0, 1], 0)), runtime: None, folder };
-        server.held().version = 100;
+        server.store().version = 100;
         server.up();
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
@@ -109,12 +110,12 @@ impl Server {
         server
     }
 
-    /// The file by which it is found.
+    /// The kubeconfig of the server.
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
     }
 
-    /// The file with the token by which readers come.
+    /// The file with the clients' token.
     pub fn token(&self) -> PathBuf {
         self.folder.path().join("token")
     }
@@ -126,7 +127,7 @@ impl Server {
         }
     }
 
-    /// There again, at the same address.
+    /// Starts the server again at the same address.
     pub fn up(&mut self) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -140,76 +141,76 @@ impl Server {
         self.runtime = Some(runtime);
     }
 
-    /// Changes what is wrong with it.
-    pub fn day(&self, change: impl FnOnce(&mut Day)) {
-        change(&mut self.held().day);
+    /// Changes the faults.
+    pub fn faults(&self, change: impl FnOnce(&mut Faults)) {
+        change(&mut self.store().faults);
     }
 
     /// Creates or changes an object.
     pub fn put(&self, kind: Kind, mut object: Value) {
-        let mut held = self.held();
-        held.version += 1;
-        let version = held.version;
+        let mut store = self.store();
+        store.version += 1;
+        let version = store.version;
         let key = (resource(kind), full_name(&object));
         object["metadata"]["resourceVersion"] = json!(version.to_string());
         object["metadata"]["uid"] = json!(format!("uid-{}", key.1));
-        let what = if held.objects.contains_key(&key) { "MODIFIED" } else { "ADDED" };
-        held.log.push((version, key.0, event(what, kind, &object)));
-        held.objects.insert(key, object);
-        drop(held);
-        self.shared.news.send_modify(|news| *news += 1);
+        let what = if store.objects.contains_key(&key) { "MODIFIED" } else { "ADDED" };
+        store.log.push((version, key.0, event(what, kind, &object)));
+        store.objects.insert(key, object);
+        drop(store);
+        self.shared.changes.send_modify(|changes| *changes += 1);
     }
 
     /// Deletes an object.
     pub fn delete(&self, kind: Kind, name: &str) {
-        let mut held = self.held();
-        let Some(mut object) = held.objects.remove(&(resource(kind), name.to_owned())) else { return };
-        held.version += 1;
-        let version = held.version;
+        let mut store = self.store();
+        let Some(mut object) = store.objects.remove(&(resource(kind), name.to_owned())) else { return };
+        store.version += 1;
+        let version = store.version;
         object["metadata"]["resourceVersion"] = json!(version.to_string());
-        held.log.push((version, resource(kind), event("DELETED", kind, &object)));
-        drop(held);
-        self.shared.news.send_modify(|news| *news += 1);
+        store.log.push((version, resource(kind), event("DELETED", kind, &object)));
+        drop(store);
+        self.shared.changes.send_modify(|changes| *changes += 1);
     }
 
-    /// Ends all watches as a server does that restarts.
+    /// Ends all watches, like a server that restarts.
     pub fn cut(&self) {
-        self.held().cut += 1;
-        self.shared.news.send_modify(|news| *news += 1);
+        self.store().cut += 1;
+        self.shared.changes.send_modify(|changes| *changes += 1);
     }
 
-    /// Forgets what happened until now: whoever asks from an older version must list anew.
-    pub fn forget(&self) {
-        let mut held = self.held();
-        held.forgotten = held.version;
-        held.rests.clear();
+    /// Drops the events until now, so a client with an older version must list again.
+    pub fn compact(&self) {
+        let mut store = self.store();
+        store.compacted = store.version;
+        store.rests.clear();
     }
 
     /// The Events that were created.
     pub fn events(&self) -> Vec<Value> {
-        self.held().events.clone()
+        self.store().events.clone()
     }
 
-    /// How many objects a page of this kind was to have at most, the last time one was asked for.
+    /// The limit of the last requested page of this kind.
     pub fn limit(&self, kind: Kind) -> usize {
-        self.held().limits[&kind]
+        self.store().limits[&kind]
     }
 
-    /// How many lists were begun.
+    /// The number of lists that were started.
     pub fn lists(&self) -> usize {
-        self.held().lists
+        self.store().lists
     }
 
-    /// How many times a single object was listed.
+    /// The number of lists of a single object.
     pub fn rereads(&self) -> usize {
-        self.held().rereads
+        self.store().rereads
     }
 
-    /// What a reader should know, made from the objects that there are, without any history.
+    /// What a client should have, computed from the current objects, without any history.
     pub fn model(&self) -> Inventory {
         let (interner, mut inventory, mut namespaces) =
             (Interner::new(), Inventory::default(), Namespaces::default());
-        for ((resource, _), object) in &self.held().objects {
+        for ((resource, _), object) in &self.store().objects {
             let kind = Kind::ALL.into_iter().find(|kind| kind.plural() == *resource).expect("a kind");
             match convert(kind, object, &[], &interner).expect("an object").change {
                 Change::Namespace(namespace) => namespaces.described(namespace),
@@ -225,27 +226,27 @@ impl Server {
         inventory
     }
 
-    /// The versions of the policies that there are.
+    /// The versions of the existing policies.
     pub fn policy_versions(&self) -> BTreeMap<String, String> {
-        let held = self.held();
-        let policies = held.objects.iter().filter(|((resource, _), _)| *resource == "networkpolicies");
+        let store = self.store();
+        let policies = store.objects.iter().filter(|((resource, _), _)| *resource == "networkpolicies");
         let version =
             |object: &Value| object["metadata"]["resourceVersion"].as_str().expect("a version").to_owned();
         policies.map(|((_, name), object)| (name.clone(), version(object))).collect()
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.shared.held()
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.shared.store()
     }
 }
 
 impl Shared {
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One of several times.
+/// Whether there is one more time left. Decrements the count.
 fn once(left: &mut usize) -> bool {
     let is_left = *left > 0;
     *left = left.saturating_sub(1);
@@ -272,7 +273,7 @@ fn full_name(object: &Value) -> String {
     text("namespace").map_or_else(|| name.to_owned(), |namespace| format!("{namespace}/{name}"))
 }
 
-/// A line of a watch. Here, unlike in lists, objects say their kind.
+/// A line of a watch. Unlike in lists, objects have their kind here.
 fn event(what: &str, kind: Kind, object: &Value) -> Value {
     let mut object = object.clone();
     object["apiVersion"] = json!(kind.api_version());
@@ -313,12 +314,12 @@ async fn answer(
         return refusal(404, "NotFound");
     };
     {
-        let held = shared.held();
+        let store = shared.store();
         let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        if !held.day.token.is_empty() && token != Some(&format!("Bearer {}", held.day.token)) {
+        if !store.faults.token.is_empty() && token != Some(&format!("Bearer {}", store.faults.token)) {
             return refusal(401, "Unauthorized");
         }
-        if held.day.forbidden.contains(resource(kind)) {
+        if store.faults.forbidden.contains(resource(kind)) {
             return refusal(403, "Forbidden");
         }
     }
@@ -327,39 +328,39 @@ async fn answer(
         return watch(shared, kind, from);
     }
     if let Some(fields) = query.get("fieldSelector") {
-        return list_one(&mut shared.held(), kind, namespace, fields);
+        return list_one(&mut shared.store(), kind, namespace, fields);
     }
     list(&shared, kind, &query)
 }
 
 fn create_event(shared: &Shared, body: &str) -> Response {
-    let mut held = shared.held();
-    if held.day.forbidden.contains("events") {
+    let mut store = shared.store();
+    if store.faults.forbidden.contains("events") {
         return refusal(403, "Forbidden");
     }
     let event: Value = serde_json::from_str(body).expect("JSON");
-    if held.events.iter().any(|known| known["metadata"]["name"] == event["metadata"]["name"]) {
+    if store.events.iter().any(|known| known["metadata"]["name"] == event["metadata"]["name"]) {
         return refusal(409, "AlreadyExists");
     }
-    held.events.push(event.clone());
+    store.events.push(event.clone());
     (StatusCode::CREATED, event.to_string()).into_response()
 }
 
 fn list(shared: &Shared, kind: Kind, query: &BTreeMap<String, String>) -> Response {
-    let mut held = shared.held();
+    let mut store = shared.store();
     let limit: usize = query.get("limit").and_then(|limit| limit.parse().ok()).expect("a limit");
-    held.limits.insert(kind, limit);
+    store.limits.insert(kind, limit);
     let (version, mut items) = match query.get("continue") {
         None => {
-            held.lists += 1;
-            let items = held.objects.iter().filter(|((of, _), _)| *of == resource(kind));
-            (held.version, items.map(|(_, object)| object.clone()).collect::<Vec<_>>())
+            store.lists += 1;
+            let items = store.objects.iter().filter(|((of, _), _)| *of == resource(kind));
+            (store.version, items.map(|(_, object)| object.clone()).collect::<Vec<_>>())
         }
         Some(token) => {
-            if once(&mut held.day.old_tokens) {
+            if once(&mut store.faults.old_tokens) {
                 return refusal(410, "Expired");
             }
-            match held.rests.get(token) {
+            match store.rests.get(token) {
                 Some(rest) => rest.clone(),
                 None => return refusal(410, "Expired"),
             }
@@ -370,13 +371,13 @@ fn list(shared: &Shared, kind: Kind, query: &BTreeMap<String, String>) -> Respon
     if !rest.is_empty() {
         let token = format!("{}-{version}-{}", resource(kind), rest.len());
         metadata["continue"] = json!(token);
-        held.rests.insert(token, (version, rest));
+        store.rests.insert(token, (version, rest));
     }
     let text = json!({
         "kind": format!("{}List", kind.name()), "apiVersion": kind.api_version(), "metadata": metadata, "items": items,
     })
     .to_string();
-    if query.contains_key("continue") && once(&mut held.day.torn_pages) {
+    if query.contains_key("continue") && once(&mut store.faults.torn_pages) {
         let half = text[..text.len() / 2].to_owned();
         let broken = std::io::Error::other("torn");
         return Body::from_stream(stream::iter([Ok(half), Err(broken)])).into_response();
@@ -384,27 +385,27 @@ fn list(shared: &Shared, kind: Kind, query: &BTreeMap<String, String>) -> Respon
     text.into_response()
 }
 
-/// The list of the one object with this name.
-fn list_one(held: &mut Held, kind: Kind, namespace: Option<&str>, fields: &str) -> Response {
-    held.rereads += 1;
-    if once(&mut held.day.failing_rereads) {
+/// Lists the one object with this name.
+fn list_one(store: &mut Store, kind: Kind, namespace: Option<&str>, fields: &str) -> Response {
+    store.rereads += 1;
+    if once(&mut store.faults.failing_rereads) {
         return refusal(503, "ServiceUnavailable");
     }
     let name = fields.strip_prefix("metadata.name=").expect("a name");
     let name = namespace.map_or_else(|| name.to_owned(), |namespace| format!("{namespace}/{name}"));
-    let items: Vec<&Value> = held.objects.get(&(resource(kind), name)).into_iter().collect();
-    json!({"metadata": {"resourceVersion": held.version.to_string()}, "items": items})
+    let items: Vec<&Value> = store.objects.get(&(resource(kind), name)).into_iter().collect();
+    json!({"metadata": {"resourceVersion": store.version.to_string()}, "items": items})
         .to_string()
         .into_response()
 }
 
-/// Where a watch is.
+/// The state of a watch.
 struct At {
     shared: Shared,
     kind: Kind,
     seen: u64,
     cut: u64,
-    news: watch::Receiver<u64>,
+    changes: watch::Receiver<u64>,
     bookmark: Instant,
     first: Vec<String>,
     silent: bool,
@@ -413,30 +414,30 @@ struct At {
 
 fn watch(shared: Shared, kind: Kind, from: u64) -> Response {
     let at = {
-        let mut held = shared.held();
-        let is_old = from < held.forgotten;
-        if is_old && held.day.gone_at_once {
+        let mut store = shared.store();
+        let is_old = from < store.compacted;
+        if is_old && store.faults.gone_at_once {
             return refusal(410, "Expired");
         }
         let mut first = Vec::new();
         if is_old {
             first.push(json!({"type": "ERROR", "object": status(410, "Expired")}).to_string());
-        } else if once_for(&mut held.day.garbled, kind) {
+        } else if once_for(&mut store.faults.garbled, kind) {
             first.push("{\"type\": \"ADDED\", \"object\": {\"metadata\": ]}}".to_owned());
         }
-        let is_torn = !is_old && once_for(&mut held.day.torn_lines, kind);
+        let is_torn = !is_old && once_for(&mut store.faults.torn_lines, kind);
         if is_torn {
             first.push("{\"type\": \"ADDED\", \"object\": {\"meta".to_owned());
         }
-        let silent = !is_old && once_for(&mut held.day.silent, kind);
-        let (cut, news) = (held.cut, shared.news.subscribe());
-        drop(held);
+        let silent = !is_old && once_for(&mut store.faults.silent, kind);
+        let (cut, changes) = (store.cut, shared.changes.subscribe());
+        drop(store);
         At {
             shared,
             kind,
             seen: from,
             cut,
-            news,
+            changes,
             bookmark: Instant::now() + BOOKMARK,
             first,
             silent,
@@ -455,15 +456,15 @@ async fn next_lines(mut at: At) -> Option<(Result<String, Infallible>, At)> {
             return None;
         }
         let lines = {
-            let held = at.shared.held();
-            if held.cut != at.cut {
+            let store = at.shared.store();
+            if store.cut != at.cut {
                 return None;
             }
             let new =
-                held.log.iter().filter(|(version, of, _)| *version > at.seen && *of == resource(at.kind));
+                store.log.iter().filter(|(version, of, _)| *version > at.seen && *of == resource(at.kind));
             let lines: Vec<String> = new.map(|(_, _, event)| event.to_string() + "\n").collect();
             if !at.silent {
-                at.seen = held.version;
+                at.seen = store.version;
             }
             lines
         };
@@ -472,7 +473,7 @@ async fn next_lines(mut at: At) -> Option<(Result<String, Infallible>, At)> {
             return Some((Ok(lines.concat()), at));
         }
         tokio::select! {
-            changed = at.news.changed() => if changed.is_err() { return None },
+            changed = at.changes.changed() => if changed.is_err() { return None },
             () = sleep_until(at.bookmark), if !at.silent => {
                 at.bookmark = Instant::now() + BOOKMARK;
                 let object = json!({"metadata": {"resourceVersion": at.seen.to_string()}});

@@ -13,24 +13,27 @@ fn s11_a_namespace_has_its_name_as_a_label() {
 }
 
 #[test]
-fn s37_labels_that_cannot_be_read_are_unknown_and_the_object_is_there() {
+fn s37_labels_that_cannot_be_read_are_unknown_and_the_object_exists() {
     for (labels, said) in [
-        ("{app: x, version: 1.1}", "metadata.labels.version: the value 1.1 is no text: put it in quotes"),
-        ("[]", "metadata.labels: a list is no mapping"),
+        (
+            "{app: x, version: 1.1}",
+            "metadata.labels.version: the value 1.1 is not a string: put it in quotes",
+        ),
+        ("[]", "metadata.labels: a list is not a mapping"),
     ] {
         let (change, flaws) =
             one(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: web, labels: {labels}}}\n"));
         assert_eq!(change, Change::Namespace(Namespace { name: "web".into(), labels: Labels::unknown() }));
-        let effect = "the namespace's labels are unknown: rules that ask for them allow nothing from or to its pods, \
-                      and policies that might select its pods isolate them";
+        let effect = "the namespace's labels are unknown: rules that select by them allow nothing from or to \
+                      its pods, and policies that might select its pods isolate them";
         assert_eq!(flaws, [format!("{said}; {effect}")]);
         let (change, flaws) = one(&format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: a, labels: {labels}}}\nstatus: {{podIP: 10.0.0.1}}\n"
         ));
         let Change::Pod(pod) = change else { panic!("no pod") };
         assert_eq!((pod.labels, pod.addresses), (Labels::unknown(), addresses(&["10.0.0.1"])));
-        let effect = "the pod's labels are unknown: rules that ask for them allow nothing from or to it, and policies \
-                      that might select it isolate it";
+        let effect = "the pod's labels are unknown: rules that select by them allow nothing from or to it, \
+                      and policies that might select it isolate it";
         assert_eq!(flaws, [format!("{said}; {effect}")]);
     }
 }
@@ -53,11 +56,11 @@ fn s26_every_address_counts_in_its_canonical_form() {
     assert_eq!(flaws, Vec::<String>::new());
     let (pod, flaws) = flawed_pod(json!({}), json!({"podIP": "10.0.0.256", "podIPs": [{"ip": "10.0.0.2"}]}));
     assert_eq!(pod.addresses, addresses(&["10.0.0.2"]));
-    assert_eq!(flaws, ["status.podIP: \"10.0.0.256\" is no IP address; this address is not known"]);
+    assert_eq!(flaws, ["status.podIP: \"10.0.0.256\" is not an IP address; this address is not known"]);
 }
 
 #[test]
-fn s20_s22_pods_that_have_no_address_of_their_own() {
+fn s20_s22_finished_and_host_network_pods_have_no_addresses() {
     for phase in ["Succeeded", "Failed"] {
         let (pod, _) = flawed_pod(json!({}), json!({"phase": phase, "podIP": "10.0.0.1"}));
         assert_eq!(pod.addresses, addresses(&[]));
@@ -102,7 +105,7 @@ fn s18_s19_named_ports() {
 }
 
 #[test]
-fn a_named_port_that_is_not_understood_is_not_known_by_its_name() {
+fn a_named_port_that_is_not_understood_has_no_name() {
     let (pod, flaws) = flawed_pod(
         json!({"containers": [{"ports": [
             {"name": "a", "containerPort": 0},
@@ -119,11 +122,11 @@ fn a_named_port_that_is_not_understood_is_not_known_by_its_name() {
     assert_eq!(
         flaws,
         [
-            format!("{at}[0].containerPort: 0 is no port: use a number from 1 to 65535; {effect}"),
+            format!("{at}[0].containerPort: 0 is not a port: use a number from 1 to 65535; {effect}"),
             format!("{at}[1]: there is no containerPort; {effect}"),
-            format!("{at}[2].protocol: \"QUIC\" is no protocol: use TCP, UDP or SCTP; {effect}"),
-            format!("{at}[3].name: the value 5 is no text: put it in quotes; {effect}"),
-            format!("spec.containers[1].ports: a mapping is no list; {effect}"),
+            format!("{at}[2].protocol: \"QUIC\" is not a protocol: use TCP, UDP or SCTP; {effect}"),
+            format!("{at}[3].name: the value 5 is not a string: put it in quotes; {effect}"),
+            format!("spec.containers[1].ports: a mapping is not a list; {effect}"),
         ]
     );
 }
@@ -134,19 +137,19 @@ fn a_pods_age_and_node() {
                spec:\n  nodeName: node-1\n";
     let (Change::Pod(pod), _) = one(pod) else { panic!("no pod") };
     assert_eq!((pod.created, pod.node.as_deref()), (1_769_860_800, Some("node-1")));
-    assert_eq!(&*pod.name.namespace, "default", "as kubectl apply would have it");
+    assert_eq!(&*pod.name.namespace, "default", "as with kubectl apply");
     let pod = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  creationTimestamp: yesterday\nspec:\n  nodeName: ''\n";
     let (Change::Pod(pod), flaws) = one(pod) else { panic!("no pod") };
     assert_eq!((pod.created, pod.node.as_deref()), (0, None));
     assert_eq!(
         flaws,
-        ["metadata.creationTimestamp: \"yesterday\" is no time such as \"2026-01-31T12:00:00Z\"; \
-                        the pod counts as older than any other that claims its address"]
+        ["metadata.creationTimestamp: \"yesterday\" is not a time such as \"2026-01-31T12:00:00Z\"; \
+                        the pod counts as older than any other pod with its address"]
     );
 }
 
 #[test]
-fn a_node_has_addresses_and_ranges_of_pods() {
+fn a_node_has_addresses_and_pod_cidrs() {
     let (change, flaws) = one(concat!(
         "apiVersion: v1\nkind: Node\nmetadata: {name: node-a}\n",
         "spec: {podCIDR: 10.244.1.0/24, podCIDRs: [10.244.1.0/24, 'fd00:1::/64', '10.244.1.0/240']}\n",
@@ -169,16 +172,16 @@ fn a_node_has_addresses_and_ranges_of_pods() {
     assert_eq!(
         flaws,
         [
-            "spec.podCIDRs[2]: \"10.244.1.0/240\" is no CIDR such as \"10.0.0.0/8\" or \"fd00::/8\"; \
+            "spec.podCIDRs[2]: \"10.244.1.0/240\" is not a CIDR such as \"10.0.0.0/8\" or \"fd00::/8\"; \
          addresses of this range that no known pod has count as outside of the cluster, and an ipBlock can allow them: \
-         write it as `kubectl get node -o yaml` shows it; for the agent's own node, --pod-cidr says it too",
-            "status.addresses[4].address: \"n.example\" is no IP address; this address is not known",
+         write it as `kubectl get node -o yaml` shows it; for the agent's own node, --pod-cidr can set it too",
+            "status.addresses[4].address: \"n.example\" is not an IP address; this address is not known",
         ]
     );
 }
 
 #[test]
-fn a_node_whose_ranges_of_pods_are_not_known_is_named() {
+fn a_node_whose_pod_cidrs_are_not_known_is_reported() {
     let miswritten = |name: &str| format!("spec: the field {name} is not known: podCIDRs is probably meant");
     for (spec, said) in [
         ("", vec!["spec: there is neither podCIDRs nor podCIDR".to_owned()]),
@@ -187,10 +190,10 @@ fn a_node_whose_ranges_of_pods_are_not_known_is_named() {
             "spec: {podCIDRs: [], providerID: x, taints: []}",
             vec!["spec: there is neither podCIDRs nor podCIDR".to_owned()],
         ),
-        ("spec: [podCIDR]", vec!["spec: a list is no spec of a Node".to_owned()]),
-        ("spec: 10.0.0.0/24", vec!["spec: \"10.0.0.0/24\" is no spec of a Node".to_owned()]),
-        ("spec: {podCIDRs: 10.0.0.0/24}", vec!["spec.podCIDRs: \"10.0.0.0/24\" is no list".to_owned()]),
-        ("spec: {podCIDR: [10.0.0.0/24]}", vec!["spec.podCIDR: a list is no CIDR such as".to_owned()]),
+        ("spec: [podCIDR]", vec!["spec: a list is not a spec of a Node".to_owned()]),
+        ("spec: 10.0.0.0/24", vec!["spec: \"10.0.0.0/24\" is not a spec of a Node".to_owned()]),
+        ("spec: {podCIDRs: 10.0.0.0/24}", vec!["spec.podCIDRs: \"10.0.0.0/24\" is not a list".to_owned()]),
+        ("spec: {podCIDR: [10.0.0.0/24]}", vec!["spec.podCIDR: a list is not a CIDR such as".to_owned()]),
         ("spec: {podCidr: 10.0.0.0/24}", vec![miswritten("podCidr")]),
         ("spec: {podCIDR: 10.0.0.0/24, pod-cidrs: []}", vec![miswritten("pod-cidrs")]),
         ("spec: {podCDIRs: []}", vec![miswritten("podCDIRs")]),

@@ -1,11 +1,11 @@
-//! Policies as a whole: types, lists of rules, and what closes them.
+//! Policies as a whole: types, lists of rules, and causes of closed policies.
 
 use super::*;
 
 // Semantics 1: policyTypes.
 
 #[test]
-fn s01_policy_types_default_by_the_rules_that_are_there() {
+fn s01_policy_types_default_by_the_existing_rules() {
     let isolates = |spec: Value| {
         let policy = policy(spec);
         (policy.isolates_ingress, policy.isolates_egress)
@@ -24,9 +24,12 @@ fn s01_policy_types_default_by_the_rules_that_are_there() {
 #[test]
 fn s38_a_policy_type_that_is_not_known_isolates_in_both_directions() {
     for (types, said) in [
-        (json!(["ingress"]), "spec.policyTypes[0]: \"ingress\" is no policy type: use Ingress or Egress"),
-        (json!(["Egress", "Both"]), "spec.policyTypes[1]: \"Both\" is no policy type: use Ingress or Egress"),
-        (json!("Ingress"), "spec.policyTypes: \"Ingress\" is no list"),
+        (json!(["ingress"]), "spec.policyTypes[0]: \"ingress\" is not a policy type: use Ingress or Egress"),
+        (
+            json!(["Egress", "Both"]),
+            "spec.policyTypes[1]: \"Both\" is not a policy type: use Ingress or Egress",
+        ),
+        (json!("Ingress"), "spec.policyTypes: \"Ingress\" is not a list"),
     ] {
         let (policy, flaws) = flawed_policy(json!({"policyTypes": types, "ingress": [{}]}));
         assert!(policy.isolates_ingress && policy.isolates_egress);
@@ -59,14 +62,14 @@ fn s03_absent_null_and_empty_lists_match_everything() {
     }
 }
 
-// Semantics 28: what stands above.
+// Semantics 28: rules and policies that are not understood.
 
 #[test]
-fn s28_a_rule_that_is_not_understood_matches_nothing_and_keeps_its_place() {
+fn s28_a_rule_that_is_not_understood_matches_nothing_and_keeps_its_index() {
     for (rule, said) in [
-        (json!(null), ": null is no rule"),
-        (json!({"from": {}}), ".from: a mapping is no list"),
-        (json!({"ports": 80}), ".ports: 80 is no list"),
+        (json!(null), ": null is not a rule"),
+        (json!({"from": {}}), ".from: a mapping is not a list"),
+        (json!({"ports": 80}), ".ports: 80 is not a list"),
         (json!({"to": []}), ".to: this field is not known"),
         (json!({"from": [{"podSelector": {}}], "schedule": "night"}), ".schedule: this field is not known"),
     ] {
@@ -78,11 +81,11 @@ fn s28_a_rule_that_is_not_understood_matches_nothing_and_keeps_its_place() {
 }
 
 #[test]
-fn rules_that_are_no_list_are_none() {
+fn rules_that_are_not_a_list_are_none() {
     let (policy, flaws) = flawed_policy(json!({"egress": {"to": []}}));
-    assert!(policy.isolates_egress, "something stands there");
+    assert!(policy.isolates_egress, "the field is not empty");
     assert_eq!(policy.egress, []);
-    assert_eq!(flaws, ["spec.egress: a mapping is no list; the policy has no rules in this direction"]);
+    assert_eq!(flaws, ["spec.egress: a mapping is not a list; the policy has no rules in this direction"]);
 }
 
 #[test]
@@ -106,7 +109,7 @@ fn s38_a_field_that_may_narrow_the_whole_policy_closes_it() {
         json!({"metadata": metadata, "specs": null, "spec": {"ingress": [{}]}}),
         "specs: this field is not known",
     );
-    close(json!({"metadata": metadata, "spec": []}), "spec: a list is no spec of a policy");
+    close(json!({"metadata": metadata, "spec": []}), "spec: a list is not a spec of a policy");
 }
 
 #[test]
@@ -118,11 +121,11 @@ fn an_object_without_a_readable_name_is_unusable() {
     assert_eq!(unusable(Kind::Pod, json!({"metadata": {"generateName": "x"}})), "metadata: there is no name");
     assert_eq!(
         unusable(Kind::Node, json!({"metadata": {"name": 1}})),
-        "metadata.name: the value 1 is no text: put it in quotes"
+        "metadata.name: the value 1 is not a string: put it in quotes"
     );
     assert_eq!(
         unusable(Kind::Pod, json!({"metadata": {"name": "a", "namespace": 5}})),
-        "metadata.namespace: the value 5 is no text: put it in quotes"
+        "metadata.namespace: the value 5 is not a string: put it in quotes"
     );
     assert_eq!(
         unusable(Kind::Pod, json!({"metadata": {"name": "a"}, "spec": {"hostNetwork": "yes"}})),
@@ -130,14 +133,17 @@ fn an_object_without_a_readable_name_is_unusable() {
     );
 }
 
-// A policy that can't be understood doesn't leave its pods open.
+// A policy that can't be understood does not leave its pods open.
 
 #[test]
 fn a_policy_without_a_readable_name_isolates_its_pods_and_allows_nothing() {
     let mut names = Vec::new();
     for (metadata, said) in [
         (json!({"namespace": "web", "generateName": "x-"}), "metadata: there is no name"),
-        (json!({"namespace": "web", "name": 5}), "metadata.name: the value 5 is no text: put it in quotes"),
+        (
+            json!({"namespace": "web", "name": 5}),
+            "metadata.name: the value 5 is not a string: put it in quotes",
+        ),
     ] {
         let object = json!({
             "metadata": metadata,
@@ -151,11 +157,11 @@ fn a_policy_without_a_readable_name_isolates_its_pods_and_allows_nothing() {
         assert_eq!(format!("{}: {}", converted.flaws[0].at, converted.flaws[0].what), said);
         names.push(policy.name.clone());
     }
-    assert_ne!(names[0], names[1], "none takes the place of another");
+    assert_ne!(names[0], names[1], "neither replaces the other");
 }
 
 #[test]
-fn a_json_policy_that_breaks_off_behind_another_object_isolates_too_and_a_template_does_not() {
+fn a_json_policy_that_breaks_off_after_another_object_isolates_too_and_a_template_does_not() {
     let read = |text: &str| manifest::read(Path::new("test.json"), text.as_bytes(), &Interner::new());
     let json = concat!(
         "{\"apiVersion\": \"v1\", \"kind\": \"Pod\", \"metadata\": {\"name\": \"a\"}}\n",
@@ -211,9 +217,11 @@ fn s38_a_policy_in_which_the_text_breaks_off_isolates_the_pods_that_it_selects()
             Some(policy) => {
                 assert_eq!(policy.subject.pods, selects(&[is("app", "a")]));
                 assert_eq!((&policy.ingress, &policy.egress), (&vec![], &vec![]));
-                "the pods that its podSelector selects are isolated, and its rules allow nothing; what follows in the document is not in force, and pods that policies there were to isolate may be open"
+                "the pods that its podSelector selects are isolated, and its rules allow nothing; what \
+                 follows in the document is not in force, and pods that policies there should isolate may \
+                 be open"
             }
-            None => "it is not in force: pods that it was to isolate may be open",
+            None => "it is not in force: pods that it should isolate may be open",
         };
         assert_eq!(failure.effect, effect, "{rest}");
     }

@@ -30,18 +30,18 @@ fn s28_a_block_that_is_not_understood_matches_nothing() {
     for (block, said) in [
         (
             json!({"cidr": "10.0.0.0/33"}),
-            ".cidr: \"10.0.0.0/33\" is no CIDR such as \"10.0.0.0/8\" or \"fd00::/8\"",
+            ".cidr: \"10.0.0.0/33\" is not a CIDR such as \"10.0.0.0/8\" or \"fd00::/8\"",
         ),
         (
             json!({"cidr": "10.0.0.1"}),
-            ".cidr: \"10.0.0.1\" is no CIDR such as \"10.0.0.0/8\" or \"fd00::/8\": the length of its prefix is missing",
+            ".cidr: \"10.0.0.1\" is not a CIDR such as \"10.0.0.0/8\" or \"fd00::/8\": the length of its prefix is missing",
         ),
-        (json!({"cidr": 10}), ".cidr: 10 is no CIDR such as \"10.0.0.0/8\" or \"fd00::/8\""),
-        (json!({"cidr": "::ffff:0:0/90"}), ".cidr: \"::ffff:0:0/90\" is neither of IPv4 nor of IPv6"),
+        (json!({"cidr": 10}), ".cidr: 10 is not a CIDR such as \"10.0.0.0/8\" or \"fd00::/8\""),
+        (json!({"cidr": "::ffff:0:0/90"}), ".cidr: \"::ffff:0:0/90\" is neither an IPv4 nor an IPv6 block"),
         (json!({"except": ["10.0.0.0/8"]}), ": there is no cidr"),
         (
             json!({"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16", "11.0.0.0/8"]}),
-            ".except[1]: 11.0.0.0/8 is not within the cidr 10.0.0.0/8: an except must be a part of its cidr",
+            ".except[1]: 11.0.0.0/8 is not within the cidr 10.0.0.0/8: an except must be within its cidr",
         ),
         (
             json!({"cidr": "10.0.0.0/8", "except": ["10.0.0.0/8"]}),
@@ -57,11 +57,11 @@ fn s28_a_block_that_is_not_understood_matches_nothing() {
         ),
         (
             json!({"cidr": "10.0.0.0/8", "except": ["x"]}),
-            ".except[0]: \"x\" is no CIDR such as \"10.0.0.0/8\" or \"fd00::/8\"",
+            ".except[0]: \"x\" is not a CIDR such as \"10.0.0.0/8\" or \"fd00::/8\"",
         ),
-        (json!({"cidr": "10.0.0.0/8", "except": "10.1.0.0/16"}), ".except: \"10.1.0.0/16\" is no list"),
+        (json!({"cidr": "10.0.0.0/8", "except": "10.1.0.0/16"}), ".except: \"10.1.0.0/16\" is not a list"),
         (json!({"cidr": "10.0.0.0/8", "excluding": []}), ".excluding: this field is not known"),
-        (json!("10.0.0.0/8"), ": \"10.0.0.0/8\" is no ipBlock"),
+        (json!("10.0.0.0/8"), ": \"10.0.0.0/8\" is not an ipBlock"),
     ] {
         let said = format!("{at}{said}; the peer matches nothing");
         nothing(flawed_peers(json!([{"ipBlock": block}])), &Peer::Nothing, &[&said]);
@@ -71,12 +71,12 @@ fn s28_a_block_that_is_not_understood_matches_nothing() {
 #[test]
 fn s28_a_peer_that_is_not_understood_matches_nothing() {
     for (peer, said) in [
-        (json!({}), ": there is no ipBlock, namespaceSelector or podSelector"),
-        (json!({"podSelector": null}), ": there is no ipBlock, namespaceSelector or podSelector"),
-        (json!(null), ": null is no peer"),
+        (json!({}), ": there is not an ipBlock, namespaceSelector or podSelector"),
+        (json!({"podSelector": null}), ": there is not an ipBlock, namespaceSelector or podSelector"),
+        (json!(null), ": null is not a peer"),
         (
             json!({"ipBlock": {"cidr": "10.0.0.0/8"}, "podSelector": {}}),
-            ": ipBlock stands beside a selector, which is not allowed: use two peers",
+            ": ipBlock is combined with a selector, which is not allowed: use two peers",
         ),
         (
             json!({"podSelector": {}, "serviceAccountSelector": null}),

@@ -60,7 +60,7 @@ fn every_operator_is_understood() {
     );
 }
 
-/// Requirements that are not understood, and what is said about each.
+/// Requirements that are not understood, and the problem of each.
 fn bad_selectors() -> Vec<(Value, &'static str)> {
     let expression = |expression: Value| json!({"matchExpressions": [expression]});
     vec![
@@ -81,17 +81,17 @@ fn bad_selectors() -> Vec<(Value, &'static str)> {
         (expression(json!({"operator": "Exists"})), ".matchExpressions[0].key: there is no key"),
         (
             expression(json!({"key": "a", "operator": "In", "values": [1]})),
-            ".matchExpressions[0].values: the values are no list of texts",
+            ".matchExpressions[0].values: the values are not a list of strings",
         ),
         (
             expression(json!({"key": "a", "operator": "Exists", "ignoreCase": true})),
             ".matchExpressions[0].ignoreCase: this field is not known",
         ),
-        (expression(json!(null)), ".matchExpressions[0]: null is no requirement"),
-        (json!({"matchLabels": {"a": 1}}), ".matchLabels.a: the value is no text: put it in quotes"),
-        (json!({"matchLabels": ["a"]}), ".matchLabels: a list is no mapping"),
+        (expression(json!(null)), ".matchExpressions[0]: null is not a requirement"),
+        (json!({"matchLabels": {"a": 1}}), ".matchLabels.a: the value is not a string: put it in quotes"),
+        (json!({"matchLabels": ["a"]}), ".matchLabels: a list is not a mapping"),
         (json!({"matchFields": {}}), ".matchFields: this field is not known"),
-        (json!([]), ": a list is no selector"),
+        (json!([]), ": a list is not a selector"),
     ]
 }
 
@@ -129,8 +129,8 @@ fn s38_a_policys_own_selector_that_is_not_understood_isolates_more_pods_and_allo
         assert_eq!(
             flaws,
             [format!(
-                "spec.podSelector{said}; the policy isolates every pod that the rest of its podSelector selects, \
-             and its rules allow nothing"
+                "spec.podSelector{said}; the policy isolates every pod that the rest of its podSelector \
+                 selects, and its rules allow nothing"
             )]
         );
     }
@@ -150,7 +150,7 @@ fn a_label_that_the_api_server_refuses_is_not_understood() {
         assert_eq!(*pods, Selector::Nothing, "{selector}");
         assert!(flaws[0].contains("prod<U+200B zero-width space>"), "{flaws:?}");
         let (policy, flaws) = flawed_policy(json!({"podSelector": selector, "ingress": [{}]}));
-        assert_eq!(policy.subject.pods, Selector::everything(), "it takes no pod away");
+        assert_eq!(policy.subject.pods, Selector::everything(), "it excludes no pod");
         assert_eq!((policy.ingress.len(), flaws.len()), (0, 1), "{flaws:?}");
     }
 }

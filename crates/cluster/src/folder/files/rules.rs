@@ -1,7 +1,7 @@
-//! Policies whose rules are not kept in memory, and whose files are read again once there is room for them.
+//! Policies whose rules are not kept in memory, and whose files are read again once their rules fit.
 //!
-//! Invariant: a policy costs what ALL files that hold it keep of it, but for files that may be gone: so a policy doesn't lose its rules because of
-//! the file in whose place its own comes.
+//! Invariant: the cost of a policy is the total of what ALL files that hold it keep of it, except for files
+//! that may be gone. So a policy does not lose its rules because of a file that its own file replaces.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use policy::{Change, PolicyName, PolicySpec};
 
-use super::{Files, held, in_force};
+use super::{Files, in_force, object_in};
 use crate::key::Key;
 
 impl Files {
-    /// Omits the rules that the budget has no room for any more, and finds out which there is room for again.
+    /// Omits the rules that do not fit the budget any more, and finds the policies whose rules fit again.
     pub fn settle_rules(&mut self) {
         for name in self.rule_budget.settle() {
             if !self.rule_budget.keeps(&name) {
@@ -26,7 +26,7 @@ impl Files {
         self.sweep_interner();
     }
 
-    /// The files to read again, since there is room for the rules of their policies.
+    /// Takes the files to read again, because the rules of their policies fit now.
     pub fn take_wanted(&mut self) -> BTreeSet<Arc<Path>> {
         let wanted = std::mem::take(&mut self.wanted);
         let omitted = |name| self.holders_of(name).filter(|(_, policy)| policy.omitted.is_some());
@@ -41,7 +41,7 @@ impl Files {
         paths
     }
 
-    /// Updates the budget after a change of the files that hold these policies. Omits rules that don't fit.
+    /// Updates the budget after a change of the files that hold these policies. Omits rules that do not fit.
     pub(super) fn enter_rules(&mut self, policies: &BTreeSet<PolicyName>) {
         let mut is_due = false;
         for name in policies {
@@ -66,7 +66,7 @@ impl Files {
             if !is_kept {
                 self.omit_rules(name);
             }
-            // Of several files that hold it one may have been read.
+            // If several files hold the policy, one of them may have been read.
             if is_kept && self.holders_of(name).any(|(_, policy)| policy.omitted.is_some()) {
                 self.wanted.insert(name.clone());
             } else {
@@ -75,16 +75,16 @@ impl Files {
         }
     }
 
-    /// The same, after a change that concerns all policies of a file.
+    /// Updates the budget after a change that concerns all policies of a file.
     pub(super) fn enter_rules_of(&mut self, path: &Path) {
         let objects = self.files.get(path).into_iter().flat_map(|file| file.objects.iter());
-        let policies = objects.filter_map(|held| match &held.change {
+        let policies = objects.filter_map(|object| match &object.change {
             Change::Policy(policy) => Some(policy.name.clone()),
             _ => None,
         });
         let policies: BTreeSet<PolicyName> = policies.collect();
-        // What there is room for now, the next update finds out.
-        self.news |= !policies.is_empty();
+        // The next update finds the policies whose rules fit now.
+        self.is_dirty |= !policies.is_empty();
         self.enter_rules(&policies);
     }
 
@@ -92,11 +92,11 @@ impl Files {
         self.files.get(path).is_some_and(|file| file.is_in_doubt)
     }
 
-    /// The files that hold a policy, and the form in which each holds it.
+    /// The files that hold a policy, and its form in each file.
     fn holders_of(&self, name: &PolicyName) -> impl Iterator<Item = (&Arc<Path>, &Arc<PolicySpec>)> {
         let key = Key::Policy(name.clone());
         let holders = self.holders.get(&key).into_iter().flatten();
-        holders.filter_map(move |path| match &held(&self.files, path, &key)?.change {
+        holders.filter_map(move |path| match &object_in(&self.files, path, &key)?.change {
             Change::Policy(policy) => Some((path, policy)),
             _ => None,
         })
@@ -104,10 +104,10 @@ impl Files {
 
     fn omit_rules(&mut self, name: &PolicyName) {
         let key = Key::Policy(name.clone());
-        self.differences.touch(&key, || in_force(&self.holders, &self.files, &key));
+        self.delta.record_before(&key, || in_force(&self.holders, &self.files, &key));
         for path in self.holders.get(&key).into_iter().flatten() {
             let Some(file) = self.files.get_mut(path) else { continue };
-            let Ok(at) = file.objects.binary_search_by(|held| held.key().cmp(&key)) else { continue };
+            let Ok(at) = file.objects.binary_search_by(|object| object.key().cmp(&key)) else { continue };
             if let Change::Policy(policy) = &mut Arc::make_mut(&mut file.objects)[at].change
                 && policy.omitted.is_none()
             {

@@ -1,8 +1,9 @@
-//! Programs that start again with the state of the one before: files that broke, went or were emptied meanwhile.
+//! Restarts with the state of an earlier run: files that broke, were removed or were emptied in between.
 
 use super::*;
 
-/// An agent with a state folder begins to watch a folder, and may write its state: the first update, and those that follow.
+/// Starts an agent's watch of a folder with a state folder that may be written. Returns the first update, and
+/// the channel of those that follow.
 fn restart(dir: &Path, state: &Path) -> (Update, Receiver<Update>, Watch) {
     let state_dir = StateDir { path: state.to_owned(), node: "n".into() };
     let (send, updates) = channel();
@@ -38,10 +39,10 @@ fn a_file_that_is_broken_when_the_program_starts_keeps_the_objects_that_it_had()
         let problem = first.problems.iter().find(|problem| problem.to_string().contains("a.yaml"));
         let effect = problem.map(|problem| &*problem.effect).unwrap_or_default();
         assert!(effect.contains("as the state on disk has them"), "{scenario}: {:?}", first.problems);
-        // Mended, it counts again.
+        // When it is repaired, its content counts again.
         if path.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) }.expect("removed");
         fs::write(&path, policy("a")).expect("a file");
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
             let update =
                 updates.recv_timeout(end.saturating_duration_since(Instant::now())).expect("an update");
@@ -57,7 +58,7 @@ fn a_file_that_is_broken_when_the_program_starts_keeps_the_objects_that_it_had()
 /// Breaks the file at this path.
 type Break = fn(&Path);
 
-/// The ways in which a manifest breaks, and what breaks it.
+/// The ways in which a manifest breaks, and the function that breaks it.
 fn broken_files() -> [(&'static str, Break); 8] {
     [
         ("cut off", |path| {
@@ -66,7 +67,7 @@ fn broken_files() -> [(&'static str, Break); 8] {
         }),
         ("no YAML", |path| fs::write(path, "kind: [\n").expect("a file")),
         ("no text", |path| fs::write(path, b"\x00\xff\xfe\x00").expect("a file")),
-        ("text that is no object", |path| fs::write(path, "hello\n").expect("a file")),
+        ("text that is not an object", |path| fs::write(path, "hello\n").expect("a file")),
         ("another version", |path| {
             fs::write(path, other_policy("a").replace("k8s.io/v1", "k8s.io/v2")).expect("a file");
         }),
@@ -90,9 +91,9 @@ fn broken_files() -> [(&'static str, Break); 8] {
 
 #[test]
 fn without_a_state_a_broken_file_is_one_that_was_never_understood() {
-    // What never was a manifest may be a chart's values: it is skipped, and counted.
+    // A file that never was a manifest may be a chart's values. It is skipped and counted.
     for (scenario, break_it) in
-        broken_files().into_iter().filter(|(scenario, _)| *scenario != "text that is no object")
+        broken_files().into_iter().filter(|(scenario, _)| *scenario != "text that is not an object")
     {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("a.yaml");
@@ -104,7 +105,7 @@ fn without_a_state_a_broken_file_is_one_that_was_never_understood() {
 }
 
 #[test]
-fn files_that_went_or_were_emptied_while_no_program_ran_take_their_objects_along() {
+fn objects_of_files_that_were_removed_or_emptied_between_runs_are_gone() {
     let (dir, state) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     for name in ["gone", "emptied", "commented", "kept"] {
         fs::write(dir.path().join(format!("{name}.yaml")), policy(name)).expect("a file");
@@ -116,7 +117,7 @@ fn files_that_went_or_were_emptied_while_no_program_ran_take_their_objects_along
     let (first, updates, _watch) = restart(dir.path(), state.path());
     let mut known = Inventory::default();
     first.changes.into_iter().for_each(|change| known.apply(change));
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     let mut restored = first.restored;
     while restored.is_some() {
         let update = updates.recv_timeout(end.saturating_duration_since(Instant::now())).expect("an update");
@@ -139,6 +140,6 @@ fn a_folder_that_cannot_be_read_at_the_start_has_the_objects_of_the_state() {
     assert_eq!(policies(&first), ["web/a with 0 rules"]);
     assert!(first.restored.is_some() && !first.problems.is_empty(), "{first:?}");
     fs::rename(dir.path().join("away"), &root).expect("a rename");
-    let update = updates.recv_timeout(PATIENCE).expect("an update");
+    let update = updates.recv_timeout(TIMEOUT).expect("an update");
     assert_eq!((update.restored, update.changes), (None, vec![]), "nothing else has changed");
 }

@@ -1,7 +1,7 @@
-//! What was not understood of the objects: named for some objects of each namespace, and counted for the others.
+//! The problems of the objects: listed for some objects of each namespace, and counted for the others.
 //!
-//! Invariant: beyond [`NAMED`] faulty objects, each further object of a namespace costs its keys and a hash, and all of
-//! them together one reported problem.
+//! Invariant: beyond [`NAMED`] faulty objects, each further object of a namespace costs its keys and a hash,
+//! and all of them together one reported problem.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -10,25 +10,25 @@ use std::sync::Arc;
 use crate::key::Key;
 use crate::problem::{Origin, Problem, ResourceVersion};
 
-/// The most objects of a namespace whose problems are named. Up to 30 kB each.
+/// The most objects of a namespace whose problems are listed. They take up to 30 kB each.
 const NAMED: usize = 100;
 
-/// See the module.
+/// The problems of all objects. See the module.
 #[derive(Debug, Default)]
 pub(super) struct Problems {
     by_object: BTreeMap<Key, Faults>,
     namespaces: BTreeMap<Box<str>, Namespace>,
-    /// As of the last [`Problems::report`], sorted.
+    /// The problems as of the last [`Problems::report`], sorted.
     reported: Arc<[Problem]>,
-    /// Whether that is out of date.
+    /// Whether `reported` is out of date.
     is_outdated: bool,
 }
 
-/// Of an object, at least one.
+/// The problems of an object, at least one.
 #[derive(Debug)]
 enum Faults {
     Named(Vec<Problem>),
-    /// Tells whether they are the same again.
+    /// The problems are counted only. The hash detects whether they change.
     Counted {
         hash: u64,
     },
@@ -39,12 +39,12 @@ enum Faults {
 struct Namespace {
     named: usize,
     counted: BTreeSet<Key>,
-    /// Of the one that was counted last.
+    /// The version of the object that was counted last.
     version: Option<ResourceVersion>,
 }
 
 impl Problems {
-    /// An object has these problems now. Returns whether they are others than before.
+    /// Sets the problems of an object. Returns whether they differ from before.
     pub fn set(&mut self, key: &Key, version: &ResourceVersion, problems: Vec<Problem>) -> bool {
         if problems.is_empty() {
             self.remove(key);
@@ -73,7 +73,7 @@ impl Problems {
         true
     }
 
-    /// An object has no problems, or is gone.
+    /// Removes the problems of an object that has none now or is gone.
     pub fn remove(&mut self, key: &Key) {
         let Some(faults) = self.by_object.remove(key) else { return };
         self.is_outdated = true;
@@ -93,7 +93,7 @@ impl Problems {
         self.by_object.keys()
     }
 
-    /// Brings what is reported up to date. Returns whether it changed.
+    /// Updates the reported problems. Returns whether they changed.
     pub fn report(&mut self) -> bool {
         if !std::mem::take(&mut self.is_outdated) {
             return false;
@@ -105,21 +105,21 @@ impl Problems {
         let mut problems: Vec<Problem> = named.cloned().collect();
         problems.extend(self.namespaces.iter().filter_map(|(name, namespace)| namespace.summary(name)));
         problems.sort();
-        let is_news = *problems != *self.reported;
-        if is_news {
+        let changed = *problems != *self.reported;
+        if changed {
             self.reported = problems.into();
         }
-        is_news
+        changed
     }
 
-    /// All problems, as of the last [`Problems::report`].
+    /// The problems as of the last [`Problems::report`].
     pub fn reported(&self) -> Arc<[Problem]> {
         Arc::clone(&self.reported)
     }
 }
 
 impl Namespace {
-    /// What is said of the objects that are counted; `None` if there are none.
+    /// The problem that stands for the counted objects; `None` if there are none.
     fn summary(&self, name: &str) -> Option<Problem> {
         let first = self.counted.first()?;
         let count = self.counted.len();

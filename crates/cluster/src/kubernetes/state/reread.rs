@@ -1,8 +1,8 @@
-//! Objects that are read again: those that were too large to be read from a watch, and policies whose rules were omitted and for which
-//! there is room now.
+//! Objects that are read again: objects that were too large to be read from a watch, and policies whose rules
+//! were omitted and fit the budget now.
 //!
-//! Invariant: an object is put in its place only if it has the version that is expected, so that a late answer neither brings back an
-//! object that is gone nor hides a newer one.
+//! Invariant: an object that was read is stored only if it has the expected version. So a late response
+//! neither restores an object that is gone nor hides a newer one.
 
 use std::sync::Arc;
 
@@ -16,31 +16,32 @@ use crate::kubernetes::reread::{Answer, Reread};
 use crate::problem::{Origin, Problem, ResourceVersion};
 
 impl State {
-    /// The object that should be read again next, and the version that is expected; `None` if there is none, or not all of its kind were
-    /// listed yet.
-    pub fn wanted(&mut self) -> Option<(Key, ResourceVersion)> {
+    /// The object to read next, and its expected version; `None` if there is none, or if no list of its kind
+    /// is complete yet.
+    pub fn next_reread(&mut self) -> Option<(Key, ResourceVersion)> {
         let lists = &self.lists;
-        self.wanted.next(|key| lists.get(&key.kind()).is_some_and(|list| list.is_known))
+        self.reread_queue.next(|key| lists.get(&key.kind()).is_some_and(|list| list.is_known))
     }
 
-    /// Takes in what came of reading an object again.
+    /// Applies the result of reading an object again.
     pub fn reread(&mut self, Reread { key, expected, answer }: Reread) {
-        self.wanted.record_turn(&key);
-        match (self.wanted.expected(&key), answer) {
+        self.reread_queue.record_turn(&key);
+        match (self.reread_queue.expected(&key), answer) {
             (Some(now), Some(Answer::There(object))) if **now == *object.identity.resource_version => {
                 self.put(key.kind(), *object);
-                self.wanted.remove(&key);
+                self.reread_queue.remove(&key);
             }
-            // The watch says so, too; unless there is another one of the same name by now.
-            (Some(now), Some(Answer::Gone)) if *now == expected => self.wanted.remove(&key),
-            (Some(now), Some(Answer::There(_))) if *now == expected => self.wanted.postpone(&key),
-            // It changed again, or could not be read.
+            // The watch reports it too, unless another object of the same name exists by now.
+            (Some(now), Some(Answer::Gone)) if *now == expected => self.reread_queue.remove(&key),
+            (Some(now), Some(Answer::There(_))) if *now == expected => self.reread_queue.postpone(&key),
+            // The object changed again, or could not be read.
             _ => {}
         }
     }
 
-    /// An object has another form now, which is read later. Until then nothing that the object may mean now is allowed too much: a new
-    /// policy, or one that selects other pods now, isolates and allows nothing; labels are unknown.
+    /// An object has a new form, which is read later. Until then, whatever the new form may be, not too much
+    /// is allowed: a new policy, or one that selects other pods now, isolates and allows nothing; labels are
+    /// unknown.
     pub(super) fn large(&mut self, kind: Kind, identity: Identity, isolation: Option<Arc<PolicySpec>>) {
         let Some(key) = key(kind, &identity, &self.interner) else { return };
         let known = self.objects.get(&key).filter(|_| self.is_same(&key, &identity));
@@ -66,17 +67,20 @@ impl State {
                 self.uids.insert(key.clone(), identity.uid.into());
             }
         }
-        self.wanted.insert(key, identity.resource_version.into());
+        self.reread_queue.insert(key, identity.resource_version.into());
     }
 
-    /// A second has passed while objects are to be read. Returns whether that makes one overdue.
+    /// Advances the clock by a second while objects are to be read. Returns whether that makes one overdue.
     pub fn tick(&mut self) -> bool {
-        let overdue = self.wanted.tick();
+        let overdue = self.reread_queue.tick();
         for (key, resource_version) in &overdue {
             let problem = Problem {
                 origin: Origin::Api { resource_version: Arc::clone(resource_version) },
                 object: Some(key.to_string()),
-                what: "its current version has not been read for some seconds, and is tried again: the log says why".into(),
+                what:
+                    "its current version could not be read for some seconds and is retried; see the log for \
+                       the cause"
+                        .into(),
                 effect: self.effect_until_read(key).into(),
             };
             self.problems.set(key, resource_version, vec![problem]);
@@ -84,12 +88,12 @@ impl State {
         !overdue.is_empty()
     }
 
-    /// Whether objects are to be read.
+    /// Whether objects are queued.
     pub fn wants_any(&self) -> bool {
-        !self.wanted.is_empty()
+        !self.reread_queue.is_empty()
     }
 
-    /// What follows while the current version of an object is not read.
+    /// The effect while the current version of an object is not read.
     fn effect_until_read(&self, key: &Key) -> &'static str {
         match self.objects.get(key) {
             Some(Change::Policy(policy)) if policy.ingress.is_empty() && policy.egress.is_empty() => {
@@ -98,14 +102,15 @@ impl State {
             Some(Change::Pod(Pod { labels, .. }) | Change::Namespace(Namespace { labels, .. }))
                 if !labels.are_known() =>
             {
-                "its labels are unknown: rules that ask for them allow nothing, and policies that might select its pods isolate them"
+                "its labels are unknown: rules that select by them allow nothing, and policies that might \
+                 select its pods isolate them"
             }
             Some(_) => "its last version is in force",
             None => "it is not in force",
         }
     }
 
-    /// A policy is there with its rules, which are omitted if the budget has no room for them.
+    /// Enters a policy into the budget, and omits its rules if they do not fit.
     pub(super) fn enter_rules(&mut self, policy: &mut Arc<PolicySpec>) {
         if self.rule_budget.enter(&policy.name, policy.cost()) {
             self.settle_rules();
@@ -115,18 +120,18 @@ impl State {
         }
     }
 
-    /// Omits the rules that the budget has no room for any more, and finds out which there is room for again.
+    /// Omits the rules that do not fit the budget any more, and queues the policies whose rules fit again.
     pub(super) fn settle_rules(&mut self) {
         for name in self.rule_budget.settle() {
             let key = Key::Policy(name.clone());
             let Some(Change::Policy(policy)) = self.objects.get(&key) else { continue };
             match (self.rule_budget.keeps(&name), policy.omitted) {
                 (true, Some(_)) => {
-                    // Where it is wanted already, a newer version is expected.
+                    // If the policy is queued already, a newer version is expected.
                     if let Some(version) =
-                        self.versions.get(&name).filter(|_| self.wanted.expected(&key).is_none())
+                        self.versions.get(&name).filter(|_| self.reread_queue.expected(&key).is_none())
                     {
-                        self.wanted.insert(key, Arc::clone(version));
+                        self.reread_queue.insert(key, Arc::clone(version));
                     }
                 }
                 (false, None) => {
@@ -140,8 +145,9 @@ impl State {
     }
 }
 
-/// What is in force of a policy in place of `known` until it is read, given how it isolates now; `None` if that is `known`: it isolates
-/// the same pods, in the same directions or more.
+/// The policy to enforce instead of `known` until the new version is read, given how the new version
+/// isolates. `None` if `known` stays in force, because it isolates the same pods in the same or more
+/// directions.
 fn replaces(now: &PolicySpec, known: &PolicySpec) -> Option<PolicySpec> {
     let now = PolicySpec { omitted: known.omitted, ..now.clone() };
     let now = if known.omitted.is_some() { now.omit_rules() } else { now };

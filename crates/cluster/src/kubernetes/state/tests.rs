@@ -1,6 +1,6 @@
-//! Lists and watches as scenarios: what the API server says, and what the consumer is told.
+//! Scenarios of lists and watches: the API server's events, and the updates for the consumer.
 
-use policy::{Budget, Inventory};
+use policy::{Budget, Inventory, Labels};
 use serde_json::{Value, json};
 
 use super::*;
@@ -8,7 +8,7 @@ use super::*;
 mod reread;
 mod standby;
 
-/// A state of node `n`, and what its consumer knows.
+/// The state of node `n`, and what its consumer has.
 struct Scenario {
     state: State,
     known: Inventory,
@@ -26,30 +26,30 @@ impl Scenario {
         }
     }
 
-    /// With every list complete and empty, and told.
+    /// A scenario in which every list is complete and empty, and the first update was published.
     fn begun() -> Self {
         let mut scenario = Self::new();
         Kind::ALL.into_iter().for_each(|kind| scenario.list(kind, &[]));
-        assert_eq!(scenario.told(), Some(Vec::new()), "the first update comes also if there is nothing");
+        assert_eq!(scenario.next_update(), Some(Vec::new()), "the first update is sent even if it is empty");
         scenario
     }
 
     fn list(&mut self, kind: Kind, objects: &[Value]) {
-        self.state.take_in(kind, Event::Began);
+        self.state.apply(kind, WatcherEvent::Init);
         self.listed(kind, objects);
-        self.state.take_in(kind, Event::Complete);
+        self.state.apply(kind, WatcherEvent::InitDone);
     }
 
     fn listed(&mut self, kind: Kind, objects: &[Value]) {
         for fields in objects {
             let object = self.object(kind, fields);
-            self.state.take_in(kind, Event::Listed(object));
+            self.state.apply(kind, WatcherEvent::InitApply(object));
         }
     }
 
     fn applied(&mut self, kind: Kind, fields: &Value) {
         let object = self.object(kind, fields);
-        self.state.take_in(kind, Event::Applied(object));
+        self.state.apply(kind, WatcherEvent::Apply(object));
     }
 
     fn object(&self, kind: Kind, fields: &Value) -> Object {
@@ -57,27 +57,28 @@ impl Scenario {
     }
 
     fn deleted(&mut self, kind: Kind, fields: &Value) {
-        self.state.take_in(kind, Event::Deleted(Identity::of(fields)));
+        self.state.apply(kind, WatcherEvent::Delete(Identity::of(fields)));
     }
 
-    fn files(&mut self, claims: &[(&str, &str, &str)]) {
-        let claim = |(name, uid, address): &(&str, &str, &str)| Claim {
+    fn files(&mut self, results: &[(&str, &str, &str)]) {
+        let cached_result = |(name, uid, address): &(&str, &str, &str)| CachedResult {
             pod: PodName::new("web", *name),
             uid: PodUid::of(uid),
             addresses: vec![address.parse().expect("address")],
             host_interface: None,
         };
-        self.state.claims(claims.iter().map(claim).collect());
+        self.state.set_cni_results(results.iter().map(cached_result).collect());
     }
 
-    /// The objects that the next update mentions, those that are gone behind a `-`; `None` if there is no update.
-    fn told(&mut self) -> Option<Vec<String>> {
+    /// The objects in the next update, with a `-` in front of those that are gone; `None` if there is no
+    /// update.
+    fn next_update(&mut self) -> Option<Vec<String>> {
         let update = self.state.update()?;
-        let mut mentioned = Vec::new();
+        let mut in_update = Vec::new();
         for change in update.changes {
             let key = Key::of(&change);
             let is_gone = key.clone().gone() == change;
-            mentioned.push(if is_gone { format!("-{key}") } else { key.to_string() });
+            in_update.push(if is_gone { format!("-{key}") } else { key.to_string() });
             let before = self.known.clone();
             self.known.apply(change.clone());
             assert_ne!(before, self.known, "a change that changes nothing: {change:?}");
@@ -87,7 +88,7 @@ impl Scenario {
             (name.to_string(), version.map(|version| version.to_string()))
         };
         self.versions.extend(update.versions.into_iter().map(version));
-        Some(mentioned)
+        Some(in_update)
     }
 
     fn addresses(&self, pod: &str) -> Vec<String> {
@@ -117,51 +118,51 @@ fn namespace(labels: Value) -> Value {
 }
 
 #[test]
-fn nothing_is_told_before_every_list_is_complete() {
+fn nothing_is_published_before_every_list_is_complete() {
     let mut scenario = Scenario::new();
     scenario.list(Kind::Namespace, &[namespace(json!({}))]);
     scenario.list(Kind::Node, &[json!({"metadata": {"name": "n"}, "spec": {"podCIDRs": ["10.0.0.0/24"]}})]);
     scenario.list(Kind::NetworkPolicy, &[policy("p", "3", json!({}))]);
-    scenario.state.take_in(Kind::Pod, Event::Began);
+    scenario.state.apply(Kind::Pod, WatcherEvent::Init);
     scenario.listed(Kind::Pod, &[pod("a", "4", "Running", &["10.0.0.2"])]);
-    assert_eq!(scenario.told(), None);
+    assert_eq!(scenario.next_update(), None);
     scenario.listed(Kind::Pod, &[pod("b", "5", "Running", &["10.0.0.3"])]);
-    scenario.state.take_in(Kind::Pod, Event::Complete);
+    scenario.state.apply(Kind::Pod, WatcherEvent::InitDone);
     let all = ["Namespace web", "Node n", "Pod web/a", "Pod web/b", "NetworkPolicy web/p"];
-    assert_eq!(scenario.told().expect("all at once"), all);
-    assert_eq!(scenario.told(), None, "nothing new");
+    assert_eq!(scenario.next_update().expect("all at once"), all);
+    assert_eq!(scenario.next_update(), None, "nothing new");
 }
 
 #[test]
-fn nodes_are_done_without_where_they_may_not_be_read_and_pods_are_not() {
+fn nodes_are_optional_and_pods_are_required() {
     let mut scenario = Scenario::new();
     [Kind::Namespace, Kind::NetworkPolicy].into_iter().for_each(|kind| scenario.list(kind, &[]));
-    scenario.state.take_in(Kind::Node, Event::Refused);
-    scenario.state.take_in(Kind::Pod, Event::Refused);
-    assert_eq!(scenario.told(), None);
+    scenario.state.apply(Kind::Node, WatcherEvent::Unavailable);
+    scenario.state.apply(Kind::Pod, WatcherEvent::Unavailable);
+    assert_eq!(scenario.next_update(), None);
     scenario.list(Kind::Pod, &[]);
-    assert_eq!(scenario.told(), Some(vec![]));
+    assert_eq!(scenario.next_update(), Some(vec![]));
     scenario.list(Kind::Node, &[json!({"metadata": {"name": "n"}})]);
-    assert_eq!(scenario.told().expect("allowed at last"), ["Node n"]);
+    assert_eq!(scenario.next_update().expect("allowed at last"), ["Node n"]);
 }
 
 #[test]
-fn a_node_without_a_range_of_pods_is_named_until_it_has_one_and_gets_no_event() {
+fn a_node_without_a_pod_cidr_is_reported_until_it_has_one_and_gets_no_event() {
     let mut scenario = Scenario::new();
     Kind::ALL.into_iter().for_each(|kind| scenario.list(kind, &[]));
-    scenario.told();
-    let mut say = |spec: serde_json::Value| {
+    scenario.next_update();
+    let mut problems_and_warnings = |spec: serde_json::Value| {
         scenario.list(Kind::Node, &[json!({"metadata": {"name": "n"}, "spec": spec})]);
-        scenario.told();
-        (scenario.state.problems.reported().len(), scenario.state.misunderstood().len())
+        scenario.next_update();
+        (scenario.state.problems.reported().len(), scenario.state.take_warnings().len())
     };
-    assert_eq!(say(json!({})), (1, 0));
-    assert_eq!(say(json!({"podCIDRs": ["10.0.0.0/24"]})), (0, 0));
-    assert_eq!(say(json!({"podCIDRs": ["10.0.0.0"]})), (1, 1));
+    assert_eq!(problems_and_warnings(json!({})), (1, 0));
+    assert_eq!(problems_and_warnings(json!({"podCIDRs": ["10.0.0.0/24"]})), (0, 0));
+    assert_eq!(problems_and_warnings(json!({"podCIDRs": ["10.0.0.0"]})), (1, 1));
 }
 
 #[test]
-fn a_list_after_a_gap_tells_only_what_differs() {
+fn a_list_after_a_gap_publishes_only_the_delta() {
     let mut scenario = Scenario::begun();
     let (a, b, c) = (
         pod("a", "1", "Running", &["10.0.0.2"]),
@@ -169,54 +170,54 @@ fn a_list_after_a_gap_tells_only_what_differs() {
         pod("c", "3", "", &[]),
     );
     [&a, &b, &c].into_iter().for_each(|pod| scenario.applied(Kind::Pod, pod));
-    assert_eq!(scenario.told().expect("pods").len(), 4, "and their namespace");
-    scenario.state.take_in(Kind::Pod, Event::Began);
+    assert_eq!(scenario.next_update().expect("pods").len(), 4, "and their namespace");
+    scenario.state.apply(Kind::Pod, WatcherEvent::Init);
     scenario.listed(Kind::Pod, std::slice::from_ref(&b));
     // The connection broke: the list begins again.
-    scenario.state.take_in(Kind::Pod, Event::Began);
+    scenario.state.apply(Kind::Pod, WatcherEvent::Init);
     scenario.listed(Kind::Pod, &[a, pod("c", "9", "Running", &["10.0.0.4"])]);
     assert_eq!(
-        scenario.told().expect("what is listed is there"),
+        scenario.next_update().expect("what is listed is there"),
         ["Pod web/c"],
         "what was not listed yet is not gone yet"
     );
-    scenario.state.take_in(Kind::Pod, Event::Complete);
-    assert_eq!(scenario.told().expect("b vanished"), ["-Pod web/b"]);
+    scenario.state.apply(Kind::Pod, WatcherEvent::InitDone);
+    assert_eq!(scenario.next_update().expect("b vanished"), ["-Pod web/b"]);
 }
 
 #[test]
-fn what_changes_nothing_that_matters_is_not_told() {
+fn a_change_without_effect_is_not_published() {
     let mut scenario = Scenario::begun();
     scenario.applied(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
-    scenario.told().expect("a pod");
+    scenario.next_update().expect("a pod");
     scenario.applied(Kind::Pod, &pod("a", "2", "Running", &["10.0.0.2"]));
-    assert_eq!(scenario.told(), None, "another version of the same");
+    assert_eq!(scenario.next_update(), None, "another version of the same");
     let mut labelled = pod("a", "3", "Running", &["10.0.0.2"]);
     labelled["metadata"]["labels"] = json!({"app": "a"});
     scenario.applied(Kind::Pod, &labelled);
     scenario.applied(Kind::Pod, &pod("a", "4", "Running", &["10.0.0.2"]));
-    assert_eq!(scenario.told(), None, "there and back");
+    assert_eq!(scenario.next_update(), None, "changed and changed back");
     scenario.applied(Kind::Pod, &pod("a", "5", "Succeeded", &["10.0.0.2"]));
-    assert_eq!(scenario.told().expect("released"), ["Pod web/a"]);
+    assert_eq!(scenario.next_update().expect("released"), ["Pod web/a"]);
     assert_eq!(scenario.addresses("a"), Vec::<String>::new());
 }
 
 #[test]
-fn the_version_of_a_policy_is_told_also_where_it_means_the_same() {
+fn the_version_of_a_policy_is_published_even_if_the_policy_means_the_same() {
     let mut scenario = Scenario::begun();
     scenario.applied(Kind::NetworkPolicy, &policy("p", "10", json!({})));
-    assert_eq!(scenario.told().expect("new"), ["NetworkPolicy web/p"]);
+    assert_eq!(scenario.next_update().expect("new"), ["NetworkPolicy web/p"]);
     scenario.applied(Kind::NetworkPolicy, &policy("p", "11", json!({})));
-    assert_eq!(scenario.told(), Some(vec![]));
+    assert_eq!(scenario.next_update(), Some(vec![]));
     assert_eq!(scenario.versions["web/p"].as_deref(), Some("11"));
     scenario.list(Kind::NetworkPolicy, &[policy("p", "11", json!({}))]);
-    assert_eq!(scenario.told(), None);
+    assert_eq!(scenario.next_update(), None);
     scenario.deleted(Kind::NetworkPolicy, &policy("p", "12", json!({})));
-    assert_eq!(scenario.told().expect("gone"), ["-NetworkPolicy web/p"]);
+    assert_eq!(scenario.next_update().expect("gone"), ["-NetworkPolicy web/p"]);
     assert_eq!(scenario.versions["web/p"], None);
     scenario.applied(Kind::NetworkPolicy, &policy("q", "13", json!({})));
     scenario.deleted(Kind::NetworkPolicy, &policy("q", "14", json!({})));
-    assert_eq!(scenario.told(), None, "it came and went between two updates");
+    assert_eq!(scenario.next_update(), None, "it came and went between two updates");
 }
 
 #[test]
@@ -236,37 +237,34 @@ fn a_version_of_a_policy_that_exceeds_its_budget_again_and_again_has_one_event()
 }
 
 #[test]
-fn a_policy_of_a_newer_api_is_named_until_it_is_understood_or_gone() {
+fn a_policy_of_a_newer_api_is_reported_until_it_is_understood_or_gone() {
     let mut scenario = Scenario::begun();
     let future = json!({"ingress": [{"from": [{"services": {}}]}]});
     scenario.applied(Kind::NetworkPolicy, &policy("p", "10", future.clone()));
-    assert_eq!(scenario.told().expect("a policy"), ["NetworkPolicy web/p"]);
+    assert_eq!(scenario.next_update().expect("a policy"), ["NetworkPolicy web/p"]);
     let said =
         "NetworkPolicy web/p (version 10): spec.ingress[0].from[0].services: this field is not known; ";
     assert!(scenario.problems[0].starts_with(said), "{:?}", scenario.problems);
-    let [misunderstood] = &scenario.state.misunderstood()[..] else { panic!("one Event") };
-    assert_eq!(
-        (&*misunderstood.name, &*misunderstood.uid, &*misunderstood.resource_version),
-        ("p", "uid-p", "10")
-    );
-    assert!(misunderstood.message.contains("services"), "{misunderstood:?}");
+    let [warnings] = &scenario.state.take_warnings()[..] else { panic!("one Event") };
+    assert_eq!((&*warnings.name, &*warnings.uid, &*warnings.resource_version), ("p", "uid-p", "10"));
+    assert!(warnings.message.contains("services"), "{warnings:?}");
     scenario.list(Kind::NetworkPolicy, &[policy("p", "10", future)]);
     assert_eq!(
-        (scenario.told(), scenario.state.misunderstood()),
+        (scenario.next_update(), scenario.state.take_warnings()),
         (None, vec![]),
-        "told once for each version"
+        "reported once for each version"
     );
     scenario.applied(Kind::NetworkPolicy, &policy("p", "11", json!({"ingress": []})));
-    scenario.told().expect("understood");
+    scenario.next_update().expect("understood");
     assert_eq!(scenario.problems, Vec::<String>::new());
     scenario.applied(Kind::NetworkPolicy, &policy("p", "12", json!({"policyTypes": ["Sideways"]})));
     scenario.deleted(Kind::NetworkPolicy, &policy("p", "13", json!({})));
-    scenario.told().expect("gone");
+    scenario.next_update().expect("gone");
     assert_eq!(scenario.problems, Vec::<String>::new());
 }
 
 #[test]
-fn an_object_of_the_api_is_converted_as_one_of_a_manifest_is() {
+fn an_api_object_is_converted_like_one_of_a_manifest() {
     let mut scenario = Scenario::begun();
     let hidden = json!({"key": "env", "operator": "NotIn", "values": ["prod\u{200b}"]});
     let rules = json!({"ingress": [
@@ -277,51 +275,51 @@ fn an_object_of_the_api_is_converted_as_one_of_a_manifest_is() {
     let update = scenario.state.update().expect("a policy");
     assert_eq!((update.read.files, update.read.objects, update.read.policies), (None, 1, 1));
     let said: Vec<String> = update.problems.iter().map(ToString::to_string).collect();
-    assert!(said[0].contains("\"prod<U+200B zero-width space>\" is no label's value"), "{said:?}");
+    assert!(said[0].contains("\"prod<U+200B zero-width space>\" is not a valid label value"), "{said:?}");
     assert!(said[1].contains("an except must be smaller than its cidr"), "{said:?}");
-    let [event] = &scenario.state.misunderstood()[..] else { panic!("one Event") };
+    let [event] = &scenario.state.take_warnings()[..] else { panic!("one Event") };
     assert!(event.message.contains("<U+200B zero-width space>"), "{event:?}");
 }
 
 #[test]
-fn an_object_of_which_nothing_is_understood_gives_access_to_nobody() {
+fn an_object_that_is_not_understood_gives_no_access() {
     let mut scenario = Scenario::begun();
     scenario.applied(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
-    scenario.told().expect("a pod");
+    scenario.next_update().expect("a pod");
     let mut odd = pod("a", "2", "Running", &["10.0.0.2"]);
     odd["spec"]["hostNetwork"] = json!("perhaps");
     scenario.applied(Kind::Pod, &odd);
-    assert_eq!(scenario.told().expect("it is not known any more"), ["-Namespace web", "-Pod web/a"]);
+    assert_eq!(scenario.next_update().expect("it is no longer known"), ["-Namespace web", "-Pod web/a"]);
     assert!(scenario.problems[0].starts_with("Pod web/a (version 2): "), "{:?}", scenario.problems);
     scenario.list(Kind::Pod, &[]);
-    assert_eq!((scenario.told(), scenario.problems.len()), (Some(vec![]), 0));
+    assert_eq!((scenario.next_update(), scenario.problems.len()), (Some(vec![]), 0));
 }
 
 #[test]
-fn labels_that_cannot_be_read_are_unknown_until_they_can() {
+fn labels_that_cannot_be_read_are_unknown_until_they_are_readable() {
     let mut scenario = Scenario::begun();
     scenario.applied(Kind::Namespace, &namespace(json!({"team": "a"})));
     scenario.applied(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
-    scenario.told().expect("a pod");
+    scenario.next_update().expect("a pod");
     let mut odd = pod("a", "2", "Running", &["10.0.0.2"]);
     odd["metadata"]["labels"] = json!({"app": 7});
     scenario.applied(Kind::Pod, &odd);
     scenario.applied(Kind::Namespace, &namespace(json!({"team": 7})));
-    assert_eq!(scenario.told().expect("both differ"), ["Namespace web", "Pod web/a"]);
+    assert_eq!(scenario.next_update().expect("both differ"), ["Namespace web", "Pod web/a"]);
     let labels = |scenario: &Scenario| {
         let pod = &scenario.known.pods[&PodName::new("web", "a")];
         [scenario.known.namespaces["web"].labels.clone(), pod.labels.clone()]
     };
     assert_eq!(labels(&scenario), [Labels::unknown(), Labels::unknown()]);
-    assert_eq!(scenario.addresses("a"), ["10.0.0.2"], "policies hold for it");
+    assert_eq!(scenario.addresses("a"), ["10.0.0.2"], "policies are enforced for it");
     assert!(
-        scenario.problems[1].contains("metadata.labels.app: the value 7 is no text"),
+        scenario.problems[1].contains("metadata.labels.app: the value 7 is not a string"),
         "{:?}",
         scenario.problems
     );
     scenario.applied(Kind::Namespace, &namespace(json!({"team": "b"})));
     scenario.applied(Kind::Pod, &pod("a", "3", "Running", &["10.0.0.2"]));
-    scenario.told().expect("both are known again");
+    scenario.next_update().expect("both are known again");
     assert!(labels(&scenario).iter().all(Labels::are_known));
     assert_eq!(scenario.problems.len(), 0);
 }
@@ -331,48 +329,48 @@ fn a_namespace_that_goes_before_its_pods_leaves_its_labels_unknown() {
     let mut scenario = Scenario::begun();
     scenario.applied(Kind::Namespace, &namespace(json!({"env": "prod"})));
     scenario.applied(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
-    scenario.told().expect("a pod");
+    scenario.next_update().expect("a pod");
     scenario.deleted(Kind::Namespace, &namespace(json!({"env": "prod"})));
-    assert_eq!(scenario.told().expect("its labels"), ["Namespace web"]);
-    assert!(!scenario.known.namespaces["web"].labels.are_known(), "that it has no env can't be said");
+    assert_eq!(scenario.next_update().expect("its labels"), ["Namespace web"]);
+    assert!(!scenario.known.namespaces["web"].labels.are_known(), "it is not known to have no env");
     scenario.deleted(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
-    assert_eq!(scenario.told().expect("both are gone"), ["-Namespace web", "-Pod web/a"]);
+    assert_eq!(scenario.next_update().expect("both are gone"), ["-Namespace web", "-Pod web/a"]);
 }
 
 #[test]
-fn a_new_pod_has_the_address_in_the_cni_cache_until_the_api_server_says_one() {
+fn a_new_pod_has_the_address_in_the_cni_cache_until_the_api_server_reports_one() {
     let mut scenario = Scenario::begun();
     scenario.files(&[("a", "uid-a", "10.0.0.2")]);
-    assert_eq!(scenario.told(), None, "a pod that the API server doesn't know has no labels");
+    assert_eq!(scenario.next_update(), None, "a pod that the API server doesn't know has no labels");
     scenario.applied(Kind::Pod, &pod("a", "1", "Pending", &[]));
-    scenario.told().expect("a pod");
+    scenario.next_update().expect("a pod");
     assert_eq!(scenario.addresses("a"), ["10.0.0.2"]);
     scenario.applied(Kind::Pod, &pod("a", "2", "Running", &["10.0.0.2", "fd00::2"]));
-    assert_eq!(scenario.told().expect("the other family, too"), ["Pod web/a"]);
+    assert_eq!(scenario.next_update().expect("the other family, too"), ["Pod web/a"]);
     assert_eq!(scenario.addresses("a"), ["10.0.0.2", "fd00::2"]);
     scenario.files(&[]);
-    assert_eq!(scenario.told(), None, "without a file the API server's word counts");
+    assert_eq!(scenario.next_update(), None, "without a file the API server's addresses count");
     scenario.deleted(Kind::Pod, &pod("a", "3", "Running", &[]));
     scenario.files(&[("a", "uid-a", "10.0.0.2")]);
-    assert_eq!(scenario.told().expect("a and its namespace"), ["-Namespace web", "-Pod web/a"]);
+    assert_eq!(scenario.next_update().expect("a and its namespace"), ["-Namespace web", "-Pod web/a"]);
 }
 
 #[test]
-fn an_address_comes_with_the_file_and_goes_with_it() {
+fn a_cached_address_is_in_force_as_long_as_its_file() {
     let mut scenario = Scenario::begun();
     scenario.applied(Kind::Pod, &pod("a", "1", "Pending", &[]));
-    scenario.told().expect("a pod");
+    scenario.next_update().expect("a pod");
     scenario.files(&[("a", "uid-a", "10.0.0.2")]);
-    assert_eq!(scenario.told().expect("its sandbox is up"), ["Pod web/a"]);
+    assert_eq!(scenario.next_update().expect("its sandbox is up"), ["Pod web/a"]);
     scenario.applied(Kind::Pod, &pod("a", "2", "Pending", &[]));
-    assert_eq!(scenario.told(), None, "an update that knows of no address takes none away");
+    assert_eq!(scenario.next_update(), None, "an update without an address removes none");
     scenario.files(&[]);
-    assert_eq!(scenario.told().expect("its sandbox failed"), ["Pod web/a"]);
+    assert_eq!(scenario.next_update().expect("its sandbox failed"), ["Pod web/a"]);
     assert_eq!(scenario.addresses("a"), Vec::<String>::new());
 }
 
 #[test]
-fn a_pod_of_another_node_or_of_the_nodes_own_network_is_given_nothing() {
+fn a_pod_of_another_node_or_of_the_host_network_gets_no_cached_address() {
     let mut scenario = Scenario::begun();
     let mut elsewhere = pod("a", "1", "Pending", &[]);
     elsewhere["spec"]["nodeName"] = json!("other");
@@ -381,24 +379,24 @@ fn a_pod_of_another_node_or_of_the_nodes_own_network_is_given_nothing() {
     scenario.applied(Kind::Pod, &elsewhere);
     scenario.applied(Kind::Pod, &host);
     scenario.files(&[("a", "uid-a", "10.0.0.2"), ("b", "uid-b", "10.0.0.3")]);
-    scenario.told().expect("pods");
+    scenario.next_update().expect("pods");
     assert_eq!((scenario.addresses("a"), scenario.addresses("b")), (vec![], vec![]));
 }
 
 #[test]
-fn a_jobs_address_is_the_next_pods_at_once() {
+fn a_jobs_address_belongs_to_the_next_pod_immediately() {
     let mut scenario = Scenario::begun();
     scenario.applied(Kind::Pod, &pod("job", "1", "Running", &["10.0.0.2"]));
     scenario.applied(Kind::Pod, &pod("next", "2", "Pending", &[]));
-    scenario.told().expect("pods");
+    scenario.next_update().expect("pods");
     scenario.files(&[("next", "uid-next", "10.0.0.2")]);
-    assert_eq!(scenario.told().expect("both"), ["Pod web/job", "Pod web/next"]);
+    assert_eq!(scenario.next_update().expect("both"), ["Pod web/job", "Pod web/next"]);
     assert_eq!(
         (scenario.addresses("job"), scenario.addresses("next")),
         (vec![], vec!["10.0.0.2".to_owned()])
     );
     scenario.applied(Kind::Pod, &pod("job", "3", "Succeeded", &["10.0.0.2"]));
-    assert_eq!(scenario.told(), None, "known before the API server said so");
+    assert_eq!(scenario.next_update(), None, "known before the API server reports it");
 }
 
 #[test]
@@ -407,7 +405,7 @@ fn a_new_sandbox_has_its_address_before_the_api_server_knows() {
     scenario.files(&[("a", "uid-a", "10.0.0.2"), ("b", "uid-b", "10.0.0.3")]);
     scenario.applied(Kind::Pod, &pod("a", "1", "Running", &["10.0.0.2"]));
     scenario.applied(Kind::Pod, &pod("b", "2", "Running", &["10.0.0.3"]));
-    scenario.told().expect("pods");
+    scenario.next_update().expect("pods");
     // The node reboots, and the two pods get each other's address.
     scenario.files(&[
         ("a", "uid-a", "10.0.0.2"),
@@ -415,36 +413,36 @@ fn a_new_sandbox_has_its_address_before_the_api_server_knows() {
         ("b", "uid-b", "10.0.0.2"),
         ("a", "uid-a", "10.0.0.3"),
     ]);
-    assert_eq!(scenario.told().expect("both"), ["Pod web/a", "Pod web/b"]);
+    assert_eq!(scenario.next_update().expect("both"), ["Pod web/a", "Pod web/b"]);
     let swapped = |scenario: &Scenario| {
         assert_eq!([scenario.addresses("a"), scenario.addresses("b")], [["10.0.0.3"], ["10.0.0.2"]])
     };
     swapped(&scenario);
     scenario.applied(Kind::Pod, &pod("a", "3", "Running", &["10.0.0.2"]));
-    assert_eq!(scenario.told(), None, "another version with the address of before");
+    assert_eq!(scenario.next_update(), None, "another version with the previous address");
     scenario.applied(Kind::Pod, &pod("a", "4", "Running", &["10.0.0.3"]));
     scenario.applied(Kind::Pod, &pod("b", "5", "Running", &["10.0.0.2"]));
-    scenario.told().expect("both are reported");
+    scenario.next_update().expect("both are reported");
     swapped(&scenario);
 }
 
 #[test]
-fn an_address_was_reported_when_it_was_new() {
+fn an_address_counts_as_reported_in_its_first_version() {
     let mut scenario = Scenario::begun();
     let reported = |scenario: &Scenario| scenario.known.pods[&PodName::new("web", "a")].reported;
     let mut elsewhere = |version: &str, addresses: &[&str]| {
         let mut pod = pod("a", version, "Running", addresses);
         pod["spec"]["nodeName"] = json!("other");
         scenario.applied(Kind::Pod, &pod);
-        scenario.told();
+        scenario.next_update();
         reported(&scenario)
     };
     assert_eq!(elsewhere("1", &["10.0.1.2"]), 1);
     assert_eq!(elsewhere("8", &["10.0.1.2"]), 1, "repeated");
     assert_eq!(elsewhere("9", &["10.0.1.3"]), 9);
     assert_eq!(elsewhere("12", &["10.0.1.3", "fd00::3"]), 12);
-    assert_eq!(elsewhere("14", &["fd00::3"]), 12, "one of them is taken back");
-    assert_eq!(elsewhere("v15", &["10.0.1.2"]), 0, "a version that is no number says nothing");
+    assert_eq!(elsewhere("14", &["fd00::3"]), 12, "one of them is dropped");
+    assert_eq!(elsewhere("v15", &["10.0.1.2"]), 0, "a version that is not a number is ignored");
 }
 
 #[test]
@@ -463,20 +461,20 @@ fn a_late_deletion_of_an_earlier_object_removes_no_later_one_of_the_same_name() 
     for (kind, object) in &objects {
         scenario.applied(*kind, &with_uid(object.clone(), "2"));
     }
-    assert_eq!(scenario.told().expect("all").len(), objects.len());
+    assert_eq!(scenario.next_update().expect("all").len(), objects.len());
     for (kind, object) in &objects {
         scenario.deleted(*kind, &with_uid(object.clone(), "1"));
     }
-    assert_eq!(scenario.told(), None, "those that are gone had another UID");
+    assert_eq!(scenario.next_update(), None, "those that are gone had another UID");
     for (kind, object) in &objects {
         scenario.deleted(*kind, &with_uid(object.clone(), "2"));
     }
-    assert_eq!(scenario.told().expect("all").len(), objects.len());
+    assert_eq!(scenario.next_update().expect("all").len(), objects.len());
     assert_eq!(scenario.known, Inventory::default());
 }
 
 #[test]
-fn of_very_many_faulty_objects_of_a_namespace_some_are_named_and_the_others_counted() {
+fn beyond_a_limit_faulty_objects_of_a_namespace_are_counted() {
     let mut scenario = Scenario::begun();
     let faulty = |n: usize, version: &str| {
         let policy = policy(
@@ -489,7 +487,7 @@ fn of_very_many_faulty_objects_of_a_namespace_some_are_named_and_the_others_coun
     for (kind, object) in (0..150).map(|n| faulty(n, "5")) {
         scenario.applied(kind, &object);
     }
-    scenario.told();
+    scenario.next_update();
     assert_eq!(scenario.problems.len(), 101);
     let more = |scenario: &Scenario| {
         scenario.problems.iter().find(|problem| problem.contains("50 objects of the namespace web")).cloned()
@@ -499,17 +497,17 @@ fn of_very_many_faulty_objects_of_a_namespace_some_are_named_and_the_others_coun
         text.starts_with("NetworkPolicy web/p100 (version 5): ") && text.contains("an Event on each"),
         "{text}"
     );
-    assert_eq!(scenario.state.misunderstood().len(), 150, "each has an Event");
-    // The same again is no news, for those that are counted neither.
+    assert_eq!(scenario.state.take_warnings().len(), 150, "each has an Event");
+    // Repeating the same is not a change, not even for objects that are counted.
     for n in [3, 120] {
         let (kind, object) = faulty(n, "5");
         scenario.applied(kind, &object);
     }
-    assert_eq!((scenario.told(), scenario.state.misunderstood().len()), (None, 0));
+    assert_eq!((scenario.next_update(), scenario.state.take_warnings().len()), (None, 0));
     for n in 100..150 {
         let (kind, object) = faulty(n, "6");
         scenario.deleted(kind, &object);
     }
-    scenario.told();
+    scenario.next_update();
     assert_eq!((scenario.problems.len(), more(&scenario)), (100, None));
 }

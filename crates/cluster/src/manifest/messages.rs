@@ -1,38 +1,41 @@
-//! What is said about documents and objects that are not understood.
+//! Messages about documents and objects that are not understood.
 
 use serde_json::Value;
 
-use super::RawObject;
+use super::raw_object::RawObject;
 use crate::convert::Kind;
 use crate::invisible::{as_seen, is_invisible, named, visible};
 
-/// What follows from an object that is not understood, in a file that never was good.
+/// The effect of an object that is not understood, in a file that never was good.
 pub(super) const LOST: &str = "it is not in force";
-/// What follows from a policy that is not understood.
-pub(super) const OPEN: &str = "it is not in force: pods that it was to isolate may be open";
-/// What follows from what may be a policy.
+/// The effect of a policy that is not understood.
+pub(super) const OPEN: &str = "it is not in force: pods that it should isolate may be open";
+/// The effect of an object that may be a policy.
 pub(super) const MAYBE_OPEN: &str =
-    "it is not in force: if it is a NetworkPolicy, pods that it was to isolate may be open";
-/// What follows from a policy within which the text breaks off, behind its namespace and podSelector.
-pub(super) const CUT_OFF: &str = "the pods that its podSelector selects are isolated, and its rules allow nothing; what follows in the document is not in force, and pods that policies there were to isolate may be open";
+    "it is not in force: if it is a NetworkPolicy, pods that it should isolate may be open";
+/// The effect of a policy in which the text breaks off after its namespace and podSelector.
+pub(super) const CUT_OFF: &str = "the pods that its podSelector selects are isolated, and its rules allow \
+                                  nothing; what follows in the document is not in force, and pods that \
+                                  policies there should isolate may be open";
 
-/// Why an object probably has a second kind.
-pub(super) const ANOTHER_OBJECT: &str = ": if another object begins there, a line \"---\" is missing in front of it, and the first object is not in force";
+/// The probable cause of a second kind in an object.
+pub(super) const ANOTHER_OBJECT: &str = ": if another object begins there, a line \"---\" is missing in \
+                                         front of it, and the first object is not in force";
 
-/// What follows from an object of this kind that is not understood.
+/// The effect of an object of this kind that is not understood.
 pub(super) fn lost(kind: Kind) -> &'static str {
     if kind == Kind::NetworkPolicy { OPEN } else { LOST }
 }
 
-/// Whether a text that can't be parsed is a template: a line is an action, or a value is.
+/// Whether a text that can't be parsed is a template: a line is an action, or a value is one.
 pub(super) fn is_template(text: &str) -> bool {
-    // A comment makes no template of a policy.
+    // An action in a comment does not make a policy a template.
     let code = |line: &str| line.find(" #").or(line.starts_with('#').then_some(0)).unwrap_or(line.len());
     let mut lines = text.lines().map(|line| &line[..code(line)]);
     lines.any(|line| line.trim_start().starts_with("{{") || line.contains(": {{") || line.contains("- {{"))
 }
 
-/// Whether a mapping without a kind was written as a Kubernetes object.
+/// Whether a mapping without a kind was probably meant as a Kubernetes object.
 pub(super) fn looks_like_an_object(object: &RawObject) -> bool {
     let is_mapping = |name: &str| object.fields.get(name).is_some_and(Value::is_object);
     let is_networking =
@@ -42,7 +45,7 @@ pub(super) fn looks_like_an_object(object: &RawObject) -> bool {
         || (is_mapping("metadata") && (object.api_version.is_some() || is_mapping("spec")))
 }
 
-/// Which fields of an object were probably meant to be `apiVersion` or `kind`.
+/// A hint about fields of an object that were probably meant to be `apiVersion` or `kind`.
 pub(super) fn hint(miswritten: &[String]) -> String {
     let mend = |name: &String| {
         let meant = if as_seen(name).eq_ignore_ascii_case("kind") { "kind" } else { "apiVersion" };
@@ -57,14 +60,15 @@ pub(super) fn hidden(text: &str) -> Option<(usize, String)> {
     Some((1 + text.get(..at)?.matches('\n').count(), named(hidden)))
 }
 
-/// A parser's message without its position, which counts from the start of a document and not of the file.
+/// A parser's message without its position, which is relative to the document instead of the file.
 pub(super) fn without_position(message: &str) -> &str {
     message.find(" at line ").and_then(|end| message.get(..end)).unwrap_or(message)
 }
 
-/// An object's kind and name, as far as they can be told.
+/// An object's kind and name, as far as they are known.
 pub(super) fn label(kind: &str, fields: &Value) -> String {
-    /// Characters of the longest name that an object can have (RFC 1123 subdomain, Kubernetes' limit).
+    /// The length in characters of the longest valid name of an object (RFC 1123 subdomain, Kubernetes'
+    /// limit).
     const LONGEST: usize = 253;
     let start = |text: &str| text.chars().take(LONGEST).collect::<String>();
     let text =

@@ -1,7 +1,8 @@
-//! What differs since the consumer was told last: the one way in which every source makes the changes of an update.
+//! The delta since the last update. Every source builds the changes of its updates here.
 //!
-//! Invariant: `before` has an entry for each object that was touched since the last update, with what the consumer knows of
-//! it. So what changed and changed back is not mentioned, whatever happened in between.
+//! Invariant: `before` has an entry for each object that was modified since the last update, with the form
+//! that the consumer has. So an object that changed and changed back is not sent, whatever happened in
+//! between.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,21 +14,21 @@ use crate::namespaces::Namespaces;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Differences {
+pub(crate) struct Delta {
     before: BTreeMap<Key, Option<Change>>,
     namespaces: Namespaces,
 }
 
-impl Differences {
-    /// Must be called before an object changes, with what is in force of it until then.
-    pub fn touch<'a>(&mut self, key: &Key, in_force: impl FnOnce() -> Option<&'a Change>) {
+impl Delta {
+    /// Records the form that is in force. Must be called before an object changes.
+    pub fn record_before<'a>(&mut self, key: &Key, in_force: impl FnOnce() -> Option<&'a Change>) {
         if !self.before.contains_key(key) {
             self.before.insert(key.clone(), in_force().cloned());
         }
     }
 
-    /// What the consumer must be told now, in an order that can be applied as it is: what is there, then what is gone.
-    /// Namespaces come first, and those that pods name without any object that describes them are among them.
+    /// Takes the changes for the consumer, in an order in which they can be applied: existing objects, then
+    /// objects that are gone. Namespaces come first, including those that pods name and no object describes.
     pub fn take(&mut self, in_force: impl Fn(&Key) -> Option<Change>) -> Vec<Change> {
         let (mut there, mut gone) = (Vec::new(), Vec::new());
         for (key, before) in std::mem::take(&mut self.before) {
@@ -43,7 +44,7 @@ impl Differences {
                 _ => {}
             }
             match (key, after) {
-                // Whether a namespace is there depends on its pods too.
+                // Whether a namespace exists depends on its pods too.
                 (_, Some(Change::Namespace(namespace))) => self.namespaces.described(namespace),
                 (Key::Namespace(name), _) => self.namespaces.undescribed(&name),
                 (_, Some(change)) => there.push(change),
@@ -56,17 +57,17 @@ impl Differences {
         changes
     }
 
-    /// The namespaces that pods or policies are in and no object describes, as of the last update.
+    /// The namespaces that have pods or policies and no object, as of the last update.
     pub fn missing_namespaces(&self) -> BTreeSet<&Arc<str>> {
         self.namespaces.missing()
     }
 
-    /// Whether [`Differences::missing_namespaces`] may have changed since this was last asked.
+    /// Whether [`Delta::missing_namespaces`] may have changed since the last call.
     pub fn take_missing_changed(&mut self) -> bool {
         self.namespaces.take_missing_changed()
     }
 
-    /// The label sets of namespaces that are in use here.
+    /// The label sets of namespaces that are in use.
     pub fn labels(&self) -> impl Iterator<Item = &Labels> {
         self.namespaces.labels()
     }

@@ -1,7 +1,7 @@
-//! One file of the CNI's cache: what it says, of whom.
+//! One file of the CNI result cache.
 //!
-//! From: bytes that a container runtime wrote. To: a [`Claim`]. The form is libcni's `cniCacheV1`; the result in it has the form of
-//! the CNI version that the plugin speaks, 0.2.0 to 1.1.0.
+//! From: bytes that a container runtime wrote. To: a [`CachedResult`]. The format is libcni's `cniCacheV1`.
+//! The result in it has the format of the CNI version that the plugin uses, 0.2.0 to 1.1.0.
 
 use std::net::IpAddr;
 
@@ -10,34 +10,36 @@ use policy::{PodName, PodUid};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// A sandbox's claim on addresses.
+/// The addresses of a pod's sandbox.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Claim {
+pub struct CachedResult {
     /// The pod that the sandbox is for.
     pub pod: PodName,
-    /// The pod's UID: a later pod of the same name has another.
+    /// The pod's UID. A later pod of the same name has another one.
     pub uid: PodUid,
-    /// The addresses, canonical, each once, in order.
+    /// The addresses in canonical form, each once, in order.
     pub addresses: Vec<IpAddr>,
-    /// The node's end of the pod's interface, such as `veth1a2b3c4d`; `None` where the result does not name it (CNI before 0.3.0).
+    /// The node's end of the pod's interface, such as `veth1a2b3c4d`; `None` if the result does not name it
+    /// (CNI before 0.3.0).
     pub host_interface: Option<Box<str>>,
 }
 
-/// A file that can't be understood.
+/// Why a file can't be understood.
 #[derive(Debug, thiserror::Error)]
-pub enum EntryError {
-    /// It is no JSON, or of another form; perhaps it is being written.
-    #[error("it is not understood: {0}")]
+pub enum CachedResultError {
+    /// It is not JSON, or has another structure. It may be incomplete because it is being written.
+    #[error("the file is not a cached CNI result")]
     Form(#[from] serde_json::Error),
-    /// A field says something that can't be.
+    /// A field has an invalid value.
     #[error("{0}")]
     Field(String),
 }
 
-/// The `kind` that is understood.
+/// The supported `kind`.
 const KIND: &str = "cniCacheV1";
 
-/// The interface by which the Kubernetes network reaches a pod. Others belong to networks that the API doesn't know.
+/// The interface that connects a pod to the Kubernetes network. Others belong to networks that the API does
+/// not know.
 const INTERFACE: &str = "eth0";
 
 #[derive(Deserialize)]
@@ -51,12 +53,12 @@ struct Entry {
     result: Value,
 }
 
-impl Claim {
-    /// Reads one file; `None` for one that says nothing about a pod's address.
-    pub fn read(bytes: &[u8]) -> Result<Option<Self>, EntryError> {
+impl CachedResult {
+    /// Parses one file; `None` if it has no pod's address.
+    pub fn read(bytes: &[u8]) -> Result<Option<Self>, CachedResultError> {
         let entry: Entry = serde_json::from_slice(bytes)?;
         if entry.kind != KIND {
-            return Err(EntryError::Field(format!("its kind is {:?}, and not {KIND}", entry.kind)));
+            return Err(CachedResultError::Field(format!("the kind is {:?} instead of {KIND}", entry.kind)));
         }
         if entry.if_name != INTERFACE {
             return Ok(None);
@@ -66,7 +68,8 @@ impl Claim {
             let found = arguments.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str());
             found.filter(|value| !value.is_empty())
         };
-        // A sandbox that is no pod's, or of a runtime too old to say which of several pods of one name it is for.
+        // The sandbox is not a pod's, or the runtime is too old to provide the UID, which tells several pods
+        // of one name apart.
         let (Some(namespace), Some(name), Some(uid)) =
             (argument("K8S_POD_NAMESPACE"), argument("K8S_POD_NAME"), argument("K8S_POD_UID"))
         else {
@@ -78,12 +81,13 @@ impl Claim {
     }
 }
 
-/// Of `interfaces[]` the last one without a sandbox: a plugin lists the bridge, if there is one, then the node's end, then the pod's.
+/// The last of `interfaces[]` without a sandbox. A plugin lists the bridge, if there is one, then the node's
+/// end, then the pod's.
 fn host_interface(result: &Value) -> Option<Box<str>> {
     let interfaces = result.get("interfaces")?.as_array()?;
     let is_on_node =
         |interface: &&Value| interface.get("sandbox").and_then(Value::as_str).is_none_or(str::is_empty);
-    // A bridge alone is no end of anything.
+    // A bridge alone is not the end of a pod's interface.
     let mut on_node: Vec<&str> = interfaces
         .iter()
         .filter(is_on_node)
@@ -94,14 +98,16 @@ fn host_interface(result: &Value) -> Option<Box<str>> {
 }
 
 /// `ips[].address` of CNI 0.3.0 and later; `ip4.ip` and `ip6.ip` before.
-fn addresses(result: &Value) -> Result<Vec<IpAddr>, EntryError> {
+fn addresses(result: &Value) -> Result<Vec<IpAddr>, CachedResultError> {
     let listed = result.get("ips").and_then(Value::as_array).into_iter().flatten();
     let listed = listed.filter_map(|entry| entry.get("address"));
     let old = ["ip4", "ip6"].into_iter().filter_map(|family| result.get(family)?.get("ip"));
     let mut addresses = Vec::new();
     for text in listed.chain(old) {
         let parsed = text.as_str().and_then(|text| text.parse::<IpNet>().ok());
-        let net = parsed.ok_or_else(|| EntryError::Field(format!("{text} is no address with a prefix")))?;
+        let net = parsed.ok_or_else(|| {
+            CachedResultError::Field(format!("{text} is not an address with a prefix length"))
+        })?;
         let address = net.addr().to_canonical();
         if !addresses.contains(&address) {
             addresses.push(address);
@@ -162,15 +168,15 @@ mod tests {
             ("no address", json!({"cniVersion": "1.0.0"}), vec![]),
         ];
         for (name, result, expected) in cases {
-            let claim = Claim::read(&file("eth0", arguments(), result)).expect(name).expect(name);
+            let found = CachedResult::read(&file("eth0", arguments(), result)).expect(name).expect(name);
             let expected = expected.into_iter().map(|text| text.parse().expect("address")).collect();
-            let of_a = Claim {
+            let of_a = CachedResult {
                 pod: PodName::new("web", "a"),
                 uid: PodUid::of("u1"),
                 addresses: expected,
                 host_interface: None,
             };
-            assert_eq!(claim, of_a, "{name}");
+            assert_eq!(found, of_a, "{name}");
         }
     }
 
@@ -188,13 +194,13 @@ mod tests {
             ("none", json!([]), None),
         ] {
             let result = json!({"interfaces": interfaces, "ips": [{"address": "10.244.1.5/24"}]});
-            let claim = Claim::read(&file("eth0", arguments(), result)).expect(name).expect(name);
-            assert_eq!(claim.host_interface.as_deref(), expected, "{name}");
+            let found = CachedResult::read(&file("eth0", arguments(), result)).expect(name).expect(name);
+            assert_eq!(found.host_interface.as_deref(), expected, "{name}");
         }
     }
 
     #[test]
-    fn what_is_no_pods_address_is_no_claim() {
+    fn a_file_without_a_pods_address_gives_no_result() {
         let result = json!({"ips": [{"address": "10.1.0.2/24"}]});
         let no_uid = json!([["K8S_POD_NAMESPACE", "web"], ["K8S_POD_NAME", "a"]]);
         for (name, file) in [
@@ -203,18 +209,18 @@ mod tests {
             ("a container that is no pod's", file("eth0", Value::Null, result.clone())),
             ("a runtime that gives no UID", file("eth0", no_uid, result.clone())),
         ] {
-            assert_eq!(Claim::read(&file).expect(name), None, "{name}");
+            assert_eq!(CachedResult::read(&file).expect(name), None, "{name}");
         }
     }
 
     #[test]
-    fn what_is_not_understood_is_an_error() {
+    fn an_invalid_file_is_an_error() {
         let bad = file("eth0", arguments(), json!({"ips": [{"address": "10.1.0.300/24"}]}));
         let other = br#"{"kind": "cniCacheV2", "ifName": "eth0"}"#;
         for (name, bytes) in
             [("half a file", &bad[..bad.len() / 2]), ("no address", &bad[..]), ("another form", other)]
         {
-            Claim::read(bytes).expect_err(name);
+            CachedResult::read(bytes).expect_err(name);
         }
     }
 }

@@ -1,37 +1,40 @@
-//! Fields that a mapping has more than once.
+//! Fields that occur more than once in a mapping.
 //!
-//! YAML and JSON forbid or discourage it; charts do it all the same. kubectl and Helm take the last value without a word, so that is
-//! what a cluster has. Where no verdict reads the field, the last value counts here too. Where one does, it is unknown which value
-//! was meant: what has the field in it is then not understood (semantics 28). The one exception is a label that a policy's own
-//! podSelector has twice. There the last value counts as well, since a cluster isolates the pods that it selects, and both values are
-//! named.
+//! YAML and JSON forbid or discourage duplicates, but charts have them. kubectl and Helm silently use the
+//! last value, so that is what a cluster has. If no verdict depends on the field, the last value counts here
+//! too. If a verdict depends on it, it is unknown which value was meant, so the part of the object that
+//! contains the field is not understood (semantics 28). The one exception is a duplicate label in a policy's
+//! own podSelector. There the last value counts as well, because a cluster isolates the pods that it selects,
+//! and both values are reported.
 
 use std::fmt;
 
 use serde_json::Value;
 
-use super::place::{FieldPath, shown};
+use super::field_path::FieldPath;
+use super::field_ref::shown;
 
-/// A field that its mapping has more than once.
+/// A field that occurs more than once in its mapping.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Twice {
+pub struct Duplicate {
     /// The field.
     pub at: FieldPath,
-    /// Whether the same value stands there each time.
+    /// Whether all values are equal.
     pub is_same: bool,
-    /// The first values, in the order in which they stand there; `None` where they were not looked at.
+    /// The first values in their order; `None` if they were not examined.
     values: Option<Vec<String>>,
-    /// How often the field is written. Counted only where `values` is known.
+    /// How often the field occurs. Counted only if `values` is known.
     times: usize,
-    /// Whether this stands for all duplicated fields within the one at `at`, which are too many to note one by one.
+    /// Whether this represents all duplicate fields within the one at `at`, which are too many to record one
+    /// by one.
     is_for_more: bool,
 }
 
-/// The most values of a field that are shown.
+/// The most values of a field that a message shows.
 const MOST_VALUES: usize = 4;
 
-impl Twice {
-    /// The field at `at` came again: its value before and its value now, where they were looked at.
+impl Duplicate {
+    /// The field at `at` occurred again: its previous value and its current value, if they were examined.
     pub fn new(at: FieldPath, values: Option<(&Value, &Value)>) -> Self {
         Self {
             at,
@@ -42,12 +45,13 @@ impl Twice {
         }
     }
 
-    /// Duplicated fields within the one at `at`, which are not noted one by one. Nothing within it is understood.
+    /// Duplicate fields within the one at `at` that are not recorded one by one. Nothing within it is
+    /// understood.
     pub(crate) fn more_within(at: FieldPath) -> Self {
         Self { at, is_same: false, values: None, times: 0, is_for_more: true }
     }
 
-    /// The same field came once more.
+    /// Records another occurrence of the field.
     pub(crate) fn again(&mut self, again: Self) {
         self.is_same &= again.is_same;
         if let (Some(values), Some(more)) = (&mut self.values, again.values) {
@@ -57,13 +61,13 @@ impl Twice {
         }
     }
 
-    /// What follows where no verdict reads the field.
+    /// The effect if no verdict depends on the field.
     pub(super) fn effect(&self) -> &'static str {
         if self.is_same { "it counts once" } else { "the last value counts, as for kubectl and Helm" }
     }
 }
 
-impl fmt::Display for Twice {
+impl fmt::Display for Duplicate {
     /// `written 2 times: "early", then "late"`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_for_more {

@@ -1,7 +1,7 @@
-//! The objects that are to be read again, and whose turn it is.
+//! The objects to read again, and their order.
 //!
-//! Invariant: round robin by namespace, and within a namespace the object that has waited longest comes first.
-//! So neither many objects of one namespace nor an object that changes all the time delay another namespace.
+//! Invariant: round robin by namespace; within a namespace, the object that has waited longest comes first.
+//! So neither many objects of one namespace nor an object that changes all the time delays another namespace.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,11 +9,11 @@ use std::sync::Arc;
 use crate::key::Key;
 use crate::problem::ResourceVersion;
 
-/// See the module.
+/// The queue. See the module.
 #[derive(Debug, Default)]
-pub(super) struct Wanted {
+pub(super) struct RereadQueue {
     pending: BTreeMap<Key, PendingRead>,
-    /// When each namespace had its last turn, of those that wait for another.
+    /// The last turn of each namespace that has waiting objects.
     turns: BTreeMap<Box<str>, u64>,
     /// Counts insertions and turns.
     now: u64,
@@ -21,10 +21,10 @@ pub(super) struct Wanted {
     second: u64,
 }
 
-/// Seconds after which an object that is still to be read is named.
+/// An object that is not read after this many seconds is reported.
 const OVERDUE: u64 = 5;
 
-/// The longest pause before an object is read again whose version was not the expected one, in seconds.
+/// The longest pause, in seconds, before an object is read again whose version was not the expected one.
 const LONGEST_PAUSE: u64 = 32;
 
 #[derive(Debug)]
@@ -32,27 +32,28 @@ struct PendingRead {
     /// The version that is expected.
     version: ResourceVersion,
     since: u64,
-    /// The second since which some version is to be read.
-    asked: u64,
-    /// The second from which on it may be read, and the pause that follows if its version is not the expected one again.
+    /// The second in which the object was first queued, whatever its version.
+    queued: u64,
+    /// The second from which on it may be read.
     not_before: u64,
+    /// The pause that follows if its version is not the expected one again.
     pause: u64,
-    /// Whether it was named as one that could not be read for a while.
-    is_named: bool,
+    /// Whether it was reported as overdue.
+    is_reported: bool,
 }
 
-impl Wanted {
-    /// This version of an object is to be read. One that waits already keeps its place.
+impl RereadQueue {
+    /// Queues this version of an object. An object that waits already keeps its position.
     pub fn insert(&mut self, key: Key, version: ResourceVersion) {
         self.now += 1;
         let (now, second) = (self.now, self.second);
         let new = || PendingRead {
             version: Arc::clone(&version),
             since: now,
-            asked: second,
+            queued: second,
             not_before: second,
             pause: 1,
-            is_named: false,
+            is_reported: false,
         };
         let read = self.pending.entry(key).or_insert_with(new);
         if read.version != version {
@@ -60,8 +61,8 @@ impl Wanted {
         }
     }
 
-    /// An object was read, and has another version than the one that is expected: the watch will say so. Otherwise it is read again after
-    /// a pause, and twice that the next time.
+    /// Postpones an object that was read and did not have the expected version. Normally the watch delivers
+    /// the new version soon. If not, the object is read again after a pause, which doubles each time.
     pub fn postpone(&mut self, key: &Key) {
         if let Some(read) = self.pending.get_mut(key) {
             read.not_before = self.second + read.pause;
@@ -69,34 +70,35 @@ impl Wanted {
         }
     }
 
-    /// Whether nothing is to be read.
+    /// Whether the queue is empty.
     pub fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }
 
-    /// A second has passed. Returns the objects that have waited for [`OVERDUE`] seconds and were not returned before.
+    /// Advances the clock by a second. Returns the objects that have waited for [`OVERDUE`] seconds and were
+    /// not returned before.
     pub fn tick(&mut self) -> Vec<(Key, ResourceVersion)> {
         self.second += 1;
         let mut overdue = Vec::new();
         for (key, read) in &mut self.pending {
-            if self.second - read.asked >= OVERDUE && !std::mem::replace(&mut read.is_named, true) {
+            if self.second - read.queued >= OVERDUE && !std::mem::replace(&mut read.is_reported, true) {
                 overdue.push((key.clone(), Arc::clone(&read.version)));
             }
         }
         overdue
     }
 
-    /// The object needn't be read any more.
+    /// Removes an object that does not have to be read any more.
     pub fn remove(&mut self, key: &Key) {
         self.pending.remove(key);
     }
 
-    /// The version of an object that is to be read; `None` if it needn't be.
+    /// The expected version of a queued object; `None` if it is not queued.
     pub fn expected(&self, key: &Key) -> Option<&ResourceVersion> {
         self.pending.get(key).map(|read| &read.version)
     }
 
-    /// The object whose turn it is, of those that `may_be_read`, and the version that is expected.
+    /// The next object of those that `may_be_read`, and its expected version.
     pub fn next(&mut self, may_be_read: impl Fn(&Key) -> bool) -> Option<(Key, ResourceVersion)> {
         if !self.turns.is_empty() {
             let waiting: BTreeSet<&str> = self.pending.keys().map(Key::namespace).collect();
@@ -109,7 +111,8 @@ impl Wanted {
         Some((key.clone(), read.version.clone()))
     }
 
-    /// An object has had its turn. If it is to be read still, the others of its namespace come first.
+    /// Records that an object has had its turn. If it stays queued, the other objects of its namespace come
+    /// first.
     pub fn record_turn(&mut self, key: &Key) {
         self.now += 1;
         self.turns.insert(key.namespace().into(), self.now);

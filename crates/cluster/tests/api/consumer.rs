@@ -1,32 +1,32 @@
-//! A consumer of the source: what it was told comes to this.
+//! A consumer of the source that accumulates its updates.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use cluster::kubernetes::{Patience, Watching};
-use cluster::{Access, CniCache, Connection, Kind, Kubernetes, RefusedPolicy, Update};
+use cluster::kubernetes::{Timeouts, Watching};
+use cluster::{Access, CniCache, Kind, Kubernetes, RefusedPolicy, Update, WatchStatus};
 use policy::{Budget, Inventory};
 
 use crate::server::Server;
 
-/// Longer than anything takes on a busy machine; only waited for when a test fails.
+/// The timeout of every wait. Longer than anything takes on a busy machine; reached only when a test fails.
 const LONG: Duration = Duration::from_secs(30);
 
 /// See the module.
-pub struct Follower {
+pub struct Consumer {
     watching: Watching,
     updates: Receiver<Update>,
     pub known: Inventory,
     pub versions: BTreeMap<String, String>,
     pub problems: Vec<String>,
-    /// How many updates there were.
+    /// The number of updates.
     pub count: usize,
 }
 
-impl Follower {
-    /// Of node `n`, without a CNI cache, and in a hurry.
+impl Consumer {
+    /// The consumer of node `n`, without a CNI cache and with short timeouts.
     pub fn of(server: &Server) -> Self {
         Self::with(server, CniCache::Off)
     }
@@ -35,16 +35,16 @@ impl Follower {
         Self::within(server, cni_cache, Budget::UNLIMITED)
     }
 
-    /// One that keeps no rules beyond the budget.
+    /// A consumer that keeps no rules beyond the budget.
     pub fn within(server: &Server, cni_cache: CniCache, budget: Budget) -> Self {
-        let patience = Patience {
-            answer: Duration::from_secs(5),
-            silence: Duration::from_millis(600),
-            shortest: Duration::from_millis(5),
-            longest: Duration::from_millis(50),
+        let timeouts = Timeouts {
+            response: Duration::from_secs(5),
+            idle: Duration::from_millis(600),
+            min_backoff: Duration::from_millis(5),
+            max_backoff: Duration::from_millis(50),
         };
         let access = Access::Kubeconfig(server.kubeconfig());
-        let kubernetes = Kubernetes { access, node: "n".into(), cni_cache, patience, budget };
+        let kubernetes = Kubernetes { access, node: "n".into(), cni_cache, timeouts, budget };
         let (send, updates) = channel();
         let watching = kubernetes.watch(None, move |update| drop(send.send(update))).expect("a source");
         Self {
@@ -57,13 +57,13 @@ impl Follower {
         }
     }
 
-    /// Waits until what was told is what the server holds, and is said to be complete.
+    /// Waits until the consumer has what the server holds, and all lists are complete.
     pub fn until_like(&mut self, server: &Server) {
-        self.until(&format!("{:?}", server.model().pods.keys()), |follower| {
-            // The last object is known a moment before its list is said to be complete.
-            without_reports(follower.known.clone()) == without_reports(server.model())
-                && follower.versions == server.policy_versions()
-                && follower.waits_for().is_none()
+        self.until(&format!("{:?}", server.model().pods.keys()), |consumer| {
+            // The last object is known a moment before its list is reported as complete.
+            without_reports(consumer.known.clone()) == without_reports(server.model())
+                && consumer.versions == server.policy_versions()
+                && consumer.waits_for().is_none()
         });
     }
 
@@ -72,30 +72,30 @@ impl Follower {
         let deadline = Instant::now() + LONG;
         while !done(self) {
             match self.updates.recv_timeout(Duration::from_millis(20)) {
-                Ok(update) => self.take_in(update),
+                Ok(update) => self.apply(update),
                 Err(RecvTimeoutError::Disconnected) => panic!("the source has ended"),
                 Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
                 Err(RecvTimeoutError::Timeout) => panic!(
                     "expected {what}, known {:?} {:?}, connections {:#?}",
                     self.known.pods.keys(),
                     self.versions,
-                    self.watching.connections().all()
+                    self.watching.watch_statuses().all()
                 ),
             }
         }
     }
 
-    /// Takes in what comes for a while, and says how many updates that were.
+    /// Applies updates for a while. Returns how many there were.
     pub fn during(&mut self, time: Duration) -> usize {
         let (before, deadline) = (self.count, Instant::now() + time);
         while let Ok(update) = self.updates.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            self.take_in(update);
+            self.apply(update);
         }
         self.count - before
     }
 
-    pub fn connection(&self, kind: Kind) -> Connection {
-        self.watching.connections().all()[&kind].clone()
+    pub fn watch_status(&self, kind: Kind) -> WatchStatus {
+        self.watching.watch_statuses().all()[&kind].clone()
     }
 
     pub fn refuse(&self, policy: RefusedPolicy) {
@@ -103,17 +103,17 @@ impl Follower {
     }
 
     pub fn waits_for(&self) -> Option<String> {
-        self.watching.connections().waits_for()
+        self.watching.watch_statuses().waits_for()
     }
 
-    fn take_in(&mut self, update: Update) {
+    fn apply(&mut self, update: Update) {
         self.count += 1;
-        let mut is_news = self.count == 1;
+        let mut changed = self.count == 1;
         for change in update.changes {
             let before = self.known.clone();
             self.known.apply(change.clone());
             assert_ne!(before, self.known, "a change that changes nothing: {change:?}");
-            is_news = true;
+            changed = true;
         }
         for (name, version) in update.versions {
             let before = self.versions.clone();
@@ -122,16 +122,17 @@ impl Follower {
                 None => drop(self.versions.remove(&name.to_string())),
             }
             assert_ne!(before, self.versions, "a version that changes nothing: {name}");
-            is_news = true;
+            changed = true;
         }
         let problems: Vec<String> = update.problems.iter().map(ToString::to_string).collect();
-        is_news |= problems != self.problems;
+        changed |= problems != self.problems;
         self.problems = problems;
-        assert!(is_news, "an update without news");
+        assert!(changed, "an update without changes");
     }
 }
 
-/// The server's objects don't say with which version a pod's addresses were reported first.
+/// The inventory without `reported`: the server's objects do not say in which version a pod's addresses were
+/// first reported.
 fn without_reports(mut inventory: Inventory) -> Inventory {
     for pod in inventory.pods.values_mut() {
         *pod = Arc::new(policy::Pod { reported: 0, ..policy::Pod::clone(pod) });

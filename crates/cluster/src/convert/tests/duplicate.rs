@@ -1,9 +1,9 @@
-//! Fields that are written twice.
+//! Duplicate fields.
 
 use super::*;
 
-/// What the policy `web/p` with this text of a spec becomes.
-fn twice(spec: &str) -> (Arc<PolicySpec>, Vec<String>) {
+/// The converted policy `web/p` with this text of a spec, and its flaws.
+fn policy_with_duplicates(spec: &str) -> (Arc<PolicySpec>, Vec<String>) {
     let (change, flaws) = one(&format!(
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: web}}\nspec: {spec}\n"
     ));
@@ -12,7 +12,7 @@ fn twice(spec: &str) -> (Arc<PolicySpec>, Vec<String>) {
 }
 
 #[test]
-fn where_no_verdict_reads_a_field_the_last_value_counts() {
+fn if_no_verdict_depends_on_a_field_the_last_value_counts() {
     let (change, flaws) = one(concat!(
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nkind: NetworkPolicy\n",
         "metadata:\n  name: a\n  name: p\n  namespace: web\n  annotations: {x: 1, x: 2}\n  labels: {app: a, app: b, app: a}\n",
@@ -20,7 +20,7 @@ fn where_no_verdict_reads_a_field_the_last_value_counts() {
     ));
     let Change::Policy(policy) = change else { panic!("no policy") };
     assert_eq!(policy.name.to_string(), "web/p");
-    assert_eq!(policy.ingress.len(), 1, "its rules hold");
+    assert_eq!(policy.ingress.len(), 1, "its rules are in force");
     let last = "the last value counts, as for kubectl and Helm";
     assert_eq!(
         flaws,
@@ -38,7 +38,7 @@ fn where_no_verdict_reads_a_field_the_last_value_counts() {
 }
 
 #[test]
-fn a_rule_peer_or_port_that_has_a_field_twice_matches_nothing() {
+fn a_rule_peer_or_port_with_a_duplicate_field_matches_nothing() {
     for (rule, at, effect) in [
         ("{ports: [{port: 80}], ports: []}", ".ports", "the rule matches nothing"),
         ("{from: [], from: [{podSelector: {}}]}", ".from", "the rule matches nothing"),
@@ -54,7 +54,7 @@ fn a_rule_peer_or_port_that_has_a_field_twice_matches_nothing() {
         ),
         ("{ports: [{port: 80, port: 443}]}", ".ports[0].port", "the port matches nothing"),
     ] {
-        let (policy, flaws) = twice(&format!("{{podSelector: {{}}, ingress: [{rule}]}}"));
+        let (policy, flaws) = policy_with_duplicates(&format!("{{podSelector: {{}}, ingress: [{rule}]}}"));
         let [flaw] = flaws.as_slice() else { panic!("{flaws:?}") };
         assert!(flaw.starts_with(&format!("spec.ingress[0]{at}: this field is written 2 times: ")), "{flaw}");
         assert!(flaw.ends_with(&format!("; {effect}")), "{flaw}");
@@ -75,9 +75,10 @@ fn a_rule_peer_or_port_that_has_a_field_twice_matches_nothing() {
 }
 
 #[test]
-fn the_same_value_twice_takes_nothing_away() {
-    let (policy, flaws) =
-        twice("{podSelector: {}, ingress: [{ports: [{port: 80, port: 80}], from: [{podSelector: {}}]}]}");
+fn a_duplicate_with_the_same_value_has_no_effect() {
+    let (policy, flaws) = policy_with_duplicates(
+        "{podSelector: {}, ingress: [{ports: [{port: 80, port: 80}], from: [{podSelector: {}}]}]}",
+    );
     assert_eq!(
         flaws,
         ["spec.ingress[0].ports[0].port: this field is written 2 times: 80, then 80; it counts once"]
@@ -86,7 +87,7 @@ fn the_same_value_twice_takes_nothing_away() {
 }
 
 #[test]
-fn a_field_of_the_policy_as_a_whole_that_is_written_twice_closes_it() {
+fn a_duplicate_field_of_the_policy_as_a_whole_closes_it() {
     let closed = "the policy isolates its pods in both directions and its rules allow nothing";
     let all = "the policy isolates every pod of its namespace in both directions and its rules allow nothing";
     for (spec, requirements, effect) in [
@@ -107,7 +108,7 @@ fn a_field_of_the_policy_as_a_whole_that_is_written_twice_closes_it() {
             all,
         ),
     ] {
-        let (policy, flaws) = twice(spec);
+        let (policy, flaws) = policy_with_duplicates(spec);
         assert!(policy.isolates_ingress && policy.isolates_egress, "{spec}");
         assert_eq!((&policy.ingress, &policy.egress), (&vec![], &vec![]), "{spec}");
         assert_eq!(policy.subject.pods, selects(&requirements), "{spec}");
@@ -117,18 +118,19 @@ fn a_field_of_the_policy_as_a_whole_that_is_written_twice_closes_it() {
 }
 
 #[test]
-fn of_a_subject_that_is_written_twice_no_part_takes_pods_away_but_the_last_value_of_a_label() {
-    let (policy, flaws) = twice("{podSelector: {matchLabels: {run: early, run: late}}, ingress: [{}]}");
+fn of_a_duplicate_subject_only_the_last_value_of_a_label_excludes_pods() {
+    let (policy, flaws) =
+        policy_with_duplicates("{podSelector: {matchLabels: {run: early, run: late}}, ingress: [{}]}");
     assert_eq!(policy.subject.pods, selects(&[is("run", "late")]));
-    assert_eq!(policy.ingress.len(), 1, "its rules hold");
+    assert_eq!(policy.ingress.len(), 1, "its rules are in force");
     assert_eq!(
         flaws,
         [
             "spec.podSelector.matchLabels.run: this field is written 2 times: \"early\", then \"late\"; the last value counts, as for \
-          kubectl and Helm: pods that only another one selects are not isolated by this policy"
+          kubectl and Helm: pods that only another value selects are not isolated by this policy"
         ]
     );
-    let (policy, flaws) = twice(
+    let (policy, flaws) = policy_with_duplicates(
         "{podSelector: {matchLabels: {a: b}, matchLabels: {c: d}, matchExpressions: [{key: x, operator: Exists}]}}",
     );
     assert_eq!(policy.subject.pods, selects(&[Requirement::Exists("x".into())]));
@@ -136,7 +138,7 @@ fn of_a_subject_that_is_written_twice_no_part_takes_pods_away_but_the_last_value
 }
 
 #[test]
-fn a_pod_or_namespace_that_has_a_label_twice_has_unknown_labels() {
+fn a_pod_or_namespace_with_a_duplicate_label_has_unknown_labels() {
     for kind in ["Pod", "Namespace"] {
         let read = |labels: &str| {
             let text = format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: a, labels: {labels}}}\n");
@@ -160,7 +162,7 @@ fn a_pod_or_namespace_that_has_a_label_twice_has_unknown_labels() {
     }
 }
 
-/// Fields of a mapping, each written twice.
+/// Fields of a mapping, each twice.
 fn copies(count: usize, value: &str) -> String {
     (0..count).map(|n| format!("f{n}: {value}, f{n}: {value}, ")).collect()
 }
@@ -175,7 +177,7 @@ fn raw(yaml: &str) -> manifest::RawObject {
 }
 
 #[test]
-fn of_very_many_fields_that_are_written_twice_the_first_are_noted() {
+fn beyond_a_limit_duplicate_fields_are_not_recorded() {
     let head = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: web";
     let many = copies(20_000, "x");
     let same = "f: x, ".repeat(20_000);
@@ -187,13 +189,13 @@ fn of_very_many_fields_that_are_written_twice_the_first_are_noted() {
         format!("{{{many}apiVersion: v1, kind: Pod, metadata: {{name: a}}}}"),
         format!("{{apiVersion: v1, kind: Pod, metadata: {{name: a}}, {many}}}"),
     ] {
-        let noted = format!("{:?}", raw(&text).twice).len();
+        let noted = format!("{:?}", raw(&text).duplicates).len();
         assert!(noted < 100_000, "{noted} bytes of notes about {}...", &text[..100]);
     }
 }
 
 #[test]
-fn what_is_written_twice_and_not_noted_allows_nothing_all_the_same() {
+fn duplicate_fields_that_are_not_recorded_still_allow_nothing() {
     let many = copies(5_000, "x");
     let pod = |metadata: &str| {
         let (change, _) = one(&format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a, {metadata}}}\n"));
@@ -213,7 +215,7 @@ fn what_is_written_twice_and_not_noted_allows_nothing_all_the_same() {
         format!("{{podSelector: {{matchLabels: {{{many}}}}}, podSelector: {{}}, ingress: [{{}}]}}"),
         format!("{{{many} podSelector: {{}}, ingress: [{{}}]}}"),
     ] {
-        let (policy, flaws) = twice(&spec);
+        let (policy, flaws) = policy_with_duplicates(&spec);
         let allows = |rule: &RuleSpec| {
             rule.peers.as_ref().is_none_or(|peers| peers.iter().any(|p| *p != Peer::Nothing))
         };

@@ -1,0 +1,369 @@
+//! Lists the objects of one kind page by page, watches them from that version on, and retries without end.
+//!
+//! ```text
+//!            +------------------- 410 Gone, a response that can't be parsed ------------------+
+//!            v                                                                                |
+//!   list: Init, InitApply, InitApply, ..., InitDone  ->  watch: Apply, Delete, ...  ----------+
+//!                                                          ^          | ends, breaks, is silent
+//!                                                          +----------+ resumes at the last version seen
+//! ```
+//!
+//! The events are those of `kube::runtime::watcher`. That watcher is not used because it does not report
+//! which version it has seen or that a watch hung, resets its backoff before each list, and holds whole pages
+//! of whole objects.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{AsyncBufReadExt, StreamExt};
+use kube::api::{ListParams, WatchParams};
+use kube::core::Request;
+use policy::PolicySpec;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::clients::Clients;
+use super::failure::Failure;
+use super::object::{EventType, Identity, Object, Outline, Page, PageMetadata, Slim, WatchLine};
+use super::timeouts::Timeouts;
+use crate::convert::Kind;
+use crate::interner::Interner;
+use crate::watch_status::{FailureClass, WatchStatuses};
+
+/// What a watcher reports about the objects of a kind.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum WatcherEvent {
+    /// A list begins. Objects that are known and are not listed before [`WatcherEvent::InitDone`] are gone. A
+    /// list can begin again before it is complete.
+    Init,
+    /// The list has this object.
+    InitApply(Object),
+    /// The list is complete.
+    InitDone,
+    /// The object exists and has this form now.
+    Apply(Object),
+    /// The object exists and has changed, and its new form is too large to be read while other events wait.
+    ApplyLarge {
+        /// Its identity.
+        identity: Identity,
+        /// If it is a policy: a policy that isolates the pods that it selects.
+        isolation: Option<Arc<PolicySpec>>,
+    },
+    /// The object is gone.
+    Delete(Identity),
+    /// Before any list was complete: the agent may not read this kind, or the API server does not have it.
+    Unavailable,
+}
+
+/// The most objects in one page. If each takes 10 KB, a page takes a megabyte while it is read, and the next
+/// page as much again.
+const PAGE: u32 = 100;
+
+/// The most bytes in one page. A longer page is requested again with fewer objects. A page of a single object
+/// may be longer; the API server accepts objects of up to 1.5 MB (etcd's `--max-request-bytes`). As values in
+/// memory they take about four times as much.
+const PAGE_BYTES: usize = 2 << 20;
+
+/// The factor by which the page size shrinks after a page that was too long, and grows after one that was
+/// short.
+const PAGE_STEP: u32 = 4;
+
+/// The largest object that is read from a watch as a whole, in bytes. Reading and converting this much takes
+/// up to 4 ms. Of a larger object, an outline is read. If the outline is not enough, the object is listed
+/// separately later, so the events behind it do not wait.
+const LARGE: usize = 64 << 10;
+
+/// The verb of a list in failure messages.
+const LIST: &str = "list";
+
+/// The verb of a watch in failure messages.
+const WATCH: &str = "watch";
+
+/// The duration after which the API server ends a watch, in seconds. The next watch has a fresh token.
+const WATCH_SECONDS: u32 = 290;
+
+/// A watch that ends sooner than this without any event counts as failed.
+const TOO_SHORT: Duration = Duration::from_secs(1);
+
+/// Lists and watches one kind. See the module.
+pub(super) struct Watcher {
+    pub clients: Clients,
+    pub watch_statuses: WatchStatuses,
+    pub timeouts: Timeouts,
+    /// The receiver is dropped when the program ends.
+    pub events: mpsc::Sender<(Kind, WatcherEvent)>,
+    pub interner: Arc<Interner>,
+    /// Whether the agent works without this kind if it may not read it.
+    pub optional: bool,
+}
+
+impl Watcher {
+    /// Lists and watches the objects of the API type `T`, which are of `kind`, until the receiver is dropped.
+    pub async fn run<T: kube::Resource<DynamicType = ()> + 'static>(self, kind: Kind) {
+        let mut list_watch = ListWatch {
+            kind,
+            request: Request::new(kind.url_path()),
+            version: None,
+            page_size: PAGE,
+            watcher: self,
+        };
+        let mut backoff = list_watch.watcher.timeouts.backoff();
+        let mut listed = false;
+        while !list_watch.watcher.events.is_closed() {
+            let step = match list_watch.version.clone() {
+                None => list_watch.list::<T>(listed).await.inspect(|()| listed = true),
+                Some(version) => list_watch.watch::<T>(&version).await,
+            };
+            let Err(Interrupted { failure, received }) = step else {
+                backoff = list_watch.watcher.timeouts.backoff();
+                continue;
+            };
+            let Watcher { clients, watch_statuses, timeouts, optional, .. } = &list_watch.watcher;
+            watch_statuses.failed(kind, failure.class, &failure.sentence, *optional);
+            match failure.class {
+                FailureClass::Gone | FailureClass::Malformed => list_watch.version = None,
+                FailureClass::Unauthorized | FailureClass::Unreachable => clients.renew().await,
+                FailureClass::Forbidden | FailureClass::Missing if !listed => {
+                    list_watch.send(WatcherEvent::Unavailable).await
+                }
+                _ => {}
+            }
+            if received {
+                backoff = timeouts.backoff();
+            }
+            sleep(backoff.next().unwrap_or(timeouts.max_backoff)).await;
+        }
+    }
+}
+
+/// A failed list or watch.
+struct Interrupted {
+    failure: Failure,
+    /// Whether anything was received before the failure.
+    received: bool,
+}
+
+impl From<Failure> for Interrupted {
+    fn from(failure: Failure) -> Self {
+        Self { failure, received: false }
+    }
+}
+
+struct ListWatch {
+    kind: Kind,
+    request: Request,
+    /// The version from which the next watch starts; `None` if the list must be read first.
+    version: Option<String>,
+    /// The number of objects in the next page, at least 1.
+    page_size: u32,
+    watcher: Watcher,
+}
+
+impl ListWatch {
+    async fn send(&self, event: WatcherEvent) {
+        // Without a receiver, the program is ending.
+        let _ = self.watcher.events.send((self.kind, event)).await;
+    }
+
+    /// Lists all objects. The list is consistent: every page is of the same version.
+    async fn list<T: kube::Resource<DynamicType = ()> + 'static>(
+        &mut self,
+        again: bool,
+    ) -> Result<(), Interrupted> {
+        if again {
+            self.watcher.watch_statuses.relisting(self.kind);
+        }
+        self.send(WatcherEvent::Init).await;
+        let mut page = self.page(None).await?;
+        let metadata = loop {
+            let metadata = PageMetadata::of(&page).map_err(|error| self.malformed(&error))?;
+            // While this page is converted, the next one is requested.
+            let (events, interner) = (self.watcher.events.clone(), Arc::clone(&self.watcher.interner));
+            let sent = send_page::<T>(self.kind, events, interner, page);
+            let ((), next) = tokio::try_join!(sent, async {
+                match metadata.next_page() {
+                    Some(next) => self.page(Some(next)).await.map(Some),
+                    None => Ok(None),
+                }
+            })?;
+            match next {
+                Some(next) => page = next,
+                None => break metadata,
+            }
+        };
+        let version = metadata.resource_version.filter(|version| !version.is_empty());
+        let version =
+            version.ok_or_else(|| Failure::malformed("the list has no resourceVersion", LIST, self.kind))?;
+        self.watcher.watch_statuses.seen(self.kind, &version);
+        self.version = Some(version);
+        self.send(WatcherEvent::InitDone).await;
+        Ok(())
+    }
+
+    /// The text of a page of the list: the first page, or the one with the continue token `next`.
+    async fn page(&mut self, next: Option<&str>) -> Result<String, Failure> {
+        loop {
+            let timeouts = self.watcher.timeouts.response;
+            let longest = if self.page_size == 1 { usize::MAX } else { PAGE_BYTES };
+            let answer = timeout(timeouts, self.page_up_to(next, longest)).await;
+            match answer.map_err(|_| self.hung(LIST, timeouts))?? {
+                Some(page) => {
+                    if page.len() < PAGE_BYTES / PAGE_STEP as usize {
+                        self.page_size = (self.page_size * PAGE_STEP).min(PAGE);
+                    }
+                    return Ok(page);
+                }
+                None => self.page_size = (self.page_size / PAGE_STEP).max(1),
+            }
+        }
+    }
+
+    /// The text of a page of at most [`ListWatch::page_size`] objects; `None` if it has more than `longest`
+    /// bytes.
+    async fn page_up_to(&self, next: Option<&str>, longest: usize) -> Result<Option<String>, Failure> {
+        let mut params = ListParams::default().limit(self.page_size);
+        params.continue_token = next.map(str::to_owned);
+        let failed = |error: &kube::Error| Failure::of(error, LIST, self.kind);
+        let request =
+            self.request.list(&params).map_err(|error| failed(&kube::Error::BuildRequest(error)))?;
+        let client = self.watcher.clients.client();
+        let mut body = pin!(client.request_stream(request).await.map_err(|error| failed(&error))?);
+        let mut page = Vec::new();
+        loop {
+            let bytes = body.fill_buf().await.map_err(|error| failed(&kube::Error::ReadEvents(error)))?;
+            if bytes.is_empty() {
+                let page = String::from_utf8(page);
+                return page.map(Some).map_err(|error| failed(&kube::Error::FromUtf8(error)));
+            }
+            if page.len() + bytes.len() > longest {
+                return Ok(None);
+            }
+            page.extend_from_slice(bytes);
+            let read = bytes.len();
+            body.consume_unpin(read);
+        }
+    }
+
+    fn malformed(&self, error: &serde_json::Error) -> Failure {
+        Failure::malformed(&error.to_string(), LIST, self.kind)
+    }
+
+    /// Watches from `version` on, until the watch ends.
+    async fn watch<T: kube::Resource<DynamicType = ()>>(&mut self, version: &str) -> Result<(), Interrupted> {
+        let Timeouts { response, idle, .. } = self.watcher.timeouts;
+        let params = WatchParams::default().timeout(WATCH_SECONDS);
+        let request = self.request.watch(&params, version).map_err(kube::Error::BuildRequest);
+        let request = request.map_err(|error| Failure::of(&error, WATCH, self.kind))?;
+        let client = self.watcher.clients.client();
+        let started = timeout(response, client.request_stream(request)).await;
+        let lines = started.map_err(|_| self.hung(WATCH, response))?;
+        let mut lines = pin!(lines.map_err(|error| Failure::of(&error, WATCH, self.kind))?.lines());
+        self.watcher.watch_statuses.watching(self.kind);
+        let begun = Instant::now();
+        let mut received = false;
+        let interrupted = |failure, received| Interrupted { failure, received };
+        loop {
+            let Ok(line) = timeout(idle, lines.next()).await else {
+                return Err(interrupted(self.hung(WATCH, idle), received));
+            };
+            // A connection that breaks, within a line or between two, is treated like a watch that the API
+            // server ends.
+            let item = match line {
+                Some(Ok(line)) => {
+                    self.read_line::<T>(&line).map_err(|failure| interrupted(failure, received))?
+                }
+                Some(Err(_)) | None => None,
+            };
+            let Some(WatchItem { event, version }) = item else {
+                if !received && begun.elapsed() < TOO_SHORT {
+                    return Err(Failure::cut_short(WATCH, self.kind).into());
+                }
+                self.watcher.watch_statuses.reconnecting(self.kind);
+                return Ok(());
+            };
+            if let Some(event) = event {
+                self.send(event).await;
+            }
+            received = true;
+            if !version.is_empty() {
+                self.watcher.watch_statuses.seen(self.kind, &version);
+                self.version = Some(version);
+            }
+        }
+    }
+
+    /// Parses a line of a watch; `None` if it is incomplete.
+    fn read_line<T: kube::Resource<DynamicType = ()>>(
+        &self,
+        line: &str,
+    ) -> Result<Option<WatchItem>, Failure> {
+        let malformed = |error: serde_json::Error| Failure::malformed(&error.to_string(), WATCH, self.kind);
+        let WatchLine { what, object } = match serde_json::from_str(line) {
+            Err(error) if error.is_eof() => return Ok(None),
+            read => read.map_err(malformed)?,
+        };
+        let text = object.get();
+        let event = match what {
+            EventType::Added | EventType::Modified if text.len() > LARGE => {
+                match Outline::of(self.kind, text, &self.watcher.interner).map_err(malformed)? {
+                    Outline::Small(object) => WatcherEvent::Apply(object),
+                    Outline::Large { identity, isolation } => {
+                        WatcherEvent::ApplyLarge { identity, isolation }
+                    }
+                }
+            }
+            EventType::Added | EventType::Modified => {
+                let slim: Slim<T> = serde_json::from_str(text).map_err(malformed)?;
+                WatcherEvent::Apply(slim.object(self.kind, &self.watcher.interner))
+            }
+            EventType::Deleted => WatcherEvent::Delete(Identity::skim(text).map_err(malformed)?),
+            EventType::Bookmark => {
+                let version = Identity::skim(text).map_err(malformed)?.resource_version;
+                return Ok(Some(WatchItem { event: None, version }));
+            }
+            EventType::Error => {
+                let status = serde_json::from_str(text).map_err(malformed)?;
+                return Err(Failure::answered(&status, WATCH, self.kind));
+            }
+        };
+        let version = match &event {
+            WatcherEvent::Apply(Object { identity, .. })
+            | WatcherEvent::ApplyLarge { identity, .. }
+            | WatcherEvent::Delete(identity) => identity.resource_version.clone(),
+            _ => String::new(),
+        };
+        Ok(Some(WatchItem { event: Some(event), version }))
+    }
+
+    fn hung(&self, verb: &str, waited: Duration) -> Failure {
+        Failure::hung(verb, self.kind, waited.as_secs_f64())
+    }
+}
+
+/// The content of a line of a watch.
+struct WatchItem {
+    event: Option<WatcherEvent>,
+    /// The version that the watch has reached; empty if the line does not say it.
+    version: String,
+}
+
+/// Sends the objects of a page. They are parsed on a separate thread, so that the next page is received in
+/// the meantime.
+async fn send_page<T: kube::Resource<DynamicType = ()> + 'static>(
+    kind: Kind,
+    events: mpsc::Sender<(Kind, WatcherEvent)>,
+    interner: Arc<Interner>,
+    page: String,
+) -> Result<(), Failure> {
+    let read = spawn_blocking(move || Page::<T>::objects(&page, kind, &interner)).await;
+    // If parsing panics, the list must not count as complete without these objects.
+    let read = read.map_err(|error| Failure::malformed(&error.to_string(), LIST, kind))?;
+    let read = read.map_err(|error| Failure::malformed(&error.to_string(), LIST, kind))?;
+    for object in read {
+        // The receiver is dropped only when the program is ending.
+        let _ = events.send((kind, WatcherEvent::InitApply(object))).await;
+    }
+    Ok(())
+}
