@@ -1,8 +1,10 @@
-//! Messages to and from the kernel's netfilter subsystems (`include/uapi/linux/netlink.h`, `netfilter/nfnetlink.h`):
-//! just enough to write what the libraries lack and to read a large conntrack table fast.
+//! Messages to and from the kernel's netfilter subsystems (`include/uapi/linux/netlink.h`,
+//! `netfilter/nfnetlink.h`): only what the libraries lack, and what is needed to read a large conntrack table
+//! fast.
 //!
-//! Reading never trusts a length: a message that is cut short ends the iteration.
+//! No length that is read is trusted: a truncated message ends the iteration.
 
+use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -38,7 +40,7 @@ pub const APPEND: u16 = 0x800;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLMSG_OVERRUN: u16 = 4;
-/// `NLM_F_DUMP_INTR`: what a dump shows changed while it was read.
+/// `NLM_F_DUMP_INTR`: the dumped objects changed while they were read.
 const DUMP_INTERRUPTED: u16 = 0x10;
 
 /// Builds netlink messages one after another in one buffer.
@@ -49,14 +51,14 @@ pub struct Messages {
     latest: usize,
 }
 
-/// What stands in a message's two headers.
+/// The fields of a message's two headers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
     /// Subsystem in the high byte, message in the low one.
     pub kind: u16,
     /// `NLM_F_` flags.
     pub flags: u16,
-    /// Comes back in the answer.
+    /// The answer has the same number.
     pub sequence: u32,
     /// `NFPROTO_` family.
     pub family: u8,
@@ -78,16 +80,16 @@ impl Messages {
         self.bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
     }
 
-    /// Has the latest message ask for an answer ([`ACK`]) if there is one.
+    /// Requests an answer ([`ACK`]) to the latest message, if there is a message.
     pub fn answer_latest(&mut self) {
         if let Some(flags) = self.bytes.get_mut(self.latest + 6..self.latest + 8) {
-            let asked = u16::from_ne_bytes([flags[0], flags[1]]) | ACK;
-            flags.copy_from_slice(&asked.to_ne_bytes());
+            let requested = u16::from_ne_bytes([flags[0], flags[1]]) | ACK;
+            flags.copy_from_slice(&requested.to_ne_bytes());
         }
     }
 
-    /// Names the resource that the latest message is about (`res_id`): a group or queue, where the subsystem has them.
-    pub fn about(&mut self, resource: u16) {
+    /// Sets the resource of the latest message (`res_id`): a group or queue, where the subsystem has them.
+    pub fn set_resource(&mut self, resource: u16) {
         if let Some(bytes) = self.bytes.get_mut(self.latest + NLMSGHDR + 2..self.latest + NLMSGHDR + 4) {
             bytes.copy_from_slice(&resource.to_be_bytes());
         }
@@ -98,7 +100,7 @@ impl Messages {
         &self.bytes
     }
 
-    /// Forgets all messages and keeps the room.
+    /// Removes all messages and keeps the buffer.
     pub fn clear(&mut self) {
         self.bytes.clear();
     }
@@ -111,7 +113,7 @@ pub struct Attributes<'a> {
 }
 
 impl Attributes<'_> {
-    /// One attribute with these bytes.
+    /// Adds an attribute with these bytes.
     pub fn bytes(&mut self, kind: u16, value: &[u8]) -> &mut Self {
         // Attributes are far below 64 KiB: names, numbers, addresses, short lists.
         let length = (NLATTR + value.len()) as u16;
@@ -122,29 +124,29 @@ impl Attributes<'_> {
         self
     }
 
-    /// A byte.
+    /// Adds a byte.
     pub fn u8(&mut self, kind: u16, value: u8) -> &mut Self {
         self.bytes(kind, &[value])
     }
 
-    /// A 16-bit number in network order, as netfilter has it.
+    /// Adds a 16-bit number in network byte order, which netfilter uses.
     pub fn be16(&mut self, kind: u16, value: u16) -> &mut Self {
         self.bytes(kind, &value.to_be_bytes())
     }
 
-    /// A 32-bit number in network order, as netfilter has it.
+    /// Adds a 32-bit number in network byte order, which netfilter uses.
     pub fn be32(&mut self, kind: u16, value: u32) -> &mut Self {
         self.bytes(kind, &value.to_be_bytes())
     }
 
-    /// A text with its final zero.
+    /// Adds a string with its terminating zero.
     pub fn string(&mut self, kind: u16, value: &str) -> &mut Self {
         let mut bytes = value.as_bytes().to_vec();
         bytes.push(0);
         self.bytes(kind, &bytes)
     }
 
-    /// Attributes inside an attribute.
+    /// Adds an attribute that contains the attributes that `fill` writes.
     pub fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Attributes<'_>)) -> &mut Self {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 2]);
@@ -161,12 +163,12 @@ impl Attributes<'_> {
     }
 }
 
-/// Reads attributes one after another: type without flags, and payload.
+/// Iterates over attributes: the type without flags, and the payload.
 #[derive(Clone, Debug)]
 pub struct AttributeReader<'a>(&'a [u8]);
 
 impl<'a> AttributeReader<'a> {
-    /// Reads the attributes that `bytes` holds.
+    /// Reads the attributes in `bytes`.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
@@ -186,17 +188,23 @@ impl<'a> Iterator for AttributeReader<'a> {
 }
 
 /// The kernel's number of a netlink socket, unique within its network namespace; 0 for the kernel itself.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct PortId(pub u32);
 
-/// One message as received.
+impl fmt::Display for PortId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A received message.
 #[derive(Clone, Copy, Debug)]
 pub struct Received<'a> {
     /// Subsystem in the high byte, message in the low one.
     pub kind: u16,
     /// The sequence number of the request that it answers.
     pub sequence: u32,
-    /// The socket whose request it answers, or, of a notification, whose request made the change.
+    /// The socket whose request it answers. In a notification, the socket whose request made the change.
     pub port: PortId,
     /// `NFPROTO_` family.
     pub family: u8,
@@ -212,7 +220,7 @@ pub enum NetlinkError {
     Socket {
         /// The call.
         call: &'static str,
-        /// What it answered.
+        /// Its error.
         errno: Errno,
     },
     /// The kernel refused a message.
@@ -223,13 +231,14 @@ pub enum NetlinkError {
         /// Why.
         errno: Errno,
     },
-    /// What a dump shows changed while it was read, so entries may be missing or doubled: read again.
+    /// The dumped objects changed while they were read, so some may be missing or duplicated: the dump must
+    /// be repeated.
     #[error("the kernel's table changed while it was read")]
     Interrupted,
 }
 
 impl NetlinkError {
-    /// The error number behind it.
+    /// The error number.
     pub fn errno(self) -> Errno {
         match self {
             Self::Socket { errno, .. } | Self::Refused { errno, .. } => errno,
@@ -243,15 +252,16 @@ impl NetlinkError {
 pub struct Socket {
     fd: OwnedFd,
     buffer: Vec<u8>,
-    /// The last sequence number given out.
+    /// The last sequence number that was assigned.
     sequence: u32,
-    /// What was numbered below this is over: a refused batch may leave answers behind.
+    /// Answers to messages with a lower number are ignored: a refused batch may leave answers in the socket.
     pending_from: u32,
-    /// A message since the last dump began said that what is dumped changed meanwhile.
+    /// A message since the last dump began reported that the dumped objects changed.
     interrupted: bool,
 }
 
-/// The kernel fills a dump in pieces of at most this size; a larger buffer is not used (`netlink_dump`, 32 KiB).
+/// The size of the receive buffer. The kernel sends a dump in pieces of at most 32 KiB, even into a larger
+/// buffer (`netlink_dump`).
 const RECEIVE_BUFFER: usize = 64 * 1024;
 
 impl Socket {
@@ -266,7 +276,8 @@ impl Socket {
         )
         .map_err(failed("socket"))?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(failed("bind"))?;
-        // Room for the answers to a large batch. Without CAP_NET_ADMIN the default stays, and the batch fails anyhow.
+        // Large enough for the answers to a large batch. Without CAP_NET_ADMIN the default stays, but then
+        // the batch fails anyway.
         let _ = setsockopt(&fd, sockopt::RcvBufForce, &(8 << 20));
         let _ = setsockopt(&fd, sockopt::SndBufForce, &(8 << 20));
         cap_answers(&fd).map_err(failed("setsockopt NETLINK_CAP_ACK"))?;
@@ -276,27 +287,27 @@ impl Socket {
     /// The kernel's number of this socket.
     ///
     /// # Errors
-    /// [`NetlinkError`] if the kernel doesn't say.
+    /// [`NetlinkError`] if the system call fails.
     pub fn port(&self) -> Result<PortId, NetlinkError> {
         getsockname::<NetlinkAddr>(self.fd.as_raw_fd())
             .map(|address| PortId(address.pid()))
             .map_err(|errno| NetlinkError::Socket { call: "getsockname", errno })
     }
 
-    /// Receives the notifications of a group (`NFNLGRP_`), too. Up to `bytes` of them wait to be received; the next call of
-    /// [`Socket::receive`] after more fails with `ENOBUFS`.
+    /// Subscribes to the notifications of a group (`NFNLGRP_`). The socket buffers up to `bytes` of them. If
+    /// there are more, the next call of [`Socket::receive`] fails with `ENOBUFS`.
     ///
     /// # Errors
     /// [`NetlinkError`] if the kernel refuses, as it does without `CAP_NET_ADMIN`.
     pub fn join(&self, group: u32, bytes: usize) -> Result<(), NetlinkError> {
-        // Without CAP_NET_ADMIN the default stays, and joining fails anyhow.
+        // Without CAP_NET_ADMIN the default stays, but then joining fails anyway.
         let _ = setsockopt(&self.fd, sockopt::RcvBufForce, &bytes);
         set_option(&self.fd, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, &group)
             .map_err(|errno| NetlinkError::Socket { call: "setsockopt NETLINK_ADD_MEMBERSHIP", errno })
     }
 
-    /// Has the kernel drop datagrams before they take room, by a program of classic BPF that sees them from the first message's
-    /// header on.
+    /// Attaches a classic BPF program, by which the kernel drops datagrams before they enter the buffer. The
+    /// program sees a datagram from its first message's header on.
     ///
     /// # Errors
     /// [`NetlinkError`] if the kernel refuses the program.
@@ -307,14 +318,14 @@ impl Socket {
         set_option(&self.fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program).map_err(failed)
     }
 
-    /// For polling: readable when [`Socket::receive`] would not wait.
+    /// The descriptor, for polling: it is readable when [`Socket::receive`] would not block.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
-    /// Lets [`Socket::receive`] fail with `EAGAIN` when nothing has come for this long.
-    pub fn set_patience(&self, patience: Duration) -> Result<(), NetlinkError> {
-        let micros = i64::try_from(patience.as_micros()).unwrap_or(i64::MAX);
+    /// Makes [`Socket::receive`] fail with `EAGAIN` when no message has come for this long.
+    pub fn set_receive_timeout(&self, timeout: Duration) -> Result<(), NetlinkError> {
+        let micros = i64::try_from(timeout.as_micros()).unwrap_or(i64::MAX);
         setsockopt(&self.fd, sockopt::ReceiveTimeout, &TimeVal::microseconds(micros))
             .map_err(|errno| NetlinkError::Socket { call: "setsockopt SO_RCVTIMEO", errno })
     }
@@ -326,7 +337,8 @@ impl Socket {
 
     /// The first of `count` sequence numbers in a row that this socket has not used yet.
     pub fn next_sequences(&mut self, count: u32) -> u32 {
-        // Begun anew after four billion messages: of those before, no answer is left.
+        // Numbers start again after four billion messages: by then no answer to an earlier message is
+        // outstanding.
         let last = self.sequence.checked_add(count).unwrap_or_else(|| {
             (self.sequence, self.pending_from) = (0, 0);
             count
@@ -334,16 +346,16 @@ impl Socket {
         std::mem::replace(&mut self.sequence, last) + 1
     }
 
-    /// Sends messages as one datagram: for nftables that is one atomic batch.
+    /// Sends messages as one datagram, which nftables applies as one atomic batch.
     pub fn send(&self, bytes: &[u8]) -> Result<(), NetlinkError> {
         send(self.fd.as_raw_fd(), bytes, MsgFlags::empty())
             .map_err(|errno| NetlinkError::Socket { call: "send", errno })?;
         Ok(())
     }
 
-    /// Receives one datagram and hands each message of it to `each`; an error answer is handed over as `Err`, unless what it
-    /// answers is over.
-    /// Returns whether the end of a dump was seen.
+    /// Receives one datagram and passes each of its messages to `each`. An error answer is passed as `Err`,
+    /// unless it answers a request that is already completed. Returns whether the datagram contained the end
+    /// of a dump.
     pub fn receive(
         &mut self,
         mut each: impl FnMut(Result<Received<'_>, (u32, Errno)>),
@@ -385,8 +397,8 @@ impl Socket {
         Ok(done)
     }
 
-    /// Sends a batch and waits for the answer to message `last`, which must ask for one ([`ACK`]). The first refusal,
-    /// if any, is the result; then all that is numbered up to `last` is over.
+    /// Sends a batch and waits for the answer to message `last`, which must request one ([`ACK`]). The result
+    /// is the first refusal, if there is any. Later answers to messages up to `last` are ignored.
     pub fn send_and_wait(&mut self, bytes: &[u8], last: u32) -> Result<(), NetlinkError> {
         let result = self.send(bytes).and_then(|()| self.wait_answer(last));
         self.pending_from = last.saturating_add(1);
@@ -401,7 +413,8 @@ impl Socket {
                 if let Err((sequence, errno)) = message {
                     if errno != Errno::UnknownErrno {
                         refused.get_or_insert(NetlinkError::Refused { sequence, errno });
-                        // A refused batch is answered once for the message at fault, and possibly never for the last.
+                        // A refused batch is answered for the message at fault, and possibly not for the last
+                        // one.
                         answered = true;
                     }
                     answered |= sequence == last;
@@ -411,9 +424,9 @@ impl Socket {
         refused.map_or(Ok(()), Err)
     }
 
-    /// Sends one request, numbered `sequence`, that is answered by one message, which `read` reads; an answer that it
-    /// can't read is refused as `EPROTO`.
-    pub fn ask<T>(
+    /// Sends one request with number `sequence` and parses its one answer with `read`. An answer that `read`
+    /// rejects is an `EPROTO` error.
+    pub fn request<T>(
         &mut self,
         bytes: &[u8],
         sequence: u32,
@@ -437,8 +450,8 @@ impl Socket {
         }
     }
 
-    /// Sends a dump request and hands each message of the dump to `each`. After [`NetlinkError::Interrupted`] the whole
-    /// dump was handed over, and is not to be relied on.
+    /// Sends a dump request and passes each message of the dump to `each`. After
+    /// [`NetlinkError::Interrupted`] the whole dump was passed, but it may be inconsistent.
     pub fn dump(&mut self, bytes: &[u8], mut each: impl FnMut(Received<'_>)) -> Result<(), NetlinkError> {
         self.interrupted = false;
         self.send(bytes)?;
@@ -460,16 +473,17 @@ impl Socket {
     }
 }
 
-/// Asks for answers without a copy of the message answered: a copy of a large one would not fit the receive buffer.
+/// Requests answers without a copy of the answered message: the copy of a large message would not fit the
+/// receive buffer.
 fn cap_answers(fd: &OwnedFd) -> Result<(), Errno> {
     set_option(fd, libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, &1_i32)
 }
 
-/// Sets a socket's option to a value of the type that the kernel expects of it.
+/// Sets a socket option. `value` must have the type that the kernel expects for the option.
 #[allow(unsafe_code)]
 fn set_option<T>(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &T) -> Result<(), Errno> {
-    // SAFETY: the option's value is what is behind the pointer, whose size is given; the kernel copies it and, of a `sock_fprog`,
-    // the program that its pointer and length describe, before the call returns; `fd` is open.
+    // SAFETY: the pointer and the size describe `value`. The kernel copies it before the call returns, and
+    // for a `sock_fprog` also the program that its pointer and length describe. `fd` is open.
     let answer = unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),
@@ -482,13 +496,14 @@ fn set_option<T>(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &
     Errno::result(answer).map(drop)
 }
 
-/// The error that an answer or the end of a dump carries as a negative number; `UnknownErrno` for 0, which is none.
+/// The error of an answer or of the end of a dump, which carry it as a negative number; `UnknownErrno` for 0,
+/// which is no error.
 fn error_code(message: &[u8]) -> Errno {
     let code = message.get(NLMSGHDR..NLMSGHDR + 4).map_or([0; 4], |b| [b[0], b[1], b[2], b[3]]);
     Errno::from_raw(i32::from_ne_bytes(code).wrapping_neg())
 }
 
-/// Splits the first whole message off.
+/// Splits off the first message; `None` if it is not complete.
 fn split_message(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
     if length < NLMSGHDR || length > bytes.len() {
@@ -502,8 +517,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sequence_numbers_run_on_and_begin_anew_before_they_run_out() {
-        let mut socket = Socket::open().expect("anybody may open it");
+    fn sequence_numbers_increase_and_start_again_before_they_overflow() {
+        let mut socket = Socket::open().expect("it needs no capability");
         assert_eq!([socket.next_sequence(), socket.next_sequences(3), socket.next_sequence()], [1, 2, 5]);
         (socket.sequence, socket.pending_from) = (u32::MAX - 2, u32::MAX - 2);
         assert_eq!(socket.next_sequences(2), u32::MAX - 1);
@@ -511,19 +526,22 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_to_what_is_over_is_not_taken_for_one_to_what_is_asked_now() {
-        // A message of no subsystem is refused, whoever sends it.
-        const NOBODYS: u16 = 0xff00;
-        let mut socket = Socket::open().expect("anybody may open it");
+    fn a_late_answer_to_an_earlier_batch_is_ignored() {
+        // A message of an unknown subsystem is refused for any sender.
+        const UNKNOWN_SUBSYSTEM: u16 = 0xff00;
+        let mut socket = Socket::open().expect("it needs no capability");
         let request = |socket: &mut Socket, count: u32| {
             let first = socket.next_sequences(count);
             let mut messages = Messages::default();
             for sequence in first..first + count {
-                messages.push(Header { kind: NOBODYS, flags: REQUEST | ACK, sequence, family: 0 }, |_| {});
+                messages.push(
+                    Header { kind: UNKNOWN_SUBSYSTEM, flags: REQUEST | ACK, sequence, family: 0 },
+                    |_| {},
+                );
             }
             socket.send_and_wait(messages.as_bytes(), first + count - 1)
         };
-        // The first of three refusals ends it; two are left in the socket.
+        // The first of three refusals ends the call; two are left in the socket.
         for first in [1, 4, 7] {
             let refused = request(&mut socket, 3);
             assert!(
