@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dataplane::conntrack::{Conntrack, Entry, EntryChange, MarkChange, VisitCounts};
 use policy::Packet;
 
-use crate::entries::{NewEntry, create, delete};
+use crate::entries::{NewEntry, delete, make};
 use crate::namespace::in_namespace;
 
 /// Every entry's evaluated packet, as text, and its mark.
@@ -37,7 +37,7 @@ fn summary(packet: &Packet) -> String {
 fn a_connection_is_evaluated_as_its_first_packet_was_after_dnat_and_before_snat() {
     in_namespace(&[], || {
         let service = ("10.96.0.10", 53);
-        create([
+        make([
             NewEntry::udp(("10.9.0.1", 4000), ("10.9.0.2", 5000)),
             NewEntry::udp(("10.9.0.1", 4001), service).with_dnat_to(("10.9.0.2", 5353)),
             NewEntry::udp(("10.9.0.1", 4002), ("192.0.2.9", 80)).tcp().with_snat_to(("192.0.2.1", 61000)),
@@ -67,7 +67,7 @@ fn the_mark_of_one_entry_is_read_until_it_ends() {
             NewEntry::udp(("fd09::1", 4003), ("fd09::2", 443)).tcp(),
             NewEntry::udp(("10.9.0.1", 4000), ("10.9.0.2", 5000)).in_zone(7),
         ];
-        create(connections.map(|entry| entry.marked(0x0100_4000)));
+        make(connections.map(|entry| entry.marked(0x0100_4000)));
         let mut conntrack = Conntrack::open().unwrap();
         let mut names = Vec::new();
         let one = |entry: &Entry<'_>| {
@@ -93,7 +93,7 @@ fn a_change_affects_only_the_bits_under_its_mask_in_every_protocol_family_and_zo
             NewEntry { protocol: 58, ..NewEntry::udp(("fd09::1", 78), ("fd09::2", 78)) },
             NewEntry::udp(("10.9.0.1", 4005), ("10.9.0.2", 5000)).in_zone(7),
         ];
-        create(connections.map(|entry| entry.marked(0x0100_4000)));
+        make(connections.map(|entry| entry.marked(0x0100_4000)));
         let mut conntrack = Conntrack::open().unwrap();
         let change = MarkChange { value: 0x0200_0000, mask: 0x0300_0000 };
         let counts = conntrack.visit(|_| Some(change)).unwrap();
@@ -107,7 +107,7 @@ fn a_connection_that_ends_before_its_change_is_counted_as_gone() {
     in_namespace(&[], || {
         let ending = NewEntry::udp(("10.9.0.1", 4000), ("10.9.0.2", 5000));
         let staying = NewEntry::udp(("10.9.0.1", 4001), ("10.9.0.2", 5000));
-        create([ending, staying]);
+        make([ending, staying]);
         let mut conntrack = Conntrack::open().unwrap();
         let change = MarkChange { value: 1, mask: 1 };
         let counts = conntrack.visit(|entry| {
@@ -124,7 +124,7 @@ fn a_connection_that_ends_before_its_change_is_counted_as_gone() {
 #[test]
 fn more_changes_than_fit_one_message_are_all_made() {
     in_namespace(&[], || {
-        create((0..5_000u16).map(|port| NewEntry::udp(("10.9.0.1", port), ("10.9.0.2", 5000))));
+        make((0..5_000u16).map(|port| NewEntry::udp(("10.9.0.1", port), ("10.9.0.2", 5000))));
         let mut conntrack = Conntrack::open().unwrap();
         let change = MarkChange { value: 0x0200_0000, mask: 0x0200_0000 };
         let counts = conntrack.visit(|_| Some(change)).unwrap();

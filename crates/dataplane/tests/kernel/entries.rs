@@ -87,7 +87,7 @@ impl NewEntry {
 }
 
 /// Creates these connections.
-pub fn create(connections: impl IntoIterator<Item = NewEntry>) {
+pub fn make(connections: impl IntoIterator<Item = NewEntry>) {
     let mut socket = Socket::open().unwrap();
     let mut messages = Messages::default();
     let mut connections = connections.into_iter().peekable();

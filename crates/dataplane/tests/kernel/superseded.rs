@@ -10,7 +10,7 @@ use dataplane::queues::QueueRange;
 use dataplane::table::{FailMode, OpenAddresses, Table, TableConfig, VerdictCacheConfig};
 use policy::Generation;
 
-use crate::entries::{NewEntry, create};
+use crate::entries::{NewEntry, make};
 use crate::namespace::in_namespace;
 use crate::shop::{DB, WEB};
 
@@ -54,7 +54,7 @@ fn revoked() -> BTreeMap<u16, EntryName> {
 #[test]
 fn a_superseded_agent_changes_and_deletes_no_connection() {
     in_namespace(&[], || {
-        create((1..=MANY).map(|port| NewEntry::udp((WEB, port), (DB, 5000)).marked(REVOKED)));
+        make((1..=MANY).map(|port| NewEntry::udp((WEB, port), (DB, 5000)).marked(REVOKED)));
         let _table = install(OURS);
         let mut conntrack = Conntrack::open_for(OURS).unwrap();
         let entries = revoked();
@@ -77,7 +77,7 @@ fn a_superseded_agent_changes_and_deletes_no_connection() {
 #[test]
 fn a_sweep_during_a_takeover_ends_before_its_next_change() {
     in_namespace(&[], || {
-        create((1..=MANY).map(|port| NewEntry::udp((WEB, port), (DB, 5000)).marked(REVOKED)));
+        make((1..=MANY).map(|port| NewEntry::udp((WEB, port), (DB, 5000)).marked(REVOKED)));
         let _table = install(OURS);
         let mut conntrack = Conntrack::open_for(OURS).unwrap();
         let mut other = None;
@@ -100,7 +100,7 @@ fn a_sweep_during_a_takeover_ends_before_its_next_change() {
 #[test]
 fn an_agent_whose_rules_were_deleted_may_still_change_connections() {
     in_namespace(&[], || {
-        create([NewEntry::udp((WEB, 1), (DB, 5000)).marked(REVOKED)]);
+        make([NewEntry::udp((WEB, 1), (DB, 5000)).marked(REVOKED)]);
         let _table = install(OURS);
         let mut conntrack = Conntrack::open_for(OURS).unwrap();
         assert_eq!(Table::remove(), Ok(true));

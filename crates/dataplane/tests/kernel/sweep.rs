@@ -11,7 +11,7 @@ use dataplane::sweep::{
 use nix::time::{ClockId, clock_gettime};
 use policy::{Affected, Snapshot};
 
-use crate::entries::{NewEntry, create};
+use crate::entries::{NewEntry, make};
 use crate::namespace::in_namespace;
 use crate::shop::{self, BRIDGE, DB, OTHER, UNASSIGNED, WEB};
 
@@ -55,7 +55,7 @@ fn untimed(report: SweepReport) -> SweepReport {
 #[test]
 fn what_is_no_longer_allowed_is_revoked_and_what_is_allowed_again_restored() {
     in_namespace(&[], || {
-        create([
+        make([
             NewEntry::udp((WEB, 1), (DB, 5000)).tcp().marked(ACCEPTED | FOREIGN),
             NewEntry::udp((WEB, 2), (DB, 6000)).tcp().marked(ACCEPTED | FOREIGN),
             NewEntry::udp((OTHER, 3), (DB, 5000)).marked(ACCEPTED),
@@ -97,7 +97,7 @@ fn what_is_no_longer_allowed_is_revoked_and_what_is_allowed_again_restored() {
 #[test]
 fn the_pod_behind_a_service_is_evaluated_and_not_the_service() {
     in_namespace(&[], || {
-        create([
+        make([
             NewEntry::udp((WEB, 1), ("10.96.0.10", 80)).tcp().with_dnat_to((DB, 5000)),
             NewEntry::udp((WEB, 2), ("10.96.0.10", 80)).tcp().with_dnat_to((DB, 6000)),
             NewEntry::udp((OTHER, 3), ("10.96.0.10", 80))
@@ -115,7 +115,7 @@ fn the_pod_behind_a_service_is_evaluated_and_not_the_service() {
 #[test]
 fn the_nodes_own_connections_are_never_revoked() {
     in_namespace(&["10.9.0.254/24", "192.0.2.1/24"], || {
-        create([
+        make([
             // A kubelet's probe, from the node's end of the bridge and from the node's own address.
             NewEntry::udp((BRIDGE, 1), (DB, 8080)).tcp(),
             NewEntry::udp(("192.0.2.1", 2), (DB, 8080)).tcp(),
@@ -137,7 +137,7 @@ fn the_nodes_own_connections_are_never_revoked() {
 #[test]
 fn connections_of_pods_that_are_no_longer_known_are_queued_again() {
     in_namespace(&[], || {
-        create([
+        make([
             NewEntry::udp((UNASSIGNED, 1), ("192.0.2.9", 80)).tcp().marked(ACCEPTED | FOREIGN),
             NewEntry::udp((WEB, 2), (UNASSIGNED, 80)).tcp(),
             NewEntry::udp((UNASSIGNED, 3), (OTHER, 80)).tcp().marked(REVOKED),
@@ -161,7 +161,7 @@ fn connections_of_pods_that_are_no_longer_known_are_queued_again() {
 #[test]
 fn connections_that_involve_no_pod_of_this_node_are_not_changed() {
     in_namespace(&[], || {
-        create([NewEntry::udp(("192.0.2.9", 1), ("198.51.100.7", 80)).tcp().marked(FOREIGN)]);
+        make([NewEntry::udp(("192.0.2.9", 1), ("198.51.100.7", 80)).tcp().marked(FOREIGN)]);
         let (_, snapshot) = shop::open(&[5000]);
         let mut conntrack = Conntrack::open().unwrap();
         let report = sweep(
@@ -179,7 +179,7 @@ fn connections_that_involve_no_pod_of_this_node_are_not_changed() {
 #[test]
 fn in_a_large_table_all_connections_of_changed_pods_and_no_others_are_read() {
     in_namespace(&[], || {
-        create((1..=40_000).map(|port| NewEntry::udp(("203.0.113.7", port), (OTHER, 53)).marked(ACCEPTED)));
+        make((1..=40_000).map(|port| NewEntry::udp(("203.0.113.7", port), (OTHER, 53)).marked(ACCEPTED)));
         let service = ("10.96.0.10", 80);
         let of_db = [
             NewEntry::udp((WEB, 60_001), (DB, 6000)).tcp(),
@@ -190,8 +190,8 @@ fn in_a_large_table_all_connections_of_changed_pods_and_no_others_are_read() {
             NewEntry::udp((WEB, 60_006), (DB, 5000)).tcp(),
             NewEntry::udp((DB, 60_007), (OTHER, 7000)).marked(REVOKED),
         ];
-        create(of_db);
-        create([NewEntry::udp((OTHER, 60_008), (WEB, 80)).marked(REVOKED)]);
+        make(of_db);
+        make([NewEntry::udp((OTHER, 60_008), (WEB, 80)).marked(REVOKED)]);
         let (_, snapshot) = shop::open(&[5000]);
         let mut conntrack = Conntrack::open().unwrap();
         let db = Affected::any_peer([DB, "fd09::2"].map(|address| address.parse().unwrap()));
@@ -221,7 +221,7 @@ fn in_a_large_table_all_connections_of_changed_pods_and_no_others_are_read() {
 fn clear_marks_leaves_only_the_marks_of_other_programs() {
     in_namespace(&[], || {
         let from = |port, mark| NewEntry::udp((WEB, port), (DB, 5000)).marked(mark);
-        create([from(1, ACCEPTED), from(2, REVOKED | FOREIGN), from(3, FOREIGN), from(4, 0)]);
+        make([from(1, ACCEPTED), from(2, REVOKED | FOREIGN), from(3, FOREIGN), from(4, 0)]);
         let mut conntrack = Conntrack::open().unwrap();
         assert_eq!(clear_marks(&mut conntrack, &Marks::default()), Ok(2));
         assert_eq!(marks_by_port(), BTreeMap::from([(1, 0), (2, FOREIGN), (3, FOREIGN), (4, 0)]));
@@ -234,7 +234,7 @@ fn a_hundred_thousand_connections_are_all_evaluated() {
     const MANY: u32 = 100_000;
     in_namespace(&[], || {
         let address = |i: u32| format!("203.0.{}.{}", i / 50_000, i % 250);
-        create((0..MANY).map(|i| {
+        make((0..MANY).map(|i| {
             let (from, port) = (address(i), (i % 50_000) as u16 + 1);
             // Every tenth goes to a port that the policy does not open.
             let to = if i % 10 == 0 { 6000 } else { 5000 };
