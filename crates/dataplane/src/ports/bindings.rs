@@ -22,91 +22,17 @@
 //!    it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-use policy::PodName;
-
 use super::interfaces::{Interface, Interfaces};
 use super::link_local::is_link_local;
-use super::{Attachment, InterfaceIndex, Mac, Overlay};
+use super::{Attachment, InterfaceIndex, Overlay};
 
-/// The bridge of Flannel's CNI configuration. It is the pods' bridge even before it has an address.
-const FLANNELS_BRIDGE: &str = "cni0";
-
-/// The pods and addresses in the cluster.
-pub trait Owners {
-    /// The pod that has this address.
-    fn pod_at(&self, address: IpAddr) -> Option<PodName>;
-    /// All addresses of this pod, which has `address`; empty if the pod is not known.
-    fn addresses_of(&self, pod: &PodName, address: IpAddr) -> Vec<IpAddr>;
-    /// The addresses that the CNI cache lists for an interface of the node; `None` or empty if it lists none.
-    fn in_cni_cache(&self, interface: &str) -> Option<Vec<IpAddr>>;
-    /// This node's pod CIDRs.
-    fn pod_cidrs(&self) -> &[IpNet];
-    /// Whether an administrator allows this pod, which has `address`, to send from any other.
-    fn is_exempt(&self, pod: &PodName, address: IpAddr) -> bool;
-}
-
-/// A port and its bindings.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Port {
-    /// Its name, such as `veth1a2b3c4d`.
-    pub name: Arc<str>,
-    /// How it is attached.
-    pub attachment: Attachment,
-    /// The hardware address of the pod's end.
-    pub mac: Mac,
-    /// The addresses that are bound to it: the pod's, and link-local ones.
-    pub addresses: BTreeSet<IpAddr>,
-    /// Whether all its addresses are known: a packet with another source is spoofed.
-    pub is_settled: bool,
-    /// Whether its pod may send from any address that is not bound to another port of this node.
-    pub is_exempt: bool,
-    /// Whether the cluster or the CNI cache has known its pod while no other port claimed its addresses (rule
-    /// 5).
-    pub is_confirmed: bool,
-    /// Whether an address that it claimed is bound to another port, or to none (rule 5).
-    pub has_lost: bool,
-}
-
-impl Port {
-    /// Its addresses that are not link-local.
-    pub fn pod_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.addresses.iter().copied().filter(|address| !is_link_local(*address))
-    }
-}
-
-/// An address that only one port can have.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum PortAddress {
-    /// An IP address.
-    Ip(IpAddr),
-    /// A hardware address.
-    Mac(Mac),
-}
-
-impl fmt::Display for PortAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ip(address) => address.fmt(f),
-            Self::Mac(mac) => mac.fmt(f),
-        }
-    }
-}
-
-/// Several ports claim one address.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Conflict {
-    /// The address.
-    pub address: PortAddress,
-    /// The port to which it is bound; `None` if there is no evidence for either port.
-    pub bound_to: Option<Arc<str>>,
-    /// Another port that claims it.
-    pub claimed_by: Arc<str>,
-}
+mod port;
+mod role;
+pub use port::{Conflict, Owners, Port, PortAddress};
+use role::{Role, contains, pod_bridges, role};
 
 /// The bindings of all ports, and the other properties of the node's interfaces on which the rules depend.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -281,61 +207,6 @@ impl Bindings {
     }
 }
 
-/// The purpose of a veth device.
-enum Role {
-    /// A pod's port.
-    Port(Attachment),
-    /// Any other purpose.
-    Other,
-    /// Unknown: its other end has no address yet.
-    Unknown,
-}
-
-/// First match decides.
-fn role(
-    interface: &Interface,
-    before: Option<&Port>,
-    pod_bridges: &BTreeSet<InterfaceIndex>,
-    pod_cidrs: &[IpNet],
-) -> Role {
-    let was_routed_port = before
-        .is_some_and(|port| port.attachment == Attachment::Routed && port.pod_addresses().next().is_some());
-    let in_pod_cidrs = |address: &IpAddr| contains(pod_cidrs, *address);
-    let is_global = |address: &&IpAddr| !is_link_local(**address);
-    match interface.master {
-        Some(master) if pod_bridges.contains(&master) => Role::Port(Attachment::Bridged),
-        Some(_) => Role::Other,
-        None if interface.peer_namespace.is_none() => Role::Other,
-        // Rule 1: regardless of the addresses in its namespace now.
-        None if was_routed_port => Role::Port(Attachment::Routed),
-        // An uplink of the node, as in a node that is a container itself.
-        None if interface
-            .addresses
-            .iter()
-            .any(|address| !is_link_local(*address) && !in_pod_cidrs(address)) =>
-        {
-            Role::Other
-        }
-        None if interface.addresses_inside.iter().any(in_pod_cidrs) => Role::Port(Attachment::Routed),
-        None if interface.addresses_inside.iter().filter(is_global).count() > 0 => Role::Other,
-        None => Role::Unknown,
-    }
-}
-
-/// The pods' bridges: those with ANY address in the pod CIDRs, and Flannel's by its name.
-fn pod_bridges(interfaces: &Interfaces, pod_cidrs: &[IpNet]) -> BTreeSet<InterfaceIndex> {
-    let is_pods = |bridge: &&Interface| {
-        &*bridge.name == FLANNELS_BRIDGE
-            || bridge.addresses.iter().any(|address| contains(pod_cidrs, *address))
-    };
-    interfaces
-        .iter()
-        .filter(|interface| interface.is_bridge())
-        .filter(is_pods)
-        .map(|bridge| bridge.index)
-        .collect()
-}
-
 fn port(
     interface: &Interface,
     attachment: Attachment,
@@ -399,11 +270,6 @@ fn port(
         is_exempt: pod.is_some_and(|(pod, address)| owners.is_exempt(&pod, address)),
         has_lost: before.is_some_and(|port| port.has_lost),
     }
-}
-
-fn contains(cidrs: &[IpNet], address: IpAddr) -> bool {
-    // ANY of the CIDRs.
-    cidrs.iter().any(|cidr| cidr.contains(&address))
 }
 
 #[cfg(test)]
