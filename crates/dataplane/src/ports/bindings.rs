@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use super::interfaces::{Interface, Interfaces};
 use super::link_local::is_link_local;
-use super::{Attachment, InterfaceIndex, Overlay};
+use super::link::{Attachment, InterfaceIndex, Overlay};
 
 mod port;
 mod role;

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use policy::{Packet, Protocol};
 
-use super::Mac;
+use super::link::Mac;
 use super::link_local::is_link_local;
 use crate::drops::DropReason;
 

@@ -3,8 +3,6 @@
 //!
 //! From: the kernel. To: [`Bindings`](super::Bindings).
 
-mod rtnetlink;
-
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
@@ -16,9 +14,8 @@ use netlink_packet_route::link::{
     InfoBridge, InfoData, InfoGeneve, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage,
 };
 
-pub(super) use self::rtnetlink::Rtnetlink;
 use super::link_local::is_link_local;
-use super::{InterfaceIndex, Mac, Overlay};
+use super::link::{FLANNELS_WIREGUARD, InterfaceIndex, Mac, Overlay};
 
 /// How often the namespace of a new port is read.
 const READ_INTERVAL: Duration = Duration::from_millis(4);
@@ -34,10 +31,8 @@ const IDLE_READ_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long a port's addresses must stay the same to count as complete: CNI plugins set both families within
 /// a few milliseconds, and return before a process of the pod runs.
-const SETTLE_TIME: Duration = Duration::from_millis(300);
+pub(super) const SETTLE_TIME: Duration = Duration::from_millis(300);
 
-/// The UDP ports of Flannel's WireGuard devices. rtnetlink does not show a device's port.
-pub(super) const FLANNELS_WIREGUARD: [u16; 2] = [51820, 51821];
 /// The port of Flannel's UDP backend.
 const FLANNELS_UDP: u16 = 8285;
 /// The kernel's default port of VXLAN, for a device without the attribute.
@@ -83,15 +78,15 @@ pub struct Interface {
     /// both ends are in this namespace.
     pub peer_namespace: Option<i32>,
     /// The other end's index in its namespace.
-    peer: InterfaceIndex,
+    pub(super) peer: InterfaceIndex,
     /// The addresses of the other end, canonical and sorted.
     pub addresses_inside: Vec<IpAddr>,
     /// The hardware address of the other end.
     pub mac_inside: Mac,
     /// When it was first read; `None` if it existed before the agent started.
-    seen: Option<Instant>,
+    pub(super) seen: Option<Instant>,
     /// When `addresses_inside` last changed; `None` before it contains any address that is not link-local.
-    changed: Option<Instant>,
+    pub(super) changed: Option<Instant>,
     /// Whether `addresses_inside` contains all addresses that the CNI plugin sets.
     pub is_settled: bool,
 }
@@ -134,7 +129,7 @@ impl Interface {
     }
 
     /// An interface whose index is known and nothing else.
-    fn unread(index: InterfaceIndex) -> Self {
+    pub(super) fn unread(index: InterfaceIndex) -> Self {
         Self {
             index,
             name: format!("interface {index}").into(),
@@ -168,7 +163,7 @@ impl Interface {
     }
 
     /// How soon its other end's namespace must be read again; `None` if it need not be.
-    fn next_read(&self, now: Instant) -> Option<Duration> {
+    pub(super) fn next_read(&self, now: Instant) -> Option<Duration> {
         let age = self.seen.map_or(Duration::MAX, |seen| now.saturating_duration_since(seen));
         self.is_unsettled().then_some(match age {
             _ if self.changed.is_some() => READ_INTERVAL,
@@ -179,7 +174,7 @@ impl Interface {
     }
 
     /// Updates the addresses inside to those that were read. Returns whether anything changed.
-    fn update_addresses(&mut self, addresses: Vec<IpAddr>, mac: Option<Mac>, now: Instant) -> bool {
+    pub(super) fn update_addresses(&mut self, addresses: Vec<IpAddr>, mac: Option<Mac>, now: Instant) -> bool {
         let before = (self.mac_inside, self.is_settled);
         let is_new = addresses != self.addresses_inside;
         if is_new {
@@ -197,7 +192,7 @@ impl Interface {
 /// All interfaces of a network namespace, at one moment.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Interfaces {
-    by_index: BTreeMap<InterfaceIndex, Interface>,
+    pub(super) by_index: BTreeMap<InterfaceIndex, Interface>,
 }
 
 impl Interfaces {
@@ -262,18 +257,7 @@ impl FromIterator<Interface> for Interfaces {
     }
 }
 
-/// Reads the interfaces of the calling thread's network namespace, once. Their addresses count as settled.
-///
-/// # Errors
-/// [`InterfacesError`] if the kernel does not answer.
-pub fn read_interfaces() -> Result<Interfaces, InterfacesError> {
-    let mut interfaces = Interfaces::default();
-    Rtnetlink::open(&[])?.refresh(&mut interfaces, Instant::now())?;
-    interfaces.settle();
-    Ok(interfaces)
-}
-
-fn mac_of(link: &LinkMessage) -> Option<Mac> {
+pub(super) fn mac_of(link: &LinkMessage) -> Option<Mac> {
     link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Address(bytes) => Some(Mac(bytes.as_slice().try_into().ok()?)),
         _ => None,
@@ -281,7 +265,7 @@ fn mac_of(link: &LinkMessage) -> Option<Mac> {
 }
 
 /// Parses an interface; `None` if it has no name.
-fn interface(link: &LinkMessage) -> Option<Interface> {
+pub(super) fn interface(link: &LinkMessage) -> Option<Interface> {
     let (mut name, mut master, mut peer_namespace, mut kind) = (None, None, None, Kind::Other);
     let mut peer = InterfaceIndex(0);
     let mut netfilter = BridgeNetfilter::default();

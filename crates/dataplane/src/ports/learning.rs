@@ -11,8 +11,9 @@ use netlink_packet_route::link::{
     LinkMessage,
 };
 
-use super::InterfaceIndex;
-use super::interfaces::{InterfacesError, Rtnetlink};
+use super::interfaces::InterfacesError;
+use super::link::InterfaceIndex;
+use super::rtnetlink::Rtnetlink;
 
 /// Sets whether a bridge of the calling thread's network namespace learns from frames to link-local groups.
 /// By default it does.

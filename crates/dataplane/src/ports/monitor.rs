@@ -16,7 +16,8 @@ use nix::sys::signal::SigSet;
 
 use crate::error_chain::ErrorChain;
 
-use super::interfaces::{Interfaces, InterfacesError, Rtnetlink};
+use super::interfaces::{Interfaces, InterfacesError};
+use super::rtnetlink::Rtnetlink;
 
 /// How often all interfaces are read again without a notification.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(30);

@@ -17,8 +17,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::SigSet;
 
 use super::check::{PortState, PortVerdict, check};
-use super::monitor::MonitorWaker;
-use super::{InterfaceIndex, Mac, Monitor};
+use super::link::{InterfaceIndex, Mac};
+use super::monitor::{Monitor, MonitorWaker};
 use crate::drops::{DropReason, DropSample};
 use crate::marks::Marks;
 use crate::packet;

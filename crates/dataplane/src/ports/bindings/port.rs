@@ -8,8 +8,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use policy::PodName;
 
+use crate::ports::link::{Attachment, Mac};
 use crate::ports::link_local::is_link_local;
-use crate::ports::{Attachment, Mac};
 
 /// The pods and addresses in the cluster.
 pub trait Owners {

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 
 use super::port::Port;
 use crate::ports::interfaces::{Interface, Interfaces};
+use crate::ports::link::{Attachment, InterfaceIndex};
 use crate::ports::link_local::is_link_local;
-use crate::ports::{Attachment, InterfaceIndex};
 
 /// The bridge of Flannel's CNI configuration. It is the pods' bridge even before it has an address.
 const FLANNELS_BRIDGE: &str = "cni0";

@@ -20,8 +20,8 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::{Interface, Interfaces, InterfacesError, SETTLE_TIME, interface, mac_of};
-use crate::ports::{InterfaceIndex, Mac};
+use super::interfaces::{Interface, Interfaces, InterfacesError, SETTLE_TIME, interface, mac_of};
+use super::link::{InterfaceIndex, Mac};
 
 /// How often the namespace of a port that has addresses is read until the port is settled.
 const SETTLE_READ_INTERVAL: Duration = Duration::from_millis(50);
@@ -40,7 +40,7 @@ const GROUPS: [u32; 3] = [1, 5, 9];
 
 /// A socket for requests about interfaces, or for notifications.
 #[derive(Debug)]
-pub(in crate::ports) struct Rtnetlink {
+pub(super) struct Rtnetlink {
     socket: Socket,
     sequence: u32,
     /// When the namespace of each port that has addresses, but is not settled, was read last.
@@ -50,12 +50,12 @@ pub(in crate::ports) struct Rtnetlink {
 impl Rtnetlink {
     /// Opens a socket that is notified of changes of interfaces and of the node's own addresses. It is for
     /// [`Rtnetlink::drain`] only.
-    pub(in crate::ports) fn listen() -> Result<Self, InterfacesError> {
+    pub(super) fn listen() -> Result<Self, InterfacesError> {
         Self::open(&GROUPS)
     }
 
     /// Opens a socket in the network namespace of the calling thread, in these multicast groups.
-    pub(in crate::ports) fn open(groups: &[u32]) -> Result<Self, InterfacesError> {
+    pub(super) fn open(groups: &[u32]) -> Result<Self, InterfacesError> {
         let failed = |call| move |source| InterfacesError::Socket { call, source };
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed("socket"))?;
         socket.bind_auto().map_err(failed("bind"))?;
@@ -77,7 +77,7 @@ impl Rtnetlink {
     }
 
     /// Reads and discards the buffered notifications. Returns whether there were any, including lost ones.
-    pub(in crate::ports) fn drain(&mut self) -> Result<bool, InterfacesError> {
+    pub(super) fn drain(&mut self) -> Result<bool, InterfacesError> {
         let mut any = false;
         let mut buffer = Vec::with_capacity(64 * 1024);
         loop {
@@ -93,7 +93,7 @@ impl Rtnetlink {
     }
 
     /// The descriptor, to poll for notifications.
-    pub(in crate::ports) fn descriptor(&self) -> BorrowedFd<'_> {
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
         fd(&self.socket)
     }
 
@@ -102,7 +102,7 @@ impl Rtnetlink {
     ///
     /// # Errors
     /// As [`Rtnetlink::request`]; then `interfaces` is unchanged.
-    pub(in crate::ports) fn refresh(
+    pub(super) fn refresh(
         &mut self,
         interfaces: &mut Interfaces,
         now: Instant,
@@ -139,7 +139,7 @@ impl Rtnetlink {
     /// Reads the namespaces of veth devices that are not settled. Returns whether anything changed. If a
     /// namespace can't be read, its port keeps the addresses that were read before: the port will soon be
     /// removed, or the namespace is read again.
-    pub(in crate::ports) fn read_namespaces(&mut self, interfaces: &mut Interfaces, now: Instant) -> bool {
+    pub(super) fn read_namespaces(&mut self, interfaces: &mut Interfaces, now: Instant) -> bool {
         self.read_at.retain(|_, read_at| now.saturating_duration_since(*read_at) < SETTLE_TIME);
         let mut is_changed = false;
         for interface in interfaces.by_index.values_mut().filter(|interface| interface.is_unsettled()) {
@@ -220,7 +220,7 @@ impl Rtnetlink {
     /// [`InterfacesError::Socket`] if the socket fails, the kernel refuses the request or takes longer than
     /// [`RECEIVE_TIMEOUT`]; [`InterfacesError::Answer`] if the only answer can't be decoded;
     /// [`InterfacesError::Interrupted`] after [`MAX_TRIES`].
-    pub(in crate::ports) fn request(
+    pub(super) fn request(
         &mut self,
         request: RouteNetlinkMessage,
         flags: u16,
@@ -289,6 +289,17 @@ impl Rtnetlink {
             }
         }
     }
+}
+
+/// Reads the interfaces of the calling thread's network namespace, once. Their addresses count as settled.
+///
+/// # Errors
+/// [`InterfacesError`] if the kernel does not answer.
+pub fn read_interfaces() -> Result<Interfaces, InterfacesError> {
+    let mut interfaces = Interfaces::default();
+    Rtnetlink::open(&[])?.refresh(&mut interfaces, Instant::now())?;
+    interfaces.settle();
+    Ok(interfaces)
 }
 
 /// The complete messages of a datagram.
