@@ -15,8 +15,10 @@ use crate::netlink::{AttributeReader, DUMP, Header, Messages, NetlinkError, REQU
 use crate::queues::QueueRange;
 use crate::table::{OwnRules, TableError};
 
+mod attributes;
 pub mod entry;
 mod filter;
+use attributes::{CTA_ID, CTA_MARK, CTA_MARK_MASK};
 use entry::EntryRef;
 pub use entry::{ConntrackId, Entry, EntryName, Tuple};
 use filter::End;
@@ -31,14 +33,6 @@ const CT_GET: u16 = CTNETLINK | 1;
 const CT_DELETE: u16 = CTNETLINK | 2;
 /// `IPCTNL_MSG_CT_GET_STATS`.
 const CT_GET_STATS: u16 = CTNETLINK | 5;
-
-const CTA_TUPLE_ORIG: u16 = 1;
-const CTA_TUPLE_REPLY: u16 = 2;
-const CTA_STATUS: u16 = 3;
-const CTA_MARK: u16 = 8;
-const CTA_ID: u16 = 12;
-const CTA_ZONE: u16 = 18;
-const CTA_MARK_MASK: u16 = 21;
 
 const CTA_STATS_GLOBAL_ENTRIES: u16 = 1;
 const CTA_STATS_GLOBAL_MAX_ENTRIES: u16 = 2;

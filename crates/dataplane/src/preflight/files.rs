@@ -4,8 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::bridges::Bridge;
+use super::config::PreflightConfig;
+use super::result::{Check, CheckState};
 use super::version::KernelVersion;
-use super::{Check, CheckState, PreflightConfig};
 use crate::ports::InterfacesError;
 use crate::queue_statistics::QueueStatistics;
 use crate::queues::QueueRange;

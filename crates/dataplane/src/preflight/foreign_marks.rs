@@ -11,7 +11,8 @@ use std::fmt;
 
 use rustables::sys;
 
-use super::{CheckState, family_name};
+use super::family::family_name;
+use super::result::CheckState;
 use crate::marks::{Mark, Marks};
 use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
 use crate::nft::SUBSYSTEM;

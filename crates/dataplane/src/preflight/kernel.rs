@@ -2,7 +2,9 @@
 
 use nix::errno::Errno;
 
-use super::{Check, CheckState, PreflightConfig, foreign_marks, origins, other_rules};
+use super::config::PreflightConfig;
+use super::result::{Check, CheckState};
+use super::{foreign_marks, origins, other_rules};
 use crate::conntrack::statistics;
 use crate::netlink::{self, Header, Messages, NetlinkError, Socket};
 use crate::queues::QueueRange;

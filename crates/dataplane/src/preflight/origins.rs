@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use rustables::sys;
 use serde::Serialize;
 
-use super::CheckState;
+use super::result::CheckState;
 use crate::netlink::{self, Header, Messages, NetlinkError, Socket};
 use crate::nft::SUBSYSTEM;
 use crate::table::{Protections, TABLE, TableError};

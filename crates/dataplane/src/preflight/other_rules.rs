@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rustables::sys;
 
-use super::CheckState;
+use super::family::family_name;
+use super::result::CheckState;
 use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
 use crate::nft::SUBSYSTEM;
 use crate::nft::queue::text;
@@ -175,7 +176,7 @@ impl Name {
         let names: Vec<String> = kinds.iter().map(name).collect::<Option<_>>()?;
         let is_ours =
             names.first()? == TABLE && [libc::NFPROTO_INET, libc::NFPROTO_BRIDGE].contains(&family.into());
-        (!is_ours).then(|| Self { family: super::family_name(family), names })
+        (!is_ours).then(|| Self { family: family_name(family), names })
     }
 
     fn last(&self) -> &str {

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use policy::{Decision, Directions, Outcome, Packet, Protocol, Reason, Snapshot, Verdict};
 
-use super::LocalAddresses;
+use super::local::LocalAddresses;
 use crate::ports::{Overlay, is_link_local};
 
 /// Packets of the nodes' overlay to nodes, which pods may not send (semantics 32).
