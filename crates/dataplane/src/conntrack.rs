@@ -88,7 +88,7 @@ pub struct MarkChange {
 pub struct VisitCounts {
     /// Entries that were visited.
     pub entries: u64,
-    /// Entries whose mark was changed.
+    /// Entries that were changed or deleted.
     pub changed: u64,
     /// Entries that had ended before their change.
     pub gone: u64,

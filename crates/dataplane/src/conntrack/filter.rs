@@ -4,9 +4,7 @@
 
 use std::net::IpAddr;
 
-use super::attributes::{
-    CTA_IP_V4_SRC, CTA_IP_V6_SRC, CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY,
-};
+use super::attributes::{CTA_IP_V4_SRC, CTA_IP_V6_SRC, CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY};
 use crate::netlink::Attributes;
 
 const CTA_FILTER: u16 = 25;

@@ -26,8 +26,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::interfaces::{Interface, Interfaces};
-use super::link_local::is_link_local;
 use super::link::{Attachment, InterfaceIndex, Overlay};
+use super::link_local::is_link_local;
 
 mod port;
 mod role;
@@ -207,6 +207,7 @@ impl Bindings {
     }
 }
 
+/// The port with the addresses that it claims, before conflicts with other ports are resolved.
 fn port(
     interface: &Interface,
     attachment: Attachment,

@@ -14,8 +14,8 @@ use netlink_packet_route::link::{
     InfoBridge, InfoData, InfoGeneve, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage,
 };
 
-use super::link_local::is_link_local;
 use super::link::{FLANNELS_WIREGUARD, InterfaceIndex, Mac, Overlay};
+use super::link_local::is_link_local;
 
 /// How often the namespace of a new port is read.
 const READ_INTERVAL: Duration = Duration::from_millis(4);
@@ -174,7 +174,12 @@ impl Interface {
     }
 
     /// Updates the addresses inside to those that were read. Returns whether anything changed.
-    pub(super) fn update_addresses(&mut self, addresses: Vec<IpAddr>, mac: Option<Mac>, now: Instant) -> bool {
+    pub(super) fn update_addresses(
+        &mut self,
+        addresses: Vec<IpAddr>,
+        mac: Option<Mac>,
+        now: Instant,
+    ) -> bool {
         let before = (self.mac_inside, self.is_settled);
         let is_new = addresses != self.addresses_inside;
         if is_new {
