@@ -13,11 +13,11 @@ use std::fmt;
 /// use dataplane::error_chain::ErrorChain;
 /// use dataplane::worker::WorkerError;
 ///
-/// let source = io::Error::from_raw_os_error(12);
+/// let source = io::Error::other("out of memory");
 /// let error = WorkerError::Receive { queue: 100, source };
 /// assert_eq!(
 ///     ErrorChain(&error).to_string(),
-///     "NFQUEUE 100 is no longer served (restart the agent): Cannot allocate memory (os error 12)"
+///     "NFQUEUE 100 is no longer served (restart the agent): out of memory"
 /// );
 /// ```
 #[derive(Clone, Copy, Debug)]
