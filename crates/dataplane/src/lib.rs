@@ -1,31 +1,33 @@
 //! The kernel's side: nftables rules, NFQUEUE workers, conntrack marks, packet parsing.
 //!
 //! ```text
-//!  [ Table ]  rules send first packets to -> NFQUEUE -> [ Workers ] -> parse -> Snapshot::evaluate -> verdict mark
-//!                                                                                     |
-//!  chain allowed: verdict mark -> ACCEPTED in the connection mark                     v
-//!           |                                                                     Evaluation -> (audit)
-//!           v                                                                         ^
-//!  pairs cached for some seconds: their next connections pass -> NFLOG -> [ CacheLog ]
+//!  [ Table ]  queues first packets -> NFQUEUE -> [ Workers ] -> parse -> Snapshot::evaluate -> verdict mark
+//!                                                                                |
+//!  chain allowed: verdict mark -> ACCEPTED in the connection mark                v
+//!           |                                                                Evaluation -> (audit)
+//!           v                                                                    ^
+//!  flow keys cached for some seconds: their next connections pass -> NFLOG -> [ CacheLog ]
 //!
 //!  [ Sweep ]  conntrack entries of evaluated pods -> evaluate again -> REVOKED set or cleared
 //! ```
 //!
 //! - [`marks`], [`queues`]: the bits and numbers that rules and workers must agree on.
 //! - [`netlink`]: messages to and from the kernel's netfilter subsystems.
-//! - [`table`]: chains, sets and rules in the kernel, and how they change. [`needs`]: what that asks of kernel and node.
-//! - [`ports`]: which pod is behind which interface. [`drops`]: what rules drop by themselves.
+//! - [`table`]: chains, sets and rules in the kernel, and how they change. [`preflight`]: what they require
+//!   of the kernel and the node.
+//! - [`ports`]: which pod is behind which interface. [`drops`]: packets that rules drop without a worker.
 //! - [`packet`]: the first 128 bytes of a packet -> [`policy::Packet`].
-//! - [`workers`], [`worker`]: a pinned thread for each queue, from the kernel's question to its verdict; packets about which a
-//!   pod decides that is not known yet wait here.
-//! - [`queue_statistics`]: what waits in the queues, and what they dropped.
-//! - [`cached`]: connections that passed without a question, heard of afterwards.
-//! - [`conntrack`], [`sweep`]: connections that exist already, evaluated again when policy changes.
+//! - [`workers`], [`worker`]: a pinned thread for each queue, from the queued packet to its verdict. Packets
+//!   whose pod is not known yet are held here.
+//! - [`queue_statistics`]: how many packets wait in the queues, and how many the queues dropped.
+//! - [`cache_log`]: packets that the kernel decided from its caches, recorded afterwards.
+//! - [`conntrack`], [`sweep`]: existing connections, evaluated again when policy changes.
 #![deny(unsafe_code)]
 
 pub mod cache_log;
 pub mod conntrack;
 pub mod drops;
+pub mod error_chain;
 pub mod marks;
 pub mod netlink;
 mod nft;

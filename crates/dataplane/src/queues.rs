@@ -1,22 +1,25 @@
-//! NFQUEUE numbers. Two ranges, so that a new agent can be completely set up before the rules turn to it.
+//! NFQUEUE numbers. There are two ranges, so that a new agent can be completely set up before the rules send
+//! packets to it.
 //!
-//! One of the two begins with an even number, the other with an odd one. An agent takes the range that its predecessor does not use, whatever
-//! base number either has, so the rules of one never take an answer of the other for their own (see [`Marks::answered_by`]).
+//! One range begins with an even number, the other with an odd one. An agent takes the range whose parity its
+//! predecessor does not use, regardless of their base numbers. So the rules of one agent never mistake an
+//! answer of the other for their own (see [`Marks::answered_by`]).
 //!
 //! [`Marks::answered_by`]: crate::marks::Marks::answered_by
 
 use std::fmt;
 
-/// A range of NFQUEUE numbers, one for each core; the kernel sends a packet to the queue of the core it came in on.
+/// A range of NFQUEUE numbers, one for each core. The kernel sends a packet to the queue of the core that
+/// received it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct QueueRange {
     /// The first number.
     pub first: u16,
-    /// How many: at least 1, and `first + count` is at most 65,536.
+    /// How many numbers: at least 1, and `first + count` is at most 65,536.
     pub count: u16,
 }
 
-/// Queue numbers that don't exist.
+/// The queue numbers don't exist.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "queues {first} (and {count} in all) don't exist: numbers end at 65535, and there must be at least one"
@@ -27,7 +30,7 @@ pub struct NoSuchQueues {
 }
 
 impl QueueRange {
-    /// The two ranges of `count` queues each that an agent with base number `base` may use, one after the other.
+    /// The two ranges of `count` queues each that agents with base number `base` use alternately.
     ///
     /// # Errors
     /// [`NoSuchQueues`] unless `count` is at least 1 and all [`QueueRange::numbers_of_pair`] exist.
@@ -36,12 +39,13 @@ impl QueueRange {
         if count == 0 || u32::from(base) + numbers > 1 << 16 {
             return Err(NoSuchQueues { first: base, count: numbers });
         }
-        // The second range ends the pair.
+        // The second range is at the end of the pair.
         let second = base + (numbers - u32::from(count)) as u16;
         Ok([Self { first: base, count }, Self { first: second, count }])
     }
 
-    /// How many numbers two ranges of `count` queues take. Between ranges of an even count one number stays free: see the module.
+    /// How many numbers two ranges of `count` queues take. Between ranges with an even count one number stays
+    /// free, so that one of them begins with an odd number.
     pub fn numbers_of_pair(count: u16) -> u32 {
         2 * u32::from(count) + u32::from(count.is_multiple_of(2))
     }
@@ -68,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_two_ranges_one_is_odd_and_they_have_no_number_in_common() {
+    fn the_ranges_of_a_pair_have_different_parity_and_are_disjoint() {
         for (base, count) in [(100, 1), (100, 2), (101, 2), (101, 3), (0, 1024), (65_531, 2)] {
             let [first, second] = QueueRange::pair(base, count).expect("numbers that exist");
             assert_ne!(first.is_odd(), second.is_odd(), "{first} and {second}");
@@ -76,6 +80,6 @@ mod tests {
             assert_eq!((first.count, second.count), (count, count));
         }
         QueueRange::pair(65_532, 2).expect_err("the last would be 65,536");
-        QueueRange::pair(100, 0).expect_err("no queue at all");
+        QueueRange::pair(100, 0).expect_err("there must be at least one queue");
     }
 }

@@ -1,21 +1,26 @@
-//! Evaluates connections that exist anew, under a new snapshot: those no longer allowed are marked REVOKED, and the mark is
-//! taken from those allowed again.
+//! Evaluates existing connections again under a new snapshot. Connections that are no longer allowed are
+//! marked REVOKED. The mark is cleared on those that are allowed again.
 //!
-//! From: the engine, after a snapshot was published, the workers' grace is over and the rules have the new open sets. To:
-//! the kernel's table of connections; what is to be cut or restored goes to the caller, which knows whether a newer snapshot is in force.
-//! At the agent's start the same sweep adopts the connections that were there before.
+//! From: the engine, after it has published a snapshot, the workers' grace period is over and the rules
+//! contain the new open sets. To: the kernel's connection tracking table. Connections to cut or restore go to
+//! the caller, which can see whether a newer snapshot is in force. When the agent starts, the same sweep
+//! adopts the connections that existed before.
 //!
-//! Why this is exact. A connection is in the table once its first packet has left the hook. When the sweep begins
-//! - no worker is still to send a verdict of an older snapshot (grace), and a verdict's packet has left the hook when the
-//!   system call that sent the verdict returns: what the older snapshot allowed is in the table;
-//! - what the older rules let through without a verdict (open sets, cached pairs) has left the hook, too, once
-//!   [`wait_for_packets_under_way`] has returned: it is called before.
+//! Why this is exact: a connection is in the table once its first packet has left the hook. When the sweep
+//! begins:
+//! - No worker will still send a verdict of an older snapshot (grace period). A packet has left the hook when
+//!   the system call that sent its verdict returns. So every connection that the older snapshot allowed is in
+//!   the table.
+//! - Packets that the older rules accepted without a verdict (open sets, cached flow keys) have also left the
+//!   hook, because [`wait_for_packets_in_flight`] has returned.
 //!
-//! ACCEPTED means that a worker allowed a packet of the connection, or one of its pair a moment before, or that it needed no verdict.
-//! It is set here at the agent's start alone, on connections that no agent has seen and that policy allows in the direction in which
-//! they were opened (semantics 34). It is taken from connections of addresses whose pod is not known any more: the next packet is a
-//! question again, since the next pod there may be another. REVOKED wins over ACCEPTED in the rules, so clearing REVOKED restores what
-//! was there before. Connections of an address that has another pod now are deleted: they were never the new pod's (semantics 36).
+//! ACCEPTED means that a worker allowed a packet of the connection, or recently one with the same flow key,
+//! or that the connection needed no verdict. The sweep sets ACCEPTED only when the agent starts, on
+//! connections that no agent has seen and that policy allows in the direction in which they were opened
+//! (semantics 34). When the pod of an address is no longer known, the sweep clears ACCEPTED on the
+//! connections of the address, so that their next packet is queued again: the next pod there may be another.
+//! REVOKED wins over ACCEPTED in the rules, so clearing REVOKED restores the previous state. When an address
+//! belongs to another pod now, its connections are deleted: they were never the new pod's (semantics 36).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -27,76 +32,78 @@ use crate::conntrack::{Conntrack, ConntrackError, Entry, EntryChange, EntryName,
 use crate::marks::Marks;
 
 mod evaluator;
+mod in_flight;
 mod local;
-mod under_way;
 use evaluator::concerns_us;
-pub use evaluator::{Evaluator, OverlayFlows, Standing};
+pub use evaluator::{ConnectionVerdict, Evaluator, OverlayFlows};
+pub use in_flight::wait_for_packets_in_flight;
 pub use local::LocalAddresses;
-pub use under_way::wait_for_packets_under_way;
 
-/// What a sweep did.
+/// The result of a sweep.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SweepReport {
-    /// Connections looked at: all, or those of the pods that it was about.
+    /// Connections that were visited: all, or those in its scope.
     pub entries: u64,
-    /// Connections of pods that the snapshot evaluates.
+    /// Connections with a pod of this node, or a possible one, at either end.
     pub evaluated: u64,
-    /// Connections that are REVOKED now and were not before.
+    /// Connections on which REVOKED was set.
     pub revoked: u64,
-    /// Connections that were REVOKED and are no longer.
+    /// Connections on which REVOKED was cleared.
     pub restored: u64,
-    /// Connections that only a pod that is not known (yet) denies: this node's own, or a peer that some rule might allow. They
-    /// are not ACCEPTED any more.
+    /// Connections that are denied only because a pod is not known (yet): a pod of this node, or a peer that
+    /// some rule might allow. They are no longer ACCEPTED.
     pub unknown: u64,
     /// Connections that ended before their mark could be changed.
     pub gone: u64,
-    /// Connections that were deleted, since their address has another pod now.
+    /// Connections that were deleted because their address belongs to another pod now.
     pub deleted: u64,
     /// How long it took.
     pub elapsed: Duration,
 }
 
-/// Which connections a sweep is about, and what it does beside evaluating them.
+/// Which connections a sweep visits, and what it does besides evaluating them.
 #[derive(Clone, Debug, Default)]
 pub struct Scope {
     /// The connections to evaluate.
     pub of: Affected,
-    /// Addresses that another pod has than before: their connections are deleted.
+    /// Addresses that belong to another pod than before: their connections are deleted.
     pub reassigned: BTreeSet<IpAddr>,
     /// Whether connections that no agent has seen are accepted if policy allows them.
     pub adopts: bool,
-    /// Whether it is unknown which end opened connections that no agent has seen: they must be allowed from both. So it is after all
-    /// rules were deleted, since connection tracking sleeps without them and then picks connections up in the middle.
+    /// Whether it is unknown which end opened connections that no agent has seen: policy must allow them from
+    /// BOTH ends. This is the case after all rules were deleted: connection tracking is inactive without
+    /// rules, and picks up connections in the middle afterwards.
     pub are_unproven: bool,
 }
 
-/// A connection that a sweep found cut, to be cut, or to be a question again.
+/// A connection that is cut, that the sweep wants to cut, or on which it clears ACCEPTED.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SweptConnection {
-    /// As evaluated.
+    /// The packet that is evaluated for the connection.
     pub connection: Packet,
-    /// Its entry.
+    /// Its conntrack entry.
     pub entry: EntryName,
     /// Whether it is known which end opened it.
     pub is_oriented: bool,
     /// Whether its entry is marked REVOKED.
     pub is_revoked: bool,
-    /// Whether policy allows it: by the sweep's snapshot, unless the caller has evaluated it again since.
+    /// Whether policy allows it, by the sweep's snapshot or by the caller's later evaluation.
     pub is_allowed: bool,
 }
 
-/// What became of connections that a sweep found.
+/// How many marks were changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct MarkCounts {
-    /// How many are REVOKED now and were not before.
+    /// Connections on which REVOKED was set.
     pub revoked: u64,
-    /// How many were REVOKED and are no longer.
+    /// Connections on which REVOKED was cleared.
     pub restored: u64,
-    /// How many ended before their mark could be changed.
+    /// Connections that ended before their mark could be changed.
     pub gone: u64,
 }
 
-/// Sets REVOKED on each found connection that is denied, and clears it on each that is allowed, by [`SweptConnection::is_allowed`].
+/// Sets REVOKED on each of these connections that is denied, and clears it on each that is allowed (see
+/// [`SweptConnection::is_allowed`]).
 ///
 /// # Errors
 /// [`ConntrackError`] if marks can't be changed.
@@ -109,31 +116,32 @@ pub fn apply_marks(
     let count =
         |is_revoked| found.iter().filter(differs).filter(|f| f.is_revoked == is_revoked).count() as u64;
     let change = |found: &'_ SweptConnection| revoke(marks, !found.is_allowed);
-    let visited =
+    let counts =
         conntrack.change_marks(found.iter().filter(differs).map(|found| (&found.entry, change(found))))?;
-    Ok(MarkCounts { revoked: count(false), restored: count(true), gone: visited.gone })
+    Ok(MarkCounts { revoked: count(false), restored: count(true), gone: counts.gone })
 }
 
-/// The change of a mark after which a connection's next packet is a question.
+/// The change of a mark after which a connection's next packet is queued and evaluated.
 pub fn unaccept(marks: &Marks) -> MarkChange {
     MarkChange { value: 0, mask: marks.accepted().0 }
 }
 
-/// The change of a mark that cuts a connection, or lets it go on as before it was cut.
+/// The change of a mark that cuts a connection, or that restores its state from before it was cut.
 pub fn revoke(marks: &Marks, is_revoked: bool) -> MarkChange {
     let mask = marks.revoked().0;
     MarkChange { value: if is_revoked { mask } else { 0 }, mask }
 }
 
-/// What a sweep hands connections to.
+/// Receives connections from a sweep.
 pub trait Sink {
-    /// Carries out what the sweep found: sets REVOKED, or clears it.
+    /// Sets REVOKED on these connections, or clears it.
     ///
     /// # Errors
-    /// [`ConntrackError`] if marks can't be changed: it ends the sweep.
+    /// [`ConntrackError`] if marks can't be changed. The sweep then changes no more marks and returns the
+    /// error.
     fn apply_marks(&mut self, found: &mut [SweptConnection]) -> Result<MarkCounts, ConntrackError>;
 
-    /// The sweep clears ACCEPTED on a connection that is not cut.
+    /// Called when the sweep clears ACCEPTED on a connection that is not cut.
     fn unaccepted(&mut self, _: SweptConnection) {}
 }
 
@@ -143,14 +151,15 @@ impl<F: FnMut(&mut [SweptConnection]) -> Result<MarkCounts, ConntrackError>> Sin
     }
 }
 
-/// How many found connections are handed to `apply_marks` at once: few enough that another thread waits for it a few milliseconds at most.
-const AT_ONCE: usize = 512;
+/// How many connections are passed to `apply_marks` at once: few enough that another thread waits a few
+/// milliseconds at most.
+const BATCH: usize = 512;
 
-/// Evaluates every connection with `evaluator`, or at least those that `scope` is about. `evaluator.local` must have been read just
-/// before. Connections that are cut or to be cut are handed to `sink`, at most 512 at a time.
+/// Evaluates every connection in `scope` with `evaluator`. `evaluator.local` must have been read just before.
+/// Connections that are cut, or that must be cut, are passed to `sink`, at most 512 at a time.
 ///
 /// # Errors
-/// [`ConntrackError`] if connections can't be read or changed, or what [`Sink::apply_marks`] returns.
+/// [`ConntrackError`] if connections can't be read or changed, or if [`Sink::apply_marks`] fails.
 pub fn sweep(
     conntrack: &mut Conntrack,
     marks: &Marks,
@@ -162,14 +171,14 @@ pub fn sweep(
     let report = SweepReport::default();
     let mut sweep = Sweep { evaluator, marks, scope, sink, found: Vec::new(), failed: None, report };
     let each = |entry: &Entry<'_>| sweep.visit(entry);
-    let visited = match scope.of.addresses() {
+    let counts = match scope.of.addresses() {
         Some(addresses) => conntrack.visit_of(&addresses, each),
         None => conntrack.visit(each),
     }?;
     sweep.apply_marks();
     let Sweep { mut report, failed, .. } = sweep;
-    report.entries = visited.entries;
-    report.gone += visited.gone;
+    report.entries = counts.entries;
+    report.gone += counts.gone;
     report.elapsed = started.elapsed();
     failed.map_or(Ok(report), Err)
 }
@@ -180,7 +189,7 @@ struct Sweep<'a> {
     marks: &'a Marks,
     scope: &'a Scope,
     sink: &'a mut dyn Sink,
-    /// What is to be settled.
+    /// Connections for the next call of `apply_marks`.
     found: Vec<SweptConnection>,
     /// The first error of `apply_marks`.
     failed: Option<ConntrackError>,
@@ -204,33 +213,33 @@ impl Sweep<'_> {
         let concerns_us = concerns_us(&decision);
         self.report.evaluated += u64::from(concerns_us);
         let is_oriented = !scope.are_unproven || is_accepted || is_revoked || !concerns_us;
-        let standing = match self.evaluator.standing_by(&decision, &packet) {
-            Standing::Allowed if !is_oriented => self.evaluator.standing(&packet.reversed(), true),
-            standing => standing,
+        let verdict = match self.evaluator.verdict_by(&decision, &packet) {
+            ConnectionVerdict::Allowed if !is_oriented => self.evaluator.verdict(&packet.reversed(), true),
+            verdict => verdict,
         };
         let found = |is_allowed| {
             let entry = entry.name();
             SweptConnection { connection: packet, entry, is_oriented, is_revoked, is_allowed }
         };
-        match standing {
-            standing @ (Standing::Allowed | Standing::Denied)
-                if is_revoked || standing == Standing::Denied =>
+        match verdict {
+            ConnectionVerdict::Allowed | ConnectionVerdict::Denied
+                if is_revoked || verdict == ConnectionVerdict::Denied =>
             {
-                // A sweep of all finds what an earlier agent has cut.
-                let is_allowed = standing == Standing::Allowed;
+                // A sweep of all connections also reports those that an earlier agent has cut.
+                let is_allowed = verdict == ConnectionVerdict::Allowed;
                 if is_revoked == is_allowed || scope.of == Affected::All {
                     self.found.push(found(is_allowed));
-                    if self.found.len() >= AT_ONCE {
+                    if self.found.len() >= BATCH {
                         self.apply_marks();
                     }
                 }
                 None
             }
-            Standing::Allowed if scope.adopts && concerns_us && !is_accepted => {
+            ConnectionVerdict::Allowed if scope.adopts && concerns_us && !is_accepted => {
                 Some(MarkChange { value: accepted, mask: accepted }.into())
             }
-            Standing::Allowed | Standing::Denied => None,
-            Standing::Unknown => {
+            ConnectionVerdict::Allowed | ConnectionVerdict::Denied => None,
+            ConnectionVerdict::Provisional => {
                 self.report.unknown += 1;
                 if is_accepted && !is_revoked {
                     self.sink.unaccepted(found(false));
@@ -255,15 +264,15 @@ impl Sweep<'_> {
     }
 }
 
-/// Takes our marks from every connection, for when the rules are gone: nothing of the agent stays in the kernel.
-/// Returns how many connections had one.
+/// Clears this agent's marks on every connection, for use once the rules are removed. Returns how many
+/// connections had one.
 pub fn clear_marks(conntrack: &mut Conntrack, marks: &Marks) -> Result<u64, ConntrackError> {
     let ours = marks.of_connections().0;
     let clear = |entry: &Entry<'_>| (entry.mark & ours != 0).then_some(MarkChange { value: 0, mask: ours });
     Ok(conntrack.visit(clear)?.changed)
 }
 
-/// How many connections carry a mark of ours.
+/// How many connections have a mark of this agent.
 pub fn count_marks(conntrack: &mut Conntrack, marks: &Marks) -> Result<u64, ConntrackError> {
     let (ours, mut marked) = (marks.of_connections().0, 0);
     conntrack.visit(|entry: &Entry<'_>| {

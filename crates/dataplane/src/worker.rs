@@ -1,11 +1,12 @@
-//! One queue's thread: the kernel asks about a packet, the current snapshot answers.
+//! One queue's thread: evaluates each queued packet under the current snapshot.
 //!
-//! From: NFQUEUE. To: the kernel as a verdict with the packet's mark, and then the recorder. Invariant: every packet that
-//! is received gets exactly one verdict, under the snapshot that is current when its turn comes; nothing on the way
-//! allocates, locks, or waits for anybody but the kernel.
+//! From: NFQUEUE. To: the kernel, as a verdict with the packet's mark, and then the recorder. Invariant:
+//! every packet that is received gets exactly one verdict, under the snapshot that is current when the packet
+//! is evaluated. Evaluating a packet does not allocate or lock, and waits only for the kernel.
 //!
-//! A packet of which the snapshot is unsure has its turn later: it is held until a newer snapshot is sure, or for as long as
-//! it may. Nobody waits with it: it is inside no verdict, so a grace period does not see it.
+//! A packet whose decision is provisional is evaluated later: it is held until a newer snapshot gives a final
+//! decision, or until the hold timeout. No other thread waits for it: no evaluation is in progress while it
+//! is held, so it does not extend a grace period.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
@@ -17,6 +18,7 @@ use nfq::{Message, Queue, Verdict as KernelVerdict};
 use policy::{Decision, Directions, Evaluation, Generation, Packet, Reader, Snapshot, Verdict};
 
 use crate::marks::{DeniedFlow, Marks, Question as Kind};
+use crate::netlink::PortId;
 use crate::packet;
 use crate::queue_statistics::QueueStatistics;
 
@@ -32,31 +34,31 @@ pub use counters::{Counters, HoldCounters};
 pub use error::WorkerError;
 pub(crate) use hold::Hold;
 pub use hold::HoldLimits;
-use hold::{Held, Offered};
+use hold::{HeldPacket, HoldOutcome};
 pub(crate) use permits::Permits;
 pub(crate) use setup::{Opened, open, pin};
-pub use socket::Owner;
-pub(crate) use socket::Wake;
+pub use socket::SocketOwner;
+pub(crate) use socket::Waker;
 
 /// `NF_INET_LOCAL_IN`: packets to the node itself.
 pub(crate) const HOOK_INPUT: u8 = 1;
-/// A queue that is being given up counts as empty when nothing has come for this long: a packet that saw the rules before
-/// they turned elsewhere is in its queue by then.
-const QUIET: Duration = Duration::from_millis(10);
-/// A queue that is being given up is given up at last.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// While a worker stops, its queue counts as empty once no packet has come for this long: by then, packets
+/// that met the rules before they sent packets to other queues are in the queue.
+const DRAIN_IDLE: Duration = Duration::from_millis(10);
+/// How long a stopping worker drains its queue at most.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// One queue and what its packets need.
+/// One queue, and what is needed to evaluate its packets.
 pub(crate) struct Worker<R> {
     pub(crate) queue: Queue,
     pub(crate) number: u16,
-    /// The netlink port by which the kernel knows the queue's socket.
-    pub(crate) port_id: u32,
+    /// The netlink port of the queue's socket.
+    pub(crate) port_id: PortId,
     /// That socket.
     pub(crate) socket: OwnedFd,
     pub(crate) reader: Reader,
     pub(crate) marks: Marks,
-    /// Whether the rules take packets back that are denied, to cache their flows.
+    /// Whether denied packets are reinjected, so that the rules cache their flows.
     pub(crate) caches_denied: bool,
     pub(crate) hold: Hold,
     pub(crate) counters: Arc<SharedCounters>,
@@ -65,111 +67,115 @@ pub(crate) struct Worker<R> {
 }
 
 impl<R: FnMut(Evaluation)> Worker<R> {
-    /// Answers the kernel until told to stop; then answers what is still queued and gives the queue up.
+    /// Evaluates packets until it is stopped. Then it evaluates the packets that are still queued, and
+    /// unbinds the queue.
     pub(crate) fn run(mut self) -> Result<(), WorkerError> {
         while !self.stop.load(Ordering::Acquire) {
             match self.receive() {
                 Ok(message) => self.answer(message)?,
-                Err(error) => self.endure(error)?,
+                Err(error) => self.handle_recv_error(error)?,
             }
             if !self.hold.is_empty() {
-                self.look_after_held()?;
+                self.reevaluate_held()?;
             }
         }
         self.drain()?;
-        // The kernel drops what is in a queue that is unbound: nothing is by now, or the patience is at its end.
+        // The kernel drops the packets of a queue that is unbound: it is empty by now, or the timeout has
+        // passed.
         self.queue.unbind(self.number).map_err(|source| WorkerError::Receive { queue: self.number, source })
     }
 
-    /// The kernel's next question. While packets are held it is waited for only until the first of them is to end.
+    /// Receives the next packet. While packets are held it waits only until the first of them expires.
     fn receive(&mut self) -> io::Result<Message> {
-        let Some(end) = self.hold.first_end() else { return self.queue.recv() };
+        let Some(deadline) = self.hold.first_deadline() else { return self.queue.recv() };
         self.queue.set_nonblocking(true);
         let mut received = self.queue.recv();
         if received.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
-            received = socket::wait_readable(&self.socket, end.saturating_duration_since(Instant::now()))
-                .and_then(|()| self.queue.recv());
+            received =
+                socket::wait_readable(&self.socket, deadline.saturating_duration_since(Instant::now()))
+                    .and_then(|()| self.queue.recv());
         }
         self.queue.set_nonblocking(false);
         received
     }
 
-    /// From the kernel's question to its verdict, or into the hold.
+    /// Gives a received packet its verdict, or holds it.
     fn answer(&mut self, message: Message) -> Result<(), WorkerError> {
         let at = SystemTime::now();
         let packet = packet::parse(message.get_payload()).ok();
         let is_reply = self.marks.asks(message.get_nfmark()) == Kind::EstablishedReply;
         let packet = packet.map(|packet| if is_reply { packet.reversed() } else { packet });
-        let question = Question { message, packet, since: None };
-        let Evaluated::Unsure(message, packet, generation) =
-            self.evaluate(at, question, self.hold.is_open())?
+        let pending = PendingPacket { message, packet, since: None };
+        let Evaluated::Provisional(message, packet, generation) =
+            self.evaluate(at, pending, self.hold.is_open())?
         else {
             return Ok(());
         };
-        match self.hold.offer(message, packet, generation) {
-            Offered::Taken => {
+        match self.hold.try_hold(message, packet, generation) {
+            HoldOutcome::Held => {
                 self.counters.hold(self.hold.len());
                 Ok(())
             }
-            Offered::Repeated(mut message) => {
+            HoldOutcome::Repeated(mut message) => {
                 self.counters.repeated();
                 message.set_verdict(KernelVerdict::Drop);
-                self.queue.verdict(message).or_else(|error| self.endure(error))
+                self.queue.verdict(message).or_else(|error| self.handle_recv_error(error))
             }
-            Offered::NoRoom(message) => {
-                self.counters.no_room();
-                let question = Question { message, packet: Some(packet), since: None };
-                self.evaluate(SystemTime::now(), question, false).map(drop)
+            HoldOutcome::OverLimit(message) => {
+                self.counters.over_limit();
+                let pending = PendingPacket { message, packet: Some(packet), since: None };
+                self.evaluate(SystemTime::now(), pending, false).map(drop)
             }
         }
     }
 
-    /// Evaluates held packets anew: all of them under a snapshot that they have not seen, else those that have waited as long as
-    /// they may.
-    fn look_after_held(&mut self) -> Result<(), WorkerError> {
-        // The count of held packets was written before this: a publisher sees it, or this sees what it published.
+    /// Evaluates held packets again: ALL of them if there is a newer snapshot, otherwise those that have
+    /// expired.
+    fn reevaluate_held(&mut self) -> Result<(), WorkerError> {
+        // The count of held packets was written before this: either a publisher sees the count, or this
+        // thread sees the published snapshot.
         let current = self.reader.enter().generation();
-        let anew = current != self.hold.generation();
+        let is_newer = current != self.hold.generation();
         let now = Instant::now();
-        // Those that stay go to the end, so each is looked at once.
+        // Packets that stay go to the end of the queue, so each is evaluated once.
         for _ in 0..self.hold.len() {
-            if !anew && self.hold.first_end().is_none_or(|end| end > now) {
+            if !is_newer && self.hold.first_deadline().is_none_or(|deadline| deadline > now) {
                 break;
             }
-            let Some(Held { message, ticket }) = self.hold.next() else { break };
-            let may_wait = self.hold.end(&ticket) > now;
-            let question = Question { message, packet: Some(ticket.packet), since: Some(ticket.since) };
-            match self.evaluate(SystemTime::now(), question, may_wait)? {
-                Evaluated::Unsure(message, ..) => self.hold.keep(Held { message, ticket }),
-                Evaluated::Told(decision) => {
-                    self.hold.release(ticket);
+            let Some(HeldPacket { message, entry }) = self.hold.next() else { break };
+            let may_wait = self.hold.deadline(&entry) > now;
+            let pending = PendingPacket { message, packet: Some(entry.packet), since: Some(entry.since) };
+            match self.evaluate(SystemTime::now(), pending, may_wait)? {
+                Evaluated::Provisional(message, ..) => self.hold.keep(HeldPacket { message, entry }),
+                Evaluated::Answered(decision) => {
+                    self.hold.release(entry);
                     let verdict = (!decision.is_provisional()).then(|| decision.verdict());
                     self.counters.release(verdict, self.hold.len());
                 }
             }
         }
-        if anew {
+        if is_newer {
             self.hold.set_generation(current);
         }
         Ok(())
     }
 
-    /// Evaluates a packet, tells the kernel, and then the recorder. One of which the snapshot is unsure comes back instead if it
-    /// `may_wait`.
+    /// Evaluates a packet, sends the verdict to the kernel, and records it. If the decision is provisional
+    /// and the packet `may_wait`, the packet is returned without a verdict instead.
     #[inline]
     fn evaluate(
         &mut self,
         at: SystemTime,
-        question: Question,
+        pending: PendingPacket,
         may_wait: bool,
     ) -> Result<Evaluated, WorkerError> {
-        let Question { mut message, packet, since } = question;
+        let PendingPacket { mut message, packet, since } = pending;
         let pass = self.reader.enter();
         let decision = match &packet {
             Some(packet) => {
                 let directions = directions(message.get_hook());
                 match self.marks.asks(message.get_nfmark()) {
-                    // Who opened the connection is not known (semantics 34).
+                    // It is unknown which end opened the connection (semantics 34).
                     Kind::UnprovenReply => pass.evaluate_unproven(packet, directions),
                     Kind::First if packet.is_mid_stream => pass.evaluate_unproven(packet, directions),
                     _ => pass.evaluate(packet, directions),
@@ -181,9 +187,9 @@ impl<R: FnMut(Evaluation)> Worker<R> {
             && decision.is_provisional()
             && let Some(packet) = packet
         {
-            return Ok(Evaluated::Unsure(message, packet, pass.generation()));
+            return Ok(Evaluated::Provisional(message, packet, pass.generation()));
         }
-        // A clock that is set back within these microseconds costs a record its duration, and nothing else.
+        // If the clock is set back within these microseconds, only the record's duration is lost.
         let elapsed = at.elapsed().unwrap_or_default();
         let verdict = decision.verdict();
         match verdict {
@@ -213,21 +219,24 @@ impl<R: FnMut(Evaluation)> Worker<R> {
         self.counters.count(verdict, packet.is_none());
         let held = since.map(|since| since.elapsed());
         (self.record)(Evaluation { at, packet, decision, elapsed, held, snapshot, cached: false });
-        sent.or_else(|error| self.endure(error))?;
-        Ok(Evaluated::Told(decision))
+        sent.or_else(|error| self.handle_recv_error(error))?;
+        Ok(Evaluated::Answered(decision))
     }
 
-    /// Takes what the socket may say beside packets. Only what can't be endured is an error.
-    fn endure(&self, error: std::io::Error) -> Result<(), WorkerError> {
+    /// Handles an error of the socket. Only an error that ends the queue's service is returned.
+    fn handle_recv_error(&self, error: std::io::Error) -> Result<(), WorkerError> {
         match error.raw_os_error() {
-            // A signal, a call to stop, a newer snapshot, or the time of a held packet is over: the loop looks by itself.
+            // A signal, a request to stop, a newer snapshot, or a held packet that expired: the caller's loop
+            // checks for each.
             Some(libc::EINTR | libc::EAGAIN) | Some(socket::WAKE) => Ok(()),
-            // The kernel's answer to a verdict on a packet that it had dropped: a base chain or a device went away.
+            // The kernel's answer to a verdict on a packet that it had dropped: a base chain or a device went
+            // away.
             Some(libc::ENOENT) => {
                 self.counters.gone();
                 Ok(())
             }
-            // Too little memory for a message either way. What it cost is in the kernel's own statistics.
+            // There was no memory for a message in either direction. The kernel's own statistics count the
+            // lost packets.
             Some(libc::ENOBUFS | libc::ENOMEM) => {
                 self.counters.enobufs();
                 Ok(())
@@ -236,7 +245,8 @@ impl<R: FnMut(Evaluation)> Worker<R> {
         }
     }
 
-    /// Answers what is still queued. The rules have turned elsewhere before, so this comes to an end.
+    /// Evaluates the packets that are still queued. This ends, because the rules already send packets
+    /// elsewhere.
     fn drain(&mut self) -> Result<(), WorkerError> {
         self.end_hold()?;
         self.queue.set_nonblocking(true);
@@ -251,42 +261,43 @@ impl<R: FnMut(Evaluation)> Worker<R> {
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => {
-                    self.endure(error)?;
+                    self.handle_recv_error(error)?;
                     continue;
                 }
             }
-            if (latest.elapsed() >= QUIET && !self.is_waiting()) || started.elapsed() >= PATIENCE {
+            if (latest.elapsed() >= DRAIN_IDLE && !self.has_queued()) || started.elapsed() >= DRAIN_TIMEOUT {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
-    /// Evaluates what is held for the last time. From here on nothing waits.
+    /// Evaluates the held packets for the last time. Afterwards no packet is held.
     fn end_hold(&mut self) -> Result<(), WorkerError> {
         self.hold.close();
-        self.look_after_held()
+        self.reevaluate_held()
     }
 
     /// Whether the kernel still waits for a verdict on a packet of this queue.
-    fn is_waiting(&self) -> bool {
+    fn has_queued(&self) -> bool {
         let statistics = QueueStatistics::of(self.number).ok().flatten();
         statistics.is_some_and(|queue| queue.port_id == self.port_id && queue.waiting > 0)
     }
 }
 
-/// A packet that the kernel asks about.
-struct Question {
+/// A packet without a verdict.
+struct PendingPacket {
     message: Message,
     /// `None` if it could not be parsed.
     packet: Option<Packet>,
-    /// Since when it is held; `None` if it has just come.
+    /// Since when it is held; `None` if it was just received.
     since: Option<Instant>,
 }
 
-/// How the kernel is told that a packet with this mark is allowed: the mark that replaces the whole of it, and where it goes on.
+/// The answer that allows a packet with this mark: the packet's new mark, and the verdict for the kernel.
 ///
-/// Once more to the chain that asked, which marks its connection; where there is none, behind it.
+/// The packet is reinjected into the chain that queued it, which marks its connection. A packet without a
+/// connection is accepted instead.
 #[inline]
 pub fn allow(marks: &Marks, mark: u32) -> (u32, KernelVerdict) {
     let others = mark & !marks.questions().0;
@@ -296,16 +307,17 @@ pub fn allow(marks: &Marks, mark: u32) -> (u32, KernelVerdict) {
     }
 }
 
-/// The answer that denies the flow of a packet with this mark: as [`allow`], but the rules drop the packet once they have added its flow
-/// key to the set.
+/// The answer that denies the flow of a packet with this mark. The packet is reinjected as by [`allow`], but
+/// the rules drop it once they have added its flow key to the set.
 #[inline]
 pub fn deny(marks: &Marks, mark: u32, flow: DeniedFlow) -> (u32, KernelVerdict) {
     let others = mark & !marks.questions().0;
     ((others ^ marks.answer().0) | marks.turn().0 | marks.denied(flow).0, KernelVerdict::Repeat)
 }
 
-/// The flow of a denied packet all of whose packets this snapshot denies; `None` if it is not sure of that, or if the packet has no
-/// connection by which the rules could tell that it was answered.
+/// The flow to cache for a denied packet, if this snapshot denies ALL packets of the flow. `None` if that
+/// decision is provisional, or if the packet has no connection by which the rules could recognise it after it
+/// is reinjected.
 #[inline]
 fn denied_flow(
     snapshot: &Snapshot,
@@ -333,15 +345,16 @@ fn denied_flow(
     (directions == Directions::Both && is_denied(&reversed())).then_some(DeniedFlow::Reverse)
 }
 
-/// What came of a question.
+/// The result of an evaluation.
 enum Evaluated {
-    /// The kernel has its verdict.
-    Told(Decision),
-    /// This snapshot is unsure, and the packet is to wait.
-    Unsure(Message, Packet, Generation),
+    /// The kernel has the verdict.
+    Answered(Decision),
+    /// The decision is provisional under this snapshot, and the packet may wait.
+    Provisional(Message, Packet, Generation),
 }
 
-/// Which directions a packet at this hook is evaluated in: on its way to the node itself the sender's egress alone.
+/// The directions in which a packet at this hook is evaluated: for a packet to the node itself, only the
+/// sender's egress.
 fn directions(hook: u8) -> Directions {
     if hook == HOOK_INPUT { Directions::Egress } else { Directions::Both }
 }

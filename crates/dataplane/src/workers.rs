@@ -1,4 +1,5 @@
-//! All workers of an agent: started completely set up, watched, and stopped without losing a packet.
+//! All workers of an agent: they start completely configured, are monitored, and stop without losing a
+//! packet.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
@@ -7,29 +8,31 @@ use std::thread::JoinHandle;
 use nix::sys::signal::SigSet;
 use policy::{Evaluation, Published};
 
+use crate::error_chain::ErrorChain;
 use crate::marks::Marks;
+use crate::netlink::PortId;
 use crate::queues::QueueRange;
 pub use crate::worker::{Counters, HoldCounters, HoldLimits, WorkerError};
-use crate::worker::{Hold, Opened, Permits, SharedCounters, Wake, Worker, open, pin};
+use crate::worker::{Hold, Opened, Permits, SharedCounters, Waker, Worker, open, pin};
 
-/// How many packets may wait in one queue before the kernel drops: some 80 ms of work for one core, so that what waits is
-/// answered well before its sender tries again (1 s).
+/// How many packets may wait in one queue before the kernel drops packets: some 80 ms of work for one core,
+/// so that waiting packets get their verdict well before the sender retransmits (1 s).
 pub const DEFAULT_QUEUE_LENGTH: u32 = 4096;
 
-/// What workers need to know.
+/// The configuration of workers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WorkersConfig {
     /// Their queues: one worker for each.
     pub queues: QueueRange,
-    /// The bits of which the verdict's goes into the mark of an allowed packet.
+    /// The bits of marks; an allowed packet's mark gets the verdict's bits.
     pub marks: Marks,
-    /// Whether the rules cache flows that are denied: those of a [`Table`](crate::table::Table) do.
+    /// Whether the rules cache denied flows: those of a [`Table`](crate::table::Table) do.
     pub caches_denied: bool,
     /// How many packets may wait in one queue: at least 1; see [`DEFAULT_QUEUE_LENGTH`].
     pub queue_length: u32,
     /// Whether a packet that finds its queue full passes instead of being dropped.
     pub fail_open: bool,
-    /// Which packets wait for a pod to be known, before they are evaluated all the same.
+    /// How long, and how many, packets are held until their pod is known.
     pub hold: HoldLimits,
 }
 
@@ -38,27 +41,32 @@ pub struct WorkersConfig {
 pub struct Workers {
     workers: Vec<Running>,
     stop: Arc<AtomicBool>,
-    wake: Arc<Wake>,
+    waker: Arc<Waker>,
 }
 
-/// Wakes those workers that hold packets, so that they evaluate them anew: to be called after each publication.
+/// Wakes the workers that hold packets, so that they evaluate them under a new snapshot. [`HoldWaker::wake`]
+/// is called after each publication.
 #[derive(Clone, Debug)]
-pub struct Holders {
-    wake: Arc<Wake>,
+pub struct HoldWaker {
+    waker: Arc<Waker>,
     /// Netlink port and counters of each worker.
-    workers: Vec<(u32, Arc<SharedCounters>)>,
+    workers: Vec<(PortId, Arc<SharedCounters>)>,
 }
 
-impl Holders {
-    /// Wakes them. Costs nothing where nothing is held.
+impl HoldWaker {
+    /// Wakes the workers that hold packets; does nothing if none does.
     pub fn wake(&self) {
         for (port_id, counters) in &self.workers {
-            // A worker that begins to hold just now looks at the newest snapshot by itself.
+            // A worker that begins to hold a packet at this moment looks at the newest snapshot itself.
             if counters.held_now() > 0
-                && let Err(error) = self.wake.wake(*port_id)
+                && let Err(error) = self.waker.wake(*port_id)
             {
-                // It has ended, or looks again at the end of its packets' time.
-                tracing::warn!(port_id, %error, "a worker that holds packets can't be told of a new snapshot");
+                // It has ended, or evaluates its packets again when they expire.
+                tracing::warn!(
+                    %port_id,
+                    %error,
+                    "cannot wake a worker that holds packets for a new snapshot"
+                );
             }
         }
     }
@@ -67,7 +75,7 @@ impl Holders {
 #[derive(Debug)]
 struct Running {
     queue: u16,
-    port_id: u32,
+    port_id: PortId,
     counters: Arc<SharedCounters>,
     /// Why the worker ended, if it ended by itself.
     failure: Arc<OnceLock<WorkerError>>,
@@ -75,11 +83,11 @@ struct Running {
 }
 
 impl Workers {
-    /// Starts a worker for each queue, in the calling thread's network namespace, and returns when all queues are bound
-    /// and set up. No rule may send packets to them before that.
+    /// Starts a worker for each queue, in the calling thread's network namespace, and returns when all queues
+    /// are bound and set up. No rule may send packets to them before that.
     ///
-    /// Worker `i` counts its verdicts as reader `i` of `published`, which must serve as many as there are queues. `record`
-    /// makes the recorder of worker `i`: it is called after each verdict and must not wait.
+    /// Worker `i` is reader `i` of `published`, which must have as many readers as there are queues. `record`
+    /// makes the recorder of worker `i`, which is called after each verdict and must not block.
     pub fn start<R>(
         config: WorkersConfig,
         published: &Arc<Published>,
@@ -88,11 +96,11 @@ impl Workers {
     where
         R: FnMut(Evaluation) + Send + 'static,
     {
-        let wake = Arc::new(Wake::open().map_err(WorkerError::Open)?);
-        let permits = Arc::new(Permits::new(config.hold.packets));
-        let mut workers = Self { workers: Vec::new(), stop: Arc::default(), wake };
+        let waker = Arc::new(Waker::open().map_err(WorkerError::Open)?);
+        let permits = Arc::new(Permits::new(config.hold.limit));
+        let mut workers = Self { workers: Vec::new(), stop: Arc::default(), waker };
         for (index, number) in config.queues.numbers().enumerate() {
-            // An error drops those that run already, and so stops them.
+            // On an error the workers that already run are dropped, which stops them.
             let (stop, permits) = (Arc::clone(&workers.stop), Arc::clone(&permits));
             let worker = Start { config, index, number, stop, permits, published };
             workers.workers.push(worker.start(record(index))?);
@@ -100,25 +108,25 @@ impl Workers {
         Ok(workers)
     }
 
-    /// What each worker has done, in the order of their queues.
+    /// The counters of each worker, in the order of their queues.
     pub fn counters(&self) -> Vec<Counters> {
         self.workers.iter().map(|worker| worker.counters.read()).collect()
     }
 
-    /// A way to wake those that hold packets, for whoever publishes snapshots.
-    pub fn holders(&self) -> Holders {
+    /// Wakes the workers that hold packets, for the publisher of snapshots.
+    pub fn hold_waker(&self) -> HoldWaker {
         let workers =
             self.workers.iter().map(|worker| (worker.port_id, Arc::clone(&worker.counters))).collect();
-        Holders { wake: Arc::clone(&self.wake), workers }
+        HoldWaker { waker: Arc::clone(&self.waker), workers }
     }
 
-    /// Whether every queue is served; else why one is not.
+    /// Whether ALL queues are served; otherwise the error of the first that is not.
     pub fn health(&self) -> Result<(), &WorkerError> {
         self.workers.iter().find_map(|worker| worker.failure.get()).map_or(Ok(()), Err)
     }
 
-    /// Stops the workers. To be called when the rules send packets elsewhere: what is queued is answered, and only then
-    /// are the queues given up.
+    /// Stops the workers, once the rules send packets elsewhere. They evaluate the packets that are still
+    /// queued before they unbind the queues.
     pub fn stop(self) {}
 }
 
@@ -126,18 +134,24 @@ impl Drop for Workers {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         for worker in self.workers.drain(..) {
-            // Only the end of a thread ends its queue's use of the packets in it: wait, unless it can't be woken.
+            // A queue's packets are answered only once its thread has ended: wait for it, unless it can't be
+            // woken.
             if !worker.thread.is_finished()
-                && let Err(error) = self.wake.wake(worker.port_id)
+                && let Err(error) = self.waker.wake(worker.port_id)
                 && !worker.thread.is_finished()
             {
-                tracing::error!(queue = worker.queue, %error, "a worker can't be told to stop: it goes on until the process ends");
+                tracing::error!(
+                    queue = worker.queue,
+                    %error,
+                    "cannot stop a worker: it runs until the process ends"
+                );
                 continue;
             }
-            // A panic has been printed and noted already.
+            // A panic has been printed and recorded already.
             let _ = worker.thread.join();
             if let Some(error) = worker.failure.get() {
-                tracing::error!(queue = worker.queue, %error, "a worker had ended before");
+                let error = ErrorChain(error);
+                tracing::error!(queue = worker.queue, %error, "a worker had already ended");
             }
         }
     }
@@ -165,7 +179,7 @@ impl Start<'_> {
         let thread = std::thread::Builder::new()
             .name(format!("queue-{number}"))
             .spawn(move || {
-                // Signals are for other threads: here they would only end a system call early.
+                // Signals are handled by other threads: here they would only interrupt system calls.
                 let _ = SigSet::all().thread_block();
                 pin(index as u16, config.queues.count);
                 let Opened { queue, port_id, socket } =
@@ -201,7 +215,7 @@ impl Start<'_> {
     }
 }
 
-/// Notes how a worker's thread ended, by panic too.
+/// Records why a worker's thread ended, including by a panic.
 struct Guard {
     queue: u16,
     failure: Arc<OnceLock<WorkerError>>,
@@ -212,7 +226,7 @@ impl Guard {
     fn end(mut self, result: Result<(), WorkerError>) {
         self.ended = true;
         if let Err(error) = result {
-            tracing::error!(queue = self.queue, %error, "a worker ended");
+            tracing::error!(queue = self.queue, error = %ErrorChain(&error), "a worker ended");
             let _ = self.failure.set(error);
         }
     }

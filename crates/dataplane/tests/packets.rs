@@ -1,8 +1,8 @@
-//! Every packet that was ever worth keeping is read again, and comes out as its file says.
+//! Every packet in `tests/resources/packets` is parsed as its file says.
 //!
-//! A file holds a sentence (`# why it is here`), the outcome (`= protocol source -> destination`, or the reason why it
-//! can't be parsed) and the packet's bytes in hexadecimal.
-#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+//! A file contains a sentence (`# why the packet is here`), the expected result (`= protocol source ->
+//! destination`, or why it can't be parsed) and the packet's bytes in hexadecimal.
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 use std::fmt::Write;
 use std::fs;
@@ -12,7 +12,7 @@ use dataplane::packet::parse;
 use policy::Packet;
 
 #[test]
-fn each_kept_packet_comes_out_as_its_file_says() {
+fn each_packet_is_parsed_as_its_file_says() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/resources/packets");
     let mut failures = String::new();
     let mut count = 0;
@@ -22,7 +22,7 @@ fn each_kept_packet_comes_out_as_its_file_says() {
         let (sentence, expected, bytes) = read(&text);
         assert!(!sentence.is_empty(), "{} lacks its sentence", path.display());
         let observed = match parse(&bytes) {
-            Ok(packet) => scenario(&packet),
+            Ok(packet) => summary(&packet),
             Err(unparsable) => unparsable.to_string(),
         };
         if observed != expected {
@@ -53,7 +53,7 @@ fn read(text: &str) -> (&str, &str, Vec<u8>) {
     (sentence, expected, bytes)
 }
 
-fn scenario(packet: &Packet) -> String {
+fn summary(packet: &Packet) -> String {
     let port = |port: Option<u16>| port.map_or(String::new(), |port| format!(":{port}"));
     let kind = packet.icmp_type.map_or(String::new(), |kind| format!(" type {kind}"));
     let (source, destination) = (packet.source(), packet.destination());

@@ -1,9 +1,11 @@
-//! The snapshots whose verdicts the kernel may cache, or may have cached when a connection of which we hear only now passed.
+//! The snapshots whose verdicts the kernel may cache, or may have cached when it logged a packet that is read
+//! only now.
 //!
-//! A pair that is let pass by the rules of generation N was allowed by a worker, and nothing that N changed touches it: N allows it,
-//! too. Or a worker allowed it after the rules began to carry N. Verdicts followed N then, or, in the moment between the publication
-//! of the next snapshot and the batch that puts it in force, that next one. So the first of them that allows the packet is one
-//! whose verdict holds for it: N itself wherever N allows it. The same holds of flows that are denied.
+//! If the rules of generation N accept a cached flow key, there are two cases. Either a worker allowed it
+//! before N and N does not affect it: then N allows it, too. Or a worker allowed it after the rules began to
+//! carry N. That verdict was given by N or, between the publication of the next snapshot and the batch that
+//! puts it in force, by that next snapshot. So the verdict belongs to the first of these snapshots that
+//! allows the packet, which is N itself wherever N allows it. The same holds for denied flows.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,25 +13,27 @@ use std::time::{Duration, Instant};
 
 use policy::{Decision, Directions, Generation, Packet, Snapshot, Verdict};
 
-/// How long a snapshot is kept after the next one was published: what the kernel logged under it is heard by then.
-const KEPT: Duration = Duration::from_secs(1);
-/// How many older ones are kept at most, where changes come thick and fast.
-const MOST: usize = 64;
+/// How long a snapshot is kept after the next one was published: packets that the kernel logged under it have
+/// been read by then.
+const RETENTION: Duration = Duration::from_secs(1);
+/// How many snapshots are kept at most, if changes are frequent.
+const CAPACITY: usize = 64;
 
-/// The newest snapshots, in the order in which they were published.
+/// The newest snapshots, in the order of their publication.
 #[derive(Debug, Default)]
 pub struct History(Mutex<VecDeque<Entry>>);
 
 #[derive(Debug)]
 struct Entry {
-    /// The one that the rules carry: of the first snapshot, if the ones after it affected no connection.
+    /// The generation that the rules carry: that of the first snapshot, if the ones after it affected no
+    /// connection.
     generation: Generation,
     snapshot: Arc<Snapshot>,
     published: Instant,
 }
 
 impl History {
-    /// A snapshot that is about to be published.
+    /// Adds a snapshot that is about to be published.
     pub fn publish(&self, snapshot: &Arc<Snapshot>, now: Instant) {
         let mut entries = self.entries();
         if entries.back().is_none_or(|last| last.snapshot.generation() != snapshot.generation()) {
@@ -37,10 +41,11 @@ impl History {
             entries.push_back(Entry { generation, snapshot: Arc::clone(snapshot), published: now });
         }
         drop(entries);
-        self.forget_old(now);
+        self.expire(now);
     }
 
-    /// A snapshot that affects no connection takes the place of the newest one: the rules go on carrying that one's generation.
+    /// Replaces the newest snapshot by one that affects no connection: the rules continue to carry the
+    /// generation of the replaced one.
     pub fn replace(&self, snapshot: &Arc<Snapshot>, now: Instant) {
         if let Some(last) = self.entries().back_mut() {
             last.snapshot = Arc::clone(snapshot);
@@ -49,19 +54,20 @@ impl History {
         self.publish(snapshot, now);
     }
 
-    /// Forgets the snapshots that were replaced long ago.
-    pub(super) fn forget_old(&self, now: Instant) {
+    /// Removes the snapshots that were replaced long ago.
+    pub(super) fn expire(&self, now: Instant) {
         let mut entries = self.entries();
-        // The front one was replaced when the one behind it was published.
-        while entries.len() > MOST
-            || entries.get(1).is_some_and(|next| now.saturating_duration_since(next.published) > KEPT)
+        // The first entry was replaced when the second one was published.
+        while entries.len() > CAPACITY
+            || entries.get(1).is_some_and(|next| now.saturating_duration_since(next.published) > RETENTION)
         {
             entries.pop_front();
         }
     }
 
-    /// The snapshot that gave `packet` this verdict when the rules carried `generation`, and its decision. `None` if that is too long
-    /// ago, or if none gives it: then it was the verdict of another agent, from which this one has taken over.
+    /// The snapshot that gave `packet` this verdict when the rules carried `generation`, and its decision.
+    /// `None` if that snapshot has been removed, or if no snapshot gives this verdict: then it is the verdict
+    /// of another agent, from which this one has taken over.
     pub(super) fn find(
         &self,
         verdict: Verdict,
@@ -70,11 +76,11 @@ impl History {
         directions: Directions,
     ) -> Option<(Arc<Snapshot>, Decision)> {
         let entries = self.entries();
-        // Rules that were written again carry the generation of a snapshot that took the place of an older one.
+        // Rules that were written again carry the generation of a snapshot that replaced an older one.
         let first = entries.iter().rposition(|entry| entry.generation.0 <= generation.0)?;
         entries.range(first..).find_map(|entry| {
             let mut decision = entry.snapshot.evaluate(packet, directions);
-            // Packets of denied flows may be such as don't show which end opened the connection.
+            // Packets of denied flows may not show which end opened the connection.
             let is_unproven = packet.is_mid_stream || decision.verdict() == Verdict::Allow;
             if verdict == Verdict::Deny && is_unproven {
                 decision = entry.snapshot.evaluate_unproven(packet, directions);
@@ -94,7 +100,8 @@ mod tests {
 
     use super::*;
 
-    /// Two snapshots: in the first an unknown pod denies, in the second the address is nobody's of this node.
+    /// Two snapshots: the first denies the packet because of an unknown pod. In the second the address is
+    /// outside this node's pod CIDR.
     fn snapshots() -> [Arc<Snapshot>; 2] {
         let node = |cidr: &str| {
             Change::Node(Node {
@@ -119,26 +126,27 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_that_affects_no_connection_takes_the_place_of_the_one_before() {
+    fn a_snapshot_that_affects_no_connection_replaces_the_previous_one() {
         let [first, second] = snapshots();
         let (one, two) = (first.generation().0, second.generation().0);
         let (history, now) = (History::default(), Instant::now());
         history.publish(&first, now);
         history.replace(&second, now);
-        // The rules go on carrying the first one's generation, and the second one's once they are written again.
+        // The rules continue to carry the first one's generation, and carry the second one's once they are
+        // written again.
         assert_eq!((found(&history, one), found(&history, two)), (Some(two), Some(two)));
-        assert_eq!(found(&history, one - 1), None, "of an agent before");
-        history.forget_old(now + 2 * KEPT);
-        assert_eq!(found(&history, one), Some(two), "however long it is in force");
+        assert_eq!(found(&history, one - 1), None, "of an earlier agent");
+        history.expire(now + 2 * RETENTION);
+        assert_eq!(found(&history, one), Some(two), "the snapshot in force never expires");
     }
 
     #[test]
-    fn the_first_snapshot_that_allows_is_the_one_that_did() {
+    fn the_first_snapshot_that_allows_a_packet_is_the_one_that_allowed_it() {
         let [first, second] = snapshots();
         let (one, two) = (first.generation().0, second.generation().0);
         let (history, now) = (History::default(), Instant::now());
         history.publish(&first, now);
-        assert_eq!(found(&history, one), None, "nobody allowed it");
+        assert_eq!(found(&history, one), None, "no snapshot allows it");
         history.publish(&second, now);
         assert_eq!(found(&history, one), Some(two), "allowed while the rules still carried the first");
         assert_eq!(found(&history, two), Some(two));
@@ -148,28 +156,28 @@ mod tests {
     }
 
     #[test]
-    fn what_was_replaced_long_ago_is_forgotten_and_then_not_guessed() {
+    fn a_snapshot_that_was_replaced_long_ago_expires_and_is_not_found() {
         let [first, second] = snapshots();
         let (history, now) = (History::default(), Instant::now());
         history.publish(&first, now);
-        history.forget_old(now + 2 * KEPT);
+        history.expire(now + 2 * RETENTION);
         assert_eq!(history.entries().len(), 1, "it is still in force");
-        history.publish(&second, now + 2 * KEPT);
+        history.publish(&second, now + 2 * RETENTION);
         assert_eq!(history.entries().len(), 2);
-        history.forget_old(now + 4 * KEPT);
+        history.expire(now + 4 * RETENTION);
         assert_eq!(history.entries().len(), 1);
         assert_eq!(found(&history, first.generation().0), None);
         assert_eq!(found(&history, second.generation().0), Some(second.generation().0));
     }
 
     #[test]
-    fn not_more_are_kept_than_there_is_room_for() {
+    fn at_most_the_capacity_is_kept() {
         let mut compiler = Compiler::new(Scope::Node("a".into()));
         let (history, now) = (History::default(), Instant::now());
         for number in 0..100 {
             let gone = Change::PolicyGone(PolicyName::network_policy("x", number.to_string()));
             history.publish(&compiler.apply([gone]).snapshot, now);
         }
-        assert_eq!(history.entries().len(), MOST);
+        assert_eq!(history.entries().len(), CAPACITY);
     }
 }

@@ -1,35 +1,32 @@
-//! One entry of the table of connections, read in place without allocating.
+//! One entry of the connection tracking table, parsed in place without allocating.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use policy::{Packet, Protocol};
 
-use super::{CTA_ID, CTA_MARK, CTA_STATUS, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ZONE};
+use super::attributes::{
+    CTA_ID, CTA_IP_V4_DST, CTA_IP_V4_SRC, CTA_IP_V6_DST, CTA_IP_V6_SRC, CTA_MARK, CTA_PROTO_DST_PORT,
+    CTA_PROTO_ICMP_TYPE, CTA_PROTO_ICMPV6_TYPE, CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_STATUS, CTA_TUPLE_IP,
+    CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY, CTA_ZONE,
+};
 use crate::netlink::{AttributeReader, Attributes, Received};
 
-pub(super) const CTA_TUPLE_IP: u16 = 1;
-const CTA_TUPLE_PROTO: u16 = 2;
-pub(super) const CTA_IP_V4_SRC: u16 = 1;
-const CTA_IP_V4_DST: u16 = 2;
-pub(super) const CTA_IP_V6_SRC: u16 = 3;
-const CTA_IP_V6_DST: u16 = 4;
-const CTA_PROTO_NUM: u16 = 1;
-const CTA_PROTO_SRC_PORT: u16 = 2;
-const CTA_PROTO_DST_PORT: u16 = 3;
-const CTA_PROTO_ICMP_TYPE: u16 = 5;
-const CTA_PROTO_ICMPV6_TYPE: u16 = 8;
-
-/// The type of an attribute that holds attributes (`NLA_F_NESTED`).
+/// The type of an attribute that contains attributes (`NLA_F_NESTED`).
 pub(super) fn nested(kind: u16) -> u16 {
     kind | 1 << 15
 }
 
+/// The kernel's id of an entry: a hash of its tuples and of its memory address (`nf_ct_get_id`). A later
+/// entry with the same tuple has another id, unless it has the same memory address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ConntrackId(pub u32);
+
 /// One direction of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tuple {
-    /// Where its packets come from.
+    /// The source of its packets.
     pub source: IpAddr,
-    /// Where they go.
+    /// Their destination.
     pub destination: IpAddr,
     /// The transport protocol.
     pub protocol: Protocol,
@@ -41,49 +38,50 @@ pub struct Tuple {
     pub icmp_type: Option<u8>,
 }
 
-/// One connection.
+/// One tracked connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entry<'a> {
     /// `NFPROTO_IPV4` or `NFPROTO_IPV6`.
     pub family: u8,
-    /// The direction of its first packet, as that packet was sent: before DNAT.
+    /// The tuple of its first packet as it was sent, before DNAT.
     pub original: Tuple,
-    /// The direction of replies: from where DNAT sent the first packet, to where SNAT made it come from.
+    /// The tuple of replies: its source is the first packet's destination after DNAT, and its destination is
+    /// the first packet's source after SNAT.
     pub reply: Tuple,
-    /// The conntrack zone, if not the default one.
+    /// The conntrack zone; `None` for the default zone.
     pub zone: Option<u16>,
     /// The connection mark.
     pub mark: u32,
     /// `IPS_` bits.
     pub status: u32,
-    /// The kernel's number for the entry: a hash of its ends and of its place in memory (`nf_ct_get_id`). Another connection between the same
-    /// ends has another, unless it has the same place.
-    pub id: u32,
-    /// `CTA_TUPLE_ORIG` as the kernel wrote it: names the entry in a request.
+    /// The kernel's id of the entry.
+    pub id: ConntrackId,
+    /// `CTA_TUPLE_ORIG` as the kernel wrote it: identifies the entry in a request.
     pub(super) original_bytes: &'a [u8],
 }
 
-/// Identifies an entry in requests after the visit is over.
+/// Identifies an entry in requests after the visit.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EntryName {
     family: u8,
     zone: Option<u16>,
-    id: u32,
+    id: ConntrackId,
     /// `CTA_TUPLE_ORIG` as the kernel wrote it.
     tuple: Box<[u8]>,
 }
 
-/// The same, of an entry that is being visited.
+/// Identifies an entry that is being visited.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct EntryRef<'a> {
     pub(super) family: u8,
     pub(super) zone: Option<u16>,
-    pub(super) id: u32,
+    pub(super) id: ConntrackId,
     pub(super) tuple: &'a [u8],
 }
 
 impl EntryRef<'_> {
-    /// Names the entry in a request, by the kernel's own bytes, whatever its protocol.
+    /// Writes the entry's tuple and zone to a request: the kernel's own bytes, so that any protocol is
+    /// supported.
     pub(super) fn write(&self, attributes: &mut Attributes<'_>) {
         attributes.bytes(nested(CTA_TUPLE_ORIG), self.tuple);
         if let Some(zone) = self.zone {
@@ -93,7 +91,7 @@ impl EntryRef<'_> {
 }
 
 impl EntryName {
-    /// Whether it names an entry with the same tuple, which may be that of a later connection.
+    /// Whether it identifies an entry with the same tuple, which may be a later connection.
     pub fn has_tuple_of(&self, other: &Self) -> bool {
         let Self { family, zone, id: _, tuple } = self;
         (family, zone, tuple) == (&other.family, &other.zone, &other.tuple)
@@ -106,17 +104,17 @@ impl EntryName {
 }
 
 impl<'a> Entry<'a> {
-    /// Reads an entry of a dump; `None` if it lacks a direction.
+    /// Parses an entry of a dump; `None` if it lacks a tuple.
     pub fn parse(message: &Received<'a>) -> Option<Self> {
         let (mut original, mut reply, mut original_bytes) = (None, None, [].as_slice());
-        let (mut zone, mut mark, mut status, mut id) = (None, 0, 0, 0);
+        let (mut zone, mut mark, mut status, mut id) = (None, 0, 0, ConntrackId(0));
         for (kind, value) in AttributeReader::new(message.attributes) {
             match kind {
                 CTA_TUPLE_ORIG => (original, original_bytes) = (Tuple::parse(value), value),
                 CTA_TUPLE_REPLY => reply = Tuple::parse(value),
                 CTA_STATUS => status = be32(value)?,
                 CTA_MARK => mark = be32(value)?,
-                CTA_ID => id = be32(value)?,
+                CTA_ID => id = ConntrackId(be32(value)?),
                 CTA_ZONE => zone = Some(be16(value)?),
                 _ => {}
             }
@@ -133,7 +131,7 @@ impl<'a> Entry<'a> {
         })
     }
 
-    /// What names it.
+    /// Its identification in later requests.
     pub fn name(&self) -> EntryName {
         let EntryRef { family, zone, id, tuple } = self.name_ref();
         EntryName { family, zone, id, tuple: tuple.into() }
@@ -143,14 +141,14 @@ impl<'a> Entry<'a> {
         EntryRef { family: self.family, zone: self.zone, id: self.id, tuple: self.original_bytes }
     }
 
-    /// The packet that a policy evaluates when it evaluates this connection: after DNAT and before SNAT (semantics 12). It
-    /// comes from where the first packet came, and goes to where the replies come from: there DNAT shows, while SNAT
-    /// shows only in where they go.
+    /// The packet by which policy evaluates this connection: after DNAT and before SNAT (semantics 12). Its
+    /// source is that of the first packet. Its destination is the source of the replies, which shows the
+    /// result of DNAT; the result of SNAT shows only in the replies' destination.
     pub fn evaluated(&self) -> Packet {
         let mut packet = Packet::new(self.original.source, self.reply.source, self.original.protocol);
         packet.source_port = self.original.source_port;
         packet.destination_port = self.reply.source_port;
-        // As in a packet: the type of ICMP counts in IPv4, that of ICMPv6 in IPv6.
+        // As in a packet: the ICMP type counts in IPv4 only, the ICMPv6 type in IPv6 only.
         let own_family = (packet.protocol == Protocol::ICMPV6) == packet.destination().is_ipv6();
         packet.icmp_type = self.original.icmp_type.filter(|_| own_family);
         packet

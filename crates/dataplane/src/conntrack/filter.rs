@@ -1,29 +1,30 @@
-//! What a dump of the table passes over: the kernel looks at an entry's addresses before it writes it down
-//! (`ctnetlink_filter_match`, since Linux 5.8). Older kernels don't know the attribute and write all down.
+//! Filters a dump of the connection tracking table: the kernel looks at an entry's addresses before it dumps
+//! the entry (`ctnetlink_filter_match`, since Linux 5.8). Older kernels ignore the attribute and dump all
+//! entries.
 
 use std::net::IpAddr;
 
-use super::entry::{CTA_IP_V4_SRC, CTA_IP_V6_SRC, CTA_TUPLE_IP};
-use super::{CTA_TUPLE_ORIG, CTA_TUPLE_REPLY};
+use super::attributes::{CTA_IP_V4_SRC, CTA_IP_V6_SRC, CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY};
 use crate::netlink::Attributes;
 
 const CTA_FILTER: u16 = 25;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_REPLY_FLAGS: u16 = 2;
-/// `CTA_FILTER_F_CTA_IP_SRC`: of a tuple's fields the source counts.
+/// `CTA_FILTER_F_CTA_IP_SRC`: compare a tuple's source.
 const SOURCE: u32 = 1;
 
-/// An end of connections as policy sees it (see [`Entry::evaluated`](super::Entry::evaluated)): either is the source of a tuple.
+/// An end of connections as policy evaluates them (see [`Entry::evaluated`](super::Entry::evaluated)). Each
+/// is the source of a tuple.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum End {
-    /// From where the first packet came.
+    /// The source of the first packet.
     Source(IpAddr),
-    /// Where DNAT sent it: from there replies come.
+    /// Its destination after DNAT, which is the source of replies.
     Destination(IpAddr),
 }
 
 impl End {
-    /// The family that a request about it must have: `NFPROTO_`.
+    /// The family that the request must have: `NFPROTO_`.
     pub(super) fn family(self) -> u8 {
         match self.address() {
             IpAddr::V4(_) => libc::NFPROTO_IPV4 as u8,
@@ -31,7 +32,7 @@ impl End {
         }
     }
 
-    /// Asks for the entries at this end.
+    /// Writes the filter for entries with this end to a request.
     pub(super) fn write(self, attributes: &mut Attributes<'_>) {
         let (tuple, flags) = match self {
             Self::Source(_) => (CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS),
@@ -43,7 +44,7 @@ impl End {
                 IpAddr::V6(address) => attributes.bytes(CTA_IP_V6_SRC, &address.octets()),
             };
         };
-        // Unlike other numbers of netfilter's in the machine's own order (`nla_get_u32`).
+        // Unlike netfilter's other numbers this one is in host byte order (`nla_get_u32`).
         let fields = |attributes: &mut Attributes<'_>| {
             attributes.bytes(flags, &SOURCE.to_ne_bytes());
         };

@@ -1,12 +1,13 @@
-//! What holds for any bytes. Named packets are data: `tests/resources/packets`.
+//! Properties that hold for any bytes. Named packets are in `tests/resources/packets`.
 
 use etherparse::{IpFragOffset, Ipv4Options, Ipv6FlowLabel, PacketBuilder};
 use proptest::prelude::*;
 
 use super::*;
 
-/// Bytes that begin like a packet more often than chance would have it: only then is more than the first byte looked at.
-fn hostile() -> impl Strategy<Value = Vec<u8>> {
+/// Bytes that begin like a packet more often than random bytes: the parser rejects most others at the first
+/// byte.
+fn untrusted() -> impl Strategy<Value = Vec<u8>> {
     let chained = prop::sample::select(vec![0u8, 6, 17, 43, 44, 50, 51, 58, 59, 60, 132, 135]);
     let anything = || prop::collection::vec(any::<u8>(), 0..200);
     prop_oneof![
@@ -43,9 +44,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4_096))]
 
     #[test]
-    fn any_bytes_come_out_as_a_packet_or_a_reason(bytes in hostile()) {
+    fn any_bytes_are_parsed_as_a_packet_or_an_error(bytes in untrusted()) {
         if let Ok(packet) = parse(&bytes) {
-            let has_ports = [Protocol::TCP, Protocol::UDP, Protocol::SCTP, UDP_LITE].contains(&packet.protocol);
+            let with_ports = [Protocol::TCP, Protocol::UDP, Protocol::SCTP, UDP_LITE];
+            let has_ports = with_ports.contains(&packet.protocol);
             prop_assert!(has_ports || packet.destination_port.is_none());
             prop_assert_eq!(packet.source_port.is_some(), packet.destination_port.is_some());
             prop_assert!(packet.icmp_type.is_none() || packet.destination_port.is_none());
@@ -53,8 +55,8 @@ proptest! {
     }
 
     #[test]
-    fn nothing_behind_the_copy_is_looked_at(
-        mut bytes in hostile(), fill: u8, more in prop::collection::vec(any::<u8>(), 1..64),
+    fn bytes_after_the_copy_range_are_ignored(
+        mut bytes in untrusted(), fill: u8, more in prop::collection::vec(any::<u8>(), 1..64),
     ) {
         bytes.resize(bytes.len().max(COPY_RANGE), fill);
         let cut = &bytes[..COPY_RANGE];
@@ -63,12 +65,15 @@ proptest! {
     }
 
     #[test]
-    fn an_ipv4_packet_with_options_says_where_it_goes(
+    fn an_ipv4_packet_with_options_is_parsed(
         source: [u8; 4], destination: [u8; 4], words in 0usize..=10, from: u16, to: u16, size in 0usize..1500,
     ) {
         let options = Ipv4Options::try_from(&[1u8; 40][..words * 4]).unwrap();
-        let header = etherparse::Ipv4Header { source, destination, options, time_to_live: 9, ..Default::default() };
-        let builder = PacketBuilder::ip(etherparse::IpHeaders::Ipv4(header, Default::default())).udp(from, to);
+        let time_to_live = 9;
+        let header =
+            etherparse::Ipv4Header { source, destination, options, time_to_live, ..Default::default() };
+        let header = etherparse::IpHeaders::Ipv4(header, Default::default());
+        let builder = PacketBuilder::ip(header).udp(from, to);
         let payload = vec![0x5a; size];
         let mut bytes = Vec::new();
         builder.write(&mut bytes, &payload).unwrap();
@@ -78,7 +83,9 @@ proptest! {
     }
 
     #[test]
-    fn an_ipv6_packet_says_where_it_goes(source: [u8; 16], destination: [u8; 16], from: u16, to: u16, size in 0usize..1500) {
+    fn an_ipv6_packet_is_parsed(
+        source: [u8; 16], destination: [u8; 16], from: u16, to: u16, size in 0usize..1500,
+    ) {
         let header = etherparse::Ipv6Header {
             traffic_class: 0,
             flow_label: Ipv6FlowLabel::ZERO,
@@ -88,12 +95,13 @@ proptest! {
             source,
             destination,
         };
-        let builder = PacketBuilder::ip(etherparse::IpHeaders::Ipv6(header, Default::default())).tcp(from, to, 1, 1024);
+        let header = etherparse::IpHeaders::Ipv6(header, Default::default());
+        let builder = PacketBuilder::ip(header).tcp(from, to, 1, 1024);
         let mut bytes = Vec::new();
         builder.write(&mut bytes, &vec![0x5a; size]).unwrap();
         let mut expected = Packet::new(source.into(), destination.into(), Protocol::TCP).to_port(to);
         expected.source_port = Some(from);
-        // Without a flag it begins nothing.
+        // Without SYN it does not begin a connection.
         expected.is_mid_stream = true;
         prop_assert_eq!(parse(&bytes[..bytes.len().min(COPY_RANGE)]), Ok(expected));
     }
@@ -103,7 +111,7 @@ proptest! {
         let mut bytes = Vec::new();
         PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 9).tcp(1, 2, 3, 4).write(&mut bytes, b"x").unwrap();
         bytes[20 + 13] = flags;
-        // FIN, SYN, RST, PSH, ACK, URG and two of congestion control (RFC 9293).
+        // FIN, SYN, RST, PSH, ACK, URG and two congestion control flags (RFC 9293).
         let begins = flags & 0b0001_0111 == 0b0000_0010;
         prop_assert_eq!(parse(&bytes).map(|packet| packet.is_mid_stream), Ok(!begins));
     }

@@ -1,129 +1,62 @@
-//! Which addresses belong behind which port: derived from what the kernel shows of pods' namespaces and from what the cluster knows.
+//! Which addresses are bound to which port: derived from the addresses in pods' namespaces, and from the pods
+//! and addresses in the cluster.
 //!
-//! Pure: no IO and no clock. A pod with NET_ADMIN can give itself any address, so what its namespace shows is a claim. The rules, in
-//! order:
+//! Pure: no IO and no clock. A pod with NET_ADMIN can give itself any address, so an address in its namespace
+//! is only a claim. The rules, in order:
 //!
-//! 1. A port keeps its bindings until it goes, or rule 2, 3 or 5 takes them. The CNI plugin sets addresses before a process of the pod runs, so the first ones are
-//!    true.
-//! 2. An address is not bound to a port if the cluster gives it to another pod than the port's, if it is outside the node's pod CIDRs,
-//!    or if it is the node's own.
-//! 3. Where the CNI cache or the cluster names the addresses of the port's pod, it has these and no others.
-//! 4. A port is *settled* once its addresses are known. Until then, its packets from other sources wait. Afterwards it gets new addresses
-//!    by rule 3 only.
-//! 5. If several ports claim an address of a pod, the CNI cache decides, then who had it while the cluster or the cache knew its pod. If
-//!    neither does, a port whose very first address it is takes it from one that had it before: IPAM gives away no address that it has
-//!    given. Otherwise no port has it. Of two ports with one hardware address, only one that had it before is bound.
-//! 6. IPv6 link-local addresses are as the pod's namespace shows them. Each is bound to the first port that has it.
+//! 1. A port keeps its bindings until it is removed, or until rule 2, 3 or 5 removes them. The CNI plugin
+//!    sets addresses before a process of the pod runs, so the first ones are authentic.
+//! 2. An address is not bound to a port if the cluster assigns it to another pod than the port's, if it is
+//!    outside the node's pod CIDRs, or if it is the node's own.
+//! 3. If the CNI cache or the cluster lists the addresses of the port's pod, only these are bound to the
+//!    port.
+//! 4. A port is *settled* once all its addresses are known. Until then, its packets from other sources are
+//!    held. Afterwards it gets new addresses by rule 3 only.
+//! 5. If several ports claim a pod's address, it is bound to the port for which the CNI cache lists it.
+//!    Otherwise it stays bound to its port if the cluster or the cache knew that port's pod. Otherwise, if it
+//!    is the first address of exactly one new port, that port takes it from the one that had it: IPAM assigns
+//!    no address that is in use. If it is the first address of no new port, it stays bound. In all other
+//!    cases it is bound to no port. Of several ports with one hardware address, only one that had it before
+//!    is bound.
+//! 6. IPv6 link-local addresses are those in the pod's namespace. Each is bound to the first port that has
+//!    it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-use policy::PodName;
-
 use super::interfaces::{Interface, Interfaces};
+use super::link::{Attachment, InterfaceIndex, Overlay};
 use super::link_local::is_link_local;
-use super::{Attachment, InterfaceIndex, Mac, Overlay};
 
-/// The bridge of Flannel's CNI configuration. It is the pods' bridge even before it has an address.
-const FLANNELS_BRIDGE: &str = "cni0";
+mod port;
+mod role;
+pub use port::{Conflict, Owners, Port, PortAddress};
+use role::{Role, contains, pod_bridges, role};
 
-/// What is known of pods and their addresses.
-pub trait Owners {
-    /// The pod that has this address.
-    fn pod_at(&self, address: IpAddr) -> Option<PodName>;
-    /// All addresses of this pod, which has `address`; empty if the pod is not known.
-    fn addresses_of(&self, pod: &PodName, address: IpAddr) -> Vec<IpAddr>;
-    /// The addresses that the CNI cache names for an interface of the node; `None` or empty if it names none.
-    fn in_cni_cache(&self, interface: &str) -> Option<Vec<IpAddr>>;
-    /// This node's pod CIDRs.
-    fn pod_cidrs(&self) -> &[IpNet];
-    /// Whether an administrator lets this pod, which has `address`, send from any other.
-    fn is_exempt(&self, pod: &PodName, address: IpAddr) -> bool;
-}
-
-/// A port and what is bound to it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Port {
-    /// Its name, such as `veth1a2b3c4d`.
-    pub name: Arc<str>,
-    /// How it is attached.
-    pub attachment: Attachment,
-    /// The hardware address of the pod's end.
-    pub mac: Mac,
-    /// The addresses that are bound to it: the pod's, and link-local ones.
-    pub addresses: BTreeSet<IpAddr>,
-    /// Whether its addresses are known: a packet with another source is forged.
-    pub is_settled: bool,
-    /// Whether its pod may send from any address that is not bound to another port of this node.
-    pub is_exempt: bool,
-    /// Whether the cluster or the CNI cache knew its pod while no other port claimed its addresses (rule 5).
-    pub is_confirmed: bool,
-    /// Whether another port has, or neither has, what it claimed (rule 5).
-    pub has_lost: bool,
-}
-
-impl Port {
-    /// Its addresses that are not link-local.
-    pub fn pod_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.addresses.iter().copied().filter(|address| !is_link_local(*address))
-    }
-}
-
-/// What only one port can have.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Claim {
-    /// An address.
-    Address(IpAddr),
-    /// A hardware address.
-    Hardware(Mac),
-}
-
-impl fmt::Display for Claim {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(address) => address.fmt(f),
-            Self::Hardware(mac) => mac.fmt(f),
-        }
-    }
-}
-
-/// Several ports claim one address.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Conflict {
-    /// The address.
-    pub address: Claim,
-    /// The port to which it is bound; `None` if no evidence says whose it is.
-    pub bound_to: Option<Arc<str>>,
-    /// A port whose pod claims it, too.
-    pub claimed_by: Arc<str>,
-}
-
-/// The bindings of all ports, and what else of the node's interfaces the rules depend on.
+/// The bindings of all ports, and the other properties of the node's interfaces on which the rules depend.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Bindings {
-    /// Pods' ports.
+    /// The pods' ports.
     pub ports: BTreeMap<InterfaceIndex, Port>,
-    /// Veth devices that are not pods' ports: their sources are not checked against bindings.
+    /// Veth devices that are not pods' ports: the sources of their packets are not checked against bindings.
     pub other_ports: BTreeSet<InterfaceIndex>,
-    /// Names of bridges that are not the pods'.
+    /// The names of bridges that are not the pods'.
     pub other_bridges: BTreeSet<Arc<str>>,
     /// The pods' bridges.
     pub pod_bridges: BTreeSet<InterfaceIndex>,
-    /// The node's own addresses, link-local ones and loopback aside.
+    /// The node's own addresses, without link-local and loopback ones.
     pub own_addresses: BTreeSet<IpAddr>,
     /// The overlays of this node's devices.
     pub overlays: BTreeSet<Overlay>,
-    /// These devices.
+    /// The devices of these overlays.
     pub overlay_devices: BTreeSet<InterfaceIndex>,
-    /// Addresses that two ports claim.
+    /// The addresses that several ports claim.
     pub conflicts: BTreeSet<Conflict>,
 }
 
 impl Bindings {
-    /// The bindings of these interfaces, where `self` are the bindings so far.
+    /// Derives the bindings of these interfaces; `self` are the previous bindings.
     #[must_use]
     pub fn derive(&self, interfaces: &Interfaces, owners: &impl Owners) -> Self {
         let mut next = Self {
@@ -146,11 +79,11 @@ impl Bindings {
             match role(interface, before, &pod_bridges, owners.pod_cidrs()) {
                 Role::Port(attachment) => ports.push((interface, attachment)),
                 Role::Other => drop(next.other_ports.insert(interface.index)),
-                // Its packets wait until its namespace shows an address.
+                // Its packets are held until its namespace has an address.
                 Role::Unknown => {}
             }
         }
-        // A port that is bound already keeps what it has before a newer one gets anything (rule 1).
+        // Ports that are already bound come first, so that they keep their bindings (rule 1).
         ports.sort_by_key(|(interface, _)| (!self.ports.contains_key(&interface.index), interface.index));
         let mut claims: Vec<(InterfaceIndex, Port)> = ports
             .into_iter()
@@ -162,92 +95,92 @@ impl Bindings {
         self.resolve(&mut claims, owners, &mut next.conflicts);
         for (index, port) in &mut claims {
             let was_settled = self.ports.get(index).is_some_and(|before| before.is_settled);
-            // One that has lost its first addresses to another port may get them when that one goes.
+            // A port that has lost its first addresses to another port may get them once that one is removed.
             port.is_settled &= was_settled || port.pod_addresses().next().is_some();
         }
         next.ports = claims.into_iter().collect();
         next
     }
 
-    /// Leaves each address to one port at most (rules 5 and 6). `claims` come in the order in which they are served.
+    /// Leaves each address to at most one port (rules 5 and 6). `claims` are in the order of precedence.
     fn resolve(
         &self,
         claims: &mut [(InterfaceIndex, Port)],
         owners: &impl Owners,
         conflicts: &mut BTreeSet<Conflict>,
     ) {
-        let mut claimants: BTreeMap<Claim, Vec<usize>> = BTreeMap::new();
-        for (place, (_, port)) in claims.iter().enumerate() {
+        let mut claimants: BTreeMap<PortAddress, Vec<usize>> = BTreeMap::new();
+        for (position, (_, port)) in claims.iter().enumerate() {
             let is_bridged = port.attachment == Attachment::Bridged && !port.addresses.is_empty();
-            let hardware = is_bridged.then_some(Claim::Hardware(port.mac));
-            for claim in port.addresses.iter().map(|address| Claim::Address(*address)).chain(hardware) {
-                claimants.entry(claim).or_default().push(place);
+            let hardware = is_bridged.then_some(PortAddress::Mac(port.mac));
+            for address in port.addresses.iter().map(|address| PortAddress::Ip(*address)).chain(hardware) {
+                claimants.entry(address).or_default().push(position);
             }
         }
         let mut contested = BTreeSet::new();
-        for (claim, places) in claimants.into_iter().filter(|(_, places)| places.len() > 1) {
-            let winner = self.winner(claim, &places, claims, owners);
-            // A port that lost before is no reason to doubt the one that won.
+        for (address, positions) in claimants.into_iter().filter(|(_, positions)| positions.len() > 1) {
+            let winner = self.winner(address, &positions, claims, owners);
+            // A port that has lost before does not cast doubt on the one that won.
             let in_doubt: Vec<usize> =
-                places.iter().copied().filter(|place| !claims[*place].1.has_lost).collect();
+                positions.iter().copied().filter(|position| !claims[*position].1.has_lost).collect();
             if in_doubt.len() > 1 {
                 contested.extend(in_doubt);
             }
-            for place in places.iter().copied().filter(|place| Some(*place) != winner) {
+            for position in positions.iter().copied().filter(|position| Some(*position) != winner) {
                 let bound_to = winner.map(|winner| Arc::clone(&claims[winner].1.name));
-                let loser = &mut claims[place].1;
-                conflicts.insert(Conflict { address: claim, bound_to, claimed_by: Arc::clone(&loser.name) });
-                match claim {
-                    Claim::Address(address) => {
+                let loser = &mut claims[position].1;
+                conflicts.insert(Conflict { address, bound_to, claimed_by: Arc::clone(&loser.name) });
+                match address {
+                    PortAddress::Ip(address) => {
                         loser.addresses.remove(&address);
                         loser.has_lost |= !is_link_local(address);
                     }
-                    Claim::Hardware(_) => {
+                    PortAddress::Mac(_) => {
                         loser.addresses.clear();
                         loser.has_lost = true;
                     }
                 }
             }
         }
-        for (place, (index, port)) in claims.iter_mut().enumerate() {
+        for (position, (index, port)) in claims.iter_mut().enumerate() {
             let was_confirmed = self.ports.get(index).is_some_and(|before| before.is_confirmed);
-            port.is_confirmed = was_confirmed || port.is_confirmed && !contested.contains(&place);
+            port.is_confirmed = was_confirmed || port.is_confirmed && !contested.contains(&position);
         }
     }
 
-    /// Which of several ports has what they claim.
+    /// The port, of those at `positions`, to which the address is bound; `None` if it is bound to none.
     fn winner(
         &self,
-        claim: Claim,
-        places: &[usize],
+        address: PortAddress,
+        positions: &[usize],
         claims: &[(InterfaceIndex, Port)],
         owners: &impl Owners,
     ) -> Option<usize> {
-        let before = |place: usize| self.ports.get(&claims[place].0);
-        let had_it = |place: &usize| {
-            before(*place).is_some_and(|port| match claim {
-                Claim::Address(address) => port.addresses.contains(&address),
-                Claim::Hardware(mac) => port.mac == mac && port.pod_addresses().next().is_some(),
+        let before = |position: usize| self.ports.get(&claims[position].0);
+        let had_it = |position: &usize| {
+            before(*position).is_some_and(|port| match address {
+                PortAddress::Ip(address) => port.addresses.contains(&address),
+                PortAddress::Mac(mac) => port.mac == mac && port.pod_addresses().next().is_some(),
             })
         };
-        let holder = places.iter().copied().find(had_it);
-        let address = match claim {
-            Claim::Hardware(_) => return holder,
-            Claim::Address(address) if is_link_local(address) => {
-                return holder.or_else(|| places.first().copied());
+        let holder = positions.iter().copied().find(had_it);
+        let address = match address {
+            PortAddress::Mac(_) => return holder,
+            PortAddress::Ip(address) if is_link_local(address) => {
+                return holder.or_else(|| positions.first().copied());
             }
-            Claim::Address(address) => address,
+            PortAddress::Ip(address) => address,
         };
-        let is_named = |place: &usize| {
-            owners.in_cni_cache(&claims[*place].1.name).is_some_and(|named| named.contains(&address))
+        let is_listed = |position: &usize| {
+            owners.in_cni_cache(&claims[*position].1.name).is_some_and(|listed| listed.contains(&address))
         };
-        if let Some(named) = places.iter().copied().find(is_named) {
-            return Some(named);
+        if let Some(listed) = positions.iter().copied().find(is_listed) {
+            return Some(listed);
         }
-        let is_first_address = |place: &usize| {
-            before(*place).is_none_or(|port| !port.has_lost && port.pod_addresses().next().is_none())
+        let is_first_address = |position: &usize| {
+            before(*position).is_none_or(|port| !port.has_lost && port.pod_addresses().next().is_none())
         };
-        let new: Vec<usize> = places.iter().copied().filter(is_first_address).collect();
+        let new: Vec<usize> = positions.iter().copied().filter(is_first_address).collect();
         match (holder, &new[..]) {
             (Some(holder), _) if before(holder).is_some_and(|port| port.is_confirmed) => Some(holder),
             (Some(holder), []) => Some(holder),
@@ -256,12 +189,12 @@ impl Bindings {
         }
     }
 
-    /// Every address that is bound, with its port.
+    /// All bound addresses, each with its port.
     pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, InterfaceIndex)> + '_ {
         self.ports.iter().flat_map(|(index, port)| port.addresses.iter().map(|address| (*address, *index)))
     }
 
-    /// Addresses of pods that were bound to a port in `before` and are not bound to the same port here.
+    /// The pod addresses that were bound to a port in `before` and are not bound to the same port now.
     pub fn left_since(&self, before: &Self) -> BTreeSet<IpAddr> {
         let is_pods = |(address, _): &(IpAddr, InterfaceIndex)| !is_link_local(*address);
         let now: BTreeSet<_> = self.addresses().collect();
@@ -274,61 +207,7 @@ impl Bindings {
     }
 }
 
-/// What a veth device is for.
-enum Role {
-    /// A pod's port.
-    Port(Attachment),
-    /// Anything else.
-    Other,
-    /// Its other end shows no address yet.
-    Unknown,
-}
-
-/// First match decides.
-fn role(
-    interface: &Interface,
-    before: Option<&Port>,
-    pod_bridges: &BTreeSet<InterfaceIndex>,
-    pod_cidrs: &[IpNet],
-) -> Role {
-    let was_routed_port = before
-        .is_some_and(|port| port.attachment == Attachment::Routed && port.pod_addresses().next().is_some());
-    let in_pod_cidrs = |address: &IpAddr| contains(pod_cidrs, *address);
-    let is_global = |address: &&IpAddr| !is_link_local(**address);
-    match interface.master {
-        Some(master) if pod_bridges.contains(&master) => Role::Port(Attachment::Bridged),
-        Some(_) => Role::Other,
-        None if interface.peer_namespace.is_none() => Role::Other,
-        // Rule 1: whatever its pod shows now.
-        None if was_routed_port => Role::Port(Attachment::Routed),
-        // A way out of the node, as in a node that is a container itself.
-        None if interface
-            .addresses
-            .iter()
-            .any(|address| !is_link_local(*address) && !in_pod_cidrs(address)) =>
-        {
-            Role::Other
-        }
-        None if interface.addresses_inside.iter().any(in_pod_cidrs) => Role::Port(Attachment::Routed),
-        None if interface.addresses_inside.iter().filter(is_global).count() > 0 => Role::Other,
-        None => Role::Unknown,
-    }
-}
-
-/// The pods' bridges: those with an address in the pod CIDRs, and Flannel's by its name.
-fn pod_bridges(interfaces: &Interfaces, pod_cidrs: &[IpNet]) -> BTreeSet<InterfaceIndex> {
-    let is_pods = |bridge: &&Interface| {
-        &*bridge.name == FLANNELS_BRIDGE
-            || bridge.addresses.iter().any(|address| contains(pod_cidrs, *address))
-    };
-    interfaces
-        .iter()
-        .filter(|interface| interface.is_bridge())
-        .filter(is_pods)
-        .map(|bridge| bridge.index)
-        .collect()
-}
-
+/// The port with the addresses that it claims, before conflicts with other ports are resolved.
 fn port(
     interface: &Interface,
     attachment: Attachment,
@@ -338,28 +217,29 @@ fn port(
 ) -> Port {
     let mut addresses: BTreeSet<IpAddr> = before.map(|port| port.addresses.clone()).unwrap_or_default();
     let was_settled = before.is_some_and(|port| port.is_settled);
-    let named = owners.in_cni_cache(&interface.name).filter(|named| !named.is_empty());
-    // The port's pod is the one that has its first address. What a pod's namespace shows is the weakest evidence of that.
-    let by_cache = named.iter().flatten();
+    let listed = owners.in_cni_cache(&interface.name).filter(|listed| !listed.is_empty());
+    // The port's pod is the one that has its first address. An address in the pod's namespace is the weakest
+    // evidence of that.
+    let by_cache = listed.iter().flatten();
     let mut all = by_cache.chain(&addresses).chain(&interface.addresses_inside).copied();
     let first = all.find(|address| contains(owners.pod_cidrs(), *address));
     let pod = first.and_then(|address| Some((owners.pod_at(address)?, address)));
     let of_pod = pod.as_ref().map(|(pod, address)| owners.addresses_of(pod, *address));
     let of_pod = of_pod.filter(|addresses| !addresses.is_empty());
     if was_settled {
-        // Rule 3. The namespace of a settled port is not read again, so it may not have shown them.
-        addresses.extend(named.iter().flatten());
+        // Rule 3. The namespace of a settled port is not read again, so `addresses_inside` may lack them.
+        addresses.extend(listed.iter().flatten());
     }
     for address in &interface.addresses_inside {
-        let is_named = [&named, &of_pod].into_iter().flatten().any(|named| named.contains(address));
+        let is_listed = [&listed, &of_pod].into_iter().flatten().any(|listed| listed.contains(address));
         // Rules 4 and 6.
-        if is_link_local(*address) || !was_settled || is_named {
+        if is_link_local(*address) || !was_settled || is_listed {
             addresses.insert(*address);
         }
     }
     let is_another_pods = |address: IpAddr| match (owners.pod_at(address), &pod) {
         (Some(owner), Some((pod, _))) => owner != *pod,
-        // The port's pod is not known, so the address may be its own.
+        // The port's pod is unknown, so the address may be its own.
         _ => false,
     };
     addresses.retain(|address| {
@@ -367,35 +247,30 @@ fn port(
             || contains(owners.pod_cidrs(), *address)
                 && !own_addresses.contains(address)
                 && !is_another_pods(*address)
-                && named.as_ref().or(of_pod.as_ref()).is_none_or(|named| named.contains(address))
+                && listed.as_ref().or(of_pod.as_ref()).is_none_or(|listed| listed.contains(address))
     });
-    let has_all = |named: &Option<Vec<IpAddr>>| {
-        named.as_ref().is_some_and(|named| {
-            !named.is_empty()
-                && named.iter().filter(|a| contains(owners.pod_cidrs(), **a)).all(|a| addresses.contains(a))
+    let has_all = |listed: &Option<Vec<IpAddr>>| {
+        listed.as_ref().is_some_and(|listed| {
+            !listed.is_empty()
+                && listed.iter().filter(|a| contains(owners.pod_cidrs(), **a)).all(|a| addresses.contains(a))
         })
     };
     let is_settled = was_settled
         || addresses.iter().any(|address| !is_link_local(*address))
-            && (interface.is_settled || has_all(&named) || has_all(&of_pod));
+            && (interface.is_settled || has_all(&listed) || has_all(&of_pod));
     Port {
         name: Arc::clone(&interface.name),
         attachment,
-        // Rule 1: the one that the pod's end has when the CNI plugin sets the first address.
+        // Rule 1: the hardware address that the pod's end has when the CNI plugin sets the first IP address.
         mac: before
             .filter(|port| port.pod_addresses().next().is_some())
             .map_or(interface.mac_inside, |port| port.mac),
         addresses,
         is_settled,
-        is_confirmed: named.is_some() || pod.is_some(),
+        is_confirmed: listed.is_some() || pod.is_some(),
         is_exempt: pod.is_some_and(|(pod, address)| owners.is_exempt(&pod, address)),
         has_lost: before.is_some_and(|port| port.has_lost),
     }
-}
-
-fn contains(cidrs: &[IpNet], address: IpAddr) -> bool {
-    // ANY of the CIDRs.
-    cidrs.iter().any(|cidr| cidr.contains(&address))
 }
 
 #[cfg(test)]

@@ -1,38 +1,40 @@
-//! The rules of `table::bridge` and `table::origin` in Rust, for packets that met those rules before their port was bound.
+//! The rules of `table::bridge` and `table::origin` in Rust, for packets that met those rules before their
+//! port was bound.
 //!
-//! Pure: takes a packet's bytes and its port, and returns what becomes of the packet. Invariant: it passes nothing that the rules would
-//! drop.
+//! Pure: takes a packet's bytes and its port, and returns the verdict. Invariant: it passes no packet that
+//! the rules would drop.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use policy::{Packet, Protocol};
 
-use super::Mac;
+use super::link::Mac;
 use super::link_local::is_link_local;
 use crate::drops::DropReason;
 
-/// What the check of a packet depends on.
+/// The properties of a port on which the check of a packet depends.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PortState {
-    /// The source of its frames; `None` for a routed port, whose frames end at the node.
+    /// The hardware address from which its frames come; `None` for a routed port, whose frames end at the
+    /// node.
     pub mac: Option<Mac>,
     /// The addresses that are bound to it.
     pub addresses: BTreeSet<IpAddr>,
-    /// Whether these are all: a packet with another source is forged.
+    /// Whether these are all its addresses: a packet with another source is spoofed.
     pub is_settled: bool,
-    /// Whether a policy isolates the pod's egress, or the pod is not known.
+    /// Whether a policy isolates the pod's egress, or the pod is unknown.
     pub isolates_egress: bool,
 }
 
-/// What becomes of a packet.
+/// The verdict on a packet of a new port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Check {
-    /// Its source is bound to the port.
+pub(super) enum PortVerdict {
+    /// It passes: its source is bound to the port.
     Pass,
-    /// Its source is not, or pods may not send it.
+    /// It is dropped: its source is not bound to the port, or pods may not send such packets.
     Drop(DropReason),
-    /// The port is not bound, or not to this source yet.
+    /// It is held: the port is not bound to this source yet.
     Wait,
 }
 
@@ -53,58 +55,59 @@ const LISTENER_QUERY: u8 = 130;
 /// RFC 3376.
 const MEMBERSHIP_QUERY: u8 = 0x11;
 
-/// Checks a packet of a port. `bytes` start at the IP header, and are at least the first 128 of the packet's `length` bytes. `packet`
-/// is what they were parsed as.
+/// Checks a packet of a port. `bytes` start at the IP header, and are at least the first 128 of the packet's
+/// `length` bytes. `packet` is the result of parsing them.
 pub(super) fn check(
     port: Option<&PortState>,
     mac: Option<Mac>,
     packet: &Packet,
     bytes: &[u8],
     length: usize,
-) -> Check {
-    let Some(port) = port else { return Check::Wait };
-    let forged = if port.is_settled { Check::Drop(DropReason::SpoofedSource) } else { Check::Wait };
+) -> PortVerdict {
+    let Some(port) = port else { return PortVerdict::Wait };
+    let unbound_source =
+        if port.is_settled { PortVerdict::Drop(DropReason::SpoofedSource) } else { PortVerdict::Wait };
     if port.mac.is_some_and(|expected| mac != Some(expected)) {
-        return forged;
+        return unbound_source;
     }
     let discovery = Discovery::read(packet, bytes, length);
     if matches!(discovery, Some(Discovery::Router)) {
-        return Check::Drop(DropReason::RouterAdvertisement);
+        return PortVerdict::Drop(DropReason::RouterAdvertisement);
     }
     if packet.source().is_unspecified() {
         return match discovery {
-            Some(Discovery::Solicitation(target)) if port.addresses.contains(&target) => Check::Pass,
-            Some(Discovery::RouterSolicitation | Discovery::Listener) => Check::Pass,
-            _ => forged,
+            Some(Discovery::Solicitation(target)) if port.addresses.contains(&target) => PortVerdict::Pass,
+            Some(Discovery::RouterSolicitation | Discovery::Listener) => PortVerdict::Pass,
+            _ => unbound_source,
         };
     }
     if !port.addresses.contains(&packet.source()) {
-        return forged;
+        return unbound_source;
     }
     if (packet.protocol, packet.icmp_type) == (Protocol::ICMP, Some(ICMP_REDIRECT)) {
-        return Check::Drop(DropReason::RouterAdvertisement);
+        return PortVerdict::Drop(DropReason::RouterAdvertisement);
     }
     if packet.protocol == IGMP && ipv4_content(bytes).first() == Some(&MEMBERSHIP_QUERY) {
-        return Check::Drop(DropReason::RouterAdvertisement);
+        return PortVerdict::Drop(DropReason::RouterAdvertisement);
     }
     if quotes_another(packet, bytes, &port.addresses) {
-        return Check::Drop(DropReason::SpoofedSource);
+        return PortVerdict::Drop(DropReason::SpoofedSource);
     }
     match discovery {
-        Some(Discovery::TooLong) => Check::Drop(DropReason::NeighbourDiscovery),
-        Some(Discovery::Advertisement(target)) if !port.addresses.contains(&target) => forged,
-        Some(_) => Check::Pass,
-        None if packet.protocol == IGMP && packet.destination().is_multicast() => Check::Pass,
+        Some(Discovery::TooLong) => PortVerdict::Drop(DropReason::NeighbourDiscovery),
+        Some(Discovery::Advertisement(target)) if !port.addresses.contains(&target) => unbound_source,
+        Some(_) => PortVerdict::Pass,
+        None if packet.protocol == IGMP && packet.destination().is_multicast() => PortVerdict::Pass,
         // Policy can't evaluate a link-local source.
         None if is_link_local(packet.source()) && is_unicast_beyond_the_link(packet) => {
-            Check::Drop(DropReason::IsolatedScope)
+            PortVerdict::Drop(DropReason::IsolatedScope)
         }
-        None if !port.isolates_egress || is_unicast_beyond_the_link(packet) => Check::Pass,
-        None => Check::Drop(DropReason::IsolatedScope),
+        None if !port.isolates_egress || is_unicast_beyond_the_link(packet) => PortVerdict::Pass,
+        None => PortVerdict::Drop(DropReason::IsolatedScope),
     }
 }
 
-/// What follows the header of an IPv4 packet.
+/// The bytes after the header of an IPv4 packet.
 fn ipv4_content(bytes: &[u8]) -> &[u8] {
     let header = usize::from(bytes.first().copied().unwrap_or_default() & 0x0f) * 4;
     bytes.get(header..).unwrap_or_default()
@@ -117,7 +120,7 @@ fn quotes_another(packet: &Packet, bytes: &[u8], addresses: &BTreeSet<IpAddr>) -
             let octets = ipv4_content(bytes).get(24..28).and_then(|octets| <[u8; 4]>::try_from(octets).ok());
             octets.map(IpAddr::from)
         }
-        // Behind extension headers the quoted packet is not looked for, and counts as another's.
+        // After extension headers the quoted packet is not parsed, and counts as another's.
         (Protocol::ICMPV6, Some(1..=4)) => {
             let octets = bytes.get(72..88).and_then(|octets| <[u8; 16]>::try_from(octets).ok());
             octets.filter(|_| bytes.get(6) == Some(&Protocol::ICMPV6.0)).map(IpAddr::from)
@@ -161,7 +164,7 @@ impl Discovery {
         if bytes.get(7) != Some(&255) {
             return None;
         }
-        // No extension header stands in front of neighbour discovery; with one, the target is not where it is read from.
+        // Neighbour discovery has no extension headers; with one, the target is not at this offset.
         let target = || {
             let target: [u8; 16] = bytes.get(48..64)?.try_into().ok()?;
             (bytes.get(6) == Some(&Protocol::ICMPV6.0)).then_some(IpAddr::from(target))
@@ -207,22 +210,22 @@ mod tests {
         bytes
     }
 
-    fn checked(port: Option<&PortState>, bytes: &[u8]) -> Check {
+    fn checked(port: Option<&PortState>, bytes: &[u8]) -> PortVerdict {
         check(port, Some(MAC), &parse(bytes).unwrap(), bytes, bytes.len())
     }
 
     #[test]
-    fn s30_a_packet_waits_until_its_port_is_known_and_passes_from_a_bound_address() {
+    fn s30_a_packet_is_held_until_its_port_is_bound_and_passes_from_a_bound_address() {
         let packet = udp4([10, 0, 0, 2], [10, 0, 0, 3]);
-        assert_eq!(checked(None, &packet), Check::Wait);
-        assert_eq!(checked(Some(&port(&[], false, true)), &packet), Check::Wait);
-        assert_eq!(checked(Some(&port(&["10.0.0.2"], false, true)), &packet), Check::Pass);
+        assert_eq!(checked(None, &packet), PortVerdict::Wait);
+        assert_eq!(checked(Some(&port(&[], false, true)), &packet), PortVerdict::Wait);
+        assert_eq!(checked(Some(&port(&["10.0.0.2"], false, true)), &packet), PortVerdict::Pass);
         assert_eq!(
             checked(Some(&port(&["10.0.0.9"], false, true)), &packet),
-            Check::Wait,
-            "an address may be to come"
+            PortVerdict::Wait,
+            "an address may follow"
         );
-        let spoofed = Check::Drop(DropReason::SpoofedSource);
+        let spoofed = PortVerdict::Drop(DropReason::SpoofedSource);
         assert_eq!(checked(Some(&port(&["10.0.0.9"], true, true)), &packet), spoofed);
         let other_mac = Some(Mac([2, 0, 0, 0, 0, 2]));
         let known = port(&["10.0.0.2"], true, false);
@@ -230,42 +233,48 @@ mod tests {
     }
 
     #[test]
-    fn s31_multicast_leaves_no_pod_that_isolates_egress() {
+    fn s31_multicast_leaves_no_pod_whose_egress_is_isolated() {
         let to_all = udp4([10, 0, 0, 2], [224, 0, 0, 1]);
-        assert_eq!(checked(Some(&port(&["10.0.0.2"], true, false)), &to_all), Check::Pass);
-        let isolated = Check::Drop(DropReason::IsolatedScope);
+        assert_eq!(checked(Some(&port(&["10.0.0.2"], true, false)), &to_all), PortVerdict::Pass);
+        let isolated = PortVerdict::Drop(DropReason::IsolatedScope);
         assert_eq!(checked(Some(&port(&["10.0.0.2"], true, true)), &to_all), isolated);
         let isolating = port(&["fe80::2"], true, true);
         assert_eq!(checked(Some(&isolating), &icmpv6("fe80::2", "fe80::3", 128, 64, b"")), isolated);
     }
 
     #[test]
-    fn s32_a_redirect_is_dropped_whatever_it_quotes() {
+    fn s32_a_redirect_is_dropped_regardless_of_what_it_quotes() {
         let quoted = udp4([10, 0, 0, 3], [10, 0, 0, 2]);
         let mut redirect = Vec::new();
         let header = etherparse::PacketBuilder::ipv4([10, 0, 0, 2], [10, 0, 0, 1], 64);
         header.icmpv4_raw(5, 1, [10, 0, 0, 2]).write(&mut redirect, &quoted).unwrap();
         let known = port(&["10.0.0.2"], true, false);
-        assert_eq!(checked(Some(&known), &redirect), Check::Drop(DropReason::RouterAdvertisement));
+        assert_eq!(checked(Some(&known), &redirect), PortVerdict::Drop(DropReason::RouterAdvertisement));
     }
 
     #[test]
-    fn s31_s32_neighbour_discovery_advertises_own_addresses_only() {
+    fn s31_s32_pods_advertise_only_their_own_addresses() {
         let own = |target: &str| target.parse::<std::net::Ipv6Addr>().unwrap().octets();
         let known = port(&["fd00::2", "fe80::2"], true, true);
         let advertisement = |target| icmpv6("fd00::2", "ff02::1", 136, 255, &own(target));
-        assert_eq!(checked(Some(&known), &advertisement("fd00::2")), Check::Pass);
-        assert_eq!(checked(Some(&known), &advertisement("fd00::9")), Check::Drop(DropReason::SpoofedSource));
+        assert_eq!(checked(Some(&known), &advertisement("fd00::2")), PortVerdict::Pass);
+        assert_eq!(
+            checked(Some(&known), &advertisement("fd00::9")),
+            PortVerdict::Drop(DropReason::SpoofedSource)
+        );
         let duplicate = |target| icmpv6("::", "ff02::1:ff00:2", 135, 255, &own(target));
-        assert_eq!(checked(Some(&known), &duplicate("fd00::2")), Check::Pass);
-        assert_eq!(checked(Some(&known), &duplicate("fd00::9")), Check::Drop(DropReason::SpoofedSource));
+        assert_eq!(checked(Some(&known), &duplicate("fd00::2")), PortVerdict::Pass);
+        assert_eq!(
+            checked(Some(&known), &duplicate("fd00::9")),
+            PortVerdict::Drop(DropReason::SpoofedSource)
+        );
         let forwarded = icmpv6("fd00::2", "fe80::3", 136, 64, &own("fd00::2"));
-        assert_eq!(checked(Some(&known), &forwarded), Check::Drop(DropReason::IsolatedScope));
+        assert_eq!(checked(Some(&known), &forwarded), PortVerdict::Drop(DropReason::IsolatedScope));
         for kind in [ROUTER_ADVERTISEMENT, REDIRECT] {
             let router = icmpv6("fe80::2", "ff02::1", kind, 255, &[0; 40]);
-            assert_eq!(checked(Some(&known), &router), Check::Drop(DropReason::RouterAdvertisement));
+            assert_eq!(checked(Some(&known), &router), PortVerdict::Drop(DropReason::RouterAdvertisement));
         }
         let long = icmpv6("fd00::2", "fd00::3", 135, 255, &[0; 200]);
-        assert_eq!(checked(Some(&known), &long), Check::Drop(DropReason::NeighbourDiscovery));
+        assert_eq!(checked(Some(&known), &long), PortVerdict::Drop(DropReason::NeighbourDiscovery));
     }
 }

@@ -1,8 +1,7 @@
-//! The interfaces of a network namespace and, for veth devices, what is at the other end: read over rtnetlink.
+//! The interfaces of a network namespace and, for veth devices, the addresses of the other end, read over
+//! rtnetlink.
 //!
 //! From: the kernel. To: [`Bindings`](super::Bindings).
-
-mod rtnetlink;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,27 +14,25 @@ use netlink_packet_route::link::{
     InfoBridge, InfoData, InfoGeneve, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage,
 };
 
-pub(super) use self::rtnetlink::Rtnetlink;
+use super::link::{FLANNELS_WIREGUARD, InterfaceIndex, Mac, Overlay};
 use super::link_local::is_link_local;
-use super::{InterfaceIndex, Mac, Overlay};
 
 /// How often the namespace of a new port is read.
-const ASK_EVERY: Duration = Duration::from_millis(4);
+const READ_INTERVAL: Duration = Duration::from_millis(4);
 /// How long a port without addresses counts as new. CNI plugins set addresses within a fraction of a second.
-const NEW: Duration = Duration::from_secs(3);
-/// The same for a port that is slow to get addresses, or that sent a packet before it had any.
-const ASK_LESS: Duration = Duration::from_millis(20);
-/// Ports that have no addresses after this time usually belong to no pod.
-const SLOW: Duration = Duration::from_secs(30);
-/// How often their namespaces are read. A packet of a port without bindings has them read, too.
-const ASK_SELDOM: Duration = Duration::from_millis(500);
+const NEW_FOR: Duration = Duration::from_secs(3);
+/// How often the namespace is read of a port that is slow to get addresses, or that sent a packet before it
+/// had any.
+const SLOW_READ_INTERVAL: Duration = Duration::from_millis(20);
+/// A port that has no addresses after this time usually belongs to no pod.
+const SLOW_FOR: Duration = Duration::from_secs(30);
+/// How often the namespace of such a port is read. A packet of a port without bindings also triggers a read.
+const IDLE_READ_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long a port's addresses must have stayed the same to count as all of them: CNI plugins set both families within a few
-/// milliseconds, and return before a process of the pod runs.
-const SETTLING: Duration = Duration::from_millis(300);
+/// How long a port's addresses must stay the same to count as complete: CNI plugins set both families within
+/// a few milliseconds, and return before a process of the pod runs.
+pub(super) const SETTLE_TIME: Duration = Duration::from_millis(300);
 
-/// The UDP ports of WireGuard as Flannel sets it up. rtnetlink does not show a device's port.
-pub(super) const FLANNELS_WIREGUARD: [u16; 2] = [51820, 51821];
 /// The port of Flannel's UDP backend.
 const FLANNELS_UDP: u16 = 8285;
 /// The kernel's default port of VXLAN, for a device without the attribute.
@@ -47,17 +44,17 @@ const IPIP: u8 = 4;
 #[derive(Debug, thiserror::Error)]
 pub enum InterfacesError {
     /// A call on the socket failed, or the kernel refused a request.
-    #[error("rtnetlink: {call}: {source}")]
+    #[error("rtnetlink: {call}")]
     Socket {
         /// The call.
         call: &'static str,
         /// Its error.
         source: io::Error,
     },
-    /// An answer that can't be decoded.
-    #[error("rtnetlink: an answer can't be decoded: {0}")]
-    Answer(DecodeError),
-    /// Interfaces or addresses changed during every try.
+    /// An answer can't be decoded.
+    #[error("rtnetlink: an answer can't be decoded")]
+    Answer(#[source] DecodeError),
+    /// Interfaces or addresses changed during every attempt to read them.
     #[error("rtnetlink: interfaces or addresses changed each time they were read")]
     Interrupted,
 }
@@ -69,34 +66,35 @@ pub struct Interface {
     pub index: InterfaceIndex,
     /// Its name.
     pub name: Arc<str>,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
-    /// Of a bridge: whether br_netfilter shows its packets to the hooks of IP, whatever the sysctls are.
+    /// For a bridge: whether br_netfilter passes its packets to IP's hooks regardless of the sysctls.
     pub netfilter: BridgeNetfilter,
     /// The bridge, or other device, that it is plugged into.
     pub master: Option<InterfaceIndex>,
-    /// Its own addresses, canonical, in order.
+    /// Its own addresses, canonical and sorted.
     pub addresses: Vec<IpAddr>,
-    /// Of a veth device: the id of the other end's namespace (`IFLA_LINK_NETNSID`), at least 0; `None` if both ends are here.
+    /// For a veth device: the id of the other end's namespace (`IFLA_LINK_NETNSID`), at least 0; `None` if
+    /// both ends are in this namespace.
     pub peer_namespace: Option<i32>,
-    /// The other end's index there.
-    peer: u32,
-    /// The addresses of the other end, canonical, in order.
+    /// The other end's index in its namespace.
+    pub(super) peer: InterfaceIndex,
+    /// The addresses of the other end, canonical and sorted.
     pub addresses_inside: Vec<IpAddr>,
     /// The hardware address of the other end.
     pub mac_inside: Mac,
-    /// When it was first read; `None` if it existed before the reader.
-    seen: Option<Instant>,
-    /// When the addresses inside last changed; `None` before there are any but link-local ones.
-    changed: Option<Instant>,
-    /// Whether the addresses inside are all that the CNI plugin sets.
+    /// When it was first read; `None` if it existed before the agent started.
+    pub(super) seen: Option<Instant>,
+    /// When `addresses_inside` last changed; `None` before it contains any address that is not link-local.
+    pub(super) changed: Option<Instant>,
+    /// Whether `addresses_inside` contains all addresses that the CNI plugin sets.
     pub is_settled: bool,
 }
 
-/// The kinds of interfaces that matter here.
+/// The kinds of interfaces that bindings and overlays depend on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// One end of a pair.
+    /// One end of a veth pair.
     Veth,
     /// A bridge.
     Bridge,
@@ -108,8 +106,8 @@ pub enum Kind {
     Other,
 }
 
-/// A bridge's own `nf_call_iptables` and `nf_call_ip6tables`: each counts as much as the sysctl `net.bridge.bridge-nf-call-*` of that
-/// family, either of which is enough.
+/// A bridge's own `nf_call_iptables` and `nf_call_ip6tables`. For each family either this or the sysctl
+/// `net.bridge.bridge-nf-call-*` is sufficient.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct BridgeNetfilter {
     /// For IPv4.
@@ -119,7 +117,7 @@ pub struct BridgeNetfilter {
 }
 
 impl Interface {
-    /// One without addresses; a veth device whose other end is in another namespace.
+    /// An interface without addresses. The other end of a veth device is in another namespace.
     #[cfg(test)]
     pub(super) fn for_tests(index: u32, name: &str, kind: Kind) -> Self {
         let mut link = LinkMessage::default();
@@ -130,8 +128,8 @@ impl Interface {
         interface
     }
 
-    /// One of which only the number is known.
-    fn unread(index: InterfaceIndex) -> Self {
+    /// An interface whose index is known and nothing else.
+    pub(super) fn unread(index: InterfaceIndex) -> Self {
         Self {
             index,
             name: format!("interface {index}").into(),
@@ -140,7 +138,7 @@ impl Interface {
             master: None,
             addresses: Vec::new(),
             peer_namespace: None,
-            peer: 0,
+            peer: InterfaceIndex(0),
             addresses_inside: Vec::new(),
             mac_inside: Mac::default(),
             seen: None,
@@ -149,7 +147,7 @@ impl Interface {
         }
     }
 
-    /// Whether it is one end of a pair.
+    /// Whether it is one end of a veth pair.
     pub fn is_veth(&self) -> bool {
         self.kind == Kind::Veth
     }
@@ -159,24 +157,29 @@ impl Interface {
         self.kind == Kind::Bridge
     }
 
-    /// Whether its other end's namespace is to be read again soon.
-    pub(super) fn is_waiting(&self) -> bool {
+    /// Whether its other end's namespace must be read again.
+    pub(super) fn is_unsettled(&self) -> bool {
         self.is_veth() && self.peer_namespace.is_some() && !self.is_settled
     }
 
-    /// How soon its other end's namespace is to be read again; `None` if it need not be.
-    fn ask_after(&self, now: Instant) -> Option<Duration> {
+    /// How soon its other end's namespace must be read again; `None` if it need not be.
+    pub(super) fn next_read(&self, now: Instant) -> Option<Duration> {
         let age = self.seen.map_or(Duration::MAX, |seen| now.saturating_duration_since(seen));
-        self.is_waiting().then_some(match age {
-            _ if self.changed.is_some() => ASK_EVERY,
-            age if age < NEW => ASK_EVERY,
-            age if age < SLOW => ASK_LESS,
-            _ => ASK_SELDOM,
+        self.is_unsettled().then_some(match age {
+            _ if self.changed.is_some() => READ_INTERVAL,
+            age if age < NEW_FOR => READ_INTERVAL,
+            age if age < SLOW_FOR => SLOW_READ_INTERVAL,
+            _ => IDLE_READ_INTERVAL,
         })
     }
 
-    /// Takes in what the namespace shows now. Returns whether anything changed.
-    fn take_addresses(&mut self, addresses: Vec<IpAddr>, mac: Option<Mac>, now: Instant) -> bool {
+    /// Updates the addresses inside to those that were read. Returns whether anything changed.
+    pub(super) fn update_addresses(
+        &mut self,
+        addresses: Vec<IpAddr>,
+        mac: Option<Mac>,
+        now: Instant,
+    ) -> bool {
         let before = (self.mac_inside, self.is_settled);
         let is_new = addresses != self.addresses_inside;
         if is_new {
@@ -186,7 +189,7 @@ impl Interface {
         }
         self.mac_inside = mac.unwrap_or(self.mac_inside);
         self.is_settled =
-            self.changed.is_some_and(|changed| now.saturating_duration_since(changed) >= SETTLING);
+            self.changed.is_some_and(|changed| now.saturating_duration_since(changed) >= SETTLE_TIME);
         is_new || before != (self.mac_inside, self.is_settled)
     }
 }
@@ -194,7 +197,7 @@ impl Interface {
 /// All interfaces of a network namespace, at one moment.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Interfaces {
-    by_index: BTreeMap<InterfaceIndex, Interface>,
+    pub(super) by_index: BTreeMap<InterfaceIndex, Interface>,
 }
 
 impl Interfaces {
@@ -203,8 +206,8 @@ impl Interfaces {
         self.by_index.values()
     }
 
-    /// The node's own addresses: those of its interfaces, without loopback and link-local ones, and without the services that
-    /// kube-proxy in IPVS mode keeps on a device of its own.
+    /// The node's own addresses: those of its interfaces, without loopback and link-local ones, and without
+    /// the service addresses that kube-proxy in IPVS mode puts on the device `kube-ipvs0`.
     pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         let all = self
             .iter()
@@ -229,19 +232,21 @@ impl Interfaces {
         self.iter().filter(is_overlay).map(|interface| interface.index)
     }
 
-    /// A packet came from some port without bindings: it soon has addresses, if it has none yet.
+    /// Reads unsettled ports more often, because a port without bindings has sent a packet: it soon has
+    /// addresses.
     pub(super) fn expect_addresses(&mut self, now: Instant) {
-        for interface in self.by_index.values_mut().filter(|interface| interface.is_waiting()) {
-            interface.seen = interface.seen.max(now.checked_sub(NEW));
+        for interface in self.by_index.values_mut().filter(|interface| interface.is_unsettled()) {
+            interface.seen = interface.seen.max(now.checked_sub(NEW_FOR));
         }
     }
 
-    /// How soon namespaces are to be read again; `None` if all veth devices are settled.
-    pub(super) fn ask_after(&self, now: Instant) -> Option<Duration> {
-        self.iter().filter_map(|interface| interface.ask_after(now)).min()
+    /// How soon namespaces must be read again; `None` if ALL veth devices are settled.
+    pub(super) fn next_read(&self, now: Instant) -> Option<Duration> {
+        self.iter().filter_map(|interface| interface.next_read(now)).min()
     }
 
-    /// Marks interfaces with addresses as settled: they existed before the reader. Those without usually belong to no pod.
+    /// Marks interfaces with addresses as settled, because they existed before the agent started. Those
+    /// without usually belong to no pod.
     pub(super) fn settle(&mut self) {
         for interface in self.by_index.values_mut() {
             interface.seen = None;
@@ -257,33 +262,23 @@ impl FromIterator<Interface> for Interfaces {
     }
 }
 
-/// Reads the interfaces of the calling thread's network namespace, once. Their addresses count as settled.
-///
-/// # Errors
-/// [`InterfacesError`] if the kernel does not answer.
-pub fn read_interfaces() -> Result<Interfaces, InterfacesError> {
-    let mut interfaces = Interfaces::default();
-    Rtnetlink::open(&[])?.refresh(&mut interfaces, Instant::now())?;
-    interfaces.settle();
-    Ok(interfaces)
-}
-
-fn mac_of(link: &LinkMessage) -> Option<Mac> {
+pub(super) fn mac_of(link: &LinkMessage) -> Option<Mac> {
     link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Address(bytes) => Some(Mac(bytes.as_slice().try_into().ok()?)),
         _ => None,
     })
 }
 
-/// An interface by what the kernel says of it; `None` for one without a name.
-fn interface(link: &LinkMessage) -> Option<Interface> {
-    let (mut name, mut master, mut peer, mut peer_namespace, mut kind) = (None, None, 0, None, Kind::Other);
+/// Parses an interface; `None` if it has no name.
+pub(super) fn interface(link: &LinkMessage) -> Option<Interface> {
+    let (mut name, mut master, mut peer_namespace, mut kind) = (None, None, None, Kind::Other);
+    let mut peer = InterfaceIndex(0);
     let mut netfilter = BridgeNetfilter::default();
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = Some(Arc::<str>::from(text.as_str())),
             LinkAttribute::Controller(index) => master = Some(InterfaceIndex(*index)),
-            LinkAttribute::Link(index) => peer = *index,
+            LinkAttribute::Link(index) => peer = InterfaceIndex(*index),
             LinkAttribute::LinkNetNsId(id) => peer_namespace = Some(*id),
             LinkAttribute::LinkInfo(info) => (kind, netfilter) = (kind_of(info), netfilter_of(info)),
             _ => {}
@@ -291,7 +286,7 @@ fn interface(link: &LinkMessage) -> Option<Interface> {
     }
     let name = name?;
     if kind == Kind::Other && &*name == "flannel0" {
-        // The UDP backend's, a tun device.
+        // The tun device of Flannel's UDP backend.
         kind = Kind::Overlay(Overlay::Udp(FLANNELS_UDP));
     }
     Some(Interface {

@@ -1,7 +1,8 @@
 //! Whether a bridge learns from frames to Ethernet's link-local groups.
 //!
-//! A frame to 01:80:c2:00:00:0x meets no hook that could check its source before the bridge learns from it. So a pod could divert
-//! another pod's packets to its own port, where they are dropped. The bridge option `no_linklocal_learn` (Linux 5.0) prevents that.
+//! A frame to 01:80:c2:00:00:0x passes no hook that could check its source before the bridge learns its
+//! source address. So a pod could divert another pod's packets to its own port, where they are dropped. The
+//! bridge option `no_linklocal_learn` (Linux 5.0) prevents that.
 
 use netlink_packet_core::NLM_F_ACK;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -10,10 +11,12 @@ use netlink_packet_route::link::{
     LinkMessage,
 };
 
-use super::InterfaceIndex;
-use super::interfaces::{InterfacesError, Rtnetlink};
+use super::interfaces::InterfacesError;
+use super::link::InterfaceIndex;
+use super::rtnetlink::Rtnetlink;
 
-/// Sets whether a bridge of the calling thread's network namespace learns from such frames. By default it does.
+/// Sets whether a bridge of the calling thread's network namespace learns from frames to link-local groups.
+/// By default it does.
 ///
 /// # Errors
 /// [`InterfacesError`] if the bridge is gone, or the kernel lacks the option.
@@ -29,5 +32,5 @@ pub fn set_link_local_learning(bridge: InterfaceIndex, learns: bool) -> Result<(
             mask: option,
         })])),
     ]));
-    Rtnetlink::open(&[])?.ask(RouteNetlinkMessage::NewLink(request), NLM_F_ACK).map(drop)
+    Rtnetlink::open(&[])?.request(RouteNetlinkMessage::NewLink(request), NLM_F_ACK).map(drop)
 }

@@ -1,7 +1,8 @@
-//! The thread that follows the node's interfaces.
+//! The thread that watches the node's interfaces.
 //!
-//! From: rtnetlink's notifications. To: a callback, which gets all interfaces each time something changed. The kernel does not notify
-//! one namespace of addresses in another, so the namespaces of new ports are read every few milliseconds.
+//! From: rtnetlink's notifications. To: a callback, which gets all interfaces after each change. The kernel
+//! does not notify one namespace of address changes in another, so the namespaces of new ports are read every
+//! few milliseconds.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -13,73 +14,77 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::SigSet;
 
-use super::interfaces::{Interfaces, InterfacesError, Rtnetlink};
+use crate::error_chain::ErrorChain;
+
+use super::interfaces::{Interfaces, InterfacesError};
+use super::rtnetlink::Rtnetlink;
 
 /// How often all interfaces are read again without a notification.
-const READ_EVERY: Duration = Duration::from_secs(30);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(30);
 /// How long to wait after an error.
-const PAUSE: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// See the module. Dropping it ends the thread.
 #[derive(Debug)]
 pub struct Monitor {
-    wake: Wake,
+    waker: MonitorWaker,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// Wakes the monitor's thread from any other.
 #[derive(Clone, Debug)]
-pub(super) struct Wake(Arc<EventFd>);
+pub(super) struct MonitorWaker(Arc<EventFd>);
 
-impl Wake {
-    /// Has the thread read the namespaces of new ports at once.
+impl MonitorWaker {
+    /// Makes the thread read the namespaces of new ports at once.
     pub(super) fn wake(&self) {
-        // A counter that is full has woken it already.
+        // An event counter that is full has woken the thread already.
         let _ = self.0.write(1);
     }
 }
 
 impl Monitor {
-    /// Starts the thread in the calling thread's network namespace. `tell` is called on that thread: first with all interfaces that
-    /// exist, whose addresses count as settled, then whenever something changed. It should return soon.
+    /// Starts the thread in the calling thread's network namespace. `report` is called on that thread: first
+    /// with all existing interfaces, whose addresses count as settled, and then after each change. It must
+    /// not block for long.
     ///
     /// # Errors
-    /// [`InterfacesError`] if a socket, an event descriptor or the thread can't be had.
-    pub fn start(tell: impl FnMut(Interfaces) + Send + 'static) -> Result<Self, InterfacesError> {
+    /// [`InterfacesError`] if a socket, an event descriptor or the thread can't be created.
+    pub fn start(report: impl FnMut(Interfaces) + Send + 'static) -> Result<Self, InterfacesError> {
         let failed = |call| move |source| InterfacesError::Socket { call, source };
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
-        let wake = Wake(Arc::new(event.map_err(|errno| failed("eventfd")(errno.into()))?));
+        let waker = MonitorWaker(Arc::new(event.map_err(|errno| failed("eventfd")(errno.into()))?));
         let stop = Arc::<AtomicBool>::default();
-        let follower = Follower {
-            // In this order: what changes between the two is notified.
+        let watcher = Watcher {
+            // In this order: a change between the two is notified.
             notifications: Rtnetlink::listen()?,
             requests: Rtnetlink::open(&[])?,
-            wake: wake.clone(),
+            waker: waker.clone(),
             stop: Arc::clone(&stop),
             interfaces: Interfaces::default(),
-            tell,
+            report,
         };
         let thread = thread::Builder::new()
             .name("ports".to_owned())
             .spawn(move || {
-                // Signals are for other threads.
+                // Signals are handled by other threads.
                 let _ = SigSet::all().thread_block();
-                follower.run();
+                watcher.run();
             })
             .map_err(failed("starting a thread"))?;
-        Ok(Self { wake, stop, thread: Some(thread) })
+        Ok(Self { waker, stop, thread: Some(thread) })
     }
 
-    pub(super) fn waker(&self) -> Wake {
-        self.wake.clone()
+    pub(super) fn waker(&self) -> MonitorWaker {
+        self.waker.clone()
     }
 }
 
 impl Drop for Monitor {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        self.wake.wake();
+        self.waker.wake();
         if let Some(thread) = self.thread.take() {
             // A panic has been printed already.
             let _ = thread.join();
@@ -87,33 +92,36 @@ impl Drop for Monitor {
     }
 }
 
-struct Follower<T> {
+struct Watcher<R> {
     notifications: Rtnetlink,
     requests: Rtnetlink,
-    wake: Wake,
+    waker: MonitorWaker,
     stop: Arc<AtomicBool>,
     interfaces: Interfaces,
-    tell: T,
+    report: R,
 }
 
-impl<T: FnMut(Interfaces)> Follower<T> {
+impl<R: FnMut(Interfaces)> Watcher<R> {
     fn run(mut self) {
         let mut is_first = true;
-        let mut read_at = Instant::now();
+        let mut refresh_at = Instant::now();
         while !self.stop.load(Ordering::Acquire) {
             let now = Instant::now();
-            let looked = if now >= read_at {
-                read_at = now + READ_EVERY;
+            let refreshed = if now >= refresh_at {
+                refresh_at = now + REFRESH_INTERVAL;
                 self.requests.refresh(&mut self.interfaces, now)
             } else {
-                Ok(self.requests.look_inside(&mut self.interfaces, now))
+                Ok(self.requests.read_namespaces(&mut self.interfaces, now))
             };
-            let is_changed = match looked {
+            let is_changed = match refreshed {
                 Ok(is_changed) => is_changed,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot read this node's interfaces: packets of new pods wait");
-                    thread::sleep(PAUSE);
-                    read_at = Instant::now();
+                    tracing::warn!(
+                        error = %ErrorChain(&error),
+                        "cannot read this node's interfaces: packets of new pods wait"
+                    );
+                    thread::sleep(RETRY_DELAY);
+                    refresh_at = Instant::now();
                     continue;
                 }
             };
@@ -122,31 +130,35 @@ impl<T: FnMut(Interfaces)> Follower<T> {
             }
             if is_first || is_changed {
                 is_first = false;
-                (self.tell)(self.interfaces.clone());
+                (self.report)(self.interfaces.clone());
             }
             match self.wait() {
-                Ok(true) => read_at = Instant::now(),
+                Ok(true) => refresh_at = Instant::now(),
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "cannot receive notifications of this node's interfaces: reading them again");
-                    thread::sleep(PAUSE);
-                    read_at = Instant::now();
+                    tracing::warn!(
+                        error = %ErrorChain(&error),
+                        "cannot receive notifications of this node's interfaces: reading them again"
+                    );
+                    thread::sleep(RETRY_DELAY);
+                    refresh_at = Instant::now();
                 }
             }
         }
     }
 
-    /// Waits for a notification, for [`Wake::wake`], or until namespaces are to be read again. Returns whether there was a notification.
+    /// Waits for a notification, for [`MonitorWaker::wake`], or until namespaces must be read again. Returns
+    /// whether there was a notification.
     fn wait(&mut self) -> Result<bool, InterfacesError> {
-        let pause = self.interfaces.ask_after(Instant::now()).unwrap_or(READ_EVERY);
+        let pause = self.interfaces.next_read(Instant::now()).unwrap_or(REFRESH_INTERVAL);
         let timeout = PollTimeout::try_from(pause).unwrap_or(PollTimeout::NONE);
         let mut descriptors = [
             PollFd::new(self.notifications.descriptor(), PollFlags::POLLIN),
-            PollFd::new(self.wake.0.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.waker.0.as_fd(), PollFlags::POLLIN),
         ];
-        // An interrupted wait is a short one.
+        // An interrupted poll counts as one that ended early.
         let _ = poll(&mut descriptors, timeout);
-        while self.wake.0.read().is_ok() {
+        while self.waker.0.read().is_ok() {
             self.interfaces.expect_addresses(Instant::now());
         }
         self.notifications.drain()

@@ -1,8 +1,8 @@
-//! The queue in which packets wait whose port has no bindings yet.
+//! The queue that holds packets whose port has no bindings yet.
 //!
-//! From: NFQUEUE at IP's first hook, for bridged and routed ports alike. To: the kernel, once the port's bindings are in the sets, with
-//! the verdict that the rules would have given ([`check`]). Invariant: nothing passes that the rules would not pass, unless the
-//! operator lets packets of unknown pods pass.
+//! From: NFQUEUE at IP's first hook, for bridged and routed ports. To: the kernel, once the port's bindings
+//! are in the sets, with the verdict that the rules would have given ([`check`]). Invariant: no packet passes
+//! that the rules would not accept, unless the operator allows packets of unknown pods.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,48 +16,50 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::SigSet;
 
-use super::check::{Check, PortState, check};
-use super::monitor::Wake;
-use super::{InterfaceIndex, Mac, Monitor};
+use super::check::{PortState, PortVerdict, check};
+use super::link::{InterfaceIndex, Mac};
+use super::monitor::{Monitor, MonitorWaker};
 use crate::drops::{DropReason, DropSample};
 use crate::marks::Marks;
 use crate::packet;
 use crate::worker::{Opened, WorkerError, open};
 
-/// How many packets of one port may wait: what a starting pod sends at once.
-const MOST_OF_A_PORT: usize = 64;
+/// How many packets of one port may be held: what a starting pod sends at once.
+const PORT_LIMIT: usize = 64;
 
-/// How many packets are received before those that wait are looked at again.
+/// How many packets are received before held packets are checked again.
 const BATCH: usize = 256;
 
-/// Limits of a [`PortQueue`], and where it listens.
+/// The configuration of a [`PortQueue`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PortQueueConfig {
     /// The queue's number.
     pub queue: u16,
-    /// The marks by which the rules send packets here.
+    /// The marks by which the rules queue packets here.
     pub marks: Marks,
-    /// How long a packet waits at most for its port's bindings.
+    /// How long a packet is held at most until its port is bound.
     pub timeout: Duration,
-    /// How many packets wait at most, of all ports.
+    /// How many packets of all ports are held at most.
     pub limit: u32,
-    /// Whether packets pass whose port was not bound in time.
+    /// Whether packets whose port was not bound in time pass.
     pub pass_unknown: bool,
 }
 
-/// What became of packets of new ports, since the start.
+/// Counts of packets of new ports since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PortQueueCounters {
     /// Packets received.
     pub queued: u64,
-    /// Passed once their port was bound.
+    /// Packets that passed once their port was bound.
     pub passed: u64,
-    /// Dropped once their port was bound, since they did not belong there.
+    /// Packets that were dropped once their port was bound, because the rules would drop them.
     pub dropped: u64,
-    /// Treated as [`PortQueueConfig::pass_unknown`] says, since their port was not bound in time.
+    /// Packets that were passed or dropped by [`PortQueueConfig::pass_unknown`], because their port was not
+    /// bound in time.
     pub expired: u64,
-    /// The same, at once, since too many packets waited.
-    pub no_room: u64,
+    /// Packets that were passed or dropped by [`PortQueueConfig::pass_unknown`] at once, because too many
+    /// packets were held.
+    pub over_limit: u64,
 }
 
 #[derive(Debug, Default)]
@@ -66,10 +68,10 @@ struct Counters {
     passed: AtomicU64,
     dropped: AtomicU64,
     expired: AtomicU64,
-    no_room: AtomicU64,
+    over_limit: AtomicU64,
 }
 
-/// See the module. Dropping it answers the packets that wait, and ends the thread.
+/// See the module. Dropping it gives the held packets their verdict, and ends the thread.
 #[derive(Debug)]
 pub struct PortQueue {
     shared: Arc<Shared>,
@@ -86,9 +88,9 @@ struct Shared {
 }
 
 impl PortQueue {
-    /// Starts the thread in the calling thread's network namespace, and returns when the queue is bound. No rule may send packets to
-    /// the queue before. A packet of a port without bindings wakes `monitor`. `report` is called for each packet that is dropped, on
-    /// the queue's thread.
+    /// Starts the thread in the calling thread's network namespace, and returns when the queue is bound. No
+    /// rule may send packets to the queue before that. A packet of a port without bindings wakes `monitor`.
+    /// `report` is called for each packet that is dropped, on the queue's thread.
     ///
     /// # Errors
     /// [`WorkerError`] if the queue can't be bound or set up, or the thread can't be started.
@@ -105,11 +107,11 @@ impl PortQueue {
             in_force: Mutex::default(),
             counters: Counters::default(),
         });
-        let length = config.limit.saturating_mul(2).max(MOST_OF_A_PORT as u32);
+        let length = config.limit.saturating_mul(2).max(PORT_LIMIT as u32);
         let Opened { mut queue, socket, .. } = open(config.queue, length, false)?;
         queue.set_nonblocking(true);
         let monitor = monitor.waker();
-        let waiting = Waiting {
+        let held = PortHold {
             config,
             queue,
             socket,
@@ -121,35 +123,34 @@ impl PortQueue {
         let thread = thread::Builder::new()
             .name("port-queue".to_owned())
             .spawn(move || {
-                // Signals are for other threads.
+                // Signals are handled by other threads.
                 let _ = SigSet::all().thread_block();
-                waiting.run();
+                held.run();
             })
             .map_err(|source| WorkerError::Thread { queue: config.queue, source })?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Looks again at the packets of these ports, whose bindings are in the kernel's sets now. To be called after each change of the
-    /// sets, with all ports.
+    /// Checks the held packets again. Must be called with all ports after each change of the kernel's sets.
     pub fn release(&self, ports: BTreeMap<InterfaceIndex, PortState>) {
         *self.shared.in_force.lock().unwrap_or_else(PoisonError::into_inner) = ports;
-        // A counter that is full has woken it already.
+        // An event counter that is full has woken the thread already.
         let _ = self.shared.wake.write(1);
     }
 
-    /// What became of packets so far.
+    /// The counts of packets so far.
     pub fn counters(&self) -> PortQueueCounters {
-        let Counters { queued, passed, dropped, expired, no_room } = &self.shared.counters;
+        let Counters { queued, passed, dropped, expired, over_limit } = &self.shared.counters;
         PortQueueCounters {
             queued: queued.load(Ordering::Relaxed),
             passed: passed.load(Ordering::Relaxed),
             dropped: dropped.load(Ordering::Relaxed),
             expired: expired.load(Ordering::Relaxed),
-            no_room: no_room.load(Ordering::Relaxed),
+            over_limit: over_limit.load(Ordering::Relaxed),
         }
     }
 
-    /// Whether the thread has ended by itself.
+    /// Whether the thread has ended on its own.
     pub fn has_ended(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
@@ -166,25 +167,25 @@ impl Drop for PortQueue {
     }
 }
 
-/// A packet that waits.
-struct Held {
+/// A held packet.
+struct HeldPacket {
     message: Message,
     port: InterfaceIndex,
     since: Instant,
 }
 
-struct Waiting<R> {
+struct PortHold<R> {
     config: PortQueueConfig,
     queue: Queue,
     socket: OwnedFd,
     shared: Arc<Shared>,
-    monitor: Wake,
+    monitor: MonitorWaker,
     report: R,
     /// Oldest first.
-    packets: VecDeque<Held>,
+    packets: VecDeque<HeldPacket>,
 }
 
-impl<R: FnMut(DropSample)> Waiting<R> {
+impl<R: FnMut(DropSample)> PortHold<R> {
     fn run(mut self) {
         while !self.shared.stop.load(Ordering::Acquire) {
             self.wait();
@@ -198,25 +199,26 @@ impl<R: FnMut(DropSample)> Waiting<R> {
     }
 
     fn wait(&self) {
-        let end = self.packets.front().map(|held| held.since + self.config.timeout);
-        let timeout = end.map_or(PollTimeout::NONE, |end| {
-            // Rounded up: a wait that ends early would be a busy one.
-            let pause = end.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        let deadline = self.packets.front().map(|held| held.since + self.config.timeout);
+        let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
+            // Rounded up: a poll that ends early would spin.
+            let pause = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(pause).unwrap_or(PollTimeout::MAX)
         });
         let mut descriptors = [
             PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.shared.wake.as_fd(), PollFlags::POLLIN),
         ];
-        // An interrupted wait is a short one.
+        // An interrupted poll counts as one that ended early.
         let _ = poll(&mut descriptors, timeout);
     }
 
-    /// Receives what has come, at most [`BATCH`]: a port that floods the queue must not keep other ports' packets waiting.
+    /// Receives the queued packets, at most [`BATCH`]: a port that floods the queue must not delay other
+    /// ports' packets.
     fn receive(&mut self) {
         for _ in 0..BATCH {
             match self.queue.recv() {
-                Ok(message) => self.take(message),
+                Ok(message) => self.accept(message),
                 Err(error) => match error.raw_os_error() {
                     Some(libc::ENOBUFS | libc::ENOMEM | libc::EINTR) => {}
                     Some(libc::EAGAIN) => return,
@@ -230,42 +232,43 @@ impl<R: FnMut(DropSample)> Waiting<R> {
         }
     }
 
-    fn take(&mut self, message: Message) {
+    /// Answers a received packet, or holds it.
+    fn accept(&mut self, message: Message) {
         self.shared.counters.queued.fetch_add(1, Ordering::Relaxed);
         let port = match (message.get_physindev(), message.get_indev()) {
             (0, index) | (index, _) => InterfaceIndex(index),
         };
-        let Some(message) = self.look_at(message, port) else { return };
+        let Some(message) = self.answer_if_bound(message, port) else { return };
         let of_port = self.packets.iter().filter(|held| held.port == port).count();
         if of_port == 0 {
-            // Once for each port that waits: a flood must not keep the monitor busy.
+            // Once for each port with held packets: a flood must not keep the monitor busy.
             self.monitor.wake();
         }
-        if of_port >= MOST_OF_A_PORT || self.packets.len() >= self.config.limit as usize {
-            self.shared.counters.no_room.fetch_add(1, Ordering::Relaxed);
-            return self.give_up(message, port);
+        if of_port >= PORT_LIMIT || self.packets.len() >= self.config.limit as usize {
+            self.shared.counters.over_limit.fetch_add(1, Ordering::Relaxed);
+            return self.answer_unbound(message, port);
         }
-        self.packets.push_back(Held { message, port, since: Instant::now() });
+        self.packets.push_back(HeldPacket { message, port, since: Instant::now() });
     }
 
     /// Answers a packet if its port is bound; otherwise returns it.
-    fn look_at(&mut self, message: Message, port: InterfaceIndex) -> Option<Message> {
+    fn answer_if_bound(&mut self, message: Message, port: InterfaceIndex) -> Option<Message> {
         let bytes = message.get_payload();
-        let found = match packet::parse(bytes) {
+        let verdict = match packet::parse(bytes) {
             Ok(packet) => {
                 let ports = self.shared.in_force.lock().unwrap_or_else(PoisonError::into_inner);
                 check(ports.get(&port), mac_of(&message), &packet, bytes, message.get_original_len())
             }
-            // What can't be parsed has no source that could be bound.
-            Err(_) => Check::Drop(DropReason::SpoofedSource),
+            // A packet that can't be parsed has no source that could be bound.
+            Err(_) => PortVerdict::Drop(DropReason::SpoofedSource),
         };
-        match found {
-            Check::Wait => return Some(message),
-            Check::Pass => {
+        match verdict {
+            PortVerdict::Wait => return Some(message),
+            PortVerdict::Pass => {
                 self.shared.counters.passed.fetch_add(1, Ordering::Relaxed);
                 self.pass(message);
             }
-            Check::Drop(reason) => {
+            PortVerdict::Drop(reason) => {
                 self.shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
                 self.drop(message, port, reason);
             }
@@ -273,16 +276,16 @@ impl<R: FnMut(DropSample)> Waiting<R> {
         None
     }
 
-    /// Looks again at all packets that wait.
+    /// Checks all held packets again.
     fn release(&mut self) {
-        for Held { message, port, since } in std::mem::take(&mut self.packets) {
-            if let Some(message) = self.look_at(message, port) {
-                self.packets.push_back(Held { message, port, since });
+        for HeldPacket { message, port, since } in std::mem::take(&mut self.packets) {
+            if let Some(message) = self.answer_if_bound(message, port) {
+                self.packets.push_back(HeldPacket { message, port, since });
             }
         }
     }
 
-    /// Gives up the packets that have waited for too long.
+    /// Answers the packets whose timeout has passed.
     fn expire(&mut self) {
         let now = Instant::now();
         while let Some(held) = self.packets.pop_front() {
@@ -291,12 +294,12 @@ impl<R: FnMut(DropSample)> Waiting<R> {
                 return;
             }
             self.shared.counters.expired.fetch_add(1, Ordering::Relaxed);
-            self.give_up(held.message, held.port);
+            self.answer_unbound(held.message, held.port);
         }
     }
 
-    /// Treats a packet whose port is not bound as the operator chose.
-    fn give_up(&mut self, message: Message, port: InterfaceIndex) {
+    /// Passes or drops a packet whose port is not bound, by [`PortQueueConfig::pass_unknown`].
+    fn answer_unbound(&mut self, message: Message, port: InterfaceIndex) {
         if self.config.pass_unknown {
             self.pass(message);
         } else {
@@ -304,7 +307,7 @@ impl<R: FnMut(DropSample)> Waiting<R> {
         }
     }
 
-    /// Passes a packet, without the mark that sent it here.
+    /// Passes a packet, without the mark by which it was queued.
     fn pass(&mut self, mut message: Message) {
         message.set_nfmark(message.get_nfmark() & !self.config.marks.questions().0);
         self.answer(message, Verdict::Accept);
@@ -326,21 +329,26 @@ impl<R: FnMut(DropSample)> Waiting<R> {
     fn answer(&mut self, mut message: Message, verdict: Verdict) {
         message.set_verdict(verdict);
         if let Err(error) = self.queue.verdict(message) {
-            // ENOENT: the kernel had dropped it, since its device or a chain went away.
+            // ENOENT: the kernel had dropped it, because its device or a chain was removed.
             if error.raw_os_error() != Some(libc::ENOENT) {
                 tracing::warn!(%error, "the kernel refused the verdict on a packet of a new port");
             }
         }
     }
 
-    /// Gives up what still waits, as the kernel would drop it. Its sender tries again, and reaches the next agent.
+    /// Answers the packets that are still held, which the kernel would otherwise drop. A sender that
+    /// retransmits reaches the next agent.
     fn end(&mut self) {
         self.receive();
         for held in std::mem::take(&mut self.packets) {
-            self.give_up(held.message, held.port);
+            self.answer_unbound(held.message, held.port);
         }
         if let Err(error) = self.queue.unbind(self.config.queue) {
-            tracing::warn!(queue = self.config.queue, %error, "cannot unbind the queue of new ports: it is free once this process ends");
+            tracing::warn!(
+                queue = self.config.queue,
+                %error,
+                "cannot unbind the queue of new ports: it is free once this process ends"
+            );
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The pods' bridges, as far as the need `br_netfilter` depends on them.
+//! The pods' bridges, on which the check `br_netfilter` depends.
 //!
-//! From: rtnetlink, since `/sys/class/net` shows the network namespace in which it was mounted.
+//! From: rtnetlink, because `/sys/class/net` shows the network namespace in which it was mounted.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use policy::PodName;
 
 use crate::ports::{Bindings, BridgeNetfilter, InterfacesError, Owners, read_interfaces};
 
-/// A bridge on which pods hang.
+/// A bridge to which pods are attached.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Bridge {
     pub(super) name: Arc<str>,
@@ -19,7 +19,7 @@ pub(super) struct Bridge {
 }
 
 impl Bridge {
-    /// Whether its packets of this family reach the hooks of IP, whatever the sysctl says.
+    /// Whether its packets of this family reach IP's hooks regardless of the sysctl.
     pub(super) fn reaches_hooks(&self, ipv6: bool) -> bool {
         if ipv6 { self.netfilter.ipv6 } else { self.netfilter.ipv4 }
     }
@@ -31,7 +31,8 @@ impl fmt::Display for Bridge {
     }
 }
 
-/// The bridges of the calling thread's network namespace on which pods with these addresses hang; none before the CNI has made one.
+/// The bridges of the calling thread's network namespace to which pods with these addresses are attached;
+/// none before the CNI plugin has created one.
 pub(super) fn pod_bridges(pod_cidrs: &[IpNet]) -> Result<Vec<Bridge>, InterfacesError> {
     let interfaces = read_interfaces()?;
     let bindings = Bindings::default().derive(&interfaces, &NoPods { pod_cidrs });
@@ -40,7 +41,7 @@ pub(super) fn pod_bridges(pod_cidrs: &[IpNet]) -> Result<Vec<Bridge>, Interfaces
     Ok(bridges.map(|bridge| Bridge { name: Arc::clone(&bridge.name), netfilter: bridge.netfilter }).collect())
 }
 
-/// A cluster of which nothing is known but this node's addresses for pods.
+/// A cluster without pods, which knows only this node's pod CIDRs.
 struct NoPods<'a> {
     pod_cidrs: &'a [IpNet],
 }

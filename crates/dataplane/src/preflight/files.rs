@@ -1,17 +1,18 @@
-//! Needs that show in files under `/proc`: sysctls, the bound queues, the kernel's version.
+//! Checks of files under `/proc`: sysctls, the bound queues, the kernel's version.
 
 use std::fs;
 use std::path::PathBuf;
 
 use super::bridges::Bridge;
+use super::config::PreflightConfig;
+use super::result::{Check, CheckState};
 use super::version::KernelVersion;
-use super::{Check, CheckState, PreflightConfig};
 use crate::ports::InterfacesError;
 use crate::queue_statistics::QueueStatistics;
 use crate::queues::QueueRange;
 use crate::table::TableError;
 
-/// The `/proc` to look at. Files under `sys/net` are those of the reading thread's network namespace.
+/// The `/proc` to read. Files under `sys/net` are those of the reading thread's network namespace.
 pub(super) struct Files {
     proc: PathBuf,
 }
@@ -21,7 +22,7 @@ impl Files {
         Self { proc: "/proc".into() }
     }
 
-    /// The text of a file without white space around it; `None` if it isn't there or may not be read.
+    /// The text of a file without surrounding white space; `None` if it can't be read.
     fn read(&self, path: &str) -> Option<String> {
         Some(fs::read_to_string(self.proc.join(path)).ok()?.trim().to_owned())
     }
@@ -35,16 +36,17 @@ impl Files {
     }
 }
 
-/// The needs, in order. `bridges` tells the pods' bridges, `in_use` where our rules send packets.
-pub(super) fn needs(
+/// Runs the checks, in order. `bridges` returns the pods' bridges, and `in_use` the queues to which the
+/// agent's rules send packets.
+pub(super) fn checks(
     files: &Files,
     config: &PreflightConfig,
     bridges: impl FnOnce() -> Result<Vec<Bridge>, InterfacesError>,
     in_use: impl Fn() -> Result<Option<QueueRange>, TableError>,
 ) -> Vec<Check> {
-    let mut needs = vec![Check { name: "br_netfilter", state: bridge(files, config, bridges) }];
-    needs.push(Check { name: "forwarding", state: forwarding(files, config) });
-    needs.push(Check {
+    let mut checks = vec![Check { name: "br_netfilter", state: bridge(files, config, bridges) }];
+    checks.push(Check { name: "forwarding", state: forwarding(files, config) });
+    checks.push(Check {
         name: "kernel",
         state: kernel(files.sysctl("kernel.osrelease").as_deref(), config.prerouting_dns),
     });
@@ -52,27 +54,27 @@ pub(super) fn needs(
     let state = match (bound, in_use()) {
         (Ok(bound), Ok(in_use)) => queues(&bound, &config.queues, in_use, |pid| files.process_name(pid)),
         (Err(error), _) => CheckState::warning(
-            format!("which queues are bound can't be read ({error})"),
+            format!("cannot read which queues are bound ({error})"),
             "mount /proc, so that /proc/thread-self/net/netfilter/nfnetlink_queue can be read",
         ),
         (_, Err(error)) => CheckState::warning(
-            format!("to which queues the rules send packets can't be read ({error})"),
-            "do first what the needs above say",
+            format!("cannot read to which queues the rules send packets ({error})"),
+            "fix the failed checks above first",
         ),
     };
-    needs.push(Check { name: "queues", state });
-    needs
+    checks.push(Check { name: "queues", state });
+    checks
 }
 
-/// For ALL families in use, the sysctl must be on, or ALL of the pods' bridges have it on by themselves: the kernel asks for either
-/// (`br_nf_pre_routing`).
+/// For ALL families in use, the sysctl must be on, or the bridge's own setting must be on for ALL of the
+/// pods' bridges: the kernel requires either (`br_nf_pre_routing`).
 fn bridge(
     files: &Files,
     config: &PreflightConfig,
     bridges: impl FnOnce() -> Result<Vec<Bridge>, InterfacesError>,
 ) -> CheckState {
     if !config.bridge {
-        return CheckState::fine("not needed: no pods of one node are joined by a bridge");
+        return CheckState::fine("not required: the pods of a node are not attached to a bridge");
     }
     let wanted = [
         (config.ipv4, "net.bridge.bridge-nf-call-iptables", false),
@@ -83,8 +85,8 @@ fn bridge(
         match files.sysctl(name).as_deref() {
             None => {
                 return CheckState::partly(
-                    "br_netfilter is not loaded: packets between pods of this node, which hang on one bridge, pass by \
-                     every rule; all others are under policy",
+                    "br_netfilter is not loaded: packets between pods of this node, which are attached to \
+                     one bridge, bypass every rule; all others are under policy",
                     format!("`modprobe br_netfilter && sysctl -w {name}=1`"),
                 );
             }
@@ -95,16 +97,16 @@ fn bridge(
     if off.is_empty() {
         return CheckState::fine("packets between pods of this node, over the bridge, reach the rules");
     }
-    // A bridge that can't be looked at is none that has it on.
+    // A bridge that can't be read counts as one whose setting is off.
     let bridges = bridges().unwrap_or_default();
     let is_on = |ipv6: bool| !bridges.is_empty() && bridges.iter().all(|bridge| bridge.reaches_hooks(ipv6));
     if let Some((name, ipv6)) = off.into_iter().find(|(_, ipv6)| !is_on(*ipv6)) {
         let bridge = bridges.iter().find(|bridge| !bridge.reaches_hooks(ipv6));
-        let and_bridge = bridge.map(|bridge| format!(", and bridge {bridge} has no switch of its own on"));
+        let and_bridge = bridge.map(|bridge| format!(", and bridge {bridge}'s own setting is off"));
         return CheckState::partly(
             format!(
-                "{name} is 0{}: {} packets between pods of this node, which hang on one bridge, pass by every rule; all others \
-                 are under policy",
+                "{name} is 0{}: {} packets between pods of this node, which are attached to one bridge, \
+                 bypass every rule; all others are under policy",
                 and_bridge.unwrap_or_default(),
                 if ipv6 { "IPv6" } else { "IPv4" }
             ),
@@ -113,12 +115,14 @@ fn bridge(
     }
     let names: Vec<String> = bridges.iter().map(ToString::to_string).collect();
     CheckState::fine(format!(
-        "packets between pods of this node reach the rules: the sysctls are off, and bridge {} has nf_call_iptables on",
+        "packets between pods of this node reach the rules: the sysctls are off, and bridge {} has \
+         nf_call_iptables on",
         names.join(", ")
     ))
 }
 
-/// ALL families in use must be forwarded. The CNI sees to that, perhaps after this agent starts: so it is a warning.
+/// ALL families in use must be forwarded. The CNI plugin enables that, perhaps after this agent starts, so it
+/// is only a warning.
 fn forwarding(files: &Files, config: &PreflightConfig) -> CheckState {
     let wanted = [(config.ipv4, "net.ipv4.ip_forward"), (config.ipv6, "net.ipv6.conf.all.forwarding")];
     for (_, name) in wanted.into_iter().filter(|(wanted, _)| *wanted) {
@@ -127,8 +131,9 @@ fn forwarding(files: &Files, config: &PreflightConfig) -> CheckState {
             value => {
                 return CheckState::warning(
                     format!(
-                        "{name} is {}: pods of this node can't be reached from elsewhere, with policy or without",
-                        value.as_deref().unwrap_or("not there")
+                        "{name} is {}: pods of this node can't be reached from outside the node, regardless \
+                         of policy",
+                        value.as_deref().unwrap_or("missing")
                     ),
                     format!("`sysctl -w {name}=1`"),
                 );
@@ -143,7 +148,8 @@ fn kernel(release: Option<&str>, prerouting_dns: bool) -> CheckState {
     match release.parse::<KernelVersion>() {
         Ok(version) if version.loses_parallel_dns() && !prerouting_dns => CheckState::warning(
             format!(
-                "kernel {release} can lose one of two DNS queries that a pod sends at once (netfilter bug 1766, mended in 6.12)"
+                "kernel {release} can lose one of two DNS queries that a pod sends at once (netfilter bug \
+                 1766, fixed in 6.12)"
             ),
             "let DNS be evaluated before it is routed, or use kernel 6.12 or later",
         ),
@@ -152,14 +158,15 @@ fn kernel(release: Option<&str>, prerouting_dns: bool) -> CheckState {
         }
         Ok(_) => CheckState::fine(format!("kernel {release}")),
         Err(_) => CheckState::warning(
-            format!("the kernel's version is not understood: {release}"),
+            format!("the kernel's version can't be parsed: {release}"),
             "if it is older than 6.12, let DNS be evaluated before it is routed",
         ),
     }
 }
 
-/// ANY bound queue of ours to which our rules send no packets belongs to another program. The agent needs ONE range whose queues are ALL
-/// free. The other range may belong to a stopped agent whose queue rule was deleted or replaced.
+/// If ANY of the agent's queues is bound but gets no packets from the agent's rules, another program has
+/// bound it. The agent requires ONE range in which ALL queues are free. The other range may belong to a
+/// suspended agent whose queue rule was deleted or replaced.
 fn queues(
     bound: &[QueueStatistics],
     ours: &[QueueRange],
@@ -172,17 +179,18 @@ fn queues(
             && !in_use.is_some_and(|range| holds(&range, queue.number))
     });
     if let Some(QueueStatistics { number, port_id, .. }) = stranger {
-        let process = process_name(*port_id)
-            .map(|name| format!(", perhaps process {port_id}, {name}"))
+        let process = process_name(port_id.0)
+            .map(|name| format!(", possibly process {port_id}, {name}"))
             .unwrap_or_default();
         let what = format!("queue {number} is bound by another program (netlink port {port_id}{process})");
-        let todo = "stop that program, or let the agent use other queue numbers; if it is an agent that is just leaving or just \
-                    taking over, wait a moment";
+        let todo = "stop that program, or let the agent use other queue numbers; if it is an agent that is \
+                    just stopping or just taking over, wait a moment";
         let is_free = |range: &&QueueRange| bound.iter().all(|queue| !holds(range, queue.number));
         return match ours.iter().find(is_free) {
             Some(free) => CheckState::warning(
                 format!(
-                    "{what}: the agent uses queues {free}; while queue {number} is bound, no other agent can take over from it"
+                    "{what}: the agent uses queues {free}; while queue {number} is bound, no other agent can \
+                     take over from it"
                 ),
                 todo,
             ),

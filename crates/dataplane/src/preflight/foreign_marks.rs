@@ -1,37 +1,39 @@
-//! The need `marks`: no rule of another program writes the bits of packet marks and connection marks that this agent uses.
+//! The check `marks`: no rule of another program writes the bits of packet marks and connection marks that
+//! this agent uses.
 //!
-//! From: all nftables rules of the network namespace. To: the rules at fault, by name. Invariant: a rule is fine only if each bit of
-//! ours that it stores is the same bit of the same mark, unchanged. What a rule computes in a way that is not understood counts as
-//! changed.
+//! From: all nftables rules of the network namespace. To: the rules at fault, by name. Invariant: a rule
+//! passes only if each of the agent's bits that it stores is the same bit of the same mark, unchanged. A
+//! value whose computation is not supported counts as changed.
 //!
-//! Rules of `iptables-legacy` are not in nftables, and are not seen.
+//! Rules of `iptables-legacy` are not in nftables and are not found.
 
 use std::fmt;
 
 use rustables::sys;
 
-use super::{CheckState, family_name};
+use super::family::family_name;
+use super::result::CheckState;
 use crate::marks::{Mark, Marks};
 use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
 use crate::nft::SUBSYSTEM;
 use crate::nft::queue::text;
 use crate::table::TABLE;
 
-/// How many rules are named.
+/// How many rules are listed by name.
 const MOST_NAMED: usize = 5;
-/// How often the rules are read again because they changed meanwhile.
-const TRIES: usize = 8;
+/// How often the rules are read at most, if they change while they are read.
+const MAX_TRIES: usize = 8;
 /// `NFPROTO_UNSPEC`: the tables of all families.
 const ALL_FAMILIES: u8 = libc::NFPROTO_UNSPEC as u8;
 
-/// How the need stands with what [`read`] found.
-pub(super) fn need(found: Result<Vec<MarkWriter>, NetlinkError>, marks: &Marks) -> CheckState {
+/// The result of the check, from the result of [`read`].
+pub(super) fn check(found: Result<Vec<MarkWriter>, NetlinkError>, marks: &Marks) -> CheckState {
     let writers = match found {
         Ok(writers) => writers,
         Err(error) => {
             return CheckState::warning(
-                format!("whether rules of other programs write this agent's marks can't be read ({error})"),
-                "look for whole marks that are set, saved or restored: `nft list ruleset | grep 'mark set'`",
+                format!("cannot find out whether rules of other programs write this agent's marks ({error})"),
+                "look for rules that set, save or restore whole marks: `nft list ruleset | grep 'mark set'`",
             );
         }
     };
@@ -45,26 +47,26 @@ pub(super) fn need(found: Result<Vec<MarkWriter>, NetlinkError>, marks: &Marks) 
     };
     CheckState::warning(
         format!(
-            "rules of other programs write bits that this agent uses in packet marks ({}) or connection marks ({}), and so \
-             erase what it noted: {}{more}",
+            "rules of other programs write bits that this agent uses in packet marks ({}) or connection \
+             marks ({}), and so overwrite its marks: {}{more}",
             marks.of_packets(),
             marks.of_connections(),
             named.join("; ")
         ),
         format!(
-            "have each write its own bits alone, such as `meta mark set meta mark or 0x1` or `-j MARK --set-xmark 0x1/0x1`; \
-             or, if it writes only some bits, give the agent others by --packet-marks and --connection-marks. To see the \
-             first: `nft -a list chain {}`",
+            "change each to write only its own bits, such as `meta mark set meta mark or 0x1` or \
+             `-j MARK --set-xmark 0x1/0x1`; or, if it writes only some bits, give the agent others by \
+             --packet-marks and --connection-marks. To see the first: `nft -a list chain {}`",
             first.chain
         ),
     )
 }
 
-/// A rule of another program that writes bits of ours.
+/// A rule of another program that writes the agent's bits.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct MarkWriter {
     chain: ChainName,
-    /// The number by which `nft -a` shows the rule.
+    /// The rule's number, which `nft -a` shows.
     handle: u64,
     written: Written,
 }
@@ -85,7 +87,7 @@ impl fmt::Display for MarkWriter {
     }
 }
 
-/// A chain as `nft` takes it: family, table, chain.
+/// A chain in `nft`'s syntax: family, table, chain.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct ChainName {
     family: u8,
@@ -95,22 +97,22 @@ struct ChainName {
 
 impl fmt::Display for ChainName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The kernel takes any bytes for a name; a terminal should not.
+        // The kernel allows any bytes in a name, which must not reach a terminal.
         let (table, chain) = (self.table.escape_debug(), self.chain.escape_debug());
         write!(f, "{} {table} {chain}", family_name(self.family))
     }
 }
 
-/// The bits of a packet's and its connection's mark that a rule may change.
+/// The bits of the packet mark and of the connection mark that a rule may change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Written {
     packet: u32,
     connection: u32,
 }
 
-/// The rules of all tables but ours that may change bits of `marks`, in the kernel's order.
+/// Reads the rules of all other tables that may change bits of `marks`, in the kernel's order.
 pub(super) fn read(socket: &mut Socket, marks: &Marks) -> Result<Vec<MarkWriter>, NetlinkError> {
-    for _ in 1..TRIES {
+    for _ in 1..MAX_TRIES {
         match read_once(socket, marks) {
             Err(NetlinkError::Interrupted) => {}
             answer => return answer,
@@ -133,7 +135,7 @@ fn read_once(socket: &mut Socket, marks: &Marks) -> Result<Vec<MarkWriter>, Netl
     Ok(writers)
 }
 
-/// The rule, if it is another program's and may change bits of ours.
+/// Parses a rule; `None` if it is the agent's or can't change the agent's bits.
 fn writer(family: u8, rule: &[u8], marks: &Marks) -> Option<MarkWriter> {
     let name = |kind| Some(String::from_utf8_lossy(text(attribute(rule, kind)?)).into_owned());
     let chain = ChainName { family, table: name(sys::NFTA_RULE_TABLE)?, chain: name(sys::NFTA_RULE_CHAIN)? };
@@ -147,7 +149,7 @@ fn writer(family: u8, rule: &[u8], marks: &Marks) -> Option<MarkWriter> {
     Some(MarkWriter { chain, handle, written })
 }
 
-/// What a rule with these expressions may change.
+/// The bits that a rule with these expressions may change.
 fn written(expressions: &[u8]) -> Written {
     let mut registers = Registers::default();
     let mut written = Written::default();
@@ -164,7 +166,7 @@ fn written(expressions: &[u8]) -> Written {
     written
 }
 
-/// What an expression may change in the marks; `None` if it stores none.
+/// The bits that an expression may change in a mark; `None` if it stores no mark.
 fn stored(name: &[u8], data: &[u8], registers: &Registers) -> Option<Written> {
     let number = |kind| be32(attribute(data, kind)?);
     match name {
@@ -184,7 +186,7 @@ fn stored(name: &[u8], data: &[u8], registers: &Registers) -> Option<Written> {
     }
 }
 
-// `linux/netfilter/nf_tables_compat.h`, which the library doesn't cover.
+// `linux/netfilter/nf_tables_compat.h`, which the library lacks.
 const NFTA_TARGET_NAME: u16 = 1;
 const NFTA_TARGET_REV: u16 = 2;
 const NFTA_TARGET_INFO: u16 = 3;
@@ -193,16 +195,17 @@ const NFTA_TARGET_INFO: u16 = 3;
 const CONNMARK_SET: u8 = 0;
 const CONNMARK_SAVE: u8 = 1;
 const CONNMARK_RESTORE: u8 = 2;
-/// `D_SHIFT_RIGHT`, of the same.
+/// `D_SHIFT_RIGHT` of the same header.
 const SHIFT_RIGHT: u8 = 1;
 
-/// The same for iptables' targets. Each computes `(mark & ~cleared) ^ flipped`.
+/// The bits that an iptables target may change. Each computes `(mark & ~cleared) ^ flipped`.
 fn stored_by_target(target: &[u8], revision: u32, info: &[u8]) -> Option<Written> {
     let u32_at = |at: usize| Some(u32::from_ne_bytes(info.get(at..at + 4)?.try_into().ok()?));
     match (target, revision) {
         // `struct xt_mark_tginfo2`: mark, mask.
         (b"MARK", 2) => Some(Written { packet: u32_at(0)? | u32_at(4)?, connection: 0 }),
-        // `struct xt_connmark_tginfo1`: ctmark, ctmask, nfmask, mode. `tginfo2` has the direction and length of a shift before mode.
+        // `struct xt_connmark_tginfo1`: ctmark, ctmask, nfmask, mode. `tginfo2` has the direction and length
+        // of a shift before mode.
         (b"CONNMARK", 1 | 2) => {
             let (mark, mask, packet_mask) = (u32_at(0)?, u32_at(4)?, u32_at(8)?);
             let (direction, length, mode) = match revision {
@@ -214,7 +217,7 @@ fn stored_by_target(target: &[u8], revision: u32, info: &[u8]) -> Option<Written
                 _ => bits.checked_shl(length.into()).unwrap_or_default(),
             };
             Some(match mode {
-                // Here the whole result is shifted.
+                // With a shift, the whole result is shifted.
                 CONNMARK_SET if length > 0 => Written { packet: 0, connection: u32::MAX },
                 CONNMARK_SET => Written { packet: 0, connection: mark | mask },
                 CONNMARK_SAVE => Written { packet: 0, connection: mask | shifted(packet_mask) },
@@ -226,12 +229,12 @@ fn stored_by_target(target: &[u8], revision: u32, info: &[u8]) -> Option<Written
     }
 }
 
-/// What is known of a 32-bit value: each bit is in at most one of these.
+/// What is known about the bits of a 32-bit value. Each bit is in at most one of these fields.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Word {
-    /// Bits that are the packet mark's, each in its place.
+    /// Bits that equal the same bit of the packet mark.
     packet: u32,
-    /// Bits that are the connection mark's, likewise.
+    /// Bits that equal the same bit of the connection mark.
     connection: u32,
     /// Bits that are 0.
     zero: u32,
@@ -280,12 +283,12 @@ impl Word {
 
 /// `NFTA_BITWISE_SREG2`, since Linux 6.13.
 const NFTA_BITWISE_SREG2: u16 = 8;
-/// `NFT_BITWISE_AND`, `NFT_BITWISE_OR` and `NFT_BITWISE_XOR`, likewise.
+/// `NFT_BITWISE_AND`, `NFT_BITWISE_OR` and `NFT_BITWISE_XOR`, since Linux 6.13.
 const BITWISE_AND: u32 = 3;
 const BITWISE_OR: u32 = 4;
 const BITWISE_XOR: u32 = 5;
 
-/// The registers of nftables, as 16 words.
+/// The 16 registers of nftables, of 32 bits each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Registers([Word; 16]);
 
@@ -299,7 +302,7 @@ impl Registers {
         Some(())
     }
 
-    /// A 16-byte register has the place of four words.
+    /// The index of a register; a 16-byte register takes four words.
     fn index(register: u32) -> Option<usize> {
         let index = match register {
             sys::NFT_REG_1..=sys::NFT_REG_4 => (register - sys::NFT_REG_1) * 4,
@@ -309,7 +312,7 @@ impl Registers {
         Some(index as usize)
     }
 
-    /// Does what the expression does; `None` if that is not understood.
+    /// Applies the expression to the registers; `None` if it is not supported.
     fn compute(&mut self, name: &[u8], data: &[u8]) -> Option<()> {
         let number = |kind| be32(attribute(data, kind)?);
         let value = |kind| {

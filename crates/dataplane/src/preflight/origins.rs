@@ -1,10 +1,11 @@
-//! The need `origins`: the kernel can check where packets enter. And which of this agent's tables stand in the kernel.
+//! The check `origins`: whether the kernel can check where packets enter. Also finds out which of this
+//! agent's tables are in the kernel.
 
 use nix::errno::Errno;
 use rustables::sys;
 use serde::Serialize;
 
-use super::CheckState;
+use super::result::CheckState;
 use crate::netlink::{self, Header, Messages, NetlinkError, Socket};
 use crate::nft::SUBSYSTEM;
 use crate::table::{Protections, TABLE, TableError};
@@ -21,7 +22,7 @@ pub struct InstalledTables {
 /// Looks for the tables in the network namespace of the calling thread.
 ///
 /// # Errors
-/// [`TableError`] if the kernel doesn't say.
+/// [`TableError`] if the tables can't be read.
 pub fn installed_tables() -> Result<InstalledTables, TableError> {
     let mut socket = Socket::open().map_err(TableError::from_reading)?;
     read_tables(&mut socket).map_err(TableError::from_reading)
@@ -42,17 +43,17 @@ fn has_table(socket: &mut Socket, family: i32) -> Result<bool, NetlinkError> {
     request.push(header, |table| {
         table.string(sys::NFTA_TABLE_NAME, TABLE);
     });
-    match socket.ask(request.as_bytes(), sequence, |_| Some(())) {
+    match socket.request(request.as_bytes(), sequence, |_| Some(())) {
         Ok(()) => Ok(true),
-        // A kernel without the family has no such table either.
+        // A kernel without the family does not have the table either.
         Err(NetlinkError::Refused { errno: Errno::ENOENT | Errno::EAFNOSUPPORT, .. }) => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-/// How the need stands. `available` is asked only where the table isn't there already: a trial costs the kernel a grace period of
-/// RCU, in which no rule can be changed.
-pub(super) fn need(
+/// The result of the check. `available` is called only if the table isn't there already: its trial takes an
+/// RCU grace period, during which no rule can be changed.
+pub(super) fn check(
     tables: Result<InstalledTables, NetlinkError>,
     available: impl FnOnce() -> Result<Protections, TableError>,
     has_bridge: bool,
@@ -67,17 +68,20 @@ pub(super) fn need(
             "the kernel has nftables' bridge family: the frames of pods on a bridge can be checked",
         ),
         Ok(_) if !has_bridge => CheckState::fine(
-            "the kernel lacks nftables' bridge family, which pods that hang on no bridge don't need",
+            "the kernel lacks nftables' bridge family, which is not required: pods are not attached to a \
+             bridge",
         ),
         Ok(_) => CheckState::warning(
-            "the kernel lacks nftables' bridge family. Policy is enforced by addresses, and the sources of packets of routed \
-             pods and from outside are checked. Not checked are frames of pods on a bridge: their source addresses, ARP and \
-             neighbour discovery, VLAN tags and other protocols, multicast and link-local packets between pods",
-            "load the module nf_tables_bridge, or use a kernel built with CONFIG_NF_TABLES_BRIDGE, and start the agent again",
+            "the kernel lacks nftables' bridge family. Policy is enforced by addresses, and the sources of \
+             packets of routed pods and from outside are checked. Not checked are frames of pods on a \
+             bridge: their source addresses, ARP and neighbour discovery, VLAN tags and other protocols, \
+             multicast and link-local packets between pods",
+            "load the module nf_tables_bridge, or use a kernel built with CONFIG_NF_TABLES_BRIDGE, and start \
+             the agent again",
         ),
         Err(error) => CheckState::warning(
-            format!("whether the kernel has nftables' bridge family can't be told ({error})"),
-            "do first what the needs above say",
+            format!("cannot find out whether the kernel has nftables' bridge family ({error})"),
+            "fix the failed checks above first",
         ),
     }
 }
@@ -94,22 +98,22 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_without_the_bridge_family_is_warned_about_where_pods_hang_on_a_bridge() {
-        assert!(matches!(need(NO_TABLES, || available(true), true), CheckState::Fine { .. }));
-        assert!(matches!(need(NO_TABLES, || available(false), false), CheckState::Fine { .. }));
-        let CheckState::Warning { what, todo } = need(NO_TABLES, || available(false), true) else {
+    fn a_kernel_without_the_bridge_family_is_a_warning_if_pods_are_attached_to_a_bridge() {
+        assert!(matches!(check(NO_TABLES, || available(true), true), CheckState::Fine { .. }));
+        assert!(matches!(check(NO_TABLES, || available(false), false), CheckState::Fine { .. }));
+        let CheckState::Warning { what, todo } = check(NO_TABLES, || available(false), true) else {
             panic!("no warning")
         };
         assert!(what.contains("Policy is enforced") && what.contains("Not checked are"), "{what}");
         assert!(todo.contains("nf_tables_bridge") && todo.contains("CONFIG_NF_TABLES_BRIDGE"), "{todo}");
-        let unknown = need(NO_TABLES, || Err(TableError::NotPermitted), true);
+        let unknown = check(NO_TABLES, || Err(TableError::NotPermitted), true);
         assert!(matches!(unknown, CheckState::Warning { .. }), "never wrong: {unknown:?}");
     }
 
     #[test]
-    fn a_table_that_is_there_shows_that_the_kernel_has_the_family() {
+    fn an_existing_table_shows_that_the_kernel_has_the_family() {
         let there = Ok(InstalledTables { inet: true, bridge: true });
-        let state = need(there, || panic!("a trial holds up an agent that runs"), true);
+        let state = check(there, || panic!("a trial delays a running agent"), true);
         assert!(matches!(state, CheckState::Fine { .. }), "{state:?}");
     }
 }

@@ -1,33 +1,37 @@
-//! The check `other-rules`: no other policy engine's rules are on the node, and no rules of another program take packets past ours.
+//! The check `other-rules`: no other policy engine's rules are on the node, and no rules of another program
+//! make packets bypass the agent's.
 //!
-//! From: tables, chains, flowtables and rules of all families, which include those of `iptables-nft`. To: those at fault, by name. Rules of
-//! `iptables-legacy` are not in nftables, and are not seen.
+//! From: tables, chains, flowtables and rules of all families, which include those of `iptables-nft`. To: the
+//! objects at fault, by name. Rules of `iptables-legacy` are not in nftables and are not found.
 //!
-//! An `accept` in a chain that comes before ours is no fault: it ends that chain, and the packet meets ours all the same. What takes packets
-//! past our hooks is a flowtable, and a program behind a queue that answers with a verdict for all hooks (`NF_STOP`).
+//! An `accept` in a chain before the agent's is harmless: it ends that chain, and the packet still reaches
+//! the agent's chains. Packets bypass the agent's hooks through a flowtable, or if a program that reads a
+//! queue answers with a verdict that skips the remaining hooks (`NF_STOP`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use rustables::sys;
 
-use super::CheckState;
+use super::family::family_name;
+use super::result::CheckState;
 use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
 use crate::nft::SUBSYSTEM;
 use crate::nft::queue::text;
 use crate::table::TABLE;
 
-/// How many objects are named.
+/// How many objects are listed by name.
 const MOST_NAMED: usize = 5;
-/// How often a list is read again because it changed meanwhile.
-const TRIES: usize = 8;
+/// How often a list is read at most, if it changes while it is read.
+const MAX_TRIES: usize = 8;
 
-/// By what names of tables and chains another policy engine is known: the beginning of the name, and the engine.
+/// The prefixes of the names of other policy engines' tables, with the engine.
 const TABLES: [(&str, &str); 4] = [
     ("calico", "Calico"),
     ("cilium", "Cilium"),
     ("kindnet-network-policies", "kindnet"),
     ("kube-network-policies", "kube-network-policies"),
 ];
+/// The prefixes of the names of other policy engines' chains, with the engine.
 const CHAINS: [(&str, &str); 7] = [
     ("cali-", "Calico"),
     ("CILIUM_", "Cilium"),
@@ -38,24 +42,24 @@ const CHAINS: [(&str, &str); 7] = [
     ("WEAVE-NPC", "Weave Net"),
 ];
 
-/// What was found of other programs.
+/// The objects of other programs that were found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct OtherRules {
-    /// Policy engines, each with its tables, or the tables that hold its chains, as `nft` takes them.
+    /// Policy engines, each with its tables, or the tables with its chains, in `nft`'s syntax.
     engines: BTreeMap<&'static str, BTreeSet<String>>,
-    /// Flowtables, whose connections pass by all hooks.
+    /// Flowtables, whose connections bypass all hooks.
     flowtables: BTreeSet<String>,
-    /// Chains that hand packets to a program.
+    /// Chains that queue packets to a program.
     queues: BTreeSet<String>,
 }
 
-/// How the check stands with what [`read`] found.
-pub(super) fn need(found: Result<OtherRules, NetlinkError>) -> CheckState {
+/// The result of the check, from the result of [`read`].
+pub(super) fn check(found: Result<OtherRules, NetlinkError>) -> CheckState {
     let OtherRules { engines, flowtables, queues } = match found {
         Ok(found) => found,
         Err(error) => {
             return CheckState::warning(
-                format!("whether another policy engine's rules are on this node can't be read ({error})"),
+                format!("cannot find out whether another policy engine's rules are on this node ({error})"),
                 "look for them with `nft list ruleset`",
             );
         }
@@ -64,12 +68,13 @@ pub(super) fn need(found: Result<OtherRules, NetlinkError>) -> CheckState {
     if !engines.is_empty() {
         let named = engines.iter().map(|(engine, tables)| format!("{engine} ({})", names(tables)));
         what.push(format!(
-            "rules of another policy engine are on this node: {}. A packet passes only if both allow it, and connections don't follow \
-             both engines' changes",
+            "rules of another policy engine are on this node: {}. A packet passes only if both allow it, and \
+             connections don't follow both engines' changes",
             named.collect::<Vec<_>>().join("; ")
         ));
         todo.push(
-            "run one engine, and remove what the other left (its own uninstall, or a reboot of the node)"
+            "run one engine, and remove the rules of the other (by its own uninstall, or a reboot of the \
+             node)"
                 .to_owned(),
         );
     }
@@ -87,13 +92,11 @@ pub(super) fn need(found: Result<OtherRules, NetlinkError>) -> CheckState {
             "chains hand packets to another program, which may let them pass by all rules: {}",
             names(&queues)
         ));
-        todo.push(format!(
-            "see whether that program's packets are pods' (the first: `nft list chain {first}`)"
-        ));
+        todo.push(format!("check whether these are packets of pods (the first: `nft list chain {first}`)"));
     }
     if what.is_empty() {
         return CheckState::fine(
-            "no other policy engine's rules are here, and none that take packets past the agent's",
+            "no other policy engine's rules are on this node, and no rules make packets bypass the agent's",
         );
     }
     CheckState::warning(what.join("; "), todo.join("; "))
@@ -107,7 +110,7 @@ fn names(all: &BTreeSet<String>) -> String {
     }
 }
 
-/// Reads all tables but ours.
+/// Reads all tables except the agent's.
 pub(super) fn read(socket: &mut Socket) -> Result<OtherRules, NetlinkError> {
     let mut found = OtherRules::default();
     dump(socket, sys::NFT_MSG_GETTABLE, |family, table| {
@@ -132,7 +135,7 @@ pub(super) fn read(socket: &mut Socket) -> Result<OtherRules, NetlinkError> {
         let Some(chain) = Name::read(family, rule, &[sys::NFTA_RULE_TABLE, sys::NFTA_RULE_CHAIN]) else {
             return;
         };
-        if attribute(rule, sys::NFTA_RULE_EXPRESSIONS).is_some_and(hands_to_a_program) {
+        if attribute(rule, sys::NFTA_RULE_EXPRESSIONS).is_some_and(queues_packets) {
             found.queues.insert(chain.to_string());
         }
     })?;
@@ -143,9 +146,9 @@ fn known(names: &[(&str, &'static str)], name: &str) -> Option<&'static str> {
     names.iter().find(|(begin, _)| name.starts_with(begin)).map(|(_, engine)| *engine)
 }
 
-/// Whether ANY of a rule's expressions is a queue.
-fn hands_to_a_program(expressions: &[u8]) -> bool {
-    // `linux/netfilter/nf_tables_compat.h`, which the library doesn't cover.
+/// Whether ANY of a rule's expressions queues the packet.
+fn queues_packets(expressions: &[u8]) -> bool {
+    // `linux/netfilter/nf_tables_compat.h`, which the library lacks.
     const NFTA_TARGET_NAME: u16 = 1;
     AttributeReader::new(expressions).any(|(_, expression)| {
         let data = attribute(expression, sys::NFTA_EXPR_DATA).unwrap_or_default();
@@ -157,23 +160,23 @@ fn hands_to_a_program(expressions: &[u8]) -> bool {
     })
 }
 
-/// An object as `nft` takes it: family, table, and its own name if it is in a table.
+/// An object in `nft`'s syntax: family, table, and its own name if it is in a table.
 struct Name {
     family: &'static str,
     names: Vec<String>,
 }
 
 impl Name {
-    /// `None` for an object of our tables, or one without a name.
+    /// Parses the name; `None` for an object of the agent's tables, or one without a name.
     fn read(family: u8, attributes: &[u8], kinds: &[u16]) -> Option<Self> {
-        // The kernel takes any bytes for a name; a terminal should not.
+        // The kernel allows any bytes in a name, which must not reach a terminal.
         let name = |kind: &u16| {
             Some(String::from_utf8_lossy(text(attribute(attributes, *kind)?)).escape_debug().to_string())
         };
         let names: Vec<String> = kinds.iter().map(name).collect::<Option<_>>()?;
         let is_ours =
             names.first()? == TABLE && [libc::NFPROTO_INET, libc::NFPROTO_BRIDGE].contains(&family.into());
-        (!is_ours).then(|| Self { family: super::family_name(family), names })
+        (!is_ours).then(|| Self { family: family_name(family), names })
     }
 
     fn last(&self) -> &str {
@@ -192,7 +195,7 @@ impl std::fmt::Display for Name {
 }
 
 fn dump(socket: &mut Socket, kind: u32, mut each: impl FnMut(u8, &[u8])) -> Result<(), NetlinkError> {
-    let mut tries = TRIES;
+    let mut tries = MAX_TRIES;
     loop {
         let mut request = Messages::default();
         let kind = SUBSYSTEM | kind as u16;
@@ -201,7 +204,7 @@ fn dump(socket: &mut Socket, kind: u32, mut each: impl FnMut(u8, &[u8])) -> Resu
         request.push(Header { kind, flags, sequence: socket.next_sequence(), family }, |_| {});
         tries -= 1;
         match socket.dump(request.as_bytes(), |message| each(message.family, message.attributes)) {
-            // What was found twice counts once.
+            // Objects that were found twice count once.
             Err(NetlinkError::Interrupted) if tries > 0 => {}
             answer => return answer,
         }

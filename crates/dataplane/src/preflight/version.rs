@@ -1,4 +1,4 @@
-//! The version of the kernel, where what to do depends on it.
+//! The kernel's version, on which the agent's configuration depends.
 
 use std::fmt;
 use std::fs;
@@ -7,38 +7,38 @@ use std::str::FromStr;
 /// The first two numbers of a kernel's version.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct KernelVersion {
-    /// 6 of 6.12.
+    /// 6 in 6.12.
     pub major: u32,
-    /// 12 of 6.12.
+    /// 12 in 6.12.
     pub minor: u32,
 }
 
-/// The first kernel in which two DNS queries from one socket don't lose one of them when both wait in a queue after they
-/// were routed (netfilter bug 1766).
-const KEEPS_PARALLEL_DNS: KernelVersion = KernelVersion { major: 6, minor: 12 };
+/// The first kernel that doesn't lose one of two DNS queries from one socket when both wait in a queue after
+/// they were routed (netfilter bug 1766).
+const FIXES_PARALLEL_DNS: KernelVersion = KernelVersion { major: 6, minor: 12 };
 
 impl KernelVersion {
-    /// The version of the running kernel; `None` if it doesn't say so in a form that is understood.
+    /// The version of the running kernel; `None` if it can't be parsed.
     pub fn running() -> Option<Self> {
         fs::read_to_string("/proc/sys/kernel/osrelease").ok()?.parse().ok()
     }
 
-    /// Whether this kernel loses parallel DNS queries that are evaluated after they were routed, so that they should be
-    /// evaluated before (chain `prerouting-dns`).
+    /// Whether this kernel loses parallel DNS queries that are evaluated after they were routed. They should
+    /// be evaluated before (chain `prerouting-dns`).
     pub fn loses_parallel_dns(self) -> bool {
-        self < KEEPS_PARALLEL_DNS
+        self < FIXES_PARALLEL_DNS
     }
 }
 
-/// A text that is no kernel version.
+/// The text is not a kernel version.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{0:?} is no kernel version such as 6.12.3")]
+#[error("{0:?} is not a kernel version such as 6.12.3")]
 pub struct NoKernelVersion(String);
 
 impl FromStr for KernelVersion {
     type Err = NoKernelVersion;
 
-    /// Reads `6.12.3-anything`.
+    /// Parses `6.12.3-anything`.
     fn from_str(text: &str) -> Result<Self, NoKernelVersion> {
         let mut numbers = text.trim().split(|c: char| !c.is_ascii_digit()).map(str::parse);
         match (numbers.next(), numbers.next()) {
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_version_is_said() {
+    fn a_text_that_is_not_a_version_is_an_error() {
         for text in ["", "x", "6", "six.12", "-6.12"] {
             assert!(text.parse::<KernelVersion>().is_err(), "{text}");
         }

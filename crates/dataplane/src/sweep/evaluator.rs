@@ -1,7 +1,8 @@
-//! What a snapshot makes of connections.
+//! Evaluates connections under a snapshot.
 //!
-//! From: connections as they show in conntrack, snapshots. To: sweeps, and the agent's register of connections that are cut. Invariant: the
-//! answer is that of the hooks for the packets of the connection.
+//! From: connections as conntrack shows them, and a snapshot. To: sweeps, and the agent's register of
+//! connections that are cut. Invariant: the verdict is the one that the hooks give to the connection's
+//! packets.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,17 +10,17 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use policy::{Decision, Directions, Outcome, Packet, Protocol, Reason, Snapshot, Verdict};
 
-use super::LocalAddresses;
+use super::local::LocalAddresses;
 use crate::ports::{Overlay, is_link_local};
 
-/// Packets of the nodes' overlay to nodes: none of a pod's business (semantics 32).
+/// Packets of the nodes' overlay to nodes, which pods may not send (semantics 32).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct OverlayFlows {
-    /// What carries it.
+    /// The protocols of the overlay.
     pub overlays: BTreeSet<Overlay>,
     /// The addresses of all nodes.
     pub node_addresses: BTreeSet<IpAddr>,
-    /// The pod CIDRs of all nodes: an address outside may be a node's as well.
+    /// The pod CIDRs of all nodes: an address outside of them may also be a node's.
     pub pod_cidrs: BTreeSet<IpNet>,
 }
 
@@ -30,7 +31,7 @@ impl OverlayFlows {
             (protocol, _) => Overlay::Protocol(protocol.0),
         };
         let destination = packet.destination();
-        // A group's address, a broadcast or a link-local one reaches the node's device as well.
+        // Multicast, broadcast and link-local addresses also reach the node's device.
         let is_on_link = destination.is_multicast()
             || destination == IpAddr::V4(Ipv4Addr::BROADCAST)
             || is_link_local(destination);
@@ -43,15 +44,15 @@ impl OverlayFlows {
     }
 }
 
-/// What a snapshot makes of a connection.
+/// The verdict on a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Standing {
-    /// It may go on.
+pub enum ConnectionVerdict {
+    /// Its packets pass.
     Allowed,
-    /// It is to be cut.
+    /// It must be cut.
     Denied,
-    /// Nothing denies it but that a pod is not known yet.
-    Unknown,
+    /// It is denied only because a pod is not known yet.
+    Provisional,
 }
 
 /// Evaluates connections as the hooks evaluate their packets.
@@ -61,40 +62,41 @@ pub struct Evaluator<'a> {
     pub snapshot: &'a Snapshot,
     /// The node's own addresses.
     pub local: &'a LocalAddresses,
-    /// What pods may not send to nodes, whatever policy says.
+    /// Packets that pods may not send to nodes, regardless of policy.
     pub overlay: &'a OverlayFlows,
 }
 
 impl Evaluator<'_> {
-    /// Evaluates a connection. One whose opener is unknown (`is_oriented` is false) must be allowed in BOTH orientations.
-    pub fn standing(&self, connection: &Packet, is_oriented: bool) -> Standing {
-        match self.standing_as_opened(connection) {
-            Standing::Allowed if !is_oriented => self.standing_as_opened(&connection.reversed()),
-            standing => standing,
+    /// Evaluates a connection. One whose opener is unknown (`is_oriented` is false) must be allowed in BOTH
+    /// orientations.
+    pub fn verdict(&self, connection: &Packet, is_oriented: bool) -> ConnectionVerdict {
+        match self.verdict_as_opened(connection) {
+            ConnectionVerdict::Allowed if !is_oriented => self.verdict_as_opened(&connection.reversed()),
+            verdict => verdict,
         }
     }
 
-    fn standing_as_opened(&self, connection: &Packet) -> Standing {
-        self.standing_by(&self.evaluate(connection), connection)
+    fn verdict_as_opened(&self, connection: &Packet) -> ConnectionVerdict {
+        self.verdict_by(&self.evaluate(connection), connection)
     }
 
-    /// What becomes of a connection that is evaluated so.
-    pub(super) fn standing_by(&self, decision: &Decision, connection: &Packet) -> Standing {
+    /// The verdict on a connection, given the snapshot's decision.
+    pub(super) fn verdict_by(&self, decision: &Decision, connection: &Packet) -> ConnectionVerdict {
         let is_overlay = concerns_us(decision)
             && !self.local.contains(connection.source())
             && self.overlay.contains(connection);
-        if is_overlay { Standing::Denied } else { standing(decision) }
+        if is_overlay { ConnectionVerdict::Denied } else { verdict(decision) }
     }
 
     pub(super) fn evaluate(&self, packet: &Packet) -> Decision {
         if self.local.contains(packet.source()) {
-            // The node always reaches its pods (semantics 21); by the rules such packets never get to a queue.
+            // The node always reaches its pods (semantics 21): the rules never queue such packets.
             return Decision {
                 egress: Outcome::allow(Reason::NotAPod),
                 ingress: Outcome::allow(Reason::OwnNode),
             };
         }
-        // The node's own end of the pods' bridge lies in the pod CIDR and is no pod.
+        // The node's own address on the pods' bridge is in the pod CIDR and is not a pod.
         let is_local = self.local.contains(packet.destination());
         let directions = if is_local { Directions::Egress } else { Directions::Both };
         self.snapshot.evaluate(packet, directions)
@@ -108,18 +110,19 @@ pub(super) fn concerns_us(decision: &Decision) -> bool {
     !(elsewhere(decision.egress) && elsewhere(decision.ingress))
 }
 
-/// A connection is denied if ANY direction denies it for a reason that more knowledge can't take away. One that only an
-/// unknown pod denies belongs to a pod that is just coming, or to one that is gone, whose address another may get: its packets are
-/// held from now on, or dropped, like those of new connections, and evaluated when the pod is known.
-fn standing(decision: &Decision) -> Standing {
+/// A connection is denied if ANY direction denies it for a reason that is not provisional. If it is denied
+/// only because a pod is unknown, then the pod is about to become known, or it is gone and another pod may
+/// get its address. Packets of such a connection are held or dropped from now on, like those of new
+/// connections, and are evaluated when the pod is known.
+fn verdict(decision: &Decision) -> ConnectionVerdict {
     let denies = |outcome: Outcome| outcome.verdict == Verdict::Deny;
     let [egress, ingress] = [decision.egress, decision.ingress];
     if [egress, ingress].into_iter().any(|outcome| denies(outcome) && !outcome.reason.is_provisional()) {
-        Standing::Denied
+        ConnectionVerdict::Denied
     } else if denies(egress) || denies(ingress) {
-        Standing::Unknown
+        ConnectionVerdict::Provisional
     } else {
-        Standing::Allowed
+        ConnectionVerdict::Allowed
     }
 }
 
@@ -134,29 +137,29 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_denied_by_either_side_and_never_by_an_unknown_pod_alone() {
+    fn a_connection_is_denied_by_either_side_and_provisional_if_only_an_unknown_pod_denies_it() {
         let open = Outcome::allow(Reason::NotIsolated);
         let closed = Outcome::deny(Reason::DefaultDeny);
         let ruled_out = Outcome::deny(Reason::Rule(RuleId(3)));
         let unknown = Outcome::deny(Reason::UnknownPod);
         let peer = Outcome::deny(Reason::UnknownPeer);
         for (egress, ingress, expected) in [
-            (open, open, Standing::Allowed),
-            (open, closed, Standing::Denied),
-            (ruled_out, open, Standing::Denied),
-            (unknown, open, Standing::Unknown),
-            (open, unknown, Standing::Unknown),
-            (unknown, unknown, Standing::Unknown),
-            (unknown, closed, Standing::Denied),
-            (closed, unknown, Standing::Denied),
-            (open, peer, Standing::Unknown),
-            (unknown, peer, Standing::Unknown),
-            (peer, closed, Standing::Denied),
+            (open, open, ConnectionVerdict::Allowed),
+            (open, closed, ConnectionVerdict::Denied),
+            (ruled_out, open, ConnectionVerdict::Denied),
+            (unknown, open, ConnectionVerdict::Provisional),
+            (open, unknown, ConnectionVerdict::Provisional),
+            (unknown, unknown, ConnectionVerdict::Provisional),
+            (unknown, closed, ConnectionVerdict::Denied),
+            (closed, unknown, ConnectionVerdict::Denied),
+            (open, peer, ConnectionVerdict::Provisional),
+            (unknown, peer, ConnectionVerdict::Provisional),
+            (peer, closed, ConnectionVerdict::Denied),
             // With `--on-unknown-pod=allow` an unknown pod does not deny.
-            (Outcome::allow(Reason::UnknownPod), open, Standing::Allowed),
+            (Outcome::allow(Reason::UnknownPod), open, ConnectionVerdict::Allowed),
         ] {
             assert_eq!(
-                standing(&decision(egress, ingress)),
+                verdict(&decision(egress, ingress)),
                 expected,
                 "egress {egress:?}, ingress {ingress:?}"
             );

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use nix::ifaddrs::getifaddrs;
 
-/// Every address of every interface of a network namespace. Node objects list only some of them: not the pods' bridge,
-/// nor Flannel's own interface.
+/// Every address of every interface of a network namespace. Node objects list only some of them: they lack
+/// those of the pods' bridge and of Flannel's own interface.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LocalAddresses {
     /// Sorted, each once.
@@ -14,7 +14,7 @@ pub struct LocalAddresses {
 }
 
 impl LocalAddresses {
-    /// Those of the calling thread's network namespace, now.
+    /// Reads the current addresses of the calling thread's network namespace.
     pub fn read() -> io::Result<Self> {
         let interfaces = getifaddrs().map_err(io::Error::from)?;
         Ok(interfaces
@@ -23,7 +23,7 @@ impl LocalAddresses {
             .collect())
     }
 
-    /// Whether `address` is the node's own. All of 127.0.0.0/8 is.
+    /// Whether `address` is the node's own. All of 127.0.0.0/8 is its own.
     pub fn contains(&self, address: IpAddr) -> bool {
         address.is_loopback() || self.addresses.binary_search(&address).is_ok()
     }
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nodes_addresses_are_those_of_its_interfaces_and_all_of_127() {
+    fn the_nodes_addresses_are_those_of_its_interfaces_and_127_0_0_0_8() {
         let local: LocalAddresses = ["10.244.1.1", "192.0.2.7", "fd00::1", "192.0.2.7"]
             .map(|address| address.parse().unwrap())
             .into_iter()
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_of_an_ipv4_socket_bound_here_is_the_nodes_own() {
+    fn the_address_of_a_locally_bound_ipv4_socket_is_the_nodes_own() {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         assert!(LocalAddresses::read().unwrap().contains(socket.local_addr().unwrap().ip()));
     }

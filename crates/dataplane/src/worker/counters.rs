@@ -1,4 +1,4 @@
-//! What a worker has done, counted without waiting for anybody.
+//! A worker's counters, which are written and read without locks.
 
 use std::iter::Sum;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_utils::CachePadded;
 use policy::Verdict;
 
-/// What one worker has done since it started.
+/// The counters of one worker since it started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
     /// Packets evaluated: the sum of the two below.
@@ -21,26 +21,27 @@ pub struct Counters {
     pub gone: u64,
     /// Messages to or from the kernel for which there was no memory.
     pub enobufs: u64,
-    /// Packets that had to wait.
+    /// Packets whose decision was provisional.
     pub hold: HoldCounters,
 }
 
-/// Packets about which a pod decides that is not known (yet).
+/// Packets whose decision depends on a pod that is not known (yet).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct HoldCounters {
-    /// Packets held now.
+    /// Packets that are held now.
     pub now: u64,
-    /// Packets that were held: those held now, and the sum of the three below.
+    /// Packets that were held: those that are held now, and the sum of the three below.
     pub held: u64,
-    /// Held, and then allowed since the pod became known.
+    /// Packets that were held and then allowed, because the pod became known.
     pub allowed: u64,
-    /// Held, and then denied since the pod became known.
+    /// Packets that were held and then denied, because the pod became known.
     pub denied: u64,
-    /// Held as long as may be (or until the agent ended), and then let pass or dropped as the operator says.
+    /// Packets that were held until the timeout (or until the agent ended), and then accepted or dropped by
+    /// `--on-unknown-pod`.
     pub expired: u64,
-    /// Not held for lack of room, and so let pass or dropped at once.
-    pub no_room: u64,
-    /// Dropped without a verdict: what a connection sent again while its first packet was held.
+    /// Packets that were not held because of a limit, and accepted or dropped at once.
+    pub over_limit: u64,
+    /// Retransmitted packets that were dropped without an evaluation, because the first one was held.
     pub repeated: u64,
 }
 
@@ -59,14 +60,15 @@ impl Sum for Counters {
                 allowed: sum.hold.allowed + one.hold.allowed,
                 denied: sum.hold.denied + one.hold.denied,
                 expired: sum.hold.expired + one.hold.expired,
-                no_room: sum.hold.no_room + one.hold.no_room,
+                over_limit: sum.hold.over_limit + one.hold.over_limit,
                 repeated: sum.hold.repeated + one.hold.repeated,
             },
         })
     }
 }
 
-/// The counters of one worker, on cache lines of their own. Only the worker writes, anybody reads.
+/// The counters of one worker, on separate cache lines. Only the worker writes them, any thread may read
+/// them.
 #[derive(Debug, Default)]
 pub(crate) struct SharedCounters(CachePadded<Cells>);
 
@@ -82,7 +84,7 @@ struct Cells {
     held_allowed: AtomicU64,
     held_denied: AtomicU64,
     expired: AtomicU64,
-    no_room: AtomicU64,
+    over_limit: AtomicU64,
     repeated: AtomicU64,
 }
 
@@ -108,13 +110,13 @@ impl SharedCounters {
         add(&self.0.enobufs);
     }
 
-    /// Counts a packet that is held from here on: one of so many.
+    /// Counts a packet that is now held, as one of `now` held packets.
     pub(crate) fn hold(&self, now: usize) {
         add(&self.0.held);
         self.0.held_now.store(now as u64, Ordering::Relaxed);
     }
 
-    /// Counts the verdict on a held packet: `None` if the snapshot was still unsure. So many are held still.
+    /// Counts the verdict on a held packet, `None` if it was still provisional. `now` packets are still held.
     pub(crate) fn release(&self, verdict: Option<Verdict>, now: usize) {
         add(match verdict {
             Some(Verdict::Allow) => &self.0.held_allowed,
@@ -124,12 +126,12 @@ impl SharedCounters {
         self.0.held_now.store(now as u64, Ordering::Relaxed);
     }
 
-    /// Counts a packet for which there was no room.
-    pub(crate) fn no_room(&self) {
-        add(&self.0.no_room);
+    /// Counts a packet that was not held because of a limit.
+    pub(crate) fn over_limit(&self) {
+        add(&self.0.over_limit);
     }
 
-    /// Counts a packet that repeats a held one.
+    /// Counts a packet that retransmits a held one.
     pub(crate) fn repeated(&self) {
         add(&self.0.repeated);
     }
@@ -156,14 +158,14 @@ impl SharedCounters {
                 allowed: read(&self.0.held_allowed),
                 denied: read(&self.0.held_denied),
                 expired: read(&self.0.expired),
-                no_room: read(&self.0.no_room),
+                over_limit: read(&self.0.over_limit),
                 repeated: read(&self.0.repeated),
             },
         }
     }
 }
 
-/// One writer: no locked instruction is needed.
+/// Adds one without a locked instruction: there is only one writer.
 fn add(cell: &AtomicU64) {
     cell.store(cell.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }

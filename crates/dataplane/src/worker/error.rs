@@ -2,14 +2,14 @@
 
 use std::io;
 
-use super::socket::Owner;
+use super::socket::SocketOwner;
 
 /// A queue can't be served, or no longer.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// Netfilter's netlink socket can't be opened.
     #[error(
-        "no netlink socket for NFQUEUE: {0}; the kernel must have nfnetlink_queue (`modprobe nfnetlink_queue`)"
+        "no netlink socket for NFQUEUE (the kernel must have nfnetlink_queue: `modprobe nfnetlink_queue`)"
     )]
     Open(#[source] io::Error),
     /// Another program serves a queue of this number.
@@ -19,10 +19,10 @@ pub enum WorkerError {
     Taken {
         /// The queue.
         queue: u16,
-        /// Who has it.
-        owner: Owner,
+        /// Which program has bound it.
+        owner: SocketOwner,
     },
-    /// The right is missing.
+    /// The process lacks `CAP_NET_ADMIN`.
     #[error(
         "NFQUEUE {queue} can't be bound without CAP_NET_ADMIN: run as root, or add the capability NET_ADMIN"
     )]
@@ -32,19 +32,21 @@ pub enum WorkerError {
     },
     /// The kernel refused to bind a queue or to set it up.
     #[error(
-        "NFQUEUE {queue} can't be set up: {setting}: {source}; the kernel must have nfnetlink_queue (`modprobe nfnetlink_queue`)"
+        "NFQUEUE {queue} can't be set up: {setting} (the kernel must have nfnetlink_queue: \
+         `modprobe nfnetlink_queue`)"
     )]
     Setup {
         /// The queue.
         queue: u16,
-        /// What was to be set.
+        /// The setting that failed.
         setting: &'static str,
         /// What the kernel answered.
         source: io::Error,
     },
     /// The thread can't be started.
     #[error(
-        "no thread for NFQUEUE {queue}: {source}; the limit on processes (`ulimit -u`, or the container's pids limit) may be reached"
+        "no thread for NFQUEUE {queue} (the limit on processes may be reached: `ulimit -u`, or the \
+         container's pids limit)"
     )]
     Thread {
         /// The queue.
@@ -53,7 +55,7 @@ pub enum WorkerError {
         source: io::Error,
     },
     /// The socket failed while packets came.
-    #[error("NFQUEUE {queue} is no longer served: {source}; restart the agent")]
+    #[error("NFQUEUE {queue} is no longer served (restart the agent)")]
     Receive {
         /// The queue.
         queue: u16,
@@ -62,7 +64,8 @@ pub enum WorkerError {
     },
     /// The thread ended by a panic.
     #[error(
-        "NFQUEUE {queue} is no longer served: its thread panicked; restart the agent and report the message it printed"
+        "NFQUEUE {queue} is no longer served: its thread panicked; restart the agent and report the message \
+         it printed"
     )]
     Panicked {
         /// The queue.

@@ -1,8 +1,9 @@
-//! The packets that a worker holds because the snapshot is unsure of them: a pod that is not known yet decides.
+//! The packets that a worker holds because their decision is provisional: it depends on a pod that is not
+//! known yet.
 //!
-//! From: the worker, with the snapshot that was unsure. Back to it: when a newer snapshot is there, or when a packet has
-//! waited as long as it may. Invariant: all were found unsure under [`Hold::generation`] or later, so nothing needs to be
-//! evaluated again while that snapshot is current.
+//! From: the worker, with the generation of the snapshot. To: the worker, once there is a newer snapshot or a
+//! packet expires. Invariant: the decision on ALL of them was provisional under [`Hold::generation`] or
+//! later, so none needs to be evaluated again while that snapshot is current.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -12,149 +13,160 @@ use nfq::Message;
 use policy::{Generation, Packet, Protocol};
 
 use super::permits::{Permit, Permits, Sender};
+use crate::ports::InterfaceIndex;
 
-/// How long packets wait for a pod to be known, and how many.
+/// How long packets are held until their pod is known, and how many.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HoldLimits {
-    /// How long one packet waits at most: some seconds. With zero none waits.
-    pub time: Duration,
-    /// How many wait at most, in all queues together; the quota of one sender is a sixteenth of them, or eight. Each takes some 5 KB.
-    pub packets: u32,
+    /// How long one packet is held at most: some seconds. With zero none is held.
+    pub timeout: Duration,
+    /// How many packets are held at most, in all queues together. The quota of one sender is a sixteenth of
+    /// them, and at least eight. Each takes some 5 KB.
+    pub limit: u32,
 }
 
 impl Default for HoldLimits {
-    /// The API server knows of a pod's address about a second after the pod has it, and a kubelet that is busy tells it later.
+    /// The API server has a pod's address about a second after the pod has it, or later if the kubelet is
+    /// busy.
     fn default() -> Self {
-        Self { time: Duration::from_secs(5), packets: 2048 }
+        Self { timeout: Duration::from_secs(5), limit: 2048 }
     }
 }
 
 /// See the module.
 pub(crate) struct Hold {
-    time: Duration,
-    /// How many this queue may hold, whatever permits there are: they fill the kernel's queue too, and half of it stays free.
-    most: usize,
+    timeout: Duration,
+    /// How many packets this queue may hold, regardless of free permits. Held packets also occupy the
+    /// kernel's queue, so half of that stays free.
+    limit: usize,
     permits: Arc<Permits>,
-    /// Oldest first, which are the first to end, too.
-    packets: VecDeque<Held>,
-    /// Those of connections that send again what got no answer.
-    resent: HashSet<Packet>,
+    /// Oldest first. The oldest are also the first to expire.
+    packets: VecDeque<HeldPacket>,
+    /// The held packets of protocols that retransmit.
+    retransmitting: HashSet<Packet>,
     generation: Generation,
 }
 
-/// One packet.
-pub(crate) struct Held {
+/// A held packet.
+pub(crate) struct HeldPacket {
     pub(crate) message: Message,
-    pub(crate) ticket: Ticket,
+    pub(crate) entry: HoldEntry,
 }
 
-/// What is kept beside the packet itself.
-pub(crate) struct Ticket {
+/// What is stored beside the kernel's message.
+pub(crate) struct HoldEntry {
     pub(crate) packet: Packet,
     pub(crate) since: Instant,
     permit: Permit,
 }
 
-/// What becomes of a packet that wants to wait.
-pub(crate) enum Offered {
-    /// It is held.
-    Taken,
-    /// Its first is held already: this one brings nothing.
+/// The result of [`Hold::try_hold`].
+pub(crate) enum HoldOutcome {
+    /// The packet is held.
+    Held,
+    /// It retransmits a packet that is held already.
     Repeated(Message),
-    /// There is no permit.
-    NoRoom(Message),
+    /// The queue's limit is reached, or there is no permit.
+    OverLimit(Message),
 }
 
 impl Hold {
-    /// Of a queue with this length.
+    /// For a queue with this length.
     pub(crate) fn new(limits: HoldLimits, permits: Arc<Permits>, queue_length: u32) -> Self {
-        let most = if limits.time.is_zero() { 0 } else { limits.packets.min(queue_length / 2) as usize };
+        let limit = if limits.timeout.is_zero() { 0 } else { limits.limit.min(queue_length / 2) as usize };
         Self {
-            time: limits.time,
-            most,
+            timeout: limits.timeout,
+            limit,
             permits,
-            packets: VecDeque::with_capacity(most),
-            resent: HashSet::with_capacity(most),
+            packets: VecDeque::with_capacity(limit),
+            retransmitting: HashSet::with_capacity(limit),
             generation: Generation::default(),
         }
     }
 
-    /// Whether packets can wait at all.
+    /// Whether any packet can be held.
     pub(crate) fn is_open(&self) -> bool {
-        self.most > 0
+        self.limit > 0
     }
 
-    /// Takes no more, and those that wait have waited long enough.
+    /// Holds no more packets, and expires those that are held.
     pub(crate) fn close(&mut self) {
-        self.most = 0;
-        self.time = Duration::ZERO;
+        self.limit = 0;
+        self.timeout = Duration::ZERO;
     }
 
-    /// Whether none waits.
+    /// Whether no packet is held.
     pub(crate) fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }
 
-    /// How many wait.
+    /// How many packets are held.
     pub(crate) fn len(&self) -> usize {
         self.packets.len()
     }
 
-    /// The oldest snapshot under which one of them was found unsure.
+    /// The oldest snapshot under which the latest decision on a held packet was provisional.
     pub(crate) fn generation(&self) -> Generation {
         self.generation
     }
 
-    /// All were found unsure under this snapshot, or a later one.
+    /// Records that the decision on ALL held packets was provisional under this snapshot or a later one.
     pub(crate) fn set_generation(&mut self, generation: Generation) {
         self.generation = generation;
     }
 
-    /// When the first of them has waited as long as it may.
-    pub(crate) fn first_end(&self) -> Option<Instant> {
-        self.packets.front().map(|held| self.end(&held.ticket))
+    /// When the first of the held packets expires.
+    pub(crate) fn first_deadline(&self) -> Option<Instant> {
+        self.packets.front().map(|held| self.deadline(&held.entry))
     }
 
-    /// When a packet has waited as long as it may.
-    pub(crate) fn end(&self, ticket: &Ticket) -> Instant {
-        ticket.since + self.time
+    /// When a packet expires.
+    pub(crate) fn deadline(&self, entry: &HoldEntry) -> Instant {
+        entry.since + self.timeout
     }
 
-    /// Takes a packet that was found unsure under this snapshot, if there is a permit.
-    pub(crate) fn offer(&mut self, message: Message, packet: Packet, generation: Generation) -> Offered {
-        let is_resent = matches!(packet.protocol, Protocol::TCP | Protocol::SCTP);
-        if is_resent && self.resent.contains(&packet) {
-            return Offered::Repeated(message);
+    /// Holds a packet whose decision is provisional under this snapshot, if there is a permit.
+    pub(crate) fn try_hold(
+        &mut self,
+        message: Message,
+        packet: Packet,
+        generation: Generation,
+    ) -> HoldOutcome {
+        let retransmits = matches!(packet.protocol, Protocol::TCP | Protocol::SCTP);
+        if retransmits && self.retransmitting.contains(&packet) {
+            return HoldOutcome::Repeated(message);
         }
-        if self.packets.len() >= self.most {
-            return Offered::NoRoom(message);
+        if self.packets.len() >= self.limit {
+            return HoldOutcome::OverLimit(message);
         }
-        let sender = Sender::new(message.get_physindev(), packet.source());
-        let Some(permit) = self.permits.take(sender) else { return Offered::NoRoom(message) };
+        let sender = Sender::new(InterfaceIndex(message.get_physindev()), packet.source());
+        let Some(permit) = self.permits.take(sender) else { return HoldOutcome::OverLimit(message) };
         if self.packets.is_empty() || generation < self.generation {
             self.generation = generation;
         }
-        if is_resent {
-            self.resent.insert(packet);
+        if retransmits {
+            self.retransmitting.insert(packet);
         }
-        let ticket = Ticket { packet, since: Instant::now(), permit };
-        self.packets.push_back(Held { message, ticket });
-        Offered::Taken
+        let entry = HoldEntry { packet, since: Instant::now(), permit };
+        self.packets.push_back(HeldPacket { message, entry });
+        HoldOutcome::Held
     }
 
-    /// Hands out the oldest. It keeps its permit: [`Hold::keep`] or [`Hold::release`] decides about that.
-    pub(crate) fn next(&mut self) -> Option<Held> {
+    /// Removes the oldest packet, which keeps its permit until [`Hold::release`]. [`Hold::keep`] puts it
+    /// back.
+    pub(crate) fn next(&mut self) -> Option<HeldPacket> {
         self.packets.pop_front()
     }
 
-    /// Takes back what was handed out. Once all were handed out and some came back, those are in their old order.
-    pub(crate) fn keep(&mut self, held: Held) {
+    /// Puts a removed packet back, at the end. Once all packets were removed and some were put back, these
+    /// are in their old order.
+    pub(crate) fn keep(&mut self, held: HeldPacket) {
         self.packets.push_back(held);
     }
 
-    /// Forgets a packet that was handed out and has its verdict.
-    pub(crate) fn release(&mut self, ticket: Ticket) {
-        self.resent.remove(&ticket.packet);
-        self.permits.release(ticket.permit);
+    /// Releases the permit of a removed packet that has its verdict.
+    pub(crate) fn release(&mut self, entry: HoldEntry) {
+        self.retransmitting.remove(&entry.packet);
+        self.permits.release(entry.permit);
     }
 }

@@ -1,34 +1,37 @@
-//! Permits to hold a packet: a semaphore of all workers of an agent, with a quota for each sender.
+//! Permits to hold a packet: a semaphore that all workers of an agent share, with a quota for each sender.
 //!
-//! Invariant: at most as many permits are taken as there are, at most a quota of them by one sender, and at most half of them by senders
-//! that are known by source address alone. So a flood leaves permits for others, even from a pod that may send from any address
-//! (`--exempt-origin`) or from a host outside. A permit is there or it is not: no caller waits.
+//! Invariant: the permits taken are at most the limit, at most a quota for each sender, and at most half of
+//! the limit for all senders that are identified by source address alone. So a flood leaves permits for
+//! others, even from a pod that may send from any address (`--exempt-origin`) or from a host outside. Taking
+//! a permit never blocks.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use crate::ports::InterfaceIndex;
+
 /// The quota of one sender is one permit in this many...
 const SENDERS: u32 = 16;
-/// ... but at least this many: what a pod that starts sends at once.
-const LEAST_QUOTA: u32 = 8;
+/// ... but at least this many: what a starting pod sends at once.
+const MIN_QUOTA: u32 = 8;
 /// Senders are counted by their hash. Two that share a count share a quota.
 const COUNTS: usize = 1024;
 
-/// Who sent a packet.
+/// The sender of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Sender {
-    /// The port of a bridge where it entered, by its interface index.
-    Port(u32),
-    /// Its source address, where the kernel does not tell the port: between two pods of one bridge, whose sources were checked at their
-    /// ports, on routed ports, and from other nodes.
+    /// The bridge port where it entered.
+    Port(InterfaceIndex),
+    /// Its source address, where the kernel does not report the port: between two pods of one bridge, whose
+    /// sources were checked at their ports, on routed ports, and from other nodes.
     Source(IpAddr),
 }
 
 impl Sender {
-    /// Of a packet from `source` that entered at this port; 0 if the kernel does not tell.
-    pub(crate) fn new(port: u32, source: IpAddr) -> Self {
-        if port == 0 { Self::Source(source) } else { Self::Port(port) }
+    /// The sender of a packet from `source` that entered at this port; 0 if the kernel does not report it.
+    pub(crate) fn new(port: InterfaceIndex, source: IpAddr) -> Self {
+        if port.0 == 0 { Self::Source(source) } else { Self::Port(port) }
     }
 }
 
@@ -38,27 +41,27 @@ pub(crate) struct Permits {
     limit: u32,
     quota: u32,
     taken: AtomicU32,
-    /// Of those taken: by senders that are known by source address alone.
+    /// The part of `taken` by senders that are identified by source address alone.
     by_source: AtomicU32,
     by_sender: Box<[AtomicU32]>,
-    /// With keys of this process's own: no sender can tell which count another's falls on.
+    /// Keyed by this process, so that no sender can predict whose count it shares.
     hasher: RandomState,
 }
 
-/// A permit. To be released: [`Permits::release`].
+/// A permit, which must be given back by [`Permits::release`].
 #[derive(Debug)]
 pub(crate) struct Permit {
-    /// Whose quota it is of.
+    /// The index of the sender's count.
     count: usize,
     is_by_source: bool,
 }
 
 impl Permits {
-    /// This many, which is what all workers hold at most.
+    /// Permits for this many packets, which all workers together hold at most.
     pub(crate) fn new(limit: u32) -> Self {
         Self {
             limit,
-            quota: (limit / SENDERS).max(LEAST_QUOTA),
+            quota: (limit / SENDERS).max(MIN_QUOTA),
             taken: AtomicU32::new(0),
             by_source: AtomicU32::new(0),
             by_sender: (0..COUNTS).map(|_| AtomicU32::new(0)).collect(),
@@ -66,11 +69,12 @@ impl Permits {
         }
     }
 
-    /// Takes a permit for a packet from `sender`; `None` if ANY limit is reached: its quota, its class's half, or the limit of all.
+    /// Takes a permit for a packet from `sender`; `None` if ANY limit is reached: the sender's quota, the
+    /// half of the senders identified by address, or the limit of all.
     pub(crate) fn take(&self, sender: Sender) -> Option<Permit> {
         let count = self.hasher.hash_one(sender) as usize % COUNTS;
         let is_by_source = matches!(sender, Sender::Source(_));
-        let half = (self.limit / 2).max(LEAST_QUOTA);
+        let half = (self.limit / 2).max(MIN_QUOTA);
         let limits = [
             Some((&self.by_sender[count], self.quota)),
             is_by_source.then_some((&self.by_source, half)),
@@ -95,7 +99,7 @@ impl Permits {
     }
 }
 
-/// Whether there was room for one more.
+/// Adds one if the count is below `limit`. Returns whether it was.
 fn add_one(count: &AtomicU32, limit: u32) -> bool {
     count.fetch_update(Relaxed, Relaxed, |count| (count < limit).then_some(count + 1)).is_ok()
 }
@@ -109,20 +113,21 @@ mod tests {
     use super::*;
 
     fn source(number: u8) -> Sender {
-        Sender::new(0, [10, 244, 1, number].into())
+        Sender::new(InterfaceIndex(0), [10, 244, 1, number].into())
     }
 
-    /// How many packets are permitted of a port whose pod sends from another address each time.
+    /// Takes as many permits as possible for a port whose pod sends each packet from another address.
     fn flood(permits: &Permits, port: u32) -> Vec<Permit> {
-        (0..=255).map_while(|number| permits.take(Sender::new(port, [192, 0, 2, number].into()))).collect()
+        let sender = |number| Sender::new(InterfaceIndex(port), [192, 0, 2, number].into());
+        (0..=255).map_while(|number| permits.take(sender(number))).collect()
     }
 
     #[test]
-    fn a_flood_from_one_address_takes_its_quota_and_no_more() {
+    fn a_flood_from_one_address_takes_at_most_its_quota() {
         let permits = Permits::new(320);
         let flood: Vec<Permit> = std::iter::from_fn(|| permits.take(source(1))).collect();
         assert_eq!(flood.len(), 20);
-        // A few may share its count.
+        // A few may share the flood's count.
         let others = (2..102).filter(|&number| permits.take(source(number)).is_some()).count();
         assert!(others >= 90, "{others} of 100 others got a permit");
         flood.into_iter().for_each(|permit| permits.release(permit));
@@ -130,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_from_one_port_takes_the_quota_of_that_port_whatever_its_sources_are() {
+    fn a_flood_from_one_port_takes_that_ports_quota_regardless_of_its_sources() {
         let permits = Permits::new(320);
         assert_eq!(flood(&permits, 7).len(), 20);
         assert!(permits.take(source(1)).is_some());
@@ -147,9 +152,10 @@ mod tests {
     }
 
     #[test]
-    fn at_most_as_many_are_taken_as_there_are() {
+    fn at_most_the_limit_is_taken() {
         let permits = Permits::new(10);
-        let mut taken: Vec<Permit> = (1..=255).filter_map(|port| permits.take(Sender::Port(port))).collect();
+        let mut taken: Vec<Permit> =
+            (1..=255).filter_map(|port| permits.take(Sender::Port(InterfaceIndex(port)))).collect();
         assert_eq!(taken.len(), 10);
         assert!(permits.take(source(1)).is_none());
         permits.release(taken.remove(0));

@@ -1,5 +1,6 @@
-//! The netlink socket behind a queue, which the queue's library keeps to itself: found by its port, so that its receive
-//! buffer can match the queue's length, its reader can wait with a limit or be woken, and the owner of a queue can be named.
+//! The netlink socket of a queue, which the library `nfq` does not expose: it is found by its port. So its
+//! receive buffer can match the queue's length, its reader can wait with a timeout or be woken, and errors
+//! can name the owner of a queue.
 
 use std::fmt;
 use std::fs;
@@ -16,54 +17,57 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeSpec;
 
+use crate::netlink::PortId;
+
 /// The netlink sockets of the calling thread's network namespace.
 const SOCKETS: &str = "/proc/thread-self/net/netlink";
 /// `NETLINK_NETFILTER`.
 const NETFILTER: &str = "12";
-/// What a packet waiting in the socket's buffer takes of it, and some room: a message with 128 bytes of packet was charged
-/// 832 bytes (`skb->truesize`), and the kernel doubles the size that is asked for.
+/// How many bytes of the socket's buffer a waiting packet takes, with a margin: a message with 128 bytes of
+/// packet was charged 832 bytes (`skb->truesize`). The kernel doubles the requested size.
 const BYTES_PER_PACKET: usize = 1024;
 
-/// What a worker's `recv` answers when it was woken.
+/// The error of a worker's `recv` when it was woken.
 pub(super) const WAKE: i32 = libc::ECANCELED;
 
-/// A second descriptor of the socket with this port, which must be one of this process's. The socket lives as long as either.
-pub(super) fn of_port(port_id: u32) -> io::Result<OwnedFd> {
+/// A second descriptor of the socket with this port, which must belong to this process. The socket lives as
+/// long as either descriptor.
+pub(super) fn of_port(port_id: PortId) -> io::Result<OwnedFd> {
     let missing =
         || io::Error::new(io::ErrorKind::NotFound, "the queue's socket is not among this process's files");
     let inode = inode_of_port(port_id)?.ok_or_else(missing)?;
     let fd = descriptor_of(Path::new("/proc/self/fd"), inode).ok_or_else(missing)?;
-    // SAFETY: the descriptor is that of the queue in the caller's hands, which stays open throughout.
+    // SAFETY: the descriptor is that of the caller's queue, which stays open for the duration of this call.
     #[allow(unsafe_code)]
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     fd.try_clone_to_owned()
 }
 
-/// Lets the socket's buffer hold as many packets as the queue does. By default it holds some 250, and drops the
-/// others whatever the queue's length.
+/// Enlarges the socket's receive buffer to the queue's length. The default buffer holds some 250 packets, and
+/// more are dropped regardless of the queue's length.
 pub(super) fn enlarge_receive_buffer(socket: &OwnedFd, queue_length: u32) -> io::Result<()> {
     let size =
         usize::try_from(queue_length).unwrap_or(usize::MAX).saturating_mul(BYTES_PER_PACKET).min(1 << 30);
     setsockopt(socket, sockopt::RcvBufForce, &size).map_err(io::Error::from)
 }
 
-/// Waits until something can be read from the socket, but not longer than `most`.
-pub(super) fn wait_readable(socket: &OwnedFd, most: Duration) -> io::Result<()> {
+/// Waits until the socket is readable, at most for `timeout`.
+pub(super) fn wait_readable(socket: &OwnedFd, timeout: Duration) -> io::Result<()> {
     let mut sockets = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-    match ppoll(&mut sockets, Some(TimeSpec::from_duration(most)), None) {
+    match ppoll(&mut sockets, Some(TimeSpec::from_duration(timeout)), None) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
 }
 
-/// Wakes workers that wait for a packet, without any cost to packets: an error message, sent to the worker's own socket,
-/// comes out of its `recv`.
+/// Wakes workers that wait for a packet: a netlink error message that is sent to the worker's socket makes
+/// its `recv` fail with [`WAKE`]. This adds no cost per packet.
 #[derive(Debug)]
-pub(crate) struct Wake {
+pub(crate) struct Waker {
     socket: OwnedFd,
 }
 
-impl Wake {
+impl Waker {
     /// For workers in the calling thread's network namespace.
     pub(crate) fn open() -> io::Result<Self> {
         let protocol = SockProtocol::NetlinkNetFilter;
@@ -71,14 +75,15 @@ impl Wake {
         Ok(Self { socket })
     }
 
-    /// Wakes the worker whose socket has this port. A worker with its buffer full is awake already.
-    pub(crate) fn wake(&self, port_id: u32) -> io::Result<()> {
-        // struct nlmsghdr { length, type NLMSG_ERROR, flags, sequence, port }, struct nlmsgerr { error, struct nlmsghdr }.
+    /// Wakes the worker whose socket has this port. A worker with a full buffer is awake already.
+    pub(crate) fn wake(&self, port_id: PortId) -> io::Result<()> {
+        // struct nlmsghdr { length, type NLMSG_ERROR, flags, sequence, port }, struct nlmsgerr { error,
+        // struct nlmsghdr }.
         let mut message = [0; 36];
         message[0..4].copy_from_slice(&36u32.to_ne_bytes());
         message[4..6].copy_from_slice(&(libc::NLMSG_ERROR as u16).to_ne_bytes());
         message[16..20].copy_from_slice(&(-WAKE).to_ne_bytes());
-        let to = NetlinkAddr::new(port_id, 0);
+        let to = NetlinkAddr::new(port_id.0, 0);
         match sendto(self.socket.as_raw_fd(), &message, &to, MsgFlags::MSG_DONTWAIT) {
             Ok(_) | Err(Errno::EAGAIN) => Ok(()),
             Err(errno) => Err(errno.into()),
@@ -86,18 +91,19 @@ impl Wake {
     }
 }
 
-/// Who has a netlink port, as far as can be seen from here.
+/// The owner of a netlink socket, as far as this process can identify it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Owner {
+pub struct SocketOwner {
     /// The netlink port.
-    pub port_id: u32,
-    /// The process and its name; `None` if it can't be seen (another process namespace, or no right).
+    pub port_id: PortId,
+    /// The process and its name; `None` if it is not visible (another process namespace, or missing
+    /// permission).
     pub process: Option<(u32, String)>,
 }
 
-impl Owner {
+impl SocketOwner {
     /// Looks for the process that holds the socket with this port.
-    pub(crate) fn of_port(port_id: u32) -> Self {
+    pub(crate) fn of_port(port_id: PortId) -> Self {
         let process = inode_of_port(port_id).ok().flatten().and_then(|inode| {
             let pids = fs::read_dir("/proc")
                 .ok()?
@@ -113,7 +119,7 @@ impl Owner {
     }
 }
 
-impl fmt::Display for Owner {
+impl fmt::Display for SocketOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.process {
             Some((pid, name)) => write!(f, "process {pid} ({name})"),
@@ -122,9 +128,9 @@ impl fmt::Display for Owner {
     }
 }
 
-/// The inode of the netfilter socket with this port: of the rows `sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode` the
-/// one of our protocol and port.
-fn inode_of_port(port_id: u32) -> io::Result<Option<u64>> {
+/// The inode of the netfilter socket with this port, from its row `sk Eth Pid Groups Rmem Wmem Dump Locks
+/// Drops Inode`.
+fn inode_of_port(port_id: PortId) -> io::Result<Option<u64>> {
     let port = port_id.to_string();
     Ok(fs::read_to_string(SOCKETS)?.lines().find_map(|row| {
         let mut fields = row.split_ascii_whitespace().skip(1);
@@ -132,7 +138,7 @@ fn inode_of_port(port_id: u32) -> io::Result<Option<u64>> {
     }))
 }
 
-/// The descriptor, among those in a `/proc/PID/fd`, of the socket with this inode.
+/// The descriptor of the socket with this inode, among those in a `/proc/PID/fd`.
 fn descriptor_of(folder: &Path, inode: u64) -> Option<RawFd> {
     let socket = format!("socket:[{inode}]");
     fs::read_dir(folder).ok()?.find_map(|entry| {

@@ -1,4 +1,4 @@
-//! Entries of the kernel's table of connections, made and deleted by hand.
+//! Creates and deletes entries of the kernel's connection tracking table.
 
 use std::net::IpAddr;
 
@@ -7,49 +7,49 @@ use dataplane::netlink::{ACK, Attributes, CREATE, Header, Messages, REQUEST, Soc
 const CT_NEW: u16 = 1 << 8;
 const CT_DELETE: u16 = 1 << 8 | 2;
 
-/// A connection to make: who opened it, to whom, and where DNAT and SNAT took it.
+/// A connection to create: its ends as it was opened, and after DNAT and SNAT.
 #[derive(Clone, Copy, Debug)]
-pub struct Made {
+pub struct NewEntry {
     pub protocol: u8,
     pub from: (IpAddr, u16),
     pub to: (IpAddr, u16),
-    /// Where the replies come from: elsewhere than `to` under DNAT.
-    pub answered_by: (IpAddr, u16),
-    /// Where the replies go: elsewhere than `from` under SNAT.
-    pub answered_to: (IpAddr, u16),
+    /// The source of the replies: different from `to` after DNAT.
+    pub reply_from: (IpAddr, u16),
+    /// The destination of the replies: different from `from` after SNAT.
+    pub reply_to: (IpAddr, u16),
     pub mark: u32,
     pub zone: Option<u16>,
 }
 
-impl Made {
+impl NewEntry {
     /// A UDP connection without NAT.
     pub fn udp(from: (&str, u16), to: (&str, u16)) -> Self {
         let end = |(address, port): (&str, u16)| (address.parse().unwrap(), port);
         let (from, to) = (end(from), end(to));
-        Self { protocol: 17, from, to, answered_by: to, answered_to: from, mark: 0, zone: None }
+        Self { protocol: 17, from, to, reply_from: to, reply_to: from, mark: 0, zone: None }
     }
 
-    /// The same over TCP.
+    /// The same connection over TCP.
     pub fn tcp(self) -> Self {
         Self { protocol: 6, ..self }
     }
 
-    /// The same, sent on to another end by DNAT.
-    pub fn sent_on_to(self, (address, port): (&str, u16)) -> Self {
-        Self { answered_by: (address.parse().unwrap(), port), ..self }
+    /// The same connection, redirected to another destination by DNAT.
+    pub fn with_dnat_to(self, (address, port): (&str, u16)) -> Self {
+        Self { reply_from: (address.parse().unwrap(), port), ..self }
     }
 
-    /// The same, with its source hidden by SNAT.
-    pub fn hidden_as(self, (address, port): (&str, u16)) -> Self {
-        Self { answered_to: (address.parse().unwrap(), port), ..self }
+    /// The same connection, with its source replaced by SNAT.
+    pub fn with_snat_to(self, (address, port): (&str, u16)) -> Self {
+        Self { reply_to: (address.parse().unwrap(), port), ..self }
     }
 
-    /// The same with a mark.
+    /// The same connection with a mark.
     pub fn marked(self, mark: u32) -> Self {
         Self { mark, ..self }
     }
 
-    /// The same in a conntrack zone.
+    /// The same connection in a conntrack zone.
     pub fn in_zone(self, zone: u16) -> Self {
         Self { zone: Some(zone), ..self }
     }
@@ -77,7 +77,7 @@ impl Made {
         tuple.nested(2, |protocol| {
             protocol.u8(1, self.protocol);
             match self.protocol {
-                // An echo: the identifier in place of the port, type and code.
+                // An echo has an identifier instead of ports, a type and a code.
                 1 => protocol.be16(4, self.from.1).u8(5, if from == self.from { 8 } else { 0 }).u8(6, 0),
                 58 => protocol.be16(7, self.from.1).u8(8, if from == self.from { 128 } else { 129 }).u8(9, 0),
                 _ => protocol.be16(2, from.1).be16(3, to.1),
@@ -86,19 +86,19 @@ impl Made {
     }
 }
 
-/// Makes these connections.
-pub fn make(connections: impl IntoIterator<Item = Made>) {
+/// Creates these connections.
+pub fn make(connections: impl IntoIterator<Item = NewEntry>) {
     let mut socket = Socket::open().unwrap();
     let mut messages = Messages::default();
     let mut connections = connections.into_iter().peekable();
-    while let Some(made) = connections.next() {
+    while let Some(entry) = connections.next() {
         let last = socket.next_sequence();
-        let header = Header { kind: CT_NEW, flags: REQUEST | CREATE, sequence: last, family: made.family() };
+        let header = Header { kind: CT_NEW, flags: REQUEST | CREATE, sequence: last, family: entry.family() };
         messages.push(header, |attributes| {
-            made.name(attributes);
-            attributes.nested(2, |tuple| made.tuple(tuple, made.answered_by, made.answered_to));
-            attributes.be32(7, 600).be32(8, made.mark);
-            if made.protocol == 6 {
+            entry.name(attributes);
+            attributes.nested(2, |tuple| entry.tuple(tuple, entry.reply_from, entry.reply_to));
+            attributes.be32(7, 600).be32(8, entry.mark);
+            if entry.protocol == 6 {
                 // Established.
                 attributes.nested(4, |info| {
                     info.nested(1, |tcp| {
@@ -115,12 +115,12 @@ pub fn make(connections: impl IntoIterator<Item = Made>) {
     }
 }
 
-/// Ends a connection.
-pub fn delete(made: Made) {
+/// Deletes a connection.
+pub fn delete(entry: NewEntry) {
     let mut socket = Socket::open().unwrap();
     let mut messages = Messages::default();
     let sequence = socket.next_sequence();
-    let header = Header { kind: CT_DELETE, flags: REQUEST | ACK, sequence, family: made.family() };
-    messages.push(header, |attributes| made.name(attributes));
+    let header = Header { kind: CT_DELETE, flags: REQUEST | ACK, sequence, family: entry.family() };
+    messages.push(header, |attributes| entry.name(attributes));
     socket.send_and_wait(messages.as_bytes(), sequence).unwrap();
 }

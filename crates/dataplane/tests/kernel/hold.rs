@@ -1,4 +1,4 @@
-//! Packets that wait for a pod to be known, through real queues.
+//! Workers hold packets from real queues until their pod is known.
 
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -8,7 +8,7 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use dataplane::queues::QueueRange;
-use dataplane::workers::{HoldCounters, HoldLimits, Holders, Workers, WorkersConfig};
+use dataplane::workers::{HoldCounters, HoldLimits, HoldWaker, Workers, WorkersConfig};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, bind, connect, recv, sendto,
     setsockopt, socket, sockopt,
@@ -17,33 +17,34 @@ use nix::sys::time::TimeVal;
 use policy::{Change, Compiler, Evaluation, Node, Outcome, Pod, PodName, Published, Reason, Scope, Verdict};
 
 use crate::namespace::in_namespace;
-use crate::rules::{make_chains, queue_to};
+use crate::rules::{create_chains, queue_to};
 use crate::shop::{self, ADDRESSES, DB, WEB};
-use crate::workers::{PATIENCE, config, receiver, total};
+use crate::workers::{TIMEOUT, config, receiver, total};
 
-/// In this node's pod CIDR: pods that the inventory does not know yet.
-const COMING: &str = "10.9.0.9";
-const ALSO_COMING: &str = "10.9.0.10";
-/// In the pod CIDR of node `node-b`: a pod that is not known yet, and what Flannel gives to the node itself.
-const FAR: &str = "10.9.1.9";
-const FAR_BRIDGE: &str = "10.9.1.1";
-/// One queue, so that all packets of a scenario come to one worker.
+/// Addresses in this node's pod CIDR: pods that are not in the inventory yet.
+const NEW: &str = "10.9.0.9";
+const ALSO_NEW: &str = "10.9.0.10";
+/// Addresses in the pod CIDR of node `node-b`: a pod that is not known yet, and the address that Flannel
+/// assigns to the node's bridge.
+const REMOTE: &str = "10.9.1.9";
+const REMOTE_BRIDGE: &str = "10.9.1.1";
+/// One queue, so that one worker gets all packets of a scenario.
 const QUEUE: QueueRange = QueueRange { first: 100, count: 1 };
-/// Long enough for a packet to come through, short enough to be told from any hold.
-const SOON: Duration = Duration::from_millis(400);
+/// Long enough for a packet to arrive, and much shorter than any hold.
+const ARRIVAL: Duration = Duration::from_millis(400);
 
-/// The shop with a second node, its workers, and what they record.
+/// The shop with a second node, its workers and their records.
 struct Scenario {
     compiler: Compiler,
     published: Arc<Published>,
     workers: Workers,
-    holders: Holders,
+    hold_waker: HoldWaker,
     records: Receiver<Evaluation>,
 }
 
 impl Scenario {
     fn begin(hold: HoldLimits, on_unknown_pod: Verdict) -> Self {
-        make_chains("postrouting", &[]);
+        create_chains("postrouting", &[]);
         let (first, _) = shop::open(&[5000]);
         let mut compiler = Compiler::new(Scope::Node("node-a".into())).on_unknown_pod(on_unknown_pod);
         let inventory = first.inventory();
@@ -65,13 +66,13 @@ impl Scenario {
         });
         let workers = workers.unwrap();
         queue_to(Some(QUEUE));
-        Self { compiler, published, holders: workers.holders(), workers, records }
+        Self { compiler, published, hold_waker: workers.hold_waker(), workers, records }
     }
 
-    /// Publishes what comes of a change, as the agent does.
+    /// Publishes the snapshot after a change, as the agent does.
     fn change(&mut self, change: Change) {
         let mut grace = self.published.publish(self.compiler.apply([change]).snapshot);
-        self.holders.wake();
+        self.hold_waker.wake();
         let started = Instant::now();
         while !grace.over() {
             assert!(
@@ -82,7 +83,7 @@ impl Scenario {
         }
     }
 
-    /// Waits until the workers have counted so.
+    /// Waits until the workers' counters satisfy `reached`.
     #[track_caller]
     fn wait(&self, what: &str, reached: impl Fn(HoldCounters) -> bool) -> HoldCounters {
         let started = Instant::now();
@@ -91,13 +92,13 @@ impl Scenario {
             if reached(counters) {
                 return counters;
             }
-            assert!(started.elapsed() < PATIENCE, "waited for {what}: {counters:?}");
+            assert!(started.elapsed() < TIMEOUT, "waited for {what}: {counters:?}");
             sleep(Duration::from_millis(1));
         }
     }
 
     fn record(&self) -> Evaluation {
-        self.records.recv_timeout(PATIENCE).unwrap()
+        self.records.recv_timeout(TIMEOUT).unwrap()
     }
 }
 
@@ -108,7 +109,7 @@ fn pod(name: &str, like: &str, node: &str, address: &str) -> Change {
 }
 
 fn in_shop(scenario: impl FnOnce() + Send) {
-    let more = [COMING, ALSO_COMING, FAR, FAR_BRIDGE].map(|address| format!("{address}/24"));
+    let more = [NEW, ALSO_NEW, REMOTE, REMOTE_BRIDGE].map(|address| format!("{address}/24"));
     let addresses: Vec<&str> = ADDRESSES.into_iter().chain(more.iter().map(String::as_str)).collect();
     in_namespace(&addresses, scenario);
 }
@@ -121,34 +122,34 @@ fn send(from: &UdpSocket, to: &UdpSocket) {
     from.send_to(b"hello", to.local_addr().unwrap()).unwrap();
 }
 
-/// How many packets are there, or come soon.
+/// How many packets arrive.
 fn arrived(to: &UdpSocket) -> usize {
-    to.set_read_timeout(Some(SOON)).unwrap();
+    to.set_read_timeout(Some(ARRIVAL)).unwrap();
     std::iter::from_fn(|| to.recv(&mut [0; 16]).ok()).count()
 }
 
 #[test]
-fn a_packet_waits_for_its_pod_and_passes_once_policy_allows_the_pod() {
+fn a_packet_is_held_until_its_pod_is_known_and_passes_if_policy_allows_the_pod() {
     in_shop(|| {
-        for (address, node) in [(COMING, "node-a"), (FAR, "node-b")] {
+        for (address, node) in [(NEW, "node-a"), (REMOTE, "node-b")] {
             let mut scenario = Scenario::begin(HoldLimits::default(), Verdict::Deny);
             let to = receiver(5000);
             send(&from(address), &to);
             scenario.wait("the packet to be held", |hold| hold.now == 1);
-            // A change that brings nothing new of the pod.
+            // A change that does not concern the pod.
             scenario.change(pod("else", "other", "node-a", "10.9.0.40"));
-            assert_eq!(arrived(&to), 0, "nobody knows who {address} is");
+            assert_eq!(arrived(&to), 0, "the pod of {address} is not known yet");
 
             let published = Instant::now();
             scenario.change(pod("new", "web", node, address));
-            to.set_read_timeout(Some(PATIENCE)).unwrap();
+            to.set_read_timeout(Some(TIMEOUT)).unwrap();
             to.recv(&mut [0; 16]).unwrap();
             let took = published.elapsed();
-            assert!(took < SOON, "it came {took:?} after its pod");
+            assert!(took < ARRIVAL, "it came {took:?} after its pod");
             let record = scenario.record();
             assert_eq!(record.decision.verdict(), Verdict::Allow);
             assert!(matches!(record.decision.ingress.reason, Reason::Rule(_)), "{record:?}");
-            assert!(record.held.unwrap() >= SOON && record.elapsed < SOON, "{record:?}");
+            assert!(record.held.unwrap() >= ARRIVAL && record.elapsed < ARRIVAL, "{record:?}");
             let counters = scenario.wait("its end", |hold| hold.now == 0);
             assert_eq!(counters, HoldCounters { held: 1, allowed: 1, ..Default::default() });
             queue_to(None);
@@ -159,13 +160,13 @@ fn a_packet_waits_for_its_pod_and_passes_once_policy_allows_the_pod() {
 }
 
 #[test]
-fn a_packet_waits_for_its_pod_and_is_dropped_once_policy_denies_the_pod() {
+fn a_packet_is_held_until_its_pod_is_known_and_is_dropped_if_policy_denies_the_pod() {
     in_shop(|| {
         let mut scenario = Scenario::begin(HoldLimits::default(), Verdict::Allow);
         let to = receiver(5000);
-        send(&from(FAR), &to);
+        send(&from(REMOTE), &to);
         scenario.wait("the packet to be held", |hold| hold.now == 1);
-        scenario.change(pod("new", "other", "node-b", FAR));
+        scenario.change(pod("new", "other", "node-b", REMOTE));
         let record = scenario.record();
         assert_eq!(record.decision.ingress, Outcome::deny(Reason::DefaultDeny));
         assert!(record.held.is_some());
@@ -176,11 +177,11 @@ fn a_packet_waits_for_its_pod_and_is_dropped_once_policy_denies_the_pod() {
 }
 
 #[test]
-fn a_denial_that_no_pod_can_change_is_given_at_once() {
+fn a_packet_that_is_denied_for_any_pod_is_not_held() {
     in_shop(|| {
         let scenario = Scenario::begin(HoldLimits::default(), Verdict::Deny);
-        // No rule opens port 6000; the other node's own address is no pod's and never will be.
-        for (source, port) in [(FAR, 6000), (FAR_BRIDGE, 5000), (COMING, 6000)] {
+        // No rule opens port 6000. The other node's own address never belongs to a pod.
+        for (source, port) in [(REMOTE, 6000), (REMOTE_BRIDGE, 5000), (NEW, 6000)] {
             send(&from(source), &receiver(port));
             let record = scenario.record();
             assert_eq!(record.decision.ingress, Outcome::deny(Reason::DefaultDeny), "{source} to {port}");
@@ -191,13 +192,13 @@ fn a_denial_that_no_pod_can_change_is_given_at_once() {
 }
 
 #[test]
-fn a_pod_that_does_not_come_ends_the_hold_as_the_operator_says() {
-    let time = Duration::from_millis(300);
+fn a_packet_whose_pod_stays_unknown_gets_the_operators_verdict() {
+    let timeout = Duration::from_millis(300);
     for on_unknown_pod in [Verdict::Deny, Verdict::Allow] {
         in_shop(|| {
-            let scenario = Scenario::begin(HoldLimits { time, ..HoldLimits::default() }, on_unknown_pod);
+            let scenario = Scenario::begin(HoldLimits { timeout, ..HoldLimits::default() }, on_unknown_pod);
             let to = receiver(5000);
-            for source in [COMING, FAR] {
+            for source in [NEW, REMOTE] {
                 send(&from(source), &to);
             }
             let records = [scenario.record(), scenario.record()];
@@ -207,7 +208,7 @@ fn a_pod_that_does_not_come_ends_the_hold_as_the_operator_says() {
             );
             for record in records {
                 let held = record.held.unwrap();
-                assert!((time..time + SOON).contains(&held), "held {held:?}");
+                assert!((timeout..timeout + ARRIVAL).contains(&held), "held {held:?}");
                 assert_eq!(
                     record.decision.ingress,
                     Outcome { verdict: on_unknown_pod, reason: Reason::UnknownPeer }
@@ -221,21 +222,21 @@ fn a_pod_that_does_not_come_ends_the_hold_as_the_operator_says() {
 }
 
 #[test]
-fn known_pods_go_on_while_others_are_waited_for() {
+fn packets_of_known_pods_pass_while_others_are_held() {
     in_shop(|| {
         let scenario = Scenario::begin(
-            HoldLimits { time: Duration::from_secs(2), ..HoldLimits::default() },
+            HoldLimits { timeout: Duration::from_secs(2), ..HoldLimits::default() },
             Verdict::Deny,
         );
         let to = receiver(5000);
-        send(&from(COMING), &to);
+        send(&from(NEW), &to);
         scenario.wait("the packet to be held", |hold| hold.now == 1);
         let web = from(WEB);
         for _ in 0..100 {
             send(&web, &to);
             to.recv(&mut [0; 16]).unwrap();
         }
-        let counters = scenario.wait("the end, though packets keep coming", |hold| {
+        let counters = scenario.wait("the end of the hold while other packets arrive", |hold| {
             send(&web, &to);
             hold.now == 0
         });
@@ -244,15 +245,15 @@ fn known_pods_go_on_while_others_are_waited_for() {
 }
 
 #[test]
-fn what_finds_no_room_is_evaluated_at_once() {
+fn packets_beyond_the_limit_are_evaluated_at_once() {
     for on_unknown_pod in [Verdict::Deny, Verdict::Allow] {
         in_shop(|| {
-            let limits = HoldLimits { packets: 8, ..HoldLimits::default() };
+            let limits = HoldLimits { limit: 8, ..HoldLimits::default() };
             let scenario = Scenario::begin(limits, on_unknown_pod);
-            let (to, web) = (receiver(5000), from(COMING));
+            let (to, web) = (receiver(5000), from(NEW));
             (0..10).for_each(|_| send(&web, &to));
-            let expected = HoldCounters { now: 8, held: 8, no_room: 2, ..Default::default() };
-            let counters = scenario.wait("ten packets", |hold| hold.held + hold.no_room == 10);
+            let expected = HoldCounters { now: 8, held: 8, over_limit: 2, ..Default::default() };
+            let counters = scenario.wait("ten packets", |hold| hold.held + hold.over_limit == 10);
             assert_eq!(counters, expected);
             for _ in 0..2 {
                 let record = scenario.record();
@@ -264,14 +265,14 @@ fn what_finds_no_room_is_evaluated_at_once() {
 }
 
 #[test]
-fn nothing_is_held_where_the_operator_wants_none_held() {
+fn nothing_is_held_if_the_operator_disables_it() {
     for limits in [
-        HoldLimits { packets: 0, ..Default::default() },
-        HoldLimits { time: Duration::ZERO, ..Default::default() },
+        HoldLimits { limit: 0, ..Default::default() },
+        HoldLimits { timeout: Duration::ZERO, ..Default::default() },
     ] {
         in_shop(|| {
             let scenario = Scenario::begin(limits, Verdict::Deny);
-            send(&from(COMING), &receiver(5000));
+            send(&from(NEW), &receiver(5000));
             assert_eq!(scenario.record().held, None);
             assert_eq!(total(&scenario.workers).hold, HoldCounters::default());
         });
@@ -281,75 +282,72 @@ fn nothing_is_held_where_the_operator_wants_none_held() {
 #[test]
 fn held_packets_leave_half_of_the_kernels_queue_free() {
     in_shop(|| {
-        make_chains("postrouting", &[]);
+        create_chains("postrouting", &[]);
         let published = shop::published(&[5000], 1);
         let workers =
             Workers::start(WorkersConfig { queue_length: 16, ..config(QUEUE) }, &published, |_| |_| {})
                 .unwrap();
         queue_to(Some(QUEUE));
         let (to, web) = (receiver(5000), from(WEB));
-        for source in [COMING, ALSO_COMING] {
+        for source in [NEW, ALSO_NEW] {
             let unknown = from(source);
             (0..8).for_each(|_| send(&unknown, &to));
         }
-        while total(&workers).hold.no_room < 8 {
+        while total(&workers).hold.over_limit < 8 {
             thread::yield_now();
         }
-        // Were the queue full, these would be dropped.
+        // If the queue were full, these would be dropped.
         for _ in 0..100 {
             send(&web, &to);
             to.recv(&mut [0; 16]).unwrap();
         }
-        let HoldCounters { now, no_room, .. } = total(&workers).hold;
-        assert_eq!((now, no_room), (8, 8));
+        let HoldCounters { now, over_limit, .. } = total(&workers).hold;
+        assert_eq!((now, over_limit), (8, 8));
     });
 }
 
 #[test]
-fn a_flood_from_one_unknown_address_leaves_room_for_others() {
+fn a_flood_from_one_unknown_address_leaves_permits_for_others() {
     in_shop(|| {
-        let mut scenario =
-            Scenario::begin(HoldLimits { packets: 160, ..HoldLimits::default() }, Verdict::Deny);
+        let mut scenario = Scenario::begin(HoldLimits { limit: 160, ..HoldLimits::default() }, Verdict::Deny);
         let to = receiver(5000);
-        let flood = from(COMING);
+        let flood = from(NEW);
         (0..500).for_each(|_| send(&flood, &to));
-        scenario.wait("the flood", |hold| hold.held + hold.no_room == 500);
-        send(&from(ALSO_COMING), &to);
-        let counters = scenario.wait("another packet", |hold| hold.held + hold.no_room == 501);
-        assert_eq!((counters.now, counters.no_room), (11, 490), "a sixteenth of the room, and one more");
-        scenario.change(pod("new", "web", "node-a", ALSO_COMING));
+        scenario.wait("the flood", |hold| hold.held + hold.over_limit == 500);
+        send(&from(ALSO_NEW), &to);
+        let counters = scenario.wait("another packet", |hold| hold.held + hold.over_limit == 501);
+        assert_eq!((counters.now, counters.over_limit), (11, 490), "a sixteenth of the limit, and one more");
+        scenario.change(pod("new", "web", "node-a", ALSO_NEW));
         to.recv(&mut [0; 16]).unwrap();
     });
 }
 
 #[test]
-fn workers_that_stop_evaluate_what_they_hold_by_what_is_known_then() {
+fn stopping_workers_evaluate_held_packets_under_the_newest_snapshot() {
     in_shop(|| {
         let mut scenario = Scenario::begin(HoldLimits::default(), Verdict::Deny);
         let to = receiver(5000);
-        for source in [COMING, ALSO_COMING] {
+        for source in [NEW, ALSO_NEW] {
             send(&from(source), &to);
         }
         scenario.wait("both to be held", |hold| hold.now == 2);
-        // Nobody tells the worker, so it looks for itself at its end.
+        // The worker is not woken, so it evaluates its packets only when it stops.
         drop(
-            scenario
-                .published
-                .publish(scenario.compiler.apply([pod("new", "web", "node-a", COMING)]).snapshot),
+            scenario.published.publish(scenario.compiler.apply([pod("new", "web", "node-a", NEW)]).snapshot),
         );
         queue_to(None);
         let stopping = Instant::now();
         scenario.workers.stop();
         let took = stopping.elapsed();
-        assert!(took < Duration::from_secs(3), "to stop took {took:?}");
-        assert_eq!(arrived(&to), 1, "the one that is known passes");
-        let verdicts = [(); 2].map(|()| scenario.records.recv_timeout(PATIENCE).unwrap().decision.verdict());
+        assert!(took < Duration::from_secs(3), "stopping took {took:?}");
+        assert_eq!(arrived(&to), 1, "the packet whose pod is known passes");
+        let verdicts = [(); 2].map(|()| scenario.records.recv_timeout(TIMEOUT).unwrap().decision.verdict());
         assert_eq!(verdicts, [Verdict::Allow, Verdict::Deny]);
     });
 }
 
 #[test]
-fn a_connection_that_waits_for_its_pod_succeeds() {
+fn a_connection_that_is_held_until_its_pod_is_known_succeeds() {
     in_shop(|| {
         let mut scenario = Scenario::begin(HoldLimits::default(), Verdict::Deny);
         let listener = TcpListener::bind((DB, 5000)).unwrap();
@@ -363,7 +361,7 @@ fn a_connection_that_waits_for_its_pod_succeeds() {
                 TcpStream::from(client)
             });
             scenario.wait("its first packet to be held", |hold| hold.now == 1);
-            scenario.change(pod("new", "web", "node-a", COMING));
+            scenario.change(pod("new", "web", "node-a", NEW));
             client.join().unwrap()
         });
         let (_, peer) = listener.accept().unwrap();
@@ -372,11 +370,12 @@ fn a_connection_that_waits_for_its_pod_succeeds() {
 }
 
 #[test]
-fn what_a_connection_sends_again_takes_no_more_room() {
+fn retransmissions_of_a_held_packet_are_not_held() {
     in_shop(|| {
         let mut scenario = Scenario::begin(HoldLimits::default(), Verdict::Deny);
         let raw = |protocol| -> OwnedFd {
-            // SAFETY: `socket` returns a descriptor that nobody else has, or -1, which the assertion refuses.
+            // SAFETY: `socket` returns a descriptor that has no other owner, or -1, which the assertion
+            // refuses.
             #[allow(unsafe_code)]
             unsafe {
                 let fd = libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol);
@@ -386,7 +385,8 @@ fn what_a_connection_sends_again_takes_no_more_room() {
         };
         let (sender, receiver) = (raw(libc::IPPROTO_RAW), raw(libc::IPPROTO_TCP));
         setsockopt(&receiver, sockopt::ReceiveTimeout, &TimeVal::new(0, 400_000)).unwrap();
-        // A node's own TCP does not send again what its own kernel still holds; one on another node does.
+        // TCP does not retransmit a packet that its own kernel still holds, but TCP on another node does, so
+        // the test sends raw packets.
         let first_packet_from_port = |port: u8| {
             let header = [0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0, 10, 9, 0, 9, 10, 9, 0, 2];
             let tcp = [0x9c, port, 0x13, 0x88, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0];
@@ -396,13 +396,13 @@ fn what_a_connection_sends_again_takes_no_more_room() {
         [1, 1, 2, 1].into_iter().for_each(first_packet_from_port);
         let counters = scenario.wait("four packets", |hold| hold.held + hold.repeated == 4);
         assert_eq!(counters, HoldCounters { now: 2, held: 2, repeated: 2, ..Default::default() });
-        scenario.change(pod("new", "web", "node-a", COMING));
+        scenario.change(pod("new", "web", "node-a", NEW));
         scenario.wait("their end", |hold| hold.now == 0);
         let received = std::iter::from_fn(|| {
             let mut packet = [0; 64];
             recv(receiver.as_raw_fd(), &mut packet, MsgFlags::empty()).ok().map(|_| packet)
         });
-        // Their answers come by here, too.
+        // The replies to them are received here, too.
         let ports: Vec<u8> =
             received.filter(|packet| packet[12..16] == [10, 9, 0, 9]).map(|packet| packet[21]).collect();
         assert_eq!(ports, [1, 2], "each connection's first packet, once");
@@ -412,26 +412,26 @@ fn what_a_connection_sends_again_takes_no_more_room() {
 }
 
 #[test]
-fn a_pod_that_becomes_known_at_the_same_instant_is_not_missed() {
+fn a_pod_that_becomes_known_while_its_packet_is_queued_is_not_missed() {
     in_shop(|| {
         let mut scenario = Scenario::begin(HoldLimits::default(), Verdict::Deny);
-        let (to, from) = (receiver(5000), from(COMING));
+        let (to, from) = (receiver(5000), from(NEW));
         to.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         for round in 0..500u32 {
             scenario.change(Change::PodGone(PodName::new("shop", "new")));
-            let next = scenario.compiler.apply([pod("new", "web", "node-a", COMING)]).snapshot;
-            // From nothing to some milliseconds: how long a thread takes to start is the machine's affair.
+            let next = scenario.compiler.apply([pod("new", "web", "node-a", NEW)]).snapshot;
+            // From almost none to some milliseconds, because the time that a thread takes to start varies.
             let pause = 1u32 << (round % 18);
             thread::scope(|scope| {
                 scope.spawn(|| send(&from, &to));
                 (0..pause).for_each(|_| std::hint::spin_loop());
                 drop(scenario.published.publish(next));
-                scenario.holders.wake();
+                scenario.hold_waker.wake();
             });
             to.recv(&mut [0; 16]).unwrap_or_else(|error| panic!("round {round}: {error}"));
         }
         let counters = total(&scenario.workers).hold;
         assert_eq!((counters.expired, counters.now), (0, 0), "{counters:?}");
-        assert!(counters.held > 0, "no packet came before its pod: {counters:?}");
+        assert!(counters.held > 0, "no packet arrived before its pod: {counters:?}");
     });
 }

@@ -1,6 +1,6 @@
-//! Workers, conntrack and sweep on a real kernel: each test in a network namespace of its own. They need root, and fail
-//! without it.
-#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+//! Workers, conntrack and sweep on a real kernel. Each test has its own network namespace. The tests require
+//! root, and fail without it.
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 mod conntrack;
 mod entries;

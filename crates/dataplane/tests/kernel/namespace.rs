@@ -5,13 +5,13 @@ use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
 
-/// Runs `scenario` on a thread of its own in a network namespace of its own, whose loopback device has `addresses`.
-/// The namespace ends with the last thread and socket in it.
+/// Runs `scenario` on a new thread in a new network namespace, whose loopback device has `addresses`. The
+/// namespace ends with the last thread and socket in it.
 pub fn in_namespace(addresses: &[&str], scenario: impl FnOnce() + Send) {
     let result = thread::scope(|scope| {
         let inside = scope.spawn(|| {
             if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-                panic!("this test needs root to make a network namespace ({error}): run it as root");
+                panic!("this test requires root to create a network namespace ({error}): run it as root");
             }
             run("ip link set lo up");
             for address in addresses {

@@ -1,4 +1,5 @@
-//! The least ruleset that sends packets to workers: one rule, queueing all that crosses one hook and has no verdict yet.
+//! A minimal ruleset that sends packets to workers: one rule queues all packets at one hook that have no
+//! verdict yet.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -10,12 +11,13 @@ const NFPROTO_INET: u8 = 1;
 const NFT_MSG_NEWRULE: u16 = 10 << 8 | 6;
 const NFT_MSG_DELRULE: u16 = 10 << 8 | 8;
 
-/// Makes the table `t` with the empty chain `ask`, to which all at `hook` goes but what came back allowed, and behind that
-/// chain `after` with these rules.
-pub fn make_chains(hook: &str, after: &[&str]) {
-    let rules = "meta mark & 0x01000000 != 0 accept\njump ask";
+/// Creates the table `t` with the empty chain `workers`, to which all packets at `hook` go except those that
+/// were reinjected as allowed. The later chain `after` has these rules.
+pub fn create_chains(hook: &str, after: &[&str]) {
+    let rules = "meta mark & 0x01000000 != 0 accept\njump workers";
     let mut text = format!(
-        "table inet t {{\nchain ask {{ }}\nchain evaluate {{ type filter hook {hook} priority 95;\n{rules}\n}}\n"
+        "table inet t {{\nchain workers {{ }}\nchain evaluate {{ type filter hook {hook} priority \
+         95;\n{rules}\n}}\n"
     );
     text += &format!("chain after {{ type filter hook {hook} priority 96;\n{}\n}}\n}}\n", after.join("\n"));
     let mut nft =
@@ -24,8 +26,8 @@ pub fn make_chains(hook: &str, after: &[&str]) {
     assert!(nft.wait().unwrap().success(), "nft refused:\n{text}");
 }
 
-/// Makes the chain `ask` send all packets to these queues, by core, and to no others; to none and onwards for `None`. In
-/// one step: no packet sees the chain empty.
+/// Makes the chain `workers` send all packets to these queues, by core. With `None` packets pass without a
+/// queue. The change is atomic: no packet sees the chain empty.
 pub fn queue_to(queues: Option<QueueRange>) {
     let mut socket = Socket::open().unwrap();
     let mut messages = Messages::default();
@@ -33,7 +35,7 @@ pub fn queue_to(queues: Option<QueueRange>) {
     messages.push(
         Header { kind: NFT_MSG_DELRULE, flags: REQUEST | ACK, sequence: delete, family: NFPROTO_INET },
         |rule| {
-            rule.string(1, "t").string(2, "ask");
+            rule.string(1, "t").string(2, "workers");
         },
     );
     let mut last = delete;
@@ -43,7 +45,7 @@ pub fn queue_to(queues: Option<QueueRange>) {
         messages.push(
             Header { kind: NFT_MSG_NEWRULE, flags, sequence: last, family: NFPROTO_INET },
             |rule| {
-                rule.string(1, "t").string(2, "ask").nested(4, |expressions| {
+                rule.string(1, "t").string(2, "workers").nested(4, |expressions| {
                     expressions.nested(1, |expression| {
                         expression.string(1, "target").nested(2, |target| {
                             // struct xt_NFQ_info_v3, padded: first queue, how many, flags (2: by core).

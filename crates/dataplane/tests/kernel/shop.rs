@@ -1,5 +1,5 @@
-//! The cluster of these scenarios: pods `web`, `db` and `other` in namespace `shop` on node `node-a`. Policy `db` lets
-//! `web` reach `db`, on port 5000 over TCP and UDP, and nobody else.
+//! The cluster of these scenarios: pods `web`, `db` and `other` in namespace `shop` on node `node-a`. Policy
+//! `db` allows only `web` to reach `db`, on port 5000 over TCP and UDP.
 
 use std::sync::Arc;
 
@@ -12,14 +12,14 @@ use policy::{
 pub const WEB: &str = "10.9.0.1";
 pub const DB: &str = "10.9.0.2";
 pub const OTHER: &str = "10.9.0.3";
-/// In the node's pod CIDR, and no pod's.
-pub const NOBODY: &str = "10.9.0.77";
-/// The node's end of the pods' bridge.
+/// An address in the node's pod CIDR that no pod has.
+pub const UNASSIGNED: &str = "10.9.0.77";
+/// The node's own address on the pods' bridge.
 pub const BRIDGE: &str = "10.9.0.254";
-/// The pods' addresses, as a device takes them.
+/// The pods' addresses with prefix lengths, for a device.
 pub const ADDRESSES: [&str; 3] = ["10.9.0.1/24", "10.9.0.2/24", "10.9.0.3/24"];
 
-/// The cluster's compiler and its first snapshot, with policy `db` letting `web` reach these ports.
+/// The cluster's compiler and its first snapshot. Policy `db` allows `web` to reach these ports.
 pub fn open(ports: &[u16]) -> (Compiler, Arc<Snapshot>) {
     let mut compiler = Compiler::new(Scope::Node("node-a".into()));
     let node = Node {
@@ -36,18 +36,18 @@ pub fn open(ports: &[u16]) -> (Compiler, Arc<Snapshot>) {
     (compiler, snapshot)
 }
 
-/// The cell of a snapshot that does not change, for this many workers.
+/// The published snapshot of such a cluster, for this many workers.
 pub fn published(ports: &[u16], workers: u16) -> Arc<Published> {
     Published::new(open(ports).1, usize::from(workers))
 }
 
-/// Policy `db`, letting `web` reach these ports.
+/// Policy `db`, which allows `web` to reach these ports.
 pub fn policy(ports: &[u16]) -> Change {
     policy_from(Some(vec![Peer::Pods { namespaces: shop(), pods: named("web") }]), ports)
 }
 
-/// Policy `db`, letting anybody reach these ports.
-pub fn everybody_may_reach(ports: &[u16]) -> Change {
+/// Policy `db`, which allows any peer to reach these ports.
+pub fn allow_all_on(ports: &[u16]) -> Change {
     policy_from(None, ports)
 }
 

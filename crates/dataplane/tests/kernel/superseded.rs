@@ -1,4 +1,5 @@
-//! Conntrack entries that an agent wants to change after another agent has taken over, perhaps while it was stopped.
+//! An agent, perhaps suspended meanwhile, tries to change conntrack entries after another agent has taken
+//! over.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,13 +10,13 @@ use dataplane::queues::QueueRange;
 use dataplane::table::{FailMode, OpenAddresses, Table, TableConfig, VerdictCacheConfig};
 use policy::Generation;
 
-use crate::entries::{Made, make};
+use crate::entries::{NewEntry, make};
 use crate::namespace::in_namespace;
 use crate::shop::{DB, WEB};
 
 const REVOKED: u32 = 0x2000_0000;
 const RESTORE: MarkChange = MarkChange { value: 0, mask: REVOKED };
-/// More than one message of changes holds.
+/// More entries than one message of changes contains.
 const MANY: u16 = 3_000;
 const OURS: QueueRange = QueueRange { first: 100, count: 2 };
 const THEIRS: QueueRange = QueueRange { first: 103, count: 2 };
@@ -37,7 +38,7 @@ fn install(queues: QueueRange) -> Table {
     Table::install(config, queues).unwrap()
 }
 
-/// The names of all entries that are marked REVOKED, by source port.
+/// All entries that are marked REVOKED, by source port.
 fn revoked() -> BTreeMap<u16, EntryName> {
     let mut revoked = BTreeMap::new();
     let each = |entry: &dataplane::conntrack::Entry<'_>| {
@@ -53,13 +54,13 @@ fn revoked() -> BTreeMap<u16, EntryName> {
 #[test]
 fn a_superseded_agent_changes_and_deletes_no_connection() {
     in_namespace(&[], || {
-        make((1..=MANY).map(|port| Made::udp((WEB, port), (DB, 5000)).marked(REVOKED)));
+        make((1..=MANY).map(|port| NewEntry::udp((WEB, port), (DB, 5000)).marked(REVOKED)));
         let _table = install(OURS);
         let mut conntrack = Conntrack::open_for(OURS).unwrap();
         let entries = revoked();
         let [first, second] = [1, 2].map(|port| (&entries[&port], RESTORE));
         conntrack.change_marks([first]).unwrap();
-        assert_eq!(revoked().len(), usize::from(MANY) - 1, "as long as the rules are its own");
+        assert_eq!(revoked().len(), usize::from(MANY) - 1, "the rules are still its own");
 
         let _other = install(THEIRS);
         assert_eq!(conntrack.change_marks([second]), Err(ConntrackError::Superseded(THEIRS)));
@@ -74,9 +75,9 @@ fn a_superseded_agent_changes_and_deletes_no_connection() {
 }
 
 #[test]
-fn a_sweep_that_goes_on_after_a_takeover_ends_before_its_next_change() {
+fn a_sweep_during_a_takeover_ends_before_its_next_change() {
     in_namespace(&[], || {
-        make((1..=MANY).map(|port| Made::udp((WEB, port), (DB, 5000)).marked(REVOKED)));
+        make((1..=MANY).map(|port| NewEntry::udp((WEB, port), (DB, 5000)).marked(REVOKED)));
         let _table = install(OURS);
         let mut conntrack = Conntrack::open_for(OURS).unwrap();
         let mut other = None;
@@ -84,7 +85,7 @@ fn a_sweep_that_goes_on_after_a_takeover_ends_before_its_next_change() {
         let swept = conntrack.visit(|_| {
             visited += 1;
             if visited == MANY / 2 {
-                // It was stopped here.
+                // The takeover happens here.
                 other = Some((install(THEIRS), revoked().len()));
             }
             Some(RESTORE)
@@ -97,9 +98,9 @@ fn a_sweep_that_goes_on_after_a_takeover_ends_before_its_next_change() {
 }
 
 #[test]
-fn rules_that_another_program_deleted_are_still_the_agents() {
+fn an_agent_whose_rules_were_deleted_may_still_change_connections() {
     in_namespace(&[], || {
-        make([Made::udp((WEB, 1), (DB, 5000)).marked(REVOKED)]);
+        make([NewEntry::udp((WEB, 1), (DB, 5000)).marked(REVOKED)]);
         let _table = install(OURS);
         let mut conntrack = Conntrack::open_for(OURS).unwrap();
         assert_eq!(Table::remove(), Ok(true));

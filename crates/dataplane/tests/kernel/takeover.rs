@@ -1,4 +1,4 @@
-//! One agent's workers give way to the next's while packets keep coming.
+//! An agent's workers are replaced by the next agent's while packets arrive.
 
 use std::net::UdpSocket;
 use std::sync::mpsc::{TryRecvError, channel};
@@ -11,14 +11,14 @@ use dataplane::workers::Workers;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::namespace::in_namespace;
-use crate::rules::{make_chains, queue_to};
+use crate::rules::{create_chains, queue_to};
 use crate::shop::{self, ADDRESSES, DB, WEB};
 use crate::workers::config;
 
 #[test]
-fn not_one_packet_is_lost_over_ten_restarts() {
+fn no_packet_is_lost_in_ten_restarts() {
     in_namespace(&ADDRESSES, || {
-        make_chains("postrouting", &[]);
+        create_chains("postrouting", &[]);
         let published = shop::published(&[5000], 2);
         let start = |queues| Workers::start(config(queues), &published, |_| |_| {}).unwrap();
         let [mut ours, mut next] = QueueRange::pair(100, 2).unwrap();
@@ -28,13 +28,13 @@ fn not_one_packet_is_lost_over_ten_restarts() {
         let to = UdpSocket::bind((DB, 5000)).unwrap();
         setsockopt(&to, sockopt::RcvBufForce, &(256 << 20)).unwrap();
         to.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        // Closed by a panic, too: the scope waits for its threads.
-        let (going_on, over) = channel::<()>();
+        // A panic closes the channel as well, so that the sender ends: the scope waits for its threads.
+        let (running, stopped) = channel::<()>();
         let sent = thread::scope(|scope| {
             let sender = scope.spawn(move || {
                 let from = UdpSocket::bind((WEB, 0)).unwrap();
                 let mut sent = 0u32;
-                while over.try_recv() == Err(TryRecvError::Empty) {
+                while stopped.try_recv() == Err(TryRecvError::Empty) {
                     from.send_to(&sent.to_ne_bytes(), (DB, 5000)).unwrap();
                     sent += 1;
                     if sent.is_multiple_of(64) {
@@ -50,7 +50,7 @@ fn not_one_packet_is_lost_over_ten_restarts() {
                 std::mem::replace(&mut workers, successor).stop();
                 std::mem::swap(&mut ours, &mut next);
             }
-            drop(going_on);
+            drop(running);
             sender.join().unwrap()
         });
         let dropped: u32 =

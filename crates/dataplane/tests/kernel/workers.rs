@@ -1,4 +1,4 @@
-//! Real packets through real queues.
+//! Workers evaluate real packets from real queues.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -19,13 +19,13 @@ use nix::sys::socket::{
 use policy::{Decision, Evaluation, Outcome, Reason, Verdict};
 
 use crate::namespace::{in_namespace, run};
-use crate::rules::{make_chains, queue_to};
+use crate::rules::{create_chains, queue_to};
 use crate::shop::{self, ADDRESSES, DB, OTHER, WEB};
 
-/// How long nothing must come before that is taken for a drop.
+/// How long a test waits before a packet counts as dropped.
 const SILENCE: Duration = Duration::from_millis(200);
-/// How long to wait for what must come.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a test waits for a packet or record that must arrive.
+pub const TIMEOUT: Duration = Duration::from_secs(5);
 const QUEUES: QueueRange = QueueRange { first: 100, count: 2 };
 
 pub fn config(queues: QueueRange) -> WorkersConfig {
@@ -39,7 +39,7 @@ pub fn config(queues: QueueRange) -> WorkersConfig {
     }
 }
 
-/// Workers for [`QUEUES`] and what they record.
+/// Workers for [`QUEUES`], and their records.
 fn workers() -> (Workers, Receiver<Evaluation>) {
     let (recorder, records) = channel();
     let workers = Workers::start(config(QUEUES), &shop::published(&[5000], QUEUES.count), |_| {
@@ -49,7 +49,8 @@ fn workers() -> (Workers, Receiver<Evaluation>) {
     (workers.unwrap(), records)
 }
 
-/// What all workers have done once they have evaluated this many packets. A packet is counted a moment after its verdict.
+/// The counters of all workers once they have evaluated this many packets. A packet is counted shortly after
+/// its verdict.
 fn after(packets: u64, workers: &Workers) -> Counters {
     for _ in 0..500 {
         if total(workers).packets >= packets {
@@ -66,7 +67,7 @@ pub fn total(workers: &Workers) -> Counters {
 
 pub fn receiver(port: u16) -> UdpSocket {
     let socket = UdpSocket::bind((DB, port)).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(TIMEOUT)).unwrap();
     socket
 }
 
@@ -86,19 +87,19 @@ fn is_dropped(from: &str, to: &UdpSocket) -> bool {
 }
 
 #[test]
-fn what_policy_allows_passes_and_what_it_denies_does_not() {
+fn allowed_packets_pass_and_denied_packets_are_dropped() {
     in_namespace(&ADDRESSES, || {
-        make_chains("postrouting", &[]);
+        create_chains("postrouting", &[]);
         let (workers, records) = workers();
         queue_to(Some(QUEUES));
         let (open, shut) = (receiver(5000), receiver(6000));
         assert!(arrives(WEB, &open), "web may reach db on 5000");
-        assert!(is_dropped(WEB, &shut), "db opens 5000 alone");
+        assert!(is_dropped(WEB, &shut), "db opens only 5000");
         assert!(is_dropped(OTHER, &open), "only web may reach db");
         assert_eq!(after(3, &workers), Counters { packets: 3, allowed: 1, denied: 2, ..Default::default() });
         assert!(workers.health().is_ok());
 
-        let records: Vec<Evaluation> = (0..3).map(|_| records.recv_timeout(PATIENCE).unwrap()).collect();
+        let records: Vec<Evaluation> = (0..3).map(|_| records.recv_timeout(TIMEOUT).unwrap()).collect();
         let [first, second, third] = records.as_slice() else { panic!("three records: {records:?}") };
         assert_eq!(first.decision.verdict(), Verdict::Allow);
         assert!(matches!(first.decision.ingress.reason, Reason::Rule(_)), "{first:?}");
@@ -112,26 +113,26 @@ fn what_policy_allows_passes_and_what_it_denies_does_not() {
             first.elapsed < Duration::from_secs(1) && first.at.elapsed().unwrap() < Duration::from_secs(60)
         );
         workers.stop();
-        assert_eq!(QueueStatistics::read().unwrap(), [], "the queues are given up");
+        assert_eq!(QueueStatistics::read().unwrap(), [], "the queues are unbound");
     });
 }
 
 #[test]
-fn s43_a_packet_to_the_node_itself_is_evaluated_for_its_senders_egress_alone() {
+fn s43_a_packet_to_the_node_itself_is_evaluated_only_for_its_senders_egress() {
     in_namespace(&ADDRESSES, || {
-        make_chains("input", &[]);
+        create_chains("input", &[]);
         let (workers, records) = workers();
         queue_to(Some(QUEUES));
         assert!(arrives(OTHER, &receiver(6000)), "nothing isolates the egress of other");
-        assert_eq!(records.recv_timeout(PATIENCE).unwrap().decision.ingress.reason, Reason::NotAPod);
+        assert_eq!(records.recv_timeout(TIMEOUT).unwrap().decision.ingress.reason, Reason::NotAPod);
         workers.stop();
     });
 }
 
 #[test]
-fn a_foreign_mark_survives_beside_the_verdicts_bit() {
+fn a_foreign_mark_is_kept_beside_the_verdicts_bit() {
     in_namespace(&ADDRESSES, || {
-        make_chains("postrouting", &["meta mark 0x01004000 counter"]);
+        create_chains("postrouting", &["meta mark 0x01004000 counter"]);
         let (workers, _records) = workers();
         queue_to(Some(QUEUES));
         let to = receiver(5000);
@@ -148,11 +149,12 @@ fn a_foreign_mark_survives_beside_the_verdicts_bit() {
 #[test]
 fn packets_that_cant_be_parsed_are_dropped_and_counted() {
     in_namespace(&ADDRESSES, || {
-        make_chains("postrouting", &[]);
+        create_chains("postrouting", &[]);
         let (workers, records) = workers();
         queue_to(Some(QUEUES));
         let raw = |protocol: i32| -> OwnedFd {
-            // SAFETY: `socket` returns a descriptor that nobody else has, or -1, which the assertion refuses.
+            // SAFETY: `socket` returns a descriptor that has no other owner, or -1, which the assertion
+            // refuses.
             #[allow(unsafe_code)]
             unsafe {
                 let fd = libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol);
@@ -167,16 +169,19 @@ fn packets_that_cant_be_parsed_are_dropped_and_counted() {
             packet.extend_from_slice(payload);
             sendto(sender.as_raw_fd(), &packet, &SockaddrIn::new(10, 9, 0, 2, 0), MsgFlags::empty()).unwrap();
         };
-        // Four bytes of TCP; a TCP header that claims to be 4 bytes long. Both name the port that is open.
+        // Four bytes of TCP, and a TCP header whose data offset is 4 bytes. Both have the port that is open.
         send(&[0x9c, 0x40, 0x13, 0x88]);
         send(&[0x9c, 0x40, 0x13, 0x88, 0, 0, 0, 1, 0, 0, 0, 0, 0x10, 2, 0, 0, 0, 0, 0, 0]);
-        assert!(recv(tcp.as_raw_fd(), &mut [0; 64], MsgFlags::empty()).is_err(), "a hostile packet arrived");
+        assert!(
+            recv(tcp.as_raw_fd(), &mut [0; 64], MsgFlags::empty()).is_err(),
+            "an unparsable packet arrived"
+        );
         assert_eq!(
             after(2, &workers),
             Counters { packets: 2, denied: 2, unparsable: 2, ..Default::default() }
         );
         for _ in 0..2 {
-            let evaluation = records.recv_timeout(PATIENCE).unwrap();
+            let evaluation = records.recv_timeout(TIMEOUT).unwrap();
             assert_eq!((evaluation.packet, evaluation.decision), (None, Decision::UNPARSABLE));
         }
         assert!(workers.health().is_ok());
@@ -185,11 +190,11 @@ fn packets_that_cant_be_parsed_are_dropped_and_counted() {
 }
 
 #[test]
-fn large_packets_are_asked_about_whole() {
+fn large_packets_are_queued_unsegmented() {
     const SIZE: usize = 4 << 20;
     in_namespace(&ADDRESSES, || {
         run("ip link set lo mtu 1500");
-        make_chains("postrouting", &[]);
+        create_chains("postrouting", &[]);
         let (workers, _records) = workers();
         let listener = TcpListener::bind((DB, 5000)).unwrap();
         let from =
@@ -209,8 +214,8 @@ fn large_packets_are_asked_about_whole() {
             reader.join().unwrap().unwrap()
         });
         assert!(received.len() == SIZE && received.iter().all(|byte| *byte == 0x5a));
-        // Replies go from db to web, whose ingress nothing isolates. In pieces of 1,448 bytes there would be 2,897 packets
-        // with data alone.
+        // Replies go from db to web, whose ingress is not isolated. In segments of 1,448 bytes there would be
+        // 2,897 packets with data.
         let Counters { packets, denied, .. } = total(&workers);
         assert!(denied == 0 && packets < 2_000, "{packets} packets, {denied} denied");
         workers.stop();
@@ -218,12 +223,12 @@ fn large_packets_are_asked_about_whole() {
 }
 
 #[test]
-fn a_burst_waits_in_the_queue_and_not_one_packet_is_lost_when_the_workers_stop() {
+fn a_burst_waits_in_the_queue_and_no_packet_is_lost_when_the_workers_stop() {
     const BURST: u32 = 4_000;
     in_namespace(&ADDRESSES, || {
-        make_chains("postrouting", &[]);
+        create_chains("postrouting", &[]);
         let one = QueueRange { first: 100, count: 1 };
-        // The recorder of the first packet waits until the test lets it go, and the worker with it.
+        // The recorder of the first packet blocks until the test opens the gate, and so blocks its worker.
         let gate = Arc::new(Mutex::new(()));
         let workers = Workers::start(config(one), &shop::published(&[5000], 1), |_| {
             let gate = Arc::clone(&gate);
@@ -235,7 +240,7 @@ fn a_burst_waits_in_the_queue_and_not_one_packet_is_lost_when_the_workers_stop()
         let to = receiver(5000);
         setsockopt(&to, sockopt::RcvBufForce, &(64 << 20)).unwrap();
         let from = UdpSocket::bind((WEB, 0)).unwrap();
-        // Packets that wait in a queue are charged to their sender, who would wait too.
+        // Packets in a queue are charged to the sender's buffer, so that the sender would block.
         setsockopt(&from, sockopt::SndBufForce, &(64 << 20)).unwrap();
         for number in 0..BURST {
             from.send_to(&number.to_ne_bytes(), to.local_addr().unwrap()).unwrap();
@@ -260,9 +265,9 @@ fn a_burst_waits_in_the_queue_and_not_one_packet_is_lost_when_the_workers_stop()
 }
 
 #[test]
-fn a_full_queue_drops_and_counts_unless_it_is_to_fail_open() {
+fn a_full_queue_drops_and_counts_packets_unless_it_fails_open() {
     in_namespace(&ADDRESSES, || {
-        make_chains("postrouting", &[]);
+        create_chains("postrouting", &[]);
         for fail_open in [false, true] {
             let one = QueueRange { first: 100, count: 1 };
             let gate = Arc::new(Mutex::new(()));
@@ -297,13 +302,13 @@ fn workers_that_wait_for_packets_stop_at_once() {
         let (workers, _records) = workers();
         let started = std::time::Instant::now();
         workers.stop();
-        assert!(started.elapsed() < Duration::from_secs(10), "they were not woken");
+        assert!(started.elapsed() < Duration::from_secs(10), "the workers were not woken");
         assert_eq!(QueueStatistics::read().unwrap(), []);
     });
 }
 
 #[test]
-fn a_queue_that_another_has_is_named_with_its_owner() {
+fn a_queue_that_is_already_bound_is_reported_with_its_owner() {
     in_namespace(&ADDRESSES, || {
         let (first, _records) = workers();
         let second =
@@ -314,21 +319,17 @@ fn a_queue_that_another_has_is_named_with_its_owner() {
         let pid = std::process::id();
         assert!(sentence.starts_with(&format!("NFQUEUE 100 is taken by process {pid} (")), "{sentence}");
         let left: Vec<u16> = QueueStatistics::read().unwrap().iter().map(|queue| queue.number).collect();
-        assert_eq!(
-            left,
-            [100, 101],
-            "what the second had bound already is given up, and the first still works"
-        );
+        assert_eq!(left, [100, 101], "the second has unbound its queues, and the first still has its own");
         assert!(first.health().is_ok());
         first.stop();
     });
 }
 
 #[test]
-fn without_the_right_a_sentence_says_which() {
+fn without_permission_the_error_names_the_missing_capability() {
     in_namespace(&ADDRESSES, || {
-        // Takes the effective capabilities from this thread alone, and from those that it starts.
-        // SAFETY: the call takes three numbers and touches no memory of ours.
+        // Drops the effective capabilities of this thread and of the threads that it starts.
+        // SAFETY: the call takes three numbers and accesses no memory of this process.
         #[allow(unsafe_code)]
         let answer = unsafe { libc::syscall(libc::SYS_setresuid, -1, 65534, -1) };
         assert_eq!(answer, 0);
@@ -339,12 +340,12 @@ fn without_the_right_a_sentence_says_which() {
 }
 
 #[test]
-fn a_worker_that_dies_is_reported() {
+fn a_worker_that_panics_is_reported() {
     in_namespace(&ADDRESSES, || {
-        make_chains("postrouting", &[]);
+        create_chains("postrouting", &[]);
         let one = QueueRange { first: 100, count: 1 };
         let workers = Workers::start(config(one), &shop::published(&[5000], 1), |_| {
-            |_| panic!("a recorder that panics, as this test wants")
+            |_| panic!("a recorder panics, as this test intends")
         })
         .unwrap();
         queue_to(Some(one));

@@ -1,11 +1,16 @@
-//! Interfaces and what the cluster says of pods; which addresses are behind which port.
+//! Interfaces and the cluster's pods, and the expected bindings.
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
+use policy::PodName;
+
 use super::*;
 use crate::ports::interfaces::Kind;
+use crate::ports::link::Mac;
 
-/// `10.244.1.0/24` and `fd00:1::/64`, pods by address, and what the CNI cache says of interfaces.
+/// The pod CIDRs `10.244.1.0/24` and `fd00:1::/64`, pods with their addresses, and the CNI cache by
+/// interface.
 #[derive(Default)]
 struct Cluster {
     pods: Vec<(&'static str, Vec<&'static str>)>,
@@ -83,12 +88,12 @@ fn assert_bound(bindings: &Bindings, index: u32, expected: &[&str]) {
 }
 
 #[test]
-fn a_port_has_what_its_namespace_shows_within_the_pod_cidrs() {
+fn a_port_gets_the_addresses_of_its_namespace_within_the_pod_cidrs() {
     let cluster = cluster(&[]);
-    let shown = ["10.244.1.5", "fd00:1::5", "fe80::5", "192.0.2.9", "10.244.2.5", "10.244.1.1"];
-    let bindings = derive(&Bindings::default(), [plugged(7, &shown)], &cluster);
+    let inside = ["10.244.1.5", "fd00:1::5", "fe80::5", "192.0.2.9", "10.244.2.5", "10.244.1.1"];
+    let bindings = derive(&Bindings::default(), [plugged(7, &inside)], &cluster);
     assert_bound(&bindings, 7, &["10.244.1.5", "fd00:1::5", "fe80::5"]);
-    assert!(!bindings.ports[&InterfaceIndex(7)].is_settled, "more may come");
+    assert!(!bindings.ports[&InterfaceIndex(7)].is_settled, "more addresses may follow");
 }
 
 #[test]
@@ -100,7 +105,7 @@ fn a_settled_port_gets_no_address_that_its_pod_gives_itself_later() {
 }
 
 #[test]
-fn an_address_taken_before_the_port_was_settled_goes_when_the_cluster_names_the_pods_own() {
+fn a_port_loses_an_address_taken_before_it_was_settled_once_the_cluster_lists_its_pods_addresses() {
     let unknown = cluster(&[]);
     let squats = plugged(7, &["10.244.1.5", "10.244.1.77"]);
     let first = derive(&Bindings::default(), [squats.clone()], &unknown);
@@ -112,7 +117,7 @@ fn an_address_taken_before_the_port_was_settled_goes_when_the_cluster_names_the_
 }
 
 #[test]
-fn a_port_whose_pod_is_known_keeps_an_address_that_another_claims_until_the_cluster_gives_it_away() {
+fn a_port_whose_pod_is_known_keeps_a_claimed_address_until_the_cluster_assigns_it_to_another_pod() {
     let known = cluster(&[("a", &["10.244.1.5", "10.244.1.6"])]);
     let (first, second) = (plugged(9, &["10.244.1.5", "10.244.1.6"]), plugged(8, &["10.244.1.6"]));
     let before = derive(&Bindings::default(), [first.clone()], &known);
@@ -120,20 +125,20 @@ fn a_port_whose_pod_is_known_keeps_an_address_that_another_claims_until_the_clus
     assert_bound(&both, 9, &["10.244.1.5", "10.244.1.6"]);
     assert_bound(&both, 8, &[]);
     let conflict = Conflict {
-        address: Claim::Address(address("10.244.1.6")),
+        address: PortAddress::Ip(address("10.244.1.6")),
         bound_to: Some("veth9".into()),
         claimed_by: "veth8".into(),
     };
     assert_eq!(both.conflicts, [conflict].into());
-    let given_away = cluster(&[("a", &["10.244.1.5"]), ("b", &["10.244.1.6"])]);
-    let settled = derive(&both, [first, second], &given_away);
+    let reassigned = cluster(&[("a", &["10.244.1.5"]), ("b", &["10.244.1.6"])]);
+    let settled = derive(&both, [first, second], &reassigned);
     assert_bound(&settled, 9, &["10.244.1.5"]);
     assert_bound(&settled, 8, &["10.244.1.6"]);
     assert!(settled.conflicts.is_empty());
 }
 
 #[test]
-fn an_address_that_a_pod_took_belongs_to_the_port_that_comes_with_it() {
+fn a_new_port_takes_its_first_address_from_a_port_whose_pod_is_unknown() {
     let unknown = cluster(&[]);
     let (squatter, owner) = (settled(plugged(7, &["10.244.1.6"])), plugged(8, &["10.244.1.6"]));
     let before = derive(&Bindings::default(), [squatter.clone()], &unknown);
@@ -141,7 +146,8 @@ fn an_address_that_a_pod_took_belongs_to_the_port_that_comes_with_it() {
     let both = derive(&before, [squatter.clone(), owner.clone()], &unknown);
     assert_bound(&both, 7, &[]);
     assert_bound(&both, 8, &["10.244.1.6"]);
-    // It does not get it back by claiming it still, nor by a name that the cluster gives to the address.
+    // The squatter does not get it back by continuing to claim it, nor once the cluster knows the address's
+    // pod.
     let known = cluster(&[("b", &["10.244.1.6"])]);
     let later = derive(&both, [squatter, settled(owner)], &known);
     assert_bound(&later, 7, &[]);
@@ -150,22 +156,22 @@ fn an_address_that_a_pod_took_belongs_to_the_port_that_comes_with_it() {
 }
 
 #[test]
-fn of_two_ports_that_were_there_before_the_agent_neither_has_what_both_claim_unless_the_cache_names_it() {
+fn an_address_of_two_ports_older_than_the_agent_is_bound_to_neither_unless_the_cache_lists_it() {
     let known = cluster(&[("b", &["10.244.1.6"])]);
     let both = [plugged(7, &["10.244.1.6"]), plugged(8, &["10.244.1.6"])].map(settled);
     let doubtful = derive(&Bindings::default(), both.clone(), &known);
     assert_bound(&doubtful, 7, &[]);
     assert_bound(&doubtful, 8, &[]);
     assert_eq!(doubtful.conflicts.len(), 2);
-    let mut named = cluster(&[("b", &["10.244.1.6"])]);
-    named.cni.insert("veth8", vec!["10.244.1.6"]);
-    let decided = derive(&doubtful, both, &named);
+    let mut listed = cluster(&[("b", &["10.244.1.6"])]);
+    listed.cni.insert("veth8", vec!["10.244.1.6"]);
+    let decided = derive(&doubtful, both, &listed);
     assert_bound(&decided, 7, &[]);
     assert_bound(&decided, 8, &["10.244.1.6"]);
 }
 
 #[test]
-fn a_hardware_address_belongs_to_one_port() {
+fn a_hardware_address_is_bound_to_one_port() {
     let known = cluster(&[("a", &["10.244.1.5"]), ("b", &["10.244.1.6"])]);
     let (first, mut second) = (plugged(7, &["10.244.1.5"]), plugged(8, &["10.244.1.6"]));
     second.mac_inside = first.mac_inside;
@@ -179,7 +185,7 @@ fn a_hardware_address_belongs_to_one_port() {
 }
 
 #[test]
-fn a_port_that_goes_leaves_its_addresses_and_a_new_one_of_the_same_name_inherits_nothing() {
+fn a_removed_port_loses_its_addresses_and_a_new_one_of_the_same_name_inherits_none() {
     let cluster = cluster(&[("a", &["10.244.1.5"])]);
     let before = derive(&Bindings::default(), [settled(plugged(7, &["10.244.1.5"]))], &cluster);
     let gone = derive(&before, [], &cluster);
@@ -191,19 +197,19 @@ fn a_port_that_goes_leaves_its_addresses_and_a_new_one_of_the_same_name_inherits
 }
 
 #[test]
-fn the_cni_cache_names_the_addresses_and_settles_the_port() {
+fn the_cni_cache_lists_the_addresses_and_settles_the_port() {
     let mut cluster = cluster(&[]);
     cluster.cni.insert("veth7", vec!["10.244.1.5", "fd00:1::5"]);
     let half = derive(&Bindings::default(), [plugged(7, &["10.244.1.5", "10.244.1.9"])], &cluster);
     assert_bound(&half, 7, &["10.244.1.5"]);
-    assert!(!half.ports[&InterfaceIndex(7)].is_settled, "fd00:1::5 is still to come");
+    assert!(!half.ports[&InterfaceIndex(7)].is_settled, "fd00:1::5 is not there yet");
     let whole = derive(&half, [plugged(7, &["10.244.1.5", "fd00:1::5"])], &cluster);
     assert_bound(&whole, 7, &["10.244.1.5", "fd00:1::5"]);
     assert!(whole.ports[&InterfaceIndex(7)].is_settled);
 }
 
 #[test]
-fn hardware_addresses_are_those_that_were_there_first() {
+fn a_port_keeps_its_first_hardware_address() {
     let cluster = cluster(&[]);
     let before = derive(&Bindings::default(), [plugged(7, &["10.244.1.5"])], &cluster);
     let mut changed = plugged(7, &["10.244.1.5"]);
@@ -213,7 +219,7 @@ fn hardware_addresses_are_those_that_were_there_first() {
 }
 
 #[test]
-fn which_veth_devices_are_ports() {
+fn veth_devices_are_ports_by_their_bridge_and_addresses() {
     let cluster = cluster(&[]);
     let docker0 = Interface::for_tests(2, "docker0", Kind::Bridge);
     let mut of_docker = plugged(10, &["172.17.0.2"]);
@@ -240,7 +246,7 @@ fn which_veth_devices_are_ports() {
 }
 
 #[test]
-fn a_routed_port_stays_one_when_its_pod_shows_another_address() {
+fn a_routed_port_stays_one_when_its_namespace_has_another_address() {
     let cluster = cluster(&[]);
     let routed = |inside: &[&str]| {
         let mut veth = settled(plugged(7, inside));
@@ -253,18 +259,18 @@ fn a_routed_port_stays_one_when_its_pod_shows_another_address() {
 }
 
 #[test]
-fn a_port_whose_address_another_still_holds_gets_it_when_that_one_goes() {
+fn a_port_gets_an_address_that_another_port_held_once_that_one_is_removed() {
     let cluster = cluster(&[("a", &["10.244.1.5"])]);
     let (old, new) = (settled(plugged(7, &["10.244.1.5"])), settled(plugged(8, &["10.244.1.5"])));
     let before = derive(&Bindings::default(), [old.clone()], &cluster);
     let both = derive(&before, [old, new.clone()], &cluster);
     assert_bound(&both, 8, &[]);
-    assert!(!both.ports[&InterfaceIndex(8)].is_settled, "its packets wait");
+    assert!(!both.ports[&InterfaceIndex(8)].is_settled, "its packets are held");
     assert_bound(&derive(&both, [new], &cluster), 8, &["10.244.1.5"]);
 }
 
 #[test]
-fn the_cni_cache_tells_whose_port_it_is_though_its_namespace_shows_another_pods_address() {
+fn the_cni_cache_identifies_a_ports_pod_although_its_namespace_has_another_pods_address() {
     let mut cluster = cluster(&[("a", &["10.244.1.5"]), ("b", &["10.244.1.3"])]);
     cluster.cni.insert("veth7", vec!["10.244.1.5"]);
     let bindings = derive(&Bindings::default(), [plugged(7, &["10.244.1.3", "10.244.1.5"])], &cluster);
@@ -272,7 +278,7 @@ fn the_cni_cache_tells_whose_port_it_is_though_its_namespace_shows_another_pods_
 }
 
 #[test]
-fn a_settled_port_gets_an_address_that_the_cni_cache_names_late() {
+fn a_settled_port_gets_an_address_that_the_cni_cache_lists_later() {
     let mut cluster = cluster(&[]);
     let port = settled(plugged(7, &["10.244.1.5"]));
     let first = derive(&Bindings::default(), [port.clone()], &cluster);
@@ -281,14 +287,14 @@ fn a_settled_port_gets_an_address_that_the_cni_cache_names_late() {
 }
 
 #[test]
-fn a_cni_result_without_addresses_names_none() {
+fn a_cni_result_without_addresses_is_ignored() {
     let mut cluster = cluster(&[]);
     cluster.cni.insert("veth7", Vec::new());
     assert_bound(&derive(&Bindings::default(), [plugged(7, &["10.244.1.5"])], &cluster), 7, &["10.244.1.5"]);
 }
 
 #[test]
-fn an_exempt_pod_is_known_by_its_own_address() {
+fn an_exempt_pod_is_identified_by_its_own_address() {
     let mut cluster = cluster(&[("vpn", &["10.244.1.5"]), ("a", &["10.244.1.6"])]);
     cluster.exempt.push("vpn");
     let bindings =

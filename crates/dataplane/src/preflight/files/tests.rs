@@ -1,4 +1,5 @@
 use super::*;
+use crate::netlink::PortId;
 use crate::ports::BridgeNetfilter;
 
 /// A `/proc` with these files.
@@ -33,7 +34,7 @@ fn wrong(state: CheckState) -> (String, String) {
 }
 
 #[test]
-fn a_bridge_needs_both_sysctls() {
+fn a_bridge_requires_both_sysctls() {
     let config = PreflightConfig::default();
     let (_folder, both) = proc(&[(IPTABLES, "1\n"), (IP6TABLES, "1\n")]);
     assert!(matches!(bridge(&both, &config, no_bridges), CheckState::Fine { .. }));
@@ -43,7 +44,7 @@ fn a_bridge_needs_both_sysctls() {
     let (what, todo) = wrong(bridge(&off, &config, no_bridges));
     assert!(what.contains("net.bridge.bridge-nf-call-ip6tables is 0"), "{what}");
     assert_eq!(todo, "`sysctl -w net.bridge.bridge-nf-call-ip6tables=1`");
-    // No pod has an IPv6 address there.
+    // Without IPv6 pods its sysctl is not required.
     let ipv4_only = PreflightConfig { ipv6: false, ..config.clone() };
     assert!(matches!(bridge(&off, &ipv4_only, no_bridges), CheckState::Fine { .. }));
 
@@ -56,7 +57,7 @@ fn a_bridge_needs_both_sysctls() {
 }
 
 #[test]
-fn a_bridge_that_calls_the_rules_by_its_own_switch_needs_no_sysctl() {
+fn a_bridge_whose_own_settings_are_on_requires_no_sysctl() {
     let config = PreflightConfig::default();
     let with = |files: &Files, bridges: &[Bridge]| bridge(files, &config, || Ok(bridges.to_vec()));
     let (_folder, off) = proc(&[(IPTABLES, "0\n"), (IP6TABLES, "0\n")]);
@@ -65,31 +66,28 @@ fn a_bridge_that_calls_the_rules_by_its_own_switch_needs_no_sysctl() {
     };
     assert!(what.contains("bridge cni0 has nf_call_iptables on"), "{what}");
 
-    // Neither is on for IPv6.
+    // For IPv6 neither the sysctl nor the bridge's setting is on.
     let (what, todo) = wrong(with(&off, &[bridge_named("cni0", true, false)]));
-    assert!(
-        what.contains("bridge-nf-call-ip6tables is 0, and bridge cni0 has no switch of its own on"),
-        "{what}"
-    );
+    assert!(what.contains("bridge-nf-call-ip6tables is 0, and bridge cni0's own setting is off"), "{what}");
     assert_eq!(todo, "`sysctl -w net.bridge.bridge-nf-call-ip6tables=1`");
-    // One of each is enough.
+    // For each family one of the two is sufficient.
     let (_folder, ipv6) = proc(&[(IPTABLES, "0\n"), (IP6TABLES, "1\n")]);
     assert!(matches!(with(&ipv6, &[bridge_named("cni0", true, false)]), CheckState::Fine { .. }));
 
     // ALL of the pods' bridges.
     let (what, _) = wrong(with(&off, &[bridge_named("cni0", true, true), bridge_named("cni1", false, true)]));
     assert!(what.contains("bridge cni1"), "{what}");
-    // The one that is still to come has it off.
+    // A bridge that does not exist yet will have its settings off.
     assert!(with(&off, &[]).is_wrong());
 
-    // Without the module no bridge's switch is of use.
+    // Without the module a bridge's settings have no effect.
     let (_folder, missing) = proc(&[]);
     let (what, _) = wrong(with(&missing, &[bridge_named("cni0", true, true)]));
     assert!(what.contains("br_netfilter is not loaded"), "{what}");
 }
 
 #[test]
-fn a_node_that_does_not_forward_is_warned_about() {
+fn a_node_that_does_not_forward_is_a_warning() {
     let config = PreflightConfig::default();
     let (_folder, files) =
         proc(&[("sys/net/ipv4/ip_forward", "1\n"), ("sys/net/ipv6/conf/all/forwarding", "0\n")]);
@@ -111,6 +109,7 @@ fn an_old_kernel_is_fine_once_dns_is_evaluated_early() {
 }
 
 fn bound(number: u16, port_id: u32) -> QueueStatistics {
+    let port_id = PortId(port_id);
     QueueStatistics {
         number,
         port_id,
@@ -124,25 +123,29 @@ fn bound(number: u16, port_id: u32) -> QueueStatistics {
 }
 
 #[test]
-fn a_queue_that_a_stranger_has_bound_is_named() {
+fn a_queue_that_another_program_has_bound_is_named() {
     let ours = QueueRange::pair(100, 2).expect("two ranges");
     let name = |pid| (pid == 77).then(|| "suricata".to_owned());
 
     let both = [bound(99, 1), bound(103, 77), bound(100, 4_000_000_000)];
     let (what, todo) = wrong(queues(&both, &ours, None, name));
-    assert_eq!(what, "queue 103 is bound by another program (netlink port 77, perhaps process 77, suricata)");
+    assert_eq!(
+        what,
+        "queue 103 is bound by another program (netlink port 77, possibly process 77, suricata)"
+    );
     assert!(todo.contains("other queue numbers"), "{todo}");
     let (what, _) = wrong(queues(&both[2..], &ours[..1], None, name));
     assert_eq!(what, "queue 100 is bound by another program (netlink port 4000000000)");
-    // The rules send packets to the first range: its listener is the agent in force, that of the second is not.
+    // The rules send packets to the first range, so the agent in force has bound it. The second range is
+    // bound by another program.
     assert!(queues(&[bound(100, 5), bound(103, 6)], &ours, Some(ours[0]), name).is_wrong());
 }
 
-/// Such as an agent that is stopped, whose queue rule another program has deleted.
+/// As with a suspended agent whose queue rule another program has deleted.
 #[test]
-fn one_free_range_is_enough() {
+fn one_free_range_is_sufficient() {
     let ours = QueueRange::pair(100, 2).expect("two ranges");
-    // The second agent has died since.
+    // In the second case the second agent has died since.
     for in_use in [None, Some(ours[1])] {
         match queues(&[bound(100, 5), bound(101, 5)], &ours, in_use, |_| None) {
             CheckState::Warning { what, .. } => {
@@ -155,7 +158,7 @@ fn one_free_range_is_enough() {
 }
 
 #[test]
-fn queues_of_the_agent_in_force_and_of_others_elsewhere_are_fine() {
+fn queues_of_the_agent_in_force_and_unrelated_queues_are_fine() {
     let ours = QueueRange::pair(100, 2).expect("two ranges");
     let what = |bound: &[QueueStatistics], in_use| match queues(bound, &ours, in_use, |_| None) {
         CheckState::Fine { what } => what,

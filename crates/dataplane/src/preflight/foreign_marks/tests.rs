@@ -9,7 +9,7 @@ fn attributes(fill: impl FnOnce(&mut Attributes<'_>)) -> Vec<u8> {
     messages.as_bytes()[20..].to_vec()
 }
 
-/// An element of a rule's list of expressions.
+/// Encodes an expression as an element of a rule's list.
 fn element(name: &str, fill: impl FnOnce(&mut Attributes<'_>)) -> Vec<u8> {
     attributes(|list| {
         list.nested(sys::NFTA_LIST_ELEM, |element| {
@@ -22,12 +22,12 @@ fn ours(expression: Expression) -> Vec<u8> {
     attributes(|list| expression.encode(list))
 }
 
-/// `meta mark` to register 1.
+/// Loads `meta mark` into register 1.
 fn load_packet() -> Vec<u8> {
     ours(Expression::LoadMeta(Meta::Mark))
 }
 
-/// `ct mark` to register 1.
+/// Loads `ct mark` into register 1.
 fn load_connection() -> Vec<u8> {
     ours(Expression::LoadConnection(Connection::Mark))
 }
@@ -36,7 +36,7 @@ fn bits(mask: u32, flip: u32) -> Vec<u8> {
     ours(Expression::Bits { mask, flip })
 }
 
-/// A number to register 1.
+/// Loads a number into register 1.
 fn number(value: u32) -> Vec<u8> {
     element("immediate", |data| {
         data.be32(sys::NFTA_IMMEDIATE_DREG, sys::NFT_REG_1).nested(sys::NFTA_IMMEDIATE_DATA, |nested| {
@@ -72,7 +72,7 @@ fn changes(expressions: &[Vec<u8>]) -> (u32, u32) {
 const ALL: u32 = u32::MAX;
 
 #[test]
-fn what_kube_proxy_flannel_and_portmap_do_is_fine() {
+fn rules_of_kube_proxy_flannel_and_portmap_are_fine() {
     let marks = Marks::default();
     for (rule, expressions) in [
         ("meta mark set meta mark or 0x4000", vec![load_packet(), bits(!0x4000, 0x4000), store_packet()]),
@@ -84,19 +84,19 @@ fn what_kube_proxy_flannel_and_portmap_do_is_fine() {
     ] {
         let (packet, connection) = changes(&expressions);
         assert_eq!(packet & marks.of_packets().0, 0, "{rule}");
-        assert_eq!(packet & !0x6000, 0, "its own bit alone: {rule}");
+        assert_eq!(packet & !0x6000, 0, "only its own bit: {rule}");
         assert_eq!(connection, 0, "{rule}");
     }
 }
 
 #[test]
-fn whole_marks_that_are_set_saved_or_restored_are_seen() {
+fn rules_that_set_save_or_restore_whole_marks_are_found() {
     for (rule, expressions, expected) in [
         ("meta mark set 0x1", vec![number(1), store_packet()], (ALL, 0)),
         ("ct mark set 0x1", vec![number(1), store_connection()], (0, ALL)),
         ("meta mark set ct mark", vec![load_connection(), store_packet()], (ALL, 0)),
         ("ct mark set meta mark", vec![load_packet(), store_connection()], (0, ALL)),
-        // The mask is of no use: the bits come from another mark.
+        // The mask does not help: the bits come from another mark.
         ("meta mark set ct mark or 0x1", vec![load_connection(), bits(!1, 1), store_packet()], (ALL, 0)),
         ("-j MARK --set-mark 0x1", vec![target("MARK", 2, &[1, ALL], &[])], (ALL, 0)),
         ("-j CONNMARK --set-mark 0x1", vec![target("CONNMARK", 1, &[1, ALL, 0], &[CONNMARK_SET])], (0, ALL)),
@@ -151,7 +151,7 @@ fn only_the_bits_that_a_mask_names_are_written() {
 }
 
 #[test]
-fn a_rule_that_joins_two_marks_by_masks_writes_the_bits_of_the_other_one_alone() {
+fn a_rule_that_combines_two_marks_by_masks_writes_only_the_bits_of_the_other_mark() {
     // Linux 6.13 and later: ct mark set (ct mark & 0xffffff00) | (meta mark & 0xff).
     let load_second = element("meta", |data| {
         data.be32(sys::NFTA_META_KEY, sys::NFT_META_MARK).be32(sys::NFTA_META_DREG, sys::NFT_REG32_01);
@@ -179,7 +179,7 @@ fn a_rule_that_joins_two_marks_by_masks_writes_the_bits_of_the_other_one_alone()
 }
 
 #[test]
-fn what_is_not_understood_counts_as_written() {
+fn unsupported_expressions_count_as_writing_all_bits() {
     let map = element("lookup", |data| {
         data.string(sys::NFTA_LOOKUP_SET, "marks")
             .be32(sys::NFTA_LOOKUP_SREG, sys::NFT_REG_1)
@@ -198,12 +198,12 @@ fn what_is_not_understood_counts_as_written() {
 }
 
 #[test]
-fn bytes_that_are_cut_short_write_nothing_that_is_not_there() {
+fn truncated_rules_are_parsed_without_a_panic() {
     let rule =
         [load_packet(), bits(!1, 1), store_packet(), target("CONNMARK", 2, &[0, ALL, ALL], &[0, 0, 1])];
     let rule = rule.concat();
     for length in 0..rule.len() {
-        // Whatever it finds, it ends.
+        // Any result is accepted.
         let _ = written(&rule[..length]);
     }
 }
@@ -219,7 +219,7 @@ fn dumped(table: &str, chain: &str, expressions: &[Vec<u8>]) -> Vec<u8> {
 }
 
 #[test]
-fn a_rule_is_named_so_that_nft_finds_it_unless_it_is_ours() {
+fn a_foreign_rule_is_named_in_nft_syntax_and_the_agents_are_ignored() {
     let marks = Marks::default();
     let restore = [load_connection(), store_packet()];
     let found = |family: i32, table: &str, chain: &str| {
@@ -227,7 +227,7 @@ fn a_rule_is_named_so_that_nft_finds_it_unless_it_is_ours() {
     };
     assert_eq!(found(libc::NFPROTO_INET, TABLE, "restore"), None);
     assert_eq!(found(libc::NFPROTO_BRIDGE, TABLE, "restore"), None);
-    // Of that name, but of another family: not ours.
+    // A table of the same name in another family is not the agent's.
     let other = found(libc::NFPROTO_IPV4, TABLE, "out");
     assert_eq!(other.as_deref(), Some("ip kube-verdict out handle 7 (packet mark, all bits)"));
     let escape = found(libc::NFPROTO_IPV6, "\u{1b}[2J", "out");
@@ -237,15 +237,15 @@ fn a_rule_is_named_so_that_nft_finds_it_unless_it_is_ours() {
 }
 
 #[test]
-fn the_first_rules_are_named_and_the_others_counted() {
+fn the_first_rules_are_listed_and_the_others_counted() {
     let marks = Marks::default();
     let writers = |count: usize| {
         let rule = dumped("mangle", "PREROUTING", &[target("CONNMARK", 1, &[0, ALL, ALL], &[CONNMARK_SAVE])]);
-        let writer = writer(libc::NFPROTO_IPV4 as u8, &rule, &marks).expect("it writes our bits");
+        let writer = writer(libc::NFPROTO_IPV4 as u8, &rule, &marks).expect("it writes the agent's bits");
         vec![writer; count]
     };
-    assert!(matches!(need(Ok(Vec::new()), &marks), CheckState::Fine { .. }));
-    let CheckState::Warning { what, todo } = need(Ok(writers(7)), &marks) else { panic!("no warning") };
+    assert!(matches!(check(Ok(Vec::new()), &marks), CheckState::Fine { .. }));
+    let CheckState::Warning { what, todo } = check(Ok(writers(7)), &marks) else { panic!("no warning") };
     assert_eq!(
         what.matches("ip mangle PREROUTING handle 7 (connection mark, all bits)").count(),
         5,
@@ -254,6 +254,6 @@ fn the_first_rules_are_named_and_the_others_counted() {
     assert!(what.ends_with("; and 2 more"), "{what}");
     assert!(todo.contains("--packet-marks and --connection-marks"), "{todo}");
     assert!(todo.ends_with("`nft -a list chain ip mangle PREROUTING`"), "{todo}");
-    let failed = need(Err(NetlinkError::Interrupted), &marks);
+    let failed = check(Err(NetlinkError::Interrupted), &marks);
     assert!(matches!(failed, CheckState::Warning { .. }), "{failed:?}");
 }

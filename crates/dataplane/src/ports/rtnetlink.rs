@@ -1,7 +1,7 @@
-//! Requests to rtnetlink, and its notifications.
+//! Requests to rtnetlink, and notifications from it.
 //!
-//! `RTM_GETADDR` with `IFA_TARGET_NETNSID` lists addresses inside another namespace to a process that has CAP_NET_ADMIN and nothing
-//! else, so neither a mount nor another privilege is needed.
+//! `RTM_GETADDR` with `IFA_TARGET_NETNSID` lists addresses inside another namespace. It requires only
+//! CAP_NET_ADMIN: neither a mount nor another privilege.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,17 +20,17 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::{Interface, Interfaces, InterfacesError, SETTLING, interface, mac_of};
-use crate::ports::{InterfaceIndex, Mac};
+use super::interfaces::{Interface, Interfaces, InterfacesError, SETTLE_TIME, interface, mac_of};
+use super::link::{InterfaceIndex, Mac};
 
-/// How often the namespace of a port that has addresses is asked until it is settled.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// How often the namespace of a port that has addresses is read until the port is settled.
+const SETTLE_READ_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long the kernel may take to answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a dump is repeated that another change interrupted.
-const TRIES: usize = 16;
+/// How often a dump is tried that changes interrupt.
+const MAX_TRIES: usize = 16;
 
 /// The length of `struct nlmsghdr`, in bytes.
 const HEADER: usize = 16;
@@ -40,42 +40,44 @@ const GROUPS: [u32; 3] = [1, 5, 9];
 
 /// A socket for requests about interfaces, or for notifications.
 #[derive(Debug)]
-pub(in crate::ports) struct Rtnetlink {
+pub(super) struct Rtnetlink {
     socket: Socket,
     sequence: u32,
-    /// When the namespace of each port that has addresses, but is not settled, was asked last.
-    asked: BTreeMap<InterfaceIndex, Instant>,
+    /// When the namespace of each port that has addresses, but is not settled, was read last.
+    read_at: BTreeMap<InterfaceIndex, Instant>,
 }
 
 impl Rtnetlink {
-    /// A socket that is notified of changes of interfaces and of the node's own addresses. It is for [`Rtnetlink::drain`] alone.
-    pub(in crate::ports) fn listen() -> Result<Self, InterfacesError> {
+    /// Opens a socket that is notified of changes of interfaces and of the node's own addresses. It is for
+    /// [`Rtnetlink::drain`] only.
+    pub(super) fn listen() -> Result<Self, InterfacesError> {
         Self::open(&GROUPS)
     }
 
-    /// A socket in the network namespace of the calling thread, in these multicast groups.
-    pub(in crate::ports) fn open(groups: &[u32]) -> Result<Self, InterfacesError> {
+    /// Opens a socket in the network namespace of the calling thread, in these multicast groups.
+    pub(super) fn open(groups: &[u32]) -> Result<Self, InterfacesError> {
         let failed = |call| move |source| InterfacesError::Socket { call, source };
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed("socket"))?;
         socket.bind_auto().map_err(failed("bind"))?;
-        // Without it the kernel ignores the namespace in a request for addresses, and answers with its own.
+        // Without it the kernel ignores the namespace in a request for addresses, and answers with the
+        // current one's.
         socket.set_netlink_get_strict_chk(true).map_err(failed("setsockopt NETLINK_GET_STRICT_CHK"))?;
         for group in groups {
             socket.add_membership(*group).map_err(failed("setsockopt NETLINK_ADD_MEMBERSHIP"))?;
         }
-        let timeout = TimeVal::microseconds(i64::try_from(TIMEOUT.as_micros()).unwrap_or(i64::MAX));
+        let timeout = TimeVal::microseconds(i64::try_from(RECEIVE_TIMEOUT.as_micros()).unwrap_or(i64::MAX));
         let set = setsockopt(&fd(&socket), sockopt::ReceiveTimeout, &timeout);
         set.map_err(|errno| InterfacesError::Socket {
             call: "setsockopt SO_RCVTIMEO",
             source: errno.into(),
         })?;
-        // Bursts of pods that come and go; without CAP_NET_ADMIN the default stays.
+        // For bursts of pods that start and end. Without CAP_NET_ADMIN the default stays.
         let _ = setsockopt(&fd(&socket), sockopt::RcvBufForce, &(4 << 20));
-        Ok(Self { socket, sequence: 0, asked: BTreeMap::new() })
+        Ok(Self { socket, sequence: 0, read_at: BTreeMap::new() })
     }
 
-    /// Reads and discards the notifications that wait. Returns whether there were any, or some were lost.
-    pub(in crate::ports) fn drain(&mut self) -> Result<bool, InterfacesError> {
+    /// Reads and discards the buffered notifications. Returns whether there were any, including lost ones.
+    pub(super) fn drain(&mut self) -> Result<bool, InterfacesError> {
         let mut any = false;
         let mut buffer = Vec::with_capacity(64 * 1024);
         loop {
@@ -91,16 +93,16 @@ impl Rtnetlink {
     }
 
     /// The descriptor, to poll for notifications.
-    pub(in crate::ports) fn descriptor(&self) -> BorrowedFd<'_> {
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
         fd(&self.socket)
     }
 
-    /// Brings `interfaces` up to date: reads all links and own addresses, and the namespaces of veth devices that are not settled.
-    /// Returns whether anything changed.
+    /// Brings `interfaces` up to date: reads all links and own addresses, and the namespaces of veth devices
+    /// that are not settled. Returns whether anything changed.
     ///
     /// # Errors
-    /// As [`Rtnetlink::ask`]; `interfaces` are as before then.
-    pub(in crate::ports) fn refresh(
+    /// As [`Rtnetlink::request`]; then `interfaces` is unchanged.
+    pub(super) fn refresh(
         &mut self,
         interfaces: &mut Interfaces,
         now: Instant,
@@ -111,14 +113,14 @@ impl Rtnetlink {
                 by_index.insert(interface.index, interface);
             }
         }
-        for (index, address) in self.addresses(None, 0)? {
-            let index = InterfaceIndex(index);
-            // An interface that is not understood, or is newer than the list, has addresses of the node all the same.
+        for (index, address) in self.addresses(None, InterfaceIndex(0))? {
+            // An interface that can't be parsed, or that is newer than the list of links, has addresses of
+            // the node as well.
             by_index.entry(index).or_insert_with(|| Interface::unread(index)).addresses.push(address);
         }
         let before = std::mem::take(&mut interfaces.by_index);
         for (index, interface) in &mut by_index {
-            // The same end of the same pair: what was inside is known.
+            // The same end of the same pair keeps the addresses inside.
             let same = before.get(index).filter(|before| {
                 (before.peer_namespace, before.peer) == (interface.peer_namespace, interface.peer)
             });
@@ -130,66 +132,70 @@ impl Rtnetlink {
             }
         }
         interfaces.by_index = by_index;
-        self.look_inside(interfaces, now);
+        self.read_namespaces(interfaces, now);
         Ok(interfaces.by_index != before)
     }
 
-    /// Reads the namespaces of veth devices that are not settled. Returns whether anything changed. A namespace that can't be read
-    /// keeps what it showed before: its port will soon be gone, or it is read again.
-    pub(in crate::ports) fn look_inside(&mut self, interfaces: &mut Interfaces, now: Instant) -> bool {
-        self.asked.retain(|_, asked| now.saturating_duration_since(*asked) < SETTLING);
+    /// Reads the namespaces of veth devices that are not settled. Returns whether anything changed. If a
+    /// namespace can't be read, its port keeps the addresses that were read before: the port will soon be
+    /// removed, or the namespace is read again.
+    pub(super) fn read_namespaces(&mut self, interfaces: &mut Interfaces, now: Instant) -> bool {
+        self.read_at.retain(|_, read_at| now.saturating_duration_since(*read_at) < SETTLE_TIME);
         let mut is_changed = false;
-        for interface in interfaces.by_index.values_mut().filter(|interface| interface.is_waiting()) {
+        for interface in interfaces.by_index.values_mut().filter(|interface| interface.is_unsettled()) {
             let Some(namespace) = interface.peer_namespace else { continue };
             if interface.changed.is_some() {
-                let asked = self.asked.get(&interface.index);
-                if asked.is_some_and(|asked| now.saturating_duration_since(*asked) < ASK_AGAIN) {
+                let read_at = self.read_at.get(&interface.index);
+                if read_at
+                    .is_some_and(|read_at| now.saturating_duration_since(*read_at) < SETTLE_READ_INTERVAL)
+                {
                     continue;
                 }
-                self.asked.insert(interface.index, now);
+                self.read_at.insert(interface.index, now);
             }
             let Ok(addresses) = self.addresses(Some(namespace), interface.peer) else { continue };
-            // Before there are addresses nothing is bound.
+            // Without addresses nothing is bound, so the hardware address is not needed.
             let mac = if addresses.is_empty() {
                 None
             } else {
                 self.mac(namespace, interface.peer).unwrap_or_default()
             };
             let addresses = addresses.into_iter().map(|(_, address)| address).collect();
-            is_changed |= interface.take_addresses(addresses, mac, now);
+            is_changed |= interface.update_addresses(addresses, mac, now);
         }
         is_changed
     }
 
     fn links(&mut self) -> Result<Vec<LinkMessage>, InterfacesError> {
-        let answers = self.ask(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)?;
+        let answers = self.request(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)?;
         Ok(answers.into_iter().filter_map(link).collect())
     }
 
     /// The hardware address of an interface in another namespace.
-    fn mac(&mut self, namespace: i32, index: u32) -> Result<Option<Mac>, InterfacesError> {
+    fn mac(&mut self, namespace: i32, index: InterfaceIndex) -> Result<Option<Mac>, InterfacesError> {
         let mut request = LinkMessage::default();
-        request.header.index = index;
+        request.header.index = index.0;
         request.attributes.push(LinkAttribute::IfNetnsId(namespace));
-        let answers = self.ask(RouteNetlinkMessage::GetLink(request), 0)?;
+        let answers = self.request(RouteNetlinkMessage::GetLink(request), 0)?;
         Ok(answers.into_iter().filter_map(link).find_map(|link| mac_of(&link)))
     }
 
-    /// Addresses of this namespace, or of one interface of another, in order, each with the number of its interface.
+    /// The addresses of this namespace, or of one interface of another, sorted, each with the index of its
+    /// interface.
     fn addresses(
         &mut self,
         namespace: Option<i32>,
-        index: u32,
-    ) -> Result<Vec<(u32, IpAddr)>, InterfacesError> {
+        index: InterfaceIndex,
+    ) -> Result<Vec<(InterfaceIndex, IpAddr)>, InterfacesError> {
         let mut request = AddressMessage::default();
-        request.header.index = index;
+        request.header.index = index.0;
         request.attributes.extend(namespace.map(AddressAttribute::TargetNetNsId));
-        let answers = self.ask(RouteNetlinkMessage::GetAddress(request), NLM_F_DUMP)?;
+        let answers = self.request(RouteNetlinkMessage::GetAddress(request), NLM_F_DUMP)?;
         let mut addresses: Vec<_> = answers
             .into_iter()
             .filter_map(|answer| match answer {
                 RouteNetlinkMessage::NewAddress(message) => {
-                    // Of a point-to-point interface the local one is its own.
+                    // For a point-to-point interface, the local address is its own.
                     let local = message.attributes.iter().find_map(|attribute| match attribute {
                         AddressAttribute::Local(address) => Some(*address),
                         _ => None,
@@ -198,7 +204,7 @@ impl Rtnetlink {
                         AddressAttribute::Address(address) => Some(*address),
                         _ => None,
                     });
-                    Some((message.header.index, local.or(address)?.to_canonical()))
+                    Some((InterfaceIndex(message.header.index), local.or(address)?.to_canonical()))
                 }
                 _ => None,
             })
@@ -207,17 +213,19 @@ impl Rtnetlink {
         Ok(addresses)
     }
 
-    /// Sends a request and returns its answers. A dump is repeated while other changes interrupt it, since it may lack entries.
+    /// Sends a request and returns its answers. A dump is repeated while changes interrupt it, because it may
+    /// lack entries.
     ///
     /// # Errors
-    /// [`InterfacesError::Socket`] if the socket fails, the kernel refuses the request or takes longer than [`TIMEOUT`];
-    /// [`InterfacesError::Answer`] if the only answer can't be decoded; [`InterfacesError::Interrupted`] after [`TRIES`].
-    pub(in crate::ports) fn ask(
+    /// [`InterfacesError::Socket`] if the socket fails, the kernel refuses the request or takes longer than
+    /// [`RECEIVE_TIMEOUT`]; [`InterfacesError::Answer`] if the only answer can't be decoded;
+    /// [`InterfacesError::Interrupted`] after [`MAX_TRIES`].
+    pub(super) fn request(
         &mut self,
         request: RouteNetlinkMessage,
         flags: u16,
     ) -> Result<Vec<RouteNetlinkMessage>, InterfacesError> {
-        for _ in 0..TRIES {
+        for _ in 0..MAX_TRIES {
             self.send(request.clone(), flags)?;
             if let Some(answers) = self.receive(flags & NLM_F_DUMP != 0)? {
                 return Ok(answers);
@@ -239,7 +247,7 @@ impl Rtnetlink {
         sent.map(drop).map_err(|source| InterfacesError::Socket { call: "send", source })
     }
 
-    /// The answers to the last request; `None` for a dump that was interrupted.
+    /// Receives the answers to the last request; `None` for a dump that was interrupted.
     fn receive(&mut self, is_dump: bool) -> Result<Option<Vec<RouteNetlinkMessage>>, InterfacesError> {
         let mut answers = Vec::new();
         let mut is_interrupted = false;
@@ -256,9 +264,9 @@ impl Rtnetlink {
                 let answer = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(one) {
                     Ok(answer) => answer,
                     Err(error) if !is_dump => return Err(InterfacesError::Answer(error)),
-                    // One interface with an attribute that the library does not know must not hide the others.
+                    // An interface with an attribute that the library can't decode must not hide the others.
                     Err(error) => {
-                        tracing::debug!(%error, "an rtnetlink message is not understood");
+                        tracing::debug!(%error, "an rtnetlink message can't be decoded");
                         continue;
                     }
                 };
@@ -283,7 +291,18 @@ impl Rtnetlink {
     }
 }
 
-/// The whole messages of a datagram.
+/// Reads the interfaces of the calling thread's network namespace, once. Their addresses count as settled.
+///
+/// # Errors
+/// [`InterfacesError`] if the kernel does not answer.
+pub fn read_interfaces() -> Result<Interfaces, InterfacesError> {
+    let mut interfaces = Interfaces::default();
+    Rtnetlink::open(&[])?.refresh(&mut interfaces, Instant::now())?;
+    interfaces.settle();
+    Ok(interfaces)
+}
+
+/// The complete messages of a datagram.
 fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
@@ -293,12 +312,12 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The sequence number of a whole message.
+/// The sequence number of a complete message.
 fn sequence_of(message: &[u8]) -> u32 {
     u32::from_ne_bytes([message[8], message[9], message[10], message[11]])
 }
 
-/// An answer's error, a negative number.
+/// The error of an answer, which is a negative number.
 fn refused(code: i32) -> InterfacesError {
     let source = io::Error::from_raw_os_error(code.wrapping_neg());
     InterfacesError::Socket { call: "request", source }
